@@ -1,0 +1,100 @@
+# `make` alone lists what there is.
+SHELL := bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DELETE_ON_ERROR:
+.DEFAULT_GOAL := help
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.ready
+
+# ---- set up and run
+
+.PHONY: help
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "  make %-14s %s\n", $$1, $$2 }'
+
+.PHONY: setup
+setup: $(STAMP) ## make .venv from requirements.lock (does nothing when it is fresh)
+
+# The stamp goes first and comes back last. Without it the .venv is taken for half made and is made anew, so an
+# interrupted set-up heals itself at the next try.
+$(STAMP): requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "Tandem needs Python 3.11 or newer; '$(PYTHON)' is $$($(PYTHON) --version 2>&1). Try: make setup PYTHON=python3.13" >&2; \
+	  exit 1; }
+	@if [ -e $@ ]; then rm $@; else \
+	  echo "Setting up: making $(VENV) with $$($(PYTHON) --version)"; $(PYTHON) -m venv --clear $(VENV); fi
+	@total=$$(grep -c '^[a-z].*==' requirements.lock); \
+	  echo "Setting up: installing about $$total packages from requirements.lock"; \
+	  $(BIN)/pip install --disable-pip-version-check --no-input --progress-bar off --require-hashes -r requirements.lock \
+	  | awk -v total=$$total '/^Collecting/ && ++n % 20 == 0 { print "  " n " of " total; fflush() } /^Installing/ { print "  unpacking"; fflush() }'
+	@echo "Setting up: installing tandem itself"
+	@$(BIN)/pip install --disable-pip-version-check --no-input --quiet --no-deps --no-build-isolation -e .
+	@touch $@
+	@echo "Setting up: done"
+
+.PHONY: run
+run: setup ## start the whole mesh, play the demo, stay up until Ctrl-C
+	@exec $(BIN)/tandem up --demo
+
+.PHONY: demo
+demo: setup ## start the mesh, play the demo, stop
+	@exec $(BIN)/tandem up --demo --exit
+
+# ---- test
+
+.PHONY: test
+test: setup ## run the tests
+	@$(BIN)/pytest
+
+.PHONY: test-unit
+test-unit: setup ## run only the tests that start no process
+	@$(BIN)/pytest tests/unit
+
+.PHONY: test-faults
+test-faults: setup ## run only the tests that kill, cut and delay
+	@$(BIN)/pytest tests/faults
+
+.PHONY: test-soak
+test-soak: setup ## run the long kill-and-restart loops
+	@$(BIN)/pytest -m soak --timeout 3600
+
+.PHONY: bench
+bench: setup ## measure the chain from position to alert
+	@$(BIN)/python -m bench.chain
+
+# ---- check
+
+.PHONY: check
+check: lint types protos-check ## run all checks that are not tests
+
+.PHONY: lint
+lint: setup ## style of the Python code
+	@$(BIN)/ruff check
+	@$(BIN)/ruff format --check
+
+.PHONY: types
+types: setup ## types, strictly
+	@$(BIN)/mypy $(wildcard services tests bench tools)
+
+.PHONY: protos-check
+protos-check: setup ## generated code is fresh, protos are clean and break no one
+	@$(BIN)/python tools/generate_protos.py --check
+
+# ---- make files that are committed
+
+.PHONY: protos
+protos: setup ## generate protos/gen from protos/tandem
+	@$(BIN)/python tools/generate_protos.py
+
+.PHONY: lock
+lock: setup ## resolve requirements.lock anew from pyproject.toml
+	@$(BIN)/uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 --upgrade \
+	  --generate-hashes --no-emit-index-url --no-header --no-annotate --quiet --output-file requirements.lock
+
+.PHONY: clean
+clean: ## delete all that can be made again, .venv too
+	@rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +

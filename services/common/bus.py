@@ -1,0 +1,119 @@
+"""The way onto JetStream: connecting, and publishing until it is known what became of the message."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import nats
+import nats.errors
+import nats.js.errors
+from nats.aio.client import Client
+from nats.js import JetStreamContext
+from nats.js.api import Header, PubAck
+
+from services.common.errors import RetryableError, StoreFull, Unavailable
+from services.common.telemetry import logger
+from tandem.common.v1 import alert_pb2
+
+PUBLISH_TIMEOUT_S = 3.0
+FIRST_RETRY_S = 0.05
+LAST_RETRY_S = 1.0
+
+_WRONG_LAST_SEQUENCE = 10071
+_STORE_FULL = (10077, 10023, 10047)  # stream's max_bytes, account's quota, no room for the stream
+
+
+class AlreadyThere(Exception):
+    """The subject holds another last message than the publisher expected; for an alert that means success."""
+
+
+class Bus:
+    """A connection to JetStream. Messages are published whole or refused; a timeout is an unknown outcome."""
+
+    def __init__(self, client: Client) -> None:
+        self.client = client
+        self.js: JetStreamContext = client.jetstream(timeout=PUBLISH_TIMEOUT_S)
+
+    async def publish(
+        self, subject: str, payload: bytes, *, msg_id: str | None = None, expected_last: int | None = None
+    ) -> PubAck:
+        """Publishes once and returns the server's acknowledgement: the message is on disk.
+
+        `expected_last` is the sequence of the last message that the subject must hold (0: none).
+        Raises AlreadyThere, StoreFull, or Unavailable (outcome unknown: publish again with the same `msg_id`).
+        """
+        headers: dict[str, str] = {}
+        if msg_id is not None:
+            headers[Header.MSG_ID.value] = msg_id
+        if expected_last is not None:
+            headers[Header.EXPECTED_LAST_SUBJECT_SEQUENCE.value] = str(expected_last)
+        try:
+            return await self.js.publish(subject, payload, headers=headers or None)
+        except nats.js.errors.APIError as error:
+            if error.err_code == _WRONG_LAST_SEQUENCE:
+                raise AlreadyThere(subject) from None
+            if error.err_code in _STORE_FULL:
+                raise StoreFull("the log is full", retry_after_s=5.0) from error
+            raise Unavailable(f"JetStream refused the message: {error.description}") from error
+        except (nats.errors.Error, OSError) as error:
+            raise Unavailable(f"JetStream doesn't answer: {type(error).__name__}") from error
+
+    async def publish_until_stored(
+        self, subject: str, payload: bytes, *, msg_id: str | None = None, expected_last: int | None = None
+    ) -> PubAck | None:
+        """Publishes again and again until the message is stored, by this call or (None) by another publisher."""
+        delay = FIRST_RETRY_S
+        while True:
+            try:
+                return await self.publish(subject, payload, msg_id=msg_id, expected_last=expected_last)
+            except AlreadyThere:
+                return None
+            except RetryableError as error:
+                logger().warning("publish_retried", kind=subject.partition(".")[0], reason=error.reason)
+                await asyncio.sleep(delay)
+                delay = min(2 * delay, LAST_RETRY_S)
+
+    async def park(self, subject: str, stream: str, sequence: int, by: str, reason: str) -> None:
+        """Sets a message aside with its reason; parking it again changes nothing."""
+        parked = alert_pb2.Parked(stream=stream, sequence=sequence, by=by, reason=reason)
+        await self.publish_until_stored(subject, parked.SerializeToString(), expected_last=0)
+        logger().error("message_parked", stream=stream, sequence=sequence, by=by, reason=reason)
+
+
+@asynccontextmanager
+async def connect(url: str, name: str) -> AsyncIterator[Bus]:
+    """A connection that waits for the server at the start, reconnects for ever and is drained at the end.
+
+    Nothing is buffered while the connection is down: a publish that was reported as failed must not be stored later.
+    """
+
+    async def on_error(error: Exception) -> None:
+        logger().warning("nats_error", error=type(error).__name__)
+
+    async def on_disconnect() -> None:
+        logger().warning("nats_disconnected")
+
+    async def on_reconnect() -> None:
+        logger().info("nats_reconnected")
+
+    client: Client = await nats.connect(
+        url.split(","),
+        name=name,
+        max_reconnect_attempts=-1,
+        reconnect_time_wait=0.25,
+        ping_interval=5,
+        max_outstanding_pings=2,
+        pending_size=-1,
+        error_cb=on_error,
+        disconnected_cb=on_disconnect,
+        reconnected_cb=on_reconnect,
+    )
+    try:
+        yield Bus(client)
+    finally:
+        try:
+            await asyncio.wait_for(client.drain(), timeout=2.0)
+        except (nats.errors.Error, TimeoutError, OSError):
+            await client.close()

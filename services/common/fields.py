@@ -1,0 +1,39 @@
+"""Checks of request fields that every service shares. Pure: each returns the value or raises InvalidField with the path."""
+
+from __future__ import annotations
+
+import math
+import re
+
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from services.common import times
+from services.common.errors import InvalidField
+
+_ID = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,63}(?<![.])")
+
+
+def required_id(field: str, value: str) -> str:
+    """An id: 1 to 64 characters of A-Z a-z 0-9 . _ - that neither begins nor ends with a dot."""
+    if not value:
+        raise InvalidField(field, "is missing")
+    if not _ID.fullmatch(value):
+        raise InvalidField(field, "must be 1 to 64 characters of A-Z a-z 0-9 . _ - and not begin or end with a dot")
+    return value
+
+
+def number(field: str, value: float, least: float, greatest: float) -> float:
+    """A finite number from `least` to `greatest`."""
+    if not math.isfinite(value) or not least <= value <= greatest:
+        raise InvalidField(field, f"must be from {least:g} to {greatest:g}")
+    return value
+
+
+def moment(field: str, value: Timestamp, present: bool) -> int:
+    """A time, milliseconds since 1970 UTC."""
+    if not present:
+        raise InvalidField(field, "is missing")
+    ms = times.from_timestamp(value)
+    if not times.MIN_MS <= ms <= times.MAX_MS or not 0 <= value.nanos < 1_000_000_000:
+        raise InvalidField(field, "must be between the years 1 and 9999")
+    return ms

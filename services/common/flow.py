@@ -1,0 +1,136 @@
+"""Where everything goes: the one table of streams and subjects, who publishes and who consumes them.
+
+Streams are created from it, and every publisher and consumer takes its names from it. `{p}` is a partition of the log.
+
+    registry ─ log.{p}.case ─┐
+    ingest ─── log.{p}.report ─▶ LOG_{p} ─▶ geofence ─ alert.{p}.{alert_id} ─▶ ALERTS ─▶ dispatch (each leg)
+    geofence ─ log.{p}.rules, .fold, .tick ┘                                             └─ incident.{leg}.{id} ─▶ INCIDENTS
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+DAY_S = 86_400
+GIB = 1 << 30
+
+
+@dataclass(frozen=True, slots=True)
+class Stream:
+    """A JetStream stream: on disk, limits retention, full means refusing new messages, nothing can be deleted by hand."""
+
+    name: str
+    """Name on the server, with {p} where there is one for each partition."""
+    subjects: tuple[str, ...]
+    """Subjects that it stores."""
+    max_age_s: int
+    """How long a message is kept, seconds."""
+    max_bytes: int
+    """Size at which it refuses more."""
+
+
+@dataclass(frozen=True, slots=True)
+class Flow:
+    """One kind of message on its way."""
+
+    subject: str
+    """Subject, with its variable tokens in braces."""
+    carries: str
+    """Message type, in protos/tandem/common/v1 unless named in full."""
+    stream: str
+    """Stream that stores it."""
+    publishers: tuple[str, ...]
+    """Who may publish it."""
+    consumers: tuple[str, ...]
+    """Durable names of its consumers; a name in parentheses reads by sequence without one."""
+
+
+LOG = Stream("LOG_{p}", ("log.{p}.>",), 7 * DAY_S, 32 * GIB)
+ALERTS = Stream("ALERTS", ("alert.>",), 30 * DAY_S, 8 * GIB)
+MEASURES = Stream("MEASURES", ("measure.>",), 30 * DAY_S, 8 * GIB)
+INCIDENTS = Stream("INCIDENTS", ("incident.>",), 30 * DAY_S, 8 * GIB)
+PARKED = Stream("PARKED", ("parked.>",), 365 * DAY_S, GIB)
+DIGESTS = Stream("DIGESTS", ("digest.>",), 7 * DAY_S, GIB)
+
+STREAMS = (LOG, ALERTS, MEASURES, INCIDENTS, PARKED, DIGESTS)
+
+DEVICES_BUCKET = "devices"
+"""KV bucket: device id -> Route, written by the registry, watched by ingest."""
+
+LEGS = ("probation", "police", "warning")
+
+FLOWS = (
+    Flow("log.{p}.genesis", "LogEntry.genesis", LOG.name, ("setup",), ("(geofence)",)),
+    Flow("log.{p}.fold", "LogEntry.fold_version", LOG.name, ("geofence",), ("(geofence)",)),
+    Flow("log.{p}.report", "LogEntry.positions, .equipment", LOG.name, ("ingest",), ("(geofence)",)),
+    Flow("log.{p}.case", "LogEntry.case", LOG.name, ("registry",), ("(geofence)",)),
+    Flow("log.{p}.rules", "LogEntry.rules", LOG.name, ("geofence",), ("(geofence)",)),
+    Flow("log.{p}.tick", "LogEntry.tick", LOG.name, ("geofence",), ("(geofence)",)),
+    Flow(
+        "alert.{p}.{alert_id}",
+        "Alert",
+        ALERTS.name,
+        ("geofence",),
+        ("probation-alerts", "police-alerts", "warning-alerts", "(geofence WatchAlerts)"),
+    ),
+    Flow("measure.{p}.{alert_id}", "Measure", MEASURES.name, ("geofence",), ("(geofence WatchAlerts)",)),
+    Flow(
+        "incident.{leg}.{incident_id}",
+        "tandem.dispatch.v1.Step",
+        INCIDENTS.name,
+        ("dispatch",),
+        ("probation-peers", "police-peers", "warning-peers"),
+    ),
+    Flow("parked.{by}.{stream}.{sequence}", "Parked", PARKED.name, ("geofence", "dispatch"), ()),
+    Flow("digest.{p}.{sequence}.{replica}", "sha256 hex", DIGESTS.name, ("geofence",), ("(geofence)",)),
+)
+
+
+def log_stream(partition: int) -> str:
+    """Name of the log of a partition."""
+    return LOG.name.format(p=partition)
+
+
+def log_subject(partition: int, kind: str) -> str:
+    """Subject of an entry; `kind` is genesis, fold, report, case, rules or tick."""
+    return f"log.{partition}.{kind}"
+
+
+def alert_subject(partition: int, alert_id: str) -> str:
+    """Subject of one alert; it is its own, so that the second publish can be refused for ever."""
+    return f"alert.{partition}.{alert_id}"
+
+
+def measure_subject(partition: int, alert_id: str) -> str:
+    """Subject of the figures of one alert."""
+    return f"measure.{partition}.{alert_id}"
+
+
+def incident_subject(leg: str, incident_id: str) -> str:
+    """Subject of the steps of one leg of an incident."""
+    return f"incident.{leg}.{incident_id}"
+
+
+def peer_subjects(leg: str) -> tuple[str, ...]:
+    """Subjects of the other legs' steps."""
+    return tuple(f"incident.{other}.>" for other in LEGS if other != leg)
+
+
+def alerts_durable(leg: str) -> str:
+    """Durable name under which a leg consumes ALERTS."""
+    return f"{leg}-alerts"
+
+
+def peers_durable(leg: str) -> str:
+    """Durable name under which a leg consumes the other legs' steps."""
+    return f"{leg}-peers"
+
+
+def parked_subject(by: str, stream: str, sequence: int) -> str:
+    """Subject of one parked message."""
+    return f"parked.{by}.{stream}.{sequence}"
+
+
+def digest_subject(partition: int, sequence: int, replica: int) -> str:
+    """Subject of the digest of one evaluator's state after `sequence`."""
+    return f"digest.{partition}.{sequence}.{replica}"

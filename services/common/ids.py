@@ -1,0 +1,28 @@
+"""Ids that are hashes of their cause, and the hash that chooses a partition. Pure."""
+
+from __future__ import annotations
+
+import hashlib
+
+_FNV_OFFSET = 0x811C9DC5
+_FNV_PRIME = 0x01000193
+
+
+def hash_id(kind: str, *cause: str | int) -> str:
+    """An id such as `alert-4f0c...` (`kind` and 20 hex digits, 80 bits): the same cause gives the same id everywhere.
+
+    The parts are length-prefixed, so that ("ab", "c") and ("a", "bc") differ.
+    """
+    digest = hashlib.blake2b(digest_size=10, person=kind.encode()[:16])
+    for part in cause:
+        text = str(part).encode()
+        digest.update(len(text).to_bytes(4, "big") + text)
+    return f"{kind}-{digest.hexdigest()}"
+
+
+def partition_of(wearer_id: str, partitions: int) -> int:
+    """Partition of a wearer: FNV-1a-32 of the id mod `partitions`, the same that nats-server computes."""
+    value = _FNV_OFFSET
+    for byte in wearer_id.encode():
+        value = ((value ^ byte) * _FNV_PRIME) & 0xFFFFFFFF
+    return value % partitions

@@ -1,0 +1,275 @@
+"""gRPC as every service uses it: server, channel, the one interceptor, and the map from errors to statuses."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import signal
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any, NoReturn
+
+import grpc
+import grpc.aio
+from google.protobuf import any_pb2, descriptor_pool, duration_pb2
+from google.rpc import code_pb2, error_details_pb2, status_pb2
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+from grpc_status import rpc_status
+
+from services.common import errors
+from services.common.identity import Caller, caller_of, sign_dev_token, verify_dev_token
+from services.common.settings import CommonSettings
+from services.common.telemetry import logger
+from tandem.common.v1 import access_pb2
+
+UNARY_DEADLINE_S = 5.0
+GRACE_S = 5.0
+MAX_MESSAGE_BYTES = 1 << 20
+OPEN_METHODS = ("/grpc.health.v1.Health/", "/grpc.reflection.v1alpha.ServerReflection/")
+"""Named exceptions of the rule that a method needs its roles."""
+
+_SERVER_OPTIONS = (
+    ("grpc.keepalive_time_ms", 20_000),
+    ("grpc.keepalive_timeout_ms", 5_000),
+    ("grpc.keepalive_permit_without_calls", 1),
+    ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
+    ("grpc.max_connection_age_ms", 300_000),
+    ("grpc.max_connection_age_grace_ms", 30_000),
+    ("grpc.max_concurrent_streams", 512),
+    ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
+    ("grpc.so_reuseport", 0),
+)
+_CHANNEL_OPTIONS = (
+    ("grpc.lb_policy_name", "round_robin"),
+    ("grpc.keepalive_time_ms", 20_000),
+    ("grpc.keepalive_timeout_ms", 5_000),
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.min_reconnect_backoff_ms", 100),
+    ("grpc.max_reconnect_backoff_ms", 1_000),
+)
+
+_caller: contextvars.ContextVar[Caller] = contextvars.ContextVar("caller")
+
+
+def caller() -> Caller:
+    """The authenticated caller of the rpc that is being served."""
+    return _caller.get()
+
+
+# ── errors ───────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+_STATUS: tuple[tuple[type[errors.TandemError], int], ...] = (
+    (errors.InvalidField, code_pb2.INVALID_ARGUMENT),
+    (errors.NotFound, code_pb2.NOT_FOUND),
+    (errors.Conflict, code_pb2.ABORTED),
+    (errors.FailedPrecondition, code_pb2.FAILED_PRECONDITION),
+    (errors.Unauthenticated, code_pb2.UNAUTHENTICATED),
+    (errors.PermissionDenied, code_pb2.PERMISSION_DENIED),
+    (errors.StoreFull, code_pb2.RESOURCE_EXHAUSTED),
+    (errors.Unavailable, code_pb2.UNAVAILABLE),
+)
+
+
+def status_of(error: errors.TandemError) -> status_pb2.Status:
+    """The status of an error, with BadRequest or RetryInfo details."""
+    code = next((code for kind, code in _STATUS if isinstance(error, kind)), code_pb2.INTERNAL)
+    status = status_pb2.Status(code=code, message=str(error))
+    detail: Any = None
+    if isinstance(error, errors.InvalidField):
+        violation = error_details_pb2.BadRequest.FieldViolation(field=error.field, description=error.reason)
+        detail = error_details_pb2.BadRequest(field_violations=[violation])
+    elif isinstance(error, errors.RetryableError):
+        delay = duration_pb2.Duration()
+        delay.FromMilliseconds(int(error.retry_after_s * 1000))
+        detail = error_details_pb2.RetryInfo(retry_delay=delay)
+    if detail is not None:
+        packed = any_pb2.Any()
+        packed.Pack(detail)
+        status.details.append(packed)
+    return status
+
+
+async def _abort(context: grpc.aio.ServicerContext[Any, Any], error: errors.TandemError) -> NoReturn:
+    status = rpc_status.to_status(status_of(error))
+    context.set_trailing_metadata(status.trailing_metadata)
+    await context.abort(status.code, status.details)
+    raise AssertionError("abort returned")
+
+
+# ── the interceptor ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def allowed_roles(method: str) -> frozenset[int]:
+    """Roles that the protos allow to call a method such as /tandem.ingest.v1.IngestService/Report; empty where they name none."""
+    service_name, _, method_name = method.lstrip("/").partition("/")
+    try:
+        service = descriptor_pool.Default().FindServiceByName(service_name)
+        options = service.methods_by_name[method_name].GetOptions()
+    except KeyError:
+        return frozenset()
+    return frozenset(options.Extensions[access_pb2.allowed_roles])
+
+
+class Gatekeeper(grpc.aio.ServerInterceptor):
+    """Lets a call through when its caller is proven and the protos allow the role; everything else is refused."""
+
+    def __init__(self, dev_secret: str) -> None:
+        self._dev_secret = dev_secret
+        self._roles: dict[str, frozenset[int]] = {}
+
+    async def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandler[Any, Any] | None]],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> grpc.RpcMethodHandler[Any, Any] | None:
+        method = handler_call_details.method
+        handler = await continuation(handler_call_details)
+        if handler is None or method.startswith(OPEN_METHODS):
+            return handler
+        if method not in self._roles:
+            self._roles[method] = allowed_roles(method)
+        return self._guarded(handler, method, self._roles[method])
+
+    def _guarded(
+        self, handler: grpc.RpcMethodHandler[Any, Any], method: str, roles: frozenset[int]
+    ) -> grpc.RpcMethodHandler[Any, Any]:
+        def admit(context: grpc.aio.ServicerContext[Any, Any]) -> None:
+            who = self._authenticate(context)
+            if who.role not in roles:
+                logger().warning("call_refused", method=method, role=access_pb2.Role.Name(who.role))
+                raise errors.PermissionDenied(f"{access_pb2.Role.Name(who.role)} may not call {method}")
+            _caller.set(who)
+
+        if handler.response_streaming:
+            streaming = handler.stream_stream if handler.request_streaming else handler.unary_stream
+
+            async def serve_stream(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> AsyncIterator[Any]:
+                try:
+                    admit(context)
+                    async for response in streaming(request, context):  # type: ignore[misc, operator]
+                        yield response
+                except errors.TandemError as error:
+                    await _abort(context, error)
+
+            make = (
+                grpc.stream_stream_rpc_method_handler
+                if handler.request_streaming
+                else grpc.unary_stream_rpc_method_handler
+            )
+            return make(serve_stream, handler.request_deserializer, handler.response_serializer)  # type: ignore[arg-type]
+
+        single = handler.stream_unary if handler.request_streaming else handler.unary_unary
+
+        async def serve(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
+            try:
+                admit(context)
+                return await single(request, context)  # type: ignore[misc]
+            except errors.TandemError as error:
+                await _abort(context, error)
+
+        make_single = (
+            grpc.stream_unary_rpc_method_handler if handler.request_streaming else grpc.unary_unary_rpc_method_handler
+        )
+        return make_single(serve, handler.request_deserializer, handler.response_serializer)  # type: ignore[arg-type]
+
+    def _authenticate(self, context: grpc.aio.ServicerContext[Any, Any]) -> Caller:
+        proven = context.auth_context().get("peer_spiffe_id")
+        if proven:
+            return caller_of(bytes(next(iter(proven))).decode())
+        for key, value in context.invocation_metadata() or ():
+            if key == "authorization" and isinstance(value, str) and value.startswith("Bearer "):
+                return caller_of(verify_dev_token(value.removeprefix("Bearer "), self._dev_secret))
+        raise errors.Unauthenticated("no client certificate with a SPIFFE id and no token")
+
+
+# ── server ───────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@dataclass
+class Server:
+    """A bound server; it says SERVING once `ready` was called."""
+
+    aio: grpc.aio.Server
+    port: int
+    _health: health.aio.HealthServicer
+
+    async def ready(self) -> None:
+        """Says SERVING: the service can do its work."""
+        await self._health.set("", health_pb2.HealthCheckResponse.SERVING)
+
+    async def not_ready(self) -> None:
+        """Says NOT_SERVING: send callers elsewhere."""
+        await self._health.set("", health_pb2.HealthCheckResponse.NOT_SERVING)
+
+
+@asynccontextmanager
+async def serve(
+    settings: CommonSettings, add_servicer: Callable[[grpc.aio.Server], None], service_name: str
+) -> AsyncIterator[Server]:
+    """A started server for one service; at the end it says NOT_SERVING, lets calls finish for 5 s and stops."""
+    server = grpc.aio.server(
+        interceptors=[Gatekeeper(settings.dev_secret)], options=_SERVER_OPTIONS, maximum_concurrent_rpcs=20_000
+    )
+    add_servicer(server)
+    health_servicer = health.aio.HealthServicer()
+    health_pb2_grpc.add_HealthServicer_to_server(health_servicer, server)
+    reflection.enable_server_reflection((service_name, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
+    address = f"[{settings.host}]:{settings.port}" if ":" in settings.host else f"{settings.host}:{settings.port}"
+    if settings.tls:
+        port = server.add_secure_port(address, _server_credentials(settings))
+    else:
+        port = server.add_insecure_port(address)
+    await health_servicer.set("", health_pb2.HealthCheckResponse.NOT_SERVING)
+    await server.start()
+    logger().info("listening", port=port, tls=settings.tls)
+    try:
+        yield Server(server, port, health_servicer)
+    finally:
+        await health_servicer.enter_graceful_shutdown()
+        await server.stop(GRACE_S)
+
+
+def _server_credentials(settings: CommonSettings) -> grpc.ServerCredentials:
+    assert settings.tls_cert and settings.tls_key and settings.tls_ca
+    cert, key, authority = settings.tls_cert, settings.tls_key, settings.tls_ca
+
+    def fetch() -> grpc.ServerCertificateConfiguration:
+        return grpc.ssl_server_certificate_configuration([(key.read_bytes(), cert.read_bytes())], authority.read_bytes())
+
+    # Asked anew for each connection, so that a certificate can be replaced without a restart.
+    return grpc.dynamic_ssl_server_credentials(fetch(), lambda: fetch(), require_client_authentication=True)
+
+
+async def run_until_stopped(*work: Awaitable[None]) -> None:
+    """Runs the tasks of a service until SIGTERM or SIGINT; a task that ends or fails ends the service with its error."""
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    waiter = asyncio.ensure_future(stop.wait())
+    tasks = [asyncio.ensure_future(one) for one in work]
+    try:
+        done, _ = await asyncio.wait([waiter, *tasks], return_when=asyncio.FIRST_COMPLETED)
+        for task in done - {waiter}:
+            task.result()
+            raise RuntimeError("a task of the service ended by itself")
+        logger().info("stopping")
+    finally:
+        for task in (waiter, *tasks):
+            task.cancel()
+        await asyncio.gather(waiter, *tasks, return_exceptions=True)
+
+
+# ── client ───────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def channel(address: str) -> grpc.aio.Channel:
+    """A plaintext channel to a service on loopback; it reconnects by itself. Give each unary call a deadline."""
+    return grpc.aio.insecure_channel(address, options=_CHANNEL_OPTIONS)
+
+
+def bearer(spiffe_id: str, dev_secret: str) -> tuple[tuple[str, str], ...]:
+    """Call metadata with a development token for this id."""
+    return (("authorization", f"Bearer {sign_dev_token(spiffe_id, dev_secret)}"),)

@@ -1,0 +1,68 @@
+"""Settings that every service has. Each service adds its own in its settings.py and reads them once, in __main__.py."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Self
+
+from pydantic import Field, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from services.common.clock import MeshClock
+
+LOOPBACK = ("127.0.0.1", "::1", "localhost")
+
+
+class CommonSettings(BaseSettings):
+    """Read from the environment, each with the prefix TANDEM_."""
+
+    model_config = SettingsConfigDict(env_prefix="TANDEM_", frozen=True, extra="ignore")
+
+    host: str = "127.0.0.1"
+    """Address to bind. Anything but loopback needs the three TLS files."""
+    port: int = Field(ge=0, le=65535)
+    """TCP port of gRPC."""
+    nats_url: str = "nats://127.0.0.1:4222"
+    """The NATS server or, comma-separated, the servers of one cluster."""
+    nats_monitor_url: str = ""
+    """The server's monitoring address, asked at start whether the store is synchronous; needed unless allow_async_store."""
+    allow_async_store: bool = False
+    """Development only: run although a power cut could lose what was acknowledged."""
+    data_dir: Path = Path(".tandem")
+    """Folder for what this process keeps on disk."""
+    dev_secret: str = ""
+    """Key of the development tokens; where it is empty only certificates are taken. On loopback only."""
+    tls_cert: Path | None = None
+    """This process's certificate chain, PEM."""
+    tls_key: Path | None = None
+    """Its private key, PEM."""
+    tls_ca: Path | None = None
+    """The authority whose certificates are taken, PEM."""
+    clock_rate: int = Field(default=1, ge=1, le=1000)
+    """How many times as fast the mesh's clock runs; more than 1 for replays on loopback only."""
+    clock_anchor_ms: int = 0
+    """Wall time at which mesh and wall time are equal, milliseconds since 1970 UTC."""
+
+    @property
+    def clock(self) -> MeshClock:
+        """The mesh's clock."""
+        return MeshClock(self.clock_rate, self.clock_anchor_ms)
+
+    @property
+    def tls(self) -> bool:
+        """Whether certificates are configured."""
+        return self.tls_cert is not None
+
+    @model_validator(mode="after")
+    def _refuse_plaintext_off_loopback(self) -> Self:
+        files = (self.tls_cert, self.tls_key, self.tls_ca)
+        if any(files) and not all(files):
+            raise ValueError("TANDEM_TLS_CERT, TANDEM_TLS_KEY and TANDEM_TLS_CA go together")
+        if self.host not in LOOPBACK:
+            if not self.tls:
+                raise ValueError(f"TANDEM_HOST={self.host} isn't loopback: refused without TANDEM_TLS_CERT, _KEY and _CA")
+            if self.dev_secret:
+                raise ValueError(f"TANDEM_HOST={self.host} isn't loopback: refused with TANDEM_DEV_SECRET")
+            if self.clock_rate != 1:
+                raise ValueError(f"TANDEM_HOST={self.host} isn't loopback: refused with TANDEM_CLOCK_RATE")
+        return self

@@ -1,0 +1,144 @@
+"""Making the streams of the flow table, and the gate that each service passes before it starts."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+
+import aiohttp
+import nats.errors
+import nats.js.errors
+from nats.js.api import DiscardPolicy, KeyValueConfig, RetentionPolicy, StorageType, StreamConfig
+from nats.js.kv import KeyValue
+
+from services.common import flow
+from services.common.bus import AlreadyThere, Bus
+from services.common.clock import MeshClock
+from services.common.errors import FailedPrecondition, Unavailable
+from services.common.settings import CommonSettings
+from services.common.telemetry import logger
+from tandem.common.v1 import log_pb2
+
+DUPLICATE_WINDOW_S = 600
+PARTITIONS_MAX = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Premises:
+    """What the first entry of the log fixed for ever."""
+
+    partitions: int
+    clock: MeshClock
+
+
+async def create(bus: Bus, partitions: int, clock: MeshClock, replicas: int = 1, max_bytes: int | None = None) -> Premises:
+    """Creates what is missing of the streams, the KV bucket and the first entry of each partition. Doing it again changes nothing.
+
+    Raises FailedPrecondition where the log was made with another number of partitions or another clock rate.
+    `max_bytes` bounds each stream, for small disks.
+    """
+    if not 1 <= partitions <= PARTITIONS_MAX:
+        raise FailedPrecondition(f"partitions must be 1 to {PARTITIONS_MAX}")
+    existing = {info.config.name for info in await bus.js.streams_info()}
+    if flow.log_stream(0) in existing:
+        made = await _genesis(bus)
+        if made and (made.partitions != partitions or made.clock.rate != clock.rate):
+            raise FailedPrecondition(
+                f"this log was made with {made.partitions} partitions at clock rate {made.clock.rate}; neither can be changed"
+            )
+    for stream in flow.STREAMS:
+        for p in range(partitions) if "{p}" in stream.name else (0,):
+            name = stream.name.format(p=p)
+            if name not in existing:
+                await bus.js.add_stream(_config(stream, name, p, replicas, max_bytes))
+    try:
+        await bus.js.create_key_value(
+            KeyValueConfig(bucket=flow.DEVICES_BUCKET, storage=StorageType.FILE, history=1, replicas=replicas)
+        )
+    except nats.js.errors.BadRequestError:
+        pass  # made already
+    genesis = log_pb2.Genesis(partitions=partitions, clock_rate=clock.rate, clock_anchor_ms=clock.anchor_ms)
+    for p in range(partitions):
+        entry = log_pb2.LogEntry(genesis=genesis).SerializeToString()
+        try:
+            await bus.publish(flow.log_subject(p, "genesis"), entry, expected_last=0)
+        except AlreadyThere:
+            pass
+    return await read_premises(bus)
+
+
+def _config(stream: flow.Stream, name: str, partition: int, replicas: int, max_bytes: int | None) -> StreamConfig:
+    return StreamConfig(
+        name=name,
+        subjects=[subject.format(p=partition) for subject in stream.subjects],
+        retention=RetentionPolicy.LIMITS,
+        storage=StorageType.FILE,
+        discard=DiscardPolicy.NEW,
+        max_age=stream.max_age_s,
+        max_bytes=min(stream.max_bytes, max_bytes or stream.max_bytes),
+        duplicate_window=DUPLICATE_WINDOW_S,
+        deny_delete=True,
+        deny_purge=True,
+        allow_direct=True,
+        num_replicas=replicas,
+    )
+
+
+async def read_premises(bus: Bus) -> Premises:
+    """The premises that the log was made with, read from its first partition. Waits until the streams are there."""
+    while True:
+        premises = await _genesis(bus)
+        if premises:
+            return premises
+        await asyncio.sleep(0.25)
+
+
+async def _genesis(bus: Bus) -> Premises | None:
+    try:
+        message = await bus.js.get_last_msg(flow.log_stream(0), flow.log_subject(0, "genesis"))
+    except (nats.js.errors.Error, nats.errors.Error, OSError) as error:
+        logger().info("streams_awaited", error=type(error).__name__)
+        return None
+    genesis = log_pb2.LogEntry.FromString(message.data or b"").genesis
+    return Premises(genesis.partitions, MeshClock(genesis.clock_rate, genesis.clock_anchor_ms))
+
+
+async def pass_gate(bus: Bus, settings: CommonSettings) -> Premises:
+    """Returns the premises once the mesh is fit to run on.
+
+    Raises FailedPrecondition where the server may lose acknowledged messages in a power cut (`sync_interval` isn't `always`), or
+    where this process's clock isn't the log's.
+    """
+    if not settings.allow_async_store:
+        if not settings.nats_monitor_url:
+            raise FailedPrecondition("TANDEM_NATS_MONITOR_URL is needed to see that the store is synchronous")
+        if not await _store_is_synchronous(settings.nats_monitor_url):
+            raise FailedPrecondition("nats-server must run with jetstream.sync_interval: always (or TANDEM_ALLOW_ASYNC_STORE)")
+    premises = await read_premises(bus)
+    if premises.clock != settings.clock:
+        raise FailedPrecondition("TANDEM_CLOCK_RATE or TANDEM_CLOCK_ANCHOR_MS differ from the log's first entry")
+    return premises
+
+
+async def _store_is_synchronous(monitor_url: str) -> bool:
+    for _ in range(40):
+        try:
+            async with (
+                aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=2)) as session,
+                session.get(f"{monitor_url}/varz") as answer,
+            ):
+                varz = await answer.json()
+                return bool(varz["jetstream"]["config"].get("sync_always"))
+        except (aiohttp.ClientError, TimeoutError):
+            await asyncio.sleep(0.25)
+    raise Unavailable(f"no answer from {monitor_url}/varz")
+
+
+async def devices_bucket(bus: Bus) -> KeyValue:
+    """The KV bucket of device routes."""
+    while True:
+        try:
+            return await bus.js.key_value(flow.DEVICES_BUCKET)
+        except (nats.js.errors.Error, nats.errors.Error, OSError) as error:
+            logger().info("bucket_awaited", error=type(error).__name__)
+            await asyncio.sleep(0.25)

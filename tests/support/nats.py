@@ -1,0 +1,61 @@
+"""A real nats-server for a test, on free ports, that can be killed and started again on the same store."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from services.cli import nats_server
+
+
+def free_port() -> int:
+    """A TCP port that nobody uses now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+class TestServer:
+    """One server process."""
+
+    __test__ = False
+
+    def __init__(self, folder: Path) -> None:
+        self._server = nats_server.configure(folder, free_port(), free_port())
+        self._process: subprocess.Popen[bytes] | None = None
+        self.url = self._server.url
+        self.monitor_url = self._server.monitor_url
+
+    def start(self) -> None:
+        """Starts it; clients connect by retrying."""
+        self._process = subprocess.Popen(self._server.command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+    def kill(self) -> None:
+        """SIGKILL."""
+        assert self._process
+        self._process.kill()
+        self._process.wait()
+        self._process = None
+
+    async def restart_after(self, seconds: float) -> None:
+        """SIGKILL now, start again on the same store later."""
+        self.kill()
+        await asyncio.sleep(seconds)
+        self.start()
+
+
+@contextmanager
+def running_server(folder: Path) -> Iterator[TestServer]:
+    """A running server, killed at the end."""
+    server = TestServer(folder)
+    server.start()
+    try:
+        yield server
+    finally:
+        if server._process:
+            server.kill()
