@@ -141,8 +141,11 @@ class Step(_message.Message):
     STEP_ID_FIELD_NUMBER: _builtins.int
     AT_FIELD_NUMBER: _builtins.int
     ASSIGNMENT_FIELD_NUMBER: _builtins.int
+    NUMBER_FIELD_NUMBER: _builtins.int
     step_id: _builtins.str
-    """Hash of assignment and state."""
+    """Hash of assignment, state and number."""
+    number: _builtins.int
+    """Place among the assignment's steps, from 1. Of two, the greater is the later, in whatever order they arrive."""
     @_builtins.property
     def at(self) -> _timestamp_pb2.Timestamp:
         """When, by the mesh's clock."""
@@ -157,10 +160,11 @@ class Step(_message.Message):
         step_id: _builtins.str = ...,
         at: _timestamp_pb2.Timestamp | None = ...,
         assignment: Global___Assignment | None = ...,
+        number: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["assignment", b"assignment", "at", b"at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["assignment", b"assignment", "at", b"at", "step_id", b"step_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["assignment", b"assignment", "at", b"at", "number", b"number", "step_id", b"step_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -1,0 +1,63 @@
+"""python -m services.dispatch --leg probation|police|warning: one leg of the response, on its own port and database."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+from contextlib import closing
+from functools import partial
+from pathlib import Path
+
+import uvloop
+
+from services.common import bus as buses
+from services.common import flow, rpc, streams, telemetry
+from services.common.db import open_database
+from services.dispatch.api import DispatchApi
+from services.dispatch.consumer import consume_alerts, consume_peers
+from services.dispatch.leg import Leg, open_leg, retried
+from services.dispatch.settings import DispatchSettings, for_leg
+from services.dispatch.store import Store
+from tandem.dispatch.v1 import dispatch_pb2, dispatch_pb2_grpc
+
+MIGRATIONS = Path(__file__).parent / "migrations"
+SERVICE = dispatch_pb2.DESCRIPTOR.services_by_name["DispatchService"].full_name
+
+
+async def run(settings: DispatchSettings) -> None:
+    """Runs the leg until it is told to stop. It serves its desk and keeps its deadlines with or without NATS."""
+    async with (
+        open_database(settings.database, MIGRATIONS) as database,
+        open_leg(settings.leg, Store(database), settings.clock, settings.acknowledge_within_ms) as leg,
+        rpc.serve(
+            settings,
+            lambda server: dispatch_pb2_grpc.add_DispatchServiceServicer_to_server(DispatchApi(leg), server),
+            SERVICE,
+        ) as server,
+    ):
+        await server.ready()
+        with closing(leg.hub):
+            await rpc.run_until_stopped(leg.watch_deadlines(), mesh(settings, leg))
+
+
+async def mesh(settings: DispatchSettings, leg: Leg) -> None:
+    """The leg's part in the mesh: alerts in, steps out, the other legs' steps in."""
+    async with buses.connect(settings.nats_url, f"dispatch-{leg.name}") as bus:
+        await retried(partial(streams.pass_gate, bus, settings))
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(consume_alerts(bus, leg))
+            tasks.create_task(consume_peers(bus, leg))
+            tasks.create_task(leg.outbox.run(bus, leg.name, leg.mark_published))
+
+
+def main() -> None:
+    """Reads the command line and the environment."""
+    parser = argparse.ArgumentParser(prog="python -m services.dispatch", description=__doc__)
+    parser.add_argument("--leg", required=True, choices=flow.LEGS, help="which half of the response this process is")
+    leg = parser.parse_args().leg
+    telemetry.configure(f"dispatch-{leg}")
+    uvloop.run(run(for_leg(leg)))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,88 @@
+"""The written form of events, and the hash chain that shows when a written one was changed. Pure."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from services.dispatch.domain import (
+    Acknowledged,
+    AlertFolded,
+    Cause,
+    Demand,
+    Escalated,
+    Event,
+    Notified,
+    Offered,
+    StoodDown,
+)
+
+_KINDS: dict[str, type[Event]] = {
+    kind.__name__: kind for kind in (AlertFolded, Notified, Offered, Escalated, Acknowledged, StoodDown)
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """One written event."""
+
+    id: int
+    """Place in the leg's own order, from 1 without gaps."""
+    incident_id: str
+    kind: str
+    """Name of the event's class."""
+    body: str
+    """Its fields, JSON with sorted keys."""
+    hash: str
+    """SHA-256 over the hash before and this content, hex."""
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """The end of a chain."""
+
+    id: int = 0
+    hash: str = ""
+
+
+def write(head: Head, incident_id: str, event: Event) -> Link:
+    """The event as the next link after `head`."""
+    kind = type(event).__name__
+    body = json.dumps(dataclasses.asdict(event), sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return Link(head.id + 1, incident_id, kind, body, _hash(head.hash, head.id + 1, incident_id, kind, body))
+
+
+def read(kind: str, body: str) -> Event:
+    """The event of a written one."""
+    fields: dict[str, Any] = json.loads(body)
+    if "place" in fields:
+        sequence, ordinal = fields["place"]
+        fields["place"] = (sequence, ordinal)
+    if "demand" in fields:
+        fields["demand"] = Demand(fields["demand"])
+    if "assignment_ids" in fields:
+        fields["assignment_ids"] = tuple(fields["assignment_ids"])
+    if fields.get("cause"):
+        fields["cause"] = Cause(**fields["cause"])
+    return _KINDS[kind](**fields)
+
+
+def first_broken(head: Head, links: Iterable[Link]) -> tuple[Head, int | None]:
+    """Follows `links` from `head`: the new head, and the id of the first that doesn't follow from its predecessor."""
+    for link in links:
+        if link.id != head.id + 1 or link.hash != _hash(head.hash, link.id, link.incident_id, link.kind, link.body):
+            return head, link.id
+        head = Head(link.id, link.hash)
+    return head, None
+
+
+def _hash(previous: str, *content: str | int) -> str:
+    digest = hashlib.sha256(previous.encode())
+    for part in content:
+        text = str(part).encode()
+        digest.update(len(text).to_bytes(4, "big") + text)
+    return digest.hexdigest()

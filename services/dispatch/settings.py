@@ -1,0 +1,44 @@
+"""Settings of one leg."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, model_validator
+
+from services.common.settings import CommonSettings
+
+PORTS = {"probation": 7404, "police": 7405, "warning": 7406}
+ACKNOWLEDGE_WITHIN_S = {"probation": 30.0, "police": 30.0, "warning": 10.0}
+
+
+class DispatchSettings(CommonSettings):
+    """Read from the environment but for `leg`. Port and deadline have defaults of their own for each leg."""
+
+    leg: Literal["probation", "police", "warning"]
+    """Which half of the response this process is."""
+    acknowledge_within_s: float = Field(gt=0, le=3600)
+    """How long the desk has to acknowledge an offer, seconds of mesh time: 30 for people, 10 for the gateway."""
+
+    @property
+    def acknowledge_within_ms(self) -> int:
+        """The same in milliseconds."""
+        return round(self.acknowledge_within_s * 1000)
+
+    @property
+    def database(self) -> Path:
+        """The leg's own SQLite file."""
+        return self.data_dir / f"dispatch-{self.leg}.sqlite3"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _defaults_of_the_leg(cls, given: dict[str, Any]) -> dict[str, Any]:
+        leg = given.get("leg", "")
+        defaults = {"port": PORTS.get(leg), "acknowledge_within_s": ACKNOWLEDGE_WITHIN_S.get(leg)}
+        return {name: value for name, value in defaults.items() if value is not None} | given
+
+
+def for_leg(leg: str) -> DispatchSettings:
+    """The settings of a leg, from the environment."""
+    return DispatchSettings.model_validate({"leg": leg})

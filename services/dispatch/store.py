@@ -1,0 +1,345 @@
+"""The leg's own database. `events` is the truth, append-only and hash-chained; steps, assignments (with deadlines) and
+incidents are derived from it in the same transaction. `peer_assignments` is what the other legs last said.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.dialects.sqlite import insert
+from sqlalchemy.exc import OperationalError
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from services.common.db import Database
+from services.common.errors import InvalidField, Unavailable
+from services.dispatch import chain, domain
+from services.dispatch.chain import Head, Link
+
+metadata = sa.MetaData()
+
+_events = sa.Table(
+    "events",
+    metadata,
+    sa.Column("id", sa.BigInteger, primary_key=True, autoincrement=False),
+    sa.Column("incident_id", sa.String, nullable=False, index=True),
+    sa.Column("kind", sa.String, nullable=False),
+    sa.Column("body", sa.String, nullable=False),
+    sa.Column("hash", sa.String, nullable=False),
+)
+_steps = sa.Table(
+    "steps",
+    metadata,
+    sa.Column("sequence", sa.BigInteger, primary_key=True, autoincrement=False),
+    sa.Column("step_id", sa.String, nullable=False, unique=True),
+    sa.Column("assignment_id", sa.String, nullable=False, index=True),
+    sa.Column("payload", sa.LargeBinary, nullable=False),
+    sa.Column("published", sa.Boolean, nullable=False),
+    sa.Index("steps_unpublished", "sequence", sqlite_where=sa.text("published = 0")),
+)
+_assignments = sa.Table(
+    "assignments",
+    metadata,
+    sa.Column("assignment_id", sa.String, primary_key=True),
+    sa.Column("incident_id", sa.String, nullable=False, index=True),
+    sa.Column("state", sa.Integer, nullable=False, index=True),
+    sa.Column("due_ms", sa.BigInteger, index=True),
+    sa.Column("payload", sa.LargeBinary, nullable=False),
+    sa.Column("report_to_published_ms", sa.Float),
+)
+_incidents = sa.Table(
+    "incidents",
+    metadata,
+    sa.Column("incident_id", sa.String, primary_key=True),
+    sa.Column("opened_sequence", sa.BigInteger, nullable=False, index=True),
+    sa.Column("opened_ms", sa.BigInteger, nullable=False),
+    sa.Column("ended_ms", sa.BigInteger),
+    sa.Column("order_ids", sa.JSON, nullable=False),
+)
+_peers = sa.Table(
+    "peer_assignments",
+    metadata,
+    sa.Column("assignment_id", sa.String, primary_key=True),
+    sa.Column("incident_id", sa.String, nullable=False, index=True),
+    sa.Column("number", sa.BigInteger, nullable=False),
+    sa.Column("payload", sa.LargeBinary, nullable=False),
+)
+
+_PAGE = 500
+
+
+@dataclass(frozen=True, slots=True)
+class StepRow:
+    """A step as it is stored: its event's id and its message."""
+
+    sequence: int
+    step_id: str
+    assignment_id: str
+    payload: bytes
+    """tandem.dispatch.v1.Step, serialised."""
+    report_to_published_ms: float | None = None
+    """What the assignment's row knows of it by now."""
+
+
+@dataclass(frozen=True, slots=True)
+class AssignmentRow:
+    """The state of an assignment, derived from its events."""
+
+    assignment_id: str
+    incident_id: str
+    state: int
+    due_ms: int | None
+    """When it is escalated, mesh time; None where nothing is due."""
+    payload: bytes
+    """tandem.dispatch.v1.Assignment, serialised."""
+    report_to_published_ms: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class IncidentRow:
+    """The state of an incident, derived from its events."""
+
+    incident_id: str
+    opened_sequence: int
+    """Its place in the order of opening; an update leaves it alone."""
+    opened_ms: int
+    ended_ms: int | None
+    order_ids: list[str]
+
+
+@dataclass(frozen=True, slots=True)
+class PeerRow:
+    """The last known step of another leg's assignment."""
+
+    assignment_id: str
+    incident_id: str
+    number: int
+    """Number of the step; a greater one replaces it."""
+    payload: bytes
+    """tandem.dispatch.v1.Assignment, serialised."""
+
+
+@dataclass(frozen=True, slots=True)
+class ListedIncident:
+    """An incident with all legs' assignments."""
+
+    row: IncidentRow
+    own: list[AssignmentRow]
+    peers: list[bytes]
+    """tandem.dispatch.v1.Assignment, serialised."""
+
+
+class Store:
+    """SQL of one leg. Writing is for one caller at a time; leg.py sees to it."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    @asynccontextmanager
+    async def transaction(self) -> AsyncIterator[AsyncConnection]:
+        """All or nothing, durable at the end of the block. Raises Unavailable where the disk doesn't take it."""
+        try:
+            async with self._database.transaction() as connection:
+                yield connection
+        except OperationalError as error:
+            raise Unavailable("the leg's store doesn't answer") from error
+
+    async def head(self) -> Head:
+        """The end of the chain."""
+        async with self.transaction() as connection:
+            query = sa.select(_events.c.id, _events.c.hash).order_by(_events.c.id.desc()).limit(1)
+            row = (await connection.execute(query)).first()
+            return Head(row.id, row.hash) if row else Head()
+
+    async def first_broken_event(self) -> int | None:
+        """Id of the first event that was changed, added or taken out after it was written; None where there is none."""
+        head, broken = Head(), None
+        while broken is None:
+            async with self.transaction() as connection:
+                query = sa.select(_events).where(_events.c.id > head.id).order_by(_events.c.id).limit(_PAGE)
+                links = [Link(**row._mapping) for row in await connection.execute(query)]
+            if not links:
+                return None
+            head, broken = chain.first_broken(head, links)
+        return broken
+
+    # ── the leg's own incidents ──────────────────────────────────────────────────────────────────────────────────────
+
+    async def events(self, connection: AsyncConnection, incident_ids: Sequence[str]) -> dict[str, list[domain.Event]]:
+        """The events of incidents in their order; an incident without any is left out."""
+        found: dict[str, list[domain.Event]] = {}
+        columns = (_events.c.incident_id, _events.c.kind, _events.c.body)
+        for some in _paged(incident_ids):
+            query = sa.select(*columns).where(_events.c.incident_id.in_(some)).order_by(_events.c.id)
+            for incident_id, kind, body in await connection.execute(query):
+                found.setdefault(incident_id, []).append(chain.read(kind, body))
+        return found
+
+    async def latencies(self, connection: AsyncConnection, incident_ids: Sequence[str]) -> dict[str, float]:
+        """report_to_published_ms by assignment, where it is known."""
+        column = _assignments.c.report_to_published_ms
+        found: dict[str, float] = {}
+        for some in _paged(incident_ids):
+            query = sa.select(_assignments.c.assignment_id, column).where(
+                _assignments.c.incident_id.in_(some), column.is_not(None)
+            )
+            found.update((id_, ms) for id_, ms in await connection.execute(query))
+        return found
+
+    async def append(
+        self,
+        connection: AsyncConnection,
+        links: Sequence[Link],
+        steps: Sequence[StepRow],
+        assignments: Sequence[AssignmentRow],
+        incidents: Sequence[IncidentRow],
+    ) -> None:
+        """Writes events and all that is derived from them."""
+        await connection.execute(sa.insert(_events), [asdict(link) for link in links])
+        if steps:
+            unpublished = [
+                {
+                    "sequence": step.sequence,
+                    "step_id": step.step_id,
+                    "assignment_id": step.assignment_id,
+                    "payload": step.payload,
+                    "published": False,
+                }
+                for step in steps
+            ]
+            await connection.execute(sa.insert(_steps), unpublished)
+        if assignments:
+            await connection.execute(_UPSERT_ASSIGNMENT, [asdict(row) for row in assignments])
+        if incidents:
+            await connection.execute(_UPSERT_INCIDENT, [asdict(row) for row in incidents])
+
+    async def incident_of(self, assignment_id: str) -> str | None:
+        """Incident of an assignment; None where there is no such assignment."""
+        async with self.transaction() as connection:
+            query = sa.select(_assignments.c.incident_id).where(_assignments.c.assignment_id == assignment_id)
+            found: str | None = await connection.scalar(query)
+            return found
+
+    async def assignment(self, assignment_id: str) -> AssignmentRow:
+        """The record of an assignment that exists."""
+        async with self.transaction() as connection:
+            query = sa.select(_assignments).where(_assignments.c.assignment_id == assignment_id)
+            return AssignmentRow(**(await connection.execute(query)).one()._mapping)
+
+    # ── steps ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def steps_after(self, sequence: int) -> list[StepRow]:
+        """The next steps after a sequence, in their order; empty at the end."""
+        return await self._read_steps(
+            sa.select(*_STEP).where(_steps.c.sequence > sequence).order_by(_steps.c.sequence).limit(_PAGE)
+        )
+
+    async def unpublished(self) -> list[StepRow]:
+        """Steps that INCIDENTS may not have yet."""
+        return await self._read_steps(
+            sa.select(*_STEP).where(sa.text("steps.published = 0")).order_by(_steps.c.sequence)
+        )
+
+    async def unanswered(self) -> list[StepRow]:
+        """The last step of each assignment that waits for the desk."""
+        last = sa.select(sa.func.max(_steps.c.sequence)).group_by(_steps.c.assignment_id)
+        waiting = _assignments.c.state.in_([int(state) for state in domain.UNANSWERED])
+        return await self._read_steps(sa.select(*_STEP).where(waiting, _steps.c.sequence.in_(last)))
+
+    async def _read_steps(self, query: sa.Select[Any]) -> list[StepRow]:
+        joined = query.select_from(_steps.join(_assignments, _steps.c.assignment_id == _assignments.c.assignment_id))
+        async with self.transaction() as connection:
+            return [StepRow(*row) for row in await connection.execute(joined)]
+
+    async def mark_published(self, sequences: Iterable[int], latency_ms: Mapping[str, float]) -> None:
+        """Notes that steps are in INCIDENTS, and by assignment how long the offer took."""
+        async with self.transaction() as connection:
+            await connection.execute(_MARK_PUBLISHED, [{"which": sequence} for sequence in sequences])
+            if latency_ms:
+                await connection.execute(_MARK_LATENCY, [{"which": id_, "ms": ms} for id_, ms in latency_ms.items()])
+
+    # ── deadlines ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def due(self, now_ms: int) -> list[tuple[str, str]]:
+        """(incident, assignment) of deadlines that have passed, the oldest first."""
+        columns = (_assignments.c.incident_id, _assignments.c.assignment_id)
+        query = sa.select(*columns).where(_assignments.c.due_ms <= now_ms).order_by(_assignments.c.due_ms).limit(_PAGE)
+        async with self.transaction() as connection:
+            return [(incident_id, assignment_id) for incident_id, assignment_id in await connection.execute(query)]
+
+    async def next_due_ms(self) -> int | None:
+        """The next deadline, mesh time."""
+        async with self.transaction() as connection:
+            found: int | None = await connection.scalar(sa.select(sa.func.min(_assignments.c.due_ms)))
+            return found
+
+    # ── all legs ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def put_peers(self, rows: Sequence[PeerRow]) -> None:
+        """Keeps of each assignment the step with the greatest number."""
+        async with self.transaction() as connection:
+            await connection.execute(_UPSERT_PEER, [asdict(row) for row in rows])
+
+    async def incidents(self, incident_id: str, limit: int, before: str) -> list[ListedIncident]:
+        """Up to `limit` incidents, newest first: all, or one, or those opened before the one called `before`.
+
+        Raises InvalidField where `before` isn't an incident of this leg.
+        """
+        query = sa.select(_incidents).order_by(_incidents.c.opened_sequence.desc()).limit(limit)
+        async with self.transaction() as connection:
+            if incident_id:
+                query = query.where(_incidents.c.incident_id == incident_id)
+            if before:
+                last = await connection.scalar(
+                    sa.select(_incidents.c.opened_sequence).where(_incidents.c.incident_id == before)
+                )
+                if last is None:
+                    raise InvalidField("page_token", "isn't a token that this leg gave")
+                query = query.where(_incidents.c.opened_sequence < last)
+            rows = [IncidentRow(**row._mapping) for row in await connection.execute(query)]
+            own: dict[str, list[AssignmentRow]] = {row.incident_id: [] for row in rows}
+            peers: dict[str, list[bytes]] = {row.incident_id: [] for row in rows}
+            for some in _paged(list(own)):
+                mine = sa.select(_assignments).where(_assignments.c.incident_id.in_(some))
+                for row in await connection.execute(mine.order_by(_assignments.c.assignment_id)):
+                    own[row.incident_id].append(AssignmentRow(**row._mapping))
+                theirs = sa.select(_peers.c.incident_id, _peers.c.payload).where(_peers.c.incident_id.in_(some))
+                for id_, payload in await connection.execute(theirs.order_by(_peers.c.assignment_id)):
+                    peers[id_].append(payload)
+        return [ListedIncident(row, own[row.incident_id], peers[row.incident_id]) for row in rows]
+
+
+_STEP = (
+    _steps.c.sequence,
+    _steps.c.step_id,
+    _steps.c.assignment_id,
+    _steps.c.payload,
+    _assignments.c.report_to_published_ms,
+)
+_MARK_PUBLISHED = sa.update(_steps).where(_steps.c.sequence == sa.bindparam("which")).values(published=True)
+_MARK_LATENCY = (
+    sa.update(_assignments)
+    .where(_assignments.c.assignment_id == sa.bindparam("which"))
+    .values(report_to_published_ms=sa.bindparam("ms"))
+)
+
+
+def _upsert(table: sa.Table, changing: Sequence[str], newer: str | None = None) -> Any:
+    statement = insert(table)
+    return statement.on_conflict_do_update(
+        index_elements=list(table.primary_key),
+        set_={name: statement.excluded[name] for name in changing},
+        where=table.c[newer] < statement.excluded[newer] if newer else None,
+    )
+
+
+_UPSERT_ASSIGNMENT = _upsert(_assignments, ("state", "due_ms", "payload", "report_to_published_ms"))
+_UPSERT_INCIDENT = _upsert(_incidents, ("ended_ms", "order_ids"))
+_UPSERT_PEER = _upsert(_peers, ("number", "payload"), newer="number")
+
+
+def _paged(ids: Sequence[str]) -> Iterable[Sequence[str]]:
+    return (ids[start : start + _PAGE] for start in range(0, len(ids), _PAGE))

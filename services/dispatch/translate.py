@@ -1,0 +1,152 @@
+"""Between the protos and the domain. Parsing is validation: what comes out of it is well formed."""
+
+from __future__ import annotations
+
+from google.protobuf.message import DecodeError
+
+from services.common import fields, flow, times
+from services.common.errors import InvalidField
+from services.dispatch import domain
+from services.dispatch.store import AssignmentRow, ListedIncident, PeerRow, StepRow
+from tandem.common.v1 import alert_pb2, geometry_pb2
+from tandem.dispatch.v1 import dispatch_pb2
+
+LEGS: dict[str, alert_pb2.Leg.ValueType] = {
+    "probation": alert_pb2.PROBATION,
+    "police": alert_pb2.POLICE,
+    "warning": alert_pb2.WARNING,
+}
+
+_DEMANDS = frozenset(int(demand) for demand in domain.Demand)
+
+
+def alert(payload: bytes, leg: str) -> domain.Alert | None:
+    """What an alert asks of a leg; None where it belongs to no incident.
+
+    Raises InvalidField where it can't be read or lacks what a leg needs.
+    """
+    try:
+        message = alert_pb2.Alert.FromString(payload)
+    except DecodeError:
+        raise InvalidField("alert", "isn't a tandem.common.v1.Alert") from None
+    alert_id = fields.required_id("alert_id", message.alert_id)
+    if int(message.demand) not in _DEMANDS:
+        raise InvalidField("demand", "is missing or unknown")
+    if not message.incident_id:
+        if message.incident_ends:
+            raise InvalidField("incident_id", "is missing")
+        return None
+    if not message.sequence:
+        raise InvalidField("sequence", "is missing")
+    subjects: dict[str, None] = {}
+    for number, destination in enumerate(message.destinations):
+        if destination.leg not in LEGS.values():
+            raise InvalidField(f"destinations[{number}].leg", "is missing or unknown")
+        subject_id = fields.required_id(f"destinations[{number}].subject_id", destination.subject_id)
+        if destination.leg == LEGS[leg]:
+            subjects[subject_id] = None
+    cause = None
+    if message.HasField("cause"):
+        cause = domain.Cause(message.cause.device_id, message.cause.report_id, message.cause.received_wall_us)
+    return domain.Alert(
+        alert_id=alert_id,
+        incident_id=fields.required_id("incident_id", message.incident_id),
+        place=(message.sequence, message.ordinal),
+        demand=domain.Demand(message.demand),
+        order_id=fields.required_id("order_id", message.order_id),
+        subject_ids=tuple(subjects),
+        ends=message.incident_ends,
+        cause=cause,
+    )
+
+
+def peer(payload: bytes, subject: str) -> PeerRow:
+    """What a step of another leg, published on `subject`, says of its assignment. Raises InvalidField."""
+    try:
+        message = dispatch_pb2.Step.FromString(payload)
+    except DecodeError:
+        raise InvalidField("step", "isn't a tandem.dispatch.v1.Step") from None
+    told = message.assignment
+    assignment_id = fields.required_id("assignment.assignment_id", told.assignment_id)
+    incident_id = fields.required_id("assignment.incident_id", told.incident_id)
+    if not message.number:
+        raise InvalidField("number", "is missing")
+    if told.leg not in LEGS.values():
+        raise InvalidField("assignment.leg", "is missing or unknown")
+    if subject != flow.incident_subject(leg_name(told.leg), incident_id):
+        raise InvalidField("assignment.leg", "isn't that of the subject")
+    return PeerRow(assignment_id, incident_id, message.number, told.SerializeToString(deterministic=True))
+
+
+def leg_name(leg: alert_pb2.Leg.ValueType) -> str:
+    """Name of a leg as in flow.LEGS."""
+    return next(name for name, value in LEGS.items() if value == leg)
+
+
+def step(
+    incident: domain.Incident, assignment: domain.Assignment, at_ms: int, latency_ms: float | None
+) -> dispatch_pb2.Step:
+    """The message of an assignment's last step."""
+    return dispatch_pb2.Step(
+        step_id=domain.step_id(assignment),
+        at=times.to_timestamp(at_ms),
+        assignment=assignment_message(incident, assignment, latency_ms),
+        number=assignment.number,
+    )
+
+
+def assignment_message(
+    incident: domain.Incident, assignment: domain.Assignment, latency_ms: float | None
+) -> dispatch_pb2.Assignment:
+    """The message of an assignment."""
+    message = dispatch_pb2.Assignment(
+        assignment_id=assignment.assignment_id,
+        incident_id=incident.incident_id,
+        leg=LEGS[incident.leg],
+        subject_id=assignment.subject_id,
+        order_ids=incident.order_ids,
+        state=dispatch_pb2.AssignmentState.ValueType(assignment.state),
+        demand=geometry_pb2.Demand.ValueType(assignment.demand),
+        acknowledged_by=assignment.acknowledged_by,
+    )
+    if assignment.offered_ms is not None:
+        message.offered_at.CopyFrom(times.to_timestamp(assignment.offered_ms))
+    if assignment.acknowledged_ms is not None:
+        message.acknowledged_at.CopyFrom(times.to_timestamp(assignment.acknowledged_ms))
+    if latency_ms is not None:
+        message.report_to_published_ms = latency_ms
+    if assignment.cause is not None:
+        message.cause.device_id = assignment.cause.device_id
+        message.cause.report_id = assignment.cause.report_id
+        message.cause.received_wall_us = assignment.cause.received_wall_us
+    return message
+
+
+def stored_step(row: StepRow) -> dispatch_pb2.Step:
+    """The message of a stored step, with the latency that became known after it was written."""
+    message = dispatch_pb2.Step.FromString(row.payload)
+    if row.report_to_published_ms is not None and message.assignment.HasField("offered_at"):
+        message.assignment.report_to_published_ms = row.report_to_published_ms
+    return message
+
+
+def stored_assignment(row: AssignmentRow) -> dispatch_pb2.Assignment:
+    """The message of a stored assignment, with its latency where it is known."""
+    message = dispatch_pb2.Assignment.FromString(row.payload)
+    if row.report_to_published_ms is not None:
+        message.report_to_published_ms = row.report_to_published_ms
+    return message
+
+
+def listed_incident(listed: ListedIncident) -> dispatch_pb2.Incident:
+    """The message of an incident: this leg's assignments first, then the others' by leg."""
+    peers = [dispatch_pb2.Assignment.FromString(payload) for payload in listed.peers]
+    message = dispatch_pb2.Incident(
+        incident_id=listed.row.incident_id,
+        order_ids=listed.row.order_ids,
+        opened_at=times.to_timestamp(listed.row.opened_ms),
+        assignments=[stored_assignment(row) for row in listed.own] + sorted(peers, key=lambda one: one.leg),
+    )
+    if listed.row.ended_ms is not None:
+        message.ended_at.CopyFrom(times.to_timestamp(listed.row.ended_ms))
+    return message
