@@ -22,7 +22,7 @@ setup: $(STAMP) ## make .venv from requirements.lock (does nothing when it is fr
 # interrupted set-up heals itself at the next try.
 $(STAMP): requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
-	  echo "Tandem needs Python 3.11 or newer; '$(PYTHON)' is $$($(PYTHON) --version 2>&1). Try: make setup PYTHON=python3.13" >&2; \
+	  echo "Tandem needs Python 3.11 or newer; '$(PYTHON)' is not that. Try: make setup PYTHON=python3.13" >&2; \
 	  exit 1; }
 	@if [ -e $@ ]; then rm $@; else \
 	  echo "Setting up: making $(VENV) with $$($(PYTHON) --version)"; $(PYTHON) -m venv --clear $(VENV); fi

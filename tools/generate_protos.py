@@ -1,4 +1,4 @@
-"""Generate protos/gen from protos/tandem; with --check, prove that it is fresh and that the protos are fit to publish."""
+"""Generate protos/gen from protos/tandem; with --check, prove that it is fresh and that the protos may be published."""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
 """Real GPS tracks (GeoLife) for tests: where they are, how to read them, how to play a session as the command's input.
 
-The data stay outside the project (research licence). They are looked for in `$TANDEM_SHARED_DATA`, else in `../shared/data`
-beside the repository; a test that needs them calls `require_geolife()` and is skipped, with the reason, where they are absent.
+The data stay outside the project (research licence). They are looked for in `$TANDEM_SHARED_DATA`, else in
+`../shared/data` beside the repository; a test that needs them calls `require_geolife()` and is skipped, with the
+reason, where they are absent.
 """
 
 from __future__ import annotations
@@ -29,7 +30,8 @@ DEFAULT_MARGIN_S = 120.0
 """Seconds of both tracks played before and after a session."""
 
 _ORDER_SLACK_S = 86_400.0
-# Synthetic and shared by wearer and respondent, so that they match exactly; the check digit is right, in case it is checked.
+# Synthetic, and shared by wearer and respondent so that they match exactly; the check digit is right, should it be
+# checked.
 _NATIONAL_ID = "850312-1000003"
 _BIRTH_DATE = "1985-03-12"
 
@@ -140,13 +142,13 @@ def parse_rfc3339(text: str) -> float:
 
 
 def merged(wearer: Sequence[Fix], protected: Sequence[Fix]) -> list[tuple[str, Fix]]:
-    """(device id, fix) of both tracks in order of arrival: by time; at equal times the wearer first, then file order."""
+    """(device id, fix) of both tracks in order of arrival: by time; at equal times wearer first, then file order."""
     tagged = [(WEARER_DEVICE_ID, fix) for fix in wearer] + [(PROTECTED_DEVICE_ID, fix) for fix in protected]
     return sorted(tagged, key=lambda item: item[1].epoch_s)
 
 
 def scenario(from_s: float, to_s: float) -> dict[str, Any]:
-    """scenario.json for one wearer and one protected person, under one order that is valid well beyond [from_s, to_s]."""
+    """scenario.json of one wearer and one protected person, under one order valid well beyond `from_s`..`to_s`."""
     person = {"national_id": _NATIONAL_ID, "name": "Wearer Synthetic", "birth_date": _BIRTH_DATE}
     return {
         "wearers": [{"wearer_id": "wearer-geolife", **person}],

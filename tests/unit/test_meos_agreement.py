@@ -1,13 +1,13 @@
 """The back-test against MEOS on real tracks: when, in continuous time, was the wearer near the protected person?
 
-What is compared: for each session of pairs.csv and each ring, the `inside` intervals of all RING_CLEARED and RING_OPEN of the ring
-(their union) with the oracle's, both cut to the stretches in which both people's consecutive reports are at most 60 s apart.
-Intervals are matched in order, one to one, and each end must agree within 1 s.
+What is compared: for each session of pairs.csv and each ring, the `inside` intervals of all RING_CLEARED and RING_OPEN
+of the ring (their union) with the oracle's, both cut to the stretches in which both people's consecutive reports are at
+most 60 s apart. Intervals are matched in order, one to one, and each end must agree within 1 s.
 
 What is not held against the fold, as it hangs on the 0.1 m by which two good formulas may differ:
 
 - an interval whose least distance, or a gap whose greatest, is within 0.1 m of the radius: it may be there or not;
-- an end that is off by more than 1 s, if the distance stays within 0.1 m of the radius all the way between the two ends;
+- an end that is off by more than 1 s, if the distance stays within 0.1 m of the radius from the one end to the other;
 - an interval of at most 1 s at the edge of a stretch: half of it may lie on the other side.
 
 An end at the edge of a stretch is compared (both must reach the edge) but is no crossing, and is not counted as one.
@@ -17,12 +17,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from itertools import pairwise
 from pathlib import Path
 
 import pytest
-
 from services.cli.backtest import fold_files
+
 from tests.support.geolife import (
     RINGS,
     Fix,
@@ -43,13 +42,14 @@ BAND_M = 0.1
 STAMP_S = 0.001
 """Times in alerts are rounded to this."""
 
-LEAST_COMPARED = {100: 30, 500: 50, 1000: 90}
-"""Intervals, by radius in m, that must really have been compared: a little below what the data hold (37, 57, 98)."""
+LEAST_COMPARED = {100: 30, 500: 53, 1000: 103}
+"""Intervals, by radius in m, that must really have been compared: a little below what the data hold (33, 58, 111)."""
 LEAST_CROSSINGS = {100: 15, 500: 19, 1000: 31}
 """Crossings inwards, by radius in m; the data hold 17, 21, 35."""
 MOST_UNKNOWABLE = {100: 2, 500: 4, 1000: 6}
-"""Crossings that the first report after them cannot show, by radius in m: the other side's last position, neither held nor dead
-reckoned for at most 30 s, puts them inside (it then turned, or jumped). Measured; more means that the fold waits needlessly."""
+"""Crossings, by radius in m, that may be decided only by the second side's report. The first report after them cannot
+show them: neither holding the other side where it was last seen, nor dead reckoning it for up to 30 s, puts the two
+inside (a side then turned, or its position jumped). Measured; more means that the fold waits needlessly."""
 
 
 @dataclass(frozen=True)
@@ -137,8 +137,8 @@ def in_band(oracle: PairOracle, from_s: float, to_s: float, radius_m: float) -> 
 def is_shallow(oracle: PairOracle, interval: Interval, radius_m: float, *, gap: bool) -> bool:
     """Whether an interval (or a gap between two) hangs on the last 0.1 m, by the oracle's distance.
 
-    Only the part more than 1 s from the ends must lie in the band as a whole: so a long interval that the fold made up, or a long gap,
-    can't pass as shallow because its end touches the radius.
+    The part more than 1 s from the ends must lie in the band as a whole: so a long interval that the fold made up, or a
+    long gap, can't pass as shallow because its end touches the radius.
     """
     from_s, to_s = interval
     least_m, greatest_m = oracle.extremes_m(from_s, to_s)
@@ -214,7 +214,7 @@ def compare(played: Played, radius_m: int, tally: Tally) -> None:
 
 
 def crossings(played: Played, radius_m: int) -> list[float]:
-    """Times in epoch s at which the wearer came inside, within a stretch; an interval that starts at a stretch's edge is none."""
+    """Times (epoch s) at which the two came inside; an interval that starts at the edge of a stretch is none."""
     return [
         interval[0]
         for stretch in played.stretches
@@ -224,7 +224,7 @@ def crossings(played: Played, radius_m: int) -> list[float]:
 
 
 def entered_by(alerts: Sequence[RingAlert], radius_m: int, crossing_s: float, by_s: float) -> bool:
-    """Whether the ring counted as entered by the arrival at `by_s`, and was not cleared before the crossing at `crossing_s`."""
+    """Whether the ring was entered by the arrival at `by_s`, and not cleared before the crossing (both epoch s)."""
     ring = [alert for alert in alerts if alert.ring_m == radius_m]
     for number, alert in enumerate(ring):
         if alert.kind == "RING_ENTERED" and alert.decided_s <= by_s + STAMP_S:
@@ -246,8 +246,8 @@ def test_inside_intervals_agree_with_meos(played: list[Played], radius_m: int) -
     for one in played:
         compare(one, radius_m, tally)
     print(
-        f"{radius_m} m: {tally.compared} intervals compared in {len(played)} sessions, ends at most {tally.worst_s:.3f} s apart, "
-        f"{tally.in_band} ends within {BAND_M} m of the radius"
+        f"{radius_m} m: {tally.compared} intervals compared in {len(played)} sessions, "
+        f"ends at most {tally.worst_s:.3f} s apart, {tally.in_band} ends within {BAND_M} m of the radius"
     )
     assert not tally.problems, "\n".join(tally.problems)
     assert tally.compared >= LEAST_COMPARED[radius_m]
@@ -256,9 +256,9 @@ def test_inside_intervals_agree_with_meos(played: list[Played], radius_m: int) -
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("radius_m", RADII_M)
 def test_entering_is_decided_by_the_first_report_after_the_crossing(played: list[Played], radius_m: int) -> None:
-    """No later than the first report of either side after the crossing, wherever the positions known by then can show it.
+    """No later than the first report of either side after the crossing, where what is known by then can show it.
 
-    Where they cannot (bounded by MOST_UNKNOWABLE), at the latest when both sides have reported, and the crossing is a fact.
+    Where it cannot (bounded by MOST_UNKNOWABLE), when both sides have reported, and the crossing is a fact.
     """
     count, unknowable, too_late = 0, [], []
     for one in played:
@@ -288,7 +288,9 @@ def test_the_approach_that_a_grid_of_5_s_misses(tmp_path: Path) -> None:
     (cleared,) = [
         alert
         for alert in alerts
-        if alert.kind == "RING_CLEARED" and alert.ring_m == 100 and any(abs(i[0] - approach_s) < 1 for i in alert.inside)
+        if alert.kind == "RING_CLEARED"
+        and alert.ring_m == 100
+        and any(abs(i[0] - approach_s) < 1 for i in alert.inside)
     ]
     assert cleared.min_distance_m == pytest.approx(17.39, abs=0.5)
     (from_s, to_s) = next(i for i in cleared.inside if abs(i[0] - approach_s) < 1)
@@ -306,8 +308,10 @@ def test_the_oracle_agrees_with_sampled_geodesics() -> None:
             sampled, least_m = sampled_inside(wearer, protected, radius_m)
             # Shorter ones may fall between two samples.
             exact = [i for i in oracle.inside(radius_m) if i[1] - i[0] > 0.1]
-            sampled = [i for i in sampled if any(abs(i[0] - e[0]) < 0.1 for e in exact)]
-            assert sampled == [(pytest.approx(f, abs=0.06), pytest.approx(t, abs=0.06)) for f, t in exact]
+            sampled = [i for i in sampled if i[1] - i[0] > 0.2 or any(abs(i[0] - e[0]) < 0.1 for e in exact)]
+            assert len(sampled) == len(exact)
+            for one, other in zip(sampled, exact, strict=True):
+                assert max(abs(one[0] - other[0]), abs(one[1] - other[1])) < 0.06
             assert oracle.min_distance_m() == pytest.approx(least_m, abs=0.05)
 
 
@@ -320,4 +324,3 @@ def test_a_tie_is_a_jump_without_duration() -> None:
     oracle = PairOracle(still, jumping)
     assert oracle.inside(100) == [(10.0, 20.0)]
     assert oracle.inside(10) == []
-    assert all(a.epoch_s <= b.epoch_s for a, b in pairwise(jumping))

@@ -255,9 +255,9 @@ class Measure(_message.Message):
     alert_id: _builtins.str
     """The alert."""
     distance_m: _builtins.float
-    """Distance between the wearer and the target at Alert.at, metres, from the edge of a place."""
+    """Distance between the wearer and the target at Alert.at, metres, from the edge of a place; absent where unknown."""
     probability: _builtins.float
-    """Probability that the wearer is inside the ring at Alert.at, 0 to 1."""
+    """RING_ENTERED: probability that the wearer is inside the ring at Alert.at, 0 to 1."""
     min_distance_m: _builtins.float
     """RING_CLEARED: least distance, metres."""
     @_builtins.property
@@ -268,16 +268,27 @@ class Measure(_message.Message):
         self,
         *,
         alert_id: _builtins.str = ...,
-        distance_m: _builtins.float = ...,
-        probability: _builtins.float = ...,
+        distance_m: _builtins.float | None = ...,
+        probability: _builtins.float | None = ...,
         inside: _abc.Iterable[Global___Interval] | None = ...,
-        min_distance_m: _builtins.float = ...,
+        min_distance_m: _builtins.float | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_distance_m", b"_distance_m", "_min_distance_m", b"_min_distance_m", "_probability", b"_probability", "distance_m", b"distance_m", "min_distance_m", b"min_distance_m", "probability", b"probability"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["alert_id", b"alert_id", "distance_m", b"distance_m", "inside", b"inside", "min_distance_m", b"min_distance_m", "probability", b"probability"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_distance_m", b"_distance_m", "_min_distance_m", b"_min_distance_m", "_probability", b"_probability", "alert_id", b"alert_id", "distance_m", b"distance_m", "inside", b"inside", "min_distance_m", b"min_distance_m", "probability", b"probability"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__distance_m: _TypeAlias = _typing.Literal["distance_m"]  # noqa: Y015
+    _WhichOneofArgType__distance_m: _TypeAlias = _typing.Literal["_distance_m", b"_distance_m"]  # noqa: Y015
+    _WhichOneofReturnType__min_distance_m: _TypeAlias = _typing.Literal["min_distance_m"]  # noqa: Y015
+    _WhichOneofArgType__min_distance_m: _TypeAlias = _typing.Literal["_min_distance_m", b"_min_distance_m"]  # noqa: Y015
+    _WhichOneofReturnType__probability: _TypeAlias = _typing.Literal["probability"]  # noqa: Y015
+    _WhichOneofArgType__probability: _TypeAlias = _typing.Literal["_probability", b"_probability"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__distance_m) -> _WhichOneofReturnType__distance_m | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__min_distance_m) -> _WhichOneofReturnType__min_distance_m | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__probability) -> _WhichOneofReturnType__probability | None: ...
 
 Global___Measure: _TypeAlias = Measure  # noqa: Y015
 

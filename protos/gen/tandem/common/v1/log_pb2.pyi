@@ -29,12 +29,18 @@ class _EquipmentKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Equipme
     EQUIPMENT_KIND_UNSPECIFIED: _EquipmentKind.ValueType  # 0
     STRAP_OPEN: _EquipmentKind.ValueType  # 1
     """The strap was opened or cut."""
-    CASE_OPEN: _EquipmentKind.ValueType  # 2
+    STRAP_CLOSED: _EquipmentKind.ValueType  # 2
+    """The strap is closed again."""
+    CASE_OPEN: _EquipmentKind.ValueType  # 3
     """The case was opened."""
-    BATTERY_LOW: _EquipmentKind.ValueType  # 3
+    CASE_CLOSED: _EquipmentKind.ValueType  # 4
+    """The case is closed again."""
+    BATTERY_LOW: _EquipmentKind.ValueType  # 5
     """The battery is nearly empty."""
-    PANIC_BUTTON: _EquipmentKind.ValueType  # 4
+    PANIC_BUTTON: _EquipmentKind.ValueType  # 6
     """The protected person pressed the panic button."""
+    PANIC_CANCELLED: _EquipmentKind.ValueType  # 7
+    """The protected person took the panic back."""
 
 class EquipmentKind(_EquipmentKind, metaclass=_EquipmentKindEnumTypeWrapper):
     """What a device can say about itself."""
@@ -42,12 +48,18 @@ class EquipmentKind(_EquipmentKind, metaclass=_EquipmentKindEnumTypeWrapper):
 EQUIPMENT_KIND_UNSPECIFIED: EquipmentKind.ValueType  # 0
 STRAP_OPEN: EquipmentKind.ValueType  # 1
 """The strap was opened or cut."""
-CASE_OPEN: EquipmentKind.ValueType  # 2
+STRAP_CLOSED: EquipmentKind.ValueType  # 2
+"""The strap is closed again."""
+CASE_OPEN: EquipmentKind.ValueType  # 3
 """The case was opened."""
-BATTERY_LOW: EquipmentKind.ValueType  # 3
+CASE_CLOSED: EquipmentKind.ValueType  # 4
+"""The case is closed again."""
+BATTERY_LOW: EquipmentKind.ValueType  # 5
 """The battery is nearly empty."""
-PANIC_BUTTON: EquipmentKind.ValueType  # 4
+PANIC_BUTTON: EquipmentKind.ValueType  # 6
 """The protected person pressed the panic button."""
+PANIC_CANCELLED: EquipmentKind.ValueType  # 7
+"""The protected person took the panic back."""
 Global___EquipmentKind: _TypeAlias = EquipmentKind  # noqa: Y015
 
 @_typing.final

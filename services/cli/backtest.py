@@ -1,0 +1,173 @@
+"""The back-test: the same fold as in the mesh, in process and without any service, over files."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+from services.cli.files import Arrival, Line, Scenario, load_reports, load_scenario
+from services.common import times
+from services.common.ids import hash_id
+from services.geofence import translate as geofence_translate
+from services.geofence.domain import fold
+from services.geofence.domain.alerts import Alert, Kind
+from services.geofence.domain.entries import Body, Demand, Entry, Tick
+from services.geofence.domain.state import State
+from services.ingest import translate as ingest_translate
+from services.registry import domain as registry
+from services.registry import translate as registry_translate
+from tandem.common.v1 import log_pb2
+from tandem.ingest.v1 import ingest_pb2
+from tandem.registry.v1 import registry_pb2
+
+RING_OPEN = "RING_OPEN"
+
+
+def run(scenario_path: Path, reports_path: Path) -> Iterator[dict[str, Any]]:
+    """Alerts as the NDJSON of `tandem backtest` has them. Raises FileError before the first one where a file is unusable."""
+    scenario = load_scenario(scenario_path)
+    lines = load_reports(reports_path, scenario)
+    return _fold(scenario, lines)
+
+
+def fold_files(scenario_path: Path, reports_path: Path) -> list[dict[str, Any]]:
+    """The same as a list."""
+    return list(run(scenario_path, reports_path))
+
+
+def _fold(scenario: Scenario, lines: list[Line]) -> Iterator[dict[str, Any]]:
+    state = State(partition=0)
+    sequence = count(1)
+    cases = _Cases(scenario)
+    # The agencies' records stand before the first report.
+    stamp_ms = min((_earliest_ms(line) for line in lines), default=0) - 1000
+    for order in scenario.orders:
+        for body in cases.of(order):
+            yield from _alerts(fold.step(state, Entry(next(sequence), stamp_ms, body)))
+    for line in lines:
+        stamp_ms = max(stamp_ms, line.received_ms)
+        # A mesh that has nothing to do ticks, so what is due is decided when it is due.
+        while (due_ms := fold.next_due_ms(state)) is not None and due_ms < stamp_ms:
+            yield from _alerts(fold.step(state, Entry(next(sequence), due_ms, Tick())))
+        for body in _bodies(line.what, cases):
+            yield from _alerts(fold.step(state, Entry(next(sequence), stamp_ms, body)))
+    yield from _still_open(state)
+
+
+def _earliest_ms(line: Line) -> int:
+    match line.what:
+        case ingest_pb2.Position():
+            return min(line.received_ms, times.from_timestamp(line.what.fix_time))
+        case ingest_pb2.EquipmentEvent():
+            return min(line.received_ms, times.from_timestamp(line.what.event_time))
+        case _:
+            return line.received_ms
+
+
+class _Cases:
+    """The registry's part, with the scenario's records in memory."""
+
+    def __init__(self, scenario: Scenario) -> None:
+        self._wearers = [registry_translate.parse_wearer(one) for one in scenario.wearers]
+        self._tags = [registry_translate.parse_tag(one) for one in scenario.tags]
+        self._devices = [registry_translate.parse_device(one) for one in scenario.devices]
+        self._versions: dict[str, int] = {}
+
+    def of(self, message: registry_pb2.Order) -> Iterator[Body]:
+        """A snapshot for each wearer whom the order restrains."""
+        order = registry_translate.parse_order(message)
+        for wearer in self._wearers:
+            if registry.is_match(order.respondent, wearer):
+                tags = [tag for tag in self._tags if tag.wearer_id == wearer.wearer_id]
+                devices = [one for one in self._devices if one.person_id in order.protected_person_ids]
+                case = registry.build_case(order, wearer, tags, devices)
+                version = self._versions[case.case_id] = self._versions.get(case.case_id, 0) + 1
+                yield geofence_translate.case_of(registry_translate.case_to_proto(case, version))
+
+
+def _bodies(what: Arrival, cases: _Cases) -> Iterator[Body]:
+    """Entries that the services would write for an arrival; through the wire's form, so that both see the same numbers."""
+    match what:
+        case ingest_pb2.Position():
+            entry = ingest_translate.positions_entry([ingest_translate.parse_position(what)], received_wall_us=0)
+            yield geofence_translate.entry_body(entry.SerializeToString())
+        case ingest_pb2.EquipmentEvent():
+            entry = ingest_translate.equipment_entry(ingest_translate.parse_equipment(what), received_wall_us=0)
+            yield geofence_translate.entry_body(entry.SerializeToString())
+        case registry_pb2.Order():
+            yield from cases.of(what)
+        case log_pb2.Rules():
+            yield geofence_translate.rules_of(what)
+
+
+def _alerts(outputs: list[Any]) -> Iterator[dict[str, Any]]:
+    for one in outputs:
+        if isinstance(one, Alert):
+            yield alert_dict(one)
+        else:
+            yield {"kind": "PARKED", "sequence": one.sequence, "reason": one.reason}
+
+
+def alert_dict(alert: Alert) -> dict[str, Any]:
+    """An alert as one line of the output."""
+    line = {
+        "alert_id": alert.alert_id,
+        "order_id": alert.order_id,
+        "episode_id": alert.episode_id,
+        "incident_id": alert.incident_id,
+        "target_id": alert.target_id,
+        "kind": alert.kind.value,
+        "demand": alert.demand.name,
+        "ring_m": alert.ring_mm / 1000 if alert.ring_mm else None,
+        "at": times.to_rfc3339(alert.at_ms),
+        "decided_at": times.to_rfc3339(alert.decided_at_ms),
+        "distance_m": _metres(alert.distance_mm),
+        "probability": alert.probability,
+        "late": alert.late,
+    }
+    if alert.kind is Kind.RING_CLEARED:
+        line |= {"inside": stretches(alert.inside), "min_distance_m": _metres(alert.min_distance_mm)}
+    return line
+
+
+def _still_open(state: State) -> Iterator[dict[str, Any]]:
+    """Rings that are entered when the input ends, accounted for on a copy."""
+    ended = copy.deepcopy(state)
+    for case_state in ended.cases.values():
+        case = case_state.case
+        for target in case.targets:
+            for ring in case.rings:
+                ring_state = case_state.rings[target.target_id, ring.radius_mm]
+                if not ring_state.open:
+                    continue
+                fold.account(ended, case_state, target, ring, ended.now_ms)
+                incident = ended.incidents.get(case.wearer_id)
+                yield {
+                    "alert_id": hash_id("open", case.case_id, target.target_id, ring.radius_mm, ended.sequence),
+                    "order_id": case.order_id,
+                    "episode_id": case_state.episode_id,
+                    "incident_id": incident.incident_id if incident else "",
+                    "target_id": target.target_id,
+                    "kind": RING_OPEN,
+                    "demand": Demand.RECORD.name,
+                    "ring_m": ring.radius_mm / 1000,
+                    "at": times.to_rfc3339(ended.now_ms),
+                    "decided_at": times.to_rfc3339(ended.now_ms),
+                    "distance_m": None,
+                    "probability": None,
+                    "late": False,
+                    "inside": stretches(ring_state.inside),
+                    "min_distance_m": _metres(ring_state.least_mm),
+                }
+
+
+def stretches(inside: tuple[tuple[int, int], ...] | list[tuple[int, int]]) -> list[list[str]]:
+    """Stretches of time as pairs of RFC 3339."""
+    return [[times.to_rfc3339(from_ms), times.to_rfc3339(to_ms)] for from_ms, to_ms in inside]
+
+
+def _metres(mm: float | None) -> float | None:
+    return None if mm is None else round(mm) / 1000

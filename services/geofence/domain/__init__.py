@@ -1,0 +1,1 @@
+"""The decision, pure: no clock, no I/O, no random. `fold.step` is the way in."""

@@ -1,0 +1,76 @@
+"""What the fold puts out: alerts with their figures, and entries set aside."""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+
+from services.geofence.domain.entries import Demand
+
+
+class Kind(enum.Enum):
+    """Kinds of alert."""
+
+    RING_ENTERED = "RING_ENTERED"
+    RING_CLEARED = "RING_CLEARED"
+    TAMPERED = "TAMPERED"
+    PANIC = "PANIC"
+    LOW_BATTERY = "LOW_BATTERY"
+
+
+class Leg(enum.Enum):
+    """Halves of the response."""
+
+    PROBATION = "PROBATION"
+    POLICE = "POLICE"
+    WARNING = "WARNING"
+
+
+@dataclass(frozen=True, slots=True)
+class Cause:
+    """The report that made a decision."""
+
+    device_id: str
+    report_id: str
+    received_wall_us: int
+
+
+@dataclass(frozen=True, slots=True)
+class Alert:
+    """A decision; its id is a hash of partition, sequence and ordinal, its place in the log."""
+
+    alert_id: str
+    sequence: int
+    ordinal: int
+    kind: Kind
+    demand: Demand
+    order_id: str
+    case_id: str
+    episode_id: str
+    incident_id: str
+    wearer_id: str
+    target_id: str
+    ring_mm: int
+    at_ms: int
+    """The moment in the world for which the decision holds."""
+    decided_at_ms: int
+    """Arrival of the entry that made it, mesh time."""
+    late: bool
+    destinations: tuple[tuple[Leg, str], ...]
+    incident_ends: bool
+    cause: Cause | None
+    distance_mm: float | None
+    probability: float | None
+    inside: tuple[tuple[int, int], ...] = ()
+    min_distance_mm: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Parked:
+    """An entry, or a part of it, that was set aside."""
+
+    sequence: int
+    reason: str
+
+
+Output = Alert | Parked

@@ -1,0 +1,124 @@
+"""What an entry of the log can say, in the decision's own terms."""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+
+from services.geofence.domain.geometry import Shape
+from services.geofence.domain.rules import Rules
+
+
+class Demand(enum.IntEnum):
+    """What must be done, from least to most; the numbers are those of the protos."""
+
+    RECORD = 1
+    WARN = 2
+    NOTIFY = 3
+    RESPOND = 4
+
+
+class Equipment(enum.Enum):
+    """What a device can say about itself."""
+
+    STRAP_OPEN = "STRAP_OPEN"
+    STRAP_CLOSED = "STRAP_CLOSED"
+    CASE_OPEN = "CASE_OPEN"
+    CASE_CLOSED = "CASE_CLOSED"
+    BATTERY_LOW = "BATTERY_LOW"
+    PANIC_BUTTON = "PANIC_BUTTON"
+    PANIC_CANCELLED = "PANIC_CANCELLED"
+
+
+@dataclass(frozen=True, slots=True)
+class Genesis:
+    """The clock of the log: how its stamps become mesh time."""
+
+    clock_rate: int
+    clock_anchor_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class FoldVersion:
+    """Only this version of the fold, or a newer one, may go on."""
+
+    version: int
+
+
+@dataclass(frozen=True, slots=True)
+class Positions:
+    """Positions that arrived together, as columns of equal length."""
+
+    device_ids: list[str]
+    report_ids: list[str]
+    fix_times_ms: list[int]
+    lat_e7: list[int]
+    lon_e7: list[int]
+    accuracy_mm: list[int]
+    received_wall_us: int
+
+
+@dataclass(frozen=True, slots=True)
+class EquipmentReport:
+    """Something that a device said about itself."""
+
+    device_id: str
+    report_id: str
+    event: Equipment
+    event_time_ms: int
+    received_wall_us: int
+
+
+@dataclass(frozen=True, slots=True)
+class Ring:
+    """One distance threshold."""
+
+    radius_mm: int
+    action: Demand
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A protected person or a protected place."""
+
+    target_id: str
+    is_person: bool
+    device_ids: tuple[str, ...]
+    """Protective devices of a person, perhaps none; a place has none."""
+    shape: Shape
+    """Area of a place; of a person the point PERSON, in coordinates relative to them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """One order joined with one wearer, as it stands from now on."""
+
+    case_id: str
+    version: int
+    order_id: str
+    wearer_id: str
+    tag_device_ids: tuple[str, ...]
+    targets: tuple[Target, ...]
+    """Persons first, then places."""
+    rings: tuple[Ring, ...]
+    """Widest first."""
+    valid_from_ms: int
+    valid_until_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class Tick:
+    """Time has passed."""
+
+
+Body = Genesis | FoldVersion | Positions | EquipmentReport | Case | Rules | Tick
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """An entry of the log."""
+
+    sequence: int
+    stamp_ms: int
+    """When the stream's leader stored it, wall clock, milliseconds since 1970 UTC."""
+    body: Body

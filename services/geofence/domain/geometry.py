@@ -1,0 +1,236 @@
+"""Distances between points that move in straight lines, exact in time. Earth-centred millimetres on WGS84.
+
+A chord between two points of the ellipsoid is shorter than the geodesic by under 0.1 mm at 2 km and 8 mm at 20 km. Within a
+stretch of time in which both points move linearly their difference is linear too, so the square of their distance is a
+quadratic of time and its crossings of a radius are roots, not samples.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+Vector = tuple[float, float, float]
+Span = tuple[float, float]
+"""A stretch as fractions of a movement, 0 <= from <= to <= 1."""
+
+_A_MM = 6_378_137_000.0
+_E2 = 0.0066943799901413165  # WGS84: f (2 - f), f = 1 / 298.257223563
+_E7_RAD = math.pi / 180 / 1e7
+
+
+def ecef_mm(lat_e7: int, lon_e7: int) -> tuple[int, int, int]:
+    """Earth-centred coordinates of a point on the ellipsoid, whole millimetres, from 1e-7 degrees."""
+    lat, lon = lat_e7 * _E7_RAD, lon_e7 * _E7_RAD
+    sin_lat, cos_lat = math.sin(lat), math.cos(lat)
+    n = _A_MM / math.sqrt(1 - _E2 * sin_lat * sin_lat)
+    return (
+        round(n * cos_lat * math.cos(lon)),
+        round(n * cos_lat * math.sin(lon)),
+        round(n * (1 - _E2) * sin_lat),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Disc:
+    """The points within `radius_mm` of `centre`; a moving person is a disc of radius 0 round the origin of the difference."""
+
+    centre: Vector
+    radius_mm: float
+
+    def within(self, start: Vector, end: Vector, margin_mm: float) -> list[Span]:
+        """When a point that moves from `start` to `end` is within `margin_mm` of the edge or inside."""
+        span = _in_ball(_minus(start, self.centre), _minus(end, self.centre), self.radius_mm + margin_mm)
+        return [span] if span else []
+
+    def least(self, start: Vector, end: Vector) -> float:
+        """Least distance to the edge on the way, millimetres; 0 inside."""
+        return max(0.0, _least_norm(_minus(start, self.centre), _minus(end, self.centre)) - self.radius_mm)
+
+    def reach_mm(self, point: Vector) -> float:
+        """A lower bound of the distance from `point`, millimetres."""
+        return math.dist(point, self.centre) - self.radius_mm
+
+
+@dataclass(frozen=True, slots=True)
+class Polygon:
+    """An area inside a closed line, in the plane that touches the Earth at its middle (good to 3 cm at 20 km)."""
+
+    origin: Vector
+    east: Vector
+    north: Vector
+    corners: tuple[tuple[float, float], ...]
+    radius_mm: float
+    """Distance of the farthest corner from `origin`."""
+
+    @staticmethod
+    def of(vertices_e7: Sequence[tuple[int, int]]) -> Polygon:
+        """The polygon with these corners (latitude, longitude), 1e-7 degrees."""
+        lat_e7 = sum(lat for lat, _ in vertices_e7) // len(vertices_e7)
+        lon_e7 = sum(lon for _, lon in vertices_e7) // len(vertices_e7)
+        lat, lon = lat_e7 * _E7_RAD, lon_e7 * _E7_RAD
+        origin = ecef_mm(lat_e7, lon_e7)
+        east = (-math.sin(lon), math.cos(lon), 0.0)
+        north = (-math.sin(lat) * math.cos(lon), -math.sin(lat) * math.sin(lon), math.cos(lat))
+        points = [_minus(ecef_mm(*vertex), origin) for vertex in vertices_e7]
+        corners = tuple((_dot(point, east), _dot(point, north)) for point in points)
+        return Polygon(origin, east, north, corners, max(math.hypot(*corner) for corner in corners))
+
+    def within(self, start: Vector, end: Vector, margin_mm: float) -> list[Span]:
+        """When a point that moves from `start` to `end` is within `margin_mm` of the edge or inside."""
+        a, b = self._plane(start), self._plane(end)
+        spans = self._inside(a, b)
+        for i, corner in enumerate(self.corners):
+            span = _in_capsule(a, b, self.corners[i - 1], corner, margin_mm)
+            if span:
+                spans.append(span)
+        return _union(spans)
+
+    def least(self, start: Vector, end: Vector) -> float:
+        """Least distance to the edge on the way, millimetres; 0 inside."""
+        a, b = self._plane(start), self._plane(end)
+        if self._inside(a, b):
+            return 0.0
+        return min(_segments_apart(a, b, self.corners[i - 1], corner) for i, corner in enumerate(self.corners))
+
+    def reach_mm(self, point: Vector) -> float:
+        """A lower bound of the distance from `point`, millimetres."""
+        return math.dist(point, self.origin) - self.radius_mm
+
+    def _plane(self, point: Vector) -> tuple[float, float]:
+        offset = _minus(point, self.origin)
+        return _dot(offset, self.east), _dot(offset, self.north)
+
+    def _inside(self, a: tuple[float, float], b: tuple[float, float]) -> list[Span]:
+        dx, dy = b[0] - a[0], b[1] - a[1]
+        cuts = {0.0, 1.0}
+        for i, (x1, y1) in enumerate(self.corners):
+            x0, y0 = self.corners[i - 1]
+            ex, ey = x1 - x0, y1 - y0
+            across = dx * ey - dy * ex
+            if across:
+                s = ((x0 - a[0]) * ey - (y0 - a[1]) * ex) / across
+                if 0 < s < 1:
+                    cuts.add(s)
+        ordered = sorted(cuts)
+        return _union(
+            [
+                (s0, s1)
+                for s0, s1 in zip(ordered, ordered[1:], strict=False)
+                if self._contains(a[0] + dx * (s0 + s1) / 2, a[1] + dy * (s0 + s1) / 2)
+            ]
+        )
+
+    def _contains(self, x: float, y: float) -> bool:
+        inside = False
+        for i, (x1, y1) in enumerate(self.corners):
+            x0, y0 = self.corners[i - 1]
+            if (y0 > y) != (y1 > y) and x < (x1 - x0) * (y - y0) / (y1 - y0) + x0:
+                inside = not inside
+        return inside
+
+
+Shape = Disc | Polygon
+PERSON = Disc((0.0, 0.0, 0.0), 0.0)
+"""The shape of a protected person, in coordinates relative to them."""
+
+
+def between(start: Vector, end: Vector, fraction: float) -> Vector:
+    """The point at a fraction of a movement."""
+    return (
+        start[0] + (end[0] - start[0]) * fraction,
+        start[1] + (end[1] - start[1]) * fraction,
+        start[2] + (end[2] - start[2]) * fraction,
+    )
+
+
+def _minus(a: Vector, b: Vector) -> Vector:
+    return a[0] - b[0], a[1] - b[1], a[2] - b[2]
+
+
+def _dot(a: Vector, b: Vector) -> float:
+    return a[0] * b[0] + a[1] * b[1] + a[2] * b[2]
+
+
+def _in_ball(start: Vector, end: Vector, radius: float) -> Span | None:
+    """Roots of |start + s (end - start)|^2 = radius^2, clipped to 0..1."""
+    step = _minus(end, start)
+    a, b, c = _dot(step, step), _dot(start, step), _dot(start, start) - radius * radius
+    return _quadratic(a, b, c)
+
+
+def _quadratic(a: float, b: float, c: float) -> Span | None:
+    """Where a s^2 + 2 b s + c <= 0 in 0..1."""
+    if a == 0:
+        return (0.0, 1.0) if c <= 0 else None
+    discriminant = b * b - a * c
+    if discriminant < 0:
+        return None
+    # The root with the sum of like signs is exact; the other follows from the product of the roots, without cancellation.
+    q = -(b + math.copysign(math.sqrt(discriminant), b))
+    one, two = q / a, (c / q if q else 0.0)
+    low, high = max(0.0, min(one, two)), min(1.0, max(one, two))
+    return (low, high) if low <= high else None
+
+
+def _least_norm(start: Vector, end: Vector) -> float:
+    step = _minus(end, start)
+    square = _dot(step, step)
+    fraction = min(1.0, max(0.0, -_dot(start, step) / square)) if square else 0.0
+    return math.hypot(*between(start, end, fraction))
+
+
+def _in_capsule(
+    a: tuple[float, float], b: tuple[float, float], p: tuple[float, float], q: tuple[float, float], radius: float
+) -> Span | None:
+    """When a point on its way from a to b is within `radius` of the side p-q. The area is convex, so it is one stretch."""
+    dx, dy = b[0] - a[0], b[1] - a[1]
+    spans = []
+    for x, y in (p, q):
+        fx, fy = a[0] - x, a[1] - y
+        spans.append(_quadratic(dx * dx + dy * dy, fx * dx + fy * dy, fx * fx + fy * fy - radius * radius))
+    ex, ey = q[0] - p[0], q[1] - p[1]
+    length = math.hypot(ex, ey)
+    if length:
+        ux, uy = ex / length, ey / length
+        fx, fy = a[0] - p[0], a[1] - p[1]
+        along = _between_bounds(fx * ux + fy * uy, dx * ux + dy * uy, 0.0, length)
+        beside = _between_bounds(fy * ux - fx * uy, dy * ux - dx * uy, -radius, radius)
+        if along and beside and max(along[0], beside[0]) <= min(along[1], beside[1]):
+            spans.append((max(along[0], beside[0]), min(along[1], beside[1])))
+    found = [span for span in spans if span]
+    return (min(s for s, _ in found), max(s for _, s in found)) if found else None
+
+
+def _between_bounds(start: float, step: float, low: float, high: float) -> Span | None:
+    """Where low <= start + s step <= high in 0..1."""
+    if step == 0:
+        return (0.0, 1.0) if low <= start <= high else None
+    one, two = (low - start) / step, (high - start) / step
+    first, last = max(0.0, min(one, two)), min(1.0, max(one, two))
+    return (first, last) if first <= last else None
+
+
+def _segments_apart(
+    a: tuple[float, float], b: tuple[float, float], p: tuple[float, float], q: tuple[float, float]
+) -> float:
+    """Distance of two segments that don't cross."""
+    return min(_point_apart(a, p, q), _point_apart(b, p, q), _point_apart(p, a, b), _point_apart(q, a, b))
+
+
+def _point_apart(x: tuple[float, float], p: tuple[float, float], q: tuple[float, float]) -> float:
+    ex, ey = q[0] - p[0], q[1] - p[1]
+    square = ex * ex + ey * ey
+    s = min(1.0, max(0.0, ((x[0] - p[0]) * ex + (x[1] - p[1]) * ey) / square)) if square else 0.0
+    return math.hypot(x[0] - p[0] - s * ex, x[1] - p[1] - s * ey)
+
+
+def _union(spans: list[Span]) -> list[Span]:
+    merged: list[Span] = []
+    for low, high in sorted(spans):
+        if merged and low <= merged[-1][1]:
+            merged[-1] = (merged[-1][0], max(high, merged[-1][1]))
+        else:
+            merged.append((low, high))
+    return merged

@@ -1,0 +1,85 @@
+"""What the fold remembers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from services.geofence.domain.entries import Case, Equipment
+from services.geofence.domain.rings import RingState
+from services.geofence.domain.rules import Rules
+from services.geofence.domain.track import Track
+
+REMEMBERED_REPORTS = 32
+
+
+@dataclass(slots=True)
+class CaseState:
+    """One joint case."""
+
+    case: Case
+    rings: dict[tuple[str, int], RingState] = field(default_factory=dict)
+    """By target id and radius, mm."""
+    episode_id: str = ""
+    raised: dict[str, int] = field(default_factory=dict)
+    """Equipment events that nothing has taken back, `<event> <device>` -> when; they hold the episode open."""
+    ended: bool = False
+    """The order's validity has ended."""
+
+    @property
+    def quiet(self) -> bool:
+        """No ring is entered and no equipment event stands."""
+        return not self.raised and not any(ring.open for ring in self.rings.values())
+
+
+@dataclass(slots=True)
+class Incident:
+    """One for each wearer while any episode is open."""
+
+    incident_id: str
+    case_ids: list[str] = field(default_factory=list)
+    """Cases with an open episode."""
+
+
+@dataclass(slots=True)
+class State:
+    """Everything that decides about the next entry."""
+
+    partition: int
+    sequence: int = 0
+    """Last entry applied."""
+    now_ms: int = 0
+    """Greatest stamp so far, mesh time."""
+    clock_rate: int = 1
+    clock_anchor_ms: int = 0
+    rules: Rules = field(default_factory=Rules)
+    tracks: dict[str, Track] = field(default_factory=dict)
+    """By device."""
+    heard: dict[str, list[str]] = field(default_factory=dict)
+    """Last equipment reports of each device, so that one sent again counts once."""
+    cases: dict[str, CaseState] = field(default_factory=dict)
+    incidents: dict[str, Incident] = field(default_factory=dict)
+    """Open incident of each wearer who has one."""
+    due: list[tuple[int, str, int]] = field(default_factory=list)
+    """Heap of moments at which a case begins or ends: when, case, version."""
+    cases_of: dict[str, list[str]] = field(default_factory=dict)
+    """Cases in which a device plays a part, sorted; derived from `cases`."""
+
+    def index(self, case: Case) -> None:
+        """Notes in which cases the devices play a part."""
+        for device_id in (*case.tag_device_ids, *(d for target in case.targets for d in target.device_ids)):
+            mine = self.cases_of.setdefault(device_id, [])
+            if case.case_id not in mine:
+                mine.append(case.case_id)
+                mine.sort()
+
+    def forget(self, case: Case) -> None:
+        """Takes back `index`."""
+        for device_id in (*case.tag_device_ids, *(d for target in case.targets for d in target.device_ids)):
+            mine = self.cases_of.get(device_id, [])
+            if case.case_id in mine:
+                mine.remove(case.case_id)
+
+
+def event_key(event: Equipment, device_id: str) -> str:
+    """Key of `CaseState.raised`."""
+    return f"{event.value} {device_id}"

@@ -1,0 +1,180 @@
+"""Log entries and alerts: protobuf <-> the decision's own terms."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from services.common import times
+from services.common.errors import InvalidField
+from services.geofence.domain import alerts
+from services.geofence.domain.entries import (
+    Body,
+    Case,
+    Demand,
+    Equipment,
+    EquipmentReport,
+    FoldVersion,
+    Genesis,
+    Positions,
+    Ring,
+    Target,
+    Tick,
+)
+from services.geofence.domain.geometry import PERSON, Disc, Polygon, Shape, ecef_mm
+from services.geofence.domain.rules import Rules
+from tandem.common.v1 import alert_pb2, geometry_pb2, log_pb2
+
+
+def entry_body(data: bytes) -> Body:
+    """What an entry of the log says. Raises InvalidField or google.protobuf's DecodeError where it says nothing usable."""
+    entry = log_pb2.LogEntry.FromString(data)
+    match entry.WhichOneof("body"):
+        case "positions":
+            return _positions(entry.positions)
+        case "equipment":
+            report = entry.equipment
+            name = log_pb2.EquipmentKind.Name(report.event) if report.event in log_pb2.EquipmentKind.values() else ""
+            if name not in Equipment.__members__:
+                raise InvalidField("equipment.event", "is no known event")
+            return EquipmentReport(
+                report.device_id, report.report_id, Equipment(name), report.event_time_ms, report.received_wall_us
+            )
+        case "case":
+            return case_of(entry.case)
+        case "rules":
+            return rules_of(entry.rules)
+        case "genesis":
+            return Genesis(entry.genesis.clock_rate, entry.genesis.clock_anchor_ms)
+        case "fold_version":
+            return FoldVersion(entry.fold_version.version)
+        case "tick":
+            return Tick()
+        case _:
+            raise InvalidField("body", "is missing")
+
+
+def _positions(batch: log_pb2.PositionBatch) -> Positions:
+    body = Positions(
+        list(batch.device_id),
+        list(batch.report_id),
+        list(batch.fix_time_ms),
+        list(batch.lat_e7),
+        list(batch.lon_e7),
+        list(batch.accuracy_mm),
+        batch.received_wall_us,
+    )
+    columns = (body.report_ids, body.fix_times_ms, body.lat_e7, body.lon_e7, body.accuracy_mm)
+    if any(len(column) != len(body.device_ids) for column in columns):
+        raise InvalidField("positions", "has columns of unequal length")
+    return body
+
+
+def case_of(msg: log_pb2.CaseSnapshot) -> Case:
+    """A case. Raises InvalidField."""
+    if not msg.rings:
+        raise InvalidField("case.rings", "is empty")
+    persons = tuple(
+        Target(person.person_id, True, tuple(person.device_ids), PERSON)
+        for person in msg.persons
+    )
+    places = tuple(Target(place.place_id, False, (), _shape(place)) for place in msg.places)
+    rings = sorted((_ring(ring) for ring in msg.rings), key=lambda ring: -ring.radius_mm)
+    return Case(
+        case_id=msg.case_id,
+        version=msg.version,
+        order_id=msg.order_id,
+        wearer_id=msg.wearer_id,
+        tag_device_ids=tuple(msg.tag_device_ids),
+        targets=persons + places,
+        rings=tuple(rings),
+        valid_from_ms=msg.valid_from_ms,
+        valid_until_ms=msg.valid_until_ms,
+    )
+
+
+def _ring(msg: geometry_pb2.Ring) -> Ring:
+    try:
+        return Ring(round(msg.radius_m * 1000), Demand(msg.action))
+    except ValueError:
+        raise InvalidField("case.rings.action", "is no known demand") from None
+
+
+def _shape(place: geometry_pb2.Place) -> Shape:
+    match place.WhichOneof("shape"):
+        case "circle":
+            return Disc(ecef_mm(*_e7(place.circle.lat_deg, place.circle.lon_deg)), round(place.circle.radius_m * 1000))
+        case "polygon":
+            return Polygon.of([_e7(vertex.lat_deg, vertex.lon_deg) for vertex in place.polygon.vertices])
+        case _:
+            raise InvalidField("case.places.shape", "is missing")
+
+
+def _e7(lat_deg: float, lon_deg: float) -> tuple[int, int]:
+    return round(lat_deg * 1e7), round(lon_deg * 1e7)
+
+
+def rules_of(msg: log_pb2.Rules) -> Rules:
+    """Settings; a field that is 0 takes its default."""
+    default = Rules()
+    return Rules(
+        rules_id=msg.rules_id or default.rules_id,
+        clear_margin_mm=msg.clear_margin_m * 1000 or default.clear_margin_mm,
+        clear_after_ms=msg.clear_after_s * 1000 or default.clear_after_ms,
+        late_after_ms=msg.late_after_s * 1000 or default.late_after_ms,
+    )
+
+
+def alert_to_proto(alert: alerts.Alert, partition: int) -> alert_pb2.Alert:
+    """The alert as the legs see it: without figures."""
+    cause = alert.cause
+    return alert_pb2.Alert(
+        alert_id=alert.alert_id,
+        partition=partition,
+        sequence=alert.sequence,
+        ordinal=alert.ordinal,
+        kind=alert_pb2.AlertKind.Value(alert.kind.value),
+        demand=geometry_pb2.Demand.ValueType(alert.demand.value),
+        order_id=alert.order_id,
+        case_id=alert.case_id,
+        episode_id=alert.episode_id,
+        incident_id=alert.incident_id,
+        wearer_id=alert.wearer_id,
+        target_id=alert.target_id,
+        ring_m=alert.ring_mm / 1000,
+        at=times.to_timestamp(alert.at_ms),
+        decided_at=times.to_timestamp(alert.decided_at_ms),
+        late=alert.late,
+        destinations=[
+            alert_pb2.Destination(leg=alert_pb2.Leg.Value(leg.value), subject_id=subject_id)
+            for leg, subject_id in alert.destinations
+        ],
+        incident_ends=alert.incident_ends,
+        cause=alert_pb2.ReportCause(
+            device_id=cause.device_id, report_id=cause.report_id, received_wall_us=cause.received_wall_us
+        )
+        if cause
+        else None,
+    )
+
+
+def measure_to_proto(alert: alerts.Alert) -> alert_pb2.Measure:
+    """The figures of an alert, metres to the millimetre."""
+    return alert_pb2.Measure(
+        alert_id=alert.alert_id,
+        distance_m=_metres(alert.distance_mm),
+        probability=alert.probability,
+        inside=intervals(alert.inside),
+        min_distance_m=_metres(alert.min_distance_mm),
+    )
+
+
+def intervals(stretches: Sequence[tuple[int, int]]) -> list[alert_pb2.Interval]:
+    """Stretches of time, milliseconds since 1970 UTC."""
+    return [
+        alert_pb2.Interval(**{"from": times.to_timestamp(from_ms), "to": times.to_timestamp(to_ms)})
+        for from_ms, to_ms in stretches
+    ]
+
+
+def _metres(mm: float | None) -> float | None:
+    return None if mm is None else round(mm) / 1000
