@@ -1,0 +1,298 @@
+"""What can be read from and written to the registry's tables within one transaction."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import sqlalchemy as sa
+from pydantic import TypeAdapter
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from services.common.errors import FailedPrecondition
+from services.registry import tables
+from services.registry.domain import Device, Order, ProtectedPerson, Tag, Wearer
+from services.registry.vault import Vault
+
+MIGRATIONS = Path(__file__).with_name("migrations")
+PAYLOAD_MAX_BYTES = 900_000
+"""A message that nats-server refuses would block all behind it. The server's limit is 1 MB."""
+
+Record = Wearer | Tag | ProtectedPerson | Device | Order
+_R = TypeVar("_R", Wearer, Order)
+
+_CODECS: Mapping[type[Record], TypeAdapter[Any]] = {
+    Wearer: TypeAdapter(Wearer),
+    Tag: TypeAdapter(Tag),
+    ProtectedPerson: TypeAdapter(ProtectedPerson),
+    Device: TypeAdapter(Device),
+    Order: TypeAdapter(Order),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class StoredCase:
+    """A joint case as it is kept."""
+
+    sequence: int
+    """Place in the order of matches."""
+    case_id: str
+    order_id: str
+    wearer_id: str
+    version: int
+    """Version of its last snapshot."""
+    matched_at_ms: int
+    withdrawn_at_ms: int | None
+    """When it turned out that the match doesn't hold; None while it does."""
+    entry: bytes
+    """Its last snapshot, as it stands in the log."""
+
+
+@dataclass(frozen=True, slots=True)
+class OutboxRow:
+    """A message on its way out."""
+
+    id: int
+    subject: str
+    msg_id: str
+    payload: bytes
+
+
+class Records:
+    """The tables as one transaction sees them."""
+
+    def __init__(self, connection: AsyncConnection, vault: Vault) -> None:
+        self._connection = connection
+        self._vault = vault
+
+    async def _rows(self, statement: sa.Executable) -> Sequence[sa.Row[Any]]:
+        return (await self._connection.execute(statement)).all()
+
+    async def _save(self, table: sa.Table, row_id: str, values: Mapping[str, object]) -> None:
+        (key,) = table.primary_key
+        updated = await self._connection.execute(sa.update(table).where(key == row_id).values(values))
+        if not updated.rowcount:
+            await self._connection.execute(sa.insert(table).values({key.name: row_id, **values}))
+
+    # ── records of the agencies ──────────────────────────────────────────────────────────────────────────────────────
+
+    async def stored(self, table: sa.Table, record_id: str) -> tuple[int, bytes] | None:
+        """Version and digest of the stored record."""
+        (key,) = table.primary_key
+        rows = await self._rows(sa.select(table.c.source_version, table.c.digest).where(key == record_id))
+        return (rows[0].source_version, rows[0].digest) if rows else None
+
+    def digest_of(self, record: Record) -> bytes:
+        """Digest of a record's content."""
+        return self._vault.digest(_content(record))
+
+    async def put(self, table: sa.Table, record_id: str, record: Record) -> None:
+        """Stores a record in its table, in place of an older version."""
+        values: dict[str, object] = {"source_version": record.source_version, "digest": self.digest_of(record)}
+        match record:
+            case Tag():
+                values["wearer_id"] = record.wearer_id
+            case Device():
+                values["person_id"] = record.person_id
+            case _:
+                values["sealed"] = self._vault.seal(f"{table.name}/{record_id}", _content(record))
+        match record:
+            case Wearer():
+                values["national_hash"] = self._vault.index(record.national_id)
+            case Order():
+                values["national_hash"] = self._vault.index(record.respondent.national_id)
+        await self._save(table, record_id, values)
+        if isinstance(record, Order):
+            await self._put_order_persons(record)
+
+    async def _put_order_persons(self, order: Order) -> None:
+        named = tables.order_persons
+        await self._connection.execute(sa.delete(named).where(named.c.order_id == order.order_id))
+        rows = [{"order_id": order.order_id, "person_id": person_id} for person_id in order.protected_person_ids]
+        if rows:
+            await self._connection.execute(sa.insert(named), rows)
+
+    async def _unsealed(self, table: sa.Table, kind: type[_R], condition: sa.ColumnElement[bool]) -> list[_R]:
+        (key,) = table.primary_key
+        rows = await self._rows(sa.select(key, table.c.sealed).where(condition).order_by(key))
+        return [_CODECS[kind].validate_json(self._vault.unseal(f"{table.name}/{row[0]}", row.sealed)) for row in rows]
+
+    async def wearer(self, wearer_id: str) -> Wearer:
+        """A wearer that is stored."""
+        (wearer,) = await self._unsealed(tables.wearers, Wearer, tables.wearers.c.wearer_id == wearer_id)
+        return wearer
+
+    async def order(self, order_id: str) -> Order:
+        """An order that is stored."""
+        (order,) = await self._unsealed(tables.orders, Order, tables.orders.c.order_id == order_id)
+        return order
+
+    async def wearers_numbered(self, national_id: str) -> list[Wearer]:
+        """Wearers with this national number."""
+        condition = tables.wearers.c.national_hash == self._vault.index(national_id)
+        return await self._unsealed(tables.wearers, Wearer, condition)
+
+    async def orders_against(self, national_id: str) -> list[Order]:
+        """Orders whose respondent has this national number."""
+        condition = tables.orders.c.national_hash == self._vault.index(national_id)
+        return await self._unsealed(tables.orders, Order, condition)
+
+    async def tag(self, device_id: str) -> Tag | None:
+        """A tag."""
+        found = await self._tags(tables.tags.c.device_id == device_id)
+        return found[0] if found else None
+
+    async def tags_on(self, wearer_id: str) -> list[Tag]:
+        """Tags on a wearer."""
+        return await self._tags(tables.tags.c.wearer_id == wearer_id)
+
+    async def _tags(self, condition: sa.ColumnElement[bool]) -> list[Tag]:
+        rows = await self._rows(sa.select(tables.tags).where(condition))
+        return [Tag(row.device_id, row.wearer_id, row.source_version) for row in rows]
+
+    async def device(self, device_id: str) -> Device | None:
+        """A protective device."""
+        found = await self._devices(tables.devices.c.device_id == device_id)
+        return found[0] if found else None
+
+    async def devices_of(self, person_ids: Sequence[str]) -> list[Device]:
+        """Protective devices of these persons, by id."""
+        return await self._devices(tables.devices.c.person_id.in_(person_ids))
+
+    async def _devices(self, condition: sa.ColumnElement[bool]) -> list[Device]:
+        rows = await self._rows(sa.select(tables.devices).where(condition).order_by(tables.devices.c.device_id))
+        return [Device(row.device_id, row.person_id, row.source_version) for row in rows]
+
+    async def persons_of_order(self, order_id: str) -> list[str]:
+        """Persons whom the stored order protects."""
+        named = tables.order_persons
+        return [row.person_id for row in await self._rows(sa.select(named).where(named.c.order_id == order_id))]
+
+    # ── joint cases ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def _cases(self, statement: sa.Select[Any]) -> list[StoredCase]:
+        return [
+            StoredCase(
+                row.sequence,
+                row.case_id,
+                row.order_id,
+                row.wearer_id,
+                row.version,
+                row.matched_at_ms,
+                row.withdrawn_at_ms,
+                row.entry,
+            )
+            for row in await self._rows(statement)
+        ]
+
+    async def case(self, case_id: str) -> StoredCase | None:
+        """A joint case."""
+        found = await self._cases(sa.select(tables.cases).where(tables.cases.c.case_id == case_id))
+        return found[0] if found else None
+
+    async def cases_of_wearer(self, wearer_id: str) -> list[StoredCase]:
+        """Joint cases of a wearer."""
+        return await self._cases(sa.select(tables.cases).where(tables.cases.c.wearer_id == wearer_id))
+
+    async def cases_of_order(self, order_id: str) -> list[StoredCase]:
+        """Joint cases of an order."""
+        return await self._cases(sa.select(tables.cases).where(tables.cases.c.order_id == order_id))
+
+    async def cases_of_person(self, person_id: str) -> list[StoredCase]:
+        """Joint cases whose order protects a person."""
+        named = tables.order_persons
+        joined = tables.cases.join(named, named.c.order_id == tables.cases.c.order_id)
+        return await self._cases(sa.select(tables.cases).select_from(joined).where(named.c.person_id == person_id))
+
+    async def put_case(self, case_id: str, values: Mapping[str, object]) -> None:
+        """Stores a joint case: columns of the table `cases`."""
+        cases = tables.cases
+        updated = await self._connection.execute(sa.update(cases).where(cases.c.case_id == case_id).values(values))
+        if not updated.rowcount:
+            await self._connection.execute(sa.insert(cases).values(case_id=case_id, **values))
+
+    async def mark_case_sent(self, case_id: str, day: int) -> None:
+        """Notes the day of the mesh on which the snapshot of a case was sent last."""
+        await self._connection.execute(
+            sa.update(tables.cases).where(tables.cases.c.case_id == case_id).values(sent_day=day)
+        )
+
+    async def matches_after(self, sequence: int, limit: int) -> list[StoredCase]:
+        """Joint cases by the order in which they were found, from after `sequence` on."""
+        cases = tables.cases
+        return await self._cases(
+            sa.select(cases).where(cases.c.sequence > sequence).order_by(cases.c.sequence).limit(limit)
+        )
+
+    async def cases_not_sent_on(self, day: int, valid_after_ms: int, limit: int) -> list[StoredCase]:
+        """Joint cases that end after a moment and whose snapshot wasn't sent on this day of the mesh."""
+        cases = tables.cases
+        due = sa.and_(cases.c.sent_day != day, cases.c.valid_until_ms > valid_after_ms)
+        return await self._cases(sa.select(cases).where(due).order_by(cases.c.sequence).limit(limit))
+
+    # ── routes ───────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def route(self, device_id: str) -> tuple[int, bytes] | None:
+        """Version and value of the route that was last sent for a device."""
+        rows = await self._rows(sa.select(tables.routes).where(tables.routes.c.device_id == device_id))
+        return (rows[0].version, rows[0].route) if rows else None
+
+    async def put_route(self, device_id: str, version: int, route: bytes, day: int) -> None:
+        """Keeps the route that was last sent for a device, and the day of the mesh on which it was."""
+        await self._save(tables.routes, device_id, {"version": version, "route": route, "sent_day": day})
+
+    async def routes_not_sent_on(self, day: int, limit: int) -> list[str]:
+        """Devices whose route wasn't sent on this day of the mesh."""
+        statement = sa.select(tables.routes.c.device_id).where(tables.routes.c.sent_day != day).limit(limit)
+        return [row.device_id for row in await self._rows(statement)]
+
+    async def begin_new_log(self) -> None:
+        """Makes every route and snapshot due again, and drops what waits: it was meant for a log that is gone."""
+        await self._connection.execute(sa.delete(tables.outbox))
+        await self._connection.execute(sa.update(tables.routes).values(sent_day=0))
+        await self._connection.execute(sa.update(tables.cases).values(sent_day=0))
+
+    # ── outbox ───────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def enqueue(self, subject: str, msg_id: str, payload: bytes) -> None:
+        """Puts a message into the outbox. Raises FailedPrecondition where no message can be that large."""
+        if len(payload) > PAYLOAD_MAX_BYTES:
+            raise FailedPrecondition(
+                f"what follows from this record is {len(payload)} bytes, more than a message holds"
+            )
+        await self._connection.execute(sa.insert(tables.outbox).values(subject=subject, msg_id=msg_id, payload=payload))
+
+    async def unsent(self, limit: int) -> list[OutboxRow]:
+        """The first messages that wait to be sent, in order."""
+        # By their state and not by a cursor: a cursor would pass over a row that was committed late.
+        waiting = tables.outbox.c.sent_at_ms.is_(None)
+        rows = await self._rows(sa.select(tables.outbox).where(waiting).order_by(tables.outbox.c.id).limit(limit))
+        return [OutboxRow(row.id, row.subject, row.msg_id, row.payload) for row in rows]
+
+    async def mark_sent(self, row_ids: Sequence[int], at_ms: int) -> None:
+        """Notes that messages are in the log."""
+        await self._connection.execute(
+            sa.update(tables.outbox).where(tables.outbox.c.id.in_(row_ids)).values(sent_at_ms=at_ms)
+        )
+
+    async def drop_sent_before(self, at_ms: int) -> None:
+        """Deletes messages that were sent before a moment; they are in the log."""
+        await self._connection.execute(sa.delete(tables.outbox).where(tables.outbox.c.sent_at_ms < at_ms))
+
+    # ── facts about the whole ────────────────────────────────────────────────────────────────────────────────────────
+
+    async def fact(self, name: str) -> bytes | None:
+        """A fact that was noted."""
+        rows = await self._rows(sa.select(tables.meta.c.value).where(tables.meta.c.name == name))
+        return bytes(rows[0].value) if rows else None
+
+    async def note(self, name: str, value: bytes) -> None:
+        """Notes a fact."""
+        await self._save(tables.meta, name, {"value": value})
+
+
+def _content(record: Record) -> bytes:
+    content: bytes = _CODECS[type(record)].dump_json(record)
+    return content
