@@ -1,0 +1,51 @@
+"""The `tandem` command."""
+
+from __future__ import annotations
+
+import sys
+
+import grpc.aio
+import typer
+
+from services.cli.commands import backtest, demo, incidents, replay, up
+from services.cli.failure import FAILED, MISUSED, CommandFailed, of_rpc
+
+app = typer.Typer(
+    name="tandem",
+    help="Joint response for tag wearers under restraining orders: run a mesh on this machine, and look into it.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+app.command()(up.up)
+app.command()(demo.demo)
+app.command()(replay.replay)
+app.command()(backtest.backtest)
+app.command()(incidents.incidents)
+
+
+def main() -> None:
+    """Runs the command line; whatever is wrong with it is said in one line, and the exit code is 2."""
+    try:
+        code = app(standalone_mode=False)
+    except typer.Abort:
+        code = _fail("stopped", FAILED)
+    except typer.TyperException as error:
+        # Its family of usage errors knows the option that is meant; the public base class only has the text.
+        describe = getattr(error, "format_message", error.__str__)
+        code = _fail(describe(), MISUSED)
+    except CommandFailed as failed:
+        code = _fail(failed.message, failed.exit_code)
+    except grpc.aio.AioRpcError as error:
+        refused = of_rpc(error)
+        code = _fail(refused.message, refused.exit_code)
+    sys.exit(code)
+
+
+def _fail(message: str, exit_code: int) -> int:
+    print(message, file=sys.stderr)
+    return exit_code
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,76 @@
+"""Calls that outlast a killed process: asked again until they are answered, streams resumed where they broke.
+
+Every method of the mesh may be asked again: records carry versions, reports ids, assignments one acknowledgement.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable
+from typing import TypeVar
+
+import grpc
+import grpc.aio
+
+from services.cli.failure import CommandFailed
+from services.cli.mesh import Metadata
+from services.common.rpc import UNARY_DEADLINE_S
+
+PATIENCE_S = 60.0
+"""How long a command waits for a part of the mesh before it fails, wall time."""
+FIRST_DELAY_S = 0.1
+LAST_DELAY_S = 1.0
+
+_LATER = (
+    grpc.StatusCode.UNAVAILABLE,
+    grpc.StatusCode.DEADLINE_EXCEEDED,
+    grpc.StatusCode.RESOURCE_EXHAUSTED,
+    grpc.StatusCode.CANCELLED,  # by a server that stops
+)
+
+Request = TypeVar("Request")
+Response = TypeVar("Response")
+
+
+def may_succeed_later(error: grpc.aio.AioRpcError) -> bool:
+    """Whether the same call is worth another try."""
+    return error.code() in _LATER
+
+
+async def call(
+    method: grpc.aio.UnaryUnaryMultiCallable[Request, Response], request: Request, identity: Metadata
+) -> Response:
+    """The answer to a unary call.
+
+    Raises AioRpcError where it is refused, CommandFailed where nobody answers for a minute.
+    """
+    give_up_at = time.monotonic() + PATIENCE_S
+    delay = FIRST_DELAY_S
+    while True:
+        try:
+            return await method(request, timeout=UNARY_DEADLINE_S, metadata=identity)
+        except grpc.aio.AioRpcError as error:
+            if not may_succeed_later(error):
+                raise
+            if time.monotonic() > give_up_at:
+                raise CommandFailed(
+                    f"no answer for {PATIENCE_S:.0f} s: {error.code().name}: {error.details()}"
+                ) from error
+        await asyncio.sleep(delay)
+        delay = min(2 * delay, LAST_DELAY_S)
+
+
+async def follow(open_stream: Callable[[], grpc.aio.UnaryStreamCall[Request, Response]]) -> AsyncIterator[Response]:
+    """Messages of a stream that never ends. `open_stream` opens it behind the last message that its caller has seen."""
+    while True:
+        stream = open_stream()
+        try:
+            async for message in stream:
+                yield message
+        except grpc.aio.AioRpcError as error:
+            if not may_succeed_later(error):
+                raise
+        finally:
+            stream.cancel()
+        await asyncio.sleep(FIRST_DELAY_S)

@@ -1,0 +1,33 @@
+"""`tandem incidents`: what both legs know."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+import uvloop
+from rich.console import Console
+
+from services.cli import mesh, outcome
+from services.cli.mesh import DEFAULT_FOLDER, Mesh
+
+
+def incidents(
+    folder: Annotated[Path, typer.Option("--dir", help="Folder of the mesh.")] = DEFAULT_FOLDER,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """List incidents with both legs side by side."""
+    found = uvloop.run(_read(mesh.load(folder)))
+    if as_json:
+        print(json.dumps({"incidents": [one.to_json() for one in found]}))
+    elif found:
+        Console(soft_wrap=True).print(outcome.table(found))
+    else:
+        Console().print("no incidents")
+
+
+async def _read(running: Mesh) -> list[outcome.Incident]:
+    async with mesh.connect(running) as clients:
+        return await outcome.read(clients)

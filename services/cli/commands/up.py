@@ -1,0 +1,218 @@
+"""`tandem up`: a whole mesh on this machine, each part a supervised process of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import secrets
+import signal
+import time
+from collections.abc import Mapping
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import grpc.aio
+import nats.errors
+import nats.js.errors
+import typer
+import uvloop
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from rich.console import Console
+from rich.table import Table
+
+from services.cli import mesh, nats_server, programs
+from services.cli.commands import demo as demos
+from services.cli.failure import FAILED, MISUSED, CommandFailed
+from services.cli.mesh import DEFAULT_FOLDER, Mesh
+from services.cli.supervisor import Program, Supervisor, guardian, supervisor
+from services.common import bus, rpc, streams, telemetry
+from services.common.clock import MeshClock
+from services.common.errors import FailedPrecondition
+from services.common.streams import PARTITIONS_MAX, Premises
+
+STREAM_BYTES = 1 << 30
+HEALTHY_WITHIN_S = 30.0
+POLL_S = 0.1
+LOG_LINES = 5
+NATS = "nats"
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What the command line asks for."""
+
+    folder: Path
+    base_port: int
+    partitions: int
+    clock_rate: int
+    demo: bool
+    exit: bool
+
+
+def up(
+    folder: Annotated[Path, typer.Option("--dir", help="Folder for all that the mesh keeps.")] = DEFAULT_FOLDER,
+    base_port: Annotated[int, typer.Option(help="First of 24 ports; 0 takes free ones.", min=0, max=65_000)] = 7400,
+    partitions: Annotated[int, typer.Option(help="Partitions of the log.", min=1, max=PARTITIONS_MAX)] = 1,
+    clock_rate: Annotated[int, typer.Option(help="How many times as fast its clock runs.", min=1, max=1000)] = 1,
+    demo: Annotated[bool, typer.Option("--demo", help="Play the demo when everything runs.")] = False,
+    exit_: Annotated[bool, typer.Option("--exit", help="End after the demo, with its exit code.")] = False,
+) -> None:
+    """Start the whole mesh and keep it running until Ctrl-C."""
+    if exit_ and not demo:
+        raise CommandFailed("--exit goes with --demo", MISUSED)
+    options = Options(folder.resolve(), base_port, partitions, clock_rate, demo, exit_)
+    with mesh.locked(options.folder):
+        raise typer.Exit(uvloop.run(_until_signalled(options)))
+
+
+async def _until_signalled(options: Options) -> int:
+    stop = asyncio.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    work = asyncio.create_task(_run(options))
+    stopped = asyncio.create_task(stop.wait())
+    await asyncio.wait({work, stopped}, return_when=asyncio.FIRST_COMPLETED)
+    stopped.cancel()
+    if not work.done():
+        work.cancel()
+        await asyncio.wait({work})
+    return 0 if work.cancelled() else work.result()
+
+
+async def _run(options: Options) -> int:
+    telemetry.configure("up")
+    console = Console(highlight=False, soft_wrap=True)
+    (options.folder / "logs").mkdir(exist_ok=True)
+
+    def say(line: str) -> None:
+        console.print(f"[dim]{time.strftime('%H:%M:%S')}[/]  {line}")
+
+    async with AsyncExitStack() as stack:
+        base_port = _base_port(options.base_port)
+        guard = await stack.enter_async_context(guardian())
+        # Entered first, so ended last: the services still reach the server while they stop.
+        store = await stack.enter_async_context(supervisor(guard, say))
+        nats_url, monitor_url = _start_nats(options.folder, base_port, store)
+        premises = await _create_streams(nats_url, options)
+        services = await stack.enter_async_context(supervisor(guard, say))
+        addresses = programs.addresses(base_port)
+        secret = _dev_secret(options.folder)
+        shared = {
+            "TANDEM_NATS_URL": nats_url,
+            "TANDEM_NATS_MONITOR_URL": monitor_url,
+            "TANDEM_DEV_SECRET": secret,
+            "TANDEM_CLOCK_RATE": str(premises.clock.rate),
+            "TANDEM_CLOCK_ANCHOR_MS": str(premises.clock.anchor_ms),
+        }
+        for service in programs.SERVICES:
+            services.start(programs.program(service, options.folder, base_port, shared))
+        await _wait_until_healthy(addresses, options.folder)
+
+        def running() -> Mesh:
+            pids = store.pids | services.pids
+            return Mesh(addresses, pids, secret, premises.clock, nats_url, monitor_url, premises.partitions)
+
+        def save() -> None:
+            running().save(options.folder)
+
+        save()
+        store.on_change = services.on_change = save
+        console.print(_table(addresses, nats_url, monitor_url))
+        code = await demos.play(running(), as_json=False) if options.demo else 0
+        if options.exit:
+            return code
+        console.print("The mesh runs. Ctrl-C stops it.")
+        await asyncio.Event().wait()
+        raise AssertionError("nobody sets the event")
+
+
+def _base_port(asked: int) -> int:
+    if asked == 0:
+        return programs.free_base_port()
+    used = programs.used_port(asked)
+    if used is not None:
+        raise CommandFailed(f"port {used} is in use: choose others with --base-port", MISUSED)
+    return asked
+
+
+def _start_nats(folder: Path, base_port: int, store: Supervisor) -> tuple[str, str]:
+    """Addresses of the server and of its monitor: of one that the environment names, else of one started here."""
+    url = os.environ.get("TANDEM_NATS_URL")
+    if url:
+        monitor_url = os.environ.get("TANDEM_NATS_MONITOR_URL", "")
+        if not monitor_url:
+            raise CommandFailed("TANDEM_NATS_URL goes with TANDEM_NATS_MONITOR_URL", MISUSED)
+        return url, monitor_url
+    server = nats_server.configure(
+        folder / NATS, base_port + programs.NATS_OFFSET, base_port + programs.NATS_MONITOR_OFFSET
+    )
+    store.start(Program(NATS, server.command, dict(os.environ), _log(folder, NATS)))
+    return server.url, server.monitor_url
+
+
+async def _create_streams(nats_url: str, options: Options) -> Premises:
+    clock = MeshClock(options.clock_rate, time.time_ns() // 1_000_000)
+    try:
+        async with asyncio.timeout(HEALTHY_WITHIN_S), bus.connect(nats_url, "up") as connection:
+            while True:
+                try:
+                    return await streams.create(connection, options.partitions, clock, max_bytes=STREAM_BYTES)
+                except (nats.js.errors.ServiceUnavailableError, nats.errors.Error):
+                    await asyncio.sleep(POLL_S)  # it recovers its store
+    except FailedPrecondition as error:
+        raise CommandFailed(f"{options.folder}: {error.reason}", MISUSED) from None
+    except TimeoutError:
+        tail = _last_lines(_log(options.folder, NATS))
+        raise CommandFailed(f"nats-server at {nats_url} isn't ready after {HEALTHY_WITHIN_S:.0f} s{tail}") from None
+
+
+def _dev_secret(folder: Path) -> str:
+    """The folder's key of the development tokens; it stays the same, so that tokens outlive a restart."""
+    path = folder / "dev_secret"
+    if not path.exists():
+        mesh.write_private(path, secrets.token_hex(32))
+    return path.read_text()
+
+
+async def _wait_until_healthy(addresses: Mapping[str, str], folder: Path) -> None:
+    deadline = time.monotonic() + HEALTHY_WITHIN_S
+    async with AsyncExitStack() as stack:
+        waiting = {
+            name: health_pb2_grpc.HealthStub(await stack.enter_async_context(rpc.channel(address)))
+            for name, address in addresses.items()
+        }
+        while waiting:
+            for name in [name for name, stub in waiting.items() if await _is_serving(stub)]:
+                del waiting[name]
+            if waiting and time.monotonic() > deadline:
+                tails = "".join(f"\n{name}:{_last_lines(_log(folder, name))}" for name in waiting)
+                raise CommandFailed(f"not healthy after {HEALTHY_WITHIN_S:.0f} s: {', '.join(waiting)}{tails}", FAILED)
+            await asyncio.sleep(POLL_S)
+
+
+async def _is_serving(stub: health_pb2_grpc.HealthStub) -> bool:
+    try:
+        answer = await stub.Check(health_pb2.HealthCheckRequest(), timeout=1.0)  # type: ignore[attr-defined]
+    except grpc.aio.AioRpcError:
+        return False
+    return bool(answer.status == health_pb2.HealthCheckResponse.SERVING)
+
+
+def _log(folder: Path, name: str) -> Path:
+    return folder / "logs" / f"{name}.log"
+
+
+def _last_lines(log: Path) -> str:
+    lines = log.read_text(errors="replace").splitlines() if log.exists() else []
+    return "".join(f"\n  {line}" for line in lines[-LOG_LINES:]) or " (it has logged nothing)"
+
+
+def _table(addresses: Mapping[str, str], nats_url: str, monitor_url: str) -> Table:
+    table = Table("process", "address")
+    for name, address in addresses.items():
+        table.add_row(name, address)
+    table.add_row("nats-server", nats_url)
+    table.add_row("its monitor", monitor_url)
+    return table

@@ -1,0 +1,169 @@
+"""A running mesh as the commands see it: `mesh.json`, which `tandem up` keeps current, and clients for its services."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import time
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import grpc.aio
+
+from services.cli.failure import MISUSED, CommandFailed
+from services.common import flow, rpc
+from services.common.clock import MeshClock
+from tandem.dispatch.v1.dispatch_pb2_grpc import DispatchServiceStub
+from tandem.geofence.v1.geofence_pb2_grpc import GeofenceServiceStub
+from tandem.ingest.v1.ingest_pb2_grpc import IngestServiceStub
+from tandem.registry.v1.registry_pb2_grpc import RegistryServiceStub
+
+DEFAULT_FOLDER = Path(".tandem")
+_FILE = "mesh.json"
+_LOCK = "lock"
+_LOCK_PATIENCE_S = 0.5
+
+Metadata = tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Mesh:
+    """A running mesh."""
+
+    addresses: Mapping[str, str]
+    """host:port of each service process, by its name."""
+    pids: Mapping[str, int]
+    """Process id of each, and of `nats` where `up` started it."""
+    dev_secret: str
+    """Key of the development tokens."""
+    clock: MeshClock
+    nats_url: str
+    nats_monitor_url: str
+    partitions: int
+
+    def save(self, folder: Path) -> None:
+        """Writes mesh.json whole, readable by its owner alone."""
+        content = {
+            "addresses": dict(self.addresses),
+            "pids": dict(self.pids),
+            "dev_secret": self.dev_secret,
+            "clock_rate": self.clock.rate,
+            "clock_anchor_ms": self.clock.anchor_ms,
+            "nats_url": self.nats_url,
+            "nats_monitor_url": self.nats_monitor_url,
+            "partitions": self.partitions,
+        }
+        write_private(folder / _FILE, json.dumps(content, indent=2) + "\n")
+
+
+def load(folder: Path) -> Mesh:
+    """The mesh that runs on `folder`. Raises CommandFailed where none does."""
+    missing = CommandFailed(f"no mesh runs on {folder}: start one with `tandem up`", MISUSED)
+    try:
+        content = json.loads((folder / _FILE).read_text())
+    except FileNotFoundError:
+        raise missing from None
+    if not _is_locked(folder):
+        raise missing
+    return Mesh(
+        addresses=content["addresses"],
+        pids=content["pids"],
+        dev_secret=content["dev_secret"],
+        clock=MeshClock(content["clock_rate"], content["clock_anchor_ms"]),
+        nats_url=content["nats_url"],
+        nats_monitor_url=content["nats_monitor_url"],
+        partitions=content["partitions"],
+    )
+
+
+def write_private(path: Path, text: str) -> None:
+    """Puts a file into place whole, with mode 0600."""
+    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with os.fdopen(descriptor, "w") as file:
+        file.write(text)
+    draft.replace(path)
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Holds the folder for one mesh, and takes mesh.json away at both ends.
+
+    Raises CommandFailed while another mesh holds it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    give_up_at = time.monotonic() + _LOCK_PATIENCE_S
+    with (folder / _LOCK).open("w") as lock:
+        while True:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                # Commands that look whether a mesh runs hold it for an instant.
+                if time.monotonic() > give_up_at:
+                    raise CommandFailed(f"a mesh runs on {folder} already", MISUSED) from None
+                time.sleep(0.05)
+        (folder / _FILE).unlink(missing_ok=True)
+        try:
+            yield
+        finally:
+            (folder / _FILE).unlink(missing_ok=True)
+
+
+def _is_locked(folder: Path) -> bool:
+    with (folder / _LOCK).open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        return False
+
+
+# ── clients ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+class Clients:
+    """Stubs of all services of a mesh, and the tokens to call them with."""
+
+    def __init__(
+        self,
+        mesh: Mesh,
+        registry: RegistryServiceStub,
+        ingest: IngestServiceStub,
+        geofence: GeofenceServiceStub,
+        dispatch: Mapping[str, DispatchServiceStub],
+    ) -> None:
+        self.mesh = mesh
+        self.clock = mesh.clock
+        self.registry = registry
+        self.ingest = ingest
+        self.geofence = geofence
+        """Any evaluator that answers."""
+        self.dispatch = dispatch
+        """By leg."""
+
+    def identity(self, spiffe_id: str) -> Metadata:
+        """Call metadata of a caller."""
+        return rpc.bearer(spiffe_id, self.mesh.dev_secret)
+
+
+@asynccontextmanager
+async def connect(mesh: Mesh) -> AsyncIterator[Clients]:
+    """Clients with open channels."""
+    async with AsyncExitStack() as stack:
+
+        async def channel(*names: str) -> grpc.aio.Channel:
+            target = "ipv4:" + ",".join(mesh.addresses[name] for name in names)
+            return await stack.enter_async_context(rpc.channel(target))
+
+        evaluators = sorted(name for name in mesh.addresses if name.startswith("geofence"))
+        yield Clients(
+            mesh,
+            RegistryServiceStub(await channel("registry")),
+            IngestServiceStub(await channel("ingest")),
+            GeofenceServiceStub(await channel(*evaluators)),
+            {leg: DispatchServiceStub(await channel(f"dispatch-{leg}")) for leg in flow.LEGS},
+        )

@@ -1,0 +1,165 @@
+"""What became of incidents, as both legs and the warning tell it: read from each leg, printed as JSON or as a table."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from rich.table import Table
+
+from services.cli.calls import call
+from services.cli.mesh import Clients
+from services.cli.parties import REVIEWER
+from services.common import flow, times
+from tandem.common.v1 import alert_pb2, geometry_pb2
+from tandem.dispatch.v1 import dispatch_pb2
+
+AGENCIES = ("probation", "police")
+PAGE_SIZE = 200
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """One assignment of a leg."""
+
+    leg: str
+    destination: str
+    """Wearer, protected person or place."""
+    state: str
+    responds: bool
+    """Somebody has to go, or has to be warned: it takes an acknowledgement."""
+    report_to_published_ms: float | None
+    """From the receipt of the deciding report to the offer, wall time; None where no report decided."""
+    acknowledged_ms: int | None
+    """When it was taken, mesh time."""
+
+    def to_json(self, shift_ms: int) -> dict[str, Any]:
+        """As printed; the warning's own list doesn't repeat the leg."""
+        agency = {"agency": self.leg} if self.leg in AGENCIES else {}
+        return agency | {
+            "destination": self.destination,
+            "state": self.state,
+            "report_to_published_ms": self.report_to_published_ms,
+            "acknowledged_at": _moment(self.acknowledged_ms, shift_ms),
+        }
+
+
+@dataclass(slots=True)
+class Incident:
+    """An incident, put together from what each leg told about itself."""
+
+    incident_id: str
+    order_ids: set[str] = field(default_factory=set)
+    opened_ms: int = times.MAX_MS
+    """When the first leg opened it, mesh time."""
+    ended_ms: int | None = None
+    answers: list[Answer] = field(default_factory=list)
+
+    @property
+    def responds(self) -> bool:
+        """Whether it demands that both agencies go."""
+        return any(one.responds for one in self.answers if one.leg in AGENCIES)
+
+    @property
+    def answered(self) -> bool:
+        """Whether each agency has a leg that has to go, and all of those are acknowledged."""
+        due = [one for one in self.answers if one.responds and one.leg in AGENCIES]
+        return {one.leg for one in due} == set(AGENCIES) and all(one.acknowledged_ms is not None for one in due)
+
+    def to_json(self, shift_ms: int = 0) -> dict[str, Any]:
+        """As printed, with all times moved back by `shift_ms`."""
+        return {
+            "incident_id": self.incident_id,
+            "order_ids": sorted(self.order_ids),
+            "opened_at": _moment(self.opened_ms, shift_ms),
+            "legs": [one.to_json(shift_ms) for one in self.answers if one.leg in AGENCIES],
+            "warnings": [one.to_json(shift_ms) for one in self.answers if one.leg not in AGENCIES],
+        }
+
+
+async def read(clients: Clients, order_ids: Collection[str] | None = None, since_ms: int = 0) -> list[Incident]:
+    """Incidents opened from `since_ms` on (mesh time), newest last; only those about `order_ids` where they are given.
+
+    Each leg is asked about itself: what one leg says about another is hearsay.
+    """
+    incidents: dict[str, Incident] = {}
+    for leg in flow.LEGS:
+        for told in await _told_by(clients, leg, since_ms):
+            if order_ids is not None and set(order_ids).isdisjoint(told.order_ids):
+                continue
+            own = [one for one in told.assignments if one.leg == alert_pb2.Leg.Value(leg.upper())]
+            if not own:
+                continue
+            incident = incidents.setdefault(told.incident_id, Incident(told.incident_id))
+            incident.order_ids.update(told.order_ids)
+            incident.opened_ms = min(incident.opened_ms, times.from_timestamp(told.opened_at))
+            if told.HasField("ended_at"):
+                incident.ended_ms = max(incident.ended_ms or 0, times.from_timestamp(told.ended_at))
+            incident.answers += [_answer(leg, one) for one in own]
+    return sorted(incidents.values(), key=lambda one: (one.opened_ms, one.incident_id))
+
+
+async def _told_by(clients: Clients, leg: str, since_ms: int) -> list[dispatch_pb2.Incident]:
+    told: list[dispatch_pb2.Incident] = []
+    token = ""
+    while True:
+        request = dispatch_pb2.ListIncidentsRequest(page_size=PAGE_SIZE, page_token=token)
+        page = await call(clients.dispatch[leg].ListIncidents, request, clients.identity(REVIEWER))
+        for incident in page.incidents:
+            if times.from_timestamp(incident.opened_at) < since_ms:
+                return told
+            told.append(incident)
+        token = page.next_page_token
+        if not token:
+            return told
+
+
+def _answer(leg: str, one: dispatch_pb2.Assignment) -> Answer:
+    return Answer(
+        leg=leg,
+        destination=one.subject_id,
+        state=dispatch_pb2.AssignmentState.Name(one.state),
+        responds=leg not in AGENCIES or one.demand == geometry_pb2.Demand.RESPOND,
+        report_to_published_ms=round(one.report_to_published_ms, 3) if one.HasField("report_to_published_ms") else None,
+        acknowledged_ms=times.from_timestamp(one.acknowledged_at) if one.HasField("acknowledged_at") else None,
+    )
+
+
+def all_answered(incidents: Sequence[Incident]) -> bool:
+    """Whether there was something to respond to and both agencies responded, each time."""
+    respond = [one for one in incidents if one.responds]
+    return bool(respond) and all(one.answered for one in respond)
+
+
+def to_json(match_ms: float | None, incidents: Iterable[Incident], shift_ms: int = 0) -> dict[str, Any]:
+    """The object that `demo` and `replay` print."""
+    return {
+        "match_ms": None if match_ms is None else round(match_ms, 3),
+        "incidents": [one.to_json(shift_ms) for one in incidents],
+    }
+
+
+def table(incidents: Iterable[Incident], shift_ms: int = 0) -> Table:
+    """Both legs side by side for a person."""
+    view = Table("incident", "opened", "order", "leg", "to", "state", "report → published", "acknowledged")
+    for incident in incidents:
+        opened = _moment(incident.opened_ms, shift_ms)
+        head = (incident.incident_id, opened, ", ".join(sorted(incident.order_ids)))
+        for answer in incident.answers:
+            latency_ms = answer.report_to_published_ms
+            view.add_row(
+                *head,
+                answer.leg,
+                answer.destination,
+                answer.state,
+                "" if latency_ms is None else f"{latency_ms:.0f} ms",
+                _moment(answer.acknowledged_ms, shift_ms) or "",
+            )
+            head = ("", "", "")
+        view.add_section()
+    return view
+
+
+def _moment(mesh_ms: int | None, shift_ms: int) -> str | None:
+    return None if mesh_ms is None else times.to_rfc3339(mesh_ms - shift_ms)

@@ -1,0 +1,235 @@
+"""Everybody who takes part from outside, as clients: agencies that await matches, a head-end, desks that answer."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Sequence
+from typing import Any, Self, TypeAlias, TypeVar
+
+import grpc
+import grpc.aio
+
+from services.cli.calls import FIRST_DELAY_S, PATIENCE_S, call, follow, may_succeed_later
+from services.cli.failure import CommandFailed
+from services.cli.mesh import Clients
+from services.common.clock import wall_us
+from tandem.dispatch.v1 import dispatch_pb2
+from tandem.geofence.v1 import geofence_pb2
+from tandem.ingest.v1 import ingest_pb2
+from tandem.registry.v1 import registry_pb2
+
+Found = TypeVar("Found")
+Report: TypeAlias = ingest_pb2.Position | ingest_pb2.EquipmentEvent
+
+VENDOR = "spiffe://vendor/demo"
+MOJ_RECORDS = "spiffe://moj/records"
+NPA_RECORDS = "spiffe://npa/records"
+OPERATOR = "spiffe://tandem/operator/demo"
+REVIEWER = "spiffe://tandem/reviewer/replay"
+DESKS = {
+    "probation": "spiffe://moj/desk/demo",
+    "police": "spiffe://npa/desk/demo",
+    "warning": "spiffe://tandem/warning-gateway",
+}
+"""Who answers each leg."""
+
+State = dispatch_pb2.AssignmentState
+UNANSWERED = (State.OFFERED, State.ESCALATED)
+
+
+class Party:
+    """Something that listens in the background; whoever waits for it learns of its failure."""
+
+    def __init__(self) -> None:
+        self._changed = asyncio.Event()
+        self._task: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    async def __aenter__(self) -> Self:
+        self._task = asyncio.create_task(self._run())
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._task.cancel()
+        await asyncio.gather(self._task, return_exceptions=True)
+
+    def _run(self) -> Coroutine[Any, Any, None]:
+        raise NotImplementedError
+
+    async def until(self, what: str, look: Callable[[], Found | None], patience_s: float = PATIENCE_S) -> Found:
+        """What `look` finds, as soon as it finds something. Raises CommandFailed naming `what` where it doesn't."""
+        deadline = asyncio.get_running_loop().time() + patience_s
+        while (found := look()) is None:
+            self._changed.clear()
+            change = asyncio.ensure_future(self._changed.wait())
+            left_s = deadline - asyncio.get_running_loop().time()
+            await asyncio.wait({change, self._task}, timeout=max(left_s, 0), return_when=asyncio.FIRST_COMPLETED)
+            change.cancel()
+            if self._task.done():
+                self._task.result()
+            if left_s <= 0:
+                raise CommandFailed(f"waited {patience_s:.0f} s for {what}")
+        return found
+
+
+class Matches(Party):
+    """Matches as one agency sees them."""
+
+    def __init__(self, clients: Clients, spiffe_id: str) -> None:
+        super().__init__()
+        self._clients = clients
+        self._identity = clients.identity(spiffe_id)
+        self._last = 0
+        self.seen_wall_us: dict[str, int] = {}
+        """By order: when its match was first seen, wall clock, microseconds."""
+
+    async def _run(self) -> None:
+        async for match in follow(self._open):
+            self._last = match.sequence
+            self.seen_wall_us.setdefault(match.order_id, wall_us())
+            self._changed.set()
+
+    def _open(self) -> grpc.aio.UnaryStreamCall[registry_pb2.WatchMatchesRequest, registry_pb2.WatchMatchesResponse]:
+        request = registry_pb2.WatchMatchesRequest(after_sequence=self._last)
+        return self._clients.registry.WatchMatches(request, metadata=self._identity)
+
+
+class Desk(Party):
+    """One leg's desk: knows the assignments of some orders, and takes those that are offered once it was told to."""
+
+    def __init__(self, clients: Clients, leg: str, order_ids: Iterable[str], *, answers: bool) -> None:
+        super().__init__()
+        self._stub = clients.dispatch[leg]
+        self._identity = clients.identity(DESKS[leg])
+        self._order_ids = frozenset(order_ids)
+        self._answers = answers
+        self._last = 0
+        self.leg = leg
+        self.assignments: dict[str, dispatch_pb2.Assignment] = {}
+        """By id, as the leg last told it."""
+
+    async def _run(self) -> None:
+        async for message in follow(self._open):
+            self._last = max(self._last, message.sequence)
+            assignment = message.step.assignment
+            if self._order_ids.isdisjoint(assignment.order_ids):
+                continue
+            self.assignments[assignment.assignment_id] = assignment
+            self._changed.set()
+            if self._answers:
+                await self._take(assignment)
+
+    async def answer(self) -> None:
+        """Takes what is offered now, and everything that will be."""
+        self._answers = True
+        for assignment in tuple(self.assignments.values()):
+            await self._take(assignment)
+
+    async def _take(self, assignment: dispatch_pb2.Assignment) -> None:
+        if assignment.state not in UNANSWERED:
+            return
+        request = dispatch_pb2.AcknowledgeRequest(assignment_id=assignment.assignment_id)
+        try:
+            answer = await call(self._stub.Acknowledge, request, self._identity)
+        except grpc.aio.AioRpcError as error:
+            if error.code() is not grpc.StatusCode.FAILED_PRECONDITION:
+                raise
+            return  # stood down meanwhile; the stream tells
+        known = self.assignments[assignment.assignment_id]
+        if known.state in UNANSWERED:
+            known.CopyFrom(answer.assignment)
+            self._changed.set()
+
+    def _open(self) -> grpc.aio.UnaryStreamCall[dispatch_pb2.SubscribeRequest, dispatch_pb2.SubscribeResponse]:
+        request = dispatch_pb2.SubscribeRequest(after_sequence=self._last)
+        return self._stub.Subscribe(request, metadata=self._identity)
+
+
+class Alerts(Party):
+    """Alerts of some orders with their figures, in the order in which they were stored."""
+
+    def __init__(self, clients: Clients, order_ids: Iterable[str]) -> None:
+        super().__init__()
+        self._clients = clients
+        self._identity = clients.identity(REVIEWER)
+        self._order_ids = frozenset(order_ids)
+        self._last = 0
+        self.seen: list[geofence_pb2.WatchAlertsResponse] = []
+
+    async def _run(self) -> None:
+        async for message in follow(self._open):
+            self._last = message.stream_sequence
+            if message.alert.order_id in self._order_ids:
+                self.seen.append(message)
+                self._changed.set()
+
+    def _open(self) -> grpc.aio.UnaryStreamCall[geofence_pb2.WatchAlertsRequest, geofence_pb2.WatchAlertsResponse]:
+        request = geofence_pb2.WatchAlertsRequest(after_stream_sequence=self._last)
+        return self._clients.geofence.WatchAlerts(request, metadata=self._identity)
+
+
+class HeadEnd(Party):
+    """Carries reports over one stream. What wasn't answered when a stream broke is sent again on the next."""
+
+    def __init__(self, clients: Clients) -> None:
+        super().__init__()
+        self._clients = clients
+        self._identity = clients.identity(VENDOR)
+        self._sent = 0
+        self._unanswered: dict[int, ingest_pb2.ReportRequest] = {}
+        self._answers: dict[int, ingest_pb2.ReportResponse] = {}
+        self._more = asyncio.Event()
+
+    async def carry(self, reports: Sequence[Report]) -> list[ingest_pb2.Refusal]:
+        """Sends reports until they are durable, and returns the refusals of those that can't be.
+
+        A device that isn't known yet may be on its way from the registry: its reports are sent again for a minute.
+        """
+        give_up_at = asyncio.get_running_loop().time() + PATIENCE_S
+        refused: list[ingest_pb2.Refusal] = []
+        while True:
+            # Outcomes come in this order: first the positions, then the events.
+            positions = [one for one in reports if isinstance(one, ingest_pb2.Position)]
+            equipment = [one for one in reports if isinstance(one, ingest_pb2.EquipmentEvent)]
+            ordered: list[Report] = [*positions, *equipment]
+            answer = await self._exchange(positions, equipment)
+            unknown = [ordered[one.index] for one in answer.refusals if one.field.endswith(".device_id")]
+            if not unknown or asyncio.get_running_loop().time() > give_up_at:
+                return [*refused, *answer.refusals]
+            await asyncio.sleep(FIRST_DELAY_S)
+            refused += [one for one in answer.refusals if not one.field.endswith(".device_id")]
+            reports = unknown
+
+    async def _exchange(
+        self, positions: Sequence[ingest_pb2.Position], equipment: Sequence[ingest_pb2.EquipmentEvent]
+    ) -> ingest_pb2.ReportResponse:
+        self._sent += 1
+        batch = self._sent
+        self._unanswered[batch] = ingest_pb2.ReportRequest(batch=batch, positions=positions, equipment=equipment)
+        self._more.set()
+        return await self.until("an answer to a report", lambda: self._answers.pop(batch, None))
+
+    async def _run(self) -> None:
+        while True:
+            stream = self._clients.ingest.Report(self._requests(), metadata=self._identity)
+            try:
+                async for answer in stream:
+                    if self._unanswered.pop(answer.batch, None):
+                        self._answers[answer.batch] = answer
+                        self._changed.set()
+            except grpc.aio.AioRpcError as error:
+                if not may_succeed_later(error):
+                    raise
+            finally:
+                stream.cancel()
+            await asyncio.sleep(FIRST_DELAY_S)
+
+    async def _requests(self) -> AsyncIterator[ingest_pb2.ReportRequest]:
+        sent = 0
+        while True:
+            self._more.clear()
+            waiting = [request for batch, request in sorted(self._unanswered.items()) if batch > sent]
+            for request in waiting:
+                yield request
+                sent = request.batch
+            if not waiting:
+                await self._more.wait()

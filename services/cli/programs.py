@@ -1,0 +1,90 @@
+"""The processes of a development mesh: the one table of what `tandem up` starts, and where each listens."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import socket
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from services.cli.supervisor import Program
+
+REPLICAS = 2
+NATS_OFFSET = 22
+NATS_MONITOR_OFFSET = 23
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """One process of a service."""
+
+    name: str
+    package: str
+    """It runs as `python -m services.<package>`."""
+    offset: int
+    """Its port, counted from the mesh's base port."""
+    arguments: tuple[str, ...] = ()
+    """Command line, after the package."""
+    settings: Mapping[str, str] = field(default_factory=dict)
+    """What sets it apart from its siblings."""
+
+
+SERVICES = (
+    Service("registry", "registry", 1),
+    Service("ingest", "ingest", 2),
+    Service("geofence-0", "geofence", 3, settings={"TANDEM_REPLICA": "0", "TANDEM_REPLICAS": str(REPLICAS)}),
+    Service("geofence-1", "geofence", 13, settings={"TANDEM_REPLICA": "1", "TANDEM_REPLICAS": str(REPLICAS)}),
+    Service("dispatch-probation", "dispatch", 4, ("--leg", "probation")),
+    Service("dispatch-police", "dispatch", 5, ("--leg", "police")),
+    Service("dispatch-warning", "dispatch", 6, ("--leg", "warning")),
+)
+
+_OFFSETS = (*(service.offset for service in SERVICES), NATS_OFFSET, NATS_MONITOR_OFFSET)
+
+
+def addresses(base_port: int) -> dict[str, str]:
+    """Address of each service of a mesh."""
+    return {service.name: f"127.0.0.1:{base_port + service.offset}" for service in SERVICES}
+
+
+def program(service: Service, folder: Path, base_port: int, shared: Mapping[str, str]) -> Program:
+    """How to run a service; `shared` are the settings that all services of the mesh have in common."""
+    settings = {
+        "TANDEM_HOST": "127.0.0.1",
+        "TANDEM_PORT": str(base_port + service.offset),
+        "TANDEM_DATA_DIR": str(folder / "data" / service.name),
+    }
+    return Program(
+        service.name,
+        (sys.executable, "-m", f"services.{service.package}", *service.arguments),
+        {**os.environ, **shared, **service.settings, **settings},
+        folder / "logs" / f"{service.name}.log",
+    )
+
+
+def used_port(base_port: int) -> int | None:
+    """The first port of the mesh that somebody else uses, or None."""
+    for offset in _OFFSETS:
+        with socket.socket() as probe:
+            # Like the services do: a port whose last connections are still closing counts as free.
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind(("127.0.0.1", base_port + offset))
+            except OSError:
+                return base_port + offset
+    return None
+
+
+def free_base_port() -> int:
+    """A base port with all ports of a mesh free.
+
+    It lies below the ports that outgoing connections take, so that none of them occupies the port of a service that is
+    being started again.
+    """
+    while True:
+        base_port = 15_000 + 100 * secrets.randbelow(150)
+        if used_port(base_port) is None:
+            return base_port
