@@ -36,7 +36,11 @@ class Database:
 async def open_database(path: Path, migrations: Path) -> AsyncIterator[Database]:
     """The database in the file `path`, made or upgraded by the Alembic scripts in the folder `migrations`."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    engine = create_async_engine(f"sqlite+aiosqlite:///{path}", poolclass=StaticPool)
+    engine = create_async_engine(
+        f"sqlite+aiosqlite:///{path}",
+        poolclass=StaticPool,
+        hide_parameters=True,  # an error text must not hold what was to be stored
+    )
 
     @event.listens_for(engine.sync_engine, "connect")
     def configure(dbapi_connection: Any, _record: object) -> None:

@@ -10,15 +10,15 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from services.common import times
 from services.common.errors import InvalidField
 
-_ID = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,63}(?<![.])")
+_ID = re.compile(r"(?=.{1,64}\Z)[A-Za-z0-9_-]+(?:[.][A-Za-z0-9_-]+)*")
 
 
 def required_id(field: str, value: str) -> str:
-    """An id: 1 to 64 characters of A-Z a-z 0-9 . _ - that neither begins nor ends with a dot."""
+    """An id: 1 to 64 characters of A-Z a-z 0-9 . _ - with single dots inside only, as subjects need it."""
     if not value:
         raise InvalidField(field, "is missing")
     if not _ID.fullmatch(value):
-        raise InvalidField(field, "must be 1 to 64 characters of A-Z a-z 0-9 . _ - and not begin or end with a dot")
+        raise InvalidField(field, "must be 1 to 64 characters of A-Z a-z 0-9 . _ - with single dots inside only")
     return value
 
 

@@ -1,0 +1,61 @@
+"""Records as the agencies put them, valid unless a test says otherwise. All people are made up."""
+
+from __future__ import annotations
+
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from tandem.common.v1 import geometry_pb2
+from tandem.registry.v1 import registry_pb2
+
+NUMBER = "800101-1234567"
+NAME = "홍길동"
+BIRTH_DATE = "1980-01-01"
+
+
+def wearer(wearer_id: str = "w-1", national_id: str = NUMBER, version: int = 1) -> registry_pb2.Wearer:
+    """A wearer."""
+    return registry_pb2.Wearer(
+        wearer_id=wearer_id, national_id=national_id, name=NAME, birth_date=BIRTH_DATE, source_version=version
+    )
+
+
+def tag(device_id: str = "tag-1", wearer_id: str = "w-1", version: int = 1) -> registry_pb2.Tag:
+    """A tag."""
+    return registry_pb2.Tag(device_id=device_id, wearer_id=wearer_id, source_version=version)
+
+
+def person(person_id: str = "p-1", version: int = 1) -> registry_pb2.ProtectedPerson:
+    """A protected person."""
+    return registry_pb2.ProtectedPerson(person_id=person_id, name="성춘향", source_version=version)
+
+
+def device(device_id: str = "app-1", person_id: str = "p-1", version: int = 1) -> registry_pb2.Device:
+    """A protective device."""
+    return registry_pb2.Device(device_id=device_id, person_id=person_id, source_version=version)
+
+
+def circle(place_id: str = "home", radius_m: float = 50.0) -> geometry_pb2.Place:
+    """A circular place."""
+    shape = geometry_pb2.Circle(lat_deg=37.5, lon_deg=127.0, radius_m=radius_m)
+    return geometry_pb2.Place(place_id=place_id, circle=shape)
+
+
+def polygon(*corners: tuple[float, float], place_id: str = "school") -> geometry_pb2.Place:
+    """A place with corners (latitude, longitude)."""
+    vertices = [geometry_pb2.Point(lat_deg=lat_deg, lon_deg=lon_deg) for lat_deg, lon_deg in corners]
+    return geometry_pb2.Place(place_id=place_id, polygon=geometry_pb2.Polygon(vertices=vertices))
+
+
+def order(
+    order_id: str = "o-1", person_ids: tuple[str, ...] = ("p-1",), national_id: str = NUMBER, version: int = 1
+) -> registry_pb2.Order:
+    """A restraining order, valid from September 2020 until 2096."""
+    return registry_pb2.Order(
+        order_id=order_id,
+        respondent=registry_pb2.Respondent(national_id=national_id, name=NAME, birth_date=BIRTH_DATE),
+        protected_person_ids=person_ids,
+        places=[circle()],
+        valid_from=Timestamp(seconds=1_600_000_000),
+        valid_until=Timestamp(seconds=4_000_000_000),
+        source_version=version,
+    )

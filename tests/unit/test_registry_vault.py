@@ -1,0 +1,58 @@
+"""Personal data at rest: sealed to its row, found by keyed hash, under a key that only its owner reads."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from cryptography.exceptions import InvalidTag
+from pydantic import ValidationError
+
+from services.common.errors import FailedPrecondition
+from services.registry.settings import RegistrySettings
+from services.registry.vault import Vault, read_or_make_key
+
+KEY = bytes(range(32))
+
+
+def test_what_was_sealed_opens_for_its_owner_only() -> None:
+    vault = Vault(KEY)
+    sealed = vault.seal("wearers/w-1", b"secret")
+    assert b"secret" not in sealed and sealed != vault.seal("wearers/w-1", b"secret")
+    assert vault.unseal("wearers/w-1", sealed) == b"secret"
+    with pytest.raises(InvalidTag):
+        vault.unseal("wearers/w-2", sealed)
+    with pytest.raises(InvalidTag):
+        vault.unseal("wearers/w-1", sealed[:-1] + bytes([sealed[-1] ^ 1]))
+    with pytest.raises(InvalidTag):
+        Vault(bytes(32)).unseal("wearers/w-1", sealed)
+
+
+def test_equal_values_have_equal_hashes_under_one_key_only() -> None:
+    vault = Vault(KEY)
+    assert vault.index("a") == Vault(KEY).index("a")
+    assert len({vault.index("a"), vault.index("b"), vault.digest(b"a"), Vault(bytes(32)).index("a")}) == 4
+
+
+def test_the_key_is_made_once_and_readable_by_its_owner_only(tmp_path: Path) -> None:
+    path = tmp_path / "data" / "registry.key"
+    key = read_or_make_key(path)
+    assert len(key) == 32 and read_or_make_key(path) == key
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert list(path.parent.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("content", ["", "00" * 31, "not a key"])
+def test_a_damaged_key_file_is_refused_and_not_replaced(tmp_path: Path, content: str) -> None:
+    path = tmp_path / "registry.key"
+    path.write_text(content)
+    with pytest.raises(FailedPrecondition, match=r"registry\.key"):
+        read_or_make_key(path)
+    assert path.read_text() == content
+
+
+def test_a_refused_key_is_not_printed() -> None:
+    with pytest.raises(ValidationError) as refusal:
+        RegistrySettings(registry_key="5ec7e7" * 5)  # type: ignore[arg-type]
+    assert "5ec7e7" not in str(refusal.value)
+    assert "5ec7e7" not in repr(RegistrySettings(registry_key="5ec7e7ab" * 8))  # type: ignore[arg-type]
