@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import NamedTuple
 
 import nats
 import nats.errors
@@ -27,6 +28,13 @@ _STORE_FULL = (10077, 10023, 10047)  # stream's max_bytes, account's quota, no r
 
 class AlreadyThere(Exception):
     """The subject holds another last message than the publisher expected; for an alert that means success."""
+
+
+class Bounds(NamedTuple):
+    """Sequences that a stream holds; `first` is `last` + 1 where it is empty."""
+
+    first: int
+    last: int
 
 
 class Bus:
@@ -74,6 +82,26 @@ class Bus:
                 logger().warning("publish_retried", kind=subject.partition(".")[0], reason=error.reason)
                 await asyncio.sleep(delay)
                 delay = min(2 * delay, LAST_RETRY_S)
+
+    async def last_of(self, stream: str, subject: str) -> bytes | None:
+        """The last message on a subject; None where there is none. Raises Unavailable."""
+        try:
+            return (await self.js.get_last_msg(stream, subject)).data or b""
+        except nats.js.errors.NotFoundError:
+            return None
+        except (nats.js.errors.Error, nats.errors.Error, OSError) as error:
+            raise Unavailable(f"JetStream doesn't answer: {type(error).__name__}") from error
+
+    async def bounds_of(self, stream: str) -> Bounds:
+        """First and last sequence of a stream. Waits until the server answers."""
+        while True:
+            try:
+                state = (await self.js.stream_info(stream)).state
+            except (nats.js.errors.Error, nats.errors.Error, OSError) as error:
+                logger().info("stream_awaited", stream=stream, error=type(error).__name__)
+                await asyncio.sleep(LAST_RETRY_S)
+            else:
+                return Bounds(state.first_seq, state.last_seq)
 
     async def park(self, subject: str, stream: str, sequence: int, by: str, reason: str) -> None:
         """Sets a message aside with its reason; parking it again changes nothing."""

@@ -24,7 +24,7 @@ class Stream:
     subjects: tuple[str, ...]
     """Subjects that it stores."""
     max_age_s: int
-    """How long a message is kept, seconds."""
+    """How long a message is kept, seconds; 0 for ever."""
     max_bytes: int
     """Size at which it refuses more."""
 
@@ -45,6 +45,7 @@ class Flow:
     """Durable names of its consumers; a name in parentheses reads by sequence without one."""
 
 
+PREMISES = Stream("PREMISES", ("premises",), 0, 1 << 20)
 LOG = Stream("LOG_{p}", ("log.{p}.>",), 7 * DAY_S, 32 * GIB)
 ALERTS = Stream("ALERTS", ("alert.>",), 30 * DAY_S, 8 * GIB)
 MEASURES = Stream("MEASURES", ("measure.>",), 30 * DAY_S, 8 * GIB)
@@ -52,15 +53,18 @@ INCIDENTS = Stream("INCIDENTS", ("incident.>",), 30 * DAY_S, 8 * GIB)
 PARKED = Stream("PARKED", ("parked.>",), 365 * DAY_S, GIB)
 DIGESTS = Stream("DIGESTS", ("digest.>",), 7 * DAY_S, GIB)
 
-STREAMS = (LOG, ALERTS, MEASURES, INCIDENTS, PARKED, DIGESTS)
+STREAMS = (PREMISES, LOG, ALERTS, MEASURES, INCIDENTS, PARKED, DIGESTS)
 
 DEVICES_BUCKET = "devices"
 """KV bucket: device id -> Route, written by the registry, watched by ingest."""
 
+PREMISES_SUBJECT = "premises"
+"""Subject of the one message that says how many partitions there are and how the clock runs."""
+
 LEGS = ("probation", "police", "warning")
 
 FLOWS = (
-    Flow("log.{p}.genesis", "LogEntry.genesis", LOG.name, ("setup",), ("(geofence)",)),
+    Flow("premises", "Premises", "PREMISES", ("setup",), ("(every service, at its start)",)),
     Flow("log.{p}.fold", "LogEntry.fold_version", LOG.name, ("geofence",), ("(geofence)",)),
     Flow("log.{p}.report", "LogEntry.positions, .equipment", LOG.name, ("ingest",), ("(geofence)",)),
     Flow("log.{p}.case", "LogEntry.case", LOG.name, ("registry",), ("(geofence)",)),
@@ -92,7 +96,7 @@ def log_stream(partition: int) -> str:
 
 
 def log_subject(partition: int, kind: str) -> str:
-    """Subject of an entry; `kind` is genesis, fold, report, case, rules or tick."""
+    """Subject of an entry; `kind` is fold, report, case, rules or tick."""
     return f"log.{partition}.{kind}"
 
 

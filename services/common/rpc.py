@@ -143,12 +143,12 @@ class Gatekeeper(grpc.aio.ServerInterceptor):
             _caller.set(who)
 
         if handler.response_streaming:
-            streaming = handler.stream_stream if handler.request_streaming else handler.unary_stream
+            streaming: Any = handler.stream_stream if handler.request_streaming else handler.unary_stream
 
             async def serve_stream(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> AsyncIterator[Any]:
                 try:
                     admit(context)
-                    async for response in streaming(request, context):  # type: ignore[misc, operator]
+                    async for response in streaming(request, context):
                         yield response
                 except errors.TandemError as error:
                     await _abort(context, error)
@@ -158,21 +158,21 @@ class Gatekeeper(grpc.aio.ServerInterceptor):
                 if handler.request_streaming
                 else grpc.unary_stream_rpc_method_handler
             )
-            return make(serve_stream, handler.request_deserializer, handler.response_serializer)  # type: ignore[arg-type]
+            return make(serve_stream, handler.request_deserializer, handler.response_serializer)
 
-        single = handler.stream_unary if handler.request_streaming else handler.unary_unary
+        single: Any = handler.stream_unary if handler.request_streaming else handler.unary_unary
 
         async def serve(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
             try:
                 admit(context)
-                return await single(request, context)  # type: ignore[misc]
+                return await single(request, context)
             except errors.TandemError as error:
                 await _abort(context, error)
 
         make_single = (
             grpc.stream_unary_rpc_method_handler if handler.request_streaming else grpc.unary_unary_rpc_method_handler
         )
-        return make_single(serve, handler.request_deserializer, handler.response_serializer)  # type: ignore[arg-type]
+        return make_single(serve, handler.request_deserializer, handler.response_serializer)
 
     def _authenticate(self, context: grpc.aio.ServicerContext[Any, Any]) -> Caller:
         proven = context.auth_context().get("peer_spiffe_id")

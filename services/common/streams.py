@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from dataclasses import dataclass
 
 import aiohttp
@@ -25,14 +26,14 @@ PARTITIONS_MAX = 64
 
 @dataclass(frozen=True, slots=True)
 class Premises:
-    """What the first entry of the log fixed for ever."""
+    """What the first start fixed for ever."""
 
     partitions: int
     clock: MeshClock
 
 
 async def create(bus: Bus, partitions: int, clock: MeshClock, replicas: int = 1, max_bytes: int | None = None) -> Premises:
-    """Creates what is missing of the streams, the KV bucket and the first entry of each partition. Doing it again changes nothing.
+    """Creates what is missing of the streams, the KV bucket and the premises. Doing it again changes nothing.
 
     Raises FailedPrecondition where the log was made with another number of partitions or another clock rate.
     `max_bytes` bounds each stream, for small disks.
@@ -40,8 +41,8 @@ async def create(bus: Bus, partitions: int, clock: MeshClock, replicas: int = 1,
     if not 1 <= partitions <= PARTITIONS_MAX:
         raise FailedPrecondition(f"partitions must be 1 to {PARTITIONS_MAX}")
     existing = {info.config.name for info in await bus.js.streams_info()}
-    if flow.log_stream(0) in existing:
-        made = await _genesis(bus)
+    if flow.PREMISES.name in existing:
+        made = await _premises(bus)
         if made and (made.partitions != partitions or made.clock.rate != clock.rate):
             raise FailedPrecondition(
                 f"this log was made with {made.partitions} partitions at clock rate {made.clock.rate}; neither can be changed"
@@ -51,19 +52,13 @@ async def create(bus: Bus, partitions: int, clock: MeshClock, replicas: int = 1,
             name = stream.name.format(p=p)
             if name not in existing:
                 await bus.js.add_stream(_config(stream, name, p, replicas, max_bytes))
-    try:
+    with suppress(nats.js.errors.BadRequestError):  # made already
         await bus.js.create_key_value(
             KeyValueConfig(bucket=flow.DEVICES_BUCKET, storage=StorageType.FILE, history=1, replicas=replicas)
         )
-    except nats.js.errors.BadRequestError:
-        pass  # made already
-    genesis = log_pb2.Genesis(partitions=partitions, clock_rate=clock.rate, clock_anchor_ms=clock.anchor_ms)
-    for p in range(partitions):
-        entry = log_pb2.LogEntry(genesis=genesis).SerializeToString()
-        try:
-            await bus.publish(flow.log_subject(p, "genesis"), entry, expected_last=0)
-        except AlreadyThere:
-            pass
+    premises = log_pb2.Premises(partitions=partitions, clock_rate=clock.rate, clock_anchor_ms=clock.anchor_ms)
+    with suppress(AlreadyThere):
+        await bus.publish(flow.PREMISES_SUBJECT, premises.SerializeToString(), expected_last=0)
     return await read_premises(bus)
 
 
@@ -85,22 +80,22 @@ def _config(stream: flow.Stream, name: str, partition: int, replicas: int, max_b
 
 
 async def read_premises(bus: Bus) -> Premises:
-    """The premises that the log was made with, read from its first partition. Waits until the streams are there."""
+    """The premises that the log was made with. Waits until they are there."""
     while True:
-        premises = await _genesis(bus)
+        premises = await _premises(bus)
         if premises:
             return premises
         await asyncio.sleep(0.25)
 
 
-async def _genesis(bus: Bus) -> Premises | None:
+async def _premises(bus: Bus) -> Premises | None:
     try:
-        message = await bus.js.get_last_msg(flow.log_stream(0), flow.log_subject(0, "genesis"))
+        message = await bus.js.get_last_msg(flow.PREMISES.name, flow.PREMISES_SUBJECT)
     except (nats.js.errors.Error, nats.errors.Error, OSError) as error:
         logger().info("streams_awaited", error=type(error).__name__)
         return None
-    genesis = log_pb2.LogEntry.FromString(message.data or b"").genesis
-    return Premises(genesis.partitions, MeshClock(genesis.clock_rate, genesis.clock_anchor_ms))
+    stored = log_pb2.Premises.FromString(message.data or b"")
+    return Premises(stored.partitions, MeshClock(stored.clock_rate, stored.clock_anchor_ms))
 
 
 async def pass_gate(bus: Bus, settings: CommonSettings) -> Premises:
@@ -116,7 +111,7 @@ async def pass_gate(bus: Bus, settings: CommonSettings) -> Premises:
             raise FailedPrecondition("nats-server must run with jetstream.sync_interval: always (or TANDEM_ALLOW_ASYNC_STORE)")
     premises = await read_premises(bus)
     if premises.clock != settings.clock:
-        raise FailedPrecondition("TANDEM_CLOCK_RATE or TANDEM_CLOCK_ANCHOR_MS differ from the log's first entry")
+        raise FailedPrecondition("TANDEM_CLOCK_RATE or TANDEM_CLOCK_ANCHOR_MS differ from the log's premises")
     return premises
 
 

@@ -14,7 +14,6 @@ from services.geofence.domain.entries import (
     Equipment,
     EquipmentReport,
     FoldVersion,
-    Genesis,
     Positions,
     Ring,
     Target,
@@ -43,8 +42,6 @@ def entry_body(data: bytes) -> Body:
             return case_of(entry.case)
         case "rules":
             return rules_of(entry.rules)
-        case "genesis":
-            return Genesis(entry.genesis.clock_rate, entry.genesis.clock_anchor_ms)
         case "fold_version":
             return FoldVersion(entry.fold_version.version)
         case "tick":

@@ -31,14 +31,6 @@ class Equipment(enum.Enum):
 
 
 @dataclass(frozen=True, slots=True)
-class Genesis:
-    """The clock of the log: how its stamps become mesh time."""
-
-    clock_rate: int
-    clock_anchor_ms: int
-
-
-@dataclass(frozen=True, slots=True)
 class FoldVersion:
     """Only this version of the fold, or a newer one, may go on."""
 
@@ -111,7 +103,7 @@ class Tick:
     """Time has passed."""
 
 
-Body = Genesis | FoldVersion | Positions | EquipmentReport | Case | Rules | Tick
+Body = FoldVersion | Positions | EquipmentReport | Case | Rules | Tick
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,7 +20,6 @@ from services.geofence.domain.entries import (
     Equipment,
     EquipmentReport,
     FoldVersion,
-    Genesis,
     Positions,
     Ring,
     Target,
@@ -43,8 +42,6 @@ def step(state: State, entry: Entry) -> list[Output]:
     """
     folding = _Folding(state, entry.sequence)
     body = entry.body
-    if isinstance(body, Genesis):
-        state.clock_rate, state.clock_anchor_ms = body.clock_rate, body.clock_anchor_ms
     state.sequence = entry.sequence
     folding.pass_time(state.clock_anchor_ms + (entry.stamp_ms - state.clock_anchor_ms) * state.clock_rate)
     match body:
@@ -59,7 +56,7 @@ def step(state: State, entry: Entry) -> list[Output]:
         case FoldVersion():
             if body.version > VERSION:
                 raise OutdatedFold(f"the log demands fold version {body.version}, this is {VERSION}")
-        case Genesis() | Tick():
+        case Tick():
             pass
     return folding.out
 

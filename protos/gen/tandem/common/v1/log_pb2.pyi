@@ -70,17 +70,12 @@ class LogEntry(_message.Message):
 
     DESCRIPTOR: _descriptor.Descriptor
 
-    GENESIS_FIELD_NUMBER: _builtins.int
     FOLD_VERSION_FIELD_NUMBER: _builtins.int
     POSITIONS_FIELD_NUMBER: _builtins.int
     EQUIPMENT_FIELD_NUMBER: _builtins.int
     CASE_FIELD_NUMBER: _builtins.int
     RULES_FIELD_NUMBER: _builtins.int
     TICK_FIELD_NUMBER: _builtins.int
-    @_builtins.property
-    def genesis(self) -> Global___Genesis:
-        """The first entry of each partition, written when the stream is made."""
-
     @_builtins.property
     def fold_version(self) -> Global___FoldVersion:
         """The least version of the fold that may go on from here."""
@@ -108,7 +103,6 @@ class LogEntry(_message.Message):
     def __init__(
         self,
         *,
-        genesis: Global___Genesis | None = ...,
         fold_version: Global___FoldVersion | None = ...,
         positions: Global___PositionBatch | None = ...,
         equipment: Global___EquipmentReport | None = ...,
@@ -116,19 +110,19 @@ class LogEntry(_message.Message):
         rules: Global___Rules | None = ...,
         tick: Global___Tick | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["body", b"body", "case", b"case", "equipment", b"equipment", "fold_version", b"fold_version", "genesis", b"genesis", "positions", b"positions", "rules", b"rules", "tick", b"tick"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["body", b"body", "case", b"case", "equipment", b"equipment", "fold_version", b"fold_version", "positions", b"positions", "rules", b"rules", "tick", b"tick"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["body", b"body", "case", b"case", "equipment", b"equipment", "fold_version", b"fold_version", "genesis", b"genesis", "positions", b"positions", "rules", b"rules", "tick", b"tick"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["body", b"body", "case", b"case", "equipment", b"equipment", "fold_version", b"fold_version", "positions", b"positions", "rules", b"rules", "tick", b"tick"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_body: _TypeAlias = _typing.Literal["genesis", "fold_version", "positions", "equipment", "case", "rules", "tick"]  # noqa: Y015
+    _WhichOneofReturnType_body: _TypeAlias = _typing.Literal["fold_version", "positions", "equipment", "case", "rules", "tick"]  # noqa: Y015
     _WhichOneofArgType_body: _TypeAlias = _typing.Literal["body", b"body"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_body) -> _WhichOneofReturnType_body | None: ...
 
 Global___LogEntry: _TypeAlias = LogEntry  # noqa: Y015
 
 @_typing.final
-class Genesis(_message.Message):
-    """Premises of the whole log that never change."""
+class Premises(_message.Message):
+    """What the whole log rests on, fixed at the first start and kept for ever in a stream of its own."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -154,7 +148,7 @@ class Genesis(_message.Message):
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___Genesis: _TypeAlias = Genesis  # noqa: Y015
+Global___Premises: _TypeAlias = Premises  # noqa: Y015
 
 @_typing.final
 class FoldVersion(_message.Message):

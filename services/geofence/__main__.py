@@ -1,0 +1,55 @@
+"""`python -m services.geofence`: an evaluator of the log's partitions, and its gRPC."""
+
+from __future__ import annotations
+
+import asyncio
+from functools import partial
+
+import uvloop
+
+from services.common import bus as buses
+from services.common import rpc, streams, telemetry
+from services.geofence.api import GeofenceApi
+from services.geofence.consumer import Evaluator
+from services.geofence.settings import Settings
+from services.geofence.store import CheckpointStore
+from tandem.geofence.v1 import geofence_pb2, geofence_pb2_grpc
+
+SERVICE_NAME = geofence_pb2.DESCRIPTOR.services_by_name["GeofenceService"].full_name
+
+
+async def main() -> None:
+    """Runs until SIGTERM."""
+    settings = Settings()
+    telemetry.configure(f"geofence-{settings.replica}")
+    async with buses.connect(settings.nats_url, f"geofence-{settings.replica}") as bus:
+        premises = await streams.pass_gate(bus, settings)
+        store = CheckpointStore(settings.data_dir / f"geofence-{settings.replica}")
+        evaluators = {
+            p: Evaluator(bus, store, settings, premises.clock, p) for p in settings.partitions(premises.partitions)
+        }
+        api = GeofenceApi(bus, evaluators, premises.partitions)
+        add = partial(geofence_pb2_grpc.add_GeofenceServiceServicer_to_server, api)
+        async with rpc.serve(settings, add, SERVICE_NAME) as server:
+            await rpc.run_until_stopped(_evaluate(evaluators, server))
+
+
+async def _evaluate(evaluators: dict[int, Evaluator], server: rpc.Server) -> None:
+    """Folds all partitions; says SERVING once each has caught up with the log."""
+    behind = set(evaluators)
+    async with asyncio.TaskGroup() as tasks:
+
+        def caught_up(partition: int) -> None:
+            behind.discard(partition)
+            if not behind:
+                tasks.create_task(server.ready())
+
+        for partition, evaluator in evaluators.items():
+            tasks.create_task(evaluator.run(partial(caught_up, partition)))
+        if not evaluators:
+            tasks.create_task(server.ready())
+            await asyncio.Event().wait()
+
+
+if __name__ == "__main__":
+    uvloop.run(main())

@@ -1,0 +1,113 @@
+"""The gRPC edge of the geofence service."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping
+from typing import Any
+
+import grpc.aio
+
+from services.common import fields, flow, pull, times
+from services.common.bus import Bus
+from services.common.errors import NotFound, Unavailable
+from services.common.ids import hash_id
+from services.geofence.consumer import Evaluator
+from services.geofence.domain.state import CaseState
+from tandem.common.v1 import alert_pb2, log_pb2
+from tandem.geofence.v1 import geofence_pb2, geofence_pb2_grpc
+
+MEASURE_AWAITED_S = 5.0
+MIN_SEQUENCE_AWAITED_S = 4.0
+
+
+class GeofenceApi(geofence_pb2_grpc.GeofenceServiceServicer):
+    """Answers from the evaluators of this process."""
+
+    def __init__(self, bus: Bus, evaluators: Mapping[int, Evaluator], partitions: int) -> None:
+        self._bus, self._evaluators, self._partitions = bus, evaluators, partitions
+
+    async def GetCase(
+        self, request: geofence_pb2.GetCaseRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> geofence_pb2.GetCaseResponse:
+        case_id = fields.required_id("case_id", request.case_id)
+        for evaluator in self._evaluators.values():
+            if case_id in evaluator.state.cases:
+                await self._wait_for(evaluator, request.min_sequence)
+                return _case(evaluator, evaluator.state.cases[case_id])
+        if request.min_sequence:
+            # The case may be on its way: the answer waits for the sequence before it says no.
+            for evaluator in self._evaluators.values():
+                await self._wait_for(evaluator, request.min_sequence)
+                if case_id in evaluator.state.cases:
+                    return _case(evaluator, evaluator.state.cases[case_id])
+        raise NotFound("no such case in the partitions of this evaluator")
+
+    async def _wait_for(self, evaluator: Evaluator, sequence: int) -> None:
+        try:
+            async with asyncio.timeout(MIN_SEQUENCE_AWAITED_S), evaluator.applied:
+                await evaluator.applied.wait_for(lambda: evaluator.state.sequence >= sequence)
+        except TimeoutError:
+            raise Unavailable(f"sequence {sequence} isn't applied yet") from None
+
+    async def WatchAlerts(
+        self, request: geofence_pb2.WatchAlertsRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> AsyncIterator[geofence_pb2.WatchAlertsResponse]:
+        async for messages in pull.read(self._bus, flow.ALERTS.name, request.after_stream_sequence + 1):
+            for message in messages:
+                alert = alert_pb2.Alert.FromString(message.data)
+                yield geofence_pb2.WatchAlertsResponse(
+                    stream_sequence=message.sequence, alert=alert, measure=await self._measure(alert)
+                )
+
+    async def _measure(self, alert: alert_pb2.Alert) -> alert_pb2.Measure:
+        """The figures follow their alert by one publish."""
+        subject = flow.measure_subject(alert.partition, alert.alert_id)
+        deadline = asyncio.get_running_loop().time() + MEASURE_AWAITED_S
+        while True:
+            data = await self._bus.last_of(flow.MEASURES.name, subject)
+            if data is not None:
+                return alert_pb2.Measure.FromString(data)
+            if asyncio.get_running_loop().time() > deadline:
+                raise Unavailable("the figures of an alert aren't published yet")
+            await asyncio.sleep(0.01)
+
+    async def PutRules(
+        self, request: geofence_pb2.PutRulesRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> geofence_pb2.PutRulesResponse:
+        rules = request.rules
+        fields.required_id("rules.rules_id", rules.rules_id)
+        fields.number("rules.clear_margin_m", rules.clear_margin_m, 0, 5_000)
+        fields.number("rules.clear_after_s", rules.clear_after_s, 0, 3_600)
+        fields.number("rules.late_after_s", rules.late_after_s, 0, 86_400)
+        entry = log_pb2.LogEntry(rules=rules).SerializeToString()
+        acks = [
+            await self._bus.publish(
+                flow.log_subject(p, "rules"), entry, msg_id=hash_id("rules", p, entry.hex(), self._now_sequence(p))
+            )
+            for p in range(self._partitions)
+        ]
+        return geofence_pb2.PutRulesResponse(sequences=[ack.seq for ack in acks])
+
+    def _now_sequence(self, partition: int) -> int:
+        evaluator = self._evaluators.get(partition)
+        return evaluator.state.sequence if evaluator else 0
+
+
+def _case(evaluator: Evaluator, case_state: CaseState) -> geofence_pb2.GetCaseResponse:
+    incident = evaluator.state.incidents.get(case_state.case.wearer_id)
+    return geofence_pb2.GetCaseResponse(
+        case_id=case_state.case.case_id,
+        partition=evaluator.partition,
+        applied_sequence=evaluator.state.sequence,
+        case_version=case_state.case.version,
+        episode_id=case_state.episode_id,
+        incident_id=incident.incident_id if incident and case_state.episode_id else "",
+        open_rings=[
+            geofence_pb2.OpenRing(
+                target_id=target_id, ring_m=radius_mm / 1000, since=times.to_timestamp(ring.since_ms)
+            )
+            for (target_id, radius_mm), ring in sorted(case_state.rings.items())
+            if ring.since_ms is not None
+        ],
+    )

@@ -1,0 +1,191 @@
+"""The log edge: one evaluator of one partition. Reads entries in order, folds them, publishes what comes out, checkpoints.
+
+An alert has a subject of its own and is published with "expected last sequence 0", so of two evaluators the slower one is
+refused, which is success. Publishing is one by one and in order: the stream of alerts has the order of the fold. A checkpoint is
+written only once everything before it is acknowledged, so recovery never passes an alert that nobody has seen.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from google.protobuf.message import DecodeError
+
+from services.common import flow, pull
+from services.common.bus import AlreadyThere, Bus
+from services.common.clock import MeshClock
+from services.common.errors import FailedPrecondition, InvalidField, RetryableError
+from services.common.telemetry import logger
+from services.geofence import translate
+from services.geofence.domain import codec, fold
+from services.geofence.domain.alerts import Alert, Output, Parked
+from services.geofence.domain.entries import Entry
+from services.geofence.domain.state import State
+from services.geofence.settings import Settings
+from services.geofence.store import CheckpointStore
+from tandem.common.v1 import log_pb2
+
+TICK_CHECK_S = 0.2
+_TICK = log_pb2.LogEntry(tick=log_pb2.Tick()).SerializeToString()
+
+
+@dataclass(frozen=True, slots=True)
+class _Checkpoint:
+    """A state on its way to disk; it waits behind the outputs that it rests on."""
+
+    sequence: int
+    encoded: bytes
+
+
+class Evaluator:
+    """Folds one partition. `state` is what has been applied; `applied` wakes those who wait for a sequence."""
+
+    def __init__(self, bus: Bus, store: CheckpointStore, settings: Settings, clock: MeshClock, partition: int) -> None:
+        self.partition = partition
+        self.applied = asyncio.Condition()
+        self._bus, self._store, self._settings, self._clock = bus, store, settings, clock
+        self.state = store.load(partition) or State(partition, clock_rate=clock.rate, clock_anchor_ms=clock.anchor_ms)
+        self._outgoing: deque[Output | _Checkpoint] = deque()
+        self._wake = asyncio.Event()
+        self._last_entry_wall_s = 0.0
+        self._caught_up = asyncio.Event()
+
+    async def run(self, on_caught_up: Callable[[], None]) -> None:
+        """Recovers and then folds for ever. Raises OutdatedFold where the log demands a newer fold."""
+        logger().info("evaluator_started", partition=self.partition, sequence=self.state.sequence)
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._fold())
+            tasks.create_task(self._publish())
+            tasks.create_task(self._tick())
+            await self._caught_up.wait()
+            on_caught_up()
+
+    async def _fold(self) -> None:
+        stream = flow.log_stream(self.partition)
+        await self._check_that_checkpoint_fits(stream)
+        await self._require_this_version()
+        async for messages in pull.read(self._bus, stream, self.state.sequence + 1):
+            for message in messages:
+                self._apply(message)
+                if self._outgoing:
+                    await asyncio.sleep(0)  # a backlog must not hold up the alerts that it brings
+            self._last_entry_wall_s = asyncio.get_running_loop().time()
+            async with self.applied:
+                self.applied.notify_all()
+            if messages[-1].pending == 0:
+                self._caught_up.set()
+
+    async def _check_that_checkpoint_fits(self, stream: str) -> None:
+        """Raises FailedPrecondition where the checkpoint is of another log than this one."""
+        log = await self._bus.bounds_of(stream)
+        if self.state.sequence > log.last:
+            raise FailedPrecondition(
+                f"the checkpoint stands at {self.state.sequence}, the log ends at {log.last}: they don't belong together"
+            )
+        if log.first > self.state.sequence + 1:
+            logger().error("log_aged_out", partition=self.partition, missing_from=self.state.sequence + 1, to=log.first)
+
+    async def _require_this_version(self) -> None:
+        """Tells older folds to stop, in the log itself, unless it was told already."""
+        subject = flow.log_subject(self.partition, "fold")
+        entry = log_pb2.LogEntry(fold_version=log_pb2.FoldVersion(version=fold.VERSION)).SerializeToString()
+        last = await self._bus.last_of(flow.log_stream(self.partition), subject)
+        if last is None or log_pb2.LogEntry.FromString(last).fold_version.version < fold.VERSION:
+            await self._bus.publish_until_stored(subject, entry, msg_id=f"fold-{self.partition}-{fold.VERSION}")
+
+    def _apply(self, message: pull.Delivered) -> None:
+        state = self.state
+        try:
+            entry = Entry(message.sequence, message.stamp_ms, translate.entry_body(message.data))
+        except (DecodeError, InvalidField) as error:
+            # Whoever reads the log parks this entry for the same reason, so parking is an output like any other.
+            state.sequence = message.sequence
+            outputs: list[Output] = [Parked(message.sequence, str(error))]
+        else:
+            outputs = fold.step(state, entry)
+        if outputs:
+            self._outgoing.extend(outputs)
+            self._wake.set()
+        if message.sequence % self._settings.checkpoint_every == 0:
+            self._outgoing.append(_Checkpoint(message.sequence, codec.encode(state)))
+            self._wake.set()
+
+    # ── outputs ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def _publish(self) -> None:
+        while True:
+            while self._outgoing:
+                one = self._outgoing[0]
+                match one:
+                    case Alert():
+                        await self._publish_alert(one)
+                    case Parked():
+                        stream = flow.log_stream(self.partition)
+                        subject = flow.parked_subject("fold", stream, one.sequence)
+                        await self._bus.park(subject, stream, one.sequence, "fold", one.reason)
+                    case _Checkpoint():
+                        await self._checkpoint(one)
+                self._outgoing.popleft()
+            self._wake.clear()
+            await self._wake.wait()
+
+    async def _publish_alert(self, alert: Alert) -> None:
+        message = translate.alert_to_proto(alert, self.partition).SerializeToString()
+        ack = await self._bus.publish_until_stored(
+            flow.alert_subject(self.partition, alert.alert_id), message, expected_last=0
+        )
+        figures = translate.measure_to_proto(alert).SerializeToString()
+        await self._bus.publish_until_stored(
+            flow.measure_subject(self.partition, alert.alert_id), figures, expected_last=0
+        )
+        logger().info(
+            "alert_published" if ack else "alert_already_published",
+            alert_id=alert.alert_id,
+            incident_id=alert.incident_id,
+            kind=alert.kind.value,
+            demand=alert.demand.name,
+        )
+
+    async def _checkpoint(self, checkpoint: _Checkpoint) -> None:
+        await asyncio.to_thread(self._store.save, self.partition, checkpoint.sequence, checkpoint.encoded)
+        logger().info("checkpoint_written", partition=self.partition, sequence=checkpoint.sequence)
+        await self._compare_digests(checkpoint.sequence, codec.digest(checkpoint.encoded))
+
+    async def _compare_digests(self, sequence: int, digest: str) -> None:
+        """Publishes the digest of the state after `sequence`; the other evaluator's must be the same."""
+        mine = self._settings.replica
+        await self._bus.publish_until_stored(
+            flow.digest_subject(self.partition, sequence, mine), digest.encode(), expected_last=0
+        )
+        for other in range(self._settings.replicas):
+            theirs = await self._digest_of(sequence, other) if other != mine else None
+            if theirs is not None and theirs != digest:
+                logger().critical("evaluators_differ", partition=self.partition, sequence=sequence, other=other)
+
+    async def _digest_of(self, sequence: int, replica: int) -> str | None:
+        data = await self._bus.last_of("DIGESTS", flow.digest_subject(self.partition, sequence, replica))
+        return data.decode() if data is not None else None
+
+    # ── time ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def _tick(self) -> None:
+        """Publishes an empty entry when the log is idle, so that what time alone decides is decided."""
+        await self._caught_up.wait()
+        loop = asyncio.get_running_loop()
+        idle_s = self._settings.tick_after_s / self._clock.rate
+        while True:
+            await asyncio.sleep(min(TICK_CHECK_S, idle_s))
+            if loop.time() - self._last_entry_wall_s < idle_s:
+                continue
+            try:
+                # Two evaluators see the same idleness; the number of the last entry makes their ticks one.
+                await self._bus.publish(
+                    flow.log_subject(self.partition, "tick"),
+                    _TICK,
+                    msg_id=f"tick-{self.partition}-{self.state.sequence}",
+                )
+            except (RetryableError, AlreadyThere):
+                continue  # without a log there is nothing to decide; once it is back the next look ticks

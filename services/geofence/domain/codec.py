@@ -1,0 +1,140 @@
+"""The fold's state as bytes and back: what a checkpoint holds and what its digest is over. Equal states give equal bytes."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Any
+
+from services.geofence.domain.entries import Case, Demand, Ring, Target
+from services.geofence.domain.fold import VERSION
+from services.geofence.domain.geometry import PERSON, Disc, Polygon, Shape
+from services.geofence.domain.rings import RingState
+from services.geofence.domain.rules import Rules
+from services.geofence.domain.state import CaseState, Incident, State
+from services.geofence.domain.track import Fix, Track
+
+
+class UnreadableState(Exception):
+    """The bytes aren't a state of this version of the fold; replay from the start of the log instead."""
+
+
+def encode(state: State) -> bytes:
+    """The state as canonical JSON."""
+    rules = state.rules
+    return json.dumps(
+        {
+            "fold_version": VERSION,
+            "partition": state.partition,
+            "sequence": state.sequence,
+            "now_ms": state.now_ms,
+            "clock": [state.clock_rate, state.clock_anchor_ms],
+            "rules": [rules.rules_id, rules.clear_margin_mm, rules.clear_after_ms, rules.late_after_ms],
+            "tracks": {device_id: track.fixes for device_id, track in state.tracks.items()},
+            "heard": state.heard,
+            "cases": {case_id: _case_state(case_state) for case_id, case_state in state.cases.items()},
+            "incidents": {wearer_id: [one.incident_id, one.case_ids] for wearer_id, one in state.incidents.items()},
+            "due": sorted(state.due),
+        },
+        separators=(",", ":"),
+        sort_keys=True,
+    ).encode()
+
+
+def digest(encoded: bytes) -> str:
+    """SHA-256 of an encoded state, hex."""
+    return hashlib.sha256(encoded).hexdigest()
+
+
+def decode(data: bytes) -> State:
+    """The state of `encode`. Raises UnreadableState."""
+    try:
+        content = json.loads(data)
+        if content["fold_version"] != VERSION:
+            raise UnreadableState(f"state of fold version {content['fold_version']}")
+        state = State(
+            partition=content["partition"],
+            sequence=content["sequence"],
+            now_ms=content["now_ms"],
+            clock_rate=content["clock"][0],
+            clock_anchor_ms=content["clock"][1],
+            rules=Rules(*content["rules"]),
+            tracks={device_id: Track([Fix(*fix) for fix in fixes]) for device_id, fixes in content["tracks"].items()},
+            heard=content["heard"],
+            cases={case_id: _to_case_state(one) for case_id, one in content["cases"].items()},
+            incidents={wearer_id: Incident(*one) for wearer_id, one in content["incidents"].items()},
+            due=[(due_ms, case_id, version) for due_ms, case_id, version in content["due"]],
+        )
+    except (ValueError, KeyError, TypeError, IndexError) as error:
+        raise UnreadableState(f"{type(error).__name__}: {error}") from error
+    for case_state in state.cases.values():
+        if not case_state.ended:
+            state.index(case_state.case)
+    return state
+
+
+def _case_state(case_state: CaseState) -> dict[str, Any]:
+    case = case_state.case
+    return {
+        "case": [
+            case.case_id,
+            case.version,
+            case.order_id,
+            case.wearer_id,
+            case.tag_device_ids,
+            [[t.target_id, t.is_person, t.device_ids, _shape(t.shape)] for t in case.targets],
+            [[ring.radius_mm, ring.action] for ring in case.rings],
+            case.valid_from_ms,
+            case.valid_until_ms,
+        ],
+        "rings": [
+            [target_id, radius_mm, ring.bound_ms, ring.since_ms, ring.inside, ring.min_mm, ring.entered_mm]
+            for (target_id, radius_mm), ring in sorted(case_state.rings.items())
+        ],
+        "episode_id": case_state.episode_id,
+        "raised": case_state.raised,
+        "ended": case_state.ended,
+    }
+
+
+def _to_case_state(content: dict[str, Any]) -> CaseState:
+    case_id, version, order_id, wearer_id, tags, targets, rings, valid_from_ms, valid_until_ms = content["case"]
+    return CaseState(
+        case=Case(
+            case_id,
+            version,
+            order_id,
+            wearer_id,
+            tuple(tags),
+            tuple(
+                Target(target_id, is_person, tuple(device_ids), _to_shape(shape))
+                for target_id, is_person, device_ids, shape in targets
+            ),
+            tuple(Ring(radius_mm, Demand(action)) for radius_mm, action in rings),
+            valid_from_ms,
+            valid_until_ms,
+        ),
+        rings={
+            (target_id, radius_mm): RingState(
+                bound_ms, since_ms, [(from_ms, to_ms) for from_ms, to_ms in inside], min_mm, entered_mm
+            )
+            for target_id, radius_mm, bound_ms, since_ms, inside, min_mm, entered_mm in content["rings"]
+        },
+        episode_id=content["episode_id"],
+        raised=content["raised"],
+        ended=content["ended"],
+    )
+
+
+def _shape(shape: Shape) -> list[Any]:
+    if isinstance(shape, Disc):
+        return [shape.centre, shape.radius_mm]
+    return [shape.origin, shape.east, shape.north, shape.corners, shape.radius_mm]
+
+
+def _to_shape(content: list[Any]) -> Shape:
+    if len(content) == 2:
+        disc = Disc(tuple(content[0]), content[1])
+        return PERSON if disc == PERSON else disc
+    origin, east, north, corners, radius_mm = content
+    return Polygon(tuple(origin), tuple(east), tuple(north), tuple((x, y) for x, y in corners), radius_mm)

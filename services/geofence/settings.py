@@ -1,0 +1,34 @@
+"""Settings of the geofence service."""
+
+from __future__ import annotations
+
+from typing import Self
+
+from pydantic import Field, model_validator
+
+from services.common.settings import CommonSettings
+
+
+class Settings(CommonSettings):
+    """Read once, in __main__."""
+
+    port: int = Field(default=7403, ge=0, le=65535)
+    """TCP port of gRPC."""
+    replica: int = Field(default=0, ge=0)
+    """Which evaluator this is, from 0."""
+    replicas: int = Field(default=2, ge=1)
+    """How many there are. Each partition is folded by two of them, or by the only one."""
+    checkpoint_every: int = Field(default=5_000, ge=1)
+    """Entries between checkpoints of a partition."""
+    tick_after_s: float = Field(default=1.0, gt=0)
+    """A tick is published when the log has been idle for this long, seconds of mesh time."""
+
+    @model_validator(mode="after")
+    def _replica_exists(self) -> Self:
+        if self.replica >= self.replicas:
+            raise ValueError(f"TANDEM_REPLICA={self.replica} must be below TANDEM_REPLICAS={self.replicas}")
+        return self
+
+    def partitions(self, count: int) -> list[int]:
+        """Partitions that this evaluator folds: those with p or p + 1 equal to the replica, mod the number of replicas."""
+        return [p for p in range(count) if self.replica in (p % self.replicas, (p + 1) % self.replicas)]
