@@ -1,7 +1,7 @@
 """The process that outlives `tandem up` by a moment: when `up` dies, however it dies, its children are killed.
 
-It reads lines from its standard input: `+<pid>` when a child starts, `-<pid>` when it has ended. The pipe's other end is
-open in `up` alone, so the end of the input is the end of `up`. It works alike on every POSIX system.
+It reads lines from its standard input: `+<pid>` when a child starts, `-<pid>` when it has ended. The pipe's other end
+is open in `up` alone, so the end of the input is the end of `up`. It works alike on every POSIX system.
 """
 
 from __future__ import annotations

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from rich.table import Table
+from rich.table import Column, Table
 
 from services.cli.calls import call
 from services.cli.mesh import Clients
@@ -140,25 +140,26 @@ def to_json(match_ms: float | None, incidents: Iterable[Incident], shift_ms: int
     }
 
 
-def table(incidents: Iterable[Incident], shift_ms: int = 0) -> Table:
-    """Both legs side by side for a person."""
-    view = Table("incident", "opened", "order", "leg", "to", "state", "report → published", "acknowledged")
+def tables(incidents: Iterable[Incident], shift_ms: int = 0) -> Iterator[Table]:
+    """Each incident for a person, both legs under one another."""
     for incident in incidents:
-        opened = _moment(incident.opened_ms, shift_ms)
-        head = (incident.incident_id, opened, ", ".join(sorted(incident.order_ids)))
+        view = Table(
+            "leg", Column("to", overflow="fold"), "state", "offered after", "acknowledged", title_justify="left"
+        )
+        view.title = f"{incident.incident_id} of {', '.join(sorted(incident.order_ids))}\n" + (
+            f"opened {_moment(incident.opened_ms, shift_ms)}"
+            + (f", ended {_moment(incident.ended_ms, shift_ms)}" if incident.ended_ms is not None else "")
+        )
         for answer in incident.answers:
             latency_ms = answer.report_to_published_ms
             view.add_row(
-                *head,
                 answer.leg,
                 answer.destination,
                 answer.state,
                 "" if latency_ms is None else f"{latency_ms:.0f} ms",
-                _moment(answer.acknowledged_ms, shift_ms) or "",
+                (_moment(answer.acknowledged_ms, shift_ms) or "")[11:],
             )
-            head = ("", "", "")
-        view.add_section()
-    return view
+        yield view
 
 
 def _moment(mesh_ms: int | None, shift_ms: int) -> str | None:

@@ -60,9 +60,10 @@ class Party:
         deadline = asyncio.get_running_loop().time() + patience_s
         while (found := look()) is None:
             self._changed.clear()
-            change = asyncio.ensure_future(self._changed.wait())
+            change = asyncio.create_task(self._changed.wait())
             left_s = deadline - asyncio.get_running_loop().time()
-            await asyncio.wait({change, self._task}, timeout=max(left_s, 0), return_when=asyncio.FIRST_COMPLETED)
+            either: set[asyncio.Future[Any]] = {change, self._task}
+            await asyncio.wait(either, timeout=max(left_s, 0), return_when=asyncio.FIRST_COMPLETED)
             change.cancel()
             if self._task.done():
                 self._task.result()

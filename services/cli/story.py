@@ -1,7 +1,7 @@
-"""The demo: what happened at Namyangju, as it goes when the two agencies' records are linked. All its people are made up.
+"""The demo: what happened at Namyangju, as it goes once the agencies' records are linked. All its people are made up.
 
-The story is told through the public interfaces alone, by the clients of parties.py. `play` yields as each step begins and
-as it ends, so that a person can follow, and a test can kill something in between.
+The story is told through the public interfaces alone, by the clients of parties.py. `play` yields as each step begins
+and as it ends, so that a person can follow, and a test can kill something in between.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class Plan:
 def new_plan() -> Plan:
     """A plan with ids of its own, taken from the wall clock."""
     run_ms = time.time_ns() // 1_000_000
-    return Plan(run_id=f"demo-{run_ms}", national_id=f"{run_ms:013d}")
+    return Plan(run_id=f"demo-{run_ms:x}", national_id=f"{run_ms:013d}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,7 +175,7 @@ class Stage:
         told = []
         for leg in outcome.AGENCIES:
             offer = await self._first(leg, f"the {leg} leg", lambda one: one.HasField("offered_at"))
-            told.append(f"{leg} to {offer.subject_id}{_latency(offer)}")
+            told.append(f"{leg} to {offer.subject_id}")
         return "; ".join(told)
 
     async def acknowledge(self) -> str:
@@ -189,7 +189,7 @@ class Stage:
                     lambda one, to=destination: one.subject_id == to and one.HasField("acknowledged_at"),  # type: ignore[misc]
                 )
                 at = times.to_rfc3339(times.from_timestamp(taken.acknowledged_at))
-                told.append(f"{destination} at {at[11:]}")
+                told.append(f"{destination} at {at[11:]}{_latency(taken)}")
         return "; ".join(told)
 
     async def stand_down(self) -> str:
@@ -248,7 +248,7 @@ class Stage:
 def _latency(assignment: dispatch_pb2.Assignment) -> str:
     if not assignment.HasField("report_to_published_ms"):
         return ""
-    return f", {assignment.report_to_published_ms:.0f} ms after the report"
+    return f" (offered {assignment.report_to_published_ms:.0f} ms after the report)"
 
 
 Act: TypeAlias = Callable[[Stage], Awaitable[str]]

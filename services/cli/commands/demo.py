@@ -43,7 +43,7 @@ async def play(running: Mesh, *, as_json: bool) -> int:
     if as_json:
         print(json.dumps(outcome.to_json(match_ms, incidents)))
     else:
-        console.print(outcome.table(incidents))
+        console.print(*outcome.tables(incidents), sep="\n")
     if outcome.all_answered(incidents):
         return 0
     console.print("[red]not every incident has both legs acknowledged[/]")

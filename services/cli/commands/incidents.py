@@ -23,7 +23,7 @@ def incidents(
     if as_json:
         print(json.dumps({"incidents": [one.to_json() for one in found]}))
     elif found:
-        Console(soft_wrap=True).print(outcome.table(found))
+        Console(soft_wrap=True).print(*outcome.tables(found), sep="\n")
     else:
         Console().print("no incidents")
 

@@ -61,4 +61,4 @@ def _print(console: Console, replayed: Replayed, alerts: list[dict[str, object]]
         columns = ("at", "order_id", "target_id", "kind", "ring_m", "demand")
         table.add_row(*(str(alert[column] or "") for column in columns))
     console.print(table)
-    console.print(outcome.table(replayed.incidents, replayed.shift_ms))
+    console.print(*outcome.tables(replayed.incidents, replayed.shift_ms), sep="\n")

@@ -17,7 +17,6 @@ import grpc.aio
 import nats.errors
 import nats.js.errors
 import typer
-import uvloop
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from rich.console import Console
 from rich.table import Table
@@ -64,7 +63,8 @@ def up(
         raise CommandFailed("--exit goes with --demo", MISUSED)
     options = Options(folder.resolve(), base_port, partitions, clock_rate, demo, exit_)
     with mesh.locked(options.folder):
-        raise typer.Exit(uvloop.run(_until_signalled(options)))
+        # Not uvloop: it forks, which gRPC's threads forbid, where the standard loop starts processes by vfork.
+        raise typer.Exit(asyncio.run(_until_signalled(options)))
 
 
 async def _until_signalled(options: Options) -> int:
@@ -82,14 +82,14 @@ async def _until_signalled(options: Options) -> int:
 
 
 async def _run(options: Options) -> int:
-    telemetry.configure("up")
     console = Console(highlight=False, soft_wrap=True)
-    (options.folder / "logs").mkdir(exist_ok=True)
+    _log(options.folder, "up").parent.mkdir(exist_ok=True)
 
     def say(line: str) -> None:
         console.print(f"[dim]{time.strftime('%H:%M:%S')}[/]  {line}")
 
     async with AsyncExitStack() as stack:
+        telemetry.configure("up", stack.enter_context(_log(options.folder, "up").open("a", buffering=1)))
         base_port = _base_port(options.base_port)
         guard = await stack.enter_async_context(guardian())
         # Entered first, so ended last: the services still reach the server while they stop.
