@@ -1,0 +1,322 @@
+"""Legs over a real nats-server, real gRPC and real SQLite: from an alert to the desks, and back onto INCIDENTS."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from collections.abc import AsyncIterator, Awaitable
+from contextlib import AsyncExitStack
+from pathlib import Path
+
+import grpc
+import grpc.aio
+import pytest
+
+from services.common import flow
+from services.common.bus import Bus
+from services.common.clock import MeshClock
+from services.common.db import open_database
+from services.dispatch import hub, translate
+from services.dispatch.__main__ import MIGRATIONS
+from services.dispatch.leg import open_leg
+from services.dispatch.settings import DispatchSettings
+from services.dispatch.store import Store
+from tandem.common.v1 import alert_pb2, geometry_pb2
+from tandem.dispatch.v1.dispatch_pb2 import ACKNOWLEDGED, ESCALATED, NOTIFIED, OFFERED, STOOD_DOWN
+from tests.support.dispatch import (
+    DESKS,
+    PATIENCE_S,
+    RunningLeg,
+    alert,
+    client,
+    publish,
+    running,
+    settings,
+    stored_steps,
+)
+from tests.support.nats import TestServer
+
+
+@pytest.fixture
+async def legs(nats: TestServer, bus: Bus, tmp_path: Path) -> AsyncIterator[dict[str, RunningLeg]]:
+    """All three legs."""
+    async with AsyncExitStack() as stack:
+        yield {leg: await stack.enter_async_context(running(settings(leg, nats, tmp_path))) for leg in flow.LEGS}
+
+
+@pytest.fixture
+def police(nats: TestServer, bus: Bus, tmp_path: Path) -> DispatchSettings:
+    """Settings of one leg over a mesh that is there."""
+    return settings("police", nats, tmp_path)
+
+
+async def refused(call: Awaitable[object], code: grpc.StatusCode, part: str = "") -> None:
+    with pytest.raises(grpc.aio.AioRpcError) as refusal:
+        await call
+    assert refusal.value.code() == code and part in (refusal.value.details() or "")
+
+
+async def test_an_alert_reaches_each_desk_and_each_leg_sees_the_others(bus: Bus, legs: dict[str, RunningLeg]) -> None:
+    ids = {}
+    for leg, running_leg in legs.items():
+        async with running_leg.desk.subscription() as subscription:
+            if leg == "probation":
+                await publish(bus, alert(5))
+            offer = (await subscription.next(OFFERED)).step.assignment
+            assert offer.subject_id == ("w1" if leg == "probation" else "p1")
+            assert translate.leg_name(offer.leg) == leg and list(offer.order_ids) == ["order-1"]
+            ids[leg] = offer.assignment_id
+            taken = await running_leg.desk.acknowledge(offer.assignment_id)
+            assert taken.acknowledged_by == DESKS[leg] and taken.HasField("acknowledged_at")
+            assert (await subscription.next(ACKNOWLEDGED)).step.assignment.acknowledged_at == taken.acknowledged_at
+    assert len(set(ids.values())) == 3
+    for leg, running_leg in legs.items():
+        steps = await stored_steps(bus, leg, "incident-1", 2)
+        assert [(step.number, step.assignment.state) for step in steps] == [(1, OFFERED), (2, ACKNOWLEDGED)]
+        async with asyncio.timeout(PATIENCE_S):
+            while True:
+                (incident,) = (await running_leg.desk.list()).incidents
+                if [one.state for one in incident.assignments] == 3 * [ACKNOWLEDGED]:
+                    break
+                await asyncio.sleep(0.05)
+        assert {one.assignment_id for one in incident.assignments} == set(ids.values())
+        own = incident.assignments[0]
+        assert own.assignment_id == ids[leg] and own.report_to_published_ms > 0
+        assert own.cause.report_id == "r-5"
+
+
+async def test_what_is_not_demanded_of_a_leg_does_not_reach_it(bus: Bus, legs: dict[str, RunningLeg]) -> None:
+    await publish(bus, alert(5, geometry_pb2.WARN), alert(6, geometry_pb2.NOTIFY, incident="incident-2"))
+    async with legs["warning"].desk.subscription() as subscription:
+        assert (await subscription.next(OFFERED)).step.assignment.incident_id == "incident-1"
+        assert (await subscription.next(OFFERED)).step.assignment.incident_id == "incident-2"
+    async with legs["police"].desk.subscription() as subscription:
+        notice = (await subscription.next(NOTIFIED)).step.assignment
+        assert notice.incident_id == "incident-2" and not notice.HasField("offered_at")
+    await refused(legs["police"].desk.acknowledge(notice.assignment_id), grpc.StatusCode.FAILED_PRECONDITION)
+
+
+async def test_nobody_answers(bus: Bus, police: DispatchSettings) -> None:
+    async with (
+        running(police.model_copy(update={"acknowledge_within_s": 0.2})) as leg,
+        leg.desk.subscription() as steps,
+    ):
+        await publish(bus, alert(5))
+        offer = await steps.next(OFFERED)
+        first, second = await steps.next(ESCALATED), await steps.next(ESCALATED)
+        assert offer.sequence < first.sequence < second.sequence
+        assert first.step.assignment.assignment_id == offer.step.assignment.assignment_id
+        await leg.desk.acknowledge(offer.step.assignment.assignment_id)
+        taken = await steps.next(ACKNOWLEDGED)
+        stored = await stored_steps(bus, "police", "incident-1", taken.step.number)
+    states = [step.assignment.state for step in stored]
+    assert states[0] == OFFERED and states[1] == ESCALATED and states.index(ACKNOWLEDGED) == len(states) - 1
+
+
+async def test_a_deadline_survives_a_restart(bus: Bus, police: DispatchSettings) -> None:
+    brief = police.model_copy(update={"acknowledge_within_s": 2.0})
+    async with running(brief) as leg, leg.desk.subscription() as steps:
+        await publish(bus, alert(5))
+        await steps.next(OFFERED)
+    async with running(brief) as leg, leg.desk.subscription() as steps:
+        assert (await steps.next(ESCALATED)).step.number == 2
+
+
+async def test_an_unanswered_offer_comes_again_to_each_desk(
+    bus: Bus, police: DispatchSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hub, "REPEAT_S", 0.1)
+    async with running(police) as leg:
+        async with leg.desk.subscription() as one, leg.desk.subscription() as other:
+            await publish(bus, alert(5))
+            first = await one.next(OFFERED)
+            assert first.sequence > 0 and await other.next(OFFERED) == first
+            for steps in (one, other):
+                for _ in range(2):
+                    again = await steps.next(OFFERED)
+                    assert again.sequence == 0 and again.step.step_id == first.step.step_id
+        async with leg.desk.subscription(after_sequence=first.sequence) as late:
+            assert (await late.next(OFFERED)).sequence == 0
+            await leg.desk.acknowledge(first.step.assignment.assignment_id)
+            taken = await late.next(ACKNOWLEDGED)
+        async with leg.desk.subscription(after_sequence=first.sequence) as later:
+            assert await later.next(ACKNOWLEDGED) == taken
+
+
+async def test_the_desk_is_served_while_nats_is_away(bus: Bus, nats: TestServer, police: DispatchSettings) -> None:
+    brief = police.model_copy(update={"acknowledge_within_s": 1.0})
+    async with running(brief) as leg, leg.desk.subscription() as steps:
+        await publish(bus, alert(5))
+        offer = await steps.next(OFFERED)
+        nats.kill()
+        await steps.next(ESCALATED)
+        await leg.desk.acknowledge(offer.step.assignment.assignment_id)
+        taken = await steps.next(ACKNOWLEDGED)
+    async with running(brief) as leg, leg.desk.subscription() as steps:  # even a restart needs no NATS
+        await steps.next(ACKNOWLEDGED)
+        assert (await leg.desk.list()).incidents[0].assignments[0].state == ACKNOWLEDGED
+        nats.start()
+        await publish(bus, alert(6, incident="incident-2"))  # waits for the server
+        published = await stored_steps(bus, "police", "incident-1", taken.step.number)
+    assert [step.number for step in published] == list(range(1, taken.step.number + 1))
+    assert published[-1].assignment.state == ACKNOWLEDGED
+
+
+async def test_only_the_legs_own_desk_is_served(bus: Bus, police: DispatchSettings) -> None:
+    async with running(police) as leg, leg.desk.subscription() as steps:
+        await publish(bus, alert(5))
+        offer = (await steps.next(OFFERED)).step.assignment
+        for stranger in (DESKS["probation"], DESKS["warning"], "spiffe://tandem/reviewer/a", "spiffe://vendor/a"):
+            caller = leg.caller(stranger)
+            await refused(caller.acknowledge(offer.assignment_id), grpc.StatusCode.PERMISSION_DENIED)
+            async with caller.subscription() as other:
+                await refused(other.next(OFFERED), grpc.StatusCode.PERMISSION_DENIED)
+        for stranger in (DESKS["probation"], DESKS["warning"], "spiffe://vendor/a"):
+            await refused(leg.caller(stranger).list(), grpc.StatusCode.PERMISSION_DENIED)
+        assert len((await leg.caller("spiffe://tandem/reviewer/a").list()).incidents) == 1
+        assert (await leg.desk.list()).incidents[0].assignments[0].state == OFFERED
+
+
+async def test_requests_that_cannot_be_served(bus: Bus, police: DispatchSettings) -> None:
+    async with running(police) as leg:
+        await refused(leg.desk.acknowledge("assign-none"), grpc.StatusCode.NOT_FOUND)
+        await refused(leg.desk.acknowledge(""), grpc.StatusCode.INVALID_ARGUMENT, "assignment_id")
+        await refused(leg.desk.list(page_size=1_001), grpc.StatusCode.INVALID_ARGUMENT, "page_size")
+        await refused(leg.desk.list(page_token="incident-9"), grpc.StatusCode.INVALID_ARGUMENT, "page_token")
+        await refused(leg.desk.list(page_token="\n"), grpc.StatusCode.INVALID_ARGUMENT, "page_token")
+        await refused(leg.desk.list(incident_id="a b"), grpc.StatusCode.INVALID_ARGUMENT, "incident_id")
+        async with leg.desk.subscription(after_sequence=99) as steps:
+            await refused(steps.next(OFFERED), grpc.StatusCode.INVALID_ARGUMENT, "after_sequence")
+
+
+async def test_the_end_stands_down_and_ends_the_incident_whatever_the_order(bus: Bus, police: DispatchSettings) -> None:
+    async with running(police) as leg, leg.desk.subscription() as steps:
+        await publish(bus, alert(5))
+        offer = (await steps.next(OFFERED)).step.assignment
+        await leg.desk.acknowledge(offer.assignment_id)
+        await publish(bus, alert(6, geometry_pb2.RECORD, protected=(), ends=True))
+        over = (await steps.next(STOOD_DOWN)).step.assignment
+        assert over.HasField("acknowledged_at")
+        await refused(leg.desk.acknowledge(offer.assignment_id), grpc.StatusCode.FAILED_PRECONDITION, "STOOD_DOWN")
+        await publish(bus, alert(9, geometry_pb2.RECORD, incident="incident-2", protected=(), ends=True))
+        await bus.client.flush()
+        await asyncio.sleep(0.2)  # so that the end is folded alone
+        await publish(bus, alert(8, incident="incident-2"))
+        assert (await steps.next(STOOD_DOWN)).step.assignment.incident_id == "incident-2"
+        listed = (await leg.desk.list()).incidents
+    assert [one.incident_id for one in listed] == ["incident-2", "incident-1"]
+    assert all(one.HasField("ended_at") for one in listed)
+
+
+async def test_incidents_are_listed_in_pages(bus: Bus, police: DispatchSettings) -> None:
+    names = [f"incident-{n}" for n in range(5)]
+    async with running(police) as leg, leg.desk.subscription() as steps:
+        await publish(bus, *(alert(n, incident=name) for n, name in enumerate(names, 1)))
+        for _ in names:
+            await steps.next(OFFERED)
+        seen: list[str] = []
+        token = ""
+        for size in (2, 2, 1):
+            page = await leg.desk.list(page_size=2, page_token=token)
+            assert len(page.incidents) == size
+            seen += [one.incident_id for one in page.incidents]
+            token = page.next_page_token
+        assert token == "" and seen == names[::-1]
+        (one,) = (await leg.desk.list(incident_id="incident-3")).incidents
+        assert one.incident_id == "incident-3"
+        assert not (await leg.desk.list(incident_id="incident-77")).incidents
+
+
+async def test_what_cannot_be_read_is_set_aside_and_holds_nothing_up(bus: Bus, police: DispatchSettings) -> None:
+    nameless = alert(4)
+    nameless.ClearField("order_id")
+    await publish(bus, nameless)
+    await bus.publish("alert.0.garbage", b"\xff\xff\xff")
+    await bus.publish(flow.incident_subject("probation", "incident-1"), b"\xff\xff\xff")
+    async with running(police) as leg, leg.desk.subscription() as steps:
+        await publish(bus, alert(5))
+        await steps.next(OFFERED)
+        reasons: dict[str, str] = {}
+        async with asyncio.timeout(PATIENCE_S):
+            while len(reasons) < 3:
+                await asyncio.sleep(0.05)
+                info = await bus.js.stream_info(flow.PARKED.name, subjects_filter=">")
+                for subject in info.state.subjects or {}:
+                    message = await bus.js.get_last_msg(flow.PARKED.name, subject)
+                    reasons[subject] = alert_pb2.Parked.FromString(message.data or b"").reason
+    assert reasons.keys() == {
+        "parked.police-alerts.ALERTS.1",
+        "parked.police-alerts.ALERTS.2",
+        "parked.police-peers.INCIDENTS.1",
+    }
+    assert "order_id" in reasons["parked.police-alerts.ALERTS.1"]
+
+
+async def test_all_alerts_again_change_nothing(bus: Bus, police: DispatchSettings) -> None:
+    async with running(police) as leg, leg.desk.subscription() as steps:
+        await publish(bus, alert(5), alert(6), alert(7, protected=("p2",)))
+        await steps.next(OFFERED)
+        await leg.desk.acknowledge((await steps.next(OFFERED)).step.assignment.assignment_id)
+        before = (await leg.desk.list()).incidents
+    await bus.js.delete_consumer(flow.ALERTS.name, flow.alerts_durable("police"))
+    async with running(police) as leg, leg.desk.subscription() as steps:
+        await publish(bus, alert(8, incident="incident-2"))
+        while (await steps.next(OFFERED)).step.assignment.incident_id != "incident-2":
+            pass
+        assert (await leg.desk.list(incident_id="incident-1")).incidents == before
+    assert len(await stored_steps(bus, "police", "incident-1", 3)) == 3
+
+
+async def test_a_stop_between_commit_and_acknowledgement_makes_no_second_assignment(
+    bus: Bus, police: DispatchSettings
+) -> None:
+    committed = alert(5)
+    await publish(bus, committed)
+    parsed = translate.alert(committed.SerializeToString(), "police")
+    assert parsed
+    async with (  # the leg commits, and neither acknowledges to ALERTS nor publishes to INCIDENTS
+        open_database(police.database, MIGRATIONS) as database,
+        open_leg("police", Store(database), MeshClock(), 30_000) as leg,
+    ):
+        await leg.fold([parsed])
+    async with running(police) as running_leg, running_leg.desk.subscription() as steps:
+        await steps.next(OFFERED)
+        await publish(bus, alert(6, incident="incident-2"))
+        assert (await steps.next(OFFERED)).step.assignment.incident_id == "incident-2"
+        (published,) = await stored_steps(bus, "police", "incident-1", 1)
+        (incident,) = (await running_leg.desk.list(incident_id="incident-1")).incidents
+    assert [one.assignment_id for one in incident.assignments] == [published.assignment.assignment_id]
+
+
+async def test_a_killed_process_comes_back_with_its_offers(bus: Bus, police: DispatchSettings) -> None:
+    environment = os.environ | {
+        "TANDEM_PORT": str(police.port),
+        "TANDEM_NATS_URL": police.nats_url,
+        "TANDEM_NATS_MONITOR_URL": police.nats_monitor_url,
+        "TANDEM_DATA_DIR": str(police.data_dir),
+        "TANDEM_DEV_SECRET": police.dev_secret,
+    }
+    seen: list[str] = []
+    for sequence in (5, 6):
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "services.dispatch", "--leg", "police"),
+            env=environment,
+            stderr=asyncio.subprocess.DEVNULL,
+        )
+        try:
+            async with client(police) as leg, leg.desk.subscription() as steps:
+                await publish(bus, alert(sequence, incident=f"incident-{sequence}"))
+                for _ in range(len(seen) + 1):
+                    seen.append((await steps.next(OFFERED)).step.assignment.incident_id)
+                if sequence == 6:
+                    await leg.desk.acknowledge((await leg.desk.list()).incidents[0].assignments[0].assignment_id)
+                    process.terminate()
+                    assert await asyncio.wait_for(process.wait(), PATIENCE_S) == 0
+        finally:
+            if process.returncode is None:
+                process.kill()
+                await process.wait()
+    assert seen == ["incident-5", "incident-5", "incident-6"]
+    async with open_database(police.database, MIGRATIONS) as database:
+        assert await Store(database).first_broken_event() is None

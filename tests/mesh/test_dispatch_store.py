@@ -1,0 +1,160 @@
+"""A leg over its real SQLite file alone: the chain, the migrations, slow desks."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+
+from services.common.clock import MeshClock
+from services.common.db import Database, open_database
+from services.common.errors import NotFound, Unavailable
+from services.dispatch import domain, hub, leg, store, translate
+from services.dispatch.__main__ import MIGRATIONS
+from services.dispatch.hub import Numbered
+from services.dispatch.leg import Leg, open_leg
+from services.dispatch.store import PeerRow, Store
+from tests.support.dispatch import alert
+
+FAR_MS = 3_600_000
+
+
+@pytest.fixture
+async def database(tmp_path: Path) -> AsyncIterator[Database]:
+    """The database of a police leg."""
+    async with open_database(tmp_path / "leg.sqlite3", MIGRATIONS) as opened:
+        yield opened
+
+
+@asynccontextmanager
+async def opened(database: Database, within_ms: int = FAR_MS) -> AsyncIterator[Leg]:
+    async with open_leg("police", Store(database), MeshClock(), within_ms) as one:
+        yield one
+
+
+async def fold(one: Leg, *sequences: int) -> None:
+    for sequence in sequences:
+        parsed = translate.alert(alert(sequence, incident=f"incident-{sequence}").SerializeToString(), "police")
+        assert parsed
+        await one.fold([parsed])
+
+
+async def take(steps: AsyncIterator[Numbered], count: int) -> list[Numbered]:
+    async with asyncio.timeout(20):
+        return [await anext(steps) for _ in range(count)]
+
+
+async def test_the_migrations_make_the_tables_of_the_store(database: Database) -> None:
+    async with database.transaction() as connection:
+        differences = await connection.run_sync(
+            lambda sync: compare_metadata(MigrationContext.configure(sync), store.metadata)
+        )
+    assert differences == []
+
+
+async def test_a_changed_row_breaks_the_chain(database: Database) -> None:
+    async with opened(database) as one:
+        await fold(one, 1, 2, 3)
+        assert await one.store.first_broken_event() is None
+        async with database.transaction() as connection:
+            await connection.execute(sa.text("update events set body = replace(body, 'p1', 'p2') where id = 4"))
+        assert await one.store.first_broken_event() == 4
+
+
+async def test_a_slow_desk_misses_nothing_and_sees_nothing_twice(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hub, "WAITING_MAX", 3)
+    async with opened(database) as one:
+        steps = one.follow(0)
+        await fold(one, 1)
+        seen = await take(steps, 1)
+        await fold(one, 2, 3)  # wait in memory
+        seen += await take(steps, 1)
+        await fold(one, *range(4, 12))  # more than what is kept for it
+        seen += await take(steps, 9)
+        await fold(one, 12)
+        seen += await take(steps, 1)
+    assert [step.step.assignment.incident_id for step in seen] == [f"incident-{n}" for n in range(1, 13)]
+    assert [step.sequence for step in seen] == sorted({step.sequence for step in seen})
+
+
+async def test_a_stopping_leg_tells_its_desks(database: Database) -> None:
+    async with opened(database) as one:
+        steps = one.follow(0)
+        waiting = asyncio.ensure_future(take(steps, 1))
+        await asyncio.sleep(0)
+        one.hub.close()
+        with pytest.raises(Unavailable):
+            await waiting
+
+
+async def test_an_incident_that_is_no_longer_in_memory_is_folded_anew(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(leg, "KNOWN_MAX", 1)
+    async with opened(database) as one:
+        await fold(one, 1, 2)
+        (step,) = await take(one.follow(0), 1)
+        first = step.step.assignment
+        await one.mark_published([step], {first.assignment_id: 2.5})
+        taken = await one.acknowledge(first.assignment_id, "spiffe://npa/desk/a")
+        assert taken.report_to_published_ms == 2.5 and taken.order_ids == first.order_ids
+        with pytest.raises(NotFound):
+            await one.acknowledge("assign-none", "spiffe://npa/desk/a")
+
+
+async def test_a_refused_command_leaves_no_trace(database: Database) -> None:
+    async with opened(database) as one:
+        await fold(one, 1)
+        head = await one.store.head()
+        with pytest.raises(NotFound):
+            await one._handle([("incident-1", domain.Acknowledge("assign-none", "x", 0))])
+        await fold(one, 2)
+        assert (await one.store.head()).id == head.id + 2
+        assert await one.store.first_broken_event() is None
+
+
+async def test_a_caller_who_leaves_does_not_part_memory_and_store(database: Database) -> None:
+    async with opened(database) as one:
+        for sequence in range(1, 8):
+            task = asyncio.create_task(fold(one, sequence))
+            for _ in range(sequence):
+                await asyncio.sleep(0.0002)
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+        await fold(one, *range(1, 9))
+        assert await one.store.first_broken_event() is None
+    async with opened(database) as again:
+        assert len(await again.store.unanswered()) == 8
+
+
+async def test_overdue_deadlines_are_passed_by_a_leg_that_comes_back(database: Database) -> None:
+    async with opened(database, within_ms=1) as one:
+        await fold(one, 1)
+        offer = (await take(one.follow(0), 1))[0]
+    await asyncio.sleep(0.01)
+    async with opened(database) as again:
+        await again.pass_deadlines()
+        await again.pass_deadlines()
+        (escalated,) = await take(again.follow(offer.sequence), 1)
+        assert escalated.step.number == 2
+        assert (await again.store.next_due_ms() or 0) > again._clock.now_ms()
+
+
+async def test_a_peers_older_step_does_not_replace_its_newer_one(database: Database) -> None:
+    async with opened(database) as one:
+        await fold(one, 1)
+        await one.store.put_peers([PeerRow("assign-1", "incident-1", 2, b"second")])
+        await one.store.put_peers([PeerRow("assign-1", "incident-1", 1, b"first")])
+        (listed,) = await one.store.incidents("", 10, "")
+        assert listed.peers == [b"second"]
+        await one.store.put_peers([PeerRow("assign-1", "incident-1", 3, b"third")])
+        (listed,) = await one.store.incidents("", 10, "")
+        assert listed.peers == [b"third"]
