@@ -53,13 +53,13 @@ class Plan:
 
     def id(self, what: str) -> str:
         """An id of this run."""
-        return f"{self.run_id}-{what}"
+        return f"{what}-{self.run_id}"
 
 
 def new_plan() -> Plan:
     """A plan with ids of its own, taken from the wall clock."""
     run_ms = time.time_ns() // 1_000_000
-    return Plan(run_id=f"demo-{run_ms:x}", national_id=f"{run_ms:013d}")
+    return Plan(run_id=f"{run_ms:x}", national_id=f"{run_ms:013d}")
 
 
 @dataclass(frozen=True, slots=True)

@@ -70,10 +70,11 @@ class Guardian:
                 self._tell(f"+{pid}\n")
             try:
                 await process.wait()
-                await asyncio.sleep(FIRST_DELAY_S)
             finally:
                 self._pipe = None
-                os.close(writing)
+                os.close(writing)  # the end of its input is its end
+                await process.wait()
+            await asyncio.sleep(FIRST_DELAY_S)
 
 
 @asynccontextmanager

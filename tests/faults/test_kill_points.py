@@ -1,0 +1,84 @@
+"""SIGKILL of any one process, at any step of the story, and of the evaluators and nats-server together.
+
+Whatever is killed, it comes back, both legs are acknowledged, and there is one assignment for each leg and destination.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Iterator, Sequence
+
+import pytest
+
+from services.cli import mesh as meshes
+from services.cli import outcome, story
+from services.cli.programs import SERVICES
+from tests.support.mesh import RunningMesh, running_mesh
+
+PROCESSES = ("nats", *(service.name for service in SERVICES))
+STEPS = tuple(name for name, _, _ in story.STEPS)
+KILL_AFTER_S = 0.03
+"""Into the step: its work has begun."""
+
+
+@pytest.fixture(scope="module")
+def mesh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningMesh]:
+    with running_mesh(tmp_path_factory.mktemp("mesh") / "m") as one:
+        yield one
+
+
+def short_plan() -> story.Plan:
+    """The story with few positions, close to each other in time."""
+    plan = story.new_plan()
+    return story.Plan(
+        run_id=plan.run_id,
+        national_id=plan.national_id,
+        pace_s=0.2,
+        clear_after_s=1,
+        to_2_km=(3000, 1900),
+        to_1_km=(950,),
+        to_100_m=(60,),
+        away=(1500, 3500),
+    )
+
+
+async def play_and_kill(mesh: RunningMesh, victims: dict[str, Sequence[str]]) -> None:
+    """Plays the story, kills as each step begins whom `victims` names for it, and looks at what has become of it."""
+    killed: dict[str, int] = {}
+    killers: list[asyncio.Task[None]] = []
+
+    async def kill(names: Sequence[str]) -> None:
+        await asyncio.sleep(KILL_AFTER_S)
+        await mesh.wait_until_returned(killed)
+        killed.update(mesh.kill(*names))
+
+    async with meshes.connect(mesh.now) as clients, story.stage(clients, short_plan()) as stage:
+        async for event in story.play(stage):
+            if isinstance(event, story.Begun) and event.name in victims:
+                killers.append(asyncio.create_task(kill(victims[event.name])))
+        await asyncio.gather(*killers)
+        await mesh.wait_until_returned(killed)
+        (incident,) = await story.settled(stage)
+        told = await outcome.read(clients, {stage.order_id})
+    assert incident.answered
+    assert [one.incident_id for one in told] == [incident.incident_id]
+    assignments = Counter((one.leg, one.destination) for one in incident.answers)
+    assert assignments == {
+        ("probation", stage.wearer_id): 1,
+        ("police", stage.person_id): 1,
+        ("police", stage.home_id): 1,
+        ("warning", stage.person_id): 1,
+    }
+
+
+# Round r kills process r + s at step s, so the rounds together meet each process at each step.
+@pytest.mark.parametrize("first", range(len(PROCESSES)), ids=PROCESSES)
+async def test_each_process_at_each_step(mesh: RunningMesh, first: int) -> None:
+    victims = {step: [PROCESSES[(first + n) % len(PROCESSES)]] for n, step in enumerate(STEPS)}
+    await play_and_kill(mesh, victims)
+
+
+@pytest.mark.parametrize("step", ["order", "respond", "stand-down"])
+async def test_both_evaluators_and_nats_together(mesh: RunningMesh, step: str) -> None:
+    await play_and_kill(mesh, {step: ["nats", "geofence-0", "geofence-1"]})

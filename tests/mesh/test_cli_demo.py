@@ -1,0 +1,140 @@
+"""The whole mesh as `tandem up` starts it, and the commands that play on it."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import stat
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from services.cli import programs
+from tests.support.mesh import PATIENCE_S, RunningMesh, is_alive, running_mesh, tandem
+
+RATE = 60
+
+
+@pytest.fixture(scope="module")
+def mesh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningMesh]:
+    with running_mesh(tmp_path_factory.mktemp("mesh") / "m", "--clock-rate", str(RATE)) as one:
+        yield one
+
+
+def test_mesh_json_says_where_everything_is_to_its_owner_alone(mesh: RunningMesh) -> None:
+    path = mesh.folder / "mesh.json"
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    names = {service.name for service in programs.SERVICES}
+    assert set(mesh.now.addresses) == names and set(mesh.now.pids) == names | {"nats"}
+    assert all(is_alive(pid) for pid in mesh.now.pids.values())
+    assert (mesh.now.clock.rate, mesh.now.partitions) == (RATE, 1)
+
+
+def test_the_demo_ends_with_both_legs_acknowledged(mesh: RunningMesh) -> None:
+    outcome = tandem("demo", "--dir", str(mesh.folder), "--json")
+    assert outcome.returncode == 0, outcome.stderr
+    said = json.loads(outcome.stdout)
+    assert set(said) == {"match_ms", "incidents"} and said["match_ms"] > 0
+    (incident,) = said["incidents"]
+    assert set(incident) == {"incident_id", "order_ids", "opened_at", "legs", "warnings"}
+    assert {leg["agency"] for leg in incident["legs"]} == {"probation", "police"}
+    fields = {"agency", "destination", "state", "report_to_published_ms", "acknowledged_at"}
+    for leg in incident["legs"]:
+        assert set(leg) == fields and leg["state"] == "STOOD_DOWN" and leg["acknowledged_at"]
+        assert leg["report_to_published_ms"] > 0
+    (warning,) = incident["warnings"]
+    assert warning["acknowledged_at"]
+
+    listed = json.loads(tandem("incidents", "--dir", str(mesh.folder), "--json").stdout)
+    assert incident in listed["incidents"]
+
+
+def test_a_replay_at_another_rate_than_the_mesh_runs_at_is_refused(mesh: RunningMesh, tmp_path: Path) -> None:
+    scenario, reports = _approach(tmp_path)
+    outcome = tandem("replay", "--scenario", scenario, "--reports", reports, "--rate", "2", "--dir", str(mesh.folder))
+    assert outcome.returncode == 2 and f"runs at clock rate {RATE}" in outcome.stderr
+
+
+def test_a_replay_finds_what_the_back_test_finds(mesh: RunningMesh, tmp_path: Path) -> None:
+    scenario, reports = _approach(tmp_path)
+    files = ("--scenario", scenario, "--reports", reports)
+    expected = [json.loads(line) for line in tandem("backtest", *files).stdout.splitlines()]
+    expected = [one for one in expected if one["kind"] != "RING_OPEN"]
+    assert {one["kind"] for one in expected} == {"RING_ENTERED", "RING_CLEARED"}
+    # Twice: the same ids are an update of the first run's records, and reports of their own.
+    for _ in range(2):
+        outcome = tandem("replay", *files, "--rate", str(RATE), "--json", "--dir", str(mesh.folder))
+        assert outcome.returncode == 0, outcome.stderr
+        said = json.loads(outcome.stdout)
+        assert [_essence(one) for one in said["episodes"]] == [_essence(one) for one in expected]
+        (incident,) = said["incidents"]
+        assert all(leg["acknowledged_at"] for leg in incident["legs"])
+        assert incident["opened_at"].startswith("2008-10-24T11:")
+
+
+def _essence(alert: dict[str, Any]) -> tuple[object, ...]:
+    """What doesn't depend on when a report arrived to the millisecond."""
+    return (alert["kind"], alert["target_id"], alert["ring_m"], alert["demand"])
+
+
+def _approach(folder: Path) -> tuple[str, str]:
+    """A walk past a home, on a day long gone: 1.5 km away, to the door, 1.5 km away."""
+    scenario, reports = folder / "scenario.json", folder / "reports.ndjson"
+    person = {"national_id": "900101-1234567", "name": "Test wearer", "birth_date": "1990-01-01"}
+    home = {"place_id": "replay-home", "circle": {"lat_deg": 37.5, "lon_deg": 127.0, "radius_m": 20}}
+    order = {
+        "order_id": "replay-order",
+        "respondent": person,
+        "places": [home],
+        "rings": [{"radius_m": 1000, "action": "NOTIFY"}, {"radius_m": 100, "action": "RESPOND"}],
+        "valid_from": "2008-10-01T00:00:00Z",
+        "valid_until": "2008-12-01T00:00:00Z",
+    }
+    content = {
+        "wearers": [person | {"wearer_id": "replay-wearer"}],
+        "tags": [{"device_id": "replay-tag", "wearer_id": "replay-wearer"}],
+        "orders": [order],
+    }
+    scenario.write_text(json.dumps(content))
+    distances_m = [1500, 900, 500, 50, 500, 900, 1500, 1500, 1500, 1500, 1500]
+    lines = [
+        {
+            "device_id": "replay-tag",
+            "report_id": str(n),
+            "fix_time": f"2008-10-24T11:{20 + n // 2:02d}:{n % 2 * 30:02d}Z",
+            "lat_deg": 37.5 + distance_m / 111_195,
+            "lon_deg": 127.0,
+            "accuracy_m": 1,
+        }
+        for n, distance_m in enumerate(distances_m)
+    ]
+    reports.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return str(scenario), str(reports)
+
+
+def test_a_folder_keeps_its_secret_and_its_premises_and_nothing_outlives_up(tmp_path: Path) -> None:
+    folder = tmp_path / "m"
+    with running_mesh(folder) as first:
+        before = first.now
+        assert first.stop() == 0
+    assert not any(is_alive(pid) for pid in before.pids.values())
+    assert not (folder / "mesh.json").exists()
+
+    refused = tandem("up", "--dir", str(folder), "--base-port", "0", "--clock-rate", "2")
+    assert refused.returncode == 2 and "clock rate 1" in refused.stderr
+    refused = tandem("up", "--dir", str(folder), "--base-port", "0", "--partitions", "3")
+    assert refused.returncode == 2 and "1 partitions" in refused.stderr
+
+    with running_mesh(folder) as second:
+        after = second.now
+        assert (after.dev_secret, after.clock) == (before.dev_secret, before.clock)
+        os.kill(second.process.pid, signal.SIGKILL)
+        second.process.wait()
+        deadline = time.monotonic() + PATIENCE_S
+        while any(is_alive(pid) for pid in after.pids.values()):
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
