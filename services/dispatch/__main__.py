@@ -47,7 +47,8 @@ async def mesh(settings: DispatchSettings, leg: Leg) -> None:
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(consume_alerts(bus, leg))
             tasks.create_task(consume_peers(bus, leg))
-            tasks.create_task(leg.outbox.run(bus, leg.name, leg.mark_published))
+            tasks.create_task(leg.outbox.run(bus, leg.name))
+            tasks.create_task(leg.outbox.note(leg.mark_published))
 
 
 def main() -> None:

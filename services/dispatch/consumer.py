@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from functools import partial
 from typing import TypeVar
@@ -13,6 +14,8 @@ from services.common.pull import Delivered
 from services.dispatch import translate
 from services.dispatch.leg import Leg, retried
 
+PEERS_EVERY_S = 0.05
+"""How long the other legs' steps wait for one another, to be kept in one transaction; the leg itself waits for none."""
 T = TypeVar("T")
 
 
@@ -35,6 +38,7 @@ async def consume_peers(bus: Bus, leg: Leg) -> None:
         if rows:
             await retried(partial(leg.store.put_peers, rows))
         await _settle(bus, durable, messages, malformed)
+        await asyncio.sleep(PEERS_EVERY_S)
 
 
 def _parse(

@@ -118,7 +118,7 @@ class Leg:
                         self._known[assignment.incident_id] = _Known(known.incident, latencies)
                 self.hub.tell_latencies(latency_ms)
 
-        await _to_the_end(work())
+        await retried(lambda: _to_the_end(work()))
 
     # ── questions ────────────────────────────────────────────────────────────────────────────────────────────────────
 
