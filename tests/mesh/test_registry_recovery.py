@@ -114,6 +114,19 @@ async def take_outbox(registry: Registry, clock: MeshClock) -> list[store.Outbox
     return rows
 
 
+async def test_a_case_goes_out_after_the_routes_that_it_needs(tmp_path: Path) -> None:
+    clock = MeshClock()
+    person_id = next(f"p-{n}" for n in range(20) if ids.partition_of(f"p-{n}", 3) != ids.partition_of("w-1", 3))
+    async with opened(tmp_path, clock, partitions=3) as registry:
+        await registry.put_protected_person(translate.parse_protected_person(records.person(person_id)))
+        await registry.put_device(translate.parse_device(records.device(person_id=person_id)))
+        await registry.put_wearer(translate.parse_wearer(records.wearer()))
+        await take_outbox(registry, clock)
+        await registry.put_order(translate.parse_order(records.order(person_ids=(person_id,))))
+        rows = await take_outbox(registry, clock)
+    assert [row.subject for row in rows] == ["$KV.devices.app-1", f"log.{ids.partition_of('w-1', 3)}.case"]
+
+
 async def test_every_day_all_that_is_valid_is_sent_again_under_its_version(tmp_path: Path) -> None:
     today, tomorrow = MeshClock(), in_days(1)
     async with opened(tmp_path, today) as registry:

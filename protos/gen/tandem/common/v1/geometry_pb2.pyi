@@ -114,7 +114,7 @@ class Polygon(_message.Message):
     VERTICES_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def vertices(self) -> _containers.RepeatedCompositeFieldContainer[Global___Point]:
-        """Corners in order, at least 3, the first not repeated at the end. Sides don't cross."""
+        """Corners in order, 3 to 200, the first not repeated at the end. Sides don't cross or touch."""
 
     def __init__(
         self,

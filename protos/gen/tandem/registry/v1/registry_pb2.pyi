@@ -229,15 +229,15 @@ class Order(_message.Message):
 
     @_builtins.property
     def protected_person_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Whom it protects. At least one person or one place."""
+        """Whom it protects. At least one person or one place; at most 100 persons, each put before."""
 
     @_builtins.property
     def places(self) -> _containers.RepeatedCompositeFieldContainer[_geometry_pb2.Place]:
-        """Which places it protects."""
+        """Which places it protects, at most 50."""
 
     @_builtins.property
     def rings(self) -> _containers.RepeatedCompositeFieldContainer[_geometry_pb2.Ring]:
-        """Rings; none means 2 km WARN, 1 km NOTIFY, 100 m RESPOND."""
+        """Rings, at most 20, no two of the same radius; none means 2 km WARN, 1 km NOTIFY, 100 m RESPOND."""
 
     @_builtins.property
     def valid_from(self) -> _timestamp_pb2.Timestamp:
