@@ -109,7 +109,9 @@ async def _pull(  # type: ignore[no-untyped-def]  # `config` is called anew for 
         wake.set()
 
     inbox = bus.client.new_inbox()
-    subscription = await bus.client.subscribe(f"{inbox}.*", cb=on_message, pending_msgs_limit=-1, pending_bytes_limit=-1)
+    subscription = await bus.client.subscribe(
+        f"{inbox}.*", cb=on_message, pending_msgs_limit=-1, pending_bytes_limit=-1
+    )
     request = json.dumps(
         {"batch": batch, "expires": int(EXPIRES_S * _NS), "idle_heartbeat": int(HEARTBEAT_S * _NS)}
     ).encode()
@@ -135,7 +137,9 @@ async def _pull(  # type: ignore[no-untyped-def]  # `config` is called anew for 
             if not arrived:
                 wake.clear()
                 try:
-                    await asyncio.wait_for(wake.wait(), timeout=3 * HEARTBEAT_S)
+                    # Not wait_for: up to Python 3.11 it loses a cancellation that comes with the awaited event.
+                    async with asyncio.timeout(3 * HEARTBEAT_S):
+                        await wake.wait()
                 except TimeoutError:
                     # Three heartbeats missed: the request is lost, and after a restart of the server perhaps the consumer.
                     ready = False

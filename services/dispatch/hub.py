@@ -113,7 +113,8 @@ class Hub:
             return
         desk.wake.clear()
         with suppress(TimeoutError):  # time to look for offers that are to be sent again
-            await asyncio.wait_for(desk.wake.wait(), timeout=_TICK_S)
+            async with asyncio.timeout(_TICK_S):
+                await desk.wake.wait()
 
     @contextmanager
     def _desk(self) -> Iterator[_Desk]:

@@ -13,7 +13,7 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from typing import TypeVar
 
-from sqlalchemy.ext.asyncio import AsyncConnection
+from sqlalchemy import Connection
 
 from services.common.clock import MeshClock
 from services.common.errors import InvalidField, NotFound, RetryableError
@@ -145,28 +145,33 @@ class Leg:
                 sleep_s = self._clock.wall_s(int(self._next_due_ms) - self._clock.now_ms())
             # Short sleeps, so that a jump of the system's clock delays nothing for long.
             with suppress(TimeoutError):
-                await asyncio.wait_for(self._sooner.wait(), timeout=min(max(sleep_s, 0.001), _LONGEST_SLEEP_S))
+                async with asyncio.timeout(min(max(sleep_s, 0.001), _LONGEST_SLEEP_S)):
+                    await self._sooner.wait()
 
     async def _handle(self, commands: Sequence[tuple[str, domain.Command]]) -> Mapping[str, _Known]:
         return await _to_the_end(self._gather_decide_apply(commands)) if commands else {}
 
     async def _gather_decide_apply(self, commands: Sequence[tuple[str, domain.Command]]) -> Mapping[str, _Known]:
         async with self._one_at_a_time:
-            async with self.store.transaction() as connection:
-                change = _Change(self._head, await self._gather(connection, {id_ for id_, _ in commands}))
+
+            def work(connection: Connection) -> _Change:
+                change = _Change(self._head, self._gather(connection, {id_ for id_, _ in commands}))
                 for incident_id, command in commands:
                     _decide(change, incident_id, command)
                 if change.links:
-                    await self._write(connection, change)
+                    self._write(connection, change)
+                return change
+
+            change = await self.store.transaction(work)
             self._committed(change)
             return change.known
 
-    async def _gather(self, connection: AsyncConnection, incident_ids: set[str]) -> dict[str, _Known]:
+    def _gather(self, connection: Connection, incident_ids: set[str]) -> dict[str, _Known]:
         found = {id_: self._known[id_] for id_ in incident_ids if id_ in self._known}
         missing = [id_ for id_ in incident_ids if id_ not in found]
         if missing:
-            events = await self.store.events(connection, missing)
-            latencies = await self.store.latencies(connection, list(events)) if events else {}
+            events = self.store.events(connection, missing)
+            latencies = self.store.latencies(connection, list(events)) if events else {}
             for id_ in missing:
                 incident = domain.Incident(id_, self.name)
                 for event in events.get(id_, ()):
@@ -175,12 +180,12 @@ class Leg:
                 found[id_] = _Known(incident, mine)
         return found
 
-    async def _write(self, connection: AsyncConnection, change: _Change) -> None:
+    def _write(self, connection: Connection, change: _Change) -> None:
         steps = [
             StepRow(one.sequence, one.step.step_id, one.step.assignment.assignment_id, one.step.SerializeToString())
             for one in change.steps
         ]
-        await self.store.append(
+        self.store.append(
             connection, change.links, steps, list(change.assignments.values()), list(change.incidents.values())
         )
 

@@ -4,15 +4,13 @@ incidents are derived from it in the same transaction. `peer_assignments` is wha
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import sqlalchemy as sa
 from sqlalchemy.dialects.sqlite import insert
 from sqlalchemy.exc import OperationalError
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.common.db import Database
 from services.common.errors import InvalidField, Unavailable
@@ -69,6 +67,7 @@ _peers = sa.Table(
 )
 
 _PAGE = 500
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,29 +137,25 @@ class Store:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    @asynccontextmanager
-    async def transaction(self) -> AsyncIterator[AsyncConnection]:
-        """All or nothing, durable at the end of the block. Raises Unavailable where the disk doesn't take it."""
+    async def transaction(self, work: Callable[[sa.Connection], T]) -> T:
+        """Does `work` in the database's thread: all or nothing, durable. Raises Unavailable where the disk fails."""
         try:
-            async with self._database.transaction() as connection:
-                yield connection
+            return await self._database.visit(work)
         except OperationalError as error:
             raise Unavailable("the leg's store doesn't answer") from error
 
     async def head(self) -> Head:
         """The end of the chain."""
-        async with self.transaction() as connection:
-            query = sa.select(_events.c.id, _events.c.hash).order_by(_events.c.id.desc()).limit(1)
-            row = (await connection.execute(query)).first()
-            return Head(row.id, row.hash) if row else Head()
+        query = sa.select(_events.c.id, _events.c.hash).order_by(_events.c.id.desc()).limit(1)
+        row = await self.transaction(lambda connection: connection.execute(query).first())
+        return Head(row.id, row.hash) if row else Head()
 
     async def first_broken_event(self) -> int | None:
         """Id of the first event that was changed, added or taken out after it was written; None where there is none."""
         head, broken = Head(), None
         while broken is None:
-            async with self.transaction() as connection:
-                query = sa.select(_events).where(_events.c.id > head.id).order_by(_events.c.id).limit(_PAGE)
-                links = [Link(**row._mapping) for row in await connection.execute(query)]
+            query = sa.select(_events).where(_events.c.id > head.id).order_by(_events.c.id).limit(_PAGE)
+            links = [Link(**row._mapping) for row in await self._rows(query)]
             if not links:
                 return None
             head, broken = chain.first_broken(head, links)
@@ -168,17 +163,17 @@ class Store:
 
     # ── the leg's own incidents ──────────────────────────────────────────────────────────────────────────────────────
 
-    async def events(self, connection: AsyncConnection, incident_ids: Sequence[str]) -> dict[str, list[domain.Event]]:
+    def events(self, connection: sa.Connection, incident_ids: Sequence[str]) -> dict[str, list[domain.Event]]:
         """The events of incidents in their order; an incident without any is left out."""
         found: dict[str, list[domain.Event]] = {}
         columns = (_events.c.incident_id, _events.c.kind, _events.c.body)
         for some in _paged(incident_ids):
             query = sa.select(*columns).where(_events.c.incident_id.in_(some)).order_by(_events.c.id)
-            for incident_id, kind, body in await connection.execute(query):
+            for incident_id, kind, body in connection.execute(query):
                 found.setdefault(incident_id, []).append(chain.read(kind, body))
         return found
 
-    async def latencies(self, connection: AsyncConnection, incident_ids: Sequence[str]) -> dict[str, float]:
+    def latencies(self, connection: sa.Connection, incident_ids: Sequence[str]) -> dict[str, float]:
         """report_to_published_ms by assignment, where it is known."""
         column = _assignments.c.report_to_published_ms
         found: dict[str, float] = {}
@@ -186,19 +181,19 @@ class Store:
             query = sa.select(_assignments.c.assignment_id, column).where(
                 _assignments.c.incident_id.in_(some), column.is_not(None)
             )
-            found.update((id_, ms) for id_, ms in await connection.execute(query))
+            found.update((id_, ms) for id_, ms in connection.execute(query))
         return found
 
-    async def append(
+    def append(
         self,
-        connection: AsyncConnection,
+        connection: sa.Connection,
         links: Sequence[Link],
         steps: Sequence[StepRow],
         assignments: Sequence[AssignmentRow],
         incidents: Sequence[IncidentRow],
     ) -> None:
         """Writes events and all that is derived from them."""
-        await connection.execute(sa.insert(_events), [asdict(link) for link in links])
+        connection.execute(sa.insert(_events), [asdict(link) for link in links])
         if steps:
             unpublished = [
                 {
@@ -210,24 +205,17 @@ class Store:
                 }
                 for step in steps
             ]
-            await connection.execute(sa.insert(_steps), unpublished)
+            connection.execute(sa.insert(_steps), unpublished)
         if assignments:
-            await connection.execute(_UPSERT_ASSIGNMENT, [asdict(row) for row in assignments])
+            connection.execute(_UPSERT_ASSIGNMENT, [asdict(row) for row in assignments])
         if incidents:
-            await connection.execute(_UPSERT_INCIDENT, [asdict(row) for row in incidents])
+            connection.execute(_UPSERT_INCIDENT, [asdict(row) for row in incidents])
 
     async def incident_of(self, assignment_id: str) -> str | None:
         """Incident of an assignment; None where there is no such assignment."""
-        async with self.transaction() as connection:
-            query = sa.select(_assignments.c.incident_id).where(_assignments.c.assignment_id == assignment_id)
-            found: str | None = await connection.scalar(query)
-            return found
-
-    async def assignment(self, assignment_id: str) -> AssignmentRow:
-        """The record of an assignment that exists."""
-        async with self.transaction() as connection:
-            query = sa.select(_assignments).where(_assignments.c.assignment_id == assignment_id)
-            return AssignmentRow(**(await connection.execute(query)).one()._mapping)
+        query = sa.select(_assignments.c.incident_id).where(_assignments.c.assignment_id == assignment_id)
+        found: str | None = await self.transaction(lambda connection: connection.scalar(query))
+        return found
 
     # ── steps ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -249,17 +237,22 @@ class Store:
         waiting = _assignments.c.state.in_([int(state) for state in domain.UNANSWERED])
         return await self._read_steps(sa.select(*_STEP).where(waiting, _steps.c.sequence.in_(last)))
 
-    async def _read_steps(self, query: sa.Select[Any]) -> list[StepRow]:
+    async def _read_steps(self, query: sa.Select[*tuple[Any, ...]]) -> list[StepRow]:
         joined = query.select_from(_steps.join(_assignments, _steps.c.assignment_id == _assignments.c.assignment_id))
-        async with self.transaction() as connection:
-            return [StepRow(*row) for row in await connection.execute(joined)]
+        return [StepRow(*row) for row in await self._rows(joined)]
+
+    async def _rows(self, query: sa.Select[*tuple[Any, ...]]) -> Sequence[sa.Row[*tuple[Any, ...]]]:
+        return await self.transaction(lambda connection: connection.execute(query).all())
 
     async def mark_published(self, sequences: Iterable[int], latency_ms: Mapping[str, float]) -> None:
         """Notes that steps are in INCIDENTS, and by assignment how long the offer took."""
-        async with self.transaction() as connection:
-            await connection.execute(_MARK_PUBLISHED, [{"which": sequence} for sequence in sequences])
+
+        def mark(connection: sa.Connection) -> None:
+            connection.execute(_MARK_PUBLISHED, [{"which": sequence} for sequence in sequences])
             if latency_ms:
-                await connection.execute(_MARK_LATENCY, [{"which": id_, "ms": ms} for id_, ms in latency_ms.items()])
+                connection.execute(_MARK_LATENCY, [{"which": id_, "ms": ms} for id_, ms in latency_ms.items()])
+
+        await self.transaction(mark)
 
     # ── deadlines ────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -267,49 +260,53 @@ class Store:
         """(incident, assignment) of deadlines that have passed, the oldest first."""
         columns = (_assignments.c.incident_id, _assignments.c.assignment_id)
         query = sa.select(*columns).where(_assignments.c.due_ms <= now_ms).order_by(_assignments.c.due_ms).limit(_PAGE)
-        async with self.transaction() as connection:
-            return [(incident_id, assignment_id) for incident_id, assignment_id in await connection.execute(query)]
+        return [(incident_id, assignment_id) for incident_id, assignment_id in await self._rows(query)]
 
     async def next_due_ms(self) -> int | None:
         """The next deadline, mesh time."""
-        async with self.transaction() as connection:
-            found: int | None = await connection.scalar(sa.select(sa.func.min(_assignments.c.due_ms)))
-            return found
+        query = sa.select(sa.func.min(_assignments.c.due_ms))
+        found: int | None = await self.transaction(lambda connection: connection.scalar(query))
+        return found
 
     # ── all legs ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
     async def put_peers(self, rows: Sequence[PeerRow]) -> None:
         """Keeps of each assignment the step with the greatest number."""
-        async with self.transaction() as connection:
-            await connection.execute(_UPSERT_PEER, [asdict(row) for row in rows])
+        values = [asdict(row) for row in rows]
+        await self.transaction(lambda connection: connection.execute(_UPSERT_PEER, values))
 
     async def incidents(self, incident_id: str, limit: int, before: str) -> list[ListedIncident]:
         """Up to `limit` incidents, newest first: all, or one, or those opened before the one called `before`.
 
         Raises InvalidField where `before` isn't an incident of this leg.
         """
-        query = sa.select(_incidents).order_by(_incidents.c.opened_sequence.desc()).limit(limit)
-        async with self.transaction() as connection:
+
+        def listing(connection: sa.Connection) -> sa.Select[*tuple[Any, ...]]:
+            query = sa.select(_incidents).order_by(_incidents.c.opened_sequence.desc()).limit(limit)
             if incident_id:
                 query = query.where(_incidents.c.incident_id == incident_id)
             if before:
-                last = await connection.scalar(
-                    sa.select(_incidents.c.opened_sequence).where(_incidents.c.incident_id == before)
-                )
+                named = sa.select(_incidents.c.opened_sequence).where(_incidents.c.incident_id == before)
+                last = connection.scalar(named)
                 if last is None:
                     raise InvalidField("page_token", "isn't a token that this leg gave")
                 query = query.where(_incidents.c.opened_sequence < last)
-            rows = [IncidentRow(**row._mapping) for row in await connection.execute(query)]
+            return query
+
+        def read(connection: sa.Connection) -> list[ListedIncident]:
+            rows = [IncidentRow(**row._mapping) for row in connection.execute(listing(connection))]
             own: dict[str, list[AssignmentRow]] = {row.incident_id: [] for row in rows}
             peers: dict[str, list[bytes]] = {row.incident_id: [] for row in rows}
             for some in _paged(list(own)):
                 mine = sa.select(_assignments).where(_assignments.c.incident_id.in_(some))
-                for row in await connection.execute(mine.order_by(_assignments.c.assignment_id)):
+                for row in connection.execute(mine.order_by(_assignments.c.assignment_id)):
                     own[row.incident_id].append(AssignmentRow(**row._mapping))
                 theirs = sa.select(_peers.c.incident_id, _peers.c.payload).where(_peers.c.incident_id.in_(some))
-                for id_, payload in await connection.execute(theirs.order_by(_peers.c.assignment_id)):
+                for id_, payload in connection.execute(theirs.order_by(_peers.c.assignment_id)):
                     peers[id_].append(payload)
-        return [ListedIncident(row, own[row.incident_id], peers[row.incident_id]) for row in rows]
+            return [ListedIncident(row, own[row.incident_id], peers[row.incident_id]) for row in rows]
+
+        return await self.transaction(read)
 
 
 _STEP = (
