@@ -113,7 +113,7 @@ def _alerts(outputs: list[Any]) -> Iterator[dict[str, Any]]:
 
 def alert_dict(alert: Alert) -> dict[str, Any]:
     """An alert as one line of the output."""
-    line = {
+    line: dict[str, Any] = {
         "alert_id": alert.alert_id,
         "order_id": alert.order_id,
         "episode_id": alert.episode_id,

@@ -37,9 +37,7 @@ jetstream {{
 }}
 """
     )
-    return NatsServer(
-        (binary(), "-c", str(config)), f"nats://127.0.0.1:{port}", f"http://127.0.0.1:{monitor_port}"
-    )
+    return NatsServer((binary(), "-c", str(config)), f"nats://127.0.0.1:{port}", f"http://127.0.0.1:{monitor_port}")
 
 
 def binary() -> str:

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from services.cli import programs
+from tests.support import geolife
 from tests.support.mesh import PATIENCE_S, RunningMesh, is_alive, running_mesh, tandem
 
 RATE = 60
@@ -74,6 +75,28 @@ def test_a_replay_finds_what_the_back_test_finds(mesh: RunningMesh, tmp_path: Pa
         (incident,) = said["incidents"]
         assert all(leg["acknowledged_at"] for leg in incident["legs"])
         assert incident["opened_at"].startswith("2008-10-24T11:")
+
+
+def test_a_replay_of_real_tracks_finds_the_approach_that_a_grid_misses(mesh: RunningMesh, tmp_path: Path) -> None:
+    geolife.require_geolife()
+    from_s, to_s = (geolife.parse_rfc3339(f"2008-10-24T11:{minute}:00Z") for minute in (20, 24))
+    wearer, protected = (geolife.window(geolife.load_track(who), from_s, to_s) for who in ("002", "006"))
+    scenario, reports = tmp_path / "scenario.json", tmp_path / "reports.ndjson"
+    scenario.write_text(json.dumps(geolife.scenario(from_s, to_s)))
+    reports.write_text("".join(f"{line}\n" for line in geolife.report_lines(wearer, protected)))
+    files = ("--scenario", str(scenario), "--reports", str(reports))
+    expected = [json.loads(line) for line in tandem("backtest", *files).stdout.splitlines()]
+    outcome = tandem("replay", *files, "--rate", str(RATE), "--json", "--dir", str(mesh.folder))
+    assert outcome.returncode == 0, outcome.stderr
+    said = json.loads(outcome.stdout)
+    assert [_essence(one) for one in said["episodes"]] == [_essence(one) for one in expected]
+    for replayed, tested in zip(said["episodes"], expected, strict=True):
+        assert abs(geolife.parse_rfc3339(replayed["at"]) - geolife.parse_rfc3339(tested["at"])) < 1
+    (cleared,) = [one for one in said["episodes"] if (one["kind"], one["ring_m"]) == ("RING_CLEARED", 100)]
+    assert abs(cleared["min_distance_m"] - 17.39) < 0.5
+    (incident,) = said["incidents"]
+    assert {leg["agency"] for leg in incident["legs"]} == {"probation", "police"}
+    assert all(leg["acknowledged_at"] for leg in incident["legs"])
 
 
 def _essence(alert: dict[str, Any]) -> tuple[object, ...]:
