@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+import base64
+import json
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import nats
 import nats.errors
-import nats.js.errors
 from nats.aio.client import Client
+from nats.aio.msg import Msg
 from nats.js import JetStreamContext
-from nats.js.api import Header, PubAck
+from nats.js.api import Header
 
-from services.common.errors import RetryableError, StoreFull, Unavailable
+from services.common.errors import NotFound, RetryableError, StoreFull, Unavailable
 from services.common.telemetry import logger
 from tandem.common.v1 import alert_pb2
 
@@ -30,6 +32,16 @@ class AlreadyThere(Exception):
     """The subject holds another last message than the publisher expected; for an alert that means success."""
 
 
+class PubAck(NamedTuple):
+    """The server's word that a message is on disk."""
+
+    stream: str
+    seq: int
+    """Its sequence there."""
+    duplicate: bool
+    """It was there already, under the same Msg-Id."""
+
+
 class Bounds(NamedTuple):
     """Sequences that a stream holds; `first` is `last` + 1 where it is empty."""
 
@@ -43,6 +55,10 @@ class Bus:
     def __init__(self, client: Client) -> None:
         self.client = client
         self.js: JetStreamContext = client.jetstream(timeout=PUBLISH_TIMEOUT_S)
+        """For setting streams up; what runs in a service's loops goes through `publish` and `api`."""
+        self._inbox = client.new_inbox()
+        self._asked = 0
+        self._answers: dict[str, asyncio.Future[Msg]] = {}
 
     async def publish(
         self, subject: str, payload: bytes, *, msg_id: str | None = None, expected_last: int | None = None
@@ -57,16 +73,45 @@ class Bus:
             headers[Header.MSG_ID.value] = msg_id
         if expected_last is not None:
             headers[Header.EXPECTED_LAST_SUBJECT_SEQUENCE.value] = str(expected_last)
+        answer = json.loads(await self._request(subject, payload, headers or None))
+        error = answer.get("error")
+        if error is None:
+            return PubAck(answer["stream"], answer["seq"], bool(answer.get("duplicate")))
+        if error.get("err_code") == _WRONG_LAST_SEQUENCE:
+            raise AlreadyThere(subject)
+        if error.get("err_code") in _STORE_FULL:
+            raise StoreFull("the log is full", retry_after_s=5.0)
+        raise Unavailable(f"JetStream refused the message: {error.get('description')}")
+
+    async def _request(self, subject: str, payload: bytes, headers: dict[str, str] | None) -> bytes:
+        """Publishes and waits for the answer on this connection's own inbox.
+
+        Not nats-py's request(): on Python 3.11 that can lose a cancellation that comes together with the answer, and the task then
+        never ends.
+        """
+        self._asked += 1
+        number, answered = str(self._asked), asyncio.get_running_loop().create_future()
+        self._answers[number] = answered
         try:
-            return await self.js.publish(subject, payload, headers=headers or None)
-        except nats.js.errors.APIError as error:
-            if error.err_code == _WRONG_LAST_SEQUENCE:
-                raise AlreadyThere(subject) from None
-            if error.err_code in _STORE_FULL:
-                raise StoreFull("the log is full", retry_after_s=5.0) from error
-            raise Unavailable(f"JetStream refused the message: {error.description}") from error
-        except (nats.errors.Error, OSError) as error:
+            await self.client.publish(subject, payload, reply=f"{self._inbox}.{number}", headers=headers)
+            async with asyncio.timeout(PUBLISH_TIMEOUT_S):
+                message: Msg = await answered
+        except (nats.errors.Error, OSError, TimeoutError) as error:
             raise Unavailable(f"JetStream doesn't answer: {type(error).__name__}") from error
+        finally:
+            del self._answers[number]
+        if not message.data:
+            raise Unavailable("no JetStream answers on this subject")
+        return message.data
+
+    async def listen(self) -> None:
+        """Opens the inbox for answers; once, before the first publish."""
+        await self.client.subscribe(f"{self._inbox}.*", cb=self._on_answer)
+
+    async def _on_answer(self, message: Msg) -> None:
+        answered = self._answers.get(message.subject.rpartition(".")[2])
+        if answered is not None and not answered.done():
+            answered.set_result(message)
 
     async def publish_until_stored(
         self, subject: str, payload: bytes, *, msg_id: str | None = None, expected_last: int | None = None
@@ -83,25 +128,36 @@ class Bus:
                 await asyncio.sleep(delay)
                 delay = min(2 * delay, LAST_RETRY_S)
 
+    async def api(self, subject: str, request: Mapping[str, object]) -> dict[str, Any]:
+        """Asks JetStream's own interface, such as STREAM.INFO.LOG_0. Raises NotFound or Unavailable."""
+        answer: dict[str, Any] = json.loads(
+            await self._request(f"$JS.API.{subject}", json.dumps(request).encode(), headers=None)
+        )
+        error = answer.get("error")
+        if error is None:
+            return answer
+        if error["code"] == 404:
+            raise NotFound(error["description"])
+        raise Unavailable(f"JetStream refused {subject.partition('.')[0]}: {error['description']}")
+
     async def last_of(self, stream: str, subject: str) -> bytes | None:
         """The last message on a subject; None where there is none. Raises Unavailable."""
         try:
-            return (await self.js.get_last_msg(stream, subject)).data or b""
-        except nats.js.errors.NotFoundError:
+            answer = await self.api(f"STREAM.MSG.GET.{stream}", {"last_by_subj": subject})
+        except NotFound:
             return None
-        except (nats.js.errors.Error, nats.errors.Error, OSError) as error:
-            raise Unavailable(f"JetStream doesn't answer: {type(error).__name__}") from error
+        return base64.b64decode(answer["message"].get("data", ""))
 
     async def bounds_of(self, stream: str) -> Bounds:
         """First and last sequence of a stream. Waits until the server answers."""
         while True:
             try:
-                state = (await self.js.stream_info(stream)).state
-            except (nats.js.errors.Error, nats.errors.Error, OSError) as error:
-                logger().info("stream_awaited", stream=stream, error=type(error).__name__)
+                state = (await self.api(f"STREAM.INFO.{stream}", {}))["state"]
+            except (NotFound, Unavailable) as error:
+                logger().info("stream_awaited", stream=stream, reason=error.reason)
                 await asyncio.sleep(LAST_RETRY_S)
             else:
-                return Bounds(state.first_seq, state.last_seq)
+                return Bounds(state["first_seq"], state["last_seq"])
 
     async def park(self, subject: str, stream: str, sequence: int, by: str, reason: str) -> None:
         """Sets a message aside with its reason; parking it again changes nothing."""
@@ -139,9 +195,12 @@ async def connect(url: str, name: str) -> AsyncIterator[Bus]:
         reconnected_cb=on_reconnect,
     )
     try:
-        yield Bus(client)
+        bus = Bus(client)
+        await bus.listen()
+        yield bus
     finally:
         try:
-            await asyncio.wait_for(client.drain(), timeout=2.0)
+            async with asyncio.timeout(2.0):
+                await client.drain()
         except (nats.errors.Error, TimeoutError, OSError):
             await client.close()

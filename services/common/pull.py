@@ -14,11 +14,11 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 
 import nats.errors
-import nats.js.errors
 from nats.aio.msg import Msg
 from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy
 
 from services.common.bus import Bus
+from services.common.errors import NotFound, Unavailable
 from services.common.telemetry import logger
 
 BATCH = 256
@@ -187,10 +187,11 @@ async def _pull(  # type: ignore[no-untyped-def]  # `config` is called anew for 
 
 
 async def _ensure_consumer(bus: Bus, stream: str, config: ConsumerConfig) -> bool:
+    name = config.name or config.durable_name
     try:
-        await bus.js.add_consumer(stream, config)
-    except (nats.js.errors.Error, nats.errors.Error, OSError, TimeoutError) as error:
-        logger().warning("consumer_awaited", stream=stream, error=type(error).__name__)
+        await bus.api(f"CONSUMER.CREATE.{stream}.{name}", {"stream_name": stream, "config": config.as_dict()})
+    except (NotFound, Unavailable) as error:
+        logger().warning("consumer_awaited", stream=stream, reason=error.reason)
         await asyncio.sleep(0.25)
         return False
     return True

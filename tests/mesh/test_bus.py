@@ -54,7 +54,7 @@ async def test_reading_by_sequence_survives_kills_and_sees_each_message_once(nat
     seen: list[bytes] = []
 
     async def read() -> None:
-        async for messages in pull.read(bus, "LOG_0", 2):
+        async for messages in pull.read(bus, "LOG_0", 1):
             seen.extend(message.data for message in messages)
             if len(seen) >= total:
                 return

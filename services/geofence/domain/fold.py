@@ -158,14 +158,13 @@ class _Folding:
             self._end(case_state)
             return
         state.index(case)
-        watched_from_ms = max(now_ms, case.valid_from_ms)
         for target in case.targets:
             for ring in case.rings:
                 ring_state = case_state.rings.setdefault(
-                    (target.target_id, ring.radius_mm), RingState(watched_from_ms)
+                    (target.target_id, ring.radius_mm), RingState(case.valid_from_ms)
                 )
                 if resumed:
-                    ring_state.bound_ms = watched_from_ms
+                    ring_state.bound_ms = max(now_ms, case.valid_from_ms)
         if case.valid_from_ms > now_ms:
             heapq.heappush(state.due, (case.valid_from_ms, case.case_id, case.version))
         heapq.heappush(state.due, (case.valid_until_ms, case.case_id, case.version))

@@ -1,0 +1,247 @@
+"""Evaluators on a real log: the same alerts from either, from both, across kills and restarts; nothing past an unpublished alert."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from services.common import bus as buses
+from services.common import flow, pull
+from services.common.bus import Bus
+from services.common.clock import MeshClock
+from services.common.errors import FailedPrecondition, OutdatedFold
+from services.geofence import translate
+from services.geofence.consumer import Evaluator
+from services.geofence.domain import codec, fold
+from services.geofence.domain.alerts import Alert
+from services.geofence.domain.entries import Entry
+from services.geofence.domain.state import State
+from services.geofence.settings import Settings
+from services.geofence.store import CheckpointStore
+from tandem.common.v1 import alert_pb2, log_pb2
+from tests.support import log
+from tests.support.nats import TestServer
+
+
+def evaluator(bus: Bus, folder: Path, replica: int = 0, checkpoint_every: int = 10) -> Evaluator:
+    settings = Settings(
+        port=0, replica=replica, checkpoint_every=checkpoint_every, tick_after_s=0.5, allow_async_store=True
+    )
+    return Evaluator(bus, CheckpointStore(folder / str(replica)), settings, MeshClock(), 0)
+
+
+async def publish(bus: Bus, entry: log_pb2.LogEntry, msg_id: str | None = None) -> None:
+    await bus.publish_until_stored(flow.log_subject(0, "report"), entry.SerializeToString(), msg_id=msg_id)
+
+
+async def approach(bus: Bus, case: str = "1", steps: int = 30) -> None:
+    """The wearer comes from 3 km to 50 m, a report every few milliseconds with fix times 10 s apart, and goes back."""
+    now_ms = int(time.time() * 1000)
+    start_ms = now_ms - steps * 10_000
+    await publish(bus, log.case_entry(case, from_ms=start_ms - 1000), f"case-{case}")
+    for i in range(steps):
+        at_ms = start_ms + i * 10_000
+        north_m = 50 + 2950 * abs(1 - 2 * i / (steps - 1))
+        entry = log.positions_entry(log.position(f"d{case}", at_ms, 0), log.position(f"t{case}", at_ms, north_m))
+        await publish(bus, entry, f"{case}-{i}")
+
+
+async def alerts_of(bus: Bus) -> list[alert_pb2.Alert]:
+    """All alerts stored, in order of the stream."""
+    last = (await bus.bounds_of("ALERTS")).last
+    found: list[alert_pb2.Alert] = []
+    if last:
+        async for messages in pull.read(bus, "ALERTS", 1):
+            found += [alert_pb2.Alert.FromString(message.data) for message in messages]
+            if messages[-1].sequence >= last:
+                break
+    return found
+
+
+async def offline(bus: Bus) -> list[bytes]:
+    """I2: what a fold over the stored log gives, from nothing."""
+    state, found = State(0), []
+    last = (await bus.bounds_of("LOG_0")).last
+    async for messages in pull.read(bus, "LOG_0", 1):
+        for message in messages:
+            for one in fold.step(state, Entry(message.sequence, message.stamp_ms, translate.entry_body(message.data))):
+                assert isinstance(one, Alert)
+                found.append(translate.alert_to_proto(one, 0).SerializeToString())
+        if messages[-1].sequence >= last:
+            return found
+    return found
+
+
+async def until(condition: Callable[[], Awaitable[bool]], seconds: float = 20) -> None:
+    async with asyncio.timeout(seconds):
+        while not await condition():
+            await asyncio.sleep(0.05)
+
+
+async def caught_up(bus: Bus, *running: Evaluator) -> None:
+    last = (await bus.bounds_of("LOG_0")).last
+
+    async def all_there() -> bool:
+        return all(one.state.sequence >= last for one in running)
+
+    await until(all_there)
+
+
+async def stop(*tasks: asyncio.Task[None]) -> None:
+    for task in tasks:
+        task.cancel()
+    for task in tasks:
+        with suppress(asyncio.CancelledError):
+            await task
+
+
+def start(one: Evaluator) -> asyncio.Task[None]:
+    return asyncio.create_task(one.run(lambda: None))
+
+
+async def test_two_evaluators_publish_each_alert_once_and_as_an_offline_fold_would(bus: Bus, tmp_path: Path) -> None:
+    both = [evaluator(bus, tmp_path, replica) for replica in (0, 1)]
+    tasks = [start(one) for one in both]
+    await approach(bus)
+    await caught_up(bus, *both)
+    expected = await offline(bus)
+
+    async def all_published() -> bool:
+        return len(await alerts_of(bus)) >= len(expected)
+
+    await until(all_published)
+    await stop(*tasks)
+    found = await alerts_of(bus)
+    assert [alert.SerializeToString() for alert in found] == expected
+    entered = [alert.ring_m for alert in found if alert.kind == alert_pb2.RING_ENTERED]
+    assert entered == [2000, 1000, 100]
+    assert len({alert.incident_id for alert in found}) == 1
+    assert codec.encode(both[0].state) == codec.encode(both[1].state)
+
+
+async def test_the_figures_of_each_alert_are_stored_apart(bus: Bus, tmp_path: Path) -> None:
+    one = evaluator(bus, tmp_path)
+    task = start(one)
+    await approach(bus)
+    await caught_up(bus, one)
+
+    async def all_measured() -> bool:
+        return (await bus.bounds_of("MEASURES")).last == len(await offline(bus))
+
+    await until(all_measured)
+    await stop(task)
+    alert = (await alerts_of(bus))[0]
+    figures = await bus.last_of("MEASURES", flow.measure_subject(0, alert.alert_id))
+    assert figures and alert_pb2.Measure.FromString(figures).distance_m == pytest.approx(2000, abs=0.01)
+    assert "distance" not in str(alert_pb2.Alert.DESCRIPTOR.fields_by_name.keys())
+
+
+async def test_restarts_from_a_checkpoint_give_the_state_and_alerts_of_a_full_replay(bus: Bus, tmp_path: Path) -> None:
+    for number in range(4):
+        one = evaluator(bus, tmp_path, checkpoint_every=7)
+        task = start(one)
+        await approach(bus, str(number))
+        await caught_up(bus, one)
+        await stop(task)
+    again = evaluator(bus, tmp_path)
+    assert again.state.sequence > 30, "a checkpoint was loaded"
+    task = start(again)
+    await caught_up(bus, again)
+
+    fresh = evaluator(bus, tmp_path / "elsewhere")
+    fresh_task = start(fresh)
+    await caught_up(bus, fresh)
+    last = min(again.state.sequence, fresh.state.sequence)
+    await stop(task, fresh_task)
+    if again.state.sequence == fresh.state.sequence:
+        assert codec.encode(again.state) == codec.encode(fresh.state)
+    expected = await offline(bus)
+    found = [alert.SerializeToString() for alert in await alerts_of(bus)]
+    assert last and found == expected[: len(found)] and len(found) == len(expected)
+
+
+async def test_no_checkpoint_passes_an_alert_that_was_not_published(
+    nats: TestServer, bus: Bus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = evaluator(bus, tmp_path, checkpoint_every=5)
+    published = bus.publish_until_stored
+
+    async def never_for_alerts(subject: str, *args: object, **kwargs: object) -> object:
+        if subject.startswith("alert."):
+            await asyncio.Event().wait()
+        return await published(subject, *args, **kwargs)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(bus, "publish_until_stored", never_for_alerts)
+    task = start(one)
+    monkeypatch.undo()
+    monkeypatch.setattr(one._bus, "publish_until_stored", never_for_alerts)
+    async with buses.connect(nats.url, "sender") as sender:
+        await approach(sender)
+    await caught_up(bus, one)
+    await stop(task)
+    first_alert = next(i for i, _ in enumerate(await alerts_of(bus))) if await alerts_of(bus) else None
+    assert first_alert is None
+    state = CheckpointStore(tmp_path / "0").load(0)
+    assert state is not None and not state.incidents, "it stands before the first ring was entered"
+
+
+async def test_time_alone_begins_a_case_without_a_new_report(bus: Bus, tmp_path: Path) -> None:
+    one = evaluator(bus, tmp_path)
+    task = start(one)
+    now_ms = int(time.time() * 1000)
+    await publish(bus, log.positions_entry(log.position("d1", now_ms, 0), log.position("t1", now_ms, 80)))
+    await publish(bus, log.case_entry(from_ms=now_ms + 1500))
+
+    async def entered() -> bool:
+        return len(await alerts_of(bus)) == 3
+
+    await until(entered)
+    await stop(task)
+    assert {alert.at.ToMilliseconds() for alert in await alerts_of(bus)} == {now_ms + 1500}
+
+
+async def test_rubbish_in_the_log_is_parked_by_its_sequence_and_the_rest_goes_on(bus: Bus, tmp_path: Path) -> None:
+    both = [evaluator(bus, tmp_path, replica) for replica in (0, 1)]
+    tasks = [start(one) for one in both]
+    await bus.publish("log.0.report", b"\xff\xff\xff")
+    await bus.publish("log.0.report", b"")
+    await approach(bus)
+    await caught_up(bus, *both)
+
+    async def parked_and_alerted() -> bool:
+        return (await bus.bounds_of("PARKED")).last == 2 and len(await alerts_of(bus)) >= 3
+
+    await until(parked_and_alerted)
+    await stop(*tasks)
+
+
+async def test_an_older_fold_stops_at_the_entry_of_a_newer_one(bus: Bus, tmp_path: Path) -> None:
+    task = start(evaluator(bus, tmp_path))
+    entry = log_pb2.LogEntry(fold_version=log_pb2.FoldVersion(version=fold.VERSION + 1))
+    await bus.publish("log.0.fold", entry.SerializeToString())
+    with pytest.raises(ExceptionGroup) as stopped:
+        await asyncio.wait_for(task, 10)
+    assert stopped.value.subgroup(OutdatedFold)
+
+
+async def test_a_checkpoint_of_another_log_is_refused(bus: Bus, tmp_path: Path) -> None:
+    state = State(0, sequence=1000)
+    CheckpointStore(tmp_path / "0").save(0, 1000, codec.encode(state))
+    with pytest.raises(ExceptionGroup) as refused:
+        await asyncio.wait_for(start(evaluator(bus, tmp_path)), 10)
+    assert refused.value.subgroup(FailedPrecondition)
+
+
+async def test_a_damaged_checkpoint_is_passed_over(tmp_path: Path) -> None:
+    store = CheckpointStore(tmp_path)
+    store.save(0, 10, codec.encode(State(0, sequence=10)))
+    store.save(0, 20, codec.encode(State(0, sequence=20)))
+    newest = next(tmp_path.glob("*s20*"))
+    newest.write_bytes(newest.read_bytes().replace(b"20", b"21"))
+    loaded = store.load(0)
+    assert loaded is not None and loaded.sequence == 10
