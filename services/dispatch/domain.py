@@ -278,11 +278,19 @@ def _fold(incident: Incident, command: FoldAlert) -> Iterator[Event]:
     wanted = FIRST_STATE[incident.leg].get(alert.demand)
     subjects = alert.subject_ids if wanted else ()
     by_id = {assignment_id(incident.incident_id, incident.leg, subject): subject for subject in subjects}
+    # Who was warned of a wide ring and confirmed it must be warned again of a nearer one; a unit that is on its way isn't sent twice.
+    graver = {
+        id_
+        for id_ in by_id
+        if incident.leg == "warning" and id_ in incident.assignments and alert.demand > incident.assignments[id_].demand
+    }
     folded = AlertFolded(now_ms, alert.alert_id, alert.place, alert.demand, alert.order_id, tuple(by_id), alert.ends)
     yield folded
     incident = evolve(incident, folded)
     for id_, subject in by_id.items():
-        if not _leads_to(wanted, incident.assignments.get(id_), alert.place, incident.end):
+        assignment = incident.assignments.get(id_)
+        again = id_ in graver and assignment is not None and assignment.state is State.ACKNOWLEDGED
+        if not again and not _leads_to(wanted, assignment, alert.place, incident.end):
             continue
         step: Step
         if wanted is State.OFFERED:

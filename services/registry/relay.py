@@ -32,7 +32,8 @@ class Relay:
             if await self._publish_some() or await self._registry.renew_some():
                 continue
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(change.wait(), timeout=POLL_S)
+                async with asyncio.timeout(POLL_S):
+                    await change.wait()
 
     async def _publish_some(self) -> bool:
         async with self._registry.transaction() as records:
