@@ -1,0 +1,123 @@
+"""Stories of timestamps for the fold: a case, positions in metres north and east of the protected person's home, and what came of it."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+from services.geofence import translate
+from services.geofence.domain import fold
+from services.geofence.domain.alerts import Alert, Kind, Parked
+from services.geofence.domain.entries import Body, Entry, Tick
+from services.geofence.domain.rules import Rules
+from services.geofence.domain.state import State
+from services.ingest.domain import Equipment, Position
+from services.ingest.translate import equipment_entry, positions_entry
+from tandem.common.v1 import geometry_pb2, log_pb2
+
+T0_MS = 1_790_000_000_000
+"""Second 0 of each story."""
+LAT_E7, LON_E7 = 375_000_000, 1_270_000_000
+_NORTH_E7_PER_M = 90.10057
+_EAST_E7_PER_M = 113.0897
+
+
+def place_e7(north_m: float, east_m: float = 0.0) -> tuple[int, int]:
+    """Latitude and longitude so far from the home, 1e-7 degrees; good to a centimetre within 1 km."""
+    return LAT_E7 + round(north_m * _NORTH_E7_PER_M), LON_E7 + round(east_m * _EAST_E7_PER_M)
+
+
+@dataclass
+class Story:
+    """A log that grows by calls and the alerts that came of it."""
+
+    state: State = field(default_factory=lambda: State(0))
+    outputs: list[Alert | Parked] = field(default_factory=list)
+    clear_after_s: int = 60
+
+    def __post_init__(self) -> None:
+        self.enter(0, Rules(clear_after_ms=self.clear_after_s * 1000))
+
+    def enter(self, at_s: float, body: Body) -> None:
+        """An entry that arrives at a second."""
+        stamp_ms = T0_MS + round(at_s * 1000)
+        while (due_ms := fold.next_due_ms(self.state)) is not None and due_ms < stamp_ms:
+            self.outputs += fold.step(self.state, Entry(self.state.sequence + 1, due_ms, Tick()))
+        self.outputs += fold.step(self.state, Entry(self.state.sequence + 1, stamp_ms, body))
+
+    def tick(self, at_s: float) -> None:
+        """Time passes."""
+        self.enter(at_s, Tick())
+
+    def case(self, at_s: float = 0, case: str = "1", **changes: object) -> None:
+        """A case of wearer w with tag `tag` and person p with device `phone`; `changes` replace fields of the snapshot."""
+        ring = geometry_pb2.Ring
+        content: dict[str, object] = {
+            "case_id": f"case-{case}",
+            "version": 1,
+            "order_id": f"order-{case}",
+            "wearer_id": "w",
+            "tag_device_ids": ["tag"],
+            "persons": [log_pb2.ProtectedTarget(person_id="p", device_ids=["phone"])],
+            "rings": [
+                ring(radius_m=2000, action=geometry_pb2.WARN),
+                ring(radius_m=1000, action=geometry_pb2.NOTIFY),
+                ring(radius_m=100, action=geometry_pb2.RESPOND),
+            ],
+            "valid_from_ms": T0_MS - 86_400_000,
+            "valid_until_ms": T0_MS + 86_400_000,
+        }
+        self.enter(at_s, translate.case_of(log_pb2.CaseSnapshot(**(content | changes))))  # type: ignore[arg-type]
+
+    def at(
+        self,
+        at_s: float,
+        device_id: str,
+        north_m: float,
+        east_m: float = 0.0,
+        *,
+        fix_s: float | None = None,
+        report_id: str | None = None,
+    ) -> None:
+        """A position arrives; its fix is of the same moment unless `fix_s` says otherwise."""
+        fix_ms = T0_MS + round((at_s if fix_s is None else fix_s) * 1000)
+        position = Position(device_id, report_id or f"{fix_ms}", fix_ms, *place_e7(north_m, east_m), 5_000)
+        self.enter(at_s, translate.entry_body(positions_entry([position], 0).SerializeToString()))
+
+    def says(self, at_s: float, device_id: str, event: str, report_id: str | None = None) -> None:
+        """A device says something about itself."""
+        report = Equipment(
+            device_id, report_id or f"e{at_s}", log_pb2.EquipmentKind.Value(event), T0_MS + round(at_s * 1000)
+        )
+        self.enter(at_s, translate.entry_body(equipment_entry(report, 0).SerializeToString()))
+
+    @property
+    def alerts(self) -> list[Alert]:
+        """All alerts so far."""
+        return [one for one in self.outputs if isinstance(one, Alert)]
+
+    def told(self) -> list[tuple[str, int, float]]:
+        """Kind, ring in metres and second of each alert's moment."""
+        return [(a.kind.value, a.ring_mm // 1000, (a.at_ms - T0_MS) / 1000) for a in self.alerts]
+
+    def entered(self) -> list[int]:
+        """Radii entered, metres, in order."""
+        return [a.ring_mm // 1000 for a in self.alerts if a.kind is Kind.RING_ENTERED]
+
+
+def circle(place_id: str, north_m: float, east_m: float, radius_m: float) -> geometry_pb2.Place:
+    """A round protected place."""
+    lat_e7, lon_e7 = place_e7(north_m, east_m)
+    shape = geometry_pb2.Circle(lat_deg=lat_e7 / 1e7, lon_deg=lon_e7 / 1e7, radius_m=radius_m)
+    return geometry_pb2.Place(place_id=place_id, circle=shape)
+
+
+def polygon(place_id: str, *corners: tuple[float, float]) -> geometry_pb2.Place:
+    """A protected place with corners (north, east), metres."""
+    points = [geometry_pb2.Point(lat_deg=lat / 1e7, lon_deg=lon / 1e7) for lat, lon in (place_e7(*c) for c in corners)]
+    return geometry_pb2.Place(place_id=place_id, polygon=geometry_pb2.Polygon(vertices=points))
+
+
+def metres(one: tuple[float, float], other: tuple[float, float]) -> float:
+    """Distance of two offsets."""
+    return math.dist(one, other)
