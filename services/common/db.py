@@ -13,8 +13,12 @@ from alembic.config import Config
 from alembic.runtime.environment import EnvironmentContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, Engine, create_engine, event
+from sqlalchemy.exc import OperationalError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 from sqlalchemy.pool import StaticPool
+
+from services.common.errors import Unavailable
+from services.common.telemetry import logger
 
 T = TypeVar("T")
 _PRAGMAS = ("journal_mode=WAL", "synchronous=FULL", "busy_timeout=5000", "foreign_keys=ON")
@@ -32,8 +36,12 @@ class Database:
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[AsyncConnection]:
         """A read-write transaction: committed at the end of the block, rolled back where it raises."""
-        async with self._one_at_a_time, self._engine.begin() as connection:
-            yield connection
+        async with self._one_at_a_time:
+            try:
+                async with self._engine.begin() as connection:
+                    yield connection
+            except OperationalError as error:
+                raise _refused(error) from error
 
     async def visit(self, work: Callable[[Connection], T]) -> T:
         """The result of `work`, which makes a whole transaction in a thread: for paths where milliseconds count.
@@ -49,8 +57,17 @@ class Database:
                 raise
 
     def _visit(self, work: Callable[[Connection], T]) -> T:
-        with self._visits.begin() as connection:
-            return work(connection)
+        try:
+            with self._visits.begin() as connection:
+                return work(connection)
+        except OperationalError as error:
+            raise _refused(error) from error
+
+
+def _refused(error: OperationalError) -> Unavailable:
+    """A full disk, a lost file: nothing of the transaction is stored, and it may succeed later."""
+    logger().error("database_refused", reason=str(error.orig))
+    return Unavailable(f"the database refused: {error.orig}", retry_after_s=5.0)
 
 
 @asynccontextmanager

@@ -26,6 +26,8 @@ from tandem.common.v1 import access_pb2
 
 UNARY_DEADLINE_S = 5.0
 GRACE_S = 5.0
+STOP_TRIES = 3
+"""How often a task is told to end, once a second: libraries can lose a cancellation (asyncio.wait_for does on Python 3.11)."""
 MAX_MESSAGE_BYTES = 1 << 20
 OPEN_METHODS = ("/grpc.health.v1.Health/", "/grpc.reflection.v1alpha.ServerReflection/")
 """Named exceptions of the rule that a method needs its roles."""
@@ -257,9 +259,15 @@ async def run_until_stopped(*work: Awaitable[None]) -> None:
             raise RuntimeError("a task of the service ended by itself")
         logger().info("stopping")
     finally:
-        for task in (waiter, *tasks):
-            task.cancel()
-        await asyncio.gather(waiter, *tasks, return_exceptions=True)
+        left = {waiter, *tasks}
+        for _ in range(STOP_TRIES):
+            for task in left:
+                task.cancel()
+            _, left = await asyncio.wait(left, timeout=1.0)
+            if not left:
+                break
+        else:
+            logger().error("tasks_did_not_end", count=len(left))
 
 
 # ── client ───────────────────────────────────────────────────────────────────────────────────────────────────────────

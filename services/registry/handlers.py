@@ -161,7 +161,8 @@ class Registry:
         before = await records.case(case_id)
         if not holds and (before is None or before.withdrawn_at_ms is not None):
             return
-        version = before.version + 1 if before else 1
+        # Versions follow the clock, so that a database that was lost and is filled again outruns what the log holds.
+        version = max(before.version + 1 if before else 1, now_ms)
         devices = await records.devices_of(order.protected_person_ids)
         case = domain.build_case(order, wearer, await records.tags_on(wearer.wearer_id), devices)
         if not holds:

@@ -22,6 +22,11 @@ from tests.support.registry import MOJ, NPA, SECRET, WITHIN_S, Client, RegistryM
 PARTITIONS = 3
 
 
+def growing(versions: list[int]) -> bool:
+    """Whether each version outruns the one before."""
+    return all(one < other for one, other in zip(versions, versions[1:], strict=False))
+
+
 @pytest.fixture(scope="module")
 def mesh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RegistryMesh]:
     """One registry for the tests of this file; each uses ids and numbers of its own."""
@@ -67,7 +72,7 @@ async def test_the_last_snapshot_is_whole_in_whatever_order_the_records_came(
         assert await client.put(messages[name]) == ["STORED"]
 
     snapshots = await client.cases_of(order_id)
-    assert [snapshot.version for snapshot in snapshots] == list(range(1, len(snapshots) + 1))
+    assert growing([snapshot.version for snapshot in snapshots])
     last = snapshots[-1]
     assert (last.wearer_id, list(last.tag_device_ids)) == (wearer_id, [tag_id])
     assert [(person.person_id, list(person.device_ids)) for person in last.persons] == [(person_id, [device_id])]
@@ -139,7 +144,7 @@ async def test_an_amended_order_is_sent_whole_and_moves_the_routes(client: Clien
     amended.places[0].circle.lat_deg = 35.1
     await client.put(amended)
     snapshot = (await client.cases_of("o-amend"))[-1]
-    assert snapshot.version == 2 and snapshot.places[0].circle.lat_deg == 35.1
+    assert snapshot.places[0].circle.lat_deg == 35.1
     assert [person.person_id for person in snapshot.persons] == [second]
     assert wanted not in (await client.route("d-amend-1")).partitions
     assert wanted in (await client.route("d-amend-2")).partitions
@@ -162,14 +167,14 @@ async def test_a_corrected_number_withdraws_the_match_and_finds_the_right_one(cl
     await client.put(records.order("o-fix", (), right, version=2))
     cases = await client.cases_of("o-fix")
     withdrawn = [case for case in cases if case.wearer_id == "w-wrong"]
-    assert [case.version for case in withdrawn] == [1, 2]
+    assert len(withdrawn) == 2 and growing([case.version for case in withdrawn])
     assert withdrawn[1].valid_until_ms < withdrawn[0].valid_until_ms
     (found,) = [case for case in cases if case.wearer_id == "w-right"]
     assert found.valid_until_ms == withdrawn[0].valid_until_ms
     # Corrected back by the other agency's record: the case holds again.
     await client.put(records.wearer("w-wrong", right, version=2))
     again = [case for case in await client.cases_of("o-fix") if case.wearer_id == "w-wrong"][-1]
-    assert again.version == 3 and again.valid_until_ms == found.valid_until_ms
+    assert again.version > withdrawn[-1].version and again.valid_until_ms == found.valid_until_ms
 
 
 Watch = grpc.aio.UnaryStreamCall[registry_pb2.WatchMatchesRequest, registry_pb2.WatchMatchesResponse]
