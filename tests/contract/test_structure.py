@@ -1,0 +1,212 @@
+"""What a reader relies on: the decisions are pure, no service knows another, and the flow table agrees with itself."""
+
+from __future__ import annotations
+
+import ast
+import itertools
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from services.common import flow
+
+ROOT = Path(__file__).parents[2]
+SERVICES = ROOT / "services"
+NAMES = sorted(one.name for one in SERVICES.iterdir() if (one / "__init__.py").exists())
+CLIENTS = {"cli", "console"}
+"""Packages under services/ that are clients of all the others."""
+
+PURE_MODULES = {"errors", "fields", "flow", "identity", "ids", "times"}
+"""The part of services/common that decisions may stand on."""
+ALLOWED = {
+    "services.common.times": {"google"},
+    "services.common.fields": {"google"},
+    "services.common.identity": {"tandem"},
+}
+"""The protobuf timestamp, and the enum of roles."""
+COMPUTES = {"numpy", "scipy", "shapely", "pyproj"}
+IMPURE = {
+    "time",
+    "random",
+    "uuid",
+    "secrets",
+    "os",
+    "io",
+    "socket",
+    "asyncio",
+    "threading",
+    "subprocess",
+    "pathlib",
+    "logging",
+}
+IMPURE_CALLS = {"now", "utcnow", "today", "open", "print", "input", "getenv"}
+
+
+def module_name(path: Path) -> str:
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+
+
+def says_it_is_pure(path: Path) -> bool:
+    return bool(re.search(r"\bPure\b", ast.get_docstring(ast.parse(path.read_text())) or ""))
+
+
+def pure_files() -> list[Path]:
+    """Domain code, and whatever says in its docstring that it is pure."""
+    everything = SERVICES.rglob("*.py")
+    return sorted(
+        one for one in everything if one.name == "domain.py" or one.parent.name == "domain" or says_it_is_pure(one)
+    )
+
+
+def imported(path: Path) -> Iterator[str]:
+    """Full names of what a file imports, from anywhere in it."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert not node.level, f"{path}: a relative import"
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def impurities(path: Path) -> list[str]:
+    """What a pure file may not import or call."""
+    own = module_name(path).split(".")[1]
+    found = []
+    for name in imported(path):
+        top, *rest = name.split(".")
+        if top == "services":
+            allowed = rest[1] in PURE_MODULES if rest[0] == "common" else rest[:2] == [own, "domain"]
+        elif top in ALLOWED.get(module_name(path), ()):
+            allowed = True
+        else:
+            allowed = (top in sys.stdlib_module_names and top not in IMPURE) or top in COMPUTES
+        if not allowed:
+            found.append(f"imports {name}")
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Call):
+            called = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
+            if called in IMPURE_CALLS:
+                found.append(f"calls {called}")
+        elif isinstance(node, ast.AsyncFunctionDef | ast.Await):
+            found.append("is asynchronous")
+    return found
+
+
+@pytest.mark.parametrize("path", pure_files(), ids=module_name)
+def test_pure_code_reads_no_clock_does_no_io_and_knows_no_wire(path: Path) -> None:
+    assert impurities(path) == []
+
+
+def test_every_service_has_its_decisions_in_a_pure_file() -> None:
+    with_domain = {one.relative_to(SERVICES).parts[0] for one in pure_files() if "domain" in module_name(one)}
+    assert with_domain == set(NAMES) - CLIENTS - {"common"}
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "import time",
+        "from datetime import datetime\ndatetime.now()",
+        "import grpc.aio",
+        "from tandem.common.v1 import log_pb2",
+        "from services.common import bus",
+        "from services.ingest import translate",
+        "from services.geofence.domain import fold",
+        "from uuid import uuid4",
+    ],
+)
+def test_the_check_of_purity_sees_what_it_must(line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(f"{__name__}.ROOT", tmp_path)
+    path = tmp_path / "services" / "ingest" / "domain.py"
+    path.parent.mkdir(parents=True)
+    path.write_text(line)
+    assert impurities(path)
+
+
+@pytest.mark.parametrize("service", sorted(set(NAMES) - CLIENTS))
+def test_a_service_imports_no_other_service(service: str) -> None:
+    others = {f"services.{name}" for name in NAMES if name not in {service, "common"}}
+    found = {
+        f"{module_name(path)} imports {name}"
+        for path in (SERVICES / service).rglob("*.py")
+        for name in imported(path)
+        if ".".join(name.split(".")[:2]) in others
+    }
+    assert found == set()
+
+
+@pytest.mark.parametrize("service", sorted(set(NAMES) - CLIENTS - {"common"}))
+def test_siblings_have_the_same_file_names(service: str) -> None:
+    files = {one.name for one in (SERVICES / service).iterdir()}
+    assert {"__main__.py", "settings.py", "api.py", "translate.py"} <= files
+    assert files & {"domain.py", "domain"}
+
+
+# ── the flow table ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def covers(pattern: str, subject: str) -> bool:
+    """Whether a subject of the table lies within a stream's pattern, token by token; `>` is one token or more."""
+    for i, (want, token) in enumerate(itertools.zip_longest(pattern.split("."), subject.split("."))):
+        if want == ">":
+            return len(subject.split(".")) > i
+        if want != token and want != "*":
+            return False
+    return True
+
+
+def streams_of(subject: str) -> list[str]:
+    return [stream.name for stream in flow.STREAMS if any(covers(one, subject) for one in stream.subjects)]
+
+
+@pytest.mark.parametrize("row", flow.FLOWS, ids=lambda row: row.subject)
+def test_a_subject_is_stored_by_its_stream_and_by_no_other(row: flow.Flow) -> None:
+    assert streams_of(row.subject) == [row.stream]
+
+
+def test_every_stream_has_a_flow_and_every_name_is_there_once() -> None:
+    assert {row.stream for row in flow.FLOWS} == {stream.name for stream in flow.STREAMS}
+    assert len({row.subject for row in flow.FLOWS}) == len(flow.FLOWS)
+    assert len({stream.name for stream in flow.STREAMS}) == len(flow.STREAMS)
+
+
+def test_publishers_and_readers_are_services() -> None:
+    services = set(NAMES) - CLIENTS - {"common"}
+    for row in flow.FLOWS:
+        assert set(row.publishers) <= services | {"setup"} and row.publishers, row.subject
+        readers = [one for one in row.consumers if one.startswith("(")]
+        for reader in readers:
+            assert reader.strip("()").split()[0].rstrip(",") in services | {"every"}, reader
+
+
+def test_durable_names_are_those_of_the_legs() -> None:
+    durables = {row.stream: {one for one in row.consumers if not one.startswith("(")} for row in flow.FLOWS}
+    assert {stream: names for stream, names in durables.items() if names} == {
+        flow.ALERTS.name: {flow.alerts_durable(leg) for leg in flow.LEGS},
+        flow.INCIDENTS.name: {flow.peers_durable(leg) for leg in flow.LEGS},
+    }
+
+
+def test_the_subjects_that_are_made_are_those_of_the_table() -> None:
+    made = {
+        flow.PREMISES_SUBJECT: "premises",
+        **{flow.log_subject(0, kind): f"log.{{p}}.{kind}" for kind in ("fold", "report", "case", "rules", "tick")},
+        flow.alert_subject(0, "a"): "alert.{p}.{alert_id}",
+        flow.measure_subject(0, "a"): "measure.{p}.{alert_id}",
+        flow.incident_subject("police", "i"): "incident.{leg}.{incident_id}",
+        flow.parked_subject("fold", "LOG_0", 7): "parked.{by}.{stream}.{sequence}",
+        flow.digest_subject(0, 5, 1): "digest.{p}.{sequence}.{replica}",
+    }
+    assert set(made.values()) == {row.subject for row in flow.FLOWS}
+    for subject, row_subject in made.items():
+        assert re.fullmatch(re.sub(r"\{\w+\}", "[^.]+", row_subject.replace(".", r"\.")), subject)
+
+
+def test_the_pattern_a_leg_consumes_is_of_the_other_legs_only() -> None:
+    for leg in flow.LEGS:
+        wanted = flow.peer_subjects(leg)
+        heard = {other for other in flow.LEGS if any(covers(one, flow.incident_subject(other, "i")) for one in wanted)}
+        assert heard == set(flow.LEGS) - {leg}
