@@ -12,7 +12,7 @@ from services.cli.files import Arrival, Line, Scenario, load_reports, load_scena
 from services.common import times
 from services.common.ids import hash_id
 from services.geofence import translate as geofence_translate
-from services.geofence.domain import fold
+from services.geofence.domain import approach, fold
 from services.geofence.domain.alerts import Alert, Kind
 from services.geofence.domain.entries import Body, Demand, Entry, Tick
 from services.geofence.domain.state import State
@@ -140,13 +140,13 @@ def _still_open(state: State) -> Iterator[dict[str, Any]]:
         case = case_state.case
         for target in case.targets:
             for ring in case.rings:
-                ring_state = case_state.rings[target.target_id, ring.radius_mm]
+                ring_state = case_state.ring(target, ring)
                 if not ring_state.open:
                     continue
-                fold.account(ended, case_state, target, ring, ended.now_ms)
+                approach.account(ended, case_state, target, ring, ended.now_ms)
                 incident = ended.incidents.get(case.wearer_id)
                 yield {
-                    "alert_id": hash_id("open", case.case_id, target.target_id, ring.radius_mm, ended.sequence),
+                    "alert_id": hash_id("open", case.case_id, target.key, ring.radius_mm, ended.sequence),
                     "order_id": case.order_id,
                     "episode_id": case_state.episode_id,
                     "incident_id": incident.incident_id if incident else "",

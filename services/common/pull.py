@@ -11,6 +11,7 @@ import json
 import uuid
 from collections import deque
 from collections.abc import AsyncIterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 import nats.errors
@@ -180,10 +181,8 @@ async def _pull(  # type: ignore[no-untyped-def]  # `config` is called anew for 
             if gap or (restart_on_loss and not ready):
                 return
     finally:
-        try:
+        with suppress(nats.errors.Error, OSError):
             await subscription.unsubscribe()
-        except (nats.errors.Error, OSError):
-            pass
 
 
 async def _ensure_consumer(bus: Bus, stream: str, config: ConsumerConfig) -> bool:

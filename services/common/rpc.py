@@ -219,10 +219,8 @@ async def serve(
     health_pb2_grpc.add_HealthServicer_to_server(health_servicer, server)
     reflection.enable_server_reflection((service_name, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
     address = f"[{settings.host}]:{settings.port}" if ":" in settings.host else f"{settings.host}:{settings.port}"
-    if settings.tls:
-        port = server.add_secure_port(address, _server_credentials(settings))
-    else:
-        port = server.add_insecure_port(address)
+    credentials = _server_credentials(settings) if settings.tls else None
+    port = server.add_secure_port(address, credentials) if credentials else server.add_insecure_port(address)
     await health_servicer.set("", health_pb2.HealthCheckResponse.NOT_SERVING)
     await server.start()
     logger().info("listening", port=port, tls=settings.tls)
@@ -234,14 +232,14 @@ async def serve(
 
 
 def _server_credentials(settings: CommonSettings) -> grpc.ServerCredentials:
-    assert settings.tls_cert and settings.tls_key and settings.tls_ca
-    cert, key, authority = settings.tls_cert, settings.tls_key, settings.tls_ca
-
     def fetch() -> grpc.ServerCertificateConfiguration:
-        return grpc.ssl_server_certificate_configuration([(key.read_bytes(), cert.read_bytes())], authority.read_bytes())
+        cert, key, authority = settings.tls_files()
+        return grpc.ssl_server_certificate_configuration(
+            [(key.read_bytes(), cert.read_bytes())], authority.read_bytes()
+        )
 
     # Asked anew for each connection, so that a certificate can be replaced without a restart.
-    return grpc.dynamic_ssl_server_credentials(fetch(), lambda: fetch(), require_client_authentication=True)
+    return grpc.dynamic_ssl_server_credentials(fetch(), fetch, require_client_authentication=True)
 
 
 async def run_until_stopped(*work: Awaitable[None]) -> None:

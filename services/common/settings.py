@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from services.common.clock import MeshClock
+from services.common.errors import FailedPrecondition
 
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
@@ -53,6 +54,12 @@ class CommonSettings(BaseSettings):
         """Whether certificates are configured."""
         return self.tls_cert is not None
 
+    def tls_files(self) -> tuple[Path, Path, Path]:
+        """Certificate chain, private key and authority. Raises FailedPrecondition without them."""
+        if self.tls_cert is None or self.tls_key is None or self.tls_ca is None:
+            raise FailedPrecondition("no certificates are configured")
+        return self.tls_cert, self.tls_key, self.tls_ca
+
     @model_validator(mode="after")
     def _refuse_plaintext_off_loopback(self) -> Self:
         files = (self.tls_cert, self.tls_key, self.tls_ca)
@@ -60,7 +67,9 @@ class CommonSettings(BaseSettings):
             raise ValueError("TANDEM_TLS_CERT, TANDEM_TLS_KEY and TANDEM_TLS_CA go together")
         if self.host not in LOOPBACK:
             if not self.tls:
-                raise ValueError(f"TANDEM_HOST={self.host} isn't loopback: refused without TANDEM_TLS_CERT, _KEY and _CA")
+                raise ValueError(
+                    f"TANDEM_HOST={self.host} isn't loopback: refused without TANDEM_TLS_CERT, _KEY and _CA"
+                )
             if self.dev_secret:
                 raise ValueError(f"TANDEM_HOST={self.host} isn't loopback: refused with TANDEM_DEV_SECRET")
             if self.clock_rate != 1:

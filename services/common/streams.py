@@ -32,7 +32,9 @@ class Premises:
     clock: MeshClock
 
 
-async def create(bus: Bus, partitions: int, clock: MeshClock, replicas: int = 1, max_bytes: int | None = None) -> Premises:
+async def create(
+    bus: Bus, partitions: int, clock: MeshClock, replicas: int = 1, max_bytes: int | None = None
+) -> Premises:
     """Creates what is missing of the streams, the KV bucket and the premises. Doing it again changes nothing.
 
     Raises FailedPrecondition where the log was made with another number of partitions or another clock rate.
@@ -108,7 +110,9 @@ async def pass_gate(bus: Bus, settings: CommonSettings) -> Premises:
         if not settings.nats_monitor_url:
             raise FailedPrecondition("TANDEM_NATS_MONITOR_URL is needed to see that the store is synchronous")
         if not await _store_is_synchronous(settings.nats_monitor_url):
-            raise FailedPrecondition("nats-server must run with jetstream.sync_interval: always (or TANDEM_ALLOW_ASYNC_STORE)")
+            raise FailedPrecondition(
+                "nats-server must run with jetstream.sync_interval: always (or TANDEM_ALLOW_ASYNC_STORE)"
+            )
     premises = await read_premises(bus)
     if premises.clock != settings.clock:
         raise FailedPrecondition("TANDEM_CLOCK_RATE or TANDEM_CLOCK_ANCHOR_MS differ from the log's premises")

@@ -105,9 +105,9 @@ def _case(evaluator: Evaluator, case_state: CaseState) -> geofence_pb2.GetCaseRe
         incident_id=incident.incident_id if incident and case_state.episode_id else "",
         open_rings=[
             geofence_pb2.OpenRing(
-                target_id=target_id, ring_m=radius_mm / 1000, since=times.to_timestamp(ring.since_ms)
+                target_id=key.partition("/")[2], ring_m=radius_mm / 1000, since=times.to_timestamp(ring.since_ms)
             )
-            for (target_id, radius_mm), ring in sorted(case_state.rings.items())
+            for (key, radius_mm), ring in sorted(case_state.rings.items())
             if ring.since_ms is not None
         ],
     )

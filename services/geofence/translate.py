@@ -70,10 +70,7 @@ def case_of(msg: log_pb2.CaseSnapshot) -> Case:
     """A case. Raises InvalidField."""
     if not msg.rings:
         raise InvalidField("case.rings", "is empty")
-    persons = tuple(
-        Target(person.person_id, True, tuple(person.device_ids), PERSON)
-        for person in msg.persons
-    )
+    persons = tuple(Target(person.person_id, True, tuple(person.device_ids), PERSON) for person in msg.persons)
     places = tuple(Target(place.place_id, False, (), _shape(place)) for place in msg.places)
     rings = sorted((_ring(ring) for ring in msg.rings), key=lambda ring: -ring.radius_mm)
     return Case(

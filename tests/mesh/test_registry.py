@@ -6,6 +6,7 @@ import asyncio
 import itertools
 import math
 from collections.abc import AsyncIterator, Iterator
+from itertools import pairwise
 
 import grpc
 import grpc.aio
@@ -24,7 +25,7 @@ PARTITIONS = 3
 
 def growing(versions: list[int]) -> bool:
     """Whether each version outruns the one before."""
-    return all(one < other for one, other in zip(versions, versions[1:], strict=False))
+    return all(one < other for one, other in pairwise(versions))
 
 
 @pytest.fixture(scope="module")

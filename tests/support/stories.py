@@ -1,4 +1,4 @@
-"""Stories of timestamps for the fold: a case, positions in metres north and east of the protected person's home, and what came of it."""
+"""Stories of timestamps for the fold: a case, positions in metres from the protected person's home, and what came of it."""
 
 from __future__ import annotations
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from services.geofence.domain import codec, fold
+from services.geofence.domain import approach, codec
 from services.geofence.domain.alerts import Kind, Leg, Parked
 from services.geofence.domain.entries import Demand
 from tests.support.stories import T0_MS, Story, circle, polygon
@@ -398,10 +398,30 @@ def test_once_all_reports_are_in_the_order_of_their_arrival_does_not_matter(seed
         found = []
         for ring in case_state.case.rings:
             target = case_state.case.targets[0]
-            ring_state = case_state.rings[target.target_id, ring.radius_mm]
-            fold.account(story.state, case_state, target, ring, story.state.now_ms)
+            ring_state = case_state.ring(target, ring)
+            approach.account(story.state, case_state, target, ring, story.state.now_ms)
             found.append((ring_state.open, ring_state.inside, ring_state.min_mm) if ring_state.open else None)
         accounts.append(found)
     for one, other in zip(*accounts, strict=True):
         if one is not None and other is not None:
             assert one == other
+
+
+def test_a_snapshot_that_is_over_already_closes_what_was_open_and_brings_new_targets() -> None:
+    story = Story()
+    story.case()
+    story.at(0, "phone", 0)
+    story.at(1, "tag", 50)
+    story.case(30, version=2, places=[circle("home", 0, 0, 20)], valid_until_ms=T0_MS + 20_000)
+    assert story.alerts[-1].incident_ends
+    assert all(a.kind is Kind.RING_CLEARED for a in story.alerts[3:])
+
+
+def test_a_person_and_a_place_may_have_the_same_id() -> None:
+    story = Story()
+    story.case(places=[circle("p", 8000, 0, 20)])
+    story.at(0, "phone", 0)
+    story.at(1, "tag", 50)
+    assert story.entered() == [2000, 1000, 100]
+    story.at(2, "tag", 8000)
+    assert story.entered().count(100) == 2

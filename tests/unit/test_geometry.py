@@ -99,7 +99,9 @@ def test_least_distance_to_a_polygon_is_that_of_dense_sampling(seed: int) -> Non
 
 def test_a_polygon_on_the_ground_has_its_true_size() -> None:
     lat_e7, lon_e7 = 375_000_000, 1_270_000_000
-    square = Polygon.of([(lat_e7, lon_e7), (lat_e7 + 10_000, lon_e7), (lat_e7 + 10_000, lon_e7 + 10_000), (lat_e7, lon_e7 + 10_000)])
+    square = Polygon.of(
+        [(lat_e7, lon_e7), (lat_e7 + 10_000, lon_e7), (lat_e7 + 10_000, lon_e7 + 10_000), (lat_e7, lon_e7 + 10_000)]
+    )
     north_m = math.dist(ecef_mm(lat_e7, lon_e7), ecef_mm(lat_e7 + 10_000, lon_e7)) / 1000
     away = ecef_mm(lat_e7 - 10_000, lon_e7)
     assert square.least(away, away) / 1000 == pytest.approx(north_m, abs=0.001)
@@ -115,7 +117,14 @@ def test_a_point_that_stays_is_inside_all_the_time_or_never() -> None:
 
 @pytest.mark.parametrize(
     ("distance_m", "radius_m", "accuracies_m"),
-    [(0, 100, (10, 10)), (95, 100, (20, 5)), (100, 100, (30, 30)), (140, 100, (50, 20)), (300, 100, (50, 50)), (20, 10, (8,))],
+    [
+        (0, 100, (10, 10)),
+        (95, 100, (20, 5)),
+        (100, 100, (30, 30)),
+        (140, 100, (50, 20)),
+        (300, 100, (50, 50)),
+        (20, 10, (8,)),
+    ],
 )
 def test_the_probability_is_that_of_drawing_positions(
     distance_m: float, radius_m: float, accuracies_m: tuple[float, ...]
@@ -123,9 +132,7 @@ def test_the_probability_is_that_of_drawing_positions(
     rng = random.Random(7)
     sigma = math.sqrt(sum(a * a for a in accuracies_m)) / math.sqrt(-2 * math.log(0.32))
     draws = 60_000
-    hits = sum(
-        math.hypot(distance_m + rng.gauss(0, sigma), rng.gauss(0, sigma)) <= radius_m for _ in range(draws)
-    )
+    hits = sum(math.hypot(distance_m + rng.gauss(0, sigma), rng.gauss(0, sigma)) <= radius_m for _ in range(draws))
     p = probability.inside(distance_m * 1000, radius_m * 1000, tuple(int(a * 1000) for a in accuracies_m))
     assert p == pytest.approx(hits / draws, abs=0.008)
 

@@ -20,8 +20,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
-from services.cli.backtest import fold_files
 
+from services.cli.backtest import fold_files
 from tests.support.geolife import (
     RINGS,
     Fix,

@@ -88,8 +88,8 @@ def _case_state(case_state: CaseState) -> dict[str, Any]:
             case.valid_until_ms,
         ],
         "rings": [
-            [target_id, radius_mm, ring.bound_ms, ring.since_ms, ring.inside, ring.min_mm, ring.entered_mm]
-            for (target_id, radius_mm), ring in sorted(case_state.rings.items())
+            [key, radius_mm, ring.bound_ms, ring.since_ms, ring.inside, ring.min_mm, ring.entered_mm]
+            for (key, radius_mm), ring in sorted(case_state.rings.items())
         ],
         "episode_id": case_state.episode_id,
         "raised": case_state.raised,
@@ -115,10 +115,10 @@ def _to_case_state(content: dict[str, Any]) -> CaseState:
             valid_until_ms,
         ),
         rings={
-            (target_id, radius_mm): RingState(
+            (key, radius_mm): RingState(
                 bound_ms, since_ms, [(from_ms, to_ms) for from_ms, to_ms in inside], min_mm, entered_mm
             )
-            for target_id, radius_mm, bound_ms, since_ms, inside, min_mm, entered_mm in content["rings"]
+            for key, radius_mm, bound_ms, since_ms, inside, min_mm, entered_mm in content["rings"]
         },
         episode_id=content["episode_id"],
         raised=content["raised"],

@@ -80,6 +80,11 @@ class Target:
     shape: Shape
     """Area of a place; of a person the point PERSON, in coordinates relative to them."""
 
+    @property
+    def key(self) -> str:
+        """What tells it from every other target of its case: a person and a place may have the same id."""
+        return f"person/{self.target_id}" if self.is_person else f"place/{self.target_id}"
+
 
 @dataclass(frozen=True, slots=True)
 class Case:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 Vector = tuple[float, float, float]
 Span = tuple[float, float]
@@ -117,7 +118,7 @@ class Polygon:
         return _union(
             [
                 (s0, s1)
-                for s0, s1 in zip(ordered, ordered[1:], strict=False)
+                for s0, s1 in pairwise(ordered)
                 if self._contains(a[0] + dx * (s0 + s1) / 2, a[1] + dy * (s0 + s1) / 2)
             ]
         )

@@ -99,9 +99,7 @@ def account(state: RingState, shape: Shape, radius_mm: float, pieces: Iterable[P
     for piece in pieces:
         length_ms = piece.to_ms - piece.from_ms
         for low, high in shape.within(piece.start, piece.end, radius_mm):
-            add_stretch(
-                state.inside, piece.from_ms + round(low * length_ms), piece.from_ms + round(high * length_ms)
-            )
+            add_stretch(state.inside, piece.from_ms + round(low * length_ms), piece.from_ms + round(high * length_ms))
         least = shape.least(piece.start, piece.end)
         if state.min_mm is None or least < state.min_mm:
             state.min_mm = least
@@ -124,9 +122,7 @@ def known_until(wearer: Track, device: Track | None) -> int | None:
     return min(mine.time_ms, other.time_ms) if other else mine.time_ms
 
 
-def clear_for(
-    pieces: Iterable[Piece], shape: Shape, ring: Ring, margin_mm: int, from_ms: int, to_ms: int
-) -> bool:
+def clear_for(pieces: Iterable[Piece], shape: Shape, ring: Ring, margin_mm: int, from_ms: int, to_ms: int) -> bool:
     """Whether the wearer was beyond the margin all the way from `from_ms` to `to_ms`, with no stretch unknown."""
     covered_ms = from_ms
     for piece in pieces:

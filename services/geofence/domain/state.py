@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from services.geofence.domain.entries import Case, Equipment
+from services.geofence.domain.entries import Case, Equipment, Ring, Target
 from services.geofence.domain.rings import RingState
 from services.geofence.domain.rules import Rules
 from services.geofence.domain.track import Track
@@ -18,12 +18,16 @@ class CaseState:
 
     case: Case
     rings: dict[tuple[str, int], RingState] = field(default_factory=dict)
-    """By target id and radius, mm."""
+    """By the target's key and radius, mm."""
     episode_id: str = ""
     raised: dict[str, int] = field(default_factory=dict)
     """Equipment events that nothing has taken back, `<event> <device>` -> when; they hold the episode open."""
     ended: bool = False
     """The order's validity has ended."""
+
+    def ring(self, target: Target, ring: Ring) -> RingState:
+        """State of one ring of one target."""
+        return self.rings[target.key, ring.radius_mm]
 
     @property
     def quiet(self) -> bool:

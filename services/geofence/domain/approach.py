@@ -1,0 +1,155 @@
+"""Approaching and leaving: which rings of a case a wearer enters, and which are left for good."""
+
+from __future__ import annotations
+
+from services.geofence.domain import demands, probability, rings
+from services.geofence.domain.alerts import Cause, Kind
+from services.geofence.domain.decisions import Decisions
+from services.geofence.domain.entries import Ring, Target
+from services.geofence.domain.state import CaseState, State
+from services.geofence.domain.track import Track
+
+
+def others(target: Target) -> tuple[str | None, ...]:
+    """Devices on the other side of the wearer's; a place is there without one (None)."""
+    return target.device_ids if target.is_person else (None,)
+
+
+def pairs(state: State, case_state: CaseState, target: Target) -> list[tuple[Track, Track | None]]:
+    """Each tag of the wearer with each device of the target (None: a place); those that have reported."""
+    tags = [state.tracks[tag_id] for tag_id in case_state.case.tag_device_ids if tag_id in state.tracks]
+    if not target.is_person:
+        return [(tag, None) for tag in tags]
+    devices = [state.tracks[device_id] for device_id in target.device_ids if device_id in state.tracks]
+    return [(tag, device) for tag in tags for device in devices]
+
+
+def look(
+    decisions: Decisions,
+    case_state: CaseState,
+    tag_id: str,
+    target: Target,
+    device_id: str | None,
+    from_ms: int,
+    until_ms: int | None,
+    cause: Cause | None,
+) -> None:
+    """Enters the rings that the wearer is or was within between two moments (None: as far as anything is known)."""
+    state, case = decisions.state, case_state.case
+    wearer = state.tracks.get(tag_id)
+    device = state.tracks.get(device_id) if device_id is not None else None
+    if wearer is None or not wearer.fixes or (device_id is not None and (device is None or not device.fixes)):
+        return
+    outside = [ring for ring in case.rings if not case_state.ring(target, ring).open]
+    if not outside:
+        return
+    if until_ms is None:
+        until_ms = max(wearer.fixes[-1].time_ms, device.fixes[-1].time_ms if device else 0)
+    until_ms = min(until_ms, case.valid_until_ms - 1)
+    from_ms = max(from_ms, case.valid_from_ms)
+    if from_ms > until_ms:
+        return
+    ways = rings.assumed(wearer, device, from_ms, until_ms)
+    if not rings.may_reach(ways, target.shape, outside[0].radius_mm):
+        return
+    for ring in outside:
+        ring_state = case_state.ring(target, ring)
+        for pieces in ways:
+            found = rings.first_within(pieces, target.shape, ring.radius_mm, ring_state.bound_ms)
+            if found:
+                at_ms, distance_mm = found
+                ring_state.enter(at_ms, distance_mm)
+                accuracies = [wearer.fixes[-1].accuracy_mm] + ([device.fixes[-1].accuracy_mm] if device else [])
+                decisions.alert(
+                    case_state,
+                    Kind.RING_ENTERED,
+                    demands.of_ring(ring.action, entered=True),
+                    at_ms,
+                    target=target,
+                    ring=ring,
+                    cause=cause,
+                    distance_mm=distance_mm,
+                    p=probability.inside(distance_mm, ring.radius_mm, tuple(accuracies)),
+                )
+                break
+
+
+def clear_what_was_left(decisions: Decisions, case_state: CaseState, cause: Cause | None) -> None:
+    """Clears the rings that the wearer has left for good, by what is known for sure of both sides."""
+    for target in case_state.case.targets:
+        for ring in reversed(case_state.case.rings):
+            ring_state = case_state.ring(target, ring)
+            if ring_state.open and _has_left(decisions.state, case_state, target, ring):
+                _clear_ring(decisions, case_state, target, ring, decisions.state.now_ms, cause)
+    decisions.settle(case_state)
+
+
+def _has_left(state: State, case_state: CaseState, target: Target, ring: Ring) -> bool:
+    rules, now_ms = state.rules, state.now_ms
+    since_ms = case_state.ring(target, ring).since_ms or 0
+    margin_mm = rules.clear_margin_of(ring.radius_mm)
+    fresh = False
+    for wearer, device in pairs(state, case_state, target):
+        until_ms = rings.known_until(wearer, device)
+        if until_ms is None or not rings.is_fresh(until_ms, now_ms):
+            continue
+        fresh = True
+        from_ms = until_ms - rules.clear_after_ms
+        if from_ms < since_ms:
+            return False
+        # The newest position first: it nearly always says no, and says it cheaply.
+        for pieces in rings.assumed(wearer, device, until_ms, now_ms):
+            for piece in pieces:
+                if target.shape.within(piece.start, piece.end, ring.radius_mm + margin_mm):
+                    return False
+        pieces_known = rings.joined(wearer, device, from_ms, until_ms)
+        if not rings.clear_for(pieces_known, target.shape, ring, margin_mm, from_ms, until_ms):
+            return False
+    return fresh
+
+
+def close(
+    decisions: Decisions, case_state: CaseState, targets: tuple[Target, ...], at_ms: int, only: list[Ring] | None = None
+) -> None:
+    """Clears open rings because the order no longer asks for them."""
+    for target in targets:
+        for ring in reversed(case_state.case.rings if only is None else only):
+            if case_state.ring(target, ring).open:
+                _clear_ring(decisions, case_state, target, ring, at_ms, None)
+
+
+def _clear_ring(
+    decisions: Decisions, case_state: CaseState, target: Target, ring: Ring, upto_ms: int, cause: Cause | None
+) -> None:
+    ring_state = case_state.ring(target, ring)
+    account(decisions.state, case_state, target, ring, upto_ms)
+    at_ms = ring_state.inside[-1][1] if ring_state.inside else min(upto_ms, decisions.state.now_ms)
+    inside, min_mm = tuple(ring_state.inside), ring_state.least_mm
+    ring_state.leave()
+    decisions.alert(
+        case_state,
+        Kind.RING_CLEARED,
+        demands.of_ring(ring.action, entered=False),
+        at_ms,
+        target=target,
+        ring=ring,
+        cause=cause,
+        distance_mm=float(ring.radius_mm) if inside else None,
+        inside=inside,
+        min_mm=min_mm,
+    )
+
+
+def account(state: State, case_state: CaseState, target: Target, ring: Ring, upto_ms: int) -> None:
+    """Accounts for a ring's time inside, by what is known for sure, up to a moment."""
+    ring_state = case_state.ring(target, ring)
+    case = case_state.case
+    from_ms = reached_ms = max(ring_state.bound_ms, case.valid_from_ms)
+    for wearer, device in pairs(state, case_state, target):
+        known_ms = rings.known_until(wearer, device)
+        end_ms = min(upto_ms, known_ms, case.valid_until_ms) if known_ms is not None else from_ms
+        if end_ms > from_ms:
+            pieces = rings.joined(wearer, device, from_ms, end_ms)
+            rings.account(ring_state, target.shape, ring.radius_mm, pieces)
+            reached_ms = max(reached_ms, end_ms)
+    ring_state.bound_ms = reached_ms

@@ -1,0 +1,96 @@
+"""The decisions of one entry: numbering alerts, opening and ending episodes and incidents."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from services.common.ids import hash_id
+from services.geofence.domain import demands
+from services.geofence.domain.alerts import Alert, Cause, Kind, Output, Parked
+from services.geofence.domain.entries import Demand, Ring, Target
+from services.geofence.domain.state import CaseState, Incident, State
+
+
+class Decisions:
+    """What one entry puts out, in order, and what that does to episodes and incidents."""
+
+    def __init__(self, state: State, sequence: int) -> None:
+        self.state = state
+        self.sequence = sequence
+        self.out: list[Output] = []
+
+    def park(self, reason: str) -> None:
+        """Sets the entry, or a part of it, aside."""
+        self.out.append(Parked(self.sequence, reason))
+
+    def alert(
+        self,
+        case_state: CaseState,
+        kind: Kind,
+        demand: Demand,
+        at_ms: int,
+        *,
+        target: Target | None = None,
+        ring: Ring | None = None,
+        cause: Cause | None = None,
+        distance_mm: float | None = None,
+        p: float | None = None,
+        inside: tuple[tuple[int, int], ...] = (),
+        min_mm: float | None = None,
+    ) -> None:
+        """Adds an alert; the first that demands something opens the episode, and with it the wearer's incident."""
+        state, case = self.state, case_state.case
+        ordinal = len(self.out)
+        if demand > Demand.RECORD and not case_state.episode_id:
+            case_state.episode_id = hash_id("episode", state.partition, self.sequence, ordinal)
+            incident = state.incidents.get(case.wearer_id)
+            if incident is None:
+                incident = Incident(hash_id("incident", state.partition, self.sequence, ordinal))
+                state.incidents[case.wearer_id] = incident
+            incident.case_ids.append(case.case_id)
+        open_incident = state.incidents.get(case.wearer_id)
+        self.out.append(
+            Alert(
+                alert_id=hash_id("alert", state.partition, self.sequence, ordinal),
+                sequence=self.sequence,
+                ordinal=ordinal,
+                kind=kind,
+                demand=demand,
+                order_id=case.order_id,
+                case_id=case.case_id,
+                episode_id=case_state.episode_id,
+                incident_id=open_incident.incident_id if open_incident else "",
+                wearer_id=case.wearer_id,
+                target_id=target.target_id if target else "",
+                ring_mm=ring.radius_mm if ring else 0,
+                at_ms=at_ms,
+                decided_at_ms=state.now_ms,
+                late=state.now_ms - at_ms >= state.rules.late_after_ms,
+                destinations=demands.destinations(case, target),
+                incident_ends=False,
+                cause=cause,
+                distance_mm=distance_mm,
+                probability=p,
+                inside=inside,
+                min_distance_mm=min_mm,
+            )
+        )
+
+    def settle(self, case_state: CaseState) -> None:
+        """Ends the episode when nothing of it is open, and the incident when that was the wearer's last."""
+        if not case_state.episode_id or not case_state.quiet:
+            return
+        case_state.episode_id = ""
+        wearer_id = case_state.case.wearer_id
+        incident = self.state.incidents[wearer_id]
+        incident.case_ids.remove(case_state.case.case_id)
+        if incident.case_ids:
+            return
+        del self.state.incidents[wearer_id]
+        # The last alert of the incident says so; there is one in this entry, since nothing else closes what is open.
+        for i in reversed(range(len(self.out))):
+            ending = self.out[i]
+            if isinstance(ending, Alert) and ending.incident_id == incident.incident_id:
+                self.out[i] = replace(ending, incident_ends=True)
+                return
+        raise RuntimeError("an incident ended without an alert")
