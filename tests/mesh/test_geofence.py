@@ -124,6 +124,28 @@ async def test_two_evaluators_publish_each_alert_once_and_as_an_offline_fold_wou
     assert codec.encode(both[0].state) == codec.encode(both[1].state)
 
 
+async def test_with_one_evaluator_killed_for_good_in_the_middle_the_alerts_are_the_same(
+    bus: Bus, tmp_path: Path
+) -> None:
+    both = [evaluator(bus, tmp_path, replica) for replica in (0, 1)]
+    tasks = [start(one) for one in both]
+    await approach(bus, "1")
+    await caught_up(bus, *both)
+    await stop(tasks[0])
+    await approach(bus, "2")
+    await approach(bus, "3")
+    await caught_up(bus, both[1])
+    expected = await offline(bus)
+
+    async def all_published() -> bool:
+        return len(await alerts_of(bus)) >= len(expected)
+
+    await until(all_published)
+    await stop(tasks[1])
+    assert [alert.SerializeToString() for alert in await alerts_of(bus)] == expected
+    assert len({alert.incident_id for alert in await alerts_of(bus)}) == 3
+
+
 async def test_the_figures_of_each_alert_are_stored_apart(bus: Bus, tmp_path: Path) -> None:
     one = evaluator(bus, tmp_path)
     task = start(one)

@@ -373,6 +373,16 @@ def test_a_state_that_was_stored_in_the_middle_goes_on_as_if_nothing_had_been(se
     assert codec.encode(story.state) == codec.encode(whole.state)
 
 
+@given(st.integers(0, 10_000), st.floats(1, 12))
+@settings(max_examples=60, deadline=None)
+def test_sorting_out_what_is_out_of_reach_changes_no_decision(seed: int, scale: float) -> None:
+    reports = [(t, device, north_m * scale, east_m * scale) for t, device, north_m, east_m in walk(seed)]
+    sorted_out = tell(reports)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(approach, "_out_of_reach", lambda *_: False)
+        assert tell(reports).outputs == sorted_out.outputs
+
+
 @given(st.integers(0, 10_000))
 @settings(max_examples=40, deadline=None)
 def test_reports_sent_again_change_nothing(seed: int) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
+
 from services.geofence.domain import demands, probability, rings
 from services.geofence.domain.alerts import Cause, Kind
 from services.geofence.domain.decisions import Decisions
 from services.geofence.domain.entries import Ring, Target
 from services.geofence.domain.state import CaseState, State
-from services.geofence.domain.track import Track
+from services.geofence.domain.track import PREDICT_MOST_MM, Track
 
 
 def others(target: Target) -> tuple[str | None, ...]:
@@ -39,6 +41,8 @@ def look(
     wearer = state.tracks.get(tag_id)
     device = state.tracks.get(device_id) if device_id is not None else None
     if wearer is None or not wearer.fixes or (device_id is not None and (device is None or not device.fixes)):
+        return
+    if _out_of_reach(wearer, device, target, case.rings[0].radius_mm, from_ms):
         return
     outside = [ring for ring in case.rings if not case_state.ring(target, ring).open]
     if not outside:
@@ -72,6 +76,17 @@ def look(
                     p=probability.inside(distance_mm, ring.radius_mm, tuple(accuracies)),
                 )
                 break
+
+
+def _out_of_reach(wearer: Track, device: Track | None, target: Target, radius_mm: int, from_ms: int) -> bool:
+    """A cheap bound that sorts out nearly all reports: wherever both were since `from_ms`, they were farther apart."""
+    here = wearer.fixes[-1].point
+    if device is None:
+        return target.shape.reach_mm(here) - wearer.path_since_mm(from_ms) > radius_mm
+    apart_mm = math.dist(here, device.fixes[-1].point)
+    if apart_mm <= radius_mm + PREDICT_MOST_MM:
+        return False
+    return apart_mm - wearer.path_since_mm(from_ms) - device.path_since_mm(from_ms) - PREDICT_MOST_MM > radius_mm
 
 
 def clear_what_was_left(decisions: Decisions, case_state: CaseState, cause: Cause | None) -> None:

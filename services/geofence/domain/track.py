@@ -19,6 +19,8 @@ PREDICT_MS = 30_000
 at the first report of either side; holding alone knew 43."""
 PREDICT_UP_TO_MPS = 60
 """Velocities above it are jumps of the receiver, not movements."""
+PREDICT_MOST_MM = PREDICT_MS * PREDICT_UP_TO_MPS
+"""No prediction leads farther: mm, as ms times m/s."""
 
 
 class Fix(NamedTuple):
@@ -80,6 +82,16 @@ class Track:
     def last(self) -> Fix | None:
         """The newest fix."""
         return self.fixes[-1] if self.fixes else None
+
+    def path_since_mm(self, from_ms: int) -> float:
+        """Length of the way through the fixes since a moment: no position since then is farther from the last one."""
+        fixes, total_mm = self.fixes, 0.0
+        for i in range(len(fixes) - 1, 0, -1):
+            fix, before = fixes[i], fixes[i - 1]
+            if fix.time_ms <= from_ms:
+                break
+            total_mm += math.dist(fix[2:5], before[2:5])
+        return total_mm
 
     def forget_before(self, time_ms: int) -> None:
         """Drops fixes older than `time_ms`, all but the newest two."""
