@@ -202,6 +202,7 @@ def test_a_ring_is_cleared_only_beyond_its_margin_and_after_a_minute() -> None:
     leave(story, 210, 130, 20)
     [cleared] = [a for a in story.alerts if a.kind is Kind.RING_CLEARED]
     assert cleared.ring_mm == 100_000 and not cleared.incident_ends, "the wider rings are still entered"
+    assert not cleared.late, "the minute that it takes to be sure isn't lateness"
 
 
 def test_silence_never_clears() -> None:

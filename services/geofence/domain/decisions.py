@@ -48,6 +48,8 @@ class Decisions:
                 incident = Incident(hash_id("incident", state.partition, self.sequence, ordinal))
                 state.incidents[case.wearer_id] = incident
             incident.case_ids.append(case.case_id)
+        # To be sure that a ring was left takes time; only what comes on top of that is late.
+        waited_ms = state.rules.clear_after_ms if kind is Kind.RING_CLEARED else 0
         open_incident = state.incidents.get(case.wearer_id)
         self.out.append(
             Alert(
@@ -65,7 +67,7 @@ class Decisions:
                 ring_mm=ring.radius_mm if ring else 0,
                 at_ms=at_ms,
                 decided_at_ms=state.now_ms,
-                late=state.now_ms - at_ms >= state.rules.late_after_ms,
+                late=state.now_ms - at_ms - waited_ms >= state.rules.late_after_ms,
                 destinations=demands.destinations(case, target),
                 incident_ends=False,
                 cause=cause,
