@@ -152,6 +152,7 @@ def _clear_ring(
         distance_mm=float(ring.radius_mm) if inside else None,
         inside=inside,
         min_mm=min_mm,
+        due_ms=upto_ms,
     )
 
 

@@ -37,8 +37,12 @@ class Decisions:
         p: float | None = None,
         inside: tuple[tuple[int, int], ...] = (),
         min_mm: float | None = None,
+        due_ms: int | None = None,
     ) -> None:
-        """Adds an alert; the first that demands something opens the episode, and with it the wearer's incident."""
+        """Adds an alert; the first that demands something opens the episode, and with it the wearer's incident.
+
+        `due_ms` is when it could be decided at the earliest, where that isn't `at_ms`: what comes much later is late.
+        """
         state, case = self.state, case_state.case
         ordinal = len(self.out)
         if demand > Demand.RECORD and not case_state.episode_id:
@@ -48,8 +52,6 @@ class Decisions:
                 incident = Incident(hash_id("incident", state.partition, self.sequence, ordinal))
                 state.incidents[case.wearer_id] = incident
             incident.case_ids.append(case.case_id)
-        # To be sure that a ring was left takes time; only what comes on top of that is late.
-        waited_ms = state.rules.clear_after_ms if kind is Kind.RING_CLEARED else 0
         open_incident = state.incidents.get(case.wearer_id)
         self.out.append(
             Alert(
@@ -67,7 +69,7 @@ class Decisions:
                 ring_mm=ring.radius_mm if ring else 0,
                 at_ms=at_ms,
                 decided_at_ms=state.now_ms,
-                late=state.now_ms - at_ms - waited_ms >= state.rules.late_after_ms,
+                late=state.now_ms - (at_ms if due_ms is None else due_ms) >= state.rules.late_after_ms,
                 destinations=demands.destinations(case, target),
                 incident_ends=False,
                 cause=cause,
