@@ -1,0 +1,311 @@
+"""`python -m bench.chain`: from a position that is due to its incident's offers in INCIDENTS, by leg, through a real mesh.
+
+The mesh is one of its own, as `tandem up` starts it: nats-server that syncs every write, registry, ingest, two evaluators and
+the three legs, each a process. Among reports of people who stay far apart come triggers: the first report of a wearer, 55 m
+from the protected person, which enters all three rings at once. A latency ends when this process has read the leg's offer
+back from the stream.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import AsyncIterator, Collection, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import grpc.aio
+import typer
+import uvloop
+from rich.console import Console
+from rich.table import Table
+
+from bench import figures, load, machine, population
+from bench.figures import Figure
+from bench.load import Plan, Sent, Shape, Trigger
+from bench.machine import Usage
+from bench.population import Party
+from services.cli import mesh
+from services.cli.failure import FAILED, CommandFailed, of_rpc
+from services.cli.mesh import Clients, Mesh
+from services.cli.parties import HeadEnd
+from services.common import bus as buses
+from services.common import flow, pull, telemetry, times
+from services.common.bus import Bus
+from tandem.dispatch.v1 import dispatch_pb2
+from tandem.ingest.v1 import ingest_pb2
+
+SHAPES = (
+    Shape("single", reports_per_s=200, batch=1, streams=8),
+    Shape("batched", reports_per_s=20_000, batch=100, streams=4),
+)
+BACKGROUND_CASES = 1_000
+TRIGGERS_PER_S = 10
+WARM_UP_S = 3.0
+UP_WITHIN_S = 60.0
+ARRIVED_WITHIN_S = 30.0
+"""After the last answer a trigger has so long for its offers; then it is lost."""
+TARGET_MS = 1000.0
+"""From position to both legs, 99 of 100 (number 1 of those that Tandem holds itself to)."""
+AGENCIES = ("probation", "police")
+_ANNOUNCED_AT_ONCE = 500
+
+say = Console(stderr=True, highlight=False).print
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """What one load gave."""
+
+    shape: Shape
+    seconds: float
+    sent: Sent
+    latencies_ms: Mapping[str, list[float]]
+    """By leg, of the triggers that arrived; `both` is the later one of the two agencies' legs."""
+    lost: int
+    """Triggers that some leg didn't offer."""
+    used: Usage
+
+
+class Offers:
+    """First offers in INCIDENTS, by leg and by the report that they follow from."""
+
+    def __init__(self) -> None:
+        self._seen: dict[str, dict[Trigger, float]] = {leg: {} for leg in flow.LEGS}
+
+    async def follow(self, bus: Bus) -> None:
+        """Reads the stream for ever."""
+        async for messages in pull.read(bus, flow.INCIDENTS.name, 1):
+            now = time.monotonic()
+            for message in messages:
+                assignment = dispatch_pb2.Step.FromString(message.data).assignment
+                if assignment.state == dispatch_pb2.OFFERED:
+                    leg = message.subject.split(".")[1]
+                    trigger = assignment.cause.device_id, assignment.cause.report_id
+                    self._seen[leg].setdefault(trigger, now)
+
+    async def until_all(self, triggers: Collection[Trigger]) -> None:
+        """Returns when every leg has offered every trigger, or when that has taken too long."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(ARRIVED_WITHIN_S):
+                while self.lost(triggers):  # noqa: ASYNC110  # looks seldom, so as not to disturb
+                    await asyncio.sleep(0.2)
+
+    def lost(self, triggers: Collection[Trigger]) -> int:
+        """How many lack a leg's offer."""
+        return sum(any(one not in seen for seen in self._seen.values()) for one in triggers)
+
+    def latencies_ms(self, started: float, triggers: Mapping[Trigger, float]) -> dict[str, list[float]]:
+        """From due to offered, by leg."""
+        found = {
+            leg: {one: (seen[one] - started - due_s) * 1000 for one, due_s in triggers.items() if one in seen}
+            for leg, seen in self._seen.items()
+        }
+        first, second = (found[leg] for leg in AGENCIES)
+        both = [max(first[one], second[one]) for one in triggers if one in first and one in second]
+        return {leg: list(by_trigger.values()) for leg, by_trigger in found.items()} | {"both": both}
+
+
+# ── the mesh ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@contextmanager
+def running_mesh(folder: Path) -> Iterator[tuple[Mesh, int]]:
+    """A mesh of our own, healthy, and the process id of its `tandem up`."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("TANDEM_")}
+    command = (sys.executable, "-m", "services.cli", "up", "--dir", str(folder), "--base-port", "0")
+    with (folder.parent / "up.out").open("w+") as output:
+        up = subprocess.Popen(command, stdout=output, stderr=output, env=environment)
+        try:
+            deadline = time.monotonic() + UP_WITHIN_S
+            while True:
+                with suppress(CommandFailed):
+                    running = mesh.load(folder)
+                    break
+                if up.poll() is not None or time.monotonic() > deadline:
+                    output.seek(0)
+                    raise CommandFailed(f"the mesh didn't start:\n{output.read()}")
+                time.sleep(0.1)
+            yield running, up.pid
+        finally:
+            up.send_signal(signal.SIGTERM)
+            up.wait()
+
+
+@asynccontextmanager
+async def following(bus: Bus) -> AsyncIterator[Offers]:
+    """Offers, followed in the background."""
+    offers = Offers()
+    task = asyncio.create_task(offers.follow(bus))
+    try:
+        yield offers
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+async def populate(clients: Clients, bus: Bus, cases: list[Party]) -> float:
+    """Registers the cases and reports once where each protected person is; returns when the log has all of it."""
+    took_s = await population.register(clients, cases)
+    fix_time = times.to_timestamp(clients.clock.now_ms())
+    async with HeadEnd(clients) as head_end:
+        for first in range(0, len(cases), _ANNOUNCED_AT_ONCE):
+            # The head-end sends again what is of a device that ingest doesn't know yet.
+            refused = await head_end.carry(
+                [
+                    ingest_pb2.Position(
+                        device_id=one.device_id,
+                        report_id="first",
+                        fix_time=fix_time,
+                        lat_deg=one.home[0],
+                        lon_deg=one.home[1],
+                        accuracy_m=10.0,
+                    )
+                    for one in cases[first : first + _ANNOUNCED_AT_ONCE]
+                ]
+            )
+            if refused:
+                raise CommandFailed(f"{len(refused)} reports refused: {refused[0].field} {refused[0].reason}")
+    subject = flow.log_subject(0, "case")
+    async with asyncio.timeout(UP_WITHIN_S):
+        while True:
+            state = (await bus.api(f"STREAM.INFO.{flow.log_stream(0)}", {"subjects_filter": subject}))["state"]
+            if state.get("subjects", {}).get(subject, 0) >= len(cases):
+                return took_s
+            await asyncio.sleep(0.2)
+
+
+# ── measuring ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+async def run_load(
+    clients: Clients, offers: Offers, plan: Plan, shape: Shape, seconds: float, pids: Mapping[str, int]
+) -> Measured:
+    """Sends a load and waits for its offers."""
+    before = machine.usage(pids)
+    sent = await load.send(clients, plan, shape.streams)
+    used = machine.usage(pids).since(before)
+    await offers.until_all(plan.triggers)
+    return Measured(
+        shape, seconds, sent, offers.latencies_ms(sent.started, plan.triggers), offers.lost(plan.triggers), used
+    )
+
+
+async def measure(running: Mesh, up_pid: int, seconds: float) -> tuple[float, list[Measured]]:
+    """Set-up time, seconds, and what each load gave."""
+    per_load, warm = round(seconds * TRIGGERS_PER_S), round(WARM_UP_S * TRIGGERS_PER_S)
+    cases = population.parties(BACKGROUND_CASES + len(SHAPES) * (per_load + warm))
+    background, unused = cases[:BACKGROUND_CASES], iter(cases[BACKGROUND_CASES:])
+    results = []
+    async with (
+        mesh.connect(running) as clients,
+        buses.connect(running.nats_url, "bench") as bus,
+        following(bus) as offers,
+    ):
+        say(f"registering {len(cases)} joint cases")
+        took_s = await populate(clients, bus, cases)
+        say(f"  took {took_s:.1f} s, {5 * len(cases) / took_s:.0f} records/s")
+        for shape in SHAPES:
+            for name, length_s, count in (("warm-up", WARM_UP_S, warm), ("load", seconds, per_load)):
+                say(f"{shape.name}: {name} of {shape.reports_per_s} reports/s for {length_s:.0f} s")
+                triggered = [next(unused) for _ in range(count)]
+                label = f"{shape.name}-{name}"
+                plan = load.prepare(label, shape, length_s, background, triggered, seed=shape.batch)
+                pids = {**running.pids, "tandem up": up_pid, "bench": os.getpid()}
+                measured = await run_load(clients, offers, plan, shape, length_s, pids)
+                say(
+                    f"  {measured.sent.accepted} reports durable in {measured.sent.took_s:.1f} s; of {count} triggers"
+                    f" {measured.lost} lost; both legs p99 {figures.percentile(measured.latencies_ms['both'], 99):.1f} ms"
+                )
+                if name == "load":
+                    results.append(measured)
+    return took_s, results
+
+
+def figures_of(one: Measured) -> list[Figure]:
+    """The figures of one load."""
+    name, sent = one.shape.name, one.sent
+    found = []
+    for leg, latencies_ms in one.latencies_ms.items():
+        for percent in (50, 99, 100):
+            label = f"{name}: {leg} {'max' if percent == 100 else f'p{percent}'}"
+            value = figures.percentile(latencies_ms, percent)
+            promised = percent == 99 and leg != "warning"
+            found.append(figures.at_most(label, value, "ms", TARGET_MS) if promised else Figure(label, value, "ms"))
+    triggers = round(one.seconds * TRIGGERS_PER_S)
+    offered_per_s = one.shape.reports_per_s
+    answered_ms = [1000 * s for s in sent.answered_after_s]
+    found += [
+        Figure(f"{name}: triggers", triggers, "reports"),
+        figures.at_most(f"{name}: triggers lost", one.lost, "reports", 0),
+        figures.at_most(f"{name}: reports not durable", offered_per_s * one.seconds - sent.accepted, "reports", 0),
+        Figure(f"{name}: reports offered", offered_per_s, "reports/s"),
+        Figure(f"{name}: reports durable", sent.accepted / max(sent.took_s, one.seconds), "reports/s"),
+        Figure(f"{name}: answer p50", figures.percentile(answered_ms, 50), "ms"),
+        Figure(f"{name}: answer p99", figures.percentile(answered_ms, 99), "ms"),
+        Figure(f"{name}: requests sent late", sent.late, "requests"),
+        Figure(f"{name}: latest request", sent.latest_s * 1000, "ms"),
+        *(Figure(f"{name}: cpu of {process}", s, "s") for process, s in one.used.by_process.items()),
+    ]
+    if one.used.total:
+        found.append(Figure(f"{name}: machine idle", 100 * one.used.idle / one.used.total, "%"))
+    return found
+
+
+def table(found: list[Figure]) -> Table:
+    """The figures for a person."""
+    one = Table("figure", "value", "unit", "target", "met", box=None)
+    one.columns[1].justify = "right"
+    for figure in found:
+        target = "" if figure.target is None else f"{figure.target:g}"
+        met = {None: "", True: "yes", False: "[bold red]NO[/]"}[figure.met]
+        one.add_row(figure.name, f"{figure.value:,.1f}", figure.unit, target, met)
+    return one
+
+
+def main(
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    seconds: Annotated[float, typer.Option(help="Length of each of the two loads.", min=1, max=600)] = 30,
+) -> None:
+    """Measure from position to both legs, at 200 reports/s one by one and at 20,000/s in batches of 100."""
+    telemetry.configure("bench")
+    try:
+        with tempfile.TemporaryDirectory(prefix="tandem-bench-") as temporary:
+            folder = Path(temporary) / "mesh"
+            with running_mesh(folder) as (running, up_pid):
+                about, versions = machine.describe(folder), machine.versions()
+                fsync_ms = machine.fsync_ms(folder / "nats")
+                took_s, results = uvloop.run(measure(running, up_pid, seconds))
+    except CommandFailed as failed:
+        say(failed.message)
+        raise typer.Exit(failed.exit_code) from None
+    except grpc.aio.AioRpcError as error:
+        say(of_rpc(error).message)
+        raise typer.Exit(FAILED) from None
+    found = [Figure("fsync of 4 KiB, median", fsync_ms, "ms"), Figure("registering the cases", took_s, "s")]
+    found += [figure for one in results for figure in figures_of(one)]
+    if as_json:
+        print(json.dumps(figures.to_json(about, versions, found)))
+    else:
+        out = Console(highlight=False, soft_wrap=True)
+        out.print(", ".join(f"{name} {value}" for name, value in {**about, **versions}.items()))
+        out.print(table(found))
+    for one in results:
+        for refusal in one.sent.refused[:3]:
+            say(f"[bold red]REFUSED in {one.shape.name}:[/] {refusal}")
+        if one.lost:
+            say(f"[bold red]LOST in {one.shape.name}: {one.lost} triggers have no offer of some leg[/]")
+    if any(one.lost or one.sent.refused for one in results):
+        raise typer.Exit(FAILED)
+
+
+if __name__ == "__main__":
+    typer.run(main)

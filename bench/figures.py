@@ -1,0 +1,56 @@
+"""What every benchmark reports: figures with their targets, as a table or as one JSON object. Pure."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """One measured number."""
+
+    name: str
+    value: float
+    unit: str
+    """ms, reports/s, s of CPU, ... ; `x` where `against` names a peer."""
+    target: float | None = None
+    """What it ought to be; None where nothing is promised."""
+    met: bool | None = None
+    against: str | None = None
+    """The peer that was measured in the same run; `value` is then the ratio."""
+
+
+def at_most(name: str, value: float, unit: str, target: float) -> Figure:
+    """A figure that may not exceed its target; one that isn't a number doesn't meet it."""
+    return Figure(name, value, unit, target, value <= target)
+
+
+def at_least(name: str, value: float, unit: str, target: float) -> Figure:
+    """A figure that may not stay below its target."""
+    return Figure(name, value, unit, target, value >= target)
+
+
+def percentile(values: Sequence[float], percent: float) -> float:
+    """The least value that at least `percent` of all don't exceed (nearest rank), so one that was really measured.
+
+    Infinite where there is no value: nothing arrived.
+    """
+    if not 0 < percent <= 100:
+        raise ValueError(f"percent must be more than 0 and at most 100, not {percent}")
+    if not values:
+        return math.inf
+    return sorted(values)[math.ceil(percent * len(values) / 100) - 1]
+
+
+def to_json(machine: Mapping[str, Any], versions: Mapping[str, str], figures: Sequence[Figure]) -> dict[str, Any]:
+    """The object that --json prints. What is infinite becomes null, since JSON has no word for it."""
+    return {
+        "machine": dict(machine),
+        "versions": dict(versions),
+        "figures": [
+            asdict(one) | {"value": round(one.value, 3) if math.isfinite(one.value) else None} for one in figures
+        ],
+    }
