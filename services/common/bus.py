@@ -157,7 +157,7 @@ class Bus:
                 logger().info("stream_awaited", stream=stream, reason=error.reason)
                 await asyncio.sleep(LAST_RETRY_S)
             else:
-                return Bounds(state["first_seq"], state["last_seq"])
+                return Bounds(max(state["first_seq"], 1), state["last_seq"])  # a new stream's first is 0
 
     async def park(self, subject: str, stream: str, sequence: int, by: str, reason: str) -> None:
         """Sets a message aside with its reason; parking it again changes nothing."""

@@ -55,8 +55,9 @@ class LastReports:
             return
         for partition in self._writers:
             stream = flow.log_stream(partition)
-            last = (await bus.bounds_of(stream)).last
-            if not last:
+            bounds = await bus.bounds_of(stream)
+            last = bounds.last
+            if bounds.first > last:
                 continue
             first = max(1, last - TAIL_MESSAGES)
             async for messages in pull.read(bus, stream, first):

@@ -8,12 +8,13 @@ from contextlib import suppress
 from typing import Any
 
 import grpc.aio
+from google.protobuf.message import DecodeError
 
 from services.common.clock import MeshClock, wall_us
 from services.common.errors import InvalidField
 from services.ingest import domain, translate
 from services.ingest.again import LastReports
-from services.ingest.domain import BATCH_MOST, Position
+from services.ingest.domain import BATCH_MOST, Equipment, Position
 from services.ingest.routes import Routes
 from services.ingest.writer import LogWriter
 from tandem.ingest.v1 import ingest_pb2, ingest_pb2_grpc
@@ -40,8 +41,14 @@ class IngestApi(ingest_pb2_grpc.IngestServiceServicer):
         answers: asyncio.Queue[asyncio.Task[ingest_pb2.ReportResponse] | None] = asyncio.Queue(WINDOW)
 
         async def take() -> None:
-            async for request in request_iterator:
-                await answers.put(asyncio.create_task(self._take(request)))
+            try:
+                async for request in request_iterator:
+                    await answers.put(asyncio.create_task(self._take(request)))
+            except Exception as error:
+                await answers.put(None)  # what came before the bad frame is answered first
+                if isinstance(error, DecodeError):
+                    raise InvalidField("request", "isn't a ReportRequest") from None
+                raise
             await answers.put(None)
 
         taking = asyncio.create_task(take())
@@ -66,7 +73,7 @@ class IngestApi(ingest_pb2_grpc.IngestServiceServicer):
         response = ingest_pb2.ReportResponse(batch=request.batch)
         outcomes = [_ACCEPTED] * count
         taken: dict[tuple[int, ...], list[Position]] = {}
-        waiting: list[asyncio.Future[None]] = []
+        events: list[tuple[Equipment, tuple[int, ...]]] = []
 
         def refuse(index: int, path: str, error: InvalidField) -> None:
             outcomes[index] = _REFUSED
@@ -81,16 +88,20 @@ class IngestApi(ingest_pb2_grpc.IngestServiceServicer):
                 taken.setdefault(route, []).append(position)
             except InvalidField as error:
                 refuse(i, f"positions[{i}]", error)
-        for route, positions in taken.items():
-            waiting += [self._writers[p].positions(positions, received_us) for p in route]
         for i, event_msg in enumerate(request.equipment):
             try:
                 event = translate.parse_equipment(event_msg)
                 domain.check_not_ahead("event_time", event.event_time_ms, now_ms)
                 route = self._routes.get(event.device_id) or await self._look_up(event.device_id)
-                waiting += [asyncio.ensure_future(self._writers[p].equipment(event)) for p in route]
+                events.append((event, route))
             except InvalidField as error:
                 refuse(len(request.positions) + i, f"equipment[{i}]", error)
+        # Nothing is written before all is looked up, so that a look-up that fails leaves nothing half done.
+        waiting: list[asyncio.Future[None]] = []
+        for route, positions in taken.items():
+            waiting += [self._writers[p].positions(positions, received_us) for p in route]
+        for event, route in events:
+            waiting += [asyncio.ensure_future(self._writers[p].equipment(event)) for p in route]
         # All are awaited even when one fails, so that no failure is left unseen.
         for result in await asyncio.gather(*waiting, return_exceptions=True):
             if isinstance(result, BaseException):

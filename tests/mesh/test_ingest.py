@@ -15,6 +15,8 @@ from services.common import rpc
 from tandem.common.v1 import log_pb2
 from tandem.ingest.v1 import ingest_pb2
 from tests.support.ingest import (
+    SECRET,
+    VENDOR,
     WITHIN_S,
     Client,
     IngestMesh,
@@ -227,6 +229,24 @@ async def test_a_frame_of_2_mb_is_refused_and_the_neighbour_goes_on(client: Clie
         assert (second.batch, list(second.outcomes)) == (2, [ACCEPTED])
         await neighbour.done_writing()
         assert await neighbour.read() is grpc.aio.EOF
+
+
+async def test_a_frame_that_is_no_message_ends_the_stream_after_what_came_before_it_is_answered(
+    mesh: IngestMesh,
+) -> None:
+    async with mesh.connected() as client, rpc.channel(mesh.address) as channel:
+        await client.route("tag")
+        raw: Any = channel.stream_stream(
+            "/tandem.ingest.v1.IngestService/Report", response_deserializer=ingest_pb2.ReportResponse.FromString
+        )
+        good = request(1, position("tag", "before-rubbish")).SerializeToString()
+        call = raw(iter([good, b"\xff\xff\xff"]), metadata=rpc.bearer(VENDOR, SECRET))
+        async with asyncio.timeout(WITHIN_S):
+            answer: Any = await call.read()
+            assert list(answer.outcomes) == [ACCEPTED]
+            with pytest.raises(grpc.aio.AioRpcError) as ended:
+                await call.read()
+        assert violation(ended.value) == ("request", "isn't a ReportRequest")
 
 
 async def test_two_hundred_streams_at_once(mesh: IngestMesh, client: Client) -> None:

@@ -116,7 +116,7 @@ class Client:
         stream = flow.log_stream(partition)
         bounds = await self.bus.bounds_of(stream)
         found: list[tuple[pull.Delivered, log_pb2.LogEntry]] = []
-        if bounds.first > bounds.last or not bounds.last:
+        if bounds.first > bounds.last:
             return found
         async for messages in pull.read(self.bus, stream, 1):
             found += [(message, log_pb2.LogEntry.FromString(message.data)) for message in messages]
