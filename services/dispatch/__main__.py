@@ -13,6 +13,7 @@ import uvloop
 from services.common import bus as buses
 from services.common import flow, rpc, streams, telemetry
 from services.common.db import open_database
+from services.common.tracing import IncidentTracer
 from services.dispatch.api import DispatchApi
 from services.dispatch.consumer import consume_alerts, consume_peers
 from services.dispatch.leg import Leg, open_leg, retried
@@ -36,18 +37,18 @@ async def run(settings: DispatchSettings) -> None:
         ) as server,
     ):
         await server.ready()
-        with closing(leg.hub):
-            await rpc.run_until_stopped(leg.watch_deadlines(), mesh(settings, leg))
+        with closing(leg.hub), closing(IncidentTracer(f"dispatch-{settings.leg}")) as tracer:
+            await rpc.run_until_stopped(leg.watch_deadlines(), mesh(settings, leg, tracer))
 
 
-async def mesh(settings: DispatchSettings, leg: Leg) -> None:
+async def mesh(settings: DispatchSettings, leg: Leg, tracer: IncidentTracer) -> None:
     """The leg's part in the mesh: alerts in, steps out, the other legs' steps in."""
     async with buses.connect(settings.nats_url, f"dispatch-{leg.name}") as bus:
         await retried(partial(streams.pass_gate, bus, settings))
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(consume_alerts(bus, leg))
             tasks.create_task(consume_peers(bus, leg))
-            tasks.create_task(leg.outbox.run(bus, leg.name))
+            tasks.create_task(leg.outbox.run(bus, leg.name, tracer))
             tasks.create_task(leg.outbox.note(leg.mark_published))
 
 

@@ -13,6 +13,7 @@ from typing import TypeAlias
 
 from services.common import clock, flow
 from services.common.bus import Bus
+from services.common.tracing import IncidentTracer
 from services.dispatch.hub import Numbered
 from tandem.dispatch.v1 import dispatch_pb2
 
@@ -40,7 +41,7 @@ class Outbox:
         self._waiting.extend(steps)
         self._wake.set()
 
-    async def run(self, bus: Bus, leg: str) -> None:
+    async def run(self, bus: Bus, leg: str, tracer: IncidentTracer) -> None:
         """Publishes what is committed, for ever."""
         while True:
             while not self._waiting:
@@ -50,9 +51,7 @@ class Outbox:
             by_incident: dict[str, list[Numbered]] = {}
             for one in wave:
                 by_incident.setdefault(one.step.assignment.incident_id, []).append(one)
-            await asyncio.gather(
-                *(self._publish(bus, flow.incident_subject(leg, id_), steps) for id_, steps in by_incident.items())
-            )
+            await asyncio.gather(*(self._publish(bus, leg, id_, steps, tracer) for id_, steps in by_incident.items()))
 
     async def note(self, mark: Mark) -> None:
         """Notes what was published, for ever."""
@@ -64,12 +63,20 @@ class Outbox:
             self._noteworthy.clear()
             await mark(steps, latency_ms)
 
-    async def _publish(self, bus: Bus, subject: str, steps: Iterable[Numbered]) -> None:
+    async def _publish(
+        self, bus: Bus, leg: str, incident_id: str, steps: Iterable[Numbered], tracer: IncidentTracer
+    ) -> None:
+        subject = flow.incident_subject(leg, incident_id)
         for one in steps:
             assignment = one.step.assignment
             await bus.publish_until_stored(subject, one.step.SerializeToString(), msg_id=one.step.step_id)
+            start_us = now_us = clock.wall_us()
             if assignment.state == dispatch_pb2.OFFERED and assignment.HasField("cause"):
-                waited_us = clock.wall_us() - assignment.cause.received_wall_us
-                self._latency_ms[assignment.assignment_id] = waited_us / 1000
+                start_us = assignment.cause.received_wall_us
+                self._latency_ms[assignment.assignment_id] = (now_us - start_us) / 1000
+            state = dispatch_pb2.AssignmentState.Name(assignment.state).lower()
+            tracer.step(
+                f"{leg} {state}", incident_id, start_us, now_us, {"assignment_id": assignment.assignment_id, "leg": leg}
+            )
             self._published.append(one)
             self._noteworthy.set()

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import closing
 from functools import partial
 
 import uvloop
 
 from services.common import bus as buses
 from services.common import rpc, streams, telemetry
+from services.common.tracing import IncidentTracer
 from services.geofence.api import GeofenceApi
 from services.geofence.consumer import Evaluator
 from services.geofence.settings import Settings
@@ -21,17 +23,20 @@ SERVICE_NAME = geofence_pb2.DESCRIPTOR.services_by_name["GeofenceService"].full_
 async def main() -> None:
     """Runs until SIGTERM."""
     settings = Settings()
-    telemetry.configure(f"geofence-{settings.replica}")
-    async with buses.connect(settings.nats_url, f"geofence-{settings.replica}") as bus:
-        premises = await streams.pass_gate(bus, settings)
-        store = CheckpointStore(settings.data_dir / f"geofence-{settings.replica}")
-        evaluators = {
-            p: Evaluator(bus, store, settings, premises.clock, p) for p in settings.partitions(premises.partitions)
-        }
-        api = GeofenceApi(bus, evaluators, premises.partitions)
-        add = partial(geofence_pb2_grpc.add_GeofenceServiceServicer_to_server, api)
-        async with rpc.serve(settings, add, SERVICE_NAME) as server:
-            await rpc.run_until_stopped(_evaluate(evaluators, server))
+    name = f"geofence-{settings.replica}"
+    telemetry.configure(name)
+    with closing(IncidentTracer(name)) as tracer:
+        async with buses.connect(settings.nats_url, name) as bus:
+            premises = await streams.pass_gate(bus, settings)
+            store = CheckpointStore(settings.data_dir / f"geofence-{settings.replica}")
+            evaluators = {
+                p: Evaluator(bus, store, settings, premises.clock, p, tracer)
+                for p in settings.partitions(premises.partitions)
+            }
+            api = GeofenceApi(bus, evaluators, premises.partitions)
+            add = partial(geofence_pb2_grpc.add_GeofenceServiceServicer_to_server, api)
+            async with rpc.serve(settings, add, SERVICE_NAME) as server:
+                await rpc.run_until_stopped(_evaluate(evaluators, server))
 
 
 async def _evaluate(evaluators: dict[int, Evaluator], server: rpc.Server) -> None:

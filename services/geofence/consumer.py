@@ -16,9 +16,11 @@ from google.protobuf.message import DecodeError
 
 from services.common import flow, pull
 from services.common.bus import AlreadyThere, Bus
-from services.common.clock import MeshClock
+from services.common.clock import MeshClock, wall_us
 from services.common.errors import FailedPrecondition, InvalidField, RetryableError
+from services.common.ids import hash_id
 from services.common.telemetry import logger
+from services.common.tracing import IncidentTracer
 from services.geofence import translate
 from services.geofence.domain import codec, fold
 from services.geofence.domain.alerts import Alert, Output, Parked
@@ -43,10 +45,19 @@ class _Checkpoint:
 class Evaluator:
     """Folds one partition. `state` is what has been applied; `applied` wakes those who wait for a sequence."""
 
-    def __init__(self, bus: Bus, store: CheckpointStore, settings: Settings, clock: MeshClock, partition: int) -> None:
+    def __init__(
+        self,
+        bus: Bus,
+        store: CheckpointStore,
+        settings: Settings,
+        clock: MeshClock,
+        partition: int,
+        tracer: IncidentTracer,
+    ) -> None:
         self.partition = partition
         self.applied = asyncio.Condition()
         self._bus, self._store, self._settings, self._clock = bus, store, settings, clock
+        self._tracer = tracer
         self.state = store.load(partition) or State(partition, clock_rate=clock.rate, clock_anchor_ms=clock.anchor_ms)
         self._outgoing: deque[Output | _Checkpoint] = deque()
         self._wake = asyncio.Event()
@@ -137,6 +148,8 @@ class Evaluator:
         ack = await self._bus.publish_until_stored(
             flow.alert_subject(self.partition, alert.alert_id), message, expected_last=0
         )
+        if ack and alert.incident_id:
+            self._trace(alert)
         figures = translate.measure_to_proto(alert).SerializeToString()
         await self._bus.publish_until_stored(
             flow.measure_subject(self.partition, alert.alert_id), figures, expected_last=0
@@ -148,6 +161,17 @@ class Evaluator:
             kind=alert.kind.value,
             demand=alert.demand.name,
         )
+
+    def _trace(self, alert: Alert) -> None:
+        """From the receipt of the report to the stored alert; an alert that no report made has no length."""
+        now_us = wall_us()
+        start_us = alert.cause.received_wall_us if alert.cause else now_us
+        about = {"alert_id": alert.alert_id, "kind": alert.kind.value, "demand": alert.demand.name}
+        opens = alert.incident_id == hash_id("incident", self.partition, alert.sequence, alert.ordinal)
+        if opens:
+            self._tracer.root(alert.incident_id, start_us, now_us, about)
+        else:
+            self._tracer.step("decided", alert.incident_id, start_us, now_us, about)
 
     async def _checkpoint(self, checkpoint: _Checkpoint) -> None:
         await asyncio.to_thread(self._store.save, self.partition, checkpoint.sequence, checkpoint.encoded)
