@@ -88,9 +88,12 @@ class Offers:
             for message in messages:
                 assignment = dispatch_pb2.Step.FromString(message.data).assignment
                 if assignment.state == dispatch_pb2.OFFERED:
-                    leg = message.subject.split(".")[1]
                     trigger = assignment.cause.device_id, assignment.cause.report_id
-                    self._seen[leg].setdefault(trigger, now)
+                    self.offered(message.subject.split(".")[1], trigger, now)
+
+    def offered(self, leg: str, trigger: Trigger, at: float) -> None:
+        """Notes an offer at a monotonic time; of several that follow from one report the first counts."""
+        self._seen[leg].setdefault(trigger, at)
 
     async def until_all(self, triggers: Collection[Trigger]) -> None:
         """Returns when every leg has offered every trigger, or when that has taken too long."""
@@ -256,6 +259,7 @@ def figures_of(one: Measured) -> list[Figure]:
         *(Figure(f"{name}: cpu of {process}", s, "s") for process, s in one.used.by_process.items()),
     ]
     if one.used.total:
+        found.append(Figure(f"{name}: cpu of all else", one.used.others, "s"))
         found.append(Figure(f"{name}: machine idle", 100 * one.used.idle / one.used.total, "%"))
     return found
 

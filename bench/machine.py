@@ -65,6 +65,11 @@ class Usage:
     total: float
     """Seconds of all cores together."""
 
+    @property
+    def others(self) -> float:
+        """Seconds that went to anything but the named processes; much of it means a disturbed measurement."""
+        return max(self.total - self.idle - sum(self.by_process.values()), 0.0)
+
     def since(self, before: Usage) -> Usage:
         """What was used between the two."""
         used = {name: s - before.by_process[name] for name, s in self.by_process.items() if name in before.by_process}
