@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+import math
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Any, NamedTuple
@@ -23,6 +24,7 @@ from tandem.common.v1 import alert_pb2
 PUBLISH_TIMEOUT_S = 3.0
 FIRST_RETRY_S = 0.05
 LAST_RETRY_S = 1.0
+FAILURE_REMEMBERED_S = 10.0
 
 _WRONG_LAST_SEQUENCE = 10071
 _STORE_FULL = (10077, 10023, 10047)  # stream's max_bytes, account's quota, no room for the stream
@@ -56,6 +58,8 @@ class Bus:
         self.client = client
         self.js: JetStreamContext = client.jetstream(timeout=PUBLISH_TIMEOUT_S)
         """For setting streams up; what runs in a service's loops goes through `publish` and `api`."""
+        self._last_failure_s = -math.inf
+        """When a request last failed without one that succeeded since, by the loop's clock."""
         self._inbox = client.new_inbox()
         self._asked = 0
         self._answers: dict[str, asyncio.Future[Msg]] = {}
@@ -74,6 +78,7 @@ class Bus:
         if expected_last is not None:
             headers[Header.EXPECTED_LAST_SUBJECT_SEQUENCE.value] = str(expected_last)
         answer = json.loads(await self._request(subject, payload, headers or None))
+        self._last_failure_s = -math.inf
         error = answer.get("error")
         if error is None:
             return PubAck(answer["stream"], answer["seq"], bool(answer.get("duplicate")))
@@ -97,12 +102,21 @@ class Bus:
             async with asyncio.timeout(PUBLISH_TIMEOUT_S):
                 message: Msg = await answered
         except (nats.errors.Error, OSError, TimeoutError) as error:
+            self._last_failure_s = asyncio.get_running_loop().time()
             raise Unavailable(f"JetStream doesn't answer: {type(error).__name__}") from error
         finally:
             del self._answers[number]
         if not message.data:
             raise Unavailable("no JetStream answers on this subject")
         return message.data
+
+    async def works(self) -> bool:
+        """Whether JetStream answers and takes messages. A connection isn't enough: with a full disk every publish times out."""
+        try:
+            await self.api("INFO", {})
+        except (NotFound, Unavailable):
+            return False
+        return asyncio.get_running_loop().time() - self._last_failure_s > FAILURE_REMEMBERED_S
 
     async def listen(self) -> None:
         """Opens the inbox for answers; once, before the first publish."""

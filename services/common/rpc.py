@@ -19,6 +19,7 @@ from grpc_reflection.v1alpha import reflection
 from grpc_status import rpc_status
 
 from services.common import errors
+from services.common.bus import Bus
 from services.common.identity import Caller, caller_of, sign_dev_token, verify_dev_token
 from services.common.settings import CommonSettings
 from services.common.telemetry import logger
@@ -26,6 +27,8 @@ from tandem.common.v1 import access_pb2
 
 UNARY_DEADLINE_S = 5.0
 GRACE_S = 5.0
+NOT_READY_AFTER_S = 10.0
+HEALTH_EVERY_S = 1.0
 STOP_TRIES = 3
 """How often a task is told to end, once a second: libraries can lose a cancellation (asyncio.wait_for does on Python 3.11)."""
 MAX_MESSAGE_BYTES = 1 << 20
@@ -196,14 +199,22 @@ class Server:
     aio: grpc.aio.Server
     port: int
     _health: health.aio.HealthServicer
+    _serving: bool = False
 
     async def ready(self) -> None:
         """Says SERVING: the service can do its work."""
-        await self._health.set("", health_pb2.HealthCheckResponse.SERVING)
+        await self._say(serving=True)
 
     async def not_ready(self) -> None:
         """Says NOT_SERVING: send callers elsewhere."""
-        await self._health.set("", health_pb2.HealthCheckResponse.NOT_SERVING)
+        await self._say(serving=False)
+
+    async def _say(self, serving: bool) -> None:
+        if serving != self._serving:
+            self._serving = serving
+            logger().info("serving" if serving else "not_serving")
+            states = health_pb2.HealthCheckResponse
+            await self._health.set("", states.SERVING if serving else states.NOT_SERVING)
 
 
 @asynccontextmanager
@@ -240,6 +251,19 @@ def _server_credentials(settings: CommonSettings) -> grpc.ServerCredentials:
 
     # Asked anew for each connection, so that a certificate can be replaced without a restart.
     return grpc.dynamic_ssl_server_credentials(fetch(), fetch, require_client_authentication=True)
+
+
+async def keep_health(server: Server, bus: Bus) -> None:
+    """Says SERVING while JetStream works and NOT_SERVING once it hasn't for 10 s, for ever."""
+    loop = asyncio.get_running_loop()
+    works_until_s = loop.time()
+    while True:
+        if await bus.works():
+            works_until_s = loop.time()
+            await server.ready()
+        elif loop.time() - works_until_s > NOT_READY_AFTER_S:
+            await server.not_ready()
+        await asyncio.sleep(HEALTH_EVERY_S)
 
 
 async def run_until_stopped(*work: Awaitable[None]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import uuid
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -30,6 +31,8 @@ class Premises:
 
     partitions: int
     clock: MeshClock
+    log_id: str
+    """Drawn when the log was made."""
 
 
 async def create(
@@ -58,7 +61,9 @@ async def create(
         await bus.js.create_key_value(
             KeyValueConfig(bucket=flow.DEVICES_BUCKET, storage=StorageType.FILE, history=1, replicas=replicas)
         )
-    premises = log_pb2.Premises(partitions=partitions, clock_rate=clock.rate, clock_anchor_ms=clock.anchor_ms)
+    premises = log_pb2.Premises(
+        partitions=partitions, clock_rate=clock.rate, clock_anchor_ms=clock.anchor_ms, log_id=uuid.uuid4().hex
+    )
     with suppress(AlreadyThere):
         await bus.publish(flow.PREMISES_SUBJECT, premises.SerializeToString(), expected_last=0)
     return await read_premises(bus)
@@ -97,7 +102,7 @@ async def _premises(bus: Bus) -> Premises | None:
         logger().info("streams_awaited", error=type(error).__name__)
         return None
     stored = log_pb2.Premises.FromString(message.data or b"")
-    return Premises(stored.partitions, MeshClock(stored.clock_rate, stored.clock_anchor_ms))
+    return Premises(stored.partitions, MeshClock(stored.clock_rate, stored.clock_anchor_ms), stored.log_id)
 
 
 async def pass_gate(bus: Bus, settings: CommonSettings) -> Premises:

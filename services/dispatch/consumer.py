@@ -22,6 +22,9 @@ T = TypeVar("T")
 async def consume_alerts(bus: Bus, leg: Leg) -> None:
     """Folds the alerts of ALERTS, all that have arrived in one transaction, for ever."""
     durable = flow.alerts_durable(leg.name)
+    if leg.is_new:
+        # The store is new, or another than the durable consumer served: what was acknowledged for that one counts for nothing here.
+        await pull.forget(bus, flow.ALERTS.name, durable)
     async for messages in pull.consume(bus, flow.ALERTS.name, durable, flow.ALERTS.subjects):
         parsed, malformed = _parse(messages, lambda message: translate.alert(message.data, leg.name))
         alerts = [alert for alert in parsed if alert is not None]
@@ -33,6 +36,8 @@ async def consume_alerts(bus: Bus, leg: Leg) -> None:
 async def consume_peers(bus: Bus, leg: Leg) -> None:
     """Keeps what the other legs say of their assignments, for ever."""
     durable = flow.peers_durable(leg.name)
+    if leg.is_new:
+        await pull.forget(bus, flow.INCIDENTS.name, durable)
     async for messages in pull.consume(bus, flow.INCIDENTS.name, durable, flow.peer_subjects(leg.name)):
         rows, malformed = _parse(messages, lambda message: translate.peer(message.data, message.subject))
         if rows:

@@ -77,6 +77,11 @@ class Leg:
         self._next_due_ms = math.inf
         self._sooner = asyncio.Event()
 
+    @property
+    def is_new(self) -> bool:
+        """Whether its store has never held an event."""
+        return self._head.id == 0
+
     # ── commands ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
     async def fold(self, alerts: Sequence[domain.Alert]) -> None:

@@ -10,6 +10,7 @@ import uvloop
 
 from services.common import bus as buses
 from services.common import rpc, streams, telemetry
+from services.common.bus import Bus
 from services.common.tracing import IncidentTracer
 from services.geofence.api import GeofenceApi
 from services.geofence.consumer import Evaluator
@@ -30,16 +31,16 @@ async def main() -> None:
             premises = await streams.pass_gate(bus, settings)
             store = CheckpointStore(settings.data_dir / f"geofence-{settings.replica}")
             evaluators = {
-                p: Evaluator(bus, store, settings, premises.clock, p, tracer)
+                p: Evaluator(bus, store, settings, premises, p, tracer)
                 for p in settings.partitions(premises.partitions)
             }
             api = GeofenceApi(bus, evaluators, premises.partitions)
             add = partial(geofence_pb2_grpc.add_GeofenceServiceServicer_to_server, api)
             async with rpc.serve(settings, add, SERVICE_NAME) as server:
-                await rpc.run_until_stopped(_evaluate(evaluators, server))
+                await rpc.run_until_stopped(_evaluate(evaluators, server, bus))
 
 
-async def _evaluate(evaluators: dict[int, Evaluator], server: rpc.Server) -> None:
+async def _evaluate(evaluators: dict[int, Evaluator], server: rpc.Server, bus: Bus) -> None:
     """Folds all partitions; says SERVING once each has caught up with the log."""
     behind = set(evaluators)
     async with asyncio.TaskGroup() as tasks:
@@ -47,13 +48,12 @@ async def _evaluate(evaluators: dict[int, Evaluator], server: rpc.Server) -> Non
         def caught_up(partition: int) -> None:
             behind.discard(partition)
             if not behind:
-                tasks.create_task(server.ready())
+                tasks.create_task(rpc.keep_health(server, bus))
 
         for partition, evaluator in evaluators.items():
             tasks.create_task(evaluator.run(partial(caught_up, partition)))
         if not evaluators:
-            tasks.create_task(server.ready())
-            await asyncio.Event().wait()
+            tasks.create_task(rpc.keep_health(server, bus))
 
 
 if __name__ == "__main__":

@@ -10,15 +10,16 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 
 from google.protobuf.message import DecodeError
 
 from services.common import flow, pull
 from services.common.bus import AlreadyThere, Bus
-from services.common.clock import MeshClock, wall_us
+from services.common.clock import wall_us
 from services.common.errors import FailedPrecondition, InvalidField, RetryableError
-from services.common.ids import hash_id
+from services.common.streams import Premises
 from services.common.telemetry import logger
 from services.common.tracing import IncidentTracer
 from services.geofence import translate
@@ -31,6 +32,7 @@ from services.geofence.store import CheckpointStore
 from tandem.common.v1 import log_pb2
 
 TICK_CHECK_S = 0.2
+DAY_MS = 86_400_000
 _TICK = log_pb2.LogEntry(tick=log_pb2.Tick()).SerializeToString()
 
 
@@ -50,15 +52,20 @@ class Evaluator:
         bus: Bus,
         store: CheckpointStore,
         settings: Settings,
-        clock: MeshClock,
+        premises: Premises,
         partition: int,
         tracer: IncidentTracer,
     ) -> None:
         self.partition = partition
         self.applied = asyncio.Condition()
-        self._bus, self._store, self._settings, self._clock = bus, store, settings, clock
+        self._bus, self._store, self._settings, self._clock = bus, store, settings, premises.clock
         self._tracer = tracer
-        self.state = store.load(partition) or State(partition, clock_rate=clock.rate, clock_anchor_ms=clock.anchor_ms)
+        self.state = store.load(partition, premises.log_id) or State(
+            partition,
+            log_id=premises.log_id,
+            clock_rate=premises.clock.rate,
+            clock_anchor_ms=premises.clock.anchor_ms,
+        )
         self._outgoing: deque[Output | _Checkpoint] = deque()
         self._wake = asyncio.Event()
         self._last_entry_wall_s = 0.0
@@ -167,8 +174,7 @@ class Evaluator:
         now_us = wall_us()
         start_us = alert.cause.received_wall_us if alert.cause else now_us
         about = {"alert_id": alert.alert_id, "kind": alert.kind.value, "demand": alert.demand.name}
-        opens = alert.incident_id == hash_id("incident", self.partition, alert.sequence, alert.ordinal)
-        if opens:
+        if alert.incident_opens:
             self._tracer.root(alert.incident_id, start_us, now_us, about)
         else:
             self._tracer.step("decided", alert.incident_id, start_us, now_us, about)
@@ -195,6 +201,18 @@ class Evaluator:
 
     # ── time ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
+    async def _renew_rules(self) -> None:
+        """Enters the rules again each day: the log keeps its entries for days only and must never lack its premises."""
+        state = self.state
+        if not state.rules_since_ms or state.now_ms - state.rules_since_ms < DAY_MS:
+            return
+        with suppress(RetryableError):  # the next look tries again
+            await self._bus.publish(
+                flow.log_subject(self.partition, "rules"),
+                translate.rules_entry(state.rules).SerializeToString(),
+                msg_id=f"rules-{self.partition}-{state.rules_since_ms}",
+            )
+
     async def _tick(self) -> None:
         """Publishes an empty entry when the log is idle, so that what time alone decides is decided."""
         await self._caught_up.wait()
@@ -202,6 +220,7 @@ class Evaluator:
         idle_s = self._settings.tick_after_s / self._clock.rate
         while True:
             await asyncio.sleep(min(TICK_CHECK_S, idle_s))
+            await self._renew_rules()
             if loop.time() - self._last_entry_wall_s < idle_s:
                 continue
             try:

@@ -39,17 +39,21 @@ class CheckpointStore:
         for _, old in self._newest_first(partition)[KEEP:]:
             old.unlink(missing_ok=True)
 
-    def load(self, partition: int) -> State | None:
-        """The newest state whose file is whole; None where the log must be replayed from its start."""
+    def load(self, partition: int, log_id: str) -> State | None:
+        """The newest state of this log whose file is whole; None where the log must be replayed from its start."""
         for sequence, path in self._newest_first(partition):
             data = path.read_bytes()
             if codec.digest(data) != path.stem.rpartition("-")[2]:
                 logger().error("checkpoint_damaged", partition=partition, sequence=sequence)
                 continue
             try:
-                return codec.decode(data)
+                state = codec.decode(data)
             except codec.UnreadableState as error:
                 logger().warning("checkpoint_unreadable", partition=partition, sequence=sequence, reason=str(error))
+                continue
+            if state.log_id == log_id:
+                return state
+            logger().error("checkpoint_of_another_log", partition=partition, sequence=sequence)
         return None
 
     def _newest_first(self, partition: int) -> list[tuple[int, Path]]:

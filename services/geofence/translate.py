@@ -118,6 +118,18 @@ def rules_of(msg: log_pb2.Rules) -> Rules:
     )
 
 
+def rules_entry(rules: Rules) -> log_pb2.LogEntry:
+    """The entry that says what the rules are."""
+    return log_pb2.LogEntry(
+        rules=log_pb2.Rules(
+            rules_id=rules.rules_id,
+            clear_margin_m=rules.clear_margin_mm // 1000,
+            clear_after_s=rules.clear_after_ms // 1000,
+            late_after_s=rules.late_after_ms // 1000,
+        )
+    )
+
+
 def alert_to_proto(alert: alerts.Alert, partition: int) -> alert_pb2.Alert:
     """The alert as the legs see it: without figures."""
     cause = alert.cause

@@ -31,9 +31,11 @@ async def main() -> None:
         api = IngestApi(routes, writers, last_reports, premises.clock)
         add = partial(ingest_pb2_grpc.add_IngestServiceServicer_to_server, api)
         async with rpc.serve(settings, add, SERVICE_NAME) as server:
-            await server.ready()
             await rpc.run_until_stopped(
-                routes.follow(last_reports.route_changed), last_reports.run(), *(one.run() for one in writers.values())
+                rpc.keep_health(server, bus),
+                routes.follow(last_reports.route_changed),
+                last_reports.run(),
+                *(one.run() for one in writers.values()),
             )
 
 

@@ -33,8 +33,7 @@ async def main(settings: RegistrySettings) -> None:
             lambda server: registry_pb2_grpc.add_RegistryServiceServicer_to_server(servicer, server),
             SERVICE_NAME,
         ) as server:
-            await server.ready()
-            await rpc.run_until_stopped(Relay(registry, bus, premises.clock).run())
+            await rpc.run_until_stopped(rpc.keep_health(server, bus), Relay(registry, bus, premises.clock).run())
 
 
 if __name__ == "__main__":

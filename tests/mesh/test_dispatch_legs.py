@@ -329,3 +329,15 @@ async def test_a_killed_process_comes_back_with_its_offers(bus: Bus, police: Dis
     assert seen == ["incident-5", "incident-5", "incident-6"]
     async with open_database(police.database, MIGRATIONS) as database:
         assert await Store(database).first_broken_event() is None
+
+
+async def test_a_leg_whose_store_was_lost_is_offered_everything_again(bus: Bus, police: DispatchSettings) -> None:
+    await publish(bus, alert(5))
+    async with running(police) as leg, leg.desk.subscription() as subscription:
+        first = (await subscription.next(OFFERED)).step.assignment
+        await leg.desk.acknowledge(first.assignment_id)
+    for file in police.data_dir.glob("dispatch-police.sqlite3*"):
+        file.unlink()
+    async with running(police) as leg, leg.desk.subscription() as subscription:
+        again = (await subscription.next(OFFERED)).step.assignment
+    assert again.assignment_id == first.assignment_id

@@ -11,9 +11,8 @@ from pathlib import Path
 import pytest
 
 from services.common import bus as buses
-from services.common import flow, pull
+from services.common import flow, pull, streams
 from services.common.bus import Bus
-from services.common.clock import MeshClock
 from services.common.errors import FailedPrecondition, OutdatedFold
 from services.common.tracing import IncidentTracer
 from services.geofence import translate
@@ -29,11 +28,18 @@ from tests.support import log
 from tests.support.nats import TestServer
 
 
-def evaluator(bus: Bus, folder: Path, replica: int = 0, checkpoint_every: int = 10) -> Evaluator:
+async def evaluator(bus: Bus, folder: Path, replica: int = 0, checkpoint_every: int = 10) -> Evaluator:
     settings = Settings(
         port=0, replica=replica, checkpoint_every=checkpoint_every, tick_after_s=0.5, allow_async_store=True
     )
-    return Evaluator(bus, CheckpointStore(folder / str(replica)), settings, MeshClock(), 0, IncidentTracer("test"))
+    return Evaluator(
+        bus,
+        CheckpointStore(folder / str(replica)),
+        settings,
+        await streams.read_premises(bus),
+        0,
+        IncidentTracer("test"),
+    )
 
 
 async def publish(bus: Bus, entry: log_pb2.LogEntry, msg_id: str | None = None) -> None:
@@ -66,7 +72,7 @@ async def alerts_of(bus: Bus) -> list[alert_pb2.Alert]:
 
 async def offline(bus: Bus) -> list[bytes]:
     """I2: what a fold over the stored log gives, from nothing."""
-    state, found = State(0), []
+    state, found = State(0, log_id=(await streams.read_premises(bus)).log_id), []
     last = (await bus.bounds_of("LOG_0")).last
     async for messages in pull.read(bus, "LOG_0", 1):
         for message in messages:
@@ -106,7 +112,7 @@ def start(one: Evaluator) -> asyncio.Task[None]:
 
 
 async def test_two_evaluators_publish_each_alert_once_and_as_an_offline_fold_would(bus: Bus, tmp_path: Path) -> None:
-    both = [evaluator(bus, tmp_path, replica) for replica in (0, 1)]
+    both = [await evaluator(bus, tmp_path, replica) for replica in (0, 1)]
     tasks = [start(one) for one in both]
     await approach(bus)
     await caught_up(bus, *both)
@@ -128,7 +134,7 @@ async def test_two_evaluators_publish_each_alert_once_and_as_an_offline_fold_wou
 async def test_with_one_evaluator_killed_for_good_in_the_middle_the_alerts_are_the_same(
     bus: Bus, tmp_path: Path
 ) -> None:
-    both = [evaluator(bus, tmp_path, replica) for replica in (0, 1)]
+    both = [await evaluator(bus, tmp_path, replica) for replica in (0, 1)]
     tasks = [start(one) for one in both]
     await approach(bus, "1")
     await caught_up(bus, *both)
@@ -148,7 +154,7 @@ async def test_with_one_evaluator_killed_for_good_in_the_middle_the_alerts_are_t
 
 
 async def test_the_figures_of_each_alert_are_stored_apart(bus: Bus, tmp_path: Path) -> None:
-    one = evaluator(bus, tmp_path)
+    one = await evaluator(bus, tmp_path)
     task = start(one)
     await approach(bus)
     await caught_up(bus, one)
@@ -166,17 +172,17 @@ async def test_the_figures_of_each_alert_are_stored_apart(bus: Bus, tmp_path: Pa
 
 async def test_restarts_from_a_checkpoint_give_the_state_and_alerts_of_a_full_replay(bus: Bus, tmp_path: Path) -> None:
     for number in range(4):
-        one = evaluator(bus, tmp_path, checkpoint_every=7)
+        one = await evaluator(bus, tmp_path, checkpoint_every=7)
         task = start(one)
         await approach(bus, str(number))
         await caught_up(bus, one)
         await stop(task)
-    again = evaluator(bus, tmp_path)
+    again = await evaluator(bus, tmp_path)
     assert again.state.sequence > 30, "a checkpoint was loaded"
     task = start(again)
     await caught_up(bus, again)
 
-    fresh = evaluator(bus, tmp_path / "elsewhere")
+    fresh = await evaluator(bus, tmp_path / "elsewhere")
     fresh_task = start(fresh)
     await caught_up(bus, fresh)
     expected = await offline(bus)
@@ -195,7 +201,7 @@ async def test_restarts_from_a_checkpoint_give_the_state_and_alerts_of_a_full_re
 async def test_no_checkpoint_passes_an_alert_that_was_not_published(
     nats: TestServer, bus: Bus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    one = evaluator(bus, tmp_path, checkpoint_every=5)
+    one = await evaluator(bus, tmp_path, checkpoint_every=5)
     published = bus.publish_until_stored
 
     async def never_for_alerts(subject: str, *args: object, **kwargs: object) -> object:
@@ -213,12 +219,12 @@ async def test_no_checkpoint_passes_an_alert_that_was_not_published(
     await stop(task)
     first_alert = next(i for i, _ in enumerate(await alerts_of(bus))) if await alerts_of(bus) else None
     assert first_alert is None
-    state = CheckpointStore(tmp_path / "0").load(0)
+    state = CheckpointStore(tmp_path / "0").load(0, one.state.log_id)
     assert state is not None and not state.incidents, "it stands before the first ring was entered"
 
 
 async def test_time_alone_begins_a_case_without_a_new_report(bus: Bus, tmp_path: Path) -> None:
-    one = evaluator(bus, tmp_path)
+    one = await evaluator(bus, tmp_path)
     task = start(one)
     now_ms = int(time.time() * 1000)
     await publish(bus, log.positions_entry(log.position("d1", now_ms, 0), log.position("t1", now_ms, 80)))
@@ -233,7 +239,7 @@ async def test_time_alone_begins_a_case_without_a_new_report(bus: Bus, tmp_path:
 
 
 async def test_rubbish_in_the_log_is_parked_by_its_sequence_and_the_rest_goes_on(bus: Bus, tmp_path: Path) -> None:
-    both = [evaluator(bus, tmp_path, replica) for replica in (0, 1)]
+    both = [await evaluator(bus, tmp_path, replica) for replica in (0, 1)]
     tasks = [start(one) for one in both]
     await bus.publish("log.0.report", b"\xff\xff\xff")
     await bus.publish("log.0.report", b"")
@@ -248,7 +254,7 @@ async def test_rubbish_in_the_log_is_parked_by_its_sequence_and_the_rest_goes_on
 
 
 async def test_an_older_fold_stops_at_the_entry_of_a_newer_one(bus: Bus, tmp_path: Path) -> None:
-    task = start(evaluator(bus, tmp_path))
+    task = start(await evaluator(bus, tmp_path))
     entry = log_pb2.LogEntry(fold_version=log_pb2.FoldVersion(version=fold.VERSION + 1))
     await bus.publish("log.0.fold", entry.SerializeToString())
     with pytest.raises(ExceptionGroup) as stopped:
@@ -256,12 +262,17 @@ async def test_an_older_fold_stops_at_the_entry_of_a_newer_one(bus: Bus, tmp_pat
     assert stopped.value.subgroup(OutdatedFold)
 
 
-async def test_a_checkpoint_of_another_log_is_refused(bus: Bus, tmp_path: Path) -> None:
-    state = State(0, sequence=1000)
+async def test_a_checkpoint_ahead_of_the_log_is_refused(bus: Bus, tmp_path: Path) -> None:
+    state = State(0, log_id=(await streams.read_premises(bus)).log_id, sequence=1000)
     CheckpointStore(tmp_path / "0").save(0, 1000, codec.encode(state))
     with pytest.raises(ExceptionGroup) as refused:
-        await asyncio.wait_for(start(evaluator(bus, tmp_path)), 10)
+        await asyncio.wait_for(start(await evaluator(bus, tmp_path)), 10)
     assert refused.value.subgroup(FailedPrecondition)
+
+
+async def test_a_checkpoint_of_another_log_is_passed_over(bus: Bus, tmp_path: Path) -> None:
+    CheckpointStore(tmp_path / "0").save(0, 0, codec.encode(State(0, log_id="another")))
+    assert (await evaluator(bus, tmp_path)).state.log_id == (await streams.read_premises(bus)).log_id
 
 
 def test_a_damaged_checkpoint_is_passed_over(tmp_path: Path) -> None:
@@ -270,5 +281,5 @@ def test_a_damaged_checkpoint_is_passed_over(tmp_path: Path) -> None:
     store.save(0, 20, codec.encode(State(0, sequence=20)))
     newest = next(tmp_path.glob("*s20*"))
     newest.write_bytes(newest.read_bytes().replace(b"20", b"21"))
-    loaded = store.load(0)
+    loaded = store.load(0, "")
     assert loaded is not None and loaded.sequence == 10

@@ -108,7 +108,13 @@ async def _run(options: Options) -> int:
         }
         for service in programs.SERVICES:
             services.start(programs.program(service, options.folder, base_port, shared))
-        await _wait_until_healthy(addresses, options.folder)
+        try:
+            await _wait_until_healthy(addresses, options.folder)
+        except CommandFailed as failed:
+            if options.demo:
+                raise
+            # What does run must go on: a leg without its sister is better than none.
+            console.print(f"[bold red]{failed}[/]")
 
         def running() -> Mesh:
             pids = store.pids | services.pids

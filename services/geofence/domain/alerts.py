@@ -57,7 +57,10 @@ class Alert:
     """Arrival of the entry that made it, mesh time."""
     late: bool
     destinations: tuple[tuple[Leg, str], ...]
+    incident_opens: bool
+    """The incident begins with it."""
     incident_ends: bool
+    """No episode of the wearer is open any more."""
     cause: Cause | None
     distance_mm: float | None
     probability: float | None

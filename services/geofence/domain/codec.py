@@ -26,10 +26,12 @@ def encode(state: State) -> bytes:
         {
             "fold_version": VERSION,
             "partition": state.partition,
+            "log_id": state.log_id,
             "sequence": state.sequence,
             "now_ms": state.now_ms,
             "clock": [state.clock_rate, state.clock_anchor_ms],
             "rules": [rules.rules_id, rules.clear_margin_mm, rules.clear_after_ms, rules.late_after_ms],
+            "rules_since_ms": state.rules_since_ms,
             "tracks": {device_id: track.fixes for device_id, track in state.tracks.items()},
             "heard": state.heard,
             "cases": {case_id: _case_state(case_state) for case_id, case_state in state.cases.items()},
@@ -54,11 +56,13 @@ def decode(data: bytes) -> State:
             raise UnreadableState(f"state of fold version {content['fold_version']}")
         state = State(
             partition=content["partition"],
+            log_id=content["log_id"],
             sequence=content["sequence"],
             now_ms=content["now_ms"],
             clock_rate=content["clock"][0],
             clock_anchor_ms=content["clock"][1],
             rules=Rules(*content["rules"]),
+            rules_since_ms=content["rules_since_ms"],
             tracks={device_id: Track([Fix(*fix) for fix in fixes]) for device_id, fixes in content["tracks"].items()},
             heard=content["heard"],
             cases={case_id: _to_case_state(one) for case_id, one in content["cases"].items()},

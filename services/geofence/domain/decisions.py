@@ -19,6 +19,10 @@ class Decisions:
         self.sequence = sequence
         self.out: list[Output] = []
 
+    def _id(self, kind: str, ordinal: int) -> str:
+        """An id of this place in the log."""
+        return hash_id(kind, self.state.log_id, self.state.partition, self.sequence, ordinal)
+
     def park(self, reason: str) -> None:
         """Sets the entry, or a part of it, aside."""
         self.out.append(Parked(self.sequence, reason))
@@ -45,17 +49,19 @@ class Decisions:
         """
         state, case = self.state, case_state.case
         ordinal = len(self.out)
+        opens = False
         if demand > Demand.RECORD and not case_state.episode_id:
-            case_state.episode_id = hash_id("episode", state.partition, self.sequence, ordinal)
+            case_state.episode_id = self._id("episode", ordinal)
             incident = state.incidents.get(case.wearer_id)
             if incident is None:
-                incident = Incident(hash_id("incident", state.partition, self.sequence, ordinal))
+                opens = True
+                incident = Incident(self._id("incident", ordinal))
                 state.incidents[case.wearer_id] = incident
             incident.case_ids.append(case.case_id)
         open_incident = state.incidents.get(case.wearer_id)
         self.out.append(
             Alert(
-                alert_id=hash_id("alert", state.partition, self.sequence, ordinal),
+                alert_id=self._id("alert", ordinal),
                 sequence=self.sequence,
                 ordinal=ordinal,
                 kind=kind,
@@ -71,6 +77,7 @@ class Decisions:
                 decided_at_ms=state.now_ms,
                 late=state.now_ms - (at_ms if due_ms is None else due_ms) >= state.rules.late_after_ms,
                 destinations=demands.destinations(case, target),
+                incident_opens=opens,
                 incident_ends=False,
                 cause=cause,
                 distance_mm=distance_mm,

@@ -49,7 +49,7 @@ def step(state: State, entry: Entry) -> list[Output]:
         case Case():
             folding.case(body)
         case Rules():
-            state.rules = body
+            state.rules, state.rules_since_ms = body, state.now_ms
         case FoldVersion():
             if body.version > VERSION:
                 raise OutdatedFold(f"the log demands fold version {body.version}, this is {VERSION}")

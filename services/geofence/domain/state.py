@@ -49,6 +49,8 @@ class State:
     """Everything that decides about the next entry."""
 
     partition: int
+    log_id: str = ""
+    """Which log this is a fold of; part of the cause of every id."""
     sequence: int = 0
     """Last entry applied."""
     now_ms: int = 0
@@ -56,6 +58,8 @@ class State:
     clock_rate: int = 1
     clock_anchor_ms: int = 0
     rules: Rules = field(default_factory=Rules)
+    rules_since_ms: int = 0
+    """When the log last said so, mesh time."""
     tracks: dict[str, Track] = field(default_factory=dict)
     """By device."""
     heard: dict[str, list[str]] = field(default_factory=dict)

@@ -129,22 +129,26 @@ class Premises(_message.Message):
     PARTITIONS_FIELD_NUMBER: _builtins.int
     CLOCK_RATE_FIELD_NUMBER: _builtins.int
     CLOCK_ANCHOR_MS_FIELD_NUMBER: _builtins.int
+    LOG_ID_FIELD_NUMBER: _builtins.int
     partitions: _builtins.int
     """Number of partitions, 1 or more."""
     clock_rate: _builtins.int
     """How many times as fast as the leader's stamps the mesh's clock runs; 1 in earnest, more only for replays on loopback."""
     clock_anchor_ms: _builtins.int
     """The stamp at which mesh time and wall time were equal, milliseconds since 1970 UTC."""
+    log_id: _builtins.str
+    """Drawn when the log was made; part of the cause of every id, so that a new log never repeats an old one's."""
     def __init__(
         self,
         *,
         partitions: _builtins.int = ...,
         clock_rate: _builtins.int = ...,
         clock_anchor_ms: _builtins.int = ...,
+        log_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["clock_anchor_ms", b"clock_anchor_ms", "clock_rate", b"clock_rate", "partitions", b"partitions"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["clock_anchor_ms", b"clock_anchor_ms", "clock_rate", b"clock_rate", "log_id", b"log_id", "partitions", b"partitions"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
