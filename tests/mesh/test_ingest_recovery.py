@@ -70,7 +70,7 @@ async def test_nothing_acknowledged_is_lost_when_ingest_is_killed(mesh: IngestMe
     moments = random.Random(20260706)
 
     async def kill_now_and_then() -> None:
-        for _ in range(3):
+        for _ in range(2):
             await asyncio.sleep(moments.uniform(0.05, 0.6))
             mesh.service.kill()
             mesh.service.start()
@@ -80,6 +80,24 @@ async def test_nothing_acknowledged_is_lost_when_ingest_is_killed(mesh: IngestMe
     acknowledged, streams = await under_load(client, kill_now_and_then)
     assert streams > 3, "a kill broke a stream"
     assert len(acknowledged) > 1000
+    assert acknowledged - set(await client.stored()) == set()
+
+
+async def test_nothing_is_acknowledged_that_both_killed_at_once_would_lose(mesh: IngestMesh, client: Client) -> None:
+    async def freeze_and_kill() -> None:
+        for _ in range(2):
+            await asyncio.sleep(0.3)
+            mesh.nats.freeze()
+            await asyncio.sleep(0.3)  # what arrives now can't be stored, so it mustn't be acknowledged
+            mesh.service.kill()
+            mesh.nats.kill()
+            mesh.nats.start()
+            mesh.service.start()
+            await mesh.service.ready(mesh.address)
+        await asyncio.sleep(0.2)
+
+    acknowledged, streams = await under_load(client, freeze_and_kill)
+    assert streams > 3 and len(acknowledged) > 500
     assert acknowledged - set(await client.stored()) == set()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 import socket
 import subprocess
 from collections.abc import Iterator
@@ -34,6 +35,11 @@ class TestServer:
     def start(self) -> None:
         """Starts it; clients connect by retrying."""
         self._process = subprocess.Popen(self._server.command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+    def freeze(self) -> None:
+        """SIGSTOP: connections stand, nothing is stored or answered; `kill` loses what was sent meanwhile."""
+        assert self._process
+        self._process.send_signal(signal.SIGSTOP)
 
     def kill(self) -> None:
         """SIGKILL."""
