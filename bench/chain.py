@@ -221,7 +221,10 @@ async def measure(running: Mesh, up_pid: int, seconds: float) -> tuple[float, li
                 say(f"{shape.name}: {name} of {shape.reports_per_s} reports/s for {length_s:.0f} s")
                 triggered = [next(unused) for _ in range(count)]
                 label = f"{shape.name}-{name}"
-                plan = load.prepare(label, shape, length_s, background, triggered, seed=shape.batch)
+                # In a thread, so that what follows the streams meanwhile isn't held up.
+                plan = await asyncio.to_thread(
+                    load.prepare, label, shape, length_s, background, triggered, seed=shape.batch
+                )
                 pids = {**running.pids, "tandem up": up_pid, "bench": os.getpid()}
                 measured = await run_load(clients, offers, plan, shape, length_s, pids)
                 say(

@@ -157,6 +157,8 @@ async def _pull(  # type: ignore[no-untyped-def]  # `config` is called anew for 
                         await wake.wait()
                 except TimeoutError:
                     # Three heartbeats missed: the request is lost, and after a restart of the server perhaps the consumer.
+                    if restart_on_loss:
+                        return  # to a new one: the server doesn't let a consumer that it still has begin elsewhere
                     ready = False
                     continue
             messages: list[Delivered] = []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 
 import pytest
 
@@ -66,6 +67,30 @@ async def test_reading_by_sequence_survives_kills_and_sees_each_message_once(nat
             await nats.restart_after(0.1)
     await asyncio.wait_for(reader, 30)
     assert seen == [str(n).encode() for n in range(total)]
+
+
+async def test_a_reader_whose_process_stood_still_goes_on_at_once(bus: Bus) -> None:
+    seen: list[bytes] = []
+    reads = asyncio.Event()
+
+    async def read() -> None:
+        async for messages in pull.read(bus, "LOG_0", 1):
+            seen.extend(message.data for message in messages)
+            reads.set()
+            if len(seen) == 2:
+                return
+
+    reader = asyncio.create_task(read())
+    await bus.publish("log.0.report", b"before")
+    async with asyncio.timeout(10):
+        await reads.wait()
+    # As a long garbage collection or a suspended machine does: no heartbeat is seen for longer than the reader waits for one.
+    time.sleep(4 * pull.HEARTBEAT_S)  # noqa: ASYNC251
+    await bus.publish("log.0.report", b"after")
+    # The server keeps the old consumer for 30 s; a reader that tries to move that one waits for its end.
+    async with asyncio.timeout(10):
+        await reader
+    assert seen == [b"before", b"after"]
 
 
 async def test_a_durable_consumer_gets_what_it_did_not_acknowledge_again(bus: Bus) -> None:
