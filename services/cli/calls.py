@@ -35,7 +35,8 @@ Response = TypeVar("Response")
 
 def may_succeed_later(error: grpc.aio.AioRpcError) -> bool:
     """Whether the same call is worth another try."""
-    return error.code() in _LATER
+    # What grpc.aio says when the connection breaks while it writes.
+    return error.code() in _LATER or error.details() == "Internal error from Core"
 
 
 async def call(

@@ -131,6 +131,11 @@ class Bus:
         self, subject: str, payload: bytes, *, msg_id: str | None = None, expected_last: int | None = None
     ) -> PubAck | None:
         """Publishes again and again until the message is stored, by this call or (None) by another publisher."""
+        return await self._until_stored(subject, payload, msg_id, expected_last, through_full=True)
+
+    async def _until_stored(
+        self, subject: str, payload: bytes, msg_id: str | None, expected_last: int | None, *, through_full: bool
+    ) -> PubAck | None:
         delay = FIRST_RETRY_S
         while True:
             try:
@@ -138,6 +143,8 @@ class Bus:
             except AlreadyThere:
                 return None
             except RetryableError as error:
+                if isinstance(error, StoreFull) and not through_full:
+                    raise
                 logger().warning("publish_retried", kind=subject.partition(".")[0], reason=error.reason)
                 await asyncio.sleep(delay)
                 delay = min(2 * delay, LAST_RETRY_S)
@@ -174,9 +181,9 @@ class Bus:
                 return Bounds(max(state["first_seq"], 1), state["last_seq"])  # a new stream's first is 0
 
     async def park(self, subject: str, stream: str, sequence: int, by: str, reason: str) -> None:
-        """Sets a message aside with its reason; parking it again changes nothing."""
+        """Sets a message aside with its reason; parking it again changes nothing. Raises StoreFull."""
         parked = alert_pb2.Parked(stream=stream, sequence=sequence, by=by, reason=reason)
-        await self.publish_until_stored(subject, parked.SerializeToString(), expected_last=0)
+        await self._until_stored(subject, parked.SerializeToString(), None, 0, through_full=False)
         logger().error("message_parked", stream=stream, sequence=sequence, by=by, reason=reason)
 
 

@@ -46,7 +46,8 @@ class Flow:
 
 
 PREMISES = Stream("PREMISES", ("premises",), 0, 1 << 20)
-LOG = Stream("LOG_{p}", ("log.{p}.>",), 7 * DAY_S, 32 * GIB)
+# A position takes about 40 bytes: 2,700/s for 7 days are 65 GiB.
+LOG = Stream("LOG_{p}", ("log.{p}.>",), 7 * DAY_S, 96 * GIB)
 ALERTS = Stream("ALERTS", ("alert.>",), 30 * DAY_S, 8 * GIB)
 MEASURES = Stream("MEASURES", ("measure.>",), 30 * DAY_S, 8 * GIB)
 INCIDENTS = Stream("INCIDENTS", ("incident.>",), 30 * DAY_S, 8 * GIB)

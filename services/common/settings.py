@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from typing import Self
+from urllib.parse import urlsplit
 
 from pydantic import Field, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -17,7 +18,7 @@ LOOPBACK = ("127.0.0.1", "::1", "localhost")
 class CommonSettings(BaseSettings):
     """Read from the environment, each with the prefix TANDEM_."""
 
-    model_config = SettingsConfigDict(env_prefix="TANDEM_", frozen=True, extra="ignore")
+    model_config = SettingsConfigDict(env_prefix="TANDEM_", frozen=True, extra="ignore", hide_input_in_errors=True)
 
     host: str = "127.0.0.1"
     """Address to bind. Anything but loopback needs the three TLS files."""
@@ -65,6 +66,10 @@ class CommonSettings(BaseSettings):
         files = (self.tls_cert, self.tls_key, self.tls_ca)
         if any(files) and not all(files):
             raise ValueError("TANDEM_TLS_CERT, TANDEM_TLS_KEY and TANDEM_TLS_CA go together")
+        for url in self.nats_url.split(","):
+            parts = urlsplit(url)
+            if parts.hostname not in LOOPBACK and parts.scheme != "tls":
+                raise ValueError(f"TANDEM_NATS_URL names {parts.hostname}, which isn't loopback: only tls:// is taken")
         if self.host not in LOOPBACK:
             if not self.tls:
                 raise ValueError(

@@ -48,6 +48,9 @@ FIRST_STATE: Mapping[str, Mapping[Demand, State]] = MappingProxyType(
 )
 """What a demand asks of each leg; a demand that isn't named asks nothing of it."""
 
+LONGEST_WAIT_MS = 3_600_000
+"""Longest time between two escalations of one assignment."""
+
 Place: TypeAlias = tuple[int, int]
 """(sequence, ordinal): where an alert stands in the order of the log."""
 BEFORE_ALL: Place = (0, -1)
@@ -148,7 +151,7 @@ class PassDeadline:
     assignment_id: str
     now_ms: int
     within_ms: int
-    """How long until it is escalated again."""
+    """How long until it is escalated again, the first time; then twice as long each time, up to an hour."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -261,7 +264,9 @@ def decide(incident: Incident, command: Command) -> tuple[Event, ...]:
     if isinstance(command, PassDeadline):
         if assignment is None or assignment.due_ms is None or assignment.due_ms > command.now_ms:
             return ()
-        return (Escalated(command.now_ms, assignment.assignment_id, command.now_ms + command.within_ms),)
+        # Again and again, but ever more rarely: who hasn't answered for an hour isn't moved by a message every 10 s.
+        within_ms = min(command.within_ms << min(assignment.number - 1, 16), max(LONGEST_WAIT_MS, command.within_ms))
+        return (Escalated(command.now_ms, assignment.assignment_id, command.now_ms + within_ms),)
     if assignment is None:
         raise NotFound("no such assignment")
     if assignment.state is State.ACKNOWLEDGED:

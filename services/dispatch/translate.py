@@ -42,12 +42,19 @@ def alert(payload: bytes, leg: str) -> domain.Alert | None:
     for number, destination in enumerate(message.destinations):
         if destination.leg not in LEGS.values():
             raise InvalidField(f"destinations[{number}].leg", "is missing or unknown")
-        subject_id = fields.required_id(f"destinations[{number}].subject_id", destination.subject_id)
+        for part in destination.subject_id.split("/", 1):  # a place is `order/place`
+            fields.required_id(f"destinations[{number}].subject_id", part)
+        subject_id = destination.subject_id
         if destination.leg == LEGS[leg]:
             subjects[subject_id] = None
     cause = None
     if message.HasField("cause"):
-        cause = domain.Cause(message.cause.device_id, message.cause.report_id, message.cause.received_wall_us)
+        told = message.cause
+        if leg == "probation" and not told.of_wearer:
+            # Probation's desk learns nothing of the protected person's devices; the moment alone is for measuring.
+            cause = domain.Cause("", "", told.received_wall_us)
+        else:
+            cause = domain.Cause(told.device_id, told.report_id, told.received_wall_us)
     return domain.Alert(
         alert_id=alert_id,
         incident_id=fields.required_id("incident_id", message.incident_id),
@@ -75,6 +82,7 @@ def peer(payload: bytes, subject: str) -> PeerRow:
         raise InvalidField("assignment.leg", "is missing or unknown")
     if subject != flow.incident_subject(leg_name(told.leg), incident_id):
         raise InvalidField("assignment.leg", "isn't that of the subject")
+    told.ClearField("cause")  # which device reported is for that leg's own desk
     return PeerRow(assignment_id, incident_id, message.number, told.SerializeToString(deterministic=True))
 
 

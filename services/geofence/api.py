@@ -10,7 +10,7 @@ import grpc.aio
 
 from services.common import fields, flow, pull, times
 from services.common.bus import Bus
-from services.common.errors import NotFound, Unavailable
+from services.common.errors import InvalidField, NotFound, Unavailable
 from services.common.ids import hash_id
 from services.geofence.consumer import Evaluator
 from services.geofence.domain.state import CaseState
@@ -19,6 +19,8 @@ from tandem.geofence.v1 import geofence_pb2, geofence_pb2_grpc
 
 MEASURE_AWAITED_S = 5.0
 MIN_SEQUENCE_AWAITED_S = 4.0
+SINCE_STEP_MS = 60_000
+"""To the minute: exact moments at three rings and the wearer's own track would give the protected address."""
 
 
 class GeofenceApi(geofence_pb2_grpc.GeofenceServiceServicer):
@@ -53,6 +55,9 @@ class GeofenceApi(geofence_pb2_grpc.GeofenceServiceServicer):
     async def WatchAlerts(
         self, request: geofence_pb2.WatchAlertsRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> AsyncIterator[geofence_pb2.WatchAlertsResponse]:
+        last = (await self._bus.bounds_of(flow.ALERTS.name)).last
+        if request.after_stream_sequence > last:
+            raise InvalidField("after_stream_sequence", f"is beyond the last alert, {last}")
         async for messages in pull.read(self._bus, flow.ALERTS.name, request.after_stream_sequence + 1):
             for message in messages:
                 alert = alert_pb2.Alert.FromString(message.data)
@@ -105,7 +110,9 @@ def _case(evaluator: Evaluator, case_state: CaseState) -> geofence_pb2.GetCaseRe
         incident_id=incident.incident_id if incident and case_state.episode_id else "",
         open_rings=[
             geofence_pb2.OpenRing(
-                target_id=key.partition("/")[2], ring_m=radius_mm / 1000, since=times.to_timestamp(ring.since_ms)
+                target_id=key.partition("/")[2],
+                ring_m=radius_mm / 1000,
+                since=times.to_timestamp(ring.since_ms // SINCE_STEP_MS * SINCE_STEP_MS),
             )
             for (key, radius_mm), ring in sorted(case_state.rings.items())
             if ring.since_ms is not None

@@ -13,12 +13,10 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 
-from google.protobuf.message import DecodeError
-
 from services.common import flow, pull
 from services.common.bus import AlreadyThere, Bus
 from services.common.clock import wall_us
-from services.common.errors import FailedPrecondition, InvalidField, RetryableError
+from services.common.errors import FailedPrecondition, InvalidField, RetryableError, StoreFull
 from services.common.streams import Premises
 from services.common.telemetry import logger
 from services.common.tracing import IncidentTracer
@@ -27,12 +25,15 @@ from services.geofence.domain import codec, fold
 from services.geofence.domain.alerts import Alert, Output, Parked
 from services.geofence.domain.entries import Entry
 from services.geofence.domain.state import State
+from services.geofence.domain.version import VERSION
 from services.geofence.settings import Settings
 from services.geofence.store import CheckpointStore
 from tandem.common.v1 import log_pb2
 
 TICK_CHECK_S = 0.2
 DAY_MS = 86_400_000
+STAMP_AHEAD_MS = 120_000
+"""A stamp of the log's leader this far ahead of this host is an alarm: the fold's time can't be turned back."""
 _TICK = log_pb2.LogEntry(tick=log_pb2.Tick()).SerializeToString()
 
 
@@ -66,7 +67,8 @@ class Evaluator:
             clock_rate=premises.clock.rate,
             clock_anchor_ms=premises.clock.anchor_ms,
         )
-        self._outgoing: deque[Output | _Checkpoint] = deque()
+        self._outgoing: deque[Alert | _Checkpoint] = deque()
+        self._parked: asyncio.Queue[Parked] = asyncio.Queue()
         self._wake = asyncio.Event()
         self._last_entry_wall_s = 0.0
         self._caught_up = asyncio.Event()
@@ -77,6 +79,7 @@ class Evaluator:
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._fold())
             tasks.create_task(self._publish())
+            tasks.create_task(self._park())
             tasks.create_task(self._tick())
             await self._caught_up.wait()
             on_caught_up()
@@ -109,24 +112,30 @@ class Evaluator:
     async def _require_this_version(self) -> None:
         """Tells older folds to stop, in the log itself, unless it was told already."""
         subject = flow.log_subject(self.partition, "fold")
-        entry = log_pb2.LogEntry(fold_version=log_pb2.FoldVersion(version=fold.VERSION)).SerializeToString()
+        entry = log_pb2.LogEntry(fold_version=log_pb2.FoldVersion(version=VERSION)).SerializeToString()
         last = await self._bus.last_of(flow.log_stream(self.partition), subject)
-        if last is None or log_pb2.LogEntry.FromString(last).fold_version.version < fold.VERSION:
-            await self._bus.publish_until_stored(subject, entry, msg_id=f"fold-{self.partition}-{fold.VERSION}")
+        if last is None or log_pb2.LogEntry.FromString(last).fold_version.version < VERSION:
+            await self._bus.publish_until_stored(subject, entry, msg_id=f"fold-{self.partition}-{VERSION}")
 
     def _apply(self, message: pull.Delivered) -> None:
         state = self.state
         try:
             entry = Entry(message.sequence, message.stamp_ms, translate.entry_body(message.data))
-        except (DecodeError, InvalidField) as error:
+        except InvalidField as error:
             # Whoever reads the log parks this entry for the same reason, so parking is an output like any other.
             state.sequence = message.sequence
             outputs: list[Output] = [Parked(message.sequence, str(error))]
         else:
             outputs = fold.step(state, entry)
-        if outputs:
-            self._outgoing.extend(outputs)
-            self._wake.set()
+            ahead_ms = message.stamp_ms - wall_us() // 1000
+            if ahead_ms > STAMP_AHEAD_MS:
+                logger().critical("log_clock_ahead", partition=self.partition, sequence=message.sequence, ms=ahead_ms)
+        for one in outputs:
+            if isinstance(one, Parked):
+                self._parked.put_nowait(one)
+            else:
+                self._outgoing.append(one)
+                self._wake.set()
         if message.sequence % self._settings.checkpoint_every == 0:
             self._outgoing.append(_Checkpoint(message.sequence, codec.encode(state)))
             self._wake.set()
@@ -140,15 +149,22 @@ class Evaluator:
                 match one:
                     case Alert():
                         await self._publish_alert(one)
-                    case Parked():
-                        stream = flow.log_stream(self.partition)
-                        subject = flow.parked_subject("fold", stream, one.sequence)
-                        await self._bus.park(subject, stream, one.sequence, "fold", one.reason)
                     case _Checkpoint():
                         await self._checkpoint(one)
                 self._outgoing.popleft()
             self._wake.clear()
             await self._wake.wait()
+
+    async def _park(self) -> None:
+        """Sets aside what the fold parked, beside the alerts: whatever becomes of it must not hold them up."""
+        stream = flow.log_stream(self.partition)
+        while True:
+            one = await self._parked.get()
+            subject = flow.parked_subject("fold", stream, one.sequence)
+            try:
+                await self._bus.park(subject, stream, one.sequence, "fold", one.reason)
+            except StoreFull:
+                logger().error("parked_is_full", stream=stream, sequence=one.sequence, by="fold", reason=one.reason)
 
     async def _publish_alert(self, alert: Alert) -> None:
         message = translate.alert_to_proto(alert, self.partition).SerializeToString()
@@ -180,16 +196,21 @@ class Evaluator:
             self._tracer.step("decided", alert.incident_id, start_us, now_us, about)
 
     async def _checkpoint(self, checkpoint: _Checkpoint) -> None:
-        await asyncio.to_thread(self._store.save, self.partition, checkpoint.sequence, checkpoint.encoded)
-        logger().info("checkpoint_written", partition=self.partition, sequence=checkpoint.sequence)
-        await self._compare_digests(checkpoint.sequence, codec.digest(checkpoint.encoded))
+        try:
+            await asyncio.to_thread(self._store.save, self.partition, checkpoint.sequence, checkpoint.encoded)
+            logger().info("checkpoint_written", partition=self.partition, sequence=checkpoint.sequence)
+            await self._compare_digests(checkpoint.sequence, codec.digest(checkpoint.encoded))
+        except (OSError, RetryableError, AlreadyThere) as error:
+            # Decisions don't need it; the next one may fit. Without any, a restart replays more.
+            logger().error("checkpoint_failed", partition=self.partition, error=type(error).__name__, reason=str(error))
 
     async def _compare_digests(self, sequence: int, digest: str) -> None:
         """Publishes the digest of the state after `sequence`; the other evaluator's must be the same."""
         mine = self._settings.replica
-        await self._bus.publish_until_stored(
-            flow.digest_subject(self.partition, sequence, mine), digest.encode(), expected_last=0
-        )
+        with suppress(AlreadyThere):
+            await self._bus.publish(
+                flow.digest_subject(self.partition, sequence, mine), digest.encode(), expected_last=0
+            )
         for other in range(self._settings.replicas):
             theirs = await self._digest_of(sequence, other) if other != mine else None
             if theirs is not None and theirs != digest:

@@ -23,7 +23,7 @@ class CheckpointStore:
 
     def save(self, partition: int, sequence: int, encoded: bytes) -> None:
         """Writes a checkpoint durably and drops all but the newest two."""
-        self.folder.mkdir(parents=True, exist_ok=True)
+        self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         path = self.folder / f"checkpoint-p{partition}-s{sequence}-{codec.digest(encoded)}.json"
         partial = path.with_suffix(".partial")
         with partial.open("wb") as file:

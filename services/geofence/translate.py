@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from google.protobuf.message import DecodeError
+
 from services.common import times
 from services.common.errors import InvalidField
 from services.geofence.domain import alerts
@@ -25,8 +27,14 @@ from tandem.common.v1 import alert_pb2, geometry_pb2, log_pb2
 
 
 def entry_body(data: bytes) -> Body:
-    """What an entry of the log says. Raises InvalidField or google.protobuf's DecodeError where it says nothing usable."""
-    entry = log_pb2.LogEntry.FromString(data)
+    """What an entry of the log says. Raises InvalidField where it says nothing usable."""
+    try:
+        return _body(log_pb2.LogEntry.FromString(data))
+    except (DecodeError, ValueError, ArithmeticError) as error:
+        raise InvalidField("entry", f"can't be read: {type(error).__name__}") from error
+
+
+def _body(entry: log_pb2.LogEntry) -> Body:
     match entry.WhichOneof("body"):
         case "positions":
             return _positions(entry.positions)
@@ -72,14 +80,21 @@ def case_of(msg: log_pb2.CaseSnapshot) -> Case:
         raise InvalidField("case.rings", "is empty")
     persons = tuple(Target(person.person_id, True, tuple(person.device_ids), PERSON) for person in msg.persons)
     places = tuple(Target(place.place_id, False, (), _shape(place)) for place in msg.places)
+    targets = persons + places
     rings = sorted((_ring(ring) for ring in msg.rings), key=lambda ring: -ring.radius_mm)
+    if len({ring.radius_mm for ring in rings}) != len(rings):
+        raise InvalidField("case.rings", "has two rings of one radius")
+    if len({target.key for target in targets}) != len(targets):
+        raise InvalidField("case", "names a person or a place twice")
+    if msg.valid_from_ms >= msg.valid_until_ms:
+        raise InvalidField("case.valid_until_ms", "isn't after valid_from_ms")
     return Case(
         case_id=msg.case_id,
         version=msg.version,
         order_id=msg.order_id,
         wearer_id=msg.wearer_id,
         tag_device_ids=tuple(msg.tag_device_ids),
-        targets=persons + places,
+        targets=targets,
         rings=tuple(rings),
         valid_from_ms=msg.valid_from_ms,
         valid_until_ms=msg.valid_until_ms,
@@ -89,8 +104,8 @@ def case_of(msg: log_pb2.CaseSnapshot) -> Case:
 def _ring(msg: geometry_pb2.Ring) -> Ring:
     try:
         return Ring(round(msg.radius_m * 1000), Demand(msg.action))
-    except ValueError:
-        raise InvalidField("case.rings.action", "is no known demand") from None
+    except (ValueError, OverflowError):
+        raise InvalidField("case.rings", "has a radius or an action that isn't known") from None
 
 
 def _shape(place: geometry_pb2.Place) -> Shape:
@@ -98,6 +113,8 @@ def _shape(place: geometry_pb2.Place) -> Shape:
         case "circle":
             return Disc(ecef_mm(*_e7(place.circle.lat_deg, place.circle.lon_deg)), round(place.circle.radius_m * 1000))
         case "polygon":
+            if len(place.polygon.vertices) < 3:
+                raise InvalidField("case.places.polygon", "has fewer than 3 vertices")
             return Polygon.of([_e7(vertex.lat_deg, vertex.lon_deg) for vertex in place.polygon.vertices])
         case _:
             raise InvalidField("case.places.shape", "is missing")
@@ -156,10 +173,15 @@ def alert_to_proto(alert: alerts.Alert, partition: int) -> alert_pb2.Alert:
         ],
         incident_ends=alert.incident_ends,
         cause=alert_pb2.ReportCause(
-            device_id=cause.device_id, report_id=cause.report_id, received_wall_us=cause.received_wall_us
+            device_id=cause.device_id,
+            report_id=cause.report_id,
+            received_wall_us=cause.received_wall_us,
+            of_wearer=alert.cause_of_wearer,
         )
         if cause
         else None,
+        fold_version=alert.fold_version,
+        rules_id=alert.rules_id,
     )
 
 

@@ -10,6 +10,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping
 
+from google.protobuf.message import DecodeError
+
 from services.common import flow, pull
 from services.common.bus import Bus
 from services.common.clock import wall_us
@@ -62,7 +64,10 @@ class LastReports:
             first = max(1, last - TAIL_MESSAGES)
             async for messages in pull.read(bus, stream, first):
                 for message in messages:
-                    batch = log_pb2.LogEntry.FromString(message.data).positions
+                    try:
+                        batch = log_pb2.LogEntry.FromString(message.data).positions
+                    except DecodeError:
+                        continue  # the evaluators park it
                     for i, device_id in enumerate(batch.device_id):
                         position = Position(
                             device_id,

@@ -341,3 +341,11 @@ async def test_a_leg_whose_store_was_lost_is_offered_everything_again(bus: Bus, 
     async with running(police) as leg, leg.desk.subscription() as subscription:
         again = (await subscription.next(OFFERED)).step.assignment
     assert again.assignment_id == first.assignment_id
+
+
+async def test_probation_learns_nothing_of_the_protected_persons_devices(bus: Bus, legs: dict[str, RunningLeg]) -> None:
+    await publish(bus, alert(5, of_wearer=False))
+    for leg, device_id in (("probation", ""), ("police", "phone-1")):
+        async with legs[leg].desk.subscription() as subscription:
+            cause = (await subscription.next(OFFERED)).step.assignment.cause
+            assert cause.device_id == device_id and cause.received_wall_us > 0

@@ -21,6 +21,7 @@ from services.geofence.domain import codec, fold
 from services.geofence.domain.alerts import Alert
 from services.geofence.domain.entries import Entry
 from services.geofence.domain.state import State
+from services.geofence.domain.version import VERSION
 from services.geofence.settings import Settings
 from services.geofence.store import CheckpointStore
 from tandem.common.v1 import alert_pb2, log_pb2
@@ -255,7 +256,7 @@ async def test_rubbish_in_the_log_is_parked_by_its_sequence_and_the_rest_goes_on
 
 async def test_an_older_fold_stops_at_the_entry_of_a_newer_one(bus: Bus, tmp_path: Path) -> None:
     task = start(await evaluator(bus, tmp_path))
-    entry = log_pb2.LogEntry(fold_version=log_pb2.FoldVersion(version=fold.VERSION + 1))
+    entry = log_pb2.LogEntry(fold_version=log_pb2.FoldVersion(version=VERSION + 1))
     await bus.publish("log.0.fold", entry.SerializeToString())
     with pytest.raises(ExceptionGroup) as stopped:
         await asyncio.wait_for(task, 10)

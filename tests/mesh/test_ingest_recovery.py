@@ -181,9 +181,6 @@ async def test_a_report_counts_once_however_often_it_was_sent(client: Client) ->
     assert codec.encode(state) == codec.encode(state_once)
 
 
-@pytest.mark.xfail(
-    reason="the fold knows a report again by min(fix time, now), which differs each time for a fix time ahead"
-)
 async def test_a_report_whose_clock_is_ahead_counts_once_too(client: Client) -> None:
     ahead = request(1, position("tag", "ahead", now_ms() + 60_000))
     for _ in range(3):

@@ -133,6 +133,7 @@ def alert(
     incident: str = "incident-1",
     protected: tuple[str, ...] = ("p1",),
     ends: bool = False,
+    of_wearer: bool = True,
 ) -> alert_pb2.Alert:
     """An alert about a wearer and protected persons, decided by a report just now."""
     message = alert_pb2.Alert(
@@ -146,7 +147,12 @@ def alert(
         wearer_id="w1",
         target_id="p1",
         incident_ends=ends,
-        cause=alert_pb2.ReportCause(device_id="tag-1", report_id=f"r-{sequence}", received_wall_us=wall_us()),
+        cause=alert_pb2.ReportCause(
+            device_id="tag-1" if of_wearer else "phone-1",
+            report_id=f"r-{sequence}",
+            received_wall_us=wall_us(),
+            of_wearer=of_wearer,
+        ),
     )
     message.destinations.add(leg=alert_pb2.PROBATION, subject_id="w1")
     for subject_id in protected:

@@ -78,17 +78,22 @@ class Story:
         *,
         fix_s: float | None = None,
         report_id: str | None = None,
+        accuracy_m: float = 5,
     ) -> None:
         """A position arrives; its fix is of the same moment unless `fix_s` says otherwise."""
         fix_ms = T0_MS + round((at_s if fix_s is None else fix_s) * 1000)
-        position = Position(device_id, report_id or f"{fix_ms}", fix_ms, *place_e7(north_m, east_m), 5_000)
+        position = Position(
+            device_id, report_id or f"{fix_ms}", fix_ms, *place_e7(north_m, east_m), round(accuracy_m * 1000)
+        )
         self.enter(at_s, translate.entry_body(positions_entry([position], 0).SerializeToString()))
 
-    def says(self, at_s: float, device_id: str, event: str, report_id: str | None = None) -> None:
+    def says(
+        self, at_s: float, device_id: str, event: str, report_id: str | None = None, event_s: float | None = None
+    ) -> None:
         """A device says something about itself."""
-        report = Equipment(
-            device_id, report_id or f"e{at_s}", log_pb2.EquipmentKind.Value(event), T0_MS + round(at_s * 1000)
-        )
+        event_ms = T0_MS + round((at_s if event_s is None else event_s) * 1000)
+        kind = log_pb2.EquipmentKind.Value(event)
+        report = Equipment(device_id, report_id or f"e{at_s}", kind, event_ms)
         self.enter(at_s, translate.entry_body(equipment_entry(report, 0).SerializeToString()))
 
     @property

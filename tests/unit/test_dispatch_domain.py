@@ -318,3 +318,23 @@ def test_a_demand_after_every_end_stays_open_in_any_order(drawn: list[tuple[Dema
     asked = any(demand > Demand.RECORD for demand, _, _ in drawn)
     states = [one.state for one in story.incident.assignments.values()]
     assert states == ([State.OFFERED if wanted else State.STOOD_DOWN] if asked else [])
+
+
+def test_who_does_not_answer_is_asked_ever_more_rarely_but_never_let_go() -> None:
+    story = Story()
+    story.fold(alert(1, Demand.RESPOND, "p1"))
+    escalations = 0
+    for _ in range(24 * 60):
+        escalations += sum(isinstance(event, Escalated) for event in story.pass_time(60_000))
+    assert 20 < escalations < 40, "a day: doubling from 30 s, then every hour"
+    assert story.of("p1").due_ms is not None
+
+
+def test_a_confirmed_warning_is_given_again_when_the_threat_grows_and_only_then() -> None:
+    story = Story("warning")
+    story.fold(alert(1, Demand.WARN, "p1"))
+    story.acknowledge("p1")
+    story.fold(alert(2, Demand.WARN, "p1"))
+    assert story.of("p1").state is State.ACKNOWLEDGED
+    story.fold(alert(3, Demand.RESPOND, "p1"))
+    assert story.of("p1").state is State.OFFERED

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from services.geofence.domain import approach, codec
 from services.geofence.domain.alerts import Kind, Leg, Parked
 from services.geofence.domain.entries import Demand
+from tandem.common.v1 import geometry_pb2, log_pb2
 from tests.support.stories import T0_MS, Story, circle, polygon
 
 
@@ -179,7 +180,7 @@ def test_police_go_to_the_place_and_the_person_is_warned() -> None:
     story.case(places=[circle("home", 0, 0, 20)])
     story.at(0, "tag", 90)
     [respond] = [a for a in story.alerts if a.demand is Demand.RESPOND]
-    assert respond.destinations == ((Leg.PROBATION, "w"), (Leg.POLICE, "home"), (Leg.WARNING, "p"))
+    assert respond.destinations == ((Leg.PROBATION, "w"), (Leg.POLICE, "order-1/home"), (Leg.WARNING, "p"))
 
 
 # ── clearing ─────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -195,11 +196,11 @@ def test_a_ring_is_cleared_only_beyond_its_margin_and_after_a_minute() -> None:
     story = Story()
     story.case()
     leave(story, 0, 50, 10)
-    leave(story, 20, 115, 120)  # outside, but within the margin of 20 m
+    leave(story, 20, 125, 120)  # outside, but within 20 m and the accuracies, 5 m each, of the edge
     assert not [a for a in story.alerts if a.kind is Kind.RING_CLEARED]
-    leave(story, 150, 130, 50)
+    leave(story, 150, 140, 50)
     assert not [a for a in story.alerts if a.kind is Kind.RING_CLEARED]
-    leave(story, 210, 130, 20)
+    leave(story, 210, 140, 20)
     [cleared] = [a for a in story.alerts if a.kind is Kind.RING_CLEARED]
     assert cleared.ring_mm == 100_000 and not cleared.incident_ends, "the wider rings are still entered"
     assert not cleared.late, "the minute that it takes to be sure isn't lateness"
@@ -279,8 +280,6 @@ def test_a_low_battery_is_for_the_record() -> None:
 
 def test_the_second_phone_of_a_person_counts_like_the_first() -> None:
     story = Story(clear_after_s=10)
-    from tandem.common.v1 import log_pb2
-
     story.case(persons=[log_pb2.ProtectedTarget(person_id="p", device_ids=["phone", "watch"])])
     story.at(0, "phone", 5000)
     story.at(0, "watch", 0)
@@ -436,3 +435,150 @@ def test_a_person_and_a_place_may_have_the_same_id() -> None:
     assert story.entered() == [2000, 1000, 100]
     story.at(2, "tag", 8000)
     assert story.entered().count(100) == 2
+
+
+# ── what somebody might try ──────────────────────────────────────────────────────────────────────────────────────────
+
+
+def persons(*device_ids: str) -> list[log_pb2.ProtectedTarget]:
+    return [log_pb2.ProtectedTarget(person_id="p", device_ids=device_ids)]
+
+
+def test_a_dead_phone_beside_the_wearer_is_not_forgotten_for_a_watch_at_home() -> None:
+    story = Story()
+    story.case(persons=persons("phone", "watch"))
+    story.at(0, "phone", 0)
+    story.at(1, "watch", 5000)
+    story.at(2, "tag", 50)
+    for t in range(10, 900, 10):
+        story.at(t, "watch", 5000)
+        story.at(t, "tag", 50)
+    assert not [a for a in story.alerts if a.kind is Kind.RING_CLEARED]
+
+
+def test_vague_positions_clear_nothing() -> None:
+    story = Story()
+    story.case()
+    story.at(0, "phone", 0)
+    story.at(0, "tag", 50)
+    for t in range(10, 300, 10):
+        story.at(t, "phone", 0)
+        story.at(t, "tag", 300, accuracy_m=50_000)
+    assert not [a for a in story.alerts if a.kind is Kind.RING_CLEARED]
+
+
+def test_an_end_that_is_older_than_the_beginning_ends_nothing() -> None:
+    story = Story()
+    story.case()
+    story.says(100, "tag", "STRAP_OPEN")
+    story.says(110, "tag", "STRAP_CLOSED", event_s=50)
+    assert not story.alerts[-1].incident_ends
+    story.says(120, "tag", "STRAP_CLOSED")
+    assert story.alerts[-1].incident_ends
+
+
+def test_a_strap_cut_before_the_order_came_is_told_when_it_comes() -> None:
+    story = Story()
+    story.says(5, "tag", "STRAP_OPEN")
+    story.case(60)
+    assert [(a.kind, a.demand, seconds(a.at_ms)) for a in story.alerts] == [(Kind.TAMPERED, Demand.RESPOND, 60)]
+    later = Story()
+    later.case(valid_from_ms=T0_MS + 50_000)
+    later.says(5, "tag", "STRAP_OPEN")
+    later.tick(60)
+    assert [(a.kind, seconds(a.at_ms)) for a in later.alerts] == [(Kind.TAMPERED, 50)]
+
+
+def test_a_tag_cannot_press_the_panic_button() -> None:
+    story = Story()
+    story.case()
+    story.says(5, "tag", "PANIC_BUTTON")
+    assert story.outputs == [Parked(story.state.sequence, "PANIC_BUTTON from a device that can't say so")]
+
+
+def test_events_of_one_moment_end_in_the_same_order_after_a_restart() -> None:
+    ends = []
+    for restart in (False, True):
+        story = Story()
+        story.case(valid_until_ms=T0_MS + 100_000)
+        story.says(5, "tag", "STRAP_OPEN")
+        story.says(6, "phone", "PANIC_BUTTON")
+        story.says(7, "tag", "CASE_OPEN")
+        if restart:
+            story.state = codec.decode(codec.encode(story.state))
+        story.tick(200)
+        ends.append(story.alerts)
+    assert ends[0] == ends[1]
+
+
+def test_a_graver_action_of_a_ring_that_is_entered_is_told() -> None:
+    story = Story()
+    story.case(rings=[geometry_pb2.Ring(radius_m=500, action=geometry_pb2.WARN)])
+    story.at(0, "phone", 0)
+    story.at(1, "tag", 400)
+    story.case(30, version=2, rings=[geometry_pb2.Ring(radius_m=500, action=geometry_pb2.RESPOND)])
+    assert story.alerts[-1].demand is Demand.RESPOND
+
+
+def test_a_place_that_is_added_does_not_count_backwards() -> None:
+    story = Story()
+    story.case(persons=[], places=[circle("home", 9000, 0, 20)])
+    story.at(0, "tag", 0)
+    story.at(100, "tag", 1000)
+    story.case(110, version=2, persons=[], places=[circle("home", 9000, 0, 20), circle("work", 500, 0, 20)])
+    story.at(120, "tag", 1200)
+    work = [a for a in story.alerts if a.target_id == "work"]
+    assert work and all(seconds(a.at_ms) >= 110 for a in work) and 100_000 not in {a.ring_mm for a in work}
+
+
+def test_a_tag_that_changes_hands_says_nothing_of_its_new_wearer_at_first() -> None:
+    story = Story()
+    story.case(case="1")
+    story.at(0, "phone", 0)
+    story.at(1, "tag", 5000)
+    story.case(1000, version=2, tag_device_ids=[])
+    story.case(1000, case="2", wearer_id="w2", order_id="order-2")
+    story.at(1001, "phone", 5000)
+    story.at(1002, "tag", 5000, fix_s=900)
+    assert not story.alerts
+    assert story.outputs == [Parked(story.state.sequence, "1 positions from before their device changed hands")]
+    story.at(1010, "tag", 5050)
+    assert story.entered() == [2000, 1000, 100]
+
+
+def test_the_last_device_of_a_person_takes_its_rings_with_it() -> None:
+    story = Story()
+    story.case()
+    story.at(0, "phone", 0)
+    story.at(1, "tag", 50)
+    story.case(30, version=2, persons=persons())
+    assert story.alerts[-1].incident_ends
+
+
+def test_an_order_that_is_put_off_ends_what_is_open() -> None:
+    story = Story()
+    story.case()
+    story.at(0, "phone", 0)
+    story.at(1, "tag", 50)
+    story.says(2, "tag", "STRAP_OPEN")
+    story.case(30, version=2, valid_from_ms=T0_MS + 500_000)
+    assert story.alerts[-1].incident_ends
+    story.tick(600)
+    assert {a.kind for a in story.alerts if seconds(a.at_ms) == 500} == {Kind.TAMPERED, Kind.RING_ENTERED}
+
+
+def test_a_clock_that_is_ahead_makes_no_second_report_of_one_that_is_sent_again() -> None:
+    story = Story()
+    story.case()
+    story.at(0, "phone", 0)
+    story.at(10, "tag", 5000, fix_s=40, report_id="9")
+    story.at(20, "tag", 5100, fix_s=50, report_id="10")
+    story.at(60, "tag", 5000, fix_s=40, report_id="9")
+    assert [fix.report_id for fix in story.state.tracks["tag"].fixes] == ["9", "10"]
+
+
+def test_superseded_versions_leave_nothing_behind() -> None:
+    story = Story()
+    for version in range(1, 50):
+        story.case(version=version)
+    assert len(story.state.due) == 1

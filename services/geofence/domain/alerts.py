@@ -27,7 +27,7 @@ class Leg(enum.Enum):
 
 
 @dataclass(frozen=True, slots=True)
-class Cause:
+class Report:
     """The report that made a decision."""
 
     device_id: str
@@ -61,9 +61,13 @@ class Alert:
     """The incident begins with it."""
     incident_ends: bool
     """No episode of the wearer is open any more."""
-    cause: Cause | None
+    cause: Report | None
+    cause_of_wearer: bool
+    """That report is the wearer's own."""
     distance_mm: float | None
     probability: float | None
+    fold_version: int
+    rules_id: str
     inside: tuple[tuple[int, int], ...] = ()
     min_distance_mm: float | None = None
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from services.geofence.domain import demands, probability, rings
-from services.geofence.domain.alerts import Cause, Kind
+from services.geofence.domain.alerts import Kind, Report
 from services.geofence.domain.decisions import Decisions
 from services.geofence.domain.entries import Ring, Target
 from services.geofence.domain.state import CaseState, State
@@ -34,7 +34,7 @@ def look(
     device_id: str | None,
     from_ms: int,
     until_ms: int | None,
-    cause: Cause | None,
+    cause: Report | None,
 ) -> None:
     """Enters the rings that the wearer is or was within between two moments (None: as far as anything is known)."""
     state, case = decisions.state, case_state.case
@@ -89,7 +89,7 @@ def _out_of_reach(wearer: Track, device: Track | None, target: Target, radius_mm
     return apart_mm - wearer.path_since_mm(from_ms) - device.path_since_mm(from_ms) - PREDICT_MOST_MM > radius_mm
 
 
-def clear_what_was_left(decisions: Decisions, case_state: CaseState, cause: Cause | None) -> None:
+def clear_what_was_left(decisions: Decisions, case_state: CaseState, cause: Report | None) -> None:
     """Clears the rings that the wearer has left for good, by what is known for sure of both sides."""
     for target in case_state.case.targets:
         for ring in reversed(case_state.case.rings):
@@ -106,19 +106,23 @@ def _has_left(state: State, case_state: CaseState, target: Target, ring: Ring) -
     fresh = False
     for wearer, device in pairs(state, case_state, target):
         until_ms = rings.known_until(wearer, device)
-        if until_ms is None or not rings.is_fresh(until_ms, now_ms):
+        if until_ms is None:
+            continue
+        # The newest positions first: they nearly always say no, and say it cheaply. Old ones say no as well, but never yes, and
+        # vague ones must be as much farther off.
+        beyond_mm = margin_mm + wearer.fixes[-1].accuracy_mm + (device.fixes[-1].accuracy_mm if device else 0)
+        for pieces in rings.assumed(wearer, device, until_ms, now_ms):
+            for piece in pieces:
+                if target.shape.within(piece.start, piece.end, ring.radius_mm + beyond_mm):
+                    return False
+        if not rings.is_fresh(until_ms, now_ms):
             continue
         fresh = True
         from_ms = until_ms - rules.clear_after_ms
         if from_ms < since_ms:
             return False
-        # The newest position first: it nearly always says no, and says it cheaply.
-        for pieces in rings.assumed(wearer, device, until_ms, now_ms):
-            for piece in pieces:
-                if target.shape.within(piece.start, piece.end, ring.radius_mm + margin_mm):
-                    return False
         pieces_known = rings.joined(wearer, device, from_ms, until_ms)
-        if not rings.clear_for(pieces_known, target.shape, ring, margin_mm, from_ms, until_ms):
+        if not rings.clear_for(pieces_known, target.shape, ring, beyond_mm, from_ms, until_ms):
             return False
     return fresh
 
@@ -134,7 +138,7 @@ def close(
 
 
 def _clear_ring(
-    decisions: Decisions, case_state: CaseState, target: Target, ring: Ring, upto_ms: int, cause: Cause | None
+    decisions: Decisions, case_state: CaseState, target: Target, ring: Ring, upto_ms: int, cause: Report | None
 ) -> None:
     ring_state = case_state.ring(target, ring)
     account(decisions.state, case_state, target, ring, upto_ms)

@@ -7,12 +7,12 @@ import json
 from typing import Any
 
 from services.geofence.domain.entries import Case, Demand, Ring, Target
-from services.geofence.domain.fold import VERSION
 from services.geofence.domain.geometry import PERSON, Disc, Polygon, Shape
 from services.geofence.domain.rings import RingState
 from services.geofence.domain.rules import Rules
 from services.geofence.domain.state import CaseState, Incident, State
 from services.geofence.domain.track import Fix, Track
+from services.geofence.domain.version import VERSION
 
 
 class UnreadableState(Exception):
@@ -32,8 +32,11 @@ def encode(state: State) -> bytes:
             "clock": [state.clock_rate, state.clock_anchor_ms],
             "rules": [rules.rules_id, rules.clear_margin_mm, rules.clear_after_ms, rules.late_after_ms],
             "rules_since_ms": state.rules_since_ms,
-            "tracks": {device_id: track.fixes for device_id, track in state.tracks.items()},
+            "tracks": {device_id: [track.ahead, track.fixes] for device_id, track in state.tracks.items()},
             "heard": state.heard,
+            "standing": state.standing,
+            "owners": state.owners,
+            "owned_since": state.owned_since,
             "cases": {case_id: _case_state(case_state) for case_id, case_state in state.cases.items()},
             "incidents": {wearer_id: [one.incident_id, one.case_ids] for wearer_id, one in state.incidents.items()},
             "due": sorted(state.due),
@@ -63,8 +66,17 @@ def decode(data: bytes) -> State:
             clock_anchor_ms=content["clock"][1],
             rules=Rules(*content["rules"]),
             rules_since_ms=content["rules_since_ms"],
-            tracks={device_id: Track([Fix(*fix) for fix in fixes]) for device_id, fixes in content["tracks"].items()},
-            heard=content["heard"],
+            tracks={
+                device_id: Track([Fix(*fix) for fix in fixes], ahead)
+                for device_id, (ahead, fixes) in content["tracks"].items()
+            },
+            heard={
+                device_id: [(report_id, at_ms) for report_id, at_ms in reports]
+                for device_id, reports in content["heard"].items()
+            },
+            standing=content["standing"],
+            owners=content["owners"],
+            owned_since=content["owned_since"],
             cases={case_id: _to_case_state(one) for case_id, one in content["cases"].items()},
             incidents={wearer_id: Incident(*one) for wearer_id, one in content["incidents"].items()},
             due=[(due_ms, case_id, version) for due_ms, case_id, version in content["due"]],

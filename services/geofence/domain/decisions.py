@@ -6,9 +6,10 @@ from dataclasses import replace
 
 from services.common.ids import hash_id
 from services.geofence.domain import demands
-from services.geofence.domain.alerts import Alert, Cause, Kind, Output, Parked
+from services.geofence.domain.alerts import Alert, Kind, Output, Parked, Report
 from services.geofence.domain.entries import Demand, Ring, Target
 from services.geofence.domain.state import CaseState, Incident, State
+from services.geofence.domain.version import VERSION
 
 
 class Decisions:
@@ -36,7 +37,7 @@ class Decisions:
         *,
         target: Target | None = None,
         ring: Ring | None = None,
-        cause: Cause | None = None,
+        cause: Report | None = None,
         distance_mm: float | None = None,
         p: float | None = None,
         inside: tuple[tuple[int, int], ...] = (),
@@ -80,8 +81,11 @@ class Decisions:
                 incident_opens=opens,
                 incident_ends=False,
                 cause=cause,
+                cause_of_wearer=cause is not None and cause.device_id in case.tag_device_ids,
                 distance_mm=distance_mm,
                 probability=p,
+                fold_version=VERSION,
+                rules_id=state.rules.rules_id,
                 inside=inside,
                 min_distance_mm=min_mm,
             )

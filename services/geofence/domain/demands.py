@@ -16,6 +16,12 @@ EQUIPMENT: dict[Equipment, tuple[Kind, Demand]] = {
     Equipment.BATTERY_LOW: (Kind.LOW_BATTERY, Demand.RECORD),
 }
 
+_TAG_SAYS = (Equipment.STRAP_OPEN, Equipment.STRAP_CLOSED, Equipment.CASE_OPEN, Equipment.CASE_CLOSED)
+OF_TAGS = frozenset((*_TAG_SAYS, Equipment.BATTERY_LOW))
+"""What a tag can say."""
+OF_PERSONS = frozenset((Equipment.PANIC_BUTTON, Equipment.PANIC_CANCELLED, Equipment.BATTERY_LOW))
+"""What a protective device can say."""
+
 ENDS: dict[Equipment, Equipment] = {
     Equipment.STRAP_CLOSED: Equipment.STRAP_OPEN,
     Equipment.CASE_CLOSED: Equipment.CASE_OPEN,
@@ -29,13 +35,18 @@ def of_ring(action: Demand, entered: bool) -> Demand:
     return action if entered else Demand.RECORD
 
 
+def _subject(case: Case, target: Target) -> str:
+    """A person's id, or `order/place`: an agency numbers places within their order, and ids hold no slash."""
+    return target.target_id if target.is_person else f"{case.order_id}/{target.target_id}"
+
+
 def destinations(case: Case, target: Target | None) -> tuple[tuple[Leg, str], ...]:
     """Probation to the wearer, police to what is under threat, a warning to each person who is.
 
     Without a target, as when a tag is cut, all that the order protects is under threat.
     """
     persons = [other.target_id for other in case.targets if other.is_person]
-    threatened = [target.target_id] if target else persons or [other.target_id for other in case.targets]
+    threatened = [_subject(case, target)] if target else persons or [_subject(case, other) for other in case.targets]
     warned = [target.target_id] if target and target.is_person else persons
     return (
         (Leg.PROBATION, case.wearer_id),

@@ -10,7 +10,7 @@ import heapq
 
 from services.common.errors import OutdatedFold
 from services.geofence.domain import approach, demands
-from services.geofence.domain.alerts import Cause, Output
+from services.geofence.domain.alerts import Output, Report
 from services.geofence.domain.decisions import Decisions
 from services.geofence.domain.entries import (
     Case,
@@ -25,11 +25,9 @@ from services.geofence.domain.entries import (
 from services.geofence.domain.geometry import ecef_mm
 from services.geofence.domain.rings import RingState
 from services.geofence.domain.rules import Rules
-from services.geofence.domain.state import REMEMBERED_REPORTS, CaseState, State, event_key
+from services.geofence.domain.state import CaseState, State, event_key
 from services.geofence.domain.track import WINDOW_MS, Fix, Track
-
-VERSION = 1
-"""Version of this fold. It grows with every change that could alter a decision; the log tells older processes to stop."""
+from services.geofence.domain.version import VERSION
 
 
 def step(state: State, entry: Entry) -> list[Output]:
@@ -85,7 +83,7 @@ class _Folding:
             if due_ms >= case_state.case.valid_until_ms:
                 self._end(case_state)
             else:
-                self._decide_on_what_is_known(case_state, due_ms)
+                self._begin(case_state, due_ms)
         state.now_ms = arrived_ms
 
     def _end(self, case_state: CaseState) -> None:
@@ -93,7 +91,7 @@ class _Folding:
         case = case_state.case
         approach.close(self.decisions, case_state, case.targets, case.valid_until_ms)
         case_state.ended = True
-        self._take_back(case_state, tuple(case_state.raised), case.valid_until_ms)
+        self._take_back(case_state, sorted(case_state.raised), case.valid_until_ms)
         self.state.forget(case)
         self.decisions.settle(case_state)
 
@@ -107,48 +105,83 @@ class _Folding:
         if before is not None:
             if case.version <= before.case.version:
                 return
-            kept = {(t.key, r.radius_mm, t.shape) for t in case.targets for r in case.rings}
-            for target in before.case.targets:
-                gone = [r for r in before.case.rings if (target.key, r.radius_mm, target.shape) not in kept]
-                approach.close(self.decisions, before, (target,), now_ms, gone)
-                for ring in gone:
-                    before.rings.pop((target.key, ring.radius_mm), None)
-            named = {*case.tag_device_ids, *(d for target in case.targets for d in target.device_ids)}
-            self._take_back(before, tuple(key for key in before.raised if key.split()[1] not in named), now_ms)
-            state.forget(before.case)
-            before.case = case
+            self._amend(before, case)
         case_state = before or CaseState(case)
         resumed = case_state.ended
         case_state.ended = now_ms >= case.valid_until_ms
         state.cases[case.case_id] = case_state
+        # What an amendment adds, or an order that is taken up again, doesn't count backwards.
+        from_ms = case.valid_from_ms if before is None else max(now_ms, case.valid_from_ms)
         for target in case.targets:
             for ring in case.rings:
-                ring_state = case_state.rings.setdefault((target.key, ring.radius_mm), RingState(case.valid_from_ms))
+                ring_state = case_state.rings.setdefault((target.key, ring.radius_mm), RingState(from_ms))
                 if resumed:
-                    ring_state.bound_ms = max(now_ms, case.valid_from_ms)
+                    ring_state.bound_ms = from_ms
         if case_state.ended:
             self._end(case_state)
             return
+        self._own(case)
         state.index(case)
+        heapq.heappush(state.due, (case.valid_until_ms, case.case_id, case.version))
         if case.valid_from_ms > now_ms:
             heapq.heappush(state.due, (case.valid_from_ms, case.case_id, case.version))
-        heapq.heappush(state.due, (case.valid_until_ms, case.case_id, case.version))
-        if case.valid_from_ms <= now_ms:
-            self._decide_on_what_is_known(case_state, now_ms)
+        else:
+            self._begin(case_state, now_ms)
         self.decisions.settle(case_state)
 
-    def _decide_on_what_is_known(self, case_state: CaseState, at_ms: int) -> None:
-        for tag_id in case_state.case.tag_device_ids:
-            for target in case_state.case.targets:
-                for device_id in approach.others(target):
-                    approach.look(self.decisions, case_state, tag_id, target, device_id, at_ms, at_ms, None)
+    def _amend(self, before: CaseState, case: Case) -> None:
+        """Closes what the new snapshot no longer asks for, then puts it in place of the old one."""
+        state, now_ms = self.state, self.state.now_ms
+        in_force = case.valid_from_ms <= now_ms
+        heard = {t.key for t in case.targets if case.tag_device_ids and (t.device_ids or not t.is_person)}
+        kept = {(t.key, r.radius_mm, r.action, t.shape) for t in case.targets for r in case.rings}
+        for target in before.case.targets:
+            gone = [r for r in before.case.rings if (target.key, r.radius_mm, r.action, target.shape) not in kept]
+            # Nor can a ring be watched whose last device is gone, or before its order is in force.
+            over = gone if in_force and target.key in heard else list(before.case.rings)
+            approach.close(self.decisions, before, (target,), now_ms, over)
+            for ring in gone:
+                before.rings.pop((target.key, ring.radius_mm), None)
+        named = (
+            {*case.tag_device_ids, *(d for target in case.targets for d in target.device_ids)} if in_force else set()
+        )
+        self._take_back(before, sorted(key for key in before.raised if key.split()[1] not in named), now_ms)
+        self.decisions.settle(before)
+        state.forget(before.case)
+        state.due = [due for due in state.due if due[1] != case.case_id]
+        heapq.heapify(state.due)
+        before.case = case
+
+    def _own(self, case: Case) -> None:
+        """Notes whose the devices are. What a device said for somebody else says nothing about who has it now."""
+        state = self.state
+        devices = [(device_id, f"wearer/{case.wearer_id}") for device_id in case.tag_device_ids]
+        devices += [(device_id, target.key) for target in case.targets for device_id in target.device_ids]
+        for device_id, owner in devices:
+            if state.owners.setdefault(device_id, owner) != owner:
+                state.owners[device_id] = owner
+                state.owned_since[device_id] = state.now_ms
+                state.tracks.pop(device_id, None)
+                state.standing.pop(device_id, None)
+
+    def _begin(self, case_state: CaseState, at_ms: int) -> None:
+        """Decides on what is known of both sides and on what their devices have said, without a new report."""
+        case = case_state.case
+        for device_id in (*case.tag_device_ids, *(d for target in case.targets for d in target.device_ids)):
+            for event in sorted(self.state.standing.get(device_id, ())):
+                if event_key(Equipment(event), device_id) not in case_state.raised:
+                    self._raise(case_state, Equipment(event), device_id, at_ms, None)
+        for tag_id in case.tag_device_ids:
+            for target in case.targets:
+                for other_id in approach.others(target):
+                    approach.look(self.decisions, case_state, tag_id, target, other_id, at_ms, at_ms, None)
 
     # ── reports ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
     def positions(self, batch: Positions) -> None:
         """Folds a batch, report by report, in its order."""
         state = self.state
-        too_late = 0
+        too_late = anothers = 0
         for device_id, report_id, fix_time_ms, lat_e7, lon_e7, accuracy_mm in zip(
             batch.device_ids,
             batch.report_ids,
@@ -162,17 +195,19 @@ class _Folding:
             if time_ms < state.now_ms - WINDOW_MS:
                 too_late += 1
                 continue
+            if device_id in state.owned_since and time_ms < state.owned_since[device_id]:
+                anothers += 1
+                continue
             track = state.tracks.get(device_id)
             if track is None:
                 track = state.tracks[device_id] = Track()
-            fix = Fix(time_ms, report_id, *ecef_mm(lat_e7, lon_e7), accuracy_mm)
+            fix = Fix(time_ms, fix_time_ms, report_id, *ecef_mm(lat_e7, lon_e7), accuracy_mm)
             index = track.add(fix)
             if index is None:
                 continue  # sent again
             case_ids = state.cases_of.get(device_id)
             if case_ids:
-                cause = Cause(device_id, report_id, batch.received_wall_us)
-                self._moved(device_id, track, index, case_ids, cause)
+                self._moved(device_id, track, index, case_ids, Report(device_id, report_id, batch.received_wall_us))
                 if len(track.fixes) % 64 == 0:
                     self._forget_old(device_id, track, case_ids)
             elif len(track.fixes) > 2:
@@ -180,8 +215,10 @@ class _Folding:
                 track.forget_before(state.now_ms)
         if too_late:
             self.decisions.park(f"{too_late} positions older than 2 h")
+        if anothers:
+            self.decisions.park(f"{anothers} positions from before their device changed hands")
 
-    def _moved(self, device_id: str, track: Track, index: int, case_ids: list[str], cause: Cause) -> None:
+    def _moved(self, device_id: str, track: Track, index: int, case_ids: list[str], cause: Report) -> None:
         """Looks at the stretch of time in which a new fix changes what is known."""
         fixes = track.fixes
         from_ms = fixes[index - 1].time_ms if index else fixes[0].time_ms
@@ -221,28 +258,44 @@ class _Folding:
     def equipment(self, report: EquipmentReport) -> None:
         """What a device says about itself concerns each case in which it plays a part."""
         state = self.state
-        heard = state.heard.setdefault(report.device_id, [])
-        if report.report_id in heard:
+        heard = [one for one in state.heard.get(report.device_id, ()) if one[1] > state.now_ms - WINDOW_MS]
+        state.heard[report.device_id] = heard
+        if any(report_id == report.report_id for report_id, _ in heard):
             return  # sent again
-        heard.append(report.report_id)
-        del heard[:-REMEMBERED_REPORTS]
-        kind, demand = demands.EQUIPMENT[report.event]
+        heard.append((report.report_id, state.now_ms))
         at_ms = min(report.event_time_ms, state.now_ms)
-        cause = Cause(report.device_id, report.report_id, report.received_wall_us)
+        standing = state.standing.setdefault(report.device_id, {})
+        taken_back = demands.ENDS.get(report.event)
+        ended = False
+        if taken_back:
+            # An end that is older than the beginning it would end has only come late.
+            ended = standing.get(taken_back.value, at_ms + 1) <= at_ms
+            if ended:
+                del standing[taken_back.value]
+        elif demands.EQUIPMENT[report.event][1] is Demand.RESPOND:
+            standing[report.event.value] = max(at_ms, standing.get(report.event.value, at_ms))
+        cause = Report(report.device_id, report.report_id, report.received_wall_us)
         for case_id in tuple(state.cases_of.get(report.device_id, ())):
             case_state = state.cases[case_id]
-            if not case_state.case.valid_from_ms <= state.now_ms:
-                continue
-            target = next((t for t in case_state.case.targets if report.device_id in t.device_ids), None)
-            taken_back = demands.ENDS.get(report.event)
-            if taken_back:
-                case_state.raised.pop(event_key(taken_back, report.device_id), None)
-            elif demand is Demand.RESPOND:
-                case_state.raised[event_key(report.event, report.device_id)] = at_ms
-            self.decisions.alert(case_state, kind, demand, at_ms, target=target, cause=cause)
-            self.decisions.settle(case_state)
+            if case_state.case.valid_from_ms <= state.now_ms:
+                if taken_back and ended:
+                    case_state.raised.pop(event_key(taken_back, report.device_id), None)
+                self._raise(case_state, report.event, report.device_id, at_ms, cause)
+                self.decisions.settle(case_state)
 
-    def _take_back(self, case_state: CaseState, keys: tuple[str, ...], at_ms: int) -> None:
+    def _raise(self, case_state: CaseState, event: Equipment, device_id: str, at_ms: int, cause: Report | None) -> None:
+        """The alert of an equipment event in one case; what a device of that kind can't say is set aside."""
+        case = case_state.case
+        target = next((t for t in case.targets if device_id in t.device_ids), None)
+        if event not in (demands.OF_TAGS if target is None else demands.OF_PERSONS):
+            self.decisions.park(f"{event.value} from a device that can't say so")
+            return
+        kind, demand = demands.EQUIPMENT[event]
+        if demand is Demand.RESPOND:
+            case_state.raised[event_key(event, device_id)] = at_ms
+        self.decisions.alert(case_state, kind, demand, at_ms, target=target, cause=cause)
+
+    def _take_back(self, case_state: CaseState, keys: list[str], at_ms: int) -> None:
         """Ends equipment events that the case no longer asks about."""
         for key in keys:
             event, _, device_id = key.partition(" ")

@@ -9,8 +9,6 @@ from services.geofence.domain.rings import RingState
 from services.geofence.domain.rules import Rules
 from services.geofence.domain.track import Track
 
-REMEMBERED_REPORTS = 32
-
 
 @dataclass(slots=True)
 class CaseState:
@@ -62,8 +60,14 @@ class State:
     """When the log last said so, mesh time."""
     tracks: dict[str, Track] = field(default_factory=dict)
     """By device."""
-    heard: dict[str, list[str]] = field(default_factory=dict)
-    """Last equipment reports of each device, so that one sent again counts once."""
+    heard: dict[str, list[tuple[str, int]]] = field(default_factory=dict)
+    """Equipment reports of each device in the last 2 h and when they came, so that one sent again counts once."""
+    standing: dict[str, dict[str, int]] = field(default_factory=dict)
+    """By device: events that nothing has taken back, and when they began. They wait for orders that are yet to come."""
+    owners: dict[str, str] = field(default_factory=dict)
+    """Whose each device is, as the newest case says that names it."""
+    owned_since: dict[str, int] = field(default_factory=dict)
+    """Devices that changed hands, and when: what they said before is of somebody else."""
     cases: dict[str, CaseState] = field(default_factory=dict)
     incidents: dict[str, Incident] = field(default_factory=dict)
     """Open incident of each wearer who has one."""

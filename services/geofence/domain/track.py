@@ -14,6 +14,9 @@ UNKNOWN_AFTER_MS = 180_000
 """A position older than 3 minutes is unknown: fixes farther apart aren't joined by a line (domain number 4)."""
 WINDOW_MS = 7_200_000
 """How long fixes are kept for reports that come late: 2 h."""
+AFTER_ALL_MS = 1 << 62
+AHEAD_MOST_MS = 120_000
+"""Ingest refuses clocks that are farther ahead than this."""
 PREDICT_MS = 30_000
 """How long after a fix its velocity is trusted. Over 73 crossings of real tracks, holding or predicting for 30 s knew 61 of them
 at the first report of either side; holding alone knew 43."""
@@ -27,6 +30,9 @@ class Fix(NamedTuple):
     """One position; sorts by time, then by report, so that the order of arrival doesn't matter."""
 
     time_ms: int
+    """When it holds: the time of the fix, at most that of its arrival."""
+    fix_ms: int
+    """Time of the fix by the device."""
     report_id: str
     x_mm: int
     y_mm: int
@@ -67,17 +73,32 @@ class Track:
     """Fixes of one device, oldest first."""
 
     fixes: list[Fix] = field(default_factory=list)
+    ahead: bool = False
+    """The device's clock has been ahead of the log's."""
 
     def add(self, fix: Fix) -> int | None:
         """Puts a fix in its place and returns its index; None where it is there already."""
-        if not self.fixes or fix > self.fixes[-1]:
+        if not self.ahead and fix.fix_ms == fix.time_ms and (not self.fixes or fix > self.fixes[-1]):
             self.fixes.append(fix)
             return len(self.fixes) - 1
-        index = bisect_left(self.fixes, (fix.time_ms, fix.report_id))
-        if index < len(self.fixes) and self.fixes[index][:2] == fix[:2]:
+        if fix.fix_ms > fix.time_ms:
+            self.ahead = True
+        if self.ahead and self._holds(fix):
+            return None
+        index = bisect_left(self.fixes, fix[:3])
+        if index < len(self.fixes) and self.fixes[index][:3] == fix[:3]:
             return None
         self.fixes.insert(index, fix)
         return index
+
+    def _holds(self, fix: Fix) -> bool:
+        """Whether a report of a clock that is ahead is there, perhaps as of an earlier arrival."""
+        for other in reversed(self.fixes):
+            if other.time_ms < fix.fix_ms - AHEAD_MOST_MS:
+                return False
+            if (other.fix_ms, other.report_id) == (fix.fix_ms, fix.report_id):
+                return True
+        return False
 
     def last(self) -> Fix | None:
         """The newest fix."""
@@ -90,7 +111,7 @@ class Track:
             fix, before = fixes[i], fixes[i - 1]
             if fix.time_ms <= from_ms:
                 break
-            total_mm += math.dist(fix[2:5], before[2:5])
+            total_mm += math.dist(fix[3:6], before[3:6])
         return total_mm
 
     def forget_before(self, time_ms: int) -> None:
@@ -123,7 +144,7 @@ class Track:
     def _pieces(self, from_ms: int, to_ms: int, hold: bool) -> Iterator[Piece]:
         fixes = self.fixes
         last = len(fixes) - 1
-        index = max(0, bisect_right(fixes, (from_ms, "\U0010ffff")) - 1)
+        index = max(0, bisect_right(fixes, (from_ms, AFTER_ALL_MS)) - 1)
         for i in range(index, last):
             fix, following = fixes[i], fixes[i + 1]
             if fix.time_ms > to_ms:

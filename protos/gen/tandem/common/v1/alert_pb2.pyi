@@ -108,6 +108,8 @@ class Alert(_message.Message):
     DESTINATIONS_FIELD_NUMBER: _builtins.int
     INCIDENT_ENDS_FIELD_NUMBER: _builtins.int
     CAUSE_FIELD_NUMBER: _builtins.int
+    FOLD_VERSION_FIELD_NUMBER: _builtins.int
+    RULES_ID_FIELD_NUMBER: _builtins.int
     alert_id: _builtins.str
     """Hash of partition, sequence and ordinal."""
     partition: _builtins.int
@@ -138,6 +140,10 @@ class Alert(_message.Message):
     """The decision came late: decided_at is later than at by more than the rules allow."""
     incident_ends: _builtins.bool
     """No episode of the wearer is open any more: the incident ends with this alert."""
+    fold_version: _builtins.int
+    """Version of the fold that decided."""
+    rules_id: _builtins.str
+    """Settings that it decided on."""
     @_builtins.property
     def at(self) -> _timestamp_pb2.Timestamp:
         """The moment in the world for which the decision holds, to the millisecond."""
@@ -176,10 +182,12 @@ class Alert(_message.Message):
         destinations: _abc.Iterable[Global___Destination] | None = ...,
         incident_ends: _builtins.bool = ...,
         cause: Global___ReportCause | None = ...,
+        fold_version: _builtins.int = ...,
+        rules_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["at", b"at", "cause", b"cause", "decided_at", b"decided_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["alert_id", b"alert_id", "at", b"at", "case_id", b"case_id", "cause", b"cause", "decided_at", b"decided_at", "demand", b"demand", "destinations", b"destinations", "episode_id", b"episode_id", "incident_ends", b"incident_ends", "incident_id", b"incident_id", "kind", b"kind", "late", b"late", "order_id", b"order_id", "ordinal", b"ordinal", "partition", b"partition", "ring_m", b"ring_m", "sequence", b"sequence", "target_id", b"target_id", "wearer_id", b"wearer_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["alert_id", b"alert_id", "at", b"at", "case_id", b"case_id", "cause", b"cause", "decided_at", b"decided_at", "demand", b"demand", "destinations", b"destinations", "episode_id", b"episode_id", "fold_version", b"fold_version", "incident_ends", b"incident_ends", "incident_id", b"incident_id", "kind", b"kind", "late", b"late", "order_id", b"order_id", "ordinal", b"ordinal", "partition", b"partition", "ring_m", b"ring_m", "rules_id", b"rules_id", "sequence", b"sequence", "target_id", b"target_id", "wearer_id", b"wearer_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -194,22 +202,26 @@ class ReportCause(_message.Message):
     DEVICE_ID_FIELD_NUMBER: _builtins.int
     REPORT_ID_FIELD_NUMBER: _builtins.int
     RECEIVED_WALL_US_FIELD_NUMBER: _builtins.int
+    OF_WEARER_FIELD_NUMBER: _builtins.int
     device_id: _builtins.str
     """Device that reported."""
     report_id: _builtins.str
     """The device's id of the report."""
     received_wall_us: _builtins.int
     """Moment when ingest received it, wall clock, microseconds since 1970 UTC."""
+    of_wearer: _builtins.bool
+    """It is the wearer's. The probation leg tells its desk nothing of reports that aren't."""
     def __init__(
         self,
         *,
         device_id: _builtins.str = ...,
         report_id: _builtins.str = ...,
         received_wall_us: _builtins.int = ...,
+        of_wearer: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["device_id", b"device_id", "received_wall_us", b"received_wall_us", "report_id", b"report_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["device_id", b"device_id", "of_wearer", b"of_wearer", "received_wall_us", b"received_wall_us", "report_id", b"report_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -226,7 +238,7 @@ class Destination(_message.Message):
     leg: Global___Leg.ValueType
     """Which leg."""
     subject_id: _builtins.str
-    """Wearer (probation), protected person or place (police), protected person (warning)."""
+    """Wearer (probation), protected person or `order/place` (police), protected person (warning)."""
     def __init__(
         self,
         *,

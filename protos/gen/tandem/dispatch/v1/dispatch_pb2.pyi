@@ -81,7 +81,7 @@ class Assignment(_message.Message):
     leg: _alert_pb2.Leg.ValueType
     """Which leg."""
     subject_id: _builtins.str
-    """Where to: wearer, protected person or place."""
+    """Where to: wearer, protected person, or `order/place`."""
     state: Global___AssignmentState.ValueType
     """What has become of it."""
     demand: _geometry_pb2.Demand.ValueType

@@ -110,7 +110,7 @@ class OpenRing(_message.Message):
     """Radius, metres."""
     @_builtins.property
     def since(self) -> _timestamp_pb2.Timestamp:
-        """Since when."""
+        """Since when, rounded down to the minute: exact moments and a track would give the protected address."""
 
     def __init__(
         self,

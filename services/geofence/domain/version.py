@@ -1,0 +1,4 @@
+"""Version of the fold."""
+
+VERSION = 1
+"""It grows with every change that could alter a decision; the log tells older processes to stop."""
