@@ -270,7 +270,9 @@ def test_one_record_each_and_no_demand_lost_in_any_order(
     for subject in told:
         steps = [event for event in story.events if getattr(event, "assignment_id", None) == story.id_of(subject)]
         assert story.of(subject).number == len(steps)
-        assert sum(isinstance(step, Offered) for step in steps) == (1 if subject in asked else 0)
+        offers = sum(isinstance(step, Offered) for step in steps)
+        # Only a warning is offered again: once for each graver demand after it was confirmed.
+        assert offers in (range(1, 4) if leg == "warning" else (1,)) if subject in asked else offers == 0
     # An end leaves nothing open; without one nothing is stood down.
     stood_down = [one.state is State.STOOD_DOWN for one in story.incident.assignments.values()]
     assert all(stood_down) if ended else not any(stood_down)
