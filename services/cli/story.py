@@ -93,6 +93,7 @@ class Stage:
         self.wearer_id = plan.id("wearer")
         self.person_id = plan.id("person")
         self.home_id = plan.id("home")
+        self.home_destination = f"{self.order_id}/{self.home_id}"
         self.began_ms = clients.clock.now_ms()
         """Mesh time."""
         self.match_ms: float | None = None
@@ -100,7 +101,7 @@ class Stage:
         self._matches = matches
         self._desks = desks
         self._head_end = head_end
-        self._destinations = {"probation": (self.wearer_id,), "police": (self.person_id, self.home_id)}
+        self._destinations = {"probation": (self.wearer_id,), "police": (self.person_id, self.home_destination)}
         self._order_put_wall_us = 0
         self._reports = 0
 

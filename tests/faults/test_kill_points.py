@@ -67,7 +67,7 @@ async def play_and_kill(mesh: RunningMesh, victims: Mapping[str, Sequence[str]])
     assert assignments == {
         ("probation", stage.wearer_id): 1,
         ("police", stage.person_id): 1,
-        ("police", stage.home_id): 1,
+        ("police", stage.home_destination): 1,
         ("warning", stage.person_id): 1,
     }
 
