@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 import os
 import signal
 import subprocess
@@ -69,7 +70,7 @@ class Measured:
     seconds: float
     sent: Sent
     latencies_ms: Mapping[str, list[float]]
-    """By leg, of the triggers that arrived; `both` is the later one of the two agencies' legs."""
+    """By leg, of all triggers; `both` is the later one of the two agencies' legs."""
     lost: int
     """Triggers that some leg didn't offer."""
     used: Usage
@@ -107,13 +108,12 @@ class Offers:
         return sum(any(one not in seen for seen in self._seen.values()) for one in triggers)
 
     def latencies_ms(self, started: float, triggers: Mapping[Trigger, float]) -> dict[str, list[float]]:
-        """From due to offered, by leg."""
+        """From due to offered, by leg; infinite where it is lost, since leaving it out would flatter the rest."""
         found = {
-            leg: {one: (seen[one] - started - due_s) * 1000 for one, due_s in triggers.items() if one in seen}
+            leg: {one: (seen.get(one, math.inf) - started - due_s) * 1000 for one, due_s in triggers.items()}
             for leg, seen in self._seen.items()
         }
-        first, second = (found[leg] for leg in AGENCIES)
-        both = [max(first[one], second[one]) for one in triggers if one in first and one in second]
+        both = [max(found[leg][one] for leg in AGENCIES) for one in triggers]
         return {leg: list(by_trigger.values()) for leg, by_trigger in found.items()} | {"both": both}
 
 

@@ -105,9 +105,9 @@ def test_a_latency_counts_from_when_a_report_was_due_to_the_first_offer_and_a_mi
 
     assert offers.latencies_ms(100.0, triggers) == {
         "probation": [250.0, 500.0],
-        "police": [1250.0],
-        "warning": [2250.0],
-        "both": [1250.0],
+        "police": [1250.0, math.inf],
+        "warning": [2250.0, math.inf],
+        "both": [1250.0, math.inf],
     }
     assert offers.lost(triggers) == 1
 
