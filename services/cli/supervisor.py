@@ -117,7 +117,12 @@ class Supervisor:
         delay = FIRST_DELAY_S
         while not self._stopping.is_set():
             began = time.monotonic()
-            outcome = await self._run_once(program)
+            try:
+                outcome = await self._run_once(program)
+            except (
+                OSError
+            ) as error:  # a full disk: its log or mesh.json can't be written; it must run again all the same
+                outcome = f"{type(error).__name__} {error.errno}"
             if self._stopping.is_set():
                 return
             if time.monotonic() - began >= HEALTHY_AFTER_S:
@@ -127,6 +132,13 @@ class Supervisor:
                 await asyncio.wait_for(self._stopping.wait(), timeout=delay)
             except TimeoutError:
                 delay = min(2 * delay, LAST_DELAY_S)
+
+    def _tell(self) -> None:
+        """Tells of a change of pids; that it can't be written down ends no program."""
+        try:
+            self.on_change()
+        except OSError as error:
+            self._say(f"the list of processes can't be written: {error.strerror}")
 
     async def _run_once(self, program: Program) -> str:
         with program.log.open("ab") as log:
@@ -140,7 +152,7 @@ class Supervisor:
             )
         self._guardian.started(process.pid)
         self.pids[program.name] = process.pid
-        self.on_change()
+        self._tell()
         ended = asyncio.create_task(process.wait())
         stop = asyncio.create_task(self._stopping.wait())
         await asyncio.wait({ended, stop}, return_when=asyncio.FIRST_COMPLETED)
@@ -154,7 +166,7 @@ class Supervisor:
         code = await ended
         self._guardian.ended(process.pid)
         del self.pids[program.name]
-        self.on_change()
+        self._tell()
         return signal.Signals(-code).name if code < 0 else f"exit code {code}"
 
 

@@ -86,6 +86,7 @@ class Bus:
             raise AlreadyThere(subject)
         if error.get("err_code") in _STORE_FULL:
             raise StoreFull("the log is full", retry_after_s=5.0)
+        self._last_failure_s = asyncio.get_running_loop().time()
         raise Unavailable(f"JetStream refused the message: {error.get('description')}")
 
     async def _request(self, subject: str, payload: bytes, headers: dict[str, str] | None) -> bytes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import asynccontextmanager
@@ -49,7 +50,9 @@ class Database:
         An awaited statement changes threads three times, a visit once. A caller who is cancelled waits for its end.
         """
         async with self._one_at_a_time:
-            made = asyncio.get_running_loop().run_in_executor(self._thread, self._visit, work)
+            made = asyncio.get_running_loop().run_in_executor(
+                self._thread, contextvars.copy_context().run, self._visit, work
+            )
             try:
                 return await asyncio.shield(made)
             except asyncio.CancelledError:

@@ -4,9 +4,28 @@ from __future__ import annotations
 
 import logging
 import sys
-from typing import TextIO
+from contextlib import suppress
+from typing import TextIO, cast
 
 import structlog
+
+
+class _NeverFails:
+    """A log that can't be written, as on a full disk, must not end the work that it tells of."""
+
+    def __init__(self, output: TextIO) -> None:
+        self._output = output
+
+    def write(self, text: str) -> int:
+        """Writes, or drops the text."""
+        with suppress(OSError):
+            self._output.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        """Flushes, or gives up."""
+        with suppress(OSError):
+            self._output.flush()
 
 
 def configure(service: str, output: TextIO = sys.stderr) -> None:
@@ -21,7 +40,7 @@ def configure(service: str, output: TextIO = sys.stderr) -> None:
             structlog.processors.JSONRenderer(),
         ],
         wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
-        logger_factory=structlog.PrintLoggerFactory(file=output),
+        logger_factory=structlog.PrintLoggerFactory(file=cast(TextIO, _NeverFails(output))),
         cache_logger_on_first_use=True,
     )
     structlog.contextvars.bind_contextvars(service=service)

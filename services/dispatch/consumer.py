@@ -9,8 +9,9 @@ from typing import TypeVar
 
 from services.common import flow, pull
 from services.common.bus import Bus
-from services.common.errors import InvalidField
+from services.common.errors import InvalidField, StoreFull
 from services.common.pull import Delivered
+from services.common.telemetry import logger
 from services.dispatch import translate
 from services.dispatch.leg import Leg, retried
 
@@ -68,5 +69,10 @@ async def _settle(
             await pull.ack(bus, message)
     for message, error in malformed:
         subject = flow.parked_subject(durable, message.stream, message.sequence)
-        await bus.park(subject, message.stream, message.sequence, durable, str(error))
+        try:
+            await bus.park(subject, message.stream, message.sequence, durable, str(error))
+        except StoreFull:
+            logger().error(
+                "parked_is_full", stream=message.stream, sequence=message.sequence, by=durable, reason=str(error)
+            )
         await pull.ack(bus, message)

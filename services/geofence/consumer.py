@@ -8,7 +8,6 @@ written only once everything before it is acknowledged, so recovery never passes
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -45,6 +44,14 @@ class _Checkpoint:
     encoded: bytes
 
 
+@dataclass(frozen=True, slots=True)
+class _Outline:
+    """What is open after an entry; both evaluators must say the same."""
+
+    sequence: int
+    encoded: bytes
+
+
 class Evaluator:
     """Folds one partition. `state` is what has been applied; `applied` wakes those who wait for a sequence."""
 
@@ -67,9 +74,8 @@ class Evaluator:
             clock_rate=premises.clock.rate,
             clock_anchor_ms=premises.clock.anchor_ms,
         )
-        self._outgoing: deque[Alert | _Checkpoint] = deque()
-        self._parked: asyncio.Queue[Parked] = asyncio.Queue()
-        self._wake = asyncio.Event()
+        self._outgoing: asyncio.Queue[Alert | _Checkpoint | _Outline] = asyncio.Queue()
+        self._beside: asyncio.Queue[Output | _Checkpoint | _Outline] = asyncio.Queue()
         self._last_entry_wall_s = 0.0
         self._caught_up = asyncio.Event()
 
@@ -79,7 +85,7 @@ class Evaluator:
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._fold())
             tasks.create_task(self._publish())
-            tasks.create_task(self._park())
+            tasks.create_task(self._publish_beside())
             tasks.create_task(self._tick())
             await self._caught_up.wait()
             on_caught_up()
@@ -91,7 +97,7 @@ class Evaluator:
         async for messages in pull.read(self._bus, stream, self.state.sequence + 1):
             for message in messages:
                 self._apply(message)
-                if self._outgoing:
+                if not self._outgoing.empty():
                     await asyncio.sleep(0)  # a backlog must not hold up the alerts that it brings
             self._last_entry_wall_s = asyncio.get_running_loop().time()
             async with self.applied:
@@ -132,39 +138,45 @@ class Evaluator:
                 logger().critical("log_clock_ahead", partition=self.partition, sequence=message.sequence, ms=ahead_ms)
         for one in outputs:
             if isinstance(one, Parked):
-                self._parked.put_nowait(one)
+                self._beside.put_nowait(one)
             else:
-                self._outgoing.append(one)
-                self._wake.set()
-        if message.sequence % self._settings.checkpoint_every == 0:
-            self._outgoing.append(_Checkpoint(message.sequence, codec.encode(state)))
-            self._wake.set()
+                self._outgoing.put_nowait(one)
+        every = self._settings.checkpoint_every
+        if message.sequence % every == 0:
+            self._outgoing.put_nowait(_Outline(message.sequence, codec.outline(state)))
+        # Encoding a large state takes a while: never on both evaluators at once, so that one of them is always awake.
+        if message.sequence % every == every // 2 * self._settings.replica % every:
+            self._outgoing.put_nowait(_Checkpoint(message.sequence, codec.encode(state)))
 
     # ── outputs ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
     async def _publish(self) -> None:
+        """Publishes alerts, one by one and in their order; nothing else stands in this queue but checkpoints on their way."""
         while True:
-            while self._outgoing:
-                one = self._outgoing[0]
-                match one:
-                    case Alert():
-                        await self._publish_alert(one)
-                    case _Checkpoint():
-                        await self._checkpoint(one)
-                self._outgoing.popleft()
-            self._wake.clear()
-            await self._wake.wait()
+            one = await self._outgoing.get()
+            if isinstance(one, Alert):
+                await self._publish_alert(one)
+            self._beside.put_nowait(one)
 
-    async def _park(self) -> None:
-        """Sets aside what the fold parked, beside the alerts: whatever becomes of it must not hold them up."""
+    async def _publish_beside(self) -> None:
+        """Figures, what is parked, and checkpoints: behind the alerts that they belong to, and never in the way of the next."""
         stream = flow.log_stream(self.partition)
         while True:
-            one = await self._parked.get()
-            subject = flow.parked_subject("fold", stream, one.sequence)
-            try:
-                await self._bus.park(subject, stream, one.sequence, "fold", one.reason)
-            except StoreFull:
-                logger().error("parked_is_full", stream=stream, sequence=one.sequence, by="fold", reason=one.reason)
+            match await self._beside.get():
+                case Alert() as alert:
+                    figures = translate.measure_to_proto(alert).SerializeToString()
+                    subject = flow.measure_subject(self.partition, alert.alert_id)
+                    await self._bus.publish_until_stored(subject, figures, expected_last=0)
+                case Parked() as parked:
+                    subject = flow.parked_subject("fold", stream, parked.sequence)
+                    try:
+                        await self._bus.park(subject, stream, parked.sequence, "fold", parked.reason)
+                    except StoreFull:
+                        logger().error("parked_is_full", stream=stream, sequence=parked.sequence, reason=parked.reason)
+                case _Checkpoint() as checkpoint:
+                    await self._checkpoint(checkpoint)
+                case _Outline() as outline:
+                    await self._compare(outline.sequence, codec.digest(outline.encoded))
 
     async def _publish_alert(self, alert: Alert) -> None:
         message = translate.alert_to_proto(alert, self.partition).SerializeToString()
@@ -173,10 +185,6 @@ class Evaluator:
         )
         if ack and alert.incident_id:
             self._trace(alert)
-        figures = translate.measure_to_proto(alert).SerializeToString()
-        await self._bus.publish_until_stored(
-            flow.measure_subject(self.partition, alert.alert_id), figures, expected_last=0
-        )
         logger().info(
             "alert_published" if ack else "alert_already_published",
             alert_id=alert.alert_id,
@@ -198,23 +206,26 @@ class Evaluator:
     async def _checkpoint(self, checkpoint: _Checkpoint) -> None:
         try:
             await asyncio.to_thread(self._store.save, self.partition, checkpoint.sequence, checkpoint.encoded)
-            logger().info("checkpoint_written", partition=self.partition, sequence=checkpoint.sequence)
-            await self._compare_digests(checkpoint.sequence, codec.digest(checkpoint.encoded))
-        except (OSError, RetryableError, AlreadyThere) as error:
+        except OSError as error:
             # Decisions don't need it; the next one may fit. Without any, a restart replays more.
-            logger().error("checkpoint_failed", partition=self.partition, error=type(error).__name__, reason=str(error))
+            logger().error("checkpoint_failed", partition=self.partition, reason=str(error.strerror))
+        else:
+            logger().info("checkpoint_written", partition=self.partition, sequence=checkpoint.sequence)
 
-    async def _compare_digests(self, sequence: int, digest: str) -> None:
-        """Publishes the digest of the state after `sequence`; the other evaluator's must be the same."""
+    async def _compare(self, sequence: int, digest: str) -> None:
+        """Publishes the digest of what is open after `sequence`; the other evaluator's must be the same."""
         mine = self._settings.replica
-        with suppress(AlreadyThere):
-            await self._bus.publish(
-                flow.digest_subject(self.partition, sequence, mine), digest.encode(), expected_last=0
-            )
-        for other in range(self._settings.replicas):
-            theirs = await self._digest_of(sequence, other) if other != mine else None
-            if theirs is not None and theirs != digest:
-                logger().critical("evaluators_differ", partition=self.partition, sequence=sequence, other=other)
+        try:
+            with suppress(AlreadyThere):
+                await self._bus.publish(
+                    flow.digest_subject(self.partition, sequence, mine), digest.encode(), expected_last=0
+                )
+            for other in range(self._settings.replicas):
+                theirs = await self._digest_of(sequence, other) if other != mine else None
+                if theirs is not None and theirs != digest:
+                    logger().critical("evaluators_differ", partition=self.partition, sequence=sequence, other=other)
+        except RetryableError as error:
+            logger().warning("digest_not_compared", partition=self.partition, sequence=sequence, reason=error.reason)
 
     async def _digest_of(self, sequence: int, replica: int) -> str | None:
         data = await self._bus.last_of("DIGESTS", flow.digest_subject(self.partition, sequence, replica))

@@ -15,6 +15,7 @@ from services.common import flow
 from services.common.bus import Bus
 from services.common.clock import wall_us
 from services.common.errors import RetryableError, StoreFull
+from services.common.telemetry import logger
 from services.ingest import translate
 from services.ingest.domain import Equipment, Position
 from tandem.common.v1 import log_pb2
@@ -75,6 +76,7 @@ class LogWriter:
             try:
                 await self._store(entry, uuid.uuid4().hex)
             except RetryableError as error:
+                logger().warning("reports_not_stored", reports=len(positions), reason=error.reason)
                 for one in taken:
                     if not one.stored.done():
                         one.stored.set_exception(error)

@@ -218,7 +218,8 @@ class Registry:
         last_version, last_route = await records.route(device_id) or (0, b"")
         if route == last_route and not renew:
             return
-        version = last_version + 1
+        # The clock's, like a case's version: a database that was lost must not repeat message ids that the bucket has seen.
+        version = max(last_version + 1, self._clock.now_ms())
         await records.put_route(device_id, version, route, self._clock.now_ms() // DAY_MS)
         await records.enqueue(f"$KV.{flow.DEVICES_BUCKET}.{device_id}", f"route:{device_id}:{version}", route)
 
@@ -231,7 +232,8 @@ class Registry:
         """
         now_ms = self._clock.now_ms()
         day = now_ms // DAY_MS
-        async with self._changing() as records:
+        # Not a change that others wait for: the relay, which calls this, looks into the outbox next.
+        async with self.transaction() as records:
             device_ids = await records.routes_not_sent_on(day, RENEWED_AT_ONCE)
             for device_id in device_ids:
                 await self._send_route(records, device_id, renew=True)

@@ -7,6 +7,7 @@ import contextlib
 
 from services.common.bus import Bus
 from services.common.clock import MeshClock
+from services.common.errors import Unavailable
 from services.common.telemetry import logger
 from services.registry.handlers import Registry
 
@@ -29,8 +30,11 @@ class Relay:
         """Works for ever; a commit wakes it, a poll catches what was missed."""
         while True:
             change = self._registry.next_change()
-            if await self._publish_some() or await self._registry.renew_some():
-                continue
+            try:
+                if await self._publish_some() or await self._registry.renew_some():
+                    continue
+            except Unavailable as error:  # the database's: nothing is lost, the rows wait
+                logger().warning("outbox_retried", reason=error.reason)
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(POLL_S):
                     await change.wait()

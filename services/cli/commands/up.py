@@ -31,6 +31,8 @@ from services.common.clock import MeshClock
 from services.common.errors import FailedPrecondition
 from services.common.streams import PARTITIONS_MAX, Premises
 
+NO_ROOM = (10023, 10047)
+"""What JetStream answers where a stream's reservation exceeds its quota or the disk."""
 STREAM_BYTES = 1 << 30
 HEALTHY_WITHIN_S = 30.0
 POLL_S = 0.1
@@ -83,6 +85,7 @@ async def _until_signalled(options: Options) -> int:
 
 async def _run(options: Options) -> int:
     console = Console(highlight=False, soft_wrap=True)
+    os.umask(0o077)  # databases, logs and keys are for this user alone; the services inherit it
     _log(options.folder, "up").parent.mkdir(exist_ok=True)
 
     def say(line: str) -> None:
@@ -165,8 +168,15 @@ async def _create_streams(nats_url: str, options: Options) -> Premises:
             while True:
                 try:
                     return await streams.create(connection, options.partitions, clock, max_bytes=STREAM_BYTES)
-                except (nats.js.errors.ServiceUnavailableError, nats.errors.Error):
+                except nats.js.errors.APIError as error:
+                    if error.err_code in NO_ROOM:
+                        raise CommandFailed(
+                            f"{options.folder}: nats-server reserves {STREAM_BYTES >> 30} GiB for each stream: not enough disk",
+                            FAILED,
+                        ) from None
                     await asyncio.sleep(POLL_S)  # it recovers its store
+                except nats.errors.Error:
+                    await asyncio.sleep(POLL_S)
     except FailedPrecondition as error:
         raise CommandFailed(f"{options.folder}: {error.reason}", MISUSED) from None
     except TimeoutError:

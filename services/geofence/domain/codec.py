@@ -46,6 +46,21 @@ def encode(state: State) -> bytes:
     ).encode()
 
 
+def outline(state: State) -> bytes:
+    """What is open, and how much is known: small, so that it can be compared often."""
+    return json.dumps(
+        [
+            state.sequence,
+            state.now_ms,
+            {case_id: _case_state(one) for case_id, one in state.cases.items() if one.episode_id},
+            {wearer_id: one.incident_id for wearer_id, one in state.incidents.items()},
+            len(state.cases),
+            sum(len(track.fixes) for track in state.tracks.values()),
+        ],
+        sort_keys=True,
+    ).encode()
+
+
 def digest(encoded: bytes) -> str:
     """SHA-256 of an encoded state, hex."""
     return hashlib.sha256(encoded).hexdigest()
