@@ -21,7 +21,7 @@ async def main(settings: RegistrySettings) -> None:
     vault = Vault(bytes.fromhex(given) if given else read_or_make_key(settings.key_file))
     async with (
         buses.connect(settings.nats_url, "registry") as bus,
-        db.open_database(settings.database_file, MIGRATIONS) as database,
+        db.open_database(settings.database, MIGRATIONS) as database,
     ):
         premises = await streams.pass_gate(bus, settings)
         registry = Registry(database, vault, premises.clock, premises.partitions)

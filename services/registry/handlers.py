@@ -30,7 +30,7 @@ class Registry:
     """The system of record. Each method is one transaction; what it sends goes through the outbox."""
 
     def __init__(self, database: Database, vault: Vault, clock: MeshClock, partitions: int) -> None:
-        self._database = database
+        self.database = database
         self._vault = vault
         self._clock = clock
         self._partitions = partitions
@@ -43,7 +43,7 @@ class Registry:
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[Records]:
         """The store, for the time of one transaction."""
-        async with self._database.transaction() as connection:
+        async with self.database.transaction() as connection:
             yield Records(connection, self._vault)
 
     @asynccontextmanager

@@ -22,6 +22,9 @@ class RegistrySettings(CommonSettings):
     registry_key: SecretStr = SecretStr("")
     """Key that personal data is encrypted under, 64 hex digits. Where it is empty, the one in `key_file` is used."""
 
+    registry_database_url: SecretStr = SecretStr("")
+    """postgresql://user@host/database; where it is empty, the database is an SQLite file in `data_dir`."""
+
     @field_validator("registry_key")
     @classmethod
     def _is_a_key(cls, value: SecretStr) -> SecretStr:
@@ -35,9 +38,9 @@ class RegistrySettings(CommonSettings):
         return value
 
     @property
-    def database_file(self) -> Path:
-        """The database."""
-        return self.data_dir / "registry.sqlite3"
+    def database(self) -> Path | str:
+        """The SQLite file, or PostgreSQL's URL."""
+        return self.registry_database_url.get_secret_value() or self.data_dir / "registry.sqlite3"
 
     @property
     def key_file(self) -> Path:

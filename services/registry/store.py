@@ -11,6 +11,7 @@ import sqlalchemy as sa
 from pydantic import TypeAdapter
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from services.common import db
 from services.common.errors import FailedPrecondition
 from services.registry import tables
 from services.registry.domain import Device, Order, ProtectedPerson, Tag, Wearer
@@ -72,9 +73,7 @@ class Records:
 
     async def _save(self, table: sa.Table, row_id: str, values: Mapping[str, object]) -> None:
         (key,) = table.primary_key
-        updated = await self._connection.execute(sa.update(table).where(key == row_id).values(values))
-        if not updated.rowcount:
-            await self._connection.execute(sa.insert(table).values({key.name: row_id, **values}))
+        await db.upsert(self._connection, table, {key.name: row_id}, values)
 
     # ── records of the agencies ──────────────────────────────────────────────────────────────────────────────────────
 
@@ -294,5 +293,5 @@ class Records:
 
 
 def _content(record: Record) -> bytes:
-    content: bytes = _CODECS[type(record)].dump_json(record)
+    content: bytes = _CODECS[type(record)].dump_json(record, exclude_defaults=True)
     return content

@@ -17,6 +17,7 @@ from grpc_status import rpc_status
 
 from services.common import ids, rpc
 from tandem.registry.v1 import registry_pb2
+from tests.conftest import ENGINES
 from tests.support import records
 from tests.support.registry import MOJ, NPA, SECRET, WITHIN_S, Client, RegistryMesh, running_registry
 
@@ -28,10 +29,11 @@ def growing(versions: list[int]) -> bool:
     return all(one < other for one, other in pairwise(versions))
 
 
-@pytest.fixture(scope="module")
-def mesh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RegistryMesh]:
-    """One registry for the tests of this file; each uses ids and numbers of its own."""
-    with running_registry(tmp_path_factory.mktemp("registry"), PARTITIONS) as running:
+@pytest.fixture(scope="module", params=ENGINES)
+def mesh(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RegistryMesh]:
+    """One registry on each engine for the tests of this file; each uses ids and numbers of its own."""
+    url = request.getfixturevalue("postgres").new_database() if request.param == "postgres" else ""
+    with running_registry(tmp_path_factory.mktemp("registry"), PARTITIONS, url) as running:
         yield running
 
 

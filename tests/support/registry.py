@@ -17,6 +17,7 @@ from services.common.bus import Bus
 from services.common.clock import MeshClock
 from tandem.common.v1 import log_pb2
 from tandem.registry.v1 import registry_pb2, registry_pb2_grpc
+from tests.support import postgres
 from tests.support.nats import TestServer, free_port, running_server
 from tests.support.processes import Service, spawn
 
@@ -30,17 +31,19 @@ STREAM_BYTES = 64 << 20
 class RegistryMesh:
     """A running registry and the nats-server that it publishes to."""
 
-    def __init__(self, nats: TestServer, folder: Path, port: int, partitions: int) -> None:
+    def __init__(self, nats: TestServer, folder: Path, port: int, partitions: int, database_url: str) -> None:
         self.nats = nats
         self.data_dir = folder / "registry"
         self.address = f"127.0.0.1:{port}"
         self.partitions = partitions
+        self.database_url = database_url
         self.env = {
             "TANDEM_PORT": str(port),
             "TANDEM_NATS_URL": nats.url,
             "TANDEM_NATS_MONITOR_URL": nats.monitor_url,
             "TANDEM_DATA_DIR": str(self.data_dir),
             "TANDEM_DEV_SECRET": SECRET,
+            "TANDEM_REGISTRY_DATABASE_URL": database_url,
         }
         self.service: Service
 
@@ -53,6 +56,8 @@ class RegistryMesh:
 
     def query(self, statement: str) -> list[Any]:
         """Rows of the database, read behind the registry's back."""
+        if self.database_url:
+            return postgres.run_apart(postgres.fetch(self.database_url, statement))
         with closing(sqlite3.connect(self.data_dir / "registry.sqlite3")) as database:
             return database.execute(statement).fetchall()
 
@@ -125,11 +130,11 @@ class Client:
 
 
 @contextmanager
-def running_registry(folder: Path, partitions: int) -> Iterator[RegistryMesh]:
-    """A registry that is starting; everything is killed at the end."""
+def running_registry(folder: Path, partitions: int, database_url: str = "") -> Iterator[RegistryMesh]:
+    """A registry that is starting, on an SQLite file or behind a URL; everything is killed at the end."""
     with running_server(folder / "nats") as nats:
         asyncio.run(_create_streams(nats.url, partitions))
-        mesh = RegistryMesh(nats, folder, free_port(), partitions)
+        mesh = RegistryMesh(nats, folder, free_port(), partitions, database_url)
         with spawn("services.registry", mesh.env, folder / "registry.log") as service:
             mesh.service = service
             yield mesh
