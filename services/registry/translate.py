@@ -196,11 +196,16 @@ def check_area(order: Order, area: ServiceArea) -> None:
         shape = place.shape
         if isinstance(shape, Circle):
             if not area.holds(shape.lat_deg, shape.lon_deg):
-                raise InvalidField(f"places[{n}].circle", f"lies outside {area.name}")
+                raise InvalidField(
+                    f"places[{n}].circle", f"lies outside {area.name}, the service area (TANDEM_SERVICE_AREA)"
+                )
             continue
         for v, vertex in enumerate(shape.vertices):
             if not area.holds(vertex.lat_deg, vertex.lon_deg):
-                raise InvalidField(f"places[{n}].polygon.vertices[{v}]", f"lies outside {area.name}")
+                raise InvalidField(
+                    f"places[{n}].polygon.vertices[{v}]",
+                    f"lies outside {area.name}, the service area (TANDEM_SERVICE_AREA)",
+                )
 
 
 def _version(value: int) -> int:
