@@ -208,16 +208,16 @@ class Server:
 
 @asynccontextmanager
 async def serve(
-    settings: CommonSettings, add_servicer: Callable[[grpc.aio.Server], None], service_name: str
+    settings: CommonSettings, add_servicer: Callable[[grpc.aio.Server], None], *service_names: str
 ) -> AsyncIterator[Server]:
-    """A started server for one service; at the end it says NOT_SERVING, lets calls finish for 5 s and stops."""
+    """A started server; at the end it says NOT_SERVING, lets calls finish for 5 s and stops."""
     server = grpc.aio.server(
         interceptors=[Gatekeeper(settings.dev_secret)], options=_SERVER_OPTIONS, maximum_concurrent_rpcs=20_000
     )
     add_servicer(server)
     health_servicer = health.aio.HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(health_servicer, server)
-    reflection.enable_server_reflection((service_name, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
+    reflection.enable_server_reflection((*service_names, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
     address = f"[{settings.host}]:{settings.port}" if ":" in settings.host else f"{settings.host}:{settings.port}"
     credentials = _server_credentials(settings) if settings.tls else None
     port = server.add_secure_port(address, credentials) if credentials else server.add_insecure_port(address)

@@ -187,6 +187,7 @@ def test_durable_names_are_those_of_the_legs() -> None:
     assert {stream: names for stream, names in durables.items() if names} == {
         flow.ALERTS.name: {flow.alerts_durable(leg) for leg in flow.LEGS},
         flow.INCIDENTS.name: {flow.peers_durable(leg) for leg in flow.LEGS},
+        flow.DISCLOSURES.name: {flow.DISCLOSURES_DURABLE},
     }
 
 
@@ -199,6 +200,8 @@ def test_the_subjects_that_are_made_are_those_of_the_table() -> None:
         flow.incident_subject("police", "i"): "incident.{leg}.{incident_id}",
         flow.parked_subject("fold", "LOG_0", 7): "parked.{by}.{stream}.{sequence}",
         flow.digest_subject(0, 5, 1): "digest.{p}.{sequence}.{replica}",
+        flow.ledger_head_subject(5): "ledger.head.{sequence}",
+        flow.disclosure_subject("police", "d"): "disclosure.{by}.{disclosure_id}",
     }
     assert set(made.values()) == {row.subject for row in flow.FLOWS}
     for subject, row_subject in made.items():

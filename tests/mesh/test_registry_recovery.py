@@ -16,7 +16,7 @@ from services.common import bus as buses
 from services.common import db, ids
 from services.common.clock import MeshClock, wall_us
 from services.common.errors import FailedPrecondition
-from services.registry import store, tables, translate
+from services.registry import store, tables, tables_ledger, translate
 from services.registry.handlers import DAY_MS, Registry
 from services.registry.store import MIGRATIONS
 from services.registry.vault import Vault
