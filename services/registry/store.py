@@ -132,7 +132,8 @@ class Records:
         for table in SEALED_TABLES:
             (key,) = table.primary_key
             ids = await self.keys.without(table, limit)
-            for record_id, record in zip(sorted(ids), await self.all_of(table, ids), strict=True):
+            for record in await self.all_of(table, ids):
+                record_id = getattr(record, key.name)
                 sealed = await self._sealed(f"{table.name}/{record_id}", record)
                 await self._connection.execute(sa.update(table).where(key == record_id).values(sealed=sealed))
             if ids:
