@@ -268,11 +268,11 @@ PERSON = Schema(
             "name_latin",
             name_latin_level,
             (
-                Level("ALIKE", "one name can be read as the other, across Hangul and Latin spellings", 0.9, 5e-4),
+                Level("ALIKE", "one name can be read as the other, across Hangul and Latin spellings", 0.92, 5e-4),
                 Level(
-                    "CLOSE", "one name can nearly be read as the other, across Hangul and Latin spellings", 0.05, 2e-3
+                    "CLOSE", "one name can nearly be read as the other, across Hangul and Latin spellings", 0.06, 2e-3
                 ),
-                Level("DIFFERENT", "the names differ, across Hangul and Latin spellings", 0.05, 0.9975),
+                Level("DIFFERENT", "the names differ, across Hangul and Latin spellings", 0.02, 0.9975),
             ),
         ),
         Field(

@@ -161,8 +161,8 @@ def _cross_likeness(syllables: str, latin: tuple[str, ...]) -> float:
 
 
 def _orders(latin: tuple[str, ...]) -> Iterable[tuple[str, ...]]:
-    """The words as they are, with the last in front (given name first), and with the first at the end."""
-    return dict.fromkeys((latin, latin[-1:] + latin[:-1], latin[1:] + latin[:1]))
+    """The words as they are, and with the last in front, as where the given name came first."""
+    return dict.fromkeys((latin, latin[-1:] + latin[:-1]))
 
 
 @dataclass(frozen=True, slots=True)
@@ -232,7 +232,7 @@ def _alignment(syllables: str, words: tuple[str, ...]) -> float:
 # ── Latin and Latin ──────────────────────────────────────────────────────────────────────────────────────────────────
 
 _FOLDS = """
-sh=s ch=j kh=k ph=p th=t wh=hw ck=k yeo=yu you=yu yoo=yu eo=u eu=u oo=u ou=u wu=u uh=u ae=e ai=e ay=e oi=oe ee=i ie=i ah=a oh=o
+sh=s ch=j kh=k ph=p th=t wh=hw ck=k yeo=yu you=yu yoo=yu eo=u eu=u oo=u ou=u wu=u uh=u ae=e ai=e ay=e oi=oe ui=i ee=i ie=i ah=a oh=o
 g=k d=t b=p z=j r=l c=k f=p q=k
 """
 _FOLDED = tuple(one.split("=") for one in _FOLDS.split())
