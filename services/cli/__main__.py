@@ -7,7 +7,7 @@ import sys
 import grpc.aio
 import typer
 
-from services.cli.commands import backtest, demo, incidents, ledger, replay, up
+from services.cli.commands import backtest, demo, import_, incidents, ledger, replay, up
 from services.cli.failure import FAILED, MISUSED, CommandFailed, of_rpc
 
 app = typer.Typer(
