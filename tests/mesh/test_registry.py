@@ -306,23 +306,3 @@ async def test_only_the_police_records_system_puts_an_order(
         await client.stub.PutOrder(request, metadata=metadata)
     assert refusal.value.code() is code
     assert client.mesh.query("select * from orders where order_id = 'o-role'") == []
-
-
-async def test_names_and_numbers_are_in_no_file_and_no_log_line(client: Client) -> None:
-    number = unused_number()
-    wearer = records.wearer("w-secret", number)
-    wearer.name, wearer.birth_date = "남궁비밀", "1977-07-17"
-    order = records.order("o-secret", ("p-secret",), number)
-    order.respondent.name, order.respondent.birth_date = wearer.name, wearer.birth_date
-    person = records.person("p-secret")
-    person.name = "황보비밀"
-    await client.put(wearer, person, order)
-    await client.cases()
-    held = b"".join(path.read_bytes() for path in client.mesh.data_dir.iterdir())
-    held += client.mesh.service.log().encode()
-    assert b"w-secret" in held and b"o-secret" in held and b"p-secret" in held
-    for text in (number, number.replace("-", ""), wearer.name, person.name, wearer.birth_date):
-        for secret in (text.encode(), text.encode("utf-16-le"), text.encode("unicode_escape")):
-            assert secret not in held
-    for _, snapshot in await client.cases():
-        assert wearer.name.encode() not in snapshot.SerializeToString()

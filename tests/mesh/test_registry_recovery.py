@@ -16,8 +16,9 @@ from services.common import bus as buses
 from services.common import db, ids
 from services.common.clock import MeshClock, wall_us
 from services.common.errors import FailedPrecondition
-from services.registry import store, tables, tables_ledger, translate
-from services.registry.handlers import DAY_MS, Registry
+from services.registry import store, tables, translate
+from services.registry.cases import DAY_MS
+from services.registry.handlers import Registry
 from services.registry.store import MIGRATIONS
 from services.registry.vault import Vault
 from tests.support import records

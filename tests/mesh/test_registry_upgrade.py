@@ -49,7 +49,7 @@ def fill(connection: Connection) -> None:
     """Rows as the first version of the registry wrote them, in the columns that its tables had."""
 
     def insert(table: str, **values: object) -> None:
-        columns = [sa.column(name) for name in values]
+        columns: list[sa.ColumnClause[object]] = [sa.column(name) for name in values]
         connection.execute(sa.insert(sa.table(table, *columns)).values(values))
 
     def sealed(table: str, record_id: str, record: dict[str, Any]) -> dict[str, object]:

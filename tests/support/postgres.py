@@ -38,11 +38,12 @@ class PostgresServer:
     def new_database(self) -> str:
         """The URL of a new, empty database."""
         name = f"test_{next(self._numbers)}"
-        run_apart(_execute(self.url("postgres"), f"create database {name}"))
+        run_apart(execute(self.url("postgres"), f"create database {name}"))
         return self.url(name)
 
 
-async def _execute(url: str, statement: str) -> None:
+async def execute(url: str, statement: str) -> None:
+    """Does something in a database."""
     connection = await asyncpg.connect(url)
     try:
         await connection.execute(statement)

@@ -16,7 +16,7 @@ from services.common import flow, pull, rpc, streams
 from services.common.bus import Bus
 from services.common.clock import MeshClock
 from tandem.common.v1 import log_pb2
-from tandem.registry.v1 import registry_pb2, registry_pb2_grpc
+from tandem.registry.v1 import disclosure_pb2_grpc, registry_pb2, registry_pb2_grpc
 from tests.support import postgres
 from tests.support.nats import TestServer, free_port, running_server
 from tests.support.processes import Service, spawn
@@ -54,12 +54,30 @@ class RegistryMesh:
         async with rpc.channel(self.address) as channel, buses.connect(self.nats.url, "test") as bus:
             yield Client(self, channel, bus)
 
+    def held(self) -> bytes:
+        """All that the registry has written: its database's files, its data folder and its log."""
+        folders = [self.data_dir]
+        if self.database_url:
+            postgres.run_apart(postgres.execute(self.database_url, "checkpoint"))
+            folders.append(Path(self.database_url.partition("host=")[2]))
+        paths = (path for folder in folders for path in folder.rglob("*") if path.is_file())
+        return b"".join(path.read_bytes() for path in paths) + self.service.log().encode()
+
     def query(self, statement: str) -> list[Any]:
         """Rows of the database, read behind the registry's back."""
         if self.database_url:
             return postgres.run_apart(postgres.fetch(self.database_url, statement))
         with closing(sqlite3.connect(self.data_dir / "registry.sqlite3")) as database:
             return database.execute(statement).fetchall()
+
+    def change(self, statement: str) -> None:
+        """Changes the database behind the registry's back."""
+        if self.database_url:
+            postgres.run_apart(postgres.execute(self.database_url, statement))
+            return
+        with closing(sqlite3.connect(self.data_dir / "registry.sqlite3", timeout=10)) as database:
+            database.execute(statement)
+            database.commit()
 
 
 class Client:
@@ -69,6 +87,7 @@ class Client:
         self.mesh = mesh
         self.bus = bus
         self.stub = registry_pb2_grpc.RegistryServiceStub(channel)
+        self.disclosures = disclosure_pb2_grpc.DisclosureServiceStub(channel)
 
     async def put(self, *messages: Any) -> list[str]:
         """Puts records, each as the agency that may; returns the outcomes' names."""
@@ -98,8 +117,12 @@ class Client:
 
     async def drained(self) -> None:
         """Returns once the outbox is empty."""
+        await self.until("select 1 where not exists (select 1 from outbox where sent_at_ms is null)")
+
+    async def until(self, statement: str) -> None:
+        """Returns once a query finds something."""
         async with asyncio.timeout(WITHIN_S):
-            while self.mesh.query("select count(*) from outbox where sent_at_ms is null")[0][0]:  # noqa: ASYNC110
+            while not self.mesh.query(statement):  # noqa: ASYNC110
                 await asyncio.sleep(0.02)
 
     async def cases(self) -> list[tuple[int, log_pb2.CaseSnapshot]]:
