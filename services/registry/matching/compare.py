@@ -72,11 +72,6 @@ class Comparison:
     evidence: tuple[Evidence, ...]
     """One for each field, in fixed order; those that aren't stated weigh 0."""
 
-    @property
-    def basis(self) -> str:
-        """The evidence as text without personal data: equal exactly when the levels of all fields are."""
-        return " ".join(f"{one.field}={one.level}" for one in self.evidence)
-
 
 def compare(left: Person, right: Person) -> Comparison:
     """Compares a respondent with a wearer; the order doesn't matter.
