@@ -26,7 +26,7 @@ respondent in six or seven wears a tag)."""
 POSSIBLE = 10.0
 """Bits from which a person has to look: one chance in 130 under the same assumption."""
 
-MAX_VALUES = 8
+MAX_VALUES = 4
 """Names, phones or addresses of one record that are compared."""
 _MAX_TEXT = 200
 """Characters of an address that are read."""

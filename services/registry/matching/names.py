@@ -20,7 +20,9 @@ from services.registry.matching import hangul, surnames
 MAX_READ = 256
 """Characters of a name that are looked at, before what isn't a letter is dropped."""
 MAX_LETTERS = 64
-"""Letters of a name that are compared."""
+"""Letters of a name that are compared, in Latin letters."""
+MAX_SYLLABLES = 24
+"""Syllables of a name that are compared, in Hangul."""
 _LIKELY = 24
 """Candidates that a quick look leaves for the full comparison."""
 _WORD_COST = 0.2
@@ -96,7 +98,7 @@ def words(name: str) -> tuple[str, ...]:
 @functools.lru_cache(maxsize=4096)
 def _parse(name: str) -> _Name:
     composed = unicodedata.normalize("NFKC", name)
-    syllables = "".join(filter(hangul.is_syllable, composed))[:MAX_LETTERS]
+    syllables = "".join(filter(hangul.is_syllable, composed))[:MAX_SYLLABLES]
     if syllables:
         return _Name(syllables, ())
     plain = "".join(c for c in unicodedata.normalize("NFKD", composed.casefold()) if not unicodedata.combining(c))
