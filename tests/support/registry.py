@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager, closing, contextmanager
 from pathlib import Path
 from typing import Any
@@ -89,12 +89,12 @@ class Client:
         self.stub = registry_pb2_grpc.RegistryServiceStub(channel)
         self.disclosures = disclosure_pb2_grpc.DisclosureServiceStub(channel)
 
-    async def put(self, *messages: Any) -> list[str]:
+    async def put(self, *messages: Any, wait_for_ready: bool = True) -> list[str]:
         """Puts records, each as the agency that may; returns the outcomes' names."""
         outcomes = []
         for message in messages:
             call, metadata = self._call(message)
-            answer = await call(metadata=metadata, timeout=10, wait_for_ready=True)
+            answer = await call(metadata=metadata, timeout=10, wait_for_ready=wait_for_ready)
             outcomes.append(registry_pb2.PutOutcome.Name(answer.outcome))
         return outcomes
 
@@ -153,12 +153,18 @@ class Client:
 
 
 @contextmanager
-def running_registry(folder: Path, partitions: int, database_url: str = "") -> Iterator[RegistryMesh]:
+def running_registry(
+    folder: Path,
+    partitions: int,
+    database_url: str = "",
+    module: str = "services.registry",
+    env: Mapping[str, str] | None = None,
+) -> Iterator[RegistryMesh]:
     """A registry that is starting, on an SQLite file or behind a URL; everything is killed at the end."""
     with running_server(folder / "nats") as nats:
         asyncio.run(_create_streams(nats.url, partitions))
         mesh = RegistryMesh(nats, folder, free_port(), partitions, database_url)
-        with spawn("services.registry", mesh.env, folder / "registry.log") as service:
+        with spawn(module, {**mesh.env, **(env or {})}, folder / "registry.log") as service:
             mesh.service = service
             yield mesh
 
