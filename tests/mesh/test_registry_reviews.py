@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 
 from services.common import db
-from services.common.clock import MeshClock, wall_us
 from services.common.errors import FailedPrecondition, NotFound
 from services.registry import translate
 from services.registry.domain import EndReason, OrderEnd
@@ -21,18 +20,10 @@ from services.registry.vault import Vault
 from tandem.common.v1 import log_pb2
 from tandem.registry.v1 import registry_pb2
 from tests.support import records
+from tests.support.clock import Settable
 
 DESK = "spiffe://npa/desk/test"
 ALL = tuple(ReviewState)
-
-
-class Settable(MeshClock):
-    """A mesh clock that a test puts forward."""
-
-    ahead_ms = 0
-
-    def now_ms(self) -> int:
-        return wall_us() // 1000 + type(self).ahead_ms
 
 
 class Agencies:
