@@ -178,7 +178,9 @@ async def test_bytes_that_are_no_text_are_refused(client: Client, name: bytes) -
     raw = registry_pb2.PutProtectedPersonRequest(protected_person=message).SerializeToString()
     assert raw.count(b"?" * len(name)) == 1
     async with rpc.channel(client.mesh.address) as channel:
-        method = channel.unary_unary("/tandem.registry.v1.RegistryService/PutProtectedPerson")
+        method: grpc.aio.UnaryUnaryMultiCallable[bytes, Any] = channel.unary_unary(
+            "/tandem.registry.v1.RegistryService/PutProtectedPerson"
+        )
         with pytest.raises(grpc.aio.AioRpcError) as refusal:
             await method(raw.replace(b"?" * len(name), name), metadata=rpc.bearer(NPA, SECRET))
     assert refusal.value.code() is Code.INVALID_ARGUMENT
