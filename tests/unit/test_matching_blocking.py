@@ -56,6 +56,25 @@ def test_a_slip_in_the_date_of_birth_is_survived_across_scripts(name: str, born:
     assert meet(NAMED, Person(names=(name,), birth_date=born))
 
 
+@pytest.mark.parametrize(
+    ("name", "born"),
+    [
+        ("김민존", date(1979, 3, 12)),
+        ("김민존", date(1981, 3, 12)),
+        ("김민존", date(1980, 3, 21)),
+        ("Kim Minjon", date(1980, 4, 19)),
+        ("김민존", date(1960, 3, 12)),
+        ("Kim Minjon", date(1908, 3, 12)),
+        ("김밀준", date(1980, 12, 3)),
+        ("김밀준", date(1908, 3, 12)),
+    ],
+)
+def test_a_slip_in_the_name_too_is_survived(name: str, born: date) -> None:
+    other = Person(names=(name,), birth_date=born)
+    assert meet(NAMED, other)
+    assert not meet(Person(names=NAMED.names), Person(names=(name,)))
+
+
 @given(st.dates(date(1930, 1, 1), date(2010, 12, 31)), st.sampled_from(LUNAR_LAG_DAYS))
 def test_a_lunar_date_finds_its_solar_one(born: date, lag_days: int) -> None:
     assert meet(replace(NAMED, birth_date=born), replace(NAMED, birth_date=born + timedelta(lag_days)))
