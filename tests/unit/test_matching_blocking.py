@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from services.registry.matching import blocking
-from services.registry.matching.compare import LUNAR_LAG_DAYS, Person
+from services.registry.matching.compare import LUNAR_LAG_DAYS, Person, Verdict, compare
 
 ONE = Person("8003121234567", ("김민준",), date(1980, 3, 12), "M", ("010-1234-5678",), ("경기도 남양주시 다산로 45",))
 NAMED = Person(names=ONE.names, birth_date=ONE.birth_date)
@@ -73,6 +73,13 @@ def test_a_slip_in_the_name_too_is_survived(name: str, born: date) -> None:
     other = Person(names=(name,), birth_date=born)
     assert meet(NAMED, other)
     assert not meet(Person(names=NAMED.names), Person(names=(name,)))
+
+
+def test_a_lunar_date_that_slips_over_the_new_year_is_survived_with_another_spelling() -> None:
+    one = Person(names=("김서준",), birth_date=date(1980, 12, 5))
+    other = Person(names=("Kim So Jun",), birth_date=date(1981, 1, 10))
+    assert compare(one, other).verdict is Verdict.POSSIBLE
+    assert meet(one, other)
 
 
 @given(st.dates(date(1930, 1, 1), date(2010, 12, 31)), st.sampled_from(LUNAR_LAG_DAYS))
