@@ -6,6 +6,7 @@ The record and all that follows from it are written in one transaction; what mus
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -25,7 +26,7 @@ from services.registry.store import Record, Records
 from services.registry.vault import Vault
 
 RENEWED_AT_ONCE = 50
-COMPLETED_AT_ONCE = 500
+COMPLETED_AT_ONCE = 200
 
 
 class Registry:
@@ -41,6 +42,12 @@ class Registry:
     def next_change(self) -> asyncio.Event:
         """An event that is set after the next commit. Take it first, look into the store, then wait for it."""
         return self._change
+
+    async def wait_for(self, change: asyncio.Event, at_most_s: float = 1.0) -> None:
+        """Waits until a change is there. Those of another process on the same database aren't heard: look again after a while."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(at_most_s):
+                await change.wait()
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[Records]:
@@ -72,20 +79,24 @@ class Registry:
             if await records.fact("log") != log_identity.encode():
                 await records.begin_new_log()
                 await records.note("log", log_identity.encode())
-        while await self._complete_some():
-            pass
-
-    async def _complete_some(self) -> bool:
-        """Gives digests and keys to some of the records that were stored before there were any; false where none is left."""
-        done = False
         for kind, table in _TABLES.items():
+            await self._complete(kind, table)
+
+    async def _complete(self, kind: Kind, table: sa.Table) -> None:
+        """Gives digests and keys to the records that were stored before there were any, and matches them by those."""
+        (key,) = table.primary_key
+        after = ""
+        while True:
             async with self.transaction() as records:
-                (key,) = table.primary_key
-                ids = await records.reviews.without_digest(kind, key, COMPLETED_AT_ONCE)
+                ids = await records.reviews.without_digest(kind, key, after, COMPLETED_AT_ONCE)
+                if not ids:
+                    return
+                # A record that was destroyed has an id and no content; it is passed over.
                 for record in await records.all_of(table, ids):
-                    done = True
                     await _index(records, record)
-        return done
+                    if isinstance(record, Wearer):
+                        await self._match_wearer(records, record)
+            after = ids[-1]
 
     # ── puts ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -224,7 +235,8 @@ class Registry:
         """
         now_ms = self._clock.now_ms()
         day = now_ms // DAY_MS
-        async with self.changing() as records:
+        # Not a change that others wait for: the relay, which calls this, looks into the outbox next.
+        async with self.transaction() as records:
             device_ids = await records.routes_not_sent_on(day, RENEWED_AT_ONCE)
             for device_id in device_ids:
                 await self.cases.send_route(records, device_id, renew=True)
@@ -239,12 +251,13 @@ class Registry:
         return bool(cases)
 
 
+# Orders before wearers: once it has its keys, a wearer is matched against all orders.
 _TABLES: Mapping[Kind, sa.Table] = {
+    Kind.ORDER: tables.orders,
     Kind.WEARER: tables.wearers,
     Kind.TAG: tables.tags,
     Kind.PROTECTED_PERSON: tables.protected_persons,
     Kind.DEVICE: tables.devices,
-    Kind.ORDER: tables.orders,
 }
 
 

@@ -18,8 +18,6 @@ from services.registry.review import Decision, Event, Evidence, Review, ReviewSt
 from services.registry.tables_ledger import data_keys
 from services.registry.vault import Vault
 
-KEYS_AT_ONCE = 500
-
 
 @dataclass(frozen=True, slots=True)
 class Standing:
@@ -79,11 +77,12 @@ class ReviewRecords:
         pad = self._vault.index(f"record digest {one.kind.value} {one.record_id} {one.source_version}")
         return bytes(a ^ b for a, b in zip(one.digest, pad, strict=True))
 
-    async def without_digest(self, kind: Kind, key: sa.Column[Any], limit: int) -> list[str]:
-        """Ids of records that were stored before digests were kept."""
+    async def without_digest(self, kind: Kind, key: sa.Column[Any], after: str, limit: int) -> list[str]:
+        """Ids of records, after one of them, that were stored before digests were kept."""
         digests = tables.record_digests
         known = sa.select(digests.c.record_id).where(digests.c.kind == kind.value)
-        rows = await self._rows(sa.select(key).where(key.not_in(known)).limit(limit))
+        wanted = sa.and_(key > after, key.not_in(known))
+        rows = await self._rows(sa.select(key).where(wanted).order_by(key).limit(limit))
         return [row[0] for row in rows]
 
     async def standing(self, agency: Agency, now_ms: int) -> Standing:

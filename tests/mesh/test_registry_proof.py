@@ -17,8 +17,9 @@ from services.registry import translate, translate_review
 from services.registry.handlers import Registry
 from services.registry.oversight import Oversight
 from services.registry.reconcile import ALARM_AFTER_MS, Agency, Finding, Listed
+from services.registry.review import ReviewState
 from services.registry.store import MIGRATIONS
-from services.registry.tables_review import match_keys, record_digests
+from services.registry.tables_review import match_keys, record_digests, reviews
 from services.registry.vault import Vault
 from tandem.registry.v1 import reconciliation_pb2
 from tests.support import listing, records
@@ -116,17 +117,20 @@ async def test_fifteen_minutes_without_proof_alarm_once_and_a_proof_ends_it(wher
         assert [one["agency"] for one in lines] == ["npa"]
 
 
-async def test_records_from_before_there_were_digests_and_keys_get_them(where: Path | str) -> None:
+async def test_records_from_before_there_were_digests_and_keys_get_them_and_are_matched(where: Path | str) -> None:
     async with opened(where) as (registry, _):
-        await registry.put_wearer(translate.parse_wearer(records.wearer()))
+        await registry.put_wearer(translate.parse_wearer(records.wearer(version=7)))
         await registry.put_protected_person(translate.parse_protected_person(records.person()))
         await registry.put_order(translate.parse_order(records.order(national_id="")))
         async with registry.database.transaction() as connection:
             before = (await connection.execute(sa.select(match_keys).order_by(*match_keys.c))).all()
             await connection.execute(sa.delete(record_digests))
             await connection.execute(sa.delete(match_keys))
+            await connection.execute(sa.delete(reviews))
         assert before
     async with opened(where) as (registry, oversight):
+        (found,) = await oversight.list_reviews(tuple(ReviewState), "")
+        assert (found.order_id, found.wearer_id) == ("o-1", "w-1")
         async with registry.database.transaction() as connection:
             assert (await connection.execute(sa.select(match_keys).order_by(*match_keys.c))).all() == before
         compared = await oversight.compare(Agency.NPA, told(records.person(), records.order(national_id="")))
