@@ -163,7 +163,7 @@ class RegistryServicer(registry_pb2_grpc.RegistryServiceServicer):
             change = self._registry.next_change()
             events = await self._oversight.events_after(after, not request.with_reviews, MATCHES_AT_ONCE)
             if not events:
-                await change.wait()
+                await self._registry.wait_for(change)
 
 
 def _parse(request: Message, name: str, parse: Callable[[Any], _R]) -> _R:

@@ -47,7 +47,7 @@ class Custodian:
         Without its key nothing opens a record, in a backup neither, once the ring was rotated and its older key destroyed.
         """
         now_ms = self._clock.now_ms()
-        async with self._registry.changing() as records:
+        async with self._registry.transaction() as records:
             destroyed = await records.keys.destroy_due(now_ms, AT_ONCE)
             for one in destroyed:
                 await records.ledger.append(_row(one, now_ms))

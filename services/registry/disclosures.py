@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import uuid
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
 from services.common import flow
 from services.common.clock import MeshClock
+from services.common.errors import Unavailable
 from services.common.identity import Caller
 from services.registry import tables
 from services.registry.chain import Disclosure, Head
@@ -80,18 +82,13 @@ class Disclosures:
 
     # ── heads ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    async def sign(self, even_if_early: bool = True) -> SignedHead | None:
-        """Signs the end of the chain and publishes it through the outbox; None where the ledger is empty.
-
-        With `even_if_early` false it does so after 100 rows or a minute only.
-        """
+    async def sign(self) -> SignedHead | None:
+        """Signs the end of the chain and publishes it through the outbox; None where the ledger is empty."""
         async with self._registry.changing() as records:
             last, signed = await records.ledger.last(), await records.ledger.last_signed()
             if last is None or (signed and signed.head.sequence == last.sequence):
                 return signed
             now_ms = self._clock.now_ms()
-            if signed and not even_if_early and not _is_due(signed.head, last, now_ms):
-                return None
             signed = await records.ledger.sign(Head(last.sequence, last.hash, now_ms), self._signer)
             message = self.to_proto(signed).SerializeToString(deterministic=True)
             subject = flow.ledger_head_subject(last.sequence)
@@ -111,9 +108,17 @@ class Disclosures:
     async def keep_signed(self) -> None:
         """Signs at intervals, for ever."""
         while True:
-            await self.sign(even_if_early=False)
+            with contextlib.suppress(Unavailable):  # the database has said in the log what is wrong with it
+                if await self._is_due():
+                    await self.sign()
             await asyncio.sleep(POLL_S)
 
-
-def _is_due(signed: Head, last: Head, now_ms: int) -> bool:
-    return last.sequence - signed.sequence >= SIGN_EVERY_ROWS or now_ms - signed.at_ms >= SIGN_EVERY_MS
+    async def _is_due(self) -> bool:
+        """Whether there are 100 rows that no head covers, or any for a minute."""
+        async with self._registry.transaction() as records:
+            last, signed = await records.ledger.last(), await records.ledger.last_signed()
+        if last is None or signed is None:
+            return last is not None
+        unsigned = last.sequence - signed.head.sequence
+        waited_ms = self._clock.now_ms() - signed.head.at_ms
+        return unsigned >= SIGN_EVERY_ROWS or (unsigned > 0 and waited_ms >= SIGN_EVERY_MS)

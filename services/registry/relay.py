@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 
 from services.common.bus import Bus
 from services.common.clock import MeshClock
@@ -12,9 +11,9 @@ from services.common.telemetry import logger
 from services.registry.handlers import Registry
 
 BATCH = 64
-AGAIN_S = 1.0
 POLL_S = 0.25
 """How long a commit of another process may go unnoticed; our own wake the relay at once."""
+AGAIN_S = 1.0
 
 
 class Relay:
@@ -39,9 +38,7 @@ class Relay:
                         await still_alone()
                         if await self._publish_some() or await self._registry.renew_some():
                             continue
-                        with contextlib.suppress(TimeoutError):
-                            async with asyncio.timeout(POLL_S):
-                                await change.wait()
+                        await self._registry.wait_for(change, POLL_S)
             except Unavailable as error:
                 # Nothing is lost: the rows wait. The database has said in the log what is wrong with it.
                 await asyncio.sleep(min(error.retry_after_s, AGAIN_S))

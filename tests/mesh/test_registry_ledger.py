@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import hashlib
 from collections.abc import AsyncIterator
@@ -18,7 +19,7 @@ from services.common.identity import caller_of
 from services.registry import chain, translate
 from services.registry.chain import Broken, Disclosure, Head
 from services.registry.disclosure import Grounds, Purpose
-from services.registry.disclosures import Disclosures
+from services.registry.disclosures import SIGN_EVERY_ROWS, Disclosures
 from services.registry.handlers import Registry
 from services.registry.ledger import Ledger, Proof, SignedHead, Signer, verify
 from services.registry.store import MIGRATIONS
@@ -96,11 +97,28 @@ async def test_an_untouched_ledger_is_proven(filled: Database, disclosures: Disc
     assert await proof(filled) == Proof(rows=ROWS, heads=2, unsigned=0)
     await disclosures.read_wearer(DESK, GROUNDS, "w-1")
     assert await proof(filled) == Proof(rows=ROWS + 1, heads=2, unsigned=1)
-    # Signed too lately for the interval, and signed when somebody asks.
-    assert await disclosures.sign(even_if_early=False) is None
-    assert (await proof(filled)).unsigned == 1
     await disclosures.sign()
     assert (await proof(filled)).unsigned == 0
+
+
+async def test_heads_are_signed_at_intervals_by_themselves(database: Database, disclosures: Disclosures) -> None:
+    await disclosures.read_wearer(DESK, GROUNDS, "w-1")
+    await disclosures.sign()
+    keeper = asyncio.ensure_future(disclosures.keep_signed())
+    try:
+        for _ in range(SIGN_EVERY_ROWS):
+            await disclosures.read_wearer(DESK, GROUNDS, "w-1")
+        async with asyncio.timeout(20):
+            while await heads(database) < 2:  # noqa: ASYNC110
+                await asyncio.sleep(0.1)
+    finally:
+        keeper.cancel()
+    assert (await proof(database)).unsigned < SIGN_EVERY_ROWS
+
+
+async def heads(database: Database) -> int:
+    async with database.transaction() as connection:
+        return len(await Ledger(connection).heads())
 
 
 @pytest.mark.parametrize("column", [one.name for one in ledger.c if one.name != "sequence"])
