@@ -2,8 +2,9 @@
 
 The weights are fixed here and were set without labelled pairs. The chances u that two strangers agree are counted: dates of birth
 over 55 years (a test counts them again), names by the shares of the common surnames (8 % of pairs have the same) and by comparing
-some 900 given names with each other, numbers by their digits, rounded up for households. The chances m that two records of one person agree are judged from how such records go wrong: typing, a moved household, a new phone, a
-changed given name, a lunar birthday.
+some 900 given names with each other, numbers by their digits, rounded up for households. The chances m that two records of one
+person agree are judged from how such records go wrong: typing, a moved household, a new phone, a changed given name, a lunar
+birthday.
 """
 
 from __future__ import annotations
