@@ -24,8 +24,8 @@ from tandem.registry.v1 import reconciliation_pb2, registry_pb2, registry_pb2_gr
 SERVICE_NAME = registry_pb2.DESCRIPTOR.services_by_name["RegistryService"].full_name
 MATCHES_AT_ONCE = 100
 DIFFERENCES_AT_ONCE = 1000
-LISTED_MAX = 5_000_000
-"""Records in one list; more than a country has."""
+LISTED_MAX = 1_000_000
+"""Records in one list; more than an agency has."""
 _SEQUENCE_MAX = (1 << 63) - 1
 
 _M = TypeVar("_M", bound=Message)

@@ -125,8 +125,11 @@ class Oversight:
         for standing, overdue in await self.standings():
             if overdue and standing.alarmed_at_ms is None:
                 async with self._registry.transaction() as records:
-                    await records.reviews.put_standing(standing.agency, alarmed_at_ms=now_ms)
-                logger().error("reconciliation_overdue", agency=standing.agency.value, differences=standing.differences)
+                    first = await records.reviews.mark_alarmed(standing.agency, now_ms)
+                if first:
+                    logger().error(
+                        "reconciliation_overdue", agency=standing.agency.value, differences=standing.differences
+                    )
 
     async def page(self) -> None:
         """Pages both agencies, once for each review that nobody has answered in time."""

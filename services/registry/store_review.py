@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -69,6 +70,10 @@ class ReviewRecords:
         """All records of some kinds, as their agency would list them."""
         digests = tables.record_digests
         rows = await self._rows(sa.select(digests).where(digests.c.kind.in_([kind.value for kind in kinds])))
+        # A long list takes a while, and the loop has other callers.
+        return await asyncio.to_thread(self._unmasked, rows)
+
+    def _unmasked(self, rows: Sequence[sa.Row[Any]]) -> list[Listed]:
         masked = (Listed(Kind(row.kind), row.record_id, row.source_version, row.masked) for row in rows)
         return [replace(one, digest=self._masked(one)) for one in masked]
 
@@ -104,6 +109,13 @@ class ReviewRecords:
         """Changes columns of the table `reconciliations`."""
         table = tables.reconciliations
         await self._connection.execute(sa.update(table).where(table.c.agency == agency.value).values(**values))
+
+    async def mark_alarmed(self, agency: Agency, at_ms: int) -> bool:
+        """Notes that the missing proof was told of; false where it was already."""
+        table = tables.reconciliations
+        due = sa.and_(table.c.agency == agency.value, table.c.alarmed_at_ms.is_(None))
+        marked = await self._connection.execute(sa.update(table).where(due).values(alarmed_at_ms=at_ms))
+        return marked.rowcount > 0
 
     # ── keys by which candidates are found ───────────────────────────────────────────────────────────────────────────
 
