@@ -182,9 +182,8 @@ def _place_of(record: Wearer | ProtectedPerson | Order) -> tuple[sa.Table, str]:
 
 
 async def snapshots(client: Client) -> AsyncIterator[log_pb2.CaseSnapshot]:
-    """Cases as they come into the log from now on."""
-    state = (await client.bus.js.stream_info(flow.log_stream(0))).state
-    async for messages in pull.read(client.bus, flow.log_stream(0), state.last_seq + 1):
+    """Cases as they come into the log, from its beginning."""
+    async for messages in pull.read(client.bus, flow.log_stream(0), 1):
         for message in messages:
             if message.subject == flow.log_subject(0, "case"):
                 yield log_pb2.LogEntry.FromString(message.data).case
@@ -257,7 +256,14 @@ def run(sizes: Sequence[int]) -> list[Figure]:
                 running_registry(Path(folder), 1, url, env={"TANDEM_REGISTRY_KEY": KEY.hex()}) as mesh,
             ):
                 figures += asyncio.run(at_size(url, mesh, people, size))
+                for one in figures[-2:]:
+                    print(_line(one), file=sys.stderr)
     return figures
+
+
+def _line(one: Figure) -> str:
+    verdict = "" if one.met is None else f"  target p99 < {one.target_p99_s:g} s: {'met' if one.met else 'MISSED'}"
+    return f"{one.orders:>7} orders  {one.name:<34} p50 {one.p50_s:.3f} s  p99 {one.p99_s:.3f} s{verdict}"
 
 
 def main() -> int:

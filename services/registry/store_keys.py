@@ -74,7 +74,7 @@ class KeyRecords:
         gone += [Destroyed("wearers", wearer_id) for wearer_id in await self._wearers_over(now_ms, limit)]
         for one in list(gone):
             if one.table == "orders":
-                gone += [Destroyed("protected_persons", person) for person in await self._end_order(one.record_id)]
+                gone += [Destroyed("protected_persons", person) for person in await self._only_named_by(one.record_id)]
         for one in gone:
             await self._destroy(one, now_ms)
         return gone
@@ -93,19 +93,22 @@ class KeyRecords:
         )
         return [row.wearer_id for row in await self._rows(statement.limit(limit))]
 
-    async def _end_order(self, order_id: str) -> list[str]:
-        """Deletes what follows from an order; returns the persons whom no other order names."""
-        named, cases, reviews = tables.order_persons, tables.cases, tables_review.reviews
+    async def _drop_cases(self, one: Destroyed) -> None:
+        """Deletes what joins a record with others."""
+        column = {"orders": "order_id", "wearers": "wearer_id"}[one.table]
+        cases, reviews, decisions = tables.cases, tables_review.reviews, tables_review.review_decisions
+        mine = sa.select(reviews.c.case_id).where(reviews.c[column] == one.record_id)
+        await self._connection.execute(sa.delete(decisions).where(decisions.c.case_id.in_(mine)))
+        for table in (cases, reviews):
+            await self._connection.execute(sa.delete(table).where(table.c[column] == one.record_id))
+
+    async def _only_named_by(self, order_id: str) -> list[str]:
+        """Forgets whom an order protects; returns those whom no other order does."""
+        named = tables.order_persons
         persons = [row.person_id for row in await self._rows(sa.select(named).where(named.c.order_id == order_id))]
-        case_ids = [row.case_id for row in await self._rows(sa.select(reviews).where(reviews.c.order_id == order_id))]
-        for table, column in ((named, named.c.order_id), (cases, cases.c.order_id), (reviews, reviews.c.order_id)):
-            await self._connection.execute(sa.delete(table).where(column == order_id))
-        decisions = tables_review.review_decisions
-        await self._connection.execute(sa.delete(decisions).where(decisions.c.case_id.in_(case_ids)))
-        still = {
-            row.person_id
-            for row in await self._rows(sa.select(named.c.person_id).where(named.c.person_id.in_(persons)))
-        }
+        await self._connection.execute(sa.delete(named).where(named.c.order_id == order_id))
+        others = sa.select(named.c.person_id).where(named.c.person_id.in_(persons))
+        still = {row.person_id for row in await self._rows(others)}
         return [person_id for person_id in persons if person_id not in still]
 
     async def _destroy(self, one: Destroyed, now_ms: int) -> None:
@@ -120,5 +123,6 @@ class KeyRecords:
         mine = sa.and_(digests.c.kind == _KINDS[one.table].value, digests.c.record_id == one.record_id)
         await self._connection.execute(sa.delete(digests).where(mine))
         if one.table in _SIDES:
+            await self._drop_cases(one)
             hashed = sa.and_(keys.c.side == _SIDES[one.table], keys.c.record_id == one.record_id)
             await self._connection.execute(sa.delete(keys).where(hashed))

@@ -15,7 +15,7 @@ from services.common.errors import FailedPrecondition, NotFound
 from services.registry import tables, translate
 from services.registry.custodian import Custodian
 from services.registry.disclosure import DAY_MS, KEPT_AFTER_END_MS
-from services.registry.domain import EndReason, Order, OrderEnd, ProtectedPerson, Wearer
+from services.registry.domain import EndReason, Order, OrderEnd, Outcome, ProtectedPerson, Wearer
 from services.registry.handlers import Registry
 from services.registry.store import MIGRATIONS
 from services.registry.tables_ledger import data_keys, ledger
@@ -134,7 +134,7 @@ async def test_an_order_that_falls_with_the_prosecution_is_destroyed_at_once(
 
 async def test_five_years_after_the_last_tag_was_taken_off_a_wearer_is_destroyed(where: Path | str) -> None:
     async with opened(where) as (registry, _):
-        await put_all(registry)
+        await put_all(registry, order())
         await registry.put_tag(translate.parse_tag(records.tag("tag-2")))
         await registry.end_tag("tag-1", MeshClock().now_ms(), 2)
     async with opened(where, clock=ahead(2 * KEPT_AFTER_END_MS)) as (registry, custodian):
@@ -143,3 +143,8 @@ async def test_five_years_after_the_last_tag_was_taken_off_a_wearer_is_destroyed
         await registry.end_tag("tag-2", MeshClock().now_ms(), 2)
         await destroy_all(custodian)
         assert await destroyed(registry) == ["w-1"]
+        # The order that is still in force against them goes on without them.
+        assert await registry.put_device(translate.parse_device(records.device())) is Outcome.STORED
+        async with registry.transaction() as view:
+            assert await view.cases_of_order("o-1") == []
+            assert (await view.order("o-1")).order_id == "o-1"
