@@ -14,7 +14,8 @@ from services.registry.handlers import Registry
 from services.registry.store_keys import Destroyed
 
 AT_ONCE = 50
-POLL_S = 5.0
+POLL_S = 60.0
+"""How long what is over may wait for its end; it looks at every wearer, so not more often."""
 WHO = "spiffe://tandem/registry"
 _LEGAL_BASIS = "TAG_16_2"
 _KINDS = {"wearers": Kind.WEARER, "protected_persons": Kind.PROTECTED_PERSON, "orders": Kind.ORDER}
@@ -28,10 +29,12 @@ class Custodian:
         self._clock = clock
 
     async def run(self) -> None:
-        """Works for ever."""
+        """Works for ever: the ring is what it was at the start, so keys are wrapped anew once."""
+        wrapped = False
         while True:
             try:
-                if not (await self.destroy_some() or await self.rewrap_some()):
+                wrapped = wrapped or not await self.rewrap_some()
+                if wrapped and not await self.destroy_some():
                     await asyncio.sleep(POLL_S)
             except Unavailable as error:
                 await asyncio.sleep(error.retry_after_s)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -148,3 +149,19 @@ async def test_five_years_after_the_last_tag_was_taken_off_a_wearer_is_destroyed
         async with registry.transaction() as view:
             assert await view.cases_of_order("o-1") == []
             assert (await view.order("o-1")).order_id == "o-1"
+
+
+async def test_the_custodian_does_both_by_itself(where: Path | str) -> None:
+    async with opened(where) as (registry, _):
+        await put_all(registry, order(), order("o-2", ("p-2",), MeshClock().now_ms() + DAY_MS))
+    async with opened(where, OLD, NEW, clock=ahead(KEPT_AFTER_END_MS + 2 * DAY_MS)) as (registry, custodian):
+        work = asyncio.ensure_future(custodian.run())
+        try:
+            async with asyncio.timeout(20):
+                while await destroyed(registry) != ["o-2", "p-2"]:  # noqa: ASYNC110
+                    await asyncio.sleep(0.1)
+        finally:
+            work.cancel()
+        async with registry.database.transaction() as connection:
+            alive = sa.select(data_keys.c.ring).where(data_keys.c.destroyed_at_ms.is_(None))
+            assert {row.ring for row in await connection.execute(alive)} == {Vault(NEW).current}
