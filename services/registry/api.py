@@ -57,7 +57,7 @@ class RegistryServicer(registry_pb2_grpc.RegistryServiceServicer):
         return registry_pb2.PutTagResponse(outcome=translate.outcome_to_proto(outcome))
 
     async def EndTag(self, request: registry_pb2.EndTagRequest, context: _Context) -> registry_pb2.EndTagResponse:
-        outcome = await _finish(self._registry.end_tag(*translate.parse_tag_end(request)))
+        outcome = await _finish(self._registry.end_tag(*translate.parse_device_end(request)))
         return registry_pb2.EndTagResponse(outcome=translate.outcome_to_proto(outcome))
 
     async def PutProtectedPerson(
@@ -73,6 +73,12 @@ class RegistryServicer(registry_pb2_grpc.RegistryServiceServicer):
         device = _parse(request, "device", translate.parse_device)
         outcome = await _finish(self._registry.put_device(device))
         return registry_pb2.PutDeviceResponse(outcome=translate.outcome_to_proto(outcome))
+
+    async def EndDevice(
+        self, request: registry_pb2.EndDeviceRequest, context: _Context
+    ) -> registry_pb2.EndDeviceResponse:
+        outcome = await _finish(self._registry.end_device(*translate.parse_device_end(request)))
+        return registry_pb2.EndDeviceResponse(outcome=translate.outcome_to_proto(outcome))
 
     async def PutOrder(self, request: registry_pb2.PutOrderRequest, context: _Context) -> registry_pb2.PutOrderResponse:
         order = _parse(request, "order", self._parse_order)

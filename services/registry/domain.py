@@ -161,6 +161,8 @@ class Device:
     device_id: str
     person_id: str
     source_version: int
+    removed_at_ms: int | None = None
+    """Since when the person hasn't had it, milliseconds since 1970 UTC; None while they have."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -280,7 +282,10 @@ def build_case(order: Order, wearer: Wearer, tags: Sequence[Tag], devices: Seque
         ),
         persons=tuple(
             ProtectedTarget(
-                person_id, tuple(sorted(device.device_id for device in devices if device.person_id == person_id))
+                person_id,
+                tuple(
+                    sorted(one.device_id for one in devices if one.person_id == person_id and one.removed_at_ms is None)
+                ),
             )
             for person_id in order.protected_person_ids
         ),

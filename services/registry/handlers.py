@@ -157,12 +157,27 @@ class Registry:
                 )
                 if await records.tag(device.device_id):
                     raise FailedPrecondition("device.device_id: is the id of a tag")
-                before = await records.device(device.device_id)
-                await _store(records, tables.devices, device.device_id, device)
-                await self.cases.send_route(records, device.device_id)
-                for person_id in _each(device.person_id, before.person_id if before else None):
-                    await self.cases.refresh_all(records, await records.cases_of_person(person_id))
+                await self._store_device(records, device)
         return outcome
+
+    async def end_device(self, device_id: str, removed_at_ms: int, source_version: int) -> Outcome:
+        """Notes that a person hasn't a protective device any more. Raises NotFound (unknown device)."""
+        async with self.changing() as records:
+            before = await records.device(device_id)
+            if before is None:
+                raise NotFound("device_id: no such protective device")
+            device = replace(before, removed_at_ms=removed_at_ms, source_version=source_version)
+            outcome = await _decide(records, tables.devices, device_id, device)
+            if outcome is Outcome.STORED:
+                await self._store_device(records, device)
+        return outcome
+
+    async def _store_device(self, records: Records, device: Device) -> None:
+        before = await records.device(device.device_id)
+        await _store(records, tables.devices, device.device_id, device)
+        await self.cases.send_route(records, device.device_id)
+        for person_id in _each(device.person_id, before.person_id if before else None):
+            await self.cases.refresh_all(records, await records.cases_of_person(person_id))
 
     async def put_order(self, order: Order) -> tuple[Outcome, Stage | None]:
         """Stores an order and matches its respondent against all wearers. Raises NotFound for an unknown person."""

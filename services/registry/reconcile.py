@@ -145,7 +145,14 @@ def _lines_of(record: Wearer | Tag | ProtectedPerson | Device | Order) -> tuple[
             relation = RELATION_NUMBERS[record.relation] if record.relation else None
             return Kind.PROTECTED_PERSON, record.person_id, [("name", record.name), ("relation", relation)]
         case Device():
-            return Kind.DEVICE, record.device_id, [("person_id", record.person_id)]
+            return (
+                Kind.DEVICE,
+                record.device_id,
+                [
+                    ("person_id", record.person_id),
+                    ("removed_at", record.removed_at_ms),
+                ],
+            )
         case Order():
             return Kind.ORDER, record.order_id, _order_lines(record)
 

@@ -110,7 +110,7 @@ class Records:
             case Tag():
                 values |= {"wearer_id": record.wearer_id, "removed_at_ms": record.removed_at_ms}
             case Device():
-                values["person_id"] = record.person_id
+                values |= {"person_id": record.person_id, "removed_at_ms": record.removed_at_ms}
             case _:
                 values["sealed"] = await self._sealed(f"{table.name}/{record_id}", record)
         match record:
@@ -227,7 +227,7 @@ class Records:
 
     async def _devices(self, condition: sa.ColumnElement[bool]) -> list[Device]:
         rows = await self._rows(sa.select(tables.devices).where(condition).order_by(tables.devices.c.device_id))
-        return [Device(row.device_id, row.person_id, row.source_version) for row in rows]
+        return [Device(row.device_id, row.person_id, row.source_version, row.removed_at_ms) for row in rows]
 
     async def persons_of_order(self, order_id: str) -> list[str]:
         """Persons whom the stored order protects."""

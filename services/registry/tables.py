@@ -48,7 +48,12 @@ tags = _record(
     sa.Column("removed_at_ms", sa.BigInteger),
 )
 protected_persons = _record("protected_persons", "person_id", _sealed())
-devices = _record("devices", "device_id", _reference("person_id", "protected_persons.person_id", index=True))
+devices = _record(
+    "devices",
+    "device_id",
+    _reference("person_id", "protected_persons.person_id", index=True),
+    sa.Column("removed_at_ms", sa.BigInteger),
+)
 orders = _record("orders", "order_id", _national_hash(), _sealed())
 order_persons = sa.Table(
     "order_persons",

@@ -181,8 +181,8 @@ def parse_order_end(msg: registry_pb2.EndOrderRequest) -> tuple[str, OrderEnd, i
     return order_id, OrderEnd(reason, at_ms, covering_order_id), _version(msg.source_version)
 
 
-def parse_tag_end(msg: registry_pb2.EndTagRequest) -> tuple[str, int, int]:
-    """Id of a tag, when it was taken off, and the version of the record that says so. Raises InvalidField."""
+def parse_device_end(msg: registry_pb2.EndTagRequest | registry_pb2.EndDeviceRequest) -> tuple[str, int, int]:
+    """Id of a tag or device, when it was taken off or given back, and the version that says so. Raises InvalidField."""
     return (
         fields.required_id("device_id", msg.device_id),
         fields.moment("removed_at", msg.removed_at, msg.HasField("removed_at")),

@@ -126,6 +126,22 @@ async def test_a_tag_that_was_taken_off_leaves_its_cases(client: Client) -> None
     assert list((await client.cases_of("o-off"))[-1].tag_device_ids) == ["t-off"]
 
 
+async def test_a_device_that_was_given_back_leaves_its_cases(client: Client) -> None:
+    number = unused_number()
+    await client.put(records.person("p-back"), records.device("d-back", "p-back"), records.wearer("w-back", number))
+    await client.put(records.order("o-back", ("p-back",), number))
+    back = registry_pb2.EndDeviceRequest(device_id="d-back", source_version=2, removed_at=Timestamp(seconds=5))
+    answer = await client.stub.EndDevice(back, metadata=rpc.bearer(NPA, SECRET))
+    assert answer.outcome == PutOutcome.STORED
+    held = [[list(one.device_ids) for one in case.persons] for case in await client.cases_of("o-back")]
+    assert held == [[["d-back"]], [[]]]
+    # As the agency lists it, it isn't different.
+    differences, _ = await reconcile(client, NPA, [listing.listed(records.device("d-back", "p-back"), back)])
+    assert "d-back" not in {one.record_id for one in differences}
+    await client.put(records.device("d-back", "p-back", version=3))
+    assert list((await client.cases_of("o-back"))[-1].persons[0].device_ids) == ["d-back"]
+
+
 # ── reconciliation ───────────────────────────────────────────────────────────────────────────────────────────────────
 
 

@@ -13,6 +13,7 @@ _KEY = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
 
 def upgrade() -> None:
     op.add_column("tags", sa.Column("removed_at_ms", sa.BigInteger))
+    op.add_column("devices", sa.Column("removed_at_ms", sa.BigInteger))
     op.create_table(
         "record_digests",
         sa.Column("kind", sa.Integer, primary_key=True, autoincrement=False),

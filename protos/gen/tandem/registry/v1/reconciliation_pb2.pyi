@@ -94,7 +94,7 @@ class ListedRecord(_message.Message):
       metres        whole millimetres, rounded half to even
       timestamp     whole milliseconds since 1970 UTC, rounded down
       whole number  decimal, such as `extensions=1`
-    A tag that was taken off has one line more, `removed_at=`. An order that has ended has its lines of EndOrderRequest more:
+    A tag that was taken off and a device that was given back have one line more, `removed_at=`. An order that has ended has its lines of EndOrderRequest more:
     `end.reason=`, `end.ended_at=`, `end.covering_order_id=`. So a wearer is, for example:
       national_id=8001011234567
       name=...

@@ -900,6 +900,60 @@ class EndTagResponse(_message.Message):
 Global___EndTagResponse: _TypeAlias = EndTagResponse  # noqa: Y015
 
 @_typing.final
+class EndDeviceRequest(_message.Message):
+    """Request of EndDevice."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DEVICE_ID_FIELD_NUMBER: _builtins.int
+    SOURCE_VERSION_FIELD_NUMBER: _builtins.int
+    REMOVED_AT_FIELD_NUMBER: _builtins.int
+    device_id: _builtins.str
+    """Id of the device."""
+    source_version: _builtins.int
+    """The agency's version of the record; greater than that of the device as it was put."""
+    @_builtins.property
+    def removed_at(self) -> _timestamp_pb2.Timestamp:
+        """Since when the person hasn't had it."""
+
+    def __init__(
+        self,
+        *,
+        device_id: _builtins.str = ...,
+        source_version: _builtins.int = ...,
+        removed_at: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["removed_at", b"removed_at"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["device_id", b"device_id", "removed_at", b"removed_at", "source_version", b"source_version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___EndDeviceRequest: _TypeAlias = EndDeviceRequest  # noqa: Y015
+
+@_typing.final
+class EndDeviceResponse(_message.Message):
+    """Answer of EndDevice."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    OUTCOME_FIELD_NUMBER: _builtins.int
+    outcome: Global___PutOutcome.ValueType
+    """What became of the record."""
+    def __init__(
+        self,
+        *,
+        outcome: Global___PutOutcome.ValueType = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["outcome", b"outcome"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___EndDeviceResponse: _TypeAlias = EndDeviceResponse  # noqa: Y015
+
+@_typing.final
 class WatchMatchesRequest(_message.Message):
     """Request of WatchMatches."""
 

@@ -74,6 +74,11 @@ class RegistryServiceStub:
                 request_serializer=tandem_dot_registry_dot_v1_dot_registry__pb2.EndTagRequest.SerializeToString,
                 response_deserializer=tandem_dot_registry_dot_v1_dot_registry__pb2.EndTagResponse.FromString,
                 _registered_method=True)
+        self.EndDevice = channel.unary_unary(
+                '/tandem.registry.v1.RegistryService/EndDevice',
+                request_serializer=tandem_dot_registry_dot_v1_dot_registry__pb2.EndDeviceRequest.SerializeToString,
+                response_deserializer=tandem_dot_registry_dot_v1_dot_registry__pb2.EndDeviceResponse.FromString,
+                _registered_method=True)
         self.Reconcile = channel.stream_stream(
                 '/tandem.registry.v1.RegistryService/Reconcile',
                 request_serializer=tandem_dot_registry_dot_v1_dot_reconciliation__pb2.ReconcileRequest.SerializeToString,
@@ -157,6 +162,14 @@ class RegistryServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def EndDevice(self, request, context):
+        """Notes that a protective device was given back or switched off for good. A later PutDevice with a greater version gives it
+        out again.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Reconcile(self, request_iterator, context):
         """Compares the full list of an agency's records with what is stored, and says when both were the same. The caller's list is
         complete when it has ended its side of the stream; the answers follow, the last one with the summary.
@@ -230,6 +243,11 @@ def add_RegistryServiceServicer_to_server(servicer, server):
                     servicer.EndTag,
                     request_deserializer=tandem_dot_registry_dot_v1_dot_registry__pb2.EndTagRequest.FromString,
                     response_serializer=tandem_dot_registry_dot_v1_dot_registry__pb2.EndTagResponse.SerializeToString,
+            ),
+            'EndDevice': grpc.unary_unary_rpc_method_handler(
+                    servicer.EndDevice,
+                    request_deserializer=tandem_dot_registry_dot_v1_dot_registry__pb2.EndDeviceRequest.FromString,
+                    response_serializer=tandem_dot_registry_dot_v1_dot_registry__pb2.EndDeviceResponse.SerializeToString,
             ),
             'Reconcile': grpc.stream_stream_rpc_method_handler(
                     servicer.Reconcile,
@@ -449,6 +467,33 @@ class RegistryService:
             '/tandem.registry.v1.RegistryService/EndTag',
             tandem_dot_registry_dot_v1_dot_registry__pb2.EndTagRequest.SerializeToString,
             tandem_dot_registry_dot_v1_dot_registry__pb2.EndTagResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def EndDevice(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tandem.registry.v1.RegistryService/EndDevice',
+            tandem_dot_registry_dot_v1_dot_registry__pb2.EndDeviceRequest.SerializeToString,
+            tandem_dot_registry_dot_v1_dot_registry__pb2.EndDeviceResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -37,6 +37,10 @@ class RegistryServiceStub:
     """
     EndTag: _aio.UnaryUnaryMultiCallable[_registry_pb2.EndTagRequest, _registry_pb2.EndTagResponse]
     """Notes that a tag was taken off. A later PutTag with a greater version puts it on again."""
+    EndDevice: _aio.UnaryUnaryMultiCallable[_registry_pb2.EndDeviceRequest, _registry_pb2.EndDeviceResponse]
+    """Notes that a protective device was given back or switched off for good. A later PutDevice with a greater version gives it
+    out again.
+    """
     Reconcile: _aio.StreamStreamMultiCallable[_reconciliation_pb2.ReconcileRequest, _reconciliation_pb2.ReconcileResponse]
     """Compares the full list of an agency's records with what is stored, and says when both were the same. The caller's list is
     complete when it has ended its side of the stream; the answers follow, the last one with the summary.
@@ -113,6 +117,16 @@ class RegistryServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _aio.ServicerContext[_registry_pb2.EndTagRequest, _abc.Awaitable[_registry_pb2.EndTagResponse]],
     ) -> _abc.Awaitable[_registry_pb2.EndTagResponse]:
         """Notes that a tag was taken off. A later PutTag with a greater version puts it on again."""
+
+    @_abc_1.abstractmethod
+    def EndDevice(
+        self,
+        request: _registry_pb2.EndDeviceRequest,
+        context: _aio.ServicerContext[_registry_pb2.EndDeviceRequest, _abc.Awaitable[_registry_pb2.EndDeviceResponse]],
+    ) -> _abc.Awaitable[_registry_pb2.EndDeviceResponse]:
+        """Notes that a protective device was given back or switched off for good. A later PutDevice with a greater version gives it
+        out again.
+        """
 
     @_abc_1.abstractmethod
     def Reconcile(
