@@ -10,7 +10,8 @@ from services.common.errors import Unavailable
 from services.common.telemetry import logger
 from services.registry.handlers import Registry
 
-BATCH = 64
+BATCH = 16
+"""Messages between two marks: so many go out again after a crash, and the server knows them again for ten minutes."""
 POLL_S = 0.25
 """How long a commit of another process may go unnoticed; our own wake the relay at once."""
 AGAIN_S = 1.0

@@ -22,7 +22,9 @@ from tests.support.mortal_registry import PLAN
 from tests.support.registry import Client, RegistryMesh, running_registry
 
 ORDERS = 3
-PUTS_MAX = 12
+PUBLICATIONS_MAX = 24
+"""In one life. Some lives are longer than the relay's batch: if none were, nothing would ever be marked."""
+PUTS_MAX = 40
 """More than a life has publications."""
 
 
@@ -93,7 +95,7 @@ async def kill_again_and_again(mesh: RegistryMesh, plan: Path, times: int, seed:
         await client.drained()
     for _ in range(times):
         moment = agencies.random.choice(("before", "after"))
-        restart(mesh, plan, f"{agencies.random.randint(1, 6)} {moment}")
+        restart(mesh, plan, f"{agencies.random.randint(1, PUBLICATIONS_MAX)} {moment}")
         await live_one_life(mesh, agencies)
     restart(mesh, plan, "")
     async with mesh.connected() as client:
