@@ -293,7 +293,7 @@ class Records:
     async def cases_not_sent_on(self, day: int, valid_after_ms: int, limit: int) -> list[StoredCase]:
         """Joint cases that end after a moment and whose snapshot wasn't sent on this day of the mesh."""
         cases = tables.cases
-        due = sa.and_(cases.c.sent_day != day, cases.c.valid_until_ms > valid_after_ms)
+        due = sa.and_(cases.c.sent_day < day, cases.c.valid_until_ms > valid_after_ms)
         return await self._cases(sa.select(cases).where(due).order_by(cases.c.sequence).limit(limit))
 
     # ── routes ───────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -309,7 +309,7 @@ class Records:
 
     async def routes_not_sent_on(self, day: int, limit: int) -> list[str]:
         """Devices whose route wasn't sent on this day of the mesh."""
-        statement = sa.select(tables.routes.c.device_id).where(tables.routes.c.sent_day != day).limit(limit)
+        statement = sa.select(tables.routes.c.device_id).where(tables.routes.c.sent_day < day).limit(limit)
         return [row.device_id for row in await self._rows(statement)]
 
     async def begin_new_log(self) -> None:
