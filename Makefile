@@ -89,12 +89,20 @@ protos-check: setup ## generated code is fresh, protos are clean and break no on
 protos: setup ## generate protos/gen from protos/tandem
 	@$(BIN)/python tools/generate_protos.py
 
+COMPILE := --universal --python-version 3.11 --upgrade --generate-hashes --no-emit-index-url --no-header --no-annotate --quiet
+
 .PHONY: lock
-lock: setup ## resolve requirements.lock anew from pyproject.toml
-	@$(BIN)/uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 --upgrade \
-	  --generate-hashes --no-emit-index-url --no-header --no-annotate --quiet --output-file requirements.lock
+lock: setup ## resolve requirements.lock and requirements-bench.lock anew from pyproject.toml
+	@$(BIN)/uv pip compile pyproject.toml --extra dev $(COMPILE) --output-file requirements.lock
+	@$(BIN)/uv pip compile pyproject.toml --extra bench $(COMPILE) --output-file requirements-bench.lock
+
+.PHONY: bench-matching
+bench-matching: ## measure record matching beside its peers, in a .venv-bench of its own (the peers are large)
+	@test -e .venv-bench || $(PYTHON) -m venv .venv-bench
+	@.venv-bench/bin/pip install --disable-pip-version-check --no-input --quiet --require-hashes -r requirements-bench.lock
+	@.venv-bench/bin/python -m bench.matching
 
 .PHONY: clean
 clean: ## delete all that can be made again, .venv too
-	@rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	@rm -rf $(VENV) .venv-bench build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -12,8 +12,26 @@ from services.common import streams
 from services.common.bus import Bus
 from services.common.clock import MeshClock
 from tests.support.nats import TestServer, running_server
+from tests.support.postgres import PostgresServer, running_postgres
 
 STREAM_BYTES = 64 << 20
+ENGINES = ("sqlite", "postgres")
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[PostgresServer]:
+    """A real PostgreSQL for all tests of the run."""
+    with running_postgres() as server:
+        yield server
+
+
+@pytest.fixture(params=ENGINES)
+def where(request: pytest.FixtureRequest, tmp_path: Path) -> Path | str:
+    """A database that isn't made yet: a test that takes this runs on both engines."""
+    if request.param == "sqlite":
+        return tmp_path / "registry.sqlite3"
+    server: PostgresServer = request.getfixturevalue("postgres")
+    return server.new_database()
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ import sys
 import grpc.aio
 import typer
 
-from services.cli.commands import backtest, demo, incidents, replay, up
+from services.cli.commands import backtest, demo, import_, incidents, ledger, replay, up
 from services.cli.failure import FAILED, MISUSED, CommandFailed, of_rpc
 
 app = typer.Typer(
@@ -22,6 +22,8 @@ app.command()(demo.demo)
 app.command()(replay.replay)
 app.command()(backtest.backtest)
 app.command()(incidents.incidents)
+app.command("import")(import_.import_)
+app.add_typer(ledger.app, name="ledger")
 
 
 def main() -> None:

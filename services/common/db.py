@@ -1,32 +1,74 @@
-"""SQLite as every service uses it: one owner process, one transaction at a time, durable; migrations at start."""
+"""SQL as every service uses it: transactions that change something run one at a time, each durable; migrations at start.
+
+An SQLite file has one owner process and needs no server. PostgreSQL, where a service takes a URL, may be shared by several
+processes: an advisory lock stands where the one owner stood.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import contextvars
-from collections.abc import AsyncIterator, Callable
+import hashlib
+from abc import ABC, abstractmethod
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from concurrent.futures import Executor, ThreadPoolExecutor
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
+import sqlalchemy as sa
 from alembic.config import Config
 from alembic.runtime.environment import EnvironmentContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, Engine, create_engine, event
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.exc import ArgumentError, DataError, DBAPIError, IntegrityError, OperationalError, ProgrammingError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 from sqlalchemy.pool import StaticPool
 
-from services.common.errors import Unavailable
+from services.common.errors import FailedPrecondition, Unavailable
 from services.common.telemetry import logger
 
 T = TypeVar("T")
-_PRAGMAS = ("journal_mode=WAL", "synchronous=FULL", "busy_timeout=5000", "foreign_keys=ON")
+# secure_delete: what is deleted is overwritten in the file too, not just forgotten.
+_PRAGMAS = ("journal_mode=WAL", "synchronous=FULL", "busy_timeout=5000", "foreign_keys=ON", "secure_delete=ON")
+
+CONNECTIONS = 8
+LOCK_WITHIN_MS = 10_000
+"""How long a transaction waits for another process's, before the caller is told to ask again."""
+AGAIN_S = 0.5
+"""How often one asks for a place that another process holds for as long as it lives."""
+_DEFECTS = (IntegrityError, ProgrammingError, DataError)
+"""A statement that can't be right; everything else that PostgreSQL refuses may succeed later."""
 
 
-class Database:
+class Database(ABC):
     """An open database; transactions run one at a time, each durable when its block ends."""
+
+    @abstractmethod
+    def transaction(self) -> AbstractAsyncContextManager[AsyncConnection]:
+        """A read-write transaction: committed at the end of the block, rolled back where it raises.
+
+        It sees all that was committed before, whoever did it. Raises Unavailable where the database refuses.
+        """
+
+    @abstractmethod
+    async def visit(self, work: Callable[[Connection], T]) -> T:
+        """The result of `work`, which makes a whole transaction by itself: for paths where milliseconds count.
+
+        A caller who is cancelled waits for its end.
+        """
+
+    @abstractmethod
+    def alone(self, task: str) -> AbstractAsyncContextManager[Callable[[], Awaitable[None]]]:
+        """A block that one process at a time is in; the others wait.
+
+        The check that it gives raises Unavailable where the place in it was lost.
+        """
+
+
+class SqliteDatabase(Database):
+    """A file that this process owns."""
 
     def __init__(self, engine: AsyncEngine, visits: Engine, thread: Executor) -> None:
         self._engine = engine
@@ -36,7 +78,7 @@ class Database:
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[AsyncConnection]:
-        """A read-write transaction: committed at the end of the block, rolled back where it raises."""
+        """See Database."""
         async with self._one_at_a_time:
             try:
                 async with self._engine.begin() as connection:
@@ -45,10 +87,7 @@ class Database:
                 raise _refused(error) from error
 
     async def visit(self, work: Callable[[Connection], T]) -> T:
-        """The result of `work`, which makes a whole transaction in a thread: for paths where milliseconds count.
-
-        An awaited statement changes threads three times, a visit once. A caller who is cancelled waits for its end.
-        """
+        """See Database. An awaited statement changes threads three times, a visit once."""
         async with self._one_at_a_time:
             made = asyncio.get_running_loop().run_in_executor(
                 self._thread, contextvars.copy_context().run, self._visit, work
@@ -66,16 +105,138 @@ class Database:
         except OperationalError as error:
             raise _refused(error) from error
 
+    @asynccontextmanager
+    async def alone(self, task: str) -> AsyncIterator[Callable[[], Awaitable[None]]]:
+        """See Database: the file has one owner, so the place is always ours."""
 
-def _refused(error: OperationalError) -> Unavailable:
-    """A full disk, a lost file: nothing of the transaction is stored, and it may succeed later."""
+        async def check() -> None:
+            return None
+
+        yield check
+
+
+class PostgresDatabase(Database):
+    """A database on a server, shared with other processes of the same service."""
+
+    def __init__(self, engine: AsyncEngine) -> None:
+        self._engine = engine
+        self._one_at_a_time = asyncio.Lock()
+
+    @asynccontextmanager
+    async def transaction(self) -> AsyncIterator[AsyncConnection]:
+        """See Database."""
+        async with self._one_at_a_time:
+            try:
+                async with self._connected() as connection, connection.begin():
+                    # Two transactions at once could each miss what the other writes: an order and its wearer would
+                    # both be stored and never be matched.
+                    await connection.execute(_lock("pg_advisory_xact_lock", "write"))
+                    yield connection
+            except DBAPIError as error:
+                if isinstance(error, _DEFECTS):
+                    raise
+                raise _refused(error) from error
+
+    @asynccontextmanager
+    async def _connected(self) -> AsyncIterator[AsyncConnection]:
+        connection = self._engine.connect()
+        try:
+            await connection.start()
+        except OSError as error:
+            # The driver's own error, where there is nobody to connect to.
+            logger().error("database_refused", reason=type(error).__name__)
+            raise Unavailable("the database doesn't answer", retry_after_s=5.0) from error
+        try:
+            yield connection
+        finally:
+            await connection.close()
+
+    async def visit(self, work: Callable[[Connection], T]) -> T:
+        """See Database."""
+
+        async def made() -> T:
+            async with self.transaction() as connection:
+                return await connection.run_sync(work)
+
+        task = asyncio.ensure_future(made())
+        try:
+            return await asyncio.shield(task)
+        except asyncio.CancelledError:
+            await asyncio.wait([task])
+            raise
+
+    @asynccontextmanager
+    async def alone(self, task: str) -> AsyncIterator[Callable[[], Awaitable[None]]]:
+        """See Database. The place is lost with the connection that holds it."""
+        async with self._connected() as connection:
+            await connection.execution_options(isolation_level="AUTOCOMMIT")
+
+            async def check() -> None:
+                try:
+                    await connection.execute(sa.text("select 1"))
+                except DBAPIError as error:
+                    raise _refused(error) from error
+
+            try:
+                while not (await connection.execute(_lock("pg_try_advisory_lock", task))).scalar():  # noqa: ASYNC110
+                    await asyncio.sleep(AGAIN_S)
+            except DBAPIError as error:
+                raise _refused(error) from error
+            try:
+                yield check
+            finally:
+                # Back in the pool, the connection would go on holding it.
+                await connection.invalidate()
+
+
+def _lock(function: str, name: str) -> sa.TextClause:
+    number = int.from_bytes(hashlib.sha256(f"tandem {name}".encode()).digest()[:8], "big", signed=True)
+    return sa.text(f"select {function}({number})")
+
+
+def _refused(error: DBAPIError) -> Unavailable:
+    """A full disk, a lost file or connection: nothing of the transaction is stored, and it may succeed later."""
     logger().error("database_refused", reason=str(error.orig))
     return Unavailable(f"the database refused: {error.orig}", retry_after_s=5.0)
 
 
+async def upsert(
+    connection: AsyncConnection, table: sa.Table, key: Mapping[str, object], values: Mapping[str, object]
+) -> None:
+    """Writes a row in place of the one with the same unique `key`."""
+    made = _insert(connection, table).values({**key, **values})
+    await connection.execute(made.on_conflict_do_update(index_elements=list(key), set_=dict(values)))
+
+
+async def insert_once(connection: AsyncConnection, table: sa.Table, values: Mapping[str, object]) -> bool:
+    """Writes a row, or nothing where it would be the second with a unique key; tells whether it did."""
+    made = await connection.execute(_insert(connection, table).values(dict(values)).on_conflict_do_nothing())
+    return made.rowcount > 0
+
+
+def _insert(connection: AsyncConnection, table: sa.Table) -> Any:
+    """The dialect's own insert, which knows ON CONFLICT; both spell it the same."""
+    return postgresql.insert(table) if connection.dialect.name == "postgresql" else sqlite.insert(table)
+
+
+# ── opening ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
 @asynccontextmanager
-async def open_database(path: Path, migrations: Path) -> AsyncIterator[Database]:
-    """The database in the file `path`, made or upgraded by the Alembic scripts in the folder `migrations`."""
+async def open_database(where: Path | str, migrations: Path, revision: str = "head") -> AsyncIterator[Database]:
+    """The database in a file, or behind a postgresql:// URL, made or upgraded by the Alembic scripts in `migrations`.
+
+    Raises FailedPrecondition where the URL is no such URL, Unavailable where its server doesn't answer.
+    """
+    opened = (
+        _open_file(where, migrations, revision) if isinstance(where, Path) else _open_url(where, migrations, revision)
+    )
+    async with opened as database:
+        yield database
+
+
+@asynccontextmanager
+async def _open_file(path: Path, migrations: Path, revision: str) -> AsyncIterator[Database]:
     path.parent.mkdir(parents=True, exist_ok=True)
     # An error text must not hold what was to be stored: hide_parameters.
     engine = create_async_engine(f"sqlite+aiosqlite:///{path}", poolclass=StaticPool, hide_parameters=True)
@@ -86,12 +247,49 @@ async def open_database(path: Path, migrations: Path) -> AsyncIterator[Database]
     _prepare(visits)
     try:
         async with engine.begin() as connection:
-            await connection.run_sync(_upgrade, migrations)
+            await connection.run_sync(_upgrade, migrations, revision)
         with ThreadPoolExecutor(max_workers=1, thread_name_prefix="database") as thread:
-            yield Database(engine, visits, thread)
+            yield SqliteDatabase(engine, visits, thread)
     finally:
         visits.dispose()
         await engine.dispose()
+
+
+@asynccontextmanager
+async def _open_url(url: str, migrations: Path, revision: str) -> AsyncIterator[Database]:
+    engine = postgres_engine(url)
+    database = PostgresDatabase(engine)
+    try:
+        # The scripts run inside the lock of writers, so that of two processes that start together one does the work.
+        async with database.transaction() as connection:
+            await connection.run_sync(_upgrade, migrations, revision)
+        yield database
+    finally:
+        await engine.dispose()
+
+
+def postgres_engine(url: str) -> AsyncEngine:
+    """An engine for a postgresql:// URL. Raises FailedPrecondition where it is something else."""
+    try:
+        parsed = sa.make_url(url)
+    except ArgumentError:
+        parsed = None
+    # The URL may hold a password, so it is never repeated.
+    if parsed is None or parsed.get_backend_name() != "postgresql":
+        raise FailedPrecondition("the database's URL must be postgresql://user@host/database")
+    settings = {
+        "application_name": "tandem",
+        "synchronous_commit": "on",
+        "lock_timeout": str(LOCK_WITHIN_MS),
+        "jit": "off",
+    }
+    return create_async_engine(
+        parsed.set(drivername="postgresql+asyncpg"),
+        hide_parameters=True,
+        pool_pre_ping=True,
+        pool_size=CONNECTIONS,
+        connect_args={"server_settings": settings},
+    )
 
 
 def _prepare(engine: Engine) -> None:
@@ -110,12 +308,12 @@ def _prepare(engine: Engine) -> None:
         connection.exec_driver_sql("BEGIN IMMEDIATE")
 
 
-def _upgrade(connection: Connection, migrations: Path) -> None:
+def _upgrade(connection: Connection, migrations: Path, revision: str) -> None:
     config = Config()
     config.set_main_option("script_location", str(migrations))
     scripts = ScriptDirectory.from_config(config)
     with EnvironmentContext(
-        config, scripts, fn=lambda revision, _: scripts._upgrade_revs("head", revision)
+        config, scripts, fn=lambda current, _: scripts._upgrade_revs(revision, current)
     ) as environment:
         environment.configure(connection=connection)
         environment.run_migrations()

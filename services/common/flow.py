@@ -54,7 +54,10 @@ INCIDENTS = Stream("INCIDENTS", ("incident.>",), 30 * DAY_S, 8 * GIB)
 PARKED = Stream("PARKED", ("parked.>",), 365 * DAY_S, GIB)
 DIGESTS = Stream("DIGESTS", ("digest.>",), 7 * DAY_S, GIB)
 
-STREAMS = (PREMISES, LOG, ALERTS, MEASURES, INCIDENTS, PARKED, DIGESTS)
+LEDGER = Stream("LEDGER", ("ledger.>",), 3 * 365 * DAY_S, GIB)
+DISCLOSURES = Stream("DISCLOSURES", ("disclosure.>",), 365 * DAY_S, 8 * GIB)
+
+STREAMS = (PREMISES, LOG, ALERTS, MEASURES, INCIDENTS, PARKED, DIGESTS, LEDGER, DISCLOSURES)
 
 DEVICES_BUCKET = "devices"
 """KV bucket: device id -> Route, written by the registry, watched by ingest."""
@@ -86,9 +89,14 @@ FLOWS = (
         ("dispatch",),
         ("probation-peers", "police-peers", "warning-peers"),
     ),
-    Flow("parked.{by}.{stream}.{sequence}", "Parked", PARKED.name, ("geofence", "dispatch"), ()),
+    Flow("parked.{by}.{stream}.{sequence}", "Parked", PARKED.name, ("geofence", "dispatch", "registry"), ()),
     Flow("digest.{p}.{sequence}.{replica}", "sha256 hex", DIGESTS.name, ("geofence",), ("(geofence)",)),
+    Flow("ledger.head.{sequence}", "LedgerHead", LEDGER.name, ("registry",), ("(every agency)",)),
+    Flow("disclosure.{by}.{disclosure_id}", "Disclosure", DISCLOSURES.name, ("dispatch",), ("registry-disclosures",)),
 )
+
+DISCLOSURES_DURABLE = "registry-disclosures"
+"""Durable name under which the registry takes disclosures that were made elsewhere into its ledger."""
 
 
 def log_stream(partition: int) -> str:
@@ -139,3 +147,13 @@ def parked_subject(by: str, stream: str, sequence: int) -> str:
 def digest_subject(partition: int, sequence: int, replica: int) -> str:
     """Subject of the digest of one evaluator's state after `sequence`."""
     return f"digest.{partition}.{sequence}.{replica}"
+
+
+def ledger_head_subject(sequence: int) -> str:
+    """Subject of one signed head of the ledger."""
+    return f"ledger.head.{sequence}"
+
+
+def disclosure_subject(by: str, disclosure_id: str) -> str:
+    """Subject of one disclosure that was made elsewhere than in the registry."""
+    return f"disclosure.{by}.{disclosure_id}"

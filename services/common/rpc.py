@@ -13,12 +13,13 @@ from typing import Any, NoReturn
 import grpc
 import grpc.aio
 from google.protobuf import any_pb2, descriptor_pool, duration_pb2
+from google.protobuf.message import DecodeError
 from google.rpc import code_pb2, error_details_pb2, status_pb2
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 from grpc_status import rpc_status
 
-from services.common import errors
+from services.common import errors, wire
 from services.common.bus import Bus
 from services.common.identity import Caller, caller_of, sign_dev_token, verify_dev_token
 from services.common.settings import CommonSettings
@@ -117,6 +118,39 @@ def allowed_roles(method: str) -> frozenset[int]:
     return frozenset(options.Extensions[access_pb2.allowed_roles])
 
 
+@dataclass(frozen=True, slots=True)
+class _Unreadable:
+    """Stands for a request that is no message; it is refused once its caller is known."""
+
+    error: errors.InvalidField
+
+
+def _reader(handler: grpc.RpcMethodHandler[Any, Any], method: str) -> Callable[[bytes], Any]:
+    """The deserializer of a method. gRPC answers UNKNOWN where one raises, so this one doesn't."""
+    read: Any = handler.request_deserializer
+    service_name, _, method_name = method.lstrip("/").partition("/")
+
+    def deserialize(raw: bytes) -> Any:
+        try:
+            return read(raw)
+        except DecodeError:
+            service = descriptor_pool.Default().FindServiceByName(service_name)
+            return _Unreadable(errors.InvalidField(*wire.fault(service.methods_by_name[method_name].input_type, raw)))
+
+    return deserialize
+
+
+def _readable(request: Any) -> Any:
+    if isinstance(request, _Unreadable):
+        raise request.error
+    return request
+
+
+async def _all_readable(requests: AsyncIterator[Any]) -> AsyncIterator[Any]:
+    async for request in requests:
+        yield _readable(request)
+
+
 class Gatekeeper(grpc.aio.ServerInterceptor):
     """Lets a call through when its caller is proven and the protos allow the role; everything else is refused."""
 
@@ -147,13 +181,14 @@ class Gatekeeper(grpc.aio.ServerInterceptor):
                 raise errors.PermissionDenied(f"{access_pb2.Role.Name(who.role)} may not call {method}")
             _caller.set(who)
 
+        readable = _all_readable if handler.request_streaming else _readable
         if handler.response_streaming:
             streaming: Any = handler.stream_stream if handler.request_streaming else handler.unary_stream
 
             async def serve_stream(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> AsyncIterator[Any]:
                 try:
                     admit(context)
-                    async for response in streaming(request, context):
+                    async for response in streaming(readable(request), context):
                         yield response
                 except errors.TandemError as error:
                     await _abort(context, error)
@@ -163,21 +198,21 @@ class Gatekeeper(grpc.aio.ServerInterceptor):
                 if handler.request_streaming
                 else grpc.unary_stream_rpc_method_handler
             )
-            return make(serve_stream, handler.request_deserializer, handler.response_serializer)
+            return make(serve_stream, _reader(handler, method), handler.response_serializer)
 
         single: Any = handler.stream_unary if handler.request_streaming else handler.unary_unary
 
         async def serve(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
             try:
                 admit(context)
-                return await single(request, context)
+                return await single(readable(request), context)
             except errors.TandemError as error:
                 await _abort(context, error)
 
         make_single = (
             grpc.stream_unary_rpc_method_handler if handler.request_streaming else grpc.unary_unary_rpc_method_handler
         )
-        return make_single(serve, handler.request_deserializer, handler.response_serializer)
+        return make_single(serve, _reader(handler, method), handler.response_serializer)
 
     def _authenticate(self, context: grpc.aio.ServicerContext[Any, Any]) -> Caller:
         proven = context.auth_context().get("peer_spiffe_id")
@@ -219,16 +254,16 @@ class Server:
 
 @asynccontextmanager
 async def serve(
-    settings: CommonSettings, add_servicer: Callable[[grpc.aio.Server], None], service_name: str
+    settings: CommonSettings, add_servicer: Callable[[grpc.aio.Server], None], *service_names: str
 ) -> AsyncIterator[Server]:
-    """A started server for one service; at the end it says NOT_SERVING, lets calls finish for 5 s and stops."""
+    """A started server; at the end it says NOT_SERVING, lets calls finish for 5 s and stops."""
     server = grpc.aio.server(
         interceptors=[Gatekeeper(settings.dev_secret)], options=_SERVER_OPTIONS, maximum_concurrent_rpcs=20_000
     )
     add_servicer(server)
     health_servicer = health.aio.HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(health_servicer, server)
-    reflection.enable_server_reflection((service_name, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
+    reflection.enable_server_reflection((*service_names, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
     address = f"[{settings.host}]:{settings.port}" if ":" in settings.host else f"{settings.host}:{settings.port}"
     credentials = _server_credentials(settings) if settings.tls else None
     port = server.add_secure_port(address, credentials) if credentials else server.add_insecure_port(address)

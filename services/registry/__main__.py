@@ -2,38 +2,59 @@
 
 from __future__ import annotations
 
+import grpc.aio
 import uvloop
 
 from services.common import bus as buses
 from services.common import db, flow, rpc, streams, telemetry
 from services.registry.api import SERVICE_NAME, RegistryServicer
+from services.registry.area import AREAS
+from services.registry.consumer import consume_disclosures
+from services.registry.custodian import Custodian
+from services.registry.disclosure_api import SERVICE_NAME as DISCLOSURE_SERVICE_NAME
+from services.registry.disclosure_api import DisclosureServicer
+from services.registry.disclosures import Disclosures
 from services.registry.handlers import Registry
+from services.registry.ledger import open_signer
+from services.registry.oversight import Oversight
 from services.registry.relay import Relay
 from services.registry.settings import RegistrySettings
 from services.registry.store import MIGRATIONS
-from services.registry.vault import Vault, read_or_make_key
-from tandem.registry.v1 import registry_pb2_grpc
+from services.registry.vault import Vault
+from tandem.registry.v1 import disclosure_pb2_grpc, registry_pb2_grpc
 
 
 async def main(settings: RegistrySettings) -> None:
     """Runs the service until it is told to stop."""
-    given = settings.registry_key.get_secret_value()
-    vault = Vault(bytes.fromhex(given) if given else read_or_make_key(settings.key_file))
+    vault = Vault(*settings.keys())
+    signer = open_signer(settings.ledger_key_file)
     async with (
         buses.connect(settings.nats_url, "registry") as bus,
-        db.open_database(settings.database_file, MIGRATIONS) as database,
+        db.open_database(settings.database, MIGRATIONS) as database,
     ):
         premises = await streams.pass_gate(bus, settings)
         registry = Registry(database, vault, premises.clock, premises.partitions)
         log = await bus.js.stream_info(flow.log_stream(0))
         await registry.prepare(log_identity=str(log.created))
-        servicer = RegistryServicer(registry)
-        async with rpc.serve(
-            settings,
-            lambda server: registry_pb2_grpc.add_RegistryServiceServicer_to_server(servicer, server),
-            SERVICE_NAME,
-        ) as server:
-            await rpc.run_until_stopped(rpc.keep_health(server, bus), Relay(registry, bus, premises.clock).run())
+        disclosures = Disclosures(registry, premises.clock, signer)
+        custodian = Custodian(registry, premises.clock)
+        oversight = Oversight(registry, premises.clock)
+
+        def add_servicers(server: grpc.aio.Server) -> None:
+            records = RegistryServicer(registry, oversight, AREAS[settings.service_area])
+            registry_pb2_grpc.add_RegistryServiceServicer_to_server(records, server)
+            servicer = DisclosureServicer(disclosures, premises.clock)
+            disclosure_pb2_grpc.add_DisclosureServiceServicer_to_server(servicer, server)
+
+        async with rpc.serve(settings, add_servicers, SERVICE_NAME, DISCLOSURE_SERVICE_NAME) as server:
+            await rpc.run_until_stopped(
+                rpc.keep_health(server, bus),
+                Relay(registry, bus, premises.clock).run(),
+                disclosures.keep_signed(),
+                custodian.run(),
+                oversight.run(),
+                consume_disclosures(bus, disclosures),
+            )
 
 
 if __name__ == "__main__":

@@ -9,14 +9,23 @@ from typing import Any, TypeVar
 import grpc.aio
 from google.protobuf.message import Message
 
+from services.common import times
 from services.common.errors import InvalidField
-from services.registry import translate
-from services.registry.domain import Outcome
+from services.common.identity import Role
+from services.common.rpc import caller
+from services.registry import lifecycle, translate, translate_review
+from services.registry.area import ServiceArea
+from services.registry.domain import Order
 from services.registry.handlers import Registry
-from tandem.registry.v1 import registry_pb2, registry_pb2_grpc
+from services.registry.oversight import Oversight
+from services.registry.reconcile import Agency, Kind, Listed
+from tandem.registry.v1 import reconciliation_pb2, registry_pb2, registry_pb2_grpc, review_pb2
 
 SERVICE_NAME = registry_pb2.DESCRIPTOR.services_by_name["RegistryService"].full_name
 MATCHES_AT_ONCE = 100
+DIFFERENCES_AT_ONCE = 1000
+LISTED_MAX = 1_000_000
+"""Records in one list; more than an agency has."""
 _SEQUENCE_MAX = (1 << 63) - 1
 
 _M = TypeVar("_M", bound=Message)
@@ -27,36 +36,123 @@ _Context = grpc.aio.ServicerContext[Any, Any]
 class RegistryServicer(registry_pb2_grpc.RegistryServiceServicer):
     """Parses, hands over, answers."""
 
-    def __init__(self, registry: Registry) -> None:
+    def __init__(self, registry: Registry, oversight: Oversight, area: ServiceArea) -> None:
         self._registry = registry
+        self._oversight = oversight
+        self._area = area
 
     async def PutWearer(
         self, request: registry_pb2.PutWearerRequest, context: _Context
     ) -> registry_pb2.PutWearerResponse:
         wearer = _parse(request, "wearer", translate.parse_wearer)
-        return registry_pb2.PutWearerResponse(outcome=await _finish(self._registry.put_wearer(wearer)))
+        outcome = translate.outcome_to_proto(await _finish(self._registry.put_wearer(wearer)))
+        warned = lifecycle.number_warnings("national_id", wearer.national_id)
+        return registry_pb2.PutWearerResponse(
+            outcome=outcome, warnings=translate_review.warnings_to_proto("wearer", warned)
+        )
 
     async def PutTag(self, request: registry_pb2.PutTagRequest, context: _Context) -> registry_pb2.PutTagResponse:
         tag = _parse(request, "tag", translate.parse_tag)
-        return registry_pb2.PutTagResponse(outcome=await _finish(self._registry.put_tag(tag)))
+        outcome = await _finish(self._registry.put_tag(tag))
+        return registry_pb2.PutTagResponse(outcome=translate.outcome_to_proto(outcome))
+
+    async def EndTag(self, request: registry_pb2.EndTagRequest, context: _Context) -> registry_pb2.EndTagResponse:
+        outcome = await _finish(self._registry.end_tag(*translate.parse_device_end(request)))
+        return registry_pb2.EndTagResponse(outcome=translate.outcome_to_proto(outcome))
 
     async def PutProtectedPerson(
         self, request: registry_pb2.PutProtectedPersonRequest, context: _Context
     ) -> registry_pb2.PutProtectedPersonResponse:
         person = _parse(request, "protected_person", translate.parse_protected_person)
-        return registry_pb2.PutProtectedPersonResponse(
-            outcome=await _finish(self._registry.put_protected_person(person))
-        )
+        outcome = await _finish(self._registry.put_protected_person(person))
+        return registry_pb2.PutProtectedPersonResponse(outcome=translate.outcome_to_proto(outcome))
 
     async def PutDevice(
         self, request: registry_pb2.PutDeviceRequest, context: _Context
     ) -> registry_pb2.PutDeviceResponse:
         device = _parse(request, "device", translate.parse_device)
-        return registry_pb2.PutDeviceResponse(outcome=await _finish(self._registry.put_device(device)))
+        outcome = await _finish(self._registry.put_device(device))
+        return registry_pb2.PutDeviceResponse(outcome=translate.outcome_to_proto(outcome))
+
+    async def EndDevice(
+        self, request: registry_pb2.EndDeviceRequest, context: _Context
+    ) -> registry_pb2.EndDeviceResponse:
+        outcome = await _finish(self._registry.end_device(*translate.parse_device_end(request)))
+        return registry_pb2.EndDeviceResponse(outcome=translate.outcome_to_proto(outcome))
 
     async def PutOrder(self, request: registry_pb2.PutOrderRequest, context: _Context) -> registry_pb2.PutOrderResponse:
-        order = _parse(request, "order", translate.parse_order)
-        return registry_pb2.PutOrderResponse(outcome=await _finish(self._registry.put_order(order)))
+        order = _parse(request, "order", self._parse_order)
+        outcome, stage = await _finish(self._registry.put_order(order))
+        warned = (
+            *lifecycle.number_warnings("respondent.national_id", order.respondent.national_id),
+            *lifecycle.duration_warnings(order),
+        )
+        return registry_pb2.PutOrderResponse(
+            outcome=translate.outcome_to_proto(outcome),
+            warnings=translate_review.warnings_to_proto("order", warned),
+            stage=translate_review.stage_to_proto(stage),
+        )
+
+    def _parse_order(self, msg: registry_pb2.Order) -> Order:
+        order = translate.parse_order(msg)
+        translate.check_area(order, self._area)
+        return order
+
+    async def EndOrder(self, request: registry_pb2.EndOrderRequest, context: _Context) -> registry_pb2.EndOrderResponse:
+        outcome, stage = await _finish(self._registry.end_order(*translate.parse_order_end(request)))
+        return registry_pb2.EndOrderResponse(
+            outcome=translate.outcome_to_proto(outcome), stage=translate_review.stage_to_proto(stage)
+        )
+
+    # ── reconciliation ───────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def Reconcile(
+        self, request_iterator: AsyncIterator[reconciliation_pb2.ReconcileRequest], context: _Context
+    ) -> AsyncIterator[reconciliation_pb2.ReconcileResponse]:
+        agency = Agency.MOJ if caller().role == Role.ROLE_MOJ_RECORDS else Agency.NPA
+        listed: dict[tuple[Kind, str], Listed] = {}
+        async for request in request_iterator:
+            for n, one in enumerate(translate_review.parse_listed(request, agency)):
+                if (one.kind, one.record_id) in listed:
+                    raise InvalidField(f"records[{n}].record_id", "is listed twice")
+                listed[one.kind, one.record_id] = one
+            if len(listed) > LISTED_MAX:
+                raise InvalidField("records", f"a list must hold at most {LISTED_MAX}")
+        compared = await _finish(self._oversight.compare(agency, list(listed.values())))
+        for start in range(0, len(compared.differences), DIFFERENCES_AT_ONCE):
+            some = compared.differences[start : start + DIFFERENCES_AT_ONCE]
+            yield reconciliation_pb2.ReconcileResponse(differences=map(translate_review.difference_to_proto, some))
+        summary = reconciliation_pb2.ReconcileSummary(
+            listed_root=compared.listed_root,
+            stored_root=compared.stored_root,
+            listed=compared.listed,
+            stored=compared.stored,
+            differences=len(compared.differences),
+            compared_at=times.to_timestamp(compared.compared_at_ms),
+        )
+        yield reconciliation_pb2.ReconcileResponse(summary=summary)
+
+    async def GetReconciliation(
+        self, request: reconciliation_pb2.GetReconciliationRequest, context: _Context
+    ) -> reconciliation_pb2.GetReconciliationResponse:
+        standings = await self._oversight.standings()
+        agencies = [translate_review.standing_to_proto(one, overdue) for one, overdue in standings]
+        return reconciliation_pb2.GetReconciliationResponse(agencies=agencies)
+
+    # ── matches ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def ListReviews(
+        self, request: review_pb2.ListReviewsRequest, context: _Context
+    ) -> review_pb2.ListReviewsResponse:
+        reviews = await self._oversight.list_reviews(*translate_review.parse_states(request))
+        return review_pb2.ListReviewsResponse(reviews=map(translate_review.review_to_proto, reviews))
+
+    async def DecideReview(
+        self, request: review_pb2.DecideReviewRequest, context: _Context
+    ) -> review_pb2.DecideReviewResponse:
+        decision = translate_review.parse_decision(request)
+        decided = await _finish(self._oversight.decide(*decision, by=caller().spiffe_id))
+        return review_pb2.DecideReviewResponse(review=translate_review.review_to_proto(decided))
 
     async def WatchMatches(
         self, request: registry_pb2.WatchMatchesRequest, context: _Context
@@ -64,17 +160,16 @@ class RegistryServicer(registry_pb2_grpc.RegistryServiceServicer):
         after = request.after_sequence
         if after > _SEQUENCE_MAX:
             raise InvalidField("after_sequence", "is greater than any sequence")
+        # The token is judged as it comes; who is watching already is never told that it is too late.
+        events = await self._oversight.resume(after, not request.with_reviews, MATCHES_AT_ONCE)
         while True:
+            for event in events:
+                yield translate_review.event_to_proto(event)
+                after = event.sequence
             change = self._registry.next_change()
-            async with self._registry.transaction() as records:
-                cases = await records.matches_after(after, MATCHES_AT_ONCE)
-            for case in cases:
-                yield translate.match_to_proto(
-                    case.sequence, case.case_id, case.wearer_id, case.order_id, case.matched_at_ms
-                )
-                after = case.sequence
-            if not cases:
-                await change.wait()
+            events = await self._oversight.events_after(after, not request.with_reviews, MATCHES_AT_ONCE)
+            if not events:
+                await self._registry.wait_for(change)
 
 
 def _parse(request: Message, name: str, parse: Callable[[Any], _R]) -> _R:
@@ -87,6 +182,6 @@ def _parse(request: Message, name: str, parse: Callable[[Any], _R]) -> _R:
         raise error.under(name) from None
 
 
-async def _finish(put: Coroutine[Any, Any, Outcome]) -> registry_pb2.PutOutcome.ValueType:
-    """Lets a put run to its end although the caller goes away: a transaction is never cut in the middle."""
-    return translate.outcome_to_proto(await asyncio.shield(put))
+async def _finish(work: Coroutine[Any, Any, _R]) -> _R:
+    """Lets work run to its end although the caller goes away: a transaction is never cut in the middle."""
+    return await asyncio.shield(work)

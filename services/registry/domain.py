@@ -65,6 +65,59 @@ class Place:
     shape: Circle | Polygon
 
 
+class Sex(Enum):
+    """Sex as the records have it."""
+
+    FEMALE = "FEMALE"
+    MALE = "MALE"
+
+
+class Relation(Enum):
+    """Why an order protects a person."""
+
+    VICTIM = "VICTIM"
+    COHABITANT = "COHABITANT"
+    FAMILY = "FAMILY"
+
+
+class OrderType(Enum):
+    """By what law an order stands; lifecycle.LIMITS has the greatest durations."""
+
+    STALKING_APPROACH = "STALKING_APPROACH"
+    STALKING_TELECOM = "STALKING_TELECOM"
+    STALKING_TAG = "STALKING_TAG"
+    POLICE_EMERGENCY = "POLICE_EMERGENCY"
+    DV_TEMPORARY = "DV_TEMPORARY"
+    DV_PROTECTION = "DV_PROTECTION"
+    STALKING_PROTECTION = "STALKING_PROTECTION"
+    TAG_CONDITION = "TAG_CONDITION"
+
+
+class EndReason(Enum):
+    """Why an order ends before its time."""
+
+    CANCELLED_BY_COURT = "CANCELLED_BY_COURT"
+    CANCELLED_BY_POLICE = "CANCELLED_BY_POLICE"
+    COVERED_BY_COURT_ORDER = "COVERED_BY_COURT_ORDER"
+    NON_PROSECUTION = "NON_PROSECUTION"
+    ACQUITTAL = "ACQUITTAL"
+
+
+@dataclass(frozen=True, slots=True)
+class OrderEnd:
+    """The end of an order before its time."""
+
+    reason: EndReason
+    at_ms: int
+    """From when on it isn't in force, milliseconds since 1970 UTC."""
+    covering_order_id: str = ""
+    """The court order that covers it, where that is the reason."""
+
+
+# A record's field that was added later has a default, and what equals its default is left out where the record is stored:
+# so records and digests of before stay what they were.
+
+
 @dataclass(frozen=True, slots=True)
 class Wearer:
     """A person fitted with a tag; the Ministry's record."""
@@ -75,6 +128,9 @@ class Wearer:
     name: str = field(repr=False)
     birth_date: date = field(repr=False)
     source_version: int
+    sex: Sex | None = field(default=None, repr=False)
+    phone: str = field(default="", repr=False)
+    address: str = field(default="", repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +140,8 @@ class Tag:
     device_id: str
     wearer_id: str
     source_version: int
+    removed_at_ms: int | None = None
+    """When it was taken off, milliseconds since 1970 UTC; None while it is on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +151,7 @@ class ProtectedPerson:
     person_id: str
     name: str = field(repr=False)
     source_version: int
+    relation: Relation | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +161,8 @@ class Device:
     device_id: str
     person_id: str
     source_version: int
+    removed_at_ms: int | None = None
+    """Since when the person hasn't had it, milliseconds since 1970 UTC; None while they have."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,9 +170,12 @@ class Respondent:
     """The person whom an order restrains."""
 
     national_id: str = field(repr=False)
-    """13 digits."""
+    """13 digits; empty where the police don't know it."""
     name: str = field(repr=False)
     birth_date: date = field(repr=False)
+    sex: Sex | None = field(default=None, repr=False)
+    phone: str = field(default="", repr=False)
+    address: str = field(default="", repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,6 +193,21 @@ class Order:
     valid_until_ms: int
     """End of validity, exclusive, milliseconds since 1970 UTC."""
     source_version: int
+    type: OrderType | None = None
+    extensions: int = 0
+    """How often it was extended so far."""
+    duration_reason: str = field(default="", repr=False)
+    """Why it lasts longer than its type allows."""
+    end: OrderEnd | None = None
+    """Its end before its time; None while it runs."""
+
+    @property
+    def ends_ms(self) -> int:
+        """From when on it isn't in force, milliseconds since 1970 UTC."""
+        if self.end is None:
+            return self.valid_until_ms
+        # A moment is left of an order that ended before it began, so that its case stays well formed.
+        return max(self.valid_from_ms + 1, min(self.valid_until_ms, self.end.at_ms))
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,8 +262,8 @@ def decide_put(stored_version: int | None, stored_digest: bytes | None, version:
 
 
 def is_match(respondent: Respondent, wearer: Wearer) -> bool:
-    """Whether respondent and wearer are one person: the same national number."""
-    return respondent.national_id == wearer.national_id
+    """Whether respondent and wearer are one person beyond doubt: the same national number."""
+    return bool(wearer.national_id) and respondent.national_id == wearer.national_id
 
 
 def case_id_of(order_id: str, wearer_id: str) -> str:
@@ -198,17 +277,22 @@ def build_case(order: Order, wearer: Wearer, tags: Sequence[Tag], devices: Seque
         case_id=case_id_of(order.order_id, wearer.wearer_id),
         order_id=order.order_id,
         wearer_id=wearer.wearer_id,
-        tag_device_ids=tuple(sorted(tag.device_id for tag in tags if tag.wearer_id == wearer.wearer_id)),
+        tag_device_ids=tuple(
+            sorted(tag.device_id for tag in tags if tag.wearer_id == wearer.wearer_id and tag.removed_at_ms is None)
+        ),
         persons=tuple(
             ProtectedTarget(
-                person_id, tuple(sorted(device.device_id for device in devices if device.person_id == person_id))
+                person_id,
+                tuple(
+                    sorted(one.device_id for one in devices if one.person_id == person_id and one.removed_at_ms is None)
+                ),
             )
             for person_id in order.protected_person_ids
         ),
         places=order.places,
         rings=order.rings or DEFAULT_RINGS,
         valid_from_ms=order.valid_from_ms,
-        valid_until_ms=order.valid_until_ms,
+        valid_until_ms=order.ends_ms,
     )
 
 

@@ -1,4 +1,4 @@
-"""What happens when an agency puts a record: gather, decide, apply.
+"""What happens when an agency puts or ends a record: gather, decide, apply.
 
 The record and all that follows from it are written in one transaction; what must go into the log waits in the outbox.
 """
@@ -6,48 +6,58 @@ The record and all that follows from it are written in one transaction; what mus
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable
+import contextlib
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from dataclasses import replace
 
 import sqlalchemy as sa
 
-from services.common import flow
 from services.common.clock import MeshClock
 from services.common.db import Database
 from services.common.errors import FailedPrecondition, NotFound
 from services.common.telemetry import logger
-from services.registry import domain, tables, translate
-from services.registry.domain import Device, Order, Outcome, ProtectedPerson, Tag, Wearer
-from services.registry.store import Record, Records, StoredCase
+from services.registry import domain, lifecycle, likeness, reconcile, tables
+from services.registry.cases import DAY_MS, Cases
+from services.registry.domain import Device, Order, OrderEnd, Outcome, ProtectedPerson, Tag, Wearer
+from services.registry.lifecycle import Stage
+from services.registry.reconcile import Kind
+from services.registry.store import Record, Records
 from services.registry.vault import Vault
-from tandem.common.v1 import log_pb2
 
-DAY_MS = 86_400_000
 RENEWED_AT_ONCE = 50
+COMPLETED_AT_ONCE = 200
 
 
 class Registry:
     """The system of record. Each method is one transaction; what it sends goes through the outbox."""
 
     def __init__(self, database: Database, vault: Vault, clock: MeshClock, partitions: int) -> None:
-        self._database = database
+        self.database = database
         self._vault = vault
         self._clock = clock
-        self._partitions = partitions
+        self.cases = Cases(clock, partitions)
         self._change = asyncio.Event()
 
     def next_change(self) -> asyncio.Event:
         """An event that is set after the next commit. Take it first, look into the store, then wait for it."""
         return self._change
 
+    async def wait_for(self, change: asyncio.Event, at_most_s: float = 1.0) -> None:
+        """Waits until a change is there. Those of another process on the same database aren't heard: look again after a while."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(at_most_s):
+                await change.wait()
+
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[Records]:
         """The store, for the time of one transaction."""
-        async with self._database.transaction() as connection:
+        async with self.database.transaction() as connection:
             yield Records(connection, self._vault)
 
     @asynccontextmanager
-    async def _changing(self) -> AsyncIterator[Records]:
+    async def changing(self) -> AsyncIterator[Records]:
+        """A transaction whose commit wakes all who wait for a change."""
         async with self.transaction() as records:
             yield records
         committed, self._change = self._change, asyncio.Event()
@@ -58,7 +68,7 @@ class Registry:
 
         Raises FailedPrecondition where the database was written under another key: nothing would be found in it.
         """
-        async with self._changing() as records:
+        async with self.changing() as records:
             fingerprint = await records.fact("key")
             if fingerprint is None:
                 await records.note("key", self._vault.fingerprint)
@@ -69,50 +79,77 @@ class Registry:
             if await records.fact("log") != log_identity.encode():
                 await records.begin_new_log()
                 await records.note("log", log_identity.encode())
+        for kind, table in _TABLES.items():
+            await self._complete(kind, table)
+
+    async def _complete(self, kind: Kind, table: sa.Table) -> None:
+        """Gives digests and keys to the records that were stored before there were any, and matches them by those."""
+        (key,) = table.primary_key
+        after = ""
+        while True:
+            async with self.transaction() as records:
+                ids = await records.reviews.without_digest(kind, key, after, COMPLETED_AT_ONCE)
+                if not ids:
+                    return
+                # A record that was destroyed has an id and no content; it is passed over.
+                for record in await records.all_of(table, ids):
+                    await _index(records, record)
+                    if isinstance(record, Wearer):
+                        await self._match_wearer(records, record)
+            after = ids[-1]
 
     # ── puts ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
     async def put_wearer(self, wearer: Wearer) -> Outcome:
         """Stores a wearer and matches them against all respondents."""
-        async with self._changing() as records:
+        async with self.changing() as records:
             outcome = await _decide(records, tables.wearers, wearer.wearer_id, wearer)
             if outcome is Outcome.STORED:
-                await records.put(tables.wearers, wearer.wearer_id, wearer)
-                orders = {order.order_id: order for order in await records.orders_against(wearer.national_id)}
-                # Cases of the number that the record had before.
-                for case in await records.cases_of_wearer(wearer.wearer_id):
-                    if case.order_id not in orders:
-                        orders[case.order_id] = await records.order(case.order_id)
-                for order in orders.values():
-                    await self._refresh(records, order, wearer)
+                await _store(records, tables.wearers, wearer.wearer_id, wearer)
+                await self._match_wearer(records, wearer)
         return outcome
 
     async def put_tag(self, tag: Tag) -> Outcome:
         """Stores on whom a tag is. Raises NotFound (unknown wearer), FailedPrecondition (a protective device's id)."""
-        async with self._changing() as records:
+        async with self.changing() as records:
             outcome = await _decide(records, tables.tags, tag.device_id, tag)
             if outcome is Outcome.STORED:
                 await _must_be_known(records, tables.wearers, tag.wearer_id, "tag.wearer_id: no such wearer")
                 if await records.device(tag.device_id):
                     raise FailedPrecondition("tag.device_id: is the id of a protective device")
-                before = await records.tag(tag.device_id)
-                await records.put(tables.tags, tag.device_id, tag)
-                await self._send_route(records, tag.device_id)
-                for wearer_id in _each(tag.wearer_id, before.wearer_id if before else None):
-                    await self._refresh_all(records, await records.cases_of_wearer(wearer_id))
+                await self._store_tag(records, tag)
         return outcome
+
+    async def end_tag(self, device_id: str, removed_at_ms: int, source_version: int) -> Outcome:
+        """Notes that a tag was taken off. Raises NotFound (unknown tag)."""
+        async with self.changing() as records:
+            before = await records.tag(device_id)
+            if before is None:
+                raise NotFound("device_id: no such tag")
+            tag = replace(before, removed_at_ms=removed_at_ms, source_version=source_version)
+            outcome = await _decide(records, tables.tags, device_id, tag)
+            if outcome is Outcome.STORED:
+                await self._store_tag(records, tag)
+        return outcome
+
+    async def _store_tag(self, records: Records, tag: Tag) -> None:
+        before = await records.tag(tag.device_id)
+        await _store(records, tables.tags, tag.device_id, tag)
+        await self.cases.send_route(records, tag.device_id)
+        for wearer_id in _each(tag.wearer_id, before.wearer_id if before else None):
+            await self.cases.refresh_all(records, await records.cases_of_wearer(wearer_id))
 
     async def put_protected_person(self, person: ProtectedPerson) -> Outcome:
         """Stores a protected person."""
-        async with self._changing() as records:
+        async with self.changing() as records:
             outcome = await _decide(records, tables.protected_persons, person.person_id, person)
             if outcome is Outcome.STORED:
-                await records.put(tables.protected_persons, person.person_id, person)
+                await _store(records, tables.protected_persons, person.person_id, person)
         return outcome
 
     async def put_device(self, device: Device) -> Outcome:
         """Stores whose a protective device is. Raises NotFound (unknown person), FailedPrecondition (a tag's id)."""
-        async with self._changing() as records:
+        async with self.changing() as records:
             outcome = await _decide(records, tables.devices, device.device_id, device)
             if outcome is Outcome.STORED:
                 await _must_be_known(
@@ -120,108 +157,89 @@ class Registry:
                 )
                 if await records.tag(device.device_id):
                     raise FailedPrecondition("device.device_id: is the id of a tag")
-                before = await records.device(device.device_id)
-                await records.put(tables.devices, device.device_id, device)
-                await self._send_route(records, device.device_id)
-                for person_id in _each(device.person_id, before.person_id if before else None):
-                    await self._refresh_all(records, await records.cases_of_person(person_id))
+                await self._store_device(records, device)
         return outcome
 
-    async def put_order(self, order: Order) -> Outcome:
-        """Stores an order and matches its respondent against all wearers. Raises NotFound for an unknown person."""
-        async with self._changing() as records:
-            outcome = await _decide(records, tables.orders, order.order_id, order)
+    async def end_device(self, device_id: str, removed_at_ms: int, source_version: int) -> Outcome:
+        """Notes that a person hasn't a protective device any more. Raises NotFound (unknown device)."""
+        async with self.changing() as records:
+            before = await records.device(device_id)
+            if before is None:
+                raise NotFound("device_id: no such protective device")
+            device = replace(before, removed_at_ms=removed_at_ms, source_version=source_version)
+            outcome = await _decide(records, tables.devices, device_id, device)
             if outcome is Outcome.STORED:
-                for n, person_id in enumerate(order.protected_person_ids):
-                    text = f"order.protected_person_ids[{n}]: no such protected person"
-                    await _must_be_known(records, tables.protected_persons, person_id, text)
-                dropped = set(await records.persons_of_order(order.order_id)) - set(order.protected_person_ids)
-                await records.put(tables.orders, order.order_id, order)
-                wearers = {w.wearer_id: w for w in await records.wearers_numbered(order.respondent.national_id)}
-                # Cases of the respondent whom the record named before.
-                for case in await records.cases_of_order(order.order_id):
-                    if case.wearer_id not in wearers:
-                        wearers[case.wearer_id] = await records.wearer(case.wearer_id)
-                for wearer in wearers.values():
-                    await self._refresh(records, order, wearer)
-                await self._send_routes_of(records, sorted(dropped))
+                await self._store_device(records, device)
         return outcome
 
-    # ── consequences ─────────────────────────────────────────────────────────────────────────────────────────────────
+    async def _store_device(self, records: Records, device: Device) -> None:
+        before = await records.device(device.device_id)
+        await _store(records, tables.devices, device.device_id, device)
+        await self.cases.send_route(records, device.device_id)
+        for person_id in _each(device.person_id, before.person_id if before else None):
+            await self.cases.refresh_all(records, await records.cases_of_person(person_id))
 
-    async def _refresh_all(self, records: Records, cases: Iterable[StoredCase]) -> None:
-        for case in cases:
-            await self._refresh(records, await records.order(case.order_id), await records.wearer(case.wearer_id))
+    async def put_order(self, order: Order) -> tuple[Outcome, Stage | None]:
+        """Stores an order and matches its respondent against all wearers. Raises NotFound for an unknown person."""
+        async with self.changing() as records:
+            outcome = await _decide(records, tables.orders, order.order_id, order)
+            if outcome is not Outcome.STORED:
+                return outcome, None
+            for n, person_id in enumerate(order.protected_person_ids):
+                text = f"order.protected_person_ids[{n}]: no such protected person"
+                await _must_be_known(records, tables.protected_persons, person_id, text)
+            stage = await self._store_order(records, order)
+        return outcome, stage
 
-    async def _refresh(self, records: Records, order: Order, wearer: Wearer) -> None:
-        """Finds, renews or withdraws the joint case of an order and a wearer, and tells the log."""
+    async def end_order(self, order_id: str, end: OrderEnd, source_version: int) -> tuple[Outcome, Stage | None]:
+        """Ends an order before its time. Raises NotFound (unknown order), InvalidField (a reason that doesn't fit)."""
+        async with self.changing() as records:
+            await _must_be_known(records, tables.orders, order_id, "order_id: no such order")
+            covering = await records.all_of(tables.orders, [end.covering_order_id])
+            before = await records.find(tables.orders, Order, order_id)
+            order = lifecycle.ended(before, end, source_version, next(iter(covering), None))
+            outcome = await _decide(records, tables.orders, order_id, order)
+            if outcome is not Outcome.STORED:
+                return outcome, None
+            stage = await self._store_order(records, order)
+        return outcome, stage
+
+    async def _store_order(self, records: Records, order: Order) -> Stage:
+        before = next(iter(await records.all_of(tables.orders, [order.order_id])), None)
+        stage = lifecycle.stage_of(before, order)
+        dropped = set(await records.persons_of_order(order.order_id)) - set(order.protected_person_ids)
+        await _store(records, tables.orders, order.order_id, order)
+        reason = order.end.reason.value if order.end else ""
         now_ms = self._clock.now_ms()
-        holds = domain.is_match(order.respondent, wearer)
-        case_id = domain.case_id_of(order.order_id, wearer.wearer_id)
-        before = await records.case(case_id)
-        if not holds and (before is None or before.withdrawn_at_ms is not None):
-            return
-        # Versions follow the clock, so that a database that was lost and is filled again outruns what the log holds.
-        version = max(before.version + 1 if before else 1, now_ms)
-        devices = await records.devices_of(order.protected_person_ids)
-        case = domain.build_case(order, wearer, await records.tags_on(wearer.wearer_id), devices)
-        if not holds:
-            case = domain.withdraw(case, now_ms)
-        snapshot = translate.case_to_proto(case, version)
-        entry = log_pb2.LogEntry(case=snapshot).SerializeToString(deterministic=True)
-        await records.put_case(
-            case_id,
-            {
-                "order_id": order.order_id,
-                "wearer_id": wearer.wearer_id,
-                "version": version,
-                "matched_at_ms": before.matched_at_ms if before else now_ms,
-                "withdrawn_at_ms": None if holds else now_ms,
-                "valid_until_ms": case.valid_until_ms,
-                "entry": entry,
-                "sent_day": now_ms // DAY_MS,
-            },
-        )
-        # Routes before the case: devices are heard in its partition from the moment that the fold knows it.
-        await self._send_routes_of(records, order.protected_person_ids)
-        await records.enqueue(self._case_subject(case.wearer_id), f"{case_id}:{version}", entry)
-        if before is None:
-            logger().info("order_matched", case_id=case_id)
-        elif not holds:
-            logger().warning("match_withdrawn", case_id=case_id)
+        await records.reviews.add_stage(order.order_id, order.source_version, stage, reason, now_ms)
+        await self._match_order(records, order)
+        await self.cases.send_routes_of(records, sorted(dropped))
+        logger().info("order_stored", order_id=order.order_id, stage=stage.value)
+        return stage
 
-    def _case_subject(self, wearer_id: str) -> str:
-        (partition,) = domain.tag_partitions(wearer_id, self._partitions)
-        return flow.log_subject(partition, "case")
+    # ── matching ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    async def _send_routes_of(self, records: Records, person_ids: Iterable[str]) -> None:
-        for device in await records.devices_of(list(person_ids)):
-            await self._send_route(records, device.device_id)
+    async def _match_wearer(self, records: Records, wearer: Wearer) -> None:
+        cases = {case.order_id: case for case in await records.cases_of_wearer(wearer.wearer_id)}
+        reviews = {one.order_id: one for one in await records.reviews.reviews_of_wearer(wearer.wearer_id)}
+        alike = await records.reviews.sharing_a_key(likeness.ORDER_SIDE, likeness.match_keys(wearer))
+        orders = {order.order_id: order for order in await records.orders_against(wearer.national_id)}
+        # Those too that it was matched with as the record was before.
+        others = sorted((alike | cases.keys() | reviews.keys()) - orders.keys())
+        for order in [*orders.values(), *await records.all_of(tables.orders, others)]:
+            at = order.order_id
+            await self.cases.refresh(records, order, wearer, reviews.get(at), cases.get(at))
 
-    async def _send_route(self, records: Records, device_id: str, renew: bool = False) -> None:
-        """Sends the route of a device where it changed, or in any case (`renew`)."""
-        tag = await records.tag(device_id)
-        if tag:
-            subject_id, partitions = tag.wearer_id, domain.tag_partitions(tag.wearer_id, self._partitions)
-        else:
-            device = await records.device(device_id)
-            if device is None:
-                raise LookupError("a route of a device that isn't stored")
-            kept_away = [
-                case.wearer_id
-                for case in await records.cases_of_person(device.person_id)
-                if case.withdrawn_at_ms is None
-            ]
-            subject_id = device.person_id
-            partitions = domain.device_partitions(device.person_id, kept_away, self._partitions)
-        route = log_pb2.DeviceRoute(subject_id=subject_id, partitions=partitions).SerializeToString(deterministic=True)
-        last_version, last_route = await records.route(device_id) or (0, b"")
-        if route == last_route and not renew:
-            return
-        # The clock's, like a case's version: a database that was lost must not repeat message ids that the bucket has seen.
-        version = max(last_version + 1, self._clock.now_ms())
-        await records.put_route(device_id, version, route, self._clock.now_ms() // DAY_MS)
-        await records.enqueue(f"$KV.{flow.DEVICES_BUCKET}.{device_id}", f"route:{device_id}:{version}", route)
+    async def _match_order(self, records: Records, order: Order) -> None:
+        cases = {case.wearer_id: case for case in await records.cases_of_order(order.order_id)}
+        reviews = {one.wearer_id: one for one in await records.reviews.reviews_of_order(order.order_id)}
+        alike = await records.reviews.sharing_a_key(likeness.WEARER_SIDE, likeness.match_keys(order.respondent))
+        number = order.respondent.national_id
+        wearers = {one.wearer_id: one for one in await records.wearers_numbered(number)} if number else {}
+        others = sorted((alike | cases.keys() | reviews.keys()) - wearers.keys())
+        for wearer in [*wearers.values(), *await records.all_of(tables.wearers, others)]:
+            at = wearer.wearer_id
+            await self.cases.refresh(records, order, wearer, reviews.get(at), cases.get(at))
 
     # ── what goes on by itself ───────────────────────────────────────────────────────────────────────────────────────
 
@@ -236,16 +254,42 @@ class Registry:
         async with self.transaction() as records:
             device_ids = await records.routes_not_sent_on(day, RENEWED_AT_ONCE)
             for device_id in device_ids:
-                await self._send_route(records, device_id, renew=True)
+                await self.cases.send_route(records, device_id, renew=True)
             if device_ids:
                 return True
             cases = await records.cases_not_sent_on(day, now_ms - DAY_MS, RENEWED_AT_ONCE)
             for case in cases:
                 await records.mark_case_sent(case.case_id, day)
                 msg_id = f"{case.case_id}:{case.version}:{day}"
-                await records.enqueue(self._case_subject(case.wearer_id), msg_id, case.entry)
+                await records.enqueue(self.cases.subject(case.wearer_id), msg_id, case.entry)
             await records.drop_sent_before(now_ms - DAY_MS)
         return bool(cases)
+
+
+# Orders before wearers: once it has its keys, a wearer is matched against all orders.
+_TABLES: Mapping[Kind, sa.Table] = {
+    Kind.ORDER: tables.orders,
+    Kind.WEARER: tables.wearers,
+    Kind.TAG: tables.tags,
+    Kind.PROTECTED_PERSON: tables.protected_persons,
+    Kind.DEVICE: tables.devices,
+}
+
+
+async def _store(records: Records, table: sa.Table, record_id: str, record: Record) -> None:
+    await records.put(table, record_id, record)
+    await _index(records, record)
+
+
+async def _index(records: Records, record: Record) -> None:
+    """Keeps what a stored record is compared and found by."""
+    await records.reviews.put_digest(reconcile.listed(record))
+    if isinstance(record, Wearer):
+        keys = likeness.match_keys(record)
+        await records.reviews.put_match_keys(likeness.WEARER_SIDE, record.wearer_id, keys)
+    elif isinstance(record, Order):
+        keys = likeness.match_keys(record.respondent)
+        await records.reviews.put_match_keys(likeness.ORDER_SIDE, record.order_id, keys)
 
 
 async def _decide(records: Records, table: sa.Table, record_id: str, record: Record) -> Outcome:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 
 from services.common.bus import Bus
 from services.common.clock import MeshClock
@@ -11,14 +10,18 @@ from services.common.errors import Unavailable
 from services.common.telemetry import logger
 from services.registry.handlers import Registry
 
-BATCH = 64
-POLL_S = 1.0
+BATCH = 16
+"""Messages between two marks: so many go out again after a crash, and the server knows them again for ten minutes."""
+POLL_S = 0.25
+"""How long a commit of another process may go unnoticed; our own wake the relay at once."""
+AGAIN_S = 1.0
 
 
 class Relay:
     """Publishes waiting rows, one after the other, and marks them once the server has acknowledged them.
 
-    A row that was published but not marked, because the process died, goes out again under the same message id.
+    A row that was published but not marked, because the process died, goes out again under the same message id. Of several
+    processes on one database one publishes at a time, so that the order of commits is the order in the log.
     """
 
     def __init__(self, registry: Registry, bus: Bus, clock: MeshClock) -> None:
@@ -29,15 +32,17 @@ class Relay:
     async def run(self) -> None:
         """Works for ever; a commit wakes it, a poll catches what was missed."""
         while True:
-            change = self._registry.next_change()
             try:
-                if await self._publish_some() or await self._registry.renew_some():
-                    continue
-            except Unavailable as error:  # the database's: nothing is lost, the rows wait
-                logger().warning("outbox_retried", reason=error.reason)
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(POLL_S):
-                    await change.wait()
+                async with self._registry.database.alone("relay") as still_alone:
+                    while True:
+                        change = self._registry.next_change()
+                        await still_alone()
+                        if await self._publish_some() or await self._registry.renew_some():
+                            continue
+                        await self._registry.wait_for(change, POLL_S)
+            except Unavailable as error:
+                # Nothing is lost: the rows wait. The database has said in the log what is wrong with it.
+                await asyncio.sleep(min(error.retry_after_s, AGAIN_S))
 
     async def _publish_some(self) -> bool:
         async with self._registry.transaction() as records:

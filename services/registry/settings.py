@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import SettingsConfigDict
 
 from services.common.settings import CommonSettings
-from services.registry.vault import KEY_BYTES
+from services.registry.vault import KEY_BYTES, parse_keys, read_or_make_keys
 
 
 class RegistrySettings(CommonSettings):
@@ -19,27 +20,44 @@ class RegistrySettings(CommonSettings):
 
     port: int = Field(default=7401, ge=0, le=65535)
     """TCP port of gRPC."""
+    service_area: Literal["korea", "world"] = "korea"
+    """Where protected places may lie; the world is for foreign tracks."""
     registry_key: SecretStr = SecretStr("")
-    """Key that personal data is encrypted under, 64 hex digits. Where it is empty, the one in `key_file` is used."""
+    """Keys that wrap the keys of personal data, 64 hex digits each, the oldest first, commas between them. Where it is
+    empty, those in `key_file` are used."""
+
+    registry_database_url: SecretStr = SecretStr("")
+    """postgresql://user@host/database; where it is empty, the database is an SQLite file in `data_dir`."""
+
+    ledger_key: Path | None = None
+    """File of the key that signs the ledger's heads, which belongs on another disk than the database."""
 
     @field_validator("registry_key")
     @classmethod
     def _is_a_key(cls, value: SecretStr) -> SecretStr:
         text = value.get_secret_value()
         try:
-            valid = not text or len(bytes.fromhex(text)) == KEY_BYTES
+            parse_keys(text.split(",")) if text else ()
         except ValueError:
-            valid = False
-        if not valid:
-            raise ValueError(f"TANDEM_REGISTRY_KEY must be {2 * KEY_BYTES} hex digits")
+            raise ValueError(f"TANDEM_REGISTRY_KEY must be keys of {2 * KEY_BYTES} hex digits") from None
         return value
 
     @property
-    def database_file(self) -> Path:
-        """The database."""
-        return self.data_dir / "registry.sqlite3"
+    def database(self) -> Path | str:
+        """The SQLite file, or PostgreSQL's URL."""
+        return self.registry_database_url.get_secret_value() or self.data_dir / "registry.sqlite3"
 
     @property
     def key_file(self) -> Path:
         """The key, made at the first start, readable by its owner only."""
         return self.data_dir / "registry.key"
+
+    @property
+    def ledger_key_file(self) -> Path:
+        """The key that signs the ledger's heads, made at the first start, readable by its owner only."""
+        return self.ledger_key or self.data_dir / "ledger.key"
+
+    def keys(self) -> tuple[bytes, ...]:
+        """The ring of keys, the oldest first. Raises FailedPrecondition where its file is damaged."""
+        given = self.registry_key.get_secret_value()
+        return parse_keys(given.split(",")) if given else read_or_make_keys(self.key_file)

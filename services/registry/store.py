@@ -11,17 +11,22 @@ import sqlalchemy as sa
 from pydantic import TypeAdapter
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from services.common.errors import FailedPrecondition
-from services.registry import tables
+from services.common import db
+from services.common.errors import FailedPrecondition, NotFound
+from services.registry import disclosure, tables
 from services.registry.domain import Device, Order, ProtectedPerson, Tag, Wearer
-from services.registry.vault import Vault
+from services.registry.ledger import Ledger
+from services.registry.store_keys import SEALED_TABLES, KeyRecords
+from services.registry.store_review import ReviewRecords
+from services.registry.tables_ledger import data_keys
+from services.registry.vault import DataKey, Vault
 
 MIGRATIONS = Path(__file__).with_name("migrations")
 PAYLOAD_MAX_BYTES = 900_000
 """A message that nats-server refuses would block all behind it. The server's limit is 1 MB."""
 
 Record = Wearer | Tag | ProtectedPerson | Device | Order
-_R = TypeVar("_R", Wearer, Order)
+_R = TypeVar("_R", Wearer, ProtectedPerson, Order)
 
 _CODECS: Mapping[type[Record], TypeAdapter[Any]] = {
     Wearer: TypeAdapter(Wearer),
@@ -29,6 +34,12 @@ _CODECS: Mapping[type[Record], TypeAdapter[Any]] = {
     ProtectedPerson: TypeAdapter(ProtectedPerson),
     Device: TypeAdapter(Device),
     Order: TypeAdapter(Order),
+}
+
+_KINDS: Mapping[str, type[Any]] = {
+    tables.wearers.name: Wearer,
+    tables.protected_persons.name: ProtectedPerson,
+    tables.orders.name: Order,
 }
 
 
@@ -66,15 +77,19 @@ class Records:
     def __init__(self, connection: AsyncConnection, vault: Vault) -> None:
         self._connection = connection
         self._vault = vault
+        self.reviews = ReviewRecords(connection, vault)
+        """The tables of what follows from the records."""
+        self.keys = KeyRecords(connection, vault)
+        """Keys of the records."""
+        self.ledger = Ledger(connection)
+        """The ledger of disclosures, in the same transaction."""
 
     async def _rows(self, statement: sa.Executable) -> Sequence[sa.Row[Any]]:
         return (await self._connection.execute(statement)).all()
 
     async def _save(self, table: sa.Table, row_id: str, values: Mapping[str, object]) -> None:
         (key,) = table.primary_key
-        updated = await self._connection.execute(sa.update(table).where(key == row_id).values(values))
-        if not updated.rowcount:
-            await self._connection.execute(sa.insert(table).values({key.name: row_id, **values}))
+        await db.upsert(self._connection, table, {key.name: row_id}, values)
 
     # ── records of the agencies ──────────────────────────────────────────────────────────────────────────────────────
 
@@ -93,11 +108,11 @@ class Records:
         values: dict[str, object] = {"source_version": record.source_version, "digest": self.digest_of(record)}
         match record:
             case Tag():
-                values["wearer_id"] = record.wearer_id
+                values |= {"wearer_id": record.wearer_id, "removed_at_ms": record.removed_at_ms}
             case Device():
-                values["person_id"] = record.person_id
+                values |= {"person_id": record.person_id, "removed_at_ms": record.removed_at_ms}
             case _:
-                values["sealed"] = self._vault.seal(f"{table.name}/{record_id}", _content(record))
+                values["sealed"] = await self._sealed(f"{table.name}/{record_id}", record)
         match record:
             case Wearer():
                 values["national_hash"] = self._vault.index(record.national_id)
@@ -106,6 +121,24 @@ class Records:
         await self._save(table, record_id, values)
         if isinstance(record, Order):
             await self._put_order_persons(record)
+
+    async def _sealed(self, owner: str, record: Wearer | ProtectedPerson | Order) -> bytes:
+        """The record under a new key of its own."""
+        destroy_at_ms = disclosure.destroy_order_at_ms(record) if isinstance(record, Order) else None
+        return self._vault.seal(owner, _content(record), await self.keys.make(owner, destroy_at_ms))
+
+    async def complete_keys(self, limit: int) -> bool:
+        """Seals some records of before under keys of their own; false where all have one."""
+        for table in SEALED_TABLES:
+            (key,) = table.primary_key
+            ids = await self.keys.without(table, limit)
+            for record in await self.all_of(table, ids):
+                record_id = getattr(record, key.name)
+                sealed = await self._sealed(f"{table.name}/{record_id}", record)
+                await self._connection.execute(sa.update(table).where(key == record_id).values(sealed=sealed))
+            if ids:
+                return True
+        return False
 
     async def _put_order_persons(self, order: Order) -> None:
         named = tables.order_persons
@@ -116,8 +149,16 @@ class Records:
 
     async def _unsealed(self, table: sa.Table, kind: type[_R], condition: sa.ColumnElement[bool]) -> list[_R]:
         (key,) = table.primary_key
-        rows = await self._rows(sa.select(key, table.c.sealed).where(condition).order_by(key))
-        return [_CODECS[kind].validate_json(self._vault.unseal(f"{table.name}/{row[0]}", row.sealed)) for row in rows]
+        keyed = table.outerjoin(data_keys, data_keys.c.owner == sa.literal(f"{table.name}/").concat(key))
+        statement = sa.select(key, table.c.sealed, data_keys.c.ring, data_keys.c.wrapped).select_from(keyed)
+        alive = data_keys.c.destroyed_at_ms.is_(None)
+        found = []
+        for row in await self._rows(statement.where(condition, alive).order_by(key)):
+            data_key = DataKey(row.ring, row.wrapped) if row.ring else None  # None: from before records had keys
+            found.append(
+                _CODECS[kind].validate_json(self._vault.unseal(f"{table.name}/{row[0]}", row.sealed, data_key))
+            )
+        return found
 
     async def wearer(self, wearer_id: str) -> Wearer:
         """A wearer that is stored."""
@@ -128,6 +169,29 @@ class Records:
         """An order that is stored."""
         (order,) = await self._unsealed(tables.orders, Order, tables.orders.c.order_id == order_id)
         return order
+
+    async def find(self, table: sa.Table, kind: type[_R], record_id: str) -> _R:
+        """A wearer, protected person or order. Raises NotFound where there is none, or none any more."""
+        (key,) = table.primary_key
+        found = await self._unsealed(table, kind, key == record_id)
+        if not found:
+            raise NotFound("no such record")
+        return found[0]
+
+    async def orders_protecting(self, person_id: str) -> list[Order]:
+        """Orders that protect a person."""
+        named = tables.order_persons
+        ids = sa.select(named.c.order_id).where(named.c.person_id == person_id)
+        return await self._unsealed(tables.orders, Order, tables.orders.c.order_id.in_(ids))
+
+    async def all_of(self, table: sa.Table, ids: Sequence[str]) -> list[Any]:
+        """Those of the records with these ids that are in a table, by id."""
+        (key,) = table.primary_key
+        if table is tables.tags:
+            return await self._tags(key.in_(ids))
+        if table is tables.devices:
+            return await self._devices(key.in_(ids))
+        return await self._unsealed(table, _KINDS[table.name], key.in_(ids))
 
     async def wearers_numbered(self, national_id: str) -> list[Wearer]:
         """Wearers with this national number."""
@@ -150,7 +214,7 @@ class Records:
 
     async def _tags(self, condition: sa.ColumnElement[bool]) -> list[Tag]:
         rows = await self._rows(sa.select(tables.tags).where(condition))
-        return [Tag(row.device_id, row.wearer_id, row.source_version) for row in rows]
+        return [Tag(row.device_id, row.wearer_id, row.source_version, row.removed_at_ms) for row in rows]
 
     async def device(self, device_id: str) -> Device | None:
         """A protective device."""
@@ -163,7 +227,7 @@ class Records:
 
     async def _devices(self, condition: sa.ColumnElement[bool]) -> list[Device]:
         rows = await self._rows(sa.select(tables.devices).where(condition).order_by(tables.devices.c.device_id))
-        return [Device(row.device_id, row.person_id, row.source_version) for row in rows]
+        return [Device(row.device_id, row.person_id, row.source_version, row.removed_at_ms) for row in rows]
 
     async def persons_of_order(self, order_id: str) -> list[str]:
         """Persons whom the stored order protects."""
@@ -229,7 +293,7 @@ class Records:
     async def cases_not_sent_on(self, day: int, valid_after_ms: int, limit: int) -> list[StoredCase]:
         """Joint cases that end after a moment and whose snapshot wasn't sent on this day of the mesh."""
         cases = tables.cases
-        due = sa.and_(cases.c.sent_day != day, cases.c.valid_until_ms > valid_after_ms)
+        due = sa.and_(cases.c.sent_day < day, cases.c.valid_until_ms > valid_after_ms)
         return await self._cases(sa.select(cases).where(due).order_by(cases.c.sequence).limit(limit))
 
     # ── routes ───────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -245,7 +309,7 @@ class Records:
 
     async def routes_not_sent_on(self, day: int, limit: int) -> list[str]:
         """Devices whose route wasn't sent on this day of the mesh."""
-        statement = sa.select(tables.routes.c.device_id).where(tables.routes.c.sent_day != day).limit(limit)
+        statement = sa.select(tables.routes.c.device_id).where(tables.routes.c.sent_day < day).limit(limit)
         return [row.device_id for row in await self._rows(statement)]
 
     async def begin_new_log(self) -> None:
@@ -294,5 +358,5 @@ class Records:
 
 
 def _content(record: Record) -> bytes:
-    content: bytes = _CODECS[type(record)].dump_json(record)
+    content: bytes = _CODECS[type(record)].dump_json(record, exclude_defaults=True)
     return content

@@ -41,9 +41,19 @@ meta = sa.Table(
     sa.Column("value", sa.LargeBinary, nullable=False),
 )
 wearers = _record("wearers", "wearer_id", _national_hash(), _sealed())
-tags = _record("tags", "device_id", _reference("wearer_id", "wearers.wearer_id", index=True))
+tags = _record(
+    "tags",
+    "device_id",
+    _reference("wearer_id", "wearers.wearer_id", index=True),
+    sa.Column("removed_at_ms", sa.BigInteger),
+)
 protected_persons = _record("protected_persons", "person_id", _sealed())
-devices = _record("devices", "device_id", _reference("person_id", "protected_persons.person_id", index=True))
+devices = _record(
+    "devices",
+    "device_id",
+    _reference("person_id", "protected_persons.person_id", index=True),
+    sa.Column("removed_at_ms", sa.BigInteger),
+)
 orders = _record("orders", "order_id", _national_hash(), _sealed())
 order_persons = sa.Table(
     "order_persons",

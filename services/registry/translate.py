@@ -9,24 +9,32 @@ from __future__ import annotations
 import math
 import re
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import date
+from enum import Enum
+from typing import TypeVar
 
-from services.common import fields, times
+from services.common import fields
 from services.common.errors import InvalidField
+from services.registry.area import ServiceArea
 from services.registry.domain import (
     Action,
     Circle,
     Device,
+    EndReason,
     JointCase,
     Order,
+    OrderEnd,
+    OrderType,
     Outcome,
     Place,
     Point,
     Polygon,
     ProtectedPerson,
+    Relation,
     Respondent,
     Ring,
+    Sex,
     Tag,
     Wearer,
 )
@@ -34,11 +42,17 @@ from tandem.common.v1 import geometry_pb2, log_pb2
 from tandem.registry.v1 import registry_pb2
 
 NAME_MAX_CHARS = 200
+PHONE_MAX_CHARS = 40
+ADDRESS_MAX_CHARS = 400
+REASON_MAX_CHARS = 500
+EXTENSIONS_MAX = 100
 RADIUS_MAX_M = 20_000.0
 PERSONS_MAX = 100
 PLACES_MAX = 50
 RINGS_MAX = 20
 VERTICES_MAX = 200
+
+_E = TypeVar("_E", bound=Enum)
 
 _NATIONAL_ID = re.compile(r"[0-9]{6}-?[0-9]{7}")
 _DATE = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
@@ -49,6 +63,14 @@ _ACTIONS = {
     geometry_pb2.Demand.RESPOND: Action.RESPOND,
 }
 _DEMANDS = {action: demand for demand, action in _ACTIONS.items()}
+SEXES: Mapping[int, Sex] = {registry_pb2.SEX_FEMALE: Sex.FEMALE, registry_pb2.SEX_MALE: Sex.MALE}
+RELATIONS: Mapping[int, Relation] = {registry_pb2.Relation.Value(f"RELATION_{one.name}"): one for one in Relation}
+ORDER_TYPES: Mapping[int, OrderType] = {
+    registry_pb2.OrderType.Value(f"ORDER_TYPE_{one.name}"): one for one in OrderType
+}
+END_REASONS: Mapping[int, EndReason] = {
+    registry_pb2.EndReason.Value(f"END_REASON_{one.name}"): one for one in EndReason
+}
 _OUTCOMES = {
     Outcome.STORED: registry_pb2.PutOutcome.STORED,
     Outcome.UNCHANGED: registry_pb2.PutOutcome.UNCHANGED,
@@ -64,6 +86,9 @@ def parse_wearer(msg: registry_pb2.Wearer) -> Wearer:
         name=_name("name", msg.name),
         birth_date=_birth_date("birth_date", msg.birth_date),
         source_version=_version(msg.source_version),
+        sex=_one_of("sex", msg.sex, SEXES),
+        phone=_text("phone", msg.phone, PHONE_MAX_CHARS),
+        address=_text("address", msg.address, ADDRESS_MAX_CHARS),
     )
 
 
@@ -82,6 +107,7 @@ def parse_protected_person(msg: registry_pb2.ProtectedPerson) -> ProtectedPerson
         person_id=fields.required_id("person_id", msg.person_id),
         name=_name("name", msg.name),
         source_version=_version(msg.source_version),
+        relation=_one_of("relation", msg.relation, RELATIONS),
     )
 
 
@@ -100,9 +126,12 @@ def parse_order(msg: registry_pb2.Order) -> Order:
     if not msg.HasField("respondent"):
         raise InvalidField("respondent", "is missing")
     respondent = Respondent(
-        national_id=_national_id("respondent.national_id", msg.respondent.national_id),
+        national_id=_national_id("respondent.national_id", msg.respondent.national_id, required=False),
         name=_name("respondent.name", msg.respondent.name),
         birth_date=_birth_date("respondent.birth_date", msg.respondent.birth_date),
+        sex=_one_of("respondent.sex", msg.respondent.sex, SEXES),
+        phone=_text("respondent.phone", msg.respondent.phone, PHONE_MAX_CHARS),
+        address=_text("respondent.address", msg.respondent.address, ADDRESS_MAX_CHARS),
     )
     if not msg.protected_person_ids and not msg.places:
         raise InvalidField("protected_person_ids", "an order protects at least one person or place")
@@ -131,7 +160,52 @@ def parse_order(msg: registry_pb2.Order) -> Order:
         valid_from_ms=valid_from_ms,
         valid_until_ms=valid_until_ms,
         source_version=_version(msg.source_version),
+        type=_one_of("type", msg.type, ORDER_TYPES),
+        extensions=_whole("extensions", msg.extensions, EXTENSIONS_MAX),
+        duration_reason=_text("duration_reason", msg.duration_reason, REASON_MAX_CHARS),
     )
+
+
+def parse_order_end(msg: registry_pb2.EndOrderRequest) -> tuple[str, OrderEnd, int]:
+    """Id of an order, how it ends, and the version of the record that says so. Raises InvalidField."""
+    order_id = fields.required_id("order_id", msg.order_id)
+    reason = _one_of("reason", msg.reason, END_REASONS)
+    if reason is None:
+        raise InvalidField("reason", "is missing")
+    covering_order_id = ""
+    if reason is EndReason.COVERED_BY_COURT_ORDER:
+        covering_order_id = fields.required_id("covering_order_id", msg.covering_order_id)
+    elif msg.covering_order_id:
+        raise InvalidField("covering_order_id", "goes with COVERED_BY_COURT_ORDER only")
+    at_ms = fields.moment("ended_at", msg.ended_at, msg.HasField("ended_at"))
+    return order_id, OrderEnd(reason, at_ms, covering_order_id), _version(msg.source_version)
+
+
+def parse_device_end(msg: registry_pb2.EndTagRequest | registry_pb2.EndDeviceRequest) -> tuple[str, int, int]:
+    """Id of a tag or device, when it was taken off or given back, and the version that says so. Raises InvalidField."""
+    return (
+        fields.required_id("device_id", msg.device_id),
+        fields.moment("removed_at", msg.removed_at, msg.HasField("removed_at")),
+        _version(msg.source_version),
+    )
+
+
+def check_area(order: Order, area: ServiceArea) -> None:
+    """Refuses places outside of the service area: raises InvalidField."""
+    for n, place in enumerate(order.places):
+        shape = place.shape
+        if isinstance(shape, Circle):
+            if not area.holds(shape.lat_deg, shape.lon_deg):
+                raise InvalidField(
+                    f"places[{n}].circle", f"lies outside {area.name}, the service area (TANDEM_SERVICE_AREA)"
+                )
+            continue
+        for v, vertex in enumerate(shape.vertices):
+            if not area.holds(vertex.lat_deg, vertex.lon_deg):
+                raise InvalidField(
+                    f"places[{n}].polygon.vertices[{v}]",
+                    f"lies outside {area.name}, the service area (TANDEM_SERVICE_AREA)",
+                )
 
 
 def _version(value: int) -> int:
@@ -140,8 +214,10 @@ def _version(value: int) -> int:
     return value
 
 
-def _national_id(field: str, value: str) -> str:
+def _national_id(field: str, value: str, required: bool = True) -> str:
     if not value:
+        if not required:
+            return ""
         raise InvalidField(field, "is missing")
     if not _NATIONAL_ID.fullmatch(value):
         raise InvalidField(field, "must be 13 digits, with or without a hyphen after the 6th")
@@ -149,12 +225,32 @@ def _national_id(field: str, value: str) -> str:
 
 
 def _name(field: str, value: str) -> str:
-    if len(value) > NAME_MAX_CHARS:
-        raise InvalidField(field, f"must be at most {NAME_MAX_CHARS} characters")
-    if not value.strip():
+    if not _text(field, value, NAME_MAX_CHARS).strip():
         raise InvalidField(field, "is missing")
+    return value
+
+
+def _text(field: str, value: str, greatest: int) -> str:
+    """A text of one line."""
+    if len(value) > greatest:
+        raise InvalidField(field, f"must be at most {greatest} characters")
     if any(unicodedata.category(char) in _UNPRINTABLE for char in value):
         raise InvalidField(field, "must not hold control characters")
+    return value
+
+
+def _one_of(field: str, value: int, known: Mapping[int, _E]) -> _E | None:
+    """The domain's name of an enum's number; None where it isn't specified."""
+    if not value:
+        return None
+    if value not in known:
+        raise InvalidField(field, "is none of the known ones")
+    return known[value]
+
+
+def _whole(field: str, value: int, greatest: int) -> int:
+    if not 0 <= value <= greatest:
+        raise InvalidField(field, f"must be from 0 to {greatest}")
     return value
 
 
@@ -279,14 +375,15 @@ def case_to_proto(case: JointCase, version: int) -> log_pb2.CaseSnapshot:
         persons=[
             log_pb2.ProtectedTarget(person_id=person.person_id, device_ids=person.device_ids) for person in case.persons
         ],
-        places=[_place_to_proto(place) for place in case.places],
+        places=[place_to_proto(place) for place in case.places],
         rings=[geometry_pb2.Ring(radius_m=ring.radius_m, action=_DEMANDS[ring.action]) for ring in case.rings],
         valid_from_ms=case.valid_from_ms,
         valid_until_ms=case.valid_until_ms,
     )
 
 
-def _place_to_proto(place: Place) -> geometry_pb2.Place:
+def place_to_proto(place: Place) -> geometry_pb2.Place:
+    """A protected place."""
     shape = place.shape
     if isinstance(shape, Circle):
         circle = geometry_pb2.Circle(lat_deg=shape.lat_deg, lon_deg=shape.lon_deg, radius_m=shape.radius_m)
@@ -298,16 +395,3 @@ def _place_to_proto(place: Place) -> geometry_pb2.Place:
 def outcome_to_proto(outcome: Outcome) -> registry_pb2.PutOutcome.ValueType:
     """What became of a record, for the answer."""
     return _OUTCOMES[outcome]
-
-
-def match_to_proto(
-    sequence: int, case_id: str, wearer_id: str, order_id: str, matched_at_ms: int
-) -> registry_pb2.WatchMatchesResponse:
-    """One match, for those who watch."""
-    return registry_pb2.WatchMatchesResponse(
-        sequence=sequence,
-        case_id=case_id,
-        wearer_id=wearer_id,
-        order_id=order_id,
-        matched_at=times.to_timestamp(matched_at_ms),
-    )

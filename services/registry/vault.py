@@ -1,4 +1,8 @@
-"""Personal data at rest: encrypted records, and keyed hashes that tell equality without telling the value."""
+"""Personal data at rest: records sealed each under a key of its own, and keyed hashes that tell equality without the value.
+
+The keys of the records are wrapped by a ring of keys that stands outside the database. Destroying a record's key destroys
+the record, wherever copies of the sealed bytes are; rotating the ring rewraps small keys and leaves the records alone.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +10,8 @@ import hashlib
 import hmac
 import os
 import secrets
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
@@ -18,24 +24,62 @@ KEY_BYTES = 32
 _NONCE_BYTES = 12
 
 
+@dataclass(frozen=True, slots=True)
+class DataKey:
+    """The key of one record, as it stands in the database."""
+
+    ring: str
+    """Id of the key of the ring that wraps it."""
+    wrapped: bytes
+
+
 class Vault:
-    """Seals and opens records, and hashes what must be found again; each under a key of its own, derived from one."""
+    """Seals and opens records, and hashes what must be found again."""
 
-    def __init__(self, key: bytes) -> None:
-        self._cipher = AESGCM(_derive(key, b"tandem registry: seal"))
-        self._index_key = _derive(key, b"tandem registry: index")
-        self._digest_key = _derive(key, b"tandem registry: digest")
-        self.fingerprint = _derive(key, b"tandem registry: fingerprint")
-        """Tells whether two vaults have the same key; of no use to anybody without it."""
+    def __init__(self, *keys: bytes) -> None:
+        """`keys` are the ring, the oldest first; the last one wraps what is new, and the first one is the hashes' too."""
+        first = keys[0]
+        self._first = AESGCM(_derive(first, b"tandem registry: seal"))
+        self._ring = {_id_of(key): AESGCM(_derive(key, b"tandem registry: wrap")) for key in keys}
+        self.current = _id_of(keys[-1])
+        """Id of the key that wraps what is new."""
+        self._index_key = _derive(first, b"tandem registry: index")
+        self._digest_key = _derive(first, b"tandem registry: digest")
+        self.fingerprint = _derive(first, b"tandem registry: fingerprint")
+        """Tells whether two vaults have the same first key; of no use to anybody without it."""
 
-    def seal(self, owner: str, plain: bytes) -> bytes:
-        """Encrypts with AES-256-GCM. `owner` names the row, so that a sealed value can't be moved to another one."""
-        nonce = os.urandom(_NONCE_BYTES)
-        return nonce + self._cipher.encrypt(nonce, plain, owner.encode())
+    def make_key(self, owner: str) -> DataKey:
+        """A new key for the record that `owner` names, wrapped by the current key of the ring."""
+        return self._wrap(owner, os.urandom(KEY_BYTES))
 
-    def unseal(self, owner: str, sealed: bytes) -> bytes:
-        """What was sealed for this owner. Raises cryptography's InvalidTag where it was altered or moved."""
-        return self._cipher.decrypt(sealed[:_NONCE_BYTES], sealed[_NONCE_BYTES:], owner.encode())
+    def rewrap(self, owner: str, key: DataKey) -> DataKey:
+        """The same key, wrapped by the current key of the ring."""
+        return self._wrap(owner, self._unwrap(owner, key))
+
+    def _wrap(self, owner: str, plain: bytes) -> DataKey:
+        return DataKey(self.current, _encrypt(self._ring[self.current], owner, plain))
+
+    def _unwrap(self, owner: str, key: DataKey) -> bytes:
+        if key.ring not in self._ring:
+            raise FailedPrecondition(f"the key ring lacks the key {key.ring}")
+        return _decrypt(self._ring[key.ring], owner, key.wrapped)
+
+    def seal(self, owner: str, plain: bytes, key: DataKey | None = None) -> bytes:
+        """Encrypts with AES-256-GCM, without a key under the first one of the ring.
+
+        `owner` names the row, so that a sealed value can't be moved to another one.
+        """
+        return _encrypt(self._cipher(owner, key), owner, plain)
+
+    def unseal(self, owner: str, sealed: bytes, key: DataKey | None = None) -> bytes:
+        """What was sealed for this owner under this key.
+
+        Raises cryptography's InvalidTag where it was altered or moved, FailedPrecondition where the ring lacks a key.
+        """
+        return _decrypt(self._cipher(owner, key), owner, sealed)
+
+    def _cipher(self, owner: str, key: DataKey | None) -> AESGCM:
+        return self._first if key is None else AESGCM(self._unwrap(owner, key))
 
     def index(self, value: str) -> bytes:
         """Keyed hash by which equal values are found: HMAC-SHA256."""
@@ -50,10 +94,31 @@ def _derive(key: bytes, use: bytes) -> bytes:
     return HKDF(algorithm=SHA256(), length=KEY_BYTES, salt=None, info=use).derive(key)
 
 
-def read_or_make_key(path: Path) -> bytes:
-    """The key in this file, which is made where there is none, readable by its owner only.
+def _id_of(key: bytes) -> str:
+    return _derive(key, b"tandem registry: id")[:8].hex()
 
-    Raises FailedPrecondition where the file holds something else.
+
+def _encrypt(cipher: AESGCM, owner: str, plain: bytes) -> bytes:
+    nonce = os.urandom(_NONCE_BYTES)
+    return nonce + cipher.encrypt(nonce, plain, owner.encode())
+
+
+def _decrypt(cipher: AESGCM, owner: str, sealed: bytes) -> bytes:
+    return cipher.decrypt(sealed[:_NONCE_BYTES], sealed[_NONCE_BYTES:], owner.encode())
+
+
+def parse_keys(texts: Sequence[str]) -> tuple[bytes, ...]:
+    """Keys written as hex digits. Raises ValueError where one is no key, where one is there twice, or none."""
+    keys = tuple(bytes.fromhex(text) for text in texts)
+    if not keys or any(len(key) != KEY_BYTES for key in keys) or len(set(keys)) < len(keys):
+        raise ValueError("not a key ring")
+    return keys
+
+
+def read_or_make_keys(path: Path) -> tuple[bytes, ...]:
+    """The keys in this file, one a line; where there is none it is made with one key, readable by its owner only.
+
+    A ring is rotated by adding a line. Raises FailedPrecondition where the file holds something else.
     """
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -66,9 +131,6 @@ def read_or_make_key(path: Path) -> bytes:
             os.fsync(file.fileno())
         draft.rename(path)
     try:
-        key = bytes.fromhex(path.read_text().strip())
+        return parse_keys(path.read_text().split())
     except ValueError:
-        key = b""
-    if len(key) != KEY_BYTES:
-        raise FailedPrecondition(f"{path.name} doesn't hold a key of {2 * KEY_BYTES} hex digits")
-    return key
+        raise FailedPrecondition(f"{path.name} doesn't hold keys of {2 * KEY_BYTES} hex digits, one a line") from None

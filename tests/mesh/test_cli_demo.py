@@ -22,7 +22,9 @@ RATE = 60
 
 @pytest.fixture(scope="module")
 def mesh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningMesh]:
-    with running_mesh(tmp_path_factory.mktemp("mesh") / "m", "--clock-rate", str(RATE)) as one:
+    with running_mesh(
+        tmp_path_factory.mktemp("mesh") / "m", "--clock-rate", str(RATE), "--service-area", "world"
+    ) as one:
         yield one
 
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, closing
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
+import sqlalchemy as sa
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
 from sqlalchemy import Connection
@@ -17,7 +17,8 @@ from services.common import db, ids
 from services.common.clock import MeshClock, wall_us
 from services.common.errors import FailedPrecondition
 from services.registry import store, tables, translate
-from services.registry.handlers import DAY_MS, Registry
+from services.registry.cases import DAY_MS
+from services.registry.handlers import Registry
 from services.registry.store import MIGRATIONS
 from services.registry.vault import Vault
 from tests.support import records
@@ -25,9 +26,9 @@ from tests.support.registry import RegistryMesh, running_registry
 
 
 @pytest.fixture
-def mesh(tmp_path: Path) -> Iterator[RegistryMesh]:
-    """A registry that a test may kill."""
-    with running_registry(tmp_path, 1) as running:
+def mesh(tmp_path: Path, where: Path | str) -> Iterator[RegistryMesh]:
+    """A registry that a test may kill, on either engine."""
+    with running_registry(tmp_path, 1, where if isinstance(where, str) else "") as running:
         yield running
 
 
@@ -82,9 +83,11 @@ async def test_it_stops_when_told_and_refuses_another_key(mesh: RegistryMesh) ->
 
 
 @asynccontextmanager
-async def opened(folder: Path, clock: MeshClock, partitions: int = 1, log: str = "log 1") -> AsyncIterator[Registry]:
+async def opened(
+    where: Path | str, clock: MeshClock, partitions: int = 1, log: str = "log 1"
+) -> AsyncIterator[Registry]:
     """A registry without its relay."""
-    async with db.open_database(folder / "registry.sqlite3", MIGRATIONS) as database:
+    async with db.open_database(where, MIGRATIONS) as database:
         registry = Registry(database, Vault(bytes(32)), clock, partitions)
         await registry.prepare(log)
         yield registry
@@ -116,10 +119,10 @@ async def take_outbox(registry: Registry, clock: MeshClock) -> list[store.Outbox
     return rows
 
 
-async def test_a_case_goes_out_after_the_routes_that_it_needs(tmp_path: Path) -> None:
+async def test_a_case_goes_out_after_the_routes_that_it_needs(where: Path | str) -> None:
     clock = MeshClock()
     person_id = next(f"p-{n}" for n in range(20) if ids.partition_of(f"p-{n}", 3) != ids.partition_of("w-1", 3))
-    async with opened(tmp_path, clock, partitions=3) as registry:
+    async with opened(where, clock, partitions=3) as registry:
         await registry.put_protected_person(translate.parse_protected_person(records.person(person_id)))
         await registry.put_device(translate.parse_device(records.device(person_id=person_id)))
         await registry.put_wearer(translate.parse_wearer(records.wearer()))
@@ -129,14 +132,14 @@ async def test_a_case_goes_out_after_the_routes_that_it_needs(tmp_path: Path) ->
     assert [row.subject for row in rows] == ["$KV.devices.app-1", f"log.{ids.partition_of('w-1', 3)}.case"]
 
 
-async def test_every_day_all_that_is_valid_is_sent_again_under_its_version(tmp_path: Path) -> None:
+async def test_every_day_all_that_is_valid_is_sent_again_under_its_version(where: Path | str) -> None:
     today, tomorrow = MeshClock(), in_days(1)
-    async with opened(tmp_path, today) as registry:
+    async with opened(where, today) as registry:
         await put_all(registry)
         first = await take_outbox(registry, today)
         await renew_all(registry)
         assert await take_outbox(registry, today) == []
-    async with opened(tmp_path, tomorrow) as registry:
+    async with opened(where, tomorrow) as registry:
         await renew_all(registry)
         second = await take_outbox(registry, tomorrow)
         await renew_all(registry)
@@ -145,35 +148,36 @@ async def test_every_day_all_that_is_valid_is_sent_again_under_its_version(tmp_p
     assert not {row.msg_id for row in first} & {row.msg_id for row in second}
     assert second[-1].subject == "log.0.case"  # routes go first
     # Of what was sent more than a day ago, nothing is kept.
-    async with opened(tmp_path, in_days(3)) as registry:
+    async with opened(where, in_days(3)) as registry:
         await renew_all(registry)
         async with registry.transaction() as view:
             assert all(row.id > second[-1].id for row in await view.unsent(1000))
-    with closing(sqlite3.connect(tmp_path / "registry.sqlite3")) as database:
-        assert database.execute("select count(*) from outbox where sent_at_ms is not null").fetchone() == (0,)
+    async with db.open_database(where, MIGRATIONS) as database, database.transaction() as connection:
+        sent = sa.select(tables.outbox).where(tables.outbox.c.sent_at_ms.is_not(None))
+        assert (await connection.execute(sent)).all() == []
 
 
-async def test_a_case_that_has_ended_is_not_sent_again(tmp_path: Path) -> None:
+async def test_a_case_that_has_ended_is_not_sent_again(where: Path | str) -> None:
     clock = MeshClock()
-    async with opened(tmp_path, clock) as registry:
+    async with opened(where, clock) as registry:
         await put_all(registry)
         ended = records.order(version=2)
         ended.valid_until.seconds = clock.now_ms() // 1000
         await registry.put_order(translate.parse_order(ended))
     for days, cases in ((0, 1), (2, 0)):
         clock = in_days(days)
-        async with opened(tmp_path, clock, log=f"log of day {days}") as registry:
+        async with opened(where, clock, log=f"log of day {days}") as registry:
             await renew_all(registry)
             rows = await take_outbox(registry, clock)
             assert sum(row.subject == "log.0.case" for row in rows) == cases
             assert sum(row.subject.startswith("$KV.") for row in rows) == 2
 
 
-async def test_a_new_log_gets_everything_by_its_own_partitions(tmp_path: Path) -> None:
+async def test_a_new_log_gets_everything_by_its_own_partitions(where: Path | str) -> None:
     clock = MeshClock()
-    async with opened(tmp_path, clock) as registry:
+    async with opened(where, clock) as registry:
         await put_all(registry)  # and nothing of it was sent before the log was replaced
-    async with opened(tmp_path, clock, partitions=3, log="log 2") as registry:
+    async with opened(where, clock, partitions=3, log="log 2") as registry:
         await renew_all(registry)
         rows = await take_outbox(registry, clock)
     partition = ids.partition_of("w-1", 3)
@@ -185,11 +189,11 @@ async def test_a_new_log_gets_everything_by_its_own_partitions(tmp_path: Path) -
 
 
 async def test_a_snapshot_that_no_message_holds_is_refused_before_it_blocks_the_outbox(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    where: Path | str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(store, "PAYLOAD_MAX_BYTES", 300)
     clock = MeshClock()
-    async with opened(tmp_path, clock) as registry:
+    async with opened(where, clock) as registry:
         await put_all(registry)
         large = records.order(version=2)
         large.places.extend(records.circle(f"place-{n}") for n in range(20))
@@ -200,12 +204,12 @@ async def test_a_snapshot_that_no_message_holds_is_refused_before_it_blocks_the_
             assert (await view.matches_after(0, 10))[0].version > 1
 
 
-async def test_the_migrations_make_the_tables_that_the_store_expects(tmp_path: Path) -> None:
+async def test_the_migrations_make_the_tables_that_the_store_expects(where: Path | str) -> None:
     def differences(connection: Connection) -> list[object]:
         return list(compare_metadata(MigrationContext.configure(connection), tables.metadata))
 
     async with (
-        db.open_database(tmp_path / "registry.sqlite3", MIGRATIONS) as database,
+        db.open_database(where, MIGRATIONS) as database,
         database.transaction() as connection,
     ):
         assert await connection.run_sync(differences) == []

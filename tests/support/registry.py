@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager, closing, contextmanager
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,8 @@ from services.common import flow, pull, rpc, streams
 from services.common.bus import Bus
 from services.common.clock import MeshClock
 from tandem.common.v1 import log_pb2
-from tandem.registry.v1 import registry_pb2, registry_pb2_grpc
+from tandem.registry.v1 import disclosure_pb2_grpc, registry_pb2, registry_pb2_grpc
+from tests.support import postgres
 from tests.support.nats import TestServer, free_port, running_server
 from tests.support.processes import Service, spawn
 
@@ -30,17 +31,19 @@ STREAM_BYTES = 64 << 20
 class RegistryMesh:
     """A running registry and the nats-server that it publishes to."""
 
-    def __init__(self, nats: TestServer, folder: Path, port: int, partitions: int) -> None:
+    def __init__(self, nats: TestServer, folder: Path, port: int, partitions: int, database_url: str) -> None:
         self.nats = nats
         self.data_dir = folder / "registry"
         self.address = f"127.0.0.1:{port}"
         self.partitions = partitions
+        self.database_url = database_url
         self.env = {
             "TANDEM_PORT": str(port),
             "TANDEM_NATS_URL": nats.url,
             "TANDEM_NATS_MONITOR_URL": nats.monitor_url,
             "TANDEM_DATA_DIR": str(self.data_dir),
             "TANDEM_DEV_SECRET": SECRET,
+            "TANDEM_REGISTRY_DATABASE_URL": database_url,
         }
         self.service: Service
 
@@ -51,10 +54,30 @@ class RegistryMesh:
         async with rpc.channel(self.address) as channel, buses.connect(self.nats.url, "test") as bus:
             yield Client(self, channel, bus)
 
+    def held(self) -> bytes:
+        """All that the registry has written: its database's files, its data folder and its log."""
+        folders = [self.data_dir]
+        if self.database_url:
+            postgres.run_apart(postgres.execute(self.database_url, "checkpoint"))
+            folders.append(Path(self.database_url.partition("host=")[2]))
+        paths = (path for folder in folders for path in folder.rglob("*") if path.is_file())
+        return b"".join(path.read_bytes() for path in paths) + self.service.log().encode()
+
     def query(self, statement: str) -> list[Any]:
         """Rows of the database, read behind the registry's back."""
+        if self.database_url:
+            return postgres.run_apart(postgres.fetch(self.database_url, statement))
         with closing(sqlite3.connect(self.data_dir / "registry.sqlite3")) as database:
             return database.execute(statement).fetchall()
+
+    def change(self, statement: str) -> None:
+        """Changes the database behind the registry's back."""
+        if self.database_url:
+            postgres.run_apart(postgres.execute(self.database_url, statement))
+            return
+        with closing(sqlite3.connect(self.data_dir / "registry.sqlite3", timeout=10)) as database:
+            database.execute(statement)
+            database.commit()
 
 
 class Client:
@@ -64,13 +87,14 @@ class Client:
         self.mesh = mesh
         self.bus = bus
         self.stub = registry_pb2_grpc.RegistryServiceStub(channel)
+        self.disclosures = disclosure_pb2_grpc.DisclosureServiceStub(channel)
 
-    async def put(self, *messages: Any) -> list[str]:
+    async def put(self, *messages: Any, wait_for_ready: bool = True) -> list[str]:
         """Puts records, each as the agency that may; returns the outcomes' names."""
         outcomes = []
         for message in messages:
             call, metadata = self._call(message)
-            answer = await call(metadata=metadata, timeout=10, wait_for_ready=True)
+            answer = await call(metadata=metadata, timeout=10, wait_for_ready=wait_for_ready)
             outcomes.append(registry_pb2.PutOutcome.Name(answer.outcome))
         return outcomes
 
@@ -93,8 +117,12 @@ class Client:
 
     async def drained(self) -> None:
         """Returns once the outbox is empty."""
+        await self.until("select 1 where not exists (select 1 from outbox where sent_at_ms is null)")
+
+    async def until(self, statement: str) -> None:
+        """Returns once a query finds something."""
         async with asyncio.timeout(WITHIN_S):
-            while self.mesh.query("select count(*) from outbox where sent_at_ms is null")[0][0]:  # noqa: ASYNC110
+            while not self.mesh.query(statement):  # noqa: ASYNC110
                 await asyncio.sleep(0.02)
 
     async def cases(self) -> list[tuple[int, log_pb2.CaseSnapshot]]:
@@ -125,12 +153,18 @@ class Client:
 
 
 @contextmanager
-def running_registry(folder: Path, partitions: int) -> Iterator[RegistryMesh]:
-    """A registry that is starting; everything is killed at the end."""
+def running_registry(
+    folder: Path,
+    partitions: int,
+    database_url: str = "",
+    module: str = "services.registry",
+    env: Mapping[str, str] | None = None,
+) -> Iterator[RegistryMesh]:
+    """A registry that is starting, on an SQLite file or behind a URL; everything is killed at the end."""
     with running_server(folder / "nats") as nats:
         asyncio.run(_create_streams(nats.url, partitions))
-        mesh = RegistryMesh(nats, folder, free_port(), partitions)
-        with spawn("services.registry", mesh.env, folder / "registry.log") as service:
+        mesh = RegistryMesh(nats, folder, free_port(), partitions, database_url)
+        with spawn(module, {**mesh.env, **(env or {})}, folder / "registry.log") as service:
             mesh.service = service
             yield mesh
 

@@ -10,6 +10,7 @@ import time
 from collections.abc import Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -48,8 +49,16 @@ class Options:
     base_port: int
     partitions: int
     clock_rate: int
+    service_area: str
     demo: bool
     exit: bool
+
+
+class ServiceArea(StrEnum):
+    """Where protected places may lie."""
+
+    KOREA = "korea"
+    WORLD = "world"
 
 
 def up(
@@ -57,13 +66,19 @@ def up(
     base_port: Annotated[int, typer.Option(help="First of 24 ports; 0 takes free ones.", min=0, max=65_000)] = 7400,
     partitions: Annotated[int, typer.Option(help="Partitions of the log.", min=1, max=PARTITIONS_MAX)] = 1,
     clock_rate: Annotated[int, typer.Option(help="How many times as fast its clock runs.", min=1, max=1000)] = 1,
+    service_area: Annotated[
+        ServiceArea,
+        typer.Option(
+            help="Where protected places may lie; the world for foreign tracks.", envvar="TANDEM_SERVICE_AREA"
+        ),
+    ] = ServiceArea.KOREA,
     demo: Annotated[bool, typer.Option("--demo", help="Play the demo when everything runs.")] = False,
     exit_: Annotated[bool, typer.Option("--exit", help="End after the demo, with its exit code.")] = False,
 ) -> None:
     """Start the whole mesh and keep it running until Ctrl-C."""
     if exit_ and not demo:
         raise CommandFailed("--exit goes with --demo", MISUSED)
-    options = Options(folder.resolve(), base_port, partitions, clock_rate, demo, exit_)
+    options = Options(folder.resolve(), base_port, partitions, clock_rate, service_area.value, demo, exit_)
     with mesh.locked(options.folder):
         # Not uvloop: it forks, which gRPC's threads forbid, where the standard loop starts processes by vfork.
         raise typer.Exit(asyncio.run(_until_signalled(options)))
@@ -106,6 +121,7 @@ async def _run(options: Options) -> int:
             "TANDEM_NATS_URL": nats_url,
             "TANDEM_NATS_MONITOR_URL": monitor_url,
             "TANDEM_DEV_SECRET": secret,
+            "TANDEM_SERVICE_AREA": options.service_area,
             "TANDEM_CLOCK_RATE": str(premises.clock.rate),
             "TANDEM_CLOCK_ANCHOR_MS": str(premises.clock.anchor_ms),
         }

@@ -21,6 +21,164 @@ else:
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class _Sex:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _SexEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Sex.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    SEX_UNSPECIFIED: _Sex.ValueType  # 0
+    SEX_FEMALE: _Sex.ValueType  # 1
+    SEX_MALE: _Sex.ValueType  # 2
+
+class Sex(_Sex, metaclass=_SexEnumTypeWrapper):
+    """Sex as the records have it."""
+
+SEX_UNSPECIFIED: Sex.ValueType  # 0
+SEX_FEMALE: Sex.ValueType  # 1
+SEX_MALE: Sex.ValueType  # 2
+Global___Sex: _TypeAlias = Sex  # noqa: Y015
+
+class _Relation:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _RelationEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Relation.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    RELATION_UNSPECIFIED: _Relation.ValueType  # 0
+    RELATION_VICTIM: _Relation.ValueType  # 1
+    """The victim."""
+    RELATION_COHABITANT: _Relation.ValueType  # 2
+    """Lives with the victim."""
+    RELATION_FAMILY: _Relation.ValueType  # 3
+    """Family of the victim."""
+
+class Relation(_Relation, metaclass=_RelationEnumTypeWrapper):
+    """Why an order protects a person."""
+
+RELATION_UNSPECIFIED: Relation.ValueType  # 0
+RELATION_VICTIM: Relation.ValueType  # 1
+"""The victim."""
+RELATION_COHABITANT: Relation.ValueType  # 2
+"""Lives with the victim."""
+RELATION_FAMILY: Relation.ValueType  # 3
+"""Family of the victim."""
+Global___Relation: _TypeAlias = Relation  # noqa: Y015
+
+class _OrderType:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _OrderTypeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_OrderType.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    ORDER_TYPE_UNSPECIFIED: _OrderType.ValueType  # 0
+    ORDER_TYPE_STALKING_APPROACH: _OrderType.ValueType  # 1
+    """Stalking Punishment Act 9(1) item 2: no approach within 100 m (3 months, twice 3 more)."""
+    ORDER_TYPE_STALKING_TELECOM: _OrderType.ValueType  # 2
+    """Stalking Punishment Act 9(1) item 3: no contact by telecommunication (3 months, twice 3 more)."""
+    ORDER_TYPE_STALKING_TAG: _OrderType.ValueType  # 3
+    """Stalking Punishment Act 9(1) item 3-2: an electronic tag (3 months, twice 3 more)."""
+    ORDER_TYPE_POLICE_EMERGENCY: _OrderType.ValueType  # 4
+    """Stalking Punishment Act 4: emergency measure of the police (1 month)."""
+    ORDER_TYPE_DV_TEMPORARY: _OrderType.ValueType  # 5
+    """Domestic Violence Act 29 items 1 to 3: temporary measure (2 months, twice 2 more)."""
+    ORDER_TYPE_DV_PROTECTION: _OrderType.ValueType  # 6
+    """Domestic Violence Act: victim protection order (1 year, 2 months more each time, 3 years in all)."""
+    ORDER_TYPE_STALKING_PROTECTION: _OrderType.ValueType  # 7
+    """Stalking Punishment Act 17-6: victim protection order (3 months, twice 3 more)."""
+    ORDER_TYPE_TAG_CONDITION: _OrderType.ValueType  # 8
+    """Electronic Monitoring Act 9-2(1) item 3: no approach to a named person (by judgment)."""
+
+class OrderType(_OrderType, metaclass=_OrderTypeEnumTypeWrapper):
+    """By what law an order stands. In parentheses: the greatest duration, and how often it may be extended."""
+
+ORDER_TYPE_UNSPECIFIED: OrderType.ValueType  # 0
+ORDER_TYPE_STALKING_APPROACH: OrderType.ValueType  # 1
+"""Stalking Punishment Act 9(1) item 2: no approach within 100 m (3 months, twice 3 more)."""
+ORDER_TYPE_STALKING_TELECOM: OrderType.ValueType  # 2
+"""Stalking Punishment Act 9(1) item 3: no contact by telecommunication (3 months, twice 3 more)."""
+ORDER_TYPE_STALKING_TAG: OrderType.ValueType  # 3
+"""Stalking Punishment Act 9(1) item 3-2: an electronic tag (3 months, twice 3 more)."""
+ORDER_TYPE_POLICE_EMERGENCY: OrderType.ValueType  # 4
+"""Stalking Punishment Act 4: emergency measure of the police (1 month)."""
+ORDER_TYPE_DV_TEMPORARY: OrderType.ValueType  # 5
+"""Domestic Violence Act 29 items 1 to 3: temporary measure (2 months, twice 2 more)."""
+ORDER_TYPE_DV_PROTECTION: OrderType.ValueType  # 6
+"""Domestic Violence Act: victim protection order (1 year, 2 months more each time, 3 years in all)."""
+ORDER_TYPE_STALKING_PROTECTION: OrderType.ValueType  # 7
+"""Stalking Punishment Act 17-6: victim protection order (3 months, twice 3 more)."""
+ORDER_TYPE_TAG_CONDITION: OrderType.ValueType  # 8
+"""Electronic Monitoring Act 9-2(1) item 3: no approach to a named person (by judgment)."""
+Global___OrderType: _TypeAlias = OrderType  # noqa: Y015
+
+class _OrderStage:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _OrderStageEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_OrderStage.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    ORDER_STAGE_UNSPECIFIED: _OrderStage.ValueType  # 0
+    ORDER_STAGE_ISSUED: _OrderStage.ValueType  # 1
+    """Put for the first time."""
+    ORDER_STAGE_EXTENDED: _OrderStage.ValueType  # 2
+    """It now ends later, or was extended once more."""
+    ORDER_STAGE_AMENDED: _OrderStage.ValueType  # 3
+    """It says something else, such as where the victim lives now."""
+    ORDER_STAGE_CANCELLED: _OrderStage.ValueType  # 4
+    """It was taken back."""
+    ORDER_STAGE_LAPSED: _OrderStage.ValueType  # 5
+    """It ended by law."""
+
+class OrderStage(_OrderStage, metaclass=_OrderStageEnumTypeWrapper):
+    """Where an order stands in its life."""
+
+ORDER_STAGE_UNSPECIFIED: OrderStage.ValueType  # 0
+ORDER_STAGE_ISSUED: OrderStage.ValueType  # 1
+"""Put for the first time."""
+ORDER_STAGE_EXTENDED: OrderStage.ValueType  # 2
+"""It now ends later, or was extended once more."""
+ORDER_STAGE_AMENDED: OrderStage.ValueType  # 3
+"""It says something else, such as where the victim lives now."""
+ORDER_STAGE_CANCELLED: OrderStage.ValueType  # 4
+"""It was taken back."""
+ORDER_STAGE_LAPSED: OrderStage.ValueType  # 5
+"""It ended by law."""
+Global___OrderStage: _TypeAlias = OrderStage  # noqa: Y015
+
+class _EndReason:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _EndReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_EndReason.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    END_REASON_UNSPECIFIED: _EndReason.ValueType  # 0
+    END_REASON_CANCELLED_BY_COURT: _EndReason.ValueType  # 1
+    """The court cancelled it."""
+    END_REASON_CANCELLED_BY_POLICE: _EndReason.ValueType  # 2
+    """The police cancelled their measure."""
+    END_REASON_COVERED_BY_COURT_ORDER: _EndReason.ValueType  # 3
+    """A court order covers the police's emergency measure: it lapses."""
+    END_REASON_NON_PROSECUTION: _EndReason.ValueType  # 4
+    """The case isn't prosecuted: it lapses."""
+    END_REASON_ACQUITTAL: _EndReason.ValueType  # 5
+    """The respondent was acquitted: it lapses."""
+
+class EndReason(_EndReason, metaclass=_EndReasonEnumTypeWrapper):
+    """Why an order ends before its time."""
+
+END_REASON_UNSPECIFIED: EndReason.ValueType  # 0
+END_REASON_CANCELLED_BY_COURT: EndReason.ValueType  # 1
+"""The court cancelled it."""
+END_REASON_CANCELLED_BY_POLICE: EndReason.ValueType  # 2
+"""The police cancelled their measure."""
+END_REASON_COVERED_BY_COURT_ORDER: EndReason.ValueType  # 3
+"""A court order covers the police's emergency measure: it lapses."""
+END_REASON_NON_PROSECUTION: EndReason.ValueType  # 4
+"""The case isn't prosecuted: it lapses."""
+END_REASON_ACQUITTAL: EndReason.ValueType  # 5
+"""The respondent was acquitted: it lapses."""
+Global___EndReason: _TypeAlias = EndReason  # noqa: Y015
+
 class _PutOutcome:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -47,6 +205,48 @@ SUPERSEDED: PutOutcome.ValueType  # 3
 """A newer version is stored; this one was set aside."""
 Global___PutOutcome: _TypeAlias = PutOutcome  # noqa: Y015
 
+class _MatchEvent:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _MatchEventEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_MatchEvent.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    MATCH_EVENT_UNSPECIFIED: _MatchEvent.ValueType  # 0
+    MATCH_EVENT_MATCHED: _MatchEvent.ValueType  # 1
+    """Respondent and wearer are one person: the order is enforced by location."""
+    MATCH_EVENT_REVIEW_OPENED: _MatchEvent.ValueType  # 2
+    """They may be one person: somebody must look at it."""
+    MATCH_EVENT_REVIEW_UNANSWERED: _MatchEvent.ValueType  # 3
+    """Nobody has decided for 15 minutes. Page somebody."""
+    MATCH_EVENT_CONFIRMED: _MatchEvent.ValueType  # 4
+    """A person has confirmed it."""
+    MATCH_EVENT_REJECTED: _MatchEvent.ValueType  # 5
+    """A person has rejected it."""
+    MATCH_EVENT_UNDONE: _MatchEvent.ValueType  # 6
+    """A person's decision was undone."""
+    MATCH_EVENT_WITHDRAWN: _MatchEvent.ValueType  # 7
+    """The match doesn't hold any more; the order isn't enforced against this wearer."""
+
+class MatchEvent(_MatchEvent, metaclass=_MatchEventEnumTypeWrapper):
+    """What there is to say about a match."""
+
+MATCH_EVENT_UNSPECIFIED: MatchEvent.ValueType  # 0
+MATCH_EVENT_MATCHED: MatchEvent.ValueType  # 1
+"""Respondent and wearer are one person: the order is enforced by location."""
+MATCH_EVENT_REVIEW_OPENED: MatchEvent.ValueType  # 2
+"""They may be one person: somebody must look at it."""
+MATCH_EVENT_REVIEW_UNANSWERED: MatchEvent.ValueType  # 3
+"""Nobody has decided for 15 minutes. Page somebody."""
+MATCH_EVENT_CONFIRMED: MatchEvent.ValueType  # 4
+"""A person has confirmed it."""
+MATCH_EVENT_REJECTED: MatchEvent.ValueType  # 5
+"""A person has rejected it."""
+MATCH_EVENT_UNDONE: MatchEvent.ValueType  # 6
+"""A person's decision was undone."""
+MATCH_EVENT_WITHDRAWN: MatchEvent.ValueType  # 7
+"""The match doesn't hold any more; the order isn't enforced against this wearer."""
+Global___MatchEvent: _TypeAlias = MatchEvent  # noqa: Y015
+
 @_typing.final
 class Wearer(_message.Message):
     """A person fitted with an electronic tag; the Ministry's record."""
@@ -58,6 +258,9 @@ class Wearer(_message.Message):
     NAME_FIELD_NUMBER: _builtins.int
     BIRTH_DATE_FIELD_NUMBER: _builtins.int
     SOURCE_VERSION_FIELD_NUMBER: _builtins.int
+    SEX_FIELD_NUMBER: _builtins.int
+    PHONE_FIELD_NUMBER: _builtins.int
+    ADDRESS_FIELD_NUMBER: _builtins.int
     wearer_id: _builtins.str
     """The Ministry's id, 1 to 64 characters of A-Z a-z 0-9 . _ -"""
     national_id: _builtins.str
@@ -68,6 +271,12 @@ class Wearer(_message.Message):
     """Date of birth, YYYY-MM-DD. Kept encrypted."""
     source_version: _builtins.int
     """The agency's version of the record, 0 or more, growing with each change."""
+    sex: Global___Sex.ValueType
+    """Sex, where it is known."""
+    phone: _builtins.str
+    """Telephone number, at most 40 characters; empty where it isn't known. Kept encrypted."""
+    address: _builtins.str
+    """Address, at most 400 characters; empty where it isn't known. Kept encrypted."""
     def __init__(
         self,
         *,
@@ -76,10 +285,13 @@ class Wearer(_message.Message):
         name: _builtins.str = ...,
         birth_date: _builtins.str = ...,
         source_version: _builtins.int = ...,
+        sex: Global___Sex.ValueType = ...,
+        phone: _builtins.str = ...,
+        address: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["birth_date", b"birth_date", "name", b"name", "national_id", b"national_id", "source_version", b"source_version", "wearer_id", b"wearer_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "birth_date", b"birth_date", "name", b"name", "national_id", b"national_id", "phone", b"phone", "sex", b"sex", "source_version", b"source_version", "wearer_id", b"wearer_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -124,22 +336,26 @@ class ProtectedPerson(_message.Message):
     PERSON_ID_FIELD_NUMBER: _builtins.int
     NAME_FIELD_NUMBER: _builtins.int
     SOURCE_VERSION_FIELD_NUMBER: _builtins.int
+    RELATION_FIELD_NUMBER: _builtins.int
     person_id: _builtins.str
     """The police's id."""
     name: _builtins.str
     """Name, 1 to 200 characters. Kept encrypted."""
     source_version: _builtins.int
     """The agency's version of the record."""
+    relation: Global___Relation.ValueType
+    """Why the order names this person."""
     def __init__(
         self,
         *,
         person_id: _builtins.str = ...,
         name: _builtins.str = ...,
         source_version: _builtins.int = ...,
+        relation: Global___Relation.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "person_id", b"person_id", "source_version", b"source_version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "person_id", b"person_id", "relation", b"relation", "source_version", b"source_version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -184,22 +400,34 @@ class Respondent(_message.Message):
     NATIONAL_ID_FIELD_NUMBER: _builtins.int
     NAME_FIELD_NUMBER: _builtins.int
     BIRTH_DATE_FIELD_NUMBER: _builtins.int
+    SEX_FIELD_NUMBER: _builtins.int
+    PHONE_FIELD_NUMBER: _builtins.int
+    ADDRESS_FIELD_NUMBER: _builtins.int
     national_id: _builtins.str
-    """National number, 13 digits, a hyphen after the 6th allowed. Kept encrypted."""
+    """National number, 13 digits, a hyphen after the 6th allowed; empty where the police don't know it. Kept encrypted."""
     name: _builtins.str
     """Name, 1 to 200 characters. Kept encrypted."""
     birth_date: _builtins.str
     """Date of birth, YYYY-MM-DD. Kept encrypted."""
+    sex: Global___Sex.ValueType
+    """Sex, where it is known."""
+    phone: _builtins.str
+    """Telephone number, at most 40 characters; empty where it isn't known. Kept encrypted."""
+    address: _builtins.str
+    """Address, at most 400 characters; empty where it isn't known. Kept encrypted."""
     def __init__(
         self,
         *,
         national_id: _builtins.str = ...,
         name: _builtins.str = ...,
         birth_date: _builtins.str = ...,
+        sex: Global___Sex.ValueType = ...,
+        phone: _builtins.str = ...,
+        address: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["birth_date", b"birth_date", "name", b"name", "national_id", b"national_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "birth_date", b"birth_date", "name", b"name", "national_id", b"national_id", "phone", b"phone", "sex", b"sex"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -219,10 +447,19 @@ class Order(_message.Message):
     VALID_FROM_FIELD_NUMBER: _builtins.int
     VALID_UNTIL_FIELD_NUMBER: _builtins.int
     SOURCE_VERSION_FIELD_NUMBER: _builtins.int
+    TYPE_FIELD_NUMBER: _builtins.int
+    EXTENSIONS_FIELD_NUMBER: _builtins.int
+    DURATION_REASON_FIELD_NUMBER: _builtins.int
     order_id: _builtins.str
     """The police's id."""
     source_version: _builtins.int
     """The agency's version of the record."""
+    type: Global___OrderType.ValueType
+    """By what law it stands."""
+    extensions: _builtins.int
+    """How often it was extended so far, 0 to 100. The greatest duration by law depends on it."""
+    duration_reason: _builtins.str
+    """Why it lasts longer than its type allows; at most 500 characters. Where it is given, no warning is. Kept encrypted."""
     @_builtins.property
     def respondent(self) -> Global___Respondent:
         """Whom it restrains."""
@@ -258,14 +495,43 @@ class Order(_message.Message):
         valid_from: _timestamp_pb2.Timestamp | None = ...,
         valid_until: _timestamp_pb2.Timestamp | None = ...,
         source_version: _builtins.int = ...,
+        type: Global___OrderType.ValueType = ...,
+        extensions: _builtins.int = ...,
+        duration_reason: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["respondent", b"respondent", "valid_from", b"valid_from", "valid_until", b"valid_until"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["order_id", b"order_id", "places", b"places", "protected_person_ids", b"protected_person_ids", "respondent", b"respondent", "rings", b"rings", "source_version", b"source_version", "valid_from", b"valid_from", "valid_until", b"valid_until"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["duration_reason", b"duration_reason", "extensions", b"extensions", "order_id", b"order_id", "places", b"places", "protected_person_ids", b"protected_person_ids", "respondent", b"respondent", "rings", b"rings", "source_version", b"source_version", "type", b"type", "valid_from", b"valid_from", "valid_until", b"valid_until"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Order: _TypeAlias = Order  # noqa: Y015
+
+@_typing.final
+class Warning(_message.Message):
+    """Something that is stored as it came but may be a mistake."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FIELD_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    field: _builtins.str
+    """Path of the field, such as `order.valid_until`."""
+    reason: _builtins.str
+    """What is odd about it."""
+    def __init__(
+        self,
+        *,
+        field: _builtins.str = ...,
+        reason: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["field", b"field", "reason", b"reason"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Warning: _TypeAlias = Warning  # noqa: Y015
 
 @_typing.final
 class PutWearerRequest(_message.Message):
@@ -298,16 +564,22 @@ class PutWearerResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     OUTCOME_FIELD_NUMBER: _builtins.int
+    WARNINGS_FIELD_NUMBER: _builtins.int
     outcome: Global___PutOutcome.ValueType
     """What became of the record."""
+    @_builtins.property
+    def warnings(self) -> _containers.RepeatedCompositeFieldContainer[Global___Warning]:
+        """What may be a mistake in it."""
+
     def __init__(
         self,
         *,
         outcome: Global___PutOutcome.ValueType = ...,
+        warnings: _abc.Iterable[Global___Warning] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["outcome", b"outcome"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["outcome", b"outcome", "warnings", b"warnings"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -482,6 +754,136 @@ class PutOrderResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     OUTCOME_FIELD_NUMBER: _builtins.int
+    WARNINGS_FIELD_NUMBER: _builtins.int
+    STAGE_FIELD_NUMBER: _builtins.int
+    outcome: Global___PutOutcome.ValueType
+    """What became of the record."""
+    stage: Global___OrderStage.ValueType
+    """Where the order stands in its life; unspecified where nothing was stored."""
+    @_builtins.property
+    def warnings(self) -> _containers.RepeatedCompositeFieldContainer[Global___Warning]:
+        """What may be a mistake in it."""
+
+    def __init__(
+        self,
+        *,
+        outcome: Global___PutOutcome.ValueType = ...,
+        warnings: _abc.Iterable[Global___Warning] | None = ...,
+        stage: Global___OrderStage.ValueType = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["outcome", b"outcome", "stage", b"stage", "warnings", b"warnings"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PutOrderResponse: _TypeAlias = PutOrderResponse  # noqa: Y015
+
+@_typing.final
+class EndOrderRequest(_message.Message):
+    """Request of EndOrder."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ORDER_ID_FIELD_NUMBER: _builtins.int
+    SOURCE_VERSION_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    ENDED_AT_FIELD_NUMBER: _builtins.int
+    COVERING_ORDER_ID_FIELD_NUMBER: _builtins.int
+    order_id: _builtins.str
+    """The police's id of the order."""
+    source_version: _builtins.int
+    """The agency's version of the record that has ended; greater than that of the order as it was put."""
+    reason: Global___EndReason.ValueType
+    """Why."""
+    covering_order_id: _builtins.str
+    """The court order that covers it; for COVERED_BY_COURT_ORDER only."""
+    @_builtins.property
+    def ended_at(self) -> _timestamp_pb2.Timestamp:
+        """From when on it isn't in force, exact to the second."""
+
+    def __init__(
+        self,
+        *,
+        order_id: _builtins.str = ...,
+        source_version: _builtins.int = ...,
+        reason: Global___EndReason.ValueType = ...,
+        ended_at: _timestamp_pb2.Timestamp | None = ...,
+        covering_order_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["ended_at", b"ended_at"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["covering_order_id", b"covering_order_id", "ended_at", b"ended_at", "order_id", b"order_id", "reason", b"reason", "source_version", b"source_version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___EndOrderRequest: _TypeAlias = EndOrderRequest  # noqa: Y015
+
+@_typing.final
+class EndOrderResponse(_message.Message):
+    """Answer of EndOrder."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    OUTCOME_FIELD_NUMBER: _builtins.int
+    STAGE_FIELD_NUMBER: _builtins.int
+    outcome: Global___PutOutcome.ValueType
+    """What became of the record."""
+    stage: Global___OrderStage.ValueType
+    """CANCELLED or LAPSED; unspecified where nothing was stored."""
+    def __init__(
+        self,
+        *,
+        outcome: Global___PutOutcome.ValueType = ...,
+        stage: Global___OrderStage.ValueType = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["outcome", b"outcome", "stage", b"stage"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___EndOrderResponse: _TypeAlias = EndOrderResponse  # noqa: Y015
+
+@_typing.final
+class EndTagRequest(_message.Message):
+    """Request of EndTag."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DEVICE_ID_FIELD_NUMBER: _builtins.int
+    SOURCE_VERSION_FIELD_NUMBER: _builtins.int
+    REMOVED_AT_FIELD_NUMBER: _builtins.int
+    device_id: _builtins.str
+    """Id of the tag."""
+    source_version: _builtins.int
+    """The agency's version of the record; greater than that of the tag as it was put."""
+    @_builtins.property
+    def removed_at(self) -> _timestamp_pb2.Timestamp:
+        """When it was taken off."""
+
+    def __init__(
+        self,
+        *,
+        device_id: _builtins.str = ...,
+        source_version: _builtins.int = ...,
+        removed_at: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["removed_at", b"removed_at"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["device_id", b"device_id", "removed_at", b"removed_at", "source_version", b"source_version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___EndTagRequest: _TypeAlias = EndTagRequest  # noqa: Y015
+
+@_typing.final
+class EndTagResponse(_message.Message):
+    """Answer of EndTag."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    OUTCOME_FIELD_NUMBER: _builtins.int
     outcome: Global___PutOutcome.ValueType
     """What became of the record."""
     def __init__(
@@ -495,7 +897,61 @@ class PutOrderResponse(_message.Message):
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___PutOrderResponse: _TypeAlias = PutOrderResponse  # noqa: Y015
+Global___EndTagResponse: _TypeAlias = EndTagResponse  # noqa: Y015
+
+@_typing.final
+class EndDeviceRequest(_message.Message):
+    """Request of EndDevice."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DEVICE_ID_FIELD_NUMBER: _builtins.int
+    SOURCE_VERSION_FIELD_NUMBER: _builtins.int
+    REMOVED_AT_FIELD_NUMBER: _builtins.int
+    device_id: _builtins.str
+    """Id of the device."""
+    source_version: _builtins.int
+    """The agency's version of the record; greater than that of the device as it was put."""
+    @_builtins.property
+    def removed_at(self) -> _timestamp_pb2.Timestamp:
+        """Since when the person hasn't had it."""
+
+    def __init__(
+        self,
+        *,
+        device_id: _builtins.str = ...,
+        source_version: _builtins.int = ...,
+        removed_at: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["removed_at", b"removed_at"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["device_id", b"device_id", "removed_at", b"removed_at", "source_version", b"source_version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___EndDeviceRequest: _TypeAlias = EndDeviceRequest  # noqa: Y015
+
+@_typing.final
+class EndDeviceResponse(_message.Message):
+    """Answer of EndDevice."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    OUTCOME_FIELD_NUMBER: _builtins.int
+    outcome: Global___PutOutcome.ValueType
+    """What became of the record."""
+    def __init__(
+        self,
+        *,
+        outcome: Global___PutOutcome.ValueType = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["outcome", b"outcome"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___EndDeviceResponse: _TypeAlias = EndDeviceResponse  # noqa: Y015
 
 @_typing.final
 class WatchMatchesRequest(_message.Message):
@@ -504,16 +960,22 @@ class WatchMatchesRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     AFTER_SEQUENCE_FIELD_NUMBER: _builtins.int
+    WITH_REVIEWS_FIELD_NUMBER: _builtins.int
     after_sequence: _builtins.int
-    """Only matches with a greater sequence; 0 for all."""
+    """Only matches with a greater sequence; 0 for all. Refused (FAILED_PRECONDITION) where what follows it is older than 7 days
+    of the mesh: then begin again from 0.
+    """
+    with_reviews: _builtins.bool
+    """Also what becomes of matches: reviews that open, aren't answered, are decided; matches that don't hold any more."""
     def __init__(
         self,
         *,
         after_sequence: _builtins.int = ...,
+        with_reviews: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["after_sequence", b"after_sequence"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["after_sequence", b"after_sequence", "with_reviews", b"with_reviews"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -530,6 +992,8 @@ class WatchMatchesResponse(_message.Message):
     WEARER_ID_FIELD_NUMBER: _builtins.int
     ORDER_ID_FIELD_NUMBER: _builtins.int
     MATCHED_AT_FIELD_NUMBER: _builtins.int
+    EVENT_FIELD_NUMBER: _builtins.int
+    EVENT_AT_FIELD_NUMBER: _builtins.int
     sequence: _builtins.int
     """Place in the registry's order of matches, from 1; send the last one seen to resume."""
     case_id: _builtins.str
@@ -538,9 +1002,15 @@ class WatchMatchesResponse(_message.Message):
     """The Ministry's id of the wearer."""
     order_id: _builtins.str
     """The police's id of the order."""
+    event: Global___MatchEvent.ValueType
+    """What there is to say; MATCHED unless reviews were asked for."""
     @_builtins.property
     def matched_at(self) -> _timestamp_pb2.Timestamp:
         """When the match was found, by the mesh's clock."""
+
+    @_builtins.property
+    def event_at(self) -> _timestamp_pb2.Timestamp:
+        """When that was, by the mesh's clock."""
 
     def __init__(
         self,
@@ -550,10 +1020,12 @@ class WatchMatchesResponse(_message.Message):
         wearer_id: _builtins.str = ...,
         order_id: _builtins.str = ...,
         matched_at: _timestamp_pb2.Timestamp | None = ...,
+        event: Global___MatchEvent.ValueType = ...,
+        event_at: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["matched_at", b"matched_at"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["event_at", b"event_at", "matched_at", b"matched_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["case_id", b"case_id", "matched_at", b"matched_at", "order_id", b"order_id", "sequence", b"sequence", "wearer_id", b"wearer_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["case_id", b"case_id", "event", b"event", "event_at", b"event_at", "matched_at", b"matched_at", "order_id", b"order_id", "sequence", b"sequence", "wearer_id", b"wearer_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -3,7 +3,9 @@
 import grpc
 import warnings
 
+from tandem.registry.v1 import reconciliation_pb2 as tandem_dot_registry_dot_v1_dot_reconciliation__pb2
 from tandem.registry.v1 import registry_pb2 as tandem_dot_registry_dot_v1_dot_registry__pb2
+from tandem.registry.v1 import review_pb2 as tandem_dot_registry_dot_v1_dot_review__pb2
 
 GRPC_GENERATED_VERSION = '1.82.3'
 GRPC_VERSION = grpc.__version__
@@ -62,6 +64,41 @@ class RegistryServiceStub:
                 request_serializer=tandem_dot_registry_dot_v1_dot_registry__pb2.PutOrderRequest.SerializeToString,
                 response_deserializer=tandem_dot_registry_dot_v1_dot_registry__pb2.PutOrderResponse.FromString,
                 _registered_method=True)
+        self.EndOrder = channel.unary_unary(
+                '/tandem.registry.v1.RegistryService/EndOrder',
+                request_serializer=tandem_dot_registry_dot_v1_dot_registry__pb2.EndOrderRequest.SerializeToString,
+                response_deserializer=tandem_dot_registry_dot_v1_dot_registry__pb2.EndOrderResponse.FromString,
+                _registered_method=True)
+        self.EndTag = channel.unary_unary(
+                '/tandem.registry.v1.RegistryService/EndTag',
+                request_serializer=tandem_dot_registry_dot_v1_dot_registry__pb2.EndTagRequest.SerializeToString,
+                response_deserializer=tandem_dot_registry_dot_v1_dot_registry__pb2.EndTagResponse.FromString,
+                _registered_method=True)
+        self.EndDevice = channel.unary_unary(
+                '/tandem.registry.v1.RegistryService/EndDevice',
+                request_serializer=tandem_dot_registry_dot_v1_dot_registry__pb2.EndDeviceRequest.SerializeToString,
+                response_deserializer=tandem_dot_registry_dot_v1_dot_registry__pb2.EndDeviceResponse.FromString,
+                _registered_method=True)
+        self.Reconcile = channel.stream_stream(
+                '/tandem.registry.v1.RegistryService/Reconcile',
+                request_serializer=tandem_dot_registry_dot_v1_dot_reconciliation__pb2.ReconcileRequest.SerializeToString,
+                response_deserializer=tandem_dot_registry_dot_v1_dot_reconciliation__pb2.ReconcileResponse.FromString,
+                _registered_method=True)
+        self.GetReconciliation = channel.unary_unary(
+                '/tandem.registry.v1.RegistryService/GetReconciliation',
+                request_serializer=tandem_dot_registry_dot_v1_dot_reconciliation__pb2.GetReconciliationRequest.SerializeToString,
+                response_deserializer=tandem_dot_registry_dot_v1_dot_reconciliation__pb2.GetReconciliationResponse.FromString,
+                _registered_method=True)
+        self.ListReviews = channel.unary_unary(
+                '/tandem.registry.v1.RegistryService/ListReviews',
+                request_serializer=tandem_dot_registry_dot_v1_dot_review__pb2.ListReviewsRequest.SerializeToString,
+                response_deserializer=tandem_dot_registry_dot_v1_dot_review__pb2.ListReviewsResponse.FromString,
+                _registered_method=True)
+        self.DecideReview = channel.unary_unary(
+                '/tandem.registry.v1.RegistryService/DecideReview',
+                request_serializer=tandem_dot_registry_dot_v1_dot_review__pb2.DecideReviewRequest.SerializeToString,
+                response_deserializer=tandem_dot_registry_dot_v1_dot_review__pb2.DecideReviewResponse.FromString,
+                _registered_method=True)
         self.WatchMatches = channel.unary_stream(
                 '/tandem.registry.v1.RegistryService/WatchMatches',
                 request_serializer=tandem_dot_registry_dot_v1_dot_registry__pb2.WatchMatchesRequest.SerializeToString,
@@ -110,6 +147,58 @@ class RegistryServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def EndOrder(self, request, context):
+        """Ends an order before its time: it was cancelled or has lapsed. A later PutOrder with a greater version puts it in force
+        again.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def EndTag(self, request, context):
+        """Notes that a tag was taken off. A later PutTag with a greater version puts it on again.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def EndDevice(self, request, context):
+        """Notes that a protective device was given back or switched off for good. A later PutDevice with a greater version gives it
+        out again.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Reconcile(self, request_iterator, context):
+        """Compares the full list of an agency's records with what is stored, and says when both were the same. The caller's list is
+        complete when it has ended its side of the stream; the answers follow, the last one with the summary.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetReconciliation(self, request, context):
+        """When each agency's list was last proven equal to what is stored.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListReviews(self, request, context):
+        """Matches that a person must look at or has looked at, with the reasons in words.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DecideReview(self, request, context):
+        """A person's word on a match: it holds as long as the records say what they said then.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def WatchMatches(self, request, context):
         """All matches from a sequence on, then each new one as it is found.
         """
@@ -144,6 +233,41 @@ def add_RegistryServiceServicer_to_server(servicer, server):
                     servicer.PutOrder,
                     request_deserializer=tandem_dot_registry_dot_v1_dot_registry__pb2.PutOrderRequest.FromString,
                     response_serializer=tandem_dot_registry_dot_v1_dot_registry__pb2.PutOrderResponse.SerializeToString,
+            ),
+            'EndOrder': grpc.unary_unary_rpc_method_handler(
+                    servicer.EndOrder,
+                    request_deserializer=tandem_dot_registry_dot_v1_dot_registry__pb2.EndOrderRequest.FromString,
+                    response_serializer=tandem_dot_registry_dot_v1_dot_registry__pb2.EndOrderResponse.SerializeToString,
+            ),
+            'EndTag': grpc.unary_unary_rpc_method_handler(
+                    servicer.EndTag,
+                    request_deserializer=tandem_dot_registry_dot_v1_dot_registry__pb2.EndTagRequest.FromString,
+                    response_serializer=tandem_dot_registry_dot_v1_dot_registry__pb2.EndTagResponse.SerializeToString,
+            ),
+            'EndDevice': grpc.unary_unary_rpc_method_handler(
+                    servicer.EndDevice,
+                    request_deserializer=tandem_dot_registry_dot_v1_dot_registry__pb2.EndDeviceRequest.FromString,
+                    response_serializer=tandem_dot_registry_dot_v1_dot_registry__pb2.EndDeviceResponse.SerializeToString,
+            ),
+            'Reconcile': grpc.stream_stream_rpc_method_handler(
+                    servicer.Reconcile,
+                    request_deserializer=tandem_dot_registry_dot_v1_dot_reconciliation__pb2.ReconcileRequest.FromString,
+                    response_serializer=tandem_dot_registry_dot_v1_dot_reconciliation__pb2.ReconcileResponse.SerializeToString,
+            ),
+            'GetReconciliation': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetReconciliation,
+                    request_deserializer=tandem_dot_registry_dot_v1_dot_reconciliation__pb2.GetReconciliationRequest.FromString,
+                    response_serializer=tandem_dot_registry_dot_v1_dot_reconciliation__pb2.GetReconciliationResponse.SerializeToString,
+            ),
+            'ListReviews': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListReviews,
+                    request_deserializer=tandem_dot_registry_dot_v1_dot_review__pb2.ListReviewsRequest.FromString,
+                    response_serializer=tandem_dot_registry_dot_v1_dot_review__pb2.ListReviewsResponse.SerializeToString,
+            ),
+            'DecideReview': grpc.unary_unary_rpc_method_handler(
+                    servicer.DecideReview,
+                    request_deserializer=tandem_dot_registry_dot_v1_dot_review__pb2.DecideReviewRequest.FromString,
+                    response_serializer=tandem_dot_registry_dot_v1_dot_review__pb2.DecideReviewResponse.SerializeToString,
             ),
             'WatchMatches': grpc.unary_stream_rpc_method_handler(
                     servicer.WatchMatches,
@@ -289,6 +413,195 @@ class RegistryService:
             '/tandem.registry.v1.RegistryService/PutOrder',
             tandem_dot_registry_dot_v1_dot_registry__pb2.PutOrderRequest.SerializeToString,
             tandem_dot_registry_dot_v1_dot_registry__pb2.PutOrderResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def EndOrder(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tandem.registry.v1.RegistryService/EndOrder',
+            tandem_dot_registry_dot_v1_dot_registry__pb2.EndOrderRequest.SerializeToString,
+            tandem_dot_registry_dot_v1_dot_registry__pb2.EndOrderResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def EndTag(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tandem.registry.v1.RegistryService/EndTag',
+            tandem_dot_registry_dot_v1_dot_registry__pb2.EndTagRequest.SerializeToString,
+            tandem_dot_registry_dot_v1_dot_registry__pb2.EndTagResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def EndDevice(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tandem.registry.v1.RegistryService/EndDevice',
+            tandem_dot_registry_dot_v1_dot_registry__pb2.EndDeviceRequest.SerializeToString,
+            tandem_dot_registry_dot_v1_dot_registry__pb2.EndDeviceResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Reconcile(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/tandem.registry.v1.RegistryService/Reconcile',
+            tandem_dot_registry_dot_v1_dot_reconciliation__pb2.ReconcileRequest.SerializeToString,
+            tandem_dot_registry_dot_v1_dot_reconciliation__pb2.ReconcileResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetReconciliation(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tandem.registry.v1.RegistryService/GetReconciliation',
+            tandem_dot_registry_dot_v1_dot_reconciliation__pb2.GetReconciliationRequest.SerializeToString,
+            tandem_dot_registry_dot_v1_dot_reconciliation__pb2.GetReconciliationResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListReviews(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tandem.registry.v1.RegistryService/ListReviews',
+            tandem_dot_registry_dot_v1_dot_review__pb2.ListReviewsRequest.SerializeToString,
+            tandem_dot_registry_dot_v1_dot_review__pb2.ListReviewsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DecideReview(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tandem.registry.v1.RegistryService/DecideReview',
+            tandem_dot_registry_dot_v1_dot_review__pb2.DecideReviewRequest.SerializeToString,
+            tandem_dot_registry_dot_v1_dot_review__pb2.DecideReviewResponse.FromString,
             options,
             channel_credentials,
             insecure,

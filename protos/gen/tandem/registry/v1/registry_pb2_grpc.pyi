@@ -5,7 +5,9 @@ isort:skip_file
 
 from collections import abc as _abc
 from grpc import aio as _aio
+from tandem.registry.v1 import reconciliation_pb2 as _reconciliation_pb2
 from tandem.registry.v1 import registry_pb2 as _registry_pb2
+from tandem.registry.v1 import review_pb2 as _review_pb2
 import abc as _abc_1
 
 
@@ -29,6 +31,26 @@ class RegistryServiceStub:
     """Stores whose a protective device is."""
     PutOrder: _aio.UnaryUnaryMultiCallable[_registry_pb2.PutOrderRequest, _registry_pb2.PutOrderResponse]
     """Stores a restraining order and matches its respondent against all wearers."""
+    EndOrder: _aio.UnaryUnaryMultiCallable[_registry_pb2.EndOrderRequest, _registry_pb2.EndOrderResponse]
+    """Ends an order before its time: it was cancelled or has lapsed. A later PutOrder with a greater version puts it in force
+    again.
+    """
+    EndTag: _aio.UnaryUnaryMultiCallable[_registry_pb2.EndTagRequest, _registry_pb2.EndTagResponse]
+    """Notes that a tag was taken off. A later PutTag with a greater version puts it on again."""
+    EndDevice: _aio.UnaryUnaryMultiCallable[_registry_pb2.EndDeviceRequest, _registry_pb2.EndDeviceResponse]
+    """Notes that a protective device was given back or switched off for good. A later PutDevice with a greater version gives it
+    out again.
+    """
+    Reconcile: _aio.StreamStreamMultiCallable[_reconciliation_pb2.ReconcileRequest, _reconciliation_pb2.ReconcileResponse]
+    """Compares the full list of an agency's records with what is stored, and says when both were the same. The caller's list is
+    complete when it has ended its side of the stream; the answers follow, the last one with the summary.
+    """
+    GetReconciliation: _aio.UnaryUnaryMultiCallable[_reconciliation_pb2.GetReconciliationRequest, _reconciliation_pb2.GetReconciliationResponse]
+    """When each agency's list was last proven equal to what is stored."""
+    ListReviews: _aio.UnaryUnaryMultiCallable[_review_pb2.ListReviewsRequest, _review_pb2.ListReviewsResponse]
+    """Matches that a person must look at or has looked at, with the reasons in words."""
+    DecideReview: _aio.UnaryUnaryMultiCallable[_review_pb2.DecideReviewRequest, _review_pb2.DecideReviewResponse]
+    """A person's word on a match: it holds as long as the records say what they said then."""
     WatchMatches: _aio.UnaryStreamMultiCallable[_registry_pb2.WatchMatchesRequest, _registry_pb2.WatchMatchesResponse]
     """All matches from a sequence on, then each new one as it is found."""
 
@@ -77,6 +99,68 @@ class RegistryServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _aio.ServicerContext[_registry_pb2.PutOrderRequest, _abc.Awaitable[_registry_pb2.PutOrderResponse]],
     ) -> _abc.Awaitable[_registry_pb2.PutOrderResponse]:
         """Stores a restraining order and matches its respondent against all wearers."""
+
+    @_abc_1.abstractmethod
+    def EndOrder(
+        self,
+        request: _registry_pb2.EndOrderRequest,
+        context: _aio.ServicerContext[_registry_pb2.EndOrderRequest, _abc.Awaitable[_registry_pb2.EndOrderResponse]],
+    ) -> _abc.Awaitable[_registry_pb2.EndOrderResponse]:
+        """Ends an order before its time: it was cancelled or has lapsed. A later PutOrder with a greater version puts it in force
+        again.
+        """
+
+    @_abc_1.abstractmethod
+    def EndTag(
+        self,
+        request: _registry_pb2.EndTagRequest,
+        context: _aio.ServicerContext[_registry_pb2.EndTagRequest, _abc.Awaitable[_registry_pb2.EndTagResponse]],
+    ) -> _abc.Awaitable[_registry_pb2.EndTagResponse]:
+        """Notes that a tag was taken off. A later PutTag with a greater version puts it on again."""
+
+    @_abc_1.abstractmethod
+    def EndDevice(
+        self,
+        request: _registry_pb2.EndDeviceRequest,
+        context: _aio.ServicerContext[_registry_pb2.EndDeviceRequest, _abc.Awaitable[_registry_pb2.EndDeviceResponse]],
+    ) -> _abc.Awaitable[_registry_pb2.EndDeviceResponse]:
+        """Notes that a protective device was given back or switched off for good. A later PutDevice with a greater version gives it
+        out again.
+        """
+
+    @_abc_1.abstractmethod
+    def Reconcile(
+        self,
+        request_iterator: _abc.AsyncIterator[_reconciliation_pb2.ReconcileRequest],
+        context: _aio.ServicerContext[_abc.AsyncIterator[_reconciliation_pb2.ReconcileRequest], _abc.AsyncIterator[_reconciliation_pb2.ReconcileResponse]],
+    ) -> _abc.AsyncIterator[_reconciliation_pb2.ReconcileResponse]:
+        """Compares the full list of an agency's records with what is stored, and says when both were the same. The caller's list is
+        complete when it has ended its side of the stream; the answers follow, the last one with the summary.
+        """
+
+    @_abc_1.abstractmethod
+    def GetReconciliation(
+        self,
+        request: _reconciliation_pb2.GetReconciliationRequest,
+        context: _aio.ServicerContext[_reconciliation_pb2.GetReconciliationRequest, _abc.Awaitable[_reconciliation_pb2.GetReconciliationResponse]],
+    ) -> _abc.Awaitable[_reconciliation_pb2.GetReconciliationResponse]:
+        """When each agency's list was last proven equal to what is stored."""
+
+    @_abc_1.abstractmethod
+    def ListReviews(
+        self,
+        request: _review_pb2.ListReviewsRequest,
+        context: _aio.ServicerContext[_review_pb2.ListReviewsRequest, _abc.Awaitable[_review_pb2.ListReviewsResponse]],
+    ) -> _abc.Awaitable[_review_pb2.ListReviewsResponse]:
+        """Matches that a person must look at or has looked at, with the reasons in words."""
+
+    @_abc_1.abstractmethod
+    def DecideReview(
+        self,
+        request: _review_pb2.DecideReviewRequest,
+        context: _aio.ServicerContext[_review_pb2.DecideReviewRequest, _abc.Awaitable[_review_pb2.DecideReviewResponse]],
+    ) -> _abc.Awaitable[_review_pb2.DecideReviewResponse]:
+        """A person's word on a match: it holds as long as the records say what they said then."""
 
     @_abc_1.abstractmethod
     def WatchMatches(

@@ -1,0 +1,293 @@
+"""How fast a new order or tag is matched and in the log: `python -m bench.registry [--json] [--at 1000 10000 100000]`.
+
+The registry runs as a process on PostgreSQL, with fsync, and is called over gRPC; time runs from the call until the case can be read
+from the log. Before it, so many orders and a fifth as many wearers are in the database, whom nothing joins but chance.
+Exit code 1 where the target isn't met at the largest size.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import itertools
+import json
+import os
+import platform
+import random
+import sys
+import tempfile
+import time
+from collections import defaultdict
+from collections.abc import AsyncIterator, Iterable, Sequence
+from dataclasses import asdict, dataclass
+from datetime import date, timedelta
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import sqlalchemy as sa
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from services.common import db, flow, pull
+from services.registry import handlers, tables
+from services.registry.domain import Order, ProtectedPerson, Respondent, Sex, Wearer
+from services.registry.store import MIGRATIONS, Records
+from services.registry.vault import Vault
+from tandem.common.v1 import log_pb2
+from tests.support import records
+from tests.support.postgres import running_postgres
+from tests.support.registry import Client, running_registry
+
+SIZES = (1_000, 10_000, 100_000)
+SAMPLES = 200
+WARM_UP = 20
+"""First ones that aren't counted: the registry has just started, and looks through its keys once."""
+TARGET_P99_S = 1.0
+KEY = bytes(range(32))
+ORDERS_PER_WEARER = 5
+BATCH = 5_000
+IN_LOG_WITHIN_S = 30.0
+
+_SURNAMES = (
+    "김",
+    "이",
+    "박",
+    "최",
+    "정",
+    "강",
+    "조",
+    "윤",
+    "장",
+    "임",
+    "한",
+    "오",
+    "서",
+    "신",
+    "권",
+    "황",
+    "안",
+    "송",
+    "류",
+    "홍",
+)
+_SHARES = (215, 147, 84, 47, 43, 24, 21, 20, 20, 17, 15, 15, 15, 18, 14, 14, 14, 14, 13, 12)
+"""Per thousand, as they are in Korea."""
+_SYLLABLES = "가경광규근기나남다대도동라라민범병보상서석선성소수승시아연영예완용우원유윤은인재정종주준지진찬채철태하한해현형혜호훈희"
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """One measured number."""
+
+    name: str
+    orders: int
+    """Orders in the database; wearers are a fifth."""
+    p50_s: float
+    p99_s: float
+    target_p99_s: float | None = None
+    met: bool | None = None
+
+
+class People:
+    """People made up at random, each with a number of their own."""
+
+    def __init__(self) -> None:
+        self._random = random.Random(7)
+        self._numbers = itertools.count(1)
+
+    def next(self) -> dict[str, Any]:
+        """What a record says of a person."""
+        born = date(1950, 1, 1) + timedelta(days=self._random.randrange(20_000))
+        (surname,) = self._random.choices(_SURNAMES, _SHARES)
+        return {
+            "national_id": f"{born:%y%m%d}{next(self._numbers):07d}",
+            "name": surname + "".join(self._random.choices(_SYLLABLES, k=2)),
+            "birth_date": born,
+            "sex": self._random.choice((Sex.MALE, Sex.FEMALE)),
+            "phone": f"010-{self._random.randrange(10_000):04d}-{self._random.randrange(10_000):04d}",
+        }
+
+
+# ── loading ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+class Collector:
+    """Stands where a connection stands, and collects what would be inserted, to be inserted at once."""
+
+    dialect = SimpleNamespace(name="postgresql")
+
+    def __init__(self) -> None:
+        self.rows: dict[sa.Table, list[dict[str, Any]]] = defaultdict(list)
+
+    async def execute(self, statement: Any, rows: Sequence[dict[str, Any]] | None = None) -> Any:
+        """Takes inserts; there is nothing to be read or deleted yet."""
+        if isinstance(statement, sa.Insert):
+            table = cast(sa.Table, statement.table)
+            values: Any = statement._values or {}
+            self.rows[table] += rows or [
+                {getattr(column, "name", column): bound.value for column, bound in values.items()}
+            ]
+        return SimpleNamespace(all=list, rowcount=0)
+
+    async def flush(self, connection: AsyncConnection) -> None:
+        """Inserts all that was collected, what is referred to first."""
+        for table in sorted(self.rows, key=tables.metadata.sorted_tables.index):
+            await connection.execute(sa.insert(table), self.rows[table])
+        self.rows.clear()
+
+
+async def load(url: str, people: People, first: int, orders: int) -> None:
+    """Fills a database with orders numbered from `first` up to `orders`, and a fifth as many wearers."""
+    collector = Collector()
+    view = Records(cast(AsyncConnection, collector), Vault(KEY))
+    async with db.open_database(url, MIGRATIONS) as database:
+        for n in range(first, orders):
+            record: Wearer | ProtectedPerson | Order
+            for record in made_up(people, n):
+                table, record_id = _place_of(record)
+                await handlers._store(view, table, record_id, record)
+            if n % BATCH == BATCH - 1 or n == orders - 1:
+                async with database.transaction() as connection:
+                    await collector.flush(connection)
+        async with database.transaction() as connection:
+            await connection.execute(sa.text("analyze"))
+
+
+def made_up(people: People, n: int) -> Iterable[Wearer | ProtectedPerson | Order]:
+    """The records that come with the order of this number."""
+    if n % ORDERS_PER_WEARER == 0:
+        yield Wearer(wearer_id=f"w-{n}", source_version=1, **people.next())
+    yield ProtectedPerson(f"p-{n}", str(people.next()["name"]), 1)
+    yield Order(
+        order_id=f"o-{n}",
+        respondent=Respondent(**people.next()),
+        protected_person_ids=(f"p-{n}",),
+        places=(),
+        rings=(),
+        valid_from_ms=1_700_000_000_000,
+        valid_until_ms=2_000_000_000_000,
+        source_version=1,
+    )
+
+
+def _place_of(record: Wearer | ProtectedPerson | Order) -> tuple[sa.Table, str]:
+    match record:
+        case Wearer():
+            return tables.wearers, record.wearer_id
+        case ProtectedPerson():
+            return tables.protected_persons, record.person_id
+        case Order():
+            return tables.orders, record.order_id
+
+
+# ── measuring ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+async def snapshots(client: Client) -> AsyncIterator[log_pb2.CaseSnapshot]:
+    """Cases as they come into the log, from its beginning."""
+    async for messages in pull.read(client.bus, flow.log_stream(0), 1):
+        for message in messages:
+            if message.subject == flow.log_subject(0, "case"):
+                yield log_pb2.LogEntry.FromString(message.data).case
+
+
+async def measure(client: Client, people: People, size: int) -> list[Figure]:
+    """Times of new orders against wearers, and of new wearers with their tags against respondents."""
+    times: dict[str, list[float]] = {"order": [], "tag": []}
+    arriving = snapshots(client)
+    for n in range(-WARM_UP, SAMPLES):
+        key, person = f"{size}-{n}", people.next()
+        wearer = records.wearer(f"new-w-{key}", person["national_id"])
+        order = records.order(f"new-o-{key}", (), person["national_id"])
+        wearer.name = order.respondent.name = person["name"]
+        wearer.birth_date = order.respondent.birth_date = person["birth_date"].isoformat()
+        wearer.phone = order.respondent.phone = person["phone"]
+        tag = records.tag(f"new-t-{key}", wearer.wearer_id)
+        # The wearer with the tag is there and the order is new, or the order is there and the tag is new.
+        kind, before, new = ("order", (wearer, tag), order) if n % 2 else ("tag", (order, wearer), tag)
+        await client.put(*before)
+        if kind == "tag":
+            await _arrived(arriving, order.order_id, "")
+        begun = time.perf_counter()
+        await client.put(new)
+        await _arrived(arriving, order.order_id, tag.device_id)
+        if n >= 0:
+            times[kind].append(time.perf_counter() - begun)
+    largest = size == max(SIZES)
+    return [
+        Figure(
+            f"new {kind}: put until in the log",
+            size,
+            round(sorted(taken)[len(taken) // 2], 4),
+            round(sorted(taken)[int(len(taken) * 0.99)], 4),
+            TARGET_P99_S if largest else None,
+            sorted(taken)[int(len(taken) * 0.99)] < TARGET_P99_S if largest else None,
+        )
+        for kind, taken in times.items()
+    ]
+
+
+async def _arrived(arriving: AsyncIterator[log_pb2.CaseSnapshot], order_id: str, device_id: str) -> None:
+    async with asyncio.timeout(IN_LOG_WITHIN_S):
+        async for case in arriving:
+            if case.order_id == order_id and (not device_id or device_id in case.tag_device_ids):
+                return
+    raise AssertionError("the log ended")
+
+
+async def at_size(url: str, mesh: Any, people: People, size: int) -> list[Figure]:
+    """The figures with so many orders in the database."""
+    async with mesh.connected() as client:
+        assert isinstance(client, Client)
+        return await measure(client, people, size)
+
+
+def run(sizes: Sequence[int]) -> list[Figure]:
+    """Loads, measures, loads more, measures again."""
+    figures: list[Figure] = []
+    people = People()
+    with running_postgres(fsync=True) as postgres:
+        url, loaded = postgres.new_database(), 0
+        for size in sizes:
+            begun = time.perf_counter()
+            asyncio.run(load(url, people, loaded, size))
+            print(f"{size} orders loaded in {time.perf_counter() - begun:.0f} s", file=sys.stderr)
+            loaded = size
+            # A log of its own for each size: what the one before sent doesn't come again.
+            with (
+                tempfile.TemporaryDirectory() as folder,
+                running_registry(Path(folder), 1, url, env={"TANDEM_REGISTRY_KEY": KEY.hex()}) as mesh,
+            ):
+                figures += asyncio.run(at_size(url, mesh, people, size))
+                for one in figures[-2:]:
+                    print(_line(one), file=sys.stderr)
+    return figures
+
+
+def _line(one: Figure) -> str:
+    verdict = "" if one.met is None else f"  target p99 < {one.target_p99_s:g} s: {'met' if one.met else 'MISSED'}"
+    return f"{one.orders:>7} orders  {one.name:<34} p50 {one.p50_s:.3f} s  p99 {one.p99_s:.3f} s{verdict}"
+
+
+def main() -> int:
+    """Prints the figures."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--json", action="store_true", help="one JSON object instead of a table")
+    parser.add_argument("--at", type=int, nargs="+", default=SIZES, metavar="ORDERS", help="sizes, ascending")
+    arguments = parser.parse_args()
+    figures = run(sorted(arguments.at))
+    machine = f"{os.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}, PostgreSQL with fsync"
+    if arguments.json:
+        print(json.dumps({"machine": machine, "figures": [asdict(one) for one in figures]}, indent=2))
+    else:
+        print(machine)
+        for one in figures:
+            verdict = (
+                "" if one.met is None else f"  target p99 < {one.target_p99_s:g} s: {'met' if one.met else 'MISSED'}"
+            )
+            print(f"{one.orders:>7} orders  {one.name:<34} p50 {one.p50_s:.3f} s  p99 {one.p99_s:.3f} s{verdict}")
+    return 0 if all(one.met is not False for one in figures) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,74 @@
+"""Bytes that are no message of the kind that was expected: where they go wrong, so that the sender can be told."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from google.protobuf.descriptor import Descriptor, FieldDescriptor
+
+_VARINT, _FIXED64, _DELIMITED, _FIXED32 = 0, 1, 2, 5
+_DEPTH_MAX = 100
+
+
+class _Broken(Exception):
+    """The bytes end too early or aren't a message at all."""
+
+
+def fault(descriptor: Descriptor, raw: bytes) -> tuple[str, str]:
+    """Path of the field that makes `raw` unreadable as this message, and why; the path is empty where no field is to blame."""
+    try:
+        return _bad_text(descriptor, memoryview(raw), 0) or "", "isn't text in UTF-8"
+    except _Broken:
+        return "", "the request isn't a message of this method"
+
+
+def _bad_text(descriptor: Descriptor, raw: memoryview, depth: int) -> str | None:
+    if depth > _DEPTH_MAX:
+        raise _Broken
+    seen: dict[int, int] = {}
+    at = 0
+    while at < len(raw):
+        key, at = _varint(raw, at)
+        if key & 7 != _DELIMITED:
+            at = _skip(raw, at, key & 7)
+            continue
+        length, at = _varint(raw, at)
+        value, at = raw[at : at + length], at + length
+        if at > len(raw):
+            raise _Broken
+        field: Any = descriptor.fields_by_number.get(key >> 3)
+        if field is None:
+            continue
+        place = seen[field.number] = seen.get(field.number, -1) + 1
+        path = f"{field.name}[{place}]" if field.is_repeated else str(field.name)
+        if field.type == FieldDescriptor.TYPE_STRING:
+            try:
+                bytes(value).decode()
+            except UnicodeDecodeError:
+                return path
+        elif field.type == FieldDescriptor.TYPE_MESSAGE:
+            inside = _bad_text(field.message_type, value, depth + 1)
+            if inside is not None:
+                return f"{path}.{inside}"
+    return None
+
+
+def _varint(raw: memoryview, at: int) -> tuple[int, int]:
+    value = shift = 0
+    while at < len(raw) and shift < 70:
+        value |= (raw[at] & 0x7F) << shift
+        at += 1
+        if raw[at - 1] < 0x80:
+            return value, at
+        shift += 7
+    raise _Broken
+
+
+def _skip(raw: memoryview, at: int, kind: int) -> int:
+    if kind == _VARINT:
+        return _varint(raw, at)[1]
+    if kind == _FIXED64:
+        return at + 8
+    if kind == _FIXED32:
+        return at + 4
+    raise _Broken

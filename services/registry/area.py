@@ -1,0 +1,32 @@
+"""Where protected places may lie: a mistyped coordinate must not enforce an order in the sea. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceArea:
+    """A box on WGS84, its edges included."""
+
+    name: str
+    least_lat_deg: float
+    greatest_lat_deg: float
+    least_lon_deg: float
+    greatest_lon_deg: float
+
+    def holds(self, lat_deg: float, lon_deg: float) -> bool:
+        """Whether a point lies in it."""
+        return (
+            self.least_lat_deg <= lat_deg <= self.greatest_lat_deg
+            and self.least_lon_deg <= lon_deg <= self.greatest_lon_deg
+        )
+
+
+AREAS: Mapping[str, ServiceArea] = {
+    # From Marado to the northern border, from Baengnyeongdo to Dokdo.
+    "korea": ServiceArea("Korea", 33.0, 38.7, 124.5, 132.0),
+    "world": ServiceArea("the world", -90.0, 90.0, -180.0, 180.0),
+}
+"""Service areas by the name that the setting has."""

@@ -1,0 +1,157 @@
+"""What follows from the records: joint cases found, renewed and withdrawn, and the routes of the devices."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from services.common import flow
+from services.common.clock import MeshClock
+from services.common.telemetry import logger
+from services.registry import domain, likeness, review, translate
+from services.registry.domain import Order, Wearer
+from services.registry.review import Event, Evidence, Level, Review, ReviewState
+from services.registry.store import Records, StoredCase
+from tandem.common.v1 import log_pb2
+
+DAY_MS = 86_400_000
+
+
+class Cases:
+    """Works inside the transaction of whoever changes a record."""
+
+    def __init__(self, clock: MeshClock, partitions: int) -> None:
+        self._clock = clock
+        self._partitions = partitions
+
+    async def refresh_all(self, records: Records, cases: Iterable[StoredCase]) -> None:
+        """Renews cases whose tags, devices or records have changed."""
+        for case in cases:
+            before = await records.reviews.review(case.case_id)
+            await self.refresh(
+                records, await records.order(case.order_id), await records.wearer(case.wearer_id), before, case
+            )
+
+    async def refresh(
+        self, records: Records, order: Order, wearer: Wearer, before: Review | None, case: StoredCase | None
+    ) -> None:
+        """Compares an order and a wearer, whose review and case are given, and does what follows from it."""
+        now_ms = self._clock.now_ms()
+        level, evidence = self.look(records, order, wearer, before)
+        stood = review.stands(before, level, evidence.digest)
+        if stood is not None:
+            after = _restated(order, wearer, before, stood, evidence, now_ms)
+            if after != before:
+                await records.reviews.put_review(after)
+            if after.state is ReviewState.OPEN and (before is None or before.state is not ReviewState.OPEN):
+                await self.tell(records, after, Event.REVIEW_OPENED)
+                logger().info("review_opened", case_id=after.case_id, weight_bits=round(evidence.weight_bits, 1))
+        await self.apply(records, order, wearer, stood is not None and stood[1], case)
+
+    def look(self, records: Records, order: Order, wearer: Wearer, before: Review | None) -> tuple[Level, Evidence]:
+        """What the two records alone say now."""
+        level, comparison = likeness.compared(order, wearer)
+        undecided = before is None or before.state is ReviewState.OPEN
+        if undecided and level is not Level.EXACT and order.ends_ms <= self._clock.now_ms():
+            level = Level.NONE  # nobody needs to look at an order that is over
+        if level is Level.NONE and before is None:
+            return level, Evidence(b"", comparison.weight, ())
+        digest = records.reviews.evidence_digest(likeness.evidence_text(order, wearer))
+        return level, Evidence(digest, comparison.weight, likeness.reasons_of(comparison))
+
+    async def tell(self, records: Records, about: Review, event: Event) -> None:
+        """Tells those who watch."""
+        now_ms = self._clock.now_ms()
+        case = await records.case(about.case_id)
+        matched_at_ms = case.matched_at_ms if case else now_ms
+        await records.reviews.add_event(event, about.case_id, about.order_id, about.wearer_id, matched_at_ms, now_ms)
+
+    async def apply(
+        self, records: Records, order: Order, wearer: Wearer, holds: bool, before: StoredCase | None
+    ) -> None:
+        """Makes, renews or withdraws the joint case of an order and a wearer, and tells the log."""
+        now_ms = self._clock.now_ms()
+        held = before is not None and before.withdrawn_at_ms is None
+        if not holds and not held:
+            return
+        case_id = domain.case_id_of(order.order_id, wearer.wearer_id)
+        # Versions follow the clock, so that a database that was lost and is filled again outruns what the log holds.
+        version = max(before.version + 1 if before else 1, now_ms)
+        devices = await records.devices_of(order.protected_person_ids)
+        case = domain.build_case(order, wearer, await records.tags_on(wearer.wearer_id), devices)
+        if not holds:
+            case = domain.withdraw(case, now_ms)
+        snapshot = translate.case_to_proto(case, version)
+        entry = log_pb2.LogEntry(case=snapshot).SerializeToString(deterministic=True)
+        matched_at_ms = before.matched_at_ms if before else now_ms
+        await records.put_case(
+            case_id,
+            {
+                "order_id": order.order_id,
+                "wearer_id": wearer.wearer_id,
+                "version": version,
+                "matched_at_ms": matched_at_ms,
+                "withdrawn_at_ms": None if holds else now_ms,
+                "valid_until_ms": case.valid_until_ms,
+                "entry": entry,
+                "sent_day": now_ms // DAY_MS,
+            },
+        )
+        # Routes before the case: devices are heard in its partition from the moment that the fold knows it.
+        await self.send_routes_of(records, order.protected_person_ids)
+        await records.enqueue(self.subject(case.wearer_id), f"{case_id}:{version}", entry)
+        if holds != held:
+            event = Event.MATCHED if holds else Event.WITHDRAWN
+            await records.reviews.add_event(event, case_id, order.order_id, wearer.wearer_id, matched_at_ms, now_ms)
+            if holds:
+                logger().info("order_matched", case_id=case_id)
+            else:
+                logger().warning("match_withdrawn", case_id=case_id)
+
+    def subject(self, wearer_id: str) -> str:
+        """Subject of the cases of a wearer."""
+        (partition,) = domain.tag_partitions(wearer_id, self._partitions)
+        return flow.log_subject(partition, "case")
+
+    async def send_routes_of(self, records: Records, person_ids: Iterable[str]) -> None:
+        """Sends the routes of these persons' devices where they changed."""
+        for device in await records.devices_of(list(person_ids)):
+            await self.send_route(records, device.device_id)
+
+    async def send_route(self, records: Records, device_id: str, renew: bool = False) -> None:
+        """Sends the route of a device where it changed, or in any case (`renew`)."""
+        tag = await records.tag(device_id)
+        if tag:
+            subject_id, partitions = tag.wearer_id, domain.tag_partitions(tag.wearer_id, self._partitions)
+        else:
+            device = await records.device(device_id)
+            if device is None:
+                raise LookupError("a route of a device that isn't stored")
+            kept_away = [
+                case.wearer_id
+                for case in await records.cases_of_person(device.person_id)
+                if case.withdrawn_at_ms is None
+            ]
+            subject_id = device.person_id
+            partitions = domain.device_partitions(device.person_id, kept_away, self._partitions)
+        route = log_pb2.DeviceRoute(subject_id=subject_id, partitions=partitions).SerializeToString(deterministic=True)
+        last_version, last_route = await records.route(device_id) or (0, b"")
+        if route == last_route and not renew:
+            return
+        # The clock's, like a case's version: a lost database must not repeat message ids that the bucket has seen.
+        version = max(last_version + 1, self._clock.now_ms())
+        await records.put_route(device_id, version, route, self._clock.now_ms() // DAY_MS)
+        await records.enqueue(f"$KV.{flow.DEVICES_BUCKET}.{device_id}", f"route:{device_id}:{version}", route)
+
+
+def _restated(
+    order: Order,
+    wearer: Wearer,
+    before: Review | None,
+    stood: tuple[ReviewState, bool],
+    evidence: Evidence,
+    now_ms: int,
+) -> Review:
+    if before is not None:
+        return review.restated(before, *stood, evidence, now_ms)
+    case_id = domain.case_id_of(order.order_id, wearer.wearer_id)
+    return Review(case_id, order.order_id, wearer.wearer_id, *stood, evidence, now_ms)

@@ -1,0 +1,78 @@
+"""The gRPC edge of reading personal data."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine
+from typing import Any, TypeVar
+
+import grpc.aio
+
+from services.common import fields, rpc
+from services.common.clock import MeshClock
+from services.common.errors import InvalidField
+from services.registry import translate, translate_ledger
+from services.registry.disclosure import PERSON_SHOWS, WEARER_SHOWS, Grounds, Kind, Purpose, check_grounds
+from services.registry.disclosures import Disclosures
+from tandem.registry.v1 import disclosure_pb2, disclosure_pb2_grpc
+
+SERVICE_NAME = disclosure_pb2.DESCRIPTOR.services_by_name["DisclosureService"].full_name
+
+_Context = grpc.aio.ServicerContext[Any, Any]
+_T = TypeVar("_T")
+_PURPOSES = {
+    value.number: Purpose(value.name.removeprefix("PURPOSE_"))
+    for value in disclosure_pb2.DESCRIPTOR.enum_types_by_name["Purpose"].values
+    if value.number
+}
+
+
+class DisclosureServicer(disclosure_pb2_grpc.DisclosureServiceServicer):
+    """Parses, hands over, and shows of the answer what the caller's role may see."""
+
+    def __init__(self, disclosures: Disclosures, clock: MeshClock) -> None:
+        self._disclosures = disclosures
+        self._clock = clock
+
+    async def ReadWearer(
+        self, request: disclosure_pb2.ReadWearerRequest, context: _Context
+    ) -> disclosure_pb2.ReadWearerResponse:
+        wearer_id = fields.required_id("wearer_id", request.wearer_id)
+        grounds = self._grounds(request.grounds, Kind.WEARER)
+        who = rpc.caller()
+        wearer, disclosure_id = await _finish(self._disclosures.read_wearer(who, grounds, wearer_id))
+        shown = translate_ledger.wearer_to_proto(wearer, WEARER_SHOWS[who.role])
+        return disclosure_pb2.ReadWearerResponse(wearer=shown, disclosure_id=disclosure_id)
+
+    async def ReadProtectedPerson(
+        self, request: disclosure_pb2.ReadProtectedPersonRequest, context: _Context
+    ) -> disclosure_pb2.ReadProtectedPersonResponse:
+        person_id = fields.required_id("person_id", request.person_id)
+        grounds = self._grounds(request.grounds, Kind.PROTECTED_PERSON)
+        who = rpc.caller()
+        person, places, disclosure_id = await _finish(self._disclosures.read_person(who, grounds, person_id))
+        visible = PERSON_SHOWS[who.role]
+        shown = translate_ledger.protected_person_to_proto(person, visible)
+        return disclosure_pb2.ReadProtectedPersonResponse(
+            protected_person=shown,
+            places=[translate.place_to_proto(place) for place in places] if "places" in visible else [],
+            disclosure_id=disclosure_id,
+        )
+
+    async def SignLedger(
+        self, request: disclosure_pb2.SignLedgerRequest, context: _Context
+    ) -> disclosure_pb2.SignLedgerResponse:
+        signed = await _finish(self._disclosures.sign())
+        return disclosure_pb2.SignLedgerResponse(head=self._disclosures.to_proto(signed) if signed else None)
+
+    def _grounds(self, msg: disclosure_pb2.Grounds, kind: Kind) -> Grounds:
+        try:
+            purpose = _PURPOSES.get(msg.purpose)
+            return check_grounds(msg.legal_basis, purpose, msg.reference, kind, self._clock.now_ms())
+        except InvalidField as error:
+            raise error.under("grounds") from None
+
+
+async def _finish(work: Coroutine[Any, Any, _T]) -> _T:
+    """Lets it run to its end although the caller goes away: a transaction is never cut in the middle."""
+    return await asyncio.shield(work)

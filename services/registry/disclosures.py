@@ -1,0 +1,124 @@
+"""What happens when personal data is read: the read and its row in the ledger are one transaction."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import uuid
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+
+from services.common import flow
+from services.common.clock import MeshClock
+from services.common.errors import Unavailable
+from services.common.identity import Caller
+from services.registry import tables
+from services.registry.chain import Disclosure, Head
+from services.registry.disclosure import Deed, Grounds, Kind
+from services.registry.domain import Place, ProtectedPerson, Wearer
+from services.registry.handlers import Registry
+from services.registry.ledger import SignedHead, Signer
+from services.registry.store import Records
+from tandem.common.v1 import ledger_pb2
+
+SIGN_EVERY_ROWS = 100
+SIGN_EVERY_MS = 60_000
+POLL_S = 1.0
+
+
+class Disclosures:
+    """The one way to personal data, and the keeper of the ledger's heads."""
+
+    def __init__(self, registry: Registry, clock: MeshClock, signer: Signer) -> None:
+        self._registry = registry
+        self._clock = clock
+        self._signer = signer
+
+    async def read_wearer(self, who: Caller, grounds: Grounds, wearer_id: str) -> tuple[Wearer, str]:
+        """A wearer, whole, and the id of the ledger's row. Raises NotFound."""
+        async with self._disclosing(who, grounds, Kind.WEARER, wearer_id) as (records, disclosure_id):
+            return await records.find(tables.wearers, Wearer, wearer_id), disclosure_id
+
+    async def read_person(
+        self, who: Caller, grounds: Grounds, person_id: str
+    ) -> tuple[ProtectedPerson, list[Place], str]:
+        """A protected person, the places of the orders that name them, and the id of the ledger's row. Raises NotFound."""
+        async with self._disclosing(who, grounds, Kind.PROTECTED_PERSON, person_id) as (records, disclosure_id):
+            person = await records.find(tables.protected_persons, ProtectedPerson, person_id)
+            places = {
+                place.place_id: place for order in await records.orders_protecting(person_id) for place in order.places
+            }
+            return person, [places[place_id] for place_id in sorted(places)], disclosure_id
+
+    @asynccontextmanager
+    async def _disclosing(
+        self, who: Caller, grounds: Grounds, kind: Kind, record_id: str
+    ) -> AsyncIterator[tuple[Records, str]]:
+        disclosure_id = f"read-{uuid.uuid4().hex}"
+        async with self._registry.transaction() as records:
+            yield records, disclosure_id
+            await records.ledger.append(
+                Disclosure(
+                    disclosure_id=disclosure_id,
+                    at_ms=self._clock.now_ms(),
+                    deed=Deed.READ.value,
+                    who=who.spiffe_id,
+                    legal_basis=grounds.legal_basis,
+                    purpose=grounds.purpose.value,
+                    reference=grounds.reference,
+                    record_kind=kind.value,
+                    record_id=record_id,
+                    order_id="",
+                    recipient="",
+                    expires_at_ms=0,
+                )
+            )
+
+    async def take(self, made_elsewhere: Sequence[Disclosure]) -> None:
+        """Appends what was disclosed elsewhere; what is there already is left as it is."""
+        async with self._registry.transaction() as records:
+            for one in made_elsewhere:
+                await records.ledger.append(one)
+
+    # ── heads ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def sign(self) -> SignedHead | None:
+        """Signs the end of the chain and publishes it through the outbox; None where the ledger is empty."""
+        async with self._registry.changing() as records:
+            last, signed = await records.ledger.last(), await records.ledger.last_signed()
+            if last is None or (signed and signed.head.sequence == last.sequence):
+                return signed
+            now_ms = self._clock.now_ms()
+            signed = await records.ledger.sign(Head(last.sequence, last.hash, now_ms), self._signer)
+            message = self.to_proto(signed).SerializeToString(deterministic=True)
+            subject = flow.ledger_head_subject(last.sequence)
+            await records.enqueue(subject, f"head:{last.sequence}:{last.hash.hex()[:16]}", message)
+        return signed
+
+    def to_proto(self, signed: SignedHead) -> ledger_pb2.LedgerHead:
+        """A head as the agencies get it."""
+        return ledger_pb2.LedgerHead(
+            sequence=signed.head.sequence,
+            hash=signed.head.hash,
+            at_ms=signed.head.at_ms,
+            signature=signed.signature,
+            public_key=self._signer.public_key,
+        )
+
+    async def keep_signed(self) -> None:
+        """Signs at intervals, for ever."""
+        while True:
+            with contextlib.suppress(Unavailable):  # the database has said in the log what is wrong with it
+                if await self._is_due():
+                    await self.sign()
+            await asyncio.sleep(POLL_S)
+
+    async def _is_due(self) -> bool:
+        """Whether there are 100 rows that no head covers, or any for a minute."""
+        async with self._registry.transaction() as records:
+            last, signed = await records.ledger.last(), await records.ledger.last_signed()
+        if last is None or signed is None:
+            return last is not None
+        unsigned = last.sequence - signed.head.sequence
+        waited_ms = self._clock.now_ms() - signed.head.at_ms
+        return unsigned >= SIGN_EVERY_ROWS or (unsigned > 0 and waited_ms >= SIGN_EVERY_MS)

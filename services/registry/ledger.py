@@ -1,0 +1,156 @@
+"""The ledger in the database: rows are appended in the transaction of what they tell of, and heads are signed."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from services.registry import chain
+from services.registry.chain import Broken, Disclosure, Head, Link
+from services.registry.tables_ledger import ledger, ledger_heads
+from services.registry.vault import read_or_make_keys
+
+PAGE = 1000
+_FIELDS = tuple(one.name for one in fields(Disclosure))
+
+
+class Signer:
+    """Signs heads; whoever holds the public key can tell that a head is ours."""
+
+    def __init__(self, key: bytes) -> None:
+        self._key = Ed25519PrivateKey.from_private_bytes(key)
+        self.public_key = self._key.public_key().public_bytes_raw()
+
+    def sign(self, head: Head) -> bytes:
+        """The signature of a head."""
+        return self._key.sign(chain.signed_text(head))
+
+
+def open_signer(path: Path) -> Signer:
+    """The signer whose key is in this file; where there is none it is made, readable by its owner only.
+
+    The public key goes beside it, as `<name>.pub`, for those who verify.
+    """
+    signer = Signer(read_or_make_keys(path)[0])
+    path.with_suffix(".pub").write_text(signer.public_key.hex())
+    return signer
+
+
+@dataclass(frozen=True, slots=True)
+class SignedHead:
+    """A head as it was signed."""
+
+    head: Head
+    signature: bytes
+
+    def is_signed_by(self, public_key: bytes) -> bool:
+        """Whether the owner of this key signed it."""
+        try:
+            Ed25519PublicKey.from_public_bytes(public_key).verify(self.signature, chain.signed_text(self.head))
+        except InvalidSignature:
+            return False
+        return True
+
+
+class Ledger:
+    """The ledger as one transaction sees it."""
+
+    def __init__(self, connection: AsyncConnection) -> None:
+        self._connection = connection
+
+    async def _first(self, statement: sa.Select[Any]) -> Any:
+        return (await self._connection.execute(statement.limit(1))).first()
+
+    async def last(self) -> Head | None:
+        """The last row."""
+        row = await self._first(sa.select(ledger).order_by(ledger.c.sequence.desc()))
+        return Head(row.sequence, row.hash, row.at_ms) if row else None
+
+    async def append(self, disclosure: Disclosure) -> bool:
+        """Appends a row; false where one with the same id is there."""
+        same = sa.select(ledger.c.sequence).where(ledger.c.disclosure_id == disclosure.disclosure_id)
+        if await self._first(same):
+            return False
+        link = chain.append(await self.last(), disclosure)
+        values = {"sequence": link.sequence, "previous": link.previous, "hash": link.hash, **asdict(disclosure)}
+        await self._connection.execute(sa.insert(ledger).values(values))
+        return True
+
+    async def last_signed(self) -> SignedHead | None:
+        """The head that was signed last."""
+        row = await self._first(sa.select(ledger_heads).order_by(ledger_heads.c.sequence.desc()))
+        return _signed(row) if row else None
+
+    async def sign(self, head: Head, signer: Signer) -> SignedHead:
+        """Signs a head and keeps it."""
+        signed = SignedHead(head, signer.sign(head))
+        values = {"sequence": head.sequence, "hash": head.hash, "at_ms": head.at_ms, "signature": signed.signature}
+        await self._connection.execute(sa.insert(ledger_heads).values(values))
+        return signed
+
+    async def links(self) -> AsyncIterator[Link]:
+        """All rows in order, as they are."""
+        after = -(1 << 62)
+        while True:
+            page = sa.select(ledger).where(ledger.c.sequence > after).order_by(ledger.c.sequence).limit(PAGE)
+            rows = (await self._connection.execute(page)).all()
+            for row in rows:
+                disclosure = Disclosure(**{name: row._mapping[name] for name in _FIELDS})
+                yield Link(row.sequence, disclosure, row.previous, row.hash)
+                after = row.sequence
+            if len(rows) < PAGE:
+                return
+
+    async def heads(self) -> list[SignedHead]:
+        """All heads that were signed, in order."""
+        rows = (await self._connection.execute(sa.select(ledger_heads).order_by(ledger_heads.c.sequence))).all()
+        return [_signed(row) for row in rows]
+
+
+def _signed(row: Any) -> SignedHead:
+    return SignedHead(Head(row.sequence, row.hash, row.at_ms), row.signature)
+
+
+@dataclass(frozen=True, slots=True)
+class Proof:
+    """What a verification has proven."""
+
+    rows: int
+    heads: int
+    """Heads whose signatures are good."""
+    unsigned: int
+    """Rows after the last head: only the chain proves them."""
+
+
+async def verify(stored: Ledger, public_key: bytes | None, elsewhere: list[SignedHead]) -> Proof:
+    """Proves the chain from its first row to its last, against the signed heads if there is a key.
+
+    `elsewhere` are heads as an agency has kept them: they tell where rows and heads were both taken away. Raises Broken,
+    with the first row that isn't as it was.
+    """
+    heads = await stored.heads() + elsewhere if public_key is not None else []
+    for signed in heads:
+        if public_key is not None and not signed.is_signed_by(public_key):
+            raise Broken(signed.head.sequence, "its head isn't signed with the ledger's key")
+    wanted: dict[int, set[bytes]] = {}
+    for signed in heads:
+        wanted.setdefault(signed.head.sequence, set()).add(signed.head.hash)
+    follower = chain.Follower()
+    async for link in stored.links():
+        follower.take(link)
+        if wanted.pop(link.sequence, {link.hash}) != {link.hash}:
+            raise Broken(link.sequence, "isn't the row whose head was signed")
+    rows = follower.sequence
+    if wanted:
+        raise Broken(rows + 1, f"is missing: a head was signed at row {max(wanted)}")
+    signed_to = max((signed.head.sequence for signed in heads), default=0)
+    if public_key is not None and rows and not signed_to:
+        raise Broken(1, "no head was ever signed")
+    return Proof(rows, len(heads), rows - signed_to)

@@ -1,0 +1,128 @@
+"""The life of an order: how long the law lets it last, what is odd about a record, and how it ends. Pure."""
+
+from __future__ import annotations
+
+import calendar
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+from enum import Enum
+
+from services.common import times
+from services.common.errors import InvalidField
+from services.registry.domain import EndReason, Order, OrderEnd, OrderType
+
+_KOREA_MS = 9 * 3_600_000
+"""Periods are counted on the Korean calendar, which has no summer time."""
+_MONTH_MS = 31 * 86_400_000
+_CHECK_WEIGHTS = (2, 3, 4, 5, 6, 7, 8, 9, 2, 3, 4, 5)
+
+
+@dataclass(frozen=True, slots=True)
+class Limit:
+    """The greatest duration of a type of order."""
+
+    first_months: int
+    """As it is issued, months."""
+    extension_months: int = 0
+    """By each extension, months."""
+    extensions: int = 0
+    """How often it may be extended."""
+
+
+_THREE_TIMES_THREE = Limit(3, 3, 2)
+
+LIMITS: Mapping[OrderType, Limit | None] = {
+    OrderType.STALKING_APPROACH: _THREE_TIMES_THREE,  # Stalking Punishment Act 9(1) item 2
+    OrderType.STALKING_TELECOM: _THREE_TIMES_THREE,  # the same, item 3
+    OrderType.STALKING_TAG: _THREE_TIMES_THREE,  # the same, item 3-2
+    OrderType.POLICE_EMERGENCY: Limit(1),  # the same, article 4
+    OrderType.DV_TEMPORARY: Limit(2, 2, 2),  # Domestic Violence Act 29 items 1 to 3
+    OrderType.DV_PROTECTION: Limit(12, 2, 12),  # the same, victim protection order: 3 years in all
+    OrderType.STALKING_PROTECTION: _THREE_TIMES_THREE,  # Stalking Punishment Act 17-6
+    OrderType.TAG_CONDITION: None,  # Electronic Monitoring Act 9-2(1) item 3: by judgment
+}
+"""Greatest durations by law; None where a judgment sets it."""
+
+
+class Stage(Enum):
+    """Where an order stands in its life."""
+
+    ISSUED = "ISSUED"
+    EXTENDED = "EXTENDED"
+    AMENDED = "AMENDED"
+    CANCELLED = "CANCELLED"
+    LAPSED = "LAPSED"
+
+
+@dataclass(frozen=True, slots=True)
+class Warned:
+    """What may be a mistake in a record that is stored as it came."""
+
+    field: str
+    reason: str
+
+
+def stage_of(before: Order | None, order: Order) -> Stage:
+    """What a record makes of the order that was stored before it."""
+    if order.end is not None:
+        cancelled = order.end.reason in (EndReason.CANCELLED_BY_COURT, EndReason.CANCELLED_BY_POLICE)
+        return Stage.CANCELLED if cancelled else Stage.LAPSED
+    if before is None:
+        return Stage.ISSUED
+    longer = order.valid_until_ms > before.valid_until_ms or order.extensions > before.extensions
+    return Stage.EXTENDED if longer else Stage.AMENDED
+
+
+def ended(order: Order, end: OrderEnd, source_version: int, covering: Order | None) -> Order:
+    """The order once it has ended; `covering` is the stored order that is said to cover it.
+
+    Raises InvalidField where the reason doesn't go with it.
+    """
+    if end.reason is EndReason.COVERED_BY_COURT_ORDER:
+        if order.type is not OrderType.POLICE_EMERGENCY:
+            raise InvalidField(
+                "reason", "only an emergency measure of the police lapses because a court order covers it"
+            )
+        if covering is None:
+            raise InvalidField("covering_order_id", "no such order")
+        if covering.type is OrderType.POLICE_EMERGENCY or covering.order_id == order.order_id:
+            raise InvalidField("covering_order_id", "isn't an order of a court")
+    return replace(order, end=end, source_version=source_version)
+
+
+def duration_warnings(order: Order) -> tuple[Warned, ...]:
+    """What is odd about an order's duration; nothing where the agency gives a reason."""
+    limit = LIMITS[order.type] if order.type else None
+    if limit is None or order.duration_reason:
+        return ()
+    warnings = []
+    if order.extensions > limit.extensions:
+        reason = f"it may be extended {limit.extensions} times at the most"
+        warnings.append(Warned("extensions", f"{reason}; give duration_reason where this is right"))
+    months = limit.first_months + min(order.extensions, limit.extensions) * limit.extension_months
+    if order.valid_until_ms > add_months(order.valid_from_ms, months):
+        reason = f"lasts longer than the {months} months that the law allows with {order.extensions} extensions"
+        warnings.append(Warned("valid_until", f"{reason}; give duration_reason where this is right"))
+    return tuple(warnings)
+
+
+def add_months(moment_ms: int, months: int) -> int:
+    """The same day and time of the Korean calendar so many months later, or the last day of a month without that day."""
+    if moment_ms > times.MAX_MS - (months + 1) * _MONTH_MS:
+        return times.MAX_MS
+    moment = datetime.fromtimestamp(0, UTC) + timedelta(milliseconds=moment_ms + _KOREA_MS)
+    years, month = divmod(moment.year * 12 + moment.month - 1 + months, 12)
+    day = min(moment.day, calendar.monthrange(years, month + 1)[1])
+    later = moment.replace(year=years, month=month + 1, day=day) - datetime.fromtimestamp(0, UTC)
+    return later // timedelta(milliseconds=1) - _KOREA_MS
+
+
+def number_warnings(field: str, national_id: str) -> tuple[Warned, ...]:
+    """A check digit that fails. Numbers issued since October 2020 have none, so it is no more than a warning."""
+    if not national_id:
+        return ()
+    total = sum(int(digit) * weight for digit, weight in zip(national_id, _CHECK_WEIGHTS, strict=False))
+    if (11 - total % 11) % 10 == int(national_id[12]):
+        return ()
+    return (Warned(field, "the check digit fails, which only numbers issued since October 2020 may"),)

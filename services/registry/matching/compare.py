@@ -1,0 +1,316 @@
+"""Whether a respondent and a wearer are one person: the fields, their weights, the thresholds, the reasons in words. Pure.
+
+The weights are fixed here and were set without labelled pairs. The chances u that two strangers agree are counted: dates of birth
+over 55 years (a test counts them again), names by the shares of the common surnames (8 % of pairs have the same) and by comparing
+some 900 given names with each other, numbers by their digits, rounded up for households. The chances m that two records of one
+person agree are judged from how such records go wrong: typing, a moved household, a new phone, a changed given name, a lunar
+birthday.
+"""
+
+from __future__ import annotations
+
+import itertools
+import re
+import unicodedata
+from dataclasses import dataclass, field
+from datetime import date
+from enum import Enum
+
+from rapidfuzz.distance import OSA, Levenshtein
+
+from services.registry.matching import names
+from services.registry.matching.weights import Evidence, Field, Level, Schema
+
+CERTAIN = 30.0
+"""Bits from which a pair may be certain: odds of 8,000 to 1 where one pair in 2 ** 17 is one person (20,000 wearers, and one
+respondent in six or seven wears a tag)."""
+POSSIBLE = 10.0
+"""Bits from which a person has to look: one chance in 130 under the same assumption."""
+
+MAX_VALUES = 4
+"""Names, phones or addresses of one record that are compared."""
+_MAX_TEXT = 200
+"""Characters of an address that are read."""
+LUNAR_LAG_DAYS = range(18, 55)
+"""By how many days a lunar date lies before the same day of the solar calendar, read as if it were solar."""
+_UNIT = re.compile(r"(?<=\d)-?(?:동|호|층|번지|dong|ho)(?![^\W\d_])")
+_NAME_ALIKE, _NAME_CLOSE, _NAME_NEAR = 0.95, 0.88, 0.65
+_ADDRESS_SAME, _ADDRESS_NEAR = 0.9, 0.75
+
+
+@dataclass(frozen=True, slots=True)
+class Person:
+    """What a record says of a person. Whatever is empty or None isn't known."""
+
+    national_id: str = field(default="", repr=False)
+    """13 digits."""
+    names: tuple[str, ...] = field(default=(), repr=False)
+    """Names in Hangul or Latin letters, in any order."""
+    birth_date: date | None = field(default=None, repr=False)
+    sex: str = field(default="", repr=False)
+    """`M` or `F`."""
+    phones: tuple[str, ...] = field(default=(), repr=False)
+    addresses: tuple[str, ...] = field(default=(), repr=False)
+
+
+class Verdict(Enum):
+    """What follows from a comparison."""
+
+    CERTAIN = "CERTAIN"
+    """One person: enforce at once."""
+    POSSIBLE = "POSSIBLE"
+    """A person has to decide."""
+    UNLIKELY = "UNLIKELY"
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """What two records say of each other."""
+
+    verdict: Verdict
+    weight: float
+    """Sum of the evidence, bits."""
+    evidence: tuple[Evidence, ...]
+    """One for each field, in fixed order; those that aren't stated weigh 0."""
+
+
+def compare(left: Person, right: Person) -> Comparison:
+    """Compares a respondent with a wearer; the order doesn't matter.
+
+    An equal national number is certain by itself. Otherwise it takes CERTAIN bits, the same name and date of birth, and no national
+    number that differs: relatives share a household, a surname and a phone, and twins a date of birth too.
+    """
+    evidence = PERSON.evidence(left, right)
+    weight = sum(one.weight for one in evidence)
+    levels = {one.field: one.level for one in evidence}
+    if levels["national_id"] == "EQUAL":
+        verdict = Verdict.CERTAIN
+    elif weight < POSSIBLE:
+        verdict = Verdict.UNLIKELY
+    else:
+        same_name = levels["name"] == "EQUAL" or levels["name_latin"] == "ALIKE"
+        same_birth = levels["birth_date"] == "EQUAL"
+        refuted = levels["national_id"] in ("ONE_DIGIT", "DIFFERENT")
+        is_certain = weight >= CERTAIN and same_name and same_birth and not refuted
+        verdict = Verdict.CERTAIN if is_certain else Verdict.POSSIBLE
+    return Comparison(verdict, weight, evidence)
+
+
+# ── values made comparable ───────────────────────────────────────────────────────────────────────────────────────────
+
+_PROVINCES = {
+    "서울특별시": "서울", "서울시": "서울", "부산광역시": "부산", "부산시": "부산", "대구광역시": "대구", "인천광역시": "인천",
+    "광주광역시": "광주", "대전광역시": "대전", "울산광역시": "울산", "세종특별자치시": "세종", "경기도": "경기",
+    "강원특별자치도": "강원", "강원도": "강원", "충청북도": "충북", "충청남도": "충남", "전북특별자치도": "전북", "전라북도": "전북",
+    "전라남도": "전남", "경상북도": "경북", "경상남도": "경남", "제주특별자치도": "제주", "제주도": "제주",
+}  # fmt: skip
+
+
+def phone_digits(phone: str) -> str:
+    """Digits of a telephone number as dialled in Korea; empty where they are too few to tell people apart."""
+    digits = "".join(c for c in phone[:64] if "0" <= c <= "9")
+    if digits.startswith("82"):
+        digits = "0" + digits[2:].removeprefix("0")
+    return digits if 7 <= len(digits) <= 15 else ""
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """An address made comparable."""
+
+    letters: str
+    """With provinces shortened and the words for flats, houses and floors left out."""
+    numbers: tuple[str, ...]
+    """In their order, without leading zeros."""
+
+
+def parse_address(address: str) -> Address:
+    """Letters and numbers of the beginning of an address."""
+    text = unicodedata.normalize("NFKC", address[:_MAX_TEXT]).casefold()
+    for long, short in _PROVINCES.items():
+        text = text.replace(long, short)
+    text = _UNIT.sub(" ", text)
+    spaced = "".join(c if "0" <= c <= "9" else " " for c in text)
+    return Address("".join(filter(str.isalpha, text)), tuple(one.lstrip("0") or "0" for one in spaced.split()))
+
+
+# ── levels of agreement ──────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def national_id_level(left: Person, right: Person) -> int | None:
+    """0 equal, 1 one digit off or two neighbours transposed, 2 different. Beyond equality the last six digits alone count, since
+    those before them repeat the date of birth and the sex."""
+    a, b = left.national_id, right.national_id
+    if not a or not b:
+        return None
+    if a == b:
+        return 0
+    return 1 if OSA.distance(a[-6:], b[-6:], score_cutoff=1) <= 1 else 2
+
+
+def name_level(left: Person, right: Person) -> int | None:
+    """Names in Hangul on both sides, the best pair: 0 equal, 1 close, 2 near, 3 the surname alone, 4 different."""
+    pairs = _name_pairs(left, right, both_hangul=True)
+    if not pairs:
+        return None
+    best = max(itertools.starmap(names.similarity, pairs))
+    if best >= _NAME_NEAR:
+        return 0 if best == 1 else 1 if best >= _NAME_CLOSE else 2
+    return 3 if any(names.surname(a) == names.surname(b) for a, b in pairs) else 4
+
+
+def name_latin_level(left: Person, right: Person) -> int | None:
+    """Names where no two are in Hangul, the best pair: 0 alike, 1 close, 2 different."""
+    pairs = _name_pairs(left, right, both_hangul=False)
+    if not pairs or _name_pairs(left, right, both_hangul=True):
+        return None
+    best = max(itertools.starmap(names.similarity, pairs))
+    return 0 if best >= _NAME_ALIKE else 1 if best >= _NAME_CLOSE else 2
+
+
+def birth_date_level(left: Person, right: Person) -> int | None:
+    """0 equal, 1 day and month swapped, 2 two neighbouring digits transposed, 3 a year apart, 4 one digit off, 5 apart as a lunar date
+    is from its solar one, 6 different."""
+    a, b = left.birth_date, right.birth_date
+    if a is None or b is None:
+        return None
+    if a == b:
+        return 0
+    if a.year == b.year and (a.month, a.day) == (b.day, b.month):
+        return 1
+    x, y = a.strftime("%Y%m%d").zfill(8), b.strftime("%Y%m%d").zfill(8)
+    wrong = [n for n in range(8) if x[n] != y[n]]
+    if len(wrong) == 2 and wrong[1] == wrong[0] + 1 and x[wrong[0]] == y[wrong[1]] and x[wrong[1]] == y[wrong[0]]:
+        return 2
+    if abs(a.year - b.year) == 1 and (a.month, a.day) == (b.month, b.day):
+        return 3
+    if len(wrong) == 1:
+        return 4
+    return 5 if abs((a - b).days) in LUNAR_LAG_DAYS else 6
+
+
+def sex_level(left: Person, right: Person) -> int | None:
+    """0 equal, 1 different."""
+    return None if not left.sex or not right.sex else int(left.sex != right.sex)
+
+
+def phone_level(left: Person, right: Person) -> int | None:
+    """The best pair: 0 equal, 1 one digit off or two neighbours transposed, 2 different."""
+    pairs = list(itertools.product(phones(left), phones(right)))
+    return min(OSA.distance(a, b, score_cutoff=1) for a, b in pairs) if pairs else None
+
+
+def address_level(left: Person, right: Person) -> int | None:
+    """The best pair: 0 the same, 1 the same street and house, 2 the same area, 3 different."""
+    pairs = list(itertools.product(addresses(left), addresses(right)))
+    return min(_address_level(a, b) for a, b in pairs) if pairs else None
+
+
+def _address_level(left: Address, right: Address) -> int:
+    alike = Levenshtein.normalized_similarity(left.letters, right.letters)
+    if alike >= _ADDRESS_SAME and left.numbers == right.numbers:
+        return 0
+    if alike < _ADDRESS_NEAR:
+        return 3
+    return 1 if left.numbers and left.numbers[:2] == right.numbers[:2] else 2
+
+
+def phones(person: Person) -> list[str]:
+    """Telephone numbers that can be compared, as digits."""
+    return [digits for one in person.phones[:MAX_VALUES] if (digits := phone_digits(one))]
+
+
+def addresses(person: Person) -> list[Address]:
+    """Addresses that can be compared."""
+    parsed = map(parse_address, person.addresses[:MAX_VALUES])
+    return [one for one in parsed if one.letters or one.numbers]
+
+
+def _name_pairs(left: Person, right: Person, both_hangul: bool) -> list[tuple[str, str]]:
+    pairs = itertools.product(left.names[:MAX_VALUES], right.names[:MAX_VALUES])
+    if both_hangul:
+        return [(a, b) for a, b in pairs if names.is_hangul(a) and names.is_hangul(b)]
+    return [(a, b) for a, b in pairs if names.words(a) and names.words(b)]
+
+
+PERSON = Schema(
+    (
+        Field(
+            "national_id",
+            national_id_level,
+            (
+                Level("EQUAL", "the national numbers are equal", 0.96, 1e-6),
+                Level(
+                    "ONE_DIGIT",
+                    "the national numbers differ by one slip of typing behind the date of birth",
+                    0.02,
+                    6e-5,
+                ),
+                Level("DIFFERENT", "the national numbers differ", 0.02, 1.0),
+            ),
+        ),
+        Field(
+            "name",
+            name_level,
+            (
+                Level("EQUAL", "the names are equal", 0.94, 1e-4),
+                Level("CLOSE", "the names differ by what is easily misheard or mistyped", 0.02, 1.8e-4),
+                Level("NEAR", "the names differ by one syllable", 0.015, 0.011),
+                Level("SURNAME", "only the surnames are equal; given names may be changed", 0.02, 0.073),
+                Level("DIFFERENT", "the names differ", 0.005, 0.916),
+            ),
+        ),
+        Field(
+            "name_latin",
+            name_latin_level,
+            (
+                Level("ALIKE", "one name can be read as the other, across Hangul and Latin spellings", 0.92, 5e-4),
+                Level(
+                    "CLOSE", "one name can nearly be read as the other, across Hangul and Latin spellings", 0.06, 2e-3
+                ),
+                Level("DIFFERENT", "the names differ, across Hangul and Latin spellings", 0.02, 0.9975),
+            ),
+        ),
+        Field(
+            "birth_date",
+            birth_date_level,
+            (
+                Level("EQUAL", "the dates of birth are equal", 0.92, 5e-5),
+                Level("SWAPPED", "day and month of birth are swapped", 0.005, 2e-5),
+                Level("TRANSPOSED", "two neighbouring digits of the dates of birth are transposed", 0.01, 5e-5),
+                Level("YEAR_APART", "the dates of birth are one year apart, on the same day", 0.01, 1e-4),
+                Level("ONE_DIGIT", "the dates of birth differ by one digit", 0.02, 1.5e-3),
+                Level("LUNAR", "the dates of birth are apart as a lunar date is from its solar one", 0.02, 3.6e-3),
+                Level("DIFFERENT", "the dates of birth differ", 0.015, 0.995),
+            ),
+        ),
+        Field(
+            "sex",
+            sex_level,
+            (
+                Level("EQUAL", "the sex is the same", 0.995, 0.74),
+                Level("DIFFERENT", "the sex differs", 0.005, 0.26),
+            ),
+        ),
+        Field(
+            "phone",
+            phone_level,
+            (
+                Level("EQUAL", "a telephone number is the same", 0.6, 1e-5),
+                Level("ONE_DIGIT", "a telephone number differs by one slip of typing", 0.03, 2e-5),
+                Level("DIFFERENT", "the telephone numbers differ", 0.37, 1.0),
+            ),
+        ),
+        Field(
+            "address",
+            address_level,
+            (
+                Level("EQUAL", "the addresses are the same", 0.5, 2e-5),
+                Level("HOUSE", "the addresses are of one street and house", 0.12, 2e-4),
+                Level("AREA", "the addresses are of one area", 0.13, 0.01),
+                Level("DIFFERENT", "the addresses differ", 0.25, 0.99),
+            ),
+        ),
+    )
+)
+"""What a respondent and a wearer are compared by."""

@@ -1,0 +1,278 @@
+"""How alike two names are, written in Hangul or in Latin letters. Pure.
+
+Hangul against Latin is the cheapest way to read the Latin letters as spellings of the Hangul's parts, part by part. Time is
+bounded whatever the length of a name: only its beginning counts.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import unicodedata
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from rapidfuzz import process
+from rapidfuzz.distance import JaroWinkler, Levenshtein
+
+from services.registry.matching import hangul, surnames
+
+MAX_READ = 256
+"""Characters of a name that are looked at, before what isn't a letter is dropped."""
+MAX_LETTERS = 64
+"""Letters of a name that are compared, in Latin letters."""
+MAX_SYLLABLES = 24
+"""Syllables of a name that are compared, in Hangul."""
+_LIKELY = 24
+"""Candidates that a quick look leaves for the full comparison."""
+_WORD_COST = 0.2
+"""Of a word that ends within a syllable, or within a spelling."""
+_TURNED_COST = 0.02
+"""Of reading the words in another order than surname first."""
+_USUAL_COST = 0.05
+_LIAISON = 0.9
+"""Likeness of surnames that differ by the initial ㄹ only."""
+
+# Parts that are heard or typed for each other, and those that many no longer tell apart at all.
+_NEAR = "ㄱㄲ ㄱㅋ ㄷㄸ ㄷㅌ ㅂㅃ ㅂㅍ ㅅㅆ ㅈㅉ ㅈㅊ ㄴㄹ ㄹㅇ ㄴㅇ ㄴㅁ ㄱㅂ ㅓㅗ ㅕㅛ ㅡㅜ ㅓㅡ ㅢㅣ ㅢㅡ ㅖㅔ ㅠㅜ ㅘㅏ ㅝㅓ ㅟㅣ"
+_MERGED = "ㅐㅔ ㅒㅖ ㅙㅞ ㅙㅚ ㅚㅞ"
+_LIKENESS = {frozenset(pair): 0.5 for pair in _NEAR.split()} | {frozenset(pair): 0.8 for pair in _MERGED.split()}
+
+
+@dataclass(frozen=True, slots=True)
+class _Name:
+    """A name made comparable."""
+
+    hangul: str
+    """Its Hangul syllables, if it has any; the Latin letters beside them are then left out."""
+    words: tuple[str, ...]
+    """Otherwise its words in small letters, without marks."""
+
+
+def similarity(left: str, right: str) -> float:
+    """How alike two names are, from 0 (nothing in common, or one is empty) to 1 (the same). Symmetric."""
+    a, b = _parse(left[:MAX_READ]), _parse(right[:MAX_READ])
+    if a.hangul and b.hangul:
+        return _hangul_likeness(a.hangul, b.hangul)
+    if a.hangul and b.words:
+        return _cross_likeness(a.hangul, b.words)
+    if b.hangul and a.words:
+        return _cross_likeness(b.hangul, a.words)
+    if a.words and b.words:
+        return _latin_likeness(a.words, b.words)
+    return 0.0
+
+
+def is_hangul(name: str) -> bool:
+    """Whether a name holds Hangul; it is then compared by that alone."""
+    return bool(_parse(name[:MAX_READ]).hangul)
+
+
+def rank(name: str, candidates: Sequence[str]) -> list[tuple[str, float]]:
+    """The candidates in Latin letters that are most like a name in Hangul, best first, with their likeness; 24 at most."""
+    read = _parse(name[:MAX_READ]).hangul
+    if not read:
+        return []
+    quick = fold(hangul.romanise(_southern(read)))
+    folded = {
+        (index, order): fold("".join(words))
+        for index, candidate in enumerate(candidates)
+        for order, words in enumerate(_orders(_parse(candidate[:MAX_READ]).words))
+    }
+    found = process.extract(quick, folded, scorer=Levenshtein.normalized_similarity, limit=2 * _LIKELY)
+    likely = list(dict.fromkeys(candidates[key[0]] for _, _, key in found))[:_LIKELY]
+    return sorted(((one, similarity(name, one)) for one in likely), key=lambda pair: (-pair[1], pair[0]))
+
+
+def surname(name: str) -> str:
+    """Surname of a name in Hangul, without an initial ㄹ; empty for any other name."""
+    return surnames.southern(surnames.split(_parse(name[:MAX_READ]).hangul)[0])
+
+
+def words(name: str) -> tuple[str, ...]:
+    """The words of a name in Latin letters, small and without marks; a name in Hangul is one word."""
+    read = _parse(name[:MAX_READ])
+    return (read.hangul,) if read.hangul else read.words
+
+
+@functools.lru_cache(maxsize=4096)
+def _parse(name: str) -> _Name:
+    composed = unicodedata.normalize("NFKC", name)
+    syllables = "".join(filter(hangul.is_syllable, composed))[:MAX_SYLLABLES]
+    if syllables:
+        return _Name(syllables, ())
+    plain = "".join(c for c in unicodedata.normalize("NFKD", composed.casefold()) if not unicodedata.combining(c))
+    # A comma after the surname, hyphens between syllables, full stops of initials.
+    parted = "".join(c if c.isalnum() else "" if c in "'’.`" else " " for c in plain)
+    found: list[str] = []
+    left = MAX_LETTERS
+    for word in parted.split():
+        if left <= 0:
+            break
+        found.append(word[:left])
+        left -= len(word)
+    return _Name("", tuple(found))
+
+
+# ── Hangul and Hangul ────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _hangul_likeness(left: str, right: str) -> float:
+    if left == right:
+        return 1.0
+    by_jamo = Levenshtein.normalized_similarity(_jamo(left), _jamo(right))
+    if len(left) != len(right):
+        return min(by_jamo, 0.99)
+    by_syllable = sum(map(_syllable_likeness, left, right)) / len(left)
+    if surnames.southern(left[0]) == surnames.southern(right[0]) and left[0] != right[0]:
+        by_syllable += (_LIAISON - _syllable_likeness(left[0], right[0])) / len(left)
+    return min(max(by_jamo, by_syllable), 0.99)
+
+
+@functools.lru_cache(maxsize=65536)
+def _syllable_likeness(left: str, right: str) -> float:
+    if left == right:
+        return 1.0
+    a, b = hangul.decompose(left), hangul.decompose(right)
+    return (
+        0.4 * _part_likeness(a.initial, b.initial)
+        + 0.4 * _part_likeness(a.vowel, b.vowel)
+        + 0.2 * _part_likeness(a.final, b.final)
+    )
+
+
+def _part_likeness(left: str, right: str) -> float:
+    return 1.0 if left == right else _LIKENESS.get(frozenset((left, right)), 0.0)
+
+
+def _jamo(syllables: str) -> str:
+    parts = map(hangul.decompose, syllables)
+    return "".join(one.initial + one.vowel + one.final for one in parts)
+
+
+def _southern(syllables: str) -> str:
+    return surnames.southern(syllables[:1]) + syllables[1:]
+
+
+# ── Hangul and Latin ─────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _cross_likeness(syllables: str, latin: tuple[str, ...]) -> float:
+    likeness = (_alignment(syllables, words) - _TURNED_COST * (n > 0) for n, words in enumerate(_orders(latin)))
+    return max(0.0, *likeness)
+
+
+def _orders(latin: tuple[str, ...]) -> Iterable[tuple[str, ...]]:
+    """The words as they are, and with the last in front, as where the given name came first."""
+    return dict.fromkeys((latin, latin[-1:] + latin[:-1]))
+
+
+@dataclass(frozen=True, slots=True)
+class _Reading:
+    """How a name in Hangul may be written."""
+
+    parts: tuple[hangul.Spellings, ...]
+    starts: frozenset[int]
+    """Where in `parts` a syllable starts, and their end."""
+    in_surname: int
+    """How many parts are the surname's."""
+    usual: hangul.Spellings
+    """Spellings of the surname as a whole that are common."""
+
+
+@functools.lru_cache(maxsize=4096)
+def _reading(syllables: str) -> _Reading:
+    surname, given = surnames.split(syllables)
+    parts: list[hangul.Spellings] = []
+    starts = [0]
+    for one in surname + given:
+        parts.extend(hangul.spellings(hangul.decompose(one)))
+        starts.append(len(parts))
+    spellings = surnames.SPELLINGS.get(surname, ())
+    usual = tuple((text, _USUAL_COST * place) for place, text in enumerate(spellings))
+    return _Reading(tuple(parts), frozenset(starts), starts[len(surname)], usual)
+
+
+def _alignment(syllables: str, words: tuple[str, ...]) -> float:
+    """1 less the cost of the cheapest reading of the words as that name, over the length of the longer."""
+    reading = _reading(syllables)
+    text = "".join(words)
+    length, count = len(text), len(reading.parts)
+    ends = list(itertools.accumulate(map(len, words)))
+    word_end = [end for end, word in zip(ends, words, strict=True) for _ in word]
+    # costs[i][j]: the first i parts are read from the first j letters.
+    costs = [[float(j) for j in range(length + 1)]]
+    costs.extend([float(length + count)] * (length + 1) for _ in range(count))
+    for i, here in enumerate(costs):
+        within = i not in reading.starts
+        there = costs[i + 1] if i < count else here
+        part = reading.parts[i] if i < count else ()
+        for j in range(length + 1):
+            if j and here[j - 1] + 1 < here[j]:
+                here[j] = here[j - 1] + 1
+            if i == count:
+                continue
+            cost = here[j] + _WORD_COST if within and j in ends else here[j]
+            if cost + 1 < there[j]:
+                there[j] = cost + 1
+            if j < length and cost + 1 < there[j + 1]:
+                there[j + 1] = cost + 1
+            for spelling, price in part:
+                if text.startswith(spelling, j):
+                    after = j + len(spelling)
+                    total = cost + price + (_WORD_COST if spelling and after > word_end[j] else 0)
+                    there[after] = min(there[after], total)
+        if i == 0:
+            for spelling, price in reading.usual:
+                if text.startswith(spelling):
+                    total = price + (_WORD_COST if len(spelling) > word_end[0] else 0)
+                    behind = costs[reading.in_surname]
+                    behind[len(spelling)] = min(behind[len(spelling)], total)
+    return max(0.0, 1 - costs[-1][-1] / max(length, count))
+
+
+# ── Latin and Latin ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+_FOLDS = """
+sh=s ch=j kh=k ph=p th=t wh=hw ck=k yeo=yu you=yu yoo=yu eo=u eu=u oo=u ou=u wu=u uh=u ae=e ai=e ay=e oi=oe ui=i ee=i ie=i ah=a oh=o
+g=k d=t b=p z=j r=l c=k f=p q=k
+"""
+_FOLDED = tuple(one.split("=") for one in _FOLDS.split())
+"""Spelling and what stands for it, applied in this order."""
+
+
+@functools.lru_cache(maxsize=4096)
+def fold(text: str) -> str:
+    """Small Latin letters with the spellings of one sound made one: `joon` and `jun`, `young` and `yeong`, `gim` and `kim`."""
+    for spelling, folded in _FOLDED:
+        text = text.replace(spelling, folded)
+    return "".join(c for n, c in enumerate(text) if n == 0 or c != text[n - 1])
+
+
+def _latin_likeness(left: tuple[str, ...], right: tuple[str, ...]) -> float:
+    if left == right:
+        return 1.0
+    plain, folded = 0.0, 0.0
+    for a, b in itertools.product(map("".join, _orders(left)), map("".join, _orders(right))):
+        plain = max(plain, JaroWinkler.similarity(a, b))
+        folded = max(folded, Levenshtein.normalized_similarity(fold(a), fold(b)))
+    # The same letters under hyphens, capitals or another order are the same name; the same sound is nearly so.
+    return max(plain, 0.97 * folded, _by_surname(left, right))
+
+
+def _by_surname(left: tuple[str, ...], right: tuple[str, ...]) -> float:
+    """Likeness of the given names where both may be read as one surname, as Lee and Yi; 0 where not."""
+    best = 0.0
+    for a, given_a in _surname_splits(left):
+        for b, given_b in _surname_splits(right):
+            if set(a) & set(b):
+                best = max(best, Levenshtein.normalized_similarity(fold(given_a), fold(given_b)))
+    return 0.95 * best
+
+
+def _surname_splits(latin: tuple[str, ...]) -> list[tuple[tuple[str, ...], str]]:
+    """The surnames that the first or the last word may be, and the rest as the given name."""
+    if len(latin) < 2:
+        return []
+    splits = ((latin[0], latin[1:]), (latin[-1], latin[:-1]))
+    return [(surnames.BY_SPELLING[one], "".join(rest)) for one, rest in splits if one in surnames.BY_SPELLING]

@@ -1,0 +1,208 @@
+"""Whether an agency's list is what is stored: canonical text, digests, the root hash, and the differences. Pure.
+
+protos/tandem/registry/v1/reconciliation.proto defines the text and the hashes, so that an agency computes the same.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from enum import Enum
+
+from services.registry.domain import (
+    Action,
+    Circle,
+    Device,
+    EndReason,
+    Order,
+    OrderType,
+    Place,
+    ProtectedPerson,
+    Relation,
+    Respondent,
+    Sex,
+    Tag,
+    Wearer,
+)
+
+ALARM_AFTER_MS = 15 * 60_000
+"""How long an agency may go without proof that both lists are the same, mesh time."""
+
+
+class Kind(Enum):
+    """Kinds of records, by their numbers in the list."""
+
+    WEARER = 1
+    TAG = 2
+    PROTECTED_PERSON = 3
+    DEVICE = 4
+    ORDER = 5
+
+
+class Agency(Enum):
+    """Who lists."""
+
+    MOJ = "moj"
+    NPA = "npa"
+
+
+KINDS_OF: Mapping[Agency, tuple[Kind, ...]] = {
+    Agency.MOJ: (Kind.WEARER, Kind.TAG),
+    Agency.NPA: (Kind.PROTECTED_PERSON, Kind.DEVICE, Kind.ORDER),
+}
+"""Whose record is whose."""
+
+
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """One record of a list."""
+
+    kind: Kind
+    record_id: str
+    source_version: int
+    digest: bytes
+    """SHA-256 of its canonical text."""
+
+
+class Finding(Enum):
+    """How the two sides differ about a record."""
+
+    MISSING = "MISSING"
+    EXTRA = "EXTRA"
+    DIFFERENT = "DIFFERENT"
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """One difference; a version is 0 where a side lacks the record."""
+
+    finding: Finding
+    kind: Kind
+    record_id: str
+    listed_version: int
+    stored_version: int
+
+
+def compare(listed: Iterable[Listed], stored: Iterable[Listed]) -> list[Difference]:
+    """Differences by kind and id. Each record may be in a list once."""
+    theirs, ours = ({_place(one): one for one in side} for side in (listed, stored))
+    differences = []
+    for place in sorted(theirs.keys() | ours.keys()):
+        one, other = theirs.get(place), ours.get(place)
+        if one == other:
+            continue
+        finding = Finding.EXTRA if one is None else Finding.MISSING if other is None else Finding.DIFFERENT
+        versions = (one.source_version if one else 0, other.source_version if other else 0)
+        differences.append(Difference(finding, Kind(place[0]), place[1], *versions))
+    return differences
+
+
+def root(records: Iterable[Listed]) -> bytes:
+    """Root hash of a list."""
+    hashed = hashlib.sha256()
+    for one in sorted(records, key=_place):
+        hashed.update(f"{one.kind.value} {one.record_id} {one.source_version} {one.digest.hex()}\n".encode())
+    return hashed.digest()
+
+
+def _place(one: Listed) -> tuple[int, str]:
+    # Ids are ASCII, so that their order is that of their bytes.
+    return one.kind.value, one.record_id
+
+
+def overdue(since_ms: int, proven_at_ms: int | None, now_ms: int) -> bool:
+    """Whether an agency whose time counts from `since_ms` has gone without proof for too long."""
+    return now_ms - (since_ms if proven_at_ms is None else proven_at_ms) > ALARM_AFTER_MS
+
+
+# ── canonical text ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+# Numbers of the enums in registry.proto; a test compares them.
+SEX_NUMBERS = {Sex.FEMALE: 1, Sex.MALE: 2}
+RELATION_NUMBERS = {one: n for n, one in enumerate(Relation, 1)}
+TYPE_NUMBERS = {one: n for n, one in enumerate(OrderType, 1)}
+END_NUMBERS = {one: n for n, one in enumerate(EndReason, 1)}
+ACTION_NUMBERS = {Action.WARN: 2, Action.NOTIFY: 3, Action.RESPOND: 4}
+
+_Line = tuple[str, str | int | None]
+
+
+def listed(record: Wearer | Tag | ProtectedPerson | Device | Order) -> Listed:
+    """A record as its agency would list it."""
+    kind, record_id, lines = _lines_of(record)
+    text = "".join(f"{path}={value}\n" for path, value in lines if value)
+    return Listed(kind, record_id, record.source_version, hashlib.sha256(text.encode()).digest())
+
+
+def _lines_of(record: Wearer | Tag | ProtectedPerson | Device | Order) -> tuple[Kind, str, Iterable[_Line]]:
+    match record:
+        case Wearer():
+            return Kind.WEARER, record.wearer_id, _person_lines("", record)
+        case Tag():
+            return Kind.TAG, record.device_id, [("wearer_id", record.wearer_id), ("removed_at", record.removed_at_ms)]
+        case ProtectedPerson():
+            relation = RELATION_NUMBERS[record.relation] if record.relation else None
+            return Kind.PROTECTED_PERSON, record.person_id, [("name", record.name), ("relation", relation)]
+        case Device():
+            return (
+                Kind.DEVICE,
+                record.device_id,
+                [
+                    ("person_id", record.person_id),
+                    ("removed_at", record.removed_at_ms),
+                ],
+            )
+        case Order():
+            return Kind.ORDER, record.order_id, _order_lines(record)
+
+
+def _person_lines(prefix: str, person: Wearer | Respondent) -> Iterator[_Line]:
+    yield f"{prefix}national_id", person.national_id
+    yield f"{prefix}name", person.name
+    yield f"{prefix}birth_date", person.birth_date.isoformat()
+    yield f"{prefix}sex", SEX_NUMBERS[person.sex] if person.sex else None
+    yield f"{prefix}phone", person.phone
+    yield f"{prefix}address", person.address
+
+
+def _order_lines(order: Order) -> Iterator[_Line]:
+    yield from _person_lines("respondent.", order.respondent)
+    for n, person_id in enumerate(order.protected_person_ids):
+        yield f"protected_person_ids[{n}]", person_id
+    for n, place in enumerate(order.places):
+        yield from _place_lines(f"places[{n}]", place)
+    for n, ring in enumerate(order.rings):
+        yield f"rings[{n}].radius_m", _whole(ring.radius_m, 1e3)
+        yield f"rings[{n}].action", ACTION_NUMBERS[ring.action]
+    yield "valid_from", order.valid_from_ms
+    yield "valid_until", order.valid_until_ms
+    yield "type", TYPE_NUMBERS[order.type] if order.type else None
+    yield "extensions", order.extensions
+    yield "duration_reason", order.duration_reason
+    if order.end is not None:
+        yield "end.reason", END_NUMBERS[order.end.reason]
+        yield "end.ended_at", order.end.at_ms
+        yield "end.covering_order_id", order.end.covering_order_id
+
+
+def _place_lines(path: str, place: Place) -> Iterator[_Line]:
+    yield f"{path}.place_id", place.place_id
+    shape = place.shape
+    if isinstance(shape, Circle):
+        yield f"{path}.circle.lat_deg", _whole(shape.lat_deg, 1e7)
+        yield f"{path}.circle.lon_deg", _whole(shape.lon_deg, 1e7)
+        yield f"{path}.circle.radius_m", _whole(shape.radius_m, 1e3)
+        return
+    for n, vertex in enumerate(shape.vertices):
+        yield f"{path}.polygon.vertices[{n}].lat_deg", _whole(vertex.lat_deg, 1e7)
+        yield f"{path}.polygon.vertices[{n}].lon_deg", _whole(vertex.lon_deg, 1e7)
+
+
+def _whole(value: float, units: float) -> int:
+    return round(value * units)
+
+
+def summary_counts(differences: Sequence[Difference]) -> dict[str, int]:
+    """How many there are of each finding, for the log."""
+    return {one.value.lower(): sum(each.finding is one for each in differences) for one in Finding}

@@ -1,0 +1,275 @@
+"""What can be read from and written to the tables of tables_review.py within one transaction."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from services.common import db
+from services.registry import tables_review as tables
+from services.registry.lifecycle import Stage
+from services.registry.reconcile import Agency, Kind, Listed
+from services.registry.review import Decision, Event, Evidence, Review, ReviewState
+from services.registry.tables_ledger import data_keys
+from services.registry.vault import Vault
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """How the list of an agency compares with what is stored."""
+
+    agency: Agency
+    since_ms: int
+    """When its time began to count, mesh time."""
+    compared_at_ms: int | None
+    differences: int
+    proven_at_ms: int | None
+    """When both were last the same."""
+    root: bytes
+    alarmed_at_ms: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class StoredEvent:
+    """One event of the stream of matches."""
+
+    sequence: int
+    event: Event
+    case_id: str
+    order_id: str
+    wearer_id: str
+    matched_at_ms: int
+    at_ms: int
+
+
+class ReviewRecords:
+    """The tables as one transaction sees them."""
+
+    def __init__(self, connection: AsyncConnection, vault: Vault) -> None:
+        self._connection = connection
+        self._vault = vault
+
+    async def _rows(self, statement: sa.Executable) -> Sequence[sa.Row[Any]]:
+        return (await self._connection.execute(statement)).all()
+
+    # ── reconciliation ───────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def put_digest(self, listed: Listed) -> None:
+        """Keeps the digest of a record for the comparison with its agency's list."""
+        key = {"kind": listed.kind.value, "record_id": listed.record_id}
+        values = {"source_version": listed.source_version, "masked": self._masked(listed)}
+        await db.upsert(self._connection, tables.record_digests, key, values)
+
+    async def listed(self, kinds: Iterable[Kind]) -> list[Listed]:
+        """All records of some kinds, as their agency would list them."""
+        digests = tables.record_digests
+        rows = await self._rows(sa.select(digests).where(digests.c.kind.in_([kind.value for kind in kinds])))
+        # A long list takes a while, and the loop has other callers.
+        return await asyncio.to_thread(self._unmasked, rows)
+
+    def _unmasked(self, rows: Sequence[sa.Row[Any]]) -> list[Listed]:
+        masked = (Listed(Kind(row.kind), row.record_id, row.source_version, row.masked) for row in rows)
+        return [replace(one, digest=self._masked(one)) for one in masked]
+
+    def _masked(self, one: Listed) -> bytes:
+        """A digest masked, or a masked one bare: a pad that is used once, as a version never has a second content."""
+        pad = self._vault.index(f"record digest {one.kind.value} {one.record_id} {one.source_version}")
+        return bytes(a ^ b for a, b in zip(one.digest, pad, strict=True))
+
+    async def without_digest(self, kind: Kind, key: sa.Column[Any], after: str, limit: int) -> list[str]:
+        """Ids of records, after one of them, that were stored before digests were kept."""
+        digests = tables.record_digests
+        known = sa.select(digests.c.record_id).where(digests.c.kind == kind.value)
+        wanted = sa.and_(key > after, key.not_in(known))
+        rows = await self._rows(sa.select(key).where(wanted).order_by(key).limit(limit))
+        return [row[0] for row in rows]
+
+    async def standing(self, agency: Agency, now_ms: int) -> Standing:
+        """How an agency stands; its time begins to count with the first question."""
+        table = tables.reconciliations
+        await db.insert_once(self._connection, table, {"agency": agency.value, "since_ms": now_ms, "differences": 0})
+        (row,) = await self._rows(sa.select(table).where(table.c.agency == agency.value))
+        return Standing(
+            agency,
+            row.since_ms,
+            row.compared_at_ms,
+            row.differences,
+            row.proven_at_ms,
+            row.root or b"",
+            row.alarmed_at_ms,
+        )
+
+    async def put_standing(self, agency: Agency, **values: object) -> None:
+        """Changes columns of the table `reconciliations`."""
+        table = tables.reconciliations
+        await self._connection.execute(sa.update(table).where(table.c.agency == agency.value).values(**values))
+
+    async def mark_alarmed(self, agency: Agency, at_ms: int) -> bool:
+        """Notes that the missing proof was told of; false where it was already."""
+        table = tables.reconciliations
+        due = sa.and_(table.c.agency == agency.value, table.c.alarmed_at_ms.is_(None))
+        marked = await self._connection.execute(sa.update(table).where(due).values(alarmed_at_ms=at_ms))
+        return marked.rowcount > 0
+
+    # ── keys by which candidates are found ───────────────────────────────────────────────────────────────────────────
+
+    async def put_match_keys(self, side: str, record_id: str, keys: Iterable[str]) -> None:
+        """Keeps the keys of a record, in place of those it had."""
+        table = tables.match_keys
+        mine = sa.and_(table.c.side == side, table.c.record_id == record_id)
+        await self._connection.execute(sa.delete(table).where(mine))
+        rows = [{"side": side, "key_hash": one, "record_id": record_id} for one in self._hashed(keys)]
+        if rows:
+            await self._connection.execute(sa.insert(table), rows)
+
+    async def sharing_a_key(self, side: str, keys: Iterable[str]) -> set[str]:
+        """Ids of the records of one side that have one of these keys."""
+        table = tables.match_keys
+        wanted = sa.and_(table.c.side == side, table.c.key_hash.in_(self._hashed(keys)))
+        return {row.record_id for row in await self._rows(sa.select(table.c.record_id).where(wanted).distinct())}
+
+    def _hashed(self, keys: Iterable[str]) -> list[bytes]:
+        return sorted({self._vault.index(f"match key {key}") for key in keys})
+
+    # ── reviews ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def evidence_digest(self, evidence: str) -> bytes:
+        """Digest of what two records say."""
+        return self._vault.digest(evidence.encode())
+
+    async def _reviews(self, condition: sa.ColumnElement[bool], limit: int | None = None) -> list[Review]:
+        statement = sa.select(tables.reviews).where(condition).order_by(tables.reviews.c.case_id).limit(limit)
+        return [
+            Review(
+                row.case_id,
+                row.order_id,
+                row.wearer_id,
+                ReviewState(row.state),
+                row.enforced,
+                Evidence(row.evidence, row.weight_bits, tuple(json.loads(row.reasons))),
+                row.since_ms,
+                row.decided_by,
+                row.paged_at_ms,
+            )
+            for row in await self._rows(statement)
+        ]
+
+    async def review(self, case_id: str) -> Review | None:
+        """The review of a pair."""
+        found = await self._reviews(tables.reviews.c.case_id == case_id)
+        return found[0] if found else None
+
+    async def reviews_of_wearer(self, wearer_id: str) -> list[Review]:
+        """Reviews of a wearer."""
+        return await self._reviews(tables.reviews.c.wearer_id == wearer_id)
+
+    async def reviews_of_order(self, order_id: str) -> list[Review]:
+        """Reviews of an order."""
+        return await self._reviews(tables.reviews.c.order_id == order_id)
+
+    async def reviews_in(self, states: Iterable[ReviewState], after_case_id: str, limit: int) -> list[Review]:
+        """Reviews in some states, by the id of their case, after one of them."""
+        table = tables.reviews
+        wanted = table.c.state.in_([state.value for state in states])
+        return await self._reviews(sa.and_(wanted, table.c.case_id > after_case_id), limit)
+
+    async def unanswered(self, since_ms: int, limit: int) -> list[Review]:
+        """Open reviews that nobody was paged for and that have been open since a moment or longer."""
+        table = tables.reviews
+        due = sa.and_(
+            table.c.state == ReviewState.OPEN.value, table.c.paged_at_ms.is_(None), table.c.since_ms <= since_ms
+        )
+        return await self._reviews(due, limit)
+
+    async def put_review(self, review: Review) -> None:
+        """Stores a review, in place of what it was."""
+        values = {
+            "order_id": review.order_id,
+            "wearer_id": review.wearer_id,
+            "state": review.state.value,
+            "enforced": review.enforced,
+            "evidence": review.evidence.digest,
+            "weight_bits": review.evidence.weight_bits,
+            "reasons": json.dumps(review.evidence.reasons),
+            "since_ms": review.since_ms,
+            "decided_by": review.decided_by,
+            "paged_at_ms": review.paged_at_ms,
+        }
+        await db.upsert(self._connection, tables.reviews, {"case_id": review.case_id}, values)
+
+    async def mark_paged(self, review: Review, at_ms: int) -> bool:
+        """Notes that both agencies are paged; false where that isn't due any more."""
+        table = tables.reviews
+        due = sa.and_(
+            table.c.case_id == review.case_id,
+            table.c.state == ReviewState.OPEN.value,
+            table.c.since_ms == review.since_ms,
+            table.c.paged_at_ms.is_(None),
+        )
+        marked = await self._connection.execute(sa.update(table).where(due).values(paged_at_ms=at_ms))
+        return marked.rowcount > 0
+
+    async def add_decision(self, review: Review, decision: Decision, decided_by: str, reason: str, at_ms: int) -> None:
+        """Keeps who decided what and why; the reason is sealed under a key of its own."""
+        owner = f"review_decisions/{review.case_id}/{at_ms}"
+        key = self._vault.make_key(owner)
+        await db.upsert(self._connection, data_keys, {"owner": owner}, {"ring": key.ring, "wrapped": key.wrapped})
+        values = {
+            "case_id": review.case_id,
+            "decision": decision.value,
+            "decided_by": decided_by,
+            "evidence": review.evidence.digest,
+            "sealed_reason": self._vault.seal(owner, reason.encode(), key),
+            "at_ms": at_ms,
+        }
+        await self._connection.execute(sa.insert(tables.review_decisions).values(values))
+
+    # ── events ───────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def add_event(
+        self, event: Event, case_id: str, order_id: str, wearer_id: str, matched_at_ms: int, at_ms: int
+    ) -> None:
+        """Tells those who watch."""
+        values = {
+            "event": event.value,
+            "case_id": case_id,
+            "order_id": order_id,
+            "wearer_id": wearer_id,
+            "matched_at_ms": matched_at_ms,
+            "at_ms": at_ms,
+        }
+        await self._connection.execute(sa.insert(tables.match_events).values(values))
+
+    async def events_after(self, sequence: int, only_matches: bool, limit: int) -> list[StoredEvent]:
+        """Events from after a sequence on."""
+        table = tables.match_events
+        wanted = table.c.sequence > sequence
+        if only_matches:
+            wanted = sa.and_(wanted, table.c.event == Event.MATCHED.value)
+        rows = await self._rows(sa.select(table).where(wanted).order_by(table.c.sequence).limit(limit))
+        return [
+            StoredEvent(
+                row.sequence, Event(row.event), row.case_id, row.order_id, row.wearer_id, row.matched_at_ms, row.at_ms
+            )
+            for row in rows
+        ]
+
+    async def last_event_before(self, at_ms: int) -> int:
+        """Sequence of the last event before a moment; 0 where there is none."""
+        table = tables.match_events
+        (row,) = await self._rows(sa.select(sa.func.max(table.c.sequence)).where(table.c.at_ms < at_ms))
+        return row[0] or 0
+
+    # ── the life of orders ───────────────────────────────────────────────────────────────────────────────────────────
+
+    async def add_stage(self, order_id: str, source_version: int, stage: Stage, end_reason: str, at_ms: int) -> None:
+        """Keeps for ever how an order came to be what it is."""
+        key = {"order_id": order_id, "source_version": source_version}
+        values = {"stage": stage.value, "end_reason": end_reason, "at_ms": at_ms}
+        await db.upsert(self._connection, tables.order_stages, key, values)

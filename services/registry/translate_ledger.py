@@ -1,0 +1,75 @@
+"""Disclosures between their wire form and the ledger's, and what is disclosed. Parsing is validation."""
+
+from __future__ import annotations
+
+from google.protobuf.message import DecodeError
+
+from services.common import fields
+from services.common.errors import InvalidField, Unauthenticated
+from services.common.identity import caller_of
+from services.registry.chain import Disclosure
+from services.registry.disclosure import Deed, Kind, Purpose, check_grounds
+from services.registry.domain import ProtectedPerson, Wearer
+from tandem.common.v1 import ledger_pb2
+from tandem.registry.v1 import registry_pb2
+
+
+def parse_disclosure(data: bytes) -> Disclosure:
+    """A disclosure that was made elsewhere. Raises InvalidField."""
+    try:
+        msg = ledger_pb2.Disclosure.FromString(data)
+    except DecodeError:
+        raise InvalidField("", "isn't a disclosure") from None
+    try:
+        kind = Kind(msg.record_kind)
+    except ValueError:
+        raise InvalidField("record_kind", "isn't a kind of record") from None
+    purpose = Purpose(msg.purpose) if msg.purpose in {one.value for one in Purpose} else None
+    grounds = check_grounds(msg.legal_basis, purpose, msg.reference, kind, msg.at_ms)
+    return Disclosure(
+        disclosure_id=fields.required_id("disclosure_id", msg.disclosure_id),
+        at_ms=msg.at_ms,
+        deed=Deed.SHARED.value,
+        who=_spiffe_id("who", msg.who),
+        legal_basis=grounds.legal_basis,
+        purpose=grounds.purpose.value,
+        reference=grounds.reference,
+        record_kind=kind.value,
+        record_id=fields.required_id("record_id", msg.record_id),
+        order_id=fields.required_id("order_id", msg.order_id),
+        recipient=_spiffe_id("recipient", msg.recipient),
+        expires_at_ms=msg.expires_at_ms,
+    )
+
+
+def _spiffe_id(field: str, value: str) -> str:
+    try:
+        return caller_of(value).spiffe_id
+    except Unauthenticated as error:
+        raise InvalidField(field, error.reason) from None
+
+
+def wearer_to_proto(wearer: Wearer, names: frozenset[str]) -> registry_pb2.Wearer:
+    """A wearer, of whose personal data only these fields are shown."""
+    whole = registry_pb2.Wearer(
+        national_id=wearer.national_id,
+        name=wearer.name,
+        birth_date=wearer.birth_date.isoformat(),
+        sex=registry_pb2.Sex.Value(f"SEX_{wearer.sex.value if wearer.sex else 'UNSPECIFIED'}"),
+        phone=wearer.phone,
+        address=wearer.address,
+    )
+    shown = registry_pb2.Wearer(wearer_id=wearer.wearer_id, source_version=wearer.source_version)
+    for name in names:
+        setattr(shown, name, getattr(whole, name))
+    return shown
+
+
+def protected_person_to_proto(person: ProtectedPerson, names: frozenset[str]) -> registry_pb2.ProtectedPerson:
+    """A protected person, of whose personal data only these fields are shown."""
+    shown = registry_pb2.ProtectedPerson(person_id=person.person_id, source_version=person.source_version)
+    if "name" in names:
+        shown.name = person.name
+    if "relation" in names and person.relation:
+        shown.relation = registry_pb2.Relation.Value(f"RELATION_{person.relation.value}")
+    return shown

@@ -1,0 +1,76 @@
+"""An agency's side of reconciliation: digests and the root hash, computed from the messages as reconciliation.proto has it."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from google.protobuf.message import Message
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from tandem.registry.v1 import reconciliation_pb2, registry_pb2
+
+_KINDS = {
+    "Wearer": (reconciliation_pb2.RECORD_KIND_WEARER, "wearer_id"),
+    "Tag": (reconciliation_pb2.RECORD_KIND_TAG, "device_id"),
+    "ProtectedPerson": (reconciliation_pb2.RECORD_KIND_PROTECTED_PERSON, "person_id"),
+    "Device": (reconciliation_pb2.RECORD_KIND_DEVICE, "device_id"),
+    "Order": (reconciliation_pb2.RECORD_KIND_ORDER, "order_id"),
+}
+_UNITS = {"lat_deg": 10_000_000, "lon_deg": 10_000_000, "radius_m": 1000}
+
+
+def listed(
+    message: Message,
+    end: registry_pb2.EndOrderRequest | registry_pb2.EndTagRequest | registry_pb2.EndDeviceRequest | None = None,
+) -> reconciliation_pb2.ListedRecord:
+    """A record as its agency lists it, with its end where it has ended."""
+    kind, id_field = _KINDS[type(message).__name__]
+    lines = list(_lines(message, "", {id_field, "source_version"}))
+    if isinstance(end, registry_pb2.EndTagRequest | registry_pb2.EndDeviceRequest):
+        lines += _lines(end, "", {"device_id", "source_version"})
+    elif end is not None:
+        lines += _lines(end, "end.", {"order_id", "source_version"})
+    version = end.source_version if end else message.source_version  # type: ignore[attr-defined]
+    text = "".join(f"{path}={value}\n" for path, value in lines)
+    return reconciliation_pb2.ListedRecord(
+        kind=kind,
+        record_id=getattr(message, id_field),
+        source_version=version,
+        digest=hashlib.sha256(text.encode()).digest(),
+    )
+
+
+def root(records: Iterable[reconciliation_pb2.ListedRecord]) -> bytes:
+    """Root hash of a list."""
+    ordered = sorted(records, key=lambda one: (one.kind, one.record_id.encode()))
+    lines = [f"{one.kind} {one.record_id} {one.source_version} {one.digest.hex()}\n" for one in ordered]
+    return hashlib.sha256("".join(lines).encode()).digest()
+
+
+def _lines(message: Message, prefix: str, left_out: set[str]) -> Iterator[tuple[str, str]]:
+    fields: list[Any] = sorted(message.DESCRIPTOR.fields, key=lambda one: one.number)
+    for field in fields:
+        if field.name in left_out:
+            continue
+        value = getattr(message, field.name)
+        if field.is_repeated:
+            for n, one in enumerate(value):
+                yield from _value(f"{prefix}{field.name}[{n}]", field.name, one)
+        elif field.message_type is None or message.HasField(field.name):
+            yield from _value(f"{prefix}{field.name}", field.name, value)
+
+
+def _value(path: str, name: str, value: Any) -> Iterator[tuple[str, str]]:
+    if isinstance(value, Timestamp):
+        value = value.seconds * 1000 + value.nanos // 1_000_000
+    elif isinstance(value, Message):
+        yield from _lines(value, f"{path}.", set())
+        return
+    elif name in _UNITS:
+        value = round(value * _UNITS[name])
+    elif name == "national_id":
+        value = value.replace("-", "")
+    if value:
+        yield path, str(value)
