@@ -8,7 +8,6 @@ from contextlib import suppress
 from typing import Any
 
 import grpc.aio
-from google.protobuf.message import DecodeError
 
 from services.common.clock import MeshClock, wall_us
 from services.common.errors import InvalidField
@@ -44,10 +43,8 @@ class IngestApi(ingest_pb2_grpc.IngestServiceServicer):
             try:
                 async for request in request_iterator:
                     await answers.put(asyncio.create_task(self._take(request)))
-            except Exception as error:
+            except Exception:
                 await answers.put(None)  # what came before the bad frame is answered first
-                if isinstance(error, DecodeError):
-                    raise InvalidField("request", "isn't a ReportRequest") from None
                 raise
             await answers.put(None)
 

@@ -246,7 +246,7 @@ async def test_a_frame_that_is_no_message_ends_the_stream_after_what_came_before
             assert list(answer.outcomes) == [ACCEPTED]
             with pytest.raises(grpc.aio.AioRpcError) as ended:
                 await call.read()
-        assert violation(ended.value) == ("request", "isn't a ReportRequest")
+        assert violation(ended.value) == ("", "the request isn't a message of this method")
 
 
 async def test_two_hundred_streams_at_once(mesh: IngestMesh, client: Client) -> None:
