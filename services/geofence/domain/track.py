@@ -18,8 +18,8 @@ AFTER_ALL_MS = 1 << 62
 AHEAD_MOST_MS = 120_000
 """Ingest refuses clocks that are farther ahead than this."""
 PREDICT_MS = 30_000
-"""How long after a fix its velocity is trusted. Over 73 crossings of real tracks, holding or predicting for 30 s knew 61 of them
-at the first report of either side; holding alone knew 43."""
+"""How long after a fix its velocity is trusted. With it, 67 of 73 crossings of real tracks are decided at the first report of either
+side after them, and the other 6 at the second."""
 PREDICT_UP_TO_MPS = 60
 """Velocities above it are jumps of the receiver, not movements."""
 PREDICT_MOST_MM = PREDICT_MS * PREDICT_UP_TO_MPS
