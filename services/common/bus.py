@@ -182,10 +182,17 @@ class Bus:
                 return Bounds(max(state["first_seq"], 1), state["last_seq"])  # a new stream's first is 0
 
     async def park(self, subject: str, stream: str, sequence: int, by: str, reason: str) -> None:
-        """Sets a message aside with its reason; parking it again changes nothing. Raises StoreFull."""
+        """Sets a message aside with its reason; parking it again changes nothing.
+
+        Where PARKED is full the log alone tells of it: what can't be used must never hold up what can.
+        """
         parked = alert_pb2.Parked(stream=stream, sequence=sequence, by=by, reason=reason)
-        await self._until_stored(subject, parked.SerializeToString(), None, 0, through_full=False)
-        logger().error("message_parked", stream=stream, sequence=sequence, by=by, reason=reason)
+        event = "message_parked"
+        try:
+            await self._until_stored(subject, parked.SerializeToString(), None, 0, through_full=False)
+        except StoreFull:
+            event = "parked_is_full"
+        logger().error(event, stream=stream, sequence=sequence, by=by, reason=reason)
 
 
 @asynccontextmanager

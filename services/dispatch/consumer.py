@@ -9,9 +9,8 @@ from typing import TypeVar
 
 from services.common import flow, pull
 from services.common.bus import Bus
-from services.common.errors import InvalidField, StoreFull
+from services.common.errors import InvalidField
 from services.common.pull import Delivered
-from services.common.telemetry import logger
 from services.dispatch import translate
 from services.dispatch.leg import Leg, retried
 
@@ -69,10 +68,5 @@ async def _settle(
             await pull.ack(bus, message)
     for message, error in malformed:
         subject = flow.parked_subject(durable, message.stream, message.sequence)
-        try:
-            await bus.park(subject, message.stream, message.sequence, durable, str(error))
-        except StoreFull:
-            logger().error(
-                "parked_is_full", stream=message.stream, sequence=message.sequence, by=durable, reason=str(error)
-            )
+        await bus.park(subject, message.stream, message.sequence, durable, str(error))
         await pull.ack(bus, message)

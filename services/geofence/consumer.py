@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from services.common import flow, pull
 from services.common.bus import AlreadyThere, Bus
 from services.common.clock import wall_us
-from services.common.errors import FailedPrecondition, InvalidField, RetryableError, StoreFull
+from services.common.errors import FailedPrecondition, InvalidField, RetryableError
 from services.common.streams import Premises
 from services.common.telemetry import logger
 from services.common.tracing import IncidentTracer
@@ -169,10 +169,7 @@ class Evaluator:
                     await self._bus.publish_until_stored(subject, figures, expected_last=0)
                 case Parked() as parked:
                     subject = flow.parked_subject("fold", stream, parked.sequence)
-                    try:
-                        await self._bus.park(subject, stream, parked.sequence, "fold", parked.reason)
-                    except StoreFull:
-                        logger().error("parked_is_full", stream=stream, sequence=parked.sequence, reason=parked.reason)
+                    await self._bus.park(subject, stream, parked.sequence, "fold", parked.reason)
                 case _Checkpoint() as checkpoint:
                     await self._checkpoint(checkpoint)
                 case _Outline() as outline:

@@ -6,8 +6,7 @@ import asyncio
 
 from services.common import flow, pull
 from services.common.bus import Bus
-from services.common.errors import InvalidField, StoreFull, Unavailable
-from services.common.telemetry import logger
+from services.common.errors import InvalidField, Unavailable
 from services.registry.chain import Disclosure
 from services.registry.disclosures import Disclosures
 from services.registry.translate_ledger import parse_disclosure
@@ -24,12 +23,7 @@ async def consume_disclosures(bus: Bus, disclosures: Disclosures) -> None:
             except InvalidField as error:
                 # It happened, and can't be told as it was sent: set aside, with an alarm, for a person.
                 subject = flow.parked_subject(durable, stream, message.sequence)
-                try:
-                    await bus.park(subject, stream, message.sequence, durable, str(error))
-                except StoreFull:
-                    logger().error(
-                        "parked_is_full", stream=stream, sequence=message.sequence, by=durable, reason=str(error)
-                    )
+                await bus.park(subject, stream, message.sequence, durable, str(error))
         while taken:
             try:
                 await disclosures.take(taken)

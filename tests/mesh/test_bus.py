@@ -118,6 +118,16 @@ async def test_a_parked_message_keeps_its_reason(bus: Bus) -> None:
     assert (await bus.js.stream_info("PARKED")).state.messages == 1
 
 
+async def test_a_full_park_holds_nobody_up(bus: Bus) -> None:
+    info = await bus.js.stream_info("PARKED")
+    info.config.max_bytes = 4096
+    await bus.js.update_stream(info.config)
+    async with asyncio.timeout(10):
+        for n in range(100):
+            await bus.park(flow.parked_subject("fold", "LOG_0", n), "LOG_0", n, "fold", "no such field")
+    assert 0 < (await bus.js.stream_info("PARKED")).state.messages < 100
+
+
 async def test_partitions_are_fixed_at_the_first_start(bus: Bus) -> None:
     assert (await streams.create(bus, 1, MeshClock())).partitions == 1
     with pytest.raises(FailedPrecondition, match="1 partitions"):
