@@ -8,6 +8,7 @@ from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from tandem.common.v1 import encounter_pb2 as _encounter_pb2
 from tandem.common.v1 import geometry_pb2 as _geometry_pb2
 import builtins as _builtins
 import sys
@@ -41,6 +42,28 @@ class _EquipmentKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Equipme
     """The protected person pressed the panic button."""
     PANIC_CANCELLED: _EquipmentKind.ValueType  # 7
     """The protected person took the panic back."""
+    JAMMING_SUSPECTED: _EquipmentKind.ValueType  # 8
+    """The receiver suspects that its reception is jammed."""
+    JAMMING_OVER: _EquipmentKind.ValueType  # 9
+    """Reception is undisturbed again."""
+    CHARGER_CONNECTED: _EquipmentKind.ValueType  # 10
+    """The charger was connected."""
+    CHARGER_REMOVED: _EquipmentKind.ValueType  # 11
+    """The charger was removed."""
+    BATTERY_RECOVERED: _EquipmentKind.ValueType  # 12
+    """The battery is charged enough again."""
+    SHUTDOWN: _EquipmentKind.ValueType  # 13
+    """The device is switching off."""
+    STARTED: _EquipmentKind.ValueType  # 14
+    """The device has switched on."""
+    OUT_OF_COVERAGE: _EquipmentKind.ValueType  # 15
+    """The device has no network: what it says now was said later, or by way of another carrier."""
+    BACK_IN_COVERAGE: _EquipmentKind.ValueType  # 16
+    """The device has a network again."""
+    DEVICE_REFUSED: _EquipmentKind.ValueType  # 17
+    """The protected person refuses the device."""
+    DEVICE_ACCEPTED: _EquipmentKind.ValueType  # 18
+    """The protected person carries the device again."""
 
 class EquipmentKind(_EquipmentKind, metaclass=_EquipmentKindEnumTypeWrapper):
     """What a device can say about itself."""
@@ -60,6 +83,28 @@ PANIC_BUTTON: EquipmentKind.ValueType  # 6
 """The protected person pressed the panic button."""
 PANIC_CANCELLED: EquipmentKind.ValueType  # 7
 """The protected person took the panic back."""
+JAMMING_SUSPECTED: EquipmentKind.ValueType  # 8
+"""The receiver suspects that its reception is jammed."""
+JAMMING_OVER: EquipmentKind.ValueType  # 9
+"""Reception is undisturbed again."""
+CHARGER_CONNECTED: EquipmentKind.ValueType  # 10
+"""The charger was connected."""
+CHARGER_REMOVED: EquipmentKind.ValueType  # 11
+"""The charger was removed."""
+BATTERY_RECOVERED: EquipmentKind.ValueType  # 12
+"""The battery is charged enough again."""
+SHUTDOWN: EquipmentKind.ValueType  # 13
+"""The device is switching off."""
+STARTED: EquipmentKind.ValueType  # 14
+"""The device has switched on."""
+OUT_OF_COVERAGE: EquipmentKind.ValueType  # 15
+"""The device has no network: what it says now was said later, or by way of another carrier."""
+BACK_IN_COVERAGE: EquipmentKind.ValueType  # 16
+"""The device has a network again."""
+DEVICE_REFUSED: EquipmentKind.ValueType  # 17
+"""The protected person refuses the device."""
+DEVICE_ACCEPTED: EquipmentKind.ValueType  # 18
+"""The protected person carries the device again."""
 Global___EquipmentKind: _TypeAlias = EquipmentKind  # noqa: Y015
 
 @_typing.final
@@ -76,6 +121,7 @@ class LogEntry(_message.Message):
     CASE_FIELD_NUMBER: _builtins.int
     RULES_FIELD_NUMBER: _builtins.int
     TICK_FIELD_NUMBER: _builtins.int
+    HEARD_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def fold_version(self) -> Global___FoldVersion:
         """The least version of the fold that may go on from here."""
@@ -100,6 +146,10 @@ class LogEntry(_message.Message):
     def tick(self) -> Global___Tick:
         """Time has passed and nothing else happened."""
 
+    @_builtins.property
+    def heard(self) -> Global___HeardBatch:
+        """Devices were heard, and what they said can't be used."""
+
     def __init__(
         self,
         *,
@@ -109,12 +159,13 @@ class LogEntry(_message.Message):
         case: Global___CaseSnapshot | None = ...,
         rules: Global___Rules | None = ...,
         tick: Global___Tick | None = ...,
+        heard: Global___HeardBatch | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["body", b"body", "case", b"case", "equipment", b"equipment", "fold_version", b"fold_version", "positions", b"positions", "rules", b"rules", "tick", b"tick"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["body", b"body", "case", b"case", "equipment", b"equipment", "fold_version", b"fold_version", "heard", b"heard", "positions", b"positions", "rules", b"rules", "tick", b"tick"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["body", b"body", "case", b"case", "equipment", b"equipment", "fold_version", b"fold_version", "positions", b"positions", "rules", b"rules", "tick", b"tick"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["body", b"body", "case", b"case", "equipment", b"equipment", "fold_version", b"fold_version", "heard", b"heard", "positions", b"positions", "rules", b"rules", "tick", b"tick"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_body: _TypeAlias = _typing.Literal["fold_version", "positions", "equipment", "case", "rules", "tick"]  # noqa: Y015
+    _WhichOneofReturnType_body: _TypeAlias = _typing.Literal["fold_version", "positions", "equipment", "case", "rules", "tick", "heard"]  # noqa: Y015
     _WhichOneofArgType_body: _TypeAlias = _typing.Literal["body", b"body"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_body) -> _WhichOneofReturnType_body | None: ...
 
@@ -189,8 +240,11 @@ class PositionBatch(_message.Message):
     LON_E7_FIELD_NUMBER: _builtins.int
     ACCURACY_MM_FIELD_NUMBER: _builtins.int
     RECEIVED_WALL_US_FIELD_NUMBER: _builtins.int
+    BACKFILLED_FIELD_NUMBER: _builtins.int
     received_wall_us: _builtins.int
     """Moment when ingest received the batch, wall clock, microseconds since 1970 UTC. For measurement only: no decision reads it."""
+    backfilled: _builtins.bool
+    """The sender kept them while it had no connection. No decision reads it: what is late shows in the times."""
     @_builtins.property
     def device_id(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Device that reports."""
@@ -225,14 +279,49 @@ class PositionBatch(_message.Message):
         lon_e7: _abc.Iterable[_builtins.int] | None = ...,
         accuracy_mm: _abc.Iterable[_builtins.int] | None = ...,
         received_wall_us: _builtins.int = ...,
+        backfilled: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["accuracy_mm", b"accuracy_mm", "device_id", b"device_id", "fix_time_ms", b"fix_time_ms", "lat_e7", b"lat_e7", "lon_e7", b"lon_e7", "received_wall_us", b"received_wall_us", "report_id", b"report_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accuracy_mm", b"accuracy_mm", "backfilled", b"backfilled", "device_id", b"device_id", "fix_time_ms", b"fix_time_ms", "lat_e7", b"lat_e7", "lon_e7", b"lon_e7", "received_wall_us", b"received_wall_us", "report_id", b"report_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___PositionBatch: _TypeAlias = PositionBatch  # noqa: Y015
+
+@_typing.final
+class HeardBatch(_message.Message):
+    """Devices that reported with a clock too far ahead: their positions were refused, but they aren't silent. Columns of equal length."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DEVICE_ID_FIELD_NUMBER: _builtins.int
+    REPORT_ID_FIELD_NUMBER: _builtins.int
+    RECEIVED_WALL_US_FIELD_NUMBER: _builtins.int
+    received_wall_us: _builtins.int
+    """Moment when ingest received it, wall clock, microseconds since 1970 UTC. For measurement only."""
+    @_builtins.property
+    def device_id(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Device that reports."""
+
+    @_builtins.property
+    def report_id(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The device's own id of the report."""
+
+    def __init__(
+        self,
+        *,
+        device_id: _abc.Iterable[_builtins.str] | None = ...,
+        report_id: _abc.Iterable[_builtins.str] | None = ...,
+        received_wall_us: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["device_id", b"device_id", "received_wall_us", b"received_wall_us", "report_id", b"report_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___HeardBatch: _TypeAlias = HeardBatch  # noqa: Y015
 
 @_typing.final
 class EquipmentReport(_message.Message):
@@ -288,6 +377,7 @@ class CaseSnapshot(_message.Message):
     RINGS_FIELD_NUMBER: _builtins.int
     VALID_FROM_MS_FIELD_NUMBER: _builtins.int
     VALID_UNTIL_MS_FIELD_NUMBER: _builtins.int
+    ENCOUNTERS_FIELD_NUMBER: _builtins.int
     case_id: _builtins.str
     """Id of the joint case, a hash of order and wearer."""
     version: _builtins.int
@@ -316,6 +406,10 @@ class CaseSnapshot(_message.Message):
     def rings(self) -> _containers.RepeatedCompositeFieldContainer[_geometry_pb2.Ring]:
         """Rings, at least one."""
 
+    @_builtins.property
+    def encounters(self) -> _containers.RepeatedCompositeFieldContainer[_encounter_pb2.Encounter]:
+        """When and where the wearer may come near, such as a hearing. They never mute the warning."""
+
     def __init__(
         self,
         *,
@@ -329,10 +423,11 @@ class CaseSnapshot(_message.Message):
         rings: _abc.Iterable[_geometry_pb2.Ring] | None = ...,
         valid_from_ms: _builtins.int = ...,
         valid_until_ms: _builtins.int = ...,
+        encounters: _abc.Iterable[_encounter_pb2.Encounter] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["case_id", b"case_id", "order_id", b"order_id", "persons", b"persons", "places", b"places", "rings", b"rings", "tag_device_ids", b"tag_device_ids", "valid_from_ms", b"valid_from_ms", "valid_until_ms", b"valid_until_ms", "version", b"version", "wearer_id", b"wearer_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["case_id", b"case_id", "encounters", b"encounters", "order_id", b"order_id", "persons", b"persons", "places", b"places", "rings", b"rings", "tag_device_ids", b"tag_device_ids", "valid_from_ms", b"valid_from_ms", "valid_until_ms", b"valid_until_ms", "version", b"version", "wearer_id", b"wearer_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -425,22 +520,62 @@ class DeviceRoute(_message.Message):
 
     SUBJECT_ID_FIELD_NUMBER: _builtins.int
     PARTITIONS_FIELD_NUMBER: _builtins.int
+    VENDOR_ID_FIELD_NUMBER: _builtins.int
+    TOKENS_FIELD_NUMBER: _builtins.int
+    REVOKED_FIELD_NUMBER: _builtins.int
     subject_id: _builtins.str
     """The wearer's or the protected person's id."""
+    vendor_id: _builtins.str
+    """The vendor that may report for it: <vendor_id> of spiffe://vendor/<vendor_id>; empty where none may."""
+    revoked: _builtins.bool
+    """Nobody may report for it any more."""
     @_builtins.property
     def partitions(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """Partitions of the log, at least one, growing."""
+
+    @_builtins.property
+    def tokens(self) -> _containers.RepeatedCompositeFieldContainer[Global___DeviceToken]:
+        """Tokens with which the device itself may report."""
 
     def __init__(
         self,
         *,
         subject_id: _builtins.str = ...,
         partitions: _abc.Iterable[_builtins.int] | None = ...,
+        vendor_id: _builtins.str = ...,
+        tokens: _abc.Iterable[Global___DeviceToken] | None = ...,
+        revoked: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["partitions", b"partitions", "subject_id", b"subject_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["partitions", b"partitions", "revoked", b"revoked", "subject_id", b"subject_id", "tokens", b"tokens", "vendor_id", b"vendor_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___DeviceRoute: _TypeAlias = DeviceRoute  # noqa: Y015
+
+@_typing.final
+class DeviceToken(_message.Message):
+    """A device's token, as much as may be kept of it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SHA256_FIELD_NUMBER: _builtins.int
+    VALID_UNTIL_MS_FIELD_NUMBER: _builtins.int
+    sha256: _builtins.bytes
+    """SHA-256 of the token."""
+    valid_until_ms: _builtins.int
+    """It is good until this moment, milliseconds since 1970 UTC, exclusive; 0 for as long as it isn't revoked."""
+    def __init__(
+        self,
+        *,
+        sha256: _builtins.bytes = ...,
+        valid_until_ms: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["sha256", b"sha256", "valid_until_ms", b"valid_until_ms"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DeviceToken: _TypeAlias = DeviceToken  # noqa: Y015
