@@ -79,7 +79,7 @@ FLOWS = (
         "Alert",
         ALERTS.name,
         ("geofence",),
-        ("probation-alerts", "police-alerts", "warning-alerts", "(geofence WatchAlerts)"),
+        ("(probation-alerts)", "(police-alerts)", "(warning-alerts)", "(geofence WatchAlerts)"),
     ),
     Flow("measure.{p}.{alert_id}", "Measure", MEASURES.name, ("geofence",), ("(geofence WatchAlerts)",)),
     Flow(
@@ -87,7 +87,7 @@ FLOWS = (
         "tandem.dispatch.v1.Step",
         INCIDENTS.name,
         ("dispatch",),
-        ("probation-peers", "police-peers", "warning-peers"),
+        ("(probation-peers)", "(police-peers)", "(warning-peers)"),
     ),
     Flow("parked.{by}.{stream}.{sequence}", "Parked", PARKED.name, ("geofence", "dispatch", "registry"), ()),
     Flow("digest.{p}.{sequence}.{replica}", "sha256 hex", DIGESTS.name, ("geofence",), ("(geofence)",)),
@@ -129,13 +129,13 @@ def peer_subjects(leg: str) -> tuple[str, ...]:
     return tuple(f"incident.{other}.>" for other in LEGS if other != leg)
 
 
-def alerts_durable(leg: str) -> str:
-    """Durable name under which a leg consumes ALERTS."""
+def alerts_reader(leg: str) -> str:
+    """Name of a leg as a reader of ALERTS; how far it is stands in its own database."""
     return f"{leg}-alerts"
 
 
-def peers_durable(leg: str) -> str:
-    """Durable name under which a leg consumes the other legs' steps."""
+def peers_reader(leg: str) -> str:
+    """Name of a leg as a reader of the other legs' steps."""
     return f"{leg}-peers"
 
 

@@ -65,20 +65,6 @@ async def consume(
         yield messages
 
 
-async def forget(bus: Bus, stream: str, durable: str) -> None:
-    """Deletes a durable consumer, so that `consume` begins at the start of the stream. Waits until the server answers."""
-    while True:
-        try:
-            await bus.api(f"CONSUMER.DELETE.{stream}.{durable}", {})
-        except NotFound:
-            return
-        except Unavailable as error:
-            logger().warning("consumer_awaited", stream=stream, reason=error.reason)
-            await asyncio.sleep(0.25)
-        else:
-            return
-
-
 async def ack(bus: Bus, message: Delivered) -> None:
     """Tells the server that the message's effect is durable here. Lost acknowledgements mean redelivery, never loss."""
     try:

@@ -44,10 +44,10 @@ async def run(settings: DispatchSettings) -> None:
 async def mesh(settings: DispatchSettings, leg: Leg, tracer: IncidentTracer) -> None:
     """The leg's part in the mesh: alerts in, steps out, the other legs' steps in."""
     async with buses.connect(settings.nats_url, f"dispatch-{leg.name}") as bus:
-        await retried(partial(streams.pass_gate, bus, settings))
+        premises = await retried(partial(streams.pass_gate, bus, settings))
         async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(consume_alerts(bus, leg))
-            tasks.create_task(consume_peers(bus, leg))
+            tasks.create_task(consume_alerts(bus, leg, premises.log_id))
+            tasks.create_task(consume_peers(bus, leg, premises.log_id))
             tasks.create_task(leg.outbox.run(bus, leg.name, tracer))
             tasks.create_task(leg.outbox.note(leg.mark_published))
 

@@ -1,4 +1,7 @@
-"""The bus edge: alerts for this leg, and what the other legs did. Acknowledged is what is committed."""
+"""The bus edge: alerts for this leg, and what the other legs did. How far they are taken in is committed together with what came of it.
+
+So the leg's database alone says where to go on: a restored older copy takes in what it lacks, an empty one all that is kept.
+"""
 
 from __future__ import annotations
 
@@ -11,39 +14,47 @@ from services.common import flow, pull
 from services.common.bus import Bus
 from services.common.errors import InvalidField
 from services.common.pull import Delivered
+from services.common.telemetry import logger
 from services.dispatch import translate
 from services.dispatch.leg import Leg, retried
+from services.dispatch.store import Position
 
 PEERS_EVERY_S = 0.05
 """How long the other legs' steps wait for one another, to be kept in one transaction; the leg itself waits for none."""
 T = TypeVar("T")
 
 
-async def consume_alerts(bus: Bus, leg: Leg) -> None:
+async def consume_alerts(bus: Bus, leg: Leg, log_id: str) -> None:
     """Folds the alerts of ALERTS, all that have arrived in one transaction, for ever."""
-    durable = flow.alerts_durable(leg.name)
-    if leg.is_new:
-        # The store is new, or another than the durable consumer served: what was acknowledged for that one counts for nothing here.
-        await pull.forget(bus, flow.ALERTS.name, durable)
-    async for messages in pull.consume(bus, flow.ALERTS.name, durable, flow.ALERTS.subjects):
+    stream = flow.ALERTS.name
+    async for messages in pull.read(bus, stream, await _next(bus, leg, stream, log_id)):
         parsed, malformed = _parse(messages, lambda message: translate.alert(message.data, leg.name))
+        await _park(bus, flow.alerts_reader(leg.name), malformed)
         alerts = [alert for alert in parsed if alert is not None]
-        if alerts:
-            await retried(partial(leg.fold, alerts))
-        await _settle(bus, durable, messages, malformed)
+        await retried(partial(leg.fold, alerts, Position(stream, log_id, messages[-1].sequence)))
 
 
-async def consume_peers(bus: Bus, leg: Leg) -> None:
+async def consume_peers(bus: Bus, leg: Leg, log_id: str) -> None:
     """Keeps what the other legs say of their assignments, for ever."""
-    durable = flow.peers_durable(leg.name)
-    if leg.is_new:
-        await pull.forget(bus, flow.INCIDENTS.name, durable)
-    async for messages in pull.consume(bus, flow.INCIDENTS.name, durable, flow.peer_subjects(leg.name)):
+    stream, subjects = flow.INCIDENTS.name, flow.peer_subjects(leg.name)
+    async for messages in pull.read(bus, stream, await _next(bus, leg, stream, log_id), subjects):
         rows, malformed = _parse(messages, lambda message: translate.peer(message.data, message.subject))
-        if rows:
-            await retried(partial(leg.store.put_peers, rows))
-        await _settle(bus, durable, messages, malformed)
+        await _park(bus, flow.peers_reader(leg.name), malformed)
+        await retried(partial(leg.store.put_peers, rows, Position(stream, log_id, messages[-1].sequence)))
         await asyncio.sleep(PEERS_EVERY_S)
+
+
+async def _next(bus: Bus, leg: Leg, stream: str, log_id: str) -> int:
+    """The first sequence that isn't in the leg's database yet."""
+    last = await retried(partial(leg.store.position, stream, log_id))
+    bounds = await bus.bounds_of(stream)
+    if last > bounds.last:
+        # A stream that was restored from an older copy: what it holds is taken in again, and changes nothing where it is known.
+        logger().critical("stream_went_back", stream=stream, taken_in=last, last=bounds.last)
+        return bounds.first
+    if bounds.first > last + 1 and last:
+        logger().critical("stream_aged_out", stream=stream, missing_from=last + 1, to=bounds.first)
+    return last + 1
 
 
 def _parse(
@@ -58,15 +69,8 @@ def _parse(
     return good, malformed
 
 
-async def _settle(
-    bus: Bus, durable: str, messages: list[Delivered], malformed: list[tuple[Delivered, InvalidField]]
-) -> None:
-    """Acknowledges what was taken, then sets aside what can't be."""
-    bad = {message.sequence for message, _ in malformed}
-    for message in messages:
-        if message.sequence not in bad:
-            await pull.ack(bus, message)
+async def _park(bus: Bus, by: str, malformed: list[tuple[Delivered, InvalidField]]) -> None:
+    """Sets aside what can't be taken in."""
     for message, error in malformed:
-        subject = flow.parked_subject(durable, message.stream, message.sequence)
-        await bus.park(subject, message.stream, message.sequence, durable, str(error))
-        await pull.ack(bus, message)
+        subject = flow.parked_subject(by, message.stream, message.sequence)
+        await bus.park(subject, message.stream, message.sequence, by, str(error))

@@ -21,7 +21,7 @@ from services.common.telemetry import logger
 from services.dispatch import chain, domain, translate
 from services.dispatch.hub import Hub, Numbered
 from services.dispatch.outbox import Outbox
-from services.dispatch.store import AssignmentRow, IncidentRow, StepRow, Store
+from services.dispatch.store import AssignmentRow, IncidentRow, Position, StepRow, Store
 from tandem.dispatch.v1 import dispatch_pb2
 
 KNOWN_MAX = 10_000
@@ -77,22 +77,18 @@ class Leg:
         self._next_due_ms = math.inf
         self._sooner = asyncio.Event()
 
-    @property
-    def is_new(self) -> bool:
-        """Whether its store has never held an event."""
-        return self._head.id == 0
-
     # ── commands ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    async def fold(self, alerts: Sequence[domain.Alert]) -> None:
-        """Takes alerts in, in one transaction; durable when it returns. Those that were taken before change nothing."""
+    async def fold(self, alerts: Sequence[domain.Alert], position: Position) -> None:
+        """Takes alerts in up to a position, in one transaction; durable when it returns. What was taken before changes nothing."""
         alerts = [alert for alert in alerts if domain.concerns(self.name, alert)]
         now_ms = self._clock.now_ms()
         await self._handle(
             [
                 (alert.incident_id, domain.FoldAlert(alert, now_ms, self._within_ms))
                 for alert in sorted(alerts, key=lambda alert: alert.place)
-            ]
+            ],
+            position,
         )
 
     async def acknowledge(self, assignment_id: str, by: str) -> dispatch_pb2.Assignment:
@@ -153,10 +149,14 @@ class Leg:
                 async with asyncio.timeout(min(max(sleep_s, 0.001), _LONGEST_SLEEP_S)):
                     await self._sooner.wait()
 
-    async def _handle(self, commands: Sequence[tuple[str, domain.Command]]) -> Mapping[str, _Known]:
-        return await _to_the_end(self._gather_decide_apply(commands)) if commands else {}
+    async def _handle(
+        self, commands: Sequence[tuple[str, domain.Command]], position: Position | None = None
+    ) -> Mapping[str, _Known]:
+        return await _to_the_end(self._gather_decide_apply(commands, position))
 
-    async def _gather_decide_apply(self, commands: Sequence[tuple[str, domain.Command]]) -> Mapping[str, _Known]:
+    async def _gather_decide_apply(
+        self, commands: Sequence[tuple[str, domain.Command]], position: Position | None
+    ) -> Mapping[str, _Known]:
         async with self._one_at_a_time:
 
             def work(connection: Connection) -> _Change:
@@ -165,6 +165,8 @@ class Leg:
                     _decide(change, incident_id, command)
                 if change.links:
                     self._write(connection, change)
+                if position:
+                    self.store.put_position(connection, position)
                 return change
 
             change = await self.store.transaction(work)

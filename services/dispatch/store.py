@@ -1,5 +1,6 @@
 """The leg's own database. `events` is the truth, append-only and hash-chained; steps, assignments (with deadlines) and
-incidents are derived from it in the same transaction. `peer_assignments` is what the other legs last said.
+incidents are derived from it in the same transaction. `peer_assignments` is what the other legs last said. `positions` says how
+far ALERTS and INCIDENTS are in this database, so that a copy of it knows what it lacks.
 """
 
 from __future__ import annotations
@@ -64,6 +65,14 @@ _peers = sa.Table(
     sa.Column("incident_id", sa.String, nullable=False, index=True),
     sa.Column("number", sa.BigInteger, nullable=False),
     sa.Column("payload", sa.LargeBinary, nullable=False),
+)
+
+_positions = sa.Table(
+    "positions",
+    metadata,
+    sa.Column("stream", sa.String, primary_key=True),
+    sa.Column("log_id", sa.String, nullable=False),
+    sa.Column("sequence", sa.BigInteger, nullable=False),
 )
 
 _PAGE = 500
@@ -131,6 +140,17 @@ class ListedIncident:
     """tandem.dispatch.v1.Assignment, serialised."""
 
 
+@dataclass(frozen=True, slots=True)
+class Position:
+    """How far a stream has been taken in."""
+
+    stream: str
+    log_id: str
+    """Which mesh's stream: that of a new log begins at 1 again."""
+    sequence: int
+    """The last message whose effect is in this database."""
+
+
 class Store:
     """SQL of one leg. Writing is for one caller at a time; leg.py sees to it."""
 
@@ -160,6 +180,16 @@ class Store:
                 return None
             head, broken = chain.first_broken(head, links)
         return broken
+
+    async def position(self, stream: str, log_id: str) -> int:
+        """The last sequence of a stream that was taken in; 0 where none was."""
+        query = sa.select(_positions.c.sequence).where(_positions.c.stream == stream, _positions.c.log_id == log_id)
+        found: int | None = await self.transaction(lambda connection: connection.scalar(query))
+        return found or 0
+
+    def put_position(self, connection: sa.Connection, position: Position) -> None:
+        """Notes how far a stream has been taken in, together with what came of it."""
+        connection.execute(_UPSERT_POSITION, asdict(position))
 
     # ── the leg's own incidents ──────────────────────────────────────────────────────────────────────────────────────
 
@@ -270,10 +300,16 @@ class Store:
 
     # ── all legs ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    async def put_peers(self, rows: Sequence[PeerRow]) -> None:
+    async def put_peers(self, rows: Sequence[PeerRow], position: Position) -> None:
         """Keeps of each assignment the step with the greatest number."""
         values = [asdict(row) for row in rows]
-        await self.transaction(lambda connection: connection.execute(_UPSERT_PEER, values))
+
+        def put(connection: sa.Connection) -> None:
+            if values:
+                connection.execute(_UPSERT_PEER, values)
+            self.put_position(connection, position)
+
+        await self.transaction(put)
 
     async def incidents(self, incident_id: str, limit: int, before: str) -> list[ListedIncident]:
         """Up to `limit` incidents, newest first: all, or one, or those opened before the one called `before`.
@@ -335,6 +371,7 @@ def _upsert(table: sa.Table, changing: Sequence[str], newer: str | None = None) 
 
 _UPSERT_ASSIGNMENT = _upsert(_assignments, ("state", "due_ms", "payload", "report_to_published_ms"))
 _UPSERT_INCIDENT = _upsert(_incidents, ("ended_ms", "order_ids"))
+_UPSERT_POSITION = _upsert(_positions, ("log_id", "sequence"))
 _UPSERT_PEER = _upsert(_peers, ("number", "payload"), newer="number")
 
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import os
+import sqlite3
 import sys
 from collections.abc import AsyncIterator, Awaitable, Iterable
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, closing
 from pathlib import Path
 
 import grpc
@@ -21,7 +22,7 @@ from services.dispatch import hub, translate
 from services.dispatch.__main__ import MIGRATIONS
 from services.dispatch.leg import open_leg
 from services.dispatch.settings import DispatchSettings
-from services.dispatch.store import Store
+from services.dispatch.store import Position, Store
 from tandem.common.v1 import alert_pb2, geometry_pb2
 from tandem.dispatch.v1 import dispatch_pb2
 from tandem.dispatch.v1.dispatch_pb2 import ACKNOWLEDGED, ESCALATED, NOTIFIED, OFFERED, STOOD_DOWN
@@ -268,7 +269,8 @@ async def test_all_alerts_again_change_nothing(bus: Bus, police: DispatchSetting
         await steps.next(OFFERED)
         await leg.desk.acknowledge((await steps.next(OFFERED)).step.assignment.assignment_id)
         before = timeless((await leg.desk.list()).incidents)
-    await bus.js.delete_consumer(flow.ALERTS.name, flow.alerts_durable("police"))
+    with closing(sqlite3.connect(police.database)) as database, database:
+        assert database.execute("DELETE FROM positions").rowcount == 1
     async with running(police) as leg, leg.desk.subscription() as steps:
         await publish(bus, alert(8, incident="incident-2"))
         while (await steps.next(OFFERED)).step.assignment.incident_id != "incident-2":
@@ -277,18 +279,34 @@ async def test_all_alerts_again_change_nothing(bus: Bus, police: DispatchSetting
     assert len(await stored_steps(bus, "police", "incident-1", 3)) == 3
 
 
-async def test_a_stop_between_commit_and_acknowledgement_makes_no_second_assignment(
+async def test_a_restored_older_copy_takes_in_what_it_lacks(bus: Bus, police: DispatchSettings) -> None:
+    async with running(police) as leg, leg.desk.subscription() as steps:
+        await publish(bus, alert(5))
+        await steps.next(OFFERED)
+    copy = police.database.read_bytes()
+    async with running(police) as leg, leg.desk.subscription() as steps:
+        await publish(bus, alert(6, incident="incident-2"))
+        while (await steps.next(OFFERED)).step.assignment.incident_id != "incident-2":
+            pass
+    police.database.write_bytes(copy)
+    async with running(police) as leg, leg.desk.subscription() as steps:
+        while (await steps.next(OFFERED)).step.assignment.incident_id != "incident-2":
+            pass
+
+
+async def test_an_alert_that_comes_again_after_a_stop_makes_no_second_assignment(
     bus: Bus, police: DispatchSettings
 ) -> None:
     committed = alert(5)
     await publish(bus, committed)
     parsed = translate.alert(committed.SerializeToString(), "police")
     assert parsed
-    async with (  # the leg commits, and neither acknowledges to ALERTS nor publishes to INCIDENTS
+    async with (  # the leg commits, and doesn't publish to INCIDENTS
         open_database(police.database, MIGRATIONS) as database,
         open_leg("police", Store(database), MeshClock(), 30_000) as leg,
     ):
-        await leg.fold([parsed])
+        # An older position than the alert's: it comes again.
+        await leg.fold([parsed], Position(flow.ALERTS.name, "log", 0))
     async with running(police) as running_leg, running_leg.desk.subscription() as steps:
         await steps.next(OFFERED)
         await publish(bus, alert(6, incident="incident-2"))

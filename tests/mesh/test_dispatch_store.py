@@ -12,6 +12,7 @@ import sqlalchemy as sa
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 
+from services.common import flow
 from services.common.clock import MeshClock
 from services.common.db import Database, open_database
 from services.common.errors import NotFound, Unavailable
@@ -19,10 +20,11 @@ from services.dispatch import domain, hub, leg, store, translate
 from services.dispatch.__main__ import MIGRATIONS
 from services.dispatch.hub import Numbered
 from services.dispatch.leg import Leg, open_leg
-from services.dispatch.store import PeerRow, Store
+from services.dispatch.store import PeerRow, Position, Store
 from tests.support.dispatch import alert
 
 FAR_MS = 3_600_000
+HERE = Position(flow.INCIDENTS.name, "log", 1)
 
 
 @pytest.fixture
@@ -42,7 +44,7 @@ async def fold(one: Leg, *sequences: int) -> None:
     for sequence in sequences:
         parsed = translate.alert(alert(sequence, incident=f"incident-{sequence}").SerializeToString(), "police")
         assert parsed
-        await one.fold([parsed])
+        await one.fold([parsed], Position(flow.ALERTS.name, "log", sequence))
 
 
 async def take(steps: AsyncIterator[Numbered], count: int) -> list[Numbered]:
@@ -151,10 +153,10 @@ async def test_overdue_deadlines_are_passed_by_a_leg_that_comes_back(database: D
 async def test_a_peers_older_step_does_not_replace_its_newer_one(database: Database) -> None:
     async with opened(database) as one:
         await fold(one, 1)
-        await one.store.put_peers([PeerRow("assign-1", "incident-1", 2, b"second")])
-        await one.store.put_peers([PeerRow("assign-1", "incident-1", 1, b"first")])
+        await one.store.put_peers([PeerRow("assign-1", "incident-1", 2, b"second")], HERE)
+        await one.store.put_peers([PeerRow("assign-1", "incident-1", 1, b"first")], HERE)
         (listed,) = await one.store.incidents("", 10, "")
         assert listed.peers == [b"second"]
-        await one.store.put_peers([PeerRow("assign-1", "incident-1", 3, b"third")])
+        await one.store.put_peers([PeerRow("assign-1", "incident-1", 3, b"third")], HERE)
         (listed,) = await one.store.incidents("", 10, "")
         assert listed.peers == [b"third"]
