@@ -6,7 +6,7 @@ the record, wherever copies of the sealed bytes are; rotating the ring rewraps s
 
 from __future__ import annotations
 
-import hashlib
+import fcntl
 import hmac
 import os
 import secrets
@@ -83,11 +83,11 @@ class Vault:
 
     def index(self, value: str) -> bytes:
         """Keyed hash by which equal values are found: HMAC-SHA256."""
-        return hmac.new(self._index_key, value.encode(), hashlib.sha256).digest()
+        return hmac.digest(self._index_key, value.encode(), "sha256")
 
     def digest(self, content: bytes) -> bytes:
         """Keyed hash of a whole record; a plain one would give a national number away to whoever tries them all."""
-        return hmac.new(self._digest_key, content, hashlib.sha256).digest()
+        return hmac.digest(self._digest_key, content, "sha256")
 
 
 def _derive(key: bytes, use: bytes) -> bytes:
@@ -122,15 +122,23 @@ def read_or_make_keys(path: Path) -> tuple[bytes, ...]:
     """
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
-        # Written whole under another name first: a crash must not leave half a key behind.
-        draft = path.with_suffix(".draft")
-        draft.unlink(missing_ok=True)
-        with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-            file.write(secrets.token_hex(KEY_BYTES))
-            file.flush()
-            os.fsync(file.fileno())
-        draft.rename(path)
+        # Of two processes that start together one makes it and the other waits.
+        with path.with_suffix(".lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not path.exists():
+                _make_keys(path)
     try:
         return parse_keys(path.read_text().split())
     except ValueError:
         raise FailedPrecondition(f"{path.name} doesn't hold keys of {2 * KEY_BYTES} hex digits, one a line") from None
+
+
+def _make_keys(path: Path) -> None:
+    # Written whole under another name first: a crash must not leave half a key behind.
+    draft = path.with_suffix(".draft")
+    draft.unlink(missing_ok=True)
+    with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+        file.write(secrets.token_hex(KEY_BYTES))
+        file.flush()
+        os.fsync(file.fileno())
+    draft.rename(path)

@@ -94,7 +94,7 @@ class Client:
         outcomes = []
         for message in messages:
             call, metadata = self._call(message)
-            answer = await call(metadata=metadata, timeout=10, wait_for_ready=wait_for_ready)
+            answer = await call(metadata=metadata, timeout=WITHIN_S, wait_for_ready=wait_for_ready)
             outcomes.append(registry_pb2.PutOutcome.Name(answer.outcome))
         return outcomes
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Barrier
 
 import pytest
 from cryptography.exceptions import InvalidTag
@@ -39,7 +41,21 @@ def test_the_key_is_made_once_and_readable_by_its_owner_only(tmp_path: Path) -> 
     (key,) = read_or_make_keys(path)
     assert len(key) == 32 and read_or_make_keys(path) == (key,)
     assert path.stat().st_mode & 0o777 == 0o600
-    assert list(path.parent.iterdir()) == [path]
+    assert [one for one in path.parent.iterdir() if one.stat().st_size] == [path]
+
+
+def test_processes_that_start_together_make_one_key(tmp_path: Path) -> None:
+    starters = 8
+
+    def start(path: Path, barrier: Barrier) -> tuple[bytes, ...]:
+        barrier.wait()
+        return read_or_make_keys(path)
+
+    with ThreadPoolExecutor(starters) as threads:
+        for n in range(20):
+            path, barrier = tmp_path / f"{n}.key", Barrier(starters)
+            made = {one.result() for one in [threads.submit(start, path, barrier) for _ in range(starters)]}
+            assert made == {read_or_make_keys(path)}
 
 
 def test_a_record_has_a_key_of_its_own_which_the_ring_wraps() -> None:
