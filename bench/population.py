@@ -3,20 +3,50 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
+import random
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import date, timedelta
+from typing import Any
 
 from services.cli.calls import call
 from services.cli.mesh import Clients
 from services.cli.parties import MOJ_RECORDS, NPA_RECORDS
 from services.common import times
+from services.registry.domain import Sex
 from tandem.registry.v1 import registry_pb2
 
 AT_ONCE = 8
 """Cases that are put at the same time."""
-_BIRTH_DATE = "1990-01-01"
 _DAY_MS = 86_400_000
+
+_SURNAMES = tuple("김이박최정강조윤장임한오서신권황안송류홍")
+_SHARES = (215, 147, 84, 47, 43, 24, 21, 20, 20, 17, 15, 15, 15, 18, 14, 14, 14, 14, 13, 12)
+"""Per thousand, as they are in Korea."""
+_SYLLABLES = "가경광규근기나남다대도동라라민범병보상서석선성소수승시아연영예완용우원유윤은인재정종주준지진찬채철태하한해현형혜호훈희"
+
+
+class People:
+    """People made up at random, each with a number of their own."""
+
+    def __init__(self) -> None:
+        self._random = random.Random(7)
+        self._numbers = itertools.count(1)
+
+    def next(self) -> dict[str, Any]:
+        """What a record says of a person."""
+        born = date(1950, 1, 1) + timedelta(days=self._random.randrange(20_000))
+        (surname,) = self._random.choices(_SURNAMES, _SHARES)
+        return {
+            # Spread, so that no two are a slip of typing apart: those would be questions for a person.
+            "national_id": f"{born:%y%m%d}{next(self._numbers) * 3_000_017 % 10_000_000:07d}",
+            "name": surname + "".join(self._random.choices(_SYLLABLES, k=2)),
+            "birth_date": born,
+            "sex": self._random.choice((Sex.MALE, Sex.FEMALE)),
+            "phone": f"010-{self._random.randrange(10_000):04d}-{self._random.randrange(10_000):04d}",
+        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,29 +83,28 @@ async def register(clients: Clients, cases: Sequence[Party]) -> float:
     """
     began = time.monotonic()
     now_ms = clients.clock.now_ms()
-    left = iter(cases)
+    people = People()
+    left = iter([(party, people.next()) for party in cases])
 
     async def work() -> None:
-        for party in left:
-            await _put_case(clients, party, now_ms)
+        for party, person in left:
+            await _put_case(clients, party, person, now_ms)
 
     await asyncio.gather(*(work() for _ in range(AT_ONCE)))
     return time.monotonic() - began
 
 
-async def _put_case(clients: Clients, party: Party, now_ms: int) -> None:
+async def _put_case(clients: Clients, party: Party, who: Mapping[str, Any], now_ms: int) -> None:
     registry, moj, npa = clients.registry, clients.identity(MOJ_RECORDS), clients.identity(NPA_RECORDS)
     n = party.number
-    national_id = f"900101{1_000_000 + n}"
-    wearer = registry_pb2.Wearer(
-        wearer_id=f"wearer-{n}", national_id=national_id, name="-", birth_date=_BIRTH_DATE, source_version=1
-    )
+    said = {"national_id": who["national_id"], "name": who["name"], "birth_date": who["birth_date"].isoformat()}
+    wearer = registry_pb2.Wearer(wearer_id=f"wearer-{n}", source_version=1, **said)
     tag = registry_pb2.Tag(device_id=party.tag_id, wearer_id=wearer.wearer_id, source_version=1)
     person = registry_pb2.ProtectedPerson(person_id=f"person-{n}", name="-", source_version=1)
     device = registry_pb2.Device(device_id=party.device_id, person_id=person.person_id, source_version=1)
     order = registry_pb2.Order(
         order_id=f"order-{n}",
-        respondent=registry_pb2.Respondent(national_id=national_id, name="-", birth_date=_BIRTH_DATE),
+        respondent=registry_pb2.Respondent(**said),
         protected_person_ids=[person.person_id],
         valid_from=times.to_timestamp(now_ms // _DAY_MS * _DAY_MS),
         valid_until=times.to_timestamp((now_ms // _DAY_MS + 2) * _DAY_MS),

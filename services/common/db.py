@@ -24,7 +24,7 @@ from sqlalchemy import Connection, Engine, create_engine, event
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import ArgumentError, DataError, DBAPIError, IntegrityError, OperationalError, ProgrammingError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
-from sqlalchemy.pool import StaticPool
+from sqlalchemy.pool import NullPool, StaticPool
 
 from services.common.errors import FailedPrecondition, Unavailable
 from services.common.telemetry import logger
@@ -53,6 +53,13 @@ class Database(ABC):
         """
 
     @abstractmethod
+    def reading(self) -> AbstractAsyncContextManager[AsyncConnection]:
+        """A read-only transaction for long looks: it sees one moment, and neither waits for a writer nor holds one up.
+
+        Raises Unavailable where the database refuses.
+        """
+
+    @abstractmethod
     async def visit(self, work: Callable[[Connection], T]) -> T:
         """The result of `work`, which makes a whole transaction by itself: for paths where milliseconds count.
 
@@ -70,8 +77,9 @@ class Database(ABC):
 class SqliteDatabase(Database):
     """A file that this process owns."""
 
-    def __init__(self, engine: AsyncEngine, visits: Engine, thread: Executor) -> None:
+    def __init__(self, engine: AsyncEngine, readers: AsyncEngine, visits: Engine, thread: Executor) -> None:
         self._engine = engine
+        self._readers = readers
         self._visits = visits
         self._thread = thread
         self._one_at_a_time = asyncio.Lock()
@@ -86,8 +94,17 @@ class SqliteDatabase(Database):
             except OperationalError as error:
                 raise _refused(error) from error
 
+    @asynccontextmanager
+    async def reading(self) -> AsyncIterator[AsyncConnection]:
+        """See Database."""
+        try:
+            async with self._readers.begin() as connection:
+                yield connection
+        except OperationalError as error:
+            raise _refused(error) from error
+
     async def visit(self, work: Callable[[Connection], T]) -> T:
-        """See Database. An awaited statement changes threads three times, a visit once."""
+        """See Database. An awaited statement changes threads four times, a visit once."""
         async with self._one_at_a_time:
             made = asyncio.get_running_loop().run_in_executor(
                 self._thread, contextvars.copy_context().run, self._visit, work
@@ -136,6 +153,19 @@ class PostgresDatabase(Database):
                 if isinstance(error, _DEFECTS):
                     raise
                 raise _refused(error) from error
+
+    @asynccontextmanager
+    async def reading(self) -> AsyncIterator[AsyncConnection]:
+        """See Database."""
+        try:
+            async with self._connected() as connection:
+                await connection.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
+                async with connection.begin():
+                    yield connection
+        except DBAPIError as error:
+            if isinstance(error, _DEFECTS):
+                raise
+            raise _refused(error) from error
 
     @asynccontextmanager
     async def _connected(self) -> AsyncIterator[AsyncConnection]:
@@ -240,18 +270,21 @@ async def _open_file(path: Path, migrations: Path, revision: str) -> AsyncIterat
     path.parent.mkdir(parents=True, exist_ok=True)
     # An error text must not hold what was to be stored: hide_parameters.
     engine = create_async_engine(f"sqlite+aiosqlite:///{path}", poolclass=StaticPool, hide_parameters=True)
+    readers = create_async_engine(f"sqlite+aiosqlite:///{path}", poolclass=NullPool, hide_parameters=True)
     visits = create_engine(
         f"sqlite:///{path}", poolclass=StaticPool, hide_parameters=True, connect_args={"check_same_thread": False}
     )
     _prepare(engine.sync_engine)
+    _prepare(readers.sync_engine, begin="BEGIN")
     _prepare(visits)
     try:
         async with engine.begin() as connection:
             await connection.run_sync(_upgrade, migrations, revision)
         with ThreadPoolExecutor(max_workers=1, thread_name_prefix="database") as thread:
-            yield SqliteDatabase(engine, visits, thread)
+            yield SqliteDatabase(engine, readers, visits, thread)
     finally:
         visits.dispose()
+        await readers.dispose()
         await engine.dispose()
 
 
@@ -292,10 +325,10 @@ def postgres_engine(url: str) -> AsyncEngine:
     )
 
 
-def _prepare(engine: Engine) -> None:
+def _prepare(engine: Engine, begin: str = "BEGIN IMMEDIATE") -> None:
     @event.listens_for(engine, "connect")
     def configure(dbapi_connection: Any, _record: object) -> None:
-        # The driver must not open transactions by itself: BEGIN IMMEDIATE below takes the write lock at once, so that a
+        # The driver must not open transactions by itself: BEGIN IMMEDIATE takes the write lock at once, so that a
         # transaction that has read can't fail when it writes.
         dbapi_connection.isolation_level = None
         cursor = dbapi_connection.cursor()
@@ -304,8 +337,8 @@ def _prepare(engine: Engine) -> None:
         cursor.close()
 
     @event.listens_for(engine, "begin")
-    def begin(connection: Connection) -> None:
-        connection.exec_driver_sql("BEGIN IMMEDIATE")
+    def _begin(connection: Connection) -> None:
+        connection.exec_driver_sql(begin)
 
 
 def _upgrade(connection: Connection, migrations: Path, revision: str) -> None:

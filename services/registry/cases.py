@@ -8,7 +8,7 @@ from services.common import flow
 from services.common.clock import MeshClock
 from services.common.telemetry import logger
 from services.registry import domain, likeness, review, translate
-from services.registry.domain import Order, Wearer
+from services.registry.domain import Device, Order, Wearer
 from services.registry.review import Event, Evidence, Level, Review, ReviewState
 from services.registry.store import Records, StoredCase
 from tandem.common.v1 import log_pb2
@@ -43,7 +43,7 @@ class Cases:
             if after != before:
                 await records.reviews.put_review(after)
             if after.state is ReviewState.OPEN and (before is None or before.state is not ReviewState.OPEN):
-                await self.tell(records, after, Event.REVIEW_OPENED)
+                await self.tell(records, after, Event.REVIEW_OPENED, case)
                 logger().info("review_opened", case_id=after.case_id, weight_bits=round(evidence.weight_bits, 1))
         await self.apply(records, order, wearer, stood is not None and stood[1], case)
 
@@ -58,10 +58,9 @@ class Cases:
         digest = records.reviews.evidence_digest(likeness.evidence_text(order, wearer))
         return level, Evidence(digest, comparison.weight, likeness.reasons_of(comparison))
 
-    async def tell(self, records: Records, about: Review, event: Event) -> None:
-        """Tells those who watch."""
+    async def tell(self, records: Records, about: Review, event: Event, case: StoredCase | None) -> None:
+        """Tells those who watch what became of a review, whose case is given."""
         now_ms = self._clock.now_ms()
-        case = await records.case(about.case_id)
         matched_at_ms = case.matched_at_ms if case else now_ms
         await records.reviews.add_event(event, about.case_id, about.order_id, about.wearer_id, matched_at_ms, now_ms)
 
@@ -95,9 +94,11 @@ class Cases:
                 "entry": entry,
                 "sent_day": now_ms // DAY_MS,
             },
+            new=before is None,
         )
         # Routes before the case: devices are heard in its partition from the moment that the fold knows it.
-        await self.send_routes_of(records, order.protected_person_ids)
+        for device in devices:
+            await self._send_device_route(records, device)
         await records.enqueue(self.subject(case.wearer_id), f"{case_id}:{version}", entry)
         if holds != held:
             event = Event.MATCHED if holds else Event.WITHDRAWN
@@ -115,24 +116,29 @@ class Cases:
     async def send_routes_of(self, records: Records, person_ids: Iterable[str]) -> None:
         """Sends the routes of these persons' devices where they changed."""
         for device in await records.devices_of(list(person_ids)):
-            await self.send_route(records, device.device_id)
+            await self._send_device_route(records, device)
 
     async def send_route(self, records: Records, device_id: str, renew: bool = False) -> None:
         """Sends the route of a device where it changed, or in any case (`renew`)."""
         tag = await records.tag(device_id)
         if tag:
-            subject_id, partitions = tag.wearer_id, domain.tag_partitions(tag.wearer_id, self._partitions)
-        else:
-            device = await records.device(device_id)
-            if device is None:
-                raise LookupError("a route of a device that isn't stored")
-            kept_away = [
-                case.wearer_id
-                for case in await records.cases_of_person(device.person_id)
-                if case.withdrawn_at_ms is None
-            ]
-            subject_id = device.person_id
-            partitions = domain.device_partitions(device.person_id, kept_away, self._partitions)
+            partitions = domain.tag_partitions(tag.wearer_id, self._partitions)
+            await self._send(records, device_id, tag.wearer_id, partitions, renew)
+            return
+        device = await records.device(device_id)
+        if device is None:
+            raise LookupError("a route of a device that isn't stored")
+        await self._send_device_route(records, device, renew)
+
+    async def _send_device_route(self, records: Records, device: Device, renew: bool = False) -> None:
+        cases = await records.cases_of_person(device.person_id)
+        kept_away = [case.wearer_id for case in cases if case.withdrawn_at_ms is None]
+        partitions = domain.device_partitions(device.person_id, kept_away, self._partitions)
+        await self._send(records, device.device_id, device.person_id, partitions, renew)
+
+    async def _send(
+        self, records: Records, device_id: str, subject_id: str, partitions: tuple[int, ...], renew: bool
+    ) -> None:
         route = log_pb2.DeviceRoute(subject_id=subject_id, partitions=partitions).SerializeToString(deterministic=True)
         last_version, last_route = await records.route(device_id) or (0, b"")
         if route == last_route and not renew:

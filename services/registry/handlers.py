@@ -56,6 +56,12 @@ class Registry:
             yield Records(connection, self._vault)
 
     @asynccontextmanager
+    async def reading(self) -> AsyncIterator[Records]:
+        """The store as it is at one moment, for long looks that mustn't hold up a put."""
+        async with self.database.reading() as connection:
+            yield Records(connection, self._vault)
+
+    @asynccontextmanager
     async def changing(self) -> AsyncIterator[Records]:
         """A transaction whose commit wakes all who wait for a change."""
         async with self.transaction() as records:
@@ -103,10 +109,11 @@ class Registry:
     async def put_wearer(self, wearer: Wearer) -> Outcome:
         """Stores a wearer and matches them against all respondents."""
         async with self.changing() as records:
-            outcome = await _decide(records, tables.wearers, wearer.wearer_id, wearer)
+            stored = await records.stored(tables.wearers, wearer.wearer_id)
+            outcome = _decided(records, stored, wearer)
             if outcome is Outcome.STORED:
-                await _store(records, tables.wearers, wearer.wearer_id, wearer)
-                await self._match_wearer(records, wearer)
+                await _store(records, tables.wearers, wearer.wearer_id, wearer, new=stored is None)
+                await self._match_wearer(records, wearer, new=stored is None)
         return outcome
 
     async def put_tag(self, tag: Tag) -> Outcome:
@@ -207,21 +214,23 @@ class Registry:
     async def _store_order(self, records: Records, order: Order) -> Stage:
         before = next(iter(await records.all_of(tables.orders, [order.order_id])), None)
         stage = lifecycle.stage_of(before, order)
-        dropped = set(await records.persons_of_order(order.order_id)) - set(order.protected_person_ids)
-        await _store(records, tables.orders, order.order_id, order)
+        new = before is None
+        named = [] if new else await records.persons_of_order(order.order_id)
+        await _store(records, tables.orders, order.order_id, order, new=new)
         reason = order.end.reason.value if order.end else ""
         now_ms = self._clock.now_ms()
         await records.reviews.add_stage(order.order_id, order.source_version, stage, reason, now_ms)
-        await self._match_order(records, order)
-        await self.cases.send_routes_of(records, sorted(dropped))
+        await self._match_order(records, order, new=new)
+        await self.cases.send_routes_of(records, sorted(set(named) - set(order.protected_person_ids)))
         logger().info("order_stored", order_id=order.order_id, stage=stage.value)
         return stage
 
     # ── matching ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    async def _match_wearer(self, records: Records, wearer: Wearer) -> None:
-        cases = {case.order_id: case for case in await records.cases_of_wearer(wearer.wearer_id)}
-        reviews = {one.order_id: one for one in await records.reviews.reviews_of_wearer(wearer.wearer_id)}
+    async def _match_wearer(self, records: Records, wearer: Wearer, new: bool = False) -> None:
+        wearer_id = wearer.wearer_id  # of a new one there is nothing that it was matched with before
+        cases = {} if new else {case.order_id: case for case in await records.cases_of_wearer(wearer_id)}
+        reviews = {} if new else {one.order_id: one for one in await records.reviews.reviews_of_wearer(wearer_id)}
         alike = await records.reviews.sharing_a_key(likeness.ORDER_SIDE, likeness.match_keys(wearer))
         orders = {order.order_id: order for order in await records.orders_against(wearer.national_id)}
         # Those too that it was matched with as the record was before.
@@ -230,9 +239,10 @@ class Registry:
             at = order.order_id
             await self.cases.refresh(records, order, wearer, reviews.get(at), cases.get(at))
 
-    async def _match_order(self, records: Records, order: Order) -> None:
-        cases = {case.wearer_id: case for case in await records.cases_of_order(order.order_id)}
-        reviews = {one.wearer_id: one for one in await records.reviews.reviews_of_order(order.order_id)}
+    async def _match_order(self, records: Records, order: Order, new: bool) -> None:
+        order_id = order.order_id
+        cases = {} if new else {case.wearer_id: case for case in await records.cases_of_order(order_id)}
+        reviews = {} if new else {one.wearer_id: one for one in await records.reviews.reviews_of_order(order_id)}
         alike = await records.reviews.sharing_a_key(likeness.WEARER_SIDE, likeness.match_keys(order.respondent))
         number = order.respondent.national_id
         wearers = {one.wearer_id: one for one in await records.wearers_numbered(number)} if number else {}
@@ -276,24 +286,28 @@ _TABLES: Mapping[Kind, sa.Table] = {
 }
 
 
-async def _store(records: Records, table: sa.Table, record_id: str, record: Record) -> None:
-    await records.put(table, record_id, record)
-    await _index(records, record)
+async def _store(records: Records, table: sa.Table, record_id: str, record: Record, new: bool = False) -> None:
+    await records.put(table, record_id, record, new)
+    await _index(records, record, new)
 
 
-async def _index(records: Records, record: Record) -> None:
-    """Keeps what a stored record is compared and found by."""
+async def _index(records: Records, record: Record, new: bool = False) -> None:
+    """Keeps what a stored record is compared and found by; a new one has nothing of the kind yet."""
     await records.reviews.put_digest(reconcile.listed(record))
     if isinstance(record, Wearer):
         keys = likeness.match_keys(record)
-        await records.reviews.put_match_keys(likeness.WEARER_SIDE, record.wearer_id, keys)
+        await records.reviews.put_match_keys(likeness.WEARER_SIDE, record.wearer_id, keys, new)
     elif isinstance(record, Order):
         keys = likeness.match_keys(record.respondent)
-        await records.reviews.put_match_keys(likeness.ORDER_SIDE, record.order_id, keys)
+        await records.reviews.put_match_keys(likeness.ORDER_SIDE, record.order_id, keys, new)
 
 
 async def _decide(records: Records, table: sa.Table, record_id: str, record: Record) -> Outcome:
-    stored_version, stored_digest = await records.stored(table, record_id) or (None, None)
+    return _decided(records, await records.stored(table, record_id), record)
+
+
+def _decided(records: Records, stored: tuple[int, bytes] | None, record: Record) -> Outcome:
+    stored_version, stored_digest = stored or (None, None)
     return domain.decide_put(stored_version, stored_digest, record.source_version, records.digest_of(record))
 
 

@@ -64,8 +64,9 @@ class Oversight:
             after = review.decided(before, decision, level, seen, by, now_ms)
             await records.reviews.put_review(after)
             await records.reviews.add_decision(after, decision, by, reason, now_ms)
-            await cases.tell(records, after, _TOLD[decision])
-            await cases.apply(records, order, wearer, after.enforced, await records.case(case_id))
+            case = await records.case(case_id)
+            await cases.tell(records, after, _TOLD[decision], case)
+            await cases.apply(records, order, wearer, after.enforced, case)
         logger().info("review_decided", case_id=case_id, decision=decision.value, by=by)
         return after
 
@@ -87,7 +88,7 @@ class Oversight:
     async def compare(self, agency: Agency, listed: Sequence[Listed]) -> Compared:
         """Compares an agency's full list with what is stored, and keeps the outcome."""
         now_ms = self._clock.now_ms()
-        async with self._registry.transaction() as records:
+        async with self._registry.reading() as records:
             stored = await records.reviews.listed(KINDS_OF[agency])
         # Outside of a transaction: sorting and hashing long lists takes a while, so it isn't done on the loop either.
         differences, roots = await asyncio.to_thread(_compare, listed, stored)
@@ -141,7 +142,8 @@ class Oversight:
         async with self._registry.changing() as records:
             for one in late:
                 if await records.reviews.mark_paged(one, now_ms):
-                    await self._registry.cases.tell(records, one, Event.REVIEW_UNANSWERED)
+                    case = await records.case(one.case_id)
+                    await self._registry.cases.tell(records, one, Event.REVIEW_UNANSWERED, case)
                     logger().error("review_unanswered", case_id=one.case_id)
 
 

@@ -10,8 +10,10 @@ from services.common.errors import Unavailable
 from services.common.telemetry import logger
 from services.registry.handlers import Registry
 
-BATCH = 16
-"""Messages between two marks: so many go out again after a crash, and the server knows them again for ten minutes."""
+BATCH = 64
+"""Messages between two marks at the most: so many go out again after a crash, and the server knows them again for ten minutes."""
+RENEW_EVERY_S = 1.0
+"""How often it looks for what wasn't sent today, wall time; nobody waits for that, and a look costs as much as a put."""
 POLL_S = 0.25
 """How long a commit of another process may go unnoticed; our own wake the relay at once."""
 AGAIN_S = 1.0
@@ -20,14 +22,18 @@ AGAIN_S = 1.0
 class Relay:
     """Publishes waiting rows, one after the other, and marks them once the server has acknowledged them.
 
-    A row that was published but not marked, because the process died, goes out again under the same message id. Of several
-    processes on one database one publishes at a time, so that the order of commits is the order in the log.
+    A row that was published but not marked, because the process died, goes out again under the same message id. After a start
+    it marks after one message, then after two, four and so on: however short its lives are, each gets further than the one
+    before. Of several processes on one database one publishes at a time, so that the order of commits is the order in the log.
     """
 
     def __init__(self, registry: Registry, bus: Bus, clock: MeshClock) -> None:
         self._registry = registry
         self._bus = bus
         self._clock = clock
+        self._batch = 1
+        self._renew_at_s = 0.0
+        self._waits = False
 
     async def run(self) -> None:
         """Works for ever; a commit wakes it, a poll catches what was missed."""
@@ -37,21 +43,35 @@ class Relay:
                     while True:
                         change = self._registry.next_change()
                         await still_alone()
-                        if await self._publish_some() or await self._registry.renew_some():
-                            continue
-                        await self._registry.wait_for(change, POLL_S)
+                        busy = await self._publish_some() or await self._renew_some()
+                        self._waits = False
+                        if not busy:
+                            await self._registry.wait_for(change, POLL_S)
             except Unavailable as error:
-                # Nothing is lost: the rows wait. The database has said in the log what is wrong with it.
+                # Nothing is lost: the rows wait.
+                if not self._waits:
+                    logger().error("relay_waits", reason=error.reason)
+                self._waits = True
                 await asyncio.sleep(min(error.retry_after_s, AGAIN_S))
 
     async def _publish_some(self) -> bool:
         async with self._registry.transaction() as records:
-            rows = await records.unsent(BATCH)
+            rows = await records.unsent(self._batch)
         if not rows:
             return False
         for row in rows:
             await self._bus.publish_until_stored(row.subject, row.payload, msg_id=row.msg_id)
         async with self._registry.transaction() as records:
             await records.mark_sent([row.id for row in rows], self._clock.now_ms())
+        self._batch = min(2 * self._batch, BATCH)
         logger().info("outbox_published", messages=len(rows))
         return True
+
+    async def _renew_some(self) -> bool:
+        now_s = asyncio.get_running_loop().time()
+        if now_s < self._renew_at_s:
+            return False
+        if await self._registry.renew_some():
+            return True
+        self._renew_at_s = now_s + RENEW_EVERY_S
+        return False

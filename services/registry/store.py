@@ -103,8 +103,8 @@ class Records:
         """Digest of a record's content."""
         return self._vault.digest(_content(record))
 
-    async def put(self, table: sa.Table, record_id: str, record: Record) -> None:
-        """Stores a record in its table, in place of an older version."""
+    async def put(self, table: sa.Table, record_id: str, record: Record, new: bool = False) -> None:
+        """Stores a record in its table, in place of an older version where it isn't `new`."""
         values: dict[str, object] = {"source_version": record.source_version, "digest": self.digest_of(record)}
         match record:
             case Tag():
@@ -120,7 +120,7 @@ class Records:
                 values["national_hash"] = self._vault.index(record.respondent.national_id)
         await self._save(table, record_id, values)
         if isinstance(record, Order):
-            await self._put_order_persons(record)
+            await self._put_order_persons(record, new)
 
     async def _sealed(self, owner: str, record: Wearer | ProtectedPerson | Order) -> bytes:
         """The record under a new key of its own."""
@@ -140,9 +140,10 @@ class Records:
                 return True
         return False
 
-    async def _put_order_persons(self, order: Order) -> None:
+    async def _put_order_persons(self, order: Order, new: bool) -> None:
         named = tables.order_persons
-        await self._connection.execute(sa.delete(named).where(named.c.order_id == order.order_id))
+        if not new:
+            await self._connection.execute(sa.delete(named).where(named.c.order_id == order.order_id))
         rows = [{"order_id": order.order_id, "person_id": person_id} for person_id in order.protected_person_ids]
         if rows:
             await self._connection.execute(sa.insert(named), rows)
@@ -186,6 +187,8 @@ class Records:
 
     async def all_of(self, table: sa.Table, ids: Sequence[str]) -> list[Any]:
         """Those of the records with these ids that are in a table, by id."""
+        if not ids:
+            return []
         (key,) = table.primary_key
         if table is tables.tags:
             return await self._tags(key.in_(ids))
@@ -223,6 +226,8 @@ class Records:
 
     async def devices_of(self, person_ids: Sequence[str]) -> list[Device]:
         """Protective devices of these persons, by id."""
+        if not person_ids:
+            return []
         return await self._devices(tables.devices.c.person_id.in_(person_ids))
 
     async def _devices(self, condition: sa.ColumnElement[bool]) -> list[Device]:
@@ -270,12 +275,13 @@ class Records:
         joined = tables.cases.join(named, named.c.order_id == tables.cases.c.order_id)
         return await self._cases(sa.select(tables.cases).select_from(joined).where(named.c.person_id == person_id))
 
-    async def put_case(self, case_id: str, values: Mapping[str, object]) -> None:
-        """Stores a joint case: columns of the table `cases`."""
+    async def put_case(self, case_id: str, values: Mapping[str, object], new: bool) -> None:
+        """Stores a joint case, in place of what it was where it isn't `new`: columns of the table `cases`."""
         cases = tables.cases
-        updated = await self._connection.execute(sa.update(cases).where(cases.c.case_id == case_id).values(values))
-        if not updated.rowcount:
+        if new:
             await self._connection.execute(sa.insert(cases).values(case_id=case_id, **values))
+        else:
+            await self._connection.execute(sa.update(cases).where(cases.c.case_id == case_id).values(values))
 
     async def mark_case_sent(self, case_id: str, day: int) -> None:
         """Notes the day of the mesh on which the snapshot of a case was sent last."""

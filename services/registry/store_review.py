@@ -80,13 +80,14 @@ class ReviewRecords:
     def _masked(self, one: Listed) -> bytes:
         """A digest masked, or a masked one bare: a pad that is used once, as a version never has a second content."""
         pad = self._vault.index(f"record digest {one.kind.value} {one.record_id} {one.source_version}")
-        return bytes(a ^ b for a, b in zip(one.digest, pad, strict=True))
+        return (int.from_bytes(one.digest) ^ int.from_bytes(pad)).to_bytes(len(pad))
 
     async def without_digest(self, kind: Kind, key: sa.Column[Any], after: str, limit: int) -> list[str]:
         """Ids of records, after one of them, that were stored before digests were kept."""
         digests = tables.record_digests
-        known = sa.select(digests.c.record_id).where(digests.c.kind == kind.value)
-        wanted = sa.and_(key > after, key.not_in(known))
+        # Not `not in`: PostgreSQL would look through all of them for each record once they outgrow its memory.
+        known = sa.exists().where(digests.c.kind == kind.value, digests.c.record_id == key)
+        wanted = sa.and_(key > after, ~known)
         rows = await self._rows(sa.select(key).where(wanted).order_by(key).limit(limit))
         return [row[0] for row in rows]
 
@@ -119,11 +120,12 @@ class ReviewRecords:
 
     # ── keys by which candidates are found ───────────────────────────────────────────────────────────────────────────
 
-    async def put_match_keys(self, side: str, record_id: str, keys: Iterable[str]) -> None:
-        """Keeps the keys of a record, in place of those it had."""
+    async def put_match_keys(self, side: str, record_id: str, keys: Iterable[str], new: bool) -> None:
+        """Keeps the keys of a record, in place of those it had where it isn't `new`."""
         table = tables.match_keys
-        mine = sa.and_(table.c.side == side, table.c.record_id == record_id)
-        await self._connection.execute(sa.delete(table).where(mine))
+        if not new:
+            mine = sa.and_(table.c.side == side, table.c.record_id == record_id)
+            await self._connection.execute(sa.delete(table).where(mine))
         rows = [{"side": side, "key_hash": one, "record_id": record_id} for one in self._hashed(keys)]
         if rows:
             await self._connection.execute(sa.insert(table), rows)
