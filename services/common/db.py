@@ -10,7 +10,7 @@ import asyncio
 import contextvars
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
@@ -275,7 +275,7 @@ async def _open_file(path: Path, migrations: Path, revision: str) -> AsyncIterat
         f"sqlite:///{path}", poolclass=StaticPool, hide_parameters=True, connect_args={"check_same_thread": False}
     )
     _prepare(engine.sync_engine)
-    _prepare(readers.sync_engine, begin="BEGIN")
+    _prepare(readers.sync_engine, "BEGIN", (*_PRAGMAS, "query_only=ON"))
     _prepare(visits)
     try:
         async with engine.begin() as connection:
@@ -325,14 +325,14 @@ def postgres_engine(url: str) -> AsyncEngine:
     )
 
 
-def _prepare(engine: Engine, begin: str = "BEGIN IMMEDIATE") -> None:
+def _prepare(engine: Engine, begin: str = "BEGIN IMMEDIATE", pragmas: Sequence[str] = _PRAGMAS) -> None:
     @event.listens_for(engine, "connect")
     def configure(dbapi_connection: Any, _record: object) -> None:
         # The driver must not open transactions by itself: BEGIN IMMEDIATE takes the write lock at once, so that a
         # transaction that has read can't fail when it writes.
         dbapi_connection.isolation_level = None
         cursor = dbapi_connection.cursor()
-        for pragma in _PRAGMAS:
+        for pragma in pragmas:
             cursor.execute(f"PRAGMA {pragma}")
         cursor.close()
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -18,6 +17,8 @@ from services.registry.reconcile import Agency, Kind, Listed
 from services.registry.review import Decision, Event, Evidence, Review, ReviewState
 from services.registry.tables_ledger import data_keys
 from services.registry.vault import Vault
+
+LISTED_AT_ONCE = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,15 +68,23 @@ class ReviewRecords:
         await db.upsert(self._connection, tables.record_digests, key, values)
 
     async def listed(self, kinds: Iterable[Kind]) -> list[Listed]:
-        """All records of some kinds, as their agency would list them."""
-        digests = tables.record_digests
-        rows = await self._rows(sa.select(digests).where(digests.c.kind.in_([kind.value for kind in kinds])))
-        # A long list takes a while, and the loop has other callers.
-        return await asyncio.to_thread(self._unmasked, rows)
+        """All records of some kinds, as their agency would list them; page by page, so that others have their turn."""
+        digests, found = tables.record_digests, list[Listed]()
+        for kind in kinds:
+            after = ""
+            while True:
+                wanted = sa.and_(digests.c.kind == kind.value, digests.c.record_id > after)
+                page = sa.select(digests).where(wanted).order_by(digests.c.record_id).limit(LISTED_AT_ONCE)
+                rows = await self._rows(page)
+                found += map(self._unmasked, rows)
+                if len(rows) < LISTED_AT_ONCE:
+                    break
+                after = rows[-1].record_id
+        return found
 
-    def _unmasked(self, rows: Sequence[sa.Row[Any]]) -> list[Listed]:
-        masked = (Listed(Kind(row.kind), row.record_id, row.source_version, row.masked) for row in rows)
-        return [replace(one, digest=self._masked(one)) for one in masked]
+    def _unmasked(self, row: sa.Row[Any]) -> Listed:
+        masked = Listed(Kind(row.kind), row.record_id, row.source_version, row.masked)
+        return replace(masked, digest=self._masked(masked))
 
     def _masked(self, one: Listed) -> bytes:
         """A digest masked, or a masked one bare: a pad that is used once, as a version never has a second content."""

@@ -13,7 +13,7 @@ from google.protobuf.message import Message
 from structlog.testing import capture_logs
 
 from services.common import db
-from services.registry import translate, translate_review
+from services.registry import store_review, translate, translate_review
 from services.registry.handlers import Registry
 from services.registry.oversight import Oversight
 from services.registry.reconcile import ALARM_AFTER_MS, Agency, Finding, Listed
@@ -58,7 +58,10 @@ async def put_all(registry: Registry) -> list[Message]:
     return [*persons, *devices]
 
 
-async def test_of_one_percent_that_differ_exactly_those_are_named(where: Path | str) -> None:
+async def test_of_one_percent_that_differ_exactly_those_are_named(
+    where: Path | str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(store_review, "LISTED_AT_ONCE", 50)  # a page ends with the list, and between
     async with opened(where) as (registry, oversight):
         theirs = await put_all(registry)
         proven = await oversight.compare(Agency.NPA, told(*theirs))
