@@ -13,7 +13,7 @@ from services.common import times
 from services.common.errors import InvalidField
 from services.common.identity import Role
 from services.common.rpc import caller
-from services.registry import lifecycle, translate, translate_review
+from services.registry import lifecycle, translate, translate_places, translate_review
 from services.registry.area import ServiceArea
 from services.registry.domain import Order
 from services.registry.handlers import Registry
@@ -95,7 +95,7 @@ class RegistryServicer(registry_pb2_grpc.RegistryServiceServicer):
 
     def _parse_order(self, msg: registry_pb2.Order) -> Order:
         order = translate.parse_order(msg)
-        translate.check_area(order, self._area)
+        translate_places.check_area(order, self._area)
         return order
 
     async def EndOrder(self, request: registry_pb2.EndOrderRequest, context: _Context) -> registry_pb2.EndOrderResponse:

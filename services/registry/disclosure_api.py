@@ -11,7 +11,7 @@ import grpc.aio
 from services.common import fields, rpc
 from services.common.clock import MeshClock
 from services.common.errors import InvalidField
-from services.registry import translate, translate_ledger
+from services.registry import translate_ledger, translate_places
 from services.registry.disclosure import PERSON_SHOWS, WEARER_SHOWS, Grounds, Kind, Purpose, check_grounds
 from services.registry.disclosures import Disclosures
 from tandem.registry.v1 import disclosure_pb2, disclosure_pb2_grpc
@@ -55,7 +55,7 @@ class DisclosureServicer(disclosure_pb2_grpc.DisclosureServiceServicer):
         shown = translate_ledger.protected_person_to_proto(person, visible)
         return disclosure_pb2.ReadProtectedPersonResponse(
             protected_person=shown,
-            places=[translate.place_to_proto(place) for place in places] if "places" in visible else [],
+            places=[translate_places.place_to_proto(place) for place in places] if "places" in visible else [],
             disclosure_id=disclosure_id,
         )
 

@@ -65,6 +65,32 @@ class Place:
     shape: Circle | Polygon
 
 
+class EncounterReason(Enum):
+    """Why an encounter is allowed."""
+
+    COURT_DATE = "COURT_DATE"
+    POLICE_STATION = "POLICE_STATION"
+    COMMUTE = "COMMUTE"
+
+
+@dataclass(frozen=True, slots=True)
+class Encounter:
+    """A dated exception of an order: while it holds, an approach is warned of and recorded, and nobody is sent."""
+
+    encounter_id: str
+    reason: EncounterReason
+    from_ms: int
+    """First moment, milliseconds since 1970 UTC."""
+    until_ms: int
+    """End, exclusive, milliseconds since 1970 UTC."""
+    places: tuple[Place, ...] = ()
+    """Where the wearer must be for it to hold; none means anywhere."""
+    daily_from_s: int = 0
+    """Of each day only from this second after midnight in Korea ..."""
+    daily_until_s: int = 0
+    """... until this one, exclusive; both 0 mean all day."""
+
+
 class Sex(Enum):
     """Sex as the records have it."""
 
@@ -200,6 +226,8 @@ class Order:
     """Why it lasts longer than its type allows."""
     end: OrderEnd | None = None
     """Its end before its time; None while it runs."""
+    encounters: tuple[Encounter, ...] = ()
+    """Authorised encounters, within the validity."""
 
     @property
     def ends_ms(self) -> int:
@@ -235,6 +263,8 @@ class JointCase:
     valid_from_ms: int
     valid_until_ms: int
     """Exclusive."""
+    encounters: tuple[Encounter, ...]
+    """As the order allows them, also beyond an end before its time."""
 
 
 class Outcome(Enum):
@@ -293,6 +323,7 @@ def build_case(order: Order, wearer: Wearer, tags: Sequence[Tag], devices: Seque
         rings=order.rings or DEFAULT_RINGS,
         valid_from_ms=order.valid_from_ms,
         valid_until_ms=order.ends_ms,
+        encounters=order.encounters,
     )
 
 

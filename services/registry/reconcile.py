@@ -14,6 +14,8 @@ from services.registry.domain import (
     Action,
     Circle,
     Device,
+    Encounter,
+    EncounterReason,
     EndReason,
     Order,
     OrderType,
@@ -123,6 +125,7 @@ SEX_NUMBERS = {Sex.FEMALE: 1, Sex.MALE: 2}
 RELATION_NUMBERS = {one: n for n, one in enumerate(Relation, 1)}
 TYPE_NUMBERS = {one: n for n, one in enumerate(OrderType, 1)}
 END_NUMBERS = {one: n for n, one in enumerate(EndReason, 1)}
+ENCOUNTER_NUMBERS = {one: n for n, one in enumerate(EncounterReason, 1)}
 ACTION_NUMBERS = {Action.WARN: 2, Action.NOTIFY: 3, Action.RESPOND: 4}
 
 _Line = tuple[str, str | int | None]
@@ -180,10 +183,23 @@ def _order_lines(order: Order) -> Iterator[_Line]:
     yield "type", TYPE_NUMBERS[order.type] if order.type else None
     yield "extensions", order.extensions
     yield "duration_reason", order.duration_reason
+    for n, encounter in enumerate(order.encounters):
+        yield from _encounter_lines(f"encounters[{n}]", encounter)
     if order.end is not None:
         yield "end.reason", END_NUMBERS[order.end.reason]
         yield "end.ended_at", order.end.at_ms
         yield "end.covering_order_id", order.end.covering_order_id
+
+
+def _encounter_lines(path: str, encounter: Encounter) -> Iterator[_Line]:
+    yield f"{path}.encounter_id", encounter.encounter_id
+    yield f"{path}.reason", ENCOUNTER_NUMBERS[encounter.reason]
+    yield f"{path}.from", encounter.from_ms
+    yield f"{path}.until", encounter.until_ms
+    for n, place in enumerate(encounter.places):
+        yield from _place_lines(f"{path}.places[{n}]", place)
+    yield f"{path}.daily_from_s", encounter.daily_from_s
+    yield f"{path}.daily_until_s", encounter.daily_until_s
 
 
 def _place_lines(path: str, place: Place) -> Iterator[_Line]:

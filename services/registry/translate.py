@@ -9,17 +9,16 @@ from __future__ import annotations
 import math
 import re
 import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from datetime import date
 from enum import Enum
 from typing import TypeVar
 
 from services.common import fields
 from services.common.errors import InvalidField
-from services.registry.area import ServiceArea
+from services.registry import translate_places as places
 from services.registry.domain import (
     Action,
-    Circle,
     Device,
     EndReason,
     JointCase,
@@ -27,9 +26,6 @@ from services.registry.domain import (
     OrderEnd,
     OrderType,
     Outcome,
-    Place,
-    Point,
-    Polygon,
     ProtectedPerson,
     Relation,
     Respondent,
@@ -38,6 +34,7 @@ from services.registry.domain import (
     Tag,
     Wearer,
 )
+from services.registry.translate_encounters import encounter_to_proto, parse_encounters
 from tandem.common.v1 import geometry_pb2, log_pb2
 from tandem.registry.v1 import registry_pb2
 
@@ -46,11 +43,9 @@ PHONE_MAX_CHARS = 40
 ADDRESS_MAX_CHARS = 400
 REASON_MAX_CHARS = 500
 EXTENSIONS_MAX = 100
-RADIUS_MAX_M = 20_000.0
 PERSONS_MAX = 100
 PLACES_MAX = 50
 RINGS_MAX = 20
-VERTICES_MAX = 200
 
 _E = TypeVar("_E", bound=Enum)
 
@@ -135,18 +130,16 @@ def parse_order(msg: registry_pb2.Order) -> Order:
     )
     if not msg.protected_person_ids and not msg.places:
         raise InvalidField("protected_person_ids", "an order protects at least one person or place")
-    _at_most("protected_person_ids", msg.protected_person_ids, PERSONS_MAX)
-    _at_most("places", msg.places, PLACES_MAX)
-    _at_most("rings", msg.rings, RINGS_MAX)
+    places.at_most("protected_person_ids", msg.protected_person_ids, PERSONS_MAX)
+    places.at_most("rings", msg.rings, RINGS_MAX)
     person_ids = tuple(
         fields.required_id(f"protected_person_ids[{n}]", value) for n, value in enumerate(msg.protected_person_ids)
     )
-    places = tuple(_place(f"places[{n}]", place) for n, place in enumerate(msg.places))
+    protected = places.parse_places("places", msg.places, PLACES_MAX)
     rings = tuple(_ring(f"rings[{n}]", ring) for n, ring in enumerate(msg.rings))
-    _all_different("protected_person_ids[{}]", person_ids)
-    _all_different("places[{}].place_id", [place.place_id for place in places])
+    places.all_different("protected_person_ids[{}]", person_ids)
     # Two rings are the same where the fold, which counts in millimetres, can't tell them apart.
-    _all_different("rings[{}].radius_m", [round(ring.radius_m * 1000) for ring in rings])
+    places.all_different("rings[{}].radius_m", [round(ring.radius_m * 1000) for ring in rings])
     valid_from_ms = fields.moment("valid_from", msg.valid_from, msg.HasField("valid_from"))
     valid_until_ms = fields.moment("valid_until", msg.valid_until, msg.HasField("valid_until"))
     if valid_until_ms <= valid_from_ms:
@@ -155,7 +148,7 @@ def parse_order(msg: registry_pb2.Order) -> Order:
         order_id=order_id,
         respondent=respondent,
         protected_person_ids=person_ids,
-        places=places,
+        places=protected,
         rings=rings,
         valid_from_ms=valid_from_ms,
         valid_until_ms=valid_until_ms,
@@ -163,6 +156,7 @@ def parse_order(msg: registry_pb2.Order) -> Order:
         type=_one_of("type", msg.type, ORDER_TYPES),
         extensions=_whole("extensions", msg.extensions, EXTENSIONS_MAX),
         duration_reason=_text("duration_reason", msg.duration_reason, REASON_MAX_CHARS),
+        encounters=parse_encounters(msg.encounters, valid_from_ms, valid_until_ms),
     )
 
 
@@ -188,24 +182,6 @@ def parse_device_end(msg: registry_pb2.EndTagRequest | registry_pb2.EndDeviceReq
         fields.moment("removed_at", msg.removed_at, msg.HasField("removed_at")),
         _version(msg.source_version),
     )
-
-
-def check_area(order: Order, area: ServiceArea) -> None:
-    """Refuses places outside of the service area: raises InvalidField."""
-    for n, place in enumerate(order.places):
-        shape = place.shape
-        if isinstance(shape, Circle):
-            if not area.holds(shape.lat_deg, shape.lon_deg):
-                raise InvalidField(
-                    f"places[{n}].circle", f"lies outside {area.name}, the service area (TANDEM_SERVICE_AREA)"
-                )
-            continue
-        for v, vertex in enumerate(shape.vertices):
-            if not area.holds(vertex.lat_deg, vertex.lon_deg):
-                raise InvalidField(
-                    f"places[{n}].polygon.vertices[{v}]",
-                    f"lies outside {area.name}, the service area (TANDEM_SERVICE_AREA)",
-                )
 
 
 def _version(value: int) -> int:
@@ -267,101 +243,12 @@ def _birth_date(field: str, value: str) -> date:
 
 
 def _ring(field: str, msg: geometry_pb2.Ring) -> Ring:
-    if not math.isfinite(msg.radius_m) or not 0.001 <= msg.radius_m <= RADIUS_MAX_M:
-        raise InvalidField(f"{field}.radius_m", f"must be more than 0 and at most {RADIUS_MAX_M:g}")
+    if not math.isfinite(msg.radius_m) or not 0.001 <= msg.radius_m <= places.RADIUS_MAX_M:
+        raise InvalidField(f"{field}.radius_m", f"must be more than 0 and at most {places.RADIUS_MAX_M:g}")
     action = _ACTIONS.get(msg.action)
     if action is None:
         raise InvalidField(f"{field}.action", "must be WARN, NOTIFY or RESPOND")
     return Ring(msg.radius_m, action)
-
-
-def _place(field: str, msg: geometry_pb2.Place) -> Place:
-    place_id = fields.required_id(f"{field}.place_id", msg.place_id)
-    if msg.HasField("circle"):
-        inside = f"{field}.circle"
-        return Place(
-            place_id,
-            Circle(
-                fields.number(f"{inside}.lat_deg", msg.circle.lat_deg, -90, 90),
-                fields.number(f"{inside}.lon_deg", msg.circle.lon_deg, -180, 180),
-                fields.number(f"{inside}.radius_m", msg.circle.radius_m, 0, RADIUS_MAX_M),
-            ),
-        )
-    if msg.HasField("polygon"):
-        return Place(place_id, _polygon(f"{field}.polygon", msg.polygon))
-    raise InvalidField(field, "needs a circle or a polygon")
-
-
-def _polygon(field: str, msg: geometry_pb2.Polygon) -> Polygon:
-    count = len(msg.vertices)
-    if count < 3:
-        raise InvalidField(f"{field}.vertices", "must hold at least 3")
-    _at_most(f"{field}.vertices", msg.vertices, VERTICES_MAX)
-    vertices = tuple(
-        Point(
-            fields.number(f"{field}.vertices[{n}].lat_deg", vertex.lat_deg, -90, 90),
-            fields.number(f"{field}.vertices[{n}].lon_deg", vertex.lon_deg, -180, 180),
-        )
-        for n, vertex in enumerate(msg.vertices)
-    )
-    longitudes = [vertex.lon_deg for vertex in vertices]
-    if max(longitudes) - min(longitudes) > 180:
-        raise InvalidField(field, "must not cross the 180th meridian")
-    # In units of 1e-7 degrees, so that the tests below are exact.
-    corners = [(round(vertex.lon_deg * 1e7), round(vertex.lat_deg * 1e7)) for vertex in vertices]
-    for n, corner in enumerate(corners):
-        if corner == corners[n - 1]:
-            where = n if n else count - 1
-            raise InvalidField(f"{field}.vertices[{where}]", "repeats its neighbour")
-    if _crosses_itself(corners):
-        raise InvalidField(field, "its sides must not cross or touch")
-    return Polygon(vertices)
-
-
-_Corner = tuple[int, int]
-
-
-def _crosses_itself(corners: Sequence[_Corner]) -> bool:
-    """Whether two sides of the closed line share more than the corner between them."""
-    count = len(corners)
-    sides = [(corners[n], corners[(n + 1) % count]) for n in range(count)]
-    for n, (a, b) in enumerate(sides):
-        c = corners[(n + 2) % count]
-        # The next side runs back over this one.
-        if _turn(a, b, c) == 0 and (c[0] - b[0]) * (b[0] - a[0]) + (c[1] - b[1]) * (b[1] - a[1]) < 0:
-            return True
-        last = count - 1 if n == 0 else count  # the first side and the last are neighbours
-        if any(_meet(a, b, *sides[other]) for other in range(n + 2, last)):
-            return True
-    return False
-
-
-def _meet(a: _Corner, b: _Corner, c: _Corner, d: _Corner) -> bool:
-    """Whether the segments ab and cd have a point in common."""
-    for axis in (0, 1):
-        if max(a[axis], b[axis]) < min(c[axis], d[axis]) or max(c[axis], d[axis]) < min(a[axis], b[axis]):
-            return False
-    # Their boxes overlap: they meet where neither lies wholly on one side of the other.
-    return _turn(a, b, c) * _turn(a, b, d) <= 0 and _turn(c, d, a) * _turn(c, d, b) <= 0
-
-
-def _turn(a: _Corner, b: _Corner, c: _Corner) -> int:
-    """Sign of the turn from ab to ac: 1 left, -1 right, 0 straight."""
-    cross = (b[0] - a[0]) * (c[1] - a[1]) - (b[1] - a[1]) * (c[0] - a[0])
-    return (cross > 0) - (cross < 0)
-
-
-def _at_most(field: str, values: Sequence[object], greatest: int) -> None:
-    if len(values) > greatest:
-        raise InvalidField(field, f"must hold at most {greatest}")
-
-
-def _all_different(field: str, values: Sequence[object]) -> None:
-    seen: set[object] = set()
-    for n, value in enumerate(values):
-        if value in seen:
-            raise InvalidField(field.format(n), "is given twice")
-        seen.add(value)
 
 
 def case_to_proto(case: JointCase, version: int) -> log_pb2.CaseSnapshot:
@@ -375,21 +262,12 @@ def case_to_proto(case: JointCase, version: int) -> log_pb2.CaseSnapshot:
         persons=[
             log_pb2.ProtectedTarget(person_id=person.person_id, device_ids=person.device_ids) for person in case.persons
         ],
-        places=[place_to_proto(place) for place in case.places],
+        places=[places.place_to_proto(place) for place in case.places],
         rings=[geometry_pb2.Ring(radius_m=ring.radius_m, action=_DEMANDS[ring.action]) for ring in case.rings],
         valid_from_ms=case.valid_from_ms,
         valid_until_ms=case.valid_until_ms,
+        encounters=map(encounter_to_proto, case.encounters),
     )
-
-
-def place_to_proto(place: Place) -> geometry_pb2.Place:
-    """A protected place."""
-    shape = place.shape
-    if isinstance(shape, Circle):
-        circle = geometry_pb2.Circle(lat_deg=shape.lat_deg, lon_deg=shape.lon_deg, radius_m=shape.radius_m)
-        return geometry_pb2.Place(place_id=place.place_id, circle=circle)
-    vertices = [geometry_pb2.Point(lat_deg=vertex.lat_deg, lon_deg=vertex.lon_deg) for vertex in shape.vertices]
-    return geometry_pb2.Place(place_id=place.place_id, polygon=geometry_pb2.Polygon(vertices=vertices))
 
 
 def outcome_to_proto(outcome: Outcome) -> registry_pb2.PutOutcome.ValueType:

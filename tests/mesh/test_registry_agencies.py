@@ -67,6 +67,8 @@ async def test_an_order_lives_from_issue_to_lapse_and_its_case_follows(client: C
     assert {one.field for one in answer.warnings} == {"order.respondent.national_id", "order.valid_until"}
     measure.source_version, measure.duration_reason = 2, "as the court has ordered"
     measure.places[0].circle.lat_deg = 36.9
+    measure.encounters.append(records.encounter())
+    measure.encounters[0].places.append(records.circle("court"))
     answer = await put_order(client, measure)
     assert answer.stage == registry_pb2.ORDER_STAGE_AMENDED
     assert {one.field for one in answer.warnings} == {"order.respondent.national_id"}
@@ -89,7 +91,9 @@ async def test_an_order_lives_from_issue_to_lapse_and_its_case_follows(client: C
     assert (await end_order(client, end)).outcome == PutOutcome.UNCHANGED
     # What comes late doesn't bring it back.
     assert (await put_order(client, measure)).outcome == PutOutcome.SUPERSEDED
-    ends = [case.valid_until_ms for case in await client.cases_of("o-life")]
+    cases = await client.cases_of("o-life")
+    assert [list(case.encounters) for case in cases] == [[], *[list(measure.encounters)] * 3]
+    ends = [case.valid_until_ms for case in cases]
     assert ends == [4_000_000_000_000, 4_000_000_000_000, 4_000_000_001_000, 1_700_000_000_000]
     stages = client.mesh.query("select stage from order_stages where order_id = 'o-life' order by source_version")
     assert [row[0] for row in stages] == ["ISSUED", "AMENDED", "EXTENDED", "LAPSED"]

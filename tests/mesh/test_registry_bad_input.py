@@ -68,6 +68,18 @@ def _circle_in_beijing(message: registry_pb2.Order) -> None:
     message.places[0].circle.lat_deg, message.places[0].circle.lon_deg = 39.98, 116.3
 
 
+def _early_encounter(message: registry_pb2.Order) -> None:
+    message.encounters.append(records.encounter())
+    getattr(message.encounters[0], "from").seconds = message.valid_from.seconds - 1
+
+
+def _encounter_in_beijing(message: registry_pb2.Order) -> None:
+    message.encounters.append(records.encounter())
+    message.encounters[0].places.append(records.circle())
+    circle = message.encounters[0].places[0].circle
+    circle.lat_deg, circle.lon_deg = 39.98, 116.3
+
+
 def _ends_first(message: registry_pb2.Order) -> None:
     message.valid_until.seconds = message.valid_from.seconds - 1
 
@@ -96,6 +108,11 @@ BAD: dict[str, tuple[Message, str]] = {
     "radius too large": (order(_radius(20_001)), "order.places[0].circle.radius_m"),
     "radius below 0": (order(_radius(-1)), "order.places[0].circle.radius_m"),
     "radius no number": (order(_radius(float("nan"))), "order.places[0].circle.radius_m"),
+    "an encounter outside of the validity": (order(_early_encounter), "order.encounters[0].from"),
+    "an encounter outside of the service area": (
+        order(_encounter_in_beijing),
+        "order.encounters[0].places[0].circle",
+    ),
     "extensions below 0": (order(lambda m: setattr(m, "extensions", -1)), "order.extensions"),
     "an unknown type": (order(lambda m: setattr(m, "type", 99)), "order.type"),
     "an unknown sex": (order(_respondent(sex=7)), "order.respondent.sex"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from tandem.common.v1 import geometry_pb2
+from tandem.common.v1 import encounter_pb2, geometry_pb2
 from tandem.registry.v1 import registry_pb2
 
 NUMBER = "800101-1234567"
@@ -44,6 +44,15 @@ def polygon(*corners: tuple[float, float], place_id: str = "school") -> geometry
     """A place with corners (latitude, longitude)."""
     vertices = [geometry_pb2.Point(lat_deg=lat_deg, lon_deg=lon_deg) for lat_deg, lon_deg in corners]
     return geometry_pb2.Place(place_id=place_id, polygon=geometry_pb2.Polygon(vertices=vertices))
+
+
+def encounter(encounter_id: str = "e-1") -> encounter_pb2.Encounter:
+    """An encounter in court, an hour of November 2023, anywhere."""
+    made = encounter_pb2.Encounter(
+        encounter_id=encounter_id, reason=encounter_pb2.COURT_DATE, until=Timestamp(seconds=1_700_003_600)
+    )
+    getattr(made, "from").seconds = 1_700_000_000
+    return made
 
 
 def order(

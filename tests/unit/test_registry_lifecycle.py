@@ -9,7 +9,7 @@ import pytest
 
 from services.common import times
 from services.common.errors import InvalidField
-from services.registry import domain, lifecycle, translate
+from services.registry import domain, lifecycle, translate, translate_places
 from services.registry.area import AREAS
 from services.registry.domain import EndReason, Order, OrderEnd, OrderType
 from services.registry.lifecycle import Stage
@@ -142,13 +142,13 @@ def test_places_outside_of_the_service_area_are_refused_at_their_field() -> None
     message = records.order()
     message.places.append(records.polygon((37.0, 127.0), (37.0, 127.1), (39.9, 116.4), place_id="school"))
     with pytest.raises(InvalidField) as refusal:
-        translate.check_area(translate.parse_order(message), AREAS["korea"])
+        translate_places.check_area(translate.parse_order(message), AREAS["korea"])
     assert refusal.value.field == "places[1].polygon.vertices[2]"
-    translate.check_area(translate.parse_order(message), AREAS["world"])
+    translate_places.check_area(translate.parse_order(message), AREAS["world"])
     message = records.order()
     message.places[0].circle.lat_deg, message.places[0].circle.lon_deg = 39.98, 116.3
     with pytest.raises(InvalidField) as refusal:
-        translate.check_area(translate.parse_order(message), AREAS["korea"])
+        translate_places.check_area(translate.parse_order(message), AREAS["korea"])
     assert refusal.value.field == "places[0].circle"
 
 

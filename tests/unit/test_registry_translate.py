@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from services.common.errors import InvalidField
-from services.registry import translate
+from services.registry import translate, translate_places
 from services.registry.domain import Action, Circle, Polygon, Ring
 from tandem.common.v1 import geometry_pb2
 from tandem.registry.v1 import registry_pb2
@@ -187,7 +187,7 @@ def _too_few_vertices(order: registry_pb2.Order) -> None:
 
 
 def _too_many_vertices(order: registry_pb2.Order) -> None:
-    corners = [(math.sin(n / 40), math.cos(n / 40)) for n in range(translate.VERTICES_MAX + 1)]
+    corners = [(math.sin(n / 40), math.cos(n / 40)) for n in range(translate_places.VERTICES_MAX + 1)]
     order.places.append(records.polygon(*corners))
 
 
@@ -310,10 +310,10 @@ def test_a_star_shaped_polygon_is_taken_and_a_swap_of_two_corners_is_not(count: 
 def test_the_largest_order_is_parsed_without_holding_up_others() -> None:
     corners = [
         (
-            37 + math.sin(2 * math.pi * n / translate.VERTICES_MAX),
-            127 + math.cos(2 * math.pi * n / translate.VERTICES_MAX),
+            37 + math.sin(2 * math.pi * n / translate_places.VERTICES_MAX),
+            127 + math.cos(2 * math.pi * n / translate_places.VERTICES_MAX),
         )
-        for n in range(translate.VERTICES_MAX)
+        for n in range(translate_places.VERTICES_MAX)
     ]
     message = records.order(person_ids=tuple(f"p-{n}" for n in range(translate.PERSONS_MAX)))
     del message.places[:]

@@ -24,12 +24,13 @@ _sym_db = _symbol_database.Default()
 
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 from tandem.common.v1 import access_pb2 as tandem_dot_common_dot_v1_dot_access__pb2
+from tandem.common.v1 import encounter_pb2 as tandem_dot_common_dot_v1_dot_encounter__pb2
 from tandem.common.v1 import geometry_pb2 as tandem_dot_common_dot_v1_dot_geometry__pb2
 from tandem.registry.v1 import reconciliation_pb2 as tandem_dot_registry_dot_v1_dot_reconciliation__pb2
 from tandem.registry.v1 import review_pb2 as tandem_dot_registry_dot_v1_dot_review__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!tandem/registry/v1/registry.proto\x12\x12tandem.registry.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1dtandem/common/v1/access.proto\x1a\x1ftandem/common/v1/geometry.proto\x1a\'tandem/registry/v1/reconciliation.proto\x1a\x1ftandem/registry/v1/review.proto\"\xb0\x01\n\x06Wearer\x12\x11\n\twearer_id\x18\x01 \x01(\t\x12\x13\n\x0bnational_id\x18\x02 \x01(\t\x12\x0c\n\x04name\x18\x03 \x01(\t\x12\x12\n\nbirth_date\x18\x04 \x01(\t\x12\x16\n\x0esource_version\x18\x05 \x01(\x03\x12$\n\x03sex\x18\x06 \x01(\x0e\x32\x17.tandem.registry.v1.Sex\x12\r\n\x05phone\x18\x07 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x08 \x01(\t\"C\n\x03Tag\x12\x11\n\tdevice_id\x18\x01 \x01(\t\x12\x11\n\twearer_id\x18\x02 \x01(\t\x12\x16\n\x0esource_version\x18\x03 \x01(\x03\"z\n\x0fProtectedPerson\x12\x11\n\tperson_id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x16\n\x0esource_version\x18\x03 \x01(\x03\x12.\n\x08relation\x18\x04 \x01(\x0e\x32\x1c.tandem.registry.v1.Relation\"F\n\x06\x44\x65vice\x12\x11\n\tdevice_id\x18\x01 \x01(\t\x12\x11\n\tperson_id\x18\x02 \x01(\t\x12\x16\n\x0esource_version\x18\x03 \x01(\x03\"\x89\x01\n\nRespondent\x12\x13\n\x0bnational_id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x12\n\nbirth_date\x18\x03 \x01(\t\x12$\n\x03sex\x18\x04 \x01(\x0e\x32\x17.tandem.registry.v1.Sex\x12\r\n\x05phone\x18\x05 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x06 \x01(\t\"\x8e\x03\n\x05Order\x12\x10\n\x08order_id\x18\x01 \x01(\t\x12\x32\n\nrespondent\x18\x02 \x01(\x0b\x32\x1e.tandem.registry.v1.Respondent\x12\x1c\n\x14protected_person_ids\x18\x03 \x03(\t\x12\'\n\x06places\x18\x04 \x03(\x0b\x32\x17.tandem.common.v1.Place\x12%\n\x05rings\x18\x05 \x03(\x0b\x32\x16.tandem.common.v1.Ring\x12.\n\nvalid_from\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bvalid_until\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x16\n\x0esource_version\x18\x08 \x01(\x03\x12+\n\x04type\x18\t \x01(\x0e\x32\x1d.tandem.registry.v1.OrderType\x12\x12\n\nextensions\x18\n \x01(\x05\x12\x17\n\x0f\x64uration_reason\x18\x0b \x01(\t\"(\n\x07Warning\x12\r\n\x05\x66ield\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\">\n\x10PutWearerRequest\x12*\n\x06wearer\x18\x01 \x01(\x0b\x32\x1a.tandem.registry.v1.Wearer\"s\n\x11PutWearerResponse\x12/\n\x07outcome\x18\x01 \x01(\x0e\x32\x1e.tandem.registry.v1.PutOutcome\x12-\n\x08warnings\x18\x02 \x03(\x0b\x32\x1b.tandem.registry.v1.Warning\"5\n\rPutTagRequest\x12$\n\x03tag\x18\x01 \x01(\x0b\x32\x17.tandem.registry.v1.Tag\"A\n\x0ePutTagResponse\x12/\n\x07outcome\x18\x01 \x01(\x0e\x32\x1e.tandem.registry.v1.PutOutcome\"Z\n\x19PutProtectedPersonRequest\x12=\n\x10protected_person\x18\x01 \x01(\x0b\x32#.tandem.registry.v1.ProtectedPerson\"M\n\x1aPutProtectedPersonResponse\x12/\n\x07outcome\x18\x01 \x01(\x0e\x32\x1e.tandem.registry.v1.PutOutcome\">\n\x10PutDeviceRequest\x12*\n\x06\x64\x65vice\x18\x01 \x01(\x0b\x32\x1a.tandem.registry.v1.Device\"D\n\x11PutDeviceResponse\x12/\n\x07outcome\x18\x01 \x01(\x0e\x32\x1e.tandem.registry.v1.PutOutcome\";\n\x0fPutOrderRequest\x12(\n\x05order\x18\x01 \x01(\x0b\x32\x19.tandem.registry.v1.Order\"\xa1\x01\n\x10PutOrderResponse\x12/\n\x07outcome\x18\x01 \x01(\x0e\x32\x1e.tandem.registry.v1.PutOutcome\x12-\n\x08warnings\x18\x02 \x03(\x0b\x32\x1b.tandem.registry.v1.Warning\x12-\n\x05stage\x18\x03 \x01(\x0e\x32\x1e.tandem.registry.v1.OrderStage\"\xb3\x01\n\x0f\x45ndOrderRequest\x12\x10\n\x08order_id\x18\x01 \x01(\t\x12\x16\n\x0esource_version\x18\x02 \x01(\x03\x12-\n\x06reason\x18\x03 \x01(\x0e\x32\x1d.tandem.registry.v1.EndReason\x12,\n\x08\x65nded_at\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x19\n\x11\x63overing_order_id\x18\x05 \x01(\t\"r\n\x10\x45ndOrderResponse\x12/\n\x07outcome\x18\x01 \x01(\x0e\x32\x1e.tandem.registry.v1.PutOutcome\x12-\n\x05stage\x18\x02 \x01(\x0e\x32\x1e.tandem.registry.v1.OrderStage\"j\n\rEndTagRequest\x12\x11\n\tdevice_id\x18\x01 \x01(\t\x12\x16\n\x0esource_version\x18\x02 \x01(\x03\x12.\n\nremoved_at\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"A\n\x0e\x45ndTagResponse\x12/\n\x07outcome\x18\x01 \x01(\x0e\x32\x1e.tandem.registry.v1.PutOutcome\"m\n\x10\x45ndDeviceRequest\x12\x11\n\tdevice_id\x18\x01 \x01(\t\x12\x16\n\x0esource_version\x18\x02 \x01(\x03\x12.\n\nremoved_at\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"D\n\x11\x45ndDeviceResponse\x12/\n\x07outcome\x18\x01 \x01(\x0e\x32\x1e.tandem.registry.v1.PutOutcome\"C\n\x13WatchMatchesRequest\x12\x16\n\x0e\x61\x66ter_sequence\x18\x01 \x01(\x04\x12\x14\n\x0cwith_reviews\x18\x02 \x01(\x08\"\xeb\x01\n\x14WatchMatchesResponse\x12\x10\n\x08sequence\x18\x01 \x01(\x04\x12\x0f\n\x07\x63\x61se_id\x18\x02 \x01(\t\x12\x11\n\twearer_id\x18\x03 \x01(\t\x12\x10\n\x08order_id\x18\x04 \x01(\t\x12.\n\nmatched_at\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12-\n\x05\x65vent\x18\x06 \x01(\x0e\x32\x1e.tandem.registry.v1.MatchEvent\x12,\n\x08\x65vent_at\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp*8\n\x03Sex\x12\x13\n\x0fSEX_UNSPECIFIED\x10\x00\x12\x0e\n\nSEX_FEMALE\x10\x01\x12\x0c\n\x08SEX_MALE\x10\x02*g\n\x08Relation\x12\x18\n\x14RELATION_UNSPECIFIED\x10\x00\x12\x13\n\x0fRELATION_VICTIM\x10\x01\x12\x17\n\x13RELATION_COHABITANT\x10\x02\x12\x13\n\x0fRELATION_FAMILY\x10\x03*\xa5\x02\n\tOrderType\x12\x1a\n\x16ORDER_TYPE_UNSPECIFIED\x10\x00\x12 \n\x1cORDER_TYPE_STALKING_APPROACH\x10\x01\x12\x1f\n\x1bORDER_TYPE_STALKING_TELECOM\x10\x02\x12\x1b\n\x17ORDER_TYPE_STALKING_TAG\x10\x03\x12\x1f\n\x1bORDER_TYPE_POLICE_EMERGENCY\x10\x04\x12\x1b\n\x17ORDER_TYPE_DV_TEMPORARY\x10\x05\x12\x1c\n\x18ORDER_TYPE_DV_PROTECTION\x10\x06\x12\"\n\x1eORDER_TYPE_STALKING_PROTECTION\x10\x07\x12\x1c\n\x18ORDER_TYPE_TAG_CONDITION\x10\x08*\xa7\x01\n\nOrderStage\x12\x1b\n\x17ORDER_STAGE_UNSPECIFIED\x10\x00\x12\x16\n\x12ORDER_STAGE_ISSUED\x10\x01\x12\x18\n\x14ORDER_STAGE_EXTENDED\x10\x02\x12\x17\n\x13ORDER_STAGE_AMENDED\x10\x03\x12\x19\n\x15ORDER_STAGE_CANCELLED\x10\x04\x12\x16\n\x12ORDER_STAGE_LAPSED\x10\x05*\xcf\x01\n\tEndReason\x12\x1a\n\x16\x45ND_REASON_UNSPECIFIED\x10\x00\x12!\n\x1d\x45ND_REASON_CANCELLED_BY_COURT\x10\x01\x12\"\n\x1e\x45ND_REASON_CANCELLED_BY_POLICE\x10\x02\x12%\n!END_REASON_COVERED_BY_COURT_ORDER\x10\x03\x12\x1e\n\x1a\x45ND_REASON_NON_PROSECUTION\x10\x04\x12\x18\n\x14\x45ND_REASON_ACQUITTAL\x10\x05*T\n\nPutOutcome\x12\x1b\n\x17PUT_OUTCOME_UNSPECIFIED\x10\x00\x12\n\n\x06STORED\x10\x01\x12\r\n\tUNCHANGED\x10\x02\x12\x0e\n\nSUPERSEDED\x10\x03*\xec\x01\n\nMatchEvent\x12\x1b\n\x17MATCH_EVENT_UNSPECIFIED\x10\x00\x12\x17\n\x13MATCH_EVENT_MATCHED\x10\x01\x12\x1d\n\x19MATCH_EVENT_REVIEW_OPENED\x10\x02\x12!\n\x1dMATCH_EVENT_REVIEW_UNANSWERED\x10\x03\x12\x19\n\x15MATCH_EVENT_CONFIRMED\x10\x04\x12\x18\n\x14MATCH_EVENT_REJECTED\x10\x05\x12\x16\n\x12MATCH_EVENT_UNDONE\x10\x06\x12\x19\n\x15MATCH_EVENT_WITHDRAWN\x10\x07\x32\xc5\n\n\x0fRegistryService\x12_\n\tPutWearer\x12$.tandem.registry.v1.PutWearerRequest\x1a%.tandem.registry.v1.PutWearerResponse\"\x05\x8a\xb5\x18\x01\x01\x12V\n\x06PutTag\x12!.tandem.registry.v1.PutTagRequest\x1a\".tandem.registry.v1.PutTagResponse\"\x05\x8a\xb5\x18\x01\x01\x12z\n\x12PutProtectedPerson\x12-.tandem.registry.v1.PutProtectedPersonRequest\x1a..tandem.registry.v1.PutProtectedPersonResponse\"\x05\x8a\xb5\x18\x01\x02\x12_\n\tPutDevice\x12$.tandem.registry.v1.PutDeviceRequest\x1a%.tandem.registry.v1.PutDeviceResponse\"\x05\x8a\xb5\x18\x01\x02\x12\\\n\x08PutOrder\x12#.tandem.registry.v1.PutOrderRequest\x1a$.tandem.registry.v1.PutOrderResponse\"\x05\x8a\xb5\x18\x01\x02\x12\\\n\x08\x45ndOrder\x12#.tandem.registry.v1.EndOrderRequest\x1a$.tandem.registry.v1.EndOrderResponse\"\x05\x8a\xb5\x18\x01\x02\x12V\n\x06\x45ndTag\x12!.tandem.registry.v1.EndTagRequest\x1a\".tandem.registry.v1.EndTagResponse\"\x05\x8a\xb5\x18\x01\x01\x12_\n\tEndDevice\x12$.tandem.registry.v1.EndDeviceRequest\x1a%.tandem.registry.v1.EndDeviceResponse\"\x05\x8a\xb5\x18\x01\x02\x12\x64\n\tReconcile\x12$.tandem.registry.v1.ReconcileRequest\x1a%.tandem.registry.v1.ReconcileResponse\"\x06\x8a\xb5\x18\x02\x01\x02(\x01\x30\x01\x12{\n\x11GetReconciliation\x12,.tandem.registry.v1.GetReconciliationRequest\x1a-.tandem.registry.v1.GetReconciliationResponse\"\t\x8a\xb5\x18\x05\x01\x02\x03\x04\x08\x12h\n\x0bListReviews\x12&.tandem.registry.v1.ListReviewsRequest\x1a\'.tandem.registry.v1.ListReviewsResponse\"\x08\x8a\xb5\x18\x04\x01\x02\x03\x04\x12k\n\x0c\x44\x65\x63ideReview\x12\'.tandem.registry.v1.DecideReviewRequest\x1a(.tandem.registry.v1.DecideReviewResponse\"\x08\x8a\xb5\x18\x04\x01\x02\x03\x04\x12m\n\x0cWatchMatches\x12\'.tandem.registry.v1.WatchMatchesRequest\x1a(.tandem.registry.v1.WatchMatchesResponse\"\x08\x8a\xb5\x18\x04\x01\x02\x03\x04\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!tandem/registry/v1/registry.proto\x12\x12tandem.registry.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1dtandem/common/v1/access.proto\x1a tandem/common/v1/encounter.proto\x1a\x1ftandem/common/v1/geometry.proto\x1a\'tandem/registry/v1/reconciliation.proto\x1a\x1ftandem/registry/v1/review.proto\"\xb0\x01\n\x06Wearer\x12\x11\n\twearer_id\x18\x01 \x01(\t\x12\x13\n\x0bnational_id\x18\x02 \x01(\t\x12\x0c\n\x04name\x18\x03 \x01(\t\x12\x12\n\nbirth_date\x18\x04 \x01(\t\x12\x16\n\x0esource_version\x18\x05 \x01(\x03\x12$\n\x03sex\x18\x06 \x01(\x0e\x32\x17.tandem.registry.v1.Sex\x12\r\n\x05phone\x18\x07 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x08 \x01(\t\"C\n\x03Tag\x12\x11\n\tdevice_id\x18\x01 \x01(\t\x12\x11\n\twearer_id\x18\x02 \x01(\t\x12\x16\n\x0esource_version\x18\x03 \x01(\x03\"z\n\x0fProtectedPerson\x12\x11\n\tperson_id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x16\n\x0esource_version\x18\x03 \x01(\x03\x12.\n\x08relation\x18\x04 \x01(\x0e\x32\x1c.tandem.registry.v1.Relation\"F\n\x06\x44\x65vice\x12\x11\n\tdevice_id\x18\x01 \x01(\t\x12\x11\n\tperson_id\x18\x02 \x01(\t\x12\x16\n\x0esource_version\x18\x03 \x01(\x03\"\x89\x01\n\nRespondent\x12\x13\n\x0bnational_id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x12\n\nbirth_date\x18\x03 \x01(\t\x12$\n\x03sex\x18\x04 \x01(\x0e\x32\x17.tandem.registry.v1.Sex\x12\r\n\x05phone\x18\x05 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x06 \x01(\t\"\xbf\x03\n\x05Order\x12\x10\n\x08order_id\x18\x01 \x01(\t\x12\x32\n\nrespondent\x18\x02 \x01(\x0b\x32\x1e.tandem.registry.v1.Respondent\x12\x1c\n\x14protected_person_ids\x18\x03 \x03(\t\x12\'\n\x06places\x18\x04 \x03(\x0b\x32\x17.tandem.common.v1.Place\x12%\n\x05rings\x18\x05 \x03(\x0b\x32\x16.tandem.common.v1.Ring\x12.\n\nvalid_from\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bvalid_until\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x16\n\x0esource_version\x18\x08 \x01(\x03\x12+\n\x04type\x18\t \x01(\x0e\x32\x1d.tandem.registry.v1.OrderType\x12\x12\n\nextensions\x18\n \x01(\x05\x12\x17\n\x0f\x64uration_reason\x18\x0b \x01(\t\x12/\n\nencounters\x18\x0c \x03(\x0b\x32\x1b.tandem.common.v1.Encounter\"(\n\x07Warning\x12\r\n\x05\x66ield\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\">\n\x10PutWearerRequest\x12*\n\x06wearer\x18\x01 \x01(\x0b\x32\x1a.tandem.registry.v1.Wearer\"s\n\x11PutWearerResponse\x12/\n\x07outcome\x18\x01 \x01(\x0e\x32\x1e.tandem.registry.v1.PutOutcome\x12-\n\x08warnings\x18\x02 \x03(\x0b\x32\x1b.tandem.registry.v1.Warning\"5\n\rPutTagRequest\x12$\n\x03tag\x18\x01 \x01(\x0b\x32\x17.tandem.registry.v1.Tag\"A\n\x0ePutTagResponse\x12/\n\x07outcome\x18\x01 \x01(\x0e\x32\x1e.tandem.registry.v1.PutOutcome\"Z\n\x19PutProtectedPersonRequest\x12=\n\x10protected_person\x18\x01 \x01(\x0b\x32#.tandem.registry.v1.ProtectedPerson\"M\n\x1aPutProtectedPersonResponse\x12/\n\x07outcome\x18\x01 \x01(\x0e\x32\x1e.tandem.registry.v1.PutOutcome\">\n\x10PutDeviceRequest\x12*\n\x06\x64\x65vice\x18\x01 \x01(\x0b\x32\x1a.tandem.registry.v1.Device\"D\n\x11PutDeviceResponse\x12/\n\x07outcome\x18\x01 \x01(\x0e\x32\x1e.tandem.registry.v1.PutOutcome\";\n\x0fPutOrderRequest\x12(\n\x05order\x18\x01 \x01(\x0b\x32\x19.tandem.registry.v1.Order\"\xa1\x01\n\x10PutOrderResponse\x12/\n\x07outcome\x18\x01 \x01(\x0e\x32\x1e.tandem.registry.v1.PutOutcome\x12-\n\x08warnings\x18\x02 \x03(\x0b\x32\x1b.tandem.registry.v1.Warning\x12-\n\x05stage\x18\x03 \x01(\x0e\x32\x1e.tandem.registry.v1.OrderStage\"\xb3\x01\n\x0f\x45ndOrderRequest\x12\x10\n\x08order_id\x18\x01 \x01(\t\x12\x16\n\x0esource_version\x18\x02 \x01(\x03\x12-\n\x06reason\x18\x03 \x01(\x0e\x32\x1d.tandem.registry.v1.EndReason\x12,\n\x08\x65nded_at\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x19\n\x11\x63overing_order_id\x18\x05 \x01(\t\"r\n\x10\x45ndOrderResponse\x12/\n\x07outcome\x18\x01 \x01(\x0e\x32\x1e.tandem.registry.v1.PutOutcome\x12-\n\x05stage\x18\x02 \x01(\x0e\x32\x1e.tandem.registry.v1.OrderStage\"j\n\rEndTagRequest\x12\x11\n\tdevice_id\x18\x01 \x01(\t\x12\x16\n\x0esource_version\x18\x02 \x01(\x03\x12.\n\nremoved_at\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"A\n\x0e\x45ndTagResponse\x12/\n\x07outcome\x18\x01 \x01(\x0e\x32\x1e.tandem.registry.v1.PutOutcome\"m\n\x10\x45ndDeviceRequest\x12\x11\n\tdevice_id\x18\x01 \x01(\t\x12\x16\n\x0esource_version\x18\x02 \x01(\x03\x12.\n\nremoved_at\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"D\n\x11\x45ndDeviceResponse\x12/\n\x07outcome\x18\x01 \x01(\x0e\x32\x1e.tandem.registry.v1.PutOutcome\"C\n\x13WatchMatchesRequest\x12\x16\n\x0e\x61\x66ter_sequence\x18\x01 \x01(\x04\x12\x14\n\x0cwith_reviews\x18\x02 \x01(\x08\"\xeb\x01\n\x14WatchMatchesResponse\x12\x10\n\x08sequence\x18\x01 \x01(\x04\x12\x0f\n\x07\x63\x61se_id\x18\x02 \x01(\t\x12\x11\n\twearer_id\x18\x03 \x01(\t\x12\x10\n\x08order_id\x18\x04 \x01(\t\x12.\n\nmatched_at\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12-\n\x05\x65vent\x18\x06 \x01(\x0e\x32\x1e.tandem.registry.v1.MatchEvent\x12,\n\x08\x65vent_at\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp*8\n\x03Sex\x12\x13\n\x0fSEX_UNSPECIFIED\x10\x00\x12\x0e\n\nSEX_FEMALE\x10\x01\x12\x0c\n\x08SEX_MALE\x10\x02*g\n\x08Relation\x12\x18\n\x14RELATION_UNSPECIFIED\x10\x00\x12\x13\n\x0fRELATION_VICTIM\x10\x01\x12\x17\n\x13RELATION_COHABITANT\x10\x02\x12\x13\n\x0fRELATION_FAMILY\x10\x03*\xa5\x02\n\tOrderType\x12\x1a\n\x16ORDER_TYPE_UNSPECIFIED\x10\x00\x12 \n\x1cORDER_TYPE_STALKING_APPROACH\x10\x01\x12\x1f\n\x1bORDER_TYPE_STALKING_TELECOM\x10\x02\x12\x1b\n\x17ORDER_TYPE_STALKING_TAG\x10\x03\x12\x1f\n\x1bORDER_TYPE_POLICE_EMERGENCY\x10\x04\x12\x1b\n\x17ORDER_TYPE_DV_TEMPORARY\x10\x05\x12\x1c\n\x18ORDER_TYPE_DV_PROTECTION\x10\x06\x12\"\n\x1eORDER_TYPE_STALKING_PROTECTION\x10\x07\x12\x1c\n\x18ORDER_TYPE_TAG_CONDITION\x10\x08*\xa7\x01\n\nOrderStage\x12\x1b\n\x17ORDER_STAGE_UNSPECIFIED\x10\x00\x12\x16\n\x12ORDER_STAGE_ISSUED\x10\x01\x12\x18\n\x14ORDER_STAGE_EXTENDED\x10\x02\x12\x17\n\x13ORDER_STAGE_AMENDED\x10\x03\x12\x19\n\x15ORDER_STAGE_CANCELLED\x10\x04\x12\x16\n\x12ORDER_STAGE_LAPSED\x10\x05*\xcf\x01\n\tEndReason\x12\x1a\n\x16\x45ND_REASON_UNSPECIFIED\x10\x00\x12!\n\x1d\x45ND_REASON_CANCELLED_BY_COURT\x10\x01\x12\"\n\x1e\x45ND_REASON_CANCELLED_BY_POLICE\x10\x02\x12%\n!END_REASON_COVERED_BY_COURT_ORDER\x10\x03\x12\x1e\n\x1a\x45ND_REASON_NON_PROSECUTION\x10\x04\x12\x18\n\x14\x45ND_REASON_ACQUITTAL\x10\x05*T\n\nPutOutcome\x12\x1b\n\x17PUT_OUTCOME_UNSPECIFIED\x10\x00\x12\n\n\x06STORED\x10\x01\x12\r\n\tUNCHANGED\x10\x02\x12\x0e\n\nSUPERSEDED\x10\x03*\xec\x01\n\nMatchEvent\x12\x1b\n\x17MATCH_EVENT_UNSPECIFIED\x10\x00\x12\x17\n\x13MATCH_EVENT_MATCHED\x10\x01\x12\x1d\n\x19MATCH_EVENT_REVIEW_OPENED\x10\x02\x12!\n\x1dMATCH_EVENT_REVIEW_UNANSWERED\x10\x03\x12\x19\n\x15MATCH_EVENT_CONFIRMED\x10\x04\x12\x18\n\x14MATCH_EVENT_REJECTED\x10\x05\x12\x16\n\x12MATCH_EVENT_UNDONE\x10\x06\x12\x19\n\x15MATCH_EVENT_WITHDRAWN\x10\x07\x32\xc5\n\n\x0fRegistryService\x12_\n\tPutWearer\x12$.tandem.registry.v1.PutWearerRequest\x1a%.tandem.registry.v1.PutWearerResponse\"\x05\x8a\xb5\x18\x01\x01\x12V\n\x06PutTag\x12!.tandem.registry.v1.PutTagRequest\x1a\".tandem.registry.v1.PutTagResponse\"\x05\x8a\xb5\x18\x01\x01\x12z\n\x12PutProtectedPerson\x12-.tandem.registry.v1.PutProtectedPersonRequest\x1a..tandem.registry.v1.PutProtectedPersonResponse\"\x05\x8a\xb5\x18\x01\x02\x12_\n\tPutDevice\x12$.tandem.registry.v1.PutDeviceRequest\x1a%.tandem.registry.v1.PutDeviceResponse\"\x05\x8a\xb5\x18\x01\x02\x12\\\n\x08PutOrder\x12#.tandem.registry.v1.PutOrderRequest\x1a$.tandem.registry.v1.PutOrderResponse\"\x05\x8a\xb5\x18\x01\x02\x12\\\n\x08\x45ndOrder\x12#.tandem.registry.v1.EndOrderRequest\x1a$.tandem.registry.v1.EndOrderResponse\"\x05\x8a\xb5\x18\x01\x02\x12V\n\x06\x45ndTag\x12!.tandem.registry.v1.EndTagRequest\x1a\".tandem.registry.v1.EndTagResponse\"\x05\x8a\xb5\x18\x01\x01\x12_\n\tEndDevice\x12$.tandem.registry.v1.EndDeviceRequest\x1a%.tandem.registry.v1.EndDeviceResponse\"\x05\x8a\xb5\x18\x01\x02\x12\x64\n\tReconcile\x12$.tandem.registry.v1.ReconcileRequest\x1a%.tandem.registry.v1.ReconcileResponse\"\x06\x8a\xb5\x18\x02\x01\x02(\x01\x30\x01\x12{\n\x11GetReconciliation\x12,.tandem.registry.v1.GetReconciliationRequest\x1a-.tandem.registry.v1.GetReconciliationResponse\"\t\x8a\xb5\x18\x05\x01\x02\x03\x04\x08\x12h\n\x0bListReviews\x12&.tandem.registry.v1.ListReviewsRequest\x1a\'.tandem.registry.v1.ListReviewsResponse\"\x08\x8a\xb5\x18\x04\x01\x02\x03\x04\x12k\n\x0c\x44\x65\x63ideReview\x12\'.tandem.registry.v1.DecideReviewRequest\x1a(.tandem.registry.v1.DecideReviewResponse\"\x08\x8a\xb5\x18\x04\x01\x02\x03\x04\x12m\n\x0cWatchMatches\x12\'.tandem.registry.v1.WatchMatchesRequest\x1a(.tandem.registry.v1.WatchMatchesResponse\"\x08\x8a\xb5\x18\x04\x01\x02\x03\x04\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -62,70 +63,70 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_REGISTRYSERVICE'].methods_by_name['DecideReview']._serialized_options = b'\212\265\030\004\001\002\003\004'
   _globals['_REGISTRYSERVICE'].methods_by_name['WatchMatches']._loaded_options = None
   _globals['_REGISTRYSERVICE'].methods_by_name['WatchMatches']._serialized_options = b'\212\265\030\004\001\002\003\004'
-  _globals['_SEX']._serialized_start=3049
-  _globals['_SEX']._serialized_end=3105
-  _globals['_RELATION']._serialized_start=3107
-  _globals['_RELATION']._serialized_end=3210
-  _globals['_ORDERTYPE']._serialized_start=3213
-  _globals['_ORDERTYPE']._serialized_end=3506
-  _globals['_ORDERSTAGE']._serialized_start=3509
-  _globals['_ORDERSTAGE']._serialized_end=3676
-  _globals['_ENDREASON']._serialized_start=3679
-  _globals['_ENDREASON']._serialized_end=3886
-  _globals['_PUTOUTCOME']._serialized_start=3888
-  _globals['_PUTOUTCOME']._serialized_end=3972
-  _globals['_MATCHEVENT']._serialized_start=3975
-  _globals['_MATCHEVENT']._serialized_end=4211
-  _globals['_WEARER']._serialized_start=229
-  _globals['_WEARER']._serialized_end=405
-  _globals['_TAG']._serialized_start=407
-  _globals['_TAG']._serialized_end=474
-  _globals['_PROTECTEDPERSON']._serialized_start=476
-  _globals['_PROTECTEDPERSON']._serialized_end=598
-  _globals['_DEVICE']._serialized_start=600
-  _globals['_DEVICE']._serialized_end=670
-  _globals['_RESPONDENT']._serialized_start=673
-  _globals['_RESPONDENT']._serialized_end=810
-  _globals['_ORDER']._serialized_start=813
-  _globals['_ORDER']._serialized_end=1211
-  _globals['_WARNING']._serialized_start=1213
-  _globals['_WARNING']._serialized_end=1253
-  _globals['_PUTWEARERREQUEST']._serialized_start=1255
-  _globals['_PUTWEARERREQUEST']._serialized_end=1317
-  _globals['_PUTWEARERRESPONSE']._serialized_start=1319
-  _globals['_PUTWEARERRESPONSE']._serialized_end=1434
-  _globals['_PUTTAGREQUEST']._serialized_start=1436
-  _globals['_PUTTAGREQUEST']._serialized_end=1489
-  _globals['_PUTTAGRESPONSE']._serialized_start=1491
-  _globals['_PUTTAGRESPONSE']._serialized_end=1556
-  _globals['_PUTPROTECTEDPERSONREQUEST']._serialized_start=1558
-  _globals['_PUTPROTECTEDPERSONREQUEST']._serialized_end=1648
-  _globals['_PUTPROTECTEDPERSONRESPONSE']._serialized_start=1650
-  _globals['_PUTPROTECTEDPERSONRESPONSE']._serialized_end=1727
-  _globals['_PUTDEVICEREQUEST']._serialized_start=1729
-  _globals['_PUTDEVICEREQUEST']._serialized_end=1791
-  _globals['_PUTDEVICERESPONSE']._serialized_start=1793
-  _globals['_PUTDEVICERESPONSE']._serialized_end=1861
-  _globals['_PUTORDERREQUEST']._serialized_start=1863
-  _globals['_PUTORDERREQUEST']._serialized_end=1922
-  _globals['_PUTORDERRESPONSE']._serialized_start=1925
-  _globals['_PUTORDERRESPONSE']._serialized_end=2086
-  _globals['_ENDORDERREQUEST']._serialized_start=2089
-  _globals['_ENDORDERREQUEST']._serialized_end=2268
-  _globals['_ENDORDERRESPONSE']._serialized_start=2270
-  _globals['_ENDORDERRESPONSE']._serialized_end=2384
-  _globals['_ENDTAGREQUEST']._serialized_start=2386
-  _globals['_ENDTAGREQUEST']._serialized_end=2492
-  _globals['_ENDTAGRESPONSE']._serialized_start=2494
-  _globals['_ENDTAGRESPONSE']._serialized_end=2559
-  _globals['_ENDDEVICEREQUEST']._serialized_start=2561
-  _globals['_ENDDEVICEREQUEST']._serialized_end=2670
-  _globals['_ENDDEVICERESPONSE']._serialized_start=2672
-  _globals['_ENDDEVICERESPONSE']._serialized_end=2740
-  _globals['_WATCHMATCHESREQUEST']._serialized_start=2742
-  _globals['_WATCHMATCHESREQUEST']._serialized_end=2809
-  _globals['_WATCHMATCHESRESPONSE']._serialized_start=2812
-  _globals['_WATCHMATCHESRESPONSE']._serialized_end=3047
-  _globals['_REGISTRYSERVICE']._serialized_start=4214
-  _globals['_REGISTRYSERVICE']._serialized_end=5563
+  _globals['_SEX']._serialized_start=3132
+  _globals['_SEX']._serialized_end=3188
+  _globals['_RELATION']._serialized_start=3190
+  _globals['_RELATION']._serialized_end=3293
+  _globals['_ORDERTYPE']._serialized_start=3296
+  _globals['_ORDERTYPE']._serialized_end=3589
+  _globals['_ORDERSTAGE']._serialized_start=3592
+  _globals['_ORDERSTAGE']._serialized_end=3759
+  _globals['_ENDREASON']._serialized_start=3762
+  _globals['_ENDREASON']._serialized_end=3969
+  _globals['_PUTOUTCOME']._serialized_start=3971
+  _globals['_PUTOUTCOME']._serialized_end=4055
+  _globals['_MATCHEVENT']._serialized_start=4058
+  _globals['_MATCHEVENT']._serialized_end=4294
+  _globals['_WEARER']._serialized_start=263
+  _globals['_WEARER']._serialized_end=439
+  _globals['_TAG']._serialized_start=441
+  _globals['_TAG']._serialized_end=508
+  _globals['_PROTECTEDPERSON']._serialized_start=510
+  _globals['_PROTECTEDPERSON']._serialized_end=632
+  _globals['_DEVICE']._serialized_start=634
+  _globals['_DEVICE']._serialized_end=704
+  _globals['_RESPONDENT']._serialized_start=707
+  _globals['_RESPONDENT']._serialized_end=844
+  _globals['_ORDER']._serialized_start=847
+  _globals['_ORDER']._serialized_end=1294
+  _globals['_WARNING']._serialized_start=1296
+  _globals['_WARNING']._serialized_end=1336
+  _globals['_PUTWEARERREQUEST']._serialized_start=1338
+  _globals['_PUTWEARERREQUEST']._serialized_end=1400
+  _globals['_PUTWEARERRESPONSE']._serialized_start=1402
+  _globals['_PUTWEARERRESPONSE']._serialized_end=1517
+  _globals['_PUTTAGREQUEST']._serialized_start=1519
+  _globals['_PUTTAGREQUEST']._serialized_end=1572
+  _globals['_PUTTAGRESPONSE']._serialized_start=1574
+  _globals['_PUTTAGRESPONSE']._serialized_end=1639
+  _globals['_PUTPROTECTEDPERSONREQUEST']._serialized_start=1641
+  _globals['_PUTPROTECTEDPERSONREQUEST']._serialized_end=1731
+  _globals['_PUTPROTECTEDPERSONRESPONSE']._serialized_start=1733
+  _globals['_PUTPROTECTEDPERSONRESPONSE']._serialized_end=1810
+  _globals['_PUTDEVICEREQUEST']._serialized_start=1812
+  _globals['_PUTDEVICEREQUEST']._serialized_end=1874
+  _globals['_PUTDEVICERESPONSE']._serialized_start=1876
+  _globals['_PUTDEVICERESPONSE']._serialized_end=1944
+  _globals['_PUTORDERREQUEST']._serialized_start=1946
+  _globals['_PUTORDERREQUEST']._serialized_end=2005
+  _globals['_PUTORDERRESPONSE']._serialized_start=2008
+  _globals['_PUTORDERRESPONSE']._serialized_end=2169
+  _globals['_ENDORDERREQUEST']._serialized_start=2172
+  _globals['_ENDORDERREQUEST']._serialized_end=2351
+  _globals['_ENDORDERRESPONSE']._serialized_start=2353
+  _globals['_ENDORDERRESPONSE']._serialized_end=2467
+  _globals['_ENDTAGREQUEST']._serialized_start=2469
+  _globals['_ENDTAGREQUEST']._serialized_end=2575
+  _globals['_ENDTAGRESPONSE']._serialized_start=2577
+  _globals['_ENDTAGRESPONSE']._serialized_end=2642
+  _globals['_ENDDEVICEREQUEST']._serialized_start=2644
+  _globals['_ENDDEVICEREQUEST']._serialized_end=2753
+  _globals['_ENDDEVICERESPONSE']._serialized_start=2755
+  _globals['_ENDDEVICERESPONSE']._serialized_end=2823
+  _globals['_WATCHMATCHESREQUEST']._serialized_start=2825
+  _globals['_WATCHMATCHESREQUEST']._serialized_end=2892
+  _globals['_WATCHMATCHESRESPONSE']._serialized_start=2895
+  _globals['_WATCHMATCHESRESPONSE']._serialized_end=3130
+  _globals['_REGISTRYSERVICE']._serialized_start=4297
+  _globals['_REGISTRYSERVICE']._serialized_end=5646
 # @@protoc_insertion_point(module_scope)

@@ -9,6 +9,7 @@ from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from tandem.common.v1 import encounter_pb2 as _encounter_pb2
 from tandem.common.v1 import geometry_pb2 as _geometry_pb2
 import builtins as _builtins
 import sys
@@ -450,6 +451,7 @@ class Order(_message.Message):
     TYPE_FIELD_NUMBER: _builtins.int
     EXTENSIONS_FIELD_NUMBER: _builtins.int
     DURATION_REASON_FIELD_NUMBER: _builtins.int
+    ENCOUNTERS_FIELD_NUMBER: _builtins.int
     order_id: _builtins.str
     """The police's id."""
     source_version: _builtins.int
@@ -484,6 +486,12 @@ class Order(_message.Message):
     def valid_until(self) -> _timestamp_pb2.Timestamp:
         """End of validity, exclusive, exact to the second."""
 
+    @_builtins.property
+    def encounters(self) -> _containers.RepeatedCompositeFieldContainer[_encounter_pb2.Encounter]:
+        """Authorised encounters, at most 50, within the order's validity, each with an id of its own. Their polygons hold at most
+        10,000 vertices in all.
+        """
+
     def __init__(
         self,
         *,
@@ -498,10 +506,11 @@ class Order(_message.Message):
         type: Global___OrderType.ValueType = ...,
         extensions: _builtins.int = ...,
         duration_reason: _builtins.str = ...,
+        encounters: _abc.Iterable[_encounter_pb2.Encounter] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["respondent", b"respondent", "valid_from", b"valid_from", "valid_until", b"valid_until"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["duration_reason", b"duration_reason", "extensions", b"extensions", "order_id", b"order_id", "places", b"places", "protected_person_ids", b"protected_person_ids", "respondent", b"respondent", "rings", b"rings", "source_version", b"source_version", "type", b"type", "valid_from", b"valid_from", "valid_until", b"valid_until"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["duration_reason", b"duration_reason", "encounters", b"encounters", "extensions", b"extensions", "order_id", b"order_id", "places", b"places", "protected_person_ids", b"protected_person_ids", "respondent", b"respondent", "rings", b"rings", "source_version", b"source_version", "type", b"type", "valid_from", b"valid_from", "valid_until", b"valid_until"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
