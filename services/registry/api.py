@@ -51,6 +51,12 @@ class RegistryServicer(registry_pb2_grpc.RegistryServiceServicer):
             outcome=outcome, warnings=translate_review.warnings_to_proto("wearer", warned)
         )
 
+    async def EndWearer(
+        self, request: registry_pb2.EndWearerRequest, context: _Context
+    ) -> registry_pb2.EndWearerResponse:
+        outcome = await _finish(self._registry.end_wearer(*translate.parse_wearer_end(request)))
+        return registry_pb2.EndWearerResponse(outcome=translate.outcome_to_proto(outcome))
+
     async def PutTag(self, request: registry_pb2.PutTagRequest, context: _Context) -> registry_pb2.PutTagResponse:
         tag = _parse(request, "tag", translate.parse_tag)
         outcome = await _finish(self._registry.put_tag(tag))
@@ -66,6 +72,12 @@ class RegistryServicer(registry_pb2_grpc.RegistryServiceServicer):
         person = _parse(request, "protected_person", translate.parse_protected_person)
         outcome = await _finish(self._registry.put_protected_person(person))
         return registry_pb2.PutProtectedPersonResponse(outcome=translate.outcome_to_proto(outcome))
+
+    async def EndProtectedPerson(
+        self, request: registry_pb2.EndProtectedPersonRequest, context: _Context
+    ) -> registry_pb2.EndProtectedPersonResponse:
+        outcome = await _finish(self._registry.end_protected_person(*translate.parse_person_end(request)))
+        return registry_pb2.EndProtectedPersonResponse(outcome=translate.outcome_to_proto(outcome))
 
     async def PutDevice(
         self, request: registry_pb2.PutDeviceRequest, context: _Context

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import partial
 
 from services.common import flow
 from services.common.clock import MeshClock
@@ -44,7 +45,10 @@ class Cases:
                 await records.reviews.put_review(after)
             if after.state is ReviewState.OPEN and (before is None or before.state is not ReviewState.OPEN):
                 await self.tell(records, after, Event.REVIEW_OPENED, case)
-                logger().info("review_opened", case_id=after.case_id, weight_bits=round(evidence.weight_bits, 1))
+                bits = round(evidence.weight_bits, 1)
+                records.afterwards.append(
+                    partial(logger().info, "review_opened", case_id=after.case_id, weight_bits=bits)
+                )
         await self.apply(records, order, wearer, stood is not None and stood[1], case)
 
     def look(self, records: Records, order: Order, wearer: Wearer, before: Review | None) -> tuple[Level, Evidence]:
@@ -63,6 +67,14 @@ class Cases:
         now_ms = self._clock.now_ms()
         matched_at_ms = case.matched_at_ms if case else now_ms
         await records.reviews.add_event(event, about.case_id, about.order_id, about.wearer_id, matched_at_ms, now_ms)
+
+    async def tell_all(self, records: Records, order_id: str, event: Event) -> None:
+        """Tells those who watch of each wearer against whom an order is enforced."""
+        for case in await records.cases_of_order(order_id):
+            if case.withdrawn_at_ms is None:
+                await records.reviews.add_event(
+                    event, case.case_id, order_id, case.wearer_id, case.matched_at_ms, self._clock.now_ms()
+                )
 
     async def apply(
         self, records: Records, order: Order, wearer: Wearer, holds: bool, before: StoredCase | None
@@ -103,10 +115,8 @@ class Cases:
         if holds != held:
             event = Event.MATCHED if holds else Event.WITHDRAWN
             await records.reviews.add_event(event, case_id, order.order_id, wearer.wearer_id, matched_at_ms, now_ms)
-            if holds:
-                logger().info("order_matched", case_id=case_id)
-            else:
-                logger().warning("match_withdrawn", case_id=case_id)
+            say = partial(logger().info, "order_matched") if holds else partial(logger().warning, "match_withdrawn")
+            records.afterwards.append(partial(say, case_id=case_id))
 
     def subject(self, wearer_id: str) -> str:
         """Subject of the cases of a wearer."""

@@ -9,7 +9,7 @@ from enum import Enum
 from services.common import fields
 from services.common.errors import InvalidField
 from services.common.identity import Role
-from services.registry.domain import EndReason, Order
+from services.registry.domain import EndReason, Order, OrderType, ProtectedPerson, Wearer, WearerEndReason
 
 DAY_MS = 86_400_000
 KEPT_AFTER_END_MS = (5 * 365 + 2) * DAY_MS
@@ -118,6 +118,23 @@ def destroy_order_at_ms(order: Order) -> int:
     """When an order is destroyed: 5 years after its end, and at once where it falls with the prosecution or by acquittal."""
     at_once = order.end is not None and order.end.reason in _AT_ONCE
     return order.ends_ms if at_once else order.ends_ms + KEPT_AFTER_END_MS
+
+
+def destroy_at_ms(record: Wearer | ProtectedPerson | Order) -> int | None:
+    """When a record is destroyed: 5 years after its end, at once where the ground of an item 3-2 tag fell; None: no end yet."""
+    match record:
+        case Order():
+            return destroy_order_at_ms(record)
+        case Wearer():
+            kept_ms = KEPT_AFTER_END_MS if record.end and record.end.reason is WearerEndReason.COMPLETED else 0
+            return None if record.end is None else record.end.at_ms + kept_ms
+        case ProtectedPerson():
+            return None if record.ended_at_ms is None else record.ended_at_ms + KEPT_AFTER_END_MS
+
+
+def ground_fell(order: Order) -> bool:
+    """Whether it was an order for a tag, and fell in a way that destroys the data of the tag too."""
+    return order.type is OrderType.STALKING_TAG and order.end is not None and order.end.reason in _AT_ONCE
 
 
 _WHOLE = frozenset({"national_id", "name", "birth_date", "sex", "phone", "address"})

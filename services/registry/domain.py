@@ -140,6 +140,23 @@ class OrderEnd:
     """The court order that covers it, where that is the reason."""
 
 
+class WearerEndReason(Enum):
+    """Why a wearer's case with the Ministry is over."""
+
+    COMPLETED = "COMPLETED"
+    ACQUITTAL = "ACQUITTAL"
+    LAPSED = "LAPSED"
+
+
+@dataclass(frozen=True, slots=True)
+class WearerEnd:
+    """The end of a wearer's case with the Ministry."""
+
+    reason: WearerEndReason
+    at_ms: int
+    """Milliseconds since 1970 UTC."""
+
+
 # A record's field that was added later has a default, and what equals its default is left out where the record is stored:
 # so records and digests of before stay what they were.
 
@@ -157,6 +174,8 @@ class Wearer:
     sex: Sex | None = field(default=None, repr=False)
     phone: str = field(default="", repr=False)
     address: str = field(default="", repr=False)
+    end: WearerEnd | None = None
+    """The end of their case; None while it runs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,6 +197,8 @@ class ProtectedPerson:
     name: str = field(repr=False)
     source_version: int
     relation: Relation | None = None
+    ended_at_ms: int | None = None
+    """Since when they aren't protected any more, milliseconds since 1970 UTC; None while they are."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,7 @@ import contextlib
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from functools import partial
 
 import sqlalchemy as sa
 
@@ -17,11 +18,12 @@ from services.common.clock import MeshClock
 from services.common.db import Database
 from services.common.errors import FailedPrecondition, NotFound
 from services.common.telemetry import logger
-from services.registry import domain, lifecycle, likeness, reconcile, tables
+from services.registry import disclosure, domain, lifecycle, likeness, reconcile, tables
 from services.registry.cases import DAY_MS, Cases
-from services.registry.domain import Device, Order, OrderEnd, Outcome, ProtectedPerson, Tag, Wearer
+from services.registry.domain import Device, Order, OrderEnd, Outcome, ProtectedPerson, Tag, Wearer, WearerEnd
 from services.registry.lifecycle import Stage
 from services.registry.reconcile import Kind
+from services.registry.review import Event
 from services.registry.store import Record, Records
 from services.registry.vault import Vault
 
@@ -53,7 +55,10 @@ class Registry:
     async def transaction(self) -> AsyncIterator[Records]:
         """The store, for the time of one transaction."""
         async with self.database.transaction() as connection:
-            yield Records(connection, self._vault)
+            records = Records(connection, self._vault)
+            yield records
+        for work in records.afterwards:
+            work()
 
     @asynccontextmanager
     async def reading(self) -> AsyncIterator[Records]:
@@ -116,6 +121,19 @@ class Registry:
                 await self._match_wearer(records, wearer, new=stored is None)
         return outcome
 
+    async def end_wearer(self, wearer_id: str, end: WearerEnd, source_version: int) -> Outcome:
+        """Ends a wearer's case. Raises NotFound (unknown wearer), FailedPrecondition (a tag is on them)."""
+        async with self.changing() as records:
+            await _must_be_known(records, tables.wearers, wearer_id, "wearer_id: no such wearer")
+            before = await records.find(tables.wearers, Wearer, wearer_id)
+            wearer = replace(before, end=end, source_version=source_version)
+            outcome = await _decide(records, tables.wearers, wearer_id, wearer)
+            if outcome is Outcome.STORED:
+                if any(tag.removed_at_ms is None for tag in await records.tags_on(wearer_id)):
+                    raise FailedPrecondition("wearer_id: a tag is on them; end it first")
+                await _store(records, tables.wearers, wearer_id, wearer)
+        return outcome
+
     async def put_tag(self, tag: Tag) -> Outcome:
         """Stores on whom a tag is. Raises NotFound (unknown wearer), FailedPrecondition (a protective device's id)."""
         async with self.changing() as records:
@@ -152,6 +170,21 @@ class Registry:
             outcome = await _decide(records, tables.protected_persons, person.person_id, person)
             if outcome is Outcome.STORED:
                 await _store(records, tables.protected_persons, person.person_id, person)
+        return outcome
+
+    async def end_protected_person(self, person_id: str, ended_at_ms: int, source_version: int) -> Outcome:
+        """Ends a person's protection. Raises NotFound (unknown person), FailedPrecondition (an order or device needs them)."""
+        async with self.changing() as records:
+            await _must_be_known(records, tables.protected_persons, person_id, "person_id: no such protected person")
+            before = await records.find(tables.protected_persons, ProtectedPerson, person_id)
+            person = replace(before, ended_at_ms=ended_at_ms, source_version=source_version)
+            outcome = await _decide(records, tables.protected_persons, person_id, person)
+            if outcome is Outcome.STORED:
+                if any(order.ends_ms > self._clock.now_ms() for order in await records.orders_protecting(person_id)):
+                    raise FailedPrecondition("person_id: an order that isn't over protects them")
+                if any(device.removed_at_ms is None for device in await records.devices_of([person_id])):
+                    raise FailedPrecondition("person_id: a protective device is theirs; end it first")
+                await _store(records, tables.protected_persons, person_id, person)
         return outcome
 
     async def put_device(self, device: Device) -> Outcome:
@@ -221,8 +254,10 @@ class Registry:
         now_ms = self._clock.now_ms()
         await records.reviews.add_stage(order.order_id, order.source_version, stage, reason, now_ms)
         await self._match_order(records, order, new=new)
+        if disclosure.ground_fell(order):
+            await self.cases.tell_all(records, order.order_id, Event.GROUND_FELL)
         await self.cases.send_routes_of(records, sorted(set(named) - set(order.protected_person_ids)))
-        logger().info("order_stored", order_id=order.order_id, stage=stage.value)
+        records.afterwards.append(partial(logger().info, "order_stored", order_id=order.order_id, stage=stage.value))
         return stage
 
     # ── matching ─────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from services.common.clock import MeshClock
 from services.common.errors import FailedPrecondition, NotFound, Unavailable
@@ -144,7 +145,7 @@ class Oversight:
                 if await records.reviews.mark_paged(one, now_ms):
                     case = await records.case(one.case_id)
                     await self._registry.cases.tell(records, one, Event.REVIEW_UNANSWERED, case)
-                    logger().error("review_unanswered", case_id=one.case_id)
+                    records.afterwards.append(partial(logger().error, "review_unanswered", case_id=one.case_id))
 
 
 def _compare(listed: Sequence[Listed], stored: Sequence[Listed]) -> tuple[list[Difference], tuple[bytes, bytes]]:

@@ -26,6 +26,7 @@ from services.registry.domain import (
     Sex,
     Tag,
     Wearer,
+    WearerEndReason,
 )
 
 ALARM_AFTER_MS = 15 * 60_000
@@ -125,6 +126,7 @@ SEX_NUMBERS = {Sex.FEMALE: 1, Sex.MALE: 2}
 RELATION_NUMBERS = {one: n for n, one in enumerate(Relation, 1)}
 TYPE_NUMBERS = {one: n for n, one in enumerate(OrderType, 1)}
 END_NUMBERS = {one: n for n, one in enumerate(EndReason, 1)}
+WEARER_END_NUMBERS = {one: n for n, one in enumerate(WearerEndReason, 1)}
 ENCOUNTER_NUMBERS = {one: n for n, one in enumerate(EncounterReason, 1)}
 ACTION_NUMBERS = {Action.WARN: 2, Action.NOTIFY: 3, Action.RESPOND: 4}
 
@@ -141,12 +143,13 @@ def listed(record: Wearer | Tag | ProtectedPerson | Device | Order) -> Listed:
 def _lines_of(record: Wearer | Tag | ProtectedPerson | Device | Order) -> tuple[Kind, str, Iterable[_Line]]:
     match record:
         case Wearer():
-            return Kind.WEARER, record.wearer_id, _person_lines("", record)
+            return Kind.WEARER, record.wearer_id, _wearer_lines(record)
         case Tag():
             return Kind.TAG, record.device_id, [("wearer_id", record.wearer_id), ("removed_at", record.removed_at_ms)]
         case ProtectedPerson():
             relation = RELATION_NUMBERS[record.relation] if record.relation else None
-            return Kind.PROTECTED_PERSON, record.person_id, [("name", record.name), ("relation", relation)]
+            lines = [("name", record.name), ("relation", relation), ("ended_at", record.ended_at_ms)]
+            return Kind.PROTECTED_PERSON, record.person_id, lines
         case Device():
             return (
                 Kind.DEVICE,
@@ -158,6 +161,13 @@ def _lines_of(record: Wearer | Tag | ProtectedPerson | Device | Order) -> tuple[
             )
         case Order():
             return Kind.ORDER, record.order_id, _order_lines(record)
+
+
+def _wearer_lines(wearer: Wearer) -> Iterator[_Line]:
+    yield from _person_lines("", wearer)
+    if wearer.end is not None:
+        yield "end.reason", WEARER_END_NUMBERS[wearer.end.reason]
+        yield "end.ended_at", wearer.end.at_ms
 
 
 def _person_lines(prefix: str, person: Wearer | Respondent) -> Iterator[_Line]:

@@ -51,6 +51,7 @@ class Event(Enum):
     REJECTED = "REJECTED"
     UNDONE = "UNDONE"
     WITHDRAWN = "WITHDRAWN"
+    GROUND_FELL = "GROUND_FELL"
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -83,6 +83,8 @@ class Records:
         """Keys of the records."""
         self.ledger = Ledger(connection)
         """The ledger of disclosures, in the same transaction."""
+        self.afterwards: list[Callable[[], None]] = []
+        """What is done once the transaction is committed, such as telling the log of it."""
 
     async def _rows(self, statement: sa.Executable) -> Sequence[sa.Row[Any]]:
         return (await self._connection.execute(statement)).all()
@@ -124,7 +126,7 @@ class Records:
 
     async def _sealed(self, owner: str, record: Wearer | ProtectedPerson | Order) -> bytes:
         """The record under a new key of its own."""
-        destroy_at_ms = disclosure.destroy_order_at_ms(record) if isinstance(record, Order) else None
+        destroy_at_ms = disclosure.destroy_at_ms(record)
         return self._vault.seal(owner, _content(record), await self.keys.make(owner, destroy_at_ms))
 
     async def complete_keys(self, limit: int) -> bool:

@@ -13,12 +13,19 @@ from services.common import db
 from services.registry import likeness, tables, tables_review
 from services.registry.disclosure import KEPT_AFTER_END_MS
 from services.registry.reconcile import Kind
+from services.registry.review import TOKENS_KEPT_MS
 from services.registry.tables_ledger import data_keys
 from services.registry.vault import DataKey, Vault
 
 SEALED_TABLES = (tables.wearers, tables.protected_persons, tables.orders)
 _KINDS = {"wearers": Kind.WEARER, "protected_persons": Kind.PROTECTED_PERSON, "orders": Kind.ORDER}
+_COLUMNS = {"wearers": "wearer_id", "orders": "order_id"}
 _SIDES = {"wearers": likeness.WEARER_SIDE, "orders": likeness.ORDER_SIDE}
+
+
+def decision_owner(case_id: str, at_ms: int) -> str:
+    """Whose the key of the reason of a decision is."""
+    return f"review_decisions/{case_id}/{at_ms}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,13 +75,19 @@ class KeyRecords:
 
     async def destroy_due(self, now_ms: int, limit: int) -> list[Destroyed]:
         """Destroys some of what is due, and what was kept for its sake only: the persons whom no order names any more."""
-        over = sa.and_(data_keys.c.destroy_at_ms <= now_ms, data_keys.c.destroyed_at_ms.is_(None))
+        await self._drop_told(now_ms)
+        named, person = tables.order_persons, sa.func.substr(data_keys.c.owner, len("protected_persons/") + 1)
+        needed = sa.and_(
+            data_keys.c.owner.like("protected\\_persons/%", escape="\\"), sa.exists().where(named.c.person_id == person)
+        )
+        over = sa.and_(data_keys.c.destroy_at_ms <= now_ms, data_keys.c.destroyed_at_ms.is_(None), ~needed)
         due = await self._rows(sa.select(data_keys.c.owner).where(over).limit(limit))
         gone = [Destroyed(*row.owner.split("/", 1)) for row in due]
         gone += [Destroyed("wearers", wearer_id) for wearer_id in await self._wearers_over(now_ms, limit)]
         for one in list(gone):
             if one.table == "orders":
                 gone += [Destroyed("protected_persons", person) for person in await self._only_named_by(one.record_id)]
+        gone = list(dict.fromkeys(gone))
         for one in gone:
             await self._destroy(one, now_ms)
         return gone
@@ -94,13 +107,32 @@ class KeyRecords:
         return [row.wearer_id for row in await self._rows(statement.limit(limit))]
 
     async def _drop_cases(self, one: Destroyed) -> None:
-        """Deletes what joins a record with others."""
-        column = {"orders": "order_id", "wearers": "wearer_id"}[one.table]
-        cases, reviews, decisions = tables.cases, tables_review.reviews, tables_review.review_decisions
-        mine = sa.select(reviews.c.case_id).where(reviews.c[column] == one.record_id)
-        await self._connection.execute(sa.delete(decisions).where(decisions.c.case_id.in_(mine)))
-        for table in (cases, reviews):
+        """Deletes what joins a record with others, and what was said of it, with its keys. What waits to be sent is sent."""
+        column = _COLUMNS[one.table]
+        outbox, decisions = tables.outbox, tables_review.review_decisions
+        for table in (tables.cases, tables_review.reviews):
+            mine = sa.select(table.c.case_id).where(table.c[column] == one.record_id)
+            for row in await self._rows(mine):
+                rows = await self._rows(sa.select(decisions.c.at_ms).where(decisions.c.case_id == row.case_id))
+                owners = [decision_owner(row.case_id, decision.at_ms) for decision in rows]
+                sent = sa.and_(outbox.c.msg_id.startswith(f"{row.case_id}:"), outbox.c.sent_at_ms.is_not(None))
+                await self._connection.execute(sa.delete(data_keys).where(data_keys.c.owner.in_(owners)))
+                await self._connection.execute(sa.delete(decisions).where(decisions.c.case_id == row.case_id))
+                await self._connection.execute(sa.delete(outbox).where(sent))
             await self._connection.execute(sa.delete(table).where(table.c[column] == one.record_id))
+        if one.table == "orders":
+            stages = tables_review.order_stages
+            await self._connection.execute(sa.delete(stages).where(stages.c.order_id == one.record_id))
+
+    async def _drop_told(self, now_ms: int) -> None:
+        """Deletes what was told of the matches of records that were destroyed, once no resume token reaches it any more."""
+        over = sa.and_(data_keys.c.destroy_at_ms <= now_ms, data_keys.c.destroyed_at_ms.is_not(None))
+        events = tables_review.match_events
+        for row in await self._rows(sa.select(data_keys.c.owner).where(over)):
+            table, record_id = row.owner.split("/", 1)
+            await self._connection.execute(sa.delete(events).where(events.c[_COLUMNS[table]] == record_id))
+            done = sa.update(data_keys).where(data_keys.c.owner == row.owner).values(destroy_at_ms=None)
+            await self._connection.execute(done)
 
     async def _only_named_by(self, order_id: str) -> list[str]:
         """Forgets whom an order protects; returns those whom no other order does."""
@@ -116,7 +148,8 @@ class KeyRecords:
         (key_column,) = table.primary_key
         emptied = {name: b"" for name in ("sealed", "digest", "national_hash") if name in table.c}
         await self._connection.execute(sa.update(table).where(key_column == one.record_id).values(emptied))
-        values = {"wrapped": b"", "destroy_at_ms": None, "destroyed_at_ms": now_ms}
+        told_until_ms = now_ms + TOKENS_KEPT_MS if one.table in _COLUMNS else None
+        values = {"wrapped": b"", "destroy_at_ms": told_until_ms, "destroyed_at_ms": now_ms}
         owner = f"{one.table}/{one.record_id}"
         await self._connection.execute(sa.update(data_keys).where(data_keys.c.owner == owner).values(values))
         digests, keys = tables_review.record_digests, tables_review.match_keys

@@ -15,6 +15,7 @@ from services.registry import tables_review as tables
 from services.registry.lifecycle import Stage
 from services.registry.reconcile import Agency, Kind, Listed
 from services.registry.review import Decision, Event, Evidence, Review, ReviewState
+from services.registry.store_keys import decision_owner
 from services.registry.tables_ledger import data_keys
 from services.registry.vault import Vault
 
@@ -228,7 +229,7 @@ class ReviewRecords:
 
     async def add_decision(self, review: Review, decision: Decision, decided_by: str, reason: str, at_ms: int) -> None:
         """Keeps who decided what and why; the reason is sealed under a key of its own."""
-        owner = f"review_decisions/{review.case_id}/{at_ms}"
+        owner = decision_owner(review.case_id, at_ms)
         key = self._vault.make_key(owner)
         await db.upsert(self._connection, data_keys, {"owner": owner}, {"ring": key.ring, "wrapped": key.wrapped})
         values = {
@@ -280,7 +281,7 @@ class ReviewRecords:
     # ── the life of orders ───────────────────────────────────────────────────────────────────────────────────────────
 
     async def add_stage(self, order_id: str, source_version: int, stage: Stage, end_reason: str, at_ms: int) -> None:
-        """Keeps for ever how an order came to be what it is."""
+        """Keeps how an order came to be what it is, as long as the order."""
         key = {"order_id": order_id, "source_version": source_version}
         values = {"stage": stage.value, "end_reason": end_reason, "at_ms": at_ms}
         await db.upsert(self._connection, tables.order_stages, key, values)

@@ -15,7 +15,8 @@ data_keys = sa.Table(
     sa.Column("destroy_at_ms", sa.BigInteger, index=True),
     sa.Column("destroyed_at_ms", sa.BigInteger),
 )
-"""`owner` is table/id of the record. A destroyed key has no bytes left; its row says when."""
+"""`owner` is table/id of the record. A destroyed key has no bytes left; its row says when, and `destroy_at_ms` until when what
+was told of its matches is kept."""
 
 ledger = sa.Table(
     "ledger",

@@ -33,6 +33,8 @@ from services.registry.domain import (
     Sex,
     Tag,
     Wearer,
+    WearerEnd,
+    WearerEndReason,
 )
 from services.registry.translate_encounters import encounter_to_proto, parse_encounters
 from tandem.common.v1 import geometry_pb2, log_pb2
@@ -65,6 +67,9 @@ ORDER_TYPES: Mapping[int, OrderType] = {
 }
 END_REASONS: Mapping[int, EndReason] = {
     registry_pb2.EndReason.Value(f"END_REASON_{one.name}"): one for one in EndReason
+}
+WEARER_END_REASONS: Mapping[int, WearerEndReason] = {
+    registry_pb2.WearerEndReason.Value(f"WEARER_END_REASON_{one.name}"): one for one in WearerEndReason
 }
 _OUTCOMES = {
     Outcome.STORED: registry_pb2.PutOutcome.STORED,
@@ -173,6 +178,25 @@ def parse_order_end(msg: registry_pb2.EndOrderRequest) -> tuple[str, OrderEnd, i
         raise InvalidField("covering_order_id", "goes with COVERED_BY_COURT_ORDER only")
     at_ms = fields.moment("ended_at", msg.ended_at, msg.HasField("ended_at"))
     return order_id, OrderEnd(reason, at_ms, covering_order_id), _version(msg.source_version)
+
+
+def parse_wearer_end(msg: registry_pb2.EndWearerRequest) -> tuple[str, WearerEnd, int]:
+    """Id of a wearer, how their case ends, and the version of the record that says so. Raises InvalidField."""
+    wearer_id = fields.required_id("wearer_id", msg.wearer_id)
+    reason = _one_of("reason", msg.reason, WEARER_END_REASONS)
+    if reason is None:
+        raise InvalidField("reason", "is missing")
+    at_ms = fields.moment("ended_at", msg.ended_at, msg.HasField("ended_at"))
+    return wearer_id, WearerEnd(reason, at_ms), _version(msg.source_version)
+
+
+def parse_person_end(msg: registry_pb2.EndProtectedPersonRequest) -> tuple[str, int, int]:
+    """Id of a protected person, when that ended, and the version of the record that says so. Raises InvalidField."""
+    return (
+        fields.required_id("person_id", msg.person_id),
+        fields.moment("ended_at", msg.ended_at, msg.HasField("ended_at")),
+        _version(msg.source_version),
+    )
 
 
 def parse_device_end(msg: registry_pb2.EndTagRequest | registry_pb2.EndDeviceRequest) -> tuple[str, int, int]:

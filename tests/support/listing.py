@@ -23,15 +23,20 @@ _UNITS = {"lat_deg": 10_000_000, "lon_deg": 10_000_000, "radius_m": 1000}
 
 def listed(
     message: Message,
-    end: registry_pb2.EndOrderRequest | registry_pb2.EndTagRequest | registry_pb2.EndDeviceRequest | None = None,
+    end: registry_pb2.EndOrderRequest
+    | registry_pb2.EndWearerRequest
+    | registry_pb2.EndProtectedPersonRequest
+    | registry_pb2.EndTagRequest
+    | registry_pb2.EndDeviceRequest
+    | None = None,
 ) -> reconciliation_pb2.ListedRecord:
     """A record as its agency lists it, with its end where it has ended."""
     kind, id_field = _KINDS[type(message).__name__]
     lines = list(_lines(message, "", {id_field, "source_version"}))
-    if isinstance(end, registry_pb2.EndTagRequest | registry_pb2.EndDeviceRequest):
-        lines += _lines(end, "", {"device_id", "source_version"})
+    if isinstance(end, registry_pb2.EndOrderRequest | registry_pb2.EndWearerRequest):
+        lines += _lines(end, "end.", {id_field, "source_version"})
     elif end is not None:
-        lines += _lines(end, "end.", {"order_id", "source_version"})
+        lines += _lines(end, "", {id_field, "source_version"})
     version = end.source_version if end else message.source_version  # type: ignore[attr-defined]
     text = "".join(f"{path}={value}\n" for path, value in lines)
     return reconciliation_pb2.ListedRecord(

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import random
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from google.protobuf.timestamp_pb2 import Timestamp
 
+from services.common.errors import InvalidField
 from services.registry import lifecycle, reconcile, translate
-from services.registry.domain import Action, EndReason, OrderType, Relation, Sex
+from services.registry.domain import Action, EndReason, OrderType, Relation, Sex, WearerEndReason
 from services.registry.reconcile import Finding, Kind, Listed
 from tandem.common.v1 import geometry_pb2
 from tandem.registry.v1 import registry_pb2
@@ -80,6 +82,43 @@ def test_an_end_is_a_part_of_the_digest() -> None:
     assert reconcile.listed(tag).digest == listing.listed(records.tag(), taken_off).digest
 
 
+def test_the_end_of_a_wearer_and_of_a_person_is_a_part_of_the_digest() -> None:
+    over = registry_pb2.EndWearerRequest(
+        wearer_id="w-1",
+        source_version=2,
+        reason=registry_pb2.WEARER_END_REASON_LAPSED,
+        ended_at=Timestamp(seconds=1_700_000_000),
+    )
+    _, end, version = translate.parse_wearer_end(over)
+    wearer = replace(translate.parse_wearer(full_wearer()), end=end, source_version=version)
+    assert reconcile.listed(wearer).digest == listing.listed(full_wearer(), over).digest
+    assert reconcile.listed(wearer).digest != listing.listed(full_wearer()).digest
+
+    safe = registry_pb2.EndProtectedPersonRequest(person_id="p-1", source_version=2, ended_at=Timestamp(seconds=5))
+    _, ended_at_ms, version = translate.parse_person_end(safe)
+    person = translate.parse_protected_person(records.person())
+    person = replace(person, ended_at_ms=ended_at_ms, source_version=version)
+    assert reconcile.listed(person).digest == listing.listed(records.person(), safe).digest
+    assert reconcile.listed(person).digest != listing.listed(records.person()).digest
+
+
+@pytest.mark.parametrize(
+    ("change", "field"),
+    [
+        ({"reason": 0}, "reason"),
+        ({"reason": 9}, "reason"),
+        ({"ended_at": None}, "ended_at"),
+        ({"wearer_id": ""}, "wearer_id"),
+    ],
+)
+def test_a_spoilt_end_of_a_wearer_is_refused_at_its_field(change: dict[str, Any], field: str) -> None:
+    good: dict[str, Any] = {"wearer_id": "w-1", "source_version": 2, "reason": 1, "ended_at": Timestamp(seconds=5)}
+    translate.parse_wearer_end(registry_pb2.EndWearerRequest(**good))
+    with pytest.raises(InvalidField) as refusal:
+        translate.parse_wearer_end(registry_pb2.EndWearerRequest(**(good | change)))
+    assert refusal.value.field == field
+
+
 def test_enums_have_the_numbers_of_the_contract() -> None:
     for sex in Sex:
         assert reconcile.SEX_NUMBERS[sex] == registry_pb2.Sex.Value(f"SEX_{sex.name}")
@@ -89,6 +128,10 @@ def test_enums_have_the_numbers_of_the_contract() -> None:
         assert reconcile.TYPE_NUMBERS[kind] == registry_pb2.OrderType.Value(f"ORDER_TYPE_{kind.name}")
     for reason in EndReason:
         assert reconcile.END_NUMBERS[reason] == registry_pb2.EndReason.Value(f"END_REASON_{reason.name}")
+    for over in WearerEndReason:
+        assert reconcile.WEARER_END_NUMBERS[over] == registry_pb2.WearerEndReason.Value(
+            f"WEARER_END_REASON_{over.name}"
+        )
     for action in Action:
         assert reconcile.ACTION_NUMBERS[action] == geometry_pb2.Demand.Value(action.name)
 

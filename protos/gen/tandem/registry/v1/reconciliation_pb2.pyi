@@ -95,7 +95,8 @@ class ListedRecord(_message.Message):
       timestamp     whole milliseconds since 1970 UTC, rounded down
       whole number  decimal, such as `extensions=1`
     A tag that was taken off and a device that was given back have one line more, `removed_at=`. An order that has ended has its lines of EndOrderRequest more:
-    `end.reason=`, `end.ended_at=`, `end.covering_order_id=`. So a wearer is, for example:
+    `end.reason=`, `end.ended_at=`, `end.covering_order_id=`; a wearer who has ended `end.reason=` and `end.ended_at=` of
+    EndWearerRequest, a protected person who has ended `ended_at=`. So a wearer is, for example:
       national_id=8001011234567
       name=...
       birth_date=1980-01-01

@@ -180,6 +180,32 @@ END_REASON_ACQUITTAL: EndReason.ValueType  # 5
 """The respondent was acquitted: it lapses."""
 Global___EndReason: _TypeAlias = EndReason  # noqa: Y015
 
+class _WearerEndReason:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _WearerEndReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_WearerEndReason.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    WEARER_END_REASON_UNSPECIFIED: _WearerEndReason.ValueType  # 0
+    WEARER_END_REASON_COMPLETED: _WearerEndReason.ValueType  # 1
+    """The time of the tag was over. Data are kept for five years."""
+    WEARER_END_REASON_ACQUITTAL: _WearerEndReason.ValueType  # 2
+    """A tag under Stalking Punishment Act 9(1) item 3-2, and the wearer was acquitted. Data are destroyed at once."""
+    WEARER_END_REASON_LAPSED: _WearerEndReason.ValueType  # 3
+    """Such a tag, and its order lapsed, as without prosecution. Data are destroyed at once."""
+
+class WearerEndReason(_WearerEndReason, metaclass=_WearerEndReasonEnumTypeWrapper):
+    """Why a wearer's case with the Ministry is over."""
+
+WEARER_END_REASON_UNSPECIFIED: WearerEndReason.ValueType  # 0
+WEARER_END_REASON_COMPLETED: WearerEndReason.ValueType  # 1
+"""The time of the tag was over. Data are kept for five years."""
+WEARER_END_REASON_ACQUITTAL: WearerEndReason.ValueType  # 2
+"""A tag under Stalking Punishment Act 9(1) item 3-2, and the wearer was acquitted. Data are destroyed at once."""
+WEARER_END_REASON_LAPSED: WearerEndReason.ValueType  # 3
+"""Such a tag, and its order lapsed, as without prosecution. Data are destroyed at once."""
+Global___WearerEndReason: _TypeAlias = WearerEndReason  # noqa: Y015
+
 class _PutOutcome:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -227,6 +253,10 @@ class _MatchEventEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_MatchEvent
     """A person's decision was undone."""
     MATCH_EVENT_WITHDRAWN: _MatchEvent.ValueType  # 7
     """The match doesn't hold any more; the order isn't enforced against this wearer."""
+    MATCH_EVENT_GROUND_FELL: _MatchEvent.ValueType  # 8
+    """The order of item 3-2 fell, by acquittal or without prosecution. Where nothing else keeps the tag on, the Ministry takes it
+    off and ends the wearer, whose data are then destroyed.
+    """
 
 class MatchEvent(_MatchEvent, metaclass=_MatchEventEnumTypeWrapper):
     """What there is to say about a match."""
@@ -246,6 +276,10 @@ MATCH_EVENT_UNDONE: MatchEvent.ValueType  # 6
 """A person's decision was undone."""
 MATCH_EVENT_WITHDRAWN: MatchEvent.ValueType  # 7
 """The match doesn't hold any more; the order isn't enforced against this wearer."""
+MATCH_EVENT_GROUND_FELL: MatchEvent.ValueType  # 8
+"""The order of item 3-2 fell, by acquittal or without prosecution. Where nothing else keeps the tag on, the Ministry takes it
+off and ends the wearer, whose data are then destroyed.
+"""
 Global___MatchEvent: _TypeAlias = MatchEvent  # noqa: Y015
 
 @_typing.final
@@ -853,6 +887,118 @@ class EndOrderResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___EndOrderResponse: _TypeAlias = EndOrderResponse  # noqa: Y015
+
+@_typing.final
+class EndWearerRequest(_message.Message):
+    """Request of EndWearer."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    WEARER_ID_FIELD_NUMBER: _builtins.int
+    SOURCE_VERSION_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    ENDED_AT_FIELD_NUMBER: _builtins.int
+    wearer_id: _builtins.str
+    """The Ministry's id of the wearer."""
+    source_version: _builtins.int
+    """The agency's version of the record; greater than that of the wearer as it was put."""
+    reason: Global___WearerEndReason.ValueType
+    """Why."""
+    @_builtins.property
+    def ended_at(self) -> _timestamp_pb2.Timestamp:
+        """Since when."""
+
+    def __init__(
+        self,
+        *,
+        wearer_id: _builtins.str = ...,
+        source_version: _builtins.int = ...,
+        reason: Global___WearerEndReason.ValueType = ...,
+        ended_at: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["ended_at", b"ended_at"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ended_at", b"ended_at", "reason", b"reason", "source_version", b"source_version", "wearer_id", b"wearer_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___EndWearerRequest: _TypeAlias = EndWearerRequest  # noqa: Y015
+
+@_typing.final
+class EndWearerResponse(_message.Message):
+    """Answer of EndWearer."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    OUTCOME_FIELD_NUMBER: _builtins.int
+    outcome: Global___PutOutcome.ValueType
+    """What became of the record."""
+    def __init__(
+        self,
+        *,
+        outcome: Global___PutOutcome.ValueType = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["outcome", b"outcome"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___EndWearerResponse: _TypeAlias = EndWearerResponse  # noqa: Y015
+
+@_typing.final
+class EndProtectedPersonRequest(_message.Message):
+    """Request of EndProtectedPerson."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PERSON_ID_FIELD_NUMBER: _builtins.int
+    SOURCE_VERSION_FIELD_NUMBER: _builtins.int
+    ENDED_AT_FIELD_NUMBER: _builtins.int
+    person_id: _builtins.str
+    """The police's id of the person."""
+    source_version: _builtins.int
+    """The agency's version of the record; greater than that of the person as it was put."""
+    @_builtins.property
+    def ended_at(self) -> _timestamp_pb2.Timestamp:
+        """Since when."""
+
+    def __init__(
+        self,
+        *,
+        person_id: _builtins.str = ...,
+        source_version: _builtins.int = ...,
+        ended_at: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["ended_at", b"ended_at"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ended_at", b"ended_at", "person_id", b"person_id", "source_version", b"source_version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___EndProtectedPersonRequest: _TypeAlias = EndProtectedPersonRequest  # noqa: Y015
+
+@_typing.final
+class EndProtectedPersonResponse(_message.Message):
+    """Answer of EndProtectedPerson."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    OUTCOME_FIELD_NUMBER: _builtins.int
+    outcome: Global___PutOutcome.ValueType
+    """What became of the record."""
+    def __init__(
+        self,
+        *,
+        outcome: Global___PutOutcome.ValueType = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["outcome", b"outcome"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___EndProtectedPersonResponse: _TypeAlias = EndProtectedPersonResponse  # noqa: Y015
 
 @_typing.final
 class EndTagRequest(_message.Message):

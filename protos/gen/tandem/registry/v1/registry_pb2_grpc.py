@@ -69,6 +69,16 @@ class RegistryServiceStub:
                 request_serializer=tandem_dot_registry_dot_v1_dot_registry__pb2.EndOrderRequest.SerializeToString,
                 response_deserializer=tandem_dot_registry_dot_v1_dot_registry__pb2.EndOrderResponse.FromString,
                 _registered_method=True)
+        self.EndWearer = channel.unary_unary(
+                '/tandem.registry.v1.RegistryService/EndWearer',
+                request_serializer=tandem_dot_registry_dot_v1_dot_registry__pb2.EndWearerRequest.SerializeToString,
+                response_deserializer=tandem_dot_registry_dot_v1_dot_registry__pb2.EndWearerResponse.FromString,
+                _registered_method=True)
+        self.EndProtectedPerson = channel.unary_unary(
+                '/tandem.registry.v1.RegistryService/EndProtectedPerson',
+                request_serializer=tandem_dot_registry_dot_v1_dot_registry__pb2.EndProtectedPersonRequest.SerializeToString,
+                response_deserializer=tandem_dot_registry_dot_v1_dot_registry__pb2.EndProtectedPersonResponse.FromString,
+                _registered_method=True)
         self.EndTag = channel.unary_unary(
                 '/tandem.registry.v1.RegistryService/EndTag',
                 request_serializer=tandem_dot_registry_dot_v1_dot_registry__pb2.EndTagRequest.SerializeToString,
@@ -150,6 +160,24 @@ class RegistryServiceServicer:
     def EndOrder(self, request, context):
         """Ends an order before its time: it was cancelled or has lapsed. A later PutOrder with a greater version puts it in force
         again.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def EndWearer(self, request, context):
+        """Notes that a wearer's case with the Ministry is over; refused while a tag is on them. Their data are destroyed five years
+        later, or at once where the ground of an item 3-2 tag fell. A later PutWearer with a greater version takes it back, as long
+        as there is something to take back.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def EndProtectedPerson(self, request, context):
+        """Notes that a person isn't protected any more; refused while an order that isn't over names them or a device is theirs. Their
+        data are destroyed five years later, but not before those of the orders. A later PutProtectedPerson with a greater version
+        takes it back.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -238,6 +266,16 @@ def add_RegistryServiceServicer_to_server(servicer, server):
                     servicer.EndOrder,
                     request_deserializer=tandem_dot_registry_dot_v1_dot_registry__pb2.EndOrderRequest.FromString,
                     response_serializer=tandem_dot_registry_dot_v1_dot_registry__pb2.EndOrderResponse.SerializeToString,
+            ),
+            'EndWearer': grpc.unary_unary_rpc_method_handler(
+                    servicer.EndWearer,
+                    request_deserializer=tandem_dot_registry_dot_v1_dot_registry__pb2.EndWearerRequest.FromString,
+                    response_serializer=tandem_dot_registry_dot_v1_dot_registry__pb2.EndWearerResponse.SerializeToString,
+            ),
+            'EndProtectedPerson': grpc.unary_unary_rpc_method_handler(
+                    servicer.EndProtectedPerson,
+                    request_deserializer=tandem_dot_registry_dot_v1_dot_registry__pb2.EndProtectedPersonRequest.FromString,
+                    response_serializer=tandem_dot_registry_dot_v1_dot_registry__pb2.EndProtectedPersonResponse.SerializeToString,
             ),
             'EndTag': grpc.unary_unary_rpc_method_handler(
                     servicer.EndTag,
@@ -440,6 +478,60 @@ class RegistryService:
             '/tandem.registry.v1.RegistryService/EndOrder',
             tandem_dot_registry_dot_v1_dot_registry__pb2.EndOrderRequest.SerializeToString,
             tandem_dot_registry_dot_v1_dot_registry__pb2.EndOrderResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def EndWearer(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tandem.registry.v1.RegistryService/EndWearer',
+            tandem_dot_registry_dot_v1_dot_registry__pb2.EndWearerRequest.SerializeToString,
+            tandem_dot_registry_dot_v1_dot_registry__pb2.EndWearerResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def EndProtectedPerson(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tandem.registry.v1.RegistryService/EndProtectedPerson',
+            tandem_dot_registry_dot_v1_dot_registry__pb2.EndProtectedPersonRequest.SerializeToString,
+            tandem_dot_registry_dot_v1_dot_registry__pb2.EndProtectedPersonResponse.FromString,
             options,
             channel_credentials,
             insecure,

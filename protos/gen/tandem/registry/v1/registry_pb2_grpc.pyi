@@ -35,6 +35,16 @@ class RegistryServiceStub:
     """Ends an order before its time: it was cancelled or has lapsed. A later PutOrder with a greater version puts it in force
     again.
     """
+    EndWearer: _aio.UnaryUnaryMultiCallable[_registry_pb2.EndWearerRequest, _registry_pb2.EndWearerResponse]
+    """Notes that a wearer's case with the Ministry is over; refused while a tag is on them. Their data are destroyed five years
+    later, or at once where the ground of an item 3-2 tag fell. A later PutWearer with a greater version takes it back, as long
+    as there is something to take back.
+    """
+    EndProtectedPerson: _aio.UnaryUnaryMultiCallable[_registry_pb2.EndProtectedPersonRequest, _registry_pb2.EndProtectedPersonResponse]
+    """Notes that a person isn't protected any more; refused while an order that isn't over names them or a device is theirs. Their
+    data are destroyed five years later, but not before those of the orders. A later PutProtectedPerson with a greater version
+    takes it back.
+    """
     EndTag: _aio.UnaryUnaryMultiCallable[_registry_pb2.EndTagRequest, _registry_pb2.EndTagResponse]
     """Notes that a tag was taken off. A later PutTag with a greater version puts it on again."""
     EndDevice: _aio.UnaryUnaryMultiCallable[_registry_pb2.EndDeviceRequest, _registry_pb2.EndDeviceResponse]
@@ -108,6 +118,28 @@ class RegistryServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _abc.Awaitable[_registry_pb2.EndOrderResponse]:
         """Ends an order before its time: it was cancelled or has lapsed. A later PutOrder with a greater version puts it in force
         again.
+        """
+
+    @_abc_1.abstractmethod
+    def EndWearer(
+        self,
+        request: _registry_pb2.EndWearerRequest,
+        context: _aio.ServicerContext[_registry_pb2.EndWearerRequest, _abc.Awaitable[_registry_pb2.EndWearerResponse]],
+    ) -> _abc.Awaitable[_registry_pb2.EndWearerResponse]:
+        """Notes that a wearer's case with the Ministry is over; refused while a tag is on them. Their data are destroyed five years
+        later, or at once where the ground of an item 3-2 tag fell. A later PutWearer with a greater version takes it back, as long
+        as there is something to take back.
+        """
+
+    @_abc_1.abstractmethod
+    def EndProtectedPerson(
+        self,
+        request: _registry_pb2.EndProtectedPersonRequest,
+        context: _aio.ServicerContext[_registry_pb2.EndProtectedPersonRequest, _abc.Awaitable[_registry_pb2.EndProtectedPersonResponse]],
+    ) -> _abc.Awaitable[_registry_pb2.EndProtectedPersonResponse]:
+        """Notes that a person isn't protected any more; refused while an order that isn't over names them or a device is theirs. Their
+        data are destroyed five years later, but not before those of the orders. A later PutProtectedPerson with a greater version
+        takes it back.
         """
 
     @_abc_1.abstractmethod
