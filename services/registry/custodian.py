@@ -33,7 +33,9 @@ class Custodian:
         wrapped = False
         while True:
             try:
-                wrapped = wrapped or not await self.rewrap_some()
+                if not wrapped and not await self.rewrap_some():
+                    wrapped = True
+                    logger().info("keys_wrapped", current=self._registry.rings[-1], unused=self._registry.rings[:-1])
                 if wrapped and not await self.destroy_some():
                     await asyncio.sleep(POLL_S)
             except Unavailable as error:

@@ -37,6 +37,8 @@ class Registry:
     def __init__(self, database: Database, vault: Vault, clock: MeshClock, partitions: int) -> None:
         self.database = database
         self._vault = vault
+        self.rings = vault.rings
+        """Ids of the keys of the ring, the oldest first."""
         self._clock = clock
         self.cases = Cases(clock, partitions)
         self._change = asyncio.Event()
@@ -77,16 +79,10 @@ class Registry:
     async def prepare(self, log_identity: str) -> None:
         """To be called once before all else. A new log is sent all that is valid.
 
-        Raises FailedPrecondition where the database was written under another key: nothing would be found in it.
+        Raises FailedPrecondition where the ring lacks a key that the database was written under: not all would be found in it.
         """
         async with self.changing() as records:
-            fingerprint = await records.fact("key")
-            if fingerprint is None:
-                await records.note("key", self._vault.fingerprint)
-            elif fingerprint != self._vault.fingerprint:
-                raise FailedPrecondition(
-                    "the database was written under another key: restore TANDEM_REGISTRY_KEY or its file"
-                )
+            await _unlock(records, self._vault)
             if await records.fact("log") != log_identity.encode():
                 await records.begin_new_log()
                 await records.note("log", log_identity.encode())
@@ -319,6 +315,20 @@ _TABLES: Mapping[Kind, sa.Table] = {
     Kind.PROTECTED_PERSON: tables.protected_persons,
     Kind.DEVICE: tables.devices,
 }
+
+
+async def _unlock(records: Records, vault: Vault) -> None:
+    """Takes the root of the hashes from the database, or gives it one, and wraps it by the ring's current key."""
+    root, fingerprint = await records.fact("root"), await records.fact("key")
+    with contextlib.suppress(FailedPrecondition):  # another ring's: then the fingerprint differs too
+        if root is not None:
+            vault.open_root(root)
+    if fingerprint not in (None, vault.fingerprint):
+        raise FailedPrecondition("the database was written under another key: restore TANDEM_REGISTRY_KEY or its file")
+    if lacking := await records.keys.lacking():
+        raise FailedPrecondition(f"the key ring lacks keys that are still needed: {', '.join(sorted(lacking))}")
+    await records.note("key", vault.fingerprint)
+    await records.note("root", vault.wrapped_root())
 
 
 async def _store(records: Records, table: sa.Table, record_id: str, record: Record, new: bool = False) -> None:

@@ -64,6 +64,11 @@ class KeyRecords:
             )
         return bool(rows)
 
+    async def lacking(self) -> frozenset[str]:
+        """Ids of keys that aren't in the ring although they wrap a key."""
+        used = sa.select(data_keys.c.ring).where(data_keys.c.destroyed_at_ms.is_(None)).distinct()
+        return frozenset(row.ring for row in await self._rows(used)) - set(self._vault.rings)
+
     async def without(self, table: sa.Table, limit: int) -> list[str]:
         """Ids of some records that were sealed before records had keys of their own."""
         (key,) = table.primary_key

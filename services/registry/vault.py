@@ -1,7 +1,8 @@
 """Personal data at rest: records sealed each under a key of its own, and keyed hashes that tell equality without the value.
 
 The keys of the records are wrapped by a ring of keys that stands outside the database. Destroying a record's key destroys
-the record, wherever copies of the sealed bytes are; rotating the ring rewraps small keys and leaves the records alone.
+the record, wherever copies of the sealed bytes are; rotating the ring rewraps small keys and leaves the records alone. So it is
+with the root, from which the keys of the hashes are derived: the first key that a database had, kept in it wrapped by the ring.
 """
 
 from __future__ import annotations
@@ -22,6 +23,8 @@ from services.common.errors import FailedPrecondition
 
 KEY_BYTES = 32
 _NONCE_BYTES = 12
+_RING_ID_CHARS = 16
+_ROOT = "root"
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,16 +40,31 @@ class Vault:
     """Seals and opens records, and hashes what must be found again."""
 
     def __init__(self, *keys: bytes) -> None:
-        """`keys` are the ring, the oldest first; the last one wraps what is new, and the first one is the hashes' too."""
-        first = keys[0]
-        self._first = AESGCM(_derive(first, b"tandem registry: seal"))
+        """`keys` are the ring, the oldest first; the last one wraps what is new. The first one is the root of a new database."""
         self._ring = {_id_of(key): AESGCM(_derive(key, b"tandem registry: wrap")) for key in keys}
-        self.current = _id_of(keys[-1])
+        self.rings = tuple(self._ring)
+        """Ids of the keys of the ring, the oldest first."""
+        self.current = self.rings[-1]
         """Id of the key that wraps what is new."""
-        self._index_key = _derive(first, b"tandem registry: index")
-        self._digest_key = _derive(first, b"tandem registry: digest")
-        self.fingerprint = _derive(first, b"tandem registry: fingerprint")
-        """Tells whether two vaults have the same first key; of no use to anybody without it."""
+        self._take_root(keys[0])
+
+    def _take_root(self, root: bytes) -> None:
+        self._root = root
+        self._unkeyed = AESGCM(_derive(root, b"tandem registry: seal"))
+        self._index_key = _derive(root, b"tandem registry: index")
+        self._digest_key = _derive(root, b"tandem registry: digest")
+        self.fingerprint = _derive(root, b"tandem registry: fingerprint")
+        """Tells whether two vaults have the same root; of no use to anybody without it."""
+
+    def wrapped_root(self) -> bytes:
+        """The root as it stands in the database: id of the ring's current key, and the root wrapped by it."""
+        wrapped = self._wrap(_ROOT, self._root)
+        return wrapped.ring.encode() + wrapped.wrapped
+
+    def open_root(self, wrapped: bytes) -> None:
+        """Takes the root of a database. Raises FailedPrecondition where the ring lacks the key that wrapped it."""
+        ring = wrapped[:_RING_ID_CHARS].decode()
+        self._take_root(self._unwrap(_ROOT, DataKey(ring, wrapped[_RING_ID_CHARS:])))
 
     def make_key(self, owner: str) -> DataKey:
         """A new key for the record that `owner` names, wrapped by the current key of the ring."""
@@ -61,11 +79,11 @@ class Vault:
 
     def _unwrap(self, owner: str, key: DataKey) -> bytes:
         if key.ring not in self._ring:
-            raise FailedPrecondition(f"the key ring lacks the key {key.ring}")
+            raise FailedPrecondition(f"the key ring lacks the key {key.ring}: restore its line")
         return _decrypt(self._ring[key.ring], owner, key.wrapped)
 
     def seal(self, owner: str, plain: bytes, key: DataKey | None = None) -> bytes:
-        """Encrypts with AES-256-GCM, without a key under the first one of the ring.
+        """Encrypts with AES-256-GCM, without a key under one that comes from the root.
 
         `owner` names the row, so that a sealed value can't be moved to another one.
         """
@@ -79,7 +97,7 @@ class Vault:
         return _decrypt(self._cipher(owner, key), owner, sealed)
 
     def _cipher(self, owner: str, key: DataKey | None) -> AESGCM:
-        return self._first if key is None else AESGCM(self._unwrap(owner, key))
+        return self._unkeyed if key is None else AESGCM(self._unwrap(owner, key))
 
     def index(self, value: str) -> bytes:
         """Keyed hash by which equal values are found: HMAC-SHA256."""
@@ -118,7 +136,8 @@ def parse_keys(texts: Sequence[str]) -> tuple[bytes, ...]:
 def read_or_make_keys(path: Path) -> tuple[bytes, ...]:
     """The keys in this file, one a line; where there is none it is made with one key, readable by its owner only.
 
-    A ring is rotated by adding a line. Raises FailedPrecondition where the file holds something else.
+    A ring is rotated by adding a line; those before it may go once nothing is wrapped by them any more. Raises
+    FailedPrecondition where the file holds something else.
     """
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)

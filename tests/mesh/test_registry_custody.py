@@ -24,7 +24,7 @@ from services.registry.tables_review import match_keys, record_digests
 from services.registry.vault import Vault
 from tests.support import records
 
-OLD, NEW = bytes(32), bytes(range(32))
+OLD, NEW, NEXT = bytes(32), bytes(range(32)), bytes(range(1, 33))
 
 
 def ahead(ms: int) -> MeshClock:
@@ -85,6 +85,35 @@ async def test_a_rotated_ring_wraps_all_keys_anew_and_the_old_one_is_needed_no_m
     with pytest.raises(FailedPrecondition, match="ring lacks"):
         async with opened(where) as (registry, _), registry.transaction() as view:
             await view.find(tables.wearers, Wearer, "w-1")
+
+
+async def test_once_all_is_wrapped_anew_the_first_key_goes_and_all_is_found_as_before(where: Path | str) -> None:
+    async with opened(where) as (registry, _):
+        await put_all(registry)
+    with pytest.raises(FailedPrecondition, match="another key"):
+        async with opened(where, NEW):
+            pass
+    async with opened(where, OLD, NEW):
+        pass
+    with pytest.raises(FailedPrecondition, match=f"still needed: {Vault(OLD).current}"):
+        async with opened(where, NEW):
+            pass
+    async with opened(where, OLD, NEW) as (_, custodian):
+        while await custodian.rewrap_some():
+            pass
+    async with opened(where, NEW) as (registry, custodian):
+        async with registry.transaction() as view:
+            assert (await view.find(tables.wearers, Wearer, "w-1")).name == records.NAME
+        assert await registry.put_wearer(translate.parse_wearer(records.wearer())) is Outcome.UNCHANGED
+        await registry.put_order(order())  # found by the hash of the number
+        async with registry.transaction() as view:
+            assert [one.order_id for one in await view.cases_of_wearer("w-1")] == ["o-1"]
+    # And so on: the next one in, the one before out.
+    async with opened(where, NEW, NEXT) as (_, custodian):
+        while await custodian.rewrap_some():
+            pass
+    async with opened(where, NEXT) as (registry, _), registry.transaction() as view:
+        assert [one.order_id for one in await view.orders_against(order().respondent.national_id)] == ["o-1"]
 
 
 async def test_five_years_after_its_end_an_order_is_destroyed_and_who_it_alone_protected(where: Path | str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -11,12 +12,14 @@ import sqlalchemy as sa
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
 from sqlalchemy import Connection
+from structlog.testing import capture_logs
 
 from services.common import bus as buses
 from services.common import db, ids
+from services.common.bus import Bus
 from services.common.clock import MeshClock, wall_us
-from services.common.errors import FailedPrecondition
-from services.registry import store, tables, translate
+from services.common.errors import FailedPrecondition, Unavailable
+from services.registry import relay, store, tables, translate
 from services.registry.cases import DAY_MS
 from services.registry.handlers import Registry
 from services.registry.store import MIGRATIONS
@@ -202,6 +205,35 @@ async def test_a_snapshot_that_no_message_holds_is_refused_before_it_blocks_the_
         async with registry.transaction() as view:
             assert (await view.order("o-1")).source_version == 1
             assert (await view.matches_after(0, 10))[0].version > 1
+
+
+async def test_a_relay_that_waits_says_so_once_and_goes_on(
+    where: Path | str, bus: Bus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(relay, "AGAIN_S", 0.01)
+    refusals = [Unavailable("the disk is full", retry_after_s=0.0)] * 3
+
+    async def unsent(self: store.Records, limit: int) -> list[store.OutboxRow]:
+        if refusals:
+            raise refusals.pop()
+        return await waiting(self, limit)
+
+    waiting = store.Records.unsent
+    monkeypatch.setattr(store.Records, "unsent", unsent)
+    async with db.open_database(where, MIGRATIONS) as database:
+        registry = Registry(database, Vault(bytes(32)), MeshClock(), 1)
+        await registry.prepare("log 1")
+        await registry.put_wearer(translate.parse_wearer(records.wearer()))
+        await registry.put_tag(translate.parse_tag(records.tag()))
+        with capture_logs() as logs:
+            work = asyncio.ensure_future(relay.Relay(registry, bus, MeshClock()).run())
+            try:
+                async with asyncio.timeout(20):
+                    while "outbox_published" not in {one["event"] for one in logs}:  # noqa: ASYNC110
+                        await asyncio.sleep(0.02)
+            finally:
+                work.cancel()
+        assert [one["reason"] for one in logs if one["event"] == "relay_waits"] == ["the disk is full"]
 
 
 async def test_the_migrations_make_the_tables_that_the_store_expects(where: Path | str) -> None:
