@@ -23,7 +23,7 @@ from tests.support.registry import Client, RegistryMesh, running_registry
 
 ORDERS = 3
 PUBLICATIONS_MAX = 24
-"""In one life. Some lives are longer than the relay's batch: if none were, nothing would ever be marked."""
+"""In one life. The relay marks after 1, 3, 7 and 15 of them, so most lives end between two marks."""
 PUTS_MAX = 40
 """More than a life has publications."""
 
