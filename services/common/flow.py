@@ -5,6 +5,7 @@ Streams are created from it, and every publisher and consumer takes its names fr
     registry ─ log.{p}.case ─┐
     ingest ─── log.{p}.report ─▶ LOG_{p} ─▶ geofence ─ alert.{p}.{alert_id} ─▶ ALERTS ─▶ dispatch (each leg)
     geofence ─ log.{p}.rules, .fold, .tick ┘                                             └─ incident.{leg}.{id} ─▶ INCIDENTS
+    desks ─ ingest ─ command.{id} ─▶ COMMANDS ─▶ ingest ─▶ the device
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ GIB = 1 << 30
 
 @dataclass(frozen=True, slots=True)
 class Stream:
-    """A JetStream stream: on disk, limits retention, full means refusing new messages, nothing can be deleted by hand."""
+    """A JetStream stream: on disk, limits retention, nothing can be deleted by hand; full means refusing new messages."""
 
     name: str
     """Name on the server, with {p} where there is one for each partition."""
@@ -27,6 +28,8 @@ class Stream:
     """How long a message is kept, seconds; 0 for ever."""
     max_bytes: int
     """Size at which it refuses more."""
+    forgets: bool = False
+    """Full means that the oldest go, instead of refusing more: for what only informs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,13 +57,17 @@ INCIDENTS = Stream("INCIDENTS", ("incident.>",), 30 * DAY_S, 8 * GIB)
 PARKED = Stream("PARKED", ("parked.>",), 365 * DAY_S, GIB)
 DIGESTS = Stream("DIGESTS", ("digest.>",), 7 * DAY_S, GIB)
 
+# A command is over after a day at the latest.
+COMMANDS = Stream("COMMANDS", ("command.>", "command_step.>"), DAY_S, GIB)
+QUARANTINE = Stream("QUARANTINE", ("quarantine.>",), 7 * DAY_S, 16 << 20, forgets=True)
+
 LEDGER = Stream("LEDGER", ("ledger.>",), 3 * 365 * DAY_S, GIB)
 DISCLOSURES = Stream("DISCLOSURES", ("disclosure.>",), 365 * DAY_S, 8 * GIB)
 
-STREAMS = (PREMISES, LOG, ALERTS, MEASURES, INCIDENTS, PARKED, DIGESTS, LEDGER, DISCLOSURES)
+STREAMS = (PREMISES, LOG, ALERTS, MEASURES, INCIDENTS, PARKED, DIGESTS, COMMANDS, QUARANTINE, LEDGER, DISCLOSURES)
 
 DEVICES_BUCKET = "devices"
-"""KV bucket: device id -> Route, written by the registry, watched by ingest."""
+"""KV bucket: device id -> DeviceRoute, written by the registry, watched by ingest."""
 
 PREMISES_SUBJECT = "premises"
 """Subject of the one message that says how many partitions there are and how the clock runs."""
@@ -70,7 +77,7 @@ LEGS = ("probation", "police", "warning")
 FLOWS = (
     Flow("premises", "Premises", "PREMISES", ("setup",), ("(every service, at its start)",)),
     Flow("log.{p}.fold", "LogEntry.fold_version", LOG.name, ("geofence",), ("(geofence)",)),
-    Flow("log.{p}.report", "LogEntry.positions, .equipment", LOG.name, ("ingest",), ("(geofence)",)),
+    Flow("log.{p}.report", "LogEntry.positions, .equipment, .heard", LOG.name, ("ingest",), ("(geofence)",)),
     Flow("log.{p}.case", "LogEntry.case", LOG.name, ("registry",), ("(geofence)",)),
     Flow("log.{p}.rules", "LogEntry.rules", LOG.name, ("geofence",), ("(geofence)",)),
     Flow("log.{p}.tick", "LogEntry.tick", LOG.name, ("geofence",), ("(geofence)",)),
@@ -91,6 +98,9 @@ FLOWS = (
     ),
     Flow("parked.{by}.{stream}.{sequence}", "Parked", PARKED.name, ("geofence", "dispatch", "registry"), ()),
     Flow("digest.{p}.{sequence}.{replica}", "sha256 hex", DIGESTS.name, ("geofence",), ("(geofence)",)),
+    Flow("command.{command_id}", "Command", COMMANDS.name, ("ingest",), ("(ingest)",)),
+    Flow("command_step.{command_id}.{state}", "CommandStep", COMMANDS.name, ("ingest",), ("(ingest)",)),
+    Flow("quarantine.{ingest}", "tandem.ingest.v1.QuarantineCounts", QUARANTINE.name, ("ingest",), ("(ingest)",)),
     Flow("ledger.head.{sequence}", "LedgerHead", LEDGER.name, ("registry",), ("(every agency)",)),
     Flow("disclosure.{by}.{disclosure_id}", "Disclosure", DISCLOSURES.name, ("dispatch",), ("registry-disclosures",)),
 )
@@ -147,6 +157,21 @@ def parked_subject(by: str, stream: str, sequence: int) -> str:
 def digest_subject(partition: int, sequence: int, replica: int) -> str:
     """Subject of the digest of one evaluator's state after `sequence`."""
     return f"digest.{partition}.{sequence}.{replica}"
+
+
+def command_subject(command_id: str) -> str:
+    """Subject of one command; it is its own, so that the second with the same id is refused for ever."""
+    return f"command.{command_id}"
+
+
+def command_step_subject(command_id: str, state: str) -> str:
+    """Subject of a command's coming to a state; of each the first is kept."""
+    return f"command_step.{command_id}.{state}"
+
+
+def quarantine_subject(ingest: str) -> str:
+    """Subject of the counts of reports that one ingest process refused."""
+    return f"quarantine.{ingest}"
 
 
 def ledger_head_subject(sequence: int) -> str:

@@ -75,7 +75,7 @@ def _config(stream: flow.Stream, name: str, partition: int, replicas: int, max_b
         subjects=[subject.format(p=partition) for subject in stream.subjects],
         retention=RetentionPolicy.LIMITS,
         storage=StorageType.FILE,
-        discard=DiscardPolicy.NEW,
+        discard=DiscardPolicy.OLD if stream.forgets else DiscardPolicy.NEW,
         max_age=stream.max_age_s,
         max_bytes=min(stream.max_bytes, max_bytes or stream.max_bytes),
         duplicate_window=DUPLICATE_WINDOW_S,

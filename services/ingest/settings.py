@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from pydantic import Field
 
 from services.common.settings import CommonSettings
@@ -12,3 +14,17 @@ class Settings(CommonSettings):
 
     port: int = Field(default=7402, ge=0, le=65535)
     """TCP port of gRPC."""
+    http_port: int = Field(default=7432, ge=0, le=65535)
+    """TCP port of the HTTP door, for phones."""
+    http_tls_cert: Path | None = None
+    """Certificate chain of the HTTP door, PEM, as phones know it; off loopback it is needed. Callers need none: they have tokens."""
+    http_tls_key: Path | None = None
+    """Its private key, PEM."""
+    metrics_port: int = Field(default=7442, ge=0, le=65535)
+    """TCP port of /metrics, /healthz and /readyz."""
+    device_reports_per_s: float = Field(default=10.0, gt=0)
+    """Reports that a device may send in the long run ..."""
+    device_reports_burst: int = Field(default=300, ge=1)
+    """... and at once: an hour of reports at 15 s is 240."""
+    backfill_reports_per_s: float = Field(default=20_000.0, gt=0)
+    """Buffered reports that go into each partition of the log, so that what is live never waits for them."""

@@ -212,6 +212,9 @@ def test_the_subjects_that_are_made_are_those_of_the_table() -> None:
         flow.digest_subject(0, 5, 1): "digest.{p}.{sequence}.{replica}",
         flow.ledger_head_subject(5): "ledger.head.{sequence}",
         flow.disclosure_subject("police", "d"): "disclosure.{by}.{disclosure_id}",
+        flow.command_subject("c"): "command.{command_id}",
+        flow.command_step_subject("c", "SENT"): "command_step.{command_id}.{state}",
+        flow.quarantine_subject("i"): "quarantine.{ingest}",
     }
     assert set(made.values()) == {row.subject for row in flow.FLOWS}
     for subject, row_subject in made.items():

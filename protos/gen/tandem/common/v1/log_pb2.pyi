@@ -107,6 +107,28 @@ DEVICE_ACCEPTED: EquipmentKind.ValueType  # 18
 """The protected person carries the device again."""
 Global___EquipmentKind: _TypeAlias = EquipmentKind  # noqa: Y015
 
+class _DeviceKind:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _DeviceKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_DeviceKind.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    DEVICE_KIND_UNSPECIFIED: _DeviceKind.ValueType  # 0
+    TAG: _DeviceKind.ValueType  # 1
+    """On a wearer."""
+    PROTECTIVE_DEVICE: _DeviceKind.ValueType  # 2
+    """With a protected person."""
+
+class DeviceKind(_DeviceKind, metaclass=_DeviceKindEnumTypeWrapper):
+    """What a device is."""
+
+DEVICE_KIND_UNSPECIFIED: DeviceKind.ValueType  # 0
+TAG: DeviceKind.ValueType  # 1
+"""On a wearer."""
+PROTECTIVE_DEVICE: DeviceKind.ValueType  # 2
+"""With a protected person."""
+Global___DeviceKind: _TypeAlias = DeviceKind  # noqa: Y015
+
 @_typing.final
 class LogEntry(_message.Message):
     """An entry of the ordered log LOG_<p>: all that the evaluator may know. Its time is the stamp that the leader of the stream
@@ -523,12 +545,15 @@ class DeviceRoute(_message.Message):
     VENDOR_ID_FIELD_NUMBER: _builtins.int
     TOKENS_FIELD_NUMBER: _builtins.int
     REVOKED_FIELD_NUMBER: _builtins.int
+    KIND_FIELD_NUMBER: _builtins.int
     subject_id: _builtins.str
     """The wearer's or the protected person's id."""
     vendor_id: _builtins.str
     """The vendor that may report for it: <vendor_id> of spiffe://vendor/<vendor_id>; empty where none may."""
     revoked: _builtins.bool
     """Nobody may report for it any more."""
+    kind: Global___DeviceKind.ValueType
+    """What it is: the location tracking centre commands tags, the 112 room protective devices."""
     @_builtins.property
     def partitions(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """Partitions of the log, at least one, growing."""
@@ -545,10 +570,11 @@ class DeviceRoute(_message.Message):
         vendor_id: _builtins.str = ...,
         tokens: _abc.Iterable[Global___DeviceToken] | None = ...,
         revoked: _builtins.bool = ...,
+        kind: Global___DeviceKind.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["partitions", b"partitions", "revoked", b"revoked", "subject_id", b"subject_id", "tokens", b"tokens", "vendor_id", b"vendor_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["kind", b"kind", "partitions", b"partitions", "revoked", b"revoked", "subject_id", b"subject_id", "tokens", b"tokens", "vendor_id", b"vendor_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -9,6 +9,7 @@ from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from tandem.common.v1 import command_pb2 as _command_pb2
 from tandem.common.v1 import log_pb2 as _log_pb2
 import builtins as _builtins
 import sys
@@ -42,6 +43,46 @@ ACCEPTED: Outcome.ValueType  # 1
 REFUSED: Outcome.ValueType  # 2
 """Not taken; see the refusals."""
 Global___Outcome: _TypeAlias = Outcome  # noqa: Y015
+
+class _RefusalCode:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _RefusalCodeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_RefusalCode.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    REFUSAL_CODE_UNSPECIFIED: _RefusalCode.ValueType  # 0
+    REFUSAL_CODE_INVALID: _RefusalCode.ValueType  # 1
+    """A field is missing, out of range or not of its kind."""
+    REFUSAL_CODE_CLOCK_AHEAD: _RefusalCode.ValueType  # 2
+    """The device's clock is more than 2 minutes ahead. That the device was heard is in the log."""
+    REFUSAL_CODE_UNKNOWN_DEVICE: _RefusalCode.ValueType  # 3
+    """No such device is registered."""
+    REFUSAL_CODE_REVOKED: _RefusalCode.ValueType  # 4
+    """The device was taken out of service."""
+    REFUSAL_CODE_NOT_YOURS: _RefusalCode.ValueType  # 5
+    """The device isn't bound to this sender."""
+    REFUSAL_CODE_TOO_OFTEN: _RefusalCode.ValueType  # 6
+    """The device reports more often than it may."""
+
+class RefusalCode(_RefusalCode, metaclass=_RefusalCodeEnumTypeWrapper):
+    """Kinds of reasons. Only TOO_OFTEN may succeed when the same report is sent again later; UNKNOWN_DEVICE and NOT_YOURS once the
+    registry's records have changed.
+    """
+
+REFUSAL_CODE_UNSPECIFIED: RefusalCode.ValueType  # 0
+REFUSAL_CODE_INVALID: RefusalCode.ValueType  # 1
+"""A field is missing, out of range or not of its kind."""
+REFUSAL_CODE_CLOCK_AHEAD: RefusalCode.ValueType  # 2
+"""The device's clock is more than 2 minutes ahead. That the device was heard is in the log."""
+REFUSAL_CODE_UNKNOWN_DEVICE: RefusalCode.ValueType  # 3
+"""No such device is registered."""
+REFUSAL_CODE_REVOKED: RefusalCode.ValueType  # 4
+"""The device was taken out of service."""
+REFUSAL_CODE_NOT_YOURS: RefusalCode.ValueType  # 5
+"""The device isn't bound to this sender."""
+REFUSAL_CODE_TOO_OFTEN: RefusalCode.ValueType  # 6
+"""The device reports more often than it may."""
+Global___RefusalCode: _TypeAlias = RefusalCode  # noqa: Y015
 
 @_typing.final
 class Position(_message.Message):
@@ -148,15 +189,21 @@ Global___EquipmentEvent: _TypeAlias = EquipmentEvent  # noqa: Y015
 
 @_typing.final
 class ReportRequest(_message.Message):
-    """A batch."""
+    """A batch, or receipts for commands, or both."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     BATCH_FIELD_NUMBER: _builtins.int
     POSITIONS_FIELD_NUMBER: _builtins.int
     EQUIPMENT_FIELD_NUMBER: _builtins.int
+    BACKFILL_FIELD_NUMBER: _builtins.int
+    RECEIPTS_FIELD_NUMBER: _builtins.int
     batch: _builtins.int
     """The sender's number of the batch, given back in the answer."""
+    backfill: _builtins.bool
+    """What the sender kept while it had no connection: it goes into the log on a lane of its own, at a bounded rate, and never
+    delays what is live. What is older than 3 minutes goes that way in any case.
+    """
     @_builtins.property
     def positions(self) -> _containers.RepeatedCompositeFieldContainer[Global___Position]:
         """Positions, together with equipment events at most 1,000."""
@@ -165,16 +212,22 @@ class ReportRequest(_message.Message):
     def equipment(self) -> _containers.RepeatedCompositeFieldContainer[Global___EquipmentEvent]:
         """Equipment events."""
 
+    @_builtins.property
+    def receipts(self) -> _containers.RepeatedCompositeFieldContainer[Global___CommandReceipt]:
+        """Commands that devices have, or can't follow; at most 1,000. A request without reports has at least one."""
+
     def __init__(
         self,
         *,
         batch: _builtins.int = ...,
         positions: _abc.Iterable[Global___Position] | None = ...,
         equipment: _abc.Iterable[Global___EquipmentEvent] | None = ...,
+        backfill: _builtins.bool = ...,
+        receipts: _abc.Iterable[Global___CommandReceipt] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch", b"batch", "equipment", b"equipment", "positions", b"positions"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["backfill", b"backfill", "batch", b"batch", "equipment", b"equipment", "positions", b"positions", "receipts", b"receipts"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -182,13 +235,14 @@ Global___ReportRequest: _TypeAlias = ReportRequest  # noqa: Y015
 
 @_typing.final
 class ReportResponse(_message.Message):
-    """The answer to one batch."""
+    """The answer to one batch, or commands."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     BATCH_FIELD_NUMBER: _builtins.int
     OUTCOMES_FIELD_NUMBER: _builtins.int
     REFUSALS_FIELD_NUMBER: _builtins.int
+    COMMANDS_FIELD_NUMBER: _builtins.int
     batch: _builtins.int
     """The sender's number of the batch."""
     @_builtins.property
@@ -199,20 +253,101 @@ class ReportResponse(_message.Message):
     def refusals(self) -> _containers.RepeatedCompositeFieldContainer[Global___Refusal]:
         """Why, for each that was refused."""
 
+    @_builtins.property
+    def commands(self) -> _containers.RepeatedCompositeFieldContainer[Global___DeviceCommand]:
+        """Commands for devices of this stream. A response with commands answers no batch and has nothing else."""
+
     def __init__(
         self,
         *,
         batch: _builtins.int = ...,
         outcomes: _abc.Iterable[Global___Outcome.ValueType] | None = ...,
         refusals: _abc.Iterable[Global___Refusal] | None = ...,
+        commands: _abc.Iterable[Global___DeviceCommand] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch", b"batch", "outcomes", b"outcomes", "refusals", b"refusals"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch", b"batch", "commands", b"commands", "outcomes", b"outcomes", "refusals", b"refusals"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ReportResponse: _TypeAlias = ReportResponse  # noqa: Y015
+
+@_typing.final
+class ReportBatchRequest(_message.Message):
+    """A batch by itself."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    POSITIONS_FIELD_NUMBER: _builtins.int
+    EQUIPMENT_FIELD_NUMBER: _builtins.int
+    BACKFILL_FIELD_NUMBER: _builtins.int
+    RECEIPTS_FIELD_NUMBER: _builtins.int
+    backfill: _builtins.bool
+    """As in ReportRequest."""
+    @_builtins.property
+    def positions(self) -> _containers.RepeatedCompositeFieldContainer[Global___Position]:
+        """Positions, together with equipment events at most 1,000."""
+
+    @_builtins.property
+    def equipment(self) -> _containers.RepeatedCompositeFieldContainer[Global___EquipmentEvent]:
+        """Equipment events."""
+
+    @_builtins.property
+    def receipts(self) -> _containers.RepeatedCompositeFieldContainer[Global___CommandReceipt]:
+        """As in ReportRequest."""
+
+    def __init__(
+        self,
+        *,
+        positions: _abc.Iterable[Global___Position] | None = ...,
+        equipment: _abc.Iterable[Global___EquipmentEvent] | None = ...,
+        backfill: _builtins.bool = ...,
+        receipts: _abc.Iterable[Global___CommandReceipt] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["backfill", b"backfill", "equipment", b"equipment", "positions", b"positions", "receipts", b"receipts"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReportBatchRequest: _TypeAlias = ReportBatchRequest  # noqa: Y015
+
+@_typing.final
+class ReportBatchResponse(_message.Message):
+    """The answer to a batch by itself."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    OUTCOMES_FIELD_NUMBER: _builtins.int
+    REFUSALS_FIELD_NUMBER: _builtins.int
+    COMMANDS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def outcomes(self) -> _containers.RepeatedScalarFieldContainer[Global___Outcome.ValueType]:
+        """Outcome of each report: first the positions, then the equipment events, in their order."""
+
+    @_builtins.property
+    def refusals(self) -> _containers.RepeatedCompositeFieldContainer[Global___Refusal]:
+        """Why, for each that was refused."""
+
+    @_builtins.property
+    def commands(self) -> _containers.RepeatedCompositeFieldContainer[Global___DeviceCommand]:
+        """Commands that wait for the devices of the batch."""
+
+    def __init__(
+        self,
+        *,
+        outcomes: _abc.Iterable[Global___Outcome.ValueType] | None = ...,
+        refusals: _abc.Iterable[Global___Refusal] | None = ...,
+        commands: _abc.Iterable[Global___DeviceCommand] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["commands", b"commands", "outcomes", b"outcomes", "refusals", b"refusals"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReportBatchResponse: _TypeAlias = ReportBatchResponse  # noqa: Y015
 
 @_typing.final
 class Refusal(_message.Message):
@@ -223,23 +358,371 @@ class Refusal(_message.Message):
     INDEX_FIELD_NUMBER: _builtins.int
     FIELD_FIELD_NUMBER: _builtins.int
     REASON_FIELD_NUMBER: _builtins.int
+    CODE_FIELD_NUMBER: _builtins.int
     index: _builtins.int
-    """Index into ReportResponse.outcomes."""
+    """Index into the outcomes."""
     field: _builtins.str
     """Path of the field in the request, such as positions[3].lat_deg."""
     reason: _builtins.str
     """The reason, for a person."""
+    code: Global___RefusalCode.ValueType
+    """The reason, for a program."""
     def __init__(
         self,
         *,
         index: _builtins.int = ...,
         field: _builtins.str = ...,
         reason: _builtins.str = ...,
+        code: Global___RefusalCode.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["field", b"field", "index", b"index", "reason", b"reason"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["code", b"code", "field", b"field", "index", b"index", "reason", b"reason"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Refusal: _TypeAlias = Refusal  # noqa: Y015
+
+@_typing.final
+class DeviceCommand(_message.Message):
+    """A command on its way to a device."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    COMMAND_ID_FIELD_NUMBER: _builtins.int
+    DEVICE_ID_FIELD_NUMBER: _builtins.int
+    INSTRUCTION_FIELD_NUMBER: _builtins.int
+    EXPIRES_AT_FIELD_NUMBER: _builtins.int
+    command_id: _builtins.str
+    """Id of the command, for the receipt."""
+    device_id: _builtins.str
+    """The device."""
+    @_builtins.property
+    def instruction(self) -> _command_pb2.Instruction:
+        """What it is told."""
+
+    @_builtins.property
+    def expires_at(self) -> _timestamp_pb2.Timestamp:
+        """Of no use from this moment on."""
+
+    def __init__(
+        self,
+        *,
+        command_id: _builtins.str = ...,
+        device_id: _builtins.str = ...,
+        instruction: _command_pb2.Instruction | None = ...,
+        expires_at: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["expires_at", b"expires_at", "instruction", b"instruction"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["command_id", b"command_id", "device_id", b"device_id", "expires_at", b"expires_at", "instruction", b"instruction"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DeviceCommand: _TypeAlias = DeviceCommand  # noqa: Y015
+
+@_typing.final
+class CommandReceipt(_message.Message):
+    """What a device makes of a command."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    COMMAND_ID_FIELD_NUMBER: _builtins.int
+    DEVICE_ID_FIELD_NUMBER: _builtins.int
+    REFUSED_BECAUSE_FIELD_NUMBER: _builtins.int
+    command_id: _builtins.str
+    """The command."""
+    device_id: _builtins.str
+    """Its device."""
+    refused_because: _builtins.str
+    """Why the device can't follow it, at most 200 characters; empty where it does."""
+    def __init__(
+        self,
+        *,
+        command_id: _builtins.str = ...,
+        device_id: _builtins.str = ...,
+        refused_because: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["command_id", b"command_id", "device_id", b"device_id", "refused_because", b"refused_because"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CommandReceipt: _TypeAlias = CommandReceipt  # noqa: Y015
+
+@_typing.final
+class ListQuarantineRequest(_message.Message):
+    """Asks for refused reports."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DEVICE_ID_FIELD_NUMBER: _builtins.int
+    device_id: _builtins.str
+    """Of this device only; empty for all."""
+    def __init__(
+        self,
+        *,
+        device_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["device_id", b"device_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListQuarantineRequest: _TypeAlias = ListQuarantineRequest  # noqa: Y015
+
+@_typing.final
+class ListQuarantineResponse(_message.Message):
+    """Refused reports."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    QUARANTINED_FIELD_NUMBER: _builtins.int
+    INCOMPLETE_FIELD_NUMBER: _builtins.int
+    incomplete: _builtins.bool
+    """More were refused than are shown, or were kept."""
+    @_builtins.property
+    def quarantined(self) -> _containers.RepeatedCompositeFieldContainer[Global___Quarantined]:
+        """By device, sender and reason, the newest first; at most 10,000."""
+
+    def __init__(
+        self,
+        *,
+        quarantined: _abc.Iterable[Global___Quarantined] | None = ...,
+        incomplete: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["incomplete", b"incomplete", "quarantined", b"quarantined"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListQuarantineResponse: _TypeAlias = ListQuarantineResponse  # noqa: Y015
+
+@_typing.final
+class Quarantined(_message.Message):
+    """Reports of one device that one sender was refused for one reason."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DEVICE_ID_FIELD_NUMBER: _builtins.int
+    SENDER_FIELD_NUMBER: _builtins.int
+    CODE_FIELD_NUMBER: _builtins.int
+    COUNT_FIELD_NUMBER: _builtins.int
+    FIRST_FIELD_NUMBER: _builtins.int
+    LAST_FIELD_NUMBER: _builtins.int
+    device_id: _builtins.str
+    """The device that they claimed to be of; empty where what they gave is no id."""
+    sender: _builtins.str
+    """SPIFFE id of the sender; empty for HTTP without a token that is known."""
+    code: Global___RefusalCode.ValueType
+    """Why."""
+    count: _builtins.int
+    """How many."""
+    @_builtins.property
+    def first(self) -> _timestamp_pb2.Timestamp:
+        """When the first came, by the mesh's clock."""
+
+    @_builtins.property
+    def last(self) -> _timestamp_pb2.Timestamp:
+        """When the last came, by the mesh's clock."""
+
+    def __init__(
+        self,
+        *,
+        device_id: _builtins.str = ...,
+        sender: _builtins.str = ...,
+        code: Global___RefusalCode.ValueType = ...,
+        count: _builtins.int = ...,
+        first: _timestamp_pb2.Timestamp | None = ...,
+        last: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["first", b"first", "last", b"last"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["code", b"code", "count", b"count", "device_id", b"device_id", "first", b"first", "last", b"last", "sender", b"sender"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Quarantined: _TypeAlias = Quarantined  # noqa: Y015
+
+@_typing.final
+class QuarantineCounts(_message.Message):
+    """Counts of refused reports as they are kept, in the stream QUARANTINE; those of the same device, sender and reason add up."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    QUARANTINED_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def quarantined(self) -> _containers.RepeatedCompositeFieldContainer[Global___Quarantined]:
+        """Since the message before it."""
+
+    def __init__(
+        self,
+        *,
+        quarantined: _abc.Iterable[Global___Quarantined] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["quarantined", b"quarantined"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___QuarantineCounts: _TypeAlias = QuarantineCounts  # noqa: Y015
+
+@_typing.final
+class SendCommandRequest(_message.Message):
+    """Commands a device."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    COMMAND_ID_FIELD_NUMBER: _builtins.int
+    DEVICE_ID_FIELD_NUMBER: _builtins.int
+    INSTRUCTION_FIELD_NUMBER: _builtins.int
+    VALID_FOR_S_FIELD_NUMBER: _builtins.int
+    REFERENCE_FIELD_NUMBER: _builtins.int
+    command_id: _builtins.str
+    """Given by the caller, unique for ever: the second with the same id is the same command."""
+    device_id: _builtins.str
+    """The device."""
+    valid_for_s: _builtins.int
+    """For how long it is tried to be delivered, seconds, 1 to 86,400."""
+    reference: _builtins.str
+    """What for: an incident or an order; may be empty."""
+    @_builtins.property
+    def instruction(self) -> _command_pb2.Instruction:
+        """What it is told."""
+
+    def __init__(
+        self,
+        *,
+        command_id: _builtins.str = ...,
+        device_id: _builtins.str = ...,
+        instruction: _command_pb2.Instruction | None = ...,
+        valid_for_s: _builtins.int = ...,
+        reference: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["instruction", b"instruction"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["command_id", b"command_id", "device_id", b"device_id", "instruction", b"instruction", "reference", b"reference", "valid_for_s", b"valid_for_s"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SendCommandRequest: _TypeAlias = SendCommandRequest  # noqa: Y015
+
+@_typing.final
+class SendCommandResponse(_message.Message):
+    """A command stands."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    EXPIRES_AT_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def expires_at(self) -> _timestamp_pb2.Timestamp:
+        """When it ends, by the mesh's clock."""
+
+    def __init__(
+        self,
+        *,
+        expires_at: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["expires_at", b"expires_at"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["expires_at", b"expires_at"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SendCommandResponse: _TypeAlias = SendCommandResponse  # noqa: Y015
+
+@_typing.final
+class ListCommandsRequest(_message.Message):
+    """Asks for commands."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DEVICE_ID_FIELD_NUMBER: _builtins.int
+    device_id: _builtins.str
+    """Of which device."""
+    def __init__(
+        self,
+        *,
+        device_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["device_id", b"device_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListCommandsRequest: _TypeAlias = ListCommandsRequest  # noqa: Y015
+
+@_typing.final
+class ListCommandsResponse(_message.Message):
+    """Commands of a device."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    COMMANDS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def commands(self) -> _containers.RepeatedCompositeFieldContainer[Global___CommandStatus]:
+        """The newest first."""
+
+    def __init__(
+        self,
+        *,
+        commands: _abc.Iterable[Global___CommandStatus] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["commands", b"commands"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListCommandsResponse: _TypeAlias = ListCommandsResponse  # noqa: Y015
+
+@_typing.final
+class CommandStatus(_message.Message):
+    """A command and how far it is."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    COMMAND_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    SINCE_FIELD_NUMBER: _builtins.int
+    ISSUED_BY_FIELD_NUMBER: _builtins.int
+    REFERENCE_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    state: _command_pb2.CommandState.ValueType
+    """How far it is."""
+    issued_by: _builtins.str
+    """Who commanded."""
+    reference: _builtins.str
+    """What for."""
+    reason: _builtins.str
+    """Why the device can't, as its sender said."""
+    @_builtins.property
+    def command(self) -> Global___DeviceCommand:
+        """The command."""
+
+    @_builtins.property
+    def since(self) -> _timestamp_pb2.Timestamp:
+        """When it came to this state, by the mesh's clock."""
+
+    def __init__(
+        self,
+        *,
+        command: Global___DeviceCommand | None = ...,
+        state: _command_pb2.CommandState.ValueType = ...,
+        since: _timestamp_pb2.Timestamp | None = ...,
+        issued_by: _builtins.str = ...,
+        reference: _builtins.str = ...,
+        reason: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["command", b"command", "since", b"since"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["command", b"command", "issued_by", b"issued_by", "reason", b"reason", "reference", b"reference", "since", b"since", "state", b"state"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CommandStatus: _TypeAlias = CommandStatus  # noqa: Y015

@@ -26,7 +26,8 @@ if _version_not_supported:
 
 
 class IngestServiceStub:
-    """The door for positions and equipment events.
+    """The door for positions and equipment events. A vendor may report for the devices that the registry has bound to it. Phones
+    report by HTTP, with a token; see docs/devices.md.
     """
 
     def __init__(self, channel):
@@ -40,15 +41,43 @@ class IngestServiceStub:
                 request_serializer=tandem_dot_ingest_dot_v1_dot_ingest__pb2.ReportRequest.SerializeToString,
                 response_deserializer=tandem_dot_ingest_dot_v1_dot_ingest__pb2.ReportResponse.FromString,
                 _registered_method=True)
+        self.ReportBatch = channel.unary_unary(
+                '/tandem.ingest.v1.IngestService/ReportBatch',
+                request_serializer=tandem_dot_ingest_dot_v1_dot_ingest__pb2.ReportBatchRequest.SerializeToString,
+                response_deserializer=tandem_dot_ingest_dot_v1_dot_ingest__pb2.ReportBatchResponse.FromString,
+                _registered_method=True)
+        self.ListQuarantine = channel.unary_unary(
+                '/tandem.ingest.v1.IngestService/ListQuarantine',
+                request_serializer=tandem_dot_ingest_dot_v1_dot_ingest__pb2.ListQuarantineRequest.SerializeToString,
+                response_deserializer=tandem_dot_ingest_dot_v1_dot_ingest__pb2.ListQuarantineResponse.FromString,
+                _registered_method=True)
 
 
 class IngestServiceServicer:
-    """The door for positions and equipment events.
+    """The door for positions and equipment events. A vendor may report for the devices that the registry has bound to it. Phones
+    report by HTTP, with a token; see docs/devices.md.
     """
 
     def Report(self, request_iterator, context):
         """Takes batches and answers each, in order, once everything accepted in it is durable in the log. After a broken stream
-        send again what wasn't answered: a report counts once, however often it is sent.
+        send again what wasn't answered: a report counts once, however often it is sent. Send what was buffered on a stream of its
+        own: answers of one stream never overtake each other. Commands for devices that were heard on the stream come down it.
+        A caller may have up to 256 streams; a further one ends with RESOURCE_EXHAUSTED, as does one whose reports the log has no
+        room for: send again after the delay in RetryInfo.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ReportBatch(self, request, context):
+        """Takes one batch and answers it once everything accepted in it is durable, with the commands that wait for its devices.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListQuarantine(self, request, context):
+        """Which reports were refused in the last 7 days: whose, from whom, why and how many; never what was in them.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -62,6 +91,16 @@ def add_IngestServiceServicer_to_server(servicer, server):
                     request_deserializer=tandem_dot_ingest_dot_v1_dot_ingest__pb2.ReportRequest.FromString,
                     response_serializer=tandem_dot_ingest_dot_v1_dot_ingest__pb2.ReportResponse.SerializeToString,
             ),
+            'ReportBatch': grpc.unary_unary_rpc_method_handler(
+                    servicer.ReportBatch,
+                    request_deserializer=tandem_dot_ingest_dot_v1_dot_ingest__pb2.ReportBatchRequest.FromString,
+                    response_serializer=tandem_dot_ingest_dot_v1_dot_ingest__pb2.ReportBatchResponse.SerializeToString,
+            ),
+            'ListQuarantine': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListQuarantine,
+                    request_deserializer=tandem_dot_ingest_dot_v1_dot_ingest__pb2.ListQuarantineRequest.FromString,
+                    response_serializer=tandem_dot_ingest_dot_v1_dot_ingest__pb2.ListQuarantineResponse.SerializeToString,
+            ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
             'tandem.ingest.v1.IngestService', rpc_method_handlers)
@@ -71,7 +110,8 @@ def add_IngestServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class IngestService:
-    """The door for positions and equipment events.
+    """The door for positions and equipment events. A vendor may report for the devices that the registry has bound to it. Phones
+    report by HTTP, with a token; see docs/devices.md.
     """
 
     @staticmethod
@@ -91,6 +131,180 @@ class IngestService:
             '/tandem.ingest.v1.IngestService/Report',
             tandem_dot_ingest_dot_v1_dot_ingest__pb2.ReportRequest.SerializeToString,
             tandem_dot_ingest_dot_v1_dot_ingest__pb2.ReportResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReportBatch(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tandem.ingest.v1.IngestService/ReportBatch',
+            tandem_dot_ingest_dot_v1_dot_ingest__pb2.ReportBatchRequest.SerializeToString,
+            tandem_dot_ingest_dot_v1_dot_ingest__pb2.ReportBatchResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListQuarantine(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tandem.ingest.v1.IngestService/ListQuarantine',
+            tandem_dot_ingest_dot_v1_dot_ingest__pb2.ListQuarantineRequest.SerializeToString,
+            tandem_dot_ingest_dot_v1_dot_ingest__pb2.ListQuarantineResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+
+class CommandServiceStub:
+    """Commands to devices.
+    """
+
+    def __init__(self, channel):
+        """Constructor.
+
+        Args:
+            channel: A grpc.Channel.
+        """
+        self.SendCommand = channel.unary_unary(
+                '/tandem.ingest.v1.CommandService/SendCommand',
+                request_serializer=tandem_dot_ingest_dot_v1_dot_ingest__pb2.SendCommandRequest.SerializeToString,
+                response_deserializer=tandem_dot_ingest_dot_v1_dot_ingest__pb2.SendCommandResponse.FromString,
+                _registered_method=True)
+        self.ListCommands = channel.unary_unary(
+                '/tandem.ingest.v1.CommandService/ListCommands',
+                request_serializer=tandem_dot_ingest_dot_v1_dot_ingest__pb2.ListCommandsRequest.SerializeToString,
+                response_deserializer=tandem_dot_ingest_dot_v1_dot_ingest__pb2.ListCommandsResponse.FromString,
+                _registered_method=True)
+
+
+class CommandServiceServicer:
+    """Commands to devices.
+    """
+
+    def SendCommand(self, request, context):
+        """Commands a device. The location tracking centre commands tags, the 112 room protective devices.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListCommands(self, request, context):
+        """The commands of a device in the last day and how far each is, the newest first.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+
+def add_CommandServiceServicer_to_server(servicer, server):
+    rpc_method_handlers = {
+            'SendCommand': grpc.unary_unary_rpc_method_handler(
+                    servicer.SendCommand,
+                    request_deserializer=tandem_dot_ingest_dot_v1_dot_ingest__pb2.SendCommandRequest.FromString,
+                    response_serializer=tandem_dot_ingest_dot_v1_dot_ingest__pb2.SendCommandResponse.SerializeToString,
+            ),
+            'ListCommands': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListCommands,
+                    request_deserializer=tandem_dot_ingest_dot_v1_dot_ingest__pb2.ListCommandsRequest.FromString,
+                    response_serializer=tandem_dot_ingest_dot_v1_dot_ingest__pb2.ListCommandsResponse.SerializeToString,
+            ),
+    }
+    generic_handler = grpc.method_handlers_generic_handler(
+            'tandem.ingest.v1.CommandService', rpc_method_handlers)
+    server.add_generic_rpc_handlers((generic_handler,))
+    server.add_registered_method_handlers('tandem.ingest.v1.CommandService', rpc_method_handlers)
+
+
+ # This class is part of an EXPERIMENTAL API.
+class CommandService:
+    """Commands to devices.
+    """
+
+    @staticmethod
+    def SendCommand(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tandem.ingest.v1.CommandService/SendCommand',
+            tandem_dot_ingest_dot_v1_dot_ingest__pb2.SendCommandRequest.SerializeToString,
+            tandem_dot_ingest_dot_v1_dot_ingest__pb2.SendCommandResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListCommands(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tandem.ingest.v1.CommandService/ListCommands',
+            tandem_dot_ingest_dot_v1_dot_ingest__pb2.ListCommandsRequest.SerializeToString,
+            tandem_dot_ingest_dot_v1_dot_ingest__pb2.ListCommandsResponse.FromString,
             options,
             channel_credentials,
             insecure,

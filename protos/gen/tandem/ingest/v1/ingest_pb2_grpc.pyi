@@ -13,16 +13,27 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class IngestServiceStub:
-    """The door for positions and equipment events."""
+    """The door for positions and equipment events. A vendor may report for the devices that the registry has bound to it. Phones
+    report by HTTP, with a token; see docs/devices.md.
+    """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     Report: _aio.StreamStreamMultiCallable[_ingest_pb2.ReportRequest, _ingest_pb2.ReportResponse]
     """Takes batches and answers each, in order, once everything accepted in it is durable in the log. After a broken stream
-    send again what wasn't answered: a report counts once, however often it is sent.
+    send again what wasn't answered: a report counts once, however often it is sent. Send what was buffered on a stream of its
+    own: answers of one stream never overtake each other. Commands for devices that were heard on the stream come down it.
+    A caller may have up to 256 streams; a further one ends with RESOURCE_EXHAUSTED, as does one whose reports the log has no
+    room for: send again after the delay in RetryInfo.
     """
+    ReportBatch: _aio.UnaryUnaryMultiCallable[_ingest_pb2.ReportBatchRequest, _ingest_pb2.ReportBatchResponse]
+    """Takes one batch and answers it once everything accepted in it is durable, with the commands that wait for its devices."""
+    ListQuarantine: _aio.UnaryUnaryMultiCallable[_ingest_pb2.ListQuarantineRequest, _ingest_pb2.ListQuarantineResponse]
+    """Which reports were refused in the last 7 days: whose, from whom, why and how many; never what was in them."""
 
 class IngestServiceServicer(metaclass=_abc_1.ABCMeta):
-    """The door for positions and equipment events."""
+    """The door for positions and equipment events. A vendor may report for the devices that the registry has bound to it. Phones
+    report by HTTP, with a token; see docs/devices.md.
+    """
 
     @_abc_1.abstractmethod
     def Report(
@@ -31,7 +42,56 @@ class IngestServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _aio.ServicerContext[_abc.AsyncIterator[_ingest_pb2.ReportRequest], _abc.AsyncIterator[_ingest_pb2.ReportResponse]],
     ) -> _abc.AsyncIterator[_ingest_pb2.ReportResponse]:
         """Takes batches and answers each, in order, once everything accepted in it is durable in the log. After a broken stream
-        send again what wasn't answered: a report counts once, however often it is sent.
+        send again what wasn't answered: a report counts once, however often it is sent. Send what was buffered on a stream of its
+        own: answers of one stream never overtake each other. Commands for devices that were heard on the stream come down it.
+        A caller may have up to 256 streams; a further one ends with RESOURCE_EXHAUSTED, as does one whose reports the log has no
+        room for: send again after the delay in RetryInfo.
         """
 
+    @_abc_1.abstractmethod
+    def ReportBatch(
+        self,
+        request: _ingest_pb2.ReportBatchRequest,
+        context: _aio.ServicerContext[_ingest_pb2.ReportBatchRequest, _abc.Awaitable[_ingest_pb2.ReportBatchResponse]],
+    ) -> _abc.Awaitable[_ingest_pb2.ReportBatchResponse]:
+        """Takes one batch and answers it once everything accepted in it is durable, with the commands that wait for its devices."""
+
+    @_abc_1.abstractmethod
+    def ListQuarantine(
+        self,
+        request: _ingest_pb2.ListQuarantineRequest,
+        context: _aio.ServicerContext[_ingest_pb2.ListQuarantineRequest, _abc.Awaitable[_ingest_pb2.ListQuarantineResponse]],
+    ) -> _abc.Awaitable[_ingest_pb2.ListQuarantineResponse]:
+        """Which reports were refused in the last 7 days: whose, from whom, why and how many; never what was in them."""
+
 def add_IngestServiceServicer_to_server(servicer: IngestServiceServicer, server: _aio.Server) -> None: ...
+
+class CommandServiceStub:
+    """Commands to devices."""
+
+    def __init__(self, channel: _aio.Channel) -> None: ...
+    SendCommand: _aio.UnaryUnaryMultiCallable[_ingest_pb2.SendCommandRequest, _ingest_pb2.SendCommandResponse]
+    """Commands a device. The location tracking centre commands tags, the 112 room protective devices."""
+    ListCommands: _aio.UnaryUnaryMultiCallable[_ingest_pb2.ListCommandsRequest, _ingest_pb2.ListCommandsResponse]
+    """The commands of a device in the last day and how far each is, the newest first."""
+
+class CommandServiceServicer(metaclass=_abc_1.ABCMeta):
+    """Commands to devices."""
+
+    @_abc_1.abstractmethod
+    def SendCommand(
+        self,
+        request: _ingest_pb2.SendCommandRequest,
+        context: _aio.ServicerContext[_ingest_pb2.SendCommandRequest, _abc.Awaitable[_ingest_pb2.SendCommandResponse]],
+    ) -> _abc.Awaitable[_ingest_pb2.SendCommandResponse]:
+        """Commands a device. The location tracking centre commands tags, the 112 room protective devices."""
+
+    @_abc_1.abstractmethod
+    def ListCommands(
+        self,
+        request: _ingest_pb2.ListCommandsRequest,
+        context: _aio.ServicerContext[_ingest_pb2.ListCommandsRequest, _abc.Awaitable[_ingest_pb2.ListCommandsResponse]],
+    ) -> _abc.Awaitable[_ingest_pb2.ListCommandsResponse]:
+        """The commands of a device in the last day and how far each is, the newest first."""
+
+def add_CommandServiceServicer_to_server(servicer: CommandServiceServicer, server: _aio.Server) -> None: ...
