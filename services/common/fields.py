@@ -11,6 +11,7 @@ from services.common import times
 from services.common.errors import InvalidField
 
 _ID = re.compile(r"(?=.{1,64}\Z)[A-Za-z0-9_-]+(?:[.][A-Za-z0-9_-]+)*")
+_VENDOR_ID = re.compile(r"[a-z0-9-]{1,64}")
 
 
 def required_id(field: str, value: str) -> str:
@@ -19,6 +20,13 @@ def required_id(field: str, value: str) -> str:
         raise InvalidField(field, "is missing")
     if not _ID.fullmatch(value):
         raise InvalidField(field, "must be 1 to 64 characters of A-Z a-z 0-9 . _ - with single dots inside only")
+    return value
+
+
+def vendor_id(field: str, value: str) -> str:
+    """The id of a vendor, as its SPIFFE id has it, 1 to 64 characters of a-z 0-9 -, or empty where there is none."""
+    if value and not _VENDOR_ID.fullmatch(value):
+        raise InvalidField(field, "must be 1 to 64 characters of a-z 0-9 - or empty")
     return value
 
 

@@ -8,8 +8,8 @@ from functools import partial
 from services.common import flow
 from services.common.clock import MeshClock
 from services.common.telemetry import logger
-from services.registry import domain, likeness, review, translate
-from services.registry.domain import Device, Order, Wearer
+from services.registry import domain, likeness, review, tables, translate
+from services.registry.domain import Device, Order, Tag, Wearer
 from services.registry.review import Event, Evidence, Level, Review, ReviewState
 from services.registry.store import Records, StoredCase
 from tandem.common.v1 import log_pb2
@@ -128,28 +128,36 @@ class Cases:
         for device in await records.devices_of(list(person_ids)):
             await self._send_device_route(records, device)
 
+    async def send_tag_routes_of(self, records: Records, wearer_id: str) -> None:
+        """Sends the routes of a wearer's tags where they changed."""
+        for tag in await records.tags_on(wearer_id):
+            await self._send_tag_route(records, tag)
+
     async def send_route(self, records: Records, device_id: str, renew: bool = False) -> None:
         """Sends the route of a device where it changed, or in any case (`renew`)."""
         tag = await records.tag(device_id)
         if tag:
-            partitions = domain.tag_partitions(tag.wearer_id, self._partitions)
-            await self._send(records, device_id, tag.wearer_id, partitions, renew)
+            await self._send_tag_route(records, tag, renew)
             return
         device = await records.device(device_id)
         if device is None:
             raise LookupError("a route of a device that isn't stored")
         await self._send_device_route(records, device, renew)
 
+    async def _send_tag_route(self, records: Records, tag: Tag, renew: bool = False) -> None:
+        partitions = domain.tag_partitions(tag.wearer_id, self._partitions)
+        over = await records.keys.is_over(tables.wearers, tag.wearer_id)
+        await self._send(records, tag.device_id, translate.tag_route_to_proto(tag, partitions, over), renew)
+
     async def _send_device_route(self, records: Records, device: Device, renew: bool = False) -> None:
         cases = await records.cases_of_person(device.person_id)
         kept_away = [case.wearer_id for case in cases if case.withdrawn_at_ms is None]
         partitions = domain.device_partitions(device.person_id, kept_away, self._partitions)
-        await self._send(records, device.device_id, device.person_id, partitions, renew)
+        over = await records.keys.is_over(tables.protected_persons, device.person_id)
+        await self._send(records, device.device_id, translate.device_route_to_proto(device, partitions, over), renew)
 
-    async def _send(
-        self, records: Records, device_id: str, subject_id: str, partitions: tuple[int, ...], renew: bool
-    ) -> None:
-        route = log_pb2.DeviceRoute(subject_id=subject_id, partitions=partitions).SerializeToString(deterministic=True)
+    async def _send(self, records: Records, device_id: str, message: log_pb2.DeviceRoute, renew: bool) -> None:
+        route = message.SerializeToString(deterministic=True)
         last_version, last_route = await records.route(device_id) or (0, b"")
         if route == last_route and not renew:
             return

@@ -8,6 +8,7 @@ from services.common import ids
 from services.common.clock import MeshClock
 from services.common.errors import Unavailable
 from services.common.telemetry import logger
+from services.registry import tables
 from services.registry.chain import Disclosure
 from services.registry.disclosure import Deed, Kind, Purpose
 from services.registry.handlers import Registry
@@ -56,6 +57,10 @@ class Custodian:
             destroyed = await records.keys.destroy_due(now_ms, AT_ONCE)
             for one in destroyed:
                 await records.ledger.append(_row(one, now_ms))
+                if one.table == tables.wearers.name:
+                    await self._registry.cases.send_tag_routes_of(records, one.record_id)
+                elif one.table == tables.protected_persons.name:
+                    await self._registry.cases.send_routes_of(records, [one.record_id])
         for one in destroyed:
             logger().info("record_destroyed", kind=one.table, record_id=one.record_id)
         return bool(destroyed)

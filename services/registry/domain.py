@@ -187,6 +187,8 @@ class Tag:
     source_version: int
     removed_at_ms: int | None = None
     """When it was taken off, milliseconds since 1970 UTC; None while it is on."""
+    vendor_id: str = ""
+    """The vendor that may report for it; empty where none may."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,6 +212,8 @@ class Device:
     source_version: int
     removed_at_ms: int | None = None
     """Since when the person hasn't had it, milliseconds since 1970 UTC; None while they have."""
+    vendor_id: str = ""
+    """The vendor that may report for it; empty where none may."""
 
 
 @dataclass(frozen=True, slots=True)

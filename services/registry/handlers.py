@@ -115,6 +115,8 @@ class Registry:
             if outcome is Outcome.STORED:
                 await _store(records, tables.wearers, wearer.wearer_id, wearer, new=stored is None)
                 await self._match_wearer(records, wearer, new=stored is None)
+                if stored is not None:
+                    await self.cases.send_tag_routes_of(records, wearer.wearer_id)
         return outcome
 
     async def end_wearer(self, wearer_id: str, end: WearerEnd, source_version: int) -> Outcome:
@@ -166,6 +168,7 @@ class Registry:
             outcome = await _decide(records, tables.protected_persons, person.person_id, person)
             if outcome is Outcome.STORED:
                 await _store(records, tables.protected_persons, person.person_id, person)
+                await self.cases.send_routes_of(records, [person.person_id])
         return outcome
 
     async def end_protected_person(self, person_id: str, ended_at_ms: int, source_version: int) -> Outcome:

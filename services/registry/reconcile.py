@@ -145,20 +145,23 @@ def _lines_of(record: Wearer | Tag | ProtectedPerson | Device | Order) -> tuple[
         case Wearer():
             return Kind.WEARER, record.wearer_id, _wearer_lines(record)
         case Tag():
-            return Kind.TAG, record.device_id, [("wearer_id", record.wearer_id), ("removed_at", record.removed_at_ms)]
+            lines = [
+                ("wearer_id", record.wearer_id),
+                ("vendor_id", record.vendor_id),
+                ("removed_at", record.removed_at_ms),
+            ]
+            return Kind.TAG, record.device_id, lines
         case ProtectedPerson():
             relation = RELATION_NUMBERS[record.relation] if record.relation else None
             lines = [("name", record.name), ("relation", relation), ("ended_at", record.ended_at_ms)]
             return Kind.PROTECTED_PERSON, record.person_id, lines
         case Device():
-            return (
-                Kind.DEVICE,
-                record.device_id,
-                [
-                    ("person_id", record.person_id),
-                    ("removed_at", record.removed_at_ms),
-                ],
-            )
+            lines = [
+                ("person_id", record.person_id),
+                ("vendor_id", record.vendor_id),
+                ("removed_at", record.removed_at_ms),
+            ]
+            return Kind.DEVICE, record.device_id, lines
         case Order():
             return Kind.ORDER, record.order_id, _order_lines(record)
 

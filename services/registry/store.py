@@ -110,9 +110,9 @@ class Records:
         values: dict[str, object] = {"source_version": record.source_version, "digest": self.digest_of(record)}
         match record:
             case Tag():
-                values |= {"wearer_id": record.wearer_id, "removed_at_ms": record.removed_at_ms}
+                values |= {"wearer_id": record.wearer_id, **_of_device(record)}
             case Device():
-                values |= {"person_id": record.person_id, "removed_at_ms": record.removed_at_ms}
+                values |= {"person_id": record.person_id, **_of_device(record)}
             case _:
                 values["sealed"] = await self._sealed(f"{table.name}/{record_id}", record)
         match record:
@@ -219,7 +219,7 @@ class Records:
 
     async def _tags(self, condition: sa.ColumnElement[bool]) -> list[Tag]:
         rows = await self._rows(sa.select(tables.tags).where(condition))
-        return [Tag(row.device_id, row.wearer_id, row.source_version, row.removed_at_ms) for row in rows]
+        return [Tag(one.device_id, one.wearer_id, one.source_version, one.removed_at_ms, one.vendor_id) for one in rows]
 
     async def device(self, device_id: str) -> Device | None:
         """A protective device."""
@@ -234,7 +234,9 @@ class Records:
 
     async def _devices(self, condition: sa.ColumnElement[bool]) -> list[Device]:
         rows = await self._rows(sa.select(tables.devices).where(condition).order_by(tables.devices.c.device_id))
-        return [Device(row.device_id, row.person_id, row.source_version, row.removed_at_ms) for row in rows]
+        return [
+            Device(one.device_id, one.person_id, one.source_version, one.removed_at_ms, one.vendor_id) for one in rows
+        ]
 
     async def persons_of_order(self, order_id: str) -> list[str]:
         """Persons whom the stored order protects."""
@@ -363,6 +365,10 @@ class Records:
     async def note(self, name: str, value: bytes) -> None:
         """Notes a fact."""
         await self._save(tables.meta, name, {"value": value})
+
+
+def _of_device(record: Tag | Device) -> Mapping[str, object]:
+    return {"removed_at_ms": record.removed_at_ms, "vendor_id": record.vendor_id}
 
 
 def _content(record: Record) -> bytes:

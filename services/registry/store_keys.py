@@ -69,6 +69,12 @@ class KeyRecords:
         used = sa.select(data_keys.c.ring).where(data_keys.c.destroyed_at_ms.is_(None)).distinct()
         return frozenset(row.ring for row in await self._rows(used)) - set(self._vault.rings)
 
+    async def is_over(self, table: sa.Table, record_id: str) -> bool:
+        """Whether a wearer or protected person has ended or was destroyed."""
+        ended = sa.or_(data_keys.c.destroy_at_ms.is_not(None), data_keys.c.destroyed_at_ms.is_not(None))
+        mine = data_keys.c.owner == f"{table.name}/{record_id}"
+        return bool(await self._rows(sa.select(data_keys.c.owner).where(mine, ended)))
+
     async def without(self, table: sa.Table, limit: int) -> list[str]:
         """Ids of some records that were sealed before records had keys of their own."""
         (key,) = table.primary_key

@@ -34,6 +34,11 @@ def _national_hash() -> sa.Column[Any]:
     return sa.Column("national_hash", sa.LargeBinary, nullable=False, index=True)
 
 
+def _vendor_id() -> sa.Column[Any]:
+    # Records of before have none: the default is theirs.
+    return sa.Column("vendor_id", sa.String(64), nullable=False, server_default="")
+
+
 meta = sa.Table(
     "meta",
     metadata,
@@ -46,6 +51,7 @@ tags = _record(
     "device_id",
     _reference("wearer_id", "wearers.wearer_id", index=True),
     sa.Column("removed_at_ms", sa.BigInteger),
+    _vendor_id(),
 )
 protected_persons = _record("protected_persons", "person_id", _sealed())
 devices = _record(
@@ -53,6 +59,7 @@ devices = _record(
     "device_id",
     _reference("person_id", "protected_persons.person_id", index=True),
     sa.Column("removed_at_ms", sa.BigInteger),
+    _vendor_id(),
 )
 orders = _record("orders", "order_id", _national_hash(), _sealed())
 order_persons = sa.Table(

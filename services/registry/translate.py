@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import re
 import unicodedata
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import date
 from enum import Enum
 from typing import TypeVar
@@ -98,6 +98,7 @@ def parse_tag(msg: registry_pb2.Tag) -> Tag:
         device_id=fields.required_id("device_id", msg.device_id),
         wearer_id=fields.required_id("wearer_id", msg.wearer_id),
         source_version=_version(msg.source_version),
+        vendor_id=fields.vendor_id("vendor_id", msg.vendor_id),
     )
 
 
@@ -117,6 +118,7 @@ def parse_device(msg: registry_pb2.Device) -> Device:
         device_id=fields.required_id("device_id", msg.device_id),
         person_id=fields.required_id("person_id", msg.person_id),
         source_version=_version(msg.source_version),
+        vendor_id=fields.vendor_id("vendor_id", msg.vendor_id),
     )
 
 
@@ -291,6 +293,28 @@ def case_to_proto(case: JointCase, version: int) -> log_pb2.CaseSnapshot:
         valid_from_ms=case.valid_from_ms,
         valid_until_ms=case.valid_until_ms,
         encounters=map(encounter_to_proto, case.encounters),
+    )
+
+
+def tag_route_to_proto(tag: Tag, partitions: Sequence[int], over: bool) -> log_pb2.DeviceRoute:
+    """The route of a tag; `over` says that its wearer's record has ended."""
+    return log_pb2.DeviceRoute(
+        subject_id=tag.wearer_id,
+        partitions=partitions,
+        vendor_id=tag.vendor_id,
+        revoked=over or tag.removed_at_ms is not None,
+        kind=log_pb2.DeviceKind.TAG,
+    )
+
+
+def device_route_to_proto(device: Device, partitions: Sequence[int], over: bool) -> log_pb2.DeviceRoute:
+    """The route of a protective device; `over` says that the person's record has ended."""
+    return log_pb2.DeviceRoute(
+        subject_id=device.person_id,
+        partitions=partitions,
+        vendor_id=device.vendor_id,
+        revoked=over or device.removed_at_ms is not None,
+        kind=log_pb2.DeviceKind.PROTECTIVE_DEVICE,
     )
 
 

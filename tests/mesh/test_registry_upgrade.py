@@ -92,8 +92,8 @@ async def test_a_database_of_the_first_migration_is_upgraded_with_its_data(where
             assert [order.order_id for order in await view.orders_against(NUMBER)] == ["o-1"]
         # Each record is known again by its digest, so an agency that puts it again changes nothing.
         assert await registry.put_wearer(translate.parse_wearer(records.wearer())) is Outcome.UNCHANGED
-        assert await registry.put_tag(translate.parse_tag(records.tag())) is Outcome.UNCHANGED
-        assert await registry.put_device(translate.parse_device(records.device())) is Outcome.UNCHANGED
+        assert await registry.put_tag(translate.parse_tag(records.tag(vendor_id=""))) is Outcome.UNCHANGED
+        assert await registry.put_device(translate.parse_device(records.device(vendor_id=""))) is Outcome.UNCHANGED
 
         # Records of before get keys of their own, and open as they did.
         custodian = Custodian(registry, clock)

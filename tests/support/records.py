@@ -10,6 +10,7 @@ from tandem.registry.v1 import registry_pb2
 NUMBER = "800101-1234567"
 NAME = "홍길동"
 BIRTH_DATE = "1980-01-01"
+VENDOR_ID = "test"
 
 
 def wearer(wearer_id: str = "w-1", national_id: str = NUMBER, version: int = 1) -> registry_pb2.Wearer:
@@ -19,9 +20,11 @@ def wearer(wearer_id: str = "w-1", national_id: str = NUMBER, version: int = 1) 
     )
 
 
-def tag(device_id: str = "tag-1", wearer_id: str = "w-1", version: int = 1) -> registry_pb2.Tag:
+def tag(
+    device_id: str = "tag-1", wearer_id: str = "w-1", version: int = 1, vendor_id: str = VENDOR_ID
+) -> registry_pb2.Tag:
     """A tag."""
-    return registry_pb2.Tag(device_id=device_id, wearer_id=wearer_id, source_version=version)
+    return registry_pb2.Tag(device_id=device_id, wearer_id=wearer_id, source_version=version, vendor_id=vendor_id)
 
 
 def person(person_id: str = "p-1", version: int = 1) -> registry_pb2.ProtectedPerson:
@@ -29,9 +32,11 @@ def person(person_id: str = "p-1", version: int = 1) -> registry_pb2.ProtectedPe
     return registry_pb2.ProtectedPerson(person_id=person_id, name="성춘향", source_version=version)
 
 
-def device(device_id: str = "app-1", person_id: str = "p-1", version: int = 1) -> registry_pb2.Device:
+def device(
+    device_id: str = "app-1", person_id: str = "p-1", version: int = 1, vendor_id: str = VENDOR_ID
+) -> registry_pb2.Device:
     """A protective device."""
-    return registry_pb2.Device(device_id=device_id, person_id=person_id, source_version=version)
+    return registry_pb2.Device(device_id=device_id, person_id=person_id, source_version=version, vendor_id=vendor_id)
 
 
 def circle(place_id: str = "home", radius_m: float = 50.0) -> geometry_pb2.Place:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import random
 from dataclasses import replace
 from typing import Any
@@ -63,6 +64,12 @@ def test_the_digest_is_that_of_the_canonical_text_that_an_agency_computes() -> N
             wanted.source_version,
             wanted.digest,
         )
+
+
+def test_a_tag_without_a_vendor_has_the_digest_that_it_always_had() -> None:
+    for vendor_id, text in (("", b"wearer_id=w-1\n"), ("acme", b"wearer_id=w-1\nvendor_id=acme\n")):
+        tag = translate.parse_tag(records.tag(vendor_id=vendor_id))
+        assert reconcile.listed(tag).digest == hashlib.sha256(text).digest()
 
 
 def test_an_end_is_a_part_of_the_digest() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import date
 
 import pytest
@@ -15,7 +16,7 @@ from hypothesis import strategies as st
 from services.common.errors import InvalidField
 from services.registry import translate, translate_places
 from services.registry.domain import Action, Circle, Polygon, Ring
-from tandem.common.v1 import geometry_pb2
+from tandem.common.v1 import geometry_pb2, log_pb2
 from tandem.registry.v1 import registry_pb2
 from tests.support import records
 
@@ -117,6 +118,39 @@ def test_an_id_that_cannot_be_a_part_of_a_subject_is_refused(value: str) -> None
     with pytest.raises(InvalidField) as refusal:
         translate.parse_order(records.order(person_ids=("p-1", value)))
     assert refusal.value.field == "protected_person_ids[1]"
+
+
+def test_a_vendor_is_as_its_spiffe_id_has_it_or_none() -> None:
+    for vendor_id in ("", "a", "acme-2", "-", "x" * 64):
+        assert translate.parse_tag(records.tag(vendor_id=vendor_id)).vendor_id == vendor_id
+        assert translate.parse_device(records.device(vendor_id=vendor_id)).vendor_id == vendor_id
+
+
+@pytest.mark.parametrize("value", ["Acme", "a.b", "a_b", "a b", "a/b", "x" * 65, "é", "a\n", "spiffe://vendor/a"])
+def test_what_no_vendor_can_be_called_is_refused(value: str) -> None:
+    for parse, message in (
+        (translate.parse_tag, records.tag(vendor_id=value)),
+        (translate.parse_device, records.device(vendor_id=value)),
+    ):
+        with pytest.raises(InvalidField) as refusal:
+            parse(message)  # type: ignore[arg-type]
+        assert refusal.value.field == "vendor_id"
+
+
+@pytest.mark.parametrize(
+    ("removed_at_ms", "over", "revoked"), [(None, False, False), (1, False, True), (None, True, True)]
+)
+def test_a_route_says_who_may_report_until_the_record_or_its_person_ends(
+    removed_at_ms: int | None, over: bool, revoked: bool
+) -> None:
+    tag = replace(translate.parse_tag(records.tag(vendor_id="acme")), removed_at_ms=removed_at_ms)
+    device = replace(translate.parse_device(records.device(vendor_id="police")), removed_at_ms=removed_at_ms)
+    assert translate.tag_route_to_proto(tag, (0, 2), over) == log_pb2.DeviceRoute(
+        subject_id="w-1", partitions=[0, 2], vendor_id="acme", revoked=revoked, kind=log_pb2.TAG
+    )
+    assert translate.device_route_to_proto(device, (1,), over) == log_pb2.DeviceRoute(
+        subject_id="p-1", partitions=[1], vendor_id="police", revoked=revoked, kind=log_pb2.PROTECTIVE_DEVICE
+    )
 
 
 def test_a_version_below_zero_is_refused() -> None:

@@ -341,22 +341,28 @@ class Tag(_message.Message):
     DEVICE_ID_FIELD_NUMBER: _builtins.int
     WEARER_ID_FIELD_NUMBER: _builtins.int
     SOURCE_VERSION_FIELD_NUMBER: _builtins.int
+    VENDOR_ID_FIELD_NUMBER: _builtins.int
     device_id: _builtins.str
     """Id of the device, unique among tags and protective devices."""
     wearer_id: _builtins.str
     """Who wears it."""
     source_version: _builtins.int
     """The agency's version of the record."""
+    vendor_id: _builtins.str
+    """The vendor that may report for it: <vendor_id> of spiffe://vendor/<vendor_id>, 1 to 64 characters of a-z 0-9 -; empty where
+    none may.
+    """
     def __init__(
         self,
         *,
         device_id: _builtins.str = ...,
         wearer_id: _builtins.str = ...,
         source_version: _builtins.int = ...,
+        vendor_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["device_id", b"device_id", "source_version", b"source_version", "wearer_id", b"wearer_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["device_id", b"device_id", "source_version", b"source_version", "vendor_id", b"vendor_id", "wearer_id", b"wearer_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -405,22 +411,28 @@ class Device(_message.Message):
     DEVICE_ID_FIELD_NUMBER: _builtins.int
     PERSON_ID_FIELD_NUMBER: _builtins.int
     SOURCE_VERSION_FIELD_NUMBER: _builtins.int
+    VENDOR_ID_FIELD_NUMBER: _builtins.int
     device_id: _builtins.str
     """Id of the device, unique among tags and protective devices."""
     person_id: _builtins.str
     """Whose it is."""
     source_version: _builtins.int
     """The agency's version of the record."""
+    vendor_id: _builtins.str
+    """The vendor that may report for it: <vendor_id> of spiffe://vendor/<vendor_id>, 1 to 64 characters of a-z 0-9 -; empty where
+    none may.
+    """
     def __init__(
         self,
         *,
         device_id: _builtins.str = ...,
         person_id: _builtins.str = ...,
         source_version: _builtins.int = ...,
+        vendor_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["device_id", b"device_id", "person_id", b"person_id", "source_version", b"source_version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["device_id", b"device_id", "person_id", b"person_id", "source_version", b"source_version", "vendor_id", b"vendor_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
