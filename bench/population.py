@@ -13,7 +13,7 @@ from typing import Any
 
 from services.cli.calls import call
 from services.cli.mesh import Clients
-from services.cli.parties import MOJ_RECORDS, NPA_RECORDS
+from services.cli.parties import MOJ_RECORDS, NPA_RECORDS, VENDOR_ID
 from services.common import times
 from services.registry.domain import Sex
 from tandem.registry.v1 import registry_pb2
@@ -99,9 +99,11 @@ async def _put_case(clients: Clients, party: Party, who: Mapping[str, Any], now_
     n = party.number
     said = {"national_id": who["national_id"], "name": who["name"], "birth_date": who["birth_date"].isoformat()}
     wearer = registry_pb2.Wearer(wearer_id=f"wearer-{n}", source_version=1, **said)
-    tag = registry_pb2.Tag(device_id=party.tag_id, wearer_id=wearer.wearer_id, source_version=1)
+    tag = registry_pb2.Tag(device_id=party.tag_id, wearer_id=wearer.wearer_id, source_version=1, vendor_id=VENDOR_ID)
     person = registry_pb2.ProtectedPerson(person_id=f"person-{n}", name="-", source_version=1)
-    device = registry_pb2.Device(device_id=party.device_id, person_id=person.person_id, source_version=1)
+    device = registry_pb2.Device(
+        device_id=party.device_id, person_id=person.person_id, source_version=1, vendor_id=VENDOR_ID
+    )
     order = registry_pb2.Order(
         order_id=f"order-{n}",
         respondent=registry_pb2.Respondent(**said),

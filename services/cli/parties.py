@@ -21,7 +21,8 @@ from tandem.registry.v1 import registry_pb2
 Found = TypeVar("Found")
 Report: TypeAlias = ingest_pb2.Position | ingest_pb2.EquipmentEvent
 
-VENDOR = "spiffe://vendor/demo"
+VENDOR_ID = "demo"
+VENDOR = f"spiffe://vendor/{VENDOR_ID}"
 MOJ_RECORDS = "spiffe://moj/records"
 NPA_RECORDS = "spiffe://npa/records"
 OPERATOR = "spiffe://tandem/operator/demo"

@@ -14,7 +14,7 @@ from services.cli.calls import PATIENCE_S, call
 from services.cli.failure import CommandFailed
 from services.cli.files import Line, Scenario
 from services.cli.mesh import Clients
-from services.cli.parties import MOJ_RECORDS, NPA_RECORDS, OPERATOR, Alerts, Desk, HeadEnd, Matches, Report
+from services.cli.parties import MOJ_RECORDS, NPA_RECORDS, OPERATOR, VENDOR_ID, Alerts, Desk, HeadEnd, Matches, Report
 from services.common import flow, times
 from services.common.clock import wall_us
 from services.common.ids import hash_id
@@ -31,6 +31,7 @@ QUIET_S = 3.0
 POLL_S = 0.2
 
 _Record = TypeVar("_Record", registry_pb2.Wearer, registry_pb2.Tag, registry_pb2.ProtectedPerson, registry_pb2.Device)
+_Reporter = TypeVar("_Reporter", registry_pb2.Tag, registry_pb2.Device)
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +110,12 @@ class _Sender:
         copy.source_version = self._next_version()
         return copy
 
+    def _bound(self, record: _Reporter) -> _Reporter:
+        """A record whose reports this player may send, where the scenario says no other vendor."""
+        copy = self._versioned(record)
+        copy.vendor_id = record.vendor_id or VENDOR_ID
+        return copy
+
     async def put_rules(self, rules: log_pb2.Rules) -> None:
         request = geofence_pb2.PutRulesRequest(rules=rules)
         await call(self._clients.geofence.PutRules, request, self._clients.identity(OPERATOR))
@@ -117,12 +124,12 @@ class _Sender:
         registry = self._clients.registry
         for wearer in map(self._versioned, scenario.wearers):
             await call(registry.PutWearer, registry_pb2.PutWearerRequest(wearer=wearer), self._moj)
-        for tag in map(self._versioned, scenario.tags):
+        for tag in map(self._bound, scenario.tags):
             await call(registry.PutTag, registry_pb2.PutTagRequest(tag=tag), self._moj)
         for person in map(self._versioned, scenario.protected_persons):
             request = registry_pb2.PutProtectedPersonRequest(protected_person=person)
             await call(registry.PutProtectedPerson, request, self._npa)
-        for device in map(self._versioned, scenario.devices):
+        for device in map(self._bound, scenario.devices):
             await call(registry.PutDevice, registry_pb2.PutDeviceRequest(device=device), self._npa)
 
     async def put_orders(self, orders: Iterable[registry_pb2.Order]) -> None:

@@ -18,7 +18,7 @@ from services.cli import outcome
 from services.cli.calls import call
 from services.cli.failure import CommandFailed
 from services.cli.mesh import Clients
-from services.cli.parties import MOJ_RECORDS, NPA_RECORDS, OPERATOR, Desk, HeadEnd, Matches, State
+from services.cli.parties import MOJ_RECORDS, NPA_RECORDS, OPERATOR, VENDOR_ID, Desk, HeadEnd, Matches, State
 from services.common import times
 from services.common.clock import wall_us
 from tandem.common.v1 import geometry_pb2, log_pb2
@@ -121,7 +121,9 @@ class Stage:
             source_version=1,
         )
         await call(registry.PutWearer, registry_pb2.PutWearerRequest(wearer=wearer), moj)
-        tag = registry_pb2.Tag(device_id=self.plan.id("tag"), wearer_id=self.wearer_id, source_version=1)
+        tag = registry_pb2.Tag(
+            device_id=self.plan.id("tag"), wearer_id=self.wearer_id, source_version=1, vendor_id=VENDOR_ID
+        )
         await call(registry.PutTag, registry_pb2.PutTagRequest(tag=tag), moj)
         return f"{self.wearer_id} wears {tag.device_id}"
 
@@ -129,7 +131,9 @@ class Stage:
         npa, registry = self.clients.identity(NPA_RECORDS), self.clients.registry
         person = registry_pb2.ProtectedPerson(person_id=self.person_id, name="Demo protected person", source_version=1)
         await call(registry.PutProtectedPerson, registry_pb2.PutProtectedPersonRequest(protected_person=person), npa)
-        device = registry_pb2.Device(device_id=self.plan.id("app"), person_id=self.person_id, source_version=1)
+        device = registry_pb2.Device(
+            device_id=self.plan.id("app"), person_id=self.person_id, source_version=1, vendor_id=VENDOR_ID
+        )
         await call(registry.PutDevice, registry_pb2.PutDeviceRequest(device=device), npa)
         from_ms = self.clients.clock.now_ms() // 1000 * 1000 - 60_000
         order = registry_pb2.Order(

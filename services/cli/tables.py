@@ -10,7 +10,7 @@ from pathlib import Path
 from google.protobuf.message import Message
 
 from services.cli.failure import MISUSED, CommandFailed
-from services.common import times
+from services.common import fields, times
 from services.common.errors import InvalidField
 from services.registry import translate
 from tandem.registry.v1 import registry_pb2
@@ -81,7 +81,7 @@ def _line(number: int, row: dict[str, str], parse: Callable[[Row], tuple[Message
 
 # ── wearers ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 
-_WEARER_COLUMNS = {*_WEARERS, "source_version", "sex", "phone", "address", "tag_device_ids"}
+_WEARER_COLUMNS = {*_WEARERS, "source_version", "sex", "phone", "address", "tag_device_ids", "vendor_id"}
 
 
 def _wearer(row: Row) -> tuple[Message, ...]:
@@ -97,8 +97,9 @@ def _wearer(row: Row) -> tuple[Message, ...]:
         address=row.get("address", ""),
     )
     translate.parse_wearer(wearer)
+    vendor_id = fields.vendor_id("vendor_id", row.get("vendor_id", ""))
     tags = [
-        registry_pb2.Tag(device_id=device_id, wearer_id=wearer.wearer_id, source_version=version)
+        registry_pb2.Tag(device_id=device_id, wearer_id=wearer.wearer_id, source_version=version, vendor_id=vendor_id)
         for device_id in _list(row.get("tag_device_ids", ""))
     ]
     for n, tag in enumerate(tags):

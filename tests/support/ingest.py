@@ -23,9 +23,10 @@ from tandem.common.v1 import log_pb2
 from tandem.ingest.v1 import ingest_pb2, ingest_pb2_grpc
 from tests.support.nats import TestServer, free_port, running_server
 from tests.support.processes import Service, spawn
+from tests.support.records import VENDOR_ID
 
 SECRET = "secret-of-this-test"
-VENDOR = "spiffe://vendor/test"
+VENDOR = f"spiffe://vendor/{VENDOR_ID}"
 STREAM_BYTES = 64 << 20
 WITHIN_S = 25.0
 LATER = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.RESOURCE_EXHAUSTED)
@@ -64,9 +65,10 @@ class Client:
         self.bus = bus
         self._stub = ingest_pb2_grpc.IngestServiceStub(channel)
 
-    async def route(self, *device_ids: str, partitions: Sequence[int] = (0,)) -> None:
-        """Registers devices, as the registry does."""
-        value = log_pb2.DeviceRoute(subject_id="w", partitions=partitions).SerializeToString()
+    async def route(self, *device_ids: str, partitions: Sequence[int] = (0,), **changes: Any) -> None:
+        """Registers tags of the vendor, as the registry does; `changes` replace fields of the route."""
+        content: dict[str, Any] = {"subject_id": "w", "vendor_id": VENDOR_ID, "kind": log_pb2.DeviceKind.TAG} | changes
+        value = log_pb2.DeviceRoute(partitions=partitions, **content).SerializeToString()
         for device_id in device_ids:
             await self.bus.publish(f"$KV.{flow.DEVICES_BUCKET}.{device_id}", value)
 

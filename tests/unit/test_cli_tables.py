@@ -11,6 +11,7 @@ from services.cli.failure import MISUSED, CommandFailed
 from tandem.registry.v1 import registry_pb2
 
 WEARERS = "wearer_id,national_id,name,birth_date,source_version,sex,phone,address,tag_device_ids\n"
+VENDORS = "wearer_id,national_id,name,birth_date,vendor_id\n"
 ORDERS = (
     "order_id,respondent_national_id,respondent_name,respondent_birth_date,protected_person_ids,protected_person_names,"
     "place_ids,lat_deg,lon_deg,radius_m,valid_from,valid_until,type,source_version\n"
@@ -44,6 +45,14 @@ def test_a_wearer_comes_with_their_tags(tmp_path: Path) -> None:
     assert tags == [registry_pb2.Tag(device_id=f"tag-{n}", wearer_id="w-1", source_version=3) for n in (1, 2)]
 
 
+def test_the_tags_of_a_line_are_bound_to_its_vendor(tmp_path: Path) -> None:
+    header = WEARERS.strip() + ",vendor_id\n"
+    line = "w-1,800101-1234567,홍길동,1980-01-01,3,M,,,tag-1;tag-2,acme\n"
+    (found,) = read(tmp_path, header + line)
+    tags = [record for record in found.records if isinstance(record, registry_pb2.Tag)]
+    assert [(tag.device_id, tag.vendor_id) for tag in tags] == [("tag-1", "acme"), ("tag-2", "acme")]
+
+
 def test_an_order_comes_after_the_persons_whom_it_protects(tmp_path: Path) -> None:
     (found,) = read(tmp_path, f"{ORDERS}{GOOD_ORDER},STALKING_APPROACH,2\n")
     *persons, order = found.records
@@ -65,6 +74,7 @@ def test_an_order_comes_after_the_persons_whom_it_protects(tmp_path: Path) -> No
         (WEARERS, "w-1,800101-1234567,홍길동,1980-01-01,x,,,,", "source_version"),
         (WEARERS, "w-1,800101-1234567,홍길동,1980-01-01,1,male,,,", "sex"),
         (WEARERS, "w-1,800101-1234567,홍길동,1980-01-01,1,,,,a;b c", "tag_device_ids[1]"),
+        (VENDORS, "w-1,800101-1234567,홍길동,1980-01-01,ACME", "vendor_id"),
         (WEARERS, "w-1,800101-1234567", ""),
         (WEARERS, "w-1,800101-1234567,홍길동,1980-01-01,1,,,,,surplus", ""),
         (ORDERS, GOOD_ORDER.replace("2026-02-01T00:00:00+09:00", "yesterday") + ",,1", "valid_until"),
@@ -79,8 +89,12 @@ def test_an_order_comes_after_the_persons_whom_it_protects(tmp_path: Path) -> No
 def test_a_bad_line_is_named_with_its_field_and_the_others_are_read(
     tmp_path: Path, header: str, line: str, field: str
 ) -> None:
-    good = "w-2,900101-1234567,성춘향,1990-01-01,1,F,,,\n" if header == WEARERS else f"{GOOD_ORDER},,1\n"
-    bad, other = read(tmp_path, f"{header}{line}\n{good}")
+    good = {
+        WEARERS: "w-2,900101-1234567,성춘향,1990-01-01,1,F,,,",
+        VENDORS: "w-2,900101-1234567,성춘향,1990-01-01,acme",
+        ORDERS: f"{GOOD_ORDER},,1",
+    }[header]
+    bad, other = read(tmp_path, f"{header}{line}\n{good}\n")
     assert bad.fault is not None and (bad.fault.line, bad.fault.field) == (2, field)
     assert bad.records == () and "홍길동" not in str(bad.fault) and "800101" not in str(bad.fault)
     assert other.number == 3 and other.fault is None and other.records
