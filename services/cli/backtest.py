@@ -17,6 +17,7 @@ from services.geofence.domain.alerts import Alert, Kind
 from services.geofence.domain.entries import Body, Demand, Entry, Tick
 from services.geofence.domain.state import State
 from services.ingest import translate as ingest_translate
+from services.ingest.domain import Positions
 from services.registry import domain as registry
 from services.registry import translate as registry_translate
 from tandem.common.v1 import log_pb2
@@ -92,7 +93,8 @@ def _bodies(what: Arrival, cases: _Cases) -> Iterator[Body]:
     """Entries that the services would write for an arrival; through the wire's form, so that both see the same numbers."""
     match what:
         case ingest_pb2.Position():
-            entry = ingest_translate.positions_entry([ingest_translate.parse_position(what)], received_wall_us=0)
+            position = ingest_translate.parse_position(what)
+            entry = ingest_translate.positions_entry(Positions.of([position]), received_wall_us=0)
             yield geofence_translate.entry_body(entry.SerializeToString())
         case ingest_pb2.EquipmentEvent():
             entry = ingest_translate.equipment_entry(ingest_translate.parse_equipment(what), received_wall_us=0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Sequence
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
@@ -12,6 +13,7 @@ from services.common.errors import InvalidField
 
 _ID = re.compile(r"(?=.{1,64}\Z)[A-Za-z0-9_-]+(?:[.][A-Za-z0-9_-]+)*")
 _VENDOR_ID = re.compile(r"[a-z0-9-]{1,64}")
+_IDS = re.compile(r"(?:(?=.{1,64}\n)[A-Za-z0-9_-]+(?:[.][A-Za-z0-9_-]+)*\n)+")
 
 
 def required_id(field: str, value: str) -> str:
@@ -28,6 +30,12 @@ def vendor_id(field: str, value: str) -> str:
     if value and not _VENDOR_ID.fullmatch(value):
         raise InvalidField(field, "must be 1 to 64 characters of a-z 0-9 - or empty")
     return value
+
+
+def are_ids(values: Sequence[str]) -> bool:
+    """Whether each of them is an id as `required_id` asks for; one look at all is many times as fast as one at each."""
+    joined = "\n".join(values) + "\n"
+    return joined.count("\n") == len(values) and _IDS.fullmatch(joined) is not None
 
 
 def number(field: str, value: float, least: float, greatest: float) -> float:

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
-from functools import partial
-
+import grpc.aio
 import uvloop
 
 from services.common import bus as buses
 from services.common import rpc, streams, telemetry
+from services.ingest import metrics
 from services.ingest.again import LastReports
 from services.ingest.api import IngestApi
+from services.ingest.command_api import CommandApi
+from services.ingest.commands import Commands
+from services.ingest.intake import Intake
+from services.ingest.quarantine import Quarantine
+from services.ingest.quota import Quota
 from services.ingest.routes import Routes
 from services.ingest.settings import Settings
 from services.ingest.writer import LogWriter
 from tandem.ingest.v1 import ingest_pb2, ingest_pb2_grpc
 
-SERVICE_NAME = ingest_pb2.DESCRIPTOR.services_by_name["IngestService"].full_name
+SERVICE_NAMES = [one.full_name for one in ingest_pb2.DESCRIPTOR.services_by_name.values()]
 
 
 async def main() -> None:
@@ -24,17 +29,34 @@ async def main() -> None:
     telemetry.configure("ingest")
     async with buses.connect(settings.nats_url, "ingest") as bus:
         premises = await streams.pass_gate(bus, settings)
-        routes = Routes(bus)
-        writers = {p: LogWriter(bus, p) for p in range(premises.partitions)}
+        clock = premises.clock
+        routes = Routes(bus, clock)
+        await routes.load()
+        writers = {p: LogWriter(bus, p, settings.backfill_reports_per_s) for p in range(premises.partitions)}
+        for p, writer in writers.items():
+            metrics.watch_lag(p, "live", writer.lag_s)
+            metrics.watch_lag(p, "backfill", writer.backfill_lag_s)
         last_reports = LastReports(routes, writers)
         await last_reports.read_tail(bus)
-        api = IngestApi(routes, writers, last_reports, premises.clock)
-        add = partial(ingest_pb2_grpc.add_IngestServiceServicer_to_server, api)
-        async with rpc.serve(settings, add, SERVICE_NAME) as server:
+        quarantine = Quarantine(bus, clock)
+        quota = Quota(settings.device_reports_per_s, settings.device_reports_burst)
+        intake = Intake(routes, writers, last_reports, quarantine, quota, clock)
+        commands = Commands(bus, routes, clock)
+
+        def add_servicers(server: grpc.aio.Server) -> None:
+            ingest_pb2_grpc.add_IngestServiceServicer_to_server(IngestApi(intake, commands, quarantine), server)
+            ingest_pb2_grpc.add_CommandServiceServicer_to_server(CommandApi(commands, routes, clock), server)
+
+        async with rpc.serve(settings, add_servicers, *SERVICE_NAMES) as server:
             await rpc.run_until_stopped(
                 rpc.keep_health(server, bus),
                 routes.follow(last_reports.route_changed),
                 last_reports.run(),
+                intake.run(),
+                quarantine.run(),
+                commands.follow(),
+                commands.publish_steps(),
+                commands.watch_time(),
                 *(one.run() for one in writers.values()),
             )
 

@@ -8,7 +8,7 @@ published there; the fold knows it by its id, however often it comes.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from google.protobuf.message import DecodeError
 
@@ -17,11 +17,13 @@ from services.common.bus import Bus
 from services.common.clock import wall_us
 from services.common.errors import RetryableError
 from services.common.telemetry import logger
-from services.ingest.domain import Position
-from services.ingest.routes import Routes
+from services.ingest.domain import Position, Positions
+from services.ingest.routes import Partitions, Routes
 from services.ingest.writer import LogWriter
 from tandem.common.v1 import log_pb2
 
+SENDER = "again"
+"""Under this name it takes its turn among the senders."""
 TAIL_MESSAGES = 50_000
 """How much of each partition is read again after a start."""
 
@@ -34,18 +36,22 @@ class LastReports:
         self._last: dict[str, tuple[Position, set[int]]] = {}
         self._due: asyncio.Queue[str] = asyncio.Queue()
 
-    def stored(self, position: Position, partitions: tuple[int, ...]) -> None:
-        """Notes that a position is in these partitions."""
+    def stored(self, positions: Positions, partitions: Sequence[Partitions]) -> None:
+        """Notes in which partitions each position is."""
         if len(self._writers) == 1:
             return
+        for i in range(len(positions)):
+            self._stored(positions.row(i), partitions[i])
+
+    def _stored(self, position: Position, partitions: Partitions) -> None:
         known = self._last.get(position.device_id)
         if known and known[0].report_id == position.report_id:
             known[1].update(partitions)
         elif not known or position.fix_time_ms >= known[0].fix_time_ms:
             self._last[position.device_id] = (position, set(partitions))
-        self.route_changed(position.device_id, self._routes.get(position.device_id) or ())
+        self.route_changed(position.device_id, self._routes.partitions(position.device_id))
 
-    def route_changed(self, device_id: str, partitions: tuple[int, ...]) -> None:
+    def route_changed(self, device_id: str, partitions: Partitions) -> None:
         """Has the last report published where it is missing."""
         known = self._last.get(device_id)
         if known and set(partitions) - known[1]:
@@ -77,7 +83,7 @@ class LastReports:
                             batch.lon_e7[i],
                             batch.accuracy_mm[i],
                         )
-                        self.stored(position, (partition,))
+                        self._stored(position, (partition,))
                 if messages[-1].sequence >= last:
                     break
 
@@ -86,9 +92,9 @@ class LastReports:
         while True:
             device_id = await self._due.get()
             position, present = self._last[device_id]
-            for partition in set(self._routes.get(device_id) or ()) - present:
+            for partition in set(self._routes.partitions(device_id)) - present:
                 try:
-                    await self._writers[partition].positions([position], wall_us())
+                    await self._writers[partition].positions(SENDER, Positions.of([position]), wall_us())
                 except RetryableError as error:
                     logger().warning("last_report_retried", partition=partition, reason=error.reason)
                     await asyncio.sleep(1)

@@ -3,114 +3,223 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
-from contextlib import suppress
+from collections import Counter
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from typing import Any
 
 import grpc.aio
 
-from services.common.clock import MeshClock, wall_us
-from services.common.errors import InvalidField
-from services.ingest import domain, translate
-from services.ingest.again import LastReports
-from services.ingest.domain import BATCH_MOST, Equipment, Position
-from services.ingest.routes import Routes
-from services.ingest.writer import LogWriter
+from services.common import fields, rpc
+from services.common.errors import InvalidField, StoreFull
+from services.ingest import metrics, translate
+from services.ingest.commands import Commands
+from services.ingest.domain import BATCH_MOST, Equipment, Position, Positions, Reason, Refusal, Sender
+from services.ingest.intake import Intake, Reports, Taken
+from services.ingest.quarantine import Quarantine
 from tandem.ingest.v1 import ingest_pb2, ingest_pb2_grpc
 
 WINDOW = 32
 """Batches of one stream that may wait for the log; beyond it the stream isn't read, which pushes back on the sender."""
+STREAMS_MOST = 256
+"""Open streams of one caller."""
+COMMANDS_MOST = 1_000
+"""Commands that wait to be read by one sender; beyond it they wait for a further contact."""
+REASON_MOST_CHARS = 200
 
 _ACCEPTED, _REFUSED = ingest_pb2.Outcome.ACCEPTED, ingest_pb2.Outcome.REFUSED
+_BATCH = ingest_pb2.ReportRequest | ingest_pb2.ReportBatchRequest
+
+
+@dataclass(slots=True)
+class _Answer:
+    """A batch that waits for its answer."""
+
+    batch: int
+    count: int
+    positions: int
+    taken: Taken | None
+    """None where the request had nothing but receipts."""
+
+
+class _Stream:
+    """One open report stream: answers in the order of their batches, commands between them."""
+
+    def __init__(self) -> None:
+        self.out: asyncio.Queue[_Answer | ingest_pb2.DeviceCommand | None] = asyncio.Queue()
+        self.window = asyncio.Semaphore(WINDOW)
+        self.open = True
+
+    def give(self, command: ingest_pb2.DeviceCommand) -> bool:
+        """Has a command sent down the stream."""
+        if not self.open or self.out.qsize() > COMMANDS_MOST:
+            return False
+        self.out.put_nowait(command)
+        return True
 
 
 class IngestApi(ingest_pb2_grpc.IngestServiceServicer):
     """Takes reports into the log."""
 
-    def __init__(
-        self, routes: Routes, writers: Mapping[int, LogWriter], last_reports: LastReports, clock: MeshClock
-    ) -> None:
-        self._routes, self._writers, self._last_reports, self._clock = routes, writers, last_reports, clock
+    def __init__(self, intake: Intake, commands: Commands, quarantine: Quarantine) -> None:
+        self._intake, self._commands, self._quarantine = intake, commands, quarantine
+        self._streams: Counter[str] = Counter()
 
     async def Report(
         self,
         request_iterator: AsyncIterator[ingest_pb2.ReportRequest],
         context: grpc.aio.ServicerContext[Any, Any],
     ) -> AsyncIterator[ingest_pb2.ReportResponse]:
-        answers: asyncio.Queue[asyncio.Task[ingest_pb2.ReportResponse] | None] = asyncio.Queue(WINDOW)
-
-        async def take() -> None:
+        sender = _sender()
+        with self._one_more_stream(sender):
+            stream = _Stream()
+            taking = asyncio.create_task(self._take_all(sender, request_iterator, stream))
             try:
-                async for request in request_iterator:
-                    await answers.put(asyncio.create_task(self._take(request)))
-            except Exception:
-                await answers.put(None)  # what came before the bad frame is answered first
-                raise
-            await answers.put(None)
-
-        taking = asyncio.create_task(take())
-        try:
-            while (answer := await answers.get()) is not None:
-                yield await answer
-            await taking
-        finally:
-            taking.cancel()
-            with suppress(asyncio.CancelledError):
+                while (next_out := await stream.out.get()) is not None:
+                    if isinstance(next_out, _Answer):
+                        yield await _response(next_out)
+                        stream.window.release()
+                    else:
+                        yield ingest_pb2.ReportResponse(commands=[next_out])
                 await taking
-            while not answers.empty():
-                left = answers.get_nowait()
-                if left is not None:
-                    left.cancel()
+            finally:
+                stream.open = False
+                self._commands.closed(stream)
+                taking.cancel()
+                with suppress(asyncio.CancelledError):
+                    await taking
 
-    async def _take(self, request: ingest_pb2.ReportRequest) -> ingest_pb2.ReportResponse:
-        received_us, now_ms = wall_us(), self._clock.now_ms()
+    async def ReportBatch(
+        self, request: ingest_pb2.ReportBatchRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> ingest_pb2.ReportBatchResponse:
+        sender = _sender()
+        count = self._read_receipts(sender, request)
+        if not count:
+            return ingest_pb2.ReportBatchResponse()
+        taken = await self._intake.take(sender, _read(request, count), request.backfill, "unary")
+        commands = self._commands.for_contact(taken.device_ids)
+        self._commands.sent(commands)
+        return ingest_pb2.ReportBatchResponse(
+            outcomes=_outcomes(count, taken.refusals),
+            refusals=_refusals(len(request.positions), taken.refusals),
+            commands=commands,
+        )
+
+    async def ListQuarantine(
+        self, request: ingest_pb2.ListQuarantineRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> ingest_pb2.ListQuarantineResponse:
+        return await self._quarantine.listed(request.device_id)
+
+    @contextmanager
+    def _one_more_stream(self, sender: Sender) -> Iterator[None]:
+        if self._streams[sender.spiffe_id] >= STREAMS_MOST:
+            metrics.STREAMS_REFUSED.inc()
+            raise StoreFull(f"{STREAMS_MOST} streams of this caller are open", retry_after_s=5.0)
+        self._streams[sender.spiffe_id] += 1
+        metrics.STREAMS.inc()
+        try:
+            yield
+        finally:
+            metrics.STREAMS.dec()
+            self._streams[sender.spiffe_id] -= 1
+            if not self._streams[sender.spiffe_id]:
+                del self._streams[sender.spiffe_id]
+
+    async def _take_all(
+        self, sender: Sender, requests: AsyncIterator[ingest_pb2.ReportRequest], stream: _Stream
+    ) -> None:
+        try:
+            async for request in requests:
+                await stream.window.acquire()
+                count = self._read_receipts(sender, request)
+                taken = None
+                if count:
+                    taken = await self._intake.admit(sender, _read(request, count), request.backfill, "stream")
+                    self._commands.heard(stream, taken.device_ids)
+                stream.out.put_nowait(_Answer(request.batch, count, len(request.positions), taken))
+        finally:
+            stream.out.put_nowait(None)  # what came before a bad frame is answered first
+
+    def _read_receipts(self, sender: Sender, request: _BATCH) -> int:
+        """Takes a request's receipts and returns how many reports it has. Raises InvalidField."""
         count = len(request.positions) + len(request.equipment)
-        if not 1 <= count <= BATCH_MOST:
+        receipts = request.receipts
+        if count > BATCH_MOST or not (count or receipts):
             raise InvalidField("positions", f"a batch holds 1 to {BATCH_MOST} reports, this one {count}")
-        response = ingest_pb2.ReportResponse(batch=request.batch)
-        outcomes = [_ACCEPTED] * count
-        taken: dict[tuple[int, ...], list[Position]] = {}
-        events: list[tuple[Equipment, tuple[int, ...]]] = []
+        if len(receipts) > BATCH_MOST:
+            raise InvalidField("receipts", f"at most {BATCH_MOST}, not {len(receipts)}")
+        for i, one in enumerate(receipts):
+            fields.required_id(f"receipts[{i}].command_id", one.command_id)
+            fields.required_id(f"receipts[{i}].device_id", one.device_id)
+            if len(one.refused_because) > REASON_MOST_CHARS:
+                raise InvalidField(f"receipts[{i}].refused_because", f"at most {REASON_MOST_CHARS} characters")
+        self._commands.receipts(sender, receipts)
+        return count
 
-        def refuse(index: int, path: str, error: InvalidField) -> None:
-            outcomes[index] = _REFUSED
-            refusal = error.under(path)
-            response.refusals.add(index=index, field=refusal.field, reason=refusal.reason)
 
-        for i, position_msg in enumerate(request.positions):
-            try:
-                position = translate.parse_position(position_msg)
-                domain.check_not_ahead("fix_time", position.fix_time_ms, now_ms)
-                route = self._routes.get(position.device_id) or await self._look_up(position.device_id)
-                taken.setdefault(route, []).append(position)
-            except InvalidField as error:
-                refuse(i, f"positions[{i}]", error)
-        for i, event_msg in enumerate(request.equipment):
-            try:
-                event = translate.parse_equipment(event_msg)
-                domain.check_not_ahead("event_time", event.event_time_ms, now_ms)
-                route = self._routes.get(event.device_id) or await self._look_up(event.device_id)
-                events.append((event, route))
-            except InvalidField as error:
-                refuse(len(request.positions) + i, f"equipment[{i}]", error)
-        # Nothing is written before all is looked up, so that a look-up that fails leaves nothing half done.
-        waiting: list[asyncio.Future[None]] = []
-        for route, positions in taken.items():
-            waiting += [self._writers[p].positions(positions, received_us) for p in route]
-        for event, route in events:
-            waiting += [asyncio.ensure_future(self._writers[p].equipment(event)) for p in route]
-        # All are awaited even when one fails, so that no failure is left unseen.
-        for result in await asyncio.gather(*waiting, return_exceptions=True):
-            if isinstance(result, BaseException):
-                raise result
-        for route, positions in taken.items():
-            for position in positions:
-                self._last_reports.stored(position, route)
-        response.outcomes.extend(outcomes)
-        return response
+def _sender() -> Sender:
+    spiffe_id = rpc.caller().spiffe_id
+    return Sender(spiffe_id, spiffe_id.removeprefix("spiffe://vendor/"), "")
 
-    async def _look_up(self, device_id: str) -> tuple[int, ...]:
-        route = await self._routes.look_up(device_id)
-        if not route:
-            raise InvalidField("device_id", "is no registered device")
-        return route
+
+def _read(request: _BATCH, count: int) -> Reports:
+    """A batch's reports. All sound, as nearly always, they are read at once; else one by one, to say which aren't and why."""
+    positions = translate.read_positions(request.positions) if request.positions else Positions.of(())
+    if positions is not None and not request.equipment:
+        return Reports(count, positions, range(count))
+    read: list[tuple[int, Position | Equipment]] = []
+    unreadable, claimed = [], {}
+    messages: Sequence[Any] = (*request.positions, *request.equipment)
+    for i, msg in enumerate(messages):
+        parse: Any = translate.parse_position if i < len(request.positions) else translate.parse_equipment
+        try:
+            read.append((i, parse(msg)))
+        except InvalidField as error:
+            unreadable.append(Refusal(i, error.field, error.reason, Reason.INVALID))
+            claimed[i] = msg.device_id
+    of_positions = [(i, one) for i, one in read if isinstance(one, Position)]
+    of_events = [(i, one) for i, one in read if isinstance(one, Equipment)]
+    return Reports(
+        count,
+        Positions.of([one for _, one in of_positions]),
+        [i for i, _ in of_positions],
+        [one for _, one in of_events],
+        [i for i, _ in of_events],
+        unreadable,
+        claimed,
+    )
+
+
+async def _response(answer: _Answer) -> ingest_pb2.ReportResponse:
+    if answer.taken is None:
+        return ingest_pb2.ReportResponse(batch=answer.batch)
+    await answer.taken.stored()
+    refusals = answer.taken.refusals
+    return ingest_pb2.ReportResponse(
+        batch=answer.batch,
+        outcomes=_outcomes(answer.count, refusals),
+        refusals=_refusals(answer.positions, refusals),
+    )
+
+
+def _outcomes(count: int, refusals: Sequence[Refusal]) -> list[ingest_pb2.Outcome.ValueType]:
+    outcomes = [_ACCEPTED] * count
+    for one in refusals:
+        outcomes[one.index] = _REFUSED
+    return outcomes
+
+
+def _refusals(positions: int, refusals: Sequence[Refusal]) -> list[ingest_pb2.Refusal]:
+    """`positions` is how many of the batch are positions: the equipment events come behind them."""
+    return [
+        ingest_pb2.Refusal(
+            index=one.index,
+            field=f"positions[{one.index}].{one.field}"
+            if one.index < positions
+            else f"equipment[{one.index - positions}].{one.field}",
+            reason=one.reason,
+            code=ingest_pb2.RefusalCode.ValueType(one.code),
+        )
+        for one in refusals
+    ]

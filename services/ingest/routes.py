@@ -1,53 +1,137 @@
-"""Which partitions need a device's reports: the registry's KV bucket, followed as it changes."""
+"""Who may report for a device and which partitions need it: the registry's KV bucket, followed as it changes."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+import hashlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TypeAlias
 
 from services.common import flow, pull
 from services.common.bus import Bus
+from services.common.clock import MeshClock
+from services.ingest.domain import Reason, Sender
 from tandem.common.v1 import log_pb2
 
 _STREAM = f"KV_{flow.DEVICES_BUCKET}"
 _PREFIX = f"$KV.{flow.DEVICES_BUCKET}."
 MISS_FORGOTTEN_S = 1.0
+MISSES_MOST = 10_000
+
+Partitions: TypeAlias = tuple[int, ...]
+_NONE: Mapping[str, Partitions] = {}
+
+
+@dataclass(frozen=True, slots=True)
+class Registration:
+    """What the registry says of a device."""
+
+    partitions: Partitions
+    vendor_id: str
+    """Who may report for it by gRPC; empty where nobody may."""
+    kind: log_pb2.DeviceKind.ValueType
+    revoked: bool
+    tokens: tuple[tuple[bytes, int], ...]
+    """SHA-256 of each token and until when it is good, milliseconds since 1970 UTC; 0 for as long as it stands here."""
 
 
 class Routes:
-    """Partitions by device. A device that isn't here is looked up once a second at most, then it is unknown."""
+    """Registrations by device. A device that isn't here is looked up once a second at most, then it is unknown."""
 
-    def __init__(self, bus: Bus) -> None:
-        self._bus = bus
-        self._partitions: dict[str, tuple[int, ...]] = {}
+    def __init__(self, bus: Bus, clock: MeshClock) -> None:
+        self._bus, self._clock = bus, clock
+        self._devices: dict[str, Registration] = {}
+        self._of_vendor: dict[str, dict[str, Partitions]] = {}
+        self._of_token: dict[bytes, str] = {}
+        self._partitions: dict[Partitions, Partitions] = {}
         self._missed_at_s: dict[str, float] = {}
 
-    def get(self, device_id: str) -> tuple[int, ...] | None:
-        """Partitions of a device, as far as the bucket's changes have arrived."""
-        return self._partitions.get(device_id)
+    def registration(self, device_id: str) -> Registration | None:
+        """What is known of a device, as far as the bucket's changes have arrived."""
+        return self._devices.get(device_id)
 
-    async def look_up(self, device_id: str) -> tuple[int, ...] | None:
-        """Asks the bucket itself; None where the device is unknown. Raises Unavailable."""
+    def partitions(self, device_id: str) -> Partitions:
+        """Partitions that need a device's reports; none where it is unknown."""
+        known = self._devices.get(device_id)
+        return known.partitions if known else ()
+
+    def allowed(self, sender: Sender) -> Mapping[str, Partitions]:
+        """Partitions by device, of the devices for which this sender may report."""
+        if sender.vendor_id:
+            return self._of_vendor.get(sender.vendor_id, _NONE)
+        known = self._devices.get(sender.device_id)
+        return {sender.device_id: known.partitions} if known and not known.revoked else _NONE
+
+    async def allow(self, sender: Sender, device_id: str) -> Partitions | Reason:
+        """The same for one device that may have been registered just now, or why not. Raises Unavailable."""
+        known = self._devices.get(device_id) or await self._look_up(device_id)
+        if known is None:
+            return Reason.UNKNOWN_DEVICE
+        if known.revoked:
+            return Reason.REVOKED
+        if device_id != sender.device_id and (not sender.vendor_id or known.vendor_id != sender.vendor_id):
+            return Reason.NOT_YOURS
+        return known.partitions
+
+    def device_of_token(self, token: str) -> str | None:
+        """The device whose token this is; None where it is unknown, over or revoked."""
+        hashed = hashlib.sha256(token.encode(errors="replace")).digest()
+        device_id = self._of_token.get(hashed)
+        if device_id is None or self._devices[device_id].revoked:
+            return None
+        until_ms = dict(self._devices[device_id].tokens)[hashed]
+        return device_id if not until_ms or self._clock.now_ms() < until_ms else None
+
+    async def load(self) -> None:
+        """Reads what the bucket holds now, so that the first callers aren't taken for unknown."""
+        bounds = await self._bus.bounds_of(_STREAM)
+        if bounds.first > bounds.last:
+            return
+        async for messages in pull.read(self._bus, _STREAM, 1):
+            for message in messages:
+                self._learn(message.subject.removeprefix(_PREFIX), message.data)
+            if messages[-1].sequence >= bounds.last:
+                return
+
+    async def follow(self, on_change: Callable[[str, Partitions], None]) -> None:
+        """Follows the bucket for ever; `on_change` gets each device with its partitions."""
+        async for messages in pull.read(self._bus, _STREAM, 1):
+            for message in messages:
+                device_id = message.subject.removeprefix(_PREFIX)
+                on_change(device_id, self._learn(device_id, message.data).partitions)
+
+    async def _look_up(self, device_id: str) -> Registration | None:
         now_s = asyncio.get_running_loop().time()
         if now_s - self._missed_at_s.get(device_id, -MISS_FORGOTTEN_S) < MISS_FORGOTTEN_S:
             return None
         data = await self._bus.last_of(_STREAM, _PREFIX + device_id)
         if data is None:
-            if len(self._missed_at_s) > 10_000:
+            if len(self._missed_at_s) > MISSES_MOST:
                 self._missed_at_s.clear()
             self._missed_at_s[device_id] = now_s
             return None
         return self._learn(device_id, data)
 
-    async def follow(self, on_change: Callable[[str, tuple[int, ...]], None]) -> None:
-        """Follows the bucket for ever; `on_change` gets each device with its partitions."""
-        async for messages in pull.read(self._bus, _STREAM, 1):
-            for message in messages:
-                device_id = message.subject.removeprefix(_PREFIX)
-                on_change(device_id, self._learn(device_id, message.data))
-
-    def _learn(self, device_id: str, data: bytes) -> tuple[int, ...]:
-        partitions = tuple(log_pb2.DeviceRoute.FromString(data).partitions)
-        self._partitions[device_id] = partitions
+    def _learn(self, device_id: str, data: bytes) -> Registration:
+        route = log_pb2.DeviceRoute.FromString(data)
+        listed = tuple(route.partitions)
+        one = Registration(
+            self._partitions.setdefault(listed, listed),  # equal ones are one object, so that comparing them is cheap
+            route.vendor_id,
+            route.kind,
+            route.revoked,
+            tuple((token.sha256, token.valid_until_ms) for token in route.tokens),
+        )
+        before = self._devices.get(device_id)
+        if before:
+            self._of_vendor.get(before.vendor_id, {}).pop(device_id, None)
+            for hashed, _ in before.tokens:
+                self._of_token.pop(hashed, None)
+        self._devices[device_id] = one
+        if one.vendor_id and not one.revoked:
+            self._of_vendor.setdefault(one.vendor_id, {})[device_id] = one.partitions
+        for hashed, _ in one.tokens:
+            self._of_token[hashed] = device_id
         self._missed_at_s.pop(device_id, None)
-        return partitions
+        return one

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
-from services.common import fields
+from services.common import fields, times
 from services.common.errors import InvalidField
-from services.ingest.domain import ACCURACY_MOST_M, Equipment, Position
+from services.ingest.domain import ACCURACY_MOST_M, Equipment, Position, Positions
 from tandem.common.v1 import log_pb2
 from tandem.ingest.v1 import ingest_pb2
+
+SPEED_MOST_MPS = 1_000.0
 
 
 def parse_position(msg: ingest_pb2.Position) -> Position:
@@ -22,7 +25,7 @@ def parse_position(msg: ingest_pb2.Position) -> Position:
     if accuracy_m == 0:
         raise InvalidField("accuracy_m", "is missing")
     if msg.HasField("speed_mps"):
-        fields.number("speed_mps", msg.speed_mps, 0, 1_000)
+        fields.number("speed_mps", msg.speed_mps, 0, SPEED_MOST_MPS)
     if msg.HasField("course_deg"):
         fields.number("course_deg", msg.course_deg, 0, 360)
     if msg.HasField("battery_pct"):
@@ -48,16 +51,70 @@ def parse_equipment(msg: ingest_pb2.EquipmentEvent) -> Equipment:
     )
 
 
-def positions_entry(positions: Sequence[Position], received_wall_us: int) -> log_pb2.LogEntry:
+def read_positions(msgs: Sequence[ingest_pb2.Position]) -> Positions | None:
+    """All positions of a batch at once, where each is sound by the rules of `parse_position`; None where one isn't, or may not be.
+
+    The device's id is left to be looked up: what is registered is sound.
+    """
+    seconds = [one.fix_time.seconds for one in msgs]
+    nanos = [one.fix_time.nanos for one in msgs]
+    lat_deg = [one.lat_deg for one in msgs]
+    lon_deg = [one.lon_deg for one in msgs]
+    accuracy_m = [one.accuracy_m for one in msgs]
+    report_ids = [one.report_id for one in msgs]
+    # A time of 1970 may be one that is missing, and an accuracy of 0 is.
+    if not (
+        min(seconds) > 0
+        and max(seconds) < times.MAX_MS // 1000
+        and min(nanos) >= 0
+        and max(nanos) < 1_000_000_000
+        and _all_within(lat_deg, -90, 90)
+        and _all_within(lon_deg, -180, 180)
+        and _all_within(accuracy_m, 0, ACCURACY_MOST_M)
+        and min(accuracy_m) > 0
+        and _all_within([one.speed_mps for one in msgs], 0, SPEED_MOST_MPS)
+        and _all_within([one.course_deg for one in msgs], 0, 360)
+        and _all_within([one.battery_pct for one in msgs], 0, 100)
+        and fields.are_ids(report_ids)
+    ):
+        return None
+    return Positions(
+        [one.device_id for one in msgs],
+        report_ids,
+        [s * 1000 + n // 1_000_000 for s, n in zip(seconds, nanos, strict=True)],
+        [round(one * 1e7) for one in lat_deg],
+        [round(one * 1e7) for one in lon_deg],
+        [round(one * 1000) or 1 for one in accuracy_m],
+    )
+
+
+def _all_within(values: list[float], least: float, greatest: float) -> bool:
+    # A NaN is in no order with anything, but it shows in the sum.
+    return math.isfinite(sum(values)) and min(values) >= least and max(values) <= greatest
+
+
+def positions_entry(positions: Positions, received_wall_us: int, backfilled: bool = False) -> log_pb2.LogEntry:
     """The entry of a batch of positions."""
     return log_pb2.LogEntry(
         positions=log_pb2.PositionBatch(
-            device_id=[one.device_id for one in positions],
-            report_id=[one.report_id for one in positions],
-            fix_time_ms=[one.fix_time_ms for one in positions],
-            lat_e7=[one.lat_e7 for one in positions],
-            lon_e7=[one.lon_e7 for one in positions],
-            accuracy_mm=[one.accuracy_mm for one in positions],
+            device_id=positions.device_ids,
+            report_id=positions.report_ids,
+            fix_time_ms=positions.fix_times_ms,
+            lat_e7=positions.lat_e7,
+            lon_e7=positions.lon_e7,
+            accuracy_mm=positions.accuracy_mm,
+            received_wall_us=received_wall_us,
+            backfilled=backfilled,
+        )
+    )
+
+
+def heard_entry(heard: Sequence[tuple[str, str]], received_wall_us: int) -> log_pb2.LogEntry:
+    """The entry that says which devices were heard with a clock too far ahead: device and report."""
+    return log_pb2.LogEntry(
+        heard=log_pb2.HeardBatch(
+            device_id=[device_id for device_id, _ in heard],
+            report_id=[report_id for _, report_id in heard],
             received_wall_us=received_wall_us,
         )
     )

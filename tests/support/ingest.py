@@ -47,6 +47,9 @@ class IngestMesh:
             "TANDEM_NATS_URL": nats.url,
             "TANDEM_NATS_MONITOR_URL": nats.monitor_url,
             "TANDEM_DEV_SECRET": SECRET,
+            # Most tests have one device send what a thousand would.
+            "TANDEM_DEVICE_REPORTS_PER_S": "1000000",
+            "TANDEM_DEVICE_REPORTS_BURST": "1000000",
         }
         self.service: Service
 

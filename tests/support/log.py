@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from services.ingest import translate
-from services.ingest.domain import Position
+from services.ingest.domain import Position, Positions
 from tandem.common.v1 import geometry_pb2, log_pb2
 
 LAT_E7, LON_E7 = 375_000_000, 1_270_000_000
@@ -47,4 +47,4 @@ def position(device_id: str, time_ms: int, north_m: float, *, report_id: str | N
 
 def positions_entry(*positions: Position) -> log_pb2.LogEntry:
     """A batch."""
-    return translate.positions_entry(positions, received_wall_us=1)
+    return translate.positions_entry(Positions.of(positions), received_wall_us=1)

@@ -11,7 +11,7 @@ from services.geofence.domain.alerts import Alert, Kind, Parked
 from services.geofence.domain.entries import Body, Entry, Tick
 from services.geofence.domain.rules import Rules
 from services.geofence.domain.state import State
-from services.ingest.domain import Equipment, Position
+from services.ingest.domain import Equipment, Position, Positions
 from services.ingest.translate import equipment_entry, positions_entry
 from tandem.common.v1 import geometry_pb2, log_pb2
 
@@ -85,7 +85,7 @@ class Story:
         position = Position(
             device_id, report_id or f"{fix_ms}", fix_ms, *place_e7(north_m, east_m), round(accuracy_m * 1000)
         )
-        self.enter(at_s, translate.entry_body(positions_entry([position], 0).SerializeToString()))
+        self.enter(at_s, translate.entry_body(positions_entry(Positions.of([position]), 0).SerializeToString()))
 
     def says(
         self, at_s: float, device_id: str, event: str, report_id: str | None = None, event_s: float | None = None

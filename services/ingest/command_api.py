@@ -1,0 +1,100 @@
+"""The gRPC edge of commands: each agency's desk commands the devices of its own side."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import grpc.aio
+
+from services.common import fields, rpc, times
+from services.common.clock import MeshClock
+from services.common.errors import InvalidField, NotFound, PermissionDenied, Unavailable
+from services.ingest.commands import Commands, Standing, to_device
+from services.ingest.routes import Routes
+from tandem.common.v1 import access_pb2, command_pb2, log_pb2
+from tandem.ingest.v1 import ingest_pb2, ingest_pb2_grpc
+
+DAY_S = 86_400
+INTERVAL_MOST_S = 3_600
+VIBRATE_MOST_S = 60
+
+_KINDS = {
+    access_pb2.ROLE_MOJ_DESK: (log_pb2.TAG,),
+    access_pb2.ROLE_NPA_DESK: (log_pb2.PROTECTIVE_DEVICE,),
+    access_pb2.ROLE_OPERATOR: (log_pb2.TAG, log_pb2.PROTECTIVE_DEVICE),
+}
+"""Whose devices are whose."""
+
+
+class CommandApi(ingest_pb2_grpc.CommandServiceServicer):
+    """Takes commands and tells what became of them."""
+
+    def __init__(self, commands: Commands, routes: Routes, clock: MeshClock) -> None:
+        self._commands, self._routes, self._clock = commands, routes, clock
+
+    async def SendCommand(
+        self, request: ingest_pb2.SendCommandRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> ingest_pb2.SendCommandResponse:
+        fields.required_id("command_id", request.command_id)
+        self._must_be_ours(request.device_id)
+        _check_instruction(request.instruction)
+        fields.number("valid_for_s", request.valid_for_s, 1, DAY_S)
+        if request.reference:
+            fields.required_id("reference", request.reference)
+        now_ms = self._clock.now_ms()
+        command = command_pb2.Command(
+            command_id=request.command_id,
+            device_id=request.device_id,
+            instruction=request.instruction,
+            issued_at_ms=now_ms,
+            expires_at_ms=now_ms + request.valid_for_s * 1000,
+            issued_by=rpc.caller().spiffe_id,
+            reference=request.reference,
+        )
+        try:
+            stands = await self._commands.command(command)
+        except TimeoutError:
+            raise Unavailable("the command is stored and not yet on its way: send it again") from None
+        return ingest_pb2.SendCommandResponse(expires_at=times.to_timestamp(stands.expires_at_ms))
+
+    async def ListCommands(
+        self, request: ingest_pb2.ListCommandsRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> ingest_pb2.ListCommandsResponse:
+        self._must_be_ours(request.device_id)
+        return ingest_pb2.ListCommandsResponse(
+            commands=[_status(one) for one in self._commands.of_device(request.device_id)]
+        )
+
+    def _must_be_ours(self, device_id: str) -> None:
+        fields.required_id("device_id", device_id)
+        known = self._routes.registration(device_id)
+        if known is None:
+            raise NotFound("no such device is registered")
+        if known.kind not in _KINDS[rpc.caller().role]:
+            raise PermissionDenied("the device is of the other agency")
+
+
+def _check_instruction(instruction: command_pb2.Instruction) -> None:
+    match instruction.WhichOneof("kind"):
+        case "report_every":
+            fields.number(
+                "instruction.report_every.interval_s", instruction.report_every.interval_s, 1, INTERVAL_MOST_S
+            )
+        case "vibrate":
+            fields.number("instruction.vibrate.duration_s", instruction.vibrate.duration_s, 1, VIBRATE_MOST_S)
+        case "locate_now":
+            pass
+        case _:
+            raise InvalidField("instruction", "is missing")
+
+
+def _status(standing: Standing) -> ingest_pb2.CommandStatus:
+    command = standing.command
+    return ingest_pb2.CommandStatus(
+        command=to_device(command),
+        state=standing.state,
+        since=times.to_timestamp(standing.since_ms),
+        issued_by=command.issued_by,
+        reference=command.reference,
+        reason=standing.reason,
+    )

@@ -1,0 +1,246 @@
+"""Commands for devices: given over the sender that a device was last heard by, again and again until a receipt or their end.
+
+All ingest processes follow the same stream, so whichever hears a device has its commands.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from google.protobuf.message import DecodeError
+
+from services.common import flow, pull, times
+from services.common.bus import AlreadyThere, Bus
+from services.common.clock import MeshClock
+from services.common.errors import Conflict
+from services.common.telemetry import logger
+from services.ingest import metrics
+from services.ingest.domain import Sender
+from services.ingest.routes import Routes
+from tandem.common.v1 import command_pb2
+from tandem.ingest.v1 import ingest_pb2
+
+AGAIN_AFTER_S = 15.0
+"""A command that was given and has no receipt is given again at a contact so much later, wall time."""
+KEPT_MS = 86_400_000
+"""How long a command is listed."""
+LOOK_EVERY_S = 1.0
+FOLLOWED_WITHIN_S = 2.0
+SUPERSEDED = "superseded by a newer interval"
+
+State = command_pb2.CommandState
+_OVER = (State.COMMAND_STATE_RECEIVED, State.COMMAND_STATE_REFUSED, State.COMMAND_STATE_EXPIRED)
+
+
+class Session(Protocol):
+    """An open way to a sender."""
+
+    def give(self, command: ingest_pb2.DeviceCommand) -> bool:
+        """Gives a command; false where the way is closed or jammed."""
+
+
+@dataclass(slots=True)
+class Standing:
+    """A command and how far it is."""
+
+    command: command_pb2.Command
+    state: State.ValueType = State.COMMAND_STATE_WAITING
+    since_ms: int = 0
+    reason: str = ""
+    given_at_s: float = field(default=float("-inf"))
+    """When this process last gave it, by the monotonic clock."""
+    given_to: Session | None = None
+
+    @property
+    def over(self) -> bool:
+        """Whether nothing more is to be done."""
+        return self.state in _OVER
+
+
+class Commands:
+    """What devices are told."""
+
+    def __init__(self, bus: Bus, routes: Routes, clock: MeshClock) -> None:
+        self._bus, self._routes, self._clock = bus, routes, clock
+        self._all: dict[str, Standing] = {}
+        """By id, in the order of the stream."""
+        self._waiting: dict[str, list[Standing]] = {}
+        """By device: those that aren't over."""
+        self._sessions: dict[str, Session] = {}
+        self._steps: asyncio.Queue[command_pb2.CommandStep] = asyncio.Queue()
+        self._followed = 0
+        self._progress = asyncio.Event()
+
+    # ── from those who command ───────────────────────────────────────────────────────────────────────────────────────
+
+    async def command(self, command: command_pb2.Command) -> command_pb2.Command:
+        """Puts a command into the stream and returns it as it stands there: the first with its id.
+
+        Raises Conflict where that says something else, StoreFull or Unavailable (perhaps stored: command again).
+        """
+        subject = flow.command_subject(command.command_id)
+        try:
+            ack = await self._bus.publish(subject, command.SerializeToString(), expected_last=0)
+        except AlreadyThere:
+            data = await self._bus.last_of(flow.COMMANDS.name, subject)
+            first = command_pb2.Command.FromString(data or b"")
+            if (first.device_id, first.instruction) != (command.device_id, command.instruction):
+                raise Conflict("another command has this command_id") from None
+            return first
+        async with asyncio.timeout(FOLLOWED_WITHIN_S):
+            while self._followed < ack.seq:
+                self._progress.clear()
+                await self._progress.wait()
+        return command
+
+    def of_device(self, device_id: str) -> list[Standing]:
+        """The device's commands of the last day, the newest first."""
+        return [one for one in reversed(self._all.values()) if one.command.device_id == device_id]
+
+    # ── to and from the devices ──────────────────────────────────────────────────────────────────────────────────────
+
+    def heard(self, session: Session, device_ids: Sequence[str]) -> None:
+        """Devices were heard over a session: their commands go down it, now and from now on."""
+        self._sessions.update(dict.fromkeys(device_ids, session))
+        if self._waiting:
+            for device_id in self._waiting.keys() & set(device_ids):
+                self._give_all(device_id, session)
+
+    def closed(self, session: Session) -> None:
+        """A session has ended."""
+        self._sessions = {device_id: one for device_id, one in self._sessions.items() if one is not session}
+
+    def for_contact(self, device_ids: Iterable[str]) -> list[ingest_pb2.DeviceCommand]:
+        """What waits for devices that were heard without a session, to be given with the answer; then call `sent`."""
+        now_s = time.monotonic()
+        found = []
+        for device_id in dict.fromkeys(device_ids):
+            for one in self._live(device_id):
+                if now_s - one.given_at_s > AGAIN_AFTER_S:
+                    one.given_at_s = now_s
+                    found.append(to_device(one.command))
+        return found
+
+    def sent(self, commands: Iterable[ingest_pb2.DeviceCommand]) -> None:
+        """Notes that commands went out with an answer."""
+        for one in commands:
+            self._say(one.command_id, one.device_id, State.COMMAND_STATE_SENT)
+
+    def receipts(self, sender: Sender, receipts: Sequence[ingest_pb2.CommandReceipt]) -> None:
+        """Takes receipts. One for what the sender has no part in, or what isn't waited for, changes nothing and is counted."""
+        for one in receipts:
+            standing = self._all.get(one.command_id)
+            if (
+                standing is None
+                or standing.command.device_id != one.device_id
+                or one.device_id not in self._routes.allowed(sender)
+            ):
+                metrics.RECEIPTS_UNKNOWN.inc()
+            elif not standing.over:
+                state = State.COMMAND_STATE_REFUSED if one.refused_because else State.COMMAND_STATE_RECEIVED
+                self._say(one.command_id, one.device_id, state, one.refused_because)
+
+    # ── the stream ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def follow(self) -> None:
+        """Follows the stream for ever."""
+        async for messages in pull.read(self._bus, flow.COMMANDS.name, 1):
+            for message in messages:
+                try:
+                    if message.subject.startswith("command_step."):
+                        self._step(command_pb2.CommandStep.FromString(message.data))
+                    else:
+                        self._command(command_pb2.Command.FromString(message.data))
+                except DecodeError:
+                    logger().error("command_unreadable", sequence=message.sequence)
+            self._followed = messages[-1].sequence
+            self._progress.set()
+
+    async def publish_steps(self) -> None:
+        """Puts what became of commands into the stream, for ever. Of each state the first is kept."""
+        while True:
+            step = await self._steps.get()
+            subject = flow.command_step_subject(step.command_id, State.Name(step.state).removeprefix("COMMAND_STATE_"))
+            await self._bus.publish_until_stored(subject, step.SerializeToString(), expected_last=0)
+
+    async def watch_time(self) -> None:
+        """Ends what is over, for ever. Every process does, the first counts."""
+        while True:
+            await asyncio.sleep(LOOK_EVERY_S)
+            now_ms = self._clock.now_ms()
+            for standings in list(self._waiting.values()):
+                for one in list(standings):
+                    if one.command.expires_at_ms <= now_ms:
+                        self._end(one, "")
+            for command_id, one in list(self._all.items()):
+                if one.command.issued_at_ms >= now_ms - KEPT_MS:
+                    break
+                if one.over:
+                    del self._all[command_id]
+
+    def _command(self, command: command_pb2.Command) -> None:
+        standing = Standing(command, since_ms=command.issued_at_ms)
+        self._all[command.command_id] = standing
+        if command.instruction.HasField("report_every"):
+            # An older interval that was given again later would undo the newer one.
+            for other in list(self._waiting.get(command.device_id, ())):
+                if other.command.instruction.HasField("report_every"):
+                    self._end(other, SUPERSEDED)
+        self._waiting.setdefault(command.device_id, []).append(standing)
+        session = self._sessions.get(command.device_id)
+        if session is not None:
+            self._give_all(command.device_id, session)
+
+    def _step(self, step: command_pb2.CommandStep) -> None:
+        standing = self._all.get(step.command_id)
+        if standing is None or standing.over or step.state <= standing.state:
+            return
+        standing.state, standing.since_ms, standing.reason = step.state, step.at_ms, step.reason
+        if step.state in _OVER:
+            self._drop(standing)
+
+    def _live(self, device_id: str) -> list[Standing]:
+        now_ms = self._clock.now_ms()
+        return [one for one in self._waiting.get(device_id, ()) if one.command.expires_at_ms > now_ms]
+
+    def _give_all(self, device_id: str, session: Session) -> None:
+        now_s = time.monotonic()
+        for one in self._live(device_id):
+            if one.given_to is session and now_s - one.given_at_s < AGAIN_AFTER_S:
+                continue
+            if not session.give(to_device(one.command)):
+                return
+            one.given_to, one.given_at_s = session, now_s
+            self._say(one.command.command_id, device_id, State.COMMAND_STATE_SENT)
+
+    def _end(self, standing: Standing, reason: str) -> None:
+        self._drop(standing)
+        self._say(standing.command.command_id, standing.command.device_id, State.COMMAND_STATE_EXPIRED, reason)
+
+    def _drop(self, standing: Standing) -> None:
+        waiting = self._waiting.get(standing.command.device_id, [])
+        if standing in waiting:
+            waiting.remove(standing)
+        if not waiting:
+            self._waiting.pop(standing.command.device_id, None)
+
+    def _say(self, command_id: str, device_id: str, state: State.ValueType, reason: str = "") -> None:
+        self._steps.put_nowait(
+            command_pb2.CommandStep(
+                command_id=command_id, device_id=device_id, state=state, at_ms=self._clock.now_ms(), reason=reason
+            )
+        )
+
+
+def to_device(command: command_pb2.Command) -> ingest_pb2.DeviceCommand:
+    """The command as its device gets it."""
+    return ingest_pb2.DeviceCommand(
+        command_id=command.command_id,
+        device_id=command.device_id,
+        instruction=command.instruction,
+        expires_at=times.to_timestamp(command.expires_at_ms),
+    )

@@ -1,0 +1,117 @@
+"""What was refused: whose, from whom, why and how many. What was in the reports isn't kept: no record allows it.
+
+Counts go into a stream of bounded size every few seconds, so that they outlive the process and all processes' counts add up.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from collections.abc import Iterable
+
+from google.protobuf.message import DecodeError
+
+from services.common import flow, pull, times
+from services.common.bus import Bus
+from services.common.clock import MeshClock
+from services.common.errors import RetryableError
+from services.common.telemetry import logger
+from services.ingest import metrics
+from services.ingest.domain import Reason
+from tandem.ingest.v1 import ingest_pb2
+
+FLUSH_EVERY_S = 5.0
+KEYS_MOST = 10_000
+"""Devices, senders and reasons that are told apart between two flushes; beyond it devices are no more."""
+MESSAGE_KEYS = 1_000
+LISTED_MOST = 10_000
+
+_Key = tuple[str, str, int]
+"""Device, sender, reason."""
+
+
+class Quarantine:
+    """Counts of refused reports."""
+
+    def __init__(self, bus: Bus, clock: MeshClock) -> None:
+        self._bus, self._clock = bus, clock
+        self._subject = flow.quarantine_subject(uuid.uuid4().hex)
+        self._counts: dict[_Key, ingest_pb2.Quarantined] = {}
+
+    def refused(self, sender: str, device_id: str, reason: Reason) -> None:
+        """Counts one. `device_id` may be anything: only an id of a sensible length is kept."""
+        metrics.REFUSED.labels(reason.name).inc()
+        key = (device_id if len(device_id) <= 64 else "", sender, reason.value)
+        if key not in self._counts and len(self._counts) >= KEYS_MOST:
+            key = ("", sender, reason.value)
+        now = times.to_timestamp(self._clock.now_ms())
+        one = ingest_pb2.Quarantined(
+            device_id=key[0], sender=sender, code=ingest_pb2.RefusalCode.ValueType(key[2]), count=1, first=now, last=now
+        )
+        _add(self._counts, one)
+
+    async def run(self) -> None:
+        """Keeps the counts, for ever, and once more at the end."""
+        try:
+            while True:
+                await asyncio.sleep(FLUSH_EVERY_S)
+                await self._flush()
+        finally:
+            await self._flush()
+
+    async def listed(self, device_id: str) -> ingest_pb2.ListQuarantineResponse:
+        """What was refused, by all processes, of one device or (empty) of all. Raises Unavailable."""
+        found: dict[_Key, ingest_pb2.Quarantined] = {}
+        stream = flow.QUARANTINE.name
+        bounds = await self._bus.bounds_of(stream)
+        if bounds.first <= bounds.last:
+            async for messages in pull.read(self._bus, stream, bounds.first):
+                for message in messages:
+                    try:
+                        counts = ingest_pb2.QuarantineCounts.FromString(message.data)
+                    except DecodeError:
+                        logger().error("quarantine_unreadable", sequence=message.sequence)
+                        continue
+                    _add_all(found, counts.quarantined, device_id)
+                if messages[-1].sequence >= bounds.last:
+                    break
+        _add_all(found, list(self._counts.values()), device_id)
+        newest = sorted(found.values(), key=lambda one: -times.from_timestamp(one.last))
+        return ingest_pb2.ListQuarantineResponse(
+            quarantined=newest[:LISTED_MOST],
+            incomplete=len(newest) > LISTED_MOST or bounds.first > 1 or any(not one.device_id for one in newest),
+        )
+
+    async def _flush(self) -> None:
+        taken, self._counts = self._counts, {}
+        left = list(taken.values())
+        while left:
+            some, left = left[:MESSAGE_KEYS], left[MESSAGE_KEYS:]
+            data = ingest_pb2.QuarantineCounts(quarantined=some).SerializeToString()
+            try:
+                await self._bus.publish(self._subject, data)
+            except RetryableError as error:
+                # The outcome may be unknown: counting twice is the lesser evil.
+                logger().warning("quarantine_not_kept", reason=error.reason)
+                _add_all(self._counts, [*some, *left], "")
+                return
+
+
+def _add_all(to: dict[_Key, ingest_pb2.Quarantined], counts: Iterable[ingest_pb2.Quarantined], device_id: str) -> None:
+    for one in counts:
+        if not device_id or one.device_id == device_id:
+            _add(to, one)
+
+
+def _add(to: dict[_Key, ingest_pb2.Quarantined], one: ingest_pb2.Quarantined) -> None:
+    key = (one.device_id, one.sender, one.code)
+    known = to.get(key)
+    if known is None:
+        to[key] = known = ingest_pb2.Quarantined()
+        known.CopyFrom(one)
+        return
+    known.count += one.count
+    if times.from_timestamp(one.first) < times.from_timestamp(known.first):
+        known.first.CopyFrom(one.first)
+    if times.from_timestamp(one.last) > times.from_timestamp(known.last):
+        known.last.CopyFrom(one.last)
