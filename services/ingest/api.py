@@ -6,7 +6,6 @@ import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from typing import Any
 
 import grpc.aio
@@ -16,47 +15,16 @@ from services.common.errors import InvalidField, StoreFull
 from services.ingest import metrics, translate
 from services.ingest.commands import Commands
 from services.ingest.domain import BATCH_MOST, Equipment, Position, Positions, Reason, Refusal, Sender
-from services.ingest.intake import Intake, Reports, Taken
+from services.ingest.intake import Intake, Reports
 from services.ingest.quarantine import Quarantine
+from services.ingest.stream import Answer, Stream, outcomes, refusals_to_proto
 from tandem.ingest.v1 import ingest_pb2, ingest_pb2_grpc
 
-WINDOW = 32
-"""Batches of one stream that may wait for the log; beyond it the stream isn't read, which pushes back on the sender."""
 STREAMS_MOST = 256
 """Open streams of one caller."""
-COMMANDS_MOST = 1_000
-"""Commands that wait to be read by one sender; beyond it they wait for a further contact."""
 REASON_MOST_CHARS = 200
 
-_ACCEPTED, _REFUSED = ingest_pb2.Outcome.ACCEPTED, ingest_pb2.Outcome.REFUSED
 _BATCH = ingest_pb2.ReportRequest | ingest_pb2.ReportBatchRequest
-
-
-@dataclass(slots=True)
-class _Answer:
-    """A batch that waits for its answer."""
-
-    batch: int
-    count: int
-    positions: int
-    taken: Taken | None
-    """None where the request had nothing but receipts."""
-
-
-class _Stream:
-    """One open report stream: answers in the order of their batches, commands between them."""
-
-    def __init__(self) -> None:
-        self.out: asyncio.Queue[_Answer | ingest_pb2.DeviceCommand | None] = asyncio.Queue()
-        self.window = asyncio.Semaphore(WINDOW)
-        self.open = True
-
-    def give(self, command: ingest_pb2.DeviceCommand) -> bool:
-        """Has a command sent down the stream."""
-        if not self.open or self.out.qsize() > COMMANDS_MOST:
-            return False
-        self.out.put_nowait(command)
-        return True
 
 
 class IngestApi(ingest_pb2_grpc.IngestServiceServicer):
@@ -73,18 +41,14 @@ class IngestApi(ingest_pb2_grpc.IngestServiceServicer):
     ) -> AsyncIterator[ingest_pb2.ReportResponse]:
         sender = _sender()
         with self._one_more_stream(sender):
-            stream = _Stream()
+            stream = Stream()
             taking = asyncio.create_task(self._take_all(sender, request_iterator, stream))
             try:
-                while (next_out := await stream.out.get()) is not None:
-                    if isinstance(next_out, _Answer):
-                        yield await _response(next_out)
-                        stream.window.release()
-                    else:
-                        yield ingest_pb2.ReportResponse(commands=[next_out])
+                while (response := await stream.next()) is not None:
+                    yield response
                 await taking
             finally:
-                stream.open = False
+                stream.close()
                 self._commands.closed(stream)
                 taking.cancel()
                 with suppress(asyncio.CancelledError):
@@ -101,8 +65,8 @@ class IngestApi(ingest_pb2_grpc.IngestServiceServicer):
         commands = self._commands.for_contact(taken.device_ids)
         self._commands.sent(commands)
         return ingest_pb2.ReportBatchResponse(
-            outcomes=_outcomes(count, taken.refusals),
-            refusals=_refusals(len(request.positions), taken.refusals),
+            outcomes=outcomes(count, taken.refusals),
+            refusals=refusals_to_proto(len(request.positions), taken.refusals),
             commands=commands,
         )
 
@@ -127,19 +91,19 @@ class IngestApi(ingest_pb2_grpc.IngestServiceServicer):
                 del self._streams[sender.spiffe_id]
 
     async def _take_all(
-        self, sender: Sender, requests: AsyncIterator[ingest_pb2.ReportRequest], stream: _Stream
+        self, sender: Sender, requests: AsyncIterator[ingest_pb2.ReportRequest], stream: Stream
     ) -> None:
         try:
             async for request in requests:
-                await stream.window.acquire()
+                await stream.window()
                 count = self._read_receipts(sender, request)
                 taken = None
                 if count:
                     taken = await self._intake.admit(sender, _read(request, count), request.backfill, "stream")
                     self._commands.heard(stream, taken.device_ids)
-                stream.out.put_nowait(_Answer(request.batch, count, len(request.positions), taken))
+                stream.answer(Answer(request.batch, count, len(request.positions), taken, request.together))
         finally:
-            stream.out.put_nowait(None)  # what came before a bad frame is answered first
+            stream.end()  # what came before a bad frame is answered first
 
     def _read_receipts(self, sender: Sender, request: _BATCH) -> int:
         """Takes a request's receipts and returns how many reports it has. Raises InvalidField."""
@@ -165,7 +129,7 @@ def _sender() -> Sender:
 
 def _read(request: _BATCH, count: int) -> Reports:
     """A batch's reports. All sound, as nearly always, they are read at once; else one by one, to say which aren't and why."""
-    positions = translate.read_positions(request.positions) if request.positions else Positions.of(())
+    positions = translate.read_positions(list(request.positions)) if request.positions else Positions.of(())
     if positions is not None and not request.equipment:
         return Reports(count, positions, range(count))
     read: list[tuple[int, Position | Equipment]] = []
@@ -189,37 +153,3 @@ def _read(request: _BATCH, count: int) -> Reports:
         unreadable,
         claimed,
     )
-
-
-async def _response(answer: _Answer) -> ingest_pb2.ReportResponse:
-    if answer.taken is None:
-        return ingest_pb2.ReportResponse(batch=answer.batch)
-    await answer.taken.stored()
-    refusals = answer.taken.refusals
-    return ingest_pb2.ReportResponse(
-        batch=answer.batch,
-        outcomes=_outcomes(answer.count, refusals),
-        refusals=_refusals(answer.positions, refusals),
-    )
-
-
-def _outcomes(count: int, refusals: Sequence[Refusal]) -> list[ingest_pb2.Outcome.ValueType]:
-    outcomes = [_ACCEPTED] * count
-    for one in refusals:
-        outcomes[one.index] = _REFUSED
-    return outcomes
-
-
-def _refusals(positions: int, refusals: Sequence[Refusal]) -> list[ingest_pb2.Refusal]:
-    """`positions` is how many of the batch are positions: the equipment events come behind them."""
-    return [
-        ingest_pb2.Refusal(
-            index=one.index,
-            field=f"positions[{one.index}].{one.field}"
-            if one.index < positions
-            else f"equipment[{one.index - positions}].{one.field}",
-            reason=one.reason,
-            code=ingest_pb2.RefusalCode.ValueType(one.code),
-        )
-        for one in refusals
-    ]

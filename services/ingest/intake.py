@@ -97,6 +97,11 @@ class Taken:
         else:
             on_end(True)
 
+    @property
+    def is_stored(self) -> bool:
+        """Whether all that wasn't refused is durable."""
+        return not self._left and self._error is None
+
     async def stored(self) -> None:
         """Returns once all that wasn't refused is durable. Raises StoreFull or Unavailable."""
         if self._left:

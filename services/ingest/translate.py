@@ -56,8 +56,9 @@ def read_positions(msgs: Sequence[ingest_pb2.Position]) -> Positions | None:
 
     The device's id is left to be looked up: what is registered is sound.
     """
-    seconds = [one.fix_time.seconds for one in msgs]
-    nanos = [one.fix_time.nanos for one in msgs]
+    fix_times = [one.fix_time for one in msgs]
+    seconds = [one.seconds for one in fix_times]
+    nanos = [one.nanos for one in fix_times]
     lat_deg = [one.lat_deg for one in msgs]
     lon_deg = [one.lon_deg for one in msgs]
     accuracy_m = [one.accuracy_m for one in msgs]

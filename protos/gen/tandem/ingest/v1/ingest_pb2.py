@@ -28,7 +28,7 @@ from tandem.common.v1 import command_pb2 as tandem_dot_common_dot_v1_dot_command
 from tandem.common.v1 import log_pb2 as tandem_dot_common_dot_v1_dot_log__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dtandem/ingest/v1/ingest.proto\x12\x10tandem.ingest.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1dtandem/common/v1/access.proto\x1a\x1etandem/common/v1/command.proto\x1a\x1atandem/common/v1/log.proto\"\x8c\x02\n\x08Position\x12\x11\n\tdevice_id\x18\x01 \x01(\t\x12\x11\n\treport_id\x18\x02 \x01(\t\x12,\n\x08\x66ix_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0f\n\x07lat_deg\x18\x04 \x01(\x01\x12\x0f\n\x07lon_deg\x18\x05 \x01(\x01\x12\x12\n\naccuracy_m\x18\x06 \x01(\x01\x12\x16\n\tspeed_mps\x18\x07 \x01(\x01H\x00\x88\x01\x01\x12\x17\n\ncourse_deg\x18\x08 \x01(\x01H\x01\x88\x01\x01\x12\x18\n\x0b\x62\x61ttery_pct\x18\t \x01(\x01H\x02\x88\x01\x01\x42\x0c\n\n_speed_mpsB\r\n\x0b_course_degB\x0e\n\x0c_battery_pct\"\x96\x01\n\x0e\x45quipmentEvent\x12\x11\n\tdevice_id\x18\x01 \x01(\t\x12\x11\n\treport_id\x18\x02 \x01(\t\x12.\n\x05\x65vent\x18\x03 \x01(\x0e\x32\x1f.tandem.common.v1.EquipmentKind\x12.\n\nevent_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\xc8\x01\n\rReportRequest\x12\r\n\x05\x62\x61tch\x18\x01 \x01(\x04\x12-\n\tpositions\x18\x02 \x03(\x0b\x32\x1a.tandem.ingest.v1.Position\x12\x33\n\tequipment\x18\x03 \x03(\x0b\x32 .tandem.ingest.v1.EquipmentEvent\x12\x10\n\x08\x62\x61\x63kfill\x18\x04 \x01(\x08\x12\x32\n\x08receipts\x18\x05 \x03(\x0b\x32 .tandem.ingest.v1.CommandReceipt\"\xac\x01\n\x0eReportResponse\x12\r\n\x05\x62\x61tch\x18\x01 \x01(\x04\x12+\n\x08outcomes\x18\x02 \x03(\x0e\x32\x19.tandem.ingest.v1.Outcome\x12+\n\x08refusals\x18\x03 \x03(\x0b\x32\x19.tandem.ingest.v1.Refusal\x12\x31\n\x08\x63ommands\x18\x04 \x03(\x0b\x32\x1f.tandem.ingest.v1.DeviceCommand\"\xbe\x01\n\x12ReportBatchRequest\x12-\n\tpositions\x18\x01 \x03(\x0b\x32\x1a.tandem.ingest.v1.Position\x12\x33\n\tequipment\x18\x02 \x03(\x0b\x32 .tandem.ingest.v1.EquipmentEvent\x12\x10\n\x08\x62\x61\x63kfill\x18\x03 \x01(\x08\x12\x32\n\x08receipts\x18\x04 \x03(\x0b\x32 .tandem.ingest.v1.CommandReceipt\"\xa2\x01\n\x13ReportBatchResponse\x12+\n\x08outcomes\x18\x01 \x03(\x0e\x32\x19.tandem.ingest.v1.Outcome\x12+\n\x08refusals\x18\x02 \x03(\x0b\x32\x19.tandem.ingest.v1.Refusal\x12\x31\n\x08\x63ommands\x18\x03 \x03(\x0b\x32\x1f.tandem.ingest.v1.DeviceCommand\"d\n\x07Refusal\x12\r\n\x05index\x18\x01 \x01(\r\x12\r\n\x05\x66ield\x18\x02 \x01(\t\x12\x0e\n\x06reason\x18\x03 \x01(\t\x12+\n\x04\x63ode\x18\x04 \x01(\x0e\x32\x1d.tandem.ingest.v1.RefusalCode\"\x9a\x01\n\rDeviceCommand\x12\x12\n\ncommand_id\x18\x01 \x01(\t\x12\x11\n\tdevice_id\x18\x02 \x01(\t\x12\x32\n\x0binstruction\x18\x03 \x01(\x0b\x32\x1d.tandem.common.v1.Instruction\x12.\n\nexpires_at\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"P\n\x0e\x43ommandReceipt\x12\x12\n\ncommand_id\x18\x01 \x01(\t\x12\x11\n\tdevice_id\x18\x02 \x01(\t\x12\x17\n\x0frefused_because\x18\x03 \x01(\t\"*\n\x15ListQuarantineRequest\x12\x11\n\tdevice_id\x18\x01 \x01(\t\"`\n\x16ListQuarantineResponse\x12\x32\n\x0bquarantined\x18\x01 \x03(\x0b\x32\x1d.tandem.ingest.v1.Quarantined\x12\x12\n\nincomplete\x18\x02 \x01(\x08\"\xc1\x01\n\x0bQuarantined\x12\x11\n\tdevice_id\x18\x01 \x01(\t\x12\x0e\n\x06sender\x18\x02 \x01(\t\x12+\n\x04\x63ode\x18\x03 \x01(\x0e\x32\x1d.tandem.ingest.v1.RefusalCode\x12\r\n\x05\x63ount\x18\x04 \x01(\x04\x12)\n\x05\x66irst\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12(\n\x04last\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"F\n\x10QuarantineCounts\x12\x32\n\x0bquarantined\x18\x01 \x03(\x0b\x32\x1d.tandem.ingest.v1.Quarantined\"\x97\x01\n\x12SendCommandRequest\x12\x12\n\ncommand_id\x18\x01 \x01(\t\x12\x11\n\tdevice_id\x18\x02 \x01(\t\x12\x32\n\x0binstruction\x18\x03 \x01(\x0b\x32\x1d.tandem.common.v1.Instruction\x12\x13\n\x0bvalid_for_s\x18\x04 \x01(\r\x12\x11\n\treference\x18\x05 \x01(\t\"E\n\x13SendCommandResponse\x12.\n\nexpires_at\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"(\n\x13ListCommandsRequest\x12\x11\n\tdevice_id\x18\x01 \x01(\t\"I\n\x14ListCommandsResponse\x12\x31\n\x08\x63ommands\x18\x01 \x03(\x0b\x32\x1f.tandem.ingest.v1.CommandStatus\"\xd1\x01\n\rCommandStatus\x12\x30\n\x07\x63ommand\x18\x01 \x01(\x0b\x32\x1f.tandem.ingest.v1.DeviceCommand\x12-\n\x05state\x18\x02 \x01(\x0e\x32\x1e.tandem.common.v1.CommandState\x12)\n\x05since\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x11\n\tissued_by\x18\x04 \x01(\t\x12\x11\n\treference\x18\x05 \x01(\t\x12\x0e\n\x06reason\x18\x06 \x01(\t*=\n\x07Outcome\x12\x17\n\x13OUTCOME_UNSPECIFIED\x10\x00\x12\x0c\n\x08\x41\x43\x43\x45PTED\x10\x01\x12\x0b\n\x07REFUSED\x10\x02*\xd6\x01\n\x0bRefusalCode\x12\x1c\n\x18REFUSAL_CODE_UNSPECIFIED\x10\x00\x12\x18\n\x14REFUSAL_CODE_INVALID\x10\x01\x12\x1c\n\x18REFUSAL_CODE_CLOCK_AHEAD\x10\x02\x12\x1f\n\x1bREFUSAL_CODE_UNKNOWN_DEVICE\x10\x03\x12\x18\n\x14REFUSAL_CODE_REVOKED\x10\x04\x12\x1a\n\x16REFUSAL_CODE_NOT_YOURS\x10\x05\x12\x1a\n\x16REFUSAL_CODE_TOO_OFTEN\x10\x06\x32\xb6\x02\n\rIngestService\x12V\n\x06Report\x12\x1f.tandem.ingest.v1.ReportRequest\x1a .tandem.ingest.v1.ReportResponse\"\x05\x8a\xb5\x18\x01\x05(\x01\x30\x01\x12\x61\n\x0bReportBatch\x12$.tandem.ingest.v1.ReportBatchRequest\x1a%.tandem.ingest.v1.ReportBatchResponse\"\x05\x8a\xb5\x18\x01\x05\x12j\n\x0eListQuarantine\x12\'.tandem.ingest.v1.ListQuarantineRequest\x1a(.tandem.ingest.v1.ListQuarantineResponse\"\x05\x8a\xb5\x18\x01\x08\x32\xdc\x01\n\x0e\x43ommandService\x12\x62\n\x0bSendCommand\x12$.tandem.ingest.v1.SendCommandRequest\x1a%.tandem.ingest.v1.SendCommandResponse\"\x06\x8a\xb5\x18\x02\x03\x04\x12\x66\n\x0cListCommands\x12%.tandem.ingest.v1.ListCommandsRequest\x1a&.tandem.ingest.v1.ListCommandsResponse\"\x07\x8a\xb5\x18\x03\x03\x04\x08\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dtandem/ingest/v1/ingest.proto\x12\x10tandem.ingest.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1dtandem/common/v1/access.proto\x1a\x1etandem/common/v1/command.proto\x1a\x1atandem/common/v1/log.proto\"\x8c\x02\n\x08Position\x12\x11\n\tdevice_id\x18\x01 \x01(\t\x12\x11\n\treport_id\x18\x02 \x01(\t\x12,\n\x08\x66ix_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0f\n\x07lat_deg\x18\x04 \x01(\x01\x12\x0f\n\x07lon_deg\x18\x05 \x01(\x01\x12\x12\n\naccuracy_m\x18\x06 \x01(\x01\x12\x16\n\tspeed_mps\x18\x07 \x01(\x01H\x00\x88\x01\x01\x12\x17\n\ncourse_deg\x18\x08 \x01(\x01H\x01\x88\x01\x01\x12\x18\n\x0b\x62\x61ttery_pct\x18\t \x01(\x01H\x02\x88\x01\x01\x42\x0c\n\n_speed_mpsB\r\n\x0b_course_degB\x0e\n\x0c_battery_pct\"\x96\x01\n\x0e\x45quipmentEvent\x12\x11\n\tdevice_id\x18\x01 \x01(\t\x12\x11\n\treport_id\x18\x02 \x01(\t\x12.\n\x05\x65vent\x18\x03 \x01(\x0e\x32\x1f.tandem.common.v1.EquipmentKind\x12.\n\nevent_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\xda\x01\n\rReportRequest\x12\r\n\x05\x62\x61tch\x18\x01 \x01(\x04\x12-\n\tpositions\x18\x02 \x03(\x0b\x32\x1a.tandem.ingest.v1.Position\x12\x33\n\tequipment\x18\x03 \x03(\x0b\x32 .tandem.ingest.v1.EquipmentEvent\x12\x10\n\x08\x62\x61\x63kfill\x18\x04 \x01(\x08\x12\x32\n\x08receipts\x18\x05 \x03(\x0b\x32 .tandem.ingest.v1.CommandReceipt\x12\x10\n\x08together\x18\x06 \x01(\x08\"\xbd\x01\n\x0eReportResponse\x12\r\n\x05\x62\x61tch\x18\x01 \x01(\x04\x12+\n\x08outcomes\x18\x02 \x03(\x0e\x32\x19.tandem.ingest.v1.Outcome\x12+\n\x08refusals\x18\x03 \x03(\x0b\x32\x19.tandem.ingest.v1.Refusal\x12\x31\n\x08\x63ommands\x18\x04 \x03(\x0b\x32\x1f.tandem.ingest.v1.DeviceCommand\x12\x0f\n\x07\x62\x61tches\x18\x05 \x01(\r\"\xbe\x01\n\x12ReportBatchRequest\x12-\n\tpositions\x18\x01 \x03(\x0b\x32\x1a.tandem.ingest.v1.Position\x12\x33\n\tequipment\x18\x02 \x03(\x0b\x32 .tandem.ingest.v1.EquipmentEvent\x12\x10\n\x08\x62\x61\x63kfill\x18\x03 \x01(\x08\x12\x32\n\x08receipts\x18\x04 \x03(\x0b\x32 .tandem.ingest.v1.CommandReceipt\"\xa2\x01\n\x13ReportBatchResponse\x12+\n\x08outcomes\x18\x01 \x03(\x0e\x32\x19.tandem.ingest.v1.Outcome\x12+\n\x08refusals\x18\x02 \x03(\x0b\x32\x19.tandem.ingest.v1.Refusal\x12\x31\n\x08\x63ommands\x18\x03 \x03(\x0b\x32\x1f.tandem.ingest.v1.DeviceCommand\"d\n\x07Refusal\x12\r\n\x05index\x18\x01 \x01(\r\x12\r\n\x05\x66ield\x18\x02 \x01(\t\x12\x0e\n\x06reason\x18\x03 \x01(\t\x12+\n\x04\x63ode\x18\x04 \x01(\x0e\x32\x1d.tandem.ingest.v1.RefusalCode\"\x9a\x01\n\rDeviceCommand\x12\x12\n\ncommand_id\x18\x01 \x01(\t\x12\x11\n\tdevice_id\x18\x02 \x01(\t\x12\x32\n\x0binstruction\x18\x03 \x01(\x0b\x32\x1d.tandem.common.v1.Instruction\x12.\n\nexpires_at\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"P\n\x0e\x43ommandReceipt\x12\x12\n\ncommand_id\x18\x01 \x01(\t\x12\x11\n\tdevice_id\x18\x02 \x01(\t\x12\x17\n\x0frefused_because\x18\x03 \x01(\t\"*\n\x15ListQuarantineRequest\x12\x11\n\tdevice_id\x18\x01 \x01(\t\"`\n\x16ListQuarantineResponse\x12\x32\n\x0bquarantined\x18\x01 \x03(\x0b\x32\x1d.tandem.ingest.v1.Quarantined\x12\x12\n\nincomplete\x18\x02 \x01(\x08\"\xc1\x01\n\x0bQuarantined\x12\x11\n\tdevice_id\x18\x01 \x01(\t\x12\x0e\n\x06sender\x18\x02 \x01(\t\x12+\n\x04\x63ode\x18\x03 \x01(\x0e\x32\x1d.tandem.ingest.v1.RefusalCode\x12\r\n\x05\x63ount\x18\x04 \x01(\x04\x12)\n\x05\x66irst\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12(\n\x04last\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"F\n\x10QuarantineCounts\x12\x32\n\x0bquarantined\x18\x01 \x03(\x0b\x32\x1d.tandem.ingest.v1.Quarantined\"\x97\x01\n\x12SendCommandRequest\x12\x12\n\ncommand_id\x18\x01 \x01(\t\x12\x11\n\tdevice_id\x18\x02 \x01(\t\x12\x32\n\x0binstruction\x18\x03 \x01(\x0b\x32\x1d.tandem.common.v1.Instruction\x12\x13\n\x0bvalid_for_s\x18\x04 \x01(\r\x12\x11\n\treference\x18\x05 \x01(\t\"E\n\x13SendCommandResponse\x12.\n\nexpires_at\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"(\n\x13ListCommandsRequest\x12\x11\n\tdevice_id\x18\x01 \x01(\t\"I\n\x14ListCommandsResponse\x12\x31\n\x08\x63ommands\x18\x01 \x03(\x0b\x32\x1f.tandem.ingest.v1.CommandStatus\"\xd1\x01\n\rCommandStatus\x12\x30\n\x07\x63ommand\x18\x01 \x01(\x0b\x32\x1f.tandem.ingest.v1.DeviceCommand\x12-\n\x05state\x18\x02 \x01(\x0e\x32\x1e.tandem.common.v1.CommandState\x12)\n\x05since\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x11\n\tissued_by\x18\x04 \x01(\t\x12\x11\n\treference\x18\x05 \x01(\t\x12\x0e\n\x06reason\x18\x06 \x01(\t*=\n\x07Outcome\x12\x17\n\x13OUTCOME_UNSPECIFIED\x10\x00\x12\x0c\n\x08\x41\x43\x43\x45PTED\x10\x01\x12\x0b\n\x07REFUSED\x10\x02*\xd6\x01\n\x0bRefusalCode\x12\x1c\n\x18REFUSAL_CODE_UNSPECIFIED\x10\x00\x12\x18\n\x14REFUSAL_CODE_INVALID\x10\x01\x12\x1c\n\x18REFUSAL_CODE_CLOCK_AHEAD\x10\x02\x12\x1f\n\x1bREFUSAL_CODE_UNKNOWN_DEVICE\x10\x03\x12\x18\n\x14REFUSAL_CODE_REVOKED\x10\x04\x12\x1a\n\x16REFUSAL_CODE_NOT_YOURS\x10\x05\x12\x1a\n\x16REFUSAL_CODE_TOO_OFTEN\x10\x06\x32\xb6\x02\n\rIngestService\x12V\n\x06Report\x12\x1f.tandem.ingest.v1.ReportRequest\x1a .tandem.ingest.v1.ReportResponse\"\x05\x8a\xb5\x18\x01\x05(\x01\x30\x01\x12\x61\n\x0bReportBatch\x12$.tandem.ingest.v1.ReportBatchRequest\x1a%.tandem.ingest.v1.ReportBatchResponse\"\x05\x8a\xb5\x18\x01\x05\x12j\n\x0eListQuarantine\x12\'.tandem.ingest.v1.ListQuarantineRequest\x1a(.tandem.ingest.v1.ListQuarantineResponse\"\x05\x8a\xb5\x18\x01\x08\x32\xdc\x01\n\x0e\x43ommandService\x12\x62\n\x0bSendCommand\x12$.tandem.ingest.v1.SendCommandRequest\x1a%.tandem.ingest.v1.SendCommandResponse\"\x06\x8a\xb5\x18\x02\x03\x04\x12\x66\n\x0cListCommands\x12%.tandem.ingest.v1.ListCommandsRequest\x1a&.tandem.ingest.v1.ListCommandsResponse\"\x07\x8a\xb5\x18\x03\x03\x04\x08\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -45,48 +45,48 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_COMMANDSERVICE'].methods_by_name['SendCommand']._serialized_options = b'\212\265\030\002\003\004'
   _globals['_COMMANDSERVICE'].methods_by_name['ListCommands']._loaded_options = None
   _globals['_COMMANDSERVICE'].methods_by_name['ListCommands']._serialized_options = b'\212\265\030\003\003\004\010'
-  _globals['_OUTCOME']._serialized_start=2640
-  _globals['_OUTCOME']._serialized_end=2701
-  _globals['_REFUSALCODE']._serialized_start=2704
-  _globals['_REFUSALCODE']._serialized_end=2918
+  _globals['_OUTCOME']._serialized_start=2675
+  _globals['_OUTCOME']._serialized_end=2736
+  _globals['_REFUSALCODE']._serialized_start=2739
+  _globals['_REFUSALCODE']._serialized_end=2953
   _globals['_POSITION']._serialized_start=176
   _globals['_POSITION']._serialized_end=444
   _globals['_EQUIPMENTEVENT']._serialized_start=447
   _globals['_EQUIPMENTEVENT']._serialized_end=597
   _globals['_REPORTREQUEST']._serialized_start=600
-  _globals['_REPORTREQUEST']._serialized_end=800
-  _globals['_REPORTRESPONSE']._serialized_start=803
-  _globals['_REPORTRESPONSE']._serialized_end=975
-  _globals['_REPORTBATCHREQUEST']._serialized_start=978
-  _globals['_REPORTBATCHREQUEST']._serialized_end=1168
-  _globals['_REPORTBATCHRESPONSE']._serialized_start=1171
-  _globals['_REPORTBATCHRESPONSE']._serialized_end=1333
-  _globals['_REFUSAL']._serialized_start=1335
-  _globals['_REFUSAL']._serialized_end=1435
-  _globals['_DEVICECOMMAND']._serialized_start=1438
-  _globals['_DEVICECOMMAND']._serialized_end=1592
-  _globals['_COMMANDRECEIPT']._serialized_start=1594
-  _globals['_COMMANDRECEIPT']._serialized_end=1674
-  _globals['_LISTQUARANTINEREQUEST']._serialized_start=1676
-  _globals['_LISTQUARANTINEREQUEST']._serialized_end=1718
-  _globals['_LISTQUARANTINERESPONSE']._serialized_start=1720
-  _globals['_LISTQUARANTINERESPONSE']._serialized_end=1816
-  _globals['_QUARANTINED']._serialized_start=1819
-  _globals['_QUARANTINED']._serialized_end=2012
-  _globals['_QUARANTINECOUNTS']._serialized_start=2014
-  _globals['_QUARANTINECOUNTS']._serialized_end=2084
-  _globals['_SENDCOMMANDREQUEST']._serialized_start=2087
-  _globals['_SENDCOMMANDREQUEST']._serialized_end=2238
-  _globals['_SENDCOMMANDRESPONSE']._serialized_start=2240
-  _globals['_SENDCOMMANDRESPONSE']._serialized_end=2309
-  _globals['_LISTCOMMANDSREQUEST']._serialized_start=2311
-  _globals['_LISTCOMMANDSREQUEST']._serialized_end=2351
-  _globals['_LISTCOMMANDSRESPONSE']._serialized_start=2353
-  _globals['_LISTCOMMANDSRESPONSE']._serialized_end=2426
-  _globals['_COMMANDSTATUS']._serialized_start=2429
-  _globals['_COMMANDSTATUS']._serialized_end=2638
-  _globals['_INGESTSERVICE']._serialized_start=2921
-  _globals['_INGESTSERVICE']._serialized_end=3231
-  _globals['_COMMANDSERVICE']._serialized_start=3234
-  _globals['_COMMANDSERVICE']._serialized_end=3454
+  _globals['_REPORTREQUEST']._serialized_end=818
+  _globals['_REPORTRESPONSE']._serialized_start=821
+  _globals['_REPORTRESPONSE']._serialized_end=1010
+  _globals['_REPORTBATCHREQUEST']._serialized_start=1013
+  _globals['_REPORTBATCHREQUEST']._serialized_end=1203
+  _globals['_REPORTBATCHRESPONSE']._serialized_start=1206
+  _globals['_REPORTBATCHRESPONSE']._serialized_end=1368
+  _globals['_REFUSAL']._serialized_start=1370
+  _globals['_REFUSAL']._serialized_end=1470
+  _globals['_DEVICECOMMAND']._serialized_start=1473
+  _globals['_DEVICECOMMAND']._serialized_end=1627
+  _globals['_COMMANDRECEIPT']._serialized_start=1629
+  _globals['_COMMANDRECEIPT']._serialized_end=1709
+  _globals['_LISTQUARANTINEREQUEST']._serialized_start=1711
+  _globals['_LISTQUARANTINEREQUEST']._serialized_end=1753
+  _globals['_LISTQUARANTINERESPONSE']._serialized_start=1755
+  _globals['_LISTQUARANTINERESPONSE']._serialized_end=1851
+  _globals['_QUARANTINED']._serialized_start=1854
+  _globals['_QUARANTINED']._serialized_end=2047
+  _globals['_QUARANTINECOUNTS']._serialized_start=2049
+  _globals['_QUARANTINECOUNTS']._serialized_end=2119
+  _globals['_SENDCOMMANDREQUEST']._serialized_start=2122
+  _globals['_SENDCOMMANDREQUEST']._serialized_end=2273
+  _globals['_SENDCOMMANDRESPONSE']._serialized_start=2275
+  _globals['_SENDCOMMANDRESPONSE']._serialized_end=2344
+  _globals['_LISTCOMMANDSREQUEST']._serialized_start=2346
+  _globals['_LISTCOMMANDSREQUEST']._serialized_end=2386
+  _globals['_LISTCOMMANDSRESPONSE']._serialized_start=2388
+  _globals['_LISTCOMMANDSRESPONSE']._serialized_end=2461
+  _globals['_COMMANDSTATUS']._serialized_start=2464
+  _globals['_COMMANDSTATUS']._serialized_end=2673
+  _globals['_INGESTSERVICE']._serialized_start=2956
+  _globals['_INGESTSERVICE']._serialized_end=3266
+  _globals['_COMMANDSERVICE']._serialized_start=3269
+  _globals['_COMMANDSERVICE']._serialized_end=3489
 # @@protoc_insertion_point(module_scope)

@@ -198,12 +198,15 @@ class ReportRequest(_message.Message):
     EQUIPMENT_FIELD_NUMBER: _builtins.int
     BACKFILL_FIELD_NUMBER: _builtins.int
     RECEIPTS_FIELD_NUMBER: _builtins.int
+    TOGETHER_FIELD_NUMBER: _builtins.int
     batch: _builtins.int
     """The sender's number of the batch, given back in the answer."""
     backfill: _builtins.bool
     """What the sender kept while it had no connection: it goes into the log on a lane of its own, at a bounded rate, and never
     delays what is live. What is older than 3 minutes goes that way in any case.
     """
+    together: _builtins.bool
+    """Answers to batches of this stream may come together. For streams of single reports: an answer costs as much as a report."""
     @_builtins.property
     def positions(self) -> _containers.RepeatedCompositeFieldContainer[Global___Position]:
         """Positions, together with equipment events at most 1,000."""
@@ -224,10 +227,11 @@ class ReportRequest(_message.Message):
         equipment: _abc.Iterable[Global___EquipmentEvent] | None = ...,
         backfill: _builtins.bool = ...,
         receipts: _abc.Iterable[Global___CommandReceipt] | None = ...,
+        together: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["backfill", b"backfill", "batch", b"batch", "equipment", b"equipment", "positions", b"positions", "receipts", b"receipts"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["backfill", b"backfill", "batch", b"batch", "equipment", b"equipment", "positions", b"positions", "receipts", b"receipts", "together", b"together"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -235,7 +239,7 @@ Global___ReportRequest: _TypeAlias = ReportRequest  # noqa: Y015
 
 @_typing.final
 class ReportResponse(_message.Message):
-    """The answer to one batch, or commands."""
+    """The answer to one batch, or to several that may come together, or commands."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -243,11 +247,14 @@ class ReportResponse(_message.Message):
     OUTCOMES_FIELD_NUMBER: _builtins.int
     REFUSALS_FIELD_NUMBER: _builtins.int
     COMMANDS_FIELD_NUMBER: _builtins.int
+    BATCHES_FIELD_NUMBER: _builtins.int
     batch: _builtins.int
-    """The sender's number of the batch."""
+    """The sender's number of the batch; of several, of the last one."""
+    batches: _builtins.int
+    """How many batches are answered: 1 unless they may come together, 0 with commands."""
     @_builtins.property
     def outcomes(self) -> _containers.RepeatedScalarFieldContainer[Global___Outcome.ValueType]:
-        """Outcome of each report: first the positions, then the equipment events, in their order."""
+        """Outcome of each report: first the positions, then the equipment events, in their order; of several batches one after the other."""
 
     @_builtins.property
     def refusals(self) -> _containers.RepeatedCompositeFieldContainer[Global___Refusal]:
@@ -264,10 +271,11 @@ class ReportResponse(_message.Message):
         outcomes: _abc.Iterable[Global___Outcome.ValueType] | None = ...,
         refusals: _abc.Iterable[Global___Refusal] | None = ...,
         commands: _abc.Iterable[Global___DeviceCommand] | None = ...,
+        batches: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch", b"batch", "commands", b"commands", "outcomes", b"outcomes", "refusals", b"refusals"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch", b"batch", "batches", b"batches", "commands", b"commands", "outcomes", b"outcomes", "refusals", b"refusals"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

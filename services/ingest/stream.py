@@ -1,0 +1,150 @@
+"""One open report stream: answers in the order of their batches, commands between them, and a bound on what is under way."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from services.ingest.domain import Refusal
+from services.ingest.intake import Taken
+from tandem.ingest.v1 import ingest_pb2
+
+WINDOW = 64
+"""Batches of one stream that may wait for the log; beyond it the stream isn't read, which pushes back on the sender."""
+COMMANDS_MOST = 1_000
+"""Commands that wait to be read by one sender; beyond it they wait for a further contact."""
+TOGETHER_MOST = 1_000
+"""Reports in an answer to several batches."""
+
+_ACCEPTED, _REFUSED = ingest_pb2.Outcome.ACCEPTED, ingest_pb2.Outcome.REFUSED
+
+
+@dataclass(slots=True)
+class Answer:
+    """A batch that waits for its answer."""
+
+    batch: int
+    count: int
+    positions: int
+    taken: Taken | None
+    """None where the request had nothing but receipts."""
+    together: bool
+    """Its answer may come together with others."""
+
+
+class Stream:
+    """What goes down a stream."""
+
+    def __init__(self) -> None:
+        self._answers: deque[Answer] = deque()
+        self._commands: deque[ingest_pb2.DeviceCommand] = deque()
+        self._under_way = 0
+        self._ended = False
+        self._open = True
+        self._changed = asyncio.Event()
+        self._room = asyncio.Event()
+
+    # ── from the reader of requests ──────────────────────────────────────────────────────────────────────────────────
+
+    async def window(self) -> None:
+        """Returns once one more batch may be under way, and counts it."""
+        while self._under_way >= WINDOW:
+            self._room.clear()
+            await self._room.wait()
+        self._under_way += 1
+
+    def answer(self, answer: Answer) -> None:
+        """This is the next batch to be answered."""
+        self._answers.append(answer)
+        self._changed.set()
+
+    def end(self) -> None:
+        """No more batches come."""
+        self._ended = True
+        self._changed.set()
+
+    # ── from whoever commands ────────────────────────────────────────────────────────────────────────────────────────
+
+    def give(self, command: ingest_pb2.DeviceCommand) -> bool:
+        """Has a command sent down the stream; false where it is closed or its sender doesn't read."""
+        if not self._open or len(self._commands) >= COMMANDS_MOST:
+            return False
+        self._commands.append(command)
+        self._changed.set()
+        return True
+
+    def close(self) -> None:
+        """Takes no more commands."""
+        self._open = False
+
+    # ── to the writer of responses ───────────────────────────────────────────────────────────────────────────────────
+
+    async def next(self) -> ingest_pb2.ReportResponse | None:
+        """The next response, or None at the end. Raises StoreFull or Unavailable where a batch wasn't stored."""
+        while not (self._commands or self._answers):
+            if self._ended:
+                return None
+            self._changed.clear()
+            await self._changed.wait()
+        if self._commands:
+            commands = list(self._commands)
+            self._commands.clear()
+            return ingest_pb2.ReportResponse(commands=commands)
+        answers = [self._answers.popleft()]
+        if answers[0].taken is not None:
+            await answers[0].taken.stored()
+        total = answers[0].count
+        while self._may_come_along(answers[0], total):
+            answers.append(self._answers.popleft())
+            total += answers[-1].count
+        self._under_way -= len(answers)
+        self._room.set()
+        return _response(answers)
+
+    def _may_come_along(self, first: Answer, total: int) -> bool:
+        if not self._answers:
+            return False
+        following = self._answers[0]
+        return (
+            first.together
+            and following.together
+            and total + following.count <= TOGETHER_MOST
+            and (following.taken is None or following.taken.is_stored)
+        )
+
+
+def _response(answers: Sequence[Answer]) -> ingest_pb2.ReportResponse:
+    response = ingest_pb2.ReportResponse(batch=answers[-1].batch, batches=len(answers))
+    before = 0
+    for one in answers:
+        refusals = one.taken.refusals if one.taken is not None else ()
+        response.outcomes.extend(outcomes(one.count, refusals))
+        if refusals:
+            response.refusals.extend(refusals_to_proto(one.positions, refusals, before))
+        before += one.count
+    return response
+
+
+def outcomes(count: int, refusals: Sequence[Refusal]) -> list[ingest_pb2.Outcome.ValueType]:
+    """Outcome of each report of a batch."""
+    found = [_ACCEPTED] * count
+    for one in refusals:
+        found[one.index] = _REFUSED
+    return found
+
+
+def refusals_to_proto(positions: int, refusals: Sequence[Refusal], before: int = 0) -> list[ingest_pb2.Refusal]:
+    """Refusals of a batch whose first `positions` reports are positions, in an answer with `before` reports of others before it."""
+    return [
+        ingest_pb2.Refusal(
+            index=before + one.index,
+            field=f"positions[{one.index}].{one.field}"
+            if one.index < positions
+            else f"equipment[{one.index - positions}].{one.field}",
+            reason=one.reason,
+            code=ingest_pb2.RefusalCode.ValueType(one.code),
+        )
+        for one in refusals
+    ]
