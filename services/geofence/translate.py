@@ -16,6 +16,7 @@ from services.geofence.domain.entries import (
     Equipment,
     EquipmentReport,
     FoldVersion,
+    Heard,
     Positions,
     Ring,
     Target,
@@ -38,6 +39,10 @@ def _body(entry: log_pb2.LogEntry) -> Body:
     match entry.WhichOneof("body"):
         case "positions":
             return _positions(entry.positions)
+        case "heard":
+            if len(entry.heard.report_id) != len(entry.heard.device_id):
+                raise InvalidField("heard", "has columns of unequal length")
+            return Heard(list(entry.heard.device_id))
         case "equipment":
             report = entry.equipment
             name = log_pb2.EquipmentKind.Name(report.event) if report.event in log_pb2.EquipmentKind.values() else ""

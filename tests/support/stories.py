@@ -96,6 +96,11 @@ class Story:
         report = Equipment(device_id, report_id or f"e{at_s}", kind, event_ms)
         self.enter(at_s, translate.entry_body(equipment_entry(report, 0).SerializeToString()))
 
+    def heard(self, at_s: float, *device_ids: str) -> None:
+        """Devices report with clocks so far ahead that nothing of it can be used."""
+        batch = log_pb2.HeardBatch(device_id=device_ids, report_id=[f"h{at_s}" for _ in device_ids])
+        self.enter(at_s, translate.entry_body(log_pb2.LogEntry(heard=batch).SerializeToString()))
+
     @property
     def alerts(self) -> list[Alert]:
         """All alerts so far."""

@@ -16,6 +16,9 @@ class Kind(enum.Enum):
     TAMPERED = "TAMPERED"
     PANIC = "PANIC"
     LOW_BATTERY = "LOW_BATTERY"
+    JAMMED = "JAMMED"
+    DEVICE_OFF = "DEVICE_OFF"
+    PROTECTED_DEVICE_LOST = "PROTECTED_DEVICE_LOST"
 
 
 class Leg(enum.Enum):

@@ -33,7 +33,9 @@ def encode(state: State) -> bytes:
             "rules": [rules.rules_id, rules.clear_margin_mm, rules.clear_after_ms, rules.late_after_ms],
             "rules_since_ms": state.rules_since_ms,
             "tracks": {device_id: [track.ahead, track.fixes] for device_id, track in state.tracks.items()},
-            "heard": state.heard,
+            "heard_at_ms": state.heard_at_ms,
+            # As pairs: their order is that of arrival, and keys would be sorted.
+            "said": {device_id: list(said.items()) for device_id, said in state.said.items()},
             "standing": state.standing,
             "owners": state.owners,
             "owned_since": state.owned_since,
@@ -85,10 +87,8 @@ def decode(data: bytes) -> State:
                 device_id: Track([Fix(*fix) for fix in fixes], ahead)
                 for device_id, (ahead, fixes) in content["tracks"].items()
             },
-            heard={
-                device_id: [(report_id, at_ms) for report_id, at_ms in reports]
-                for device_id, reports in content["heard"].items()
-            },
+            heard_at_ms=content["heard_at_ms"],
+            said={device_id: dict(said) for device_id, said in content["said"].items()},
             standing=content["standing"],
             owners=content["owners"],
             owned_since=content["owned_since"],

@@ -14,20 +14,53 @@ EQUIPMENT: dict[Equipment, tuple[Kind, Demand]] = {
     Equipment.PANIC_BUTTON: (Kind.PANIC, Demand.RESPOND),
     Equipment.PANIC_CANCELLED: (Kind.PANIC, Demand.RECORD),
     Equipment.BATTERY_LOW: (Kind.LOW_BATTERY, Demand.RECORD),
+    # Tunnels look like jamming, and devices are switched off for harmless reasons too: the desks ask, nobody is sent at once.
+    Equipment.JAMMING_SUSPECTED: (Kind.JAMMED, Demand.NOTIFY),
+    Equipment.JAMMING_OVER: (Kind.JAMMED, Demand.RECORD),
+    Equipment.SHUTDOWN: (Kind.DEVICE_OFF, Demand.NOTIFY),
+    Equipment.STARTED: (Kind.DEVICE_OFF, Demand.RECORD),
+    # A protected person without a device is a foreseen state of the Decree, and police must then be told.
+    Equipment.DEVICE_REFUSED: (Kind.PROTECTED_DEVICE_LOST, Demand.NOTIFY),
+    Equipment.DEVICE_ACCEPTED: (Kind.PROTECTED_DEVICE_LOST, Demand.RECORD),
 }
+UNTOLD = frozenset(
+    (
+        Equipment.CHARGER_CONNECTED,
+        Equipment.CHARGER_REMOVED,
+        Equipment.BATTERY_RECOVERED,
+        Equipment.OUT_OF_COVERAGE,
+        Equipment.BACK_IN_COVERAGE,
+    )
+)
+"""Events without an alert: each device is charged and goes underground daily, and nobody acts on it. That it was heard is kept. A
+battery that has recovered would be one more LOW_BATTERY for the record, which nobody could tell from the first."""
 
-_TAG_SAYS = (Equipment.STRAP_OPEN, Equipment.STRAP_CLOSED, Equipment.CASE_OPEN, Equipment.CASE_CLOSED)
-OF_TAGS = frozenset((*_TAG_SAYS, Equipment.BATTERY_LOW))
+_TAG_ALONE = frozenset((Equipment.STRAP_OPEN, Equipment.STRAP_CLOSED, Equipment.CASE_OPEN, Equipment.CASE_CLOSED))
+_PERSON_ALONE = frozenset(
+    (Equipment.PANIC_BUTTON, Equipment.PANIC_CANCELLED, Equipment.DEVICE_REFUSED, Equipment.DEVICE_ACCEPTED)
+)
+OF_TAGS = frozenset(Equipment) - _PERSON_ALONE
 """What a tag can say."""
-OF_PERSONS = frozenset((Equipment.PANIC_BUTTON, Equipment.PANIC_CANCELLED, Equipment.BATTERY_LOW))
+OF_PERSONS = frozenset(Equipment) - _TAG_ALONE
 """What a protective device can say."""
 
 ENDS: dict[Equipment, Equipment] = {
     Equipment.STRAP_CLOSED: Equipment.STRAP_OPEN,
     Equipment.CASE_CLOSED: Equipment.CASE_OPEN,
     Equipment.PANIC_CANCELLED: Equipment.PANIC_BUTTON,
+    Equipment.JAMMING_OVER: Equipment.JAMMING_SUSPECTED,
+    Equipment.STARTED: Equipment.SHUTDOWN,
+    Equipment.DEVICE_ACCEPTED: Equipment.DEVICE_REFUSED,
 }
-"""Which event takes back which; what is taken back holds the incident open until then."""
+"""Which event takes back which."""
+STANDING = frozenset(ENDS.values())
+"""Events that stand until they are taken back: an order that comes later is told of them."""
+HOLDING = frozenset(event for event in STANDING if EQUIPMENT[event][1] is Demand.RESPOND)
+"""Those that hold the incident open while they stand. What only notifies doesn't: a device may be off or refused for months, and in an
+incident that stays open a desk that has taken its assignment once isn't asked again."""
+
+_OF_DEVICES = frozenset((Kind.JAMMED, Kind.DEVICE_OFF, Kind.PROTECTED_DEVICE_LOST))
+"""Alerts of a device that is out of order: the desks weigh them, and no protected person is frightened by a message."""
 
 
 def of_ring(action: Demand, entered: bool) -> Demand:
@@ -40,16 +73,17 @@ def _subject(case: Case, target: Target) -> str:
     return target.target_id if target.is_person else f"{case.order_id}/{target.target_id}"
 
 
-def destinations(case: Case, target: Target | None) -> tuple[tuple[Leg, str], ...]:
+def destinations(case: Case, kind: Kind, target: Target | None) -> tuple[tuple[Leg, str], ...]:
     """Probation to the wearer, police to what is under threat, a warning to each person who is.
 
-    Without a target, as when a tag is cut, all that the order protects is under threat.
+    Without a target, as when a tag is cut, all that the order protects is under threat. Of a device that is out of order nobody is
+    warned, and probation learns nothing of protective devices.
     """
     persons = [other.target_id for other in case.targets if other.is_person]
     threatened = [_subject(case, target)] if target else persons or [_subject(case, other) for other in case.targets]
     warned = [target.target_id] if target and target.is_person else persons
-    return (
-        (Leg.PROBATION, case.wearer_id),
-        *((Leg.POLICE, subject_id) for subject_id in threatened),
-        *((Leg.WARNING, person_id) for person_id in warned),
-    )
+    probation = ((Leg.PROBATION, case.wearer_id),)
+    police = tuple((Leg.POLICE, subject_id) for subject_id in threatened)
+    if kind in _OF_DEVICES:
+        return police if target else probation + police
+    return (*probation, *police, *((Leg.WARNING, person_id) for person_id in warned))

@@ -28,6 +28,17 @@ class Equipment(enum.Enum):
     BATTERY_LOW = "BATTERY_LOW"
     PANIC_BUTTON = "PANIC_BUTTON"
     PANIC_CANCELLED = "PANIC_CANCELLED"
+    JAMMING_SUSPECTED = "JAMMING_SUSPECTED"
+    JAMMING_OVER = "JAMMING_OVER"
+    CHARGER_CONNECTED = "CHARGER_CONNECTED"
+    CHARGER_REMOVED = "CHARGER_REMOVED"
+    BATTERY_RECOVERED = "BATTERY_RECOVERED"
+    SHUTDOWN = "SHUTDOWN"
+    STARTED = "STARTED"
+    OUT_OF_COVERAGE = "OUT_OF_COVERAGE"
+    BACK_IN_COVERAGE = "BACK_IN_COVERAGE"
+    DEVICE_REFUSED = "DEVICE_REFUSED"
+    DEVICE_ACCEPTED = "DEVICE_ACCEPTED"
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +59,13 @@ class Positions:
     lon_e7: list[int]
     accuracy_mm: list[int]
     received_wall_us: int
+
+
+@dataclass(frozen=True, slots=True)
+class Heard:
+    """Devices that reported what can't be used: nothing is known of where they are, but they aren't silent."""
+
+    device_ids: list[str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +126,7 @@ class Tick:
     """Time has passed."""
 
 
-Body = FoldVersion | Positions | EquipmentReport | Case | Rules | Tick
+Body = FoldVersion | Positions | Heard | EquipmentReport | Case | Rules | Tick
 
 
 @dataclass(frozen=True, slots=True)

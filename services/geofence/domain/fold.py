@@ -19,6 +19,7 @@ from services.geofence.domain.entries import (
     Equipment,
     EquipmentReport,
     FoldVersion,
+    Heard,
     Positions,
     Tick,
 )
@@ -42,6 +43,8 @@ def step(state: State, entry: Entry) -> list[Output]:
     match body:
         case Positions():
             folding.positions(body)
+        case Heard():
+            folding.heard(body.device_ids)
         case EquipmentReport():
             folding.equipment(body)
         case Case():
@@ -127,7 +130,6 @@ class _Folding:
             heapq.heappush(state.due, (case.valid_from_ms, case.case_id, case.version))
         else:
             self._begin(case_state, now_ms)
-        self.decisions.settle(case_state)
 
     def _amend(self, before: CaseState, case: Case) -> None:
         """Closes what the new snapshot no longer asks for, then puts it in place of the old one."""
@@ -175,12 +177,18 @@ class _Folding:
             for target in case.targets:
                 for other_id in approach.others(target):
                     approach.look(self.decisions, case_state, tag_id, target, other_id, at_ms, at_ms, None)
+        self.decisions.settle(case_state)
 
     # ── reports ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def heard(self, device_ids: list[str]) -> None:
+        """Contact is of the moment in which the log was told, not of that which the report is about."""
+        self.state.heard_at_ms.update(dict.fromkeys(device_ids, self.state.now_ms))
 
     def positions(self, batch: Positions) -> None:
         """Folds a batch, report by report, in its order."""
         state = self.state
+        self.heard(batch.device_ids)
         too_late = anothers = 0
         for device_id, report_id, fix_time_ms, lat_e7, lon_e7, accuracy_mm in zip(
             batch.device_ids,
@@ -258,11 +266,9 @@ class _Folding:
     def equipment(self, report: EquipmentReport) -> None:
         """What a device says about itself concerns each case in which it plays a part."""
         state = self.state
-        heard = [one for one in state.heard.get(report.device_id, ()) if one[1] > state.now_ms - WINDOW_MS]
-        state.heard[report.device_id] = heard
-        if any(report_id == report.report_id for report_id, _ in heard):
+        self.heard([report.device_id])
+        if not state.is_news(report.device_id, report.report_id):
             return  # sent again
-        heard.append((report.report_id, state.now_ms))
         at_ms = min(report.event_time_ms, state.now_ms)
         standing = state.standing.setdefault(report.device_id, {})
         taken_back = demands.ENDS.get(report.event)
@@ -272,16 +278,17 @@ class _Folding:
             ended = standing.get(taken_back.value, at_ms + 1) <= at_ms
             if ended:
                 del standing[taken_back.value]
-        elif demands.EQUIPMENT[report.event][1] is Demand.RESPOND:
+        elif report.event in demands.STANDING:
             standing[report.event.value] = max(at_ms, standing.get(report.event.value, at_ms))
         cause = Report(report.device_id, report.report_id, report.received_wall_us)
-        for case_id in tuple(state.cases_of.get(report.device_id, ())):
-            case_state = state.cases[case_id]
-            if case_state.case.valid_from_ms <= state.now_ms:
-                if taken_back and ended:
-                    case_state.raised.pop(event_key(taken_back, report.device_id), None)
-                self._raise(case_state, report.event, report.device_id, at_ms, cause)
-                self.decisions.settle(case_state)
+        concerned = [state.cases[case_id] for case_id in state.cases_of.get(report.device_id, ())]
+        in_force = [one for one in concerned if one.case.valid_from_ms <= state.now_ms]
+        for case_state in in_force:
+            if taken_back and ended:
+                case_state.raised.pop(event_key(taken_back, report.device_id), None)
+            self._raise(case_state, report.event, report.device_id, at_ms, cause)
+        for case_state in in_force:  # after all of them, so that what is told under several orders is one incident
+            self.decisions.settle(case_state)
 
     def _raise(self, case_state: CaseState, event: Equipment, device_id: str, at_ms: int, cause: Report | None) -> None:
         """The alert of an equipment event in one case; what a device of that kind can't say is set aside."""
@@ -290,9 +297,14 @@ class _Folding:
         if event not in (demands.OF_TAGS if target is None else demands.OF_PERSONS):
             self.decisions.park(f"{event.value} from a device that can't say so")
             return
+        if event in demands.UNTOLD:
+            return
         kind, demand = demands.EQUIPMENT[event]
-        if demand is Demand.RESPOND:
-            case_state.raised[event_key(event, device_id)] = at_ms
+        if event in demands.STANDING:
+            key = event_key(event, device_id)
+            if key in case_state.raised and event not in demands.HOLDING:
+                return  # the desks know; a receiver may say with each report that it is jammed
+            case_state.raised[key] = at_ms
         self.decisions.alert(case_state, kind, demand, at_ms, target=target, cause=cause)
 
     def _take_back(self, case_state: CaseState, keys: list[str], at_ms: int) -> None:

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from itertools import takewhile
 
+from services.geofence.domain import demands
 from services.geofence.domain.entries import Case, Equipment, Ring, Target
 from services.geofence.domain.rings import RingState
 from services.geofence.domain.rules import Rules
-from services.geofence.domain.track import Track
+from services.geofence.domain.track import WINDOW_MS, Track
+
+SAID_MOST = 1_000
+"""Equipment reports of a device that are known again; as many as a batch may hold, so that a batch sent again is known whole."""
 
 
 @dataclass(slots=True)
@@ -19,7 +24,7 @@ class CaseState:
     """By the target's key and radius, mm."""
     episode_id: str = ""
     raised: dict[str, int] = field(default_factory=dict)
-    """Equipment events that nothing has taken back, `<event> <device>` -> when; they hold the episode open."""
+    """Equipment events that nothing has taken back, `<event> <device>` -> when."""
     ended: bool = False
     """The order's validity has ended."""
 
@@ -29,8 +34,9 @@ class CaseState:
 
     @property
     def quiet(self) -> bool:
-        """No ring is entered and no equipment event stands."""
-        return not self.raised and not any(ring.open for ring in self.rings.values())
+        """No ring is entered, and no equipment event stands that demands a response."""
+        holding = any(Equipment(key.partition(" ")[0]) in demands.HOLDING for key in self.raised)
+        return not holding and not any(ring.open for ring in self.rings.values())
 
 
 @dataclass(slots=True)
@@ -60,8 +66,11 @@ class State:
     """When the log last said so, mesh time."""
     tracks: dict[str, Track] = field(default_factory=dict)
     """By device."""
-    heard: dict[str, list[tuple[str, int]]] = field(default_factory=dict)
-    """Equipment reports of each device in the last 2 h and when they came, so that one sent again counts once."""
+    heard_at_ms: dict[str, int] = field(default_factory=dict)
+    """When a report of each device last came into the log, mesh time, whatever was in it: one that was buffered, sent again or has a
+    wrong clock is contact too. It says that a device isn't silent, never where it is."""
+    said: dict[str, dict[str, int]] = field(default_factory=dict)
+    """Equipment reports of each device by id, in the order in which they came, and when: the last 2 h, at most the newest 1,000."""
     standing: dict[str, dict[str, int]] = field(default_factory=dict)
     """By device: events that nothing has taken back, and when they began. They wait for orders that are yet to come."""
     owners: dict[str, str] = field(default_factory=dict)
@@ -75,6 +84,19 @@ class State:
     """Heap of moments at which a case begins or ends: when, case, version."""
     cases_of: dict[str, list[str]] = field(default_factory=dict)
     """Cases in which a device plays a part, sorted; derived from `cases`."""
+
+    def is_news(self, device_id: str, report_id: str) -> bool:
+        """Notes an equipment report that comes now; False where it came before, so that one sent again counts once."""
+        said = self.said.setdefault(device_id, {})
+        horizon_ms = self.now_ms - WINDOW_MS
+        for old_id, _ in list(takewhile(lambda one: one[1] <= horizon_ms, said.items())):
+            del said[old_id]
+        if report_id in said:
+            return False
+        if len(said) == SAID_MOST:
+            del said[next(iter(said))]
+        said[report_id] = self.now_ms
+        return True
 
     def index(self, case: Case) -> None:
         """Notes in which cases the devices play a part."""

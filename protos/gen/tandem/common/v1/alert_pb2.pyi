@@ -38,6 +38,12 @@ class _AlertKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_AlertKind.V
     """The protected person pressed the panic button."""
     LOW_BATTERY: _AlertKind.ValueType  # 5
     """A device is nearly flat."""
+    JAMMED: _AlertKind.ValueType  # 6
+    """A receiver suspects that it is jammed; with RECORD, no more. With a target it is the protective device's, else the tag's."""
+    DEVICE_OFF: _AlertKind.ValueType  # 7
+    """A device was switched off; with RECORD, it was switched on. With a target it is the protective device, else the tag."""
+    PROTECTED_DEVICE_LOST: _AlertKind.ValueType  # 8
+    """The protected person refuses the device; with RECORD, carries it again."""
 
 class AlertKind(_AlertKind, metaclass=_AlertKindEnumTypeWrapper):
     """Kinds of alert."""
@@ -53,6 +59,12 @@ PANIC: AlertKind.ValueType  # 4
 """The protected person pressed the panic button."""
 LOW_BATTERY: AlertKind.ValueType  # 5
 """A device is nearly flat."""
+JAMMED: AlertKind.ValueType  # 6
+"""A receiver suspects that it is jammed; with RECORD, no more. With a target it is the protective device's, else the tag's."""
+DEVICE_OFF: AlertKind.ValueType  # 7
+"""A device was switched off; with RECORD, it was switched on. With a target it is the protective device, else the tag."""
+PROTECTED_DEVICE_LOST: AlertKind.ValueType  # 8
+"""The protected person refuses the device; with RECORD, carries it again."""
 Global___AlertKind: _TypeAlias = AlertKind  # noqa: Y015
 
 class _Leg:
@@ -154,7 +166,9 @@ class Alert(_message.Message):
 
     @_builtins.property
     def destinations(self) -> _containers.RepeatedCompositeFieldContainer[Global___Destination]:
-        """Where each leg has to go."""
+        """Where each leg has to go; a leg without a destination has nothing to do, whatever the demand. JAMMED, DEVICE_OFF and
+        PROTECTED_DEVICE_LOST warn nobody, and where they are of a protective device they are the police's alone.
+        """
 
     @_builtins.property
     def cause(self) -> Global___ReportCause:
