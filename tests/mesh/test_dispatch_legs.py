@@ -23,6 +23,7 @@ from services.dispatch.__main__ import MIGRATIONS
 from services.dispatch.leg import open_leg
 from services.dispatch.settings import DispatchSettings
 from services.dispatch.store import Position, Store
+from services.geofence.translate import alert_to_proto
 from tandem.common.v1 import alert_pb2, geometry_pb2
 from tandem.dispatch.v1 import dispatch_pb2
 from tandem.dispatch.v1.dispatch_pb2 import ACKNOWLEDGED, ESCALATED, NOTIFIED, OFFERED, STOOD_DOWN
@@ -38,6 +39,7 @@ from tests.support.dispatch import (
     stored_steps,
 )
 from tests.support.nats import TestServer
+from tests.support.stories import Story
 
 
 @pytest.fixture
@@ -105,6 +107,29 @@ async def test_what_is_not_demanded_of_a_leg_does_not_reach_it(bus: Bus, legs: d
         notice = (await subscription.next(NOTIFIED)).step.assignment
         assert notice.incident_id == "incident-2" and not notice.HasField("offered_at")
     await refused(legs["police"].desk.acknowledge(notice.assignment_id), grpc.StatusCode.FAILED_PRECONDITION)
+
+
+async def test_a_notice_of_a_device_reaches_the_desks_that_it_concerns_and_is_over(
+    bus: Bus, legs: dict[str, RunningLeg]
+) -> None:
+    story = Story()
+    story.case()
+    story.says(5, "phone", "DEVICE_REFUSED")
+    story.says(10, "tag", "SHUTDOWN")
+    await publish(bus, *(alert_to_proto(one, 0) for one in story.alerts))
+    refused_id, off_id = (one.incident_id for one in story.alerts)
+    await publish(bus, alert(story.state.sequence + 1))  # so that each leg has something to wait for
+    told = {}
+    for leg, running_leg in legs.items():
+        async with running_leg.desk.subscription() as steps:
+            seen: list[dispatch_pb2.Assignment] = []
+            while not seen or seen[-1].state != OFFERED:
+                seen.append((await steps.next_of_any()).step.assignment)
+        told[leg] = [(one.incident_id, one.subject_id, one.state) for one in seen[:-1]]
+    over = [(refused_id, "p", NOTIFIED), (refused_id, "p", STOOD_DOWN)]
+    assert told["police"] == [*over, (off_id, "p", NOTIFIED), (off_id, "p", STOOD_DOWN)]
+    assert told["probation"] == [(off_id, "w", NOTIFIED), (off_id, "w", STOOD_DOWN)]
+    assert told["warning"] == []
 
 
 async def test_nobody_answers(bus: Bus, police: DispatchSettings) -> None:

@@ -24,7 +24,7 @@ from services.geofence.domain.state import State
 from services.geofence.domain.version import VERSION
 from services.geofence.settings import Settings
 from services.geofence.store import CheckpointStore
-from tandem.common.v1 import alert_pb2, log_pb2
+from tandem.common.v1 import alert_pb2, geometry_pb2, log_pb2
 from tests.support import log
 from tests.support.nats import TestServer
 
@@ -252,6 +252,44 @@ async def test_rubbish_in_the_log_is_parked_by_its_sequence_and_the_rest_goes_on
 
     await until(parked_and_alerted)
     await stop(*tasks)
+
+
+async def test_what_devices_say_and_that_they_were_heard_passes_both_evaluators(bus: Bus, tmp_path: Path) -> None:
+    both = [await evaluator(bus, tmp_path, replica) for replica in (0, 1)]
+    tasks = [start(one) for one in both]
+    await publish(bus, log.case_entry(place=True))
+    heard = log_pb2.HeardBatch(device_id=["t1", "d1", "t9"], report_id=["h1", "h2", "h3"], received_wall_us=1)
+    await publish(bus, log_pb2.LogEntry(heard=heard))
+    kinds = [kind for kind in log_pb2.EquipmentKind.values() if kind]
+    of_persons = {log_pb2.PANIC_BUTTON, log_pb2.PANIC_CANCELLED, log_pb2.DEVICE_REFUSED, log_pb2.DEVICE_ACCEPTED}
+    for kind in kinds:
+        report = log_pb2.EquipmentReport(
+            device_id="d1" if kind in of_persons else "t1",
+            report_id=f"e{kind}",
+            event=kind,
+            event_time_ms=int(time.time() * 1000),
+            received_wall_us=1,
+        )
+        await publish(bus, log_pb2.LogEntry(equipment=report))
+    await caught_up(bus, *both)
+    expected = await offline(bus)
+
+    async def all_published() -> bool:
+        return len(await alerts_of(bus)) >= len(expected)
+
+    await until(all_published)
+    await stop(*tasks)
+    found = await alerts_of(bus)
+    assert [alert.SerializeToString() for alert in found] == expected
+    notices = [alert for alert in found if alert.demand == geometry_pb2.NOTIFY]
+    assert [alert.kind for alert in notices] == [
+        alert_pb2.JAMMED,
+        alert_pb2.DEVICE_OFF,
+        alert_pb2.PROTECTED_DEVICE_LOST,
+    ]
+    assert (await bus.bounds_of("PARKED")).last == 0
+    assert both[0].state.heard_at_ms.keys() == {"t1", "d1", "t9"}
+    assert codec.encode(both[0].state) == codec.encode(both[1].state)
 
 
 async def test_an_older_fold_stops_at_the_entry_of_a_newer_one(bus: Bus, tmp_path: Path) -> None:

@@ -71,11 +71,15 @@ class Subscription:
 
     async def next(self, state: dispatch_pb2.AssignmentState.ValueType) -> dispatch_pb2.SubscribeResponse:
         """The next step to a state; others are passed over."""
+        while (response := await self.next_of_any()).step.assignment.state != state:
+            pass
+        return response
+
+    async def next_of_any(self) -> dispatch_pb2.SubscribeResponse:
+        """The next step."""
         async with asyncio.timeout(PATIENCE_S):
-            while True:
-                response: dispatch_pb2.SubscribeResponse = await self._steps.__anext__()
-                if response.step.assignment.state == state:
-                    return response
+            response: dispatch_pb2.SubscribeResponse = await self._steps.__anext__()
+            return response
 
 
 class RunningLeg:
