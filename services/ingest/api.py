@@ -23,6 +23,8 @@ from tandem.ingest.v1 import ingest_pb2, ingest_pb2_grpc
 STREAMS_MOST = 256
 """Open streams of one caller."""
 REASON_MOST_CHARS = 200
+FEW = 3
+"""So many reports are read faster one by one."""
 
 _BATCH = ingest_pb2.ReportRequest | ingest_pb2.ReportBatchRequest
 
@@ -129,9 +131,10 @@ def _sender() -> Sender:
 
 def _read(request: _BATCH, count: int) -> Reports:
     """A batch's reports. All sound, as nearly always, they are read at once; else one by one, to say which aren't and why."""
-    positions = translate.read_positions(list(request.positions)) if request.positions else Positions.of(())
-    if positions is not None and not request.equipment:
-        return Reports(count, positions, range(count))
+    if count > FEW and not request.equipment:
+        positions = translate.read_positions(list(request.positions))
+        if positions is not None:
+            return Reports(count, positions, range(count))
     read: list[tuple[int, Position | Equipment]] = []
     unreadable, claimed = [], {}
     messages: Sequence[Any] = (*request.positions, *request.equipment)

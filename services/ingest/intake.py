@@ -162,7 +162,7 @@ class Intake:
         def on_end(stored: bool) -> None:
             self._room.leave(key, count)
             if stored:
-                metrics.ACCEPTED.labels(door).inc(count - len(taken.refusals))
+                metrics.ACCEPTED[door].inc(count - len(taken.refusals))
                 self._last_reports.stored(checked.positions, checked.routes)
 
         taken.complete(on_end)

@@ -6,8 +6,9 @@ from collections.abc import Callable
 
 from prometheus_client import Counter, Gauge, Histogram
 
-ACCEPTED = Counter("tandem_ingest_reports_accepted", "Reports that are durable in the log", ["door"])
+_ACCEPTED = Counter("tandem_ingest_reports_accepted", "Reports that are durable in the log", ["door"])
 REFUSED = Counter("tandem_ingest_reports_refused", "Reports that were refused, by reason", ["reason"])
+ACCEPTED = {door: _ACCEPTED.labels(door) for door in ("stream", "unary", "http")}
 RECEIPTS_UNKNOWN = Counter("tandem_ingest_receipts_unknown", "Receipts for commands that don't wait for one")
 WAITING = Gauge("tandem_ingest_reports_waiting", "Reports that are read and not yet durable")
 STREAMS = Gauge("tandem_ingest_streams_open", "Open report streams")

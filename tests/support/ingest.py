@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -66,7 +66,7 @@ class Client:
 
     def __init__(self, channel: grpc.aio.Channel, bus: Bus) -> None:
         self.bus = bus
-        self._stub = ingest_pb2_grpc.IngestServiceStub(channel)
+        self.stub = ingest_pb2_grpc.IngestServiceStub(channel)
 
     async def route(self, *device_ids: str, partitions: Sequence[int] = (0,), **changes: Any) -> None:
         """Registers tags of the vendor, as the registry does; `changes` replace fields of the route."""
@@ -77,7 +77,7 @@ class Client:
 
     def open(self, requests: Any = None) -> Reports:
         """A stream; without `requests` it is written to by hand."""
-        call: Reports = self._stub.Report(requests, metadata=rpc.bearer(VENDOR, SECRET), wait_for_ready=True)
+        call: Reports = self.stub.Report(requests, metadata=rpc.bearer(VENDOR, SECRET), wait_for_ready=True)
         return call
 
     async def send(self, *requests: ingest_pb2.ReportRequest) -> list[ingest_pb2.ReportResponse]:
@@ -143,20 +143,23 @@ class Client:
 
 
 @contextmanager
-def running_ingest(nats: TestServer, log: Path) -> Iterator[IngestMesh]:
-    """An ingest that is starting, killed at the end; the server must have its streams."""
+def running_ingest(nats: TestServer, log: Path, env: Mapping[str, str] | None = None) -> Iterator[IngestMesh]:
+    """An ingest that is starting, killed at the end; the server must have its streams. `env` are further settings."""
     mesh = IngestMesh(nats)
+    mesh.env |= env or {}
     with spawn("services.ingest", mesh.env, log) as service:
         mesh.service = service
         yield mesh
 
 
 @contextmanager
-def ingest_on_its_own_server(folder: Path, partitions: int = 1) -> Iterator[IngestMesh]:
+def ingest_on_its_own_server(
+    folder: Path, partitions: int = 1, env: Mapping[str, str] | None = None
+) -> Iterator[IngestMesh]:
     """The same with a nats-server of its own."""
     with running_server(folder / "nats") as nats:
         asyncio.run(create_streams(nats.url, partitions))
-        with running_ingest(nats, folder / "ingest.log") as mesh:
+        with running_ingest(nats, folder / "ingest.log", env) as mesh:
             yield mesh
 
 

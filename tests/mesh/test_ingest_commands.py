@@ -1,0 +1,267 @@
+"""Commands: from a desk to the device, over whatever way it was last heard, until a receipt or the end."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Any
+
+import grpc
+import grpc.aio
+import pytest
+
+from services.common import rpc
+from tandem.common.v1 import command_pb2, log_pb2
+from tandem.ingest.v1 import ingest_pb2, ingest_pb2_grpc
+from tests.support.ingest import (
+    SECRET,
+    VENDOR,
+    WITHIN_S,
+    Client,
+    IngestMesh,
+    Reports,
+    create_streams,
+    ingest_on_its_own_server,
+    position,
+    request,
+    running_ingest,
+)
+from tests.support.nats import running_server
+
+MOJ_DESK, NPA_DESK = "spiffe://moj/desk/test", "spiffe://npa/desk/test"
+EVERY_15_S = command_pb2.Instruction(report_every=command_pb2.ReportEvery(interval_s=15))
+VIBRATE = command_pb2.Instruction(vibrate=command_pb2.Vibrate(duration_s=3))
+
+
+@pytest.fixture(scope="module")
+def mesh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[IngestMesh]:
+    """One ingest for the tests of this file; each uses devices of its own."""
+    with ingest_on_its_own_server(tmp_path_factory.mktemp("ingest")) as running:
+        yield running
+        assert "Traceback" not in running.service.log() and "never retrieved" not in running.service.log()
+
+
+class Desk:
+    """A desk that commands devices."""
+
+    def __init__(self, mesh: IngestMesh, channel: grpc.aio.Channel) -> None:
+        self._stub: Any = ingest_pb2_grpc.CommandServiceStub(channel)
+        self.mesh = mesh
+
+    async def command(
+        self,
+        device_id: str,
+        command_id: str,
+        instruction: command_pb2.Instruction = EVERY_15_S,
+        valid_for_s: int = 600,
+        who: str = MOJ_DESK,
+        reference: str = "",
+    ) -> ingest_pb2.SendCommandResponse:
+        answer: ingest_pb2.SendCommandResponse = await self._stub.SendCommand(
+            ingest_pb2.SendCommandRequest(
+                command_id=command_id,
+                device_id=device_id,
+                instruction=instruction,
+                valid_for_s=valid_for_s,
+                reference=reference,
+            ),
+            metadata=rpc.bearer(who, SECRET),
+            timeout=WITHIN_S,
+        )
+        return answer
+
+    async def state(self, device_id: str, command_id: str, who: str = MOJ_DESK) -> tuple[str, str]:
+        answer = await self._stub.ListCommands(
+            ingest_pb2.ListCommandsRequest(device_id=device_id), metadata=rpc.bearer(who, SECRET), timeout=WITHIN_S
+        )
+        (one,) = [one for one in answer.commands if one.command.command_id == command_id]
+        return command_pb2.CommandState.Name(one.state).removeprefix("COMMAND_STATE_"), one.reason
+
+    async def comes_to(self, state: str, device_id: str, command_id: str, who: str = MOJ_DESK) -> str:
+        """Returns the reason once a command is in a state."""
+        async with asyncio.timeout(WITHIN_S):
+            while True:
+                now, reason = await self.state(device_id, command_id, who)
+                if now == state:
+                    return reason
+                await asyncio.sleep(0.05)
+
+
+@pytest.fixture
+async def client(mesh: IngestMesh) -> AsyncIterator[Client]:
+    async with mesh.connected() as connected:
+        yield connected
+
+
+@pytest.fixture
+async def desk(mesh: IngestMesh, client: Client) -> AsyncIterator[Desk]:
+    async with rpc.channel(mesh.address) as channel:
+        yield Desk(mesh, channel)
+
+
+async def report(call: Reports, *device_ids: str) -> None:
+    """Reports once of each device, and reads the answer."""
+    await call.write(request(7, *(position(one, f"r-{asyncio.get_running_loop().time()}") for one in device_ids)))
+    answer: Any = await call.read()
+    assert answer.batches == 1 and set(answer.outcomes) == {ingest_pb2.ACCEPTED}
+
+
+def receipt(command_id: str, device_id: str, refused_because: str = "") -> ingest_pb2.ReportRequest:
+    one = ingest_pb2.CommandReceipt(command_id=command_id, device_id=device_id, refused_because=refused_because)
+    return ingest_pb2.ReportRequest(batch=99, receipts=[one])
+
+
+async def status_of(call: Any) -> grpc.StatusCode:
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await call
+    return caught.value.code()
+
+
+async def test_a_command_goes_down_the_stream_until_its_receipt(client: Client, desk: Desk) -> None:
+    await client.route("pursued")
+    call = client.open()
+    async with asyncio.timeout(WITHIN_S):
+        await report(call, "pursued")
+        await desk.command("pursued", "c-1", reference="incident-1")
+        came: Any = await call.read()
+        (command,) = came.commands
+        assert (came.batches, list(came.outcomes)) == (0, [])
+        assert (command.command_id, command.device_id, command.instruction) == ("c-1", "pursued", EVERY_15_S)
+        await desk.comes_to("SENT", "pursued", "c-1")
+        await call.write(receipt("c-1", "pursued"))
+        answer: Any = await call.read()
+        assert (answer.batch, list(answer.outcomes)) == (99, [])
+        await desk.comes_to("RECEIVED", "pursued", "c-1")
+        await call.done_writing()
+
+
+async def test_a_command_waits_for_the_device_and_comes_again_on_a_new_stream(client: Client, desk: Desk) -> None:
+    await client.route("away")
+    await desk.command("away", "c-2", VIBRATE)
+    assert await desk.state("away", "c-2") == ("WAITING", "")
+    for _ in range(2):  # no receipt on the first
+        call = client.open()
+        async with asyncio.timeout(WITHIN_S):
+            await call.write(request(1, position("away", f"away-{id(call)}")))
+            came: list[Any] = [await call.read(), await call.read()]
+            assert [command.command_id for one in came for command in one.commands] == ["c-2"]
+            await call.done_writing()
+            assert await call.read() is grpc.aio.EOF
+    assert (await desk.state("away", "c-2"))[0] == "SENT"
+
+
+async def test_a_refused_command_says_why(client: Client, desk: Desk) -> None:
+    await client.route("stubborn")
+    await desk.command("stubborn", "c-3", VIBRATE)
+    await client.send(request(1, position("stubborn", "s-1")), receipt("c-3", "stubborn", "has no motor"))
+    assert await desk.comes_to("REFUSED", "stubborn", "c-3") == "has no motor"
+
+
+async def test_a_batch_by_itself_brings_the_commands_along(client: Client, desk: Desk) -> None:
+    await client.route("unary")
+    await desk.command("unary", "c-4")
+    answer = await client.stub.ReportBatch(
+        ingest_pb2.ReportBatchRequest(positions=[position("unary", "u-1")]), metadata=rpc.bearer(VENDOR, SECRET)
+    )
+    assert [one.command_id for one in answer.commands] == ["c-4"]
+    await client.stub.ReportBatch(
+        ingest_pb2.ReportBatchRequest(receipts=[ingest_pb2.CommandReceipt(command_id="c-4", device_id="unary")]),
+        metadata=rpc.bearer(VENDOR, SECRET),
+    )
+    await desk.comes_to("RECEIVED", "unary", "c-4")
+
+
+async def test_a_command_ends_and_a_newer_interval_ends_an_older_one(client: Client, desk: Desk) -> None:
+    await client.route("late")
+    await desk.command("late", "c-5", VIBRATE, valid_for_s=1)
+    await desk.command("late", "c-6", EVERY_15_S)
+    await desk.command(
+        "late", "c-7", command_pb2.Instruction(report_every=command_pb2.ReportEvery(interval_s=60)), who=MOJ_DESK
+    )
+    assert await desk.comes_to("EXPIRED", "late", "c-5") == ""
+    assert await desk.comes_to("EXPIRED", "late", "c-6") == "superseded by a newer interval"
+    answers = await client.send(request(1, position("late", "late-1")))
+    assert [one.command_id for answer in answers for one in answer.commands] in ([], ["c-7"])
+    assert (await desk.state("late", "c-7"))[0] in ("SENT", "WAITING")
+
+
+async def test_the_same_command_twice_is_one_and_another_with_its_id_is_a_conflict(client: Client, desk: Desk) -> None:
+    await client.route("twice")
+    first = await desk.command("twice", "c-8", valid_for_s=100)
+    assert await desk.command("twice", "c-8", valid_for_s=200) == first
+    assert await status_of(desk.command("twice", "c-8", VIBRATE)) is grpc.StatusCode.ABORTED
+
+
+async def test_each_desk_commands_its_own_side_alone(client: Client, desk: Desk) -> None:
+    await client.route("a-tag")
+    await client.route("an-app", kind=log_pb2.DeviceKind.PROTECTIVE_DEVICE)
+    await desk.command("a-tag", "c-9", who=MOJ_DESK)
+    await desk.command("an-app", "c-10", who=NPA_DESK)
+    for device_id, who in (("a-tag", NPA_DESK), ("an-app", MOJ_DESK)):
+        assert await status_of(desk.command(device_id, "c-11", who=who)) is grpc.StatusCode.PERMISSION_DENIED
+        assert await status_of(desk.state(device_id, "c-9", who=who)) is grpc.StatusCode.PERMISSION_DENIED
+    assert await status_of(desk.command("a-tag", "c-11", who=VENDOR)) is grpc.StatusCode.PERMISSION_DENIED
+    assert await status_of(desk.command("no-such-device", "c-11")) is grpc.StatusCode.NOT_FOUND
+
+
+BAD: dict[str, dict[str, Any]] = {
+    "no instruction": {"instruction": command_pb2.Instruction()},
+    "every 0 s": {"instruction": command_pb2.Instruction(report_every=command_pb2.ReportEvery(interval_s=0))},
+    "vibrate for an hour": {"instruction": command_pb2.Instruction(vibrate=command_pb2.Vibrate(duration_s=3600))},
+    "valid for nothing": {"valid_for_s": 0},
+    "valid for a week": {"valid_for_s": 604_800},
+    "an id with a wildcard": {"command_id": "c.>"},
+    "a reference with a space": {"reference": "incident 1"},
+}
+
+
+@pytest.mark.parametrize("what", BAD)
+async def test_a_bad_command_is_refused(client: Client, desk: Desk, what: str) -> None:
+    await client.route("a-tag")
+    arguments: dict[str, Any] = {"command_id": "c-bad"} | BAD[what]
+    assert await status_of(desk.command("a-tag", **arguments)) is grpc.StatusCode.INVALID_ARGUMENT
+
+
+async def test_a_receipt_of_somebody_elses_device_changes_nothing(client: Client, desk: Desk) -> None:
+    await client.route("anothers", vendor_id="another")
+    await desk.command("anothers", "c-12")
+    await client.send(receipt("c-12", "anothers"), receipt("no-such-command", "anothers"))
+    assert await desk.state("anothers", "c-12") == ("WAITING", "")
+
+
+async def test_a_claim_to_a_device_brings_none_of_its_commands(client: Client, desk: Desk) -> None:
+    await client.route("claimed", vendor_id="another")
+    await desk.command("claimed", "c-13")
+    answers = await client.send(request(1, position("claimed", "claim")))
+    assert not [one for answer in answers for one in answer.commands]
+    assert await desk.state("claimed", "c-13") == ("WAITING", "")
+
+
+@pytest.fixture
+def pair(tmp_path: Path) -> Iterator[tuple[IngestMesh, IngestMesh]]:
+    """Two ingest processes on one server."""
+    with running_server(tmp_path / "nats") as nats:
+        asyncio.run(create_streams(nats.url, 1))
+        with running_ingest(nats, tmp_path / "a.log") as a, running_ingest(nats, tmp_path / "b.log") as b:
+            yield a, b
+
+
+async def test_commands_outlive_the_process_and_reach_over_another(pair: tuple[IngestMesh, IngestMesh]) -> None:
+    a, b = pair
+    async with a.connected() as client, rpc.channel(a.address) as channel:
+        await client.route("roaming")
+        await Desk(a, channel).command("roaming", "c-14")
+    a.service.kill()
+    async with b.connected() as client, rpc.channel(b.address) as channel:
+        call = client.open()
+        async with asyncio.timeout(WITHIN_S):
+            await call.write(request(1, position("roaming", "roaming-1")))
+            commands: list[str] = []
+            while not commands:
+                answer: Any = await call.read()
+                commands = [one.command_id for one in answer.commands]
+            assert commands == ["c-14"]
+            await call.write(receipt("c-14", "roaming"))
+            await Desk(b, channel).comes_to("RECEIVED", "roaming", "c-14")
+            await call.done_writing()

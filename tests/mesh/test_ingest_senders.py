@@ -1,0 +1,216 @@
+"""Who may report for whom and how often, what is kept of refusals, and which way a report goes into the log."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import grpc
+import grpc.aio
+import pytest
+
+from services.common import rpc, times
+from tandem.common.v1 import log_pb2
+from tandem.ingest.v1 import ingest_pb2
+from tests.support.ingest import (
+    SECRET,
+    VENDOR,
+    WITHIN_S,
+    Client,
+    IngestMesh,
+    event,
+    ingest_on_its_own_server,
+    now_ms,
+    position,
+    request,
+)
+
+ACCEPTED, REFUSED = ingest_pb2.ACCEPTED, ingest_pb2.REFUSED
+OPERATOR = "spiffe://tandem/operator/test"
+
+
+@pytest.fixture(scope="module")
+def mesh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[IngestMesh]:
+    """One ingest for the tests of this file; each uses devices of its own."""
+    with ingest_on_its_own_server(tmp_path_factory.mktemp("ingest")) as running:
+        yield running
+        assert "Traceback" not in running.service.log() and "never retrieved" not in running.service.log()
+
+
+@pytest.fixture
+def strict(tmp_path: Path) -> Iterator[IngestMesh]:
+    """One that lets a device report ten times, and then hardly ever."""
+    limits = {"TANDEM_DEVICE_REPORTS_PER_S": "0.001", "TANDEM_DEVICE_REPORTS_BURST": "10"}
+    with ingest_on_its_own_server(tmp_path, env=limits) as running:
+        yield running
+
+
+@pytest.fixture
+async def client(mesh: IngestMesh) -> AsyncIterator[Client]:
+    async with mesh.connected() as connected:
+        yield connected
+
+
+async def quarantined(client: Client, device_id: str) -> list[tuple[str, str, int]]:
+    answer = await client.stub.ListQuarantine(
+        ingest_pb2.ListQuarantineRequest(device_id=device_id), metadata=rpc.bearer(OPERATOR, SECRET), timeout=WITHIN_S
+    )
+    return sorted(
+        (one.sender, ingest_pb2.RefusalCode.Name(one.code).removeprefix("REFUSAL_CODE_"), one.count)
+        for one in answer.quarantined
+    )
+
+
+async def test_only_the_vendor_that_is_bound_may_report(client: Client) -> None:
+    await client.route("mine")
+    await client.route("others", vendor_id="another")
+    await client.route("nobodys", vendor_id="")
+    await client.route("gone", revoked=True)
+    devices = ("mine", "others", "nobodys", "gone", "never-heard-of")
+    (answer,) = await client.send(
+        request(1, *(position(one, f"binding-{one}") for one in devices), event("others", "binding-event"))
+    )
+    assert list(answer.outcomes) == [ACCEPTED, *[REFUSED] * 5]
+    code = ingest_pb2.RefusalCode
+    assert [(one.field, one.code) for one in answer.refusals] == [
+        ("positions[1].device_id", code.REFUSAL_CODE_NOT_YOURS),
+        ("positions[2].device_id", code.REFUSAL_CODE_NOT_YOURS),
+        ("positions[3].device_id", code.REFUSAL_CODE_REVOKED),
+        ("positions[4].device_id", code.REFUSAL_CODE_UNKNOWN_DEVICE),
+        ("equipment[0].device_id", code.REFUSAL_CODE_NOT_YOURS),
+    ]
+    stored = await client.stored()
+    assert {one for one in stored if one.startswith("binding-")} == {"binding-mine"}
+
+
+async def test_a_change_of_the_registry_is_followed(client: Client) -> None:
+    await client.route("changing")
+    for vendor_id, revoked, taken in (("another", False, False), ("test", False, True), ("test", True, False)):
+        await client.route("changing", vendor_id=vendor_id, revoked=revoked)
+        async with asyncio.timeout(5):  # what is promised of a revocation
+            for attempt in range(1_000):
+                (answer,) = await client.send(request(1, position("changing", f"{vendor_id}-{revoked}-{attempt}")))
+                if (answer.outcomes[0] == ACCEPTED) is taken:
+                    break
+                await asyncio.sleep(0.02)
+
+
+async def test_refusals_are_counted_by_device_sender_and_reason(client: Client) -> None:
+    await client.route("counted", vendor_id="another")
+    await client.route("wrong")
+    before = now_ms()
+    for n in range(3):
+        await client.send(request(1, position("counted", f"q-{n}"), position("wrong", f"q-{n}", lat_deg=91.0)))
+    assert await quarantined(client, "counted") == [(VENDOR, "NOT_YOURS", 3)]
+    assert await quarantined(client, "wrong") == [(VENDOR, "INVALID", 3)]
+    answer = await client.stub.ListQuarantine(
+        ingest_pb2.ListQuarantineRequest(device_id="counted"), metadata=rpc.bearer(OPERATOR, SECRET)
+    )
+    (one,) = answer.quarantined
+    assert before <= times.from_timestamp(one.first) <= times.from_timestamp(one.last) <= now_ms()
+
+
+async def test_counts_outlive_the_process(strict: IngestMesh) -> None:
+    async with strict.connected() as client:
+        await client.send(request(1, *(position("nobody", f"before-{n}") for n in range(4))))
+    strict.service.stop()
+    strict.service.start()
+    async with strict.connected() as client:
+        await client.send(request(1, position("nobody", "after")))
+        assert await quarantined(client, "nobody") == [(VENDOR, "UNKNOWN_DEVICE", 5)]
+
+
+async def test_only_an_operator_sees_the_quarantine(client: Client) -> None:
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await client.stub.ListQuarantine(ingest_pb2.ListQuarantineRequest(), metadata=rpc.bearer(VENDOR, SECRET))
+    assert caught.value.code() is grpc.StatusCode.PERMISSION_DENIED
+
+
+async def test_a_device_that_reports_too_often_is_slowed_and_its_neighbour_is_not(strict: IngestMesh) -> None:
+    async with strict.connected() as client:
+        await client.route("fast", "slow")
+        reports = [position("fast", f"fast-{n}") for n in range(15)]
+        (answer,) = await client.send(request(1, *reports, position("slow", "slow-1"), event("fast", "fast-e")))
+        assert list(answer.outcomes) == [*[ACCEPTED] * 10, *[REFUSED] * 5, ACCEPTED, REFUSED]
+        assert {one.code for one in answer.refusals} == {ingest_pb2.RefusalCode.REFUSAL_CODE_TOO_OFTEN}
+        stored = await client.stored()
+        assert sum(stored.values()) == 11
+        assert await quarantined(client, "fast") == [(VENDOR, "TOO_OFTEN", 6)]
+
+
+async def test_a_clock_that_is_ahead_still_leaves_that_the_device_was_heard(client: Client) -> None:
+    await client.route("ahead")
+    late = now_ms() + 180_000
+    (answer,) = await client.send(
+        request(
+            1, position("ahead", "ahead-1", late), event("ahead", "ahead-2", time_ms=late), position("ahead", "now")
+        )
+    )
+    assert list(answer.outcomes) == [REFUSED, ACCEPTED, REFUSED]
+    assert {one.code for one in answer.refusals} == {ingest_pb2.RefusalCode.REFUSAL_CODE_CLOCK_AHEAD}
+    heard = [
+        pair
+        for _, entry in await client.entries()
+        for pair in zip(entry.heard.device_id, entry.heard.report_id, strict=True)
+        if entry.heard.received_wall_us > 0
+    ]
+    assert {("ahead", "ahead-1"), ("ahead", "ahead-2")} <= set(heard)
+    assert "ahead-1" not in await client.stored()
+
+
+async def test_what_was_buffered_is_marked_and_goes_a_way_of_its_own(client: Client) -> None:
+    await client.route("buffered")
+    old = now_ms() - 200_000
+    mixed = request(1, position("buffered", "live-1"), position("buffered", "old-1", old))
+    said = request(2, position("buffered", "said-1"))
+    said.backfill = True
+    answers = await client.send(mixed, said)
+    assert [list(one.outcomes) for one in answers] == [[ACCEPTED, ACCEPTED], [ACCEPTED]]
+    marked = {
+        report_id: entry.positions.backfilled
+        for _, entry in await client.entries()
+        for device_id, report_id in zip(entry.positions.device_id, entry.positions.report_id, strict=True)
+        if device_id == "buffered"
+    }
+    assert marked == {"live-1": False, "old-1": True, "said-1": True}
+
+
+async def test_a_batch_by_itself_is_answered_as_on_a_stream(client: Client) -> None:
+    await client.route("alone")
+    answer = await client.stub.ReportBatch(
+        ingest_pb2.ReportBatchRequest(
+            positions=[position("alone", "alone-1"), position("alone", "alone-2", lat_deg=91.0)],
+            equipment=[event("alone", "alone-e", log_pb2.CHARGER_CONNECTED)],
+        ),
+        metadata=rpc.bearer(VENDOR, SECRET),
+        timeout=WITHIN_S,
+    )
+    assert list(answer.outcomes) == [ACCEPTED, REFUSED, ACCEPTED]
+    assert [(one.index, one.field) for one in answer.refusals] == [(1, "positions[1].lat_deg")]
+    assert {"alone-1", "alone-e"} <= set(await client.stored())
+
+
+async def test_answers_that_may_come_together_lose_nothing(client: Client) -> None:
+    await client.route("together")
+    requests = []
+    for n in range(300):
+        sent = request(n + 1, position("together", f"together-{n}", lat_deg=91.0 if n % 7 == 0 else 37.5))
+        sent.together = True
+        requests.append(sent)
+    answers = await client.send(*requests)
+    assert sum(one.batches for one in answers) == 300 and answers[-1].batch == 300
+    outcomes = [outcome for one in answers for outcome in one.outcomes]
+    assert outcomes == [REFUSED if n % 7 == 0 else ACCEPTED for n in range(300)]
+    answered = 0
+    for one in answers:
+        refused = [answered + refusal.index for refusal in one.refusals]
+        assert all(n % 7 == 0 for n in refused)
+        answered += len(one.outcomes)
+        assert one.batch == answered
+
+
+async def test_each_batch_is_answered_for_itself_unless_asked(client: Client) -> None:
+    await client.route("single")
+    answers = await client.send(*(request(n, position("single", f"single-{n}")) for n in range(1, 51)))
+    assert [(one.batch, one.batches) for one in answers] == [(n, 1) for n in range(1, 51)]
