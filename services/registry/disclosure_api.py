@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import AsyncIterator, Coroutine
 from typing import Any, TypeVar
 
 import grpc.aio
@@ -64,6 +64,13 @@ class DisclosureServicer(disclosure_pb2_grpc.DisclosureServiceServicer):
     ) -> disclosure_pb2.SignLedgerResponse:
         signed = await _finish(self._disclosures.sign())
         return disclosure_pb2.SignLedgerResponse(head=self._disclosures.to_proto(signed) if signed else None)
+
+    async def WatchLedgerHeads(
+        self, request: disclosure_pb2.WatchLedgerHeadsRequest, context: _Context
+    ) -> AsyncIterator[disclosure_pb2.WatchLedgerHeadsResponse]:
+        fields.number("after_sequence", request.after_sequence, 0, 1 << 62)
+        async for signed in self._disclosures.watch_heads(request.after_sequence):
+            yield disclosure_pb2.WatchLedgerHeadsResponse(head=self._disclosures.to_proto(signed))
 
     def _grounds(self, msg: disclosure_pb2.Grounds, kind: Kind) -> Grounds:
         try:

@@ -24,6 +24,7 @@ from tandem.common.v1 import ledger_pb2
 SIGN_EVERY_ROWS = 100
 SIGN_EVERY_MS = 60_000
 POLL_S = 1.0
+HEADS_AT_ONCE = 100
 
 
 class Disclosures:
@@ -94,6 +95,18 @@ class Disclosures:
             subject = flow.ledger_head_subject(last.sequence)
             await records.enqueue(subject, f"head:{last.sequence}:{last.hash.hex()[:16]}", message)
         return signed
+
+    async def watch_heads(self, after: int) -> AsyncIterator[SignedHead]:
+        """The signed heads behind a row of the ledger, and from then on each as it is made, for ever."""
+        while True:
+            change = self._registry.next_change()
+            async with self._registry.transaction() as records:
+                heads = await records.ledger.signed_after(after, HEADS_AT_ONCE)
+            for one in heads:
+                yield one
+                after = one.head.sequence
+            if not heads:
+                await self._registry.wait_for(change)
 
     def to_proto(self, signed: SignedHead) -> ledger_pb2.LedgerHead:
         """A head as the agencies get it."""

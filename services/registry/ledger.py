@@ -88,6 +88,16 @@ class Ledger:
         row = await self._first(sa.select(ledger_heads).order_by(ledger_heads.c.sequence.desc()))
         return _signed(row) if row else None
 
+    async def signed_after(self, sequence: int, limit: int) -> list[SignedHead]:
+        """The heads that were signed behind a row, in order."""
+        page = (
+            sa.select(ledger_heads)
+            .where(ledger_heads.c.sequence > sequence)
+            .order_by(ledger_heads.c.sequence)
+            .limit(limit)
+        )
+        return [_signed(row) for row in (await self._connection.execute(page)).all()]
+
     async def sign(self, head: Head, signer: Signer) -> SignedHead:
         """Signs a head and keeps it."""
         signed = SignedHead(head, signer.sign(head))

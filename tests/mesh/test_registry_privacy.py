@@ -153,6 +153,19 @@ async def test_a_signed_head_reaches_both_agencies_and_proves_the_ledger(client:
     await client.drained()
     heads = await heads_in_the_stream(client.bus)
     assert heads[-1] == signed.head
+    for agency in (NPA, MOJ):
+        watched: Any = client.disclosures.WatchLedgerHeads(
+            disclosure_pb2.WatchLedgerHeadsRequest(), metadata=rpc.bearer(agency, SECRET), timeout=10
+        )
+        assert [(await watched.read()).head for _ in heads] == heads
+        # The next one comes as it is made.
+        await read_wearer(client, MOJ_DESK)
+        again = await client.disclosures.SignLedger(
+            disclosure_pb2.SignLedgerRequest(), metadata=rpc.bearer(agency, SECRET), timeout=10
+        )
+        assert (await watched.read()).head == again.head
+        watched.cancel()
+        heads.append(again.head)
 
     kept = tmp_path / "heads.ndjson"
     kept.write_text(
@@ -174,7 +187,7 @@ async def test_a_signed_head_reaches_both_agencies_and_proves_the_ledger(client:
     arguments = ("ledger", "verify", "--database", database, "--public-key", public_key, "--heads", str(kept))
     proven = tandem(*arguments)
     assert proven.returncode == 0, proven.stderr
-    assert f"rows proven: {signed.head.sequence}" in proven.stdout
+    assert f"rows proven: {heads[-1].sequence}" in proven.stdout
 
     client.mesh.change("update ledger set who = 'x' || who where sequence = 1")
     broken = tandem(*arguments)

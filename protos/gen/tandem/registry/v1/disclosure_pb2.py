@@ -28,7 +28,7 @@ from tandem.common.v1 import ledger_pb2 as tandem_dot_common_dot_v1_dot_ledger__
 from tandem.registry.v1 import registry_pb2 as tandem_dot_registry_dot_v1_dot_registry__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#tandem/registry/v1/disclosure.proto\x12\x12tandem.registry.v1\x1a\x1dtandem/common/v1/access.proto\x1a\x1ftandem/common/v1/geometry.proto\x1a\x1dtandem/common/v1/ledger.proto\x1a!tandem/registry/v1/registry.proto\"_\n\x07Grounds\x12\x13\n\x0blegal_basis\x18\x01 \x01(\t\x12,\n\x07purpose\x18\x02 \x01(\x0e\x32\x1b.tandem.registry.v1.Purpose\x12\x11\n\treference\x18\x03 \x01(\t\"T\n\x11ReadWearerRequest\x12\x11\n\twearer_id\x18\x01 \x01(\t\x12,\n\x07grounds\x18\x02 \x01(\x0b\x32\x1b.tandem.registry.v1.Grounds\"W\n\x12ReadWearerResponse\x12*\n\x06wearer\x18\x01 \x01(\x0b\x32\x1a.tandem.registry.v1.Wearer\x12\x15\n\rdisclosure_id\x18\x02 \x01(\t\"]\n\x1aReadProtectedPersonRequest\x12\x11\n\tperson_id\x18\x01 \x01(\t\x12,\n\x07grounds\x18\x02 \x01(\x0b\x32\x1b.tandem.registry.v1.Grounds\"\x9c\x01\n\x1bReadProtectedPersonResponse\x12=\n\x10protected_person\x18\x01 \x01(\x0b\x32#.tandem.registry.v1.ProtectedPerson\x12\'\n\x06places\x18\x02 \x03(\x0b\x32\x17.tandem.common.v1.Place\x12\x15\n\rdisclosure_id\x18\x03 \x01(\t\"\x13\n\x11SignLedgerRequest\"@\n\x12SignLedgerResponse\x12*\n\x04head\x18\x01 \x01(\x0b\x32\x1c.tandem.common.v1.LedgerHead*\xb4\x01\n\x07Purpose\x12\x17\n\x13PURPOSE_UNSPECIFIED\x10\x00\x12\x17\n\x13PURPOSE_ENFORCEMENT\x10\x01\x12\x18\n\x14PURPOSE_MATCH_REVIEW\x10\x02\x12\x1a\n\x16PURPOSE_VICTIM_CONTACT\x10\x03\x12\x11\n\rPURPOSE_COURT\x10\x04\x12\x11\n\rPURPOSE_AUDIT\x10\x05\x12\x1b\n\x17PURPOSE_SUBJECT_REQUEST\x10\x06\x32\xe4\x02\n\x11\x44isclosureService\x12\x65\n\nReadWearer\x12%.tandem.registry.v1.ReadWearerRequest\x1a&.tandem.registry.v1.ReadWearerResponse\"\x08\x8a\xb5\x18\x04\x01\x03\x04\x07\x12\x80\x01\n\x13ReadProtectedPerson\x12..tandem.registry.v1.ReadProtectedPersonRequest\x1a/.tandem.registry.v1.ReadProtectedPersonResponse\"\x08\x8a\xb5\x18\x04\x02\x04\x03\x07\x12\x65\n\nSignLedger\x12%.tandem.registry.v1.SignLedgerRequest\x1a&.tandem.registry.v1.SignLedgerResponse\"\x08\x8a\xb5\x18\x04\x01\x02\x07\x08\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#tandem/registry/v1/disclosure.proto\x12\x12tandem.registry.v1\x1a\x1dtandem/common/v1/access.proto\x1a\x1ftandem/common/v1/geometry.proto\x1a\x1dtandem/common/v1/ledger.proto\x1a!tandem/registry/v1/registry.proto\"_\n\x07Grounds\x12\x13\n\x0blegal_basis\x18\x01 \x01(\t\x12,\n\x07purpose\x18\x02 \x01(\x0e\x32\x1b.tandem.registry.v1.Purpose\x12\x11\n\treference\x18\x03 \x01(\t\"T\n\x11ReadWearerRequest\x12\x11\n\twearer_id\x18\x01 \x01(\t\x12,\n\x07grounds\x18\x02 \x01(\x0b\x32\x1b.tandem.registry.v1.Grounds\"W\n\x12ReadWearerResponse\x12*\n\x06wearer\x18\x01 \x01(\x0b\x32\x1a.tandem.registry.v1.Wearer\x12\x15\n\rdisclosure_id\x18\x02 \x01(\t\"]\n\x1aReadProtectedPersonRequest\x12\x11\n\tperson_id\x18\x01 \x01(\t\x12,\n\x07grounds\x18\x02 \x01(\x0b\x32\x1b.tandem.registry.v1.Grounds\"\x9c\x01\n\x1bReadProtectedPersonResponse\x12=\n\x10protected_person\x18\x01 \x01(\x0b\x32#.tandem.registry.v1.ProtectedPerson\x12\'\n\x06places\x18\x02 \x03(\x0b\x32\x17.tandem.common.v1.Place\x12\x15\n\rdisclosure_id\x18\x03 \x01(\t\"\x13\n\x11SignLedgerRequest\"@\n\x12SignLedgerResponse\x12*\n\x04head\x18\x01 \x01(\x0b\x32\x1c.tandem.common.v1.LedgerHead\"1\n\x17WatchLedgerHeadsRequest\x12\x16\n\x0e\x61\x66ter_sequence\x18\x01 \x01(\x03\"F\n\x18WatchLedgerHeadsResponse\x12*\n\x04head\x18\x01 \x01(\x0b\x32\x1c.tandem.common.v1.LedgerHead*\xb4\x01\n\x07Purpose\x12\x17\n\x13PURPOSE_UNSPECIFIED\x10\x00\x12\x17\n\x13PURPOSE_ENFORCEMENT\x10\x01\x12\x18\n\x14PURPOSE_MATCH_REVIEW\x10\x02\x12\x1a\n\x16PURPOSE_VICTIM_CONTACT\x10\x03\x12\x11\n\rPURPOSE_COURT\x10\x04\x12\x11\n\rPURPOSE_AUDIT\x10\x05\x12\x1b\n\x17PURPOSE_SUBJECT_REQUEST\x10\x06\x32\xde\x03\n\x11\x44isclosureService\x12\x65\n\nReadWearer\x12%.tandem.registry.v1.ReadWearerRequest\x1a&.tandem.registry.v1.ReadWearerResponse\"\x08\x8a\xb5\x18\x04\x01\x03\x04\x07\x12\x80\x01\n\x13ReadProtectedPerson\x12..tandem.registry.v1.ReadProtectedPersonRequest\x1a/.tandem.registry.v1.ReadProtectedPersonResponse\"\x08\x8a\xb5\x18\x04\x02\x04\x03\x07\x12\x65\n\nSignLedger\x12%.tandem.registry.v1.SignLedgerRequest\x1a&.tandem.registry.v1.SignLedgerResponse\"\x08\x8a\xb5\x18\x04\x01\x02\x07\x08\x12x\n\x10WatchLedgerHeads\x12+.tandem.registry.v1.WatchLedgerHeadsRequest\x1a,.tandem.registry.v1.WatchLedgerHeadsResponse\"\x07\x8a\xb5\x18\x03\x01\x02\x07\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -41,8 +41,10 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_DISCLOSURESERVICE'].methods_by_name['ReadProtectedPerson']._serialized_options = b'\212\265\030\004\002\004\003\007'
   _globals['_DISCLOSURESERVICE'].methods_by_name['SignLedger']._loaded_options = None
   _globals['_DISCLOSURESERVICE'].methods_by_name['SignLedger']._serialized_options = b'\212\265\030\004\001\002\007\010'
-  _globals['_PURPOSE']._serialized_start=803
-  _globals['_PURPOSE']._serialized_end=983
+  _globals['_DISCLOSURESERVICE'].methods_by_name['WatchLedgerHeads']._loaded_options = None
+  _globals['_DISCLOSURESERVICE'].methods_by_name['WatchLedgerHeads']._serialized_options = b'\212\265\030\003\001\002\007'
+  _globals['_PURPOSE']._serialized_start=926
+  _globals['_PURPOSE']._serialized_end=1106
   _globals['_GROUNDS']._serialized_start=189
   _globals['_GROUNDS']._serialized_end=284
   _globals['_READWEARERREQUEST']._serialized_start=286
@@ -57,6 +59,10 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_SIGNLEDGERREQUEST']._serialized_end=734
   _globals['_SIGNLEDGERRESPONSE']._serialized_start=736
   _globals['_SIGNLEDGERRESPONSE']._serialized_end=800
-  _globals['_DISCLOSURESERVICE']._serialized_start=986
-  _globals['_DISCLOSURESERVICE']._serialized_end=1342
+  _globals['_WATCHLEDGERHEADSREQUEST']._serialized_start=802
+  _globals['_WATCHLEDGERHEADSREQUEST']._serialized_end=851
+  _globals['_WATCHLEDGERHEADSRESPONSE']._serialized_start=853
+  _globals['_WATCHLEDGERHEADSRESPONSE']._serialized_end=923
+  _globals['_DISCLOSURESERVICE']._serialized_start=1109
+  _globals['_DISCLOSURESERVICE']._serialized_end=1587
 # @@protoc_insertion_point(module_scope)

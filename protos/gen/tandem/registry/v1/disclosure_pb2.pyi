@@ -248,3 +248,49 @@ class SignLedgerResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___SignLedgerResponse: _TypeAlias = SignLedgerResponse  # noqa: Y015
+
+@_typing.final
+class WatchLedgerHeadsRequest(_message.Message):
+    """Request of WatchLedgerHeads."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    AFTER_SEQUENCE_FIELD_NUMBER: _builtins.int
+    after_sequence: _builtins.int
+    """Sequence of the last head that the caller has; 0 for all."""
+    def __init__(
+        self,
+        *,
+        after_sequence: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["after_sequence", b"after_sequence"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WatchLedgerHeadsRequest: _TypeAlias = WatchLedgerHeadsRequest  # noqa: Y015
+
+@_typing.final
+class WatchLedgerHeadsResponse(_message.Message):
+    """Answer of WatchLedgerHeads."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    HEAD_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def head(self) -> _ledger_pb2.LedgerHead:
+        """The next signed head."""
+
+    def __init__(
+        self,
+        *,
+        head: _ledger_pb2.LedgerHead | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["head", b"head"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["head", b"head"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WatchLedgerHeadsResponse: _TypeAlias = WatchLedgerHeadsResponse  # noqa: Y015

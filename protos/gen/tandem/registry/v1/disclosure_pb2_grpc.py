@@ -51,6 +51,11 @@ class DisclosureServiceStub:
                 request_serializer=tandem_dot_registry_dot_v1_dot_disclosure__pb2.SignLedgerRequest.SerializeToString,
                 response_deserializer=tandem_dot_registry_dot_v1_dot_disclosure__pb2.SignLedgerResponse.FromString,
                 _registered_method=True)
+        self.WatchLedgerHeads = channel.unary_stream(
+                '/tandem.registry.v1.DisclosureService/WatchLedgerHeads',
+                request_serializer=tandem_dot_registry_dot_v1_dot_disclosure__pb2.WatchLedgerHeadsRequest.SerializeToString,
+                response_deserializer=tandem_dot_registry_dot_v1_dot_disclosure__pb2.WatchLedgerHeadsResponse.FromString,
+                _registered_method=True)
 
 
 class DisclosureServiceServicer:
@@ -79,6 +84,14 @@ class DisclosureServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def WatchLedgerHeads(self, request, context):
+        """Signed heads of the ledger, from the one after `after_sequence` on, as they are made. Both agencies keep them: whoever
+        rewrites the ledger can't rewrite those.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_DisclosureServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -96,6 +109,11 @@ def add_DisclosureServiceServicer_to_server(servicer, server):
                     servicer.SignLedger,
                     request_deserializer=tandem_dot_registry_dot_v1_dot_disclosure__pb2.SignLedgerRequest.FromString,
                     response_serializer=tandem_dot_registry_dot_v1_dot_disclosure__pb2.SignLedgerResponse.SerializeToString,
+            ),
+            'WatchLedgerHeads': grpc.unary_stream_rpc_method_handler(
+                    servicer.WatchLedgerHeads,
+                    request_deserializer=tandem_dot_registry_dot_v1_dot_disclosure__pb2.WatchLedgerHeadsRequest.FromString,
+                    response_serializer=tandem_dot_registry_dot_v1_dot_disclosure__pb2.WatchLedgerHeadsResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -181,6 +199,33 @@ class DisclosureService:
             '/tandem.registry.v1.DisclosureService/SignLedger',
             tandem_dot_registry_dot_v1_dot_disclosure__pb2.SignLedgerRequest.SerializeToString,
             tandem_dot_registry_dot_v1_dot_disclosure__pb2.SignLedgerResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def WatchLedgerHeads(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/tandem.registry.v1.DisclosureService/WatchLedgerHeads',
+            tandem_dot_registry_dot_v1_dot_disclosure__pb2.WatchLedgerHeadsRequest.SerializeToString,
+            tandem_dot_registry_dot_v1_dot_disclosure__pb2.WatchLedgerHeadsResponse.FromString,
             options,
             channel_credentials,
             insecure,

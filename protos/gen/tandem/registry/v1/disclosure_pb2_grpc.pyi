@@ -24,6 +24,10 @@ class DisclosureServiceStub:
     """A protected person. Probation doesn't see where they live."""
     SignLedger: _aio.UnaryUnaryMultiCallable[_disclosure_pb2.SignLedgerRequest, _disclosure_pb2.SignLedgerResponse]
     """Signs the end of the ledger's chain now, and publishes it as always."""
+    WatchLedgerHeads: _aio.UnaryStreamMultiCallable[_disclosure_pb2.WatchLedgerHeadsRequest, _disclosure_pb2.WatchLedgerHeadsResponse]
+    """Signed heads of the ledger, from the one after `after_sequence` on, as they are made. Both agencies keep them: whoever
+    rewrites the ledger can't rewrite those.
+    """
 
 class DisclosureServiceServicer(metaclass=_abc_1.ABCMeta):
     """Reading personal data. Each read names its grounds and is a row of the ledger before it is answered; without grounds nothing
@@ -53,5 +57,15 @@ class DisclosureServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _aio.ServicerContext[_disclosure_pb2.SignLedgerRequest, _abc.Awaitable[_disclosure_pb2.SignLedgerResponse]],
     ) -> _abc.Awaitable[_disclosure_pb2.SignLedgerResponse]:
         """Signs the end of the ledger's chain now, and publishes it as always."""
+
+    @_abc_1.abstractmethod
+    def WatchLedgerHeads(
+        self,
+        request: _disclosure_pb2.WatchLedgerHeadsRequest,
+        context: _aio.ServicerContext[_disclosure_pb2.WatchLedgerHeadsRequest, _abc.AsyncIterator[_disclosure_pb2.WatchLedgerHeadsResponse]],
+    ) -> _abc.AsyncIterator[_disclosure_pb2.WatchLedgerHeadsResponse]:
+        """Signed heads of the ledger, from the one after `after_sequence` on, as they are made. Both agencies keep them: whoever
+        rewrites the ledger can't rewrite those.
+        """
 
 def add_DisclosureServiceServicer_to_server(servicer: DisclosureServiceServicer, server: _aio.Server) -> None: ...
