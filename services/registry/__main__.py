@@ -11,6 +11,9 @@ from services.registry.api import SERVICE_NAME, RegistryServicer
 from services.registry.area import AREAS
 from services.registry.consumer import consume_disclosures
 from services.registry.custodian import Custodian
+from services.registry.device_token_api import SERVICE_NAME as DEVICE_TOKEN_SERVICE_NAME
+from services.registry.device_token_api import DeviceTokenServicer
+from services.registry.device_tokens import DeviceTokens
 from services.registry.disclosure_api import SERVICE_NAME as DISCLOSURE_SERVICE_NAME
 from services.registry.disclosure_api import DisclosureServicer
 from services.registry.disclosures import Disclosures
@@ -21,7 +24,7 @@ from services.registry.relay import Relay
 from services.registry.settings import RegistrySettings
 from services.registry.store import MIGRATIONS
 from services.registry.vault import Vault
-from tandem.registry.v1 import disclosure_pb2_grpc, registry_pb2_grpc
+from tandem.registry.v1 import device_token_pb2_grpc, disclosure_pb2_grpc, registry_pb2_grpc
 
 
 async def main(settings: RegistrySettings) -> None:
@@ -39,14 +42,17 @@ async def main(settings: RegistrySettings) -> None:
         disclosures = Disclosures(registry, premises.clock, signer)
         custodian = Custodian(registry, premises.clock)
         oversight = Oversight(registry, premises.clock)
+        tokens = DeviceTokens(registry, premises.clock)
 
         def add_servicers(server: grpc.aio.Server) -> None:
             records = RegistryServicer(registry, oversight, AREAS[settings.service_area])
             registry_pb2_grpc.add_RegistryServiceServicer_to_server(records, server)
             servicer = DisclosureServicer(disclosures, premises.clock)
             disclosure_pb2_grpc.add_DisclosureServiceServicer_to_server(servicer, server)
+            device_token_pb2_grpc.add_DeviceTokenServiceServicer_to_server(DeviceTokenServicer(tokens), server)
 
-        async with rpc.serve(settings, add_servicers, SERVICE_NAME, DISCLOSURE_SERVICE_NAME) as server:
+        names = (SERVICE_NAME, DISCLOSURE_SERVICE_NAME, DEVICE_TOKEN_SERVICE_NAME)
+        async with rpc.serve(settings, add_servicers, *names) as server:
             await rpc.run_until_stopped(
                 rpc.keep_health(server, bus),
                 Relay(registry, bus, premises.clock).run(),

@@ -8,7 +8,8 @@ from functools import partial
 from services.common import flow
 from services.common.clock import MeshClock
 from services.common.telemetry import logger
-from services.registry import domain, likeness, review, tables, translate
+from services.registry import device_token, domain, likeness, review, tables, translate
+from services.registry.device_token import DeviceToken
 from services.registry.domain import Device, Order, Tag, Wearer
 from services.registry.review import Event, Evidence, Level, Review, ReviewState
 from services.registry.store import Records, StoredCase
@@ -144,20 +145,27 @@ class Cases:
             raise LookupError("a route of a device that isn't stored")
         await self._send_device_route(records, device, renew)
 
+    async def has_ended(self, records: Records, device: Tag | Device) -> bool:
+        """Whether nobody may report for a device any more: it is out of service, or its wearer or person is over."""
+        if device.removed_at_ms is not None:
+            return True
+        if isinstance(device, Tag):
+            return await records.keys.is_over(tables.wearers, device.wearer_id)
+        return await records.keys.is_over(tables.protected_persons, device.person_id)
+
     async def _send_tag_route(self, records: Records, tag: Tag, renew: bool = False) -> None:
-        partitions = domain.tag_partitions(tag.wearer_id, self._partitions)
-        over = await records.keys.is_over(tables.wearers, tag.wearer_id)
-        await self._send(records, tag.device_id, translate.tag_route_to_proto(tag, partitions, over), renew)
+        await self._send(records, tag, domain.tag_partitions(tag.wearer_id, self._partitions), renew)
 
     async def _send_device_route(self, records: Records, device: Device, renew: bool = False) -> None:
         cases = await records.cases_of_person(device.person_id)
         kept_away = [case.wearer_id for case in cases if case.withdrawn_at_ms is None]
         partitions = domain.device_partitions(device.person_id, kept_away, self._partitions)
-        over = await records.keys.is_over(tables.protected_persons, device.person_id)
-        await self._send(records, device.device_id, translate.device_route_to_proto(device, partitions, over), renew)
+        await self._send(records, device, partitions, renew)
 
-    async def _send(self, records: Records, device_id: str, message: log_pb2.DeviceRoute, renew: bool) -> None:
-        route = message.SerializeToString(deterministic=True)
+    async def _send(self, records: Records, device: Tag | Device, partitions: tuple[int, ...], renew: bool) -> None:
+        device_id, revoked = device.device_id, await self.has_ended(records, device)
+        tokens = await self._tokens_of(records, device_id, revoked)
+        route = translate.route_to_proto(device, partitions, revoked, tokens).SerializeToString(deterministic=True)
         last_version, last_route = await records.route(device_id) or (0, b"")
         if route == last_route and not renew:
             return
@@ -165,6 +173,16 @@ class Cases:
         version = max(last_version + 1, self._clock.now_ms())
         await records.put_route(device_id, version, route, self._clock.now_ms() // DAY_MS)
         await records.enqueue(f"$KV.{flow.DEVICES_BUCKET}.{device_id}", f"route:{device_id}:{version}", route)
+
+    async def _tokens_of(self, records: Records, device_id: str, revoked: bool) -> list[DeviceToken]:
+        """Tokens of a device that are good; the others, of a revoked device all, are forgotten."""
+        tokens = await records.tokens.of(device_id)
+        good = [] if revoked else device_token.good_at(tokens, self._clock.now_ms())
+        if good != tokens:
+            await records.tokens.put(device_id, good)
+            if revoked:
+                records.afterwards.append(partial(logger().info, "device_tokens_revoked", device_id=device_id))
+        return good
 
 
 def _restated(

@@ -18,6 +18,7 @@ from services.registry.domain import Device, Order, ProtectedPerson, Tag, Wearer
 from services.registry.ledger import Ledger
 from services.registry.store_keys import SEALED_TABLES, KeyRecords
 from services.registry.store_review import ReviewRecords
+from services.registry.store_tokens import TokenRecords
 from services.registry.tables_ledger import data_keys
 from services.registry.vault import DataKey, Vault
 
@@ -81,6 +82,8 @@ class Records:
         """The tables of what follows from the records."""
         self.keys = KeyRecords(connection, vault)
         """Keys of the records."""
+        self.tokens = TokenRecords(connection)
+        """Tokens of the devices."""
         self.ledger = Ledger(connection)
         """The ledger of disclosures, in the same transaction."""
         self.afterwards: list[Callable[[], None]] = []

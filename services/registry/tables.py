@@ -91,6 +91,15 @@ routes = sa.Table(
     sa.Column("route", sa.LargeBinary, nullable=False),
     sa.Column("sent_day", sa.BigInteger, nullable=False, index=True),
 )
+device_tokens = sa.Table(
+    "device_tokens",
+    metadata,
+    sa.Column("id", _BIG_KEY, primary_key=True),
+    sa.Column("device_id", sa.String(64), nullable=False, index=True),
+    sa.Column("sha256", sa.LargeBinary, nullable=False),
+    sa.Column("valid_until_ms", sa.BigInteger),
+    sqlite_autoincrement=True,
+)
 outbox = sa.Table(
     "outbox",
     metadata,

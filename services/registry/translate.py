@@ -17,6 +17,7 @@ from typing import TypeVar
 from services.common import fields
 from services.common.errors import InvalidField
 from services.registry import translate_places as places
+from services.registry.device_token import DeviceToken
 from services.registry.domain import (
     Action,
     Device,
@@ -296,25 +297,17 @@ def case_to_proto(case: JointCase, version: int) -> log_pb2.CaseSnapshot:
     )
 
 
-def tag_route_to_proto(tag: Tag, partitions: Sequence[int], over: bool) -> log_pb2.DeviceRoute:
-    """The route of a tag; `over` says that its wearer's record has ended."""
+def route_to_proto(
+    device: Tag | Device, partitions: Sequence[int], revoked: bool, tokens: Sequence[DeviceToken]
+) -> log_pb2.DeviceRoute:
+    """The route of a tag or protective device."""
     return log_pb2.DeviceRoute(
-        subject_id=tag.wearer_id,
-        partitions=partitions,
-        vendor_id=tag.vendor_id,
-        revoked=over or tag.removed_at_ms is not None,
-        kind=log_pb2.DeviceKind.TAG,
-    )
-
-
-def device_route_to_proto(device: Device, partitions: Sequence[int], over: bool) -> log_pb2.DeviceRoute:
-    """The route of a protective device; `over` says that the person's record has ended."""
-    return log_pb2.DeviceRoute(
-        subject_id=device.person_id,
+        subject_id=device.wearer_id if isinstance(device, Tag) else device.person_id,
         partitions=partitions,
         vendor_id=device.vendor_id,
-        revoked=over or device.removed_at_ms is not None,
-        kind=log_pb2.DeviceKind.PROTECTIVE_DEVICE,
+        tokens=[log_pb2.DeviceToken(sha256=one.sha256, valid_until_ms=one.valid_until_ms or 0) for one in tokens],
+        revoked=revoked,
+        kind=log_pb2.DeviceKind.TAG if isinstance(device, Tag) else log_pb2.DeviceKind.PROTECTIVE_DEVICE,
     )
 
 

@@ -13,7 +13,7 @@ from services.common import db
 from services.common.clock import MeshClock
 from services.registry import translate
 from services.registry.custodian import Custodian
-from services.registry.domain import Outcome
+from services.registry.domain import Outcome, Tag
 from services.registry.handlers import Registry
 from services.registry.store import MIGRATIONS
 from services.registry.tables_ledger import data_keys
@@ -72,7 +72,7 @@ def fill(connection: Connection) -> None:
     insert("order_persons", order_id="o-1", person_id="p-1")
     case = {"case_id": CASE_ID, "order_id": "o-1", "wearer_id": "w-1", "version": 7, "matched_at_ms": 5}
     insert("cases", **case, valid_until_ms=ORDER["valid_until_ms"], entry=ENTRY, sent_day=0)
-    insert("routes", device_id="tag-1", version=3, route=b"route", sent_day=0)
+    insert("routes", device_id="tag-1", version=3, route=b"route", sent_day=1_000_000)
     insert("outbox", subject="log.0.case", msg_id="waits", payload=ENTRY)
     insert("outbox", subject="log.0.case", msg_id="went", payload=ENTRY, sent_at_ms=9)
 
@@ -90,6 +90,9 @@ async def test_a_database_of_the_first_migration_is_upgraded_with_its_data(where
             assert (case.sequence, case.version, case.matched_at_ms, case.entry) == (1, 7, 5, ENTRY)
             assert await view.route("tag-1") == (3, b"route")
             assert [order.order_id for order in await view.orders_against(NUMBER)] == ["o-1"]
+            # Routes say more than they did: each is due again.
+            assert await view.routes_not_sent_on(1, 10) == ["tag-1"]
+            assert await view.tag("tag-1") == Tag("tag-1", "w-1", 1)
         # Each record is known again by its digest, so an agency that puts it again changes nothing.
         assert await registry.put_wearer(translate.parse_wearer(records.wearer())) is Outcome.UNCHANGED
         assert await registry.put_tag(translate.parse_tag(records.tag(vendor_id=""))) is Outcome.UNCHANGED

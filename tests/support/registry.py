@@ -16,7 +16,7 @@ from services.common import flow, pull, rpc, streams
 from services.common.bus import Bus
 from services.common.clock import MeshClock
 from tandem.common.v1 import log_pb2
-from tandem.registry.v1 import disclosure_pb2_grpc, registry_pb2, registry_pb2_grpc
+from tandem.registry.v1 import device_token_pb2_grpc, disclosure_pb2_grpc, registry_pb2, registry_pb2_grpc
 from tests.support import postgres
 from tests.support.nats import TestServer, free_port, running_server
 from tests.support.processes import Service, spawn
@@ -88,6 +88,7 @@ class Client:
         self.bus = bus
         self.stub = registry_pb2_grpc.RegistryServiceStub(channel)
         self.disclosures = disclosure_pb2_grpc.DisclosureServiceStub(channel)
+        self.device_tokens = device_token_pb2_grpc.DeviceTokenServiceStub(channel)
 
     async def put(self, *messages: Any, wait_for_ready: bool = True) -> list[str]:
         """Puts records, each as the agency that may; returns the outcomes' names."""

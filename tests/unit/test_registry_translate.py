@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from datetime import date
 
 import pytest
@@ -15,12 +14,14 @@ from hypothesis import strategies as st
 
 from services.common.errors import InvalidField
 from services.registry import translate, translate_places
+from services.registry.device_token import DeviceToken
 from services.registry.domain import Action, Circle, Polygon, Ring
 from tandem.common.v1 import geometry_pb2, log_pb2
 from tandem.registry.v1 import registry_pb2
 from tests.support import records
 
 Ring_ = geometry_pb2.Ring
+Route = log_pb2.DeviceRoute
 WARN, NOTIFY, RESPOND = geometry_pb2.WARN, geometry_pb2.NOTIFY, geometry_pb2.RESPOND
 
 
@@ -137,19 +138,18 @@ def test_what_no_vendor_can_be_called_is_refused(value: str) -> None:
         assert refusal.value.field == "vendor_id"
 
 
-@pytest.mark.parametrize(
-    ("removed_at_ms", "over", "revoked"), [(None, False, False), (1, False, True), (None, True, True)]
-)
-def test_a_route_says_who_may_report_until_the_record_or_its_person_ends(
-    removed_at_ms: int | None, over: bool, revoked: bool
-) -> None:
-    tag = replace(translate.parse_tag(records.tag(vendor_id="acme")), removed_at_ms=removed_at_ms)
-    device = replace(translate.parse_device(records.device(vendor_id="police")), removed_at_ms=removed_at_ms)
-    assert translate.tag_route_to_proto(tag, (0, 2), over) == log_pb2.DeviceRoute(
-        subject_id="w-1", partitions=[0, 2], vendor_id="acme", revoked=revoked, kind=log_pb2.TAG
+def test_a_route_says_whose_a_device_is_and_who_may_report_for_it() -> None:
+    tag = translate.parse_tag(records.tag(vendor_id="acme"))
+    assert translate.route_to_proto(tag, (0, 2), False, [DeviceToken(b"a", 7), DeviceToken(b"b", None)]) == Route(
+        subject_id="w-1",
+        partitions=[0, 2],
+        vendor_id="acme",
+        tokens=[log_pb2.DeviceToken(sha256=b"a", valid_until_ms=7), log_pb2.DeviceToken(sha256=b"b")],
+        kind=log_pb2.TAG,
     )
-    assert translate.device_route_to_proto(device, (1,), over) == log_pb2.DeviceRoute(
-        subject_id="p-1", partitions=[1], vendor_id="police", revoked=revoked, kind=log_pb2.PROTECTIVE_DEVICE
+    device = translate.parse_device(records.device(vendor_id="police"))
+    assert translate.route_to_proto(device, (1,), True, []) == Route(
+        subject_id="p-1", partitions=[1], vendor_id="police", revoked=True, kind=log_pb2.PROTECTIVE_DEVICE
     )
 
 

@@ -1,4 +1,4 @@
-"""The vendor of each tag and device."""
+"""The vendor of each tag and device, and the tokens with which devices report by themselves."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -8,9 +8,19 @@ down_revision = "0003"
 branch_labels = None
 depends_on = None
 
+_KEY = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
+
 
 def upgrade() -> None:
     for table in ("tags", "devices"):
         op.add_column(table, sa.Column("vendor_id", sa.String(64), nullable=False, server_default=""))
+    op.create_table(
+        "device_tokens",
+        sa.Column("id", _KEY, primary_key=True),
+        sa.Column("device_id", sa.String(64), nullable=False, index=True),
+        sa.Column("sha256", sa.LargeBinary, nullable=False),
+        sa.Column("valid_until_ms", sa.BigInteger),
+        sqlite_autoincrement=True,
+    )
     # Routes say more than they did, so each is due again.
     op.execute("update routes set sent_day = 0")

@@ -1,0 +1,48 @@
+"""The gRPC edge of the devices' tokens."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import grpc.aio
+
+from services.common import fields, rpc
+from services.common.errors import InvalidField
+from services.common.identity import Role
+from services.registry.device_token import KEPT_MOST_S
+from services.registry.device_tokens import DeviceTokens
+from services.registry.reconcile import Agency
+from tandem.registry.v1 import device_token_pb2, device_token_pb2_grpc
+
+SERVICE_NAME = device_token_pb2.DESCRIPTOR.services_by_name["DeviceTokenService"].full_name
+
+_Context = grpc.aio.ServicerContext[Any, Any]
+
+
+class DeviceTokenServicer(device_token_pb2_grpc.DeviceTokenServiceServicer):
+    """Parses, hands over, answers."""
+
+    def __init__(self, tokens: DeviceTokens) -> None:
+        self._tokens = tokens
+
+    async def IssueDeviceToken(
+        self, request: device_token_pb2.IssueDeviceTokenRequest, context: _Context
+    ) -> device_token_pb2.IssueDeviceTokenResponse:
+        device_id = fields.required_id("device_id", request.device_id)
+        if request.keep_older_for_s > KEPT_MOST_S:
+            raise InvalidField("keep_older_for_s", f"must be from 0 to {KEPT_MOST_S}")
+        # A transaction is never cut in the middle, although the caller goes away.
+        token = await asyncio.shield(self._tokens.issue(_agency(), device_id, request.keep_older_for_s))
+        return device_token_pb2.IssueDeviceTokenResponse(token=token)
+
+    async def RevokeDeviceTokens(
+        self, request: device_token_pb2.RevokeDeviceTokensRequest, context: _Context
+    ) -> device_token_pb2.RevokeDeviceTokensResponse:
+        device_id = fields.required_id("device_id", request.device_id)
+        revoked = await asyncio.shield(self._tokens.revoke(_agency(), device_id))
+        return device_token_pb2.RevokeDeviceTokensResponse(revoked=revoked)
+
+
+def _agency() -> Agency:
+    return Agency.MOJ if rpc.caller().role == Role.ROLE_MOJ_RECORDS else Agency.NPA

@@ -1,0 +1,30 @@
+"""The devices' tokens within one transaction."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import sqlalchemy as sa
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from services.registry.device_token import DeviceToken
+from services.registry.tables import device_tokens
+
+
+class TokenRecords:
+    """The tokens as one transaction sees them."""
+
+    def __init__(self, connection: AsyncConnection) -> None:
+        self._connection = connection
+
+    async def of(self, device_id: str) -> list[DeviceToken]:
+        """Tokens of a device, the oldest first, also those that are over."""
+        mine = sa.select(device_tokens).where(device_tokens.c.device_id == device_id).order_by(device_tokens.c.id)
+        return [DeviceToken(row.sha256, row.valid_until_ms) for row in await self._connection.execute(mine)]
+
+    async def put(self, device_id: str, tokens: Sequence[DeviceToken]) -> None:
+        """Keeps these tokens of a device, the oldest first, and no others."""
+        await self._connection.execute(sa.delete(device_tokens).where(device_tokens.c.device_id == device_id))
+        rows = [{"device_id": device_id, "sha256": one.sha256, "valid_until_ms": one.valid_until_ms} for one in tokens]
+        if rows:
+            await self._connection.execute(sa.insert(device_tokens), rows)
