@@ -19,6 +19,7 @@ from services.common.clock import MeshClock
 from tandem.dispatch.v1.dispatch_pb2_grpc import DispatchServiceStub
 from tandem.geofence.v1.geofence_pb2_grpc import GeofenceServiceStub
 from tandem.ingest.v1.ingest_pb2_grpc import IngestServiceStub
+from tandem.registry.v1.device_token_pb2_grpc import DeviceTokenServiceStub
 from tandem.registry.v1.registry_pb2_grpc import RegistryServiceStub
 
 DEFAULT_FOLDER = Path(".tandem")
@@ -132,6 +133,7 @@ class Clients:
         self,
         mesh: Mesh,
         registry: RegistryServiceStub,
+        device_tokens: DeviceTokenServiceStub,
         ingest: IngestServiceStub,
         geofence: GeofenceServiceStub,
         dispatch: Mapping[str, DispatchServiceStub],
@@ -139,6 +141,7 @@ class Clients:
         self.mesh = mesh
         self.clock = mesh.clock
         self.registry = registry
+        self.device_tokens = device_tokens
         self.ingest = ingest
         self.geofence = geofence
         """Any evaluator that answers."""
@@ -160,9 +163,11 @@ async def connect(mesh: Mesh) -> AsyncIterator[Clients]:
             return await stack.enter_async_context(rpc.channel(target))
 
         evaluators = sorted(name for name in mesh.addresses if name.startswith("geofence"))
+        registry = await channel("registry")
         yield Clients(
             mesh,
-            RegistryServiceStub(await channel("registry")),
+            RegistryServiceStub(registry),
+            DeviceTokenServiceStub(registry),
             IngestServiceStub(await channel("ingest")),
             GeofenceServiceStub(await channel(*evaluators)),
             {leg: DispatchServiceStub(await channel(f"dispatch-{leg}")) for leg in flow.LEGS},

@@ -20,6 +20,11 @@ from tests.support.mesh import tandem
         (("up", "--partitions", "0"), "--partitions"),
         (("up", "--partitions", "many"), "--partitions"),
         (("up", "--exit"), "--exit goes with --demo"),
+        (
+            ("device-token", "tag-1", "--revoke", "--keep-older-for-s", "60"),
+            "--keep-older-for-s doesn't go with --revoke",
+        ),
+        (("device-token", "tag-1", "--keep-older-for-s", "604801"), "--keep-older-for-s"),
         (("backtest", "--scenario", "s.json"), "--reports"),
     ],
 )
