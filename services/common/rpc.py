@@ -234,22 +234,22 @@ class Server:
     aio: grpc.aio.Server
     port: int
     _health: health.aio.HealthServicer
-    _serving: bool = False
+    unready: str = "is starting"
+    """Why it says NOT_SERVING; empty while it says SERVING."""
 
     async def ready(self) -> None:
         """Says SERVING: the service can do its work."""
-        await self._say(serving=True)
+        if self.unready:
+            self.unready = ""
+            logger().info("serving")
+            await self._health.set("", health_pb2.HealthCheckResponse.SERVING)
 
-    async def not_ready(self) -> None:
+    async def not_ready(self, reason: str) -> None:
         """Says NOT_SERVING: send callers elsewhere."""
-        await self._say(serving=False)
-
-    async def _say(self, serving: bool) -> None:
-        if serving != self._serving:
-            self._serving = serving
-            logger().info("serving" if serving else "not_serving")
-            states = health_pb2.HealthCheckResponse
-            await self._health.set("", states.SERVING if serving else states.NOT_SERVING)
+        if not self.unready:
+            logger().info("not_serving", reason=reason)
+            await self._health.set("", health_pb2.HealthCheckResponse.NOT_SERVING)
+        self.unready = reason
 
 
 @asynccontextmanager
@@ -270,9 +270,11 @@ async def serve(
     await health_servicer.set("", health_pb2.HealthCheckResponse.NOT_SERVING)
     await server.start()
     logger().info("listening", port=port, tls=settings.tls)
+    bound = Server(server, port, health_servicer)
     try:
-        yield Server(server, port, health_servicer)
+        yield bound
     finally:
+        bound.unready = "is stopping"
         await health_servicer.enter_graceful_shutdown()
         await server.stop(GRACE_S)
 
@@ -297,7 +299,7 @@ async def keep_health(server: Server, bus: Bus) -> None:
             works_until_s = loop.time()
             await server.ready()
         elif loop.time() - works_until_s > NOT_READY_AFTER_S:
-            await server.not_ready()
+            await server.not_ready(f"JetStream hasn't worked for {NOT_READY_AFTER_S:.0f} s")
         await asyncio.sleep(HEALTH_EVERY_S)
 
 
