@@ -30,7 +30,9 @@ CERTIFICATE_EVERY_S = 60.0
 SPARE_FILES = 1_000
 """Open files beside the connections."""
 
-CLOSED = Counter("tandem_http_closed", "Connections that were closed for what the peer did, by reason", ["door", "reason"])
+CLOSED = Counter(
+    "tandem_http_closed", "Connections that were closed for what the peer did, by reason", ["door", "reason"]
+)
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 

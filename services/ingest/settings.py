@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pydantic import Field
+from typing import Self
 
-from services.common.settings import CommonSettings
+from pydantic import Field, model_validator
+
+from services.common.settings import LOOPBACK, CommonSettings
 
 
 class Settings(CommonSettings):
@@ -28,3 +30,16 @@ class Settings(CommonSettings):
     """... and at once: an hour of reports at 15 s is 240."""
     backfill_reports_per_s: float = Field(default=20_000.0, gt=0)
     """Buffered reports that go into each partition of the log, so that what is live never waits for them."""
+
+    @property
+    def http_tls(self) -> tuple[Path, Path] | None:
+        """Certificate chain and key of the HTTP door, where it has them."""
+        return (self.http_tls_cert, self.http_tls_key) if self.http_tls_cert and self.http_tls_key else None
+
+    @model_validator(mode="after")
+    def _refuse_plaintext_for_phones_off_loopback(self) -> Self:
+        if bool(self.http_tls_cert) != bool(self.http_tls_key):
+            raise ValueError("TANDEM_HTTP_TLS_CERT and TANDEM_HTTP_TLS_KEY go together")
+        if self.host not in LOOPBACK and not self.http_tls:
+            raise ValueError(f"TANDEM_HOST={self.host} isn't loopback: refused without TANDEM_HTTP_TLS_CERT and _KEY")
+        return self
