@@ -30,11 +30,13 @@ class Service:
     """Command line, after the package."""
     settings: Mapping[str, str] = field(default_factory=dict)
     """What sets it apart from its siblings."""
+    more_ports: Mapping[str, int] = field(default_factory=dict)
+    """Its other ports by their settings, counted likewise."""
 
 
 SERVICES = (
     Service("registry", "registry", 1),
-    Service("ingest", "ingest", 2),
+    Service("ingest", "ingest", 2, more_ports={"TANDEM_HTTP_PORT": 32, "TANDEM_METRICS_PORT": 42}),
     Service("geofence-0", "geofence", 3, settings={"TANDEM_REPLICA": "0", "TANDEM_REPLICAS": str(REPLICAS)}),
     Service("geofence-1", "geofence", 13, settings={"TANDEM_REPLICA": "1", "TANDEM_REPLICAS": str(REPLICAS)}),
     Service("dispatch-probation", "dispatch", 4, ("--leg", "probation")),
@@ -42,7 +44,11 @@ SERVICES = (
     Service("dispatch-warning", "dispatch", 6, ("--leg", "warning")),
 )
 
-_OFFSETS = (*(service.offset for service in SERVICES), NATS_OFFSET, NATS_MONITOR_OFFSET)
+_OFFSETS = (
+    *(offset for service in SERVICES for offset in (service.offset, *service.more_ports.values())),
+    NATS_OFFSET,
+    NATS_MONITOR_OFFSET,
+)
 
 
 def addresses(base_port: int) -> dict[str, str]:
@@ -55,6 +61,7 @@ def program(service: Service, folder: Path, base_port: int, shared: Mapping[str,
     settings = {
         "TANDEM_HOST": "127.0.0.1",
         "TANDEM_PORT": str(base_port + service.offset),
+        **{name: str(base_port + offset) for name, offset in service.more_ports.items()},
         "TANDEM_DATA_DIR": str(folder / "data" / service.name),
     }
     return Program(

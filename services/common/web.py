@@ -16,7 +16,6 @@ from aiohttp import web
 from aiohttp.http import HttpProcessingError
 from prometheus_client import Counter
 
-from services.common.rpc import GRACE_S
 from services.common.telemetry import logger
 
 REQUEST_WITHIN_S = 10.0
@@ -27,6 +26,8 @@ CONNECTIONS_MOST = 2_000
 """Further ones are closed at once."""
 BODY_MOST_BYTES = 64 << 10
 CERTIFICATE_EVERY_S = 60.0
+GRACE_S = 1.0
+"""Requests that are being answered when the service ends have so long."""
 SPARE_FILES = 1_000
 """Open files beside the connections."""
 
@@ -43,7 +44,7 @@ class Guard(asyncio.Protocol):
     def __init__(self, door: Door) -> None:
         self._door = door
         self._inner: asyncio.Protocol | None = None
-        self._transport: asyncio.Transport | None = None
+        self._transport: asyncio.Transport
         self._deadline: asyncio.TimerHandle | None = None
         self._answering = False
         self._early = False
@@ -113,7 +114,6 @@ class Guard(asyncio.Protocol):
 
     def _close(self, reason: str) -> None:
         CLOSED.labels(self._door.name, reason).inc()
-        assert self._transport
         self._transport.abort()
 
 
@@ -192,7 +192,7 @@ async def served(
     tls: tuple[Path, Path] | None = None,
     most: int = CONNECTIONS_MOST,
 ) -> AsyncIterator[int]:
-    """Serves these routes and gives the port; with `tls`, certificate chain and key. At the end requests have 5 s to finish."""
+    """Serves these routes and gives the port; with `tls`, certificate chain and key. At the end requests have 1 s to finish."""
     app = web.Application(middlewares=[_guarded], client_max_size=BODY_MOST_BYTES)
     app[_NAME] = name
     app.add_routes(routes)
@@ -206,7 +206,7 @@ async def served(
         shutdown_timeout=GRACE_S,
     )
     await runner.setup()
-    assert runner.server
+    # A web.Server makes a protocol for each connection.
     door = Door(name, most, cast(Callable[[], asyncio.Protocol], runner.server))
     _allow_files(most + SPARE_FILES)
     context = _context(tls) if tls else None

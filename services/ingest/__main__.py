@@ -7,7 +7,8 @@ import uvloop
 
 from services.common import bus as buses
 from services.common import rpc, streams, telemetry
-from services.ingest import metrics
+from services.common.observe import observed
+from services.ingest import http, metrics
 from services.ingest.again import LastReports
 from services.ingest.api import IngestApi
 from services.ingest.command_api import CommandApi
@@ -47,7 +48,12 @@ async def main() -> None:
             ingest_pb2_grpc.add_IngestServiceServicer_to_server(IngestApi(intake, commands, quarantine), server)
             ingest_pb2_grpc.add_CommandServiceServicer_to_server(CommandApi(commands, routes, clock), server)
 
-        async with rpc.serve(settings, add_servicers, *SERVICE_NAMES) as server:
+        phones = http.PhoneDoor(intake, routes, commands, clock)
+        async with (
+            rpc.serve(settings, add_servicers, *SERVICE_NAMES) as server,
+            http.serve(settings, phones),
+            observed(settings.host, settings.metrics_port, lambda: server.unready),
+        ):
             await rpc.run_until_stopped(
                 rpc.keep_health(server, bus),
                 routes.follow(last_reports.route_changed),

@@ -74,18 +74,14 @@ class PhoneDoor:
             retry_after_s = math.ceil(error.retry_after_s)
             return web.json_response({"reason": error.reason}, status=503, headers={"Retry-After": str(retry_after_s)})
         status = status_of(len(said.said), taken.refusals, as_json)
-        answer = _answered(status, len(said.said), taken.refusals, await self._commands_for(device_id))
+        answer = _answered(status, len(said.said), taken.refusals, self._commands_for(device_id))
         if status == 429:
             answer.headers["Retry-After"] = str(TOO_OFTEN_AGAIN_S)
         return answer
 
-    async def _commands_for(self, device_id: str) -> list[ingest_pb2.DeviceCommand]:
-        commands = self._commands.for_contact(device_id)
-        try:
-            if commands:
-                await self._commands.sent(commands)
-        except RetryableError:
-            return []  # they wait for the next contact: what was reported is durable, and its answer doesn't wait for them
+    def _commands_for(self, device_id: str) -> list[ingest_pb2.DeviceCommand]:
+        commands = self._commands.for_contact([device_id])
+        self._commands.sent(commands)
         return commands
 
 

@@ -22,7 +22,10 @@ _UUID_MOST = 40
 
 
 def parse(body: bytes, received_ms: int) -> Request:
-    """The reports of a request that came at `received_ms`, mesh time. Raises InvalidField where it isn't this form or names no device."""
+    """The reports of a request that came at `received_ms`, mesh time.
+
+    Raises InvalidField where it isn't this form or names no device.
+    """
     request = _object("", _read(body))
     device_id = fields.required_id("device_id", _text("device_id", request.get("device_id", "")))
     location = _object("location", request.get("location"))

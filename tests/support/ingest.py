@@ -40,10 +40,14 @@ class IngestMesh:
 
     def __init__(self, nats: TestServer) -> None:
         self.nats = nats
-        port = free_port()
+        port, http_port, metrics_port = free_port(), free_port(), free_port()
         self.address = f"127.0.0.1:{port}"
+        self.http_url = f"http://127.0.0.1:{http_port}"
+        self.metrics_url = f"http://127.0.0.1:{metrics_port}"
         self.env = {
             "TANDEM_PORT": str(port),
+            "TANDEM_HTTP_PORT": str(http_port),
+            "TANDEM_METRICS_PORT": str(metrics_port),
             "TANDEM_NATS_URL": nats.url,
             "TANDEM_NATS_MONITOR_URL": nats.monitor_url,
             "TANDEM_DEV_SECRET": SECRET,
