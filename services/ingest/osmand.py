@@ -24,8 +24,11 @@ HDOP_MOST = 1_000.0
 _NUMBER = re.compile(r"[+-]?\d{1,30}(\.\d{0,30})?([eE][+-]?\d{1,3})?", re.ASCII)
 _EPOCH = re.compile(r"\d{1,16}", re.ASCII)
 _PLAIN_TIME = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d", re.ASCII)
-_SECONDS_BELOW = 2**31 - 1
-"""Traccar takes a smaller timestamp for seconds, and one from here on for milliseconds."""
+_SECONDS_BELOW = 100_000_000_000
+"""A smaller timestamp is in seconds (until the year 5138), one from here on in milliseconds (from 1973).
+
+Traccar's own border, 2**31, would take a time after 2038 for one of 1970.
+"""
 _REPEATED = {"cell", "wifi"}
 _NAMES_ONE_DEVICE = ("id", "deviceid")
 _APART = {"token", *_NAMES_ONE_DEVICE}
