@@ -23,8 +23,10 @@ async def test_ready_is_what_grpc_says_and_health_is_that_it_runs() -> None:
     ):
 
         async def said() -> tuple[int, tuple[int, str]]:
-            check = health_pb2_grpc.HealthStub(channel).Check
-            answer = await check(health_pb2.HealthCheckRequest(), wait_for_ready=True)  # type: ignore[attr-defined]
+            stub = health_pb2_grpc.HealthStub(channel)
+            answer = await stub.Check(  # type: ignore[attr-defined]
+                health_pb2.HealthCheckRequest(), wait_for_ready=True
+            )
             return answer.status, await get(port, "/readyz")
 
         states = health_pb2.HealthCheckResponse
