@@ -61,6 +61,12 @@ test-faults: setup ## run only the tests that kill, cut and delay
 test-soak: setup ## run the long kill-and-restart loops
 	@$(BIN)/pytest -m soak --timeout 3600
 
+FUZZ_SECONDS ?= 300
+
+.PHONY: fuzz
+fuzz: setup ## throw garbage at the doors' parsers for FUZZ_SECONDS (300)
+	@FUZZ_SECONDS=$(FUZZ_SECONDS) $(BIN)/pytest tests/fuzz -s --timeout $$(( $(FUZZ_SECONDS) + 300 ))
+
 .PHONY: bench
 bench: setup ## measure the chain from position to alert
 	@$(BIN)/python -m bench.chain

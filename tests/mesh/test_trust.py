@@ -26,6 +26,7 @@ from services.common.clock import MeshClock
 from services.common.errors import FailedPrecondition, Unauthenticated
 from services.common.identity import sign_dev_token, verify_dev_token
 from services.common.settings import CommonSettings
+from services.ingest.settings import Settings as IngestSettings
 from tandem.common.v1 import access_pb2
 from tandem.registry.v1 import registry_pb2, registry_pb2_grpc
 from tests.support.certificates import Authority, Identity
@@ -283,6 +284,7 @@ async def test_a_key_that_is_replaced_before_its_certificate_lets_nobody_in_mean
 # ── settings ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 ANYWHERE = "0.0.0.0"  # noqa: S104
+PHONES = {"http_tls_cert": Path("h.pem"), "http_tls_key": Path("h.key")}
 FILES = {"tls_cert": Path("c.pem"), "tls_key": Path("c.key"), "tls_ca": Path("ca.pem")}
 
 
@@ -309,6 +311,25 @@ def test_settings_that_would_open_the_mesh_are_refused(given: dict[str, Any], re
 )
 def test_settings_that_keep_it_closed_are_taken(given: dict[str, Any]) -> None:
     CommonSettings(port=0, **given)
+
+
+@pytest.mark.parametrize(
+    ("given", "reason"),
+    [
+        ({"host": ANYWHERE, **FILES}, "isn't loopback: refused without TANDEM_HTTP_TLS_CERT"),
+        ({"host": ANYWHERE, "http_tls_cert": Path("h.pem"), **FILES}, "go together"),
+        ({"http_tls_key": Path("h.key")}, "go together"),
+        ({"host": ANYWHERE, **PHONES}, "isn't loopback: refused without TANDEM_TLS_CERT"),
+    ],
+)
+def test_settings_that_would_let_phones_in_without_tls_are_refused(given: dict[str, Any], reason: str) -> None:
+    with pytest.raises(ValidationError, match=reason):
+        IngestSettings(**given)
+
+
+@pytest.mark.parametrize("given", [{}, PHONES, {"host": ANYWHERE, **FILES, **PHONES}])
+def test_settings_that_have_phones_come_by_tls_or_loopback_are_taken(given: dict[str, Any]) -> None:
+    assert (IngestSettings(**given).http_tls is not None) == bool(given)
 
 
 # ── the gate ─────────────────────────────────────────────────────────────────────────────────────────────────────────
