@@ -1,7 +1,8 @@
 """The JSON of Traccar Client 9 and newer, as https://www.traccar.org/osmand documents it and its server reads it -> reports.
 
-It is the form of the background-location SDK in the app: one location a request, -1 where a value isn't known, and a `uuid` of its
-own for each location. What the log doesn't keep (speed, heading, battery, activity, event and any other) isn't looked at.
+It is the form of the background-location SDK in the app: one location a request, -1 where a value isn't known; a `uuid` of its own
+for each location where the app's template has it, as some versions' do. What the log doesn't keep (speed, heading, battery, activity,
+event and any other) isn't looked at.
 """
 
 from __future__ import annotations

@@ -16,14 +16,20 @@ from tandem.common.v1 import log_pb2
 RECEIVED_MS = 1_800_000_000_000
 AT_MS = 1_626_854_794_444
 
-# As Traccar Client on Android sends it; the server's own tests have the like.
+# By the template of the app (lib/preferences.dart): it has no uuid, and ends with a part that makes the server find the device.
+TEMPLATE = b"""{"location":{"timestamp":"2021-07-21T08:06:34.444Z","coords":{"latitude":37.4219983,"longitude":-122.084,"accuracy":5,
+"speed":0,"heading":-1,"altitude":5},"is_moving":false,"odometer":0,"event":"motionchange","battery":{"level":1,
+"is_charging":false},"activity":{"type":"still"},"extras":{},
+"_":"&id=48241179&lat=37.4219983&lon=-122.084&timestamp=2021-07-21T08:06:34.444Z&"},"device_id":"48241179"}"""
+
+# With the SDK's own template, which has one; the server's own tests have the like.
 ANDROID = b"""{"location":{"event":"motionchange","is_moving":false,"uuid":"0e9a2473-a9a7-4c00-997b-fb97d2154e75",
 "timestamp":"2021-07-21T08:06:34.444Z","odometer":0,"coords":{"latitude":-6.1148096,"longitude":106.6837015,"accuracy":3.8,
 "speed":18.67,"speed_accuracy":0.26,"heading":63,"heading_accuracy":0.28,"altitude":35.7,"altitude_accuracy":3.8},
 "activity":{"type":"still","confidence":100},"battery":{"is_charging":false,"level":0.79},"extras":{}},
 "device_id":"8737767034"}"""
 
-# As Traccar Client on an iPhone sends it where it knows little.
+# The same on an iPhone that knows little.
 IPHONE = b"""{"location":{"extras":{},"coords":{"speed_accuracy":-1,"speed":-1,"longitude":-122.406417,
 "ellipsoidal_altitude":0,"floor":null,"heading_accuracy":-1,"latitude":37.785834000000001,"accuracy":5,"altitude_accuracy":-1,
 "altitude":0,"heading":-1},"is_moving":false,"age":188,"odometer":0,"uuid":"2FB04C65-99CF-42AB-8DD3-EBCB4B108BF8",
@@ -65,6 +71,9 @@ def test_what_the_app_sends_is_read() -> None:
     assert said(ANDROID) == [Position("8737767034", uuid, AT_MS, -61_148_096, 1_066_837_015, 3_800)]
     uuid = "2FB04C65-99CF-42AB-8DD3-EBCB4B108BF8"
     assert said(IPHONE) == [Position("658765", uuid, AT_MS, 377_858_340, -1_224_064_170, 5_000)]
+    (one,) = said(TEMPLATE)
+    assert isinstance(one, Position) and one.report_id.startswith("traccar-")
+    assert one == Position("48241179", one.report_id, AT_MS, 374_219_983, -1_220_840_000, 5_000)
 
 
 @pytest.mark.parametrize("value", [0, 0.0, None])
