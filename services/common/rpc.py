@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import signal
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, NoReturn
@@ -303,6 +303,17 @@ async def keep_health(server: Server, bus: Bus) -> None:
         await asyncio.sleep(HEALTH_EVERY_S)
 
 
+@asynccontextmanager
+async def outlasting(*work: Awaitable[None]) -> AsyncIterator[tuple[Awaitable[None], ...]]:
+    """Tasks that a server's last calls still need. Give what this yields to `run_until_stopped`, which notices when one ends or
+    fails and can't stop it; they end with this block, after the server."""
+    tasks = [asyncio.ensure_future(one) for one in work]
+    try:
+        yield tuple(asyncio.shield(task) for task in tasks)
+    finally:
+        await _end(tasks)
+
+
 async def run_until_stopped(*work: Awaitable[None]) -> None:
     """Runs the tasks of a service until SIGTERM or SIGINT; a task that ends or fails ends the service with its error."""
     stop = asyncio.Event()
@@ -318,15 +329,18 @@ async def run_until_stopped(*work: Awaitable[None]) -> None:
             raise RuntimeError("a task of the service ended by itself")
         logger().info("stopping")
     finally:
-        left = {waiter, *tasks}
-        for _ in range(STOP_TRIES):
-            for task in left:
-                task.cancel()
-            _, left = await asyncio.wait(left, timeout=1.0)
-            if not left:
-                break
-        else:
-            logger().error("tasks_did_not_end", count=len(left))
+        await _end([waiter, *tasks])
+
+
+async def _end(tasks: Sequence[asyncio.Future[Any]]) -> None:
+    left = set(tasks)
+    for _ in range(STOP_TRIES):
+        for task in left:
+            task.cancel()
+        _, left = await asyncio.wait(left, timeout=1.0)
+        if not left:
+            return
+    logger().error("tasks_did_not_end", count=len(left))
 
 
 # ── client ───────────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -50,6 +50,9 @@ async def main() -> None:
 
         phones = http.PhoneDoor(intake, routes, commands, clock)
         async with (
+            rpc.outlasting(
+                quarantine.run(), commands.publish_steps(), *(one.run() for one in writers.values())
+            ) as lasting,
             rpc.serve(settings, add_servicers, *SERVICE_NAMES) as server,
             http.serve(settings, phones),
             observed(settings.host, settings.metrics_port, lambda: server.unready),
@@ -59,11 +62,9 @@ async def main() -> None:
                 routes.follow(last_reports.route_changed),
                 last_reports.run(),
                 intake.run(),
-                quarantine.run(),
                 commands.follow(),
-                commands.publish_steps(),
                 commands.watch_time(),
-                *(one.run() for one in writers.values()),
+                *lasting,
             )
 
 

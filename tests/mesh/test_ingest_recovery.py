@@ -6,6 +6,7 @@ import asyncio
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
@@ -22,6 +23,7 @@ from tandem.common.v1 import log_pb2
 from tandem.ingest.v1 import ingest_pb2
 from tests.support import log
 from tests.support.ingest import (
+    WITHIN_S,
     Client,
     IngestMesh,
     details,
@@ -224,3 +226,18 @@ def folded(entries: Iterable[Stored]) -> tuple[State, list[Alert]]:
             assert isinstance(one, Alert), one
             alerts.append(one)
     return state, alerts
+
+
+async def test_what_is_under_way_at_a_stop_is_answered(mesh: IngestMesh) -> None:
+    async with mesh.connected() as client:
+        await client.route("tag")
+        call = client.open()
+        async with asyncio.timeout(WITHIN_S):
+            for one in load("tag", "stop", batches=50):
+                await call.write(one)
+            stopping = asyncio.create_task(asyncio.to_thread(mesh.service.stop))
+            for batch in range(1, 51):
+                answer: Any = await call.read()
+                assert answer.batch == batch
+            await call.done_writing()
+            assert await stopping == 0
