@@ -79,7 +79,7 @@ _KINDS: dict[str, tuple[type[Message], Callable[[Any], object], str]] = {
 
 def load_scenario(path: Path) -> Scenario:
     """Reads and checks a scenario. Raises FileError."""
-    content = _json(path, _read(path), None)
+    content = json_of(path, read_text(path), None)
     if not isinstance(content, dict):
         raise FileError(path, None, "", "must be one JSON object")
     unknown = sorted(set(content) - set(_RECORDS))
@@ -91,7 +91,7 @@ def load_scenario(path: Path) -> Scenario:
         if not isinstance(records, list):
             raise FileError(path, None, key, "must be a list")
         for i, record in enumerate(records):
-            getattr(scenario, key).append(_message(path, None, f"{key}[{i}]", record, kind, parse))
+            getattr(scenario, key).append(message_of(path, None, f"{key}[{i}]", record, kind, parse))
     _check_references(path, scenario)
     return scenario
 
@@ -100,16 +100,16 @@ def load_reports(path: Path, scenario: Scenario) -> list[Line]:
     """Reads and checks reports, in order of arrival, against the scenario that they belong to. Raises FileError."""
     known = scenario.device_ids
     lines = []
-    for number, text in _lines(path):
-        content = _json(path, text, number)
+    for number, text in lines_of(read_text(path)):
+        content = json_of(path, text, number)
         if not isinstance(content, dict):
             raise FileError(path, number, "", "must be one JSON object")
         name = content.pop("kind", "position")
-        if name not in _KINDS:
+        if not isinstance(name, str) or name not in _KINDS:
             raise FileError(path, number, "kind", f"must be one of {', '.join(_KINDS)}")
         kind, parse, own_time = _KINDS[name]
         received = content.pop("received_at", None)
-        message = _message(path, number, "", content, kind, parse)
+        message = message_of(path, number, "", content, kind, parse)
         if received is None and not own_time:
             raise FileError(path, number, "received_at", "is missing")
         received_ms = (
@@ -141,9 +141,10 @@ def _check_references(path: Path, scenario: Scenario) -> None:
                 )
 
 
-def _message(
+def message_of(
     path: Path, line: int | None, prefix: str, content: object, kind: type[_Msg], parse: Callable[[_Msg], object]
 ) -> _Msg:
+    """A message from its JSON, checked. Raises FileError."""
     if not isinstance(content, dict):
         raise FileError(path, line, prefix, "must be a JSON object")
     message = kind()
@@ -164,20 +165,24 @@ def _moment(path: Path, line: int, text: object) -> int:
         raise FileError(path, line, "received_at", "must be a time as RFC 3339 has it") from None
 
 
-def _read(path: Path) -> str:
+def read_text(path: Path) -> str:
+    """All of a file. Raises FileError."""
     try:
-        return path.read_text("utf-8")
+        # A byte order mark, as some editors write it, isn't a part of the first line.
+        return path.read_text("utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise FileError(path, None, "", str(error)) from None
 
 
-def _lines(path: Path) -> Iterator[tuple[int, str]]:
-    for number, text in enumerate(_read(path).split("\n"), 1):
-        if text.strip():
-            yield number, text
+def lines_of(text: str) -> Iterator[tuple[int, str]]:
+    """Lines that aren't blank, with their numbers from 1."""
+    for number, line in enumerate(text.split("\n"), 1):
+        if line.strip():
+            yield number, line
 
 
-def _json(path: Path, text: str, line: int | None) -> object:
+def json_of(path: Path, text: str, line: int | None) -> object:
+    """What JSON says. Raises FileError."""
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as error:

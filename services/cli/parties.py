@@ -170,15 +170,20 @@ class Alerts(Party):
 
 
 class HeadEnd(Party):
-    """Carries reports over one stream. What wasn't answered when a stream broke is sent again on the next."""
+    """Carries reports over one stream. What wasn't answered when a stream broke is sent again on the next.
 
-    def __init__(self, clients: Clients) -> None:
+    Its devices have whatever command they can follow: each is told to `commanded`, once, and acknowledged.
+    """
+
+    def __init__(self, clients: Clients, commanded: Callable[[ingest_pb2.DeviceCommand], None] | None = None) -> None:
         super().__init__()
         self._clients = clients
         self._identity = clients.identity(VENDOR)
+        self._commanded = commanded
+        self._commands: set[str] = set()
         self._sent = 0
         self._unanswered: dict[int, ingest_pb2.ReportRequest] = {}
-        self._answers: dict[int, ingest_pb2.ReportResponse] = {}
+        self._awaited: dict[int, ingest_pb2.ReportResponse | None] = {}
         self._more = asyncio.Event()
 
     async def carry(self, reports: Sequence[Report]) -> list[ingest_pb2.Refusal]:
@@ -189,34 +194,51 @@ class HeadEnd(Party):
         give_up_at = asyncio.get_running_loop().time() + PATIENCE_S
         refused: list[ingest_pb2.Refusal] = []
         while True:
-            # Outcomes come in this order: first the positions, then the events.
-            positions = [one for one in reports if isinstance(one, ingest_pb2.Position)]
-            equipment = [one for one in reports if isinstance(one, ingest_pb2.EquipmentEvent)]
-            ordered: list[Report] = [*positions, *equipment]
-            answer = await self._exchange(positions, equipment)
-            unknown = [ordered[one.index] for one in answer.refusals if one.field.endswith(".device_id")]
+            refusals = await self.exchange(reports)
+            unknown = [report for report, one in refusals if one.field.endswith(".device_id")]
             if not unknown or asyncio.get_running_loop().time() > give_up_at:
-                return [*refused, *answer.refusals]
+                return [*refused, *(one for _, one in refusals)]
             await asyncio.sleep(FIRST_DELAY_S)
-            refused += [one for one in answer.refusals if not one.field.endswith(".device_id")]
+            refused += [one for _, one in refusals if not one.field.endswith(".device_id")]
             reports = unknown
 
-    async def _exchange(
-        self, positions: Sequence[ingest_pb2.Position], equipment: Sequence[ingest_pb2.EquipmentEvent]
-    ) -> ingest_pb2.ReportResponse:
+    async def exchange(
+        self, reports: Sequence[Report], *, backfill: bool = False
+    ) -> list[tuple[Report, ingest_pb2.Refusal]]:
+        """Sends reports as one batch; once those that were taken are durable, returns the others and why they weren't."""
+        # Outcomes come in this order: first the positions, then the events.
+        positions = [one for one in reports if isinstance(one, ingest_pb2.Position)]
+        equipment = [one for one in reports if isinstance(one, ingest_pb2.EquipmentEvent)]
+        ordered: list[Report] = [*positions, *equipment]
+        batch = self._send(ingest_pb2.ReportRequest(positions=positions, equipment=equipment, backfill=backfill))
+        self._awaited[batch] = None
+        try:
+            answer = await self.until("an answer to a report", lambda: self._awaited[batch])
+        finally:
+            del self._awaited[batch]
+        return [(ordered[one.index], one) for one in answer.refusals]
+
+    async def settle(self) -> None:
+        """Returns once everything is answered, receipts too."""
+        await self.until("answers to receipts", lambda: None if self._unanswered else True)
+
+    def _send(self, request: ingest_pb2.ReportRequest) -> int:
         self._sent += 1
-        batch = self._sent
-        self._unanswered[batch] = ingest_pb2.ReportRequest(batch=batch, positions=positions, equipment=equipment)
+        request.batch = self._sent
+        self._unanswered[request.batch] = request
         self._more.set()
-        return await self.until("an answer to a report", lambda: self._answers.pop(batch, None))
+        return self._sent
 
     async def _run(self) -> None:
         while True:
             stream = self._clients.ingest.Report(self._requests(), metadata=self._identity)
             try:
                 async for answer in stream:
-                    if self._unanswered.pop(answer.batch, None):
-                        self._answers[answer.batch] = answer
+                    if answer.commands:
+                        self._take(answer.commands)
+                    elif self._unanswered.pop(answer.batch, None):
+                        if answer.batch in self._awaited:
+                            self._awaited[answer.batch] = answer
                         self._changed.set()
             except grpc.aio.AioRpcError as error:
                 if not may_succeed_later(error):
@@ -224,6 +246,23 @@ class HeadEnd(Party):
             finally:
                 stream.cancel()
             await asyncio.sleep(FIRST_DELAY_S)
+
+    def _take(self, commands: Iterable[ingest_pb2.DeviceCommand]) -> None:
+        """Acknowledges commands. One that comes again has lost its receipt on the way, so it gets another."""
+        receipts = []
+        for one in commands:
+            known = one.instruction.WhichOneof("kind") is not None
+            receipts.append(
+                ingest_pb2.CommandReceipt(
+                    command_id=one.command_id,
+                    device_id=one.device_id,
+                    refused_because="" if known else "the device knows no such instruction",
+                )
+            )
+            if self._commanded and one.command_id not in self._commands:
+                self._commanded(one)
+            self._commands.add(one.command_id)
+        self._send(ingest_pb2.ReportRequest(receipts=receipts))
 
     async def _requests(self) -> AsyncIterator[ingest_pb2.ReportRequest]:
         sent = 0

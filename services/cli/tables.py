@@ -30,9 +30,12 @@ class Fault:
     field: str
     """The column, or the path that the registry names."""
     reason: str
+    counted: str = "line"
+    """What `line` counts where the file isn't one of lines."""
 
     def __str__(self) -> str:
-        return f"line {self.line}: {self.field}: {self.reason}" if self.field else f"line {self.line}: {self.reason}"
+        place = f"{self.counted} {self.line}"
+        return f"{place}: {self.field}: {self.reason}" if self.field else f"{place}: {self.reason}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,9 +13,8 @@ import typer
 import uvloop
 from google.protobuf.message import Message
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from services.cli import mesh, tables
+from services.cli import mesh, progress, tables
 from services.cli.calls import call, may_succeed_later
 from services.cli.failure import FAILED, MISUSED, CommandFailed, of_rpc
 from services.cli.mesh import DEFAULT_FOLDER, Clients, Mesh
@@ -63,8 +62,8 @@ async def _put(running: Mesh, lines: Sequence[Line]) -> tuple[list[Fault], Count
     waiting = iter(lines)
 
     async with mesh.connect(running) as clients:
-        with _progress() as progress:
-            bar = progress.add_task("importing", total=len(lines))
+        with progress.bar() as shown:
+            task = shown.add_task("importing", total=len(lines))
 
             async def work() -> None:
                 for line in waiting:
@@ -74,7 +73,7 @@ async def _put(running: Mesh, lines: Sequence[Line]) -> tuple[list[Fault], Count
                         if may_succeed_later(error):
                             raise
                         faults.append(_fault(line.number, error))
-                    progress.advance(bar)
+                    shown.advance(task)
 
             workers = [asyncio.create_task(work()) for _ in range(AT_ONCE)]
             try:
@@ -94,11 +93,6 @@ def _fault(line: int, error: grpc.aio.AioRpcError) -> Fault:
     said = error.details() or refusal.message
     field, found, reason = said.partition(": ")
     return Fault(line, field, reason) if found and " " not in field else Fault(line, "", said)
-
-
-def _progress() -> Progress:
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    return Progress(*columns, console=Console(stderr=True))
 
 
 async def _put_line(clients: Clients, line: Line, outcomes: Counter[str]) -> list[Fault]:
