@@ -31,12 +31,13 @@ from rich.table import Table
 
 from bench import figures, load, machine, population
 from bench.figures import Figure
-from bench.load import Plan, Sent, Shape, Trigger
+from bench.load import Plan, Shape, Trigger
 from bench.machine import Usage
 from bench.population import Party
 from services.cli import mesh
 from services.cli.failure import FAILED, CommandFailed, of_rpc
 from services.cli.mesh import Clients, Mesh
+from services.cli.openloop import Sent
 from services.cli.parties import HeadEnd
 from services.common import bus as buses
 from services.common import flow, pull, telemetry, times
@@ -308,8 +309,8 @@ def main(
         out.print(", ".join(f"{name} {value}" for name, value in {**about, **versions}.items()))
         out.print(table(found))
     for one in results:
-        for refusal in one.sent.refused[:3]:
-            say(f"[bold red]REFUSED in {one.shape.name}:[/] {refusal}")
+        for refusal, count in one.sent.refused.most_common(3):
+            say(f"[bold red]REFUSED in {one.shape.name}:[/] {count} times {refusal}")
         if one.lost:
             say(f"[bold red]LOST in {one.shape.name}: {one.lost} triggers have no offer of some leg[/]")
     if any(one.lost or one.sent.refused for one in results):

@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from services.cli.percentiles import percentile as percentile
+
 
 @dataclass(frozen=True, slots=True)
 class Figure:
@@ -31,18 +33,6 @@ def at_most(name: str, value: float, unit: str, target: float) -> Figure:
 def at_least(name: str, value: float, unit: str, target: float) -> Figure:
     """A figure that may not stay below its target."""
     return Figure(name, value, unit, target, value >= target)
-
-
-def percentile(values: Sequence[float], percent: float) -> float:
-    """The least value that at least `percent` of all don't exceed (nearest rank), so one that was really measured.
-
-    Infinite where there is no value: nothing arrived.
-    """
-    if not 0 < percent <= 100:
-        raise ValueError(f"percent must be more than 0 and at most 100, not {percent}")
-    if not values:
-        return math.inf
-    return sorted(values)[math.ceil(percent * len(values) / 100) - 1]
 
 
 def to_json(machine: Mapping[str, Any], versions: Mapping[str, str], figures: Sequence[Figure]) -> dict[str, Any]:
