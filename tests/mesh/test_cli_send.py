@@ -162,7 +162,7 @@ async def test_commands_are_shown_and_acknowledged_until_ctrl_c(mesh: RunningMes
         "command c-report-every to tag-1: report every 5 s",
         "command c-vibrate to tag-1: vibrate for 3 s",
     ]
-    assert " rounds" in summary and summary.endswith("; 3 commands acknowledged")
+    assert "; rounds: " in summary and summary.endswith("; commands acknowledged: 3")
     assert summary.startswith(f"{len(await positions(log, 'tag-1'))} of ")
 
 
@@ -172,7 +172,7 @@ async def test_what_comes_more_often_than_a_device_may_report_waits_for_its_turn
     fixes = 330
     track = str(csv_track(tmp_path, fixes, step_s=0.5))
     sent = tandem("send", track, "--device", "tag-2", "--speed", "0", "--dir", str(mesh.folder))
-    assert sent.returncode == 0 and f"{fixes} of {fixes} reports are in the log; waited" in sent.stdout
+    assert sent.returncode == 0 and f"{fixes} of {fixes} reports are in the log; held up" in sent.stdout
     found = await positions(log, "tag-2")
     assert len(found) == fixes
     # They were kept by the device, and the last of them is of now.
@@ -220,8 +220,8 @@ def test_what_is_wrong_is_said_and_the_rest_is_sent(mesh: RunningMesh, tmp_path:
     refused = tandem("send", str(track), "--device", "tag-nobody", *folder)
     assert refused.returncode == 1
     assert refused.stdout.splitlines()[2:] == [
-        "refused 2 times: device_id: is no registered device",
-        "0 of 2 reports are in the log, 2 were refused",
+        "refused (2): device_id: is no registered device",
+        "0 of 2 reports are in the log; refused: 2",
     ]
 
 

@@ -117,7 +117,7 @@ def send(
             uvloop.run(_send(running, read, pace, sent, console, loop=loop, backfill=backfill))
     finally:
         for said, count in sorted(sent.refused.items()):
-            console.print(f"refused {count} times: {said}", style="red", markup=False)
+            console.print(f"refused ({count}): {said}", style="red", markup=False)
         console.print(sent.summary())
     raise typer.Exit(FAILED if sent.refused else MISUSED if read.faults else 0)
 
@@ -141,18 +141,15 @@ class Sent:
     def summary(self) -> str:
         """One line for a person."""
         refused = self.refused.total()
-        said = f"{self.taken} of {self.planned} reports are in the log"
-        if self.rounds > 1:
-            said += f", in {self.rounds} rounds"
-        if refused:
-            said += f", {refused} were refused"
-        if left := self.planned - self.taken - refused:
-            said += f", {left} were not sent"
-        if self.held_up:
-            said += f"; waited {self.held_up} times, since the device may not report more often"
-        if self.commands:
-            said += f"; {self.commands} commands acknowledged"
-        return said
+        parts = {
+            "rounds": self.rounds if self.rounds > 1 else 0,
+            "refused": refused,
+            "not sent": self.planned - self.taken - refused,
+            "held up, since the device may not report more often": self.held_up,
+            "commands acknowledged": self.commands,
+        }
+        said = [f"{self.taken} of {self.planned} reports are in the log"]
+        return "; ".join(said + [f"{name}: {count}" for name, count in parts.items() if count])
 
 
 async def _send(
