@@ -107,20 +107,9 @@ def app_request(uuid: str, **changes: Any) -> dict[str, Any]:
     """What Traccar Client sends; `changes` replace fields of the location."""
     location = {
         "event": "motionchange",
-        "is_moving": True,
         "uuid": uuid,
         "timestamp": times.to_rfc3339(now_ms()),
-        "odometer": 0,
-        "coords": {
-            "latitude": float(LAT),
-            "longitude": float(LON),
-            "accuracy": 3.8,
-            "speed": -1,
-            "heading": -1,
-            "altitude": 35.7,
-        },
-        "activity": {"type": "still", "confidence": 100},
-        "battery": {"is_charging": False, "level": 0.79},
+        "coords": {"latitude": float(LAT), "longitude": float(LON), "accuracy": 3.8, "speed": -1, "heading": -1},
         "extras": {},
     }
     return {"location": location | changes, "device_id": "phone"}
