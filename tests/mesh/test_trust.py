@@ -191,7 +191,11 @@ def test_all_services_were_looked_at() -> None:
     services = {method.containing_service.full_name for method in methods()}
     assert services == {
         f"tandem.{one}.v1.{one.capitalize()}Service" for one in ("registry", "ingest", "geofence", "dispatch")
-    } | {"tandem.registry.v1.DisclosureService"}
+    } | {
+        "tandem.registry.v1.DisclosureService",
+        "tandem.registry.v1.DeviceTokenService",
+        "tandem.ingest.v1.CommandService",
+    }
     assert all(descriptor_pool.Default().FindServiceByName(one) for one in services)
 
 
