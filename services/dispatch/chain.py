@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from services.dispatch.domain import (
+from services.dispatch.domain.events import (
     Acknowledged,
     AlertFolded,
     Cause,
@@ -18,11 +18,12 @@ from services.dispatch.domain import (
     Event,
     Notified,
     Offered,
+    OfferedAgain,
     StoodDown,
 )
 
 _KINDS: dict[str, type[Event]] = {
-    kind.__name__: kind for kind in (AlertFolded, Notified, Offered, Escalated, Acknowledged, StoodDown)
+    kind.__name__: kind for kind in (AlertFolded, Notified, Offered, OfferedAgain, Escalated, Acknowledged, StoodDown)
 }
 
 

@@ -11,7 +11,8 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
 from services.common.errors import Unavailable
-from services.dispatch import domain, translate
+from services.dispatch import translate
+from services.dispatch.domain.incident import UNANSWERED, State
 from services.dispatch.store import Store
 from tandem.dispatch.v1 import dispatch_pb2
 
@@ -58,7 +59,7 @@ class Hub:
         steps = tuple(steps)
         for one in steps:
             assignment = one.step.assignment
-            if domain.State(assignment.state) in domain.UNANSWERED:
+            if State(assignment.state) in UNANSWERED:
                 self._unanswered[assignment.assignment_id] = one.step
             else:
                 self._unanswered.pop(assignment.assignment_id, None)

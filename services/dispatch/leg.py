@@ -18,7 +18,10 @@ from sqlalchemy import Connection
 from services.common.clock import MeshClock
 from services.common.errors import InvalidField, NotFound, RetryableError
 from services.common.telemetry import logger
-from services.dispatch import chain, domain, translate
+from services.dispatch import chain, translate
+from services.dispatch.domain.decisions import Acknowledge, Alert, Command, FoldAlert, PassDeadline, concerns, decide
+from services.dispatch.domain.events import AlertFolded, Offered, OfferedAgain
+from services.dispatch.domain.incident import Incident, State, evolve
 from services.dispatch.hub import Hub, Numbered
 from services.dispatch.outbox import Outbox
 from services.dispatch.store import AssignmentRow, IncidentRow, Position, StepRow, Store
@@ -35,7 +38,7 @@ T = TypeVar("T")
 class _Known:
     """An incident as it is committed."""
 
-    incident: domain.Incident
+    incident: Incident
     latency_ms: Mapping[str, float] = field(default_factory=dict)
     """report_to_published_ms by assignment, where it is known."""
 
@@ -79,13 +82,13 @@ class Leg:
 
     # ── commands ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    async def fold(self, alerts: Sequence[domain.Alert], position: Position) -> None:
+    async def fold(self, alerts: Sequence[Alert], position: Position) -> None:
         """Takes alerts in up to a position, in one transaction; durable when it returns. What was taken before changes nothing."""
-        alerts = [alert for alert in alerts if domain.concerns(self.name, alert)]
+        alerts = [alert for alert in alerts if concerns(self.name, alert)]
         now_ms = self._clock.now_ms()
         await self._handle(
             [
-                (alert.incident_id, domain.FoldAlert(alert, now_ms, self._within_ms))
+                (alert.incident_id, FoldAlert(alert, now_ms, self._within_ms))
                 for alert in sorted(alerts, key=lambda alert: alert.place)
             ],
             position,
@@ -96,7 +99,7 @@ class Leg:
         incident_id = await self.store.incident_of(assignment_id)
         if incident_id is None:
             raise NotFound("no such assignment")
-        known = await self._handle([(incident_id, domain.Acknowledge(assignment_id, by, self._clock.now_ms()))])
+        known = await self._handle([(incident_id, Acknowledge(assignment_id, by, self._clock.now_ms()))])
         incident, latency_ms = known[incident_id].incident, known[incident_id].latency_ms.get(assignment_id)
         return translate.assignment_message(incident, incident.assignments[assignment_id], latency_ms)
 
@@ -104,7 +107,7 @@ class Leg:
         """Escalates what has waited too long."""
         now_ms = self._clock.now_ms()
         while due := await self.store.due(now_ms):
-            await self._handle([(incident, domain.PassDeadline(id_, now_ms, self._within_ms)) for incident, id_ in due])
+            await self._handle([(incident, PassDeadline(id_, now_ms, self._within_ms)) for incident, id_ in due])
 
     async def mark_published(self, steps: Sequence[Numbered], latency_ms: Mapping[str, float]) -> None:
         """Notes what has reached INCIDENTS, and by assignment how long its offer took, milliseconds."""
@@ -150,12 +153,12 @@ class Leg:
                     await self._sooner.wait()
 
     async def _handle(
-        self, commands: Sequence[tuple[str, domain.Command]], position: Position | None = None
+        self, commands: Sequence[tuple[str, Command]], position: Position | None = None
     ) -> Mapping[str, _Known]:
         return await _to_the_end(self._gather_decide_apply(commands, position))
 
     async def _gather_decide_apply(
-        self, commands: Sequence[tuple[str, domain.Command]], position: Position | None
+        self, commands: Sequence[tuple[str, Command]], position: Position | None
     ) -> Mapping[str, _Known]:
         async with self._one_at_a_time:
 
@@ -180,9 +183,9 @@ class Leg:
             events = self.store.events(connection, missing)
             latencies = self.store.latencies(connection, list(events)) if events else {}
             for id_ in missing:
-                incident = domain.Incident(id_, self.name)
+                incident = Incident(id_, self.name)
                 for event in events.get(id_, ()):
-                    incident = domain.evolve(incident, event)
+                    incident = evolve(incident, event)
                 mine = {id_: latencies[id_] for id_ in incident.assignments if id_ in latencies}
                 found[id_] = _Known(incident, mine)
         return found
@@ -212,10 +215,12 @@ class Leg:
         if first_due_ms < self._next_due_ms:
             self._next_due_ms = first_due_ms
             self._sooner.set()
+        again = {link.id for link in change.links if link.kind == OfferedAgain.__name__}
         for one in change.steps:
             assignment = one.step.assignment
+            what = "offered_again" if one.sequence in again else State(assignment.state).name.lower()
             logger().info(
-                "assignment_" + domain.State(assignment.state).name.lower(),
+                "assignment_" + what,
                 assignment_id=assignment.assignment_id,
                 incident_id=assignment.incident_id,
                 sequence=one.sequence,
@@ -253,18 +258,18 @@ async def _to_the_end(work: Awaitable[T]) -> T:
     return await asyncio.shield(asyncio.ensure_future(work))
 
 
-def _decide(change: _Change, incident_id: str, command: domain.Command) -> None:
+def _decide(change: _Change, incident_id: str, command: Command) -> None:
     """Adds what the command leads to."""
     before = change.known[incident_id]
     incident, latency_ms = before.incident, dict(before.latency_ms)
-    for event in domain.decide(incident, command):
-        incident = domain.evolve(incident, event)
+    for event in decide(incident, command):
+        incident = evolve(incident, event)
         link = chain.write(change.head, incident_id, event)
         change.head = chain.Head(link.id, link.hash)
         change.links.append(link)
-        if isinstance(event, domain.AlertFolded):
+        if isinstance(event, AlertFolded):
             continue
-        if isinstance(event, domain.Offered):
+        if isinstance(event, Offered | OfferedAgain):
             latency_ms.pop(event.assignment_id, None)  # what was known is of an earlier offer
         assignment = incident.assignments[event.assignment_id]
         step = translate.step(incident, assignment, event.at_ms, latency_ms.get(event.assignment_id))

@@ -15,8 +15,10 @@ from sqlalchemy.exc import OperationalError
 
 from services.common.db import Database
 from services.common.errors import InvalidField, Unavailable
-from services.dispatch import chain, domain
+from services.dispatch import chain
 from services.dispatch.chain import Head, Link
+from services.dispatch.domain.events import Event
+from services.dispatch.domain.incident import UNANSWERED
 
 metadata = sa.MetaData()
 
@@ -193,9 +195,9 @@ class Store:
 
     # ── the leg's own incidents ──────────────────────────────────────────────────────────────────────────────────────
 
-    def events(self, connection: sa.Connection, incident_ids: Sequence[str]) -> dict[str, list[domain.Event]]:
+    def events(self, connection: sa.Connection, incident_ids: Sequence[str]) -> dict[str, list[Event]]:
         """The events of incidents in their order; an incident without any is left out."""
-        found: dict[str, list[domain.Event]] = {}
+        found: dict[str, list[Event]] = {}
         columns = (_events.c.incident_id, _events.c.kind, _events.c.body)
         for some in _paged(incident_ids):
             query = sa.select(*columns).where(_events.c.incident_id.in_(some)).order_by(_events.c.id)
@@ -264,7 +266,7 @@ class Store:
     async def unanswered(self) -> list[StepRow]:
         """The last step of each assignment that waits for the desk."""
         last = sa.select(sa.func.max(_steps.c.sequence)).group_by(_steps.c.assignment_id)
-        waiting = _assignments.c.state.in_([int(state) for state in domain.UNANSWERED])
+        waiting = _assignments.c.state.in_([int(state) for state in UNANSWERED])
         return await self._read_steps(sa.select(*_STEP).where(waiting, _steps.c.sequence.in_(last)))
 
     async def _read_steps(self, query: sa.Select[*tuple[Any, ...]]) -> list[StepRow]:

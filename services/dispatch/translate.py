@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from google.protobuf.message import DecodeError
 
-from services.common import fields, flow, times
+from services.common import fields, flow, ids, times
 from services.common.errors import InvalidField
-from services.dispatch import domain
+from services.dispatch.domain.decisions import Alert
+from services.dispatch.domain.events import Cause, Demand
+from services.dispatch.domain.incident import Assignment, Incident, step_id
 from services.dispatch.store import AssignmentRow, ListedIncident, PeerRow, StepRow
 from tandem.common.v1 import alert_pb2, geometry_pb2
 from tandem.dispatch.v1 import dispatch_pb2
@@ -17,10 +19,10 @@ LEGS: dict[str, alert_pb2.Leg.ValueType] = {
     "warning": alert_pb2.WARNING,
 }
 
-_DEMANDS = frozenset(int(demand) for demand in domain.Demand)
+_DEMANDS = frozenset(int(demand) for demand in Demand)
 
 
-def alert(payload: bytes, leg: str) -> domain.Alert | None:
+def alert(payload: bytes, leg: str) -> Alert | None:
     """What an alert asks of a leg; None where it belongs to no incident.
 
     Raises InvalidField where it can't be read or lacks what a leg needs.
@@ -52,19 +54,32 @@ def alert(payload: bytes, leg: str) -> domain.Alert | None:
         told = message.cause
         if leg == "probation" and not told.of_wearer:
             # Probation's desk learns nothing of the protected person's devices; the moment alone is for measuring.
-            cause = domain.Cause("", "", told.received_wall_us)
+            cause = Cause("", "", told.received_wall_us)
         else:
-            cause = domain.Cause(told.device_id, told.report_id, told.received_wall_us)
-    return domain.Alert(
+            cause = Cause(told.device_id, told.report_id, told.received_wall_us)
+    return Alert(
         alert_id=alert_id,
         incident_id=fields.required_id("incident_id", message.incident_id),
         place=(message.sequence, message.ordinal),
-        demand=domain.Demand(message.demand),
+        kind=message.kind,
+        demand=Demand(message.demand),
         order_id=fields.required_id("order_id", message.order_id),
+        threat=_threat(message),
         subject_ids=tuple(subjects),
         ends=message.incident_ends,
         cause=cause,
     )
+
+
+def _threat(message: alert_pb2.Alert) -> str:
+    """Names what an alert is about: a ring round a target, or a kind of event under an order.
+
+    Hashed, since whom another leg goes to is no part of this leg's record.
+    """
+    if message.kind in (alert_pb2.RING_ENTERED, alert_pb2.RING_CLEARED):
+        return ids.hash_id("threat", message.order_id, message.target_id, str(message.ring_m))
+    # Without the target: of a device that the case has given up, the end comes without one.
+    return ids.hash_id("threat", message.order_id, message.kind)
 
 
 def peer(payload: bytes, subject: str) -> PeerRow:
@@ -82,7 +97,9 @@ def peer(payload: bytes, subject: str) -> PeerRow:
         raise InvalidField("assignment.leg", "is missing or unknown")
     if subject != flow.incident_subject(leg_name(told.leg), incident_id):
         raise InvalidField("assignment.leg", "isn't that of the subject")
-    told.ClearField("cause")  # which device reported is for that leg's own desk
+    # Which device reported, and that it was a protective one, is for that leg's own desk.
+    told.ClearField("cause")
+    told.ClearField("kind")
     return PeerRow(assignment_id, incident_id, message.number, told.SerializeToString(deterministic=True))
 
 
@@ -91,21 +108,17 @@ def leg_name(leg: alert_pb2.Leg.ValueType) -> str:
     return next(name for name, value in LEGS.items() if value == leg)
 
 
-def step(
-    incident: domain.Incident, assignment: domain.Assignment, at_ms: int, latency_ms: float | None
-) -> dispatch_pb2.Step:
+def step(incident: Incident, assignment: Assignment, at_ms: int, latency_ms: float | None) -> dispatch_pb2.Step:
     """The message of an assignment's last step."""
     return dispatch_pb2.Step(
-        step_id=domain.step_id(assignment),
+        step_id=step_id(assignment),
         at=times.to_timestamp(at_ms),
         assignment=assignment_message(incident, assignment, latency_ms),
         number=assignment.number,
     )
 
 
-def assignment_message(
-    incident: domain.Incident, assignment: domain.Assignment, latency_ms: float | None
-) -> dispatch_pb2.Assignment:
+def assignment_message(incident: Incident, assignment: Assignment, latency_ms: float | None) -> dispatch_pb2.Assignment:
     """The message of an assignment."""
     message = dispatch_pb2.Assignment(
         assignment_id=assignment.assignment_id,
@@ -116,6 +129,7 @@ def assignment_message(
         state=dispatch_pb2.AssignmentState.ValueType(assignment.state),
         demand=geometry_pb2.Demand.ValueType(assignment.demand),
         acknowledged_by=assignment.acknowledged_by,
+        kind=alert_pb2.AlertKind.ValueType(assignment.kind),
     )
     if assignment.offered_ms is not None:
         message.offered_at.CopyFrom(times.to_timestamp(assignment.offered_ms))

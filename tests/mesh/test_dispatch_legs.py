@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import sqlite3
-import sys
 from collections.abc import AsyncIterator, Awaitable, Iterable
 from contextlib import AsyncExitStack, closing
 from pathlib import Path
@@ -33,6 +31,7 @@ from tests.support.dispatch import (
     RunningLeg,
     alert,
     client,
+    process,
     publish,
     running,
     settings,
@@ -342,33 +341,16 @@ async def test_an_alert_that_comes_again_after_a_stop_makes_no_second_assignment
 
 
 async def test_a_killed_process_comes_back_with_its_offers(bus: Bus, police: DispatchSettings) -> None:
-    environment = os.environ | {
-        "TANDEM_PORT": str(police.port),
-        "TANDEM_NATS_URL": police.nats_url,
-        "TANDEM_NATS_MONITOR_URL": police.nats_monitor_url,
-        "TANDEM_DATA_DIR": str(police.data_dir),
-        "TANDEM_DEV_SECRET": police.dev_secret,
-    }
     seen: list[str] = []
     for sequence in (5, 6):
-        process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "services.dispatch", "--leg", "police"),
-            env=environment,
-            stderr=asyncio.subprocess.DEVNULL,
-        )
-        try:
-            async with client(police) as leg, leg.desk.subscription() as steps:
-                await publish(bus, alert(sequence, incident=f"incident-{sequence}"))
-                for _ in range(len(seen) + 1):
-                    seen.append((await steps.next(OFFERED)).step.assignment.incident_id)
-                if sequence == 6:
-                    await leg.desk.acknowledge((await leg.desk.list()).incidents[0].assignments[0].assignment_id)
-                    process.terminate()
-                    assert await asyncio.wait_for(process.wait(), PATIENCE_S) == 0
-        finally:
-            if process.returncode is None:
-                process.kill()
-                await process.wait()
+        async with process(police) as started, client(police) as leg, leg.desk.subscription() as steps:
+            await publish(bus, alert(sequence, incident=f"incident-{sequence}"))
+            for _ in range(len(seen) + 1):
+                seen.append((await steps.next(OFFERED)).step.assignment.incident_id)
+            if sequence == 6:
+                await leg.desk.acknowledge((await leg.desk.list()).incidents[0].assignments[0].assignment_id)
+                started.terminate()
+                assert await asyncio.wait_for(started.wait(), PATIENCE_S) == 0
     assert seen == ["incident-5", "incident-5", "incident-6"]
     async with open_database(police.database, MIGRATIONS) as database:
         assert await Store(database).first_broken_event() is None

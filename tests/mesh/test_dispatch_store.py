@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -16,12 +17,15 @@ from services.common import flow
 from services.common.clock import MeshClock
 from services.common.db import Database, open_database
 from services.common.errors import NotFound, Unavailable
-from services.dispatch import domain, hub, leg, store, translate
+from services.dispatch import hub, leg, store, translate
 from services.dispatch.__main__ import MIGRATIONS
+from services.dispatch.domain.decisions import Acknowledge
 from services.dispatch.hub import Numbered
 from services.dispatch.leg import Leg, open_leg
 from services.dispatch.store import PeerRow, Position, Store
+from tandem.dispatch.v1 import dispatch_pb2
 from tests.support.dispatch import alert
+from tests.support.incidents import OF_BEFORE
 
 FAR_MS = 3_600_000
 HERE = Position(flow.INCIDENTS.name, "log", 1)
@@ -67,6 +71,21 @@ async def test_a_changed_row_breaks_the_chain(database: Database) -> None:
         async with database.transaction() as connection:
             await connection.execute(sa.text("update events set body = replace(body, 'p1', 'p2') where id = 4"))
         assert await one.store.first_broken_event() == 4
+
+
+async def test_a_database_of_before_goes_on_and_its_chain_holds(database: Database) -> None:
+    written = [asdict(link) for link in OF_BEFORE]
+    async with database.transaction() as connection:
+        await connection.execute(sa.insert(store.metadata.tables["events"]), written)
+    async with opened(database) as one:
+        parsed = translate.alert(alert(8).SerializeToString(), "police")
+        assert parsed
+        await one.fold([parsed], Position(flow.ALERTS.name, "log", 8))
+        (step,) = await take(one.follow(0), 1)
+        assert (step.step.assignment.state, step.step.number) == (dispatch_pb2.OFFERED, 5)
+        taken = await one.acknowledge(step.step.assignment.assignment_id, "spiffe://npa/desk/b")
+        assert taken.acknowledged_by == "spiffe://npa/desk/b"
+        assert await one.store.first_broken_event() is None
 
 
 async def test_a_slow_desk_misses_nothing_and_sees_nothing_twice(
@@ -117,7 +136,7 @@ async def test_a_refused_command_leaves_no_trace(database: Database) -> None:
         await fold(one, 1)
         head = await one.store.head()
         with pytest.raises(NotFound):
-            await one._handle([("incident-1", domain.Acknowledge("assign-none", "x", 0))])
+            await one._handle([("incident-1", Acknowledge("assign-none", "x", 0))])
         await fold(one, 2)
         assert (await one.store.head()).id == head.id + 2
         assert await one.store.first_broken_event() is None

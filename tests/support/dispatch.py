@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -128,6 +130,29 @@ async def running(configured: DispatchSettings) -> AsyncIterator[RunningLeg]:
     finally:
         work.cancel()
         await asyncio.gather(work, return_exceptions=True)
+
+
+@asynccontextmanager
+async def process(configured: DispatchSettings) -> AsyncIterator[asyncio.subprocess.Process]:
+    """The leg as a process of its own; killed at the end unless it ended by itself."""
+    environment = os.environ | {
+        "TANDEM_PORT": str(configured.port),
+        "TANDEM_NATS_URL": configured.nats_url,
+        "TANDEM_NATS_MONITOR_URL": configured.nats_monitor_url,
+        "TANDEM_DATA_DIR": str(configured.data_dir),
+        "TANDEM_DEV_SECRET": configured.dev_secret,
+    }
+    started = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "services.dispatch", "--leg", configured.leg),
+        env=environment,
+        stderr=asyncio.subprocess.DEVNULL,
+    )
+    try:
+        yield started
+    finally:
+        if started.returncode is None:
+            started.kill()
+            await started.wait()
 
 
 def alert(

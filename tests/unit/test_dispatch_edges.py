@@ -2,24 +2,30 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from pydantic import ValidationError
 
+from services.common import ids
 from services.common.errors import InvalidField
-from services.dispatch import chain, domain, translate
+from services.dispatch import chain, translate
 from services.dispatch.chain import Head, Link
+from services.dispatch.domain.decisions import Alert
+from services.dispatch.domain.events import Cause, Demand, StoodDown
 from services.dispatch.settings import for_leg
 from tandem.common.v1 import alert_pb2, geometry_pb2
 from tandem.dispatch.v1 import dispatch_pb2
+from tests.support.incidents import Story
 
 
 def links() -> list[Link]:
     head, written = Head(), []
     for number in range(5):
-        link = chain.write(head, "incident-1", domain.StoodDown(number, f"assign-{number}"))
+        link = chain.write(head, "incident-1", StoodDown(number, f"assign-{number}"))
         head = Head(link.id, link.hash)
         written.append(link)
     return written
@@ -37,7 +43,7 @@ def test_an_untouched_chain_holds() -> None:
         (lambda all_: [*all_[:2], replace(all_[2], kind="Escalated"), *all_[3:]], 3),
         (lambda all_: all_[:2] + all_[3:], 4),
         (lambda all_: [*all_[:2], all_[3], all_[2], *all_[4:]], 4),
-        (lambda all_: [*all_[:2], chain.write(Head(2, "x"), "i", domain.StoodDown(0, "a")), *all_[3:]], 3),
+        (lambda all_: [*all_[:2], chain.write(Head(2, "x"), "i", StoodDown(0, "a")), *all_[3:]], 3),
     ],
 )
 def test_a_changed_chain_is_noticed(change: Callable[[list[Link]], list[Link]], broken: int) -> None:
@@ -49,6 +55,7 @@ def an_alert() -> alert_pb2.Alert:
         alert_id="alert-1",
         sequence=7,
         ordinal=1,
+        kind=alert_pb2.PANIC,
         demand=geometry_pb2.RESPOND,
         order_id="order-1",
         incident_id="incident-1",
@@ -64,16 +71,55 @@ def an_alert() -> alert_pb2.Alert:
 
 def test_an_alert_keeps_only_what_the_leg_needs() -> None:
     parsed = translate.alert(an_alert().SerializeToString(), "police")
-    assert parsed == domain.Alert(
+    assert parsed == Alert(
         alert_id="alert-1",
         incident_id="incident-1",
         place=(7, 1),
-        demand=domain.Demand.RESPOND,
+        kind=alert_pb2.PANIC,
+        demand=Demand.RESPOND,
         order_id="order-1",
+        threat=ids.hash_id("threat", "order-1", alert_pb2.PANIC),
         subject_ids=("p1",),
         ends=False,
-        cause=domain.Cause("d1", "r1", 5),
+        cause=Cause("d1", "r1", 5),
     )
+
+
+def threat(**changes: Any) -> str:
+    message = an_alert()
+    message.MergeFrom(alert_pb2.Alert(**({"target_id": "p1"} | changes)))
+    parsed = translate.alert(message.SerializeToString(), "police")
+    assert parsed
+    return parsed.threat
+
+
+def test_what_begins_and_what_is_over_bear_one_name_and_different_threats_bear_different_ones() -> None:
+    entered, cleared = alert_pb2.RING_ENTERED, alert_pb2.RING_CLEARED
+    assert threat(kind=entered, ring_m=100) == threat(kind=cleared, ring_m=100, demand=geometry_pb2.RECORD)
+    assert threat(kind=alert_pb2.PANIC) == threat(kind=alert_pb2.PANIC, demand=geometry_pb2.RECORD)
+    rings = [
+        threat(kind=entered, ring_m=100),
+        threat(kind=entered, ring_m=500),
+        threat(kind=entered, ring_m=100, target_id="p2"),
+        threat(kind=entered, ring_m=100, order_id="order-2"),
+    ]
+    events = [threat(kind=alert_pb2.PANIC), threat(kind=alert_pb2.TAMPERED)]
+    assert len({*rings, *events}) == 6
+
+
+def test_a_ring_without_a_number_holds_nothing_up() -> None:
+    assert threat(kind=alert_pb2.RING_ENTERED, ring_m=math.nan) == threat(kind=alert_pb2.RING_CLEARED, ring_m=math.nan)
+
+
+def test_an_alert_of_a_kind_that_is_yet_to_be_invented_is_not_lost() -> None:
+    message = an_alert()
+    message.kind = 99  # type: ignore[assignment]
+    parsed = translate.alert(message.SerializeToString(), "police")
+    assert parsed and parsed.kind == 99 and parsed.demand is Demand.RESPOND
+    story = Story()
+    story.fold(parsed)
+    shown = translate.assignment_message(story.incident, story.of("p1"), None)
+    assert dispatch_pb2.Assignment.FromString(shown.SerializeToString()).kind == 99
 
 
 def test_an_alert_without_an_incident_is_none_of_a_legs_business() -> None:
@@ -117,6 +163,16 @@ def a_step() -> dispatch_pb2.Step:
             assignment_id="assign-1", incident_id="incident-1", leg=alert_pb2.PROBATION, subject_id="w1"
         ),
     )
+
+
+def test_what_kind_of_device_spoke_is_for_the_peers_own_desk() -> None:
+    message = a_step()
+    message.assignment.kind = alert_pb2.PROTECTED_DEVICE_LOST
+    message.assignment.cause.device_id = "phone-1"
+    kept = dispatch_pb2.Assignment.FromString(
+        translate.peer(message.SerializeToString(), "incident.probation.incident-1").payload
+    )
+    assert kept == a_step().assignment
 
 
 def test_a_peers_step_must_come_on_the_peers_subject() -> None:

@@ -57,7 +57,7 @@ STANDING = frozenset(ENDS.values())
 """Events that stand until they are taken back: an order that comes later is told of them."""
 HOLDING = frozenset(event for event in STANDING if EQUIPMENT[event][1] is Demand.RESPOND)
 """Those that hold the incident open while they stand. What only notifies doesn't: a device may be off or refused for months, and in an
-incident that stays open a desk that has taken its assignment once isn't asked again."""
+incident that stays open a desk that has taken its assignment is asked again only where a threat was over and comes back."""
 
 _OF_DEVICES = frozenset((Kind.JAMMED, Kind.DEVICE_OFF, Kind.PROTECTED_DEVICE_LOST))
 """Alerts of a device that is out of order: the desks weigh them, and no protected person is frightened by a message."""

@@ -28,7 +28,7 @@ from tandem.common.v1 import alert_pb2 as tandem_dot_common_dot_v1_dot_alert__pb
 from tandem.common.v1 import geometry_pb2 as tandem_dot_common_dot_v1_dot_geometry__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!tandem/dispatch/v1/dispatch.proto\x12\x12tandem.dispatch.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1dtandem/common/v1/access.proto\x1a\x1ctandem/common/v1/alert.proto\x1a\x1ftandem/common/v1/geometry.proto\"\xcd\x03\n\nAssignment\x12\x15\n\rassignment_id\x18\x01 \x01(\t\x12\x13\n\x0bincident_id\x18\x02 \x01(\t\x12\"\n\x03leg\x18\x03 \x01(\x0e\x32\x15.tandem.common.v1.Leg\x12\x12\n\nsubject_id\x18\x04 \x01(\t\x12\x11\n\torder_ids\x18\x05 \x03(\t\x12\x32\n\x05state\x18\x06 \x01(\x0e\x32#.tandem.dispatch.v1.AssignmentState\x12(\n\x06\x64\x65mand\x18\x07 \x01(\x0e\x32\x18.tandem.common.v1.Demand\x12.\n\noffered_at\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x33\n\x0f\x61\x63knowledged_at\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x17\n\x0f\x61\x63knowledged_by\x18\n \x01(\t\x12#\n\x16report_to_published_ms\x18\x0b \x01(\x01H\x00\x88\x01\x01\x12,\n\x05\x63\x61use\x18\x0c \x01(\x0b\x32\x1d.tandem.common.v1.ReportCauseB\x19\n\x17_report_to_published_ms\"\x83\x01\n\x04Step\x12\x0f\n\x07step_id\x18\x01 \x01(\t\x12&\n\x02\x61t\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x32\n\nassignment\x18\x03 \x01(\x0b\x32\x1e.tandem.dispatch.v1.Assignment\x12\x0e\n\x06number\x18\x04 \x01(\r\"*\n\x10SubscribeRequest\x12\x16\n\x0e\x61\x66ter_sequence\x18\x01 \x01(\x04\"M\n\x11SubscribeResponse\x12\x10\n\x08sequence\x18\x01 \x01(\x04\x12&\n\x04step\x18\x02 \x01(\x0b\x32\x18.tandem.dispatch.v1.Step\"+\n\x12\x41\x63knowledgeRequest\x12\x15\n\rassignment_id\x18\x01 \x01(\t\"I\n\x13\x41\x63knowledgeResponse\x12\x32\n\nassignment\x18\x01 \x01(\x0b\x32\x1e.tandem.dispatch.v1.Assignment\"R\n\x14ListIncidentsRequest\x12\x13\n\x0bincident_id\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\r\x12\x12\n\npage_token\x18\x03 \x01(\t\"a\n\x15ListIncidentsResponse\x12/\n\tincidents\x18\x01 \x03(\x0b\x32\x1c.tandem.dispatch.v1.Incident\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\xc4\x01\n\x08Incident\x12\x13\n\x0bincident_id\x18\x01 \x01(\t\x12\x11\n\torder_ids\x18\x02 \x03(\t\x12-\n\topened_at\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nded_at\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x33\n\x0b\x61ssignments\x18\x05 \x03(\x0b\x32\x1e.tandem.dispatch.v1.Assignment*\x7f\n\x0f\x41ssignmentState\x12 \n\x1c\x41SSIGNMENT_STATE_UNSPECIFIED\x10\x00\x12\x0c\n\x08NOTIFIED\x10\x01\x12\x0b\n\x07OFFERED\x10\x02\x12\r\n\tESCALATED\x10\x03\x12\x10\n\x0c\x41\x43KNOWLEDGED\x10\x04\x12\x0e\n\nSTOOD_DOWN\x10\x05\x32\xcf\x02\n\x0f\x44ispatchService\x12\x63\n\tSubscribe\x12$.tandem.dispatch.v1.SubscribeRequest\x1a%.tandem.dispatch.v1.SubscribeResponse\"\x07\x8a\xb5\x18\x03\x03\x04\x06\x30\x01\x12g\n\x0b\x41\x63knowledge\x12&.tandem.dispatch.v1.AcknowledgeRequest\x1a\'.tandem.dispatch.v1.AcknowledgeResponse\"\x07\x8a\xb5\x18\x03\x03\x04\x06\x12n\n\rListIncidents\x12(.tandem.dispatch.v1.ListIncidentsRequest\x1a).tandem.dispatch.v1.ListIncidentsResponse\"\x08\x8a\xb5\x18\x04\x03\x04\x06\x07\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!tandem/dispatch/v1/dispatch.proto\x12\x12tandem.dispatch.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1dtandem/common/v1/access.proto\x1a\x1ctandem/common/v1/alert.proto\x1a\x1ftandem/common/v1/geometry.proto\"\xf8\x03\n\nAssignment\x12\x15\n\rassignment_id\x18\x01 \x01(\t\x12\x13\n\x0bincident_id\x18\x02 \x01(\t\x12\"\n\x03leg\x18\x03 \x01(\x0e\x32\x15.tandem.common.v1.Leg\x12\x12\n\nsubject_id\x18\x04 \x01(\t\x12\x11\n\torder_ids\x18\x05 \x03(\t\x12\x32\n\x05state\x18\x06 \x01(\x0e\x32#.tandem.dispatch.v1.AssignmentState\x12(\n\x06\x64\x65mand\x18\x07 \x01(\x0e\x32\x18.tandem.common.v1.Demand\x12.\n\noffered_at\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x33\n\x0f\x61\x63knowledged_at\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x17\n\x0f\x61\x63knowledged_by\x18\n \x01(\t\x12#\n\x16report_to_published_ms\x18\x0b \x01(\x01H\x00\x88\x01\x01\x12,\n\x05\x63\x61use\x18\x0c \x01(\x0b\x32\x1d.tandem.common.v1.ReportCause\x12)\n\x04kind\x18\r \x01(\x0e\x32\x1b.tandem.common.v1.AlertKindB\x19\n\x17_report_to_published_ms\"\x83\x01\n\x04Step\x12\x0f\n\x07step_id\x18\x01 \x01(\t\x12&\n\x02\x61t\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x32\n\nassignment\x18\x03 \x01(\x0b\x32\x1e.tandem.dispatch.v1.Assignment\x12\x0e\n\x06number\x18\x04 \x01(\r\"*\n\x10SubscribeRequest\x12\x16\n\x0e\x61\x66ter_sequence\x18\x01 \x01(\x04\"M\n\x11SubscribeResponse\x12\x10\n\x08sequence\x18\x01 \x01(\x04\x12&\n\x04step\x18\x02 \x01(\x0b\x32\x18.tandem.dispatch.v1.Step\"+\n\x12\x41\x63knowledgeRequest\x12\x15\n\rassignment_id\x18\x01 \x01(\t\"I\n\x13\x41\x63knowledgeResponse\x12\x32\n\nassignment\x18\x01 \x01(\x0b\x32\x1e.tandem.dispatch.v1.Assignment\"R\n\x14ListIncidentsRequest\x12\x13\n\x0bincident_id\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\r\x12\x12\n\npage_token\x18\x03 \x01(\t\"a\n\x15ListIncidentsResponse\x12/\n\tincidents\x18\x01 \x03(\x0b\x32\x1c.tandem.dispatch.v1.Incident\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\xc4\x01\n\x08Incident\x12\x13\n\x0bincident_id\x18\x01 \x01(\t\x12\x11\n\torder_ids\x18\x02 \x03(\t\x12-\n\topened_at\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nded_at\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x33\n\x0b\x61ssignments\x18\x05 \x03(\x0b\x32\x1e.tandem.dispatch.v1.Assignment*\x7f\n\x0f\x41ssignmentState\x12 \n\x1c\x41SSIGNMENT_STATE_UNSPECIFIED\x10\x00\x12\x0c\n\x08NOTIFIED\x10\x01\x12\x0b\n\x07OFFERED\x10\x02\x12\r\n\tESCALATED\x10\x03\x12\x10\n\x0c\x41\x43KNOWLEDGED\x10\x04\x12\x0e\n\nSTOOD_DOWN\x10\x05\x32\xcf\x02\n\x0f\x44ispatchService\x12\x63\n\tSubscribe\x12$.tandem.dispatch.v1.SubscribeRequest\x1a%.tandem.dispatch.v1.SubscribeResponse\"\x07\x8a\xb5\x18\x03\x03\x04\x06\x30\x01\x12g\n\x0b\x41\x63knowledge\x12&.tandem.dispatch.v1.AcknowledgeRequest\x1a\'.tandem.dispatch.v1.AcknowledgeResponse\"\x07\x8a\xb5\x18\x03\x03\x04\x06\x12n\n\rListIncidents\x12(.tandem.dispatch.v1.ListIncidentsRequest\x1a).tandem.dispatch.v1.ListIncidentsResponse\"\x08\x8a\xb5\x18\x04\x03\x04\x06\x07\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -41,26 +41,26 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_DISPATCHSERVICE'].methods_by_name['Acknowledge']._serialized_options = b'\212\265\030\003\003\004\006'
   _globals['_DISPATCHSERVICE'].methods_by_name['ListIncidents']._loaded_options = None
   _globals['_DISPATCHSERVICE'].methods_by_name['ListIncidents']._serialized_options = b'\212\265\030\004\003\004\006\007'
-  _globals['_ASSIGNMENTSTATE']._serialized_start=1407
-  _globals['_ASSIGNMENTSTATE']._serialized_end=1534
+  _globals['_ASSIGNMENTSTATE']._serialized_start=1450
+  _globals['_ASSIGNMENTSTATE']._serialized_end=1577
   _globals['_ASSIGNMENT']._serialized_start=185
-  _globals['_ASSIGNMENT']._serialized_end=646
-  _globals['_STEP']._serialized_start=649
-  _globals['_STEP']._serialized_end=780
-  _globals['_SUBSCRIBEREQUEST']._serialized_start=782
-  _globals['_SUBSCRIBEREQUEST']._serialized_end=824
-  _globals['_SUBSCRIBERESPONSE']._serialized_start=826
-  _globals['_SUBSCRIBERESPONSE']._serialized_end=903
-  _globals['_ACKNOWLEDGEREQUEST']._serialized_start=905
-  _globals['_ACKNOWLEDGEREQUEST']._serialized_end=948
-  _globals['_ACKNOWLEDGERESPONSE']._serialized_start=950
-  _globals['_ACKNOWLEDGERESPONSE']._serialized_end=1023
-  _globals['_LISTINCIDENTSREQUEST']._serialized_start=1025
-  _globals['_LISTINCIDENTSREQUEST']._serialized_end=1107
-  _globals['_LISTINCIDENTSRESPONSE']._serialized_start=1109
-  _globals['_LISTINCIDENTSRESPONSE']._serialized_end=1206
-  _globals['_INCIDENT']._serialized_start=1209
-  _globals['_INCIDENT']._serialized_end=1405
-  _globals['_DISPATCHSERVICE']._serialized_start=1537
-  _globals['_DISPATCHSERVICE']._serialized_end=1872
+  _globals['_ASSIGNMENT']._serialized_end=689
+  _globals['_STEP']._serialized_start=692
+  _globals['_STEP']._serialized_end=823
+  _globals['_SUBSCRIBEREQUEST']._serialized_start=825
+  _globals['_SUBSCRIBEREQUEST']._serialized_end=867
+  _globals['_SUBSCRIBERESPONSE']._serialized_start=869
+  _globals['_SUBSCRIBERESPONSE']._serialized_end=946
+  _globals['_ACKNOWLEDGEREQUEST']._serialized_start=948
+  _globals['_ACKNOWLEDGEREQUEST']._serialized_end=991
+  _globals['_ACKNOWLEDGERESPONSE']._serialized_start=993
+  _globals['_ACKNOWLEDGERESPONSE']._serialized_end=1066
+  _globals['_LISTINCIDENTSREQUEST']._serialized_start=1068
+  _globals['_LISTINCIDENTSREQUEST']._serialized_end=1150
+  _globals['_LISTINCIDENTSRESPONSE']._serialized_start=1152
+  _globals['_LISTINCIDENTSRESPONSE']._serialized_end=1249
+  _globals['_INCIDENT']._serialized_start=1252
+  _globals['_INCIDENT']._serialized_end=1448
+  _globals['_DISPATCHSERVICE']._serialized_start=1580
+  _globals['_DISPATCHSERVICE']._serialized_end=1915
 # @@protoc_insertion_point(module_scope)

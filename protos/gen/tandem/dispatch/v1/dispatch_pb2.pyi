@@ -36,7 +36,7 @@ class _AssignmentStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Assig
     ESCALATED: _AssignmentState.ValueType  # 3
     """The deadline passed; offered to the supervisor as well."""
     ACKNOWLEDGED: _AssignmentState.ValueType  # 4
-    """Taken by a person."""
+    """Taken by a person. Where the threat is over and comes back while the incident lasts, it is OFFERED again."""
     STOOD_DOWN: _AssignmentState.ValueType  # 5
     """No longer needed."""
 
@@ -51,7 +51,7 @@ OFFERED: AssignmentState.ValueType  # 2
 ESCALATED: AssignmentState.ValueType  # 3
 """The deadline passed; offered to the supervisor as well."""
 ACKNOWLEDGED: AssignmentState.ValueType  # 4
-"""Taken by a person."""
+"""Taken by a person. Where the threat is over and comes back while the incident lasts, it is OFFERED again."""
 STOOD_DOWN: AssignmentState.ValueType  # 5
 """No longer needed."""
 Global___AssignmentState: _TypeAlias = AssignmentState  # noqa: Y015
@@ -74,6 +74,7 @@ class Assignment(_message.Message):
     ACKNOWLEDGED_BY_FIELD_NUMBER: _builtins.int
     REPORT_TO_PUBLISHED_MS_FIELD_NUMBER: _builtins.int
     CAUSE_FIELD_NUMBER: _builtins.int
+    KIND_FIELD_NUMBER: _builtins.int
     assignment_id: _builtins.str
     """Hash of incident, leg and destination."""
     incident_id: _builtins.str
@@ -90,17 +91,19 @@ class Assignment(_message.Message):
     """Who took it: the caller's SPIFFE id."""
     report_to_published_ms: _builtins.float
     """From the receipt of the deciding report to the offer, wall clock, milliseconds; absent where no report decided."""
+    kind: _alert_pb2.AlertKind.ValueType
+    """Kind of the alert that led to it, or to its last offer; unspecified in another leg's assignment."""
     @_builtins.property
     def order_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Orders that the incident is about."""
 
     @_builtins.property
     def offered_at(self) -> _timestamp_pb2.Timestamp:
-        """When it was first offered, by the mesh's clock."""
+        """When it was offered, by the mesh's clock; the last time, where it was taken and offered again since."""
 
     @_builtins.property
     def acknowledged_at(self) -> _timestamp_pb2.Timestamp:
-        """When it was taken."""
+        """When it was taken; absent where it was offered again since."""
 
     @_builtins.property
     def cause(self) -> _alert_pb2.ReportCause:
@@ -121,10 +124,11 @@ class Assignment(_message.Message):
         acknowledged_by: _builtins.str = ...,
         report_to_published_ms: _builtins.float | None = ...,
         cause: _alert_pb2.ReportCause | None = ...,
+        kind: _alert_pb2.AlertKind.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_report_to_published_ms", b"_report_to_published_ms", "acknowledged_at", b"acknowledged_at", "cause", b"cause", "offered_at", b"offered_at", "report_to_published_ms", b"report_to_published_ms"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_report_to_published_ms", b"_report_to_published_ms", "acknowledged_at", b"acknowledged_at", "acknowledged_by", b"acknowledged_by", "assignment_id", b"assignment_id", "cause", b"cause", "demand", b"demand", "incident_id", b"incident_id", "leg", b"leg", "offered_at", b"offered_at", "order_ids", b"order_ids", "report_to_published_ms", b"report_to_published_ms", "state", b"state", "subject_id", b"subject_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_report_to_published_ms", b"_report_to_published_ms", "acknowledged_at", b"acknowledged_at", "acknowledged_by", b"acknowledged_by", "assignment_id", b"assignment_id", "cause", b"cause", "demand", b"demand", "incident_id", b"incident_id", "kind", b"kind", "leg", b"leg", "offered_at", b"offered_at", "order_ids", b"order_ids", "report_to_published_ms", b"report_to_published_ms", "state", b"state", "subject_id", b"subject_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__report_to_published_ms: _TypeAlias = _typing.Literal["report_to_published_ms"]  # noqa: Y015
     _WhichOneofArgType__report_to_published_ms: _TypeAlias = _typing.Literal["_report_to_published_ms", b"_report_to_published_ms"]  # noqa: Y015

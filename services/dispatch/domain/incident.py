@@ -1,0 +1,245 @@
+"""An incident of one leg, and what each event makes of it. Pure.
+
+The state is the fold of `evolve` over the stored events. Alerts may come twice and in any order: what an alert demands is held
+until an end that follows it in the order of the log.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from enum import IntEnum
+from types import MappingProxyType
+from typing import TypeVar
+
+from services.common import ids
+from services.dispatch.domain.events import (
+    BEFORE_ALL,
+    UNTOLD,
+    Acknowledged,
+    AlertFolded,
+    Cause,
+    Demand,
+    Escalated,
+    Event,
+    Notified,
+    Offered,
+    OfferedAgain,
+    Place,
+)
+
+T = TypeVar("T")
+
+
+class State(IntEnum):
+    """What has become of an assignment; the numbers are those of tandem.dispatch.v1.AssignmentState."""
+
+    NOTIFIED = 1
+    OFFERED = 2
+    ESCALATED = 3
+    ACKNOWLEDGED = 4
+    STOOD_DOWN = 5
+
+
+UNANSWERED = frozenset((State.OFFERED, State.ESCALATED))
+"""Somebody has to take it and nobody has yet."""
+
+FIRST_STATE: Mapping[str, Mapping[Demand, State]] = MappingProxyType(
+    {
+        "probation": {Demand.NOTIFY: State.NOTIFIED, Demand.RESPOND: State.OFFERED},
+        "police": {Demand.NOTIFY: State.NOTIFIED, Demand.RESPOND: State.OFFERED},
+        "warning": {Demand.WARN: State.OFFERED, Demand.NOTIFY: State.OFFERED, Demand.RESPOND: State.OFFERED},
+    }
+)
+"""What a demand asks of each leg; a demand that isn't named asks nothing of it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Assignment:
+    """One record for each incident, leg and destination."""
+
+    assignment_id: str
+    subject_id: str
+    state: State
+    demand: Demand
+    """The gravest so far."""
+    demanded: Place
+    """The last alert that demanded it, in the log's order."""
+    number: int
+    """How many steps it has had."""
+    offered_ms: int | None = None
+    """When it was offered the last time, mesh time."""
+    offer_number: int = 0
+    """Which of its steps that was."""
+    offer_demand: Demand = Demand.RECORD
+    """The gravest since then."""
+    due_ms: int | None = None
+    """When it is escalated unless it was taken, mesh time."""
+    acknowledged_ms: int | None = None
+    acknowledged_by: str = ""
+    kind: int = UNTOLD
+    """Kind of the deciding alert."""
+    cause: Cause | None = None
+    """What that alert rests on."""
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """The alerts that ask a leg's desk to take an assignment."""
+
+    last: AlertFolded
+    """The last of them, in the log's order."""
+    threats: frozenset[str]
+    """What they are about."""
+    answered: AlertFolded | None = None
+    """The last of those that were known when the assignment was taken; the answer is to all up to it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Incident:
+    """One leg's share of an incident."""
+
+    incident_id: str
+    leg: str
+    alert_ids: frozenset[str] = frozenset()
+    """Alerts that were folded."""
+    order_ids: tuple[str, ...] = ()
+    """Orders it is about, sorted."""
+    opened_ms: int | None = None
+    """When it got its first assignment, mesh time."""
+    end: Place = BEFORE_ALL
+    """The last alert that ended it."""
+    end_ms: int | None = None
+    """When that was folded, mesh time."""
+    assignments: Mapping[str, Assignment] = field(default_factory=lambda: MappingProxyType({}))
+    """By assignment id."""
+    asked: Mapping[str, Asked] = field(default_factory=lambda: MappingProxyType({}))
+    """By assignment id."""
+    clearings: frozenset[tuple[Place, str]] = frozenset()
+    """Where the log says that a threat is over, and which."""
+
+    @property
+    def ended_ms(self) -> int | None:
+        """When it ended, mesh time; None while an assignment is open."""
+        open_ = any(one.state is not State.STOOD_DOWN for one in self.assignments.values())
+        return None if open_ else self.end_ms
+
+    def is_asked_anew(self, assignment_id: str) -> bool:
+        """Whether an assignment that was taken is asked for once more since a threat that it was taken for, or that joined, was over.
+
+        It looks at places in the log alone, so it doesn't matter which of these alerts came last.
+        """
+        asked = self.asked[assignment_id]
+        if asked.answered is None or asked.last.place <= asked.answered.place:
+            return False
+        if asked.answered.kind == UNTOLD:
+            # Its clearing may have been passed over by the version of then: once too often, rather than never.
+            return True
+        return any(
+            asked.answered.place < place < asked.last.place and (threat in asked.threats or "" in asked.threats)
+            for place, threat in self.clearings
+        )
+
+
+def assignment_id(incident_id: str, leg: str, subject_id: str) -> str:
+    """Id of the one assignment of an incident, a leg and a destination."""
+    return ids.hash_id("assign", incident_id, leg, subject_id)
+
+
+def step_id(assignment: Assignment) -> str:
+    """Id of an assignment's last step."""
+    return ids.hash_id("step", assignment.assignment_id, assignment.state.name, assignment.number)
+
+
+def evolve(incident: Incident, event: Event) -> Incident:
+    """The incident after an event that `decisions.decide` gave."""
+    if isinstance(event, AlertFolded):
+        return _with_alert(incident, event)
+    id_ = event.assignment_id
+    old = incident.assignments.get(id_)
+    if isinstance(event, Notified | Offered):
+        number = old.number + 1 if old else 1
+        offered = isinstance(event, Offered)
+        new = Assignment(
+            assignment_id=id_,
+            subject_id=event.subject_id,
+            state=State.OFFERED if offered else State.NOTIFIED,
+            demand=max(event.demand, old.demand) if old else event.demand,
+            demanded=max(event.place, old.demanded) if old else event.place,
+            number=number,
+            offered_ms=event.at_ms if offered else None,
+            offer_number=number if offered else 0,
+            offer_demand=event.demand,
+            due_ms=event.due_ms if isinstance(event, Offered) else None,
+            kind=event.kind,
+            cause=event.cause,
+        )
+        if incident.opened_ms is None:
+            incident = replace(incident, opened_ms=event.at_ms)
+        return _with_assignment(incident, new)
+    if old is None:
+        raise ValueError(f"{type(event).__name__} of an assignment that was never offered")
+    next_one = replace(old, number=old.number + 1, due_ms=None)
+    if isinstance(event, OfferedAgain):
+        new = replace(
+            next_one,
+            state=State.OFFERED,
+            offered_ms=event.at_ms,
+            offer_number=next_one.number,
+            offer_demand=event.demand,
+            due_ms=event.due_ms,
+            acknowledged_ms=None,
+            acknowledged_by="",
+            kind=event.kind,
+            cause=event.cause,
+        )
+    elif isinstance(event, Escalated):
+        new = replace(next_one, state=State.ESCALATED, due_ms=event.due_ms)
+    elif isinstance(event, Acknowledged):
+        new = replace(next_one, state=State.ACKNOWLEDGED, acknowledged_ms=event.at_ms, acknowledged_by=event.by)
+        asked = incident.asked[id_]
+        incident = replace(incident, asked=_with(incident.asked, id_, replace(asked, answered=asked.last)))
+    else:
+        new = replace(next_one, state=State.STOOD_DOWN)
+    return _with_assignment(incident, new)
+
+
+def _with_alert(incident: Incident, event: AlertFolded) -> Incident:
+    assignments, asked = dict(incident.assignments), dict(incident.asked)
+    asks = FIRST_STATE[incident.leg].get(event.demand) is State.OFFERED
+    for id_ in event.assignment_ids:
+        if id_ in assignments:
+            old = assignments[id_]
+            assignments[id_] = replace(
+                old,
+                demand=max(old.demand, event.demand),
+                demanded=max(old.demanded, event.place),
+                offer_demand=max(old.offer_demand, event.demand),
+            )
+        if asks:
+            before = asked.get(id_) or Asked(event, frozenset())
+            last = event if event.place > before.last.place else before.last
+            asked[id_] = replace(before, last=last, threats=before.threats | {event.threat})
+    later_end = event.ends and event.place > incident.end
+    clears = event.demand is Demand.RECORD and event.threat
+    of_order = (
+        event.assignment_ids or event.ends
+    )  # that a threat is over which demanded nothing of this leg says nothing of it
+    return replace(
+        incident,
+        alert_ids=incident.alert_ids | {event.alert_id},
+        order_ids=tuple(sorted({*incident.order_ids, event.order_id})) if of_order else incident.order_ids,
+        end=event.place if later_end else incident.end,
+        end_ms=event.at_ms if later_end else incident.end_ms,
+        assignments=MappingProxyType(assignments),
+        asked=MappingProxyType(asked),
+        clearings=incident.clearings | {(event.place, event.threat)} if clears else incident.clearings,
+    )
+
+
+def _with_assignment(incident: Incident, new: Assignment) -> Incident:
+    return replace(incident, assignments=_with(incident.assignments, new.assignment_id, new))
+
+
+def _with(before: Mapping[str, T], key: str, value: T) -> Mapping[str, T]:
+    return MappingProxyType({**before, key: value})
