@@ -97,6 +97,7 @@ class Supervisor:
         self._say = say
         self._stopping = asyncio.Event()
         self._keepers: list[asyncio.Task[None]] = []
+        self._processes: dict[str, asyncio.subprocess.Process] = {}
         self.pids: dict[str, int] = {}
         """Process id of each program that runs now."""
         self.on_change: Callable[[], None] = lambda: None
@@ -105,6 +106,12 @@ class Supervisor:
     def start(self, program: Program) -> None:
         """Starts a program and keeps it running."""
         self._keepers.append(asyncio.create_task(self._keep(program), name=program.name))
+
+    async def restart(self, name: str) -> None:
+        """Asks a program to end, kills it if it hasn't after 8 s, and returns when it has; its keeper starts it again."""
+        process = self._processes.get(name)
+        if process is not None:
+            await _end(process)
 
     async def stop(self) -> None:
         """Asks all programs to end, kills what hasn't after 8 s, and returns when none is left."""
@@ -151,6 +158,7 @@ class Supervisor:
                 start_new_session=True,  # Ctrl-C goes to `up` alone, which stops them in their order
             )
         self._guardian.started(process.pid)
+        self._processes[program.name] = process
         self.pids[program.name] = process.pid
         self._tell()
         ended = asyncio.create_task(process.wait())
@@ -158,16 +166,23 @@ class Supervisor:
         await asyncio.wait({ended, stop}, return_when=asyncio.FIRST_COMPLETED)
         stop.cancel()
         if not ended.done():
-            process.terminate()
-            try:
-                await asyncio.wait_for(asyncio.shield(ended), timeout=STOP_S)
-            except TimeoutError:
-                process.kill()
+            await _end(process)
         code = await ended
         self._guardian.ended(process.pid)
-        del self.pids[program.name]
+        del self.pids[program.name], self._processes[program.name]
         self._tell()
         return signal.Signals(-code).name if code < 0 else f"exit code {code}"
+
+
+async def _end(process: asyncio.subprocess.Process) -> None:
+    with suppress(ProcessLookupError):  # it ended by itself meanwhile
+        process.terminate()
+        try:
+            async with asyncio.timeout(STOP_S):
+                await process.wait()
+        except TimeoutError:
+            process.kill()
+    await process.wait()
 
 
 @asynccontextmanager

@@ -61,10 +61,26 @@ DIGESTS = Stream("DIGESTS", ("digest.>",), 7 * DAY_S, GIB)
 COMMANDS = Stream("COMMANDS", ("command.>", "command_step.>"), DAY_S, GIB)
 QUARANTINE = Stream("QUARANTINE", ("quarantine.>",), 7 * DAY_S, 16 << 20, forgets=True)
 
+# A probe takes 4 KiB, so that a full disk shows at once; the newest 1 MiB of them is enough.
+PROBE = Stream("PROBE", ("probe.>",), 600, 1 << 20, forgets=True)
+
 LEDGER = Stream("LEDGER", ("ledger.>",), 3 * 365 * DAY_S, GIB)
 DISCLOSURES = Stream("DISCLOSURES", ("disclosure.>",), 365 * DAY_S, 8 * GIB)
 
-STREAMS = (PREMISES, LOG, ALERTS, MEASURES, INCIDENTS, PARKED, DIGESTS, COMMANDS, QUARANTINE, LEDGER, DISCLOSURES)
+STREAMS = (
+    PREMISES,
+    LOG,
+    ALERTS,
+    MEASURES,
+    INCIDENTS,
+    PARKED,
+    DIGESTS,
+    COMMANDS,
+    QUARANTINE,
+    PROBE,
+    LEDGER,
+    DISCLOSURES,
+)
 
 DEVICES_BUCKET = "devices"
 """KV bucket: device id -> DeviceRoute, written by the registry, watched by ingest."""
@@ -101,6 +117,7 @@ FLOWS = (
     Flow("command.{command_id}", "Command", COMMANDS.name, ("ingest",), ("(ingest)",)),
     Flow("command_step.{command_id}.{state}", "CommandStep", COMMANDS.name, ("ingest",), ("(ingest)",)),
     Flow("quarantine.{ingest}", "tandem.ingest.v1.QuarantineCounts", QUARANTINE.name, ("ingest",), ("(ingest)",)),
+    Flow("probe.{host}", "zeros", PROBE.name, ("up",), ()),
     Flow("ledger.head.{sequence}", "LedgerHead", LEDGER.name, ("registry",), ("(every agency)",)),
     Flow("disclosure.{by}.{disclosure_id}", "Disclosure", DISCLOSURES.name, ("dispatch",), ("registry-disclosures",)),
 )
@@ -172,6 +189,11 @@ def command_step_subject(command_id: str, state: str) -> str:
 def quarantine_subject(ingest: str) -> str:
     """Subject of the counts of reports that one ingest process refused."""
     return f"quarantine.{ingest}"
+
+
+def probe_subject(host: str) -> str:
+    """Subject under which the watchdog of a host tries whether anything is stored."""
+    return f"probe.{host}"
 
 
 def ledger_head_subject(sequence: int) -> str:

@@ -184,7 +184,7 @@ def test_every_stream_has_a_flow_and_every_name_is_there_once() -> None:
 def test_publishers_and_readers_are_services() -> None:
     services = set(NAMES) - CLIENTS - {"common"}
     for row in flow.FLOWS:
-        assert set(row.publishers) <= services | {"setup"} and row.publishers, row.subject
+        assert set(row.publishers) <= services | {"setup", "up"} and row.publishers, row.subject
         readers = [one for one in row.consumers if one.startswith("(")]
         for reader in readers:
             name = reader.strip("()").split()[0].rstrip(",")
@@ -215,6 +215,7 @@ def test_the_subjects_that_are_made_are_those_of_the_table() -> None:
         flow.command_subject("c"): "command.{command_id}",
         flow.command_step_subject("c", "SENT"): "command_step.{command_id}.{state}",
         flow.quarantine_subject("i"): "quarantine.{ingest}",
+        flow.probe_subject("h"): "probe.{host}",
     }
     assert set(made.values()) == {row.subject for row in flow.FLOWS}
     for subject, row_subject in made.items():

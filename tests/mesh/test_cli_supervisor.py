@@ -54,6 +54,18 @@ async def test_a_killed_process_is_started_again_and_said_so(tmp_path: Path) -> 
     assert not is_alive(last) and not supervised.pids
 
 
+async def test_a_process_that_was_stopped_is_restarted_too(tmp_path: Path) -> None:
+    async with guardian() as guard, supervisor(guard, lambda line: None) as supervised:
+        supervised.start(Program("sleeper", SLEEPER, environment(), tmp_path / "log"))
+        await until(lambda: "sleeper" in supervised.pids)
+        for number in (signal.SIGCONT, signal.SIGSTOP):  # the first ends by SIGTERM, the second can't
+            pid = supervised.pids["sleeper"]
+            os.kill(pid, number)
+            await supervised.restart("sleeper")
+            assert not is_alive(pid)
+            await until(lambda pid=pid: supervised.pids.get("sleeper", pid) != pid)  # type: ignore[misc]
+
+
 async def test_a_process_that_fails_is_tried_again_ever_more_seldom(tmp_path: Path) -> None:
     log = tmp_path / "log"
     async with guardian() as guard, supervisor(guard, lambda line: None) as supervised:

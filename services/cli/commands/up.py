@@ -27,6 +27,7 @@ from services.cli.commands import demo as demos
 from services.cli.failure import FAILED, MISUSED, CommandFailed
 from services.cli.mesh import DEFAULT_FOLDER, Mesh
 from services.cli.supervisor import Program, Supervisor, guardian, supervisor
+from services.cli.watchdog import Watchdog, watching
 from services.common import bus, rpc, streams, telemetry
 from services.common.clock import MeshClock
 from services.common.errors import FailedPrecondition
@@ -112,8 +113,9 @@ async def _run(options: Options) -> int:
         guard = await stack.enter_async_context(guardian())
         # Entered first, so ended last: the services still reach the server while they stop.
         store = await stack.enter_async_context(supervisor(guard, say))
-        nats_url, monitor_url = _start_nats(options.folder, base_port, store)
+        nats_url, monitor_url, watchdog = _start_nats(options.folder, base_port, store)
         premises = await _create_streams(nats_url, options)
+        watched = await stack.enter_async_context(watching(watchdog)) if watchdog else asyncio.Future[None]()
         services = await stack.enter_async_context(supervisor(guard, say))
         addresses = programs.addresses(base_port)
         secret = _dev_secret(options.folder)
@@ -149,8 +151,8 @@ async def _run(options: Options) -> int:
         if options.exit:
             return code
         console.print("The mesh runs. Ctrl-C stops it.")
-        await asyncio.Event().wait()
-        raise AssertionError("nobody sets the event")
+        await watched
+        raise AssertionError("the watchdog ended")
 
 
 def _base_port(asked: int) -> int:
@@ -162,19 +164,20 @@ def _base_port(asked: int) -> int:
     return asked
 
 
-def _start_nats(folder: Path, base_port: int, store: Supervisor) -> tuple[str, str]:
-    """Addresses of the server and of its monitor: of one that the environment names, else of one started here."""
+def _start_nats(folder: Path, base_port: int, store: Supervisor) -> tuple[str, str, Watchdog | None]:
+    """Addresses of the server and of its monitor: of one that the environment names, else of one started here, which is watched."""
     url = os.environ.get("TANDEM_NATS_URL")
     if url:
         monitor_url = os.environ.get("TANDEM_NATS_MONITOR_URL", "")
         if not monitor_url:
             raise CommandFailed("TANDEM_NATS_URL goes with TANDEM_NATS_MONITOR_URL", MISUSED)
-        return url, monitor_url
+        return url, monitor_url, None
     server = nats_server.configure(
         folder / NATS, base_port + programs.NATS_OFFSET, base_port + programs.NATS_MONITOR_OFFSET
     )
     store.start(Program(NATS, server.command, dict(os.environ), _log(folder, NATS)))
-    return server.url, server.monitor_url
+    watchdog = Watchdog(store, NATS, server.url, server.monitor_url, folder / NATS)
+    return server.url, server.monitor_url, watchdog
 
 
 async def _create_streams(nats_url: str, options: Options) -> Premises:
