@@ -13,15 +13,12 @@ import pytest
 from google.rpc import error_details_pb2
 
 from services.common.bus import Bus
-from services.geofence import translate
-from services.geofence.domain import codec, fold
-from services.geofence.domain.alerts import Alert
-from services.geofence.domain.entries import Entry
-from services.geofence.domain.state import State
+from services.geofence.domain import codec
 from services.ingest.translate import equipment_entry, parse_equipment
 from tandem.common.v1 import log_pb2
 from tandem.ingest.v1 import ingest_pb2
 from tests.support import log
+from tests.support.folding import Stored, folded
 from tests.support.ingest import (
     WITHIN_S,
     Client,
@@ -192,9 +189,6 @@ async def test_a_report_whose_clock_is_ahead_counts_once_too(client: Client) -> 
     assert [fix.report_id for fix in state.tracks["tag"].fixes] == ["ahead"]
 
 
-Stored = tuple[int, int, log_pb2.LogEntry]
-
-
 def without_repetitions(entries: Iterable[Stored]) -> Iterator[Stored]:
     """The same entries at the same moments, with only the first sending of each report."""
     seen: set[tuple[str, str]] = set()
@@ -216,16 +210,6 @@ def without_repetitions(entries: Iterable[Stored]) -> Iterator[Stored]:
         else:
             seen.add((entry.equipment.device_id, entry.equipment.report_id))
             yield sequence, stamp_ms, entry
-
-
-def folded(entries: Iterable[Stored]) -> tuple[State, list[Alert]]:
-    """State and alerts of the offline fold."""
-    state, alerts = State(0), []
-    for sequence, stamp_ms, entry in entries:
-        for one in fold.step(state, Entry(sequence, stamp_ms, translate.entry_body(entry.SerializeToString()))):
-            assert isinstance(one, Alert), one
-            alerts.append(one)
-    return state, alerts
 
 
 async def test_what_is_under_way_at_a_stop_is_answered(mesh: IngestMesh) -> None:

@@ -68,20 +68,24 @@ class IngestMesh:
 class Client:
     """A vendor's head-end, the registry's routes, and a look into the log."""
 
-    def __init__(self, channel: grpc.aio.Channel, bus: Bus) -> None:
+    def __init__(self, channel: grpc.aio.Channel, bus: Bus, vendor_id: str = VENDOR_ID, secret: str = SECRET) -> None:
         self.bus = bus
+        self._vendor_id = vendor_id
+        self.identity = rpc.bearer(f"spiffe://vendor/{vendor_id}", secret)
+        """Call metadata."""
         self.stub = ingest_pb2_grpc.IngestServiceStub(channel)
 
     async def route(self, *device_ids: str, partitions: Sequence[int] = (0,), **changes: Any) -> None:
         """Registers tags of the vendor, as the registry does; `changes` replace fields of the route."""
-        content: dict[str, Any] = {"subject_id": "w", "vendor_id": VENDOR_ID, "kind": log_pb2.DeviceKind.TAG} | changes
+        tag = {"subject_id": "w", "vendor_id": self._vendor_id, "kind": log_pb2.DeviceKind.TAG}
+        content: dict[str, Any] = tag | changes
         value = log_pb2.DeviceRoute(partitions=partitions, **content).SerializeToString()
         for device_id in device_ids:
             await self.bus.publish(f"$KV.{flow.DEVICES_BUCKET}.{device_id}", value)
 
     def open(self, requests: Any = None) -> Reports:
         """A stream; without `requests` it is written to by hand."""
-        call: Reports = self.stub.Report(requests, metadata=rpc.bearer(VENDOR, SECRET), wait_for_ready=True)
+        call: Reports = self.stub.Report(requests, metadata=self.identity, wait_for_ready=True)
         return call
 
     async def send(self, *requests: ingest_pb2.ReportRequest) -> list[ingest_pb2.ReportResponse]:
