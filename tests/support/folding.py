@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from services.common import pull
 from services.geofence import translate
@@ -11,7 +11,7 @@ from services.geofence.domain import fold
 from services.geofence.domain.alerts import Alert
 from services.geofence.domain.entries import Entry
 from services.geofence.domain.state import State
-from tandem.common.v1 import log_pb2
+from tandem.common.v1 import geometry_pb2, log_pb2
 
 Stored = tuple[int, int, log_pb2.LogEntry]
 """Sequence, stamp in milliseconds, entry."""
@@ -27,9 +27,27 @@ def folded(entries: Iterable[Stored]) -> tuple[State, list[Alert]]:
     return state, alerts
 
 
-def counted(entries: Iterable[tuple[pull.Delivered, log_pb2.LogEntry]]) -> Counter[tuple[str, str]]:
-    """How often each report of the last 2 h counts in the fold, by device and report id; what doesn't count isn't there."""
-    state, _ = folded((message.sequence, message.stamp_ms, entry) for message, entry in entries)
-    found = Counter((device_id, fix.report_id) for device_id, track in state.tracks.items() for fix in track.fixes)
-    found.update((device_id, report_id) for device_id, heard in state.heard.items() for report_id, _ in heard)
+def counted(entries: Sequence[tuple[pull.Delivered, log_pb2.LogEntry]]) -> Counter[str]:
+    """How often each report of the last 2 h counts in the fold, by report id, which must be unique; what doesn't count isn't there.
+
+    A case that names all devices goes before the log: of devices that no case names the fold keeps the newest two positions.
+    """
+    device_ids = {device_id for _, entry in entries for device_id in entry.positions.device_id}
+    everyone = log_pb2.CaseSnapshot(
+        case_id="everyone",
+        version=1,
+        order_id="o",
+        wearer_id="w",
+        tag_device_ids=sorted(device_ids),
+        rings=[geometry_pb2.Ring(radius_m=100, action=geometry_pb2.RESPOND)],
+        valid_until_ms=1 << 50,
+    )
+    state, _ = folded(
+        [
+            (0, 0, log_pb2.LogEntry(case=everyone)),
+            *((message.sequence, message.stamp_ms, entry) for message, entry in entries),
+        ]
+    )
+    found = Counter(fix.report_id for track in state.tracks.values() for fix in track.fixes)
+    found.update(report_id for heard in state.heard.values() for report_id, _ in heard)
     return found

@@ -117,11 +117,8 @@ class Client:
                     assert answer.batch == next(iter(left)), "answers come in the order of the batches"
                     request = left.pop(answer.batch)
                     assert set(answer.outcomes) == {ingest_pb2.ACCEPTED}, answer.refusals
-                    report_ids = [one.report_id for one in request.positions] + [
-                        one.report_id for one in request.equipment
-                    ]
-                    assert len(answer.outcomes) == len(report_ids)
-                    acknowledged.update(report_ids)
+                    assert len(answer.outcomes) == len(report_ids(request))
+                    acknowledged.update(report_ids(request))
             except grpc.aio.AioRpcError as error:
                 assert error.code() in LATER or error.details() == BROKEN_WHILE_WRITING, error
                 await asyncio.sleep(0.1)
@@ -226,6 +223,11 @@ def request(batch: int, *reports: ingest_pb2.Position | ingest_pb2.EquipmentEven
         positions=[one for one in reports if isinstance(one, ingest_pb2.Position)],
         equipment=[one for one in reports if isinstance(one, ingest_pb2.EquipmentEvent)],
     )
+
+
+def report_ids(request: ingest_pb2.ReportRequest) -> list[str]:
+    """Ids of a batch's reports."""
+    return [one.report_id for one in request.positions] + [one.report_id for one in request.equipment]
 
 
 def load(device_id: str, name: str, batches: int, reports: int = 20) -> list[ingest_pb2.ReportRequest]:

@@ -1,0 +1,106 @@
+"""A disk that is really full under nats-server, and a server that hangs: `tandem up` starts it again, nothing is lost."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import grpc
+import grpc.aio
+import pytest
+from google.rpc import error_details_pb2
+
+from services.cli.commands.up import NATS
+from services.common import bus as buses
+from services.common import rpc
+from tests.support.disk import Disk, own_disk
+from tests.support.folding import counted
+from tests.support.ingest import Client, details, load, report_ids
+from tests.support.mesh import PATIENCE_S, RunningMesh, running_mesh
+
+SIZE = "32g"
+"""nats-server lets streams reserve three quarters of the disk, and `tandem up` reserves 1 GiB for each."""
+DEVICES = [f"tag-{n}" for n in range(30)]
+
+
+@pytest.fixture(scope="module")
+def disk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, Disk]]:
+    folder = tmp_path_factory.mktemp("mesh") / "m"
+    with own_disk(folder / NATS, SIZE) as one:
+        yield folder, one
+
+
+@pytest.fixture(scope="module")
+def mesh(disk: tuple[Path, Disk]) -> Iterator[RunningMesh]:
+    with running_mesh(disk[0]) as one:
+        yield one
+
+
+@asynccontextmanager
+async def head_end(mesh: RunningMesh) -> AsyncIterator[Client]:
+    now = mesh.now
+    async with rpc.channel(now.addresses["ingest"]) as channel, buses.connect(now.nats_url, "test") as bus:
+        client = Client(channel, bus, secret=now.dev_secret)
+        await client.route(*DEVICES)
+        yield client
+
+
+async def until_told(mesh: RunningMesh, event: str, times: int = 1) -> None:
+    log = mesh.folder / "logs" / "up.log"
+    async with asyncio.timeout(PATIENCE_S):
+        while log.read_text().count(f'"event": "{event}"') < times:  # noqa: ASYNC110 - a file tells nobody
+            await asyncio.sleep(0.1)
+
+
+async def send_all(client: Client, name: str, acknowledged: set[str]) -> None:
+    for device_id in DEVICES:
+        await client.deliver(load(device_id, f"{name}-{device_id}", batches=2, reports=5), acknowledged)
+
+
+@pytest.mark.timeout(240)
+async def test_a_full_disk_is_told_to_senders_and_over_once_there_is_room(
+    mesh: RunningMesh, disk: tuple[Path, Disk]
+) -> None:
+    acknowledged: set[str] = set()
+    async with head_end(mesh) as client:
+        await send_all(client, "before", acknowledged)
+        disk[1].fill()
+        pid = mesh.now.pids[NATS]
+        refused = [load(device_id, f"full-{device_id}", batches=2, reports=100) for device_id in DEVICES]
+        with pytest.raises(grpc.aio.AioRpcError) as told:
+            for batches in refused:
+                for answer in await client.send(*batches):
+                    acknowledged.update(report_ids(batches[answer.batch - 1]))
+        assert told.value.code() is grpc.StatusCode.UNAVAILABLE
+        assert details(told.value, error_details_pb2.RetryInfo).retry_delay.ToMilliseconds() > 0
+
+        await until_told(mesh, "store_stuck")
+        await asyncio.sleep(3)  # it looks every second
+        assert mesh.now.pids[NATS] == pid, "a restart gives no room"
+        disk[1].free()
+        await mesh.wait_until_returned({NATS: pid})
+        await until_told(mesh, "store_restarted")
+
+        for batches in refused:
+            await client.deliver(batches, acknowledged)
+        await send_all(client, "after", acknowledged)
+        assert len(acknowledged) > 6000
+        found = counted(await client.entries())
+    assert {one: found[one] for one in acknowledged if found[one] != 1} == {}
+
+
+async def test_a_server_that_hangs_is_started_again(mesh: RunningMesh) -> None:
+    acknowledged: set[str] = set()
+    async with head_end(mesh) as client:
+        await send_all(client, "hanging", acknowledged)
+    pid = mesh.now.pids[NATS]
+    os.kill(pid, signal.SIGSTOP)
+    await mesh.wait_until_returned({NATS: pid})
+    async with head_end(mesh) as client:
+        await send_all(client, "going-on", acknowledged)
+        found = counted(await client.entries())
+    assert {one: found[one] for one in acknowledged if found[one] != 1} == {}
