@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
+from collections.abc import AsyncIterator, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,7 @@ from tests.support.ingest import (
     now_ms,
     position,
     request,
+    under_load,
 )
 
 
@@ -46,25 +47,6 @@ async def client(mesh: IngestMesh) -> AsyncIterator[Client]:
         yield connected
 
 
-async def under_load(client: Client, disturb: Callable[[], Awaitable[None]]) -> tuple[set[str], int]:
-    """Three head-ends send for as long as `disturb` takes; returns what was acknowledged and how many streams it took."""
-    acknowledged: set[str] = set()
-    over = asyncio.Event()
-
-    async def head_end(number: int) -> int:
-        streams, turn = 0, 0
-        while not over.is_set():
-            turn += 1
-            streams += await client.deliver(load("tag", f"h{number}-{turn}", batches=20), acknowledged) - 1
-        return streams + 1
-
-    async with asyncio.TaskGroup() as tasks:
-        head_ends = [tasks.create_task(head_end(number)) for number in range(3)]
-        await disturb()
-        over.set()
-    return acknowledged, sum(one.result() for one in head_ends)
-
-
 async def test_nothing_acknowledged_is_lost_when_ingest_is_killed(mesh: IngestMesh, client: Client) -> None:
     moments = random.Random(20260706)
 
@@ -76,7 +58,8 @@ async def test_nothing_acknowledged_is_lost_when_ingest_is_killed(mesh: IngestMe
             await mesh.service.ready(mesh.address)
         await asyncio.sleep(0.2)
 
-    acknowledged, streams = await under_load(client, kill_now_and_then)
+    acknowledged: set[str] = set()
+    streams = await under_load(client, acknowledged, kill_now_and_then)
     assert streams > 3, "a kill broke a stream"
     assert len(acknowledged) > 1000
     assert acknowledged - set(await client.stored()) == set()
@@ -95,7 +78,8 @@ async def test_nothing_is_acknowledged_that_both_killed_at_once_would_lose(mesh:
             await mesh.service.ready(mesh.address)
         await asyncio.sleep(0.2)
 
-    acknowledged, streams = await under_load(client, freeze_and_kill)
+    acknowledged: set[str] = set()
+    streams = await under_load(client, acknowledged, freeze_and_kill)
     assert streams > 3 and len(acknowledged) > 500
     assert acknowledged - set(await client.stored()) == set()
 
@@ -107,7 +91,8 @@ async def test_nothing_acknowledged_is_lost_when_nats_is_killed(mesh: IngestMesh
             await mesh.nats.restart_after(down_s)
         await asyncio.sleep(0.5)
 
-    acknowledged, _ = await under_load(client, kill_now_and_then)
+    acknowledged: set[str] = set()
+    await under_load(client, acknowledged, kill_now_and_then)
     assert len(acknowledged) > 1000
     stored = await client.stored()
     assert acknowledged - set(stored) == set()

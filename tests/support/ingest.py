@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -241,3 +241,35 @@ def load(device_id: str, name: str, batches: int, reports: int = 20) -> list[ing
         )
         for batch in range(1, batches + 1)
     ]
+
+
+async def under_load(
+    client: Client,
+    acknowledged: set[str],
+    disturb: Callable[[], Awaitable[None]],
+    device_ids: Sequence[str] = ("tag",),
+    batches: int = 20,
+    reports: int = 20,
+    pause_s: float = 0.0,
+) -> int:
+    """Three head-ends send for as long as `disturb` takes, each in turn for each device; returns how many streams it took at least.
+
+    A stream carries `batches` of so many reports; the ids of those that were acknowledged are added as they come.
+    """
+    over = asyncio.Event()
+
+    async def head_end(number: int) -> int:
+        streams, turn = 0, number
+        while not over.is_set():
+            device_id = device_ids[turn % len(device_ids)]
+            turn += 1
+            name = f"h{number}-{turn}"
+            streams += await client.deliver(load(device_id, name, batches, reports), acknowledged) - 1
+            await asyncio.sleep(pause_s)
+        return streams + 1
+
+    async with asyncio.TaskGroup() as tasks:
+        head_ends = [tasks.create_task(head_end(number)) for number in range(3)]
+        await disturb()
+        over.set()
+    return sum(one.result() for one in head_ends)
