@@ -33,6 +33,8 @@ HEALTH_EVERY_S = 1.0
 STOP_TRIES = 3
 """How often a task is told to end, once a second: libraries can lose a cancellation (asyncio.wait_for does on Python 3.11)."""
 MAX_MESSAGE_BYTES = 1 << 20
+CALLS_MOST = 20_000
+"""Calls that a server has open or waiting."""
 OPEN_METHODS = ("/grpc.health.v1.Health/", "/grpc.reflection.v1alpha.ServerReflection/")
 """Named exceptions of the rule that a method needs its roles."""
 
@@ -44,6 +46,9 @@ _SERVER_OPTIONS = (
     ("grpc.max_connection_age_ms", 300_000),
     ("grpc.max_connection_age_grace_ms", 30_000),
     ("grpc.max_concurrent_streams", 512),
+    # Beyond these it would end calls that wait to be looked at, anybody's, with CANCELLED; by default from 1,000 on at random.
+    ("grpc.server.max_pending_requests", CALLS_MOST),
+    ("grpc.server.max_pending_requests_hard_limit", CALLS_MOST),
     ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
     ("grpc.so_reuseport", 0),
 )
@@ -258,7 +263,7 @@ async def serve(
 ) -> AsyncIterator[Server]:
     """A started server; at the end it says NOT_SERVING, lets calls finish for 5 s and stops."""
     server = grpc.aio.server(
-        interceptors=[Gatekeeper(settings.dev_secret)], options=_SERVER_OPTIONS, maximum_concurrent_rpcs=20_000
+        interceptors=[Gatekeeper(settings.dev_secret)], options=_SERVER_OPTIONS, maximum_concurrent_rpcs=CALLS_MOST
     )
     add_servicer(server)
     health_servicer = health.aio.HealthServicer()
