@@ -30,9 +30,10 @@ def folded(entries: Iterable[Stored]) -> tuple[State, list[Alert]]:
 def counted(entries: Sequence[tuple[pull.Delivered, log_pb2.LogEntry]]) -> Counter[str]:
     """How often each report of the last 2 h counts in the fold, by report id, which must be unique; what doesn't count isn't there.
 
-    A case that names all devices goes before the log: of devices that no case names the fold keeps the newest two positions.
+    A position counts by its place in the track, an event that is told by its alert. A case that names all devices goes before the
+    log: of devices that no case names the fold keeps the newest two positions and tells nothing.
     """
-    device_ids = {device_id for _, entry in entries for device_id in entry.positions.device_id}
+    device_ids = {one for _, entry in entries for one in (*entry.positions.device_id, entry.equipment.device_id)} - {""}
     everyone = log_pb2.CaseSnapshot(
         case_id="everyone",
         version=1,
@@ -42,12 +43,12 @@ def counted(entries: Sequence[tuple[pull.Delivered, log_pb2.LogEntry]]) -> Count
         rings=[geometry_pb2.Ring(radius_m=100, action=geometry_pb2.RESPOND)],
         valid_until_ms=1 << 50,
     )
-    state, _ = folded(
+    state, alerts = folded(
         [
             (0, 0, log_pb2.LogEntry(case=everyone)),
             *((message.sequence, message.stamp_ms, entry) for message, entry in entries),
         ]
     )
     found = Counter(fix.report_id for track in state.tracks.values() for fix in track.fixes)
-    found.update(report_id for heard in state.heard.values() for report_id, _ in heard)
+    found.update(alert.cause.report_id for alert in alerts if alert.cause)
     return found
