@@ -28,6 +28,12 @@ class Service:
         self._log = log
         self._process: subprocess.Popen[bytes] | None = None
 
+    @property
+    def pid(self) -> int:
+        """Its process id, while it runs."""
+        assert self._process
+        return self._process.pid
+
     def start(self) -> None:
         """Starts it; `ready` tells when it serves."""
         with self._log.open("ab") as log:
