@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
@@ -12,10 +12,11 @@ import grpc.aio
 
 from services.common import fields, rpc
 from services.common.errors import InvalidField, StoreFull
-from services.ingest import metrics, translate
+from services.ingest import batches, metrics
+from services.ingest.batches import Batch, Gathering
 from services.ingest.commands import Commands
-from services.ingest.domain import BATCH_MOST, Equipment, Position, Positions, Reason, Refusal, Sender
-from services.ingest.intake import Intake, Reports
+from services.ingest.domain import BATCH_MOST, Sender
+from services.ingest.intake import Intake
 from services.ingest.quarantine import Quarantine
 from services.ingest.stream import Answer, Stream, outcomes, refusals_to_proto
 from tandem.ingest.v1 import ingest_pb2, ingest_pb2_grpc
@@ -23,10 +24,6 @@ from tandem.ingest.v1 import ingest_pb2, ingest_pb2_grpc
 STREAMS_MOST = 256
 """Open streams of one caller."""
 REASON_MOST_CHARS = 200
-FEW = 3
-"""So many reports are read faster one by one."""
-
-_BATCH = ingest_pb2.ReportRequest | ingest_pb2.ReportBatchRequest
 
 
 class IngestApi(ingest_pb2_grpc.IngestServiceServicer):
@@ -34,6 +31,7 @@ class IngestApi(ingest_pb2_grpc.IngestServiceServicer):
 
     def __init__(self, intake: Intake, commands: Commands, quarantine: Quarantine) -> None:
         self._intake, self._commands, self._quarantine = intake, commands, quarantine
+        self._gathering = Gathering(intake, commands)
         self._streams: Counter[str] = Counter()
 
     async def Report(
@@ -63,7 +61,7 @@ class IngestApi(ingest_pb2_grpc.IngestServiceServicer):
         count = self._read_receipts(sender, request)
         if not count:
             return ingest_pb2.ReportBatchResponse()
-        taken = await self._intake.take(sender, _read(request, count), request.backfill, "unary")
+        taken = await self._intake.take(sender, batches.read(request), request.backfill, "unary")
         commands = self._commands.for_contact(taken.device_ids)
         self._commands.sent(commands)
         return ingest_pb2.ReportBatchResponse(
@@ -99,15 +97,18 @@ class IngestApi(ingest_pb2_grpc.IngestServiceServicer):
             async for request in requests:
                 await stream.window()
                 count = self._read_receipts(sender, request)
-                taken = None
-                if count:
-                    taken = await self._intake.admit(sender, _read(request, count), request.backfill, "stream")
-                    self._commands.heard(stream, taken.device_ids)
-                stream.answer(Answer(request.batch, count, len(request.positions), taken, request.together))
+                answer = Answer(request.batch, count, len(request.positions), request.together)
+                stream.answer(answer)
+                if not count:
+                    stream.admitted(answer, None, 0)
+                elif batches.is_small(request):
+                    self._gathering.add(sender, request, stream, answer)
+                else:
+                    await batches.take(self._intake, self._commands, sender, request, stream, answer)
         finally:
             stream.end()  # what came before a bad frame is answered first
 
-    def _read_receipts(self, sender: Sender, request: _BATCH) -> int:
+    def _read_receipts(self, sender: Sender, request: Batch) -> int:
         """Takes a request's receipts and returns how many reports it has. Raises InvalidField."""
         count = len(request.positions) + len(request.equipment)
         receipts = request.receipts
@@ -127,32 +128,3 @@ class IngestApi(ingest_pb2_grpc.IngestServiceServicer):
 def _sender() -> Sender:
     spiffe_id = rpc.caller().spiffe_id
     return Sender(spiffe_id, spiffe_id.removeprefix("spiffe://vendor/"), "")
-
-
-def _read(request: _BATCH, count: int) -> Reports:
-    """A batch's reports. All sound, as nearly always, they are read at once; else one by one, to say which aren't and why."""
-    if count > FEW and not request.equipment:
-        positions = translate.read_positions(list(request.positions))
-        if positions is not None:
-            return Reports(count, positions, range(count))
-    read: list[tuple[int, Position | Equipment]] = []
-    unreadable, claimed = [], {}
-    messages: Sequence[Any] = (*request.positions, *request.equipment)
-    for i, msg in enumerate(messages):
-        parse: Any = translate.parse_position if i < len(request.positions) else translate.parse_equipment
-        try:
-            read.append((i, parse(msg)))
-        except InvalidField as error:
-            unreadable.append(Refusal(i, error.field, error.reason, Reason.INVALID))
-            claimed[i] = msg.device_id
-    of_positions = [(i, one) for i, one in read if isinstance(one, Position)]
-    of_events = [(i, one) for i, one in read if isinstance(one, Equipment)]
-    return Reports(
-        count,
-        Positions.of([one for _, one in of_positions]),
-        [i for i, _ in of_positions],
-        [one for _, one in of_events],
-        [i for i, _ in of_events],
-        unreadable,
-        claimed,
-    )

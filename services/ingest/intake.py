@@ -74,7 +74,7 @@ class _Checked:
 class Taken:
     """A batch on its way into the log."""
 
-    __slots__ = ("_error", "_left", "_on_end", "_waiter", "device_ids", "refusals")
+    __slots__ = ("_error", "_left", "_on_end", "_waiters", "device_ids", "refusals")
 
     def __init__(self) -> None:
         self.refusals: list[Refusal] = []
@@ -82,7 +82,7 @@ class Taken:
         """Devices of what wasn't refused."""
         self._left = 0
         self._error: BaseException | None = None
-        self._waiter: asyncio.Future[None] | None = None
+        self._waiters: list[asyncio.Future[None]] = []
         self._on_end: Callable[[bool], None] | None = None
 
     def add(self, stored: asyncio.Future[None]) -> None:
@@ -105,8 +105,9 @@ class Taken:
     async def stored(self) -> None:
         """Returns once all that wasn't refused is durable. Raises StoreFull or Unavailable."""
         if self._left:
-            self._waiter = asyncio.get_running_loop().create_future()
-            await self._waiter
+            waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            self._waiters.append(waiter)
+            await waiter
         if self._error is not None:
             raise self._error
 
@@ -116,8 +117,9 @@ class Taken:
         if self._left or self._on_end is None:
             return
         self._on_end(self._error is None)
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)
+        for waiter in self._waiters:
+            if not waiter.done():
+                waiter.set_result(None)
 
 
 class Intake:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from services.ingest.domain import Refusal
 from services.ingest.intake import Taken
@@ -28,10 +28,26 @@ class Answer:
     batch: int
     count: int
     positions: int
-    taken: Taken | None
-    """None where the request had nothing but receipts."""
     together: bool
     """Its answer may come together with others."""
+    admitted: bool = False
+    """It is known what is taken of it."""
+    taken: Taken | None = None
+    """With what it was taken, on the way into the log; None where the request had nothing but receipts."""
+    first: int = 0
+    """Where its reports begin in that."""
+    error: Exception | None = None
+    """Why it isn't taken at all."""
+
+    @property
+    def refusals(self) -> Sequence[Refusal]:
+        """Which of its reports were refused; the index counts in this batch."""
+        if self.taken is None or not self.taken.refusals:
+            return ()
+        end = self.first + self.count
+        return [
+            replace(one, index=one.index - self.first) for one in self.taken.refusals if self.first <= one.index < end
+        ]
 
 
 class Stream:
@@ -60,6 +76,16 @@ class Stream:
         self._answers.append(answer)
         self._changed.set()
 
+    def admitted(self, answer: Answer, taken: Taken | None, first: int) -> None:
+        """What is to be stored of a batch is on its way."""
+        answer.taken, answer.first, answer.admitted = taken, first, True
+        self._changed.set()
+
+    def failed(self, answer: Answer, error: Exception) -> None:
+        """A batch isn't taken at all; the stream ends with the error."""
+        answer.error, answer.admitted = error, True
+        self._changed.set()
+
     def end(self) -> None:
         """No more batches come."""
         self._ended = True
@@ -83,8 +109,8 @@ class Stream:
 
     async def next(self) -> ingest_pb2.ReportResponse | None:
         """The next response, or None at the end. Raises StoreFull or Unavailable where a batch wasn't stored."""
-        while not (self._commands or self._answers):
-            if self._ended:
+        while not (self._commands or (self._answers and self._answers[0].admitted)):
+            if self._ended and not self._answers:
                 return None
             self._changed.clear()
             await self._changed.wait()
@@ -93,6 +119,8 @@ class Stream:
             self._commands.clear()
             return ingest_pb2.ReportResponse(commands=commands)
         answers = [self._answers.popleft()]
+        if answers[0].error is not None:
+            raise answers[0].error
         if answers[0].taken is not None:
             await answers[0].taken.stored()
         total = answers[0].count
@@ -111,6 +139,8 @@ class Stream:
             first.together
             and following.together
             and total + following.count <= TOGETHER_MOST
+            and following.admitted
+            and following.error is None
             and (following.taken is None or following.taken.is_stored)
         )
 
@@ -119,7 +149,7 @@ def _response(answers: Sequence[Answer]) -> ingest_pb2.ReportResponse:
     response = ingest_pb2.ReportResponse(batch=answers[-1].batch, batches=len(answers))
     before = 0
     for one in answers:
-        refusals = one.taken.refusals if one.taken is not None else ()
+        refusals = one.refusals
         response.outcomes.extend(outcomes(one.count, refusals))
         if refusals:
             response.refusals.extend(refusals_to_proto(one.positions, refusals, before))
