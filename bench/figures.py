@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from rich.table import Table
+
 from services.cli.percentiles import percentile as percentile
 
 
@@ -44,3 +46,14 @@ def to_json(machine: Mapping[str, Any], versions: Mapping[str, str], figures: Se
             asdict(one) | {"value": round(one.value, 3) if math.isfinite(one.value) else None} for one in figures
         ],
     }
+
+
+def table(figures: Sequence[Figure]) -> Table:
+    """The figures for a person."""
+    one = Table("figure", "value", "unit", "target", "met", "against", box=None)
+    one.columns[1].justify = "right"
+    for figure in figures:
+        target = "" if figure.target is None else f"{figure.target:g}"
+        met = {None: "", True: "yes", False: "[bold red]NO[/]"}[figure.met]
+        one.add_row(figure.name, f"{figure.value:,.1f}", figure.unit, target, met, figure.against or "")
+    return one

@@ -90,6 +90,14 @@ def usage(pids: Mapping[str, int]) -> Usage:
     return Usage(by_process, (ticks[3] + ticks[4]) * tick_s, sum(ticks) * tick_s)
 
 
+def resident_mib(pid: int) -> float | None:
+    """Memory that a process has in RAM, MiB; None where the system has no /proc."""
+    status = _PROC / str(pid) / "status"
+    if not status.exists():
+        return None
+    return int(status.read_text().partition("VmRSS:")[2].split()[0]) / 1024
+
+
 def _cpu_model() -> str:
     cpuinfo = _PROC / "cpuinfo"
     if cpuinfo.exists():

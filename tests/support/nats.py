@@ -32,6 +32,12 @@ class TestServer:
         self.url = self._server.url
         self.monitor_url = self._server.monitor_url
 
+    @property
+    def pid(self) -> int:
+        """Its process id while it runs."""
+        assert self._process
+        return self._process.pid
+
     def start(self) -> None:
         """Starts it; clients connect by retrying."""
         self._process = subprocess.Popen(self._server.command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)

