@@ -27,7 +27,6 @@ import grpc.aio
 import typer
 import uvloop
 from rich.console import Console
-from rich.table import Table
 
 from bench import figures, load, machine, population
 from bench.figures import Figure
@@ -38,7 +37,7 @@ from services.cli import mesh
 from services.cli.failure import FAILED, CommandFailed, of_rpc
 from services.cli.mesh import Clients, Mesh
 from services.cli.openloop import Sent
-from services.cli.parties import HeadEnd
+from services.cli.parties import VENDOR, HeadEnd
 from services.common import bus as buses
 from services.common import flow, pull, telemetry, times
 from services.common.bus import Bus
@@ -195,7 +194,7 @@ async def run_load(
 ) -> Measured:
     """Sends a load and waits for its offers."""
     before = machine.usage(pids)
-    sent = await load.send(clients, plan, shape.streams)
+    sent = await load.send(clients.mesh.addresses["ingest"], clients.identity(VENDOR), plan, shape.streams)
     used = machine.usage(pids).since(before)
     await offers.until_all(plan.triggers)
     return Measured(
@@ -268,17 +267,6 @@ def figures_of(one: Measured) -> list[Figure]:
     return found
 
 
-def table(found: list[Figure]) -> Table:
-    """The figures for a person."""
-    one = Table("figure", "value", "unit", "target", "met", box=None)
-    one.columns[1].justify = "right"
-    for figure in found:
-        target = "" if figure.target is None else f"{figure.target:g}"
-        met = {None: "", True: "yes", False: "[bold red]NO[/]"}[figure.met]
-        one.add_row(figure.name, f"{figure.value:,.1f}", figure.unit, target, met)
-    return one
-
-
 def main(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
     seconds: Annotated[float, typer.Option(help="Length of each of the two loads.", min=1, max=600)] = 30,
@@ -307,7 +295,7 @@ def main(
     else:
         out = Console(highlight=False, soft_wrap=True)
         out.print(", ".join(f"{name} {value}" for name, value in {**about, **versions}.items()))
-        out.print(table(found))
+        out.print(figures.table(found))
     for one in results:
         for refusal, count in one.sent.refused.most_common(3):
             say(f"[bold red]REFUSED in {one.shape.name}:[/] {count} times {refusal}")

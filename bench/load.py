@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from bench.population import Party
 from services.cli import openloop
 from services.cli.failure import CommandFailed
-from services.cli.mesh import Clients
+from services.cli.mesh import Metadata
 from services.cli.openloop import Request, Sent
 from services.common import times
 from tandem.ingest.v1 import ingest_pb2
@@ -94,9 +94,9 @@ def prepare(
     return Plan(starts_at_ms, requests, triggers)
 
 
-async def send(clients: Clients, plan: Plan, streams: int) -> Sent:
+async def send(address: str, identity: Metadata, plan: Plan, streams: int) -> Sent:
     """Sends each request when it is due and returns when all are answered. Raises CommandFailed where they aren't."""
-    sent = await openloop.send(clients, plan.starts_at_ms, plan.requests, streams)
+    sent = await openloop.send(address, identity, plan.starts_at_ms, plan.requests, streams)
     if sent.unanswered:
         raise CommandFailed(
             f"{sent.unanswered} reports weren't answered {openloop.ANSWERED_WITHIN_S:.0f} s after the last was due"

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import random
+import threading
 import time
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,8 +19,7 @@ import grpc.aio
 
 from services.cli.calls import FIRST_DELAY_S, may_succeed_later
 from services.cli.failure import CommandFailed
-from services.cli.mesh import Clients
-from services.cli.parties import VENDOR
+from services.cli.mesh import Metadata
 from services.common import rpc
 from tandem.ingest.v1 import ingest_pb2
 
@@ -29,7 +29,7 @@ ANSWERED_WITHIN_S = 60.0
 """How long the last answers are awaited."""
 PREPARED_PER_S = 60_000
 """How many reports can be prepared in a second, at the least."""
-_METHOD = f"/{ingest_pb2.DESCRIPTOR.services_by_name['IngestService'].full_name}/Report"
+METHOD = f"/{ingest_pb2.DESCRIPTOR.services_by_name['IngestService'].full_name}/Report"
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +61,9 @@ class Sent:
     last_answer: float = 0.0
     """Monotonic time of the last answer."""
     answered_after_s: list[float] = field(default_factory=list)
-    """For each request: from the moment when it was due to its answer."""
+    """For each request, in the order of the answers: from the moment when it was due to its answer."""
+    answered_due_s: list[float] = field(default_factory=list)
+    """For each of these, when it was due."""
     refused: Counter[str] = field(default_factory=Counter)
     """Reports that weren't taken, by field and reason."""
 
@@ -84,52 +86,70 @@ def moments_s(drawn: random.Random, count: int, seconds: float) -> list[float]:
     return sorted(drawn.uniform(0, seconds) for _ in range(count))
 
 
-async def send(clients: Clients, starts_at_ms: int, requests: Sequence[Request], streams: int) -> Sent:
+async def send(address: str, identity: Metadata, starts_at_ms: int, requests: Sequence[Request], streams: int) -> Sent:
     """Sends each request when it is due, over so many streams, and returns when all are answered or that took too long.
 
-    `starts_at_ms` is wall time, and a request's `batch` must be its index. What wasn't answered when a stream broke is sent
-    again on the next. Raises CommandFailed where the start is over already.
+    `starts_at_ms` is wall time. What wasn't answered when a stream broke is sent again on the next. Raises CommandFailed where
+    the start is over already.
     """
     wait_s = starts_at_ms / 1000 - time.time()
     if wait_s < 0:
         raise CommandFailed("this machine is too busy: the load wasn't prepared when it was due to start")
     sent = Sent(started=time.monotonic() + wait_s)
-    async with rpc.channel(clients.mesh.addresses["ingest"]) as channel:
+    stopped = threading.Event()
+    async with rpc.channel(address) as channel:
         # Messages are made beforehand; while the load runs they only pass through.
-        method: Any = channel.stream_stream(_METHOD, None, ingest_pb2.ReportResponse.FromString)
-        numbered = list(enumerate(requests))
-        lanes = [_Lane(method, clients, numbered[i::streams], sent) for i in range(streams)]
+        method: Any = channel.stream_stream(METHOD, None, ingest_pb2.ReportResponse.FromString)
+        lanes = [_Lane(method, identity, requests[i::streams], sent) for i in range(streams)]
+        releasing = asyncio.to_thread(_release, requests, sent.started, lanes, asyncio.get_running_loop(), stopped)
         try:
             async with asyncio.timeout(wait_s + requests[-1].due_s + ANSWERED_WITHIN_S):
-                await asyncio.gather(*(lane.run() for lane in lanes))
+                await asyncio.gather(releasing, *(lane.run() for lane in lanes))
         except TimeoutError:
             sent.unanswered = sum(lane.unanswered for lane in lanes)
+        finally:
+            stopped.set()
     return sent
 
 
-class _Lane:
-    """The requests of one stream, and of the streams after it where it breaks."""
+def _release(
+    requests: Sequence[Request],
+    started: float,
+    lanes: Sequence[_Lane],
+    loop: asyncio.AbstractEventLoop,
+    stopped: threading.Event,
+) -> None:
+    """Tells each request's lane when it is due. In a thread: the event loop's timers are as coarse as a millisecond."""
+    for i, request in enumerate(requests):
+        if stopped.wait(max(started + request.due_s - time.monotonic(), 0)):
+            return
+        loop.call_soon_threadsafe(lanes[i % len(lanes)].release)
 
-    def __init__(self, method: Any, clients: Clients, requests: Iterable[tuple[int, Request]], sent: Sent) -> None:
-        self._method, self._identity, self._sent = method, clients.identity(VENDOR), sent
-        self._left = dict(requests)
-        """By batch, in the order in which they are due: those that aren't answered."""
-        self._written = -1
-        """The last batch that was sent at all."""
+
+class _Lane:
+    """The requests of one stream, and of the streams after it where it breaks. They are answered in their order."""
+
+    def __init__(self, method: Any, identity: Metadata, requests: Sequence[Request], sent: Sent) -> None:
+        self._method, self._identity, self._requests, self._sent = method, identity, requests, sent
+        # How many of the requests, from the first on, are that far.
+        self._due = self._written = self._answered = 0
+        self._more_due = asyncio.Event()
 
     @property
     def unanswered(self) -> int:
         """Reports that aren't answered."""
-        return sum(one.reports for one in self._left.values())
+        return sum(one.reports for one in self._requests[self._answered :])
+
+    def release(self) -> None:
+        """One more request is due."""
+        self._due += 1
+        self._more_due.set()
 
     async def run(self) -> None:
         """Returns once everything is answered."""
-        while self._left:
+        while self._answered < len(self._requests):
             call = self._method(metadata=self._identity)
-            both = (
-                asyncio.create_task(self._write(call, list(self._left.items()))),
-                asyncio.create_task(self._read(call)),
-            )
+            both = asyncio.create_task(self._write(call)), asyncio.create_task(self._read(call))
             try:
                 await asyncio.gather(*both)
             except asyncio.InvalidStateError:
@@ -142,21 +162,21 @@ class _Lane:
                     one.cancel()
                 await asyncio.gather(*both, return_exceptions=True)
                 call.cancel()
-            if self._left:
+            if self._answered < len(self._requests):
                 self._sent.broken += 1
                 await asyncio.sleep(FIRST_DELAY_S)
 
-    async def _write(self, call: Any, requests: Sequence[tuple[int, Request]]) -> None:
-        for batch, request in requests:
-            due = self._sent.started + request.due_s
-            wait_s = due - time.monotonic()
-            if wait_s > 0:
-                await asyncio.sleep(wait_s)
-            if batch > self._written:
-                late_s = time.monotonic() - due
+    async def _write(self, call: Any) -> None:
+        for i in range(self._answered, len(self._requests)):
+            while i >= self._due:
+                self._more_due.clear()
+                await self._more_due.wait()
+            request = self._requests[i]
+            if i == self._written:
+                late_s = time.monotonic() - self._sent.started - request.due_s
                 self._sent.late += late_s > LATE_S
                 self._sent.latest_s = max(self._sent.latest_s, late_s)
-                self._written = batch
+                self._written += 1
             await call.write(request.message)
         await call.done_writing()
 
@@ -164,9 +184,12 @@ class _Lane:
         async for answer in call:
             if answer.commands:
                 continue  # nobody carries these devices
-            request = self._left.pop(answer.batch)
             sent = self._sent
             sent.last_answer = time.monotonic()
-            sent.answered_after_s.append(sent.last_answer - sent.started - request.due_s)
+            # Several may be answered at once.
+            for request in self._requests[self._answered : self._answered + answer.batches]:
+                sent.answered_after_s.append(sent.last_answer - sent.started - request.due_s)
+                sent.answered_due_s.append(request.due_s)
+            self._answered += answer.batches
             sent.accepted += len(answer.outcomes) - len(answer.refusals)
             sent.refused.update(f"{one.field.rpartition('.')[2]}: {one.reason}" for one in answer.refusals)

@@ -21,7 +21,7 @@ from services.cli.calls import call
 from services.cli.failure import FAILED, MISUSED, CommandFailed
 from services.cli.mesh import DEFAULT_FOLDER, Clients, Mesh
 from services.cli.openloop import Request, Sent
-from services.cli.parties import NPA_RECORDS, VENDOR_ID, HeadEnd
+from services.cli.parties import NPA_RECORDS, VENDOR, VENDOR_ID, HeadEnd
 from services.cli.percentiles import percentile
 from services.common import fields, times
 from services.common.clock import MeshClock
@@ -114,7 +114,8 @@ async def _run(running: Mesh, shape: Shape, *, register: bool) -> Sent:
         with Console(stderr=True).status("preparing") as status:
             requests = await asyncio.to_thread(prepare, shape, clients.clock, starts_at_ms)
             status.update(f"sending for {shape.seconds:g} s")
-            return await openloop.send(clients, starts_at_ms, requests, shape.streams)
+            address, identity = clients.mesh.addresses["ingest"], clients.identity(VENDOR)
+            return await openloop.send(address, identity, starts_at_ms, requests, shape.streams)
 
 
 async def _register(clients: Clients, shape: Shape) -> None:
