@@ -71,6 +71,10 @@ fuzz: setup ## throw garbage at the doors' parsers for FUZZ_SECONDS (300)
 bench: setup ## measure the chain from position to alert
 	@$(BIN)/python -m bench.chain
 
+.PHONY: bench-ingest
+bench-ingest: setup ## measure ingest alone: reports a second, latency, memory, beside its peers
+	@$(BIN)/python -m bench.ingest
+
 # ---- check
 
 .PHONY: check
