@@ -34,7 +34,7 @@ from services.common import rpc, telemetry
 
 PARTS = ("batched", "single", "latency", *ingest_peers.TITLES, "burst", "memory")
 BATCHED_STREAMS, BATCHED_WINDOW = 8, 8
-SINGLE_STREAMS, SINGLE_WINDOW = 8, 64
+SINGLE_STREAMS, SINGLE_WINDOW = 32, 32
 WIDTH = 150
 """Of the table, so that a line is a figure also where there is no terminal."""
 

@@ -151,8 +151,9 @@ def _readable(request: Any) -> Any:
     return request
 
 
-async def _all_readable(requests: AsyncIterator[Any]) -> AsyncIterator[Any]:
-    async for request in requests:
+async def _all_readable(context: grpc.aio.ServicerContext[Any, Any]) -> AsyncIterator[Any]:
+    # What gRPC hands over as the requests does the same, one generator farther away: that is felt at 10,000 requests a second.
+    while (request := await context.read()) is not grpc.aio.EOF:
         yield _readable(request)
 
 
@@ -186,14 +187,16 @@ class Gatekeeper(grpc.aio.ServerInterceptor):
                 raise errors.PermissionDenied(f"{access_pb2.Role.Name(who.role)} may not call {method}")
             _caller.set(who)
 
-        readable = _all_readable if handler.request_streaming else _readable
+        def readable(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
+            return _all_readable(context) if handler.request_streaming else _readable(request)
+
         if handler.response_streaming:
             streaming: Any = handler.stream_stream if handler.request_streaming else handler.unary_stream
 
             async def serve_stream(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> AsyncIterator[Any]:
                 try:
                     admit(context)
-                    async for response in streaming(readable(request), context):
+                    async for response in streaming(readable(request, context), context):
                         yield response
                 except errors.TandemError as error:
                     await _abort(context, error)
@@ -210,7 +213,7 @@ class Gatekeeper(grpc.aio.ServerInterceptor):
         async def serve(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
             try:
                 admit(context)
-                return await single(readable(request), context)
+                return await single(readable(request, context), context)
             except errors.TandemError as error:
                 await _abort(context, error)
 

@@ -114,6 +114,8 @@ class IngestApi(ingest_pb2_grpc.IngestServiceServicer):
         receipts = request.receipts
         if count > BATCH_MOST or not (count or receipts):
             raise InvalidField("positions", f"a batch holds 1 to {BATCH_MOST} reports, this one {count}")
+        if not receipts:
+            return count
         if len(receipts) > BATCH_MOST:
             raise InvalidField("receipts", f"at most {BATCH_MOST}, not {len(receipts)}")
         for i, one in enumerate(receipts):

@@ -9,7 +9,7 @@ from typing import Any
 
 from services.common.errors import InvalidField
 from services.ingest import translate
-from services.ingest.commands import Commands
+from services.ingest.commands import Commands, Session
 from services.ingest.domain import Equipment, Position, Positions, Reason, Refusal, Sender
 from services.ingest.intake import Intake, Reports
 from services.ingest.stream import Answer, Stream
@@ -110,12 +110,15 @@ class Gathering:
         count = len(messages)
         taken = await self._intake.admit(sender, Reports(count, positions, range(count)), False, "stream")
         refused = {one.index for one in taken.refusals}
+        over: dict[str, Session] = {}
         first = 0
         for one in group:
-            end = first + one.answer.count
             one.stream.admitted(one.answer, taken, first)
-            self._commands.heard(one.stream, [positions.device_ids[i] for i in range(first, end) if i not in refused])
-            first = end
+            for i in range(first, first + one.answer.count):
+                if i not in refused:
+                    over[positions.device_ids[i]] = one.stream
+            first += one.answer.count
+        self._commands.heard(over)
 
 
 async def take(
@@ -129,4 +132,4 @@ async def take(
     """Takes a batch by itself; its answer is told of it. Raises Unavailable where a device can't be looked up."""
     taken = await intake.admit(sender, read(request), request.backfill, "stream")
     stream.admitted(answer, taken, 0)
-    commands.heard(stream, taken.device_ids)
+    commands.heard(dict.fromkeys(taken.device_ids, stream))

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -103,12 +103,12 @@ class Commands:
 
     # ── to and from the devices ──────────────────────────────────────────────────────────────────────────────────────
 
-    def heard(self, session: Session, device_ids: Sequence[str]) -> None:
-        """Devices were heard over a session: their commands go down it, now and from now on."""
-        self._sessions.update(dict.fromkeys(device_ids, session))
+    def heard(self, over: Mapping[str, Session]) -> None:
+        """Devices were heard, each over a session: their commands go down it, now and from now on."""
+        self._sessions.update(over)
         if self._waiting:
-            for device_id in self._waiting.keys() & set(device_ids):
-                self._give_all(device_id, session)
+            for device_id in self._waiting.keys() & over.keys():
+                self._give_all(device_id, over[device_id])
 
     def closed(self, session: Session) -> None:
         """A session has ended."""

@@ -73,9 +73,9 @@ def read_positions(msgs: Sequence[ingest_pb2.Position]) -> Positions | None:
         and _all_within(lon_deg, -180, 180)
         and _all_within(accuracy_m, 0, ACCURACY_MOST_M)
         and min(accuracy_m) > 0
-        and _all_within([one.speed_mps for one in msgs], 0, SPEED_MOST_MPS)
-        and _all_within([one.course_deg for one in msgs], 0, 360)
-        and _all_within([one.battery_pct for one in msgs], 0, 100)
+        and _absent_or_within([one.speed_mps for one in msgs], 0, SPEED_MOST_MPS)
+        and _absent_or_within([one.course_deg for one in msgs], 0, 360)
+        and _absent_or_within([one.battery_pct for one in msgs], 0, 100)
         and fields.are_ids(report_ids)
     ):
         return None
@@ -87,6 +87,10 @@ def read_positions(msgs: Sequence[ingest_pb2.Position]) -> Positions | None:
         [round(one * 1e7) for one in lon_deg],
         [round(one * 1000) or 1 for one in accuracy_m],
     )
+
+
+def _absent_or_within(values: list[float], least: float, greatest: float) -> bool:
+    return not any(values) or _all_within(values, least, greatest)
 
 
 def _all_within(values: list[float], least: float, greatest: float) -> bool:
