@@ -7,7 +7,19 @@ import sys
 import grpc.aio
 import typer
 
-from services.cli.commands import backtest, demo, device_token, import_, incidents, ledger, load, replay, send, up
+from services.cli.commands import (
+    backtest,
+    demo,
+    device_token,
+    import_,
+    incidents,
+    ledger,
+    load,
+    quarantine,
+    replay,
+    send,
+    up,
+)
 from services.cli.failure import FAILED, MISUSED, CommandFailed, of_rpc
 
 app = typer.Typer(
@@ -24,6 +36,7 @@ app.command()(backtest.backtest)
 app.command()(incidents.incidents)
 app.command("import")(import_.import_)
 app.command("device-token")(device_token.device_token)
+app.command()(quarantine.quarantine)
 app.command()(send.send)
 app.command()(load.load)
 app.add_typer(ledger.app, name="ledger")

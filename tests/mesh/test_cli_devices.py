@@ -1,7 +1,8 @@
-"""`tandem device-token` on a running mesh: a token once, for whichever agency has the device, or none any more."""
+"""`tandem device-token` and `tandem quarantine` on a running mesh: a token once, or none any more; who was refused, and why."""
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator
 
@@ -9,9 +10,11 @@ import pytest
 
 from services.cli import mesh as meshes
 from services.cli.calls import call
-from services.cli.parties import MOJ_RECORDS, NPA_RECORDS
+from services.cli.parties import MOJ_RECORDS, NPA_RECORDS, VENDOR
+from tandem.ingest.v1 import ingest_pb2
 from tandem.registry.v1 import registry_pb2
 from tests.support import records
+from tests.support.ingest import position
 from tests.support.mesh import RunningMesh, running_mesh, tandem
 
 
@@ -52,3 +55,16 @@ async def test_a_device_that_nobody_knows_is_refused_in_one_line(folder: str, ar
     outcome = tandem("device-token", *arguments, "--dir", folder)
     assert (outcome.returncode, outcome.stdout) == (2, "")
     assert outcome.stderr == "NOT_FOUND: device_id: no such device\n"
+
+
+async def test_what_was_refused_is_listed(mesh: RunningMesh, folder: str) -> None:
+    nothing = tandem("quarantine", "--device", "stranger", "--dir", folder)
+    assert (nothing.returncode, nothing.stdout) == (0, "no reports were refused\n")
+    async with meshes.connect(mesh.now) as clients:
+        request = ingest_pb2.ReportBatchRequest(positions=[position("stranger", f"r-{n}") for n in range(3)])
+        await call(clients.ingest.ReportBatch, request, clients.identity(VENDOR))
+    listed = json.loads(tandem("quarantine", "--device", "stranger", "--json", "--dir", folder).stdout)
+    (one,) = listed["quarantined"]
+    assert (one["sender"], one["reason"], one["count"]) == (VENDOR, "UNKNOWN_DEVICE", 3)
+    shown = tandem("quarantine", "--dir", folder).stdout
+    assert "stranger" in shown and "UNKNOWN_DEVICE" in shown
