@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
-from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -27,11 +26,14 @@ from tandem.registry.v1 import registry_pb2
 RING_OPEN = "RING_OPEN"
 
 
-def run(scenario_path: Path, reports_path: Path) -> Iterator[dict[str, Any]]:
-    """Alerts as the NDJSON of `tandem backtest` has them. Raises FileError before the first one where a file is unusable."""
+def run(scenario_path: Path, reports_path: Path, rules: log_pb2.Rules | None = None) -> Iterator[dict[str, Any]]:
+    """Alerts as the NDJSON of `tandem backtest` has them, by `rules` or those of the reports.
+
+    Raises FileError before the first one where a file is unusable.
+    """
     scenario = load_scenario(scenario_path)
     lines = load_reports(reports_path, scenario)
-    return _fold(scenario, lines)
+    return fold_lines(scenario, lines, rules)
 
 
 def fold_files(scenario_path: Path, reports_path: Path) -> list[dict[str, Any]]:
@@ -39,23 +41,45 @@ def fold_files(scenario_path: Path, reports_path: Path) -> list[dict[str, Any]]:
     return list(run(scenario_path, reports_path))
 
 
-def _fold(scenario: Scenario, lines: list[Line]) -> Iterator[dict[str, Any]]:
-    state = State(partition=0)
-    sequence = count(1)
-    cases = _Cases(scenario)
-    # The agencies' records stand before the first report.
-    stamp_ms = min((_earliest_ms(line) for line in lines), default=0) - 1000
-    for order in scenario.orders:
-        for body in cases.of(order):
-            yield from _alerts(fold.step(state, Entry(next(sequence), stamp_ms, body)))
+def fold_lines(scenario: Scenario, lines: list[Line], rules: log_pb2.Rules | None = None) -> Iterator[dict[str, Any]]:
+    """The same of what was read."""
+    backtest = Backtest(scenario)
+    yield from backtest.begin(lines, rules)
     for line in lines:
-        stamp_ms = max(stamp_ms, line.received_ms)
+        if rules is None or not isinstance(line.what, log_pb2.Rules):
+            yield from backtest.arrive(line)
+    yield from _still_open(backtest.state)
+
+
+class Backtest:
+    """A mesh without services. `state` may be put aside and read back between two arrivals, as an evaluator does."""
+
+    def __init__(self, scenario: Scenario) -> None:
+        self.state = State(partition=0)
+        self._scenario = scenario
+        self._cases = _Cases(scenario)
+        self._stamp_ms = 0
+
+    def begin(self, lines: list[Line], rules: log_pb2.Rules | None = None) -> Iterator[dict[str, Any]]:
+        """The agencies' records stand before the first of the lines."""
+        self._stamp_ms = min((_earliest_ms(line) for line in lines), default=0) - 1000
+        if rules is not None:
+            yield from self._enter(self._stamp_ms, geofence_translate.rules_of(rules))
+        for order in self._scenario.orders:
+            for body in self._cases.of(order):
+                yield from self._enter(self._stamp_ms, body)
+
+    def arrive(self, line: Line) -> Iterator[dict[str, Any]]:
+        """What a line leads to, and the time before it."""
+        self._stamp_ms = max(self._stamp_ms, line.received_ms)
         # A mesh that has nothing to do ticks, so what is due is decided when it is due.
-        while (due_ms := fold.next_due_ms(state)) is not None and due_ms < stamp_ms:
-            yield from _alerts(fold.step(state, Entry(next(sequence), due_ms, Tick())))
-        for body in _bodies(line.what, cases):
-            yield from _alerts(fold.step(state, Entry(next(sequence), stamp_ms, body)))
-    yield from _still_open(state)
+        while (due_ms := fold.next_due_ms(self.state)) is not None and due_ms < self._stamp_ms:
+            yield from self._enter(due_ms, Tick())
+        for body in _bodies(line.what, self._cases):
+            yield from self._enter(self._stamp_ms, body)
+
+    def _enter(self, stamp_ms: int, body: Body) -> Iterator[dict[str, Any]]:
+        return _alerts(fold.step(self.state, Entry(self.state.sequence + 1, stamp_ms, body)))
 
 
 def _earliest_ms(line: Line) -> int:

@@ -12,6 +12,7 @@ from services.common import fields, flow, pull, times
 from services.common.bus import Bus
 from services.common.errors import InvalidField, NotFound, Unavailable
 from services.common.ids import hash_id
+from services.geofence import translate
 from services.geofence.consumer import Evaluator
 from services.geofence.domain.state import CaseState
 from tandem.common.v1 import alert_pb2, log_pb2
@@ -80,12 +81,8 @@ class GeofenceApi(geofence_pb2_grpc.GeofenceServiceServicer):
     async def PutRules(
         self, request: geofence_pb2.PutRulesRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> geofence_pb2.PutRulesResponse:
-        rules = request.rules
-        fields.required_id("rules.rules_id", rules.rules_id)
-        fields.number("rules.clear_margin_m", rules.clear_margin_m, 0, 5_000)
-        fields.number("rules.clear_after_s", rules.clear_after_s, 0, 3_600)
-        fields.number("rules.late_after_s", rules.late_after_s, 0, 86_400)
-        entry = log_pb2.LogEntry(rules=rules).SerializeToString()
+        translate.check_rules("rules.", request.rules)
+        entry = log_pb2.LogEntry(rules=request.rules).SerializeToString()
         acks = [
             await self._bus.publish(
                 flow.log_subject(p, "rules"), entry, msg_id=hash_id("rules", p, entry.hex(), self._now_sequence(p))

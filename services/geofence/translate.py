@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from google.protobuf.message import DecodeError
 
-from services.common import times
+from services.common import fields, times
 from services.common.errors import InvalidField
 from services.geofence.domain import alerts
 from services.geofence.domain.entries import (
@@ -127,6 +127,14 @@ def _shape(place: geometry_pb2.Place) -> Shape:
 
 def _e7(lat_deg: float, lon_deg: float) -> tuple[int, int]:
     return round(lat_deg * 1e7), round(lon_deg * 1e7)
+
+
+def check_rules(prefix: str, msg: log_pb2.Rules) -> None:
+    """Raises InvalidField, its path after `prefix`, where somebody asks for settings that no decision should rest on."""
+    fields.required_id(f"{prefix}rules_id", msg.rules_id)
+    fields.number(f"{prefix}clear_margin_m", msg.clear_margin_m, 0, 5_000)
+    fields.number(f"{prefix}clear_after_s", msg.clear_after_s, 0, 3_600)
+    fields.number(f"{prefix}late_after_s", msg.late_after_s, 0, 86_400)
 
 
 def rules_of(msg: log_pb2.Rules) -> Rules:
