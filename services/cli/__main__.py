@@ -11,6 +11,7 @@ from services.cli.commands import (
     backtest,
     demo,
     device_token,
+    explain,
     import_,
     incidents,
     ledger,
@@ -33,6 +34,7 @@ app.command()(up.up)
 app.command()(demo.demo)
 app.command()(replay.replay)
 app.command()(backtest.backtest)
+app.command()(explain.explain)
 app.command()(incidents.incidents)
 app.command("import")(import_.import_)
 app.command("device-token")(device_token.device_token)

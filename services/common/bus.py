@@ -205,8 +205,11 @@ async def connect(url: str, name: str) -> AsyncIterator[Bus]:
     async def on_error(error: Exception) -> None:
         logger().warning("nats_error", error=type(error).__name__)
 
+    ending = False
+
     async def on_disconnect() -> None:
-        logger().warning("nats_disconnected")
+        if not ending:
+            logger().warning("nats_disconnected")
 
     async def on_reconnect() -> None:
         logger().info("nats_reconnected")
@@ -228,6 +231,7 @@ async def connect(url: str, name: str) -> AsyncIterator[Bus]:
         await bus.listen()
         yield bus
     finally:
+        ending = True
         try:
             async with asyncio.timeout(2.0):
                 await client.drain()

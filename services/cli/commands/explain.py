@@ -1,0 +1,60 @@
+"""`tandem explain`: why an alert was given, from the raw log."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+import uvloop
+from rich.console import Console
+from rich.status import Status
+
+from services.cli import explanation, explanation_tables, mesh, refold
+from services.cli.calls import PATIENCE_S
+from services.cli.explanation import Explanation
+from services.cli.failure import FAILED, MISUSED, CommandFailed
+from services.cli.mesh import DEFAULT_FOLDER, Mesh
+from services.common import bus, fields, telemetry
+from services.common.errors import InvalidField, RetryableError
+
+
+def explain(
+    alert_id: Annotated[str, typer.Argument(metavar="ALERT", help="Id of the alert.")],
+    folder: Annotated[Path, typer.Option("--dir", help="Folder of the mesh.")] = DEFAULT_FOLDER,
+    positions: Annotated[bool, typer.Option("--positions", help="Show coordinates; they are personal data.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Fold the log again up to an alert, and say what it rests on and what was not received."""
+    try:
+        fields.required_id("ALERT", alert_id)
+    except InvalidField as error:
+        raise CommandFailed(str(error), MISUSED) from None
+    telemetry.configure("explain", sys.stderr)
+    console = Console(stderr=as_json, highlight=False, soft_wrap=True)
+    with console.status("looking for the alert") as status:
+        found = uvloop.run(_explain(mesh.load(folder), alert_id, status))
+    if as_json:
+        print(json.dumps(found.to_json(positions)))
+    else:
+        console.print(*explanation_tables.tables(found, positions), sep="\n")
+    if found.differences:
+        raise typer.Exit(FAILED)
+
+
+async def _explain(running: Mesh, alert_id: str, status: Status) -> Explanation:
+    try:
+        async with asyncio.timeout(PATIENCE_S) as patience, bus.connect(running.nats_url, "explain") as connection:
+            stored, premises = await refold.find(connection, alert_id)
+            patience.reschedule(None)  # however long the log is
+            found = await refold.refold(
+                connection, stored, premises, lambda at, last: status.update(f"entry {at} of {last}")
+            )
+    except TimeoutError:
+        raise CommandFailed(f"no answer from {running.nats_url} for {PATIENCE_S:.0f} s") from None
+    except RetryableError as error:
+        raise CommandFailed(error.reason) from None
+    return explanation.explain(found)
