@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -66,7 +66,7 @@ class Backtest:
         if rules is not None:
             yield from self._enter(self._stamp_ms, geofence_translate.rules_of(rules))
         for order in self._scenario.orders:
-            for body in self._cases.of(order):
+            for body in self._cases.put_order(order):
                 yield from self._enter(self._stamp_ms, body)
 
     def arrive(self, line: Line) -> Iterator[dict[str, Any]]:
@@ -97,20 +97,35 @@ class _Cases:
 
     def __init__(self, scenario: Scenario) -> None:
         self._wearers = [registry_translate.parse_wearer(one) for one in scenario.wearers]
-        self._tags = [registry_translate.parse_tag(one) for one in scenario.tags]
-        self._devices = [registry_translate.parse_device(one) for one in scenario.devices]
+        self._tags = {one.device_id: registry_translate.parse_tag(one) for one in scenario.tags}
+        self._devices = {one.device_id: registry_translate.parse_device(one) for one in scenario.devices}
+        self._orders: dict[str, registry.Order] = {}
         self._versions: dict[str, int] = {}
 
-    def of(self, message: registry_pb2.Order) -> Iterator[Body]:
+    def put_order(self, message: registry_pb2.Order) -> Iterator[Body]:
         """A snapshot for each wearer whom the order restrains."""
-        order = registry_translate.parse_order(message)
-        for wearer in self._wearers:
-            if registry.is_match(order.respondent, wearer):
-                tags = [tag for tag in self._tags if tag.wearer_id == wearer.wearer_id]
-                devices = [one for one in self._devices if one.person_id in order.protected_person_ids]
-                case = registry.build_case(order, wearer, tags, devices)
-                version = self._versions[case.case_id] = self._versions.get(case.case_id, 0) + 1
-                yield geofence_translate.case_of(registry_translate.case_to_proto(case, version))
+        order = self._orders[message.order_id] = registry_translate.parse_order(message)
+        return self._snapshots([order])
+
+    def put_tag(self, message: registry_pb2.Tag) -> Iterator[Body]:
+        """Snapshots of all cases: which of them name the wearer, or named the tag before, is for the fold to find."""
+        self._tags[message.device_id] = registry_translate.parse_tag(message)
+        return self._snapshots(self._orders.values())
+
+    def put_device(self, message: registry_pb2.Device) -> Iterator[Body]:
+        """The same."""
+        self._devices[message.device_id] = registry_translate.parse_device(message)
+        return self._snapshots(self._orders.values())
+
+    def _snapshots(self, orders: Iterable[registry.Order]) -> Iterator[Body]:
+        for order in orders:
+            for wearer in self._wearers:
+                if registry.is_match(order.respondent, wearer):
+                    tags = [tag for tag in self._tags.values() if tag.wearer_id == wearer.wearer_id]
+                    devices = [one for one in self._devices.values() if one.person_id in order.protected_person_ids]
+                    case = registry.build_case(order, wearer, tags, devices)
+                    version = self._versions[case.case_id] = self._versions.get(case.case_id, 0) + 1
+                    yield geofence_translate.case_of(registry_translate.case_to_proto(case, version))
 
 
 def _bodies(what: Arrival, cases: _Cases) -> Iterator[Body]:
@@ -123,8 +138,12 @@ def _bodies(what: Arrival, cases: _Cases) -> Iterator[Body]:
         case ingest_pb2.EquipmentEvent():
             entry = ingest_translate.equipment_entry(ingest_translate.parse_equipment(what), received_wall_us=0)
             yield geofence_translate.entry_body(entry.SerializeToString())
+        case registry_pb2.Tag():
+            yield from cases.put_tag(what)
+        case registry_pb2.Device():
+            yield from cases.put_device(what)
         case registry_pb2.Order():
-            yield from cases.of(what)
+            yield from cases.put_order(what)
         case log_pb2.Rules():
             yield geofence_translate.rules_of(what)
 

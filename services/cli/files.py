@@ -48,7 +48,14 @@ class Scenario:
         return {tag.device_id for tag in self.tags} | {device.device_id for device in self.devices}
 
 
-Arrival = ingest_pb2.Position | ingest_pb2.EquipmentEvent | registry_pb2.Order | log_pb2.Rules
+Arrival = (
+    ingest_pb2.Position
+    | ingest_pb2.EquipmentEvent
+    | registry_pb2.Tag
+    | registry_pb2.Device
+    | registry_pb2.Order
+    | log_pb2.Rules
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +79,8 @@ _RECORDS: dict[str, tuple[type[Message], Callable[[Any], object]]] = {
 _KINDS: dict[str, tuple[type[Message], Callable[[Any], object], str]] = {
     "position": (ingest_pb2.Position, ingest_translate.parse_position, "fix_time"),
     "equipment": (ingest_pb2.EquipmentEvent, ingest_translate.parse_equipment, "event_time"),
+    "tag": (registry_pb2.Tag, registry_translate.parse_tag, ""),
+    "device": (registry_pb2.Device, registry_translate.parse_device, ""),
     "order": (registry_pb2.Order, registry_translate.parse_order, ""),
     "rules": (log_pb2.Rules, lambda _: None, ""),
 }
@@ -99,6 +108,8 @@ def load_scenario(path: Path) -> Scenario:
 def load_reports(path: Path, scenario: Scenario) -> list[Line]:
     """Reads and checks reports, in order of arrival, against the scenario that they belong to. Raises FileError."""
     known = scenario.device_ids
+    wearers = {one.wearer_id for one in scenario.wearers}
+    persons = {one.person_id for one in scenario.protected_persons}
     lines = []
     for number, text in lines_of(read_text(path)):
         content = json_of(path, text, number)
@@ -120,6 +131,12 @@ def load_reports(path: Path, scenario: Scenario) -> list[Line]:
                 raise FileError(path, number, "device_id", "is no device of the scenario")
             if times.from_timestamp(getattr(message, own_time)) > received_ms + FUTURE_MS:
                 raise FileError(path, number, own_time, "is more than 2 minutes after received_at")
+        elif isinstance(message, registry_pb2.Tag | registry_pb2.Device):
+            if isinstance(message, registry_pb2.Tag) and message.wearer_id not in wearers:
+                raise FileError(path, number, "wearer_id", "is no wearer of the scenario")
+            if isinstance(message, registry_pb2.Device) and message.person_id not in persons:
+                raise FileError(path, number, "person_id", "is no protected person of the scenario")
+            known.add(message.device_id)
         lines.append(Line(number, received_ms, message))  # type: ignore[arg-type]
     return lines
 

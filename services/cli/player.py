@@ -124,13 +124,21 @@ class _Sender:
         registry = self._clients.registry
         for wearer in map(self._versioned, scenario.wearers):
             await call(registry.PutWearer, registry_pb2.PutWearerRequest(wearer=wearer), self._moj)
-        for tag in map(self._bound, scenario.tags):
-            await call(registry.PutTag, registry_pb2.PutTagRequest(tag=tag), self._moj)
+        for tag in scenario.tags:
+            await self.put_tag(tag)
         for person in map(self._versioned, scenario.protected_persons):
             request = registry_pb2.PutProtectedPersonRequest(protected_person=person)
             await call(registry.PutProtectedPerson, request, self._npa)
-        for device in map(self._bound, scenario.devices):
-            await call(registry.PutDevice, registry_pb2.PutDeviceRequest(device=device), self._npa)
+        for device in scenario.devices:
+            await self.put_device(device)
+
+    async def put_tag(self, tag: registry_pb2.Tag) -> None:
+        request = registry_pb2.PutTagRequest(tag=self._bound(tag))
+        await call(self._clients.registry.PutTag, request, self._moj)
+
+    async def put_device(self, device: registry_pb2.Device) -> None:
+        request = registry_pb2.PutDeviceRequest(device=self._bound(device))
+        await call(self._clients.registry.PutDevice, request, self._npa)
 
     async def put_orders(self, orders: Iterable[registry_pb2.Order]) -> None:
         for order in orders:
@@ -154,12 +162,9 @@ class _Sender:
                 await self._flush(due)
                 progress(n)
                 await asyncio.sleep(clock.wall_s(max(due_ms - clock.now_ms(), 0)))
-            if isinstance(line.what, registry_pb2.Order | log_pb2.Rules):
+            if not isinstance(line.what, ingest_pb2.Position | ingest_pb2.EquipmentEvent):
                 await self._flush(due)
-                if isinstance(line.what, log_pb2.Rules):
-                    await self.put_rules(line.what)
-                else:
-                    await self.put_orders([line.what])
+                await self._put(line.what)
                 continue
             # In a batch, positions come before events: one that follows an event has to go with the next batch.
             if due and isinstance(due[-1].what, ingest_pb2.EquipmentEvent):
@@ -169,6 +174,17 @@ class _Sender:
                 await self._flush(due)
         await self._flush(due)
         progress(len(lines))
+
+    async def _put(self, what: registry_pb2.Tag | registry_pb2.Device | registry_pb2.Order | log_pb2.Rules) -> None:
+        match what:
+            case registry_pb2.Tag():
+                await self.put_tag(what)
+            case registry_pb2.Device():
+                await self.put_device(what)
+            case registry_pb2.Order():
+                await self.put_orders([what])
+            case log_pb2.Rules():
+                await self.put_rules(what)
 
     async def _flush(self, due: list[Line]) -> None:
         if due:

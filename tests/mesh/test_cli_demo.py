@@ -101,6 +101,29 @@ def test_a_replay_of_real_tracks_finds_the_approach_that_a_grid_misses(mesh: Run
     assert all(leg["acknowledged_at"] for leg in incident["legs"])
 
 
+def test_a_replay_puts_the_tags_and_devices_that_are_given_on_the_way(mesh: RunningMesh, tmp_path: Path) -> None:
+    scenario, reports = _approach(tmp_path)
+    given = [
+        {"kind": "tag", "device_id": "replay-tag-2", "wearer_id": "replay-wearer"},
+        {"kind": "device", "device_id": "replay-phone", "person_id": "replay-person"},
+    ]
+    at = {"received_at": "2008-10-24T11:18:00Z"}
+    lines = (
+        Path(reports).read_text().replace("replay-tag", "replay-tag-2").replace('"report_id": "', '"report_id": "2-')
+    )
+    Path(reports).write_text("".join(json.dumps(one | at) + "\n" for one in given) + lines)
+    content = json.loads(Path(scenario).read_text())
+    content["protected_persons"] = [{"person_id": "replay-person", "name": "Test person"}]
+    Path(scenario).write_text(json.dumps(content))
+    files = ("--scenario", scenario, "--reports", reports)
+    expected = [json.loads(line) for line in tandem("backtest", *files).stdout.splitlines()]
+    outcome = tandem("replay", *files, "--rate", str(RATE), "--json", "--dir", str(mesh.folder))
+    assert outcome.returncode == 0, outcome.stderr
+    found = [_essence(one) for one in json.loads(outcome.stdout)["episodes"]]
+    assert ("RING_ENTERED", "replay-home", 100.0, "RESPOND") in found
+    assert found == [_essence(one) for one in expected if one["kind"] != "RING_OPEN"]
+
+
 def _essence(alert: dict[str, Any]) -> tuple[object, ...]:
     """What doesn't depend on when a report arrived to the millisecond."""
     return (alert["kind"], alert["target_id"], alert["ring_m"], alert["demand"])
