@@ -14,7 +14,8 @@ from services.cli.refold import Refold, Report
 from services.common import flow, times
 from services.geofence import translate
 from services.geofence.domain.alerts import Alert
-from services.geofence.domain.entries import Case, EquipmentReport, Heard, Positions
+from services.geofence.domain.entries import Case, EquipmentReport, FoldVersion, Heard, Positions, Tick
+from services.geofence.domain.rules import Rules
 from services.geofence.domain.track import WINDOW_MS
 from tandem.common.v1 import alert_pb2
 
@@ -128,7 +129,8 @@ def what_decided(refold: Refold) -> str:
     """What the entry that decided says, in words."""
     match refold.body:
         case Positions() as batch:
-            return f"{len(batch.device_ids)} positions"
+            many = len(batch.device_ids)
+            return f"{many} positions" if many != 1 else "a position"
         case EquipmentReport() as report:
             return f"{report.event.value} of {report.device_id}, {times.to_rfc3339(report.event_time_ms)}"
         case Case() as case:
@@ -137,10 +139,12 @@ def what_decided(refold: Refold) -> str:
             return "contact without a position"
         case None:
             return "nothing that can be read"
-        case other:
-            return {"Rules": "rules", "FoldVersion": "version of the fold", "Tick": "the passing of time"}[
-                type(other).__name__
-            ]
+        case Rules():
+            return "rules"
+        case FoldVersion():
+            return "version of the fold"
+        case Tick():
+            return "the passing of time"
 
 
 def report_json(report: Report, decided_ms: int, positions: bool) -> dict[str, Any]:

@@ -69,7 +69,7 @@ def _decision(found: Explanation) -> Table:
 def _premises(found: Explanation) -> Table:
     refold, alert = found.refold, found.alert
     view = _pairs("rests on")
-    view.add_row("entry", f"{alert.sequence}: {what_decided(refold)}, stored {_moment(refold.stamp_ms)}")
+    view.add_row("entry", f"{alert.sequence}: {what_decided(refold)}, stamp {_moment(refold.stamp_ms)}")
     if found.decisive:
         view.add_row("report", f"{found.decisive.report_id} of {found.decisive.device_id}")
     view.add_row("fold", f"version {alert.fold_version}")

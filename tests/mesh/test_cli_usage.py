@@ -26,6 +26,7 @@ from tests.support.mesh import tandem
         ),
         (("device-token", "tag-1", "--keep-older-for-s", "604801"), "--keep-older-for-s"),
         (("backtest", "--scenario", "s.json"), "--reports"),
+        (("backtest", "--scenario", "s", "--reports", "r", "--against", "b"), "--against needs --rules"),
     ],
 )
 def test_wrong_arguments(arguments: tuple[str, ...], said: str) -> None:
@@ -34,9 +35,9 @@ def test_wrong_arguments(arguments: tuple[str, ...], said: str) -> None:
     assert said in outcome.stderr and outcome.stderr.count("\n") == 1
 
 
-@pytest.mark.parametrize("command", ["demo", "incidents"])
-def test_without_a_mesh(command: str, tmp_path: Path) -> None:
-    outcome = tandem(command, "--dir", str(tmp_path))
+@pytest.mark.parametrize("command", [("demo",), ("incidents",), ("explain", "alert-1")], ids=lambda one: one[0])
+def test_without_a_mesh(command: tuple[str, ...], tmp_path: Path) -> None:
+    outcome = tandem(*command, "--dir", str(tmp_path))
     assert (outcome.returncode, outcome.stderr) == (2, f"no mesh runs on {tmp_path}: start one with `tandem up`\n")
 
 

@@ -138,7 +138,7 @@ def test_it_names_the_entry_the_report_the_rules_and_the_case() -> None:
     said = story.explain(story.stored(respond(story))).to_json(positions=False)
     # He goes 350 m between his last two reports, and enters the ring 300 m along.
     assert said["figures"]["distance_m"] == pytest.approx(100, abs=0.1)
-    assert (said["entry"]["sequence"], said["entry"]["what"]) == (11, "1 positions")
+    assert (said["entry"]["sequence"], said["entry"]["what"]) == (11, "a position")
     assert said["entry"]["decisive"]["report_id"] == f"r{T0_MS + 182_000}"
     assert said["rules"]["rules_id"] == "default" and said["alert"]["fold_version"]
     assert (said["case"]["case_id"], said["case"]["version"]) == ("case-1", 1)
