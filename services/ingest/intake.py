@@ -21,6 +21,7 @@ from services.ingest.writer import LogWriter
 FORGET_EVERY_S = 60.0
 
 _WHY = {
+    Reason.INVALID: "must be 1 to 64 characters of A-Z a-z 0-9 . _ - with single dots inside only",
     Reason.CLOCK_AHEAD: "is more than 2 minutes in the future",
     Reason.UNKNOWN_DEVICE: "is no registered device",
     Reason.REVOKED: "is no device in service any more",

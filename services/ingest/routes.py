@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from services.common import flow, pull
+from services.common import fields, flow, pull
 from services.common.bus import Bus
 from services.common.clock import MeshClock
 from services.ingest.domain import Reason, Sender
@@ -65,7 +65,10 @@ class Routes:
 
     async def allow(self, sender: Sender, device_id: str) -> Partitions | Reason:
         """The same for one device that may have been registered just now, or why not. Raises Unavailable."""
-        known = self._devices.get(device_id) or await self._look_up(device_id)
+        known = self._devices.get(device_id)
+        if known is None and not fields.are_ids((device_id,)):
+            return Reason.INVALID  # in a subject it may stand for other devices, and it may be of any length
+        known = known or await self._look_up(device_id)
         if known is None:
             return Reason.UNKNOWN_DEVICE
         if known.revoked:

@@ -54,7 +54,7 @@ def parse_equipment(msg: ingest_pb2.EquipmentEvent) -> Equipment:
 def read_positions(msgs: Sequence[ingest_pb2.Position]) -> Positions | None:
     """All positions of a batch at once, where each is sound by the rules of `parse_position`; None where one isn't, or may not be.
 
-    The device's id is left to be looked up: what is registered is sound.
+    The device's id is left to `Routes.allow`: what is registered is sound.
     """
     fix_times = [one.fix_time for one in msgs]
     seconds = [one.seconds for one in fix_times]

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
+import aiohttp
 import grpc
 import grpc.aio
 import pytest
@@ -94,6 +96,33 @@ async def test_a_change_of_the_registry_is_followed(client: Client) -> None:
                 if (answer.outcomes[0] == ACCEPTED) is taken:
                     break
                 await asyncio.sleep(0.02)
+
+
+@pytest.mark.parametrize(
+    "named", [">", "*", "of.*", "a b", "", "x" * 65], ids=["all", "one", "part", "space", "none", "long"]
+)
+async def test_what_is_no_id_is_no_device_although_a_subject_might_be_made_of_it(client: Client, named: str) -> None:
+    await client.route("of.mine", "mine-too")  # the last one; all that is registered is this vendor's
+    (answer,) = await client.send(request(1, *(position(named, f"no-id-{n}") for n in range(5))))
+    assert list(answer.outcomes) == [REFUSED] * 5
+    assert {(one.field.partition(".")[2], one.code) for one in answer.refusals} == {
+        ("device_id", ingest_pb2.RefusalCode.REFUSAL_CODE_INVALID)
+    }
+
+
+async def test_a_vendor_cannot_take_a_phones_token_away(client: Client, mesh: IngestMesh) -> None:
+    token = log_pb2.DeviceToken(sha256=hashlib.sha256(b"of-her-phone").digest())
+    await client.route("phones.hers", vendor_id="", kind=log_pb2.PROTECTIVE_DEVICE, tokens=[token])
+    async with aiohttp.ClientSession(mesh.http_url) as phone:
+        query = {"token": "of-her-phone", "id": "phones.hers", "lat": "37.5", "lon": "127"}
+        async with asyncio.timeout(WITHIN_S):
+            while True:  # until its route is here
+                if (await phone.get("/", params=query)).status == 200:
+                    break
+                await asyncio.sleep(0.02)
+        for named in ("phones.>", "phones.*"):
+            await client.send(request(1, *(position(named, f"taken-{n}") for n in range(5))))
+        assert (await phone.get("/", params=query)).status == 200
 
 
 async def test_refusals_are_counted_by_device_sender_and_reason(client: Client) -> None:
