@@ -17,7 +17,7 @@ from services.ingest.command_api import CommandApi
 from services.ingest.commands import Commands
 from services.ingest.intake import Intake
 from services.ingest.quarantine import Quarantine
-from services.ingest.quota import Quota
+from services.ingest.quota import Quotas
 from services.ingest.routes import Routes
 from services.ingest.settings import Settings
 from services.ingest.writer import LogWriter
@@ -43,9 +43,10 @@ async def main() -> None:
         last_reports = LastReports(routes, writers)
         await last_reports.read_tail(bus)
         quarantine = Quarantine(bus, clock)
-        quota = Quota(settings.device_reports_per_s, settings.device_reports_burst)
-        intake = Intake(routes, writers, last_reports, quarantine, quota, clock)
+        quotas = Quotas(settings.device_reports_per_s, settings.device_reports_burst)
+        intake = Intake(routes, writers, last_reports, quarantine, quotas, clock)
         commands = Commands(bus, routes, clock)
+        await commands.load()
 
         def add_servicers(server: grpc.aio.Server) -> None:
             ingest_pb2_grpc.add_IngestServiceServicer_to_server(IngestApi(intake, commands, quarantine), server)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import grpc.aio
@@ -41,7 +41,7 @@ class IngestApi(ingest_pb2_grpc.IngestServiceServicer):
     ) -> AsyncIterator[ingest_pb2.ReportResponse]:
         sender = _sender()
         with self._one_more_stream(sender):
-            stream = Stream()
+            stream = Stream(sender)
             taking = asyncio.create_task(self._take_all(sender, request_iterator, stream))
             try:
                 while (response := await stream.next()) is not None:
@@ -49,19 +49,21 @@ class IngestApi(ingest_pb2_grpc.IngestServiceServicer):
                 await taking
             finally:
                 stream.close()
-                self._commands.closed(stream)
                 taking.cancel()
-                with suppress(asyncio.CancelledError):
-                    await taking
+                # What it ended with was raised above, unless an answer's own error came first: that is the one to tell.
+                await asyncio.gather(taking, return_exceptions=True)
 
     async def ReportBatch(
         self, request: ingest_pb2.ReportBatchRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> ingest_pb2.ReportBatchResponse:
         sender = _sender()
-        count = self._read_receipts(sender, request)
+        receipts = self._take_receipts(sender, request)
+        count = len(request.positions) + len(request.equipment)
         if not count:
+            await asyncio.gather(*receipts)
             return ingest_pb2.ReportBatchResponse()
         taken = await self._intake.take(sender, batches.read(request), request.backfill, "unary")
+        await asyncio.gather(*receipts)
         commands = self._commands.for_contact(taken.device_ids)
         self._commands.sent(commands)
         return ingest_pb2.ReportBatchResponse(
@@ -96,26 +98,30 @@ class IngestApi(ingest_pb2_grpc.IngestServiceServicer):
         try:
             async for request in requests:
                 await stream.window()
-                count = self._read_receipts(sender, request)
-                answer = Answer(request.batch, count, len(request.positions), request.together)
+                receipts = self._take_receipts(sender, request)
+                count = len(request.positions) + len(request.equipment)
+                answer = Answer(request.batch, count, len(request.positions), request.together, receipts)
                 stream.answer(answer)
                 if not count:
                     stream.admitted(answer, None, 0)
                 elif batches.is_small(request):
                     self._gathering.add(sender, request, stream, answer)
                 else:
-                    await batches.take(self._intake, self._commands, sender, request, stream, answer)
+                    try:
+                        await batches.take(self._intake, self._commands, sender, request, stream, answer)
+                    except Exception as error:  # the stream ends with it, once what came before is answered
+                        stream.failed(answer, error)
+                        return
         finally:
             stream.end()  # what came before a bad frame is answered first
 
-    def _read_receipts(self, sender: Sender, request: Batch) -> int:
-        """Takes a request's receipts and returns how many reports it has. Raises InvalidField."""
-        count = len(request.positions) + len(request.equipment)
-        receipts = request.receipts
+    def _take_receipts(self, sender: Sender, request: Batch) -> Sequence[asyncio.Future[None]]:
+        """Takes a request's receipts; each is done once it is stored. Raises InvalidField where a request has nothing, or too much."""
+        count, receipts = len(request.positions) + len(request.equipment), request.receipts
         if count > BATCH_MOST or not (count or receipts):
             raise InvalidField("positions", f"a batch holds 1 to {BATCH_MOST} reports, this one {count}")
         if not receipts:
-            return count
+            return ()
         if len(receipts) > BATCH_MOST:
             raise InvalidField("receipts", f"at most {BATCH_MOST}, not {len(receipts)}")
         for i, one in enumerate(receipts):
@@ -123,8 +129,7 @@ class IngestApi(ingest_pb2_grpc.IngestServiceServicer):
             fields.required_id(f"receipts[{i}].device_id", one.device_id)
             if len(one.refused_because) > REASON_MOST_CHARS:
                 raise InvalidField(f"receipts[{i}].refused_because", f"at most {REASON_MOST_CHARS} characters")
-        self._commands.receipts(sender, receipts)
-        return count
+        return self._commands.receipts(sender, receipts)
 
 
 def _sender() -> Sender:

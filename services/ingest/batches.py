@@ -115,7 +115,7 @@ class Gathering:
         for one in group:
             one.stream.admitted(one.answer, taken, first)
             for i in range(first, first + one.answer.count):
-                if i not in refused:
+                if i not in refused and one.stream.open:
                     over[positions.device_ids[i]] = one.stream
             first += one.answer.count
         self._commands.heard(over)
@@ -132,4 +132,5 @@ async def take(
     """Takes a batch by itself; its answer is told of it. Raises Unavailable where a device can't be looked up."""
     taken = await intake.admit(sender, read(request), request.backfill, "stream")
     stream.admitted(answer, taken, 0)
-    commands.heard(dict.fromkeys(taken.device_ids, stream))
+    if stream.open:
+        commands.heard(dict.fromkeys(taken.device_ids, stream))

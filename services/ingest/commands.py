@@ -29,6 +29,9 @@ AGAIN_AFTER_S = 15.0
 KEPT_MS = 86_400_000
 """How long a command is listed."""
 LOOK_EVERY_S = 1.0
+FORGET_EVERY = 30
+"""Looks between which closed sessions are remembered."""
+STEPS_IN_FLIGHT = 8
 FOLLOWED_WITHIN_S = 2.0
 SUPERSEDED = "superseded by a newer interval"
 
@@ -37,7 +40,10 @@ _OVER = (State.COMMAND_STATE_RECEIVED, State.COMMAND_STATE_REFUSED, State.COMMAN
 
 
 class Session(Protocol):
-    """An open way to a sender."""
+    """A way to a sender."""
+
+    sender: Sender
+    open: bool
 
     def give(self, command: ingest_pb2.DeviceCommand) -> bool:
         """Gives a command; false where the way is closed or jammed."""
@@ -54,6 +60,8 @@ class Standing:
     given_at_s: float = field(default=float("-inf"))
     """When this process last gave it, by the monotonic clock."""
     given_to: Session | None = None
+    said: dict[int, asyncio.Future[None]] = field(default_factory=dict)
+    """States that this process has said it came to; each is done once that is stored."""
 
     @property
     def over(self) -> bool:
@@ -71,7 +79,7 @@ class Commands:
         self._waiting: dict[str, list[Standing]] = {}
         """By device: those that aren't over."""
         self._sessions: dict[str, Session] = {}
-        self._steps: asyncio.Queue[command_pb2.CommandStep] = asyncio.Queue()
+        self._steps: asyncio.Queue[tuple[command_pb2.CommandStep, asyncio.Future[None]]] = asyncio.Queue()
         self._followed = 0
         self._progress = asyncio.Event()
 
@@ -110,10 +118,6 @@ class Commands:
             for device_id in self._waiting.keys() & over.keys():
                 self._give_all(device_id, over[device_id])
 
-    def closed(self, session: Session) -> None:
-        """A session has ended."""
-        self._sessions = {device_id: one for device_id, one in self._sessions.items() if one is not session}
-
     def for_contact(self, device_ids: Iterable[str]) -> list[ingest_pb2.DeviceCommand]:
         """What waits for devices that were heard without a session, to be given with the answer; then call `sent`."""
         now_s = time.monotonic()
@@ -128,10 +132,16 @@ class Commands:
     def sent(self, commands: Iterable[ingest_pb2.DeviceCommand]) -> None:
         """Notes that commands went out with an answer."""
         for one in commands:
-            self._say(one.command_id, one.device_id, State.COMMAND_STATE_SENT)
+            standing = self._all.get(one.command_id)
+            if standing is not None:
+                self._say(standing, State.COMMAND_STATE_SENT)
 
-    def receipts(self, sender: Sender, receipts: Sequence[ingest_pb2.CommandReceipt]) -> None:
-        """Takes receipts. One for what the sender has no part in, or what isn't waited for, changes nothing and is counted."""
+    def receipts(self, sender: Sender, receipts: Sequence[ingest_pb2.CommandReceipt]) -> Sequence[asyncio.Future[None]]:
+        """Takes receipts; what it returns is done once they are stored.
+
+        One for what the sender has no part in, or what isn't waited for, changes nothing and is counted.
+        """
+        stored = []
         for one in receipts:
             standing = self._all.get(one.command_id)
             if (
@@ -142,35 +152,59 @@ class Commands:
                 metrics.RECEIPTS_UNKNOWN.inc()
             elif not standing.over:
                 state = State.COMMAND_STATE_REFUSED if one.refused_because else State.COMMAND_STATE_RECEIVED
-                self._say(one.command_id, one.device_id, state, one.refused_because)
+                stored.append(self._say(standing, state, one.refused_because))
+        return stored
 
     # ── the stream ───────────────────────────────────────────────────────────────────────────────────────────────────
 
+    async def load(self) -> None:
+        """Reads what the stream holds, before anybody is heard: what is over by now is given to nobody."""
+        bounds = await self._bus.bounds_of(flow.COMMANDS.name)
+        if bounds.first > bounds.last:
+            return
+        async for messages in pull.read(self._bus, flow.COMMANDS.name, bounds.first):
+            self._read(messages)
+            if self._followed >= bounds.last:
+                return
+
     async def follow(self) -> None:
         """Follows the stream for ever."""
-        async for messages in pull.read(self._bus, flow.COMMANDS.name, 1):
-            for message in messages:
-                try:
-                    if message.subject.startswith("command_step."):
-                        self._step(command_pb2.CommandStep.FromString(message.data))
-                    else:
-                        self._command(command_pb2.Command.FromString(message.data))
-                except DecodeError:
-                    logger().error("command_unreadable", sequence=message.sequence)
-            self._followed = messages[-1].sequence
-            self._progress.set()
+        async for messages in pull.read(self._bus, flow.COMMANDS.name, self._followed + 1):
+            self._read(messages)
+
+    def _read(self, messages: Sequence[pull.Delivered]) -> None:
+        for message in messages:
+            try:
+                if message.subject.startswith("command_step."):
+                    self._step(command_pb2.CommandStep.FromString(message.data))
+                else:
+                    self._command(command_pb2.Command.FromString(message.data))
+            except DecodeError:
+                logger().error("command_unreadable", sequence=message.sequence)
+        self._followed = messages[-1].sequence
+        self._progress.set()
 
     async def publish_steps(self) -> None:
         """Puts what became of commands into the stream, for ever. Of each state the first is kept."""
+        async with asyncio.TaskGroup() as tasks:
+            for _ in range(STEPS_IN_FLIGHT):
+                tasks.create_task(self._publish_steps())
+
+    async def _publish_steps(self) -> None:
         while True:
-            step = await self._steps.get()
+            step, stored = await self._steps.get()
             subject = flow.command_step_subject(step.command_id, State.Name(step.state).removeprefix("COMMAND_STATE_"))
             await self._bus.publish_until_stored(subject, step.SerializeToString(), expected_last=0)
+            stored.set_result(None)
 
     async def watch_time(self) -> None:
         """Ends what is over, for ever. Every process does, the first counts."""
+        looks = 0
         while True:
             await asyncio.sleep(LOOK_EVERY_S)
+            looks += 1
+            if looks % FORGET_EVERY == 0:
+                self._sessions = {device_id: one for device_id, one in self._sessions.items() if one.open}
             now_ms = self._clock.now_ms()
             for standings in list(self._waiting.values()):
                 for one in list(standings):
@@ -208,6 +242,8 @@ class Commands:
         return [one for one in self._waiting.get(device_id, ()) if one.command.expires_at_ms > now_ms]
 
     def _give_all(self, device_id: str, session: Session) -> None:
+        if device_id not in self._routes.allowed(session.sender):
+            return  # it was bound to somebody else since it was heard
         now_s = time.monotonic()
         for one in self._live(device_id):
             if one.given_to is session and now_s - one.given_at_s < AGAIN_AFTER_S:
@@ -215,11 +251,11 @@ class Commands:
             if not session.give(to_device(one.command)):
                 return
             one.given_to, one.given_at_s = session, now_s
-            self._say(one.command.command_id, device_id, State.COMMAND_STATE_SENT)
+            self._say(one, State.COMMAND_STATE_SENT)
 
     def _end(self, standing: Standing, reason: str) -> None:
         self._drop(standing)
-        self._say(standing.command.command_id, standing.command.device_id, State.COMMAND_STATE_EXPIRED, reason)
+        self._say(standing, State.COMMAND_STATE_EXPIRED, reason)
 
     def _drop(self, standing: Standing) -> None:
         waiting = self._waiting.get(standing.command.device_id, [])
@@ -228,12 +264,20 @@ class Commands:
         if not waiting:
             self._waiting.pop(standing.command.device_id, None)
 
-    def _say(self, command_id: str, device_id: str, state: State.ValueType, reason: str = "") -> None:
-        self._steps.put_nowait(
-            command_pb2.CommandStep(
-                command_id=command_id, device_id=device_id, state=state, at_ms=self._clock.now_ms(), reason=reason
+    def _say(self, standing: Standing, state: State.ValueType, reason: str = "") -> asyncio.Future[None]:
+        """Has a state stored, once; done when it is."""
+        said = standing.said.get(state)
+        if said is None:
+            said = standing.said[state] = asyncio.get_running_loop().create_future()
+            step = command_pb2.CommandStep(
+                command_id=standing.command.command_id,
+                device_id=standing.command.device_id,
+                state=state,
+                at_ms=self._clock.now_ms(),
+                reason=reason,
             )
-        )
+            self._steps.put_nowait((step, said))
+        return said
 
 
 def to_device(command: command_pb2.Command) -> ingest_pb2.DeviceCommand:

@@ -42,7 +42,7 @@ class Sender:
     @property
     def key(self) -> str:
         """Shares between senders go by it. All phones together are one sender: each of them brings little."""
-        return self.vendor_id or "phones"
+        return f"vendor/{self.vendor_id}" if self.vendor_id else "phones"
 
 
 @dataclass(frozen=True, slots=True)

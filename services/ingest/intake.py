@@ -13,7 +13,7 @@ from services.ingest import metrics
 from services.ingest.again import LastReports
 from services.ingest.domain import FUTURE_MS, LIVE_MS, Equipment, Position, Positions, Reason, Refusal, Sender
 from services.ingest.quarantine import Quarantine
-from services.ingest.quota import Quota
+from services.ingest.quota import Quotas
 from services.ingest.room import Room
 from services.ingest.routes import Partitions, Routes
 from services.ingest.writer import LogWriter
@@ -132,11 +132,11 @@ class Intake:
         writers: Mapping[int, LogWriter],
         last_reports: LastReports,
         quarantine: Quarantine,
-        quota: Quota,
+        quotas: Quotas,
         clock: MeshClock,
     ) -> None:
         self._routes, self._writers, self._last_reports = routes, writers, last_reports
-        self._quarantine, self._quota, self._clock = quarantine, quota, clock
+        self._quarantine, self._quotas, self._clock = quarantine, quotas, clock
         self._room = Room()
 
     async def take(self, sender: Sender, reports: Reports, backfill: bool, door: str) -> Taken:
@@ -150,11 +150,21 @@ class Intake:
 
         Raises StoreFull (to the impatient), or Unavailable where a device can't be looked up: nothing of it was sent then.
         """
-        key, count = sender.key, reports.count
+        count, live_from_ms = reports.count, self._clock.now_ms() - LIVE_MS
+        # What was buffered has a share of the room of its own, as it has a lane of its own: it is in nobody's way.
+        late = backfill or (
+            not reports.events and max(reports.positions.fix_times_ms, default=live_from_ms) < live_from_ms
+        )
+        key = f"{sender.key}/backfill" if late else sender.key
         metrics.BATCH_REPORTS.observe(count)
-        await self._room.enter(key, count, patient)
+        # What a device says of itself, a panic above all, is never turned away for want of room.
+        await self._room.enter(key, count, patient or bool(reports.events))
         try:
-            checked = await self._check(sender, reports)
+            checked = await self._check(sender, reports, live_from_ms)
+            # To refuse costs more than to accept. Whoever brings much that is refused is listened to more slowly.
+            wait_s = self._quotas.refusals.wait_s(sender.key, len(checked.refusals), time.monotonic())
+            if wait_s:
+                await asyncio.sleep(wait_s)
         except BaseException:
             self._room.leave(key, count)
             raise
@@ -179,11 +189,11 @@ class Intake:
         """Forgets which devices have been quiet, for ever."""
         while True:
             await asyncio.sleep(FORGET_EVERY_S)
-            self._quota.forget(time.monotonic())
+            self._quotas.forget(time.monotonic())
 
     # ── checks ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    async def _check(self, sender: Sender, reports: Reports) -> _Checked:
+    async def _check(self, sender: Sender, reports: Reports, live_from_ms: int) -> _Checked:
         positions, now_ms = reports.positions, self._clock.now_ms()
         checked = _Checked(positions, [], list(reports.unreadable))
         for refusal in reports.unreadable:
@@ -212,12 +222,12 @@ class Intake:
             else:
                 places = list(reports.position_places)
                 checked.routes = cast(list[Partitions], routes)
-            self._limit_positions(sender, checked, places)
+            self._limit_positions(sender, checked, places, live_from_ms)
         for place, event in zip(reports.event_places, reports.events, strict=True):
             of, at = (event.device_id, event.report_id), ("event_time", event.event_time_ms, now_ms)
             found = self._routes.allowed(sender).get(event.device_id)
             route = await self._why_not(sender, checked, place, of, at, found)
-            if route and self._quota.over([event.device_id], time.monotonic()):
+            if route and self._quotas.events.over([event.device_id], time.monotonic()):
                 self._refuse(sender, checked, place, event.device_id, "device_id", Reason.TOO_OFTEN)
             elif route:
                 checked.events.append((event, route))
@@ -248,8 +258,16 @@ class Intake:
             return None
         return route
 
-    def _limit_positions(self, sender: Sender, checked: _Checked, places: Sequence[int]) -> None:
-        over = set(self._quota.over(checked.positions.device_ids, time.monotonic()))
+    def _limit_positions(self, sender: Sender, checked: _Checked, places: Sequence[int], live_from_ms: int) -> None:
+        positions, now_s = checked.positions, time.monotonic()
+        # An hour that was buffered comes at once, and leaves what is live its own rate.
+        if min(positions.fix_times_ms, default=live_from_ms) < live_from_ms:
+            late = [i for i, fix_time_ms in enumerate(positions.fix_times_ms) if fix_time_ms < live_from_ms]
+            live = [i for i, fix_time_ms in enumerate(positions.fix_times_ms) if fix_time_ms >= live_from_ms]
+            over = {late[i] for i in self._quotas.backfill.over([positions.device_ids[i] for i in late], now_s)}
+            over |= {live[i] for i in self._quotas.live.over([positions.device_ids[i] for i in live], now_s)}
+        else:
+            over = set(self._quotas.live.over(positions.device_ids, now_s))
         if not over:
             return
         for i in sorted(over):

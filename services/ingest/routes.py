@@ -8,9 +8,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TypeAlias
 
+from google.protobuf.message import DecodeError
+
 from services.common import fields, flow, pull
 from services.common.bus import Bus
 from services.common.clock import MeshClock
+from services.common.errors import Unavailable
+from services.common.telemetry import logger
 from services.ingest.domain import Reason, Sender
 from tandem.common.v1 import log_pb2
 
@@ -61,7 +65,7 @@ class Routes:
         if sender.vendor_id:
             return self._of_vendor.get(sender.vendor_id, _NONE)
         known = self._devices.get(sender.device_id)
-        return {sender.device_id: known.partitions} if known and not known.revoked else _NONE
+        return {sender.device_id: known.partitions} if known and not known.revoked and known.partitions else _NONE
 
     async def allow(self, sender: Sender, device_id: str) -> Partitions | Reason:
         """The same for one device that may have been registered just now, or why not. Raises Unavailable."""
@@ -75,6 +79,8 @@ class Routes:
             return Reason.REVOKED
         if device_id != sender.device_id and (not sender.vendor_id or known.vendor_id != sender.vendor_id):
             return Reason.NOT_YOURS
+        if not known.partitions:
+            raise Unavailable("the device has no route into the log yet")
         return known.partitions
 
     def device_of_token(self, token: str) -> str | None:
@@ -102,7 +108,9 @@ class Routes:
         async for messages in pull.read(self._bus, _STREAM, 1):
             for message in messages:
                 device_id = message.subject.removeprefix(_PREFIX)
-                on_change(device_id, self._learn(device_id, message.data).partitions)
+                known = self._learn(device_id, message.data)
+                if known is not None:
+                    on_change(device_id, known.partitions)
 
     async def _look_up(self, device_id: str) -> Registration | None:
         now_s = asyncio.get_running_loop().time()
@@ -116,8 +124,12 @@ class Routes:
             return None
         return self._learn(device_id, data)
 
-    def _learn(self, device_id: str, data: bytes) -> Registration:
-        route = log_pb2.DeviceRoute.FromString(data)
+    def _learn(self, device_id: str, data: bytes) -> Registration | None:
+        try:
+            route = log_pb2.DeviceRoute.FromString(data)
+        except DecodeError:
+            logger().error("route_unreadable", device_id=device_id)
+            return self._devices.get(device_id)
         listed = tuple(route.partitions)
         one = Registration(
             self._partitions.setdefault(listed, listed),  # equal ones are one object, so that comparing them is cheap
@@ -132,7 +144,7 @@ class Routes:
             for hashed, _ in before.tokens:
                 self._of_token.pop(hashed, None)
         self._devices[device_id] = one
-        if one.vendor_id and not one.revoked:
+        if one.vendor_id and one.partitions and not one.revoked:
             self._of_vendor.setdefault(one.vendor_id, {})[device_id] = one.partitions
         for hashed, _ in one.tokens:
             self._of_token[hashed] = device_id

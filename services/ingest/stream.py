@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from services.ingest.domain import Refusal
+from services.ingest.domain import Refusal, Sender
 from services.ingest.intake import Taken
 from tandem.ingest.v1 import ingest_pb2
 
@@ -30,6 +30,8 @@ class Answer:
     positions: int
     together: bool
     """Its answer may come together with others."""
+    receipts: Sequence[asyncio.Future[None]]
+    """Receipts that came with it; each is done once it is stored."""
     admitted: bool = False
     """It is known what is taken of it."""
     taken: Taken | None = None
@@ -53,12 +55,14 @@ class Answer:
 class Stream:
     """What goes down a stream."""
 
-    def __init__(self) -> None:
+    def __init__(self, sender: Sender) -> None:
+        self.sender = sender
+        self.open = True
+        """Commands may be given down it."""
         self._answers: deque[Answer] = deque()
         self._commands: deque[ingest_pb2.DeviceCommand] = deque()
         self._under_way = 0
         self._ended = False
-        self._open = True
         self._changed = asyncio.Event()
         self._room = asyncio.Event()
 
@@ -95,15 +99,17 @@ class Stream:
 
     def give(self, command: ingest_pb2.DeviceCommand) -> bool:
         """Has a command sent down the stream; false where it is closed or its sender doesn't read."""
-        if not self._open or len(self._commands) >= COMMANDS_MOST:
+        if not self.open or len(self._commands) >= COMMANDS_MOST:
             return False
         self._commands.append(command)
         self._changed.set()
         return True
 
     def close(self) -> None:
-        """Takes no more commands."""
-        self._open = False
+        """Takes no more commands, and lets go of what nobody waits for."""
+        self.open = False
+        self._answers.clear()
+        self._commands.clear()
 
     # ── to the writer of responses ───────────────────────────────────────────────────────────────────────────────────
 
@@ -123,6 +129,8 @@ class Stream:
             raise answers[0].error
         if answers[0].taken is not None:
             await answers[0].taken.stored()
+        for receipt in answers[0].receipts:
+            await asyncio.shield(receipt)
         total = answers[0].count
         while self._may_come_along(answers[0], total):
             answers.append(self._answers.popleft())
@@ -141,6 +149,7 @@ class Stream:
             and total + following.count <= TOGETHER_MOST
             and following.admitted
             and following.error is None
+            and all(receipt.done() for receipt in following.receipts)
             and (following.taken is None or following.taken.is_stored)
         )
 

@@ -107,19 +107,21 @@ class _Line(Generic[T]):
                 _finish(taken, None)
 
     def _take(self) -> list[_Waiting[T]]:
-        """The next message's items, in turn from each sender that has any."""
+        """The next message's items, in turn from each sender that has any: even parts of the message, of reports and not of items."""
         taken: list[_Waiting[T]] = []
         total = 0
+        part = max(1, self._most // max(1, len(self._queues)))
         while self._queues:
             sender = next(iter(self._queues))
-            queue = self._queues[sender]
-            if taken and total + queue[0].size > self._most:
-                break
-            taken.append(queue.popleft())
-            total += taken[-1].size
-            del self._queues[sender]
+            queue = self._queues.pop(sender)
+            turn_ends = total + part
+            while queue and total < turn_ends and (not taken or total + queue[0].size <= self._most):
+                taken.append(queue.popleft())
+                total += taken[-1].size
             if queue:
                 self._queues[sender] = queue  # behind the others
+                if total < turn_ends:
+                    break  # its next item doesn't fit
         return taken
 
     def _give_up(self) -> list[_Waiting[T]]:

@@ -265,3 +265,39 @@ async def test_commands_outlive_the_process_and_reach_over_another(pair: tuple[I
             await call.write(receipt("c-14", "roaming"))
             await Desk(b, channel).comes_to("RECEIVED", "roaming", "c-14")
             await call.done_writing()
+
+
+async def test_a_command_goes_to_nobody_who_lost_the_device(client: Client, desk: Desk) -> None:
+    await client.route("rebound")
+    call = client.open()
+    async with asyncio.timeout(WITHIN_S):
+        await report(call, "rebound")
+        await client.route("rebound", vendor_id="another")
+        taken = True
+        while taken:  # until ingest knows
+            (answer,) = await client.send(request(1, position("rebound", "still?")))
+            taken = answer.outcomes[0] == ingest_pb2.ACCEPTED
+        await desk.command("rebound", "c-15")
+        await client.route("bystander")
+        await report(call, "bystander")  # its answer is the next that comes
+        await call.done_writing()
+    assert await desk.state("rebound", "c-15") == ("WAITING", "")
+
+
+async def test_receipts_are_stored_before_they_are_answered_and_nothing_is_given_again(
+    pair: tuple[IngestMesh, IngestMesh],
+) -> None:
+    mesh, _ = pair
+    ids = [f"many-{n}" for n in range(200)]
+    async with mesh.connected() as client, rpc.channel(mesh.address) as channel:
+        await client.route("many")
+        for command_id in ids:
+            await Desk(mesh, channel).command("many", command_id, VIBRATE)
+        receipts = [ingest_pb2.CommandReceipt(command_id=one, device_id="many") for one in ids]
+        await client.send(ingest_pb2.ReportRequest(batch=1, receipts=receipts))
+        mesh.service.kill()
+    mesh.service.start()
+    async with mesh.connected() as client, rpc.channel(mesh.address) as channel:
+        answers = await client.send(*(request(n, position("many", f"after-{n}")) for n in range(20)))
+        assert not [one for answer in answers for one in answer.commands]
+        assert {(await Desk(mesh, channel).state("many", one))[0] for one in ids[::20]} == {"RECEIVED"}

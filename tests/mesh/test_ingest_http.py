@@ -322,7 +322,7 @@ async def test_a_phone_that_reports_too_often_is_told_when_to_come_again(tmp_pat
     with running_server(tmp_path / "nats") as nats:
         await create_streams(nats.url, 1)
         mesh = IngestMesh(nats)
-        few = {"TANDEM_DEVICE_REPORTS_PER_S": "0.001", "TANDEM_DEVICE_REPORTS_BURST": "2"}
+        few = {"TANDEM_DEVICE_REPORTS_PER_S": "0.001", "TANDEM_DEVICE_REPORTS_BURST": "1"}
         with spawn("services.ingest", mesh.env | few, tmp_path / "ingest.log") as mesh.service:
             async with mesh.connected() as client:
                 await register(mesh, client)

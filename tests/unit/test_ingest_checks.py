@@ -13,10 +13,11 @@ from hypothesis import strategies as st
 
 from services.common import fields
 from services.common.errors import InvalidField, StoreFull
-from services.ingest import translate
+from services.ingest import translate, writer
 from services.ingest.domain import Positions
 from services.ingest.quota import Quota
 from services.ingest.room import Room
+from tandem.common.v1 import log_pb2
 from tandem.ingest.v1 import ingest_pb2
 
 SOUND: dict[str, Any] = {
@@ -141,3 +142,30 @@ async def test_a_batch_larger_than_a_share_is_taken_alone() -> None:
 def test_nothing_that_is_no_number_is_read() -> None:
     bad = ingest_pb2.Position(**(SOUND | {"lat_deg": math.nan}))
     assert translate.read_positions([ingest_pb2.Position(**SOUND), bad, ingest_pb2.Position(**SOUND)]) is None
+
+
+def test_who_brings_much_that_is_refused_waits() -> None:
+    quota = Quota(per_s=10.0, burst=20)
+    assert [quota.wait_s("a", 10, 0.0) for _ in range(4)] == [0.0, 0.0, 1.0, 2.0]
+    assert quota.wait_s("b", 10, 0.0) == quota.wait_s("a", 0, 0.0) == 0.0
+    assert quota.wait_s("a", 10, 4.0) == 0.0
+
+
+async def test_senders_share_a_message_by_reports() -> None:
+    taken: list[list[str]] = []
+
+    async def store(message: Any) -> None:
+        await asyncio.sleep(0)
+
+    def encode(items: Any, received_wall_us: int) -> log_pb2.LogEntry:
+        taken.append(list(items))
+        return log_pb2.LogEntry()
+
+    line = writer._Line(store, encode, most=100, in_flight=1)
+    waiting = [line.put("flood", f"flood-{n}", 50, 0) for n in range(10)]
+    waiting += [line.put("phones", f"phone-{n}", 1, 0) for n in range(100)]
+    work = asyncio.create_task(line.run())
+    await asyncio.gather(*waiting)
+    work.cancel()
+    assert [sum(one.startswith("phone") for one in message) for message in taken[:2]] == [50, 50]
+    assert [sum(one.startswith("flood") for one in message) for message in taken[:2]] == [1, 1]
