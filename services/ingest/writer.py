@@ -151,7 +151,8 @@ class LogWriter:
     def __init__(self, bus: Bus, partition: int, backfill_per_s: float) -> None:
         self._bus = bus
         self._subject = flow.log_subject(partition, "report")
-        self._live = _Line(self._publish, _live_entry, MESSAGE_MOST, in_flight=4)
+        # Two: with more of them messages and answers get smaller, which costs more than the wait for the disk.
+        self._live = _Line(self._publish, _live_entry, MESSAGE_MOST, in_flight=2)
         # One message at a time and so many a second: however much was buffered, it never delays what is live.
         self._backfill = _Line(self._publish, _backfill_entry, MESSAGE_MOST, in_flight=1, per_s=backfill_per_s)
         self._heard = _Line(self._publish, translate.heard_entry, MESSAGE_MOST, in_flight=1)
