@@ -135,6 +135,10 @@ def check_rules(prefix: str, msg: log_pb2.Rules) -> None:
     fields.number(f"{prefix}clear_margin_m", msg.clear_margin_m, 0, 5_000)
     fields.number(f"{prefix}clear_after_s", msg.clear_after_s, 0, 3_600)
     fields.number(f"{prefix}late_after_s", msg.late_after_s, 0, 86_400)
+    fields.number(f"{prefix}silent_notify_after_s", msg.silent_notify_after_s, 0, 86_400)
+    fields.number(f"{prefix}reach_mps", msg.reach_mps, 0, 60)
+    fields.number(f"{prefix}reach_most_s", msg.reach_most_s, 0, 86_400)
+    fields.number(f"{prefix}protected_lost_after_s", msg.protected_lost_after_s, 0, 86_400)
 
 
 def rules_of(msg: log_pb2.Rules) -> Rules:
@@ -145,6 +149,10 @@ def rules_of(msg: log_pb2.Rules) -> Rules:
         clear_margin_mm=msg.clear_margin_m * 1000 or default.clear_margin_mm,
         clear_after_ms=msg.clear_after_s * 1000 or default.clear_after_ms,
         late_after_ms=msg.late_after_s * 1000 or default.late_after_ms,
+        silent_notify_after_ms=msg.silent_notify_after_s * 1000 or default.silent_notify_after_ms,
+        reach_mps=msg.reach_mps or default.reach_mps,
+        reach_most_ms=msg.reach_most_s * 1000 or default.reach_most_ms,
+        protected_lost_after_ms=msg.protected_lost_after_s * 1000 or default.protected_lost_after_ms,
     )
 
 
@@ -156,6 +164,10 @@ def rules_entry(rules: Rules) -> log_pb2.LogEntry:
             clear_margin_m=rules.clear_margin_mm // 1000,
             clear_after_s=rules.clear_after_ms // 1000,
             late_after_s=rules.late_after_ms // 1000,
+            silent_notify_after_s=rules.silent_notify_after_ms // 1000,
+            reach_mps=rules.reach_mps,
+            reach_most_s=rules.reach_most_ms // 1000,
+            protected_lost_after_s=rules.protected_lost_after_ms // 1000,
         )
     )
 

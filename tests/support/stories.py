@@ -106,6 +106,10 @@ class Story:
         """All alerts so far."""
         return [one for one in self.outputs if isinstance(one, Alert)]
 
+    def of(self, *kinds: Kind) -> list[Alert]:
+        """Alerts of these kinds so far."""
+        return [one for one in self.alerts if one.kind in kinds]
+
     def told(self) -> list[tuple[str, int, float]]:
         """Kind, ring in metres and second of each alert's moment."""
         return [(a.kind.value, a.ring_mm // 1000, (a.at_ms - T0_MS) / 1000) for a in self.alerts]

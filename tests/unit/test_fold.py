@@ -58,7 +58,7 @@ def test_the_victim_walks_towards_the_wearer_who_never_moves() -> None:
     for i in range(21):
         story.at(i * 10, "phone", 300 - 14 * i)
     assert story.entered() == [2000, 1000, 100]
-    entered = story.alerts[-1]
+    entered = story.of(Kind.RING_ENTERED)[-1]
     assert entered.cause is not None and entered.cause.device_id == "phone"
     assert seconds(entered.at_ms) == pytest.approx(200 / 1.4, abs=0.01)
 
@@ -306,7 +306,8 @@ def test_a_report_older_than_two_hours_is_set_aside_with_a_reason() -> None:
     story.case()
     story.at(8000, "phone", 0)
     story.at(8000, "tag", 50, fix_s=700)
-    assert story.outputs == [Parked(story.state.sequence, "1 positions older than 2 h")]
+    assert story.outputs[-1] == Parked(story.state.sequence, "1 positions older than 2 h")
+    assert not story.entered()
 
 
 def test_a_fix_from_the_future_counts_as_of_its_arrival() -> None:
@@ -332,7 +333,7 @@ def test_no_line_joins_fixes_that_are_more_than_three_minutes_apart() -> None:
         story.at(t, "phone", 0)
     story.at(0, "tag", -3000)
     story.at(200, "tag", 3000)
-    assert not story.alerts
+    assert not story.entered()
 
 
 # ── the same for ever ────────────────────────────────────────────────────────────────────────────────────────────────
@@ -545,8 +546,8 @@ def test_a_tag_that_changes_hands_says_nothing_of_its_new_wearer_at_first() -> N
     story.case(1000, case="2", wearer_id="w2", order_id="order-2")
     story.at(1001, "phone", 5000)
     story.at(1002, "tag", 5000, fix_s=900)
-    assert not story.alerts
-    assert story.outputs == [Parked(story.state.sequence, "1 positions from before their device changed hands")]
+    assert not story.entered()
+    assert story.outputs[-1] == Parked(story.state.sequence, "1 positions from before their device changed hands")
     story.at(1010, "tag", 5050)
     assert story.entered() == [2000, 1000, 100]
 
@@ -569,7 +570,7 @@ def test_an_order_that_is_put_off_ends_what_is_open() -> None:
     story.case(30, version=2, valid_from_ms=T0_MS + 500_000)
     assert story.alerts[-1].incident_ends
     story.tick(600)
-    assert {a.kind for a in story.alerts if seconds(a.at_ms) == 500} == {Kind.TAMPERED, Kind.RING_ENTERED}
+    assert {a.kind for a in story.alerts if seconds(a.at_ms) == 500} >= {Kind.TAMPERED, Kind.RING_ENTERED}
 
 
 def test_a_clock_that_is_ahead_makes_no_second_report_of_one_that_is_sent_again() -> None:
@@ -586,4 +587,4 @@ def test_superseded_versions_leave_nothing_behind() -> None:
     story = Story()
     for version in range(1, 50):
         story.case(version=version)
-    assert len(story.state.due) == 1
+    assert len(story.state.due) == 2, "the end of the order, and when silence begins"

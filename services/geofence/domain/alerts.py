@@ -19,6 +19,9 @@ class Kind(enum.Enum):
     JAMMED = "JAMMED"
     DEVICE_OFF = "DEVICE_OFF"
     PROTECTED_DEVICE_LOST = "PROTECTED_DEVICE_LOST"
+    SILENT = "SILENT"
+    HEARD_AGAIN = "HEARD_AGAIN"
+    UNKNOWN_NEAR = "UNKNOWN_NEAR"
 
 
 class Leg(enum.Enum):

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+from dataclasses import astuple
 from typing import Any
 
 from services.geofence.domain.entries import Case, Demand, Ring, Target
 from services.geofence.domain.geometry import PERSON, Disc, Polygon, Shape
 from services.geofence.domain.rings import RingState
 from services.geofence.domain.rules import Rules
-from services.geofence.domain.state import CaseState, Incident, State
+from services.geofence.domain.state import WEARER, CaseState, Incident, State
 from services.geofence.domain.track import Fix, Track
 from services.geofence.domain.version import VERSION
 
@@ -21,7 +22,6 @@ class UnreadableState(Exception):
 
 def encode(state: State) -> bytes:
     """The state as canonical JSON."""
-    rules = state.rules
     return json.dumps(
         {
             "fold_version": VERSION,
@@ -30,7 +30,7 @@ def encode(state: State) -> bytes:
             "sequence": state.sequence,
             "now_ms": state.now_ms,
             "clock": [state.clock_rate, state.clock_anchor_ms],
-            "rules": [rules.rules_id, rules.clear_margin_mm, rules.clear_after_ms, rules.late_after_ms],
+            "rules": list(astuple(state.rules)),
             "rules_since_ms": state.rules_since_ms,
             "tracks": {device_id: [track.ahead, track.fixes] for device_id, track in state.tracks.items()},
             "heard_at_ms": state.heard_at_ms,
@@ -101,6 +101,8 @@ def decode(data: bytes) -> State:
     for case_state in state.cases.values():
         if not case_state.ended:
             state.index(case_state.case)
+            for key in (*([WEARER] if case_state.silent else []), *case_state.lost):
+                state.missed.update(case_state.devices(key))
     return state
 
 
@@ -125,6 +127,12 @@ def _case_state(case_state: CaseState) -> dict[str, Any]:
         "episode_id": case_state.episode_id,
         "raised": case_state.raised,
         "ended": case_state.ended,
+        "awaited_from_ms": case_state.awaited_from_ms,
+        "silent": case_state.silent,
+        "lost": case_state.lost,
+        "near": case_state.near,
+        "unseen": case_state.unseen,
+        "wake_ms": case_state.wake_ms,
     }
 
 
@@ -154,6 +162,12 @@ def _to_case_state(content: dict[str, Any]) -> CaseState:
         episode_id=content["episode_id"],
         raised=content["raised"],
         ended=content["ended"],
+        awaited_from_ms=content["awaited_from_ms"],
+        silent=Demand(content["silent"]) if content["silent"] is not None else None,
+        lost=content["lost"],
+        near={key: Demand(demand) for key, demand in content["near"].items()},
+        unseen=content["unseen"],
+        wake_ms=content["wake_ms"],
     )
 
 

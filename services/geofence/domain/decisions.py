@@ -77,7 +77,7 @@ class Decisions:
                 at_ms=at_ms,
                 decided_at_ms=state.now_ms,
                 late=state.now_ms - (at_ms if due_ms is None else due_ms) >= state.rules.late_after_ms,
-                destinations=demands.destinations(case, kind, target),
+                destinations=demands.destinations(case, kind, demand, target),
                 incident_opens=opens,
                 incident_ends=False,
                 cause=cause,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import enum
+
 from services.geofence.domain.alerts import Kind, Leg
 from services.geofence.domain.entries import Case, Demand, Equipment, Target
 
@@ -35,6 +37,42 @@ UNTOLD = frozenset(
 """Events without an alert: each device is charged and goes underground daily, and nobody acts on it. That it was heard is kept. A
 battery that has recovered would be one more LOW_BATTERY for the record, which nobody could tell from the first."""
 
+
+class Found(enum.Enum):
+    """What time finds by itself, without a device saying so."""
+
+    NOT_HEARD = "NOT_HEARD"
+    """No tag of the wearer for 3 minutes."""
+    NOT_HEARD_FOR_LONG = "NOT_HEARD_FOR_LONG"
+    """... for as long as the rules say."""
+    HEARD_AGAIN = "HEARD_AGAIN"
+    IN_REACH = "IN_REACH"
+    """The wearer's position is unknown, and a ring that demands a response could be entered by now."""
+    IN_REACH_AFTER_A_SIGN = "IN_REACH_AFTER_A_SIGN"
+    """... and the last that was known was within a ring that demands NOTIFY or more, or a tag had been opened, jammed or shut down."""
+    SEEN_AGAIN = "SEEN_AGAIN"
+    PERSON_LOST = "PERSON_LOST"
+    """No device of a protected person for as long as the rules say, or none is there."""
+    PERSON_FOUND = "PERSON_FOUND"
+
+
+FOUND: dict[Found, tuple[Kind, Demand]] = {
+    # Tunnels and lifts silence each tag daily; only what lasts is worth a telephone call by the wearer's officer.
+    Found.NOT_HEARD: (Kind.SILENT, Demand.RECORD),
+    Found.NOT_HEARD_FOR_LONG: (Kind.SILENT, Demand.NOTIFY),
+    Found.HEARD_AGAIN: (Kind.HEARD_AGAIN, Demand.RECORD),
+    # The Decree has police told of a risk of breach at once. Nobody is sent on a possibility alone, unless there was a sign.
+    Found.IN_REACH: (Kind.UNKNOWN_NEAR, Demand.NOTIFY),
+    Found.IN_REACH_AFTER_A_SIGN: (Kind.UNKNOWN_NEAR, Demand.RESPOND),
+    Found.SEEN_AGAIN: (Kind.UNKNOWN_NEAR, Demand.RECORD),
+    Found.PERSON_LOST: (Kind.PROTECTED_DEVICE_LOST, Demand.NOTIFY),
+    Found.PERSON_FOUND: (Kind.PROTECTED_DEVICE_LOST, Demand.RECORD),
+}
+SIGNS = frozenset((Equipment.STRAP_OPEN, Equipment.CASE_OPEN, Equipment.JAMMING_SUSPECTED, Equipment.SHUTDOWN))
+"""Events of a tag after which its silence is no accident."""
+EXPLAINED = frozenset((Equipment.SHUTDOWN, Equipment.DEVICE_REFUSED))
+"""Events of a protective device after which its silence is no news."""
+
 _TAG_ALONE = frozenset((Equipment.STRAP_OPEN, Equipment.STRAP_CLOSED, Equipment.CASE_OPEN, Equipment.CASE_CLOSED))
 _PERSON_ALONE = frozenset(
     (Equipment.PANIC_BUTTON, Equipment.PANIC_CANCELLED, Equipment.DEVICE_REFUSED, Equipment.DEVICE_ACCEPTED)
@@ -61,6 +99,8 @@ incident that stays open a desk that has taken its assignment is asked again onl
 
 _OF_DEVICES = frozenset((Kind.JAMMED, Kind.DEVICE_OFF, Kind.PROTECTED_DEVICE_LOST))
 """Alerts of a device that is out of order: the desks weigh them, and no protected person is frightened by a message."""
+_OF_SILENCE = frozenset((Kind.SILENT, Kind.HEARD_AGAIN))
+"""Alerts of a wearer who isn't heard: probation's alone. Where that endangers somebody UNKNOWN_NEAR says so to the police."""
 
 
 def of_ring(action: Demand, entered: bool) -> Demand:
@@ -73,17 +113,21 @@ def _subject(case: Case, target: Target) -> str:
     return target.target_id if target.is_person else f"{case.order_id}/{target.target_id}"
 
 
-def destinations(case: Case, kind: Kind, target: Target | None) -> tuple[tuple[Leg, str], ...]:
+def destinations(case: Case, kind: Kind, demand: Demand, target: Target | None) -> tuple[tuple[Leg, str], ...]:
     """Probation to the wearer, police to what is under threat, a warning to each person who is.
 
     Without a target, as when a tag is cut, all that the order protects is under threat. Of a device that is out of order nobody is
-    warned, and probation learns nothing of protective devices.
+    warned, and probation learns nothing of protective devices. Nor is anybody warned of what is no more than possible.
     """
     persons = [other.target_id for other in case.targets if other.is_person]
     threatened = [_subject(case, target)] if target else persons or [_subject(case, other) for other in case.targets]
     warned = [target.target_id] if target and target.is_person else persons
     probation = ((Leg.PROBATION, case.wearer_id),)
     police = tuple((Leg.POLICE, subject_id) for subject_id in threatened)
+    if kind in _OF_SILENCE:
+        return probation
     if kind in _OF_DEVICES:
         return police if target else probation + police
+    if kind is Kind.UNKNOWN_NEAR and demand is not Demand.RESPOND:
+        return probation + police
     return (*probation, *police, *((Leg.WARNING, person_id) for person_id in warned))

@@ -9,7 +9,7 @@ from __future__ import annotations
 import heapq
 
 from services.common.errors import OutdatedFold
-from services.geofence.domain import approach, demands
+from services.geofence.domain import approach, demands, silence
 from services.geofence.domain.alerts import Output, Report
 from services.geofence.domain.decisions import Decisions
 from services.geofence.domain.entries import (
@@ -26,7 +26,7 @@ from services.geofence.domain.entries import (
 from services.geofence.domain.geometry import ecef_mm
 from services.geofence.domain.rings import RingState
 from services.geofence.domain.rules import Rules
-from services.geofence.domain.state import CaseState, State, event_key
+from services.geofence.domain.state import WAKE, CaseState, State, event_key
 from services.geofence.domain.track import WINDOW_MS, Fix, Track
 from services.geofence.domain.version import VERSION
 
@@ -50,7 +50,7 @@ def step(state: State, entry: Entry) -> list[Output]:
         case Case():
             folding.case(body)
         case Rules():
-            state.rules, state.rules_since_ms = body, state.now_ms
+            folding.rules(body)
         case FoldVersion():
             if body.version > VERSION:
                 raise OutdatedFold(f"the log demands fold version {body.version}, this is {VERSION}")
@@ -74,16 +74,20 @@ class _Folding:
     # ── time ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
     def pass_time(self, now_ms: int) -> None:
-        """Moves to `now_ms`, past the beginnings and ends of cases on the way."""
+        """Moves to `now_ms`, past the beginnings and ends of cases and what silence means on the way."""
         state = self.state
         arrived_ms = max(state.now_ms, now_ms)
         while state.due and state.due[0][0] <= arrived_ms:
             due_ms, case_id, version = heapq.heappop(state.due)
             case_state = state.cases.get(case_id)
-            if case_state is None or case_state.case.version != version:
+            if case_state is None or version not in (WAKE, case_state.case.version):
                 continue  # a newer snapshot has set its own moments
             state.now_ms = max(state.now_ms, arrived_ms)
-            if due_ms >= case_state.case.valid_until_ms:
+            if version == WAKE:
+                if due_ms == case_state.wake_ms and due_ms < case_state.case.valid_until_ms:
+                    self._watch(case_state, due_ms)
+                    self.decisions.settle(case_state)
+            elif due_ms >= case_state.case.valid_until_ms:
                 self._end(case_state)
             else:
                 self._begin(case_state, due_ms)
@@ -95,8 +99,29 @@ class _Folding:
         approach.close(self.decisions, case_state, case.targets, case.valid_until_ms)
         case_state.ended = True
         self._take_back(case_state, sorted(case_state.raised), case.valid_until_ms)
+        silence.close(self.decisions, case_state, case.valid_until_ms)
+        case_state.awaited_from_ms.clear()
+        case_state.wake_ms = 0
         self.state.forget(case)
         self.decisions.settle(case_state)
+
+    def _watch(self, case_state: CaseState, at_ms: int, cause: Report | None = None) -> None:
+        """Decides what silence means as of a moment, and notes when to look again."""
+        look_ms = silence.watch(self.decisions, case_state, at_ms, cause)
+        if look_ms is not None and look_ms != case_state.wake_ms:
+            heapq.heappush(self.state.due, (look_ms, case_state.case.case_id, WAKE))
+        case_state.wake_ms = look_ms or 0
+
+    def rules(self, rules: Rules) -> None:
+        """Settings as they stand from now on; those of silence may make something due that wasn't."""
+        state = self.state
+        changed = rules != state.rules
+        state.rules, state.rules_since_ms = rules, state.now_ms
+        if changed:
+            for case_state in state.cases.values():
+                if case_state.awaited_from_ms:
+                    self._watch(case_state, state.now_ms)
+                    self.decisions.settle(case_state)
 
     # ── cases ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -148,11 +173,12 @@ class _Folding:
             {*case.tag_device_ids, *(d for target in case.targets for d in target.device_ids)} if in_force else set()
         )
         self._take_back(before, sorted(key for key in before.raised if key.split()[1] not in named), now_ms)
+        silence.amend(self.decisions, before, case, in_force)
         self.decisions.settle(before)
         state.forget(before.case)
         state.due = [due for due in state.due if due[1] != case.case_id]
         heapq.heapify(state.due)
-        before.case = case
+        before.case, before.wake_ms = case, 0
 
     def _own(self, case: Case) -> None:
         """Notes whose the devices are. What a device said for somebody else says nothing about who has it now."""
@@ -164,6 +190,7 @@ class _Folding:
                 state.owners[device_id] = owner
                 state.owned_since[device_id] = state.now_ms
                 state.tracks.pop(device_id, None)
+                state.heard_at_ms.pop(device_id, None)
                 state.standing.pop(device_id, None)
 
     def _begin(self, case_state: CaseState, at_ms: int) -> None:
@@ -177,19 +204,31 @@ class _Folding:
             for target in case.targets:
                 for other_id in approach.others(target):
                     approach.look(self.decisions, case_state, tag_id, target, other_id, at_ms, at_ms, None)
+        silence.await_reports(case_state, at_ms)
+        self._watch(case_state, at_ms)
         self.decisions.settle(case_state)
 
     # ── reports ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
     def heard(self, device_ids: list[str]) -> None:
         """Contact is of the moment in which the log was told, not of that which the report is about."""
-        self.state.heard_at_ms.update(dict.fromkeys(device_ids, self.state.now_ms))
+        state = self.state
+        state.heard_at_ms.update(dict.fromkeys(device_ids, state.now_ms))
+        if state.missed.isdisjoint(device_ids):
+            return
+        again = state.missed.intersection(device_ids)
+        state.missed -= again
+        for case_id in sorted({case_id for device_id in again for case_id in state.cases_of.get(device_id, ())}):
+            case_state = state.cases[case_id]
+            if case_state.silent or case_state.lost:
+                self._watch(case_state, state.now_ms)
 
     def positions(self, batch: Positions) -> None:
         """Folds a batch, report by report, in its order."""
         state = self.state
         self.heard(batch.device_ids)
         too_late = anothers = 0
+        moved: dict[str, Report] = {}
         for device_id, report_id, fix_time_ms, lat_e7, lon_e7, accuracy_mm in zip(
             batch.device_ids,
             batch.report_ids,
@@ -215,12 +254,17 @@ class _Folding:
                 continue  # sent again
             case_ids = state.cases_of.get(device_id)
             if case_ids:
-                self._moved(device_id, track, index, case_ids, Report(device_id, report_id, batch.received_wall_us))
+                cause = Report(device_id, report_id, batch.received_wall_us)
+                self._moved(device_id, track, index, case_ids, cause)
+                moved.update((case_id, cause) for case_id in case_ids if state.cases[case_id].unseen)
                 if len(track.fixes) % 64 == 0:
                     self._forget_old(device_id, track, case_ids)
             elif len(track.fixes) > 2:
                 # No case names the device: its newest positions are enough for an order that is yet to come.
                 track.forget_before(state.now_ms)
+        for case_id, cause in moved.items():  # after the whole batch: what was buffered may end with where they are now
+            self._watch(state.cases[case_id], state.now_ms, cause)
+            self.decisions.settle(state.cases[case_id])
         if too_late:
             self.decisions.park(f"{too_late} positions older than 2 h")
         if anothers:
@@ -287,6 +331,7 @@ class _Folding:
             if taken_back and ended:
                 case_state.raised.pop(event_key(taken_back, report.device_id), None)
             self._raise(case_state, report.event, report.device_id, at_ms, cause)
+            self._watch(case_state, state.now_ms, cause)
         for case_state in in_force:  # after all of them, so that what is told under several orders is one incident
             self.decisions.settle(case_state)
 

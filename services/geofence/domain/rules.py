@@ -16,6 +16,15 @@ class Rules:
     """... and for this long without a break."""
     late_after_ms: int = 60_000
     """A decision that comes this long after the moment it holds for is marked late."""
+    silent_notify_after_ms: int = 1_800_000
+    """Probation is told of a wearer whose tags were not heard for so long."""
+    reach_mps: int = 14
+    """How fast a wearer may have moved since the last position: 50 km/h, the limit in Korean towns."""
+    reach_most_ms: int = 480_000
+    """... and for how long: the time that help needs. A set that went on growing would soon be the whole town and tell nobody where to
+    go; of who could only be there later probation learns by the silence itself."""
+    protected_lost_after_ms: int = 1_800_000
+    """The police are told of a protected person whose devices were not heard for so long; phones sleep."""
 
     def clear_margin_of(self, radius_mm: int) -> int:
         """Margin of a ring, mm."""

@@ -6,13 +6,17 @@ from dataclasses import dataclass, field
 from itertools import takewhile
 
 from services.geofence.domain import demands
-from services.geofence.domain.entries import Case, Equipment, Ring, Target
+from services.geofence.domain.entries import Case, Demand, Equipment, Ring, Target
 from services.geofence.domain.rings import RingState
 from services.geofence.domain.rules import Rules
 from services.geofence.domain.track import WINDOW_MS, Track
 
 SAID_MOST = 1_000
 """Equipment reports of a device that are known again; as many as a batch may hold, so that a batch sent again is known whole."""
+WAKE = -1
+"""In place of a version in `State.due`: a moment at which silence may decide something."""
+WEARER = "wearer"
+"""Key of the wearer beside those of targets."""
 
 
 @dataclass(slots=True)
@@ -27,6 +31,18 @@ class CaseState:
     """Equipment events that nothing has taken back, `<event> <device>` -> when."""
     ended: bool = False
     """The order's validity has ended."""
+    awaited_from_ms: dict[str, int] = field(default_factory=dict)
+    """By WEARER or the key of a person: since when a report of their devices is awaited, in force."""
+    silent: Demand | None = None
+    """What was demanded last because no tag is heard; None while one is."""
+    lost: dict[str, bool] = field(default_factory=dict)
+    """Persons whose devices aren't heard, by key, and whether that was told; it isn't where the devices have said why."""
+    near: dict[str, Demand] = field(default_factory=dict)
+    """Targets that the wearer can have reached unseen, by key, and what was demanded."""
+    unseen: bool = False
+    """Where the wearer is, is unknown."""
+    wake_ms: int = 0
+    """When silence may decide something next; other wakes in `State.due` are void."""
 
     def ring(self, target: Target, ring: Ring) -> RingState:
         """State of one ring of one target."""
@@ -34,9 +50,20 @@ class CaseState:
 
     @property
     def quiet(self) -> bool:
-        """No ring is entered, and no equipment event stands that demands a response."""
+        """No ring is entered, and nothing stands that demands a response."""
         holding = any(Equipment(key.partition(" ")[0]) in demands.HOLDING for key in self.raised)
+        holding = holding or Demand.RESPOND in self.near.values()
         return not holding and not any(ring.open for ring in self.rings.values())
+
+    def devices(self, key: str) -> tuple[str, ...]:
+        """Devices of the wearer or a person."""
+        if key == WEARER:
+            return self.case.tag_device_ids
+        return next(target.device_ids for target in self.case.targets if target.key == key)
+
+    def stands(self, events: frozenset[Equipment], device_id: str) -> bool:
+        """Whether one of these events of a device was told and nothing has taken it back."""
+        return any(event_key(event, device_id) in self.raised for event in events)
 
 
 @dataclass(slots=True)
@@ -81,9 +108,11 @@ class State:
     incidents: dict[str, Incident] = field(default_factory=dict)
     """Open incident of each wearer who has one."""
     due: list[tuple[int, str, int]] = field(default_factory=list)
-    """Heap of moments at which a case begins or ends: when, case, version."""
+    """Heap of moments at which a case begins or ends, or silence may decide something: when, case, version or WAKE."""
     cases_of: dict[str, list[str]] = field(default_factory=dict)
     """Cases in which a device plays a part, sorted; derived from `cases`."""
+    missed: set[str] = field(default_factory=set)
+    """Devices whose silence was told, perhaps more; derived from `cases`."""
 
     def is_news(self, device_id: str, report_id: str) -> bool:
         """Notes an equipment report that comes now; False where it came before, so that one sent again counts once."""

@@ -43,7 +43,17 @@ class _AlertKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_AlertKind.V
     DEVICE_OFF: _AlertKind.ValueType  # 7
     """A device was switched off; with RECORD, it was switched on. With a target it is the protective device, else the tag."""
     PROTECTED_DEVICE_LOST: _AlertKind.ValueType  # 8
-    """The protected person refuses the device; with RECORD, carries it again."""
+    """The protected person refuses the device, has none, or none was heard for longer than the rules allow; with RECORD, carries
+    one again or was heard.
+    """
+    SILENT: _AlertKind.ValueType  # 9
+    """No tag of the wearer was heard for 3 minutes (RECORD), or for longer than the rules allow (NOTIFY)."""
+    HEARD_AGAIN: _AlertKind.ValueType  # 10
+    """A tag was heard after SILENT."""
+    UNKNOWN_NEAR: _AlertKind.ValueType  # 11
+    """Nothing newer than 3 minutes is known of where the wearer is, and by now they can have reached the target; with RECORD, the
+    wearer's position is known again. No report says so: it is decided by time, or by where the protected person goes.
+    """
 
 class AlertKind(_AlertKind, metaclass=_AlertKindEnumTypeWrapper):
     """Kinds of alert."""
@@ -64,7 +74,17 @@ JAMMED: AlertKind.ValueType  # 6
 DEVICE_OFF: AlertKind.ValueType  # 7
 """A device was switched off; with RECORD, it was switched on. With a target it is the protective device, else the tag."""
 PROTECTED_DEVICE_LOST: AlertKind.ValueType  # 8
-"""The protected person refuses the device; with RECORD, carries it again."""
+"""The protected person refuses the device, has none, or none was heard for longer than the rules allow; with RECORD, carries
+one again or was heard.
+"""
+SILENT: AlertKind.ValueType  # 9
+"""No tag of the wearer was heard for 3 minutes (RECORD), or for longer than the rules allow (NOTIFY)."""
+HEARD_AGAIN: AlertKind.ValueType  # 10
+"""A tag was heard after SILENT."""
+UNKNOWN_NEAR: AlertKind.ValueType  # 11
+"""Nothing newer than 3 minutes is known of where the wearer is, and by now they can have reached the target; with RECORD, the
+wearer's position is known again. No report says so: it is decided by time, or by where the protected person goes.
+"""
 Global___AlertKind: _TypeAlias = AlertKind  # noqa: Y015
 
 class _Leg:
@@ -122,6 +142,7 @@ class Alert(_message.Message):
     CAUSE_FIELD_NUMBER: _builtins.int
     FOLD_VERSION_FIELD_NUMBER: _builtins.int
     RULES_ID_FIELD_NUMBER: _builtins.int
+    ENCOUNTER_ID_FIELD_NUMBER: _builtins.int
     alert_id: _builtins.str
     """Hash of partition, sequence and ordinal."""
     partition: _builtins.int
@@ -156,6 +177,8 @@ class Alert(_message.Message):
     """Version of the fold that decided."""
     rules_id: _builtins.str
     """Settings that it decided on."""
+    encounter_id: _builtins.str
+    """RING_ENTERED: the authorised encounter for which nobody is sent; the demand is then WARN at most."""
     @_builtins.property
     def at(self) -> _timestamp_pb2.Timestamp:
         """The moment in the world for which the decision holds, to the millisecond."""
@@ -167,7 +190,8 @@ class Alert(_message.Message):
     @_builtins.property
     def destinations(self) -> _containers.RepeatedCompositeFieldContainer[Global___Destination]:
         """Where each leg has to go; a leg without a destination has nothing to do, whatever the demand. JAMMED, DEVICE_OFF and
-        PROTECTED_DEVICE_LOST warn nobody, and where they are of a protective device they are the police's alone.
+        PROTECTED_DEVICE_LOST warn nobody, and where they are of a protective device they are the police's alone. SILENT and
+        HEARD_AGAIN are probation's alone. UNKNOWN_NEAR warns only where it demands a response.
         """
 
     @_builtins.property
@@ -198,10 +222,11 @@ class Alert(_message.Message):
         cause: Global___ReportCause | None = ...,
         fold_version: _builtins.int = ...,
         rules_id: _builtins.str = ...,
+        encounter_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["at", b"at", "cause", b"cause", "decided_at", b"decided_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["alert_id", b"alert_id", "at", b"at", "case_id", b"case_id", "cause", b"cause", "decided_at", b"decided_at", "demand", b"demand", "destinations", b"destinations", "episode_id", b"episode_id", "fold_version", b"fold_version", "incident_ends", b"incident_ends", "incident_id", b"incident_id", "kind", b"kind", "late", b"late", "order_id", b"order_id", "ordinal", b"ordinal", "partition", b"partition", "ring_m", b"ring_m", "rules_id", b"rules_id", "sequence", b"sequence", "target_id", b"target_id", "wearer_id", b"wearer_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["alert_id", b"alert_id", "at", b"at", "case_id", b"case_id", "cause", b"cause", "decided_at", b"decided_at", "demand", b"demand", "destinations", b"destinations", "encounter_id", b"encounter_id", "episode_id", b"episode_id", "fold_version", b"fold_version", "incident_ends", b"incident_ends", "incident_id", b"incident_id", "kind", b"kind", "late", b"late", "order_id", b"order_id", "ordinal", b"ordinal", "partition", b"partition", "ring_m", b"ring_m", "rules_id", b"rules_id", "sequence", b"sequence", "target_id", b"target_id", "wearer_id", b"wearer_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -493,6 +493,10 @@ class Rules(_message.Message):
     CLEAR_MARGIN_M_FIELD_NUMBER: _builtins.int
     CLEAR_AFTER_S_FIELD_NUMBER: _builtins.int
     LATE_AFTER_S_FIELD_NUMBER: _builtins.int
+    SILENT_NOTIFY_AFTER_S_FIELD_NUMBER: _builtins.int
+    REACH_MPS_FIELD_NUMBER: _builtins.int
+    REACH_MOST_S_FIELD_NUMBER: _builtins.int
+    PROTECTED_LOST_AFTER_S_FIELD_NUMBER: _builtins.int
     rules_id: _builtins.str
     """Name of this set, printed with decisions that rest on it."""
     clear_margin_m: _builtins.int
@@ -501,6 +505,14 @@ class Rules(_message.Message):
     """... and for this many seconds without a break."""
     late_after_s: _builtins.int
     """An alert decided this many seconds or more after the moment it holds for is marked late."""
+    silent_notify_after_s: _builtins.int
+    """Probation is told of a wearer whose tags were not heard for this many seconds."""
+    reach_mps: _builtins.int
+    """How fast a wearer may have moved since the last position, metres a second."""
+    reach_most_s: _builtins.int
+    """... for this many seconds; nobody is told of a target that could only be reached later."""
+    protected_lost_after_s: _builtins.int
+    """The police are told of a protected person whose devices were not heard for this many seconds."""
     def __init__(
         self,
         *,
@@ -508,10 +520,14 @@ class Rules(_message.Message):
         clear_margin_m: _builtins.int = ...,
         clear_after_s: _builtins.int = ...,
         late_after_s: _builtins.int = ...,
+        silent_notify_after_s: _builtins.int = ...,
+        reach_mps: _builtins.int = ...,
+        reach_most_s: _builtins.int = ...,
+        protected_lost_after_s: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["clear_after_s", b"clear_after_s", "clear_margin_m", b"clear_margin_m", "late_after_s", b"late_after_s", "rules_id", b"rules_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["clear_after_s", b"clear_after_s", "clear_margin_m", b"clear_margin_m", "late_after_s", b"late_after_s", "protected_lost_after_s", b"protected_lost_after_s", "reach_most_s", b"reach_most_s", "reach_mps", b"reach_mps", "rules_id", b"rules_id", "silent_notify_after_s", b"silent_notify_after_s"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

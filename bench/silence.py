@@ -1,0 +1,133 @@
+"""`python -m bench.silence`: what real tracks make the fold tell, by kind, a wearer and day, with default rules.
+
+Each day of a GeoLife track is played as a wearer's, from its first fix to its last, under one order with the default rings. The
+protected person stays at a home 2 to 20 km from the first fix of the track, and her phone reports each minute; where the home is
+follows from the track's name alone. The recorders of that study ran for journeys only, so each day is played twice: with gaps as
+they are, which are silence of the tag, and with those of more than half an hour filled, as if the tag went on reporting from where
+it was: what is left are tunnels, buildings and the like.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import gzip
+import math
+import os
+import random
+from collections import Counter
+from collections.abc import Iterator
+from itertools import pairwise
+from pathlib import Path
+
+from services.geofence.domain import fold
+from services.geofence.domain.alerts import Alert
+from services.geofence.domain.entries import Case, Demand, Entry, Positions, Ring, Target, Tick
+from services.geofence.domain.geometry import PERSON
+from services.geofence.domain.state import State
+
+RINGS = (Ring(2_000_000, Demand.WARN), Ring(1_000_000, Demand.NOTIFY), Ring(100_000, Demand.RESPOND))
+EVERY_MS = 15_000
+"""Tags report each 15 s."""
+FILL_MS = 60_000
+"""Between two reports of a phone, and of a tag in a gap that is filled."""
+LONG_MS = 1_800_000
+DAY_MS = 86_400_000
+ACCURACY_MM = 10_000
+E7_PER_M = 90.0
+Row = tuple[int, str, int, int]
+"""Time, device, latitude and longitude, 1e-7 degrees."""
+
+
+def folder() -> Path:
+    """Where the tracks are; may not exist."""
+    data = os.environ.get("TANDEM_SHARED_DATA")
+    return (Path(data) if data else Path(__file__).resolve().parents[2] / "shared" / "data") / "geolife"
+
+
+def days_of(path: Path) -> Iterator[list[Row]]:
+    """The fixes of a person, at most one each 15 s, day by day (UTC)."""
+    day: list[Row] = []
+    with gzip.open(path, "rt", encoding="utf-8", newline="") as file:
+        for row in csv.DictReader(file):
+            at_ms = round(float(row["epoch_s"]) * 1000)
+            if day and at_ms < day[-1][0] + EVERY_MS:
+                continue
+            if day and at_ms // DAY_MS != day[-1][0] // DAY_MS:
+                yield day
+                day = []
+            day.append((at_ms, "tag", round(float(row["lat_deg"]) * 1e7), round(float(row["lon_deg"]) * 1e7)))
+    yield day
+
+
+def filled(day: list[Row]) -> list[Row]:
+    """A day whose long gaps are filled with where it was."""
+    rows = day[:1]
+    for before, row in pairwise(day):
+        if row[0] - before[0] > LONG_MS:
+            rows += [(at_ms, *before[1:]) for at_ms in range(before[0] + FILL_MS, row[0], FILL_MS)]
+        rows.append(row)
+    return rows
+
+
+def home_of(name: str, first: Row) -> tuple[int, int]:
+    """Where the protected person is, 1e-7 degrees."""
+    rng = random.Random(name)
+    far_m, bearing = 2000 * 10 ** rng.random(), rng.uniform(0, 2 * math.pi)
+    east_e7_per_m = E7_PER_M / math.cos(math.radians(first[2] / 1e7))
+    return (
+        first[2] + round(far_m * math.cos(bearing) * E7_PER_M),
+        first[3] + round(far_m * math.sin(bearing) * east_e7_per_m),
+    )
+
+
+def play(tag: list[Row], home: tuple[int, int]) -> Counter[tuple[str, str]]:
+    """Alerts of one day by kind and demand."""
+    from_ms, until_ms = tag[0][0], tag[-1][0] + 1
+    person = Target("p", True, ("phone",), PERSON)
+    case = Case("case", 1, "order", "w", ("tag",), (person,), RINGS, from_ms, until_ms)
+    state = State(0)
+    told: Counter[tuple[str, str]] = Counter()
+
+    def step(stamp_ms: int, body: Case | Positions | Tick) -> None:
+        for one in fold.step(state, Entry(state.sequence + 1, stamp_ms, body)):
+            if isinstance(one, Alert) and one.at_ms < until_ms:
+                told[one.kind.value, one.demand.name] += 1
+
+    def enter(stamp_ms: int, body: Case | Positions | Tick) -> None:
+        while (due_ms := fold.next_due_ms(state)) is not None and due_ms < stamp_ms:
+            step(due_ms, Tick())
+        step(stamp_ms, body)
+
+    phone = [(at_ms, "phone", *home) for at_ms in range(from_ms, until_ms, FILL_MS)]
+    enter(from_ms, case)
+    for at_ms, device, lat_e7, lon_e7 in sorted([*tag, *phone]):
+        enter(at_ms, Positions([device], [str(at_ms)], [at_ms], [lat_e7], [lon_e7], [ACCURACY_MM], 0))
+    return told
+
+
+def main() -> None:
+    """Prints the tables."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--tracks", type=int, default=1000, help="how many tracks at most")
+    paths = sorted(folder().glob("[0-9]*.csv.gz"))[: parser.parse_args().tracks]
+    if not paths:
+        raise SystemExit(f"GeoLife tracks not found in {folder()}; set TANDEM_SHARED_DATA")
+    for title, made in (("gaps as they are", list), ("long gaps filled", filled)):
+        told: Counter[tuple[str, str]] = Counter()
+        days = 0
+        for path in paths:
+            home: tuple[int, int] | None = None
+            for day in days_of(path):
+                home = home or home_of(path.name, day[0])
+                told += play(made(day), home)
+                days += 1
+        touching = sum(count for (_, demand), count in told.items() if demand in {"NOTIFY", "RESPOND"})
+        print(f"{title}: {len(paths)} wearers, {days} wearer-days")
+        for (kind, demand), count in sorted(told.items()):
+            print(f"  {kind:22} {demand:8} {count:6} {count / days:8.3f} a wearer and day")
+        print(f"  {'NOTIFY or RESPOND':31} {touching:6} {touching / days:8.3f} a wearer and day")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,223 @@
+"""What silence means: who isn't heard, and whom a wearer can have reached since anybody knew where they were.
+
+All of it is decided as of a moment that follows from the state alone, so it doesn't matter when a tick or a report makes the fold
+look. Contact (`State.heard_at_ms`) ends a silence; only a position says where somebody is.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+from services.geofence.domain import demands
+from services.geofence.domain.alerts import Report
+from services.geofence.domain.decisions import Decisions
+from services.geofence.domain.demands import Found
+from services.geofence.domain.entries import Case, Demand, Target
+from services.geofence.domain.rules import Rules
+from services.geofence.domain.state import WEARER, CaseState, State
+from services.geofence.domain.track import UNKNOWN_AFTER_MS, Fix
+
+
+def watch(decisions: Decisions, case_state: CaseState, at_ms: int, cause: Report | None = None) -> int | None:
+    """Decides on a case in force as of a moment; says when to look again, None where only a report can change anything."""
+    state = decisions.state
+    looks = [*_persons(decisions, case_state, at_ms, cause)]
+    if case_state.case.tag_device_ids:
+        looks += _contact(decisions, case_state, at_ms, cause)
+        looks += _reach(decisions, case_state, at_ms, cause)
+    for key in (*([WEARER] if case_state.silent else []), *case_state.lost):
+        state.missed.update(case_state.devices(key))
+    return min(looks, default=None)
+
+
+def await_reports(case_state: CaseState, from_ms: int) -> None:
+    """Notes from when on reports are awaited of those who weren't awaited yet."""
+    for key in (WEARER, *(target.key for target in case_state.case.targets if target.is_person)):
+        case_state.awaited_from_ms.setdefault(key, from_ms)
+
+
+def amend(decisions: Decisions, case_state: CaseState, case: Case, in_force: bool) -> None:
+    """Takes back what the new snapshot no longer asks about; whose devices have changed is awaited anew."""
+    at_ms, before = decisions.state.now_ms, case_state.case
+    devices = {WEARER: case.tag_device_ids} | {t.key: t.device_ids for t in case.targets}
+    replaced = {t.key for t in before.targets if set(devices.get(t.key, ())) != set(t.device_ids)}
+    if set(case.tag_device_ids) != set(before.tag_device_ids):
+        replaced.add(WEARER)
+    gone = {WEARER, *(t.key for t in before.targets)} - (devices.keys() if in_force else set())
+    close(decisions, case_state, at_ms, gone if case.tag_device_ids else gone | {WEARER})
+    for key in replaced | gone:
+        case_state.awaited_from_ms.pop(key, None)
+
+
+def close(decisions: Decisions, case_state: CaseState, at_ms: int, keys: set[str] | None = None) -> None:
+    """Takes back what was told of the wearer and of targets (None: of all), because nobody asks any more."""
+    for target in case_state.case.targets:
+        if keys is not None and not keys & {target.key, WEARER}:
+            continue
+        if case_state.near.pop(target.key, None):
+            _tell(decisions, case_state, Found.SEEN_AGAIN, at_ms, target)
+        if (keys is None or target.key in keys) and case_state.lost.pop(target.key, False):
+            _tell(decisions, case_state, Found.PERSON_FOUND, at_ms, target)
+    if keys is not None and WEARER not in keys:
+        return
+    case_state.unseen = False
+    if case_state.silent:
+        case_state.silent = None
+        _tell(decisions, case_state, Found.HEARD_AGAIN, at_ms)
+
+
+def _tell(
+    decisions: Decisions,
+    case_state: CaseState,
+    found: Found,
+    at_ms: int,
+    target: Target | None = None,
+    cause: Report | None = None,
+) -> Demand:
+    kind, demand = demands.FOUND[found]
+    decisions.alert(case_state, kind, demand, at_ms, target=target, cause=cause)
+    return demand
+
+
+def _heard_ms(state: State, case_state: CaseState, key: str) -> int:
+    """When somebody's devices were last heard; where they never were, since when that is awaited."""
+    heard = [state.heard_at_ms[one] for one in case_state.devices(key) if one in state.heard_at_ms]
+    return max(heard, default=case_state.awaited_from_ms[key])
+
+
+# ── contact ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _contact(decisions: Decisions, case_state: CaseState, at_ms: int, cause: Report | None) -> Iterator[int]:
+    """SILENT and its end; yields moments to look again at."""
+    state = decisions.state
+    since_ms, from_ms = _heard_ms(state, case_state, WEARER), case_state.awaited_from_ms[WEARER]
+    silent_ms, long_ms = since_ms + UNKNOWN_AFTER_MS, since_ms + state.rules.silent_notify_after_ms
+    if at_ms < silent_ms:
+        if case_state.silent:
+            case_state.silent = None
+            _tell(decisions, case_state, Found.HEARD_AGAIN, at_ms, None, cause)
+        yield silent_ms
+        return
+    if case_state.silent is None:
+        case_state.silent = _tell(decisions, case_state, Found.NOT_HEARD, max(silent_ms, from_ms), None, cause)
+    if at_ms < long_ms:
+        yield long_ms
+    elif case_state.silent is Demand.RECORD:
+        moment_ms = max(long_ms, from_ms)
+        case_state.silent = _tell(decisions, case_state, Found.NOT_HEARD_FOR_LONG, moment_ms, None, cause)
+
+
+def _persons(decisions: Decisions, case_state: CaseState, at_ms: int, cause: Report | None) -> Iterator[int]:
+    """PROTECTED_DEVICE_LOST by silence and its end; yields moments to look again at. A person without any device is never heard."""
+    state = decisions.state
+    for target in case_state.case.targets:
+        if not target.is_person:
+            continue
+        from_ms = case_state.awaited_from_ms[target.key]
+        lost_ms = _heard_ms(state, case_state, target.key) + state.rules.protected_lost_after_ms
+        if at_ms < lost_ms:
+            if case_state.lost.pop(target.key, False):
+                _tell(decisions, case_state, Found.PERSON_FOUND, at_ms, target, cause)
+            yield lost_ms
+        elif target.key not in case_state.lost:
+            told = case_state.lost[target.key] = not _explained(case_state, target)
+            if told:
+                _tell(decisions, case_state, Found.PERSON_LOST, max(lost_ms, from_ms), target, cause)
+
+
+def _explained(case_state: CaseState, target: Target) -> bool:
+    """Whether all devices of a person have said why they won't be heard: the police know."""
+    devices = target.device_ids
+    return bool(devices) and all(case_state.stands(demands.EXPLAINED, one) for one in devices)
+
+
+# ── reach ────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _reach(decisions: Decisions, case_state: CaseState, at_ms: int, cause: Report | None) -> Iterator[int]:
+    """UNKNOWN_NEAR and its end; yields moments to look again at."""
+    state, case = decisions.state, case_state.case
+    last = _last(state, case.tag_device_ids)
+    if last and at_ms < last.time_ms + UNKNOWN_AFTER_MS:
+        case_state.unseen = False
+        for target in case.targets:
+            if case_state.near.pop(target.key, None):
+                _tell(decisions, case_state, Found.SEEN_AGAIN, at_ms, target, cause)
+        yield last.time_ms + UNKNOWN_AFTER_MS
+        return
+    case_state.unseen = True
+    sign = any(case_state.stands(demands.SIGNS, tag_id) for tag_id in case.tag_device_ids)
+    from_ms = case_state.awaited_from_ms[WEARER]
+    for target in case.targets:
+        found_ms = _reached_ms(state, case_state, last, target)
+        if found_ms is None:
+            continue
+        if at_ms < found_ms:
+            yield found_ms
+            continue
+        found = Found.IN_REACH_AFTER_A_SIGN if sign or _was_near(state, case, last, target) else Found.IN_REACH
+        if case_state.near.get(target.key, Demand.RECORD) < demands.FOUND[found][1]:
+            moment_ms = max(found_ms, from_ms)
+            case_state.near[target.key] = _tell(decisions, case_state, found, moment_ms, target, cause)
+
+
+def _last(state: State, device_ids: tuple[str, ...]) -> Fix | None:
+    """The newest fix of several devices."""
+    tracks = [state.tracks[one] for one in device_ids if one in state.tracks]
+    return max((track.fixes[-1] for track in tracks if track.fixes), default=None)
+
+
+def _apart_mm(state: State, last: Fix, target: Target) -> tuple[float, Fix | None] | None:
+    """Distance of the wearer's last position from the edge of a place or a person's last one; None where that isn't known."""
+    if not target.is_person:
+        return target.shape.least(last.point, last.point), None
+    there = _last(state, target.device_ids)
+    return (math.dist(last.point, there.point), there) if there else None
+
+
+def _was_near(state: State, case: Case, last: Fix | None, target: Target) -> bool:
+    """Whether the last that was known of both is within a ring that demands NOTIFY or more."""
+    apart = _apart_mm(state, last, target) if last else None
+    radius_mm = max((ring.radius_mm for ring in case.rings if ring.action >= Demand.NOTIFY), default=0)
+    return apart is not None and apart[0] <= radius_mm
+
+
+def _reached_ms(state: State, case_state: CaseState, last: Fix | None, target: Target) -> int | None:
+    """The first moment at which the wearer, unseen, can be within the ring that demands a response; None where never.
+
+    The wearer may be as far from the last position as its accuracy and the speed bound allow. A person's own position ages by the
+    same bound, but for 3 minutes only: then it is the last one that there is. Where the wearer never was anywhere, the set is
+    everywhere, which is told together with the silence.
+    """
+    rules, case = state.rules, case_state.case
+    if last is None:
+        return case_state.awaited_from_ms[WEARER] + rules.silent_notify_after_ms
+    apart = _apart_mm(state, last, target)
+    if apart is None:
+        return None
+    apart_mm, there = apart
+    responds = [ring.radius_mm for ring in case.rings if ring.action is Demand.RESPOND]
+    gap_mm = apart_mm - (max(responds) if responds else case.rings[-1].radius_mm) - last.accuracy_mm
+    until_ms = last.time_ms + rules.reach_most_ms
+    if there is None:
+        at_ms = _closed_ms(gap_mm, last.time_ms + UNKNOWN_AFTER_MS, last.time_ms, rules)
+    else:
+        at_ms = _met_ms(gap_mm - there.accuracy_mm, last.time_ms, there.time_ms, rules)
+    return at_ms if at_ms <= until_ms else None
+
+
+def _closed_ms(gap_mm: float, least_ms: int, from_ms: int, rules: Rules) -> int:
+    """When a gap is closed at the speed bound (m/s are mm/ms) from a moment on; never before `least_ms`."""
+    return max(least_ms, from_ms + math.ceil(gap_mm / rules.reach_mps))
+
+
+def _met_ms(gap_mm: float, last_ms: int, there_ms: int, rules: Rules) -> int:
+    """When a gap is closed from both sides, each from its own last position on, the person's for 3 minutes."""
+    least_ms = max(last_ms + UNKNOWN_AFTER_MS, there_ms)
+    still_ms = there_ms + UNKNOWN_AFTER_MS
+    both_ms = math.ceil((gap_mm / rules.reach_mps + last_ms + there_ms) / 2)
+    if both_ms <= still_ms:
+        return max(least_ms, both_ms)
+    return _closed_ms(gap_mm - rules.reach_mps * UNKNOWN_AFTER_MS, least_ms, last_ms, rules)
