@@ -13,6 +13,7 @@ from services.geofence.domain.entries import (
     Body,
     Case,
     Demand,
+    Encounter,
     Equipment,
     EquipmentReport,
     FoldVersion,
@@ -24,7 +25,7 @@ from services.geofence.domain.entries import (
 )
 from services.geofence.domain.geometry import PERSON, Disc, Polygon, Shape, ecef_mm
 from services.geofence.domain.rules import Rules
-from tandem.common.v1 import alert_pb2, geometry_pb2, log_pb2
+from tandem.common.v1 import alert_pb2, encounter_pb2, geometry_pb2, log_pb2
 
 
 def entry_body(data: bytes) -> Body:
@@ -103,7 +104,16 @@ def case_of(msg: log_pb2.CaseSnapshot) -> Case:
         rings=tuple(rings),
         valid_from_ms=msg.valid_from_ms,
         valid_until_ms=msg.valid_until_ms,
+        encounters=tuple(map(_encounter, msg.encounters)),
     )
+
+
+def _encounter(msg: encounter_pb2.Encounter) -> Encounter:
+    from_ms, until_ms = times.from_timestamp(getattr(msg, "from")), times.from_timestamp(msg.until)
+    if from_ms >= until_ms:
+        raise InvalidField("case.encounters.until", "isn't after from")
+    places = tuple(_shape(place) for place in msg.places)
+    return Encounter(msg.encounter_id, from_ms, until_ms, places, msg.daily_from_s, msg.daily_until_s)
 
 
 def _ring(msg: geometry_pb2.Ring) -> Ring:
@@ -207,6 +217,7 @@ def alert_to_proto(alert: alerts.Alert, partition: int) -> alert_pb2.Alert:
         else None,
         fold_version=alert.fold_version,
         rules_id=alert.rules_id,
+        encounter_id=alert.encounter_id,
     )
 
 

@@ -76,6 +76,8 @@ class Alert:
     rules_id: str
     inside: tuple[tuple[int, int], ...] = ()
     min_distance_mm: float | None = None
+    encounter_id: str = ""
+    """The authorised encounter for which nobody is sent."""
 
 
 @dataclass(frozen=True, slots=True)

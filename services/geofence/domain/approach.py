@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 
-from services.geofence.domain import demands, probability, rings
+from services.geofence.domain import demands, encounters, probability, rings
 from services.geofence.domain.alerts import Kind, Report
 from services.geofence.domain.decisions import Decisions
 from services.geofence.domain.entries import Ring, Target
@@ -63,17 +64,22 @@ def look(
             if found:
                 at_ms, distance_mm = found
                 ring_state.enter(at_ms, distance_mm)
+                demand = demands.of_ring(ring.action, entered=True)
+                allowed = encounters.holding(state, case, at_ms) if demand > demands.MUTED else None
+                if allowed:
+                    ring_state.muted, demand = True, demands.MUTED
                 accuracies = [wearer.fixes[-1].accuracy_mm] + ([device.fixes[-1].accuracy_mm] if device else [])
                 decisions.alert(
                     case_state,
                     Kind.RING_ENTERED,
-                    demands.of_ring(ring.action, entered=True),
+                    demand,
                     at_ms,
                     target=target,
                     ring=ring,
                     cause=cause,
                     distance_mm=distance_mm,
                     p=probability.inside(distance_mm, ring.radius_mm, tuple(accuracies)),
+                    encounter=allowed,
                 )
                 break
 
@@ -125,6 +131,40 @@ def _has_left(state: State, case_state: CaseState, target: Target, ring: Ring) -
         if not rings.clear_for(pieces_known, target.shape, ring, beyond_mm, from_ms, until_ms):
             return False
     return fresh
+
+
+def outlast(decisions: Decisions, case_state: CaseState, at_ms: int, cause: Report | None) -> Iterator[int]:
+    """Demands what a ring that was entered under an encounter demands, once none holds any more; yields when to look again.
+
+    Whoever is beyond the ring and its margin by then has left it, and would enter it anew.
+    """
+    state, case = decisions.state, case_state.case
+    muted = [(t, ring) for t in case.targets for ring in case.rings if case_state.ring(t, ring).muted]
+    if not muted:
+        return
+    until_ms = encounters.held_until_ms(state, case, at_ms)
+    if until_ms is not None:
+        yield until_ms
+        return
+    last = state.last_fix(case.tag_device_ids)
+    for target, ring in muted:
+        apart_mm, there = (state.apart_mm(last, target) if last else None) or (0.0, None)
+        vague_mm = (last.accuracy_mm if last else 0) + (there.accuracy_mm if there else 0)
+        if apart_mm > ring.radius_mm + state.rules.clear_margin_of(ring.radius_mm) + vague_mm:
+            _clear_ring(decisions, case_state, target, ring, at_ms, cause)
+            continue
+        case_state.ring(target, ring).muted = False
+        demand = demands.of_ring(ring.action, entered=True)
+        decisions.alert(
+            case_state,
+            Kind.RING_ENTERED,
+            demand,
+            at_ms,
+            target=target,
+            ring=ring,
+            cause=cause,
+            distance_mm=apart_mm,
+        )
 
 
 def close(

@@ -7,7 +7,7 @@ import json
 from dataclasses import astuple
 from typing import Any
 
-from services.geofence.domain.entries import Case, Demand, Ring, Target
+from services.geofence.domain.entries import Case, Demand, Encounter, Ring, Target
 from services.geofence.domain.geometry import PERSON, Disc, Polygon, Shape
 from services.geofence.domain.rings import RingState
 from services.geofence.domain.rules import Rules
@@ -119,9 +119,10 @@ def _case_state(case_state: CaseState) -> dict[str, Any]:
             [[ring.radius_mm, ring.action] for ring in case.rings],
             case.valid_from_ms,
             case.valid_until_ms,
+            [_encounter(one) for one in case.encounters],
         ],
         "rings": [
-            [key, radius_mm, ring.bound_ms, ring.since_ms, ring.inside, ring.min_mm, ring.entered_mm]
+            [key, radius_mm, ring.bound_ms, ring.since_ms, ring.inside, ring.min_mm, ring.entered_mm, ring.muted]
             for (key, radius_mm), ring in sorted(case_state.rings.items())
         ],
         "episode_id": case_state.episode_id,
@@ -137,7 +138,9 @@ def _case_state(case_state: CaseState) -> dict[str, Any]:
 
 
 def _to_case_state(content: dict[str, Any]) -> CaseState:
-    case_id, version, order_id, wearer_id, tags, targets, rings, valid_from_ms, valid_until_ms = content["case"]
+    case_id, version, order_id, wearer_id, tags, targets, rings, valid_from_ms, valid_until_ms, allowed = content[
+        "case"
+    ]
     return CaseState(
         case=Case(
             case_id,
@@ -152,12 +155,16 @@ def _to_case_state(content: dict[str, Any]) -> CaseState:
             tuple(Ring(radius_mm, Demand(action)) for radius_mm, action in rings),
             valid_from_ms,
             valid_until_ms,
+            tuple(
+                Encounter(encounter_id, from_ms, until_ms, tuple(map(_to_shape, places)), daily_from_s, daily_until_s)
+                for encounter_id, from_ms, until_ms, places, daily_from_s, daily_until_s in allowed
+            ),
         ),
         rings={
             (key, radius_mm): RingState(
-                bound_ms, since_ms, [(from_ms, to_ms) for from_ms, to_ms in inside], min_mm, entered_mm
+                bound_ms, since_ms, [(from_ms, to_ms) for from_ms, to_ms in inside], min_mm, entered_mm, muted
             )
-            for key, radius_mm, bound_ms, since_ms, inside, min_mm, entered_mm in content["rings"]
+            for key, radius_mm, bound_ms, since_ms, inside, min_mm, entered_mm, muted in content["rings"]
         },
         episode_id=content["episode_id"],
         raised=content["raised"],
@@ -169,6 +176,11 @@ def _to_case_state(content: dict[str, Any]) -> CaseState:
         unseen=content["unseen"],
         wake_ms=content["wake_ms"],
     )
+
+
+def _encounter(one: Encounter) -> list[Any]:
+    places = [_shape(shape) for shape in one.places]
+    return [one.encounter_id, one.from_ms, one.until_ms, places, one.daily_from_s, one.daily_until_s]
 
 
 def _shape(shape: Shape) -> list[Any]:

@@ -7,7 +7,7 @@ from dataclasses import replace
 from services.common.ids import hash_id
 from services.geofence.domain import demands
 from services.geofence.domain.alerts import Alert, Kind, Output, Parked, Report
-from services.geofence.domain.entries import Demand, Ring, Target
+from services.geofence.domain.entries import Demand, Encounter, Ring, Target
 from services.geofence.domain.state import CaseState, Incident, State
 from services.geofence.domain.version import VERSION
 
@@ -43,6 +43,7 @@ class Decisions:
         inside: tuple[tuple[int, int], ...] = (),
         min_mm: float | None = None,
         due_ms: int | None = None,
+        encounter: Encounter | None = None,
     ) -> None:
         """Adds an alert; the first that demands something opens the episode, and with it the wearer's incident.
 
@@ -88,6 +89,7 @@ class Decisions:
                 rules_id=state.rules.rules_id,
                 inside=inside,
                 min_distance_mm=min_mm,
+                encounter_id=encounter.encounter_id if encounter else "",
             )
         )
 

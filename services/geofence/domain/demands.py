@@ -103,6 +103,10 @@ _OF_SILENCE = frozenset((Kind.SILENT, Kind.HEARD_AGAIN))
 """Alerts of a wearer who isn't heard: probation's alone. Where that endangers somebody UNKNOWN_NEAR says so to the police."""
 
 
+MUTED = Demand.WARN
+"""What entering a ring demands at most while an authorised encounter holds: nobody is sent, and the warning is never muted."""
+
+
 def of_ring(action: Demand, entered: bool) -> Demand:
     """Entering a ring demands the ring's action; the all-clear is for the record."""
     return action if entered else Demand.RECORD

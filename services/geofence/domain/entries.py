@@ -105,6 +105,22 @@ class Target:
 
 
 @dataclass(frozen=True, slots=True)
+class Encounter:
+    """When and where the wearer may come near."""
+
+    encounter_id: str
+    from_ms: int
+    until_ms: int
+    """Exclusive."""
+    places: tuple[Shape, ...]
+    """Where the wearer must be; none means anywhere."""
+    daily_from_s: int
+    """Of each day only from this second after midnight in Korea ..."""
+    daily_until_s: int
+    """... until this one, exclusive; both 0 mean all day."""
+
+
+@dataclass(frozen=True, slots=True)
 class Case:
     """One order joined with one wearer, as it stands from now on."""
 
@@ -119,6 +135,7 @@ class Case:
     """Widest first."""
     valid_from_ms: int
     valid_until_ms: int
+    encounters: tuple[Encounter, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

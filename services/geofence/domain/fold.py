@@ -74,7 +74,7 @@ class _Folding:
     # ── time ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
     def pass_time(self, now_ms: int) -> None:
-        """Moves to `now_ms`, past the beginnings and ends of cases and what silence means on the way."""
+        """Moves to `now_ms`, past the beginnings and ends of cases, of encounters and of silence on the way."""
         state = self.state
         arrived_ms = max(state.now_ms, now_ms)
         while state.due and state.due[0][0] <= arrived_ms:
@@ -106,8 +106,10 @@ class _Folding:
         self.decisions.settle(case_state)
 
     def _watch(self, case_state: CaseState, at_ms: int, cause: Report | None = None) -> None:
-        """Decides what silence means as of a moment, and notes when to look again."""
-        look_ms = silence.watch(self.decisions, case_state, at_ms, cause)
+        """Decides what time alone means as of a moment, and notes when to look again."""
+        looks = silence.watch(self.decisions, case_state, at_ms, cause)
+        looks += approach.outlast(self.decisions, case_state, at_ms, cause)
+        look_ms = min(looks, default=None)
         if look_ms is not None and look_ms != case_state.wake_ms:
             heapq.heappush(self.state.due, (look_ms, case_state.case.case_id, WAKE))
         case_state.wake_ms = look_ms or 0
@@ -256,7 +258,7 @@ class _Folding:
             if case_ids:
                 cause = Report(device_id, report_id, batch.received_wall_us)
                 self._moved(device_id, track, index, case_ids, cause)
-                moved.update((case_id, cause) for case_id in case_ids if state.cases[case_id].unseen)
+                moved.update((case_id, cause) for case_id in case_ids if state.cases[case_id].watchful)
                 if len(track.fixes) % 64 == 0:
                     self._forget_old(device_id, track, case_ids)
             elif len(track.fixes) > 2:

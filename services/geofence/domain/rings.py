@@ -25,6 +25,8 @@ class RingState:
     """Least distance accounted for."""
     entered_mm: float = 0.0
     """Distance with which it was entered."""
+    muted: bool = False
+    """It was entered under an authorised encounter, so that nobody was sent."""
 
     @property
     def open(self) -> bool:
@@ -39,10 +41,11 @@ class RingState:
     def enter(self, at_ms: int, distance_mm: float) -> None:
         """The wearer is inside."""
         self.since_ms, self.entered_mm, self.min_mm, self.inside = at_ms, distance_mm, None, []
+        self.muted = False
 
     def leave(self) -> None:
         """The wearer has left for good."""
-        self.since_ms, self.min_mm, self.inside = None, None, []
+        self.since_ms, self.min_mm, self.inside, self.muted = None, None, [], False
 
 
 def assumed(wearer: Track, device: Track | None, from_ms: int, to_ms: int) -> list[list[Piece]]:

@@ -19,8 +19,8 @@ from services.geofence.domain.state import WEARER, CaseState, State
 from services.geofence.domain.track import UNKNOWN_AFTER_MS, Fix
 
 
-def watch(decisions: Decisions, case_state: CaseState, at_ms: int, cause: Report | None = None) -> int | None:
-    """Decides on a case in force as of a moment; says when to look again, None where only a report can change anything."""
+def watch(decisions: Decisions, case_state: CaseState, at_ms: int, cause: Report | None) -> list[int]:
+    """Decides on a case in force as of a moment; says when to look again, empty where only a report can change anything."""
     state = decisions.state
     looks = [*_persons(decisions, case_state, at_ms, cause)]
     if case_state.case.tag_device_ids:
@@ -28,7 +28,7 @@ def watch(decisions: Decisions, case_state: CaseState, at_ms: int, cause: Report
         looks += _reach(decisions, case_state, at_ms, cause)
     for key in (*([WEARER] if case_state.silent else []), *case_state.lost):
         state.missed.update(case_state.devices(key))
-    return min(looks, default=None)
+    return looks
 
 
 def await_reports(case_state: CaseState, from_ms: int) -> None:
@@ -139,7 +139,7 @@ def _explained(case_state: CaseState, target: Target) -> bool:
 def _reach(decisions: Decisions, case_state: CaseState, at_ms: int, cause: Report | None) -> Iterator[int]:
     """UNKNOWN_NEAR and its end; yields moments to look again at."""
     state, case = decisions.state, case_state.case
-    last = _last(state, case.tag_device_ids)
+    last = state.last_fix(case.tag_device_ids)
     if last and at_ms < last.time_ms + UNKNOWN_AFTER_MS:
         case_state.unseen = False
         for target in case.targets:
@@ -163,23 +163,9 @@ def _reach(decisions: Decisions, case_state: CaseState, at_ms: int, cause: Repor
             case_state.near[target.key] = _tell(decisions, case_state, found, moment_ms, target, cause)
 
 
-def _last(state: State, device_ids: tuple[str, ...]) -> Fix | None:
-    """The newest fix of several devices."""
-    tracks = [state.tracks[one] for one in device_ids if one in state.tracks]
-    return max((track.fixes[-1] for track in tracks if track.fixes), default=None)
-
-
-def _apart_mm(state: State, last: Fix, target: Target) -> tuple[float, Fix | None] | None:
-    """Distance of the wearer's last position from the edge of a place or a person's last one; None where that isn't known."""
-    if not target.is_person:
-        return target.shape.least(last.point, last.point), None
-    there = _last(state, target.device_ids)
-    return (math.dist(last.point, there.point), there) if there else None
-
-
 def _was_near(state: State, case: Case, last: Fix | None, target: Target) -> bool:
     """Whether the last that was known of both is within a ring that demands NOTIFY or more."""
-    apart = _apart_mm(state, last, target) if last else None
+    apart = state.apart_mm(last, target) if last else None
     radius_mm = max((ring.radius_mm for ring in case.rings if ring.action >= Demand.NOTIFY), default=0)
     return apart is not None and apart[0] <= radius_mm
 
@@ -194,7 +180,7 @@ def _reached_ms(state: State, case_state: CaseState, last: Fix | None, target: T
     rules, case = state.rules, case_state.case
     if last is None:
         return case_state.awaited_from_ms[WEARER] + rules.silent_notify_after_ms
-    apart = _apart_mm(state, last, target)
+    apart = state.apart_mm(last, target)
     if apart is None:
         return None
     apart_mm, there = apart

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from itertools import takewhile
 
@@ -9,7 +10,7 @@ from services.geofence.domain import demands
 from services.geofence.domain.entries import Case, Demand, Equipment, Ring, Target
 from services.geofence.domain.rings import RingState
 from services.geofence.domain.rules import Rules
-from services.geofence.domain.track import WINDOW_MS, Track
+from services.geofence.domain.track import WINDOW_MS, Fix, Track
 
 SAID_MOST = 1_000
 """Equipment reports of a device that are known again; as many as a batch may hold, so that a batch sent again is known whole."""
@@ -54,6 +55,11 @@ class CaseState:
         holding = any(Equipment(key.partition(" ")[0]) in demands.HOLDING for key in self.raised)
         holding = holding or Demand.RESPOND in self.near.values()
         return not holding and not any(ring.open for ring in self.rings.values())
+
+    @property
+    def watchful(self) -> bool:
+        """Each report may change what time alone has decided."""
+        return self.unseen or (bool(self.episode_id) and any(ring.muted for ring in self.rings.values()))
 
     def devices(self, key: str) -> tuple[str, ...]:
         """Devices of the wearer or a person."""
@@ -113,6 +119,18 @@ class State:
     """Cases in which a device plays a part, sorted; derived from `cases`."""
     missed: set[str] = field(default_factory=set)
     """Devices whose silence was told, perhaps more; derived from `cases`."""
+
+    def last_fix(self, device_ids: tuple[str, ...]) -> Fix | None:
+        """The newest fix of several devices."""
+        tracks = [self.tracks[one] for one in device_ids if one in self.tracks]
+        return max((track.fixes[-1] for track in tracks if track.fixes), default=None)
+
+    def apart_mm(self, wearer: Fix, target: Target) -> tuple[float, Fix | None] | None:
+        """From a fix of the wearer to the edge of a place, or a person's last fix, which comes with it; None where there is none."""
+        if not target.is_person:
+            return target.shape.least(wearer.point, wearer.point), None
+        there = self.last_fix(target.device_ids)
+        return (math.dist(wearer.point, there.point), there) if there else None
 
     def is_news(self, device_id: str, report_id: str) -> bool:
         """Notes an equipment report that comes now; False where it came before, so that one sent again counts once."""
