@@ -76,6 +76,9 @@ async def play(
         incidents = await _settle(clients, alerts, order_ids, began_ms)
         seen = [one for one in alerts.seen if began_ms <= times.from_timestamp(one.alert.decided_at) <= ended_ms]
     seen.sort(key=lambda one: (one.alert.partition, one.alert.sequence, one.alert.ordinal))
+    # Once the file has ended its devices fall silent, which is no matter of the file.
+    told = {one.alert.incident_id for one in seen}
+    incidents = [one for one in incidents if one.incident_id in told]
     return Replayed(sender.shift_ms, match_ms, incidents, seen, sender.refused)
 
 
