@@ -1,10 +1,10 @@
 """`python -m bench.silence`: what real tracks make the fold tell, by kind, a wearer and day, with default rules.
 
 Each day of a GeoLife track is played as a wearer's, from its first fix to its last, under one order with the default rings. The
-protected person stays at a home 2 to 20 km from the first fix of the track, and her phone reports each minute; where the home is
-follows from the track's name alone. The recorders of that study ran for journeys only, so each day is played twice: with gaps as
-they are, which are silence of the tag, and with those of more than half an hour filled, as if the tag went on reporting from where
-it was: what is left are tunnels, buildings and the like.
+protected person stays at a home 2 to 20 km (`--home`) from the first fix of the track, and her phone reports each minute; where
+the home is follows from the track's name alone. The recorders of that study ran for journeys only, so each day is played twice:
+with gaps as they are, which are silence of the tag, and with those of more than half an hour filled, as if the tag went on
+reporting from where it was: what is left are tunnels, buildings and the like.
 """
 
 from __future__ import annotations
@@ -70,10 +70,10 @@ def filled(day: list[Row]) -> list[Row]:
     return rows
 
 
-def home_of(name: str, first: Row) -> tuple[int, int]:
-    """Where the protected person is, 1e-7 degrees."""
+def home_of(name: str, first: Row, from_m: float, to_m: float) -> tuple[int, int]:
+    """Where the protected person is, 1e-7 degrees; as likely within each doubling of the distance."""
     rng = random.Random(name)
-    far_m, bearing = 2000 * 10 ** rng.random(), rng.uniform(0, 2 * math.pi)
+    far_m, bearing = from_m * (to_m / from_m) ** rng.random(), rng.uniform(0, 2 * math.pi)
     east_e7_per_m = E7_PER_M / math.cos(math.radians(first[2] / 1e7))
     return (
         first[2] + round(far_m * math.cos(bearing) * E7_PER_M),
@@ -110,7 +110,9 @@ def main() -> None:
     """Prints the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tracks", type=int, default=1000, help="how many tracks at most")
-    paths = sorted(folder().glob("[0-9]*.csv.gz"))[: parser.parse_args().tracks]
+    parser.add_argument("--home", type=float, nargs=2, default=(2000, 20_000), help="least and greatest distance, m")
+    arguments = parser.parse_args()
+    paths = sorted(folder().glob("[0-9]*.csv.gz"))[: arguments.tracks]
     if not paths:
         raise SystemExit(f"GeoLife tracks not found in {folder()}; set TANDEM_SHARED_DATA")
     for title, made in (("gaps as they are", list), ("long gaps filled", filled)):
@@ -119,7 +121,7 @@ def main() -> None:
         for path in paths:
             home: tuple[int, int] | None = None
             for day in days_of(path):
-                home = home or home_of(path.name, day[0])
+                home = home or home_of(path.name, day[0], *arguments.home)
                 told += play(made(day), home)
                 days += 1
         touching = sum(count for (_, demand), count in told.items() if demand in {"NOTIFY", "RESPOND"})

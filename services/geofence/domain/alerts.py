@@ -22,6 +22,7 @@ class Kind(enum.Enum):
     SILENT = "SILENT"
     HEARD_AGAIN = "HEARD_AGAIN"
     UNKNOWN_NEAR = "UNKNOWN_NEAR"
+    CONTACT_PREDICTED = "CONTACT_PREDICTED"
 
 
 class Leg(enum.Enum):

@@ -133,6 +133,7 @@ def _case_state(case_state: CaseState) -> dict[str, Any]:
         "lost": case_state.lost,
         "near": case_state.near,
         "unseen": case_state.unseen,
+        "closing": case_state.closing,
         "wake_ms": case_state.wake_ms,
     }
 
@@ -174,6 +175,7 @@ def _to_case_state(content: dict[str, Any]) -> CaseState:
         lost=content["lost"],
         near={key: Demand(demand) for key, demand in content["near"].items()},
         unseen=content["unseen"],
+        closing=content["closing"],
         wake_ms=content["wake_ms"],
     )
 

@@ -98,6 +98,7 @@ class Decisions:
         if not case_state.episode_id or not case_state.quiet:
             return
         case_state.episode_id = ""
+        case_state.closing.clear()
         wearer_id = case_state.case.wearer_id
         incident = self.state.incidents[wearer_id]
         incident.case_ids.remove(case_state.case.case_id)

@@ -39,7 +39,7 @@ battery that has recovered would be one more LOW_BATTERY for the record, which n
 
 
 class Found(enum.Enum):
-    """What time finds by itself, without a device saying so."""
+    """What the fold finds by itself beside the rings, without a device saying so."""
 
     NOT_HEARD = "NOT_HEARD"
     """No tag of the wearer for 3 minutes."""
@@ -54,6 +54,8 @@ class Found(enum.Enum):
     PERSON_LOST = "PERSON_LOST"
     """No device of a protected person for as long as the rules say, or none is there."""
     PERSON_FOUND = "PERSON_FOUND"
+    CLOSING_IN = "CLOSING_IN"
+    """Contact would come before help."""
 
 
 FOUND: dict[Found, tuple[Kind, Demand]] = {
@@ -67,6 +69,8 @@ FOUND: dict[Found, tuple[Kind, Demand]] = {
     Found.SEEN_AGAIN: (Kind.UNKNOWN_NEAR, Demand.RECORD),
     Found.PERSON_LOST: (Kind.PROTECTED_DEVICE_LOST, Demand.NOTIFY),
     Found.PERSON_FOUND: (Kind.PROTECTED_DEVICE_LOST, Demand.RECORD),
+    # Who is sent only at 100 m comes five minutes too late.
+    Found.CLOSING_IN: (Kind.CONTACT_PREDICTED, Demand.RESPOND),
 }
 SIGNS = frozenset((Equipment.STRAP_OPEN, Equipment.CASE_OPEN, Equipment.JAMMING_SUSPECTED, Equipment.SHUTDOWN))
 """Events of a tag after which its silence is no accident."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import heapq
 
 from services.common.errors import OutdatedFold
-from services.geofence.domain import approach, demands, silence
+from services.geofence.domain import approach, closing, demands, silence
 from services.geofence.domain.alerts import Output, Report
 from services.geofence.domain.decisions import Decisions
 from services.geofence.domain.entries import (
@@ -291,6 +291,8 @@ class _Folding:
                             approach.look(
                                 self.decisions, case_state, tag_id, target, device_id, from_ms, until_ms, cause
                             )
+            if case_state.episode_id and until_ms is None:
+                closing.look(self.decisions, case_state, device_id, cause)
             if case_state.episode_id:
                 approach.clear_what_was_left(self.decisions, case_state, cause)
 

@@ -16,6 +16,8 @@ SAID_MOST = 1_000
 """Equipment reports of a device that are known again; as many as a batch may hold, so that a batch sent again is known whole."""
 WAKE = -1
 """In place of a version in `State.due`: a moment at which silence may decide something."""
+TOLD = -1
+"""In place of a moment in `CaseState.closing`."""
 WEARER = "wearer"
 """Key of the wearer beside those of targets."""
 
@@ -42,6 +44,8 @@ class CaseState:
     """Targets that the wearer can have reached unseen, by key, and what was demanded."""
     unseen: bool = False
     """Where the wearer is, is unknown."""
+    closing: dict[str, int] = field(default_factory=dict)
+    """`<target> <device>` whose movement leads the two together, and since when; TOLD by target once that was told in this episode."""
     wake_ms: int = 0
     """When silence may decide something next; other wakes in `State.due` are void."""
 

@@ -54,6 +54,8 @@ class _AlertKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_AlertKind.V
     """Nothing newer than 3 minutes is known of where the wearer is, and by now they can have reached the target; with RECORD, the
     wearer's position is known again. No report says so: it is decided by time, or by where the protected person goes.
     """
+    CONTACT_PREDICTED: _AlertKind.ValueType  # 12
+    """Within an outer ring, and going on like this the ring that demands a response is entered before help could come."""
 
 class AlertKind(_AlertKind, metaclass=_AlertKindEnumTypeWrapper):
     """Kinds of alert."""
@@ -85,6 +87,8 @@ UNKNOWN_NEAR: AlertKind.ValueType  # 11
 """Nothing newer than 3 minutes is known of where the wearer is, and by now they can have reached the target; with RECORD, the
 wearer's position is known again. No report says so: it is decided by time, or by where the protected person goes.
 """
+CONTACT_PREDICTED: AlertKind.ValueType  # 12
+"""Within an outer ring, and going on like this the ring that demands a response is entered before help could come."""
 Global___AlertKind: _TypeAlias = AlertKind  # noqa: Y015
 
 class _Leg:
