@@ -88,6 +88,7 @@ def test_a_replay_of_real_tracks_finds_the_approach_that_a_grid_misses(mesh: Run
     reports.write_text("".join(f"{line}\n" for line in geolife.report_lines(wearer, protected)))
     files = ("--scenario", str(scenario), "--reports", str(reports))
     expected = [json.loads(line) for line in tandem("backtest", *files).stdout.splitlines()]
+    expected = [one for one in expected if one["kind"].startswith("RING_")]
     outcome = tandem("replay", *files, "--rate", str(RATE), "--json", "--dir", str(mesh.folder))
     assert outcome.returncode == 0, outcome.stderr
     said = json.loads(outcome.stdout)

@@ -23,6 +23,7 @@ class Kind(enum.Enum):
     HEARD_AGAIN = "HEARD_AGAIN"
     UNKNOWN_NEAR = "UNKNOWN_NEAR"
     CONTACT_PREDICTED = "CONTACT_PREDICTED"
+    IMPLAUSIBLE = "IMPLAUSIBLE"
 
 
 class Leg(enum.Enum):

@@ -56,6 +56,8 @@ class Found(enum.Enum):
     PERSON_FOUND = "PERSON_FOUND"
     CLOSING_IN = "CLOSING_IN"
     """Contact would come before help."""
+    JUMPED = "JUMPED"
+    """A position that nothing could have travelled to since the one before."""
 
 
 FOUND: dict[Found, tuple[Kind, Demand]] = {
@@ -71,6 +73,8 @@ FOUND: dict[Found, tuple[Kind, Demand]] = {
     Found.PERSON_FOUND: (Kind.PROTECTED_DEVICE_LOST, Demand.RECORD),
     # Who is sent only at 100 m comes five minutes too late.
     Found.CLOSING_IN: (Kind.CONTACT_PREDICTED, Demand.RESPOND),
+    # Streets between high houses do that to each receiver, and so does spoofing: whoever reviews the case has to know.
+    Found.JUMPED: (Kind.IMPLAUSIBLE, Demand.RECORD),
 }
 SIGNS = frozenset((Equipment.STRAP_OPEN, Equipment.CASE_OPEN, Equipment.JAMMING_SUSPECTED, Equipment.SHUTDOWN))
 """Events of a tag after which its silence is no accident."""
@@ -101,7 +105,7 @@ HOLDING = frozenset(event for event in STANDING if EQUIPMENT[event][1] is Demand
 """Those that hold the incident open while they stand. What only notifies doesn't: a device may be off or refused for months, and in an
 incident that stays open a desk that has taken its assignment is asked again only where a threat was over and comes back."""
 
-_OF_DEVICES = frozenset((Kind.JAMMED, Kind.DEVICE_OFF, Kind.PROTECTED_DEVICE_LOST))
+_OF_DEVICES = frozenset((Kind.JAMMED, Kind.DEVICE_OFF, Kind.PROTECTED_DEVICE_LOST, Kind.IMPLAUSIBLE))
 """Alerts of a device that is out of order: the desks weigh them, and no protected person is frightened by a message."""
 _OF_SILENCE = frozenset((Kind.SILENT, Kind.HEARD_AGAIN))
 """Alerts of a wearer who isn't heard: probation's alone. Where that endangers somebody UNKNOWN_NEAR says so to the police."""

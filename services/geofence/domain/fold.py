@@ -30,6 +30,9 @@ from services.geofence.domain.state import WAKE, CaseState, State, event_key
 from services.geofence.domain.track import WINDOW_MS, Fix, Track
 from services.geofence.domain.version import VERSION
 
+JUMP_AGAIN_MS = 3_600_000
+"""The jumps of a device are told once an hour."""
+
 
 def step(state: State, entry: Entry) -> list[Output]:
     """Applies an entry, in place, and returns alerts and parked parts in their order.
@@ -193,6 +196,7 @@ class _Folding:
                 state.owned_since[device_id] = state.now_ms
                 state.tracks.pop(device_id, None)
                 state.heard_at_ms.pop(device_id, None)
+                state.jumped_ms.pop(device_id, None)
                 state.standing.pop(device_id, None)
 
     def _begin(self, case_state: CaseState, at_ms: int) -> None:
@@ -257,6 +261,8 @@ class _Folding:
             case_ids = state.cases_of.get(device_id)
             if case_ids:
                 cause = Report(device_id, report_id, batch.received_wall_us)
+                if index == len(track.fixes) - 1 and track.has_jumped():
+                    self._jumped(device_id, case_ids, time_ms, cause)
                 self._moved(device_id, track, index, case_ids, cause)
                 moved.update((case_id, cause) for case_id in case_ids if state.cases[case_id].watchful)
                 if len(track.fixes) % 64 == 0:
@@ -295,6 +301,18 @@ class _Folding:
                 closing.look(self.decisions, case_state, device_id, cause)
             if case_state.episode_id:
                 approach.clear_what_was_left(self.decisions, case_state, cause)
+
+    def _jumped(self, device_id: str, case_ids: list[str], at_ms: int, cause: Report) -> None:
+        """Tells of a position that nothing could have travelled to. It counts all the same: rather too near than dropped."""
+        state = self.state
+        in_force = [one for one in map(state.cases.__getitem__, case_ids) if one.case.valid_from_ms <= state.now_ms]
+        if not in_force or at_ms < state.jumped_ms.get(device_id, at_ms - JUMP_AGAIN_MS) + JUMP_AGAIN_MS:
+            return
+        state.jumped_ms[device_id] = at_ms
+        kind, demand = demands.FOUND[demands.Found.JUMPED]
+        for case_state in in_force:
+            target = next((t for t in case_state.case.targets if device_id in t.device_ids), None)
+            self.decisions.alert(case_state, kind, demand, at_ms, target=target, cause=cause)
 
     def _forget_old(self, device_id: str, track: Track, case_ids: list[str]) -> None:
         """Drops fixes that no late report can need any more; open rings account for them first."""

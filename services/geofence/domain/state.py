@@ -114,6 +114,8 @@ class State:
     """Whose each device is, as the newest case says that names it."""
     owned_since: dict[str, int] = field(default_factory=dict)
     """Devices that changed hands, and when: what they said before is of somebody else."""
+    jumped_ms: dict[str, int] = field(default_factory=dict)
+    """By device: when a jump of its position was told last."""
     cases: dict[str, CaseState] = field(default_factory=dict)
     incidents: dict[str, Incident] = field(default_factory=dict)
     """Open incident of each wearer who has one."""

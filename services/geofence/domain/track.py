@@ -26,6 +26,10 @@ PREDICT_MOST_MM = PREDICT_MS * PREDICT_UP_TO_MPS
 """No prediction leads farther: mm, as ms times m/s."""
 
 
+JUMP_MPS = 100
+"""Nothing on the ground is faster: the KTX does 85 m/s."""
+
+
 class Fix(NamedTuple):
     """One position; sorts by time, then by report, so that the order of arrival doesn't matter."""
 
@@ -103,6 +107,14 @@ class Track:
     def last(self) -> Fix | None:
         """The newest fix."""
         return self.fixes[-1] if self.fixes else None
+
+    def has_jumped(self) -> bool:
+        """Whether the newest fix is farther from the one before than the accuracies and any speed can explain."""
+        if len(self.fixes) < 2:
+            return False
+        before, last = self.fixes[-2:]
+        vague_mm = before.accuracy_mm + last.accuracy_mm
+        return math.dist(before.point, last.point) > vague_mm + JUMP_MPS * (last.time_ms - before.time_ms)
 
     def path_since_mm(self, from_ms: int) -> float:
         """Length of the way through the fixes since a moment: no position since then is farther from the last one."""

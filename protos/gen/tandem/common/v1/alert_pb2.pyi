@@ -56,6 +56,10 @@ class _AlertKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_AlertKind.V
     """
     CONTACT_PREDICTED: _AlertKind.ValueType  # 12
     """Within an outer ring, and going on like this the ring that demands a response is entered before help could come."""
+    IMPLAUSIBLE: _AlertKind.ValueType  # 13
+    """A device's position is farther from the one before than anything can travel; told once a device and hour. With a target it is
+    the protective device's, else the tag's. The position counts all the same.
+    """
 
 class AlertKind(_AlertKind, metaclass=_AlertKindEnumTypeWrapper):
     """Kinds of alert."""
@@ -89,6 +93,10 @@ wearer's position is known again. No report says so: it is decided by time, or b
 """
 CONTACT_PREDICTED: AlertKind.ValueType  # 12
 """Within an outer ring, and going on like this the ring that demands a response is entered before help could come."""
+IMPLAUSIBLE: AlertKind.ValueType  # 13
+"""A device's position is farther from the one before than anything can travel; told once a device and hour. With a target it is
+the protective device's, else the tag's. The position counts all the same.
+"""
 Global___AlertKind: _TypeAlias = AlertKind  # noqa: Y015
 
 class _Leg:
@@ -193,7 +201,7 @@ class Alert(_message.Message):
 
     @_builtins.property
     def destinations(self) -> _containers.RepeatedCompositeFieldContainer[Global___Destination]:
-        """Where each leg has to go; a leg without a destination has nothing to do, whatever the demand. JAMMED, DEVICE_OFF and
+        """Where each leg has to go; a leg without a destination has nothing to do, whatever the demand. JAMMED, DEVICE_OFF, IMPLAUSIBLE and
         PROTECTED_DEVICE_LOST warn nobody, and where they are of a protective device they are the police's alone. SILENT and
         HEARD_AGAIN are probation's alone. UNKNOWN_NEAR warns only where it demands a response.
         """
