@@ -73,6 +73,8 @@ class _Folding:
     def __init__(self, state: State, sequence: int) -> None:
         self.state = state
         self.decisions = Decisions(state, sequence)
+        self._to_watch: dict[str, Report] = {}
+        """Cases about which time must be asked again after the entry, and the last report that made it so."""
 
     # ── time ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -220,7 +222,7 @@ class _Folding:
         """Contact is of the moment in which the log was told, not of that which the report is about."""
         state = self.state
         state.heard_at_ms.update(dict.fromkeys(device_ids, state.now_ms))
-        if state.missed.isdisjoint(device_ids):
+        if not state.missed or state.missed.isdisjoint(device_ids):
             return
         again = state.missed.intersection(device_ids)
         state.missed -= again
@@ -234,7 +236,6 @@ class _Folding:
         state = self.state
         self.heard(batch.device_ids)
         too_late = anothers = 0
-        moved: dict[str, Report] = {}
         for device_id, report_id, fix_time_ms, lat_e7, lon_e7, accuracy_mm in zip(
             batch.device_ids,
             batch.report_ids,
@@ -264,13 +265,15 @@ class _Folding:
                 if index == len(track.fixes) - 1 and track.has_jumped():
                     self._jumped(device_id, case_ids, time_ms, cause)
                 self._moved(device_id, track, index, case_ids, cause)
-                moved.update((case_id, cause) for case_id in case_ids if state.cases[case_id].watchful)
                 if len(track.fixes) % 64 == 0:
                     self._forget_old(device_id, track, case_ids)
             elif len(track.fixes) > 2:
                 # No case names the device: its newest positions are enough for an order that is yet to come.
                 track.forget_before(state.now_ms)
-        for case_id, cause in moved.items():  # after the whole batch: what was buffered may end with where they are now
+        for (
+            case_id,
+            cause,
+        ) in self._to_watch.items():  # after the whole batch: what was buffered may end with where they are now
             self._watch(state.cases[case_id], state.now_ms, cause)
             self.decisions.settle(state.cases[case_id])
         if too_late:
@@ -297,10 +300,12 @@ class _Folding:
                             approach.look(
                                 self.decisions, case_state, tag_id, target, device_id, from_ms, until_ms, cause
                             )
-            if case_state.episode_id and until_ms is None:
-                closing.look(self.decisions, case_state, device_id, cause)
             if case_state.episode_id:
+                if until_ms is None:
+                    closing.look(self.decisions, case_state, device_id, cause)
                 approach.clear_what_was_left(self.decisions, case_state, cause)
+            if case_state.unseen or (case_state.episode_id and case_state.watchful):
+                self._to_watch[case_id] = cause
 
     def _jumped(self, device_id: str, case_ids: list[str], at_ms: int, cause: Report) -> None:
         """Tells of a position that nothing could have travelled to. It counts all the same: rather too near than dropped."""

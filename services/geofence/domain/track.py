@@ -110,11 +110,12 @@ class Track:
 
     def has_jumped(self) -> bool:
         """Whether the newest fix is farther from the one before than the accuracies and any speed can explain."""
-        if len(self.fixes) < 2:
+        fixes = self.fixes
+        if len(fixes) < 2:
             return False
-        before, last = self.fixes[-2:]
-        vague_mm = before.accuracy_mm + last.accuracy_mm
-        return math.dist(before.point, last.point) > vague_mm + JUMP_MPS * (last.time_ms - before.time_ms)
+        before, last = fixes[-2], fixes[-1]
+        apart_mm = math.dist(before[3:6], last[3:6]) - JUMP_MPS * (last[0] - before[0])
+        return apart_mm > 0 and apart_mm > before.accuracy_mm + last.accuracy_mm
 
     def path_since_mm(self, from_ms: int) -> float:
         """Length of the way through the fixes since a moment: no position since then is farther from the last one."""
