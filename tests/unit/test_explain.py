@@ -16,8 +16,8 @@ from services.common.pull import Delivered
 from services.common.streams import Premises
 from services.geofence import translate
 from services.geofence.domain import fold
-from services.geofence.domain.alerts import Alert
-from services.geofence.domain.entries import Entry
+from services.geofence.domain.alerts import Alert, Kind
+from services.geofence.domain.entries import Demand, Entry
 from services.geofence.domain.state import State
 from services.ingest.domain import Position
 from tandem.common.v1 import log_pb2
@@ -90,7 +90,7 @@ def approach(rate: int = 1) -> Log:
 
 
 def respond(story: Log) -> Alert:
-    (found,) = [one for one in story.alerts if one.demand.name == "RESPOND"]
+    (found,) = [one for one in story.alerts if one.demand is Demand.RESPOND and one.kind is not Kind.CONTACT_PREDICTED]
     return found
 
 
