@@ -43,7 +43,7 @@ async def read_alerts(mesh: RunningMesh) -> list[alert_pb2.Alert]:
 
 def test_each_alert_of_the_demo_is_the_same_again(mesh: RunningMesh) -> None:
     alerts = asyncio.run(read_alerts(mesh))
-    assert {alert_pb2.AlertKind.Name(one.kind) for one in alerts} == {"RING_ENTERED", "RING_CLEARED"}
+    assert {alert_pb2.AlertKind.Name(one.kind) for one in alerts} >= {"RING_ENTERED", "RING_CLEARED"}
     for alert in alerts[::3]:
         outcome = tandem("explain", alert.alert_id, "--dir", str(mesh.folder), "--json")
         assert (outcome.returncode, outcome.stderr) == (0, "")
@@ -76,7 +76,7 @@ def test_an_alert_that_there_is_not_is_named(mesh: RunningMesh) -> None:
 def test_an_alert_that_the_log_does_not_bear_out_is_different(mesh: RunningMesh) -> None:
     async def forge() -> None:
         async with buses.connect(mesh.now.nats_url, "test") as bus:
-            forged = (await stored_alerts(bus))[0]
+            forged = next(one for one in await stored_alerts(bus) if one.kind == alert_pb2.RING_ENTERED)
             forged.alert_id, forged.demand = "alert-forged", geometry_pb2.RECORD
             await bus.publish(flow.alert_subject(0, "alert-forged"), forged.SerializeToString(), expected_last=0)
 
