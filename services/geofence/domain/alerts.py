@@ -45,7 +45,7 @@ class Report:
 
 @dataclass(frozen=True, slots=True)
 class Alert:
-    """A decision; its id is a hash of partition, sequence and ordinal, its place in the log."""
+    """A decision; its id is a hash of the entry that made it and of what it is of, never of how much else was found."""
 
     alert_id: str
     sequence: int

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import replace
 
 from services.common.ids import hash_id
@@ -19,10 +20,17 @@ class Decisions:
         self.state = state
         self.sequence = sequence
         self.out: list[Output] = []
+        self._named: Counter[tuple[str | int, ...]] = Counter()
 
-    def _id(self, kind: str, ordinal: int) -> str:
-        """An id of this place in the log."""
-        return hash_id(kind, self.state.log_id, self.state.partition, self.sequence, ordinal)
+    def _id(self, kind: str, *what: str | int) -> str:
+        """An id of what came of this entry, whatever else came of it.
+
+        Not of its number among the others: a newer fold that finds more in an old log would give its finds the ids of other
+        alerts, which are taken, and they would be told to nobody.
+        """
+        name = (kind, *what)
+        self._named[name] += 1
+        return hash_id(kind, self.state.log_id, self.state.partition, self.sequence, *what, self._named[name])
 
     def park(self, reason: str) -> None:
         """Sets the entry, or a part of it, aside."""
@@ -53,17 +61,19 @@ class Decisions:
         ordinal = len(self.out)
         opens = False
         if demand > Demand.RECORD and not case_state.episode_id:
-            case_state.episode_id = self._id("episode", ordinal)
+            case_state.episode_id = self._id("episode", case.case_id)
             incident = state.incidents.get(case.wearer_id)
             if incident is None:
                 opens = True
-                incident = Incident(self._id("incident", ordinal))
+                incident = Incident(self._id("incident", case.wearer_id))
                 state.incidents[case.wearer_id] = incident
             incident.case_ids.append(case.case_id)
         open_incident = state.incidents.get(case.wearer_id)
+        ring_mm = ring.radius_mm if ring else 0
+        target_key = target.key if target else ""
         self.out.append(
             Alert(
-                alert_id=self._id("alert", ordinal),
+                alert_id=self._id("alert", case.case_id, kind.value, demand.value, target_key, ring_mm),
                 sequence=self.sequence,
                 ordinal=ordinal,
                 kind=kind,
@@ -74,7 +84,7 @@ class Decisions:
                 incident_id=open_incident.incident_id if open_incident else "",
                 wearer_id=case.wearer_id,
                 target_id=target.target_id if target else "",
-                ring_mm=ring.radius_mm if ring else 0,
+                ring_mm=ring_mm,
                 at_ms=at_ms,
                 decided_at_ms=state.now_ms,
                 late=state.now_ms - (at_ms if due_ms is None else due_ms) >= state.rules.late_after_ms,

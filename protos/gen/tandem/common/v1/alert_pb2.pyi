@@ -156,7 +156,7 @@ class Alert(_message.Message):
     RULES_ID_FIELD_NUMBER: _builtins.int
     ENCOUNTER_ID_FIELD_NUMBER: _builtins.int
     alert_id: _builtins.str
-    """Hash of partition, sequence and ordinal."""
+    """Hash of log, partition, sequence and what the alert is of: case, kind, demand, target, ring."""
     partition: _builtins.int
     """Partition of the log."""
     sequence: _builtins.int
