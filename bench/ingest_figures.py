@@ -26,7 +26,7 @@ LATENCIES = (
 LATENCY_TARGETS_MS = {("200/s one by one", 50): 2.0, ("200/s one by one", 99): 5.0} | {
     ("50,000/s in batches of 100", 99): 10.0
 }
-RATIO_TARGETS = {"stock": 40.0, "postgis": 2.0, "valkey": None}
+RATIO_TARGETS = {"stock": 40.0, "postgis": 2.0, "asking-postgis": 2.0, "valkey": None}
 """How many times what a peer takes ingest takes in batches; None where it is only told."""
 BURST_TARGET_MS = 1_000.0
 SETTLED_S = 30

@@ -1,6 +1,8 @@
 """Peer of bench.ingest: reports inserted durably into PostGIS, 100 a transaction, over two connections.
 
-It gets what helps it: a table without indexes, prepared statements, and no checkpoint or vacuum while it is measured.
+It gets what helps it: prepared statements, and no checkpoint or vacuum while it is measured. Twice: into a bare table without
+indexes, which takes whatever comes; and into one that asks what ingest asks, a registered device, values within bounds, and each
+report once.
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ from pathlib import Path
 
 import asyncpg
 
-from bench.reports import ACCURACY_M, Reports
+from bench.reports import ACCURACY_M, DEVICES, Reports, device_id
 from bench.saturated import Tally
 from tests.support import postgres
 from tests.support.postgres import PostgresServer
@@ -22,10 +24,26 @@ from tests.support.postgres import PostgresServer
 PACKAGE = "postgresql-17-postgis-3"
 CONNECTIONS = 2
 _SETTINGS = ("synchronous_commit=on", "max_wal_size=8GB", "checkpoint_timeout=1h", "autovacuum=off")
+_COLUMNS = """
+    device_id text not null, report_id text not null, fix_time timestamptz not null,
+    place geography(point, 4326) not null, accuracy_m float8 not null
+"""
+_BARE = f"create table reports ({_COLUMNS})"
+_ASKING = f"""
+    create table devices (device_id text primary key);
+    create table reports ({_COLUMNS},
+        primary key (device_id, report_id),
+        foreign key (device_id) references devices,
+        check (report_id ~ '^[A-Za-z0-9_.-]{{1,64}}$'),
+        check (accuracy_m > 0 and accuracy_m <= 100000),
+        check (fix_time <= now() + interval '2 minutes'))
+"""
 _INSERT = """
     insert into reports (device_id, report_id, fix_time, place, accuracy_m)
-    select device_id, $2, $3, ST_SetSRID(ST_MakePoint(lon_deg, lat_deg), 4326)::geography, $6
-    from unnest($1::text[], $4::float8[], $5::float8[]) as one (device_id, lat_deg, lon_deg)
+    select device_id, report_id, fix_time, ST_SetSRID(ST_MakePoint(lon_deg, lat_deg), 4326)::geography, accuracy_m
+    from unnest($1::text[], $2::text[], $3::timestamptz[], $4::float8[], $5::float8[], $6::float8[])
+        as one (device_id, report_id, fix_time, lat_deg, lon_deg, accuracy_m)
+    on conflict do nothing
 """
 
 
@@ -48,15 +66,16 @@ def running(folder: Path) -> Iterator[PostgresServer]:
         yield server
 
 
-async def create(url: str) -> dict[str, str]:
-    """Makes the table and returns the versions."""
+async def create(url: str, asking: bool) -> dict[str, str]:
+    """Makes the table, with the devices where it asks for them, and returns the versions."""
     connection = await asyncpg.connect(url)
     try:
         await connection.execute("create extension postgis")
-        await connection.execute(
-            "create table reports (device_id text not null, report_id text not null, fix_time timestamptz not null,"
-            " place geography(point, 4326) not null, accuracy_m float8 not null)"
-        )
+        await connection.execute(_ASKING if asking else _BARE)
+        if asking:
+            ids = [(device_id(one),) for one in range(DEVICES)]
+            await connection.copy_records_to_table("devices", records=ids)
+            await connection.execute("analyze devices")
         return {
             "postgresql": await connection.fetchval("show server_version"),
             "postgis": await connection.fetchval("select extversion from pg_extension where extname = 'postgis'"),
@@ -73,7 +92,15 @@ async def insert(url: str, reports: Reports, tally: Tally) -> None:
         while not tally.over:
             batch = reports.next_columns()
             fix_time = datetime.fromtimestamp(batch.fix_time_s, UTC)
-            await statement.fetch(batch.device_ids, batch.report_id, fix_time, batch.lat_deg, batch.lon_deg, ACCURACY_M)
-            tally.reports += len(batch.device_ids)
+            size = len(batch.device_ids)
+            await statement.fetch(
+                batch.device_ids,
+                [batch.report_id] * size,
+                [fix_time] * size,
+                batch.lat_deg,
+                batch.lon_deg,
+                [ACCURACY_M] * size,
+            )
+            tally.reports += size
     finally:
         await connection.close()
