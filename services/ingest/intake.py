@@ -117,7 +117,9 @@ class Taken:
         self._error = self._error or stored.exception()
         if self._left or self._on_end is None:
             return
-        self._on_end(self._error is None)
+        # Let go of, since it knows this batch in turn: what goes by itself leaves nothing to be looked for as garbage.
+        on_end, self._on_end = self._on_end, None
+        on_end(self._error is None)
         for waiter in self._waiters:
             if not waiter.done():
                 waiter.set_result(None)

@@ -50,6 +50,8 @@ class Routes:
         self._of_token: dict[bytes, str] = {}
         self._partitions: dict[Partitions, Partitions] = {}
         self._missed_at_s: dict[str, float] = {}
+        self._followed = 0
+        """Sequence up to which the bucket's changes are known."""
 
     def registration(self, device_id: str) -> Registration | None:
         """What is known of a device, as far as the bucket's changes have arrived."""
@@ -100,17 +102,19 @@ class Routes:
         async for messages in pull.read(self._bus, _STREAM, 1):
             for message in messages:
                 self._learn(message.subject.removeprefix(_PREFIX), message.data)
-            if messages[-1].sequence >= bounds.last:
+            self._followed = messages[-1].sequence
+            if self._followed >= bounds.last:
                 return
 
     async def follow(self, on_change: Callable[[str, Partitions], None]) -> None:
-        """Follows the bucket for ever; `on_change` gets each device with its partitions."""
-        async for messages in pull.read(self._bus, _STREAM, 1):
+        """Follows the bucket for ever, from where `load` came to; `on_change` gets each device with its partitions."""
+        async for messages in pull.read(self._bus, _STREAM, self._followed + 1):
             for message in messages:
                 device_id = message.subject.removeprefix(_PREFIX)
                 known = self._learn(device_id, message.data)
                 if known is not None:
                     on_change(device_id, known.partitions)
+            self._followed = messages[-1].sequence
 
     async def _look_up(self, device_id: str) -> Registration | None:
         now_s = asyncio.get_running_loop().time()
