@@ -56,6 +56,16 @@ def addresses(base_port: int) -> dict[str, str]:
     return {service.name: f"127.0.0.1:{base_port + service.offset}" for service in SERVICES}
 
 
+def other_addresses(base_port: int) -> dict[str, str]:
+    """Address of each further port, by what it is for."""
+    names = {"TANDEM_HTTP_PORT": "phones", "TANDEM_METRICS_PORT": "metrics"}
+    return {
+        f"{service.name}: {names[setting]}": f"http://127.0.0.1:{base_port + offset}"
+        for service in SERVICES
+        for setting, offset in service.more_ports.items()
+    }
+
+
 def program(service: Service, folder: Path, base_port: int, shared: Mapping[str, str]) -> Program:
     """How to run a service; `shared` are the settings that all services of the mesh have in common."""
     settings = {

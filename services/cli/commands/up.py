@@ -146,7 +146,7 @@ async def _run(options: Options) -> int:
 
         save()
         store.on_change = services.on_change = save
-        console.print(_table(addresses, nats_url, monitor_url))
+        console.print(_table(addresses | programs.other_addresses(base_port), nats_url, monitor_url))
         code = await demos.play(running(), as_json=False) if options.demo else 0
         if options.exit:
             return code
