@@ -2,32 +2,37 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 
 _VARINT, _FIXED64, _DELIMITED, _FIXED32 = 0, 1, 2, 5
 _DEPTH_MAX = 100
+FIELDS_MOST = 4_000
+"""Fields that are looked at: a few milliseconds, for which everybody else waits. Beyond it no field is named."""
 
 
 class _Broken(Exception):
-    """The bytes end too early or aren't a message at all."""
+    """The bytes end too early, aren't a message at all, or are too many to say more."""
 
 
 def fault(descriptor: Descriptor, raw: bytes) -> tuple[str, str]:
     """Path of the field that makes `raw` unreadable as this message, and why; the path is empty where no field is to blame."""
     try:
-        return _bad_text(descriptor, memoryview(raw), 0) or "", "isn't text in UTF-8"
+        return _bad_text(descriptor, memoryview(raw), 0, iter(range(FIELDS_MOST))) or "", "isn't text in UTF-8"
     except _Broken:
         return "", "the request isn't a message of this method"
 
 
-def _bad_text(descriptor: Descriptor, raw: memoryview, depth: int) -> str | None:
+def _bad_text(descriptor: Descriptor, raw: memoryview, depth: int, budget: Iterator[int]) -> str | None:
     if depth > _DEPTH_MAX:
         raise _Broken
     seen: dict[int, int] = {}
     at = 0
     while at < len(raw):
+        if next(budget, None) is None:
+            raise _Broken
         key, at = _varint(raw, at)
         if key & 7 != _DELIMITED:
             at = _skip(raw, at, key & 7)
@@ -47,7 +52,7 @@ def _bad_text(descriptor: Descriptor, raw: memoryview, depth: int) -> str | None
             except UnicodeDecodeError:
                 return path
         elif field.type == FieldDescriptor.TYPE_MESSAGE:
-            inside = _bad_text(field.message_type, value, depth + 1)
+            inside = _bad_text(field.message_type, value, depth + 1, budget)
             if inside is not None:
                 return f"{path}.{inside}"
     return None
