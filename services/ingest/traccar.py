@@ -30,7 +30,7 @@ def parse(body: bytes, received_ms: int) -> Request:
     request = _object("", _read(body))
     device_id = fields.required_id("device_id", _text("device_id", request.get("device_id", "")))
     location = _object("location", request.get("location"))
-    report_id = _report_id(device_id, location)
+    report_id = _report_id(device_id, location, received_ms)
     said: list[Said] = []
     if "coords" in location:
         said.append(_position(location, device_id, report_id))
@@ -63,13 +63,16 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def _report_id(device_id: str, location: Mapping[str, Any]) -> str:
+def _report_id(device_id: str, location: Mapping[str, Any], received_ms: int) -> str:
     uuid = location.get("uuid")
     if isinstance(uuid, str) and len(uuid) <= _UUID_MOST:
         # An id that the log can't keep is no reason to refuse a position: the content tells it from others as well.
         with suppress(InvalidField):
             return fields.required_id("uuid", uuid)
-    return ids.hash_id("traccar", device_id, json.dumps(location, sort_keys=True))
+    content = json.dumps(location, sort_keys=True)
+    # Without a time of its own, the same content is news each time that it comes: a second press of the button isn't the first.
+    cause = [content] if location.get("timestamp") else [content, str(received_ms)]
+    return ids.hash_id("traccar", device_id, *cause)
 
 
 def _position(location: Mapping[str, Any], device_id: str, report_id: str) -> Said:

@@ -129,6 +129,14 @@ def test_without_a_uuid_that_the_log_can_keep_the_content_is_the_id(uuid: object
     assert isinstance(other, Position) and other.report_id != first.report_id
 
 
+@pytest.mark.parametrize("timestamp", [None, ""])
+def test_without_a_uuid_and_a_timestamp_each_press_of_the_button_counts(timestamp: str | None) -> None:
+    body = changed(location__uuid=None, location__timestamp=timestamp, location__coords=None, location__alarm="sos")
+    (first,), (second,) = (traccar.parse(body, at_ms).said for at_ms in (RECEIVED_MS, RECEIVED_MS + 1))
+    assert isinstance(first, Equipment) and isinstance(second, Equipment)
+    assert first.report_id != second.report_id
+
+
 @pytest.mark.parametrize(
     ("changes", "time_ms"),
     [
