@@ -23,7 +23,7 @@ REQUEST_WITHIN_S = 10.0
 KEEP_ALIVE_S = 75.0
 """A connection without a request is closed after this."""
 CONNECTIONS_MOST = 2_000
-"""Further ones are closed at once."""
+"""Beyond these the one that has rested longest is closed; where none rests, the new one."""
 BODY_MOST_BYTES = 64 << 10
 CERTIFICATE_EVERY_S = 60.0
 GRACE_S = 1.0
@@ -53,6 +53,7 @@ class Guard(asyncio.Protocol):
     def received(self) -> None:
         """A whole request is here: from now on the peer waits for us."""
         self._disarm()
+        self._door.resting.pop(self, None)
         self._answering = True
 
     def answered(self) -> None:
@@ -61,20 +62,30 @@ class Guard(asyncio.Protocol):
         if self._early:
             self._early = False
             self._arm()
+        elif self._inner:  # the peer may have gone meanwhile
+            self._door.resting[self] = None
+
+    def give_way(self) -> None:
+        """Closes a connection without a request: another one needs its place."""
+        self._close("full")
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
         if self._door.open >= self._door.most:
-            self._close("full")
-            return
+            if not self._door.resting:
+                self._close("full")
+                return
+            next(iter(self._door.resting)).give_way()
         self._door.open += 1
         self._inner = self._door.accept()
         self._inner.connection_made(transport)
         self._arm()
+        self._door.resting[self] = None
 
     def data_received(self, data: bytes) -> None:
         if self._inner is None:
             return
+        self._door.resting.pop(self, None)
         if self._answering:
             self._early = True
         else:
@@ -98,6 +109,7 @@ class Guard(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._disarm()
+        self._door.resting.pop(self, None)
         if self._inner:
             self._door.open -= 1
             self._inner.connection_lost(exc)
@@ -113,6 +125,7 @@ class Guard(asyncio.Protocol):
             self._deadline = None
 
     def _close(self, reason: str) -> None:
+        self._door.resting.pop(self, None)
         CLOSED.labels(self._door.name, reason).inc()
         self._transport.abort()
 
@@ -123,6 +136,8 @@ class Door:
     def __init__(self, name: str, most: int, accept: Callable[[], asyncio.Protocol]) -> None:
         self.name, self.most, self.accept = name, most, accept
         self.open = 0
+        self.resting: dict[Guard, None] = {}
+        """Connections without a request, that which has rested longest first."""
 
 
 class _Log(logging.Logger):
@@ -168,16 +183,22 @@ async def _guarded(request: web.Request, handler: Handler) -> web.StreamResponse
     if guard and request.content.is_eof():
         guard.received()
     try:
-        return await handler(request)
-    except (web.HTTPException, ConnectionError):
+        answer = await handler(request)
+    except web.HTTPException as error:
+        # As aiohttp does itself, which would forget that the connection is to be closed.
+        answer = web.Response(status=error.status, reason=error.reason, text=error.text, headers=error.headers)
+    except ConnectionError:
         raise
     except Exception as error:
         # The request ends with it, not the process: the next one has nothing to do with it.
         logger().error("http_failed", door=request.app[_NAME], kind=type(error).__name__, at=_place(error))
-        raise web.HTTPInternalServerError from None
+        answer = web.Response(status=500, text="500: Internal Server Error")
     finally:
         if guard:
             guard.answered()
+    if answer.status >= 400:
+        answer.force_close()  # only who is known and served holds a connection
+    return answer
 
 
 _NAME = web.AppKey("name", str)

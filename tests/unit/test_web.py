@@ -165,21 +165,56 @@ async def test_who_waits_for_an_answer_or_rests_between_two_requests_is_not_cut_
         assert await phone.ask(REQUEST) == (200, b"hi")
 
 
-async def test_one_connection_too_many_is_closed_at_once_and_there_is_room_again_after_one_ends() -> None:
-    async with door(most=2) as port, peer(port) as first:
+async def test_one_connection_too_many_takes_the_place_of_the_one_that_has_rested_longest() -> None:
+    async with door(most=2) as port, peer(port) as first, peer(port) as second:
+        assert [await one.ask(REQUEST) for one in (first, second, first)] == [(200, b"hi")] * 3
+        async with peer(port) as third:
+            assert await third.ask(REQUEST) == (200, b"hi")
+            assert await second.is_cut_off()
+            assert [await one.ask(REQUEST) for one in (first, third)] == [(200, b"hi")] * 2
+
+
+@asynccontextmanager
+async def busy(port: int) -> AsyncIterator[Peer]:
+    """A connection with half a request, which the server has read."""
+    async with peer(port) as one:
+        one.writer.write(REQUEST[:-6] + b"\r\nExpect: 100-continue\r\n\r\n")
+        async with asyncio.timeout(WITHIN_S):
+            assert await one.reader.readuntil(b"\r\n\r\n") == b"HTTP/1.1 100 Continue\r\n\r\n"
+        yield one
+
+
+async def test_where_none_rests_the_new_one_is_closed() -> None:
+    async with door(most=1) as port, busy(port) as first:
         async with peer(port) as second:
-            assert [await one.ask(REQUEST) for one in (first, second)] == [(200, b"hi")] * 2
-            async with peer(port) as third:
-                assert await third.is_cut_off()
-            assert [await one.ask(REQUEST) for one in (first, second)] == [(200, b"hi")] * 2
-        for _ in range(1_000):  # the server sees the end a moment later
-            async with peer(port) as next_one:
-                try:
-                    assert await next_one.ask(REQUEST) == (200, b"hi")
-                    return
-                except (ConnectionError, asyncio.IncompleteReadError):
-                    await asyncio.sleep(0.02)
-        pytest.fail("there is no room")
+            assert await second.is_cut_off()
+        assert await first.ask(b"hi") == (200, b"hi")
+
+
+@pytest.mark.usefixtures("hurry")
+async def test_who_left_before_the_answer_keeps_no_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with door(most=1) as port:
+        async with peer(port) as gone:
+            gone.writer.write(b"GET /tired HTTP/1.1\r\nHost: a\r\n\r\n")
+            await asyncio.sleep(serving.REQUEST_WITHIN_S)
+        await asyncio.sleep(serving.REQUEST_WITHIN_S * 5)
+        monkeypatch.setattr(serving, "REQUEST_WITHIN_S", WITHIN_S)
+        async with busy(port), peer(port) as second:
+            assert await second.is_cut_off()
+
+
+@pytest.mark.parametrize(
+    ("asked", "status"),
+    [
+        (b"GET /no/such HTTP/1.1\r\nHost: a\r\n\r\n", 404),
+        (b"DELETE / HTTP/1.1\r\nHost: a\r\n\r\n", 405),
+        (b"GET /broken HTTP/1.1\r\nHost: a\r\n\r\n", 500),
+    ],
+)
+async def test_who_is_not_served_holds_no_connection(asked: bytes, status: int) -> None:
+    async with door() as port, peer(port) as stranger:
+        assert (await stranger.ask(asked))[0] == status
+        assert await stranger.is_cut_off()
 
 
 async def test_a_body_beyond_the_most_is_413() -> None:
