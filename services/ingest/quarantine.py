@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import uuid
+from collections import Counter
 from collections.abc import Iterable
 
 from google.protobuf.message import DecodeError
@@ -23,6 +24,8 @@ from tandem.ingest.v1 import ingest_pb2
 FLUSH_EVERY_S = 5.0
 KEYS_MOST = 10_000
 """Devices, senders and reasons that are told apart between two flushes; beyond it devices are no more."""
+SENDER_KEYS_MOST = 500
+"""Of these, one sender's: who invents ids doesn't wash out what is kept of others."""
 MESSAGE_KEYS = 1_000
 LISTED_MOST = 10_000
 
@@ -37,18 +40,21 @@ class Quarantine:
         self._bus, self._clock = bus, clock
         self._subject = flow.quarantine_subject(uuid.uuid4().hex)
         self._counts: dict[_Key, ingest_pb2.Quarantined] = {}
+        self._keys_of: Counter[str] = Counter()
 
     def refused(self, sender: str, device_id: str, reason: Reason) -> None:
         """Counts one. `device_id` may be anything: only an id of a sensible length is kept."""
         metrics.REFUSED.labels(reason.name).inc()
-        key = (device_id if len(device_id) <= 64 else "", sender, reason.value)
-        if key not in self._counts and len(self._counts) >= KEYS_MOST:
-            key = ("", sender, reason.value)
         now = times.to_timestamp(self._clock.now_ms())
         one = ingest_pb2.Quarantined(
-            device_id=key[0], sender=sender, code=ingest_pb2.RefusalCode.ValueType(key[2]), count=1, first=now, last=now
+            device_id=device_id if len(device_id) <= 64 else "",
+            sender=sender,
+            code=ingest_pb2.RefusalCode.ValueType(reason.value),
+            count=1,
+            first=now,
+            last=now,
         )
-        _add(self._counts, one)
+        self._count(one)
 
     async def run(self) -> None:
         """Keeps the counts, for ever, and once more at the end."""
@@ -84,6 +90,7 @@ class Quarantine:
 
     async def _flush(self) -> None:
         taken, self._counts = self._counts, {}
+        self._keys_of.clear()
         left = list(taken.values())
         while left:
             some, left = left[:MESSAGE_KEYS], left[MESSAGE_KEYS:]
@@ -93,8 +100,16 @@ class Quarantine:
             except RetryableError as error:
                 # The outcome may be unknown: counting twice is the lesser evil.
                 logger().warning("quarantine_not_kept", reason=error.reason)
-                _add_all(self._counts, [*some, *left], "")
+                for one in (*some, *left):
+                    self._count(one)
                 return
+
+    def _count(self, one: ingest_pb2.Quarantined) -> None:
+        if (one.device_id, one.sender, one.code) not in self._counts:
+            if len(self._counts) >= KEYS_MOST or self._keys_of[one.sender] >= SENDER_KEYS_MOST:
+                one.device_id = ""
+            self._keys_of[one.sender] += 1
+        _add(self._counts, one)
 
 
 def _add_all(to: dict[_Key, ingest_pb2.Quarantined], counts: Iterable[ingest_pb2.Quarantined], device_id: str) -> None:

@@ -1,0 +1,50 @@
+"""What is kept of refusals stays bounded, whatever ids a sender invents."""
+
+from __future__ import annotations
+
+import asyncio
+
+from services.common import bus as buses
+from services.common import streams
+from services.common.bus import Bus
+from services.common.clock import MeshClock
+from services.ingest.domain import Reason
+from services.ingest.quarantine import SENDER_KEYS_MOST, Quarantine
+from tests.conftest import STREAM_BYTES
+from tests.support.nats import TestServer
+
+FLOOD, OTHER = "spiffe://vendor/flood", "spiffe://vendor/other"
+
+
+async def counts(quarantine: Quarantine) -> dict[tuple[str, str], int]:
+    answer = await quarantine.listed("")
+    return {(one.sender, one.device_id): one.count for one in answer.quarantined}
+
+
+def refuse(quarantine: Quarantine, name: str, count: int) -> None:
+    for i in range(count):
+        quarantine.refused(FLOOD, f"{name}-{i}", Reason.UNKNOWN_DEVICE)
+
+
+async def test_invented_ids_of_one_sender_are_told_apart_up_to_a_bound(bus: Bus) -> None:
+    quarantine = Quarantine(bus, MeshClock())
+    refuse(quarantine, "invented", SENDER_KEYS_MOST + 100)
+    quarantine.refused(OTHER, "tag", Reason.UNKNOWN_DEVICE)
+    found = await counts(quarantine)
+    assert len(found) == SENDER_KEYS_MOST + 2
+    assert found[FLOOD, ""] == 100 and found[OTHER, "tag"] == 1
+
+
+async def test_the_bound_holds_where_counts_come_back_from_a_flush_that_failed(nats: TestServer) -> None:
+    async with buses.connect(nats.url, "test") as bus:
+        quarantine = Quarantine(bus, MeshClock())
+        refuse(quarantine, "before", SENDER_KEYS_MOST)
+        running = asyncio.create_task(quarantine.run())
+        await asyncio.sleep(0)
+        running.cancel()  # it flushes a last time, and there is no stream yet
+        await asyncio.sleep(0)
+        refuse(quarantine, "meanwhile", SENDER_KEYS_MOST)
+        await asyncio.gather(running, return_exceptions=True)
+        await streams.create(bus, 1, MeshClock(), max_bytes=STREAM_BYTES)
+        found = await counts(quarantine)
+    assert len(found) == SENDER_KEYS_MOST + 1 and sum(found.values()) == 2 * SENDER_KEYS_MOST
