@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from typing import Any
 
 import grpc
@@ -21,7 +21,6 @@ from tests.support.ingest import (
     Client,
     IngestMesh,
     event,
-    ingest_on_its_own_server,
     load,
     now_ms,
     position,
@@ -31,14 +30,6 @@ from tests.support.ingest import (
 
 ACCEPTED, REFUSED = ingest_pb2.ACCEPTED, ingest_pb2.REFUSED
 YEAR_1970_MS, YEAR_2100_MS = 0, 4_102_444_800_000
-
-
-@pytest.fixture(scope="module")
-def mesh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[IngestMesh]:
-    """One ingest for the tests of this file; each uses report ids of its own."""
-    with ingest_on_its_own_server(tmp_path_factory.mktemp("ingest")) as running:
-        yield running
-        assert "Traceback" not in running.service.log() and "never retrieved" not in running.service.log()
 
 
 @pytest.fixture

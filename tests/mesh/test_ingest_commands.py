@@ -22,7 +22,6 @@ from tests.support.ingest import (
     IngestMesh,
     Reports,
     create_streams,
-    ingest_on_its_own_server,
     position,
     request,
     running_ingest,
@@ -32,14 +31,6 @@ from tests.support.nats import running_server
 MOJ_DESK, NPA_DESK = "spiffe://moj/desk/test", "spiffe://npa/desk/test"
 EVERY_15_S = command_pb2.Instruction(report_every=command_pb2.ReportEvery(interval_s=15))
 VIBRATE = command_pb2.Instruction(vibrate=command_pb2.Vibrate(duration_s=3))
-
-
-@pytest.fixture(scope="module")
-def mesh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[IngestMesh]:
-    """One ingest for the tests of this file; each uses devices of its own."""
-    with ingest_on_its_own_server(tmp_path_factory.mktemp("ingest")) as running:
-        yield running
-        assert "Traceback" not in running.service.log() and "never retrieved" not in running.service.log()
 
 
 class Desk:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,6 @@ from tests.support.ingest import (
     IngestMesh,
     details,
     event,
-    ingest_on_its_own_server,
     position,
     request,
     violation,
@@ -35,13 +34,6 @@ MEMORY_MOST_MB = 600
 """Far above what it takes; without a bound on open streams there is none on what they hold either."""
 ACCEPTED, REFUSED = ingest_pb2.ACCEPTED, ingest_pb2.REFUSED
 METHOD = "/tandem.ingest.v1.IngestService/Report"
-
-
-@pytest.fixture(scope="module")
-def mesh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[IngestMesh]:
-    with ingest_on_its_own_server(tmp_path_factory.mktemp("ingest")) as running:
-        yield running
-        assert "Traceback" not in running.service.log() and "never retrieved" not in running.service.log()
 
 
 @pytest.fixture

@@ -32,14 +32,6 @@ ACCEPTED, REFUSED = ingest_pb2.ACCEPTED, ingest_pb2.REFUSED
 OPERATOR = "spiffe://tandem/operator/test"
 
 
-@pytest.fixture(scope="module")
-def mesh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[IngestMesh]:
-    """One ingest for the tests of this file; each uses devices of its own."""
-    with ingest_on_its_own_server(tmp_path_factory.mktemp("ingest")) as running:
-        yield running
-        assert "Traceback" not in running.service.log() and "never retrieved" not in running.service.log()
-
-
 @pytest.fixture
 def strict(tmp_path: Path) -> Iterator[IngestMesh]:
     """One that lets a device report ten times, and then hardly ever."""

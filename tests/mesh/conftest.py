@@ -1,0 +1,17 @@
+"""Fixtures of the tests against running services."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.support.ingest import IngestMesh, ingest_on_its_own_server
+
+
+@pytest.fixture(scope="module")
+def mesh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[IngestMesh]:
+    """One ingest for the tests of a file; each uses devices or report ids of its own."""
+    with ingest_on_its_own_server(tmp_path_factory.mktemp("ingest")) as running:
+        yield running
+        assert "Traceback" not in running.service.log() and "never retrieved" not in running.service.log()
