@@ -37,6 +37,8 @@ CALLS_MOST = 20_000
 """Calls that a server has open or waiting."""
 OPEN_METHODS = ("/grpc.health.v1.Health/", "/grpc.reflection.v1alpha.ServerReflection/")
 """Named exceptions of the rule that a method needs its roles."""
+OPEN_STREAMS_MOST = 200
+"""Streams of these methods at the same time, of all callers together."""
 
 _SERVER_OPTIONS = (
     ("grpc.keepalive_time_ms", 20_000),
@@ -163,6 +165,7 @@ class Gatekeeper(grpc.aio.ServerInterceptor):
     def __init__(self, dev_secret: str) -> None:
         self._dev_secret = dev_secret
         self._roles: dict[str, frozenset[int]] = {}
+        self._open_streams = 0
 
     async def intercept_service(
         self,
@@ -171,11 +174,39 @@ class Gatekeeper(grpc.aio.ServerInterceptor):
     ) -> grpc.RpcMethodHandler[Any, Any] | None:
         method = handler_call_details.method
         handler = await continuation(handler_call_details)
-        if handler is None or method.startswith(OPEN_METHODS):
-            return handler
+        if handler is None:
+            return None
+        if method.startswith(OPEN_METHODS):
+            return self._bounded(handler)
         if method not in self._roles:
             self._roles[method] = allowed_roles(method)
         return self._guarded(handler, method, self._roles[method])
+
+    def _bounded(self, handler: grpc.RpcMethodHandler[Any, Any]) -> grpc.RpcMethodHandler[Any, Any]:
+        """A method that anybody may call. Its streams are bounded, or strangers could hold all the calls that a server takes."""
+        if not handler.response_streaming:
+            return handler
+        streaming: Any = handler.stream_stream if handler.request_streaming else handler.unary_stream
+
+        async def serve(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
+            if self._open_streams >= OPEN_STREAMS_MOST:
+                await _abort(context, errors.StoreFull("too many of these streams are open", retry_after_s=5.0))
+            self._open_streams += 1
+            try:
+                # Health's servicer writes its answers itself; reflection's gives them.
+                answers = streaming(request, context)
+                if hasattr(answers, "__aiter__"):
+                    async for answer in answers:
+                        await context.write(answer)
+                else:
+                    await answers
+            finally:
+                self._open_streams -= 1
+
+        make = (
+            grpc.stream_stream_rpc_method_handler if handler.request_streaming else grpc.unary_stream_rpc_method_handler
+        )
+        return make(serve, handler.request_deserializer, handler.response_serializer)
 
     def _guarded(
         self, handler: grpc.RpcMethodHandler[Any, Any], method: str, roles: frozenset[int]

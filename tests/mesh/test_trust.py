@@ -170,6 +170,19 @@ def test_without_a_secret_no_token_is_good() -> None:
         verify_dev_token(sign_dev_token(MOJ, ""), "")
 
 
+async def test_streams_that_anybody_may_open_are_bounded(channel: grpc.aio.Channel) -> None:
+    stub: Any = health_pb2_grpc.HealthStub(channel)
+    watching = [stub.Watch(health_pb2.HealthCheckRequest()) for _ in range(rpc.OPEN_STREAMS_MOST)]
+    for one in watching:
+        await one.read()
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await stub.Watch(health_pb2.HealthCheckRequest()).read()
+    assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert (await stub.Check(health_pb2.HealthCheckRequest(), timeout=CALL_S)).status  # a call by itself goes on
+    for one in watching:
+        one.cancel()
+
+
 def methods() -> list[MethodDescriptor]:
     """Every method of every service in the protos."""
     found = []
