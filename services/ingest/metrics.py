@@ -15,7 +15,7 @@ STREAMS = Gauge("tandem_ingest_streams_open", "Open report streams")
 STREAMS_REFUSED = Counter("tandem_ingest_streams_refused", "Streams refused because their caller has too many")
 BATCH_REPORTS = Histogram(
     "tandem_ingest_batch_reports",
-    "Reports in a batch as it was sent",
+    "Reports that were checked together: a batch, or small ones of a sender that came in the same moment",
     buckets=(1, 2, 5, 10, 20, 50, 100, 200, 500, 1000),
 )
 MESSAGE_REPORTS = Histogram(
