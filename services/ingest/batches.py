@@ -10,7 +10,7 @@ from typing import Any
 from services.common.errors import InvalidField
 from services.ingest import translate
 from services.ingest.commands import Commands, Session
-from services.ingest.domain import Equipment, Position, Positions, Reason, Refusal, Sender
+from services.ingest.domain import Equipment, Position, Sender
 from services.ingest.intake import Intake, Reports
 from services.ingest.stream import Answer, Stream
 from tandem.ingest.v1 import ingest_pb2
@@ -30,27 +30,15 @@ def read(request: Batch) -> Reports:
         positions = translate.read_positions(list(request.positions))
         if positions is not None:
             return Reports(count, positions, range(count))
-    read: list[tuple[int, Position | Equipment]] = []
-    unreadable, claimed = [], {}
+    read: list[Position | Equipment | InvalidField] = []
     messages: Sequence[Any] = (*request.positions, *request.equipment)
     for i, msg in enumerate(messages):
         parse: Any = translate.parse_position if i < len(request.positions) else translate.parse_equipment
         try:
-            read.append((i, parse(msg)))
+            read.append(parse(msg))
         except InvalidField as error:
-            unreadable.append(Refusal(i, error.field, error.reason, Reason.INVALID))
-            claimed[i] = msg.device_id
-    of_positions = [(i, one) for i, one in read if isinstance(one, Position)]
-    of_events = [(i, one) for i, one in read if isinstance(one, Equipment)]
-    return Reports(
-        count,
-        Positions.of([one for _, one in of_positions]),
-        [i for i, _ in of_positions],
-        [one for _, one in of_events],
-        [i for i, _ in of_events],
-        unreadable,
-        claimed,
-    )
+            read.append(error)
+    return Reports.of(read, [msg.device_id for msg in messages])
 
 
 def is_small(request: ingest_pb2.ReportRequest) -> bool:

@@ -6,8 +6,6 @@ import enum
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from services.common.errors import InvalidField
-
 FUTURE_MS = 120_000
 """A time by the device more than 2 minutes ahead of the mesh is refused."""
 LIVE_MS = 180_000
@@ -137,9 +135,3 @@ class Positions:
         self.lat_e7 += others.lat_e7
         self.lon_e7 += others.lon_e7
         self.accuracy_mm += others.accuracy_mm
-
-
-def check_not_ahead(field: str, time_ms: int, now_ms: int) -> None:
-    """Raises InvalidField where a device's time is more than 2 minutes ahead of the mesh."""
-    if time_ms > now_ms + FUTURE_MS:
-        raise InvalidField(field, "is more than 2 minutes in the future")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
-from typing import Any, TypeVar
+from typing import Any
 
 from aiohttp import web
 from google.protobuf.json_format import MessageToDict
@@ -16,9 +16,9 @@ from services.common.errors import InvalidField, RetryableError
 from services.common.web import body_of, served
 from services.ingest import osmand, traccar
 from services.ingest.commands import Commands
-from services.ingest.domain import Equipment, Position, Positions, Reason, Refusal, Sender
+from services.ingest.domain import Reason, Refusal, Sender
 from services.ingest.intake import Intake, Reports
-from services.ingest.phones import Request, Said
+from services.ingest.phones import Request
 from services.ingest.routes import Routes
 from services.ingest.settings import Settings
 from tandem.ingest.v1 import ingest_pb2
@@ -28,9 +28,6 @@ TOO_OFTEN_AGAIN_S = 5
 NOT_FOR_IT = {Reason.UNKNOWN_DEVICE, Reason.REVOKED, Reason.NOT_YOURS}
 
 ANSWERS = Counter("tandem_ingest_http_answers", "Answers to phones, by status", ["status"])
-
-
-T = TypeVar("T")
 
 
 class PhoneDoor:
@@ -69,7 +66,8 @@ class PhoneDoor:
             field = "device_id" if as_json else "id"
             return _refused(403, InvalidField(field, "is no device of this token"), Reason.NOT_YOURS)
         try:
-            taken = await self._intake.take(sender, _reports(said), backfill=False, door="http")
+            reports = Reports.of(said.said, [said.device_id] * len(said.said))
+            taken = await self._intake.take(sender, reports, backfill=False, door="http")
         except RetryableError as error:
             retry_after_s = math.ceil(error.retry_after_s)
             return web.json_response({"reason": error.reason}, status=503, headers={"Retry-After": str(retry_after_s)})
@@ -128,25 +126,6 @@ def _read(body: bytes, query: Mapping[str, str], as_json: bool, received_ms: int
     for name in form.keys() & query.keys():
         raise InvalidField(name, "is there more than once")
     return osmand.parse({**query, **form}, received_ms)
-
-
-def _reports(request: Request) -> Reports:
-    positions = _placed(request.said, Position)
-    events = _placed(request.said, Equipment)
-    unreadable = [Refusal(i, one.field, one.reason, Reason.INVALID) for i, one in _placed(request.said, InvalidField)]
-    return Reports(
-        len(request.said),
-        Positions.of([one for _, one in positions]),
-        [i for i, _ in positions],
-        [one for _, one in events],
-        [i for i, _ in events],
-        unreadable,
-        {one.index: request.device_id for one in unreadable},
-    )
-
-
-def _placed(said: Sequence[Said], kind: type[T]) -> list[tuple[int, T]]:
-    return [(i, one) for i, one in enumerate(said) if isinstance(one, kind)]
 
 
 def _refused(status: int, error: InvalidField, reason: Reason) -> web.Response:

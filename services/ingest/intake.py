@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import cast
 
 from services.common.clock import MeshClock, wall_us
+from services.common.errors import InvalidField
 from services.ingest import metrics
 from services.ingest.again import LastReports
 from services.ingest.domain import FUTURE_MS, LIVE_MS, Equipment, Position, Positions, Reason, Refusal, Sender
@@ -46,16 +47,19 @@ class Reports:
     """By place: the device that an unreadable report gave, where it gave one."""
 
     @classmethod
-    def of(cls, reports: Sequence[Position | Equipment]) -> Reports:
-        """Of single reports, all of which could be read."""
-        positions = [(i, one) for i, one in enumerate(reports) if isinstance(one, Position)]
-        events = [(i, one) for i, one in enumerate(reports) if isinstance(one, Equipment)]
+    def of(cls, read: Sequence[Position | Equipment | InvalidField], claimed: Sequence[str]) -> Reports:
+        """Of a batch that was read one by one: each report, or why it couldn't be read; and the device that it gave."""
+        positions = [(i, one) for i, one in enumerate(read) if isinstance(one, Position)]
+        events = [(i, one) for i, one in enumerate(read) if isinstance(one, Equipment)]
+        errors = [(i, one) for i, one in enumerate(read) if isinstance(one, InvalidField)]
         return cls(
-            len(reports),
+            len(read),
             Positions.of([one for _, one in positions]),
             [i for i, _ in positions],
             [one for _, one in events],
             [i for i, _ in events],
+            [Refusal(i, one.field, one.reason, Reason.INVALID) for i, one in errors],
+            {i: claimed[i] for i, _ in errors},
         )
 
 
