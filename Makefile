@@ -45,9 +45,10 @@ demo: setup ## start the mesh, play the demo, stop
 
 # ---- test
 
+# Most tests wait for a server, so three at a time keep two cores busy. Those of one file share their servers, one after another.
 .PHONY: test
 test: setup ## run the tests
-	@$(BIN)/pytest
+	@$(BIN)/pytest -n 3 --dist loadfile
 
 .PHONY: test-unit
 test-unit: setup ## run only the tests that start no process
