@@ -16,6 +16,7 @@ from services.geofence.domain.entries import (
     Encounter,
     Equipment,
     EquipmentReport,
+    Exercise,
     FoldVersion,
     Heard,
     Positions,
@@ -25,7 +26,7 @@ from services.geofence.domain.entries import (
 )
 from services.geofence.domain.geometry import PERSON, Disc, Polygon, Shape, ecef_mm
 from services.geofence.domain.rules import Rules
-from tandem.common.v1 import alert_pb2, encounter_pb2, geometry_pb2, log_pb2
+from tandem.common.v1 import alert_pb2, encounter_pb2, exercise_pb2, geometry_pb2, log_pb2
 
 
 def entry_body(data: bytes) -> Body:
@@ -105,7 +106,15 @@ def case_of(msg: log_pb2.CaseSnapshot) -> Case:
         valid_from_ms=msg.valid_from_ms,
         valid_until_ms=msg.valid_until_ms,
         encounters=tuple(map(_encounter, msg.encounters)),
+        exercise=_exercise(msg.exercise),
     )
+
+
+def _exercise(number: int) -> Exercise:
+    try:
+        return Exercise(number)
+    except ValueError:
+        raise InvalidField("case.exercise", "isn't known") from None
 
 
 def _encounter(msg: encounter_pb2.Encounter) -> Encounter:
@@ -221,6 +230,7 @@ def alert_to_proto(alert: alerts.Alert, partition: int) -> alert_pb2.Alert:
         fold_version=alert.fold_version,
         rules_id=alert.rules_id,
         encounter_id=alert.encounter_id,
+        exercise=exercise_pb2.Exercise.ValueType(alert.exercise.value),
     )
 
 

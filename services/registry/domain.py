@@ -140,6 +140,13 @@ class OrderEnd:
     """The court order that covers it, where that is the reason."""
 
 
+class Exercise(Enum):
+    """What a record belongs to that isn't in earnest."""
+
+    DRILL = "DRILL"
+    CANARY = "CANARY"
+
+
 class WearerEndReason(Enum):
     """Why a wearer's case with the Ministry is over."""
 
@@ -176,6 +183,8 @@ class Wearer:
     address: str = field(default="", repr=False)
     end: WearerEnd | None = None
     """The end of their case; None while it runs."""
+    exercise: Exercise | None = None
+    """Part of an exercise; None for a person."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -253,6 +262,8 @@ class Order:
     """Its end before its time; None while it runs."""
     encounters: tuple[Encounter, ...] = ()
     """Authorised encounters, within the validity."""
+    exercise: Exercise | None = None
+    """Part of an exercise; None in earnest."""
 
     @property
     def ends_ms(self) -> int:
@@ -290,6 +301,8 @@ class JointCase:
     """Exclusive."""
     encounters: tuple[Encounter, ...]
     """As the order allows them, also beyond an end before its time."""
+    exercise: Exercise | None
+    """Part of an exercise; None in earnest."""
 
 
 class Outcome(Enum):
@@ -349,6 +362,7 @@ def build_case(order: Order, wearer: Wearer, tags: Sequence[Tag], devices: Seque
         valid_from_ms=order.valid_from_ms,
         valid_until_ms=order.ends_ms,
         encounters=order.encounters,
+        exercise=order.exercise,
     )
 
 

@@ -7,16 +7,17 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from functools import partial
+from typing import TypeVar
 
 import sqlalchemy as sa
 
 from services.common.clock import MeshClock
 from services.common.db import Database
-from services.common.errors import FailedPrecondition, NotFound
+from services.common.errors import FailedPrecondition, InvalidField, NotFound
 from services.common.telemetry import logger
 from services.registry import disclosure, domain, lifecycle, likeness, reconcile, tables
 from services.registry.cases import DAY_MS, Cases
@@ -29,6 +30,8 @@ from services.registry.vault import Vault
 
 RENEWED_AT_ONCE = 50
 COMPLETED_AT_ONCE = 200
+
+_InExercise = TypeVar("_InExercise", Wearer, Order)
 
 
 class Registry:
@@ -113,6 +116,8 @@ class Registry:
             stored = await records.stored(tables.wearers, wearer.wearer_id)
             outcome = _decided(records, stored, wearer)
             if outcome is Outcome.STORED:
+                before = await records.all_of(tables.wearers, [wearer.wearer_id])
+                _must_stay_what_it_is("wearer.exercise", wearer, before)
                 await _store(records, tables.wearers, wearer.wearer_id, wearer, new=stored is None)
                 await self._match_wearer(records, wearer, new=stored is None)
                 if stored is not None:
@@ -224,6 +229,7 @@ class Registry:
             outcome = await _decide(records, tables.orders, order.order_id, order)
             if outcome is not Outcome.STORED:
                 return outcome, None
+            _must_stay_what_it_is("order.exercise", order, await records.all_of(tables.orders, [order.order_id]))
             for n, person_id in enumerate(order.protected_person_ids):
                 text = f"order.protected_person_ids[{n}]: no such protected person"
                 await _must_be_known(records, tables.protected_persons, person_id, text)
@@ -357,6 +363,11 @@ async def _decide(records: Records, table: sa.Table, record_id: str, record: Rec
 def _decided(records: Records, stored: tuple[int, bytes] | None, record: Record) -> Outcome:
     stored_version, stored_digest = stored or (None, None)
     return domain.decide_put(stored_version, stored_digest, record.source_version, records.digest_of(record))
+
+
+def _must_stay_what_it_is(field: str, record: _InExercise, before: Iterable[_InExercise]) -> None:
+    if any(one.exercise is not record.exercise for one in before):
+        raise InvalidField(field, "can't change: what is in earnest stays so, and so does what isn't")
 
 
 async def _must_be_known(records: Records, table: sa.Table, record_id: str, otherwise: str) -> None:

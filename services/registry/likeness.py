@@ -37,8 +37,10 @@ def match_keys(record: Wearer | Respondent) -> frozenset[str]:
 
 
 def compared(order: Order, wearer: Wearer) -> tuple[Level, Comparison]:
-    """What the records alone say, and why."""
+    """What the records alone say, and why. What isn't in earnest joins with nothing but its own kind."""
     comparison = compare(person_of(order.respondent), person_of(wearer))
+    if order.exercise is not wearer.exercise:
+        return Level.NONE, comparison
     if wearer.national_id and order.respondent.national_id == wearer.national_id:
         return Level.EXACT, comparison
     return _LEVELS[comparison.verdict], comparison

@@ -22,6 +22,7 @@ from services.registry.domain import (
     Action,
     Device,
     EndReason,
+    Exercise,
     JointCase,
     Order,
     OrderEnd,
@@ -38,7 +39,7 @@ from services.registry.domain import (
     WearerEndReason,
 )
 from services.registry.translate_encounters import encounter_to_proto, parse_encounters
-from tandem.common.v1 import geometry_pb2, log_pb2
+from tandem.common.v1 import exercise_pb2, geometry_pb2, log_pb2
 from tandem.registry.v1 import registry_pb2
 
 NAME_MAX_CHARS = 200
@@ -72,6 +73,7 @@ END_REASONS: Mapping[int, EndReason] = {
 WEARER_END_REASONS: Mapping[int, WearerEndReason] = {
     registry_pb2.WearerEndReason.Value(f"WEARER_END_REASON_{one.name}"): one for one in WearerEndReason
 }
+_EXERCISES: Mapping[int, Exercise] = {exercise_pb2.Exercise.Value(one.name): one for one in Exercise}
 _OUTCOMES = {
     Outcome.STORED: registry_pb2.PutOutcome.STORED,
     Outcome.UNCHANGED: registry_pb2.PutOutcome.UNCHANGED,
@@ -90,6 +92,7 @@ def parse_wearer(msg: registry_pb2.Wearer) -> Wearer:
         sex=_one_of("sex", msg.sex, SEXES),
         phone=_text("phone", msg.phone, PHONE_MAX_CHARS),
         address=_text("address", msg.address, ADDRESS_MAX_CHARS),
+        exercise=_one_of("exercise", msg.exercise, _EXERCISES),
     )
 
 
@@ -165,6 +168,7 @@ def parse_order(msg: registry_pb2.Order) -> Order:
         extensions=_whole("extensions", msg.extensions, EXTENSIONS_MAX),
         duration_reason=_text("duration_reason", msg.duration_reason, REASON_MAX_CHARS),
         encounters=parse_encounters(msg.encounters, valid_from_ms, valid_until_ms),
+        exercise=_one_of("exercise", msg.exercise, _EXERCISES),
     )
 
 
@@ -294,6 +298,9 @@ def case_to_proto(case: JointCase, version: int) -> log_pb2.CaseSnapshot:
         valid_from_ms=case.valid_from_ms,
         valid_until_ms=case.valid_until_ms,
         encounters=map(encounter_to_proto, case.encounters),
+        exercise=exercise_pb2.Exercise.Value(case.exercise.name)
+        if case.exercise
+        else exercise_pb2.EXERCISE_UNSPECIFIED,
     )
 
 

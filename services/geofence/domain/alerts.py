@@ -5,7 +5,7 @@ from __future__ import annotations
 import enum
 from dataclasses import dataclass
 
-from services.geofence.domain.entries import Demand
+from services.geofence.domain.entries import Demand, Exercise
 
 
 class Kind(enum.Enum):
@@ -80,6 +80,7 @@ class Alert:
     min_distance_mm: float | None = None
     encounter_id: str = ""
     """The authorised encounter for which nobody is sent."""
+    exercise: Exercise = Exercise.NONE
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ import json
 from dataclasses import astuple
 from typing import Any
 
-from services.geofence.domain.entries import Case, Demand, Encounter, Ring, Target
+from services.geofence.domain.entries import Case, Demand, Encounter, Exercise, Ring, Target
 from services.geofence.domain.geometry import PERSON, Disc, Polygon, Shape
 from services.geofence.domain.rings import RingState
 from services.geofence.domain.rules import Rules
@@ -122,6 +122,7 @@ def _case_state(case_state: CaseState) -> dict[str, Any]:
             case.valid_from_ms,
             case.valid_until_ms,
             [_encounter(one) for one in case.encounters],
+            case.exercise,
         ],
         "rings": [
             [key, radius_mm, ring.bound_ms, ring.since_ms, ring.inside, ring.min_mm, ring.entered_mm, ring.muted]
@@ -141,9 +142,8 @@ def _case_state(case_state: CaseState) -> dict[str, Any]:
 
 
 def _to_case_state(content: dict[str, Any]) -> CaseState:
-    case_id, version, order_id, wearer_id, tags, targets, rings, valid_from_ms, valid_until_ms, allowed = content[
-        "case"
-    ]
+    case_id, version, order_id, wearer_id, tags, targets, rings, *validity, allowed, exercise = content["case"]
+    valid_from_ms, valid_until_ms = validity
     return CaseState(
         case=Case(
             case_id,
@@ -162,6 +162,7 @@ def _to_case_state(content: dict[str, Any]) -> CaseState:
                 Encounter(encounter_id, from_ms, until_ms, tuple(map(_to_shape, places)), daily_from_s, daily_until_s)
                 for encounter_id, from_ms, until_ms, places, daily_from_s, daily_until_s in allowed
             ),
+            Exercise(exercise),
         ),
         rings={
             (key, radius_mm): RingState(

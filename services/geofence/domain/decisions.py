@@ -100,6 +100,7 @@ class Decisions:
                 inside=inside,
                 min_distance_mm=min_mm,
                 encounter_id=encounter.encounter_id if encounter else "",
+                exercise=case.exercise,
             )
         )
 

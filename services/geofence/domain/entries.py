@@ -18,6 +18,14 @@ class Demand(enum.IntEnum):
     RESPOND = 4
 
 
+class Exercise(enum.IntEnum):
+    """Whether a case is in earnest; the numbers are those of the protos."""
+
+    NONE = 0
+    DRILL = 1
+    CANARY = 2
+
+
 class Equipment(enum.Enum):
     """What a device can say about itself."""
 
@@ -136,6 +144,7 @@ class Case:
     valid_from_ms: int
     valid_until_ms: int
     encounters: tuple[Encounter, ...] = ()
+    exercise: Exercise = Exercise.NONE
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,30 +23,31 @@ _sym_db = _symbol_database.Default()
 
 
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
+from tandem.common.v1 import exercise_pb2 as tandem_dot_common_dot_v1_dot_exercise__pb2
 from tandem.common.v1 import geometry_pb2 as tandem_dot_common_dot_v1_dot_geometry__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1ctandem/common/v1/alert.proto\x12\x10tandem.common.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1ftandem/common/v1/geometry.proto\"\xc4\x04\n\x05\x41lert\x12\x10\n\x08\x61lert_id\x18\x01 \x01(\t\x12\x11\n\tpartition\x18\x02 \x01(\r\x12\x10\n\x08sequence\x18\x03 \x01(\x04\x12\x0f\n\x07ordinal\x18\x04 \x01(\r\x12)\n\x04kind\x18\x05 \x01(\x0e\x32\x1b.tandem.common.v1.AlertKind\x12(\n\x06\x64\x65mand\x18\x06 \x01(\x0e\x32\x18.tandem.common.v1.Demand\x12\x10\n\x08order_id\x18\x07 \x01(\t\x12\x0f\n\x07\x63\x61se_id\x18\x08 \x01(\t\x12\x12\n\nepisode_id\x18\t \x01(\t\x12\x13\n\x0bincident_id\x18\n \x01(\t\x12\x11\n\twearer_id\x18\x0b \x01(\t\x12\x11\n\ttarget_id\x18\x0c \x01(\t\x12\x0e\n\x06ring_m\x18\r \x01(\x01\x12&\n\x02\x61t\x18\x0e \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\ndecided_at\x18\x0f \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0c\n\x04late\x18\x10 \x01(\x08\x12\x33\n\x0c\x64\x65stinations\x18\x11 \x03(\x0b\x32\x1d.tandem.common.v1.Destination\x12\x15\n\rincident_ends\x18\x12 \x01(\x08\x12,\n\x05\x63\x61use\x18\x13 \x01(\x0b\x32\x1d.tandem.common.v1.ReportCause\x12\x14\n\x0c\x66old_version\x18\x14 \x01(\r\x12\x10\n\x08rules_id\x18\x15 \x01(\t\x12\x14\n\x0c\x65ncounter_id\x18\x16 \x01(\t\"`\n\x0bReportCause\x12\x11\n\tdevice_id\x18\x01 \x01(\t\x12\x11\n\treport_id\x18\x02 \x01(\t\x12\x18\n\x10received_wall_us\x18\x03 \x01(\x03\x12\x11\n\tof_wearer\x18\x04 \x01(\x08\"E\n\x0b\x44\x65stination\x12\"\n\x03leg\x18\x01 \x01(\x0e\x32\x15.tandem.common.v1.Leg\x12\x12\n\nsubject_id\x18\x02 \x01(\t\"\xc9\x01\n\x07Measure\x12\x10\n\x08\x61lert_id\x18\x01 \x01(\t\x12\x17\n\ndistance_m\x18\x02 \x01(\x01H\x00\x88\x01\x01\x12\x18\n\x0bprobability\x18\x03 \x01(\x01H\x01\x88\x01\x01\x12*\n\x06inside\x18\x04 \x03(\x0b\x32\x1a.tandem.common.v1.Interval\x12\x1b\n\x0emin_distance_m\x18\x05 \x01(\x01H\x02\x88\x01\x01\x42\r\n\x0b_distance_mB\x0e\n\x0c_probabilityB\x11\n\x0f_min_distance_m\"\\\n\x08Interval\x12(\n\x04\x66rom\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12&\n\x02to\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"F\n\x06Parked\x12\x0e\n\x06stream\x18\x01 \x01(\t\x12\x10\n\x08sequence\x18\x02 \x01(\x04\x12\n\n\x02\x62y\x18\x03 \x01(\t\x12\x0e\n\x06reason\x18\x04 \x01(\t*\x83\x02\n\tAlertKind\x12\x1a\n\x16\x41LERT_KIND_UNSPECIFIED\x10\x00\x12\x10\n\x0cRING_ENTERED\x10\x01\x12\x10\n\x0cRING_CLEARED\x10\x02\x12\x0c\n\x08TAMPERED\x10\x03\x12\t\n\x05PANIC\x10\x04\x12\x0f\n\x0bLOW_BATTERY\x10\x05\x12\n\n\x06JAMMED\x10\x06\x12\x0e\n\nDEVICE_OFF\x10\x07\x12\x19\n\x15PROTECTED_DEVICE_LOST\x10\x08\x12\n\n\x06SILENT\x10\t\x12\x0f\n\x0bHEARD_AGAIN\x10\n\x12\x10\n\x0cUNKNOWN_NEAR\x10\x0b\x12\x15\n\x11\x43ONTACT_PREDICTED\x10\x0c\x12\x0f\n\x0bIMPLAUSIBLE\x10\r*B\n\x03Leg\x12\x13\n\x0fLEG_UNSPECIFIED\x10\x00\x12\r\n\tPROBATION\x10\x01\x12\n\n\x06POLICE\x10\x02\x12\x0b\n\x07WARNING\x10\x03\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1ctandem/common/v1/alert.proto\x12\x10tandem.common.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1ftandem/common/v1/exercise.proto\x1a\x1ftandem/common/v1/geometry.proto\"\xf2\x04\n\x05\x41lert\x12\x10\n\x08\x61lert_id\x18\x01 \x01(\t\x12\x11\n\tpartition\x18\x02 \x01(\r\x12\x10\n\x08sequence\x18\x03 \x01(\x04\x12\x0f\n\x07ordinal\x18\x04 \x01(\r\x12)\n\x04kind\x18\x05 \x01(\x0e\x32\x1b.tandem.common.v1.AlertKind\x12(\n\x06\x64\x65mand\x18\x06 \x01(\x0e\x32\x18.tandem.common.v1.Demand\x12\x10\n\x08order_id\x18\x07 \x01(\t\x12\x0f\n\x07\x63\x61se_id\x18\x08 \x01(\t\x12\x12\n\nepisode_id\x18\t \x01(\t\x12\x13\n\x0bincident_id\x18\n \x01(\t\x12\x11\n\twearer_id\x18\x0b \x01(\t\x12\x11\n\ttarget_id\x18\x0c \x01(\t\x12\x0e\n\x06ring_m\x18\r \x01(\x01\x12&\n\x02\x61t\x18\x0e \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\ndecided_at\x18\x0f \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0c\n\x04late\x18\x10 \x01(\x08\x12\x33\n\x0c\x64\x65stinations\x18\x11 \x03(\x0b\x32\x1d.tandem.common.v1.Destination\x12\x15\n\rincident_ends\x18\x12 \x01(\x08\x12,\n\x05\x63\x61use\x18\x13 \x01(\x0b\x32\x1d.tandem.common.v1.ReportCause\x12\x14\n\x0c\x66old_version\x18\x14 \x01(\r\x12\x10\n\x08rules_id\x18\x15 \x01(\t\x12\x14\n\x0c\x65ncounter_id\x18\x16 \x01(\t\x12,\n\x08\x65xercise\x18\x17 \x01(\x0e\x32\x1a.tandem.common.v1.Exercise\"`\n\x0bReportCause\x12\x11\n\tdevice_id\x18\x01 \x01(\t\x12\x11\n\treport_id\x18\x02 \x01(\t\x12\x18\n\x10received_wall_us\x18\x03 \x01(\x03\x12\x11\n\tof_wearer\x18\x04 \x01(\x08\"E\n\x0b\x44\x65stination\x12\"\n\x03leg\x18\x01 \x01(\x0e\x32\x15.tandem.common.v1.Leg\x12\x12\n\nsubject_id\x18\x02 \x01(\t\"\xc9\x01\n\x07Measure\x12\x10\n\x08\x61lert_id\x18\x01 \x01(\t\x12\x17\n\ndistance_m\x18\x02 \x01(\x01H\x00\x88\x01\x01\x12\x18\n\x0bprobability\x18\x03 \x01(\x01H\x01\x88\x01\x01\x12*\n\x06inside\x18\x04 \x03(\x0b\x32\x1a.tandem.common.v1.Interval\x12\x1b\n\x0emin_distance_m\x18\x05 \x01(\x01H\x02\x88\x01\x01\x42\r\n\x0b_distance_mB\x0e\n\x0c_probabilityB\x11\n\x0f_min_distance_m\"\\\n\x08Interval\x12(\n\x04\x66rom\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12&\n\x02to\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"F\n\x06Parked\x12\x0e\n\x06stream\x18\x01 \x01(\t\x12\x10\n\x08sequence\x18\x02 \x01(\x04\x12\n\n\x02\x62y\x18\x03 \x01(\t\x12\x0e\n\x06reason\x18\x04 \x01(\t*\x83\x02\n\tAlertKind\x12\x1a\n\x16\x41LERT_KIND_UNSPECIFIED\x10\x00\x12\x10\n\x0cRING_ENTERED\x10\x01\x12\x10\n\x0cRING_CLEARED\x10\x02\x12\x0c\n\x08TAMPERED\x10\x03\x12\t\n\x05PANIC\x10\x04\x12\x0f\n\x0bLOW_BATTERY\x10\x05\x12\n\n\x06JAMMED\x10\x06\x12\x0e\n\nDEVICE_OFF\x10\x07\x12\x19\n\x15PROTECTED_DEVICE_LOST\x10\x08\x12\n\n\x06SILENT\x10\t\x12\x0f\n\x0bHEARD_AGAIN\x10\n\x12\x10\n\x0cUNKNOWN_NEAR\x10\x0b\x12\x15\n\x11\x43ONTACT_PREDICTED\x10\x0c\x12\x0f\n\x0bIMPLAUSIBLE\x10\r*B\n\x03Leg\x12\x13\n\x0fLEG_UNSPECIFIED\x10\x00\x12\r\n\tPROBATION\x10\x01\x12\n\n\x06POLICE\x10\x02\x12\x0b\n\x07WARNING\x10\x03\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'tandem.common.v1.alert_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_ALERTKIND']._serialized_start=1239
-  _globals['_ALERTKIND']._serialized_end=1498
-  _globals['_LEG']._serialized_start=1500
-  _globals['_LEG']._serialized_end=1566
-  _globals['_ALERT']._serialized_start=117
-  _globals['_ALERT']._serialized_end=697
-  _globals['_REPORTCAUSE']._serialized_start=699
-  _globals['_REPORTCAUSE']._serialized_end=795
-  _globals['_DESTINATION']._serialized_start=797
-  _globals['_DESTINATION']._serialized_end=866
-  _globals['_MEASURE']._serialized_start=869
-  _globals['_MEASURE']._serialized_end=1070
-  _globals['_INTERVAL']._serialized_start=1072
-  _globals['_INTERVAL']._serialized_end=1164
-  _globals['_PARKED']._serialized_start=1166
-  _globals['_PARKED']._serialized_end=1236
+  _globals['_ALERTKIND']._serialized_start=1318
+  _globals['_ALERTKIND']._serialized_end=1577
+  _globals['_LEG']._serialized_start=1579
+  _globals['_LEG']._serialized_end=1645
+  _globals['_ALERT']._serialized_start=150
+  _globals['_ALERT']._serialized_end=776
+  _globals['_REPORTCAUSE']._serialized_start=778
+  _globals['_REPORTCAUSE']._serialized_end=874
+  _globals['_DESTINATION']._serialized_start=876
+  _globals['_DESTINATION']._serialized_end=945
+  _globals['_MEASURE']._serialized_start=948
+  _globals['_MEASURE']._serialized_end=1149
+  _globals['_INTERVAL']._serialized_start=1151
+  _globals['_INTERVAL']._serialized_end=1243
+  _globals['_PARKED']._serialized_start=1245
+  _globals['_PARKED']._serialized_end=1315
 # @@protoc_insertion_point(module_scope)

@@ -9,6 +9,7 @@ from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from tandem.common.v1 import encounter_pb2 as _encounter_pb2
+from tandem.common.v1 import exercise_pb2 as _exercise_pb2
 from tandem.common.v1 import geometry_pb2 as _geometry_pb2
 import builtins as _builtins
 import sys
@@ -400,6 +401,7 @@ class CaseSnapshot(_message.Message):
     VALID_FROM_MS_FIELD_NUMBER: _builtins.int
     VALID_UNTIL_MS_FIELD_NUMBER: _builtins.int
     ENCOUNTERS_FIELD_NUMBER: _builtins.int
+    EXERCISE_FIELD_NUMBER: _builtins.int
     case_id: _builtins.str
     """Id of the joint case, a hash of order and wearer."""
     version: _builtins.int
@@ -412,6 +414,8 @@ class CaseSnapshot(_message.Message):
     """The order holds from this moment, milliseconds since 1970 UTC, inclusive."""
     valid_until_ms: _builtins.int
     """The order holds until this moment, milliseconds since 1970 UTC, exclusive."""
+    exercise: _exercise_pb2.Exercise.ValueType
+    """Not in earnest, nor is any alert of it."""
     @_builtins.property
     def tag_device_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Tags on the wearer."""
@@ -446,10 +450,11 @@ class CaseSnapshot(_message.Message):
         valid_from_ms: _builtins.int = ...,
         valid_until_ms: _builtins.int = ...,
         encounters: _abc.Iterable[_encounter_pb2.Encounter] | None = ...,
+        exercise: _exercise_pb2.Exercise.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["case_id", b"case_id", "encounters", b"encounters", "order_id", b"order_id", "persons", b"persons", "places", b"places", "rings", b"rings", "tag_device_ids", b"tag_device_ids", "valid_from_ms", b"valid_from_ms", "valid_until_ms", b"valid_until_ms", "version", b"version", "wearer_id", b"wearer_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["case_id", b"case_id", "encounters", b"encounters", "exercise", b"exercise", "order_id", b"order_id", "persons", b"persons", "places", b"places", "rings", b"rings", "tag_device_ids", b"tag_device_ids", "valid_from_ms", b"valid_from_ms", "valid_until_ms", b"valid_until_ms", "version", b"version", "wearer_id", b"wearer_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -10,6 +10,7 @@ from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from tandem.common.v1 import encounter_pb2 as _encounter_pb2
+from tandem.common.v1 import exercise_pb2 as _exercise_pb2
 from tandem.common.v1 import geometry_pb2 as _geometry_pb2
 import builtins as _builtins
 import sys
@@ -296,6 +297,7 @@ class Wearer(_message.Message):
     SEX_FIELD_NUMBER: _builtins.int
     PHONE_FIELD_NUMBER: _builtins.int
     ADDRESS_FIELD_NUMBER: _builtins.int
+    EXERCISE_FIELD_NUMBER: _builtins.int
     wearer_id: _builtins.str
     """The Ministry's id, 1 to 64 characters of A-Z a-z 0-9 . _ -"""
     national_id: _builtins.str
@@ -312,6 +314,8 @@ class Wearer(_message.Message):
     """Telephone number, at most 40 characters; empty where it isn't known. Kept encrypted."""
     address: _builtins.str
     """Address, at most 400 characters; empty where it isn't known. Kept encrypted."""
+    exercise: _exercise_pb2.Exercise.ValueType
+    """Not a person but part of an exercise: joined with orders of the same kind of exercise alone. It never changes."""
     def __init__(
         self,
         *,
@@ -323,10 +327,11 @@ class Wearer(_message.Message):
         sex: Global___Sex.ValueType = ...,
         phone: _builtins.str = ...,
         address: _builtins.str = ...,
+        exercise: _exercise_pb2.Exercise.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "birth_date", b"birth_date", "name", b"name", "national_id", b"national_id", "phone", b"phone", "sex", b"sex", "source_version", b"source_version", "wearer_id", b"wearer_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "birth_date", b"birth_date", "exercise", b"exercise", "name", b"name", "national_id", b"national_id", "phone", b"phone", "sex", b"sex", "source_version", b"source_version", "wearer_id", b"wearer_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -498,6 +503,7 @@ class Order(_message.Message):
     EXTENSIONS_FIELD_NUMBER: _builtins.int
     DURATION_REASON_FIELD_NUMBER: _builtins.int
     ENCOUNTERS_FIELD_NUMBER: _builtins.int
+    EXERCISE_FIELD_NUMBER: _builtins.int
     order_id: _builtins.str
     """The police's id."""
     source_version: _builtins.int
@@ -508,6 +514,8 @@ class Order(_message.Message):
     """How often it was extended so far, 0 to 100. The greatest duration by law depends on it."""
     duration_reason: _builtins.str
     """Why it lasts longer than its type allows; at most 500 characters. Where it is given, no warning is. Kept encrypted."""
+    exercise: _exercise_pb2.Exercise.ValueType
+    """Not in earnest: joined with wearers of the same kind of exercise alone. It never changes."""
     @_builtins.property
     def respondent(self) -> Global___Respondent:
         """Whom it restrains."""
@@ -553,10 +561,11 @@ class Order(_message.Message):
         extensions: _builtins.int = ...,
         duration_reason: _builtins.str = ...,
         encounters: _abc.Iterable[_encounter_pb2.Encounter] | None = ...,
+        exercise: _exercise_pb2.Exercise.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["respondent", b"respondent", "valid_from", b"valid_from", "valid_until", b"valid_until"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["duration_reason", b"duration_reason", "encounters", b"encounters", "extensions", b"extensions", "order_id", b"order_id", "places", b"places", "protected_person_ids", b"protected_person_ids", "respondent", b"respondent", "rings", b"rings", "source_version", b"source_version", "type", b"type", "valid_from", b"valid_from", "valid_until", b"valid_until"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["duration_reason", b"duration_reason", "encounters", b"encounters", "exercise", b"exercise", "extensions", b"extensions", "order_id", b"order_id", "places", b"places", "protected_person_ids", b"protected_person_ids", "respondent", b"respondent", "rings", b"rings", "source_version", b"source_version", "type", b"type", "valid_from", b"valid_from", "valid_until", b"valid_until"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
