@@ -117,6 +117,9 @@ def _has_left(state: State, case_state: CaseState, target: Target, ring: Ring) -
         # The newest positions first: they nearly always say no, and say it cheaply. Old ones say no as well, but never yes, and
         # vague ones must be as much farther off.
         beyond_mm = margin_mm + wearer.fixes[-1].accuracy_mm + (device.fixes[-1].accuracy_mm if device else 0)
+        here = rings.newest(wearer, device)
+        if target.shape.within(here, here, ring.radius_mm + beyond_mm):
+            return False
         for pieces in rings.assumed(wearer, device, until_ms, now_ms):
             for piece in pieces:
                 if target.shape.within(piece.start, piece.end, ring.radius_mm + beyond_mm):

@@ -6,7 +6,7 @@ from collections import Counter
 from dataclasses import replace
 
 from services.common.ids import hash_id
-from services.geofence.domain import demands
+from services.geofence.domain import clearance, demands
 from services.geofence.domain.alerts import Alert, Kind, Output, Parked, Report
 from services.geofence.domain.entries import Demand, Encounter, Ring, Target
 from services.geofence.domain.state import CaseState, Incident, State
@@ -62,6 +62,7 @@ class Decisions:
         opens = False
         if demand > Demand.RECORD and not case_state.episode_id:
             case_state.episode_id = self._id("episode", case.case_id)
+            clearance.drop_case(state, case)
             incident = state.incidents.get(case.wearer_id)
             if incident is None:
                 opens = True

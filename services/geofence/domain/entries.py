@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from services.geofence.domain.geometry import Shape
 from services.geofence.domain.rules import Rules
@@ -106,10 +106,11 @@ class Target:
     shape: Shape
     """Area of a place; of a person the point PERSON, in coordinates relative to them."""
 
-    @property
-    def key(self) -> str:
-        """What tells it from every other target of its case: a person and a place may have the same id."""
-        return f"person/{self.target_id}" if self.is_person else f"place/{self.target_id}"
+    key: str = field(init=False, compare=False)
+    """What tells it from every other target of its case: a person and a place may have the same id."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "key", f"person/{self.target_id}" if self.is_person else f"place/{self.target_id}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,6 +146,11 @@ class Case:
     valid_until_ms: int
     encounters: tuple[Encounter, ...] = ()
     exercise: Exercise = Exercise.NONE
+
+    @property
+    def device_ids(self) -> tuple[str, ...]:
+        """All devices that play a part: tags, then those of the persons."""
+        return *self.tag_device_ids, *(device_id for target in self.targets for device_id in target.device_ids)
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,10 +7,12 @@ alerts, byte for byte, on every evaluator and on every replay.
 from __future__ import annotations
 
 import heapq
+from math import dist
 
 from services.common.errors import OutdatedFold
-from services.geofence.domain import approach, closing, demands, silence
+from services.geofence.domain import approach, clearance, closing, demands, silence
 from services.geofence.domain.alerts import Output, Report
+from services.geofence.domain.clearance import VAGUE_TIMES
 from services.geofence.domain.decisions import Decisions
 from services.geofence.domain.entries import (
     Case,
@@ -140,7 +142,9 @@ class _Folding:
         if before is not None:
             if case.version <= before.case.version:
                 return
+            clearance.drop_case(state, before.case)
             self._amend(before, case)
+        clearance.drop_case(state, case)
         case_state = before or CaseState(case)
         resumed = case_state.ended
         case_state.ended = now_ms >= case.valid_until_ms
@@ -176,9 +180,7 @@ class _Folding:
             approach.close(self.decisions, before, (target,), now_ms, over)
             for ring in gone:
                 before.rings.pop((target.key, ring.radius_mm), None)
-        named = (
-            {*case.tag_device_ids, *(d for target in case.targets for d in target.device_ids)} if in_force else set()
-        )
+        named = set(case.device_ids) if in_force else set()
         self._take_back(before, sorted(key for key in before.raised if key.split()[1] not in named), now_ms)
         silence.amend(self.decisions, before, case, in_force)
         self.decisions.settle(before)
@@ -204,7 +206,7 @@ class _Folding:
     def _begin(self, case_state: CaseState, at_ms: int) -> None:
         """Decides on what is known of both sides and on what their devices have said, without a new report."""
         case = case_state.case
-        for device_id in (*case.tag_device_ids, *(d for target in case.targets for d in target.device_ids)):
+        for device_id in case.device_ids:
             for event in sorted(self.state.standing.get(device_id, ())):
                 if event_key(Equipment(event), device_id) not in case_state.raised:
                     self._raise(case_state, Equipment(event), device_id, at_ms, None)
@@ -236,6 +238,10 @@ class _Folding:
         state = self.state
         self.heard(batch.device_ids)
         too_late = anothers = 0
+        # Nearly all of the fold's time goes here: most reports end at the ball of their device.
+        tracks, cases_of, owned_since, clearances = state.tracks, state.cases_of, state.owned_since, state.clearances
+        now_ms, received_wall_us = state.now_ms, batch.received_wall_us
+        oldest_ms = now_ms - WINDOW_MS
         for device_id, report_id, fix_time_ms, lat_e7, lon_e7, accuracy_mm in zip(
             batch.device_ids,
             batch.report_ids,
@@ -245,35 +251,37 @@ class _Folding:
             batch.accuracy_mm,
             strict=True,
         ):
-            time_ms = min(fix_time_ms, state.now_ms)
-            if time_ms < state.now_ms - WINDOW_MS:
+            time_ms = fix_time_ms if fix_time_ms < now_ms else now_ms
+            if time_ms < oldest_ms:
                 too_late += 1
                 continue
-            if device_id in state.owned_since and time_ms < state.owned_since[device_id]:
+            if owned_since and time_ms < owned_since.get(device_id, time_ms):
                 anothers += 1
                 continue
-            track = state.tracks.get(device_id)
+            track = tracks.get(device_id)
             if track is None:
-                track = state.tracks[device_id] = Track()
-            fix = Fix(time_ms, fix_time_ms, report_id, *ecef_mm(lat_e7, lon_e7), accuracy_mm)
-            index = track.add(fix)
+                track = tracks[device_id] = Track()
+            point = ecef_mm(lat_e7, lon_e7)
+            index = track.add(Fix(time_ms, fix_time_ms, report_id, *point, accuracy_mm))
             if index is None:
                 continue  # sent again
-            case_ids = state.cases_of.get(device_id)
-            if case_ids:
-                cause = Report(device_id, report_id, batch.received_wall_us)
-                if index == len(track.fixes) - 1 and track.has_jumped():
-                    self._jumped(device_id, case_ids, time_ms, cause)
-                self._moved(device_id, track, index, case_ids, cause)
-                if len(track.fixes) % 64 == 0:
-                    self._forget_old(device_id, track, case_ids)
-            elif len(track.fixes) > 2:
-                # No case names the device: its newest positions are enough for an order that is yet to come.
-                track.forget_before(state.now_ms)
-        for (
-            case_id,
-            cause,
-        ) in self._to_watch.items():  # after the whole batch: what was buffered may end with where they are now
+            count = len(track.fixes)
+            case_ids = cases_of.get(device_id)
+            if not case_ids:
+                if count > 2:
+                    # No case names the device: its newest positions are enough for an order that is yet to come.
+                    track.forget_before(now_ms)
+                continue
+            newest = index == count - 1
+            if newest and track.has_jumped():
+                self._jumped(device_id, case_ids, time_ms, Report(device_id, report_id, received_wall_us))
+            ball = clearances.get(device_id)
+            if not (newest and ball and dist(point, ball.centre) + VAGUE_TIMES * accuracy_mm <= ball.free_mm):
+                self._moved(device_id, track, index, case_ids, Report(device_id, report_id, received_wall_us))
+            if count % 64 == 0:
+                self._forget_old(device_id, track, case_ids)
+        # After the whole batch: what was buffered may end with where they are now.
+        for case_id, cause in self._to_watch.items():
             self._watch(state.cases[case_id], state.now_ms, cause)
             self.decisions.settle(state.cases[case_id])
         if too_late:
@@ -306,6 +314,10 @@ class _Folding:
                 approach.clear_what_was_left(self.decisions, case_state, cause)
             if case_state.unseen or (case_state.episode_id and case_state.watchful):
                 self._to_watch[case_id] = cause
+        if until_ms is None:
+            clearance.measure(self.state, device_id, from_ms)
+        else:
+            clearance.drop(self.state, device_id)
 
     def _jumped(self, device_id: str, case_ids: list[str], at_ms: int, cause: Report) -> None:
         """Tells of a position that nothing could have travelled to. It counts all the same: rather too near than dropped."""

@@ -11,6 +11,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from math import cos, sin, sqrt
 
 Vector = tuple[float, float, float]
 Span = tuple[float, float]
@@ -24,13 +25,10 @@ _E7_RAD = math.pi / 180 / 1e7
 def ecef_mm(lat_e7: int, lon_e7: int) -> tuple[int, int, int]:
     """Earth-centred coordinates of a point on the ellipsoid, whole millimetres, from 1e-7 degrees."""
     lat, lon = lat_e7 * _E7_RAD, lon_e7 * _E7_RAD
-    sin_lat, cos_lat = math.sin(lat), math.cos(lat)
-    n = _A_MM / math.sqrt(1 - _E2 * sin_lat * sin_lat)
-    return (
-        round(n * cos_lat * math.cos(lon)),
-        round(n * cos_lat * math.sin(lon)),
-        round(n * (1 - _E2) * sin_lat),
-    )
+    sin_lat = sin(lat)
+    n = _A_MM / sqrt(1 - _E2 * sin_lat * sin_lat)
+    from_axis = n * cos(lat)
+    return round(from_axis * cos(lon)), round(from_axis * sin(lon)), round(n * (1 - _E2) * sin_lat)
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 from services.geofence.domain.entries import Ring
-from services.geofence.domain.geometry import Shape
+from services.geofence.domain.geometry import Shape, Vector
 from services.geofence.domain.track import UNKNOWN_AFTER_MS, Piece, Track, difference
 
 
@@ -65,6 +65,12 @@ def assumed(wearer: Track, device: Track | None, from_ms: int, to_ms: int) -> li
     if going_on_too and going_on_too.to_ms > from_ms:
         found.append(list(difference(mine, [going_on_too])))
     return found
+
+
+def newest(wearer: Track, device: Track | None) -> Vector:
+    """The wearer's newest fix as the target's shape sees it; both have one."""
+    here, there = wearer.fixes[-1], device.fixes[-1] if device else None
+    return (here[3] - there[3], here[4] - there[4], here[5] - there[5]) if there else here.point
 
 
 def joined(wearer: Track, device: Track | None, from_ms: int, to_ms: int) -> Iterator[Piece]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
-from services.geofence.domain import demands
+from services.geofence.domain import clearance, demands
 from services.geofence.domain.alerts import Report
 from services.geofence.domain.decisions import Decisions
 from services.geofence.domain.demands import Found
@@ -147,7 +147,9 @@ def _reach(decisions: Decisions, case_state: CaseState, at_ms: int, cause: Repor
                 _tell(decisions, case_state, Found.SEEN_AGAIN, at_ms, target, cause)
         yield last.time_ms + UNKNOWN_AFTER_MS
         return
-    case_state.unseen = True
+    if not case_state.unseen:
+        case_state.unseen = True
+        clearance.drop_case(state, case)
     sign = any(case_state.stands(demands.SIGNS, tag_id) for tag_id in case.tag_device_ids)
     from_ms = case_state.awaited_from_ms[WEARER]
     for target in case.targets:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 from itertools import takewhile
+from typing import NamedTuple
 
 from services.geofence.domain import demands
 from services.geofence.domain.entries import Case, Demand, Equipment, Ring, Target
+from services.geofence.domain.geometry import Vector
 from services.geofence.domain.rings import RingState
 from services.geofence.domain.rules import Rules
 from services.geofence.domain.track import WINDOW_MS, Fix, Track
@@ -76,6 +78,14 @@ class CaseState:
         return any(event_key(event, device_id) in self.raised for event in events)
 
 
+class Clearance(NamedTuple):
+    """A ball within which a device may go about without any ring coming into question (`clearance.py`)."""
+
+    centre: Vector
+    free_mm: float
+    """Its radius."""
+
+
 @dataclass(slots=True)
 class Incident:
     """One for each wearer while any episode is open."""
@@ -125,6 +135,8 @@ class State:
     """Cases in which a device plays a part, sorted; derived from `cases`."""
     missed: set[str] = field(default_factory=set)
     """Devices whose silence was told, perhaps more; derived from `cases`."""
+    clearances: dict[str, Clearance] = field(default_factory=dict, compare=False)
+    """By device, of those that have one; derived from `tracks` and `cases`, and decides nothing."""
 
     def last_fix(self, device_ids: tuple[str, ...]) -> Fix | None:
         """The newest fix of several devices."""
@@ -153,7 +165,7 @@ class State:
 
     def index(self, case: Case) -> None:
         """Notes in which cases the devices play a part."""
-        for device_id in (*case.tag_device_ids, *(d for target in case.targets for d in target.device_ids)):
+        for device_id in case.device_ids:
             mine = self.cases_of.setdefault(device_id, [])
             if case.case_id not in mine:
                 mine.append(case.case_id)
@@ -161,7 +173,7 @@ class State:
 
     def forget(self, case: Case) -> None:
         """Takes back `index`."""
-        for device_id in (*case.tag_device_ids, *(d for target in case.targets for d in target.device_ids)):
+        for device_id in case.device_ids:
             mine = self.cases_of.get(device_id, [])
             if case.case_id in mine:
                 mine.remove(case.case_id)
