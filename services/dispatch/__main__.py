@@ -14,8 +14,10 @@ from services.common import bus as buses
 from services.common import flow, rpc, streams, telemetry
 from services.common.db import open_database
 from services.common.tracing import IncidentTracer
+from services.dispatch import evidence
 from services.dispatch.api import DispatchApi
 from services.dispatch.consumer import consume_alerts, consume_peers
+from services.dispatch.evidence_keeper import EvidenceFiles, EvidenceKeeper
 from services.dispatch.leg import Leg, open_leg, retried
 from services.dispatch.settings import DispatchSettings, for_leg
 from services.dispatch.store import Store
@@ -50,6 +52,9 @@ async def mesh(settings: DispatchSettings, leg: Leg, tracer: IncidentTracer) -> 
             tasks.create_task(consume_peers(bus, leg, premises.log_id))
             tasks.create_task(leg.outbox.run(bus, leg.name, tracer))
             tasks.create_task(leg.outbox.note(leg.mark_published))
+            if leg.name in evidence.LEGS:
+                files = EvidenceFiles(settings.evidence)
+                tasks.create_task(EvidenceKeeper(leg.name, leg.store, bus, premises, files).run())
 
 
 def main() -> None:

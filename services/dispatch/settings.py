@@ -31,6 +31,11 @@ class DispatchSettings(CommonSettings):
         """The leg's own SQLite file."""
         return self.data_dir / f"dispatch-{self.leg}.sqlite3"
 
+    @property
+    def evidence(self) -> Path:
+        """Folder of what the leg's incidents rest on."""
+        return self.data_dir / f"evidence-{self.leg}"
+
     @model_validator(mode="before")
     @classmethod
     def _defaults_of_the_leg(cls, given: dict[str, Any]) -> dict[str, Any]:
