@@ -11,6 +11,7 @@ from services.cli.commands import (
     backtest,
     demo,
     device_token,
+    evidence,
     explain,
     import_,
     incidents,
@@ -42,6 +43,7 @@ app.command()(quarantine.quarantine)
 app.command()(send.send)
 app.command()(load.load)
 app.add_typer(ledger.app, name="ledger")
+app.add_typer(evidence.app, name="evidence")
 
 
 def main() -> None:

@@ -1,0 +1,126 @@
+"""Evidence from a log in which several wearers' reports share entries: each gets its own, and the decision still comes again."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from pathlib import Path
+
+import pytest
+
+from services.cli import evidence_bundle
+from services.cli.evidence_replay import replay
+from services.common import flow, pull, streams
+from services.common.bus import Bus
+from services.common.tracing import IncidentTracer
+from services.dispatch import evidence
+from services.dispatch.evidence import MARK_SUBJECT
+from services.geofence import translate
+from services.geofence.consumer import Evaluator
+from services.geofence.domain import fold
+from services.geofence.domain.entries import Entry
+from services.geofence.domain.state import State
+from services.geofence.settings import Settings
+from services.geofence.store import CheckpointStore
+from tandem.common.v1 import alert_pb2, log_pb2
+from tests.support import log
+
+STEPS = 30
+
+
+async def approaches(bus: Bus) -> None:
+    """Two wearers come from 3 km to 50 m and go back, the second 300 m behind; all their reports come in common batches."""
+    start_ms = int(time.time() * 1000) - STEPS * 5_000
+    for case in ("one", "two"):
+        entry = log.case_entry(case, from_ms=start_ms - 1000, place=True)
+        await bus.publish(flow.log_subject(0, "case"), entry.SerializeToString())
+    for i in range(STEPS):
+        at_ms = start_ms + i * 5_000
+        north_m = 50 + 2950 * abs(1 - 2 * i / (STEPS - 1))
+        batch = log.positions_entry(
+            log.position("dtwo", at_ms, 0),
+            log.position("ttwo", at_ms, north_m + 20),
+            log.position("done", at_ms, 0),
+            log.position("tone", at_ms, north_m),
+        )
+        await bus.publish(flow.log_subject(0, "report"), batch.SerializeToString())
+        if i % 7 == 0:
+            only_theirs = log.positions_entry(log.position("ttwo", at_ms + 1_000, north_m))
+            await bus.publish(flow.log_subject(0, "report"), only_theirs.SerializeToString())
+
+
+async def evaluated(bus: Bus, folder: Path) -> list[alert_pb2.Alert]:
+    """The alerts that an evaluator gives, once the figures of all of them are stored."""
+    settings = Settings(port=0, replica=0, checkpoint_every=1_000_000, tick_after_s=60, allow_async_store=True)
+    premises = await streams.read_premises(bus)
+    one = Evaluator(bus, CheckpointStore(folder), settings, premises, 0, IncidentTracer("test"))
+    task = asyncio.create_task(one.run(lambda: None))
+    try:
+        last = (await bus.bounds_of("LOG_0")).last
+        async with asyncio.timeout(30):
+            expected = len(await folded(bus, last))
+            while (await bus.bounds_of("MEASURES")).last < expected:  # noqa: ASYNC110  # figures follow their alerts
+                await asyncio.sleep(0.1)
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+    found: list[alert_pb2.Alert] = []
+    async for messages in pull.read(bus, "ALERTS", 1):
+        found += [alert_pb2.Alert.FromString(message.data) for message in messages]
+        if messages[-1].pending == 0:
+            return found
+    raise AssertionError
+
+
+async def folded(bus: Bus, last: int) -> list[object]:
+    """What an offline fold of the log gives."""
+    premises = await streams.read_premises(bus)
+    state = State(0, premises.log_id)
+    found: list[object] = []
+    async for messages in pull.read(bus, "LOG_0", 1):
+        for one in messages:
+            found += fold.step(state, Entry(one.sequence, one.stamp_ms, translate.entry_body(one.data)))
+        if messages[-1].sequence >= last:
+            break
+    return found
+
+
+@pytest.mark.parametrize("wearer", ["one", "two"])
+async def test_entries_are_cut_to_the_wearers_own_and_give_the_same_alerts(
+    bus: Bus, tmp_path: Path, wearer: str
+) -> None:
+    await approaches(bus)
+    alerts = [one for one in await evaluated(bus, tmp_path) if one.wearer_id == f"w{wearer}" and one.incident_id]
+    assert any(one.ordinal > 0 for one in alerts)
+    premises = await streams.read_premises(bus)
+    found = await evidence.gather(bus, premises, [alerts[0].alert_id], "police")
+    again = replay(evidence_bundle.ground_of(found, premises), found.records)
+    assert set(again.again) == {one.alert_id for one in alerts} and again.differences == []
+    other = "two" if wearer == "one" else "one"
+    entries = [log_pb2.LogEntry.FromString(one.data) for one in found.of("LOG_0")]
+    assert {id_ for one in entries for id_ in one.positions.device_id} == {f"t{wearer}", f"d{wearer}"}
+    assert {one.case.wearer_id for one in entries if one.HasField("case")} == {f"w{wearer}"}
+    for one in found.records:
+        for stranger in (f"t{other}", f"d{other}", f"w{other}", f"p{other}"):
+            assert stranger.encode() not in one.data
+    cut = [one for one in found.of("LOG_0") if one.cut]
+    assert cut and all(one.sha256 == "" for one in cut)
+    assert evidence.of_bytes(found.to_bytes()) == found
+
+
+async def test_an_entry_of_others_that_decided_is_there_by_its_stamp_alone(bus: Bus, tmp_path: Path) -> None:
+    start_ms = int(time.time() * 1000) - 60_000
+    case = log.case_entry("1", from_ms=start_ms)
+    await bus.publish(flow.log_subject(0, "case"), case.SerializeToString())
+    near = log.positions_entry(log.position("d1", start_ms, 0), log.position("t1", start_ms, 50))
+    await bus.publish(flow.log_subject(0, "report"), near.SerializeToString())
+    theirs = log.positions_entry(log.position("t9", start_ms, 0))
+    sequence = (await bus.publish(flow.log_subject(0, "report"), theirs.SerializeToString())).seq
+    alerts = await evaluated(bus, tmp_path)
+    told = alert_pb2.Alert()
+    told.CopyFrom(alerts[0])
+    told.alert_id, told.sequence = "alert-by-time", sequence
+    await bus.publish(flow.alert_subject(0, told.alert_id), told.SerializeToString(), expected_last=0)
+    found = await evidence.gather(bus, await streams.read_premises(bus), [alerts[0].alert_id], "police")
+    mark = next(one for one in found.of("LOG_0") if one.sequence == sequence)
+    assert (mark.subject, mark.data, mark.cut) == (MARK_SUBJECT, b"", True) and mark.stamp_ms
