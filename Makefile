@@ -107,11 +107,18 @@ lock: setup ## resolve requirements.lock and requirements-bench.lock anew from p
 	@$(BIN)/uv pip compile pyproject.toml --extra dev $(COMPILE) --output-file requirements.lock
 	@$(BIN)/uv pip compile pyproject.toml --extra bench $(COMPILE) --output-file requirements-bench.lock
 
-.PHONY: bench-matching
-bench-matching: ## measure record matching beside its peers, in a .venv-bench of its own (the peers are large)
-	@test -e .venv-bench || $(PYTHON) -m venv .venv-bench
+.venv-bench/.ready: requirements-bench.lock
+	@test -e .venv-bench/bin/python || $(PYTHON) -m venv .venv-bench
 	@.venv-bench/bin/pip install --disable-pip-version-check --no-input --quiet --require-hashes -r requirements-bench.lock
+	@touch $@
+
+.PHONY: bench-matching
+bench-matching: .venv-bench/.ready ## measure record matching beside its peers, in a .venv-bench of its own (the peers are large)
 	@.venv-bench/bin/python -m bench.matching
+
+.PHONY: bench-decision
+bench-decision: .venv-bench/.ready ## what the fold misses and sends for nothing on noisy real tracks, and the plot of it
+	@.venv-bench/bin/python -m bench.decision_quality --plot docs/decision-quality.svg
 
 .PHONY: clean
 clean: ## delete all that can be made again, .venv too

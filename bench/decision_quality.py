@@ -1,0 +1,143 @@
+"""`python -m bench.decision_quality`: what the fold misses and what it sends for nothing, beside a plain threshold.
+
+Real tracks are the truth (`bench.decision_placement`), what devices would report of them is made from it (`bench.decision_noise`), the
+fold and a plain threshold on the two last positions decide (`bench.decision_play`), and the truth judges (`bench.decision_judge`).
+The threshold is swept, and the two are compared where it misses no more than the fold. Intervals hold 95 of 100 draws of
+wearers with replacement.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections import Counter
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict
+from functools import partial
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from bench.decision_judge import THRESHOLDS_M, Judged, judge
+from bench.decision_placement import plays
+from bench.decision_score import MOST_RATIO, Interval, Score
+from bench.silence import folder
+
+EVERY_MS = (15_000, 60_000)
+
+
+def main() -> None:
+    """Prints the figures, and draws them where that is asked for."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--one-in", type=int, default=1, help="play only one of so many, for a first look")
+    parser.add_argument("--workers", type=int, default=1, help="processes")
+    parser.add_argument("--json", action="store_true", help="print one object")
+    parser.add_argument(
+        "--faults", type=Path, help="write each miss and each false dispatch there, a JSON object a line"
+    )
+    parser.add_argument("--plot", type=Path, help="draw the figures there, as SVG (needs matplotlib)")
+    arguments = parser.parse_args()
+    if not (folder() / "pairs.csv").is_file():
+        raise SystemExit(f"GeoLife tracks not found in {folder()}; set TANDEM_SHARED_DATA")
+    made = list(islice(plays(folder()), 0, None, arguments.one_in))
+    scores: dict[int, Score] = {}
+    with ProcessPoolExecutor(arguments.workers) as pool:
+        for every_ms in EVERY_MS:
+            print(f"{len(made)} plays, a report each {every_ms // 1000} s", file=sys.stderr)
+            scores[every_ms] = Score(pool.map(partial(judge, every_ms=every_ms), made, chunksize=20))
+    judged = [one for score in scores.values() for one in score.judged]
+    if arguments.faults:
+        lines = [json.dumps(asdict(fault)) for one in judged for fault in one.faults]
+        arguments.faults.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+    if arguments.plot:
+        from bench import decision_plot  # its library is only in requirements-bench.lock
+
+        decision_plot.draw(scores, arguments.plot)
+    if arguments.json:
+        print(json.dumps({f"{every_ms // 1000} s": _figures(score) for every_ms, score in scores.items()}, indent=1))
+        return
+    console = Console()
+    console.print(_table(scores))
+    console.print(_swept(scores))
+    console.print(_causes(judged))
+
+
+def _figures(score: Score) -> dict[str, Any]:
+    """By name: a number, or [value, low, high]."""
+    sums, delays_s, plain_s = score.sums, score.delays_s(), score.plain_delays_s()
+    unseen = sum(fault.what == "close" for one in score.judged for fault in one.faults)
+    ratio = score.interval(lambda one: one.false_ratio)
+    hundred = list(THRESHOLDS_M).index(100)
+    return {
+        "hours": round(score.total("hours"), 1),
+        "breaches": sums.breaches,
+        "missed breaches": score.interval(lambda one: one.missed),
+        "  of which UNKNOWN_NEAR told": score.total("missed_but_near"),
+        "  share of breaches, %": score.interval(lambda one: 100 * one.missed_share),
+        "dispatches": score.total("dispatches"),
+        "false dispatches": score.interval(lambda one: one.false),
+        "UNKNOWN_NEAR that respond, apart": score.total("unknown_near"),
+        "plain threshold at equal misses, m": score.interval(lambda one: one.threshold_m),
+        "  its missed breaches": float(sums.plain_missed[sums.equal]),
+        "  its false dispatches": score.interval(lambda one: float(one.plain_false[one.equal])),
+        "false dispatches through the plain ones": ratio,
+        f"  at most {MOST_RATIO:g}": "met" if ratio.value <= MOST_RATIO else "MISSED",
+        "  the same without grouping on either side": score.interval(lambda one: one.false_ratio_raw),
+        "plain threshold at 100 m: missed breaches": float(sums.plain_missed[hundred]),
+        "  its false dispatches, at 100 m": float(sums.plain_false[hundred]),
+        "approaches below 50 m of 30 s": score.total("close"),
+        "  not told by the first report after": f"{unseen}, {'met' if unseen == 0 else 'MISSED'}",
+        "delay, median, s": _percentile(delays_s, 50),
+        "  95 %": _percentile(delays_s, 95),
+        "  greatest": _percentile(delays_s, 100),
+        "delay of the plain threshold, median, s": _percentile(plain_s, 50),
+        "  its 95 %": _percentile(plain_s, 95),
+        "alerts that demand NOTIFY or more, an hour": round(score.total("touching") / score.total("hours"), 2),
+    }
+
+
+def _percentile(values: np.ndarray[Any, np.dtype[np.float64]], percent: float) -> float | None:
+    return round(float(np.percentile(values, percent)), 1) if len(values) else None
+
+
+def _table(scores: dict[int, Score]) -> Table:
+    table = Table("", *(f"a report each {every_ms // 1000} s" for every_ms in scores), box=None)
+    found = [_figures(score) for score in scores.values()]
+    for name in found[0]:
+        table.add_row(name, *(_text(one[name]) for one in found))
+    return table
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, Interval):
+        return f"{value.value:.4g} [{value.low:.4g} to {value.high:.4g}]".replace("[", r"\[")
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _swept(scores: dict[int, Score]) -> Table:
+    """Some of the thresholds."""
+    columns = (f"{what}, {every_ms // 1000} s" for every_ms in scores for what in ("missed", "false", "ungrouped"))
+    table = Table("plain threshold, m", *columns, box=None)
+    for i, threshold_m in enumerate(THRESHOLDS_M):
+        if threshold_m in (50, 75, 100, 125, 150, 200, 300, 500, 1000, 2000, 3000):
+            sums = [score.sums for score in scores.values()]
+            counts = (c[i] for one in sums for c in (one.plain_missed, one.plain_false, one.plain_false_raw))
+            table.add_row(f"{threshold_m:g}", *(f"{count:g}" for count in counts))
+    return table
+
+
+def _causes(judged: list[Judged]) -> Table:
+    table = Table("what", "each", "cause", "count", box=None)
+    counted = Counter((fault.what, fault.every_ms, fault.cause) for one in judged for fault in one.faults)
+    for (what, every_ms, cause), count in sorted(counted.items(), key=lambda one: (one[0][:2], -one[1])):
+        table.add_row(what, f"{every_ms // 1000} s", cause, str(count))
+    return table
+
+
+if __name__ == "__main__":
+    main()
