@@ -90,8 +90,8 @@ def usage(pids: Mapping[str, int]) -> Usage:
     return Usage(by_process, (ticks[3] + ticks[4]) * tick_s, sum(ticks) * tick_s)
 
 
-def resident_mib(pid: int) -> float | None:
-    """Memory that a process has in RAM, MiB; None where the system has no /proc."""
+def resident_mib(pid: int | str = "self") -> float | None:
+    """Memory that a process, or this one, has in RAM, MiB; None where the system has no /proc."""
     status = _PROC / str(pid) / "status"
     if not status.exists():
         return None

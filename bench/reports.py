@@ -1,4 +1,4 @@
-"""The reports that bench.ingest and its peers get: of 50,000 devices in turn, made while they are sent.
+"""The reports that bench.ingest, bench.geofence and their peers get: of 50,000 devices in turn, made while they are sent.
 
 A batch is of devices that follow one another. They share the report id, which is unique within each device for ever, and the fix
 time, a whole second as receivers give it. So a batch is a join of bytes that were prepared, and making one costs next to nothing.
@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 from bench.load import Plan, Shape
 from services.cli import openloop
@@ -21,6 +22,8 @@ DEVICES = 50_000
 """Enough that none comes near the 10 reports/s that a device may send: 150,000/s are 3."""
 BATCH = 100
 ACCURACY_M = 10.0
+Place: TypeAlias = Callable[[int], tuple[float, float]]
+"""Where a device is, degrees."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,17 +48,22 @@ class Reports:
         size: int,
         numbers: Iterator[int],
         kind: type[ingest_pb2.ReportRequest | ingest_pb2.ReportBatchRequest] = ingest_pb2.ReportRequest,
+        places: Sequence[Place] = (),
+        devices: int = DEVICES,
     ) -> None:
         self.size, self._numbers = size, numbers
-        groups = [range(first, first + size) for first in range(0, DEVICES, size)]
-        self._places = [[place(one) for one in group] for group in groups]
-        self._names = [[device_id(one) for one in group] for group in groups]
+        # Whoever moves is at the first place in the first turn of all devices, at the next in the next turn, and so on.
+        groups = [
+            (range(first, first + size), where) for where in places or (place,) for first in range(0, devices, size)
+        ]
+        self._places = [[where(one) for one in group] for group, where in groups]
+        self._names = [[device_id(one) for one in group] for group, _ in groups]
         together = kind is ingest_pb2.ReportRequest and size == 1
         self._head = ingest_pb2.ReportRequest(together=True).SerializeToString() if together else b""
         blank = _said(report_id(0), int(time.time()))
         self._pieces = [
-            kind(positions=[_position(one, blank) for one in group]).SerializeToString().split(blank)
-            for group in groups
+            kind(positions=[_position(one, where(one), blank) for one in group]).SerializeToString().split(blank)
+            for group, where in groups
         ]
 
     def next(self) -> bytes:
@@ -119,8 +127,8 @@ def _batch(number: int) -> bytes:
     return ingest_pb2.ReportRequest(batch=number).SerializeToString()
 
 
-def _position(device: int, said: bytes) -> ingest_pb2.Position:
-    lat_deg, lon_deg = place(device)
+def _position(device: int, where: tuple[float, float], said: bytes) -> ingest_pb2.Position:
+    lat_deg, lon_deg = where
     position = ingest_pb2.Position(device_id=device_id(device), lat_deg=lat_deg, lon_deg=lon_deg, accuracy_m=ACCURACY_M)
     position.MergeFromString(said)
     return position
