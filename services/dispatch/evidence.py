@@ -152,7 +152,7 @@ async def gather(
         from_wall_ms = opened.stamp_ms - back_ms // premises.clock.rate
     first = await first_at(bus, stream, from_wall_ms)
     ended = any(one.incident_ends for one, _ in told if one.incident_id == opening.incident_id)
-    last = max(one.sequence for one, _ in told) if ended else bounds.last
+    last = min(max(one.sequence for one, _ in told), bounds.last) if ended else bounds.last
     log = _Log(opening, leg, {one.sequence for one, _ in told if one.wearer_id == opening.wearer_id})
     if first > bounds.first:
         daily_ms = from_wall_ms - PREMISES_BACK_MS // premises.clock.rate
