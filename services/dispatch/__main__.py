@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-from contextlib import closing
+from contextlib import AsyncExitStack, closing
 from functools import partial
 from pathlib import Path
 
@@ -18,12 +18,17 @@ from services.dispatch import evidence
 from services.dispatch.api import DispatchApi
 from services.dispatch.consumer import consume_alerts, consume_peers
 from services.dispatch.evidence_keeper import EvidenceFiles, EvidenceKeeper
+from services.dispatch.exchange.links import LinkDoor, Links, open_key
+from services.dispatch.exchange.receivers import read as read_receivers
+from services.dispatch.exchange.store import ExchangeStore
+from services.dispatch.exchange.webhook import Webhooks
 from services.dispatch.leg import Leg, open_leg, retried
 from services.dispatch.settings import DispatchSettings, for_leg
 from services.dispatch.store import Store
 from tandem.dispatch.v1 import dispatch_pb2, dispatch_pb2_grpc
 
 MIGRATIONS = Path(__file__).parent / "migrations"
+EXCHANGE_MIGRATIONS = Path(__file__).parent / "exchange" / "migrations"
 SERVICE = dispatch_pb2.DESCRIPTOR.services_by_name["DispatchService"].full_name
 
 
@@ -40,7 +45,23 @@ async def run(settings: DispatchSettings) -> None:
     ):
         await server.ready()
         with closing(leg.hub), closing(IncidentTracer(f"dispatch-{settings.leg}")) as tracer:
-            await rpc.run_until_stopped(leg.watch_deadlines(), mesh(settings, leg, tracer))
+            await rpc.run_until_stopped(leg.watch_deadlines(), mesh(settings, leg, tracer), exchange(settings, leg))
+
+
+async def exchange(settings: DispatchSettings, leg: Leg) -> None:
+    """The leg's webhooks and links, where any are configured. They need no NATS."""
+    if settings.webhooks is None and settings.link_port is None:
+        await asyncio.Event().wait()
+    receivers = read_receivers(settings.webhooks) if settings.webhooks else ()
+    async with open_database(settings.exchange_database, EXCHANGE_MIGRATIONS) as database, AsyncExitStack() as stack:
+        store, links = ExchangeStore(database), None
+        if settings.link_port is not None:
+            links = Links(leg.name, open_key(settings.link_key), settings.link_url)
+            door = LinkDoor(leg, store, links)
+            tls = settings.tls_files()[:2] if settings.tls else None
+            await stack.enter_async_context(door.served(settings.host, settings.link_port, tls))
+        await Webhooks(leg.name, leg.store, store, receivers, links).run()
+        await asyncio.Event().wait()  # the links are still served where nobody has webhooks
 
 
 async def mesh(settings: DispatchSettings, leg: Leg, tracer: IncidentTracer) -> None:

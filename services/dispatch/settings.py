@@ -21,6 +21,13 @@ class DispatchSettings(CommonSettings):
     acknowledge_within_s: float = Field(gt=0, le=3600)
     """How long the desk has to acknowledge an offer, seconds of mesh time: 30 for people, 10 for the gateway."""
 
+    webhooks: Path | None = None
+    """File that names those who get this leg's steps by webhook, with their keys; without it nobody does."""
+    link_port: int | None = Field(default=None, ge=0, le=65535)
+    """TCP port of the links with which those on the road take an offer; without it there are none."""
+    link_url: str = ""
+    """How that port is reached from the road, such as https://tandem.example; needed with `link_port`."""
+
     @property
     def acknowledge_within_ms(self) -> int:
         """The same in milliseconds."""
@@ -30,6 +37,16 @@ class DispatchSettings(CommonSettings):
     def database(self) -> Path:
         """The leg's own SQLite file."""
         return self.data_dir / f"dispatch-{self.leg}.sqlite3"
+
+    @property
+    def exchange_database(self) -> Path:
+        """The SQLite file of what is to be delivered."""
+        return self.data_dir / f"exchange-{self.leg}.sqlite3"
+
+    @property
+    def link_key(self) -> Path:
+        """The key of this leg's links, made at the first start."""
+        return self.data_dir / f"links-{self.leg}.key"
 
     @property
     def evidence(self) -> Path:

@@ -1,0 +1,180 @@
+"""Links with which those on the road take an offer: a signed token in a URL, good for one use and a short while.
+
+A page is shown first and its button takes the offer, since programs that preview links open them too.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import hmac
+import html
+import json
+import os
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from aiohttp import web
+
+from services.common.clock import wall_us
+from services.common.errors import FailedPrecondition, NotFound, PermanentError, RetryableError
+from services.common.telemetry import logger
+from services.common.web import served
+from services.dispatch.domain.incident import UNANSWERED
+from services.dispatch.exchange.store import Answer, ExchangeStore
+from services.dispatch.leg import Leg
+from tandem.dispatch.v1 import dispatch_pb2
+
+GOOD_FOR_S = 900
+_KEY_BYTES = 32
+_HEADERS = {
+    "Cache-Control": "no-store",
+    "Referrer-Policy": "no-referrer",
+    "Content-Security-Policy": "default-src 'none'; form-action 'self'; frame-ancestors 'none'",
+    "X-Content-Type-Options": "nosniff",
+}
+_PAGE = """<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">
+<title>Tandem</title><p>{text}</p>{form}</html>
+"""
+_FORM = '<form method="post"><button>Take it</button></form>'
+
+
+@dataclass(frozen=True, slots=True)
+class Token:
+    """What a link stands for."""
+
+    leg: str
+    assignment_id: str
+    unit: str
+    """Who was sent it."""
+    expires_s: int
+    """Seconds since 1970 UTC, wall clock, exclusive."""
+    nonce: str
+
+
+class Refused(Exception):
+    """The link isn't good; says so to whoever opened it."""
+
+    def __init__(self, answer: Answer) -> None:
+        super().__init__(answer.text)
+        self.answer = answer
+
+
+class Links:
+    """Makes and proves the links of one leg."""
+
+    def __init__(self, leg: str, key: bytes, base_url: str) -> None:
+        self._leg, self._key, self._base_url = leg, key, base_url.rstrip("/")
+
+    def url(self, unit: str, nonce: str, step: dispatch_pb2.Step) -> str:
+        """Where an offer can be taken; empty where the step asks nobody."""
+        if step.assignment.state not in [int(state) for state in UNANSWERED]:
+            return ""
+        expires_s = wall_us() // 1_000_000 + GOOD_FOR_S
+        token = Token(self._leg, step.assignment.assignment_id, unit, expires_s, nonce)
+        return f"{self._base_url}/acknowledge/{self.write(token)}"
+
+    def write(self, token: Token) -> str:
+        """The token as it stands in a URL."""
+        content = json.dumps(asdict(token), sort_keys=True, separators=(",", ":")).encode()
+        return f"{_text(content)}.{_text(self._mac(content))}"
+
+    def read(self, text: str, now_s: int) -> Token:
+        """The token of a URL. Raises Refused where it is forged, expired or another leg's."""
+        forged = Refused(Answer(403, "This link isn't one of ours."))
+        try:
+            content, mac = (base64.urlsafe_b64decode(part + "=" * (-len(part) % 4)) for part in text.split("."))
+            token = Token(**json.loads(content))
+        except (ValueError, TypeError):
+            raise forged from None
+        if token.leg != self._leg:
+            raise Refused(Answer(403, "This link is another leg's."))
+        if not hmac.compare_digest(mac, self._mac(content)) or self.write(token) != text:
+            raise forged
+        if now_s >= token.expires_s:
+            raise Refused(Answer(410, "This link has expired. Call your desk."))
+        return token
+
+    def _mac(self, content: bytes) -> bytes:
+        return hmac.new(self._key, b"tandem link\n" + content, hashlib.sha256).digest()
+
+
+class LinkDoor:
+    """Serves the links."""
+
+    def __init__(self, leg: Leg, store: ExchangeStore, links: Links) -> None:
+        self._leg, self._store, self._links = leg, store, links
+
+    @asynccontextmanager
+    async def served(self, host: str, port: int, tls: tuple[Path, Path] | None) -> AsyncIterator[int]:
+        """Serves on a port and gives it."""
+        path = "/acknowledge/{token}"
+        routes = [web.get(path, self._show), web.post(path, self._take)]
+        async with served("links", routes, host, port, tls) as bound:
+            yield bound
+
+    async def _show(self, request: web.Request) -> web.Response:
+        try:
+            token = self._links.read(request.match_info["token"], wall_us() // 1_000_000)
+            used = await self._store.used(token.nonce)
+        except Refused as refused:
+            return _page(refused.answer)
+        except RetryableError:
+            return _page(_LATER)
+        return _page(used) if used else _page(Answer(200, "Somebody has to go. Do you take it?"), _FORM)
+
+    async def _take(self, request: web.Request) -> web.Response:
+        try:
+            token = self._links.read(request.match_info["token"], wall_us() // 1_000_000)
+            return _page(await self._answer(token))
+        except Refused as refused:
+            return _page(refused.answer)
+        except RetryableError:
+            return _page(_LATER)
+
+    async def _answer(self, token: Token) -> Answer:
+        """What the first use leads to; a later one gets the same answer, and nothing happens."""
+        used = await self._store.used(token.nonce)
+        if used:
+            return used
+        try:
+            await self._leg.acknowledge(token.assignment_id, f"link/{token.unit}")
+            answer = Answer(200, "You have taken it.")
+        except NotFound:
+            answer = Answer(404, "There is no such assignment. Call your desk.")
+        except PermanentError as error:
+            answer = Answer(409, f"It can't be taken: {error.reason}. Call your desk.")
+        await self._store.use(token.nonce, answer)
+        logger().info("link_used", assignment_id=token.assignment_id, unit=token.unit, status=answer.status)
+        return answer
+
+
+_LATER = Answer(503, "It wasn't taken: try again, or call your desk.")
+
+
+def open_key(path: Path) -> bytes:
+    """The key of a leg's links, made at the first start, readable by its owner only. Raises FailedPrecondition where it is damaged."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if not path.exists():
+        draft = path.with_suffix(".draft")
+        draft.unlink(missing_ok=True)
+        with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+            file.write(os.urandom(_KEY_BYTES))
+            file.flush()
+            os.fsync(file.fileno())
+        draft.rename(path)
+    key = path.read_bytes()
+    if len(key) != _KEY_BYTES:
+        raise FailedPrecondition(f"{path.name} doesn't hold a key of {_KEY_BYTES} bytes")
+    return key
+
+
+def _page(answer: Answer, form: str = "") -> web.Response:
+    text = _PAGE.format(text=html.escape(answer.text), form=form)
+    return web.Response(status=answer.status, text=text, content_type="text/html", headers=_HEADERS)
+
+
+def _text(data: bytes) -> str:
+    return base64.urlsafe_b64encode(data).rstrip(b"=").decode()

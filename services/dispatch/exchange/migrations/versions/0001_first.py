@@ -1,0 +1,34 @@
+"""What is to be delivered to receivers, how far the leg's steps were handed to each, and the links that were used."""
+
+import sqlalchemy as sa
+from alembic import op
+
+revision = "0001"
+down_revision = None
+branch_labels = None
+depends_on = None
+
+
+def upgrade() -> None:
+    op.create_table(
+        "deliveries",
+        sa.Column("receiver", sa.String, primary_key=True),
+        sa.Column("sequence", sa.BigInteger, primary_key=True, autoincrement=False),
+        sa.Column("delivery_id", sa.String, nullable=False, unique=True),
+        sa.Column("body", sa.LargeBinary, nullable=False),
+        sa.Column("deadline_ms", sa.BigInteger, nullable=False),
+        sa.Column("tries", sa.Integer, nullable=False),
+        sa.Column("outcome", sa.String, nullable=False),
+    )
+    op.create_index("deliveries_waiting", "deliveries", ["receiver", "sequence"], sqlite_where=sa.text("outcome = ''"))
+    op.create_table(
+        "handed",
+        sa.Column("receiver", sa.String, primary_key=True),
+        sa.Column("sequence", sa.BigInteger, nullable=False),
+    )
+    op.create_table(
+        "links_used",
+        sa.Column("nonce", sa.String, primary_key=True),
+        sa.Column("status", sa.Integer, nullable=False),
+        sa.Column("answer", sa.String, nullable=False),
+    )

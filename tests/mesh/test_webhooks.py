@@ -1,0 +1,309 @@
+"""A leg's steps at a real receiver, and links that those on the road use."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import json
+import re
+import sqlite3
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+from aiohttp import web
+from prometheus_client import REGISTRY
+
+from services.common.bus import Bus
+from services.common.clock import wall_us
+from services.common.errors import FailedPrecondition
+from services.dispatch.exchange import receivers, webhook
+from services.dispatch.exchange.links import Links, Refused, Token, open_key
+from tandem.dispatch.v1 import dispatch_pb2
+from tests.support.dispatch import PATIENCE_S, alert, publish, running, settings
+from tests.support.nats import TestServer, free_port
+
+OLD_KEY, NEW_KEY = bytes(range(32)), bytes(range(1, 33))
+SNIPPET = re.search(r"```python\n(.*?)```", (Path(__file__).parents[2] / "docs" / "partners.md").read_text(), re.S)
+
+
+def verify(
+    headers: Mapping[str, str], body: bytes, key: bytes, taken_ids: set[str], now_s: float | None = None
+) -> bool:
+    """The receiver's part, as docs/partners.md shows it."""
+    assert SNIPPET
+    namespace: dict[str, Any] = {}
+    exec(SNIPPET[1], namespace)  # noqa: S102  # it is tested as it is shown
+    return bool(namespace["verify"](headers, body, [key], taken_ids, now_s))
+
+
+class Receiver:
+    """A real HTTP server that answers as it is told."""
+
+    def __init__(self) -> None:
+        self.port = free_port()
+        self.url = f"http://127.0.0.1:{self.port}/hook"
+        self.answers: list[int] = []
+        """Statuses of the next answers; then 204."""
+        self.requests: list[tuple[dict[str, str], bytes]] = []
+        self.elsewhere = 0
+        """How often the target of redirects was asked."""
+
+    @asynccontextmanager
+    async def serving(self) -> AsyncIterator[None]:
+        """Serves for a while."""
+
+        async def take(request: web.Request) -> web.Response:
+            self.requests.append((dict(request.headers), await request.read()))
+            status = self.answers.pop(0) if self.answers else 204
+            return web.Response(status=status, headers={"Location": "/elsewhere"} if status == 307 else {})
+
+        async def elsewhere(request: web.Request) -> web.Response:
+            self.elsewhere += 1
+            return web.Response(status=204)
+
+        app = web.Application()
+        app.add_routes([web.post("/hook", take), web.post("/elsewhere", elsewhere)])
+        runner = web.AppRunner(app, access_log=None)
+        await runner.setup()
+        site = web.TCPSite(runner, "127.0.0.1", self.port, reuse_address=True)
+        await site.start()
+        try:
+            yield
+        finally:
+            await runner.cleanup()
+
+    async def wait_for(self, count: int) -> None:
+        """Returns once there were so many requests."""
+        async with asyncio.timeout(PATIENCE_S):
+            while len(self.requests) < count:  # noqa: ASYNC110
+                await asyncio.sleep(0.02)
+
+    def steps(self) -> list[dict[str, Any]]:
+        """The messages of all requests."""
+        return [json.loads(body) for _, body in self.requests]
+
+
+def configured(folder: Path, *told: dict[str, Any]) -> Path:
+    path = folder / "webhooks.json"
+    path.write_text(json.dumps(told))
+    return path
+
+
+def one(receiver: Receiver, **more: Any) -> dict[str, Any]:
+    return {"name": "cad", "url": receiver.url, "keys": [OLD_KEY.hex()], **more}
+
+
+@pytest.fixture(autouse=True)
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Waits of the same growth, a tenth as long."""
+    monkeypatch.setattr(webhook, "FIRST_WAIT_S", 0.1)
+
+
+async def opened(bus: Bus, *sequences: int) -> None:
+    await publish(bus, *(alert(sequence, incident=f"incident-{sequence}") for sequence in sequences))
+
+
+async def test_each_step_comes_signed_in_order_and_again_until_it_is_taken(
+    bus: Bus, nats: TestServer, tmp_path: Path
+) -> None:
+    receiver = Receiver()
+    receiver.answers = [500, 307, 429, 204]
+    given = settings("police", nats, tmp_path, webhooks=configured(tmp_path, one(receiver)))
+    async with receiver.serving(), running(given) as leg:
+        await handed(given.exchange_database)
+        await opened(bus, 1, 2, 3)
+        await receiver.wait_for(6)
+        async with leg.desk.subscription() as desk:
+            offered = (await desk.next(dispatch_pb2.OFFERED)).step.assignment
+            await leg.desk.acknowledge(offered.assignment_id)
+        await receiver.wait_for(7)
+    ids = [headers["Tandem-Id"] for headers, _ in receiver.requests]
+    assert len(set(ids[:4])) == 1 and len(set(ids)) == 4 and receiver.elsewhere == 0
+    sequences = [step["sequence"] for step in receiver.steps()]
+    assert sequences == sorted(sequences)
+    assert receiver.steps()[-1]["step"]["assignment"]["state"] == "ACKNOWLEDGED"
+    taken: set[str] = set()
+    for headers, body in receiver.requests[3:]:
+        assert verify(headers, body, OLD_KEY, taken)
+        taken.add(headers["Tandem-Id"])
+    headers, body = receiver.requests[0]
+    assert not verify(headers, body, OLD_KEY, taken)  # it was taken at its fourth try
+    with pytest.raises(ValueError, match="window"):
+        verify(headers, body, OLD_KEY, taken, int(headers["Tandem-Timestamp"]) + 301)
+    for forged in ((headers, body + b" "), ({**headers, "Tandem-Id": "hook-1"}, body)):
+        with pytest.raises(ValueError, match="not signed"):
+            verify(*forged, OLD_KEY, taken)
+
+
+async def handed(database: Path) -> None:
+    """Returns once the leg has looked for the first time: a new receiver gets what comes from then on."""
+    async with asyncio.timeout(PATIENCE_S):
+        while True:
+            try:
+                with sqlite3.connect(f"file:{database}?mode=ro", uri=True) as connection:
+                    if connection.execute("SELECT count(*) FROM handed").fetchone()[0]:
+                        return
+            except sqlite3.OperationalError:
+                pass  # it isn't made yet
+            await asyncio.sleep(0.02)
+
+
+async def test_what_was_queued_outlives_the_leg_and_the_receiver(bus: Bus, nats: TestServer, tmp_path: Path) -> None:
+    receiver = Receiver()  # it isn't there yet
+    given = settings("police", nats, tmp_path, webhooks=configured(tmp_path, one(receiver)))
+    async with running(given) as leg:
+        await handed(given.exchange_database)
+        await opened(bus, 1)
+        async with leg.desk.subscription() as desk:
+            await desk.next(dispatch_pb2.OFFERED)
+    async with receiver.serving(), running(given):
+        await receiver.wait_for(1)
+    assert receiver.steps()[0]["step"]["assignment"]["state"] == "OFFERED"
+
+
+async def test_after_the_deadline_there_is_an_alarm_and_the_next_one_goes(
+    bus: Bus, nats: TestServer, tmp_path: Path
+) -> None:
+    receiver = Receiver()
+    receiver.answers = [503] * 4
+    told = one(receiver, name="brief", deadline_s=0.25)
+    given = settings("police", nats, tmp_path, webhooks=configured(tmp_path, told))
+
+    def given_up() -> float:
+        labels = {"receiver": "brief", "outcome": "given up"}
+        return REGISTRY.get_sample_value("tandem_webhook_tries_total", labels) or 0.0
+
+    before = given_up()
+    async with receiver.serving(), running(given):
+        await handed(given.exchange_database)
+        await opened(bus, 1)
+        async with asyncio.timeout(PATIENCE_S):
+            while given_up() == before:  # noqa: ASYNC110
+                await asyncio.sleep(0.02)
+        receiver.answers.clear()
+        tried = len(receiver.requests)
+        await opened(bus, 2)
+        await receiver.wait_for(tried + 1)
+    incidents = [step["step"]["assignment"]["incident_id"] for step in receiver.steps()]
+    assert incidents[0] == "incident-1" and incidents[-1] == "incident-2" and tried >= 2
+
+
+async def test_while_keys_are_changed_either_proves_it(bus: Bus, nats: TestServer, tmp_path: Path) -> None:
+    receiver = Receiver()
+    told = one(receiver, keys=[OLD_KEY.hex(), NEW_KEY.hex()])
+    given = settings("police", nats, tmp_path, webhooks=configured(tmp_path, told))
+    async with receiver.serving(), running(given):
+        await handed(given.exchange_database)
+        await opened(bus, 1)
+        await receiver.wait_for(1)
+    headers, body = receiver.requests[0]
+    assert verify(headers, body, OLD_KEY, set()) and verify(headers, body, NEW_KEY, set())
+    with pytest.raises(ValueError, match="not signed"):
+        verify(headers, body, bytes(32), set())
+
+
+@pytest.mark.parametrize(
+    ("told", "reason"),
+    [
+        ({"url": "http://cad.example/hook"}, "isn't reached by https"),
+        ({"url": "ftp://127.0.0.1/hook"}, "isn't reached by https"),
+        ({"keys": []}, "needs 1 or 2 keys"),
+        ({"keys": ["00" * 32] * 3}, "needs 1 or 2 keys"),
+        ({"keys": ["00" * 31]}, "needs 1 or 2 keys"),
+        ({"keys": ["secret-that-is-no-hex"]}, "needs 1 or 2 keys"),
+        ({"name": "Our CAD"}, "a name must be"),
+        ({"deadline_s": 0}, "deadline"),
+    ],
+)
+def test_a_receiver_that_cannot_be_used_is_named_without_its_keys(
+    tmp_path: Path, told: dict[str, Any], reason: str
+) -> None:
+    path = configured(tmp_path, {"name": "cad", "url": "https://cad.example", "keys": ["00" * 32], **told})
+    with pytest.raises(FailedPrecondition, match=reason) as refused:
+        receivers.read(path)
+    assert "secret" not in str(refused.value) and "00" * 31 not in str(refused.value)
+
+
+# ── links ────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+async def ask(method: str, url: str) -> tuple[int, str]:
+    async with aiohttp.ClientSession() as session, session.request(method, url, allow_redirects=False) as answer:
+        return answer.status, await answer.text()
+
+
+async def test_a_link_takes_an_offer_once_and_only_by_its_button(bus: Bus, nats: TestServer, tmp_path: Path) -> None:
+    receiver, port = Receiver(), free_port()
+    given = settings(
+        "police",
+        nats,
+        tmp_path,
+        webhooks=configured(tmp_path, one(receiver, name="sms", links=True)),
+        link_port=port,
+        link_url=f"http://127.0.0.1:{port}",
+    )
+    async with receiver.serving(), running(given) as leg:
+        await handed(given.exchange_database)
+        await opened(bus, 1)
+        await receiver.wait_for(1)
+        url = receiver.steps()[0]["acknowledge_url"]
+        for _ in range(3):
+            status, text = await ask("GET", url)
+            assert status == 200 and "<button>" in text
+        assert await states(leg) == [dispatch_pb2.OFFERED]
+        first = await ask("POST", url)
+        assert first[0] == 200 and "You have taken it." in first[1]
+        assert await ask("POST", url) == first and "<button>" not in (await ask("GET", url))[1]
+        (listed,) = (await leg.desk.list()).incidents[0].assignments
+        assert (listed.state, listed.acknowledged_by) == (dispatch_pb2.ACKNOWLEDGED, "link/sms")
+        await receiver.wait_for(2)
+        assert [step["step"]["number"] for step in receiver.steps()] == [1, 2]
+        assert "acknowledge_url" not in receiver.steps()[1]
+
+        links = Links("police", open_key(given.link_key), given.link_url)
+        soon = wall_us() // 1_000_000 + 60
+        token = Token("police", listed.assignment_id, "sms", soon, "n")
+        expected = {
+            url[:-1] + ("A" if url[-1] != "A" else "B"): 403,
+            url + ".x": 403,
+            address(links, token_of(token, expires_s=soon - 61)): 410,
+            address(Links("police", bytes(32), given.link_url), token): 403,
+            address(Links("warning", open_key(given.link_key), given.link_url), token_of(token, leg="warning")): 403,
+            address(links, token_of(token, assignment_id="assign-none", nonce="m")): 404,
+        }
+        for forged, wanted in expected.items():
+            assert (await ask("POST", forged))[0] == wanted, forged
+        assert "another leg" in (await ask("GET", list(expected)[4]))[1]
+        await publish(bus, alert(9, incident="incident-1", ends=True))
+        async with asyncio.timeout(PATIENCE_S):
+            while await states(leg) != [dispatch_pb2.STOOD_DOWN]:  # noqa: ASYNC110
+                await asyncio.sleep(0.05)
+        status, text = await ask("POST", address(links, token_of(token, nonce="late")))
+        assert status == 409 and "It can&#x27;t be taken" in text
+
+
+async def states(leg: Any) -> list[int]:
+    return [one.state for one in (await leg.desk.list()).incidents[0].assignments if one.leg == 2]
+
+
+def token_of(token: Token, **other: Any) -> Token:
+    return dataclasses.replace(token, **other)
+
+
+def address(links: Links, token: Token) -> str:
+    return f"{links._base_url}/acknowledge/{links.write(token)}"
+
+
+def test_no_other_spelling_of_a_token_is_taken() -> None:
+    links = Links("police", bytes(32), "http://x")
+    text = links.write(Token("police", "assign-1", "sms", 100, "n"))
+    assert links.read(text, 99).assignment_id == "assign-1"
+    for other in (text + "=", text.upper(), text + ".", f"{text}.{text}", "", ".", "é.é"):
+        with pytest.raises(Refused):
+            links.read(other, 99)
+    with pytest.raises(Refused, match="expired"):
+        links.read(text, 100)
