@@ -13,6 +13,7 @@ from services.cli.commands import (
     device_token,
     evidence,
     explain,
+    export,
     import_,
     incidents,
     ledger,
@@ -37,6 +38,7 @@ app.command()(replay.replay)
 app.command()(backtest.backtest)
 app.command()(explain.explain)
 app.command()(incidents.incidents)
+app.command()(export.export)
 app.command("import")(import_.import_)
 app.command("device-token")(device_token.device_token)
 app.command()(quarantine.quarantine)

@@ -11,7 +11,7 @@ import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -19,6 +19,7 @@ import pytest
 from services.cli import evidence_bundle, evidence_chains, evidence_making, evidence_seal, evidence_tar
 from services.cli.evidence_replay import replay
 from services.cli.evidence_tar import BLOCK, Broken
+from services.cli.failure import CommandFailed
 from services.common import bus as buses
 from services.common import flow, pull, streams
 from services.common.bus import Bus
@@ -29,6 +30,7 @@ from services.dispatch.evidence import Evidence
 from services.dispatch.evidence_keeper import CLOSED, EvidenceFiles
 from tandem.common.v1 import alert_pb2, ledger_pb2, log_pb2
 from tests.support.mesh import PATIENCE_S, TANDEM, RunningMesh, environment, running_mesh, tandem
+from tests.support.nats import free_port
 
 BASIS = ("--basis", "STALKING_9_1_3_2", "--recipient", "spiffe://npa/desk/seoul")
 FLIPS = 400
@@ -197,6 +199,19 @@ def test_an_event_that_was_rewritten_in_a_legs_database_is_named(made: Made, tmp
         evidence_chains.follow("chain", altered.to_member(made.incident_id, False))
 
 
+def test_an_incident_is_exported_in_the_forms_of_other_systems(made: Made) -> None:
+    command = ("export", made.incident_id, "--dir", str(made.mesh.folder))
+    document = json.loads(tandem(*command, "--as", "eido", "--leg", "probation").stdout)
+    assert document["incidentComponent"]["incidentId"] == made.incident_id
+    assert (document["incidentComponent"]["status"], document["issuedBy"]) == ("Closed", "moj-probation")
+    message = tandem(*command, "--as", "cap", "--to", "cad").stdout
+    assert "<msgType>Cancel</msgType>" in message and "<addresses>cad</addresses>" in message
+    assert "37.6" not in message and "127.2" not in message
+    refused = tandem("export", "incident-none", "--dir", str(made.mesh.folder), "--as", "cap")
+    assert refused.returncode == 2
+    assert refused.stderr.splitlines()[-1].startswith("INCIDENTS holds no step of the police leg")
+
+
 # ── privacy ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -249,9 +264,22 @@ async def test_each_bundle_is_a_disclosure_and_without_grounds_there_is_none(mad
                 *("evidence", made.incident_id, "--dir", str(made.mesh.folder), "--out", str(out)),
                 *("--basis", refused, "--recipient", "spiffe://npa/desk/seoul"),
             )
-            assert outcome.returncode == 2 and outcome.stderr.startswith("not disclosed: legal_basis: ")
+            assert outcome.returncode == 2
+            assert outcome.stderr.splitlines()[-1].startswith("not disclosed: legal_basis: ")
             assert not out.exists()
         assert await disclosed(bus) == before
+
+
+async def test_without_nats_there_is_no_disclosure_and_no_bundle(
+    made: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(evidence_making, "PATIENCE_S", 1.0)
+    nowhere = replace(made.mesh.now, nats_url=f"nats://127.0.0.1:{free_port()}")
+    grounds = evidence_making.Grounds(
+        "STALKING_9_1_3_2", "COURT", "spiffe://tandem/reviewer/x", "spiffe://npa/desk/seoul"
+    )
+    with pytest.raises(CommandFailed, match="no answer from nats://"):
+        await evidence_making.make(nowhere, made.mesh.folder, made.incident_id, "police", grounds, tmp_path / "k.key")
 
 
 # ── where it comes from ──────────────────────────────────────────────────────────────────────────────────────────────
@@ -266,9 +294,9 @@ async def gathered(made: Made, back_ms: int | None, leg: str = "police") -> tupl
 async def test_cases_and_rules_from_before_the_window_are_folded_as_it_begins(made: Made) -> None:
     whole, premises = await gathered(made, None)
     log = whole.of("LOG_0")
-    first = min(one.sequence for one in whole.records if one.subject.endswith(".report"))
+    case_ms = max(one.stamp_ms for one in log if one.subject.endswith(".case"))
     opening = next(one for one in log if one.sequence == opening_sequence(whole))
-    behind_the_case = next(one for one in log if one.sequence == first)
+    behind_the_case = next(one for one in log if one.subject.endswith(".report") and one.stamp_ms > case_ms)
     back_ms = (opening.stamp_ms - behind_the_case.stamp_ms) * premises.clock.rate
     found, _ = await gathered(made, back_ms)
     assert {one.subject.rpartition(".")[2] for one in found.of("LOG_0") if one.premise} >= {"case", "rules", "fold"}

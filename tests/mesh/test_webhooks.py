@@ -139,13 +139,13 @@ async def test_each_step_comes_signed_in_order_and_again_until_it_is_taken(
             verify(*forged, OLD_KEY, taken)
 
 
-async def handed(database: Path) -> None:
+async def handed(database: Path, receivers: int = 1) -> None:
     """Returns once the leg has looked for the first time: a new receiver gets what comes from then on."""
     async with asyncio.timeout(PATIENCE_S):
         while True:
             try:
                 with sqlite3.connect(f"file:{database}?mode=ro", uri=True) as connection:
-                    if connection.execute("SELECT count(*) FROM handed").fetchone()[0]:
+                    if connection.execute("SELECT count(*) FROM handed").fetchone()[0] == receivers:
                         return
             except sqlite3.OperationalError:
                 pass  # it isn't made yet
@@ -206,6 +206,28 @@ async def test_while_keys_are_changed_either_proves_it(bus: Bus, nats: TestServe
         verify(headers, body, bytes(32), set())
 
 
+async def test_a_receiver_gets_the_half_of_the_incident_in_its_form(bus: Bus, nats: TestServer, tmp_path: Path) -> None:
+    board, cad = Receiver(), Receiver()
+    told = (one(board, name="board", form="cap"), one(cad, form="eido"))
+    given = settings("police", nats, tmp_path, webhooks=configured(tmp_path, *told))
+    async with board.serving(), cad.serving(), running(given) as leg:
+        await handed(given.exchange_database, 2)
+        await opened(bus, 1)
+        await board.wait_for(1)
+        async with leg.desk.subscription() as desk:
+            offered = (await desk.next(dispatch_pb2.OFFERED)).step.assignment
+            await leg.desk.acknowledge(offered.assignment_id)
+        await board.wait_for(2)
+        await cad.wait_for(2)
+    assert [headers["Content-Type"] for headers, _ in board.requests] == ["application/cap+xml"] * 2
+    first, second = (body.decode() for _, body in board.requests)
+    identifier = re.search("<identifier>(.*)</identifier>", first)
+    assert identifier and "<msgType>Alert</msgType>" in first and "<addresses>board</addresses>" in first
+    assert "<msgType>Update</msgType>" in second and f",{identifier[1]}," in second
+    assert [len(document["notesComponent"]) for document in cad.steps()] == [1, 2]
+    assert all(verify(headers, body, OLD_KEY, set()) for headers, body in board.requests + cad.requests)
+
+
 @pytest.mark.parametrize(
     ("told", "reason"),
     [
@@ -217,6 +239,7 @@ async def test_while_keys_are_changed_either_proves_it(bus: Bus, nats: TestServe
         ({"keys": ["secret-that-is-no-hex"]}, "needs 1 or 2 keys"),
         ({"name": "Our CAD"}, "a name must be"),
         ({"deadline_s": 0}, "deadline"),
+        ({"form": "xml"}, "one of step, cap, eido"),
     ],
 )
 def test_a_receiver_that_cannot_be_used_is_named_without_its_keys(

@@ -14,6 +14,7 @@ from services.common.settings import LOOPBACK
 
 KEYS_MOST = 2
 KEY_LEAST_BYTES = 32
+FORMS = ("step", "cap", "eido")
 DEADLINE_S = 3_600.0
 _NAME = re.compile(r"[a-z0-9-]{1,32}")
 
@@ -28,12 +29,14 @@ class Receiver:
     """One, or two while they are being changed: each message is signed with both."""
     deadline_s: float
     """How long a message is tried, wall time; then an alarm."""
+    form: str
+    """One of FORMS: the step itself, or the leg's half of the incident as CAP or as JSON in EIDO's style."""
     links: bool
     """It sends text messages to those on the road: offers carry a link with which they are taken."""
 
 
 def read(path: Path) -> tuple[Receiver, ...]:
-    """The receivers in a file: a list of objects with name, url, keys (hex) and perhaps deadline_s, links.
+    """The receivers in a file: a list of objects with name, url, keys (hex) and perhaps deadline_s, form, links.
 
     Raises FailedPrecondition where one can't be used; its keys are never repeated.
     """
@@ -64,4 +67,7 @@ def _receiver(told: dict[str, Any]) -> Receiver:
     deadline_s = float(told.get("deadline_s", DEADLINE_S))
     if not 0 < deadline_s <= 7 * 86_400:
         raise ValueError(f"{name} has a deadline that isn't within 7 days")
-    return Receiver(name, url, keys, deadline_s, bool(told.get("links", False)))
+    form = str(told.get("form", "step"))
+    if form not in FORMS:
+        raise ValueError(f"{name} must get one of {', '.join(FORMS)}")
+    return Receiver(name, url, keys, deadline_s, form, bool(told.get("links", False)))

@@ -23,7 +23,10 @@ _deliveries = sa.Table(
     sa.Column("receiver", sa.String, primary_key=True),
     sa.Column("sequence", sa.BigInteger, primary_key=True, autoincrement=False),
     sa.Column("delivery_id", sa.String, nullable=False, unique=True),
+    sa.Column("incident_id", sa.String, nullable=False),
+    sa.Column("step", sa.LargeBinary, nullable=False),
     sa.Column("body", sa.LargeBinary, nullable=False),
+    sa.Column("content_type", sa.String, nullable=False),
     sa.Column("deadline_ms", sa.BigInteger, nullable=False),
     sa.Column("tries", sa.Integer, nullable=False),
     sa.Column("outcome", sa.String, nullable=False),
@@ -54,7 +57,11 @@ class Delivery:
     sequence: int
     """Of the leg's step; a receiver gets its messages in this order."""
     delivery_id: str
+    incident_id: str
+    step: bytes
+    """tandem.dispatch.v1.Step, serialised: later messages of the incident refer to it."""
     body: bytes
+    content_type: str
     deadline_ms: int
     """Wall clock, milliseconds since 1970 UTC."""
     tries: int = 0
@@ -109,6 +116,15 @@ class ExchangeStore:
         )
         row = await self._do(lambda connection: connection.execute(query).first())
         return Delivery(**row._mapping) if row else None
+
+    async def steps_of(self, receiver: str, incident_id: str) -> list[bytes]:
+        """The steps of an incident that were handed over for a receiver, in their order."""
+        query = (
+            sa.select(_deliveries.c.step)
+            .where(_deliveries.c.receiver == receiver, _deliveries.c.incident_id == incident_id)
+            .order_by(_deliveries.c.sequence)
+        )
+        return list(await self._do(lambda connection: connection.scalars(query).all()))
 
     async def count_waiting(self, receiver: str) -> int:
         """How many messages wait for a receiver."""

@@ -79,13 +79,17 @@ class Webhooks:
         if not rows:
             return
         deadline_ms = wall_us() // 1000 + round(receiver.deadline_s * 1000)
-        deliveries = []
+        deliveries: list[Delivery] = []
         for row in rows:
             step = translate.stored_step(row)
+            incident_id = step.assignment.incident_id
             id_ = message.delivery_id(self._leg, receiver.name, step)
             link = self._links.url(receiver.name, id_, step) if self._links and receiver.links else ""
-            body = message.body(self._leg, row.sequence, step, link)
-            deliveries.append(Delivery(receiver.name, row.sequence, id_, body, deadline_ms))
+            before = await self._store.steps_of(receiver.name, incident_id) if receiver.form != "step" else []
+            before += [one.step for one in deliveries if one.incident_id == incident_id]
+            body, kind = message.write(self._leg, receiver, row.sequence, step, before, link)
+            told = step.SerializeToString()
+            deliveries.append(Delivery(receiver.name, row.sequence, id_, incident_id, told, body, kind, deadline_ms))
         await self._store.hand(receiver.name, rows[-1].sequence, deliveries)
 
     async def _deliver(self, session: aiohttp.ClientSession, receiver: Receiver, delivery: Delivery) -> bool:
@@ -111,7 +115,7 @@ async def _post(session: aiohttp.ClientSession, receiver: Receiver, delivery: De
     """Sends a message; empty where the receiver took it, else why not."""
     timestamp_s = int(time.time())
     headers = {
-        "Content-Type": "application/json",
+        "Content-Type": delivery.content_type,
         signing.ID_HEADER: delivery.delivery_id,
         signing.TIMESTAMP_HEADER: str(timestamp_s),
         signing.SIGNATURE_HEADER: signing.signatures(receiver.keys, timestamp_s, delivery.delivery_id, delivery.body),

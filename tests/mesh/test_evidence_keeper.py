@@ -1,0 +1,91 @@
+"""The worker beside a leg that copies evidence: it stands in nobody's way, and what fails is tried again."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import pytest
+from prometheus_client import REGISTRY
+
+from services.common import flow
+from services.common.bus import Bus
+from services.dispatch import evidence_keeper
+from services.dispatch.evidence_keeper import CLOSED, OPENED, EvidenceFiles
+from tandem.dispatch.v1 import dispatch_pb2
+from tests.support import log
+from tests.support.dispatch import PATIENCE_S, alert, publish, running, settings
+from tests.support.nats import TestServer
+
+
+@pytest.fixture(autouse=True)
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(evidence_keeper, "LOOK_EVERY_S", 0.1)
+    monkeypatch.setattr(evidence_keeper, "SETTLES_S", 0.2)
+    monkeypatch.setattr(evidence_keeper, "RETRY_FIRST_S", 0.2)
+
+
+async def told(bus: Bus, *, ends: bool = False) -> None:
+    """An alert of incident-1, and the entry that decided it."""
+    entry = log.positions_entry(log.position("t1", 1_000, 0), log.position("d1", 1_000, 0))
+    ack = await bus.publish(flow.log_subject(0, "report"), entry.SerializeToString())
+    await publish(bus, alert(ack.seq, incident="incident-1", ends=ends))
+
+
+async def until_kept(files: EvidenceFiles, moment: str) -> None:
+    async with asyncio.timeout(PATIENCE_S):
+        while not files.has("incident-1", moment):  # noqa: ASYNC110  # the keeper is another task
+            await asyncio.sleep(0.05)
+
+
+def failures() -> float:
+    return REGISTRY.get_sample_value("tandem_evidence_failed_total") or 0.0
+
+
+@pytest.mark.parametrize("leg", ["probation", "police"])
+async def test_an_incident_is_copied_when_it_opens_and_when_it_ends(
+    bus: Bus, nats: TestServer, tmp_path: Path, leg: str
+) -> None:
+    await bus.publish(flow.log_subject(0, "case"), log.case_entry("1").SerializeToString())
+    given = settings(leg, nats, tmp_path)
+    files = EvidenceFiles(given.evidence)
+    async with running(given):
+        await told(bus)
+        await until_kept(files, OPENED)
+        assert not files.has("incident-1", CLOSED)
+        await told(bus, ends=True)
+        await until_kept(files, CLOSED)
+    opened, closed = files.load("incident-1")
+    assert (opened.ended, closed.ended) == (False, True)
+    assert len(closed.of("LOG_0")) == 3 and len(closed.of("ALERTS")) == 2
+    reports = [one for one in closed.of("LOG_0") if one.subject.endswith(".report")]
+    assert all(one.cut == (leg == "probation") and (b"d1" in one.data) == (leg == "police") for one in reports)
+
+
+async def test_what_fails_is_an_alarm_and_tried_again_and_offers_go_on(
+    bus: Bus, nats: TestServer, tmp_path: Path
+) -> None:
+    given = settings("police", nats, tmp_path)
+    given.evidence.write_text("in the way")  # nothing can be kept in it
+    before = failures()
+    async with running(given) as leg, leg.desk.subscription() as desk:
+        await told(bus)
+        offered = (await desk.next(dispatch_pb2.OFFERED)).step.assignment
+        async with asyncio.timeout(PATIENCE_S):
+            while failures() < before + 2:  # noqa: ASYNC110  # the keeper is another task
+                await asyncio.sleep(0.05)
+        await leg.desk.acknowledge(offered.assignment_id)
+        given.evidence.unlink()
+        await until_kept(EvidenceFiles(given.evidence), OPENED)
+
+
+async def test_a_leg_that_was_away_copies_what_it_had_missed(bus: Bus, nats: TestServer, tmp_path: Path) -> None:
+    given = settings("police", nats, tmp_path)
+    async with running(given) as leg, leg.desk.subscription() as desk:
+        await told(bus)
+        await desk.next(dispatch_pb2.OFFERED)
+    files = EvidenceFiles(given.evidence)
+    async with running(given):
+        await until_kept(files, OPENED)
+        await told(bus, ends=True)
+        await until_kept(files, CLOSED)
