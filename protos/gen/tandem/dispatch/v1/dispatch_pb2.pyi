@@ -34,11 +34,25 @@ class _AssignmentStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Assig
     OFFERED: _AssignmentState.ValueType  # 2
     """Offered to the desk; nobody has taken it yet."""
     ESCALATED: _AssignmentState.ValueType  # 3
-    """The deadline passed; offered to the supervisor as well."""
+    """A deadline passed, or whoever was asked can't: offered to the next, by a roster, or to the supervisor as well, without one."""
     ACKNOWLEDGED: _AssignmentState.ValueType  # 4
     """Taken by a person. Where the threat is over and comes back while the incident lasts, it is OFFERED again."""
     STOOD_DOWN: _AssignmentState.ValueType  # 5
     """No longer needed."""
+    DISPATCHED: _AssignmentState.ValueType  # 6
+    """The unit was told to go."""
+    EN_ROUTE: _AssignmentState.ValueType  # 7
+    """It is on its way."""
+    ON_SCENE: _AssignmentState.ValueType  # 8
+    """It is there."""
+    APPREHENDED: _AssignmentState.ValueType  # 9
+    """It has the wearer."""
+    CLOSED: _AssignmentState.ValueType  # 10
+    """The desk said what it was."""
+    NOBODY_AVAILABLE: _AssignmentState.ValueType  # 11
+    """The roster has nobody to offer it to; ESCALATED to the supervisor follows at once."""
+    REJECTED: _AssignmentState.ValueType  # 12
+    """Whoever was asked can't; ESCALATED to the next follows at once."""
 
 class AssignmentState(_AssignmentState, metaclass=_AssignmentStateEnumTypeWrapper):
     """What has become of an assignment."""
@@ -49,12 +63,228 @@ NOTIFIED: AssignmentState.ValueType  # 1
 OFFERED: AssignmentState.ValueType  # 2
 """Offered to the desk; nobody has taken it yet."""
 ESCALATED: AssignmentState.ValueType  # 3
-"""The deadline passed; offered to the supervisor as well."""
+"""A deadline passed, or whoever was asked can't: offered to the next, by a roster, or to the supervisor as well, without one."""
 ACKNOWLEDGED: AssignmentState.ValueType  # 4
 """Taken by a person. Where the threat is over and comes back while the incident lasts, it is OFFERED again."""
 STOOD_DOWN: AssignmentState.ValueType  # 5
 """No longer needed."""
+DISPATCHED: AssignmentState.ValueType  # 6
+"""The unit was told to go."""
+EN_ROUTE: AssignmentState.ValueType  # 7
+"""It is on its way."""
+ON_SCENE: AssignmentState.ValueType  # 8
+"""It is there."""
+APPREHENDED: AssignmentState.ValueType  # 9
+"""It has the wearer."""
+CLOSED: AssignmentState.ValueType  # 10
+"""The desk said what it was."""
+NOBODY_AVAILABLE: AssignmentState.ValueType  # 11
+"""The roster has nobody to offer it to; ESCALATED to the supervisor follows at once."""
+REJECTED: AssignmentState.ValueType  # 12
+"""Whoever was asked can't; ESCALATED to the next follows at once."""
 Global___AssignmentState: _TypeAlias = AssignmentState  # noqa: Y015
+
+class _Rung:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _RungEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Rung.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    RUNG_UNSPECIFIED: _Rung.ValueType  # 0
+    UNIT: _Rung.ValueType  # 1
+    """The first unit."""
+    NEXT_UNIT: _Rung.ValueType  # 2
+    """Another unit of the same office."""
+    NEXT_OFFICE: _Rung.ValueType  # 3
+    """A unit of the next office."""
+    SUPERVISOR: _Rung.ValueType  # 4
+    """The office's supervisor."""
+    NATIONAL_DESK: _Rung.ValueType  # 5
+    """The agency's national desk, again and again."""
+
+class Rung(_Rung, metaclass=_RungEnumTypeWrapper):
+    """Who is asked, from first to last."""
+
+RUNG_UNSPECIFIED: Rung.ValueType  # 0
+UNIT: Rung.ValueType  # 1
+"""The first unit."""
+NEXT_UNIT: Rung.ValueType  # 2
+"""Another unit of the same office."""
+NEXT_OFFICE: Rung.ValueType  # 3
+"""A unit of the next office."""
+SUPERVISOR: Rung.ValueType  # 4
+"""The office's supervisor."""
+NATIONAL_DESK: Rung.ValueType  # 5
+"""The agency's national desk, again and again."""
+Global___Rung: _TypeAlias = Rung  # noqa: Y015
+
+class _Estimate:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _EstimateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Estimate.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    ESTIMATE_UNSPECIFIED: _Estimate.ValueType  # 0
+    """It is unknown: where the unit is, or where it has to go."""
+    GREAT_CIRCLE: _Estimate.ValueType  # 1
+    """From the great circle, by a detour and a speed that are taken for usual."""
+    ROAD: _Estimate.ValueType  # 2
+    """From a map of roads."""
+    GREAT_CIRCLE_INSTEAD: _Estimate.ValueType  # 3
+    """As GREAT_CIRCLE, since the map of roads didn't answer."""
+
+class Estimate(_Estimate, metaclass=_EstimateEnumTypeWrapper):
+    """How a travel time was found."""
+
+ESTIMATE_UNSPECIFIED: Estimate.ValueType  # 0
+"""It is unknown: where the unit is, or where it has to go."""
+GREAT_CIRCLE: Estimate.ValueType  # 1
+"""From the great circle, by a detour and a speed that are taken for usual."""
+ROAD: Estimate.ValueType  # 2
+"""From a map of roads."""
+GREAT_CIRCLE_INSTEAD: Estimate.ValueType  # 3
+"""As GREAT_CIRCLE, since the map of roads didn't answer."""
+Global___Estimate: _TypeAlias = Estimate  # noqa: Y015
+
+class _ClimbReason:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _ClimbReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ClimbReason.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    CLIMB_REASON_UNSPECIFIED: _ClimbReason.ValueType  # 0
+    NOT_RECEIVED: _ClimbReason.ValueType  # 1
+    """The desk's machine didn't say that it has it."""
+    NOT_ACKNOWLEDGED: _ClimbReason.ValueType  # 2
+    """No person took it."""
+    NOT_DISPATCHED: _ClimbReason.ValueType  # 3
+    """It was taken, and no unit was told to go."""
+    REFUSED: _ClimbReason.ValueType  # 4
+    """Whoever was asked can't."""
+    NOBODY: _ClimbReason.ValueType  # 5
+    """The roster has nobody."""
+    UNIT_GONE: _ClimbReason.ValueType  # 6
+    """The unit left the roster or is off."""
+
+class ClimbReason(_ClimbReason, metaclass=_ClimbReasonEnumTypeWrapper):
+    """Why an assignment was offered on."""
+
+CLIMB_REASON_UNSPECIFIED: ClimbReason.ValueType  # 0
+NOT_RECEIVED: ClimbReason.ValueType  # 1
+"""The desk's machine didn't say that it has it."""
+NOT_ACKNOWLEDGED: ClimbReason.ValueType  # 2
+"""No person took it."""
+NOT_DISPATCHED: ClimbReason.ValueType  # 3
+"""It was taken, and no unit was told to go."""
+REFUSED: ClimbReason.ValueType  # 4
+"""Whoever was asked can't."""
+NOBODY: ClimbReason.ValueType  # 5
+"""The roster has nobody."""
+UNIT_GONE: ClimbReason.ValueType  # 6
+"""The unit left the roster or is off."""
+Global___ClimbReason: _TypeAlias = ClimbReason  # noqa: Y015
+
+class _CloseCause:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _CloseCauseEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_CloseCause.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    CLOSE_CAUSE_UNSPECIFIED: _CloseCause.ValueType  # 0
+    BREACH_CONFIRMED: _CloseCause.ValueType  # 1
+    """The order was violated."""
+    FALSE_POSITION: _CloseCause.ValueType  # 2
+    """A position was wrong."""
+    EQUIPMENT: _CloseCause.ValueType  # 3
+    """A device was broken, flat or misused."""
+    AUTHORISED: _CloseCause.ValueType  # 4
+    """The two were allowed to meet."""
+    EXERCISE: _CloseCause.ValueType  # 5
+    """It wasn't in earnest."""
+    OTHER: _CloseCause.ValueType  # 6
+    """Something else; the note says what."""
+    NOBODY_FOUND: _CloseCause.ValueType  # 7
+    """Nobody was found there."""
+
+class CloseCause(_CloseCause, metaclass=_CloseCauseEnumTypeWrapper):
+    """What it was, as a desk says when it closes an assignment."""
+
+CLOSE_CAUSE_UNSPECIFIED: CloseCause.ValueType  # 0
+BREACH_CONFIRMED: CloseCause.ValueType  # 1
+"""The order was violated."""
+FALSE_POSITION: CloseCause.ValueType  # 2
+"""A position was wrong."""
+EQUIPMENT: CloseCause.ValueType  # 3
+"""A device was broken, flat or misused."""
+AUTHORISED: CloseCause.ValueType  # 4
+"""The two were allowed to meet."""
+EXERCISE: CloseCause.ValueType  # 5
+"""It wasn't in earnest."""
+OTHER: CloseCause.ValueType  # 6
+"""Something else; the note says what."""
+NOBODY_FOUND: CloseCause.ValueType  # 7
+"""Nobody was found there."""
+Global___CloseCause: _TypeAlias = CloseCause  # noqa: Y015
+
+@_typing.final
+class Choice(_message.Message):
+    """Whom an assignment is offered to, and what that choice rests on."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RUNG_FIELD_NUMBER: _builtins.int
+    OFFICE_ID_FIELD_NUMBER: _builtins.int
+    UNIT_ID_FIELD_NUMBER: _builtins.int
+    UNIT_CLASS_FIELD_NUMBER: _builtins.int
+    DESK_FIELD_NUMBER: _builtins.int
+    TRAVEL_S_FIELD_NUMBER: _builtins.int
+    ESTIMATE_FIELD_NUMBER: _builtins.int
+    CANDIDATES_FIELD_NUMBER: _builtins.int
+    BUSY_IN_INCIDENT_ID_FIELD_NUMBER: _builtins.int
+    BUSY_FIELD_NUMBER: _builtins.int
+    rung: Global___Rung.ValueType
+    """How far up the ladder."""
+    office_id: _builtins.str
+    """The office."""
+    unit_id: _builtins.str
+    """The unit; empty for the supervisor and the national desk."""
+    unit_class: _builtins.str
+    """What the unit is; all that another leg learns of it, with the rung."""
+    desk: _builtins.str
+    """The desk, where it isn't a unit."""
+    travel_s: _builtins.int
+    """Travel time, seconds; absent where it is unknown."""
+    estimate: Global___Estimate.ValueType
+    """How the travel time was found."""
+    candidates: _builtins.int
+    """How many units of that office could have been asked."""
+    busy_in_incident_id: _builtins.str
+    """The incident that the unit has a part in already; empty where it is free."""
+    busy: _builtins.bool
+    """The unit says that it does something else."""
+    def __init__(
+        self,
+        *,
+        rung: Global___Rung.ValueType = ...,
+        office_id: _builtins.str = ...,
+        unit_id: _builtins.str = ...,
+        unit_class: _builtins.str = ...,
+        desk: _builtins.str = ...,
+        travel_s: _builtins.int | None = ...,
+        estimate: Global___Estimate.ValueType = ...,
+        candidates: _builtins.int = ...,
+        busy_in_incident_id: _builtins.str = ...,
+        busy: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_travel_s", b"_travel_s", "travel_s", b"travel_s"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_travel_s", b"_travel_s", "busy", b"busy", "busy_in_incident_id", b"busy_in_incident_id", "candidates", b"candidates", "desk", b"desk", "estimate", b"estimate", "office_id", b"office_id", "rung", b"rung", "travel_s", b"travel_s", "unit_class", b"unit_class", "unit_id", b"unit_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__travel_s: _TypeAlias = _typing.Literal["travel_s"]  # noqa: Y015
+    _WhichOneofArgType__travel_s: _TypeAlias = _typing.Literal["_travel_s", b"_travel_s"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__travel_s) -> _WhichOneofReturnType__travel_s | None: ...
+
+Global___Choice: _TypeAlias = Choice  # noqa: Y015
 
 @_typing.final
 class Assignment(_message.Message):
@@ -75,6 +305,16 @@ class Assignment(_message.Message):
     REPORT_TO_PUBLISHED_MS_FIELD_NUMBER: _builtins.int
     CAUSE_FIELD_NUMBER: _builtins.int
     KIND_FIELD_NUMBER: _builtins.int
+    CHOICE_FIELD_NUMBER: _builtins.int
+    OFFER_NUMBER_FIELD_NUMBER: _builtins.int
+    RECEIVED_AT_FIELD_NUMBER: _builtins.int
+    DUE_AT_FIELD_NUMBER: _builtins.int
+    CLIMB_REASON_FIELD_NUMBER: _builtins.int
+    REJECTED_REASON_FIELD_NUMBER: _builtins.int
+    STOOD_DOWN_KIND_FIELD_NUMBER: _builtins.int
+    CLOSE_CAUSE_FIELD_NUMBER: _builtins.int
+    CLOSE_NOTE_FIELD_NUMBER: _builtins.int
+    NOBODY_AVAILABLE_AT_FIELD_NUMBER: _builtins.int
     assignment_id: _builtins.str
     """Hash of incident, leg and destination."""
     incident_id: _builtins.str
@@ -93,6 +333,18 @@ class Assignment(_message.Message):
     """From the receipt of the deciding report to the offer, wall clock, milliseconds; absent where no report decided."""
     kind: _alert_pb2.AlertKind.ValueType
     """Kind of the alert that led to it, or to its last offer; unspecified in another leg's assignment."""
+    offer_number: _builtins.int
+    """Number of the step that made the present offer. Receive and Reject name it, so that an answer to an older one does nothing."""
+    climb_reason: Global___ClimbReason.ValueType
+    """Why it was offered on the last time."""
+    rejected_reason: _builtins.str
+    """What whoever was asked last said when they refused; empty in another leg's assignment."""
+    stood_down_kind: _alert_pb2.AlertKind.ValueType
+    """Kind of the alert with which it was over, once it is STOOD_DOWN; unspecified in another leg's assignment."""
+    close_cause: Global___CloseCause.ValueType
+    """What it was, once it is CLOSED."""
+    close_note: _builtins.str
+    """What the desk noted when it closed it; empty in another leg's assignment."""
     @_builtins.property
     def order_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Orders that the incident is about."""
@@ -108,6 +360,22 @@ class Assignment(_message.Message):
     @_builtins.property
     def cause(self) -> _alert_pb2.ReportCause:
         """The report that made the decision; absent where it was a case or the passing of time."""
+
+    @_builtins.property
+    def choice(self) -> Global___Choice:
+        """Whom it is offered to; absent where the leg has no roster: the desk itself is."""
+
+    @_builtins.property
+    def received_at(self) -> _timestamp_pb2.Timestamp:
+        """When the desk's machine said that it has the present offer."""
+
+    @_builtins.property
+    def due_at(self) -> _timestamp_pb2.Timestamp:
+        """When it is offered on unless the next step comes before; absent where nothing is awaited."""
+
+    @_builtins.property
+    def nobody_available_at(self) -> _timestamp_pb2.Timestamp:
+        """When nobody was there to be asked; absent where somebody was, or it was taken since."""
 
     def __init__(
         self,
@@ -125,10 +393,20 @@ class Assignment(_message.Message):
         report_to_published_ms: _builtins.float | None = ...,
         cause: _alert_pb2.ReportCause | None = ...,
         kind: _alert_pb2.AlertKind.ValueType = ...,
+        choice: Global___Choice | None = ...,
+        offer_number: _builtins.int = ...,
+        received_at: _timestamp_pb2.Timestamp | None = ...,
+        due_at: _timestamp_pb2.Timestamp | None = ...,
+        climb_reason: Global___ClimbReason.ValueType = ...,
+        rejected_reason: _builtins.str = ...,
+        stood_down_kind: _alert_pb2.AlertKind.ValueType = ...,
+        close_cause: Global___CloseCause.ValueType = ...,
+        close_note: _builtins.str = ...,
+        nobody_available_at: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_report_to_published_ms", b"_report_to_published_ms", "acknowledged_at", b"acknowledged_at", "cause", b"cause", "offered_at", b"offered_at", "report_to_published_ms", b"report_to_published_ms"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_report_to_published_ms", b"_report_to_published_ms", "acknowledged_at", b"acknowledged_at", "cause", b"cause", "choice", b"choice", "due_at", b"due_at", "nobody_available_at", b"nobody_available_at", "offered_at", b"offered_at", "received_at", b"received_at", "report_to_published_ms", b"report_to_published_ms"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_report_to_published_ms", b"_report_to_published_ms", "acknowledged_at", b"acknowledged_at", "acknowledged_by", b"acknowledged_by", "assignment_id", b"assignment_id", "cause", b"cause", "demand", b"demand", "incident_id", b"incident_id", "kind", b"kind", "leg", b"leg", "offered_at", b"offered_at", "order_ids", b"order_ids", "report_to_published_ms", b"report_to_published_ms", "state", b"state", "subject_id", b"subject_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_report_to_published_ms", b"_report_to_published_ms", "acknowledged_at", b"acknowledged_at", "acknowledged_by", b"acknowledged_by", "assignment_id", b"assignment_id", "cause", b"cause", "choice", b"choice", "climb_reason", b"climb_reason", "close_cause", b"close_cause", "close_note", b"close_note", "demand", b"demand", "due_at", b"due_at", "incident_id", b"incident_id", "kind", b"kind", "leg", b"leg", "nobody_available_at", b"nobody_available_at", "offer_number", b"offer_number", "offered_at", b"offered_at", "order_ids", b"order_ids", "received_at", b"received_at", "rejected_reason", b"rejected_reason", "report_to_published_ms", b"report_to_published_ms", "state", b"state", "stood_down_kind", b"stood_down_kind", "subject_id", b"subject_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__report_to_published_ms: _TypeAlias = _typing.Literal["report_to_published_ms"]  # noqa: Y015
     _WhichOneofArgType__report_to_published_ms: _TypeAlias = _typing.Literal["_report_to_published_ms", b"_report_to_published_ms"]  # noqa: Y015
@@ -269,6 +547,214 @@ class AcknowledgeResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___AcknowledgeResponse: _TypeAlias = AcknowledgeResponse  # noqa: Y015
+
+@_typing.final
+class ReceiveRequest(_message.Message):
+    """Request of Receive."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ASSIGNMENT_ID_FIELD_NUMBER: _builtins.int
+    OFFER_NUMBER_FIELD_NUMBER: _builtins.int
+    assignment_id: _builtins.str
+    """The assignment."""
+    offer_number: _builtins.int
+    """The offer: Assignment.offer_number."""
+    def __init__(
+        self,
+        *,
+        assignment_id: _builtins.str = ...,
+        offer_number: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["assignment_id", b"assignment_id", "offer_number", b"offer_number"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReceiveRequest: _TypeAlias = ReceiveRequest  # noqa: Y015
+
+@_typing.final
+class ReceiveResponse(_message.Message):
+    """Answer of Receive."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ASSIGNMENT_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def assignment(self) -> Global___Assignment:
+        """The assignment after the step."""
+
+    def __init__(
+        self,
+        *,
+        assignment: Global___Assignment | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["assignment", b"assignment"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["assignment", b"assignment"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReceiveResponse: _TypeAlias = ReceiveResponse  # noqa: Y015
+
+@_typing.final
+class RejectRequest(_message.Message):
+    """Request of Reject."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ASSIGNMENT_ID_FIELD_NUMBER: _builtins.int
+    OFFER_NUMBER_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    assignment_id: _builtins.str
+    """The assignment."""
+    offer_number: _builtins.int
+    """The offer: Assignment.offer_number."""
+    reason: _builtins.str
+    """Why, for people: 1 to 200 characters. It stays with this leg."""
+    def __init__(
+        self,
+        *,
+        assignment_id: _builtins.str = ...,
+        offer_number: _builtins.int = ...,
+        reason: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["assignment_id", b"assignment_id", "offer_number", b"offer_number", "reason", b"reason"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RejectRequest: _TypeAlias = RejectRequest  # noqa: Y015
+
+@_typing.final
+class RejectResponse(_message.Message):
+    """Answer of Reject."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ASSIGNMENT_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def assignment(self) -> Global___Assignment:
+        """The assignment after it was offered on."""
+
+    def __init__(
+        self,
+        *,
+        assignment: Global___Assignment | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["assignment", b"assignment"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["assignment", b"assignment"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RejectResponse: _TypeAlias = RejectResponse  # noqa: Y015
+
+@_typing.final
+class ProgressRequest(_message.Message):
+    """Request of Progress."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ASSIGNMENT_ID_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    assignment_id: _builtins.str
+    """The assignment."""
+    state: Global___AssignmentState.ValueType
+    """DISPATCHED, EN_ROUTE, ON_SCENE or APPREHENDED, each after the one before."""
+    def __init__(
+        self,
+        *,
+        assignment_id: _builtins.str = ...,
+        state: Global___AssignmentState.ValueType = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["assignment_id", b"assignment_id", "state", b"state"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ProgressRequest: _TypeAlias = ProgressRequest  # noqa: Y015
+
+@_typing.final
+class ProgressResponse(_message.Message):
+    """Answer of Progress."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ASSIGNMENT_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def assignment(self) -> Global___Assignment:
+        """The assignment after the step."""
+
+    def __init__(
+        self,
+        *,
+        assignment: Global___Assignment | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["assignment", b"assignment"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["assignment", b"assignment"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ProgressResponse: _TypeAlias = ProgressResponse  # noqa: Y015
+
+@_typing.final
+class CloseRequest(_message.Message):
+    """Request of Close."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ASSIGNMENT_ID_FIELD_NUMBER: _builtins.int
+    CAUSE_FIELD_NUMBER: _builtins.int
+    NOTE_FIELD_NUMBER: _builtins.int
+    assignment_id: _builtins.str
+    """The assignment."""
+    cause: Global___CloseCause.ValueType
+    """What it was."""
+    note: _builtins.str
+    """For people, at most 500 characters; needed for OTHER. It stays with this leg."""
+    def __init__(
+        self,
+        *,
+        assignment_id: _builtins.str = ...,
+        cause: Global___CloseCause.ValueType = ...,
+        note: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["assignment_id", b"assignment_id", "cause", b"cause", "note", b"note"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CloseRequest: _TypeAlias = CloseRequest  # noqa: Y015
+
+@_typing.final
+class CloseResponse(_message.Message):
+    """Answer of Close."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ASSIGNMENT_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def assignment(self) -> Global___Assignment:
+        """The assignment after the step."""
+
+    def __init__(
+        self,
+        *,
+        assignment: Global___Assignment | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["assignment", b"assignment"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["assignment", b"assignment"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CloseResponse: _TypeAlias = CloseResponse  # noqa: Y015
 
 @_typing.final
 class ListIncidentsRequest(_message.Message):

@@ -45,6 +45,26 @@ class DispatchServiceStub:
                 request_serializer=tandem_dot_dispatch_dot_v1_dot_dispatch__pb2.AcknowledgeRequest.SerializeToString,
                 response_deserializer=tandem_dot_dispatch_dot_v1_dot_dispatch__pb2.AcknowledgeResponse.FromString,
                 _registered_method=True)
+        self.Receive = channel.unary_unary(
+                '/tandem.dispatch.v1.DispatchService/Receive',
+                request_serializer=tandem_dot_dispatch_dot_v1_dot_dispatch__pb2.ReceiveRequest.SerializeToString,
+                response_deserializer=tandem_dot_dispatch_dot_v1_dot_dispatch__pb2.ReceiveResponse.FromString,
+                _registered_method=True)
+        self.Reject = channel.unary_unary(
+                '/tandem.dispatch.v1.DispatchService/Reject',
+                request_serializer=tandem_dot_dispatch_dot_v1_dot_dispatch__pb2.RejectRequest.SerializeToString,
+                response_deserializer=tandem_dot_dispatch_dot_v1_dot_dispatch__pb2.RejectResponse.FromString,
+                _registered_method=True)
+        self.Progress = channel.unary_unary(
+                '/tandem.dispatch.v1.DispatchService/Progress',
+                request_serializer=tandem_dot_dispatch_dot_v1_dot_dispatch__pb2.ProgressRequest.SerializeToString,
+                response_deserializer=tandem_dot_dispatch_dot_v1_dot_dispatch__pb2.ProgressResponse.FromString,
+                _registered_method=True)
+        self.Close = channel.unary_unary(
+                '/tandem.dispatch.v1.DispatchService/Close',
+                request_serializer=tandem_dot_dispatch_dot_v1_dot_dispatch__pb2.CloseRequest.SerializeToString,
+                response_deserializer=tandem_dot_dispatch_dot_v1_dot_dispatch__pb2.CloseResponse.FromString,
+                _registered_method=True)
         self.ListIncidents = channel.unary_unary(
                 '/tandem.dispatch.v1.DispatchService/ListIncidents',
                 request_serializer=tandem_dot_dispatch_dot_v1_dot_dispatch__pb2.ListIncidentsRequest.SerializeToString,
@@ -71,6 +91,34 @@ class DispatchServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Receive(self, request, context):
+        """The desk's machine has an offer, and shows it to people. Doing it again changes nothing, nor does it for an offer that went on.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Reject(self, request, context):
+        """Refuses an offer, or gives back what was taken, up to EN_ROUTE. It is offered on at once.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Progress(self, request, context):
+        """How far the unit is, one step after the other. A step that was told before changes nothing.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Close(self, request, context):
+        """Says what it was, once it was taken or stood down. Closing it again for the same cause changes nothing.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ListIncidents(self, request, context):
         """Incidents as this leg knows them, with the other legs' steps.
         """
@@ -90,6 +138,26 @@ def add_DispatchServiceServicer_to_server(servicer, server):
                     servicer.Acknowledge,
                     request_deserializer=tandem_dot_dispatch_dot_v1_dot_dispatch__pb2.AcknowledgeRequest.FromString,
                     response_serializer=tandem_dot_dispatch_dot_v1_dot_dispatch__pb2.AcknowledgeResponse.SerializeToString,
+            ),
+            'Receive': grpc.unary_unary_rpc_method_handler(
+                    servicer.Receive,
+                    request_deserializer=tandem_dot_dispatch_dot_v1_dot_dispatch__pb2.ReceiveRequest.FromString,
+                    response_serializer=tandem_dot_dispatch_dot_v1_dot_dispatch__pb2.ReceiveResponse.SerializeToString,
+            ),
+            'Reject': grpc.unary_unary_rpc_method_handler(
+                    servicer.Reject,
+                    request_deserializer=tandem_dot_dispatch_dot_v1_dot_dispatch__pb2.RejectRequest.FromString,
+                    response_serializer=tandem_dot_dispatch_dot_v1_dot_dispatch__pb2.RejectResponse.SerializeToString,
+            ),
+            'Progress': grpc.unary_unary_rpc_method_handler(
+                    servicer.Progress,
+                    request_deserializer=tandem_dot_dispatch_dot_v1_dot_dispatch__pb2.ProgressRequest.FromString,
+                    response_serializer=tandem_dot_dispatch_dot_v1_dot_dispatch__pb2.ProgressResponse.SerializeToString,
+            ),
+            'Close': grpc.unary_unary_rpc_method_handler(
+                    servicer.Close,
+                    request_deserializer=tandem_dot_dispatch_dot_v1_dot_dispatch__pb2.CloseRequest.FromString,
+                    response_serializer=tandem_dot_dispatch_dot_v1_dot_dispatch__pb2.CloseResponse.SerializeToString,
             ),
             'ListIncidents': grpc.unary_unary_rpc_method_handler(
                     servicer.ListIncidents,
@@ -152,6 +220,114 @@ class DispatchService:
             '/tandem.dispatch.v1.DispatchService/Acknowledge',
             tandem_dot_dispatch_dot_v1_dot_dispatch__pb2.AcknowledgeRequest.SerializeToString,
             tandem_dot_dispatch_dot_v1_dot_dispatch__pb2.AcknowledgeResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Receive(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tandem.dispatch.v1.DispatchService/Receive',
+            tandem_dot_dispatch_dot_v1_dot_dispatch__pb2.ReceiveRequest.SerializeToString,
+            tandem_dot_dispatch_dot_v1_dot_dispatch__pb2.ReceiveResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Reject(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tandem.dispatch.v1.DispatchService/Reject',
+            tandem_dot_dispatch_dot_v1_dot_dispatch__pb2.RejectRequest.SerializeToString,
+            tandem_dot_dispatch_dot_v1_dot_dispatch__pb2.RejectResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Progress(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tandem.dispatch.v1.DispatchService/Progress',
+            tandem_dot_dispatch_dot_v1_dot_dispatch__pb2.ProgressRequest.SerializeToString,
+            tandem_dot_dispatch_dot_v1_dot_dispatch__pb2.ProgressResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Close(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tandem.dispatch.v1.DispatchService/Close',
+            tandem_dot_dispatch_dot_v1_dot_dispatch__pb2.CloseRequest.SerializeToString,
+            tandem_dot_dispatch_dot_v1_dot_dispatch__pb2.CloseResponse.FromString,
             options,
             channel_credentials,
             insecure,

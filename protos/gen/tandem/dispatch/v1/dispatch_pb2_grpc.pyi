@@ -22,6 +22,14 @@ class DispatchServiceStub:
     """
     Acknowledge: _aio.UnaryUnaryMultiCallable[_dispatch_pb2.AcknowledgeRequest, _dispatch_pb2.AcknowledgeResponse]
     """Takes charge of an assignment. Doing it again changes nothing."""
+    Receive: _aio.UnaryUnaryMultiCallable[_dispatch_pb2.ReceiveRequest, _dispatch_pb2.ReceiveResponse]
+    """The desk's machine has an offer, and shows it to people. Doing it again changes nothing, nor does it for an offer that went on."""
+    Reject: _aio.UnaryUnaryMultiCallable[_dispatch_pb2.RejectRequest, _dispatch_pb2.RejectResponse]
+    """Refuses an offer, or gives back what was taken, up to EN_ROUTE. It is offered on at once."""
+    Progress: _aio.UnaryUnaryMultiCallable[_dispatch_pb2.ProgressRequest, _dispatch_pb2.ProgressResponse]
+    """How far the unit is, one step after the other. A step that was told before changes nothing."""
+    Close: _aio.UnaryUnaryMultiCallable[_dispatch_pb2.CloseRequest, _dispatch_pb2.CloseResponse]
+    """Says what it was, once it was taken or stood down. Closing it again for the same cause changes nothing."""
     ListIncidents: _aio.UnaryUnaryMultiCallable[_dispatch_pb2.ListIncidentsRequest, _dispatch_pb2.ListIncidentsResponse]
     """Incidents as this leg knows them, with the other legs' steps."""
 
@@ -45,6 +53,38 @@ class DispatchServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _aio.ServicerContext[_dispatch_pb2.AcknowledgeRequest, _abc.Awaitable[_dispatch_pb2.AcknowledgeResponse]],
     ) -> _abc.Awaitable[_dispatch_pb2.AcknowledgeResponse]:
         """Takes charge of an assignment. Doing it again changes nothing."""
+
+    @_abc_1.abstractmethod
+    def Receive(
+        self,
+        request: _dispatch_pb2.ReceiveRequest,
+        context: _aio.ServicerContext[_dispatch_pb2.ReceiveRequest, _abc.Awaitable[_dispatch_pb2.ReceiveResponse]],
+    ) -> _abc.Awaitable[_dispatch_pb2.ReceiveResponse]:
+        """The desk's machine has an offer, and shows it to people. Doing it again changes nothing, nor does it for an offer that went on."""
+
+    @_abc_1.abstractmethod
+    def Reject(
+        self,
+        request: _dispatch_pb2.RejectRequest,
+        context: _aio.ServicerContext[_dispatch_pb2.RejectRequest, _abc.Awaitable[_dispatch_pb2.RejectResponse]],
+    ) -> _abc.Awaitable[_dispatch_pb2.RejectResponse]:
+        """Refuses an offer, or gives back what was taken, up to EN_ROUTE. It is offered on at once."""
+
+    @_abc_1.abstractmethod
+    def Progress(
+        self,
+        request: _dispatch_pb2.ProgressRequest,
+        context: _aio.ServicerContext[_dispatch_pb2.ProgressRequest, _abc.Awaitable[_dispatch_pb2.ProgressResponse]],
+    ) -> _abc.Awaitable[_dispatch_pb2.ProgressResponse]:
+        """How far the unit is, one step after the other. A step that was told before changes nothing."""
+
+    @_abc_1.abstractmethod
+    def Close(
+        self,
+        request: _dispatch_pb2.CloseRequest,
+        context: _aio.ServicerContext[_dispatch_pb2.CloseRequest, _abc.Awaitable[_dispatch_pb2.CloseResponse]],
+    ) -> _abc.Awaitable[_dispatch_pb2.CloseResponse]:
+        """Says what it was, once it was taken or stood down. Closing it again for the same cause changes nothing."""
 
     @_abc_1.abstractmethod
     def ListIncidents(
