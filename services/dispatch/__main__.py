@@ -8,10 +8,12 @@ from contextlib import AsyncExitStack, closing
 from functools import partial
 from pathlib import Path
 
+import grpc.aio
 import uvloop
 
 from services.common import bus as buses
 from services.common import flow, rpc, streams, telemetry
+from services.common.clock import MeshClock
 from services.common.db import open_database
 from services.common.tracing import IncidentTracer
 from services.dispatch import evidence
@@ -23,25 +25,26 @@ from services.dispatch.exchange.receivers import read as read_receivers
 from services.dispatch.exchange.store import ExchangeStore
 from services.dispatch.exchange.webhook import Webhooks
 from services.dispatch.leg import Leg, open_leg, retried
+from services.dispatch.roster_api import RosterApi
 from services.dispatch.settings import DispatchSettings, for_leg
 from services.dispatch.store import Store
-from tandem.dispatch.v1 import dispatch_pb2, dispatch_pb2_grpc
+from services.dispatch.travel import open_travel_times
+from tandem.dispatch.v1 import dispatch_pb2, dispatch_pb2_grpc, roster_pb2, roster_pb2_grpc
 
 MIGRATIONS = Path(__file__).parent / "migrations"
 EXCHANGE_MIGRATIONS = Path(__file__).parent / "exchange" / "migrations"
-SERVICE = dispatch_pb2.DESCRIPTOR.services_by_name["DispatchService"].full_name
+SERVICES = tuple(
+    one.full_name for file in (dispatch_pb2, roster_pb2) for one in file.DESCRIPTOR.services_by_name.values()
+)
 
 
 async def run(settings: DispatchSettings) -> None:
     """Runs the leg until it is told to stop. It serves its desk and keeps its deadlines with or without NATS."""
     async with (
         open_database(settings.database, MIGRATIONS) as database,
-        open_leg(settings.leg, Store(database), settings.clock, settings.acknowledge_within_ms) as leg,
-        rpc.serve(
-            settings,
-            lambda server: dispatch_pb2_grpc.add_DispatchServiceServicer_to_server(DispatchApi(leg), server),
-            SERVICE,
-        ) as server,
+        open_travel_times(settings.osrm_url) as travel_times,
+        open_leg(settings.leg, Store(database), settings.clock, settings.deadlines, travel_times) as leg,
+        rpc.serve(settings, partial(_add_servicers, leg, settings.clock), *SERVICES) as server,
     ):
         await server.ready()
         with closing(leg.hub), closing(IncidentTracer(f"dispatch-{settings.leg}")) as tracer:
@@ -62,6 +65,11 @@ async def exchange(settings: DispatchSettings, leg: Leg) -> None:
             await stack.enter_async_context(door.served(settings.host, settings.link_port, tls))
         await Webhooks(leg.name, leg.store, store, receivers, links).run()
         await asyncio.Event().wait()  # the links are still served where nobody has webhooks
+
+
+def _add_servicers(leg: Leg, clock: MeshClock, server: grpc.aio.Server) -> None:
+    dispatch_pb2_grpc.add_DispatchServiceServicer_to_server(DispatchApi(leg), server)
+    roster_pb2_grpc.add_RosterServiceServicer_to_server(RosterApi(leg, clock), server)
 
 
 async def mesh(settings: DispatchSettings, leg: Leg, tracer: IncidentTracer) -> None:

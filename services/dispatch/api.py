@@ -11,6 +11,7 @@ from services.common import fields, rpc
 from services.common.errors import InvalidField, PermissionDenied
 from services.common.identity import Role
 from services.dispatch import translate
+from services.dispatch.domain.answers import Close, Progress, Receive, Reject
 from services.dispatch.leg import Leg
 from tandem.common.v1 import access_pb2
 from tandem.dispatch.v1 import dispatch_pb2, dispatch_pb2_grpc
@@ -50,6 +51,45 @@ class DispatchApi(dispatch_pb2_grpc.DispatchServiceServicer):
         assignment = await self._leg.acknowledge(assignment_id, rpc.caller().spiffe_id)
         return dispatch_pb2.AcknowledgeResponse(assignment=assignment)
 
+    async def Receive(self, request: dispatch_pb2.ReceiveRequest, context: Context) -> dispatch_pb2.ReceiveResponse:
+        """The desk's machine has an offer."""
+        self._admit(DESKS[self._leg.name])
+        id_ = fields.required_id("assignment_id", request.assignment_id)
+        by, number = rpc.caller().spiffe_id, _offer_number(request.offer_number)
+        assignment = await self._leg.answer(
+            id_, lambda now_ms, deadlines, _: Receive(id_, by, now_ms, number, deadlines)
+        )
+        return dispatch_pb2.ReceiveResponse(assignment=assignment)
+
+    async def Reject(self, request: dispatch_pb2.RejectRequest, context: Context) -> dispatch_pb2.RejectResponse:
+        """The desk refuses an offer, or gives an assignment back."""
+        self._admit(DESKS[self._leg.name])
+        id_ = fields.required_id("assignment_id", request.assignment_id)
+        by, number, reason = (
+            *(rpc.caller().spiffe_id, _offer_number(request.offer_number)),
+            translate.reason(request.reason),
+        )
+        assignment = await self._leg.answer(
+            id_, lambda now_ms, deadlines, board: Reject(id_, by, now_ms, number, reason, deadlines, board)
+        )
+        return dispatch_pb2.RejectResponse(assignment=assignment)
+
+    async def Progress(self, request: dispatch_pb2.ProgressRequest, context: Context) -> dispatch_pb2.ProgressResponse:
+        """The unit is one step further."""
+        self._admit(DESKS[self._leg.name])
+        id_ = fields.required_id("assignment_id", request.assignment_id)
+        by, state = rpc.caller().spiffe_id, translate.progress(request.state)
+        assignment = await self._leg.answer(id_, lambda now_ms, *_: Progress(id_, by, now_ms, state))
+        return dispatch_pb2.ProgressResponse(assignment=assignment)
+
+    async def Close(self, request: dispatch_pb2.CloseRequest, context: Context) -> dispatch_pb2.CloseResponse:
+        """The desk says what it was."""
+        self._admit(DESKS[self._leg.name])
+        id_ = fields.required_id("assignment_id", request.assignment_id)
+        by, (cause, note) = rpc.caller().spiffe_id, translate.close_cause(request.cause, request.note)
+        assignment = await self._leg.answer(id_, lambda now_ms, *_: Close(id_, by, now_ms, cause, note))
+        return dispatch_pb2.CloseResponse(assignment=assignment)
+
     async def ListIncidents(
         self, request: dispatch_pb2.ListIncidentsRequest, context: Context
     ) -> dispatch_pb2.ListIncidentsResponse:
@@ -70,6 +110,17 @@ class DispatchApi(dispatch_pb2_grpc.DispatchServiceServicer):
         )
 
     def _admit(self, *roles: access_pb2.Role.ValueType) -> None:
-        role = rpc.caller().role
-        if role not in roles:
-            raise PermissionDenied(f"{access_pb2.Role.Name(role)} has no part in the {self._leg.name} leg")
+        admit(self._leg.name, *roles)
+
+
+def admit(leg: str, *roles: access_pb2.Role.ValueType) -> None:
+    """Raises PermissionDenied where the caller has none of the roles."""
+    role = rpc.caller().role
+    if role not in roles:
+        raise PermissionDenied(f"{access_pb2.Role.Name(role)} has no part in the {leg} leg")
+
+
+def _offer_number(number: int) -> int:
+    if not number:
+        raise InvalidField("offer_number", "is missing")
+    return number

@@ -13,17 +13,31 @@ from services.dispatch.domain.events import (
     Acknowledged,
     AlertFolded,
     Cause,
+    Choice,
+    Climb,
+    CloseCause,
+    Closed,
     Demand,
     Escalated,
+    Estimate,
     Event,
+    NobodyAvailable,
     Notified,
     Offered,
     OfferedAgain,
+    Progressed,
+    Received,
+    Rejected,
+    Rung,
     StoodDown,
 )
 
 _KINDS: dict[str, type[Event]] = {
-    kind.__name__: kind for kind in (AlertFolded, Notified, Offered, OfferedAgain, Escalated, Acknowledged, StoodDown)
+    kind.__name__: kind
+    for kind in (
+        *(AlertFolded, Notified, Offered, OfferedAgain, NobodyAvailable, Escalated),
+        *(Received, Acknowledged, Rejected, Progressed, Closed, StoodDown),
+    )
 }
 
 
@@ -68,7 +82,13 @@ def read(kind: str, body: str) -> Event:
     if "assignment_ids" in fields:
         fields["assignment_ids"] = tuple(fields["assignment_ids"])
     if fields.get("cause"):
-        fields["cause"] = Cause(**fields["cause"])
+        cause = fields["cause"]
+        fields["cause"] = CloseCause(cause) if kind == Closed.__name__ else Cause(**cause)
+    if fields.get("choice"):
+        choice = fields["choice"]
+        fields["choice"] = Choice(**{**choice, "rung": Rung(choice["rung"]), "estimate": Estimate(choice["estimate"])})
+    if "climb" in fields:
+        fields["climb"] = Climb(fields["climb"])
     return _KINDS[kind](**fields)
 
 

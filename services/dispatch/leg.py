@@ -10,8 +10,8 @@ import math
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass, field
-from typing import TypeVar
+from functools import partial
+from typing import TypeAlias, TypeVar
 
 from sqlalchemy import Connection
 
@@ -19,40 +19,29 @@ from services.common.clock import MeshClock
 from services.common.errors import InvalidField, NotFound, RetryableError
 from services.common.telemetry import logger
 from services.dispatch import chain, translate
-from services.dispatch.domain.decisions import Acknowledge, Alert, Command, FoldAlert, PassDeadline, concerns, decide
-from services.dispatch.domain.events import AlertFolded, Offered, OfferedAgain
+from services.dispatch.boards import Boards
+from services.dispatch.change import Change, Known
+from services.dispatch.domain.answers import Acknowledge, Answering
+from services.dispatch.domain.climbing import Deadlines
+from services.dispatch.domain.decisions import Alert, Command, FoldAlert, LoseUnit, PassDeadline, concerns
+from services.dispatch.domain.events import OfferedAgain, Received
 from services.dispatch.domain.incident import Incident, State, evolve
+from services.dispatch.domain.roster import NO_ROSTER, Board
 from services.dispatch.hub import Hub, Numbered
 from services.dispatch.outbox import Outbox
-from services.dispatch.store import AssignmentRow, IncidentRow, Position, StepRow, Store
+from services.dispatch.store import AssignmentRow, Position, StepRow, Store
+from services.dispatch.travel import TravelTimes
 from tandem.dispatch.v1 import dispatch_pb2
 
 KNOWN_MAX = 10_000
 """Incidents whose state is kept in memory; the others are folded anew when they are needed."""
 RETRY_S = 0.5
 _LONGEST_SLEEP_S = 1.0
+_SAID = {OfferedAgain.__name__: "offered_again", Received.__name__: "received"}
+"""What the log calls a step that its state alone doesn't tell."""
 T = TypeVar("T")
-
-
-@dataclass(frozen=True, slots=True)
-class _Known:
-    """An incident as it is committed."""
-
-    incident: Incident
-    latency_ms: Mapping[str, float] = field(default_factory=dict)
-    """report_to_published_ms by assignment, where it is known."""
-
-
-@dataclass(slots=True)
-class _Change:
-    """What commands lead to, before it is committed."""
-
-    head: chain.Head
-    known: dict[str, _Known]
-    links: list[chain.Link] = field(default_factory=list)
-    steps: list[Numbered] = field(default_factory=list)
-    assignments: dict[str, AssignmentRow] = field(default_factory=dict)
-    incidents: dict[str, IncidentRow] = field(default_factory=dict)
+Asked: TypeAlias = tuple[str, Callable[[Board], Command]]
+"""An incident, and what is asked of it once the board is known."""
 
 
 class Leg:
@@ -63,7 +52,8 @@ class Leg:
         name: str,
         store: Store,
         clock: MeshClock,
-        acknowledge_within_ms: int,
+        deadlines: Deadlines,
+        boards: Boards,
         head: chain.Head,
         unpublished: Iterable[Numbered],
         unanswered: Iterable[Numbered],
@@ -72,10 +62,12 @@ class Leg:
         self.store = store
         self.hub = Hub(unanswered)
         self.outbox = Outbox(unpublished)
+        self.whereabouts = boards.whereabouts
+        self._boards = boards
         self._clock = clock
-        self._within_ms = acknowledge_within_ms
+        self._deadlines = deadlines
         self._head = head
-        self._known: OrderedDict[str, _Known] = OrderedDict()
+        self._known: OrderedDict[str, Known] = OrderedDict()
         self._one_at_a_time = asyncio.Lock()
         self._next_due_ms = math.inf
         self._sooner = asyncio.Event()
@@ -84,30 +76,58 @@ class Leg:
 
     async def fold(self, alerts: Sequence[Alert], position: Position) -> None:
         """Takes alerts in up to a position, in one transaction; durable when it returns. What was taken before changes nothing."""
-        alerts = [alert for alert in alerts if concerns(self.name, alert)]
+        alerts = sorted((alert for alert in alerts if concerns(self.name, alert)), key=lambda alert: alert.place)
         now_ms = self._clock.now_ms()
+        subject_ids = {subject_id for alert in alerts for subject_id in alert.subject_ids}
         await self._handle(
-            [
-                (alert.incident_id, FoldAlert(alert, now_ms, self._within_ms))
-                for alert in sorted(alerts, key=lambda alert: alert.place)
-            ],
+            [(one.incident_id, partial(FoldAlert, one, now_ms, self._deadlines)) for one in alerts],
+            await self._boards.ahead(subject_ids, now_ms),
             position,
         )
 
-    async def acknowledge(self, assignment_id: str, by: str) -> dispatch_pb2.Assignment:
-        """The desk takes an assignment; doing it again changes nothing. Raises NotFound or FailedPrecondition."""
-        incident_id = await self.store.incident_of(assignment_id)
-        if incident_id is None:
+    async def answer(
+        self, assignment_id: str, say: Callable[[int, Deadlines, Board], Answering]
+    ) -> dispatch_pb2.Assignment:
+        """What the desk says of an assignment; saying it again changes nothing. Raises NotFound or FailedPrecondition."""
+        row = await self.store.assignment(assignment_id)
+        if row is None:
             raise NotFound("no such assignment")
-        known = await self._handle([(incident_id, Acknowledge(assignment_id, by, self._clock.now_ms()))])
+        incident_id, now_ms = row.incident_id, self._clock.now_ms()
+        known = await self._handle(
+            [(incident_id, partial(say, now_ms, self._deadlines))], await self._boards.ahead(_subjects([row]), now_ms)
+        )
         incident, latency_ms = known[incident_id].incident, known[incident_id].latency_ms.get(assignment_id)
         return translate.assignment_message(incident, incident.assignments[assignment_id], latency_ms)
 
+    async def acknowledge(self, assignment_id: str, by: str) -> dispatch_pb2.Assignment:
+        """A person takes an assignment, as `answer`."""
+        return await self.answer(
+            assignment_id, lambda now_ms, deadlines, _: Acknowledge(assignment_id, by, now_ms, deadlines)
+        )
+
     async def pass_deadlines(self) -> None:
-        """Escalates what has waited too long."""
+        """Offers on what has waited too long."""
         now_ms = self._clock.now_ms()
         while due := await self.store.due(now_ms):
-            await self._handle([(incident, PassDeadline(id_, now_ms, self._within_ms)) for incident, id_ in due])
+            await self._handle(
+                [(row.incident_id, partial(PassDeadline, row.assignment_id, now_ms, self._deadlines)) for row in due],
+                await self._boards.ahead(_subjects(due), now_ms),
+            )
+
+    async def change_roster(self, work: Callable[[Connection], T]) -> T:
+        """Changes the roster; what a unit had that is gone with it is offered on in the same transaction."""
+        now_ms = self._clock.now_ms()
+        results: list[T] = []
+
+        def change(connection: Connection) -> Sequence[Asked]:
+            results.append(work(connection))
+            return [
+                (incident_id, partial(LoseUnit, assignment_id, now_ms, self._deadlines))
+                for assignment_id, incident_id in self._boards.gone(connection)
+            ]
+
+        await self._handle([], first=change)
+        return results[0]
 
     async def mark_published(self, steps: Sequence[Numbered], latency_ms: Mapping[str, float]) -> None:
         """Notes what has reached INCIDENTS, and by assignment how long its offer took, milliseconds."""
@@ -119,7 +139,7 @@ class Leg:
                     id_, known = assignment.assignment_id, self._known.get(assignment.incident_id)
                     if known and id_ in latency_ms:
                         latencies = {**known.latency_ms, id_: latency_ms[id_]}
-                        self._known[assignment.incident_id] = _Known(known.incident, latencies)
+                        self._known[assignment.incident_id] = Known(known.incident, latencies)
                 self.hub.tell_latencies(latency_ms)
 
         await retried(lambda: _to_the_end(work()))
@@ -153,31 +173,58 @@ class Leg:
                     await self._sooner.wait()
 
     async def _handle(
-        self, commands: Sequence[tuple[str, Command]], position: Position | None = None
-    ) -> Mapping[str, _Known]:
-        return await _to_the_end(self._gather_decide_apply(commands, position))
+        self,
+        asked: Sequence[Asked],
+        ahead: Board = NO_ROSTER,
+        position: Position | None = None,
+        first: Callable[[Connection], Sequence[Asked]] | None = None,
+    ) -> Mapping[str, Known]:
+        return await _to_the_end(self._gather_decide_apply(asked, ahead, position, first))
 
     async def _gather_decide_apply(
-        self, commands: Sequence[tuple[str, Command]], position: Position | None
-    ) -> Mapping[str, _Known]:
+        self,
+        asked: Sequence[Asked],
+        ahead: Board,
+        position: Position | None,
+        first: Callable[[Connection], Sequence[Asked]] | None,
+    ) -> Mapping[str, Known]:
         async with self._one_at_a_time:
 
-            def work(connection: Connection) -> _Change:
-                change = _Change(self._head, self._gather(connection, {id_ for id_, _ in commands}))
-                for incident_id, command in commands:
-                    _decide(change, incident_id, command)
+            def work(connection: Connection) -> Change:
+                every = [*asked, *first(connection)] if first else asked
+                change = self._begin(connection, {id_ for id_, _ in every})
+                board, change.engaged = self._boards.within(connection, ahead)
+                for incident_id, command in every:
+                    change.decide(incident_id, command(board))
                 if change.links:
                     self._write(connection, change)
                 if position:
                     self.store.put_position(connection, position)
                 return change
 
-            change = await self.store.transaction(work)
+            try:
+                change = await self.store.transaction(work)
+            except BaseException:
+                self._boards.forget()
+                raise
             self._committed(change)
             return change.known
 
-    def _gather(self, connection: Connection, incident_ids: set[str]) -> dict[str, _Known]:
-        found = {id_: self._known[id_] for id_ in incident_ids if id_ in self._known}
+    def _begin(self, connection: Connection, incident_ids: set[str]) -> Change:
+        """What is committed. Where another process of this leg wrote meanwhile, memory is behind, and the store is read instead.
+
+        So a deadline fires once: whoever comes second finds what the first made of it.
+        """
+        head = self.store.head_within(connection)
+        if head == self._head:
+            return Change(head, self._gather(connection, incident_ids, self._known), {})
+        missed = numbered(self.store.steps_within(connection, self._head.id))
+        return Change(head, self._gather(connection, incident_ids, {}), {}, missed)
+
+    def _gather(
+        self, connection: Connection, incident_ids: set[str], remembered: Mapping[str, Known]
+    ) -> dict[str, Known]:
+        found = {id_: remembered[id_] for id_ in incident_ids if id_ in remembered}
         missing = [id_ for id_ in incident_ids if id_ not in found]
         if missing:
             events = self.store.events(connection, missing)
@@ -187,10 +234,10 @@ class Leg:
                 for event in events.get(id_, ()):
                     incident = evolve(incident, event)
                 mine = {id_: latencies[id_] for id_ in incident.assignments if id_ in latencies}
-                found[id_] = _Known(incident, mine)
+                found[id_] = Known(incident, mine)
         return found
 
-    def _write(self, connection: Connection, change: _Change) -> None:
+    def _write(self, connection: Connection, change: Change) -> None:
         steps = [
             StepRow(one.sequence, one.step.step_id, one.step.assignment.assignment_id, one.step.SerializeToString())
             for one in change.steps
@@ -199,8 +246,11 @@ class Leg:
             connection, change.links, steps, list(change.assignments.values()), list(change.incidents.values())
         )
 
-    def _committed(self, change: _Change) -> None:
+    def _committed(self, change: Change) -> None:
         """Takes over what the transaction made durable. No await: readers see all of it or nothing."""
+        if change.missed:
+            self._known.clear()
+            self.hub.tell(change.missed)
         self._head = change.head
         for incident_id, known in change.known.items():
             self._known[incident_id] = known
@@ -215,12 +265,11 @@ class Leg:
         if first_due_ms < self._next_due_ms:
             self._next_due_ms = first_due_ms
             self._sooner.set()
-        again = {link.id for link in change.links if link.kind == OfferedAgain.__name__}
+        said = {link.id: _SAID.get(link.kind) for link in change.links}
         for one in change.steps:
             assignment = one.step.assignment
-            what = "offered_again" if one.sequence in again else State(assignment.state).name.lower()
             logger().info(
-                "assignment_" + what,
+                "assignment_" + (said[one.sequence] or State(assignment.state).name.lower()),
                 assignment_id=assignment.assignment_id,
                 incident_id=assignment.incident_id,
                 sequence=one.sequence,
@@ -228,14 +277,14 @@ class Leg:
 
 
 @asynccontextmanager
-async def open_leg(name: str, store: Store, clock: MeshClock, acknowledge_within_ms: int) -> AsyncIterator[Leg]:
+async def open_leg(
+    name: str, store: Store, clock: MeshClock, deadlines: Deadlines, travel_times: TravelTimes | None = None
+) -> AsyncIterator[Leg]:
     """The leg as its store left it; at the end a transaction that has begun is finished."""
-
-    def numbered(rows: Iterable[StepRow]) -> list[Numbered]:
-        return [Numbered(row.sequence, translate.stored_step(row)) for row in rows]
-
+    boards = Boards(travel_times)
+    await store.transaction(boards.load)
     unpublished, unanswered = numbered(await store.unpublished()), numbered(await store.unanswered())
-    leg = Leg(name, store, clock, acknowledge_within_ms, await store.head(), unpublished, unanswered)
+    leg = Leg(name, store, clock, deadlines, boards, await store.head(), unpublished, unanswered)
     try:
         yield leg
     finally:
@@ -258,37 +307,10 @@ async def _to_the_end(work: Awaitable[T]) -> T:
     return await asyncio.shield(asyncio.ensure_future(work))
 
 
-def _decide(change: _Change, incident_id: str, command: Command) -> None:
-    """Adds what the command leads to."""
-    before = change.known[incident_id]
-    incident, latency_ms = before.incident, dict(before.latency_ms)
-    for event in decide(incident, command):
-        incident = evolve(incident, event)
-        link = chain.write(change.head, incident_id, event)
-        change.head = chain.Head(link.id, link.hash)
-        change.links.append(link)
-        if isinstance(event, AlertFolded):
-            continue
-        if isinstance(event, Offered | OfferedAgain):
-            latency_ms.pop(event.assignment_id, None)  # what was known is of an earlier offer
-        assignment = incident.assignments[event.assignment_id]
-        step = translate.step(incident, assignment, event.at_ms, latency_ms.get(event.assignment_id))
-        change.steps.append(Numbered(link.id, step))
-    if incident is before.incident:
-        return
-    change.known[incident_id] = _Known(incident, latency_ms)
-    for id_, assignment in incident.assignments.items():
-        if assignment is not before.incident.assignments.get(id_):
-            message = translate.assignment_message(incident, assignment, None)
-            change.assignments[id_] = AssignmentRow(
-                id_,
-                incident_id,
-                int(assignment.state),
-                assignment.due_ms,
-                message.SerializeToString(),
-                latency_ms.get(id_),
-            )
-    if incident.opened_ms is not None:
-        change.incidents[incident_id] = IncidentRow(
-            incident_id, change.head.id, incident.opened_ms, incident.ended_ms, list(incident.order_ids)
-        )
+def numbered(rows: Iterable[StepRow]) -> list[Numbered]:
+    """Stored steps with their places."""
+    return [Numbered(row.sequence, translate.stored_step(row)) for row in rows]
+
+
+def _subjects(rows: Iterable[AssignmentRow]) -> set[str]:
+    return {translate.stored_assignment(row).subject_id for row in rows}

@@ -71,7 +71,8 @@ class Outbox:
             assignment = one.step.assignment
             await bus.publish_until_stored(subject, one.step.SerializeToString(), msg_id=one.step.step_id)
             start_us = now_us = clock.wall_us()
-            if assignment.state == dispatch_pb2.OFFERED and assignment.HasField("cause"):
+            offers = assignment.state == dispatch_pb2.OFFERED and not assignment.HasField("received_at")
+            if offers and assignment.HasField("cause"):
                 start_us = assignment.cause.received_wall_us
                 self._latency_ms[assignment.assignment_id] = (now_us - start_us) / 1000
             state = dispatch_pb2.AssignmentState.Name(assignment.state).lower()

@@ -8,6 +8,7 @@ from typing import Any, Literal
 from pydantic import Field, model_validator
 
 from services.common.settings import CommonSettings
+from services.dispatch.domain.climbing import Deadlines
 
 PORTS = {"probation": 7404, "police": 7405, "warning": 7406}
 ACKNOWLEDGE_WITHIN_S = {"probation": 30.0, "police": 30.0, "warning": 10.0}
@@ -27,11 +28,19 @@ class DispatchSettings(CommonSettings):
     """TCP port of the links with which those on the road take an offer; without it there are none."""
     link_url: str = ""
     """How that port is reached from the road, such as https://tandem.example; needed with `link_port`."""
+    receive_within_s: float = Field(default=5.0, gt=0, le=3600)
+    """How long the desk's machine has to say that it has an offer, seconds of mesh time, where there is a roster."""
+    dispatch_within_s: float = Field(default=60.0, gt=0, le=3600)
+    """How long the desk has from then until a unit is told to go, where there is a roster."""
+    osrm_url: str = Field(default="", pattern=r"^(https?://[^\s?#]+)?$")
+    """A service that speaks OSRM's table protocol, for travel times by road; empty for the great circle."""
 
     @property
-    def acknowledge_within_ms(self) -> int:
+    def deadlines(self) -> Deadlines:
         """The same in milliseconds."""
-        return round(self.acknowledge_within_s * 1000)
+        return Deadlines(
+            *(round(1000 * s) for s in (self.acknowledge_within_s, self.receive_within_s, self.dispatch_within_s))
+        )
 
     @property
     def database(self) -> Path:

@@ -50,6 +50,7 @@ _assignments = sa.Table(
     sa.Column("due_ms", sa.BigInteger, index=True),
     sa.Column("payload", sa.LargeBinary, nullable=False),
     sa.Column("report_to_published_ms", sa.Float),
+    sa.Column("unit_id", sa.String, index=True),
 )
 _incidents = sa.Table(
     "incidents",
@@ -106,6 +107,8 @@ class AssignmentRow:
     payload: bytes
     """tandem.dispatch.v1.Assignment, serialised."""
     report_to_published_ms: float | None
+    unit_id: str | None
+    """The unit that has a part in it now."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,8 +171,11 @@ class Store:
 
     async def head(self) -> Head:
         """The end of the chain."""
-        query = sa.select(_events.c.id, _events.c.hash).order_by(_events.c.id.desc()).limit(1)
-        row = await self.transaction(lambda connection: connection.execute(query).first())
+        return await self.transaction(self.head_within)
+
+    def head_within(self, connection: sa.Connection) -> Head:
+        """The same within a transaction. Behind it another process of this leg may have written."""
+        row = connection.execute(_HEAD).first()
         return Head(row.id, row.hash) if row else Head()
 
     async def first_broken_event(self) -> int | None:
@@ -243,19 +249,20 @@ class Store:
         if incidents:
             connection.execute(_UPSERT_INCIDENT, [asdict(row) for row in incidents])
 
-    async def incident_of(self, assignment_id: str) -> str | None:
-        """Incident of an assignment; None where there is no such assignment."""
-        query = sa.select(_assignments.c.incident_id).where(_assignments.c.assignment_id == assignment_id)
-        found: str | None = await self.transaction(lambda connection: connection.scalar(query))
-        return found
+    async def assignment(self, assignment_id: str) -> AssignmentRow | None:
+        """An assignment; None where there is none of that id."""
+        rows = await self._rows(sa.select(_assignments).where(_assignments.c.assignment_id == assignment_id))
+        return AssignmentRow(**rows[0]._mapping) if rows else None
 
     # ── steps ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
     async def steps_after(self, sequence: int) -> list[StepRow]:
         """The next steps after a sequence, in their order; empty at the end."""
-        return await self._read_steps(
-            sa.select(*_STEP).where(_steps.c.sequence > sequence).order_by(_steps.c.sequence).limit(_PAGE)
-        )
+        return await self._read_steps(_next_steps(sequence).limit(_PAGE))
+
+    def steps_within(self, connection: sa.Connection, after_sequence: int) -> list[StepRow]:
+        """All steps after a sequence, within a transaction."""
+        return [StepRow(*row) for row in connection.execute(_joined(_next_steps(after_sequence)))]
 
     async def unpublished(self) -> list[StepRow]:
         """Steps that INCIDENTS may not have yet."""
@@ -270,8 +277,7 @@ class Store:
         return await self._read_steps(sa.select(*_STEP).where(waiting, _steps.c.sequence.in_(last)))
 
     async def _read_steps(self, query: sa.Select[*tuple[Any, ...]]) -> list[StepRow]:
-        joined = query.select_from(_steps.join(_assignments, _steps.c.assignment_id == _assignments.c.assignment_id))
-        return [StepRow(*row) for row in await self._rows(joined)]
+        return [StepRow(*row) for row in await self._rows(_joined(query))]
 
     async def _rows(self, query: sa.Select[*tuple[Any, ...]]) -> Sequence[sa.Row[*tuple[Any, ...]]]:
         return await self.transaction(lambda connection: connection.execute(query).all())
@@ -288,11 +294,11 @@ class Store:
 
     # ── deadlines ────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    async def due(self, now_ms: int) -> list[tuple[str, str]]:
-        """(incident, assignment) of deadlines that have passed, the oldest first."""
-        columns = (_assignments.c.incident_id, _assignments.c.assignment_id)
-        query = sa.select(*columns).where(_assignments.c.due_ms <= now_ms).order_by(_assignments.c.due_ms).limit(_PAGE)
-        return [(incident_id, assignment_id) for incident_id, assignment_id in await self._rows(query)]
+    async def due(self, now_ms: int) -> list[AssignmentRow]:
+        """Assignments whose deadlines have passed, the oldest first."""
+        query = sa.select(_assignments).where(_assignments.c.due_ms <= now_ms)
+        rows = await self._rows(query.order_by(_assignments.c.due_ms).limit(_PAGE))
+        return [AssignmentRow(**row._mapping) for row in rows]
 
     async def next_due_ms(self) -> int | None:
         """The next deadline, mesh time."""
@@ -347,6 +353,7 @@ class Store:
         return await self.transaction(read)
 
 
+_HEAD = sa.select(_events.c.id, _events.c.hash).order_by(_events.c.id.desc()).limit(1)
 _STEP = (
     _steps.c.sequence,
     _steps.c.step_id,
@@ -354,6 +361,16 @@ _STEP = (
     _steps.c.payload,
     _assignments.c.report_to_published_ms,
 )
+
+
+def _next_steps(sequence: int) -> sa.Select[*tuple[Any, ...]]:
+    return sa.select(*_STEP).where(_steps.c.sequence > sequence).order_by(_steps.c.sequence)
+
+
+def _joined(query: sa.Select[*tuple[Any, ...]]) -> sa.Select[*tuple[Any, ...]]:
+    return query.select_from(_steps.join(_assignments, _steps.c.assignment_id == _assignments.c.assignment_id))
+
+
 _MARK_PUBLISHED = sa.update(_steps).where(_steps.c.sequence == sa.bindparam("which")).values(published=True)
 _MARK_LATENCY = (
     sa.update(_assignments)
@@ -362,7 +379,8 @@ _MARK_LATENCY = (
 )
 
 
-def _upsert(table: sa.Table, changing: Sequence[str], newer: str | None = None) -> Any:
+def upsert(table: sa.Table, changing: Sequence[str], newer: str | None = None) -> Any:
+    """Writes rows in place of those with the same key: their columns `changing`, where `newer` is greater or isn't given."""
     statement = insert(table)
     return statement.on_conflict_do_update(
         index_elements=list(table.primary_key),
@@ -371,10 +389,10 @@ def _upsert(table: sa.Table, changing: Sequence[str], newer: str | None = None) 
     )
 
 
-_UPSERT_ASSIGNMENT = _upsert(_assignments, ("state", "due_ms", "payload", "report_to_published_ms"))
-_UPSERT_INCIDENT = _upsert(_incidents, ("ended_ms", "order_ids"))
-_UPSERT_POSITION = _upsert(_positions, ("log_id", "sequence"))
-_UPSERT_PEER = _upsert(_peers, ("number", "payload"), newer="number")
+_UPSERT_ASSIGNMENT = upsert(_assignments, ("state", "due_ms", "payload", "report_to_published_ms", "unit_id"))
+_UPSERT_INCIDENT = upsert(_incidents, ("ended_ms", "order_ids"))
+_UPSERT_POSITION = upsert(_positions, ("log_id", "sequence"))
+_UPSERT_PEER = upsert(_peers, ("number", "payload"), newer="number")
 
 
 def _paged(ids: Sequence[str]) -> Iterable[Sequence[str]]:

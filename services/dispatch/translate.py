@@ -7,8 +7,8 @@ from google.protobuf.message import DecodeError
 from services.common import fields, flow, ids, times
 from services.common.errors import InvalidField
 from services.dispatch.domain.decisions import Alert
-from services.dispatch.domain.events import Cause, Demand
-from services.dispatch.domain.incident import Assignment, Incident, step_id
+from services.dispatch.domain.events import Cause, Choice, CloseCause, Demand
+from services.dispatch.domain.incident import PROGRESS, Assignment, Incident, State, step_id
 from services.dispatch.store import AssignmentRow, ListedIncident, PeerRow, StepRow
 from tandem.common.v1 import alert_pb2, geometry_pb2
 from tandem.dispatch.v1 import dispatch_pb2
@@ -19,6 +19,8 @@ LEGS: dict[str, alert_pb2.Leg.ValueType] = {
     "warning": alert_pb2.WARNING,
 }
 
+REASON_MAX_CHARS = 200
+NOTE_MAX_CHARS = 500
 _DEMANDS = frozenset(int(demand) for demand in Demand)
 
 
@@ -100,6 +102,12 @@ def peer(payload: bytes, subject: str) -> PeerRow:
     # Which device reported, and that it was a protective one, is for that leg's own desk.
     told.ClearField("cause")
     told.ClearField("kind")
+    told.ClearField("stood_down_kind")
+    # So are what its people wrote, which may be an address, and where its units are: how long one takes tells how far she is.
+    told.ClearField("rejected_reason")
+    told.ClearField("close_note")
+    if told.HasField("choice"):
+        told.choice.CopyFrom(dispatch_pb2.Choice(rung=told.choice.rung, unit_class=told.choice.unit_class))
     return PeerRow(assignment_id, incident_id, message.number, told.SerializeToString(deterministic=True))
 
 
@@ -130,11 +138,24 @@ def assignment_message(incident: Incident, assignment: Assignment, latency_ms: f
         demand=geometry_pb2.Demand.ValueType(assignment.demand),
         acknowledged_by=assignment.acknowledged_by,
         kind=alert_pb2.AlertKind.ValueType(assignment.kind),
+        offer_number=assignment.offer_number,
+        climb_reason=dispatch_pb2.ClimbReason.ValueType(assignment.climb),
+        rejected_reason=assignment.rejected_reason,
+        stood_down_kind=alert_pb2.AlertKind.ValueType(assignment.stood_down_kind),
+        close_cause=dispatch_pb2.CloseCause.ValueType(assignment.close_cause or 0),
+        close_note=assignment.close_note,
     )
-    if assignment.offered_ms is not None:
-        message.offered_at.CopyFrom(times.to_timestamp(assignment.offered_ms))
-    if assignment.acknowledged_ms is not None:
-        message.acknowledged_at.CopyFrom(times.to_timestamp(assignment.acknowledged_ms))
+    for field, ms in (
+        (message.offered_at, assignment.offered_ms),
+        (message.acknowledged_at, assignment.acknowledged_ms),
+        (message.received_at, assignment.received_ms),
+        (message.due_at, assignment.due_ms),
+        (message.nobody_available_at, assignment.nobody_ms),
+    ):
+        if ms is not None:
+            field.CopyFrom(times.to_timestamp(ms))
+    if assignment.choice is not None:
+        message.choice.CopyFrom(_choice(assignment.choice))
     if latency_ms is not None:
         message.report_to_published_ms = latency_ms
     if assignment.cause is not None:
@@ -142,6 +163,52 @@ def assignment_message(incident: Incident, assignment: Assignment, latency_ms: f
         message.cause.report_id = assignment.cause.report_id
         message.cause.received_wall_us = assignment.cause.received_wall_us
     return message
+
+
+def _choice(choice: Choice) -> dispatch_pb2.Choice:
+    return dispatch_pb2.Choice(
+        rung=dispatch_pb2.Rung.ValueType(choice.rung),
+        office_id=choice.office_id,
+        unit_id=choice.unit_id,
+        unit_class=choice.unit_class,
+        desk=choice.desk,
+        travel_s=choice.travel_s,
+        estimate=dispatch_pb2.Estimate.ValueType(choice.estimate),
+        candidates=choice.candidates,
+        busy_in_incident_id=choice.busy_in,
+        busy=choice.busy,
+    )
+
+
+def reason(text: str) -> str:
+    """Why a desk refuses. Raises InvalidField."""
+    if not text.strip():
+        raise InvalidField("reason", "is missing")
+    return _text("reason", text, REASON_MAX_CHARS)
+
+
+def progress(state: dispatch_pb2.AssignmentState.ValueType) -> State:
+    """How far a unit is. Raises InvalidField."""
+    if int(state) not in {int(known) for known in PROGRESS[1:]}:
+        raise InvalidField("state", "must be DISPATCHED, EN_ROUTE, ON_SCENE or APPREHENDED")
+    return State(state)
+
+
+def close_cause(cause: dispatch_pb2.CloseCause.ValueType, note: str) -> tuple[CloseCause, str]:
+    """What it was, and what the desk notes. Raises InvalidField."""
+    if int(cause) not in {int(known) for known in CloseCause}:
+        raise InvalidField("cause", "is missing or unknown")
+    if cause == dispatch_pb2.OTHER and not note.strip():
+        raise InvalidField("note", "is missing: it says what it was, as the cause is OTHER")
+    return CloseCause(cause), _text("note", note, NOTE_MAX_CHARS)
+
+
+def _text(field: str, text: str, most: int) -> str:
+    if len(text) > most:
+        raise InvalidField(field, f"must be at most {most} characters")
+    if not text.isprintable():
+        raise InvalidField(field, "must be printable, in one line")
+    return text
 
 
 def stored_step(row: StepRow) -> dispatch_pb2.Step:

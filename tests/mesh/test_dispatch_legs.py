@@ -18,6 +18,7 @@ from services.common.clock import MeshClock
 from services.common.db import open_database
 from services.dispatch import hub, translate
 from services.dispatch.__main__ import MIGRATIONS
+from services.dispatch.domain.climbing import Deadlines
 from services.dispatch.leg import open_leg
 from services.dispatch.settings import DispatchSettings
 from services.dispatch.store import Position, Store
@@ -327,7 +328,7 @@ async def test_an_alert_that_comes_again_after_a_stop_makes_no_second_assignment
     assert parsed
     async with (  # the leg commits, and doesn't publish to INCIDENTS
         open_database(police.database, MIGRATIONS) as database,
-        open_leg("police", Store(database), MeshClock(), 30_000) as leg,
+        open_leg("police", Store(database), MeshClock(), Deadlines(30_000)) as leg,
     ):
         # An older position than the alert's: it comes again.
         await leg.fold([parsed], Position(flow.ALERTS.name, "log", 0))

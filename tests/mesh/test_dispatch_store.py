@@ -19,7 +19,8 @@ from services.common.db import Database, open_database
 from services.common.errors import NotFound, Unavailable
 from services.dispatch import hub, leg, store, translate
 from services.dispatch.__main__ import MIGRATIONS
-from services.dispatch.domain.decisions import Acknowledge
+from services.dispatch.domain.answers import Acknowledge
+from services.dispatch.domain.climbing import Deadlines
 from services.dispatch.hub import Numbered
 from services.dispatch.leg import Leg, open_leg
 from services.dispatch.store import PeerRow, Position, Store
@@ -40,7 +41,7 @@ async def database(tmp_path: Path) -> AsyncIterator[Database]:
 
 @asynccontextmanager
 async def opened(database: Database, within_ms: int = FAR_MS) -> AsyncIterator[Leg]:
-    async with open_leg("police", Store(database), MeshClock(), within_ms) as one:
+    async with open_leg("police", Store(database), MeshClock(), Deadlines(within_ms)) as one:
         yield one
 
 
@@ -136,7 +137,7 @@ async def test_a_refused_command_leaves_no_trace(database: Database) -> None:
         await fold(one, 1)
         head = await one.store.head()
         with pytest.raises(NotFound):
-            await one._handle([("incident-1", Acknowledge("assign-none", "x", 0))])
+            await one._handle([("incident-1", lambda _: Acknowledge("assign-none", "x", 0, Deadlines(FAR_MS)))])
         await fold(one, 2)
         assert (await one.store.head()).id == head.id + 2
         assert await one.store.first_broken_event() is None

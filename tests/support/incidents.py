@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 from services.dispatch.chain import Link
-from services.dispatch.domain.decisions import Acknowledge, Alert, Command, FoldAlert, PassDeadline, decide
-from services.dispatch.domain.events import Cause, Demand, Event
-from services.dispatch.domain.incident import Assignment, Incident, assignment_id, evolve
+from services.dispatch.domain.answers import Acknowledge, Close, Progress, Receive, Reject
+from services.dispatch.domain.climbing import Deadlines
+from services.dispatch.domain.decisions import Alert, Command, FoldAlert, LoseUnit, PassDeadline, decide
+from services.dispatch.domain.events import Cause, CloseCause, Demand, Event
+from services.dispatch.domain.incident import Assignment, Incident, State, assignment_id, evolve
+from services.dispatch.domain.roster import NO_ROSTER, Board
 from tandem.common.v1 import alert_pb2
 
 WITHIN_MS = 30_000
+DEADLINES = Deadlines(WITHIN_MS)
+BY = "spiffe://npa/desk/a"
 
 
 class Story:
     """An incident and all that happened to it."""
 
-    def __init__(self, leg: str = "police") -> None:
+    def __init__(self, leg: str = "police", board: Board = NO_ROSTER) -> None:
         self.incident = Incident("incident-1", leg)
+        self.board = board
         self.events: list[Event] = []
         self.now_ms = 1_000
 
@@ -27,15 +33,34 @@ class Story:
         return events
 
     def fold(self, alert: Alert) -> tuple[Event, ...]:
-        return self.do(FoldAlert(alert, self.now_ms, WITHIN_MS))
+        return self.do(FoldAlert(alert, self.now_ms, DEADLINES, self.board))
 
-    def acknowledge(self, subject_id: str, by: str = "spiffe://npa/desk/a") -> tuple[Event, ...]:
-        return self.do(Acknowledge(self.id_of(subject_id), by, self.now_ms))
+    def receive(self, subject_id: str, offer_number: int | None = None) -> tuple[Event, ...]:
+        number = self.of(subject_id).offer_number if offer_number is None else offer_number
+        return self.do(Receive(self.id_of(subject_id), BY, self.now_ms, number, DEADLINES))
+
+    def acknowledge(self, subject_id: str, by: str = BY) -> tuple[Event, ...]:
+        return self.do(Acknowledge(self.id_of(subject_id), by, self.now_ms, DEADLINES))
+
+    def reject(self, subject_id: str, offer_number: int | None = None) -> tuple[Event, ...]:
+        number = self.of(subject_id).offer_number if offer_number is None else offer_number
+        return self.do(Reject(self.id_of(subject_id), BY, self.now_ms, number, "no car", DEADLINES, self.board))
+
+    def progress(self, subject_id: str, state: State) -> tuple[Event, ...]:
+        return self.do(Progress(self.id_of(subject_id), BY, self.now_ms, state))
+
+    def close(self, subject_id: str, cause: CloseCause = CloseCause.BREACH_CONFIRMED) -> tuple[Event, ...]:
+        return self.do(Close(self.id_of(subject_id), BY, self.now_ms, cause, ""))
+
+    def change_roster(self, board: Board) -> tuple[Event, ...]:
+        self.board = board
+        ids = list(self.incident.assignments)
+        return tuple(event for id_ in ids for event in self.do(LoseUnit(id_, self.now_ms, DEADLINES, board)))
 
     def pass_time(self, ms: int) -> tuple[Event, ...]:
         self.now_ms += ms
         ids = list(self.incident.assignments)
-        return tuple(event for id_ in ids for event in self.do(PassDeadline(id_, self.now_ms, WITHIN_MS)))
+        return tuple(event for id_ in ids for event in self.do(PassDeadline(id_, self.now_ms, DEADLINES, self.board)))
 
     def id_of(self, subject_id: str) -> str:
         return assignment_id("incident-1", self.incident.leg, subject_id)

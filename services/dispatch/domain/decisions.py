@@ -9,13 +9,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from services.common.errors import FailedPrecondition, NotFound
+from services.dispatch.domain import answers, climbing
+from services.dispatch.domain.answers import Answering
+from services.dispatch.domain.climbing import Deadlines
 from services.dispatch.domain.events import (
-    Acknowledged,
     AlertFolded,
     Cause,
+    Climb,
     Demand,
-    Escalated,
     Event,
     Notified,
     Offered,
@@ -26,6 +27,8 @@ from services.dispatch.domain.events import (
 )
 from services.dispatch.domain.incident import (
     FIRST_STATE,
+    OVER,
+    TAKEN,
     UNANSWERED,
     Assignment,
     Incident,
@@ -33,9 +36,7 @@ from services.dispatch.domain.incident import (
     assignment_id,
     evolve,
 )
-
-LONGEST_WAIT_MS = 3_600_000
-"""Longest time between two escalations of one assignment."""
+from services.dispatch.domain.roster import NO_ROSTER, Board
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,31 +65,31 @@ class FoldAlert:
 
     alert: Alert
     now_ms: int
-    within_ms: int
-    """How long the desk has to acknowledge."""
+    deadlines: Deadlines
+    board: Board = NO_ROSTER
 
 
 @dataclass(frozen=True, slots=True)
 class PassDeadline:
-    """The time to acknowledge may be over."""
+    """The time for the next step may be over."""
 
     assignment_id: str
     now_ms: int
-    within_ms: int
-    """How long until it is escalated again, the first time; then twice as long each time, up to an hour."""
+    deadlines: Deadlines
+    board: Board = NO_ROSTER
 
 
 @dataclass(frozen=True, slots=True)
-class Acknowledge:
-    """The desk takes an assignment."""
+class LoseUnit:
+    """The roster changed: the unit that has a part in an assignment may be gone."""
 
     assignment_id: str
-    by: str
-    """SPIFFE id of who takes it."""
     now_ms: int
+    deadlines: Deadlines
+    board: Board
 
 
-Command: TypeAlias = FoldAlert | PassDeadline | Acknowledge
+Command: TypeAlias = FoldAlert | PassDeadline | LoseUnit | Answering
 
 
 def concerns(leg: str, alert: Alert) -> bool:
@@ -105,21 +106,36 @@ def decide(incident: Incident, command: Command) -> tuple[Event, ...]:
     """
     if isinstance(command, FoldAlert):
         return tuple(_fold(incident, command))
-    assignment = incident.assignments.get(command.assignment_id)
     if isinstance(command, PassDeadline):
-        if assignment is None or assignment.due_ms is None or assignment.due_ms > command.now_ms:
-            return ()
-        # Again and again, but ever more rarely: who hasn't answered for an hour isn't moved by a message every 10 s.
-        escalations = assignment.number - assignment.offer_number
-        within_ms = min(command.within_ms << min(escalations, 16), max(LONGEST_WAIT_MS, command.within_ms))
-        return (Escalated(command.now_ms, assignment.assignment_id, command.now_ms + within_ms),)
-    if assignment is None:
-        raise NotFound("no such assignment")
-    if assignment.state is State.ACKNOWLEDGED:
-        return ()
+        return tuple(_pass(incident, command))
+    if isinstance(command, LoseUnit):
+        return tuple(_lose(incident, command))
+    return tuple(answers.decide(incident, command))
+
+
+def _pass(incident: Incident, command: PassDeadline) -> Iterator[Event]:
+    assignment = incident.assignments.get(command.assignment_id)
+    if assignment is None or assignment.due_ms is None or assignment.due_ms > command.now_ms:
+        return
+    climb = Climb.NOT_ACKNOWLEDGED
     if assignment.state not in UNANSWERED:
-        raise FailedPrecondition(f"the assignment is {assignment.state.name}: there is nothing to acknowledge")
-    return (Acknowledged(command.now_ms, assignment.assignment_id, command.by),)
+        climb = Climb.NOT_DISPATCHED
+    elif assignment.choice and assignment.received_ms is None:
+        climb = Climb.NOT_RECEIVED
+    yield climbing.climbed(incident, assignment, climb, command.now_ms, command.deadlines, command.board)
+
+
+def _lose(incident: Incident, command: LoseUnit) -> Iterator[Event]:
+    assignment = incident.assignments.get(command.assignment_id)
+    # Who is there already may go off the roster while the rest is written down.
+    if (
+        assignment is None
+        or not assignment.unit_id
+        or command.board.can_go(assignment.unit_id)
+        or assignment.state in (State.ON_SCENE, State.APPREHENDED)
+    ):
+        return
+    yield climbing.climbed(incident, assignment, Climb.UNIT_GONE, command.now_ms, command.deadlines, command.board)
 
 
 def _fold(incident: Incident, command: FoldAlert) -> Iterator[Event]:
@@ -151,27 +167,40 @@ def _fold(incident: Incident, command: FoldAlert) -> Iterator[Event]:
     )
     yield folded
     incident = evolve(incident, folded)
-    due_ms = now_ms + command.within_ms
     for id_, subject in by_id.items():
         if not _leads_to(wanted, incident.assignments.get(id_), alert.place, incident.end):
             continue
         step: Step
         if wanted is State.OFFERED:
-            step = Offered(now_ms, id_, subject, alert.demand, alert.place, alert.cause, due_ms, alert.kind)
+            first = climbing.first(incident, id_, subject, alert.kind, now_ms, command.deadlines, command.board)
+            step = Offered(
+                *(now_ms, id_, subject, alert.demand, alert.place, alert.cause, first.due_ms, alert.kind, first.choice)
+            )
         else:
+            first = None
             step = Notified(now_ms, id_, subject, alert.demand, alert.place, alert.cause, alert.kind)
         yield step
         incident = evolve(incident, step)
+        if first:
+            for event in first.then:
+                yield event
+                incident = evolve(incident, event)
     # One that waits for an answer is offered all the time, and one that was escalated is not taken from the supervisor.
     for id_, assignment in incident.assignments.items():
-        if assignment.state is State.ACKNOWLEDGED and (id_ in graver or incident.is_asked_anew(id_)):
+        if assignment.state in TAKEN and (id_ in graver or incident.is_asked_anew(id_)):
             asking = folded if id_ in graver else incident.asked[id_].last
-            again = OfferedAgain(now_ms, id_, asking.alert_id, asking.demand, asking.kind, asking.cause, due_ms)
-            yield again
-            incident = evolve(incident, again)
+            first = climbing.first(
+                *(incident, id_, assignment.subject_id, asking.kind, now_ms, command.deadlines, command.board)
+            )
+            again = OfferedAgain(
+                *(now_ms, id_, asking.alert_id, asking.demand, asking.kind, asking.cause, first.due_ms, first.choice)
+            )
+            for event in (again, *first.then):
+                yield event
+                incident = evolve(incident, event)
     for assignment in incident.assignments.values():
-        if assignment.state is not State.STOOD_DOWN and assignment.demanded <= incident.end:
-            yield StoodDown(now_ms, assignment.assignment_id)
+        if assignment.state not in OVER and assignment.demanded <= incident.end:
+            yield StoodDown(now_ms, assignment.assignment_id, incident.end_kind)
 
 
 def _leads_to(wanted: State | None, assignment: Assignment | None, place: Place, end: Place) -> bool:
@@ -181,4 +210,7 @@ def _leads_to(wanted: State | None, assignment: Assignment | None, place: Place,
         # A demand that its own end has overtaken still shows in the record as offered. One that follows the end would
         # be against the contract of the fold, but a demand is never lost.
         return place > end or (wanted is State.OFFERED and assignment.offered_ms is None)
+    if assignment.state is State.CLOSED:
+        # The desk knew of what was asked by then; whatever follows asks anew, since nobody is on the way any more.
+        return place > max(end, assignment.closed_place) or (wanted is State.OFFERED and assignment.offered_ms is None)
     return assignment.state is State.NOTIFIED and wanted is State.OFFERED

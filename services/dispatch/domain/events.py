@@ -37,6 +37,72 @@ class Cause:
     """When ingest received it, wall clock, microseconds since 1970 UTC."""
 
 
+class Rung(IntEnum):
+    """Who is asked, from first to last; the numbers are those of tandem.dispatch.v1.Rung."""
+
+    UNIT = 1
+    NEXT_UNIT = 2
+    NEXT_OFFICE = 3
+    SUPERVISOR = 4
+    NATIONAL_DESK = 5
+
+
+class Estimate(IntEnum):
+    """How a travel time was found; the numbers are those of tandem.dispatch.v1.Estimate."""
+
+    UNKNOWN = 0
+    GREAT_CIRCLE = 1
+    ROAD = 2
+    GREAT_CIRCLE_INSTEAD = 3
+
+
+class Climb(IntEnum):
+    """Why an assignment is offered on; the numbers are those of tandem.dispatch.v1.ClimbReason."""
+
+    UNTOLD = 0
+    """As it was written before reasons were kept."""
+    NOT_RECEIVED = 1
+    NOT_ACKNOWLEDGED = 2
+    NOT_DISPATCHED = 3
+    REFUSED = 4
+    NOBODY = 5
+    UNIT_GONE = 6
+
+
+class CloseCause(IntEnum):
+    """What it was; the numbers are those of tandem.dispatch.v1.CloseCause."""
+
+    BREACH_CONFIRMED = 1
+    FALSE_POSITION = 2
+    EQUIPMENT = 3
+    AUTHORISED = 4
+    EXERCISE = 5
+    OTHER = 6
+    NOBODY_FOUND = 7
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """Whom an assignment is offered to, and what that rests on."""
+
+    rung: Rung
+    office_id: str
+    unit_id: str = ""
+    """Empty for a desk."""
+    unit_class: str = ""
+    desk: str = ""
+    """The supervisor's or the national one; empty for a unit."""
+    travel_s: int | None = None
+    """Travel time, seconds; None where it is unknown."""
+    estimate: Estimate = Estimate.UNKNOWN
+    candidates: int = 0
+    """How many units of the office could have been asked."""
+    busy_in: str = ""
+    """The incident that the unit has a part in already."""
+    busy: bool = False
+    """The unit says that it does something else."""
+
+
 @dataclass(frozen=True, slots=True)
 class AlertFolded:
     """An alert was taken in; the steps that it leads to follow."""
@@ -81,6 +147,8 @@ class Offered:
     cause: Cause | None
     due_ms: int
     kind: int = UNTOLD
+    choice: Choice | None = None
+    """None where there is no roster: the desk itself."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,14 +163,35 @@ class OfferedAgain:
     kind: int
     cause: Cause | None
     due_ms: int
+    choice: Choice | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class NobodyAvailable:
+    """The roster has no unit to offer it to; an escalation follows."""
+
+    at_ms: int
+    assignment_id: str
 
 
 @dataclass(frozen=True, slots=True)
 class Escalated:
-    """Nobody took it in time: the supervisor is asked too."""
+    """It is offered on, or to the same once more where there is no further rung."""
 
     at_ms: int
     assignment_id: str
+    due_ms: int
+    choice: Choice | None = None
+    climb: Climb = Climb.UNTOLD
+
+
+@dataclass(frozen=True, slots=True)
+class Received:
+    """The desk's machine has the present offer."""
+
+    at_ms: int
+    assignment_id: str
+    by: str
     due_ms: int
 
 
@@ -113,6 +202,40 @@ class Acknowledged:
     at_ms: int
     assignment_id: str
     by: str
+    due_ms: int | None = None
+    """When a unit must have been told to go; None where there is no roster."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rejected:
+    """Whoever was asked, or had taken it, can't; an escalation follows."""
+
+    at_ms: int
+    assignment_id: str
+    by: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Progressed:
+    """The unit is one step further."""
+
+    at_ms: int
+    assignment_id: str
+    by: str
+    state: int
+    """Number of the tandem.dispatch.v1.AssignmentState, from DISPATCHED to APPREHENDED."""
+
+
+@dataclass(frozen=True, slots=True)
+class Closed:
+    """The desk said what it was."""
+
+    at_ms: int
+    assignment_id: str
+    by: str
+    cause: CloseCause
+    note: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +244,13 @@ class StoodDown:
 
     at_ms: int
     assignment_id: str
+    kind: int = UNTOLD
+    """Kind of the alert with which it was over."""
 
 
-Step: TypeAlias = Notified | Offered | OfferedAgain | Escalated | Acknowledged | StoodDown
+Offer: TypeAlias = Offered | OfferedAgain | Escalated
+"""What asks somebody."""
+Answer: TypeAlias = Received | Acknowledged | Rejected | Progressed | Closed
+"""What the desk says."""
+Step: TypeAlias = Notified | Offer | NobodyAvailable | Answer | StoodDown
 Event: TypeAlias = AlertFolded | Step

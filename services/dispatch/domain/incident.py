@@ -18,14 +18,24 @@ from services.dispatch.domain.events import (
     UNTOLD,
     Acknowledged,
     AlertFolded,
+    Answer,
     Cause,
+    Choice,
+    Climb,
+    CloseCause,
+    Closed,
     Demand,
     Escalated,
     Event,
+    NobodyAvailable,
     Notified,
     Offered,
     OfferedAgain,
     Place,
+    Progressed,
+    Received,
+    Rejected,
+    StoodDown,
 )
 
 T = TypeVar("T")
@@ -39,10 +49,22 @@ class State(IntEnum):
     ESCALATED = 3
     ACKNOWLEDGED = 4
     STOOD_DOWN = 5
+    DISPATCHED = 6
+    EN_ROUTE = 7
+    ON_SCENE = 8
+    APPREHENDED = 9
+    CLOSED = 10
+    NOBODY_AVAILABLE = 11
+    REJECTED = 12
 
 
 UNANSWERED = frozenset((State.OFFERED, State.ESCALATED))
 """Somebody has to take it and nobody has yet."""
+PROGRESS = (State.ACKNOWLEDGED, State.DISPATCHED, State.EN_ROUTE, State.ON_SCENE, State.APPREHENDED)
+"""The way of what was taken, one step after the other."""
+TAKEN = frozenset(PROGRESS)
+OVER = frozenset((State.STOOD_DOWN, State.CLOSED))
+"""Nobody has anything to do."""
 
 FIRST_STATE: Mapping[str, Mapping[Demand, State]] = MappingProxyType(
     {
@@ -70,17 +92,44 @@ class Assignment:
     offered_ms: int | None = None
     """When it was offered the last time, mesh time."""
     offer_number: int = 0
-    """Which of its steps that was."""
+    """Which of its steps made the present offer, to a unit or a desk."""
+    asked_ms: int | None = None
+    """When that was, mesh time."""
     offer_demand: Demand = Demand.RECORD
     """The gravest since then."""
     due_ms: int | None = None
-    """When it is escalated unless it was taken, mesh time."""
+    """When it is offered on unless the next step comes before, mesh time."""
+    choice: Choice | None = None
+    """Whom it is offered to; None where that is the desk itself."""
+    tried: frozenset[str] = frozenset()
+    """Units that were asked since the last offer that an alert made."""
+    repeats: int = 0
+    """How often the present offer was escalated to the same desk."""
+    climb: Climb = Climb.UNTOLD
+    """Why it was offered on the last time."""
+    nobody_ms: int | None = None
+    """When there was nobody to be asked, mesh time; None where it was taken since."""
+    received_ms: int | None = None
+    """When the desk's machine had the present offer, mesh time."""
     acknowledged_ms: int | None = None
     acknowledged_by: str = ""
     kind: int = UNTOLD
     """Kind of the deciding alert."""
     cause: Cause | None = None
     """What that alert rests on."""
+    rejected_reason: str = ""
+    """What whoever refused it last said."""
+    stood_down_kind: int = UNTOLD
+    """Kind of the alert with which it was over."""
+    close_cause: CloseCause | None = None
+    close_note: str = ""
+    closed_place: Place = BEFORE_ALL
+    """The last alert that asked for it when it was closed."""
+
+    @property
+    def unit_id(self) -> str:
+        """The unit that has a part in it now; empty where none has."""
+        return self.choice.unit_id if self.choice and self.state in UNANSWERED | TAKEN else ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +160,8 @@ class Incident:
     """The last alert that ended it."""
     end_ms: int | None = None
     """When that was folded, mesh time."""
+    end_kind: int = UNTOLD
+    """Its kind."""
     assignments: Mapping[str, Assignment] = field(default_factory=lambda: MappingProxyType({}))
     """By assignment id."""
     asked: Mapping[str, Asked] = field(default_factory=lambda: MappingProxyType({}))
@@ -121,7 +172,7 @@ class Incident:
     @property
     def ended_ms(self) -> int | None:
         """When it ended, mesh time; None while an assignment is open."""
-        open_ = any(one.state is not State.STOOD_DOWN for one in self.assignments.values())
+        open_ = any(one.state not in OVER for one in self.assignments.values())
         return None if open_ else self.end_ms
 
     def is_asked_anew(self, assignment_id: str) -> bool:
@@ -158,50 +209,97 @@ def evolve(incident: Incident, event: Event) -> Incident:
     id_ = event.assignment_id
     old = incident.assignments.get(id_)
     if isinstance(event, Notified | Offered):
-        number = old.number + 1 if old else 1
-        offered = isinstance(event, Offered)
-        new = Assignment(
-            assignment_id=id_,
-            subject_id=event.subject_id,
-            state=State.OFFERED if offered else State.NOTIFIED,
-            demand=max(event.demand, old.demand) if old else event.demand,
-            demanded=max(event.place, old.demanded) if old else event.place,
-            number=number,
-            offered_ms=event.at_ms if offered else None,
-            offer_number=number if offered else 0,
-            offer_demand=event.demand,
-            due_ms=event.due_ms if isinstance(event, Offered) else None,
-            kind=event.kind,
-            cause=event.cause,
-        )
         if incident.opened_ms is None:
             incident = replace(incident, opened_ms=event.at_ms)
-        return _with_assignment(incident, new)
+        return _with_assignment(incident, _begun(event, old))
     if old is None:
         raise ValueError(f"{type(event).__name__} of an assignment that was never offered")
-    next_one = replace(old, number=old.number + 1, due_ms=None)
-    if isinstance(event, OfferedAgain):
-        new = replace(
-            next_one,
-            state=State.OFFERED,
-            offered_ms=event.at_ms,
-            offer_number=next_one.number,
-            offer_demand=event.demand,
-            due_ms=event.due_ms,
-            acknowledged_ms=None,
-            acknowledged_by="",
-            kind=event.kind,
-            cause=event.cause,
-        )
-    elif isinstance(event, Escalated):
-        new = replace(next_one, state=State.ESCALATED, due_ms=event.due_ms)
-    elif isinstance(event, Acknowledged):
-        new = replace(next_one, state=State.ACKNOWLEDGED, acknowledged_ms=event.at_ms, acknowledged_by=event.by)
+    if isinstance(event, Acknowledged):
         asked = incident.asked[id_]
         incident = replace(incident, asked=_with(incident.asked, id_, replace(asked, answered=asked.last)))
-    else:
-        new = replace(next_one, state=State.STOOD_DOWN)
+    new = _after(replace(old, number=old.number + 1), event)
+    if isinstance(event, Closed) and id_ in incident.asked:
+        new = replace(new, closed_place=incident.asked[id_].last.place)
     return _with_assignment(incident, new)
+
+
+def _begun(event: Notified | Offered, old: Assignment | None) -> Assignment:
+    number = old.number + 1 if old else 1
+    new = Assignment(
+        assignment_id=event.assignment_id,
+        subject_id=event.subject_id,
+        state=State.NOTIFIED,
+        demand=max(event.demand, old.demand) if old else event.demand,
+        demanded=max(event.place, old.demanded) if old else event.place,
+        number=number,
+        offer_demand=event.demand,
+        kind=event.kind,
+        cause=event.cause,
+    )
+    if isinstance(event, Notified):
+        return new
+    new = replace(new, state=State.OFFERED, offered_ms=event.at_ms)
+    return _asking(new, event.at_ms, event.choice, event.due_ms)
+
+
+def _asking(new: Assignment, at_ms: int, choice: Choice | None, due_ms: int) -> Assignment:
+    """Somebody is asked who wasn't before."""
+    return replace(
+        new,
+        offer_number=new.number,
+        asked_ms=at_ms,
+        choice=choice,
+        tried=new.tried | {choice.unit_id} if choice and choice.unit_id else new.tried,
+        repeats=0,
+        received_ms=None,
+        acknowledged_ms=None,
+        acknowledged_by="",
+        due_ms=due_ms,
+    )
+
+
+def _after(new: Assignment, event: OfferedAgain | Escalated | NobodyAvailable | Answer | StoodDown) -> Assignment:
+    """An assignment that is numbered anew, after a step of its own."""
+    if isinstance(event, OfferedAgain):
+        new = replace(
+            new,
+            state=State.OFFERED,
+            offered_ms=event.at_ms,
+            offer_demand=event.demand,
+            kind=event.kind,
+            cause=event.cause,
+            tried=frozenset(),
+            climb=Climb.UNTOLD,
+        )
+        return _asking(new, event.at_ms, event.choice, event.due_ms)
+    if isinstance(event, Escalated):
+        if event.choice == new.choice and new.state in UNANSWERED:
+            return replace(new, state=State.ESCALATED, due_ms=event.due_ms, repeats=new.repeats + 1, climb=event.climb)
+        new = replace(new, state=State.ESCALATED, climb=event.climb)
+        return _asking(new, event.at_ms, event.choice, event.due_ms)
+    if isinstance(event, Received):
+        return replace(new, received_ms=event.at_ms, due_ms=event.due_ms)
+    new = replace(new, due_ms=None)
+    if isinstance(event, NobodyAvailable):
+        return replace(new, state=State.NOBODY_AVAILABLE, nobody_ms=event.at_ms)
+    if isinstance(event, Acknowledged):
+        return replace(
+            new,
+            state=State.ACKNOWLEDGED,
+            acknowledged_ms=event.at_ms,
+            acknowledged_by=event.by,
+            due_ms=event.due_ms,
+            nobody_ms=None,
+        )
+    if isinstance(event, Rejected):
+        return replace(
+            new, state=State.REJECTED, rejected_reason=event.reason, acknowledged_ms=None, acknowledged_by=""
+        )
+    if isinstance(event, Progressed):
+        return replace(new, state=State(event.state))
+    if isinstance(event, Closed):
+        return replace(new, state=State.CLOSED, close_cause=event.cause, close_note=event.note)
+    return replace(new, state=State.STOOD_DOWN, stood_down_kind=event.kind)
 
 
 def _with_alert(incident: Incident, event: AlertFolded) -> Incident:
@@ -231,6 +329,7 @@ def _with_alert(incident: Incident, event: AlertFolded) -> Incident:
         order_ids=tuple(sorted({*incident.order_ids, event.order_id})) if of_order else incident.order_ids,
         end=event.place if later_end else incident.end,
         end_ms=event.at_ms if later_end else incident.end_ms,
+        end_kind=event.kind if later_end else incident.end_kind,
         assignments=MappingProxyType(assignments),
         asked=MappingProxyType(asked),
         clearings=incident.clearings | {(event.place, event.threat)} if clears else incident.clearings,

@@ -1,0 +1,57 @@
+"""Points and areas of jurisdiction on WGS84. Pure."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TypeAlias
+
+EARTH_RADIUS_M = 6_371_008.8
+"""Mean radius (IUGG)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """A point."""
+
+    lat_deg: float
+    lon_deg: float
+
+
+@dataclass(frozen=True, slots=True)
+class Circle:
+    """A disc."""
+
+    centre: Point
+    radius_m: float
+
+
+@dataclass(frozen=True, slots=True)
+class Polygon:
+    """An area inside one closed line, the first corner not repeated; it doesn't cross the 180th meridian."""
+
+    vertices: tuple[Point, ...]
+
+
+Area: TypeAlias = Circle | Polygon
+
+
+def great_circle_m(a: Point, b: Point) -> float:
+    """Distance on the sphere, metres; within 0.6 % of that on the ellipsoid."""
+    lat_a, lat_b = math.radians(a.lat_deg), math.radians(b.lat_deg)
+    half_lat, half_lon = (lat_b - lat_a) / 2, math.radians(b.lon_deg - a.lon_deg) / 2
+    square = math.sin(half_lat) ** 2 + math.cos(lat_a) * math.cos(lat_b) * math.sin(half_lon) ** 2
+    return 2 * EARTH_RADIUS_M * math.asin(min(1.0, math.sqrt(square)))
+
+
+def holds(area: Area, point: Point) -> bool:
+    """Whether a point lies in an area. Borders are straight in degrees, which is exact enough to say whose it is."""
+    if isinstance(area, Circle):
+        return great_circle_m(area.centre, point) <= area.radius_m
+    inside = False
+    for n, b in enumerate(area.vertices):
+        a = area.vertices[n - 1]
+        if (a.lat_deg > point.lat_deg) != (b.lat_deg > point.lat_deg):
+            share = (point.lat_deg - a.lat_deg) / (b.lat_deg - a.lat_deg)
+            inside ^= point.lon_deg < a.lon_deg + share * (b.lon_deg - a.lon_deg)
+    return inside

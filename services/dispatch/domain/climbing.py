@@ -1,0 +1,105 @@
+"""The ladder of an offer: who is asked first, who is next, and until when. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from services.dispatch.domain.choosing import SKILLS, Question, next_choice
+from services.dispatch.domain.events import Choice, Climb, Escalated, NobodyAvailable, Rung, Step
+from services.dispatch.domain.incident import Assignment, Incident
+from services.dispatch.domain.roster import Board
+
+LONGEST_WAIT_MS = 3_600_000
+"""Longest time between two escalations of one assignment to the same desk."""
+
+
+@dataclass(frozen=True, slots=True)
+class Deadlines:
+    """How long each step may take, mesh time, milliseconds."""
+
+    acknowledge_ms: int
+    """Until a person takes it."""
+    receive_ms: int = 5_000
+    """Until the desk's machine has it; awaited where there is a roster."""
+    dispatch_ms: int = 60_000
+    """From then until a unit is told to go; awaited where there is a roster."""
+
+
+@dataclass(frozen=True, slots=True)
+class First:
+    """Whom a new offer goes to."""
+
+    choice: Choice | None
+    due_ms: int
+    then: tuple[Step, ...]
+    """Steps that follow at once: where nobody is there, that is said, and the supervisor is asked."""
+
+
+def first(
+    incident: Incident, assignment_id: str, subject_id: str, kind: int, now_ms: int, deadlines: Deadlines, board: Board
+) -> First:
+    """Whom an assignment is offered to that an alert asks for."""
+    if not board.asks_units():
+        return First(None, now_ms + deadlines.acknowledge_ms, ())
+    question = Question(
+        *(assignment_id, subject_id, now_ms, SKILLS.get((incident.leg, kind), "")),
+        engaged=_engaged(incident, assignment_id),
+    )
+    choice = next_choice(board, question)
+    if choice and choice.unit_id:
+        return First(choice, _due_ms(choice, now_ms, deadlines), ())
+    if choice is None:
+        raise ValueError("an office without a national desk")
+    due_ms = _due_ms(choice, now_ms, deadlines)
+    return First(
+        None,
+        due_ms,
+        (NobodyAvailable(now_ms, assignment_id), Escalated(now_ms, assignment_id, due_ms, choice, Climb.NOBODY)),
+    )
+
+
+def climbed(
+    incident: Incident, assignment: Assignment, climb: Climb, now_ms: int, deadlines: Deadlines, board: Board
+) -> Escalated:
+    """The next rung; where there is none the same desk again, ever more rarely."""
+    id_, present = assignment.assignment_id, assignment.choice
+    if board.asks_units():
+        above = int(present.rung) if present else 0
+        question = Question(
+            *(id_, assignment.subject_id, now_ms, SKILLS.get((incident.leg, assignment.kind), "")),
+            # Who is gone doesn't use a rung up: another takes its place on the same one.
+            above=above - 1 if climb is Climb.UNIT_GONE else above,
+            tried=assignment.tried,
+            engaged=_engaged(incident, id_),
+            skip_office_id=present.office_id if present and climb is Climb.NOT_RECEIVED else "",
+        )
+        choice = next_choice(board, question)
+        if choice:
+            return Escalated(now_ms, id_, _due_ms(choice, now_ms, deadlines), choice, climb)
+    # Again and again, but ever more rarely: who hasn't answered for an hour isn't moved by a message every 10 s.
+    longest_ms = max(LONGEST_WAIT_MS, deadlines.acknowledge_ms)
+    within_ms = min(deadlines.acknowledge_ms << min(assignment.repeats, 16), longest_ms)
+    return Escalated(now_ms, id_, now_ms + within_ms, present, climb)
+
+
+def received_due_ms(assignment: Assignment, deadlines: Deadlines) -> int | None:
+    """When a person must have taken what the machine has."""
+    if assignment.asked_ms is None or assignment.due_ms is None:
+        return assignment.due_ms
+    return max(assignment.due_ms, assignment.asked_ms + deadlines.acknowledge_ms)
+
+
+def _due_ms(choice: Choice, now_ms: int, deadlines: Deadlines) -> int:
+    # Beyond the last rung nobody is left who would have it sooner.
+    last = choice.rung is Rung.NATIONAL_DESK
+    return now_ms + (deadlines.acknowledge_ms if last else min(deadlines.receive_ms, deadlines.acknowledge_ms))
+
+
+def _engaged(incident: Incident, assignment_id: str) -> Mapping[str, str]:
+    """Units that have a part in another destination of the same incident."""
+    return {
+        one.unit_id: incident.incident_id
+        for one in incident.assignments.values()
+        if one.unit_id and one.assignment_id != assignment_id
+    }
