@@ -39,8 +39,11 @@ class DispatchApi(dispatch_pb2_grpc.DispatchServiceServicer):
     ) -> AsyncIterator[dispatch_pb2.SubscribeResponse]:
         """Streams steps to the leg's desk."""
         self._admit(DESKS[self._leg.name])
-        async for one in self._leg.follow(request.after_sequence):
-            yield dispatch_pb2.SubscribeResponse(sequence=one.sequence, step=one.step)
+        async for one in self._leg.follow(request.after_sequence, request.others):
+            if isinstance(one, dispatch_pb2.Assignment):
+                yield dispatch_pb2.SubscribeResponse(other=one)
+            else:
+                yield dispatch_pb2.SubscribeResponse(sequence=one.sequence, step=one.step)
 
     async def Acknowledge(
         self, request: dispatch_pb2.AcknowledgeRequest, context: Context

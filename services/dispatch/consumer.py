@@ -41,6 +41,7 @@ async def consume_peers(bus: Bus, leg: Leg, log_id: str) -> None:
         rows, malformed = _parse(messages, lambda message: translate.peer(message.data, message.subject))
         await _park(bus, flow.peers_reader(leg.name), malformed)
         await retried(partial(leg.store.put_peers, rows, Position(stream, log_id, messages[-1].sequence)))
+        leg.hub.tell_others(rows)
         await asyncio.sleep(PEERS_EVERY_S)
 
 

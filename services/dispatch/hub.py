@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from services.common.errors import Unavailable
 from services.dispatch import translate
 from services.dispatch.domain.incident import UNANSWERED, State
-from services.dispatch.store import Store
+from services.dispatch.store import PeerRow, Store
 from tandem.dispatch.v1 import dispatch_pb2
 
 REPEAT_S = 5.0
@@ -32,12 +32,13 @@ class Numbered:
 
 
 class _Desk:
-    def __init__(self) -> None:
-        self.waiting: deque[Numbered] = deque()
+    def __init__(self, others: bool) -> None:
+        self.others = others
+        self.waiting: deque[Numbered | dispatch_pb2.Assignment] = deque()
         self.reads_store = True
         self.wake = asyncio.Event()
 
-    def tell(self, steps: Iterable[Numbered]) -> None:
+    def tell(self, steps: Iterable[Numbered | dispatch_pb2.Assignment]) -> None:
         if not self.reads_store:
             self.waiting.extend(steps)
             if len(self.waiting) > WAITING_MAX:
@@ -66,6 +67,14 @@ class Hub:
         for desk in self._desks:
             desk.tell(steps)
 
+    def tell_others(self, rows: Iterable[PeerRow]) -> None:
+        """What other legs' assignments became. A desk that is too slow for them finds them in the list of incidents."""
+        desks = [desk for desk in self._desks if desk.others]
+        if desks:
+            told = [dispatch_pb2.Assignment.FromString(row.payload) for row in rows]
+            for desk in desks:
+                desk.tell(told)
+
     def tell_latencies(self, latency_ms: Mapping[str, float]) -> None:
         """How long offers took, by assignment; shown where they are sent again."""
         for assignment_id, ms in latency_ms.items():
@@ -81,11 +90,14 @@ class Hub:
         for desk in self._desks:
             desk.wake.set()
 
-    async def follow(self, store: Store, after_sequence: int) -> AsyncIterator[Numbered]:
-        """All steps after a sequence, once and in order, and every 5 s what is unanswered. Ends with Unavailable."""
+    async def follow(
+        self, store: Store, after_sequence: int, others: bool = False
+    ) -> AsyncIterator[Numbered | dispatch_pb2.Assignment]:
+        """All steps after a sequence, once and in order, and every 5 s what is unanswered; where it is asked for, also what other
+        legs' assignments become. Ends with Unavailable."""
         position = after_sequence
         sent_s: dict[str, float] = {}
-        with self._desk() as desk:
+        with self._desk(others) as desk:
             while not self._closed:
                 if desk.reads_store:
                     desk.reads_store = False  # before reading: what is committed from now on waits in memory as well
@@ -96,7 +108,9 @@ class Hub:
                             yield Numbered(row.sequence, translate.stored_step(row))
                 while desk.waiting:
                     one = desk.waiting.popleft()
-                    if one.sequence > position:
+                    if isinstance(one, dispatch_pb2.Assignment):
+                        yield one
+                    elif one.sequence > position:
                         position = one.sequence
                         sent_s[one.step.assignment.assignment_id] = time.monotonic()
                         yield one
@@ -118,8 +132,8 @@ class Hub:
                 await desk.wake.wait()
 
     @contextmanager
-    def _desk(self) -> Iterator[_Desk]:
-        desk = _Desk()
+    def _desk(self, others: bool) -> Iterator[_Desk]:
+        desk = _Desk(others)
         self._desks.add(desk)
         try:
             yield desk

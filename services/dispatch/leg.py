@@ -146,11 +146,13 @@ class Leg:
 
     # ── questions ────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    async def follow(self, after_sequence: int) -> AsyncIterator[Numbered]:
+    async def follow(
+        self, after_sequence: int, others: bool = False
+    ) -> AsyncIterator[Numbered | dispatch_pb2.Assignment]:
         """Steps after a sequence, as Hub.follow. Raises InvalidField for a sequence that this leg never gave."""
         if after_sequence > self._head.id:
             raise InvalidField("after_sequence", f"is beyond this leg's last step, {self._head.id}")
-        async for one in self.hub.follow(self.store, after_sequence):
+        async for one in self.hub.follow(self.store, after_sequence, others):
             yield one
 
     # ── work ─────────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -459,16 +459,20 @@ class SubscribeRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     AFTER_SEQUENCE_FIELD_NUMBER: _builtins.int
+    OTHERS_FIELD_NUMBER: _builtins.int
     after_sequence: _builtins.int
     """Only steps with a greater sequence; 0 for all."""
+    others: _builtins.bool
+    """Also what the other legs' assignments become, from now on; ListIncidents tells what they were before."""
     def __init__(
         self,
         *,
         after_sequence: _builtins.int = ...,
+        others: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["after_sequence", b"after_sequence"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["after_sequence", b"after_sequence", "others", b"others"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -482,21 +486,27 @@ class SubscribeResponse(_message.Message):
 
     SEQUENCE_FIELD_NUMBER: _builtins.int
     STEP_FIELD_NUMBER: _builtins.int
+    OTHER_FIELD_NUMBER: _builtins.int
     sequence: _builtins.int
     """Place in the leg's own order of steps; send the last one seen to resume. 0 where an open assignment is offered again."""
     @_builtins.property
     def step(self) -> Global___Step:
-        """The step."""
+        """The step; absent where it is another leg's."""
+
+    @_builtins.property
+    def other(self) -> Global___Assignment:
+        """Another leg's assignment after a step of its own, as ListIncidents shows it; absent where it is this leg's."""
 
     def __init__(
         self,
         *,
         sequence: _builtins.int = ...,
         step: Global___Step | None = ...,
+        other: Global___Assignment | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["step", b"step"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["other", b"other", "step", b"step"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["sequence", b"sequence", "step", b"step"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["other", b"other", "sequence", b"sequence", "step", b"step"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
