@@ -131,7 +131,7 @@ class _EstimateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Estimate.Val
     ROAD: _Estimate.ValueType  # 2
     """From a map of roads."""
     GREAT_CIRCLE_INSTEAD: _Estimate.ValueType  # 3
-    """As GREAT_CIRCLE, since the map of roads didn't answer."""
+    """As GREAT_CIRCLE, since the map of roads didn't tell it."""
 
 class Estimate(_Estimate, metaclass=_EstimateEnumTypeWrapper):
     """How a travel time was found."""
@@ -143,7 +143,7 @@ GREAT_CIRCLE: Estimate.ValueType  # 1
 ROAD: Estimate.ValueType  # 2
 """From a map of roads."""
 GREAT_CIRCLE_INSTEAD: Estimate.ValueType  # 3
-"""As GREAT_CIRCLE, since the map of roads didn't answer."""
+"""As GREAT_CIRCLE, since the map of roads didn't tell it."""
 Global___Estimate: _TypeAlias = Estimate  # noqa: Y015
 
 class _ClimbReason:
