@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from google.protobuf.message import DecodeError
 
-from services.common import fields, times
+from services.common import fields, outlines, times
 from services.common.errors import InvalidField
 from services.geofence.domain import alerts
 from services.geofence.domain.entries import (
@@ -137,11 +137,17 @@ def _shape(place: geometry_pb2.Place) -> Shape:
         case "circle":
             return Disc(ecef_mm(*_e7(place.circle.lat_deg, place.circle.lon_deg)), round(place.circle.radius_m * 1000))
         case "polygon":
-            if len(place.polygon.vertices) < 3:
-                raise InvalidField("case.places.polygon", "has fewer than 3 vertices")
-            return Polygon.of([_e7(vertex.lat_deg, vertex.lon_deg) for vertex in place.polygon.vertices])
+            return _polygon(place.polygon)
         case _:
             raise InvalidField("case.places.shape", "is missing")
+
+
+def _polygon(msg: geometry_pb2.Polygon) -> Polygon:
+    vertices = [msg.vertices, *(hole.vertices for hole in msg.holes)]
+    lines = [[_e7(vertex.lat_deg, vertex.lon_deg) for vertex in line] for line in vertices]
+    outline, *holes = [[(lon_e7, lat_e7) for lat_e7, lon_e7 in line] for line in lines]
+    outlines.check("case.places.polygon", outline, holes)
+    return Polygon.of(lines[0], lines[1:])
 
 
 def _e7(lat_deg: float, lon_deg: float) -> tuple[int, int]:

@@ -51,10 +51,12 @@ class Circle:
 
 @dataclass(frozen=True, slots=True)
 class Polygon:
-    """An area inside one closed line whose sides don't cross."""
+    """An area inside a closed line whose sides don't cross, without its holes."""
 
     vertices: tuple[Point, ...]
     """Corners in order, the first not repeated."""
+    holes: tuple[tuple[Point, ...], ...] = ()
+    """Corners of each area that is cut out, inside the line and apart from each other."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,6 +20,7 @@ from services.registry.domain import (
     Order,
     OrderType,
     Place,
+    Point,
     ProtectedPerson,
     Relation,
     Respondent,
@@ -223,9 +224,15 @@ def _place_lines(path: str, place: Place) -> Iterator[_Line]:
         yield f"{path}.circle.lon_deg", _whole(shape.lon_deg, 1e7)
         yield f"{path}.circle.radius_m", _whole(shape.radius_m, 1e3)
         return
-    for n, vertex in enumerate(shape.vertices):
-        yield f"{path}.polygon.vertices[{n}].lat_deg", _whole(vertex.lat_deg, 1e7)
-        yield f"{path}.polygon.vertices[{n}].lon_deg", _whole(vertex.lon_deg, 1e7)
+    yield from _corner_lines(f"{path}.polygon", shape.vertices)
+    for n, hole in enumerate(shape.holes):
+        yield from _corner_lines(f"{path}.polygon.holes[{n}]", hole)
+
+
+def _corner_lines(path: str, vertices: Sequence[Point]) -> Iterator[_Line]:
+    for n, vertex in enumerate(vertices):
+        yield f"{path}.vertices[{n}].lat_deg", _whole(vertex.lat_deg, 1e7)
+        yield f"{path}.vertices[{n}].lon_deg", _whole(vertex.lon_deg, 1e7)
 
 
 def _whole(value: float, units: float) -> int:

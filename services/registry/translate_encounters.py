@@ -29,7 +29,9 @@ def parse_encounters(
 ) -> tuple[Encounter, ...]:
     """The encounters of an order that is valid between these moments. Raises InvalidField."""
     translate_places.at_most("encounters", messages, ENCOUNTERS_MAX)
-    if sum(len(place.polygon.vertices) for one in messages for place in one.places) > ENCOUNTER_VERTICES_MAX:
+    polygons = [place.polygon for one in messages for place in one.places]
+    corners = sum(len(one.vertices) + sum(len(hole.vertices) for hole in one.holes) for one in polygons)
+    if corners > ENCOUNTER_VERTICES_MAX:
         raise InvalidField("encounters", f"must hold at most {ENCOUNTER_VERTICES_MAX} vertices in all")
     found = tuple(_encounter(f"encounters[{n}]", message) for n, message in enumerate(messages))
     translate_places.all_different("encounters[{}].encounter_id", [one.encounter_id for one in found])

@@ -1,17 +1,20 @@
-"""Places between messages and domain: what comes out is a circle or a simple polygon, in range. Errors as in translate.py."""
+"""Places between messages and domain: what comes out is a circle or an area that is one, in range. Errors as in translate.py."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
-from services.common import fields
+from services.common import fields, outlines
 from services.common.errors import InvalidField
 from services.registry.area import ServiceArea
 from services.registry.domain import Circle, Order, Place, Point, Polygon
 from tandem.common.v1 import geometry_pb2
 
 RADIUS_MAX_M = 20_000.0
-VERTICES_MAX = 200
+HOLES_MAX = 20
+M_PER_DEG = 111_320.0
+"""Metres in a degree of latitude, to half a percent."""
 
 
 def parse_places(field: str, messages: Sequence[geometry_pb2.Place], greatest: int) -> tuple[Place, ...]:
@@ -64,62 +67,44 @@ def _parse_place(field: str, msg: geometry_pb2.Place) -> Place:
 
 
 def _polygon(field: str, msg: geometry_pb2.Polygon) -> Polygon:
-    count = len(msg.vertices)
-    if count < 3:
-        raise InvalidField(f"{field}.vertices", "must hold at least 3")
-    at_most(f"{field}.vertices", msg.vertices, VERTICES_MAX)
-    vertices = tuple(
+    # Before anything else is done with them: what is refused costs no more than its count.
+    at_most(f"{field}.vertices", msg.vertices, outlines.CORNERS_MAX)
+    at_most(f"{field}.holes", msg.holes, HOLES_MAX)
+    for n, hole in enumerate(msg.holes):
+        at_most(f"{field}.holes[{n}].vertices", hole.vertices, outlines.CORNERS_MAX)
+    vertices = _points(f"{field}.vertices", msg.vertices)
+    holes = tuple(_points(f"{field}.holes[{n}].vertices", hole.vertices) for n, hole in enumerate(msg.holes))
+    outlines.check(field, _corners(vertices), [_corners(hole) for hole in holes])
+    _check_size(field, vertices)
+    return Polygon(vertices, holes)
+
+
+def _points(field: str, messages: Sequence[geometry_pb2.Point]) -> tuple[Point, ...]:
+    return tuple(
         Point(
-            fields.number(f"{field}.vertices[{n}].lat_deg", vertex.lat_deg, -90, 90),
-            fields.number(f"{field}.vertices[{n}].lon_deg", vertex.lon_deg, -180, 180),
+            fields.number(f"{field}[{n}].lat_deg", vertex.lat_deg, -90, 90),
+            fields.number(f"{field}[{n}].lon_deg", vertex.lon_deg, -180, 180),
         )
-        for n, vertex in enumerate(msg.vertices)
+        for n, vertex in enumerate(messages)
     )
-    longitudes = [vertex.lon_deg for vertex in vertices]
-    if max(longitudes) - min(longitudes) > 180:
-        raise InvalidField(field, "must not cross the 180th meridian")
-    # In units of 1e-7 degrees, so that the tests below are exact.
-    corners = [(round(vertex.lon_deg * 1e7), round(vertex.lat_deg * 1e7)) for vertex in vertices]
-    for n, corner in enumerate(corners):
-        if corner == corners[n - 1]:
-            where = n if n else count - 1
-            raise InvalidField(f"{field}.vertices[{where}]", "repeats its neighbour")
-    if _crosses_itself(corners):
-        raise InvalidField(field, "its sides must not cross or touch")
-    return Polygon(vertices)
 
 
-_Corner = tuple[int, int]
+def _corners(points: Sequence[Point]) -> list[outlines.Corner]:
+    return [(round(point.lon_deg * 1e7), round(point.lat_deg * 1e7)) for point in points]
 
 
-def _crosses_itself(corners: Sequence[_Corner]) -> bool:
-    """Whether two sides of the closed line share more than the corner between them."""
-    count = len(corners)
-    sides = [(corners[n], corners[(n + 1) % count]) for n in range(count)]
-    for n, (a, b) in enumerate(sides):
-        c = corners[(n + 2) % count]
-        # The next side runs back over this one.
-        if _turn(a, b, c) == 0 and (c[0] - b[0]) * (b[0] - a[0]) + (c[1] - b[1]) * (b[1] - a[1]) < 0:
-            return True
-        last = count - 1 if n == 0 else count  # the first side and the last are neighbours
-        if any(_meet(a, b, *sides[other]) for other in range(n + 2, last)):
-            return True
-    return False
-
-
-def _meet(a: _Corner, b: _Corner, c: _Corner, d: _Corner) -> bool:
-    """Whether the segments ab and cd have a point in common."""
-    for axis in (0, 1):
-        if max(a[axis], b[axis]) < min(c[axis], d[axis]) or max(c[axis], d[axis]) < min(a[axis], b[axis]):
-            return False
-    # Their boxes overlap: they meet where neither lies wholly on one side of the other.
-    return _turn(a, b, c) * _turn(a, b, d) <= 0 and _turn(c, d, a) * _turn(c, d, b) <= 0
-
-
-def _turn(a: _Corner, b: _Corner, c: _Corner) -> int:
-    """Sign of the turn from ab to ac: 1 left, -1 right, 0 straight."""
-    cross = (b[0] - a[0]) * (c[1] - a[1]) - (b[1] - a[1]) * (c[0] - a[0])
-    return (cross > 0) - (cross < 0)
+def _check_size(field: str, vertices: Sequence[Point]) -> None:
+    """The evaluators measure in a plane at the middle, which is good to a decimetre up to here (docs/adr/0024)."""
+    middle_lat_deg = sum(vertex.lat_deg for vertex in vertices) / len(vertices)
+    middle_lon_deg = sum(vertex.lon_deg for vertex in vertices) / len(vertices)
+    m_per_lon_deg = M_PER_DEG * math.cos(math.radians(middle_lat_deg))
+    away_m = [
+        math.hypot((vertex.lat_deg - middle_lat_deg) * M_PER_DEG, (vertex.lon_deg - middle_lon_deg) * m_per_lon_deg)
+        for vertex in vertices
+    ]
+    if max(away_m) > RADIUS_MAX_M:
+        farthest = away_m.index(max(away_m))
+        raise InvalidField(f"{field}.vertices[{farthest}]", "lies more than 20 km from the middle of the corners")
 
 
 def at_most(field: str, values: Sequence[object], greatest: int) -> None:
@@ -143,5 +128,12 @@ def place_to_proto(place: Place) -> geometry_pb2.Place:
     if isinstance(shape, Circle):
         circle = geometry_pb2.Circle(lat_deg=shape.lat_deg, lon_deg=shape.lon_deg, radius_m=shape.radius_m)
         return geometry_pb2.Place(place_id=place.place_id, circle=circle)
-    vertices = [geometry_pb2.Point(lat_deg=vertex.lat_deg, lon_deg=vertex.lon_deg) for vertex in shape.vertices]
-    return geometry_pb2.Place(place_id=place.place_id, polygon=geometry_pb2.Polygon(vertices=vertices))
+    polygon = geometry_pb2.Polygon(
+        vertices=_points_to_proto(shape.vertices),
+        holes=[geometry_pb2.Hole(vertices=_points_to_proto(hole)) for hole in shape.holes],
+    )
+    return geometry_pb2.Place(place_id=place.place_id, polygon=polygon)
+
+
+def _points_to_proto(points: Sequence[Point]) -> list[geometry_pb2.Point]:
+    return [geometry_pb2.Point(lat_deg=point.lat_deg, lon_deg=point.lon_deg) for point in points]

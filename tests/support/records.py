@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from tandem.common.v1 import encounter_pb2, geometry_pb2
@@ -45,10 +47,18 @@ def circle(place_id: str = "home", radius_m: float = 50.0) -> geometry_pb2.Place
     return geometry_pb2.Place(place_id=place_id, circle=shape)
 
 
-def polygon(*corners: tuple[float, float], place_id: str = "school") -> geometry_pb2.Place:
-    """A place with corners (latitude, longitude)."""
-    vertices = [geometry_pb2.Point(lat_deg=lat_deg, lon_deg=lon_deg) for lat_deg, lon_deg in corners]
-    return geometry_pb2.Place(place_id=place_id, polygon=geometry_pb2.Polygon(vertices=vertices))
+def polygon(
+    *corners: tuple[float, float], place_id: str = "school", holes: Sequence[Sequence[tuple[float, float]]] = ()
+) -> geometry_pb2.Place:
+    """A place with corners (latitude, longitude), its own and those of its holes."""
+    area = geometry_pb2.Polygon(
+        vertices=_points(corners), holes=[geometry_pb2.Hole(vertices=_points(hole)) for hole in holes]
+    )
+    return geometry_pb2.Place(place_id=place_id, polygon=area)
+
+
+def _points(corners: Sequence[tuple[float, float]]) -> list[geometry_pb2.Point]:
+    return [geometry_pb2.Point(lat_deg=lat_deg, lon_deg=lon_deg) for lat_deg, lon_deg in corners]
 
 
 def encounter(encounter_id: str = "e-1") -> encounter_pb2.Encounter:

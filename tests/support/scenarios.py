@@ -192,12 +192,16 @@ class _Reader:
 
     def _place(self, place: dict[str, Any]) -> geometry_pb2.Place:
         if "corners_m" in place:
-            _only(place, {"place", "corners_m"})
-            corners = [geometry_pb2.Point(**self._point(*corner)) for corner in place["corners_m"]]
-            return geometry_pb2.Place(place_id=place["place"], polygon=geometry_pb2.Polygon(vertices=corners))
+            _only(place, {"place", "corners_m"}, {"holes_m"})
+            holes = [geometry_pb2.Hole(vertices=self._corners(hole)) for hole in place.get("holes_m", ())]
+            area = geometry_pb2.Polygon(vertices=self._corners(place["corners_m"]), holes=holes)
+            return geometry_pb2.Place(place_id=place["place"], polygon=area)
         _only(place, {"place", "centre_m", "radius_m"})
         circle = geometry_pb2.Circle(**self._point(*place["centre_m"]), radius_m=place["radius_m"])
         return geometry_pb2.Place(place_id=place["place"], circle=circle)
+
+    def _corners(self, corners_m: list[list[float]]) -> list[geometry_pb2.Point]:
+        return [geometry_pb2.Point(**self._point(*corner)) for corner in corners_m]
 
     # ── what happens ─────────────────────────────────────────────────────────────────────────────────────────────────
 

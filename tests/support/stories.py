@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from services.geofence import translate
@@ -126,10 +127,18 @@ def circle(place_id: str, north_m: float, east_m: float, radius_m: float) -> geo
     return geometry_pb2.Place(place_id=place_id, circle=shape)
 
 
-def polygon(place_id: str, *corners: tuple[float, float]) -> geometry_pb2.Place:
-    """A protected place with corners (north, east), metres."""
-    points = [geometry_pb2.Point(lat_deg=lat / 1e7, lon_deg=lon / 1e7) for lat, lon in (place_e7(*c) for c in corners)]
-    return geometry_pb2.Place(place_id=place_id, polygon=geometry_pb2.Polygon(vertices=points))
+def polygon(
+    place_id: str, *corners: tuple[float, float], holes: Sequence[Sequence[tuple[float, float]]] = ()
+) -> geometry_pb2.Place:
+    """A protected place with corners (north, east), its own and those of its holes, metres."""
+    area = geometry_pb2.Polygon(
+        vertices=_points(corners), holes=[geometry_pb2.Hole(vertices=_points(hole)) for hole in holes]
+    )
+    return geometry_pb2.Place(place_id=place_id, polygon=area)
+
+
+def _points(corners: Sequence[tuple[float, float]]) -> list[geometry_pb2.Point]:
+    return [geometry_pb2.Point(lat_deg=lat / 1e7, lon_deg=lon / 1e7) for lat, lon in (place_e7(*c) for c in corners)]
 
 
 def metres(one: tuple[float, float], other: tuple[float, float]) -> float:

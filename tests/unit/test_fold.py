@@ -175,6 +175,24 @@ def test_a_polygon_is_protected_along_its_edges_corners_and_inside() -> None:
     assert seconds(story.alerts[-1].at_ms) == pytest.approx(100 / 10.5, abs=0.01)
 
 
+def test_a_courtyard_is_no_part_of_the_place_and_near_to_it() -> None:
+    block, yard = ((0, 0), (0, 500), (500, 500), (500, 0)), ((50, 50), (50, 450), (450, 450), (450, 50))
+    story = Story(clear_after_s=5)
+    story.case(persons=[], places=[polygon("home", *block, holes=[yard])])
+    story.at(0, "tag", 250, 250)  # in the middle of the courtyard: 200 m from every wall
+    assert story.entered() == [2000, 1000]
+    assert story.alerts[0].distance_mm == pytest.approx(200_000, abs=50)
+    story.at(10, "tag", 355, 250)
+    assert story.entered() == [2000, 1000, 100]
+    assert seconds(story.alerts[-1].at_ms) == pytest.approx(100 / 10.5, abs=0.01)
+    story.at(40, "tag", 475, 250)  # through the wall into the house
+    story.at(80, "tag", 250, 250)
+    story.at(120, "tag", 250, 250)
+    [cleared] = story.of(Kind.RING_CLEARED)
+    assert cleared.min_distance_mm == 0
+    assert codec.encode(codec.decode(codec.encode(story.state))) == codec.encode(story.state)
+
+
 def test_police_go_to_the_place_and_the_person_is_warned() -> None:
     story = Story()
     story.case(places=[circle("home", 0, 0, 20)])

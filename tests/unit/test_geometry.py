@@ -57,8 +57,9 @@ def test_time_within_a_radius_is_exact(seed: int, radius_m: float) -> None:
 
 def plane(corners_m: tuple[tuple[float, float], ...]) -> Polygon:
     """A polygon in the plane z = 0, mm."""
-    corners = tuple((x * 1000, y * 1000) for x, y in corners_m)
-    return Polygon((0, 0, 0), (1.0, 0.0, 0.0), (0.0, 1.0, 0.0), corners, max(math.hypot(*one) for one in corners))
+    corners = [(x * 1000, y * 1000) for x, y in corners_m]
+    sides = tuple((corners[i - 1], corner) for i, corner in enumerate(corners))
+    return Polygon((0, 0, 0), (1.0, 0.0, 0.0), (0.0, 1.0, 0.0), sides, max(math.hypot(*one) for one in corners))
 
 
 def apart_m(x: float, y: float) -> float:

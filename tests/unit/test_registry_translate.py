@@ -12,6 +12,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from hypothesis import given
 from hypothesis import strategies as st
 
+from services.common import outlines
 from services.common.errors import InvalidField
 from services.registry import translate, translate_places
 from services.registry.device_token import DeviceToken
@@ -221,7 +222,7 @@ def _too_few_vertices(order: registry_pb2.Order) -> None:
 
 
 def _too_many_vertices(order: registry_pb2.Order) -> None:
-    corners = [(math.sin(n / 40), math.cos(n / 40)) for n in range(translate_places.VERTICES_MAX + 1)]
+    corners = [(math.sin(n / 40), math.cos(n / 40)) for n in range(outlines.CORNERS_MAX + 1)]
     order.places.append(records.polygon(*corners))
 
 
@@ -243,6 +244,25 @@ def _touches_itself(order: registry_pb2.Order) -> None:
 
 def _round_the_world(order: registry_pb2.Order) -> None:
     order.places.append(records.polygon((0, 179), (0, -179), (1, 180)))
+
+
+SQUARE = ((37.0, 127.0), (37.0, 127.01), (37.01, 127.01), (37.01, 127.0))
+YARD = ((37.002, 127.002), (37.002, 127.008), (37.008, 127.008), (37.008, 127.002))
+
+
+def _spoilt_by_holes(*holes: tuple[tuple[float, float], ...]) -> Callable[[registry_pb2.Order], None]:
+    def spoil(order: registry_pb2.Order) -> None:
+        order.places.append(records.polygon(*SQUARE, holes=holes))
+
+    return spoil
+
+
+def _moved(north_deg: float, size: float = 1.0) -> tuple[tuple[float, float], ...]:
+    return tuple((37.005 + (lat - 37.005) * size + north_deg, 127.005 + (lon - 127.005) * size) for lat, lon in YARD)
+
+
+def _too_large(order: registry_pb2.Order) -> None:
+    order.places.append(records.polygon((37.0, 127.0), (37.0, 127.01), (37.3, 127.0)))
 
 
 def _ring_of_nothing(order: registry_pb2.Order) -> None:
@@ -302,6 +322,24 @@ def _too_many_places(order: registry_pb2.Order) -> None:
         (_spike, "places[1].polygon"),
         (_touches_itself, "places[1].polygon"),
         (_round_the_world, "places[1].polygon"),
+        (_too_large, "places[1].polygon.vertices[2]"),
+        (_spoilt_by_holes(YARD, YARD[:2]), "places[1].polygon.holes[1].vertices"),
+        (_spoilt_by_holes(YARD, (YARD[0], YARD[2], YARD[1], YARD[3])), "places[1].polygon.holes[1]"),
+        (
+            _spoilt_by_holes(((37.002, 127.002), (91, 127.0), (37.0, 127.0))),
+            "places[1].polygon.holes[0].vertices[1].lat_deg",
+        ),
+        (_spoilt_by_holes((*YARD, YARD[0])), "places[1].polygon.holes[0].vertices[4]"),
+        (_spoilt_by_holes(_moved(0.02)), "places[1].polygon.holes[0]"),
+        (_spoilt_by_holes(_moved(0.005)), "places[1].polygon.holes[0]"),
+        (_spoilt_by_holes(_moved(0.002)), "places[1].polygon.holes[0]"),
+        (_spoilt_by_holes(_moved(0.0, 3.0)), "places[1].polygon.holes[0]"),
+        (_spoilt_by_holes(YARD, _moved(0.0, 0.5)), "places[1].polygon.holes[1]"),
+        (_spoilt_by_holes(_moved(0.0, 0.5), YARD), "places[1].polygon.holes[1]"),
+        (_spoilt_by_holes(YARD, _moved(0.001)), "places[1].polygon.holes[1]"),
+        (_spoilt_by_holes(*[YARD] * 21), "places[1].polygon.holes"),
+        (_spoilt_by_holes(*[YARD[:1] * 100] * 2), "places[1].polygon.holes"),
+        (_spoilt_by_holes(YARD[:1] * 201), "places[1].polygon.holes[0].vertices"),
         (_ring_of_nothing, "rings[0].radius_m"),
         (_ring_too_large, "rings[1].radius_m"),
         (_ring_infinite, "rings[0].radius_m"),
@@ -320,11 +358,21 @@ def test_a_spoilt_order_is_refused_at_its_field(spoil: Callable[[registry_pb2.Or
     assert refusal.value.field == field
 
 
+def test_courtyards_are_taken_and_go_into_the_case_as_they_came() -> None:
+    message = records.order()
+    message.places.append(records.polygon(*SQUARE, holes=(_moved(0.001, 0.3), _moved(-0.002, 0.3))))
+    order = translate.parse_order(message)
+    shape = order.places[1].shape
+    assert isinstance(shape, Polygon)
+    assert [len(hole) for hole in shape.holes] == [4, 4]
+    assert translate_places.place_to_proto(order.places[1]) == message.places[1]
+
+
 def test_an_order_of_places_only_is_taken() -> None:
     assert translate.parse_order(records.order(person_ids=())).protected_person_ids == ()
 
 
-@given(st.integers(3, 30), st.floats(0.001, 1.0), st.floats(0.0, 6.28))
+@given(st.integers(3, 30), st.floats(0.001, 0.17), st.floats(0.0, 6.28))
 def test_a_star_shaped_polygon_is_taken_and_a_swap_of_two_corners_is_not(count: int, size: float, turn: float) -> None:
     corners = []
     for n in range(count):
@@ -344,10 +392,10 @@ def test_a_star_shaped_polygon_is_taken_and_a_swap_of_two_corners_is_not(count: 
 def test_the_largest_order_is_parsed_without_holding_up_others() -> None:
     corners = [
         (
-            37 + math.sin(2 * math.pi * n / translate_places.VERTICES_MAX),
-            127 + math.cos(2 * math.pi * n / translate_places.VERTICES_MAX),
+            37 + 0.1 * math.sin(2 * math.pi * n / outlines.CORNERS_MAX),
+            127 + 0.1 * math.cos(2 * math.pi * n / outlines.CORNERS_MAX),
         )
-        for n in range(translate_places.VERTICES_MAX)
+        for n in range(outlines.CORNERS_MAX)
     ]
     message = records.order(person_ids=tuple(f"p-{n}" for n in range(translate.PERSONS_MAX)))
     del message.places[:]

@@ -191,12 +191,13 @@ def _encounter(one: Encounter) -> list[Any]:
 def _shape(shape: Shape) -> list[Any]:
     if isinstance(shape, Disc):
         return [shape.centre, shape.radius_mm]
-    return [shape.origin, shape.east, shape.north, shape.corners, shape.radius_mm]
+    return [shape.origin, shape.east, shape.north, shape.sides, shape.radius_mm]
 
 
 def _to_shape(content: list[Any]) -> Shape:
     if len(content) == 2:
         disc = Disc(tuple(content[0]), content[1])
         return PERSON if disc == PERSON else disc
-    origin, east, north, corners, radius_mm = content
-    return Polygon(tuple(origin), tuple(east), tuple(north), tuple((x, y) for x, y in corners), radius_mm)
+    origin, east, north, sides, radius_mm = content
+    pairs = tuple(((x0, y0), (x1, y1)) for (x0, y0), (x1, y1) in sides)
+    return Polygon(tuple(origin), tuple(east), tuple(north), pairs, radius_mm)

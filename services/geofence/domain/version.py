@@ -1,4 +1,4 @@
 """Version of the fold."""
 
-VERSION = 3
+VERSION = 4
 """It grows with every change that could alter a decision; the log tells older processes to stop."""

@@ -107,14 +107,50 @@ Global___Circle: _TypeAlias = Circle  # noqa: Y015
 
 @_typing.final
 class Polygon(_message.Message):
-    """An area inside one closed line."""
+    """An area inside one closed line, without its holes."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VERTICES_FIELD_NUMBER: _builtins.int
+    HOLES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def vertices(self) -> _containers.RepeatedCompositeFieldContainer[Global___Point]:
+        """Corners in order, 3 to 200, the first not repeated at the end. Sides don't cross or touch. None is farther than 20 km from
+        the middle of the corners.
+        """
+
+    @_builtins.property
+    def holes(self) -> _containers.RepeatedCompositeFieldContainer[Global___Hole]:
+        """What is cut out, such as a courtyard, at most 20; their corners count with those of the outline, at most 200 in all. Who
+        stands in a hole is outside, and the distance is that to its edge.
+        """
+
+    def __init__(
+        self,
+        *,
+        vertices: _abc.Iterable[Global___Point] | None = ...,
+        holes: _abc.Iterable[Global___Hole] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["holes", b"holes", "vertices", b"vertices"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Polygon: _TypeAlias = Polygon  # noqa: Y015
+
+@_typing.final
+class Hole(_message.Message):
+    """A part that is cut out of an area."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     VERTICES_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def vertices(self) -> _containers.RepeatedCompositeFieldContainer[Global___Point]:
-        """Corners in order, 3 to 200, the first not repeated at the end. Sides don't cross or touch."""
+        """Corners in order, 3 or more, the first not repeated at the end. They lie inside the outline, and apart from the other holes;
+        no two lines cross or touch.
+        """
 
     def __init__(
         self,
@@ -127,7 +163,7 @@ class Polygon(_message.Message):
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___Polygon: _TypeAlias = Polygon  # noqa: Y015
+Global___Hole: _TypeAlias = Hole  # noqa: Y015
 
 @_typing.final
 class Place(_message.Message):
