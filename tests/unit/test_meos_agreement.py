@@ -15,6 +15,8 @@ An end at the edge of a stretch is compared (both must reach the edge) but is no
 
 from __future__ import annotations
 
+import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -33,7 +35,16 @@ from tests.support.geolife import (
     session_tracks,
     write_session,
 )
-from tests.support.meos_oracle import Interval, PairOracle, clip, dense_stretches, merge, sampled_inside
+from tests.support.meos_oracle import (
+    Interval,
+    LatLon,
+    PairOracle,
+    PlaceOracle,
+    clip,
+    dense_stretches,
+    merge,
+    sampled_inside,
+)
 
 RADII_M = tuple(radius_m for radius_m, _ in RINGS)
 GAP_S = 60.0
@@ -46,6 +57,10 @@ LEAST_COMPARED = {100: 30, 500: 53, 1000: 103}
 """Intervals, by radius in m, that must really have been compared: a little below what the data hold (33, 58, 111)."""
 LEAST_CROSSINGS = {100: 15, 500: 19, 1000: 31}
 """Crossings inwards, by radius in m; the data hold 17, 21, 35."""
+BLOCK_RADII_M = (5, 30, 300)
+"""Rings of the order that protects a block with courtyards."""
+LEAST_COMPARED_BLOCKS = 250
+"""Intervals near the block, of all radii; the data hold 274."""
 MOST_UNKNOWABLE = {100: 2, 500: 4, 1000: 6}
 """Crossings, by radius in m, that may be decided only by the second side's report. The first report after them cannot
 show them: neither holding the other side where it was last seen, nor dead reckoning it for up to 30 s, puts the two
@@ -95,6 +110,11 @@ class Tally:
 
 
 def fold(session: Session, folder: Path) -> list[RingAlert]:
+    """Alerts of a session."""
+    return ring_alerts(*write_session(session, folder))
+
+
+def ring_alerts(scenario_path: Path, reports_path: Path) -> list[RingAlert]:
     """The one place that knows the back-test's interface."""
     return [
         RingAlert(
@@ -104,7 +124,7 @@ def fold(session: Session, folder: Path) -> list[RingAlert]:
             inside=tuple((parse_rfc3339(from_), parse_rfc3339(to)) for from_, to in alert.get("inside", [])),
             min_distance_m=alert.get("min_distance_m"),
         )
-        for alert in fold_files(*write_session(session, folder))
+        for alert in fold_files(scenario_path, reports_path)
         if alert["kind"].startswith("RING_")
     ]
 
@@ -213,6 +233,43 @@ def compare(played: Played, radius_m: int, tally: Tally) -> None:
                     complain(f"MEOS has {' .. '.join(rfc3339(end_s) for end_s in wanted)}, the fold", got)
 
 
+def block(track: Sequence[Fix]) -> tuple[list[LatLon], list[list[LatLon]]]:
+    """A block of 300 m by 200 m round the middle of a track, with two courtyards; corners in degrees."""
+    middle = track[len(track) // 2]
+
+    def corner(east_m: float, north_m: float) -> LatLon:
+        m_per_deg = 111_320.0
+        east_deg = east_m / m_per_deg / math.cos(math.radians(middle.lat_deg))
+        return round(middle.lat_deg + north_m / m_per_deg, 7), round(middle.lon_deg + east_deg, 7)
+
+    def box(west_m: float, south_m: float, east_m: float, north_m: float) -> list[LatLon]:
+        return [corner(west_m, south_m), corner(east_m, south_m), corner(east_m, north_m), corner(west_m, north_m)]
+
+    return box(-150, -100, 150, 100), [box(-130, -80, -10, 80), box(10, -80, 130, 80)]
+
+
+def play_block(session: Session, folder: Path) -> Played:
+    """The session's wearer under an order that protects the block and nobody else."""
+    wearer, _ = session_tracks(session)
+    outline, holes = block(wearer)
+    scenario_path, reports_path = write_session(session, folder)
+    content = json.loads(scenario_path.read_text(encoding="utf-8"))
+    points, *cut_out = [[{"lat_deg": lat, "lon_deg": lon} for lat, lon in line] for line in (outline, *holes)]
+    area = {"vertices": points, "holes": [{"vertices": one} for one in cut_out]}
+    content["orders"][0]["places"] = [{"place_id": "block", "polygon": area}]
+    content["orders"][0]["protected_person_ids"] = []
+    content["orders"][0]["rings"] = [{"radius_m": radius_m, "action": "WARN"} for radius_m in BLOCK_RADII_M]
+    scenario_path.write_text(json.dumps(content), encoding="utf-8")
+    return Played(
+        session=session,
+        wearer=wearer,
+        protected=[],
+        oracle=PlaceOracle(wearer, outline, holes),
+        stretches=dense_stretches(wearer, gap_s=GAP_S),
+        alerts=ring_alerts(scenario_path, reports_path),
+    )
+
+
 def crossings(played: Played, radius_m: int) -> list[float]:
     """Times (epoch s) at which the two came inside; an interval that starts at the edge of a stretch is none."""
     return [
@@ -251,6 +308,26 @@ def test_inside_intervals_agree_with_meos(played: list[Played], radius_m: int) -
     )
     assert not tally.problems, "\n".join(tally.problems)
     assert tally.compared >= LEAST_COMPARED[radius_m]
+
+
+@pytest.mark.timeout(600)
+def test_time_near_a_block_with_courtyards_agrees_with_meos(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """One of three sessions; radii of 5 and 30 m lie within the walls and the courtyards too."""
+    require_geolife()
+    tally, nearest_m = Tally(), []
+    for session in load_sessions()[::3]:
+        one = play_block(session, tmp_path_factory.mktemp("block"))
+        for radius_m in BLOCK_RADII_M:
+            compare(one, radius_m, tally)
+        found = [alert.min_distance_m for alert in one.alerts if alert.min_distance_m is not None]
+        nearest_m.append(abs(min(found) - one.oracle.min_distance_m()))
+    print(
+        f"{tally.compared} intervals compared in {len(nearest_m)} sessions, ends at most {tally.worst_s:.3f} s apart, "
+        f"least distances at most {max(nearest_m):.3f} m apart"
+    )
+    assert not tally.problems, "\n".join(tally.problems)
+    assert tally.compared >= LEAST_COMPARED_BLOCKS
+    assert max(nearest_m) < BAND_M
 
 
 @pytest.mark.timeout(600)

@@ -140,7 +140,7 @@ def test_a_failing_check_digit_is_a_warning() -> None:
 
 def test_places_outside_of_the_service_area_are_refused_at_their_field() -> None:
     message = records.order()
-    message.places.append(records.polygon((37.0, 127.0), (37.0, 127.1), (39.9, 116.4), place_id="school"))
+    message.places.append(records.polygon((38.65, 127.0), (38.65, 127.1), (38.75, 127.05), place_id="school"))
     with pytest.raises(InvalidField) as refusal:
         translate_places.check_area(translate.parse_order(message), AREAS["korea"])
     assert refusal.value.field == "places[1].polygon.vertices[2]"
