@@ -18,7 +18,7 @@ class Disclosure:
     at_ms: int
     """When, by the mesh's clock."""
     deed: str
-    """READ, SHARED or DESTROYED."""
+    """READ, SHARED, SHARE_ENDED or DESTROYED."""
     who: str
     """SPIFFE id of the one who did it."""
     legal_basis: str
@@ -33,6 +33,8 @@ class Disclosure:
     """To whom it was shared; empty for a read."""
     expires_at_ms: int
     """End of what was allowed, 0 for a single read."""
+    positions: int | None
+    """Where a share ended: how many positions left under it, at most. None in every other row."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,9 +58,13 @@ class Head:
 
 
 def hash_of(sequence: int, disclosure: Disclosure, previous: bytes) -> bytes:
-    """Hash of a row: SHA-256 over the hash before it, its place and its fields, each with its length in front."""
+    """Hash of a row: SHA-256 over the hash before it, its place and its fields, each with its length in front.
+
+    `positions` came later: where there are none it isn't a part, so that older rows keep their hashes.
+    """
     digest = hashlib.sha256(previous)
-    for part in (sequence, *astuple(disclosure)):
+    *parts, positions = astuple(disclosure)
+    for part in (sequence, *parts, *(() if positions is None else (positions,))):
         text = str(part).encode()
         digest.update(len(text).to_bytes(4, "big") + text)
     return digest.digest()

@@ -7,10 +7,11 @@ import asyncio
 from services.common import ids
 from services.common.clock import MeshClock
 from services.common.errors import Unavailable
+from services.common.grounds import Kind, Purpose
 from services.common.telemetry import logger
 from services.registry import tables
 from services.registry.chain import Disclosure
-from services.registry.disclosure import Deed, Kind, Purpose
+from services.registry.disclosure import Deed
 from services.registry.handlers import Registry
 from services.registry.store_keys import Destroyed
 
@@ -80,4 +81,5 @@ def _row(one: Destroyed, now_ms: int) -> Disclosure:
         order_id="",
         recipient="",
         expires_at_ms=0,
+        positions=None,
     )

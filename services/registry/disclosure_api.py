@@ -11,8 +11,9 @@ import grpc.aio
 from services.common import fields, rpc
 from services.common.clock import MeshClock
 from services.common.errors import InvalidField
+from services.common.grounds import Grounds, Kind, Purpose, check_grounds
 from services.registry import translate_ledger, translate_places
-from services.registry.disclosure import PERSON_SHOWS, WEARER_SHOWS, Grounds, Kind, Purpose, check_grounds
+from services.registry.disclosure import PERSON_SHOWS, WEARER_SHOWS
 from services.registry.disclosures import Disclosures
 from tandem.registry.v1 import disclosure_pb2, disclosure_pb2_grpc
 

@@ -11,10 +11,11 @@ from contextlib import asynccontextmanager
 from services.common import flow
 from services.common.clock import MeshClock
 from services.common.errors import Unavailable
+from services.common.grounds import Grounds, Kind
 from services.common.identity import Caller
 from services.registry import tables
 from services.registry.chain import Disclosure, Head
-from services.registry.disclosure import Deed, Grounds, Kind
+from services.registry.disclosure import Deed
 from services.registry.domain import Place, ProtectedPerson, Wearer
 from services.registry.handlers import Registry
 from services.registry.ledger import SignedHead, Signer
@@ -72,6 +73,7 @@ class Disclosures:
                     order_id="",
                     recipient="",
                     expires_at_ms=0,
+                    positions=None,
                 )
             )
 

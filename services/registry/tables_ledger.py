@@ -34,6 +34,7 @@ ledger = sa.Table(
     sa.Column("order_id", sa.String(64), nullable=False),
     sa.Column("recipient", sa.String(256), nullable=False),
     sa.Column("expires_at_ms", sa.BigInteger, nullable=False),
+    sa.Column("positions", sa.BigInteger),
     sa.Column("previous", sa.LargeBinary, nullable=False),
     sa.Column("hash", sa.LargeBinary, nullable=False),
 )

@@ -6,9 +6,10 @@ from google.protobuf.message import DecodeError
 
 from services.common import fields
 from services.common.errors import InvalidField, Unauthenticated
+from services.common.grounds import Kind, Purpose, check_grounds
 from services.common.identity import caller_of
 from services.registry.chain import Disclosure
-from services.registry.disclosure import Deed, Kind, Purpose, check_grounds
+from services.registry.disclosure import Deed
 from services.registry.domain import ProtectedPerson, Wearer
 from tandem.common.v1 import ledger_pb2
 from tandem.registry.v1 import registry_pb2
@@ -29,7 +30,7 @@ def parse_disclosure(data: bytes) -> Disclosure:
     return Disclosure(
         disclosure_id=fields.required_id("disclosure_id", msg.disclosure_id),
         at_ms=msg.at_ms,
-        deed=Deed.SHARED.value,
+        deed=(Deed.SHARE_ENDED if msg.HasField("positions") else Deed.SHARED).value,
         who=_spiffe_id("who", msg.who),
         legal_basis=grounds.legal_basis,
         purpose=grounds.purpose.value,
@@ -39,6 +40,7 @@ def parse_disclosure(data: bytes) -> Disclosure:
         order_id=fields.required_id("order_id", msg.order_id),
         recipient=_spiffe_id("recipient", msg.recipient),
         expires_at_ms=msg.expires_at_ms,
+        positions=msg.positions if msg.HasField("positions") else None,
     )
 
 

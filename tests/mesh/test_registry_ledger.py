@@ -15,10 +15,10 @@ from services.common import db
 from services.common.clock import MeshClock
 from services.common.db import Database
 from services.common.errors import NotFound
+from services.common.grounds import Grounds, Purpose
 from services.common.identity import caller_of
 from services.registry import chain, translate
 from services.registry.chain import Broken, Disclosure, Head
-from services.registry.disclosure import Grounds, Purpose
 from services.registry.disclosures import SIGN_EVERY_ROWS, Disclosures
 from services.registry.handlers import Registry
 from services.registry.ledger import Ledger, Proof, SignedHead, Signer, verify
@@ -135,7 +135,9 @@ async def test_a_changed_byte_in_any_row_is_found_and_the_row_is_named(filled: D
 
 
 def changed(value: object) -> object:
-    """The same value but for one bit, or one digit."""
+    """The same value but for one bit, or one digit; a number where there was none."""
+    if value is None:
+        return 0
     if isinstance(value, int):
         return value ^ 1
     if isinstance(value, bytes):
@@ -218,6 +220,7 @@ async def test_what_was_disclosed_elsewhere_is_taken_once(database: Database, di
         order_id="o-1",
         recipient="spiffe://npa/desk/seoul",
         expires_at_ms=1_700_000_600_000,
+        positions=None,
     )
     await disclosures.take([share, share])
     await disclosures.take([share])

@@ -5,18 +5,10 @@ from __future__ import annotations
 import pytest
 
 from services.common.errors import InvalidField
+from services.common.grounds import LEGAL_BASES, Grounds, Kind, LegalBasis, Purpose, check_grounds
 from services.common.identity import Role
 from services.registry.chain import GENESIS, Disclosure, Follower, Head, append, hash_of
-from services.registry.disclosure import (
-    LEGAL_BASES,
-    PERSON_SHOWS,
-    WEARER_SHOWS,
-    Grounds,
-    Kind,
-    LegalBasis,
-    Purpose,
-    check_grounds,
-)
+from services.registry.disclosure import PERSON_SHOWS, WEARER_SHOWS
 
 NOW_MS = 1_780_000_000_000
 
@@ -78,7 +70,7 @@ def test_probation_sees_no_places_and_only_who_keeps_files_sees_numbers() -> Non
 
 def test_the_hash_of_a_row_tells_its_fields_apart() -> None:
     def row(who: str, purpose: str) -> Disclosure:
-        return Disclosure("d", 1, "READ", who, "", purpose, "", "WEARER", "w", "", "", 0)
+        return Disclosure("d", 1, "READ", who, "", purpose, "", "WEARER", "w", "", "", 0, None)
 
     assert hash_of(1, row("ab", "c"), GENESIS) != hash_of(1, row("a", "bc"), GENESIS)
     first = append(None, row("a", "b"))
@@ -88,3 +80,12 @@ def test_the_hash_of_a_row_tells_its_fields_apart() -> None:
     follower.take(first)
     follower.take(second)
     assert follower.sequence == 2
+
+
+def test_a_row_from_before_positions_were_counted_keeps_its_hash_and_a_count_changes_it() -> None:
+    def row(positions: int | None) -> Disclosure:
+        return Disclosure("d", 1, "READ", "who", "", "COURT", "", "WEARER", "w", "", "", 0, positions)
+
+    old = "747f862ad3798f79bca3aec05fe3730354f92fd0627a220ae9143a871cff40e1"
+    assert hash_of(1, row(None), GENESIS).hex() == old
+    assert len({hash_of(1, row(positions), GENESIS) for positions in (None, 0, 1)}) == 3

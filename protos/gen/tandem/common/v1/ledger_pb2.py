@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dtandem/common/v1/ledger.proto\x12\x10tandem.common.v1\"\xdc\x01\n\nDisclosure\x12\x15\n\rdisclosure_id\x18\x01 \x01(\t\x12\r\n\x05\x61t_ms\x18\x02 \x01(\x03\x12\x0b\n\x03who\x18\x03 \x01(\t\x12\x13\n\x0blegal_basis\x18\x04 \x01(\t\x12\x0f\n\x07purpose\x18\x05 \x01(\t\x12\x11\n\treference\x18\x06 \x01(\t\x12\x13\n\x0brecord_kind\x18\x07 \x01(\t\x12\x11\n\trecord_id\x18\x08 \x01(\t\x12\x10\n\x08order_id\x18\t \x01(\t\x12\x11\n\trecipient\x18\n \x01(\t\x12\x15\n\rexpires_at_ms\x18\x0b \x01(\x03\"b\n\nLedgerHead\x12\x10\n\x08sequence\x18\x01 \x01(\x03\x12\x0c\n\x04hash\x18\x02 \x01(\x0c\x12\r\n\x05\x61t_ms\x18\x03 \x01(\x03\x12\x11\n\tsignature\x18\x04 \x01(\x0c\x12\x12\n\npublic_key\x18\x05 \x01(\x0c\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dtandem/common/v1/ledger.proto\x12\x10tandem.common.v1\"\x82\x02\n\nDisclosure\x12\x15\n\rdisclosure_id\x18\x01 \x01(\t\x12\r\n\x05\x61t_ms\x18\x02 \x01(\x03\x12\x0b\n\x03who\x18\x03 \x01(\t\x12\x13\n\x0blegal_basis\x18\x04 \x01(\t\x12\x0f\n\x07purpose\x18\x05 \x01(\t\x12\x11\n\treference\x18\x06 \x01(\t\x12\x13\n\x0brecord_kind\x18\x07 \x01(\t\x12\x11\n\trecord_id\x18\x08 \x01(\t\x12\x10\n\x08order_id\x18\t \x01(\t\x12\x11\n\trecipient\x18\n \x01(\t\x12\x15\n\rexpires_at_ms\x18\x0b \x01(\x03\x12\x16\n\tpositions\x18\x0c \x01(\x03H\x00\x88\x01\x01\x42\x0c\n\n_positions\"b\n\nLedgerHead\x12\x10\n\x08sequence\x18\x01 \x01(\x03\x12\x0c\n\x04hash\x18\x02 \x01(\x0c\x12\r\n\x05\x61t_ms\x18\x03 \x01(\x03\x12\x11\n\tsignature\x18\x04 \x01(\x0c\x12\x12\n\npublic_key\x18\x05 \x01(\x0c\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -32,7 +32,7 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'tandem.common.v1.ledger_pb2
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_DISCLOSURE']._serialized_start=52
-  _globals['_DISCLOSURE']._serialized_end=272
-  _globals['_LEDGERHEAD']._serialized_start=274
-  _globals['_LEDGERHEAD']._serialized_end=372
+  _globals['_DISCLOSURE']._serialized_end=310
+  _globals['_LEDGERHEAD']._serialized_start=312
+  _globals['_LEDGERHEAD']._serialized_end=410
 # @@protoc_insertion_point(module_scope)

@@ -33,6 +33,7 @@ class Disclosure(_message.Message):
     ORDER_ID_FIELD_NUMBER: _builtins.int
     RECIPIENT_FIELD_NUMBER: _builtins.int
     EXPIRES_AT_MS_FIELD_NUMBER: _builtins.int
+    POSITIONS_FIELD_NUMBER: _builtins.int
     disclosure_id: _builtins.str
     """Given by whoever discloses; the second with the same id is the same disclosure."""
     at_ms: _builtins.int
@@ -55,6 +56,8 @@ class Disclosure(_message.Message):
     """SPIFFE id of the one to whom it is shared."""
     expires_at_ms: _builtins.int
     """End of what is allowed, milliseconds since 1970 UTC; 0 for a single one."""
+    positions: _builtins.int
+    """Only where a share ended, which is a disclosure of its own: how many positions left under it, at most."""
     def __init__(
         self,
         *,
@@ -69,12 +72,15 @@ class Disclosure(_message.Message):
         order_id: _builtins.str = ...,
         recipient: _builtins.str = ...,
         expires_at_ms: _builtins.int = ...,
+        positions: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_positions", b"_positions", "positions", b"positions"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["at_ms", b"at_ms", "disclosure_id", b"disclosure_id", "expires_at_ms", b"expires_at_ms", "legal_basis", b"legal_basis", "order_id", b"order_id", "purpose", b"purpose", "recipient", b"recipient", "record_id", b"record_id", "record_kind", b"record_kind", "reference", b"reference", "who", b"who"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_positions", b"_positions", "at_ms", b"at_ms", "disclosure_id", b"disclosure_id", "expires_at_ms", b"expires_at_ms", "legal_basis", b"legal_basis", "order_id", b"order_id", "positions", b"positions", "purpose", b"purpose", "recipient", b"recipient", "record_id", b"record_id", "record_kind", b"record_kind", "reference", b"reference", "who", b"who"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__positions: _TypeAlias = _typing.Literal["positions"]  # noqa: Y015
+    _WhichOneofArgType__positions: _TypeAlias = _typing.Literal["_positions", b"_positions"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__positions) -> _WhichOneofReturnType__positions | None: ...
 
 Global___Disclosure: _TypeAlias = Disclosure  # noqa: Y015
 

@@ -1,0 +1,13 @@
+"""How many positions left under a share that ended."""
+
+import sqlalchemy as sa
+from alembic import op
+
+revision = "0005"
+down_revision = "0004"
+branch_labels = None
+depends_on = None
+
+
+def upgrade() -> None:
+    op.add_column("ledger", sa.Column("positions", sa.BigInteger))
