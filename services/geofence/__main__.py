@@ -6,6 +6,7 @@ import asyncio
 from contextlib import closing
 from functools import partial
 
+import grpc.aio
 import uvloop
 
 from services.common import bus as buses
@@ -16,9 +17,13 @@ from services.geofence.api import GeofenceApi
 from services.geofence.consumer import Evaluator
 from services.geofence.settings import Settings
 from services.geofence.store import CheckpointStore
-from tandem.geofence.v1 import geofence_pb2, geofence_pb2_grpc
+from services.geofence.what_if_api import WhatIfServicer
+from tandem.geofence.v1 import geofence_pb2, geofence_pb2_grpc, what_if_pb2, what_if_pb2_grpc
 
-SERVICE_NAME = geofence_pb2.DESCRIPTOR.services_by_name["GeofenceService"].full_name
+SERVICE_NAMES = (
+    geofence_pb2.DESCRIPTOR.services_by_name["GeofenceService"].full_name,
+    what_if_pb2.DESCRIPTOR.services_by_name["WhatIfService"].full_name,
+)
 
 
 async def main() -> None:
@@ -35,8 +40,13 @@ async def main() -> None:
                 for p in settings.partitions(premises.partitions)
             }
             api = GeofenceApi(bus, evaluators, premises.partitions)
-            add = partial(geofence_pb2_grpc.add_GeofenceServiceServicer_to_server, api)
-            async with rpc.serve(settings, add, SERVICE_NAME) as server:
+            what_if = WhatIfServicer(bus, evaluators, premises.partitions, premises.clock)
+
+            def add_servicers(server: grpc.aio.Server) -> None:
+                geofence_pb2_grpc.add_GeofenceServiceServicer_to_server(api, server)
+                what_if_pb2_grpc.add_WhatIfServiceServicer_to_server(what_if, server)
+
+            async with rpc.serve(settings, add_servicers, *SERVICE_NAMES) as server:
                 await rpc.run_until_stopped(_evaluate(evaluators, server, bus))
 
 

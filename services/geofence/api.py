@@ -10,16 +10,16 @@ import grpc.aio
 
 from services.common import fields, flow, pull, times
 from services.common.bus import Bus
-from services.common.errors import InvalidField, NotFound, Unavailable
+from services.common.errors import InvalidField, Unavailable
 from services.common.ids import hash_id
 from services.geofence import translate
 from services.geofence.consumer import Evaluator
 from services.geofence.domain.state import CaseState
+from services.geofence.holding import Holding
 from tandem.common.v1 import alert_pb2, log_pb2
 from tandem.geofence.v1 import geofence_pb2, geofence_pb2_grpc
 
 MEASURE_AWAITED_S = 5.0
-MIN_SEQUENCE_AWAITED_S = 4.0
 SINCE_STEP_MS = 60_000
 """To the minute: exact moments at three rings and the wearer's own track would give the protected address."""
 
@@ -29,37 +29,26 @@ class GeofenceApi(geofence_pb2_grpc.GeofenceServiceServicer):
 
     def __init__(self, bus: Bus, evaluators: Mapping[int, Evaluator], partitions: int) -> None:
         self._bus, self._evaluators, self._partitions = bus, evaluators, partitions
+        self._holding = Holding(evaluators, partitions)
 
     async def GetCase(
         self, request: geofence_pb2.GetCaseRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> geofence_pb2.GetCaseResponse:
         case_id = fields.required_id("case_id", request.case_id)
-        for evaluator in self._evaluators.values():
-            if case_id in evaluator.state.cases:
-                await self._wait_for(evaluator, request.min_sequence)
-                return _case(evaluator, evaluator.state.cases[case_id])
-        if request.min_sequence:
-            # The case may be on its way: the answer waits for the sequence before it says no.
-            for evaluator in self._evaluators.values():
-                await self._wait_for(evaluator, request.min_sequence)
-                if case_id in evaluator.state.cases:
-                    return _case(evaluator, evaluator.state.cases[case_id])
-        raise NotFound("no such case in the partitions of this evaluator")
-
-    async def _wait_for(self, evaluator: Evaluator, sequence: int) -> None:
-        try:
-            async with asyncio.timeout(MIN_SEQUENCE_AWAITED_S), evaluator.applied:
-                await evaluator.applied.wait_for(lambda: evaluator.state.sequence >= sequence)
-        except TimeoutError:
-            raise Unavailable(f"sequence {sequence} isn't applied yet") from None
+        evaluator = await self._holding.after(case_id, request.min_sequence)
+        return _case(evaluator, evaluator.state.cases[case_id])
 
     async def WatchAlerts(
         self, request: geofence_pb2.WatchAlertsRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> AsyncIterator[geofence_pb2.WatchAlertsResponse]:
-        last = (await self._bus.bounds_of(flow.ALERTS.name)).last
-        if request.after_stream_sequence > last:
-            raise InvalidField("after_stream_sequence", f"is beyond the last alert, {last}")
-        async for messages in pull.read(self._bus, flow.ALERTS.name, request.after_stream_sequence + 1):
+        after = request.after_stream_sequence
+        kept = await self._bus.bounds_of(flow.ALERTS.name)
+        if after > kept.last:
+            raise InvalidField("after_stream_sequence", f"is beyond the last alert, {kept.last}")
+        if after and after + 1 < kept.first:
+            # What lies between is gone, and must not be missed without a word; 0 asks for what is left.
+            raise InvalidField("after_stream_sequence", f"is before the alerts that are kept, from {kept.first} on")
+        async for messages in pull.read(self._bus, flow.ALERTS.name, after + 1):
             for message in messages:
                 alert = alert_pb2.Alert.FromString(message.data)
                 yield geofence_pb2.WatchAlertsResponse(

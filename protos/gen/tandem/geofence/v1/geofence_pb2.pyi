@@ -135,7 +135,9 @@ class WatchAlertsRequest(_message.Message):
 
     AFTER_STREAM_SEQUENCE_FIELD_NUMBER: _builtins.int
     after_stream_sequence: _builtins.int
-    """Only alerts with a greater stream sequence; 0 for all that are kept."""
+    """Only alerts with a greater stream sequence; 0 for all that are kept. Refused where it is beyond the last one, or where alerts
+    after it aren't kept any more.
+    """
     def __init__(
         self,
         *,

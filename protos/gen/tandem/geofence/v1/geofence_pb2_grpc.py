@@ -57,7 +57,8 @@ class GeofenceServiceServicer:
     """
 
     def GetCase(self, request, context):
-        """State of a case. Tells rings, never distances or positions.
+        """State of a case. Tells rings, never distances or positions. NOT_FOUND: no evaluator has it. UNAVAILABLE: another one may have
+        it, or the sequence isn't applied yet.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -17,7 +17,9 @@ class GeofenceServiceStub:
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     GetCase: _aio.UnaryUnaryMultiCallable[_geofence_pb2.GetCaseRequest, _geofence_pb2.GetCaseResponse]
-    """State of a case. Tells rings, never distances or positions."""
+    """State of a case. Tells rings, never distances or positions. NOT_FOUND: no evaluator has it. UNAVAILABLE: another one may have
+    it, or the sequence isn't applied yet.
+    """
     WatchAlerts: _aio.UnaryStreamMultiCallable[_geofence_pb2.WatchAlertsRequest, _geofence_pb2.WatchAlertsResponse]
     """Alerts from a sequence on with their figures, then each new one. Distances: not for probation."""
     PutRules: _aio.UnaryUnaryMultiCallable[_geofence_pb2.PutRulesRequest, _geofence_pb2.PutRulesResponse]
@@ -32,7 +34,9 @@ class GeofenceServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _geofence_pb2.GetCaseRequest,
         context: _aio.ServicerContext[_geofence_pb2.GetCaseRequest, _abc.Awaitable[_geofence_pb2.GetCaseResponse]],
     ) -> _abc.Awaitable[_geofence_pb2.GetCaseResponse]:
-        """State of a case. Tells rings, never distances or positions."""
+        """State of a case. Tells rings, never distances or positions. NOT_FOUND: no evaluator has it. UNAVAILABLE: another one may have
+        it, or the sequence isn't applied yet.
+        """
 
     @_abc_1.abstractmethod
     def WatchAlerts(
