@@ -4,7 +4,8 @@ Each day of a GeoLife track is played as a wearer's, from its first fix to its l
 protected person stays at a home 2 to 20 km (`--home`) from the first fix of the track, and her phone reports each minute; where
 the home is follows from the track's name alone. The recorders of that study ran for journeys only, so each day is played twice:
 with gaps as they are, which are silence of the tag, and with those of more than half an hour filled, as if the tag went on
-reporting from where it was: what is left are tunnels, buildings and the like.
+reporting from where it was: what is left are tunnels, buildings and the like. What needs a person is what demands NOTIFY or
+more; it is told by its cause, and with an interval over wearers, since one who sits near a home is told of again and again.
 """
 
 from __future__ import annotations
@@ -21,9 +22,10 @@ from itertools import pairwise
 from pathlib import Path
 
 from services.geofence.domain import fold
-from services.geofence.domain.alerts import Alert
+from services.geofence.domain.alerts import Alert, Kind
 from services.geofence.domain.entries import Case, Demand, Entry, Positions, Ring, Target, Tick
 from services.geofence.domain.geometry import PERSON
+from services.geofence.domain.rules import Rules
 from services.geofence.domain.state import State
 
 RINGS = (Ring(2_000_000, Demand.WARN), Ring(1_000_000, Demand.NOTIFY), Ring(100_000, Demand.RESPOND))
@@ -35,6 +37,10 @@ LONG_MS = 1_800_000
 DAY_MS = 86_400_000
 ACCURACY_MM = 10_000
 E7_PER_M = 90.0
+SEED, DRAWS = 9, 10_000
+"""Of the interval."""
+Told = tuple[str, str, str]
+"""Kind, demand, cause."""
 Row = tuple[int, str, int, int]
 """Time, device, latitude and longitude, 1e-7 degrees."""
 
@@ -81,18 +87,18 @@ def home_of(name: str, first: Row, from_m: float, to_m: float) -> tuple[int, int
     )
 
 
-def play(tag: list[Row], home: tuple[int, int]) -> Counter[tuple[str, str]]:
-    """Alerts of one day by kind and demand."""
+def play(tag: list[Row], home: tuple[int, int]) -> Counter[Told]:
+    """Alerts of one day by kind, demand and cause."""
     from_ms, until_ms = tag[0][0], tag[-1][0] + 1
     person = Target("p", True, ("phone",), PERSON)
     case = Case("case", 1, "order", "w", ("tag",), (person,), RINGS, from_ms, until_ms)
     state = State(0)
-    told: Counter[tuple[str, str]] = Counter()
+    told: Counter[Told] = Counter()
 
     def step(stamp_ms: int, body: Case | Positions | Tick) -> None:
         for one in fold.step(state, Entry(state.sequence + 1, stamp_ms, body)):
             if isinstance(one, Alert) and one.at_ms < until_ms:
-                told[one.kind.value, one.demand.name] += 1
+                told[one.kind.value, one.demand.name, cause_of(one, state, person)] += 1
 
     def enter(stamp_ms: int, body: Case | Positions | Tick) -> None:
         while (due_ms := fold.next_due_ms(state)) is not None and due_ms < stamp_ms:
@@ -106,6 +112,34 @@ def play(tag: list[Row], home: tuple[int, int]) -> Counter[tuple[str, str]]:
     return told
 
 
+def cause_of(alert: Alert, state: State, person: Target) -> str:
+    """Why somebody is told; empty where nobody is."""
+    last = state.last_fix(("tag",))
+    if alert.demand < Demand.NOTIFY or last is None:
+        return ""
+    if alert.kind is not Kind.UNKNOWN_NEAR:
+        return f"within {alert.ring_mm // 1000} m" if alert.ring_mm else "for half an hour"
+    if alert.demand is Demand.RESPOND:
+        return "vanished near by"
+    unseen_ms = alert.at_ms - last.time_ms
+    if unseen_ms >= Rules().silent_notify_after_ms:
+        return "for half an hour"
+    apart = state.apart_mm(last, person)
+    gap_mm = (apart[0] if apart else 0.0) - RINGS[-1].radius_mm - 2 * ACCURACY_MM
+    # She may have come towards him as fast since her last report.
+    return "could be there on foot" if gap_mm <= Rules().foot_mps * (unseen_ms + FILL_MS) else "had been faster"
+
+
+def interval(touching: list[int], days: list[int]) -> tuple[float, float]:
+    """Where the rate lies with 95 %, by drawing wearers anew."""
+    rng, rates = random.Random(SEED), []
+    for _ in range(DRAWS):
+        drawn = [rng.randrange(len(days)) for _ in days]
+        rates.append(sum(touching[i] for i in drawn) / sum(days[i] for i in drawn))
+    rates.sort()
+    return rates[DRAWS // 40], rates[-DRAWS // 40]
+
+
 def main() -> None:
     """Prints the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -116,19 +150,27 @@ def main() -> None:
     if not paths:
         raise SystemExit(f"GeoLife tracks not found in {folder()}; set TANDEM_SHARED_DATA")
     for title, made in (("gaps as they are", list), ("long gaps filled", filled)):
-        told: Counter[tuple[str, str]] = Counter()
-        days = 0
+        told: Counter[Told] = Counter()
+        touching, days = [], []
         for path in paths:
             home: tuple[int, int] | None = None
+            mine: Counter[Told] = Counter()
+            days.append(0)
             for day in days_of(path):
                 home = home or home_of(path.name, day[0], *arguments.home)
-                told += play(made(day), home)
-                days += 1
-        touching = sum(count for (_, demand), count in told.items() if demand in {"NOTIFY", "RESPOND"})
-        print(f"{title}: {len(paths)} wearers, {days} wearer-days")
-        for (kind, demand), count in sorted(told.items()):
-            print(f"  {kind:22} {demand:8} {count:6} {count / days:8.3f} a wearer and day")
-        print(f"  {'NOTIFY or RESPOND':31} {touching:6} {touching / days:8.3f} a wearer and day")
+                mine += play(made(day), home)
+                days[-1] += 1
+            touching.append(sum(count for (_, demand, _), count in mine.items() if Demand[demand] >= Demand.NOTIFY))
+            told += mine
+        total, wearer_days = sum(touching), sum(days)
+        low, high = interval(touching, days)
+        print(f"{title}: {len(paths)} wearers, {wearer_days} wearer-days")
+        for (kind, demand, cause), count in sorted(told.items()):
+            print(f"  {kind:20} {demand:8} {cause:24} {count:6} {count / wearer_days:8.3f} a wearer and day")
+        print(
+            f"  {'needs a person':54} {total:6} {total / wearer_days:8.3f} a wearer and day ({low:.2f} to {high:.2f})"
+        )
+        print("  by wearer: " + ", ".join(f"{n}/{of}" for n, of in zip(touching, days, strict=True)))
 
 
 if __name__ == "__main__":

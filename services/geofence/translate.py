@@ -165,6 +165,7 @@ def check_rules(prefix: str, msg: log_pb2.Rules) -> None:
     fields.number(f"{prefix}reach_most_s", msg.reach_most_s, 0, 86_400)
     fields.number(f"{prefix}protected_lost_after_s", msg.protected_lost_after_s, 0, 86_400)
     fields.number(f"{prefix}help_after_s", msg.help_after_s, 0, 3_600)
+    fields.number(f"{prefix}foot_mps", msg.foot_mps, 0, 60)
 
 
 def rules_of(msg: log_pb2.Rules) -> Rules:
@@ -180,6 +181,7 @@ def rules_of(msg: log_pb2.Rules) -> Rules:
         reach_most_ms=msg.reach_most_s * 1000 or default.reach_most_ms,
         protected_lost_after_ms=msg.protected_lost_after_s * 1000 or default.protected_lost_after_ms,
         help_after_ms=msg.help_after_s * 1000 or default.help_after_ms,
+        foot_mps=msg.foot_mps or default.foot_mps,
     )
 
 
@@ -196,6 +198,7 @@ def rules_entry(rules: Rules) -> log_pb2.LogEntry:
             reach_most_s=rules.reach_most_ms // 1000,
             protected_lost_after_s=rules.protected_lost_after_ms // 1000,
             help_after_s=rules.help_after_ms // 1000,
+            foot_mps=rules.foot_mps,
         )
     )
 

@@ -52,10 +52,12 @@ class Decisions:
         min_mm: float | None = None,
         due_ms: int | None = None,
         encounter: Encounter | None = None,
+        to_nobody: bool = False,
     ) -> None:
         """Adds an alert; the first that demands something opens the episode, and with it the wearer's incident.
 
-        `due_ms` is when it could be decided at the earliest, where that isn't `at_ms`: what comes much later is late.
+        `due_ms` is when it could be decided at the earliest, where that isn't `at_ms`: what comes much later is late. What goes
+        `to_nobody` is kept in the log of alerts alone; to a leg a RECORD would say that a threat is over.
         """
         state, case = self.state, case_state.case
         ordinal = len(self.out)
@@ -89,7 +91,7 @@ class Decisions:
                 at_ms=at_ms,
                 decided_at_ms=state.now_ms,
                 late=state.now_ms - (at_ms if due_ms is None else due_ms) >= state.rules.late_after_ms,
-                destinations=demands.destinations(case, kind, demand, target),
+                destinations=() if to_nobody else demands.destinations(case, kind, demand, target),
                 incident_opens=opens,
                 incident_ends=False,
                 cause=cause,

@@ -47,7 +47,9 @@ class Found(enum.Enum):
     """... for as long as the rules say."""
     HEARD_AGAIN = "HEARD_AGAIN"
     IN_REACH = "IN_REACH"
-    """The wearer's position is unknown, and a ring that demands a response could be entered by now."""
+    """The wearer's position is unknown, and at the speed bound a ring that demands a response could be entered by now."""
+    LIKELY_IN_REACH = "LIKELY_IN_REACH"
+    """... and at the wearer's own pace too, or nobody has seen the wearer for as long as the rules say."""
     IN_REACH_AFTER_A_SIGN = "IN_REACH_AFTER_A_SIGN"
     """... and the last that was known was within a ring that demands NOTIFY or more, or a tag had been opened, jammed or shut down."""
     SEEN_AGAIN = "SEEN_AGAIN"
@@ -65,8 +67,10 @@ FOUND: dict[Found, tuple[Kind, Demand]] = {
     Found.NOT_HEARD: (Kind.SILENT, Demand.RECORD),
     Found.NOT_HEARD_FOR_LONG: (Kind.SILENT, Demand.NOTIFY),
     Found.HEARD_AGAIN: (Kind.HEARD_AGAIN, Demand.RECORD),
-    # The Decree has police told of a risk of breach at once. Nobody is sent on a possibility alone, unless there was a sign.
-    Found.IN_REACH: (Kind.UNKNOWN_NEAR, Demand.NOTIFY),
+    # Whoever sits still in a cellar could have taken a car each day, and didn't: that is kept for whoever reviews the case. The Decree
+    # has police told of a risk of breach at once; nobody is sent on it alone, unless there was a sign.
+    Found.IN_REACH: (Kind.UNKNOWN_NEAR, Demand.RECORD),
+    Found.LIKELY_IN_REACH: (Kind.UNKNOWN_NEAR, Demand.NOTIFY),
     Found.IN_REACH_AFTER_A_SIGN: (Kind.UNKNOWN_NEAR, Demand.RESPOND),
     Found.SEEN_AGAIN: (Kind.UNKNOWN_NEAR, Demand.RECORD),
     Found.PERSON_LOST: (Kind.PROTECTED_DEVICE_LOST, Demand.NOTIFY),

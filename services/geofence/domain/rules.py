@@ -27,6 +27,8 @@ class Rules:
     """The police are told of a protected person whose devices were not heard for so long; phones sleep."""
     help_after_ms: int = 480_000
     """Help needs so long: police arrive 5 min 7 s after the call on average, and 100 m are 70 s on foot."""
+    foot_mps: int = 2
+    """Whoever is unseen is taken to go on at their last pace, and at this at least: somebody in a hurry on foot."""
 
     def clear_margin_of(self, radius_mm: int) -> int:
         """Margin of a ring, mm."""

@@ -14,7 +14,6 @@ from services.geofence.domain.alerts import Report
 from services.geofence.domain.decisions import Decisions
 from services.geofence.domain.demands import Found
 from services.geofence.domain.entries import Case, Demand, Target
-from services.geofence.domain.rules import Rules
 from services.geofence.domain.state import WEARER, CaseState, State
 from services.geofence.domain.track import UNKNOWN_AFTER_MS, Fix
 
@@ -76,7 +75,8 @@ def _tell(
     cause: Report | None = None,
 ) -> Demand:
     kind, demand = demands.FOUND[found]
-    decisions.alert(case_state, kind, demand, at_ms, target=target, cause=cause)
+    to_nobody = found is Found.IN_REACH
+    decisions.alert(case_state, kind, demand, at_ms, target=target, cause=cause, to_nobody=to_nobody)
     return demand
 
 
@@ -153,14 +153,21 @@ def _reach(decisions: Decisions, case_state: CaseState, at_ms: int, cause: Repor
     sign = any(case_state.stands(demands.SIGNS, tag_id) for tag_id in case.tag_device_ids)
     from_ms = case_state.awaited_from_ms[WEARER]
     for target in case.targets:
-        found_ms = _reached_ms(state, case_state, last, target)
-        if found_ms is None:
+        found_ms, found = _possible_ms(state, case_state, last, target), Found.IN_REACH
+        if found_ms is None and target.key not in case_state.near:
             continue
-        if at_ms < found_ms:
+        if found_ms is not None and at_ms < found_ms:
             yield found_ms
             continue
-        found = Found.IN_REACH_AFTER_A_SIGN if sign or _was_near(state, case, last, target) else Found.IN_REACH
-        if case_state.near.get(target.key, Demand.RECORD) < demands.FOUND[found][1]:
+        if found_ms is not None and (sign or _was_near(state, case, last, target)):
+            found = Found.IN_REACH_AFTER_A_SIGN
+        else:
+            likely_ms = _likely_ms(state, case_state, last, target)
+            if at_ms < likely_ms:
+                yield likely_ms
+            else:
+                found_ms, found = likely_ms, Found.LIKELY_IN_REACH
+        if found_ms is not None and case_state.near.get(target.key, 0) < demands.FOUND[found][1]:
             moment_ms = max(found_ms, from_ms)
             case_state.near[target.key] = _tell(decisions, case_state, found, moment_ms, target, cause)
 
@@ -172,40 +179,56 @@ def _was_near(state: State, case: Case, last: Fix | None, target: Target) -> boo
     return apart is not None and apart[0] <= radius_mm
 
 
-def _reached_ms(state: State, case_state: CaseState, last: Fix | None, target: Target) -> int | None:
+def _possible_ms(state: State, case_state: CaseState, last: Fix | None, target: Target) -> int | None:
     """The first moment at which the wearer, unseen, can be within the ring that demands a response; None where never.
 
     The wearer may be as far from the last position as its accuracy and the speed bound allow. A person's own position ages by the
     same bound, but for 3 minutes only: then it is the last one that there is. Where the wearer never was anywhere, the set is
     everywhere, which is told together with the silence.
     """
-    rules, case = state.rules, case_state.case
+    if last is None:
+        return case_state.awaited_from_ms[WEARER] + state.rules.silent_notify_after_ms
+    at_ms = _reached_ms(state, case_state.case, last, target, state.rules.reach_mps)
+    return at_ms if at_ms is not None and at_ms <= last.time_ms + state.rules.reach_most_ms else None
+
+
+def _likely_ms(state: State, case_state: CaseState, last: Fix | None, target: Target) -> int:
+    """The first moment at which the same is likely: at the wearer's own pace, or once nobody has seen the wearer for long."""
+    rules = state.rules
     if last is None:
         return case_state.awaited_from_ms[WEARER] + rules.silent_notify_after_ms
+    long_ms = last.time_ms + rules.silent_notify_after_ms
+    tracks = [state.tracks[one] for one in case_state.case.tag_device_ids if one in state.tracks]
+    paces = [track.pace_mps() for track in tracks if track.fixes and track.fixes[-1] is last]
+    known = [pace for pace in paces if pace is not None]
+    mps = min(rules.reach_mps, max(rules.foot_mps, *known)) if known else rules.reach_mps
+    at_ms = _reached_ms(state, case_state.case, last, target, mps)
+    return long_ms if at_ms is None else min(long_ms, at_ms)
+
+
+def _reached_ms(state: State, case: Case, last: Fix, target: Target, mps: float) -> int | None:
+    """When the gap to the ring that demands a response is closed, each side at so much; None where the other side is unknown."""
     apart = state.apart_mm(last, target)
     if apart is None:
         return None
     apart_mm, there = apart
     responds = [ring.radius_mm for ring in case.rings if ring.action is Demand.RESPOND]
     gap_mm = apart_mm - (max(responds) if responds else case.rings[-1].radius_mm) - last.accuracy_mm
-    until_ms = last.time_ms + rules.reach_most_ms
     if there is None:
-        at_ms = _closed_ms(gap_mm, last.time_ms + UNKNOWN_AFTER_MS, last.time_ms, rules)
-    else:
-        at_ms = _met_ms(gap_mm - there.accuracy_mm, last.time_ms, there.time_ms, rules)
-    return at_ms if at_ms <= until_ms else None
+        return _closed_ms(gap_mm, last.time_ms + UNKNOWN_AFTER_MS, last.time_ms, mps)
+    return _met_ms(gap_mm - there.accuracy_mm, last.time_ms, there.time_ms, mps)
 
 
-def _closed_ms(gap_mm: float, least_ms: int, from_ms: int, rules: Rules) -> int:
-    """When a gap is closed at the speed bound (m/s are mm/ms) from a moment on; never before `least_ms`."""
-    return max(least_ms, from_ms + math.ceil(gap_mm / rules.reach_mps))
+def _closed_ms(gap_mm: float, least_ms: int, from_ms: int, mps: float) -> int:
+    """When a gap is closed at a speed (m/s are mm/ms) from a moment on; never before `least_ms`."""
+    return max(least_ms, from_ms + math.ceil(gap_mm / mps))
 
 
-def _met_ms(gap_mm: float, last_ms: int, there_ms: int, rules: Rules) -> int:
+def _met_ms(gap_mm: float, last_ms: int, there_ms: int, mps: float) -> int:
     """When a gap is closed from both sides, each from its own last position on, the person's for 3 minutes."""
     least_ms = max(last_ms + UNKNOWN_AFTER_MS, there_ms)
     still_ms = there_ms + UNKNOWN_AFTER_MS
-    both_ms = math.ceil((gap_mm / rules.reach_mps + last_ms + there_ms) / 2)
+    both_ms = math.ceil((gap_mm / mps + last_ms + there_ms) / 2)
     if both_ms <= still_ms:
         return max(least_ms, both_ms)
-    return _closed_ms(gap_mm - rules.reach_mps * UNKNOWN_AFTER_MS, least_ms, last_ms, rules)
+    return _closed_ms(gap_mm - mps * UNKNOWN_AFTER_MS, least_ms, last_ms, mps)

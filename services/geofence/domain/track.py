@@ -30,6 +30,11 @@ JUMP_MPS = 100
 """Nothing on the ground is faster: the KTX does 85 m/s."""
 
 
+PACE_LEAST_MS = 30_000
+PACE_OVER_MS = 300_000
+"""A pace is of movements between these lengths: shorter ones are the receiver's noise, longer ones say nothing of how it goes on."""
+
+
 class Fix(NamedTuple):
     """One position; sorts by time, then by report, so that the order of arrival doesn't matter."""
 
@@ -116,6 +121,21 @@ class Track:
         before, last = fixes[-2], fixes[-1]
         apart_mm = math.dist(before[3:6], last[3:6]) - JUMP_MPS * (last[0] - before[0])
         return apart_mm > 0 and apart_mm > before.accuracy_mm + last.accuracy_mm
+
+    def pace_mps(self) -> float | None:
+        """How fast the device went away from anywhere it was in the last 5 minutes, half a minute and more before the newest fix.
+
+        What the accuracies can explain is no movement. None where it wasn't anywhere then.
+        """
+        last, found = self.fixes[-1], None
+        for fix in reversed(self.fixes):
+            took_ms = last.time_ms - fix.time_ms
+            if took_ms > PACE_OVER_MS:
+                break
+            if took_ms >= PACE_LEAST_MS:
+                moved_mm = math.dist(fix[3:6], last[3:6]) - fix.accuracy_mm - last.accuracy_mm
+                found = max(found or 0.0, moved_mm / took_ms)
+        return found
 
     def path_since_mm(self, from_ms: int) -> float:
         """Length of the way through the fixes since a moment: no position since then is farther from the last one."""

@@ -52,8 +52,9 @@ class _AlertKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_AlertKind.V
     HEARD_AGAIN: _AlertKind.ValueType  # 10
     """A tag was heard after SILENT."""
     UNKNOWN_NEAR: _AlertKind.ValueType  # 11
-    """Nothing newer than 3 minutes is known of where the wearer is, and by now they can have reached the target; with RECORD, the
-    wearer's position is known again. No report says so: it is decided by time, or by where the protected person goes.
+    """Nothing newer than 3 minutes is known of where the wearer is, and by now they can have reached the target: at the speed bound
+    (RECORD), at their own pace or after half an hour (NOTIFY), after a sign or from near by (RESPOND). With RECORD after any of
+    these, the wearer's position is known again. No report says so: it is decided by time, or by where the protected person goes.
     """
     CONTACT_PREDICTED: _AlertKind.ValueType  # 12
     """Within an outer ring, and going on like this the ring that demands a response is entered before help could come."""
@@ -89,8 +90,9 @@ SILENT: AlertKind.ValueType  # 9
 HEARD_AGAIN: AlertKind.ValueType  # 10
 """A tag was heard after SILENT."""
 UNKNOWN_NEAR: AlertKind.ValueType  # 11
-"""Nothing newer than 3 minutes is known of where the wearer is, and by now they can have reached the target; with RECORD, the
-wearer's position is known again. No report says so: it is decided by time, or by where the protected person goes.
+"""Nothing newer than 3 minutes is known of where the wearer is, and by now they can have reached the target: at the speed bound
+(RECORD), at their own pace or after half an hour (NOTIFY), after a sign or from near by (RESPOND). With RECORD after any of
+these, the wearer's position is known again. No report says so: it is decided by time, or by where the protected person goes.
 """
 CONTACT_PREDICTED: AlertKind.ValueType  # 12
 """Within an outer ring, and going on like this the ring that demands a response is entered before help could come."""
@@ -207,7 +209,8 @@ class Alert(_message.Message):
     def destinations(self) -> _containers.RepeatedCompositeFieldContainer[Global___Destination]:
         """Where each leg has to go; a leg without a destination has nothing to do, whatever the demand. JAMMED, DEVICE_OFF, IMPLAUSIBLE and
         PROTECTED_DEVICE_LOST warn nobody, and where they are of a protective device they are the police's alone. SILENT and
-        HEARD_AGAIN are probation's alone. UNKNOWN_NEAR warns only where it demands a response.
+        HEARD_AGAIN are probation's alone. UNKNOWN_NEAR warns only where it demands a response, and is nobody's while it is no more
+        than possible.
         """
 
     @_builtins.property

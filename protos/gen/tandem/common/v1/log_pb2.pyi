@@ -503,6 +503,7 @@ class Rules(_message.Message):
     REACH_MOST_S_FIELD_NUMBER: _builtins.int
     PROTECTED_LOST_AFTER_S_FIELD_NUMBER: _builtins.int
     HELP_AFTER_S_FIELD_NUMBER: _builtins.int
+    FOOT_MPS_FIELD_NUMBER: _builtins.int
     rules_id: _builtins.str
     """Name of this set, printed with decisions that rest on it."""
     clear_margin_m: _builtins.int
@@ -521,6 +522,8 @@ class Rules(_message.Message):
     """The police are told of a protected person whose devices were not heard for this many seconds."""
     help_after_s: _builtins.int
     """Help needs this many seconds: contact that is predicted earlier demands a response."""
+    foot_mps: _builtins.int
+    """Whoever is unseen is taken to go on at their last pace, and at this one at least, metres a second."""
     def __init__(
         self,
         *,
@@ -533,10 +536,11 @@ class Rules(_message.Message):
         reach_most_s: _builtins.int = ...,
         protected_lost_after_s: _builtins.int = ...,
         help_after_s: _builtins.int = ...,
+        foot_mps: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["clear_after_s", b"clear_after_s", "clear_margin_m", b"clear_margin_m", "help_after_s", b"help_after_s", "late_after_s", b"late_after_s", "protected_lost_after_s", b"protected_lost_after_s", "reach_most_s", b"reach_most_s", "reach_mps", b"reach_mps", "rules_id", b"rules_id", "silent_notify_after_s", b"silent_notify_after_s"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["clear_after_s", b"clear_after_s", "clear_margin_m", b"clear_margin_m", "foot_mps", b"foot_mps", "help_after_s", b"help_after_s", "late_after_s", b"late_after_s", "protected_lost_after_s", b"protected_lost_after_s", "reach_most_s", b"reach_most_s", "reach_mps", b"reach_mps", "rules_id", b"rules_id", "silent_notify_after_s", b"silent_notify_after_s"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
