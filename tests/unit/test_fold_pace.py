@@ -18,10 +18,10 @@ EDGE_M = 20 + 100 + 5
 """A place's own radius, the ring that demands a response, and the accuracy."""
 
 
-def last_seen(metres: float, mps: float = 0, for_s: int = 120, accuracy_m: float = 5, **case: object) -> Story:
+def last_seen(metres: float, mps: float = 0, for_s: int = 120, accuracy_m: float = 5) -> Story:
     """A wearer who comes from farther off at one speed, and is last seen at second 0 so far from a home."""
     story = Story()
-    story.case(-for_s - 1, persons=[NO_PHONE], places=[circle("home", 0, 0, 20)], **case)
+    story.case(-for_s - 1, persons=[NO_PHONE], places=[circle("home", 0, 0, 20)])
     for at_s in range(-for_s, 1, 15):
         story.at(at_s, "tag", metres - mps * at_s, accuracy_m=accuracy_m)
     return story
