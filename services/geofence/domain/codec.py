@@ -11,7 +11,7 @@ from services.geofence.domain.entries import Case, Demand, Encounter, Exercise, 
 from services.geofence.domain.geometry import PERSON, Disc, Polygon, Shape
 from services.geofence.domain.rings import RingState
 from services.geofence.domain.rules import Rules
-from services.geofence.domain.state import WEARER, CaseState, Incident, State
+from services.geofence.domain.state import WEARER, CaseState, Incident, State, Warned
 from services.geofence.domain.track import Fix, Track
 from services.geofence.domain.version import VERSION
 
@@ -136,6 +136,7 @@ def _case_state(case_state: CaseState) -> dict[str, Any]:
         "lost": case_state.lost,
         "near": case_state.near,
         "unseen": case_state.unseen,
+        "warned": case_state.warned,
         "closing": case_state.closing,
         "wake_ms": case_state.wake_ms,
     }
@@ -178,6 +179,7 @@ def _to_case_state(content: dict[str, Any]) -> CaseState:
         lost=content["lost"],
         near={key: Demand(demand) for key, demand in content["near"].items()},
         unseen=content["unseen"],
+        warned={key: Warned(*one) for key, one in content["warned"].items()},
         closing=content["closing"],
         wake_ms=content["wake_ms"],
     )

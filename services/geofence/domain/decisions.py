@@ -113,6 +113,7 @@ class Decisions:
             return
         case_state.episode_id = ""
         case_state.closing.clear()
+        case_state.warned.clear()
         wearer_id = case_state.case.wearer_id
         incident = self.state.incidents[wearer_id]
         incident.case_ids.remove(case_state.case.case_id)

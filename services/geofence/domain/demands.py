@@ -58,6 +58,8 @@ class Found(enum.Enum):
     PERSON_FOUND = "PERSON_FOUND"
     CLOSING_IN = "CLOSING_IN"
     """Contact would come before help."""
+    DISTANCE_CHANGED = "DISTANCE_CHANGED"
+    """Within a ring, the wearer has come nearer or gone away since the person was warned last."""
     JUMPED = "JUMPED"
     """A position that nothing could have travelled to since the one before."""
 
@@ -77,6 +79,7 @@ FOUND: dict[Found, tuple[Kind, Demand]] = {
     Found.PERSON_FOUND: (Kind.PROTECTED_DEVICE_LOST, Demand.RECORD),
     # Who is sent only at 100 m comes five minutes too late.
     Found.CLOSING_IN: (Kind.CONTACT_PREDICTED, Demand.RESPOND),
+    Found.DISTANCE_CHANGED: (Kind.DISTANCE_CHANGED, Demand.WARN),
     # Streets between high houses do that to each receiver, and so does spoofing: whoever reviews the case has to know.
     Found.JUMPED: (Kind.IMPLAUSIBLE, Demand.RECORD),
 }
@@ -140,6 +143,9 @@ def destinations(case: Case, kind: Kind, demand: Demand, target: Target | None) 
     warned = [target.target_id] if target and target.is_person else persons
     probation = ((Leg.PROBATION, case.wearer_id),)
     police = tuple((Leg.POLICE, subject_id) for subject_id in threatened)
+    if kind is Kind.DISTANCE_CHANGED:
+        # Hers alone: how often it is told would tell the others how far he is.
+        return tuple((Leg.WARNING, person_id) for person_id in warned)
     if kind in _OF_SILENCE:
         return probation
     if kind in _OF_DEVICES:

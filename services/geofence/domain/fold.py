@@ -10,7 +10,7 @@ import heapq
 from math import dist
 
 from services.common.errors import OutdatedFold
-from services.geofence.domain import approach, clearance, closing, demands, silence
+from services.geofence.domain import approach, clearance, closing, demands, distances, silence
 from services.geofence.domain.alerts import Output, Report
 from services.geofence.domain.clearance import VAGUE_TIMES
 from services.geofence.domain.decisions import Decisions
@@ -311,6 +311,7 @@ class _Folding:
             if case_state.episode_id:
                 if until_ms is None:
                     closing.look(self.decisions, case_state, device_id, cause)
+                    distances.look(self.decisions, case_state, cause)
                 approach.clear_what_was_left(self.decisions, case_state, cause)
             if case_state.unseen or (case_state.episode_id and case_state.watchful):
                 self._to_watch[case_id] = cause

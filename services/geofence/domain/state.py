@@ -24,6 +24,16 @@ WEARER = "wearer"
 """Key of the wearer beside those of targets."""
 
 
+class Warned(NamedTuple):
+    """What a protected person was told last of where the wearer is."""
+
+    apart_mm: float
+    at_ms: int
+    """When, mesh time."""
+    rings: int
+    """How many rings were entered then."""
+
+
 @dataclass(slots=True)
 class CaseState:
     """One joint case."""
@@ -46,6 +56,8 @@ class CaseState:
     """Targets that the wearer can have reached unseen, by key, and what was demanded."""
     unseen: bool = False
     """Where the wearer is, is unknown."""
+    warned: dict[str, Warned] = field(default_factory=dict)
+    """Persons within whose ring the wearer is, by key: what they were told last."""
     closing: dict[str, int] = field(default_factory=dict)
     """`<target> <device>` whose movement leads the two together, and since when; TOLD by target once that was told in this episode."""
     wake_ms: int = 0

@@ -62,6 +62,10 @@ class _AlertKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_AlertKind.V
     """A device's position is farther from the one before than anything can travel; told once a device and hour. With a target it is
     the protective device's, else the tag's. The position counts all the same.
     """
+    DISTANCE_CHANGED: _AlertKind.ValueType  # 14
+    """Within a ring, the wearer has come 100 m nearer, or gone 300 m away, since the protected person was warned last; at most every
+    15 s. The warning leg's alone. How far away is in Measure.
+    """
 
 class AlertKind(_AlertKind, metaclass=_AlertKindEnumTypeWrapper):
     """Kinds of alert."""
@@ -99,6 +103,10 @@ CONTACT_PREDICTED: AlertKind.ValueType  # 12
 IMPLAUSIBLE: AlertKind.ValueType  # 13
 """A device's position is farther from the one before than anything can travel; told once a device and hour. With a target it is
 the protective device's, else the tag's. The position counts all the same.
+"""
+DISTANCE_CHANGED: AlertKind.ValueType  # 14
+"""Within a ring, the wearer has come 100 m nearer, or gone 300 m away, since the protected person was warned last; at most every
+15 s. The warning leg's alone. How far away is in Measure.
 """
 Global___AlertKind: _TypeAlias = AlertKind  # noqa: Y015
 
