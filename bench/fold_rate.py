@@ -13,7 +13,7 @@ from bench.crowd import EVERY_MS, Crowd
 from services.geofence import translate
 from services.geofence.domain import fold
 from services.geofence.domain.alerts import Alert
-from services.geofence.domain.entries import Entry
+from services.geofence.domain.entries import Body, Entry
 from services.geofence.domain.state import State
 
 STARTS_MS = 1_790_000_000_000
@@ -57,7 +57,7 @@ class Folder:
             self._step(partition, now_ms, translate.entry_body(data))
         return len(self.reporting), time.process_time() - began
 
-    def _step(self, partition: int, now_ms: int, body: translate.Body) -> None:
+    def _step(self, partition: int, now_ms: int, body: Body) -> None:
         state = self.states[partition]
         outputs = fold.step(state, Entry(state.sequence + 1, now_ms, body))
         self.alerts += sum(isinstance(one, Alert) for one in outputs)
