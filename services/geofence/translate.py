@@ -239,6 +239,9 @@ def alert_to_proto(alert: alerts.Alert, partition: int) -> alert_pb2.Alert:
         fold_version=alert.fold_version,
         rules_id=alert.rules_id,
         encounter_id=alert.encounter_id,
+        outage_id=alert.outage_id,
+        outage_silent=alert.outage_silent,
+        outage_watched=alert.outage_watched,
         exercise=exercise_pb2.Exercise.ValueType(alert.exercise.value),
     )
 

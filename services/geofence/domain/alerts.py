@@ -25,6 +25,7 @@ class Kind(enum.Enum):
     CONTACT_PREDICTED = "CONTACT_PREDICTED"
     IMPLAUSIBLE = "IMPLAUSIBLE"
     DISTANCE_CHANGED = "DISTANCE_CHANGED"
+    OUTAGE = "OUTAGE"
 
 
 class Leg(enum.Enum):
@@ -82,6 +83,12 @@ class Alert:
     encounter_id: str = ""
     """The authorised encounter for which nobody is sent."""
     exercise: Exercise = Exercise.NONE
+    outage_id: str = ""
+    """The outage that it is of, or that explains the silence it tells of."""
+    outage_silent: int = 0
+    """OUTAGE: how many wearers are silent; at its end, how many were at the most."""
+    outage_watched: int = 0
+    """OUTAGE: of how many who are watched."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import deque
 from dataclasses import astuple
 from typing import Any
 
@@ -11,7 +12,7 @@ from services.geofence.domain.entries import Case, Demand, Encounter, Exercise, 
 from services.geofence.domain.geometry import PERSON, Disc, Polygon, Shape
 from services.geofence.domain.rings import RingState
 from services.geofence.domain.rules import Rules
-from services.geofence.domain.state import WEARER, CaseState, Incident, State, Warned
+from services.geofence.domain.state import WEARER, CaseState, Incident, Outage, State, Warned
 from services.geofence.domain.track import Fix, Track
 from services.geofence.domain.version import VERSION
 
@@ -43,6 +44,9 @@ def encode(state: State) -> bytes:
             "cases": {case_id: _case_state(case_state) for case_id, case_state in state.cases.items()},
             "incidents": {wearer_id: [one.incident_id, one.case_ids] for wearer_id, one in state.incidents.items()},
             "due": sorted(state.due),
+            "outage": astuple(state.outage) if state.outage else None,
+            "outage_over_ms": state.outage_over_ms,
+            "silences": list(state.silences),
         },
         separators=(",", ":"),
         sort_keys=True,
@@ -97,12 +101,19 @@ def decode(data: bytes) -> State:
             cases={case_id: _to_case_state(one) for case_id, one in content["cases"].items()},
             incidents={wearer_id: Incident(*one) for wearer_id, one in content["incidents"].items()},
             due=[(due_ms, case_id, version) for due_ms, case_id, version in content["due"]],
+            outage=Outage(*content["outage"]) if content["outage"] else None,
+            outage_over_ms=content["outage_over_ms"],
+            silences=deque((at_ms, case_id) for at_ms, case_id in content["silences"]),
         )
     except (ValueError, KeyError, TypeError, IndexError) as error:
         raise UnreadableState(f"{type(error).__name__}: {error}") from error
-    for case_state in state.cases.values():
+    for case_id, case_state in state.cases.items():
+        if case_state.grouped:
+            state.grouped.add(case_id)
         if not case_state.ended:
             state.index(case_state.case)
+            if WEARER in case_state.awaited_from_ms and case_state.case.tag_device_ids:
+                state.watched.add(case_id)
             for key in (*([WEARER] if case_state.silent else []), *case_state.lost):
                 state.missed.update(case_state.devices(key))
     return state
@@ -137,6 +148,7 @@ def _case_state(case_state: CaseState) -> dict[str, Any]:
         "near": case_state.near,
         "unseen": case_state.unseen,
         "warned": case_state.warned,
+        "grouped": case_state.grouped,
         "closing": case_state.closing,
         "wake_ms": case_state.wake_ms,
     }
@@ -180,6 +192,7 @@ def _to_case_state(content: dict[str, Any]) -> CaseState:
         near={key: Demand(demand) for key, demand in content["near"].items()},
         unseen=content["unseen"],
         warned={key: Warned(*one) for key, one in content["warned"].items()},
+        grouped=content["grouped"],
         closing=content["closing"],
         wake_ms=content["wake_ms"],
     )

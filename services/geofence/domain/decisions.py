@@ -7,9 +7,9 @@ from dataclasses import replace
 
 from services.common.ids import hash_id
 from services.geofence.domain import clearance, demands
-from services.geofence.domain.alerts import Alert, Kind, Output, Parked, Report
+from services.geofence.domain.alerts import Alert, Kind, Leg, Output, Parked, Report
 from services.geofence.domain.entries import Demand, Encounter, Ring, Target
-from services.geofence.domain.state import CaseState, Incident, State
+from services.geofence.domain.state import CaseState, Incident, Outage, State
 from services.geofence.domain.version import VERSION
 
 
@@ -53,6 +53,7 @@ class Decisions:
         due_ms: int | None = None,
         encounter: Encounter | None = None,
         to_nobody: bool = False,
+        outage_id: str = "",
     ) -> None:
         """Adds an alert; the first that demands something opens the episode, and with it the wearer's incident.
 
@@ -104,6 +105,46 @@ class Decisions:
                 min_distance_mm=min_mm,
                 encounter_id=encounter.encounter_id if encounter else "",
                 exercise=case.exercise,
+                outage_id=outage_id,
+            )
+        )
+
+    def outage_ids(self) -> tuple[str, str]:
+        """Ids of an outage that begins, and of what the legs keep its notice under."""
+        return self._id("outage"), self._id("incident", "outage")
+
+    def outage_alert(self, outage: Outage, kind: Kind, demand: Demand, at_ms: int, silent: int) -> None:
+        """Adds the notice of an outage, or its all-clear: of no case and no wearer, and over at once."""
+        state = self.state
+        self.out.append(
+            Alert(
+                alert_id=self._id("alert", outage.outage_id, kind.value, demand.value),
+                sequence=self.sequence,
+                ordinal=len(self.out),
+                kind=kind,
+                demand=demand,
+                order_id=outage.outage_id,
+                case_id="",
+                episode_id="",
+                incident_id=outage.incident_id,
+                wearer_id="",
+                target_id="",
+                ring_mm=0,
+                at_ms=at_ms,
+                decided_at_ms=state.now_ms,
+                late=state.now_ms - at_ms >= state.rules.late_after_ms,
+                destinations=((Leg.PROBATION, outage.outage_id), (Leg.POLICE, outage.outage_id)),
+                incident_opens=demand > Demand.RECORD,
+                incident_ends=True,
+                cause=None,
+                cause_of_wearer=False,
+                distance_mm=None,
+                probability=None,
+                fold_version=VERSION,
+                rules_id=state.rules.rules_id,
+                outage_id=outage.outage_id,
+                outage_silent=silent,
+                outage_watched=len(state.watched),
             )
         )
 

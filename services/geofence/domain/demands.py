@@ -58,6 +58,9 @@ class Found(enum.Enum):
     PERSON_FOUND = "PERSON_FOUND"
     CLOSING_IN = "CLOSING_IN"
     """Contact would come before help."""
+    OUTAGE = "OUTAGE"
+    """So many wearers fell silent together that it is no wearer's doing."""
+    OUTAGE_OVER = "OUTAGE_OVER"
     DISTANCE_CHANGED = "DISTANCE_CHANGED"
     """Within a ring, the wearer has come nearer or gone away since the person was warned last."""
     JUMPED = "JUMPED"
@@ -79,6 +82,9 @@ FOUND: dict[Found, tuple[Kind, Demand]] = {
     Found.PERSON_FOUND: (Kind.PROTECTED_DEVICE_LOST, Demand.RECORD),
     # Who is sent only at 100 m comes five minutes too late.
     Found.CLOSING_IN: (Kind.CONTACT_PREDICTED, Demand.RESPOND),
+    # One call for all of them: a desk that is told of ten thousand silences reads none.
+    Found.OUTAGE: (Kind.OUTAGE, Demand.NOTIFY),
+    Found.OUTAGE_OVER: (Kind.OUTAGE, Demand.RECORD),
     Found.DISTANCE_CHANGED: (Kind.DISTANCE_CHANGED, Demand.WARN),
     # Streets between high houses do that to each receiver, and so does spoofing: whoever reviews the case has to know.
     Found.JUMPED: (Kind.IMPLAUSIBLE, Demand.RECORD),

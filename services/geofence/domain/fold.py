@@ -10,7 +10,7 @@ import heapq
 from math import dist
 
 from services.common.errors import OutdatedFold
-from services.geofence.domain import approach, clearance, closing, demands, distances, silence
+from services.geofence.domain import approach, clearance, closing, demands, distances, outages, silence
 from services.geofence.domain.alerts import Output, Report
 from services.geofence.domain.clearance import VAGUE_TIMES
 from services.geofence.domain.decisions import Decisions
@@ -61,6 +61,7 @@ def step(state: State, entry: Entry) -> list[Output]:
                 raise OutdatedFold(f"the log demands fold version {body.version}, this is {VERSION}")
         case Tick():
             pass
+    folding.tell_what_outlasts_an_outage()
     return folding.decisions.out
 
 
@@ -84,12 +85,13 @@ class _Folding:
         """Moves to `now_ms`, past the beginnings and ends of cases, of encounters and of silence on the way."""
         state = self.state
         arrived_ms = max(state.now_ms, now_ms)
+        before_ms, state.now_ms = state.now_ms, arrived_ms
+        outages.note_gap(self.decisions, before_ms, arrived_ms)
         while state.due and state.due[0][0] <= arrived_ms:
             due_ms, case_id, version = heapq.heappop(state.due)
             case_state = state.cases.get(case_id)
             if case_state is None or version not in (WAKE, case_state.case.version):
                 continue  # a newer snapshot has set its own moments
-            state.now_ms = max(state.now_ms, arrived_ms)
             if version == WAKE:
                 if due_ms == case_state.wake_ms and due_ms < case_state.case.valid_until_ms:
                     self._watch(case_state, due_ms)
@@ -98,7 +100,6 @@ class _Folding:
                 self._end(case_state)
             else:
                 self._begin(case_state, due_ms)
-        state.now_ms = arrived_ms
 
     def _end(self, case_state: CaseState) -> None:
         """The order's validity is over: what is open is closed as of that moment."""
@@ -120,6 +121,17 @@ class _Folding:
         if look_ms is not None and look_ms != case_state.wake_ms:
             heapq.heappush(self.state.due, (look_ms, case_state.case.case_id, WAKE))
         case_state.wake_ms = look_ms or 0
+
+    def tell_what_outlasts_an_outage(self) -> None:
+        """Once an outage is over, tells of everybody whom its notice stood for and who still isn't heard."""
+        state = self.state
+        for case_id in outages.outlasting(state):
+            case_state = state.cases[case_id]
+            outages.ungroup(case_state)
+            if case_state.awaited_from_ms:
+                self._watch(case_state, state.now_ms)
+                self.decisions.settle(case_state)
+            state.grouped.discard(case_id)
 
     def rules(self, rules: Rules) -> None:
         """Settings as they stand from now on; those of silence may make something due that wasn't."""
@@ -159,7 +171,7 @@ class _Folding:
         if case_state.ended:
             self._end(case_state)
             return
-        self._own(case)
+        state.own(case)
         state.index(case)
         heapq.heappush(state.due, (case.valid_until_ms, case.case_id, case.version))
         if case.valid_from_ms > now_ms:
@@ -188,20 +200,6 @@ class _Folding:
         state.due = [due for due in state.due if due[1] != case.case_id]
         heapq.heapify(state.due)
         before.case, before.wake_ms = case, 0
-
-    def _own(self, case: Case) -> None:
-        """Notes whose the devices are. What a device said for somebody else says nothing about who has it now."""
-        state = self.state
-        devices = [(device_id, f"wearer/{case.wearer_id}") for device_id in case.tag_device_ids]
-        devices += [(device_id, target.key) for target in case.targets for device_id in target.device_ids]
-        for device_id, owner in devices:
-            if state.owners.setdefault(device_id, owner) != owner:
-                state.owners[device_id] = owner
-                state.owned_since[device_id] = state.now_ms
-                state.tracks.pop(device_id, None)
-                state.heard_at_ms.pop(device_id, None)
-                state.jumped_ms.pop(device_id, None)
-                state.standing.pop(device_id, None)
 
     def _begin(self, case_state: CaseState, at_ms: int) -> None:
         """Decides on what is known of both sides and on what their devices have said, without a new report."""

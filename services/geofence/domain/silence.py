@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
-from services.geofence.domain import clearance, demands
+from services.geofence.domain import clearance, demands, outages
 from services.geofence.domain.alerts import Report
 from services.geofence.domain.decisions import Decisions
 from services.geofence.domain.demands import Found
@@ -23,6 +23,7 @@ def watch(decisions: Decisions, case_state: CaseState, at_ms: int, cause: Report
     state = decisions.state
     looks = [*_persons(decisions, case_state, at_ms, cause)]
     if case_state.case.tag_device_ids:
+        state.watched.add(case_state.case.case_id)
         looks += _contact(decisions, case_state, at_ms, cause)
         looks += _reach(decisions, case_state, at_ms, cause)
     for key in (*([WEARER] if case_state.silent else []), *case_state.lost):
@@ -61,9 +62,11 @@ def close(decisions: Decisions, case_state: CaseState, at_ms: int, keys: set[str
     if keys is not None and WEARER not in keys:
         return
     case_state.unseen = False
+    decisions.state.watched.discard(case_state.case.case_id)
     if case_state.silent:
         case_state.silent = None
         _tell(decisions, case_state, Found.HEARD_AGAIN, at_ms)
+        outages.note_heard(decisions, case_state, at_ms)
 
 
 def _tell(
@@ -73,10 +76,21 @@ def _tell(
     at_ms: int,
     target: Target | None = None,
     cause: Report | None = None,
+    heard_ms: int | None = None,
 ) -> Demand:
+    """Adds what was found; of somebody who was last heard at `heard_ms` and no more, a notice is the outage's while there is one."""
     kind, demand = demands.FOUND[found]
     to_nobody = found is Found.IN_REACH
-    decisions.alert(case_state, kind, demand, at_ms, target=target, cause=cause, to_nobody=to_nobody)
+    outage_id = "" if heard_ms is None else outages.covering(decisions.state, heard_ms)
+    key = target.key if target else WEARER
+    if outages.is_grouped(case_state, found, key):
+        return Demand.RECORD
+    if outage_id and demand is Demand.NOTIFY:
+        to_nobody, demand = True, Demand.RECORD
+        outages.group(decisions.state, case_state, found, key)
+    decisions.alert(
+        case_state, kind, demand, at_ms, target=target, cause=cause, to_nobody=to_nobody, outage_id=outage_id
+    )
     return demand
 
 
@@ -98,15 +112,19 @@ def _contact(decisions: Decisions, case_state: CaseState, at_ms: int, cause: Rep
         if case_state.silent:
             case_state.silent = None
             _tell(decisions, case_state, Found.HEARD_AGAIN, at_ms, None, cause)
+            outages.note_heard(decisions, case_state, at_ms)
         yield silent_ms
         return
     if case_state.silent is None:
-        case_state.silent = _tell(decisions, case_state, Found.NOT_HEARD, max(silent_ms, from_ms), None, cause)
+        moment_ms = max(silent_ms, from_ms)
+        if any(tag_id in state.heard_at_ms for tag_id in case_state.case.tag_device_ids):
+            outages.note_silence(decisions, case_state.case.case_id, moment_ms)
+        case_state.silent = _tell(decisions, case_state, Found.NOT_HEARD, moment_ms, None, cause, since_ms)
     if at_ms < long_ms:
         yield long_ms
     elif case_state.silent is Demand.RECORD:
         moment_ms = max(long_ms, from_ms)
-        case_state.silent = _tell(decisions, case_state, Found.NOT_HEARD_FOR_LONG, moment_ms, None, cause)
+        case_state.silent = _tell(decisions, case_state, Found.NOT_HEARD_FOR_LONG, moment_ms, None, cause, since_ms)
 
 
 def _persons(decisions: Decisions, case_state: CaseState, at_ms: int, cause: Report | None) -> Iterator[int]:
@@ -116,15 +134,19 @@ def _persons(decisions: Decisions, case_state: CaseState, at_ms: int, cause: Rep
         if not target.is_person:
             continue
         from_ms = case_state.awaited_from_ms[target.key]
-        lost_ms = _heard_ms(state, case_state, target.key) + state.rules.protected_lost_after_ms
+        heard_ms = _heard_ms(state, case_state, target.key)
+        lost_ms = heard_ms + state.rules.protected_lost_after_ms
         if at_ms < lost_ms:
             if case_state.lost.pop(target.key, False):
                 _tell(decisions, case_state, Found.PERSON_FOUND, at_ms, target, cause)
             yield lost_ms
         elif target.key not in case_state.lost:
-            told = case_state.lost[target.key] = not _explained(case_state, target)
+            told = not _explained(case_state, target)
             if told:
-                _tell(decisions, case_state, Found.PERSON_LOST, max(lost_ms, from_ms), target, cause)
+                moment_ms = max(lost_ms, from_ms)
+                demand = _tell(decisions, case_state, Found.PERSON_LOST, moment_ms, target, cause, heard_ms)
+                told = demand > Demand.RECORD
+            case_state.lost[target.key] = told
 
 
 def _explained(case_state: CaseState, target: Target) -> bool:
@@ -169,7 +191,9 @@ def _reach(decisions: Decisions, case_state: CaseState, at_ms: int, cause: Repor
                 found_ms, found = likely_ms, Found.LIKELY_IN_REACH
         if found_ms is not None and case_state.near.get(target.key, 0) < demands.FOUND[found][1]:
             moment_ms = max(found_ms, from_ms)
-            case_state.near[target.key] = _tell(decisions, case_state, found, moment_ms, target, cause)
+            # Whoever is heard and yet unseen is so for a reason of their own.
+            heard_ms = _heard_ms(state, case_state, WEARER) if case_state.silent else None
+            case_state.near[target.key] = _tell(decisions, case_state, found, moment_ms, target, cause, heard_ms)
 
 
 def _was_near(state: State, case: Case, last: Fix | None, target: Target) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import deque
 from dataclasses import dataclass, field
 from itertools import takewhile
 from typing import NamedTuple
@@ -58,6 +59,8 @@ class CaseState:
     """Where the wearer is, is unknown."""
     warned: dict[str, Warned] = field(default_factory=dict)
     """Persons within whose ring the wearer is, by key: what they were told last."""
+    grouped: list[str] = field(default_factory=list)
+    """What the notice of an outage stands for: what was found, and of which target."""
     closing: dict[str, int] = field(default_factory=dict)
     """`<target> <device>` whose movement leads the two together, and since when; TOLD by target once that was told in this episode."""
     wake_ms: int = 0
@@ -108,6 +111,21 @@ class Incident:
 
 
 @dataclass(slots=True)
+class Outage:
+    """Many wearers fell silent together, and most still are."""
+
+    outage_id: str
+    incident_id: str
+    """What the legs keep its notice under."""
+    from_ms: int
+    """When the first of them was last heard, mesh time."""
+    members: dict[str, None]
+    """Cases whose wearers fell silent in it and still are."""
+    most: int
+    """How many were silent at the most."""
+
+
+@dataclass(slots=True)
 class State:
     """Everything that decides about the next entry."""
 
@@ -143,6 +161,15 @@ class State:
     """Open incident of each wearer who has one."""
     due: list[tuple[int, str, int]] = field(default_factory=list)
     """Heap of moments at which a case begins or ends, or silence may decide something: when, case, version or WAKE."""
+    outage: Outage | None = None
+    outage_over_ms: int = 0
+    """When the last outage was over, mesh time."""
+    silences: deque[tuple[int, str]] = field(default_factory=deque)
+    """Wearers who fell silent in the last 3 minutes before the newest of these, outside an outage: when, and case."""
+    watched: set[str] = field(default_factory=set)
+    """Cases in force whose wearer has a tag; derived from `cases`."""
+    grouped: set[str] = field(default_factory=set)
+    """Cases with `CaseState.grouped`; derived from `cases`."""
     cases_of: dict[str, list[str]] = field(default_factory=dict)
     """Cases in which a device plays a part, sorted; derived from `cases`."""
     missed: set[str] = field(default_factory=set)
@@ -174,6 +201,17 @@ class State:
             del said[next(iter(said))]
         said[report_id] = self.now_ms
         return True
+
+    def own(self, case: Case) -> None:
+        """Notes whose the devices are. What a device said for somebody else says nothing about who has it now."""
+        devices = [(device_id, f"wearer/{case.wearer_id}") for device_id in case.tag_device_ids]
+        devices += [(device_id, target.key) for target in case.targets for device_id in target.device_ids]
+        for device_id, owner in devices:
+            if self.owners.setdefault(device_id, owner) != owner:
+                self.owners[device_id] = owner
+                self.owned_since[device_id] = self.now_ms
+                for known in (self.tracks, self.heard_at_ms, self.jumped_ms, self.standing):
+                    known.pop(device_id, None)
 
     def index(self, case: Case) -> None:
         """Notes in which cases the devices play a part."""

@@ -66,6 +66,11 @@ class _AlertKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_AlertKind.V
     """Within a ring, the wearer has come 100 m nearer, or gone 300 m away, since the protected person was warned last; at most every
     15 s. The warning leg's alone. How far away is in Measure.
     """
+    OUTAGE: _AlertKind.ValueType  # 15
+    """So many wearers fell silent together that it is no wearer's doing; with RECORD, most are heard again. It is of no case and no
+    wearer: order_id and the destinations are the outage's id. What would be notices of single wearers and devices is recorded with
+    that id meanwhile, and told once it is over where it still holds; what demands a response is told as ever.
+    """
 
 class AlertKind(_AlertKind, metaclass=_AlertKindEnumTypeWrapper):
     """Kinds of alert."""
@@ -107,6 +112,11 @@ the protective device's, else the tag's. The position counts all the same.
 DISTANCE_CHANGED: AlertKind.ValueType  # 14
 """Within a ring, the wearer has come 100 m nearer, or gone 300 m away, since the protected person was warned last; at most every
 15 s. The warning leg's alone. How far away is in Measure.
+"""
+OUTAGE: AlertKind.ValueType  # 15
+"""So many wearers fell silent together that it is no wearer's doing; with RECORD, most are heard again. It is of no case and no
+wearer: order_id and the destinations are the outage's id. What would be notices of single wearers and devices is recorded with
+that id meanwhile, and told once it is over where it still holds; what demands a response is told as ever.
 """
 Global___AlertKind: _TypeAlias = AlertKind  # noqa: Y015
 
@@ -167,6 +177,9 @@ class Alert(_message.Message):
     RULES_ID_FIELD_NUMBER: _builtins.int
     ENCOUNTER_ID_FIELD_NUMBER: _builtins.int
     EXERCISE_FIELD_NUMBER: _builtins.int
+    OUTAGE_ID_FIELD_NUMBER: _builtins.int
+    OUTAGE_SILENT_FIELD_NUMBER: _builtins.int
+    OUTAGE_WATCHED_FIELD_NUMBER: _builtins.int
     alert_id: _builtins.str
     """Hash of log, partition, sequence and what the alert is of: case, kind, demand, target, ring."""
     partition: _builtins.int
@@ -205,6 +218,12 @@ class Alert(_message.Message):
     """RING_ENTERED: the authorised encounter for which nobody is sent; the demand is then WARN at most."""
     exercise: _exercise_pb2.Exercise.ValueType
     """Not in earnest: as the case says."""
+    outage_id: _builtins.str
+    """SILENT, UNKNOWN_NEAR, PROTECTED_DEVICE_LOST, OUTAGE: the outage that it is of, or that explains the silence; else empty."""
+    outage_silent: _builtins.int
+    """OUTAGE: wearers who are silent; at its end, how many were at the most."""
+    outage_watched: _builtins.int
+    """OUTAGE: wearers who are watched."""
     @_builtins.property
     def at(self) -> _timestamp_pb2.Timestamp:
         """The moment in the world for which the decision holds, to the millisecond."""
@@ -251,10 +270,13 @@ class Alert(_message.Message):
         rules_id: _builtins.str = ...,
         encounter_id: _builtins.str = ...,
         exercise: _exercise_pb2.Exercise.ValueType = ...,
+        outage_id: _builtins.str = ...,
+        outage_silent: _builtins.int = ...,
+        outage_watched: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["at", b"at", "cause", b"cause", "decided_at", b"decided_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["alert_id", b"alert_id", "at", b"at", "case_id", b"case_id", "cause", b"cause", "decided_at", b"decided_at", "demand", b"demand", "destinations", b"destinations", "encounter_id", b"encounter_id", "episode_id", b"episode_id", "exercise", b"exercise", "fold_version", b"fold_version", "incident_ends", b"incident_ends", "incident_id", b"incident_id", "kind", b"kind", "late", b"late", "order_id", b"order_id", "ordinal", b"ordinal", "partition", b"partition", "ring_m", b"ring_m", "rules_id", b"rules_id", "sequence", b"sequence", "target_id", b"target_id", "wearer_id", b"wearer_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["alert_id", b"alert_id", "at", b"at", "case_id", b"case_id", "cause", b"cause", "decided_at", b"decided_at", "demand", b"demand", "destinations", b"destinations", "encounter_id", b"encounter_id", "episode_id", b"episode_id", "exercise", b"exercise", "fold_version", b"fold_version", "incident_ends", b"incident_ends", "incident_id", b"incident_id", "kind", b"kind", "late", b"late", "order_id", b"order_id", "ordinal", b"ordinal", "outage_id", b"outage_id", "outage_silent", b"outage_silent", "outage_watched", b"outage_watched", "partition", b"partition", "ring_m", b"ring_m", "rules_id", b"rules_id", "sequence", b"sequence", "target_id", b"target_id", "wearer_id", b"wearer_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
