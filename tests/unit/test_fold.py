@@ -201,6 +201,23 @@ def test_police_go_to_the_place_and_the_person_is_warned() -> None:
     assert respond.destinations == ((Leg.PROBATION, "w"), (Leg.POLICE, "order-1/home"), (Leg.WARNING, "p"))
 
 
+@pytest.mark.parametrize("hers_s", [None, 495, 500])
+@pytest.mark.parametrize("who", ["tag", "phone"])
+def test_the_first_fix_after_a_gap_decides_at_once(who: str, hers_s: int | None) -> None:
+    """More than 3 minutes lie between two reports of one side, and the second one is near the other side's."""
+    story = Story()
+    story.case()
+    moving, resting = ("tag", "phone") if who == "tag" else ("phone", "tag")
+    story.at(0, resting, 0)
+    story.at(300, moving, 900)
+    for at_s in (400, hers_s):
+        if at_s is not None:
+            story.at(at_s, resting, 0)
+    story.at(500, moving, 60)
+    nearest = [one for one in story.of(Kind.RING_ENTERED) if one.ring_mm == 100_000]
+    assert [seconds(one.decided_at_ms) for one in nearest] == [500]
+
+
 # ── clearing ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 

@@ -205,8 +205,17 @@ def difference(a: Sequence[Piece], b: Sequence[Piece]) -> Iterator[Piece]:
             i += 1
         elif q.to_ms < p.to_ms:
             j += 1
+        # The first fix after a gap isn't joined to the one before, so that it is a piece that lasts no time yet.
+        elif _is_moment(a, i + 1):
+            i += 1
+        elif _is_moment(b, j + 1):
+            j += 1
         else:
             i, j = i + 1, j + 1
+
+
+def _is_moment(pieces: Sequence[Piece], index: int) -> bool:
+    return index < len(pieces) and pieces[index].from_ms == pieces[index].to_ms
 
 
 def _minus(a: Vector, b: Vector) -> Vector:
