@@ -125,13 +125,14 @@ async def _pull(  # type: ignore[no-untyped-def]  # `config` is called anew for 
                 if not await _ensure_consumer(bus, stream, config()):
                     continue
                 ready, left = True, 0
-            if left <= 0:
+            # The next are on their way while these are worked on; the server fills requests in their order.
+            if left <= batch // 2:
                 number += 1
                 try:
                     await bus.client.publish(
                         f"$JS.API.CONSUMER.MSG.NEXT.{stream}.{name}", request, reply=f"{inbox}.{number}"
                     )
-                    left = batch
+                    left += batch
                 except (nats.errors.Error, OSError):
                     await asyncio.sleep(0.2)
                     continue

@@ -1,14 +1,16 @@
 """The log edge: one evaluator of one partition. Reads entries in order, folds them, publishes what comes out, checkpoints.
 
 An alert has a subject of its own and is published with "expected last sequence 0", so of two evaluators the slower one is
-refused, which is success. Publishing is one by one and in order: the stream of alerts has the order of the fold. A checkpoint is
-written only once everything before it is acknowledged, so recovery never passes an alert that nobody has seen.
+refused, which is success. Entry after entry is published in order, the alerts of one entry together: a broken connection can change
+their places in the stream among each other, and readers go by sequence and ordinal. A checkpoint counts only once everything
+before it is acknowledged, so recovery never passes an alert that nobody has seen.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+import gc
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -26,22 +28,24 @@ from services.geofence.domain.entries import Entry
 from services.geofence.domain.state import State
 from services.geofence.domain.version import VERSION
 from services.geofence.settings import Settings
-from services.geofence.store import CheckpointStore
+from services.geofence.store import CheckpointStore, Draft, DraftFailed
 from tandem.common.v1 import log_pb2
 
 TICK_CHECK_S = 0.2
 DAY_MS = 86_400_000
 STAMP_AHEAD_MS = 120_000
 """A stamp of the log's leader this far ahead of this host is an alarm: the fold's time can't be turned back."""
+READ_AT_ONCE = 1_000
+"""Entries that are asked for before more are: after a pause the log is there as fast as it can be folded."""
+YIELD_EVERY = 16
+"""Entries of a backlog after which others in this process get their turn."""
+SETTLE_EVERY = 256
+"""Entries after which what is remembered is taken out of the garbage collector's sight."""
+WAVE = 64
+"""Alerts on their way at once."""
+DRAFT_CHECK_S = 0.05
+DRAFT_WITHIN_S = 600.0
 _TICK = log_pb2.LogEntry(tick=log_pb2.Tick()).SerializeToString()
-
-
-@dataclass(frozen=True, slots=True)
-class _Checkpoint:
-    """A state on its way to disk; it waits behind the outputs that it rests on."""
-
-    sequence: int
-    encoded: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,8 +78,11 @@ class Evaluator:
             clock_rate=premises.clock.rate,
             clock_anchor_ms=premises.clock.anchor_ms,
         )
-        self._outgoing: asyncio.Queue[Alert | _Checkpoint | _Outline] = asyncio.Queue()
-        self._beside: asyncio.Queue[Output | _Checkpoint | _Outline] = asyncio.Queue()
+        self._outgoing: asyncio.Queue[Sequence[Alert] | Draft | _Outline] = asyncio.Queue()
+        self._beside: asyncio.Queue[Output | Draft | _Outline] = asyncio.Queue()
+        self._drafts: asyncio.Queue[Draft] = asyncio.Queue()
+        self._drafting = False
+        self._unsettled = 0
         self._last_entry_wall_s = 0.0
         self._caught_up = asyncio.Event()
 
@@ -86,6 +93,7 @@ class Evaluator:
             tasks.create_task(self._fold())
             tasks.create_task(self._publish())
             tasks.create_task(self._publish_beside())
+            tasks.create_task(self._keep_checkpoints())
             tasks.create_task(self._tick())
             await self._caught_up.wait()
             on_caught_up()
@@ -94,16 +102,28 @@ class Evaluator:
         stream = flow.log_stream(self.partition)
         await self._check_that_checkpoint_fits(stream)
         await self._require_this_version()
-        async for messages in pull.read(self._bus, stream, self.state.sequence + 1):
-            for message in messages:
+        async for messages in pull.read(self._bus, stream, self.state.sequence + 1, batch=READ_AT_ONCE):
+            for number, message in enumerate(messages, 1):
                 self._apply(message)
-                if not self._outgoing.empty():
+                if not self._outgoing.empty() or number % YIELD_EVERY == 0:
                     await asyncio.sleep(0)  # a backlog must not hold up the alerts that it brings
+            self._settle(len(messages))
             self._last_entry_wall_s = asyncio.get_running_loop().time()
             async with self.applied:
                 self.applied.notify_all()
             if messages[-1].pending == 0:
                 self._caught_up.set()
+
+    def _settle(self, entries: int) -> None:
+        """Takes what is remembered out of the garbage collector's sight, which would look through hours of positions again and again.
+
+        What was dropped meanwhile is collected first. The state has no cycles: what leaves it later is freed at once.
+        """
+        self._unsettled += entries
+        if self._unsettled >= SETTLE_EVERY:
+            self._unsettled = 0
+            gc.collect()
+            gc.freeze()
 
     async def _check_that_checkpoint_fits(self, stream: str) -> None:
         """Raises FailedPrecondition where the checkpoint is of another log than this one."""
@@ -136,30 +156,46 @@ class Evaluator:
             ahead_ms = message.stamp_ms - wall_us() // 1000
             if ahead_ms > STAMP_AHEAD_MS:
                 logger().critical("log_clock_ahead", partition=self.partition, sequence=message.sequence, ms=ahead_ms)
+        if alerts := [one for one in outputs if isinstance(one, Alert)]:
+            self._outgoing.put_nowait(alerts)
         for one in outputs:
             if isinstance(one, Parked):
                 self._beside.put_nowait(one)
-            else:
-                self._outgoing.put_nowait(one)
         every = self._settings.checkpoint_every
         if message.sequence % every == 0:
             self._outgoing.put_nowait(_Outline(message.sequence, codec.outline(state)))
-        # Encoding a large state takes a while: never on both evaluators at once, so that one of them is always awake.
+        # A fork takes a moment: never on both evaluators at once, so that one of them is always awake.
         if message.sequence % every == every // 2 * self._settings.replica % every:
-            self._outgoing.put_nowait(_Checkpoint(message.sequence, codec.encode(state)))
+            self._draft()
+
+    def _draft(self) -> None:
+        """Begins a checkpoint, unless the last one is still being written; it waits behind the alerts that it rests on."""
+        if self._drafting:
+            return
+        try:
+            self._outgoing.put_nowait(self._store.begin(self.state))
+        except OSError as error:
+            logger().error("checkpoint_failed", partition=self.partition, reason=str(error.strerror))
+        else:
+            self._drafting = True
 
     # ── outputs ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
     async def _publish(self) -> None:
-        """Publishes alerts, one by one and in their order; nothing else stands in this queue but checkpoints on their way."""
+        """Publishes alerts, those of one entry after those of another; nothing else stands in this queue but what waits for them."""
         while True:
-            one = await self._outgoing.get()
-            if isinstance(one, Alert):
-                await self._publish_alert(one)
-            self._beside.put_nowait(one)
+            match await self._outgoing.get():
+                case Draft() | _Outline() as waiting:
+                    self._beside.put_nowait(waiting)
+                case alerts:
+                    for first in range(0, len(alerts), WAVE):
+                        wave = alerts[first : first + WAVE]
+                        await asyncio.gather(*map(self._publish_alert, wave))
+                        for one in wave:
+                            self._beside.put_nowait(one)
 
     async def _publish_beside(self) -> None:
-        """Figures, what is parked, and checkpoints: behind the alerts that they belong to, and never in the way of the next."""
+        """Figures, what is parked, outlines and drafts: behind the alerts that they belong to, and never in the way of the next."""
         stream = flow.log_stream(self.partition)
         while True:
             match await self._beside.get():
@@ -170,8 +206,8 @@ class Evaluator:
                 case Parked() as parked:
                     subject = flow.parked_subject("fold", stream, parked.sequence)
                     await self._bus.park(subject, stream, parked.sequence, "fold", parked.reason)
-                case _Checkpoint() as checkpoint:
-                    await self._checkpoint(checkpoint)
+                case Draft() as draft:
+                    self._drafts.put_nowait(draft)
                 case _Outline() as outline:
                     await self._compare(outline.sequence, codec.digest(outline.encoded))
 
@@ -200,14 +236,31 @@ class Evaluator:
         else:
             self._tracer.step("decided", alert.incident_id, start_us, now_us, about)
 
-    async def _checkpoint(self, checkpoint: _Checkpoint) -> None:
+    async def _keep_checkpoints(self) -> None:
+        """Makes checkpoints of drafts that nothing is missing before, once they are written."""
+        while True:
+            draft = await self._drafts.get()
+            try:
+                await self._written(draft)
+                await asyncio.to_thread(self._store.finish, draft)
+            except (DraftFailed, OSError) as error:
+                # Decisions don't need it; the next one may fit. Without any, a restart replays more.
+                logger().error("checkpoint_failed", partition=self.partition, reason=str(error))
+            else:
+                logger().info("checkpoint_written", partition=self.partition, sequence=draft.sequence)
+            self._drafting = False
+
+    async def _written(self, draft: Draft) -> None:
         try:
-            await asyncio.to_thread(self._store.save, self.partition, checkpoint.sequence, checkpoint.encoded)
-        except OSError as error:
-            # Decisions don't need it; the next one may fit. Without any, a restart replays more.
-            logger().error("checkpoint_failed", partition=self.partition, reason=str(error.strerror))
-        else:
-            logger().info("checkpoint_written", partition=self.partition, sequence=checkpoint.sequence)
+            async with asyncio.timeout(DRAFT_WITHIN_S):
+                while not self._store.is_written(draft):  # noqa: ASYNC110  # another process's work
+                    await asyncio.sleep(DRAFT_CHECK_S)
+        except TimeoutError:
+            self._store.abandon(draft)
+            raise DraftFailed("took too long") from None
+        except asyncio.CancelledError:
+            self._store.abandon(draft)
+            raise
 
     async def _compare(self, sequence: int, digest: str) -> None:
         """Publishes the digest of what is open after `sequence`; the other evaluator's must be the same."""

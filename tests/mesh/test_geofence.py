@@ -221,6 +221,11 @@ async def test_no_checkpoint_passes_an_alert_that_was_not_published(
     async with buses.connect(nats.url, "sender") as sender:
         await approach(sender)
     await caught_up(bus, one)
+
+    async def checkpointed() -> bool:
+        return any(tmp_path.glob("0/checkpoint-*.json"))
+
+    await until(checkpointed)
     await stop(task)
     first_alert = next(i for i, _ in enumerate(await alerts_of(bus))) if await alerts_of(bus) else None
     assert first_alert is None
