@@ -207,9 +207,6 @@ def test_an_incident_is_exported_in_the_forms_of_other_systems(made: Made) -> No
     message = tandem(*command, "--as", "cap", "--to", "cad").stdout
     assert "<msgType>Cancel</msgType>" in message and "<addresses>cad</addresses>" in message
     assert "37.6" not in message and "127.2" not in message
-    refused = tandem("export", "incident-none", "--dir", str(made.mesh.folder), "--as", "cap")
-    assert refused.returncode == 2
-    assert refused.stderr.splitlines()[-1].startswith("INCIDENTS holds no step of the police leg")
 
 
 # ── privacy ──────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -257,16 +254,12 @@ async def test_each_bundle_is_a_disclosure_and_without_grounds_there_is_none(mad
             ("WEARER", "spiffe://npa/desk/seoul"),
             ("PROTECTED_PERSON", "spiffe://npa/desk/seoul"),
         }
-        out = tmp_path / "none.tar"
         for refused in ("TAG_16_2", "NO_SUCH_ARTICLE"):
-            outcome = await asyncio.to_thread(
-                tandem,
-                *("evidence", made.incident_id, "--dir", str(made.mesh.folder), "--out", str(out)),
-                *("--basis", refused, "--recipient", "spiffe://npa/desk/seoul"),
-            )
-            assert outcome.returncode == 2
-            assert outcome.stderr.splitlines()[-1].startswith("not disclosed: legal_basis: ")
-            assert not out.exists()
+            grounds = evidence_making.Grounds(refused, "COURT", "spiffe://tandem/reviewer/x", "spiffe://npa/desk/seoul")
+            with pytest.raises(CommandFailed, match="not disclosed: legal_basis: "):
+                await evidence_making.make(
+                    made.mesh.now, made.mesh.folder, made.incident_id, "police", grounds, tmp_path / "k.key"
+                )
         assert await disclosed(bus) == before
 
 
