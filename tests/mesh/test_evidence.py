@@ -226,7 +226,9 @@ def test_probations_bundle_has_the_wearer_and_nothing_of_where_the_protected_are
     chains = {name: data for name, data in members(made.probation).items() if name.startswith("chain-")}
     assert set(chains) == {"chain-probation.jsonl", "chain-police.jsonl", "chain-warning.jsonl"}
     shown = [one for name, data in chains.items() for one in evidence_chains.follow(name, data)]
-    assert {one.kind for one in shown if one.leg == "police"} == {"Acknowledged", "StoodDown"}
+    theirs_shown = [one for one in shown if one.leg == "police"]
+    assert "Acknowledged" in {one.kind for one in theirs_shown}
+    assert all(one.body.keys() <= {"at_ms", "assignment_id", "by", "due_ms"} for one in theirs_shown)
 
 
 def devices_of_persons(found: list[evidence.Record]) -> set[str]:
@@ -282,23 +284,6 @@ async def gathered(made: Made, back_ms: int | None, leg: str = "police") -> tupl
     async with buses.connect(made.mesh.now.nats_url, "test") as bus:
         premises = await streams.read_premises(bus)
         return await evidence.gather(bus, premises, made.alert_ids, leg, back_ms), premises
-
-
-async def test_cases_and_rules_from_before_the_window_are_folded_as_it_begins(made: Made) -> None:
-    whole, premises = await gathered(made, None)
-    log = whole.of("LOG_0")
-    case_ms = max(one.stamp_ms for one in log if one.subject.endswith(".case"))
-    opening = next(one for one in log if one.sequence == opening_sequence(whole))
-    behind_the_case = next(one for one in log if one.subject.endswith(".report") and one.stamp_ms > case_ms)
-    back_ms = (opening.stamp_ms - behind_the_case.stamp_ms) * premises.clock.rate
-    found, _ = await gathered(made, back_ms)
-    assert {one.subject.rpartition(".")[2] for one in found.of("LOG_0") if one.premise} >= {"case", "rules", "fold"}
-    again = replay(evidence_bundle.ground_of(found, premises), found.records)
-    assert again.again and again.differences == []
-
-
-def opening_sequence(found: Evidence) -> int:
-    return min(alert_pb2.Alert.FromString(one.data).sequence for one in found.of("ALERTS"))
 
 
 async def test_what_the_streams_have_forgotten_comes_from_what_the_leg_kept(made: Made, bus: Bus) -> None:

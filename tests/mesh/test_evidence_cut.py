@@ -26,6 +26,8 @@ from tandem.common.v1 import alert_pb2, log_pb2
 from tests.support import log
 
 STEPS = 30
+GAP_MS = 100
+"""Between the cases and the first report."""
 
 
 async def approaches(bus: Bus) -> None:
@@ -34,6 +36,7 @@ async def approaches(bus: Bus) -> None:
     for case in ("one", "two"):
         entry = log.case_entry(case, from_ms=start_ms - 1000, place=True)
         await bus.publish(flow.log_subject(0, "case"), entry.SerializeToString())
+    await asyncio.sleep(GAP_MS / 1000)
     for i in range(STEPS):
         at_ms = start_ms + i * 5_000
         north_m = 50 + 2950 * abs(1 - 2 * i / (STEPS - 1))
@@ -106,6 +109,21 @@ async def test_entries_are_cut_to_the_wearers_own_and_give_the_same_alerts(
     cut = [one for one in found.of("LOG_0") if one.cut]
     assert cut and all(one.sha256 == "" for one in cut)
     assert evidence.of_bytes(found.to_bytes()) == found
+
+
+async def test_cases_from_before_the_window_are_folded_as_it_begins(bus: Bus, tmp_path: Path) -> None:
+    await approaches(bus)
+    alerts = [one for one in await evaluated(bus, tmp_path) if one.wearer_id == "wone" and one.incident_id]
+    premises = await streams.read_premises(bus)
+    whole = (await evidence.gather(bus, premises, [alerts[0].alert_id], "police", None)).of("LOG_0")
+    opening = next(one for one in whole if one.sequence == alerts[0].sequence)
+    first = next(one for one in whole if one.subject == "log.0.report")
+    back_ms = opening.stamp_ms - first.stamp_ms + GAP_MS // 2
+    found = await evidence.gather(bus, premises, [alerts[0].alert_id], "police", back_ms)
+    assert [one.subject for one in found.of("LOG_0") if one.premise] == ["log.0.case"]
+    assert found.window_stamp_ms > next(one for one in whole if one.subject == "log.0.case").stamp_ms
+    again = replay(evidence_bundle.ground_of(found, premises), found.records)
+    assert set(again.again) == {one.alert_id for one in alerts} and again.differences == []
 
 
 async def test_an_entry_of_others_that_decided_is_there_by_its_stamp_alone(bus: Bus, tmp_path: Path) -> None:
