@@ -17,13 +17,14 @@ import pytest
 from aiohttp import web
 from prometheus_client import REGISTRY
 
+from services.common import rpc, times
 from services.common.bus import Bus
 from services.common.clock import wall_us
 from services.common.errors import FailedPrecondition
 from services.dispatch.exchange import receivers, webhook
 from services.dispatch.exchange.links import Links, Refused, Token, open_key
-from tandem.dispatch.v1 import dispatch_pb2
-from tests.support.dispatch import PATIENCE_S, alert, publish, running, settings
+from tandem.dispatch.v1 import dispatch_pb2, roster_pb2, roster_pb2_grpc
+from tests.support.dispatch import DESKS, PATIENCE_S, SECRET, alert, publish, running, settings
 from tests.support.nats import TestServer, free_port
 
 OLD_KEY, NEW_KEY = bytes(range(32)), bytes(range(1, 33))
@@ -307,6 +308,59 @@ async def test_a_link_takes_an_offer_once_and_only_by_its_button(bus: Bus, nats:
                 await asyncio.sleep(0.05)
         status, text = await ask("POST", address(links, token_of(token, nonce="late")))
         assert status == 409 and "It can&#x27;t be taken" in text
+
+
+async def test_a_unit_takes_what_it_is_asked_for_and_not_what_went_on_to_another(
+    bus: Bus, nats: TestServer, tmp_path: Path
+) -> None:
+    receiver, port = Receiver(), free_port()
+    told = one(receiver, name="sms", links=True)
+    given = settings(
+        "police",
+        nats,
+        tmp_path,
+        webhooks=configured(tmp_path, told),
+        link_port=port,
+        link_url=f"http://127.0.0.1:{port}",
+    )
+    async with receiver.serving(), running(given) as leg, rpc.channel(f"127.0.0.1:{given.port}") as channel:
+        roster, desk = roster_pb2_grpc.RosterServiceStub(channel), rpc.bearer(DESKS["police"], SECRET)
+        await handed(given.exchange_database)
+        office = roster_pb2.Office(office_id="o1", version=1, supervisor_desk="s1", national_desk="n1")
+        await roster.PutOffices(roster_pb2.PutOfficesRequest(offices=[office]), metadata=desk)
+        await roster.PutUnits(roster_pb2.PutUnitsRequest(units=[unit("car-a", 1)]), metadata=desk)
+        await opened(bus, 1)
+        await receiver.wait_for(1)
+        to_a = receiver.steps()[-1]["acknowledge_url"]
+        gone = [unit("car-a", 2, removed=True), unit("car-b", 1)]
+        await roster.PutUnits(roster_pb2.PutUnitsRequest(units=gone), metadata=desk)
+        await asked(receiver, "car-b")
+        to_b = receiver.steps()[-1]["acknowledge_url"]
+        status, text = await ask("POST", to_a)
+        assert status == 409 and "somebody else has been asked since" in text
+        assert (await ask("POST", to_b))[0] == 200
+        (listed,) = (await leg.desk.list()).incidents[0].assignments
+        assert (listed.state, listed.acknowledged_by) == (dispatch_pb2.ACKNOWLEDGED, "link/car-b")
+
+
+def unit(unit_id: str, version: int, *, removed: bool = False) -> roster_pb2.Unit:
+    now_s = wall_us() // 1_000_000
+    return roster_pb2.Unit(
+        unit_id=unit_id,
+        version=version,
+        office_id="o1",
+        unit_class="patrol-car",
+        shift_from=times.to_timestamp((now_s - 3_600) * 1000),
+        shift_until=times.to_timestamp((now_s + 3_600) * 1000),
+        removed=removed,
+    )
+
+
+async def asked(receiver: Receiver, unit_id: str) -> None:
+    """Returns once the last step at the receiver asks this unit."""
+    async with asyncio.timeout(PATIENCE_S):
+        while receiver.steps()[-1]["step"]["assignment"].get("choice", {}).get("unit_id") != unit_id:  # noqa: ASYNC110
+            await asyncio.sleep(0.02)
 
 
 async def states(leg: Any) -> list[int]:

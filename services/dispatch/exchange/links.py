@@ -22,6 +22,7 @@ from services.common.clock import wall_us
 from services.common.errors import FailedPrecondition, NotFound, PermanentError, RetryableError
 from services.common.telemetry import logger
 from services.common.web import served
+from services.dispatch import translate
 from services.dispatch.domain.incident import UNANSWERED
 from services.dispatch.exchange.store import Answer, ExchangeStore
 from services.dispatch.leg import Leg
@@ -48,7 +49,7 @@ class Token:
     leg: str
     assignment_id: str
     unit: str
-    """Who was sent it."""
+    """Who was sent it: the unit that is asked, or without one the receiver."""
     expires_s: int
     """Seconds since 1970 UTC, wall clock, exclusive."""
     nonce: str
@@ -68,11 +69,12 @@ class Links:
     def __init__(self, leg: str, key: bytes, base_url: str) -> None:
         self._leg, self._key, self._base_url = leg, key, base_url.rstrip("/")
 
-    def url(self, unit: str, nonce: str, step: dispatch_pb2.Step) -> str:
+    def url(self, receiver: str, nonce: str, step: dispatch_pb2.Step) -> str:
         """Where an offer can be taken; empty where the step asks nobody."""
         if step.assignment.state not in [int(state) for state in UNANSWERED]:
             return ""
         expires_s = wall_us() // 1_000_000 + GOOD_FOR_S
+        unit = step.assignment.choice.unit_id or receiver
         token = Token(self._leg, step.assignment.assignment_id, unit, expires_s, nonce)
         return f"{self._base_url}/acknowledge/{self.write(token)}"
 
@@ -134,12 +136,19 @@ class LinkDoor:
         except RetryableError:
             return _page(_LATER)
 
+    async def _is_asked(self, token: Token) -> bool:
+        """Whether the offer hasn't gone on to another unit since the link was sent."""
+        row = await self._leg.store.assignment(token.assignment_id)
+        return row is None or translate.stored_assignment(row).choice.unit_id in ("", token.unit)
+
     async def _answer(self, token: Token) -> Answer:
         """What the first use leads to; a later one gets the same answer, and nothing happens."""
         used = await self._store.used(token.nonce)
         if used:
             return used
         try:
+            if not await self._is_asked(token):
+                raise FailedPrecondition("somebody else has been asked since")
             await self._leg.acknowledge(token.assignment_id, f"link/{token.unit}")
             answer = Answer(200, "You have taken it.")
         except NotFound:
