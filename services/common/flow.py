@@ -119,7 +119,13 @@ FLOWS = (
     Flow("quarantine.{ingest}", "tandem.ingest.v1.QuarantineCounts", QUARANTINE.name, ("ingest",), ("(ingest)",)),
     Flow("probe.{host}", "zeros", PROBE.name, ("up",), ()),
     Flow("ledger.head.{sequence}", "LedgerHead", LEDGER.name, ("registry",), ("(every agency)",)),
-    Flow("disclosure.{by}.{disclosure_id}", "Disclosure", DISCLOSURES.name, ("dispatch",), ("registry-disclosures",)),
+    Flow(
+        "disclosure.{by}.{disclosure_id}",
+        "Disclosure",
+        DISCLOSURES.name,
+        ("geofence", "explain"),
+        ("registry-disclosures",),
+    ),
 )
 
 DISCLOSURES_DURABLE = "registry-disclosures"

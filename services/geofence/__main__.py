@@ -15,14 +15,24 @@ from services.common.bus import Bus
 from services.common.tracing import IncidentTracer
 from services.geofence.api import GeofenceApi
 from services.geofence.consumer import Evaluator
+from services.geofence.outbox import Outbox
 from services.geofence.settings import Settings
+from services.geofence.sharing import PositionServicer
 from services.geofence.store import CheckpointStore
 from services.geofence.what_if_api import WhatIfServicer
-from tandem.geofence.v1 import geofence_pb2, geofence_pb2_grpc, what_if_pb2, what_if_pb2_grpc
+from tandem.geofence.v1 import (
+    geofence_pb2,
+    geofence_pb2_grpc,
+    positions_pb2,
+    positions_pb2_grpc,
+    what_if_pb2,
+    what_if_pb2_grpc,
+)
 
 SERVICE_NAMES = (
     geofence_pb2.DESCRIPTOR.services_by_name["GeofenceService"].full_name,
     what_if_pb2.DESCRIPTOR.services_by_name["WhatIfService"].full_name,
+    positions_pb2.DESCRIPTOR.services_by_name["PositionService"].full_name,
 )
 
 
@@ -39,15 +49,21 @@ async def main() -> None:
                 p: Evaluator(bus, store, settings, premises, p, tracer)
                 for p in settings.partitions(premises.partitions)
             }
+            outbox = Outbox(settings.data_dir / name, premises.clock)
             api = GeofenceApi(bus, evaluators, premises.partitions)
             what_if = WhatIfServicer(bus, evaluators, premises.partitions, premises.clock)
+            positions = PositionServicer(evaluators.values(), outbox, premises.clock, settings.share_every_s)
 
             def add_servicers(server: grpc.aio.Server) -> None:
                 geofence_pb2_grpc.add_GeofenceServiceServicer_to_server(api, server)
                 what_if_pb2_grpc.add_WhatIfServiceServicer_to_server(what_if, server)
+                positions_pb2_grpc.add_PositionServiceServicer_to_server(positions, server)
 
-            async with rpc.serve(settings, add_servicers, *SERVICE_NAMES) as server:
-                await rpc.run_until_stopped(_evaluate(evaluators, server, bus))
+            async with (
+                rpc.outlasting(outbox.run(bus)) as lasting,
+                rpc.serve(settings, add_servicers, *SERVICE_NAMES) as server,
+            ):
+                await rpc.run_until_stopped(_evaluate(evaluators, server, bus), *lasting)
 
 
 async def _evaluate(evaluators: dict[int, Evaluator], server: rpc.Server, bus: Bus) -> None:

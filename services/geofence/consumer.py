@@ -32,6 +32,8 @@ from services.geofence.store import CheckpointStore, Draft, DraftFailed
 from tandem.common.v1 import log_pb2
 
 TICK_CHECK_S = 0.2
+CURRENT_S = 10.0
+"""A state that no entry has reached for so long is of the past: an incident that is open in it may be over."""
 DAY_MS = 86_400_000
 STAMP_AHEAD_MS = 120_000
 """A stamp of the log's leader this far ahead of this host is an alarm: the fold's time can't be turned back."""
@@ -85,6 +87,12 @@ class Evaluator:
         self._unsettled = 0
         self._last_entry_wall_s = 0.0
         self._caught_up = asyncio.Event()
+
+    @property
+    def is_current(self) -> bool:
+        """Whether the state is of now: it has caught up, and has heard of the log in the last 10 s (ticks come each second)."""
+        heard_s = asyncio.get_running_loop().time() - self._last_entry_wall_s
+        return self._caught_up.is_set() and heard_s < CURRENT_S
 
     async def run(self, on_caught_up: Callable[[], None]) -> None:
         """Recovers and then folds for ever. Raises OutdatedFold where the log demands a newer fold."""

@@ -23,6 +23,9 @@ class Settings(CommonSettings):
     tick_after_s: float = Field(default=1.0, gt=0)
     """A tick is published when the log has been idle for this long, seconds of mesh time."""
 
+    share_every_s: float = Field(default=1.0, gt=0)
+    """Least time between two positions of a subject in one share, seconds of wall time."""
+
     @model_validator(mode="after")
     def _replica_exists(self) -> Self:
         if self.replica >= self.replicas:

@@ -34,6 +34,13 @@ def ecef_mm(lat_e7: int, lon_e7: int) -> tuple[int, int, int]:
     return round(from_axis * cos(lon)), round(from_axis * sin(lon)), round(n * (1 - _E2) * sin_lat)
 
 
+def lat_lon_deg(point: Vector) -> tuple[float, float]:
+    """Latitude and longitude of a point on the ellipsoid, degrees: takes `ecef_mm` back, to 1e-7."""
+    x, y, z = point
+    lat = math.atan2(z, (1 - _E2) * math.hypot(x, y))
+    return round(math.degrees(lat), 7), round(math.degrees(math.atan2(y, x)), 7)
+
+
 @dataclass(frozen=True, slots=True)
 class Disc:
     """The points within `radius_mm` of `centre`; a moving person is a disc of radius 0 round the origin of the difference."""

@@ -1,0 +1,191 @@
+"""Who may see whose position live, under which article, and until when. Denied by default."""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+
+from services.common.errors import FailedPrecondition, InvalidField, PermissionDenied
+from services.common.grounds import LEGAL_BASES, Kind, Purpose, check_grounds
+from services.common.identity import Role
+from services.geofence.domain.state import CaseState, Incident, State
+from services.geofence.domain.track import UNKNOWN_AFTER_MS, Fix
+
+LONGEST_MS = 86_400_000
+"""A share lasts a day at most."""
+SUBJECTS_MOST = 20
+SHOWN = {
+    # Three distances and a track would give her address away, and her position is that address.
+    Role.ROLE_MOJ_DESK: frozenset({Kind.WEARER}),
+    Role.ROLE_NPA_DESK: frozenset({Kind.WEARER, Kind.PROTECTED_PERSON}),
+}
+"""Whose position each role may see; a role that isn't here sees none."""
+
+_NO_APPROACH = frozenset(
+    {
+        "STALKING_9_1_2",
+        "STALKING_9_1_3_2",
+        "STALKING_4",
+        "STALKING_17_6",
+        "DV_29_1",
+        "DV_PROTECTION",
+        "TAG_9_2_1_3",
+        "TAG_DECREE_23_10",
+    }
+)
+"""Articles that keep somebody away, and the one by which the police are told of it. Item 3 forbids calls: it needs no position."""
+_OF_TAGS = frozenset({"TAG_16_2", "TAG_31_8_2", "TAG_DECREE_23_10"})
+"""Articles on the use of what a tag says."""
+DURING_AN_INCIDENT = {Kind.WEARER: _NO_APPROACH | _OF_TAGS, Kind.PROTECTED_PERSON: _NO_APPROACH}
+UNDER_AN_ORDER: dict[Kind, frozenset[str]] = {Kind.WEARER: _OF_TAGS, Kind.PROTECTED_PERSON: frozenset()}
+"""While nobody approaches. Nobody needs to know where the protected person is then."""
+_LISTED = frozenset(basis.code for basis in LEGAL_BASES)
+
+
+class End(enum.IntEnum):
+    """Why a share is over; the numbers are those of the protos."""
+
+    INCIDENT_ENDED = 1
+    ORDER_ENDED = 2
+    EXPIRED = 3
+    WITHDRAWN = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """Somebody whose position is asked for."""
+
+    kind: Kind
+    subject_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What a caller asks for. One of the first two is given."""
+
+    incident_id: str
+    order_id: str
+    legal_basis: str
+    subjects: tuple[Subject, ...]
+    expires_at_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """The position of one subject, for one reader."""
+
+    subject: Subject
+    case_id: str
+    order_id: str
+    wearer_id: str
+    incident_id: str
+    """Empty where it rests on the order alone."""
+    expires_at_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """Where a subject is, as far as it is known."""
+
+    fix: Fix | None
+    unknown: bool
+    """The fix is older than 3 minutes, or there is none."""
+
+
+def check(asked: Asked, role: Role.ValueType, now_ms: int) -> None:
+    """Whether anybody of this role may ask for that, whatever there is. Raises InvalidField or PermissionDenied."""
+    if not asked.subjects:
+        raise InvalidField("subjects", "is missing")
+    if len(asked.subjects) > SUBJECTS_MOST or len(set(asked.subjects)) < len(asked.subjects):
+        raise InvalidField("subjects", f"must be at most {SUBJECTS_MOST}, each once")
+    if not now_ms < asked.expires_at_ms <= now_ms + LONGEST_MS:
+        raise InvalidField("expires_at", "must be in the future, at most a day ahead")
+    allowed = DURING_AN_INCIDENT if asked.incident_id else UNDER_AN_ORDER
+    for subject in asked.subjects:
+        if subject.kind not in SHOWN.get(role, ()):
+            raise PermissionDenied(f"{Role.Name(role)} gets no position of the kind {subject.kind.value}")
+        if asked.legal_basis in _LISTED and asked.legal_basis not in allowed[subject.kind]:
+            under = "an incident" if asked.incident_id else "an order"
+            raise PermissionDenied(
+                f"{asked.legal_basis} doesn't allow a live position of the kind {subject.kind.value} under {under}"
+            )
+        check_grounds(asked.legal_basis, Purpose.ENFORCEMENT, asked.incident_id or asked.order_id, subject.kind, now_ms)
+
+
+def shares(state: State, asked: Asked) -> tuple[Share, ...]:
+    """The shares that this state allows; none where it knows neither the incident nor the order.
+
+    Raises FailedPrecondition where it knows them and they don't allow it.
+    """
+    cases = _cases(state, asked)
+    if not cases:
+        return ()
+    found = []
+    for subject in asked.subjects:
+        possible = [_share(one, asked, subject) for one in cases if _names(one, subject)]
+        if not possible:
+            raise FailedPrecondition(f"it doesn't concern one of the subjects of the kind {subject.kind.value}")
+        reasons = {share: end_of(state, share, state.now_ms) for share in possible}
+        allowed = [share for share, reason in reasons.items() if reason is None]
+        if not allowed:
+            why = ", ".join(sorted({reason.name for reason in reasons.values() if reason}))
+            raise FailedPrecondition(f"it doesn't allow a subject of the kind {subject.kind.value}: {why}")
+        found.append(allowed[0])
+    return tuple(found)
+
+
+def end_of(state: State, share: Share, now_ms: int) -> End | None:
+    """Why a share is over; None while it lasts."""
+    case_state = state.cases.get(share.case_id)
+    if case_state is None or case_state.ended:
+        return End.ORDER_ENDED
+    case = case_state.case
+    if not case.valid_from_ms <= now_ms < case.valid_until_ms:
+        return End.ORDER_ENDED
+    if not _devices(case_state, share.subject):
+        return End.WITHDRAWN
+    if share.incident_id and not _concerns(state.incidents.get(share.wearer_id), share):
+        return End.INCIDENT_ENDED
+    return End.EXPIRED if now_ms >= share.expires_at_ms else None
+
+
+def look(state: State, share: Share) -> Seen:
+    """Where the subject is; asked while the share lasts."""
+    fix = state.last_fix(_devices(state.cases[share.case_id], share.subject))
+    return Seen(fix, fix is None or state.now_ms - fix.time_ms > UNKNOWN_AFTER_MS)
+
+
+def _cases(state: State, asked: Asked) -> list[CaseState]:
+    """Cases with an episode in the incident, or those of the order."""
+    if asked.order_id:
+        return [one for one in state.cases.values() if one.case.order_id == asked.order_id]
+    incident = next((one for one in state.incidents.values() if one.incident_id == asked.incident_id), None)
+    return [state.cases[case_id] for case_id in incident.case_ids] if incident else []
+
+
+def _share(case_state: CaseState, asked: Asked, subject: Subject) -> Share:
+    case = case_state.case
+    return Share(subject, case.case_id, case.order_id, case.wearer_id, asked.incident_id, asked.expires_at_ms)
+
+
+def _names(case_state: CaseState, subject: Subject) -> bool:
+    case = case_state.case
+    if subject.kind is Kind.WEARER:
+        return case.wearer_id == subject.subject_id
+    return any(target.is_person and target.target_id == subject.subject_id for target in case.targets)
+
+
+def _devices(case_state: CaseState, subject: Subject) -> tuple[str, ...]:
+    """Devices of the subject; none where the case no longer names them."""
+    case = case_state.case
+    if subject.kind is Kind.WEARER:
+        return case.tag_device_ids
+    persons = (target for target in case.targets if target.is_person and target.target_id == subject.subject_id)
+    return next((target.device_ids for target in persons), ())
+
+
+def _concerns(incident: Incident | None, share: Share) -> bool:
+    """Whether the incident is still open, and for a protected person still theirs: it may go on for another's sake."""
+    if incident is None or incident.incident_id != share.incident_id:
+        return False
+    return share.subject.kind is Kind.WEARER or share.case_id in incident.case_ids

@@ -1,0 +1,193 @@
+"""Two evaluators beside a registry, all processes of their own, for tests of live positions; and readers of both agencies."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import ExitStack, asynccontextmanager, contextmanager
+from pathlib import Path
+from typing import Any
+
+import grpc
+import grpc.aio
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from services.common import bus as buses
+from services.common import flow, pull, rpc
+from services.common.bus import Bus
+from tandem.common.v1 import alert_pb2, log_pb2
+from tandem.geofence.v1 import positions_pb2, positions_pb2_grpc
+from tests.support import log
+from tests.support.nats import free_port
+from tests.support.processes import Service, spawn
+from tests.support.registry import SECRET, WITHIN_S, RegistryMesh, running_registry
+
+MOJ_DESK = "spiffe://moj/desk/seoul"
+NPA_DESK = "spiffe://npa/desk/seoul"
+BASIS = "STALKING_9_1_3_2"
+EVERY_S = "0.02"
+
+Stream = grpc.aio.UnaryStreamCall[positions_pb2.WatchPositionsRequest, positions_pb2.WatchPositionsResponse]
+
+
+def wearer(case: str) -> positions_pb2.Subject:
+    """The wearer of a case of `log.case_entry`."""
+    return positions_pb2.Subject(kind=positions_pb2.WEARER, subject_id=f"w{case}")
+
+
+def person(case: str) -> positions_pb2.Subject:
+    """Its protected person."""
+    return positions_pb2.Subject(kind=positions_pb2.PROTECTED_PERSON, subject_id=f"p{case}")
+
+
+class Evaluator:
+    """One evaluator's process."""
+
+    def __init__(self, service: Service, address: str, folder: Path) -> None:
+        self.service = service
+        self.address = address
+        self.outbox = folder / "disclosures.sqlite3"
+
+
+class SharingMesh:
+    """All of it."""
+
+    def __init__(self, registry: RegistryMesh, evaluators: Sequence[Evaluator]) -> None:
+        self.registry = registry
+        self.evaluators = evaluators
+
+    @asynccontextmanager
+    async def connected(self, number: int = 0, *options: tuple[str, int]) -> AsyncIterator[Client]:
+        """A client of one evaluator, once that one serves."""
+        one = self.evaluators[number]
+        await one.service.ready(one.address)
+        async with (
+            grpc.aio.insecure_channel(one.address, options=options) as channel,
+            buses.connect(self.registry.nats.url, "test") as bus,
+        ):
+            yield Client(self, channel, bus)
+
+    def rows(self, reference: str) -> list[tuple[Any, ...]]:
+        """The ledger's rows about an incident, in order."""
+        found = self.registry.query(
+            "select reference, deed, record_kind, record_id, order_id, legal_basis, who, recipient, positions, disclosure_id"
+            " from ledger order by sequence"
+        )
+        return [row[1:] for row in found if row[0] == reference]
+
+    async def until_rows(self, reference: str, count: int) -> list[tuple[Any, ...]]:
+        """The rows, once there are so many."""
+        async with asyncio.timeout(WITHIN_S):
+            while len(found := self.rows(reference)) < count:  # noqa: ASYNC110  # another process writes them
+                await asyncio.sleep(0.05)
+        return found
+
+
+class Client:
+    """Reads positions from one evaluator, and writes the log."""
+
+    def __init__(self, mesh: SharingMesh, channel: grpc.aio.Channel, bus: Bus) -> None:
+        self.mesh = mesh
+        self.bus = bus
+        self._stub = positions_pb2_grpc.PositionServiceStub(channel)
+
+    async def publish(self, entry: log_pb2.LogEntry) -> None:
+        """Enters something into the log."""
+        await self.bus.publish_until_stored(flow.log_subject(0, "report"), entry.SerializeToString())
+
+    async def approach(self, case: str) -> str:
+        """The wearer is 80 m from the protected person, 2 minutes ago; returns the id of the incident."""
+        at_ms = now_ms() - 120_000
+        await self.publish(log.case_entry(case, from_ms=at_ms - 60_000))
+        await self.publish(log.positions_entry(log.position(f"d{case}", at_ms, 0), log.position(f"t{case}", at_ms, 80)))
+        async with asyncio.timeout(WITHIN_S):
+            async for messages in pull.read(self.bus, flow.ALERTS.name, 1):
+                for message in messages:
+                    alert = alert_pb2.Alert.FromString(message.data)
+                    if alert.case_id == f"case-{case}" and alert.incident_id:
+                        return alert.incident_id
+        raise AssertionError("no alert")
+
+    async def leave(self, case: str) -> None:
+        """The wearer is 6 km away from 110 to 10 seconds ago."""
+        for ago_s in range(110, 0, -10):
+            at_ms = now_ms() - ago_s * 1000
+            positions = (log.position(f"d{case}", at_ms, 0), log.position(f"t{case}", at_ms, 6_000))
+            await self.publish(log.positions_entry(*positions))
+
+    def watch(
+        self,
+        who: str,
+        *subjects: positions_pb2.Subject,
+        incident: str = "",
+        order: str = "",
+        basis: str = BASIS,
+        for_s: float = 600,
+    ) -> Stream:
+        """A stream of positions."""
+        request = positions_pb2.WatchPositionsRequest(legal_basis=basis, subjects=subjects)
+        if incident:
+            request.incident_id = incident
+        if order:
+            request.order_id = order
+        request.expires_at.CopyFrom(moment(for_s))
+        return self._stub.WatchPositions(request, metadata=rpc.bearer(who, SECRET))
+
+    async def read(self, stream: Stream) -> positions_pb2.WatchPositionsResponse:
+        """The next message of a stream."""
+        async with asyncio.timeout(WITHIN_S):
+            message = await stream.read()
+        assert isinstance(message, positions_pb2.WatchPositionsResponse), await stream.code()
+        return message
+
+    async def refusal(self, stream: Stream) -> str:
+        """The code with which a stream ended before anything left."""
+        try:
+            async with asyncio.timeout(WITHIN_S):
+                message = await stream.read()
+        except grpc.aio.AioRpcError as error:
+            return error.code().name
+        raise AssertionError(f"got {type(message)}")
+
+    async def until_end(self, stream: Stream) -> list[positions_pb2.WatchPositionsResponse]:
+        """All that comes until the stream ends by itself."""
+        found = []
+        async with asyncio.timeout(WITHIN_S):
+            while isinstance(message := await stream.read(), positions_pb2.WatchPositionsResponse):
+                found.append(message)
+        return found
+
+
+def now_ms() -> int:
+    """Mesh time."""
+    return int(time.time() * 1000)
+
+
+def moment(in_s: float) -> Timestamp:
+    """A moment so far ahead."""
+    found = Timestamp()
+    found.FromMilliseconds(now_ms() + int(in_s * 1000))
+    return found
+
+
+@contextmanager
+def sharing_mesh(folder: Path, module: str = "services.geofence", **env: str) -> Iterator[SharingMesh]:
+    """A registry and two evaluators that are starting; everything is killed at the end."""
+    with running_registry(folder, 1) as registry, ExitStack() as stack:
+        evaluators = []
+        for replica in range(2):
+            port, data_dir = free_port(), folder / f"data-{replica}"
+            settings = {
+                "TANDEM_PORT": str(port),
+                "TANDEM_NATS_URL": registry.nats.url,
+                "TANDEM_NATS_MONITOR_URL": registry.nats.monitor_url,
+                "TANDEM_DATA_DIR": str(data_dir),
+                "TANDEM_DEV_SECRET": SECRET,
+                "TANDEM_REPLICA": str(replica),
+                "TANDEM_SHARE_EVERY_S": EVERY_S,
+                **env,
+            }
+            service = stack.enter_context(spawn(module, settings, folder / f"geofence-{replica}.log"))
+            evaluators.append(Evaluator(service, f"127.0.0.1:{port}", data_dir / f"geofence-{replica}"))
+        yield SharingMesh(registry, evaluators)
