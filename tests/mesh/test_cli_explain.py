@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import json
+import sqlite3
+import time
 from collections.abc import Iterator
+from contextlib import closing
 
 import pytest
 
@@ -16,6 +19,8 @@ from services.common.bus import Bus
 from tandem.common.v1 import alert_pb2, geometry_pb2
 from tests.support import log
 from tests.support.mesh import RunningMesh, running_mesh, tandem
+
+POSITIONS = ("--positions", "--reviewer", "lee", "--legal-basis", "STALKING_9_1_3_2")
 
 
 @pytest.fixture(scope="module")
@@ -57,12 +62,45 @@ def test_each_alert_of_the_demo_is_the_same_again(mesh: RunningMesh) -> None:
 def test_a_person_reads_it_in_tables_and_coordinates_only_where_they_are_asked_for(mesh: RunningMesh) -> None:
     alert = next(one for one in asyncio.run(read_alerts(mesh)) if one.demand == geometry_pb2.RESPOND)
     command = ("explain", alert.alert_id, "--dir", str(mesh.folder))
-    without, with_them = tandem(*command), tandem(*command, "--positions")
+    without, with_them = tandem(*command), tandem(*command, *POSITIONS)
     for outcome in (without, with_them):
         assert outcome.returncode == 0 and "the same again, byte for byte" in outcome.stdout
         assert "what was not received in the 10 minutes before" in outcome.stdout
     assert "37.63" not in without.stdout and "127.21" not in without.stdout
     assert "37.63" in with_them.stdout and "127.21" in with_them.stdout
+
+
+def test_positions_are_shown_to_nobody_who_does_not_say_who_they_are_and_why_they_may(mesh: RunningMesh) -> None:
+    alert = next(one for one in asyncio.run(read_alerts(mesh)) if one.demand == geometry_pb2.RESPOND)
+    command = ("explain", alert.alert_id, "--dir", str(mesh.folder), "--positions")
+    who, why = ("--reviewer", "kim"), ("--legal-basis", "TAG_DECREE_23_10")
+    for lacks, named in (
+        ((), "--reviewer"),
+        (why, "--reviewer"),
+        (who, "--legal-basis"),
+        ((*who, "--legal-basis", "BECAUSE"), "--legal-basis"),
+        ((*who, "--legal-basis", "TAG_16_2"), "--legal-basis"),
+        ((*who, *why, "--purpose", "RETENTION"), "--purpose"),
+    ):
+        outcome = tandem(*command, *lacks)
+        assert (outcome.returncode, outcome.stdout) == (2, "") and named in outcome.stderr
+    assert tandem(*command, *who, *why, "--purpose", "COURT").returncode == 0
+    give_up_at = time.monotonic() + 20
+    while len(rows := ledger(mesh, "spiffe://tandem/reviewer/kim")) < 2:
+        assert time.monotonic() < give_up_at
+        time.sleep(0.1)
+    common = ("SHARED", "TAG_DECREE_23_10", "COURT", alert.incident_id, alert.order_id, 0)
+    assert rows == [(*common, "PROTECTED_PERSON"), (*common, "WEARER")]
+
+
+def ledger(mesh: RunningMesh, who: str) -> list[tuple[object, ...]]:
+    """What the registry's ledger holds of what somebody was shown, in order."""
+    with closing(sqlite3.connect(mesh.folder / "data" / "registry" / "registry.sqlite3")) as database:
+        return database.execute(
+            "select deed, legal_basis, purpose, reference, order_id, expires_at_ms, record_kind"
+            " from ledger where who = ? and recipient = who order by sequence",
+            (who,),
+        ).fetchall()
 
 
 def test_an_alert_that_there_is_not_is_named(mesh: RunningMesh) -> None:

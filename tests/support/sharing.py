@@ -59,7 +59,8 @@ class SharingMesh:
 
     @asynccontextmanager
     async def connected(self, number: int = 0, *options: tuple[str, int]) -> AsyncIterator[Client]:
-        """A client of one evaluator, once that one serves."""
+        """A client of one evaluator, once that one serves and the registry does."""
+        await self.registry.service.ready(self.registry.address)
         one = self.evaluators[number]
         await one.service.ready(one.address)
         async with (

@@ -13,19 +13,29 @@ import uvloop
 from rich.console import Console
 from rich.status import Status
 
-from services.cli import explanation, explanation_tables, mesh, refold
+from services.cli import disclosing, explanation, explanation_tables, mesh, refold
 from services.cli.calls import PATIENCE_S
+from services.cli.disclosing import Reader
 from services.cli.explanation import Explanation
 from services.cli.failure import FAILED, MISUSED, CommandFailed
 from services.cli.mesh import DEFAULT_FOLDER, Mesh
 from services.common import bus, fields, telemetry
 from services.common.errors import InvalidField, RetryableError
+from services.common.grounds import Purpose
 
 
 def explain(
     alert_id: Annotated[str, typer.Argument(metavar="ALERT", help="Id of the alert.")],
     folder: Annotated[Path, typer.Option("--dir", help="Folder of the mesh.")] = DEFAULT_FOLDER,
-    positions: Annotated[bool, typer.Option("--positions", help="Show coordinates; they are personal data.")] = False,
+    positions: Annotated[
+        bool, typer.Option("--positions", help="Show coordinates, which is a row of the ledger for each person.")
+    ] = False,
+    legal_basis: Annotated[
+        str,
+        typer.Option(metavar="CODE", help="With --positions: the article that allows it, such as TAG_DECREE_23_10."),
+    ] = "",
+    reviewer: Annotated[str, typer.Option(metavar="NAME", help="With --positions: who looks.")] = "",
+    purpose: Annotated[Purpose, typer.Option(help="With --positions: what for.", case_sensitive=False)] = Purpose.AUDIT,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Fold the log again up to an alert, and say what it rests on and what was not received."""
@@ -34,9 +44,11 @@ def explain(
     except InvalidField as error:
         raise CommandFailed(str(error), MISUSED) from None
     telemetry.configure("explain", sys.stderr)
+    running = mesh.load(folder)
+    to = disclosing.reader(reviewer, legal_basis, purpose, running.clock.now_ms()) if positions else None
     console = Console(stderr=as_json, highlight=False, soft_wrap=True)
     with console.status("looking for the alert") as status:
-        found = uvloop.run(_explain(mesh.load(folder), alert_id, status))
+        found = uvloop.run(_explain(running, alert_id, to, status))
     if as_json:
         print(json.dumps(found.to_json(positions)))
     else:
@@ -45,7 +57,7 @@ def explain(
         raise typer.Exit(FAILED)
 
 
-async def _explain(running: Mesh, alert_id: str, status: Status) -> Explanation:
+async def _explain(running: Mesh, alert_id: str, to: Reader | None, status: Status) -> Explanation:
     try:
         async with asyncio.timeout(PATIENCE_S) as patience, bus.connect(running.nats_url, "explain") as connection:
             stored, premises = await refold.find(connection, alert_id)
@@ -53,6 +65,9 @@ async def _explain(running: Mesh, alert_id: str, status: Status) -> Explanation:
             found = await refold.refold(
                 connection, stored, premises, lambda at, last: status.update(f"entry {at} of {last}")
             )
+            if to:
+                patience.reschedule(asyncio.get_running_loop().time() + PATIENCE_S)
+                await disclosing.record(connection, disclosing.disclosures(found, to, running.clock.now_ms()))
     except TimeoutError:
         raise CommandFailed(f"no answer from {running.nats_url} for {PATIENCE_S:.0f} s") from None
     except RetryableError as error:
