@@ -123,7 +123,7 @@ FLOWS = (
         "disclosure.{by}.{disclosure_id}",
         "Disclosure",
         DISCLOSURES.name,
-        ("geofence", "explain"),
+        ("geofence", "explain", "evidence"),
         ("registry-disclosures",),
     ),
 )

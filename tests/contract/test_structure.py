@@ -184,7 +184,7 @@ def test_every_stream_has_a_flow_and_every_name_is_there_once() -> None:
 def test_publishers_and_readers_are_services() -> None:
     services = set(NAMES) - CLIENTS - {"common"}
     for row in flow.FLOWS:
-        assert set(row.publishers) <= services | {"setup", "up", "explain"} and row.publishers, row.subject
+        assert set(row.publishers) <= services | {"setup", "up", "explain", "evidence"} and row.publishers, row.subject
         readers = [one for one in row.consumers if one.startswith("(")]
         for reader in readers:
             name = reader.strip("()").split()[0].rstrip(",")
