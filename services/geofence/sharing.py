@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import uuid
 from collections.abc import AsyncIterator, Iterable
-from contextlib import suppress
 from typing import Any
 
 import grpc.aio
@@ -24,8 +23,8 @@ from services.geofence.outbox import OpenShare, Outbox
 from tandem.common.v1 import ledger_pb2
 from tandem.geofence.v1 import positions_pb2, positions_pb2_grpc
 
-LOOK_EVERY_S = 1.0
-"""How often a share is looked at without news: time alone ends it, and makes a position unknown."""
+LOOK_EVERY_S = 0.2
+"""How often a share is looked at. Not with each entry of the log: a thousand readers must not hold up the next alert."""
 _KINDS = {kind: Kind(positions_pb2.SubjectKind.Name(kind)) for kind in positions_pb2.SubjectKind.values() if kind}
 
 Responses = AsyncIterator[positions_pb2.WatchPositionsResponse]
@@ -77,8 +76,6 @@ class PositionServicer(positions_pb2_grpc.PositionServiceServicer):
         told: dict[Share, Seen] = {}
         next_s = dict.fromkeys(live, 0.0)
         while live:
-            sequence = evaluator.state.sequence
-            held_back_s: list[float] = []
             for share in tuple(live):
                 # Asked anew for each: the reader may have taken its time with the one before.
                 if not evaluator.is_current:
@@ -86,22 +83,17 @@ class PositionServicer(positions_pb2_grpc.PositionServiceServicer):
                 reason = sharing.end_of(evaluator.state, share, max(evaluator.state.now_ms, self._clock.now_ms()))
                 if reason is not None:
                     self._outbox.end(live.pop(share))
-                    logger().info("sharing_ended", reason=reason.name)
+                    logger().info("sharing_ended", reason=reason.name, under=share.incident_id or share.order_id)
                     yield _end(share, reason)
                     continue
                 seen = sharing.look(evaluator.state, share)
-                if seen == told.get(share):
-                    continue
-                if loop.time() < next_s[share]:
-                    held_back_s.append(next_s[share])
+                if loop.time() < next_s[share] or seen == told.get(share):
                     continue
                 await live[share].count()
                 told[share], next_s[share] = seen, loop.time() + self._every_s
                 yield _position(share, seen, evaluator.state.now_ms)
-            if held_back_s:
-                await asyncio.sleep(min(held_back_s) - loop.time())
-            elif live:
-                await _next_entry(evaluator, sequence)
+            if live:
+                await asyncio.sleep(min(LOOK_EVERY_S, self._every_s))
 
     def _disclosure(self, legal_basis: str, share: Share) -> ledger_pb2.Disclosure:
         who = rpc.caller().spiffe_id
@@ -118,13 +110,6 @@ class PositionServicer(positions_pb2_grpc.PositionServiceServicer):
             recipient=who,
             expires_at_ms=share.expires_at_ms,
         )
-
-
-async def _next_entry(evaluator: Evaluator, sequence: int) -> None:
-    """Returns with the next entry of the log, or after a second."""
-    with suppress(TimeoutError):
-        async with asyncio.timeout(LOOK_EVERY_S), evaluator.applied:
-            await evaluator.applied.wait_for(lambda: evaluator.state.sequence != sequence)
 
 
 def _parse(request: positions_pb2.WatchPositionsRequest) -> Asked:

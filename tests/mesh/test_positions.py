@@ -13,6 +13,7 @@ import grpc.aio
 import pytest
 
 from services.common import flow
+from services.geofence.outbox import ALLOWED_AT_ONCE
 from tandem.geofence.v1 import positions_pb2
 from tests.support import log, mortal_evaluator
 from tests.support.registry import WITHIN_S
@@ -246,6 +247,29 @@ async def test_a_registry_that_is_dead_for_the_whole_share_misses_nothing(mesh: 
         mesh.registry.service.start()
         rows = await mesh.until_rows(incident, 2)
         assert [(row[0], row[2]) for row in rows] == [("SHARED", "pdead"), ("SHARE_ENDED", "pdead")]
+
+
+async def test_a_share_that_a_kill_cut_off_is_ended_when_the_evaluator_returns_and_the_other_goes_on(
+    mesh: SharingMesh,
+) -> None:
+    async with mesh.connected(0) as other, mesh.connected(1) as client:
+        incident = await client.approach("cut")
+        stream = client.watch(NPA_DESK, wearer("cut"), incident=incident)
+        await client.read(stream)
+        await client.publish(log.positions_entry(log.position("tcut", now_ms(), 81)))
+        await client.read(stream)
+        mesh.evaluators[1].service.kill()
+        with pytest.raises(grpc.aio.AioRpcError):
+            await client.until_end(stream)
+        went_on = other.watch(NPA_DESK, wearer("cut"), incident=incident)
+        await other.read(went_on)
+        went_on.cancel()
+        both = await mesh.until_rows(incident, 3)
+        assert [row[0] for row in both] == ["SHARED", "SHARED", "SHARE_ENDED"]
+        mesh.evaluators[1].service.start()
+        last = (await mesh.until_rows(incident, 4))[3]
+        assert (last[0], last[8]) == ("SHARE_ENDED", f"{both[0][8]}-end")
+        assert last[7] == ALLOWED_AT_ONCE, "two were read, and so many may have left"
 
 
 async def test_no_log_line_tells_where_anybody_is_or_whom_the_order_protects(mesh: SharingMesh) -> None:
