@@ -208,6 +208,9 @@ def test_all_services_were_looked_at() -> None:
         "tandem.registry.v1.DisclosureService",
         "tandem.registry.v1.DeviceTokenService",
         "tandem.ingest.v1.CommandService",
+        "tandem.geofence.v1.PositionService",
+        "tandem.geofence.v1.WhatIfService",
+        "tandem.dispatch.v1.RosterService",
     }
     assert all(descriptor_pool.Default().FindServiceByName(one) for one in services)
 
