@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import signal
 import sqlite3
+import time
 from collections.abc import Iterator
 from contextlib import closing, suppress
 from pathlib import Path
@@ -19,6 +20,7 @@ from tests.support import log, mortal_evaluator
 from tests.support.registry import WITHIN_S
 from tests.support.sharing import (
     BASIS,
+    EVERY_S,
     MOJ_DESK,
     NPA_DESK,
     SharingMesh,
@@ -216,6 +218,21 @@ async def test_a_slow_reader_gets_the_newest_position_and_none_is_kept_for_it(me
         assert came < published / 3
         for stream in (quick, slow):
             stream.cancel()
+
+
+async def test_a_subject_is_told_of_at_most_so_often_and_at_last_with_the_newest_position(mesh: SharingMesh) -> None:
+    async with mesh.connected(1) as client:
+        incident = await client.approach("often")
+        began_s = time.monotonic()
+        stream = client.watch(NPA_DESK, wearer("often"), incident=incident)
+        for i in range(100):
+            await client.publish(log.positions_entry(log.position("toften", now_ms(), 81 + i / 10, report_id=f"o{i}")))
+            await asyncio.sleep(0.01)
+        told = 1
+        while (await client.read(stream)).position.lat_deg != log.position("any", 0, 90.9).lat_e7 / 1e7:
+            told += 1
+        assert told <= (time.monotonic() - began_s) / EVERY_S[1] + 1
+        stream.cancel()
 
 
 async def test_where_the_outbox_cannot_be_written_nothing_leaves(mesh: SharingMesh) -> None:

@@ -26,7 +26,8 @@ from tests.support.registry import SECRET, WITHIN_S, RegistryMesh, running_regis
 MOJ_DESK = "spiffe://moj/desk/seoul"
 NPA_DESK = "spiffe://npa/desk/seoul"
 BASIS = "STALKING_9_1_3_2"
-EVERY_S = "0.02"
+EVERY_S = (0.02, 0.5)
+"""How often each evaluator tells of a subject at most: the first looks as often as it tells, the second more often."""
 
 Stream = grpc.aio.UnaryStreamCall[positions_pb2.WatchPositionsRequest, positions_pb2.WatchPositionsResponse]
 
@@ -186,7 +187,7 @@ def sharing_mesh(folder: Path, module: str = "services.geofence", **env: str) ->
                 "TANDEM_DATA_DIR": str(data_dir),
                 "TANDEM_DEV_SECRET": SECRET,
                 "TANDEM_REPLICA": str(replica),
-                "TANDEM_SHARE_EVERY_S": EVERY_S,
+                "TANDEM_SHARE_EVERY_S": str(EVERY_S[replica]),
                 **env,
             }
             service = stack.enter_context(spawn(module, settings, folder / f"geofence-{replica}.log"))

@@ -25,6 +25,9 @@ class PositionServiceStub:
     PERMISSION_DENIED: the role or the legal basis doesn't allow it. FAILED_PRECONDITION: no such incident is open, or no such
     order in force, or it doesn't name a subject. UNAVAILABLE: this evaluator is behind the log or can't write its outbox; ask
     the other. Streams are cut after five minutes at the latest: ask again with the same request.
+
+    For a reader that is too slow nothing is kept here, but its own window may hold 64 KiB of older positions: who wants the newest
+    first opens the channel with `grpc.http2.lookahead_bytes` 256.
     """
 
 class PositionServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -44,6 +47,9 @@ class PositionServiceServicer(metaclass=_abc_1.ABCMeta):
         PERMISSION_DENIED: the role or the legal basis doesn't allow it. FAILED_PRECONDITION: no such incident is open, or no such
         order in force, or it doesn't name a subject. UNAVAILABLE: this evaluator is behind the log or can't write its outbox; ask
         the other. Streams are cut after five minutes at the latest: ask again with the same request.
+
+        For a reader that is too slow nothing is kept here, but its own window may hold 64 KiB of older positions: who wants the newest
+        first opens the channel with `grpc.http2.lookahead_bytes` 256.
         """
 
 def add_PositionServiceServicer_to_server(servicer: PositionServiceServicer, server: _aio.Server) -> None: ...
