@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import grpc
@@ -36,9 +35,9 @@ from tests.support.log import E7_PER_KM, LAT_E7, LON_E7, case_entry
 GROUNDS = disclosure_pb2.Grounds(legal_basis="STALKING_9_1_2", purpose=disclosure_pb2.PURPOSE_ENFORCEMENT)
 
 
-@pytest.fixture
-def evaluators(tmp_path: Path) -> Iterator[Evaluators]:
-    with running_evaluators(tmp_path, 1) as running:
+@pytest.fixture(scope="module")
+def evaluators(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Evaluators]:
+    with running_evaluators(tmp_path_factory.mktemp("one"), 1) as running:
         yield running
 
 
@@ -88,9 +87,11 @@ async def rows(bus: Bus) -> list[bytes]:
 
 async def real_case(bus: Bus, clients: list[Client]) -> None:
     """A real case, whose wearer stands 57 m from the protected person."""
-    sequence = await approach(bus, "1")
+    log_ends = (await bus.bounds_of(flow.log_stream(0))).last
+    if log_ends < 10:  # not there from an earlier test
+        log_ends = await approach(bus, "1")
     for client in clients:
-        await client.case("case-1", sequence)
+        await client.case("case-1", log_ends)
     async with asyncio.timeout(WITHIN_S):
         while True:  # until the figures of each alert are stored: nothing real is on its way from here on
             _, alerts, figures = await counts(bus)
@@ -133,7 +134,7 @@ async def test_no_answer_rests_on_where_anybody_really_is(evaluators: Evaluators
 async def test_who_may_ask_what(evaluators: Evaluators) -> None:
     async with connected(evaluators) as (bus, clients):
         await real_case(bus, clients)
-        client = clients[0]
+        client, before = clients[0], await rows(bus)
         for request in (made_up(60), of_records(60)):
             assert (await refusal(client, request, PROBATION)).code() == grpc.StatusCode.PERMISSION_DENIED
         assert (await refusal(client, of_records(60), OPERATOR)).code() == grpc.StatusCode.PERMISSION_DENIED
@@ -149,15 +150,16 @@ async def test_who_may_ask_what(evaluators: Evaluators) -> None:
         assert (await refusal(client, of_records(60, case_id="case-9"), POLICE)).code() == grpc.StatusCode.NOT_FOUND
         assert fields_of(await refusal(client, what_if_pb2.EvaluateRequest(steps=walk(60)), POLICE)) == ["subject"]
         assert fields_of(await refusal(client, of_records(), POLICE)) == ["steps"]
-        assert await rows(bus) == [], "what is refused or made up discloses nothing"
+        assert await rows(bus) == before, "what is refused or made up discloses nothing"
 
 
 async def test_a_real_case_is_a_row_for_the_ledger_before_it_is_an_answer(evaluators: Evaluators) -> None:
     async with connected(evaluators) as (bus, clients):
         await real_case(bus, clients)
+        before = await rows(bus)
         await ask(clients[0], of_records(60), POLICE)
         await ask(clients[1], of_records(60), REVIEWER)
-        taken = [parse_disclosure(row) for row in await rows(bus)]
+        taken = [parse_disclosure(row) for row in (await rows(bus))[len(before) :]]
         assert [one.who for one in taken] == [one.recipient for one in taken] == [POLICE, REVIEWER]
         assert {(one.record_kind, one.record_id, one.order_id, one.reference, one.legal_basis) for one in taken} == {
             ("ORDER", "order-1", "order-1", "case-1", "STALKING_9_1_2")
