@@ -50,6 +50,10 @@ class WhatIfServicer(what_if_pb2_grpc.WhatIfServiceServicer):
     ) -> what_if_pb2.EvaluateResponse:
         if self._one.locked():
             raise Unavailable("another question is being evaluated")
+        # A thread can't be stopped: whoever goes away holds the turn until theirs has ended.
+        return await asyncio.shield(asyncio.ensure_future(self._answer(request)))
+
+    async def _answer(self, request: what_if_pb2.EvaluateRequest) -> what_if_pb2.EvaluateResponse:
         async with self._one:
             match request.WhichOneof("subject"):
                 case "case_id":
