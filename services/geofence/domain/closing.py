@@ -16,8 +16,10 @@ from services.geofence.domain.track import AFTER_ALL_MS, PREDICT_UP_TO_MPS, UNKN
 
 OVER_MS = 30_000
 """A movement is that of at least so long: shorter ones are the receiver's noise."""
-AGAIN_MS = 15_000
+AGAIN_MS = 30_000
 """... and must be confirmed by another look so much later."""
+INTO = 3
+"""The line must lead well into the ring, within a third of its radius: who only passes by touches it."""
 LEAST_MPS = 1
 """Who comes nearer more slowly than a walker doesn't close in."""
 
@@ -88,7 +90,7 @@ def _closes(
     if not max(LEAST_MPS * took_ms, 2 * vague_mm) < nearer_mm <= PREDICT_UP_TO_MPS * took_ms:
         return None
     ahead = between(start, end, 1 + rules.help_after_ms / took_ms)
-    return target.shape.least(end, end) if target.shape.within(end, ahead, ring.radius_mm + vague_mm) else None
+    return target.shape.least(end, end) if target.shape.within(end, ahead, ring.radius_mm / INTO) else None
 
 
 def _before(track: Track, at_ms: int) -> Fix | None:
