@@ -124,14 +124,13 @@ class _Folding:
 
     def tell_what_outlasts_an_outage(self) -> None:
         """Once an outage is over, tells of everybody whom its notice stood for and who still isn't heard."""
-        state = self.state
-        for case_id in outages.outlasting(state):
-            case_state = state.cases[case_id]
+        for case_id in outages.outlasting(self.state):
+            case_state = self.state.cases[case_id]
             outages.ungroup(case_state)
             if case_state.awaited_from_ms:
-                self._watch(case_state, state.now_ms)
+                self._watch(case_state, self.state.now_ms)
                 self.decisions.settle(case_state)
-            state.grouped.discard(case_id)
+            self.state.grouped.discard(case_id)
 
     def rules(self, rules: Rules) -> None:
         """Settings as they stand from now on; those of silence may make something due that wasn't."""
@@ -309,8 +308,9 @@ class _Folding:
             if case_state.episode_id:
                 if until_ms is None:
                     closing.look(self.decisions, case_state, device_id, cause)
-                    distances.look(self.decisions, case_state, cause)
                 approach.clear_what_was_left(self.decisions, case_state, cause)
+            if case_state.episode_id and until_ms is None:
+                distances.look(self.decisions, case_state, cause)
             if case_state.unseen or (case_state.episode_id and case_state.watchful):
                 self._to_watch[case_id] = cause
         if until_ms is None:
