@@ -5,10 +5,11 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass, field
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from services.geofence.domain import codec, fold
+from services.geofence.domain import codec, fold, silence
 from services.geofence.domain.alerts import Kind
 from services.geofence.domain.entries import Body, Entry, Equipment, Tick
 from services.geofence.domain.rules import Rules
@@ -110,3 +111,14 @@ def test_silence_leaves_no_more_behind_than_cases_and_devices(seed: int) -> None
     assert story.state.missed <= {"tag", "spare", "phone", "watch"}
     story.tick(10_000_000)
     assert not any(one.near or one.silent or one.lost or one.unseen for one in story.state.cases.values() if one.ended)
+
+
+@given(st.integers(0, 10_000))
+@settings(max_examples=30, deadline=None)
+def test_the_short_look_at_a_case_that_rests_says_what_the_whole_look_says(seed: int) -> None:
+    short = live(Story(), seed)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(silence, "rests_until", lambda *_: None)
+        whole = live(Story(), seed)
+    assert short.outputs == whole.outputs
+    assert codec.encode(short.state) == codec.encode(whole.state)

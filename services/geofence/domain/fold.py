@@ -115,9 +115,11 @@ class _Folding:
 
     def _watch(self, case_state: CaseState, at_ms: int, cause: Report | None = None) -> None:
         """Decides what time alone means as of a moment, and notes when to look again."""
-        looks = silence.watch(self.decisions, case_state, at_ms, cause)
-        looks += approach.outlast(self.decisions, case_state, at_ms, cause)
-        look_ms = min(looks, default=None)
+        look_ms = silence.rests_until(self.state, case_state, at_ms)
+        if look_ms is None:
+            looks = silence.watch(self.decisions, case_state, at_ms, cause)
+            looks += approach.outlast(self.decisions, case_state, at_ms, cause)
+            look_ms = min(looks, default=None)
         if look_ms is not None and look_ms != case_state.wake_ms:
             heapq.heappush(self.state.due, (look_ms, case_state.case.case_id, WAKE))
         case_state.wake_ms = look_ms or 0
@@ -235,7 +237,7 @@ class _Folding:
         state = self.state
         self.heard(batch.device_ids)
         too_late = anothers = 0
-        # Nearly all of the fold's time goes here: most reports end at the ball of their device.
+        # Most of the fold's time goes here: nearly all reports end at the ball of their device.
         tracks, cases_of, owned_since, clearances = state.tracks, state.cases_of, state.owned_since, state.clearances
         now_ms, received_wall_us = state.now_ms, batch.received_wall_us
         oldest_ms = now_ms - WINDOW_MS
@@ -259,7 +261,7 @@ class _Folding:
             if track is None:
                 track = tracks[device_id] = Track()
             point = ecef_mm(lat_e7, lon_e7)
-            index = track.add(Fix(time_ms, fix_time_ms, report_id, *point, accuracy_mm))
+            index = track.add(Fix._make((time_ms, fix_time_ms, report_id, *point, accuracy_mm)))
             if index is None:
                 continue  # sent again
             count = len(track.fixes)
