@@ -10,7 +10,7 @@ from services.geofence.domain.alerts import Kind, Report
 from services.geofence.domain.decisions import Decisions
 from services.geofence.domain.entries import Ring, Target
 from services.geofence.domain.state import CaseState, State
-from services.geofence.domain.track import PREDICT_MOST_MM, Track
+from services.geofence.domain.track import PREDICT_MOST_MM, WINDOW_MS, Track
 
 
 def others(target: Target) -> tuple[str | None, ...]:
@@ -216,3 +216,16 @@ def account(state: State, case_state: CaseState, target: Target, ring: Ring, upt
             rings.account(ring_state, target.shape, ring.radius_mm, pieces)
             reached_ms = max(reached_ms, end_ms)
     ring_state.bound_ms = reached_ms
+
+
+def forget_old(state: State, track: Track, case_ids: list[str]) -> None:
+    """Drops fixes that no late report can need any more; open rings of these cases account for them first."""
+    horizon_ms = state.now_ms - WINDOW_MS
+    if track.fixes[0].time_ms >= horizon_ms:
+        return
+    for case_state in map(state.cases.__getitem__, case_ids):
+        for target in case_state.case.targets:
+            for ring in case_state.case.rings:
+                if case_state.ring(target, ring).open:
+                    account(state, case_state, target, ring, horizon_ms)
+    track.forget_before(horizon_ms)

@@ -278,7 +278,7 @@ class _Folding:
             if not (newest and ball and dist(point, ball.centre) + VAGUE_TIMES * accuracy_mm <= ball.free_mm):
                 self._moved(device_id, track, index, case_ids, Report(device_id, report_id, received_wall_us))
             if count % 64 == 0:
-                self._forget_old(device_id, track, case_ids)
+                approach.forget_old(state, track, case_ids)
         # After the whole batch: what was buffered may end with where they are now.
         for case_id, cause in self._to_watch.items():
             self._watch(state.cases[case_id], state.now_ms, cause)
@@ -331,19 +331,6 @@ class _Folding:
         for case_state in in_force:
             target = next((t for t in case_state.case.targets if device_id in t.device_ids), None)
             self.decisions.alert(case_state, kind, demand, at_ms, target=target, cause=cause)
-
-    def _forget_old(self, device_id: str, track: Track, case_ids: list[str]) -> None:
-        """Drops fixes that no late report can need any more; open rings account for them first."""
-        horizon_ms = self.state.now_ms - WINDOW_MS
-        if track.fixes[0].time_ms >= horizon_ms:
-            return
-        for case_id in case_ids:
-            case_state = self.state.cases[case_id]
-            for target in case_state.case.targets:
-                for ring in case_state.case.rings:
-                    if case_state.ring(target, ring).open:
-                        approach.account(self.state, case_state, target, ring, horizon_ms)
-        track.forget_before(horizon_ms)
 
     # ── equipment ────────────────────────────────────────────────────────────────────────────────────────────────────
 
