@@ -18,7 +18,7 @@ from services.common.clock import wall_us
 from services.dispatch.__main__ import run
 from services.dispatch.settings import DispatchSettings
 from tandem.common.v1 import alert_pb2, geometry_pb2
-from tandem.dispatch.v1 import dispatch_pb2, dispatch_pb2_grpc
+from tandem.dispatch.v1 import dispatch_pb2, dispatch_pb2_grpc, roster_pb2, roster_pb2_grpc
 from tests.support.nats import TestServer, free_port
 
 SECRET = "a-secret"
@@ -34,16 +34,18 @@ PATIENCE_S = 20.0
 class Desk:
     """A caller of one leg, with the id that it proves."""
 
-    def __init__(self, stub: dispatch_pb2_grpc.DispatchServiceStub, spiffe_id: str) -> None:
+    def __init__(
+        self, stub: dispatch_pb2_grpc.DispatchServiceStub, roster: roster_pb2_grpc.RosterServiceStub, spiffe_id: str
+    ) -> None:
         self._stub = stub
+        self._roster = roster
         self._metadata = rpc.bearer(spiffe_id, SECRET)
 
     @asynccontextmanager
-    async def subscription(self, after_sequence: int = 0) -> AsyncIterator[Subscription]:
+    async def subscription(self, after_sequence: int = 0, others: bool = False) -> AsyncIterator[Subscription]:
         """An open stream of steps."""
-        call = self._stub.Subscribe(
-            dispatch_pb2.SubscribeRequest(after_sequence=after_sequence), metadata=self._metadata, timeout=PATIENCE_S
-        )
+        request = dispatch_pb2.SubscribeRequest(after_sequence=after_sequence, others=others)
+        call = self._stub.Subscribe(request, metadata=self._metadata, timeout=PATIENCE_S)
         try:
             yield Subscription(call)
         finally:
@@ -57,6 +59,13 @@ class Desk:
             timeout=rpc.UNARY_DEADLINE_S,
         )
         return answer.assignment
+
+    async def tell(self, method: str, **request: Any) -> Any:
+        """Calls a method of DispatchService or RosterService by its name; the answer."""
+        of_roster = hasattr(roster_pb2, f"{method}Request")
+        make = getattr(roster_pb2 if of_roster else dispatch_pb2, f"{method}Request")
+        call = getattr(self._roster if of_roster else self._stub, method)
+        return await call(make(**request), metadata=self._metadata, timeout=rpc.UNARY_DEADLINE_S)
 
     async def list(self, **request: Any) -> dispatch_pb2.ListIncidentsResponse:
         """Lists incidents."""
@@ -87,13 +96,16 @@ class Subscription:
 class RunningLeg:
     """A leg that serves."""
 
-    def __init__(self, leg: str, stub: dispatch_pb2_grpc.DispatchServiceStub) -> None:
+    def __init__(
+        self, leg: str, stub: dispatch_pb2_grpc.DispatchServiceStub, roster: roster_pb2_grpc.RosterServiceStub
+    ) -> None:
         self._stub = stub
+        self._roster = roster
         self.desk = self.caller(DESKS[leg])
 
     def caller(self, spiffe_id: str) -> Desk:
         """Somebody who calls this leg."""
-        return Desk(self._stub, spiffe_id)
+        return Desk(self._stub, self._roster, spiffe_id)
 
 
 def settings(leg: str, nats: TestServer, folder: Path, **more: Any) -> DispatchSettings:
@@ -116,7 +128,11 @@ async def client(configured: DispatchSettings) -> AsyncIterator[RunningLeg]:
         health = health_pb2_grpc.HealthStub(channel)
         check = health.Check  # type: ignore[attr-defined]  # the stubs leave it out
         await check(health_pb2.HealthCheckRequest(), wait_for_ready=True, timeout=PATIENCE_S)
-        yield RunningLeg(configured.leg, dispatch_pb2_grpc.DispatchServiceStub(channel))
+        yield RunningLeg(
+            configured.leg,
+            dispatch_pb2_grpc.DispatchServiceStub(channel),
+            roster_pb2_grpc.RosterServiceStub(channel),
+        )
 
 
 @asynccontextmanager

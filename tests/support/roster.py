@@ -8,7 +8,7 @@ from services.dispatch.domain.areas import Circle, Point
 from services.dispatch.domain.roster import Board, Office, Report, Status, Travel, Unit
 
 SEOUL = Point(37.5665, 126.9780)
-SHIFT_MS = (0, 10**15)
+SHIFT_MS = (0, 10**14)
 
 
 def office(office_id: str, *, next_id: str = "", subjects: Iterable[str] = (), radius_m: float | None = None) -> Office:

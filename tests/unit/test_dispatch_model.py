@@ -11,7 +11,14 @@ from dataclasses import dataclass, field, replace
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
 
 from services.common.errors import FailedPrecondition, NotFound
 from services.dispatch import chain
@@ -103,16 +110,16 @@ class IncidentMachine(RuleBasedStateMachine):
     @rule(
         sequence=st.integers(1, SEQUENCES),
         demand=st.sampled_from((Demand.RECORD, Demand.NOTIFY, Demand.RESPOND, Demand.RESPOND)),
-        subjects=st.sets(st.sampled_from(SUBJECTS)),
-        ends=st.sampled_from((False, False, True)),
+        subjects=st.sampled_from(((), SUBJECTS[:1], SUBJECTS[:1], SUBJECTS)),
+        ends=st.sampled_from((False, False, False, False, True)),
     )
     def an_alert_comes_in_any_order_or_again(
-        self, sequence: int, demand: Demand, subjects: set[str], ends: bool
+        self, sequence: int, demand: Demand, subjects: tuple[str, ...], ends: bool
     ) -> None:
         if sequence in self.alerts:
             assert self.story.fold(self.alerts[sequence]) == ()
             return
-        told = self.alerts[sequence] = alert(sequence, demand, *sorted(subjects), ends=ends)
+        told = self.alerts[sequence] = alert(sequence, demand, *subjects, ends=ends)
         events = self.story.fold(told)
         concerns = bool(subjects) or ends
         assert sum(isinstance(event, AlertFolded) for event in events) == concerns
@@ -234,8 +241,8 @@ class IncidentMachine(RuleBasedStateMachine):
         assert {one.subject_id for one in records.values()} == set(self.reference.destinations)
         assert all(self.story.id_of(one.subject_id) == id_ for id_, one in records.items())
 
-    @invariant()
-    def i6_each_step_has_a_number_and_an_id_of_its_own(self) -> None:
+    def teardown(self) -> None:
+        """I6: each step has a number and an id of its own."""
         incident, seen = Incident("incident-1", "police"), set()
         for event in self.story.events:
             incident = evolve(incident, event)
@@ -248,11 +255,11 @@ class IncidentMachine(RuleBasedStateMachine):
 
 
 TestIncident = IncidentMachine.TestCase
-TestIncident.settings = settings(max_examples=400, stateful_step_count=40, deadline=None)
+TestIncident.settings = settings(max_examples=250, stateful_step_count=40, deadline=None)
 
 
 @pytest.mark.soak
-class TestIncidentForLong(IncidentMachine.TestCase):  # type: ignore[name-defined,misc]  # made by hypothesis
-    """The same, thousands of times."""
-
-    settings = settings(max_examples=5_000, stateful_step_count=60, deadline=None)
+def test_thousands_of_incidents() -> None:
+    run_state_machine_as_test(
+        IncidentMachine, settings=settings(max_examples=5_000, stateful_step_count=60, deadline=None)
+    )

@@ -1,0 +1,178 @@
+"""A leg's store under more than one process, and under a desk that never reads: deadlines climb, and once."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+
+from services.common import flow
+from services.common.bus import Bus
+from services.common.clock import MeshClock
+from services.common.db import open_database
+from services.common.errors import Conflict
+from services.dispatch import hub, store_roster, translate
+from services.dispatch.__main__ import MIGRATIONS
+from services.dispatch.domain.areas import Circle, Point
+from services.dispatch.domain.climbing import Deadlines
+from services.dispatch.domain.roster import Office, Report, Status
+from services.dispatch.hub import Numbered
+from services.dispatch.leg import Leg, open_leg
+from services.dispatch.store import Position, Store
+from tandem.dispatch.v1 import dispatch_pb2
+from tests.support.dispatch import PATIENCE_S, alert, publish, running, settings
+from tests.support.nats import TestServer
+from tests.support.roster import SEOUL, TWO_OFFICES, unit
+
+FAR_MS = 3_600_000
+BRIEF = Deadlines(1, 1, 1)
+LONG = Deadlines(FAR_MS, FAR_MS, FAR_MS)
+
+
+@asynccontextmanager
+async def opened(path: Path, deadlines: Deadlines = LONG) -> AsyncIterator[Leg]:
+    """One process's leg over the file."""
+    async with (
+        open_database(path, MIGRATIONS) as database,
+        open_leg("police", Store(database), MeshClock(), deadlines) as leg,
+    ):
+        yield leg
+
+
+async def fold(leg: Leg, *sequences: int) -> None:
+    for sequence in sequences:
+        parsed = translate.alert(alert(sequence, incident=f"incident-{sequence}").SerializeToString(), "police")
+        assert parsed
+        await leg.fold([parsed], Position(flow.ALERTS.name, "log", sequence))
+
+
+async def kinds(leg: Leg) -> Counter[str]:
+    """How many events of each kind are written."""
+    rows = await leg.store.transaction(lambda connection: connection.execute(sa.text("select kind from events")).all())
+    return Counter(row.kind for row in rows)
+
+
+async def assignments(leg: Leg) -> list[dispatch_pb2.Assignment]:
+    return [translate.stored_assignment(row) for one in await leg.store.incidents("", 100, "") for row in one.own]
+
+
+async def put(leg: Leg, *unit_ids: str, offices: tuple[Office, ...] = TWO_OFFICES) -> None:
+    await leg.change_roster(lambda connection: store_roster.put_offices(connection, offices))
+    units = [unit(unit_id, unit_id[0]) for unit_id in unit_ids]
+    await leg.change_roster(lambda connection: store_roster.put_units(connection, units))
+
+
+async def test_a_deadline_fires_once_with_several_processes_on_one_store(tmp_path: Path) -> None:
+    incidents = 20
+    async with AsyncExitStack() as stack:
+        legs = [await stack.enter_async_context(opened(tmp_path / "leg.sqlite3", BRIEF)) for _ in range(3)]
+        await fold(legs[0], *range(1, incidents + 1))
+        await asyncio.sleep(0.01)
+        # All of them have found the same overdue assignments before the first of them writes.
+        frozen_ms = legs[0]._clock.now_ms()
+        due = [await leg.store.due(frozen_ms) for leg in legs]
+        assert [len(one) for one in due] == 3 * [incidents]
+        later = Deadlines(FAR_MS, FAR_MS, FAR_MS)
+        for leg in legs:
+            leg._deadlines = later
+        await asyncio.gather(*(leg.pass_deadlines() for leg in legs))
+        assert (await kinds(legs[1]))["Escalated"] == incidents
+        assert await legs[2].store.first_broken_event() is None
+
+
+async def test_each_process_goes_on_from_what_the_other_wrote_and_tells_its_own_desk(tmp_path: Path) -> None:
+    async with opened(tmp_path / "leg.sqlite3") as one, opened(tmp_path / "leg.sqlite3") as other:
+        steps = other.follow(0)
+        await put(one, "a1", "b1")
+        await fold(one, 1)
+        (offer,) = await assignments(one)
+        await other.acknowledge(offer.assignment_id, "spiffe://npa/desk/b")
+        seen = [await asyncio.wait_for(anext(steps), PATIENCE_S) for _ in range(2)]
+        states = [told.step.assignment.state for told in seen if isinstance(told, Numbered)]
+        assert states == [dispatch_pb2.OFFERED, dispatch_pb2.ACKNOWLEDGED]
+        await one.acknowledge(offer.assignment_id, "spiffe://npa/desk/a")
+        (taken,) = await assignments(one)
+        assert taken.acknowledged_by == "spiffe://npa/desk/b", "it was taken before"
+        await fold(other, 2)
+        second = next(told for told in await assignments(one) if told.incident_id == "incident-2")
+        assert (second.choice.unit_id, second.choice.rung) == ("b1", dispatch_pb2.NEXT_OFFICE), (
+            "the first car is engaged"
+        )
+        assert await one.store.first_broken_event() is None
+
+
+async def test_units_are_free_again_for_a_leg_that_comes_back(tmp_path: Path) -> None:
+    async with opened(tmp_path / "leg.sqlite3") as leg:
+        await put(leg, "a1", "b1")
+        await fold(leg, 1)
+    async with opened(tmp_path / "leg.sqlite3") as leg:
+        await fold(leg, 2)
+        chosen = {one.incident_id: one.choice.unit_id for one in await assignments(leg)}
+        assert chosen == {"incident-1": "a1", "incident-2": "b1"}
+
+
+async def test_a_refused_change_of_the_roster_changes_nothing_in_memory_either(tmp_path: Path) -> None:
+    async with opened(tmp_path / "leg.sqlite3") as leg:
+        await put(leg, "a1")
+        other = [unit("a2", "a"), unit("a1", "b")]
+        with pytest.raises(Conflict):
+            await leg.change_roster(lambda connection: store_roster.put_units(connection, other))
+        await fold(leg, 1, 2)
+        assert [one.choice.unit_id for one in await assignments(leg)] == ["a1", "a1"]
+
+
+async def test_the_nearest_unit_goes_where_both_positions_are_known(tmp_path: Path) -> None:
+    area = Circle(SEOUL, 20_000)
+    offices = (Office("a", 1, area, frozenset(), "", "supervisor", "national"),)
+    async with opened(tmp_path / "leg.sqlite3") as leg:
+        await put(leg, "a1", "a2", "a3", offices=offices)
+        now_ms = MeshClock().now_ms()
+        for unit_id, lon_deg in (("a1", 127.10), ("a2", 126.99)):
+            report = Report(Status.AVAILABLE, now_ms, Point(37.5665, lon_deg), now_ms)
+            await leg.change_roster(partial(store_roster.report_unit, unit_id=unit_id, given=report))
+        await fold(leg, 1)
+        leg.whereabouts.put("p1", SEOUL, now_ms)
+        await fold(leg, 2)
+        leg.whereabouts.put("p1", SEOUL, now_ms - FAR_MS)
+        await fold(leg, 3)
+        by_incident = {one.incident_id: one.choice for one in await assignments(leg)}
+    nowhere, near, stale = (by_incident[f"incident-{n}"] for n in (1, 2, 3))
+    assert nowhere.desk == "national" == stale.desk, "nobody knows whose area it is in, and nothing waits for that"
+    assert (near.unit_id, near.estimate, near.candidates) == ("a2", dispatch_pb2.GREAT_CIRCLE, 3)
+    assert 100 < near.travel_s < 200
+
+
+async def test_a_desk_that_never_reads_costs_bounded_memory_and_the_deadline_climbs_anyway(
+    bus: Bus, nats: TestServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hub, "WAITING_MAX", 5)
+    police = settings("police", nats, tmp_path, acknowledge_within_s=0.3)
+    async with running(police) as leg, leg.desk.subscription() as never_read:
+        await publish(bus, alert(1))
+        async with leg.desk.subscription() as steps:
+            await steps.next(dispatch_pb2.OFFERED)
+            await publish(bus, *(alert(n, incident=f"incident-{n}") for n in range(2, 60)))
+            up: set[str] = set()
+            while len(up) < 59:
+                up.add((await steps.next(dispatch_pb2.ESCALATED)).step.assignment.incident_id)
+        # It has missed nothing: what didn't wait in memory is read from the store.
+        first = await never_read.next(dispatch_pb2.OFFERED)
+        assert first.sequence == 2
+
+
+def test_a_desks_queue_never_holds_more_than_its_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hub, "WAITING_MAX", 5)
+    shared, offer = hub.Hub(()), dispatch_pb2.Assignment(state=dispatch_pb2.OFFERED)
+    with shared._desk(True) as desk:
+        desk.reads_store = False
+        longest = 0
+        for n in range(1, 100):
+            shared.tell([Numbered(n, dispatch_pb2.Step(assignment=offer))])
+            longest = max(longest, len(desk.waiting))
+        assert longest <= 5 and desk.reads_store
