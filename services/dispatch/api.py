@@ -51,7 +51,7 @@ class DispatchApi(dispatch_pb2_grpc.DispatchServiceServicer):
         """The desk takes an assignment."""
         self._admit(DESKS[self._leg.name])
         assignment_id = fields.required_id("assignment_id", request.assignment_id)
-        assignment = await self._leg.acknowledge(assignment_id, rpc.caller().spiffe_id)
+        assignment = await self._leg.acknowledge(assignment_id, rpc.caller().spiffe_id, request.offer_number)
         return dispatch_pb2.AcknowledgeResponse(assignment=assignment)
 
     async def Receive(self, request: dispatch_pb2.ReceiveRequest, context: Context) -> dispatch_pb2.ReceiveResponse:

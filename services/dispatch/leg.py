@@ -99,10 +99,10 @@ class Leg:
         incident, latency_ms = known[incident_id].incident, known[incident_id].latency_ms.get(assignment_id)
         return translate.assignment_message(incident, incident.assignments[assignment_id], latency_ms)
 
-    async def acknowledge(self, assignment_id: str, by: str) -> dispatch_pb2.Assignment:
-        """A person takes an assignment, as `answer`."""
+    async def acknowledge(self, assignment_id: str, by: str, offer_number: int = 0) -> dispatch_pb2.Assignment:
+        """A person takes an assignment, as `answer`: the offer of that number, or the present one."""
         return await self.answer(
-            assignment_id, lambda now_ms, deadlines, _: Acknowledge(assignment_id, by, now_ms, deadlines)
+            assignment_id, lambda now_ms, deadlines, _: Acknowledge(assignment_id, by, now_ms, deadlines, offer_number)
         )
 
     async def pass_deadlines(self) -> None:

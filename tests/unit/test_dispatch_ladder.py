@@ -8,6 +8,7 @@ import pytest
 
 from services.common.errors import FailedPrecondition, NotFound
 from services.dispatch import chain
+from services.dispatch.domain.answers import Acknowledge
 from services.dispatch.domain.events import (
     AlertFolded,
     Climb,
@@ -146,6 +147,18 @@ def test_a_refusal_that_is_sent_again_does_not_refuse_for_the_next() -> None:
     with pytest.raises(FailedPrecondition, match="offered on since"):
         story.reject("p1", number)
     assert asked(story)[1] == "a2"
+
+
+def test_who_was_asked_before_can_not_take_what_was_offered_on() -> None:
+    story = offered()
+    older = story.of("p1").offer_number
+    story.pass_time(DEADLINES.receive_ms)
+    for _ in range(2):
+        with pytest.raises(FailedPrecondition, match="offered on since"):
+            story.do(Acknowledge(story.id_of("p1"), "link/a1", story.now_ms, DEADLINES, older))
+        story.acknowledge("p1")  # the second time it is taken by who has it now
+    story.do(Acknowledge(story.id_of("p1"), "link/b1", story.now_ms, DEADLINES, story.of("p1").offer_number))
+    assert story.of("p1").acknowledged_by != "link/b1", "it was taken before"
 
 
 @pytest.mark.parametrize("state", [State.ACKNOWLEDGED, *WAY])

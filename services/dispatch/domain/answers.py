@@ -50,6 +50,8 @@ class Acknowledge:
     by: str
     now_ms: int
     deadlines: Deadlines
+    offer_number: int = 0
+    """Which offer; 0 for the present one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +122,9 @@ def _receive(assignment: Assignment, command: Receive) -> Iterator[Event]:
 
 
 def _acknowledge(assignment: Assignment, command: Acknowledge) -> Iterator[Event]:
+    _check_offer(assignment, command.offer_number)
+    if command.offer_number and command.offer_number != assignment.offer_number:
+        raise FailedPrecondition(_offered_on(assignment))
     if assignment.state in TAKEN:
         return
     if assignment.state not in UNANSWERED:
@@ -133,7 +138,7 @@ def _reject(incident: Incident, assignment: Assignment, command: Reject) -> Iter
     if assignment.state not in GIVEN_BACK:
         raise FailedPrecondition(f"the assignment is {assignment.state.name}: it can't be refused")
     if command.offer_number != assignment.offer_number:
-        raise FailedPrecondition(f"it was offered on since, as offer {assignment.offer_number}")
+        raise FailedPrecondition(_offered_on(assignment))
     rejected = Rejected(command.now_ms, assignment.assignment_id, command.by, command.reason)
     yield rejected
     incident = evolve(incident, rejected)
@@ -168,6 +173,10 @@ def _close(assignment: Assignment, command: Close) -> Iterator[Event]:
 def _check_offer(assignment: Assignment, offer_number: int) -> None:
     if offer_number > assignment.offer_number:
         raise FailedPrecondition(f"there is no such offer: the last is {assignment.offer_number}")
+
+
+def _offered_on(assignment: Assignment) -> str:
+    return f"it was offered on since, as offer {assignment.offer_number}"
 
 
 def _name(cause: CloseCause | None) -> str:

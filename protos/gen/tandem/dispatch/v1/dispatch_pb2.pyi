@@ -519,16 +519,20 @@ class AcknowledgeRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     ASSIGNMENT_ID_FIELD_NUMBER: _builtins.int
+    OFFER_NUMBER_FIELD_NUMBER: _builtins.int
     assignment_id: _builtins.str
     """The assignment."""
+    offer_number: _builtins.int
+    """The offer that is taken: Assignment.offer_number. One that was offered on since is refused; 0 takes the present one."""
     def __init__(
         self,
         *,
         assignment_id: _builtins.str = ...,
+        offer_number: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["assignment_id", b"assignment_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["assignment_id", b"assignment_id", "offer_number", b"offer_number"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
