@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
+from urllib.parse import urlsplit
 
 from pydantic import Field, model_validator
 
-from services.common.settings import CommonSettings
+from services.common.settings import LOOPBACK, CommonSettings
 from services.dispatch.domain.climbing import Deadlines
 
 PORTS = {"probation": 7404, "police": 7405, "warning": 7406}
@@ -21,7 +22,6 @@ class DispatchSettings(CommonSettings):
     """Which half of the response this process is."""
     acknowledge_within_s: float = Field(gt=0, le=3600)
     """How long the desk has to acknowledge an offer, seconds of mesh time: 30 for people, 10 for the gateway."""
-
     webhooks: Path | None = None
     """File that names those who get this leg's steps by webhook, with their keys; without it nobody does."""
     link_port: int | None = Field(default=None, ge=0, le=65535)
@@ -33,7 +33,8 @@ class DispatchSettings(CommonSettings):
     dispatch_within_s: float = Field(default=60.0, gt=0, le=3600)
     """How long the desk has from then until a unit is told to go, where there is a roster."""
     osrm_url: str = Field(default="", pattern=r"^(https?://[^\s?#]+)?$")
-    """A service that speaks OSRM's table protocol, for travel times by road; empty for the great circle."""
+    """The agency's own service of OSRM's table protocol, for travel times by road; empty for the great circle. It is told where
+    destinations are, so it must be on loopback or behind https."""
 
     @property
     def deadlines(self) -> Deadlines:
@@ -61,6 +62,13 @@ class DispatchSettings(CommonSettings):
     def evidence(self) -> Path:
         """Folder of what the leg's incidents rest on."""
         return self.data_dir / f"evidence-{self.leg}"
+
+    @model_validator(mode="after")
+    def _refuse_plaintext_to_the_map(self) -> Self:
+        parts = urlsplit(self.osrm_url)
+        if parts.scheme == "http" and parts.hostname not in LOOPBACK:
+            raise ValueError(f"TANDEM_OSRM_URL names {parts.hostname}, which isn't loopback: only https:// is taken")
+        return self
 
     @model_validator(mode="before")
     @classmethod

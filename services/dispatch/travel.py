@@ -84,7 +84,7 @@ class Roads(TravelTimes):
         points = ";".join(f"{point.lon_deg:.6f},{point.lat_deg:.6f}" for point in (destination, *origins))
         sources = ";".join(str(n) for n in range(1, len(origins) + 1))
         url = f"{self._url}/table/v1/driving/{points}?sources={sources}&destinations=0"
-        async with self._session.get(url) as response:
+        async with self._session.get(url, allow_redirects=False) as response:
             if response.status != 200:
                 raise ValueError(f"status {response.status}")
             answer = await response.json(content_type=None)

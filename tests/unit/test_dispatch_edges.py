@@ -201,3 +201,25 @@ def test_each_leg_has_its_own_port_file_and_deadline(monkeypatch: pytest.MonkeyP
     assert (for_leg("police").port, for_leg("police").deadlines.acknowledge_ms) == (9000, 1_500)
     with pytest.raises(ValidationError, match="leg"):
         for_leg("fire")
+
+
+@pytest.mark.parametrize(
+    ("url", "taken"),
+    [
+        ("", True),
+        ("https://map.example/osrm", True),
+        ("http://127.0.0.1:5000", True),
+        ("http://map.example", False),
+        ("map.example", False),
+        ("https://map.example/?key=1", False),
+    ],
+)
+def test_where_destinations_are_goes_to_no_map_in_plaintext(
+    url: str, taken: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TANDEM_OSRM_URL", url)
+    if taken:
+        assert for_leg("police").osrm_url == url
+    else:
+        with pytest.raises(ValidationError):
+            for_leg("police")

@@ -8,7 +8,7 @@ first, of the next office too; only where nobody is free are those asked who hav
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 
 from services.dispatch.domain.areas import holds
@@ -82,44 +82,47 @@ def _choices(board: Board, question: Question) -> Iterator[Choice]:
     """Who can be asked above a rung, in their order."""
     offices = offices_for(board, question.subject_id)
     own, others = offices[:1], offices[1:]
+    candidates = _candidates(board, question, offices) if question.above < Rung.NEXT_OFFICE else {}
     for busy in (False, True):
         if question.above < Rung.NEXT_UNIT:
             rung = Rung.NEXT_UNIT if question.above else Rung.UNIT
-            yield from _best(board, question, own, rung, busy)
+            yield from _best(board, question, own, candidates, rung, busy)
         if question.above < Rung.NEXT_OFFICE:
-            yield from _best(board, question, others, Rung.NEXT_OFFICE, busy)
+            yield from _best(board, question, others, candidates, Rung.NEXT_OFFICE, busy)
     if question.above < Rung.SUPERVISOR and own:
         yield Choice(Rung.SUPERVISOR, own[0].office_id, desk=own[0].supervisor_desk)
     if question.above < Rung.NATIONAL_DESK:
         # Where nobody is responsible, any office knows the agency's national desk.
-        office = own[0] if own else min((one for one in board.offices.values()), key=lambda one: one.office_id)
+        office = own[0] if own else min(board.offices.values(), key=lambda one: (one.removed, one.office_id))
         yield Choice(Rung.NATIONAL_DESK, office.office_id, desk=office.national_desk)
 
 
-def _best(board: Board, question: Question, offices: Iterable[Office], rung: Rung, busy: bool) -> Iterator[Choice]:
+def _candidates(board: Board, question: Question, offices: Iterable[Office]) -> Mapping[str, list[Choice]]:
+    """By office: who can be asked, on whatever rung."""
+    found: dict[str, list[Choice]] = {
+        office.office_id: [] for office in offices if office.office_id != question.skip_office_id
+    }
+    for unit, report in board.units.values():
+        if unit.office_id in found and _can_be_asked(unit, report, question):
+            found[unit.office_id].append(_choice(board, question, unit, report))
+    return found
+
+
+def _best(
+    board: Board,
+    question: Question,
+    offices: Iterable[Office],
+    candidates: Mapping[str, list[Choice]],
+    rung: Rung,
+    busy: bool,
+) -> Iterator[Choice]:
     """The first of the units of the first office that has any."""
     for office in offices:
-        if office.office_id == question.skip_office_id:
-            continue
-        candidates = [
-            _choice(board, question, unit, report, rung)
-            for unit, report in board.units.values()
-            if unit.office_id == office.office_id and _can_be_asked(unit, report, question)
-        ]
-        matching = [one for one in candidates if (one.busy or bool(one.busy_in)) == busy]
+        there = candidates.get(office.office_id, [])
+        matching = [one for one in there if (one.busy or bool(one.busy_in)) == busy]
         if matching:
             first = min(matching, key=lambda one: _order(board, question, one))
-            yield Choice(
-                rung,
-                first.office_id,
-                first.unit_id,
-                first.unit_class,
-                travel_s=first.travel_s,
-                estimate=first.estimate,
-                candidates=len(candidates),
-                busy_in=first.busy_in,
-                busy=first.busy,
-            )
+            yield replace(first, rung=rung, candidates=len(there))
             return
 
 
@@ -132,10 +135,10 @@ def _can_be_asked(unit: Unit, report: Report, question: Question) -> bool:
     )
 
 
-def _choice(board: Board, question: Question, unit: Unit, report: Report, rung: Rung) -> Choice:
+def _choice(board: Board, question: Question, unit: Unit, report: Report) -> Choice:
     travel = board.travel.get((unit.unit_id, question.subject_id))
     return Choice(
-        rung,
+        Rung.UNIT,
         unit.office_id,
         unit.unit_id,
         unit.unit_class,
