@@ -14,6 +14,7 @@ from typing import TypeAlias
 from services.common import clock, flow
 from services.common.bus import Bus
 from services.common.tracing import IncidentTracer
+from services.dispatch import translate
 from services.dispatch.hub import Numbered
 from tandem.dispatch.v1 import dispatch_pb2
 
@@ -69,7 +70,7 @@ class Outbox:
         subject = flow.incident_subject(leg, incident_id)
         for one in steps:
             assignment = one.step.assignment
-            await bus.publish_until_stored(subject, one.step.SerializeToString(), msg_id=one.step.step_id)
+            await bus.publish_until_stored(subject, translate.outward(one.step), msg_id=one.step.step_id)
             start_us = now_us = clock.wall_us()
             offers = assignment.state == dispatch_pb2.OFFERED and not assignment.HasField("received_at")
             if offers and assignment.HasField("cause"):

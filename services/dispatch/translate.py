@@ -103,12 +103,27 @@ def peer(payload: bytes, subject: str) -> PeerRow:
     told.ClearField("cause")
     told.ClearField("kind")
     told.ClearField("stood_down_kind")
-    # So are what its people wrote, which may be an address, and where its units are: how long one takes tells how far she is.
+    _keep_own(told)
+    return PeerRow(assignment_id, incident_id, message.number, told.SerializeToString(deterministic=True))
+
+
+def outward(step: dispatch_pb2.Step) -> bytes:
+    """A step as it goes onto INCIDENTS, where the other agency's leg reads it."""
+    message = dispatch_pb2.Step()
+    message.CopyFrom(step)
+    _keep_own(message.assignment)
+    return message.SerializeToString()
+
+
+def _keep_own(told: dispatch_pb2.Assignment) -> None:
+    """Takes out what stays with the leg: what its people wrote, which may be an address, and where its units are.
+
+    How long a unit takes tells how far she is.
+    """
     told.ClearField("rejected_reason")
     told.ClearField("close_note")
     if told.HasField("choice"):
         told.choice.CopyFrom(dispatch_pb2.Choice(rung=told.choice.rung, unit_class=told.choice.unit_class))
-    return PeerRow(assignment_id, incident_id, message.number, told.SerializeToString(deterministic=True))
 
 
 def leg_name(leg: alert_pb2.Leg.ValueType) -> str:

@@ -27,7 +27,7 @@ from tandem.dispatch.v1.dispatch_pb2 import (
     STOOD_DOWN,
 )
 from tandem.dispatch.v1.roster_pb2 import AVAILABLE, OFF, STORED, SUPERSEDED, UNCHANGED
-from tests.support.dispatch import DESKS, Desk, alert, publish, running, settings
+from tests.support.dispatch import DESKS, Desk, alert, publish, running, settings, stored_steps
 from tests.support.nats import TestServer
 
 DAY_MS = 86_400_000
@@ -272,6 +272,9 @@ async def test_nobody_available_is_said_to_both_desks_at_once_and_the_other_lear
                 told = await theirs.next_of_any()
                 if told.HasField("other"):
                     seen.append(told.other)
+    for step in await stored_steps(bus, "police", "incident-1", 7):
+        written = step.SerializeToString()
+        assert not any(secret in written for secret in (b"at 5", b"supervisor-a", b"national", b"pair"))
     assert {ACKNOWLEDGED, STOOD_DOWN, CLOSED} <= {one.state for one in seen}
     assert seen[-1].close_cause == dispatch_pb2.OTHER
     for one in seen:
