@@ -18,7 +18,7 @@ from sqlalchemy import Connection
 from services.common.clock import MeshClock
 from services.common.errors import InvalidField, NotFound, RetryableError
 from services.common.telemetry import logger
-from services.dispatch import chain, translate
+from services.dispatch import chain, store_roster, translate
 from services.dispatch.boards import Boards
 from services.dispatch.change import Change, Known
 from services.dispatch.domain.answers import Acknowledge, Answering
@@ -114,9 +114,16 @@ class Leg:
                 await self._boards.ahead(_subjects(due), now_ms),
             )
 
-    async def change_roster(self, work: Callable[[Connection], T]) -> T:
-        """Changes the roster; what a unit had that is gone with it is offered on in the same transaction."""
+    async def change_roster(self, work: Callable[[Connection], T], going: Sequence[str] = ()) -> T:
+        """Changes the roster; what a unit had that is gone with it is offered on in the same transaction.
+
+        `going` names the units that may be gone, so that where they had to go is known before.
+        """
         now_ms = self._clock.now_ms()
+        ahead = NO_ROSTER
+        if going:
+            to = await self.store.transaction(partial(store_roster.destinations, unit_ids=going))
+            ahead = await self._boards.ahead(to, now_ms)
         results: list[T] = []
 
         def change(connection: Connection) -> Sequence[Asked]:
@@ -126,7 +133,7 @@ class Leg:
                 for assignment_id, incident_id in self._boards.gone(connection)
             ]
 
-        await self._handle([], first=change)
+        await self._handle([], ahead, first=change)
         return results[0]
 
     async def mark_published(self, steps: Sequence[Numbered], latency_ms: Mapping[str, float]) -> None:

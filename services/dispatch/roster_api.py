@@ -10,6 +10,7 @@ from services.common import fields
 from services.common.clock import MeshClock
 from services.dispatch import store_roster, translate_roster
 from services.dispatch.api import DESKS, admit
+from services.dispatch.domain.roster import Status
 from services.dispatch.leg import Leg
 from tandem.dispatch.v1 import roster_pb2, roster_pb2_grpc
 
@@ -37,7 +38,9 @@ class RosterApi(roster_pb2_grpc.RosterServiceServicer):
         """Keeps units, all of them or none."""
         admit(self._leg.name, DESKS[self._leg.name])
         given = translate_roster.units(request.units)
-        outcomes = await self._leg.change_roster(lambda connection: store_roster.put_units(connection, given))
+        outcomes = await self._leg.change_roster(
+            lambda connection: store_roster.put_units(connection, given), [one.unit_id for one in given if one.removed]
+        )
         return roster_pb2.PutUnitsResponse(outcomes=[_OUTCOME(one) for one in outcomes])
 
     async def ReportUnit(
@@ -46,8 +49,9 @@ class RosterApi(roster_pb2_grpc.RosterServiceServicer):
         """How a unit is and where."""
         admit(self._leg.name, DESKS[self._leg.name])
         unit_id, report = translate_roster.report(request, self._clock.now_ms())
+        going = [unit_id] if report.status is Status.OFF else []
         outcome = await self._leg.change_roster(
-            lambda connection: store_roster.report_unit(connection, unit_id, report)
+            lambda connection: store_roster.report_unit(connection, unit_id, report), going
         )
         return roster_pb2.ReportUnitResponse(outcome=_OUTCOME(outcome))
 

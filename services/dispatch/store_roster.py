@@ -12,6 +12,7 @@ from services.dispatch import translate_roster as translate
 from services.dispatch.domain.areas import Point
 from services.dispatch.domain.roster import Office, Outcome, Report, Status, Unit, decide_put, decide_report
 from services.dispatch.store import metadata, upsert
+from tandem.dispatch.v1 import dispatch_pb2
 
 _roster = sa.Table(
     "roster",
@@ -70,6 +71,12 @@ def engaged(connection: sa.Connection) -> dict[str, dict[str, str]]:
     for unit_id, assignment_id, incident_id in connection.execute(query.where(_assignments.c.unit_id.is_not(None))):
         found.setdefault(unit_id, {})[assignment_id] = incident_id
     return found
+
+
+def destinations(connection: sa.Connection, unit_ids: Sequence[str]) -> set[str]:
+    """Where units have to go now."""
+    query = sa.select(_assignments.c.payload).where(_assignments.c.unit_id.in_(unit_ids))
+    return {dispatch_pb2.Assignment.FromString(payload).subject_id for (payload,) in connection.execute(query)}
 
 
 def put_offices(connection: sa.Connection, given: Sequence[Office]) -> list[Outcome]:

@@ -127,7 +127,9 @@ async def test_a_refused_change_of_the_roster_changes_nothing_in_memory_either(t
         assert [one.choice.unit_id for one in await assignments(leg)] == ["a1", "a1"]
 
 
-async def test_the_nearest_unit_goes_where_both_positions_are_known(tmp_path: Path) -> None:
+async def test_the_nearest_unit_goes_where_both_positions_are_known_and_the_next_nearest_for_one_that_is_off(
+    tmp_path: Path,
+) -> None:
     area = Circle(SEOUL, 20_000)
     offices = (Office("a", 1, area, frozenset(), "", "supervisor", "national"),)
     async with opened(tmp_path / "leg.sqlite3") as leg:
@@ -142,6 +144,11 @@ async def test_the_nearest_unit_goes_where_both_positions_are_known(tmp_path: Pa
         leg.whereabouts.put("p1", SEOUL, now_ms - FAR_MS)
         await fold(leg, 3)
         by_incident = {one.incident_id: one.choice for one in await assignments(leg)}
+        leg.whereabouts.put("p1", SEOUL, now_ms)
+        off = Report(Status.OFF, now_ms + 1)
+        await leg.change_roster(partial(store_roster.report_unit, unit_id="a2", given=off), ["a2"])
+        (moved,) = (one for one in await assignments(leg) if one.climb_reason == dispatch_pb2.UNIT_GONE)
+        assert (moved.choice.unit_id, moved.choice.estimate) == ("a1", dispatch_pb2.GREAT_CIRCLE)
     nowhere, near, stale = (by_incident[f"incident-{n}"] for n in (1, 2, 3))
     assert nowhere.desk == "national" == stale.desk, "nobody knows whose area it is in, and nothing waits for that"
     assert (near.unit_id, near.estimate, near.candidates) == ("a2", dispatch_pb2.GREAT_CIRCLE, 3)
