@@ -51,6 +51,8 @@ def _decision(found: Explanation) -> Table:
     view.add_row("what", what)
     view.add_row("demands", geometry_pb2.Demand.Name(alert.demand))
     view.add_row("goes to", ", ".join(f"{alert_pb2.Leg.Name(to.leg)} {to.subject_id}" for to in alert.destinations))
+    if alert.doubt:
+        view.add_row("doubt", alert_pb2.Doubt.Name(alert.doubt))
     view.add_row("holds for", _moment(times.from_timestamp(alert.at)))
     view.add_row("decided", _moment(found.decided_ms) + (", late" if alert.late else ""))
     if figures.HasField("distance_m"):

@@ -166,6 +166,7 @@ def check_rules(prefix: str, msg: log_pb2.Rules) -> None:
     fields.number(f"{prefix}protected_lost_after_s", msg.protected_lost_after_s, 0, 86_400)
     fields.number(f"{prefix}help_after_s", msg.help_after_s, 0, 3_600)
     fields.number(f"{prefix}foot_mps", msg.foot_mps, 0, 60)
+    fields.number(f"{prefix}respond_p_pct", msg.respond_p_pct, 0, 45)  # more would miss who stands on a small ring
 
 
 def rules_of(msg: log_pb2.Rules) -> Rules:
@@ -182,6 +183,7 @@ def rules_of(msg: log_pb2.Rules) -> Rules:
         protected_lost_after_ms=msg.protected_lost_after_s * 1000 or default.protected_lost_after_ms,
         help_after_ms=msg.help_after_s * 1000 or default.help_after_ms,
         foot_mps=msg.foot_mps or default.foot_mps,
+        respond_p_pct=msg.respond_p_pct or default.respond_p_pct,
     )
 
 
@@ -199,6 +201,7 @@ def rules_entry(rules: Rules) -> log_pb2.LogEntry:
             protected_lost_after_s=rules.protected_lost_after_ms // 1000,
             help_after_s=rules.help_after_ms // 1000,
             foot_mps=rules.foot_mps,
+            respond_p_pct=rules.respond_p_pct,
         )
     )
 
@@ -238,6 +241,7 @@ def alert_to_proto(alert: alerts.Alert, partition: int) -> alert_pb2.Alert:
         else None,
         fold_version=alert.fold_version,
         rules_id=alert.rules_id,
+        doubt=alert_pb2.Doubt.Value(alert.doubt.value) if alert.doubt else alert_pb2.DOUBT_UNSPECIFIED,
         encounter_id=alert.encounter_id,
         outage_id=alert.outage_id,
         outage_silent=alert.outage_silent,

@@ -28,6 +28,21 @@ class Kind(enum.Enum):
     OUTAGE = "OUTAGE"
 
 
+class Doubt(enum.Enum):
+    """Why a position can't be taken as it stands."""
+
+    JUMP = "JUMP"
+    """Nothing could have travelled there since the position before."""
+    VAGUE = "VAGUE"
+    """Its accuracy is too poor to tell whether the wearer is within the ring that demands a response."""
+    CLOCK = "CLOCK"
+    """All that comes is dated too far off to be used."""
+    FROZEN = "FROZEN"
+    """The same to the digit for long, from a device whose positions had always differed."""
+    COPIED = "COPIED"
+    """A stretch of different positions that are, to the digit, those of an earlier stretch."""
+
+
 class Leg(enum.Enum):
     """Halves of the response."""
 
@@ -89,6 +104,8 @@ class Alert:
     """OUTAGE: how many wearers are silent; at its end, how many were at the most."""
     outage_watched: int = 0
     """OUTAGE: of how many who are watched."""
+    doubt: Doubt | None = None
+    """Why the positions behind it can't be taken as they stand."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,11 +6,12 @@ import math
 from collections.abc import Iterator
 
 from services.geofence.domain import demands, encounters, probability, rings
-from services.geofence.domain.alerts import Kind, Report
+from services.geofence.domain.alerts import Doubt, Kind, Report
 from services.geofence.domain.decisions import Decisions
-from services.geofence.domain.entries import Ring, Target
+from services.geofence.domain.demands import Found
+from services.geofence.domain.entries import Demand, Ring, Target
 from services.geofence.domain.state import CaseState, State
-from services.geofence.domain.track import PREDICT_MOST_MM, WINDOW_MS, Track
+from services.geofence.domain.track import PREDICT_MOST_MM, WINDOW_MS, Piece, Track
 
 
 def others(target: Target) -> tuple[str | None, ...]:
@@ -27,6 +28,19 @@ def pairs(state: State, case_state: CaseState, target: Target) -> list[tuple[Tra
     return [(tag, device) for tag in tags for device in devices]
 
 
+def is_near(state: State, case_state: CaseState, device_id: str) -> bool:
+    """Whether the newest positions say that the wearer is within the ring that demands a response, where the device says where."""
+    ring = next((ring for ring in case_state.case.rings if ring.action is Demand.RESPOND), None)
+    for target in case_state.case.targets if ring else ():
+        if device_id in target.device_ids or device_id in case_state.case.tag_device_ids:
+            for wearer, device in pairs(state, case_state, target):
+                here, there = wearer.fixes[-1], device.fixes[-1] if device else None
+                apart_mm = math.dist(here.point, there.point) if there else target.shape.least(here.point, here.point)
+                if ring and apart_mm <= ring.radius_mm + here.accuracy_mm + (there.accuracy_mm if there else 0):
+                    return True
+    return False
+
+
 def look(
     decisions: Decisions,
     case_state: CaseState,
@@ -37,7 +51,25 @@ def look(
     until_ms: int | None,
     cause: Report | None,
 ) -> None:
-    """Enters the rings that the wearer is or was within between two moments (None: as far as anything is known)."""
+    """Enters the rings that the wearer is or was within between two moments (None: as far as anything is known).
+
+    Where the newest position is too vague for the ring that demands a response, that is told instead.
+    """
+    _enter(decisions, case_state, tag_id, target, device_id, from_ms, until_ms, cause)
+    if until_ms is None and cause is not None:
+        _tell_vague(decisions, case_state, tag_id, target, device_id, cause)
+
+
+def _enter(
+    decisions: Decisions,
+    case_state: CaseState,
+    tag_id: str,
+    target: Target,
+    device_id: str | None,
+    from_ms: int,
+    until_ms: int | None,
+    cause: Report | None,
+) -> None:
     state, case = decisions.state, case_state.case
     wearer = state.tracks.get(tag_id)
     device = state.tracks.get(device_id) if device_id is not None else None
@@ -60,15 +92,14 @@ def look(
     for ring in outside:
         ring_state = case_state.ring(target, ring)
         for pieces in ways:
-            found = rings.first_within(pieces, target.shape, ring.radius_mm, ring_state.bound_ms)
+            found = _found(state, wearer, device, pieces, target, ring, ring_state.bound_ms)
             if found:
-                at_ms, distance_mm = found
+                at_ms, distance_mm, p = found
                 ring_state.enter(at_ms, distance_mm)
                 demand = demands.of_ring(ring.action, entered=True)
                 allowed = encounters.holding(state, case, at_ms) if demand > demands.MUTED else None
                 if allowed:
                     ring_state.muted, demand = True, demands.MUTED
-                accuracies = [wearer.fixes[-1].accuracy_mm] + ([device.fixes[-1].accuracy_mm] if device else [])
                 decisions.alert(
                     case_state,
                     Kind.RING_ENTERED,
@@ -78,10 +109,76 @@ def look(
                     ring=ring,
                     cause=cause,
                     distance_mm=distance_mm,
-                    p=probability.inside(distance_mm, ring.radius_mm, tuple(accuracies)),
+                    p=p,
                     encounter=allowed,
                 )
                 break
+
+
+def _found(
+    state: State, wearer: Track, device: Track | None, pieces: list[Piece], target: Target, ring: Ring, from_ms: int
+) -> tuple[int, float, float] | None:
+    """When the wearer is found within a ring, at what distance, mm, and with what probability; None where not.
+
+    Whom only a jump leads into the ring that demands a response isn't found until another fix agrees. A position that is too vague
+    by itself counts together with those before it that say the same.
+    """
+    tracks = (wearer,) if device is None else (wearer, device)
+    threshold = state.rules.respond_p_pct / 100 if ring.action is Demand.RESPOND else 0.0
+    nearest: tuple[int, float] | None = None
+    for at_ms, distance_mm in rings.moments_within(pieces, target.shape, ring.radius_mm, from_ms):
+        if threshold and any(track.is_doubtful(at_ms) for track in tracks):
+            continue
+        p = probability.inside(distance_mm, ring.radius_mm, tuple(track.accuracy_at(at_ms) for track in tracks))
+        if p >= threshold:
+            return at_ms, distance_mm, p
+        if at_ms >= wearer.fixes[-1].time_ms and (nearest is None or distance_mm < nearest[1]):
+            nearest = at_ms, distance_mm
+    if nearest is None:
+        return None
+    p = probability.inside(nearest[1], ring.radius_mm, tuple(track.steady_accuracy_mm() for track in tracks))
+    return (*nearest, p) if p >= threshold else None
+
+
+def _tell_vague(
+    decisions: Decisions, case_state: CaseState, tag_id: str, target: Target, device_id: str | None, cause: Report
+) -> None:
+    """Tells the desks where the wearer may be within the ring that demands a response and no ring has told them, once an hour."""
+    state, case = decisions.state, case_state.case
+    ring = next((ring for ring in case.rings if ring.action is Demand.RESPOND), None)
+    wearer = state.tracks.get(tag_id)
+    device = state.tracks.get(device_id) if device_id is not None else None
+    if ring is None or wearer is None or not wearer.fixes or (device_id is not None and not (device and device.fixes)):
+        return
+    accuracies = [wearer.fixes[-1].accuracy_mm, *([device.fixes[-1].accuracy_mm] if device else [])]
+    vague_mm = sum(accuracies)
+    if vague_mm <= ring.radius_mm or not case.valid_from_ms <= state.now_ms < case.valid_until_ms:
+        return
+    here, there = wearer.fixes[-1], device.fixes[-1] if device else None
+    apart_mm = math.dist(here.point, there.point) if there else target.shape.least(here.point, here.point)
+    if apart_mm - vague_mm > ring.radius_mm or not rings.is_fresh(here.time_ms, state.now_ms):
+        return
+    p = probability.inside(apart_mm, ring.radius_mm, tuple(accuracies))
+    told = any(case_state.ring(target, one).open for one in case.rings if one.action >= Demand.NOTIFY)
+    # Where it is sharp enough to enter the ring if it were nearer, it says that the wearer is outside.
+    sharp = probability.inside(0, ring.radius_mm, tuple(accuracies)) >= state.rules.respond_p_pct / 100
+    if told or sharp or encounters.holding(state, case, here.time_ms):
+        return
+    if state.is_odd_again(Doubt.VAGUE, f"{case.case_id} {target.key}", here.time_ms):
+        return
+    kind, demand = demands.FOUND[Found.VAGUELY_NEAR]
+    decisions.alert(
+        case_state,
+        kind,
+        demand,
+        here.time_ms,
+        target=target,
+        ring=ring,
+        cause=cause,
+        distance_mm=apart_mm,
+        p=p,
+        doubt=Doubt.VAGUE,
+    )
 
 
 def _out_of_reach(wearer: Track, device: Track | None, target: Target, radius_mm: int, from_ms: int) -> bool:

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from services.common.ids import hash_id
 from services.geofence.domain import clearance, demands
-from services.geofence.domain.alerts import Alert, Kind, Leg, Output, Parked, Report
+from services.geofence.domain.alerts import Alert, Doubt, Kind, Leg, Output, Parked, Report
 from services.geofence.domain.entries import Demand, Encounter, Ring, Target
 from services.geofence.domain.state import CaseState, Incident, Outage, State
 from services.geofence.domain.version import VERSION
@@ -53,6 +53,7 @@ class Decisions:
         due_ms: int | None = None,
         encounter: Encounter | None = None,
         to_nobody: bool = False,
+        doubt: Doubt | None = None,
         outage_id: str = "",
     ) -> None:
         """Adds an alert; the first that demands something opens the episode, and with it the wearer's incident.
@@ -105,6 +106,7 @@ class Decisions:
                 min_distance_mm=min_mm,
                 encounter_id=encounter.encounter_id if encounter else "",
                 exercise=case.exercise,
+                doubt=doubt,
                 outage_id=outage_id,
             )
         )

@@ -65,6 +65,14 @@ class Found(enum.Enum):
     """Within a ring, the wearer has come nearer or gone away since the person was warned last."""
     JUMPED = "JUMPED"
     """A position that nothing could have travelled to since the one before."""
+    JUMPED_NEAR = "JUMPED_NEAR"
+    """... within the ring that demands a response."""
+    VAGUELY_NEAR = "VAGUELY_NEAR"
+    """A position too vague to tell whether the wearer is within that ring."""
+    UNDATED = "UNDATED"
+    """All that a device has sent for a minute is dated so far off that it can't be used."""
+    FROZEN = "FROZEN"
+    COPIED = "COPIED"
 
 
 FOUND: dict[Found, tuple[Kind, Demand]] = {
@@ -88,6 +96,14 @@ FOUND: dict[Found, tuple[Kind, Demand]] = {
     Found.DISTANCE_CHANGED: (Kind.DISTANCE_CHANGED, Demand.WARN),
     # Streets between high houses do that to each receiver, and so does spoofing: whoever reviews the case has to know.
     Found.JUMPED: (Kind.IMPLAUSIBLE, Demand.RECORD),
+    # It may be the truth: the desks look before the next position has said so.
+    Found.JUMPED_NEAR: (Kind.IMPLAUSIBLE, Demand.NOTIFY),
+    Found.VAGUELY_NEAR: (Kind.UNKNOWN_NEAR, Demand.NOTIFY),
+    # It is heard, so silence doesn't tell of it, and nobody knows where the wearer is.
+    Found.UNDATED: (Kind.IMPLAUSIBLE, Demand.NOTIFY),
+    # Some receivers pin themselves at a standstill; a track that was there before is no accident.
+    Found.FROZEN: (Kind.IMPLAUSIBLE, Demand.RECORD),
+    Found.COPIED: (Kind.IMPLAUSIBLE, Demand.NOTIFY),
 }
 SIGNS = frozenset((Equipment.STRAP_OPEN, Equipment.CASE_OPEN, Equipment.JAMMING_SUSPECTED, Equipment.SHUTDOWN))
 """Events of a tag after which its silence is no accident."""

@@ -10,7 +10,7 @@ import heapq
 from math import dist
 
 from services.common.errors import OutdatedFold
-from services.geofence.domain import approach, clearance, closing, demands, distances, outages, silence
+from services.geofence.domain import approach, clearance, closing, demands, doubts, distances, outages, silence
 from services.geofence.domain.alerts import Output, Report
 from services.geofence.domain.clearance import VAGUE_TIMES
 from services.geofence.domain.decisions import Decisions
@@ -32,9 +32,6 @@ from services.geofence.domain.state import WAKE, CaseState, State, event_key
 from services.geofence.domain.track import WINDOW_MS, Fix, Track
 from services.geofence.domain.version import VERSION
 
-JUMP_AGAIN_MS = 3_600_000
-"""The jumps of a device are told once an hour."""
-
 
 def step(state: State, entry: Entry) -> list[Output]:
     """Applies an entry, in place, and returns alerts and parked parts in their order.
@@ -50,6 +47,7 @@ def step(state: State, entry: Entry) -> list[Output]:
             folding.positions(body)
         case Heard():
             folding.heard(body.device_ids)
+            doubts.undated(folding.decisions, set(body.device_ids))
         case EquipmentReport():
             folding.equipment(body)
         case Case():
@@ -237,10 +235,11 @@ class _Folding:
         state = self.state
         self.heard(batch.device_ids)
         too_late = anothers = 0
+        late: set[str] = set()
         # Most of the fold's time goes here: nearly all reports end at the ball of their device.
         tracks, cases_of, owned_since, clearances = state.tracks, state.cases_of, state.owned_since, state.clearances
         now_ms, received_wall_us = state.now_ms, batch.received_wall_us
-        oldest_ms = now_ms - WINDOW_MS
+        oldest_ms, undated = now_ms - WINDOW_MS, state.undated_ms
         for device_id, report_id, fix_time_ms, lat_e7, lon_e7, accuracy_mm in zip(
             batch.device_ids,
             batch.report_ids,
@@ -253,6 +252,7 @@ class _Folding:
             time_ms = fix_time_ms if fix_time_ms < now_ms else now_ms
             if time_ms < oldest_ms:
                 too_late += 1
+                late.add(device_id)
                 continue
             if owned_since and time_ms < owned_since.get(device_id, time_ms):
                 anothers += 1
@@ -265,6 +265,8 @@ class _Folding:
             if index is None:
                 continue  # sent again
             count = len(track.fixes)
+            if undated and device_id in undated:
+                del undated[device_id]
             case_ids = cases_of.get(device_id)
             if not case_ids:
                 if count > 2:
@@ -273,16 +275,20 @@ class _Folding:
                 continue
             newest = index == count - 1
             if newest and track.has_jumped():
-                self._jumped(device_id, case_ids, time_ms, Report(device_id, report_id, received_wall_us))
+                doubts.jumped(self.decisions, track, case_ids, Report(device_id, report_id, received_wall_us))
             ball = clearances.get(device_id)
             if not (newest and ball and dist(point, ball.centre) + VAGUE_TIMES * accuracy_mm <= ball.free_mm):
                 self._moved(device_id, track, index, case_ids, Report(device_id, report_id, received_wall_us))
             if count % 64 == 0:
                 approach.forget_old(state, track, case_ids)
+            if count % doubts.LOOK_EACH == 0 and newest:
+                doubts.look(self.decisions, track, case_ids, Report(device_id, report_id, received_wall_us))
         # After the whole batch: what was buffered may end with where they are now.
         for case_id, cause in self._to_watch.items():
             self._watch(state.cases[case_id], state.now_ms, cause)
             self.decisions.settle(state.cases[case_id])
+        if late:
+            doubts.undated(self.decisions, late)
         if too_late:
             self.decisions.park(f"{too_late} positions older than 2 h")
         if anothers:
@@ -320,17 +326,6 @@ class _Folding:
         else:
             clearance.drop(self.state, device_id)
 
-    def _jumped(self, device_id: str, case_ids: list[str], at_ms: int, cause: Report) -> None:
-        """Tells of a position that nothing could have travelled to. It counts all the same: rather too near than dropped."""
-        state = self.state
-        in_force = [one for one in map(state.cases.__getitem__, case_ids) if one.case.valid_from_ms <= state.now_ms]
-        if not in_force or at_ms < state.jumped_ms.get(device_id, at_ms - JUMP_AGAIN_MS) + JUMP_AGAIN_MS:
-            return
-        state.jumped_ms[device_id] = at_ms
-        kind, demand = demands.FOUND[demands.Found.JUMPED]
-        for case_state in in_force:
-            target = next((t for t in case_state.case.targets if device_id in t.device_ids), None)
-            self.decisions.alert(case_state, kind, demand, at_ms, target=target, cause=cause)
 
     # ── equipment ────────────────────────────────────────────────────────────────────────────────────────────────────
 

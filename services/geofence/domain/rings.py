@@ -90,17 +90,22 @@ def may_reach(ways: list[list[Piece]], shape: Shape, radius_mm: float) -> bool:
     return False
 
 
-def first_within(pieces: Iterable[Piece], shape: Shape, radius_mm: float, from_ms: int) -> tuple[int, float] | None:
-    """First moment from `from_ms` on within the radius, and the distance then, mm; None where there is none."""
+def moments_within(
+    pieces: Iterable[Piece], shape: Shape, radius_mm: float, from_ms: int
+) -> Iterator[tuple[int, float]]:
+    """Moments from `from_ms` on within the radius, and the distance then, mm: of each stretch the first, the middle and the last.
+
+    Of a straight movement the middle is the nearest.
+    """
     for piece in pieces:
         if piece.to_ms < from_ms:
             continue
         part = piece.clipped(from_ms, piece.to_ms)
-        for low, _ in shape.within(part.start, part.end, radius_mm):
-            at_ms = part.from_ms + round(low * (part.to_ms - part.from_ms))
-            point = part.at(at_ms)
-            return at_ms, shape.least(point, point)
-    return None
+        for low, high in shape.within(part.start, part.end, radius_mm):
+            for share in (low, (low + high) / 2, high):
+                at_ms = part.from_ms + round(share * (part.to_ms - part.from_ms))
+                point = part.at(at_ms)
+                yield at_ms, shape.least(point, point)
 
 
 def account(state: RingState, shape: Shape, radius_mm: float, pieces: Iterable[Piece]) -> None:

@@ -9,6 +9,7 @@ from itertools import takewhile
 from typing import NamedTuple
 
 from services.geofence.domain import demands
+from services.geofence.domain.alerts import Doubt
 from services.geofence.domain.entries import Case, Demand, Equipment, Ring, Target
 from services.geofence.domain.geometry import Vector
 from services.geofence.domain.rings import RingState
@@ -17,6 +18,8 @@ from services.geofence.domain.track import WINDOW_MS, Fix, Track
 
 SAID_MOST = 1_000
 """Equipment reports of a device that are known again; as many as a batch may hold, so that a batch sent again is known whole."""
+ODD_AGAIN_MS = 3_600_000
+"""What is odd about a device is told once an hour."""
 WAKE = -1
 """In place of a version in `State.due`: a moment at which silence may decide something."""
 TOLD = -1
@@ -154,8 +157,10 @@ class State:
     """Whose each device is, as the newest case says that names it."""
     owned_since: dict[str, int] = field(default_factory=dict)
     """Devices that changed hands, and when: what they said before is of somebody else."""
-    jumped_ms: dict[str, int] = field(default_factory=dict)
-    """By device: when a jump of its position was told last."""
+    odd_ms: dict[str, int] = field(default_factory=dict)
+    """`<doubt> <what>`: when it was told last that something can't be taken as it stands."""
+    undated_ms: dict[str, int] = field(default_factory=dict)
+    """Devices of which only what is dated too far off has come since then, mesh time."""
     cases: dict[str, CaseState] = field(default_factory=dict)
     incidents: dict[str, Incident] = field(default_factory=dict)
     """Open incident of each wearer who has one."""
@@ -189,6 +194,14 @@ class State:
         there = self.last_fix(target.device_ids)
         return (math.dist(wearer.point, there.point), there) if there else None
 
+    def is_odd_again(self, doubt: Doubt, what: str, at_ms: int) -> bool:
+        """Whether the same was told within the hour; else notes that it is told now."""
+        key = f"{doubt.value} {what}"
+        if at_ms < self.odd_ms.get(key, at_ms - ODD_AGAIN_MS) + ODD_AGAIN_MS:
+            return True
+        self.odd_ms[key] = at_ms
+        return False
+
     def is_news(self, device_id: str, report_id: str) -> bool:
         """Notes an equipment report that comes now; False where it came before, so that one sent again counts once."""
         said = self.said.setdefault(device_id, {})
@@ -210,7 +223,9 @@ class State:
             if self.owners.setdefault(device_id, owner) != owner:
                 self.owners[device_id] = owner
                 self.owned_since[device_id] = self.now_ms
-                for known in (self.tracks, self.heard_at_ms, self.jumped_ms, self.standing):
+                for doubt in Doubt:
+                    self.odd_ms.pop(f"{doubt.value} {device_id}", None)
+                for known in (self.tracks, self.heard_at_ms, self.undated_ms, self.standing):
                     known.pop(device_id, None)
 
     def index(self, case: Case) -> None:

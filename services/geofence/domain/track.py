@@ -28,6 +28,14 @@ PREDICT_MOST_MM = PREDICT_MS * PREDICT_UP_TO_MPS
 
 JUMP_MPS = 100
 """Nothing on the ground is faster: the KTX does 85 m/s."""
+AGREES_MM = 100_000
+"""A jump that leads so near to where another led, beyond what the accuracies explain, says the same."""
+STEADY_MS = 600_000
+"""How far back fixes are looked for that say the same."""
+FROZEN_MS = 600_000
+"""Who stands for so long with positions that are the same to the digit ..."""
+COPIED_LEAST = 16
+"""... and in so many of them is frozen; so many different ones that were there before are a copy, and no accident."""
 
 
 PACE_LEAST_MS = 30_000
@@ -115,12 +123,88 @@ class Track:
 
     def has_jumped(self) -> bool:
         """Whether the newest fix is farther from the one before than the accuracies and any speed can explain."""
-        fixes = self.fixes
-        if len(fixes) < 2:
+        return self._jumps_to(len(self.fixes) - 1)
+
+    def _jumps_to(self, index: int) -> bool:
+        """The same of any fix; the first one is believed, for there is nothing to doubt it by."""
+        if not 0 < index < len(self.fixes):
             return False
-        before, last = fixes[-2], fixes[-1]
-        apart_mm = math.dist(before[3:6], last[3:6]) - JUMP_MPS * (last[0] - before[0])
-        return apart_mm > 0 and apart_mm > before.accuracy_mm + last.accuracy_mm
+        before, fix = self.fixes[index - 1], self.fixes[index]
+        apart_mm = math.dist(before[3:6], fix[3:6]) - JUMP_MPS * (fix[0] - before[0])
+        return apart_mm > 0 and apart_mm > before.accuracy_mm + fix.accuracy_mm
+
+    def is_doubtful(self, at_ms: int) -> bool:
+        """Whether only a jump leads to where the device was at a moment, and no other fix says the same.
+
+        The fix behind agrees where it isn't a jump away, and one of the 3 minutes before where it is as near as their accuracies
+        explain: a receiver that goes to and fro says the same each second time.
+        """
+        index = bisect_right(self.fixes, (at_ms, AFTER_ALL_MS)) - 1
+        if index < 0:
+            return False
+        fix = self.fixes[index]
+        following = index + 1 < len(self.fixes)
+        if following and at_ms > fix.time_ms and self._jumps_to(index + 1):
+            return True  # on the line of a jump nobody ever was
+        if not self._jumps_to(index) or (following and not self._jumps_to(index + 1)):
+            return False
+        for other in reversed(self.fixes[: index - 1]):
+            if fix.time_ms - other.time_ms > UNKNOWN_AFTER_MS:
+                break
+            if math.dist(other[3:6], fix[3:6]) <= AGREES_MM + other.accuracy_mm + fix.accuracy_mm:
+                return False
+        return True
+
+    def accuracy_at(self, at_ms: int) -> int:
+        """Accuracy of where the device was at a moment, mm: between two fixes it goes from the one's to the other's."""
+        index = bisect_right(self.fixes, (at_ms, AFTER_ALL_MS))
+        if not 0 < index < len(self.fixes):
+            return self.fixes[max(0, index - 1)].accuracy_mm
+        before, after = self.fixes[index - 1], self.fixes[index]
+        if after.time_ms - before.time_ms > UNKNOWN_AFTER_MS:
+            return before.accuracy_mm
+        change_mm = (after.accuracy_mm - before.accuracy_mm) * (at_ms - before.time_ms)
+        return before.accuracy_mm + change_mm // (after.time_ms - before.time_ms)
+
+    def steady_accuracy_mm(self) -> int:
+        """Accuracy of the newest fix together with those of the last 10 minutes that say the same, mm.
+
+        Each that does adds its weight, as independent measurements would. Those of one cell aren't, but to go on saying that he is
+        at her door is more than to say it once. It only ever grows the probability of what the newest fix says.
+        """
+        last, weight = self.fixes[-1], 0.0
+        for fix in reversed(self.fixes):
+            same = math.dist(fix[3:6], last[3:6]) <= max(fix.accuracy_mm, last.accuracy_mm)
+            if not same or last.time_ms - fix.time_ms > STEADY_MS:
+                break
+            weight += 1 / max(1, fix.accuracy_mm) ** 2
+        return round(math.sqrt(1 / weight))
+
+    def is_frozen(self) -> bool:
+        """Whether the newest fixes are the same to the digit for 10 minutes, and none before them was like the one before it.
+
+        Who stands still jitters; a receiver that always pins itself at a standstill has done so before.
+        """
+        fixes = self.fixes
+        last = fixes[-1]
+        since = len(fixes) - 1
+        while since and fixes[since - 1][3:6] == last[3:6]:
+            since -= 1
+        if last.time_ms - fixes[since].time_ms < FROZEN_MS or len(fixes) - since < COPIED_LEAST or since < COPIED_LEAST:
+            return False
+        return all(fixes[i][3:6] != fixes[i - 1][3:6] for i in range(1, since))
+
+    def is_copied(self) -> bool:
+        """Whether the newest 16 fixes, all different, are to the digit and in this order those of an earlier stretch."""
+        points = [fix[3:6] for fix in self.fixes]
+        newest = points[-COPIED_LEAST:]
+        if len(points) < 2 * COPIED_LEAST or len(set(newest)) < COPIED_LEAST:
+            return False
+        end = len(points) - COPIED_LEAST
+        return any(
+            points[i] == newest[-1] and points[i - COPIED_LEAST + 1 : i + 1] == newest
+            for i in range(COPIED_LEAST - 1, end)
+        )
 
     def pace_mps(self) -> float | None:
         """How fast the device went away from anywhere it was in the last 5 minutes, half a minute and more before the newest fix.

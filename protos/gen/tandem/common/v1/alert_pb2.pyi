@@ -55,12 +55,13 @@ class _AlertKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_AlertKind.V
     """Nothing newer than 3 minutes is known of where the wearer is, and by now they can have reached the target: at the speed bound
     (RECORD), at their own pace or after half an hour (NOTIFY), after a sign or from near by (RESPOND). With RECORD after any of
     these, the wearer's position is known again. No report says so: it is decided by time, or by where the protected person goes.
+    With doubt VAGUE the report that is its cause says so (NOTIFY), and nothing takes it back.
     """
     CONTACT_PREDICTED: _AlertKind.ValueType  # 12
     """Within an outer ring, and going on like this the ring that demands a response is entered before help could come."""
     IMPLAUSIBLE: _AlertKind.ValueType  # 13
-    """A device's position is farther from the one before than anything can travel; told once a device and hour. With a target it is
-    the protective device's, else the tag's. The position counts all the same.
+    """A device's positions can't be taken as they stand; Alert.doubt says why. Told once a device, doubt and hour. With a target it is
+    the protective device's, else the tag's. A jump to within the ring that demands a response demands NOTIFY.
     """
     DISTANCE_CHANGED: _AlertKind.ValueType  # 14
     """Within a ring, the wearer has come 100 m nearer, or gone 300 m away, since the protected person was warned last; at most every
@@ -102,12 +103,13 @@ UNKNOWN_NEAR: AlertKind.ValueType  # 11
 """Nothing newer than 3 minutes is known of where the wearer is, and by now they can have reached the target: at the speed bound
 (RECORD), at their own pace or after half an hour (NOTIFY), after a sign or from near by (RESPOND). With RECORD after any of
 these, the wearer's position is known again. No report says so: it is decided by time, or by where the protected person goes.
+With doubt VAGUE the report that is its cause says so (NOTIFY), and nothing takes it back.
 """
 CONTACT_PREDICTED: AlertKind.ValueType  # 12
 """Within an outer ring, and going on like this the ring that demands a response is entered before help could come."""
 IMPLAUSIBLE: AlertKind.ValueType  # 13
-"""A device's position is farther from the one before than anything can travel; told once a device and hour. With a target it is
-the protective device's, else the tag's. The position counts all the same.
+"""A device's positions can't be taken as they stand; Alert.doubt says why. Told once a device, doubt and hour. With a target it is
+the protective device's, else the tag's. A jump to within the ring that demands a response demands NOTIFY.
 """
 DISTANCE_CHANGED: AlertKind.ValueType  # 14
 """Within a ring, the wearer has come 100 m nearer, or gone 300 m away, since the protected person was warned last; at most every
@@ -119,6 +121,40 @@ wearer: order_id and the destinations are the outage's id. What would be notices
 that id meanwhile, and told once it is over where it still holds; what demands a response is told as ever.
 """
 Global___AlertKind: _TypeAlias = AlertKind  # noqa: Y015
+
+class _Doubt:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _DoubtEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Doubt.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    DOUBT_UNSPECIFIED: _Doubt.ValueType  # 0
+    JUMP: _Doubt.ValueType  # 1
+    """Nothing could have travelled there since the position before."""
+    VAGUE: _Doubt.ValueType  # 2
+    """Its accuracy is too poor to tell whether the wearer is within the ring that demands a response."""
+    CLOCK: _Doubt.ValueType  # 3
+    """All that comes of the device is dated too far off to be used."""
+    FROZEN: _Doubt.ValueType  # 4
+    """The same to the digit for 10 minutes, from a device whose positions had always differed."""
+    COPIED: _Doubt.ValueType  # 5
+    """A stretch of different positions that are, to the digit, those of an earlier stretch."""
+
+class Doubt(_Doubt, metaclass=_DoubtEnumTypeWrapper):
+    """Why a position can't be taken as it stands. It counts all the same, except that a jump or a vague position alone sends nobody."""
+
+DOUBT_UNSPECIFIED: Doubt.ValueType  # 0
+JUMP: Doubt.ValueType  # 1
+"""Nothing could have travelled there since the position before."""
+VAGUE: Doubt.ValueType  # 2
+"""Its accuracy is too poor to tell whether the wearer is within the ring that demands a response."""
+CLOCK: Doubt.ValueType  # 3
+"""All that comes of the device is dated too far off to be used."""
+FROZEN: Doubt.ValueType  # 4
+"""The same to the digit for 10 minutes, from a device whose positions had always differed."""
+COPIED: Doubt.ValueType  # 5
+"""A stretch of different positions that are, to the digit, those of an earlier stretch."""
+Global___Doubt: _TypeAlias = Doubt  # noqa: Y015
 
 class _Leg:
     ValueType = _typing.NewType("ValueType", _builtins.int)
@@ -180,6 +216,7 @@ class Alert(_message.Message):
     OUTAGE_ID_FIELD_NUMBER: _builtins.int
     OUTAGE_SILENT_FIELD_NUMBER: _builtins.int
     OUTAGE_WATCHED_FIELD_NUMBER: _builtins.int
+    DOUBT_FIELD_NUMBER: _builtins.int
     alert_id: _builtins.str
     """Hash of log, partition, sequence and what the alert is of: case, kind, demand, target, ring."""
     partition: _builtins.int
@@ -224,6 +261,8 @@ class Alert(_message.Message):
     """OUTAGE: wearers who are silent; at its end, how many were at the most."""
     outage_watched: _builtins.int
     """OUTAGE: wearers who are watched."""
+    doubt: Global___Doubt.ValueType
+    """Why the positions behind it can't be taken as they stand; unspecified where they are."""
     @_builtins.property
     def at(self) -> _timestamp_pb2.Timestamp:
         """The moment in the world for which the decision holds, to the millisecond."""
@@ -273,10 +312,11 @@ class Alert(_message.Message):
         outage_id: _builtins.str = ...,
         outage_silent: _builtins.int = ...,
         outage_watched: _builtins.int = ...,
+        doubt: Global___Doubt.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["at", b"at", "cause", b"cause", "decided_at", b"decided_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["alert_id", b"alert_id", "at", b"at", "case_id", b"case_id", "cause", b"cause", "decided_at", b"decided_at", "demand", b"demand", "destinations", b"destinations", "encounter_id", b"encounter_id", "episode_id", b"episode_id", "exercise", b"exercise", "fold_version", b"fold_version", "incident_ends", b"incident_ends", "incident_id", b"incident_id", "kind", b"kind", "late", b"late", "order_id", b"order_id", "ordinal", b"ordinal", "outage_id", b"outage_id", "outage_silent", b"outage_silent", "outage_watched", b"outage_watched", "partition", b"partition", "ring_m", b"ring_m", "rules_id", b"rules_id", "sequence", b"sequence", "target_id", b"target_id", "wearer_id", b"wearer_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["alert_id", b"alert_id", "at", b"at", "case_id", b"case_id", "cause", b"cause", "decided_at", b"decided_at", "demand", b"demand", "destinations", b"destinations", "doubt", b"doubt", "encounter_id", b"encounter_id", "episode_id", b"episode_id", "exercise", b"exercise", "fold_version", b"fold_version", "incident_ends", b"incident_ends", "incident_id", b"incident_id", "kind", b"kind", "late", b"late", "order_id", b"order_id", "ordinal", b"ordinal", "outage_id", b"outage_id", "outage_silent", b"outage_silent", "outage_watched", b"outage_watched", "partition", b"partition", "ring_m", b"ring_m", "rules_id", b"rules_id", "sequence", b"sequence", "target_id", b"target_id", "wearer_id", b"wearer_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

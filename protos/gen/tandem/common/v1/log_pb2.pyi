@@ -504,6 +504,7 @@ class Rules(_message.Message):
     PROTECTED_LOST_AFTER_S_FIELD_NUMBER: _builtins.int
     HELP_AFTER_S_FIELD_NUMBER: _builtins.int
     FOOT_MPS_FIELD_NUMBER: _builtins.int
+    RESPOND_P_PCT_FIELD_NUMBER: _builtins.int
     rules_id: _builtins.str
     """Name of this set, printed with decisions that rest on it."""
     clear_margin_m: _builtins.int
@@ -524,6 +525,8 @@ class Rules(_message.Message):
     """Help needs this many seconds: contact that is predicted earlier demands a response."""
     foot_mps: _builtins.int
     """Whoever is unseen is taken to go on at their last pace, and at this one at least, metres a second."""
+    respond_p_pct: _builtins.int
+    """A ring that demands a response is entered where the probability of being inside is at least so many percent."""
     def __init__(
         self,
         *,
@@ -537,10 +540,11 @@ class Rules(_message.Message):
         protected_lost_after_s: _builtins.int = ...,
         help_after_s: _builtins.int = ...,
         foot_mps: _builtins.int = ...,
+        respond_p_pct: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["clear_after_s", b"clear_after_s", "clear_margin_m", b"clear_margin_m", "foot_mps", b"foot_mps", "help_after_s", b"help_after_s", "late_after_s", b"late_after_s", "protected_lost_after_s", b"protected_lost_after_s", "reach_most_s", b"reach_most_s", "reach_mps", b"reach_mps", "rules_id", b"rules_id", "silent_notify_after_s", b"silent_notify_after_s"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["clear_after_s", b"clear_after_s", "clear_margin_m", b"clear_margin_m", "foot_mps", b"foot_mps", "help_after_s", b"help_after_s", "late_after_s", b"late_after_s", "protected_lost_after_s", b"protected_lost_after_s", "reach_most_s", b"reach_most_s", "reach_mps", b"reach_mps", "respond_p_pct", b"respond_p_pct", "rules_id", b"rules_id", "silent_notify_after_s", b"silent_notify_after_s"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
