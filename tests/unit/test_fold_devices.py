@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from services.common.errors import InvalidField
 from services.geofence import translate
 from services.geofence.domain import codec, demands, state
-from services.geofence.domain.alerts import Alert, Kind, Leg, Parked
+from services.geofence.domain.alerts import Alert, Doubt, Kind, Leg, Parked
 from services.geofence.domain.entries import Demand, Equipment
 from services.geofence.domain.version import VERSION
 from tandem.common.v1 import alert_pb2, log_pb2
@@ -194,7 +194,8 @@ def test_a_device_that_is_only_heard_is_nowhere() -> None:
     entered = list(story.outputs)
     for t in range(10, 600, 10):
         story.heard(t, "tag", "phone")
-    assert [one for one in story.alerts if one not in entered] == story.of(Kind.UNKNOWN_NEAR)
+    assert [one for one in story.alerts if one not in entered] == story.of(Kind.UNKNOWN_NEAR, Kind.IMPLAUSIBLE)
+    assert {one.doubt for one in story.of(Kind.IMPLAUSIBLE)} == {Doubt.CLOCK}
     assert {device: len(track.fixes) for device, track in story.state.tracks.items()} == {"phone": 1, "tag": 1}
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from services.geofence.domain import codec
-from services.geofence.domain.alerts import Kind, Leg
+from services.geofence.domain.alerts import Doubt, Kind, Leg
 from services.geofence.domain.entries import Demand
 from tests.support.stories import T0_MS, Story
 
@@ -52,11 +52,23 @@ def test_a_phones_jump_is_the_police_alone() -> None:
     assert told.target_id == "p" and told.destinations == ((Leg.POLICE, "p"),)
 
 
-def test_a_jump_towards_her_enters_every_ring() -> None:
+def test_a_jump_to_her_is_told_at_once_and_sends_somebody_when_the_next_position_agrees() -> None:
     story = begun()
     story.at(15, "tag", 40)
+    assert story.entered() == [2000, 1000]
+    [told] = story.of(Kind.IMPLAUSIBLE)
+    assert (told.demand, told.doubt) == (Demand.NOTIFY, Doubt.JUMP)
+    assert told.destinations == ((Leg.PROBATION, "w"), (Leg.POLICE, "p"))
+    story.at(30, "tag", 45)
     assert story.entered() == [2000, 1000, 100]
-    assert story.of(Kind.IMPLAUSIBLE)
+
+
+def test_a_receiver_that_goes_to_and_fro_is_believed_the_second_time() -> None:
+    story = begun()
+    for at_s, north_m in ((15, 40), (30, 5000), (45, 60)):
+        assert 100 not in story.entered()
+        story.at(at_s, "tag", north_m)
+    assert 100 in story.entered()
 
 
 def test_a_jump_away_that_no_later_position_confirms_clears_nothing() -> None:

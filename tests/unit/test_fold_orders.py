@@ -117,7 +117,7 @@ def test_a_person_and_a_place_may_have_the_same_id() -> None:
     story.at(0, "phone", 0)
     story.at(1, "tag", 50)
     assert story.entered() == [2000, 1000, 100]
-    story.at(2, "tag", 8000)
+    story.at(161, "tag", 8000)
     assert story.entered().count(100) == 2
 
 

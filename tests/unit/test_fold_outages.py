@@ -147,7 +147,7 @@ def test_whoever_is_heard_and_yet_unseen_is_told_of_in_an_outage_too() -> None:
     report(story, 1, range(29, 30), away_m=3000)
     for at_s in range(30, 600, 60):
         story.heard(at_s, "tag29")
-    assert touching(story) == [("OUTAGE", NOTIFY), ("UNKNOWN_NEAR", NOTIFY)]
+    assert touching(story) == [("OUTAGE", NOTIFY), ("UNKNOWN_NEAR", NOTIFY), ("IMPLAUSIBLE", NOTIFY)]
 
 
 # ── nothing came from anybody ────────────────────────────────────────────────────────────────────────────────────────

@@ -11,7 +11,7 @@ from services.geofence.domain.decisions import Decisions
 from services.geofence.domain.demands import Found
 from services.geofence.domain.entries import Demand, Ring, Target
 from services.geofence.domain.state import CaseState, State
-from services.geofence.domain.track import PREDICT_MOST_MM, WINDOW_MS, Piece, Track
+from services.geofence.domain.track import PREDICT_MOST_MM, WINDOW_MS, Fix, Piece, Track
 
 
 def others(target: Target) -> tuple[str | None, ...]:
@@ -28,16 +28,21 @@ def pairs(state: State, case_state: CaseState, target: Target) -> list[tuple[Tra
     return [(tag, device) for tag in tags for device in devices]
 
 
-def is_near(state: State, case_state: CaseState, device_id: str) -> bool:
-    """Whether the newest positions say that the wearer is within the ring that demands a response, where the device says where."""
-    ring = next((ring for ring in case_state.case.rings if ring.action is Demand.RESPOND), None)
-    for target in case_state.case.targets if ring else ():
-        if device_id in target.device_ids or device_id in case_state.case.tag_device_ids:
-            for wearer, device in pairs(state, case_state, target):
-                here, there = wearer.fixes[-1], device.fixes[-1] if device else None
-                apart_mm = math.dist(here.point, there.point) if there else target.shape.least(here.point, here.point)
-                if ring and apart_mm <= ring.radius_mm + here.accuracy_mm + (there.accuracy_mm if there else 0):
-                    return True
+def is_near(state: State, case_state: CaseState, device_id: str, fix: Fix) -> bool:
+    """Whether a fix says that the wearer may be within the ring that demands a response, the other side where it was last."""
+    case = case_state.case
+    ring = next((ring for ring in case.rings if ring.action is Demand.RESPOND), None)
+    if ring is None:
+        return False
+    for target in case.targets:
+        if device_id in case.tag_device_ids:
+            apart = state.apart_mm(fix, target)
+        elif device_id in target.device_ids and (here := state.last_fix(case.tag_device_ids)):
+            apart = math.dist(here.point, fix.point), here
+        else:
+            continue
+        if apart and apart[0] <= ring.radius_mm + fix.accuracy_mm + (apart[1].accuracy_mm if apart[1] else 0):
+            return True
     return False
 
 

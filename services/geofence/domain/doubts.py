@@ -6,7 +6,7 @@ from services.geofence.domain import approach, demands
 from services.geofence.domain.alerts import Doubt, Report
 from services.geofence.domain.decisions import Decisions
 from services.geofence.domain.demands import Found
-from services.geofence.domain.track import UNKNOWN_AFTER_MS, Track
+from services.geofence.domain.track import UNKNOWN_AFTER_MS, Fix, Track
 
 LOOK_EACH = 32
 """At each so many-th fix of a device its track is looked at as a whole."""
@@ -14,11 +14,11 @@ UNDATED_MS = 60_000
 """A device is told of whose reports are dated too far off for so long; what was buffered for hours soon ends with now."""
 
 
-def jumped(decisions: Decisions, track: Track, case_ids: list[str], cause: Report) -> None:
+def jumped(decisions: Decisions, fix: Fix, case_ids: list[str], cause: Report) -> None:
     """Tells of a position that nothing could have travelled to. Where it may be the truth, near her, the desks are told."""
-    at_ms = track.fixes[-1].time_ms
+    at_ms = fix.time_ms
     for case_id in case_ids:
-        if approach.is_near(decisions.state, decisions.state.cases[case_id], cause.device_id):
+        if approach.is_near(decisions.state, decisions.state.cases[case_id], cause.device_id, fix):
             _tell(decisions, Found.JUMPED_NEAR, Doubt.JUMP, f"{cause.device_id} {case_id}", [case_id], at_ms, cause)
         else:
             _tell(decisions, Found.JUMPED, Doubt.JUMP, f"{case_id} {cause.device_id}", [case_id], at_ms, cause)

@@ -10,7 +10,7 @@ import heapq
 from math import dist
 
 from services.common.errors import OutdatedFold
-from services.geofence.domain import approach, clearance, closing, demands, doubts, distances, outages, silence
+from services.geofence.domain import approach, clearance, closing, demands, distances, doubts, outages, silence
 from services.geofence.domain.alerts import Output, Report
 from services.geofence.domain.clearance import VAGUE_TIMES
 from services.geofence.domain.decisions import Decisions
@@ -274,8 +274,10 @@ class _Folding:
                     track.forget_before(now_ms)
                 continue
             newest = index == count - 1
-            if newest and track.has_jumped():
-                doubts.jumped(self.decisions, track, case_ids, Report(device_id, report_id, received_wall_us))
+            if track.jumps_to(index):
+                doubts.jumped(
+                    self.decisions, track.fixes[index], case_ids, Report(device_id, report_id, received_wall_us)
+                )
             ball = clearances.get(device_id)
             if not (newest and ball and dist(point, ball.centre) + VAGUE_TIMES * accuracy_mm <= ball.free_mm):
                 self._moved(device_id, track, index, case_ids, Report(device_id, report_id, received_wall_us))
@@ -325,7 +327,6 @@ class _Folding:
             clearance.measure(self.state, device_id, from_ms)
         else:
             clearance.drop(self.state, device_id)
-
 
     # ── equipment ────────────────────────────────────────────────────────────────────────────────────────────────────
 

@@ -121,12 +121,11 @@ class Track:
         """The newest fix."""
         return self.fixes[-1] if self.fixes else None
 
-    def has_jumped(self) -> bool:
-        """Whether the newest fix is farther from the one before than the accuracies and any speed can explain."""
-        return self._jumps_to(len(self.fixes) - 1)
+    def jumps_to(self, index: int) -> bool:
+        """Whether a fix is farther from the one before than the accuracies and any speed can explain.
 
-    def _jumps_to(self, index: int) -> bool:
-        """The same of any fix; the first one is believed, for there is nothing to doubt it by."""
+        The first one is believed, for there is nothing to doubt it by.
+        """
         if not 0 < index < len(self.fixes):
             return False
         before, fix = self.fixes[index - 1], self.fixes[index]
@@ -144,9 +143,9 @@ class Track:
             return False
         fix = self.fixes[index]
         following = index + 1 < len(self.fixes)
-        if following and at_ms > fix.time_ms and self._jumps_to(index + 1):
+        if following and at_ms > fix.time_ms and self.jumps_to(index + 1):
             return True  # on the line of a jump nobody ever was
-        if not self._jumps_to(index) or (following and not self._jumps_to(index + 1)):
+        if not self.jumps_to(index) or (following and not self.jumps_to(index + 1)):
             return False
         for other in reversed(self.fixes[: index - 1]):
             if fix.time_ms - other.time_ms > UNKNOWN_AFTER_MS:
