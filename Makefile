@@ -76,6 +76,10 @@ bench: setup ## measure the chain from position to alert
 bench-ingest: setup ## measure ingest alone: reports a second, latency, memory, beside its peers
 	@$(BIN)/python -m bench.ingest
 
+.PHONY: bench-geofence
+bench-geofence: setup ## measure the fold and whole chains with one and two evaluators, beside their peers
+	@$(BIN)/python -m bench.geofence
+
 # ---- check
 
 .PHONY: check

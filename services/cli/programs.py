@@ -37,8 +37,20 @@ class Service:
 SERVICES = (
     Service("registry", "registry", 1),
     Service("ingest", "ingest", 2, more_ports={"TANDEM_HTTP_PORT": 32, "TANDEM_METRICS_PORT": 42}),
-    Service("geofence-0", "geofence", 3, settings={"TANDEM_REPLICA": "0", "TANDEM_REPLICAS": str(REPLICAS)}),
-    Service("geofence-1", "geofence", 13, settings={"TANDEM_REPLICA": "1", "TANDEM_REPLICAS": str(REPLICAS)}),
+    Service(
+        "geofence-0",
+        "geofence",
+        3,
+        settings={"TANDEM_REPLICA": "0", "TANDEM_REPLICAS": str(REPLICAS)},
+        more_ports={"TANDEM_METRICS_PORT": 43},
+    ),
+    Service(
+        "geofence-1",
+        "geofence",
+        13,
+        settings={"TANDEM_REPLICA": "1", "TANDEM_REPLICAS": str(REPLICAS)},
+        more_ports={"TANDEM_METRICS_PORT": 53},
+    ),
     Service("dispatch-probation", "dispatch", 4, ("--leg", "probation")),
     Service("dispatch-police", "dispatch", 5, ("--leg", "police")),
     Service("dispatch-warning", "dispatch", 6, ("--leg", "warning")),

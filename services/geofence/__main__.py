@@ -12,6 +12,7 @@ import uvloop
 from services.common import bus as buses
 from services.common import rpc, streams, telemetry
 from services.common.bus import Bus
+from services.common.observe import observed
 from services.common.tracing import IncidentTracer
 from services.geofence.api import GeofenceApi
 from services.geofence.consumer import Evaluator
@@ -62,6 +63,7 @@ async def main() -> None:
             async with (
                 rpc.outlasting(outbox.run(bus)) as lasting,
                 rpc.serve(settings, add_servicers, *SERVICE_NAMES) as server,
+                observed(settings.host, settings.metrics_port, lambda: server.unready),
             ):
                 await rpc.run_until_stopped(_evaluate(evaluators, server, bus), *lasting)
 

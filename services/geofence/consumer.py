@@ -14,6 +14,8 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
+from prometheus_client import Counter
+
 from services.common import flow, pull
 from services.common.bus import AlreadyThere, Bus
 from services.common.clock import wall_us
@@ -47,6 +49,9 @@ WAVE = 64
 """Alerts on their way at once."""
 DRAFT_CHECK_S = 0.05
 DRAFT_WITHIN_S = 600.0
+_DIFFER = Counter(
+    "tandem_evaluators_differ", "Times that this evaluator's state wasn't that of the other", ("partition",)
+)
 _TICK = log_pb2.LogEntry(tick=log_pb2.Tick()).SerializeToString()
 
 
@@ -281,6 +286,7 @@ class Evaluator:
             for other in range(self._settings.replicas):
                 theirs = await self._digest_of(sequence, other) if other != mine else None
                 if theirs is not None and theirs != digest:
+                    _DIFFER.labels(self.partition).inc()
                     logger().critical("evaluators_differ", partition=self.partition, sequence=sequence, other=other)
         except RetryableError as error:
             logger().warning("digest_not_compared", partition=self.partition, sequence=sequence, reason=error.reason)

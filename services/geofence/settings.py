@@ -14,6 +14,8 @@ class Settings(CommonSettings):
 
     port: int = Field(default=7403, ge=0, le=65535)
     """TCP port of gRPC."""
+    metrics_port: int = Field(default=0, ge=0, le=65535)
+    """TCP port of /metrics, /healthz and /readyz; 0 takes any."""
     replica: int = Field(default=0, ge=0)
     """Which evaluator this is, from 0."""
     replicas: int = Field(default=2, ge=1)

@@ -15,7 +15,7 @@ from services.common import flow, pull, streams
 from services.common.bus import Bus
 from services.common.errors import FailedPrecondition, OutdatedFold
 from services.common.tracing import IncidentTracer
-from services.geofence import translate
+from services.geofence import consumer, translate
 from services.geofence.consumer import Evaluator
 from services.geofence.domain import codec, fold
 from services.geofence.domain.alerts import Alert
@@ -104,9 +104,14 @@ async def caught_up(bus: Bus, *running: Evaluator) -> None:
     await until(all_there)
 
 
-async def checkpointed(folder: Path, after: int = 0) -> bool:
-    """Whether there is a checkpoint beyond a sequence; each is written by a process of its own."""
-    return any(int(one.name.split("-")[2][1:]) > after for one in folder.glob("checkpoint-*.json"))
+async def checkpointed(folder: Path, after: int = 0) -> None:
+    """Waits for a checkpoint beyond a sequence; each is written by a process of its own."""
+
+    async def written() -> bool:
+        names = [one.name for one in folder.glob("checkpoint-*.json")]  # noqa: ASYNC240  # a look at a small folder
+        return any(int(one.split("-")[2][1:]) > after for one in names)
+
+    await until(written)
 
 
 async def stop(*tasks: asyncio.Task[None]) -> None:
@@ -163,6 +168,30 @@ async def test_with_one_evaluator_killed_for_good_in_the_middle_the_alerts_are_t
     assert len({alert.incident_id for alert in await alerts_of(bus)}) == 3
 
 
+async def test_whatever_is_read_at_once_and_wherever_checkpoints_lie_the_alerts_are_the_same(
+    bus: Bus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for case in ("1", "2", "3"):
+        await approach(bus, case)
+    expected = await offline(bus)
+    states = set()
+    for replica, at_once, every in ((0, 1, 1), (1, 7, 3), (0, 1_000, 1_000)):
+        monkeypatch.setattr(consumer, "READ_AT_ONCE", at_once)
+        one = await evaluator(bus, tmp_path / str(at_once), replica, checkpoint_every=every, tick_after_s=3600)
+        task = start(one)
+        await caught_up(bus, one)
+
+        async def all_published() -> bool:
+            return len(await alerts_of(bus)) >= len(expected)
+
+        await until(all_published)
+        await stop(task)
+        states.add(codec.encode(one.state))
+    # Each alert's subject takes one message for ever: any other alert of one of the three would be one more.
+    assert [alert.SerializeToString() for alert in await alerts_of(bus)] == expected
+    assert len(states) == 1
+
+
 async def test_the_figures_of_each_alert_are_stored_apart(bus: Bus, tmp_path: Path) -> None:
     one = await evaluator(bus, tmp_path)
     task = start(one)
@@ -186,7 +215,7 @@ async def test_restarts_from_a_checkpoint_give_the_state_and_alerts_of_a_full_re
         task = start(one)
         await approach(bus, str(number))
         await caught_up(bus, one)
-        await until(lambda: checkpointed(tmp_path / "0", after=number * 30))
+        await checkpointed(tmp_path / "0", after=number * 30)
         await stop(task)
     again = await evaluator(bus, tmp_path)
     assert again.state.sequence > 30, "a checkpoint was loaded"
@@ -227,7 +256,7 @@ async def test_no_checkpoint_passes_an_alert_that_was_not_published(
     async with buses.connect(nats.url, "sender") as sender:
         await approach(sender)
     await caught_up(bus, one)
-    await until(lambda: checkpointed(tmp_path / "0"))
+    await checkpointed(tmp_path / "0")
     await stop(task)
     first_alert = next(i for i, _ in enumerate(await alerts_of(bus))) if await alerts_of(bus) else None
     assert first_alert is None

@@ -1,0 +1,221 @@
+"""`python -m bench.geofence`: how fast the fold is, what a whole chain with one and two evaluators does, and what its peers do.
+
+Exit code 1 where something was lost or refused, and 0 otherwise, also where a target isn't met: that is in the figures.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import signal
+import statistics
+import sys
+import tempfile
+from collections.abc import Collection, Iterator, Sequence
+from functools import partial
+from pathlib import Path
+
+import uvloop
+from rich.console import Console
+
+from bench import evaluating_peers, figures, fold_rate, machine, postgis, saturated, valkey, whole_chain
+from bench.crowd import WALK, Crowd
+from bench.figures import Figure
+from bench.ingest import WIDTH
+from bench.load import Shape
+from bench.machine import Usage
+from bench.reports import BATCH, Reports
+from bench.saturated import Saturated, Tally
+from bench.whole_chain import Due
+from services.cli.failure import FAILED, CommandFailed
+from services.common import telemetry
+
+PARTS = ("fold", "growth", "one", "two", "postgis", "valkey")
+FOLD_TARGET, CHAIN_TARGETS = 150_000.0, {1: 100_000.0, 2: 40_000.0}
+RATIO_TARGETS = {"postgis": 1.4, "valkey": 4.0}
+IDLE_TARGET = 70.0
+SINGLE = Shape("200/s one by one", 200, 1, 8)
+FULL = Shape("50,000/s in batches of 100", 50_000, BATCH, 4)
+COUNTRY = Shape("2,667/s in batches of 100", 2_667, BATCH, 4)
+LOADS = {1: (FULL,), 2: (SINGLE, COUNTRY)}
+TARGETS_MS = {SINGLE: (3.0, 6.0), FULL: (4.0, 10.0)}
+"""p50 and p99 from due to both legs."""
+GROWTH = (
+    *(("wearers", Crowd(count), 1) for count in (1_000, 10_000, 100_000)),
+    *(("orders a wearer", Crowd(2_000, orders), 1) for orders in (1, 5, 20)),
+    *(("partitions", Crowd(10_000), partitions) for partitions in (1, 3, 8)),
+)
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+def fold(turns: int) -> Iterator[Figure]:
+    """The fold alone."""
+    rate = fold_rate.measure(Crowd(10_000), 1, turns)
+    yield figures.at_least("fold: reports a core", rate.reports_per_s, "reports/s", FOLD_TARGET)
+
+
+def growth(turns: int) -> Iterator[Figure]:
+    """What a report costs as the crowd grows; partitions are folded one after another, in one process."""
+    for what, crowd, partitions in GROWTH:
+        number = {"wearers": crowd.wearers, "orders a wearer": crowd.orders, "partitions": partitions}[what]
+        rate = fold_rate.measure(crowd, partitions, turns)
+        _say(f"{number:,} {what}: {rate.reports_per_s:,.0f} reports/s")
+        yield Figure(f"fold, {number:,} {what}: a report", 1e6 / rate.reports_per_s, "us of CPU")
+
+
+async def chain(folder: Path, replicas: int, seconds: float, repeats: int) -> list[Figure]:
+    """A whole chain with so many evaluators."""
+    label = {1: "one evaluator", 2: "two evaluators"}[replicas]
+    async with whole_chain.running(folder, replicas) as one:
+        drained = []
+        dues: dict[Shape, list[Due]] = {shape: [] for shape in LOADS[replicas]}
+        for repeat in range(repeats):
+            for shape, found in dues.items():
+                found.append(await one.due(shape, seconds, repeat))
+                p99_ms = figures.percentile(found[-1].legs_ms, 99)
+                _say(f"{repeat + 1}/{repeats} {label}, {shape.name}: both legs p99 {p99_ms:.1f} ms")
+            drained.append(await one.drain(seconds))
+            _say(f"{repeat + 1}/{repeats} {label}, saturated: {drained[-1].reports_per_s:,.0f} reports/s")
+    rate = statistics.median(turn.reports_per_s for turn in drained)
+    figured = [
+        figures.at_least(f"{label}: reports to both legs", rate, "reports/s", CHAIN_TARGETS[replicas]),
+        Figure(f"{label}: behind ingest at the end", statistics.median(turn.behind_s for turn in drained), "s"),
+        *_cpu(label, [turn.used for turn in drained]),
+    ]
+    for shape, turns in dues.items():
+        figured += _latencies(f"{label}, {shape.name}", shape, turns)
+    return figured
+
+
+def _latencies(label: str, shape: Shape, turns: Sequence[Due]) -> Iterator[Figure]:
+    legs = [ms for turn in turns for ms in turn.legs_ms]
+    alerts = [ms for turn in turns for ms in turn.alert_ms]
+    for number, percent in enumerate((50, 99)):
+        yield Figure(f"{label}: to the alert p{percent}", figures.percentile(alerts, percent), "ms")
+        name, value = f"{label}: to both legs p{percent}", figures.percentile(legs, percent)
+        targets = TARGETS_MS.get(shape)
+        yield figures.at_most(name, value, "ms", targets[number]) if targets else Figure(name, value, "ms")
+    yield figures.at_most(f"{label}: triggers lost", sum(turn.lost for turn in turns), "reports", 0)
+    refused = sum(sum(turn.sent.refused.values()) for turn in turns)
+    yield figures.at_most(f"{label}: reports refused", refused, "reports", 0)
+    total_s, idle_s = sum(turn.used.total for turn in turns), sum(turn.used.idle for turn in turns)
+    if total_s:
+        idle = 100 * idle_s / total_s
+        name = f"{label}: machine idle"
+        yield figures.at_least(name, idle, "%", IDLE_TARGET) if shape is COUNTRY else Figure(name, idle, "%")
+        others_s = sum(turn.used.others for turn in turns)
+        yield Figure(f"{label}: cpu of all else", 200 * others_s / total_s, "% of a core")
+
+
+def _cpu(label: str, used: Sequence[Usage]) -> Iterator[Figure]:
+    total_s = sum(one.total for one in used)
+    if not total_s:
+        return
+    cores = machine.describe(Path("/"))["cores"]
+    for process in used[0].by_process:
+        seconds = sum(one.by_process.get(process, 0.0) for one in used)
+        yield Figure(f"{label}: cpu of {process}", 100 * int(cores) * seconds / total_s, "% of a core")
+    others_s = sum(one.others for one in used)
+    yield Figure(
+        f"{label}: cpu of all else, and of children that write checkpoints",
+        100 * int(cores) * others_s / total_s,
+        "% of a core",
+    )
+
+
+async def peers(parts: Collection[str], folder: Path, seconds: float, repeats: int) -> dict[str, float]:
+    """What PostGIS and Valkey take, reports/s, where they are installed."""
+    numbers = itertools.count(1)
+    places = [partial(whole_chain.CROWD.place, turn=turn) for turn in range(len(WALK))]
+    walkers = Reports(BATCH, numbers, places=places, devices=whole_chain.WALKING)
+    found: dict[str, float] = {}
+    if "postgis" in parts and (programs := postgis.programs()):
+        with postgis.running(programs) as server:
+            url = server.new_database()
+            await evaluating_peers.create(url, whole_chain.CROWD)
+            turns = []
+            for _ in range(repeats):
+                tally = Tally()
+                work = [evaluating_peers.evaluate(url, walkers, tally) for _ in range(postgis.CONNECTIONS)]
+                turns.append(await saturated.measure(tally, work, seconds, {}))
+        found["postgis"] = _median("PostGIS", turns)
+    if "valkey" in parts and (program := valkey.program()):
+        with valkey.running(program, folder / "valkey") as port:
+            turns = []
+            for _ in range(repeats):
+                tally = Tally()
+                work = [evaluating_peers.evaluate_in_valkey(port, walkers, tally) for _ in range(valkey.CLIENTS)]
+                turns.append(await saturated.measure(tally, work, seconds, {}))
+        found["valkey"] = _median("Valkey", turns)
+    for part in set(parts) & set(RATIO_TARGETS) - set(found):
+        _say(f"{part} isn't installed, its figures are left out")
+    return found
+
+
+def _median(name: str, turns: Sequence[Saturated]) -> float:
+    rate = statistics.median(one.reports_per_s for one in turns)
+    _say(f"{name}: {rate:,.0f} reports/s")
+    return rate
+
+
+async def measure(arguments: argparse.Namespace, folder: Path) -> list[Figure]:
+    """Runs the parts."""
+    parts, seconds, repeats = arguments.only, arguments.seconds, arguments.repeats
+    found = [Figure("fsync of 4 KiB, median", machine.fsync_ms(folder), "ms")]
+    if "fold" in parts:
+        found += fold(2 * repeats + 1)
+    own = 0.0
+    for replicas, part in ((1, "one"), (2, "two")):
+        if part in parts:
+            (folder / part).mkdir()
+            chained = await chain(folder / part, replicas, seconds, repeats)
+            found += chained
+            own = own if replicas > 1 else chained[0].value
+    for name, rate in (await peers(parts, folder, seconds, repeats)).items():
+        found.append(Figure(f"{name}: reports stored and looked at", rate, "reports/s"))
+        if own:
+            ratio = figures.at_least(f"one evaluator: over {name}", own / rate, "x", RATIO_TARGETS[name])
+            found.append(Figure(ratio.name, ratio.value, ratio.unit, ratio.target, ratio.met, name))
+    if "growth" in parts:
+        found += growth(repeats)
+    return found
+
+
+def main() -> int:
+    """Prints the figures."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--json", action="store_true", help="one JSON object instead of a table")
+    parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS, metavar="PART", help=" ".join(PARTS))
+    parser.add_argument("--seconds", type=float, default=5, help="length of each turn")
+    parser.add_argument("--repeats", type=int, default=3, help="turns of each part")
+    arguments = parser.parse_args()
+    telemetry.configure("bench")
+    # Like Ctrl-C: what was started is stopped and the folder goes.
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
+    try:
+        with tempfile.TemporaryDirectory(prefix="tandem-bench-") as temporary:
+            folder = Path(temporary)
+            about = machine.describe(folder)
+            found = uvloop.run(measure(arguments, folder))
+    except CommandFailed as failed:
+        _say(failed.message)
+        return failed.exit_code
+    versions = machine.versions()
+    if arguments.json:
+        print(json.dumps(figures.to_json(about, versions, found)))
+    else:
+        out = Console(highlight=False, soft_wrap=True, width=WIDTH)
+        out.print(", ".join(f"{name} {value}" for name, value in {**about, **versions}.items()))
+        out.print(figures.table(found))
+    wrong = [one for one in found if one.target == 0 and not one.met]
+    for one in wrong:
+        _say(f"WRONG: {one.name}: {one.value:.0f}")
+    return FAILED if wrong else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,114 @@
+"""Two evaluators that aren't alike: a wrong memory is told by the digests, an older version stops and spoils nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import aiohttp
+import pytest
+
+from services.common import flow, streams
+from services.geofence.domain import codec
+from services.geofence.domain.version import VERSION
+from services.geofence.store import CheckpointStore
+from tandem.common.v1 import alert_pb2
+from tests.support.evaluator_mesh import (
+    CHECKPOINT_EVERY,
+    PATIENCE_S,
+    EvaluatorMesh,
+    connected,
+    offline,
+    stored_alerts,
+    two_evaluators,
+    under_load,
+)
+from tests.support.processes import ROOT
+
+OLDER = """
+import runpy
+from services.geofence.domain import version
+version.VERSION -= 1
+runpy.run_module("services.geofence", run_name="__main__")
+"""
+"""A process whose fold is a version older, but for that the same."""
+
+
+@pytest.fixture
+def mesh(tmp_path: Path) -> Iterator[EvaluatorMesh]:
+    with two_evaluators(tmp_path) as running:
+        yield running
+
+
+def numbered(alert: bytes) -> alert_pb2.Alert:
+    """An alert without the version that decided it."""
+    message = alert_pb2.Alert.FromString(alert)
+    message.fold_version = 0
+    return message
+
+
+async def counted(mesh: EvaluatorMesh, replica: int) -> float:
+    """How often an evaluator says on its port of metrics that the other differs."""
+    async with aiohttp.ClientSession() as session, session.get(f"{mesh.metrics[replica]}/metrics") as answer:
+        lines = (await answer.text()).splitlines()
+    return sum(float(line.split()[-1]) for line in lines if line.startswith("tandem_evaluators_differ_total{"))
+
+
+@pytest.mark.timeout(120)
+async def test_a_wrong_state_that_looks_sound_is_an_alarm(mesh: EvaluatorMesh) -> None:
+    async with connected(mesh) as bus, under_load(bus) as load:
+        await load.more(4 * CHECKPOINT_EVERY)
+        mesh.evaluators[1].kill()
+        assert not mesh.logged(0, "evaluators_differ") and not mesh.logged(1, "evaluators_differ")
+        store = CheckpointStore(mesh.folder / "geofence-1")
+        state = store.load(0, (await streams.read_premises(bus)).log_id)
+        assert state
+        for path in list(store.folder.glob("checkpoint-*.json")):
+            path.unlink()
+        state.tracks.popitem()  # of a device nothing is known any more, under a digest that is right
+        store.save(0, state.sequence, codec.encode(state))
+        mesh.evaluators[1].start()
+        await mesh.evaluators[1].ready(mesh.addresses[1])
+        async with asyncio.timeout(PATIENCE_S):
+            while not mesh.logged(0, "evaluators_differ") + mesh.logged(1, "evaluators_differ"):
+                await load.more(10)
+        told = [one for replica in range(2) for one in mesh.logged(replica, "evaluators_differ")]
+        assert {one["level"] for one in told} == {"critical"}
+        assert await counted(mesh, 0) + await counted(mesh, 1) == len(told)
+
+
+@pytest.mark.timeout(120)
+async def test_of_two_versions_side_by_side_the_older_stops_and_the_alerts_are_the_newer_ones(
+    mesh: EvaluatorMesh,
+) -> None:
+    mesh.evaluators[0].kill()
+    mesh.evaluators[1].kill()
+    log = mesh.folder / "older.log"
+    with log.open("wb") as output:
+        old = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-c", OLDER), cwd=ROOT, env=os.environ | mesh.env(0), stderr=output
+        )
+    try:
+        async with connected(mesh, replicas=()) as bus, under_load(bus) as load:
+            await load.more(2 * CHECKPOINT_EVERY)
+            await mesh.applied(CHECKPOINT_EVERY, "case-0", replicas=(0,))
+            mesh.evaluators[1].start()
+            await mesh.evaluators[1].ready(mesh.addresses[1])
+            async with asyncio.timeout(PATIENCE_S):
+                assert await old.wait()
+            assert f"OutdatedFold: the log demands fold version {VERSION}" in log.read_text()
+            await load.more(CHECKPOINT_EVERY)
+            load.stopping = True
+            last = (await bus.bounds_of(flow.log_stream(0))).last
+            await mesh.applied(last, "case-0", replicas=(1,))
+            expected, _ = await offline(bus, last)
+            found = await stored_alerts(bus, len(expected), last)
+        # Until then the older one decided alone: the same, under its own number.
+        assert [numbered(one) for one in found] == [numbered(one) for one in expected]
+    finally:
+        if old.returncode is None:
+            old.kill()
+            await old.wait()
