@@ -112,6 +112,7 @@ class Load:
     entries: int = 0
     stopping: bool = False
     _cases: Iterator[int] = field(default_factory=itertools.count)
+    _numbers: Iterator[int] = field(default_factory=itertools.count)
 
     async def run(self) -> None:
         """Until it is told to stop."""
@@ -129,7 +130,8 @@ class Load:
     async def publish(self, entry: log_pb2.LogEntry) -> None:
         """Until it is stored, once."""
         subject = flow.log_subject(0, "report")
-        await self.bus.publish_until_stored(subject, entry.SerializeToString(), msg_id=f"load-{self.entries}")
+        msg_id = f"load-{next(self._numbers)}"
+        await self.bus.publish_until_stored(subject, entry.SerializeToString(), msg_id=msg_id)
         self.entries += 1
 
     async def more(self, count: int) -> None:
