@@ -7,6 +7,7 @@ from pathlib import Path
 
 import matplotlib as mpl
 from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator
 
 from bench.decision_judge import THRESHOLDS_M
 from bench.decision_score import Score
@@ -18,7 +19,7 @@ _COLOURS = ("#1f5fa8", "#c2571a")
 def draw(scores: Mapping[int, Score], path: Path) -> None:
     """Writes the plot of the scores, which are by interval, ms."""
     # The same figures give the same bytes, so that a difference in the repository is one of the figures.
-    mpl.rcParams["svg.hashsalt"] = "tandem"
+    mpl.rcParams.update({"svg.hashsalt": "tandem", "svg.fonttype": "none"})
     figure = Figure(figsize=(8, 5), layout="constrained")
     axes = figure.subplots()
     for colour, (every_ms, score) in zip(_COLOURS, scores.items(), strict=True):
@@ -43,12 +44,16 @@ def draw(scores: Mapping[int, Score], path: Path) -> None:
             capsize=3,
             label=f"Tandem, a report each {every_ms // 1000} s (95 % interval)",
         )
-    axes.set_xlim(left=-0.5)
-    axes.set_xscale("symlog", linthresh=1)
+    axes.set_xscale("symlog", linthresh=0.2)
+    axes.set_xlim(left=-0.03)
     axes.set_yscale("symlog", linthresh=0.1)
     axes.set_ylim(bottom=0)
+    axes.xaxis.set_major_locator(FixedLocator([0, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50]))
+    axes.yaxis.set_major_locator(FixedLocator([0, 0.05, 0.1, 0.2, 0.5, 1]))
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_formatter("{x:g}")
     axes.set_xlabel("missed breaches, %")
-    axes.set_ylabel("false dispatches a breach")
+    axes.set_ylabel("false dispatches for each breach")
     axes.grid(alpha=0.3)
     axes.legend(frameon=False)
     figure.savefig(path, metadata={"Date": None})
