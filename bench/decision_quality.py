@@ -88,6 +88,7 @@ def _figures(score: Score) -> dict[str, Any]:
         "false dispatches through the plain ones": ratio,
         f"  at most {MOST_RATIO:g}": "met" if ratio.value <= MOST_RATIO else "MISSED",
         "  the same without grouping on either side": score.interval(lambda one: one.false_ratio_raw),
+        "  the same, told by UNKNOWN_NEAR isn't missed": score.interval(lambda one: one.false_ratio_untold),
         "plain threshold at 100 m: missed breaches": float(sums.plain_missed[hundred]),
         "  its false dispatches, at 100 m": float(sums.plain_false[hundred]),
         "approaches below 50 m of 30 s": score.total("close"),

@@ -15,6 +15,7 @@ DRAWS = 2_000
 DRAWS_SEED = 1
 MOST_RATIO = 0.25
 """False dispatches through those of the plain rule that misses as few."""
+_COUNTS = ("breaches", "missed", "missed_but_near", "false", "responds_false")
 
 
 class Interval(NamedTuple):
@@ -31,6 +32,8 @@ class Sums:
 
     breaches: float
     missed: float
+    missed_but_near: float
+    """Of these, UNKNOWN_NEAR told."""
     false: float
     responds_false: float
     plain_missed: NDArray[np.float64]
@@ -41,7 +44,12 @@ class Sums:
     @property
     def equal(self) -> int:
         """The index of the least threshold by which the plain rule misses no more; the greatest where none does."""
-        return int(np.argmax(self.plain_missed <= self.missed)) if self.plain_missed[-1] <= self.missed else -1
+        return self._missing(self.missed)
+
+    @property
+    def equal_untold(self) -> int:
+        """The same where only that counts as missed of which UNKNOWN_NEAR didn't tell either."""
+        return self._missing(self.missed - self.missed_but_near)
 
     @property
     def missed_share(self) -> float:
@@ -51,19 +59,26 @@ class Sums:
     @property
     def false_ratio(self) -> float:
         """False dispatches through those of the plain rule at equal misses."""
-        plain = float(self.plain_false[self.equal])
-        return self.false / plain if plain else float("inf")
+        return _through(self.false, self.plain_false[self.equal])
 
     @property
     def false_ratio_raw(self) -> float:
         """The same of each single demand to respond and each time that the distance comes to be at most T."""
-        plain = float(self.plain_false_raw[self.equal])
-        return self.responds_false / plain if plain else float("inf")
+        return _through(self.responds_false, self.plain_false_raw[self.equal])
+
+    @property
+    def false_ratio_untold(self) -> float:
+        """False dispatches through those of the plain rule where it misses no more than what nothing told of."""
+        return _through(self.false, self.plain_false[self.equal_untold])
 
     @property
     def threshold_m(self) -> float:
         """T at equal misses."""
         return float(THRESHOLDS_M[self.equal])
+
+    def _missing(self, most: float) -> int:
+        enough = self.plain_missed <= most
+        return int(np.argmax(enough)) if enough[-1] else -1
 
 
 class Score:
@@ -73,9 +88,7 @@ class Score:
         self.judged = list(judged)
         wearers = sorted({one.wearer for one in self.judged})
         own = [[one for one in self.judged if one.wearer == wearer] for wearer in wearers]
-        self._single = np.array(
-            [[_sum(ones, name) for name in ("breaches", "missed", "false", "responds_false")] for ones in own]
-        )
+        self._single = np.array([[_sum(ones, name) for name in _COUNTS] for ones in own])
         self._plain = np.array(
             [
                 [sum(getattr(one, name) for one in ones) for name in ("plain_missed", "plain_false", "plain_false_raw")]
@@ -108,10 +121,14 @@ class Score:
         return np.asarray(found[~np.isnan(found)], np.float64)
 
     def _sums(self, weights: NDArray[np.float64] | NDArray[np.int64]) -> Sums:
-        breaches, missed, false, responds_false = (float(one) for one in weights @ self._single)
+        breaches, missed, missed_but_near, false, responds_false = (float(one) for one in weights @ self._single)
         plain = np.tensordot(weights, self._plain, 1)
-        return Sums(breaches, missed, false, responds_false, plain[0], plain[1], plain[2])
+        return Sums(breaches, missed, missed_but_near, false, responds_false, plain[0], plain[1], plain[2])
 
 
 def _sum(ones: Iterable[Judged], name: str) -> float:
     return float(sum(getattr(one, name) for one in ones))
+
+
+def _through(count: float, plain: float) -> float:
+    return count / float(plain) if plain else float("inf")

@@ -78,6 +78,9 @@ def test_thresholds_are_compared_where_they_miss_no_more() -> None:
     score = Score(judged)
     assert (score.sums.threshold_m, score.sums.false_ratio) == (100, 2 / 16)
     assert score.interval(lambda sums: sums.false_ratio) == (0.125, 0.125, 0.125)
+    judged[0].missed_but_near = 1
+    assert Score(judged).sums.false_ratio_untold == 2 / 16
+    assert Score(judged).sums.equal_untold == -1
     judged[1].missed, judged[1].false = 0, 9
     assert Score(judged).sums.missed_share == 1 / 20
     # It misses two whatever it is: then the greatest threshold stands for it.
