@@ -1,10 +1,10 @@
 """Judges what was decided of a play by the truth: missed breaches, false dispatches, delay; for the fold and for each threshold.
 
-- **Breach**: the true distance is at most 100 m for 30 s or more, both sides having reported. Two that are less than a
-  minute apart are one. It is **missed** where no demand to respond stands from before its end, or is made by the time at which
-  the tag's first report after its end arrives, or the play's last one. One after whose beginning the tag never
-  reports isn't counted: nobody can know of it. **Delay** is from its beginning to that demand, 0 where one stood before; of a breach
-  that was there before both had reported none is told.
+- **Breach**: the true distance is at most 100 m for 30 s or more, both sides having reported. Stretches that are less than a
+  minute apart are one, and last as long as all of them together. It is **missed** where no demand to respond stands from before its
+  end, or is made by the time at which the tag's first report after its end arrives, or the play's last one. One after whose beginning
+  the tag never reports isn't counted: nobody can know of it. **Delay** is from its beginning to that demand, 0 where one stood before;
+  of a breach that was there before both had reported none is told.
 - **False dispatch**: somebody is sent, and from 3 minutes before to 8 minutes after the true distance never was at most 110 m
   (10 m are what the tracks themselves may be off). The plain rule sends when the distance comes to be at most T; sent again within 10
   minutes after it was cleared counts once, as the fold's incident does.
@@ -89,8 +89,9 @@ def judge(play: Play, every_ms: int) -> Judged:
     truth, decided, distances = Truth(play), decide(play, said), plain(play, said)
     judged.unknown_near = decided.unknown_near
     judged.touching = sum(n for (_, demand), n in decided.demands.items() if demand in {"NOTIFY", "RESPOND"})
-    for breach in _joined(truth.within(RING_M, decided.first_known_ms)):
-        if breach[1] - breach[0] >= LASTS_MS:
+    for stretches in _joined(truth.within(RING_M, decided.first_known_ms)):
+        if sum(until_ms - from_ms for from_ms, until_ms in stretches) >= LASTS_MS:
+            breach = stretches[0][0], stretches[-1][1]
             _breach(judged, play, truth, said, decided, distances, breach)
     for breach in truth.within(CLOSE_M, decided.first_known_ms):
         if breach[1] - breach[0] >= LASTS_MS:
@@ -174,13 +175,14 @@ def _plain_false(judged: Judged, truth: Truth, distances: Plain) -> None:
         judged.plain_false[i] = np.count_nonzero(~is_true[sent[anew]])
 
 
-def _joined(stretches: list[Stretch]) -> list[Stretch]:
-    found: list[Stretch] = []
-    for from_ms, until_ms in stretches:
-        if found and from_ms - found[-1][1] < JOINED_MS:
-            found[-1] = (found[-1][0], until_ms)
+def _joined(stretches: list[Stretch]) -> list[list[Stretch]]:
+    """Those that are one breach together."""
+    found: list[list[Stretch]] = []
+    for one in stretches:
+        if found and one[0] - found[-1][-1][1] < JOINED_MS:
+            found[-1].append(one)
         else:
-            found.append((from_ms, until_ms))
+            found.append([one])
     return found
 
 
