@@ -47,7 +47,7 @@ class Decided:
     responds: list[Told] = field(default_factory=list)
     """Demands to respond: a ring's until it is cleared, any other for as long as help is about."""
     near: list[Told] = field(default_factory=list)
-    """UNKNOWN_NEAR, at any demand."""
+    """UNKNOWN_NEAR: while the fold knows of it, at any demand, and where somebody was told, as long as help would be about."""
     dispatches: list[Dispatch] = field(default_factory=list)
     """The first demand to respond in each incident, UNKNOWN_NEAR apart: nobody is sent twice within one."""
     unknown_near: int = 0
@@ -78,6 +78,8 @@ def decide(play: Play, reports: list[Report]) -> Decided:
             found.demands[one.kind.value, one.demand.name] += 1
             if one.kind is Kind.RING_CLEARED and one.ring_mm in entered:
                 found.responds.append(Told(entered.pop(one.ring_mm), stamp_ms, Kind.RING_ENTERED.value))
+            if one.kind is Kind.UNKNOWN_NEAR and one.demand >= Demand.NOTIFY:
+                found.near.append(Told(stamp_ms, stamp_ms + HELP_MS, one.kind.value))
             if one.demand is not Demand.RESPOND:
                 continue
             if one.kind is Kind.RING_ENTERED:
