@@ -17,7 +17,8 @@ from services.common import flow, rpc
 from services.common.bus import Bus
 from tandem.common.v1 import log_pb2
 from tests.support.ingest import create_streams
-from tests.support.nats import TestServer, free_port, running_server
+from tests.support.nats import TestServer, running_server
+from tests.support.ports import free_port
 from tests.support.processes import spawn
 
 VENDOR_ID = "bench"

@@ -20,7 +20,7 @@ from nats.js import JetStreamContext
 from bench.reports import Reports
 from bench.saturated import Tally
 from tandem.ingest.v1 import ingest_pb2
-from tests.support.nats import free_port
+from tests.support.ports import free_port
 from tests.support.processes import Service, spawn
 
 AT_ONCE = 32

@@ -14,7 +14,7 @@ from pathlib import Path
 from bench.reports import ACCURACY_M, Columns, Reports
 from bench.saturated import Tally
 from services.cli.failure import CommandFailed
-from tests.support.nats import free_port
+from tests.support.ports import free_port
 
 PACKAGE = "valkey-server"
 CLIENTS = 3

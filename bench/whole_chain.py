@@ -36,7 +36,7 @@ from tandem.common.v1 import alert_pb2, geometry_pb2, log_pb2
 from tandem.geofence.v1 import geofence_pb2, geofence_pb2_grpc
 from tandem.ingest.v1 import ingest_pb2
 from tests.support import dispatch
-from tests.support.nats import free_port
+from tests.support.ports import free_port
 from tests.support.processes import spawn
 
 CROWD = Crowd(reports.DEVICES // 2)

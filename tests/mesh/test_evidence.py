@@ -30,7 +30,7 @@ from services.dispatch.evidence import Evidence
 from services.dispatch.evidence_keeper import CLOSED, EvidenceFiles
 from tandem.common.v1 import alert_pb2, ledger_pb2, log_pb2
 from tests.support.mesh import PATIENCE_S, TANDEM, RunningMesh, environment, running_mesh, tandem
-from tests.support.nats import free_port
+from tests.support.ports import free_port
 
 BASIS = ("--basis", "STALKING_9_1_3_2", "--recipient", "spiffe://npa/desk/seoul")
 FLIPS = 400

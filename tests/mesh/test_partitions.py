@@ -22,7 +22,7 @@ from tandem.registry.v1 import registry_pb2
 from tests.support import records
 from tests.support.ingest import WITHIN_S, IngestMesh, now_ms, position, request, running_ingest
 from tests.support.ingest import Client as Vendor
-from tests.support.nats import free_port
+from tests.support.ports import free_port
 from tests.support.processes import Service, spawn
 from tests.support.registry import Client as Agencies
 from tests.support.registry import RegistryMesh, running_registry

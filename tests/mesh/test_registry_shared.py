@@ -15,7 +15,7 @@ from services.common.db import PostgresDatabase
 from services.common.errors import FailedPrecondition, Unavailable
 from services.registry.store import MIGRATIONS
 from tests.support import records
-from tests.support.nats import free_port
+from tests.support.ports import free_port
 from tests.support.postgres import PostgresServer, execute
 from tests.support.processes import spawn
 from tests.support.registry import Client, RegistryMesh, running_registry

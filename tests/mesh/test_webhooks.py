@@ -25,7 +25,8 @@ from services.dispatch.exchange import receivers, webhook
 from services.dispatch.exchange.links import Links, Refused, Token, open_key
 from tandem.dispatch.v1 import dispatch_pb2, roster_pb2, roster_pb2_grpc
 from tests.support.dispatch import DESKS, PATIENCE_S, SECRET, alert, publish, running, settings
-from tests.support.nats import TestServer, free_port
+from tests.support.nats import TestServer
+from tests.support.ports import free_port
 
 OLD_KEY, NEW_KEY = bytes(range(32)), bytes(range(1, 33))
 SNIPPET = re.search(r"```python\n(.*?)```", (Path(__file__).parents[2] / "docs" / "partners.md").read_text(), re.S)

@@ -19,7 +19,8 @@ from services.dispatch.__main__ import run
 from services.dispatch.settings import DispatchSettings
 from tandem.common.v1 import alert_pb2, geometry_pb2
 from tandem.dispatch.v1 import dispatch_pb2, dispatch_pb2_grpc, roster_pb2, roster_pb2_grpc
-from tests.support.nats import TestServer, free_port
+from tests.support.nats import TestServer
+from tests.support.ports import free_port
 
 SECRET = "a-secret"
 DESKS = {

@@ -25,7 +25,8 @@ from services.geofence.domain.state import State
 from tandem.common.v1 import alert_pb2, log_pb2
 from tandem.geofence.v1 import geofence_pb2, geofence_pb2_grpc
 from tests.support import log
-from tests.support.nats import TestServer, free_port, running_server
+from tests.support.nats import TestServer, running_server
+from tests.support.ports import free_port
 from tests.support.processes import Service, spawn
 
 SECRET = "secret-of-this-test"

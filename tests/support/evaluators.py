@@ -19,7 +19,8 @@ from tandem.common.v1 import log_pb2
 from tandem.geofence.v1 import geofence_pb2, geofence_pb2_grpc, what_if_pb2_grpc
 from tests.support import log
 from tests.support.ingest import SECRET, create_streams, details
-from tests.support.nats import TestServer, free_port, running_server
+from tests.support.nats import TestServer, running_server
+from tests.support.ports import free_port
 from tests.support.processes import Service
 
 POLICE = "spiffe://npa/desk/seoul"

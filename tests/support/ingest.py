@@ -21,7 +21,8 @@ from services.common.bus import Bus
 from services.common.clock import MeshClock
 from tandem.common.v1 import log_pb2
 from tandem.ingest.v1 import ingest_pb2, ingest_pb2_grpc
-from tests.support.nats import TestServer, free_port, running_server
+from tests.support.nats import TestServer, running_server
+from tests.support.ports import free_port
 from tests.support.processes import Service, spawn
 from tests.support.records import VENDOR_ID
 

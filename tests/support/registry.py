@@ -18,7 +18,8 @@ from services.common.clock import MeshClock
 from tandem.common.v1 import log_pb2
 from tandem.registry.v1 import device_token_pb2_grpc, disclosure_pb2_grpc, registry_pb2, registry_pb2_grpc
 from tests.support import postgres
-from tests.support.nats import TestServer, free_port, running_server
+from tests.support.nats import TestServer, running_server
+from tests.support.ports import free_port
 from tests.support.processes import Service, spawn
 
 SECRET = "secret-of-this-test"

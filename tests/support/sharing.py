@@ -19,7 +19,7 @@ from services.common.bus import Bus
 from tandem.common.v1 import alert_pb2, log_pb2
 from tandem.geofence.v1 import positions_pb2, positions_pb2_grpc
 from tests.support import log
-from tests.support.nats import free_port
+from tests.support.ports import free_port
 from tests.support.processes import Service, spawn
 from tests.support.registry import SECRET, WITHIN_S, RegistryMesh, running_registry
 
