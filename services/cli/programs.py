@@ -51,9 +51,9 @@ SERVICES = (
         settings={"TANDEM_REPLICA": "1", "TANDEM_REPLICAS": str(REPLICAS)},
         more_ports={"TANDEM_METRICS_PORT": 53},
     ),
-    Service("dispatch-probation", "dispatch", 4, ("--leg", "probation")),
-    Service("dispatch-police", "dispatch", 5, ("--leg", "police")),
-    Service("dispatch-warning", "dispatch", 6, ("--leg", "warning")),
+    Service("dispatch-probation", "dispatch", 4, ("--leg", "probation"), more_ports={"TANDEM_METRICS_PORT": 44}),
+    Service("dispatch-police", "dispatch", 5, ("--leg", "police"), more_ports={"TANDEM_METRICS_PORT": 45}),
+    Service("dispatch-warning", "dispatch", 6, ("--leg", "warning"), more_ports={"TANDEM_METRICS_PORT": 46}),
 )
 
 _OFFSETS = (

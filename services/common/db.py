@@ -36,6 +36,9 @@ _PRAGMAS = ("journal_mode=WAL", "synchronous=FULL", "busy_timeout=5000", "foreig
 CONNECTIONS = 8
 LOCK_WITHIN_MS = 10_000
 """How long a transaction waits for another process's, before the caller is told to ask again."""
+CONNECT_WITHIN_S = 5.0
+ANSWER_WITHIN_S = 30.0
+"""How long a statement may take in all: a server that hangs, or a network that swallows, holds nobody for good."""
 AGAIN_S = 0.5
 """How often one asks for a place that another process holds for as long as it lives."""
 _DEFECTS = (IntegrityError, ProgrammingError, DataError)
@@ -149,7 +152,7 @@ class PostgresDatabase(Database):
                     # both be stored and never be matched.
                     await connection.execute(_lock("pg_advisory_xact_lock", "write"))
                     yield connection
-            except DBAPIError as error:
+            except (DBAPIError, TimeoutError) as error:
                 if isinstance(error, _DEFECTS):
                     raise
                 raise _refused(error) from error
@@ -162,7 +165,7 @@ class PostgresDatabase(Database):
                 await connection.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
                 async with connection.begin():
                     yield connection
-        except DBAPIError as error:
+        except (DBAPIError, TimeoutError) as error:
             if isinstance(error, _DEFECTS):
                 raise
             raise _refused(error) from error
@@ -204,13 +207,13 @@ class PostgresDatabase(Database):
             async def check() -> None:
                 try:
                     await connection.execute(sa.text("select 1"))
-                except DBAPIError as error:
+                except (DBAPIError, TimeoutError) as error:
                     raise _refused(error) from error
 
             try:
                 while not (await connection.execute(_lock("pg_try_advisory_lock", task))).scalar():  # noqa: ASYNC110
                     await asyncio.sleep(AGAIN_S)
-            except DBAPIError as error:
+            except (DBAPIError, TimeoutError) as error:
                 raise _refused(error) from error
             try:
                 yield check
@@ -220,14 +223,19 @@ class PostgresDatabase(Database):
 
 
 def _lock(function: str, name: str) -> sa.TextClause:
+    """A lock of the schema: services that share a database, each with a schema of its own, never wait for one another."""
     number = int.from_bytes(hashlib.sha256(f"tandem {name}".encode()).digest()[:8], "big", signed=True)
-    return sa.text(f"select {function}({number})")
+    return sa.text(f"select {function}(hashtextextended(current_schema(), {number}))")
 
 
-def _refused(error: DBAPIError) -> Unavailable:
-    """A full disk, a lost file or connection: nothing of the transaction is stored, and it may succeed later."""
-    logger().error("database_refused", reason=str(error.orig))
-    return Unavailable(f"the database refused: {error.orig}", retry_after_s=5.0)
+def _refused(error: DBAPIError | TimeoutError) -> Unavailable:
+    """A full disk, a lost file or connection: nothing of the transaction is stored, and it may succeed later.
+
+    Only where it was the commit's answer that was lost, it is stored: who asks again must find that out.
+    """
+    reason = str(error.orig) if isinstance(error, DBAPIError) else f"no answer for {ANSWER_WITHIN_S:.0f} s"
+    logger().error("database_refused", reason=reason)
+    return Unavailable(f"the database refused: {reason}", retry_after_s=5.0)
 
 
 async def upsert(
@@ -236,6 +244,11 @@ async def upsert(
     """Writes a row in place of the one with the same unique `key`."""
     made = _insert(connection, table).values({**key, **values})
     await connection.execute(made.on_conflict_do_update(index_elements=list(key), set_=dict(values)))
+
+
+def inserting(table: sa.Table, make: Callable[[Any], Any]) -> Mapping[str, Any]:
+    """A statement by the name of the connection's dialect, which `make` builds on the dialect's own insert."""
+    return {"sqlite": make(sqlite.insert(table)), "postgresql": make(postgresql.insert(table))}
 
 
 async def insert_once(connection: AsyncConnection, table: sa.Table, values: Mapping[str, object]) -> bool:
@@ -290,18 +303,21 @@ async def _open_file(path: Path, migrations: Path, revision: str) -> AsyncIterat
 
 @asynccontextmanager
 async def _open_url(url: str, migrations: Path, revision: str) -> AsyncIterator[Database]:
-    engine = postgres_engine(url)
-    database = PostgresDatabase(engine)
+    engine, patient = postgres_engine(url), postgres_engine(url, answer_within_s=None)
     try:
         # The scripts run inside the lock of writers, so that of two processes that start together one does the work.
-        async with database.transaction() as connection:
+        async with PostgresDatabase(patient).transaction() as connection:
+            if await connection.scalar(sa.text("select current_schema()")) is None:
+                raise FailedPrecondition("the database's role has no schema to write in")
             await connection.run_sync(_upgrade, migrations, revision)
-        yield database
+        await patient.dispose()
+        yield PostgresDatabase(engine)
     finally:
+        await patient.dispose()
         await engine.dispose()
 
 
-def postgres_engine(url: str) -> AsyncEngine:
+def postgres_engine(url: str, answer_within_s: float | None = ANSWER_WITHIN_S) -> AsyncEngine:
     """An engine for a postgresql:// URL. Raises FailedPrecondition where it is something else."""
     try:
         parsed = sa.make_url(url)
@@ -321,7 +337,7 @@ def postgres_engine(url: str) -> AsyncEngine:
         hide_parameters=True,
         pool_pre_ping=True,
         pool_size=CONNECTIONS,
-        connect_args={"server_settings": settings},
+        connect_args={"server_settings": settings, "timeout": CONNECT_WITHIN_S, "command_timeout": answer_within_s},
     )
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-from contextlib import AsyncExitStack, closing
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager, closing
 from functools import partial
 from pathlib import Path
 
@@ -14,7 +15,10 @@ import uvloop
 from services.common import bus as buses
 from services.common import flow, rpc, streams, telemetry
 from services.common.clock import MeshClock
-from services.common.db import open_database
+from services.common.db import Database, open_database
+from services.common.errors import Unavailable
+from services.common.observe import observed
+from services.common.telemetry import logger
 from services.common.tracing import IncidentTracer
 from services.dispatch import evidence
 from services.dispatch.api import DispatchApi
@@ -24,7 +28,8 @@ from services.dispatch.exchange.links import LinkDoor, Links, open_key
 from services.dispatch.exchange.receivers import read as read_receivers
 from services.dispatch.exchange.store import ExchangeStore
 from services.dispatch.exchange.webhook import Webhooks
-from services.dispatch.leg import Leg, open_leg, retried
+from services.dispatch.leg import RETRY_S, Leg, open_leg, retried
+from services.dispatch.reconcile import Reconciler
 from services.dispatch.roster_api import RosterApi
 from services.dispatch.settings import DispatchSettings, for_leg
 from services.dispatch.store import Store
@@ -41,14 +46,43 @@ SERVICES = tuple(
 async def run(settings: DispatchSettings) -> None:
     """Runs the leg until it is told to stop. It serves its desk and keeps its deadlines with or without NATS."""
     async with (
-        open_database(settings.database, MIGRATIONS) as database,
+        opened(settings.database) as database,
         open_travel_times(settings.osrm_url) as travel_times,
         open_leg(settings.leg, Store(database), settings.clock, settings.deadlines, travel_times) as leg,
         rpc.serve(settings, partial(_add_servicers, leg, settings.clock), *SERVICES) as server,
+        observed(settings.host, settings.metrics_port, lambda: server.unready),
     ):
-        await server.ready()
         with closing(leg.hub), closing(IncidentTracer(f"dispatch-{settings.leg}")) as tracer:
-            await rpc.run_until_stopped(leg.watch_deadlines(), mesh(settings, leg, tracer), exchange(settings, leg))
+            await rpc.run_until_stopped(
+                keep_health(server, leg),
+                leg.watch_deadlines(),
+                leg.adopt_steps(),
+                mesh(settings, leg, tracer),
+                exchange(settings, leg),
+            )
+
+
+@asynccontextmanager
+async def opened(where: Path | str) -> AsyncIterator[Database]:
+    """The leg's database, once it is there: who starts together with its server must not end before that does."""
+    async with AsyncExitStack() as stack:
+        while True:
+            try:
+                database = await stack.enter_async_context(open_database(where, MIGRATIONS))
+            except Unavailable as error:
+                logger().warning("database_awaited", reason=error.reason)
+                await asyncio.sleep(RETRY_S)
+            else:
+                yield database
+                return
+
+
+async def keep_health(server: rpc.Server, leg: Leg) -> None:
+    """Says SERVING while the leg's store answers, with or without NATS, and NOT_SERVING once it hasn't for 10 s, for ever."""
+    while True:
+        reason = leg.watch.unable()
+        await (server.not_ready(reason) if reason else server.ready())
+        await asyncio.sleep(rpc.HEALTH_EVERY_S)
 
 
 async def exchange(settings: DispatchSettings, leg: Leg) -> None:
@@ -81,6 +115,7 @@ async def mesh(settings: DispatchSettings, leg: Leg, tracer: IncidentTracer) -> 
             tasks.create_task(consume_peers(bus, leg, premises.log_id))
             tasks.create_task(leg.outbox.run(bus, leg.name, tracer))
             tasks.create_task(leg.outbox.note(leg.mark_published))
+            tasks.create_task(Reconciler(bus, leg, premises.log_id).run())
             if leg.name in evidence.LEGS:
                 files = EvidenceFiles(settings.evidence)
                 tasks.create_task(EvidenceKeeper(leg.name, leg.store, bus, premises, files).run())

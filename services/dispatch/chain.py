@@ -12,6 +12,7 @@ from typing import Any
 from services.dispatch.domain.events import (
     Acknowledged,
     AlertFolded,
+    AlertWasMissing,
     Cause,
     Choice,
     Climb,
@@ -21,6 +22,8 @@ from services.dispatch.domain.events import (
     Escalated,
     Estimate,
     Event,
+    LegAbsent,
+    LegReturned,
     NobodyAvailable,
     Notified,
     Offered,
@@ -29,6 +32,7 @@ from services.dispatch.domain.events import (
     Received,
     Rejected,
     Rung,
+    StepsLost,
     StoodDown,
 )
 
@@ -37,6 +41,7 @@ _KINDS: dict[str, type[Event]] = {
     for kind in (
         *(AlertFolded, Notified, Offered, OfferedAgain, NobodyAvailable, Escalated),
         *(Received, Acknowledged, Rejected, Progressed, Closed, StoodDown),
+        *(AlertWasMissing, LegAbsent, LegReturned, StepsLost),
     )
 }
 
@@ -79,8 +84,9 @@ def read(kind: str, body: str) -> Event:
         fields["place"] = (sequence, ordinal)
     if "demand" in fields:
         fields["demand"] = Demand(fields["demand"])
-    if "assignment_ids" in fields:
-        fields["assignment_ids"] = tuple(fields["assignment_ids"])
+    for name in ("assignment_ids", "legs"):
+        if name in fields:
+            fields[name] = tuple(fields[name])
     if fields.get("cause"):
         cause = fields["cause"]
         fields["cause"] = CloseCause(cause) if kind == Closed.__name__ else Cause(**cause)

@@ -6,11 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from services.dispatch import chain, translate
-from services.dispatch.domain.decisions import Command, decide
-from services.dispatch.domain.events import AlertFolded, Offered, OfferedAgain
+from services.dispatch.domain.decisions import Command, FoldAlert, decide
+from services.dispatch.domain.events import AlertFolded, AlertWasMissing, Offered, OfferedAgain
 from services.dispatch.domain.incident import Assignment, Incident, evolve
 from services.dispatch.hub import Numbered
 from services.dispatch.store import AssignmentRow, IncidentRow
+from services.dispatch.store_legs import AwaitedRow
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,12 +31,15 @@ class Change:
     known: dict[str, Known]
     engaged: dict[str, dict[str, str]]
     """By unit: the assignments that it has a part in, each with its incident."""
+    behind: bool = False
+    """The store holds more than this process knows of: another one of this leg wrote, or the answer to a commit was lost."""
     missed: list[Numbered] = field(default_factory=list)
-    """Steps that another process of this leg committed."""
+    """The steps among that."""
     links: list[chain.Link] = field(default_factory=list)
     steps: list[Numbered] = field(default_factory=list)
     assignments: dict[str, AssignmentRow] = field(default_factory=dict)
     incidents: dict[str, IncidentRow] = field(default_factory=dict)
+    awaited: list[AwaitedRow] = field(default_factory=list)
 
     def decide(self, incident_id: str, command: Command) -> None:
         """Adds what a command leads to. Raises NotFound or FailedPrecondition."""
@@ -46,7 +50,7 @@ class Change:
             link = chain.write(self.head, incident_id, event)
             self.head = chain.Head(link.id, link.hash)
             self.links.append(link)
-            if isinstance(event, AlertFolded):
+            if isinstance(event, AlertFolded | AlertWasMissing):
                 continue
             if isinstance(event, Offered | OfferedAgain):
                 latency_ms.pop(event.assignment_id, None)  # what was known is of an earlier offer
@@ -56,6 +60,10 @@ class Change:
         if incident is before.incident:
             return
         self.known[incident_id] = Known(incident, latency_ms)
+        if isinstance(command, FoldAlert):
+            due_ms = command.now_ms + command.deadlines.other_leg_ms
+            new = sorted(incident.awaited - before.incident.awaited)
+            self.awaited += [AwaitedRow(incident_id, leg, due_ms) for leg in new]
         for id_, assignment in incident.assignments.items():
             if assignment is not before.incident.assignments.get(id_):
                 message = translate.assignment_message(incident, assignment, None)

@@ -15,7 +15,7 @@ from services.common.bus import Bus
 from services.common.errors import InvalidField
 from services.common.pull import Delivered
 from services.common.telemetry import logger
-from services.dispatch import translate
+from services.dispatch import metrics, translate
 from services.dispatch.leg import Leg, retried
 from services.dispatch.store import Position
 
@@ -32,6 +32,7 @@ async def consume_alerts(bus: Bus, leg: Leg, log_id: str) -> None:
         await _park(bus, flow.alerts_reader(leg.name), malformed)
         alerts = [alert for alert in parsed if alert is not None]
         await retried(partial(leg.fold, alerts, Position(stream, log_id, messages[-1].sequence)))
+        metrics.ALERTS_BEHIND.labels(leg.name).set(messages[-1].pending)
 
 
 async def consume_peers(bus: Bus, leg: Leg, log_id: str) -> None:

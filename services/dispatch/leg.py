@@ -6,38 +6,58 @@ Nothing is sent before it is committed; what is committed goes to the desks at o
 from __future__ import annotations
 
 import asyncio
+import logging
 import math
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from functools import partial
 from typing import TypeAlias, TypeVar
 
 from sqlalchemy import Connection
 
 from services.common.clock import MeshClock
-from services.common.errors import InvalidField, NotFound, RetryableError
+from services.common.errors import FailedPrecondition, InvalidField, NotFound, RetryableError
 from services.common.telemetry import logger
-from services.dispatch import chain, store_roster, translate
+from services.dispatch import chain, metrics, store_legs, store_roster, translate
 from services.dispatch.boards import Boards
 from services.dispatch.change import Change, Known
 from services.dispatch.domain.answers import Acknowledge, Answering
 from services.dispatch.domain.climbing import Deadlines
-from services.dispatch.domain.decisions import Alert, Command, FoldAlert, LoseUnit, PassDeadline, concerns
-from services.dispatch.domain.events import OfferedAgain, Received
+from services.dispatch.domain.decisions import (
+    Alert,
+    Command,
+    FindSteps,
+    FoldAlert,
+    LookForLeg,
+    LoseUnit,
+    PassDeadline,
+    concerns,
+)
+from services.dispatch.domain.events import LegAbsent, LegReturned, OfferedAgain, Received, StepsLost
 from services.dispatch.domain.incident import Incident, State, evolve
 from services.dispatch.domain.roster import NO_ROSTER, Board
 from services.dispatch.hub import Hub, Numbered
 from services.dispatch.outbox import Outbox
 from services.dispatch.store import AssignmentRow, Position, StepRow, Store
+from services.dispatch.store_legs import Looked
 from services.dispatch.travel import TravelTimes
+from services.dispatch.watching import Pulse, Watch
 from tandem.dispatch.v1 import dispatch_pb2
 
 KNOWN_MAX = 10_000
 """Incidents whose state is kept in memory; the others are folded anew when they are needed."""
 RETRY_S = 0.5
-_LONGEST_SLEEP_S = 1.0
-_SAID = {OfferedAgain.__name__: "offered_again", Received.__name__: "received"}
+ADOPT_AFTER_S = 2.0
+"""How long a committed step may be in the store alone before whoever finds it publishes it, and at most twice that."""
+_SAID = {
+    OfferedAgain.__name__: "offered_again",
+    Received.__name__: "received",
+    LegAbsent.__name__: "leg_absent",
+    LegReturned.__name__: "leg_returned",
+    StepsLost.__name__: "steps_lost",
+}
+_ALARMS = {LegAbsent.__name__, StepsLost.__name__}
 """What the log calls a step that its state alone doesn't tell."""
 T = TypeVar("T")
 Asked: TypeAlias = tuple[str, Callable[[Board], Command]]
@@ -69,8 +89,8 @@ class Leg:
         self._head = head
         self._known: OrderedDict[str, Known] = OrderedDict()
         self._one_at_a_time = asyncio.Lock()
-        self._next_due_ms = math.inf
-        self._sooner = asyncio.Event()
+        self.watch = Watch(name, store, clock)
+        metrics.watch(name, self.watch.overdue_s, self.outbox.age_s)
 
     # ── commands ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -83,6 +103,42 @@ class Leg:
             [(one.incident_id, partial(FoldAlert, one, now_ms, self._deadlines)) for one in alerts],
             await self._boards.ahead(subject_ids, now_ms),
             position,
+        )
+
+    async def reconcile(self, alerts: Sequence[Alert]) -> list[Alert]:
+        """Of alerts that demand a response of this leg, those that its record lacked. They are taken in, and the chain says so."""
+        now_ms = self._clock.now_ms()
+
+        def missing(connection: Connection) -> list[Alert]:
+            known = self._gather(connection, {one.incident_id for one in alerts}, {})
+            return [one for one in alerts if one.alert_id not in known[one.incident_id].incident.alert_ids]
+
+        found = await self.store.transaction(missing)
+        if found:
+            subject_ids = {subject_id for alert in found for subject_id in alert.subject_ids}
+            await self._handle(
+                [
+                    (one.incident_id, partial(FoldAlert, one, now_ms, self._deadlines, was_missing=True))
+                    for one in sorted(found, key=lambda alert: alert.place)
+                ],
+                await self._boards.ahead(subject_ids, now_ms),
+            )
+        return found
+
+    async def find_steps(self, steps: Sequence[dispatch_pb2.Step]) -> None:
+        """Looks whether the record has these steps of this leg, which INCIDENTS holds. Where it lacks some, the chain says so, and the
+        next is numbered behind them; else whoever has seen them would take it for older."""
+        now_ms = self._clock.now_ms()
+        known = await self.store.transaction(partial(self.store.known_steps, step_ids=[one.step_id for one in steps]))
+        lost: dict[str, dispatch_pb2.Step] = {}
+        for step in sorted(steps, key=lambda one: one.number):
+            if step.step_id not in known:
+                lost[step.assignment.assignment_id] = step
+        await self._handle(
+            [
+                (step.assignment.incident_id, partial(_find_steps, id_, step.number, now_ms))
+                for id_, step in lost.items()
+            ]
         )
 
     async def answer(
@@ -113,6 +169,16 @@ class Leg:
                 [(row.incident_id, partial(PassDeadline, row.assignment_id, now_ms, self._deadlines)) for row in due],
                 await self._boards.ahead(_subjects(due), now_ms),
             )
+
+    async def look_for_legs(self) -> None:
+        """Tells the desk which other legs have shown no step in time of what an alert demands of them, and which show some again."""
+        now_ms = self._clock.now_ms()
+
+        def look(connection: Connection) -> Sequence[Asked]:
+            looked = store_legs.look(connection, now_ms)
+            return [(one.incident_id, partial(_look_for, one, now_ms)) for one in looked]
+
+        await self._handle([], first=look)
 
     async def change_roster(self, work: Callable[[Connection], T], going: Sequence[str] = ()) -> T:
         """Changes the roster; what a unit had that is gone with it is offered on in the same transaction.
@@ -158,6 +224,8 @@ class Leg:
     ) -> AsyncIterator[Numbered | dispatch_pb2.Assignment]:
         """Steps after a sequence, as Hub.follow. Raises InvalidField for a sequence that this leg never gave."""
         if after_sequence > self._head.id:
+            await self.catch_up()  # another process of this leg may have given it
+        if after_sequence > self._head.id:
             raise InvalidField("after_sequence", f"is beyond this leg's last step, {self._head.id}")
         async for one in self.hub.follow(self.store, after_sequence, others):
             yield one
@@ -165,21 +233,32 @@ class Leg:
     # ── work ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
     async def watch_deadlines(self) -> None:
-        """Escalates what isn't acknowledged in time, for ever. Needs nothing but the leg's own store."""
-        while True:
-            self._next_due_ms = math.inf  # so that an offer committed from now on wakes this loop
-            self._sooner.clear()
+        """Does what time asks for, for ever: deadlines first, then other legs. Needs nothing but the leg's own store."""
+        await self.watch.run(partial(retried, self.watch.pulse), self._act)
+
+    async def _act(self, pulse: Pulse, now_ms: int) -> None:
+        if pulse.head != self._head:
+            await retried(self.catch_up)
+        if pulse.due_ms <= now_ms:
             await retried(self.pass_deadlines)
-            next_due_ms = await retried(self.store.next_due_ms)
-            if next_due_ms is not None:
-                self._next_due_ms = min(self._next_due_ms, next_due_ms)
-            sleep_s = _LONGEST_SLEEP_S
-            if self._next_due_ms < math.inf:
-                sleep_s = self._clock.wall_s(int(self._next_due_ms) - self._clock.now_ms())
-            # Short sleeps, so that a jump of the system's clock delays nothing for long.
-            with suppress(TimeoutError):
-                async with asyncio.timeout(min(max(sleep_s, 0.001), _LONGEST_SLEEP_S)):
-                    await self._sooner.wait()
+        if pulse.absent or pulse.leg_due_ms <= now_ms:
+            await retried(self.look_for_legs)
+
+    async def catch_up(self) -> None:
+        """Takes over what another process of this leg has committed, and tells it to the desks that are here."""
+        if await self.store.head() != self._head:
+            await self._handle([])
+
+    async def adopt_steps(self) -> None:
+        """Publishes what was committed and is in nobody's hands, for ever: another process of this leg has died, or the answer to a
+        commit of ours was lost."""
+        seen: set[int] = set()
+        while True:
+            await asyncio.sleep(ADOPT_AFTER_S)
+            orphans = [row for row in await retried(self.store.unpublished) if not self.outbox.holds(row.sequence)]
+            # At the first look another process may be about to publish it; at the second it has had its time.
+            self.outbox.add(numbered(row for row in orphans if row.sequence in seen))
+            seen = {row.sequence for row in orphans}
 
     async def _handle(
         self,
@@ -227,8 +306,11 @@ class Leg:
         head = self.store.head_within(connection)
         if head == self._head:
             return Change(head, self._gather(connection, incident_ids, self._known), {})
+        if head.id <= self._head.id:
+            # Desks have been told steps that are no longer there: only a start from nothing is right.
+            raise FailedPrecondition("the leg's database went back: an older copy was restored while it ran")
         missed = numbered(self.store.steps_within(connection, self._head.id))
-        return Change(head, self._gather(connection, incident_ids, {}), {}, missed)
+        return Change(head, self._gather(connection, incident_ids, {}), {}, True, missed)
 
     def _gather(
         self, connection: Connection, incident_ids: set[str], remembered: Mapping[str, Known]
@@ -254,10 +336,12 @@ class Leg:
         self.store.append(
             connection, change.links, steps, list(change.assignments.values()), list(change.incidents.values())
         )
+        if change.awaited:
+            store_legs.await_legs(connection, change.awaited)
 
     def _committed(self, change: Change) -> None:
         """Takes over what the transaction made durable. No await: readers see all of it or nothing."""
-        if change.missed:
+        if change.behind:
             self._known.clear()
             self.hub.tell(change.missed)
         self._head = change.head
@@ -268,17 +352,16 @@ class Leg:
             self._known.popitem(last=False)
         self.hub.tell(change.steps)
         self.outbox.add(change.steps)
-        first_due_ms = min(
-            (row.due_ms for row in change.assignments.values() if row.due_ms is not None), default=math.inf
-        )
-        if first_due_ms < self._next_due_ms:
-            self._next_due_ms = first_due_ms
-            self._sooner.set()
-        said = {link.id: _SAID.get(link.kind) for link in change.links}
+        dues_ms = [row.due_ms for row in change.assignments.values() if row.due_ms is not None]
+        self.watch.due(min([*dues_ms, *(row.due_ms for row in change.awaited)], default=math.inf))
+        kinds = {link.id: link.kind for link in change.links}
         for one in change.steps:
-            assignment = one.step.assignment
-            logger().info(
-                "assignment_" + (said[one.sequence] or State(assignment.state).name.lower()),
+            assignment, kind = one.step.assignment, kinds[one.sequence]
+            state = _SAID.get(kind) or State(assignment.state).name.lower()
+            metrics.STEPS.labels(self.name, state).inc()
+            logger().log(
+                logging.CRITICAL if kind in _ALARMS else logging.INFO,
+                f"assignment_{state}",
                 assignment_id=assignment.assignment_id,
                 incident_id=assignment.incident_id,
                 sequence=one.sequence,
@@ -290,6 +373,7 @@ async def open_leg(
     name: str, store: Store, clock: MeshClock, deadlines: Deadlines, travel_times: TravelTimes | None = None
 ) -> AsyncIterator[Leg]:
     """The leg as its store left it; at the end a transaction that has begun is finished."""
+    await store.claim(name)
     boards = Boards(travel_times)
     await store.transaction(boards.load)
     unpublished, unanswered = numbered(await store.unpublished()), numbered(await store.unanswered())
@@ -314,6 +398,14 @@ async def retried(work: Callable[[], Awaitable[T]]) -> T:
 async def _to_the_end(work: Awaitable[T]) -> T:
     """Runs `work` to its end although the caller may leave: memory and store must not part."""
     return await asyncio.shield(asyncio.ensure_future(work))
+
+
+def _look_for(looked: Looked, now_ms: int, _: Board) -> Command:
+    return LookForLeg(looked.leg, looked.seen, now_ms)
+
+
+def _find_steps(assignment_id: str, number: int, now_ms: int, _: Board) -> Command:
+    return FindSteps(assignment_id, number, now_ms)
 
 
 def numbered(rows: Iterable[StepRow]) -> list[Numbered]:

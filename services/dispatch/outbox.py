@@ -7,6 +7,7 @@ published again under its id, and the stream takes it for what it is.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import TypeAlias
@@ -14,7 +15,7 @@ from typing import TypeAlias
 from services.common import clock, flow
 from services.common.bus import Bus
 from services.common.tracing import IncidentTracer
-from services.dispatch import translate
+from services.dispatch import metrics, translate
 from services.dispatch.hub import Numbered
 from tandem.dispatch.v1 import dispatch_pb2
 
@@ -32,6 +33,9 @@ class Outbox:
 
     def __init__(self, unpublished: Iterable[Numbered]) -> None:
         self._waiting = deque(unpublished)
+        self._held: dict[int, float] = {}
+        """When each step came that is waiting, on its way or not noted yet, by the monotonic clock."""
+        self._hold(self._waiting)
         self._wake = asyncio.Event()
         self._published: list[Numbered] = []
         self._latency_ms: dict[str, float] = {}
@@ -39,8 +43,22 @@ class Outbox:
 
     def add(self, steps: Iterable[Numbered]) -> None:
         """Steps that were committed just now."""
+        steps = tuple(steps)
+        self._hold(steps)
         self._waiting.extend(steps)
         self._wake.set()
+
+    def age_s(self) -> float:
+        """How long the oldest step has been here, seconds."""
+        return time.monotonic() - next(iter(self._held.values()), time.monotonic())
+
+    def holds(self, sequence: int) -> bool:
+        """Whether a step is waiting here, on its way or about to be noted."""
+        return sequence in self._held
+
+    def _hold(self, steps: Iterable[Numbered]) -> None:
+        now_s = time.monotonic()
+        self._held.update((one.sequence, now_s) for one in steps)
 
     async def run(self, bus: Bus, leg: str, tracer: IncidentTracer) -> None:
         """Publishes what is committed, for ever."""
@@ -63,6 +81,8 @@ class Outbox:
             self._published, self._latency_ms = [], {}
             self._noteworthy.clear()
             await mark(steps, latency_ms)
+            for one in steps:
+                self._held.pop(one.sequence, None)
 
     async def _publish(
         self, bus: Bus, leg: str, incident_id: str, steps: Iterable[Numbered], tracer: IncidentTracer
@@ -72,10 +92,12 @@ class Outbox:
             assignment = one.step.assignment
             await bus.publish_until_stored(subject, translate.outward(one.step), msg_id=one.step.step_id)
             start_us = now_us = clock.wall_us()
-            offers = assignment.state == dispatch_pb2.OFFERED and not assignment.HasField("received_at")
+            offers = assignment.state == dispatch_pb2.OFFERED and one.step.number == assignment.offer_number
             if offers and assignment.HasField("cause"):
                 start_us = assignment.cause.received_wall_us
-                self._latency_ms[assignment.assignment_id] = (now_us - start_us) / 1000
+                latency_ms = (now_us - start_us) / 1000
+                self._latency_ms[assignment.assignment_id] = latency_ms
+                metrics.OFFER_MS.labels(leg).observe(latency_ms)
             state = dispatch_pb2.AssignmentState.Name(assignment.state).lower()
             tracer.step(
                 f"{leg} {state}", incident_id, start_us, now_us, {"assignment_id": assignment.assignment_id, "leg": leg}

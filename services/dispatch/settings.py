@@ -6,17 +6,18 @@ from pathlib import Path
 from typing import Any, Literal, Self
 from urllib.parse import urlsplit
 
-from pydantic import Field, model_validator
+from pydantic import Field, SecretStr, model_validator
 
 from services.common.settings import LOOPBACK, CommonSettings
 from services.dispatch.domain.climbing import Deadlines
 
 PORTS = {"probation": 7404, "police": 7405, "warning": 7406}
+METRICS_PORTS = {"probation": 7444, "police": 7445, "warning": 7446}
 ACKNOWLEDGE_WITHIN_S = {"probation": 30.0, "police": 30.0, "warning": 10.0}
 
 
 class DispatchSettings(CommonSettings):
-    """Read from the environment but for `leg`. Port and deadline have defaults of their own for each leg."""
+    """Read from the environment but for `leg`. Ports and deadline have defaults of their own for each leg."""
 
     leg: Literal["probation", "police", "warning"]
     """Which half of the response this process is."""
@@ -30,6 +31,17 @@ class DispatchSettings(CommonSettings):
     """How that port is reached from the road, such as https://tandem.example; needed with `link_port`."""
     receive_within_s: float = Field(default=5.0, gt=0, le=3600)
     """How long the desk's machine has to say that it has an offer, seconds of mesh time, where there is a roster."""
+    other_leg_within_s: float = Field(default=10.0, gt=0, le=3600)
+    """How long another leg has to show a step of what an alert demands of both, seconds of mesh time; then the desk is told."""
+    probation_database_url: SecretStr = SecretStr("")
+    """postgresql://role@host/database of the probation leg, whose role has a schema of its own; where it is empty, the database is
+    an SQLite file in `data_dir`."""
+    police_database_url: SecretStr = SecretStr("")
+    """The same of the police leg."""
+    warning_database_url: SecretStr = SecretStr("")
+    """The same of the warning leg."""
+    metrics_port: int = Field(ge=0, le=65535)
+    """TCP port of /metrics, /healthz and /readyz."""
     dispatch_within_s: float = Field(default=60.0, gt=0, le=3600)
     """How long the desk has from then until a unit is told to go, where there is a roster."""
     osrm_url: str = Field(default="", pattern=r"^(https?://[^\s?#]+)?$")
@@ -40,13 +52,29 @@ class DispatchSettings(CommonSettings):
     def deadlines(self) -> Deadlines:
         """The same in milliseconds."""
         return Deadlines(
-            *(round(1000 * s) for s in (self.acknowledge_within_s, self.receive_within_s, self.dispatch_within_s))
+            *(
+                round(1000 * s)
+                for s in (
+                    *(self.acknowledge_within_s, self.receive_within_s, self.dispatch_within_s),
+                    self.other_leg_within_s,
+                )
+            )
         )
 
     @property
-    def database(self) -> Path:
-        """The leg's own SQLite file."""
-        return self.data_dir / f"dispatch-{self.leg}.sqlite3"
+    def database_url(self) -> str:
+        """PostgreSQL's URL of this leg; empty where it has none."""
+        urls = {
+            "probation": self.probation_database_url,
+            "police": self.police_database_url,
+            "warning": self.warning_database_url,
+        }
+        return urls[self.leg].get_secret_value()
+
+    @property
+    def database(self) -> Path | str:
+        """The leg's own SQLite file, or PostgreSQL's URL."""
+        return self.database_url or self.data_dir / f"dispatch-{self.leg}.sqlite3"
 
     @property
     def exchange_database(self) -> Path:
@@ -74,7 +102,11 @@ class DispatchSettings(CommonSettings):
     @classmethod
     def _defaults_of_the_leg(cls, given: dict[str, Any]) -> dict[str, Any]:
         leg = given.get("leg", "")
-        defaults = {"port": PORTS.get(leg), "acknowledge_within_s": ACKNOWLEDGE_WITHIN_S.get(leg)}
+        defaults = {
+            "port": PORTS.get(leg),
+            "metrics_port": METRICS_PORTS.get(leg),
+            "acknowledge_within_s": ACKNOWLEDGE_WITHIN_S.get(leg),
+        }
         return {name: value for name, value in defaults.items() if value is not None} | given
 
 

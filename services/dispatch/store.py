@@ -1,6 +1,6 @@
-"""The leg's own database. `events` is the truth, append-only and hash-chained; steps, assignments (with deadlines) and
-incidents are derived from it in the same transaction. `peer_assignments` is what the other legs last said. `positions` says how
-far ALERTS and INCIDENTS are in this database, so that a copy of it knows what it lacks.
+"""The leg's own database, an SQLite file or a schema of PostgreSQL. `events` is the truth, append-only and hash-chained; steps,
+assignments (with deadlines) and incidents are derived from it in the same transaction. `peer_assignments` is what the other legs
+last said. `positions` says how far ALERTS and INCIDENTS are in this database, so that a copy of it knows what it lacks.
 """
 
 from __future__ import annotations
@@ -10,17 +10,20 @@ from dataclasses import asdict, dataclass
 from typing import Any, TypeVar
 
 import sqlalchemy as sa
-from sqlalchemy.dialects.sqlite import insert
-from sqlalchemy.exc import OperationalError
 
-from services.common.db import Database
-from services.common.errors import InvalidField, Unavailable
+from services.common.db import Database, inserting
+from services.common.errors import FailedPrecondition, InvalidField
 from services.dispatch import chain
 from services.dispatch.chain import Head, Link
 from services.dispatch.domain.events import Event
 from services.dispatch.domain.incident import UNANSWERED
 
 metadata = sa.MetaData()
+
+_UNPUBLISHED: dict[str, Any] = {
+    "sqlite_where": sa.text("published = 0"),
+    "postgresql_where": sa.text("NOT published"),
+}
 
 _events = sa.Table(
     "events",
@@ -39,7 +42,7 @@ _steps = sa.Table(
     sa.Column("assignment_id", sa.String, nullable=False, index=True),
     sa.Column("payload", sa.LargeBinary, nullable=False),
     sa.Column("published", sa.Boolean, nullable=False),
-    sa.Index("steps_unpublished", "sequence", sqlite_where=sa.text("published = 0")),
+    sa.Index("steps_unpublished", "sequence", **_UNPUBLISHED),
 )
 _assignments = sa.Table(
     "assignments",
@@ -76,6 +79,13 @@ _positions = sa.Table(
     sa.Column("stream", sa.String, primary_key=True),
     sa.Column("log_id", sa.String, nullable=False),
     sa.Column("sequence", sa.BigInteger, nullable=False),
+)
+
+_owner = sa.Table(
+    "owner",
+    metadata,
+    sa.Column("id", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("leg", sa.String, nullable=False),
 )
 
 _PAGE = 500
@@ -163,11 +173,20 @@ class Store:
         self._database = database
 
     async def transaction(self, work: Callable[[sa.Connection], T]) -> T:
-        """Does `work` in the database's thread: all or nothing, durable. Raises Unavailable where the disk fails."""
-        try:
-            return await self._database.visit(work)
-        except OperationalError as error:
-            raise Unavailable("the leg's store doesn't answer") from error
+        """Does `work` in one transaction: all or nothing, durable. Raises Unavailable where the disk or the server fails."""
+        return await self._database.visit(work)
+
+    async def claim(self, leg: str) -> None:
+        """Makes the database the leg's own for good. Raises FailedPrecondition where it is another's: two chains would be one."""
+
+        def work(connection: sa.Connection) -> None:
+            owner = connection.scalar(sa.select(_owner.c.leg))
+            if owner is None:
+                connection.execute(sa.insert(_owner), {"id": 1, "leg": leg})
+            elif owner != leg:
+                raise FailedPrecondition(f"the database is the {owner} leg's, not the {leg} leg's")
+
+        await self.transaction(work)
 
     async def head(self) -> Head:
         """The end of the chain."""
@@ -197,7 +216,7 @@ class Store:
 
     def put_position(self, connection: sa.Connection, position: Position) -> None:
         """Notes how far a stream has been taken in, together with what came of it."""
-        connection.execute(_UPSERT_POSITION, asdict(position))
+        connection.execute(_UPSERT_POSITION[connection.dialect.name], asdict(position))
 
     # ── the leg's own incidents ──────────────────────────────────────────────────────────────────────────────────────
 
@@ -245,9 +264,9 @@ class Store:
             ]
             connection.execute(sa.insert(_steps), unpublished)
         if assignments:
-            connection.execute(_UPSERT_ASSIGNMENT, [asdict(row) for row in assignments])
+            connection.execute(_UPSERT_ASSIGNMENT[connection.dialect.name], [asdict(row) for row in assignments])
         if incidents:
-            connection.execute(_UPSERT_INCIDENT, [asdict(row) for row in incidents])
+            connection.execute(_UPSERT_INCIDENT[connection.dialect.name], [asdict(row) for row in incidents])
 
     async def assignment(self, assignment_id: str) -> AssignmentRow | None:
         """An assignment; None where there is none of that id."""
@@ -266,15 +285,19 @@ class Store:
 
     async def unpublished(self) -> list[StepRow]:
         """Steps that INCIDENTS may not have yet."""
-        return await self._read_steps(
-            sa.select(*_STEP).where(sa.text("steps.published = 0")).order_by(_steps.c.sequence)
-        )
+        return await self._read_steps(sa.select(*_STEP).where(sa.not_(_steps.c.published)).order_by(_steps.c.sequence))
 
     async def unanswered(self) -> list[StepRow]:
         """The last step of each assignment that waits for the desk."""
-        last = sa.select(sa.func.max(_steps.c.sequence)).group_by(_steps.c.assignment_id)
-        waiting = _assignments.c.state.in_([int(state) for state in UNANSWERED])
-        return await self._read_steps(sa.select(*_STEP).where(waiting, _steps.c.sequence.in_(last)))
+        waiting = sa.select(_assignments.c.assignment_id).where(_assignments.c.state.in_([int(s) for s in UNANSWERED]))
+        last = sa.select(sa.func.max(_steps.c.sequence)).where(_steps.c.assignment_id.in_(waiting))
+        query = sa.select(*_STEP).where(_steps.c.sequence.in_(last.group_by(_steps.c.assignment_id)))
+        return await self._read_steps(query.order_by(_steps.c.sequence))
+
+    def known_steps(self, connection: sa.Connection, step_ids: Sequence[str]) -> set[str]:
+        """Those of the steps that are here."""
+        query = sa.select(_steps.c.step_id).where(_steps.c.step_id.in_(step_ids))
+        return set(connection.scalars(query))
 
     async def _read_steps(self, query: sa.Select[*tuple[Any, ...]]) -> list[StepRow]:
         return [StepRow(*row) for row in await self._rows(_joined(query))]
@@ -300,10 +323,9 @@ class Store:
         rows = await self._rows(query.order_by(_assignments.c.due_ms).limit(_PAGE))
         return [AssignmentRow(**row._mapping) for row in rows]
 
-    async def next_due_ms(self) -> int | None:
+    def next_due_within(self, connection: sa.Connection) -> int | None:
         """The next deadline, mesh time."""
-        query = sa.select(sa.func.min(_assignments.c.due_ms))
-        found: int | None = await self.transaction(lambda connection: connection.scalar(query))
+        found: int | None = connection.scalar(sa.select(sa.func.min(_assignments.c.due_ms)))
         return found
 
     # ── all legs ─────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -314,7 +336,7 @@ class Store:
 
         def put(connection: sa.Connection) -> None:
             if values:
-                connection.execute(_UPSERT_PEER, values)
+                connection.execute(_UPSERT_PEER[connection.dialect.name], values)
             self.put_position(connection, position)
 
         await self.transaction(put)
@@ -379,13 +401,16 @@ _MARK_LATENCY = (
 )
 
 
-def upsert(table: sa.Table, changing: Sequence[str], newer: str | None = None) -> Any:
-    """Writes rows in place of those with the same key: their columns `changing`, where `newer` is greater or isn't given."""
-    statement = insert(table)
-    return statement.on_conflict_do_update(
-        index_elements=list(table.primary_key),
-        set_={name: statement.excluded[name] for name in changing},
-        where=table.c[newer] < statement.excluded[newer] if newer else None,
+def upsert(table: sa.Table, changing: Sequence[str], newer: str | None = None) -> Mapping[str, Any]:
+    """By dialect, what writes rows in place of those with the same key: their columns `changing`, where `newer` is greater or
+    isn't given."""
+    return inserting(
+        table,
+        lambda made: made.on_conflict_do_update(
+            index_elements=list(table.primary_key),
+            set_={name: made.excluded[name] for name in changing},
+            where=table.c[newer] < made.excluded[newer] if newer else None,
+        ),
     )
 
 

@@ -87,7 +87,7 @@ def put_offices(connection: sa.Connection, given: Sequence[Office]) -> list[Outc
         rows = [
             {"office_id": one.office_id, "payload": translate.office_payload(one), "changed": changed} for one in stored
         ]
-        connection.execute(_UPSERT_OFFICE, rows)
+        connection.execute(_UPSERT_OFFICE[connection.dialect.name], rows)
     return outcomes
 
 
@@ -98,7 +98,7 @@ def put_units(connection: sa.Connection, given: Sequence[Unit]) -> list[Outcome]
     if stored:
         new = {"status": int(Status.AVAILABLE), "changed": _grow(connection)}
         rows = [{"unit_id": one.unit_id, "payload": translate.unit_payload(one), **new} for one in stored]
-        connection.execute(_UPSERT_UNIT, rows)
+        connection.execute(_UPSERT_UNIT[connection.dialect.name], rows)
     return outcomes
 
 
@@ -137,7 +137,7 @@ def _decide(known: Mapping[str, R], given: Sequence[R], id_of: Callable[[R], str
 def _grow(connection: sa.Connection) -> int:
     """The roster's next version."""
     grown = version(connection) + 1
-    connection.execute(_UPSERT_VERSION, {"id": 1, "version": grown})
+    connection.execute(_UPSERT_VERSION[connection.dialect.name], {"id": 1, "version": grown})
     return grown
 
 

@@ -19,6 +19,8 @@ LEGS: dict[str, alert_pb2.Leg.ValueType] = {
     "warning": alert_pb2.WARNING,
 }
 
+AGENCIES = ("probation", "police")
+"""Legs with people at their desks, who can telephone where another leg shows nothing."""
 REASON_MAX_CHARS = 200
 NOTE_MAX_CHARS = 500
 _DEMANDS = frozenset(int(demand) for demand in Demand)
@@ -43,6 +45,7 @@ def alert(payload: bytes, leg: str) -> Alert | None:
     if not message.sequence:
         raise InvalidField("sequence", "is missing")
     subjects: dict[str, None] = {}
+    others: set[str] = set()
     for number, destination in enumerate(message.destinations):
         if destination.leg not in LEGS.values():
             raise InvalidField(f"destinations[{number}].leg", "is missing or unknown")
@@ -51,6 +54,8 @@ def alert(payload: bytes, leg: str) -> Alert | None:
         subject_id = destination.subject_id
         if destination.leg == LEGS[leg]:
             subjects[subject_id] = None
+        else:
+            others.add(leg_name(destination.leg))
     cause = None
     if message.HasField("cause"):
         told = message.cause
@@ -70,6 +75,7 @@ def alert(payload: bytes, leg: str) -> Alert | None:
         subject_ids=tuple(subjects),
         ends=message.incident_ends,
         cause=cause,
+        legs=tuple(sorted(others)) if leg in AGENCIES and message.demand == geometry_pb2.RESPOND else (),
     )
 
 
@@ -159,6 +165,7 @@ def assignment_message(incident: Incident, assignment: Assignment, latency_ms: f
         stood_down_kind=alert_pb2.AlertKind.ValueType(assignment.stood_down_kind),
         close_cause=dispatch_pb2.CloseCause.ValueType(assignment.close_cause or 0),
         close_note=assignment.close_note,
+        absent_legs=[LEGS[leg] for leg in sorted(assignment.absent_legs)],
     )
     for field, ms in (
         (message.offered_at, assignment.offered_ms),

@@ -307,16 +307,23 @@ async def test_all_alerts_again_change_nothing(bus: Bus, police: DispatchSetting
 async def test_a_restored_older_copy_takes_in_what_it_lacks(bus: Bus, police: DispatchSettings) -> None:
     async with running(police) as leg, leg.desk.subscription() as steps:
         await publish(bus, alert(5))
-        await steps.next(OFFERED)
-    copy = police.database.read_bytes()
+        offer = (await steps.next(OFFERED)).step.assignment
+    file = police.data_dir / "dispatch-police.sqlite3"
+    copy = file.read_bytes()
     async with running(police) as leg, leg.desk.subscription() as steps:
+        await leg.desk.acknowledge(offer.assignment_id)
+        await stored_steps(bus, "police", "incident-1", 2)
         await publish(bus, alert(6, incident="incident-2"))
         while (await steps.next(OFFERED)).step.assignment.incident_id != "incident-2":
             pass
-    police.database.write_bytes(copy)
+    file.write_bytes(copy)
     async with running(police) as leg, leg.desk.subscription() as steps:
         while (await steps.next(OFFERED)).step.assignment.incident_id != "incident-2":
             pass
+        # What the desk answered is lost with the file, so it is asked again; whoever saw the answer learns of that.
+        await stored_steps(bus, "police", "incident-1", 3)
+    lost = (await stored_steps(bus, "police", "incident-1", 3))[-1]
+    assert (lost.number, lost.assignment.state) == (3, OFFERED)
 
 
 async def test_an_alert_that_comes_again_after_a_stop_makes_no_second_assignment(

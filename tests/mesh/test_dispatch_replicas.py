@@ -36,10 +36,10 @@ LONG = Deadlines(FAR_MS, FAR_MS, FAR_MS)
 
 
 @asynccontextmanager
-async def opened(path: Path, deadlines: Deadlines = LONG) -> AsyncIterator[Leg]:
-    """One process's leg over the file."""
+async def opened(where: Path | str, deadlines: Deadlines = LONG) -> AsyncIterator[Leg]:
+    """One process's leg over the store."""
     async with (
-        open_database(path, MIGRATIONS) as database,
+        open_database(where, MIGRATIONS) as database,
         open_leg("police", Store(database), MeshClock(), deadlines) as leg,
     ):
         yield leg
@@ -68,10 +68,10 @@ async def put(leg: Leg, *unit_ids: str, offices: tuple[Office, ...] = TWO_OFFICE
     await leg.change_roster(lambda connection: store_roster.put_units(connection, units))
 
 
-async def test_a_deadline_fires_once_with_several_processes_on_one_store(tmp_path: Path) -> None:
+async def test_a_deadline_fires_once_with_several_processes_on_one_store(where: Path | str) -> None:
     incidents = 20
     async with AsyncExitStack() as stack:
-        legs = [await stack.enter_async_context(opened(tmp_path / "leg.sqlite3", BRIEF)) for _ in range(3)]
+        legs = [await stack.enter_async_context(opened(where, BRIEF)) for _ in range(3)]
         await fold(legs[0], *range(1, incidents + 1))
         await asyncio.sleep(0.01)
         # All of them have found the same overdue assignments before the first of them writes.
@@ -86,8 +86,8 @@ async def test_a_deadline_fires_once_with_several_processes_on_one_store(tmp_pat
         assert await legs[2].store.first_broken_event() is None
 
 
-async def test_each_process_goes_on_from_what_the_other_wrote_and_tells_its_own_desk(tmp_path: Path) -> None:
-    async with opened(tmp_path / "leg.sqlite3") as one, opened(tmp_path / "leg.sqlite3") as other:
+async def test_each_process_goes_on_from_what_the_other_wrote_and_tells_its_own_desk(where: Path | str) -> None:
+    async with opened(where) as one, opened(where) as other:
         steps = other.follow(0)
         await put(one, "a1", "b1")
         await fold(one, 1)
@@ -107,18 +107,18 @@ async def test_each_process_goes_on_from_what_the_other_wrote_and_tells_its_own_
         assert await one.store.first_broken_event() is None
 
 
-async def test_units_are_free_again_for_a_leg_that_comes_back(tmp_path: Path) -> None:
-    async with opened(tmp_path / "leg.sqlite3") as leg:
+async def test_units_are_free_again_for_a_leg_that_comes_back(where: Path | str) -> None:
+    async with opened(where) as leg:
         await put(leg, "a1", "b1")
         await fold(leg, 1)
-    async with opened(tmp_path / "leg.sqlite3") as leg:
+    async with opened(where) as leg:
         await fold(leg, 2)
         chosen = {one.incident_id: one.choice.unit_id for one in await assignments(leg)}
         assert chosen == {"incident-1": "a1", "incident-2": "b1"}
 
 
-async def test_a_refused_change_of_the_roster_changes_nothing_in_memory_either(tmp_path: Path) -> None:
-    async with opened(tmp_path / "leg.sqlite3") as leg:
+async def test_a_refused_change_of_the_roster_changes_nothing_in_memory_either(where: Path | str) -> None:
+    async with opened(where) as leg:
         await put(leg, "a1")
         other = [unit("a2", "a"), unit("a1", "b")]
         with pytest.raises(Conflict):
@@ -128,11 +128,11 @@ async def test_a_refused_change_of_the_roster_changes_nothing_in_memory_either(t
 
 
 async def test_the_nearest_unit_goes_where_both_positions_are_known_and_the_next_nearest_for_one_that_is_off(
-    tmp_path: Path,
+    where: Path | str,
 ) -> None:
     area = Circle(SEOUL, 20_000)
     offices = (Office("a", 1, area, frozenset(), "", "supervisor", "national"),)
-    async with opened(tmp_path / "leg.sqlite3") as leg:
+    async with opened(where) as leg:
         await put(leg, "a1", "a2", "a3", offices=offices)
         now_ms = MeshClock().now_ms()
         for unit_id, lon_deg in (("a1", 127.10), ("a2", 126.99)):

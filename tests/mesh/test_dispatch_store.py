@@ -1,4 +1,4 @@
-"""A leg over its real SQLite file alone: the chain, the migrations, slow desks."""
+"""A leg over its real store alone, on both engines: the chain, the migrations, slow desks."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ HERE = Position(flow.INCIDENTS.name, "log", 1)
 
 
 @pytest.fixture
-async def database(tmp_path: Path) -> AsyncIterator[Database]:
+async def database(where: Path | str) -> AsyncIterator[Database]:
     """The database of a police leg."""
-    async with open_database(tmp_path / "leg.sqlite3", MIGRATIONS) as opened:
+    async with open_database(where, MIGRATIONS) as opened:
         yield opened
 
 
@@ -168,7 +168,7 @@ async def test_overdue_deadlines_are_passed_by_a_leg_that_comes_back(database: D
         await again.pass_deadlines()
         (escalated,) = await take(again.follow(offer.sequence), 1)
         assert escalated.step.number == 2
-        assert (await again.store.next_due_ms() or 0) > again._clock.now_ms()
+        assert (await again.watch.pulse()).due_ms > again._clock.now_ms()
 
 
 async def test_a_peers_older_step_does_not_replace_its_newer_one(database: Database) -> None:

@@ -118,6 +118,8 @@ def settings(leg: str, nats: TestServer, folder: Path, **more: Any) -> DispatchS
         "nats_monitor_url": nats.monitor_url,
         "data_dir": folder,
         "dev_secret": SECRET,
+        "metrics_port": 0,
+        "other_leg_within_s": 3600,  # most tests run one leg, which would find the others absent
     }
     return DispatchSettings.model_validate(given | more)
 
@@ -158,6 +160,10 @@ async def process(configured: DispatchSettings) -> AsyncIterator[asyncio.subproc
         "TANDEM_NATS_MONITOR_URL": configured.nats_monitor_url,
         "TANDEM_DATA_DIR": str(configured.data_dir),
         "TANDEM_DEV_SECRET": configured.dev_secret,
+        "TANDEM_METRICS_PORT": str(configured.metrics_port),
+        "TANDEM_ACKNOWLEDGE_WITHIN_S": str(configured.acknowledge_within_s),
+        "TANDEM_OTHER_LEG_WITHIN_S": str(configured.other_leg_within_s),
+        f"TANDEM_{configured.leg.upper()}_DATABASE_URL": configured.database_url,
     }
     started = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "services.dispatch", "--leg", configured.leg),

@@ -82,6 +82,7 @@ def test_an_alert_keeps_only_what_the_leg_needs() -> None:
         subject_ids=("p1",),
         ends=False,
         cause=Cause("d1", "r1", 5),
+        legs=("probation", "warning"),
     )
 
 

@@ -23,7 +23,7 @@ from hypothesis.stateful import (
 from services.common.errors import FailedPrecondition, NotFound
 from services.dispatch import chain
 from services.dispatch.domain.decisions import Alert
-from services.dispatch.domain.events import AlertFolded, CloseCause, Demand, Event
+from services.dispatch.domain.events import AlertFolded, AlertWasMissing, CloseCause, Demand, Event
 from services.dispatch.domain.incident import PROGRESS, TAKEN, UNANSWERED, Incident, State, evolve, step_id
 from services.dispatch.domain.roster import NO_ROSTER, Report, Status
 from tests.support.incidents import DEADLINES, WITHIN_MS, Story, alert
@@ -246,9 +246,9 @@ class IncidentMachine(RuleBasedStateMachine):
         incident, seen = Incident("incident-1", "police"), set()
         for event in self.story.events:
             incident = evolve(incident, event)
-            if not isinstance(event, AlertFolded):
+            if not isinstance(event, AlertFolded | AlertWasMissing):
                 seen.add(step_id(incident.assignments[event.assignment_id]))
-        assert len(seen) == sum(not isinstance(event, AlertFolded) for event in self.story.events)
+        assert len(seen) == sum(not isinstance(event, AlertFolded | AlertWasMissing) for event in self.story.events)
         for id_, one in self.story.incident.assignments.items():
             steps = [event for event in self.story.events if getattr(event, "assignment_id", None) == id_]
             assert one.number == len(steps)

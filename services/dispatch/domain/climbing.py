@@ -24,6 +24,8 @@ class Deadlines:
     """Until the desk's machine has it; awaited where there is a roster."""
     dispatch_ms: int = 60_000
     """From then until a unit is told to go; awaited where there is a roster."""
+    other_leg_ms: int = 10_000
+    """Until another leg shows a step of what the same alert demands of it."""
 
 
 @dataclass(frozen=True, slots=True)

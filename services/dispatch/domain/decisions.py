@@ -14,15 +14,19 @@ from services.dispatch.domain.answers import Answering
 from services.dispatch.domain.climbing import Deadlines
 from services.dispatch.domain.events import (
     AlertFolded,
+    AlertWasMissing,
     Cause,
     Climb,
     Demand,
     Event,
+    LegAbsent,
+    LegReturned,
     Notified,
     Offered,
     OfferedAgain,
     Place,
     Step,
+    StepsLost,
     StoodDown,
 )
 from services.dispatch.domain.incident import (
@@ -57,6 +61,8 @@ class Alert:
     ends: bool
     """The incident ends with it."""
     cause: Cause | None
+    legs: tuple[str, ...] = ()
+    """Other legs that it demands a response of, as far as this leg looks after them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +73,8 @@ class FoldAlert:
     now_ms: int
     deadlines: Deadlines
     board: Board = NO_ROSTER
+    was_missing: bool = False
+    """It didn't arrive by itself: a comparison found it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +97,26 @@ class LoseUnit:
     board: Board
 
 
-Command: TypeAlias = FoldAlert | PassDeadline | LoseUnit | Answering
+@dataclass(frozen=True, slots=True)
+class LookForLeg:
+    """Another leg should have shown a step of what an alert of the incident demands of it."""
+
+    leg: str
+    seen: bool
+    """It shows some now, having been absent; else its time for that is over."""
+    now_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class FindSteps:
+    """INCIDENTS holds steps of an assignment up to a number."""
+
+    assignment_id: str
+    number: int
+    now_ms: int
+
+
+Command: TypeAlias = FoldAlert | PassDeadline | LoseUnit | LookForLeg | FindSteps | Answering
 
 
 def concerns(leg: str, alert: Alert) -> bool:
@@ -110,6 +137,13 @@ def decide(incident: Incident, command: Command) -> tuple[Event, ...]:
         return tuple(_pass(incident, command))
     if isinstance(command, LoseUnit):
         return tuple(_lose(incident, command))
+    if isinstance(command, LookForLeg):
+        return tuple(_look_for_leg(incident, command))
+    if isinstance(command, FindSteps):
+        found = incident.assignments.get(command.assignment_id)
+        if found is None or found.number >= command.number:
+            return ()
+        return (StepsLost(command.now_ms, command.assignment_id, command.number),)
     return tuple(answers.decide(incident, command))
 
 
@@ -138,6 +172,15 @@ def _lose(incident: Incident, command: LoseUnit) -> Iterator[Event]:
     yield climbing.climbed(incident, assignment, Climb.UNIT_GONE, command.now_ms, command.deadlines, command.board)
 
 
+def _look_for_leg(incident: Incident, command: LookForLeg) -> Iterator[Event]:
+    leg, now_ms = command.leg, command.now_ms
+    for id_, assignment in incident.assignments.items():
+        if command.seen and leg in assignment.absent_legs:
+            yield LegReturned(now_ms, id_, leg)
+        elif not command.seen and leg not in assignment.absent_legs and assignment.state not in OVER:
+            yield LegAbsent(now_ms, id_, leg)
+
+
 def _fold(incident: Incident, command: FoldAlert) -> Iterator[Event]:
     alert, now_ms = command.alert, command.now_ms
     if alert.alert_id in incident.alert_ids or not concerns(incident.leg, alert):
@@ -153,6 +196,8 @@ def _fold(incident: Incident, command: FoldAlert) -> Iterator[Event]:
         and id_ in incident.assignments
         and alert.demand > incident.assignments[id_].offer_demand
     }
+    if command.was_missing:
+        yield AlertWasMissing(now_ms, alert.alert_id)
     folded = AlertFolded(
         at_ms=now_ms,
         alert_id=alert.alert_id,
@@ -164,6 +209,7 @@ def _fold(incident: Incident, command: FoldAlert) -> Iterator[Event]:
         kind=alert.kind,
         threat=alert.threat,
         cause=alert.cause,
+        legs=alert.legs if wanted else (),
     )
     yield folded
     incident = evolve(incident, folded)

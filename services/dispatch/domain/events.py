@@ -120,6 +120,16 @@ class AlertFolded:
     threat: str = ""
     """What it is about, as Alert.threat."""
     cause: Cause | None = None
+    legs: tuple[str, ...] = ()
+    """Other legs that it demands a response of; empty where this leg doesn't look after them."""
+
+
+@dataclass(frozen=True, slots=True)
+class AlertWasMissing:
+    """The comparison with ALERTS found that this record lacked an alert which demands a response; it is taken in now."""
+
+    at_ms: int
+    alert_id: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -248,9 +258,42 @@ class StoodDown:
     """Kind of the alert with which it was over."""
 
 
+@dataclass(frozen=True, slots=True)
+class LegAbsent:
+    """Another leg has shown no step in time of what the same alert demands of it."""
+
+    at_ms: int
+    assignment_id: str
+    leg: str
+
+
+@dataclass(frozen=True, slots=True)
+class LegReturned:
+    """That leg shows its steps now."""
+
+    at_ms: int
+    assignment_id: str
+    leg: str
+
+
+@dataclass(frozen=True, slots=True)
+class StepsLost:
+    """INCIDENTS holds steps of this assignment that this record lacks, as after an older copy of it was restored.
+
+    What they said counts for nothing any more; the next step is numbered behind them.
+    """
+
+    at_ms: int
+    assignment_id: str
+    number: int
+    """Of the last of them."""
+
+
+Found: TypeAlias = LegAbsent | LegReturned | StepsLost
+"""What a leg finds out by itself."""
 Offer: TypeAlias = Offered | OfferedAgain | Escalated
 """What asks somebody."""
 Answer: TypeAlias = Received | Acknowledged | Rejected | Progressed | Closed
 """What the desk says."""
-Step: TypeAlias = Notified | Offer | NobodyAvailable | Answer | StoodDown
-Event: TypeAlias = AlertFolded | Step
+Step: TypeAlias = Notified | Offer | NobodyAvailable | Answer | StoodDown | Found
+Event: TypeAlias = AlertFolded | AlertWasMissing | Step

@@ -18,6 +18,7 @@ from services.dispatch.domain.events import (
     UNTOLD,
     Acknowledged,
     AlertFolded,
+    AlertWasMissing,
     Answer,
     Cause,
     Choice,
@@ -27,6 +28,9 @@ from services.dispatch.domain.events import (
     Demand,
     Escalated,
     Event,
+    Found,
+    LegAbsent,
+    LegReturned,
     NobodyAvailable,
     Notified,
     Offered,
@@ -35,6 +39,7 @@ from services.dispatch.domain.events import (
     Progressed,
     Received,
     Rejected,
+    StepsLost,
     StoodDown,
 )
 
@@ -125,6 +130,8 @@ class Assignment:
     close_note: str = ""
     closed_place: Place = BEFORE_ALL
     """The last alert that asked for it when it was closed."""
+    absent_legs: frozenset[str] = frozenset()
+    """Other legs that have shown no step of what the same alert demands of them."""
 
     @property
     def unit_id(self) -> str:
@@ -168,6 +175,8 @@ class Incident:
     """By assignment id."""
     clearings: frozenset[tuple[Place, str]] = frozenset()
     """Where the log says that a threat is over, and which."""
+    awaited: frozenset[str] = frozenset()
+    """Other legs of which an alert demanded a response as well."""
 
     @property
     def ended_ms(self) -> int | None:
@@ -206,6 +215,8 @@ def evolve(incident: Incident, event: Event) -> Incident:
     """The incident after an event that `decisions.decide` gave."""
     if isinstance(event, AlertFolded):
         return _with_alert(incident, event)
+    if isinstance(event, AlertWasMissing):
+        return incident
     id_ = event.assignment_id
     old = incident.assignments.get(id_)
     if isinstance(event, Notified | Offered):
@@ -258,8 +269,16 @@ def _asking(new: Assignment, at_ms: int, choice: Choice | None, due_ms: int) -> 
     )
 
 
-def _after(new: Assignment, event: OfferedAgain | Escalated | NobodyAvailable | Answer | StoodDown) -> Assignment:
+def _after(
+    new: Assignment, event: OfferedAgain | Escalated | NobodyAvailable | Answer | StoodDown | Found
+) -> Assignment:
     """An assignment that is numbered anew, after a step of its own."""
+    if isinstance(event, LegAbsent):
+        return replace(new, absent_legs=new.absent_legs | {event.leg})
+    if isinstance(event, LegReturned):
+        return replace(new, absent_legs=new.absent_legs - {event.leg})
+    if isinstance(event, StepsLost):
+        return replace(new, number=event.number + 1)
     if isinstance(event, OfferedAgain):
         new = replace(
             new,
@@ -333,6 +352,7 @@ def _with_alert(incident: Incident, event: AlertFolded) -> Incident:
         assignments=MappingProxyType(assignments),
         asked=MappingProxyType(asked),
         clearings=incident.clearings | {(event.place, event.threat)} if clears else incident.clearings,
+        awaited=incident.awaited | set(event.legs),
     )
 
 

@@ -9,6 +9,9 @@ branch_labels = None
 depends_on = None
 
 
+UNPUBLISHED = {"sqlite_where": sa.text("published = 0"), "postgresql_where": sa.text("NOT published")}
+
+
 def upgrade() -> None:
     op.create_table(
         "events",
@@ -26,7 +29,7 @@ def upgrade() -> None:
         sa.Column("payload", sa.LargeBinary, nullable=False),
         sa.Column("published", sa.Boolean, nullable=False),
     )
-    op.create_index("steps_unpublished", "steps", ["sequence"], sqlite_where=sa.text("published = 0"))
+    op.create_index("steps_unpublished", "steps", ["sequence"], **UNPUBLISHED)
     op.create_table(
         "assignments",
         sa.Column("assignment_id", sa.String, primary_key=True),

@@ -315,6 +315,7 @@ class Assignment(_message.Message):
     CLOSE_CAUSE_FIELD_NUMBER: _builtins.int
     CLOSE_NOTE_FIELD_NUMBER: _builtins.int
     NOBODY_AVAILABLE_AT_FIELD_NUMBER: _builtins.int
+    ABSENT_LEGS_FIELD_NUMBER: _builtins.int
     assignment_id: _builtins.str
     """Hash of incident, leg and destination."""
     incident_id: _builtins.str
@@ -377,6 +378,10 @@ class Assignment(_message.Message):
     def nobody_available_at(self) -> _timestamp_pb2.Timestamp:
         """When nobody was there to be asked; absent where somebody was, or it was taken since."""
 
+    @_builtins.property
+    def absent_legs(self) -> _containers.RepeatedScalarFieldContainer[_alert_pb2.Leg.ValueType]:
+        """Other legs that have shown no step of what the same alert demands of them: their desk may know nothing of it. Telephone it."""
+
     def __init__(
         self,
         *,
@@ -403,10 +408,11 @@ class Assignment(_message.Message):
         close_cause: Global___CloseCause.ValueType = ...,
         close_note: _builtins.str = ...,
         nobody_available_at: _timestamp_pb2.Timestamp | None = ...,
+        absent_legs: _abc.Iterable[_alert_pb2.Leg.ValueType] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_report_to_published_ms", b"_report_to_published_ms", "acknowledged_at", b"acknowledged_at", "cause", b"cause", "choice", b"choice", "due_at", b"due_at", "nobody_available_at", b"nobody_available_at", "offered_at", b"offered_at", "received_at", b"received_at", "report_to_published_ms", b"report_to_published_ms"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_report_to_published_ms", b"_report_to_published_ms", "acknowledged_at", b"acknowledged_at", "acknowledged_by", b"acknowledged_by", "assignment_id", b"assignment_id", "cause", b"cause", "choice", b"choice", "climb_reason", b"climb_reason", "close_cause", b"close_cause", "close_note", b"close_note", "demand", b"demand", "due_at", b"due_at", "incident_id", b"incident_id", "kind", b"kind", "leg", b"leg", "nobody_available_at", b"nobody_available_at", "offer_number", b"offer_number", "offered_at", b"offered_at", "order_ids", b"order_ids", "received_at", b"received_at", "rejected_reason", b"rejected_reason", "report_to_published_ms", b"report_to_published_ms", "state", b"state", "stood_down_kind", b"stood_down_kind", "subject_id", b"subject_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_report_to_published_ms", b"_report_to_published_ms", "absent_legs", b"absent_legs", "acknowledged_at", b"acknowledged_at", "acknowledged_by", b"acknowledged_by", "assignment_id", b"assignment_id", "cause", b"cause", "choice", b"choice", "climb_reason", b"climb_reason", "close_cause", b"close_cause", "close_note", b"close_note", "demand", b"demand", "due_at", b"due_at", "incident_id", b"incident_id", "kind", b"kind", "leg", b"leg", "nobody_available_at", b"nobody_available_at", "offer_number", b"offer_number", "offered_at", b"offered_at", "order_ids", b"order_ids", "received_at", b"received_at", "rejected_reason", b"rejected_reason", "report_to_published_ms", b"report_to_published_ms", "state", b"state", "stood_down_kind", b"stood_down_kind", "subject_id", b"subject_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__report_to_published_ms: _TypeAlias = _typing.Literal["report_to_published_ms"]  # noqa: Y015
     _WhichOneofArgType__report_to_published_ms: _TypeAlias = _typing.Literal["_report_to_published_ms", b"_report_to_published_ms"]  # noqa: Y015

@@ -1,0 +1,41 @@
+"""What a leg counts and measures. Labels name the leg, never an incident or anybody."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from prometheus_client import Counter, Gauge, Histogram
+
+STEPS = Counter("tandem_dispatch_steps", "Committed steps of assignments, by state", ["leg", "state"])
+OFFER_MS = Histogram(
+    "tandem_dispatch_report_to_published_ms",
+    "From the receipt of the deciding report until its offer is on INCIDENTS, milliseconds",
+    ["leg"],
+    buckets=(5, 10, 15, 20, 30, 50, 100, 200, 500, 1000, 2000, 5000, 10_000, 60_000),
+)
+LEG_ABSENT = Gauge(
+    "tandem_dispatch_leg_absent",
+    "Incidents in which another leg has shown no step of what is demanded of it",
+    ["leg", "absent"],
+)
+UNRECONCILED = Gauge(
+    "tandem_dispatch_unreconciled",
+    "Alerts that demand a response of this leg and that it lacks, by the last comparison with ALERTS",
+    ["leg"],
+)
+RECONCILED = Counter(
+    "tandem_dispatch_reconciled", "Alerts that were missing and were taken in by the comparison with ALERTS", ["leg"]
+)
+ALERTS_BEHIND = Gauge("tandem_dispatch_alerts_behind", "Alerts that wait in ALERTS behind the last taken in", ["leg"])
+_OVERDUE_S = Gauge(
+    "tandem_dispatch_overdue_seconds", "How long ago the earliest deadline passed that isn't acted on", ["leg"]
+)
+_OUTBOX_AGE_S = Gauge(
+    "tandem_dispatch_outbox_age_seconds", "Age of the oldest step that isn't on INCIDENTS yet", ["leg"]
+)
+
+
+def watch(leg: str, overdue_s: Callable[[], float], outbox_age_s: Callable[[], float]) -> None:
+    """Has these looked at whenever they are asked for."""
+    _OVERDUE_S.labels(leg).set_function(overdue_s)
+    _OUTBOX_AGE_S.labels(leg).set_function(outbox_age_s)
