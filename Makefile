@@ -62,6 +62,10 @@ test-faults: setup ## run only the tests that kill, cut and delay
 test-soak: setup ## run the long kill-and-restart loops
 	@$(BIN)/pytest -m soak --timeout 3600
 
+.PHONY: test-soak-dispatch
+test-soak-dispatch: setup ## run the legs' long loops, 10 min each: kills over 300 incidents, police away for 5 min
+	@$(BIN)/pytest -m soak --timeout 3600 -s tests/faults/test_dispatch_kills.py tests/faults/test_dispatch_absence.py
+
 FUZZ_SECONDS ?= 300
 
 .PHONY: fuzz

@@ -43,10 +43,12 @@ class Desk:
         self._metadata = rpc.bearer(spiffe_id, SECRET)
 
     @asynccontextmanager
-    async def subscription(self, after_sequence: int = 0, others: bool = False) -> AsyncIterator[Subscription]:
+    async def subscription(
+        self, after_sequence: int = 0, others: bool = False, timeout_s: float | None = PATIENCE_S
+    ) -> AsyncIterator[Subscription]:
         """An open stream of steps."""
         request = dispatch_pb2.SubscribeRequest(after_sequence=after_sequence, others=others)
-        call = self._stub.Subscribe(request, metadata=self._metadata, timeout=PATIENCE_S)
+        call = self._stub.Subscribe(request, metadata=self._metadata, timeout=timeout_s)
         try:
             yield Subscription(call)
         finally:
@@ -154,7 +156,22 @@ async def running(configured: DispatchSettings) -> AsyncIterator[RunningLeg]:
 @asynccontextmanager
 async def process(configured: DispatchSettings) -> AsyncIterator[asyncio.subprocess.Process]:
     """The leg as a process of its own; killed at the end unless it ended by itself."""
-    environment = os.environ | {
+    started = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "services.dispatch", "--leg", configured.leg),
+        env=os.environ | variables(configured),
+        stderr=asyncio.subprocess.DEVNULL,
+    )
+    try:
+        yield started
+    finally:
+        if started.returncode is None:
+            started.kill()
+            await started.wait()
+
+
+def variables(configured: DispatchSettings) -> dict[str, str]:
+    """The environment that gives a process these settings."""
+    return {
         "TANDEM_PORT": str(configured.port),
         "TANDEM_NATS_URL": configured.nats_url,
         "TANDEM_NATS_MONITOR_URL": configured.nats_monitor_url,
@@ -165,17 +182,6 @@ async def process(configured: DispatchSettings) -> AsyncIterator[asyncio.subproc
         "TANDEM_OTHER_LEG_WITHIN_S": str(configured.other_leg_within_s),
         f"TANDEM_{configured.leg.upper()}_DATABASE_URL": configured.database_url,
     }
-    started = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "services.dispatch", "--leg", configured.leg),
-        env=environment,
-        stderr=asyncio.subprocess.DEVNULL,
-    )
-    try:
-        yield started
-    finally:
-        if started.returncode is None:
-            started.kill()
-            await started.wait()
 
 
 def alert(

@@ -6,6 +6,7 @@ import asyncio
 import itertools
 import os
 import shutil
+import signal
 import subprocess
 import tempfile
 import time
@@ -25,11 +26,65 @@ T = TypeVar("T")
 
 
 class PostgresServer:
-    """A running server, reached by a socket in its folder."""
+    """A server, reached by a socket in its folder."""
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
+    def __init__(self, folder: Path, programs: Path, settings: Sequence[str], as_user: dict[str, Any]) -> None:
+        self._folder, self._programs, self._as_user = folder, programs, as_user
+        self._command = [str(programs / "postgres"), "-D", str(folder / "data"), "-k", str(folder)]
+        self._command += [part for one in settings for part in ("-c", one)]
+        self._process: subprocess.Popen[bytes] | None = None
         self._numbers = itertools.count(1)
+
+    def start(self) -> None:
+        """Starts it in a session of its own; after `kill` it recovers."""
+        with (self._folder / "log").open("ab") as output:
+            self._process = subprocess.Popen(
+                self._command,
+                stdout=output,
+                stderr=output,
+                cwd=self._folder,
+                start_new_session=True,
+                **self._as_user,
+            )
+
+    def wait_until_ready(self) -> None:
+        """Returns once it takes connections."""
+        until = time.monotonic() + READY_WITHIN_S
+        while subprocess.run(
+            [self._programs / "pg_isready", "-q", "-h", self._folder, "-d", "postgres"], cwd=self._folder, check=False
+        ).returncode:
+            assert self._process and self._process.poll() is None and time.monotonic() < until, self.log()
+            time.sleep(0.05)
+
+    def kill(self) -> None:
+        """SIGKILL of all its processes at once."""
+        assert self._process
+        os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait(READY_WITHIN_S)
+        self._process = None
+
+    def stop(self) -> None:
+        """Ends it, and the sessions that are left, if it runs."""
+        if self._process:
+            self._process.send_signal(signal.SIGINT)
+            self._process.wait(READY_WITHIN_S)
+            self._process = None
+
+    def log(self) -> str:
+        """What it has logged so far."""
+        return (self._folder / "log").read_text()
+
+    def new_schemas(self, *roles: str) -> dict[str, str]:
+        """URLs by role of a new database in which each role has a schema of its own, and can see no other."""
+        number = next(self._numbers)
+        database = f"test_{number}"
+        run_apart(execute(self.url("postgres"), f"create database {database}"))
+        urls = {}
+        for role in roles:
+            name = f"{role}_{number}"
+            run_apart(execute(self.url(database), f"create role {name} login; create schema authorization {name}"))
+            urls[role] = self.url(database).replace("tandem@", f"{name}@")
+        return urls
 
     def url(self, database: str) -> str:
         """The URL of a database."""
@@ -70,7 +125,7 @@ def run_apart(work: Coroutine[Any, Any, T]) -> T:
 def running_postgres(
     fsync: bool = False, programs: Path | None = None, settings: Sequence[str] = ()
 ) -> Iterator[PostgresServer]:
-    """A running server, stopped at the end. Tests kill the registry and never this, so by default it needn't fsync.
+    """A running server, stopped at the end. Tests kill processes and never the machine, so by default it needn't fsync.
 
     `programs` is the folder of another PostgreSQL than the wheel's.
     """
@@ -99,21 +154,12 @@ def running_postgres(
         made = subprocess.run(make, capture_output=True, cwd=folder, check=False, **as_user)
         assert made.returncode == 0, made.stderr.decode()
         ours = ("listen_addresses=", f"fsync={'on' if fsync else 'off'}", "max_connections=60")
-        command = [str(programs / "postgres"), "-D", str(data), "-k", str(folder)]
-        command += [part for one in (*ours, *settings) for part in ("-c", one)]
-        log = folder / "log"
-        with log.open("wb") as output:
-            process = subprocess.Popen(command, stdout=output, stderr=output, cwd=folder, **as_user)
+        server = PostgresServer(folder, programs, (*ours, *settings), as_user)
+        server.start()
         try:
-            until = time.monotonic() + READY_WITHIN_S
-            while subprocess.run(
-                [programs / "pg_isready", "-q", "-h", folder, "-d", "postgres"], cwd=folder, check=False
-            ).returncode:
-                assert process.poll() is None and time.monotonic() < until, log.read_text()
-                time.sleep(0.05)
-            yield PostgresServer(folder)
+            server.wait_until_ready()
+            yield server
         finally:
-            process.send_signal(2)  # SIGINT: ends the sessions that are left
-            process.wait(READY_WITHIN_S)
+            server.stop()
     finally:
         shutil.rmtree(folder, ignore_errors=True)

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -20,10 +20,11 @@ READY_WITHIN_S = 30.0
 
 
 class Service:
-    """`python -m <module>` with these settings; what it logs goes to a file."""
+    """`python -m <module> <arguments>` with these settings; what it logs goes to a file."""
 
-    def __init__(self, module: str, env: Mapping[str, str], log: Path) -> None:
+    def __init__(self, module: str, env: Mapping[str, str], log: Path, arguments: Sequence[str] = ()) -> None:
         self._module = module
+        self._arguments = arguments
         self._env = {name: value for name, value in os.environ.items() if not name.startswith("TANDEM_")} | dict(env)
         self._log = log
         self._process: subprocess.Popen[bytes] | None = None
@@ -38,7 +39,7 @@ class Service:
         """Starts it; `ready` tells when it serves."""
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", self._module], cwd=ROOT, env=self._env, stdout=log, stderr=log
+                [sys.executable, "-m", self._module, *self._arguments], cwd=ROOT, env=self._env, stdout=log, stderr=log
             )
 
     async def ready(self, address: str) -> None:
@@ -57,6 +58,11 @@ class Service:
                     pass
                 await asyncio.sleep(0.05)
         raise AssertionError(f"{self._module} isn't ready:\n{self.log()}")
+
+    @property
+    def runs(self) -> bool:
+        """Whether it was started and hasn't ended."""
+        return self._process is not None and self._process.poll() is None
 
     def kill(self) -> None:
         """SIGKILL, if it runs."""

@@ -1,0 +1,136 @@
+"""SIGKILL of each leg, its database server and nats-server, at random moments while incidents open.
+
+Whatever is killed: every demand ends taken or offered on by its deadline, with one assignment each, in an unbroken chain, and each
+step is on INCIDENTS once. What is drawn at random follows from a seed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections import Counter
+from collections.abc import AsyncIterator
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from bench.figures import percentile
+from services.common import flow
+from services.common.bus import Bus
+from services.dispatch.domain.events import Acknowledged, Escalated, Event, Offered
+from services.dispatch.domain.incident import assignment_id
+from services.dispatch.store import Store
+from tests.conftest import ENGINES
+from tests.support.dispatch import alert, publish
+from tests.support.legs import Answering, LegMesh, kill_at_random, published_steps, running_legs
+from tests.support.nats import TestServer
+from tests.support.postgres import PostgresServer, running_postgres
+
+PERSONS = ("p1", "p2")
+SUBJECTS = {"probation": ("w1",), "police": PERSONS, "warning": PERSONS}
+SETTLED_WITHIN_S = 120.0
+
+
+@pytest.fixture(params=ENGINES)
+async def engine(request: pytest.FixtureRequest) -> AsyncIterator[PostgresServer | None]:
+    """A PostgreSQL of its own, since it is killed; None for SQLite."""
+    if request.param == "sqlite":
+        yield None
+    else:
+        with running_postgres() as server:
+            yield server
+
+
+def is_ignored(what: str) -> bool:
+    """One of seven is left to its deadline by its desk."""
+    return random.Random(what).randrange(7) == 0
+
+
+def is_settled(leg: str, incident_id: str, events: list[Event]) -> bool:
+    """Each demand of the incident was taken, or offered on."""
+    answered = {one.assignment_id for one in events if isinstance(one, Acknowledged | Escalated)}
+    return answered == {assignment_id(incident_id, leg, subject_id) for subject_id in SUBJECTS[leg]}
+
+
+async def is_done(leg: str, store: Store, ids: list[str]) -> bool:
+    """All incidents are there and settled, and INCIDENTS has it."""
+    events = await store.transaction(partial(store.events, incident_ids=ids))
+    settled = len(events) == len(ids) and all(is_settled(leg, *one) for one in events.items())
+    return settled and not await store.unpublished()
+
+
+def late_ms(events: list[Event], id_: str) -> list[int]:
+    """How late each deadline of an assignment was acted on, milliseconds; also looks whether each was acted on once and not early."""
+    found, due_ms = [], None
+    for event in (one for one in events if getattr(one, "assignment_id", None) == id_):
+        if isinstance(event, Escalated):
+            assert due_ms is not None and event.at_ms >= due_ms, "a deadline fired early, or twice"
+            found.append(event.at_ms - due_ms)
+        if isinstance(event, Offered | Escalated):
+            due_ms = event.due_ms
+    return found
+
+
+async def play(mesh: LegMesh, bus: Bus, seed: int, incidents: int, every_s: float, kill_within_s: float) -> str:
+    """Opens incidents while processes are killed, waits until all is settled, stops the legs and looks at what they wrote."""
+    rng, killed = random.Random(seed), dict[str, int]()
+    ids = [f"incident-{n}" for n in range(1, incidents + 1)]
+    desks = {leg: Answering(leg, is_ignored) for leg in flow.LEGS}
+    async with asyncio.TaskGroup() as tasks:
+        following = [tasks.create_task(desk.run(mesh.settings[leg])) for leg, desk in desks.items()]
+        killing = tasks.create_task(kill_at_random(mesh, random.Random(seed + 1), kill_within_s, killed))
+        for n, incident_id in enumerate(ids, 1):
+            await publish(bus, alert(n, incident=incident_id, protected=PERSONS))
+            await asyncio.sleep(rng.uniform(0, 2 * every_s))
+        killing.cancel()
+        await asyncio.gather(killing, return_exceptions=True)
+        async with asyncio.timeout(SETTLED_WITHIN_S):
+            for leg in flow.LEGS:
+                async with mesh.store(leg) as store:
+                    while not await is_done(leg, store, ids):
+                        await asyncio.sleep(0.3)
+        for one in following:
+            one.cancel()
+    for service in mesh.legs.values():
+        assert service.runs and service.stop() == 0
+    lateness: list[int] = []
+    for leg in flow.LEGS:
+        written = await mesh.events(leg, ids)
+        expected = {assignment_id(one, leg, subject_id) for one in ids for subject_id in SUBJECTS[leg]}
+        offered = Counter(
+            event.assignment_id for one in written.values() for event in one if isinstance(event, Offered)
+        )
+        assert offered == dict.fromkeys(expected, 1), f"{leg}: an assignment is missing, or is there twice"
+        steps = await published_steps(bus, leg)
+        numbers = Counter((step.assignment.assignment_id, step.number) for step in steps)
+        rows = await mesh.read(leg, lambda connection, store: store.steps_within(connection, 0))
+        assert set(numbers.values()) == {1}, f"{leg}: a step is on INCIDENTS twice"
+        assert {step.step_id for step in steps} == {row.step_id for row in rows}, f"{leg}: INCIDENTS lacks a step"
+        for incident_id, events in written.items():
+            for subject_id in SUBJECTS[leg]:
+                id_ = assignment_id(incident_id, leg, subject_id)
+                lateness += late_ms(events, id_)
+                if is_ignored(f"{incident_id}/{subject_id}"):
+                    assert not any(isinstance(event, Acknowledged) and event.assignment_id == id_ for event in events)
+    counts = ", ".join(f"{name} {count}" for name, count in sorted(killed.items()))
+    return (
+        f"seed {seed}: {incidents} incidents, {sum(killed.values())} kills ({counts}); {len(lateness)} deadlines fired,"
+        f" late by p50 {percentile(lateness, 50):.0f} ms, p99 {percentile(lateness, 99):.0f} ms, at most {max(lateness)} ms"
+    )
+
+
+async def test_a_few_incidents_under_kills(
+    tmp_path: Path, nats: TestServer, bus: Bus, engine: PostgresServer | None
+) -> None:
+    with running_legs(tmp_path, nats, engine, within_s=2) as mesh:
+        print(await play(mesh, bus, seed=6, incidents=10, every_s=0.4, kill_within_s=1.5))
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("seed", [1, 2])
+async def test_300_incidents_under_kills(
+    tmp_path: Path, nats: TestServer, bus: Bus, engine: PostgresServer | None, seed: int
+) -> None:
+    with running_legs(tmp_path, nats, engine, within_s=5) as mesh:
+        print(await play(mesh, bus, seed, incidents=300, every_s=0.35, kill_within_s=2.5))
