@@ -88,7 +88,7 @@ async def play(mesh: LegMesh, bus: Bus, seed: int, incidents: int, every_s: floa
         async with asyncio.timeout(SETTLED_WITHIN_S):
             for leg in flow.LEGS:
                 async with mesh.store(leg) as store:
-                    while not await is_done(leg, store, ids):
+                    while not await is_done(leg, store, ids):  # noqa: ASYNC110  # other processes write it
                         await asyncio.sleep(0.3)
         for one in following:
             one.cancel()
@@ -123,7 +123,7 @@ async def play(mesh: LegMesh, bus: Bus, seed: int, incidents: int, every_s: floa
 async def test_a_few_incidents_under_kills(
     tmp_path: Path, nats: TestServer, bus: Bus, engine: PostgresServer | None
 ) -> None:
-    with running_legs(tmp_path, nats, engine, within_s=2) as mesh:
+    with running_legs(tmp_path, nats, engine, acknowledge_within_s=2) as mesh:
         print(await play(mesh, bus, seed=6, incidents=10, every_s=0.4, kill_within_s=1.5))
 
 
@@ -132,5 +132,5 @@ async def test_a_few_incidents_under_kills(
 async def test_300_incidents_under_kills(
     tmp_path: Path, nats: TestServer, bus: Bus, engine: PostgresServer | None, seed: int
 ) -> None:
-    with running_legs(tmp_path, nats, engine, within_s=5) as mesh:
+    with running_legs(tmp_path, nats, engine, acknowledge_within_s=5) as mesh:
         print(await play(mesh, bus, seed, incidents=300, every_s=0.35, kill_within_s=2.5))

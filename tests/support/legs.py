@@ -22,7 +22,7 @@ from services.dispatch.settings import DispatchSettings
 from services.dispatch.store import Store
 from tandem.dispatch.v1 import dispatch_pb2
 from tests.support.dispatch import Desk, client, settings, variables
-from tests.support.nats import TestServer
+from tests.support.nats import TestServer, free_port
 from tests.support.postgres import PostgresServer
 from tests.support.processes import Service
 
@@ -33,13 +33,13 @@ T = TypeVar("T")
 class LegMesh:
     """Legs over a nats-server; with `postgres` each has a schema and a role of its own there, else a file."""
 
-    def __init__(self, folder: Path, nats: TestServer, postgres: PostgresServer | None, within_s: float) -> None:
+    def __init__(self, folder: Path, nats: TestServer, postgres: PostgresServer | None, **more: float) -> None:
         self.nats, self.postgres = nats, postgres
         urls = postgres.new_schemas(*flow.LEGS) if postgres else {}
         self.settings: dict[str, DispatchSettings] = {}
         for leg in flow.LEGS:
-            more = {f"{leg}_database_url": urls[leg]} if urls else {}
-            self.settings[leg] = settings(leg, nats, folder, acknowledge_within_s=within_s, **more)
+            url = {f"{leg}_database_url": urls[leg]} if urls else {}
+            self.settings[leg] = settings(leg, nats, folder, metrics_port=free_port(), **url, **more)
         self.legs = {
             leg: Service("services.dispatch", variables(one), folder / f"{leg}.log", ("--leg", leg))
             for leg, one in self.settings.items()
@@ -72,9 +72,9 @@ class LegMesh:
 
 
 @contextmanager
-def running_legs(folder: Path, nats: TestServer, postgres: PostgresServer | None, within_s: float) -> Iterator[LegMesh]:
-    """All legs, started; killed at the end."""
-    mesh = LegMesh(folder, nats, postgres, within_s)
+def running_legs(folder: Path, nats: TestServer, postgres: PostgresServer | None, **more: float) -> Iterator[LegMesh]:
+    """All legs, started, with more settings for each; killed at the end."""
+    mesh = LegMesh(folder, nats, postgres, **more)
     try:
         for service in mesh.legs.values():
             service.start()

@@ -1,0 +1,123 @@
+"""Police leg and desk dead: probation and warning go on, probation's desk is told, and police catches up when it returns."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import aiohttp
+import pytest
+
+from bench.figures import percentile
+from services.common.bus import Bus
+from services.dispatch.domain.incident import assignment_id
+from tandem.common.v1 import alert_pb2
+from tests.support.dispatch import PATIENCE_S, alert, client, publish
+from tests.support.legs import Answering, LegMesh, running_legs
+from tests.support.nats import TestServer
+
+SUBJECTS = {"probation": "w1", "police": "p1", "warning": "p1"}
+
+
+def is_ignored(what: str) -> bool:
+    return False
+
+
+@asynccontextmanager
+async def answering(mesh: LegMesh, *legs: str) -> AsyncIterator[dict[str, Answering]]:
+    """The desks of some legs, at work."""
+    desks = {leg: Answering(leg, is_ignored) for leg in legs}
+    tasks = [asyncio.create_task(desk.run(mesh.settings[leg])) for leg, desk in desks.items()]
+    try:
+        yield desks
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def until_seen(desk: Answering, incident_ids: Iterable[str]) -> None:
+    """Returns once the desk has the offers of these incidents."""
+    wanted = {assignment_id(one, desk.leg, SUBJECTS[desk.leg]) for one in incident_ids}
+    async with asyncio.timeout(PATIENCE_S):
+        while not wanted <= desk.seen.keys():  # noqa: ASYNC110  # it follows a stream
+            await asyncio.sleep(0.01)
+
+
+async def open_some(
+    bus: Bus, desks: dict[str, Answering], first: int, count: int, every_s: float
+) -> dict[str, list[float]]:
+    """Opens incidents one by one; by leg, from each alert to the desk, milliseconds."""
+    loop, took_ms = asyncio.get_running_loop(), {leg: list[float]() for leg in desks}
+    for n in range(first, first + count):
+        incident_id, began_s = f"incident-{n}", loop.time()
+        await publish(bus, alert(n, incident=incident_id))
+        for leg, desk in desks.items():
+            await until_seen(desk, [incident_id])
+            id_ = assignment_id(incident_id, leg, SUBJECTS[leg])
+            took_ms[leg].append((desk.seen[id_] - began_s) * 1000)
+        await asyncio.sleep(max(0.0, every_s - (loop.time() - began_s)))
+    return took_ms
+
+
+async def until_absent(mesh: LegMesh, incidents: int) -> None:
+    """Returns once the metrics of probation's leg say that police is absent in so many."""
+    url = f"http://127.0.0.1:{mesh.settings['probation'].metrics_port}/metrics"
+    told = f'tandem_dispatch_leg_absent{{absent="police",leg="probation"}} {float(incidents)}\n'
+    async with asyncio.timeout(PATIENCE_S), aiohttp.ClientSession() as session:
+        while True:
+            async with session.get(url) as answer:
+                if told in await answer.text():
+                    return
+            await asyncio.sleep(0.05)
+
+
+async def play(mesh: LegMesh, bus: Bus, away_s: float, every_s: float) -> str:
+    """Police dies, leg and desk, and returns; what the others' desks saw before and meanwhile."""
+    count = round(away_s / every_s)
+    async with answering(mesh, "probation", "warning") as desks:
+        async with answering(mesh, "police") as police:
+            await open_some(bus, desks, 2 * count + 1, 1, 0)  # so that all are there
+            before = await open_some(bus, desks, 1, count, every_s if away_s < 60 else 0.2)
+            await until_seen(police["police"], [f"incident-{n}" for n in range(1, count + 1)])
+        mesh.legs["police"].kill()
+        assert not desks["probation"].absent
+        died_s = time.monotonic()
+        during = await open_some(bus, desks, count + 1, count, every_s)
+        async with asyncio.timeout(PATIENCE_S):
+            while "police" not in desks["probation"].absent:  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+        assert "warning" not in desks["probation"].absent
+        await until_absent(mesh, count)  # in each of them, once its time is over
+        gone_s = time.monotonic() - died_s
+        mesh.legs["police"].start()
+        returned_s = time.monotonic()
+        async with answering(mesh, "police") as police:
+            await until_seen(police["police"], [f"incident-{n}" for n in range(1, 2 * count + 1)])
+            caught_up_s = time.monotonic() - returned_s
+            await until_absent(mesh, 0)
+        async with client(mesh.settings["probation"]) as probation:
+            listed = (await probation.desk.list(page_size=1000)).incidents
+        own = [one for incident in listed for one in incident.assignments if one.leg == alert_pb2.PROBATION]
+        assert len(own) == 2 * count + 1 and not any(one.absent_legs for one in own)
+    lines = [f"police away for {gone_s:.1f} s, {count} incidents before and {count} meanwhile; alert to desk, ms"]
+    for leg in desks:
+        for when, took in (("before", before[leg]), ("meanwhile", during[leg])):
+            figures = ", ".join(f"p{p} {percentile(took, p):.1f}" for p in (50, 99))
+            lines.append(f"  {leg:<10} {when:<10} {figures}, at most {max(took):.1f}")
+    lines.append(f"police had all {count} that it missed {caught_up_s:.1f} s after its start")
+    return "\n".join(lines)
+
+
+async def test_police_leg_and_desk_die_and_return(tmp_path: Path, nats: TestServer, bus: Bus) -> None:
+    with running_legs(tmp_path, nats, None, other_leg_within_s=2) as mesh:
+        print(await play(mesh, bus, away_s=2, every_s=0.25))
+
+
+@pytest.mark.soak
+async def test_police_leg_and_desk_are_dead_for_five_minutes(tmp_path: Path, nats: TestServer, bus: Bus) -> None:
+    with running_legs(tmp_path, nats, None) as mesh:
+        print(await play(mesh, bus, away_s=300, every_s=2))
