@@ -6,6 +6,7 @@ import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -16,11 +17,14 @@ from services.common import flow
 from services.common.bus import Bus
 from services.common.clock import MeshClock
 from services.common.db import open_database
-from services.common.errors import Conflict
-from services.dispatch import hub, store_roster, translate
+from services.common.errors import Conflict, FailedPrecondition
+from services.dispatch import chain, hub, store_roster, translate
+from services.dispatch import leg as leg_module
 from services.dispatch.__main__ import MIGRATIONS
 from services.dispatch.domain.areas import Circle, Point
 from services.dispatch.domain.climbing import Deadlines
+from services.dispatch.domain.decisions import Alert
+from services.dispatch.domain.events import Demand
 from services.dispatch.domain.roster import Office, Report, Status
 from services.dispatch.hub import Numbered
 from services.dispatch.leg import Leg, open_leg
@@ -28,6 +32,7 @@ from services.dispatch.store import Position, Store
 from tandem.dispatch.v1 import dispatch_pb2
 from tests.support.dispatch import PATIENCE_S, alert, publish, running, settings
 from tests.support.nats import TestServer
+from tests.support.postgres import PostgresServer
 from tests.support.roster import SEOUL, TWO_OFFICES, unit
 
 FAR_MS = 3_600_000
@@ -47,9 +52,13 @@ async def opened(where: Path | str, deadlines: Deadlines = LONG) -> AsyncIterato
 
 async def fold(leg: Leg, *sequences: int) -> None:
     for sequence in sequences:
-        parsed = translate.alert(alert(sequence, incident=f"incident-{sequence}").SerializeToString(), "police")
-        assert parsed
-        await leg.fold([parsed], Position(flow.ALERTS.name, "log", sequence))
+        await leg.fold([of_log(sequence)], Position(flow.ALERTS.name, "log", sequence))
+
+
+def of_log(sequence: int) -> Alert:
+    parsed = translate.alert(alert(sequence, incident=f"incident-{sequence}").SerializeToString(), "police")
+    assert parsed
+    return parsed
 
 
 async def kinds(leg: Leg) -> Counter[str]:
@@ -105,6 +114,74 @@ async def test_each_process_goes_on_from_what_the_other_wrote_and_tells_its_own_
             "the first car is engaged"
         )
         assert await one.store.first_broken_event() is None
+
+
+async def test_what_another_process_took_in_without_a_step_is_not_taken_in_twice(where: Path | str) -> None:
+    async with opened(where) as one, opened(where) as other:
+        await fold(one, 1)
+        await other.catch_up()
+        await fold(other, 1)  # so that it remembers the incident
+        cleared = replace(of_log(2), demand=Demand.RECORD, incident_id="incident-1")
+        await one.fold([cleared], Position(flow.ALERTS.name, "log", 2))  # an event, and no step
+        await fold(other, 3)
+        await other.fold([cleared], Position(flow.ALERTS.name, "log", 2))
+        assert (await kinds(one))["AlertFolded"] == 3
+
+
+async def test_a_desk_goes_on_at_another_process_and_hears_there_what_this_one_decides(where: Path | str) -> None:
+    async with opened(where) as one, opened(where) as other:
+        watching = asyncio.create_task(other.watch_deadlines())
+        try:
+            await fold(one, 1)
+            steps = other.follow((await one.store.head()).id)
+            (offer,) = await assignments(one)
+            await one.acknowledge(offer.assignment_id, "spiffe://npa/desk/a")
+            told = await asyncio.wait_for(anext(steps), PATIENCE_S)
+            assert isinstance(told, Numbered) and told.step.assignment.state == dispatch_pb2.ACKNOWLEDGED
+        finally:
+            watching.cancel()
+            await asyncio.gather(watching, return_exceptions=True)
+
+
+async def test_steps_of_a_process_that_died_are_published_by_another(
+    where: Path | str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(leg_module, "ADOPT_AFTER_S", 0.05)
+    async with opened(where) as other:
+        async with opened(where) as dying:
+            await fold(dying, 1)  # committed, and never published
+        adopting = asyncio.create_task(other.adopt_steps())
+        try:
+            async with asyncio.timeout(PATIENCE_S):
+                while not other.outbox.holds(2):  # noqa: ASYNC110  # it looks by itself
+                    await asyncio.sleep(0.01)
+        finally:
+            adopting.cancel()
+            await asyncio.gather(adopting, return_exceptions=True)
+
+
+async def test_legs_of_one_server_neither_share_a_chain_nor_wait_for_each_other(postgres: PostgresServer) -> None:
+    urls = postgres.new_schemas("police", "probation")
+    async with opened(urls["police"]) as police, open_database(urls["probation"], MIGRATIONS) as theirs:
+        async with theirs.transaction() as held:
+            await held.execute(sa.text("select 1"))
+            await asyncio.wait_for(fold(police, 1), PATIENCE_S)  # while the other writes
+        assert await Store(theirs).head() == chain.Head()
+        with pytest.raises(FailedPrecondition, match="the database is the police leg's, not the probation leg's"):
+            async with (
+                open_database(urls["police"], MIGRATIONS) as database,
+                open_leg("probation", Store(database), MeshClock(), LONG),
+            ):
+                raise AssertionError("it opened")
+
+
+async def test_a_database_that_goes_back_under_a_running_leg_ends_it(where: Path | str) -> None:
+    async with opened(where) as leg:
+        await fold(leg, 1, 2)
+        for statement in ("delete from steps where sequence > 2", "delete from events where id > 2"):
+            await leg.store.transaction(partial(sa.Connection.execute, statement=sa.text(statement)))
+        with pytest.raises(FailedPrecondition, match="went back"):
+            await asyncio.wait_for(leg.watch_deadlines(), PATIENCE_S)
 
 
 async def test_units_are_free_again_for_a_leg_that_comes_back(where: Path | str) -> None:
