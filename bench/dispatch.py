@@ -1,0 +1,241 @@
+"""`python -m bench.dispatch`: from an alert that is due to its offers on INCIDENTS, by leg, on SQLite and on PostgreSQL.
+
+nats-server that syncs every write, the three legs, each a process with a database of its own, and no evaluator: alerts are published
+from here, in an open loop. A latency ends when this process has read the leg's offer back from the stream. The store's growth is
+measured on the warning leg alone, which keeps no evidence.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import math
+import sys
+import tempfile
+import time
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from contextlib import asynccontextmanager, nullcontext, suppress
+from functools import partial
+from pathlib import Path
+from typing import Annotated
+
+import sqlalchemy as sa
+import typer
+import uvloop
+from rich.console import Console
+
+from bench import figures, machine
+from bench.figures import Figure
+from services.common import bus as buses
+from services.common import flow, pull, streams, telemetry
+from services.common.bus import Bus
+from services.common.clock import MeshClock
+from services.common.db import open_database
+from services.dispatch import translate
+from services.dispatch.__main__ import MIGRATIONS
+from services.dispatch.domain.climbing import Deadlines
+from services.dispatch.leg import open_leg
+from services.dispatch.store import Position, Store
+from tandem.dispatch.v1 import dispatch_pb2
+from tests.support.dispatch import alert, client, publish
+from tests.support.legs import LegMesh, running_legs
+from tests.support.nats import running_server
+from tests.support.postgres import PostgresServer, running_postgres
+
+ENGINES = ("sqlite", "postgres")
+AGENCIES = ("probation", "police")
+ALONE = 100
+BURST, BURST_S = 1_000, 10.0
+SIZES = (100, 1_000, 10_000, 100_000)
+FILL_AT_ONCE = 250
+ARRIVED_WITHIN_S = 60.0
+FAR_S = 3_600
+STREAM_BYTES = 1 << 30
+TARGET_BURST_MS, TARGET_ALONE_MS = 1_000.0, 15.0
+
+say = Console(stderr=True, highlight=False).print
+
+
+class Offers:
+    """When each leg's offer of each incident was read back, by the monotonic clock."""
+
+    def __init__(self) -> None:
+        self.at_s: dict[str, dict[str, float]] = {leg: {} for leg in flow.LEGS}
+
+    async def follow(self, bus: Bus) -> None:
+        """Reads INCIDENTS for ever."""
+        async for messages in pull.read(bus, flow.INCIDENTS.name, 1):
+            now_s = time.monotonic()
+            for message in messages:
+                if dispatch_pb2.Step.FromString(message.data).assignment.state == dispatch_pb2.OFFERED:
+                    _, leg, incident_id = message.subject.split(".")
+                    self.at_s[leg].setdefault(incident_id, now_s)
+
+    async def until(self, legs: Iterable[str], incident_ids: Sequence[str], look_s: float) -> None:
+        """Returns when these legs have offered all, or when that has taken too long."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(ARRIVED_WITHIN_S):
+                while any(one not in self.at_s[leg] for leg in legs for one in incident_ids):  # noqa: ASYNC110
+                    await asyncio.sleep(look_s)
+
+    def latencies_ms(self, legs: Sequence[str], due_s: Mapping[str, float]) -> dict[str, list[float]]:
+        """From due to offered, by leg and of both agencies; infinite where it is lost, since leaving it out would flatter the rest."""
+        found = {leg: [(self.at_s[leg].get(one, math.inf) - at) * 1000 for one, at in due_s.items()] for leg in legs}
+        if set(AGENCIES) <= found.keys():
+            found["both"] = [max(pair) for pair in zip(*(found[leg] for leg in AGENCIES), strict=True)]
+        return found
+
+
+@asynccontextmanager
+async def following(bus: Bus) -> AsyncIterator[Offers]:
+    """Offers, followed in the background."""
+    offers = Offers()
+    task = asyncio.create_task(offers.follow(bus))
+    try:
+        yield offers
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+async def one_by_one(bus: Bus, offers: Offers, legs: Sequence[str], name: str, count: int) -> dict[str, list[float]]:
+    """Incidents of which each opens once the one before is offered."""
+    due_s: dict[str, float] = {}
+    for n in range(count):
+        incident_id = f"{name}-{n}"
+        due_s[incident_id] = time.monotonic()
+        await publish(bus, alert(n + 1, incident=incident_id))
+        await offers.until(legs, [incident_id], 0.001)
+        await asyncio.sleep(0.02)
+    return offers.latencies_ms(legs, due_s)
+
+
+async def burst(bus: Bus, offers: Offers) -> dict[str, list[float]]:
+    """1,000 incidents in 10 s, each at its time, whatever has become of the ones before."""
+    began_s = time.monotonic()
+    due_s = {f"burst-{n}": began_s + n * BURST_S / BURST for n in range(BURST)}
+    async with asyncio.TaskGroup() as tasks:
+        for n, (incident_id, at_s) in enumerate(due_s.items()):
+            await asyncio.sleep(max(0.0, at_s - time.monotonic()))
+            tasks.create_task(publish(bus, alert(n + 1, incident=incident_id)))
+    await offers.until(flow.LEGS, list(due_s), 0.2)
+    return offers.latencies_ms(flow.LEGS, due_s)
+
+
+async def serving(mesh: LegMesh, legs: Iterable[str]) -> float:
+    """Seconds until all of them serve."""
+    began_s = time.monotonic()
+    for leg in legs:
+        async with client(mesh.settings[leg]):
+            pass
+    return time.monotonic() - began_s
+
+
+async def measure_legs(folder: Path, engine: str, postgres: PostgresServer | None) -> list[Figure]:
+    """Alone, and 1,000 in 10 s, by leg."""
+    found: list[Figure] = []
+    with running_server(folder / "nats") as nats:
+        async with buses.connect(nats.url, "bench") as bus:
+            await streams.create(bus, 1, MeshClock(), max_bytes=STREAM_BYTES)
+            with running_legs(folder, nats, postgres, acknowledge_within_s=FAR_S) as mesh:
+                await serving(mesh, flow.LEGS)
+                async with following(bus) as offers:
+                    await one_by_one(bus, offers, flow.LEGS, "warm", 20)
+                    alone = await one_by_one(bus, offers, flow.LEGS, "alone", ALONE)
+                    pids = {leg: service.pid for leg, service in mesh.legs.items()} | {"nats": nats.pid}
+                    before = machine.usage(pids)
+                    many = await burst(bus, offers)
+                    used = machine.usage(pids).since(before)
+    for leg, took in alone.items():
+        p50 = figures.percentile(took, 50)
+        name = f"{engine}: alone, {leg}"
+        found.append(figures.at_most(f"{name} p50", p50, "ms", TARGET_ALONE_MS))
+        found.append(Figure(f"{name} p99", figures.percentile(took, 99), "ms"))
+    for leg, took in many.items():
+        name = f"{engine}: 1,000 in 10 s, {leg}"
+        found.append(Figure(f"{name} p50", figures.percentile(took, 50), "ms"))
+        found.append(figures.at_most(f"{name} p99", figures.percentile(took, 99), "ms", TARGET_BURST_MS))
+        found.append(Figure(f"{name} max", max(took), "ms"))
+    lost = sum(not math.isfinite(one) for took in many.values() for one in took)
+    found.append(figures.at_most(f"{engine}: 1,000 in 10 s, offers lost", lost, "offers", 0))
+    found += [Figure(f"{engine}: cpu of {name}", s, "s") for name, s in used.by_process.items()]
+    found.append(Figure(f"{engine}: cpu of all else", used.others, "s"))
+    return found
+
+
+async def fill(mesh: LegMesh, have: int, want: int) -> None:
+    """Gives the warning leg's store incidents that are over."""
+    async with (
+        open_database(mesh.settings["warning"].database, MIGRATIONS) as database,
+        open_leg("warning", Store(database), MeshClock(), Deadlines(FAR_S * 1000)) as leg,
+    ):
+        for first in range(have, want, FILL_AT_ONCE):
+            numbers = range(first, min(first + FILL_AT_ONCE, want))
+            told = [alert(2 * n + half, incident=f"old-{n}", ends=half == 2) for n in numbers for half in (1, 2)]
+            parsed = [translate.alert(one.SerializeToString(), "warning") for one in told]
+            await leg.fold([one for one in parsed if one], Position(flow.ALERTS.name, "filling", first))
+        await leg.store.transaction(
+            partial(sa.Connection.execute, statement=sa.text("update steps set published = true"))
+        )
+
+
+async def measure_growth(folder: Path, engine: str, postgres: PostgresServer | None, most: int) -> list[Figure]:
+    """The warning leg alone over a store that grows."""
+    found: list[Figure] = []
+    with running_server(folder / "nats") as nats:
+        async with buses.connect(nats.url, "bench") as bus, following(bus) as offers:
+            await streams.create(bus, 1, MeshClock(), max_bytes=STREAM_BYTES)
+            mesh = LegMesh(folder, nats, postgres, acknowledge_within_s=FAR_S)
+            have = 0
+            for size in (one for one in SIZES if one <= most):
+                began_s = time.monotonic()
+                await fill(mesh, have, size)
+                have = size
+                say(f"  {engine}: {size:,} incidents in the store after {time.monotonic() - began_s:.1f} s")
+                mesh.legs["warning"].start()
+                try:
+                    start_s = await serving(mesh, ["warning"])
+                    await one_by_one(bus, offers, ["warning"], f"warm-{size}", 10)
+                    took = (await one_by_one(bus, offers, ["warning"], f"at-{size}", ALONE))["warning"]
+                finally:
+                    mesh.legs["warning"].kill()
+                name = f"{engine}: {size:,} incidents in the store"
+                found += [Figure(f"{name}, p{p}", figures.percentile(took, p), "ms") for p in (50, 99)]
+                found.append(Figure(f"{name}, start until it serves", start_s, "s"))
+    return found
+
+
+def main(
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    engine: Annotated[list[str], typer.Option(help="sqlite, postgres; both unless told.")] = list(ENGINES),  # noqa: B006
+    growth: Annotated[int, typer.Option(help="Incidents in the store at most; 0 leaves the growth out.")] = SIZES[-1],
+    legs: Annotated[bool, typer.Option(help="Measure all legs, alone and 1,000 in 10 s.")] = True,
+) -> None:
+    """Measure from alert to offers, alone, 1,000 in 10 s, and over a store that grows."""
+    telemetry.configure("bench", Path("/dev/null").open("w"))  # noqa: SIM115
+    found: list[Figure] = []
+    with tempfile.TemporaryDirectory(prefix="tandem-bench-") as temporary:
+        folder = Path(temporary)
+        about, versions = machine.describe(folder), machine.versions()
+        found.append(Figure("fsync of 4 KiB, median", machine.fsync_ms(folder), "ms"))
+        for one in engine:
+            with running_postgres(fsync=True) if one == "postgres" else nullcontext() as postgres:
+                if legs:
+                    say(f"{one}: all legs")
+                    (folder / one).mkdir()
+                    found += uvloop.run(measure_legs(folder / one, one, postgres))
+                if growth:
+                    say(f"{one}: growth")
+                    (folder / f"{one}-growth").mkdir()
+                    found += uvloop.run(measure_growth(folder / f"{one}-growth", one, postgres, growth))
+    if as_json:
+        print(json.dumps(figures.to_json(about, versions, found)))
+    else:
+        out = Console(highlight=False, soft_wrap=True)
+        out.print(", ".join(f"{name} {value}" for name, value in {**about, **versions}.items()))
+        out.print(figures.table(found))
+    sys.exit(any(one.met is False for one in found))
+
+
+if __name__ == "__main__":
+    typer.run(main)
