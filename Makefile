@@ -84,6 +84,10 @@ bench-ingest: setup ## measure ingest alone: reports a second, latency, memory, 
 bench-geofence: setup ## measure the fold and whole chains with one and two evaluators, beside their peers
 	@$(BIN)/python -m bench.geofence
 
+.PHONY: bench-dispatch
+bench-dispatch: setup ## measure from an alert to the legs' offers, on SQLite and PostgreSQL, and over a store that grows
+	@$(BIN)/python -m bench.dispatch
+
 # ---- check
 
 .PHONY: check

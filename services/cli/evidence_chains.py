@@ -10,9 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import asyncpg
+
 from services.cli.evidence_seal import canonical
 from services.cli.evidence_tar import Broken
 from services.cli.failure import CommandFailed
+from services.common.db import CONNECT_WITHIN_S
 from services.dispatch import chain
 from services.dispatch.chain import Head, Link
 
@@ -97,6 +100,31 @@ def read(path: Path, leg: str, incident_id: str) -> Chain | None:
     except sqlite3.Error as error:
         raise CommandFailed(f"{path}: {error}") from None
     return Chain(leg, Head(*before) if before else Head(), found, Head(*head))
+
+
+async def read_postgres(url: str, leg: str, incident_id: str) -> Chain | None:
+    """The same from a leg's schema of PostgreSQL. Raises CommandFailed where it can't be read."""
+    try:
+        connection = await asyncpg.connect(url, timeout=CONNECT_WITHIN_S)
+        try:
+            async with connection.transaction(isolation="repeatable_read", readonly=True):
+                first, last = await connection.fetchrow(
+                    "SELECT min(id), max(id) FROM events WHERE incident_id = $1", incident_id
+                )
+                if first is None:
+                    return None
+                links = await connection.fetch(
+                    "SELECT id, incident_id, kind, body, hash FROM events WHERE id BETWEEN $1 AND $2 ORDER BY id",
+                    *(first, last),
+                )
+                before = await connection.fetchrow("SELECT id, hash FROM events WHERE id = $1", first - 1)
+                head = await connection.fetchrow("SELECT id, hash FROM events ORDER BY id DESC LIMIT 1")
+        finally:
+            await connection.close()
+    except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:
+        # Neither its text nor the URL, which may hold a password, is repeated.
+        raise CommandFailed(f"the {leg} leg's PostgreSQL: {type(error).__name__}") from None
+    return Chain(leg, Head(*before) if before else Head(), [Link(*row) for row in links], Head(*head))
 
 
 def follow(name: str, member: bytes) -> list[Shown]:

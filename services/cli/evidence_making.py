@@ -22,6 +22,7 @@ from services.common.streams import Premises
 from services.dispatch import evidence
 from services.dispatch.evidence import Evidence
 from services.dispatch.evidence_keeper import EvidenceFiles
+from services.dispatch.settings import for_leg
 from services.registry.translate_ledger import parse_disclosure
 from tandem.common.v1 import ledger_pb2
 
@@ -41,7 +42,7 @@ class Grounds:
 
 async def make(running: Mesh, folder: Path, incident_id: str, leg: str, grounds: Grounds, key_file: Path) -> bytes:
     """The bundle of an incident, once its disclosure is on the way into the ledger. Raises CommandFailed."""
-    chains = [one for name in flow.LEGS if (one := _chain(folder, name, incident_id))]
+    chains = [one for name in flow.LEGS if (one := await _chain(folder, name, incident_id))]
     if not chains:
         raise CommandFailed(f"no leg knows {incident_id}", MISUSED)
     # Of all legs, since one hears of what another doesn't.
@@ -85,7 +86,10 @@ def _data(folder: Path, leg: str) -> Path:
     return folder / "data" / f"dispatch-{leg}"
 
 
-def _chain(folder: Path, leg: str, incident_id: str) -> Chain | None:
+async def _chain(folder: Path, leg: str, incident_id: str) -> Chain | None:
+    url = for_leg(leg).database_url
+    if url:
+        return await evidence_chains.read_postgres(url, leg, incident_id)
     path = _data(folder, leg) / f"dispatch-{leg}.sqlite3"
     return evidence_chains.read(path, leg, incident_id) if path.exists() else None
 

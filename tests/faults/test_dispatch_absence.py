@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -15,10 +15,11 @@ from bench.figures import percentile
 from services.common.bus import Bus
 from services.dispatch.domain.incident import assignment_id
 from tandem.common.v1 import alert_pb2
-from tests.support.dispatch import PATIENCE_S, alert, client, publish
+from tests.support.dispatch import alert, client, publish
 from tests.support.legs import Answering, LegMesh, running_legs
 from tests.support.nats import TestServer
 
+LOOK_EVERY_S, LOOKS = 0.01, 3000
 SUBJECTS = {"probation": "w1", "police": "p1", "warning": "p1"}
 
 
@@ -39,12 +40,19 @@ async def answering(mesh: LegMesh, *legs: str) -> AsyncIterator[dict[str, Answer
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
+async def until(comes: Callable[[], bool]) -> None:
+    """Returns once it is so. It counts looks and not time, so that a machine that stands still fails nothing."""
+    for _ in range(LOOKS):
+        if comes():
+            return
+        await asyncio.sleep(LOOK_EVERY_S)
+    raise AssertionError("it didn't come")
+
+
 async def until_seen(desk: Answering, incident_ids: Iterable[str]) -> None:
     """Returns once the desk has the offers of these incidents."""
     wanted = {assignment_id(one, desk.leg, SUBJECTS[desk.leg]) for one in incident_ids}
-    async with asyncio.timeout(PATIENCE_S):
-        while not wanted <= desk.seen.keys():  # noqa: ASYNC110  # it follows a stream
-            await asyncio.sleep(0.01)
+    await until(lambda: wanted <= desk.seen.keys())
 
 
 async def open_some(
@@ -67,12 +75,13 @@ async def until_absent(mesh: LegMesh, incidents: int) -> None:
     """Returns once the metrics of probation's leg say that police is absent in so many."""
     url = f"http://127.0.0.1:{mesh.settings['probation'].metrics_port}/metrics"
     told = f'tandem_dispatch_leg_absent{{absent="police",leg="probation"}} {float(incidents)}\n'
-    async with asyncio.timeout(PATIENCE_S), aiohttp.ClientSession() as session:
-        while True:
+    async with aiohttp.ClientSession() as session:
+        for _ in range(LOOKS // 5):
             async with session.get(url) as answer:
                 if told in await answer.text():
                     return
-            await asyncio.sleep(0.05)
+            await asyncio.sleep(5 * LOOK_EVERY_S)
+    raise AssertionError("probation's metrics don't say so")
 
 
 async def play(mesh: LegMesh, bus: Bus, away_s: float, every_s: float) -> str:
@@ -87,9 +96,7 @@ async def play(mesh: LegMesh, bus: Bus, away_s: float, every_s: float) -> str:
         assert not desks["probation"].absent
         died_s = time.monotonic()
         during = await open_some(bus, desks, count + 1, count, every_s)
-        async with asyncio.timeout(PATIENCE_S):
-            while "police" not in desks["probation"].absent:  # noqa: ASYNC110
-                await asyncio.sleep(0.01)
+        await until(lambda: "police" in desks["probation"].absent)
         assert "warning" not in desks["probation"].absent
         await until_absent(mesh, count)  # in each of them, once its time is over
         gone_s = time.monotonic() - died_s

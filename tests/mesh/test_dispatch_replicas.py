@@ -13,6 +13,8 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
+from services.cli import evidence_chains
+from services.cli.failure import CommandFailed
 from services.common import flow
 from services.common.bus import Bus
 from services.common.clock import MeshClock
@@ -260,3 +262,16 @@ def test_a_desks_queue_never_holds_more_than_its_bound(monkeypatch: pytest.Monke
             shared.tell([Numbered(n, dispatch_pb2.Step(assignment=offer))])
             longest = max(longest, len(desk.waiting))
         assert longest <= 5 and desk.reads_store
+
+
+async def test_the_chain_of_a_leg_on_postgresql_is_read_for_evidence(postgres: PostgresServer) -> None:
+    url = postgres.new_schemas("police")["police"]
+    async with opened(url) as leg:
+        await fold(leg, 1, 2, 3)
+        head = await leg.store.head()
+    read = await evidence_chains.read_postgres(url, "police", "incident-2")
+    assert read and (read.before.id, len(read.links), read.head) == (2, 2, head)
+    evidence_chains.follow("chain", read.to_member("incident-2", False))
+    assert await evidence_chains.read_postgres(url, "police", "incident-9") is None
+    with pytest.raises(CommandFailed, match="the police leg's PostgreSQL"):
+        await evidence_chains.read_postgres(url.replace("police_", "nobody_"), "police", "incident-2")
