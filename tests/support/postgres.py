@@ -12,7 +12,7 @@ import tempfile
 import time
 from collections.abc import Coroutine, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -36,14 +36,13 @@ class PostgresServer:
         self._numbers = itertools.count(1)
 
     def start(self) -> None:
-        """Starts it in a session of its own; after `kill` it recovers."""
+        """Starts it; after `kill` it recovers."""
         with (self._folder / "log").open("ab") as output:
             self._process = subprocess.Popen(
                 self._command,
                 stdout=output,
                 stderr=output,
                 cwd=self._folder,
-                start_new_session=True,
                 **self._as_user,
             )
 
@@ -56,10 +55,19 @@ class PostgresServer:
             assert self._process and self._process.poll() is None and time.monotonic() < until, self.log()
             time.sleep(0.05)
 
+    def pids(self) -> list[int]:
+        """The server's first process, and those that it has started, each a session of its own."""
+        assert self._process
+        pid = self._process.pid
+        children = Path(f"/proc/{pid}/task/{pid}/children")
+        return [pid, *(map(int, children.read_text().split()) if children.exists() else ())]
+
     def kill(self) -> None:
         """SIGKILL of all its processes at once."""
         assert self._process
-        os.killpg(self._process.pid, signal.SIGKILL)
+        for pid in self.pids():
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
         self._process.wait(READY_WITHIN_S)
         self._process = None
 
