@@ -33,6 +33,8 @@ class Answer:
     """From the receipt of the deciding report to the offer, wall time; None where no report decided."""
     acknowledged_ms: int | None
     """When it was taken, mesh time."""
+    absent: tuple[str, ...] = ()
+    """Other legs that this one has seen nothing of."""
 
     def to_json(self, shift_ms: int) -> dict[str, Any]:
         """As printed; the warning's own list doesn't repeat the leg."""
@@ -42,6 +44,7 @@ class Answer:
             "state": self.state,
             "report_to_published_ms": self.report_to_published_ms,
             "acknowledged_at": _moment(self.acknowledged_ms, shift_ms),
+            **({"absent_legs": list(self.absent)} if self.absent else {}),
         }
 
 
@@ -123,6 +126,7 @@ def _answer(leg: str, one: dispatch_pb2.Assignment) -> Answer:
         responds=leg not in AGENCIES or one.demand == geometry_pb2.Demand.RESPOND,
         report_to_published_ms=round(one.report_to_published_ms, 3) if one.HasField("report_to_published_ms") else None,
         acknowledged_ms=times.from_timestamp(one.acknowledged_at) if one.HasField("acknowledged_at") else None,
+        absent=tuple(alert_pb2.Leg.Name(other).lower() for other in one.absent_legs),
     )
 
 
@@ -155,7 +159,7 @@ def tables(incidents: Iterable[Incident], shift_ms: int = 0) -> Iterator[Table]:
             view.add_row(
                 answer.leg,
                 answer.destination,
-                answer.state,
+                ", ".join((answer.state, *(f"{other} is absent" for other in answer.absent))),
                 "" if latency_ms is None else f"{latency_ms:.0f} ms",
                 (_moment(answer.acknowledged_ms, shift_ms) or "")[11:],
             )

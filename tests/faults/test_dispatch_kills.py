@@ -115,9 +115,9 @@ async def play(mesh: LegMesh, bus: Bus, seed: int, incidents: int, every_s: floa
         rows = await mesh.read(leg, lambda connection, store: store.steps_within(connection, 0))
         assert set(numbers.values()) == {1}, f"{leg}: a step is on INCIDENTS twice"
         async with mesh.store(leg) as store:  # it may have been stopped between a commit and its publish
-            left = {row.step_id for row in await store.unpublished()}
+            unsent = {row.step_id for row in await store.unpublished()}
         published = {step.step_id for step in steps}
-        assert published <= {row.step_id for row in rows} <= published | left, f"{leg}: INCIDENTS lacks a step"
+        assert published <= {row.step_id for row in rows} <= published | unsent, f"{leg}: INCIDENTS lacks a step"
         for incident_id, events in written.items():
             for subject_id in SUBJECTS[leg]:
                 id_ = assignment_id(incident_id, leg, subject_id)
