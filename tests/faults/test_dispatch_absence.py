@@ -126,5 +126,5 @@ async def test_police_leg_and_desk_die_and_return(tmp_path: Path, nats: TestServ
 
 @pytest.mark.soak
 async def test_police_leg_and_desk_are_dead_for_five_minutes(tmp_path: Path, nats: TestServer, bus: Bus) -> None:
-    with running_legs(tmp_path, nats, None) as mesh:
+    with running_legs(tmp_path, nats, None, other_leg_within_s=10) as mesh:
         print(await play(mesh, bus, away_s=300, every_s=2))

@@ -20,6 +20,7 @@ from services.common import flow
 from services.common.bus import Bus
 from services.dispatch.domain.events import Acknowledged, Escalated, Event, Offered
 from services.dispatch.domain.incident import assignment_id
+from services.dispatch.leg import retried
 from services.dispatch.store import Store
 from tests.conftest import ENGINES
 from tests.support.dispatch import alert, publish
@@ -56,9 +57,9 @@ def is_settled(leg: str, incident_id: str, events: list[Event]) -> bool:
 
 async def unsettled(leg: str, store: Store, ids: list[str]) -> str:
     """What is still to come; empty where all incidents are there and settled, and INCIDENTS has it."""
-    events = await store.transaction(partial(store.events, incident_ids=ids))
+    events = await retried(partial(store.transaction, partial(store.events, incident_ids=ids)))
     waiting = [one for one in ids if one not in events or not is_settled(leg, one, events[one])]
-    unpublished = await store.unpublished()
+    unpublished = await retried(store.unpublished)
     if not waiting and not unpublished:
         return ""
     return f"{len(waiting)} incidents aren't settled, as {waiting[:3]}; {len(unpublished)} steps aren't on INCIDENTS"
