@@ -20,7 +20,8 @@ from services.dispatch.settings import DispatchSettings
 from services.dispatch.store import Position, Store
 from tandem.dispatch.v1.dispatch_pb2 import OFFERED
 from tests.support.dispatch import PATIENCE_S, alert, publish, running, settings
-from tests.support.nats import TestServer, free_port
+from tests.support.nats import TestServer
+from tests.support.ports import free_port
 from tests.support.postgres import PostgresServer, running_postgres
 
 

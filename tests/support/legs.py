@@ -22,7 +22,8 @@ from services.dispatch.settings import DispatchSettings
 from services.dispatch.store import Store
 from tandem.dispatch.v1 import dispatch_pb2
 from tests.support.dispatch import Desk, client, settings, variables
-from tests.support.nats import TestServer, free_port
+from tests.support.nats import TestServer
+from tests.support.ports import free_port
 from tests.support.postgres import PostgresServer
 from tests.support.processes import Service
 
