@@ -13,6 +13,7 @@ from services.common import flow
 from services.common.bus import Bus
 from services.common.clock import MeshClock
 from services.common.db import open_database
+from services.dispatch import reconcile
 from services.dispatch.__main__ import MIGRATIONS
 from services.dispatch.domain.climbing import Deadlines
 from services.dispatch.leg import open_leg
@@ -26,8 +27,9 @@ from tests.support.postgres import PostgresServer, running_postgres
 
 
 @pytest.fixture
-def police(nats: TestServer, bus: Bus, tmp_path: Path) -> DispatchSettings:
-    """Settings of one leg over a mesh that is there."""
+def police(nats: TestServer, bus: Bus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> DispatchSettings:
+    """Settings of one leg over a mesh that is there; it compares often."""
+    monkeypatch.setattr(reconcile, "LOOK_EVERY_S", 0.2)
     return settings("police", nats, tmp_path, metrics_port=free_port())
 
 
