@@ -226,6 +226,40 @@ NOBODY_FOUND: CloseCause.ValueType  # 7
 """Nobody was found there."""
 Global___CloseCause: _TypeAlias = CloseCause  # noqa: Y015
 
+class _WarningFlag:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _WarningFlagEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_WarningFlag.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    WARNING_FLAG_UNSPECIFIED: _WarningFlag.ValueType  # 0
+    NO_RECEIPT: _WarningFlag.ValueType  # 1
+    """A warning went out and no receipt came within 30 s."""
+    NO_CONTACT: _WarningFlag.ValueType  # 2
+    """There is no way to warn them: no contact, no device, or no gateway takes it."""
+    DURESS: _WarningFlag.ValueType  # 3
+    """They say, without its showing, that somebody else has a hand in their telephone or their answers. Somebody has to go; it is
+    over only when the desk closes it.
+    """
+    REACHED: _WarningFlag.ValueType  # 4
+    """A receipt came after NO_RECEIPT or NO_CONTACT."""
+
+class WarningFlag(_WarningFlag, metaclass=_WarningFlagEnumTypeWrapper):
+    """What it is that the police must know."""
+
+WARNING_FLAG_UNSPECIFIED: WarningFlag.ValueType  # 0
+NO_RECEIPT: WarningFlag.ValueType  # 1
+"""A warning went out and no receipt came within 30 s."""
+NO_CONTACT: WarningFlag.ValueType  # 2
+"""There is no way to warn them: no contact, no device, or no gateway takes it."""
+DURESS: WarningFlag.ValueType  # 3
+"""They say, without its showing, that somebody else has a hand in their telephone or their answers. Somebody has to go; it is
+over only when the desk closes it.
+"""
+REACHED: WarningFlag.ValueType  # 4
+"""A receipt came after NO_RECEIPT or NO_CONTACT."""
+Global___WarningFlag: _TypeAlias = WarningFlag  # noqa: Y015
+
 @_typing.final
 class Choice(_message.Message):
     """Whom an assignment is offered to, and what that choice rests on."""
@@ -315,6 +349,7 @@ class Assignment(_message.Message):
     CLOSE_CAUSE_FIELD_NUMBER: _builtins.int
     CLOSE_NOTE_FIELD_NUMBER: _builtins.int
     NOBODY_AVAILABLE_AT_FIELD_NUMBER: _builtins.int
+    PERSON_FLAG_FIELD_NUMBER: _builtins.int
     assignment_id: _builtins.str
     """Hash of incident, leg and destination."""
     incident_id: _builtins.str
@@ -377,6 +412,12 @@ class Assignment(_message.Message):
     def nobody_available_at(self) -> _timestamp_pb2.Timestamp:
         """When nobody was there to be asked; absent where somebody was, or it was taken since."""
 
+    @_builtins.property
+    def person_flag(self) -> Global___PersonFlag:
+        """What the warning leg says of the protected person: in its own assignments and in the police's, never in probation's or on its
+        desk.
+        """
+
     def __init__(
         self,
         *,
@@ -403,16 +444,57 @@ class Assignment(_message.Message):
         close_cause: Global___CloseCause.ValueType = ...,
         close_note: _builtins.str = ...,
         nobody_available_at: _timestamp_pb2.Timestamp | None = ...,
+        person_flag: Global___PersonFlag | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_report_to_published_ms", b"_report_to_published_ms", "acknowledged_at", b"acknowledged_at", "cause", b"cause", "choice", b"choice", "due_at", b"due_at", "nobody_available_at", b"nobody_available_at", "offered_at", b"offered_at", "received_at", b"received_at", "report_to_published_ms", b"report_to_published_ms"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_report_to_published_ms", b"_report_to_published_ms", "acknowledged_at", b"acknowledged_at", "cause", b"cause", "choice", b"choice", "due_at", b"due_at", "nobody_available_at", b"nobody_available_at", "offered_at", b"offered_at", "person_flag", b"person_flag", "received_at", b"received_at", "report_to_published_ms", b"report_to_published_ms"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_report_to_published_ms", b"_report_to_published_ms", "acknowledged_at", b"acknowledged_at", "acknowledged_by", b"acknowledged_by", "assignment_id", b"assignment_id", "cause", b"cause", "choice", b"choice", "climb_reason", b"climb_reason", "close_cause", b"close_cause", "close_note", b"close_note", "demand", b"demand", "due_at", b"due_at", "incident_id", b"incident_id", "kind", b"kind", "leg", b"leg", "nobody_available_at", b"nobody_available_at", "offer_number", b"offer_number", "offered_at", b"offered_at", "order_ids", b"order_ids", "received_at", b"received_at", "rejected_reason", b"rejected_reason", "report_to_published_ms", b"report_to_published_ms", "state", b"state", "stood_down_kind", b"stood_down_kind", "subject_id", b"subject_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_report_to_published_ms", b"_report_to_published_ms", "acknowledged_at", b"acknowledged_at", "acknowledged_by", b"acknowledged_by", "assignment_id", b"assignment_id", "cause", b"cause", "choice", b"choice", "climb_reason", b"climb_reason", "close_cause", b"close_cause", "close_note", b"close_note", "demand", b"demand", "due_at", b"due_at", "incident_id", b"incident_id", "kind", b"kind", "leg", b"leg", "nobody_available_at", b"nobody_available_at", "offer_number", b"offer_number", "offered_at", b"offered_at", "order_ids", b"order_ids", "person_flag", b"person_flag", "received_at", b"received_at", "rejected_reason", b"rejected_reason", "report_to_published_ms", b"report_to_published_ms", "state", b"state", "stood_down_kind", b"stood_down_kind", "subject_id", b"subject_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__report_to_published_ms: _TypeAlias = _typing.Literal["report_to_published_ms"]  # noqa: Y015
     _WhichOneofArgType__report_to_published_ms: _TypeAlias = _typing.Literal["_report_to_published_ms", b"_report_to_published_ms"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType__report_to_published_ms) -> _WhichOneofReturnType__report_to_published_ms | None: ...
 
 Global___Assignment: _TypeAlias = Assignment  # noqa: Y015
+
+@_typing.final
+class PersonFlag(_message.Message):
+    """What the police must know of a protected person who is warned."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FLAG_FIELD_NUMBER: _builtins.int
+    AT_FIELD_NUMBER: _builtins.int
+    ALERT_ID_FIELD_NUMBER: _builtins.int
+    SEQUENCE_FIELD_NUMBER: _builtins.int
+    ORDINAL_FIELD_NUMBER: _builtins.int
+    flag: Global___WarningFlag.ValueType
+    """What it is."""
+    alert_id: _builtins.str
+    """The alert that they were last warned of."""
+    sequence: _builtins.int
+    """Its place in the log."""
+    ordinal: _builtins.int
+    """Its place among the alerts of one entry."""
+    @_builtins.property
+    def at(self) -> _timestamp_pb2.Timestamp:
+        """Since when, by the mesh's clock; of two, the later counts."""
+
+    def __init__(
+        self,
+        *,
+        flag: Global___WarningFlag.ValueType = ...,
+        at: _timestamp_pb2.Timestamp | None = ...,
+        alert_id: _builtins.str = ...,
+        sequence: _builtins.int = ...,
+        ordinal: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["at", b"at"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["alert_id", b"alert_id", "at", b"at", "flag", b"flag", "ordinal", b"ordinal", "sequence", b"sequence"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PersonFlag: _TypeAlias = PersonFlag  # noqa: Y015
 
 @_typing.final
 class Step(_message.Message):
