@@ -21,6 +21,7 @@ from services.dispatch.domain.events import (
     Escalated,
     Estimate,
     Event,
+    Flagged,
     NobodyAvailable,
     Notified,
     Offered,
@@ -30,13 +31,14 @@ from services.dispatch.domain.events import (
     Rejected,
     Rung,
     StoodDown,
+    WarningFlag,
 )
 
 _KINDS: dict[str, type[Event]] = {
     kind.__name__: kind
     for kind in (
         *(AlertFolded, Notified, Offered, OfferedAgain, NobodyAvailable, Escalated),
-        *(Received, Acknowledged, Rejected, Progressed, Closed, StoodDown),
+        *(Received, Acknowledged, Rejected, Progressed, Closed, StoodDown, Flagged),
     )
 }
 
@@ -87,6 +89,8 @@ def read(kind: str, body: str) -> Event:
     if fields.get("choice"):
         choice = fields["choice"]
         fields["choice"] = Choice(**{**choice, "rung": Rung(choice["rung"]), "estimate": Estimate(choice["estimate"])})
+    if "flag" in fields:
+        fields["flag"] = WarningFlag(fields["flag"])
     if "climb" in fields:
         fields["climb"] = Climb(fields["climb"])
     return _KINDS[kind](**fields)

@@ -24,7 +24,8 @@ from services.dispatch.change import Change, Known
 from services.dispatch.domain.answers import Acknowledge, Answering
 from services.dispatch.domain.climbing import Deadlines
 from services.dispatch.domain.decisions import Alert, Command, FoldAlert, LoseUnit, PassDeadline, concerns
-from services.dispatch.domain.events import OfferedAgain, Received
+from services.dispatch.domain.events import Flagged, OfferedAgain, Place, Received, WarningFlag
+from services.dispatch.domain.flags import Flag
 from services.dispatch.domain.incident import Incident, State, evolve
 from services.dispatch.domain.roster import NO_ROSTER, Board
 from services.dispatch.hub import Hub, Numbered
@@ -37,7 +38,7 @@ KNOWN_MAX = 10_000
 """Incidents whose state is kept in memory; the others are folded anew when they are needed."""
 RETRY_S = 0.5
 _LONGEST_SLEEP_S = 1.0
-_SAID = {OfferedAgain.__name__: "offered_again", Received.__name__: "received"}
+_SAID = {OfferedAgain.__name__: "offered_again", Received.__name__: "received", Flagged.__name__: "flagged"}
 """What the log calls a step that its state alone doesn't tell."""
 T = TypeVar("T")
 Asked: TypeAlias = tuple[str, Callable[[Board], Command]]
@@ -104,6 +105,24 @@ class Leg:
         return await self.answer(
             assignment_id, lambda now_ms, deadlines, _: Acknowledge(assignment_id, by, now_ms, deadlines, offer_number)
         )
+
+    async def flag(
+        self,
+        incident_id: str,
+        subject_id: str,
+        flag: WarningFlag,
+        alert_id: str,
+        place: Place,
+        order_id: str,
+        since_ms: int,
+    ) -> None:
+        """Notes what the police must know of a protected person, as Flag tells it; again, it changes nothing. Raises NotFound."""
+        now_ms, deadlines = self._clock.now_ms(), self._deadlines
+
+        def command(board: Board) -> Flag:
+            return Flag(subject_id, flag, since_ms, alert_id, place, order_id, now_ms, deadlines, board)
+
+        await self._handle([(incident_id, command)], await self._boards.ahead({subject_id}, now_ms))
 
     async def pass_deadlines(self) -> None:
         """Offers on what has waited too long."""

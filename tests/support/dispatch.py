@@ -150,14 +150,15 @@ async def running(configured: DispatchSettings) -> AsyncIterator[RunningLeg]:
 
 
 @asynccontextmanager
-async def process(configured: DispatchSettings) -> AsyncIterator[asyncio.subprocess.Process]:
-    """The leg as a process of its own; killed at the end unless it ended by itself."""
+async def process(configured: DispatchSettings, **more: str) -> AsyncIterator[asyncio.subprocess.Process]:
+    """The leg as a process of its own, with `more` settings of its environment; killed at the end unless it ended by itself."""
     environment = os.environ | {
         "TANDEM_PORT": str(configured.port),
         "TANDEM_NATS_URL": configured.nats_url,
         "TANDEM_NATS_MONITOR_URL": configured.nats_monitor_url,
         "TANDEM_DATA_DIR": str(configured.data_dir),
         "TANDEM_DEV_SECRET": configured.dev_secret,
+        **more,
     }
     started = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "services.dispatch", "--leg", configured.leg),

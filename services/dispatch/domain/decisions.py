@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from services.dispatch.domain import answers, climbing
+from services.dispatch.domain import answers, climbing, flags
 from services.dispatch.domain.answers import Answering
 from services.dispatch.domain.climbing import Deadlines
 from services.dispatch.domain.events import (
@@ -25,6 +25,7 @@ from services.dispatch.domain.events import (
     Step,
     StoodDown,
 )
+from services.dispatch.domain.flags import Flag
 from services.dispatch.domain.incident import (
     FIRST_STATE,
     OVER,
@@ -89,7 +90,7 @@ class LoseUnit:
     board: Board
 
 
-Command: TypeAlias = FoldAlert | PassDeadline | LoseUnit | Answering
+Command: TypeAlias = FoldAlert | PassDeadline | LoseUnit | Flag | Answering
 
 
 def concerns(leg: str, alert: Alert) -> bool:
@@ -110,6 +111,8 @@ def decide(incident: Incident, command: Command) -> tuple[Event, ...]:
         return tuple(_pass(incident, command))
     if isinstance(command, LoseUnit):
         return tuple(_lose(incident, command))
+    if isinstance(command, Flag):
+        return tuple(flags.decide(incident, command))
     return tuple(answers.decide(incident, command))
 
 
