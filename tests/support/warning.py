@@ -21,7 +21,8 @@ from services.dispatch.settings import DispatchSettings
 from tandem.common.v1 import alert_pb2, command_pb2, contact_pb2, geometry_pb2, log_pb2
 from tandem.ingest.v1 import ingest_pb2
 from tests.support import dispatch, ingest
-from tests.support.nats import TestServer, free_port
+from tests.support.nats import TestServer
+from tests.support.ports import free_port
 
 KEY = bytes(range(32))
 HANDLE = "010-9876-5432"
