@@ -154,6 +154,25 @@ async def test_a_gateway_is_tried_until_it_takes_a_message_and_each_try_is_signe
     assert HANDLE.encode() not in held
 
 
+async def test_a_gateway_that_hangs_holds_up_nobody_but_itself(
+    nats: TestServer, bus: Bus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sender, "AT_ONCE", 2)
+    hanging, other = Gateway("hanging"), Gateway("other")
+    hanging.hangs.clear()
+    made = settings(nats, tmp_path / "leg", hanging, other)
+    await put_case(bus, made, "app-1")
+    await publish(bus, *(ring(number, incident=f"incident-{number}") for number in range(1, 7)))
+    async with hanging.serving(), other.serving(), running(made):
+        await other.message(6)
+        await until(
+            made, "select 1 from sendings where way = 'device/app-1' and outcome = 'handed over' limit 1 offset 5"
+        )
+        assert len(hanging.requests) == 2
+        hanging.hangs.set()
+        await hanging.message(6)
+
+
 # ── the police ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
 

@@ -81,6 +81,9 @@ class Gateway:
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}/send"
         self.receipts_url = ""
+        self.hangs = asyncio.Event()
+        """Answers wait for it."""
+        self.hangs.set()
         self.answers: list[int] = []
         """Statuses of the next answers; then 204."""
         self.requests: list[tuple[dict[str, str], bytes]] = []
@@ -91,6 +94,7 @@ class Gateway:
 
         async def take(request: web.Request) -> web.Response:
             self.requests.append((dict(request.headers), await request.read()))
+            await self.hangs.wait()
             return web.Response(status=self.answers.pop(0) if self.answers else 204)
 
         app = web.Application()

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Sequence
+from contextlib import AsyncExitStack
 from functools import partial
 
 import aiohttp
@@ -39,7 +40,7 @@ FIGURES_WITHIN_S = 1.0
 """So long a change of distance waits for its figure, which is stored behind its alert; then it is told without."""
 LONGEST_SLEEP_S = 1.0
 AT_ONCE = 64
-"""Tries under way."""
+"""Tries under way in one lane: a gateway that hangs holds up nobody but itself."""
 ISSUED_BY = "dispatch-warning"
 _LANGUAGES = {contact_pb2.LANGUAGE_ENGLISH: Language.ENGLISH}
 
@@ -65,7 +66,8 @@ class Sender:
         self.bus: Bus | None = None
         """Where commands for devices go, while there is a connection."""
         self._sooner = asyncio.Event()
-        self._under_way: set[tuple[str, str]] = set()
+        self._under_way: dict[str, set[str]] = {}
+        """By lane, a gateway's or that of all devices: what is being tried."""
 
     def wake(self) -> None:
         """Something may be due."""
@@ -73,20 +75,27 @@ class Sender:
 
     async def run(self) -> None:
         """Sends for ever."""
-        async with open_session() as session, asyncio.TaskGroup() as tasks:
+        async with AsyncExitStack() as stack:
+            # Each has connections of its own: one that hangs mustn't use up another's.
+            sessions = {name: await stack.enter_async_context(open_session()) for name in self._gateways}
+            tasks = await stack.enter_async_context(asyncio.TaskGroup())
             while True:
                 self._sooner.clear()
                 now_ms = self._clock.now_ms()
                 for message in await retried(partial(self._store.due, now_ms)):
-                    self._begin(tasks, (message.message_id, ""), self._open(message))
+                    self._begin(tasks, "open", message.message_id, partial(self._open, message))
                 for sending, message in await retried(partial(self._store.to_try, now_ms)):
-                    self._begin(tasks, (sending.message_id, sending.way), self._try(session, sending, message))
+                    session = sessions.get(sending.way.removeprefix(GATEWAY))
+                    lane = sending.way if session else DEVICE
+                    self._begin(
+                        tasks, lane, sending.message_id + sending.way, partial(self._try, session, sending, message)
+                    )
                 await self._sleep(now_ms)
 
     async def _sleep(self, now_ms: int) -> None:
         next_ms = await retried(self._store.next_ms)
         sleep_s = LONGEST_SLEEP_S if next_ms is None else self._clock.wall_s(max(0, next_ms - now_ms))
-        if self._under_way:
+        if any(self._under_way.values()):
             sleep_s = LONGEST_SLEEP_S  # whatever is under way wakes this loop
         try:
             async with asyncio.timeout(min(max(sleep_s, 0.01), LONGEST_SLEEP_S)):
@@ -94,17 +103,19 @@ class Sender:
         except TimeoutError:
             return
 
-    def _begin(self, tasks: asyncio.TaskGroup, key: tuple[str, str], work: Coroutine[None, None, None]) -> None:
-        if key in self._under_way or len(self._under_way) >= AT_ONCE:
-            work.close()
+    def _begin(
+        self, tasks: asyncio.TaskGroup, lane: str, key: str, work: Callable[[], Coroutine[None, None, None]]
+    ) -> None:
+        under_way = self._under_way.setdefault(lane, set())
+        if key in under_way or len(under_way) >= AT_ONCE:
             return
-        self._under_way.add(key)
+        under_way.add(key)
 
         async def finish() -> None:
             try:
-                await work
+                await work()
             finally:
-                self._under_way.discard(key)
+                under_way.discard(key)
                 self._sooner.set()
 
         tasks.create_task(finish())
@@ -174,7 +185,7 @@ class Sender:
 
     # ── one of its ways ──────────────────────────────────────────────────────────────────────────────────────────────
 
-    async def _try(self, session: aiohttp.ClientSession, sending: Sending, message: MessageRow) -> None:
+    async def _try(self, session: aiohttp.ClientSession | None, sending: Sending, message: MessageRow) -> None:
         kind = sending.way.partition("/")[0]
         told = {"message_id": message.message_id, "way": sending.way, "tries": sending.tries + 1}
         now_ms = self._clock.now_ms()
@@ -195,12 +206,12 @@ class Sender:
             logger().info("warning_handed_over", **told)
         _TRIES.labels(kind, "failed" if reason else "handed over").inc()
 
-    async def _post(self, session: aiohttp.ClientSession, sending: Sending, message: MessageRow) -> str:
+    async def _post(self, session: aiohttp.ClientSession | None, sending: Sending, message: MessageRow) -> str:
         """Hands a message to a gateway; empty where it took it, else why not."""
         gateway = self._gateways.get(sending.way.removeprefix(GATEWAY))
         contact = self._contact(message.person_id, await retried(partial(self._store.contacts_of, message.person_id)))
-        if gateway is None or contact is None:
-            return "no such gateway any more" if gateway is None else "no contact any more"
+        if gateway is None or session is None or contact is None:
+            return "no contact any more" if contact is None else "no such gateway any more"
         body = {
             "type": "tandem.warning.v1",
             "warning_id": message.message_id,

@@ -167,7 +167,7 @@ class WarningStore:
         joined = sendings.join(messages, sendings.c.message_id == messages.c.message_id)
         query = sa.select(*sendings.c, *messages.c).select_from(joined)
         query = (
-            query.where(sa.text("outcome = ''"), sendings.c.next_ms <= now_ms).order_by(sendings.c.next_ms).limit(500)
+            query.where(sa.text("outcome = ''"), sendings.c.next_ms <= now_ms).order_by(sendings.c.next_ms).limit(5_000)
         )
         count = len(sendings.c)
         return [(Sending(*row[:count]), MessageRow(*row[count:])) for row in await self._rows(query)]
