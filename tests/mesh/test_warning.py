@@ -18,7 +18,7 @@ from services.dispatch.domain import warning as decisions
 from services.dispatch.exchange.links import Token, open_key
 from services.dispatch.exchange.signing import SIGNATURE_HEADER
 from services.dispatch.settings import DispatchSettings
-from services.dispatch.warning import sender, store
+from services.dispatch.warning import sender, taking
 from services.dispatch.warning.answering import AnswerLinks
 from tandem.common.v1 import alert_pb2, contact_pb2, geometry_pb2
 from tandem.dispatch.v1 import dispatch_pb2
@@ -43,7 +43,7 @@ from tests.support.warning import (
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """A receipt is awaited for 2 s, a message read in 1."""
-    monkeypatch.setattr(store, "RECEIPT_WITHIN_MS", 2_000)
+    monkeypatch.setattr(taking, "RECEIPT_WITHIN_MS", 2_000)
     monkeypatch.setattr(decisions, "READ_MS", 1_000)
     monkeypatch.setattr(sender, "FIRST_WAIT_MS", 100)
 
@@ -275,7 +275,7 @@ async def test_duress_over_a_warning_of_which_the_police_knew_nothing_is_offered
 async def test_forged_expired_and_strange_answers_and_receipts_change_nothing(
     nats: TestServer, bus: Bus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(store, "RECEIPT_WITHIN_MS", 60_000)
+    monkeypatch.setattr(taking, "RECEIPT_WITHIN_MS", 60_000)
     gateway, other = Gateway(), Gateway("other")
     made = settings(nats, tmp_path / "leg", gateway)
     await put_case(bus, made)

@@ -29,8 +29,9 @@ from services.dispatch.exchange.receivers import Receiver
 from services.dispatch.exchange.webhook import open_session, post
 from services.dispatch.leg import retried
 from services.dispatch.warning.answering import AnswerLinks
-from services.dispatch.warning.store import WORTH_MS, WarningStore
+from services.dispatch.warning.store import WarningStore
 from services.dispatch.warning.tables import GIVEN_UP, HANDED_OVER, OPEN, Contact, MessageRow, Sending
+from services.dispatch.warning.taking import WORTH_MS
 from tandem.common.v1 import alert_pb2, command_pb2, contact_pb2
 
 GATEWAY, DEVICE = "gateway/", "device/"
@@ -41,6 +42,8 @@ FIGURES_WITHIN_S = 1.0
 LONGEST_SLEEP_S = 1.0
 AT_ONCE = 64
 """Tries under way in one lane: a gateway that hangs holds up nobody but itself."""
+TOGETHER_S = 0.01
+"""How long what falls due, and what came of tries, waits for others to share a transaction."""
 ISSUED_BY = "dispatch-warning"
 _LANGUAGES = {contact_pb2.LANGUAGE_ENGLISH: Language.ENGLISH}
 
@@ -69,6 +72,9 @@ class Sender:
         self._under_way: dict[str, set[str]] = {}
         """By lane, a gateway's or that of all devices: what is being tried."""
 
+        self._tried: list[tuple[Sending, str, int]] = []
+        self._noting: asyncio.Future[None] | None = None
+
     def wake(self) -> None:
         """Something may be due."""
         self._sooner.set()
@@ -82,8 +88,12 @@ class Sender:
             while True:
                 self._sooner.clear()
                 now_ms = self._clock.now_ms()
-                for message in await retried(partial(self._store.due, now_ms)):
-                    self._begin(tasks, "open", message.message_id, partial(self._open, message))
+                due = await retried(partial(self._store.due, now_ms))
+                # Whoever needs no figure goes at once, all in one transaction.
+                await self._open([one for one in due if Notice(one.notice) is not Notice.CHANGED])
+                for message in due:
+                    if Notice(message.notice) is Notice.CHANGED:
+                        self._begin(tasks, "open", message.message_id, partial(self._open, [message]))
                 for sending, message in await retried(partial(self._store.to_try, now_ms)):
                     session = sessions.get(sending.way.removeprefix(GATEWAY))
                     lane = sending.way if session else DEVICE
@@ -91,6 +101,7 @@ class Sender:
                         tasks, lane, sending.message_id + sending.way, partial(self._try, session, sending, message)
                     )
                 await self._sleep(now_ms)
+                await asyncio.sleep(TOGETHER_S)
 
     async def _sleep(self, now_ms: int) -> None:
         next_ms = await retried(self._store.next_ms)
@@ -122,31 +133,37 @@ class Sender:
 
     # ── a message ────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    async def _open(self, message: MessageRow) -> None:
-        """Words a message and puts it on its ways."""
-        contacts = await retried(partial(self._store.contacts_of, message.person_id))
-        contact = self._contact(message.person_id, contacts)
-        language = _LANGUAGES.get(contact.language, Language.KOREAN) if contact else Language.KOREAN
-        distance_m, change = await self._figures(message)
-        text = wording.text(
-            Notice(message.notice),
-            Demand(message.demand),
-            language,
-            ring_m=message.ring_m,
-            of_place=message.of_place,
-            distance_m=distance_m,
-            change=change,
-            drill=message.drill,
-        )
-        ways = [GATEWAY + name for name in self._gateways] if contact else []
-        ways += [DEVICE + id_ for id_ in dict.fromkeys(id_ for one in contacts for id_ in one.device_ids)]
-        now_ms = self._clock.now_ms()
-        sendings = [
-            Sending(message.message_id, way, _command_id(message, way), 0, now_ms, message.due_ms + WORTH_MS, OPEN)
-            for way in ways
-        ]
-        await retried(partial(self._store.open, message, text, language.value, sendings))
-        logger().info("warning_opened", message_id=message.message_id, notice=message.notice, ways=len(ways))
+    async def _open(self, due: Sequence[MessageRow]) -> None:
+        """Words messages and puts them on their ways."""
+        opened = []
+        for message in due:
+            contacts = await retried(partial(self._store.contacts_of, message.person_id))
+            contact = self._contact(message.person_id, contacts)
+            language = _LANGUAGES.get(contact.language, Language.KOREAN) if contact else Language.KOREAN
+            distance_m, change = await self._figures(message)
+            text = wording.text(
+                Notice(message.notice),
+                Demand(message.demand),
+                language,
+                ring_m=message.ring_m,
+                of_place=message.of_place,
+                distance_m=distance_m,
+                change=change,
+                drill=message.drill,
+            )
+            ways = [GATEWAY + name for name in self._gateways] if contact else []
+            ways += [DEVICE + id_ for id_ in dict.fromkeys(id_ for one in contacts for id_ in one.device_ids)]
+            now_ms = self._clock.now_ms()
+            sendings = [
+                Sending(message.message_id, way, _command_id(message, way), 0, now_ms, message.due_ms + WORTH_MS, OPEN)
+                for way in ways
+            ]
+            opened.append((message, text, language.value, sendings))
+        if opened:
+            await retried(partial(self._store.open, opened))
+        for message, _, _, sendings in opened:
+            told = {"message_id": message.message_id, "notice": message.notice, "ways": len(sendings)}
+            logger().info("warning_opened", **told)
 
     def _contact(self, person_id: str, contacts: Sequence[Contact]) -> contact_pb2.Contact | None:
         for one in contacts:
@@ -190,7 +207,7 @@ class Sender:
         told = {"message_id": message.message_id, "way": sending.way, "tries": sending.tries + 1}
         now_ms = self._clock.now_ms()
         if now_ms >= sending.expires_ms:
-            await retried(partial(self._store.tried, sending, GIVEN_UP, now_ms))
+            await self._note(sending, GIVEN_UP, now_ms)
             _TRIES.labels(kind, "given up").inc()
             logger().critical("warning_given_up", **told)
             return
@@ -198,13 +215,26 @@ class Sender:
         now_ms = self._clock.now_ms()
         if reason:
             wait_ms = min(FIRST_WAIT_MS << min(sending.tries, 8), LAST_WAIT_MS)
-            await retried(partial(self._store.tried, sending, OPEN, now_ms + wait_ms))
+            await self._note(sending, OPEN, now_ms + wait_ms)
             logger().warning("warning_failed", reason=reason, **told)
         else:
-            await retried(partial(self._store.tried, sending, HANDED_OVER, now_ms))
+            await self._note(sending, HANDED_OVER, now_ms)
             _HANDED_OVER.labels(kind).observe((now_ms - message.due_ms) / 1000)
             logger().info("warning_handed_over", **told)
         _TRIES.labels(kind, "failed" if reason else "handed over").inc()
+
+    async def _note(self, sending: Sending, outcome: str, next_ms: int) -> None:
+        """Notes what came of a try, with whatever else is to be noted just now; returns once it is on disk."""
+        self._tried.append((sending, outcome, next_ms))
+        if self._noting is None or self._noting.done():
+            self._noting = asyncio.ensure_future(self._note_all())
+        noting = self._noting
+        await asyncio.shield(noting)
+
+    async def _note_all(self) -> None:
+        await asyncio.sleep(TOGETHER_S)
+        tried, self._tried, self._noting = self._tried, [], None
+        await retried(partial(self._store.tried, tried))
 
     async def _post(self, session: aiohttp.ClientSession | None, sending: Sending, message: MessageRow) -> str:
         """Hands a message to a gateway; empty where it took it, else why not."""

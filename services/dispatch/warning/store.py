@@ -3,32 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import Any, TypeVar
 
 import sqlalchemy as sa
 from sqlalchemy.dialects.sqlite import insert
 from sqlalchemy.exc import OperationalError
 
-from services.common import ids
 from services.common.db import Database
 from services.common.errors import Unavailable
-from services.dispatch.domain.events import Demand, WarningFlag
-from services.dispatch.domain.warning import (
-    NO_RECEIPT_AWAITED,
-    PASSING,
-    READ_MS,
-    Message,
-    Notice,
-    Occurrence,
-    Told,
-    decide,
-)
+from services.dispatch.domain.events import WarningFlag
 from services.dispatch.warning.tables import (
     NO_WAY,
     OPEN,
     OUTDATED,
-    REPLACED,
     SENDING,
     WAITING,
     Contact,
@@ -43,12 +31,9 @@ from services.dispatch.warning.tables import (
     to_leg,
     told,
 )
-from services.dispatch.warning.translate import Seen, told_from_json, told_to_json
+from services.dispatch.warning.taking import of_person, take
+from services.dispatch.warning.translate import Seen
 
-RECEIPT_WITHIN_MS = 30_000
-"""The police are told of a warning for which no receipt came after so long, mesh time."""
-WORTH_MS = 600_000
-"""A message that nobody has taken for so long isn't sent any more, mesh time."""
 KEPT_AFTER_ORDER_MS = 86_400_000
 """A contact goes so long after the end of its order; until then the end itself may have to be told."""
 TAKEN_KEPT_MS = 40 * 86_400_000
@@ -95,9 +80,7 @@ class WarningStore:
 
         def work(connection: sa.Connection) -> None:
             for one in sorted(seen, key=lambda one: one.occurrence.place):
-                if _is_new(connection, one.occurrence.alert_id, now_ms):
-                    for person_id in _concerned(connection, one):
-                        _take(connection, one, person_id, now_ms)
+                take(connection, one, now_ms)
             _put_position(connection, position)
 
         await self._do(work)
@@ -144,21 +127,12 @@ class WarningStore:
 
         return await self._do(work)
 
-    async def open(self, message: MessageRow, text: str, language: str, ways: Sequence[Sending]) -> None:
-        """Puts a message on its ways, in place of those that the person was sent before."""
+    async def open(self, opened: Sequence[tuple[MessageRow, str, str, Sequence[Sending]]]) -> None:
+        """Puts messages, each with its text and language, on their ways, in place of those that the persons were sent before."""
 
         def work(connection: sa.Connection) -> None:
-            state = SENDING if ways else NO_WAY
-            this = (messages.c.message_id == message.message_id) & (messages.c.state == WAITING)
-            opened = sa.update(messages).where(this).values(state=state, text=text, language=language)
-            if not connection.execute(opened).rowcount:
-                return  # a newer one took its place
-            before = _of_person(message) & (messages.c.state == SENDING) & (messages.c.due_ms < message.due_ms)
-            stale = sa.select(messages.c.message_id).where(before)
-            outdated = sendings.c.message_id.in_(stale) & (sendings.c.outcome == OPEN)
-            connection.execute(sa.update(sendings).where(outdated).values(outcome=OUTDATED))
-            if ways:
-                connection.execute(sa.insert(sendings), [asdict(one) for one in ways])
+            for message, text, language, ways in opened:
+                _open(connection, message, text, language, ways)
 
         await self._do(work)
 
@@ -172,12 +146,16 @@ class WarningStore:
         count = len(sendings.c)
         return [(Sending(*row[:count]), MessageRow(*row[count:])) for row in await self._rows(query)]
 
-    async def tried(self, sending: Sending, outcome: str, next_ms: int) -> None:
-        """Notes a try, and what came of it."""
-        this = (sendings.c.message_id == sending.message_id) & (sendings.c.way == sending.way)
-        values = {"tries": sending.tries + 1, "outcome": outcome, "next_ms": next_ms}
-        update = sa.update(sendings).where(this, sendings.c.outcome == OPEN).values(values)
-        await self._do(lambda connection: connection.execute(update))
+    async def tried(self, tried: Sequence[tuple[Sending, str, int]]) -> None:
+        """Notes tries: each with its outcome and when the next one is."""
+
+        def work(connection: sa.Connection) -> None:
+            for sending, outcome, next_ms in tried:
+                this = (sendings.c.message_id == sending.message_id) & (sendings.c.way == sending.way)
+                values = {"tries": sending.tries + 1, "outcome": outcome, "next_ms": next_ms}
+                connection.execute(sa.update(sendings).where(this, sendings.c.outcome == OPEN).values(values))
+
+        await self._do(work)
 
     # ── what comes back ──────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -209,7 +187,7 @@ class WarningStore:
             column = messages.c[columns[what]]
             first = sa.and_(messages.c.message_id == message.message_id, column.is_(None))
             news = connection.execute(sa.update(messages).where(first).values({column: now_ms})).rowcount
-            answered = _of_person(message) & (messages.c.due_ms <= message.due_ms)
+            answered = of_person(message) & (messages.c.due_ms <= message.due_ms)
             connection.execute(sa.update(messages).where(answered).values(receipt_due_ms=None))
             if not message.incident_id:
                 return
@@ -242,7 +220,7 @@ class WarningStore:
         police are told, once until a receipt comes."""
 
         def work(connection: sa.Connection) -> None:
-            late = _of_person(message) & (messages.c.due_ms <= message.due_ms) & messages.c.receipt_due_ms.is_not(None)
+            late = of_person(message) & (messages.c.due_ms <= message.due_ms) & messages.c.receipt_due_ms.is_not(None)
             waited = connection.execute(sa.update(messages).where(late).values(receipt_due_ms=None)).rowcount
             known = connection.scalar(sa.select(told.c.flag).where(_told_of(message)))
             if reached and known in UNREACHED:
@@ -283,123 +261,23 @@ class WarningStore:
 # ── within a transaction ─────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _is_new(connection: sa.Connection, alert_id: str, now_ms: int) -> bool:
-    made = insert(taken).values(alert_id=alert_id, at_ms=now_ms).on_conflict_do_nothing()
-    return bool(connection.execute(made).rowcount)
-
-
-def _concerned(connection: sa.Connection, seen: Seen) -> list[str]:
-    """Whom an alert is told to, or taken back from: what is over may come without saying whom it was told to."""
-    occurrence = seen.occurrence
-    if not (occurrence.ends or occurrence.demand is Demand.RECORD):
-        return list(seen.person_ids)
-    in_it = sa.select(told.c.person_id).where(told.c.incident_id == occurrence.incident_id)
-    return list(dict.fromkeys((*seen.person_ids, *connection.scalars(in_it))))
-
-
-def _take(connection: sa.Connection, seen: Seen, person_id: str, now_ms: int) -> None:
-    occurrence = seen.occurrence
-    if occurrence.notice is Notice.PHONE_SILENT:
-        if _has_device(connection, person_id) and not _is_stale(seen, now_ms):
-            message = Message(Notice.PHONE_SILENT, Demand.NOTIFY, now_ms)
-            _insert(connection, _row(replace(seen, occurrence=_of_none(occurrence)), person_id, message, "", now_ms))
-        return
-    this = (told.c.incident_id == occurrence.incident_id) & (told.c.person_id == person_id)
-    row = connection.execute(sa.select(told).where(this)).first()
-    before = told_from_json(row.state) if row else Told()
-    after, message_or_none = decide(before, occurrence, now_ms)
-    figure = row.figure_alert_id if row else ""
-    if message_or_none:
-        made = _row(seen, person_id, message_or_none, figure, now_ms)
-        _replace_waiting(connection, made)
-        if _is_worth_telling(seen, message_or_none, now_ms):
-            _insert(connection, made)
-        if not occurrence.of_place and occurrence.ring_m:
-            figure = occurrence.alert_id
-    if row:
-        values = {"state": told_to_json(after), "figure_alert_id": figure}
-        connection.execute(sa.update(told).where(this).values(values))
-    elif after != before:
-        connection.execute(
-            sa.insert(told).values(
-                incident_id=occurrence.incident_id,
-                person_id=person_id,
-                state=told_to_json(after),
-                figure_alert_id=figure,
-                flag=0,
-                flag_ms=0,
-                duress=False,
-            )
-        )
-
-
-def _is_worth_telling(seen: Seen, message: Message, now_ms: int) -> bool:
-    """After an outage, or with an empty database, a person is told of what still holds, and not of what has passed."""
-    return not _is_stale(seen, now_ms) or message.notice not in (*PASSING, *NO_RECEIPT_AWAITED)
-
-
-def _is_stale(seen: Seen, now_ms: int) -> bool:
-    return seen.decided_ms is not None and seen.decided_ms < now_ms - WORTH_MS
-
-
-def _of_none(occurrence: Occurrence) -> Occurrence:
-    return replace(occurrence, incident_id="")
-
-
-def _row(seen: Seen, person_id: str, message: Message, before_alert_id: str, now_ms: int) -> MessageRow:
-    occurrence = seen.occurrence
-    awaited = message.notice not in NO_RECEIPT_AWAITED
-    # What is behind it in the stream may take its place: it is told once that is known.
-    due_ms = max(message.due_ms, now_ms + READ_MS) if _is_stale(seen, now_ms) else message.due_ms
-    return MessageRow(
-        message_id=ids.hash_id("warning", occurrence.alert_id, person_id),
-        incident_id=occurrence.incident_id,
-        person_id=person_id,
-        order_id=seen.order_id,
-        partition=seen.partition,
-        alert_id=occurrence.alert_id,
-        sequence=occurrence.place[0],
-        ordinal=occurrence.place[1],
-        before_alert_id=before_alert_id,
-        notice=message.notice.value,
-        demand=int(message.demand),
-        ring_m=message.ring_m,
-        of_place=message.of_place,
-        drill=seen.drill,
-        made_ms=now_ms,
-        due_ms=due_ms,
-        receipt_due_ms=due_ms + RECEIPT_WITHIN_MS if awaited else None,
-        state=WAITING,
-    )
-
-
-def _insert(connection: sa.Connection, message: MessageRow) -> None:
-    connection.execute(insert(messages).values(asdict(message)).on_conflict_do_nothing())
-
-
-def _replace_waiting(connection: sa.Connection, newer: MessageRow) -> None:
-    """Takes the turn of what waits until then or longer and says no more than it: the same, a change of distance, an end.
-
-    What is due sooner goes out before.
-    """
-    said = messages.c.notice.in_((newer.notice, Notice.CHANGED.value, Notice.OVER.value))
-    waiting = _of_person(newer) & (messages.c.state == WAITING) & (messages.c.due_ms >= newer.due_ms) & said
-    connection.execute(sa.update(messages).where(waiting).values(state=REPLACED))
-
-
-def _has_device(connection: sa.Connection, person_id: str) -> bool:
-    found = connection.scalars(sa.select(contacts.c.device_ids).where(contacts.c.person_id == person_id))
-    return any(found)
+def _open(connection: sa.Connection, message: MessageRow, text: str, language: str, ways: Sequence[Sending]) -> None:
+    state = SENDING if ways else NO_WAY
+    this = (messages.c.message_id == message.message_id) & (messages.c.state == WAITING)
+    opened = sa.update(messages).where(this).values(state=state, text=text, language=language)
+    if not connection.execute(opened).rowcount:
+        return  # a newer one took its place
+    before = of_person(message) & (messages.c.state == SENDING) & (messages.c.due_ms < message.due_ms)
+    outdated = sendings.c.message_id.in_(sa.select(messages.c.message_id).where(before)) & (sendings.c.outcome == OPEN)
+    connection.execute(sa.update(sendings).where(outdated).values(outcome=OUTDATED))
+    if ways:
+        connection.execute(sa.insert(sendings), [asdict(one) for one in ways])
 
 
 def _put_position(connection: sa.Connection, position: Position) -> None:
     made = insert(positions).values(asdict(position))
     values = {"log_id": position.log_id, "sequence": position.sequence}
     connection.execute(made.on_conflict_do_update(index_elements=["stream"], set_=values))
-
-
-def _of_person(message: MessageRow) -> sa.ColumnElement[bool]:
-    return (messages.c.incident_id == message.incident_id) & (messages.c.person_id == message.person_id)
 
 
 def _told_of(message: MessageRow) -> sa.ColumnElement[bool]:
@@ -411,7 +289,7 @@ def _joined() -> sa.ColumnElement[bool]:
 
 
 def _is_newest(connection: sa.Connection, message: MessageRow, now_ms: int) -> bool:
-    newer = _of_person(message) & (messages.c.due_ms > message.due_ms) & (messages.c.due_ms <= now_ms)
+    newer = of_person(message) & (messages.c.due_ms > message.due_ms) & (messages.c.due_ms <= now_ms)
     return connection.scalar(sa.select(sa.func.count()).select_from(messages).where(newer)) == 0
 
 
