@@ -78,6 +78,11 @@ def other_addresses(base_port: int) -> dict[str, str]:
     }
 
 
+def warning_key(folder: Path) -> Path:
+    """The warning leg's private key."""
+    return folder / "data" / "dispatch-warning" / "warning.key"
+
+
 def program(service: Service, folder: Path, base_port: int, shared: Mapping[str, str]) -> Program:
     """How to run a service; `shared` are the settings that all services of the mesh have in common."""
     settings = {

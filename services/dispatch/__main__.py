@@ -34,6 +34,7 @@ from services.dispatch.roster_api import RosterApi
 from services.dispatch.settings import DispatchSettings, for_leg
 from services.dispatch.store import Store
 from services.dispatch.travel import open_travel_times
+from services.dispatch.warning.warnings import Warnings, open_warnings
 from tandem.dispatch.v1 import dispatch_pb2, dispatch_pb2_grpc, roster_pb2, roster_pb2_grpc
 
 MIGRATIONS = Path(__file__).parent / "migrations"
@@ -53,13 +54,18 @@ async def run(settings: DispatchSettings) -> None:
         observed(settings.host, settings.metrics_port, lambda: server.unready),
     ):
         with closing(leg.hub), closing(IncidentTracer(f"dispatch-{settings.leg}")) as tracer:
-            await rpc.run_until_stopped(
-                keep_health(server, leg),
-                leg.watch_deadlines(),
-                leg.adopt_steps(),
-                mesh(settings, leg, tracer),
-                exchange(settings, leg),
-            )
+            async with AsyncExitStack() as stack:
+                warnings = None
+                if leg.name == "warning":
+                    warnings = await stack.enter_async_context(open_warnings(settings, leg))
+                works = [
+                    keep_health(server, leg),
+                    leg.watch_deadlines(),
+                    leg.adopt_steps(),
+                    mesh(settings, leg, tracer, warnings),
+                    exchange(settings, leg),
+                ]
+                await rpc.run_until_stopped(*works, *([warnings.run()] if warnings else []))
 
 
 @asynccontextmanager
@@ -87,12 +93,15 @@ async def keep_health(server: rpc.Server, leg: Leg) -> None:
 
 async def exchange(settings: DispatchSettings, leg: Leg) -> None:
     """The leg's webhooks and links, where any are configured. They need no NATS."""
-    if settings.webhooks is None and settings.link_port is None:
+    has_links = (
+        settings.link_port is not None and leg.name != "warning"
+    )  # whose links are for answers of those who are warned
+    if settings.webhooks is None and not has_links:
         await asyncio.Event().wait()
     receivers = read_receivers(settings.webhooks) if settings.webhooks else ()
     async with open_database(settings.exchange_database, EXCHANGE_MIGRATIONS) as database, AsyncExitStack() as stack:
         store, links = ExchangeStore(database), None
-        if settings.link_port is not None:
+        if has_links and settings.link_port is not None:
             links = Links(leg.name, open_key(settings.link_key), settings.link_url)
             door = LinkDoor(leg, store, links)
             tls = settings.tls_files()[:2] if settings.tls else None
@@ -106,7 +115,7 @@ def _add_servicers(leg: Leg, clock: MeshClock, server: grpc.aio.Server) -> None:
     roster_pb2_grpc.add_RosterServiceServicer_to_server(RosterApi(leg, clock), server)
 
 
-async def mesh(settings: DispatchSettings, leg: Leg, tracer: IncidentTracer) -> None:
+async def mesh(settings: DispatchSettings, leg: Leg, tracer: IncidentTracer, warnings: Warnings | None) -> None:
     """The leg's part in the mesh: alerts in, steps out, the other legs' steps in."""
     async with buses.connect(settings.nats_url, f"dispatch-{leg.name}") as bus:
         premises = await retried(partial(streams.pass_gate, bus, settings))
@@ -116,6 +125,8 @@ async def mesh(settings: DispatchSettings, leg: Leg, tracer: IncidentTracer) -> 
             tasks.create_task(leg.outbox.run(bus, leg.name, tracer))
             tasks.create_task(leg.outbox.note(leg.mark_published))
             tasks.create_task(Reconciler(bus, leg, premises.log_id).run())
+            if warnings:
+                tasks.create_task(warnings.follow(bus, premises))
             if leg.name in evidence.LEGS:
                 files = EvidenceFiles(settings.evidence)
                 tasks.create_task(EvidenceKeeper(leg.name, leg.store, bus, premises, files).run())

@@ -24,6 +24,7 @@ from services.dispatch.domain.events import (
     Event,
     LegAbsent,
     LegReturned,
+    Flagged,
     NobodyAvailable,
     Notified,
     Offered,
@@ -34,14 +35,15 @@ from services.dispatch.domain.events import (
     Rung,
     StepsLost,
     StoodDown,
+    WarningFlag,
 )
 
 _KINDS: dict[str, type[Event]] = {
     kind.__name__: kind
     for kind in (
         *(AlertFolded, Notified, Offered, OfferedAgain, NobodyAvailable, Escalated),
-        *(Received, Acknowledged, Rejected, Progressed, Closed, StoodDown),
         *(AlertWasMissing, LegAbsent, LegReturned, StepsLost),
+        *(Received, Acknowledged, Rejected, Progressed, Closed, StoodDown, Flagged),
     )
 }
 
@@ -93,6 +95,8 @@ def read(kind: str, body: str) -> Event:
     if fields.get("choice"):
         choice = fields["choice"]
         fields["choice"] = Choice(**{**choice, "rung": Rung(choice["rung"]), "estimate": Estimate(choice["estimate"])})
+    if "flag" in fields:
+        fields["flag"] = WarningFlag(fields["flag"])
     if "climb" in fields:
         fields["climb"] = Climb(fields["climb"])
     return _KINDS[kind](**fields)

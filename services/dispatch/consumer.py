@@ -6,7 +6,7 @@ So the leg's database alone says where to go on: a restored older copy takes in 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TypeVar
 
@@ -17,7 +17,7 @@ from services.common.pull import Delivered
 from services.common.telemetry import logger
 from services.dispatch import metrics, translate
 from services.dispatch.leg import Leg, retried
-from services.dispatch.store import Position
+from services.dispatch.store import PeerRow, Position
 
 PEERS_EVERY_S = 0.05
 """How long the other legs' steps wait for one another, to be kept in one transaction; the leg itself waits for none."""
@@ -39,11 +39,20 @@ async def consume_peers(bus: Bus, leg: Leg, log_id: str) -> None:
     """Keeps what the other legs say of their assignments, for ever."""
     stream, subjects = flow.INCIDENTS.name, flow.peer_subjects(leg.name)
     async for messages in pull.read(bus, stream, await _next(bus, leg, stream, log_id), subjects):
-        rows, malformed = _parse(messages, lambda message: translate.peer(message.data, message.subject))
+        rows, malformed = _parse(messages, lambda message: translate.peer(message.data, message.subject, leg.name))
         await _park(bus, flow.peers_reader(leg.name), malformed)
+        if leg.name == "police":
+            await _take_flags(leg, rows)
         await retried(partial(leg.store.put_peers, rows, Position(stream, log_id, messages[-1].sequence)))
         leg.hub.tell_others(rows)
         await asyncio.sleep(PEERS_EVERY_S)
+
+
+async def _take_flags(leg: Leg, rows: Sequence[PeerRow]) -> None:
+    """Writes what the warning leg says of protected persons into this leg's own chain, before its place in the stream."""
+    for flag in filter(None, map(translate.peer_flag, rows)):
+        told = (flag.incident_id, flag.subject_id, flag.flag, flag.alert_id, flag.place, flag.order_id, flag.flagged_ms)
+        await retried(partial(leg.flag, *told))
 
 
 async def _next(bus: Bus, leg: Leg, stream: str, log_id: str) -> int:

@@ -262,6 +262,7 @@ class _Log:
         entry.case.ClearField("encounters")
         for person in entry.case.persons:
             person.ClearField("device_ids")
+            person.ClearField("sealed_contact")
         return entry.SerializeToString(deterministic=True)
 
 

@@ -34,7 +34,17 @@ from services.dispatch.domain.decisions import (
     PassDeadline,
     concerns,
 )
-from services.dispatch.domain.events import LegAbsent, LegReturned, OfferedAgain, Received, StepsLost
+from services.dispatch.domain.events import (
+    Flagged,
+    LegAbsent,
+    LegReturned,
+    OfferedAgain,
+    Place,
+    Received,
+    StepsLost,
+    WarningFlag,
+)
+from services.dispatch.domain.flags import Flag
 from services.dispatch.domain.incident import Incident, State, evolve
 from services.dispatch.domain.roster import NO_ROSTER, Board
 from services.dispatch.hub import Hub, Numbered
@@ -56,6 +66,7 @@ _SAID = {
     LegAbsent.__name__: "leg_absent",
     LegReturned.__name__: "leg_returned",
     StepsLost.__name__: "steps_lost",
+    Flagged.__name__: "flagged",
 }
 _ALARMS = {LegAbsent.__name__, StepsLost.__name__}
 """What the log calls a step that its state alone doesn't tell."""
@@ -160,6 +171,24 @@ class Leg:
         return await self.answer(
             assignment_id, lambda now_ms, deadlines, _: Acknowledge(assignment_id, by, now_ms, deadlines, offer_number)
         )
+
+    async def flag(
+        self,
+        incident_id: str,
+        subject_id: str,
+        flag: WarningFlag,
+        alert_id: str,
+        place: Place,
+        order_id: str,
+        since_ms: int,
+    ) -> None:
+        """Notes what the police must know of a protected person, as Flag tells it; again, it changes nothing. Raises NotFound."""
+        now_ms, deadlines = self._clock.now_ms(), self._deadlines
+
+        def command(board: Board) -> Flag:
+            return Flag(subject_id, flag, since_ms, alert_id, place, order_id, now_ms, deadlines, board)
+
+        await self._handle([(incident_id, command)], await self._boards.ahead({subject_id}, now_ms))
 
     async def pass_deadlines(self) -> None:
         """Offers on what has waited too long."""

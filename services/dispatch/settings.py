@@ -29,6 +29,8 @@ class DispatchSettings(CommonSettings):
     """TCP port of the links with which those on the road take an offer; without it there are none."""
     link_url: str = ""
     """How that port is reached from the road, such as https://tandem.example; needed with `link_port`."""
+    warning_gateways: Path | None = None
+    """Warning leg: file that names the gateways which reach protected persons, with their keys, in the form of `webhooks`."""
     receive_within_s: float = Field(default=5.0, gt=0, le=3600)
     """How long the desk's machine has to say that it has an offer, seconds of mesh time, where there is a roster."""
     other_leg_within_s: float = Field(default=10.0, gt=0, le=3600)
@@ -82,6 +84,16 @@ class DispatchSettings(CommonSettings):
         return self.data_dir / f"exchange-{self.leg}.sqlite3"
 
     @property
+    def warning_database(self) -> Path:
+        """Warning leg: the SQLite file of what protected persons are told."""
+        return self.data_dir / "warning.sqlite3"
+
+    @property
+    def warning_key(self) -> Path:
+        """Warning leg: the private keys that open contacts, made at the first start; the public ones stand beside it."""
+        return self.data_dir / "warning.key"
+
+    @property
     def link_key(self) -> Path:
         """The key of this leg's links, made at the first start."""
         return self.data_dir / f"links-{self.leg}.key"
@@ -96,6 +108,14 @@ class DispatchSettings(CommonSettings):
         parts = urlsplit(self.osrm_url)
         if parts.scheme == "http" and parts.hostname not in LOOPBACK:
             raise ValueError(f"TANDEM_OSRM_URL names {parts.hostname}, which isn't loopback: only https:// is taken")
+        return self
+
+    @model_validator(mode="after")
+    def _refuse_gateways_that_cannot_answer(self) -> Self:
+        if self.warning_gateways is not None and (self.link_port is None or not self.link_url):
+            raise ValueError(
+                "TANDEM_WARNING_GATEWAYS needs TANDEM_LINK_PORT and TANDEM_LINK_URL: receipts come back there"
+            )
         return self
 
     @model_validator(mode="before")

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from google.protobuf.message import DecodeError
 
 from services.common import fields, flow, ids, times
 from services.common.errors import InvalidField
 from services.dispatch.domain.decisions import Alert
-from services.dispatch.domain.events import Cause, Choice, CloseCause, Demand
+from services.dispatch.domain.events import Cause, Choice, CloseCause, Demand, Flagged, Place, WarningFlag
 from services.dispatch.domain.incident import PROGRESS, Assignment, Incident, State, step_id
 from services.dispatch.store import AssignmentRow, ListedIncident, PeerRow, StepRow
 from tandem.common.v1 import alert_pb2, geometry_pb2
@@ -90,8 +92,8 @@ def _threat(message: alert_pb2.Alert) -> str:
     return ids.hash_id("threat", message.order_id, message.kind)
 
 
-def peer(payload: bytes, subject: str) -> PeerRow:
-    """What a step of another leg, published on `subject`, says of its assignment. Raises InvalidField."""
+def peer(payload: bytes, subject: str, leg: str) -> PeerRow:
+    """What a step of another leg, published on `subject`, tells this leg of its assignment. Raises InvalidField."""
     try:
         message = dispatch_pb2.Step.FromString(payload)
     except DecodeError:
@@ -109,6 +111,8 @@ def peer(payload: bytes, subject: str) -> PeerRow:
     told.ClearField("cause")
     told.ClearField("kind")
     told.ClearField("stood_down_kind")
+    if leg != "police":
+        told.ClearField("person_flag")  # that her telephone is off, or not in her hands
     _keep_own(told)
     return PeerRow(assignment_id, incident_id, message.number, told.SerializeToString(deterministic=True))
 
@@ -128,6 +132,8 @@ def _keep_own(told: dispatch_pb2.Assignment) -> None:
     """
     told.ClearField("rejected_reason")
     told.ClearField("close_note")
+    if told.leg != alert_pb2.WARNING:
+        told.ClearField("person_flag")
     if told.HasField("choice"):
         told.choice.CopyFrom(dispatch_pb2.Choice(rung=told.choice.rung, unit_class=told.choice.unit_class))
 
@@ -176,6 +182,8 @@ def assignment_message(incident: Incident, assignment: Assignment, latency_ms: f
     ):
         if ms is not None:
             field.CopyFrom(times.to_timestamp(ms))
+    if assignment.flag is not None:
+        message.person_flag.CopyFrom(_flag(assignment.flag))
     if assignment.choice is not None:
         message.choice.CopyFrom(_choice(assignment.choice))
     if latency_ms is not None:
@@ -185,6 +193,48 @@ def assignment_message(incident: Incident, assignment: Assignment, latency_ms: f
         message.cause.report_id = assignment.cause.report_id
         message.cause.received_wall_us = assignment.cause.received_wall_us
     return message
+
+
+def _flag(flag: Flagged) -> dispatch_pb2.PersonFlag:
+    sequence, ordinal = flag.place
+    return dispatch_pb2.PersonFlag(
+        flag=dispatch_pb2.WarningFlag.ValueType(flag.flag),
+        at=times.to_timestamp(flag.flagged_ms),
+        alert_id=flag.alert_id,
+        sequence=sequence,
+        ordinal=ordinal,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class PeerFlag:
+    """What the warning leg's assignment tells the police of a protected person."""
+
+    incident_id: str
+    order_id: str
+    subject_id: str
+    flag: WarningFlag
+    flagged_ms: int
+    """Since when, mesh time."""
+    alert_id: str
+    place: Place
+
+
+def peer_flag(row: PeerRow) -> PeerFlag | None:
+    """The flag of another leg's assignment; None where it has none, or one that is new to this version."""
+    told = dispatch_pb2.Assignment.FromString(row.payload)
+    flag = told.person_flag
+    if not told.HasField("person_flag") or int(flag.flag) not in {int(one) for one in WarningFlag}:
+        return None
+    return PeerFlag(
+        incident_id=told.incident_id,
+        order_id=told.order_ids[0] if told.order_ids else "",
+        subject_id=told.subject_id,
+        flag=WarningFlag(flag.flag),
+        flagged_ms=times.from_timestamp(flag.at),
+        alert_id=flag.alert_id,
+        place=(flag.sequence, flag.ordinal),
+    )
 
 
 def _choice(choice: Choice) -> dispatch_pb2.Choice:

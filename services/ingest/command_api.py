@@ -84,6 +84,8 @@ def _check_instruction(instruction: command_pb2.Instruction) -> None:
             fields.number("instruction.vibrate.duration_s", instruction.vibrate.duration_s, 1, VIBRATE_MOST_S)
         case "locate_now":
             pass
+        case "show_notice":
+            raise InvalidField("instruction.show_notice", "is the warning leg's to give")
         case _:
             raise InvalidField("instruction", "is missing")
 

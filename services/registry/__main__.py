@@ -6,7 +6,7 @@ import grpc.aio
 import uvloop
 
 from services.common import bus as buses
-from services.common import db, flow, rpc, streams, telemetry
+from services.common import db, flow, rpc, sealing, streams, telemetry
 from services.registry.api import SERVICE_NAME, RegistryServicer
 from services.registry.area import AREAS
 from services.registry.consumer import consume_disclosures
@@ -31,12 +31,13 @@ async def main(settings: RegistrySettings) -> None:
     """Runs the service until it is told to stop."""
     vault = Vault(*settings.keys())
     signer = open_signer(settings.ledger_key_file)
+    warning_key = sealing.read_public_key(settings.warning_public_key) if settings.warning_public_key else None
     async with (
         buses.connect(settings.nats_url, "registry") as bus,
         db.open_database(settings.database, MIGRATIONS) as database,
     ):
         premises = await streams.pass_gate(bus, settings)
-        registry = Registry(database, vault, premises.clock, premises.partitions)
+        registry = Registry(database, vault, premises.clock, premises.partitions, warning_key)
         log = await bus.js.stream_info(flow.log_stream(0))
         await registry.prepare(log_identity=str(log.created))
         disclosures = Disclosures(registry, premises.clock, signer)

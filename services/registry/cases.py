@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterable
 from functools import partial
 
-from services.common import flow
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PublicKey
+
+from services.common import flow, sealing
 from services.common.clock import MeshClock
+from services.common.errors import NotFound
 from services.common.telemetry import logger
 from services.registry import device_token, domain, likeness, review, tables, translate
 from services.registry.device_token import DeviceToken
-from services.registry.domain import Device, Order, Tag, Wearer
+from services.registry.domain import Device, Order, ProtectedPerson, Tag, Wearer
 from services.registry.review import Event, Evidence, Level, Review, ReviewState
 from services.registry.store import Records, StoredCase
 from tandem.common.v1 import log_pb2
@@ -21,9 +24,10 @@ DAY_MS = 86_400_000
 class Cases:
     """Works inside the transaction of whoever changes a record."""
 
-    def __init__(self, clock: MeshClock, partitions: int) -> None:
+    def __init__(self, clock: MeshClock, partitions: int, warning_key: X25519PublicKey | None) -> None:
         self._clock = clock
         self._partitions = partitions
+        self._warning_key = warning_key
 
     async def refresh_all(self, records: Records, cases: Iterable[StoredCase]) -> None:
         """Renews cases whose tags, devices or records have changed."""
@@ -93,6 +97,8 @@ class Cases:
         if not holds:
             case = domain.withdraw(case, now_ms)
         snapshot = translate.case_to_proto(case, version)
+        for person in snapshot.persons:
+            person.sealed_contact = await self._sealed_contact(records, person.person_id)
         entry = log_pb2.LogEntry(case=snapshot).SerializeToString(deterministic=True)
         matched_at_ms = before.matched_at_ms if before else now_ms
         await records.put_case(
@@ -118,6 +124,18 @@ class Cases:
             await records.reviews.add_event(event, case_id, order.order_id, wearer.wearer_id, matched_at_ms, now_ms)
             say = partial(logger().info, "order_matched") if holds else partial(logger().warning, "match_withdrawn")
             records.afterwards.append(partial(say, case_id=case_id))
+
+    async def _sealed_contact(self, records: Records, person_id: str) -> bytes:
+        """How a person is warned, as only the warning leg can read it; empty where it isn't known."""
+        if self._warning_key is None:
+            return b""
+        try:
+            person = await records.find(tables.protected_persons, ProtectedPerson, person_id)
+        except NotFound:  # destroyed, while a case that is long over is told of once more
+            return b""
+        if person.contact is None:
+            return b""
+        return sealing.seal(translate.contact_to_proto(person.contact), person_id, self._warning_key)
 
     def subject(self, wearer_id: str) -> str:
         """Subject of the cases of a wearer."""

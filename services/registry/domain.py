@@ -202,6 +202,25 @@ class Tag:
     """The vendor that may report for it; empty where none may."""
 
 
+class Language(Enum):
+    """In which language a person is warned."""
+
+    KOREAN = "KOREAN"
+    ENGLISH = "ENGLISH"
+
+
+@dataclass(frozen=True, slots=True)
+class Contact:
+    """How a protected person is warned."""
+
+    handle: str = field(repr=False)
+    """What the warning leg's gateways reach them by."""
+    language: Language | None = None
+    """None is Korean."""
+    duress_choice: int = field(default=0, repr=False)
+    """Which of the three answers says that somebody else has a hand in it, 1 to 3; 0 where none was agreed."""
+
+
 @dataclass(frozen=True, slots=True)
 class ProtectedPerson:
     """A victim, or a cohabitant or relative whom an order names; the police's record."""
@@ -212,6 +231,8 @@ class ProtectedPerson:
     relation: Relation | None = None
     ended_at_ms: int | None = None
     """Since when they aren't protected any more, milliseconds since 1970 UTC; None while they are."""
+    contact: Contact | None = None
+    """None where it isn't known or not wanted."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,6 +14,7 @@ from functools import partial
 from typing import TypeVar
 
 import sqlalchemy as sa
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PublicKey
 
 from services.common.clock import MeshClock
 from services.common.db import Database
@@ -21,7 +22,7 @@ from services.common.errors import FailedPrecondition, InvalidField, NotFound
 from services.common.telemetry import logger
 from services.registry import disclosure, domain, lifecycle, likeness, reconcile, tables
 from services.registry.cases import DAY_MS, Cases
-from services.registry.domain import Device, Order, OrderEnd, Outcome, ProtectedPerson, Tag, Wearer, WearerEnd
+from services.registry.domain import Contact, Device, Order, OrderEnd, Outcome, ProtectedPerson, Tag, Wearer, WearerEnd
 from services.registry.lifecycle import Stage
 from services.registry.reconcile import Kind
 from services.registry.review import Event
@@ -37,13 +38,21 @@ _InExercise = TypeVar("_InExercise", Wearer, Order)
 class Registry:
     """The system of record. Each method is one transaction; what it sends goes through the outbox."""
 
-    def __init__(self, database: Database, vault: Vault, clock: MeshClock, partitions: int) -> None:
+    def __init__(
+        self,
+        database: Database,
+        vault: Vault,
+        clock: MeshClock,
+        partitions: int,
+        warning_key: X25519PublicKey | None = None,
+    ) -> None:
         self.database = database
         self._vault = vault
         self.rings = vault.rings
         """Ids of the keys of the ring, the oldest first."""
         self._clock = clock
-        self.cases = Cases(clock, partitions)
+        self._warning_key = warning_key
+        self.cases = Cases(clock, partitions, warning_key)
         self._change = asyncio.Event()
 
     def next_change(self) -> asyncio.Event:
@@ -168,12 +177,19 @@ class Registry:
             await self.cases.refresh_all(records, await records.cases_of_wearer(wearer_id))
 
     async def put_protected_person(self, person: ProtectedPerson) -> Outcome:
-        """Stores a protected person."""
+        """Stores a protected person. Raises FailedPrecondition where a contact can't be sealed for the warning leg."""
+        if person.contact is not None and self._warning_key is None:
+            raise FailedPrecondition(
+                "protected_person.contact: this registry has no public key of the warning leg, so nobody could be warned by it"
+            )
         async with self.changing() as records:
             outcome = await _decide(records, tables.protected_persons, person.person_id, person)
             if outcome is Outcome.STORED:
+                contact_before = await _contact_of(records, person.person_id)
                 await _store(records, tables.protected_persons, person.person_id, person)
                 await self.cases.send_routes_of(records, [person.person_id])
+                if person.contact != contact_before:
+                    await self.cases.refresh_all(records, await records.cases_of_person(person.person_id))
         return outcome
 
     async def end_protected_person(self, person_id: str, ended_at_ms: int, source_version: int) -> Outcome:
@@ -363,6 +379,13 @@ async def _decide(records: Records, table: sa.Table, record_id: str, record: Rec
 def _decided(records: Records, stored: tuple[int, bytes] | None, record: Record) -> Outcome:
     stored_version, stored_digest = stored or (None, None)
     return domain.decide_put(stored_version, stored_digest, record.source_version, records.digest_of(record))
+
+
+async def _contact_of(records: Records, person_id: str) -> Contact | None:
+    try:
+        return (await records.find(tables.protected_persons, ProtectedPerson, person_id)).contact
+    except NotFound:
+        return None
 
 
 def _must_stay_what_it_is(field: str, record: _InExercise, before: Iterable[_InExercise]) -> None:

@@ -13,10 +13,12 @@ from enum import Enum
 from services.registry.domain import (
     Action,
     Circle,
+    Contact,
     Device,
     Encounter,
     EncounterReason,
     EndReason,
+    Language,
     Order,
     OrderType,
     Place,
@@ -125,6 +127,7 @@ def overdue(since_ms: int, proven_at_ms: int | None, now_ms: int) -> bool:
 # Numbers of the enums in registry.proto; a test compares them.
 SEX_NUMBERS = {Sex.FEMALE: 1, Sex.MALE: 2}
 RELATION_NUMBERS = {one: n for n, one in enumerate(Relation, 1)}
+LANGUAGE_NUMBERS = {one: n for n, one in enumerate(Language, 1)}
 TYPE_NUMBERS = {one: n for n, one in enumerate(OrderType, 1)}
 END_NUMBERS = {one: n for n, one in enumerate(EndReason, 1)}
 WEARER_END_NUMBERS = {one: n for n, one in enumerate(WearerEndReason, 1)}
@@ -154,7 +157,10 @@ def _lines_of(record: Wearer | Tag | ProtectedPerson | Device | Order) -> tuple[
             return Kind.TAG, record.device_id, lines
         case ProtectedPerson():
             relation = RELATION_NUMBERS[record.relation] if record.relation else None
-            lines = [("name", record.name), ("relation", relation), ("ended_at", record.ended_at_ms)]
+            lines = [("name", record.name), ("relation", relation)]
+            if record.contact:
+                lines += _contact_lines(record.contact)
+            lines.append(("ended_at", record.ended_at_ms))
             return Kind.PROTECTED_PERSON, record.person_id, lines
         case Device():
             lines = [
@@ -165,6 +171,12 @@ def _lines_of(record: Wearer | Tag | ProtectedPerson | Device | Order) -> tuple[
             return Kind.DEVICE, record.device_id, lines
         case Order():
             return Kind.ORDER, record.order_id, _order_lines(record)
+
+
+def _contact_lines(contact: Contact) -> Iterator[_Line]:
+    yield "contact.handle", contact.handle
+    yield "contact.language", LANGUAGE_NUMBERS[contact.language] if contact.language else None
+    yield "contact.duress_choice", contact.duress_choice
 
 
 def _wearer_lines(wearer: Wearer) -> Iterator[_Line]:

@@ -32,6 +32,10 @@ class RegistrySettings(CommonSettings):
     ledger_key: Path | None = None
     """File of the key that signs the ledger's heads, which belongs on another disk than the database."""
 
+    warning_public_key: Path | None = None
+    """File of the warning leg's public key, which that leg keeps beside its private one: contacts of protected persons are sealed
+    with it. Without it a protected person with a contact is refused."""
+
     @field_validator("registry_key")
     @classmethod
     def _is_a_key(cls, value: SecretStr) -> SecretStr:

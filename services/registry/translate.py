@@ -20,10 +20,12 @@ from services.registry import translate_places as places
 from services.registry.device_token import DeviceToken
 from services.registry.domain import (
     Action,
+    Contact,
     Device,
     EndReason,
     Exercise,
     JointCase,
+    Language,
     Order,
     OrderEnd,
     OrderType,
@@ -39,13 +41,14 @@ from services.registry.domain import (
     WearerEndReason,
 )
 from services.registry.translate_encounters import encounter_to_proto, parse_encounters
-from tandem.common.v1 import exercise_pb2, geometry_pb2, log_pb2
+from tandem.common.v1 import contact_pb2, exercise_pb2, geometry_pb2, log_pb2
 from tandem.registry.v1 import registry_pb2
 
 NAME_MAX_CHARS = 200
 PHONE_MAX_CHARS = 40
 ADDRESS_MAX_CHARS = 400
 REASON_MAX_CHARS = 500
+HANDLE_MAX_CHARS = 200
 EXTENSIONS_MAX = 100
 PERSONS_MAX = 100
 PLACES_MAX = 50
@@ -73,6 +76,8 @@ END_REASONS: Mapping[int, EndReason] = {
 WEARER_END_REASONS: Mapping[int, WearerEndReason] = {
     registry_pb2.WearerEndReason.Value(f"WEARER_END_REASON_{one.name}"): one for one in WearerEndReason
 }
+LANGUAGES: Mapping[int, Language] = {contact_pb2.Language.Value(f"LANGUAGE_{one.name}"): one for one in Language}
+_LANGUAGE_NUMBERS = {language: contact_pb2.Language.ValueType(number) for number, language in LANGUAGES.items()}
 _EXERCISES: Mapping[int, Exercise] = {exercise_pb2.Exercise.Value(one.name): one for one in Exercise}
 _OUTCOMES = {
     Outcome.STORED: registry_pb2.PutOutcome.STORED,
@@ -113,6 +118,7 @@ def parse_protected_person(msg: registry_pb2.ProtectedPerson) -> ProtectedPerson
         name=_name("name", msg.name),
         source_version=_version(msg.source_version),
         relation=_one_of("relation", msg.relation, RELATIONS),
+        contact=_contact("contact", msg.contact) if msg.HasField("contact") else None,
     )
 
 
@@ -244,6 +250,26 @@ def _text(field: str, value: str, greatest: int) -> str:
     if any(unicodedata.category(char) in _UNPRINTABLE for char in value):
         raise InvalidField(field, "must not hold control characters")
     return value
+
+
+def _contact(field: str, msg: contact_pb2.Contact) -> Contact:
+    handle = _text(f"{field}.handle", msg.handle, HANDLE_MAX_CHARS)
+    if not handle.strip():
+        raise InvalidField(f"{field}.handle", "is missing")
+    return Contact(
+        handle=handle,
+        language=_one_of(f"{field}.language", msg.language, LANGUAGES),
+        duress_choice=_whole(f"{field}.duress_choice", msg.duress_choice, 3),
+    )
+
+
+def contact_to_proto(contact: Contact) -> contact_pb2.Contact:
+    """A contact, to be sealed for the warning leg."""
+    return contact_pb2.Contact(
+        handle=contact.handle,
+        language=_LANGUAGE_NUMBERS[contact.language] if contact.language else contact_pb2.LANGUAGE_UNSPECIFIED,
+        duress_choice=contact.duress_choice,
+    )
 
 
 def _one_of(field: str, value: int, known: Mapping[int, _E]) -> _E | None:

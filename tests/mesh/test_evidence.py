@@ -220,6 +220,7 @@ def test_probations_bundle_has_the_wearer_and_nothing_of_where_the_protected_are
     for one in ours:
         case = log_pb2.LogEntry.FromString(one.data).case if one.subject.endswith(".case") else None
         assert case is None or (not case.places and not any(person.device_ids for person in case.persons))
+        assert case is None or not any(person.sealed_contact for person in case.persons)
     assert {one.stream for one in ours} == {"LOG_0", "ALERTS"}
     text = b"".join(members(made.probation).values()) + b"".join(one.data for one in ours)
     assert not [device_id for device_id in persons if device_id.encode() in text]

@@ -154,11 +154,11 @@ async def running(configured: DispatchSettings) -> AsyncIterator[RunningLeg]:
 
 
 @asynccontextmanager
-async def process(configured: DispatchSettings) -> AsyncIterator[asyncio.subprocess.Process]:
-    """The leg as a process of its own; killed at the end unless it ended by itself."""
+async def process(configured: DispatchSettings, **more: str) -> AsyncIterator[asyncio.subprocess.Process]:
+    """The leg as a process of its own, with `more` settings of its environment; killed at the end unless it ended by itself."""
     started = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "services.dispatch", "--leg", configured.leg),
-        env=os.environ | variables(configured),
+        env=os.environ | variables(configured) | more,
         stderr=asyncio.subprocess.DEVNULL,
     )
     try:

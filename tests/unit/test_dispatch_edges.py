@@ -171,17 +171,17 @@ def test_what_kind_of_device_spoke_is_for_the_peers_own_desk() -> None:
     message.assignment.kind = alert_pb2.PROTECTED_DEVICE_LOST
     message.assignment.cause.device_id = "phone-1"
     kept = dispatch_pb2.Assignment.FromString(
-        translate.peer(message.SerializeToString(), "incident.probation.incident-1").payload
+        translate.peer(message.SerializeToString(), "incident.probation.incident-1", "police").payload
     )
     assert kept == a_step().assignment
 
 
 def test_a_peers_step_must_come_on_the_peers_subject() -> None:
     payload = a_step().SerializeToString()
-    assert translate.peer(payload, "incident.probation.incident-1").number == 2
+    assert translate.peer(payload, "incident.probation.incident-1", "police").number == 2
     for subject in ("incident.warning.incident-1", "incident.probation.incident-2"):
         with pytest.raises(InvalidField):
-            translate.peer(payload, subject)
+            translate.peer(payload, subject, "police")
 
 
 @pytest.mark.parametrize("field", ["number", "assignment"])
@@ -189,7 +189,7 @@ def test_a_peers_step_must_be_whole(field: str) -> None:
     message = a_step()
     message.ClearField(field)  # type: ignore[arg-type]
     with pytest.raises(InvalidField, match=field):
-        translate.peer(message.SerializeToString(), "incident.probation.incident-1")
+        translate.peer(message.SerializeToString(), "incident.probation.incident-1", "police")
 
 
 def test_each_leg_has_its_own_port_file_and_deadline(monkeypatch: pytest.MonkeyPatch) -> None:

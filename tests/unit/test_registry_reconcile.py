@@ -12,9 +12,9 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from services.common.errors import InvalidField
 from services.registry import lifecycle, reconcile, translate
-from services.registry.domain import Action, EndReason, OrderType, Relation, Sex, WearerEndReason
+from services.registry.domain import Action, EndReason, Language, OrderType, Relation, Sex, WearerEndReason
 from services.registry.reconcile import Finding, Kind, Listed
-from tandem.common.v1 import geometry_pb2
+from tandem.common.v1 import contact_pb2, geometry_pb2
 from tandem.registry.v1 import registry_pb2
 from tests.support import listing, records
 
@@ -131,6 +131,8 @@ def test_enums_have_the_numbers_of_the_contract() -> None:
         assert reconcile.SEX_NUMBERS[sex] == registry_pb2.Sex.Value(f"SEX_{sex.name}")
     for relation in Relation:
         assert reconcile.RELATION_NUMBERS[relation] == registry_pb2.Relation.Value(f"RELATION_{relation.name}")
+    for language in Language:
+        assert reconcile.LANGUAGE_NUMBERS[language] == contact_pb2.Language.Value(f"LANGUAGE_{language.name}")
     for kind in OrderType:
         assert reconcile.TYPE_NUMBERS[kind] == registry_pb2.OrderType.Value(f"ORDER_TYPE_{kind.name}")
     for reason in EndReason:

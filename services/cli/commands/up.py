@@ -28,7 +28,7 @@ from services.cli.failure import FAILED, MISUSED, CommandFailed
 from services.cli.mesh import DEFAULT_FOLDER, Mesh
 from services.cli.supervisor import Program, Supervisor, guardian, supervisor
 from services.cli.watchdog import Watchdog, watching
-from services.common import bus, rpc, streams, telemetry
+from services.common import bus, rpc, sealing, streams, telemetry
 from services.common.clock import MeshClock
 from services.common.errors import FailedPrecondition
 from services.common.streams import PARTITIONS_MAX, Premises
@@ -119,6 +119,8 @@ async def _run(options: Options) -> int:
         services = await stack.enter_async_context(supervisor(guard, say))
         addresses = programs.addresses(base_port)
         secret = _dev_secret(options.folder)
+        warning_key = programs.warning_key(options.folder)
+        sealing.open_private_keys(warning_key)  # before the registry asks for the public one
         shared = {
             "TANDEM_NATS_URL": nats_url,
             "TANDEM_NATS_MONITOR_URL": monitor_url,
@@ -126,6 +128,7 @@ async def _run(options: Options) -> int:
             "TANDEM_SERVICE_AREA": options.service_area,
             "TANDEM_CLOCK_RATE": str(premises.clock.rate),
             "TANDEM_CLOCK_ANCHOR_MS": str(premises.clock.anchor_ms),
+            "TANDEM_WARNING_PUBLIC_KEY": str(sealing.public_file(warning_key)),
         }
         for service in programs.SERVICES:
             services.start(programs.program(service, options.folder, base_port, shared))

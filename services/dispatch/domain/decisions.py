@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from services.dispatch.domain import answers, climbing
+from services.dispatch.domain import answers, climbing, flags
 from services.dispatch.domain.answers import Answering
 from services.dispatch.domain.climbing import Deadlines
 from services.dispatch.domain.events import (
@@ -29,6 +29,7 @@ from services.dispatch.domain.events import (
     StepsLost,
     StoodDown,
 )
+from services.dispatch.domain.flags import Flag
 from services.dispatch.domain.incident import (
     FIRST_STATE,
     OVER,
@@ -116,7 +117,7 @@ class FindSteps:
     now_ms: int
 
 
-Command: TypeAlias = FoldAlert | PassDeadline | LoseUnit | LookForLeg | FindSteps | Answering
+Command: TypeAlias = FoldAlert | PassDeadline | LoseUnit | LookForLeg | FindSteps | Flag | Answering
 
 
 def concerns(leg: str, alert: Alert) -> bool:
@@ -144,6 +145,8 @@ def decide(incident: Incident, command: Command) -> tuple[Event, ...]:
         if found is None or found.number >= command.number:
             return ()
         return (StepsLost(command.now_ms, command.assignment_id, command.number),)
+    if isinstance(command, Flag):
+        return tuple(flags.decide(incident, command))
     return tuple(answers.decide(incident, command))
 
 

@@ -22,6 +22,7 @@ class Demand(IntEnum):
 Place: TypeAlias = tuple[int, int]
 """(sequence, ordinal): where an alert stands in the order of the log."""
 BEFORE_ALL: Place = (0, -1)
+BEYOND_ALL: Place = (1 << 62, 0)
 
 UNTOLD = 0
 """Kind of an alert that was folded before kinds and clearings were kept, or that doesn't tell."""
@@ -79,6 +80,15 @@ class CloseCause(IntEnum):
     EXERCISE = 5
     OTHER = 6
     NOBODY_FOUND = 7
+
+
+class WarningFlag(IntEnum):
+    """What the police must know of a protected person; the numbers are those of tandem.dispatch.v1.WarningFlag."""
+
+    NO_RECEIPT = 1
+    NO_CONTACT = 2
+    DURESS = 3
+    REACHED = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -291,9 +301,26 @@ class StepsLost:
 
 Found: TypeAlias = LegAbsent | LegReturned | StepsLost
 """What a leg finds out by itself."""
+
+
+@dataclass(frozen=True, slots=True)
+class Flagged:
+    """The warning leg says something of the protected person."""
+
+    at_ms: int
+    assignment_id: str
+    flag: WarningFlag
+    flagged_ms: int
+    """Since when, by the warning leg, mesh time; of two, the later counts."""
+    alert_id: str
+    """The alert that the person was last warned of."""
+    place: Place
+    """Where that stands in the log."""
+
+
 Offer: TypeAlias = Offered | OfferedAgain | Escalated
 """What asks somebody."""
 Answer: TypeAlias = Received | Acknowledged | Rejected | Progressed | Closed
 """What the desk says."""
-Step: TypeAlias = Notified | Offer | NobodyAvailable | Answer | StoodDown | Found
+Step: TypeAlias = Notified | Offer | NobodyAvailable | Answer | StoodDown | Found | Flagged
 Event: TypeAlias = AlertFolded | AlertWasMissing | Step

@@ -15,6 +15,7 @@ from typing import TypeVar
 from services.common import ids
 from services.dispatch.domain.events import (
     BEFORE_ALL,
+    BEYOND_ALL,
     UNTOLD,
     Acknowledged,
     AlertFolded,
@@ -31,6 +32,7 @@ from services.dispatch.domain.events import (
     Found,
     LegAbsent,
     LegReturned,
+    Flagged,
     NobodyAvailable,
     Notified,
     Offered,
@@ -41,6 +43,7 @@ from services.dispatch.domain.events import (
     Rejected,
     StepsLost,
     StoodDown,
+    WarningFlag,
 )
 
 T = TypeVar("T")
@@ -132,6 +135,8 @@ class Assignment:
     """The last alert that asked for it when it was closed."""
     absent_legs: frozenset[str] = frozenset()
     """Other legs that have shown no step of what the same alert demands of them."""
+    flag: Flagged | None = None
+    """What the warning leg last said of the protected person."""
 
     @property
     def unit_id(self) -> str:
@@ -189,8 +194,8 @@ class Incident:
 
         It looks at places in the log alone, so it doesn't matter which of these alerts came last.
         """
-        asked = self.asked[assignment_id]
-        if asked.answered is None or asked.last.place <= asked.answered.place:
+        asked = self.asked.get(assignment_id)
+        if asked is None or asked.answered is None or asked.last.place <= asked.answered.place:
             return False
         if asked.answered.kind == UNTOLD:
             # Its clearing may have been passed over by the version of then: once too often, rather than never.
@@ -225,7 +230,7 @@ def evolve(incident: Incident, event: Event) -> Incident:
         return _with_assignment(incident, _begun(event, old))
     if old is None:
         raise ValueError(f"{type(event).__name__} of an assignment that was never offered")
-    if isinstance(event, Acknowledged):
+    if isinstance(event, Acknowledged) and id_ in incident.asked:
         asked = incident.asked[id_]
         incident = replace(incident, asked=_with(incident.asked, id_, replace(asked, answered=asked.last)))
     new = _after(replace(old, number=old.number + 1), event)
@@ -246,6 +251,7 @@ def _begun(event: Notified | Offered, old: Assignment | None) -> Assignment:
         offer_demand=event.demand,
         kind=event.kind,
         cause=event.cause,
+        flag=old.flag if old else None,
     )
     if isinstance(event, Notified):
         return new
@@ -270,7 +276,7 @@ def _asking(new: Assignment, at_ms: int, choice: Choice | None, due_ms: int) -> 
 
 
 def _after(
-    new: Assignment, event: OfferedAgain | Escalated | NobodyAvailable | Answer | StoodDown | Found
+    new: Assignment, event: OfferedAgain | Escalated | NobodyAvailable | Answer | StoodDown | Found | Flagged
 ) -> Assignment:
     """An assignment that is numbered anew, after a step of its own."""
     if isinstance(event, LegAbsent):
@@ -279,6 +285,9 @@ def _after(
         return replace(new, absent_legs=new.absent_legs - {event.leg})
     if isinstance(event, StepsLost):
         return replace(new, number=event.number + 1)
+    if isinstance(event, Flagged):
+        # Whom somebody else has in hand is no less so because a position says that the wearer has gone: the desk alone ends that.
+        return replace(new, flag=event, demanded=BEYOND_ALL if event.flag is WarningFlag.DURESS else new.demanded)
     if isinstance(event, OfferedAgain):
         new = replace(
             new,

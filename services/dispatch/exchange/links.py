@@ -30,7 +30,7 @@ from tandem.dispatch.v1 import dispatch_pb2
 
 GOOD_FOR_S = 900
 _KEY_BYTES = 32
-_HEADERS = {
+HEADERS = {
     "Cache-Control": "no-store",
     "Referrer-Policy": "no-referrer",
     "Content-Security-Policy": "default-src 'none'; form-action 'self'; frame-ancestors 'none'",
@@ -182,7 +182,7 @@ def open_key(path: Path) -> bytes:
 
 def _page(answer: Answer, form: str = "") -> web.Response:
     text = _PAGE.format(text=html.escape(answer.text), form=form)
-    return web.Response(status=answer.status, text=text, content_type="text/html", headers=_HEADERS)
+    return web.Response(status=answer.status, text=text, content_type="text/html", headers=HEADERS)
 
 
 def _text(data: bytes) -> str:

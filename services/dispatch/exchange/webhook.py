@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 
 import aiohttp
 from prometheus_client import Counter, Gauge
@@ -42,12 +43,7 @@ class Webhooks:
 
     async def run(self) -> None:
         """Delivers for ever; no receiver waits for another."""
-        # Neither proxies of the environment nor cookies: what is sent goes to the receiver alone.
-        jar = aiohttp.DummyCookieJar()
-        async with (
-            aiohttp.ClientSession(timeout=WITHIN, trust_env=False, cookie_jar=jar, auto_decompress=False) as session,
-            asyncio.TaskGroup() as tasks,
-        ):
+        async with open_session() as session, asyncio.TaskGroup() as tasks:
             for receiver in self._receivers:
                 tasks.create_task(self._serve(session, receiver))
 
@@ -95,7 +91,9 @@ class Webhooks:
     async def _deliver(self, session: aiohttp.ClientSession, receiver: Receiver, delivery: Delivery) -> bool:
         """One try; True where the next message may go."""
         told = {"receiver": receiver.name, "delivery_id": delivery.delivery_id, "tries": delivery.tries + 1}
-        reason = "too large" if len(delivery.body) > BODY_MOST_BYTES else await _post(session, receiver, delivery)
+        reason = "too large"
+        if len(delivery.body) <= BODY_MOST_BYTES:
+            reason = await post(session, receiver, delivery.delivery_id, delivery.body, delivery.content_type)
         if not reason:
             await retried(lambda: self._store.tried(delivery, DELIVERED))
             _TRIES.labels(receiver.name, "delivered").inc()
@@ -111,17 +109,27 @@ class Webhooks:
         return over
 
 
-async def _post(session: aiohttp.ClientSession, receiver: Receiver, delivery: Delivery) -> str:
-    """Sends a message; empty where the receiver took it, else why not."""
+async def post(
+    session: aiohttp.ClientSession, receiver: Receiver, delivery_id: str, body: bytes, content_type: str
+) -> str:
+    """Sends a signed message; empty where the receiver took it, else why not."""
     timestamp_s = int(time.time())
     headers = {
-        "Content-Type": delivery.content_type,
-        signing.ID_HEADER: delivery.delivery_id,
+        "Content-Type": content_type,
+        signing.ID_HEADER: delivery_id,
         signing.TIMESTAMP_HEADER: str(timestamp_s),
-        signing.SIGNATURE_HEADER: signing.signatures(receiver.keys, timestamp_s, delivery.delivery_id, delivery.body),
+        signing.SIGNATURE_HEADER: signing.signatures(receiver.keys, timestamp_s, delivery_id, body),
     }
     try:
-        async with session.post(receiver.url, data=delivery.body, headers=headers, allow_redirects=False) as answer:
+        async with session.post(receiver.url, data=body, headers=headers, allow_redirects=False) as answer:
             return "" if 200 <= answer.status < 300 else f"status {answer.status}"
     except (aiohttp.ClientError, TimeoutError, OSError) as error:
         return type(error).__name__
+
+
+@asynccontextmanager
+async def open_session() -> AsyncIterator[aiohttp.ClientSession]:
+    """For posting: neither proxies of the environment nor cookies, so that what is sent goes to the receiver alone."""
+    jar = aiohttp.DummyCookieJar()
+    async with aiohttp.ClientSession(timeout=WITHIN, trust_env=False, cookie_jar=jar, auto_decompress=False) as session:
+        yield session

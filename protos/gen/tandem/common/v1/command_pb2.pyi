@@ -60,6 +60,7 @@ class Instruction(_message.Message):
     REPORT_EVERY_FIELD_NUMBER: _builtins.int
     VIBRATE_FIELD_NUMBER: _builtins.int
     LOCATE_NOW_FIELD_NUMBER: _builtins.int
+    SHOW_NOTICE_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def report_every(self) -> Global___ReportEvery:
         """Report more or less often."""
@@ -72,18 +73,23 @@ class Instruction(_message.Message):
     def locate_now(self) -> Global___LocateNow:
         """Report the position now."""
 
+    @_builtins.property
+    def show_notice(self) -> Global___ShowNotice:
+        """Show a warning to the protected person. Given by the warning leg alone."""
+
     def __init__(
         self,
         *,
         report_every: Global___ReportEvery | None = ...,
         vibrate: Global___Vibrate | None = ...,
         locate_now: Global___LocateNow | None = ...,
+        show_notice: Global___ShowNotice | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["kind", b"kind", "locate_now", b"locate_now", "report_every", b"report_every", "vibrate", b"vibrate"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["kind", b"kind", "locate_now", b"locate_now", "report_every", b"report_every", "show_notice", b"show_notice", "vibrate", b"vibrate"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["kind", b"kind", "locate_now", b"locate_now", "report_every", b"report_every", "vibrate", b"vibrate"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["kind", b"kind", "locate_now", b"locate_now", "report_every", b"report_every", "show_notice", b"show_notice", "vibrate", b"vibrate"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["report_every", "vibrate", "locate_now"]  # noqa: Y015
+    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["report_every", "vibrate", "locate_now", "show_notice"]  # noqa: Y015
     _WhichOneofArgType_kind: _TypeAlias = _typing.Literal["kind", b"kind"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_kind) -> _WhichOneofReturnType_kind | None: ...
 
@@ -149,6 +155,42 @@ class LocateNow(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___LocateNow: _TypeAlias = LocateNow  # noqa: Y015
+
+@_typing.final
+class ShowNotice(_message.Message):
+    """A warning for whoever carries a protective device. It is shown without a sound, and taken from the screen by a newer one."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    WARNING_ID_FIELD_NUMBER: _builtins.int
+    TEXT_FIELD_NUMBER: _builtins.int
+    LANGUAGE_FIELD_NUMBER: _builtins.int
+    ANSWER_URL_FIELD_NUMBER: _builtins.int
+    warning_id: _builtins.str
+    """Id of the warning."""
+    text: _builtins.str
+    """What is shown, as it is."""
+    language: _builtins.str
+    """BCP 47 tag of its language."""
+    answer_url: _builtins.str
+    """Where the app says by POST that it is displayed, and which of the three answers was chosen; docs/partners.md. Empty where
+    answers aren't taken.
+    """
+    def __init__(
+        self,
+        *,
+        warning_id: _builtins.str = ...,
+        text: _builtins.str = ...,
+        language: _builtins.str = ...,
+        answer_url: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["answer_url", b"answer_url", "language", b"language", "text", b"text", "warning_id", b"warning_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ShowNotice: _TypeAlias = ShowNotice  # noqa: Y015
 
 @_typing.final
 class Command(_message.Message):

@@ -468,8 +468,11 @@ class ProtectedTarget(_message.Message):
 
     PERSON_ID_FIELD_NUMBER: _builtins.int
     DEVICE_IDS_FIELD_NUMBER: _builtins.int
+    SEALED_CONTACT_FIELD_NUMBER: _builtins.int
     person_id: _builtins.str
     """The police's id of the person."""
+    sealed_contact: _builtins.bytes
+    """A Contact, sealed for the warning leg (HPKE, RFC 9180; the person's id is in its info); empty where none is known."""
     @_builtins.property
     def device_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """The person's protective devices; none is a foreseen state."""
@@ -479,10 +482,11 @@ class ProtectedTarget(_message.Message):
         *,
         person_id: _builtins.str = ...,
         device_ids: _abc.Iterable[_builtins.str] | None = ...,
+        sealed_contact: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["device_ids", b"device_ids", "person_id", b"person_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["device_ids", b"device_ids", "person_id", b"person_id", "sealed_contact", b"sealed_contact"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -223,7 +223,8 @@ class CommandServiceServicer:
     """
 
     def SendCommand(self, request, context):
-        """Commands a device. The location tracking centre commands tags, the 112 room protective devices.
+        """Commands a device. The location tracking centre commands tags, the 112 room protective devices. A notice is the warning leg's
+        to give, which does so by the stream COMMANDS.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -71,7 +71,9 @@ class CommandServiceStub:
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     SendCommand: _aio.UnaryUnaryMultiCallable[_ingest_pb2.SendCommandRequest, _ingest_pb2.SendCommandResponse]
-    """Commands a device. The location tracking centre commands tags, the 112 room protective devices."""
+    """Commands a device. The location tracking centre commands tags, the 112 room protective devices. A notice is the warning leg's
+    to give, which does so by the stream COMMANDS.
+    """
     ListCommands: _aio.UnaryUnaryMultiCallable[_ingest_pb2.ListCommandsRequest, _ingest_pb2.ListCommandsResponse]
     """The commands of a device in the last day and how far each is, the newest first."""
 
@@ -84,7 +86,9 @@ class CommandServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _ingest_pb2.SendCommandRequest,
         context: _aio.ServicerContext[_ingest_pb2.SendCommandRequest, _abc.Awaitable[_ingest_pb2.SendCommandResponse]],
     ) -> _abc.Awaitable[_ingest_pb2.SendCommandResponse]:
-        """Commands a device. The location tracking centre commands tags, the 112 room protective devices."""
+        """Commands a device. The location tracking centre commands tags, the 112 room protective devices. A notice is the warning leg's
+        to give, which does so by the stream COMMANDS.
+        """
 
     @_abc_1.abstractmethod
     def ListCommands(

@@ -24,6 +24,7 @@ _sym_db = _symbol_database.Default()
 
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 from tandem.common.v1 import access_pb2 as tandem_dot_common_dot_v1_dot_access__pb2
+from tandem.common.v1 import contact_pb2 as tandem_dot_common_dot_v1_dot_contact__pb2
 from tandem.common.v1 import encounter_pb2 as tandem_dot_common_dot_v1_dot_encounter__pb2
 from tandem.common.v1 import exercise_pb2 as tandem_dot_common_dot_v1_dot_exercise__pb2
 from tandem.common.v1 import geometry_pb2 as tandem_dot_common_dot_v1_dot_geometry__pb2
@@ -31,7 +32,7 @@ from tandem.registry.v1 import reconciliation_pb2 as tandem_dot_registry_dot_v1_
 from tandem.registry.v1 import review_pb2 as tandem_dot_registry_dot_v1_dot_review__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!tandem/registry/v1/registry.proto\x12\x12tandem.registry.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1dtandem/common/v1/access.proto\x1a tandem/common/v1/encounter.proto\x1a\x1ftandem/common/v1/exercise.proto\x1a\x1ftandem/common/v1/geometry.proto\x1a\'tandem/registry/v1/reconciliation.proto\x1a\x1ftandem/registry/v1/review.proto\"\xde\x01\n\x06Wearer\x12\x11\n\twearer_id\x18\x01 \x01(\t\x12\x13\n\x0bnational_id\x18\x02 \x01(\t\x12\x0c\n\x04name\x18\x03 \x01(\t\x12\x12\n\nbirth_date\x18\x04 \x01(\t\x12\x16\n\x0esource_version\x18\x05 \x01(\x03\x12$\n\x03sex\x18\x06 \x01(\x0e\x32\x17.tandem.registry.v1.Sex\x12\r\n\x05phone\x18\x07 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x08 \x01(\t\x12,\n\x08\x65xercise\x18\t \x01(\x0e\x32\x1a.tandem.common.v1.Exercise\"V\n\x03Tag\x12\x11\n\tdevice_id\x18\x01 \x01(\t\x12\x11\n\twearer_id\x18\x02 \x01(\t\x12\x16\n\x0esource_version\x18\x03 \x01(\x03\x12\x11\n\tvendor_id\x18\x04 \x01(\t\"z\n\x0fProtectedPerson\x12\x11\n\tperson_id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x16\n\x0esource_version\x18\x03 \x01(\x03\x12.\n\x08relation\x18\x04 \x01(\x0e\x32\x1c.tandem.registry.v1.Relation\"Y\n\x06\x44\x65vice\x12\x11\n\tdevice_id\x18\x01 \x01(\t\x12\x11\n\tperson_id\x18\x02 \x01(\t\x12\x16\n\x0esource_version\x18\x03 \x01(\x03\x12\x11\n\tvendor_id\x18\x04 \x01(\t\"\x89\x01\n\nRespondent\x12\x13\n\x0bnational_id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x12\n\nbirth_date\x18\x03 \x01(\t\x12$\n\x03sex\x18\x04 \x01(\x0e\x32\x17.tandem.registry.v1.Sex\x12\r\n\x05phone\x18\x05 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x06 \x01(\t\"\xed\x03\n\x05Order\x12\x10\n\x08order_id\x18\x01 \x01(\t\x12\x32\n\nrespondent\x18\x02 \x01(\x0b\x32\x1e.tandem.registry.v1.Respondent\x12\x1c\n\x14protected_person_ids\x18\x03 \x03(\t\x12\'\n\x06places\x18\x04 \x03(\x0b\x32\x17.tandem.common.v1.Place\x12%\n\x05rings\x18\x05 \x03(\x0b\x32\x16.tandem.common.v1.Ring\x12.\n\nvalid_from\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bvalid_until\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x16\n\x0esource_version\x18\x08 \x01(\x03\x12+\n\x04type\x18\t \x01(\x0e\x32\x1d.tandem.registry.v1.OrderType\x12\x12\n\nextensions\x18\n \x01(\x05\x12\x17\n\x0f\x64uration_reason\x18\x0b \x01(\t\x12/\n\nencounters\x18\x0c \x03(\x0b\x32\x1b.tandem.common.v1.Encounter\x12,\n\x08\x65xercise\x18\r \x01(\x0e\x32\x1a.tandem.common.v1.Exercise\"(\n\x07Warning\x12\r\n\x05\x66ield\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\">\n\x10PutWearerRequest\x12*\n\x06wearer\x18\x01 \x01(\x0b\x32\x1a.tandem.registry.v1.Wearer\"s\n\x11PutWearerResponse\x12/\n\x07outcome\x18\x01 \x01(\x0e\x32\x1e.tandem.registry.v1.PutOutcome\x12-\n\x08warnings\x18\x02 \x03(\x0b\x32\x1b.tandem.registry.v1.Warning\"5\n\rPutTagRequest\x12$\n\x03tag\x18\x01 \x01(\x0b\x32\x17.tandem.registry.v1.Tag\"A\n\x0ePutTagResponse\x12/\n\x07outcome\x18\x01 \x01(\x0e\x32\x1e.tandem.registry.v1.PutOutcome\"Z\n\x19PutProtectedPersonRequest\x12=\n\x10protected_person\x18\x01 \x01(\x0b\x32#.tandem.registry.v1.ProtectedPerson\"M\n\x1aPutProtectedPersonResponse\x12/\n\x07outcome\x18\x01 \x01(\x0e\x32\x1e.tandem.registry.v1.PutOutcome\">\n\x10PutDeviceRequest\x12*\n\x06\x64\x65vice\x18\x01 \x01(\x0b\x32\x1a.tandem.registry.v1.Device\"D\n\x11PutDeviceResponse\x12/\n\x07outcome\x18\x01 \x01(\x0e\x32\x1e.tandem.registry.v1.PutOutcome\";\n\x0fPutOrderRequest\x12(\n\x05order\x18\x01 \x01(\x0b\x32\x19.tandem.registry.v1.Order\"\xa1\x01\n\x10PutOrderResponse\x12/\n\x07outcome\x18\x01 \x01(\x0e\x32\x1e.tandem.registry.v1.PutOutcome\x12-\n\x08warnings\x18\x02 \x03(\x0b\x32\x1b.tandem.registry.v1.Warning\x12-\n\x05stage\x18\x03 \x01(\x0e\x32\x1e.tandem.registry.v1.OrderStage\"\xb3\x01\n\x0f\x45ndOrderRequest\x12\x10\n\x08order_id\x18\x01 \x01(\t\x12\x16\n\x0esource_version\x18\x02 \x01(\x03\x12-\n\x06reason\x18\x03 \x01(\x0e\x32\x1d.tandem.registry.v1.EndReason\x12,\n\x08\x65nded_at\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x19\n\x11\x63overing_order_id\x18\x05 \x01(\t\"r\n\x10\x45ndOrderResponse\x12/\n\x07outcome\x18\x01 \x01(\x0e\x32\x1e.tandem.registry.v1.PutOutcome\x12-\n\x05stage\x18\x02 \x01(\x0e\x32\x1e.tandem.registry.v1.OrderStage\"\xa0\x01\n\x10\x45ndWearerRequest\x12\x11\n\twearer_id\x18\x01 \x01(\t\x12\x16\n\x0esource_version\x18\x02 \x01(\x03\x12\x33\n\x06reason\x18\x03 \x01(\x0e\x32#.tandem.registry.v1.WearerEndReason\x12,\n\x08\x65nded_at\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"D\n\x11\x45ndWearerResponse\x12/\n\x07outcome\x18\x01 \x01(\x0e\x32\x1e.tandem.registry.v1.PutOutcome\"t\n\x19\x45ndProtectedPersonRequest\x12\x11\n\tperson_id\x18\x01 \x01(\t\x12\x16\n\x0esource_version\x18\x02 \x01(\x03\x12,\n\x08\x65nded_at\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"M\n\x1a\x45ndProtectedPersonResponse\x12/\n\x07outcome\x18\x01 \x01(\x0e\x32\x1e.tandem.registry.v1.PutOutcome\"j\n\rEndTagRequest\x12\x11\n\tdevice_id\x18\x01 \x01(\t\x12\x16\n\x0esource_version\x18\x02 \x01(\x03\x12.\n\nremoved_at\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"A\n\x0e\x45ndTagResponse\x12/\n\x07outcome\x18\x01 \x01(\x0e\x32\x1e.tandem.registry.v1.PutOutcome\"m\n\x10\x45ndDeviceRequest\x12\x11\n\tdevice_id\x18\x01 \x01(\t\x12\x16\n\x0esource_version\x18\x02 \x01(\x03\x12.\n\nremoved_at\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"D\n\x11\x45ndDeviceResponse\x12/\n\x07outcome\x18\x01 \x01(\x0e\x32\x1e.tandem.registry.v1.PutOutcome\"C\n\x13WatchMatchesRequest\x12\x16\n\x0e\x61\x66ter_sequence\x18\x01 \x01(\x04\x12\x14\n\x0cwith_reviews\x18\x02 \x01(\x08\"\xeb\x01\n\x14WatchMatchesResponse\x12\x10\n\x08sequence\x18\x01 \x01(\x04\x12\x0f\n\x07\x63\x61se_id\x18\x02 \x01(\t\x12\x11\n\twearer_id\x18\x03 \x01(\t\x12\x10\n\x08order_id\x18\x04 \x01(\t\x12.\n\nmatched_at\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12-\n\x05\x65vent\x18\x06 \x01(\x0e\x32\x1e.tandem.registry.v1.MatchEvent\x12,\n\x08\x65vent_at\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp*8\n\x03Sex\x12\x13\n\x0fSEX_UNSPECIFIED\x10\x00\x12\x0e\n\nSEX_FEMALE\x10\x01\x12\x0c\n\x08SEX_MALE\x10\x02*g\n\x08Relation\x12\x18\n\x14RELATION_UNSPECIFIED\x10\x00\x12\x13\n\x0fRELATION_VICTIM\x10\x01\x12\x17\n\x13RELATION_COHABITANT\x10\x02\x12\x13\n\x0fRELATION_FAMILY\x10\x03*\xa5\x02\n\tOrderType\x12\x1a\n\x16ORDER_TYPE_UNSPECIFIED\x10\x00\x12 \n\x1cORDER_TYPE_STALKING_APPROACH\x10\x01\x12\x1f\n\x1bORDER_TYPE_STALKING_TELECOM\x10\x02\x12\x1b\n\x17ORDER_TYPE_STALKING_TAG\x10\x03\x12\x1f\n\x1bORDER_TYPE_POLICE_EMERGENCY\x10\x04\x12\x1b\n\x17ORDER_TYPE_DV_TEMPORARY\x10\x05\x12\x1c\n\x18ORDER_TYPE_DV_PROTECTION\x10\x06\x12\"\n\x1eORDER_TYPE_STALKING_PROTECTION\x10\x07\x12\x1c\n\x18ORDER_TYPE_TAG_CONDITION\x10\x08*\xa7\x01\n\nOrderStage\x12\x1b\n\x17ORDER_STAGE_UNSPECIFIED\x10\x00\x12\x16\n\x12ORDER_STAGE_ISSUED\x10\x01\x12\x18\n\x14ORDER_STAGE_EXTENDED\x10\x02\x12\x17\n\x13ORDER_STAGE_AMENDED\x10\x03\x12\x19\n\x15ORDER_STAGE_CANCELLED\x10\x04\x12\x16\n\x12ORDER_STAGE_LAPSED\x10\x05*\xcf\x01\n\tEndReason\x12\x1a\n\x16\x45ND_REASON_UNSPECIFIED\x10\x00\x12!\n\x1d\x45ND_REASON_CANCELLED_BY_COURT\x10\x01\x12\"\n\x1e\x45ND_REASON_CANCELLED_BY_POLICE\x10\x02\x12%\n!END_REASON_COVERED_BY_COURT_ORDER\x10\x03\x12\x1e\n\x1a\x45ND_REASON_NON_PROSECUTION\x10\x04\x12\x18\n\x14\x45ND_REASON_ACQUITTAL\x10\x05*\x94\x01\n\x0fWearerEndReason\x12!\n\x1dWEARER_END_REASON_UNSPECIFIED\x10\x00\x12\x1f\n\x1bWEARER_END_REASON_COMPLETED\x10\x01\x12\x1f\n\x1bWEARER_END_REASON_ACQUITTAL\x10\x02\x12\x1c\n\x18WEARER_END_REASON_LAPSED\x10\x03*T\n\nPutOutcome\x12\x1b\n\x17PUT_OUTCOME_UNSPECIFIED\x10\x00\x12\n\n\x06STORED\x10\x01\x12\r\n\tUNCHANGED\x10\x02\x12\x0e\n\nSUPERSEDED\x10\x03*\x89\x02\n\nMatchEvent\x12\x1b\n\x17MATCH_EVENT_UNSPECIFIED\x10\x00\x12\x17\n\x13MATCH_EVENT_MATCHED\x10\x01\x12\x1d\n\x19MATCH_EVENT_REVIEW_OPENED\x10\x02\x12!\n\x1dMATCH_EVENT_REVIEW_UNANSWERED\x10\x03\x12\x19\n\x15MATCH_EVENT_CONFIRMED\x10\x04\x12\x18\n\x14MATCH_EVENT_REJECTED\x10\x05\x12\x16\n\x12MATCH_EVENT_UNDONE\x10\x06\x12\x19\n\x15MATCH_EVENT_WITHDRAWN\x10\x07\x12\x1b\n\x17MATCH_EVENT_GROUND_FELL\x10\x08\x32\xa2\x0c\n\x0fRegistryService\x12_\n\tPutWearer\x12$.tandem.registry.v1.PutWearerRequest\x1a%.tandem.registry.v1.PutWearerResponse\"\x05\x8a\xb5\x18\x01\x01\x12V\n\x06PutTag\x12!.tandem.registry.v1.PutTagRequest\x1a\".tandem.registry.v1.PutTagResponse\"\x05\x8a\xb5\x18\x01\x01\x12z\n\x12PutProtectedPerson\x12-.tandem.registry.v1.PutProtectedPersonRequest\x1a..tandem.registry.v1.PutProtectedPersonResponse\"\x05\x8a\xb5\x18\x01\x02\x12_\n\tPutDevice\x12$.tandem.registry.v1.PutDeviceRequest\x1a%.tandem.registry.v1.PutDeviceResponse\"\x05\x8a\xb5\x18\x01\x02\x12\\\n\x08PutOrder\x12#.tandem.registry.v1.PutOrderRequest\x1a$.tandem.registry.v1.PutOrderResponse\"\x05\x8a\xb5\x18\x01\x02\x12\\\n\x08\x45ndOrder\x12#.tandem.registry.v1.EndOrderRequest\x1a$.tandem.registry.v1.EndOrderResponse\"\x05\x8a\xb5\x18\x01\x02\x12_\n\tEndWearer\x12$.tandem.registry.v1.EndWearerRequest\x1a%.tandem.registry.v1.EndWearerResponse\"\x05\x8a\xb5\x18\x01\x01\x12z\n\x12\x45ndProtectedPerson\x12-.tandem.registry.v1.EndProtectedPersonRequest\x1a..tandem.registry.v1.EndProtectedPersonResponse\"\x05\x8a\xb5\x18\x01\x02\x12V\n\x06\x45ndTag\x12!.tandem.registry.v1.EndTagRequest\x1a\".tandem.registry.v1.EndTagResponse\"\x05\x8a\xb5\x18\x01\x01\x12_\n\tEndDevice\x12$.tandem.registry.v1.EndDeviceRequest\x1a%.tandem.registry.v1.EndDeviceResponse\"\x05\x8a\xb5\x18\x01\x02\x12\x64\n\tReconcile\x12$.tandem.registry.v1.ReconcileRequest\x1a%.tandem.registry.v1.ReconcileResponse\"\x06\x8a\xb5\x18\x02\x01\x02(\x01\x30\x01\x12{\n\x11GetReconciliation\x12,.tandem.registry.v1.GetReconciliationRequest\x1a-.tandem.registry.v1.GetReconciliationResponse\"\t\x8a\xb5\x18\x05\x01\x02\x03\x04\x08\x12h\n\x0bListReviews\x12&.tandem.registry.v1.ListReviewsRequest\x1a\'.tandem.registry.v1.ListReviewsResponse\"\x08\x8a\xb5\x18\x04\x01\x02\x03\x04\x12k\n\x0c\x44\x65\x63ideReview\x12\'.tandem.registry.v1.DecideReviewRequest\x1a(.tandem.registry.v1.DecideReviewResponse\"\x08\x8a\xb5\x18\x04\x01\x02\x03\x04\x12m\n\x0cWatchMatches\x12\'.tandem.registry.v1.WatchMatchesRequest\x1a(.tandem.registry.v1.WatchMatchesResponse\"\x08\x8a\xb5\x18\x04\x01\x02\x03\x04\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!tandem/registry/v1/registry.proto\x12\x12tandem.registry.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1dtandem/common/v1/access.proto\x1a\x1etandem/common/v1/contact.proto\x1a tandem/common/v1/encounter.proto\x1a\x1ftandem/common/v1/exercise.proto\x1a\x1ftandem/common/v1/geometry.proto\x1a\'tandem/registry/v1/reconciliation.proto\x1a\x1ftandem/registry/v1/review.proto\"\xde\x01\n\x06Wearer\x12\x11\n\twearer_id\x18\x01 \x01(\t\x12\x13\n\x0bnational_id\x18\x02 \x01(\t\x12\x0c\n\x04name\x18\x03 \x01(\t\x12\x12\n\nbirth_date\x18\x04 \x01(\t\x12\x16\n\x0esource_version\x18\x05 \x01(\x03\x12$\n\x03sex\x18\x06 \x01(\x0e\x32\x17.tandem.registry.v1.Sex\x12\r\n\x05phone\x18\x07 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x08 \x01(\t\x12,\n\x08\x65xercise\x18\t \x01(\x0e\x32\x1a.tandem.common.v1.Exercise\"V\n\x03Tag\x12\x11\n\tdevice_id\x18\x01 \x01(\t\x12\x11\n\twearer_id\x18\x02 \x01(\t\x12\x16\n\x0esource_version\x18\x03 \x01(\x03\x12\x11\n\tvendor_id\x18\x04 \x01(\t\"\xa6\x01\n\x0fProtectedPerson\x12\x11\n\tperson_id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x16\n\x0esource_version\x18\x03 \x01(\x03\x12.\n\x08relation\x18\x04 \x01(\x0e\x32\x1c.tandem.registry.v1.Relation\x12*\n\x07\x63ontact\x18\x05 \x01(\x0b\x32\x19.tandem.common.v1.Contact\"Y\n\x06\x44\x65vice\x12\x11\n\tdevice_id\x18\x01 \x01(\t\x12\x11\n\tperson_id\x18\x02 \x01(\t\x12\x16\n\x0esource_version\x18\x03 \x01(\x03\x12\x11\n\tvendor_id\x18\x04 \x01(\t\"\x89\x01\n\nRespondent\x12\x13\n\x0bnational_id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x12\n\nbirth_date\x18\x03 \x01(\t\x12$\n\x03sex\x18\x04 \x01(\x0e\x32\x17.tandem.registry.v1.Sex\x12\r\n\x05phone\x18\x05 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x06 \x01(\t\"\xed\x03\n\x05Order\x12\x10\n\x08order_id\x18\x01 \x01(\t\x12\x32\n\nrespondent\x18\x02 \x01(\x0b\x32\x1e.tandem.registry.v1.Respondent\x12\x1c\n\x14protected_person_ids\x18\x03 \x03(\t\x12\'\n\x06places\x18\x04 \x03(\x0b\x32\x17.tandem.common.v1.Place\x12%\n\x05rings\x18\x05 \x03(\x0b\x32\x16.tandem.common.v1.Ring\x12.\n\nvalid_from\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bvalid_until\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x16\n\x0esource_version\x18\x08 \x01(\x03\x12+\n\x04type\x18\t \x01(\x0e\x32\x1d.tandem.registry.v1.OrderType\x12\x12\n\nextensions\x18\n \x01(\x05\x12\x17\n\x0f\x64uration_reason\x18\x0b \x01(\t\x12/\n\nencounters\x18\x0c \x03(\x0b\x32\x1b.tandem.common.v1.Encounter\x12,\n\x08\x65xercise\x18\r \x01(\x0e\x32\x1a.tandem.common.v1.Exercise\"(\n\x07Warning\x12\r\n\x05\x66ield\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\">\n\x10PutWearerRequest\x12*\n\x06wearer\x18\x01 \x01(\x0b\x32\x1a.tandem.registry.v1.Wearer\"s\n\x11PutWearerResponse\x12/\n\x07outcome\x18\x01 \x01(\x0e\x32\x1e.tandem.registry.v1.PutOutcome\x12-\n\x08warnings\x18\x02 \x03(\x0b\x32\x1b.tandem.registry.v1.Warning\"5\n\rPutTagRequest\x12$\n\x03tag\x18\x01 \x01(\x0b\x32\x17.tandem.registry.v1.Tag\"A\n\x0ePutTagResponse\x12/\n\x07outcome\x18\x01 \x01(\x0e\x32\x1e.tandem.registry.v1.PutOutcome\"Z\n\x19PutProtectedPersonRequest\x12=\n\x10protected_person\x18\x01 \x01(\x0b\x32#.tandem.registry.v1.ProtectedPerson\"M\n\x1aPutProtectedPersonResponse\x12/\n\x07outcome\x18\x01 \x01(\x0e\x32\x1e.tandem.registry.v1.PutOutcome\">\n\x10PutDeviceRequest\x12*\n\x06\x64\x65vice\x18\x01 \x01(\x0b\x32\x1a.tandem.registry.v1.Device\"D\n\x11PutDeviceResponse\x12/\n\x07outcome\x18\x01 \x01(\x0e\x32\x1e.tandem.registry.v1.PutOutcome\";\n\x0fPutOrderRequest\x12(\n\x05order\x18\x01 \x01(\x0b\x32\x19.tandem.registry.v1.Order\"\xa1\x01\n\x10PutOrderResponse\x12/\n\x07outcome\x18\x01 \x01(\x0e\x32\x1e.tandem.registry.v1.PutOutcome\x12-\n\x08warnings\x18\x02 \x03(\x0b\x32\x1b.tandem.registry.v1.Warning\x12-\n\x05stage\x18\x03 \x01(\x0e\x32\x1e.tandem.registry.v1.OrderStage\"\xb3\x01\n\x0f\x45ndOrderRequest\x12\x10\n\x08order_id\x18\x01 \x01(\t\x12\x16\n\x0esource_version\x18\x02 \x01(\x03\x12-\n\x06reason\x18\x03 \x01(\x0e\x32\x1d.tandem.registry.v1.EndReason\x12,\n\x08\x65nded_at\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x19\n\x11\x63overing_order_id\x18\x05 \x01(\t\"r\n\x10\x45ndOrderResponse\x12/\n\x07outcome\x18\x01 \x01(\x0e\x32\x1e.tandem.registry.v1.PutOutcome\x12-\n\x05stage\x18\x02 \x01(\x0e\x32\x1e.tandem.registry.v1.OrderStage\"\xa0\x01\n\x10\x45ndWearerRequest\x12\x11\n\twearer_id\x18\x01 \x01(\t\x12\x16\n\x0esource_version\x18\x02 \x01(\x03\x12\x33\n\x06reason\x18\x03 \x01(\x0e\x32#.tandem.registry.v1.WearerEndReason\x12,\n\x08\x65nded_at\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"D\n\x11\x45ndWearerResponse\x12/\n\x07outcome\x18\x01 \x01(\x0e\x32\x1e.tandem.registry.v1.PutOutcome\"t\n\x19\x45ndProtectedPersonRequest\x12\x11\n\tperson_id\x18\x01 \x01(\t\x12\x16\n\x0esource_version\x18\x02 \x01(\x03\x12,\n\x08\x65nded_at\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"M\n\x1a\x45ndProtectedPersonResponse\x12/\n\x07outcome\x18\x01 \x01(\x0e\x32\x1e.tandem.registry.v1.PutOutcome\"j\n\rEndTagRequest\x12\x11\n\tdevice_id\x18\x01 \x01(\t\x12\x16\n\x0esource_version\x18\x02 \x01(\x03\x12.\n\nremoved_at\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"A\n\x0e\x45ndTagResponse\x12/\n\x07outcome\x18\x01 \x01(\x0e\x32\x1e.tandem.registry.v1.PutOutcome\"m\n\x10\x45ndDeviceRequest\x12\x11\n\tdevice_id\x18\x01 \x01(\t\x12\x16\n\x0esource_version\x18\x02 \x01(\x03\x12.\n\nremoved_at\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"D\n\x11\x45ndDeviceResponse\x12/\n\x07outcome\x18\x01 \x01(\x0e\x32\x1e.tandem.registry.v1.PutOutcome\"C\n\x13WatchMatchesRequest\x12\x16\n\x0e\x61\x66ter_sequence\x18\x01 \x01(\x04\x12\x14\n\x0cwith_reviews\x18\x02 \x01(\x08\"\xeb\x01\n\x14WatchMatchesResponse\x12\x10\n\x08sequence\x18\x01 \x01(\x04\x12\x0f\n\x07\x63\x61se_id\x18\x02 \x01(\t\x12\x11\n\twearer_id\x18\x03 \x01(\t\x12\x10\n\x08order_id\x18\x04 \x01(\t\x12.\n\nmatched_at\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12-\n\x05\x65vent\x18\x06 \x01(\x0e\x32\x1e.tandem.registry.v1.MatchEvent\x12,\n\x08\x65vent_at\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp*8\n\x03Sex\x12\x13\n\x0fSEX_UNSPECIFIED\x10\x00\x12\x0e\n\nSEX_FEMALE\x10\x01\x12\x0c\n\x08SEX_MALE\x10\x02*g\n\x08Relation\x12\x18\n\x14RELATION_UNSPECIFIED\x10\x00\x12\x13\n\x0fRELATION_VICTIM\x10\x01\x12\x17\n\x13RELATION_COHABITANT\x10\x02\x12\x13\n\x0fRELATION_FAMILY\x10\x03*\xa5\x02\n\tOrderType\x12\x1a\n\x16ORDER_TYPE_UNSPECIFIED\x10\x00\x12 \n\x1cORDER_TYPE_STALKING_APPROACH\x10\x01\x12\x1f\n\x1bORDER_TYPE_STALKING_TELECOM\x10\x02\x12\x1b\n\x17ORDER_TYPE_STALKING_TAG\x10\x03\x12\x1f\n\x1bORDER_TYPE_POLICE_EMERGENCY\x10\x04\x12\x1b\n\x17ORDER_TYPE_DV_TEMPORARY\x10\x05\x12\x1c\n\x18ORDER_TYPE_DV_PROTECTION\x10\x06\x12\"\n\x1eORDER_TYPE_STALKING_PROTECTION\x10\x07\x12\x1c\n\x18ORDER_TYPE_TAG_CONDITION\x10\x08*\xa7\x01\n\nOrderStage\x12\x1b\n\x17ORDER_STAGE_UNSPECIFIED\x10\x00\x12\x16\n\x12ORDER_STAGE_ISSUED\x10\x01\x12\x18\n\x14ORDER_STAGE_EXTENDED\x10\x02\x12\x17\n\x13ORDER_STAGE_AMENDED\x10\x03\x12\x19\n\x15ORDER_STAGE_CANCELLED\x10\x04\x12\x16\n\x12ORDER_STAGE_LAPSED\x10\x05*\xcf\x01\n\tEndReason\x12\x1a\n\x16\x45ND_REASON_UNSPECIFIED\x10\x00\x12!\n\x1d\x45ND_REASON_CANCELLED_BY_COURT\x10\x01\x12\"\n\x1e\x45ND_REASON_CANCELLED_BY_POLICE\x10\x02\x12%\n!END_REASON_COVERED_BY_COURT_ORDER\x10\x03\x12\x1e\n\x1a\x45ND_REASON_NON_PROSECUTION\x10\x04\x12\x18\n\x14\x45ND_REASON_ACQUITTAL\x10\x05*\x94\x01\n\x0fWearerEndReason\x12!\n\x1dWEARER_END_REASON_UNSPECIFIED\x10\x00\x12\x1f\n\x1bWEARER_END_REASON_COMPLETED\x10\x01\x12\x1f\n\x1bWEARER_END_REASON_ACQUITTAL\x10\x02\x12\x1c\n\x18WEARER_END_REASON_LAPSED\x10\x03*T\n\nPutOutcome\x12\x1b\n\x17PUT_OUTCOME_UNSPECIFIED\x10\x00\x12\n\n\x06STORED\x10\x01\x12\r\n\tUNCHANGED\x10\x02\x12\x0e\n\nSUPERSEDED\x10\x03*\x89\x02\n\nMatchEvent\x12\x1b\n\x17MATCH_EVENT_UNSPECIFIED\x10\x00\x12\x17\n\x13MATCH_EVENT_MATCHED\x10\x01\x12\x1d\n\x19MATCH_EVENT_REVIEW_OPENED\x10\x02\x12!\n\x1dMATCH_EVENT_REVIEW_UNANSWERED\x10\x03\x12\x19\n\x15MATCH_EVENT_CONFIRMED\x10\x04\x12\x18\n\x14MATCH_EVENT_REJECTED\x10\x05\x12\x16\n\x12MATCH_EVENT_UNDONE\x10\x06\x12\x19\n\x15MATCH_EVENT_WITHDRAWN\x10\x07\x12\x1b\n\x17MATCH_EVENT_GROUND_FELL\x10\x08\x32\xa2\x0c\n\x0fRegistryService\x12_\n\tPutWearer\x12$.tandem.registry.v1.PutWearerRequest\x1a%.tandem.registry.v1.PutWearerResponse\"\x05\x8a\xb5\x18\x01\x01\x12V\n\x06PutTag\x12!.tandem.registry.v1.PutTagRequest\x1a\".tandem.registry.v1.PutTagResponse\"\x05\x8a\xb5\x18\x01\x01\x12z\n\x12PutProtectedPerson\x12-.tandem.registry.v1.PutProtectedPersonRequest\x1a..tandem.registry.v1.PutProtectedPersonResponse\"\x05\x8a\xb5\x18\x01\x02\x12_\n\tPutDevice\x12$.tandem.registry.v1.PutDeviceRequest\x1a%.tandem.registry.v1.PutDeviceResponse\"\x05\x8a\xb5\x18\x01\x02\x12\\\n\x08PutOrder\x12#.tandem.registry.v1.PutOrderRequest\x1a$.tandem.registry.v1.PutOrderResponse\"\x05\x8a\xb5\x18\x01\x02\x12\\\n\x08\x45ndOrder\x12#.tandem.registry.v1.EndOrderRequest\x1a$.tandem.registry.v1.EndOrderResponse\"\x05\x8a\xb5\x18\x01\x02\x12_\n\tEndWearer\x12$.tandem.registry.v1.EndWearerRequest\x1a%.tandem.registry.v1.EndWearerResponse\"\x05\x8a\xb5\x18\x01\x01\x12z\n\x12\x45ndProtectedPerson\x12-.tandem.registry.v1.EndProtectedPersonRequest\x1a..tandem.registry.v1.EndProtectedPersonResponse\"\x05\x8a\xb5\x18\x01\x02\x12V\n\x06\x45ndTag\x12!.tandem.registry.v1.EndTagRequest\x1a\".tandem.registry.v1.EndTagResponse\"\x05\x8a\xb5\x18\x01\x01\x12_\n\tEndDevice\x12$.tandem.registry.v1.EndDeviceRequest\x1a%.tandem.registry.v1.EndDeviceResponse\"\x05\x8a\xb5\x18\x01\x02\x12\x64\n\tReconcile\x12$.tandem.registry.v1.ReconcileRequest\x1a%.tandem.registry.v1.ReconcileResponse\"\x06\x8a\xb5\x18\x02\x01\x02(\x01\x30\x01\x12{\n\x11GetReconciliation\x12,.tandem.registry.v1.GetReconciliationRequest\x1a-.tandem.registry.v1.GetReconciliationResponse\"\t\x8a\xb5\x18\x05\x01\x02\x03\x04\x08\x12h\n\x0bListReviews\x12&.tandem.registry.v1.ListReviewsRequest\x1a\'.tandem.registry.v1.ListReviewsResponse\"\x08\x8a\xb5\x18\x04\x01\x02\x03\x04\x12k\n\x0c\x44\x65\x63ideReview\x12\'.tandem.registry.v1.DecideReviewRequest\x1a(.tandem.registry.v1.DecideReviewResponse\"\x08\x8a\xb5\x18\x04\x01\x02\x03\x04\x12m\n\x0cWatchMatches\x12\'.tandem.registry.v1.WatchMatchesRequest\x1a(.tandem.registry.v1.WatchMatchesResponse\"\x08\x8a\xb5\x18\x04\x01\x02\x03\x04\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -68,80 +69,80 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_REGISTRYSERVICE'].methods_by_name['DecideReview']._serialized_options = b'\212\265\030\004\001\002\003\004'
   _globals['_REGISTRYSERVICE'].methods_by_name['WatchMatches']._loaded_options = None
   _globals['_REGISTRYSERVICE'].methods_by_name['WatchMatches']._serialized_options = b'\212\265\030\004\001\002\003\004'
-  _globals['_SEX']._serialized_start=3725
-  _globals['_SEX']._serialized_end=3781
-  _globals['_RELATION']._serialized_start=3783
-  _globals['_RELATION']._serialized_end=3886
-  _globals['_ORDERTYPE']._serialized_start=3889
-  _globals['_ORDERTYPE']._serialized_end=4182
-  _globals['_ORDERSTAGE']._serialized_start=4185
-  _globals['_ORDERSTAGE']._serialized_end=4352
-  _globals['_ENDREASON']._serialized_start=4355
-  _globals['_ENDREASON']._serialized_end=4562
-  _globals['_WEARERENDREASON']._serialized_start=4565
-  _globals['_WEARERENDREASON']._serialized_end=4713
-  _globals['_PUTOUTCOME']._serialized_start=4715
-  _globals['_PUTOUTCOME']._serialized_end=4799
-  _globals['_MATCHEVENT']._serialized_start=4802
-  _globals['_MATCHEVENT']._serialized_end=5067
-  _globals['_WEARER']._serialized_start=296
-  _globals['_WEARER']._serialized_end=518
-  _globals['_TAG']._serialized_start=520
-  _globals['_TAG']._serialized_end=606
-  _globals['_PROTECTEDPERSON']._serialized_start=608
-  _globals['_PROTECTEDPERSON']._serialized_end=730
-  _globals['_DEVICE']._serialized_start=732
-  _globals['_DEVICE']._serialized_end=821
-  _globals['_RESPONDENT']._serialized_start=824
-  _globals['_RESPONDENT']._serialized_end=961
-  _globals['_ORDER']._serialized_start=964
-  _globals['_ORDER']._serialized_end=1457
-  _globals['_WARNING']._serialized_start=1459
-  _globals['_WARNING']._serialized_end=1499
-  _globals['_PUTWEARERREQUEST']._serialized_start=1501
-  _globals['_PUTWEARERREQUEST']._serialized_end=1563
-  _globals['_PUTWEARERRESPONSE']._serialized_start=1565
-  _globals['_PUTWEARERRESPONSE']._serialized_end=1680
-  _globals['_PUTTAGREQUEST']._serialized_start=1682
-  _globals['_PUTTAGREQUEST']._serialized_end=1735
-  _globals['_PUTTAGRESPONSE']._serialized_start=1737
-  _globals['_PUTTAGRESPONSE']._serialized_end=1802
-  _globals['_PUTPROTECTEDPERSONREQUEST']._serialized_start=1804
-  _globals['_PUTPROTECTEDPERSONREQUEST']._serialized_end=1894
-  _globals['_PUTPROTECTEDPERSONRESPONSE']._serialized_start=1896
-  _globals['_PUTPROTECTEDPERSONRESPONSE']._serialized_end=1973
-  _globals['_PUTDEVICEREQUEST']._serialized_start=1975
-  _globals['_PUTDEVICEREQUEST']._serialized_end=2037
-  _globals['_PUTDEVICERESPONSE']._serialized_start=2039
-  _globals['_PUTDEVICERESPONSE']._serialized_end=2107
-  _globals['_PUTORDERREQUEST']._serialized_start=2109
-  _globals['_PUTORDERREQUEST']._serialized_end=2168
-  _globals['_PUTORDERRESPONSE']._serialized_start=2171
-  _globals['_PUTORDERRESPONSE']._serialized_end=2332
-  _globals['_ENDORDERREQUEST']._serialized_start=2335
-  _globals['_ENDORDERREQUEST']._serialized_end=2514
-  _globals['_ENDORDERRESPONSE']._serialized_start=2516
-  _globals['_ENDORDERRESPONSE']._serialized_end=2630
-  _globals['_ENDWEARERREQUEST']._serialized_start=2633
-  _globals['_ENDWEARERREQUEST']._serialized_end=2793
-  _globals['_ENDWEARERRESPONSE']._serialized_start=2795
-  _globals['_ENDWEARERRESPONSE']._serialized_end=2863
-  _globals['_ENDPROTECTEDPERSONREQUEST']._serialized_start=2865
-  _globals['_ENDPROTECTEDPERSONREQUEST']._serialized_end=2981
-  _globals['_ENDPROTECTEDPERSONRESPONSE']._serialized_start=2983
-  _globals['_ENDPROTECTEDPERSONRESPONSE']._serialized_end=3060
-  _globals['_ENDTAGREQUEST']._serialized_start=3062
-  _globals['_ENDTAGREQUEST']._serialized_end=3168
-  _globals['_ENDTAGRESPONSE']._serialized_start=3170
-  _globals['_ENDTAGRESPONSE']._serialized_end=3235
-  _globals['_ENDDEVICEREQUEST']._serialized_start=3237
-  _globals['_ENDDEVICEREQUEST']._serialized_end=3346
-  _globals['_ENDDEVICERESPONSE']._serialized_start=3348
-  _globals['_ENDDEVICERESPONSE']._serialized_end=3416
-  _globals['_WATCHMATCHESREQUEST']._serialized_start=3418
-  _globals['_WATCHMATCHESREQUEST']._serialized_end=3485
-  _globals['_WATCHMATCHESRESPONSE']._serialized_start=3488
-  _globals['_WATCHMATCHESRESPONSE']._serialized_end=3723
-  _globals['_REGISTRYSERVICE']._serialized_start=5070
-  _globals['_REGISTRYSERVICE']._serialized_end=6640
+  _globals['_SEX']._serialized_start=3802
+  _globals['_SEX']._serialized_end=3858
+  _globals['_RELATION']._serialized_start=3860
+  _globals['_RELATION']._serialized_end=3963
+  _globals['_ORDERTYPE']._serialized_start=3966
+  _globals['_ORDERTYPE']._serialized_end=4259
+  _globals['_ORDERSTAGE']._serialized_start=4262
+  _globals['_ORDERSTAGE']._serialized_end=4429
+  _globals['_ENDREASON']._serialized_start=4432
+  _globals['_ENDREASON']._serialized_end=4639
+  _globals['_WEARERENDREASON']._serialized_start=4642
+  _globals['_WEARERENDREASON']._serialized_end=4790
+  _globals['_PUTOUTCOME']._serialized_start=4792
+  _globals['_PUTOUTCOME']._serialized_end=4876
+  _globals['_MATCHEVENT']._serialized_start=4879
+  _globals['_MATCHEVENT']._serialized_end=5144
+  _globals['_WEARER']._serialized_start=328
+  _globals['_WEARER']._serialized_end=550
+  _globals['_TAG']._serialized_start=552
+  _globals['_TAG']._serialized_end=638
+  _globals['_PROTECTEDPERSON']._serialized_start=641
+  _globals['_PROTECTEDPERSON']._serialized_end=807
+  _globals['_DEVICE']._serialized_start=809
+  _globals['_DEVICE']._serialized_end=898
+  _globals['_RESPONDENT']._serialized_start=901
+  _globals['_RESPONDENT']._serialized_end=1038
+  _globals['_ORDER']._serialized_start=1041
+  _globals['_ORDER']._serialized_end=1534
+  _globals['_WARNING']._serialized_start=1536
+  _globals['_WARNING']._serialized_end=1576
+  _globals['_PUTWEARERREQUEST']._serialized_start=1578
+  _globals['_PUTWEARERREQUEST']._serialized_end=1640
+  _globals['_PUTWEARERRESPONSE']._serialized_start=1642
+  _globals['_PUTWEARERRESPONSE']._serialized_end=1757
+  _globals['_PUTTAGREQUEST']._serialized_start=1759
+  _globals['_PUTTAGREQUEST']._serialized_end=1812
+  _globals['_PUTTAGRESPONSE']._serialized_start=1814
+  _globals['_PUTTAGRESPONSE']._serialized_end=1879
+  _globals['_PUTPROTECTEDPERSONREQUEST']._serialized_start=1881
+  _globals['_PUTPROTECTEDPERSONREQUEST']._serialized_end=1971
+  _globals['_PUTPROTECTEDPERSONRESPONSE']._serialized_start=1973
+  _globals['_PUTPROTECTEDPERSONRESPONSE']._serialized_end=2050
+  _globals['_PUTDEVICEREQUEST']._serialized_start=2052
+  _globals['_PUTDEVICEREQUEST']._serialized_end=2114
+  _globals['_PUTDEVICERESPONSE']._serialized_start=2116
+  _globals['_PUTDEVICERESPONSE']._serialized_end=2184
+  _globals['_PUTORDERREQUEST']._serialized_start=2186
+  _globals['_PUTORDERREQUEST']._serialized_end=2245
+  _globals['_PUTORDERRESPONSE']._serialized_start=2248
+  _globals['_PUTORDERRESPONSE']._serialized_end=2409
+  _globals['_ENDORDERREQUEST']._serialized_start=2412
+  _globals['_ENDORDERREQUEST']._serialized_end=2591
+  _globals['_ENDORDERRESPONSE']._serialized_start=2593
+  _globals['_ENDORDERRESPONSE']._serialized_end=2707
+  _globals['_ENDWEARERREQUEST']._serialized_start=2710
+  _globals['_ENDWEARERREQUEST']._serialized_end=2870
+  _globals['_ENDWEARERRESPONSE']._serialized_start=2872
+  _globals['_ENDWEARERRESPONSE']._serialized_end=2940
+  _globals['_ENDPROTECTEDPERSONREQUEST']._serialized_start=2942
+  _globals['_ENDPROTECTEDPERSONREQUEST']._serialized_end=3058
+  _globals['_ENDPROTECTEDPERSONRESPONSE']._serialized_start=3060
+  _globals['_ENDPROTECTEDPERSONRESPONSE']._serialized_end=3137
+  _globals['_ENDTAGREQUEST']._serialized_start=3139
+  _globals['_ENDTAGREQUEST']._serialized_end=3245
+  _globals['_ENDTAGRESPONSE']._serialized_start=3247
+  _globals['_ENDTAGRESPONSE']._serialized_end=3312
+  _globals['_ENDDEVICEREQUEST']._serialized_start=3314
+  _globals['_ENDDEVICEREQUEST']._serialized_end=3423
+  _globals['_ENDDEVICERESPONSE']._serialized_start=3425
+  _globals['_ENDDEVICERESPONSE']._serialized_end=3493
+  _globals['_WATCHMATCHESREQUEST']._serialized_start=3495
+  _globals['_WATCHMATCHESREQUEST']._serialized_end=3562
+  _globals['_WATCHMATCHESRESPONSE']._serialized_start=3565
+  _globals['_WATCHMATCHESRESPONSE']._serialized_end=3800
+  _globals['_REGISTRYSERVICE']._serialized_start=5147
+  _globals['_REGISTRYSERVICE']._serialized_end=6717
 # @@protoc_insertion_point(module_scope)

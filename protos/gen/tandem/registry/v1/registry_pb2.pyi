@@ -9,6 +9,7 @@ from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from tandem.common.v1 import contact_pb2 as _contact_pb2
 from tandem.common.v1 import encounter_pb2 as _encounter_pb2
 from tandem.common.v1 import exercise_pb2 as _exercise_pb2
 from tandem.common.v1 import geometry_pb2 as _geometry_pb2
@@ -383,6 +384,7 @@ class ProtectedPerson(_message.Message):
     NAME_FIELD_NUMBER: _builtins.int
     SOURCE_VERSION_FIELD_NUMBER: _builtins.int
     RELATION_FIELD_NUMBER: _builtins.int
+    CONTACT_FIELD_NUMBER: _builtins.int
     person_id: _builtins.str
     """The police's id."""
     name: _builtins.str
@@ -391,6 +393,12 @@ class ProtectedPerson(_message.Message):
     """The agency's version of the record."""
     relation: Global___Relation.ValueType
     """Why the order names this person."""
+    @_builtins.property
+    def contact(self) -> _contact_pb2.Contact:
+        """How this person is warned; absent where it isn't known or not wanted. Kept encrypted, shown to nobody, and sealed for the
+        warning leg in the log.
+        """
+
     def __init__(
         self,
         *,
@@ -398,10 +406,11 @@ class ProtectedPerson(_message.Message):
         name: _builtins.str = ...,
         source_version: _builtins.int = ...,
         relation: Global___Relation.ValueType = ...,
+        contact: _contact_pb2.Contact | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["contact", b"contact"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "person_id", b"person_id", "relation", b"relation", "source_version", b"source_version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["contact", b"contact", "name", b"name", "person_id", b"person_id", "relation", b"relation", "source_version", b"source_version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

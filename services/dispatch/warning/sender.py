@@ -1,0 +1,290 @@
+"""Sends what is due: to each gateway by a signed webhook, to each of the person's devices as a command, each for itself.
+
+The person is looked up and the handle opened at each try, and kept nowhere. Gateways are reached without NATS, and nothing here asks
+another service.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable, Coroutine, Sequence
+from contextlib import AsyncExitStack
+from functools import partial
+
+import aiohttp
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
+from prometheus_client import Counter, Histogram
+
+from services.common import flow, ids, sealing, times
+from services.common.bus import AlreadyThere, Bus
+from services.common.clock import MeshClock
+from services.common.errors import InvalidField, RetryableError
+from services.common.telemetry import logger
+from services.dispatch.domain import wording
+from services.dispatch.domain.events import Demand
+from services.dispatch.domain.warning import Notice
+from services.dispatch.domain.wording import Change, Language
+from services.dispatch.exchange.receivers import Receiver
+from services.dispatch.exchange.webhook import open_session, post
+from services.dispatch.leg import retried
+from services.dispatch.warning.answering import AnswerLinks
+from services.dispatch.warning.store import WarningStore
+from services.dispatch.warning.tables import GIVEN_UP, HANDED_OVER, OPEN, Contact, MessageRow, Sending
+from services.dispatch.warning.taking import WORTH_MS
+from tandem.common.v1 import alert_pb2, command_pb2, contact_pb2
+
+GATEWAY, DEVICE = "gateway/", "device/"
+FIRST_WAIT_MS, LAST_WAIT_MS = 1_000, 10_000
+"""Between two tries, mesh time: what is to be read within 10 s isn't put off for minutes."""
+FIGURES_WITHIN_S = 1.0
+"""So long a change of distance waits for its figure, which is stored behind its alert; then it is told without."""
+LONGEST_SLEEP_S = 1.0
+AT_ONCE = 64
+"""Tries under way in one lane: a gateway that hangs holds up nobody but itself."""
+TOGETHER_S = 0.01
+"""How long what falls due, and what came of tries, waits for others to share a transaction."""
+ISSUED_BY = "dispatch-warning"
+_LANGUAGES = {contact_pb2.LANGUAGE_ENGLISH: Language.ENGLISH}
+
+_TRIES = Counter("tandem_warning_tries", "Tries to hand a warning over, by way and outcome", ("way", "outcome"))
+_HANDED_OVER = Histogram(
+    "tandem_warning_handed_over_seconds", "From when a warning is due until a way takes it, mesh time", ("way",)
+)
+
+
+class Sender:
+    """Sends the warnings of one leg."""
+
+    def __init__(
+        self,
+        store: WarningStore,
+        clock: MeshClock,
+        keys: Sequence[X25519PrivateKey],
+        gateways: Sequence[Receiver],
+        links: AnswerLinks | None,
+    ) -> None:
+        self._store, self._clock, self._keys, self._links = store, clock, keys, links
+        self._gateways = {one.name: one for one in gateways}
+        self.bus: Bus | None = None
+        """Where commands for devices go, while there is a connection."""
+        self._sooner = asyncio.Event()
+        self._under_way: dict[str, set[str]] = {}
+        """By lane, a gateway's or that of all devices: what is being tried."""
+
+        self._tried: list[tuple[Sending, str, int]] = []
+        self._noting: asyncio.Future[None] | None = None
+
+    def wake(self) -> None:
+        """Something may be due."""
+        self._sooner.set()
+
+    async def run(self) -> None:
+        """Sends for ever."""
+        async with AsyncExitStack() as stack:
+            # Each has connections of its own: one that hangs mustn't use up another's.
+            sessions = {name: await stack.enter_async_context(open_session()) for name in self._gateways}
+            tasks = await stack.enter_async_context(asyncio.TaskGroup())
+            while True:
+                self._sooner.clear()
+                now_ms = self._clock.now_ms()
+                due = await retried(partial(self._store.due, now_ms))
+                # Whoever needs no figure goes at once, all in one transaction.
+                await self._open([one for one in due if Notice(one.notice) is not Notice.CHANGED])
+                for message in due:
+                    if Notice(message.notice) is Notice.CHANGED:
+                        self._begin(tasks, "open", message.message_id, partial(self._open, [message]))
+                for sending, message in await retried(partial(self._store.to_try, now_ms)):
+                    session = sessions.get(sending.way.removeprefix(GATEWAY))
+                    lane = sending.way if session else DEVICE
+                    self._begin(
+                        tasks, lane, sending.message_id + sending.way, partial(self._try, session, sending, message)
+                    )
+                await self._sleep(now_ms)
+                await asyncio.sleep(TOGETHER_S)
+
+    async def _sleep(self, now_ms: int) -> None:
+        next_ms = await retried(self._store.next_ms)
+        sleep_s = LONGEST_SLEEP_S if next_ms is None else self._clock.wall_s(max(0, next_ms - now_ms))
+        if any(self._under_way.values()):
+            sleep_s = LONGEST_SLEEP_S  # whatever is under way wakes this loop
+        try:
+            async with asyncio.timeout(min(max(sleep_s, 0.01), LONGEST_SLEEP_S)):
+                await self._sooner.wait()
+        except TimeoutError:
+            return
+
+    def _begin(
+        self, tasks: asyncio.TaskGroup, lane: str, key: str, work: Callable[[], Coroutine[None, None, None]]
+    ) -> None:
+        under_way = self._under_way.setdefault(lane, set())
+        if key in under_way or len(under_way) >= AT_ONCE:
+            return
+        under_way.add(key)
+
+        async def finish() -> None:
+            try:
+                await work()
+            finally:
+                under_way.discard(key)
+                self._sooner.set()
+
+        tasks.create_task(finish())
+
+    # ── a message ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def _open(self, due: Sequence[MessageRow]) -> None:
+        """Words messages and puts them on their ways."""
+        opened = []
+        for message in due:
+            contacts = await retried(partial(self._store.contacts_of, message.person_id))
+            contact = self._contact(message.person_id, contacts)
+            language = _LANGUAGES.get(contact.language, Language.KOREAN) if contact else Language.KOREAN
+            distance_m, change = await self._figures(message)
+            text = wording.text(
+                Notice(message.notice),
+                Demand(message.demand),
+                language,
+                ring_m=message.ring_m,
+                of_place=message.of_place,
+                distance_m=distance_m,
+                change=change,
+                drill=message.drill,
+            )
+            ways = [GATEWAY + name for name in self._gateways] if contact else []
+            ways += [DEVICE + id_ for id_ in dict.fromkeys(id_ for one in contacts for id_ in one.device_ids)]
+            now_ms = self._clock.now_ms()
+            sendings = [
+                Sending(message.message_id, way, _command_id(message, way), 0, now_ms, message.due_ms + WORTH_MS, OPEN)
+                for way in ways
+            ]
+            opened.append((message, text, language.value, sendings))
+        if opened:
+            await retried(partial(self._store.open, opened))
+        for message, _, _, sendings in opened:
+            told = {"message_id": message.message_id, "notice": message.notice, "ways": len(sendings)}
+            logger().info("warning_opened", **told)
+
+    def _contact(self, person_id: str, contacts: Sequence[Contact]) -> contact_pb2.Contact | None:
+        for one in contacts:
+            if one.sealed:
+                try:
+                    return sealing.unseal(one.sealed, person_id, self._keys)
+                except InvalidField:
+                    logger().critical("contact_cannot_be_opened", case_id=one.case_id)
+        return None
+
+    async def _figures(self, message: MessageRow) -> tuple[float | None, Change]:
+        """How far the wearer is now, and how that has changed since the alert before; only where the text tells it."""
+        if Notice(message.notice) is not Notice.CHANGED or self.bus is None:
+            return None, Change.UNKNOWN
+        now_m = await self._distance_m(message.partition, message.alert_id)
+        before_m = (
+            await self._distance_m(message.partition, message.before_alert_id) if message.before_alert_id else None
+        )
+        if now_m is None or before_m is None:
+            return now_m, Change.UNKNOWN
+        return now_m, Change.NEARER if now_m < before_m else Change.FARTHER
+
+    async def _distance_m(self, partition: int, alert_id: str) -> float | None:
+        bus, subject = self.bus, flow.measure_subject(partition, alert_id)
+        try:
+            async with asyncio.timeout(FIGURES_WITHIN_S):
+                while bus is not None:
+                    data = await bus.last_of(flow.MEASURES.name, subject)
+                    if data is not None:
+                        measure = alert_pb2.Measure.FromString(data)
+                        return measure.distance_m if measure.HasField("distance_m") else None
+                    await asyncio.sleep(0.1)
+        except (TimeoutError, RetryableError):
+            logger().warning("warning_without_figure", alert_id=alert_id)
+        return None
+
+    # ── one of its ways ──────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def _try(self, session: aiohttp.ClientSession | None, sending: Sending, message: MessageRow) -> None:
+        kind = sending.way.partition("/")[0]
+        told = {"message_id": message.message_id, "way": sending.way, "tries": sending.tries + 1}
+        now_ms = self._clock.now_ms()
+        if now_ms >= sending.expires_ms:
+            await self._note(sending, GIVEN_UP, now_ms)
+            _TRIES.labels(kind, "given up").inc()
+            logger().critical("warning_given_up", **told)
+            return
+        reason = await (self._command(sending, message) if kind == "device" else self._post(session, sending, message))
+        now_ms = self._clock.now_ms()
+        if reason:
+            wait_ms = min(FIRST_WAIT_MS << min(sending.tries, 8), LAST_WAIT_MS)
+            await self._note(sending, OPEN, now_ms + wait_ms)
+            logger().warning("warning_failed", reason=reason, **told)
+        else:
+            await self._note(sending, HANDED_OVER, now_ms)
+            _HANDED_OVER.labels(kind).observe((now_ms - message.due_ms) / 1000)
+            logger().info("warning_handed_over", **told)
+        _TRIES.labels(kind, "failed" if reason else "handed over").inc()
+
+    async def _note(self, sending: Sending, outcome: str, next_ms: int) -> None:
+        """Notes what came of a try, with whatever else is to be noted just now; returns once it is on disk."""
+        self._tried.append((sending, outcome, next_ms))
+        if self._noting is None or self._noting.done():
+            self._noting = asyncio.ensure_future(self._note_all())
+        noting = self._noting
+        await asyncio.shield(noting)
+
+    async def _note_all(self) -> None:
+        await asyncio.sleep(TOGETHER_S)
+        tried, self._tried, self._noting = self._tried, [], None
+        await retried(partial(self._store.tried, tried))
+
+    async def _post(self, session: aiohttp.ClientSession | None, sending: Sending, message: MessageRow) -> str:
+        """Hands a message to a gateway; empty where it took it, else why not."""
+        gateway = self._gateways.get(sending.way.removeprefix(GATEWAY))
+        contact = self._contact(message.person_id, await retried(partial(self._store.contacts_of, message.person_id)))
+        if gateway is None or session is None or contact is None:
+            return "no contact any more" if contact is None else "no such gateway any more"
+        body = {
+            "type": "tandem.warning.v1",
+            "warning_id": message.message_id,
+            "to": contact.handle,
+            "language": message.language,
+            "text": message.text,
+            "silent": True,
+            "expires_at": times.to_rfc3339(sending.expires_ms),
+        }
+        if self._links:
+            body["answer_url"] = self._links.url(message.message_id)
+        content = json.dumps(body, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
+        return await post(session, gateway, message.message_id, content, "application/json")
+
+    async def _command(self, sending: Sending, message: MessageRow) -> str:
+        """Puts a message into the stream of commands, from where ingest gives it to the device at once or at its next contact."""
+        if self.bus is None:
+            return "no connection to NATS"
+        command = command_pb2.Command(
+            command_id=sending.command_id,
+            device_id=sending.way.removeprefix(DEVICE),
+            instruction=command_pb2.Instruction(
+                show_notice=command_pb2.ShowNotice(
+                    warning_id=message.message_id,
+                    text=message.text,
+                    language=message.language,
+                    answer_url=self._links.url(message.message_id) if self._links else "",
+                )
+            ),
+            issued_at_ms=self._clock.now_ms(),
+            expires_at_ms=sending.expires_ms,
+            issued_by=ISSUED_BY,
+            reference=message.incident_id,
+        )
+        try:
+            subject = flow.command_subject(command.command_id)
+            await self.bus.publish(subject, command.SerializeToString(), expected_last=0)
+        except AlreadyThere:
+            return ""
+        except RetryableError as error:
+            return error.reason
+        return ""
+
+
+def _command_id(message: MessageRow, way: str) -> str:
+    return ids.hash_id("notice", message.message_id, way) if way.startswith(DEVICE) else ""

@@ -1,0 +1,149 @@
+"""What alerts make of messages, within one transaction: whom each is told to, in whose place, and until when a receipt is awaited."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, replace
+
+import sqlalchemy as sa
+from sqlalchemy.dialects.sqlite import insert
+
+from services.common import ids
+from services.dispatch.domain.events import Demand
+from services.dispatch.domain.warning import (
+    NO_RECEIPT_AWAITED,
+    PASSING,
+    READ_MS,
+    Message,
+    Notice,
+    Occurrence,
+    Told,
+    decide,
+)
+from services.dispatch.warning.tables import REPLACED, WAITING, MessageRow, contacts, messages, taken, told
+from services.dispatch.warning.translate import Seen, told_from_json, told_to_json
+
+RECEIPT_WITHIN_MS = 30_000
+"""The police are told of a warning for which no receipt came after so long, mesh time."""
+WORTH_MS = 600_000
+"""A message that nobody has taken for so long isn't sent any more, mesh time."""
+
+
+def take(connection: sa.Connection, seen: Seen, now_ms: int) -> None:
+    """Takes an alert in, with what each person is to be told. One that was taken before changes nothing."""
+    if _is_new(connection, seen.occurrence.alert_id, now_ms):
+        for person_id in _concerned(connection, seen):
+            _take(connection, seen, person_id, now_ms)
+
+
+def of_person(message: MessageRow) -> sa.ColumnElement[bool]:
+    """All messages to the same person in the same incident."""
+    return (messages.c.incident_id == message.incident_id) & (messages.c.person_id == message.person_id)
+
+
+def _is_new(connection: sa.Connection, alert_id: str, now_ms: int) -> bool:
+    made = insert(taken).values(alert_id=alert_id, at_ms=now_ms).on_conflict_do_nothing()
+    return bool(connection.execute(made).rowcount)
+
+
+def _concerned(connection: sa.Connection, seen: Seen) -> list[str]:
+    """Whom an alert is told to, or taken back from: what is over may come without saying whom it was told to."""
+    occurrence = seen.occurrence
+    if not (occurrence.ends or occurrence.demand is Demand.RECORD):
+        return list(seen.person_ids)
+    in_it = sa.select(told.c.person_id).where(told.c.incident_id == occurrence.incident_id)
+    return list(dict.fromkeys((*seen.person_ids, *connection.scalars(in_it))))
+
+
+def _take(connection: sa.Connection, seen: Seen, person_id: str, now_ms: int) -> None:
+    occurrence = seen.occurrence
+    if occurrence.notice is Notice.PHONE_SILENT:
+        if _has_device(connection, person_id) and not _is_stale(seen, now_ms):
+            message = Message(Notice.PHONE_SILENT, Demand.NOTIFY, now_ms)
+            _insert(connection, _row(replace(seen, occurrence=_of_none(occurrence)), person_id, message, "", now_ms))
+        return
+    this = (told.c.incident_id == occurrence.incident_id) & (told.c.person_id == person_id)
+    row = connection.execute(sa.select(told).where(this)).first()
+    before = told_from_json(row.state) if row else Told()
+    after, message_or_none = decide(before, occurrence, now_ms)
+    figure = row.figure_alert_id if row else ""
+    if message_or_none:
+        made = _row(seen, person_id, message_or_none, figure, now_ms)
+        _replace_waiting(connection, made)
+        if _is_worth_telling(seen, message_or_none, now_ms):
+            _insert(connection, made)
+        if not occurrence.of_place and occurrence.ring_m:
+            figure = occurrence.alert_id
+    if row:
+        values = {"state": told_to_json(after), "figure_alert_id": figure}
+        connection.execute(sa.update(told).where(this).values(values))
+    elif after != before:
+        connection.execute(
+            sa.insert(told).values(
+                incident_id=occurrence.incident_id,
+                person_id=person_id,
+                state=told_to_json(after),
+                figure_alert_id=figure,
+                flag=0,
+                flag_ms=0,
+                duress=False,
+            )
+        )
+
+
+def _is_worth_telling(seen: Seen, message: Message, now_ms: int) -> bool:
+    """After an outage, or with an empty database, a person is told of what still holds, and not of what has passed."""
+    return not _is_stale(seen, now_ms) or message.notice not in (*PASSING, *NO_RECEIPT_AWAITED)
+
+
+def _is_stale(seen: Seen, now_ms: int) -> bool:
+    return seen.decided_ms is not None and seen.decided_ms < now_ms - WORTH_MS
+
+
+def _of_none(occurrence: Occurrence) -> Occurrence:
+    return replace(occurrence, incident_id="")
+
+
+def _row(seen: Seen, person_id: str, message: Message, before_alert_id: str, now_ms: int) -> MessageRow:
+    occurrence = seen.occurrence
+    awaited = message.notice not in NO_RECEIPT_AWAITED
+    # What is behind it in the stream may take its place: it is told once that is known.
+    due_ms = max(message.due_ms, now_ms + READ_MS) if _is_stale(seen, now_ms) else message.due_ms
+    return MessageRow(
+        message_id=ids.hash_id("warning", occurrence.alert_id, person_id),
+        incident_id=occurrence.incident_id,
+        person_id=person_id,
+        order_id=seen.order_id,
+        partition=seen.partition,
+        alert_id=occurrence.alert_id,
+        sequence=occurrence.place[0],
+        ordinal=occurrence.place[1],
+        before_alert_id=before_alert_id,
+        notice=message.notice.value,
+        demand=int(message.demand),
+        ring_m=message.ring_m,
+        of_place=message.of_place,
+        drill=seen.drill,
+        made_ms=now_ms,
+        due_ms=due_ms,
+        receipt_due_ms=due_ms + RECEIPT_WITHIN_MS if awaited else None,
+        state=WAITING,
+    )
+
+
+def _insert(connection: sa.Connection, message: MessageRow) -> None:
+    connection.execute(insert(messages).values(asdict(message)).on_conflict_do_nothing())
+
+
+def _replace_waiting(connection: sa.Connection, newer: MessageRow) -> None:
+    """Takes the turn of what waits until then or longer and says no more than it: the same, a change of distance, an end.
+
+    What is due sooner goes out before.
+    """
+    said = messages.c.notice.in_((newer.notice, Notice.CHANGED.value, Notice.OVER.value))
+    waiting = of_person(newer) & (messages.c.state == WAITING) & (messages.c.due_ms >= newer.due_ms) & said
+    connection.execute(sa.update(messages).where(waiting).values(state=REPLACED))
+
+
+def _has_device(connection: sa.Connection, person_id: str) -> bool:
+    found = connection.scalars(sa.select(contacts.c.device_ids).where(contacts.c.person_id == person_id))
+    return any(found)

@@ -1,0 +1,138 @@
+"""Between the messages of the streams and what warnings are made of; and how what a person was told is written down."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any
+
+from google.protobuf.message import DecodeError
+
+from services.common import fields, ids, times
+from services.common.errors import InvalidField
+from services.dispatch.domain.events import Demand
+from services.dispatch.domain.warning import Notice, Occurrence, Threat, Told
+from services.dispatch.warning.tables import Contact
+from tandem.common.v1 import alert_pb2, exercise_pb2, log_pb2
+
+NOTICES: Mapping[int, Notice] = {
+    alert_pb2.RING_ENTERED: Notice.APPROACH,
+    alert_pb2.RING_CLEARED: Notice.APPROACH,
+    alert_pb2.DISTANCE_CHANGED: Notice.CHANGED,
+    alert_pb2.CONTACT_PREDICTED: Notice.COMING,
+    alert_pb2.UNKNOWN_NEAR: Notice.UNSEEN,
+    alert_pb2.TAMPERED: Notice.TAMPERED,
+    alert_pb2.PANIC: Notice.NEUTRAL,  # whoever presses it silently mustn't be given away by her own telephone
+    alert_pb2.PROTECTED_DEVICE_LOST: Notice.PHONE_SILENT,
+}
+"""What a person is told of an alert; of any other that there is a warning of."""
+_DEMANDS = frozenset(int(demand) for demand in Demand)
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """An alert that may be told to somebody."""
+
+    occurrence: Occurrence
+    person_ids: tuple[str, ...]
+    """Whom the log has warned of it."""
+    order_id: str
+    partition: int
+    drill: bool
+    """It isn't in earnest, and says so."""
+    decided_ms: int | None = None
+    """When the log decided it, mesh time; None where it doesn't say."""
+
+
+def alert(payload: bytes) -> Seen | None:
+    """What an alert is to those who are warned; None where it is nothing to anybody. Raises InvalidField."""
+    try:
+        message = alert_pb2.Alert.FromString(payload)
+    except DecodeError:
+        raise InvalidField("alert", "isn't a tandem.common.v1.Alert") from None
+    alert_id = fields.required_id("alert_id", message.alert_id)
+    if int(message.demand) not in _DEMANDS:
+        raise InvalidField("demand", "is missing or unknown")
+    if message.exercise == exercise_pb2.CANARY:
+        return None  # nobody is there to be warned; the leg's own steps are what the canary looks for
+    demand, notice = Demand(message.demand), NOTICES.get(message.kind, Notice.NEUTRAL)
+    persons = [one.subject_id for one in message.destinations if one.leg == alert_pb2.WARNING]
+    if notice is Notice.PHONE_SILENT:
+        # The police are told by the alert itself. Where she said so herself it is no news to her.
+        if demand is not Demand.NOTIFY or message.HasField("cause") or not message.target_id:
+            return None if not message.incident_ends else _seen(message, alert_id, demand, Notice.NEUTRAL, persons)
+        persons = [message.target_id]
+    elif not message.incident_id or not (persons or message.incident_ends or demand is Demand.RECORD):
+        return None
+    return _seen(message, alert_id, demand, notice, persons)
+
+
+def _seen(message: alert_pb2.Alert, alert_id: str, demand: Demand, notice: Notice, persons: list[str]) -> Seen:
+    for number, person_id in enumerate(persons):
+        for part in person_id.split("/", 1):
+            fields.required_id(f"destinations[{number}].subject_id", part)
+    occurrence = Occurrence(
+        alert_id=alert_id,
+        incident_id=message.incident_id,
+        place=(message.sequence, message.ordinal),
+        notice=notice,
+        demand=demand,
+        threat=_threat(message),
+        ends=message.incident_ends,
+        ring_m=message.ring_m,
+        # A place's alert warns persons whose id it doesn't bear.
+        of_place=bool(message.ring_m and message.target_id and message.target_id not in persons),
+    )
+    order_id = fields.required_id("order_id", message.order_id)
+    drill = message.exercise != exercise_pb2.EXERCISE_UNSPECIFIED
+    decided_ms = times.from_timestamp(message.decided_at) if message.HasField("decided_at") else None
+    return Seen(occurrence, tuple(dict.fromkeys(persons)), order_id, message.partition, drill, decided_ms)
+
+
+def _threat(message: alert_pb2.Alert) -> str:
+    if message.kind in (alert_pb2.RING_ENTERED, alert_pb2.RING_CLEARED):
+        return ids.hash_id("threat", message.order_id, message.target_id, str(message.ring_m))
+    if message.kind == alert_pb2.UNKNOWN_NEAR:
+        return ids.hash_id("threat", message.order_id, message.kind, message.target_id)
+    # Without the target: of a device that the case has given up, the end comes without one.
+    return ids.hash_id("threat", message.order_id, message.kind)
+
+
+def case(payload: bytes) -> tuple[str, int, list[Contact]] | None:
+    """A case's id and version, and how those are reached whom it protects; None where the entry is none. Raises InvalidField."""
+    try:
+        entry = log_pb2.LogEntry.FromString(payload)
+    except DecodeError:
+        raise InvalidField("entry", "isn't a tandem.common.v1.LogEntry") from None
+    if entry.WhichOneof("body") != "case":
+        return None
+    told = entry.case
+    case_id = fields.required_id("case.case_id", told.case_id)
+    persons = [
+        Contact(
+            case_id=case_id,
+            person_id=one.person_id,
+            version=told.version,
+            sealed=one.sealed_contact,
+            device_ids=list(one.device_ids),
+            valid_until_ms=told.valid_until_ms,
+        )
+        for one in told.persons
+    ]
+    return case_id, told.version, persons
+
+
+def told_to_json(told: Told) -> dict[str, Any]:
+    """What a person was told, as it is kept."""
+    threats = {key: [*one.place, one.holds, int(one.demand), one.ring_m] for key, one in sorted(told.threats.items())}
+    return {"threats": threats, "last_ms": told.last_ms, "open": told.open}
+
+
+def told_from_json(kept: Mapping[str, Any]) -> Told:
+    """The same, read."""
+    threats = {
+        key: Threat((sequence, ordinal), holds, Demand(demand), ring_m)
+        for key, (sequence, ordinal, holds, demand, ring_m) in kept["threats"].items()
+    }
+    return Told(MappingProxyType(threats), kept["last_ms"], kept["open"])
