@@ -11,6 +11,7 @@ from typing import Any
 
 from services.dispatch.domain.events import (
     Acknowledged,
+    Advice,
     AlertFolded,
     Cause,
     Choice,
@@ -27,10 +28,14 @@ from services.dispatch.domain.events import (
     Offered,
     OfferedAgain,
     Progressed,
+    Raced,
     Received,
     Rejected,
+    Retargeted,
     Rung,
+    SceneShared,
     StoodDown,
+    TargetsShown,
     WarningFlag,
 )
 
@@ -39,6 +44,7 @@ _KINDS: dict[str, type[Event]] = {
     for kind in (
         *(AlertFolded, Notified, Offered, OfferedAgain, NobodyAvailable, Escalated),
         *(Received, Acknowledged, Rejected, Progressed, Closed, StoodDown, Flagged),
+        *(Retargeted, Raced, SceneShared, TargetsShown),
     )
 }
 
@@ -91,6 +97,8 @@ def read(kind: str, body: str) -> Event:
         fields["choice"] = Choice(**{**choice, "rung": Rung(choice["rung"]), "estimate": Estimate(choice["estimate"])})
     if "flag" in fields:
         fields["flag"] = WarningFlag(fields["flag"])
+    if "advice" in fields:
+        fields["advice"] = Advice(fields["advice"])
     if "climb" in fields:
         fields["climb"] = Climb(fields["climb"])
     return _KINDS[kind](**fields)

@@ -24,8 +24,18 @@ from services.dispatch.change import Change, Known
 from services.dispatch.domain.answers import Acknowledge, Answering
 from services.dispatch.domain.climbing import Deadlines
 from services.dispatch.domain.decisions import Alert, Command, FoldAlert, LoseUnit, PassDeadline, concerns
-from services.dispatch.domain.events import Flagged, OfferedAgain, Place, Received, WarningFlag
+from services.dispatch.domain.events import (
+    Flagged,
+    OfferedAgain,
+    Place,
+    Raced,
+    Received,
+    Retargeted,
+    SceneShared,
+    WarningFlag,
+)
 from services.dispatch.domain.flags import Flag
+from services.dispatch.domain.following import Follow, Look, ShowTargets
 from services.dispatch.domain.incident import Incident, State, evolve
 from services.dispatch.domain.roster import NO_ROSTER, Board
 from services.dispatch.hub import Hub, Numbered
@@ -38,7 +48,14 @@ KNOWN_MAX = 10_000
 """Incidents whose state is kept in memory; the others are folded anew when they are needed."""
 RETRY_S = 0.5
 _LONGEST_SLEEP_S = 1.0
-_SAID = {OfferedAgain.__name__: "offered_again", Received.__name__: "received", Flagged.__name__: "flagged"}
+_SAID = {
+    OfferedAgain.__name__: "offered_again",
+    Received.__name__: "received",
+    Flagged.__name__: "flagged",
+    Retargeted.__name__: "retargeted",
+    Raced.__name__: "raced",
+    SceneShared.__name__: "scene_shared",
+}
 """What the log calls a step that its state alone doesn't tell."""
 T = TypeVar("T")
 Asked: TypeAlias = tuple[str, Callable[[Board], Command]]
@@ -132,6 +149,33 @@ class Leg:
                 [(row.incident_id, partial(PassDeadline, row.assignment_id, now_ms, self._deadlines)) for row in due],
                 await self._boards.ahead(_subjects(due), now_ms),
             )
+
+    async def open_incidents(self) -> list[Incident]:
+        """Incidents in which somebody has something to do."""
+
+        def read(connection: Connection) -> tuple[dict[str, Known], bool]:
+            up_to_date = self.store.head_within(connection) == self._head
+            ids = self.store.open_incidents(connection)
+            return self._gather(connection, ids, self._known if up_to_date else {}), up_to_date
+
+        async with self._one_at_a_time:
+            known, up_to_date = await self.store.transaction(read)
+            if up_to_date:
+                self._remember(known)
+        return [one.incident for one in known.values()]
+
+    async def follow_targets(self, looks: Sequence[Look]) -> None:
+        """Chooses anew where a target went far, tells whoever goes, runs the race."""
+        now_ms = self._clock.now_ms()
+        await self._handle(
+            [(one.incident_id, partial(Follow, one, now_ms, self._deadlines)) for one in looks],
+            await self._boards.ahead({one.subject_id for one in looks}, now_ms),
+        )
+
+    async def show_targets(self, incident_id: str, by: str) -> None:
+        """Writes down that a desk sees from now on where an incident's targets are. Raises FailedPrecondition."""
+        now_ms = self._clock.now_ms()
+        await self._handle([(incident_id, lambda _: ShowTargets(by, now_ms))])
 
     async def change_roster(self, work: Callable[[Connection], T], going: Sequence[str] = ()) -> T:
         """Changes the roster; what a unit had that is gone with it is offered on in the same transaction.
@@ -274,17 +318,20 @@ class Leg:
             connection, change.links, steps, list(change.assignments.values()), list(change.incidents.values())
         )
 
+    def _remember(self, known: Mapping[str, Known]) -> None:
+        for incident_id, one in known.items():
+            self._known[incident_id] = one
+            self._known.move_to_end(incident_id)
+        while len(self._known) > KNOWN_MAX:
+            self._known.popitem(last=False)
+
     def _committed(self, change: Change) -> None:
         """Takes over what the transaction made durable. No await: readers see all of it or nothing."""
         if change.missed:
             self._known.clear()
             self.hub.tell(change.missed)
         self._head = change.head
-        for incident_id, known in change.known.items():
-            self._known[incident_id] = known
-            self._known.move_to_end(incident_id)
-        while len(self._known) > KNOWN_MAX:
-            self._known.popitem(last=False)
+        self._remember(change.known)
         self.hub.tell(change.steps)
         self.outbox.add(change.steps)
         first_due_ms = min(

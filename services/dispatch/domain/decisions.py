@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from services.dispatch.domain import answers, climbing, flags
+from services.dispatch.domain import answers, climbing, flags, following
 from services.dispatch.domain.answers import Answering
 from services.dispatch.domain.climbing import Deadlines
 from services.dispatch.domain.events import (
@@ -26,6 +26,7 @@ from services.dispatch.domain.events import (
     StoodDown,
 )
 from services.dispatch.domain.flags import Flag
+from services.dispatch.domain.following import Follow, ShowTargets
 from services.dispatch.domain.incident import (
     FIRST_STATE,
     OVER,
@@ -58,6 +59,9 @@ class Alert:
     ends: bool
     """The incident ends with it."""
     cause: Cause | None
+    wearer_id: str = ""
+    ring_m: float = 0.0
+    """Radius of the ring, metres; 0 where the alert isn't of a ring."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +94,7 @@ class LoseUnit:
     board: Board
 
 
-Command: TypeAlias = FoldAlert | PassDeadline | LoseUnit | Flag | Answering
+Command: TypeAlias = FoldAlert | PassDeadline | LoseUnit | Flag | Follow | ShowTargets | Answering
 
 
 def concerns(leg: str, alert: Alert) -> bool:
@@ -113,6 +117,8 @@ def decide(incident: Incident, command: Command) -> tuple[Event, ...]:
         return tuple(_lose(incident, command))
     if isinstance(command, Flag):
         return tuple(flags.decide(incident, command))
+    if isinstance(command, Follow | ShowTargets):
+        return tuple(following.decide(incident, command))
     return tuple(answers.decide(incident, command))
 
 
@@ -167,6 +173,8 @@ def _fold(incident: Incident, command: FoldAlert) -> Iterator[Event]:
         kind=alert.kind,
         threat=alert.threat,
         cause=alert.cause,
+        wearer_id=alert.wearer_id,
+        ring_m=alert.ring_m,
     )
     yield folded
     incident = evolve(incident, folded)
@@ -203,7 +211,10 @@ def _fold(incident: Incident, command: FoldAlert) -> Iterator[Event]:
                 incident = evolve(incident, event)
     for assignment in incident.assignments.values():
         if assignment.state not in OVER and assignment.demanded <= incident.end:
-            yield StoodDown(now_ms, assignment.assignment_id, incident.end_kind)
+            stood_down = StoodDown(now_ms, assignment.assignment_id, incident.end_kind)
+            yield stood_down
+            incident = evolve(incident, stood_down)
+    yield from following.scenes(incident, now_ms)
 
 
 def _leads_to(wanted: State | None, assignment: Assignment | None, place: Place, end: Place) -> bool:

@@ -165,6 +165,10 @@ class _ClimbReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ClimbReas
     """The roster has nobody."""
     UNIT_GONE: _ClimbReason.ValueType  # 6
     """The unit left the roster or is off."""
+    TARGET_MOVED: _ClimbReason.ValueType  # 7
+    """The target went far, and another unit is much nearer to where it is now. Never told to another leg."""
+    RACE_LOST: _ClimbReason.ValueType  # 8
+    """The wearer would be there first, and another unit before the wearer. Never told to another leg."""
 
 class ClimbReason(_ClimbReason, metaclass=_ClimbReasonEnumTypeWrapper):
     """Why an assignment was offered on."""
@@ -182,7 +186,33 @@ NOBODY: ClimbReason.ValueType  # 5
 """The roster has nobody."""
 UNIT_GONE: ClimbReason.ValueType  # 6
 """The unit left the roster or is off."""
+TARGET_MOVED: ClimbReason.ValueType  # 7
+"""The target went far, and another unit is much nearer to where it is now. Never told to another leg."""
+RACE_LOST: ClimbReason.ValueType  # 8
+"""The wearer would be there first, and another unit before the wearer. Never told to another leg."""
 Global___ClimbReason: _TypeAlias = ClimbReason  # noqa: Y015
+
+class _Advice:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _AdviceEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Advice.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    ADVICE_UNSPECIFIED: _Advice.ValueType  # 0
+    STAY_INSIDE: _Advice.ValueType  # 1
+    """Lock up and stay where they are: the wearer is nearer than help, and too near to go outside."""
+    LEAVE: _Advice.ValueType  # 2
+    """Go now, away from where the wearer comes to: there is time to."""
+
+class Advice(_Advice, metaclass=_AdviceEnumTypeWrapper):
+    """What a protected person is advised to do while the race is being lost; until then the ordinary warning holds."""
+
+ADVICE_UNSPECIFIED: Advice.ValueType  # 0
+STAY_INSIDE: Advice.ValueType  # 1
+"""Lock up and stay where they are: the wearer is nearer than help, and too near to go outside."""
+LEAVE: Advice.ValueType  # 2
+"""Go now, away from where the wearer comes to: there is time to."""
+Global___Advice: _TypeAlias = Advice  # noqa: Y015
 
 class _CloseCause:
     ValueType = _typing.NewType("ValueType", _builtins.int)
@@ -259,6 +289,56 @@ over only when the desk closes it.
 REACHED: WarningFlag.ValueType  # 4
 """A receipt came after NO_RECEIPT or NO_CONTACT."""
 Global___WarningFlag: _TypeAlias = WarningFlag  # noqa: Y015
+
+@_typing.final
+class Race(_message.Message):
+    """The wearer's time to the destination against that of whoever goes there."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LOSING_FIELD_NUMBER: _builtins.int
+    SINCE_FIELD_NUMBER: _builtins.int
+    ADVICE_FIELD_NUMBER: _builtins.int
+    SUPERVISOR_DESK_FIELD_NUMBER: _builtins.int
+    WEARER_S_FIELD_NUMBER: _builtins.int
+    RESPONDER_S_FIELD_NUMBER: _builtins.int
+    BY_RING_FIELD_NUMBER: _builtins.int
+    losing: _builtins.bool
+    """The wearer would be there first."""
+    advice: Global___Advice.ValueType
+    """What the protected person is advised to do; unspecified while it isn't being lost."""
+    supervisor_desk: _builtins.str
+    """The desk that is told beside whoever was asked; empty where there is no roster."""
+    wearer_s: _builtins.int
+    """The wearer's time when it was looked at, seconds; absent where the wearer doesn't come nearer."""
+    responder_s: _builtins.int
+    """The unit's, seconds."""
+    by_ring: _builtins.bool
+    """The wearer's time rests on the ring that was entered and not on a distance: it is at most so long."""
+    @_builtins.property
+    def since(self) -> _timestamp_pb2.Timestamp:
+        """Since when it is so, by the mesh's clock."""
+
+    def __init__(
+        self,
+        *,
+        losing: _builtins.bool = ...,
+        since: _timestamp_pb2.Timestamp | None = ...,
+        advice: Global___Advice.ValueType = ...,
+        supervisor_desk: _builtins.str = ...,
+        wearer_s: _builtins.int | None = ...,
+        responder_s: _builtins.int = ...,
+        by_ring: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_wearer_s", b"_wearer_s", "since", b"since", "wearer_s", b"wearer_s"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_wearer_s", b"_wearer_s", "advice", b"advice", "by_ring", b"by_ring", "losing", b"losing", "responder_s", b"responder_s", "since", b"since", "supervisor_desk", b"supervisor_desk", "wearer_s", b"wearer_s"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__wearer_s: _TypeAlias = _typing.Literal["wearer_s"]  # noqa: Y015
+    _WhichOneofArgType__wearer_s: _TypeAlias = _typing.Literal["_wearer_s", b"_wearer_s"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__wearer_s) -> _WhichOneofReturnType__wearer_s | None: ...
+
+Global___Race: _TypeAlias = Race  # noqa: Y015
 
 @_typing.final
 class Choice(_message.Message):
@@ -349,6 +429,9 @@ class Assignment(_message.Message):
     CLOSE_CAUSE_FIELD_NUMBER: _builtins.int
     CLOSE_NOTE_FIELD_NUMBER: _builtins.int
     NOBODY_AVAILABLE_AT_FIELD_NUMBER: _builtins.int
+    RETARGETED_AT_FIELD_NUMBER: _builtins.int
+    RACE_FIELD_NUMBER: _builtins.int
+    ONE_SCENE_AT_FIELD_NUMBER: _builtins.int
     PERSON_FLAG_FIELD_NUMBER: _builtins.int
     assignment_id: _builtins.str
     """Hash of incident, leg and destination."""
@@ -413,6 +496,18 @@ class Assignment(_message.Message):
         """When nobody was there to be asked; absent where somebody was, or it was taken since."""
 
     @_builtins.property
+    def retargeted_at(self) -> _timestamp_pb2.Timestamp:
+        """When whoever goes was told the last time that the target is elsewhere now; absent in another leg's assignment."""
+
+    @_builtins.property
+    def race(self) -> Global___Race:
+        """How the race stands; absent until it is being lost for the first time, and in another leg's assignment."""
+
+    @_builtins.property
+    def one_scene_at(self) -> _timestamp_pb2.Timestamp:
+        """Since when the wearer is at the destination: probation and police come to the same place. By the rings alone."""
+
+    @_builtins.property
     def person_flag(self) -> Global___PersonFlag:
         """What the warning leg says of the protected person: in its own assignments and in the police's, never in probation's or on its
         desk.
@@ -444,11 +539,14 @@ class Assignment(_message.Message):
         close_cause: Global___CloseCause.ValueType = ...,
         close_note: _builtins.str = ...,
         nobody_available_at: _timestamp_pb2.Timestamp | None = ...,
+        retargeted_at: _timestamp_pb2.Timestamp | None = ...,
+        race: Global___Race | None = ...,
+        one_scene_at: _timestamp_pb2.Timestamp | None = ...,
         person_flag: Global___PersonFlag | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_report_to_published_ms", b"_report_to_published_ms", "acknowledged_at", b"acknowledged_at", "cause", b"cause", "choice", b"choice", "due_at", b"due_at", "nobody_available_at", b"nobody_available_at", "offered_at", b"offered_at", "person_flag", b"person_flag", "received_at", b"received_at", "report_to_published_ms", b"report_to_published_ms"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_report_to_published_ms", b"_report_to_published_ms", "acknowledged_at", b"acknowledged_at", "cause", b"cause", "choice", b"choice", "due_at", b"due_at", "nobody_available_at", b"nobody_available_at", "offered_at", b"offered_at", "one_scene_at", b"one_scene_at", "person_flag", b"person_flag", "race", b"race", "received_at", b"received_at", "report_to_published_ms", b"report_to_published_ms", "retargeted_at", b"retargeted_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_report_to_published_ms", b"_report_to_published_ms", "acknowledged_at", b"acknowledged_at", "acknowledged_by", b"acknowledged_by", "assignment_id", b"assignment_id", "cause", b"cause", "choice", b"choice", "climb_reason", b"climb_reason", "close_cause", b"close_cause", "close_note", b"close_note", "demand", b"demand", "due_at", b"due_at", "incident_id", b"incident_id", "kind", b"kind", "leg", b"leg", "nobody_available_at", b"nobody_available_at", "offer_number", b"offer_number", "offered_at", b"offered_at", "order_ids", b"order_ids", "person_flag", b"person_flag", "received_at", b"received_at", "rejected_reason", b"rejected_reason", "report_to_published_ms", b"report_to_published_ms", "state", b"state", "stood_down_kind", b"stood_down_kind", "subject_id", b"subject_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_report_to_published_ms", b"_report_to_published_ms", "acknowledged_at", b"acknowledged_at", "acknowledged_by", b"acknowledged_by", "assignment_id", b"assignment_id", "cause", b"cause", "choice", b"choice", "climb_reason", b"climb_reason", "close_cause", b"close_cause", "close_note", b"close_note", "demand", b"demand", "due_at", b"due_at", "incident_id", b"incident_id", "kind", b"kind", "leg", b"leg", "nobody_available_at", b"nobody_available_at", "offer_number", b"offer_number", "offered_at", b"offered_at", "one_scene_at", b"one_scene_at", "order_ids", b"order_ids", "person_flag", b"person_flag", "race", b"race", "received_at", b"received_at", "rejected_reason", b"rejected_reason", "report_to_published_ms", b"report_to_published_ms", "retargeted_at", b"retargeted_at", "state", b"state", "stood_down_kind", b"stood_down_kind", "subject_id", b"subject_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__report_to_published_ms: _TypeAlias = _typing.Literal["report_to_published_ms"]  # noqa: Y015
     _WhichOneofArgType__report_to_published_ms: _TypeAlias = _typing.Literal["_report_to_published_ms", b"_report_to_published_ms"]  # noqa: Y015
@@ -506,10 +604,13 @@ class Step(_message.Message):
     AT_FIELD_NUMBER: _builtins.int
     ASSIGNMENT_FIELD_NUMBER: _builtins.int
     NUMBER_FIELD_NUMBER: _builtins.int
+    KEPT_FIELD_NUMBER: _builtins.int
     step_id: _builtins.str
     """Hash of assignment, state and number."""
     number: _builtins.int
     """Place among the assignment's steps, from 1. Of two, the greater is the later, in whatever order they arrive."""
+    kept: _builtins.bool
+    """It stays with this leg and its desk: the moment alone would tell another one how far the wearer is from the target."""
     @_builtins.property
     def at(self) -> _timestamp_pb2.Timestamp:
         """When, by the mesh's clock."""
@@ -525,10 +626,11 @@ class Step(_message.Message):
         at: _timestamp_pb2.Timestamp | None = ...,
         assignment: Global___Assignment | None = ...,
         number: _builtins.int = ...,
+        kept: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["assignment", b"assignment", "at", b"at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["assignment", b"assignment", "at", b"at", "number", b"number", "step_id", b"step_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["assignment", b"assignment", "at", b"at", "kept", b"kept", "number", b"number", "step_id", b"step_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
