@@ -124,7 +124,7 @@ FLOWS = (
         "tandem.dispatch.v1.AdviceGiven",
         INCIDENTS.name,
         ("dispatch",),
-        ("(warning-peers)",),
+        ("(warning-messages)",),
     ),
     Flow("parked.{by}.{stream}.{sequence}", "Parked", PARKED.name, ("geofence", "dispatch", "registry"), ()),
     Flow("digest.{p}.{sequence}.{replica}", "sha256 hex", DIGESTS.name, ("geofence",), ("(geofence)",)),

@@ -162,6 +162,8 @@ def advice(step: dispatch_pb2.Step) -> bytes | None:
         advice=told.race.advice,
         at=step.at,
         number=step.number,
+        sequence=told.race.sequence,
+        ordinal=told.race.ordinal,
     ).SerializeToString()
 
 
@@ -213,7 +215,7 @@ def assignment_message(incident: Incident, assignment: Assignment, latency_ms: f
     if assignment.choice is not None:
         message.choice.CopyFrom(_choice(assignment.choice))
     if assignment.raced is not None:
-        message.race.CopyFrom(_race(assignment.raced))
+        message.race.CopyFrom(_race(assignment.raced, assignment.demanded))
     if latency_ms is not None:
         message.report_to_published_ms = latency_ms
     if assignment.cause is not None:
@@ -280,7 +282,7 @@ def _choice(choice: Choice) -> dispatch_pb2.Choice:
     )
 
 
-def _race(raced: Raced) -> dispatch_pb2.Race:
+def _race(raced: Raced, demanded: Place) -> dispatch_pb2.Race:
     return dispatch_pb2.Race(
         losing=raced.losing,
         since=times.to_timestamp(raced.at_ms),
@@ -289,6 +291,8 @@ def _race(raced: Raced) -> dispatch_pb2.Race:
         wearer_s=raced.wearer_s,
         responder_s=raced.responder_s,
         by_ring=raced.by_ring,
+        sequence=demanded[0],
+        ordinal=demanded[1],
     )
 
 

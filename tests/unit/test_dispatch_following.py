@@ -301,5 +301,5 @@ def test_what_the_race_tells_goes_to_the_warning_leg_alone_and_without_figures()
     outward = dispatch_pb2.Step.FromString(translate.outward(step)).assignment
     assert not {"race", "retargeted_at", "one_scene_at"} & {field.name for field, _ in outward.ListFields()}
     assert not {field.name for field, _ in told.ListFields()} - {
-        *("advice_id", "incident_id", "order_ids", "subject_id", "advice", "at", "number"),
+        *("advice_id", "incident_id", "order_ids", "subject_id", "advice", "at", "number", "sequence"),
     }

@@ -102,6 +102,18 @@ class WarningStore:
 
         await self._do(work)
 
+    async def take_advice(self, seen: Sequence[Seen], now_ms: int, position: Position) -> None:
+        """The same of advice: it goes to those who were told of its order, or whom it names, as part of what they were told."""
+
+        def work(connection: sa.Connection) -> None:
+            for one in seen:
+                if _is_new(connection, one.occurrence.alert_id, now_ms):
+                    for person_id, partition, drill in _told_before(connection, one):
+                        _take(connection, replace(one, partition=partition, drill=drill), person_id, now_ms)
+            _put_position(connection, position)
+
+        await self._do(work)
+
     async def put_contacts(self, cases: Sequence[tuple[str, int, Sequence[Contact]]], position: Position) -> None:
         """Cases as they stand, each with its version and whom it protects; an older one than is stored changes nothing."""
 
@@ -295,6 +307,17 @@ def _concerned(connection: sa.Connection, seen: Seen) -> list[str]:
         return list(seen.person_ids)
     in_it = sa.select(told.c.person_id).where(told.c.incident_id == occurrence.incident_id)
     return list(dict.fromkeys((*seen.person_ids, *connection.scalars(in_it))))
+
+
+def _told_before(connection: sa.Connection, seen: Seen) -> list[tuple[str, int, bool]]:
+    """(person, partition, whether it is a drill) of those whom advice is for."""
+    columns = (messages.c.person_id, messages.c.partition, messages.c.drill)
+    query = sa.select(*columns).distinct().where(messages.c.incident_id == seen.occurrence.incident_id)
+    if seen.person_ids:
+        query = query.where(messages.c.person_id.in_(seen.person_ids))
+    else:
+        query = query.where(messages.c.order_id == seen.order_id)
+    return [(row.person_id, row.partition, row.drill) for row in connection.execute(query)]
 
 
 def _take(connection: sa.Connection, seen: Seen, person_id: str, now_ms: int) -> None:

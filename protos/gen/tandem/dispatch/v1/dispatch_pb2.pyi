@@ -303,6 +303,8 @@ class Race(_message.Message):
     WEARER_S_FIELD_NUMBER: _builtins.int
     RESPONDER_S_FIELD_NUMBER: _builtins.int
     BY_RING_FIELD_NUMBER: _builtins.int
+    SEQUENCE_FIELD_NUMBER: _builtins.int
+    ORDINAL_FIELD_NUMBER: _builtins.int
     losing: _builtins.bool
     """The wearer would be there first."""
     advice: Global___Advice.ValueType
@@ -315,6 +317,10 @@ class Race(_message.Message):
     """The unit's, seconds."""
     by_ring: _builtins.bool
     """The wearer's time rests on the ring that was entered and not on a distance: it is at most so long."""
+    sequence: _builtins.int
+    """The last alert that demanded somebody at the destination: its place in the log."""
+    ordinal: _builtins.int
+    """Its place among the alerts of one entry."""
     @_builtins.property
     def since(self) -> _timestamp_pb2.Timestamp:
         """Since when it is so, by the mesh's clock."""
@@ -329,10 +335,12 @@ class Race(_message.Message):
         wearer_s: _builtins.int | None = ...,
         responder_s: _builtins.int = ...,
         by_ring: _builtins.bool = ...,
+        sequence: _builtins.int = ...,
+        ordinal: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_wearer_s", b"_wearer_s", "since", b"since", "wearer_s", b"wearer_s"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_wearer_s", b"_wearer_s", "advice", b"advice", "by_ring", b"by_ring", "losing", b"losing", "responder_s", b"responder_s", "since", b"since", "supervisor_desk", b"supervisor_desk", "wearer_s", b"wearer_s"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_wearer_s", b"_wearer_s", "advice", b"advice", "by_ring", b"by_ring", "losing", b"losing", "ordinal", b"ordinal", "responder_s", b"responder_s", "sequence", b"sequence", "since", b"since", "supervisor_desk", b"supervisor_desk", "wearer_s", b"wearer_s"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__wearer_s: _TypeAlias = _typing.Literal["wearer_s"]  # noqa: Y015
     _WhichOneofArgType__wearer_s: _TypeAlias = _typing.Literal["_wearer_s", b"_wearer_s"]  # noqa: Y015

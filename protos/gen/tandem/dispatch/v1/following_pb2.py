@@ -27,7 +27,7 @@ from tandem.common.v1 import access_pb2 as tandem_dot_common_dot_v1_dot_access__
 from tandem.dispatch.v1 import dispatch_pb2 as tandem_dot_dispatch_dot_v1_dot_dispatch__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"tandem/dispatch/v1/following.proto\x12\x12tandem.dispatch.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1dtandem/common/v1/access.proto\x1a!tandem/dispatch/v1/dispatch.proto\"*\n\x13WatchTargetsRequest\x12\x13\n\x0bincident_id\x18\x01 \x01(\t\"\x9b\x02\n\x14WatchTargetsResponse\x12\x12\n\nsubject_id\x18\x01 \x01(\t\x12\x11\n\tis_wearer\x18\x02 \x01(\x08\x12\x0f\n\x07unknown\x18\x03 \x01(\x08\x12\x14\n\x07lat_deg\x18\x04 \x01(\x01H\x00\x88\x01\x01\x12\x14\n\x07lon_deg\x18\x05 \x01(\x01H\x01\x88\x01\x01\x12\x17\n\naccuracy_m\x18\x06 \x01(\x01H\x02\x88\x01\x01\x12,\n\x08\x66ix_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x12\n\x05\x61ge_s\x18\x08 \x01(\x01H\x03\x88\x01\x01\x12\x13\n\x0binterrupted\x18\t \x01(\x08\x42\n\n\x08_lat_degB\n\n\x08_lon_degB\r\n\x0b_accuracy_mB\x08\n\x06_age_s\"\xc0\x01\n\x0b\x41\x64viceGiven\x12\x11\n\tadvice_id\x18\x01 \x01(\t\x12\x13\n\x0bincident_id\x18\x02 \x01(\t\x12\x11\n\torder_ids\x18\x03 \x03(\t\x12\x12\n\nsubject_id\x18\x04 \x01(\t\x12*\n\x06\x61\x64vice\x18\x05 \x01(\x0e\x32\x1a.tandem.dispatch.v1.Advice\x12&\n\x02\x61t\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0e\n\x06number\x18\x07 \x01(\r2\x7f\n\x10\x46ollowingService\x12k\n\x0cWatchTargets\x12\'.tandem.dispatch.v1.WatchTargetsRequest\x1a(.tandem.dispatch.v1.WatchTargetsResponse\"\x06\x8a\xb5\x18\x02\x03\x04\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"tandem/dispatch/v1/following.proto\x12\x12tandem.dispatch.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1dtandem/common/v1/access.proto\x1a!tandem/dispatch/v1/dispatch.proto\"*\n\x13WatchTargetsRequest\x12\x13\n\x0bincident_id\x18\x01 \x01(\t\"\x9b\x02\n\x14WatchTargetsResponse\x12\x12\n\nsubject_id\x18\x01 \x01(\t\x12\x11\n\tis_wearer\x18\x02 \x01(\x08\x12\x0f\n\x07unknown\x18\x03 \x01(\x08\x12\x14\n\x07lat_deg\x18\x04 \x01(\x01H\x00\x88\x01\x01\x12\x14\n\x07lon_deg\x18\x05 \x01(\x01H\x01\x88\x01\x01\x12\x17\n\naccuracy_m\x18\x06 \x01(\x01H\x02\x88\x01\x01\x12,\n\x08\x66ix_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x12\n\x05\x61ge_s\x18\x08 \x01(\x01H\x03\x88\x01\x01\x12\x13\n\x0binterrupted\x18\t \x01(\x08\x42\n\n\x08_lat_degB\n\n\x08_lon_degB\r\n\x0b_accuracy_mB\x08\n\x06_age_s\"\xe3\x01\n\x0b\x41\x64viceGiven\x12\x11\n\tadvice_id\x18\x01 \x01(\t\x12\x13\n\x0bincident_id\x18\x02 \x01(\t\x12\x11\n\torder_ids\x18\x03 \x03(\t\x12\x12\n\nsubject_id\x18\x04 \x01(\t\x12*\n\x06\x61\x64vice\x18\x05 \x01(\x0e\x32\x1a.tandem.dispatch.v1.Advice\x12&\n\x02\x61t\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0e\n\x06number\x18\x07 \x01(\r\x12\x10\n\x08sequence\x18\x08 \x01(\x04\x12\x0f\n\x07ordinal\x18\t \x01(\r2\x7f\n\x10\x46ollowingService\x12k\n\x0cWatchTargets\x12\'.tandem.dispatch.v1.WatchTargetsRequest\x1a(.tandem.dispatch.v1.WatchTargetsResponse\"\x06\x8a\xb5\x18\x02\x03\x04\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -41,7 +41,7 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_WATCHTARGETSRESPONSE']._serialized_start=202
   _globals['_WATCHTARGETSRESPONSE']._serialized_end=485
   _globals['_ADVICEGIVEN']._serialized_start=488
-  _globals['_ADVICEGIVEN']._serialized_end=680
-  _globals['_FOLLOWINGSERVICE']._serialized_start=682
-  _globals['_FOLLOWINGSERVICE']._serialized_end=809
+  _globals['_ADVICEGIVEN']._serialized_end=715
+  _globals['_FOLLOWINGSERVICE']._serialized_start=717
+  _globals['_FOLLOWINGSERVICE']._serialized_end=844
 # @@protoc_insertion_point(module_scope)

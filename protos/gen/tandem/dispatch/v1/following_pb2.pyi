@@ -126,6 +126,8 @@ class AdviceGiven(_message.Message):
     ADVICE_FIELD_NUMBER: _builtins.int
     AT_FIELD_NUMBER: _builtins.int
     NUMBER_FIELD_NUMBER: _builtins.int
+    SEQUENCE_FIELD_NUMBER: _builtins.int
+    ORDINAL_FIELD_NUMBER: _builtins.int
     advice_id: _builtins.str
     """Hash of the step with which it was given."""
     incident_id: _builtins.str
@@ -136,6 +138,10 @@ class AdviceGiven(_message.Message):
     """What to do; unspecified where an earlier advice no longer holds."""
     number: _builtins.int
     """Place among the steps of that destination's assignment: of two, the greater is the later."""
+    sequence: _builtins.int
+    """The last alert that demanded somebody there: its place in the log."""
+    ordinal: _builtins.int
+    """Its place among the alerts of one entry."""
     @_builtins.property
     def order_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Orders that it is about: all whom they protect are advised."""
@@ -154,10 +160,12 @@ class AdviceGiven(_message.Message):
         advice: _dispatch_pb2.Advice.ValueType = ...,
         at: _timestamp_pb2.Timestamp | None = ...,
         number: _builtins.int = ...,
+        sequence: _builtins.int = ...,
+        ordinal: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["at", b"at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["advice", b"advice", "advice_id", b"advice_id", "at", b"at", "incident_id", b"incident_id", "number", b"number", "order_ids", b"order_ids", "subject_id", b"subject_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["advice", b"advice", "advice_id", b"advice_id", "at", b"at", "incident_id", b"incident_id", "number", b"number", "order_ids", b"order_ids", "ordinal", b"ordinal", "sequence", b"sequence", "subject_id", b"subject_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
