@@ -242,14 +242,15 @@ def test_other_services_are_asked_in_clear_on_loopback_alone(
     monkeypatch: pytest.MonkeyPatch, name: str, target: str, taken: bool
 ) -> None:
     monkeypatch.setenv(name, target)
+    setting = name.removeprefix("TANDEM_").lower()
     if taken:
-        assert for_leg("police")
+        assert getattr(for_leg("police"), setting) == target
     else:
         with pytest.raises(ValidationError, match="isn't loopback"):
             for_leg("police")
     for file in ("CERT", "KEY", "CA"):
         monkeypatch.setenv(f"TANDEM_TLS_{file}", "file.pem")
-    assert for_leg("police")
+    assert getattr(for_leg("police"), setting) == target
 
 
 def test_a_canary_moves_nobody() -> None:
