@@ -84,7 +84,9 @@ class Offers:
 
     async def follow(self, bus: Bus) -> None:
         """Reads the stream for ever."""
-        async for messages in pull.read(bus, flow.INCIDENTS.name, 1):
+        async for messages in pull.read(
+            bus, flow.INCIDENTS.name, 1, [flow.incident_subject(leg, ">") for leg in flow.LEGS]
+        ):
             now = time.monotonic()
             for message in messages:
                 assignment = dispatch_pb2.Step.FromString(message.data).assignment

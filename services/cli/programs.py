@@ -87,6 +87,7 @@ def program(service: Service, folder: Path, base_port: int, shared: Mapping[str,
     """How to run a service; `shared` are the settings that all services of the mesh have in common."""
     settings = {
         "TANDEM_HOST": "127.0.0.1",
+        **(_neighbours(base_port) if service.package == "dispatch" else {}),
         "TANDEM_PORT": str(base_port + service.offset),
         **{name: str(base_port + offset) for name, offset in service.more_ports.items()},
         "TANDEM_DATA_DIR": str(folder / "data" / service.name),
@@ -97,6 +98,13 @@ def program(service: Service, folder: Path, base_port: int, shared: Mapping[str,
         {**os.environ, **shared, **service.settings, **settings},
         folder / "logs" / f"{service.name}.log",
     )
+
+
+def _neighbours(base_port: int) -> dict[str, str]:
+    """Where a leg finds those whom it asks where its targets are, and who commands the tags."""
+    found = addresses(base_port)
+    evaluators = ",".join(address for name, address in found.items() if name.startswith("geofence"))
+    return {"TANDEM_GEOFENCE": f"ipv4:{evaluators}", "TANDEM_INGEST": f"ipv4:{found['ingest']}"}
 
 
 def used_port(base_port: int) -> int | None:

@@ -118,6 +118,14 @@ FLOWS = (
         ("dispatch",),
         ("(probation-peers)", "(police-peers)", "(warning-peers)"),
     ),
+    # Apart from the steps, which probation reads too: when the race is being lost tells how far the wearer is from her.
+    Flow(
+        "incident.advice.{incident_id}",
+        "tandem.dispatch.v1.AdviceGiven",
+        INCIDENTS.name,
+        ("dispatch",),
+        ("(warning-messages)",),
+    ),
     Flow("parked.{by}.{stream}.{sequence}", "Parked", PARKED.name, ("geofence", "dispatch", "registry"), ()),
     Flow("digest.{p}.{sequence}.{replica}", "sha256 hex", DIGESTS.name, ("geofence",), ("(geofence)",)),
     Flow("command.{command_id}", "Command", COMMANDS.name, ("ingest", "dispatch"), ("(ingest)",)),
@@ -167,6 +175,11 @@ def measure_subject(partition: int, alert_id: str) -> str:
 def incident_subject(leg: str, incident_id: str) -> str:
     """Subject of the steps of one leg of an incident."""
     return f"incident.{leg}.{incident_id}"
+
+
+def advice_subject(incident_id: str) -> str:
+    """Subject of what the police's leg has the warning leg tell those whom an order protects."""
+    return f"incident.advice.{incident_id}"
 
 
 def peer_subjects(leg: str) -> tuple[str, ...]:

@@ -8,7 +8,7 @@ import signal
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeAlias
 
 import grpc
 import grpc.aio
@@ -62,6 +62,8 @@ _CHANNEL_OPTIONS = (
     ("grpc.min_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 1_000),
 )
+
+Metadata: TypeAlias = tuple[tuple[str, str], ...]
 
 _caller: contextvars.ContextVar[Caller] = contextvars.ContextVar("caller")
 
@@ -390,6 +392,22 @@ def channel(address: str) -> grpc.aio.Channel:
     return grpc.aio.insecure_channel(address, options=_CHANNEL_OPTIONS)
 
 
-def bearer(spiffe_id: str, dev_secret: str) -> tuple[tuple[str, str], ...]:
+@asynccontextmanager
+async def connection(
+    settings: CommonSettings, target: str, spiffe_id: str, *options: tuple[str, int]
+) -> AsyncIterator[tuple[grpc.aio.Channel, Metadata]]:
+    """A channel from one service to another, and the metadata of its calls: by this process's certificate, or on loopback by a
+    development token for `spiffe_id`."""
+    if settings.tls:
+        cert, key, authority = settings.tls_files()
+        credentials = grpc.ssl_channel_credentials(authority.read_bytes(), key.read_bytes(), cert.read_bytes())
+        async with grpc.aio.secure_channel(target, credentials, options=(*_CHANNEL_OPTIONS, *options)) as channel:
+            yield channel, ()
+    else:
+        async with grpc.aio.insecure_channel(target, options=(*_CHANNEL_OPTIONS, *options)) as channel:
+            yield channel, bearer(spiffe_id, settings.dev_secret)
+
+
+def bearer(spiffe_id: str, dev_secret: str) -> Metadata:
     """Call metadata with a development token for this id."""
     return (("authorization", f"Bearer {sign_dev_token(spiffe_id, dev_secret)}"),)

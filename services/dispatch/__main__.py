@@ -28,19 +28,32 @@ from services.dispatch.exchange.links import LinkDoor, Links, open_key
 from services.dispatch.exchange.receivers import read as read_receivers
 from services.dispatch.exchange.store import ExchangeStore
 from services.dispatch.exchange.webhook import Webhooks
+from services.dispatch.follower import Follower
+from services.dispatch.following_api import FollowingApi
 from services.dispatch.leg import RETRY_S, Leg, open_leg, retried
+from services.dispatch.pursuit import Pursuit
 from services.dispatch.reconcile import Reconciler
 from services.dispatch.roster_api import RosterApi
 from services.dispatch.settings import DispatchSettings, for_leg
 from services.dispatch.store import Store
+from services.dispatch.targets import CALLERS, Targets
 from services.dispatch.travel import open_travel_times
 from services.dispatch.warning.warnings import Warnings, open_warnings
-from tandem.dispatch.v1 import dispatch_pb2, dispatch_pb2_grpc, roster_pb2, roster_pb2_grpc
+from tandem.dispatch.v1 import (
+    dispatch_pb2,
+    dispatch_pb2_grpc,
+    following_pb2,
+    following_pb2_grpc,
+    roster_pb2,
+    roster_pb2_grpc,
+)
 
 MIGRATIONS = Path(__file__).parent / "migrations"
 EXCHANGE_MIGRATIONS = Path(__file__).parent / "exchange" / "migrations"
 SERVICES = tuple(
-    one.full_name for file in (dispatch_pb2, roster_pb2) for one in file.DESCRIPTOR.services_by_name.values()
+    one.full_name
+    for file in (dispatch_pb2, following_pb2, roster_pb2)
+    for one in file.DESCRIPTOR.services_by_name.values()
 )
 
 
@@ -50,11 +63,15 @@ async def run(settings: DispatchSettings) -> None:
         opened(settings.database) as database,
         open_travel_times(settings.osrm_url) as travel_times,
         open_leg(settings.leg, Store(database), settings.clock, settings.deadlines, travel_times) as leg,
-        rpc.serve(settings, partial(_add_servicers, leg, settings.clock), *SERVICES) as server,
-        observed(settings.host, settings.metrics_port, lambda: server.unready),
     ):
-        with closing(leg.hub), closing(IncidentTracer(f"dispatch-{settings.leg}")) as tracer:
+        follower = _follower(settings, leg)
+        async with (
+            rpc.serve(settings, partial(_add_servicers, leg, follower, settings.clock), *SERVICES) as server,
+            observed(settings.host, settings.metrics_port, lambda: server.unready),
+        ):
             async with AsyncExitStack() as stack:
+                stack.enter_context(closing(leg.hub))
+                tracer = stack.enter_context(closing(IncidentTracer(f"dispatch-{settings.leg}")))
                 warnings = None
                 if leg.name == "warning":
                     warnings = await stack.enter_async_context(open_warnings(settings, leg))
@@ -65,7 +82,23 @@ async def run(settings: DispatchSettings) -> None:
                     mesh(settings, leg, tracer, warnings),
                     exchange(settings, leg),
                 ]
-                await rpc.run_until_stopped(*works, *([warnings.run()] if warnings else []))
+                if warnings:
+                    works.append(warnings.run())
+                if follower:
+                    works.append(follower.run())
+                if leg.name == "probation" and settings.ingest:
+                    works.append(Pursuit(leg, settings).run())
+                await rpc.run_until_stopped(*works)
+
+
+def _follower(settings: DispatchSettings, leg: Leg) -> Follower | None:
+    """Follows the targets of a leg that has somebody to send, where evaluators are configured."""
+    if leg.name not in CALLERS:
+        return None
+    if not settings.geofence:
+        logger().warning("follows_nobody", reason="TANDEM_GEOFENCE isn't set")
+        return None
+    return Follower(leg, Targets(settings, leg.whereabouts), settings.clock)
 
 
 @asynccontextmanager
@@ -110,9 +143,10 @@ async def exchange(settings: DispatchSettings, leg: Leg) -> None:
         await asyncio.Event().wait()  # the links are still served where nobody has webhooks
 
 
-def _add_servicers(leg: Leg, clock: MeshClock, server: grpc.aio.Server) -> None:
+def _add_servicers(leg: Leg, follower: Follower | None, clock: MeshClock, server: grpc.aio.Server) -> None:
     dispatch_pb2_grpc.add_DispatchServiceServicer_to_server(DispatchApi(leg), server)
     roster_pb2_grpc.add_RosterServiceServicer_to_server(RosterApi(leg, clock), server)
+    following_pb2_grpc.add_FollowingServiceServicer_to_server(FollowingApi(leg, follower, clock), server)
 
 
 async def mesh(settings: DispatchSettings, leg: Leg, tracer: IncidentTracer, warnings: Warnings | None) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 
 from services.dispatch.domain.events import (
     Acknowledged,
+    Advice,
     AlertFolded,
     AlertWasMissing,
     Cause,
@@ -30,11 +31,15 @@ from services.dispatch.domain.events import (
     Offered,
     OfferedAgain,
     Progressed,
+    Raced,
     Received,
     Rejected,
+    Retargeted,
     Rung,
     StepsLost,
+    SceneShared,
     StoodDown,
+    TargetsShown,
     WarningFlag,
 )
 
@@ -44,6 +49,7 @@ _KINDS: dict[str, type[Event]] = {
         *(AlertFolded, Notified, Offered, OfferedAgain, NobodyAvailable, Escalated),
         *(AlertWasMissing, LegAbsent, LegReturned, StepsLost),
         *(Received, Acknowledged, Rejected, Progressed, Closed, StoodDown, Flagged),
+        *(Retargeted, Raced, SceneShared, TargetsShown),
     )
 }
 
@@ -97,6 +103,8 @@ def read(kind: str, body: str) -> Event:
         fields["choice"] = Choice(**{**choice, "rung": Rung(choice["rung"]), "estimate": Estimate(choice["estimate"])})
     if "flag" in fields:
         fields["flag"] = WarningFlag(fields["flag"])
+    if "advice" in fields:
+        fields["advice"] = Advice(fields["advice"])
     if "climb" in fields:
         fields["climb"] = Climb(fields["climb"])
     return _KINDS[kind](**fields)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from services.dispatch import chain, translate
 from services.dispatch.domain.decisions import Command, FoldAlert, decide
-from services.dispatch.domain.events import AlertFolded, AlertWasMissing, Offered, OfferedAgain
+from services.dispatch.domain.events import AlertFolded, AlertWasMissing, Kept, Offered, OfferedAgain, TargetsShown
 from services.dispatch.domain.incident import Assignment, Incident, evolve
 from services.dispatch.hub import Numbered
 from services.dispatch.store import AssignmentRow, IncidentRow
@@ -50,12 +50,14 @@ class Change:
             link = chain.write(self.head, incident_id, event)
             self.head = chain.Head(link.id, link.hash)
             self.links.append(link)
-            if isinstance(event, AlertFolded | AlertWasMissing):
+            if isinstance(event, AlertFolded | AlertWasMissing | TargetsShown):
                 continue
             if isinstance(event, Offered | OfferedAgain):
                 latency_ms.pop(event.assignment_id, None)  # what was known is of an earlier offer
             assignment = incident.assignments[event.assignment_id]
-            step = translate.step(incident, assignment, event.at_ms, latency_ms.get(event.assignment_id))
+            step = translate.step(
+                incident, assignment, event.at_ms, latency_ms.get(event.assignment_id), isinstance(event, Kept)
+            )
             self.steps.append(Numbered(link.id, step))
         if incident is before.incident:
             return

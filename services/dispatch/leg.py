@@ -40,11 +40,15 @@ from services.dispatch.domain.events import (
     LegReturned,
     OfferedAgain,
     Place,
+    Raced,
     Received,
+    Retargeted,
+    SceneShared,
     StepsLost,
     WarningFlag,
 )
 from services.dispatch.domain.flags import Flag
+from services.dispatch.domain.following import Follow, Look, ShowTargets
 from services.dispatch.domain.incident import Incident, State, evolve
 from services.dispatch.domain.roster import NO_ROSTER, Board
 from services.dispatch.hub import Hub, Numbered
@@ -67,6 +71,9 @@ _SAID = {
     LegReturned.__name__: "leg_returned",
     StepsLost.__name__: "steps_lost",
     Flagged.__name__: "flagged",
+    Retargeted.__name__: "retargeted",
+    Raced.__name__: "raced",
+    SceneShared.__name__: "scene_shared",
 }
 _ALARMS = {LegAbsent.__name__, StepsLost.__name__}
 """What the log calls a step that its state alone doesn't tell."""
@@ -208,6 +215,32 @@ class Leg:
             return [(one.incident_id, partial(_look_for, one, now_ms)) for one in looked]
 
         await self._handle([], first=look)
+    async def open_incidents(self) -> list[Incident]:
+        """Incidents in which somebody has something to do."""
+
+        def read(connection: Connection) -> tuple[dict[str, Known], bool]:
+            up_to_date = self.store.head_within(connection) == self._head
+            ids = self.store.open_incidents(connection)
+            return self._gather(connection, ids, self._known if up_to_date else {}), up_to_date
+
+        async with self._one_at_a_time:
+            known, up_to_date = await self.store.transaction(read)
+            if up_to_date:
+                self._remember(known)
+        return [one.incident for one in known.values()]
+
+    async def follow_targets(self, looks: Sequence[Look]) -> None:
+        """Chooses anew where a target went far, tells whoever goes, runs the race."""
+        now_ms = self._clock.now_ms()
+        await self._handle(
+            [(one.incident_id, partial(Follow, one, now_ms, self._deadlines)) for one in looks],
+            await self._boards.ahead({one.subject_id for one in looks}, now_ms),
+        )
+
+    async def show_targets(self, incident_id: str, by: str) -> None:
+        """Writes down that a desk sees from now on where an incident's targets are. Raises FailedPrecondition."""
+        now_ms = self._clock.now_ms()
+        await self._handle([(incident_id, lambda _: ShowTargets(by, now_ms))])
 
     async def change_roster(self, work: Callable[[Connection], T], going: Sequence[str] = ()) -> T:
         """Changes the roster; what a unit had that is gone with it is offered on in the same transaction.
@@ -368,17 +401,20 @@ class Leg:
         if change.awaited:
             store_legs.await_legs(connection, change.awaited)
 
+    def _remember(self, known: Mapping[str, Known]) -> None:
+        for incident_id, one in known.items():
+            self._known[incident_id] = one
+            self._known.move_to_end(incident_id)
+        while len(self._known) > KNOWN_MAX:
+            self._known.popitem(last=False)
+
     def _committed(self, change: Change) -> None:
         """Takes over what the transaction made durable. No await: readers see all of it or nothing."""
         if change.behind:
             self._known.clear()
             self.hub.tell(change.missed)
         self._head = change.head
-        for incident_id, known in change.known.items():
-            self._known[incident_id] = known
-            self._known.move_to_end(incident_id)
-        while len(self._known) > KNOWN_MAX:
-            self._known.popitem(last=False)
+        self._remember(change.known)
         self.hub.tell(change.steps)
         self.outbox.add(change.steps)
         dues_ms = [row.due_ms for row in change.assignments.values() if row.due_ms is not None]

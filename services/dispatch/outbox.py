@@ -90,6 +90,13 @@ class Outbox:
         subject = flow.incident_subject(leg, incident_id)
         for one in steps:
             assignment = one.step.assignment
+            if one.step.kept:
+                advice = translate.advice(one.step)
+                if advice is not None:
+                    await bus.publish_until_stored(flow.advice_subject(incident_id), advice, msg_id=one.step.step_id)
+                self._published.append(one)
+                self._noteworthy.set()
+                continue
             await bus.publish_until_stored(subject, translate.outward(one.step), msg_id=one.step.step_id)
             start_us = now_us = clock.wall_us()
             offers = assignment.state == dispatch_pb2.OFFERED and one.step.number == assignment.offer_number

@@ -50,6 +50,12 @@ class DispatchSettings(CommonSettings):
     """The agency's own service of OSRM's table protocol, for travel times by road; empty for the great circle. It is told where
     destinations are, so it must be on loopback or behind https."""
 
+    geofence: str = ""
+    """The evaluators, as a gRPC target such as `dns:///geofence:7403` or `ipv4:127.0.0.1:7403,127.0.0.1:7413`: where targets are is
+    asked of them. Without it the leg follows nobody; on loopback or with certificates only."""
+    ingest: str = ""
+    """Ingest, likewise: the probation leg has it tell the tag to report often while somebody goes to the wearer."""
+
     @property
     def deadlines(self) -> Deadlines:
         """The same in milliseconds."""
@@ -116,6 +122,17 @@ class DispatchSettings(CommonSettings):
             raise ValueError(
                 "TANDEM_WARNING_GATEWAYS needs TANDEM_LINK_PORT and TANDEM_LINK_URL: receipts come back there"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _refuse_plaintext_to_services(self) -> Self:
+        for name, target in (("TANDEM_GEOFENCE", self.geofence), ("TANDEM_INGEST", self.ingest)):
+            addresses = target.removeprefix("ipv4:").removeprefix("dns:///")
+            for address in addresses.split(",") if addresses else ():
+                if not self.tls and address.rpartition(":")[0] not in LOOPBACK:
+                    raise ValueError(
+                        f"{name} names {address}, which isn't loopback: refused without TANDEM_TLS_CERT, _KEY, _CA"
+                    )
         return self
 
     @model_validator(mode="before")

@@ -16,7 +16,7 @@ from services.common.errors import FailedPrecondition, InvalidField
 from services.dispatch import chain
 from services.dispatch.chain import Head, Link
 from services.dispatch.domain.events import Event
-from services.dispatch.domain.incident import UNANSWERED
+from services.dispatch.domain.incident import OVER, UNANSWERED, State
 
 metadata = sa.MetaData()
 
@@ -240,6 +240,13 @@ class Store:
             )
             found.update((id_, ms) for id_, ms in connection.execute(query))
         return found
+
+    def open_incidents(self, connection: sa.Connection) -> set[str]:
+        """Incidents in which an assignment isn't over."""
+        query = sa.select(_assignments.c.incident_id).where(
+            _assignments.c.state.in_([int(state) for state in set(State) - OVER])
+        )
+        return {id_ for (id_,) in connection.execute(query.distinct())}
 
     def append(
         self,

@@ -9,11 +9,11 @@ from google.protobuf.message import DecodeError
 from services.common import fields, flow, ids, times
 from services.common.errors import InvalidField
 from services.dispatch.domain.decisions import Alert
-from services.dispatch.domain.events import Cause, Choice, CloseCause, Demand, Flagged, Place, WarningFlag
+from services.dispatch.domain.events import Cause, Choice, CloseCause, Demand, Flagged, Place, Raced, WarningFlag
 from services.dispatch.domain.incident import PROGRESS, Assignment, Incident, State, step_id
 from services.dispatch.store import AssignmentRow, ListedIncident, PeerRow, StepRow
-from tandem.common.v1 import alert_pb2, geometry_pb2
-from tandem.dispatch.v1 import dispatch_pb2
+from tandem.common.v1 import alert_pb2, exercise_pb2, geometry_pb2
+from tandem.dispatch.v1 import dispatch_pb2, following_pb2
 
 LEGS: dict[str, alert_pb2.Leg.ValueType] = {
     "probation": alert_pb2.PROBATION,
@@ -23,6 +23,7 @@ LEGS: dict[str, alert_pb2.Leg.ValueType] = {
 
 AGENCIES = ("probation", "police")
 """Legs with people at their desks, who can telephone where another leg shows nothing."""
+_RINGS = (alert_pb2.RING_ENTERED, alert_pb2.RING_CLEARED)
 REASON_MAX_CHARS = 200
 NOTE_MAX_CHARS = 500
 _DEMANDS = frozenset(int(demand) for demand in Demand)
@@ -78,7 +79,16 @@ def alert(payload: bytes, leg: str) -> Alert | None:
         ends=message.incident_ends,
         cause=cause,
         legs=tuple(sorted(others)) if leg in AGENCIES and message.demand == geometry_pb2.RESPOND else (),
+        wearer_id=_followed(message),
+        ring_m=message.ring_m if message.kind in _RINGS else 0.0,
     )
+
+
+def _followed(message: alert_pb2.Alert) -> str:
+    """The wearer whom units follow; empty where there is none, and for a canary, which moves nobody and shares nothing."""
+    if not message.wearer_id or message.exercise == exercise_pb2.CANARY:
+        return ""
+    return fields.required_id("wearer_id", message.wearer_id)
 
 
 def _threat(message: alert_pb2.Alert) -> str:
@@ -86,7 +96,7 @@ def _threat(message: alert_pb2.Alert) -> str:
 
     Hashed, since whom another leg goes to is no part of this leg's record.
     """
-    if message.kind in (alert_pb2.RING_ENTERED, alert_pb2.RING_CLEARED):
+    if message.kind in _RINGS:
         return ids.hash_id("threat", message.order_id, message.target_id, str(message.ring_m))
     # Without the target: of a device that the case has given up, the end comes without one.
     return ids.hash_id("threat", message.order_id, message.kind)
@@ -126,14 +136,16 @@ def outward(step: dispatch_pb2.Step) -> bytes:
 
 
 def _keep_own(told: dispatch_pb2.Assignment) -> None:
-    """Takes out what stays with the leg: what its people wrote, which may be an address, and where its units are.
+    """Takes out what stays with the leg: what its people wrote, which may be an address, and where its units and targets are.
 
-    How long a unit takes tells how far she is.
+    How long a unit takes tells how far she is, and so does that the race is being lost.
     """
-    told.ClearField("rejected_reason")
-    told.ClearField("close_note")
     if told.leg != alert_pb2.WARNING:
         told.ClearField("person_flag")
+    for name in ("rejected_reason", "close_note", "retargeted_at", "race", "one_scene_at"):
+        told.ClearField(name)
+    if told.climb_reason in (dispatch_pb2.TARGET_MOVED, dispatch_pb2.RACE_LOST):
+        told.ClearField("climb_reason")
     if told.HasField("choice"):
         told.choice.CopyFrom(dispatch_pb2.Choice(rung=told.choice.rung, unit_class=told.choice.unit_class))
 
@@ -143,13 +155,34 @@ def leg_name(leg: alert_pb2.Leg.ValueType) -> str:
     return next(name for name, value in LEGS.items() if value == leg)
 
 
-def step(incident: Incident, assignment: Assignment, at_ms: int, latency_ms: float | None) -> dispatch_pb2.Step:
-    """The message of an assignment's last step."""
+def advice(step: dispatch_pb2.Step) -> bytes | None:
+    """What the warning leg alone is told of a step of the police's; None where it is of no advice."""
+    told = step.assignment
+    if told.leg != alert_pb2.POLICE or not step.kept or told.race.since != step.at:
+        return None
+    return following_pb2.AdviceGiven(
+        advice_id=step.step_id,
+        incident_id=told.incident_id,
+        order_ids=told.order_ids,
+        subject_id=told.subject_id,
+        advice=told.race.advice,
+        at=step.at,
+        number=step.number,
+        sequence=told.race.sequence,
+        ordinal=told.race.ordinal,
+    ).SerializeToString()
+
+
+def step(
+    incident: Incident, assignment: Assignment, at_ms: int, latency_ms: float | None, kept: bool = False
+) -> dispatch_pb2.Step:
+    """The message of an assignment's last step; `kept`: it stays with the leg."""
     return dispatch_pb2.Step(
         step_id=step_id(assignment),
         at=times.to_timestamp(at_ms),
         assignment=assignment_message(incident, assignment, latency_ms),
         number=assignment.number,
+        kept=kept,
     )
 
 
@@ -179,6 +212,8 @@ def assignment_message(incident: Incident, assignment: Assignment, latency_ms: f
         (message.received_at, assignment.received_ms),
         (message.due_at, assignment.due_ms),
         (message.nobody_available_at, assignment.nobody_ms),
+        (message.retargeted_at, assignment.retargeted_ms),
+        (message.one_scene_at, assignment.one_scene_ms),
     ):
         if ms is not None:
             field.CopyFrom(times.to_timestamp(ms))
@@ -186,6 +221,8 @@ def assignment_message(incident: Incident, assignment: Assignment, latency_ms: f
         message.person_flag.CopyFrom(_flag(assignment.flag))
     if assignment.choice is not None:
         message.choice.CopyFrom(_choice(assignment.choice))
+    if assignment.raced is not None:
+        message.race.CopyFrom(_race(assignment.raced, assignment.demanded))
     if latency_ms is not None:
         message.report_to_published_ms = latency_ms
     if assignment.cause is not None:
@@ -249,6 +286,20 @@ def _choice(choice: Choice) -> dispatch_pb2.Choice:
         candidates=choice.candidates,
         busy_in_incident_id=choice.busy_in,
         busy=choice.busy,
+    )
+
+
+def _race(raced: Raced, demanded: Place) -> dispatch_pb2.Race:
+    return dispatch_pb2.Race(
+        losing=raced.losing,
+        since=times.to_timestamp(raced.at_ms),
+        advice=dispatch_pb2.Advice.ValueType(raced.advice),
+        supervisor_desk=raced.supervisor_desk,
+        wearer_s=raced.wearer_s,
+        responder_s=raced.responder_s,
+        by_ring=raced.by_ring,
+        sequence=demanded[0],
+        ordinal=demanded[1],
     )
 
 

@@ -25,7 +25,12 @@ from tandem.geofence.v1 import positions_pb2, positions_pb2_grpc
 
 LOOK_EVERY_S = 0.2
 """How often a share is looked at. Not with each entry of the log: a thousand readers must not hold up the next alert."""
-_KINDS = {kind: Kind(positions_pb2.SubjectKind.Name(kind)) for kind in positions_pb2.SubjectKind.values() if kind}
+_KINDS = {
+    positions_pb2.WEARER: Kind.WEARER,
+    positions_pb2.PROTECTED_PERSON: Kind.PROTECTED_PERSON,
+    positions_pb2.PROTECTED_PLACE: Kind.ORDER,
+}
+_OF_KINDS = {kind: number for number, kind in _KINDS.items()}
 
 Responses = AsyncIterator[positions_pb2.WatchPositionsResponse]
 
@@ -105,7 +110,7 @@ class PositionServicer(positions_pb2_grpc.PositionServiceServicer):
             purpose=Purpose.ENFORCEMENT.value,
             reference=share.incident_id or share.case_id,
             record_kind=share.subject.kind.value,
-            record_id=share.subject.subject_id,
+            record_id=share.order_id if share.subject.kind is Kind.ORDER else share.subject.subject_id,
             order_id=share.order_id,
             recipient=who,
             expires_at_ms=share.expires_at_ms,
@@ -121,15 +126,16 @@ def _parse(request: positions_pb2.WatchPositionsRequest) -> Asked:
     for i, one in enumerate(request.subjects):
         if one.kind not in _KINDS:
             raise InvalidField(f"subjects[{i}].kind", "is no known kind")
-        subject_id = fields.required_id(f"subjects[{i}].subject_id", one.subject_id)
-        subjects.append(Subject(_KINDS[one.kind], subject_id))
+        parts = one.subject_id.split("/", 1) if one.kind == positions_pb2.PROTECTED_PLACE else (one.subject_id,)
+        for part in parts:
+            fields.required_id(f"subjects[{i}].subject_id", part)
+        subjects.append(Subject(_KINDS[one.kind], one.subject_id))
     expires_at_ms = fields.moment("expires_at", request.expires_at, request.HasField("expires_at"))
     return Asked(request.incident_id, request.order_id, request.legal_basis, tuple(subjects), expires_at_ms)
 
 
 def _subject(share: Share) -> positions_pb2.Subject:
-    kind = positions_pb2.SubjectKind.Value(share.subject.kind.value)
-    return positions_pb2.Subject(kind=kind, subject_id=share.subject.subject_id)
+    return positions_pb2.Subject(kind=_OF_KINDS[share.subject.kind], subject_id=share.subject.subject_id)
 
 
 def _position(share: Share, seen: Seen, now_ms: int) -> positions_pb2.WatchPositionsResponse:
@@ -139,6 +145,10 @@ def _position(share: Share, seen: Seen, now_ms: int) -> positions_pb2.WatchPosit
         position.accuracy_m = seen.fix.accuracy_mm / 1000
         position.fix_time.CopyFrom(times.to_timestamp(seen.fix.time_ms))
         position.age_s = (now_ms - seen.fix.time_ms) / 1000
+    elif seen.place is not None:
+        middle, reach_mm = seen.place.around
+        position.lat_deg, position.lon_deg = lat_lon_deg(middle)
+        position.accuracy_m = reach_mm / 1000
     return positions_pb2.WatchPositionsResponse(position=position)
 
 

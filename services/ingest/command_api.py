@@ -6,7 +6,7 @@ from typing import Any
 
 import grpc.aio
 
-from services.common import fields, rpc, times
+from services.common import fields, ids, rpc, times
 from services.common.clock import MeshClock
 from services.common.errors import InvalidField, NotFound, PermissionDenied, Unavailable
 from services.ingest.commands import Commands, Standing, to_device
@@ -36,26 +36,29 @@ class CommandApi(ingest_pb2_grpc.CommandServiceServicer):
         self, request: ingest_pb2.SendCommandRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> ingest_pb2.SendCommandResponse:
         fields.required_id("command_id", request.command_id)
-        self._must_be_ours(request.device_id)
+        devices = self._devices(request)
         _check_instruction(request.instruction)
         fields.number("valid_for_s", request.valid_for_s, 1, DAY_S)
         if request.reference:
             fields.required_id("reference", request.reference)
         now_ms = self._clock.now_ms()
-        command = command_pb2.Command(
-            command_id=request.command_id,
-            device_id=request.device_id,
-            instruction=request.instruction,
-            issued_at_ms=now_ms,
-            expires_at_ms=now_ms + request.valid_for_s * 1000,
-            issued_by=rpc.caller().spiffe_id,
-            reference=request.reference,
-        )
-        try:
-            stands = await self._commands.command(command)
-        except TimeoutError:
-            raise Unavailable("the command is stored and not yet on its way: send it again") from None
-        return ingest_pb2.SendCommandResponse(expires_at=times.to_timestamp(stands.expires_at_ms))
+        expires_at_ms = []
+        for command_id, device_id in devices.items():
+            command = command_pb2.Command(
+                command_id=command_id,
+                device_id=device_id,
+                instruction=request.instruction,
+                issued_at_ms=now_ms,
+                expires_at_ms=now_ms + request.valid_for_s * 1000,
+                issued_by=rpc.caller().spiffe_id,
+                reference=request.reference,
+            )
+            try:
+                stands = await self._commands.command(command)
+            except TimeoutError:
+                raise Unavailable("the command is stored and not yet on its way: send it again") from None
+            expires_at_ms.append(stands.expires_at_ms)
+        return ingest_pb2.SendCommandResponse(expires_at=times.to_timestamp(min(expires_at_ms)))
 
     async def ListCommands(
         self, request: ingest_pb2.ListCommandsRequest, context: grpc.aio.ServicerContext[Any, Any]
@@ -64,6 +67,21 @@ class CommandApi(ingest_pb2_grpc.CommandServiceServicer):
         return ingest_pb2.ListCommandsResponse(
             commands=[_status(one) for one in self._commands.of_device(request.device_id)]
         )
+
+    def _devices(self, request: ingest_pb2.SendCommandRequest) -> dict[str, str]:
+        """The devices that are commanded, each under its command's id; at least one."""
+        if not request.subject_id:
+            self._must_be_ours(request.device_id)
+            return {request.command_id: request.device_id}
+        if request.device_id:
+            raise InvalidField("subject_id", "goes without device_id")
+        fields.required_id("subject_id", request.subject_id)
+        kinds = _KINDS[rpc.caller().role]
+        # Who has only devices of the other agency has none here: that they exist at all is that agency's.
+        ours = self._routes.of_subject(request.subject_id, kinds)
+        if not ours:
+            raise NotFound("no such subject has a registered device")
+        return {ids.hash_id("command", request.command_id, one): one for one in ours}
 
     def _must_be_ours(self, device_id: str) -> None:
         fields.required_id("device_id", device_id)
@@ -80,9 +98,10 @@ def _check_instruction(instruction: command_pb2.Instruction) -> None:
             fields.number(
                 "instruction.report_every.interval_s", instruction.report_every.interval_s, 1, INTERVAL_MOST_S
             )
+            fields.number("instruction.report_every.for_s", instruction.report_every.for_s, 0, DAY_S)
         case "vibrate":
             fields.number("instruction.vibrate.duration_s", instruction.vibrate.duration_s, 1, VIBRATE_MOST_S)
-        case "locate_now":
+        case "locate_now" | "report_as_usual":
             pass
         case "show_notice":
             raise InvalidField("instruction.show_notice", "is the warning leg's to give")

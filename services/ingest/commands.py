@@ -35,6 +35,8 @@ STEPS_IN_FLIGHT = 8
 FOLLOWED_WITHIN_S = 2.0
 SUPERSEDED = "superseded by a newer interval"
 
+_INTERVALS = ("report_every", "report_as_usual")
+
 State = command_pb2.CommandState
 _OVER = (State.COMMAND_STATE_RECEIVED, State.COMMAND_STATE_REFUSED, State.COMMAND_STATE_EXPIRED)
 
@@ -219,10 +221,10 @@ class Commands:
     def _command(self, command: command_pb2.Command) -> None:
         standing = Standing(command, since_ms=command.issued_at_ms)
         self._all[command.command_id] = standing
-        if command.instruction.HasField("report_every"):
+        if command.instruction.WhichOneof("kind") in _INTERVALS:
             # An older interval that was given again later would undo the newer one.
             for other in list(self._waiting.get(command.device_id, ())):
-                if other.command.instruction.HasField("report_every"):
+                if other.command.instruction.WhichOneof("kind") in _INTERVALS:
                     self._end(other, SUPERSEDED)
         self._waiting.setdefault(command.device_id, []).append(standing)
         session = self._sessions.get(command.device_id)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -35,6 +35,8 @@ class Registration:
     vendor_id: str
     """Who may report for it by gRPC; empty where nobody may."""
     kind: log_pb2.DeviceKind.ValueType
+    subject_id: str
+    """Whose it is: a wearer's or a protected person's id."""
     revoked: bool
     tokens: tuple[tuple[bytes, int], ...]
     """SHA-256 of each token and until when it is good, milliseconds since 1970 UTC; 0 for as long as it stands here."""
@@ -48,6 +50,7 @@ class Routes:
         self._devices: dict[str, Registration] = {}
         self._of_vendor: dict[str, dict[str, Partitions]] = {}
         self._of_token: dict[bytes, str] = {}
+        self._of_subject: dict[str, set[str]] = {}
         self._partitions: dict[Partitions, Partitions] = {}
         self._missed_at_s: dict[str, float] = {}
         self._followed = 0
@@ -56,6 +59,11 @@ class Routes:
     def registration(self, device_id: str) -> Registration | None:
         """What is known of a device, as far as the bucket's changes have arrived."""
         return self._devices.get(device_id)
+
+    def of_subject(self, subject_id: str, kinds: Collection[log_pb2.DeviceKind.ValueType]) -> list[str]:
+        """Devices of a wearer or a protected person, of these kinds, that aren't revoked; by id."""
+        known = ((id_, self._devices[id_]) for id_ in self._of_subject.get(subject_id, ()))
+        return sorted(id_ for id_, one in known if one.kind in kinds and not one.revoked)
 
     def partitions(self, device_id: str) -> Partitions:
         """Partitions that need a device's reports; none where it is unknown."""
@@ -139,15 +147,18 @@ class Routes:
             self._partitions.setdefault(listed, listed),  # equal ones are one object, so that comparing them is cheap
             route.vendor_id,
             route.kind,
+            route.subject_id,
             route.revoked,
             tuple((token.sha256, token.valid_until_ms) for token in route.tokens),
         )
         before = self._devices.get(device_id)
         if before:
+            self._of_subject[before.subject_id].discard(device_id)
             self._of_vendor.get(before.vendor_id, {}).pop(device_id, None)
             for hashed, _ in before.tokens:
                 self._of_token.pop(hashed, None)
         self._devices[device_id] = one
+        self._of_subject.setdefault(one.subject_id, set()).add(device_id)
         if one.vendor_id and one.partitions and not one.revoked:
             self._of_vendor.setdefault(one.vendor_id, {})[device_id] = one.partitions
         for hashed, _ in one.tokens:

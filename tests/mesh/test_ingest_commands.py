@@ -11,7 +11,7 @@ import grpc
 import grpc.aio
 import pytest
 
-from services.common import rpc
+from services.common import ids, rpc
 from tandem.common.v1 import command_pb2, log_pb2
 from tandem.ingest.v1 import ingest_pb2, ingest_pb2_grpc
 from tests.support.ingest import (
@@ -48,6 +48,7 @@ class Desk:
         valid_for_s: int = 600,
         who: str = MOJ_DESK,
         reference: str = "",
+        subject_id: str = "",
     ) -> ingest_pb2.SendCommandResponse:
         answer: ingest_pb2.SendCommandResponse = await self._stub.SendCommand(
             ingest_pb2.SendCommandRequest(
@@ -56,6 +57,7 @@ class Desk:
                 instruction=instruction,
                 valid_for_s=valid_for_s,
                 reference=reference,
+                subject_id=subject_id,
             ),
             metadata=rpc.bearer(who, SECRET),
             timeout=WITHIN_S,
@@ -196,7 +198,30 @@ async def test_each_desk_commands_its_own_side_alone(client: Client, desk: Desk)
     assert await status_of(desk.command("no-such-device", "c-11")) is grpc.StatusCode.NOT_FOUND
 
 
+async def test_all_devices_of_a_subject_are_commanded_at_once_and_once(client: Client, desk: Desk) -> None:
+    await client.route("tag-a", "tag-b", subject_id="w-two")
+    await client.route("app-of-w", kind=log_pb2.DeviceKind.PROTECTIVE_DEVICE, subject_id="w-two")
+    often = command_pb2.Instruction(report_every=command_pb2.ReportEvery(interval_s=15, for_s=300))
+    usual = command_pb2.Instruction(report_as_usual=command_pb2.ReportAsUsual())
+    first = await desk.command("", "pursuit-1", often, subject_id="w-two")
+    assert await desk.command("", "pursuit-1", often, subject_id="w-two") == first
+    for device_id in ("tag-a", "tag-b"):
+        assert await desk.state(device_id, ids.hash_id("command", "pursuit-1", device_id)) == ("WAITING", "")
+    # As usual again takes the place of an interval that the device hasn't heard of yet.
+    await desk.command("", "pursuit-2", usual, subject_id="w-two")
+    assert await desk.comes_to("EXPIRED", "tag-a", ids.hash_id("command", "pursuit-1", "tag-a"))
+    assert await status_of(desk.command("", "c", subject_id="w-none")) is grpc.StatusCode.NOT_FOUND
+    assert await status_of(desk.command("tag-a", "c", subject_id="w-two")) is grpc.StatusCode.INVALID_ARGUMENT
+    await client.route("app-alone", kind=log_pb2.DeviceKind.PROTECTIVE_DEVICE, subject_id="p-alone")
+    assert await status_of(desk.command("", "c", subject_id="p-alone")) is grpc.StatusCode.NOT_FOUND, (
+        "the other agency's"
+    )
+
+
 BAD: dict[str, dict[str, Any]] = {
+    "for two days": {
+        "instruction": command_pb2.Instruction(report_every=command_pb2.ReportEvery(interval_s=5, for_s=172_800))
+    },
     "no instruction": {"instruction": command_pb2.Instruction()},
     "every 0 s": {"instruction": command_pb2.Instruction(report_every=command_pb2.ReportEvery(interval_s=0))},
     "vibrate for an hour": {"instruction": command_pb2.Instruction(vibrate=command_pb2.Vibrate(duration_s=3600))},

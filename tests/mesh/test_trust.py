@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
-import pkgutil
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -18,7 +16,6 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from pydantic import ValidationError
 
-import tandem
 from services.common import bus as buses
 from services.common import rpc, streams
 from services.common.bus import Bus
@@ -30,6 +27,7 @@ from services.ingest.settings import Settings as IngestSettings
 from tandem.common.v1 import access_pb2
 from tandem.registry.v1 import registry_pb2, registry_pb2_grpc
 from tests.support.certificates import Authority, Identity
+from tests.support.methods import methods
 from tests.support.nats import TestServer
 
 SECRET = "secret-of-this-test"
@@ -183,16 +181,6 @@ async def test_streams_that_anybody_may_open_are_bounded(channel: grpc.aio.Chann
         one.cancel()
 
 
-def methods() -> list[MethodDescriptor]:
-    """Every method of every service in the protos."""
-    found = []
-    for module in pkgutil.walk_packages(tandem.__path__, "tandem."):
-        if module.name.endswith("_pb2"):
-            services = importlib.import_module(module.name).DESCRIPTOR.services_by_name.values()
-            found += [method for service in services for method in service.methods]
-    return found
-
-
 @pytest.mark.parametrize("method", methods(), ids=lambda one: one.full_name)
 def test_every_method_says_who_may_call_it(method: MethodDescriptor) -> None:
     roles = rpc.allowed_roles(f"/{method.containing_service.full_name}/{method.name}")
@@ -210,6 +198,7 @@ def test_all_services_were_looked_at() -> None:
         "tandem.ingest.v1.CommandService",
         "tandem.geofence.v1.PositionService",
         "tandem.geofence.v1.WhatIfService",
+        "tandem.dispatch.v1.FollowingService",
         "tandem.dispatch.v1.RosterService",
     }
     assert all(descriptor_pool.Default().FindServiceByName(one) for one in services)
@@ -247,6 +236,15 @@ async def test_a_certificate_proves_the_caller(tmp_path: Path) -> None:
         async with secured(port, authority, authority.client(NPA)) as channel:
             assert await put(channel) is grpc.StatusCode.PERMISSION_DENIED
             assert await watch(channel) is grpc.StatusCode.OK
+
+
+async def test_a_service_calls_another_by_its_own_certificate(tmp_path: Path) -> None:
+    authority = Authority("mesh")
+    async with serving(tmp_path, authority) as port:
+        cert, key = authority.client(MOJ).write(tmp_path, "caller")
+        settings = CommonSettings(port=0, tls_cert=cert, tls_key=key, tls_ca=tmp_path / "ca.pem")
+        async with rpc.connection(settings, f"127.0.0.1:{port}", "spiffe://of/no-use") as (channel, metadata):
+            assert await put(channel, metadata) is grpc.StatusCode.OK
 
 
 @pytest.mark.parametrize("ids", [("spiffe://moj/visitors",), (), (MOJ, NPA), ("https://moj/records",)], ids=str)

@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from services.common import flow, sealing
+from services.common import flow, sealing, times
 from services.common.bus import Bus
-from services.common.clock import wall_us
+from services.common.clock import MeshClock, wall_us
 from services.dispatch.domain import warning as decisions
 from services.dispatch.exchange.links import Token, open_key
 from services.dispatch.exchange.signing import SIGNATURE_HEADER
@@ -21,7 +21,7 @@ from services.dispatch.settings import DispatchSettings
 from services.dispatch.warning import sender, taking
 from services.dispatch.warning.answering import AnswerLinks
 from tandem.common.v1 import alert_pb2, contact_pb2, geometry_pb2
-from tandem.dispatch.v1 import dispatch_pb2
+from tandem.dispatch.v1 import dispatch_pb2, following_pb2
 from tests.support import dispatch, records, registry
 from tests.support.dispatch import Desk, Subscription, publish, running
 from tests.support.ingest import running_ingest
@@ -524,3 +524,38 @@ async def test_repeats_tell_nearer_and_farther_by_the_figures_and_an_end_is_told
         await until(made, "select 1 from contacts where version = 2")
         await tell(lost)
         assert "your phone isn't reporting" in (await gateway.shown(6))[1]
+
+
+async def test_advice_of_the_police_goes_to_who_was_told_of_that_order_and_its_end_to_nobody(
+    nats: TestServer, bus: Bus, tmp_path: Path
+) -> None:
+    gateway = Gateway()
+    made = settings(nats, tmp_path / "leg", gateway)
+    await put_case(bus, made)
+
+    async def advise(number: int, advice: dispatch_pb2.Advice.ValueType, subject_id: str = "order-1/home") -> None:
+        given = following_pb2.AdviceGiven(
+            advice_id=f"step-{number}",
+            incident_id="incident-1",
+            order_ids=["order-1"],
+            subject_id=subject_id,
+            advice=advice,
+            at=times.to_timestamp(MeshClock().now_ms()),
+            number=number,
+            sequence=5,
+        )
+        await bus.publish_until_stored(flow.advice_subject("incident-1"), given.SerializeToString())
+
+    async with gateway.serving(), running(made):
+        await publish(bus, ring(5, 100.0, geometry_pb2.RESPOND))
+        await gateway.shown()
+        await advise(3, dispatch_pb2.STAY_INSIDE)
+        assert "stay inside" in (await gateway.shown(2))[1]
+        await advise(4, dispatch_pb2.ADVICE_UNSPECIFIED)
+        await advise(5, dispatch_pb2.LEAVE, "another-person")
+        await advise(6, dispatch_pb2.STAY_INSIDE, "order-2/home")
+        await until(made, "select 1 from positions where stream = 'INCIDENTS' and sequence >= 4")
+    assert [notice for (notice,) in rows(made, "select notice from messages order by made_ms")] == [
+        "APPROACH",
+        "STAY_INSIDE",
+    ]

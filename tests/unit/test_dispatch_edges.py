@@ -17,8 +17,9 @@ from services.dispatch.chain import Head, Link
 from services.dispatch.domain.decisions import Alert
 from services.dispatch.domain.events import Cause, Demand, StoodDown
 from services.dispatch.settings import for_leg
-from tandem.common.v1 import alert_pb2, geometry_pb2
+from tandem.common.v1 import alert_pb2, exercise_pb2, geometry_pb2
 from tandem.dispatch.v1 import dispatch_pb2
+from tests.support import dispatch
 from tests.support.incidents import Story
 
 
@@ -224,3 +225,38 @@ def test_where_destinations_are_goes_to_no_map_in_plaintext(
     else:
         with pytest.raises(ValidationError):
             for_leg("police")
+
+
+@pytest.mark.parametrize(
+    ("target", "taken"),
+    [
+        ("", True),
+        ("ipv4:127.0.0.1:7403,127.0.0.1:7413", True),
+        ("localhost:7403", True),
+        ("dns:///geofence:7403", False),
+        ("ipv4:127.0.0.1:7403,10.0.0.1:7403", False),
+        ("unix:/run/geofence", False),
+    ],
+)
+@pytest.mark.parametrize("name", ["TANDEM_GEOFENCE", "TANDEM_INGEST"])
+def test_other_services_are_asked_in_clear_on_loopback_alone(
+    monkeypatch: pytest.MonkeyPatch, name: str, target: str, taken: bool
+) -> None:
+    monkeypatch.setenv(name, target)
+    setting = name.removeprefix("TANDEM_").lower()
+    if taken:
+        assert getattr(for_leg("police"), setting) == target
+    else:
+        with pytest.raises(ValidationError, match="isn't loopback"):
+            for_leg("police")
+    for file in ("CERT", "KEY", "CA"):
+        monkeypatch.setenv(f"TANDEM_TLS_{file}", "file.pem")
+    assert getattr(for_leg("police"), setting) == target
+
+
+def test_a_canary_moves_nobody() -> None:
+    message = dispatch.alert(5)
+    told = translate.alert(message.SerializeToString(), "probation")
+    message.exercise = exercise_pb2.CANARY
+    canary = translate.alert(message.SerializeToString(), "probation")
+    assert told and canary and (told.wearer_id, canary.wearer_id) == ("w1", "")

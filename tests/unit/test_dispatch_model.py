@@ -23,8 +23,10 @@ from hypothesis.stateful import (
 from services.common.errors import FailedPrecondition, NotFound
 from services.dispatch import chain
 from services.dispatch.domain.decisions import Alert
-from services.dispatch.domain.events import AlertFolded, AlertWasMissing, CloseCause, Demand, Event
+from services.dispatch.domain.events import AlertFolded, AlertWasMissing, CloseCause, Demand, Event, TargetsShown
+from services.dispatch.domain.following import Follow, Look
 from services.dispatch.domain.incident import PROGRESS, TAKEN, UNANSWERED, Incident, State, evolve, step_id
+from services.dispatch.domain.race import Approach
 from services.dispatch.domain.roster import NO_ROSTER, Report, Status
 from tests.support.incidents import DEADLINES, WITHIN_MS, Story, alert
 from tests.support.roster import AT_DAY
@@ -132,6 +134,16 @@ class IncidentMachine(RuleBasedStateMachine):
             overdue = self.story.now_ms - one.taken_ms >= DEADLINES.dispatch_ms
             if self.roster and one.status == TAKEN_BY_SOMEBODY and one.progress == 0 and overdue:
                 one.status = WAITING
+
+    @rule(
+        subject=st.sampled_from(SUBJECTS),
+        wearer_s=st.sampled_from((None, 0, 200, 400, 1_000)),
+        moved_m=st.sampled_from((0, 500)),
+    )
+    def a_target_is_looked_at(self, subject: str, wearer_s: int | None, moved_m: int) -> None:
+        """Nobody's travel time is known, so nobody is replaced: what waits is hurried, and no status changes."""
+        look = Look("incident-1", self.story.id_of(subject), subject, Approach(wearer_s), moved_m)
+        self.story.do(Follow(look, self.story.now_ms, DEADLINES, self.story.board))
 
     @rule()
     def the_process_is_killed_and_folds_its_events_anew(self) -> None:
@@ -246,7 +258,7 @@ class IncidentMachine(RuleBasedStateMachine):
         incident, seen = Incident("incident-1", "police"), set()
         for event in self.story.events:
             incident = evolve(incident, event)
-            if not isinstance(event, AlertFolded | AlertWasMissing):
+            if not isinstance(event, AlertFolded | AlertWasMissing | TargetsShown):
                 seen.add(step_id(incident.assignments[event.assignment_id]))
         assert len(seen) == sum(not isinstance(event, AlertFolded | AlertWasMissing) for event in self.story.events)
         for id_, one in self.story.incident.assignments.items():

@@ -11,7 +11,7 @@ from services.common.grounds import LEGAL_BASES, Kind
 from services.common.identity import Role
 from services.geofence.domain import sharing
 from services.geofence.domain.entries import Case, Demand, Ring, Target
-from services.geofence.domain.geometry import PERSON, ecef_mm, lat_lon_deg
+from services.geofence.domain.geometry import PERSON, Disc, ecef_mm, lat_lon_deg
 from services.geofence.domain.sharing import Asked, End, Share, Subject
 from services.geofence.domain.state import CaseState, Incident, State
 from services.geofence.domain.track import Fix, Track
@@ -109,6 +109,23 @@ def test_what_nobody_threatens_is_not_shared_for_another_ones_incident() -> None
         sharing.shares(two, asked(other))
     assert sharing.shares(two, asked(incident="another")) == ()
     assert sharing.shares(two, asked(order="another")) == ()
+
+
+def test_the_police_see_a_protected_place_during_its_incident_and_nobody_else_ever() -> None:
+    shape = Disc((1_000.0, 2_000.0, 3_000.0), 50_000.0)
+    here = state(dataclasses.replace(case(), targets=(*case().targets, Target("home", False, (), shape))))
+    home = Subject(Kind.ORDER, "o/home")
+    for role in Role.values():
+        assert allowed(role, asked(home)) == (role == POLICE)
+        assert not allowed(role, asked(home, order="o")), "nobody needs it while nobody approaches"
+    (found,) = sharing.shares(here, asked(home, basis="TAG_DECREE_23_10"))
+    seen = sharing.look(here, found)
+    assert (seen.fix, seen.unknown, seen.place) == (None, False, shape) and shape.around == (shape.centre, 50_000.0)
+    assert sharing.end_of(here, found, NOW_MS) is None
+    assert sharing.end_of(state(), found, NOW_MS) is End.WITHDRAWN
+    for other in ("o/school", "o2/home", "o"):
+        with pytest.raises(FailedPrecondition):
+            sharing.shares(here, asked(Subject(Kind.ORDER, other)))
 
 
 def share(subject: Subject = HIM, incident: str = "i") -> Share:

@@ -240,7 +240,10 @@ def _said(command: ingest_pb2.DeviceCommand) -> str:
     instruction = command.instruction
     match instruction.WhichOneof("kind"):
         case "report_every":
-            return f"report every {instruction.report_every.interval_s} s"
+            for_s = instruction.report_every.for_s
+            return f"report every {instruction.report_every.interval_s} s" + (f" for {for_s} s" if for_s else "")
+        case "report_as_usual":
+            return "report as usual"
         case "vibrate":
             return f"vibrate for {instruction.vibrate.duration_s} s"
         case "locate_now":

@@ -13,6 +13,9 @@ from services.dispatch.domain.roster import Board
 LONGEST_WAIT_MS = 3_600_000
 """Longest time between two escalations of one assignment to the same desk."""
 
+RACE_ANSWER_MS = 10_000
+"""How long each rung has to answer while the race is being lost. The nearest unit keeps its offer: another one is farther away."""
+
 
 @dataclass(frozen=True, slots=True)
 class Deadlines:
@@ -46,18 +49,18 @@ def first(
         return First(None, now_ms + deadlines.acknowledge_ms, ())
     question = Question(
         *(assignment_id, subject_id, now_ms, SKILLS.get((incident.leg, kind), "")),
-        engaged=_engaged(incident, assignment_id),
+        engaged=engaged(incident, assignment_id),
     )
     choice = next_choice(board, question)
     if choice and choice.unit_id:
-        return First(choice, _due_ms(choice, now_ms, deadlines), ())
+        return First(choice, due_ms(choice, now_ms, deadlines), ())
     if choice is None:
         raise ValueError("an office without a national desk")
-    due_ms = _due_ms(choice, now_ms, deadlines)
+    due = due_ms(choice, now_ms, deadlines)
     return First(
         None,
-        due_ms,
-        (NobodyAvailable(now_ms, assignment_id), Escalated(now_ms, assignment_id, due_ms, choice, Climb.NOBODY)),
+        due,
+        (NobodyAvailable(now_ms, assignment_id), Escalated(now_ms, assignment_id, due, choice, Climb.NOBODY)),
     )
 
 
@@ -73,12 +76,12 @@ def climbed(
             # Who is gone doesn't use a rung up: another takes its place on the same one.
             above=above - 1 if climb is Climb.UNIT_GONE else above,
             tried=assignment.tried,
-            engaged=_engaged(incident, id_),
+            engaged=engaged(incident, id_),
             skip_office_id=present.office_id if present and climb is Climb.NOT_RECEIVED else "",
         )
         choice = next_choice(board, question)
         if choice:
-            return Escalated(now_ms, id_, _due_ms(choice, now_ms, deadlines), choice, climb)
+            return Escalated(now_ms, id_, due_ms(choice, now_ms, deadlines), choice, climb)
     # Again and again, but ever more rarely: who hasn't answered for an hour isn't moved by a message every 10 s.
     longest_ms = max(LONGEST_WAIT_MS, deadlines.acknowledge_ms)
     within_ms = min(deadlines.acknowledge_ms << min(assignment.repeats, 16), longest_ms)
@@ -89,16 +92,19 @@ def received_due_ms(assignment: Assignment, deadlines: Deadlines) -> int | None:
     """When a person must have taken what the machine has."""
     if assignment.asked_ms is None or assignment.due_ms is None:
         return assignment.due_ms
+    if assignment.losing:
+        return max(assignment.due_ms, assignment.asked_ms + min(RACE_ANSWER_MS, deadlines.acknowledge_ms))
     return max(assignment.due_ms, assignment.asked_ms + deadlines.acknowledge_ms)
 
 
-def _due_ms(choice: Choice, now_ms: int, deadlines: Deadlines) -> int:
+def due_ms(choice: Choice, now_ms: int, deadlines: Deadlines) -> int:
+    """When an offer to a choice is offered on, unless its machine says that it has it."""
     # Beyond the last rung nobody is left who would have it sooner.
     last = choice.rung is Rung.NATIONAL_DESK
     return now_ms + (deadlines.acknowledge_ms if last else min(deadlines.receive_ms, deadlines.acknowledge_ms))
 
 
-def _engaged(incident: Incident, assignment_id: str) -> Mapping[str, str]:
+def engaged(incident: Incident, assignment_id: str) -> Mapping[str, str]:
     """Units that have a part in another destination of the same incident."""
     return {
         one.unit_id: incident.incident_id

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from services.dispatch.domain import answers, climbing, flags
+from services.dispatch.domain import answers, climbing, flags, following
 from services.dispatch.domain.answers import Answering
 from services.dispatch.domain.climbing import Deadlines
 from services.dispatch.domain.events import (
@@ -30,6 +30,7 @@ from services.dispatch.domain.events import (
     StoodDown,
 )
 from services.dispatch.domain.flags import Flag
+from services.dispatch.domain.following import Follow, ShowTargets
 from services.dispatch.domain.incident import (
     FIRST_STATE,
     OVER,
@@ -64,6 +65,9 @@ class Alert:
     cause: Cause | None
     legs: tuple[str, ...] = ()
     """Other legs that it demands a response of, as far as this leg looks after them."""
+    wearer_id: str = ""
+    ring_m: float = 0.0
+    """Radius of the ring, metres; 0 where the alert isn't of a ring."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +121,9 @@ class FindSteps:
     now_ms: int
 
 
-Command: TypeAlias = FoldAlert | PassDeadline | LoseUnit | LookForLeg | FindSteps | Flag | Answering
+Command: TypeAlias = (
+    FoldAlert | PassDeadline | LoseUnit | LookForLeg | FindSteps | Flag | Follow | ShowTargets | Answering
+)
 
 
 def concerns(leg: str, alert: Alert) -> bool:
@@ -147,6 +153,8 @@ def decide(incident: Incident, command: Command) -> tuple[Event, ...]:
         return (StepsLost(command.now_ms, command.assignment_id, command.number),)
     if isinstance(command, Flag):
         return tuple(flags.decide(incident, command))
+    if isinstance(command, Follow | ShowTargets):
+        return tuple(following.decide(incident, command))
     return tuple(answers.decide(incident, command))
 
 
@@ -213,6 +221,8 @@ def _fold(incident: Incident, command: FoldAlert) -> Iterator[Event]:
         threat=alert.threat,
         cause=alert.cause,
         legs=alert.legs if wanted else (),
+        wearer_id=alert.wearer_id,
+        ring_m=alert.ring_m,
     )
     yield folded
     incident = evolve(incident, folded)
@@ -249,7 +259,10 @@ def _fold(incident: Incident, command: FoldAlert) -> Iterator[Event]:
                 incident = evolve(incident, event)
     for assignment in incident.assignments.values():
         if assignment.state not in OVER and assignment.demanded <= incident.end:
-            yield StoodDown(now_ms, assignment.assignment_id, incident.end_kind)
+            stood_down = StoodDown(now_ms, assignment.assignment_id, incident.end_kind)
+            yield stood_down
+            incident = evolve(incident, stood_down)
+    yield from following.scenes(incident, now_ms)
 
 
 def _leads_to(wanted: State | None, assignment: Assignment | None, place: Place, end: Place) -> bool:

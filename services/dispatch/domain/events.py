@@ -68,6 +68,16 @@ class Climb(IntEnum):
     REFUSED = 4
     NOBODY = 5
     UNIT_GONE = 6
+    TARGET_MOVED = 7
+    RACE_LOST = 8
+
+
+class Advice(IntEnum):
+    """What a protected person is advised to do; the numbers are those of tandem.dispatch.v1.Advice."""
+
+    NONE = 0
+    STAY_INSIDE = 1
+    LEAVE = 2
 
 
 class CloseCause(IntEnum):
@@ -132,6 +142,9 @@ class AlertFolded:
     cause: Cause | None = None
     legs: tuple[str, ...] = ()
     """Other legs that it demands a response of; empty where this leg doesn't look after them."""
+    wearer_id: str = ""
+    ring_m: float = 0.0
+    """Radius of the ring, metres; 0 where the alert isn't of a ring."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -318,9 +331,58 @@ class Flagged:
     """Where that stands in the log."""
 
 
+@dataclass(frozen=True, slots=True)
+class Retargeted:
+    """Whoever goes is told that the target is elsewhere now."""
+
+    at_ms: int
+    assignment_id: str
+    moved_m: int
+    """How far from where it was when the unit was chosen, or told the last time."""
+
+
+@dataclass(frozen=True, slots=True)
+class Raced:
+    """The race is being lost, or isn't any more."""
+
+    at_ms: int
+    assignment_id: str
+    losing: bool
+    advice: Advice
+    wearer_s: int | None
+    """The wearer's time to the destination, seconds; None where the wearer doesn't come nearer."""
+    responder_s: int
+    """That of whoever goes there."""
+    by_ring: bool
+    """`wearer_s` is the ring's radius at the wearer's pace: at most so long."""
+    supervisor_desk: str = ""
+    """Who is told as well; empty where there is no roster."""
+    due_ms: int | None = None
+    """When it is offered on from now on; None where nothing changes."""
+
+
+@dataclass(frozen=True, slots=True)
+class SceneShared:
+    """The wearer is where the other leg goes to, or isn't any more, by the rings."""
+
+    at_ms: int
+    assignment_id: str
+    one_scene: bool
+
+
+@dataclass(frozen=True, slots=True)
+class TargetsShown:
+    """A desk was shown where the incident's targets are, live, from now on."""
+
+    at_ms: int
+    by: str
+
+
 Offer: TypeAlias = Offered | OfferedAgain | Escalated
 """What asks somebody."""
 Answer: TypeAlias = Received | Acknowledged | Rejected | Progressed | Closed
 """What the desk says."""
-Step: TypeAlias = Notified | Offer | NobodyAvailable | Answer | StoodDown | Found | Flagged
-Event: TypeAlias = AlertFolded | AlertWasMissing | Step
+Kept: TypeAlias = Retargeted | Raced | SceneShared
+"""What stays with the leg: the moment alone would tell another one how far the wearer is from the target."""
+Step: TypeAlias = Notified | Offer | NobodyAvailable | Answer | StoodDown | Found | Flagged | Kept
+Event: TypeAlias = AlertFolded | AlertWasMissing | TargetsShown | Step

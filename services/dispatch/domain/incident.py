@@ -33,16 +33,21 @@ from services.dispatch.domain.events import (
     LegAbsent,
     LegReturned,
     Flagged,
+    Kept,
     NobodyAvailable,
     Notified,
     Offered,
     OfferedAgain,
     Place,
     Progressed,
+    Raced,
     Received,
     Rejected,
     StepsLost,
+    Retargeted,
+    SceneShared,
     StoodDown,
+    TargetsShown,
     WarningFlag,
 )
 
@@ -137,11 +142,22 @@ class Assignment:
     """Other legs that have shown no step of what the same alert demands of them."""
     flag: Flagged | None = None
     """What the warning leg last said of the protected person."""
+    retargeted_ms: int | None = None
+    """When whoever goes was told the last time that the target is elsewhere, mesh time."""
+    raced: Raced | None = None
+    """How the race stands; None where it was never being lost."""
+    one_scene_ms: int | None = None
+    """Since when the wearer is at the destination, mesh time."""
 
     @property
     def unit_id(self) -> str:
         """The unit that has a part in it now; empty where none has."""
         return self.choice.unit_id if self.choice and self.state in UNANSWERED | TAKEN else ""
+
+    @property
+    def losing(self) -> bool:
+        """Whether the wearer would be there first."""
+        return self.raced is not None and self.raced.losing
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,6 +170,17 @@ class Asked:
     """What they are about."""
     answered: AlertFolded | None = None
     """The last of those that were known when the assignment was taken; the answer is to all up to it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ring:
+    """What the log says last of one ring."""
+
+    place: Place
+    radius_m: float
+    entered: bool
+    assignment_ids: tuple[str, ...]
+    """Where the leg goes because of it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,6 +209,15 @@ class Incident:
     """Where the log says that a threat is over, and which."""
     awaited: frozenset[str] = frozenset()
     """Other legs of which an alert demanded a response as well."""
+    wearer_id: str = ""
+    """Whom units follow; empty where nobody is followed."""
+    rings: Mapping[str, Ring] = field(default_factory=lambda: MappingProxyType({}))
+    """By threat."""
+
+    def ring_m(self, assignment_id: str) -> float | None:
+        """The least ring that the wearer is in, of those that the destination is about; None where there is none."""
+        rings = self.rings.values()
+        return min((one.radius_m for one in rings if one.entered and assignment_id in one.assignment_ids), default=None)
 
     @property
     def ended_ms(self) -> int | None:
@@ -220,7 +256,7 @@ def evolve(incident: Incident, event: Event) -> Incident:
     """The incident after an event that `decisions.decide` gave."""
     if isinstance(event, AlertFolded):
         return _with_alert(incident, event)
-    if isinstance(event, AlertWasMissing):
+    if isinstance(event, AlertWasMissing | TargetsShown):
         return incident
     id_ = event.assignment_id
     old = incident.assignments.get(id_)
@@ -276,7 +312,8 @@ def _asking(new: Assignment, at_ms: int, choice: Choice | None, due_ms: int) -> 
 
 
 def _after(
-    new: Assignment, event: OfferedAgain | Escalated | NobodyAvailable | Answer | StoodDown | Found | Flagged
+    new: Assignment,
+    event: OfferedAgain | Escalated | NobodyAvailable | Answer | StoodDown | Found | Flagged | Kept,
 ) -> Assignment:
     """An assignment that is numbered anew, after a step of its own."""
     if isinstance(event, LegAbsent):
@@ -288,6 +325,12 @@ def _after(
     if isinstance(event, Flagged):
         # Whom somebody else has in hand is no less so because a position says that the wearer has gone: the desk alone ends that.
         return replace(new, flag=event, demanded=BEYOND_ALL if event.flag is WarningFlag.DURESS else new.demanded)
+    if isinstance(event, Retargeted):
+        return replace(new, retargeted_ms=event.at_ms)
+    if isinstance(event, Raced):
+        return replace(new, raced=event, due_ms=new.due_ms if event.due_ms is None else event.due_ms)
+    if isinstance(event, SceneShared):
+        return replace(new, one_scene_ms=event.at_ms if event.one_scene else None)
     if isinstance(event, OfferedAgain):
         new = replace(
             new,
@@ -298,6 +341,7 @@ def _after(
             cause=event.cause,
             tried=frozenset(),
             climb=Climb.UNTOLD,
+            raced=None,
         )
         return _asking(new, event.at_ms, event.choice, event.due_ms)
     if isinstance(event, Escalated):
@@ -362,7 +406,19 @@ def _with_alert(incident: Incident, event: AlertFolded) -> Incident:
         asked=MappingProxyType(asked),
         clearings=incident.clearings | {(event.place, event.threat)} if clears else incident.clearings,
         awaited=incident.awaited | set(event.legs),
+        wearer_id=event.wearer_id or incident.wearer_id,
+        rings=_with_ring(incident.rings, event),
     )
+
+
+def _with_ring(rings: Mapping[str, Ring], event: AlertFolded) -> Mapping[str, Ring]:
+    before = rings.get(event.threat)
+    if not event.ring_m or (before and before.place > event.place):
+        return rings
+    # Of an all-clear nobody goes anywhere: where the leg went stays as it was.
+    ids = event.assignment_ids or (before.assignment_ids if before else ())
+    entered = event.demand is not Demand.RECORD
+    return _with(rings, event.threat, Ring(event.place, event.ring_m, entered, ids))
 
 
 def _with_assignment(incident: Incident, new: Assignment) -> Incident:

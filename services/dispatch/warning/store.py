@@ -31,7 +31,7 @@ from services.dispatch.warning.tables import (
     to_leg,
     told,
 )
-from services.dispatch.warning.taking import of_person, take
+from services.dispatch.warning.taking import of_person, take, take_advice
 from services.dispatch.warning.translate import Seen
 
 KEPT_AFTER_ORDER_MS = 86_400_000
@@ -81,6 +81,16 @@ class WarningStore:
         def work(connection: sa.Connection) -> None:
             for one in sorted(seen, key=lambda one: one.occurrence.place):
                 take(connection, one, now_ms)
+            _put_position(connection, position)
+
+        await self._do(work)
+
+    async def take_advice(self, seen: Sequence[Seen], now_ms: int, position: Position) -> None:
+        """The same of advice: it goes to those who were told of its order, or whom it names, as part of what they were told."""
+
+        def work(connection: sa.Connection) -> None:
+            for one in seen:
+                take_advice(connection, one, now_ms)
             _put_position(connection, position)
 
         await self._do(work)

@@ -35,6 +35,13 @@ def take(connection: sa.Connection, seen: Seen, now_ms: int) -> None:
             _take(connection, seen, person_id, now_ms)
 
 
+def take_advice(connection: sa.Connection, seen: Seen, now_ms: int) -> None:
+    """The same of advice, which goes to those who were told of its order, or whom it names."""
+    if _is_new(connection, seen.occurrence.alert_id, now_ms):
+        for person_id, partition, drill in _told_before(connection, seen):
+            _take(connection, replace(seen, partition=partition, drill=drill), person_id, now_ms)
+
+
 def of_person(message: MessageRow) -> sa.ColumnElement[bool]:
     """All messages to the same person in the same incident."""
     return (messages.c.incident_id == message.incident_id) & (messages.c.person_id == message.person_id)
@@ -52,6 +59,17 @@ def _concerned(connection: sa.Connection, seen: Seen) -> list[str]:
         return list(seen.person_ids)
     in_it = sa.select(told.c.person_id).where(told.c.incident_id == occurrence.incident_id)
     return list(dict.fromkeys((*seen.person_ids, *connection.scalars(in_it))))
+
+
+def _told_before(connection: sa.Connection, seen: Seen) -> list[tuple[str, int, bool]]:
+    """(person, partition, whether it is a drill) of those whom advice is for."""
+    columns = (messages.c.person_id, messages.c.partition, messages.c.drill)
+    query = sa.select(*columns).distinct().where(messages.c.incident_id == seen.occurrence.incident_id)
+    if seen.person_ids:
+        query = query.where(messages.c.person_id.in_(seen.person_ids))
+    else:
+        query = query.where(messages.c.order_id == seen.order_id)
+    return [(row.person_id, row.partition, row.drill) for row in connection.execute(query)]
 
 
 def _take(connection: sa.Connection, seen: Seen, person_id: str, now_ms: int) -> None:

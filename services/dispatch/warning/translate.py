@@ -15,6 +15,7 @@ from services.dispatch.domain.events import Demand
 from services.dispatch.domain.warning import Notice, Occurrence, Threat, Told
 from services.dispatch.warning.tables import Contact
 from tandem.common.v1 import alert_pb2, exercise_pb2, log_pb2
+from tandem.dispatch.v1 import dispatch_pb2, following_pb2
 
 NOTICES: Mapping[int, Notice] = {
     alert_pb2.RING_ENTERED: Notice.APPROACH,
@@ -28,6 +29,9 @@ NOTICES: Mapping[int, Notice] = {
 }
 """What a person is told of an alert; of any other that there is a warning of."""
 _DEMANDS = frozenset(int(demand) for demand in Demand)
+
+
+_ADVICE = {dispatch_pb2.STAY_INSIDE: Notice.STAY_INSIDE, dispatch_pb2.LEAVE: Notice.LEAVE}
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +70,33 @@ def alert(payload: bytes) -> Seen | None:
     elif not message.incident_id or not (persons or message.incident_ends or demand is Demand.RECORD):
         return None
     return _seen(message, alert_id, demand, notice, persons)
+
+
+def advice(payload: bytes) -> Seen | None:
+    """What the police's leg advises, to whom it names, or else to all who were told of that order in the incident; None where an
+    earlier advice no longer holds, of which nobody is told: it would be taken for "safe". Raises InvalidField or DecodeError."""
+    message = following_pb2.AdviceGiven.FromString(payload)
+    notice = _ADVICE.get(message.advice)
+    if notice is None:
+        return None
+    subject_id = message.subject_id
+    of_place = "/" in subject_id
+    order_ids = [subject_id.partition("/")[0]] if of_place else list(message.order_ids)
+    occurrence = Occurrence(
+        alert_id=fields.required_id("advice_id", message.advice_id),
+        incident_id=fields.required_id("incident_id", message.incident_id),
+        place=(message.sequence, message.ordinal),
+        notice=notice,
+        demand=Demand.RESPOND,
+        threat=ids.hash_id("threat", "race", subject_id),
+        of_place=of_place,
+    )
+    for n, order_id in enumerate(order_ids):
+        fields.required_id(f"order_ids[{n}]", order_id)
+    if not order_ids:
+        raise InvalidField("order_ids", "is missing")
+    persons = () if of_place else (fields.required_id("subject_id", subject_id),)
+    return Seen(occurrence, persons, order_ids[0], 0, False, times.from_timestamp(message.at))
 
 
 def _seen(message: alert_pb2.Alert, alert_id: str, demand: Demand, notice: Notice, persons: list[str]) -> Seen:

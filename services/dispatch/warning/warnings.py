@@ -105,7 +105,7 @@ class Warnings:
     # ── the streams ──────────────────────────────────────────────────────────────────────────────────────────────────
 
     async def follow(self, bus: Bus, premises: Premises) -> None:
-        """Reads alerts, cases and what became of commands, for ever."""
+        """Reads alerts, cases, advice and what became of commands, for ever."""
         self.sender.bus = bus
         self.sender.wake()
         try:
@@ -115,6 +115,7 @@ class Warnings:
                 await self._know_contacts(bus, premises)
                 tasks.create_task(self._follow_alerts(bus, premises.log_id))
                 tasks.create_task(self._follow_commands(bus, premises.log_id))
+                tasks.create_task(self._follow_advice(bus, premises.log_id))
         finally:
             self.sender.bus = None
 
@@ -136,6 +137,14 @@ class Warnings:
             seen = _parsed(messages, translate.alert)  # the leg reads it too, and parks what can't be read
             position = Position(stream, log_id, messages[-1].sequence)
             await retried(partial(self._store.take, seen, self._clock.now_ms(), position))
+            self.sender.wake()
+
+    async def _follow_advice(self, bus: Bus, log_id: str) -> None:
+        stream, subjects = flow.INCIDENTS.name, (flow.advice_subject("*"),)
+        async for messages in pull.read(bus, stream, await self._next(bus, stream, log_id), subjects):
+            seen = _parsed(messages, translate.advice)
+            position = Position(stream, log_id, messages[-1].sequence)
+            await retried(partial(self._store.take_advice, seen, self._clock.now_ms(), position))
             self.sender.wake()
 
     async def _follow_cases(self, bus: Bus, premises: Premises, partition: int) -> None:

@@ -61,6 +61,11 @@ class Disc:
         """A lower bound of the distance from `point`, millimetres."""
         return math.dist(point, self.centre) - self.radius_mm
 
+    @property
+    def around(self) -> tuple[Vector, float]:
+        """Its middle, and how far it reaches from there, millimetres."""
+        return self.centre, self.radius_mm
+
 
 @dataclass(frozen=True, slots=True)
 class Polygon:
@@ -78,6 +83,11 @@ class Polygon:
     """Of the outline and of each hole."""
     radius_mm: float
     """Distance of the farthest corner from `origin`."""
+
+    @property
+    def around(self) -> tuple[Vector, float]:
+        """A point in the middle of its corners, and how far it reaches from there, millimetres."""
+        return self.origin, self.radius_mm
 
     @staticmethod
     def of(vertices_e7: Sequence[tuple[int, int]], holes_e7: Sequence[Sequence[tuple[int, int]]] = ()) -> Polygon:

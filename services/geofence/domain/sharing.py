@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from services.common.errors import FailedPrecondition, InvalidField, PermissionDenied
 from services.common.grounds import LEGAL_BASES, Kind, Purpose, check_grounds
 from services.common.identity import Role
+from services.geofence.domain.geometry import Shape
 from services.geofence.domain.state import CaseState, Incident, State
 from services.geofence.domain.track import UNKNOWN_AFTER_MS, Fix
 
@@ -17,9 +18,9 @@ SUBJECTS_MOST = 20
 SHOWN = {
     # Three distances and a track would give her address away, and her position is that address.
     Role.ROLE_MOJ_DESK: frozenset({Kind.WEARER}),
-    Role.ROLE_NPA_DESK: frozenset({Kind.WEARER, Kind.PROTECTED_PERSON}),
+    Role.ROLE_NPA_DESK: frozenset({Kind.WEARER, Kind.PROTECTED_PERSON, Kind.ORDER}),
 }
-"""Whose position each role may see; a role that isn't here sees none."""
+"""Whose position each role may see; a role that isn't here sees none. A protected place is part of its order."""
 
 _NO_APPROACH = frozenset(
     {
@@ -36,8 +37,16 @@ _NO_APPROACH = frozenset(
 """Articles that keep somebody away, and the one by which the police are told of it. Item 3 forbids calls: it needs no position."""
 _OF_TAGS = frozenset({"TAG_16_2", "TAG_31_8_2", "TAG_DECREE_23_10"})
 """Articles on the use of what a tag says."""
-DURING_AN_INCIDENT = {Kind.WEARER: _NO_APPROACH | _OF_TAGS, Kind.PROTECTED_PERSON: _NO_APPROACH}
-UNDER_AN_ORDER: dict[Kind, frozenset[str]] = {Kind.WEARER: _OF_TAGS, Kind.PROTECTED_PERSON: frozenset()}
+DURING_AN_INCIDENT = {
+    Kind.WEARER: _NO_APPROACH | _OF_TAGS,
+    Kind.PROTECTED_PERSON: _NO_APPROACH,
+    Kind.ORDER: _NO_APPROACH,
+}
+UNDER_AN_ORDER: dict[Kind, frozenset[str]] = {
+    Kind.WEARER: _OF_TAGS,
+    Kind.PROTECTED_PERSON: frozenset(),
+    Kind.ORDER: frozenset(),
+}
 """While nobody approaches. Nobody needs to know where the protected person is then."""
 _LISTED = frozenset(basis.code for basis in LEGAL_BASES)
 
@@ -56,7 +65,9 @@ class Subject:
     """Somebody whose position is asked for."""
 
     kind: Kind
+    """ORDER for a protected place."""
     subject_id: str
+    """Of a place `order/place`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +101,8 @@ class Seen:
     fix: Fix | None
     unknown: bool
     """The fix is older than 3 minutes, or there is none."""
+    place: Shape | None = None
+    """In place of a fix: a protected place, which is never unknown."""
 
 
 def check(asked: Asked, role: Role.ValueType, now_ms: int) -> None:
@@ -142,7 +155,10 @@ def end_of(state: State, share: Share, now_ms: int) -> End | None:
     case = case_state.case
     if not case.valid_from_ms <= now_ms < case.valid_until_ms:
         return End.ORDER_ENDED
-    if not _devices(case_state, share.subject):
+    if share.subject.kind is Kind.ORDER:
+        if _place(case_state, share.subject) is None:
+            return End.WITHDRAWN
+    elif not _devices(case_state, share.subject):
         return End.WITHDRAWN
     if share.incident_id and not _concerns(state.incidents.get(share.wearer_id), share):
         return End.INCIDENT_ENDED
@@ -151,6 +167,8 @@ def end_of(state: State, share: Share, now_ms: int) -> End | None:
 
 def look(state: State, share: Share) -> Seen:
     """Where the subject is; asked while the share lasts."""
+    if share.subject.kind is Kind.ORDER:
+        return Seen(None, False, _place(state.cases[share.case_id], share.subject))
     fix = state.last_fix(_devices(state.cases[share.case_id], share.subject))
     return Seen(fix, fix is None or state.now_ms - fix.time_ms > UNKNOWN_AFTER_MS)
 
@@ -172,7 +190,18 @@ def _names(case_state: CaseState, subject: Subject) -> bool:
     case = case_state.case
     if subject.kind is Kind.WEARER:
         return case.wearer_id == subject.subject_id
+    if subject.kind is Kind.ORDER:
+        return _place(case_state, subject) is not None
     return any(target.is_person and target.target_id == subject.subject_id for target in case.targets)
+
+
+def _place(case_state: CaseState, subject: Subject) -> Shape | None:
+    """The area of the place; None where the case no longer names it."""
+    order_id, _, place_id = subject.subject_id.partition("/")
+    if case_state.case.order_id != order_id:
+        return None
+    named = (one.shape for one in case_state.case.targets if not one.is_person and one.target_id == place_id)
+    return next(named, None)
 
 
 def _devices(case_state: CaseState, subject: Subject) -> tuple[str, ...]:

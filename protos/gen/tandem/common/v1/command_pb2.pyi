@@ -61,6 +61,7 @@ class Instruction(_message.Message):
     VIBRATE_FIELD_NUMBER: _builtins.int
     LOCATE_NOW_FIELD_NUMBER: _builtins.int
     SHOW_NOTICE_FIELD_NUMBER: _builtins.int
+    REPORT_AS_USUAL_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def report_every(self) -> Global___ReportEvery:
         """Report more or less often."""
@@ -77,6 +78,10 @@ class Instruction(_message.Message):
     def show_notice(self) -> Global___ShowNotice:
         """Show a warning to the protected person. Given by the warning leg alone."""
 
+    @_builtins.property
+    def report_as_usual(self) -> Global___ReportAsUsual:
+        """Report again as often as before any ReportEvery."""
+
     def __init__(
         self,
         *,
@@ -84,12 +89,13 @@ class Instruction(_message.Message):
         vibrate: Global___Vibrate | None = ...,
         locate_now: Global___LocateNow | None = ...,
         show_notice: Global___ShowNotice | None = ...,
+        report_as_usual: Global___ReportAsUsual | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["kind", b"kind", "locate_now", b"locate_now", "report_every", b"report_every", "show_notice", b"show_notice", "vibrate", b"vibrate"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["kind", b"kind", "locate_now", b"locate_now", "report_as_usual", b"report_as_usual", "report_every", b"report_every", "show_notice", b"show_notice", "vibrate", b"vibrate"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["kind", b"kind", "locate_now", b"locate_now", "report_every", b"report_every", "show_notice", b"show_notice", "vibrate", b"vibrate"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["kind", b"kind", "locate_now", b"locate_now", "report_as_usual", b"report_as_usual", "report_every", b"report_every", "show_notice", b"show_notice", "vibrate", b"vibrate"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["report_every", "vibrate", "locate_now", "show_notice"]  # noqa: Y015
+    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["report_every", "vibrate", "locate_now", "show_notice", "report_as_usual"]  # noqa: Y015
     _WhichOneofArgType_kind: _TypeAlias = _typing.Literal["kind", b"kind"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_kind) -> _WhichOneofReturnType_kind | None: ...
 
@@ -102,20 +108,41 @@ class ReportEvery(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     INTERVAL_S_FIELD_NUMBER: _builtins.int
+    FOR_S_FIELD_NUMBER: _builtins.int
     interval_s: _builtins.int
     """Seconds between two reports, 1 to 3,600."""
+    for_s: _builtins.int
+    """For how long, seconds, at most 86,400; then as usual, by the device itself. 0 until it is told otherwise."""
     def __init__(
         self,
         *,
         interval_s: _builtins.int = ...,
+        for_s: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["interval_s", b"interval_s"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["for_s", b"for_s", "interval_s", b"interval_s"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ReportEvery: _TypeAlias = ReportEvery  # noqa: Y015
+
+@_typing.final
+class ReportAsUsual(_message.Message):
+    """Report again as often as before any ReportEvery."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReportAsUsual: _TypeAlias = ReportAsUsual  # noqa: Y015
 
 @_typing.final
 class Vibrate(_message.Message):

@@ -26,7 +26,7 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from tandem.common.v1 import access_pb2 as tandem_dot_common_dot_v1_dot_access__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"tandem/geofence/v1/positions.proto\x12\x12tandem.geofence.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1dtandem/common/v1/access.proto\"L\n\x07Subject\x12-\n\x04kind\x18\x01 \x01(\x0e\x32\x1f.tandem.geofence.v1.SubjectKind\x12\x12\n\nsubject_id\x18\x02 \x01(\t\"\xbf\x01\n\x15WatchPositionsRequest\x12\x15\n\x0bincident_id\x18\x01 \x01(\tH\x00\x12\x12\n\x08order_id\x18\x02 \x01(\tH\x00\x12\x13\n\x0blegal_basis\x18\x03 \x01(\t\x12-\n\x08subjects\x18\x04 \x03(\x0b\x32\x1b.tandem.geofence.v1.Subject\x12.\n\nexpires_at\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x07\n\x05under\"\x83\x01\n\x16WatchPositionsResponse\x12\x34\n\x08position\x18\x01 \x01(\x0b\x32 .tandem.geofence.v1.LivePositionH\x00\x12+\n\x03\x65nd\x18\x02 \x01(\x0b\x32\x1c.tandem.geofence.v1.ShareEndH\x00\x42\x06\n\x04what\"\x85\x02\n\x0cLivePosition\x12,\n\x07subject\x18\x01 \x01(\x0b\x32\x1b.tandem.geofence.v1.Subject\x12\x0f\n\x07unknown\x18\x02 \x01(\x08\x12\x14\n\x07lat_deg\x18\x03 \x01(\x01H\x00\x88\x01\x01\x12\x14\n\x07lon_deg\x18\x04 \x01(\x01H\x01\x88\x01\x01\x12\x17\n\naccuracy_m\x18\x05 \x01(\x01H\x02\x88\x01\x01\x12,\n\x08\x66ix_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x12\n\x05\x61ge_s\x18\x07 \x01(\x01H\x03\x88\x01\x01\x42\n\n\x08_lat_degB\n\n\x08_lon_degB\r\n\x0b_accuracy_mB\x08\n\x06_age_s\"l\n\x08ShareEnd\x12,\n\x07subject\x18\x01 \x01(\x0b\x32\x1b.tandem.geofence.v1.Subject\x12\x32\n\x06reason\x18\x02 \x01(\x0e\x32\".tandem.geofence.v1.ShareEndReason*M\n\x0bSubjectKind\x12\x1c\n\x18SUBJECT_KIND_UNSPECIFIED\x10\x00\x12\n\n\x06WEARER\x10\x01\x12\x14\n\x10PROTECTED_PERSON\x10\x02*s\n\x0eShareEndReason\x12 \n\x1cSHARE_END_REASON_UNSPECIFIED\x10\x00\x12\x12\n\x0eINCIDENT_ENDED\x10\x01\x12\x0f\n\x0bORDER_ENDED\x10\x02\x12\x0b\n\x07\x45XPIRED\x10\x03\x12\r\n\tWITHDRAWN\x10\x04\x32\x84\x01\n\x0fPositionService\x12q\n\x0eWatchPositions\x12).tandem.geofence.v1.WatchPositionsRequest\x1a*.tandem.geofence.v1.WatchPositionsResponse\"\x06\x8a\xb5\x18\x02\x03\x04\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"tandem/geofence/v1/positions.proto\x12\x12tandem.geofence.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1dtandem/common/v1/access.proto\"L\n\x07Subject\x12-\n\x04kind\x18\x01 \x01(\x0e\x32\x1f.tandem.geofence.v1.SubjectKind\x12\x12\n\nsubject_id\x18\x02 \x01(\t\"\xbf\x01\n\x15WatchPositionsRequest\x12\x15\n\x0bincident_id\x18\x01 \x01(\tH\x00\x12\x12\n\x08order_id\x18\x02 \x01(\tH\x00\x12\x13\n\x0blegal_basis\x18\x03 \x01(\t\x12-\n\x08subjects\x18\x04 \x03(\x0b\x32\x1b.tandem.geofence.v1.Subject\x12.\n\nexpires_at\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x07\n\x05under\"\x83\x01\n\x16WatchPositionsResponse\x12\x34\n\x08position\x18\x01 \x01(\x0b\x32 .tandem.geofence.v1.LivePositionH\x00\x12+\n\x03\x65nd\x18\x02 \x01(\x0b\x32\x1c.tandem.geofence.v1.ShareEndH\x00\x42\x06\n\x04what\"\x85\x02\n\x0cLivePosition\x12,\n\x07subject\x18\x01 \x01(\x0b\x32\x1b.tandem.geofence.v1.Subject\x12\x0f\n\x07unknown\x18\x02 \x01(\x08\x12\x14\n\x07lat_deg\x18\x03 \x01(\x01H\x00\x88\x01\x01\x12\x14\n\x07lon_deg\x18\x04 \x01(\x01H\x01\x88\x01\x01\x12\x17\n\naccuracy_m\x18\x05 \x01(\x01H\x02\x88\x01\x01\x12,\n\x08\x66ix_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x12\n\x05\x61ge_s\x18\x07 \x01(\x01H\x03\x88\x01\x01\x42\n\n\x08_lat_degB\n\n\x08_lon_degB\r\n\x0b_accuracy_mB\x08\n\x06_age_s\"l\n\x08ShareEnd\x12,\n\x07subject\x18\x01 \x01(\x0b\x32\x1b.tandem.geofence.v1.Subject\x12\x32\n\x06reason\x18\x02 \x01(\x0e\x32\".tandem.geofence.v1.ShareEndReason*b\n\x0bSubjectKind\x12\x1c\n\x18SUBJECT_KIND_UNSPECIFIED\x10\x00\x12\n\n\x06WEARER\x10\x01\x12\x14\n\x10PROTECTED_PERSON\x10\x02\x12\x13\n\x0fPROTECTED_PLACE\x10\x03*s\n\x0eShareEndReason\x12 \n\x1cSHARE_END_REASON_UNSPECIFIED\x10\x00\x12\x12\n\x0eINCIDENT_ENDED\x10\x01\x12\x0f\n\x0bORDER_ENDED\x10\x02\x12\x0b\n\x07\x45XPIRED\x10\x03\x12\r\n\tWITHDRAWN\x10\x04\x32\x84\x01\n\x0fPositionService\x12q\n\x0eWatchPositions\x12).tandem.geofence.v1.WatchPositionsRequest\x1a*.tandem.geofence.v1.WatchPositionsResponse\"\x06\x8a\xb5\x18\x02\x03\x04\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -36,9 +36,9 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_POSITIONSERVICE'].methods_by_name['WatchPositions']._loaded_options = None
   _globals['_POSITIONSERVICE'].methods_by_name['WatchPositions']._serialized_options = b'\212\265\030\002\003\004'
   _globals['_SUBJECTKIND']._serialized_start=902
-  _globals['_SUBJECTKIND']._serialized_end=979
-  _globals['_SHAREENDREASON']._serialized_start=981
-  _globals['_SHAREENDREASON']._serialized_end=1096
+  _globals['_SUBJECTKIND']._serialized_end=1000
+  _globals['_SHAREENDREASON']._serialized_start=1002
+  _globals['_SHAREENDREASON']._serialized_end=1117
   _globals['_SUBJECT']._serialized_start=122
   _globals['_SUBJECT']._serialized_end=198
   _globals['_WATCHPOSITIONSREQUEST']._serialized_start=201
@@ -49,6 +49,6 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_LIVEPOSITION']._serialized_end=790
   _globals['_SHAREEND']._serialized_start=792
   _globals['_SHAREEND']._serialized_end=900
-  _globals['_POSITIONSERVICE']._serialized_start=1099
-  _globals['_POSITIONSERVICE']._serialized_end=1231
+  _globals['_POSITIONSERVICE']._serialized_start=1120
+  _globals['_POSITIONSERVICE']._serialized_end=1252
 # @@protoc_insertion_point(module_scope)

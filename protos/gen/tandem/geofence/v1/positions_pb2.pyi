@@ -31,6 +31,8 @@ class _SubjectKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_SubjectKi
     """The wearer, by the tags."""
     PROTECTED_PERSON: _SubjectKind.ValueType  # 2
     """A protected person, by their protective devices."""
+    PROTECTED_PLACE: _SubjectKind.ValueType  # 3
+    """A protected place, which stays where it is: the middle of it, and as its accuracy how far it reaches from there."""
 
 class SubjectKind(_SubjectKind, metaclass=_SubjectKindEnumTypeWrapper):
     """On which side of an order somebody is."""
@@ -40,6 +42,8 @@ WEARER: SubjectKind.ValueType  # 1
 """The wearer, by the tags."""
 PROTECTED_PERSON: SubjectKind.ValueType  # 2
 """A protected person, by their protective devices."""
+PROTECTED_PLACE: SubjectKind.ValueType  # 3
+"""A protected place, which stays where it is: the middle of it, and as its accuracy how far it reaches from there."""
 Global___SubjectKind: _TypeAlias = SubjectKind  # noqa: Y015
 
 class _ShareEndReason:
@@ -83,7 +87,7 @@ class Subject(_message.Message):
     kind: Global___SubjectKind.ValueType
     """Which side; it tells the kind of the device too."""
     subject_id: _builtins.str
-    """Id of the wearer or the protected person."""
+    """Id of the wearer or the protected person; of a place `order/place`."""
     def __init__(
         self,
         *,
@@ -194,7 +198,7 @@ class LivePosition(_message.Message):
     lon_deg: _builtins.float
     """Longitude, degrees."""
     accuracy_m: _builtins.float
-    """Radius within which the device says it is, metres."""
+    """Radius within which the device says it is, metres; of a place how far it reaches."""
     age_s: _builtins.float
     """How old it was when it was sent, by the log's time, seconds."""
     @_builtins.property
@@ -203,7 +207,7 @@ class LivePosition(_message.Message):
 
     @_builtins.property
     def fix_time(self) -> _timestamp_pb2.Timestamp:
-        """When it holds."""
+        """When it holds; absent for a place, like its age."""
 
     def __init__(
         self,

@@ -20,7 +20,7 @@ class PositionServiceStub:
     def __init__(self, channel: _aio.Channel) -> None: ...
     WatchPositions: _aio.UnaryStreamMultiCallable[_positions_pb2.WatchPositionsRequest, _positions_pb2.WatchPositionsResponse]
     """Positions of some subjects until each share ends, with the reason. Probation gets the wearer alone; the police also those
-    whom the order protects; nobody else anything. No ring and no distance is ever told here.
+    whom the order protects, and during an incident its places; nobody else anything. No ring and no distance is ever told here.
 
     PERMISSION_DENIED: the role or the legal basis doesn't allow it. FAILED_PRECONDITION: no such incident is open, or no such
     order in force, or it doesn't name a subject. UNAVAILABLE: this evaluator is behind the log or can't write its outbox; ask
@@ -42,7 +42,7 @@ class PositionServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _aio.ServicerContext[_positions_pb2.WatchPositionsRequest, _abc.AsyncIterator[_positions_pb2.WatchPositionsResponse]],
     ) -> _abc.AsyncIterator[_positions_pb2.WatchPositionsResponse]:
         """Positions of some subjects until each share ends, with the reason. Probation gets the wearer alone; the police also those
-        whom the order protects; nobody else anything. No ring and no distance is ever told here.
+        whom the order protects, and during an incident its places; nobody else anything. No ring and no distance is ever told here.
 
         PERMISSION_DENIED: the role or the legal basis doesn't allow it. FAILED_PRECONDITION: no such incident is open, or no such
         order in force, or it doesn't name a subject. UNAVAILABLE: this evaluator is behind the log or can't write its outbox; ask

@@ -590,14 +590,19 @@ class SendCommandRequest(_message.Message):
     INSTRUCTION_FIELD_NUMBER: _builtins.int
     VALID_FOR_S_FIELD_NUMBER: _builtins.int
     REFERENCE_FIELD_NUMBER: _builtins.int
+    SUBJECT_ID_FIELD_NUMBER: _builtins.int
     command_id: _builtins.str
     """Given by the caller, unique for ever: the second with the same id is the same command."""
     device_id: _builtins.str
-    """The device."""
+    """The device; empty where all of a subject's are commanded."""
     valid_for_s: _builtins.int
     """For how long it is tried to be delivered, seconds, 1 to 86,400."""
     reference: _builtins.str
     """What for: an incident or an order; may be empty."""
+    subject_id: _builtins.str
+    """The wearer or protected person, in place of a device: each of their devices that isn't revoked is commanded, with an id of its own
+    that is a hash of command_id and device.
+    """
     @_builtins.property
     def instruction(self) -> _command_pb2.Instruction:
         """What it is told."""
@@ -610,10 +615,11 @@ class SendCommandRequest(_message.Message):
         instruction: _command_pb2.Instruction | None = ...,
         valid_for_s: _builtins.int = ...,
         reference: _builtins.str = ...,
+        subject_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["instruction", b"instruction"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["command_id", b"command_id", "device_id", b"device_id", "instruction", b"instruction", "reference", b"reference", "valid_for_s", b"valid_for_s"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["command_id", b"command_id", "device_id", b"device_id", "instruction", b"instruction", "reference", b"reference", "subject_id", b"subject_id", "valid_for_s", b"valid_for_s"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
