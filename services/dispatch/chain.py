@@ -21,6 +21,7 @@ from services.dispatch.domain.events import (
     Escalated,
     Estimate,
     Event,
+    Exercise,
     NobodyAvailable,
     Notified,
     Offered,
@@ -89,6 +90,8 @@ def read(kind: str, body: str) -> Event:
         fields["choice"] = Choice(**{**choice, "rung": Rung(choice["rung"]), "estimate": Estimate(choice["estimate"])})
     if "climb" in fields:
         fields["climb"] = Climb(fields["climb"])
+    if "exercise" in fields:
+        fields["exercise"] = Exercise(fields["exercise"])
     return _KINDS[kind](**fields)
 
 

@@ -16,7 +16,7 @@ from typing import TypeAlias, TypeVar
 from sqlalchemy import Connection
 
 from services.common.clock import MeshClock
-from services.common.errors import InvalidField, NotFound, RetryableError
+from services.common.errors import InvalidField, NotFound, PermissionDenied, RetryableError
 from services.common.telemetry import logger
 from services.dispatch import chain, store_roster, translate
 from services.dispatch.boards import Boards
@@ -31,6 +31,7 @@ from services.dispatch.hub import Hub, Numbered
 from services.dispatch.outbox import Outbox
 from services.dispatch.store import AssignmentRow, Position, StepRow, Store
 from services.dispatch.travel import TravelTimes
+from tandem.common.v1 import exercise_pb2
 from tandem.dispatch.v1 import dispatch_pb2
 
 KNOWN_MAX = 10_000
@@ -86,12 +87,17 @@ class Leg:
         )
 
     async def answer(
-        self, assignment_id: str, say: Callable[[int, Deadlines, Board], Answering]
+        self, assignment_id: str, say: Callable[[int, Deadlines, Board], Answering], canary: bool = False
     ) -> dispatch_pb2.Assignment:
-        """What the desk says of an assignment; saying it again changes nothing. Raises NotFound or FailedPrecondition."""
+        """What the desk says of an assignment, or the watch of a canary; saying it again changes nothing.
+
+        Raises NotFound, FailedPrecondition, or PermissionDenied where it is the other's.
+        """
         row = await self.store.assignment(assignment_id)
         if row is None:
             raise NotFound("no such assignment")
+        if (translate.stored_assignment(row).exercise == exercise_pb2.CANARY) is not canary:
+            raise PermissionDenied("the watch answers canaries, and nobody else does")
         incident_id, now_ms = row.incident_id, self._clock.now_ms()
         known = await self._handle(
             [(incident_id, partial(say, now_ms, self._deadlines))], await self._boards.ahead(_subjects([row]), now_ms)
@@ -99,10 +105,14 @@ class Leg:
         incident, latency_ms = known[incident_id].incident, known[incident_id].latency_ms.get(assignment_id)
         return translate.assignment_message(incident, incident.assignments[assignment_id], latency_ms)
 
-    async def acknowledge(self, assignment_id: str, by: str, offer_number: int = 0) -> dispatch_pb2.Assignment:
+    async def acknowledge(
+        self, assignment_id: str, by: str, offer_number: int = 0, canary: bool = False
+    ) -> dispatch_pb2.Assignment:
         """A person takes an assignment, as `answer`: the offer of that number, or the present one."""
         return await self.answer(
-            assignment_id, lambda now_ms, deadlines, _: Acknowledge(assignment_id, by, now_ms, deadlines, offer_number)
+            assignment_id,
+            lambda now_ms, deadlines, _: Acknowledge(assignment_id, by, now_ms, deadlines, offer_number),
+            canary,
         )
 
     async def pass_deadlines(self) -> None:
@@ -154,12 +164,15 @@ class Leg:
     # ── questions ────────────────────────────────────────────────────────────────────────────────────────────────────
 
     async def follow(
-        self, after_sequence: int, others: bool = False
+        self, after_sequence: int, others: bool = False, new_only: bool = False, canaries: bool = False
     ) -> AsyncIterator[Numbered | dispatch_pb2.Assignment]:
-        """Steps after a sequence, as Hub.follow. Raises InvalidField for a sequence that this leg never gave."""
+        """Steps after a sequence or from now on, as Hub.follow. Raises InvalidField for a sequence that this leg never gave."""
         if after_sequence > self._head.id:
             raise InvalidField("after_sequence", f"is beyond this leg's last step, {self._head.id}")
-        async for one in self.hub.follow(self.store, after_sequence, others):
+        if after_sequence and new_only:
+            raise InvalidField("new_only", "doesn't go with after_sequence")
+        after_sequence = self._head.id if new_only else after_sequence
+        async for one in self.hub.follow(self.store, after_sequence, others, canaries):
             yield one
 
     # ── work ─────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -277,6 +290,8 @@ class Leg:
         said = {link.id: _SAID.get(link.kind) for link in change.links}
         for one in change.steps:
             assignment = one.step.assignment
+            if assignment.exercise == exercise_pb2.CANARY:
+                continue  # who looks for what happened doesn't look for these
             logger().info(
                 "assignment_" + (said[one.sequence] or State(assignment.state).name.lower()),
                 assignment_id=assignment.assignment_id,

@@ -16,6 +16,7 @@ from services.common.bus import Bus
 from services.common.tracing import IncidentTracer
 from services.dispatch import translate
 from services.dispatch.hub import Numbered
+from tandem.common.v1 import exercise_pb2
 from tandem.dispatch.v1 import dispatch_pb2
 
 WAVE = 256
@@ -77,8 +78,8 @@ class Outbox:
                 start_us = assignment.cause.received_wall_us
                 self._latency_ms[assignment.assignment_id] = (now_us - start_us) / 1000
             state = dispatch_pb2.AssignmentState.Name(assignment.state).lower()
-            tracer.step(
-                f"{leg} {state}", incident_id, start_us, now_us, {"assignment_id": assignment.assignment_id, "leg": leg}
-            )
+            if assignment.exercise != exercise_pb2.CANARY:
+                about = {"assignment_id": assignment.assignment_id, "leg": leg}
+                tracer.step(f"{leg} {state}", incident_id, start_us, now_us, about)
             self._published.append(one)
             self._noteworthy.set()

@@ -7,10 +7,10 @@ from google.protobuf.message import DecodeError
 from services.common import fields, flow, ids, times
 from services.common.errors import InvalidField
 from services.dispatch.domain.decisions import Alert
-from services.dispatch.domain.events import Cause, Choice, CloseCause, Demand
+from services.dispatch.domain.events import Cause, Choice, CloseCause, Demand, Exercise
 from services.dispatch.domain.incident import PROGRESS, Assignment, Incident, State, step_id
 from services.dispatch.store import AssignmentRow, ListedIncident, PeerRow, StepRow
-from tandem.common.v1 import alert_pb2, geometry_pb2
+from tandem.common.v1 import alert_pb2, exercise_pb2, geometry_pb2
 from tandem.dispatch.v1 import dispatch_pb2
 
 LEGS: dict[str, alert_pb2.Leg.ValueType] = {
@@ -70,7 +70,13 @@ def alert(payload: bytes, leg: str) -> Alert | None:
         subject_ids=tuple(subjects),
         ends=message.incident_ends,
         cause=cause,
+        exercise=_exercise(message.exercise),
     )
+
+
+def _exercise(number: int) -> Exercise:
+    """What isn't in earnest stays so, whatever kind of exercise a newer fold names: a desk sees it as a drill."""
+    return Exercise(number) if number in {int(known) for known in Exercise} else Exercise.DRILL
 
 
 def _threat(message: alert_pb2.Alert) -> str:
@@ -159,6 +165,7 @@ def assignment_message(incident: Incident, assignment: Assignment, latency_ms: f
         stood_down_kind=alert_pb2.AlertKind.ValueType(assignment.stood_down_kind),
         close_cause=dispatch_pb2.CloseCause.ValueType(assignment.close_cause or 0),
         close_note=assignment.close_note,
+        exercise=exercise_pb2.Exercise.ValueType(incident.exercise),
     )
     for field, ms in (
         (message.offered_at, assignment.offered_ms),

@@ -18,6 +18,7 @@ from services.dispatch.domain.events import (
     Climb,
     Demand,
     Event,
+    Exercise,
     Notified,
     Offered,
     OfferedAgain,
@@ -57,6 +58,7 @@ class Alert:
     ends: bool
     """The incident ends with it."""
     cause: Cause | None
+    exercise: Exercise = Exercise.NONE
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,6 +166,7 @@ def _fold(incident: Incident, command: FoldAlert) -> Iterator[Event]:
         kind=alert.kind,
         threat=alert.threat,
         cause=alert.cause,
+        exercise=alert.exercise,
     )
     yield folded
     incident = evolve(incident, folded)

@@ -27,6 +27,7 @@ from services.dispatch.domain.events import (
     Demand,
     Escalated,
     Event,
+    Exercise,
     NobodyAvailable,
     Notified,
     Offered,
@@ -168,6 +169,8 @@ class Incident:
     """By assignment id."""
     clearings: frozenset[tuple[Place, str]] = frozenset()
     """Where the log says that a threat is over, and which."""
+    exercise: Exercise = Exercise.NONE
+    """Whether it is in earnest; an incident is of one wearer, so all its alerts say the same."""
 
     @property
     def ended_ms(self) -> int | None:
@@ -333,6 +336,7 @@ def _with_alert(incident: Incident, event: AlertFolded) -> Incident:
         assignments=MappingProxyType(assignments),
         asked=MappingProxyType(asked),
         clearings=incident.clearings | {(event.place, event.threat)} if clears else incident.clearings,
+        exercise=event.exercise,
     )
 
 

@@ -25,10 +25,11 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 from tandem.common.v1 import access_pb2 as tandem_dot_common_dot_v1_dot_access__pb2
 from tandem.common.v1 import alert_pb2 as tandem_dot_common_dot_v1_dot_alert__pb2
+from tandem.common.v1 import exercise_pb2 as tandem_dot_common_dot_v1_dot_exercise__pb2
 from tandem.common.v1 import geometry_pb2 as tandem_dot_common_dot_v1_dot_geometry__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!tandem/dispatch/v1/dispatch.proto\x12\x12tandem.dispatch.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1dtandem/common/v1/access.proto\x1a\x1ctandem/common/v1/alert.proto\x1a\x1ftandem/common/v1/geometry.proto\"\x89\x02\n\x06\x43hoice\x12&\n\x04rung\x18\x01 \x01(\x0e\x32\x18.tandem.dispatch.v1.Rung\x12\x11\n\toffice_id\x18\x02 \x01(\t\x12\x0f\n\x07unit_id\x18\x03 \x01(\t\x12\x12\n\nunit_class\x18\x04 \x01(\t\x12\x0c\n\x04\x64\x65sk\x18\x05 \x01(\t\x12\x15\n\x08travel_s\x18\x06 \x01(\rH\x00\x88\x01\x01\x12.\n\x08\x65stimate\x18\x07 \x01(\x0e\x32\x1c.tandem.dispatch.v1.Estimate\x12\x12\n\ncandidates\x18\x08 \x01(\r\x12\x1b\n\x13\x62usy_in_incident_id\x18\t \x01(\t\x12\x0c\n\x04\x62usy\x18\n \x01(\x08\x42\x0b\n\t_travel_s\"\x9f\x07\n\nAssignment\x12\x15\n\rassignment_id\x18\x01 \x01(\t\x12\x13\n\x0bincident_id\x18\x02 \x01(\t\x12\"\n\x03leg\x18\x03 \x01(\x0e\x32\x15.tandem.common.v1.Leg\x12\x12\n\nsubject_id\x18\x04 \x01(\t\x12\x11\n\torder_ids\x18\x05 \x03(\t\x12\x32\n\x05state\x18\x06 \x01(\x0e\x32#.tandem.dispatch.v1.AssignmentState\x12(\n\x06\x64\x65mand\x18\x07 \x01(\x0e\x32\x18.tandem.common.v1.Demand\x12.\n\noffered_at\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x33\n\x0f\x61\x63knowledged_at\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x17\n\x0f\x61\x63knowledged_by\x18\n \x01(\t\x12#\n\x16report_to_published_ms\x18\x0b \x01(\x01H\x00\x88\x01\x01\x12,\n\x05\x63\x61use\x18\x0c \x01(\x0b\x32\x1d.tandem.common.v1.ReportCause\x12)\n\x04kind\x18\r \x01(\x0e\x32\x1b.tandem.common.v1.AlertKind\x12*\n\x06\x63hoice\x18\x0e \x01(\x0b\x32\x1a.tandem.dispatch.v1.Choice\x12\x14\n\x0coffer_number\x18\x0f \x01(\r\x12/\n\x0breceived_at\x18\x10 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12*\n\x06\x64ue_at\x18\x11 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x35\n\x0c\x63limb_reason\x18\x12 \x01(\x0e\x32\x1f.tandem.dispatch.v1.ClimbReason\x12\x17\n\x0frejected_reason\x18\x13 \x01(\t\x12\x34\n\x0fstood_down_kind\x18\x14 \x01(\x0e\x32\x1b.tandem.common.v1.AlertKind\x12\x33\n\x0b\x63lose_cause\x18\x15 \x01(\x0e\x32\x1e.tandem.dispatch.v1.CloseCause\x12\x12\n\nclose_note\x18\x16 \x01(\t\x12\x37\n\x13nobody_available_at\x18\x17 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x19\n\x17_report_to_published_ms\"\x83\x01\n\x04Step\x12\x0f\n\x07step_id\x18\x01 \x01(\t\x12&\n\x02\x61t\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x32\n\nassignment\x18\x03 \x01(\x0b\x32\x1e.tandem.dispatch.v1.Assignment\x12\x0e\n\x06number\x18\x04 \x01(\r\":\n\x10SubscribeRequest\x12\x16\n\x0e\x61\x66ter_sequence\x18\x01 \x01(\x04\x12\x0e\n\x06others\x18\x02 \x01(\x08\"|\n\x11SubscribeResponse\x12\x10\n\x08sequence\x18\x01 \x01(\x04\x12&\n\x04step\x18\x02 \x01(\x0b\x32\x18.tandem.dispatch.v1.Step\x12-\n\x05other\x18\x03 \x01(\x0b\x32\x1e.tandem.dispatch.v1.Assignment\"A\n\x12\x41\x63knowledgeRequest\x12\x15\n\rassignment_id\x18\x01 \x01(\t\x12\x14\n\x0coffer_number\x18\x02 \x01(\r\"I\n\x13\x41\x63knowledgeResponse\x12\x32\n\nassignment\x18\x01 \x01(\x0b\x32\x1e.tandem.dispatch.v1.Assignment\"=\n\x0eReceiveRequest\x12\x15\n\rassignment_id\x18\x01 \x01(\t\x12\x14\n\x0coffer_number\x18\x02 \x01(\r\"E\n\x0fReceiveResponse\x12\x32\n\nassignment\x18\x01 \x01(\x0b\x32\x1e.tandem.dispatch.v1.Assignment\"L\n\rRejectRequest\x12\x15\n\rassignment_id\x18\x01 \x01(\t\x12\x14\n\x0coffer_number\x18\x02 \x01(\r\x12\x0e\n\x06reason\x18\x03 \x01(\t\"D\n\x0eRejectResponse\x12\x32\n\nassignment\x18\x01 \x01(\x0b\x32\x1e.tandem.dispatch.v1.Assignment\"\\\n\x0fProgressRequest\x12\x15\n\rassignment_id\x18\x01 \x01(\t\x12\x32\n\x05state\x18\x02 \x01(\x0e\x32#.tandem.dispatch.v1.AssignmentState\"F\n\x10ProgressResponse\x12\x32\n\nassignment\x18\x01 \x01(\x0b\x32\x1e.tandem.dispatch.v1.Assignment\"b\n\x0c\x43loseRequest\x12\x15\n\rassignment_id\x18\x01 \x01(\t\x12-\n\x05\x63\x61use\x18\x02 \x01(\x0e\x32\x1e.tandem.dispatch.v1.CloseCause\x12\x0c\n\x04note\x18\x03 \x01(\t\"C\n\rCloseResponse\x12\x32\n\nassignment\x18\x01 \x01(\x0b\x32\x1e.tandem.dispatch.v1.Assignment\"R\n\x14ListIncidentsRequest\x12\x13\n\x0bincident_id\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\r\x12\x12\n\npage_token\x18\x03 \x01(\t\"a\n\x15ListIncidentsResponse\x12/\n\tincidents\x18\x01 \x03(\x0b\x32\x1c.tandem.dispatch.v1.Incident\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\xc4\x01\n\x08Incident\x12\x13\n\x0bincident_id\x18\x01 \x01(\t\x12\x11\n\torder_ids\x18\x02 \x03(\t\x12-\n\topened_at\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nded_at\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x33\n\x0b\x61ssignments\x18\x05 \x03(\x0b\x32\x1e.tandem.dispatch.v1.Assignment*\xec\x01\n\x0f\x41ssignmentState\x12 \n\x1c\x41SSIGNMENT_STATE_UNSPECIFIED\x10\x00\x12\x0c\n\x08NOTIFIED\x10\x01\x12\x0b\n\x07OFFERED\x10\x02\x12\r\n\tESCALATED\x10\x03\x12\x10\n\x0c\x41\x43KNOWLEDGED\x10\x04\x12\x0e\n\nSTOOD_DOWN\x10\x05\x12\x0e\n\nDISPATCHED\x10\x06\x12\x0c\n\x08\x45N_ROUTE\x10\x07\x12\x0c\n\x08ON_SCENE\x10\x08\x12\x0f\n\x0b\x41PPREHENDED\x10\t\x12\n\n\x06\x43LOSED\x10\n\x12\x14\n\x10NOBODY_AVAILABLE\x10\x0b\x12\x0c\n\x08REJECTED\x10\x0c*i\n\x04Rung\x12\x14\n\x10RUNG_UNSPECIFIED\x10\x00\x12\x08\n\x04UNIT\x10\x01\x12\r\n\tNEXT_UNIT\x10\x02\x12\x0f\n\x0bNEXT_OFFICE\x10\x03\x12\x0e\n\nSUPERVISOR\x10\x04\x12\x11\n\rNATIONAL_DESK\x10\x05*Z\n\x08\x45stimate\x12\x18\n\x14\x45STIMATE_UNSPECIFIED\x10\x00\x12\x10\n\x0cGREAT_CIRCLE\x10\x01\x12\x08\n\x04ROAD\x10\x02\x12\x18\n\x14GREAT_CIRCLE_INSTEAD\x10\x03*\x8f\x01\n\x0b\x43limbReason\x12\x1c\n\x18\x43LIMB_REASON_UNSPECIFIED\x10\x00\x12\x10\n\x0cNOT_RECEIVED\x10\x01\x12\x14\n\x10NOT_ACKNOWLEDGED\x10\x02\x12\x12\n\x0eNOT_DISPATCHED\x10\x03\x12\x0b\n\x07REFUSED\x10\x04\x12\n\n\x06NOBODY\x10\x05\x12\r\n\tUNIT_GONE\x10\x06*\x9d\x01\n\nCloseCause\x12\x1b\n\x17\x43LOSE_CAUSE_UNSPECIFIED\x10\x00\x12\x14\n\x10\x42REACH_CONFIRMED\x10\x01\x12\x12\n\x0e\x46\x41LSE_POSITION\x10\x02\x12\r\n\tEQUIPMENT\x10\x03\x12\x0e\n\nAUTHORISED\x10\x04\x12\x0c\n\x08\x45XERCISE\x10\x05\x12\t\n\x05OTHER\x10\x06\x12\x10\n\x0cNOBODY_FOUND\x10\x07\x32\xbc\x05\n\x0f\x44ispatchService\x12\x63\n\tSubscribe\x12$.tandem.dispatch.v1.SubscribeRequest\x1a%.tandem.dispatch.v1.SubscribeResponse\"\x07\x8a\xb5\x18\x03\x03\x04\x06\x30\x01\x12g\n\x0b\x41\x63knowledge\x12&.tandem.dispatch.v1.AcknowledgeRequest\x1a\'.tandem.dispatch.v1.AcknowledgeResponse\"\x07\x8a\xb5\x18\x03\x03\x04\x06\x12[\n\x07Receive\x12\".tandem.dispatch.v1.ReceiveRequest\x1a#.tandem.dispatch.v1.ReceiveResponse\"\x07\x8a\xb5\x18\x03\x03\x04\x06\x12X\n\x06Reject\x12!.tandem.dispatch.v1.RejectRequest\x1a\".tandem.dispatch.v1.RejectResponse\"\x07\x8a\xb5\x18\x03\x03\x04\x06\x12]\n\x08Progress\x12#.tandem.dispatch.v1.ProgressRequest\x1a$.tandem.dispatch.v1.ProgressResponse\"\x06\x8a\xb5\x18\x02\x03\x04\x12U\n\x05\x43lose\x12 .tandem.dispatch.v1.CloseRequest\x1a!.tandem.dispatch.v1.CloseResponse\"\x07\x8a\xb5\x18\x03\x03\x04\x06\x12n\n\rListIncidents\x12(.tandem.dispatch.v1.ListIncidentsRequest\x1a).tandem.dispatch.v1.ListIncidentsResponse\"\x08\x8a\xb5\x18\x04\x03\x04\x06\x07\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!tandem/dispatch/v1/dispatch.proto\x12\x12tandem.dispatch.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1dtandem/common/v1/access.proto\x1a\x1ctandem/common/v1/alert.proto\x1a\x1ftandem/common/v1/exercise.proto\x1a\x1ftandem/common/v1/geometry.proto\"\x89\x02\n\x06\x43hoice\x12&\n\x04rung\x18\x01 \x01(\x0e\x32\x18.tandem.dispatch.v1.Rung\x12\x11\n\toffice_id\x18\x02 \x01(\t\x12\x0f\n\x07unit_id\x18\x03 \x01(\t\x12\x12\n\nunit_class\x18\x04 \x01(\t\x12\x0c\n\x04\x64\x65sk\x18\x05 \x01(\t\x12\x15\n\x08travel_s\x18\x06 \x01(\rH\x00\x88\x01\x01\x12.\n\x08\x65stimate\x18\x07 \x01(\x0e\x32\x1c.tandem.dispatch.v1.Estimate\x12\x12\n\ncandidates\x18\x08 \x01(\r\x12\x1b\n\x13\x62usy_in_incident_id\x18\t \x01(\t\x12\x0c\n\x04\x62usy\x18\n \x01(\x08\x42\x0b\n\t_travel_s\"\xcd\x07\n\nAssignment\x12\x15\n\rassignment_id\x18\x01 \x01(\t\x12\x13\n\x0bincident_id\x18\x02 \x01(\t\x12\"\n\x03leg\x18\x03 \x01(\x0e\x32\x15.tandem.common.v1.Leg\x12\x12\n\nsubject_id\x18\x04 \x01(\t\x12\x11\n\torder_ids\x18\x05 \x03(\t\x12\x32\n\x05state\x18\x06 \x01(\x0e\x32#.tandem.dispatch.v1.AssignmentState\x12(\n\x06\x64\x65mand\x18\x07 \x01(\x0e\x32\x18.tandem.common.v1.Demand\x12.\n\noffered_at\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x33\n\x0f\x61\x63knowledged_at\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x17\n\x0f\x61\x63knowledged_by\x18\n \x01(\t\x12#\n\x16report_to_published_ms\x18\x0b \x01(\x01H\x00\x88\x01\x01\x12,\n\x05\x63\x61use\x18\x0c \x01(\x0b\x32\x1d.tandem.common.v1.ReportCause\x12)\n\x04kind\x18\r \x01(\x0e\x32\x1b.tandem.common.v1.AlertKind\x12*\n\x06\x63hoice\x18\x0e \x01(\x0b\x32\x1a.tandem.dispatch.v1.Choice\x12\x14\n\x0coffer_number\x18\x0f \x01(\r\x12/\n\x0breceived_at\x18\x10 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12*\n\x06\x64ue_at\x18\x11 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x35\n\x0c\x63limb_reason\x18\x12 \x01(\x0e\x32\x1f.tandem.dispatch.v1.ClimbReason\x12\x17\n\x0frejected_reason\x18\x13 \x01(\t\x12\x34\n\x0fstood_down_kind\x18\x14 \x01(\x0e\x32\x1b.tandem.common.v1.AlertKind\x12\x33\n\x0b\x63lose_cause\x18\x15 \x01(\x0e\x32\x1e.tandem.dispatch.v1.CloseCause\x12\x12\n\nclose_note\x18\x16 \x01(\t\x12\x37\n\x13nobody_available_at\x18\x17 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65xercise\x18\x1e \x01(\x0e\x32\x1a.tandem.common.v1.ExerciseB\x19\n\x17_report_to_published_ms\"\x83\x01\n\x04Step\x12\x0f\n\x07step_id\x18\x01 \x01(\t\x12&\n\x02\x61t\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x32\n\nassignment\x18\x03 \x01(\x0b\x32\x1e.tandem.dispatch.v1.Assignment\x12\x0e\n\x06number\x18\x04 \x01(\r\"L\n\x10SubscribeRequest\x12\x16\n\x0e\x61\x66ter_sequence\x18\x01 \x01(\x04\x12\x0e\n\x06others\x18\x02 \x01(\x08\x12\x10\n\x08new_only\x18\n \x01(\x08\"|\n\x11SubscribeResponse\x12\x10\n\x08sequence\x18\x01 \x01(\x04\x12&\n\x04step\x18\x02 \x01(\x0b\x32\x18.tandem.dispatch.v1.Step\x12-\n\x05other\x18\x03 \x01(\x0b\x32\x1e.tandem.dispatch.v1.Assignment\"A\n\x12\x41\x63knowledgeRequest\x12\x15\n\rassignment_id\x18\x01 \x01(\t\x12\x14\n\x0coffer_number\x18\x02 \x01(\r\"I\n\x13\x41\x63knowledgeResponse\x12\x32\n\nassignment\x18\x01 \x01(\x0b\x32\x1e.tandem.dispatch.v1.Assignment\"=\n\x0eReceiveRequest\x12\x15\n\rassignment_id\x18\x01 \x01(\t\x12\x14\n\x0coffer_number\x18\x02 \x01(\r\"E\n\x0fReceiveResponse\x12\x32\n\nassignment\x18\x01 \x01(\x0b\x32\x1e.tandem.dispatch.v1.Assignment\"L\n\rRejectRequest\x12\x15\n\rassignment_id\x18\x01 \x01(\t\x12\x14\n\x0coffer_number\x18\x02 \x01(\r\x12\x0e\n\x06reason\x18\x03 \x01(\t\"D\n\x0eRejectResponse\x12\x32\n\nassignment\x18\x01 \x01(\x0b\x32\x1e.tandem.dispatch.v1.Assignment\"\\\n\x0fProgressRequest\x12\x15\n\rassignment_id\x18\x01 \x01(\t\x12\x32\n\x05state\x18\x02 \x01(\x0e\x32#.tandem.dispatch.v1.AssignmentState\"F\n\x10ProgressResponse\x12\x32\n\nassignment\x18\x01 \x01(\x0b\x32\x1e.tandem.dispatch.v1.Assignment\"b\n\x0c\x43loseRequest\x12\x15\n\rassignment_id\x18\x01 \x01(\t\x12-\n\x05\x63\x61use\x18\x02 \x01(\x0e\x32\x1e.tandem.dispatch.v1.CloseCause\x12\x0c\n\x04note\x18\x03 \x01(\t\"C\n\rCloseResponse\x12\x32\n\nassignment\x18\x01 \x01(\x0b\x32\x1e.tandem.dispatch.v1.Assignment\"R\n\x14ListIncidentsRequest\x12\x13\n\x0bincident_id\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\r\x12\x12\n\npage_token\x18\x03 \x01(\t\"a\n\x15ListIncidentsResponse\x12/\n\tincidents\x18\x01 \x03(\x0b\x32\x1c.tandem.dispatch.v1.Incident\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\xc4\x01\n\x08Incident\x12\x13\n\x0bincident_id\x18\x01 \x01(\t\x12\x11\n\torder_ids\x18\x02 \x03(\t\x12-\n\topened_at\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nded_at\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x33\n\x0b\x61ssignments\x18\x05 \x03(\x0b\x32\x1e.tandem.dispatch.v1.Assignment*\xec\x01\n\x0f\x41ssignmentState\x12 \n\x1c\x41SSIGNMENT_STATE_UNSPECIFIED\x10\x00\x12\x0c\n\x08NOTIFIED\x10\x01\x12\x0b\n\x07OFFERED\x10\x02\x12\r\n\tESCALATED\x10\x03\x12\x10\n\x0c\x41\x43KNOWLEDGED\x10\x04\x12\x0e\n\nSTOOD_DOWN\x10\x05\x12\x0e\n\nDISPATCHED\x10\x06\x12\x0c\n\x08\x45N_ROUTE\x10\x07\x12\x0c\n\x08ON_SCENE\x10\x08\x12\x0f\n\x0b\x41PPREHENDED\x10\t\x12\n\n\x06\x43LOSED\x10\n\x12\x14\n\x10NOBODY_AVAILABLE\x10\x0b\x12\x0c\n\x08REJECTED\x10\x0c*i\n\x04Rung\x12\x14\n\x10RUNG_UNSPECIFIED\x10\x00\x12\x08\n\x04UNIT\x10\x01\x12\r\n\tNEXT_UNIT\x10\x02\x12\x0f\n\x0bNEXT_OFFICE\x10\x03\x12\x0e\n\nSUPERVISOR\x10\x04\x12\x11\n\rNATIONAL_DESK\x10\x05*Z\n\x08\x45stimate\x12\x18\n\x14\x45STIMATE_UNSPECIFIED\x10\x00\x12\x10\n\x0cGREAT_CIRCLE\x10\x01\x12\x08\n\x04ROAD\x10\x02\x12\x18\n\x14GREAT_CIRCLE_INSTEAD\x10\x03*\x8f\x01\n\x0b\x43limbReason\x12\x1c\n\x18\x43LIMB_REASON_UNSPECIFIED\x10\x00\x12\x10\n\x0cNOT_RECEIVED\x10\x01\x12\x14\n\x10NOT_ACKNOWLEDGED\x10\x02\x12\x12\n\x0eNOT_DISPATCHED\x10\x03\x12\x0b\n\x07REFUSED\x10\x04\x12\n\n\x06NOBODY\x10\x05\x12\r\n\tUNIT_GONE\x10\x06*\x9d\x01\n\nCloseCause\x12\x1b\n\x17\x43LOSE_CAUSE_UNSPECIFIED\x10\x00\x12\x14\n\x10\x42REACH_CONFIRMED\x10\x01\x12\x12\n\x0e\x46\x41LSE_POSITION\x10\x02\x12\r\n\tEQUIPMENT\x10\x03\x12\x0e\n\nAUTHORISED\x10\x04\x12\x0c\n\x08\x45XERCISE\x10\x05\x12\t\n\x05OTHER\x10\x06\x12\x10\n\x0cNOBODY_FOUND\x10\x07\x32\xbe\x05\n\x0f\x44ispatchService\x12\x64\n\tSubscribe\x12$.tandem.dispatch.v1.SubscribeRequest\x1a%.tandem.dispatch.v1.SubscribeResponse\"\x08\x8a\xb5\x18\x04\x03\x04\x06\t0\x01\x12h\n\x0b\x41\x63knowledge\x12&.tandem.dispatch.v1.AcknowledgeRequest\x1a\'.tandem.dispatch.v1.AcknowledgeResponse\"\x08\x8a\xb5\x18\x04\x03\x04\x06\t\x12[\n\x07Receive\x12\".tandem.dispatch.v1.ReceiveRequest\x1a#.tandem.dispatch.v1.ReceiveResponse\"\x07\x8a\xb5\x18\x03\x03\x04\x06\x12X\n\x06Reject\x12!.tandem.dispatch.v1.RejectRequest\x1a\".tandem.dispatch.v1.RejectResponse\"\x07\x8a\xb5\x18\x03\x03\x04\x06\x12]\n\x08Progress\x12#.tandem.dispatch.v1.ProgressRequest\x1a$.tandem.dispatch.v1.ProgressResponse\"\x06\x8a\xb5\x18\x02\x03\x04\x12U\n\x05\x43lose\x12 .tandem.dispatch.v1.CloseRequest\x1a!.tandem.dispatch.v1.CloseResponse\"\x07\x8a\xb5\x18\x03\x03\x04\x06\x12n\n\rListIncidents\x12(.tandem.dispatch.v1.ListIncidentsRequest\x1a).tandem.dispatch.v1.ListIncidentsResponse\"\x08\x8a\xb5\x18\x04\x03\x04\x06\x07\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -36,9 +37,9 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'tandem.dispatch.v1.dispatch
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_DISPATCHSERVICE'].methods_by_name['Subscribe']._loaded_options = None
-  _globals['_DISPATCHSERVICE'].methods_by_name['Subscribe']._serialized_options = b'\212\265\030\003\003\004\006'
+  _globals['_DISPATCHSERVICE'].methods_by_name['Subscribe']._serialized_options = b'\212\265\030\004\003\004\006\t'
   _globals['_DISPATCHSERVICE'].methods_by_name['Acknowledge']._loaded_options = None
-  _globals['_DISPATCHSERVICE'].methods_by_name['Acknowledge']._serialized_options = b'\212\265\030\003\003\004\006'
+  _globals['_DISPATCHSERVICE'].methods_by_name['Acknowledge']._serialized_options = b'\212\265\030\004\003\004\006\t'
   _globals['_DISPATCHSERVICE'].methods_by_name['Receive']._loaded_options = None
   _globals['_DISPATCHSERVICE'].methods_by_name['Receive']._serialized_options = b'\212\265\030\003\003\004\006'
   _globals['_DISPATCHSERVICE'].methods_by_name['Reject']._loaded_options = None
@@ -49,52 +50,52 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_DISPATCHSERVICE'].methods_by_name['Close']._serialized_options = b'\212\265\030\003\003\004\006'
   _globals['_DISPATCHSERVICE'].methods_by_name['ListIncidents']._loaded_options = None
   _globals['_DISPATCHSERVICE'].methods_by_name['ListIncidents']._serialized_options = b'\212\265\030\004\003\004\006\007'
-  _globals['_ASSIGNMENTSTATE']._serialized_start=2844
-  _globals['_ASSIGNMENTSTATE']._serialized_end=3080
-  _globals['_RUNG']._serialized_start=3082
-  _globals['_RUNG']._serialized_end=3187
-  _globals['_ESTIMATE']._serialized_start=3189
-  _globals['_ESTIMATE']._serialized_end=3279
-  _globals['_CLIMBREASON']._serialized_start=3282
-  _globals['_CLIMBREASON']._serialized_end=3425
-  _globals['_CLOSECAUSE']._serialized_start=3428
-  _globals['_CLOSECAUSE']._serialized_end=3585
-  _globals['_CHOICE']._serialized_start=185
-  _globals['_CHOICE']._serialized_end=450
-  _globals['_ASSIGNMENT']._serialized_start=453
-  _globals['_ASSIGNMENT']._serialized_end=1380
-  _globals['_STEP']._serialized_start=1383
-  _globals['_STEP']._serialized_end=1514
-  _globals['_SUBSCRIBEREQUEST']._serialized_start=1516
-  _globals['_SUBSCRIBEREQUEST']._serialized_end=1574
-  _globals['_SUBSCRIBERESPONSE']._serialized_start=1576
-  _globals['_SUBSCRIBERESPONSE']._serialized_end=1700
-  _globals['_ACKNOWLEDGEREQUEST']._serialized_start=1702
-  _globals['_ACKNOWLEDGEREQUEST']._serialized_end=1767
-  _globals['_ACKNOWLEDGERESPONSE']._serialized_start=1769
-  _globals['_ACKNOWLEDGERESPONSE']._serialized_end=1842
-  _globals['_RECEIVEREQUEST']._serialized_start=1844
-  _globals['_RECEIVEREQUEST']._serialized_end=1905
-  _globals['_RECEIVERESPONSE']._serialized_start=1907
-  _globals['_RECEIVERESPONSE']._serialized_end=1976
-  _globals['_REJECTREQUEST']._serialized_start=1978
-  _globals['_REJECTREQUEST']._serialized_end=2054
-  _globals['_REJECTRESPONSE']._serialized_start=2056
-  _globals['_REJECTRESPONSE']._serialized_end=2124
-  _globals['_PROGRESSREQUEST']._serialized_start=2126
-  _globals['_PROGRESSREQUEST']._serialized_end=2218
-  _globals['_PROGRESSRESPONSE']._serialized_start=2220
-  _globals['_PROGRESSRESPONSE']._serialized_end=2290
-  _globals['_CLOSEREQUEST']._serialized_start=2292
-  _globals['_CLOSEREQUEST']._serialized_end=2390
-  _globals['_CLOSERESPONSE']._serialized_start=2392
-  _globals['_CLOSERESPONSE']._serialized_end=2459
-  _globals['_LISTINCIDENTSREQUEST']._serialized_start=2461
-  _globals['_LISTINCIDENTSREQUEST']._serialized_end=2543
-  _globals['_LISTINCIDENTSRESPONSE']._serialized_start=2545
-  _globals['_LISTINCIDENTSRESPONSE']._serialized_end=2642
-  _globals['_INCIDENT']._serialized_start=2645
-  _globals['_INCIDENT']._serialized_end=2841
-  _globals['_DISPATCHSERVICE']._serialized_start=3588
-  _globals['_DISPATCHSERVICE']._serialized_end=4288
+  _globals['_ASSIGNMENTSTATE']._serialized_start=2941
+  _globals['_ASSIGNMENTSTATE']._serialized_end=3177
+  _globals['_RUNG']._serialized_start=3179
+  _globals['_RUNG']._serialized_end=3284
+  _globals['_ESTIMATE']._serialized_start=3286
+  _globals['_ESTIMATE']._serialized_end=3376
+  _globals['_CLIMBREASON']._serialized_start=3379
+  _globals['_CLIMBREASON']._serialized_end=3522
+  _globals['_CLOSECAUSE']._serialized_start=3525
+  _globals['_CLOSECAUSE']._serialized_end=3682
+  _globals['_CHOICE']._serialized_start=218
+  _globals['_CHOICE']._serialized_end=483
+  _globals['_ASSIGNMENT']._serialized_start=486
+  _globals['_ASSIGNMENT']._serialized_end=1459
+  _globals['_STEP']._serialized_start=1462
+  _globals['_STEP']._serialized_end=1593
+  _globals['_SUBSCRIBEREQUEST']._serialized_start=1595
+  _globals['_SUBSCRIBEREQUEST']._serialized_end=1671
+  _globals['_SUBSCRIBERESPONSE']._serialized_start=1673
+  _globals['_SUBSCRIBERESPONSE']._serialized_end=1797
+  _globals['_ACKNOWLEDGEREQUEST']._serialized_start=1799
+  _globals['_ACKNOWLEDGEREQUEST']._serialized_end=1864
+  _globals['_ACKNOWLEDGERESPONSE']._serialized_start=1866
+  _globals['_ACKNOWLEDGERESPONSE']._serialized_end=1939
+  _globals['_RECEIVEREQUEST']._serialized_start=1941
+  _globals['_RECEIVEREQUEST']._serialized_end=2002
+  _globals['_RECEIVERESPONSE']._serialized_start=2004
+  _globals['_RECEIVERESPONSE']._serialized_end=2073
+  _globals['_REJECTREQUEST']._serialized_start=2075
+  _globals['_REJECTREQUEST']._serialized_end=2151
+  _globals['_REJECTRESPONSE']._serialized_start=2153
+  _globals['_REJECTRESPONSE']._serialized_end=2221
+  _globals['_PROGRESSREQUEST']._serialized_start=2223
+  _globals['_PROGRESSREQUEST']._serialized_end=2315
+  _globals['_PROGRESSRESPONSE']._serialized_start=2317
+  _globals['_PROGRESSRESPONSE']._serialized_end=2387
+  _globals['_CLOSEREQUEST']._serialized_start=2389
+  _globals['_CLOSEREQUEST']._serialized_end=2487
+  _globals['_CLOSERESPONSE']._serialized_start=2489
+  _globals['_CLOSERESPONSE']._serialized_end=2556
+  _globals['_LISTINCIDENTSREQUEST']._serialized_start=2558
+  _globals['_LISTINCIDENTSREQUEST']._serialized_end=2640
+  _globals['_LISTINCIDENTSRESPONSE']._serialized_start=2642
+  _globals['_LISTINCIDENTSRESPONSE']._serialized_end=2739
+  _globals['_INCIDENT']._serialized_start=2742
+  _globals['_INCIDENT']._serialized_end=2938
+  _globals['_DISPATCHSERVICE']._serialized_start=3685
+  _globals['_DISPATCHSERVICE']._serialized_end=4387
 # @@protoc_insertion_point(module_scope)
