@@ -121,7 +121,7 @@ class Watched:
 
 def judge(watched: Watched, now_s: float, now_ms: int) -> Page | None:
     """Brings what is known up to a moment; what is to be told of it, again and again until it is delivered (`delivered`)."""
-    last_whole = max((one.number for one in watched.canaries if one.whole), default=0)
+    last_whole = max((one.number for one in watched.canaries if one.whole), default=-1)
     # What never reached the log, or of which the other leg wasn't told, is made up for by a later one. What did reach it must come.
     watched.canaries = [
         one for one in watched.canaries if one.whole or one.number > last_whole or (one.durable and not one.answered)

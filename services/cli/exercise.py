@@ -59,7 +59,7 @@ class Exercise:
             valid_until=times.to_timestamp(until_ms),
         )
         self.records = await self._clients.exercises.PutExercise(
-            request, timeout=ANSWER_WITHIN_S, metadata=self._run_by
+            request, timeout=ANSWER_WITHIN_S, metadata=self._run_by, wait_for_ready=True
         )
 
     async def end(self) -> None:

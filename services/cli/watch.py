@@ -38,6 +38,7 @@ SLOTS = 6
 """Wearers, who breach in turn: each is stood down long before it is its turn again."""
 VALID_S = 3 * 86_400
 PROLONGED_EVERY_S = 12 * 3_600
+RETRY_S = 5.0
 LOOK_EVERY_S = 1.0
 STATE = "watch.json"
 
@@ -86,7 +87,7 @@ class Watch:
             except grpc.aio.AioRpcError as error:
                 self._refused = f"the registry doesn't make the records: {of_rpc(error).message}"
                 logger().error("canaries_not_prolonged", reason=self._refused)
-                await self._sleep(canary.EVERY_S)
+                await self._sleep(RETRY_S)
                 continue
             self._refused = ""
             self._save()

@@ -144,7 +144,7 @@ class Hub:
                 await desk.wake.wait()
 
     @contextmanager
-    def _desk(self, others: bool, canaries: bool) -> Iterator[_Desk]:
+    def _desk(self, others: bool, canaries: bool = False) -> Iterator[_Desk]:
         desk = _Desk(others, canaries)
         self._desks.add(desk)
         try:

@@ -43,9 +43,11 @@ class Desk:
         self._metadata = rpc.bearer(spiffe_id, SECRET)
 
     @asynccontextmanager
-    async def subscription(self, after_sequence: int = 0, others: bool = False) -> AsyncIterator[Subscription]:
+    async def subscription(
+        self, after_sequence: int = 0, others: bool = False, new_only: bool = False
+    ) -> AsyncIterator[Subscription]:
         """An open stream of steps."""
-        request = dispatch_pb2.SubscribeRequest(after_sequence=after_sequence, others=others)
+        request = dispatch_pb2.SubscribeRequest(after_sequence=after_sequence, others=others, new_only=new_only)
         call = self._stub.Subscribe(request, metadata=self._metadata, timeout=PATIENCE_S)
         try:
             yield Subscription(call)
