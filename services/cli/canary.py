@@ -22,6 +22,8 @@ AGAIN_AFTER_S = 300.0
 """How often an outage is paged again."""
 KEPT_MOST = 100
 """Canaries that are remembered while an outage lasts."""
+TRIED_AFTER_S = 10.0
+"""After this it shows where a canary is stuck."""
 GRACE_S = 10.0
 """What a canary gets at the least after the watch was started, whatever was missing before."""
 
@@ -81,7 +83,7 @@ class Outage:
     since_ms: int
     """When the first missing one was sent, mesh time, milliseconds since 1970 UTC."""
     seen: str
-    """How far that one came."""
+    """How far the newest came that has had its time."""
     pages: int = 0
     """How many were delivered."""
     paged_ms: int = 0
@@ -129,7 +131,7 @@ def judge(watched: Watched, now_s: float, now_ms: int) -> Page | None:
     if watched.outage is None:
         _begin(watched, now_s, now_ms)
     elif watched.outage.over_ms is None:
-        _end(watched, watched.outage, now_ms)
+        _end(watched, watched.outage, now_s, now_ms)
     watched.canaries = [one for one in watched.canaries if not one.over]
     return _due(watched.outage, now_ms)
 
@@ -137,11 +139,13 @@ def judge(watched: Watched, now_s: float, now_ms: int) -> Page | None:
 def _begin(watched: Watched, now_s: float, now_ms: int) -> None:
     missing = next((one for one in watched.canaries if one.is_missing(now_s)), None)
     if missing is not None:
-        watched.outage = Outage(now_ms - round((now_s - missing.sent_s) * 1000), seen(missing))
+        watched.outage = Outage(
+            now_ms - round((now_s - missing.sent_s) * 1000), seen(_telling(watched, missing, now_s))
+        )
         watched.first, watched.awaits_end = missing, missing.whole
 
 
-def _end(watched: Watched, outage: Outage, now_ms: int) -> None:
+def _end(watched: Watched, outage: Outage, now_s: float, now_ms: int) -> None:
     """A later canary that comes as far as the first one should have ends the outage."""
     first = watched.first
     later = [one for one in watched.canaries if first is None or one.number > first.number]
@@ -150,8 +154,14 @@ def _end(watched: Watched, outage: Outage, now_ms: int) -> None:
         watched.outage, watched.first = replace(outage, over_ms=now_ms), None
         watched.canaries = [one for one in later if one.number >= back.number]
     elif first is not None:
-        watched.outage = replace(outage, seen=seen(first))
+        watched.outage = replace(outage, seen=seen(_telling(watched, first, now_s)))
     del watched.canaries[:-KEPT_MOST]
+
+
+def _telling(watched: Watched, first: Canary, now_s: float) -> Canary:
+    """The newest canary that has had its time and isn't whole: how far it came says what is broken now."""
+    tried = [one for one in watched.canaries if not one.whole and now_s - one.sent_s >= TRIED_AFTER_S]
+    return first if watched.awaits_end or not tried else tried[-1]
 
 
 def delivered(watched: Watched, page: Page, now_ms: int) -> None:
@@ -194,8 +204,7 @@ def seen(canary: Canary) -> str:
         parts = [f"{leg} {_state(canary, leg)}" for leg in LEGS]
         return f"the alert; {', '.join(parts)}"
     if not canary.whole:
-        untold = _and(leg for leg in AGENCIES if leg not in canary.told)
-        return f"all legs took it; {untold} wasn't told of the other leg"
+        return f"all legs took it; not told of the other agency's: {_and(leg for leg in AGENCIES if leg not in canary.told)}"
     return f"all legs took it; not stood down: {_and(leg for leg in LEGS if leg not in canary.stood_down)}"
 
 

@@ -38,7 +38,7 @@ class Message:
     since: str
     """When the first missing canary was sent, RFC 3339."""
     last_seen: str
-    """How far it came."""
+    """How far the newest canary came that has had its time."""
     not_answering: tuple[str, ...]
     """Parts of the mesh that don't say that they work."""
 

@@ -109,14 +109,16 @@ async def test_a_stopped_server_wakes_somebody_once_and_so_does_its_return(watch
     )  # each wearer's turn, and the first again: all are stood down in time
     assert watched.pages() == []
     watched.nats.freeze()
-    await watched.until_paged("MISSING")
-    [page] = watched.pages()
-    assert "nats-server" in page["not_answering"] and page["last_seen"].startswith("nothing; ")
-    assert "canaries are missing since" in page["text"]
-    killed = watched.up.kill("watch")
-    await watched.up.wait_until_returned(killed)
-    await asyncio.sleep(3)  # longer than a canary may take: a watch that forgot would page anew
-    watched.nats.thaw()
+    try:
+        await watched.until_paged("MISSING")
+        [page] = watched.pages()
+        assert "nats-server" in page["not_answering"] and page["last_seen"].startswith("nothing; ")
+        assert "canaries are missing since" in page["text"]
+        killed = watched.up.kill("watch")
+        await watched.up.wait_until_returned(killed)
+        await asyncio.sleep(5)  # longer than a canary may take: a watch that forgot would page anew
+    finally:
+        watched.nats.thaw()
     await watched.until_paged("MISSING", "BACK")
     assert {one["outage_id"] for one in watched.pages()} == {page["outage_id"]}
     sent = watched.sent()

@@ -133,7 +133,7 @@ def test_the_page_says_how_far_a_canary_came() -> None:
     one.decided, one.offered, one.taken = True, {"probation", "warning"}, {"probation"}
     assert seen(one) == "the alert; probation took it, police did nothing, warning offered it"
     one.taken, one.told = set(LEGS), {"police"}
-    assert seen(one) == "all legs took it; probation wasn't told of the other leg"
+    assert seen(one) == "all legs took it; not told of the other agency's: probation"
 
 
 def test_an_outage_is_noticed_within_a_minute_whenever_it_begins() -> None:
