@@ -11,7 +11,7 @@ import grpc
 import grpc.aio
 
 from services.cli.calls import call, follow
-from services.cli.exercise import INSIDE_M, Exercise
+from services.cli.exercise import INSIDE_M, OUTSIDE_M, Exercise, lead_ms
 from services.cli.failure import CommandFailed
 from services.cli.mesh import Clients
 from services.cli.parties import DESKS, REVIEWER, UNANSWERED, Party, State
@@ -79,7 +79,8 @@ class _Alerts(Party):
             alert = message.alert
             if alert.order_id == self._order_id() and alert.demand == geometry_pb2.Demand.RESPOND:
                 self._times.note("decided")
-                self._times.note("received", alert.cause.received_wall_us)
+                if alert.HasField("cause"):
+                    self._times.note("received", alert.cause.received_wall_us)
                 self._changed.set()
 
     def _open(self) -> grpc.aio.UnaryStreamCall[geofence_pb2.WatchAlertsRequest, geofence_pb2.WatchAlertsResponse]:
@@ -141,7 +142,7 @@ class Drill:
     def __init__(self, clients: Clients, answers: bool, patience_s: float) -> None:
         exercise_id = f"{wall_us():x}"
         self._exercise = Exercise(clients, exercise_pb2.DRILL, exercise_id, OPERATOR, VALID_S)
-        self._patience_s = patience_s
+        self._clock, self._patience_s = clients.clock, patience_s
         self.times = Times()
         self._alerts = _Alerts(clients, self._order_id, self.times)
         self._desks = [_Desk(clients, leg, self._order_id, self.times, answers) for leg in flow.LEGS]
@@ -173,17 +174,18 @@ class Drill:
             await self._exercise.end()
 
     async def _breach(self) -> None:
-        """Reports the wearer inside until ingest knows the new devices and takes it."""
+        """Reports the wearer outside until ingest knows the new devices, and then inside, once the evaluators know the case."""
         give_up_at = asyncio.get_running_loop().time() + STEP_WITHIN_S
-        while True:
-            self.times.began_us = wall_us()
-            answered = await self._exercise.report({0: INSIDE_M})
-            if answered.durable:
-                self.times.note("durable")
-                return
+        while not (outside := await self._exercise.report({0: OUTSIDE_M})).durable:
             if asyncio.get_running_loop().time() > give_up_at:
-                raise CommandFailed(f"ingest doesn't take the report: {answered.because}")
+                raise CommandFailed(f"ingest doesn't take the report: {outside.because}")
             await asyncio.sleep(_REPORT_AGAIN_S)
+        await asyncio.sleep(self._clock.wall_s(lead_ms()))
+        self.times.began_us = wall_us()
+        inside = await self._exercise.report({0: INSIDE_M})
+        if not inside.durable:
+            raise CommandFailed(f"ingest doesn't take the report: {inside.because}")
+        self.times.note("durable")
 
     async def _reach(self, agencies: str, warning: str) -> None:
         """Waits until each leg has come to a step."""
