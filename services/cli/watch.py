@@ -15,6 +15,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import grpc
 import grpc.aio
 from google.protobuf import json_format
 
@@ -58,13 +59,16 @@ class Watch:
         self._exercise = Exercise(clients, exercise_pb2.CANARY, exercise_id, WATCH, VALID_S)
         self._exercise.records = json_format.ParseDict(kept.get("records", {}), records_pb2.PutExerciseResponse())
         self._sent: int = kept.get("sent", 0)
-        self._last = Canary(self._sent, self._sent % SLOTS, self._now_s())
+        self._slot: int = kept.get("slot", 0)
+        """Of the last canary."""
         outage = Outage(**kept["outage"]) if kept.get("outage") else None
         missing_ms = kept.get("missing_since_ms")
         missing_s = None if missing_ms is None else (clients.clock.now_ms() - missing_ms) / 1000
         self._watched = Watched([] if outage else canary.resumed(missing_s, self._now_s()), outage)
         self._open: dict[str, tuple[str, int]] = {}
         """Leg and slot of each assignment that isn't stood down."""
+        self._seen: dict[str, int] = {}
+        """By leg: the last step that was seen, so that no stand-down is missed where a stream breaks."""
         self._refused = ""
 
     async def run(self) -> None:
@@ -109,21 +113,24 @@ class Watch:
     async def _send_one(self) -> None:
         self._sent += 1
         # A canary that led to nothing may still come, late. The same wearer goes again, or all of them would be inside in the end.
-        after = self._last.slot + (1 if self._last.whole else 0)
+        last = self._watched.canaries[-1] if self._watched.canaries else None
+        after = self._slot + (1 if last is None or last.whole or last.number == 0 else 0)
         busy = {occupied for _, occupied in self._open.values()}
         slot = next(((after + n) % SLOTS for n in range(SLOTS) if (after + n) % SLOTS not in busy), None)
-        self._last = one = Canary(self._sent, after % SLOTS if slot is None else slot, self._now_s())
-        if not self._exercise.records.cases:
-            one.failed = self._refused
-        elif slot is None:
-            one.failed = "no wearer of an earlier canary was stood down"
+        self._slot = after % SLOTS if slot is None else slot
+        one = Canary(self._sent, self._slot, self._now_s())
         self._watched.canaries.append(one)
         self._save()
-        if one.failed:
+        if not self._exercise.records.cases:
+            one.failed = self._refused
             return
-        distances_m = dict.fromkeys(range(SLOTS), OUTSIDE_M) | {one.slot: INSIDE_M}
-        answered = await self._exercise.report(distances_m)
-        one.durable, one.failed = answered
+        # Whoever isn't stood down must be seen outside, or never will be.
+        distances_m = dict.fromkeys(range(SLOTS), OUTSIDE_M)
+        if slot is None:
+            await self._exercise.report(distances_m)
+            one.failed = "no wearer of an earlier canary was stood down"
+        else:
+            one.durable, one.failed = await self._exercise.report(distances_m | {slot: INSIDE_M})
 
     # ── what the chain tells ─────────────────────────────────────────────────────────────────────────────────────────
 
@@ -150,14 +157,23 @@ class Watch:
                 one.decided = True
 
     async def _follow(self, leg: str) -> None:
-        # What waits for an answer comes again by itself, so nothing of before is needed.
-        request = dispatch_pb2.SubscribeRequest(new_only=True, others=leg in canary.AGENCIES)
+        # At the beginning nothing of before is needed: what waits for an answer comes again by itself.
+        after = self._seen.get(leg, 0)
+        request = dispatch_pb2.SubscribeRequest(after_sequence=after, new_only=not after, others=leg in canary.AGENCIES)
         stream = self._clients.dispatch[leg].Subscribe(request, metadata=self._identity)
-        async for message in stream:
-            if message.HasField("other"):
-                self._note_other(leg, message.other)
-            else:
-                await self._note(leg, message.step.assignment)
+        try:
+            async for message in stream:
+                if message.HasField("other"):
+                    self._note_other(leg, message.other)
+                else:
+                    self._seen[leg] = max(self._seen.get(leg, 0), message.sequence)
+                    await self._note(leg, message.step.assignment)
+        except grpc.aio.AioRpcError as error:
+            if error.code() is grpc.StatusCode.INVALID_ARGUMENT:
+                # The leg has lost its database, and what was open there.
+                self._seen.pop(leg, None)
+                self._open = {id_: held for id_, held in self._open.items() if held[0] != leg}
+            raise
 
     def _note_other(self, leg: str, assignment: dispatch_pb2.Assignment) -> None:
         one = self._canary_of(assignment.order_ids)
@@ -249,6 +265,7 @@ class Watch:
             "exercise_id": self._exercise.exercise_id,
             "records": json_format.MessageToDict(self._exercise.records),
             "sent": self._sent,
+            "slot": self._slot,
             "missing_since_ms": missing_ms,
             "outage": asdict(self._watched.outage) if self._watched.outage else None,
         }

@@ -22,7 +22,7 @@ from services.cli.mesh import Clients, Mesh
 from services.cli.parties import DESKS, MOJ_RECORDS, REVIEWER
 from services.cli.watch import SLOTS, WATCH
 from services.common import times
-from tandem.common.v1 import exercise_pb2
+from tandem.common.v1 import exercise_pb2, log_pb2
 from tandem.dispatch.v1 import dispatch_pb2
 from tandem.geofence.v1 import geofence_pb2
 from tandem.registry.v1 import exercise_pb2 as records_pb2
@@ -236,6 +236,23 @@ async def drilled(watched: Watched) -> list[dict[str, Any]]:
         for one in listed.incidents
         if one.assignments[0].exercise == exercise_pb2.DRILL
     ]
+
+
+@pytest.mark.soak
+async def test_wearers_whom_nobody_stands_down_are_paged_and_go_on_reporting(tmp_path: Path) -> None:
+    with watched_mesh(tmp_path, RATE) as running:
+
+        async def clear_after(seconds: int) -> None:
+            async with connected(running) as (_, clients):
+                rules = log_pb2.Rules(rules_id=f"after-{seconds}", clear_after_s=seconds)
+                request = geofence_pb2.PutRulesRequest(rules=rules)
+                await clients.geofence.PutRules(request, metadata=clients.identity(OPERATOR), timeout=5)
+
+        await clear_after(3_600)
+        await running.until_paged("MISSING")
+        assert "stood down" in running.pages()[0]["last_seen"]
+        await clear_after(60)
+        await running.until_paged("MISSING", "BACK")
 
 
 @pytest.mark.soak
