@@ -11,6 +11,7 @@ from services.cli.commands import (
     backtest,
     demo,
     device_token,
+    drill,
     evidence,
     explain,
     export,
@@ -22,6 +23,7 @@ from services.cli.commands import (
     replay,
     send,
     up,
+    watch,
 )
 from services.cli.failure import FAILED, MISUSED, CommandFailed, of_rpc
 
@@ -44,6 +46,8 @@ app.command("device-token")(device_token.device_token)
 app.command()(quarantine.quarantine)
 app.command()(send.send)
 app.command()(load.load)
+app.command()(watch.watch)
+app.command()(drill.drill)
 app.add_typer(ledger.app, name="ledger")
 app.add_typer(evidence.app, name="evidence")
 

@@ -20,6 +20,7 @@ from tandem.dispatch.v1.dispatch_pb2_grpc import DispatchServiceStub
 from tandem.geofence.v1.geofence_pb2_grpc import GeofenceServiceStub
 from tandem.ingest.v1.ingest_pb2_grpc import IngestServiceStub
 from tandem.registry.v1.device_token_pb2_grpc import DeviceTokenServiceStub
+from tandem.registry.v1.exercise_pb2_grpc import ExerciseServiceStub
 from tandem.registry.v1.registry_pb2_grpc import RegistryServiceStub
 
 DEFAULT_FOLDER = Path(".tandem")
@@ -134,6 +135,7 @@ class Clients:
         mesh: Mesh,
         registry: RegistryServiceStub,
         device_tokens: DeviceTokenServiceStub,
+        exercises: ExerciseServiceStub,
         ingest: IngestServiceStub,
         geofence: GeofenceServiceStub,
         dispatch: Mapping[str, DispatchServiceStub],
@@ -142,6 +144,7 @@ class Clients:
         self.clock = mesh.clock
         self.registry = registry
         self.device_tokens = device_tokens
+        self.exercises = exercises
         self.ingest = ingest
         self.geofence = geofence
         """Any evaluator that answers."""
@@ -168,6 +171,7 @@ async def connect(mesh: Mesh) -> AsyncIterator[Clients]:
             mesh,
             RegistryServiceStub(registry),
             DeviceTokenServiceStub(registry),
+            ExerciseServiceStub(registry),
             IngestServiceStub(await channel("ingest")),
             GeofenceServiceStub(await channel(*evaluators)),
             {leg: DispatchServiceStub(await channel(f"dispatch-{leg}")) for leg in flow.LEGS},

@@ -58,6 +58,8 @@ class Incident:
     """When the first leg opened it, mesh time."""
     ended_ms: int | None = None
     answers: list[Answer] = field(default_factory=list)
+    exercise: bool = False
+    """It isn't in earnest."""
 
     @property
     def responds(self) -> bool:
@@ -76,6 +78,7 @@ class Incident:
             "incident_id": self.incident_id,
             "order_ids": sorted(self.order_ids),
             "opened_at": _moment(self.opened_ms, shift_ms),
+            "exercise": self.exercise,
             "legs": [one.to_json(shift_ms) for one in self.answers if one.leg in AGENCIES],
             "warnings": [one.to_json(shift_ms) for one in self.answers if one.leg not in AGENCIES],
         }
@@ -99,6 +102,7 @@ async def read(clients: Clients, order_ids: Collection[str] | None = None, since
             incident.opened_ms = min(incident.opened_ms, times.from_timestamp(told.opened_at))
             if told.HasField("ended_at"):
                 incident.ended_ms = max(incident.ended_ms or 0, times.from_timestamp(told.ended_at))
+            incident.exercise = any(one.exercise for one in own)
             incident.answers += [_answer(leg, one) for one in own]
     return sorted(incidents.values(), key=lambda one: (one.opened_ms, one.incident_id))
 
@@ -150,7 +154,8 @@ def tables(incidents: Iterable[Incident], shift_ms: int = 0) -> Iterator[Table]:
         view = Table(
             "leg", Column("to", overflow="fold"), "state", "offered after", "acknowledged", title_justify="left"
         )
-        view.title = f"{incident.incident_id} of {', '.join(sorted(incident.order_ids))}\n" + (
+        exercise = "EXERCISE: nobody has to go\n" if incident.exercise else ""
+        view.title = f"{exercise}{incident.incident_id} of {', '.join(sorted(incident.order_ids))}\n" + (
             f"opened {_moment(incident.opened_ms, shift_ms)}"
             + (f", ended {_moment(incident.ended_ms, shift_ms)}" if incident.ended_ms is not None else "")
         )

@@ -37,9 +37,9 @@ class DispatchApi(dispatch_pb2_grpc.DispatchServiceServicer):
     async def Subscribe(
         self, request: dispatch_pb2.SubscribeRequest, context: Context
     ) -> AsyncIterator[dispatch_pb2.SubscribeResponse]:
-        """Streams steps to the leg's desk."""
-        self._admit(DESKS[self._leg.name])
-        async for one in self._leg.follow(request.after_sequence, request.others):
+        """Streams steps to the leg's desk, those of canaries to the watch."""
+        self._admit(DESKS[self._leg.name], Role.ROLE_WATCH)
+        async for one in self._leg.follow(request.after_sequence, request.others, request.new_only, _is_watch()):
             if isinstance(one, dispatch_pb2.Assignment):
                 yield dispatch_pb2.SubscribeResponse(other=one)
             else:
@@ -48,10 +48,12 @@ class DispatchApi(dispatch_pb2_grpc.DispatchServiceServicer):
     async def Acknowledge(
         self, request: dispatch_pb2.AcknowledgeRequest, context: Context
     ) -> dispatch_pb2.AcknowledgeResponse:
-        """The desk takes an assignment."""
-        self._admit(DESKS[self._leg.name])
+        """The desk takes an assignment, or the watch a canary."""
+        self._admit(DESKS[self._leg.name], Role.ROLE_WATCH)
         assignment_id = fields.required_id("assignment_id", request.assignment_id)
-        assignment = await self._leg.acknowledge(assignment_id, rpc.caller().spiffe_id, request.offer_number)
+        assignment = await self._leg.acknowledge(
+            assignment_id, rpc.caller().spiffe_id, request.offer_number, canary=_is_watch()
+        )
         return dispatch_pb2.AcknowledgeResponse(assignment=assignment)
 
     async def Receive(self, request: dispatch_pb2.ReceiveRequest, context: Context) -> dispatch_pb2.ReceiveResponse:
@@ -121,6 +123,10 @@ def admit(leg: str, *roles: access_pb2.Role.ValueType) -> None:
     role = rpc.caller().role
     if role not in roles:
         raise PermissionDenied(f"{access_pb2.Role.Name(role)} has no part in the {leg} leg")
+
+
+def _is_watch() -> bool:
+    return rpc.caller().role == Role.ROLE_WATCH
 
 
 def _offer_number(number: int) -> int:

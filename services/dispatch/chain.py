@@ -26,6 +26,7 @@ from services.dispatch.domain.events import (
     LegAbsent,
     LegReturned,
     Flagged,
+    Exercise,
     NobodyAvailable,
     Notified,
     Offered,
@@ -107,6 +108,8 @@ def read(kind: str, body: str) -> Event:
         fields["advice"] = Advice(fields["advice"])
     if "climb" in fields:
         fields["climb"] = Climb(fields["climb"])
+    if "exercise" in fields:
+        fields["exercise"] = Exercise(fields["exercise"])
     return _KINDS[kind](**fields)
 
 

@@ -81,7 +81,12 @@ class Change:
                 self._engage(before.incident.assignments.get(id_), assignment, incident_id)
         if incident.opened_ms is not None:
             self.incidents[incident_id] = IncidentRow(
-                incident_id, self.head.id, incident.opened_ms, incident.ended_ms, list(incident.order_ids)
+                incident_id,
+                self.head.id,
+                incident.opened_ms,
+                incident.ended_ms,
+                list(incident.order_ids),
+                int(incident.exercise),
             )
 
     def _engage(self, before: Assignment | None, after: Assignment, incident_id: str) -> None:

@@ -14,6 +14,7 @@ from services.common.errors import Unavailable
 from services.dispatch import translate
 from services.dispatch.domain.incident import UNANSWERED, State
 from services.dispatch.store import PeerRow, Store
+from tandem.common.v1 import exercise_pb2
 from tandem.dispatch.v1 import dispatch_pb2
 
 REPEAT_S = 5.0
@@ -32,19 +33,27 @@ class Numbered:
 
 
 class _Desk:
-    def __init__(self, others: bool) -> None:
+    def __init__(self, others: bool, canaries: bool) -> None:
         self.others = others
+        self.canaries = canaries
         self.waiting: deque[Numbered | dispatch_pb2.Assignment] = deque()
         self.reads_store = True
         self.wake = asyncio.Event()
 
+    def shows(self, assignment: dispatch_pb2.Assignment) -> bool:
+        return (assignment.exercise == exercise_pb2.CANARY) is self.canaries
+
     def tell(self, steps: Iterable[Numbered | dispatch_pb2.Assignment]) -> None:
         if not self.reads_store:
-            self.waiting.extend(steps)
+            self.waiting.extend(one for one in steps if self.shows(_assignment(one)))
             if len(self.waiting) > WAITING_MAX:
                 self.waiting.clear()
                 self.reads_store = True
         self.wake.set()
+
+
+def _assignment(one: Numbered | dispatch_pb2.Assignment) -> dispatch_pb2.Assignment:
+    return one.step.assignment if isinstance(one, Numbered) else one
 
 
 class Hub:
@@ -91,21 +100,23 @@ class Hub:
             desk.wake.set()
 
     async def follow(
-        self, store: Store, after_sequence: int, others: bool = False
+        self, store: Store, after_sequence: int, others: bool = False, canaries: bool = False
     ) -> AsyncIterator[Numbered | dispatch_pb2.Assignment]:
         """All steps after a sequence, once and in order, and every 5 s what is unanswered; where it is asked for, also what other
-        legs' assignments become. Ends with Unavailable."""
+        legs' assignments become. Either canaries or what isn't one. Ends with Unavailable."""
         position = after_sequence
         sent_s: dict[str, float] = {}
-        with self._desk(others) as desk:
+        with self._desk(others, canaries) as desk:
             while not self._closed:
                 if desk.reads_store:
                     desk.reads_store = False  # before reading: what is committed from now on waits in memory as well
                     while rows := await store.steps_after(position):
                         for row in rows:
                             position = row.sequence
-                            sent_s[row.assignment_id] = time.monotonic()
-                            yield Numbered(row.sequence, translate.stored_step(row))
+                            step = translate.stored_step(row)
+                            if desk.shows(step.assignment):
+                                sent_s[row.assignment_id] = time.monotonic()
+                                yield Numbered(row.sequence, step)
                 while desk.waiting:
                     one = desk.waiting.popleft()
                     if isinstance(one, dispatch_pb2.Assignment):
@@ -117,7 +128,8 @@ class Hub:
                 now_s = time.monotonic()
                 sent_s = {id_: at_s for id_, at_s in sent_s.items() if id_ in self._unanswered}
                 for id_ in [id_ for id_ in self._unanswered if now_s - sent_s.get(id_, -math.inf) >= REPEAT_S]:
-                    if id_ in self._unanswered:  # it may have been answered while another was sent
+                    # It may have been answered while another was sent.
+                    if id_ in self._unanswered and desk.shows(self._unanswered[id_].assignment):
                         sent_s[id_] = now_s
                         yield Numbered(0, self._unanswered[id_])
                 await self._wait(desk)
@@ -132,8 +144,8 @@ class Hub:
                 await desk.wake.wait()
 
     @contextmanager
-    def _desk(self, others: bool) -> Iterator[_Desk]:
-        desk = _Desk(others)
+    def _desk(self, others: bool, canaries: bool = False) -> Iterator[_Desk]:
+        desk = _Desk(others, canaries)
         self._desks.add(desk)
         try:
             yield desk

@@ -17,7 +17,7 @@ from typing import TypeAlias, TypeVar
 from sqlalchemy import Connection
 
 from services.common.clock import MeshClock
-from services.common.errors import FailedPrecondition, InvalidField, NotFound, RetryableError
+from services.common.errors import FailedPrecondition, InvalidField, NotFound, PermissionDenied, RetryableError
 from services.common.telemetry import logger
 from services.dispatch import chain, metrics, store_legs, store_roster, translate
 from services.dispatch.boards import Boards
@@ -57,6 +57,7 @@ from services.dispatch.store import AssignmentRow, Position, StepRow, Store
 from services.dispatch.store_legs import Looked
 from services.dispatch.travel import TravelTimes
 from services.dispatch.watching import Pulse, Watch
+from tandem.common.v1 import exercise_pb2
 from tandem.dispatch.v1 import dispatch_pb2
 
 KNOWN_MAX = 10_000
@@ -160,12 +161,17 @@ class Leg:
         )
 
     async def answer(
-        self, assignment_id: str, say: Callable[[int, Deadlines, Board], Answering]
+        self, assignment_id: str, say: Callable[[int, Deadlines, Board], Answering], canary: bool = False
     ) -> dispatch_pb2.Assignment:
-        """What the desk says of an assignment; saying it again changes nothing. Raises NotFound or FailedPrecondition."""
+        """What the desk says of an assignment, or the watch of a canary; saying it again changes nothing.
+
+        Raises NotFound, FailedPrecondition, or PermissionDenied where it is the other's.
+        """
         row = await self.store.assignment(assignment_id)
         if row is None:
             raise NotFound("no such assignment")
+        if (translate.stored_assignment(row).exercise == exercise_pb2.CANARY) is not canary:
+            raise PermissionDenied("the watch answers canaries, and nobody else does")
         incident_id, now_ms = row.incident_id, self._clock.now_ms()
         known = await self._handle(
             [(incident_id, partial(say, now_ms, self._deadlines))], await self._boards.ahead(_subjects([row]), now_ms)
@@ -173,10 +179,14 @@ class Leg:
         incident, latency_ms = known[incident_id].incident, known[incident_id].latency_ms.get(assignment_id)
         return translate.assignment_message(incident, incident.assignments[assignment_id], latency_ms)
 
-    async def acknowledge(self, assignment_id: str, by: str, offer_number: int = 0) -> dispatch_pb2.Assignment:
+    async def acknowledge(
+        self, assignment_id: str, by: str, offer_number: int = 0, canary: bool = False
+    ) -> dispatch_pb2.Assignment:
         """A person takes an assignment, as `answer`: the offer of that number, or the present one."""
         return await self.answer(
-            assignment_id, lambda now_ms, deadlines, _: Acknowledge(assignment_id, by, now_ms, deadlines, offer_number)
+            assignment_id,
+            lambda now_ms, deadlines, _: Acknowledge(assignment_id, by, now_ms, deadlines, offer_number),
+            canary,
         )
 
     async def flag(
@@ -282,14 +292,17 @@ class Leg:
     # ── questions ────────────────────────────────────────────────────────────────────────────────────────────────────
 
     async def follow(
-        self, after_sequence: int, others: bool = False
+        self, after_sequence: int, others: bool = False, new_only: bool = False, canaries: bool = False
     ) -> AsyncIterator[Numbered | dispatch_pb2.Assignment]:
-        """Steps after a sequence, as Hub.follow. Raises InvalidField for a sequence that this leg never gave."""
+        """Steps after a sequence or from now on, as Hub.follow. Raises InvalidField for a sequence that this leg never gave."""
         if after_sequence > self._head.id:
             await self.catch_up()  # another process of this leg may have given it
         if after_sequence > self._head.id:
             raise InvalidField("after_sequence", f"is beyond this leg's last step, {self._head.id}")
-        async for one in self.hub.follow(self.store, after_sequence, others):
+        if after_sequence and new_only:
+            raise InvalidField("new_only", "doesn't go with after_sequence")
+        after_sequence = self._head.id if new_only else after_sequence
+        async for one in self.hub.follow(self.store, after_sequence, others, canaries):
             yield one
 
     # ── work ─────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -422,6 +435,8 @@ class Leg:
         kinds = {link.id: link.kind for link in change.links}
         for one in change.steps:
             assignment, kind = one.step.assignment, kinds[one.sequence]
+            if assignment.exercise == exercise_pb2.CANARY:
+                continue  # who looks for what happened doesn't look for these
             state = _SAID.get(kind) or State(assignment.state).name.lower()
             metrics.STEPS.labels(self.name, state).inc()
             logger().log(

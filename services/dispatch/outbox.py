@@ -17,6 +17,7 @@ from services.common.bus import Bus
 from services.common.tracing import IncidentTracer
 from services.dispatch import metrics, translate
 from services.dispatch.hub import Numbered
+from tandem.common.v1 import exercise_pb2
 from tandem.dispatch.v1 import dispatch_pb2
 
 WAVE = 256
@@ -106,8 +107,8 @@ class Outbox:
                 self._latency_ms[assignment.assignment_id] = latency_ms
                 metrics.OFFER_MS.labels(leg).observe(latency_ms)
             state = dispatch_pb2.AssignmentState.Name(assignment.state).lower()
-            tracer.step(
-                f"{leg} {state}", incident_id, start_us, now_us, {"assignment_id": assignment.assignment_id, "leg": leg}
-            )
+            if assignment.exercise != exercise_pb2.CANARY:
+                about = {"assignment_id": assignment.assignment_id, "leg": leg}
+                tracer.step(f"{leg} {state}", incident_id, start_us, now_us, about)
             self._published.append(one)
             self._noteworthy.set()

@@ -63,6 +63,9 @@ _incidents = sa.Table(
     sa.Column("opened_ms", sa.BigInteger, nullable=False),
     sa.Column("ended_ms", sa.BigInteger),
     sa.Column("order_ids", sa.JSON, nullable=False),
+    sa.Column("exercise", sa.Integer, nullable=False),
+    # Canaries are most of all incidents, and in no list.
+    sa.Index("incidents_but_canaries", "opened_sequence", sqlite_where=sa.text("exercise <> 2")),
 )
 _peers = sa.Table(
     "peer_assignments",
@@ -131,6 +134,8 @@ class IncidentRow:
     opened_ms: int
     ended_ms: int | None
     order_ids: list[str]
+    exercise: int
+    """Number of the domain's Exercise."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -349,15 +354,14 @@ class Store:
         await self.transaction(put)
 
     async def incidents(self, incident_id: str, limit: int, before: str) -> list[ListedIncident]:
-        """Up to `limit` incidents, newest first: all, or one, or those opened before the one called `before`.
+        """Up to `limit` incidents, newest first: all but canaries, or one, or those opened before the one called `before`.
 
         Raises InvalidField where `before` isn't an incident of this leg.
         """
 
         def listing(connection: sa.Connection) -> sa.Select[*tuple[Any, ...]]:
             query = sa.select(_incidents).order_by(_incidents.c.opened_sequence.desc()).limit(limit)
-            if incident_id:
-                query = query.where(_incidents.c.incident_id == incident_id)
+            query = query.where(_incidents.c.incident_id == incident_id if incident_id else sa.text("exercise <> 2"))
             if before:
                 named = sa.select(_incidents.c.opened_sequence).where(_incidents.c.incident_id == before)
                 last = connection.scalar(named)

@@ -9,7 +9,7 @@ from google.protobuf.message import DecodeError
 from services.common import fields, flow, ids, times
 from services.common.errors import InvalidField
 from services.dispatch.domain.decisions import Alert
-from services.dispatch.domain.events import Cause, Choice, CloseCause, Demand, Flagged, Place, Raced, WarningFlag
+from services.dispatch.domain.events import Cause, Choice, CloseCause, Demand, Exercise, Flagged, Place, Raced, WarningFlag
 from services.dispatch.domain.incident import PROGRESS, Assignment, Incident, State, step_id
 from services.dispatch.store import AssignmentRow, ListedIncident, PeerRow, StepRow
 from tandem.common.v1 import alert_pb2, exercise_pb2, geometry_pb2
@@ -81,6 +81,7 @@ def alert(payload: bytes, leg: str) -> Alert | None:
         legs=tuple(sorted(others)) if leg in AGENCIES and message.demand == geometry_pb2.RESPOND else (),
         wearer_id=_followed(message),
         ring_m=message.ring_m if message.kind in _RINGS else 0.0,
+        exercise=_exercise(message.exercise),
     )
 
 
@@ -89,6 +90,11 @@ def _followed(message: alert_pb2.Alert) -> str:
     if not message.wearer_id or message.exercise == exercise_pb2.CANARY:
         return ""
     return fields.required_id("wearer_id", message.wearer_id)
+
+
+def _exercise(number: int) -> Exercise:
+    """What isn't in earnest stays so, whatever kind of exercise a newer fold names: a desk sees it as a drill."""
+    return Exercise(number) if number in {int(known) for known in Exercise} else Exercise.DRILL
 
 
 def _threat(message: alert_pb2.Alert) -> str:
@@ -205,6 +211,7 @@ def assignment_message(incident: Incident, assignment: Assignment, latency_ms: f
         close_cause=dispatch_pb2.CloseCause.ValueType(assignment.close_cause or 0),
         close_note=assignment.close_note,
         absent_legs=[LEGS[leg] for leg in sorted(assignment.absent_legs)],
+        exercise=exercise_pb2.Exercise.ValueType(incident.exercise),
     )
     for field, ms in (
         (message.offered_at, assignment.offered_ms),

@@ -8,15 +8,16 @@ from typing import Any
 
 import grpc.aio
 
-from services.common import fields, flow, pull, times
+from services.common import fields, flow, pull, rpc, times
 from services.common.bus import Bus
 from services.common.errors import InvalidField, Unavailable
+from services.common.identity import Role
 from services.common.ids import hash_id
 from services.geofence import translate
 from services.geofence.consumer import Evaluator
 from services.geofence.domain.state import CaseState
 from services.geofence.holding import Holding
-from tandem.common.v1 import alert_pb2, log_pb2
+from tandem.common.v1 import alert_pb2, exercise_pb2, log_pb2
 from tandem.geofence.v1 import geofence_pb2, geofence_pb2_grpc
 
 MEASURE_AWAITED_S = 5.0
@@ -42,15 +43,23 @@ class GeofenceApi(geofence_pb2_grpc.GeofenceServiceServicer):
         self, request: geofence_pb2.WatchAlertsRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> AsyncIterator[geofence_pb2.WatchAlertsResponse]:
         after = request.after_stream_sequence
+        if after and request.new_only:
+            raise InvalidField("new_only", "doesn't go with after_stream_sequence")
+        is_watch = rpc.caller().role == Role.ROLE_WATCH
         kept = await self._bus.bounds_of(flow.ALERTS.name)
         if after > kept.last:
             raise InvalidField("after_stream_sequence", f"is beyond the last alert, {kept.last}")
         if after and after + 1 < kept.first:
             # What lies between is gone, and must not be missed without a word; 0 asks for what is left.
             raise InvalidField("after_stream_sequence", f"is before the alerts that are kept, from {kept.first} on")
+        after = kept.last if request.new_only else after
         async for messages in pull.read(self._bus, flow.ALERTS.name, after + 1):
             for message in messages:
                 alert = alert_pb2.Alert.FromString(message.data)
+                if is_watch:
+                    if alert.exercise == exercise_pb2.CANARY:
+                        yield geofence_pb2.WatchAlertsResponse(stream_sequence=message.sequence, alert=alert)
+                    continue
                 yield geofence_pb2.WatchAlertsResponse(
                     stream_sequence=message.sequence, alert=alert, measure=await self._measure(alert)
                 )

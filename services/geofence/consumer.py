@@ -26,7 +26,7 @@ from services.common.tracing import IncidentTracer
 from services.geofence import translate
 from services.geofence.domain import codec, fold
 from services.geofence.domain.alerts import Alert, Output, Parked
-from services.geofence.domain.entries import Entry
+from services.geofence.domain.entries import Entry, Exercise
 from services.geofence.domain.state import State
 from services.geofence.domain.version import VERSION
 from services.geofence.settings import Settings
@@ -229,7 +229,7 @@ class Evaluator:
         ack = await self._bus.publish_until_stored(
             flow.alert_subject(self.partition, alert.alert_id), message, expected_last=0
         )
-        if ack and alert.incident_id:
+        if ack and alert.incident_id and alert.exercise is not Exercise.CANARY:
             self._trace(alert)
         logger().info(
             "alert_published" if ack else "alert_already_published",

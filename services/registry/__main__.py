@@ -17,6 +17,9 @@ from services.registry.device_tokens import DeviceTokens
 from services.registry.disclosure_api import SERVICE_NAME as DISCLOSURE_SERVICE_NAME
 from services.registry.disclosure_api import DisclosureServicer
 from services.registry.disclosures import Disclosures
+from services.registry.exercise_api import SERVICE_NAME as EXERCISE_SERVICE_NAME
+from services.registry.exercise_api import ExerciseServicer
+from services.registry.exercises import Exercises
 from services.registry.handlers import Registry
 from services.registry.ledger import open_signer
 from services.registry.oversight import Oversight
@@ -24,7 +27,7 @@ from services.registry.relay import Relay
 from services.registry.settings import RegistrySettings
 from services.registry.store import MIGRATIONS
 from services.registry.vault import Vault
-from tandem.registry.v1 import device_token_pb2_grpc, disclosure_pb2_grpc, registry_pb2_grpc
+from tandem.registry.v1 import device_token_pb2_grpc, disclosure_pb2_grpc, exercise_pb2_grpc, registry_pb2_grpc
 
 
 async def main(settings: RegistrySettings) -> None:
@@ -44,6 +47,7 @@ async def main(settings: RegistrySettings) -> None:
         custodian = Custodian(registry, premises.clock)
         oversight = Oversight(registry, premises.clock)
         tokens = DeviceTokens(registry, premises.clock)
+        exercises = Exercises(registry, premises.clock)
 
         def add_servicers(server: grpc.aio.Server) -> None:
             records = RegistryServicer(registry, oversight, AREAS[settings.service_area])
@@ -51,8 +55,9 @@ async def main(settings: RegistrySettings) -> None:
             servicer = DisclosureServicer(disclosures, premises.clock)
             disclosure_pb2_grpc.add_DisclosureServiceServicer_to_server(servicer, server)
             device_token_pb2_grpc.add_DeviceTokenServiceServicer_to_server(DeviceTokenServicer(tokens), server)
+            exercise_pb2_grpc.add_ExerciseServiceServicer_to_server(ExerciseServicer(exercises), server)
 
-        names = (SERVICE_NAME, DISCLOSURE_SERVICE_NAME, DEVICE_TOKEN_SERVICE_NAME)
+        names = (SERVICE_NAME, DISCLOSURE_SERVICE_NAME, DEVICE_TOKEN_SERVICE_NAME, EXERCISE_SERVICE_NAME)
         async with rpc.serve(settings, add_servicers, *names) as server:
             await rpc.run_until_stopped(
                 rpc.keep_health(server, bus),

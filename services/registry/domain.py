@@ -142,6 +142,10 @@ class OrderEnd:
     """The court order that covers it, where that is the reason."""
 
 
+EXERCISE_IDS = "exercise."
+"""How ids of records begin that the registry makes up for exercises; no agency's do."""
+
+
 class Exercise(Enum):
     """What a record belongs to that isn't in earnest."""
 

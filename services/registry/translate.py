@@ -19,6 +19,7 @@ from services.common.errors import InvalidField
 from services.registry import translate_places as places
 from services.registry.device_token import DeviceToken
 from services.registry.domain import (
+    EXERCISE_IDS,
     Action,
     Contact,
     Device,
@@ -89,7 +90,7 @@ _OUTCOMES = {
 def parse_wearer(msg: registry_pb2.Wearer) -> Wearer:
     """A wearer. Raises InvalidField."""
     return Wearer(
-        wearer_id=fields.required_id("wearer_id", msg.wearer_id),
+        wearer_id=_own_id("wearer_id", msg.wearer_id),
         national_id=_national_id("national_id", msg.national_id),
         name=_name("name", msg.name),
         birth_date=_birth_date("birth_date", msg.birth_date),
@@ -104,7 +105,7 @@ def parse_wearer(msg: registry_pb2.Wearer) -> Wearer:
 def parse_tag(msg: registry_pb2.Tag) -> Tag:
     """A tag. Raises InvalidField."""
     return Tag(
-        device_id=fields.required_id("device_id", msg.device_id),
+        device_id=_own_id("device_id", msg.device_id),
         wearer_id=fields.required_id("wearer_id", msg.wearer_id),
         source_version=_version(msg.source_version),
         vendor_id=fields.vendor_id("vendor_id", msg.vendor_id),
@@ -114,7 +115,7 @@ def parse_tag(msg: registry_pb2.Tag) -> Tag:
 def parse_protected_person(msg: registry_pb2.ProtectedPerson) -> ProtectedPerson:
     """A protected person. Raises InvalidField."""
     return ProtectedPerson(
-        person_id=fields.required_id("person_id", msg.person_id),
+        person_id=_own_id("person_id", msg.person_id),
         name=_name("name", msg.name),
         source_version=_version(msg.source_version),
         relation=_one_of("relation", msg.relation, RELATIONS),
@@ -125,7 +126,7 @@ def parse_protected_person(msg: registry_pb2.ProtectedPerson) -> ProtectedPerson
 def parse_device(msg: registry_pb2.Device) -> Device:
     """A protective device. Raises InvalidField."""
     return Device(
-        device_id=fields.required_id("device_id", msg.device_id),
+        device_id=_own_id("device_id", msg.device_id),
         person_id=fields.required_id("person_id", msg.person_id),
         source_version=_version(msg.source_version),
         vendor_id=fields.vendor_id("vendor_id", msg.vendor_id),
@@ -134,7 +135,7 @@ def parse_device(msg: registry_pb2.Device) -> Device:
 
 def parse_order(msg: registry_pb2.Order) -> Order:
     """A restraining order. Raises InvalidField."""
-    order_id = fields.required_id("order_id", msg.order_id)
+    order_id = _own_id("order_id", msg.order_id)
     if not msg.HasField("respondent"):
         raise InvalidField("respondent", "is missing")
     respondent = Respondent(
@@ -219,6 +220,12 @@ def parse_device_end(msg: registry_pb2.EndTagRequest | registry_pb2.EndDeviceReq
         fields.moment("removed_at", msg.removed_at, msg.HasField("removed_at")),
         _version(msg.source_version),
     )
+
+
+def _own_id(field: str, value: str) -> str:
+    if value.startswith(EXERCISE_IDS):
+        raise InvalidField(field, f"must not begin with {EXERCISE_IDS}: such records are made up for exercises")
+    return fields.required_id(field, value)
 
 
 def _version(value: int) -> int:

@@ -43,7 +43,7 @@ def test_the_demo_ends_with_both_legs_acknowledged(mesh: RunningMesh) -> None:
     said = json.loads(outcome.stdout)
     assert set(said) == {"match_ms", "incidents"} and said["match_ms"] > 0
     (incident,) = said["incidents"]
-    assert set(incident) == {"incident_id", "order_ids", "opened_at", "legs", "warnings"}
+    assert set(incident) == {"incident_id", "order_ids", "opened_at", "exercise", "legs", "warnings"}
     assert {leg["agency"] for leg in incident["legs"]} == {"probation", "police"}
     fields = {"agency", "destination", "state", "report_to_published_ms", "acknowledged_at"}
     for leg in incident["legs"]:

@@ -11,10 +11,13 @@ import sqlalchemy as sa
 
 from services.common import db
 from services.common.clock import MeshClock
-from services.common.errors import InvalidField
-from services.registry import tables, translate
+from services.common.errors import FailedPrecondition, InvalidField, NotFound
+from services.registry import tables, tables_review, translate
 from services.registry.domain import Exercise, Order, Outcome, Wearer
+from services.registry.exercises import ExerciseRecords, Exercises
 from services.registry.handlers import Registry
+from services.registry.reconcile import Kind
+from services.registry.review import ReviewState
 from services.registry.store import MIGRATIONS
 from services.registry.vault import Vault
 from tandem.common.v1 import exercise_pb2, log_pb2
@@ -95,3 +98,35 @@ def test_an_unknown_kind_is_refused() -> None:
     with pytest.raises(InvalidField) as refused:
         translate.parse_wearer(msg)
     assert refused.value.field == "exercise"
+
+
+async def test_made_up_records_begin_last_longer_and_end(where: Path | str) -> None:
+    clock, until_ms = MeshClock(), MeshClock().now_ms() + 3_600_000
+    async with opened(where) as registry:
+        exercises = Exercises(registry, clock)
+        canary, drill = ExerciseRecords(Exercise.CANARY, "a"), ExerciseRecords(Exercise.DRILL, "a")
+        for records_, wearers in ((canary, 6), (drill, 1)):
+            await exercises.put(records_, wearers, "exercise", until_ms)
+        found = await snapshots(registry)
+        # Each wearer is joined with their own order and no other, though all are made up alike.
+        assert sorted((one.order_id[-1], one.wearer_id[-1]) for one in found) == sorted(
+            [(str(n), str(n)) for n in range(6)] + [("0", "0")]
+        )
+        await exercises.put(canary, 6, "exercise", until_ms + 1)
+        assert {one.valid_until_ms for one in await snapshots(registry)} == {until_ms, until_ms + 1}
+        async with registry.transaction() as stored:
+            # An agency that lists its records isn't told of any of them; of a canary nor that it was joined.
+            assert await stored.reviews.listed(list(Kind)) == []
+            reviews = [one for n in range(6) for one in await stored.reviews.reviews_of_wearer(canary.wearer_id(n))]
+        assert len(reviews) == 6 and all(one.state is not ReviewState.OPEN for one in reviews)
+        async with registry.database.transaction() as connection:
+            events = (await connection.execute(sa.select(tables_review.match_events.c.order_id))).scalars().all()
+        assert set(events) == {drill.order_id(0)}
+        for _ in range(2):
+            await exercises.end(canary)
+        over = [one for one in await snapshots(registry) if one.order_id.startswith("exercise.canary.")]
+        assert len(over) == 6 and all(one.valid_until_ms <= clock.now_ms() for one in over)
+        with pytest.raises(FailedPrecondition):
+            await exercises.put(canary, 6, "exercise", until_ms)
+        with pytest.raises(NotFound):
+            await exercises.end(ExerciseRecords(Exercise.CANARY, "b"))

@@ -44,10 +44,14 @@ class Desk:
 
     @asynccontextmanager
     async def subscription(
-        self, after_sequence: int = 0, others: bool = False, timeout_s: float | None = PATIENCE_S
+        self,
+        after_sequence: int = 0,
+        others: bool = False,
+        timeout_s: float | None = PATIENCE_S,
+        new_only: bool = False,
     ) -> AsyncIterator[Subscription]:
         """An open stream of steps."""
-        request = dispatch_pb2.SubscribeRequest(after_sequence=after_sequence, others=others)
+        request = dispatch_pb2.SubscribeRequest(after_sequence=after_sequence, others=others, new_only=new_only)
         call = self._stub.Subscribe(request, metadata=self._metadata, timeout=timeout_s)
         try:
             yield Subscription(call)

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -44,7 +44,7 @@ def is_alive(pid: int) -> bool:
 class RunningMesh:
     """One `tandem up`."""
 
-    def __init__(self, folder: Path, *arguments: str) -> None:
+    def __init__(self, folder: Path, *arguments: str, settings: Mapping[str, str] | None = None) -> None:
         self.folder = folder
         self._output = folder.with_suffix(".out")
         with self._output.open("ab") as output:
@@ -52,7 +52,7 @@ class RunningMesh:
                 (*TANDEM, "up", "--dir", str(folder), "--base-port", "0", *arguments),
                 stdout=output,
                 stderr=output,
-                env=environment(),
+                env=environment() | dict(settings or {}),
             )
 
     @property

@@ -10,7 +10,7 @@ from services.geofence import translate
 from services.geofence.domain import codec, fold
 from services.geofence.domain.alerts import Alert, Kind, Leg
 from services.geofence.domain.entries import Demand, Entry, Tick
-from tandem.common.v1 import log_pb2
+from tandem.common.v1 import exercise_pb2, log_pb2
 from tests.support.stories import T0_MS, Story
 
 RECORD, NOTIFY, RESPOND = Demand.RECORD, Demand.NOTIFY, Demand.RESPOND
@@ -197,3 +197,16 @@ def test_a_restart_anywhere_changes_nothing(steps: list[tuple[int, int]], split:
         at_s += wait_s
     assert story.outputs == whole.outputs
     assert codec.encode(story.state) == codec.encode(whole.state)
+
+
+def test_what_is_not_in_earnest_is_no_part_of_an_outage() -> None:
+    story = country(9)
+    for n in range(9, 30):
+        person = log_pb2.ProtectedTarget(person_id=f"p{n}", device_ids=[f"phone{n}"])
+        exercise = exercise_pb2.CANARY if n % 2 else exercise_pb2.DRILL
+        story.case(*(0, str(n)), wearer_id=f"w{n}", tag_device_ids=[f"tag{n}"], persons=[person], exercise=exercise)
+    report(story, 1, range(30))
+    story.tick(300)
+    assert outages(story) == []
+    assert len(story.state.watched) == 9
+    assert codec.decode(codec.encode(story.state)).watched == story.state.watched

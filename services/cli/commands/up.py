@@ -6,6 +6,7 @@ import asyncio
 import os
 import secrets
 import signal
+import sys
 import time
 from collections.abc import Mapping
 from contextlib import AsyncExitStack
@@ -24,6 +25,7 @@ from rich.table import Table
 
 from services.cli import mesh, nats_server, programs
 from services.cli.commands import demo as demos
+from services.cli.commands import watch as watches
 from services.cli.failure import FAILED, MISUSED, CommandFailed
 from services.cli.mesh import DEFAULT_FOLDER, Mesh
 from services.cli.supervisor import Program, Supervisor, guardian, supervisor
@@ -40,6 +42,7 @@ HEALTHY_WITHIN_S = 30.0
 POLL_S = 0.1
 LOG_LINES = 5
 NATS = "nats"
+WATCH = "watch"
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,12 +153,27 @@ async def _run(options: Options) -> int:
         save()
         store.on_change = services.on_change = save
         console.print(_table(addresses | programs.other_addresses(base_port), nats_url, monitor_url))
+        say(_watch(running(), options.folder, services))
         code = await demos.play(running(), as_json=False) if options.demo else 0
         if options.exit:
             return code
         console.print("The mesh runs. Ctrl-C stops it.")
         await watched
         raise AssertionError("the watchdog ended")
+
+
+def _watch(running: Mesh, folder: Path, services: Supervisor) -> str:
+    """Starts the watch over the whole chain where somebody would be woken by it; what it did, in a line."""
+    ways = [name for name in (watches.COMMAND, watches.WEBHOOKS) if os.environ.get(name)]
+    if not ways:
+        return (
+            f"No tandem watch: nobody would be woken. Set {watches.COMMAND} or {watches.WEBHOOKS}, or start it by hand."
+        )
+    if running.clock.rate > watches.CLOCK_RATE_MOST:
+        return f"No tandem watch: this mesh runs more than {watches.CLOCK_RATE_MOST} times as fast."
+    command = (sys.executable, "-m", "services.cli", "watch", "--dir", str(folder))
+    services.start(Program(WATCH, command, dict(os.environ), _log(folder, WATCH)))
+    return f"tandem watch pages by {' and '.join(ways)}."
 
 
 def _base_port(asked: int) -> int:

@@ -45,7 +45,8 @@ def first(
     incident: Incident, assignment_id: str, subject_id: str, kind: int, now_ms: int, deadlines: Deadlines, board: Board
 ) -> First:
     """Whom an assignment is offered to that an alert asks for."""
-    if not board.asks_units():
+    if incident.exercise or not board.asks_units():
+        # Whoever is sent to an exercise may be missing where it is in earnest: the desk itself is asked.
         return First(None, now_ms + deadlines.acknowledge_ms, ())
     question = Question(
         *(assignment_id, subject_id, now_ms, SKILLS.get((incident.leg, kind), "")),
@@ -69,7 +70,7 @@ def climbed(
 ) -> Escalated:
     """The next rung; where there is none the same desk again, ever more rarely."""
     id_, present = assignment.assignment_id, assignment.choice
-    if board.asks_units():
+    if board.asks_units() and not incident.exercise:
         above = int(present.rung) if present else 0
         question = Question(
             *(id_, assignment.subject_id, now_ms, SKILLS.get((incident.leg, assignment.kind), "")),

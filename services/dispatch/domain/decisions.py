@@ -21,6 +21,7 @@ from services.dispatch.domain.events import (
     Event,
     LegAbsent,
     LegReturned,
+    Exercise,
     Notified,
     Offered,
     OfferedAgain,
@@ -68,6 +69,7 @@ class Alert:
     wearer_id: str = ""
     ring_m: float = 0.0
     """Radius of the ring, metres; 0 where the alert isn't of a ring."""
+    exercise: Exercise = Exercise.NONE
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,6 +225,7 @@ def _fold(incident: Incident, command: FoldAlert) -> Iterator[Event]:
         legs=alert.legs if wanted else (),
         wearer_id=alert.wearer_id,
         ring_m=alert.ring_m,
+        exercise=alert.exercise,
     )
     yield folded
     incident = evolve(incident, folded)

@@ -19,6 +19,14 @@ class Demand(IntEnum):
     RESPOND = 4
 
 
+class Exercise(IntEnum):
+    """Whether something is in earnest; the numbers are those of tandem.common.v1.Exercise."""
+
+    NONE = 0
+    DRILL = 1
+    CANARY = 2
+
+
 Place: TypeAlias = tuple[int, int]
 """(sequence, ordinal): where an alert stands in the order of the log."""
 BEFORE_ALL: Place = (0, -1)
@@ -145,6 +153,7 @@ class AlertFolded:
     wearer_id: str = ""
     ring_m: float = 0.0
     """Radius of the ring, metres; 0 where the alert isn't of a ring."""
+    exercise: Exercise = Exercise.NONE
 
 
 @dataclass(frozen=True, slots=True)

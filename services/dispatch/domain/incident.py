@@ -34,6 +34,7 @@ from services.dispatch.domain.events import (
     LegReturned,
     Flagged,
     Kept,
+    Exercise,
     NobodyAvailable,
     Notified,
     Offered,
@@ -213,6 +214,8 @@ class Incident:
     """Whom units follow; empty where nobody is followed."""
     rings: Mapping[str, Ring] = field(default_factory=lambda: MappingProxyType({}))
     """By threat."""
+    exercise: Exercise = Exercise.NONE
+    """Whether it is in earnest; an incident is of one wearer, so all its alerts say the same."""
 
     def ring_m(self, assignment_id: str) -> float | None:
         """The least ring that the wearer is in, of those that the destination is about; None where there is none."""
@@ -408,6 +411,7 @@ def _with_alert(incident: Incident, event: AlertFolded) -> Incident:
         awaited=incident.awaited | set(event.legs),
         wearer_id=event.wearer_id or incident.wearer_id,
         rings=_with_ring(incident.rings, event),
+        exercise=event.exercise,
     )
 
 

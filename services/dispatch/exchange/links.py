@@ -121,11 +121,14 @@ class LinkDoor:
         try:
             token = self._links.read(request.match_info["token"], wall_us() // 1_000_000)
             used = await self._store.used(token.nonce)
+            row = await self._leg.store.assignment(token.assignment_id)
         except Refused as refused:
             return _page(refused.answer)
         except RetryableError:
             return _page(_LATER)
-        return _page(used) if used else _page(Answer(200, "Somebody has to go. Do you take it?"), _FORM)
+        exercise = row is not None and translate.stored_assignment(row).exercise
+        asks = "This is an exercise: nobody has to go." if exercise else "Somebody has to go."
+        return _page(used) if used else _page(Answer(200, f"{asks} Do you take it?"), _FORM)
 
     async def _take(self, request: web.Request) -> web.Response:
         try:

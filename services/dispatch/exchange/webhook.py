@@ -13,15 +13,17 @@ from contextlib import asynccontextmanager
 import aiohttp
 from prometheus_client import Counter, Gauge
 
+from services.common import signing
 from services.common.clock import wall_us
 from services.common.telemetry import logger
 from services.dispatch import translate
-from services.dispatch.exchange import message, signing
+from services.dispatch.exchange import message
 from services.dispatch.exchange.links import Links
 from services.dispatch.exchange.receivers import Receiver
 from services.dispatch.exchange.store import DELIVERED, GIVEN_UP, WAITING, Delivery, ExchangeStore
 from services.dispatch.leg import retried
 from services.dispatch.store import Store
+from tandem.common.v1 import exercise_pb2
 
 LOOK_EVERY_S = 0.2
 FIRST_WAIT_S, LAST_WAIT_S = 1.0, 300.0
@@ -78,6 +80,8 @@ class Webhooks:
         deliveries: list[Delivery] = []
         for row in rows:
             step = translate.stored_step(row)
+            if step.assignment.exercise == exercise_pb2.CANARY:
+                continue
             incident_id = step.assignment.incident_id
             id_ = message.delivery_id(self._leg, receiver.name, step)
             link = self._links.url(receiver.name, id_, step) if self._links and receiver.links else ""

@@ -13,7 +13,7 @@ from services.geofence.domain import clearance, demands, outages
 from services.geofence.domain.alerts import Report
 from services.geofence.domain.decisions import Decisions
 from services.geofence.domain.demands import Found
-from services.geofence.domain.entries import Case, Demand, Target
+from services.geofence.domain.entries import Case, Demand, Exercise, Target
 from services.geofence.domain.state import WEARER, CaseState, State
 from services.geofence.domain.track import UNKNOWN_AFTER_MS, Fix
 
@@ -23,7 +23,9 @@ def watch(decisions: Decisions, case_state: CaseState, at_ms: int, cause: Report
     state = decisions.state
     looks = [*_persons(decisions, case_state, at_ms, cause)]
     if case_state.case.tag_device_ids:
-        state.watched.add(case_state.case.case_id)
+        # What isn't in earnest is no part of an outage, nor of the number that one is measured by.
+        if case_state.case.exercise is Exercise.NONE:
+            state.watched.add(case_state.case.case_id)
         looks += _contact(decisions, case_state, at_ms, cause)
         looks += _reach(decisions, case_state, at_ms, cause)
     for key in (*([WEARER] if case_state.silent else []), *case_state.lost):
@@ -137,7 +139,8 @@ def _contact(decisions: Decisions, case_state: CaseState, at_ms: int, cause: Rep
         return
     if case_state.silent is None:
         moment_ms = max(silent_ms, from_ms)
-        if any(tag_id in state.heard_at_ms for tag_id in case_state.case.tag_device_ids):
+        heard_before = any(tag_id in state.heard_at_ms for tag_id in case_state.case.tag_device_ids)
+        if heard_before and case_state.case.exercise is Exercise.NONE:
             outages.note_silence(decisions, case_state.case.case_id, moment_ms)
         case_state.silent = _tell(decisions, case_state, Found.NOT_HEARD, moment_ms, None, cause, since_ms)
     if at_ms < long_ms:

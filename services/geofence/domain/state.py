@@ -172,7 +172,7 @@ class State:
     silences: deque[tuple[int, str]] = field(default_factory=deque)
     """Wearers who fell silent in the last 3 minutes before the newest of these, outside an outage: when, and case."""
     watched: set[str] = field(default_factory=set)
-    """Cases in force whose wearer has a tag; derived from `cases`."""
+    """Cases in force, in earnest, whose wearer has a tag; derived from `cases`."""
     grouped: set[str] = field(default_factory=set)
     """Cases with `CaseState.grouped`; derived from `cases`."""
     cases_of: dict[str, list[str]] = field(default_factory=dict)

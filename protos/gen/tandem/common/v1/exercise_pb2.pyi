@@ -27,7 +27,9 @@ class _ExerciseEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Exercise.Val
     DRILL: _Exercise.ValueType  # 1
     """A drill: people take part, and the desks see it as what it is."""
     CANARY: _Exercise.ValueType  # 2
-    """A canary: a synthetic breach every few seconds that proves the chain alive. Only who asks for canaries sees them."""
+    """A canary: a synthetic breach every few seconds that proves the chain alive. The watch alone sees and answers it: no desk,
+    partner or unit does.
+    """
 
 class Exercise(_Exercise, metaclass=_ExerciseEnumTypeWrapper):
     """What isn't in earnest is marked so from the records to the desks. It joins with nothing real, and counts in no figure."""
@@ -37,5 +39,7 @@ EXERCISE_UNSPECIFIED: Exercise.ValueType  # 0
 DRILL: Exercise.ValueType  # 1
 """A drill: people take part, and the desks see it as what it is."""
 CANARY: Exercise.ValueType  # 2
-"""A canary: a synthetic breach every few seconds that proves the chain alive. Only who asks for canaries sees them."""
+"""A canary: a synthetic breach every few seconds that proves the chain alive. The watch alone sees and answers it: no desk,
+partner or unit does.
+"""
 Global___Exercise: _TypeAlias = Exercise  # noqa: Y015

@@ -78,14 +78,14 @@ class DispatchServiceServicer:
 
     def Subscribe(self, request, context):
         """All steps of this leg after a sequence, then each new one as it happens. An assignment that nobody has acknowledged is
-        offered again under the same id.
+        offered again under the same id. Canaries are shown to the watch, and nothing else is; everybody else sees the rest.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Acknowledge(self, request, context):
-        """Takes charge of an assignment. Doing it again changes nothing.
+        """Takes charge of an assignment. Doing it again changes nothing. The watch answers canaries, and nobody else does.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -120,7 +120,7 @@ class DispatchServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ListIncidents(self, request, context):
-        """Incidents as this leg knows them, with the other legs' steps.
+        """Incidents as this leg knows them, with the other legs' steps. Canaries are left out, but for one that is asked for by its id.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

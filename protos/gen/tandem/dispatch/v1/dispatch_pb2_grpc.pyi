@@ -18,10 +18,10 @@ class DispatchServiceStub:
     def __init__(self, channel: _aio.Channel) -> None: ...
     Subscribe: _aio.UnaryStreamMultiCallable[_dispatch_pb2.SubscribeRequest, _dispatch_pb2.SubscribeResponse]
     """All steps of this leg after a sequence, then each new one as it happens. An assignment that nobody has acknowledged is
-    offered again under the same id.
+    offered again under the same id. Canaries are shown to the watch, and nothing else is; everybody else sees the rest.
     """
     Acknowledge: _aio.UnaryUnaryMultiCallable[_dispatch_pb2.AcknowledgeRequest, _dispatch_pb2.AcknowledgeResponse]
-    """Takes charge of an assignment. Doing it again changes nothing."""
+    """Takes charge of an assignment. Doing it again changes nothing. The watch answers canaries, and nobody else does."""
     Receive: _aio.UnaryUnaryMultiCallable[_dispatch_pb2.ReceiveRequest, _dispatch_pb2.ReceiveResponse]
     """The desk's machine has an offer, and shows it to people. Doing it again changes nothing, nor does it for an offer that went on."""
     Reject: _aio.UnaryUnaryMultiCallable[_dispatch_pb2.RejectRequest, _dispatch_pb2.RejectResponse]
@@ -31,7 +31,7 @@ class DispatchServiceStub:
     Close: _aio.UnaryUnaryMultiCallable[_dispatch_pb2.CloseRequest, _dispatch_pb2.CloseResponse]
     """Says what it was, once it was taken or stood down. Closing it again for the same cause changes nothing."""
     ListIncidents: _aio.UnaryUnaryMultiCallable[_dispatch_pb2.ListIncidentsRequest, _dispatch_pb2.ListIncidentsResponse]
-    """Incidents as this leg knows them, with the other legs' steps."""
+    """Incidents as this leg knows them, with the other legs' steps. Canaries are left out, but for one that is asked for by its id."""
 
 class DispatchServiceServicer(metaclass=_abc_1.ABCMeta):
     """One leg of the response; each leg is a process of its own with its own store. A desk of the other agency is refused."""
@@ -43,7 +43,7 @@ class DispatchServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _aio.ServicerContext[_dispatch_pb2.SubscribeRequest, _abc.AsyncIterator[_dispatch_pb2.SubscribeResponse]],
     ) -> _abc.AsyncIterator[_dispatch_pb2.SubscribeResponse]:
         """All steps of this leg after a sequence, then each new one as it happens. An assignment that nobody has acknowledged is
-        offered again under the same id.
+        offered again under the same id. Canaries are shown to the watch, and nothing else is; everybody else sees the rest.
         """
 
     @_abc_1.abstractmethod
@@ -52,7 +52,7 @@ class DispatchServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _dispatch_pb2.AcknowledgeRequest,
         context: _aio.ServicerContext[_dispatch_pb2.AcknowledgeRequest, _abc.Awaitable[_dispatch_pb2.AcknowledgeResponse]],
     ) -> _abc.Awaitable[_dispatch_pb2.AcknowledgeResponse]:
-        """Takes charge of an assignment. Doing it again changes nothing."""
+        """Takes charge of an assignment. Doing it again changes nothing. The watch answers canaries, and nobody else does."""
 
     @_abc_1.abstractmethod
     def Receive(
@@ -92,6 +92,6 @@ class DispatchServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _dispatch_pb2.ListIncidentsRequest,
         context: _aio.ServicerContext[_dispatch_pb2.ListIncidentsRequest, _abc.Awaitable[_dispatch_pb2.ListIncidentsResponse]],
     ) -> _abc.Awaitable[_dispatch_pb2.ListIncidentsResponse]:
-        """Incidents as this leg knows them, with the other legs' steps."""
+        """Incidents as this leg knows them, with the other legs' steps. Canaries are left out, but for one that is asked for by its id."""
 
 def add_DispatchServiceServicer_to_server(servicer: DispatchServiceServicer, server: _aio.Server) -> None: ...

@@ -134,18 +134,22 @@ class WatchAlertsRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     AFTER_STREAM_SEQUENCE_FIELD_NUMBER: _builtins.int
+    NEW_ONLY_FIELD_NUMBER: _builtins.int
     after_stream_sequence: _builtins.int
     """Only alerts with a greater stream sequence; 0 for all that are kept. Refused where it is beyond the last one, or where alerts
     after it aren't kept any more.
     """
+    new_only: _builtins.bool
+    """From now on: none of the alerts before. Not together with after_stream_sequence."""
     def __init__(
         self,
         *,
         after_stream_sequence: _builtins.int = ...,
+        new_only: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["after_stream_sequence", b"after_stream_sequence"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["after_stream_sequence", b"after_stream_sequence", "new_only", b"new_only"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -168,7 +172,7 @@ class WatchAlertsResponse(_message.Message):
 
     @_builtins.property
     def measure(self) -> _alert_pb2.Measure:
-        """Its figures."""
+        """Its figures; absent for the watch."""
 
     def __init__(
         self,

@@ -65,7 +65,8 @@ class GeofenceServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def WatchAlerts(self, request, context):
-        """Alerts from a sequence on with their figures, then each new one. Distances: not for probation.
+        """Alerts from a sequence on with their figures, then each new one. Distances: not for probation. The watch gets those of canaries
+        alone, without figures.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

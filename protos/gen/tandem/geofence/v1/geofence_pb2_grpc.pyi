@@ -21,7 +21,9 @@ class GeofenceServiceStub:
     it, or the sequence isn't applied yet.
     """
     WatchAlerts: _aio.UnaryStreamMultiCallable[_geofence_pb2.WatchAlertsRequest, _geofence_pb2.WatchAlertsResponse]
-    """Alerts from a sequence on with their figures, then each new one. Distances: not for probation."""
+    """Alerts from a sequence on with their figures, then each new one. Distances: not for probation. The watch gets those of canaries
+    alone, without figures.
+    """
     PutRules: _aio.UnaryUnaryMultiCallable[_geofence_pb2.PutRulesRequest, _geofence_pb2.PutRulesResponse]
     """Enters settings of the decision into the log of each partition."""
 
@@ -44,7 +46,9 @@ class GeofenceServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _geofence_pb2.WatchAlertsRequest,
         context: _aio.ServicerContext[_geofence_pb2.WatchAlertsRequest, _abc.AsyncIterator[_geofence_pb2.WatchAlertsResponse]],
     ) -> _abc.AsyncIterator[_geofence_pb2.WatchAlertsResponse]:
-        """Alerts from a sequence on with their figures, then each new one. Distances: not for probation."""
+        """Alerts from a sequence on with their figures, then each new one. Distances: not for probation. The watch gets those of canaries
+        alone, without figures.
+        """
 
     @_abc_1.abstractmethod
     def PutRules(

@@ -1,4 +1,4 @@
-"""The signature of a webhook: who knows the key can tell that a message is the leg's, unaltered and fresh. Pure."""
+"""The signature of a webhook: who knows the key can tell who sent a message, and that it is unaltered and fresh. Pure."""
 
 from __future__ import annotations
 

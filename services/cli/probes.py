@@ -1,0 +1,53 @@
+"""Whether the parts of a mesh answer, asked directly: for whoever is woken, to know where to look first."""
+
+from __future__ import annotations
+
+import asyncio
+from urllib.parse import urlsplit
+
+import grpc.aio
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from services.cli.mesh import Mesh
+from services.common import rpc
+
+WITHIN_S = 2.0
+NATS = "nats-server"
+
+
+async def not_answering(mesh: Mesh) -> tuple[str, ...]:
+    """Parts that don't say within 2 s that they work."""
+    names = [*mesh.addresses, NATS]
+    answers = await asyncio.gather(
+        *(_serves(address) for address in mesh.addresses.values()), _any_greets(mesh.nats_url.split(","))
+    )
+    return tuple(name for name, answer in zip(names, answers, strict=True) if not answer)
+
+
+async def _serves(address: str) -> bool:
+    async with rpc.channel(address) as channel:
+        check = health_pb2_grpc.HealthStub(channel).Check  # type: ignore[attr-defined]  # the stubs leave it out
+        try:
+            answer = await check(health_pb2.HealthCheckRequest(), timeout=WITHIN_S)
+        except grpc.aio.AioRpcError:
+            return False
+        return bool(answer.status == health_pb2.HealthCheckResponse.SERVING)
+
+
+async def _any_greets(urls: list[str]) -> bool:
+    return any(await asyncio.gather(*map(_greets, urls)))
+
+
+async def _greets(url: str) -> bool:
+    """A server greets whoever connects, before it asks who that is; one that is stopped doesn't."""
+    parts = urlsplit(url)
+    writer = None
+    try:
+        async with asyncio.timeout(WITHIN_S):
+            reader, writer = await asyncio.open_connection(parts.hostname, parts.port)
+            return (await reader.readline()).startswith(b"INFO ")
+    except (OSError, TimeoutError):
+        return False
+    finally:
+        if writer is not None:
+            writer.close()
