@@ -46,6 +46,8 @@ def look(
 ) -> Presence:
     """Looks at the ways of both sides (None: a place) between two moments; `newest` where nothing later is known."""
     rules = state.rules
+    if from_ms > until_ms:
+        return Presence(None, None)  # all of it is from before the last clearing
     tracks = tuple(
         credibility.believed(side, from_ms, None if newest else until_ms, rules.reach_mps) for side in sides if side
     )
