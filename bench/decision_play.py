@@ -92,7 +92,8 @@ def decide(play: Play, reports: list[Report]) -> Decided:
                 sent.add(one.incident_id)
                 reported_m = None if one.distance_mm is None else one.distance_mm / 1000
                 found.dispatches.append(Dispatch(stamp_ms, one.kind.value, reported_m))
-        near = "case" in state.cases and bool(state.cases["case"].near)
+        known = state.cases.get("case")
+        near = known is not None and bool(known.near or known.possible)
         if near and near_ms is None:
             near_ms = stamp_ms
         elif not near and near_ms is not None:

@@ -13,6 +13,14 @@ from services.cli.refold import Report
 from services.common import flow, times
 from tandem.common.v1 import alert_pb2, geometry_pb2
 
+_DOUBTS = {
+    "JUMP": "nothing that this device did lately leads there, and no second position agrees",
+    "VAGUE": "too poor an accuracy to tell whether the wearer is inside",
+    "CLOCK": "all that comes of the device is dated too far off to be used",
+    "FROZEN": "the same to the digit for 10 minutes, from a device whose positions had always differed",
+    "COPIED": "a stretch of positions that are, to the digit, those of an earlier one",
+}
+
 
 def tables(found: Explanation, positions: bool) -> Iterator[RenderableType]:
     """All there is to say; coordinates only where they are asked for."""
@@ -52,7 +60,10 @@ def _decision(found: Explanation) -> Table:
     view.add_row("demands", geometry_pb2.Demand.Name(alert.demand))
     view.add_row("goes to", ", ".join(f"{alert_pb2.Leg.Name(to.leg)} {to.subject_id}" for to in alert.destinations))
     if alert.doubt:
-        view.add_row("doubt", alert_pb2.Doubt.Name(alert.doubt))
+        name = alert_pb2.Doubt.Name(alert.doubt)
+        view.add_row("doubt", f"{name}: {_DOUBTS[name]}")
+    elif alert.kind == alert_pb2.UNKNOWN_NEAR and alert.HasField("cause") and figures.HasField("probability"):
+        view.add_row("doubt", "the positions are good, and so near the ring's edge that the wearer may be inside")
     view.add_row("holds for", _moment(times.from_timestamp(alert.at)))
     view.add_row("decided", _moment(found.decided_ms) + (", late" if alert.late else ""))
     if figures.HasField("distance_m"):

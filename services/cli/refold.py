@@ -89,13 +89,16 @@ class Refold:
 
     @property
     def target(self) -> Target | None:
-        """Who or what was approached. An id may be a person's and a place's; where the police go tells which."""
+        """Who or what was approached. An id may be a person's and a place's; where the police go tells which.
+
+        Of an alert that goes to nobody it is the person.
+        """
         alert = self.stored.alert
         sent = {one.subject_id for one in alert.destinations if one.leg == alert_pb2.POLICE}
-        is_person = alert.target_id in sent
+        kinds = (alert.target_id in sent,) if sent else (True, False)
         for case in (self.case, self.before):
             for target in case.targets if case else ():
-                if (target.target_id, target.is_person) == (alert.target_id, is_person):
+                if target.target_id == alert.target_id and target.is_person in kinds:
                     return target
         return None
 

@@ -5,10 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
-from services.geofence.domain import demands, encounters, probability, rings
-from services.geofence.domain.alerts import Doubt, Kind, Report
+from services.geofence.domain import credibility, demands, encounters, possible, presence, probability, rings
+from services.geofence.domain.alerts import Kind, Report
 from services.geofence.domain.decisions import Decisions
-from services.geofence.domain.demands import Found
 from services.geofence.domain.entries import Demand, Ring, Target
 from services.geofence.domain.state import CaseState, State
 from services.geofence.domain.track import PREDICT_MOST_MM, WINDOW_MS, Fix, Piece, Track
@@ -58,131 +57,80 @@ def look(
 ) -> None:
     """Enters the rings that the wearer is or was within between two moments (None: as far as anything is known).
 
-    Where the newest position is too vague for the ring that demands a response, that is told instead.
+    A ring that demands a response is entered by what is believed of both sides; where more is possible, that is told.
     """
-    _enter(decisions, case_state, tag_id, target, device_id, from_ms, until_ms, cause)
-    if until_ms is None and cause is not None:
-        _tell_vague(decisions, case_state, tag_id, target, device_id, cause)
-
-
-def _enter(
-    decisions: Decisions,
-    case_state: CaseState,
-    tag_id: str,
-    target: Target,
-    device_id: str | None,
-    from_ms: int,
-    until_ms: int | None,
-    cause: Report | None,
-) -> None:
     state, case = decisions.state, case_state.case
     wearer = state.tracks.get(tag_id)
     device = state.tracks.get(device_id) if device_id is not None else None
     if wearer is None or not wearer.fixes or (device_id is not None and (device is None or not device.fixes)):
         return
-    if _out_of_reach(wearer, device, target, case.rings[0].radius_mm, from_ms):
+    # What makes a fix believed that was held makes the way to it known: a response looks back as far.
+    back_ms = from_ms if cause is None else credibility.back_ms((wearer, device), from_ms)
+    if _out_of_reach(wearer, device, target, case.rings[0].radius_mm, back_ms):
+        possible.is_over(decisions, case_state, target, cause if until_ms is None else None)
         return
-    outside = [ring for ring in case.rings if not case_state.ring(target, ring).open]
-    if not outside:
-        return
+    newest = until_ms is None
     if until_ms is None:
         until_ms = max(wearer.fixes[-1].time_ms, device.fixes[-1].time_ms if device else 0)
     until_ms = min(until_ms, case.valid_until_ms - 1)
-    from_ms = max(from_ms, case.valid_from_ms)
+    from_ms, back_ms = max(from_ms, case.valid_from_ms), max(back_ms, case.valid_from_ms)
     if from_ms > until_ms:
         return
-    ways = rings.assumed(wearer, device, from_ms, until_ms)
-    if not rings.may_reach(ways, target.shape, outside[0].radius_mm):
-        return
-    for ring in outside:
+    ways: list[list[Piece]] | None = None
+    for ring in case.rings:
         ring_state = case_state.ring(target, ring)
+        if ring_state.open:
+            continue
+        if ring.action is Demand.RESPOND:
+            seen = presence.look(
+                state, (wearer, device), target, ring, max(back_ms, ring_state.bound_ms), until_ms, newest
+            )
+            if seen.entered:
+                _enter(decisions, case_state, target, ring, seen.entered, cause)
+            elif newest and cause is not None:
+                possible.look(decisions, case_state, target, ring, seen.possible, cause)
+            continue
+        if ways is None:
+            ways = rings.assumed(wearer, device, from_ms, until_ms)
+            if not rings.may_reach(ways, target.shape, ring.radius_mm):
+                ways = []
         for pieces in ways:
-            found = _found(state, wearer, device, pieces, target, ring, ring_state.bound_ms)
-            if found:
-                at_ms, distance_mm, p = found
-                ring_state.enter(at_ms, distance_mm)
-                demand = demands.of_ring(ring.action, entered=True)
-                allowed = encounters.holding(state, case, at_ms) if demand > demands.MUTED else None
-                if allowed:
-                    ring_state.muted, demand = True, demands.MUTED
-                decisions.alert(
-                    case_state,
-                    Kind.RING_ENTERED,
-                    demand,
-                    at_ms,
-                    target=target,
-                    ring=ring,
-                    cause=cause,
-                    distance_mm=distance_mm,
-                    p=p,
-                    encounter=allowed,
-                )
+            first = next(rings.moments_within(pieces, target.shape, ring.radius_mm, ring_state.bound_ms), None)
+            if first:
+                tracks = (wearer,) if device is None else (wearer, device)
+                p = probability.inside(first[1], ring.radius_mm, tuple(one.accuracy_at(first[0]) for one in tracks))
+                _enter(decisions, case_state, target, ring, (*first, p), cause)
                 break
 
 
-def _found(
-    state: State, wearer: Track, device: Track | None, pieces: list[Piece], target: Target, ring: Ring, from_ms: int
-) -> tuple[int, float, float] | None:
-    """When the wearer is found within a ring, at what distance, mm, and with what probability; None where not.
-
-    Whom only a jump leads into the ring that demands a response isn't found until another fix agrees. A position that is too vague
-    by itself counts together with those before it that say the same.
-    """
-    tracks = (wearer,) if device is None else (wearer, device)
-    threshold = state.rules.respond_p_pct / 100 if ring.action is Demand.RESPOND else 0.0
-    nearest: tuple[int, float] | None = None
-    for at_ms, distance_mm in rings.moments_within(pieces, target.shape, ring.radius_mm, from_ms):
-        if threshold and any(track.is_doubtful(at_ms) for track in tracks):
-            continue
-        p = probability.inside(distance_mm, ring.radius_mm, tuple(track.accuracy_at(at_ms) for track in tracks))
-        if p >= threshold:
-            return at_ms, distance_mm, p
-        if at_ms >= wearer.fixes[-1].time_ms and (nearest is None or distance_mm < nearest[1]):
-            nearest = at_ms, distance_mm
-    if nearest is None:
-        return None
-    p = probability.inside(nearest[1], ring.radius_mm, tuple(track.steady_accuracy_mm() for track in tracks))
-    return (*nearest, p) if p >= threshold else None
-
-
-def _tell_vague(
-    decisions: Decisions, case_state: CaseState, tag_id: str, target: Target, device_id: str | None, cause: Report
+def _enter(
+    decisions: Decisions,
+    case_state: CaseState,
+    target: Target,
+    ring: Ring,
+    found: tuple[int, float, float],
+    cause: Report | None,
 ) -> None:
-    """Tells the desks where the wearer may be within the ring that demands a response and no ring has told them, once an hour."""
-    state, case = decisions.state, case_state.case
-    ring = next((ring for ring in case.rings if ring.action is Demand.RESPOND), None)
-    wearer = state.tracks.get(tag_id)
-    device = state.tracks.get(device_id) if device_id is not None else None
-    if ring is None or wearer is None or not wearer.fixes or (device_id is not None and not (device and device.fixes)):
-        return
-    accuracies = [wearer.fixes[-1].accuracy_mm, *([device.fixes[-1].accuracy_mm] if device else [])]
-    vague_mm = sum(accuracies)
-    if vague_mm <= ring.radius_mm or not case.valid_from_ms <= state.now_ms < case.valid_until_ms:
-        return
-    here, there = wearer.fixes[-1], device.fixes[-1] if device else None
-    apart_mm = math.dist(here.point, there.point) if there else target.shape.least(here.point, here.point)
-    if apart_mm - vague_mm > ring.radius_mm or not rings.is_fresh(here.time_ms, state.now_ms):
-        return
-    p = probability.inside(apart_mm, ring.radius_mm, tuple(accuracies))
-    told = any(case_state.ring(target, one).open for one in case.rings if one.action >= Demand.NOTIFY)
-    # Where it is sharp enough to enter the ring if it were nearer, it says that the wearer is outside.
-    sharp = probability.inside(0, ring.radius_mm, tuple(accuracies)) >= state.rules.respond_p_pct / 100
-    if told or sharp or encounters.holding(state, case, here.time_ms):
-        return
-    if state.is_odd_again(Doubt.VAGUE, f"{case.case_id} {target.key}", here.time_ms):
-        return
-    kind, demand = demands.FOUND[Found.VAGUELY_NEAR]
+    """Enters a ring: when, at what distance, mm, and with what probability of being inside."""
+    at_ms, distance_mm, p = found
+    case_state.ring(target, ring).enter(at_ms, distance_mm)
+    demand = demands.of_ring(ring.action, entered=True)
+    allowed = encounters.holding(decisions.state, case_state.case, at_ms) if demand > demands.MUTED else None
+    if allowed:
+        case_state.ring(target, ring).muted, demand = True, demands.MUTED
+    if ring.action is Demand.RESPOND:
+        case_state.possible.pop(target.key, None)
     decisions.alert(
         case_state,
-        kind,
+        Kind.RING_ENTERED,
         demand,
-        here.time_ms,
+        at_ms,
         target=target,
         ring=ring,
         cause=cause,
-        distance_mm=apart_mm,
+        distance_mm=distance_mm,
         p=p,
-        doubt=Doubt.VAGUE,
+        encounter=allowed,
     )
 
 
@@ -234,6 +182,8 @@ def _has_left(state: State, case_state: CaseState, target: Target, ring: Ring) -
             return False
         pieces_known = rings.joined(wearer, device, from_ms, until_ms)
         if not rings.clear_for(pieces_known, target.shape, ring, beyond_mm, from_ms, until_ms):
+            return False
+        if not all(credibility.is_newest_believed(one, rules.reach_mps) for one in (wearer, device) if one):
             return False
     return fresh
 

@@ -12,6 +12,7 @@ import math
 from collections.abc import Iterator
 from typing import NamedTuple
 
+from services.geofence.domain import credibility
 from services.geofence.domain.entries import Case
 from services.geofence.domain.geometry import Vector
 from services.geofence.domain.state import Clearance, State
@@ -40,10 +41,12 @@ def measure(state: State, device_id: str, from_ms: int) -> None:
     """
     fixes = state.tracks[device_id].fixes
     last, before = fixes[-1], fixes[-2] if len(fixes) > 1 else fixes[-1]
+    if not credibility.is_newest_believed(state.tracks[device_id], state.rules.reach_mps):
+        return drop(state, device_id)  # the next one may join two from before
     free_mm, narrowed = math.inf, []
     for case_id in state.cases_of[device_id]:
         case_state = state.cases[case_id]
-        if case_state.episode_id or case_state.unseen:
+        if case_state.episode_id or case_state.unseen or case_state.possible:
             return drop(state, device_id)
         for other in _others(state, case_state.case, device_id, last, from_ms):
             half_mm = other.apart_mm if other.device_id is None else other.apart_mm / 2

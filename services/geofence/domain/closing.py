@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 
-from services.geofence.domain import demands, encounters, rings
+from services.geofence.domain import credibility, demands, encounters, rings
 from services.geofence.domain.alerts import Report
 from services.geofence.domain.decisions import Decisions
 from services.geofence.domain.demands import Found
@@ -40,6 +40,8 @@ def look(decisions: Decisions, case_state: CaseState, device_id: str, cause: Rep
         else:
             continue
         mover = state.tracks[device_id]
+        if not credibility.is_newest_believed(mover, state.rules.reach_mps):
+            continue
         at_ms = mover.fixes[-1].time_ms
         found = [d for d in (_closes(mover, *pair, target, ring, state.rules) for pair in pairs) if d is not None]
         if not found:

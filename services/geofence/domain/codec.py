@@ -12,7 +12,7 @@ from services.geofence.domain.entries import Case, Demand, Encounter, Exercise, 
 from services.geofence.domain.geometry import PERSON, Disc, Polygon, Shape
 from services.geofence.domain.rings import RingState
 from services.geofence.domain.rules import Rules
-from services.geofence.domain.state import WEARER, CaseState, Incident, Outage, State, Warned
+from services.geofence.domain.state import WEARER, CaseState, Incident, Outage, Possible, State, Warned
 from services.geofence.domain.track import Fix, Track
 from services.geofence.domain.version import VERSION
 
@@ -149,6 +149,7 @@ def _case_state(case_state: CaseState) -> dict[str, Any]:
         "silent": case_state.silent,
         "lost": case_state.lost,
         "near": case_state.near,
+        "possible": case_state.possible,
         "unseen": case_state.unseen,
         "warned": case_state.warned,
         "grouped": case_state.grouped,
@@ -193,6 +194,7 @@ def _to_case_state(content: dict[str, Any]) -> CaseState:
         silent=Demand(content["silent"]) if content["silent"] is not None else None,
         lost=content["lost"],
         near={key: Demand(demand) for key, demand in content["near"].items()},
+        possible={key: Possible(*one) for key, one in content["possible"].items()},
         unseen=content["unseen"],
         warned={key: Warned(*one) for key, one in content["warned"].items()},
         grouped=content["grouped"],

@@ -67,8 +67,10 @@ class Found(enum.Enum):
     """A position that nothing could have travelled to since the one before."""
     JUMPED_NEAR = "JUMPED_NEAR"
     """... within the ring that demands a response."""
-    VAGUELY_NEAR = "VAGUELY_NEAR"
-    """A position too vague to tell whether the wearer is within that ring."""
+    MAYBE_INSIDE = "MAYBE_INSIDE"
+    """What is known of the positions allows that the wearer is within that ring, and doesn't make it likely."""
+    MAYBE_INSIDE_KNOWN = "MAYBE_INSIDE_KNOWN"
+    """... and the desks have been told that the wearer is near."""
     UNDATED = "UNDATED"
     """All that a device has sent for a minute is dated so far off that it can't be used."""
     FROZEN = "FROZEN"
@@ -98,7 +100,9 @@ FOUND: dict[Found, tuple[Kind, Demand]] = {
     Found.JUMPED: (Kind.IMPLAUSIBLE, Demand.RECORD),
     # It may be the truth: the desks look before the next position has said so.
     Found.JUMPED_NEAR: (Kind.IMPLAUSIBLE, Demand.NOTIFY),
-    Found.VAGUELY_NEAR: (Kind.UNKNOWN_NEAR, Demand.NOTIFY),
+    # Nobody is sent on what is no more than possible; the desks look. Whoever was told of a wider ring looks already.
+    Found.MAYBE_INSIDE: (Kind.UNKNOWN_NEAR, Demand.NOTIFY),
+    Found.MAYBE_INSIDE_KNOWN: (Kind.UNKNOWN_NEAR, Demand.RECORD),
     # It is heard, so silence doesn't tell of it, and nobody knows where the wearer is.
     Found.UNDATED: (Kind.IMPLAUSIBLE, Demand.NOTIFY),
     # Some receivers pin themselves at a standstill; a track that was there before is no accident.

@@ -10,7 +10,17 @@ import heapq
 from math import dist
 
 from services.common.errors import OutdatedFold
-from services.geofence.domain import approach, clearance, closing, demands, distances, doubts, outages, silence
+from services.geofence.domain import (
+    approach,
+    clearance,
+    closing,
+    demands,
+    distances,
+    doubts,
+    outages,
+    possible,
+    silence,
+)
 from services.geofence.domain.alerts import Output, Report
 from services.geofence.domain.clearance import VAGUE_TIMES
 from services.geofence.domain.decisions import Decisions
@@ -106,6 +116,7 @@ class _Folding:
         case_state.ended = True
         self._take_back(case_state, sorted(case_state.raised), case.valid_until_ms)
         silence.close(self.decisions, case_state, case.valid_until_ms)
+        possible.close(self.decisions, case_state, case.valid_until_ms)
         case_state.awaited_from_ms.clear()
         case_state.wake_ms = 0
         self.state.forget(case)
@@ -194,6 +205,8 @@ class _Folding:
         named = set(case.device_ids) if in_force else set()
         self._take_back(before, sorted(key for key in before.raised if key.split()[1] not in named), now_ms)
         silence.amend(self.decisions, before, case, in_force)
+        kept_keys = heard if in_force else set()
+        possible.close(self.decisions, before, now_ms, {t.key for t in before.case.targets} - kept_keys)
         self.decisions.settle(before)
         state.forget(before.case)
         state.due = [due for due in state.due if due[1] != case.case_id]

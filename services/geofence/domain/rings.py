@@ -91,21 +91,28 @@ def may_reach(ways: list[list[Piece]], shape: Shape, radius_mm: float) -> bool:
 
 
 def moments_within(
-    pieces: Iterable[Piece], shape: Shape, radius_mm: float, from_ms: int
+    pieces: Iterable[Piece], shape: Shape, radius_mm: float, from_ms: int, beyond_mm: float = 0.0
 ) -> Iterator[tuple[int, float]]:
     """Moments from `from_ms` on within the radius, and the distance then, mm: of each stretch the first, the middle and the last.
 
-    Of a straight movement the middle is the nearest.
+    Of a straight movement the middle is the nearest. Of one that doesn't come within the radius, and does within so much more
+    (`beyond_mm`), it is the middle of that.
     """
     for piece in pieces:
         if piece.to_ms < from_ms:
             continue
         part = piece.clipped(from_ms, piece.to_ms)
-        for low, high in shape.within(part.start, part.end, radius_mm):
-            for share in (low, (low + high) / 2, high):
-                at_ms = part.from_ms + round(share * (part.to_ms - part.from_ms))
-                point = part.at(at_ms)
-                yield at_ms, shape.least(point, point)
+        shares = [
+            share
+            for low, high in shape.within(part.start, part.end, radius_mm)
+            for share in (low, (low + high) / 2, high)
+        ]
+        if not shares and beyond_mm:
+            shares = [(low + high) / 2 for low, high in shape.within(part.start, part.end, radius_mm + beyond_mm)]
+        for share in shares:
+            at_ms = part.from_ms + round(share * (part.to_ms - part.from_ms))
+            point = part.at(at_ms)
+            yield at_ms, shape.least(point, point)
 
 
 def account(state: RingState, shape: Shape, radius_mm: float, pieces: Iterable[Piece]) -> None:

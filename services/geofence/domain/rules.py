@@ -31,8 +31,8 @@ class Rules:
     """Whoever is unseen is taken to go on at their last pace, and at this at least: somebody in a hurry on foot."""
 
     respond_p_pct: int = 20
-    """A ring that demands a response is entered where the probability of being inside is at least so many percent. Nobody is sent by
-    the others: any position enters them."""
+    """A ring that demands a response is entered where the probability of being inside is at least so many percent, on its line or
+    just beyond it. Nobody is sent by the others: any position enters them."""
 
     def clear_margin_of(self, radius_mm: int) -> int:
         """Margin of a ring, mm."""

@@ -38,6 +38,15 @@ class Warned(NamedTuple):
     """How many rings were entered then."""
 
 
+class Possible(NamedTuple):
+    """That a wearer may be within the ring that demands a response."""
+
+    last_ms: int
+    """When positions last allowed it, mesh time."""
+    told: bool
+    """Desks were told of it."""
+
+
 @dataclass(slots=True)
 class CaseState:
     """One joint case."""
@@ -58,6 +67,8 @@ class CaseState:
     """Persons whose devices aren't heard, by key, and whether that was told; it isn't where the devices have said why."""
     near: dict[str, Demand] = field(default_factory=dict)
     """Targets that the wearer can have reached unseen, by key, and what was demanded."""
+    possible: dict[str, Possible] = field(default_factory=dict)
+    """Targets of which positions allow that the wearer is within the ring that demands a response, by key."""
     unseen: bool = False
     """Where the wearer is, is unknown."""
     warned: dict[str, Warned] = field(default_factory=dict)

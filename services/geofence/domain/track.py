@@ -28,8 +28,6 @@ PREDICT_MOST_MM = PREDICT_MS * PREDICT_UP_TO_MPS
 
 JUMP_MPS = 100
 """Nothing on the ground is faster: the KTX does 85 m/s."""
-AGREES_MM = 100_000
-"""A jump that leads so near to where another led, beyond what the accuracies explain, says the same."""
 STEADY_MS = 600_000
 """How far back fixes are looked for that say the same."""
 FROZEN_MS = 600_000
@@ -132,27 +130,10 @@ class Track:
         apart_mm = math.dist(before[3:6], fix[3:6]) - JUMP_MPS * (fix[0] - before[0])
         return apart_mm > 0 and apart_mm > before.accuracy_mm + fix.accuracy_mm
 
-    def is_doubtful(self, at_ms: int) -> bool:
-        """Whether only a jump leads to where the device was at a moment, and no other fix says the same.
-
-        The fix behind agrees where it isn't a jump away, and one of the 3 minutes before where it is as near as their accuracies
-        explain: a receiver that goes to and fro says the same each second time.
-        """
-        index = bisect_right(self.fixes, (at_ms, AFTER_ALL_MS)) - 1
-        if index < 0:
-            return False
-        fix = self.fixes[index]
-        following = index + 1 < len(self.fixes)
-        if following and at_ms > fix.time_ms and self.jumps_to(index + 1):
-            return True  # on the line of a jump nobody ever was
-        if not self.jumps_to(index) or (following and not self.jumps_to(index + 1)):
-            return False
-        for other in reversed(self.fixes[: index - 1]):
-            if fix.time_ms - other.time_ms > UNKNOWN_AFTER_MS:
-                break
-            if math.dist(other[3:6], fix[3:6]) <= AGREES_MM + other.accuracy_mm + fix.accuracy_mm:
-                return False
-        return True
+    def is_on_jump(self, at_ms: int) -> bool:
+        """Whether the device was on the line of a jump at a moment, where nobody ever was."""
+        index = bisect_right(self.fixes, (at_ms, AFTER_ALL_MS))
+        return index > 0 and at_ms > self.fixes[index - 1].time_ms and self.jumps_to(index)
 
     def accuracy_at(self, at_ms: int) -> int:
         """Accuracy of where the device was at a moment, mm: between two fixes it goes from the one's to the other's."""

@@ -55,7 +55,10 @@ class _AlertKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_AlertKind.V
     """Nothing newer than 3 minutes is known of where the wearer is, and by now they can have reached the target: at the speed bound
     (RECORD), at their own pace or after half an hour (NOTIFY), after a sign or from near by (RESPOND). With RECORD after any of
     these, the wearer's position is known again. No report says so: it is decided by time, or by where the protected person goes.
-    With doubt VAGUE the report that is its cause says so (NOTIFY), and nothing takes it back.
+    Where a report is its cause, that report allows that the wearer is within the ring that demands a response, and doesn't make it
+    likely: NOTIFY where no ring that demands NOTIFY is entered, once an hour and target, else RECORD. Alert.doubt says why it can't
+    be told better; without one the positions are good and near the ring's edge. With RECORD and no doubt or probability it is over:
+    nothing has allowed it for 3 minutes.
     """
     CONTACT_PREDICTED: _AlertKind.ValueType  # 12
     """Within an outer ring, and going on like this the ring that demands a response is entered before help could come."""
@@ -103,7 +106,10 @@ UNKNOWN_NEAR: AlertKind.ValueType  # 11
 """Nothing newer than 3 minutes is known of where the wearer is, and by now they can have reached the target: at the speed bound
 (RECORD), at their own pace or after half an hour (NOTIFY), after a sign or from near by (RESPOND). With RECORD after any of
 these, the wearer's position is known again. No report says so: it is decided by time, or by where the protected person goes.
-With doubt VAGUE the report that is its cause says so (NOTIFY), and nothing takes it back.
+Where a report is its cause, that report allows that the wearer is within the ring that demands a response, and doesn't make it
+likely: NOTIFY where no ring that demands NOTIFY is entered, once an hour and target, else RECORD. Alert.doubt says why it can't
+be told better; without one the positions are good and near the ring's edge. With RECORD and no doubt or probability it is over:
+nothing has allowed it for 3 minutes.
 """
 CONTACT_PREDICTED: AlertKind.ValueType  # 12
 """Within an outer ring, and going on like this the ring that demands a response is entered before help could come."""
@@ -130,7 +136,9 @@ class _DoubtEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Doubt.ValueType
     DESCRIPTOR: _descriptor.EnumDescriptor
     DOUBT_UNSPECIFIED: _Doubt.ValueType  # 0
     JUMP: _Doubt.ValueType  # 1
-    """Nothing could have travelled there since the position before."""
+    """Nothing could have travelled there since the position before; with UNKNOWN_NEAR, nothing that the device has done lately leads
+    there, and no second position agrees.
+    """
     VAGUE: _Doubt.ValueType  # 2
     """Its accuracy is too poor to tell whether the wearer is within the ring that demands a response."""
     CLOCK: _Doubt.ValueType  # 3
@@ -141,11 +149,13 @@ class _DoubtEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Doubt.ValueType
     """A stretch of different positions that are, to the digit, those of an earlier stretch."""
 
 class Doubt(_Doubt, metaclass=_DoubtEnumTypeWrapper):
-    """Why a position can't be taken as it stands. It counts all the same, except that a jump or a vague position alone sends nobody."""
+    """Why a position can't be taken as it stands. It counts all the same, except that a surprise or a vague position alone sends nobody."""
 
 DOUBT_UNSPECIFIED: Doubt.ValueType  # 0
 JUMP: Doubt.ValueType  # 1
-"""Nothing could have travelled there since the position before."""
+"""Nothing could have travelled there since the position before; with UNKNOWN_NEAR, nothing that the device has done lately leads
+there, and no second position agrees.
+"""
 VAGUE: Doubt.ValueType  # 2
 """Its accuracy is too poor to tell whether the wearer is within the ring that demands a response."""
 CLOCK: Doubt.ValueType  # 3

@@ -1,0 +1,115 @@
+"""Whether a wearer is within a ring that demands a response, by what is believed of both sides, and whether it is possible."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+from services.geofence.domain import credibility, probability, rings
+from services.geofence.domain.alerts import Doubt
+from services.geofence.domain.entries import Ring, Target
+from services.geofence.domain.state import State
+from services.geofence.domain.track import Track
+
+POSSIBLE_P = 0.01
+"""What is less likely isn't told."""
+ALLOWS = 2
+"""Beyond a ring by so many times the accuracies the probability of being inside is below POSSIBLE_P."""
+
+
+class Maybe(NamedTuple):
+    """That the wearer may be within the ring."""
+
+    at_ms: int
+    distance_mm: float
+    p: float
+    doubt: Doubt | None
+    """Why it can't be known better; None where the positions are good and at the edge."""
+
+
+class Presence(NamedTuple):
+    """What a look found."""
+
+    entered: tuple[int, float, float] | None
+    """The first moment at which the wearer is taken to be inside, the distance then, mm, and the probability; None where never."""
+    possible: Maybe | None
+
+
+def look(
+    state: State,
+    sides: tuple[Track, Track | None],
+    target: Target,
+    ring: Ring,
+    from_ms: int,
+    until_ms: int,
+    newest: bool,
+) -> Presence:
+    """Looks at the ways of both sides (None: a place) between two moments; `newest` where nothing later is known."""
+    rules = state.rules
+    if from_ms > until_ms:
+        return Presence(None, None)  # all of it is from before the last clearing
+    tracks = tuple(
+        credibility.believed(side, from_ms, None if newest else until_ms, rules.reach_mps) for side in sides if side
+    )
+    vague_mm = sum(max(fix.accuracy_mm for fix in track.fixes[-credibility.BACK :]) for track in tracks)
+    threshold = rules.respond_p_pct / 100
+    best: Maybe | None = None
+    if _is_out_of_reach(tracks, target, ring.radius_mm + ALLOWS * vague_mm, from_ms, until_ms):
+        return _newest(state, sides, tracks, target, ring, None) if newest else Presence(None, None)
+    for pieces in rings.assumed(tracks[0], tracks[1] if len(tracks) > 1 else None, from_ms, until_ms):
+        for at_ms, distance_mm in rings.moments_within(
+            pieces, target.shape, ring.radius_mm, from_ms, ALLOWS * vague_mm
+        ):
+            if any(track.is_on_jump(at_ms) for track in tracks):
+                continue
+            p = probability.inside(distance_mm, ring.radius_mm, tuple(track.accuracy_at(at_ms) for track in tracks))
+            if p >= threshold:
+                return Presence((at_ms, distance_mm, p), None)
+            if best is None or p > best.p:
+                best = Maybe(at_ms, distance_mm, p, None)
+    if not newest:
+        return Presence(None, None)
+    return _newest(state, sides, tracks, target, ring, best)
+
+
+def _is_out_of_reach(tracks: tuple[Track, ...], target: Target, radius_mm: float, from_ms: int, until_ms: int) -> bool:
+    """A cheap bound that sorts out most looks: wherever both were and would go on to, they were farther apart."""
+    here, there = tracks[0].fixes[-1], tracks[1].fixes[-1] if len(tracks) > 1 else None
+    apart_mm = math.dist(here[3:6], there[3:6]) if there else target.shape.reach_mm(here.point)
+    for track in tracks:
+        apart_mm -= track.path_since_mm(from_ms)
+        if there and (ahead := track.predicted(until_ms)):
+            apart_mm -= math.dist(ahead.start, ahead.end)
+    return apart_mm > radius_mm
+
+
+def _newest(
+    state: State,
+    sides: tuple[Track, Track | None],
+    believed: tuple[Track, ...],
+    target: Target,
+    ring: Ring,
+    best: Maybe | None,
+) -> Presence:
+    """What the newest positions say, also where they aren't believed, and with those before them that say the same."""
+    raw = tuple(side for side in sides if side is not None)
+    here, there = raw[0].fixes[-1], raw[1].fixes[-1] if len(raw) > 1 else None
+    at_ms = max(here.time_ms, there.time_ms if there else 0)
+    accuracies = tuple(one.fixes[-1].accuracy_mm for one in raw)
+    apart_mm = math.dist(here[3:6], there[3:6]) if there else target.shape.least(here.point, here.point)
+    held = any(own.fixes[-1] is not one.fixes[-1] for own, one in zip(believed, raw, strict=True))
+    p = probability.inside(apart_mm, ring.radius_mm, accuracies)
+    if not held and apart_mm <= ring.radius_mm:
+        steady = probability.inside(apart_mm, ring.radius_mm, tuple(one.steady_accuracy_mm() for one in raw))
+        if steady >= state.rules.respond_p_pct / 100:
+            return Presence((here.time_ms, apart_mm, steady), None)
+    # Too vague to enter the ring even from its middle: then its disc says what is possible.
+    vague = probability.inside(0, ring.radius_mm, accuracies) < state.rules.respond_p_pct / 100
+    if (best is None or p > best.p or vague) and (
+        p >= POSSIBLE_P or (vague and apart_mm - sum(accuracies) <= ring.radius_mm)
+    ):
+        doubt = Doubt.VAGUE if vague else Doubt.JUMP if held else None
+        return Presence(None, Maybe(at_ms, apart_mm, p, doubt))
+    if best is not None and best.p >= POSSIBLE_P:
+        return Presence(None, best)
+    return Presence(None, None)

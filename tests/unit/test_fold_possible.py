@@ -1,0 +1,84 @@
+"""What is possible and not likely, told as stories: UNKNOWN_NEAR by a report, and its end."""
+
+from __future__ import annotations
+
+from services.geofence.domain import codec
+from services.geofence.domain.alerts import Alert, Doubt, Kind
+from services.geofence.domain.entries import Demand
+from tandem.common.v1 import geometry_pb2
+from tests.support.stories import T0_MS, Story
+
+ONE_RING = [geometry_pb2.Ring(radius_m=100, action=geometry_pb2.RESPOND)]
+
+
+def begun(**changes: object) -> Story:
+    story = Story()
+    story.case(**changes)  # type: ignore[arg-type]
+    for at_s in (0, 15, 30, 45):
+        story.at(at_s, "phone", 0)
+        story.at(at_s, "tag", 1500)
+    return story
+
+
+def near(story: Story) -> list[Alert]:
+    return story.of(Kind.UNKNOWN_NEAR)
+
+
+def test_a_surprise_at_her_door_is_told_at_once_and_sends_somebody_when_a_second_agrees() -> None:
+    story = begun(rings=ONE_RING)
+    story.at(60, "tag", 40)
+    [told] = near(story)
+    assert (told.demand, told.doubt, told.at_ms) == (Demand.NOTIFY, Doubt.JUMP, T0_MS + 60_000)
+    assert told.distance_mm is not None and told.probability is not None and told.probability > 0.9
+    assert told.incident_opens and told.incident_ends and not story.entered()
+    story.at(75, "tag", 45)
+    assert story.entered() == [100]
+    assert story.state.cases["case-1"].possible == {}
+
+
+def test_one_wild_position_is_over_three_minutes_after_it() -> None:
+    story = begun(rings=ONE_RING)
+    story.at(60, "tag", 40)
+    for at_s in range(75, 400, 15):
+        story.at(at_s, "tag", 1500)
+        story.at(at_s, "phone", 0)
+        story.state = codec.decode(codec.encode(story.state))
+    told, over = near(story)
+    assert (over.demand, over.at_ms) == (Demand.RECORD, T0_MS + 240_000) and over.destinations == told.destinations
+    assert not story.entered()
+
+
+def test_where_a_ring_has_told_the_desks_it_is_for_the_record() -> None:
+    story = begun()
+    for at_s in range(60, 480, 15):
+        story.at(at_s, "phone", 0)
+        story.at(at_s, "tag", max(200, 1500 - 4 * (at_s - 45)))
+    story.at(480, "tag", 180, accuracy_m=60)
+    told = near(story)
+    assert told and {(one.demand, one.destinations) for one in told} == {(Demand.RECORD, ())}
+    assert 100 not in story.entered()
+
+
+def test_a_notice_is_given_once_an_hour_and_the_record_has_the_rest() -> None:
+    story = begun(rings=ONE_RING)
+    for at_s in range(60, 4400, 15):
+        story.at(at_s, "phone", 0)
+        story.at(at_s, "tag", 40 if at_s in (60, 660, 4260) else 1500)
+    assert [one.demand for one in near(story) if one.doubt] == [Demand.NOTIFY, Demand.RECORD, Demand.NOTIFY]
+
+
+def test_her_phones_wild_position_hides_nobody() -> None:
+    story = begun()
+    for at_s in range(60, 300, 15):
+        story.at(at_s, "tag", max(30, 1500 - 10 * (at_s - 45)))
+        if at_s % 60 == 0:
+            story.at(at_s, "phone", 0 if at_s < 240 else 2500)
+    assert 100 in story.entered()
+
+
+def test_it_is_taken_back_when_the_order_is_over() -> None:
+    story = begun(rings=ONE_RING, valid_until_ms=T0_MS + 100_000)
+    story.at(60, "tag", 40)
+    story.tick(120)
+    assert [one.demand for one in near(story)] == [Demand.NOTIFY, Demand.RECORD]
+    assert story.state.cases["case-1"].possible == {}
