@@ -65,7 +65,11 @@ _incidents = sa.Table(
     sa.Column("order_ids", sa.JSON, nullable=False),
     sa.Column("exercise", sa.Integer, nullable=False),
     # Canaries are most of all incidents, and in no list.
-    sa.Index("incidents_but_canaries", "opened_sequence", sqlite_where=sa.text("exercise <> 2")),
+    sa.Index(
+        *("incidents_but_canaries", "opened_sequence"),
+        sqlite_where=sa.text("exercise <> 2"),
+        postgresql_where=sa.text("exercise <> 2"),
+    ),
 )
 _peers = sa.Table(
     "peer_assignments",
