@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from bench.reports import ACCURACY_M, BATCH, device_id, report_id
+from bench.reports import device_id
 from services.common.ids import partition_of
 from tandem.common.v1 import geometry_pb2, log_pb2
 
@@ -79,28 +79,3 @@ class Crowd:
     def partition(self, device: int, partitions: int) -> int:
         """Where a device's reports go."""
         return partition_of(f"wearer-{device // (1 + self.orders)}", partitions)
-
-    def batches(
-        self, turn: int, starts_ms: int, devices: range, partitions: int = 1
-    ) -> Iterator[tuple[int, int, bytes]]:
-        """Moment, partition and entry of each batch of a turn, in which each of these devices reports once, within 15 s.
-
-        A hundred reports that come together go to the partitions that they belong to, as ingest does it.
-        """
-        for first in range(devices.start, devices.stop, BATCH):
-            group = range(first, min(first + BATCH, devices.stop))
-            now_ms = starts_ms + turn * EVERY_MS + (first - devices.start) * EVERY_MS // len(devices)
-            parts: dict[int, log_pb2.PositionBatch] = {}
-            for device in group:
-                batch = parts.setdefault(
-                    self.partition(device, partitions), log_pb2.PositionBatch(received_wall_us=now_ms * 1000)
-                )
-                lat_deg, lon_deg = self.place(device, turn)
-                batch.device_id.append(device_id(device))
-                batch.report_id.append(report_id(turn))
-                batch.fix_time_ms.append(now_ms - 500)
-                batch.lat_e7.append(round(lat_deg * 1e7))
-                batch.lon_e7.append(round(lon_deg * 1e7))
-                batch.accuracy_mm.append(round(ACCURACY_M * 1000))
-            for partition, batch in parts.items():
-                yield now_ms, partition, log_pb2.LogEntry(positions=batch).SerializeToString()

@@ -45,7 +45,6 @@ TRIGGERS = 2_000
 WALKING = CROWD.devices - 2 * TRIGGERS
 STREAMS, WINDOW = 8, 8
 APPLIED_WITHIN_S = 120.0
-TRIGGERS_PER_S = 10
 _ENTERED_AT_ONCE = 256
 _DESK = "spiffe://npa/desk/seoul"
 
@@ -169,11 +168,11 @@ class Chain:
         used = machine.usage(self.pids).since(before)
         return Drained(tally.reports / took_s, time.monotonic() - taken, used, took_s)
 
-    async def due(self, shape: Shape, seconds: float, seed: int) -> Due:
+    async def due(self, shape: Shape, seconds: float, seed: int, triggers_per_s: float) -> Due:
         """Sends a load whose requests are due at independent random moments, with triggers among them."""
         drawn, walkers = random.Random(seed), self.walkers(shape.batch)
         dues_s = openloop.moments_s(drawn, round(seconds * shape.reports_per_s / shape.batch), seconds)
-        with_trigger = set(drawn.sample(range(len(dues_s)), round(seconds * TRIGGERS_PER_S)))
+        with_trigger = set(drawn.sample(range(len(dues_s)), round(seconds * triggers_per_s)))
         starts_at_ms = openloop.starts_at_ms(len(dues_s))
         requests, triggers = [], {}
         for i, due_s in enumerate(dues_s):
@@ -208,7 +207,7 @@ def _request(due_s: float, batch: int, rest: bytes, positions: Sequence[ingest_p
 
 @asynccontextmanager
 async def running(folder: Path, replicas: int) -> AsyncIterator[Chain]:
-    """A chain that has all cases, and has heard every phone."""
+    """A chain that has all cases, and has heard everybody who walks."""
     async with AsyncExitStack() as stack:
         nats, bus = await stack.enter_async_context(door.running_nats(folder))
         one = await stack.enter_async_context(door.running(folder, nats, bus))
@@ -260,13 +259,13 @@ async def _enter(bus: Bus) -> None:
 
 
 async def _hear(one: Chain) -> None:
-    """The phones of those whose wearers haven't reported yet say where they are."""
-    phones = range(WALKING + 1, CROWD.devices, 2)
-    fix_time = times.to_timestamp(time.time_ns() // 1_000_000 - 1000)
+    """Everybody has reported before anything is measured, but for the wearers who are to trigger an incident."""
+    devices = [device for device in range(CROWD.devices) if device < WALKING or device % 2]
     requests = []
-    for first in range(0, len(phones), BATCH):
+    for first in range(0, len(devices), BATCH):
+        fix_time = times.to_timestamp(time.time_ns() // 1_000_000 - 1000)
         positions = []
-        for device in phones[first : first + BATCH]:
+        for device in devices[first : first + BATCH]:
             lat_deg, lon_deg = CROWD.place(device, 0)
             positions.append(
                 ingest_pb2.Position(

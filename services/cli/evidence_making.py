@@ -19,8 +19,8 @@ from services.common import flow, ids, streams
 from services.common.bus import Bus
 from services.common.errors import InvalidField, NotFound, PermanentError, RetryableError
 from services.common.streams import Premises
-from services.dispatch import evidence
-from services.dispatch.evidence import Evidence
+from services.dispatch import evidence_gathering
+from services.dispatch.evidence import Evidence, joined
 from services.dispatch.evidence_keeper import EvidenceFiles
 from services.dispatch.settings import for_leg
 from services.registry.translate_ledger import parse_disclosure
@@ -97,16 +97,16 @@ async def _chain(folder: Path, leg: str, incident_id: str) -> Chain | None:
 async def _found(bus: Bus, premises: Premises, alert_ids: list[str], leg: str, kept: list[Evidence]) -> Evidence:
     """The evidence whose entries give the stored alerts again: of the 2 h before, as it was kept, or from the log's start."""
     candidates = []
-    for back_ms in (evidence.LOOK_BACK_MS, None):
+    for back_ms in (evidence_gathering.LOOK_BACK_MS, None):
         try:
-            found = await evidence.gather(bus, premises, alert_ids, leg, back_ms)
+            found = await evidence_gathering.gather(bus, premises, alert_ids, leg, back_ms)
         except NotFound:
             continue  # the alerts have aged out
         if found.whole and _comes_again(found, premises):
             return found
         candidates.append(found)
     if kept:
-        candidates.insert(0, evidence.joined(kept))
+        candidates.insert(0, joined(kept))
     if not candidates:
         raise NotFound("neither the streams nor the leg hold what the incident rests on any more")
     return next((one for one in candidates if _comes_again(one, premises)), candidates[0])

@@ -81,7 +81,7 @@ class Head:
 def write(head: Head, incident_id: str, event: Event) -> Link:
     """The event as the next link after `head`."""
     kind = type(event).__name__
-    body = json.dumps(dataclasses.asdict(event), sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    body = json.dumps(event, default=_fields, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
     return Link(head.id + 1, incident_id, kind, body, _hash(head.hash, head.id + 1, incident_id, kind, body))
 
 
@@ -120,6 +120,11 @@ def first_broken(head: Head, links: Iterable[Link]) -> tuple[Head, int | None]:
             return head, link.id
         head = Head(link.id, link.hash)
     return head, None
+
+
+def _fields(one: Any) -> dict[str, Any]:
+    """Of a dataclass. Not asdict, which copies every value that it finds and took a sixth of a transaction."""
+    return {field.name: getattr(one, field.name) for field in dataclasses.fields(one)}
 
 
 def _hash(previous: str, *content: str | int) -> str:

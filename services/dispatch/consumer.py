@@ -16,23 +16,53 @@ from services.common.errors import InvalidField
 from services.common.pull import Delivered
 from services.common.telemetry import logger
 from services.dispatch import metrics, translate
+from services.dispatch.domain.decisions import concerns
 from services.dispatch.leg import Leg, retried
 from services.dispatch.store import PeerRow, Position
 
-PEERS_EVERY_S = 0.05
+PEERS_EVERY_S = 0.2
 """How long the other legs' steps wait for one another, to be kept in one transaction; the leg itself waits for none."""
+PASSED_EVERY_S = 5.0
+"""How long it is only remembered that alerts for others were passed over."""
 T = TypeVar("T")
 
 
 async def consume_alerts(bus: Bus, leg: Leg, log_id: str) -> None:
     """Folds the alerts of ALERTS, all that have arrived in one transaction, for ever."""
     stream = flow.ALERTS.name
-    async for messages in pull.read(bus, stream, await _next(bus, leg, stream, log_id)):
-        parsed, malformed = _parse(messages, lambda message: translate.alert(message.data, leg.name))
-        await _park(bus, flow.alerts_reader(leg.name), malformed)
-        alerts = [alert for alert in parsed if alert is not None]
-        await retried(partial(leg.fold, alerts, Position(stream, log_id, messages[-1].sequence)))
-        metrics.ALERTS_BEHIND.labels(leg.name).set(messages[-1].pending)
+    passed = _Passed(leg)
+    first = await _next(bus, leg, stream, log_id)
+    async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(passed.keep())
+        async for messages in pull.read(bus, stream, first):
+            parsed, malformed = _parse(messages, lambda message: translate.alert(message.data, leg.name))
+            await _park(bus, flow.alerts_reader(leg.name), malformed)
+            alerts = [alert for alert in parsed if alert is not None and concerns(leg.name, alert)]
+            position = Position(stream, log_id, messages[-1].sequence)
+            if alerts:
+                passed.position = None  # this one is behind it
+                await retried(partial(leg.fold, alerts, position))
+            else:
+                passed.position = position
+            metrics.ALERTS_BEHIND.labels(leg.name).set(messages[-1].pending)
+
+
+class _Passed:
+    """How far alerts were passed over that concern other legs: an alert that is behind them doesn't wait for a transaction that
+    only says so. What isn't kept is passed over again."""
+
+    def __init__(self, leg: Leg) -> None:
+        self._leg = leg
+        self.position: Position | None = None
+        """Not in the database yet."""
+
+    async def keep(self) -> None:
+        """Keeps it every 5 s, for ever."""
+        while True:
+            await asyncio.sleep(PASSED_EVERY_S)
+            position, self.position = self.position, None
+            if position:
+                await retried(partial(self._leg.fold, (), position))
 
 
 async def consume_peers(bus: Bus, leg: Leg, log_id: str) -> None:

@@ -1,7 +1,7 @@
 """The worker beside a leg that copies what an incident rests on, when it opens and when it closes: the log forgets after days.
 
-It reads what the leg has committed and writes files of its own, so an offer never waits for it. What fails is an alarm, and is
-tried again.
+It reads what the leg has committed and writes files of its own, so an offer never waits for it. All copies that are due are made in
+one pass through the streams, which takes a small share of the time. What fails is an alarm, and is tried again.
 """
 
 from __future__ import annotations
@@ -9,29 +9,34 @@ from __future__ import annotations
 import asyncio
 import gzip
 import os
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import TypeAlias
 
 from prometheus_client import Counter
 
 from services.common.bus import Bus
-from services.common.errors import TandemError
+from services.common.errors import NotFound, RetryableError, TandemError
 from services.common.streams import Premises
 from services.common.telemetry import logger
-from services.dispatch import evidence
+from services.dispatch import evidence, store_evidence
 from services.dispatch.domain.events import AlertFolded
 from services.dispatch.evidence import Evidence
+from services.dispatch.evidence_gathering import Gathering
 from services.dispatch.leg import retried
-from services.dispatch.store import ListedIncident, Store
+from services.dispatch.store import Store
 
 LOOK_EVERY_S = 2.0
 SETTLES_S = 5.0
 """Figures and what is parked come behind the alerts: so long they are waited for, wall time."""
 RETRY_FIRST_S, RETRY_LAST_S = 5.0, 300.0
+REST = 19.0
+"""Seconds of rest for each second of a pass: two hours of a country's log take seconds, and the leg is here to offer."""
+AT_ONCE = 200
+"""Copies that are made in one pass: what it has found is in memory until its end."""
 OPENED, CLOSED = "opened", "closed"
-_PAGE = 100
 
 _KEPT = Counter("tandem_evidence_kept", "Copies of what an incident rests on, by moment", ("moment",))
 _FAILED = Counter("tandem_evidence_failed", "Tries to copy what an incident rests on that failed")
@@ -72,6 +77,10 @@ class EvidenceFiles:
         return self._folder / f"{incident_id}.{moment}.jsonl.gz"
 
 
+_Key: TypeAlias = tuple[str, str]
+"""Incident and moment."""
+
+
 @dataclass(slots=True)
 class _Due:
     """A copy that is still to be made."""
@@ -80,6 +89,8 @@ class _Due:
     """When it is tried, by the loop's clock."""
     wait_s: float = RETRY_FIRST_S
     """How long after a try that fails."""
+    alone: bool = False
+    """It failed together with others, one of which may be the reason."""
 
 
 class EvidenceKeeper:
@@ -89,8 +100,9 @@ class EvidenceKeeper:
         self._leg, self._store, self._bus, self._premises, self._files = leg, store, bus, premises, files
         self._open: set[str] = set()
         """Incidents whose end isn't kept yet."""
-        self._seen: set[str] = set()
-        self._due: dict[tuple[str, str], _Due] = {}
+        self._seen = 0
+        """How far it has come in the order in which incidents opened."""
+        self._due: dict[_Key, _Due] = {}
         """By incident and moment."""
 
     async def run(self) -> None:
@@ -98,52 +110,70 @@ class EvidenceKeeper:
         while True:
             await retried(self._look)
             now_s = asyncio.get_running_loop().time()
-            for (incident_id, moment), due in list(self._due.items()):
-                if due.at_s <= now_s:
-                    await self._keep(incident_id, moment, due)
+            due = [key for key, one in self._due.items() if one.at_s <= now_s]
+            together = [key for key in due if not self._due[key].alone]
+            for first in range(0, len(together), AT_ONCE):
+                await self._keep(together[first : first + AT_ONCE])
+            for key in due:
+                if key not in together:
+                    await self._keep([key])
             await asyncio.sleep(LOOK_EVERY_S)
 
     async def _look(self) -> None:
         """Notes which incidents have opened, and which of the open ones have ended."""
-        before = ""
-        while page := await self._store.incidents("", _PAGE, before):
-            known = {one.row.incident_id for one in page} & self._seen
-            self._note(page)
-            before = page[-1].row.incident_id
-            if known:
-                break
-        for incident_id in sorted(self._open):
-            self._note(await self._store.incidents(incident_id, 1, ""))
-
-    def _note(self, listed: Iterable[ListedIncident]) -> None:
-        for one in listed:
-            incident_id = one.row.incident_id
-            if incident_id not in self._seen:
-                self._seen.add(incident_id)
+        while opened := await self._store.transaction(partial(store_evidence.opened_after, opened_sequence=self._seen)):
+            for self._seen, incident_id in opened:
                 if not self._files.has(incident_id, CLOSED):
                     self._open.add(incident_id)
                     if not self._files.has(incident_id, OPENED):
                         self._await(incident_id, OPENED)
-            if one.row.ended_ms is not None and incident_id in self._open:
+        if self._open:
+            incident_ids = sorted(self._open)
+            ended = await self._store.transaction(partial(store_evidence.ended_of, incident_ids=incident_ids))
+            for incident_id in ended:
                 self._await(incident_id, CLOSED)
 
     def _await(self, incident_id: str, moment: str) -> None:
         self._due.setdefault((incident_id, moment), _Due(asyncio.get_running_loop().time() + SETTLES_S))
 
-    async def _keep(self, incident_id: str, moment: str, due: _Due) -> None:
-        try:
-            events = await self._store.transaction(partial(self._store.events, incident_ids=[incident_id]))
-            alert_ids = [one.alert_id for one in events.get(incident_id, ()) if isinstance(one, AlertFolded)]
-            found = await evidence.gather(self._bus, self._premises, alert_ids, self._leg)
-            await asyncio.to_thread(self._files.save, moment, found)
-        except Exception as error:  # whatever it is: the leg goes on with its offers, and this is tried again
-            _FAILED.inc()
-            reason = error.reason if isinstance(error, TandemError) else type(error).__name__
-            logger().error("evidence_not_kept", incident_id=incident_id, moment=moment, reason=reason)
-            due.at_s = asyncio.get_running_loop().time() + due.wait_s
-            due.wait_s = min(2 * due.wait_s, RETRY_LAST_S)
+    async def _keep(self, keys: Sequence[_Key]) -> None:
+        if not keys:
             return
-        del self._due[incident_id, moment]
+        try:
+            incident_ids = [incident_id for incident_id, _ in keys]
+            events = await self._store.transaction(partial(self._store.events, incident_ids=incident_ids))
+            alert_ids = {
+                id_: [one.alert_id for one in events.get(id_, ()) if isinstance(one, AlertFolded)]
+                for id_ in incident_ids
+            }
+            found = await Gathering(self._bus, self._premises, self._leg, rest=REST).of(alert_ids)
+        except Exception as error:  # whatever it is: the leg goes on with its offers, and this is tried again
+            for key in keys:
+                self._failed(key, error, alone=len(keys) > 1 and not isinstance(error, RetryableError))
+            return
+        for key in keys:
+            incident_id, moment = key
+            try:
+                if incident_id not in found:
+                    raise NotFound("ALERTS holds none of the incident's alerts")
+                await asyncio.to_thread(self._files.save, moment, found[incident_id])
+            except Exception as error:
+                self._failed(key, error)
+            else:
+                self._kept(key, found[incident_id])
+
+    def _failed(self, key: _Key, error: Exception, alone: bool = False) -> None:
+        _FAILED.inc()
+        (incident_id, moment), due = key, self._due[key]
+        reason = error.reason if isinstance(error, TandemError) else type(error).__name__
+        logger().error("evidence_not_kept", incident_id=incident_id, moment=moment, reason=reason)
+        due.at_s = asyncio.get_running_loop().time() + due.wait_s
+        due.wait_s = min(2 * due.wait_s, RETRY_LAST_S)
+        due.alone = due.alone or alone
+
+    def _kept(self, key: _Key, found: Evidence) -> None:
+        incident_id, moment = key
+        del self._due[key]
         if moment == CLOSED:
             self._open.discard(incident_id)
         _KEPT.labels(moment).inc()

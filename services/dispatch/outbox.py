@@ -22,7 +22,7 @@ from tandem.dispatch.v1 import dispatch_pb2
 
 WAVE = 256
 """Steps on their way at once."""
-NOTE_EVERY_S = 0.02
+NOTE_EVERY_S = 0.25
 """How long published steps wait for others, to be noted in one transaction."""
 
 Mark: TypeAlias = Callable[[Sequence[Numbered], Mapping[str, float]], Awaitable[None]]

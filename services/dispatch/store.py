@@ -6,7 +6,7 @@ last said. `positions` says how far ALERTS and INCIDENTS are in this database, s
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields
 from typing import Any, TypeVar
 
 import sqlalchemy as sa
@@ -225,7 +225,7 @@ class Store:
 
     def put_position(self, connection: sa.Connection, position: Position) -> None:
         """Notes how far a stream has been taken in, together with what came of it."""
-        connection.execute(_UPSERT_POSITION[connection.dialect.name], asdict(position))
+        connection.execute(_UPSERT_POSITION[connection.dialect.name], _columns(position))
 
     # ── the leg's own incidents ──────────────────────────────────────────────────────────────────────────────────────
 
@@ -266,7 +266,7 @@ class Store:
         incidents: Sequence[IncidentRow],
     ) -> None:
         """Writes events and all that is derived from them."""
-        connection.execute(sa.insert(_events), [asdict(link) for link in links])
+        connection.execute(sa.insert(_events), [_columns(link) for link in links])
         if steps:
             unpublished = [
                 {
@@ -280,9 +280,9 @@ class Store:
             ]
             connection.execute(sa.insert(_steps), unpublished)
         if assignments:
-            connection.execute(_UPSERT_ASSIGNMENT[connection.dialect.name], [asdict(row) for row in assignments])
+            connection.execute(_UPSERT_ASSIGNMENT[connection.dialect.name], [_columns(row) for row in assignments])
         if incidents:
-            connection.execute(_UPSERT_INCIDENT[connection.dialect.name], [asdict(row) for row in incidents])
+            connection.execute(_UPSERT_INCIDENT[connection.dialect.name], [_columns(row) for row in incidents])
 
     async def assignment(self, assignment_id: str) -> AssignmentRow | None:
         """An assignment; None where there is none of that id."""
@@ -348,7 +348,7 @@ class Store:
 
     async def put_peers(self, rows: Sequence[PeerRow], position: Position) -> None:
         """Keeps of each assignment the step with the greatest number."""
-        values = [asdict(row) for row in rows]
+        values = [_columns(row) for row in rows]
 
         def put(connection: sa.Connection) -> None:
             if values:
@@ -433,6 +433,10 @@ _UPSERT_ASSIGNMENT = upsert(_assignments, ("state", "due_ms", "payload", "report
 _UPSERT_INCIDENT = upsert(_incidents, ("ended_ms", "order_ids"))
 _UPSERT_POSITION = upsert(_positions, ("log_id", "sequence"))
 _UPSERT_PEER = upsert(_peers, ("number", "payload"), newer="number")
+
+
+def _columns(row: Any) -> dict[str, Any]:
+    return {field.name: getattr(row, field.name) for field in fields(row)}
 
 
 def _paged(ids: Sequence[str]) -> Iterable[Sequence[str]]:

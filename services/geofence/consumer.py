@@ -49,6 +49,8 @@ WAVE = 64
 """Alerts on their way at once."""
 DRAFT_CHECK_S = 0.05
 DRAFT_WITHIN_S = 600.0
+DRAFTS_REST = 9.0
+"""After each second that a child worked on a checkpoint none works for so many: under load they would come one upon the other."""
 _DIFFER = Counter(
     "tandem_evaluators_differ", "Times that this evaluator's state wasn't that of the other", ("partition",)
 )
@@ -89,6 +91,8 @@ class Evaluator:
         self._beside: asyncio.Queue[Output | Draft | _Outline] = asyncio.Queue()
         self._drafts: asyncio.Queue[Draft] = asyncio.Queue()
         self._drafting = False
+        self._drafted_s = self._no_draft_before_s = 0.0
+        """When the last one began, and when the next may, by the loop's clock."""
         self._unsettled = 0
         self._last_entry_wall_s = 0.0
         self._caught_up = asyncio.Event()
@@ -115,6 +119,8 @@ class Evaluator:
         stream = flow.log_stream(self.partition)
         await self._check_that_checkpoint_fits(stream)
         await self._require_this_version()
+        if (await self._bus.bounds_of(stream)).last == self.state.sequence:
+            self._caught_up.set()  # a checkpoint of the log's very end: without a tick of ours perhaps nothing ever follows
         async for messages in pull.read(self._bus, stream, self.state.sequence + 1, batch=READ_AT_ONCE):
             for number, message in enumerate(messages, 1):
                 self._apply(message)
@@ -182,15 +188,16 @@ class Evaluator:
             self._draft()
 
     def _draft(self) -> None:
-        """Begins a checkpoint, unless the last one is still being written; it waits behind the alerts that it rests on."""
-        if self._drafting:
+        """Begins a checkpoint, unless the last one is being written or was just now; it waits behind the alerts that it rests on."""
+        now_s = asyncio.get_running_loop().time()
+        if self._drafting or now_s < self._no_draft_before_s:
             return
         try:
             self._outgoing.put_nowait(self._store.begin(self.state))
         except OSError as error:
             logger().error("checkpoint_failed", partition=self.partition, reason=str(error.strerror))
         else:
-            self._drafting = True
+            self._drafting, self._drafted_s = True, now_s
 
     # ── outputs ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -261,6 +268,8 @@ class Evaluator:
                 logger().error("checkpoint_failed", partition=self.partition, reason=str(error))
             else:
                 logger().info("checkpoint_written", partition=self.partition, sequence=draft.sequence)
+            now_s = asyncio.get_running_loop().time()
+            self._no_draft_before_s = now_s + DRAFTS_REST * (now_s - self._drafted_s)
             self._drafting = False
 
     async def _written(self, draft: Draft) -> None:

@@ -67,12 +67,12 @@ def _body(entry: log_pb2.LogEntry) -> Body:
 
 def _positions(batch: log_pb2.PositionBatch) -> Positions:
     body = Positions(
-        list(batch.device_id),
-        list(batch.report_id),
-        list(batch.fix_time_ms),
-        list(batch.lat_e7),
-        list(batch.lon_e7),
-        list(batch.accuracy_mm),
+        batch.device_id[:],
+        batch.report_id[:],
+        batch.fix_time_ms[:],
+        batch.lat_e7[:],
+        batch.lon_e7[:],
+        batch.accuracy_mm[:],
         batch.received_wall_us,
     )
     columns = (body.report_ids, body.fix_times_ms, body.lat_e7, body.lon_e7, body.accuracy_mm)

@@ -16,7 +16,7 @@ from services.common import flow
 from services.common.bus import Bus
 from services.common.clock import MeshClock
 from services.common.db import open_database
-from services.dispatch import hub, translate
+from services.dispatch import consumer, hub, translate
 from services.dispatch.__main__ import MIGRATIONS
 from services.dispatch.domain.climbing import Deadlines
 from services.dispatch.leg import open_leg
@@ -302,6 +302,25 @@ async def test_all_alerts_again_change_nothing(bus: Bus, police: DispatchSetting
             pass
         assert timeless((await leg.desk.list(incident_id="incident-1")).incidents) == before
     assert len(await stored_steps(bus, "police", "incident-1", 3)) == 3
+
+
+async def test_alerts_for_others_are_passed_over_and_that_is_kept_in_the_end(
+    bus: Bus, police: DispatchSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(consumer, "PASSED_EVERY_S", 0.1)
+    async with running(police) as leg:
+        await publish(bus, alert(5, geometry_pb2.WARN), alert(6, geometry_pb2.WARN))
+        async with asyncio.timeout(PATIENCE_S):
+            while position_of(police) < 2:  # noqa: ASYNC110  # the leg is another task
+                await asyncio.sleep(0.05)
+        assert not (await leg.desk.list()).incidents
+
+
+def position_of(given: DispatchSettings) -> int:
+    """The last alert that a leg's database says it has taken in."""
+    with closing(sqlite3.connect(given.database)) as database:
+        found = database.execute("SELECT sequence FROM positions WHERE stream = 'ALERTS'").fetchone()
+        return int(found[0]) if found else 0
 
 
 async def test_a_restored_older_copy_takes_in_what_it_lacks(bus: Bus, police: DispatchSettings) -> None:

@@ -25,7 +25,7 @@ from services.common import flow, pull, streams
 from services.common.bus import Bus
 from services.common.errors import NotFound
 from services.common.streams import Premises
-from services.dispatch import evidence
+from services.dispatch import evidence, evidence_gathering
 from services.dispatch.evidence import Evidence
 from services.dispatch.evidence_keeper import CLOSED, EvidenceFiles
 from tandem.common.v1 import alert_pb2, ledger_pb2, log_pb2
@@ -284,7 +284,7 @@ async def test_without_nats_there_is_no_disclosure_and_no_bundle(
 async def gathered(made: Made, back_ms: int | None, leg: str = "police") -> tuple[Evidence, Premises]:
     async with buses.connect(made.mesh.now.nats_url, "test") as bus:
         premises = await streams.read_premises(bus)
-        return await evidence.gather(bus, premises, made.alert_ids, leg, back_ms), premises
+        return await evidence_gathering.gather(bus, premises, made.alert_ids, leg, back_ms), premises
 
 
 async def test_what_the_streams_have_forgotten_comes_from_what_the_leg_kept(made: Made, bus: Bus) -> None:

@@ -13,8 +13,8 @@ from services.cli.evidence_replay import replay
 from services.common import flow, pull, streams
 from services.common.bus import Bus
 from services.common.tracing import IncidentTracer
-from services.dispatch import evidence
-from services.dispatch.evidence import MARK_SUBJECT
+from services.dispatch.evidence import MARK_SUBJECT, of_bytes
+from services.dispatch.evidence_gathering import LOOK_BACK_MS, Gathering, gather
 from services.geofence import translate
 from services.geofence.consumer import Evaluator
 from services.geofence.domain import fold
@@ -25,6 +25,7 @@ from services.geofence.store import CheckpointStore
 from tandem.common.v1 import alert_pb2, log_pb2
 from tests.support import log
 
+WEARERS = ("wone", "wtwo")
 STEPS = 30
 GAP_MS = 100
 """Between the cases and the first report."""
@@ -96,7 +97,7 @@ async def test_entries_are_cut_to_the_wearers_own_and_give_the_same_alerts(
     alerts = [one for one in await evaluated(bus, tmp_path) if one.wearer_id == f"w{wearer}" and one.incident_id]
     assert any(one.ordinal > 0 for one in alerts)
     premises = await streams.read_premises(bus)
-    found = await evidence.gather(bus, premises, [alerts[0].alert_id], "police")
+    found = await gather(bus, premises, [alerts[0].alert_id], "police")
     again = replay(evidence_bundle.ground_of(found, premises), found.records)
     assert set(again.again) == {one.alert_id for one in alerts} and again.differences == []
     other = "two" if wearer == "one" else "one"
@@ -108,18 +109,30 @@ async def test_entries_are_cut_to_the_wearers_own_and_give_the_same_alerts(
             assert stranger.encode() not in one.data
     cut = [one for one in found.of("LOG_0") if one.cut]
     assert cut and all(one.sha256 == "" for one in cut)
-    assert evidence.of_bytes(found.to_bytes()) == found
+    assert of_bytes(found.to_bytes()) == found
+
+
+async def test_incidents_that_are_gathered_together_are_as_each_by_itself(bus: Bus, tmp_path: Path) -> None:
+    await approaches(bus)
+    found = await evaluated(bus, tmp_path)
+    alert_ids = {name: [one.alert_id for one in found if one.incident_id and one.wearer_id == name] for name in WEARERS}
+    premises = await streams.read_premises(bus)
+    report = next(one for one in found if one.incident_id).decided_at.ToMilliseconds()
+    for leg in ("probation", "police"):
+        for back_ms in (None, LOOK_BACK_MS, int(time.time() * 1000) - report):
+            together = await Gathering(bus, premises, leg, back_ms).of(alert_ids | {"gone": ["no-such-alert"]})
+            assert together == {name: await gather(bus, premises, alert_ids[name], leg, back_ms) for name in WEARERS}
 
 
 async def test_cases_from_before_the_window_are_folded_as_it_begins(bus: Bus, tmp_path: Path) -> None:
     await approaches(bus)
     alerts = [one for one in await evaluated(bus, tmp_path) if one.wearer_id == "wone" and one.incident_id]
     premises = await streams.read_premises(bus)
-    whole = (await evidence.gather(bus, premises, [alerts[0].alert_id], "police", None)).of("LOG_0")
+    whole = (await gather(bus, premises, [alerts[0].alert_id], "police", None)).of("LOG_0")
     opening = next(one for one in whole if one.sequence == alerts[0].sequence)
     first = next(one for one in whole if one.subject == "log.0.report")
     back_ms = opening.stamp_ms - first.stamp_ms + GAP_MS // 2
-    found = await evidence.gather(bus, premises, [alerts[0].alert_id], "police", back_ms)
+    found = await gather(bus, premises, [alerts[0].alert_id], "police", back_ms)
     assert [one.subject for one in found.of("LOG_0") if one.premise] == ["log.0.case"]
     assert found.window_stamp_ms > next(one for one in whole if one.subject == "log.0.case").stamp_ms
     again = replay(evidence_bundle.ground_of(found, premises), found.records)
@@ -139,6 +152,6 @@ async def test_an_entry_of_others_that_decided_is_there_by_its_stamp_alone(bus: 
     told.CopyFrom(alerts[0])
     told.alert_id, told.sequence = "alert-by-time", sequence
     await bus.publish(flow.alert_subject(0, told.alert_id), told.SerializeToString(), expected_last=0)
-    found = await evidence.gather(bus, await streams.read_premises(bus), [alerts[0].alert_id], "police")
+    found = await gather(bus, await streams.read_premises(bus), [alerts[0].alert_id], "police")
     mark = next(one for one in found.of("LOG_0") if one.sequence == sequence)
     assert (mark.subject, mark.data, mark.cut) == (MARK_SUBJECT, b"", True) and mark.stamp_ms

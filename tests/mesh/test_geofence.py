@@ -341,6 +341,30 @@ async def test_an_older_fold_stops_at_the_entry_of_a_newer_one(bus: Bus, tmp_pat
     assert stopped.value.subgroup(OutdatedFold)
 
 
+async def test_an_evaluator_whose_checkpoint_is_of_the_logs_end_serves_and_ticks(bus: Bus, tmp_path: Path) -> None:
+    await approach(bus, steps=4)
+    one = await evaluator(bus, tmp_path, checkpoint_every=1_000_000, tick_after_s=3600)
+    task = start(one)
+    await caught_up(bus, one)
+    await stop(task)
+    CheckpointStore(tmp_path / "0").save(0, one.state.sequence, codec.encode(one.state))
+    again = await evaluator(bus, tmp_path)
+    last = (await bus.bounds_of("LOG_0")).last
+    assert again.state.sequence == last
+    serving = asyncio.Event()
+    task = asyncio.create_task(again.run(serving.set))
+    try:
+        async with asyncio.timeout(20):
+            await serving.wait()
+
+        async def ticked() -> bool:
+            return (await bus.bounds_of("LOG_0")).last > last
+
+        await until(ticked)
+    finally:
+        await stop(task)
+
+
 async def test_a_checkpoint_ahead_of_the_log_is_refused(bus: Bus, tmp_path: Path) -> None:
     state = State(0, log_id=(await streams.read_premises(bus)).log_id, sequence=1000)
     CheckpointStore(tmp_path / "0").save(0, 1000, codec.encode(state))

@@ -1,0 +1,35 @@
+"""What the keeper of evidence asks the leg's own database. It asks often, so each question is one look at one table."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import sqlalchemy as sa
+
+from services.dispatch.store import metadata
+
+_incidents = metadata.tables["incidents"]
+_PAGE = 500
+
+
+def opened_after(connection: sa.Connection, opened_sequence: int) -> list[tuple[int, str]]:
+    """The next incidents in the order of opening, at most 500: their places in it and their ids."""
+    query = (
+        sa.select(_incidents.c.opened_sequence, _incidents.c.incident_id)
+        .where(_incidents.c.opened_sequence > opened_sequence)
+        .order_by(_incidents.c.opened_sequence)
+        .limit(_PAGE)
+    )
+    return [(sequence, incident_id) for sequence, incident_id in connection.execute(query)]
+
+
+def ended_of(connection: sa.Connection, incident_ids: Sequence[str]) -> list[str]:
+    """Those of these incidents that have ended."""
+    found: list[str] = []
+    for first in range(0, len(incident_ids), _PAGE):
+        some = incident_ids[first : first + _PAGE]
+        query = sa.select(_incidents.c.incident_id).where(
+            _incidents.c.incident_id.in_(some), _incidents.c.ended_ms.is_not(None)
+        )
+        found += connection.scalars(query)
+    return found
