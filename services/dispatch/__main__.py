@@ -68,27 +68,27 @@ async def run(settings: DispatchSettings) -> None:
         async with (
             rpc.serve(settings, partial(_add_servicers, leg, follower, settings.clock), *SERVICES) as server,
             observed(settings.host, settings.metrics_port, lambda: server.unready),
+            AsyncExitStack() as stack,
         ):
-            async with AsyncExitStack() as stack:
-                stack.enter_context(closing(leg.hub))
-                tracer = stack.enter_context(closing(IncidentTracer(f"dispatch-{settings.leg}")))
-                warnings = None
-                if leg.name == "warning":
-                    warnings = await stack.enter_async_context(open_warnings(settings, leg))
-                works = [
-                    keep_health(server, leg),
-                    leg.watch_deadlines(),
-                    leg.adopt_steps(),
-                    mesh(settings, leg, tracer, warnings),
-                    exchange(settings, leg),
-                ]
-                if warnings:
-                    works.append(warnings.run())
-                if follower:
-                    works.append(follower.run())
-                if leg.name == "probation" and settings.ingest:
-                    works.append(Pursuit(leg, settings).run())
-                await rpc.run_until_stopped(*works)
+            stack.enter_context(closing(leg.hub))
+            tracer = stack.enter_context(closing(IncidentTracer(f"dispatch-{settings.leg}")))
+            warnings = None
+            if leg.name == "warning":
+                warnings = await stack.enter_async_context(open_warnings(settings, leg))
+            works = [
+                keep_health(server, leg),
+                leg.watch_deadlines(),
+                leg.adopt_steps(),
+                mesh(settings, leg, tracer, warnings),
+                exchange(settings, leg),
+            ]
+            if warnings:
+                works.append(warnings.run())
+            if follower:
+                works.append(follower.run())
+            if leg.name == "probation" and settings.ingest:
+                works.append(Pursuit(leg, settings).run())
+            await rpc.run_until_stopped(*works)
 
 
 def _follower(settings: DispatchSettings, leg: Leg) -> Follower | None:

@@ -225,6 +225,7 @@ class Leg:
             return [(one.incident_id, partial(_look_for, one, now_ms)) for one in looked]
 
         await self._handle([], first=look)
+
     async def open_incidents(self) -> list[Incident]:
         """Incidents in which somebody has something to do."""
 

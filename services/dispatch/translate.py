@@ -9,7 +9,17 @@ from google.protobuf.message import DecodeError
 from services.common import fields, flow, ids, times
 from services.common.errors import InvalidField
 from services.dispatch.domain.decisions import Alert
-from services.dispatch.domain.events import Cause, Choice, CloseCause, Demand, Exercise, Flagged, Place, Raced, WarningFlag
+from services.dispatch.domain.events import (
+    Cause,
+    Choice,
+    CloseCause,
+    Demand,
+    Exercise,
+    Flagged,
+    Place,
+    Raced,
+    WarningFlag,
+)
 from services.dispatch.domain.incident import PROGRESS, Assignment, Incident, State, step_id
 from services.dispatch.store import AssignmentRow, ListedIncident, PeerRow, StepRow
 from tandem.common.v1 import alert_pb2, exercise_pb2, geometry_pb2

@@ -260,7 +260,9 @@ class IncidentMachine(RuleBasedStateMachine):
             incident = evolve(incident, event)
             if not isinstance(event, AlertFolded | AlertWasMissing | TargetsShown):
                 seen.add(step_id(incident.assignments[event.assignment_id]))
-        assert len(seen) == sum(not isinstance(event, AlertFolded | AlertWasMissing | TargetsShown) for event in self.story.events)
+        assert len(seen) == sum(
+            not isinstance(event, AlertFolded | AlertWasMissing | TargetsShown) for event in self.story.events
+        )
         for id_, one in self.story.incident.assignments.items():
             steps = [event for event in self.story.events if getattr(event, "assignment_id", None) == id_]
             assert one.number == len(steps)

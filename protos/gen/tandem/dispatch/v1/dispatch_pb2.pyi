@@ -10,6 +10,7 @@ from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from tandem.common.v1 import alert_pb2 as _alert_pb2
+from tandem.common.v1 import exercise_pb2 as _exercise_pb2
 from tandem.common.v1 import geometry_pb2 as _geometry_pb2
 import builtins as _builtins
 import sys
@@ -165,6 +166,10 @@ class _ClimbReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ClimbReas
     """The roster has nobody."""
     UNIT_GONE: _ClimbReason.ValueType  # 6
     """The unit left the roster or is off."""
+    TARGET_MOVED: _ClimbReason.ValueType  # 7
+    """The target went far, and another unit is much nearer to where it is now. Never told to another leg."""
+    RACE_LOST: _ClimbReason.ValueType  # 8
+    """The wearer would be there first, and another unit before the wearer. Never told to another leg."""
 
 class ClimbReason(_ClimbReason, metaclass=_ClimbReasonEnumTypeWrapper):
     """Why an assignment was offered on."""
@@ -182,7 +187,33 @@ NOBODY: ClimbReason.ValueType  # 5
 """The roster has nobody."""
 UNIT_GONE: ClimbReason.ValueType  # 6
 """The unit left the roster or is off."""
+TARGET_MOVED: ClimbReason.ValueType  # 7
+"""The target went far, and another unit is much nearer to where it is now. Never told to another leg."""
+RACE_LOST: ClimbReason.ValueType  # 8
+"""The wearer would be there first, and another unit before the wearer. Never told to another leg."""
 Global___ClimbReason: _TypeAlias = ClimbReason  # noqa: Y015
+
+class _Advice:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _AdviceEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Advice.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    ADVICE_UNSPECIFIED: _Advice.ValueType  # 0
+    STAY_INSIDE: _Advice.ValueType  # 1
+    """Lock up and stay where they are: the wearer is nearer than help, and too near to go outside."""
+    LEAVE: _Advice.ValueType  # 2
+    """Go now, away from where the wearer comes to: there is time to."""
+
+class Advice(_Advice, metaclass=_AdviceEnumTypeWrapper):
+    """What a protected person is advised to do while the race is being lost; until then the ordinary warning holds."""
+
+ADVICE_UNSPECIFIED: Advice.ValueType  # 0
+STAY_INSIDE: Advice.ValueType  # 1
+"""Lock up and stay where they are: the wearer is nearer than help, and too near to go outside."""
+LEAVE: Advice.ValueType  # 2
+"""Go now, away from where the wearer comes to: there is time to."""
+Global___Advice: _TypeAlias = Advice  # noqa: Y015
 
 class _CloseCause:
     ValueType = _typing.NewType("ValueType", _builtins.int)
@@ -225,6 +256,98 @@ OTHER: CloseCause.ValueType  # 6
 NOBODY_FOUND: CloseCause.ValueType  # 7
 """Nobody was found there."""
 Global___CloseCause: _TypeAlias = CloseCause  # noqa: Y015
+
+class _WarningFlag:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _WarningFlagEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_WarningFlag.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    WARNING_FLAG_UNSPECIFIED: _WarningFlag.ValueType  # 0
+    NO_RECEIPT: _WarningFlag.ValueType  # 1
+    """A warning went out and no receipt came within 30 s."""
+    NO_CONTACT: _WarningFlag.ValueType  # 2
+    """There is no way to warn them: no contact, no device, or no gateway takes it."""
+    DURESS: _WarningFlag.ValueType  # 3
+    """They say, without its showing, that somebody else has a hand in their telephone or their answers. Somebody has to go; it is
+    over only when the desk closes it.
+    """
+    REACHED: _WarningFlag.ValueType  # 4
+    """A receipt came after NO_RECEIPT or NO_CONTACT."""
+
+class WarningFlag(_WarningFlag, metaclass=_WarningFlagEnumTypeWrapper):
+    """What it is that the police must know."""
+
+WARNING_FLAG_UNSPECIFIED: WarningFlag.ValueType  # 0
+NO_RECEIPT: WarningFlag.ValueType  # 1
+"""A warning went out and no receipt came within 30 s."""
+NO_CONTACT: WarningFlag.ValueType  # 2
+"""There is no way to warn them: no contact, no device, or no gateway takes it."""
+DURESS: WarningFlag.ValueType  # 3
+"""They say, without its showing, that somebody else has a hand in their telephone or their answers. Somebody has to go; it is
+over only when the desk closes it.
+"""
+REACHED: WarningFlag.ValueType  # 4
+"""A receipt came after NO_RECEIPT or NO_CONTACT."""
+Global___WarningFlag: _TypeAlias = WarningFlag  # noqa: Y015
+
+@_typing.final
+class Race(_message.Message):
+    """The wearer's time to the destination against that of whoever goes there."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LOSING_FIELD_NUMBER: _builtins.int
+    SINCE_FIELD_NUMBER: _builtins.int
+    ADVICE_FIELD_NUMBER: _builtins.int
+    SUPERVISOR_DESK_FIELD_NUMBER: _builtins.int
+    WEARER_S_FIELD_NUMBER: _builtins.int
+    RESPONDER_S_FIELD_NUMBER: _builtins.int
+    BY_RING_FIELD_NUMBER: _builtins.int
+    SEQUENCE_FIELD_NUMBER: _builtins.int
+    ORDINAL_FIELD_NUMBER: _builtins.int
+    losing: _builtins.bool
+    """The wearer would be there first."""
+    advice: Global___Advice.ValueType
+    """What the protected person is advised to do; unspecified while it isn't being lost."""
+    supervisor_desk: _builtins.str
+    """The desk that is told beside whoever was asked; empty where there is no roster."""
+    wearer_s: _builtins.int
+    """The wearer's time when it was looked at, seconds; absent where the wearer doesn't come nearer."""
+    responder_s: _builtins.int
+    """The unit's, seconds."""
+    by_ring: _builtins.bool
+    """The wearer's time rests on the ring that was entered and not on a distance: it is at most so long."""
+    sequence: _builtins.int
+    """The last alert that demanded somebody at the destination: its place in the log."""
+    ordinal: _builtins.int
+    """Its place among the alerts of one entry."""
+    @_builtins.property
+    def since(self) -> _timestamp_pb2.Timestamp:
+        """Since when it is so, by the mesh's clock."""
+
+    def __init__(
+        self,
+        *,
+        losing: _builtins.bool = ...,
+        since: _timestamp_pb2.Timestamp | None = ...,
+        advice: Global___Advice.ValueType = ...,
+        supervisor_desk: _builtins.str = ...,
+        wearer_s: _builtins.int | None = ...,
+        responder_s: _builtins.int = ...,
+        by_ring: _builtins.bool = ...,
+        sequence: _builtins.int = ...,
+        ordinal: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_wearer_s", b"_wearer_s", "since", b"since", "wearer_s", b"wearer_s"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_wearer_s", b"_wearer_s", "advice", b"advice", "by_ring", b"by_ring", "losing", b"losing", "ordinal", b"ordinal", "responder_s", b"responder_s", "sequence", b"sequence", "since", b"since", "supervisor_desk", b"supervisor_desk", "wearer_s", b"wearer_s"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__wearer_s: _TypeAlias = _typing.Literal["wearer_s"]  # noqa: Y015
+    _WhichOneofArgType__wearer_s: _TypeAlias = _typing.Literal["_wearer_s", b"_wearer_s"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__wearer_s) -> _WhichOneofReturnType__wearer_s | None: ...
+
+Global___Race: _TypeAlias = Race  # noqa: Y015
 
 @_typing.final
 class Choice(_message.Message):
@@ -316,6 +439,11 @@ class Assignment(_message.Message):
     CLOSE_NOTE_FIELD_NUMBER: _builtins.int
     NOBODY_AVAILABLE_AT_FIELD_NUMBER: _builtins.int
     ABSENT_LEGS_FIELD_NUMBER: _builtins.int
+    RETARGETED_AT_FIELD_NUMBER: _builtins.int
+    RACE_FIELD_NUMBER: _builtins.int
+    ONE_SCENE_AT_FIELD_NUMBER: _builtins.int
+    PERSON_FLAG_FIELD_NUMBER: _builtins.int
+    EXERCISE_FIELD_NUMBER: _builtins.int
     assignment_id: _builtins.str
     """Hash of incident, leg and destination."""
     incident_id: _builtins.str
@@ -346,6 +474,8 @@ class Assignment(_message.Message):
     """What it was, once it is CLOSED."""
     close_note: _builtins.str
     """What the desk noted when it closed it; empty in another leg's assignment."""
+    exercise: _exercise_pb2.Exercise.ValueType
+    """Not in earnest: nobody has to go, and no figure counts it."""
     @_builtins.property
     def order_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Orders that the incident is about."""
@@ -382,6 +512,24 @@ class Assignment(_message.Message):
     def absent_legs(self) -> _containers.RepeatedScalarFieldContainer[_alert_pb2.Leg.ValueType]:
         """Other legs that have shown no step of what the same alert demands of them: their desk may know nothing of it. Telephone it."""
 
+    @_builtins.property
+    def retargeted_at(self) -> _timestamp_pb2.Timestamp:
+        """When whoever goes was told the last time that the target is elsewhere now; absent in another leg's assignment."""
+
+    @_builtins.property
+    def race(self) -> Global___Race:
+        """How the race stands; absent until it is being lost for the first time, and in another leg's assignment."""
+
+    @_builtins.property
+    def one_scene_at(self) -> _timestamp_pb2.Timestamp:
+        """Since when the wearer is at the destination: probation and police come to the same place. By the rings alone."""
+
+    @_builtins.property
+    def person_flag(self) -> Global___PersonFlag:
+        """What the warning leg says of the protected person: in its own assignments and in the police's, never in probation's or on its
+        desk.
+        """
+
     def __init__(
         self,
         *,
@@ -409,16 +557,61 @@ class Assignment(_message.Message):
         close_note: _builtins.str = ...,
         nobody_available_at: _timestamp_pb2.Timestamp | None = ...,
         absent_legs: _abc.Iterable[_alert_pb2.Leg.ValueType] | None = ...,
+        retargeted_at: _timestamp_pb2.Timestamp | None = ...,
+        race: Global___Race | None = ...,
+        one_scene_at: _timestamp_pb2.Timestamp | None = ...,
+        person_flag: Global___PersonFlag | None = ...,
+        exercise: _exercise_pb2.Exercise.ValueType = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_report_to_published_ms", b"_report_to_published_ms", "acknowledged_at", b"acknowledged_at", "cause", b"cause", "choice", b"choice", "due_at", b"due_at", "nobody_available_at", b"nobody_available_at", "offered_at", b"offered_at", "received_at", b"received_at", "report_to_published_ms", b"report_to_published_ms"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_report_to_published_ms", b"_report_to_published_ms", "acknowledged_at", b"acknowledged_at", "cause", b"cause", "choice", b"choice", "due_at", b"due_at", "nobody_available_at", b"nobody_available_at", "offered_at", b"offered_at", "one_scene_at", b"one_scene_at", "person_flag", b"person_flag", "race", b"race", "received_at", b"received_at", "report_to_published_ms", b"report_to_published_ms", "retargeted_at", b"retargeted_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_report_to_published_ms", b"_report_to_published_ms", "absent_legs", b"absent_legs", "acknowledged_at", b"acknowledged_at", "acknowledged_by", b"acknowledged_by", "assignment_id", b"assignment_id", "cause", b"cause", "choice", b"choice", "climb_reason", b"climb_reason", "close_cause", b"close_cause", "close_note", b"close_note", "demand", b"demand", "due_at", b"due_at", "incident_id", b"incident_id", "kind", b"kind", "leg", b"leg", "nobody_available_at", b"nobody_available_at", "offer_number", b"offer_number", "offered_at", b"offered_at", "order_ids", b"order_ids", "received_at", b"received_at", "rejected_reason", b"rejected_reason", "report_to_published_ms", b"report_to_published_ms", "state", b"state", "stood_down_kind", b"stood_down_kind", "subject_id", b"subject_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_report_to_published_ms", b"_report_to_published_ms", "absent_legs", b"absent_legs", "acknowledged_at", b"acknowledged_at", "acknowledged_by", b"acknowledged_by", "assignment_id", b"assignment_id", "cause", b"cause", "choice", b"choice", "climb_reason", b"climb_reason", "close_cause", b"close_cause", "close_note", b"close_note", "demand", b"demand", "due_at", b"due_at", "exercise", b"exercise", "incident_id", b"incident_id", "kind", b"kind", "leg", b"leg", "nobody_available_at", b"nobody_available_at", "offer_number", b"offer_number", "offered_at", b"offered_at", "one_scene_at", b"one_scene_at", "order_ids", b"order_ids", "person_flag", b"person_flag", "race", b"race", "received_at", b"received_at", "rejected_reason", b"rejected_reason", "report_to_published_ms", b"report_to_published_ms", "retargeted_at", b"retargeted_at", "state", b"state", "stood_down_kind", b"stood_down_kind", "subject_id", b"subject_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__report_to_published_ms: _TypeAlias = _typing.Literal["report_to_published_ms"]  # noqa: Y015
     _WhichOneofArgType__report_to_published_ms: _TypeAlias = _typing.Literal["_report_to_published_ms", b"_report_to_published_ms"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType__report_to_published_ms) -> _WhichOneofReturnType__report_to_published_ms | None: ...
 
 Global___Assignment: _TypeAlias = Assignment  # noqa: Y015
+
+@_typing.final
+class PersonFlag(_message.Message):
+    """What the police must know of a protected person who is warned."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FLAG_FIELD_NUMBER: _builtins.int
+    AT_FIELD_NUMBER: _builtins.int
+    ALERT_ID_FIELD_NUMBER: _builtins.int
+    SEQUENCE_FIELD_NUMBER: _builtins.int
+    ORDINAL_FIELD_NUMBER: _builtins.int
+    flag: Global___WarningFlag.ValueType
+    """What it is."""
+    alert_id: _builtins.str
+    """The alert that they were last warned of."""
+    sequence: _builtins.int
+    """Its place in the log."""
+    ordinal: _builtins.int
+    """Its place among the alerts of one entry."""
+    @_builtins.property
+    def at(self) -> _timestamp_pb2.Timestamp:
+        """Since when, by the mesh's clock; of two, the later counts."""
+
+    def __init__(
+        self,
+        *,
+        flag: Global___WarningFlag.ValueType = ...,
+        at: _timestamp_pb2.Timestamp | None = ...,
+        alert_id: _builtins.str = ...,
+        sequence: _builtins.int = ...,
+        ordinal: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["at", b"at"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["alert_id", b"alert_id", "at", b"at", "flag", b"flag", "ordinal", b"ordinal", "sequence", b"sequence"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PersonFlag: _TypeAlias = PersonFlag  # noqa: Y015
 
 @_typing.final
 class Step(_message.Message):
@@ -430,10 +623,13 @@ class Step(_message.Message):
     AT_FIELD_NUMBER: _builtins.int
     ASSIGNMENT_FIELD_NUMBER: _builtins.int
     NUMBER_FIELD_NUMBER: _builtins.int
+    KEPT_FIELD_NUMBER: _builtins.int
     step_id: _builtins.str
     """Hash of assignment, state and number."""
     number: _builtins.int
     """Place among the assignment's steps, from 1. Of two, the greater is the later, in whatever order they arrive."""
+    kept: _builtins.bool
+    """It stays with this leg and its desk: the moment alone would tell another one how far the wearer is from the target."""
     @_builtins.property
     def at(self) -> _timestamp_pb2.Timestamp:
         """When, by the mesh's clock."""
@@ -449,10 +645,11 @@ class Step(_message.Message):
         at: _timestamp_pb2.Timestamp | None = ...,
         assignment: Global___Assignment | None = ...,
         number: _builtins.int = ...,
+        kept: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["assignment", b"assignment", "at", b"at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["assignment", b"assignment", "at", b"at", "number", b"number", "step_id", b"step_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["assignment", b"assignment", "at", b"at", "kept", b"kept", "number", b"number", "step_id", b"step_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -466,19 +663,23 @@ class SubscribeRequest(_message.Message):
 
     AFTER_SEQUENCE_FIELD_NUMBER: _builtins.int
     OTHERS_FIELD_NUMBER: _builtins.int
+    NEW_ONLY_FIELD_NUMBER: _builtins.int
     after_sequence: _builtins.int
     """Only steps with a greater sequence; 0 for all."""
     others: _builtins.bool
     """Also what the other legs' assignments become, from now on; ListIncidents tells what they were before."""
+    new_only: _builtins.bool
+    """From now on: none of the steps before, and of them only what waits for an answer. Not together with after_sequence."""
     def __init__(
         self,
         *,
         after_sequence: _builtins.int = ...,
         others: _builtins.bool = ...,
+        new_only: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["after_sequence", b"after_sequence", "others", b"others"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["after_sequence", b"after_sequence", "new_only", b"new_only", "others", b"others"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
