@@ -112,8 +112,9 @@ class EvidenceKeeper:
             before = page[-1].row.incident_id
             if known:
                 break
-        for incident_id in sorted(self._open):
-            self._note(await self._store.incidents(incident_id, 1, ""))
+        # One look for all that are open: one for each would stand before the offers where a thousand are.
+        for incident_id in await self._store.transaction(partial(self._store.ended, incident_ids=sorted(self._open))):
+            self._await(incident_id, CLOSED)
 
     def _note(self, listed: Iterable[ListedIncident]) -> None:
         for one in listed:
@@ -124,8 +125,6 @@ class EvidenceKeeper:
                     self._open.add(incident_id)
                     if not self._files.has(incident_id, OPENED):
                         self._await(incident_id, OPENED)
-            if one.row.ended_ms is not None and incident_id in self._open:
-                self._await(incident_id, CLOSED)
 
     def _await(self, incident_id: str, moment: str) -> None:
         self._due.setdefault((incident_id, moment), _Due(asyncio.get_running_loop().time() + SETTLES_S))

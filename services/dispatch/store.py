@@ -268,6 +268,14 @@ class Store:
         if incidents:
             connection.execute(_UPSERT_INCIDENT[connection.dialect.name], [asdict(row) for row in incidents])
 
+    def ended(self, connection: sa.Connection, incident_ids: Sequence[str]) -> list[str]:
+        """Those of the incidents that have ended."""
+        found: list[str] = []
+        for some in _paged(incident_ids):
+            query = sa.select(_incidents.c.incident_id).where(_incidents.c.incident_id.in_(some))
+            found += connection.scalars(query.where(_incidents.c.ended_ms.is_not(None)))
+        return found
+
     async def assignment(self, assignment_id: str) -> AssignmentRow | None:
         """An assignment; None where there is none of that id."""
         rows = await self._rows(sa.select(_assignments).where(_assignments.c.assignment_id == assignment_id))
