@@ -19,7 +19,7 @@ from services.common.telemetry import logger
 from services.dispatch import metrics, translate
 from services.dispatch.domain.decisions import Alert
 from services.dispatch.domain.events import Demand
-from services.dispatch.evidence import first_at
+from services.dispatch.evidence_gathering import first_at
 from services.dispatch.leg import Leg, retried
 from tandem.dispatch.v1 import dispatch_pb2
 

@@ -13,10 +13,10 @@ _PAGE = 500
 
 
 def opened_after(connection: sa.Connection, opened_sequence: int) -> list[tuple[int, str]]:
-    """The next incidents in the order of opening, at most 500: their places in it and their ids."""
+    """The next incidents in the order of opening, at most 500: their places in it and their ids. Canaries are none of them."""
     query = (
         sa.select(_incidents.c.opened_sequence, _incidents.c.incident_id)
-        .where(_incidents.c.opened_sequence > opened_sequence)
+        .where(_incidents.c.opened_sequence > opened_sequence, sa.text("exercise <> 2"))
         .order_by(_incidents.c.opened_sequence)
         .limit(_PAGE)
     )

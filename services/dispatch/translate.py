@@ -88,11 +88,16 @@ def alert(payload: bytes, leg: str) -> Alert | None:
         subject_ids=tuple(subjects),
         ends=message.incident_ends,
         cause=cause,
-        legs=tuple(sorted(others)) if leg in AGENCIES and message.demand == geometry_pb2.RESPOND else (),
+        legs=tuple(sorted(others)) if leg in AGENCIES and _in_earnest(message) else (),
         wearer_id=_followed(message),
         ring_m=message.ring_m if message.kind in _RINGS else 0.0,
         exercise=_exercise(message.exercise),
     )
+
+
+def _in_earnest(message: alert_pb2.Alert) -> bool:
+    """Whether other legs have to show what they do. The watch looks after canaries, by all legs."""
+    return message.demand == geometry_pb2.RESPOND and message.exercise != exercise_pb2.CANARY
 
 
 def _followed(message: alert_pb2.Alert) -> str:

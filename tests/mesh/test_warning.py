@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from services.dispatch.exchange.signing import SIGNATURE_HEADER
 
 from services.common import flow, sealing, times
 from services.common.bus import Bus
 from services.common.clock import MeshClock, wall_us
+from services.common.signing import SIGNATURE_HEADER
 from services.dispatch.domain import warning as decisions
 from services.dispatch.exchange.links import Token, open_key
 from services.dispatch.settings import DispatchSettings

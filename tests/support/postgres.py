@@ -65,10 +65,14 @@ class PostgresServer:
     def kill(self) -> None:
         """SIGKILL of all its processes at once."""
         assert self._process
-        for pid in self.pids():
+        pids = self.pids()
+        for pid in pids:
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         self._process.wait(READY_WITHIN_S)
+        # As long as one of them holds the shared memory no new server starts.
+        while any(map(_runs, pids)):
+            time.sleep(0.005)
         self._process = None
 
     def stop(self) -> None:
@@ -121,6 +125,13 @@ async def fetch(url: str, statement: str) -> list[tuple[Any, ...]]:
         return [tuple(row) for row in await connection.fetch(statement)]
     finally:
         await connection.close()
+
+
+def _runs(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
 
 
 def run_apart(work: Coroutine[Any, Any, T]) -> T:
