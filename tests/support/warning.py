@@ -14,9 +14,8 @@ from typing import Any
 import aiohttp
 from aiohttp import web
 
-from services.common import flow, pull, sealing
+from services.common import flow, pull, sealing, signing
 from services.common.bus import Bus
-from services.dispatch.exchange import signing
 from services.dispatch.settings import DispatchSettings
 from tandem.common.v1 import alert_pb2, command_pb2, contact_pb2, geometry_pb2, log_pb2
 from tandem.ingest.v1 import ingest_pb2

@@ -16,14 +16,13 @@ from pathlib import Path
 from aiohttp import web
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
-from services.common import sealing
+from services.common import sealing, signing
 from services.common.clock import MeshClock, wall_us
 from services.common.errors import InvalidField, RetryableError
 from services.common.telemetry import logger
 from services.common.web import body_of, served
 from services.dispatch.domain import wording
 from services.dispatch.domain.wording import Language
-from services.dispatch.exchange import signing
 from services.dispatch.exchange.links import HEADERS, Links, Refused, Token
 from services.dispatch.exchange.receivers import Receiver
 from services.dispatch.exchange.store import Answer
