@@ -105,7 +105,8 @@ async def test_the_second_approach_of_one_incident_is_offered_again(bus: Bus, na
         published = await stored_steps(bus, "police", incident_id, 5)
     states = [step.assignment.state for step in published]
     assert states[-4:] == [OFFERED, ACKNOWLEDGED, OFFERED, ACKNOWLEDGED]
-    assert [step.number for step in published] == list(range(1, len(states) + 1))
+    numbers = [step.number for step in published]  # with gaps, where a step stays with the leg
+    assert numbers == sorted(set(numbers))
     async with open_database(police.database, MIGRATIONS) as opened:
         assert await Store(opened).first_broken_event() is None
 
@@ -120,5 +121,5 @@ async def test_nobody_answers_the_second_offer(bus: Bus, nats: TestServer, tmp_p
         await publish(bus, *home, *second)
         again = (await steps.next(OFFERED)).step
         escalated = (await steps.next(dispatch_pb2.ESCALATED)).step
-    assert escalated.number == again.number + 1
+    assert escalated.number > again.number
     assert escalated.assignment.cause == again.assignment.cause

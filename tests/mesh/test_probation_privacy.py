@@ -164,7 +164,7 @@ class Walk:
         if field.type == FieldDescriptor.TYPE_BYTES:
             return b""
         if field.type == FieldDescriptor.TYPE_BOOL:
-            return True
+            return field.name != "new_only"  # what was before, too
         if "sequence" in field.name:
             return None  # all of it
         return 1

@@ -110,18 +110,24 @@ async def test_a_stopped_server_wakes_somebody_once_and_so_does_its_return(watch
     try:
         await watched.until_paged("MISSING")
         [page] = watched.pages()
-        assert "nats-server" in page["not_answering"] and page["last_seen"].startswith("nothing; ")
+        # A canary may have come into the log just before.
+        assert "nats-server" in page["not_answering"]
+        assert page["last_seen"].startswith(("nothing; ", "ingest put it into the log"))
         assert "canaries are missing since" in page["text"]
         killed = watched.up.kill("watch")
         await watched.up.wait_until_returned(killed)
         await asyncio.sleep(4)  # longer than a canary may take: a watch that forgot would page anew
     finally:
         watched.nats.thaw()
-    await watched.until_paged("MISSING", "BACK")
-    assert {one["outage_id"] for one in watched.pages()} == {page["outage_id"]}
+
+    def told() -> list[str]:
+        # At this rate a busy machine alone may be an outage later on: of another id.
+        return [one["kind"] for one in watched.pages() if one["outage_id"] == page["outage_id"]]
+
+    await watched.until(lambda: "BACK" in told())
     sent = watched.sent()
     await watched.until(lambda: watched.sent() > sent + 4)
-    await watched.until_paged("MISSING", "BACK")
+    assert told() == ["MISSING", "BACK"]
 
 
 async def test_nobody_but_the_watch_has_seen_any_of_it(watched: Watched) -> None:
