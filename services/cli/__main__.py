@@ -21,6 +21,7 @@ from services.cli.commands import (
     quarantine,
     replay,
     send,
+    trace,
     up,
 )
 from services.cli.failure import FAILED, MISUSED, CommandFailed, of_rpc
@@ -38,6 +39,7 @@ app.command()(replay.replay)
 app.command()(backtest.backtest)
 app.command()(explain.explain)
 app.command()(incidents.incidents)
+app.command()(trace.trace)
 app.command()(export.export)
 app.command("import")(import_.import_)
 app.command("device-token")(device_token.device_token)

@@ -48,7 +48,8 @@ class Plan:
     to_2_km: tuple[float, ...] = (3000, 2400, 1900)
     """The wearer's distances from the protected person's home, metres, until the 2 km ring is entered."""
     to_1_km: tuple[float, ...] = (1400, 950)
-    to_100_m: tuple[float, ...] = (500, 200, 60)
+    to_100_m: tuple[float, ...] = (500, 200, 130, 60)
+    """The last steps are no jumps: of two positions after a jump the second has to agree before anybody is sent."""
     away: tuple[float, ...] = (160, 700, 1700, 2600, 3500)
 
     def id(self, what: str) -> str:

@@ -11,6 +11,7 @@ from contextlib import asynccontextmanager
 
 import prometheus_client
 from aiohttp import web
+from prometheus_client.exposition import choose_encoder
 
 from services.common.web import served
 
@@ -21,14 +22,14 @@ CONNECTIONS_MOST = 100
 async def observed(host: str, port: int, unready: Callable[[], str]) -> AsyncIterator[int]:
     """Shows this process on a port of its own and gives the port; `unready` says why it can't do its work, or nothing.
 
-    /healthz answers 200 as long as the event loop runs; /readyz 200, or 503 with the reason; /metrics all that is counted.
+    /healthz answers 200 as long as the event loop runs; /readyz 200, or 503 with the reason; /metrics all that is counted, with
+    exemplars for whoever takes the OpenMetrics format, which alone has them.
     """
 
     async def metrics(request: web.Request) -> web.Response:
+        encode, content_type = choose_encoder(request.headers.get("Accept", ""))
         # The header's value has parameters, which aiohttp wants in arguments of their own.
-        return web.Response(
-            body=prometheus_client.generate_latest(), headers={"Content-Type": prometheus_client.CONTENT_TYPE_LATEST}
-        )
+        return web.Response(body=encode(prometheus_client.REGISTRY), headers={"Content-Type": content_type})
 
     async def healthz(request: web.Request) -> web.Response:
         return web.Response(text="runs\n")

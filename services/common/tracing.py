@@ -1,98 +1,87 @@
-"""One trace for each incident, made afterwards from the times that messages carry. An ordinary report costs nothing.
+"""Which span is whose: the ids of an incident's spans, and the W3C context that a call or a message carries.
 
-The trace id and the id of its root span are hashes of the incident's id, so every process can add its spans without being told
-a context, and nobody's span hangs in the air. Traces are for seeing, not for proof: losing them touches no decision.
+Ids are hashes of what the span is of, so every process can name a span without being told, and nobody's span hangs in the air.
+No span is made here: the registry makes those of an incident afterwards, from what is stored. Traces are for seeing, not for
+proof: losing them touches no decision.
 """
 
 from __future__ import annotations
 
+import contextvars
 import hashlib
 import os
-from collections.abc import Mapping
+import re
 
-from opentelemetry import trace
-from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
-from opentelemetry.sdk.resources import SERVICE_NAME, Resource
-from opentelemetry.sdk.trace import TracerProvider
-from opentelemetry.sdk.trace.export import BatchSpanProcessor
-from opentelemetry.sdk.trace.id_generator import RandomIdGenerator
-from opentelemetry.sdk.trace.sampling import ALWAYS_ON
+TRACEPARENT = "traceparent"
+"""Name of the header, of the call metadata and of the message header: https://www.w3.org/TR/trace-context/."""
+DECIDED_US = "Tandem-Decided-Us"
+"""Header of an alert: when its evaluator had decided it, wall clock, microseconds since 1970 UTC."""
+SENDERS = "Tandem-Senders"
+"""Header of an entry of the log: the contexts in which its senders sent it, see `senders_header`."""
+SENDERS_MOST = 32
+"""Contexts in that header; a message of more senders names none of them."""
 
-ENDPOINT = "OTEL_EXPORTER_OTLP_ENDPOINT"
-
-
-def trace_id_of(incident_id: str) -> int:
-    """Trace of an incident, 128 bits."""
-    return int.from_bytes(hashlib.blake2b(incident_id.encode(), digest_size=16, person=b"trace").digest(), "big")
+_FORM = re.compile(r"00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
+_NOBODY = "-"
+_carried: contextvars.ContextVar[str] = contextvars.ContextVar("traceparent", default="")
 
 
-def root_span_id_of(incident_id: str) -> int:
-    """Span that all others of the incident hang from, 64 bits."""
-    return int.from_bytes(hashlib.blake2b(incident_id.encode(), digest_size=8, person=b"root").digest(), "big")
+def is_on() -> bool:
+    """Whether contexts are taken and spans are made: not where OTEL_SDK_DISABLED says `true`."""
+    return os.environ.get("OTEL_SDK_DISABLED", "").strip().lower() != "true"
 
 
-class _Ids(RandomIdGenerator):
-    """Random ids, but for a root, whose ids are given."""
-
-    def __init__(self) -> None:
-        self.root_of: str | None = None
-
-    def generate_trace_id(self) -> int:
-        return trace_id_of(self.root_of) if self.root_of else super().generate_trace_id()
-
-    def generate_span_id(self) -> int:
-        return root_span_id_of(self.root_of) if self.root_of else super().generate_span_id()
+def trace_id_of(incident_id: str) -> str:
+    """Trace of an incident, or of whatever else has an id: 32 hex digits."""
+    return hashlib.blake2b(incident_id.encode(), digest_size=16, person=b"trace").hexdigest()
 
 
-class IncidentTracer:
-    """Makes spans of incidents and exports them by OTLP to OTEL_EXPORTER_OTLP_ENDPOINT; without one it does nothing."""
+def span_id_of(incident_id: str, *what: str | int) -> str:
+    """Span of something in that trace, 16 hex digits; with nothing more said it is the root, which all others hang from."""
+    digest = hashlib.blake2b(digest_size=8, person=b"span")
+    for part in (incident_id, *what):
+        text = str(part).encode()
+        digest.update(len(text).to_bytes(4, "big") + text)
+    return digest.hexdigest()
 
-    def __init__(self, service: str) -> None:
-        self._provider: TracerProvider | None = None
-        if os.environ.get(ENDPOINT):
-            self._ids = _Ids()
-            # Only incidents are traced, and each of them always.
-            self._provider = TracerProvider(
-                sampler=ALWAYS_ON, resource=Resource({SERVICE_NAME: service}), id_generator=self._ids
-            )
-            self._provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter(insecure=True)))
 
-    def root(self, incident_id: str, start_us: int, end_us: int, attributes: Mapping[str, str]) -> None:
-        """The span of the report that opened an incident, from its receipt to its alert; microseconds since 1970 UTC."""
-        if self._provider:
-            self._ids.root_of = incident_id
-            try:
-                span = self._provider.get_tracer("tandem").start_span(
-                    "incident", trace.set_span_in_context(trace.INVALID_SPAN), start_time=start_us * 1000
-                )
-            finally:
-                self._ids.root_of = None
-            self._end(span, incident_id, end_us, attributes)
+def traceparent(incident_id: str, *what: str | int) -> str:
+    """The W3C header that names this span. Its trace is always kept, so the flag for that is set."""
+    return f"00-{trace_id_of(incident_id)}-{span_id_of(incident_id, *what)}-01"
 
-    def step(self, name: str, incident_id: str, start_us: int, end_us: int, attributes: Mapping[str, str]) -> None:
-        """A span under the incident's root; microseconds since 1970 UTC."""
-        if self._provider:
-            parent = trace.NonRecordingSpan(
-                trace.SpanContext(
-                    trace_id_of(incident_id),
-                    root_span_id_of(incident_id),
-                    is_remote=True,
-                    trace_flags=trace.TraceFlags(trace.TraceFlags.SAMPLED),
-                )
-            )
-            span = self._provider.get_tracer("tandem").start_span(
-                name, trace.set_span_in_context(parent), start_time=start_us * 1000
-            )
-            self._end(span, incident_id, end_us, attributes)
 
-    def _end(self, span: trace.Span, incident_id: str, end_us: int, attributes: Mapping[str, str]) -> None:
-        span.set_attribute("tandem.incident_id", incident_id)
-        for key, value in attributes.items():
-            span.set_attribute(f"tandem.{key}", value)
-        span.end(end_us * 1000)
+def parsed(header: str) -> tuple[str, str] | None:
+    """Trace and span that a header names; None where it is no W3C header of version 00."""
+    return (header[3:35], header[36:52]) if _FORM.fullmatch(header) else None
 
-    def close(self) -> None:
-        """Sends what is left; bounded, and failing is no failure."""
-        if self._provider:
-            self._provider.force_flush(2_000)
-            self._provider.shutdown()
+
+def carry(header: str) -> None:
+    """From now on this task works in the context that its caller gave; one that can't be read is none."""
+    _carried.set(header if parsed(header) else "")
+
+
+def carried() -> str:
+    """The header of the context that this task works in; empty where its caller gave none."""
+    return _carried.get()
+
+
+def senders_header(sent: list[tuple[int, str]]) -> str:
+    """What an entry says of its senders: `<reports>:<traceparent>,...` in the order of the reports, `-` for those without one.
+
+    `sent` has the number of reports of each sender, and their context. Empty where there is nothing to say.
+    """
+    if not any(context for _, context in sent) or len(sent) > SENDERS_MOST:
+        return ""
+    return ",".join(f"{count}:{context or _NOBODY}" for count, context in sent)
+
+
+def sender_of(header: str, place: int) -> str:
+    """The context of the report at this place of an entry, from 0; empty where it has none, or the header can't be read."""
+    for part in header.split(","):
+        count, _, context = part.partition(":")
+        if not count.isdecimal():
+            return ""
+        place -= int(count)
+        if place < 0:
+            return context if parsed(context) else ""
+    return ""

@@ -15,7 +15,6 @@ from services.common import bus as buses
 from services.common import flow, rpc, streams, telemetry
 from services.common.clock import MeshClock
 from services.common.db import open_database
-from services.common.tracing import IncidentTracer
 from services.dispatch import evidence
 from services.dispatch.api import DispatchApi
 from services.dispatch.consumer import consume_alerts, consume_peers
@@ -47,8 +46,8 @@ async def run(settings: DispatchSettings) -> None:
         rpc.serve(settings, partial(_add_servicers, leg, settings.clock), *SERVICES) as server,
     ):
         await server.ready()
-        with closing(leg.hub), closing(IncidentTracer(f"dispatch-{settings.leg}")) as tracer:
-            await rpc.run_until_stopped(leg.watch_deadlines(), mesh(settings, leg, tracer), exchange(settings, leg))
+        with closing(leg.hub):
+            await rpc.run_until_stopped(leg.watch_deadlines(), mesh(settings, leg), exchange(settings, leg))
 
 
 async def exchange(settings: DispatchSettings, leg: Leg) -> None:
@@ -72,14 +71,14 @@ def _add_servicers(leg: Leg, clock: MeshClock, server: grpc.aio.Server) -> None:
     roster_pb2_grpc.add_RosterServiceServicer_to_server(RosterApi(leg, clock), server)
 
 
-async def mesh(settings: DispatchSettings, leg: Leg, tracer: IncidentTracer) -> None:
+async def mesh(settings: DispatchSettings, leg: Leg) -> None:
     """The leg's part in the mesh: alerts in, steps out, the other legs' steps in."""
     async with buses.connect(settings.nats_url, f"dispatch-{leg.name}") as bus:
         premises = await retried(partial(streams.pass_gate, bus, settings))
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(consume_alerts(bus, leg, premises.log_id))
             tasks.create_task(consume_peers(bus, leg, premises.log_id))
-            tasks.create_task(leg.outbox.run(bus, leg.name, tracer))
+            tasks.create_task(leg.outbox.run(bus, leg.name))
             tasks.create_task(leg.outbox.note(leg.mark_published))
             if leg.name in evidence.LEGS:
                 files = EvidenceFiles(settings.evidence)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from services.common import tracing
 from services.common.errors import InvalidField
 from services.ingest import translate
 from services.ingest.commands import Commands, Session
@@ -61,32 +62,33 @@ class Gathering:
 
     def __init__(self, intake: Intake, commands: Commands) -> None:
         self._intake, self._commands = intake, commands
-        self._arrived: dict[str, list[_Arrived]] = {}
-        """By sender; one that stands here is being worked for."""
+        self._arrived: dict[tuple[str, str], list[_Arrived]] = {}
+        """By sender and the context in which it sends; one that stands here is being worked for, in that context."""
         self._workers: set[asyncio.Task[None]] = set()
 
     def add(self, sender: Sender, request: ingest_pb2.ReportRequest, stream: Stream, answer: Answer) -> None:
         """Has a batch taken; its answer is told of it."""
         arrived = _Arrived(request, stream, answer)
-        waiting = self._arrived.get(sender.key)
+        key = (sender.key, tracing.carried())
+        waiting = self._arrived.get(key)
         if waiting is not None:
             waiting.append(arrived)
             return
-        self._arrived[sender.key] = [arrived]
-        worker = asyncio.create_task(self._work(sender))
+        self._arrived[key] = [arrived]
+        worker = asyncio.create_task(self._work(sender, key))
         self._workers.add(worker)
         worker.add_done_callback(self._workers.discard)
 
-    async def _work(self, sender: Sender) -> None:
-        while arrived := self._arrived[sender.key]:
-            self._arrived[sender.key] = arrived[TOGETHER_MOST:]
+    async def _work(self, sender: Sender, key: tuple[str, str]) -> None:
+        while arrived := self._arrived[key]:
+            self._arrived[key] = arrived[TOGETHER_MOST:]
             group = arrived[:TOGETHER_MOST]
             try:
                 await self._take(sender, group)
             except Exception as error:  # each stream that waits for it ends with it
                 for one in group:
                     one.stream.failed(one.answer, error)
-        del self._arrived[sender.key]
+        del self._arrived[key]
 
     async def _take(self, sender: Sender, group: Sequence[_Arrived]) -> None:
         messages = [msg for one in group for msg in one.request.positions]

@@ -9,11 +9,11 @@ import asyncio
 import time
 import uuid
 from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-from services.common import flow
+from services.common import flow, tracing
 from services.common.bus import Bus
 from services.common.errors import RetryableError, StoreFull
 from services.common.telemetry import logger
@@ -35,6 +35,7 @@ class _Waiting(Generic[T]):
     size: int
     received_wall_us: int
     since_s: float
+    context: str
     stored: asyncio.Future[None]
 
 
@@ -43,6 +44,7 @@ class _Message:
     data: bytes
     msg_id: str
     reports: int
+    headers: Mapping[str, str]
 
 
 class _Line(Generic[T]):
@@ -66,7 +68,7 @@ class _Line(Generic[T]):
     def put(self, sender: str, item: T, size: int, received_wall_us: int) -> asyncio.Future[None]:
         """Done once the item is stored. Fails with StoreFull or Unavailable (perhaps stored: send again)."""
         stored: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        one = _Waiting(item, size, received_wall_us, time.monotonic(), stored)
+        one = _Waiting(item, size, received_wall_us, time.monotonic(), tracing.carried(), stored)
         self._queues.setdefault(sender, deque()).append(one)
         self._wake.set()
         return stored
@@ -97,7 +99,7 @@ class _Line(Generic[T]):
             entry = self._encode([one.item for one in taken], min(one.received_wall_us for one in taken))
             msg_id = self._msg_id_of(taken[0].item) if self._msg_id_of else uuid.uuid4().hex
             try:
-                await self._store(_Message(entry.SerializeToString(), msg_id, size))
+                await self._store(_Message(entry.SerializeToString(), msg_id, size, _headers(taken)))
             except RetryableError as error:
                 taken += self._give_up()
                 reports = sum(one.size for one in taken)
@@ -134,6 +136,11 @@ class _Line(Generic[T]):
             if not queue:
                 del self._queues[sender]
         return given_up
+
+
+def _headers(taken: Sequence[_Waiting[T]]) -> Mapping[str, str]:
+    senders = tracing.senders_header([(one.size, one.context) for one in taken])
+    return {tracing.SENDERS: senders} if senders else {}
 
 
 def _finish(taken: Sequence[_Waiting[T]], error: RetryableError | None) -> None:
@@ -193,7 +200,7 @@ class LogWriter:
         deadline_s = began_s + GIVE_UP_AFTER_S
         while True:
             try:
-                await self._bus.publish(self._subject, message.data, msg_id=message.msg_id)
+                await self._bus.publish(self._subject, message.data, msg_id=message.msg_id, headers=message.headers)
             except StoreFull:
                 raise
             except RetryableError:

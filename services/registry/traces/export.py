@@ -1,0 +1,92 @@
+"""Spans on their way to an OTLP back end, where one is configured. Nobody waits for it; what it can't take is lost there, not here."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Collection, Iterable
+
+from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
+from opentelemetry.sdk.resources import SERVICE_NAME, SERVICE_NAMESPACE, Resource
+from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor
+from opentelemetry.sdk.trace.export import BatchSpanProcessor
+from opentelemetry.trace import Link as OtelLink
+from opentelemetry.trace import SpanContext, SpanKind, TraceFlags
+from prometheus_client import Counter
+
+from services.common import tracing
+from services.common.telemetry import logger
+from services.registry.traces.spans import Span
+from services.registry.traces.traces import Traces
+
+ENDPOINTS = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
+WAITING_MOST = 10_000
+"""Incidents that wait to be exported; beyond them what happened in others is left out."""
+FLUSH_WITHIN_MS = 2_000
+
+_EXPORTED = Counter("tandem_registry_spans_exported", "Spans that were given to the OTLP exporter")
+_LOST = Counter("tandem_registry_spans_lost", "Times that something of an incident was left out of the export")
+
+
+class Exporter:
+    """Sends each span once, as soon as what it is of is kept. Without an endpoint it does nothing."""
+
+    def __init__(self, traces: Traces) -> None:
+        self._traces = traces
+        self._waiting: asyncio.Queue[tuple[str, Collection[str]]] = asyncio.Queue(WAITING_MOST)
+        self._processor: SpanProcessor | None = None
+        if tracing.is_on() and any(os.environ.get(name) for name in ENDPOINTS):
+            self._processor = BatchSpanProcessor(OTLPSpanExporter())
+
+    def tell(self, incident_id: str, new: Collection[str]) -> None:
+        """Something is kept of an incident: facts by their ids, rows of the ledger by theirs."""
+        if self._processor is None or not incident_id:
+            return
+        try:
+            self._waiting.put_nowait((incident_id, new))
+        except asyncio.QueueFull:
+            _LOST.inc()
+
+    async def run(self) -> None:
+        """Exports for ever."""
+        while True:
+            incident_id, new = await self._waiting.get()
+            try:
+                spans = await self._traces.new_spans(incident_id, new)
+            except Exception as error:  # whatever it is: the trace is kept here all the same
+                _LOST.inc()
+                logger().error("spans_not_exported", incident_id=incident_id, reason=type(error).__name__)
+                continue
+            self._send(spans)
+
+    def _send(self, spans: Iterable[Span]) -> None:
+        if self._processor is None:
+            return
+        for one in spans:
+            self._processor.on_end(readable(one))
+            _EXPORTED.inc()
+
+    def close(self) -> None:
+        """Sends what is left; bounded, and failing is no failure."""
+        if self._processor:
+            self._processor.force_flush(FLUSH_WITHIN_MS)
+            self._processor.shutdown()
+
+
+def readable(span: Span) -> ReadableSpan:
+    """A span as the exporter takes it."""
+    return ReadableSpan(
+        span.name,
+        context=_context(span.trace_id, span.span_id),
+        parent=_context(span.trace_id, span.parent_id) if span.parent_id else None,
+        resource=Resource({SERVICE_NAME: span.service, SERVICE_NAMESPACE: "tandem"}),
+        attributes={f"tandem.{key}": value for key, value in span.attributes.items()},
+        links=[OtelLink(_context(to.trace_id, to.span_id), {"tandem.what": to.what}) for to in span.links],
+        kind=SpanKind.INTERNAL,
+        start_time=span.start_us * 1000,
+        end_time=span.end_us * 1000,
+    )
+
+
+def _context(trace_id: str, span_id: str) -> SpanContext:
+    return SpanContext(int(trace_id, 16), int(span_id, 16), is_remote=True, trace_flags=TraceFlags(TraceFlags.SAMPLED))
