@@ -12,7 +12,7 @@ import grpc.aio
 from services.cli.calls import FIRST_DELAY_S, PATIENCE_S, call, follow, may_succeed_later
 from services.cli.failure import CommandFailed
 from services.cli.mesh import Clients, Metadata
-from services.common import tracing
+from services.common import trace_ids
 from services.common.clock import wall_us
 from tandem.dispatch.v1 import dispatch_pb2
 from tandem.geofence.v1 import geofence_pb2
@@ -178,7 +178,7 @@ class Desk(Party):
 
     def _in_trace(self, assignment: dispatch_pb2.Assignment) -> Metadata:
         """Call metadata with the context of the incident, so that what the call does is found by its trace."""
-        return (*self._identity, (tracing.TRACEPARENT, tracing.traceparent(assignment.incident_id)))
+        return (*self._identity, (trace_ids.TRACEPARENT, trace_ids.traceparent(assignment.incident_id)))
 
     def _open(self) -> grpc.aio.UnaryStreamCall[dispatch_pb2.SubscribeRequest, dispatch_pb2.SubscribeResponse]:
         request = dispatch_pb2.SubscribeRequest(after_sequence=self._last)

@@ -19,7 +19,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 from grpc_status import rpc_status
 
-from services.common import errors, tracing, wire
+from services.common import errors, trace_ids, tracing, wire
 from services.common.bus import Bus
 from services.common.identity import Caller, caller_of, sign_dev_token, verify_dev_token
 from services.common.settings import CommonSettings
@@ -269,7 +269,7 @@ class Gatekeeper(grpc.aio.ServerInterceptor):
 def _carry(context: grpc.aio.ServicerContext[Any, Any]) -> None:
     """Works on in the trace of a caller that names one."""
     for key, value in context.invocation_metadata() or ():
-        if key == tracing.TRACEPARENT and isinstance(value, str):
+        if key == trace_ids.TRACEPARENT and isinstance(value, str):
             tracing.carry(value)
 
 

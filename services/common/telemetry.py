@@ -9,7 +9,7 @@ from typing import TextIO, cast
 
 import structlog
 
-from services.common import tracing
+from services.common import trace_ids, tracing
 
 
 class _NeverFails:
@@ -33,8 +33,8 @@ class _NeverFails:
 def _with_trace(_: object, __: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
     """Names the trace of the incident that a line is about, or else the one in which the caller works."""
     if event.get("incident_id"):
-        event["trace_id"] = tracing.trace_id_of(event["incident_id"])
-    elif context := tracing.parsed(tracing.carried()):
+        event["trace_id"] = trace_ids.trace_id_of(event["incident_id"])
+    elif context := trace_ids.parsed(tracing.carried()):
         event["trace_id"] = context[0]
     return event
 

@@ -13,7 +13,7 @@ from typing import TypeAlias
 
 from prometheus_client import Histogram
 
-from services.common import clock, flow, tracing
+from services.common import clock, flow, trace_ids
 from services.common.bus import Bus
 from services.dispatch import translate
 from services.dispatch.hub import Numbered
@@ -75,17 +75,17 @@ class Outbox:
         subject = flow.incident_subject(leg, incident_id)
         for one in steps:
             assignment = one.step.assignment
-            context = tracing.traceparent(incident_id, "step", assignment.assignment_id, one.step.number)
+            context = trace_ids.traceparent(incident_id, "step", assignment.assignment_id, one.step.number)
             await bus.publish_until_stored(
                 subject,
                 translate.outward(one.step),
                 msg_id=one.step.step_id,
-                headers={tracing.TRACEPARENT: context},
+                headers={trace_ids.TRACEPARENT: context},
             )
             offers = assignment.state == dispatch_pb2.OFFERED and not assignment.HasField("received_at")
             if offers and assignment.HasField("cause"):
                 took_us = clock.wall_us() - assignment.cause.received_wall_us
                 self._latency_ms[assignment.assignment_id] = took_us / 1000
-                _REPORT_TO_OFFER_S.observe(took_us / 1e6, {"trace_id": tracing.trace_id_of(incident_id)})
+                _REPORT_TO_OFFER_S.observe(took_us / 1e6, {"trace_id": trace_ids.trace_id_of(incident_id)})
             self._published.append(one)
             self._noteworthy.set()

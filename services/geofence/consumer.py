@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 from prometheus_client import Counter, Gauge, Histogram
 
-from services.common import flow, pull, tracing
+from services.common import flow, pull, trace_ids
 from services.common.bus import AlreadyThere, Bus
 from services.common.clock import wall_us
 from services.common.errors import FailedPrecondition, InvalidField, RetryableError
@@ -245,14 +245,14 @@ class Evaluator:
     async def _publish_alert(self, alert: Alert, decided_wall_us: int) -> None:
         message = translate.alert_to_proto(alert, self.partition).SerializeToString()
         # Beside the message, which is the same from every evaluator to the last byte.
-        headers = {tracing.DECIDED_US: str(decided_wall_us)}
+        headers = {trace_ids.DECIDED_US: str(decided_wall_us)}
         if alert.incident_id:
-            headers[tracing.TRACEPARENT] = tracing.traceparent(alert.incident_id, "alert", alert.alert_id)
+            headers[trace_ids.TRACEPARENT] = trace_ids.traceparent(alert.incident_id, "alert", alert.alert_id)
         ack = await self._bus.publish_until_stored(
             flow.alert_subject(self.partition, alert.alert_id), message, expected_last=0, headers=headers
         )
         if ack and alert.cause:
-            exemplar = {"trace_id": tracing.trace_id_of(alert.incident_id)} if alert.incident_id else None
+            exemplar = {"trace_id": trace_ids.trace_id_of(alert.incident_id)} if alert.incident_id else None
             _REPORT_TO_ALERT_S.observe((wall_us() - alert.cause.received_wall_us) / 1e6, exemplar)
         logger().info(
             "alert_published" if ack else "alert_already_published",

@@ -11,7 +11,7 @@ from aiohttp import web
 from google.protobuf.json_format import MessageToDict
 from prometheus_client import Counter
 
-from services.common import tracing
+from services.common import trace_ids, tracing
 from services.common.clock import MeshClock
 from services.common.errors import InvalidField, RetryableError
 from services.common.web import body_of, served
@@ -41,7 +41,7 @@ class PhoneDoor:
     async def report(self, request: web.Request) -> web.Response:
         """Answers one request, once everything accepted in it is durable."""
         if self._traces:
-            tracing.carry(request.headers.get(tracing.TRACEPARENT, ""))
+            tracing.carry(request.headers.get(trace_ids.TRACEPARENT, ""))
         answer = await self._answer(request)
         ANSWERS.labels(str(answer.status)).inc()
         return answer

@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-from services.common import flow, tracing
+from services.common import flow, trace_ids, tracing
 from services.common.bus import Bus
 from services.common.errors import RetryableError, StoreFull
 from services.common.telemetry import logger
@@ -139,8 +139,8 @@ class _Line(Generic[T]):
 
 
 def _headers(taken: Sequence[_Waiting[T]]) -> Mapping[str, str]:
-    senders = tracing.senders_header([(one.size, one.context) for one in taken])
-    return {tracing.SENDERS: senders} if senders else {}
+    senders = trace_ids.senders_header([(one.size, one.context) for one in taken])
+    return {trace_ids.SENDERS: senders} if senders else {}
 
 
 def _finish(taken: Sequence[_Waiting[T]], error: RetryableError | None) -> None:

@@ -7,10 +7,10 @@ from typing import Any
 
 import grpc.aio
 
-from services.common import fields, rpc, tracing
+from services.common import fields, rpc, trace_ids
 from services.common.identity import Role
 from services.registry.traces import translate
-from services.registry.traces.spans import OPERATOR, REVIEWER, shown_to
+from services.registry.traces.domain.spans import OPERATOR, REVIEWER, shown_to
 from services.registry.traces.traces import Traces
 from tandem.registry.v1 import trace_pb2, trace_pb2_grpc
 
@@ -37,5 +37,5 @@ class TraceServicer(trace_pb2_grpc.TraceServiceServicer):
         spans, is_cut = await self._traces.read(incident_id)
         shown = shown_to(_VIEWERS[rpc.caller().role], spans)
         return trace_pb2.GetTraceResponse(
-            trace_id=tracing.trace_id_of(incident_id), spans=translate.spans_to_proto(shown), is_cut=is_cut
+            trace_id=trace_ids.trace_id_of(incident_id), spans=translate.spans_to_proto(shown), is_cut=is_cut
         )

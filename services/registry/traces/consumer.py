@@ -20,7 +20,7 @@ from services.common.streams import Premises
 from services.common.telemetry import logger
 from services.registry.handlers import Registry
 from services.registry.traces import store, translate
-from services.registry.traces.facts import Fact
+from services.registry.traces.domain.facts import Fact
 from services.registry.traces.store import Taken
 from services.registry.traces.translate import EntryRead
 

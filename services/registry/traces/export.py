@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+from collections import OrderedDict
 from collections.abc import Collection, Iterable
 
 from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
@@ -16,12 +17,14 @@ from prometheus_client import Counter
 
 from services.common import tracing
 from services.common.telemetry import logger
-from services.registry.traces.spans import Span
+from services.registry.traces.domain.spans import Span
 from services.registry.traces.traces import Traces
 
 ENDPOINTS = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
 WAITING_MOST = 10_000
 """Incidents that wait to be exported; beyond them what happened in others is left out."""
+REMEMBERED_MOST = 1_000
+"""Incidents of which it is known what was sent; of the others what was kept before is taken to be."""
 FLUSH_WITHIN_MS = 2_000
 
 _EXPORTED = Counter("tandem_registry_spans_exported", "Spans that were given to the OTLP exporter")
@@ -33,7 +36,11 @@ class Exporter:
 
     def __init__(self, traces: Traces) -> None:
         self._traces = traces
-        self._waiting: asyncio.Queue[tuple[str, Collection[str]]] = asyncio.Queue(WAITING_MOST)
+        self._waiting: dict[str, set[str]] = {}
+        """By incident: the ids of what is new of it."""
+        self._wake = asyncio.Event()
+        self._sent: OrderedDict[str, set[tuple[str, str]]] = OrderedDict()
+        """By incident: trace and span."""
         self._processor: SpanProcessor | None = None
         if tracing.is_on() and any(os.environ.get(name) for name in ENDPOINTS):
             self._processor = BatchSpanProcessor(OTLPSpanExporter())
@@ -42,22 +49,40 @@ class Exporter:
         """Something is kept of an incident: facts by their ids, rows of the ledger by theirs."""
         if self._processor is None or not incident_id:
             return
-        try:
-            self._waiting.put_nowait((incident_id, new))
-        except asyncio.QueueFull:
+        if len(self._waiting) >= WAITING_MOST and incident_id not in self._waiting:
             _LOST.inc()
+            return
+        self._waiting.setdefault(incident_id, set()).update(new)
+        self._wake.set()
 
     async def run(self) -> None:
         """Exports for ever."""
         while True:
-            incident_id, new = await self._waiting.get()
+            while not self._waiting:
+                self._wake.clear()
+                await self._wake.wait()
+            incident_id = next(iter(self._waiting))
+            new = self._waiting.pop(incident_id)
             try:
-                spans = await self._traces.new_spans(incident_id, new)
+                spans = await self._new(incident_id, new)
             except Exception as error:  # whatever it is: the trace is kept here all the same
                 _LOST.inc()
                 logger().error("spans_not_exported", incident_id=incident_id, reason=type(error).__name__)
                 continue
             self._send(spans)
+
+    async def _new(self, incident_id: str, new: Collection[str]) -> list[Span]:
+        """Spans that weren't sent before."""
+        known = await self._traces.known(incident_id)
+        if incident_id not in self._sent:
+            self._sent[incident_id] = {_key(one) for one in known.spans(without=new)}
+        sent = self._sent[incident_id]
+        self._sent.move_to_end(incident_id)
+        while len(self._sent) > REMEMBERED_MOST:
+            self._sent.popitem(last=False)
+        spans = [one for one in known.spans() if _key(one) not in sent]
+        sent.update(map(_key, spans))
+        return spans
 
     def _send(self, spans: Iterable[Span]) -> None:
         if self._processor is None:
@@ -71,6 +96,10 @@ class Exporter:
         if self._processor:
             self._processor.force_flush(FLUSH_WITHIN_MS)
             self._processor.shutdown()
+
+
+def _key(span: Span) -> tuple[str, str]:
+    return span.trace_id, span.span_id
 
 
 def readable(span: Span) -> ReadableSpan:

@@ -14,8 +14,8 @@ from services.common import db
 from services.common.clock import MeshClock
 from services.registry.tables_ledger import ledger
 from services.registry.tables_traces import case_versions, trace_facts, trace_positions
-from services.registry.traces import facts
-from services.registry.traces.facts import Fact, Premise, Use
+from services.registry.traces.domain import facts
+from services.registry.traces.domain.facts import Fact, Premise, Use
 
 FACTS_MOST = 5_000
 """Facts of one incident that are looked at, the earliest; an incident of days with a warning each 15 s may have more."""

@@ -8,13 +8,15 @@ from dataclasses import dataclass
 from services.common.clock import MeshClock
 from services.common.errors import NotFound
 from services.registry.handlers import Registry
-from services.registry.traces.facts import AlertFact, Fact, Premise, StepFact, Use
-from services.registry.traces.spans import Span, spans_of
+from services.registry.traces.domain.facts import AlertFact, Fact, Premise, StepFact, Use
+from services.registry.traces.domain.spans import Span, spans_of
 from services.registry.traces.store import FACTS_MOST
 
 
 @dataclass(frozen=True, slots=True)
-class _Read:
+class Known:
+    """What is known of an incident."""
+
     incident_id: str
     facts: Sequence[Fact]
     uses: Sequence[Use]
@@ -40,25 +42,20 @@ class Traces:
 
     async def read(self, incident_id: str) -> tuple[list[Span], bool]:
         """All spans of an incident, and whether there are more. Raises NotFound."""
-        found = await self._read(incident_id)
+        found = await self.known(incident_id)
         spans = found.spans()
         if not spans:
             raise NotFound("no incident with this id is known, or its alerts are on their way")
         return spans, len(found.facts) > FACTS_MOST
 
-    async def new_spans(self, incident_id: str, new: Collection[str]) -> list[Span]:
-        """Spans that are there by what these ids name and weren't before; all, where the first alert is among it."""
-        found = await self._read(incident_id)
-        before = {(one.trace_id, one.span_id) for one in found.spans(without=new)}
-        return [one for one in found.spans() if (one.trace_id, one.span_id) not in before]
-
-    async def _read(self, incident_id: str) -> _Read:
+    async def known(self, incident_id: str) -> Known:
+        """What is known of an incident; of one that isn't known, nothing."""
         async with self._registry.reading() as records:
             facts = await records.traces.facts(incident_id)
             case_ids = {one.case_id for one in facts if isinstance(one, AlertFact) and one.case_id}
-            return _Read(
+            return Known(
                 incident_id,
-                facts[: FACTS_MOST + 1],
+                facts,
                 await records.traces.uses(incident_id, self._clock),
                 await records.traces.premises(case_ids, self._clock),
             )

@@ -10,12 +10,12 @@ from typing import Any
 
 from google.protobuf.message import DecodeError
 
-from services.common import fields, times, tracing
+from services.common import fields, times, trace_ids
 from services.common.clock import MeshClock
 from services.common.errors import InvalidField
 from services.common.pull import Delivered
-from services.registry.traces.facts import AlertFact, StepFact
-from services.registry.traces.spans import Span
+from services.registry.traces.domain.facts import AlertFact, StepFact
+from services.registry.traces.domain.spans import Span
 from tandem.common.v1 import alert_pb2, geometry_pb2, log_pb2
 from tandem.dispatch.v1 import dispatch_pb2
 from tandem.registry.v1 import trace_pb2
@@ -48,7 +48,7 @@ def alert_fact(message: alert_pb2.Alert, delivered: Delivered, entry: EntryRead 
     """What an alert says, with the entry that decided it, where the log still has that."""
     cause = (message.cause.device_id, message.cause.report_id)
     place = entry.reports.index(cause) if entry and cause in entry.reports else 0
-    decided = (delivered.headers or {}).get(tracing.DECIDED_US, "")
+    decided = (delivered.headers or {}).get(trace_ids.DECIDED_US, "")
     return AlertFact(
         alert_id=message.alert_id,
         partition=message.partition,
@@ -64,7 +64,7 @@ def alert_fact(message: alert_pb2.Alert, delivered: Delivered, entry: EntryRead 
         entry_us=entry.stored_us if entry else clock.to_wall_us(times.from_timestamp(message.decided_at)),
         decided_us=int(decided) if decided.isdecimal() else None,
         published_us=delivered.stamp_us,
-        sender=tracing.sender_of(entry.senders, place) if entry else "",
+        sender=trace_ids.sender_of(entry.senders, place) if entry else "",
         together=max(len(entry.reports), 1) if entry else 1,
     )
 
@@ -105,7 +105,7 @@ def entry_read(message: Mapping[str, Any]) -> EntryRead:
     batch = entry.positions
     return EntryRead(
         _moment_us(message["time"]),
-        _headers(base64.b64decode(message.get("hdrs", "")).decode(errors="replace")).get(tracing.SENDERS, ""),
+        _headers(base64.b64decode(message.get("hdrs", "")).decode(errors="replace")).get(trace_ids.SENDERS, ""),
         tuple(zip(batch.device_id, batch.report_id, strict=False)),
     )
 

@@ -15,8 +15,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from services.common import tracing
-from services.registry.traces.facts import AlertFact, Premise, StepFact, Use
+from services.common import trace_ids
+from services.registry.traces.domain.facts import AlertFact, Premise, StepFact, Use
 
 REVIEWER, OPERATOR = "reviewer", "operator"
 EVERYBODY = frozenset({"probation", "police", REVIEWER, OPERATOR})
@@ -108,8 +108,8 @@ def shown_to(viewer: str, spans: Iterable[Span]) -> list[Span]:
 class _Known:
     def __init__(self, incident_id: str, alerts: Sequence[AlertFact]) -> None:
         self._incident_id, self._alerts = incident_id, alerts
-        self._trace_id = tracing.trace_id_of(incident_id)
-        self._root_id = tracing.span_id_of(incident_id)
+        self._trace_id = trace_ids.trace_id_of(incident_id)
+        self._root_id = trace_ids.span_id_of(incident_id)
         self._ended_us: dict[str, int] = {}
         """By span: when it ended, once it is made."""
 
@@ -124,7 +124,7 @@ class _Known:
         shows: frozenset[str] = EVERYBODY,
         links: tuple[Link, ...] = (),
     ) -> Span:
-        span_id = tracing.span_id_of(self._incident_id, *what)
+        span_id = trace_ids.span_id_of(self._incident_id, *what)
         start_us, end_us = times_us
         told = {key: value for key, value in attributes.items() if value}
         if end_us < start_us:
@@ -159,7 +159,7 @@ class _Known:
         shows = _ALL_OF_IT.union(*(alert.legs for alert in alerts))
         spans, parent_id, since_us = [], self._root_id, first.entry_us
         if first.received_us is not None:
-            links = (Link(*sent, "sent in"),) if (sent := tracing.parsed(first.sender)) else ()
+            links = (Link(*sent, "sent in"),) if (sent := trace_ids.parsed(first.sender)) else ()
             about = {"stored": entry, "reports_together": str(first.together)}
             times_us = (first.received_us, first.entry_us)
             what = ("received", first.partition, first.sequence)
@@ -223,7 +223,7 @@ class _Known:
         return span_id, self._ended_us[span_id]
 
     def _alert_span_id(self, alert: AlertFact) -> str:
-        return tracing.span_id_of(self._incident_id, "alert", alert.alert_id)
+        return trace_ids.span_id_of(self._incident_id, "alert", alert.alert_id)
 
     def _step(self, step: StepFact, parent_id: str, since_us: int) -> Span:
         says = SAYS.get(step.state, step.state.lower().replace("_", " "))
@@ -269,8 +269,8 @@ def _premise(alert: AlertFact, premises: Mapping[str, Sequence[Premise]]) -> Spa
     one = max(before, key=lambda premise: premise.sequence)
     about = {"case_id": one.case_id, "version": str(one.version), "stored": f"LOG_{alert.partition}#{one.sequence}"}
     return Span(
-        tracing.trace_id_of(f"{one.case_id}:{one.version}"),
-        tracing.span_id_of(f"{one.case_id}:{one.version}"),
+        trace_ids.trace_id_of(f"{one.case_id}:{one.version}"),
+        trace_ids.span_id_of(f"{one.case_id}:{one.version}"),
         "",
         "registry",
         "order in force",
