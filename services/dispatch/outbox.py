@@ -11,8 +11,6 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import TypeAlias
 
-from prometheus_client import Histogram
-
 from services.common import clock, flow, trace_ids
 from services.common.bus import Bus
 from services.dispatch import translate
@@ -23,12 +21,6 @@ WAVE = 256
 """Steps on their way at once."""
 NOTE_EVERY_S = 0.02
 """How long published steps wait for others, to be noted in one transaction."""
-
-_REPORT_TO_OFFER_S = Histogram(
-    "tandem_dispatch_report_to_offer_seconds",
-    "From the receipt of the report that decided until this leg's offer is durable in INCIDENTS",
-    buckets=(0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 60),
-)
 
 Mark: TypeAlias = Callable[[Sequence[Numbered], Mapping[str, float]], Awaitable[None]]
 """Notes what was published, and by assignment how long its offer took, milliseconds."""
@@ -86,6 +78,5 @@ class Outbox:
             if offers and assignment.HasField("cause"):
                 took_us = clock.wall_us() - assignment.cause.received_wall_us
                 self._latency_ms[assignment.assignment_id] = took_us / 1000
-                _REPORT_TO_OFFER_S.observe(took_us / 1e6, {"trace_id": trace_ids.trace_id_of(incident_id)})
             self._published.append(one)
             self._noteworthy.set()

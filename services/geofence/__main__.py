@@ -11,7 +11,7 @@ import uvloop
 from services.common import bus as buses
 from services.common import rpc, streams, telemetry
 from services.common.bus import Bus
-from services.common.observe import observed
+from services.common.observe import observed, watch_disk
 from services.geofence.api import GeofenceApi
 from services.geofence.consumer import Evaluator
 from services.geofence.outbox import Outbox
@@ -44,6 +44,7 @@ async def main() -> None:
         premises = await streams.pass_gate(bus, settings)
         store = CheckpointStore(settings.data_dir / f"geofence-{settings.replica}")
         evaluators = {p: Evaluator(bus, store, settings, premises, p) for p in settings.partitions(premises.partitions)}
+        watch_disk(settings.data_dir)
         outbox = Outbox(settings.data_dir / name, premises.clock)
         api = GeofenceApi(bus, evaluators, premises.partitions)
         what_if = WhatIfServicer(bus, evaluators, premises.partitions, premises.clock)

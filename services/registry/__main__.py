@@ -9,7 +9,7 @@ import uvloop
 
 from services.common import bus as buses
 from services.common import db, flow, rpc, streams, telemetry
-from services.common.observe import observed
+from services.common.observe import observed, watch_disk
 from services.registry.api import SERVICE_NAME, RegistryServicer
 from services.registry.area import AREAS
 from services.registry.consumer import consume_disclosures
@@ -47,8 +47,10 @@ async def main(settings: RegistrySettings) -> None:
         registry = Registry(database, vault, premises.clock, premises.partitions)
         log = await bus.js.stream_info(flow.log_stream(0))
         await registry.prepare(log_identity=str(log.created))
-        traces = Traces(registry, premises.clock)
+        watch_disk(settings.data_dir)
+        traces = Traces(registry, premises)
         exporter = Exporter(traces)
+        await exporter.prepare()
         disclosures = Disclosures(registry, premises.clock, signer, exporter.tell)
         custodian = Custodian(registry, premises.clock)
         oversight = Oversight(registry, premises.clock)

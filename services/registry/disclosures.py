@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import uuid
-from collections.abc import AsyncIterator, Callable, Collection, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import TypeAlias
 
@@ -28,14 +28,14 @@ SIGN_EVERY_MS = 60_000
 POLL_S = 1.0
 HEADS_AT_ONCE = 100
 
-OnRow: TypeAlias = Callable[[str, Collection[str]], None]
-"""Told of what rows refer to, and of their ids, once they are committed."""
+OnRow: TypeAlias = Callable[[str], None]
+"""Told of what a row refers to, once it is committed."""
 
 
 class Disclosures:
     """The one way to personal data, and the keeper of the ledger's heads."""
 
-    def __init__(self, registry: Registry, clock: MeshClock, signer: Signer, on_row: OnRow = lambda *_: None) -> None:
+    def __init__(self, registry: Registry, clock: MeshClock, signer: Signer, on_row: OnRow = lambda _: None) -> None:
         self._registry = registry
         self._clock = clock
         self._signer = signer
@@ -81,7 +81,7 @@ class Disclosures:
                     positions=None,
                 )
             )
-        self._on_row(grounds.reference, (disclosure_id,))
+        self._on_row(grounds.reference)
 
     async def take(self, made_elsewhere: Sequence[Disclosure]) -> None:
         """Appends what was disclosed elsewhere; what is there already is left as it is."""
@@ -89,7 +89,7 @@ class Disclosures:
             for one in made_elsewhere:
                 await records.ledger.append(one)
         for one in made_elsewhere:
-            self._on_row(one.reference, (one.disclosure_id,))
+            self._on_row(one.reference)
 
     # ── heads ────────────────────────────────────────────────────────────────────────────────────────────────────────
 

@@ -104,7 +104,7 @@ def test_nobody_sees_an_orphan(viewer: str) -> None:
     assert all(one.parent_id in ids for one in spans if one.parent_id)
 
 
-USE = Use("read-1", 7, 3_500_000, "READ", "spiffe://npa/desk/x", "STALKING_9_1_2", "ENFORCEMENT", "PROTECTED_PERSON")
+USE = Use(7, 3_500_000, "READ", "spiffe://npa/desk/x", "STALKING_9_1_2", "ENFORCEMENT", "PROTECTED_PERSON")
 IN_FORCE = Premise("case-1", 500, 500_000, 4, 501_000)
 
 

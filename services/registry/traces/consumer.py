@@ -6,12 +6,12 @@ Nobody waits for it. While the registry is away the streams keep what it will re
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Collection, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 
 from prometheus_client import Counter
 
-from services.common import flow, pull
+from services.common import flow, pull, tracing
 from services.common.bus import Bus
 from services.common.clock import wall_us
 from services.common.errors import InvalidField, NotFound, TandemError
@@ -22,6 +22,7 @@ from services.registry.handlers import Registry
 from services.registry.traces import store, translate
 from services.registry.traces.domain.facts import Fact
 from services.registry.traces.store import Taken
+from services.registry.traces.traces import STREAMS
 from services.registry.traces.translate import EntryRead
 
 KEPT_US = 3 * 365 * 86_400_000_000
@@ -35,8 +36,8 @@ _FACTS = Counter(
 _FAILED = Counter("tandem_registry_trace_failures", "Times that reading for traces broke off and began again")
 _UNREADABLE = Counter("tandem_registry_trace_unreadable", "Messages that could not be read for traces", ["stream"])
 
-OnTaken = Callable[[str, Collection[str]], None]
-"""Told of an incident, and of the ids of its facts that are kept from now on."""
+OnTaken = Callable[[str], None]
+"""Told of an incident of which more is kept from now on."""
 
 
 class TraceReader:
@@ -47,11 +48,14 @@ class TraceReader:
         self._log_id, self._clock = premises.log_id, premises.clock
 
     async def run(self) -> None:
-        """Reads for ever; of several processes on one database one at a time does."""
+        """Reads for ever; of several processes on one database one at a time does. Where traces are turned off it only waits."""
+        if not tracing.is_on():
+            logger().warning("traces_are_off")
+            await asyncio.Event().wait()
         while True:
             try:
                 async with self._registry.database.alone("traces") as still_alone, asyncio.TaskGroup() as tasks:
-                    for stream in (flow.ALERTS.name, flow.INCIDENTS.name):
+                    for stream in STREAMS:
                         tasks.create_task(self._follow(stream, still_alone))
                     tasks.create_task(self._forget())
             except* (
@@ -71,12 +75,9 @@ class TraceReader:
             await still_alone()
             taken = Taken(stream, self._log_id, messages[-1].sequence, found)
             await self._registry.database.visit(partial(store.take, taken=taken))
-            by_incident: dict[str, set[str]] = {}
             for incident_id, fact in found:
                 _FACTS.labels(fact.kind).inc()
-                by_incident.setdefault(incident_id, set()).add(fact.fact_id)
-            for incident_id, fact_ids in by_incident.items():
-                self._on_taken(incident_id, fact_ids)
+                self._on_taken(incident_id)
 
     async def _next(self, stream: str) -> int:
         async with self._registry.reading() as records:

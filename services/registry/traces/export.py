@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections import OrderedDict
-from collections.abc import Collection, Iterable
+from collections.abc import Iterable
 
 from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
 from opentelemetry.sdk.resources import SERVICE_NAME, SERVICE_NAMESPACE, Resource
@@ -18,13 +18,13 @@ from prometheus_client import Counter
 from services.common import tracing
 from services.common.telemetry import logger
 from services.registry.traces.domain.spans import Span
-from services.registry.traces.traces import Traces
+from services.registry.traces.traces import Read, Traces
 
 ENDPOINTS = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
 WAITING_MOST = 10_000
 """Incidents that wait to be exported; beyond them what happened in others is left out."""
 REMEMBERED_MOST = 1_000
-"""Incidents of which it is known what was sent; of the others what was kept before is taken to be."""
+"""Incidents of which it is remembered what was sent; what is new of another is sent with all that came since the start."""
 FLUSH_WITHIN_MS = 2_000
 
 _EXPORTED = Counter("tandem_registry_spans_exported", "Spans that were given to the OTLP exporter")
@@ -36,23 +36,28 @@ class Exporter:
 
     def __init__(self, traces: Traces) -> None:
         self._traces = traces
-        self._waiting: dict[str, set[str]] = {}
-        """By incident: the ids of what is new of it."""
+        self._waiting: dict[str, None] = {}
+        """Incidents of which something is new, in their order."""
         self._wake = asyncio.Event()
         self._sent: OrderedDict[str, set[tuple[str, str]]] = OrderedDict()
         """By incident: trace and span."""
+        self._began_at = Read({}, 0)
         self._processor: SpanProcessor | None = None
         if tracing.is_on() and any(os.environ.get(name) for name in ENDPOINTS):
             self._processor = BatchSpanProcessor(OTLPSpanExporter())
 
-    def tell(self, incident_id: str, new: Collection[str]) -> None:
-        """Something is kept of an incident: facts by their ids, rows of the ledger by theirs."""
+    async def prepare(self) -> None:
+        """To be called once before anything more is read: what was kept before is taken to have been sent."""
+        self._began_at = await self._traces.position()
+
+    def tell(self, incident_id: str) -> None:
+        """Something more is kept of an incident."""
         if self._processor is None or not incident_id:
             return
         if len(self._waiting) >= WAITING_MOST and incident_id not in self._waiting:
             _LOST.inc()
             return
-        self._waiting.setdefault(incident_id, set()).update(new)
+        self._waiting[incident_id] = None
         self._wake.set()
 
     async def run(self) -> None:
@@ -62,20 +67,20 @@ class Exporter:
                 self._wake.clear()
                 await self._wake.wait()
             incident_id = next(iter(self._waiting))
-            new = self._waiting.pop(incident_id)
+            del self._waiting[incident_id]
             try:
-                spans = await self._new(incident_id, new)
+                spans = await self._new(incident_id)
             except Exception as error:  # whatever it is: the trace is kept here all the same
                 _LOST.inc()
                 logger().error("spans_not_exported", incident_id=incident_id, reason=type(error).__name__)
                 continue
             self._send(spans)
 
-    async def _new(self, incident_id: str, new: Collection[str]) -> list[Span]:
+    async def _new(self, incident_id: str) -> list[Span]:
         """Spans that weren't sent before."""
         known = await self._traces.known(incident_id)
         if incident_id not in self._sent:
-            self._sent[incident_id] = {_key(one) for one in known.spans(without=new)}
+            self._sent[incident_id] = {_key(one) for one in known.spans(until=self._began_at)}
         sent = self._sent[incident_id]
         self._sent.move_to_end(incident_id)
         while len(self._sent) > REMEMBERED_MOST:

@@ -80,7 +80,6 @@ class TraceRecords:
         rows = await self._rows(sa.select(ledger).where(ledger.c.reference == incident_id).order_by(ledger.c.sequence))
         return [
             Use(
-                row.disclosure_id,
                 row.sequence,
                 clock.to_wall_us(row.at_ms),
                 row.deed,

@@ -2,15 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from services.common.clock import MeshClock
+from services.common import flow
 from services.common.errors import NotFound
+from services.common.streams import Premises
 from services.registry.handlers import Registry
 from services.registry.traces.domain.facts import AlertFact, Fact, Premise, StepFact, Use
 from services.registry.traces.domain.spans import Span, spans_of
 from services.registry.traces.store import FACTS_MOST
+
+STREAMS = (flow.ALERTS.name, flow.INCIDENTS.name)
+"""What traces are read from."""
+
+
+@dataclass(frozen=True, slots=True)
+class Read:
+    """How far everything was read at some moment."""
+
+    streams: Mapping[str, int]
+    """Sequence by stream."""
+    ledger: int
+    """Sequence of the ledger's last row."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,14 +36,17 @@ class Known:
     uses: Sequence[Use]
     premises: dict[str, list[Premise]]
 
-    def spans(self, without: Collection[str] = ()) -> list[Span]:
-        """Spans of what is known, without what these ids name."""
-        facts = [one for one in self.facts if one.fact_id not in without]
+    def spans(self, until: Read | None = None) -> list[Span]:
+        """Spans of what is known, or of what was read `until` then."""
+        facts, uses = self.facts, self.uses
+        if until is not None:
+            facts = [one for one in facts if one.stored <= until.streams[one.stream]]
+            uses = [one for one in uses if one.sequence <= until.ledger]
         return spans_of(
             self.incident_id,
             [one for one in facts if isinstance(one, AlertFact)],
             [one for one in facts if isinstance(one, StepFact)],
-            [one for one in self.uses if one.disclosure_id not in without],
+            uses,
             self.premises,
         )
 
@@ -37,8 +54,8 @@ class Known:
 class Traces:
     """The traces of incidents, over the registry's database."""
 
-    def __init__(self, registry: Registry, clock: MeshClock) -> None:
-        self._registry, self._clock = registry, clock
+    def __init__(self, registry: Registry, premises: Premises) -> None:
+        self._registry, self._clock, self._log_id = registry, premises.clock, premises.log_id
 
     async def read(self, incident_id: str) -> tuple[list[Span], bool]:
         """All spans of an incident, and whether there are more. Raises NotFound."""
@@ -59,3 +76,10 @@ class Traces:
                 await records.traces.uses(incident_id, self._clock),
                 await records.traces.premises(case_ids, self._clock),
             )
+
+    async def position(self) -> Read:
+        """How far everything is read."""
+        async with self._registry.reading() as records:
+            streams = {name: await records.traces.position(name, self._log_id) for name in STREAMS}
+            last = await records.ledger.last()
+        return Read(streams, last.sequence if last else 0)

@@ -15,6 +15,7 @@ class AlertFact:
     """An alert of the incident. All moments are wall clock, microseconds since 1970 UTC."""
 
     kind: ClassVar[str] = "alert"
+    stream: ClassVar[str] = "ALERTS"
 
     alert_id: str
     partition: int
@@ -63,6 +64,7 @@ class StepFact:
     """A step of one leg's assignment."""
 
     kind: ClassVar[str] = "step"
+    stream: ClassVar[str] = "INCIDENTS"
 
     leg: str
     assignment_id: str
@@ -115,7 +117,6 @@ class Premise:
 class Use:
     """A row of the ledger that names the incident."""
 
-    disclosure_id: str
     sequence: int
     at_us: int
     deed: str
