@@ -25,6 +25,8 @@ WAITING_MOST = 10_000
 """Incidents that wait to be exported; beyond them what happened in others is left out."""
 REMEMBERED_MOST = 1_000
 """Incidents of which it is remembered what was sent; what is new of another is sent with all that came since the start."""
+SETTLES_S = 1.0
+"""Alerts and steps are read from two streams. What was sent stays as it is, so the alert is waited for that led to a step."""
 FLUSH_WITHIN_MS = 2_000
 
 _EXPORTED = Counter("tandem_registry_spans_exported", "Spans that were given to the OTLP exporter")
@@ -66,6 +68,7 @@ class Exporter:
             while not self._waiting:
                 self._wake.clear()
                 await self._wake.wait()
+                await asyncio.sleep(SETTLES_S)
             incident_id = next(iter(self._waiting))
             del self._waiting[incident_id]
             try:
