@@ -15,7 +15,7 @@ from opentelemetry.trace import Link as OtelLink
 from opentelemetry.trace import SpanContext, SpanKind, TraceFlags
 from prometheus_client import Counter
 
-from services.common import tracing
+from services.common import trace_ids, tracing
 from services.common.telemetry import logger
 from services.registry.traces.domain.spans import Span
 from services.registry.traces.traces import Read, Traces
@@ -24,7 +24,7 @@ ENDPOINTS = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT"
 WAITING_MOST = 10_000
 """Incidents that wait to be exported; beyond them what happened in others is left out."""
 REMEMBERED_MOST = 1_000
-"""Incidents of which it is remembered what was sent; what is new of another is sent with all that came since the start."""
+"""Traces of which it is remembered what was sent; what is new in another is sent with all of it that came since the start."""
 SETTLES_S = 1.0
 """Alerts and steps are read from two streams. What was sent stays as it is, so the alert is waited for that led to a step."""
 FLUSH_WITHIN_MS = 2_000
@@ -41,8 +41,8 @@ class Exporter:
         self._waiting: dict[str, None] = {}
         """Incidents of which something is new, in their order."""
         self._wake = asyncio.Event()
-        self._sent: OrderedDict[str, set[tuple[str, str]]] = OrderedDict()
-        """By incident: trace and span."""
+        self._sent: OrderedDict[str, set[str]] = OrderedDict()
+        """By trace: its spans."""
         self._began_at = Read({}, 0)
         self._processor: SpanProcessor | None = None
         if tracing.is_on() and any(os.environ.get(name) for name in ENDPOINTS):
@@ -82,15 +82,18 @@ class Exporter:
     async def _new(self, incident_id: str) -> list[Span]:
         """Spans that weren't sent before."""
         known = await self._traces.known(incident_id)
-        if incident_id not in self._sent:
-            self._sent[incident_id] = {_key(one) for one in known.spans(until=self._began_at)}
-        sent = self._sent[incident_id]
-        self._sent.move_to_end(incident_id)
+        if trace_ids.trace_id_of(incident_id) not in self._sent:
+            self._remember(known.spans(until=self._began_at))
+        spans = [one for one in known.spans() if one.span_id not in self._sent.get(one.trace_id, ())]
+        self._remember(spans)
         while len(self._sent) > REMEMBERED_MOST:
             self._sent.popitem(last=False)
-        spans = [one for one in known.spans() if _key(one) not in sent]
-        sent.update(map(_key, spans))
         return spans
+
+    def _remember(self, spans: Iterable[Span]) -> None:
+        for one in spans:
+            self._sent.setdefault(one.trace_id, set()).add(one.span_id)
+            self._sent.move_to_end(one.trace_id)
 
     def _send(self, spans: Iterable[Span]) -> None:
         if self._processor is None:
@@ -104,10 +107,6 @@ class Exporter:
         if self._processor:
             self._processor.force_flush(FLUSH_WITHIN_MS)
             self._processor.shutdown()
-
-
-def _key(span: Span) -> tuple[str, str]:
-    return span.trace_id, span.span_id
 
 
 def readable(span: Span) -> ReadableSpan:
