@@ -10,6 +10,7 @@ import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import grpc.aio
@@ -28,7 +29,9 @@ from tandem.ingest.v1 import ingest_pb2
 from tandem.registry.v1 import registry_pb2, trace_pb2
 from tests.support.mesh import PATIENCE_S, RunningMesh, running_mesh, tandem
 from tests.support.otlp import Collector, collecting
+from tools import generate_dashboards
 
+ROOT = Path(__file__).parents[2]
 SENT_IN = f"00-{'ab' * 16}-{'cd' * 8}-01"
 ORDINARY = 400
 
@@ -261,6 +264,21 @@ def _scrape(reviewed: Reviewed, name: str, accept: str = "") -> str:
 def _counted(reviewed: Reviewed, service: str, metric: str) -> float:
     text = _scrape(reviewed, service)
     return sum(float(value) for value in re.findall(rf"^{metric}(?:{{.*}})? (\S+)$", text, re.MULTILINE))
+
+
+def test_the_metrics_that_rules_and_dashboards_name_are_there(reviewed: Reviewed) -> None:
+    shown = {service.name: service for service in programs.SERVICES if "TANDEM_METRICS_PORT" in service.more_ports}
+    exposed: set[str] = set()
+    for name in shown:
+        for metric, kind in re.findall(r"^# TYPE (\S+) (\w+)$", _scrape(reviewed, name), re.MULTILINE):
+            exposed |= {f"{metric}{end}" for end in (("_bucket", "_sum", "_count") if kind == "histogram" else ("",))}
+    texts = [(ROOT / "k8s" / "observability" / "rules.yaml").read_text()]
+    texts += [query for one in generate_dashboards.DASHBOARDS for query in generate_dashboards.expressions(one)]
+    named = {name for text in texts for name in re.findall(r"\btandem_\w+", text)}
+    assert len(named) > 15
+    if not any(name.startswith("dispatch") for name in shown):
+        named = {name for name in named if not name.startswith(("tandem_dispatch_", "tandem_evidence_"))}
+    assert named <= exposed, named - exposed
 
 
 def test_latencies_have_exemplars_that_lead_to_the_trace(reviewed: Reviewed) -> None:
