@@ -5,14 +5,24 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from rich.table import Column, Table
-from rich.text import Text
 
 from services.common import times
 from tandem.registry.v1 import trace_pb2
 
-WIDTH = 32
+WIDTH = 24
 """Of the bars, in characters."""
-_TELLS = ("kind", "demand", "rung", "climb_reason", "record_kind", "purpose", "legal_basis", "who", "clock_behind_us")
+_TELLS = (
+    "kind",
+    "demand",
+    "alert_id",
+    "rung",
+    "climb_reason",
+    "record_kind",
+    "purpose",
+    "legal_basis",
+    "who",
+    "clock_behind_us",
+)
 
 
 def tables(trace: trace_pb2.GetTraceResponse) -> Iterator[Table]:
@@ -22,21 +32,22 @@ def tables(trace: trace_pb2.GetTraceResponse) -> Iterator[Table]:
     view = Table(
         Column("after", justify="right"),
         Column("took", justify="right"),
-        "what",
+        Column("what", no_wrap=True),
+        "by",
         Column("", no_wrap=True, width=WIDTH),
         Column("of it", overflow="fold"),
-        Column("rests on", overflow="fold"),
+        Column("rests on", no_wrap=True),
         title_justify="left",
     )
     root = mine[0]
     view.title = f"{root.attributes['incident_id']}, trace {trace.trace_id}\nfrom {_moment(first_us)}"
     for span, depth in _in_order(mine):
         bar = _bar(span.start_us - first_us, span.end_us - first_us, last_us - first_us)
-        name = Text("  " * depth + span.name)
         view.add_row(
             _duration(span.start_us - first_us),
             _duration(span.end_us - span.start_us),
-            name.append(f"  {span.service}", "dim"),
+            "  " * depth + span.name,
+            span.service,
             bar,
             ", ".join(span.attributes[key] for key in _TELLS if key in span.attributes),
             span.attributes.get("stored") or span.attributes.get("read", ""),
