@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Sequence
+from itertools import groupby
 
 TRACEPARENT = "traceparent"
 """Name of the header, of the call metadata and of the message header: https://www.w3.org/TR/trace-context/."""
@@ -45,14 +47,15 @@ def parsed(header: str) -> tuple[str, str] | None:
     return (header[3:35], header[36:52]) if _FORM.fullmatch(header) else None
 
 
-def senders_header(sent: list[tuple[int, str]]) -> str:
+def senders_header(sent: Sequence[tuple[int, str]]) -> str:
     """What an entry says of its senders: `<reports>:<traceparent>,...` in the order of the reports, `-` for those without one.
 
     `sent` has the number of reports of each sender, and their context. Empty where there is nothing to say.
     """
-    if not any(context for _, context in sent) or len(sent) > SENDERS_MOST:
+    if not any(context for _, context in sent):
         return ""
-    return ",".join(f"{count}:{context or _NOBODY}" for count, context in sent)
+    runs = [(context, sum(count for count, _ in some)) for context, some in groupby(sent, key=lambda one: one[1])]
+    return "" if len(runs) > SENDERS_MOST else ",".join(f"{count}:{context or _NOBODY}" for context, count in runs)
 
 
 def sender_of(header: str, place: int) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -52,6 +53,7 @@ class _Arrived:
     request: ingest_pb2.ReportRequest
     stream: Stream
     answer: Answer
+    context: str
 
 
 class Gathering:
@@ -62,43 +64,47 @@ class Gathering:
 
     def __init__(self, intake: Intake, commands: Commands) -> None:
         self._intake, self._commands = intake, commands
-        self._arrived: dict[tuple[str, str], list[_Arrived]] = {}
-        """By sender and the context in which it sends; one that stands here is being worked for, in that context."""
+        self._arrived: dict[str, list[_Arrived]] = {}
+        """By sender; one that stands here is being worked for."""
         self._workers: set[asyncio.Task[None]] = set()
 
     def add(self, sender: Sender, request: ingest_pb2.ReportRequest, stream: Stream, answer: Answer) -> None:
         """Has a batch taken; its answer is told of it."""
-        arrived = _Arrived(request, stream, answer)
-        key = (sender.key, tracing.carried())
-        waiting = self._arrived.get(key)
+        arrived = _Arrived(request, stream, answer, tracing.carried())
+        waiting = self._arrived.get(sender.key)
         if waiting is not None:
             waiting.append(arrived)
             return
-        self._arrived[key] = [arrived]
-        worker = asyncio.create_task(self._work(sender, key))
+        self._arrived[sender.key] = [arrived]
+        worker = asyncio.create_task(self._work(sender))
         self._workers.add(worker)
         worker.add_done_callback(self._workers.discard)
 
-    async def _work(self, sender: Sender, key: tuple[str, str]) -> None:
-        while arrived := self._arrived[key]:
-            self._arrived[key] = arrived[TOGETHER_MOST:]
+    async def _work(self, sender: Sender) -> None:
+        while arrived := self._arrived[sender.key]:
+            self._arrived[sender.key] = arrived[TOGETHER_MOST:]
             group = arrived[:TOGETHER_MOST]
             try:
                 await self._take(sender, group)
             except Exception as error:  # each stream that waits for it ends with it
                 for one in group:
                     one.stream.failed(one.answer, error)
-        del self._arrived[key]
+        del self._arrived[sender.key]
 
-    async def _take(self, sender: Sender, group: Sequence[_Arrived]) -> None:
+    async def _take(self, sender: Sender, group: list[_Arrived]) -> None:
+        contexts = {one.context for one in group}
+        if len(contexts) > 1:
+            group.sort(key=_context)  # those of one context follow one another, so that there is little to say of them
         messages = [msg for one in group for msg in one.request.positions]
         positions = translate.read_positions(messages) if len(messages) > FEW else None
         if positions is None:
             for one in group:
+                tracing.carry(one.context)
                 await take(self._intake, self._commands, sender, one.request, one.stream, one.answer)
             return
         count = len(messages)
-        taken = await self._intake.admit(sender, Reports(count, positions, range(count)), False, "stream")
+        reports = Reports(count, positions, range(count), contexts=_runs(group) if any(contexts) else ())
+        taken = await self._intake.admit(sender, reports, False, "stream")
         refused = {one.index for one in taken.refusals}
         over: dict[str, Session] = {}
         first = 0
@@ -109,6 +115,16 @@ class Gathering:
                     over[positions.device_ids[i]] = one.stream
             first += one.answer.count
         self._commands.heard(over)
+
+
+def _context(arrived: _Arrived) -> str:
+    return arrived.context
+
+
+def _runs(group: Sequence[_Arrived]) -> list[tuple[int, str]]:
+    return [
+        (sum(one.answer.count for one in some), context) for context, some in itertools.groupby(group, key=_context)
+    ]
 
 
 async def take(

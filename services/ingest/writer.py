@@ -11,7 +11,7 @@ import uuid
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Generic, TypeAlias, TypeVar
 
 from services.common import flow, trace_ids, tracing
 from services.common.bus import Bus
@@ -27,6 +27,8 @@ GIVE_UP_AFTER_S = 8.0
 """How long an unknown outcome is tried again before the caller is told to send again."""
 
 T = TypeVar("T")
+Contexts: TypeAlias = Sequence[tuple[int, str]]
+"""How many reports came in which W3C context, in their order."""
 
 
 @dataclass(slots=True)
@@ -35,7 +37,7 @@ class _Waiting(Generic[T]):
     size: int
     received_wall_us: int
     since_s: float
-    context: str
+    contexts: Contexts
     stored: asyncio.Future[None]
 
 
@@ -65,10 +67,16 @@ class _Line(Generic[T]):
         self._wake = asyncio.Event()
         self._next_s = 0.0
 
-    def put(self, sender: str, item: T, size: int, received_wall_us: int) -> asyncio.Future[None]:
-        """Done once the item is stored. Fails with StoreFull or Unavailable (perhaps stored: send again)."""
+    def put(
+        self, sender: str, item: T, size: int, received_wall_us: int, contexts: Contexts | None = None
+    ) -> asyncio.Future[None]:
+        """Done once the item is stored. Fails with StoreFull or Unavailable (perhaps stored: send again).
+
+        `contexts` says how many of its reports came in which W3C context, where that isn't this task's.
+        """
         stored: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        one = _Waiting(item, size, received_wall_us, time.monotonic(), tracing.carried(), stored)
+        contexts = ((size, tracing.carried()),) if contexts is None else contexts
+        one = _Waiting(item, size, received_wall_us, time.monotonic(), contexts, stored)
         self._queues.setdefault(sender, deque()).append(one)
         self._wake.set()
         return stored
@@ -139,7 +147,7 @@ class _Line(Generic[T]):
 
 
 def _headers(taken: Sequence[_Waiting[T]]) -> Mapping[str, str]:
-    senders = trace_ids.senders_header([(one.size, one.context) for one in taken])
+    senders = trace_ids.senders_header([pair for one in taken for pair in one.contexts])
     return {trace_ids.SENDERS: senders} if senders else {}
 
 
@@ -173,11 +181,19 @@ class LogWriter:
                 tasks.create_task(line.run())
 
     def positions(
-        self, sender: str, positions: Positions, received_wall_us: int, backfill: bool = False
+        self,
+        sender: str,
+        positions: Positions,
+        received_wall_us: int,
+        contexts: Contexts | None = None,
+        backfill: bool = False,
     ) -> asyncio.Future[None]:
-        """Done once the positions are stored. Fails with StoreFull or Unavailable (perhaps stored: send again)."""
+        """Done once the positions are stored. Fails with StoreFull or Unavailable (perhaps stored: send again).
+
+        `contexts` as in `_Line.put`.
+        """
         line = self._backfill if backfill else self._live
-        return line.put(sender, positions, len(positions), received_wall_us)
+        return line.put(sender, positions, len(positions), received_wall_us, contexts)
 
     def heard(self, sender: str, device_id: str, report_id: str, received_wall_us: int) -> asyncio.Future[None]:
         """The same for a device whose clock is too far ahead."""
