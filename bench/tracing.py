@@ -2,7 +2,8 @@
 
 Two ingest processes over one nats-server that syncs every write: one takes the contexts of its senders and writes them beside the
 reports, the other has tracing turned off. Both get the same load, in which each stream comes in a context of its own, in turns that
-follow one another; which of the two begins changes from pair to pair. Exit code 1 where a target isn't met.
+follow one another; which of the two begins changes from pair to pair. Exit code 1 where the 95 % interval of a median ratio lies
+wholly beyond 3 %.
 """
 
 from __future__ import annotations
@@ -117,8 +118,8 @@ def of(found: dict[str, list[tuple[Turn, Turn]]]) -> list[Figure]:
             figures.at_least(f"{shape}: ... to", 100 * high, "%", 100 * (1 - LOST_AT_MOST)),
             Figure(f"{shape}: CPU of ingest a report, without", median(off.cpu_us for _, off in pairs), "us"),
             Figure(f"{shape}: ... on / off, median", 100 * median(cpu), "%"),
-            Figure(f"{shape}: ... 95 % interval, from", 100 * cpu_low, "%"),
-            figures.at_most(f"{shape}: ... to", 100 * cpu_high, "%", 100 * (1 + LOST_AT_MOST)),
+            figures.at_most(f"{shape}: ... 95 % interval, from", 100 * cpu_low, "%", 100 * (1 + LOST_AT_MOST)),
+            Figure(f"{shape}: ... to", 100 * cpu_high, "%"),
         ]
     return out
 
