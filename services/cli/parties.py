@@ -120,9 +120,16 @@ class Desk(Party):
         """By id, as the leg last told it."""
 
     async def _run(self) -> None:
-        async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(self._follow())
-            tasks.create_task(self._look_up())
+        # Not a TaskGroup, which would wrap the error that whoever waits is to be told.
+        tasks = [asyncio.create_task(self._follow()), asyncio.create_task(self._look_up())]
+        try:
+            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            for one in done:
+                one.result()
+        finally:
+            for one in tasks:
+                one.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _follow(self) -> None:
         async for message in follow(self._open):
@@ -169,12 +176,16 @@ class Desk(Party):
                 purpose=disclosure_pb2.PURPOSE_ENFORCEMENT,
                 reference=assignment.incident_id,
             )
-            if self.leg == "probation":
-                wearer = disclosure_pb2.ReadWearerRequest(wearer_id=subject_id, grounds=grounds)
-                await call(self._disclosures.ReadWearer, wearer, identity)
-            elif self.leg == "police" and "/" not in subject_id:
-                person = disclosure_pb2.ReadProtectedPersonRequest(person_id=subject_id, grounds=grounds)
-                await call(self._disclosures.ReadProtectedPerson, person, identity)
+            try:
+                if self.leg == "probation":
+                    wearer = disclosure_pb2.ReadWearerRequest(wearer_id=subject_id, grounds=grounds)
+                    await call(self._disclosures.ReadWearer, wearer, identity)
+                elif self.leg == "police" and "/" not in subject_id:
+                    person = disclosure_pb2.ReadProtectedPersonRequest(person_id=subject_id, grounds=grounds)
+                    await call(self._disclosures.ReadProtectedPerson, person, identity)
+            except grpc.aio.AioRpcError as error:
+                if error.code() is not grpc.StatusCode.NOT_FOUND:
+                    raise  # else its time was over meanwhile, and it was destroyed
 
     def _in_trace(self, assignment: dispatch_pb2.Assignment) -> Metadata:
         """Call metadata with the context of the incident, so that what the call does is found by its trace."""

@@ -19,7 +19,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 from grpc_status import rpc_status
 
-from services.common import errors, trace_ids, tracing, wire
+from services.common import errors, tracing, wire
 from services.common.bus import Bus
 from services.common.identity import Caller, caller_of, sign_dev_token, verify_dev_token
 from services.common.settings import CommonSettings
@@ -219,7 +219,7 @@ class Gatekeeper(grpc.aio.ServerInterceptor):
                 raise errors.PermissionDenied(f"{access_pb2.Role.Name(who.role)} may not call {method}")
             _caller.set(who)
             if self._traces:
-                _carry(context)
+                tracing.carry_from(context.invocation_metadata() or ())
 
         def readable(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
             return _all_readable(context) if handler.request_streaming else _readable(request)
@@ -264,13 +264,6 @@ class Gatekeeper(grpc.aio.ServerInterceptor):
             if key == "authorization" and isinstance(value, str) and value.startswith("Bearer "):
                 return caller_of(verify_dev_token(value.removeprefix("Bearer "), self._dev_secret))
         raise errors.Unauthenticated("no client certificate with a SPIFFE id and no token")
-
-
-def _carry(context: grpc.aio.ServicerContext[Any, Any]) -> None:
-    """Works on in the trace of a caller that names one."""
-    for key, value in context.invocation_metadata() or ():
-        if key == trace_ids.TRACEPARENT and isinstance(value, str):
-            tracing.carry(value)
 
 
 # ── server ───────────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import contextvars
 import os
+from collections.abc import Iterable
 
-from services.common.trace_ids import parsed
+from services.common.trace_ids import TRACEPARENT, parsed
 
 _carried: contextvars.ContextVar[str] = contextvars.ContextVar("traceparent", default="")
 
@@ -22,6 +23,13 @@ def is_on() -> bool:
 def carry(header: str) -> None:
     """From now on this task works in the context that its caller gave; one that can't be read is none."""
     _carried.set(header if parsed(header) else "")
+
+
+def carry_from(metadata: Iterable[tuple[str, str | bytes]]) -> None:
+    """The same for the metadata of a call, where they name a context."""
+    for key, value in metadata:
+        if key == TRACEPARENT and isinstance(value, str):
+            carry(value)
 
 
 def carried() -> str:

@@ -81,6 +81,7 @@ class Gathering:
         worker.add_done_callback(self._workers.discard)
 
     async def _work(self, sender: Sender) -> None:
+        tracing.carry("")  # it works for more than the one in whose context it began
         while arrived := self._arrived[sender.key]:
             self._arrived[sender.key] = arrived[TOGETHER_MOST:]
             group = arrived[:TOGETHER_MOST]
