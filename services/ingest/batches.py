@@ -81,7 +81,6 @@ class Gathering:
         worker.add_done_callback(self._workers.discard)
 
     async def _work(self, sender: Sender) -> None:
-        tracing.carry("")  # it works for more than the one in whose context it began
         while arrived := self._arrived[sender.key]:
             self._arrived[sender.key] = arrived[TOGETHER_MOST:]
             group = arrived[:TOGETHER_MOST]
@@ -93,6 +92,7 @@ class Gathering:
         del self._arrived[sender.key]
 
     async def _take(self, sender: Sender, group: list[_Arrived]) -> None:
+        tracing.carry("")  # not that of the one with whom this began, or of the group before
         contexts = {one.context for one in group}
         if len(contexts) > 1:
             group.sort(key=_context)  # those of one context follow one another, so that there is little to say of them

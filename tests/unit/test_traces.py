@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 
 from services.common import trace_ids, tracing
+from services.ingest.batches import Gathering
+from services.ingest.domain import Sender
+from services.ingest.intake import Reports, Taken
+from services.ingest.stream import Answer, Stream
 from services.registry.traces.domain import facts
 from services.registry.traces.domain.facts import AlertFact, Premise, StepFact, Use
 from services.registry.traces.domain.spans import EVERYBODY, OPERATOR, REVIEWER, Span, shown_to, spans_of
+from tandem.ingest.v1 import ingest_pb2
 
 INCIDENT = "incident-1"
 ROOT = trace_ids.span_id_of(INCIDENT)
@@ -176,3 +183,34 @@ async def test_a_caller_without_a_context_does_not_inherit_that_of_the_one_befor
     assert tracing.carried() == SENT_IN
     tracing.carry("")
     assert tracing.carried() == ""
+
+
+async def test_small_batches_that_are_taken_together_keep_the_contexts_in_which_they_came() -> None:
+    other, said = trace_ids.traceparent("incident-2"), []
+
+    class Intake:
+        """Notes what it is given."""
+
+        async def admit(self, sender: Sender, reports: Reports, backfill: bool, door: str) -> Taken:
+            said.append((list(reports.positions.report_ids), list(reports.contexts), tracing.carried()))
+            return Taken()
+
+    gathering = Gathering(Intake(), SimpleNamespace(heard=lambda over: None))  # type: ignore[arg-type]
+
+    async def send(*sent: tuple[str, str]) -> None:
+        for number, (report_id, context) in enumerate(sent):
+            tracing.carry(context)
+            position = ingest_pb2.Position(device_id="d", report_id=report_id, lat_deg=37, lon_deg=127, accuracy_m=5)
+            position.fix_time.GetCurrentTime()
+            request = ingest_pb2.ReportRequest(batch=number, positions=[position])
+            gathering.add(Sender("v", "v", ""), request, Stream(Sender("v", "v", "")), Answer(number, 1, 1, False, ()))
+        await asyncio.gather(*gathering._workers)
+
+    await send(("1", SENT_IN), ("2", other), ("3", SENT_IN), ("4", ""))
+    (ids, contexts, carried) = said.pop()
+    by_id = dict(zip(ids, [context for count, context in contexts for _ in range(count)], strict=True))
+    assert by_id == {"1": SENT_IN, "2": other, "3": SENT_IN, "4": ""} and carried == ""
+    await send(("5", SENT_IN))
+    assert said.pop() == (["5"], [], SENT_IN)  # taken by itself, in its own context
+    await send(("6", ""), ("7", ""), ("8", ""), ("9", ""))
+    assert said.pop() == (["6", "7", "8", "9"], [], "")
