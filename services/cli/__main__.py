@@ -9,6 +9,7 @@ import typer
 
 from services.cli.commands import (
     backtest,
+    certs,
     demo,
     device_token,
     evidence,
@@ -33,6 +34,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.command()(up.up)
+app.command()(certs.certs)
 app.command()(demo.demo)
 app.command()(replay.replay)
 app.command()(backtest.backtest)

@@ -43,9 +43,11 @@ class Flow:
     stream: str
     """Stream that stores it."""
     publishers: tuple[str, ...]
-    """Who may publish it."""
-    consumers: tuple[str, ...]
-    """Durable names of its consumers; a name in parentheses reads by sequence without one."""
+    """Users of the server who may publish it; of a {leg} only its own."""
+    readers: tuple[str, ...]
+    """Users who may read it, by sequence unless `durable` says otherwise. Who may read a subject may read its whole stream."""
+    durable: str = ""
+    """Durable name under which its reader acknowledges what it has taken in."""
 
 
 PREMISES = Stream("PREMISES", ("premises",), 0, 1 << 20)
@@ -90,46 +92,56 @@ PREMISES_SUBJECT = "premises"
 
 LEGS = ("probation", "police", "warning")
 
+DISCLOSURES_DURABLE = "registry-disclosures"
+"""Durable name under which the registry takes disclosures that were made elsewhere into its ledger."""
+
+_DISPATCH = tuple(f"dispatch-{leg}" for leg in LEGS)
+_DESKS = ("dispatch-probation", "dispatch-police")
+"""The legs that keep what their incidents rest on."""
+
+USERS = ("registry", "ingest", "geofence", *_DISPATCH, "setup", "watchdog", "operator", "explain", "evidence", "export")
+"""Users of the server: one for each service and leg, for who makes the streams, who watches the server, who is on call, and for
+the commands that look into the log. Evaluators share one: they write the same."""
+
+_LOG_READERS = ("geofence", "ingest", *_DESKS, "explain", "evidence")
+
 FLOWS = (
-    Flow("premises", "Premises", "PREMISES", ("setup",), ("(every service, at its start)",)),
-    Flow("log.{p}.fold", "LogEntry.fold_version", LOG.name, ("geofence",), ("(geofence)",)),
-    Flow("log.{p}.report", "LogEntry.positions, .equipment, .heard", LOG.name, ("ingest",), ("(geofence)",)),
-    Flow("log.{p}.case", "LogEntry.case", LOG.name, ("registry",), ("(geofence)",)),
-    Flow("log.{p}.rules", "LogEntry.rules", LOG.name, ("geofence",), ("(geofence)",)),
-    Flow("log.{p}.tick", "LogEntry.tick", LOG.name, ("geofence",), ("(geofence)",)),
+    Flow("premises", "Premises", PREMISES.name, ("setup",), USERS),
+    Flow("log.{p}.fold", "LogEntry.fold_version", LOG.name, ("geofence",), _LOG_READERS),
+    Flow("log.{p}.report", "LogEntry.positions, .equipment, .heard", LOG.name, ("ingest",), _LOG_READERS),
+    Flow("log.{p}.case", "LogEntry.case", LOG.name, ("registry",), _LOG_READERS),
+    Flow("log.{p}.rules", "LogEntry.rules", LOG.name, ("geofence",), _LOG_READERS),
+    Flow("log.{p}.tick", "LogEntry.tick", LOG.name, ("geofence",), _LOG_READERS),
+    Flow("alert.{p}.{alert_id}", "Alert", ALERTS.name, ("geofence",), ("geofence", *_DISPATCH, "explain", "evidence")),
     Flow(
-        "alert.{p}.{alert_id}",
-        "Alert",
-        ALERTS.name,
-        ("geofence",),
-        ("(probation-alerts)", "(police-alerts)", "(warning-alerts)", "(geofence WatchAlerts)"),
+        "measure.{p}.{alert_id}", "Measure", MEASURES.name, ("geofence",), ("geofence", *_DESKS, "explain", "evidence")
     ),
-    Flow("measure.{p}.{alert_id}", "Measure", MEASURES.name, ("geofence",), ("(geofence WatchAlerts)",)),
+    Flow("incident.{leg}.{incident_id}", "tandem.dispatch.v1.Step", INCIDENTS.name, _DISPATCH, (*_DISPATCH, "export")),
     Flow(
-        "incident.{leg}.{incident_id}",
-        "tandem.dispatch.v1.Step",
-        INCIDENTS.name,
-        ("dispatch",),
-        ("(probation-peers)", "(police-peers)", "(warning-peers)"),
+        "parked.{by}.{stream}.{sequence}",
+        "Parked",
+        PARKED.name,
+        ("geofence", *_DISPATCH, "registry"),
+        (*_DESKS, "evidence", "operator"),
     ),
-    Flow("parked.{by}.{stream}.{sequence}", "Parked", PARKED.name, ("geofence", "dispatch", "registry"), ()),
-    Flow("digest.{p}.{sequence}.{replica}", "sha256 hex", DIGESTS.name, ("geofence",), ("(geofence)",)),
-    Flow("command.{command_id}", "Command", COMMANDS.name, ("ingest",), ("(ingest)",)),
-    Flow("command_step.{command_id}.{state}", "CommandStep", COMMANDS.name, ("ingest",), ("(ingest)",)),
-    Flow("quarantine.{ingest}", "tandem.ingest.v1.QuarantineCounts", QUARANTINE.name, ("ingest",), ("(ingest)",)),
-    Flow("probe.{host}", "zeros", PROBE.name, ("up",), ()),
-    Flow("ledger.head.{sequence}", "LedgerHead", LEDGER.name, ("registry",), ("(every agency)",)),
+    Flow("digest.{p}.{sequence}.{replica}", "sha256 hex", DIGESTS.name, ("geofence",), ("geofence",)),
+    Flow("command.{command_id}", "Command", COMMANDS.name, ("ingest",), ("ingest",)),
+    Flow("command_step.{command_id}.{state}", "CommandStep", COMMANDS.name, ("ingest",), ("ingest",)),
+    Flow("quarantine.{ingest}", "tandem.ingest.v1.QuarantineCounts", QUARANTINE.name, ("ingest",), ("ingest",)),
+    Flow("probe.{host}", "zeros", PROBE.name, ("watchdog",), ()),
+    Flow("ledger.head.{sequence}", "LedgerHead", LEDGER.name, ("registry",), ("operator",)),
     Flow(
         "disclosure.{by}.{disclosure_id}",
         "Disclosure",
         DISCLOSURES.name,
         ("geofence", "explain", "evidence"),
-        ("registry-disclosures",),
+        ("registry",),
+        DISCLOSURES_DURABLE,
     ),
 )
 
-DISCLOSURES_DURABLE = "registry-disclosures"
-"""Durable name under which the registry takes disclosures that were made elsewhere into its ledger."""
+ROUTES = Flow(f"$KV.{DEVICES_BUCKET}.{{device_id}}", "DeviceRoute", f"KV_{DEVICES_BUCKET}", ("registry",), ("ingest",))
+"""The KV bucket as the stream that it is."""
 
 
 def log_stream(partition: int) -> str:

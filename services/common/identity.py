@@ -22,6 +22,7 @@ _ROLES: tuple[tuple[str, access_pb2.Role.ValueType], ...] = (
     (r"spiffe://tandem/warning-gateway", Role.ROLE_WARNING_GATEWAY),
     (r"spiffe://tandem/reviewer/[a-z0-9-]+", Role.ROLE_REVIEWER),
     (r"spiffe://tandem/operator/[a-z0-9-]+", Role.ROLE_OPERATOR),
+    (r"spiffe://tandem/service/[a-z0-9-]+", Role.ROLE_SERVICE),
 )
 
 

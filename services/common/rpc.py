@@ -54,7 +54,7 @@ _SERVER_OPTIONS = (
     ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
     ("grpc.so_reuseport", 0),
 )
-_CHANNEL_OPTIONS = (
+CHANNEL_OPTIONS = (
     ("grpc.lb_policy_name", "round_robin"),
     ("grpc.keepalive_time_ms", 20_000),
     ("grpc.keepalive_timeout_ms", 5_000),
@@ -387,7 +387,7 @@ async def _end(tasks: Sequence[asyncio.Future[Any]]) -> None:
 
 def channel(address: str) -> grpc.aio.Channel:
     """A plaintext channel to a service on loopback; it reconnects by itself. Give each unary call a deadline."""
-    return grpc.aio.insecure_channel(address, options=_CHANNEL_OPTIONS)
+    return grpc.aio.insecure_channel(address, options=CHANNEL_OPTIONS)
 
 
 def bearer(spiffe_id: str, dev_secret: str) -> tuple[tuple[str, str], ...]:

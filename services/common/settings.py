@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 from pydantic import Field, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from services.common.certificates import Files
 from services.common.clock import MeshClock
 from services.common.errors import FailedPrecondition
 
@@ -55,11 +56,16 @@ class CommonSettings(BaseSettings):
         """Whether certificates are configured."""
         return self.tls_cert is not None
 
-    def tls_files(self) -> tuple[Path, Path, Path]:
+    def tls_files(self) -> Files:
         """Certificate chain, private key and authority. Raises FailedPrecondition without them."""
         if self.tls_cert is None or self.tls_key is None or self.tls_ca is None:
             raise FailedPrecondition("no certificates are configured")
-        return self.tls_cert, self.tls_key, self.tls_ca
+        return Files(self.tls_cert, self.tls_key, self.tls_ca)
+
+    @property
+    def nats_tls(self) -> Files | None:
+        """What this process proves itself with to the NATS server, where that is reached by TLS."""
+        return self.tls_files() if self.nats_url.startswith("tls://") else None
 
     @model_validator(mode="after")
     def _refuse_plaintext_off_loopback(self) -> Self:
@@ -68,6 +74,8 @@ class CommonSettings(BaseSettings):
             raise ValueError("TANDEM_TLS_CERT, TANDEM_TLS_KEY and TANDEM_TLS_CA go together")
         for url in self.nats_url.split(","):
             parts = urlsplit(url)
+            if parts.scheme == "tls" and not all(files):
+                raise ValueError("TANDEM_NATS_URL with tls:// needs TANDEM_TLS_CERT, _KEY and _CA")
             if parts.hostname not in LOOPBACK and parts.scheme != "tls":
                 raise ValueError(f"TANDEM_NATS_URL names {parts.hostname}, which isn't loopback: only tls:// is taken")
         if self.host not in LOOPBACK:

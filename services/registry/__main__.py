@@ -32,7 +32,7 @@ async def main(settings: RegistrySettings) -> None:
     vault = Vault(*settings.keys())
     signer = open_signer(settings.ledger_key_file)
     async with (
-        buses.connect(settings.nats_url, "registry") as bus,
+        buses.connect(settings.nats_url, "registry", settings.nats_tls) as bus,
         db.open_database(settings.database, MIGRATIONS) as database,
     ):
         premises = await streams.pass_gate(bus, settings)

@@ -52,7 +52,7 @@ class EvaluatorMesh:
         return {
             "TANDEM_PORT": self.addresses[replica].rpartition(":")[2],
             "TANDEM_METRICS_PORT": self.metrics[replica].rpartition(":")[2],
-            "TANDEM_NATS_URL": self.nats.url,
+            "TANDEM_NATS_URL": self.nats.url_as("geofence"),
             "TANDEM_NATS_MONITOR_URL": self.nats.monitor_url,
             "TANDEM_DEV_SECRET": SECRET,
             "TANDEM_DATA_DIR": str(self.folder),

@@ -40,7 +40,7 @@ class Evaluators:
         for replica, address in enumerate(self.addresses):
             env = {
                 "TANDEM_PORT": address.rpartition(":")[2],
-                "TANDEM_NATS_URL": nats.url,
+                "TANDEM_NATS_URL": nats.url_as("geofence"),
                 "TANDEM_NATS_MONITOR_URL": nats.monitor_url,
                 "TANDEM_DEV_SECRET": SECRET,
                 "TANDEM_DATA_DIR": str(folder),

@@ -182,7 +182,7 @@ def sharing_mesh(folder: Path, module: str = "services.geofence", **env: str) ->
             port, data_dir = free_port(), folder / f"data-{replica}"
             settings = {
                 "TANDEM_PORT": str(port),
-                "TANDEM_NATS_URL": registry.nats.url,
+                "TANDEM_NATS_URL": registry.nats.url_as("geofence"),
                 "TANDEM_NATS_MONITOR_URL": registry.nats.monitor_url,
                 "TANDEM_DATA_DIR": str(data_dir),
                 "TANDEM_DEV_SECRET": SECRET,

@@ -42,6 +42,8 @@ class _RoleEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Role.ValueType],
     """Somebody who looks into an incident afterwards."""
     ROLE_OPERATOR: _Role.ValueType  # 8
     """The people who run the mesh."""
+    ROLE_SERVICE: _Role.ValueType  # 9
+    """A process of Tandem itself. Services meet over NATS: no method is theirs, and one that calls is refused and told of."""
 
 class Role(_Role, metaclass=_RoleEnumTypeWrapper):
     """Who is calling. A caller proves a SPIFFE id (mutual TLS, or a development token on loopback); services/common/identity.py
@@ -65,6 +67,8 @@ ROLE_REVIEWER: Role.ValueType  # 7
 """Somebody who looks into an incident afterwards."""
 ROLE_OPERATOR: Role.ValueType  # 8
 """The people who run the mesh."""
+ROLE_SERVICE: Role.ValueType  # 9
+"""A process of Tandem itself. Services meet over NATS: no method is theirs, and one that calls is refused and told of."""
 Global___Role: _TypeAlias = Role  # noqa: Y015
 
 ALLOWED_ROLES_FIELD_NUMBER: _builtins.int
