@@ -22,6 +22,7 @@ from services.cli.commands import (
     quarantine,
     replay,
     send,
+    streams,
     up,
 )
 from services.cli.failure import FAILED, MISUSED, CommandFailed, of_rpc
@@ -46,6 +47,8 @@ app.command("device-token")(device_token.device_token)
 app.command()(quarantine.quarantine)
 app.command()(send.send)
 app.command()(load.load)
+app.command()(streams.streams)
+app.command()(streams.migrate)
 app.add_typer(ledger.app, name="ledger")
 app.add_typer(evidence.app, name="evidence")
 
