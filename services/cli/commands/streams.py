@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
+import sys
 from typing import Annotated
 
+import nats.errors
+import nats.js.errors
 import typer
 import uvloop
 from pydantic import ValidationError
@@ -18,6 +22,9 @@ from services.common.settings import CommonSettings
 from services.common.streams import PARTITIONS_MAX, Premises
 from services.registry.settings import RegistrySettings
 from services.registry.store import MIGRATIONS
+
+WITHIN_S = 60.0
+AGAIN_S = 1.0
 
 
 def streams(
@@ -34,16 +41,23 @@ def streams(
         settings = CommonSettings(port=0)
     except ValidationError as error:
         raise CommandFailed("; ".join(one["msg"] for one in error.errors()), MISUSED) from None
-    made = uvloop.run(_make(settings, partitions, replicas, round(max_gib * (1 << 30)) or None))
+    made = uvloop.run(make(settings, partitions, replicas, round(max_gib * (1 << 30)) or None))
     print(f"partitions: {made.partitions}, log: {made.log_id}")
 
 
-async def _make(settings: CommonSettings, partitions: int, replicas: int, max_bytes: int | None) -> Premises:
+async def make(settings: CommonSettings, partitions: int, replicas: int, max_bytes: int | None) -> Premises:
+    """Makes what is missing, once the server can."""
     async with buses.connect(settings.nats_url, "setup", settings.nats_tls) as bus:
-        try:
-            return await tables.create(bus, partitions, MeshClock(), replicas, max_bytes)
-        except FailedPrecondition as error:
-            raise CommandFailed(error.reason, FAILED) from None
+        while True:
+            try:
+                async with asyncio.timeout(WITHIN_S):
+                    return await tables.create(bus, partitions, MeshClock(), replicas, max_bytes)
+            except FailedPrecondition as error:
+                raise CommandFailed(error.reason, FAILED) from None
+            except (nats.errors.Error, nats.js.errors.APIError, TimeoutError) as error:
+                # Servers that start have no leader for a while; a second try finds what the first has made.
+                print(f"not yet: {error or type(error).__name__}", file=sys.stderr)
+                await asyncio.sleep(AGAIN_S)
 
 
 def migrate() -> None:
