@@ -130,7 +130,7 @@ class Load:
 
     async def publish(self, entry: log_pb2.LogEntry) -> None:
         """Until it is stored, once."""
-        subject = flow.log_subject(0, "report")
+        subject = log.subject_of(entry)
         msg_id = f"load-{next(self._numbers)}"
         await self.bus.publish_until_stored(subject, entry.SerializeToString(), msg_id=msg_id)
         self.entries += 1

@@ -56,7 +56,7 @@ async def make(settings: CommonSettings, partitions: int, replicas: int, max_byt
                 raise CommandFailed(error.reason, FAILED) from None
             except (nats.errors.Error, nats.js.errors.APIError, TimeoutError) as error:
                 # Servers that start have no leader for a while; a second try finds what the first has made.
-                print(f"not yet: {error or type(error).__name__}", file=sys.stderr)
+                print(f"not yet: {type(error).__name__}: {error}", file=sys.stderr)
                 await asyncio.sleep(AGAIN_S)
 
 
