@@ -23,7 +23,7 @@ from tests.support.mesh import RunningMesh, running_mesh, tandem
 
 @pytest.fixture(scope="module")
 def mesh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningMesh]:
-    with running_mesh(tmp_path_factory.mktemp("tls") / "mesh", "--tls") as one:
+    with running_mesh(tmp_path_factory.mktemp("tls") / "mesh", "--tls", "--clock-rate", "60") as one:
         yield one
 
 
