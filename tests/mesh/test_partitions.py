@@ -75,6 +75,7 @@ def run(stack: ExitStack, folder: Path, partitions: int) -> Mesh:
         env = ingest.env | {
             "TANDEM_PORT": address.rpartition(":")[2],
             "TANDEM_NATS_URL": ingest.nats.url_as("geofence"),
+            "TANDEM_METRICS_PORT": "0",
             "TANDEM_DATA_DIR": str(folder),
             "TANDEM_REPLICA": str(replica),
             "TANDEM_REPLICAS": str(REPLICAS),
