@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
+
+# As in the geofence service, but gRPC reads it at its first import, which here may be another test: with handlers of forks the child
+# that writes a checkpoint may be aborted.
+os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "false")
 
 from services.common import bus as buses
 from services.common import streams
