@@ -36,7 +36,7 @@ async def main(settings: RegistrySettings) -> None:
     signer = open_signer(settings.ledger_key_file)
     warning_key = sealing.read_public_key(settings.warning_public_key) if settings.warning_public_key else None
     async with (
-        buses.connect(settings.nats_url, "registry") as bus,
+        buses.connect(settings.nats_url, "registry", settings.nats_tls) as bus,
         db.open_database(settings.database, MIGRATIONS) as database,
     ):
         premises = await streams.pass_gate(bus, settings)
