@@ -37,7 +37,7 @@ class Service:
 
 
 SERVICES = (
-    Service("registry", "registry", "registry", 1),
+    Service("registry", "registry", "registry", 1, more_ports={"TANDEM_METRICS_PORT": 41}),
     Service("ingest", "ingest", "ingest", 2, more_ports={"TANDEM_HTTP_PORT": 32, "TANDEM_METRICS_PORT": 42}),
     Service(
         "geofence-0",

@@ -101,6 +101,24 @@ FAULTS: dict[str, Fault] = {
         "TANDEM_NATS_MONITORING_URL",
         "no setting",
     ),
+    "a setting of another service": (
+        "base/registry.yaml",
+        "TANDEM_LEDGER_KEY",
+        "TANDEM_REPLICA",
+        "no setting of registry",
+    ),
+    "probes at another port than it has": (
+        "base/kustomization.yaml",
+        "TANDEM_METRICS_PORT=8080",
+        "TANDEM_METRICS_PORT=8081",
+        "its port observe 8080",
+    ),
+    "a program that shows nothing of itself": (
+        "base/registry.yaml",
+        'args: ["-m", "services.registry"]',
+        'args: ["-m", "services.console"]',
+        "shows nothing of itself",
+    ),
     "a development secret": (
         "base/kustomization.yaml",
         "TANDEM_METRICS_PORT=8080",

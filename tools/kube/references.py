@@ -16,11 +16,15 @@ from tools.kube.render import Object, containers, pod_of
 
 WORKLOADS = ("Deployment", "StatefulSet")
 QUANTITY = re.compile(r"(\d+(\.\d+)?)(m|k|M|G|T|Ki|Mi|Gi|Ti)?")
-SETTINGS = {
-    f"TANDEM_{name.upper()}"
-    for kind in (CommonSettings, DispatchSettings, GeofenceSettings, IngestSettings, RegistrySettings)
-    for name in kind.model_fields
+SERVICES: dict[str, type[CommonSettings]] = {
+    "services.registry": RegistrySettings,
+    "services.ingest": IngestSettings,
+    "services.geofence": GeofenceSettings,
+    "services.dispatch": DispatchSettings,
+    "services.cli": RegistrySettings,
 }
+"""What is started, and where its settings stand; the Jobs' commands are the registry's."""
+SETTINGS = {package: {f"TANDEM_{name.upper()}" for name in kind.model_fields} for package, kind in SERVICES.items()}
 IDENTITY = "tls-"
 """Secrets named so hold the certificate of the service that follows."""
 
@@ -121,12 +125,14 @@ class _Look:
                 yield f"{container['name']}: no ConfigMap {source['configMapRef']['name']}"
                 continue
             for name in config["data"]:
-                if name.startswith("TANDEM_") and name not in SETTINGS:
+                if name.startswith("TANDEM_") and not any(name in names for names in SETTINGS.values()):
                     yield f"{name} is no setting of any service"
+            yield from self._observed(container, config["data"])
+        own = next((SETTINGS[one] for one in container.get("args", ()) if one in SETTINGS), set())
         for variable in container.get("env", ()):
             name, source = variable["name"], variable.get("valueFrom", {})
-            if name.startswith("TANDEM_") and name not in SETTINGS:
-                yield f"{name} is no setting of any service"
+            if name.startswith("TANDEM_") and name not in own:
+                yield f"{name} is no setting of {container['name']}"
             if ref := source.get("secretKeyRef"):
                 yield from self._secret(ref["name"], {ref["key"]}, f"env {name}")
             if name == "TANDEM_PORT":
@@ -135,6 +141,16 @@ class _Look:
                     yield f"TANDEM_PORT is {variable['value']}, its port grpc {ports.get('grpc')}"
             if name == "TANDEM_REPLICAS" and variable["value"] != str(one["spec"]["replicas"]):
                 yield f"TANDEM_REPLICAS is {variable['value']}, replicas {one['spec']['replicas']}"
+
+    def _observed(self, container: Object, settings: Mapping[str, str]) -> Iterator[str]:
+        """Whether it shows how it is where it is asked."""
+        ports = {port["name"]: port["containerPort"] for port in container.get("ports", ())}
+        if "observe" in ports:
+            package = next((one for one in container["args"] if one in SERVICES), "")
+            if "TANDEM_METRICS_PORT" not in SETTINGS.get(package, ()):
+                yield f"{container['name']}: {package or 'nothing'} shows nothing of itself on a port"
+            if str(ports["observe"]) != settings.get("TANDEM_METRICS_PORT"):
+                yield f"TANDEM_METRICS_PORT is {settings.get('TANDEM_METRICS_PORT')}, its port observe {ports['observe']}"
 
     def _probes(self, container: Object) -> Iterator[str]:
         ports = {port["name"] for port in container.get("ports", ())}

@@ -75,7 +75,7 @@ class ServiceArea(StrEnum):
 
 def up(
     folder: Annotated[Path, typer.Option("--dir", help="Folder for all that the mesh keeps.")] = DEFAULT_FOLDER,
-    base_port: Annotated[int, typer.Option(help="First of 43 ports; 0 takes free ones.", min=0, max=65_000)] = 7400,
+    base_port: Annotated[int, typer.Option(help="First of 54 ports; 0 takes free ones.", min=0, max=65_000)] = 7400,
     partitions: Annotated[int, typer.Option(help="Partitions of the log.", min=1, max=PARTITIONS_MAX)] = 1,
     clock_rate: Annotated[int, typer.Option(help="How many times as fast its clock runs.", min=1, max=1000)] = 1,
     service_area: Annotated[

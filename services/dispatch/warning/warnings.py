@@ -185,7 +185,7 @@ class Warnings:
 @asynccontextmanager
 async def open_warnings(settings: DispatchSettings, leg: Leg) -> AsyncIterator[Warnings]:
     """The warnings of a leg as its store left them, with the door for answers where one is configured."""
-    keys = sealing.open_private_keys(settings.warning_key)
+    keys = sealing.open_private_keys(settings.warning_key_file)
     gateways = read_receivers(settings.warning_gateways) if settings.warning_gateways else ()
     async with AsyncExitStack() as stack:
         database = await stack.enter_async_context(open_database(settings.warning_database, MIGRATIONS))
