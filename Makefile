@@ -91,7 +91,7 @@ bench-dispatch: setup ## measure from an alert to the legs' offers, on SQLite an
 # ---- check
 
 .PHONY: check
-check: lint types protos-check ## run all checks that are not tests
+check: lint types protos-check kube-check ## run all checks that are not tests
 
 .PHONY: lint
 lint: setup ## style of the Python code
@@ -106,18 +106,27 @@ types: setup ## types, strictly
 protos-check: setup ## generated code is fresh, protos are clean and break no one
 	@$(BIN)/python tools/generate_protos.py --check
 
+.PHONY: kube-check
+kube-check: setup ## the manifests of k8s/ and the Containerfile, without a cluster
+	@$(BIN)/python -m tools.kube --check
+
 # ---- make files that are committed
 
 .PHONY: protos
 protos: setup ## generate protos/gen from protos/tandem
 	@$(BIN)/python tools/generate_protos.py
 
+.PHONY: kube
+kube: setup ## generate the users of the NATS server from the flow table
+	@$(BIN)/python -m tools.kube
+
 COMPILE := --universal --python-version 3.11 --upgrade --generate-hashes --no-emit-index-url --no-header --no-annotate --quiet
 
 .PHONY: lock
-lock: setup ## resolve requirements.lock and requirements-bench.lock anew from pyproject.toml
+lock: setup ## resolve the three requirements locks anew from pyproject.toml
 	@$(BIN)/uv pip compile pyproject.toml --extra dev $(COMPILE) --output-file requirements.lock
 	@$(BIN)/uv pip compile pyproject.toml --extra bench $(COMPILE) --output-file requirements-bench.lock
+	@$(BIN)/uv pip compile pyproject.toml $(COMPILE) --output-file requirements-run.lock
 
 .venv-bench/.ready: requirements-bench.lock
 	@test -e .venv-bench/bin/python || $(PYTHON) -m venv .venv-bench

@@ -38,7 +38,6 @@ from services.cli.failure import FAILED, CommandFailed, of_rpc
 from services.cli.mesh import Clients, Mesh
 from services.cli.openloop import Sent
 from services.cli.parties import VENDOR, HeadEnd
-from services.common import bus as buses
 from services.common import flow, pull, telemetry, times
 from services.common.bus import Bus
 from tandem.dispatch.v1 import dispatch_pb2
@@ -212,7 +211,7 @@ async def measure(running: Mesh, up_pid: int, seconds: float) -> tuple[float, li
     results = []
     async with (
         mesh.connect(running) as clients,
-        buses.connect(running.nats_url, "bench") as bus,
+        running.nats.bus_as("dispatch-probation") as bus,
         following(bus) as offers,
     ):
         say(f"registering {len(cases)} joint cases")

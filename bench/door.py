@@ -63,7 +63,7 @@ async def running(folder: Path, nats: TestServer, bus: Bus, nats_url: str | None
         "TANDEM_PORT": address.rpartition(":")[2],
         "TANDEM_HTTP_PORT": str(free_port()),
         "TANDEM_METRICS_PORT": str(free_port()),
-        "TANDEM_NATS_URL": nats_url or nats.url,
+        "TANDEM_NATS_URL": nats_url or nats.url_as("ingest"),
         "TANDEM_NATS_MONITOR_URL": nats.monitor_url,
         "TANDEM_DEV_SECRET": SECRET,
         "TANDEM_DATA_DIR": str(folder / "ingest"),

@@ -11,7 +11,7 @@ from services.cli import openloop
 from services.cli.failure import CommandFailed
 from services.cli.mesh import Metadata
 from services.cli.openloop import Request, Sent
-from services.common import times
+from services.common import rpc, times
 from tandem.ingest.v1 import ingest_pb2
 
 FAR_DEG = 0.2
@@ -96,7 +96,7 @@ def prepare(
 
 async def send(address: str, identity: Metadata, plan: Plan, streams: int) -> Sent:
     """Sends each request when it is due and returns when all are answered. Raises CommandFailed where they aren't."""
-    sent = await openloop.send(address, identity, plan.starts_at_ms, plan.requests, streams)
+    sent = await openloop.send(rpc.channel(address), identity, plan.starts_at_ms, plan.requests, streams)
     if sent.unanswered:
         raise CommandFailed(
             f"{sent.unanswered} reports weren't answered {openloop.ANSWERED_WITHIN_S:.0f} s after the last was due"

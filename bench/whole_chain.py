@@ -216,7 +216,7 @@ async def running(folder: Path, replicas: int) -> AsyncIterator[Chain]:
             address = f"127.0.0.1:{free_port()}"
             env = {
                 "TANDEM_PORT": address.rpartition(":")[2],
-                "TANDEM_NATS_URL": nats.url,
+                "TANDEM_NATS_URL": nats.url_as("geofence"),
                 "TANDEM_NATS_MONITOR_URL": nats.monitor_url,
                 "TANDEM_DEV_SECRET": door.SECRET,
                 "TANDEM_DATA_DIR": str(folder),

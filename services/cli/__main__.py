@@ -9,6 +9,7 @@ import typer
 
 from services.cli.commands import (
     backtest,
+    certs,
     demo,
     device_token,
     drill,
@@ -22,6 +23,7 @@ from services.cli.commands import (
     quarantine,
     replay,
     send,
+    streams,
     up,
     watch,
 )
@@ -35,6 +37,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.command()(up.up)
+app.command()(certs.certs)
 app.command()(demo.demo)
 app.command()(replay.replay)
 app.command()(backtest.backtest)
@@ -48,6 +51,8 @@ app.command()(send.send)
 app.command()(load.load)
 app.command()(watch.watch)
 app.command()(drill.drill)
+app.command()(streams.streams)
+app.command()(streams.migrate)
 app.add_typer(ledger.app, name="ledger")
 app.add_typer(evidence.app, name="evidence")
 

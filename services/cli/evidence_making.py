@@ -14,7 +14,6 @@ from services.cli.evidence_chains import Chain
 from services.cli.evidence_replay import replay
 from services.cli.failure import MISUSED, CommandFailed
 from services.cli.mesh import Mesh
-from services.common import bus as buses
 from services.common import flow, ids, streams
 from services.common.bus import Bus
 from services.common.errors import InvalidField, NotFound, PermanentError, RetryableError
@@ -48,7 +47,10 @@ async def make(running: Mesh, folder: Path, incident_id: str, leg: str, grounds:
     # Of all legs, since one hears of what another doesn't.
     alert_ids = sorted({id_ for one in chains for id_ in one.alert_ids(incident_id)})
     try:
-        async with asyncio.timeout(PATIENCE_S) as patience, buses.connect(running.nats_url, "evidence") as bus:
+        async with (
+            asyncio.timeout(PATIENCE_S) as patience,
+            running.nats.bus_as("evidence") as bus,
+        ):
             premises = await streams.read_premises(bus)
             patience.reschedule(None)  # however long the log is
             kept = EvidenceFiles(_data(folder, leg) / f"evidence-{leg}").load(incident_id)
@@ -67,7 +69,7 @@ async def make(running: Mesh, folder: Path, incident_id: str, leg: str, grounds:
                 subject = flow.disclosure_subject(leg, disclosure.disclosure_id)
                 await bus.publish(subject, disclosure.SerializeToString(), msg_id=disclosure.disclosure_id)
     except TimeoutError:
-        raise CommandFailed(f"no answer from {running.nats_url} for {PATIENCE_S:.0f} s") from None
+        raise CommandFailed(f"no answer from {running.nats.url} for {PATIENCE_S:.0f} s") from None
     except (RetryableError, PermanentError) as error:
         raise CommandFailed(error.reason) from None
     return bundle

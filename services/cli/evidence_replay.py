@@ -91,7 +91,7 @@ def _step(state: State, ground: Ground, record: Record) -> Sequence[object]:
     if record.subject == MARK_SUBJECT:
         return fold.step(state, Entry(record.sequence, stamp_ms, Tick()))
     try:
-        body = translate.entry_body(record.data)
+        body = translate.stored_body(record.subject, record.data)
     except InvalidField:
         return ()  # set aside by everybody who reads the log
     return fold.step(state, Entry(record.sequence, stamp_ms, body))

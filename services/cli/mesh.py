@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import fcntl
 import json
-import os
 import time
 from collections.abc import AsyncIterator, Iterator, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import grpc.aio
 
 from services.cli.failure import MISUSED, CommandFailed
-from services.common import flow, rpc
+from services.cli.nats_server import NatsServer
+from services.cli.private_files import write_private
+from services.common import flow, mutual, rpc
+from services.common.certificates import Files, files_of
 from services.common.clock import MeshClock
 from tandem.dispatch.v1.dispatch_pb2_grpc import DispatchServiceStub
 from tandem.geofence.v1.geofence_pb2_grpc import GeofenceServiceStub
@@ -27,6 +30,9 @@ DEFAULT_FOLDER = Path(".tandem")
 _FILE = "mesh.json"
 _LOCK = "lock"
 _LOCK_PATIENCE_S = 0.5
+
+OPERATOR = "spiffe://tandem/operator/demo"
+"""Who a command is where a call names nobody else."""
 
 Metadata = tuple[tuple[str, str], ...]
 
@@ -42,9 +48,10 @@ class Mesh:
     dev_secret: str
     """Key of the development tokens."""
     clock: MeshClock
-    nats_url: str
-    nats_monitor_url: str
+    nats: NatsServer
     partitions: int
+    certificates: Path | None
+    """Folder of everybody's certificates, where they prove callers and not tokens."""
 
     def save(self, folder: Path) -> None:
         """Writes mesh.json whole, readable by its owner alone."""
@@ -54,8 +61,10 @@ class Mesh:
             "dev_secret": self.dev_secret,
             "clock_rate": self.clock.rate,
             "clock_anchor_ms": self.clock.anchor_ms,
-            "nats_url": self.nats_url,
-            "nats_monitor_url": self.nats_monitor_url,
+            "nats_url": self.nats.url,
+            "nats_monitor_url": self.nats.monitor_url,
+            "nats_passwords": dict(self.nats.passwords),
+            "certificates": str(self.certificates or ""),
             "partitions": self.partitions,
         }
         write_private(folder / _FILE, json.dumps(content, indent=2) + "\n")
@@ -70,24 +79,21 @@ def load(folder: Path) -> Mesh:
         raise missing from None
     if not _is_locked(folder):
         raise missing
+    certificates = Path(content["certificates"]) if content["certificates"] else None
     return Mesh(
         addresses=content["addresses"],
         pids=content["pids"],
         dev_secret=content["dev_secret"],
         clock=MeshClock(content["clock_rate"], content["clock_anchor_ms"]),
-        nats_url=content["nats_url"],
-        nats_monitor_url=content["nats_monitor_url"],
+        nats=NatsServer(
+            content["nats_url"],
+            content["nats_monitor_url"],
+            content["nats_passwords"],
+            certificates if content["nats_url"].startswith("tls://") else None,
+        ),
+        certificates=certificates,
         partitions=content["partitions"],
     )
-
-
-def write_private(path: Path, text: str) -> None:
-    """Puts a file into place whole, with mode 0600."""
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
-    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with os.fdopen(descriptor, "w") as file:
-        file.write(text)
-    draft.replace(path)
 
 
 @contextmanager
@@ -153,7 +159,29 @@ class Clients:
 
     def identity(self, spiffe_id: str) -> Metadata:
         """Call metadata of a caller."""
-        return rpc.bearer(spiffe_id, self.mesh.dev_secret)
+        return identity(self.mesh, spiffe_id)
+
+
+def identity(mesh: Mesh, spiffe_id: str) -> Metadata:
+    """Call metadata of a caller."""
+    return mutual.as_identity(spiffe_id) if mesh.certificates else rpc.bearer(spiffe_id, mesh.dev_secret)
+
+
+def channel(mesh: Mesh, *names: str) -> AbstractAsyncContextManager[grpc.aio.Channel]:
+    """A channel to whichever of these processes answers."""
+    target = "ipv4:" + ",".join(mesh.addresses[name] for name in names)
+    if mesh.certificates:
+        return mutual.channel(target, partial(_files, mesh.certificates), OPERATOR, "localhost")
+    return rpc.channel(target)
+
+
+def _files(folder: Path, spiffe_id: str) -> Files:
+    found = files_of(folder, spiffe_id)
+    if not found.cert.exists():
+        raise CommandFailed(
+            f"{folder} has no certificate of {spiffe_id}: `tandem certs --dir {folder} {spiffe_id}`", MISUSED
+        )
+    return found
 
 
 @asynccontextmanager
@@ -161,18 +189,17 @@ async def connect(mesh: Mesh) -> AsyncIterator[Clients]:
     """Clients with open channels."""
     async with AsyncExitStack() as stack:
 
-        async def channel(*names: str) -> grpc.aio.Channel:
-            target = "ipv4:" + ",".join(mesh.addresses[name] for name in names)
-            return await stack.enter_async_context(rpc.channel(target))
+        async def opened(*names: str) -> grpc.aio.Channel:
+            return await stack.enter_async_context(channel(mesh, *names))
 
         evaluators = sorted(name for name in mesh.addresses if name.startswith("geofence"))
-        registry = await channel("registry")
+        registry = await opened("registry")
         yield Clients(
             mesh,
             RegistryServiceStub(registry),
             DeviceTokenServiceStub(registry),
             ExerciseServiceStub(registry),
-            IngestServiceStub(await channel("ingest")),
-            GeofenceServiceStub(await channel(*evaluators)),
-            {leg: DispatchServiceStub(await channel(f"dispatch-{leg}")) for leg in flow.LEGS},
+            IngestServiceStub(await opened("ingest")),
+            GeofenceServiceStub(await opened(*evaluators)),
+            {leg: DispatchServiceStub(await opened(f"dispatch-{leg}")) for leg in flow.LEGS},
         )

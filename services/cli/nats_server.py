@@ -1,31 +1,72 @@
-"""The nats-server of a development mesh: which binary, which configuration."""
+"""The nats-server of a development mesh: which binary, which configuration, and how each of its users connects."""
 
 from __future__ import annotations
 
 import os
+import secrets
 import shutil
 import sysconfig
+from collections.abc import Mapping
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from pathlib import Path
+
+from services.cli.private_files import write_private
+from services.common import bus as buses
+from services.common import permissions
+from services.common.bus import Bus
+from services.common.certificates import Files, files_of
+from services.common.permissions import SERVICE
+
+IDENTITY = f"{SERVICE}nats"
+"""The server's own, in its certificate."""
 
 
 @dataclass(frozen=True, slots=True)
 class NatsServer:
-    """A server to be started: its command and addresses."""
+    """A server and its users. One of somebody else's has neither passwords nor certificates: its URL is for all."""
 
-    command: tuple[str, ...]
     url: str
+    """Without user and password."""
     monitor_url: str
+    passwords: Mapping[str, str]
+    """Of each user, where passwords prove them."""
+    certificates: Path | None
+    """Folder of everybody's certificates, where those do."""
+
+    def url_as(self, user: str) -> str:
+        """The URL for one of its users."""
+        return self.url.replace("://", f"://{user}:{self.passwords[user]}@", 1) if self.passwords else self.url
+
+    def tls_as(self, user: str) -> Files | None:
+        """What a user proves itself with, where that is a certificate."""
+        return files_of(self.certificates, SERVICE + user) if self.certificates else None
+
+    def bus_as(self, user: str) -> AbstractAsyncContextManager[Bus]:
+        """A connection of one of its users."""
+        return buses.connect(self.url_as(user), user, self.tls_as(user))
 
 
-def configure(folder: Path, port: int, monitor_port: int) -> NatsServer:
-    """Writes the configuration into `folder` (the store lies beside it) and returns how to start the server.
+def configure(
+    folder: Path,
+    port: int,
+    monitor_port: int,
+    partitions: int,
+    *more: permissions.User,
+    certificates: Path | None = None,
+) -> tuple[tuple[str, ...], NatsServer]:
+    """Writes the configuration into `folder` (the store lies beside it) and returns the command that starts the server.
 
-    Loopback only, JetStream on disk with `sync_interval: always`: what is acknowledged survives a power cut.
+    Loopback only, JetStream on disk with `sync_interval: always`: what is acknowledged survives a power cut. Its users are those of
+    the flow table, and `more`, with new passwords or, where there are `certificates`, with those.
     """
     folder.mkdir(parents=True, exist_ok=True)
     config = folder / "nats.conf"
-    config.write_text(
+    everybody = (*permissions.users(partitions), *more)
+    passwords = {} if certificates else {one.name: secrets.token_hex(16) for one in everybody}
+    tls = _tls(files_of(certificates, IDENTITY)) if certificates else ""
+    write_private(
+        config,
         f"""# Written anew at each start.
 host: 127.0.0.1
 port: {port}
@@ -35,9 +76,21 @@ jetstream {{
   store_dir: "{folder.resolve() / "store"}"
   sync_interval: always
 }}
-"""
+{tls}{permissions.authorization(everybody, passwords)}""",
     )
-    return NatsServer((binary(), "-c", str(config)), f"nats://127.0.0.1:{port}", f"http://127.0.0.1:{monitor_port}")
+    scheme = "tls" if certificates else "nats"
+    server = NatsServer(f"{scheme}://127.0.0.1:{port}", f"http://127.0.0.1:{monitor_port}", passwords, certificates)
+    return (binary(), "-c", str(config)), server
+
+
+def _tls(files: Files) -> str:
+    return f"""tls {{
+  cert_file: "{files.cert.resolve()}"
+  key_file: "{files.key.resolve()}"
+  ca_file: "{files.authority.resolve()}"
+  verify_and_map: true
+}}
+"""
 
 
 def binary() -> str:

@@ -13,6 +13,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,7 +22,6 @@ import grpc.aio
 from services.cli.calls import FIRST_DELAY_S, may_succeed_later
 from services.cli.failure import CommandFailed
 from services.cli.mesh import Metadata
-from services.common import rpc
 from tandem.ingest.v1 import ingest_pb2
 
 LATE_S = 0.005
@@ -87,7 +87,13 @@ def moments_s(drawn: random.Random, count: int, seconds: float) -> list[float]:
     return sorted(drawn.uniform(0, seconds) for _ in range(count))
 
 
-async def send(address: str, identity: Metadata, starts_at_ms: int, requests: Sequence[Request], streams: int) -> Sent:
+async def send(
+    opening: AbstractAsyncContextManager[grpc.aio.Channel],
+    identity: Metadata,
+    starts_at_ms: int,
+    requests: Sequence[Request],
+    streams: int,
+) -> Sent:
     """Sends each request when it is due, over so many streams, and returns when all are answered or that took too long.
 
     `starts_at_ms` is wall time. What wasn't answered when a stream broke is sent again on the next. Raises CommandFailed where
@@ -101,7 +107,7 @@ async def send(address: str, identity: Metadata, starts_at_ms: int, requests: Se
     # What was prepared stays: pauses in which this process looks through it for garbage would count as latencies.
     gc.collect()
     gc.freeze()
-    async with rpc.channel(address) as channel:
+    async with opening as channel:
         # Messages are made beforehand; while the load runs they only pass through.
         method: Any = channel.stream_stream(METHOD, None, ingest_pb2.ReportResponse.FromString)
         lanes = [_Lane(method, identity, requests[i::streams], sent) for i in range(streams)]

@@ -25,7 +25,6 @@ VENDOR_ID = "demo"
 VENDOR = f"spiffe://vendor/{VENDOR_ID}"
 MOJ_RECORDS = "spiffe://moj/records"
 NPA_RECORDS = "spiffe://npa/records"
-OPERATOR = "spiffe://tandem/operator/demo"
 REVIEWER = "spiffe://tandem/reviewer/replay"
 DESKS = {
     "probation": "spiffe://moj/desk/demo",

@@ -13,8 +13,8 @@ from services.cli import outcome
 from services.cli.calls import PATIENCE_S, call
 from services.cli.failure import CommandFailed
 from services.cli.files import Line, Scenario
-from services.cli.mesh import Clients
-from services.cli.parties import MOJ_RECORDS, NPA_RECORDS, OPERATOR, VENDOR_ID, Alerts, Desk, HeadEnd, Matches, Report
+from services.cli.mesh import OPERATOR, Clients
+from services.cli.parties import MOJ_RECORDS, NPA_RECORDS, VENDOR_ID, Alerts, Desk, HeadEnd, Matches, Report
 from services.common import flow, times
 from services.common.clock import wall_us
 from services.common.ids import hash_id

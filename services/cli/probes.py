@@ -8,8 +8,8 @@ from urllib.parse import urlsplit
 import grpc.aio
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from services.cli import mesh as meshes
 from services.cli.mesh import Mesh
-from services.common import rpc
 
 WITHIN_S = 2.0
 NATS = "nats-server"
@@ -19,13 +19,13 @@ async def not_answering(mesh: Mesh) -> tuple[str, ...]:
     """Parts that don't say within 2 s that they work."""
     names = [*mesh.addresses, NATS]
     answers = await asyncio.gather(
-        *(_serves(address) for address in mesh.addresses.values()), _any_greets(mesh.nats_url.split(","))
+        *(_serves(mesh, name) for name in mesh.addresses), _any_greets(mesh.nats.url.split(","))
     )
     return tuple(name for name, answer in zip(names, answers, strict=True) if not answer)
 
 
-async def _serves(address: str) -> bool:
-    async with rpc.channel(address) as channel:
+async def _serves(mesh: Mesh, name: str) -> bool:
+    async with meshes.channel(mesh, name) as channel:
         check = health_pb2_grpc.HealthStub(channel).Check  # type: ignore[attr-defined]  # the stubs leave it out
         try:
             answer = await check(health_pb2.HealthCheckRequest(), timeout=WITHIN_S)

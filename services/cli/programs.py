@@ -24,6 +24,8 @@ class Service:
     name: str
     package: str
     """It runs as `python -m services.<package>`."""
+    nats_user: str
+    """Its user on the NATS server."""
     offset: int
     """Its port, counted from the mesh's base port."""
     arguments: tuple[str, ...] = ()
@@ -35,10 +37,11 @@ class Service:
 
 
 SERVICES = (
-    Service("registry", "registry", 1),
-    Service("ingest", "ingest", 2, more_ports={"TANDEM_HTTP_PORT": 32, "TANDEM_METRICS_PORT": 42}),
+    Service("registry", "registry", "registry", 1, more_ports={"TANDEM_METRICS_PORT": 41}),
+    Service("ingest", "ingest", "ingest", 2, more_ports={"TANDEM_HTTP_PORT": 32, "TANDEM_METRICS_PORT": 42}),
     Service(
         "geofence-0",
+        "geofence",
         "geofence",
         3,
         settings={"TANDEM_REPLICA": "0", "TANDEM_REPLICAS": str(REPLICAS)},
@@ -47,13 +50,35 @@ SERVICES = (
     Service(
         "geofence-1",
         "geofence",
+        "geofence",
         13,
         settings={"TANDEM_REPLICA": "1", "TANDEM_REPLICAS": str(REPLICAS)},
         more_ports={"TANDEM_METRICS_PORT": 53},
     ),
-    Service("dispatch-probation", "dispatch", 4, ("--leg", "probation"), more_ports={"TANDEM_METRICS_PORT": 44}),
-    Service("dispatch-police", "dispatch", 5, ("--leg", "police"), more_ports={"TANDEM_METRICS_PORT": 45}),
-    Service("dispatch-warning", "dispatch", 6, ("--leg", "warning"), more_ports={"TANDEM_METRICS_PORT": 46}),
+    Service(
+        "dispatch-probation",
+        "dispatch",
+        "dispatch-probation",
+        4,
+        ("--leg", "probation"),
+        more_ports={"TANDEM_METRICS_PORT": 44},
+    ),
+    Service(
+        "dispatch-police",
+        "dispatch",
+        "dispatch-police",
+        5,
+        ("--leg", "police"),
+        more_ports={"TANDEM_METRICS_PORT": 45},
+    ),
+    Service(
+        "dispatch-warning",
+        "dispatch",
+        "dispatch-warning",
+        6,
+        ("--leg", "warning"),
+        more_ports={"TANDEM_METRICS_PORT": 46},
+    ),
 )
 
 _OFFSETS = (
@@ -83,8 +108,8 @@ def warning_key(folder: Path) -> Path:
     return folder / "data" / "dispatch-warning" / "warning.key"
 
 
-def program(service: Service, folder: Path, base_port: int, shared: Mapping[str, str]) -> Program:
-    """How to run a service; `shared` are the settings that all services of the mesh have in common."""
+def program(service: Service, folder: Path, base_port: int, given: Mapping[str, str]) -> Program:
+    """How to run a service; `given` are the settings that don't follow from the table."""
     settings = {
         "TANDEM_HOST": "127.0.0.1",
         **(_neighbours(base_port) if service.package == "dispatch" else {}),
@@ -95,7 +120,7 @@ def program(service: Service, folder: Path, base_port: int, shared: Mapping[str,
     return Program(
         service.name,
         (sys.executable, "-m", f"services.{service.package}", *service.arguments),
-        {**os.environ, **shared, **service.settings, **settings},
+        {**os.environ, **given, **service.settings, **settings},
         folder / "logs" / f"{service.name}.log",
     )
 

@@ -112,7 +112,7 @@ class Refold:
         if arrived_ms < self.decided_ms - WINDOW_MS:
             self.window_from = message.sequence + 1
         try:
-            body = translate.entry_body(message.data)
+            body = translate.stored_body(message.subject, message.data)
         except InvalidField as error:
             self.state.sequence = message.sequence
             outputs: list[Output] = [Parked(message.sequence, str(error))]
@@ -129,7 +129,7 @@ class Refold:
             return
         arrived_ms = self._clock.to_mesh_ms(message.stamp_ms)
         try:
-            body = translate.entry_body(message.data)
+            body = translate.stored_body(message.subject, message.data)
         except InvalidField:
             return  # parked by the fold; it tells of no device
         match body:

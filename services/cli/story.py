@@ -17,8 +17,8 @@ from typing import TypeAlias
 from services.cli import outcome
 from services.cli.calls import call
 from services.cli.failure import CommandFailed
-from services.cli.mesh import Clients
-from services.cli.parties import MOJ_RECORDS, NPA_RECORDS, OPERATOR, VENDOR_ID, Desk, HeadEnd, Matches, State
+from services.cli.mesh import OPERATOR, Clients
+from services.cli.parties import MOJ_RECORDS, NPA_RECORDS, VENDOR_ID, Desk, HeadEnd, Matches, State
 from services.common import times
 from services.common.clock import wall_us
 from tandem.common.v1 import geometry_pb2, log_pb2

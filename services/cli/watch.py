@@ -19,13 +19,14 @@ import grpc
 import grpc.aio
 from google.protobuf import json_format
 
-from services.cli import canary, mesh, probes
+from services.cli import canary, probes
 from services.cli.calls import FIRST_DELAY_S, LAST_DELAY_S, may_succeed_later
 from services.cli.canary import Canary, Kind, Outage, Page, Watched
 from services.cli.exercise import INSIDE_M, OUTSIDE_M, Exercise, lead_ms
 from services.cli.failure import of_rpc
 from services.cli.mesh import Clients
 from services.cli.pager import Message, Pager, page_all
+from services.cli.private_files import write_private
 from services.common import times
 from services.common.ids import hash_id
 from services.common.telemetry import logger
@@ -270,7 +271,7 @@ class Watch:
             "outage": asdict(self._watched.outage) if self._watched.outage else None,
         }
         try:
-            mesh.write_private(self._folder / STATE, json.dumps(kept) + "\n")
+            write_private(self._folder / STATE, json.dumps(kept) + "\n")
         except OSError as error:  # a full disk is a reason to go on watching
             logger().error("watch_not_saved", reason=f"{type(error).__name__} {error.errno}")
 

@@ -19,8 +19,8 @@ from typing import NamedTuple
 
 import aiohttp
 
+from services.cli.nats_server import NatsServer
 from services.cli.supervisor import Supervisor
-from services.common import bus as buses
 from services.common import flow
 from services.common.bus import Bus
 from services.common.errors import RetryableError, StoreFull
@@ -109,9 +109,9 @@ def judge(watched: Watched, look: Look) -> Step:
 class Watchdog:
     """Looks at the server that a supervisor keeps, and has it started again when it is stuck and its disk has room."""
 
-    def __init__(self, store: Supervisor, program: str, nats_url: str, monitor_url: str, folder: Path) -> None:
+    def __init__(self, store: Supervisor, program: str, server: NatsServer, folder: Path) -> None:
         self._store, self._program = store, program
-        self._nats_url, self._monitor_url = nats_url, monitor_url
+        self._server = server
         self._folder = folder
         self._subject = flow.probe_subject(platform.node().replace(".", "-") or "localhost")
 
@@ -119,7 +119,7 @@ class Watchdog:
         """Watches for ever."""
         timeout = aiohttp.ClientTimeout(total=MONITOR_TIMEOUT_S)
         watched = Watched()
-        async with buses.connect(self._nats_url, "watchdog") as bus, aiohttp.ClientSession(timeout=timeout) as session:
+        async with self._server.bus_as("watchdog") as bus, aiohttp.ClientSession(timeout=timeout) as session:
             while True:
                 look = await self._look(bus, session)
                 watched, tell, restart = judge(watched, look)
@@ -153,7 +153,7 @@ class Watchdog:
 
     async def _failed_streams(self, session: aiohttp.ClientSession) -> tuple[str, ...]:
         try:
-            async with session.get(f"{self._monitor_url}/healthz", params={"details": "1"}) as answer:
+            async with session.get(f"{self._server.monitor_url}/healthz", params={"details": "1"}) as answer:
                 errors = (await answer.json()).get("errors", ())
         except (aiohttp.ClientError, TimeoutError):
             return ()  # whether it stores is the probe's to say

@@ -6,18 +6,22 @@ import asyncio
 import base64
 import json
 import math
+import ssl
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Any, NamedTuple
+from urllib.parse import urlsplit
 
 import nats
 import nats.errors
-from nats.aio.client import Client
+from nats.aio.client import DEFAULT_INBOX_PREFIX, Client
 from nats.aio.msg import Msg
 from nats.js import JetStreamContext
 from nats.js.api import Header
 
+from services.common.certificates import Files, client_context, spiffe_id
 from services.common.errors import NotFound, RetryableError, StoreFull, Unavailable
+from services.common.permissions import SERVICE, inbox
 from services.common.telemetry import logger
 from tandem.common.v1 import alert_pb2
 
@@ -25,6 +29,7 @@ PUBLISH_TIMEOUT_S = 3.0
 FIRST_RETRY_S = 0.05
 LAST_RETRY_S = 1.0
 FAILURE_REMEMBERED_S = 10.0
+CERTIFICATE_EVERY_S = 10.0
 
 _WRONG_LAST_SEQUENCE = 10071
 _STORE_FULL = (10077, 10023, 10047)  # stream's max_bytes, account's quota, no room for the stream
@@ -196,14 +201,19 @@ class Bus:
 
 
 @asynccontextmanager
-async def connect(url: str, name: str) -> AsyncIterator[Bus]:
+async def connect(url: str, name: str, tls: Files | None = None) -> AsyncIterator[Bus]:
     """A connection that waits for the server at the start, reconnects for ever and is drained at the end.
 
-    Nothing is buffered while the connection is down: a publish that was reported as failed must not be stored later.
+    The user is that of the URL, as in nats://registry:password@host:port, or with `tls` that of the certificate. Files that are
+    replaced are taken without a restart. Nothing is buffered while the connection is down: a publish that was reported as failed
+    must not be stored later.
     """
 
     async def on_error(error: Exception) -> None:
-        logger().warning("nats_error", error=type(error).__name__)
+        if (reason := str(error).removeprefix("nats: ")).startswith("permissions violation"):
+            logger().error("nats_refused", reason=reason)
+        else:
+            logger().warning("nats_error", error=type(error).__name__)
 
     ending = False
 
@@ -214,9 +224,13 @@ async def connect(url: str, name: str) -> AsyncIterator[Bus]:
     async def on_reconnect() -> None:
         logger().info("nats_reconnected")
 
+    user = urlsplit(url.partition(",")[0]).username
+    if tls:
+        user = spiffe_id(tls.cert).removeprefix(SERVICE)
     client: Client = await nats.connect(
         url.split(","),
         name=name,
+        inbox_prefix=inbox(user) if user else DEFAULT_INBOX_PREFIX,
         max_reconnect_attempts=-1,
         reconnect_time_wait=0.25,
         ping_interval=5,
@@ -225,15 +239,38 @@ async def connect(url: str, name: str) -> AsyncIterator[Bus]:
         error_cb=on_error,
         disconnected_cb=on_disconnect,
         reconnected_cb=on_reconnect,
+        tls=client_context(tls) if tls else None,
     )
+    renewing = asyncio.create_task(_renew(client, tls)) if tls else None
     try:
         bus = Bus(client)
         await bus.listen()
         yield bus
     finally:
         ending = True
+        if renewing:
+            renewing.cancel()
         try:
             async with asyncio.timeout(2.0):
                 await client.drain()
         except (nats.errors.Error, TimeoutError, OSError):
             await client.close()
+
+
+async def _renew(client: Client, tls: Files) -> None:
+    """Connects anew with files that were replaced; a connection would stand on an expired certificate for ever."""
+    used = tls.stamp()
+    while True:
+        await asyncio.sleep(CERTIFICATE_EVERY_S)
+        try:
+            stamp = tls.stamp()
+            if stamp == used:
+                continue
+            client.options["tls"] = client_context(tls)
+        except (OSError, ssl.SSLError) as error:
+            # Being replaced at this moment, or broken: the connection that there is goes on.
+            logger().error("certificate_unreadable", kind=type(error).__name__)
+            continue
+        used = stamp
+        logger().info("certificate_renewed")
+        await client.force_reconnect()

@@ -31,6 +31,11 @@ class Stream:
     forgets: bool = False
     """Full means that the oldest go, instead of refusing more: for what only informs."""
 
+    def holds(self, subject: str) -> bool:
+        """Whether a subject is one of its own. Whoever may read some stream can have its messages copied into another, where they
+        stand under their old subject: only under its own is a message the word of who may publish it."""
+        return any(subject.startswith(one.removesuffix(">")) for one in self.subjects)
+
 
 @dataclass(frozen=True, slots=True)
 class Flow:
@@ -43,9 +48,11 @@ class Flow:
     stream: str
     """Stream that stores it."""
     publishers: tuple[str, ...]
-    """Who may publish it."""
-    consumers: tuple[str, ...]
-    """Durable names of its consumers; a name in parentheses reads by sequence without one."""
+    """Users of the server who may publish it; of a {leg} only its own."""
+    readers: tuple[str, ...]
+    """Users who may read it, by sequence unless `durable` says otherwise. Who may read a subject may read its whole stream."""
+    durable: str = ""
+    """Durable name under which its reader acknowledges what it has taken in."""
 
 
 PREMISES = Stream("PREMISES", ("premises",), 0, 1 << 20)
@@ -54,6 +61,8 @@ LOG = Stream("LOG_{p}", ("log.{p}.>",), 7 * DAY_S, 96 * GIB)
 ALERTS = Stream("ALERTS", ("alert.>",), 30 * DAY_S, 8 * GIB)
 MEASURES = Stream("MEASURES", ("measure.>",), 30 * DAY_S, 8 * GIB)
 INCIDENTS = Stream("INCIDENTS", ("incident.>",), 30 * DAY_S, 8 * GIB)
+# Apart from the steps, which probation reads too: when the race is being lost tells how far the wearer is from her.
+ADVICE = Stream("ADVICE", ("advice.>",), 30 * DAY_S, GIB)
 PARKED = Stream("PARKED", ("parked.>",), 365 * DAY_S, GIB)
 DIGESTS = Stream("DIGESTS", ("digest.>",), 7 * DAY_S, GIB)
 
@@ -73,6 +82,7 @@ STREAMS = (
     ALERTS,
     MEASURES,
     INCIDENTS,
+    ADVICE,
     PARKED,
     DIGESTS,
     COMMANDS,
@@ -90,66 +100,71 @@ PREMISES_SUBJECT = "premises"
 
 LEGS = ("probation", "police", "warning")
 
+DISCLOSURES_DURABLE = "registry-disclosures"
+"""Durable name under which the registry takes disclosures that were made elsewhere into its ledger."""
+
+_DISPATCH = tuple(f"dispatch-{leg}" for leg in LEGS)
+_DESKS = ("dispatch-probation", "dispatch-police")
+"""The legs that keep what their incidents rest on."""
+
+USERS = ("registry", "ingest", "geofence", *_DISPATCH, "setup", "watchdog", "operator", "explain", "evidence", "export")
+"""Users of the server: one for each service and leg, for who makes the streams, who watches the server, who is on call, and for
+the commands that look into the log. Evaluators share one: they write the same."""
+
+_LOG_READERS = ("geofence", "ingest", *_DISPATCH, "explain", "evidence")
+
 FLOWS = (
-    Flow("premises", "Premises", "PREMISES", ("setup",), ("(every service, at its start)",)),
-    Flow("log.{p}.fold", "LogEntry.fold_version", LOG.name, ("geofence",), ("(geofence)",)),
-    Flow("log.{p}.report", "LogEntry.positions, .equipment, .heard", LOG.name, ("ingest",), ("(geofence)",)),
-    Flow("log.{p}.case", "LogEntry.case", LOG.name, ("registry",), ("(geofence)", "(warning-contacts)")),
-    Flow("log.{p}.rules", "LogEntry.rules", LOG.name, ("geofence",), ("(geofence)",)),
-    Flow("log.{p}.tick", "LogEntry.tick", LOG.name, ("geofence",), ("(geofence)",)),
-    Flow(
-        "alert.{p}.{alert_id}",
-        "Alert",
-        ALERTS.name,
-        ("geofence",),
-        ("(probation-alerts)", "(police-alerts)", "(warning-alerts)", "(warning-messages)", "(geofence WatchAlerts)"),
-    ),
+    Flow("premises", "Premises", PREMISES.name, ("setup",), USERS),
+    Flow("log.{p}.fold", "LogEntry.fold_version", LOG.name, ("geofence",), _LOG_READERS),
+    Flow("log.{p}.report", "LogEntry.positions, .equipment, .heard", LOG.name, ("ingest",), _LOG_READERS),
+    Flow("log.{p}.case", "LogEntry.case", LOG.name, ("registry",), _LOG_READERS),
+    Flow("log.{p}.rules", "LogEntry.rules", LOG.name, ("geofence",), _LOG_READERS),
+    Flow("log.{p}.tick", "LogEntry.tick", LOG.name, ("geofence",), _LOG_READERS),
+    Flow("alert.{p}.{alert_id}", "Alert", ALERTS.name, ("geofence",), ("geofence", *_DISPATCH, "explain", "evidence")),
     Flow(
         "measure.{p}.{alert_id}",
         "Measure",
         MEASURES.name,
         ("geofence",),
-        ("(geofence WatchAlerts)", "(warning-messages)"),
+        ("geofence", *_DISPATCH, "explain", "evidence"),
     ),
+    Flow("incident.{leg}.{incident_id}", "tandem.dispatch.v1.Step", INCIDENTS.name, _DISPATCH, (*_DISPATCH, "export")),
     Flow(
-        "incident.{leg}.{incident_id}",
-        "tandem.dispatch.v1.Step",
-        INCIDENTS.name,
-        ("dispatch",),
-        ("(probation-peers)", "(police-peers)", "(warning-peers)"),
-    ),
-    # Apart from the steps, which probation reads too: when the race is being lost tells how far the wearer is from her.
-    Flow(
-        "incident.advice.{incident_id}",
+        "advice.{incident_id}",
         "tandem.dispatch.v1.AdviceGiven",
-        INCIDENTS.name,
-        ("dispatch",),
-        ("(warning-messages)",),
+        ADVICE.name,
+        ("dispatch-police",),
+        ("dispatch-warning",),
     ),
-    Flow("parked.{by}.{stream}.{sequence}", "Parked", PARKED.name, ("geofence", "dispatch", "registry"), ()),
-    Flow("digest.{p}.{sequence}.{replica}", "sha256 hex", DIGESTS.name, ("geofence",), ("(geofence)",)),
-    Flow("command.{command_id}", "Command", COMMANDS.name, ("ingest", "dispatch"), ("(ingest)",)),
     Flow(
-        "command_step.{command_id}.{state}",
-        "CommandStep",
-        COMMANDS.name,
-        ("ingest",),
-        ("(ingest)", "(warning-receipts)"),
+        "parked.{by}.{stream}.{sequence}",
+        "Parked",
+        PARKED.name,
+        ("geofence", *_DISPATCH, "registry"),
+        (*_DESKS, "evidence", "operator"),
     ),
-    Flow("quarantine.{ingest}", "tandem.ingest.v1.QuarantineCounts", QUARANTINE.name, ("ingest",), ("(ingest)",)),
-    Flow("probe.{host}", "zeros", PROBE.name, ("up",), ()),
-    Flow("ledger.head.{sequence}", "LedgerHead", LEDGER.name, ("registry",), ("(every agency)",)),
+    Flow("digest.{p}.{sequence}.{replica}", "sha256 hex", DIGESTS.name, ("geofence",), ("geofence",)),
+    Flow(
+        "command.{command_id}", "Command", COMMANDS.name, ("ingest", "dispatch-warning"), ("ingest", "dispatch-warning")
+    ),
+    Flow(
+        "command_step.{command_id}.{state}", "CommandStep", COMMANDS.name, ("ingest",), ("ingest", "dispatch-warning")
+    ),
+    Flow("quarantine.{ingest}", "tandem.ingest.v1.QuarantineCounts", QUARANTINE.name, ("ingest",), ("ingest",)),
+    Flow("probe.{host}", "zeros", PROBE.name, ("watchdog",), ()),
+    Flow("ledger.head.{sequence}", "LedgerHead", LEDGER.name, ("registry",), ("operator",)),
     Flow(
         "disclosure.{by}.{disclosure_id}",
         "Disclosure",
         DISCLOSURES.name,
         ("geofence", "explain", "evidence"),
-        ("registry-disclosures",),
+        ("registry",),
+        DISCLOSURES_DURABLE,
     ),
 )
 
-DISCLOSURES_DURABLE = "registry-disclosures"
-"""Durable name under which the registry takes disclosures that were made elsewhere into its ledger."""
+ROUTES = Flow(f"$KV.{DEVICES_BUCKET}.{{device_id}}", "DeviceRoute", f"KV_{DEVICES_BUCKET}", ("registry",), ("ingest",))
+"""The KV bucket as the stream that it is."""
 
 
 def log_stream(partition: int) -> str:
@@ -179,7 +194,7 @@ def incident_subject(leg: str, incident_id: str) -> str:
 
 def advice_subject(incident_id: str) -> str:
     """Subject of what the police's leg has the warning leg tell those whom an order protects."""
-    return f"incident.advice.{incident_id}"
+    return f"advice.{incident_id}"
 
 
 def peer_subjects(leg: str) -> tuple[str, ...]:

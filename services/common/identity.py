@@ -23,6 +23,10 @@ _ROLES: tuple[tuple[str, access_pb2.Role.ValueType], ...] = (
     (r"spiffe://tandem/reviewer/[a-z0-9-]+", Role.ROLE_REVIEWER),
     (r"spiffe://tandem/operator/[a-z0-9-]+", Role.ROLE_OPERATOR),
     (r"spiffe://tandem/watch/[a-z0-9-]+", Role.ROLE_WATCH),
+    # A leg asks other services for its agency's desk, and is shown no more than that.
+    (r"spiffe://tandem/service/dispatch-probation", Role.ROLE_MOJ_DESK),
+    (r"spiffe://tandem/service/dispatch-police", Role.ROLE_NPA_DESK),
+    (r"spiffe://tandem/service/[a-z0-9-]+", Role.ROLE_SERVICE),
 )
 
 

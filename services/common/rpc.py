@@ -54,7 +54,7 @@ _SERVER_OPTIONS = (
     ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
     ("grpc.so_reuseport", 0),
 )
-_CHANNEL_OPTIONS = (
+CHANNEL_OPTIONS = (
     ("grpc.lb_policy_name", "round_robin"),
     ("grpc.keepalive_time_ms", 20_000),
     ("grpc.keepalive_timeout_ms", 5_000),
@@ -389,23 +389,7 @@ async def _end(tasks: Sequence[asyncio.Future[Any]]) -> None:
 
 def channel(address: str) -> grpc.aio.Channel:
     """A plaintext channel to a service on loopback; it reconnects by itself. Give each unary call a deadline."""
-    return grpc.aio.insecure_channel(address, options=_CHANNEL_OPTIONS)
-
-
-@asynccontextmanager
-async def connection(
-    settings: CommonSettings, target: str, spiffe_id: str, *options: tuple[str, int]
-) -> AsyncIterator[tuple[grpc.aio.Channel, Metadata]]:
-    """A channel from one service to another, and the metadata of its calls: by this process's certificate, or on loopback by a
-    development token for `spiffe_id`."""
-    if settings.tls:
-        cert, key, authority = settings.tls_files()
-        credentials = grpc.ssl_channel_credentials(authority.read_bytes(), key.read_bytes(), cert.read_bytes())
-        async with grpc.aio.secure_channel(target, credentials, options=(*_CHANNEL_OPTIONS, *options)) as channel:
-            yield channel, ()
-    else:
-        async with grpc.aio.insecure_channel(target, options=(*_CHANNEL_OPTIONS, *options)) as channel:
-            yield channel, bearer(spiffe_id, settings.dev_secret)
+    return grpc.aio.insecure_channel(address, options=CHANNEL_OPTIONS)
 
 
 def bearer(spiffe_id: str, dev_secret: str) -> Metadata:

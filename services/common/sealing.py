@@ -69,7 +69,9 @@ def open_private_keys(path: Path) -> tuple[X25519PrivateKey, ...]:
         keys = ()
     if not keys:
         raise FailedPrecondition(f"{path.name} holds no private keys of 64 hex digits, one a line")
-    _write(public_file(path), "".join(f"{key.public_key().public_bytes_raw().hex()}\n" for key in keys), 0o644)
+    public, text = public_file(path), "".join(f"{key.public_key().public_bytes_raw().hex()}\n" for key in keys)
+    if not public.exists() or public.read_text() != text:
+        _write(public, text, 0o644)
     return keys
 
 

@@ -9,10 +9,21 @@ from urllib.parse import urlsplit
 from pydantic import Field, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from services.common.certificates import Files
 from services.common.clock import MeshClock
 from services.common.errors import FailedPrecondition
 
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
+
+
+def addresses_of(target: str) -> tuple[str, ...]:
+    """The addresses of a gRPC target such as ipv4:127.0.0.1:7403,127.0.0.1:7413; none of an empty one."""
+    return tuple(one for one in target.removeprefix("ipv4:").removeprefix("dns:///").split(",") if one)
+
+
+def is_loopback(address: str) -> bool:
+    """Whether host:port is on this machine."""
+    return address.rpartition(":")[0] in LOOPBACK
 
 
 class CommonSettings(BaseSettings):
@@ -55,11 +66,16 @@ class CommonSettings(BaseSettings):
         """Whether certificates are configured."""
         return self.tls_cert is not None
 
-    def tls_files(self) -> tuple[Path, Path, Path]:
+    def tls_files(self) -> Files:
         """Certificate chain, private key and authority. Raises FailedPrecondition without them."""
         if self.tls_cert is None or self.tls_key is None or self.tls_ca is None:
             raise FailedPrecondition("no certificates are configured")
-        return self.tls_cert, self.tls_key, self.tls_ca
+        return Files(self.tls_cert, self.tls_key, self.tls_ca)
+
+    @property
+    def nats_tls(self) -> Files | None:
+        """What this process proves itself with to the NATS server, where that is reached by TLS."""
+        return self.tls_files() if self.nats_url.startswith("tls://") else None
 
     @model_validator(mode="after")
     def _refuse_plaintext_off_loopback(self) -> Self:
@@ -68,6 +84,8 @@ class CommonSettings(BaseSettings):
             raise ValueError("TANDEM_TLS_CERT, TANDEM_TLS_KEY and TANDEM_TLS_CA go together")
         for url in self.nats_url.split(","):
             parts = urlsplit(url)
+            if parts.scheme == "tls" and not all(files):
+                raise ValueError("TANDEM_NATS_URL with tls:// needs TANDEM_TLS_CERT, _KEY and _CA")
             if parts.hostname not in LOOPBACK and parts.scheme != "tls":
                 raise ValueError(f"TANDEM_NATS_URL names {parts.hostname}, which isn't loopback: only tls:// is taken")
         if self.host not in LOOPBACK:

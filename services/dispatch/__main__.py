@@ -152,7 +152,7 @@ def _add_servicers(leg: Leg, follower: Follower | None, clock: MeshClock, server
 
 async def mesh(settings: DispatchSettings, leg: Leg, tracer: IncidentTracer, warnings: Warnings | None) -> None:
     """The leg's part in the mesh: alerts in, steps out, the other legs' steps in."""
-    async with buses.connect(settings.nats_url, f"dispatch-{leg.name}") as bus:
+    async with buses.connect(settings.nats_url, f"dispatch-{leg.name}", settings.nats_tls) as bus:
         premises = await retried(partial(streams.pass_gate, bus, settings))
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(consume_alerts(bus, leg, premises.log_id))

@@ -16,7 +16,7 @@ from services.common.errors import InvalidField
 from services.common.pull import Delivered
 from services.common.telemetry import logger
 from services.dispatch import metrics, translate
-from services.dispatch.domain.decisions import concerns
+from services.dispatch.domain.decisions import Alert, concerns
 from services.dispatch.leg import Leg
 from services.dispatch.retrying import retried
 from services.dispatch.store import PeerRow, Position
@@ -36,7 +36,7 @@ async def consume_alerts(bus: Bus, leg: Leg, log_id: str) -> None:
     async with asyncio.TaskGroup() as tasks:
         tasks.create_task(passed.keep())
         async for messages in pull.read(bus, stream, first):
-            parsed, malformed = _parse(messages, lambda message: translate.alert(message.data, leg.name))
+            parsed, malformed = _parse(messages, lambda message: _alert(message, leg.name))
             await _park(bus, flow.alerts_reader(leg.name), malformed)
             alerts = [alert for alert in parsed if alert is not None and concerns(leg.name, alert)]
             position = Position(stream, log_id, messages[-1].sequence)
@@ -64,6 +64,12 @@ class _Passed:
             position, self.position = self.position, None
             if position:
                 await retried(partial(self._leg.fold, (), position))
+
+
+def _alert(message: Delivered, leg: str) -> Alert | None:
+    if not flow.ALERTS.holds(message.subject):
+        raise InvalidField("alert", "is on another subject")
+    return translate.alert(message.data, leg)
 
 
 async def consume_peers(bus: Bus, leg: Leg, log_id: str) -> None:

@@ -181,6 +181,8 @@ class Gathering:
         found: dict[str, list[Told]] = {name: [] for name in known}
         over: set[str] = set()
         async for message in self._between(stream, first, last):
+            if not flow.ALERTS.holds(message.subject):
+                continue
             try:
                 alert = alert_pb2.Alert.FromString(message.data)
             except DecodeError:

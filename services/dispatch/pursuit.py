@@ -11,7 +11,7 @@ import asyncio
 import grpc.aio
 from prometheus_client import Counter
 
-from services.common import ids, rpc
+from services.common import ids, mutual, rpc
 from services.common.clock import MeshClock
 from services.common.telemetry import logger
 from services.dispatch.domain.events import Demand
@@ -45,7 +45,7 @@ class Pursuit:
 
     async def run(self) -> None:
         """Commands for ever."""
-        async with rpc.connection(self._settings, self._settings.ingest, CALLERS[self._leg.name]) as (
+        async with mutual.connection(self._settings, self._settings.ingest, CALLERS[self._leg.name]) as (
             channel,
             metadata,
         ):

@@ -77,6 +77,8 @@ class Reconciler:
 
     def _demanding(self, messages: Iterable[Delivered]) -> Iterable[Alert]:
         for message in messages:
+            if not flow.ALERTS.holds(message.subject):
+                continue  # parked when it came
             try:
                 alert = translate.alert(message.data, self._leg.name)
             except InvalidField:

@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 
 from pydantic import Field, SecretStr, model_validator
 
-from services.common.settings import LOOPBACK, CommonSettings
+from services.common.settings import LOOPBACK, CommonSettings, addresses_of, is_loopback
 from services.dispatch.domain.climbing import Deadlines
 
 PORTS = {"probation": 7404, "police": 7405, "warning": 7406}
@@ -31,6 +31,9 @@ class DispatchSettings(CommonSettings):
     """How that port is reached from the road, such as https://tandem.example; needed with `link_port`."""
     warning_gateways: Path | None = None
     """Warning leg: file that names the gateways which reach protected persons, with their keys, in the form of `webhooks`."""
+    warning_key: Path | None = None
+    """Warning leg: file of the private keys that open contacts; without it, one in `data_dir`. A folder that can't be written to must
+    hold the public ones too."""
     receive_within_s: float = Field(default=5.0, gt=0, le=3600)
     """How long the desk's machine has to say that it has an offer, seconds of mesh time, where there is a roster."""
     other_leg_within_s: float = Field(default=10.0, gt=0, le=3600)
@@ -95,9 +98,9 @@ class DispatchSettings(CommonSettings):
         return self.data_dir / "warning.sqlite3"
 
     @property
-    def warning_key(self) -> Path:
+    def warning_key_file(self) -> Path:
         """Warning leg: the private keys that open contacts, made at the first start; the public ones stand beside it."""
-        return self.data_dir / "warning.key"
+        return self.warning_key or self.data_dir / "warning.key"
 
     @property
     def link_key(self) -> Path:
@@ -127,9 +130,8 @@ class DispatchSettings(CommonSettings):
     @model_validator(mode="after")
     def _refuse_plaintext_to_services(self) -> Self:
         for name, target in (("TANDEM_GEOFENCE", self.geofence), ("TANDEM_INGEST", self.ingest)):
-            addresses = target.removeprefix("ipv4:").removeprefix("dns:///")
-            for address in addresses.split(",") if addresses else ():
-                if not self.tls and address.rpartition(":")[0] not in LOOPBACK:
+            for address in addresses_of(target):
+                if not self.tls and not is_loopback(address):
                     raise ValueError(
                         f"{name} names {address}, which isn't loopback: refused without TANDEM_TLS_CERT, _KEY, _CA"
                     )

@@ -17,8 +17,9 @@ from typing import TypeAlias
 import grpc.aio
 from prometheus_client import Counter
 
-from services.common import rpc, times
+from services.common import mutual, rpc, times
 from services.common.clock import MeshClock
+from services.common.permissions import SERVICE
 from services.common.telemetry import logger
 from services.dispatch.domain.areas import Point
 from services.dispatch.domain.race import PACE_OVER_MS, Seen
@@ -29,7 +30,7 @@ from tandem.geofence.v1 import positions_pb2, positions_pb2_grpc
 BASES = {"probation": "TAG_16_2", "police": "TAG_DECREE_23_10"}
 """By leg: the article under which its units follow a target during an incident. The Ministry's own use of what its tags say; that
 the police are told of a breach or its risk."""
-CALLERS = {"probation": "spiffe://moj/desk/dispatch", "police": "spiffe://npa/desk/dispatch"}
+CALLERS = {leg: f"{SERVICE}dispatch-{leg}" for leg in BASES}
 """By leg: who it is to other services. It shows no more than its desk may see."""
 SHARED_FOR_MS = 3_600_000
 STREAMS_EACH = 256
@@ -107,7 +108,7 @@ class Targets:
             if known.streams < STREAMS_EACH:
                 return known
         caller = CALLERS[self._settings.leg]
-        opened = rpc.connection(self._settings, self._settings.geofence, caller, *NEWEST_FIRST)
+        opened = mutual.connection(self._settings, self._settings.geofence, caller, *NEWEST_FIRST)
         channel, metadata = await stack.enter_async_context(opened)
         self._connections.append(_Connection(positions_pb2_grpc.PositionServiceStub(channel), metadata))
         return self._connections[-1]

@@ -43,7 +43,7 @@ async def main() -> None:
     name = f"geofence-{settings.replica}"
     telemetry.configure(name)
     with closing(IncidentTracer(name)) as tracer:
-        async with buses.connect(settings.nats_url, name) as bus:
+        async with buses.connect(settings.nats_url, name, settings.nats_tls) as bus:
             premises = await streams.pass_gate(bus, settings)
             store = CheckpointStore(settings.data_dir / f"geofence-{settings.replica}")
             evaluators = {

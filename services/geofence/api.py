@@ -55,6 +55,8 @@ class GeofenceApi(geofence_pb2_grpc.GeofenceServiceServicer):
         after = kept.last if request.new_only else after
         async for messages in pull.read(self._bus, flow.ALERTS.name, after + 1):
             for message in messages:
+                if not flow.ALERTS.holds(message.subject):
+                    continue
                 alert = alert_pb2.Alert.FromString(message.data)
                 if is_watch:
                     if alert.exercise == exercise_pb2.CANARY:

@@ -165,7 +165,7 @@ class Evaluator:
     def _apply(self, message: pull.Delivered) -> None:
         state = self.state
         try:
-            entry = Entry(message.sequence, message.stamp_ms, translate.entry_body(message.data))
+            entry = Entry(message.sequence, message.stamp_ms, translate.stored_body(message.subject, message.data))
         except InvalidField as error:
             # Whoever reads the log parks this entry for the same reason, so parking is an output like any other.
             state.sequence = message.sequence

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 from google.protobuf.message import DecodeError
@@ -35,6 +36,29 @@ def entry_body(data: bytes) -> Body:
         return _body(log_pb2.LogEntry.FromString(data))
     except (DecodeError, ValueError, ArithmeticError) as error:
         raise InvalidField("entry", f"can't be read: {type(error).__name__}") from error
+
+
+def stored_body(subject: str, data: bytes) -> Body:
+    """What an entry says, given the subject that it is stored under. Raises InvalidField where its kind isn't that of the subject.
+
+    The server holds each publisher to its own subjects; so a case is the registry's word only where this is looked at.
+    """
+    body = entry_body(data)
+    if not re.fullmatch(rf"log\.\d+\.{_KIND_OF[type(body)]}", subject):
+        raise InvalidField("entry", f"is a {_KIND_OF[type(body)]} on another subject")
+    return body
+
+
+_KIND_OF: dict[type[Body], str] = {
+    Positions: "report",
+    Heard: "report",
+    EquipmentReport: "report",
+    Case: "case",
+    Rules: "rules",
+    FoldVersion: "fold",
+    Tick: "tick",
+}
+"""The last token of the subject of each kind of entry."""
 
 
 def _body(entry: log_pb2.LogEntry) -> Body:

@@ -30,7 +30,7 @@ async def main() -> None:
     """Runs until SIGTERM."""
     settings = Settings()
     telemetry.configure("ingest")
-    async with buses.connect(settings.nats_url, "ingest") as bus:
+    async with buses.connect(settings.nats_url, "ingest", settings.nats_tls) as bus:
         premises = await streams.pass_gate(bus, settings)
         clock = premises.clock
         routes = Routes(bus, clock)

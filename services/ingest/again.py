@@ -70,6 +70,8 @@ class LastReports:
             first = max(1, last - TAIL_MESSAGES)
             async for messages in pull.read(bus, stream, first):
                 for message in messages:
+                    if message.subject != flow.log_subject(partition, "report"):
+                        continue
                     try:
                         batch = log_pb2.LogEntry.FromString(message.data).positions
                     except DecodeError:

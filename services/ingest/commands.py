@@ -179,8 +179,10 @@ class Commands:
             try:
                 if message.subject.startswith("command_step."):
                     self._step(command_pb2.CommandStep.FromString(message.data))
-                else:
+                elif message.subject.startswith("command."):
                     self._command(command_pb2.Command.FromString(message.data))
+                else:
+                    logger().error("command_misplaced", sequence=message.sequence)
             except DecodeError:
                 logger().error("command_unreadable", sequence=message.sequence)
         self._followed = messages[-1].sequence

@@ -73,6 +73,8 @@ class Quarantine:
         if bounds.first <= bounds.last:
             async for messages in pull.read(self._bus, stream, bounds.first):
                 for message in messages:
+                    if not message.subject.startswith("quarantine."):
+                        continue
                     try:
                         counts = ingest_pb2.QuarantineCounts.FromString(message.data)
                     except DecodeError:

@@ -109,7 +109,8 @@ class Routes:
             return
         async for messages in pull.read(self._bus, _STREAM, 1):
             for message in messages:
-                self._learn(message.subject.removeprefix(_PREFIX), message.data)
+                if message.subject.startswith(_PREFIX):
+                    self._learn(message.subject.removeprefix(_PREFIX), message.data)
             self._followed = messages[-1].sequence
             if self._followed >= bounds.last:
                 return
@@ -118,6 +119,8 @@ class Routes:
         """Follows the bucket for ever, from where `load` came to; `on_change` gets each device with its partitions."""
         async for messages in pull.read(self._bus, _STREAM, self._followed + 1):
             for message in messages:
+                if not message.subject.startswith(_PREFIX):
+                    continue
                 device_id = message.subject.removeprefix(_PREFIX)
                 known = self._learn(device_id, message.data)
                 if known is not None:

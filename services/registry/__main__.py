@@ -7,6 +7,7 @@ import uvloop
 
 from services.common import bus as buses
 from services.common import db, flow, rpc, sealing, streams, telemetry
+from services.common.observe import observed
 from services.registry.api import SERVICE_NAME, RegistryServicer
 from services.registry.area import AREAS
 from services.registry.consumer import consume_disclosures
@@ -36,7 +37,7 @@ async def main(settings: RegistrySettings) -> None:
     signer = open_signer(settings.ledger_key_file)
     warning_key = sealing.read_public_key(settings.warning_public_key) if settings.warning_public_key else None
     async with (
-        buses.connect(settings.nats_url, "registry") as bus,
+        buses.connect(settings.nats_url, "registry", settings.nats_tls) as bus,
         db.open_database(settings.database, MIGRATIONS) as database,
     ):
         premises = await streams.pass_gate(bus, settings)
@@ -58,7 +59,10 @@ async def main(settings: RegistrySettings) -> None:
             exercise_pb2_grpc.add_ExerciseServiceServicer_to_server(ExerciseServicer(exercises), server)
 
         names = (SERVICE_NAME, DISCLOSURE_SERVICE_NAME, DEVICE_TOKEN_SERVICE_NAME, EXERCISE_SERVICE_NAME)
-        async with rpc.serve(settings, add_servicers, *names) as server:
+        async with (
+            rpc.serve(settings, add_servicers, *names) as server,
+            observed(settings.host, settings.metrics_port, lambda: server.unready),
+        ):
             await rpc.run_until_stopped(
                 rpc.keep_health(server, bus),
                 Relay(registry, bus, premises.clock).run(),

@@ -36,10 +36,12 @@ class Signer:
 def open_signer(path: Path) -> Signer:
     """The signer whose key is in this file; where there is none it is made, readable by its owner only.
 
-    The public key goes beside it, as `<name>.pub`, for those who verify.
+    The public key goes beside it, as `<name>.pub`, for those who verify. A folder that can't be written to must hold both.
     """
     signer = Signer(read_or_make_keys(path)[0])
-    path.with_suffix(".pub").write_text(signer.public_key.hex())
+    public, text = path.with_suffix(".pub"), signer.public_key.hex()
+    if not public.exists() or public.read_text() != text:
+        public.write_text(text)
     return signer
 
 

@@ -15,7 +15,6 @@ import pytest
 from google.rpc import error_details_pb2
 
 from services.cli.commands.up import NATS
-from services.common import bus as buses
 from services.common import rpc
 from tests.support.disk import Disk, own_disk
 from tests.support.folding import counted
@@ -43,10 +42,11 @@ def mesh(disk: tuple[Path, Disk]) -> Iterator[RunningMesh]:
 @asynccontextmanager
 async def head_end(mesh: RunningMesh) -> AsyncIterator[Client]:
     now = mesh.now
-    async with rpc.channel(now.addresses["ingest"]) as channel, buses.connect(now.nats_url, "test") as bus:
-        client = Client(channel, bus, secret=now.dev_secret)
-        await client.route(*DEVICES)
-        yield client
+    async with rpc.channel(now.addresses["ingest"]) as channel:
+        async with now.nats.bus_as("registry") as bus:
+            await Client(channel, bus).route(*DEVICES)
+        async with now.nats.bus_as("explain") as bus:
+            yield Client(channel, bus, secret=now.dev_secret)
 
 
 async def until_told(mesh: RunningMesh, event: str, times: int = 1) -> None:

@@ -13,7 +13,6 @@ import pytest
 
 from services.cli import refold
 from services.cli.failure import FAILED, CommandFailed
-from services.common import bus as buses
 from services.common import flow, pull
 from services.common.bus import Bus
 from tandem.common.v1 import alert_pb2, geometry_pb2
@@ -42,7 +41,7 @@ async def stored_alerts(bus: Bus) -> list[alert_pb2.Alert]:
 
 
 async def read_alerts(mesh: RunningMesh) -> list[alert_pb2.Alert]:
-    async with buses.connect(mesh.now.nats_url, "test") as bus:
+    async with mesh.now.nats.bus_as("geofence") as bus:
         return await stored_alerts(bus)
 
 
@@ -113,7 +112,7 @@ def test_an_alert_that_there_is_not_is_named(mesh: RunningMesh) -> None:
 
 def test_an_alert_that_the_log_does_not_bear_out_is_different(mesh: RunningMesh) -> None:
     async def forge() -> None:
-        async with buses.connect(mesh.now.nats_url, "test") as bus:
+        async with mesh.now.nats.bus_as("geofence") as bus:
             forged = next(one for one in await stored_alerts(bus) if one.kind == alert_pb2.RING_ENTERED)
             forged.alert_id, forged.demand = "alert-forged", geometry_pb2.RECORD
             await bus.publish(flow.alert_subject(0, "alert-forged"), forged.SerializeToString(), expected_last=0)

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from services.cli.parties import DESKS
-from services.common import bus, rpc, times
+from services.common import rpc, times
 from tandem.common.v1 import command_pb2
 from tandem.ingest.v1 import ingest_pb2
 from tandem.ingest.v1.ingest_pb2_grpc import CommandServiceStub
@@ -44,7 +44,10 @@ def mesh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningMesh]:
 async def log(mesh: RunningMesh) -> AsyncIterator[Client]:
     """Who looks into the log of the mesh."""
     now = mesh.now
-    async with rpc.channel(now.addresses["ingest"]) as channel, bus.connect(now.nats_url, "test") as connected:
+    async with (
+        rpc.channel(now.addresses["ingest"]) as channel,
+        now.nats.bus_as("explain") as connected,
+    ):
         yield Client(channel, connected)
 
 

@@ -20,7 +20,6 @@ from services.cli import evidence_bundle, evidence_chains, evidence_making, evid
 from services.cli.evidence_replay import replay
 from services.cli.evidence_tar import BLOCK, Broken
 from services.cli.failure import CommandFailed
-from services.common import bus as buses
 from services.common import flow, pull, streams
 from services.common.bus import Bus
 from services.common.errors import NotFound
@@ -252,7 +251,7 @@ async def test_each_bundle_is_a_disclosure_and_without_grounds_there_is_none(mad
         # What the legs follow by themselves is shown to them, under a row of its own.
         return [one for one in rows if one.reference == made.incident_id and not one.recipient.endswith("/dispatch")]
 
-    async with buses.connect(made.mesh.now.nats_url, "test") as bus:
+    async with made.mesh.now.nats.bus_as("registry") as bus:
         before = await disclosed(bus)
         assert {(one.record_kind, one.recipient) for one in before} == {
             ("WEARER", "spiffe://npa/desk/seoul"),
@@ -271,7 +270,7 @@ async def test_without_nats_there_is_no_disclosure_and_no_bundle(
     made: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(evidence_making, "PATIENCE_S", 1.0)
-    nowhere = replace(made.mesh.now, nats_url=f"nats://127.0.0.1:{free_port()}")
+    nowhere = replace(made.mesh.now, nats=replace(made.mesh.now.nats, url=f"nats://127.0.0.1:{free_port()}"))
     grounds = evidence_making.Grounds(
         "STALKING_9_1_3_2", "COURT", "spiffe://tandem/reviewer/x", "spiffe://npa/desk/seoul"
     )
@@ -283,7 +282,7 @@ async def test_without_nats_there_is_no_disclosure_and_no_bundle(
 
 
 async def gathered(made: Made, back_ms: int | None, leg: str = "police") -> tuple[Evidence, Premises]:
-    async with buses.connect(made.mesh.now.nats_url, "test") as bus:
+    async with made.mesh.now.nats.bus_as("dispatch-police") as bus:
         premises = await streams.read_premises(bus)
         return await evidence_gathering.gather(bus, premises, made.alert_ids, leg, back_ms), premises
 

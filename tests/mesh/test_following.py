@@ -11,7 +11,6 @@ import grpc.aio
 import pytest
 
 from services.cli.parties import DESKS
-from services.common import bus as buses
 from services.common import flow, pull
 from tandem.common.v1 import alert_pb2, geometry_pb2
 from tandem.dispatch.v1 import dispatch_pb2, following_pb2
@@ -60,8 +59,8 @@ def at(seen: following_pb2.WatchTargetsResponse) -> tuple[float, float]:
 
 async def advice_of(one: Chase, incident_id: str) -> list[following_pb2.AdviceGiven]:
     """All advice of an incident, once there is any."""
-    async with buses.connect(one.clients.mesh.nats_url, "test") as bus, asyncio.timeout(PATIENCE_S):
-        async for messages in pull.read(bus, flow.INCIDENTS.name, 1, [flow.advice_subject(incident_id)]):
+    async with one.clients.mesh.nats.bus_as("dispatch-warning") as bus, asyncio.timeout(PATIENCE_S):
+        async for messages in pull.read(bus, flow.ADVICE.name, 1, [flow.advice_subject(incident_id)]):
             return [following_pb2.AdviceGiven.FromString(message.data) for message in messages]
     raise AssertionError("the stream ended")
 

@@ -71,10 +71,10 @@ async def test_either_evaluator_answers_the_same_bytes(three: Evaluators) -> Non
 
 async def test_a_case_that_is_on_its_way_in_one_partition_waits_for_no_other(three: Evaluators) -> None:
     async with connected(three) as (bus, clients):
-        before = [await enter(bus, 2, case_entry("before"), "case") for _ in range(5)][-1]
+        before = [await enter(bus, 2, case_entry("before")) for _ in range(5)][-1]
         asked = [asyncio.ensure_future(client.case("case-late", before + 1)) for client in clients]
         await asyncio.sleep(0.3)
-        sequence = await enter(bus, 2, case_entry("late"), "case")
+        sequence = await enter(bus, 2, case_entry("late"))
         answers = await asyncio.gather(*asked)
         assert [(one.partition, one.applied_sequence) for one in answers] == [(2, sequence)] * 2
 

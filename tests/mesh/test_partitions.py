@@ -74,6 +74,7 @@ def run(stack: ExitStack, folder: Path, partitions: int) -> Mesh:
         address = f"127.0.0.1:{free_port()}"
         env = ingest.env | {
             "TANDEM_PORT": address.rpartition(":")[2],
+            "TANDEM_NATS_URL": ingest.nats.url_as("geofence"),
             "TANDEM_METRICS_PORT": "0",
             "TANDEM_DATA_DIR": str(folder),
             "TANDEM_REPLICA": str(replica),

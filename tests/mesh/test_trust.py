@@ -17,7 +17,7 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from pydantic import ValidationError
 
 from services.common import bus as buses
-from services.common import rpc, streams
+from services.common import mutual, rpc, streams
 from services.common.bus import Bus
 from services.common.clock import MeshClock
 from services.common.errors import FailedPrecondition, Unauthenticated
@@ -244,7 +244,7 @@ async def test_a_service_calls_another_by_its_own_certificate(tmp_path: Path) ->
     async with serving(tmp_path, authority) as port:
         cert, key = authority.client(MOJ).write(tmp_path, "caller")
         settings = CommonSettings(port=0, tls_cert=cert, tls_key=key, tls_ca=tmp_path / "ca.pem")
-        async with rpc.connection(settings, f"127.0.0.1:{port}", "spiffe://of/no-use") as (channel, metadata):
+        async with mutual.connection(settings, f"127.0.0.1:{port}", "spiffe://of/no-use") as (channel, metadata):
             assert await put(channel, metadata) is grpc.StatusCode.OK
 
 

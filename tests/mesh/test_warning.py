@@ -554,7 +554,7 @@ async def test_advice_of_the_police_goes_to_who_was_told_of_that_order_and_its_e
         await advise(4, dispatch_pb2.ADVICE_UNSPECIFIED)
         await advise(5, dispatch_pb2.LEAVE, "another-person")
         await advise(6, dispatch_pb2.STAY_INSIDE, "order-2/home")
-        await until(made, "select 1 from positions where stream = 'INCIDENTS' and sequence >= 4")
+        await until(made, "select 1 from positions where stream = 'ADVICE' and sequence >= 4")
     assert [notice for (notice,) in rows(made, "select notice from messages order by made_ms")] == [
         "APPROACH",
         "STAY_INSIDE",

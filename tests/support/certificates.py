@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
-from ipaddress import ip_address
+from datetime import datetime, timedelta
 from pathlib import Path
 
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+from services.cli import authority
+
+HOUR = timedelta(hours=1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,47 +28,24 @@ class Identity:
 
 
 class Authority:
-    """A certificate authority."""
+    """A certificate authority; with `domains` only for SPIFFE ids of these trust domains."""
 
-    def __init__(self, name: str) -> None:
-        self._name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
-        self._key = ec.generate_private_key(ec.SECP256R1())
-        builder = self._builder(self._name, self._key.public_key())
-        builder = builder.add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
-        self.cert = _pem(builder.sign(self._key, hashes.SHA256()))
+    def __init__(self, name: str, *domains: str) -> None:
+        self._one = authority.Authority.made(name, domains)
+        self.cert = self._one.cert
 
     def server(self) -> Identity:
         """A server on 127.0.0.1."""
-        return self._issue("server", [x509.IPAddress(ip_address("127.0.0.1"))])
+        return self._issue((), ("127.0.0.1", "localhost"), HOUR, None)
 
-    def client(self, *spiffe_ids: str) -> Identity:
+    def client(self, *spiffe_ids: str, since: datetime | None = None, lifetime: timedelta = HOUR) -> Identity:
         """A client with these ids in its certificate."""
-        return self._issue("client", [x509.UniformResourceIdentifier(one) for one in spiffe_ids])
+        return self._issue(spiffe_ids, (), lifetime, since)
 
-    def _issue(self, name: str, names: list[x509.GeneralName]) -> Identity:
-        key = ec.generate_private_key(ec.SECP256R1())
-        subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
-        usage = x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH])
-        builder = self._builder(subject, key.public_key()).add_extension(usage, critical=False)
-        if names:
-            builder = builder.add_extension(x509.SubjectAlternativeName(names), critical=False)
-        encoded = key.private_bytes(
-            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-        )
-        return Identity(encoded, _pem(builder.sign(self._key, hashes.SHA256())))
+    def service(self, spiffe_id: str) -> Identity:
+        """A process of Tandem: both of it."""
+        return self._issue((spiffe_id,), ("127.0.0.1", "localhost"), HOUR, None)
 
-    def _builder(self, subject: x509.Name, key: ec.EllipticCurvePublicKey) -> x509.CertificateBuilder:
-        now = datetime.now(UTC)
-        return (
-            x509.CertificateBuilder()
-            .subject_name(subject)
-            .issuer_name(self._name)
-            .public_key(key)
-            .serial_number(x509.random_serial_number())
-            .not_valid_before(now - timedelta(hours=1))
-            .not_valid_after(now + timedelta(hours=1))
-        )
-
-
-def _pem(certificate: x509.Certificate) -> bytes:
-    return certificate.public_bytes(serialization.Encoding.PEM)
+    def _issue(self, ids: Iterable[str], hosts: Iterable[str], lifetime: timedelta, since: datetime | None) -> Identity:
+        issued = self._one.issue(ids, hosts, lifetime, since)
+        return Identity(issued.key, issued.cert)

@@ -120,7 +120,7 @@ def settings(leg: str, nats: TestServer, folder: Path, **more: Any) -> DispatchS
     given = {
         "leg": leg,
         "port": free_port(),
-        "nats_url": nats.url,
+        "nats_url": nats.url_as(f"dispatch-{leg}"),
         "nats_monitor_url": nats.monitor_url,
         "data_dir": folder,
         "dev_secret": SECRET,

@@ -52,7 +52,7 @@ class EvaluatorMesh:
         return {
             "TANDEM_PORT": self.addresses[replica].rpartition(":")[2],
             "TANDEM_METRICS_PORT": self.metrics[replica].rpartition(":")[2],
-            "TANDEM_NATS_URL": self.nats.url,
+            "TANDEM_NATS_URL": self.nats.url_as("geofence"),
             "TANDEM_NATS_MONITOR_URL": self.nats.monitor_url,
             "TANDEM_DEV_SECRET": SECRET,
             "TANDEM_DATA_DIR": str(self.folder),
@@ -130,7 +130,7 @@ class Load:
 
     async def publish(self, entry: log_pb2.LogEntry) -> None:
         """Until it is stored, once."""
-        subject = flow.log_subject(0, "report")
+        subject = log.subject_of(entry)
         msg_id = f"load-{next(self._numbers)}"
         await self.bus.publish_until_stored(subject, entry.SerializeToString(), msg_id=msg_id)
         self.entries += 1

@@ -13,7 +13,7 @@ import grpc.aio
 from google.rpc import error_details_pb2
 
 from services.common import bus as buses
-from services.common import flow, rpc
+from services.common import rpc
 from services.common.bus import Bus
 from tandem.common.v1 import log_pb2
 from tandem.geofence.v1 import geofence_pb2, geofence_pb2_grpc, what_if_pb2_grpc
@@ -40,7 +40,7 @@ class Evaluators:
         for replica, address in enumerate(self.addresses):
             env = {
                 "TANDEM_PORT": address.rpartition(":")[2],
-                "TANDEM_NATS_URL": nats.url,
+                "TANDEM_NATS_URL": nats.url_as("geofence"),
                 "TANDEM_NATS_MONITOR_URL": nats.monitor_url,
                 "TANDEM_DEV_SECRET": SECRET,
                 "TANDEM_DATA_DIR": str(folder),
@@ -105,9 +105,9 @@ async def connected(evaluators: Evaluators) -> AsyncIterator[tuple[Bus, list[Cli
                 await channel.close()
 
 
-async def enter(bus: Bus, partition: int, entry: log_pb2.LogEntry, kind: str = "report") -> int:
+async def enter(bus: Bus, partition: int, entry: log_pb2.LogEntry) -> int:
     """Puts an entry into the log; returns its sequence."""
-    ack = await bus.publish_until_stored(flow.log_subject(partition, kind), entry.SerializeToString())
+    ack = await bus.publish_until_stored(log.subject_of(entry, partition), entry.SerializeToString())
     assert ack
     return ack.seq
 
@@ -115,7 +115,7 @@ async def enter(bus: Bus, partition: int, entry: log_pb2.LogEntry, kind: str = "
 async def approach(bus: Bus, case: str, partition: int = 0) -> int:
     """A case whose wearer comes from 3 km to 50 m in ten reports; returns the sequence of the last."""
     start_ms = int(time.time() * 1000) - 100_000
-    last = await enter(bus, partition, log.case_entry(case, from_ms=start_ms - 1000, place=True), "case")
+    last = await enter(bus, partition, log.case_entry(case, from_ms=start_ms - 1000, place=True))
     for i in range(10):
         at_ms = start_ms + i * 10_000
         north_m = 3000 - i * 327

@@ -49,7 +49,7 @@ class IngestMesh:
             "TANDEM_PORT": str(port),
             "TANDEM_HTTP_PORT": str(http_port),
             "TANDEM_METRICS_PORT": str(metrics_port),
-            "TANDEM_NATS_URL": nats.url,
+            "TANDEM_NATS_URL": nats.url_as("ingest"),
             "TANDEM_NATS_MONITOR_URL": nats.monitor_url,
             "TANDEM_DEV_SECRET": SECRET,
             # Most tests have one device send what a thousand would.

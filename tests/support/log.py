@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from services.common import flow
 from services.ingest import translate
 from services.ingest.domain import Position, Positions
 from tandem.common.v1 import geometry_pb2, log_pb2
@@ -48,3 +49,14 @@ def position(device_id: str, time_ms: int, north_m: float, *, report_id: str | N
 def positions_entry(*positions: Position) -> log_pb2.LogEntry:
     """A batch."""
     return translate.positions_entry(Positions.of(positions), received_wall_us=1)
+
+
+def kind_of(entry: log_pb2.LogEntry) -> str:
+    """The last token of the subject that an entry belongs to."""
+    body = entry.WhichOneof("body")
+    return {"case": "case", "rules": "rules", "fold_version": "fold", "tick": "tick"}.get(str(body), "report")
+
+
+def subject_of(entry: log_pb2.LogEntry, partition: int = 0) -> str:
+    """The subject that an entry belongs to."""
+    return flow.log_subject(partition, kind_of(entry))

@@ -10,7 +10,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from services.cli import nats_server
+from services.common import permissions
 from tests.support.ports import free_port
+
+TESTER = permissions.User("tester", (">",), (">",))
+PARTITIONS_MOST = 5
 
 
 class TestServer:
@@ -18,11 +22,17 @@ class TestServer:
 
     __test__ = False
 
-    def __init__(self, folder: Path) -> None:
-        self._server = nats_server.configure(folder, free_port(), free_port())
+    def __init__(self, folder: Path, certificates: Path | None = None) -> None:
+        self._command, server = nats_server.configure(
+            folder, free_port(), free_port(), PARTITIONS_MOST, TESTER, certificates=certificates
+        )
         self._process: subprocess.Popen[bytes] | None = None
-        self.url = self._server.url
-        self.monitor_url = self._server.monitor_url
+        self.url = server.url_as(TESTER.name)
+        """For the test itself, which may do everything."""
+        self.url_as = server.url_as
+        """For one of the users of the flow table."""
+        self.bus_as = server.bus_as
+        self.monitor_url = server.monitor_url
 
     @property
     def pid(self) -> int:
@@ -32,7 +42,7 @@ class TestServer:
 
     def start(self) -> None:
         """Starts it; clients connect by retrying."""
-        self._process = subprocess.Popen(self._server.command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        self._process = subprocess.Popen(self._command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
     def freeze(self) -> None:
         """SIGSTOP: connections stand, nothing is stored or answered; `kill` loses what was sent meanwhile."""

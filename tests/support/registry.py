@@ -40,7 +40,8 @@ class RegistryMesh:
         self.database_url = database_url
         self.env = {
             "TANDEM_PORT": str(port),
-            "TANDEM_NATS_URL": nats.url,
+            "TANDEM_METRICS_PORT": "0",
+            "TANDEM_NATS_URL": nats.url_as("registry"),
             "TANDEM_NATS_MONITOR_URL": nats.monitor_url,
             "TANDEM_DATA_DIR": str(self.data_dir),
             "TANDEM_DEV_SECRET": SECRET,

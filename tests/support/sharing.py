@@ -96,7 +96,7 @@ class Client:
 
     async def publish(self, entry: log_pb2.LogEntry) -> None:
         """Enters something into the log."""
-        await self.bus.publish_until_stored(flow.log_subject(0, "report"), entry.SerializeToString())
+        await self.bus.publish_until_stored(log.subject_of(entry), entry.SerializeToString())
 
     async def approach(self, case: str) -> str:
         """The wearer is 80 m from the protected person, 2 minutes ago; returns the id of the incident."""
@@ -182,7 +182,7 @@ def sharing_mesh(folder: Path, module: str = "services.geofence", **env: str) ->
             port, data_dir = free_port(), folder / f"data-{replica}"
             settings = {
                 "TANDEM_PORT": str(port),
-                "TANDEM_NATS_URL": registry.nats.url,
+                "TANDEM_NATS_URL": registry.nats.url_as("geofence"),
                 "TANDEM_NATS_MONITOR_URL": registry.nats.monitor_url,
                 "TANDEM_DATA_DIR": str(data_dir),
                 "TANDEM_DEV_SECRET": SECRET,

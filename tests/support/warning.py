@@ -39,7 +39,7 @@ def settings(nats: TestServer, folder: Path, *gateways: Gateway, **more: Any) ->
     port = free_port()
     more = {"link_port": port, "link_url": f"http://127.0.0.1:{port}"} | more
     made = dispatch.settings("warning", nats, folder, **more)
-    sealing.open_private_keys(made.warning_key)
+    sealing.open_private_keys(made.warning_key_file)
     for one in gateways:
         one.receipts_url = f"{made.link_url}/receipts"
     return made
@@ -50,7 +50,7 @@ async def put_case(
 ) -> None:
     """A case as the registry publishes it: with the contact sealed, where there is one."""
     contact = contact_pb2.Contact(handle=handle, language=contact_pb2.LANGUAGE_ENGLISH, duress_choice=DURESS_CHOICE)
-    public = sealing.read_public_key(sealing.public_file(made.warning_key))
+    public = sealing.read_public_key(sealing.public_file(made.warning_key_file))
     sealed = sealing.seal(contact, person_id, public) if handle else b""
     person = log_pb2.ProtectedTarget(person_id=person_id, device_ids=device_ids, sealed_contact=sealed)
     case = log_pb2.CaseSnapshot(

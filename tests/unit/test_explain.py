@@ -38,11 +38,13 @@ class Log:
         self.alerts: list[Alert] = []
         self._state = State(0, log_id="log", clock_rate=rate, clock_anchor_ms=T0_MS)
 
-    def add(self, at_s: float, entry: log_pb2.LogEntry, kind: str = "report") -> None:
+    def add(self, at_s: float, entry: log_pb2.LogEntry) -> None:
         """An entry that is stored at a second of the mesh's clock."""
-        self.add_bytes(at_s, entry.SerializeToString(), kind)
+        self.add_bytes(at_s, entry.SerializeToString(), log.kind_of(entry))
         last = self.messages[-1]
-        outputs = fold.step(self._state, Entry(last.sequence, last.stamp_ms, translate.entry_body(last.data)))
+        outputs = fold.step(
+            self._state, Entry(last.sequence, last.stamp_ms, translate.stored_body(last.subject, last.data))
+        )
         self.alerts += [one for one in outputs if isinstance(one, Alert)]
 
     def add_bytes(self, at_s: float, data: bytes, kind: str = "report") -> None:
@@ -83,7 +85,7 @@ def fix(device_id: str, at_s: float, north_m: float) -> Position:
 def approach(rate: int = 1) -> Log:
     """She is at home; he comes from 3 km to 50 m, a report of each every 30 s, and she falls silent after a minute."""
     story = Log(rate)
-    story.add(0, case_entry(), "case")
+    story.add(0, case_entry())
     for i, north_m in enumerate((3000, 2500, 1900, 1500, 900, 400, 50)):
         if i < 3:
             story.at(1 + 30 * i, "d1", 0)
@@ -125,7 +127,7 @@ def test_what_differs_is_named() -> None:
 
 def test_what_cannot_be_read_in_the_log_is_passed_over_as_the_mesh_passes_it_over() -> None:
     story = Log()
-    story.add(0, case_entry(), "case")
+    story.add(0, case_entry())
     story.add_bytes(1, b"\xff\xff")
     story.at(2, "d1", 0)
     story.at(3, "t1", 50)
@@ -149,7 +151,7 @@ def test_it_names_the_entry_the_report_the_rules_and_the_case() -> None:
 
 def test_an_equipment_event_decides_for_the_wearer_alone_and_all_protected_are_shown() -> None:
     story = Log()
-    story.add(0, case_entry(), "case")
+    story.add(0, case_entry())
     story.at(1, "d1", 0)
     story.add(
         9,
@@ -170,16 +172,16 @@ def test_an_equipment_event_decides_for_the_wearer_alone_and_all_protected_are_s
 
 def test_time_alone_and_an_amended_case_decide_too() -> None:
     story = Log()
-    story.add(0, case_entry(until_s=60, place=True), "case")
+    story.add(0, case_entry(until_s=60, place=True))
     story.at(1, "t1", 20)
-    story.add(70, log_pb2.LogEntry(tick=log_pb2.Tick()), "tick")
+    story.add(70, log_pb2.LogEntry(tick=log_pb2.Tick()))
     found = story.explain(story.stored(story.alerts[-1]))
     assert not found.differences and explanation.what_decided(found.refold) == "the passing of time"
 
     story = Log()
-    story.add(0, case_entry(place=True), "case")
+    story.add(0, case_entry(place=True))
     story.at(1, "t1", 20)
-    story.add(9, case_entry(version=2), "case")
+    story.add(9, case_entry(version=2))
     cleared = story.alerts[-1]
     assert (cleared.kind.value, cleared.target_id) == ("RING_CLEARED", "home1")
     found = story.explain(story.stored(cleared))
@@ -192,7 +194,7 @@ def test_a_person_and_a_place_of_one_id_are_told_apart() -> None:
     story = Log()
     entry = case_entry(place=True)
     entry.case.places[0].place_id = "p1"
-    story.add(0, entry, "case")
+    story.add(0, entry)
     story.at(1, "d1", 5000)
     story.at(2, "t1", 20)
     found = story.explain(story.stored(respond(story)))
@@ -218,7 +220,7 @@ def test_the_silence_of_each_side_and_the_age_of_its_newest_position_are_told() 
 
 def test_contact_without_a_position_breaks_a_silence_and_gives_no_position() -> None:
     story = Log()
-    story.add(0, case_entry(), "case")
+    story.add(0, case_entry())
     story.at(1, "d1", 0)
     story.add(100, log_pb2.LogEntry(heard=log_pb2.HeardBatch(device_id=["d1"], report_id=["h"])))
     story.at(120, "t1", 50)
@@ -228,9 +230,9 @@ def test_contact_without_a_position_breaks_a_silence_and_gives_no_position() -> 
 
 def test_a_position_of_hours_ago_is_known_by_its_age_alone() -> None:
     story = Log()
-    story.add(0, case_entry(), "case")
+    story.add(0, case_entry())
     story.at(1, "d1", 0)
-    story.add(5_000, log_pb2.LogEntry(tick=log_pb2.Tick()), "tick")
+    story.add(5_000, log_pb2.LogEntry(tick=log_pb2.Tick()))
     story.at(10_000, "t1", 50)
     found = story.explain(story.stored(respond(story)))
     hers = found.sides[1]
@@ -252,7 +254,7 @@ def test_what_came_behind_it_and_is_of_a_time_before_it_is_listed_once() -> None
 
 def test_what_stands_behind_the_decisive_report_in_its_entry_was_not_known_yet() -> None:
     story = Log()
-    story.add(0, case_entry(), "case")
+    story.add(0, case_entry())
     story.at(1, "d1", 0)
     story.add(31, log.positions_entry(fix("t1", 30, 50), fix("d1", 29, 900)))
     found = story.explain(story.stored(respond(story)))
@@ -265,7 +267,7 @@ def test_a_person_without_a_device_is_named() -> None:
     story = Log()
     entry = case_entry()
     entry.case.persons.add(person_id="child")
-    story.add(0, entry, "case")
+    story.add(0, entry)
     story.add(
         1,
         log_pb2.LogEntry(equipment=log_pb2.EquipmentReport(device_id="t1", report_id="e", event=log_pb2.CASE_OPEN)),

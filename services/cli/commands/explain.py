@@ -19,7 +19,7 @@ from services.cli.disclosing import Reader
 from services.cli.explanation import Explanation
 from services.cli.failure import FAILED, MISUSED, CommandFailed
 from services.cli.mesh import DEFAULT_FOLDER, Mesh
-from services.common import bus, fields, telemetry
+from services.common import fields, telemetry
 from services.common.errors import InvalidField, RetryableError
 from services.common.grounds import Purpose
 
@@ -59,7 +59,10 @@ def explain(
 
 async def _explain(running: Mesh, alert_id: str, to: Reader | None, status: Status) -> Explanation:
     try:
-        async with asyncio.timeout(PATIENCE_S) as patience, bus.connect(running.nats_url, "explain") as connection:
+        async with (
+            asyncio.timeout(PATIENCE_S) as patience,
+            running.nats.bus_as("explain") as connection,
+        ):
             stored, premises = await refold.find(connection, alert_id)
             patience.reschedule(None)  # however long the log is
             found = await refold.refold(
@@ -69,7 +72,7 @@ async def _explain(running: Mesh, alert_id: str, to: Reader | None, status: Stat
                 patience.reschedule(asyncio.get_running_loop().time() + PATIENCE_S)
                 await disclosing.record(connection, disclosing.disclosures(found, to, running.clock.now_ms()))
     except TimeoutError:
-        raise CommandFailed(f"no answer from {running.nats_url} for {PATIENCE_S:.0f} s") from None
+        raise CommandFailed(f"no answer from {running.nats.url} for {PATIENCE_S:.0f} s") from None
     except RetryableError as error:
         raise CommandFailed(error.reason) from None
     return explanation.explain(found)

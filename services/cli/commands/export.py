@@ -14,7 +14,6 @@ from services.cli import mesh
 from services.cli.calls import PATIENCE_S
 from services.cli.failure import MISUSED, CommandFailed
 from services.cli.mesh import DEFAULT_FOLDER, Mesh
-from services.common import bus as buses
 from services.common import fields, flow, pull, telemetry
 from services.common.errors import InvalidField, RetryableError
 from services.dispatch.exchange import cap, eido
@@ -48,7 +47,7 @@ async def _steps(running: Mesh, leg: str, incident_id: str) -> list[dispatch_pb2
     """The leg's steps of an incident, in their order. Raises CommandFailed where there are none."""
     stream, subject = flow.INCIDENTS.name, flow.incident_subject(leg, incident_id)
     try:
-        async with asyncio.timeout(PATIENCE_S), buses.connect(running.nats_url, "export") as bus:
+        async with asyncio.timeout(PATIENCE_S), running.nats.bus_as("export") as bus:
             if await bus.last_of(stream, subject) is None:
                 raise CommandFailed(f"{stream} holds no step of the {leg} leg in {incident_id}", MISUSED)
             found: list[dispatch_pb2.Step] = []
@@ -58,6 +57,6 @@ async def _steps(running: Mesh, leg: str, incident_id: str) -> list[dispatch_pb2
                     break
             return found
     except TimeoutError:
-        raise CommandFailed(f"no answer from {running.nats_url} for {PATIENCE_S:.0f} s") from None
+        raise CommandFailed(f"no answer from {running.nats.url} for {PATIENCE_S:.0f} s") from None
     except RetryableError as error:
         raise CommandFailed(error.reason) from None

@@ -114,8 +114,8 @@ async def _run(running: Mesh, shape: Shape, *, register: bool) -> Sent:
         with Console(stderr=True).status("preparing") as status:
             requests = await asyncio.to_thread(prepare, shape, clients.clock, starts_at_ms)
             status.update(f"sending for {shape.seconds:g} s")
-            address, identity = clients.mesh.addresses["ingest"], clients.identity(VENDOR)
-            return await openloop.send(address, identity, starts_at_ms, requests, shape.streams)
+            opening, identity = mesh.channel(clients.mesh, "ingest"), clients.identity(VENDOR)
+            return await openloop.send(opening, identity, starts_at_ms, requests, shape.streams)
 
 
 async def _register(clients: Clients, shape: Shape) -> None:

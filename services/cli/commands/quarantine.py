@@ -14,8 +14,7 @@ from rich.table import Table
 
 from services.cli import mesh
 from services.cli.calls import call
-from services.cli.mesh import DEFAULT_FOLDER, Mesh
-from services.cli.parties import OPERATOR
+from services.cli.mesh import DEFAULT_FOLDER, OPERATOR, Mesh
 from services.common import times
 from tandem.ingest.v1 import ingest_pb2
 

@@ -11,6 +11,7 @@ import time
 from collections.abc import Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
+from datetime import timedelta
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -24,15 +25,20 @@ from rich.console import Console
 from rich.table import Table
 
 from services.cli import mesh, nats_server, programs
+from services.cli.commands import certs
 from services.cli.commands import demo as demos
 from services.cli.commands import watch as watches
 from services.cli.failure import FAILED, MISUSED, CommandFailed
 from services.cli.mesh import DEFAULT_FOLDER, Mesh
+from services.cli.nats_server import NatsServer
+from services.cli.private_files import write_private
 from services.cli.supervisor import Program, Supervisor, guardian, supervisor
 from services.cli.watchdog import Watchdog, watching
-from services.common import bus, rpc, sealing, streams, telemetry
+from services.common import sealing, streams, telemetry
+from services.common.certificates import Files, files_of
 from services.common.clock import MeshClock
 from services.common.errors import FailedPrecondition
+from services.common.permissions import SERVICE
 from services.common.streams import PARTITIONS_MAX, Premises
 
 NO_ROOM = (10023, 10047)
@@ -43,6 +49,7 @@ POLL_S = 0.1
 LOG_LINES = 5
 NATS = "nats"
 WATCH = "watch"
+CERTIFICATES_FOR = timedelta(days=30)
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +61,7 @@ class Options:
     partitions: int
     clock_rate: int
     service_area: str
+    tls: bool
     demo: bool
     exit: bool
 
@@ -67,7 +75,7 @@ class ServiceArea(StrEnum):
 
 def up(
     folder: Annotated[Path, typer.Option("--dir", help="Folder for all that the mesh keeps.")] = DEFAULT_FOLDER,
-    base_port: Annotated[int, typer.Option(help="First of 43 ports; 0 takes free ones.", min=0, max=65_000)] = 7400,
+    base_port: Annotated[int, typer.Option(help="First of 54 ports; 0 takes free ones.", min=0, max=65_000)] = 7400,
     partitions: Annotated[int, typer.Option(help="Partitions of the log.", min=1, max=PARTITIONS_MAX)] = 1,
     clock_rate: Annotated[int, typer.Option(help="How many times as fast its clock runs.", min=1, max=1000)] = 1,
     service_area: Annotated[
@@ -76,13 +84,14 @@ def up(
             help="Where protected places may lie; the world for foreign tracks.", envvar="TANDEM_SERVICE_AREA"
         ),
     ] = ServiceArea.KOREA,
+    tls: Annotated[bool, typer.Option("--tls", help="Prove everybody by certificate, as off this machine.")] = False,
     demo: Annotated[bool, typer.Option("--demo", help="Play the demo when everything runs.")] = False,
     exit_: Annotated[bool, typer.Option("--exit", help="End after the demo, with its exit code.")] = False,
 ) -> None:
     """Start the whole mesh and keep it running until Ctrl-C."""
     if exit_ and not demo:
         raise CommandFailed("--exit goes with --demo", MISUSED)
-    options = Options(folder.resolve(), base_port, partitions, clock_rate, service_area.value, demo, exit_)
+    options = Options(folder.resolve(), base_port, partitions, clock_rate, service_area.value, tls, demo, exit_)
     with mesh.locked(options.folder):
         # Not uvloop: it forks, which gRPC's threads forbid, where the standard loop starts processes by vfork.
         raise typer.Exit(asyncio.run(_until_signalled(options)))
@@ -113,46 +122,50 @@ async def _run(options: Options) -> int:
     async with AsyncExitStack() as stack:
         telemetry.configure("up", stack.enter_context(_log(options.folder, "up").open("a", buffering=1)))
         base_port = _base_port(options.base_port)
+        certificates = _certificates(options)
         guard = await stack.enter_async_context(guardian())
         # Entered first, so ended last: the services still reach the server while they stop.
         store = await stack.enter_async_context(supervisor(guard, say))
-        nats_url, monitor_url, watchdog = _start_nats(options.folder, base_port, store)
-        premises = await _create_streams(nats_url, options)
+        server, watchdog = _start_nats(options, base_port, certificates, store)
+        premises = await _create_streams(server, options)
         watched = await stack.enter_async_context(watching(watchdog)) if watchdog else asyncio.Future[None]()
         services = await stack.enter_async_context(supervisor(guard, say))
         addresses = programs.addresses(base_port)
-        secret = _dev_secret(options.folder)
+        secret = "" if certificates else _dev_secret(options.folder)
         warning_key = programs.warning_key(options.folder)
         sealing.open_private_keys(warning_key)  # before the registry asks for the public one
         shared = {
-            "TANDEM_NATS_URL": nats_url,
-            "TANDEM_NATS_MONITOR_URL": monitor_url,
+            "TANDEM_NATS_MONITOR_URL": server.monitor_url,
             "TANDEM_DEV_SECRET": secret,
             "TANDEM_SERVICE_AREA": options.service_area,
             "TANDEM_CLOCK_RATE": str(premises.clock.rate),
             "TANDEM_CLOCK_ANCHOR_MS": str(premises.clock.anchor_ms),
             "TANDEM_WARNING_PUBLIC_KEY": str(sealing.public_file(warning_key)),
         }
+
+        def running() -> Mesh:
+            pids = store.pids | services.pids
+            return Mesh(addresses, pids, secret, premises.clock, server, premises.partitions, certificates)
+
         for service in programs.SERVICES:
-            services.start(programs.program(service, options.folder, base_port, shared))
+            access = {"TANDEM_NATS_URL": server.url_as(service.nats_user)}
+            if certificates:
+                access |= _tls_settings(files_of(certificates, SERVICE + service.nats_user))
+            services.start(programs.program(service, options.folder, base_port, shared | access))
         try:
-            await _wait_until_healthy(addresses, options.folder)
+            await _wait_until_healthy(running(), options.folder)
         except CommandFailed as failed:
             if options.demo:
                 raise
             # What does run must go on: a leg without its sister is better than none.
             console.print(f"[bold red]{failed}[/]")
 
-        def running() -> Mesh:
-            pids = store.pids | services.pids
-            return Mesh(addresses, pids, secret, premises.clock, nats_url, monitor_url, premises.partitions)
-
         def save() -> None:
             running().save(options.folder)
 
         save()
         store.on_change = services.on_change = save
-        console.print(_table(addresses | programs.other_addresses(base_port), nats_url, monitor_url))
+        console.print(_table(addresses | programs.other_addresses(base_port), server))
         say(_watch(running(), options.folder, services))
         code = await demos.play(running(), as_json=False) if options.demo else 0
         if options.exit:
@@ -185,26 +198,46 @@ def _base_port(asked: int) -> int:
     return asked
 
 
-def _start_nats(folder: Path, base_port: int, store: Supervisor) -> tuple[str, str, Watchdog | None]:
-    """Addresses of the server and of its monitor: of one that the environment names, else of one started here, which is watched."""
+def _certificates(options: Options) -> Path | None:
+    """New certificates of everybody, by the folder's own authority, where they are asked for."""
+    if not options.tls:
+        return None
+    folder = options.folder / "certs"
+    certs.issue(folder, (*certs.SERVERS, *certs.CLIENTS), certs.LOOPBACK, CERTIFICATES_FOR)
+    return folder
+
+
+def _tls_settings(files: Files) -> dict[str, str]:
+    names = ("TANDEM_TLS_CERT", "TANDEM_TLS_KEY", "TANDEM_TLS_CA")
+    return {name: str(path) for name, path in zip(names, files, strict=True)}
+
+
+def _start_nats(
+    options: Options, base_port: int, certificates: Path | None, store: Supervisor
+) -> tuple[NatsServer, Watchdog | None]:
+    """The server: one that the environment names, else one started here, which is watched."""
     url = os.environ.get("TANDEM_NATS_URL")
     if url:
         monitor_url = os.environ.get("TANDEM_NATS_MONITOR_URL", "")
         if not monitor_url:
             raise CommandFailed("TANDEM_NATS_URL goes with TANDEM_NATS_MONITOR_URL", MISUSED)
-        return url, monitor_url, None
-    server = nats_server.configure(
-        folder / NATS, base_port + programs.NATS_OFFSET, base_port + programs.NATS_MONITOR_OFFSET
+        return NatsServer(url, monitor_url, {}, certificates if url.startswith("tls://") else None), None
+    folder = options.folder / NATS
+    command, server = nats_server.configure(
+        folder,
+        base_port + programs.NATS_OFFSET,
+        base_port + programs.NATS_MONITOR_OFFSET,
+        options.partitions,
+        certificates=certificates,
     )
-    store.start(Program(NATS, server.command, dict(os.environ), _log(folder, NATS)))
-    watchdog = Watchdog(store, NATS, server.url, server.monitor_url, folder / NATS)
-    return server.url, server.monitor_url, watchdog
+    store.start(Program(NATS, command, dict(os.environ), _log(options.folder, NATS)))
+    return server, Watchdog(store, NATS, server, folder)
 
 
-async def _create_streams(nats_url: str, options: Options) -> Premises:
+async def _create_streams(server: NatsServer, options: Options) -> Premises:
     clock = MeshClock(options.clock_rate, time.time_ns() // 1_000_000)
     try:
-        async with asyncio.timeout(HEALTHY_WITHIN_S), bus.connect(nats_url, "up") as connection:
+        async with asyncio.timeout(HEALTHY_WITHIN_S), server.bus_as("setup") as connection:
             while True:
                 try:
                     return await streams.create(connection, options.partitions, clock, max_bytes=STREAM_BYTES)
@@ -221,23 +254,23 @@ async def _create_streams(nats_url: str, options: Options) -> Premises:
         raise CommandFailed(f"{options.folder}: {error.reason}", MISUSED) from None
     except TimeoutError:
         tail = _last_lines(_log(options.folder, NATS))
-        raise CommandFailed(f"nats-server at {nats_url} isn't ready after {HEALTHY_WITHIN_S:.0f} s{tail}") from None
+        raise CommandFailed(f"nats-server at {server.url} isn't ready after {HEALTHY_WITHIN_S:.0f} s{tail}") from None
 
 
 def _dev_secret(folder: Path) -> str:
     """The folder's key of the development tokens; it stays the same, so that tokens outlive a restart."""
     path = folder / "dev_secret"
     if not path.exists():
-        mesh.write_private(path, secrets.token_hex(32))
+        write_private(path, secrets.token_hex(32))
     return path.read_text()
 
 
-async def _wait_until_healthy(addresses: Mapping[str, str], folder: Path) -> None:
+async def _wait_until_healthy(running: Mesh, folder: Path) -> None:
     deadline = time.monotonic() + HEALTHY_WITHIN_S
     async with AsyncExitStack() as stack:
         waiting = {
-            name: health_pb2_grpc.HealthStub(await stack.enter_async_context(rpc.channel(address)))
-            for name, address in addresses.items()
+            name: health_pb2_grpc.HealthStub(await stack.enter_async_context(mesh.channel(running, name)))
+            for name in running.addresses
         }
         while waiting:
             for name in [name for name, stub in waiting.items() if await _is_serving(stub)]:
@@ -265,10 +298,10 @@ def _last_lines(log: Path) -> str:
     return "".join(f"\n  {line}" for line in lines[-LOG_LINES:]) or " (it has logged nothing)"
 
 
-def _table(addresses: Mapping[str, str], nats_url: str, monitor_url: str) -> Table:
+def _table(addresses: Mapping[str, str], server: NatsServer) -> Table:
     table = Table("process", "address")
     for name, address in addresses.items():
         table.add_row(name, address)
-    table.add_row("nats-server", nats_url)
-    table.add_row("its monitor", monitor_url)
+    table.add_row("nats-server", server.url)
+    table.add_row("its monitor", server.monitor_url)
     return table

@@ -133,18 +133,19 @@ class Warnings:
             logger().critical("contacts_behind")
 
     async def _follow_alerts(self, bus: Bus, log_id: str) -> None:
-        stream = flow.ALERTS.name
-        async for messages in pull.read(bus, stream, await self._next(bus, stream, log_id)):
-            seen = _parsed(messages, translate.alert)  # the leg reads it too, and parks what can't be read
-            position = Position(stream, log_id, messages[-1].sequence)
+        stream = flow.ALERTS
+        async for messages in pull.read(bus, stream.name, await self._next(bus, stream.name, log_id)):
+            own = [one for one in messages if stream.holds(one.subject)]
+            seen = _parsed(own, translate.alert)  # the leg reads it too, and parks what can't be read
+            position = Position(stream.name, log_id, messages[-1].sequence)
             await retried(partial(self._store.take, seen, self._clock.now_ms(), position))
             self.sender.wake()
 
     async def _follow_advice(self, bus: Bus, log_id: str) -> None:
-        stream, subjects = flow.INCIDENTS.name, (flow.advice_subject("*"),)
-        async for messages in pull.read(bus, stream, await self._next(bus, stream, log_id), subjects):
-            seen = _parsed(messages, translate.advice)
-            position = Position(stream, log_id, messages[-1].sequence)
+        stream = flow.ADVICE
+        async for messages in pull.read(bus, stream.name, await self._next(bus, stream.name, log_id)):
+            seen = _parsed([one for one in messages if stream.holds(one.subject)], translate.advice)
+            position = Position(stream.name, log_id, messages[-1].sequence)
             await retried(partial(self._store.take_advice, seen, self._clock.now_ms(), position))
             self.sender.wake()
 
@@ -185,7 +186,7 @@ class Warnings:
 @asynccontextmanager
 async def open_warnings(settings: DispatchSettings, leg: Leg) -> AsyncIterator[Warnings]:
     """The warnings of a leg as its store left them, with the door for answers where one is configured."""
-    keys = sealing.open_private_keys(settings.warning_key)
+    keys = sealing.open_private_keys(settings.warning_key_file)
     gateways = read_receivers(settings.warning_gateways) if settings.warning_gateways else ()
     async with AsyncExitStack() as stack:
         database = await stack.enter_async_context(open_database(settings.warning_database, MIGRATIONS))

@@ -1,0 +1,212 @@
+"""The manifests: each overlay is sound, and each of many faults that are seeded into them is found."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tools.kube.__main__ import K8S, OVERLAYS, ROOT, containerfile_findings, findings, schema_findings, users
+from tools.kube.render import RenderError, render
+
+NAMES = ("base", "overlays")
+
+
+@pytest.fixture
+def copy(tmp_path: Path) -> Path:
+    """A copy of k8s/ to be spoilt."""
+    for name in NAMES:
+        shutil.copytree(K8S / name, tmp_path / name)
+    return tmp_path
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_an_overlay_is_sound(overlay: str) -> None:
+    assert findings(K8S / "overlays" / overlay) == []
+
+
+def test_the_users_of_the_server_are_those_of_the_flow_table() -> None:
+    assert (K8S / "base" / "nats" / "users.conf").read_text() == users()
+
+
+# ── seeded faults ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+Fault = tuple[str, str, str, str]
+"""File, what stands there, what is put instead, and a part of what must be said."""
+
+FAULTS: dict[str, Fault] = {
+    "a field is misspelt": ("base/ingest.yaml", "readinessProbe:", "readynessProbe:", "readynessProbe"),
+    "a number is a word": ("base/geofence.yaml", "replicas: 2", "replicas: two", "replicas"),
+    "an API version is gone": ("base/ingest.yaml", "autoscaling/v2\n", "autoscaling/v2beta2\n", "no schema"),
+    "a key is there twice": ("base/nats.yaml", "  replicas: 3", "  replicas: 3\n  replicas: 1", "twice"),
+    "a Service selects nobody": (
+        "base/registry.yaml",
+        "  selector: {app.kubernetes.io/name: registry}\n  ports",
+        "  selector: {app.kubernetes.io/name: registrar}\n  ports",
+        "selects no pod",
+    ),
+    "a port has no name": ("base/geofence.yaml", "targetPort: grpc", "targetPort: rpc", "targetPort rpc"),
+    "a probe asks nobody": (
+        "base/dispatch.yaml",
+        "path: /readyz, port: observe",
+        "path: /readyz, port: http",
+        "port http",
+    ),
+    "a Secret is missing": ("base/registry.yaml", "name: registry-database", "name: registry-databse", "no Secret"),
+    "a key of a Secret is missing": ("base/registry.yaml", "key: registry-key}", "key: registrykey}", "registrykey"),
+    "a volume isn't declared": ("base/geofence.yaml", "{name: tmp, mountPath", "{name: temp, mountPath", "mounts temp"),
+    "a selector misses its pods": (
+        "base/nats.yaml",
+        "  selector: {matchLabels: {app.kubernetes.io/name: nats}}\n  template",
+        "  selector: {matchLabels: {app.kubernetes.io/name: nats2}}\n  template",
+        "doesn't match its own pods",
+    ),
+    "the autoscaler scales nothing": (
+        "base/ingest.yaml",
+        "kind: Deployment, name: ingest}",
+        "kind: Deployment, name: in}",
+        "scales",
+    ),
+    "a quantity is none": ("base/ingest.yaml", "memory: 192Mi", "memory: 192MB", "no quantity"),
+    "root": ("base/registry.yaml", "runAsNonRoot: true", "runAsNonRoot: false", "root"),
+    "a writable image": (
+        "base/dispatch.yaml",
+        "readOnlyRootFilesystem: true",
+        "readOnlyRootFilesystem: false",
+        "write to its image",
+    ),
+    "no drain": (
+        "base/ingest.yaml",
+        "terminationGracePeriodSeconds: 30",
+        "terminationGracePeriodSeconds: 10",
+        "killed before",
+    ),
+    "the way in stands open": (
+        "base/network.yaml",
+        "policyTypes: [Ingress, Egress]",
+        "policyTypes: [Ingress]",
+        "closes all ways",
+    ),
+    "an image isn't pinned": ("base/kustomization.yaml", "newTag: 0.1.0", "newTag: latest", "isn't pinned"),
+    "the log isn't synchronous": ("base/nats/nats.conf", "sync_interval: always", "sync_interval: 2m", "sync_interval"),
+    "passwordless strangers": ("base/nats/nats.conf", "verify_and_map: true", "verify: true", "verify_and_map"),
+    "more copies than servers": ("base/nats.yaml", "  replicas: 3", "  replicas: 1", "more than there are servers"),
+    "evaluators disagree on their number": ("base/geofence.yaml", "replicas: 2", "replicas: 3", "TANDEM_REPLICAS"),
+    "a setting that nobody has": (
+        "base/kustomization.yaml",
+        "TANDEM_NATS_MONITOR_URL",
+        "TANDEM_NATS_MONITORING_URL",
+        "no setting",
+    ),
+    "a setting of another service": (
+        "base/registry.yaml",
+        "TANDEM_LEDGER_KEY",
+        "TANDEM_REPLICA",
+        "no setting of registry",
+    ),
+    "probes at another port than it has": (
+        "base/kustomization.yaml",
+        "TANDEM_METRICS_PORT=8080",
+        "TANDEM_METRICS_PORT=8081",
+        "its port observe 8080",
+    ),
+    "a program that shows nothing of itself": (
+        "base/registry.yaml",
+        'args: ["-m", "services.registry"]',
+        'args: ["-m", "services.console"]',
+        "shows nothing of itself",
+    ),
+    "a development secret": (
+        "base/kustomization.yaml",
+        "TANDEM_METRICS_PORT=8080",
+        "TANDEM_DEV_SECRET=abc",
+        "doesn't belong",
+    ),
+    "no budget for disruptions": (
+        "base/geofence.yaml",
+        "kind: PodDisruptionBudget",
+        "kind: PodDisruptionBudgets",
+        "no schema",
+    ),
+    "a patch of nothing": ("overlays/local/small.yaml", "metadata: {name: nats}", "metadata: {name: nast}", "patch"),
+    "an unknown field of kustomize": (
+        "overlays/local/kustomization.yaml",
+        "namespace: tandem",
+        "namePrefix: x-",
+        "namePrefix",
+    ),
+    "a port that differs from its setting": ("base/registry.yaml", 'value: "7401"', 'value: "7402"', "TANDEM_PORT"),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_seeded_fault_is_found(copy: Path, fault: str) -> None:
+    name, good, bad, said = FAULTS[fault]
+    file = copy / name
+    text = file.read_text()
+    assert good in text
+    file.write_text(text.replace(good, bad, 1))
+    found = findings(copy / "overlays" / "local")
+    assert any(said in line for line in found), found
+
+
+def test_a_certificate_of_another_service_is_found(copy: Path) -> None:
+    file = copy / "overlays" / "production" / "certificates.yaml"
+    file.write_text(file.read_text().replace("spiffe://tandem/service/ingest", "spiffe://tandem/service/registry"))
+    assert findings(copy / "overlays" / "production") == [
+        "Certificate/ingest: isn't for the one SPIFFE id of its service"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("good", "bad", "code"),
+    [
+        ("ARG BASE_IMAGE=python:3.13-slim", "ARG BASE_IMAGE=python:latest", "DL3007"),
+        ("USER 10001:10001", "USER root", "DL3002"),
+        ("WORKDIR /tmp", "WORKDIR tmp", "DL3000"),
+    ],
+)
+def test_a_fault_of_the_containerfile_is_found(tmp_path: Path, good: str, bad: str, code: str) -> None:
+    file, text = tmp_path / "Containerfile", (ROOT / "Containerfile").read_text()
+    assert good in text
+    if bad.endswith("latest"):
+        text = text.replace("FROM ${BASE_IMAGE}\nARG", "FROM python:latest\nARG")
+    file.write_text(text.replace(good, bad))
+    found = containerfile_findings(file)
+    if not found and not containerfile_findings_possible():
+        pytest.skip("hadolint has no binary for this machine")
+    assert any(code in line for line in found), found
+
+
+def containerfile_findings_possible() -> bool:
+    return (ROOT / ".venv" / "bin" / "hadolint").exists()
+
+
+# ── the renderer ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_it_is_rendered_as_kubectl_renders_it(overlay: str) -> None:
+    if not shutil.which("kubectl"):
+        pytest.skip("kubectl isn't installed: what it renders can't be compared")
+    folder = K8S / "overlays" / overlay
+    said = subprocess.run(("kubectl", "kustomize", folder), capture_output=True, text=True, check=True).stdout
+
+    def key(one: dict[str, dict[str, str]]) -> tuple[str, str]:
+        return str(one["kind"]), one["metadata"]["name"]
+
+    assert sorted(render(folder), key=key) == sorted(yaml.safe_load_all(said), key=key)
+
+
+def test_objects_that_no_schema_knows_are_refused_unless_exempted() -> None:
+    alien = {"apiVersion": "example/v1", "kind": "Thing", "metadata": {"name": "x"}}
+    assert schema_findings([alien]) == ["Thing/x: example/v1 Thing has no schema and no exemption"]
+
+
+def test_a_file_that_is_missing_is_told(tmp_path: Path) -> None:
+    (tmp_path / "kustomization.yaml").write_text("resources: [nothing.yaml]\n")
+    with pytest.raises(RenderError, match=r"nothing\.yaml"):
+        render(tmp_path)

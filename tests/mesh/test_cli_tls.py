@@ -1,0 +1,71 @@
+"""`tandem up --tls`: the whole mesh by certificates alone, gRPC and NATS."""
+
+from __future__ import annotations
+
+import json
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+import grpc
+import grpc.aio
+import pytest
+
+from services.cli import mesh as meshes
+from services.cli.calls import call
+from services.cli.failure import CommandFailed
+from services.cli.parties import NPA_RECORDS
+from services.common import flow, rpc
+from services.common.certificates import files_of
+from tandem.registry.v1 import registry_pb2, registry_pb2_grpc
+from tests.support.mesh import RunningMesh, running_mesh, tandem
+
+
+@pytest.fixture(scope="module")
+def mesh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningMesh]:
+    with running_mesh(tmp_path_factory.mktemp("tls") / "mesh", "--tls", "--clock-rate", "60") as one:
+        yield one
+
+
+def test_the_demo_comes_through_and_both_legs_answer(mesh: RunningMesh) -> None:
+    outcome = tandem("demo", "--dir", str(mesh.folder), "--json", timeout_s=110)
+    assert outcome.returncode == 0, outcome.stderr
+    logs = {one.stem: one.read_text() for one in (mesh.folder / "logs").iterdir()}
+    for name in mesh.now.addresses:
+        served = [json.loads(line) for line in logs[name].splitlines() if '"event": "listening"' in line]
+        assert next(one for one in served if "door" not in one)["tls"], name
+        assert "nats_refused" not in logs[name] and "call_refused" not in logs[name]
+
+
+async def test_a_token_opens_nothing_and_a_certificate_only_its_own_methods(mesh: RunningMesh) -> None:
+    now = mesh.now
+    assert now.nats.url.startswith("tls://") and not now.nats.passwords and not now.dev_secret
+    request = registry_pb2.PutWearerRequest()
+    async with rpc.channel(now.addresses["registry"]) as plain:
+        with pytest.raises(grpc.aio.AioRpcError) as refused:
+            await registry_pb2_grpc.RegistryServiceStub(plain).PutWearer(
+                request, metadata=rpc.bearer("spiffe://moj/records", ""), timeout=10
+            )
+        assert refused.value.code() is grpc.StatusCode.UNAVAILABLE
+    async with meshes.connect(now) as clients:
+        with pytest.raises(grpc.aio.AioRpcError) as refused:
+            await call(clients.registry.PutWearer, request, clients.identity(NPA_RECORDS))
+        assert refused.value.code() is grpc.StatusCode.PERMISSION_DENIED
+        with pytest.raises(CommandFailed, match="tandem certs --dir"):
+            await call(clients.registry.PutWearer, request, clients.identity("spiffe://moj/desk/elsewhere"))
+    async with now.nats.bus_as("explain") as bus:
+        assert (await bus.bounds_of(flow.log_stream(0))).last > 0
+
+
+def test_keys_are_for_their_owner_alone(mesh: RunningMesh) -> None:
+    keys = list((mesh.folder / "certs").rglob("*.key"))
+    assert len(keys) > len(flow.USERS)
+    assert {stat.S_IMODE(one.stat().st_mode) for one in keys} == {0o600}
+
+
+def test_certificates_of_others_are_issued_on_demand(tmp_path: Path) -> None:
+    issued = tandem("certs", "spiffe://vendor/acme", "--dir", str(tmp_path))
+    assert (issued.returncode, issued.stdout) == (0, f"spiffe://vendor/acme  {tmp_path / 'vendor-acme'}\n")
+    assert all(one.exists() for one in files_of(tmp_path, "spiffe://vendor/acme"))
+    refused = tandem("certs", "acme", "--dir", str(tmp_path))
+    assert (refused.returncode, refused.stderr) == (2, "acme: isn't a SPIFFE id such as spiffe://moj/desk/seoul\n")

@@ -1,0 +1,191 @@
+"""The server holds each user to the flow table: every user against every subject and stream of it, on a real server."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import nats
+import pytest
+from nats.aio.client import Client
+from structlog.testing import capture_logs
+
+from services.common import bus as buses
+from services.common import flow, pull, streams
+from services.common.bus import Bus
+from services.common.clock import MeshClock
+from services.common.errors import Unavailable
+from services.common.permissions import inbox
+from tests.support.nats import TestServer, running_server
+
+PARTITIONS = 2
+TABLE = (*flow.FLOWS, flow.ROUTES)
+VALUES = {"{p}": "1", "{leg}": "police", "{state}": "SENT", "{sequence}": "7", "{replica}": "0"}
+JETSTREAM = "$JS.API"
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestServer]:
+    """A server with the streams of two partitions."""
+    with running_server(tmp_path_factory.mktemp("nats")) as one:
+        asyncio.run(_make_streams(one))
+        yield one
+
+
+async def _make_streams(server: TestServer) -> None:
+    async with buses.connect(server.url_as("setup"), "setup") as bus:
+        await streams.create(bus, PARTITIONS, MeshClock(), max_bytes=64 << 20)
+
+
+@asynccontextmanager
+async def signed_in(server: TestServer, user: str) -> AsyncIterator[tuple[Client, list[str]]]:
+    """A connection of a user, and what the server has refused it since, in lower case as the client tells it."""
+    refused: list[str] = []
+
+    async def note(error: Exception) -> None:
+        refused.append(str(error))
+
+    client = await nats.connect(server.url_as(user), inbox_prefix=inbox(user), error_cb=note)
+    try:
+        yield client, refused
+    finally:
+        await client.close()
+
+
+async def settle(client: Client) -> None:
+    """Returns once the server has said what it refuses. A flush's ping overtakes what is still buffered, so it takes two."""
+    await client.flush(30)
+    await client.flush(30)
+
+
+async def refused_of(client: Client, refused: list[str], subjects: list[str]) -> set[str]:
+    """Which of these subjects the user may not publish to."""
+    refused.clear()
+    for subject in subjects:
+        await client.publish(subject, b"{}", reply=f"{client.new_inbox()}.1")
+    await settle(client)
+    told = {one.partition('publish to "')[2].rstrip('"') for one in refused}
+    return {subject for subject in subjects if subject.lower() in told}
+
+
+def example(row: flow.Flow, leg: str) -> str:
+    """A subject of a row; ids have dots in them, as they may."""
+    tokens = [leg if token == "{leg}" else VALUES.get(token, token) for token in row.subject.split(".")]
+    return ".".join("id.with.dots" if token.startswith("{") and n else token for n, token in enumerate(tokens))
+
+
+def owner(row: flow.Flow, user: str, leg: str) -> bool:
+    return user in row.publishers and ("{leg}" not in row.subject or user == f"dispatch-{leg}")
+
+
+async def count(server: TestServer) -> dict[str, int]:
+    async with buses.connect(server.url, "test") as bus:
+        return {str(one.config.name): one.state.messages for one in await bus.js.streams_info()}
+
+
+@pytest.mark.parametrize("user", flow.USERS)
+async def test_a_user_is_refused_on_each_subject_that_is_not_its_own(server: TestServer, user: str) -> None:
+    subjects = {example(row, leg): owner(row, user, leg) for row in TABLE for leg in flow.LEGS}
+    before = await count(server)
+    async with signed_in(server, user) as (client, refused):
+        assert await refused_of(client, refused, list(subjects)) == {one for one, own in subjects.items() if not own}
+        own_streams = {row.stream.format(p=1) for row in TABLE if user in row.publishers}
+    after = await count(server)
+    # Not by the server's word alone: nothing was stored but where the table says so, and there it was.
+    assert {name for name in after if after[name] != before[name]} == own_streams
+
+
+@pytest.mark.parametrize("user", flow.USERS)
+async def test_a_user_reads_the_streams_that_the_table_gives_it_and_no_other(server: TestServer, user: str) -> None:
+    readable = {row.stream.format(p=p): user in row.readers for row in TABLE for p in range(PARTITIONS)}
+    ways = ("CONSUMER.CREATE.{}.reader", "CONSUMER.MSG.NEXT.{}.reader", "STREAM.MSG.GET.{}")
+    subjects = {f"{JETSTREAM}.{way.format(name)}": may for name, may in readable.items() for way in ways}
+    plain = [example(row, leg) for row in TABLE for leg in flow.LEGS]
+    async with signed_in(server, user) as (client, refused):
+        assert await refused_of(client, refused, list(subjects)) == {one for one, may in subjects.items() if not may}
+        # Listening on a subject itself would pass by the streams.
+        refused.clear()
+        others = [f"{inbox(one)}.>" for one in flow.USERS if one != user]
+        wanted = (*plain, *others, ">", "$JS.ACK.>", "_INBOX.>")
+        for subject in wanted:
+            await client.subscribe(subject)
+        await settle(client)
+        told = {one.partition('subscription to "')[2].rstrip('"') for one in refused}
+        assert told == {one.lower() for one in wanted}
+
+
+@pytest.mark.parametrize("user", flow.USERS)
+async def test_nobody_deletes_anything_and_only_setup_makes_streams(server: TestServer, user: str) -> None:
+    names = [row.stream.format(p=0) for row in TABLE]
+    never = ("STREAM.DELETE.{}", "STREAM.PURGE.{}", "STREAM.MSG.DELETE.{}", "CONSUMER.DELETE.{}.x", "DIRECT.GET.{}")
+    made = ("STREAM.CREATE.{}", "STREAM.UPDATE.{}")
+    destructive = {f"{JETSTREAM}.{verb.format(name)}" for verb in never for name in names}
+    making = {f"{JETSTREAM}.{verb.format(name)}" for verb in made for name in names}
+    alien = {f"{JETSTREAM}.STREAM.CREATE.MINE", "$SYS.REQ.SERVER.PING", "anything"}
+    async with signed_in(server, user) as (client, refused):
+        found = await refused_of(client, refused, sorted(destructive | making | alien))
+    assert found == destructive | alien | (set() if user == "setup" else making)
+
+
+@pytest.mark.parametrize(
+    "login",
+    [{}, {"user": "registry"}, {"user": "registry", "pass": ""}, {"user": "registry", "pass": "wrong"}],
+    ids=str,
+)
+async def test_without_a_users_password_nobody_comes_in(server: TestServer, login: dict[str, str]) -> None:
+    address = urlsplit(server.url)
+    reader, writer = await asyncio.open_connection(address.hostname, address.port)
+    writer.write(b"CONNECT " + json.dumps({"verbose": False, **login}).encode() + b"\r\nPING\r\n")
+    async with asyncio.timeout(20):
+        assert (await reader.readline()).startswith(b"INFO ")
+        assert await reader.read() == b"-ERR 'Authorization Violation'\r\n"
+    writer.close()
+
+
+async def test_a_refused_publish_is_told_and_fails(server: TestServer) -> None:
+    with capture_logs() as said:
+        async with buses.connect(server.url_as("ingest"), "ingest") as bus:
+            with pytest.raises(Unavailable):
+                await bus.publish("log.0.case", b"")
+    assert [one["reason"] for one in said if one["event"] == "nats_refused"] == [
+        'permissions violation for publish to "log.0.case"'
+    ]
+
+
+async def test_what_a_user_has_copied_elsewhere_stands_under_its_own_subject(tmp_path: Path) -> None:
+    """JetStream answers to whatever subject it is asked to; that is why readers look at the subject of what they read."""
+    with running_server(tmp_path / "nats") as server:
+        await _make_streams(server)
+        async with buses.connect(server.url_as("ingest"), "ingest") as bus:
+            await bus.publish("quarantine.x", b"forged")
+            async for messages in pull.read(bus, flow.QUARANTINE.name, 1):
+                assert messages[0].data == b"forged"
+                break
+            await _copy(bus, flow.QUARANTINE.name, "log.0.case")
+        async with buses.connect(server.url, "test") as bus:
+            stored = await _all(bus, "LOG_0")
+    assert stored, "the server has closed this way: the readers' check may go"
+    assert {one.subject for one in stored} == {"quarantine.x"}
+
+
+async def _copy(bus: Bus, stream: str, to: str) -> None:
+    config = {"name": "copier", "ack_policy": "none", "deliver_policy": "all", "mem_storage": True}
+    await bus.api(f"CONSUMER.CREATE.{stream}.copier", {"stream_name": stream, "config": config})
+    request = json.dumps({"batch": 1, "no_wait": True}).encode()
+    await bus.client.publish(f"{JETSTREAM}.CONSUMER.MSG.NEXT.{stream}.copier", request, reply=to)
+    await bus.client.flush()
+    await bus.api("INFO", {})
+
+
+async def _all(bus: Bus, stream: str) -> list[pull.Delivered]:
+    async with asyncio.timeout(20):
+        while (last := (await bus.bounds_of(stream)).last) == 0:  # noqa: ASYNC110  # another connection's message
+            await asyncio.sleep(0.05)
+        async for messages in pull.read(bus, stream, 1):
+            if messages[-1].sequence >= last:
+                return messages
+    return []

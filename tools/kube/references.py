@@ -1,0 +1,224 @@
+"""What a schema can't say of rendered objects: that what they name is there, and that two places agree."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from services.common import flow
+from services.common.settings import CommonSettings
+from services.dispatch.settings import DispatchSettings
+from services.geofence.settings import Settings as GeofenceSettings
+from services.ingest.settings import Settings as IngestSettings
+from services.registry.settings import RegistrySettings
+from tools.kube.render import Object, containers, pod_of
+
+WORKLOADS = ("Deployment", "StatefulSet")
+QUANTITY = re.compile(r"(\d+(\.\d+)?)(m|k|M|G|T|Ki|Mi|Gi|Ti)?")
+SERVICES: dict[str, type[CommonSettings]] = {
+    "services.registry": RegistrySettings,
+    "services.ingest": IngestSettings,
+    "services.geofence": GeofenceSettings,
+    "services.dispatch": DispatchSettings,
+    "services.cli": RegistrySettings,
+}
+"""What is started, and where its settings stand; the Jobs' commands are the registry's."""
+SETTINGS = {package: {f"TANDEM_{name.upper()}" for name in kind.model_fields} for package, kind in SERVICES.items()}
+IDENTITY = "tls-"
+"""Secrets named so hold the certificate of the service that follows."""
+
+
+def findings(objects: list[Object], given: Mapping[str, set[str]]) -> list[str]:
+    """What is wrong; `given` are Secrets that are put there by hand, with their keys."""
+    look = _Look(objects, given)
+    found = [line for one in objects for line in look.at(one)]
+    names = [_name(one) for one in objects]
+    return found + [f"{name}: is there twice" for name in sorted({name for name in names if names.count(name) > 1})]
+
+
+def _name(one: Object) -> str:
+    return f"{one['kind']}/{one['metadata']['name']}"
+
+
+class _Look:
+    def __init__(self, objects: list[Object], given: Mapping[str, set[str]]) -> None:
+        self._objects = {_name(one): one for one in objects}
+        self._pods = [(one, pod) for one in objects if (pod := pod_of(one))]
+        self._secrets = dict(given)
+        for one in objects:
+            if one["kind"] == "Certificate":
+                self._secrets[one["spec"]["secretName"]] = {"tls.crt", "tls.key", "ca.crt"}
+
+    def at(self, one: Object) -> Iterator[str]:
+        lines: list[str] = []
+        lines += self._quantities(one)
+        match one["kind"]:
+            case "Service":
+                lines += self._service(one)
+            case "HorizontalPodAutoscaler":
+                target = one["spec"]["scaleTargetRef"]
+                scaled = self._objects.get(f"{target['kind']}/{target['name']}")
+                if not scaled:
+                    lines.append(f"scales {target['kind']}/{target['name']}, which isn't there")
+                elif "replicas" in scaled["spec"]:
+                    lines.append(f"scales {target['name']}, which sets replicas itself")
+            case "PodDisruptionBudget":
+                if not self._selected(one["spec"]["selector"]):
+                    lines.append("selects no pod")
+            case "NetworkPolicy":
+                lines += self._network(one["spec"])
+        if pod := pod_of(one):
+            lines += self._pod(one, pod)
+        return iter([f"{_name(one)}: {line}" for line in lines])
+
+    # ── pods ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _pod(self, one: Object, pod: Object) -> Iterator[str]:
+        labels, spec = pod["metadata"]["labels"], pod["spec"]
+        if one["kind"] in WORKLOADS and not one["spec"]["selector"]["matchLabels"].items() <= labels.items():
+            yield "its selector doesn't match its own pods"
+        if one["kind"] == "StatefulSet" and f"Service/{one['spec']['serviceName']}" not in self._objects:
+            yield f"serviceName: no Service {one['spec']['serviceName']}"
+        if f"ServiceAccount/{spec.get('serviceAccountName')}" not in self._objects:
+            yield f"no ServiceAccount {spec.get('serviceAccountName')}"
+        for limit in spec.get("topologySpreadConstraints", ()):
+            if not limit["labelSelector"]["matchLabels"].items() <= labels.items():
+                yield "spreads other pods than its own"
+        volumes = {volume["name"] for volume in spec.get("volumes", ())}
+        volumes |= {claim["metadata"]["name"] for claim in one["spec"].get("volumeClaimTemplates", ())}
+        for volume in spec.get("volumes", ()):
+            yield from self._volume(volume)
+        for container in containers(one):
+            for mount in container.get("volumeMounts", ()):
+                if mount["name"] not in volumes:
+                    yield f"{container['name']}: mounts {mount['name']}, which is no volume"
+            yield from self._environment(one, container)
+            yield from self._probes(container)
+        yield from self._agreements(one)
+
+    def _volume(self, volume: Object) -> Iterator[str]:
+        name = volume["name"]
+        if (claim := volume.get("persistentVolumeClaim")) and (
+            f"PersistentVolumeClaim/{claim['claimName']}" not in self._objects
+        ):
+            yield f"volume {name}: no PersistentVolumeClaim {claim['claimName']}"
+        if (config := volume.get("configMap")) and f"ConfigMap/{config['name']}" not in self._objects:
+            yield f"volume {name}: no ConfigMap {config['name']}"
+        if secret := volume.get("secret"):
+            keys = {item["key"] for item in secret.get("items", ())}
+            yield from self._secret(secret["secretName"], keys, f"volume {name}")
+            who = secret["secretName"].removeprefix(IDENTITY)
+            if secret["secretName"].startswith(IDENTITY) and who not in {*flow.USERS, "nats", "phones"}:
+                yield f"volume {name}: {who} is no user of the server"
+
+    def _secret(self, name: str, keys: set[str], where: str) -> Iterator[str]:
+        if name not in self._secrets:
+            yield f"{where}: no Secret {name}"
+        elif missing := keys - self._secrets[name]:
+            yield f"{where}: Secret {name} has no {', '.join(sorted(missing))}"
+
+    def _environment(self, one: Object, container: Object) -> Iterator[str]:
+        for source in container.get("envFrom", ()):
+            config = self._objects.get(f"ConfigMap/{source['configMapRef']['name']}")
+            if not config:
+                yield f"{container['name']}: no ConfigMap {source['configMapRef']['name']}"
+                continue
+            for name in config["data"]:
+                if name.startswith("TANDEM_") and not any(name in names for names in SETTINGS.values()):
+                    yield f"{name} is no setting of any service"
+            yield from self._observed(container, config["data"])
+        own = next((SETTINGS[one] for one in container.get("args", ()) if one in SETTINGS), set())
+        for variable in container.get("env", ()):
+            name, source = variable["name"], variable.get("valueFrom", {})
+            if name.startswith("TANDEM_") and name not in own:
+                yield f"{name} is no setting of {container['name']}"
+            if ref := source.get("secretKeyRef"):
+                yield from self._secret(ref["name"], {ref["key"]}, f"env {name}")
+            if name == "TANDEM_PORT":
+                ports = {port["name"]: port["containerPort"] for port in container["ports"]}
+                if str(ports.get("grpc")) != variable["value"]:
+                    yield f"TANDEM_PORT is {variable['value']}, its port grpc {ports.get('grpc')}"
+            if name == "TANDEM_REPLICAS" and variable["value"] != str(one["spec"]["replicas"]):
+                yield f"TANDEM_REPLICAS is {variable['value']}, replicas {one['spec']['replicas']}"
+
+    def _observed(self, container: Object, settings: Mapping[str, str]) -> Iterator[str]:
+        """Whether it shows how it is where it is asked."""
+        ports = {port["name"]: port["containerPort"] for port in container.get("ports", ())}
+        if "observe" in ports:
+            package = next((one for one in container["args"] if one in SERVICES), "")
+            if "TANDEM_METRICS_PORT" not in SETTINGS.get(package, ()):
+                yield f"{container['name']}: {package or 'nothing'} shows nothing of itself on a port"
+            if str(ports["observe"]) != settings.get("TANDEM_METRICS_PORT"):
+                yield f"TANDEM_METRICS_PORT is {settings.get('TANDEM_METRICS_PORT')}, its port observe {ports['observe']}"
+
+    def _probes(self, container: Object) -> Iterator[str]:
+        ports = {port["name"] for port in container.get("ports", ())}
+        for kind in ("startupProbe", "livenessProbe", "readinessProbe"):
+            for way in container.get(kind, {}).values():
+                port = way.get("port") if isinstance(way, dict) else None
+                if isinstance(port, str) and port not in ports:
+                    yield f"{container['name']}: {kind} asks port {port}, which isn't there"
+
+    def _agreements(self, one: Object) -> Iterator[str]:
+        """Numbers that stand in two places."""
+        if _name(one) == "Job/streams":
+            arguments = containers(one)[0]["args"]
+            copies = int(arguments[arguments.index("--replicas") + 1])
+            if copies > self._objects["StatefulSet/nats"]["spec"]["replicas"]:
+                yield f"wants {copies} copies of each stream, more than there are servers"
+        if _name(one) == "StatefulSet/nats":
+            config = next(
+                (
+                    text
+                    for name, config in self._objects.items()
+                    if name.startswith("ConfigMap/nats")
+                    for text in [config["data"].get("nats.conf", "")]
+                ),
+                "",
+            )
+            if config.count("nats://") != one["spec"]["replicas"]:
+                yield f"has {one['spec']['replicas']} servers, its nats.conf names {config.count('nats://')}"
+
+    # ── what points at pods ──────────────────────────────────────────────────────────────────────────────────────────
+
+    def _service(self, one: Object) -> Iterator[str]:
+        selected = self._selected({"matchLabels": one["spec"]["selector"]})
+        if not selected:
+            yield "selects no pod"
+        for port in one["spec"]["ports"]:
+            wanted = port.get("targetPort", port["port"])
+            for workload in selected:
+                ports = [each for container in containers(workload) for each in container.get("ports", ())]
+                if wanted not in {value for each in ports for value in (each["name"], each["containerPort"])}:
+                    yield f"targetPort {wanted} isn't a port of {_name(workload)}"
+
+    def _network(self, spec: Object) -> Iterator[str]:
+        if spec["podSelector"] and not self._selected(spec["podSelector"]):
+            yield "selects no pod"
+        for way, rules in (("from", spec.get("ingress", ())), ("to", spec.get("egress", ()))):
+            for rule in rules:
+                for peer in rule.get(way, ()):
+                    if "podSelector" in peer and not self._selected(peer["podSelector"]):
+                        yield f"opens the way {way} pods that aren't there"
+
+    def _selected(self, selector: Object) -> list[Object]:
+        return [one for one, pod in self._pods if _matches(selector, pod["metadata"]["labels"])]
+
+    def _quantities(self, node: Any) -> Iterator[str]:
+        if isinstance(node, list):
+            for one in node:
+                yield from self._quantities(one)
+        elif isinstance(node, dict):
+            for key, value in node.items():
+                if key in ("requests", "limits"):
+                    for what, amount in value.items():
+                        if not QUANTITY.fullmatch(str(amount)):
+                            yield f"{what}: {amount} is no quantity"
+                else:
+                    yield from self._quantities(value)
+
+
+def _matches(selector: Object, labels: Mapping[str, str]) -> bool:
+    wanted = selector.get("matchLabels", {}).items() <= labels.items()
+    return wanted and all(labels.get(one["key"]) in one["values"] for one in selector.get("matchExpressions", ()))

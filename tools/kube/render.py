@@ -1,0 +1,174 @@
+"""Renders an overlay as `kubectl kustomize` does, in the part of kustomize that k8s/ keeps to; anything else is refused.
+
+Known: resources, namespace, configMapGenerator (literals, files), strategic merge patches by path, images by tag. A test compares with
+kubectl's own rendering where that is installed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+Object = dict[str, Any]
+KNOWN = {"apiVersion", "kind", "namespace", "resources", "configMapGenerator", "patches", "images"}
+CLUSTER_WIDE = {"Namespace", "ClusterRole", "ClusterRoleBinding", "PersistentVolume", "ClusterIssuer"}
+MERGED_BY = {
+    "containers": "name",
+    "initContainers": "name",
+    "env": "name",
+    "volumes": "name",
+    "volumeMounts": "mountPath",
+    "ports": "containerPort",
+}
+"""Lists that a patch merges into, by which field; others it replaces. As the API's own patchMergeKey for what we patch."""
+
+
+class RenderError(Exception):
+    """An overlay can't be rendered."""
+
+
+def render(folder: Path) -> list[Object]:
+    """All objects of the kustomization in a folder. Raises RenderError."""
+    file = folder / "kustomization.yaml"
+    given = yaml.safe_load(file.read_text())
+    if unknown := set(given) - KNOWN:
+        raise RenderError(f"{file}: {', '.join(sorted(unknown))} isn't in the part of kustomize that is used here")
+    objects: list[Object] = []
+    for name in given.get("resources", ()):
+        path = folder / name
+        objects += render(path) if path.is_dir() else load(path)
+    for generator in given.get("configMapGenerator", ()):
+        objects.append(_config_map(folder, generator))
+    for patch in given.get("patches", ()):
+        for part in load(folder / patch["path"]):
+            _apply(objects, part, file)
+    for image in given.get("images", ()):
+        _set_image(objects, image, file)
+    if namespace := given.get("namespace"):
+        for one in objects:
+            if one["kind"] not in CLUSTER_WIDE:
+                one["metadata"]["namespace"] = namespace
+    _name_by_hash(objects)
+    return objects
+
+
+def load(path: Path) -> list[Object]:
+    """The objects of a file. Raises RenderError where there is none such, or it says something twice."""
+    try:
+        return [one for one in yaml.load_all(path.read_text(), _Strict) if one]  # a SafeLoader
+    except (OSError, yaml.YAMLError) as error:
+        raise RenderError(f"{path}: {error}") from error
+
+
+class _Strict(yaml.CSafeLoader):
+    """Refuses a key that is there twice, of which YAML would silently take the last."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+        if twice := {key for key in keys if keys.count(key) > 1}:
+            raise yaml.constructor.ConstructorError(None, None, f"twice: {', '.join(twice)}", node.start_mark)
+        return super().construct_mapping(node, deep)
+
+
+def _config_map(folder: Path, generator: Object) -> Object:
+    data = dict(one.split("=", 1) for one in generator.get("literals", ()))
+    for name in generator.get("files", ()):
+        try:
+            data[Path(name).name] = (folder / name).read_text()
+        except OSError as error:
+            raise RenderError(f"{folder / name}: {error.strerror}") from error
+    return {
+        "apiVersion": "v1",
+        "kind": "ConfigMap",
+        "metadata": {"name": generator["name"], "annotations": {_GENERATED: "true"}},
+        "data": data,
+    }
+
+
+_GENERATED = "tandem/generated"
+
+
+def _name_by_hash(objects: list[Object]) -> None:
+    """Names of generated ConfigMaps end with a hash of their content, so that a pod is replaced when it changes."""
+    names = {}
+    for one in objects:
+        if one["metadata"].get("annotations", {}).pop(_GENERATED, None):
+            del one["metadata"]["annotations"]
+            name = one["metadata"]["name"]
+            names[name] = one["metadata"]["name"] = f"{name}-{content_hash(one['data'])}"
+    for one in objects:
+        _rename(one, names)
+
+
+def content_hash(data: dict[str, str]) -> str:
+    """kustomize's own: ten characters of SHA-256 over the content as Go writes it in JSON, without vowels and lookalikes."""
+    text = json.dumps(
+        {"data": data, "kind": "ConfigMap", "name": ""}, sort_keys=True, separators=(",", ":"), ensure_ascii=False
+    )
+    for sign in "<>&":
+        text = text.replace(sign, f"\\u{ord(sign):04x}")
+    return hashlib.sha256(text.encode()).hexdigest()[:10].translate(str.maketrans("013ae", "ghkmt"))
+
+
+def _rename(node: Any, names: dict[str, str]) -> None:
+    if isinstance(node, list):
+        for one in node:
+            _rename(one, names)
+    elif isinstance(node, dict):
+        for key in ("configMap", "configMapRef", "configMapKeyRef"):
+            if key in node and node[key].get("name") in names:
+                node[key]["name"] = names[node[key]["name"]]
+        for one in node.values():
+            _rename(one, names)
+
+
+def _apply(objects: list[Object], patch: Object, file: Path) -> None:
+    key = (patch["kind"], patch["metadata"]["name"])
+    found = [one for one in objects if (one["kind"], one["metadata"]["name"]) == key]
+    if len(found) != 1:
+        raise RenderError(f"{file}: a patch of {key[0]}/{key[1]}, of which there are {len(found)}")
+    _merge(found[0], patch)
+
+
+def _merge(into: Object, patch: Object) -> None:
+    for key, value in patch.items():
+        if value is None:
+            into.pop(key, None)
+        elif isinstance(value, dict) and isinstance(into.get(key), dict):
+            _merge(into[key], value)
+        elif isinstance(value, list) and key in MERGED_BY and isinstance(into.get(key), list):
+            for one in value:
+                same = [old for old in into[key] if old.get(MERGED_BY[key]) == one.get(MERGED_BY[key])]
+                if same:
+                    _merge(same[0], one)
+                else:
+                    into[key].append(one)
+        else:
+            into[key] = value
+
+
+def _set_image(objects: list[Object], image: Object, file: Path) -> None:
+    if set(image) - {"name", "newName", "newTag", "digest"}:
+        raise RenderError(f"{file}: image {image['name']}: unknown fields")
+    end = f"@{image['digest']}" if "digest" in image else f":{image['newTag']}" if "newTag" in image else ""
+    for one in objects:
+        for container in containers(one):
+            if str(container["image"]).partition("@")[0].partition(":")[0] == image["name"]:
+                container["image"] = f"{image.get('newName') or image['name']}{end}"
+
+
+def pod_of(one: Object) -> Object | None:
+    """The pod template of a workload, or None."""
+    spec = one.get("spec")
+    template = spec.get("template") if isinstance(spec, dict) else None
+    return template if isinstance(template, dict) and "spec" in template else None
+
+
+def containers(one: Object) -> list[Object]:
+    """Containers of a workload, initContainers too."""
+    pod = pod_of(one)
+    return [*pod["spec"].get("initContainers", ()), *pod["spec"]["containers"]] if pod else []
