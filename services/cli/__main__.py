@@ -24,6 +24,7 @@ from services.cli.commands import (
     replay,
     send,
     streams,
+    trace,
     up,
     watch,
 )
@@ -43,6 +44,7 @@ app.command()(replay.replay)
 app.command()(backtest.backtest)
 app.command()(explain.explain)
 app.command()(incidents.incidents)
+app.command()(trace.trace)
 app.command()(export.export)
 app.command("import")(import_.import_)
 app.command("device-token")(device_token.device_token)

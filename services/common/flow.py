@@ -111,7 +111,7 @@ USERS = ("registry", "ingest", "geofence", *_DISPATCH, "setup", "watchdog", "ope
 """Users of the server: one for each service and leg, for who makes the streams, who watches the server, who is on call, and for
 the commands that look into the log. Evaluators share one: they write the same."""
 
-_LOG_READERS = ("geofence", "ingest", *_DISPATCH, "explain", "evidence")
+_LOG_READERS = ("geofence", "ingest", "registry", *_DISPATCH, "explain", "evidence")
 
 FLOWS = (
     Flow("premises", "Premises", PREMISES.name, ("setup",), USERS),
@@ -120,7 +120,13 @@ FLOWS = (
     Flow("log.{p}.case", "LogEntry.case", LOG.name, ("registry",), _LOG_READERS),
     Flow("log.{p}.rules", "LogEntry.rules", LOG.name, ("geofence",), _LOG_READERS),
     Flow("log.{p}.tick", "LogEntry.tick", LOG.name, ("geofence",), _LOG_READERS),
-    Flow("alert.{p}.{alert_id}", "Alert", ALERTS.name, ("geofence",), ("geofence", *_DISPATCH, "explain", "evidence")),
+    Flow(
+        "alert.{p}.{alert_id}",
+        "Alert",
+        ALERTS.name,
+        ("geofence",),
+        ("geofence", "registry", *_DISPATCH, "explain", "evidence"),
+    ),
     Flow(
         "measure.{p}.{alert_id}",
         "Measure",
@@ -128,7 +134,13 @@ FLOWS = (
         ("geofence",),
         ("geofence", *_DISPATCH, "explain", "evidence"),
     ),
-    Flow("incident.{leg}.{incident_id}", "tandem.dispatch.v1.Step", INCIDENTS.name, _DISPATCH, (*_DISPATCH, "export")),
+    Flow(
+        "incident.{leg}.{incident_id}",
+        "tandem.dispatch.v1.Step",
+        INCIDENTS.name,
+        _DISPATCH,
+        ("registry", *_DISPATCH, "export"),
+    ),
     Flow(
         "advice.{incident_id}",
         "tandem.dispatch.v1.AdviceGiven",

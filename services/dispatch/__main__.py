@@ -17,9 +17,8 @@ from services.common import flow, rpc, streams, telemetry
 from services.common.clock import MeshClock
 from services.common.db import Database, open_database
 from services.common.errors import Unavailable
-from services.common.observe import observed
+from services.common.observe import observed, watch_disk
 from services.common.telemetry import logger
-from services.common.tracing import IncidentTracer
 from services.dispatch import evidence
 from services.dispatch.api import DispatchApi
 from services.dispatch.consumer import consume_alerts, consume_peers
@@ -66,13 +65,13 @@ async def run(settings: DispatchSettings) -> None:
         open_leg(settings.leg, Store(database), settings.clock, settings.deadlines, travel_times) as leg,
     ):
         follower = _follower(settings, leg)
+        watch_disk(settings.data_dir)
         async with (
             rpc.serve(settings, partial(_add_servicers, leg, follower, settings.clock), *SERVICES) as server,
             observed(settings.host, settings.metrics_port, lambda: server.unready),
             AsyncExitStack() as stack,
         ):
             stack.enter_context(closing(leg.record.hub))
-            tracer = stack.enter_context(closing(IncidentTracer(f"dispatch-{settings.leg}")))
             warnings = None
             if leg.name == "warning":
                 warnings = await stack.enter_async_context(open_warnings(settings, leg))
@@ -80,7 +79,7 @@ async def run(settings: DispatchSettings) -> None:
                 keep_health(server, leg),
                 leg.watch_deadlines(),
                 leg.record.adopt_steps(),
-                mesh(settings, leg, tracer, warnings),
+                mesh(settings, leg, warnings),
                 exchange(settings, leg),
             ]
             if warnings:
@@ -150,14 +149,14 @@ def _add_servicers(leg: Leg, follower: Follower | None, clock: MeshClock, server
     following_pb2_grpc.add_FollowingServiceServicer_to_server(FollowingApi(leg, follower, clock), server)
 
 
-async def mesh(settings: DispatchSettings, leg: Leg, tracer: IncidentTracer, warnings: Warnings | None) -> None:
+async def mesh(settings: DispatchSettings, leg: Leg, warnings: Warnings | None) -> None:
     """The leg's part in the mesh: alerts in, steps out, the other legs' steps in."""
     async with buses.connect(settings.nats_url, f"dispatch-{leg.name}", settings.nats_tls) as bus:
         premises = await retried(partial(streams.pass_gate, bus, settings))
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(consume_alerts(bus, leg, premises.log_id))
             tasks.create_task(consume_peers(bus, leg, premises.log_id))
-            tasks.create_task(leg.record.outbox.run(bus, leg.name, tracer))
+            tasks.create_task(leg.record.outbox.run(bus, leg.name))
             tasks.create_task(leg.record.outbox.note(leg.record.mark_published))
             tasks.create_task(Reconciler(bus, leg, premises.log_id).run())
             if warnings:

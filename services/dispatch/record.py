@@ -244,10 +244,10 @@ class Record:
         kinds = {link.id: link.kind for link in change.links}
         for one in change.steps:
             assignment, kind = one.step.assignment, kinds[one.sequence]
+            state = _SAID.get(kind) or State(assignment.state).name.lower()
+            metrics.count(self.leg, state, assignment)
             if assignment.exercise == exercise_pb2.CANARY:
                 continue  # who looks for what happened doesn't look for these
-            state = _SAID.get(kind) or State(assignment.state).name.lower()
-            metrics.STEPS.labels(self.leg, state).inc()
             logger().log(
                 logging.CRITICAL if kind in _ALARMS else logging.INFO,
                 f"assignment_{state}",
