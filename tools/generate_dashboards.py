@@ -150,6 +150,25 @@ HEALTH = Dashboard(
             ),
         ),
         (
+            "Would it be noticed",
+            (
+                Panel(
+                    "Canaries that come to a leg, a minute",
+                    (("sum by (leg) (increase(tandem_dispatch_canary_steps_total[1m]))", "{{leg}}"),),
+                ),
+                Panel(
+                    "Protected persons of whom nobody knows whether they were reached, an hour",
+                    (('sum(increase(tandem_dispatch_not_reached_total{leg="warning"}[1h]))', "not reached"),),
+                    red_from=1,
+                ),
+                Panel(
+                    "Alerts that a leg had passed over, an hour",
+                    (("sum by (leg) (increase(tandem_dispatch_reconciled_total[1h]))", "{{leg}}"),),
+                    red_from=1,
+                ),
+            ),
+        ),
+        (
             "Is there room",
             (
                 Panel(
