@@ -66,6 +66,10 @@ test-soak: setup ## run the long kill-and-restart loops
 test-soak-dispatch: setup ## run the legs' long loops, 10 min each: kills over 300 incidents, police away for 5 min
 	@$(BIN)/pytest -m soak --timeout 3600 -s tests/faults/test_dispatch_kills.py tests/faults/test_dispatch_absence.py
 
+.PHONY: restore-drill
+restore-drill: setup ## back a mesh up, restore it elsewhere, and prove the ledger and the alerts there
+	@$(BIN)/pytest -m drill --durations=1
+
 FUZZ_SECONDS ?= 300
 
 .PHONY: fuzz

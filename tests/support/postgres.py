@@ -117,8 +117,10 @@ class PostgresServer:
         run_apart(execute(self.url("postgres"), f"drop database {urlsplit(url).path.removeprefix('/')} with (force)"))
 
     def _run(self, program: str, *arguments: str, given: bytes = b"") -> bytes:
-        command = (self._programs / program, *arguments)
-        return subprocess.run(command, input=given, capture_output=True, check=True, cwd=self._folder).stdout
+        command = (str(self._programs / program), *arguments)
+        done = subprocess.run(command, input=given, capture_output=True, check=False, cwd=self._folder)
+        assert done.returncode == 0, done.stderr.decode()
+        return done.stdout
 
     def new_database(self) -> str:
         """The URL of a new, empty database."""
