@@ -30,9 +30,10 @@ from services.dispatch.exchange.store import ExchangeStore
 from services.dispatch.exchange.webhook import Webhooks
 from services.dispatch.follower import Follower
 from services.dispatch.following_api import FollowingApi
-from services.dispatch.leg import RETRY_S, Leg, open_leg, retried
+from services.dispatch.leg import Leg, open_leg
 from services.dispatch.pursuit import Pursuit
 from services.dispatch.reconcile import Reconciler
+from services.dispatch.retrying import RETRY_S, retried
 from services.dispatch.roster_api import RosterApi
 from services.dispatch.settings import DispatchSettings, for_leg
 from services.dispatch.store import Store
@@ -70,7 +71,7 @@ async def run(settings: DispatchSettings) -> None:
             observed(settings.host, settings.metrics_port, lambda: server.unready),
             AsyncExitStack() as stack,
         ):
-            stack.enter_context(closing(leg.hub))
+            stack.enter_context(closing(leg.record.hub))
             tracer = stack.enter_context(closing(IncidentTracer(f"dispatch-{settings.leg}")))
             warnings = None
             if leg.name == "warning":
@@ -78,7 +79,7 @@ async def run(settings: DispatchSettings) -> None:
             works = [
                 keep_health(server, leg),
                 leg.watch_deadlines(),
-                leg.adopt_steps(),
+                leg.record.adopt_steps(),
                 mesh(settings, leg, tracer, warnings),
                 exchange(settings, leg),
             ]
@@ -156,8 +157,8 @@ async def mesh(settings: DispatchSettings, leg: Leg, tracer: IncidentTracer, war
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(consume_alerts(bus, leg, premises.log_id))
             tasks.create_task(consume_peers(bus, leg, premises.log_id))
-            tasks.create_task(leg.outbox.run(bus, leg.name, tracer))
-            tasks.create_task(leg.outbox.note(leg.mark_published))
+            tasks.create_task(leg.record.outbox.run(bus, leg.name, tracer))
+            tasks.create_task(leg.record.outbox.note(leg.record.mark_published))
             tasks.create_task(Reconciler(bus, leg, premises.log_id).run())
             if warnings:
                 tasks.create_task(warnings.follow(bus, premises))

@@ -17,7 +17,8 @@ from services.common.pull import Delivered
 from services.common.telemetry import logger
 from services.dispatch import metrics, translate
 from services.dispatch.domain.decisions import Alert, concerns
-from services.dispatch.leg import Leg, retried
+from services.dispatch.leg import Leg
+from services.dispatch.retrying import retried
 from services.dispatch.store import PeerRow, Position
 
 PEERS_EVERY_S = 0.2
@@ -80,7 +81,7 @@ async def consume_peers(bus: Bus, leg: Leg, log_id: str) -> None:
         if leg.name == "police":
             await _take_flags(leg, rows)
         await retried(partial(leg.store.put_peers, rows, Position(stream, log_id, messages[-1].sequence)))
-        leg.hub.tell_others(rows)
+        leg.record.hub.tell_others(rows)
         await asyncio.sleep(PEERS_EVERY_S)
 
 

@@ -25,7 +25,7 @@ from services.dispatch import evidence, store_evidence
 from services.dispatch.domain.events import AlertFolded
 from services.dispatch.evidence import Evidence
 from services.dispatch.evidence_gathering import Gathering
-from services.dispatch.leg import retried
+from services.dispatch.retrying import retried
 from services.dispatch.store import Store
 
 LOOK_EVERY_S = 2.0

@@ -18,7 +18,8 @@ from services.dispatch.domain.areas import Point, great_circle_m
 from services.dispatch.domain.following import RETARGET_MS, Look
 from services.dispatch.domain.incident import OVER, TAKEN, UNANSWERED, Assignment, Incident
 from services.dispatch.domain.race import Approach, approach, approach_by_ring
-from services.dispatch.leg import Leg, retried
+from services.dispatch.leg import Leg
+from services.dispatch.retrying import retried
 from services.dispatch.targets import Key, Target, Targets
 from services.dispatch.whereabouts import KNOWN_FOR_MS
 from tandem.geofence.v1 import positions_pb2
@@ -88,7 +89,7 @@ class Follower:
             await asyncio.sleep(LOOK_SOON_S)
 
     async def _refresh(self) -> None:
-        self._open = {one.incident_id: one for one in await self._leg.open_incidents()}
+        self._open = {one.incident_id: one for one in await self._leg.record.open_incidents()}
         open_ids = {id_ for one in self._open.values() for id_ in one.assignments}
         self._looked = {id_: one for id_, one in self._looked.items() if id_ in open_ids}
         self._again.set()

@@ -16,7 +16,8 @@ from services.common.clock import MeshClock
 from services.common.telemetry import logger
 from services.dispatch.domain.events import Demand
 from services.dispatch.domain.incident import TAKEN, UNANSWERED, Incident
-from services.dispatch.leg import Leg, retried
+from services.dispatch.leg import Leg
+from services.dispatch.retrying import retried
 from services.dispatch.settings import DispatchSettings
 from services.dispatch.targets import CALLERS
 from tandem.common.v1 import command_pb2
@@ -55,7 +56,9 @@ class Pursuit:
 
     async def _look(self, stub: ingest_pb2_grpc.CommandServiceStub, metadata: rpc.Metadata) -> None:
         pursued = {
-            (one.incident_id, one.wearer_id) for one in await retried(self._leg.open_incidents) if _is_pursued(one)
+            (one.incident_id, one.wearer_id)
+            for one in await retried(self._leg.record.open_incidents)
+            if _is_pursued(one)
         }
         period = self._clock.now_ms() // RENEWED_MS
         often = command_pb2.Instruction(report_every=command_pb2.ReportEvery(interval_s=INTERVAL_S, for_s=HOLDS_S))

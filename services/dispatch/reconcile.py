@@ -20,7 +20,8 @@ from services.dispatch import metrics, translate
 from services.dispatch.domain.decisions import Alert
 from services.dispatch.domain.events import Demand
 from services.dispatch.evidence_gathering import first_at
-from services.dispatch.leg import Leg, retried
+from services.dispatch.leg import Leg
+from services.dispatch.retrying import retried
 from tandem.dispatch.v1 import dispatch_pb2
 
 LOOK_EVERY_S = 10.0

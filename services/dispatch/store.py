@@ -176,7 +176,7 @@ class Position:
 
 
 class Store:
-    """SQL of one leg. Writing is for one caller at a time; leg.py sees to it."""
+    """SQL of one leg. Writing is for one caller at a time; record.py sees to it."""
 
     def __init__(self, database: Database) -> None:
         self._database = database

@@ -20,7 +20,7 @@ from services.common import flow
 from services.common.bus import Bus
 from services.dispatch.domain.events import Acknowledged, Escalated, Event, Offered
 from services.dispatch.domain.incident import assignment_id
-from services.dispatch.leg import retried
+from services.dispatch.retrying import retried
 from services.dispatch.store import Store
 from tests.conftest import ENGINES
 from tests.support.dispatch import alert, publish

@@ -20,8 +20,7 @@ from services.common.bus import Bus
 from services.common.clock import MeshClock
 from services.common.db import open_database
 from services.common.errors import Conflict, FailedPrecondition
-from services.dispatch import chain, hub, store_roster, translate
-from services.dispatch import leg as leg_module
+from services.dispatch import chain, hub, record, store_roster, translate
 from services.dispatch.__main__ import MIGRATIONS
 from services.dispatch.domain.areas import Circle, Point
 from services.dispatch.domain.climbing import Deadlines
@@ -121,7 +120,7 @@ async def test_each_process_goes_on_from_what_the_other_wrote_and_tells_its_own_
 async def test_what_another_process_took_in_without_a_step_is_not_taken_in_twice(where: Path | str) -> None:
     async with opened(where) as one, opened(where) as other:
         await fold(one, 1)
-        await other.catch_up()
+        await other.record.catch_up()
         await fold(other, 1)  # so that it remembers the incident
         cleared = replace(of_log(2), demand=Demand.RECORD, incident_id="incident-1")
         await one.fold([cleared], Position(flow.ALERTS.name, "log", 2))  # an event, and no step
@@ -148,14 +147,14 @@ async def test_a_desk_goes_on_at_another_process_and_hears_there_what_this_one_d
 async def test_steps_of_a_process_that_died_are_published_by_another(
     where: Path | str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(leg_module, "ADOPT_AFTER_S", 0.05)
+    monkeypatch.setattr(record, "ADOPT_AFTER_S", 0.05)
     async with opened(where) as other:
         async with opened(where) as dying:
             await fold(dying, 1)  # committed, and never published
-        adopting = asyncio.create_task(other.adopt_steps())
+        adopting = asyncio.create_task(other.record.adopt_steps())
         try:
             async with asyncio.timeout(PATIENCE_S):
-                while not other.outbox.holds(2):  # noqa: ASYNC110  # it looks by itself
+                while not other.record.outbox.holds(2):  # noqa: ASYNC110  # it looks by itself
                     await asyncio.sleep(0.01)
         finally:
             adopting.cancel()

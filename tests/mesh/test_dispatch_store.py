@@ -17,7 +17,7 @@ from services.common import flow
 from services.common.clock import MeshClock
 from services.common.db import Database, open_database
 from services.common.errors import NotFound, Unavailable
-from services.dispatch import hub, leg, store, translate
+from services.dispatch import hub, record, store, translate
 from services.dispatch.__main__ import MIGRATIONS
 from services.dispatch.domain.answers import Acknowledge
 from services.dispatch.domain.climbing import Deadlines
@@ -113,7 +113,7 @@ async def test_a_stopping_leg_tells_its_desks(database: Database) -> None:
         steps = one.follow(0)
         waiting = asyncio.ensure_future(take(steps, 1))
         await asyncio.sleep(0)
-        one.hub.close()
+        one.record.hub.close()
         with pytest.raises(Unavailable):
             await waiting
 
@@ -121,12 +121,12 @@ async def test_a_stopping_leg_tells_its_desks(database: Database) -> None:
 async def test_an_incident_that_is_no_longer_in_memory_is_folded_anew(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(leg, "KNOWN_MAX", 1)
+    monkeypatch.setattr(record, "KNOWN_MAX", 1)
     async with opened(database) as one:
         await fold(one, 1, 2)
         (step,) = await take(one.follow(0), 1)
         first = step.step.assignment
-        await one.mark_published([step], {first.assignment_id: 2.5})
+        await one.record.mark_published([step], {first.assignment_id: 2.5})
         taken = await one.acknowledge(first.assignment_id, "spiffe://npa/desk/a")
         assert taken.report_to_published_ms == 2.5 and taken.order_ids == first.order_ids
         with pytest.raises(NotFound):
@@ -138,7 +138,7 @@ async def test_a_refused_command_leaves_no_trace(database: Database) -> None:
         await fold(one, 1)
         head = await one.store.head()
         with pytest.raises(NotFound):
-            await one._handle([("incident-1", lambda _: Acknowledge("assign-none", "x", 0, Deadlines(FAR_MS)))])
+            await one.record.handle([("incident-1", lambda _: Acknowledge("assign-none", "x", 0, Deadlines(FAR_MS)))])
         await fold(one, 2)
         assert (await one.store.head()).id == head.id + 2
         assert await one.store.first_broken_event() is None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import signal
 import subprocess
 import time
@@ -32,6 +33,7 @@ from tests.support.nats import TestServer, running_server
 
 RATE = 10
 """How many times as fast the mesh's clock runs: a canary every 2 s, and a minute of NATS's is 6 s."""
+POLICE = "dispatch-police"
 PAGER = """\
 import json, sys
 with open({out!r}, "a") as out:
@@ -63,6 +65,10 @@ class Watched:
         """Returns once these pages, and no others, have come."""
         await self.until(lambda: len(self.pages()) >= len(kinds), patience_s)
         assert [one["kind"] for one in self.pages()] == list(kinds)
+
+    def is_noted(self) -> bool:
+        """Whether the watch has written down that somebody was told of the outage."""
+        return bool(json.loads((self.up.folder / "watch.json").read_text())["outage"]["pages"])
 
     def sent(self) -> int:
         """How many canaries the watch has sent."""
@@ -114,6 +120,8 @@ async def test_a_stopped_server_wakes_somebody_once_and_so_does_its_return(watch
         assert "nats-server" in page["not_answering"]
         assert page["last_seen"].startswith(("nothing; ", "ingest put it into the log"))
         assert "canaries are missing since" in page["text"]
+        # A page that was delivered but not noted yet comes again after a kill: better twice than never.
+        await watched.until(watched.is_noted)
         killed = watched.up.kill("watch")
         await watched.up.wait_until_returned(killed)
         await asyncio.sleep(4)  # longer than a canary may take: a watch that forgot would page anew
@@ -128,6 +136,27 @@ async def test_a_stopped_server_wakes_somebody_once_and_so_does_its_return(watch
     sent = watched.sent()
     await watched.until(lambda: watched.sent() > sent + 4)
     assert told() == ["MISSING", "BACK"]
+
+
+async def test_a_leg_that_stands_still_wakes_somebody_by_its_name(watched: Watched) -> None:
+    paged = len(watched.pages())
+    sent = watched.sent()
+    await watched.until(lambda: watched.sent() > sent + 1)
+    police = watched.up.now.pids[POLICE]
+    os.kill(police, signal.SIGSTOP)
+    try:
+        await watched.until(lambda: any(POLICE in one["not_answering"] for one in watched.pages()[paged:]))
+    finally:
+        os.kill(police, signal.SIGCONT)
+    page = next(one for one in watched.pages()[paged:] if POLICE in one["not_answering"])
+    assert page["kind"] == "MISSING"
+    assert page["not_answering"] == [POLICE]
+    assert "police" in page["last_seen"], "it says how far the canary came"
+
+    def is_back() -> bool:
+        return any(one["kind"] == "BACK" and one["outage_id"] == page["outage_id"] for one in watched.pages())
+
+    await watched.until(is_back)
 
 
 async def test_nobody_but_the_watch_has_seen_any_of_it(watched: Watched) -> None:

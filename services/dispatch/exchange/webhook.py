@@ -21,7 +21,7 @@ from services.dispatch.exchange import message
 from services.dispatch.exchange.links import Links
 from services.dispatch.exchange.receivers import Receiver
 from services.dispatch.exchange.store import DELIVERED, GIVEN_UP, WAITING, Delivery, ExchangeStore
-from services.dispatch.leg import retried
+from services.dispatch.retrying import retried
 from services.dispatch.store import Store
 from tandem.common.v1 import exercise_pb2
 

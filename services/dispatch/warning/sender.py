@@ -27,7 +27,7 @@ from services.dispatch.domain.warning import Notice
 from services.dispatch.domain.wording import Change, Language
 from services.dispatch.exchange.receivers import Receiver
 from services.dispatch.exchange.webhook import open_session, post
-from services.dispatch.leg import retried
+from services.dispatch.retrying import retried
 from services.dispatch.warning.answering import AnswerLinks
 from services.dispatch.warning.store import WarningStore
 from services.dispatch.warning.tables import GIVEN_UP, HANDED_OVER, OPEN, Contact, MessageRow, Sending

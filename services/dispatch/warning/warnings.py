@@ -28,7 +28,8 @@ from services.dispatch.domain.events import WarningFlag
 from services.dispatch.domain.incident import TAKEN, State, assignment_id
 from services.dispatch.exchange.links import open_key
 from services.dispatch.exchange.receivers import read as read_receivers
-from services.dispatch.leg import Leg, retried
+from services.dispatch.leg import Leg
+from services.dispatch.retrying import retried
 from services.dispatch.settings import DispatchSettings
 from services.dispatch.warning import translate
 from services.dispatch.warning.answering import AnswerDoor, AnswerLinks
