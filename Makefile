@@ -95,7 +95,7 @@ bench-dispatch: setup ## measure from an alert to the legs' offers, on SQLite an
 # ---- check
 
 .PHONY: check
-check: lint types protos-check kube-check ## run all checks that are not tests
+check: lint types protos-check kube-check secrets-check ## run all checks that are not tests
 
 .PHONY: lint
 lint: setup ## style of the Python code
@@ -113,6 +113,19 @@ protos-check: setup ## generated code is fresh, protos are clean and break no on
 .PHONY: kube-check
 kube-check: setup ## the manifests of k8s/ and the Containerfile, without a cluster
 	@$(BIN)/python -m tools.kube --check
+
+.PHONY: secrets-check
+secrets-check: setup ## no key, token or password is in a file
+	@$(BIN)/python -m tools.secret_scan
+
+IMAGE ?= localhost/tandem:check
+BASE_IMAGE ?= docker.io/library/python:3.13-slim
+BUILD_OPTIONS ?=
+
+.PHONY: image-check
+image-check: setup ## build the image with podman, and run it as an arbitrary user with a read-only root
+	@podman build $(BUILD_OPTIONS) --build-arg BASE_IMAGE=$(BASE_IMAGE) -t $(IMAGE) -f Containerfile . > /dev/null
+	@$(BIN)/python -m tools.kube.image $(IMAGE)
 
 # ---- make files that are committed
 
