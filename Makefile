@@ -66,6 +66,10 @@ test-soak: setup ## run the long kill-and-restart loops
 test-soak-dispatch: setup ## run the legs' long loops, 10 min each: kills over 300 incidents, police away for 5 min
 	@$(BIN)/pytest -m soak --timeout 3600 -s tests/faults/test_dispatch_kills.py tests/faults/test_dispatch_absence.py
 
+.PHONY: restore-drill
+restore-drill: setup ## back a mesh up, restore it elsewhere, and prove the ledger and the alerts there
+	@$(BIN)/pytest -m drill --durations=1
+
 FUZZ_SECONDS ?= 300
 
 .PHONY: fuzz
@@ -95,7 +99,7 @@ bench-tracing: setup ## measure what tracing costs ingest: pairs with it and wit
 # ---- check
 
 .PHONY: check
-check: lint types protos-check kube-check ## run all checks that are not tests
+check: lint types protos-check kube-check secrets-check ## run all checks that are not tests
 
 .PHONY: lint
 lint: setup ## style of the Python code
@@ -113,6 +117,19 @@ protos-check: setup ## generated code is fresh, protos are clean and break no on
 .PHONY: kube-check
 kube-check: setup ## the manifests of k8s/ and the Containerfile, without a cluster
 	@$(BIN)/python -m tools.kube --check
+
+.PHONY: secrets-check
+secrets-check: setup ## no key, token or password is in a file
+	@$(BIN)/python -m tools.secret_scan
+
+IMAGE ?= localhost/tandem:check
+BASE_IMAGE ?= docker.io/library/python:3.13-slim
+BUILD_OPTIONS ?=
+
+.PHONY: image-check
+image-check: setup ## build the image with podman, and run it as an arbitrary user with a read-only root
+	@podman build $(BUILD_OPTIONS) --build-arg BASE_IMAGE=$(BASE_IMAGE) -t $(IMAGE) -f Containerfile . > /dev/null
+	@$(BIN)/python -m tools.kube.image $(IMAGE)
 
 # ---- make files that are committed
 

@@ -35,6 +35,10 @@ def test_the_demo_comes_through_and_both_legs_answer(mesh: RunningMesh) -> None:
         served = [json.loads(line) for line in logs[name].splitlines() if '"event": "listening"' in line]
         assert next(one for one in served if "door" not in one)["tls"], name
         assert "nats_refused" not in logs[name] and "call_refused" not in logs[name]
+    # Legs ask other services by their own certificates.
+    assert "pursuit_commanded" in logs["dispatch-probation"] and "pursuit_failed" not in logs["dispatch-probation"]
+    for leg in ("dispatch-probation", "dispatch-police"):
+        assert '"code": "UNAUTHENTICATED"' not in logs[leg] and '"code": "PERMISSION_DENIED"' not in logs[leg]
 
 
 async def test_a_token_opens_nothing_and_a_certificate_only_its_own_methods(mesh: RunningMesh) -> None:

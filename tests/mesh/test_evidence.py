@@ -27,6 +27,7 @@ from services.common.streams import Premises
 from services.dispatch import evidence, evidence_gathering
 from services.dispatch.evidence import Evidence
 from services.dispatch.evidence_keeper import CLOSED, EvidenceFiles
+from services.dispatch.targets import CALLERS
 from tandem.common.v1 import alert_pb2, ledger_pb2, log_pb2
 from tests.support.mesh import PATIENCE_S, TANDEM, RunningMesh, environment, running_mesh, tandem
 from tests.support.ports import free_port
@@ -249,7 +250,7 @@ async def test_each_bundle_is_a_disclosure_and_without_grounds_there_is_none(mad
             if messages[-1].sequence >= last:
                 break
         # What the legs follow by themselves is shown to them, under a row of its own.
-        return [one for one in rows if one.reference == made.incident_id and not one.recipient.endswith("/dispatch")]
+        return [one for one in rows if one.reference == made.incident_id and one.recipient not in CALLERS.values()]
 
     async with made.mesh.now.nats.bus_as("registry") as bus:
         before = await disclosed(bus)

@@ -97,7 +97,7 @@ async def test_a_server_that_is_away_is_a_refusal_that_may_be_tried_again(tmp_pa
             pass
 
 
-@pytest.mark.parametrize("url", ["mysql://u:hush@h/d", "not a url: hush"])
+@pytest.mark.parametrize("url", ["mysql://u:hush@h/d", "not a url: hush"])  # not-a-secret
 async def test_what_is_no_postgresql_url_is_refused_without_being_repeated(url: str) -> None:
     with pytest.raises(FailedPrecondition) as refusal:
         async with db.open_database(url, MIGRATIONS):

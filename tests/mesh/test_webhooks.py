@@ -29,7 +29,8 @@ from tests.support.nats import TestServer
 from tests.support.ports import free_port
 
 OLD_KEY, NEW_KEY = bytes(range(32)), bytes(range(1, 33))
-SNIPPET = re.search(r"```python\n(.*?)```", (Path(__file__).parents[2] / "docs" / "partners.md").read_text(), re.S)
+PARTNERS = (Path(__file__).parents[2] / "docs" / "partners.md").read_text()
+SNIPPET = re.search(r"^## Webhooks$.*?```python\n(.*?)```", PARTNERS, re.S | re.M)
 
 
 def verify(

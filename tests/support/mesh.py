@@ -88,9 +88,9 @@ class RunningMesh:
 
 
 @contextmanager
-def running_mesh(folder: Path, *arguments: str) -> Iterator[RunningMesh]:
+def running_mesh(folder: Path, *arguments: str, settings: Mapping[str, str] | None = None) -> Iterator[RunningMesh]:
     """A healthy mesh, stopped at the end."""
-    one = RunningMesh(folder, *arguments)
+    one = RunningMesh(folder, *arguments, settings=settings)
     try:
         one.wait_until_up()
         yield one

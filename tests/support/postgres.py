@@ -15,6 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
+from urllib.parse import urlsplit
 
 import asyncpg
 import pytest
@@ -101,6 +102,25 @@ class PostgresServer:
     def url(self, database: str) -> str:
         """The URL of a database."""
         return f"postgresql://tandem@/{database}?host={self._folder}"
+
+    def copied(self, url: str) -> str:
+        """Dumps the database of a URL and restores the dump as a new one; its URL for the same role."""
+        name = f"test_{next(self._numbers)}"
+        run_apart(execute(self.url("postgres"), f"create database {name}"))
+        database = urlsplit(url).path.removeprefix("/")
+        dump = self._run("pg_dump", "--format=custom", self.url(database))
+        self._run("pg_restore", "--exit-on-error", "--dbname", self.url(name), given=dump)
+        return url.replace(f"/{database}?", f"/{name}?")
+
+    def drop(self, url: str) -> None:
+        """The database of a URL is no more."""
+        run_apart(execute(self.url("postgres"), f"drop database {urlsplit(url).path.removeprefix('/')} with (force)"))
+
+    def _run(self, program: str, *arguments: str, given: bytes = b"") -> bytes:
+        command = (str(self._programs / program), *arguments)
+        done = subprocess.run(command, input=given, capture_output=True, check=False, cwd=self._folder)
+        assert done.returncode == 0, done.stderr.decode()
+        return done.stdout
 
     def new_database(self) -> str:
         """The URL of a new, empty database."""

@@ -45,7 +45,9 @@ class _RoleEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Role.ValueType],
     ROLE_WATCH: _Role.ValueType  # 9
     """The watch over the whole chain: it sees and answers canaries, and nothing else."""
     ROLE_SERVICE: _Role.ValueType  # 10
-    """A process of Tandem itself. Services meet over NATS: no method is theirs, and one that calls is refused and told of."""
+    """A process of Tandem itself, but for the two agencies' legs, which ask as their desks. Services meet over NATS: no method is
+    theirs, and one that calls is refused and told of.
+    """
 
 class Role(_Role, metaclass=_RoleEnumTypeWrapper):
     """Who is calling. A caller proves a SPIFFE id (mutual TLS, or a development token on loopback); services/common/identity.py
@@ -72,7 +74,9 @@ ROLE_OPERATOR: Role.ValueType  # 8
 ROLE_WATCH: Role.ValueType  # 9
 """The watch over the whole chain: it sees and answers canaries, and nothing else."""
 ROLE_SERVICE: Role.ValueType  # 10
-"""A process of Tandem itself. Services meet over NATS: no method is theirs, and one that calls is refused and told of."""
+"""A process of Tandem itself, but for the two agencies' legs, which ask as their desks. Services meet over NATS: no method is
+theirs, and one that calls is refused and told of.
+"""
 Global___Role: _TypeAlias = Role  # noqa: Y015
 
 ALLOWED_ROLES_FIELD_NUMBER: _builtins.int
