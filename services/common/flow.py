@@ -143,7 +143,7 @@ FLOWS = (
         "disclosure.{by}.{disclosure_id}",
         "Disclosure",
         DISCLOSURES.name,
-        ("geofence", "explain", "evidence"),
+        ("geofence", "dispatch", "explain", "evidence"),
         ("registry-disclosures",),
     ),
 )
