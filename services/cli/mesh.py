@@ -45,6 +45,8 @@ class Mesh:
     nats_url: str
     nats_monitor_url: str
     partitions: int
+    console_url: str
+    """Where a browser finds the pages."""
 
     def save(self, folder: Path) -> None:
         """Writes mesh.json whole, readable by its owner alone."""
@@ -57,6 +59,7 @@ class Mesh:
             "nats_url": self.nats_url,
             "nats_monitor_url": self.nats_monitor_url,
             "partitions": self.partitions,
+            "console_url": self.console_url,
         }
         write_private(folder / _FILE, json.dumps(content, indent=2) + "\n")
 
@@ -78,6 +81,7 @@ def load(folder: Path) -> Mesh:
         nats_url=content["nats_url"],
         nats_monitor_url=content["nats_monitor_url"],
         partitions=content["partitions"],
+        console_url=content["console_url"],
     )
 
 

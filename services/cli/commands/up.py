@@ -67,7 +67,7 @@ class ServiceArea(StrEnum):
 
 def up(
     folder: Annotated[Path, typer.Option("--dir", help="Folder for all that the mesh keeps.")] = DEFAULT_FOLDER,
-    base_port: Annotated[int, typer.Option(help="First of 43 ports; 0 takes free ones.", min=0, max=65_000)] = 7400,
+    base_port: Annotated[int, typer.Option(help="First of 54 ports; 0 takes free ones.", min=0, max=65_000)] = 7400,
     partitions: Annotated[int, typer.Option(help="Partitions of the log.", min=1, max=PARTITIONS_MAX)] = 1,
     clock_rate: Annotated[int, typer.Option(help="How many times as fast its clock runs.", min=1, max=1000)] = 1,
     service_area: Annotated[
@@ -133,7 +133,7 @@ async def _run(options: Options) -> int:
             "TANDEM_CLOCK_ANCHOR_MS": str(premises.clock.anchor_ms),
             "TANDEM_WARNING_PUBLIC_KEY": str(sealing.public_file(warning_key)),
         }
-        for service in programs.SERVICES:
+        for service in (*programs.SERVICES, programs.CONSOLE):
             services.start(programs.program(service, options.folder, base_port, shared))
         try:
             await _wait_until_healthy(addresses, options.folder)
@@ -145,7 +145,10 @@ async def _run(options: Options) -> int:
 
         def running() -> Mesh:
             pids = store.pids | services.pids
-            return Mesh(addresses, pids, secret, premises.clock, nats_url, monitor_url, premises.partitions)
+            return Mesh(
+                *(addresses, pids, secret, premises.clock, nats_url, monitor_url, premises.partitions),
+                programs.console_url(base_port),
+            )
 
         def save() -> None:
             running().save(options.folder)
@@ -157,7 +160,7 @@ async def _run(options: Options) -> int:
         code = await demos.play(running(), as_json=False) if options.demo else 0
         if options.exit:
             return code
-        console.print("The mesh runs. Ctrl-C stops it.")
+        console.print(f"The mesh runs; its console is at {programs.console_url(base_port)} . Ctrl-C stops it.")
         await watched
         raise AssertionError("the watchdog ended")
 
