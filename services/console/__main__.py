@@ -11,10 +11,10 @@ import uvloop
 
 from services.common import rpc, telemetry, web
 from services.console import mesh as meshes
+from services.console.domain.people import LOOKERS, Role
 from services.console.guard import Guard
 from services.console.live import Feed
 from services.console.pages import Pages
-from services.console.people import LOOKERS, Role
 from services.console.settings import ConsoleSettings
 
 CONNECTIONS_MOST = 500

@@ -15,7 +15,7 @@ from services.common import web as common_web
 from services.common.settings import LOOPBACK
 from services.common.telemetry import logger
 from services.console import sessions
-from services.console.people import Role, User
+from services.console.domain.people import Role, User
 from services.console.sessions import Session
 from services.console.settings import ConsoleSettings
 from services.console.texts import LANGUAGES, Texts

@@ -17,10 +17,11 @@ from typing import Any
 import grpc.aio
 
 from services.common.telemetry import logger
-from services.console import board, translate
-from services.console.board import Incident
+from services.console import translate
+from services.console.domain import board
+from services.console.domain.board import Incident
+from services.console.domain.people import DESKS, Role
 from services.console.mesh import Mesh
-from services.console.people import DESKS, Role
 from tandem.common.v1 import exercise_pb2
 from tandem.dispatch.v1 import dispatch_pb2, following_pb2
 from tandem.geofence.v1 import geofence_pb2
@@ -182,6 +183,8 @@ class Feed:
             alerts.cancel()
 
     def _add_alert(self, told: dict[str, Any]) -> None:
+        if any(one["id"] == told["id"] for _, one in self._alerts):
+            return  # of what a desk is told, each step tells it again
         self._number += 1
         self._alerts.append((self._number, told))
         self._wake.set()

@@ -10,7 +10,7 @@ import grpc.aio
 
 from services.common import rpc
 from services.common.rpc import Metadata
-from services.console.people import Role, User
+from services.console.domain.people import Role, User
 from services.console.settings import ConsoleSettings
 from tandem.dispatch.v1.dispatch_pb2_grpc import DispatchServiceStub
 from tandem.dispatch.v1.evidence_pb2_grpc import EvidenceServiceStub

@@ -14,13 +14,14 @@ from services.common import fields
 from services.common.errors import InvalidField
 from services.common.grounds import LEGAL_BASES, Kind
 from services.common.rpc import UNARY_DEADLINE_S
-from services.console import assets, board, explaining, figures, sessions, translate, translate_evidence
-from services.console.board import Incident
-from services.console.figures import Question
+from services.console import assets, sessions, translate, translate_evidence
+from services.console.domain import board, explaining, figures
+from services.console.domain.board import Incident
+from services.console.domain.figures import Question
+from services.console.domain.people import DESKS, EVERYBODY, LOOKERS, Role
 from services.console.guard import LANGUAGE_COOKIE, Ask, Guard
 from services.console.live import Feed
 from services.console.mesh import Mesh
-from services.console.people import DESKS, EVERYBODY, LOOKERS, Role
 from services.console.settings import ConsoleSettings
 from services.console.texts import LANGUAGES
 from tandem.dispatch.v1 import dispatch_pb2, evidence_pb2

@@ -12,7 +12,7 @@ import hmac
 import json
 from dataclasses import dataclass
 
-from services.console.people import NAME, Role, User
+from services.console.domain.people import NAME, Role, User
 
 COOKIE = "tandem_session"
 LASTS_S = 12 * 3600

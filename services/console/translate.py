@@ -7,7 +7,7 @@ from typing import Any
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from services.common import times
-from services.console.board import LEGS, Assignment, Incident
+from services.console.domain.board import LEGS, Assignment, Incident
 from tandem.common.v1 import alert_pb2, exercise_pb2, geometry_pb2
 from tandem.dispatch.v1 import dispatch_pb2, following_pb2
 from tandem.geofence.v1 import geofence_pb2
@@ -77,7 +77,7 @@ def notice(step: dispatch_pb2.Step) -> dict[str, Any] | None:
     if one.state not in (dispatch_pb2.NOTIFIED, dispatch_pb2.OFFERED):
         return None
     return {
-        "id": step.step_id,
+        "id": f"{one.assignment_id}-{one.offer_number}-{one.state}",
         "at": times.from_timestamp(step.at),
         "decided": times.from_timestamp(step.at),
         "kind": alert_pb2.AlertKind.Name(one.kind),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from services.common import times
-from services.console.explaining import Point, Track
+from services.console.domain.explaining import Point, Track
 from services.console.translate import leg_name
 from tandem.common.v1 import alert_pb2, geometry_pb2, log_pb2
 from tandem.dispatch.v1 import evidence_pb2

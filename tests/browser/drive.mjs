@@ -26,7 +26,7 @@ async function pageOf(name, language = "en") {
     context.setDefaultTimeout(PATIENCE_MS);
     const page = await context.newPage();
     page.on("request", (request) => origins.add(new URL(request.url()).origin));
-    page.on("pageerror", (error) => faults.push(`${name}: ${error}`));
+    page.on("pageerror", (error) => faults.push(`${name}: ${error.stack ?? error}`));
     page.on("console", (message) => message.type() === "error" && faults.push(`${name}: ${message.text()}`));
     pages.set(name, page);
   }

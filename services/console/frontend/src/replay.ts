@@ -192,7 +192,11 @@ void openMap(byId("map"), page.tiles, text("attribution")).then((opened) => {
     paint: { "text-color": "#6b4600", "text-halo-color": "#ffffff", "text-halo-width": 2 },
   });
   const bounds = new LngLatBounds();
-  for (const track of tracks) for (const at of track.points) if (at[0] >= fromMs && at[0] <= untilMs) bounds.extend([at[1], at[2]]);
+  for (const track of tracks) {
+    const before = known(track, fromMs);
+    const seen = track.points.filter((at) => at[0] >= fromMs && at[0] <= untilMs);
+    for (const at of before ? [before, ...seen] : seen) bounds.extend([at[1], at[2]]);
+  }
   if (!bounds.isEmpty()) opened.fitBounds(bounds, { padding: 60, maxZoom: 15, animate: false });
   map = opened;
   draw();

@@ -174,5 +174,5 @@ export class Rows {
 /** Of `order/place` the place, and no more than fits. */
 function shortened(subject: string): string {
   const name = subject.split("/").at(-1) ?? subject;
-  return name.length > 22 ? `${name.slice(0, 21)}…` : name;
+  return name.length > 19 ? `${name.slice(0, 18)}…` : name;
 }

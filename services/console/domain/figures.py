@@ -7,8 +7,8 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from services.console import board
-from services.console.board import Incident
+from services.console.domain import board
+from services.console.domain.board import Incident
 
 FALSE = frozenset({"FALSE_POSITION", "EQUIPMENT"})
 """Causes at closing which say that nobody should have been sent."""
