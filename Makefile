@@ -88,6 +88,10 @@ bench-geofence: setup ## measure the fold and whole chains with one and two eval
 bench-dispatch: setup ## measure from an alert to the legs' offers, on SQLite and PostgreSQL, and over a store that grows
 	@$(BIN)/python -m bench.dispatch
 
+.PHONY: bench-tracing
+bench-tracing: setup ## measure what tracing costs ingest: pairs with it and without
+	@$(BIN)/python -m bench.tracing
+
 # ---- check
 
 .PHONY: check
@@ -111,6 +115,10 @@ protos-check: setup ## generated code is fresh, protos are clean and break no on
 .PHONY: protos
 protos: setup ## generate protos/gen from protos/tandem
 	@$(BIN)/python tools/generate_protos.py
+
+.PHONY: dashboards
+dashboards: setup ## generate k8s/observability/dashboards from tools/generate_dashboards.py
+	@$(BIN)/python tools/generate_dashboards.py
 
 COMPILE := --universal --python-version 3.11 --upgrade --generate-hashes --no-emit-index-url --no-header --no-annotate --quiet
 

@@ -56,7 +56,9 @@ async def running_nats(folder: Path) -> AsyncIterator[tuple[TestServer, Bus]]:
 
 
 @asynccontextmanager
-async def running(folder: Path, nats: TestServer, bus: Bus, nats_url: str | None = None) -> AsyncIterator[Door]:
+async def running(
+    folder: Path, nats: TestServer, bus: Bus, nats_url: str | None = None, tracing: bool = True
+) -> AsyncIterator[Door]:
     """An ingest that serves. `nats_url` is where it finds the server, where that isn't the server's own address."""
     address = f"127.0.0.1:{free_port()}"
     env = {
@@ -67,6 +69,7 @@ async def running(folder: Path, nats: TestServer, bus: Bus, nats_url: str | None
         "TANDEM_NATS_MONITOR_URL": nats.monitor_url,
         "TANDEM_DEV_SECRET": SECRET,
         "TANDEM_DATA_DIR": str(folder / "ingest"),
+        "OTEL_SDK_DISABLED": str(not tracing).lower(),
     }
     with spawn("services.ingest", env, folder / "ingest.log") as service:
         await service.ready(address)

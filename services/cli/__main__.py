@@ -22,6 +22,7 @@ from services.cli.commands import (
     quarantine,
     replay,
     send,
+    trace,
     up,
     watch,
 )
@@ -40,6 +41,7 @@ app.command()(replay.replay)
 app.command()(backtest.backtest)
 app.command()(explain.explain)
 app.command()(incidents.incidents)
+app.command()(trace.trace)
 app.command()(export.export)
 app.command("import")(import_.import_)
 app.command("device-token")(device_token.device_token)

@@ -20,8 +20,10 @@ from tandem.dispatch.v1.dispatch_pb2_grpc import DispatchServiceStub
 from tandem.geofence.v1.geofence_pb2_grpc import GeofenceServiceStub
 from tandem.ingest.v1.ingest_pb2_grpc import IngestServiceStub
 from tandem.registry.v1.device_token_pb2_grpc import DeviceTokenServiceStub
+from tandem.registry.v1.disclosure_pb2_grpc import DisclosureServiceStub
 from tandem.registry.v1.exercise_pb2_grpc import ExerciseServiceStub
 from tandem.registry.v1.registry_pb2_grpc import RegistryServiceStub
+from tandem.registry.v1.trace_pb2_grpc import TraceServiceStub
 
 DEFAULT_FOLDER = Path(".tandem")
 _FILE = "mesh.json"
@@ -140,6 +142,8 @@ class Clients:
         registry: RegistryServiceStub,
         device_tokens: DeviceTokenServiceStub,
         exercises: ExerciseServiceStub,
+        disclosures: DisclosureServiceStub,
+        traces: TraceServiceStub,
         ingest: IngestServiceStub,
         geofence: GeofenceServiceStub,
         dispatch: Mapping[str, DispatchServiceStub],
@@ -149,6 +153,8 @@ class Clients:
         self.registry = registry
         self.device_tokens = device_tokens
         self.exercises = exercises
+        self.disclosures = disclosures
+        self.traces = traces
         self.ingest = ingest
         self.geofence = geofence
         """Any evaluator that answers."""
@@ -176,6 +182,8 @@ async def connect(mesh: Mesh) -> AsyncIterator[Clients]:
             RegistryServiceStub(registry),
             DeviceTokenServiceStub(registry),
             ExerciseServiceStub(registry),
+            DisclosureServiceStub(registry),
+            TraceServiceStub(registry),
             IngestServiceStub(await channel("ingest")),
             GeofenceServiceStub(await channel(*evaluators)),
             {leg: DispatchServiceStub(await channel(f"dispatch-{leg}")) for leg in flow.LEGS},

@@ -11,12 +11,13 @@ import grpc.aio
 
 from services.cli.calls import FIRST_DELAY_S, PATIENCE_S, call, follow, may_succeed_later
 from services.cli.failure import CommandFailed
-from services.cli.mesh import Clients
+from services.cli.mesh import Clients, Metadata
+from services.common import trace_ids
 from services.common.clock import wall_us
 from tandem.dispatch.v1 import dispatch_pb2
 from tandem.geofence.v1 import geofence_pb2
 from tandem.ingest.v1 import ingest_pb2
-from tandem.registry.v1 import registry_pb2
+from tandem.registry.v1 import disclosure_pb2, registry_pb2
 
 Found = TypeVar("Found")
 Report: TypeAlias = ingest_pb2.Position | ingest_pb2.EquipmentEvent
@@ -33,6 +34,9 @@ DESKS = {
     "warning": "spiffe://tandem/warning-gateway",
 }
 """Who answers each leg."""
+
+BASIS = "STALKING_9_1_2"
+"""The article under which a desk opens a record: nobody may come within 100 m."""
 
 State = dispatch_pb2.AssignmentState
 UNANSWERED = (State.OFFERED, State.ESCALATED)
@@ -96,12 +100,18 @@ class Matches(Party):
 
 
 class Desk(Party):
-    """One leg's desk: knows the assignments of some orders, and takes those that are offered once it was told to."""
+    """One leg's desk: knows the assignments of some orders, and takes those that are offered once it was told to.
+
+    Whoever takes one opens the record of the person to go to, as people do; nobody waits for that.
+    """
 
     def __init__(self, clients: Clients, leg: str, order_ids: Iterable[str], *, answers: bool) -> None:
         super().__init__()
         self._stub = clients.dispatch[leg]
+        self._disclosures = clients.disclosures
         self._identity = clients.identity(DESKS[leg])
+        self._to_look_up: asyncio.Queue[dispatch_pb2.Assignment] = asyncio.Queue()
+        self._looked_up: set[str] = set()
         self._order_ids = frozenset(order_ids)
         self._answers = answers
         self._last = 0
@@ -110,6 +120,18 @@ class Desk(Party):
         """By id, as the leg last told it."""
 
     async def _run(self) -> None:
+        # Not a TaskGroup, which would wrap the error that whoever waits is to be told.
+        tasks = [asyncio.create_task(self._follow()), asyncio.create_task(self._look_up())]
+        try:
+            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            for one in done:
+                one.result()
+        finally:
+            for one in tasks:
+                one.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _follow(self) -> None:
         async for message in follow(self._open):
             self._last = max(self._last, message.sequence)
             assignment = message.step.assignment
@@ -131,15 +153,43 @@ class Desk(Party):
             return
         request = dispatch_pb2.AcknowledgeRequest(assignment_id=assignment.assignment_id)
         try:
-            answer = await call(self._stub.Acknowledge, request, self._identity)
+            answer = await call(self._stub.Acknowledge, request, self._in_trace(assignment))
         except grpc.aio.AioRpcError as error:
             if error.code() is not grpc.StatusCode.FAILED_PRECONDITION:
                 raise
             return  # stood down meanwhile; the stream tells
+        self._to_look_up.put_nowait(answer.assignment)
         known = self.assignments[assignment.assignment_id]
         if known.state in UNANSWERED:
             known.CopyFrom(answer.assignment)
             self._changed.set()
+
+    async def _look_up(self) -> None:
+        while True:
+            assignment = await self._to_look_up.get()
+            if assignment.assignment_id in self._looked_up:
+                continue
+            self._looked_up.add(assignment.assignment_id)
+            subject_id, identity = assignment.subject_id, self._in_trace(assignment)
+            grounds = disclosure_pb2.Grounds(
+                legal_basis=BASIS,
+                purpose=disclosure_pb2.PURPOSE_ENFORCEMENT,
+                reference=assignment.incident_id,
+            )
+            try:
+                if self.leg == "probation":
+                    wearer = disclosure_pb2.ReadWearerRequest(wearer_id=subject_id, grounds=grounds)
+                    await call(self._disclosures.ReadWearer, wearer, identity)
+                elif self.leg == "police" and "/" not in subject_id:
+                    person = disclosure_pb2.ReadProtectedPersonRequest(person_id=subject_id, grounds=grounds)
+                    await call(self._disclosures.ReadProtectedPerson, person, identity)
+            except grpc.aio.AioRpcError as error:
+                if error.code() is not grpc.StatusCode.NOT_FOUND:
+                    raise  # else its time was over meanwhile, and it was destroyed
+
+    def _in_trace(self, assignment: dispatch_pb2.Assignment) -> Metadata:
+        """Call metadata with the context of the incident, so that what the call does is found by its trace."""
+        return (*self._identity, (trace_ids.TRACEPARENT, trace_ids.traceparent(assignment.incident_id)))
 
     def _open(self) -> grpc.aio.UnaryStreamCall[dispatch_pb2.SubscribeRequest, dispatch_pb2.SubscribeResponse]:
         request = dispatch_pb2.SubscribeRequest(after_sequence=self._last)

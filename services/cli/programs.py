@@ -35,7 +35,7 @@ class Service:
 
 
 SERVICES = (
-    Service("registry", "registry", 1),
+    Service("registry", "registry", 1, more_ports={"TANDEM_METRICS_PORT": 41}),
     Service("ingest", "ingest", 2, more_ports={"TANDEM_HTTP_PORT": 32, "TANDEM_METRICS_PORT": 42}),
     Service(
         "geofence-0",

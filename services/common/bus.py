@@ -26,6 +26,7 @@ FIRST_RETRY_S = 0.05
 LAST_RETRY_S = 1.0
 FAILURE_REMEMBERED_S = 10.0
 
+_NO_HEADERS: Mapping[str, str] = {}
 _WRONG_LAST_SEQUENCE = 10071
 _STORE_FULL = (10077, 10023, 10047)  # stream's max_bytes, account's quota, no room for the stream
 
@@ -65,19 +66,25 @@ class Bus:
         self._answers: dict[str, asyncio.Future[Msg]] = {}
 
     async def publish(
-        self, subject: str, payload: bytes, *, msg_id: str | None = None, expected_last: int | None = None
+        self,
+        subject: str,
+        payload: bytes,
+        *,
+        msg_id: str | None = None,
+        expected_last: int | None = None,
+        headers: Mapping[str, str] = _NO_HEADERS,
     ) -> PubAck:
         """Publishes once and returns the server's acknowledgement: the message is on disk.
 
-        `expected_last` is the sequence of the last message that the subject must hold (0: none).
+        `expected_last` is the sequence of the last message that the subject must hold (0: none); `headers` go beside the payload.
         Raises AlreadyThere, StoreFull, or Unavailable (outcome unknown: publish again with the same `msg_id`).
         """
-        headers: dict[str, str] = {}
+        every = dict(headers)
         if msg_id is not None:
-            headers[Header.MSG_ID.value] = msg_id
+            every[Header.MSG_ID.value] = msg_id
         if expected_last is not None:
-            headers[Header.EXPECTED_LAST_SUBJECT_SEQUENCE.value] = str(expected_last)
-        answer = json.loads(await self._request(subject, payload, headers or None))
+            every[Header.EXPECTED_LAST_SUBJECT_SEQUENCE.value] = str(expected_last)
+        answer = json.loads(await self._request(subject, payload, every or None))
         self._last_failure_s = -math.inf
         error = answer.get("error")
         if error is None:
@@ -129,18 +136,31 @@ class Bus:
             answered.set_result(message)
 
     async def publish_until_stored(
-        self, subject: str, payload: bytes, *, msg_id: str | None = None, expected_last: int | None = None
+        self,
+        subject: str,
+        payload: bytes,
+        *,
+        msg_id: str | None = None,
+        expected_last: int | None = None,
+        headers: Mapping[str, str] = _NO_HEADERS,
     ) -> PubAck | None:
         """Publishes again and again until the message is stored, by this call or (None) by another publisher."""
-        return await self._until_stored(subject, payload, msg_id, expected_last, through_full=True)
+        return await self._until_stored(subject, payload, msg_id, expected_last, headers, through_full=True)
 
     async def _until_stored(
-        self, subject: str, payload: bytes, msg_id: str | None, expected_last: int | None, *, through_full: bool
+        self,
+        subject: str,
+        payload: bytes,
+        msg_id: str | None,
+        expected_last: int | None,
+        headers: Mapping[str, str] = _NO_HEADERS,
+        *,
+        through_full: bool,
     ) -> PubAck | None:
         delay = FIRST_RETRY_S
         while True:
             try:
-                return await self.publish(subject, payload, msg_id=msg_id, expected_last=expected_last)
+                return await self.publish(subject, payload, msg_id=msg_id, expected_last=expected_last, headers=headers)
             except AlreadyThere:
                 return None
             except RetryableError as error:

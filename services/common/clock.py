@@ -23,6 +23,12 @@ class MeshClock:
         """Mesh time now, milliseconds since 1970 UTC."""
         return self.to_mesh_ms(time.time_ns() // 1_000_000)
 
+    def to_wall_us(self, mesh_ms: int) -> int:
+        """Wall time of a mesh time, microseconds since 1970 UTC."""
+        return (
+            mesh_ms * 1000 if self.rate == 1 else self.anchor_ms * 1000 + (mesh_ms - self.anchor_ms) * 1000 // self.rate
+        )
+
     def wall_s(self, mesh_ms: int) -> float:
         """Wall duration of a stretch of mesh time, seconds."""
         return mesh_ms / 1000 / self.rate

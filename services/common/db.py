@@ -257,7 +257,13 @@ async def insert_once(connection: AsyncConnection, table: sa.Table, values: Mapp
     return made.rowcount > 0
 
 
-def _insert(connection: AsyncConnection, table: sa.Table) -> Any:
+def insert_new(connection: Connection, table: sa.Table, rows: Sequence[Mapping[str, object]]) -> None:
+    """Writes those of the rows whose unique key isn't there yet, all within a visit."""
+    if rows:
+        connection.execute(_insert(connection, table).on_conflict_do_nothing(), [dict(row) for row in rows])
+
+
+def _insert(connection: AsyncConnection | Connection, table: sa.Table) -> Any:
     """The dialect's own insert, which knows ON CONFLICT; both spell it the same."""
     return postgresql.insert(table) if connection.dialect.name == "postgresql" else sqlite.insert(table)
 

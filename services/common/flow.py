@@ -93,16 +93,35 @@ LEGS = ("probation", "police", "warning")
 FLOWS = (
     Flow("premises", "Premises", "PREMISES", ("setup",), ("(every service, at its start)",)),
     Flow("log.{p}.fold", "LogEntry.fold_version", LOG.name, ("geofence",), ("(geofence)",)),
-    Flow("log.{p}.report", "LogEntry.positions, .equipment, .heard", LOG.name, ("ingest",), ("(geofence)",)),
-    Flow("log.{p}.case", "LogEntry.case", LOG.name, ("registry",), ("(geofence)", "(warning-contacts)")),
-    Flow("log.{p}.rules", "LogEntry.rules", LOG.name, ("geofence",), ("(geofence)",)),
-    Flow("log.{p}.tick", "LogEntry.tick", LOG.name, ("geofence",), ("(geofence)",)),
+    Flow(
+        "log.{p}.report",
+        "LogEntry.positions, .equipment, .heard",
+        LOG.name,
+        ("ingest",),
+        ("(geofence)", "(registry traces)"),
+    ),
+    Flow(
+        "log.{p}.case",
+        "LogEntry.case",
+        LOG.name,
+        ("registry",),
+        ("(geofence)", "(warning-contacts)", "(registry traces)"),
+    ),
+    Flow("log.{p}.rules", "LogEntry.rules", LOG.name, ("geofence",), ("(geofence)", "(registry traces)")),
+    Flow("log.{p}.tick", "LogEntry.tick", LOG.name, ("geofence",), ("(geofence)", "(registry traces)")),
     Flow(
         "alert.{p}.{alert_id}",
         "Alert",
         ALERTS.name,
         ("geofence",),
-        ("(probation-alerts)", "(police-alerts)", "(warning-alerts)", "(warning-messages)", "(geofence WatchAlerts)"),
+        (
+            "(probation-alerts)",
+            "(police-alerts)",
+            "(warning-alerts)",
+            "(warning-messages)",
+            "(geofence WatchAlerts)",
+            "(registry traces)",
+        ),
     ),
     Flow(
         "measure.{p}.{alert_id}",
@@ -116,7 +135,7 @@ FLOWS = (
         "tandem.dispatch.v1.Step",
         INCIDENTS.name,
         ("dispatch",),
-        ("(probation-peers)", "(police-peers)", "(warning-peers)"),
+        ("(probation-peers)", "(police-peers)", "(warning-peers)", "(registry traces)"),
     ),
     # Apart from the steps, which probation reads too: when the race is being lost tells how far the wearer is from her.
     Flow(

@@ -10,9 +10,10 @@ import asyncio
 import json
 import uuid
 from collections import deque
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from datetime import datetime
 
 import nats.errors
 from nats.aio.msg import Msg
@@ -45,6 +46,14 @@ class Delivered:
     pending: int
     """How many more were waiting behind it when it was sent."""
     reply: str
+    headers: Mapping[str, str] | None = None
+    stored_at: datetime | None = None
+    """`stamp_ms`, as exactly as it is known."""
+
+    @property
+    def stamp_us(self) -> int:
+        """The same, microseconds since 1970 UTC."""
+        return self.stamp_ms * 1000 if self.stored_at is None else round(self.stored_at.timestamp() * 1e6)
 
 
 async def consume(
@@ -177,6 +186,8 @@ async def _pull(  # type: ignore[no-untyped-def]  # `config` is called anew for 
                         int(meta.timestamp.timestamp() * 1000),
                         meta.num_pending,
                         message.reply,
+                        message.headers,
+                        meta.timestamp,
                     )
                 )
             if messages:

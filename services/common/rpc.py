@@ -19,7 +19,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 from grpc_status import rpc_status
 
-from services.common import errors, wire
+from services.common import errors, tracing, wire
 from services.common.bus import Bus
 from services.common.identity import Caller, caller_of, sign_dev_token, verify_dev_token
 from services.common.settings import CommonSettings
@@ -168,6 +168,7 @@ class Gatekeeper(grpc.aio.ServerInterceptor):
         self._dev_secret = dev_secret
         self._roles: dict[str, frozenset[int]] = {}
         self._open_streams = 0
+        self._traces = tracing.is_on()
 
     async def intercept_service(
         self,
@@ -219,6 +220,8 @@ class Gatekeeper(grpc.aio.ServerInterceptor):
                 logger().warning("call_refused", method=method, role=access_pb2.Role.Name(who.role))
                 raise errors.PermissionDenied(f"{access_pb2.Role.Name(who.role)} may not call {method}")
             _caller.set(who)
+            if self._traces:
+                tracing.carry_from(context.invocation_metadata() or ())
 
         def readable(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
             return _all_readable(context) if handler.request_streaming else _readable(request)

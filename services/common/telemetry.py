@@ -9,6 +9,8 @@ from typing import TextIO, cast
 
 import structlog
 
+from services.common import trace_ids, tracing
+
 
 class _NeverFails:
     """A log that can't be written, as on a full disk, must not end the work that it tells of."""
@@ -28,6 +30,15 @@ class _NeverFails:
             self._output.flush()
 
 
+def _with_trace(_: object, __: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
+    """Names the trace of the incident that a line is about, or else the one in which the caller works."""
+    if event.get("incident_id"):
+        event["trace_id"] = trace_ids.trace_id_of(event["incident_id"])
+    elif context := trace_ids.parsed(tracing.carried()):
+        event["trace_id"] = context[0]
+    return event
+
+
 def configure(service: str, output: TextIO = sys.stderr) -> None:
     """Sets up logging for this process; `service` goes with every line."""
     logging.basicConfig(level=logging.WARNING, stream=output, format="%(message)s")
@@ -35,6 +46,7 @@ def configure(service: str, output: TextIO = sys.stderr) -> None:
         processors=[
             structlog.contextvars.merge_contextvars,
             structlog.processors.add_log_level,
+            _with_trace,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             structlog.processors.dict_tracebacks,
             structlog.processors.JSONRenderer(),

@@ -17,9 +17,8 @@ from services.common import flow, rpc, streams, telemetry
 from services.common.clock import MeshClock
 from services.common.db import Database, open_database
 from services.common.errors import Unavailable
-from services.common.observe import observed
+from services.common.observe import observed, watch_disk
 from services.common.telemetry import logger
-from services.common.tracing import IncidentTracer
 from services.dispatch import evidence
 from services.dispatch.api import DispatchApi
 from services.dispatch.consumer import consume_alerts, consume_peers
@@ -70,6 +69,7 @@ async def run(settings: DispatchSettings) -> None:
         follower = _follower(settings, leg)
         files = EvidenceFiles(settings.evidence)
         evidence_api = EvidenceApi(leg.name, files, settings.clock)
+        watch_disk(settings.data_dir)
         async with (
             rpc.serve(
                 settings, partial(_add_servicers, leg, follower, evidence_api, settings.clock), *SERVICES
@@ -78,7 +78,6 @@ async def run(settings: DispatchSettings) -> None:
             AsyncExitStack() as stack,
         ):
             stack.enter_context(closing(leg.hub))
-            tracer = stack.enter_context(closing(IncidentTracer(f"dispatch-{settings.leg}")))
             warnings = None
             if leg.name == "warning":
                 warnings = await stack.enter_async_context(open_warnings(settings, leg))
@@ -86,7 +85,7 @@ async def run(settings: DispatchSettings) -> None:
                 keep_health(server, leg),
                 leg.watch_deadlines(),
                 leg.adopt_steps(),
-                mesh(settings, leg, tracer, warnings, evidence_api, files),
+                mesh(settings, leg, warnings, evidence_api, files),
                 exchange(settings, leg),
             ]
             if warnings:
@@ -162,7 +161,6 @@ def _add_servicers(
 async def mesh(
     settings: DispatchSettings,
     leg: Leg,
-    tracer: IncidentTracer,
     warnings: Warnings | None,
     evidence_api: EvidenceApi,
     files: EvidenceFiles,
@@ -174,7 +172,7 @@ async def mesh(
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(consume_alerts(bus, leg, premises.log_id))
             tasks.create_task(consume_peers(bus, leg, premises.log_id))
-            tasks.create_task(leg.outbox.run(bus, leg.name, tracer))
+            tasks.create_task(leg.outbox.run(bus, leg.name))
             tasks.create_task(leg.outbox.note(leg.mark_published))
             tasks.create_task(Reconciler(bus, leg, premises.log_id).run())
             if warnings:

@@ -436,10 +436,10 @@ class Leg:
         kinds = {link.id: link.kind for link in change.links}
         for one in change.steps:
             assignment, kind = one.step.assignment, kinds[one.sequence]
+            state = _SAID.get(kind) or State(assignment.state).name.lower()
+            metrics.count(self.name, state, assignment)
             if assignment.exercise == exercise_pb2.CANARY:
                 continue  # who looks for what happened doesn't look for these
-            state = _SAID.get(kind) or State(assignment.state).name.lower()
-            metrics.STEPS.labels(self.name, state).inc()
             logger().log(
                 logging.CRITICAL if kind in _ALARMS else logging.INFO,
                 f"assignment_{state}",

@@ -6,13 +6,25 @@ from collections.abc import Callable
 
 from prometheus_client import Counter, Gauge, Histogram
 
-STEPS = Counter("tandem_dispatch_steps", "Committed steps of assignments, by state", ["leg", "state"])
+from tandem.common.v1 import exercise_pb2
+from tandem.dispatch.v1 import dispatch_pb2
+
+_STEPS = Counter("tandem_dispatch_steps", "Committed steps of assignments, by state", ["leg", "state"])
 OFFER_MS = Histogram(
     "tandem_dispatch_report_to_published_ms",
     "From the receipt of the deciding report until its offer is on INCIDENTS, milliseconds",
     ["leg"],
     buckets=(5, 10, 15, 20, 30, 50, 100, 200, 500, 1000, 2000, 5000, 10_000, 60_000),
 )
+_CANARY_STEPS = Counter(
+    "tandem_dispatch_canary_steps", "Committed steps of canaries, which nothing else here counts", ["leg"]
+)
+_NOT_REACHED = Counter(
+    "tandem_dispatch_not_reached",
+    "Times that nobody knew whether a protected person was reached: a receipt didn't come, or there was no way",
+    ["leg"],
+)
+_NOT_REACHED_FLAGS = (dispatch_pb2.NO_RECEIPT, dispatch_pb2.NO_CONTACT)
 LEG_ABSENT = Gauge(
     "tandem_dispatch_leg_absent",
     "Incidents in which another leg has shown no step of what is demanded of it",
@@ -36,6 +48,19 @@ _OUTBOX_AGE_S = Gauge(
 
 
 def watch(leg: str, overdue_s: Callable[[], float], outbox_age_s: Callable[[], float]) -> None:
-    """Has these looked at whenever they are asked for."""
+    """Has these looked at whenever they are asked for; what is counted begins at nought, so that the first of a kind is a rise."""
+    for counter in (_CANARY_STEPS, _NOT_REACHED, RECONCILED):
+        counter.labels(leg)
     _OVERDUE_S.labels(leg).set_function(overdue_s)
     _OUTBOX_AGE_S.labels(leg).set_function(outbox_age_s)
+
+
+def count(leg: str, state: str, assignment: dispatch_pb2.Assignment) -> None:
+    """Counts a committed step of an assignment; `state` is what the log calls it."""
+    if assignment.exercise == exercise_pb2.CANARY:
+        _CANARY_STEPS.labels(leg).inc()
+        return
+    _STEPS.labels(leg, state).inc()
+    flagged = state == "flagged" and assignment.person_flag.flag in _NOT_REACHED_FLAGS
+    if flagged and not assignment.exercise:  # nobody is to be reached in a drill
+        _NOT_REACHED.labels(leg).inc()

@@ -12,9 +12,8 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import TypeAlias
 
-from services.common import clock, flow
+from services.common import clock, flow, trace_ids
 from services.common.bus import Bus
-from services.common.tracing import IncidentTracer
 from services.dispatch import metrics, translate
 from services.dispatch.hub import Numbered
 from tandem.common.v1 import exercise_pb2
@@ -61,7 +60,7 @@ class Outbox:
         now_s = time.monotonic()
         self._held.update((one.sequence, now_s) for one in steps)
 
-    async def run(self, bus: Bus, leg: str, tracer: IncidentTracer) -> None:
+    async def run(self, bus: Bus, leg: str) -> None:
         """Publishes what is committed, for ever."""
         while True:
             while not self._waiting:
@@ -71,7 +70,7 @@ class Outbox:
             by_incident: dict[str, list[Numbered]] = {}
             for one in wave:
                 by_incident.setdefault(one.step.assignment.incident_id, []).append(one)
-            await asyncio.gather(*(self._publish(bus, leg, id_, steps, tracer) for id_, steps in by_incident.items()))
+            await asyncio.gather(*(self._publish(bus, leg, id_, steps) for id_, steps in by_incident.items()))
 
     async def note(self, mark: Mark) -> None:
         """Notes what was published, for ever."""
@@ -85,9 +84,7 @@ class Outbox:
             for one in steps:
                 self._held.pop(one.sequence, None)
 
-    async def _publish(
-        self, bus: Bus, leg: str, incident_id: str, steps: Iterable[Numbered], tracer: IncidentTracer
-    ) -> None:
+    async def _publish(self, bus: Bus, leg: str, incident_id: str, steps: Iterable[Numbered]) -> None:
         subject = flow.incident_subject(leg, incident_id)
         for one in steps:
             assignment = one.step.assignment
@@ -98,17 +95,20 @@ class Outbox:
                 self._published.append(one)
                 self._noteworthy.set()
                 continue
-            await bus.publish_until_stored(subject, translate.outward(one.step), msg_id=one.step.step_id)
-            start_us = now_us = clock.wall_us()
+            context = trace_ids.traceparent(incident_id, "step", assignment.assignment_id, one.step.number)
+            await bus.publish_until_stored(
+                subject,
+                translate.outward(one.step),
+                msg_id=one.step.step_id,
+                headers={trace_ids.TRACEPARENT: context},
+            )
             offers = assignment.state == dispatch_pb2.OFFERED and one.step.number == assignment.offer_number
             if offers and assignment.HasField("cause"):
-                start_us = assignment.cause.received_wall_us
-                latency_ms = (now_us - start_us) / 1000
+                latency_ms = (clock.wall_us() - assignment.cause.received_wall_us) / 1000
                 self._latency_ms[assignment.assignment_id] = latency_ms
-                metrics.OFFER_MS.labels(leg).observe(latency_ms)
-            state = dispatch_pb2.AssignmentState.Name(assignment.state).lower()
-            if assignment.exercise != exercise_pb2.CANARY:
-                about = {"assignment_id": assignment.assignment_id, "leg": leg}
-                tracer.step(f"{leg} {state}", incident_id, start_us, now_us, about)
+                # A canary leaves no trace that an exemplar could lead to.
+                is_traced = assignment.exercise != exercise_pb2.CANARY
+                exemplar = {"trace_id": trace_ids.trace_id_of(incident_id)} if is_traced else None
+                metrics.OFFER_MS.labels(leg).observe(latency_ms, exemplar)
             self._published.append(one)
             self._noteworthy.set()

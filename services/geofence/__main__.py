@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import closing
 from functools import partial
 
 import grpc.aio
@@ -12,8 +11,7 @@ import uvloop
 from services.common import bus as buses
 from services.common import rpc, streams, telemetry
 from services.common.bus import Bus
-from services.common.observe import observed
-from services.common.tracing import IncidentTracer
+from services.common.observe import observed, watch_disk
 from services.geofence.api import GeofenceApi
 from services.geofence.consumer import Evaluator
 from services.geofence.outbox import Outbox
@@ -42,30 +40,27 @@ async def main() -> None:
     settings = Settings()
     name = f"geofence-{settings.replica}"
     telemetry.configure(name)
-    with closing(IncidentTracer(name)) as tracer:
-        async with buses.connect(settings.nats_url, name) as bus:
-            premises = await streams.pass_gate(bus, settings)
-            store = CheckpointStore(settings.data_dir / f"geofence-{settings.replica}")
-            evaluators = {
-                p: Evaluator(bus, store, settings, premises, p, tracer)
-                for p in settings.partitions(premises.partitions)
-            }
-            outbox = Outbox(settings.data_dir / name, premises.clock)
-            api = GeofenceApi(bus, evaluators, premises.partitions)
-            what_if = WhatIfServicer(bus, evaluators, premises.partitions, premises.clock)
-            positions = PositionServicer(evaluators.values(), outbox, premises.clock, settings.share_every_s)
+    async with buses.connect(settings.nats_url, name) as bus:
+        premises = await streams.pass_gate(bus, settings)
+        store = CheckpointStore(settings.data_dir / f"geofence-{settings.replica}")
+        evaluators = {p: Evaluator(bus, store, settings, premises, p) for p in settings.partitions(premises.partitions)}
+        watch_disk(settings.data_dir)
+        outbox = Outbox(settings.data_dir / name, premises.clock)
+        api = GeofenceApi(bus, evaluators, premises.partitions)
+        what_if = WhatIfServicer(bus, evaluators, premises.partitions, premises.clock)
+        positions = PositionServicer(evaluators.values(), outbox, premises.clock, settings.share_every_s)
 
-            def add_servicers(server: grpc.aio.Server) -> None:
-                geofence_pb2_grpc.add_GeofenceServiceServicer_to_server(api, server)
-                what_if_pb2_grpc.add_WhatIfServiceServicer_to_server(what_if, server)
-                positions_pb2_grpc.add_PositionServiceServicer_to_server(positions, server)
+        def add_servicers(server: grpc.aio.Server) -> None:
+            geofence_pb2_grpc.add_GeofenceServiceServicer_to_server(api, server)
+            what_if_pb2_grpc.add_WhatIfServiceServicer_to_server(what_if, server)
+            positions_pb2_grpc.add_PositionServiceServicer_to_server(positions, server)
 
-            async with (
-                rpc.outlasting(outbox.run(bus)) as lasting,
-                rpc.serve(settings, add_servicers, *SERVICE_NAMES) as server,
-                observed(settings.host, settings.metrics_port, lambda: server.unready),
-            ):
-                await rpc.run_until_stopped(_evaluate(evaluators, server, bus), *lasting)
+        async with (
+            rpc.outlasting(outbox.run(bus)) as lasting,
+            rpc.serve(settings, add_servicers, *SERVICE_NAMES) as server,
+            observed(settings.host, settings.metrics_port, lambda: server.unready),
+        ):
+            await rpc.run_until_stopped(_evaluate(evaluators, server, bus), *lasting)
 
 
 async def _evaluate(evaluators: dict[int, Evaluator], server: rpc.Server, bus: Bus) -> None:

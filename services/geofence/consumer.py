@@ -10,19 +10,19 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
-from prometheus_client import Counter
+from prometheus_client import Counter, Gauge, Histogram
 
-from services.common import flow, pull
+from services.common import flow, pull, trace_ids
 from services.common.bus import AlreadyThere, Bus
 from services.common.clock import wall_us
 from services.common.errors import FailedPrecondition, InvalidField, RetryableError
 from services.common.streams import Premises
 from services.common.telemetry import logger
-from services.common.tracing import IncidentTracer
 from services.geofence import translate
 from services.geofence.domain import codec, fold
 from services.geofence.domain.alerts import Alert, Output, Parked
@@ -54,6 +54,16 @@ DRAFTS_REST = 9.0
 _DIFFER = Counter(
     "tandem_evaluators_differ", "Times that this evaluator's state wasn't that of the other", ("partition",)
 )
+_LOG_AGE_S = Gauge(
+    "tandem_geofence_log_age_seconds",
+    "Time since anything was last heard of the log, ticks too; before it is caught up with, since the start",
+    ["partition"],
+)
+_REPORT_TO_ALERT_S = Histogram(
+    "tandem_geofence_report_to_alert_seconds",
+    "From the receipt of the report that decided until its alert is durable",
+    buckets=(0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 60),
+)
 _TICK = log_pb2.LogEntry(tick=log_pb2.Tick()).SerializeToString()
 
 
@@ -63,6 +73,14 @@ class _Outline:
 
     sequence: int
     encoded: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class _Decided:
+    """What an entry has decided."""
+
+    alerts: Sequence[Alert]
+    at_wall_us: int
 
 
 class Evaluator:
@@ -75,19 +93,17 @@ class Evaluator:
         settings: Settings,
         premises: Premises,
         partition: int,
-        tracer: IncidentTracer,
     ) -> None:
         self.partition = partition
         self.applied = asyncio.Condition()
         self._bus, self._store, self._settings, self._clock = bus, store, settings, premises.clock
-        self._tracer = tracer
         self.state = store.load(partition, premises.log_id) or State(
             partition,
             log_id=premises.log_id,
             clock_rate=premises.clock.rate,
             clock_anchor_ms=premises.clock.anchor_ms,
         )
-        self._outgoing: asyncio.Queue[Sequence[Alert] | Draft | _Outline] = asyncio.Queue()
+        self._outgoing: asyncio.Queue[_Decided | Draft | _Outline] = asyncio.Queue()
         self._beside: asyncio.Queue[Output | Draft | _Outline] = asyncio.Queue()
         self._drafts: asyncio.Queue[Draft] = asyncio.Queue()
         self._drafting = False
@@ -96,6 +112,8 @@ class Evaluator:
         self._unsettled = 0
         self._last_entry_wall_s = 0.0
         self._caught_up = asyncio.Event()
+        began_s = time.monotonic()
+        _LOG_AGE_S.labels(str(partition)).set_function(lambda: time.monotonic() - max(self._last_entry_wall_s, began_s))
 
     @property
     def is_current(self) -> bool:
@@ -176,7 +194,7 @@ class Evaluator:
             if ahead_ms > STAMP_AHEAD_MS:
                 logger().critical("log_clock_ahead", partition=self.partition, sequence=message.sequence, ms=ahead_ms)
         if alerts := [one for one in outputs if isinstance(one, Alert)]:
-            self._outgoing.put_nowait(alerts)
+            self._outgoing.put_nowait(_Decided(alerts, wall_us()))
         for one in outputs:
             if isinstance(one, Parked):
                 self._beside.put_nowait(one)
@@ -207,10 +225,10 @@ class Evaluator:
             match await self._outgoing.get():
                 case Draft() | _Outline() as waiting:
                     self._beside.put_nowait(waiting)
-                case alerts:
+                case _Decided(alerts, at_wall_us):
                     for first in range(0, len(alerts), WAVE):
                         wave = alerts[first : first + WAVE]
-                        await asyncio.gather(*map(self._publish_alert, wave))
+                        await asyncio.gather(*(self._publish_alert(alert, at_wall_us) for alert in wave))
                         for one in wave:
                             self._beside.put_nowait(one)
 
@@ -231,13 +249,20 @@ class Evaluator:
                 case _Outline() as outline:
                     await self._compare(outline.sequence, codec.digest(outline.encoded))
 
-    async def _publish_alert(self, alert: Alert) -> None:
+    async def _publish_alert(self, alert: Alert, decided_wall_us: int) -> None:
         message = translate.alert_to_proto(alert, self.partition).SerializeToString()
+        # Beside the message, which is the same from every evaluator to the last byte.
+        headers = {trace_ids.DECIDED_US: str(decided_wall_us)}
+        if alert.incident_id:
+            headers[trace_ids.TRACEPARENT] = trace_ids.traceparent(alert.incident_id, "alert", alert.alert_id)
         ack = await self._bus.publish_until_stored(
-            flow.alert_subject(self.partition, alert.alert_id), message, expected_last=0
+            flow.alert_subject(self.partition, alert.alert_id), message, expected_last=0, headers=headers
         )
-        if ack and alert.incident_id and alert.exercise is not Exercise.CANARY:
-            self._trace(alert)
+        if ack and alert.cause:
+            # A canary leaves no trace that an exemplar could lead to.
+            is_traced = alert.incident_id and alert.exercise is not Exercise.CANARY
+            exemplar = {"trace_id": trace_ids.trace_id_of(alert.incident_id)} if is_traced else None
+            _REPORT_TO_ALERT_S.observe((wall_us() - alert.cause.received_wall_us) / 1e6, exemplar)
         logger().info(
             "alert_published" if ack else "alert_already_published",
             alert_id=alert.alert_id,
@@ -245,16 +270,6 @@ class Evaluator:
             kind=alert.kind.value,
             demand=alert.demand.name,
         )
-
-    def _trace(self, alert: Alert) -> None:
-        """From the receipt of the report to the stored alert; an alert that no report made has no length."""
-        now_us = wall_us()
-        start_us = alert.cause.received_wall_us if alert.cause else now_us
-        about = {"alert_id": alert.alert_id, "kind": alert.kind.value, "demand": alert.demand.name}
-        if alert.incident_opens:
-            self._tracer.root(alert.incident_id, start_us, now_us, about)
-        else:
-            self._tracer.step("decided", alert.incident_id, start_us, now_us, about)
 
     async def _keep_checkpoints(self) -> None:
         """Makes checkpoints of drafts that nothing is missing before, once they are written."""

@@ -9,7 +9,7 @@ import uvloop
 
 from services.common import bus as buses
 from services.common import rpc, streams, telemetry
-from services.common.observe import observed
+from services.common.observe import observed, watch_streams
 from services.ingest import http, metrics
 from services.ingest.again import LastReports
 from services.ingest.api import IngestApi
@@ -68,6 +68,7 @@ async def main() -> None:
                 intake.run(),
                 commands.follow(),
                 commands.watch_time(),
+                watch_streams(bus),
                 *lasting,
             )
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from services.common import tracing
 from services.common.errors import InvalidField
 from services.ingest import translate
 from services.ingest.commands import Commands, Session
@@ -51,6 +53,7 @@ class _Arrived:
     request: ingest_pb2.ReportRequest
     stream: Stream
     answer: Answer
+    context: str
 
 
 class Gathering:
@@ -67,7 +70,7 @@ class Gathering:
 
     def add(self, sender: Sender, request: ingest_pb2.ReportRequest, stream: Stream, answer: Answer) -> None:
         """Has a batch taken; its answer is told of it."""
-        arrived = _Arrived(request, stream, answer)
+        arrived = _Arrived(request, stream, answer, tracing.carried())
         waiting = self._arrived.get(sender.key)
         if waiting is not None:
             waiting.append(arrived)
@@ -88,15 +91,21 @@ class Gathering:
                     one.stream.failed(one.answer, error)
         del self._arrived[sender.key]
 
-    async def _take(self, sender: Sender, group: Sequence[_Arrived]) -> None:
+    async def _take(self, sender: Sender, group: list[_Arrived]) -> None:
+        tracing.carry("")  # not that of the one with whom this began, or of the group before
+        contexts = {one.context for one in group}
+        if len(contexts) > 1:
+            group.sort(key=_context)  # those of one context follow one another, so that there is little to say of them
         messages = [msg for one in group for msg in one.request.positions]
         positions = translate.read_positions(messages) if len(messages) > FEW else None
         if positions is None:
             for one in group:
+                tracing.carry(one.context)
                 await take(self._intake, self._commands, sender, one.request, one.stream, one.answer)
             return
         count = len(messages)
-        taken = await self._intake.admit(sender, Reports(count, positions, range(count)), False, "stream")
+        reports = Reports(count, positions, range(count), contexts=_runs(group) if any(contexts) else ())
+        taken = await self._intake.admit(sender, reports, False, "stream")
         refused = {one.index for one in taken.refusals}
         over: dict[str, Session] = {}
         first = 0
@@ -107,6 +116,16 @@ class Gathering:
                     over[positions.device_ids[i]] = one.stream
             first += one.answer.count
         self._commands.heard(over)
+
+
+def _context(arrived: _Arrived) -> str:
+    return arrived.context
+
+
+def _runs(group: Sequence[_Arrived]) -> list[tuple[int, str]]:
+    return [
+        (sum(one.answer.count for one in some), context) for context, some in itertools.groupby(group, key=_context)
+    ]
 
 
 async def take(

@@ -11,6 +11,7 @@ from aiohttp import web
 from google.protobuf.json_format import MessageToDict
 from prometheus_client import Counter
 
+from services.common import trace_ids, tracing
 from services.common.clock import MeshClock
 from services.common.errors import InvalidField, RetryableError
 from services.common.web import body_of, served
@@ -35,9 +36,12 @@ class PhoneDoor:
 
     def __init__(self, intake: Intake, routes: Routes, commands: Commands, clock: MeshClock) -> None:
         self._intake, self._routes, self._commands, self._clock = intake, routes, commands, clock
+        self._traces = tracing.is_on()
 
     async def report(self, request: web.Request) -> web.Response:
         """Answers one request, once everything accepted in it is durable."""
+        if self._traces:
+            tracing.carry(request.headers.get(trace_ids.TRACEPARENT, ""))
         answer = await self._answer(request)
         ANSWERS.labels(str(answer.status)).inc()
         return answer

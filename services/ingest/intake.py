@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import cast
 
+from services.common import tracing
 from services.common.clock import MeshClock, wall_us
 from services.common.errors import InvalidField
 from services.ingest import metrics
@@ -45,6 +46,9 @@ class Reports:
     unreadable: Sequence[Refusal] = ()
     claimed: Mapping[int, str] = field(default_factory=dict)
     """By place: the device that an unreadable report gave, where it gave one."""
+    contexts: Sequence[tuple[int, str]] = ()
+    """Of positions that came in several calls: how many came in each W3C context, in their order; empty where all came in that of
+    the task that works."""
 
     @classmethod
     def of(cls, read: Sequence[Position | Equipment | InvalidField], claimed: Sequence[str]) -> Reports:
@@ -176,7 +180,7 @@ class Intake:
             raise
         taken = Taken()
         taken.refusals = sorted(checked.refusals, key=lambda one: one.index)
-        self._send(taken, key, checked, backfill)
+        self._send(taken, key, checked, backfill, reports.contexts)
 
         def on_end(stored: bool) -> None:
             self._room.leave(key, count)
@@ -291,13 +295,18 @@ class Intake:
 
     # ── on its way ───────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def _send(self, taken: Taken, sender: str, checked: _Checked, backfill: bool) -> None:
+    def _send(
+        self, taken: Taken, sender: str, checked: _Checked, backfill: bool, contexts: Sequence[tuple[int, str]]
+    ) -> None:
         """Nothing is sent before all is checked, so that a look-up that fails leaves nothing half done."""
         received_us = wall_us()
+        known = sum(count for count, _ in contexts)
         taken.device_ids = checked.positions.device_ids + [event.device_id for event, _ in checked.events]
         for route, late, positions in self._lanes(checked, backfill):
+            # Of positions that don't go all together it isn't known any more which came in which: then none names any.
+            mine = contexts if known == len(positions) else ((len(positions), tracing.carried() if not known else ""),)
             for partition in route:
-                taken.add(self._writers[partition].positions(sender, positions, received_us, backfill=late))
+                taken.add(self._writers[partition].positions(sender, positions, received_us, mine, backfill=late))
         for event, route in checked.events:
             for partition in route:
                 taken.add(self._writers[partition].equipment(sender, event, received_us))

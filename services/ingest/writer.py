@@ -9,11 +9,11 @@ import asyncio
 import time
 import uuid
 from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Generic, TypeAlias, TypeVar
 
-from services.common import flow
+from services.common import flow, trace_ids, tracing
 from services.common.bus import Bus
 from services.common.errors import RetryableError, StoreFull
 from services.common.telemetry import logger
@@ -27,6 +27,8 @@ GIVE_UP_AFTER_S = 8.0
 """How long an unknown outcome is tried again before the caller is told to send again."""
 
 T = TypeVar("T")
+Contexts: TypeAlias = Sequence[tuple[int, str]]
+"""How many reports came in which W3C context, in their order."""
 
 
 @dataclass(slots=True)
@@ -35,6 +37,7 @@ class _Waiting(Generic[T]):
     size: int
     received_wall_us: int
     since_s: float
+    contexts: Contexts
     stored: asyncio.Future[None]
 
 
@@ -43,6 +46,7 @@ class _Message:
     data: bytes
     msg_id: str
     reports: int
+    headers: Mapping[str, str]
 
 
 class _Line(Generic[T]):
@@ -63,10 +67,16 @@ class _Line(Generic[T]):
         self._wake = asyncio.Event()
         self._next_s = 0.0
 
-    def put(self, sender: str, item: T, size: int, received_wall_us: int) -> asyncio.Future[None]:
-        """Done once the item is stored. Fails with StoreFull or Unavailable (perhaps stored: send again)."""
+    def put(
+        self, sender: str, item: T, size: int, received_wall_us: int, contexts: Contexts | None = None
+    ) -> asyncio.Future[None]:
+        """Done once the item is stored. Fails with StoreFull or Unavailable (perhaps stored: send again).
+
+        `contexts` says how many of its reports came in which W3C context, where that isn't this task's.
+        """
         stored: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        one = _Waiting(item, size, received_wall_us, time.monotonic(), stored)
+        contexts = ((size, tracing.carried()),) if contexts is None else contexts
+        one = _Waiting(item, size, received_wall_us, time.monotonic(), contexts, stored)
         self._queues.setdefault(sender, deque()).append(one)
         self._wake.set()
         return stored
@@ -97,7 +107,7 @@ class _Line(Generic[T]):
             entry = self._encode([one.item for one in taken], min(one.received_wall_us for one in taken))
             msg_id = self._msg_id_of(taken[0].item) if self._msg_id_of else uuid.uuid4().hex
             try:
-                await self._store(_Message(entry.SerializeToString(), msg_id, size))
+                await self._store(_Message(entry.SerializeToString(), msg_id, size, _headers(taken)))
             except RetryableError as error:
                 taken += self._give_up()
                 reports = sum(one.size for one in taken)
@@ -136,6 +146,11 @@ class _Line(Generic[T]):
         return given_up
 
 
+def _headers(taken: Sequence[_Waiting[T]]) -> Mapping[str, str]:
+    senders = trace_ids.senders_header([pair for one in taken for pair in one.contexts])
+    return {trace_ids.SENDERS: senders} if senders else {}
+
+
 def _finish(taken: Sequence[_Waiting[T]], error: RetryableError | None) -> None:
     for one in taken:
         if not one.stored.done():
@@ -166,11 +181,19 @@ class LogWriter:
                 tasks.create_task(line.run())
 
     def positions(
-        self, sender: str, positions: Positions, received_wall_us: int, backfill: bool = False
+        self,
+        sender: str,
+        positions: Positions,
+        received_wall_us: int,
+        contexts: Contexts | None = None,
+        backfill: bool = False,
     ) -> asyncio.Future[None]:
-        """Done once the positions are stored. Fails with StoreFull or Unavailable (perhaps stored: send again)."""
+        """Done once the positions are stored. Fails with StoreFull or Unavailable (perhaps stored: send again).
+
+        `contexts` as in `_Line.put`.
+        """
         line = self._backfill if backfill else self._live
-        return line.put(sender, positions, len(positions), received_wall_us)
+        return line.put(sender, positions, len(positions), received_wall_us, contexts)
 
     def heard(self, sender: str, device_id: str, report_id: str, received_wall_us: int) -> asyncio.Future[None]:
         """The same for a device whose clock is too far ahead."""
@@ -193,7 +216,7 @@ class LogWriter:
         deadline_s = began_s + GIVE_UP_AFTER_S
         while True:
             try:
-                await self._bus.publish(self._subject, message.data, msg_id=message.msg_id)
+                await self._bus.publish(self._subject, message.data, msg_id=message.msg_id, headers=message.headers)
             except StoreFull:
                 raise
             except RetryableError:

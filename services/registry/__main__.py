@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from contextlib import closing
+
 import grpc.aio
 import uvloop
 
 from services.common import bus as buses
 from services.common import db, flow, rpc, sealing, streams, telemetry
+from services.common.observe import observed, watch_disk
 from services.registry.api import SERVICE_NAME, RegistryServicer
 from services.registry.area import AREAS
 from services.registry.consumer import consume_disclosures
@@ -26,8 +29,19 @@ from services.registry.oversight import Oversight
 from services.registry.relay import Relay
 from services.registry.settings import RegistrySettings
 from services.registry.store import MIGRATIONS
+from services.registry.traces.api import SERVICE_NAME as TRACE_SERVICE_NAME
+from services.registry.traces.api import TraceServicer
+from services.registry.traces.consumer import TraceReader
+from services.registry.traces.export import Exporter
+from services.registry.traces.traces import Traces
 from services.registry.vault import Vault
-from tandem.registry.v1 import device_token_pb2_grpc, disclosure_pb2_grpc, exercise_pb2_grpc, registry_pb2_grpc
+from tandem.registry.v1 import (
+    device_token_pb2_grpc,
+    disclosure_pb2_grpc,
+    exercise_pb2_grpc,
+    registry_pb2_grpc,
+    trace_pb2_grpc,
+)
 
 
 async def main(settings: RegistrySettings) -> None:
@@ -43,7 +57,11 @@ async def main(settings: RegistrySettings) -> None:
         registry = Registry(database, vault, premises.clock, premises.partitions, warning_key)
         log = await bus.js.stream_info(flow.log_stream(0))
         await registry.prepare(log_identity=str(log.created))
-        disclosures = Disclosures(registry, premises.clock, signer)
+        watch_disk(settings.data_dir)
+        traces = Traces(registry, premises)
+        exporter = Exporter(traces)
+        await exporter.prepare()
+        disclosures = Disclosures(registry, premises.clock, signer, exporter.tell)
         custodian = Custodian(registry, premises.clock)
         oversight = Oversight(registry, premises.clock)
         tokens = DeviceTokens(registry, premises.clock)
@@ -56,17 +74,30 @@ async def main(settings: RegistrySettings) -> None:
             disclosure_pb2_grpc.add_DisclosureServiceServicer_to_server(servicer, server)
             device_token_pb2_grpc.add_DeviceTokenServiceServicer_to_server(DeviceTokenServicer(tokens), server)
             exercise_pb2_grpc.add_ExerciseServiceServicer_to_server(ExerciseServicer(exercises), server)
+            trace_pb2_grpc.add_TraceServiceServicer_to_server(TraceServicer(traces), server)
 
-        names = (SERVICE_NAME, DISCLOSURE_SERVICE_NAME, DEVICE_TOKEN_SERVICE_NAME, EXERCISE_SERVICE_NAME)
-        async with rpc.serve(settings, add_servicers, *names) as server:
-            await rpc.run_until_stopped(
-                rpc.keep_health(server, bus),
-                Relay(registry, bus, premises.clock).run(),
-                disclosures.keep_signed(),
-                custodian.run(),
-                oversight.run(),
-                consume_disclosures(bus, disclosures),
-            )
+        names = (
+            SERVICE_NAME,
+            DISCLOSURE_SERVICE_NAME,
+            DEVICE_TOKEN_SERVICE_NAME,
+            EXERCISE_SERVICE_NAME,
+            TRACE_SERVICE_NAME,
+        )
+        with closing(exporter):
+            async with (
+                rpc.serve(settings, add_servicers, *names) as server,
+                observed(settings.host, settings.metrics_port, lambda: server.unready),
+            ):
+                await rpc.run_until_stopped(
+                    rpc.keep_health(server, bus),
+                    Relay(registry, bus, premises.clock).run(),
+                    disclosures.keep_signed(),
+                    custodian.run(),
+                    oversight.run(),
+                    consume_disclosures(bus, disclosures),
+                    TraceReader(registry, bus, premises, exporter.tell).run(),
+                    exporter.run(),
+                )
 
 
 if __name__ == "__main__":

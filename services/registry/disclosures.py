@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import uuid
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
+from typing import TypeAlias
 
 from services.common import flow
 from services.common.clock import MeshClock
@@ -27,14 +28,18 @@ SIGN_EVERY_MS = 60_000
 POLL_S = 1.0
 HEADS_AT_ONCE = 100
 
+OnRow: TypeAlias = Callable[[str], None]
+"""Told of what a row refers to, once it is committed."""
+
 
 class Disclosures:
     """The one way to personal data, and the keeper of the ledger's heads."""
 
-    def __init__(self, registry: Registry, clock: MeshClock, signer: Signer) -> None:
+    def __init__(self, registry: Registry, clock: MeshClock, signer: Signer, on_row: OnRow = lambda _: None) -> None:
         self._registry = registry
         self._clock = clock
         self._signer = signer
+        self._on_row = on_row
 
     async def read_wearer(self, who: Caller, grounds: Grounds, wearer_id: str) -> tuple[Wearer, str]:
         """A wearer, whole, and the id of the ledger's row. Raises NotFound."""
@@ -76,12 +81,15 @@ class Disclosures:
                     positions=None,
                 )
             )
+        self._on_row(grounds.reference)
 
     async def take(self, made_elsewhere: Sequence[Disclosure]) -> None:
         """Appends what was disclosed elsewhere; what is there already is left as it is."""
         async with self._registry.transaction() as records:
             for one in made_elsewhere:
                 await records.ledger.append(one)
+        for one in made_elsewhere:
+            self._on_row(one.reference)
 
     # ── heads ────────────────────────────────────────────────────────────────────────────────────────────────────────
 

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 
+from prometheus_client import Gauge
+
 from services.common.clock import MeshClock
 from services.common.errors import FailedPrecondition, NotFound, Unavailable
 from services.common.telemetry import logger
@@ -22,6 +24,11 @@ LOOK_EVERY_S = 1.0
 REVIEWS_AT_ONCE = 100
 PAGED_AT_ONCE = 100
 
+_UNPROVEN_S = Gauge(
+    "tandem_registry_unproven_seconds",
+    "Mesh time since an agency's full list was last the same as what is stored, or since the registry first awaited it",
+    ["agency"],
+)
 _TOLD = {Decision.CONFIRM: Event.CONFIRMED, Decision.REJECT: Event.REJECTED, Decision.UNDO: Event.UNDONE}
 
 
@@ -125,6 +132,8 @@ class Oversight:
         """Alarms once for each time that an agency goes without proof for too long."""
         now_ms = self._clock.now_ms()
         for standing, overdue in await self.standings():
+            proven_ms = standing.since_ms if standing.proven_at_ms is None else standing.proven_at_ms
+            _UNPROVEN_S.labels(standing.agency.value).set((now_ms - proven_ms) / 1000)
             if overdue and standing.alarmed_at_ms is None:
                 async with self._registry.transaction() as records:
                     first = await records.reviews.mark_alarmed(standing.agency, now_ms)

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import time
+
+from prometheus_client import Gauge
 
 from services.common.bus import Bus
 from services.common.clock import MeshClock
@@ -17,6 +20,10 @@ RENEW_EVERY_S = 1.0
 POLL_S = 0.25
 """How long a commit of another process may go unnoticed; our own wake the relay at once."""
 AGAIN_S = 1.0
+
+_AGE_S = Gauge(
+    "tandem_registry_outbox_age_seconds", "Since when messages to the log have been waiting; 0 where none is"
+)
 
 
 class Relay:
@@ -34,6 +41,8 @@ class Relay:
         self._batch = 1
         self._renew_at_s = 0.0
         self._waits = False
+        self._waiting_since_s: float | None = None
+        _AGE_S.set_function(lambda: time.monotonic() - (self._waiting_since_s or time.monotonic()))
 
     async def run(self) -> None:
         """Works for ever; a commit wakes it, a poll catches what was missed."""
@@ -58,11 +67,22 @@ class Relay:
         async with self._registry.transaction() as records:
             rows = await records.unsent(self._batch)
         if not rows:
+            self._waiting_since_s = None
             return False
+        if self._waiting_since_s is None:
+            self._waiting_since_s = time.monotonic()
+        versions: list[tuple[str, int, int]] = []
         for row in rows:
-            await self._bus.publish_until_stored(row.subject, row.payload, msg_id=row.msg_id)
+            ack = await self._bus.publish_until_stored(row.subject, row.payload, msg_id=row.msg_id)
+            case_id, _, version = row.msg_id.partition(":")
+            # Not what is only sent again each day: its version came into the log before.
+            if ack and row.subject.endswith(".case") and version.isdecimal():
+                versions.append((case_id, int(version), ack.seq))
         async with self._registry.transaction() as records:
-            await records.mark_sent([row.id for row in rows], self._clock.now_ms())
+            now_ms = self._clock.now_ms()
+            await records.mark_sent([row.id for row in rows], now_ms)
+            for case_id, number, sequence in versions:
+                await records.traces.note_version(case_id, number, sequence, now_ms)
         self._batch = min(2 * self._batch, BATCH)
         logger().info("outbox_published", messages=len(rows))
         return True

@@ -20,6 +20,8 @@ class RegistrySettings(CommonSettings):
 
     port: int = Field(default=7401, ge=0, le=65535)
     """TCP port of gRPC."""
+    metrics_port: int = Field(default=0, ge=0, le=65535)
+    """TCP port of /metrics, /healthz and /readyz; 0 takes any."""
     service_area: Literal["korea", "world"] = "korea"
     """Where protected places may lie; the world is for foreign tracks."""
     registry_key: SecretStr = SecretStr("")

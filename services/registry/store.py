@@ -20,6 +20,7 @@ from services.registry.store_keys import SEALED_TABLES, KeyRecords
 from services.registry.store_review import ReviewRecords
 from services.registry.store_tokens import TokenRecords
 from services.registry.tables_ledger import data_keys
+from services.registry.traces.store import TraceRecords
 from services.registry.vault import DataKey, Vault
 
 MIGRATIONS = Path(__file__).with_name("migrations")
@@ -86,6 +87,8 @@ class Records:
         """Tokens of the devices."""
         self.ledger = Ledger(connection)
         """The ledger of disclosures, in the same transaction."""
+        self.traces = TraceRecords(connection)
+        """What is known of incidents."""
         self.afterwards: list[Callable[[], None]] = []
         """What is done once the transaction is committed, such as telling the log of it."""
 

@@ -15,6 +15,7 @@ from services.registry.disclosure import KEPT_AFTER_END_MS
 from services.registry.reconcile import Kind
 from services.registry.review import TOKENS_KEPT_MS
 from services.registry.tables_ledger import data_keys
+from services.registry.tables_traces import case_versions
 from services.registry.vault import DataKey, Vault
 
 SEALED_TABLES = (tables.wearers, tables.protected_persons, tables.orders)
@@ -130,6 +131,7 @@ class KeyRecords:
                 await self._connection.execute(sa.delete(data_keys).where(data_keys.c.owner.in_(owners)))
                 await self._connection.execute(sa.delete(decisions).where(decisions.c.case_id == row.case_id))
                 await self._connection.execute(sa.delete(outbox).where(sent))
+                await self._connection.execute(sa.delete(case_versions).where(case_versions.c.case_id == row.case_id))
             await self._connection.execute(sa.delete(table).where(table.c[column] == one.record_id))
         if one.table == "orders":
             stages = tables_review.order_stages

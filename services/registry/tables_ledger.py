@@ -28,7 +28,7 @@ ledger = sa.Table(
     sa.Column("who", sa.String(256), nullable=False),
     sa.Column("legal_basis", sa.String(32), nullable=False),
     sa.Column("purpose", sa.String(32), nullable=False),
-    sa.Column("reference", sa.String(64), nullable=False),
+    sa.Column("reference", sa.String(64), nullable=False, index=True),
     sa.Column("record_kind", sa.String(32), nullable=False),
     sa.Column("record_id", sa.String(64), nullable=False, index=True),
     sa.Column("order_id", sa.String(64), nullable=False),

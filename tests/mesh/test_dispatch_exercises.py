@@ -8,6 +8,7 @@ from pathlib import Path
 
 import grpc
 import pytest
+from prometheus_client import REGISTRY
 
 from services.common.bus import Bus
 from tandem.common.v1 import alert_pb2, exercise_pb2
@@ -27,9 +28,16 @@ def flagged(sequence: int, exercise: exercise_pb2.Exercise.ValueType, ends: bool
     return message
 
 
+def counted(metric: str) -> float:
+    """What this process, in which the leg runs, has counted."""
+    return sum(one.value for family in REGISTRY.collect() for one in family.samples if one.name == metric)
+
+
 async def test_each_sees_and_answers_its_own(bus: Bus, nats: TestServer, tmp_path: Path) -> None:
     receiver = Receiver()
     given = settings("police", nats, tmp_path, webhooks=configured(tmp_path, one(receiver)))
+    canaries, others = "tandem_dispatch_canary_steps_total", "tandem_dispatch_steps_total"
+    before = counted(canaries), counted(others)
     async with receiver.serving(), running(given) as leg:
         await handed(given.exchange_database)
         await put(leg.desk, [office()], [unit("u1")])
@@ -60,6 +68,8 @@ async def test_each_sees_and_answers_its_own(bus: Bus, nats: TestServer, tmp_pat
             assert (await at_watch.next(dispatch_pb2.STOOD_DOWN)).step.assignment.exercise == exercise_pb2.CANARY
             over = [(await at_desk.next(dispatch_pb2.STOOD_DOWN)).step.assignment.exercise for _ in range(2)]
             assert over == list(kinds[1:])
+            # Offered, taken, over; a drill's steps are counted with those in earnest, of which nobody took the one.
+            assert (counted(canaries) - before[0], counted(others) - before[1]) == (3, 5)
         reviewer = leg.caller(REVIEWER)
         listed = [one.incident_id for one in (await reviewer.list()).incidents]
         assert listed == ["incident-0", "incident-1"]

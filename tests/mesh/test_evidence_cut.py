@@ -12,7 +12,6 @@ from services.cli import evidence_bundle
 from services.cli.evidence_replay import replay
 from services.common import flow, pull, streams
 from services.common.bus import Bus
-from services.common.tracing import IncidentTracer
 from services.dispatch.evidence import MARK_SUBJECT, of_bytes
 from services.dispatch.evidence_gathering import LOOK_BACK_MS, Gathering, gather
 from services.geofence import translate
@@ -57,7 +56,7 @@ async def evaluated(bus: Bus, folder: Path) -> list[alert_pb2.Alert]:
     """The alerts that an evaluator gives, once the figures of all of them are stored."""
     settings = Settings(port=0, replica=0, checkpoint_every=1_000_000, tick_after_s=60, allow_async_store=True)
     premises = await streams.read_premises(bus)
-    one = Evaluator(bus, CheckpointStore(folder), settings, premises, 0, IncidentTracer("test"))
+    one = Evaluator(bus, CheckpointStore(folder), settings, premises, 0)
     task = asyncio.create_task(one.run(lambda: None))
     try:
         last = (await bus.bounds_of("LOG_0")).last

@@ -14,7 +14,6 @@ from services.common import bus as buses
 from services.common import flow, pull, streams
 from services.common.bus import Bus
 from services.common.errors import FailedPrecondition, OutdatedFold
-from services.common.tracing import IncidentTracer
 from services.geofence import consumer, translate
 from services.geofence.consumer import Evaluator
 from services.geofence.domain import codec, fold
@@ -41,7 +40,6 @@ async def evaluator(
         settings,
         await streams.read_premises(bus),
         0,
-        IncidentTracer("test"),
     )
 
 

@@ -24,9 +24,9 @@ from services.cli.parties import DESKS, MOJ_RECORDS
 from services.common import rpc, times
 from tandem.dispatch.v1 import dispatch_pb2, dispatch_pb2_grpc
 from tests.support.chase import HOME, SECOND, UNITS, Chase, chase
-from tests.support.mesh import RunningMesh, running_mesh
+from tests.support.mesh import PATIENCE_S, RunningMesh, running_mesh
 from tests.support.methods import methods
-from tests.support.spans import Collector, collector
+from tests.support.otlp import Collector, collecting
 
 NOTE = "비밀로 17, 301호"
 """An address that the police's desk writes down."""
@@ -41,11 +41,13 @@ PLACES = (HOME, SECOND, *UNITS["police"].values())
 @pytest.fixture(scope="module")
 def traced(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[RunningMesh, Collector]]:
     with (
+        collecting() as (taken, endpoint),
         pytest.MonkeyPatch.context() as patched,
-        collector(patched) as taken,
-        running_mesh(tmp_path_factory.mktemp("privacy") / "mesh") as mesh,
     ):
-        yield mesh, taken
+        patched.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint)
+        patched.setenv("OTEL_BSP_SCHEDULE_DELAY", "100")
+        with running_mesh(tmp_path_factory.mktemp("privacy") / "mesh") as mesh:
+            yield mesh, taken
 
 
 def markers() -> list[bytes]:
@@ -253,6 +255,7 @@ async def test_no_method_tells_probation_where_she_is(traced: tuple[RunningMesh,
             "/tandem.dispatch.v1.DispatchService/ListIncidents",
             "/tandem.dispatch.v1.RosterService/ListUnits",
             "/tandem.registry.v1.DisclosureService/ReadProtectedPerson",
+            "/tandem.registry.v1.TraceService/GetTrace",
         } <= answered, "there was something to be given away"
 
         every = {f"/{method.containing_service.full_name}/{method.name}" for method in methods()}
@@ -265,5 +268,8 @@ async def test_no_method_tells_probation_where_she_is(traced: tuple[RunningMesh,
     for log in (mesh.folder / "logs").glob("*.log"):
         lines = log.read_bytes()
         assert not [marker for marker in markers() if marker in lines], log
-    spans = [span.SerializeToString() for all_ in taken.spans.values() for span in all_]
+    async with asyncio.timeout(PATIENCE_S):
+        while not any(span.name.startswith("police") for _, span in taken.spans()):  # noqa: ASYNC110
+            await asyncio.sleep(0.1)
+    spans = [span.SerializeToString() for _, span in taken.spans()]
     assert spans and not [span for span in spans if any(marker in span for marker in markers())]

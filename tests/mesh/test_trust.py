@@ -196,6 +196,7 @@ def test_all_services_were_looked_at() -> None:
         "tandem.registry.v1.DisclosureService",
         "tandem.registry.v1.DeviceTokenService",
         "tandem.registry.v1.ExerciseService",
+        "tandem.registry.v1.TraceService",
         "tandem.ingest.v1.CommandService",
         "tandem.geofence.v1.PositionService",
         "tandem.geofence.v1.WhatIfService",

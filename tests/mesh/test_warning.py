@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from prometheus_client import REGISTRY
 
 from services.common import flow, sealing, times
 from services.common.bus import Bus
@@ -122,6 +123,11 @@ async def test_each_way_shows_the_text_once_and_its_receipt_is_kept(way: Any, bu
 
 async def test_each_way_without_a_receipt_is_a_flag_once(way: Any, bus: Bus) -> None:
     made, far_end = way
+
+    def not_reached() -> float:
+        return REGISTRY.get_sample_value("tandem_dispatch_not_reached_total", {"leg": "warning"}) or 0
+
+    before = not_reached()
     async with running(made) as leg, leg.desk.subscription() as desk:
         await until(made, "select 1 from contacts")
         await publish(bus, ring(1))
@@ -129,6 +135,7 @@ async def test_each_way_without_a_receipt_is_a_flag_once(way: Any, bus: Bus) -> 
         await flagged(desk, dispatch_pb2.NO_RECEIPT)
         await far_end.arrived(warning_id)
         await flagged(desk, dispatch_pb2.REACHED)
+    assert not_reached() == before + 1
     steps = await dispatch.stored_steps(bus, "warning", "incident-1", 1)
     moments = {(one.assignment.person_flag.flag, one.assignment.person_flag.at.ToNanoseconds()) for one in steps}
     assert sorted(flag for flag, _ in moments if flag) == [dispatch_pb2.NO_RECEIPT, dispatch_pb2.REACHED]

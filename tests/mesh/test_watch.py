@@ -7,7 +7,7 @@ import json
 import signal
 import subprocess
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +26,7 @@ from tandem.common.v1 import exercise_pb2, log_pb2
 from tandem.dispatch.v1 import dispatch_pb2
 from tandem.geofence.v1 import geofence_pb2
 from tandem.registry.v1 import exercise_pb2 as records_pb2
-from tandem.registry.v1 import registry_pb2
+from tandem.registry.v1 import registry_pb2, trace_pb2
 from tests.support.mesh import PATIENCE_S, TANDEM, RunningMesh, environment, tandem
 from tests.support.nats import TestServer, running_server
 
@@ -144,16 +144,24 @@ async def test_nobody_but_the_watch_has_seen_any_of_it(watched: Watched) -> None
             async for message in stream:
                 assert message.step.assignment.exercise != exercise_pb2.CANARY
         assert ended.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
-        alerts = clients.geofence.WatchAlerts(
-            geofence_pb2.WatchAlertsRequest(), metadata=clients.identity(WATCH), timeout=PATIENCE_S
-        )
-        async for told in alerts:
-            assert told.alert.exercise == exercise_pb2.CANARY and not told.HasField("measure")
-            break
-        alerts.cancel()
+        await a_canary(clients)
     assert not list(watched.up.folder.glob("data/*/evidence-*/*"))
     for log in (watched.up.folder / "logs").glob("dispatch-*.log"):
         assert "assignment_offered" not in log.read_text()
+
+
+async def a_canary(clients: Clients) -> str:
+    """The incident of the first canary, as the watch sees it."""
+    alerts = clients.geofence.WatchAlerts(
+        geofence_pb2.WatchAlertsRequest(), metadata=clients.identity(WATCH), timeout=PATIENCE_S
+    )
+    incident_id = ""
+    async for told in alerts:
+        assert told.alert.exercise == exercise_pb2.CANARY and not told.HasField("measure")
+        if incident_id := told.alert.incident_id:
+            break
+    alerts.cancel()
+    return incident_id
 
 
 async def test_who_may_run_what_exercise(watched: Watched) -> None:
@@ -212,6 +220,19 @@ async def test_a_drill_tells_the_time_of_each_step_and_leaves_nothing_open(watch
     assert list(told["percentiles_ms"]) == list(STEPS)
     incidents = await drilled(watched)
     assert len(incidents) == 2 and all(one["ended"] and one["states"] == {"CLOSED"} for one in incidents)
+    async with connected(watched) as (_, clients):
+
+        async def trace(incident_id: str) -> Sequence[trace_pb2.Span]:
+            request = trace_pb2.GetTraceRequest(incident_id=incident_id)
+            answer = await clients.traces.GetTrace(request, metadata=clients.identity(REVIEWER), timeout=5)
+            return answer.spans
+
+        # Alerts are read in their order, so that those of the first canary were come by already.
+        spans = await trace(incidents[0]["incident_id"])
+        assert spans[0].attributes["exercise"] == "DRILL" and {"police offered"} <= {one.name for one in spans}
+        with pytest.raises(grpc.aio.AioRpcError) as refused:
+            await trace(await a_canary(clients))
+        assert refused.value.code() is grpc.StatusCode.NOT_FOUND
 
 
 async def test_a_drill_that_is_stopped_ends_what_it_made(watched: Watched) -> None:
@@ -236,6 +257,7 @@ async def drilled(watched: Watched) -> list[dict[str, Any]]:
         listed = await clients.dispatch["police"].ListIncidents(request, metadata=clients.identity(REVIEWER), timeout=5)
     return [
         {
+            "incident_id": one.incident_id,
             "ended": one.HasField("ended_at"),
             "states": {dispatch_pb2.AssignmentState.Name(own.state) for own in one.assignments},
         }

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from bench import chain, figures, load, machine, population
+from bench import chain, figures, load, machine, population, tracing
 from bench.load import Shape
 from services.common import flow
 from tandem.ingest.v1 import ingest_pb2
@@ -127,3 +127,21 @@ def test_what_a_process_uses_is_counted_in_seconds_of_cpu() -> None:
 def test_making_durable_takes_time_and_leaves_nothing_behind(tmp_path: Path) -> None:
     assert machine.fsync_ms(tmp_path) > 0
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_interval_of_a_median_is_that_of_the_binomial_distribution() -> None:
+    # Of 15 the 4th and the 12th: tables of the sign test give 1 - 2 * P(at most 3 of 15) = 96.5 %.
+    assert tracing.interval(range(1, 16)) == (4, 12)
+    assert tracing.interval([3.0, 1.0, 2.0, 6.0, 5.0, 4.0]) == (1.0, 6.0)
+    assert tracing.interval([1.0] * 5) == (-math.inf, math.inf)
+    assert tracing.together([tracing.Turn(300, 10), tracing.Turn(100, 20)]) == tracing.Turn(200, 12.5)
+
+
+@pytest.mark.parametrize(
+    ("rate", "pairs", "met"), [(98, 15, True), (102, 15, True), (96, 15, False), (104, 15, False), (100, 14, False)]
+)
+def test_tracing_passes_by_the_median_of_enough_pairs_alone(rate: float, pairs: int, met: bool) -> None:
+    # Far off in a few pairs, and in what ingest needs of a processor: neither is the median of the rates.
+    wild = [(tracing.Turn(on, 20), tracing.Turn(100, 10)) for on in (1, 2, 3, 900, 901, 902)]
+    turns = wild + [(tracing.Turn(rate, 20), tracing.Turn(100, 10))] * (pairs - len(wild))
+    assert all(one.met is not False for one in tracing.of({"single": turns})) is met

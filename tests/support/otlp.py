@@ -1,43 +1,49 @@
-"""Spans of incidents, received over real OTLP."""
+"""A real OTLP receiver for a test: what an exporter sends, by the service that it is said to be of."""
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from concurrent import futures
 from contextlib import contextmanager
 
 import grpc
-import pytest
 from opentelemetry.proto.collector.trace.v1 import trace_service_pb2, trace_service_pb2_grpc
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
-from services.common import tracing
-
 
 class Collector(trace_service_pb2_grpc.TraceServiceServicer):
-    """Takes spans and keeps them by service."""
+    """Takes spans and keeps them."""
 
     def __init__(self) -> None:
-        self.spans: dict[str, list[Span]] = {}
+        self._lock = threading.Lock()
+        self._spans: list[tuple[str, Span]] = []
 
     def Export(
         self, request: trace_service_pb2.ExportTraceServiceRequest, context: grpc.ServicerContext
     ) -> trace_service_pb2.ExportTraceServiceResponse:
         for resource in request.resource_spans:
             names = {one.key: one.value.string_value for one in resource.resource.attributes}
-            for scope in resource.scope_spans:
-                self.spans.setdefault(names["service.name"], []).extend(scope.spans)
+            with self._lock:
+                for scope in resource.scope_spans:
+                    self._spans += [(names["service.name"], one) for one in scope.spans]
         return trace_service_pb2.ExportTraceServiceResponse()
+
+    def spans(self) -> list[tuple[str, Span]]:
+        """All that came so far, with their services."""
+        with self._lock:
+            return list(self._spans)
 
 
 @contextmanager
-def collector(monkeypatch: pytest.MonkeyPatch) -> Iterator[Collector]:
-    """A collector to which every process exports that is started meanwhile."""
+def collecting() -> Iterator[tuple[Collector, str]]:
+    """A receiver and its endpoint."""
     server = grpc.server(futures.ThreadPoolExecutor(2))
     taken = Collector()
     trace_service_pb2_grpc.add_TraceServiceServicer_to_server(taken, server)  # type: ignore[no-untyped-call]
     port = server.add_insecure_port("127.0.0.1:0")
     server.start()
-    monkeypatch.setenv(tracing.ENDPOINT, f"http://127.0.0.1:{port}")
-    yield taken
-    server.stop(0)
+    try:
+        yield taken, f"http://127.0.0.1:{port}"
+    finally:
+        server.stop(0)

@@ -1,0 +1,97 @@
+"""An incident's trace for a person: each span in its place, under the one that led to it, with a bar to scale."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from rich.table import Column, Table
+
+from services.common import times
+from tandem.registry.v1 import trace_pb2
+
+WIDTH = 24
+"""Of the bars, in characters."""
+_TELLS = (
+    "kind",
+    "demand",
+    "alert_id",
+    "rung",
+    "climb_reason",
+    "record_kind",
+    "purpose",
+    "legal_basis",
+    "who",
+    "clock_behind_us",
+)
+
+
+def tables(trace: trace_pb2.GetTraceResponse) -> Iterator[Table]:
+    """The waterfall, and the orders that it rests on."""
+    mine = [one for one in trace.spans if one.trace_id == trace.trace_id]
+    first_us, last_us = mine[0].start_us, max(one.end_us for one in mine)
+    view = Table(
+        Column("after", justify="right", no_wrap=True),
+        Column("took", justify="right", no_wrap=True),
+        Column("what", no_wrap=True),
+        Column("by", no_wrap=True),
+        Column("", no_wrap=True, width=WIDTH),
+        Column("of it", overflow="fold"),
+        Column("rests on", no_wrap=True),
+        title_justify="left",
+    )
+    root = mine[0]
+    exercise = root.attributes.get("exercise", "")
+    of = f"{root.attributes['incident_id']}{', not in earnest: ' if exercise else ''}{exercise}"
+    view.title = f"{of}, trace {trace.trace_id}\nfrom {_moment(first_us)}"
+    for span, depth in _in_order(mine):
+        bar = _bar(span.start_us - first_us, span.end_us - first_us, last_us - first_us)
+        view.add_row(
+            _duration(span.start_us - first_us),
+            _duration(span.end_us - span.start_us),
+            "  " * depth + span.name,
+            span.service,
+            bar,
+            ", ".join(span.attributes[key] for key in _TELLS if key in span.attributes),
+            span.attributes.get("stored") or span.attributes.get("read", ""),
+        )
+    yield view
+    others = [one for one in trace.spans if one.trace_id != trace.trace_id]
+    if others:
+        premises = Table("order in force since", "decided by the registry", "case", "rests on", title_justify="left")
+        for one in others:
+            premises.add_row(
+                _moment(one.end_us), _moment(one.start_us), one.attributes["case_id"], one.attributes["stored"]
+            )
+        yield premises
+    if trace.is_cut:
+        cut = Table(show_header=False, box=None)
+        cut.add_row("there is more than is shown")
+        yield cut
+
+
+def _in_order(spans: Sequence[trace_pb2.Span]) -> list[tuple[trace_pb2.Span, int]]:
+    """Each span behind the one that led to it, with its depth."""
+    under: dict[str, list[trace_pb2.Span]] = {}
+    for one in spans:
+        under.setdefault(one.parent_span_id, []).append(one)
+    placed: list[tuple[trace_pb2.Span, int]] = []
+    waiting = [(one, 0) for one in reversed(under.get("", []))]
+    while waiting:
+        span, depth = waiting.pop()
+        placed.append((span, depth))
+        waiting += [(one, depth + 1) for one in reversed(under.get(span.span_id, []))]
+    return placed
+
+
+def _bar(start_us: int, end_us: int, whole_us: int) -> str:
+    whole_us = max(whole_us, 1)
+    first = min(start_us * WIDTH // whole_us, WIDTH - 1)
+    return " " * first + "█" * max((end_us - start_us) * WIDTH // whole_us, 1)
+
+
+def _duration(us: int) -> str:
+    return f"{us / 1000:.1f} ms" if us < 10_000_000 else f"{us / 1e6:.1f} s"
+
+
+def _moment(us: int) -> str:
+    return times.to_rfc3339(us // 1000)

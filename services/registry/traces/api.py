@@ -1,0 +1,41 @@
+"""The gRPC edge of traces."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import grpc.aio
+
+from services.common import fields, rpc, trace_ids
+from services.common.identity import Role
+from services.registry.traces import translate
+from services.registry.traces.domain.spans import OPERATOR, REVIEWER, shown_to
+from services.registry.traces.traces import Traces
+from tandem.registry.v1 import trace_pb2, trace_pb2_grpc
+
+SERVICE_NAME = trace_pb2.DESCRIPTOR.services_by_name["TraceService"].full_name
+
+_VIEWERS: Mapping[int, str] = {
+    Role.ROLE_MOJ_DESK: "probation",
+    Role.ROLE_NPA_DESK: "police",
+    Role.ROLE_REVIEWER: REVIEWER,
+    Role.ROLE_OPERATOR: OPERATOR,
+}
+
+
+class TraceServicer(trace_pb2_grpc.TraceServiceServicer):
+    """Shows of a trace what the caller's role may see."""
+
+    def __init__(self, traces: Traces) -> None:
+        self._traces = traces
+
+    async def GetTrace(
+        self, request: trace_pb2.GetTraceRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> trace_pb2.GetTraceResponse:
+        incident_id = fields.required_id("incident_id", request.incident_id)
+        spans, is_cut = await self._traces.read(incident_id)
+        shown = shown_to(_VIEWERS[rpc.caller().role], spans)
+        return trace_pb2.GetTraceResponse(
+            trace_id=trace_ids.trace_id_of(incident_id), spans=translate.spans_to_proto(shown), is_cut=is_cut
+        )

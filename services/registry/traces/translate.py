@@ -1,0 +1,153 @@
+"""From the streams' messages to what a trace needs of them, and from spans to the wire. Parsing is validation."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from google.protobuf.message import DecodeError
+
+from services.common import fields, times, trace_ids
+from services.common.clock import MeshClock
+from services.common.errors import InvalidField
+from services.common.pull import Delivered
+from services.registry.traces.domain.facts import AlertFact, StepFact
+from services.registry.traces.domain.spans import Span
+from tandem.common.v1 import alert_pb2, exercise_pb2, geometry_pb2, log_pb2
+from tandem.dispatch.v1 import dispatch_pb2
+from tandem.registry.v1 import trace_pb2
+
+
+@dataclass(frozen=True, slots=True)
+class EntryRead:
+    """An entry of the log, as far as a trace needs it."""
+
+    stored_us: int
+    senders: str
+    """Its header of senders; empty where it has none."""
+    reports: tuple[tuple[str, str], ...]
+    """Device and report id of each."""
+
+
+def alert(payload: bytes) -> alert_pb2.Alert:
+    """An alert. Raises InvalidField."""
+    try:
+        message = alert_pb2.Alert.FromString(payload)
+    except DecodeError:
+        raise InvalidField("alert", "isn't a tandem.common.v1.Alert") from None
+    fields.required_id("alert_id", message.alert_id)
+    if message.incident_id:
+        fields.required_id("incident_id", message.incident_id)
+    return message
+
+
+def alert_fact(message: alert_pb2.Alert, delivered: Delivered, entry: EntryRead | None, clock: MeshClock) -> AlertFact:
+    """What an alert says, with the entry that decided it, where the log still has that."""
+    cause = (message.cause.device_id, message.cause.report_id)
+    place = entry.reports.index(cause) if entry and cause in entry.reports else 0
+    decided = (delivered.headers or {}).get(trace_ids.DECIDED_US, "")
+    return AlertFact(
+        alert_id=message.alert_id,
+        partition=message.partition,
+        sequence=message.sequence,
+        ordinal=message.ordinal,
+        stored=delivered.sequence,
+        alert_kind=_name(alert_pb2.AlertKind, message.kind),
+        demand=_name(geometry_pb2.Demand, message.demand),
+        case_id=message.case_id,
+        legs=tuple(sorted({_name(alert_pb2.Leg, one.leg).lower() for one in message.destinations})),
+        ends=message.incident_ends,
+        received_us=message.cause.received_wall_us if message.HasField("cause") else None,
+        entry_us=entry.stored_us if entry else clock.to_wall_us(times.from_timestamp(message.decided_at)),
+        decided_us=int(decided) if decided.isdecimal() else None,
+        published_us=delivered.stamp_us,
+        sender=trace_ids.sender_of(entry.senders, place) if entry else "",
+        together=max(len(entry.reports), 1) if entry else 1,
+        exercise=_name(exercise_pb2.Exercise, message.exercise) if message.exercise else "",
+    )
+
+
+def step_fact(delivered: Delivered, clock: MeshClock) -> tuple[str, StepFact] | None:
+    """What a step says, and its incident; None of a canary, which leaves no trace. Raises InvalidField."""
+    try:
+        step = dispatch_pb2.Step.FromString(delivered.data)
+    except DecodeError:
+        raise InvalidField("step", "isn't a tandem.dispatch.v1.Step") from None
+    told = step.assignment
+    fields.required_id("assignment.assignment_id", told.assignment_id)
+    if not step.number:
+        raise InvalidField("number", "is missing")
+    if told.exercise == exercise_pb2.CANARY:
+        return None
+    fact = StepFact(
+        leg=_name(alert_pb2.Leg, told.leg).lower(),
+        assignment_id=told.assignment_id,
+        number=step.number,
+        state=_name(dispatch_pb2.AssignmentState, told.state),
+        received=told.HasField("received_at"),
+        cause_us=told.cause.received_wall_us if told.HasField("cause") else None,
+        done_us=clock.to_wall_us(times.from_timestamp(step.at)),
+        published_us=delivered.stamp_us,
+        stored=delivered.sequence,
+        climb_reason=_name(dispatch_pb2.ClimbReason, told.climb_reason) if told.climb_reason else "",
+        rung=_name(dispatch_pb2.Rung, told.choice.rung) if told.choice.rung else "",
+        offer=told.offer_number,
+        due_us=clock.to_wall_us(times.from_timestamp(told.due_at)) if told.HasField("due_at") else None,
+        absent=tuple(sorted(_name(alert_pb2.Leg, leg).lower() for leg in told.absent_legs)),
+        flag=_name(dispatch_pb2.WarningFlag, told.person_flag.flag) if told.HasField("person_flag") else "",
+    )
+    return fields.required_id("assignment.incident_id", told.incident_id), fact
+
+
+def entry_read(message: Mapping[str, Any]) -> EntryRead:
+    """An entry as JetStream's interface gives it; of what can't be read only the time."""
+    entry = log_pb2.LogEntry()
+    try:
+        entry.ParseFromString(base64.b64decode(message.get("data", "")))
+    except DecodeError:
+        entry.Clear()  # the fold has set it aside
+    batch = entry.positions
+    return EntryRead(
+        _moment_us(message["time"]),
+        _headers(base64.b64decode(message.get("hdrs", "")).decode(errors="replace")).get(trace_ids.SENDERS, ""),
+        tuple(zip(batch.device_id, batch.report_id, strict=False)),
+    )
+
+
+def _headers(text: str) -> dict[str, str]:
+    lines = (line.partition(":") for line in text.split("\r\n")[1:])
+    return {name.strip(): value.strip() for name, colon, value in lines if colon}
+
+
+def _moment_us(text: str) -> int:
+    """Of JetStream's RFC 3339 with up to nine digits of a second."""
+    whole, _, fraction = text.removesuffix("Z").partition(".")
+    seconds = datetime.fromisoformat(whole).replace(tzinfo=UTC).timestamp()
+    return int(seconds) * 1_000_000 + int(fraction[:6].ljust(6, "0"))
+
+
+def _name(enum: Any, value: int) -> str:
+    """Name of an enum's value; a value of a newer proto by its number."""
+    name: str = enum.Name(value) if value in enum.values() else str(value)
+    return name
+
+
+def spans_to_proto(spans: Iterable[Span]) -> list[trace_pb2.Span]:
+    """Spans as they are shown."""
+    return [
+        trace_pb2.Span(
+            trace_id=one.trace_id,
+            span_id=one.span_id,
+            parent_span_id=one.parent_id,
+            service=one.service,
+            name=one.name,
+            start_us=one.start_us,
+            end_us=one.end_us,
+            attributes=dict(one.attributes),
+            links=[trace_pb2.SpanLink(trace_id=to.trace_id, span_id=to.span_id, what=to.what) for to in one.links],
+        )
+        for one in spans
+    ]

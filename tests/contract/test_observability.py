@@ -1,0 +1,64 @@
+"""Alert rules and dashboards: right by Prometheus's own tool, each alert fired by a test, each with a section of the runbook."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tools import generate_dashboards
+
+ROOT = Path(__file__).parents[2]
+FOLDER = ROOT / "k8s" / "observability"
+RULES, TESTS = FOLDER / "rules.yaml", FOLDER / "rules.test.yaml"
+ALERTS = re.findall(r"^ +- alert: (\w+)$", RULES.read_text(), re.MULTILINE)
+
+
+def promtool(*arguments: str, folder: Path = FOLDER) -> subprocess.CompletedProcess[str]:
+    program = os.environ.get("PROMTOOL") or shutil.which("promtool")
+    if program is None:
+        pytest.skip("promtool isn't here: install Debian's package promtool, or name the program in PROMTOOL")
+    return subprocess.run((program, *arguments), cwd=folder, capture_output=True, text=True, timeout=60, check=False)
+
+
+def test_prometheus_takes_the_rules() -> None:
+    checked = promtool("check", "rules", "--lint-fatal", RULES.name)
+    assert checked.returncode == 0, checked.stdout + checked.stderr
+    assert f"{len(ALERTS)} rules found" in checked.stdout
+
+
+def test_each_alert_is_quiet_while_all_is_well_and_fires_by_its_test() -> None:
+    tested = promtool("test", "rules", TESTS.name)
+    assert tested.returncode == 0, tested.stdout + tested.stderr
+    # What a test expects to fire, and what it expects to be quiet just before.
+    text = TESTS.read_text()
+    fires = re.findall(r"alertname: (\w+)\n +exp_alerts:\n +- exp_labels", text)
+    quiet = re.findall(r"alertname: (\w+)\n +- eval_time", text)
+    assert sorted(fires) == sorted(quiet) == sorted(ALERTS) and ALERTS
+
+
+def test_the_test_of_each_alert_fails_where_the_alert_is_deaf(tmp_path: Path) -> None:
+    rules = RULES.read_text()
+    deaf, count = re.subn(r"^( +expr:)(?: >-\n +)?.*\n", r"\1 vector(0) > 1" + "\n", rules, flags=re.MULTILINE)
+    assert count == len(ALERTS)
+    (tmp_path / RULES.name).write_text(deaf)
+    (tmp_path / TESTS.name).write_text(TESTS.read_text())
+    tested = promtool("test", "rules", TESTS.name, folder=tmp_path)
+    assert tested.returncode != 0
+    assert set(re.findall(r"alertname: (\w+)", tested.stdout + tested.stderr)) == set(ALERTS)
+
+
+def test_each_alert_names_a_section_of_the_runbook() -> None:
+    headings = re.findall(r"^#+ (.+)$", (ROOT / "docs" / "runbook.md").read_text(), re.MULTILINE)
+    anchors = {"#" + re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+    named = re.findall(r'runbook: "(#\S+)"', RULES.read_text())
+    assert len(named) == len(ALERTS) and set(named) <= anchors, set(named) - anchors
+
+
+def test_dashboards_are_what_their_tables_make() -> None:
+    files = {path.name: path.read_text() for path in (FOLDER / "dashboards").glob("*.json")}
+    assert files == {f"{one.uid}.json": generate_dashboards.to_json(one) for one in generate_dashboards.DASHBOARDS}
