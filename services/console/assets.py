@@ -41,7 +41,11 @@ def _exact(ms: int | None) -> str:
     return "" if ms is None else _clock(ms) + f".{ms % 1000:03d}"
 
 
-_templates.filters |= {"clock": _clock, "exact": _exact}
+def _took(us: int) -> str:
+    return f"{us / 1000:.1f} ms" if us < 10_000_000 else f"{us / 1e6:.1f} s"
+
+
+_templates.filters |= {"clock": _clock, "exact": _exact, "took": _took}
 
 
 def page(ask: Ask, template: str, status: int = 200, **values: Any) -> web.Response:

@@ -18,6 +18,7 @@ from tandem.dispatch.v1.following_pb2_grpc import FollowingServiceStub
 from tandem.geofence.v1.geofence_pb2_grpc import GeofenceServiceStub
 from tandem.ingest.v1.ingest_pb2_grpc import IngestServiceStub
 from tandem.registry.v1.registry_pb2_grpc import RegistryServiceStub
+from tandem.registry.v1.trace_pb2_grpc import TraceServiceStub
 
 SELF = "console"
 """Name under which the console itself watches, where no user has asked."""
@@ -39,6 +40,7 @@ class Mesh:
         self,
         settings: ConsoleSettings,
         registry: RegistryServiceStub,
+        traces: TraceServiceStub,
         ingest: IngestServiceStub,
         geofence: GeofenceServiceStub,
         legs: dict[str, Leg],
@@ -46,6 +48,7 @@ class Mesh:
         self._settings = settings
         self.clock = settings.clock
         self.registry = registry
+        self.traces = traces
         self.ingest = ingest
         self.geofence = geofence
         self.legs = legs
@@ -77,6 +80,7 @@ async def connect(settings: ConsoleSettings) -> AsyncIterator[Mesh]:
         yield Mesh(
             settings,
             RegistryServiceStub(registry),
+            TraceServiceStub(registry),
             IngestServiceStub(await channel(settings.ingest)),
             GeofenceServiceStub(await channel(settings.geofence)),
             legs,

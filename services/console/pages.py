@@ -8,14 +8,17 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
+import grpc
+import grpc.aio
 from aiohttp import web
 
 from services.common import fields
 from services.common.errors import InvalidField
 from services.common.grounds import LEGAL_BASES, Kind
 from services.common.rpc import UNARY_DEADLINE_S
+from services.common.telemetry import logger
 from services.console import assets, sessions, translate, translate_evidence
-from services.console.domain import board, explaining, figures
+from services.console.domain import board, explaining, figures, waterfall
 from services.console.domain.board import Incident
 from services.console.domain.figures import Question
 from services.console.domain.people import DESKS, EVERYBODY, LOOKERS, Role
@@ -26,10 +29,11 @@ from services.console.settings import ConsoleSettings
 from services.console.texts import LANGUAGES
 from tandem.dispatch.v1 import dispatch_pb2, evidence_pb2
 from tandem.ingest.v1 import ingest_pb2
-from tandem.registry.v1 import disclosure_pb2, review_pb2
+from tandem.registry.v1 import disclosure_pb2, review_pb2, trace_pb2
 
 SEARCHED_MOST = 5_000
 PAGE_SIZE = 1_000
+_NO_TRACE = (grpc.StatusCode.NOT_FOUND, grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED)
 PURPOSES = ("ENFORCEMENT", "AUDIT", "COURT")
 DISTURBED = ("SILENT", "JAMMED", "DEVICE_OFF", "TAMPERED", "PROTECTED_DEVICE_LOST", "IMPLAUSIBLE", "LOW_BATTERY")
 
@@ -167,6 +171,8 @@ class Pages:
         incident_id = _incident_id(ask.request.match_info["id"])
         one = await self._read_incident(ask, incident_id)
         page: dict[str, Any] = self._island(ask)
+        trace = await self._read_trace(ask, incident_id)
+        spans = translate.spans(trace) if trace else []
         decisions: list[dict[str, Any]] = []
         if found is not None:
             page["replay"] = translate_evidence.replay(found)
@@ -188,6 +194,12 @@ class Pages:
             legs={leg: sorted(one.of(leg), key=lambda to: to.subject_id) for leg in board.LEGS},
             unanswered=board.UNANSWERED,
             own_leg=ask.user.leg if ask.user.role in DESKS else "",
+            steps={leg: waterfall.steps(spans, leg) for leg in board.LEGS},
+            rows=waterfall.rows(spans, trace.trace_id) if trace else [],
+            premises=waterfall.premises(spans, trace.trace_id) if trace else [],
+            subjects={to.assignment_id: to.subject_id for to in one.assignments},
+            is_cut=trace.is_cut if trace else False,
+            uses=waterfall.uses(spans),
             evidence=found,
             rules=translate_evidence.rules(found) if found is not None else {},
             decisions=decisions,
@@ -195,6 +207,20 @@ class Pages:
             purposes=PURPOSES,
             chosen=ask.form,
         )
+
+    async def _read_trace(self, ask: Ask, incident_id: str) -> trace_pb2.GetTraceResponse | None:
+        """The trace as far as the user may see it; None while there is none. The page shows the rest without the registry."""
+        try:
+            return await self._mesh.traces.GetTrace(
+                trace_pb2.GetTraceRequest(incident_id=incident_id),
+                metadata=self._mesh.identity(ask.user),
+                timeout=UNARY_DEADLINE_S,
+            )
+        except grpc.aio.AioRpcError as error:
+            if error.code() not in _NO_TRACE:
+                raise
+            logger().info("no_trace", incident_id=incident_id, code=error.code().name)
+            return None
 
     async def _read_incident(self, ask: Ask, incident_id: str) -> Incident:
         request = dispatch_pb2.ListIncidentsRequest(incident_id=incident_id)

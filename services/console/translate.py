@@ -8,9 +8,11 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from services.common import times
 from services.console.domain.board import LEGS, Assignment, Incident
+from services.console.domain.waterfall import Span
 from tandem.common.v1 import alert_pb2, exercise_pb2, geometry_pb2
 from tandem.dispatch.v1 import dispatch_pb2, following_pb2
 from tandem.geofence.v1 import geofence_pb2
+from tandem.registry.v1 import trace_pb2
 
 
 def assignment(message: dispatch_pb2.Assignment) -> Assignment:
@@ -108,6 +110,17 @@ def target(incident_id: str, message: following_pb2.WatchTargetsResponse) -> dic
         "accuracy": message.accuracy_m if known else None,
         "fix": moment(message, "fix_time"),
     }
+
+
+def spans(found: trace_pb2.GetTraceResponse) -> list[Span]:
+    """What happened in an incident."""
+    return [
+        Span(
+            *(one.trace_id, one.span_id, one.parent_span_id, one.service, one.name, one.start_us, one.end_us),
+            dict(one.attributes),
+        )
+        for one in found.spans
+    ]
 
 
 def leg_name(leg: alert_pb2.Leg.ValueType) -> str:

@@ -35,6 +35,25 @@ class Row:
     """The span that led to it isn't there."""
 
 
+USE = "ledger: "
+"""How spans are called that say who saw personal data."""
+
+
+def steps(spans: Sequence[Span], leg: str) -> list[Span]:
+    """What one leg did, in the order in which it was done."""
+    return sorted((one for one in spans if one.service == f"dispatch-{leg}"), key=lambda one: one.end_us)
+
+
+def premises(spans: Sequence[Span], trace_id: str) -> list[Span]:
+    """What the incident rests on and was there before: spans of other traces, such as how an order came into force."""
+    return [one for one in spans if one.trace_id != trace_id]
+
+
+def uses(spans: Sequence[Span]) -> list[Span]:
+    """Who saw personal data for the incident's sake."""
+    return [one for one in spans if one.name.startswith(USE)]
+
+
 def rows(spans: Sequence[Span], trace_id: str) -> list[Row]:
     """The incident's own trace, each span under the one that led to it, by their beginning."""
     own = [one for one in spans if one.trace_id == trace_id]
