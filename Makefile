@@ -66,6 +66,10 @@ test-soak: setup ## run the long kill-and-restart loops
 test-soak-dispatch: setup ## run the legs' long loops, 10 min each: kills over 300 incidents, police away for 5 min
 	@$(BIN)/pytest -m soak --timeout 3600 -s tests/faults/test_dispatch_kills.py tests/faults/test_dispatch_absence.py
 
+.PHONY: test-browser
+test-browser: setup ## drive the console in Chromium on a real mesh (needs Chromium and Node.js); SHOTS=docs keeps its pictures
+	@TANDEM_SHOTS=$(SHOTS) $(BIN)/pytest -m browser -s tests/browser
+
 FUZZ_SECONDS ?= 300
 
 .PHONY: fuzz

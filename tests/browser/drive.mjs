@@ -27,7 +27,11 @@ async function pageOf(name, language = "en") {
     const page = await context.newPage();
     page.on("request", (request) => origins.add(new URL(request.url()).origin));
     page.on("pageerror", (error) => faults.push(`${name}: ${error.stack ?? error}`));
-    page.on("console", (message) => message.type() === "error" && faults.push(`${name}: ${message.text()}`));
+    page.on("console", async (message) => {
+      if (message.type() !== "error") return;
+      const told = message.args().map((one) => one.evaluate((value) => value?.stack || String(value)).catch(() => ""));
+      faults.push(`${name}: ${message.text()} ${(await Promise.all(told)).join(" ")}`);
+    });
     pages.set(name, page);
   }
   return pages.get(name);

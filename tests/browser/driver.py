@@ -21,12 +21,13 @@ class Browser:
 
     def __init__(self, process: asyncio.subprocess.Process) -> None:
         self._process = process
+        self._one = asyncio.Lock()
 
     async def __call__(self, command: str, **given: Any) -> Any:
         """What a command of drive.mjs answers. Fails with what went wrong there."""
         assert self._process.stdin and self._process.stdout
-        self._process.stdin.write(json.dumps({"command": command, **given}).encode() + b"\n")
-        async with asyncio.timeout(ANSWERS_WITHIN_S):
+        async with self._one, asyncio.timeout(ANSWERS_WITHIN_S):
+            self._process.stdin.write(json.dumps({"command": command, **given}).encode() + b"\n")
             line = await self._process.stdout.readline()
         answer = json.loads(line)
         assert "error" not in answer, f"{command} {given}: {answer['error']}"

@@ -134,9 +134,9 @@ export class Rows {
     row.className = `level-${one.level}`;
     row.replaceChildren(
       make("td", {}, this.#tag(one.demand, `tag demand-${one.demand}`), " ", this.texts[one.cause] ?? one.cause),
+      one.due === null ? make("td") : make("td", { class: "number", "data-due": String(one.due) }),
       this.#name(one),
       ...LEGS.map((leg) => this.#leg(leg, one.legs[leg] ?? [])),
-      one.due === null ? make("td") : make("td", { class: "number", "data-due": String(one.due) }),
     );
     if (hadFocus !== undefined) (row.querySelector<HTMLElement>(".take") ?? row.querySelector<HTMLElement>("a"))?.focus();
     return row;
@@ -154,7 +154,7 @@ export class Rows {
     const cell = make("td", { "data-leg": leg });
     for (const one of assignments) {
       const line = make("div", { class: "assignment" }, this.#tag(one.state, `state state-${one.state}`));
-      line.append(" ", make("small", { title: one.subject }, shortened(one.subject)));
+      if (leg === this.leg) line.append(" ", make("small", { title: one.subject }, shortened(one.subject)));
       if (leg === this.leg && UNANSWERED.has(one.state)) {
         const name = `${this.texts["take"]} ${one.subject}`;
         const button = make("button", { type: "button", class: "take", "aria-label": name }, this.texts["take"] ?? "");
