@@ -122,6 +122,7 @@ class Feed:
         began_s = asyncio.get_running_loop().time()
         while True:
             await self._read_all()
+            self._connected("incidents")
             is_new = asyncio.get_running_loop().time() - began_s < LISTS_EVERY_S
             await asyncio.sleep(LOOKS_EVERY_S if is_new or self._role not in DESKS else LISTS_EVERY_S)
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 LANGUAGES = ("ko", "en")
 
-_TEXTS: dict[str, tuple[str, str]] = {
+TEXTS: dict[str, tuple[str, str]] = {
     "title": ("탄뎀 관제", "Tandem console"),
     "skip": ("본문으로 건너뛰기", "Skip to content"),
     "live": ("실시간", "Live"),
@@ -220,7 +220,7 @@ ISLAND = (
     *("take", "taken", "take_hint", "overdue", "connected", "connecting", "lost", "part_away", "new_alarm", "exercise"),
     *("group_of", "unknown_position", "wearer", "protected", "place", "accuracy", "no_incidents", "no_alerts"),
     *("open_group", "attribution", "play", "pause", "title", "probation", "police", "warning", "ring", "to"),
-    *(key for key in _TEXTS if key.isupper() or key.startswith("flag_")),
+    *(key for key in TEXTS if key.isupper() or key.startswith("flag_")),
 )
 """What the scripts need."""
 
@@ -234,7 +234,7 @@ class Texts:
 
     def __call__(self, key: str) -> str:
         """The text with this key; a code that has none stands for itself."""
-        pair = _TEXTS.get(key)
+        pair = TEXTS.get(key)
         return pair[LANGUAGES.index(self.language)] if pair else key
 
     def island(self) -> dict[str, str]:
