@@ -55,7 +55,10 @@ def uses(spans: Sequence[Span]) -> list[Span]:
 
 
 def rows(spans: Sequence[Span], trace_id: str) -> list[Row]:
-    """The incident's own trace, each span under the one that led to it, by their beginning; without `uses`, which may come years later."""
+    """The incident's own trace, each span under the one that led to it, by their beginning.
+
+    Without `uses`, which may come years later.
+    """
     own = [one for one in spans if one.trace_id == trace_id and not one.name.startswith(USE)]
     if not own:
         return []
