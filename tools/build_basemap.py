@@ -57,8 +57,8 @@ def main() -> None:
             "--no-tile-size-limit",
             "--detect-shared-borders",
         )
-        about = ("--no-tiny-polygon-reduction", "--attribution=경계: 국토지리정보원 (NGII)")
-        subprocess.run((tippecanoe, *options, *about, "-o", OUT, *layers), check=True)
+        looks = ("--no-tiny-polygon-reduction", "--attribution=경계: 국토지리정보원 (NGII)")
+        subprocess.run((tippecanoe, *options, *looks, "-o", OUT, *layers), check=True)
 
 
 def largest(area: BaseGeometry) -> BaseGeometry:

@@ -53,8 +53,8 @@ const commands = {
     return handle.jsonValue();
   },
   eval: async ({ page, expression }) => (await pageOf(page)).evaluate(expression),
-  shot: async ({ page, path, full }) => {
-    await (await pageOf(page)).screenshot({ path, fullPage: full ?? false });
+  shot: async ({ page, path }) => {
+    await (await pageOf(page)).screenshot({ path });
   },
   axe: async ({ page }) => {
     const one = await pageOf(page);

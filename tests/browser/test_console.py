@@ -52,11 +52,12 @@ class Played:
         """The demo's incident."""
         return next(one.alert.incident_id for one in self.alerts.seen if one.alert.incident_id)
 
-    async def shot(self, page: str, name: str, full: bool = False) -> None:
-        """A picture for the documentation, where one is wanted."""
+    async def shot(self, page: str, name: str, at: str = "body") -> None:
+        """A picture for the documentation, where one is wanted, from this element on."""
         if folder := os.environ.get("TANDEM_SHOTS"):
-            await asyncio.sleep(2)  # the map's tiles
-            await self.browser("shot", page=page, path=f"{ROOT / folder}/{name}.png", full=full)
+            await self.browser("eval", page=page, expression=f"document.querySelector('{at}').scrollIntoView()")
+            await asyncio.sleep(3)  # the map's tiles
+            await self.browser("shot", page=page, path=f"{ROOT / folder}/{name}.png")
 
     async def end(self) -> None:
         """The desks take what is left, the wearer turns away."""
@@ -178,7 +179,8 @@ async def test_a_review_shows_both_legs_and_a_whole_trace(played: Played) -> Non
     assert [one for one in rows if int(one["us"]) < 0 or "orphan" in one] == []
     seen = await played.browser("text", page="reviewer", selector="section[aria-labelledby=h-ledger] tbody tr")
     assert any("spiffe://npa/desk/dispatch" in one and "shared" in one for one in seen)
-    await played.shot("reviewer", "console-review", full=True)
+    await played.shot("reviewer", "console-review")
+    await played.shot("reviewer", "console-trace", at="#h-trace")
 
 
 async def test_the_slider_replays_the_approach(played: Played) -> None:
@@ -194,8 +196,12 @@ async def test_the_slider_replays_the_approach(played: Played) -> None:
         distances.append(int(told.partition(" m → ")[0].rpartition(" ")[2]))
     assert min(distances) < 200 and distances[0] > 1_000 and distances[-1] > 1_000
     assert distances.index(min(distances)) in (1, 2, 3)
-    await played.browser("press", page="police", key="Home")
-    await played.shot("police", "console-replay")
+    await played.browser(
+        "eval",
+        page="police",
+        expression="(s => { s.value = 330; s.dispatchEvent(new Event('input')); })(document.querySelector('#slider'))",
+    )
+    await played.shot("police", "console-replay", at="#h-replay")
 
 
 async def test_probation_sees_no_place_no_figure_and_no_other_track(played: Played) -> None:

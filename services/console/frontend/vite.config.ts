@@ -7,12 +7,12 @@ export default defineConfig({
   base: "/static/",
   build: {
     outDir: "../static",
-    emptyOutDir: false, // the base map is there, which Vite doesn't make
+    emptyOutDir: false, // the base map is there, which isn't made here
     target: "es2022",
     modulePreload: false,
     cssCodeSplit: false,
     chunkSizeWarningLimit: 2_000,
-    rolldownOptions: { input: { live: "src/live.ts", replay: "src/replay.ts" }, output: names },
+    rolldownOptions: { input: { live: "src/live.ts", replay: "src/replay.ts" }, output: names, checks: { pluginTimings: false } },
   },
-  worker: { format: "es", rolldownOptions: { output: { ...names, entryFileNames: "map-worker.js" } } },
+  worker: { format: "es", rolldownOptions: { output: { ...names, entryFileNames: "map-worker.js" }, checks: { pluginTimings: false } } },
 });

@@ -192,7 +192,7 @@ function moveTargets(ids: Iterable<string>): void {
   if (!touched && targets.size > fitted) {
     const bounds = new LngLatBounds();
     for (const one of targets.values()) if (one.lat !== null && one.lon !== null) bounds.extend([one.lon, one.lat]);
-    if (!bounds.isEmpty()) map.fitBounds(bounds, { padding: 70, maxZoom: 14.5, animate: false });
+    if (!bounds.isEmpty()) map.fitBounds(bounds, { padding: 70, maxZoom: 13, animate: false });
   }
   fitted = targets.size;
 }
