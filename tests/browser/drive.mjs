@@ -64,6 +64,13 @@ const commands = {
     const found = await one.evaluate("axe.run(document, { resultTypes: ['violations'] })");
     return found.violations.map(({ id, impact, nodes }) => ({ id, impact, nodes: nodes.map((node) => node.html) }));
   },
+  // Bytes of the page's heap after a collection.
+  heap: async ({ page }) => {
+    const one = await pageOf(page);
+    const session = await one.context().newCDPSession(one);
+    await session.send("HeapProfiler.collectGarbage");
+    return (await session.send("Runtime.getHeapUsage")).usedSize;
+  },
   seen: async () => ({ origins: [...origins].sort(), faults }),
 };
 

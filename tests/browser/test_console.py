@@ -75,6 +75,7 @@ class Played:
                 await self.browser("click", page=page, selector="#show-evidence")
                 cleared = await self.browser("text", page=page, selector="details summary")
                 if len([one for one in cleared if "Ring cleared" in one or "이탈" in one]) == RINGS_CLEARED:
+                    await self.browser("wait", page=page, selector="#state-at li")
                     return
                 await asyncio.sleep(1)
 
