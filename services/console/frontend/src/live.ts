@@ -221,7 +221,7 @@ void openMap(byId("map"), page.tiles, text("attribution")).then((opened) => {
     id: "names",
     type: "symbol",
     source: "targets",
-    layout: { "text-field": ["get", "name"], "text-font": ["sans-serif"], "text-size": 13, "text-offset": [0, 1.4], "text-anchor": "top" },
+    layout: { "text-field": ["get", "name"], "text-font": ["sans-serif"], "text-size": 13, "text-variable-anchor": ["top", "bottom", "right", "left"], "text-radial-offset": 0.9 },
     paint: { "text-color": "#1b2733", "text-halo-color": "#ffffff", "text-halo-width": 2 },
   });
   for (const event of ["dragstart", "wheel"] as const) opened.on(event, () => (touched = true));

@@ -48,6 +48,8 @@ interface ReplayPage extends Page {
 const STEPS = 1_000;
 const PLAYED_MS = 12_000;
 const AROUND_MS = 120_000;
+/** Rings up to here are wholly in the picture at first. */
+const RING_SHOWN_M = 3_000;
 
 const page = readPage<ReplayPage>();
 const { tracks, places, rings, alerts } = page.replay;
@@ -180,7 +182,7 @@ void openMap(byId("map"), page.tiles, text("attribution")).then((opened) => {
     type: "symbol",
     source: "replay",
     filter: only("wearer", "protected"),
-    layout: { "text-field": ["get", "name"], "text-font": ["sans-serif"], "text-size": 13, "text-offset": [0, 1.2], "text-anchor": "top" },
+    layout: { "text-field": ["get", "name"], "text-font": ["sans-serif"], "text-size": 13, "text-variable-anchor": ["top", "bottom", "right", "left"], "text-radial-offset": 0.9 },
     paint: { "text-color": "#1b2733", "text-halo-color": "#ffffff", "text-halo-width": 2 },
   });
   opened.addLayer({
@@ -197,6 +199,8 @@ void openMap(byId("map"), page.tiles, text("attribution")).then((opened) => {
     const seen = track.points.filter((at) => at[0] >= fromMs && at[0] <= untilMs);
     for (const at of before ? [before, ...seen] : seen) bounds.extend([at[1], at[2]]);
   }
+  const shown = Math.max(0, ...rings.filter((ring) => ring <= RING_SHOWN_M));
+  for (const place of places) for (const at of disc(middle(place), shown)) bounds.extend(at);
   if (!bounds.isEmpty()) opened.fitBounds(bounds, { padding: 60, maxZoom: 15, animate: false });
   map = opened;
   draw();
