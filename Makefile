@@ -96,6 +96,11 @@ bench-dispatch: setup ## measure from an alert to the legs' offers, on SQLite an
 bench-tracing: setup ## measure what tracing costs ingest: pairs with it and without
 	@$(BIN)/python -m bench.tracing
 
+.PHONY: bench-console
+bench-console: setup ## measure what the live page costs a browser, 10 min (needs Chromium and Node.js)
+	@cd tests/browser && npm ci --silent --no-audit --no-fund
+	@$(BIN)/python -m bench.console
+
 # ---- check
 
 .PHONY: check

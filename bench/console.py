@@ -55,6 +55,7 @@ class CrowdedLeg(dispatch_pb2_grpc.DispatchServiceServicer):
     def __init__(self, leg: alert_pb2.Leg.ValueType, rng: random.Random) -> None:
         self._leg, self._rng = leg, rng
         self._began_ms = time.time_ns() // 1_000_000
+        self._due_s = [rng.randrange(600) for _ in range(INCIDENTS)]
 
     def _assignment(self, n: int) -> dispatch_pb2.Assignment:
         one = dispatch_pb2.Assignment(
@@ -66,9 +67,9 @@ class CrowdedLeg(dispatch_pb2_grpc.DispatchServiceServicer):
             state=dispatch_pb2.OFFERED,
             demand=geometry_pb2.RESPOND,
             kind=alert_pb2.RING_ENTERED,
-            offer_number=self._rng.randrange(1, 1_000),
+            offer_number=1,
         )
-        one.due_at.CopyFrom(times.to_timestamp(time.time_ns() // 1_000_000 + self._rng.randrange(120_000)))
+        one.due_at.CopyFrom(times.to_timestamp(self._began_ms + self._due_s[n] * 1_000))
         return one
 
     async def ListIncidents(
@@ -93,9 +94,9 @@ class CrowdedLeg(dispatch_pb2_grpc.DispatchServiceServicer):
         while True:
             await asyncio.sleep(1)
             sequence += 1
-            step = dispatch_pb2.Step(
-                step_id=f"step-{sequence}", assignment=self._assignment(self._rng.randrange(INCIDENTS))
-            )
+            n = self._rng.randrange(INCIDENTS)
+            self._due_s[n] += 30
+            step = dispatch_pb2.Step(step_id=f"step-{sequence}", assignment=self._assignment(n))
             yield dispatch_pb2.SubscribeResponse(sequence=sequence, step=step)
 
 

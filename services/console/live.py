@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Container, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
@@ -195,7 +195,7 @@ class Feed:
         following: dict[str, asyncio.Task[None]] = {}
         try:
             while True:
-                wanted = self._open() if self._viewers else []
+                wanted = self._open(following) if self._viewers else []
                 for id_ in [id_ for id_ in following if id_ not in wanted]:
                     following.pop(id_).cancel()
                     self._forget_targets(id_)
@@ -210,9 +210,15 @@ class Feed:
             for task in following.values():
                 task.cancel()
 
-    def _open(self) -> list[str]:
+    def _open(self, following: Container[str]) -> list[str]:
+        """Which incidents are followed: the gravest, and of those alike the ones that are followed already."""
         open_ = [one for one in self._incidents.values() if one.ended_ms is None and board.demand(one) == "RESPOND"]
-        return [one.incident_id for one in sorted(open_, key=board.rank)[:FOLLOWED_MOST]]
+
+        def urgency(one: Incident) -> tuple[int, bool, int]:
+            level, due_ms, _ = board.rank(one)
+            return level, one.incident_id not in following, due_ms
+
+        return [one.incident_id for one in sorted(open_, key=urgency)[:FOLLOWED_MOST]]
 
     async def _follow_one(self, incident_id: str) -> None:
         while True:
@@ -231,7 +237,7 @@ class Feed:
             await asyncio.sleep(LOOKS_EVERY_S)
 
     def _forget_targets(self, incident_id: str) -> None:
-        for id_ in [id_ for id_, one in self._targets.items() if one["incident"] == incident_id]:
+        for id_ in [id_ for id_ in self._targets if id_.startswith(f"{incident_id}/")]:
             del self._targets[id_]
             self._change("target", id_)
 

@@ -96,19 +96,13 @@ def notice(step: dispatch_pb2.Step) -> dict[str, Any] | None:
 
 
 def target(incident_id: str, message: following_pb2.WatchTargetsResponse) -> dict[str, Any]:
-    """Where somebody is now, as the browser gets it."""
+    """Where somebody is now, as the browser gets it; there may be thousands, so to 0.1 m and no more than the map shows."""
     known = message.HasField("lat_deg")
     return {
         "id": f"{incident_id}/{message.subject_id}",
-        "incident": incident_id,
-        "subject": message.subject_id,
-        "wearer": message.is_wearer,
+        "sort": "wearer" if message.is_wearer else "place" if "/" in message.subject_id else "protected",
         "unknown": message.unknown,
-        "interrupted": message.interrupted,
-        "lat": message.lat_deg if known else None,
-        "lon": message.lon_deg if known else None,
-        "accuracy": message.accuracy_m if known else None,
-        "fix": moment(message, "fix_time"),
+        "at": [round(message.lon_deg, 6), round(message.lat_deg, 6), round(message.accuracy_m, 1)] if known else None,
     }
 
 

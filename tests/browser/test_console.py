@@ -133,7 +133,7 @@ async def test_an_incident_is_on_the_desks_pages_within_two_seconds_of_its_alert
 
 async def test_the_map_shows_probation_the_wearer_alone(played: Played) -> None:
     told = await asyncio.gather(*(_stream_of(played, role) for role in ("police", "probation")))
-    police, probation = ({one["subject"] for one in each["targets"]} for each in told)
+    police, probation = ({one["id"].partition("/")[2] for one in each["targets"]} for each in told)
     assert probation == {played.stage.wearer_id}
     assert police >= {played.stage.wearer_id, played.stage.person_id, played.stage.home_destination}
 

@@ -22,13 +22,10 @@ interface Alert {
 
 interface Target {
   id: string;
-  incident: string;
-  subject: string;
-  wearer: boolean;
+  sort: "wearer" | "place" | "protected";
   unknown: boolean;
-  lat: number | null;
-  lon: number | null;
-  accuracy: number | null;
+  /** Longitude, latitude, accuracy in metres. */
+  at: [number, number, number] | null;
 }
 
 interface Message {
@@ -45,6 +42,8 @@ interface Message {
 const SILENT_MS = 12_000;
 const AGAIN_MS = 3_000;
 const ALERTS_MOST = 100;
+/** From this zoom on, names and accuracies can be told apart. */
+const NEAR = 10;
 
 const page = readPage();
 const texts = page.texts;
@@ -161,18 +160,17 @@ let fitted = 0;
 type Feature = GeoJSON.Feature<GeoJSON.Point>;
 
 function feature(one: Target): Feature | undefined {
-  if (one.lat === null || one.lon === null) return undefined;
-  const who = one.wearer ? text("wearer") : one.subject.includes("/") ? text("place") : text("protected");
+  if (one.at === null) return undefined;
+  const [lon, lat, accuracy] = one.at;
   return {
     type: "Feature",
-    id: one.id,
-    geometry: { type: "Point", coordinates: [one.lon, one.lat] },
+    geometry: { type: "Point", coordinates: [lon, lat] },
     properties: {
       id: one.id,
-      sort: one.wearer ? "wearer" : "protected",
+      sort: one.sort,
       unknown: one.unknown,
-      r0: pixelsAtZoom0(one.accuracy ?? 0, one.lat),
-      name: one.unknown ? `${who}\n${text("unknown_position")}` : who,
+      r0: pixelsAtZoom0(accuracy, lat),
+      name: one.unknown ? `${text(one.sort)}\n${text("unknown_position")}` : text(one.sort),
     },
   };
 }
@@ -191,7 +189,7 @@ function moveTargets(ids: Iterable<string>): void {
   source.updateData({ add, remove });
   if (!touched && targets.size > fitted) {
     const bounds = new LngLatBounds();
-    for (const one of targets.values()) if (one.lat !== null && one.lon !== null) bounds.extend([one.lon, one.lat]);
+    for (const one of targets.values()) if (one.at) bounds.extend([one.at[0], one.at[1]]);
     if (!bounds.isEmpty()) map.fitBounds(bounds, { padding: 70, maxZoom: 13, animate: false });
   }
   fitted = targets.size;
@@ -204,6 +202,7 @@ void openMap(byId("map"), page.tiles, text("attribution")).then((opened) => {
     id: "accuracy",
     type: "circle",
     source: "targets",
+    minzoom: NEAR,
     paint: { "circle-radius": METRES, "circle-color": color, "circle-opacity": 0.15 },
   });
   opened.addLayer({
@@ -221,6 +220,7 @@ void openMap(byId("map"), page.tiles, text("attribution")).then((opened) => {
     id: "names",
     type: "symbol",
     source: "targets",
+    minzoom: NEAR,
     layout: { "text-field": ["get", "name"], "text-font": ["sans-serif"], "text-size": 13, "text-variable-anchor": ["top", "bottom", "right", "left"], "text-radial-offset": 0.9 },
     paint: { "text-color": "#1b2733", "text-halo-color": "#ffffff", "text-halo-width": 2 },
   });

@@ -60,8 +60,9 @@ export class Rows {
       } else shown.push(one.id);
     }
     const focused = document.activeElement;
+    const stay = new Set(shown);
     for (const [key, row] of this.#rows) {
-      if (!shown.includes(key)) {
+      if (!stay.has(key)) {
         row.remove();
         this.#rows.delete(key);
         this.#drawn.delete(key);
@@ -83,7 +84,8 @@ export class Rows {
     const now = this.now();
     for (const cell of this.body.querySelectorAll<HTMLElement>("[data-due]")) {
       const left = Math.round((Number(cell.dataset["due"]) - now) / 1000);
-      cell.textContent = left >= 0 ? `${left} s` : `${this.texts["overdue"]} ${-left} s`;
+      const told = left >= 0 ? `${left} s` : `${this.texts["overdue"]} ${-left} s`;
+      if (cell.textContent !== told) cell.textContent = told;
       cell.classList.toggle("bad", left < 10);
     }
   }
