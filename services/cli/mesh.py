@@ -54,6 +54,8 @@ class Mesh:
     partitions: int
     certificates: Path | None
     """Folder of everybody's certificates, where they prove callers and not tokens."""
+    console_url: str
+    """Where a browser finds the pages; empty where there are none."""
 
     def save(self, folder: Path) -> None:
         """Writes mesh.json whole, readable by its owner alone."""
@@ -68,6 +70,7 @@ class Mesh:
             "nats_passwords": dict(self.nats.passwords),
             "certificates": str(self.certificates or ""),
             "partitions": self.partitions,
+            "console_url": self.console_url,
         }
         write_private(folder / _FILE, json.dumps(content, indent=2) + "\n")
 
@@ -95,6 +98,7 @@ def load(folder: Path) -> Mesh:
         ),
         certificates=certificates,
         partitions=content["partitions"],
+        console_url=content["console_url"],
     )
 
 

@@ -25,7 +25,7 @@ class Service:
     package: str
     """It runs as `python -m services.<package>`."""
     nats_user: str
-    """Its user on the NATS server."""
+    """Its user on the NATS server; empty where it needs none."""
     offset: int
     """Its port, counted from the mesh's base port."""
     arguments: tuple[str, ...] = ()
@@ -81,8 +81,11 @@ SERVICES = (
     ),
 )
 
+CONSOLE = Service("console", "console", "", 8)
+"""The pages, by HTTP: a client of all the others."""
+
 _OFFSETS = (
-    *(offset for service in SERVICES for offset in (service.offset, *service.more_ports.values())),
+    *(offset for service in (*SERVICES, CONSOLE) for offset in (service.offset, *service.more_ports.values())),
     NATS_OFFSET,
     NATS_MONITOR_OFFSET,
 )
@@ -103,6 +106,11 @@ def other_addresses(base_port: int) -> dict[str, str]:
     }
 
 
+def console_url(base_port: int) -> str:
+    """Address of the pages."""
+    return f"http://127.0.0.1:{base_port + CONSOLE.offset}"
+
+
 def warning_key(folder: Path) -> Path:
     """The warning leg's private key."""
     return folder / "data" / "dispatch-warning" / "warning.key"
@@ -113,6 +121,7 @@ def program(service: Service, folder: Path, base_port: int, given: Mapping[str, 
     settings = {
         "TANDEM_HOST": "127.0.0.1",
         **(_neighbours(base_port) if service.package == "dispatch" else {}),
+        **(_all(base_port) if service is CONSOLE else {}),
         "TANDEM_PORT": str(base_port + service.offset),
         **{name: str(base_port + offset) for name, offset in service.more_ports.items()},
         "TANDEM_DATA_DIR": str(folder / "data" / service.name),
@@ -130,6 +139,13 @@ def _neighbours(base_port: int) -> dict[str, str]:
     found = addresses(base_port)
     evaluators = ",".join(address for name, address in found.items() if name.startswith("geofence"))
     return {"TANDEM_GEOFENCE": f"ipv4:{evaluators}", "TANDEM_INGEST": f"ipv4:{found['ingest']}"}
+
+
+def _all(base_port: int) -> dict[str, str]:
+    """Where the console finds those whom it asks."""
+    found = addresses(base_port)
+    legs = {f"TANDEM_DISPATCH_{leg.upper()}": f"ipv4:{found[f'dispatch-{leg}']}" for leg in ("probation", "police")}
+    return {**_neighbours(base_port), "TANDEM_REGISTRY": f"ipv4:{found['registry']}", **legs}
 
 
 def used_port(base_port: int) -> int | None:

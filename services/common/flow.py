@@ -169,7 +169,7 @@ FLOWS = (
         "disclosure.{by}.{disclosure_id}",
         "Disclosure",
         DISCLOSURES.name,
-        ("geofence", "explain", "evidence"),
+        ("geofence", *_DESKS, "explain", "evidence"),
         ("registry",),
         DISCLOSURES_DURABLE,
     ),

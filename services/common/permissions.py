@@ -62,6 +62,9 @@ def _publish(user: str, partitions: int) -> list[str]:
         for name in (*(one.name for one in flow.STREAMS), flow.ROUTES.stream):
             for stream in _streams(name, partitions):
                 allowed += (f"{_API}.STREAM.{verb}.{stream}" for verb in ("CREATE", "UPDATE", "INFO"))
+    if user == "ingest":
+        # Its metrics say how full each stream is.
+        allowed.append(f"{_API}.STREAM.LIST")
     return list(dict.fromkeys(allowed))
 
 

@@ -22,6 +22,7 @@ from services.common.telemetry import logger
 from services.dispatch import evidence
 from services.dispatch.api import DispatchApi
 from services.dispatch.consumer import consume_alerts, consume_peers
+from services.dispatch.evidence_api import EvidenceApi
 from services.dispatch.evidence_keeper import EvidenceFiles, EvidenceKeeper
 from services.dispatch.exchange.links import LinkDoor, Links, open_key
 from services.dispatch.exchange.receivers import read as read_receivers
@@ -42,6 +43,8 @@ from services.dispatch.warning.warnings import Warnings, open_warnings
 from tandem.dispatch.v1 import (
     dispatch_pb2,
     dispatch_pb2_grpc,
+    evidence_pb2,
+    evidence_pb2_grpc,
     following_pb2,
     following_pb2_grpc,
     roster_pb2,
@@ -52,7 +55,7 @@ MIGRATIONS = Path(__file__).parent / "migrations"
 EXCHANGE_MIGRATIONS = Path(__file__).parent / "exchange" / "migrations"
 SERVICES = tuple(
     one.full_name
-    for file in (dispatch_pb2, following_pb2, roster_pb2)
+    for file in (dispatch_pb2, evidence_pb2, following_pb2, roster_pb2)
     for one in file.DESCRIPTOR.services_by_name.values()
 )
 
@@ -65,9 +68,13 @@ async def run(settings: DispatchSettings) -> None:
         open_leg(settings.leg, Store(database), settings.clock, settings.deadlines, travel_times) as leg,
     ):
         follower = _follower(settings, leg)
+        files = EvidenceFiles(settings.evidence)
+        evidence_api = EvidenceApi(leg.name, files, settings.clock)
         watch_disk(settings.data_dir)
         async with (
-            rpc.serve(settings, partial(_add_servicers, leg, follower, settings.clock), *SERVICES) as server,
+            rpc.serve(
+                settings, partial(_add_servicers, leg, follower, evidence_api, settings.clock), *SERVICES
+            ) as server,
             observed(settings.host, settings.metrics_port, lambda: server.unready),
             AsyncExitStack() as stack,
         ):
@@ -79,7 +86,7 @@ async def run(settings: DispatchSettings) -> None:
                 keep_health(server, leg),
                 leg.watch_deadlines(),
                 leg.record.adopt_steps(),
-                mesh(settings, leg, warnings),
+                mesh(settings, leg, warnings, evidence_api, files),
                 exchange(settings, leg),
             ]
             if warnings:
@@ -143,16 +150,26 @@ async def exchange(settings: DispatchSettings, leg: Leg) -> None:
         await asyncio.Event().wait()  # the links are still served where nobody has webhooks
 
 
-def _add_servicers(leg: Leg, follower: Follower | None, clock: MeshClock, server: grpc.aio.Server) -> None:
+def _add_servicers(
+    leg: Leg, follower: Follower | None, evidence_api: EvidenceApi, clock: MeshClock, server: grpc.aio.Server
+) -> None:
     dispatch_pb2_grpc.add_DispatchServiceServicer_to_server(DispatchApi(leg), server)
     roster_pb2_grpc.add_RosterServiceServicer_to_server(RosterApi(leg, clock), server)
+    evidence_pb2_grpc.add_EvidenceServiceServicer_to_server(evidence_api, server)
     following_pb2_grpc.add_FollowingServiceServicer_to_server(FollowingApi(leg, follower, clock), server)
 
 
-async def mesh(settings: DispatchSettings, leg: Leg, warnings: Warnings | None) -> None:
+async def mesh(
+    settings: DispatchSettings,
+    leg: Leg,
+    warnings: Warnings | None,
+    evidence_api: EvidenceApi,
+    files: EvidenceFiles,
+) -> None:
     """The leg's part in the mesh: alerts in, steps out, the other legs' steps in."""
     async with buses.connect(settings.nats_url, f"dispatch-{leg.name}", settings.nats_tls) as bus:
         premises = await retried(partial(streams.pass_gate, bus, settings))
+        evidence_api.connected(bus)
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(consume_alerts(bus, leg, premises.log_id))
             tasks.create_task(consume_peers(bus, leg, premises.log_id))
@@ -162,7 +179,6 @@ async def mesh(settings: DispatchSettings, leg: Leg, warnings: Warnings | None) 
             if warnings:
                 tasks.create_task(warnings.follow(bus, premises))
             if leg.name in evidence.LEGS:
-                files = EvidenceFiles(settings.evidence)
                 tasks.create_task(EvidenceKeeper(leg.name, leg.store, bus, premises, files).run())
 
 

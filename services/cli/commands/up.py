@@ -142,13 +142,17 @@ async def _run(options: Options) -> int:
             "TANDEM_CLOCK_ANCHOR_MS": str(premises.clock.anchor_ms),
             "TANDEM_WARNING_PUBLIC_KEY": str(sealing.public_file(warning_key)),
         }
+        with_console = not certificates  # where they prove callers, nobody could sign in
 
         def running() -> Mesh:
             pids = store.pids | services.pids
-            return Mesh(addresses, pids, secret, premises.clock, server, premises.partitions, certificates)
+            return Mesh(
+                *(addresses, pids, secret, premises.clock, server, premises.partitions, certificates),
+                programs.console_url(base_port) if with_console else "",
+            )
 
-        for service in programs.SERVICES:
-            access = {"TANDEM_NATS_URL": server.url_as(service.nats_user)}
+        for service in (*programs.SERVICES, *([programs.CONSOLE] if with_console else [])):
+            access = {"TANDEM_NATS_URL": server.url_as(service.nats_user)} if service.nats_user else {}
             if certificates:
                 access |= _tls_settings(files_of(certificates, SERVICE + service.nats_user))
             services.start(programs.program(service, options.folder, base_port, shared | access))
@@ -170,7 +174,8 @@ async def _run(options: Options) -> int:
         code = await demos.play(running(), as_json=False) if options.demo else 0
         if options.exit:
             return code
-        console.print("The mesh runs. Ctrl-C stops it.")
+        pages = f"its console is at {programs.console_url(base_port)} ." if with_console else "it has no console."
+        console.print(f"The mesh runs; {pages} Ctrl-C stops it.")
         await watched
         raise AssertionError("the watchdog ended")
 

@@ -1,0 +1,257 @@
+"""`python -m bench.console`: what the live page costs a browser with 500 incidents and 20,000 live subjects.
+
+Made-up legs, over real gRPC, tell a real console of 500 incidents; in the 200 most urgent ones 100 subjects each move, every one of
+them each 15 s, as tags do in pursuit. Chromium, drawing in software, has the page open, as at a desk. Exit code 1 where the p95 of
+long tasks is over 200 ms or the heap grows by more than 10 MB, in 10 minutes; `--seconds` makes it shorter, which proves nothing of the
+heap.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import math
+import random
+import sys
+import tempfile
+import time
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import grpc.aio
+import uvloop
+from rich.console import Console
+
+from bench import figures, machine
+from bench.figures import Figure
+from services.cli.failure import FAILED
+from services.common import rpc, times
+from services.common.settings import CommonSettings
+from tandem.common.v1 import alert_pb2, geometry_pb2
+from tandem.dispatch.v1 import dispatch_pb2, dispatch_pb2_grpc, following_pb2, following_pb2_grpc
+from tests.browser.driver import Browser, browser
+from tests.support.ports import free_port
+from tests.support.processes import Service
+
+INCIDENTS = 500
+FOLLOWED = 200
+"""As many as the console follows at once."""
+SUBJECTS_EACH = 100
+REPORTS_EVERY_S = 15.0
+LONG_TASK_P95_MS = 200.0
+HEAP_GROWS_MB = 10.0
+WARM_UP_S = 20.0
+"""Until everything is drawn once; a quarter of the measurement, if that is shorter."""
+SECRET = "secret-of-the-bench"
+
+
+class CrowdedLeg(dispatch_pb2_grpc.DispatchServiceServicer):
+    """500 incidents, each waiting for both legs; one step a second."""
+
+    def __init__(self, leg: alert_pb2.Leg.ValueType, rng: random.Random) -> None:
+        self._leg, self._rng = leg, rng
+        self._began_ms = time.time_ns() // 1_000_000
+        self._due_s = [rng.randrange(600) for _ in range(INCIDENTS)]
+
+    def _assignment(self, n: int) -> dispatch_pb2.Assignment:
+        one = dispatch_pb2.Assignment(
+            assignment_id=f"assignment-{n}",
+            incident_id=f"incident-{n:04d}",
+            leg=self._leg,
+            subject_id=f"subject-{n}",
+            order_ids=[f"order-{n}"],
+            state=dispatch_pb2.OFFERED,
+            demand=geometry_pb2.RESPOND,
+            kind=alert_pb2.RING_ENTERED,
+            offer_number=1,
+        )
+        one.due_at.CopyFrom(times.to_timestamp(self._began_ms + self._due_s[n] * 1_000))
+        return one
+
+    async def ListIncidents(
+        self, request: dispatch_pb2.ListIncidentsRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> dispatch_pb2.ListIncidentsResponse:
+        """All of them."""
+        opened = times.to_timestamp(self._began_ms)
+        return dispatch_pb2.ListIncidentsResponse(
+            incidents=[
+                dispatch_pb2.Incident(
+                    incident_id=f"incident-{n:04d}", opened_at=opened, assignments=[self._assignment(n)]
+                )
+                for n in range(INCIDENTS)
+            ]
+        )
+
+    async def Subscribe(
+        self, request: dispatch_pb2.SubscribeRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> AsyncIterator[dispatch_pb2.SubscribeResponse]:
+        """One step a second."""
+        sequence = 0
+        while True:
+            await asyncio.sleep(1)
+            sequence += 1
+            n = self._rng.randrange(INCIDENTS)
+            self._due_s[n] += 30
+            step = dispatch_pb2.Step(step_id=f"step-{sequence}", assignment=self._assignment(n))
+            yield dispatch_pb2.SubscribeResponse(sequence=sequence, step=step)
+
+
+class Crowd(following_pb2_grpc.FollowingServiceServicer):
+    """Subjects who walk about, evenly in time."""
+
+    def __init__(self, rng: random.Random) -> None:
+        self._rng = rng
+
+    async def WatchTargets(
+        self, request: following_pb2.WatchTargetsRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> AsyncIterator[following_pb2.WatchTargetsResponse]:
+        """Each subject of one incident, again and again."""
+        lat, lon = self._rng.uniform(35.0, 38.0), self._rng.uniform(126.5, 129.0)
+        first = True
+        while True:
+            for n in range(SUBJECTS_EACH):
+                yield following_pb2.WatchTargetsResponse(
+                    subject_id=f"subject-{n}",
+                    is_wearer=n % 2 == 0,
+                    lat_deg=lat + self._rng.uniform(-0.01, 0.01),
+                    lon_deg=lon + self._rng.uniform(-0.01, 0.01),
+                    accuracy_m=self._rng.uniform(5, 50),
+                    fix_time=times.to_timestamp(time.time_ns() // 1_000_000),
+                )
+                if not first:
+                    await asyncio.sleep(REPORTS_EVERY_S / SUBJECTS_EACH)
+            first = False
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What was measured."""
+
+    seconds: float
+    subjects: int
+    """That the page knew where they were."""
+    long_tasks: int
+    long_task_p95_ms: float
+    """0 where there was none, that is nothing over 50 ms."""
+    long_task_max_ms: float
+    heap_before_mb: float
+    heap_after_mb: float
+    """After a collection each, like the one before."""
+    kb_per_min: float
+    """That a page receives."""
+    messages_per_s: float
+
+    @property
+    def grew_mb(self) -> float:
+        """What the heap grew by."""
+        return self.heap_after_mb - self.heap_before_mb
+
+    def figures(self) -> list[Figure]:
+        """For people."""
+        return [
+            Figure("measured for", self.seconds, "s"),
+            Figure("subjects on the map", self.subjects, "subjects"),
+            Figure("long tasks (over 50 ms)", self.long_tasks, "tasks"),
+            figures.at_most("long tasks, p95", self.long_task_p95_ms, "ms", LONG_TASK_P95_MS),
+            Figure("long tasks, max", self.long_task_max_ms, "ms"),
+            Figure("heap before", self.heap_before_mb, "MB"),
+            figures.at_most("heap, growth", self.grew_mb, "MB", HEAP_GROWS_MB),
+            Figure("received", self.kb_per_min, "kB/min"),
+            Figure("messages", self.messages_per_s, "messages/s"),
+        ]
+
+
+@asynccontextmanager
+async def _console(folder: Path) -> AsyncIterator[str]:
+    """A console before a crowded police leg; its address."""
+    rng, port = random.Random(20260706), free_port()
+
+    def add(server: grpc.aio.Server) -> None:
+        leg = CrowdedLeg(alert_pb2.POLICE, rng)  # type: ignore[abstract]  # the console asks for no more
+        dispatch_pb2_grpc.add_DispatchServiceServicer_to_server(leg, server)
+        following_pb2_grpc.add_FollowingServiceServicer_to_server(Crowd(rng), server)
+
+    async with AsyncExitStack() as stack:
+        served = await stack.enter_async_context(rpc.serve(CommonSettings(port=0, dev_secret=SECRET), add))
+        away = f"ipv4:127.0.0.1:{free_port()}"
+        env = {f"TANDEM_{name}": away for name in ("REGISTRY", "INGEST", "GEOFENCE", "DISPATCH_PROBATION")}
+        env |= {"TANDEM_DISPATCH_POLICE": f"ipv4:127.0.0.1:{served.port}", "TANDEM_PORT": str(port)}
+        env |= {"TANDEM_DATA_DIR": str(folder), "TANDEM_DEV_SECRET": SECRET}
+        process = Service("services.console", env, folder / "console.log")
+        process.start()
+        stack.callback(process.kill)
+        await asyncio.sleep(3)
+        yield f"http://127.0.0.1:{port}"
+
+
+_WATCH = """(() => {
+    window.tasks = []; window.received = {bytes: 0, messages: 0}; window.subjects = 0;
+    new PerformanceObserver((list) => window.tasks.push(...list.getEntries().map((one) => one.duration)))
+        .observe({type: "longtask", buffered: false});
+    const source = new EventSource("/stream");
+    source.onmessage = (event) => {
+        window.subjects ||= JSON.parse(event.data).targets.length;
+        window.received.bytes += event.data.length; window.received.messages += 1;
+    };
+})()"""
+"""A second stream counts what one gets: the page's own is out of reach. Reading it costs the page a little, too."""
+
+
+async def _measure(seen: Browser, url: str, seconds: float) -> Result:
+    await seen.sign_in("desk", url, "police")
+    await seen("wait", page="desk", selector="#incidents tbody tr:nth-child(500)")
+    await asyncio.sleep(min(WARM_UP_S, seconds / 4))
+    await seen("eval", page="desk", expression=_WATCH)
+    await asyncio.sleep(2)  # the whole of it at first, which is no update
+    await seen("eval", page="desk", expression="(() => { window.received.bytes = window.received.messages = 0; })()")
+    before = await seen("heap", page="desk")
+    await seen("eval", page="desk", expression="(() => { window.tasks.length = 0; })()")
+    began_s = time.monotonic()
+    await asyncio.sleep(seconds)
+    took_s = time.monotonic() - began_s
+    tasks: list[float] = sorted(await seen("eval", page="desk", expression="window.tasks"))
+    received = await seen("eval", page="desk", expression="({...window.received})")
+    after = await seen("heap", page="desk")
+    return Result(
+        round(took_s, 1),
+        await seen("eval", page="desk", expression="window.subjects"),
+        len(tasks),
+        _p95(tasks),
+        max(tasks, default=0.0),
+        before / 1e6,
+        after / 1e6,
+        received["bytes"] / 1e3 / (took_s / 60),
+        received["messages"] / took_s,
+    )
+
+
+def _p95(ordered: Sequence[float]) -> float:
+    return ordered[max(0, math.ceil(0.95 * len(ordered)) - 1)] if ordered else 0.0
+
+
+async def _run(seconds: float, as_json: bool) -> int:
+    with tempfile.TemporaryDirectory() as folder:
+        async with _console(Path(folder)) as url, browser() as seen:
+            result = await _measure(seen, url, seconds)
+    if as_json:
+        print(json.dumps(figures.to_json(machine.describe(Path()), machine.versions(), result.figures())))
+    else:
+        Console().print(figures.table(result.figures()))
+    return FAILED if any(one.met is False for one in result.figures()) else 0
+
+
+def main() -> None:
+    """Reads the command line."""
+    parser = argparse.ArgumentParser(prog="python -m bench.console", description=__doc__)
+    parser.add_argument("--seconds", type=float, default=600.0, help="how long to measure")
+    parser.add_argument("--json", action="store_true", help="one JSON object")
+    arguments = parser.parse_args()
+    sys.exit(uvloop.run(_run(arguments.seconds, arguments.json)))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,176 @@
+"""What the live page shows of incidents: their order, their groups, and each leg's state. Pure.
+
+An incident as it is sent to the browser is a plain dict; times are milliseconds since 1970 UTC by the mesh's clock.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+LEGS = ("probation", "police", "warning")
+UNANSWERED = frozenset({"OFFERED", "ESCALATED", "NOBODY_AVAILABLE", "REJECTED"})
+ON_THE_WAY = frozenset({"ACKNOWLEDGED", "DISPATCHED", "EN_ROUTE", "ON_SCENE", "APPREHENDED"})
+OVER = frozenset({"STOOD_DOWN", "CLOSED"})
+_GRAVITY = (
+    *("NOTIFIED", "CLOSED", "STOOD_DOWN", "APPREHENDED", "ON_SCENE", "EN_ROUTE", "DISPATCHED", "ACKNOWLEDGED"),
+    "OFFERED",
+    "REJECTED",
+    "ESCALATED",
+    "NOBODY_AVAILABLE",
+)
+"""States from that which needs nobody to that which needs somebody most."""
+_DEMANDS = ("DEMAND_UNSPECIFIED", "RECORD", "WARN", "NOTIFY", "RESPOND")
+FLOOD = 5
+"""So many notices of one kind are shown as one line."""
+NEVER_MS = 1 << 60
+
+
+@dataclass(frozen=True, slots=True)
+class Assignment:
+    """One destination of one leg."""
+
+    assignment_id: str
+    incident_id: str
+    leg: str
+    subject_id: str
+    order_ids: tuple[str, ...]
+    state: str
+    demand: str
+    kind: str
+    """Kind of the alert that led to it; empty where the leg doesn't tell another one."""
+    offer_number: int = 0
+    offered_ms: int | None = None
+    received_ms: int | None = None
+    acknowledged_ms: int | None = None
+    acknowledged_by: str = ""
+    due_ms: int | None = None
+    latency_ms: float | None = None
+    office_id: str = ""
+    rung: str = ""
+    close_cause: str = ""
+    absent_legs: tuple[str, ...] = ()
+    losing: bool = False
+    flag: str = ""
+    exercise: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Incident:
+    """An incident with all legs' assignments."""
+
+    incident_id: str
+    opened_ms: int
+    ended_ms: int | None
+    assignments: tuple[Assignment, ...] = field(repr=False)
+
+    def of(self, leg: str) -> list[Assignment]:
+        """One leg's."""
+        return [one for one in self.assignments if one.leg == leg]
+
+
+def leg_state(assignments: Iterable[Assignment]) -> str:
+    """The state of the one that needs somebody most; empty where there is none."""
+    states = [one.state for one in assignments if one.state in _GRAVITY]
+    return max(states, key=_GRAVITY.index, default="")
+
+
+def due_ms(assignments: Iterable[Assignment]) -> int | None:
+    """When the first of them is offered on; None where nothing is awaited."""
+    return min((one.due_ms for one in assignments if one.due_ms is not None), default=None)
+
+
+def demand(incident: Incident) -> str:
+    """What the gravest alert demanded."""
+    return max((one.demand for one in incident.assignments), key=_DEMANDS.index, default=_DEMANDS[0])
+
+
+def is_new_alarm(incident: Incident) -> bool:
+    """Somebody has to go and nobody has taken it."""
+    return any(one.state in UNANSWERED and one.demand == "RESPOND" for one in incident.assignments)
+
+
+def rank(incident: Incident) -> tuple[int, int, int]:
+    """Sorts the most urgent first: what goes wrong, what waits, what is under way, what is over; then by deadline, then the newest."""
+    assignments = incident.assignments
+    agencies = [one for one in assignments if one.leg != "warning"]
+    states = {one.state for one in agencies}
+    if incident.ended_ms is not None or (states and states <= OVER):
+        level = 5
+    elif any(one.flag == "DURESS" or one.losing or one.absent_legs for one in assignments) or (
+        "NOBODY_AVAILABLE" in states
+    ):
+        level = 0
+    elif states & {"ESCALATED", "REJECTED"}:
+        level = 1
+    elif "OFFERED" in states:
+        level = 2
+    elif states & ON_THE_WAY:
+        level = 3
+    else:
+        level = 4
+    awaited = due_ms(agencies)
+    return level, awaited if awaited is not None else NEVER_MS, -incident.opened_ms
+
+
+def cause(incident: Incident) -> str:
+    """What kinds of alert it is of, the gravest demand's first; empty where no leg tells."""
+    by_demand = sorted(incident.assignments, key=lambda one: _DEMANDS.index(one.demand), reverse=True)
+    return next((one.kind for one in by_demand if one.kind), "")
+
+
+def groups(incidents: Sequence[Incident]) -> dict[str, str]:
+    """By incident, the group that it is shown in: notices of one kind that are many. What demands a response is never grouped."""
+    by_kind: dict[str, list[str]] = {}
+    for one in incidents:
+        if one.ended_ms is None and demand(one) != "RESPOND" and (kind := cause(one)):
+            by_kind.setdefault(kind, []).append(one.incident_id)
+    return {id_: kind for kind, ids in by_kind.items() if len(ids) >= FLOOD for id_ in ids}
+
+
+def told(incident: Incident, group: str = "") -> dict[str, Any]:
+    """The incident as the browser gets it."""
+    level, awaited, _ = rank(incident)
+    return {
+        "id": incident.incident_id,
+        "opened": incident.opened_ms,
+        "ended": incident.ended_ms,
+        "level": level,
+        "due": awaited if awaited != NEVER_MS else None,
+        "demand": demand(incident),
+        "cause": cause(incident),
+        "group": group,
+        "alarm": is_new_alarm(incident),
+        "orders": sorted({id_ for one in incident.assignments for id_ in one.order_ids}),
+        "exercise": any(one.exercise for one in incident.assignments),
+        "flags": sorted(_flags(incident.assignments)),
+        "legs": {leg: [_assignment(one) for one in incident.of(leg)] for leg in LEGS},
+    }
+
+
+def _flags(assignments: Iterable[Assignment]) -> set[str]:
+    found = set()
+    for one in assignments:
+        found |= {f"absent-{leg}" for leg in one.absent_legs}
+        if one.losing:
+            found.add("losing")
+        if one.flag:
+            found.add(one.flag.lower().replace("_", "-"))
+    return found
+
+
+def _assignment(one: Assignment) -> dict[str, Any]:
+    return {
+        "id": one.assignment_id,
+        "subject": one.subject_id,
+        "state": one.state,
+        "demand": one.demand,
+        "offer": one.offer_number,
+        "offered": one.offered_ms,
+        "taken": one.acknowledged_ms,
+        "by": one.acknowledged_by,
+        "due": one.due_ms,
+        "office": one.office_id,
+        "rung": one.rung,
+    }

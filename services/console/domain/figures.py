@@ -1,0 +1,112 @@
+"""Search among incidents, and what they amount to: response times, causes, how many were false. Pure."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from services.console.domain import board
+from services.console.domain.board import Incident
+
+FALSE = frozenset({"FALSE_POSITION", "EQUIPMENT"})
+"""Causes at closing which say that nobody should have been sent."""
+PERCENTILES = (50, 90, 99)
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """What is looked for; what is empty leaves everything."""
+
+    from_ms: int | None = None
+    until_ms: int | None = None
+    text: str = ""
+    """A part of the id of an incident, an order or a subject."""
+    cause: str = ""
+    """Kind of alert."""
+    outcome: str = ""
+    """`open`, `over`, or a cause at closing."""
+    office: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class LegFigures:
+    """How fast one leg was."""
+
+    leg: str
+    offered: int
+    taken: int
+    seconds: dict[int, float]
+    """From the offer until it was taken, by percentile; empty where nothing was taken."""
+
+
+def matching(incidents: Iterable[Incident], question: Question) -> list[Incident]:
+    """Those that are looked for, the newest first. Exercises are found, and count nowhere."""
+    found = [one for one in incidents if _matches(one, question)]
+    return sorted(found, key=lambda one: one.opened_ms, reverse=True)
+
+
+def _matches(one: Incident, question: Question) -> bool:
+    if question.from_ms is not None and one.opened_ms < question.from_ms:
+        return False
+    if question.until_ms is not None and one.opened_ms >= question.until_ms:
+        return False
+    named = [one.incident_id, *(id_ for to in one.assignments for id_ in (to.subject_id, *to.order_ids))]
+    if question.text and not any(question.text in id_ for id_ in named):
+        return False
+    if question.cause and all(to.kind != question.cause for to in one.assignments):
+        return False
+    if question.office and all(to.office_id != question.office for to in one.assignments):
+        return False
+    match question.outcome:
+        case "":
+            return True
+        case "open":
+            return one.ended_ms is None
+        case "over":
+            return one.ended_ms is not None
+        case cause:
+            return any(to.close_cause == cause for to in one.assignments)
+
+
+def in_earnest(incidents: Iterable[Incident]) -> list[Incident]:
+    """Without exercises."""
+    return [one for one in incidents if not any(to.exercise for to in one.assignments)]
+
+
+def legs(incidents: Sequence[Incident]) -> list[LegFigures]:
+    """Response times of each leg; those that only notified count nowhere."""
+    found = []
+    for leg in board.LEGS:
+        offered = [to for one in incidents for to in one.of(leg) if to.offered_ms is not None]
+        seconds = sorted(
+            (to.acknowledged_ms - to.offered_ms) / 1000
+            for to in offered
+            if to.acknowledged_ms is not None and to.offered_ms is not None
+        )
+        told = {p: percentile(seconds, p) for p in PERCENTILES} if seconds else {}
+        found.append(LegFigures(leg, len(offered), len(seconds), told))
+    return found
+
+
+def percentile(ordered: Sequence[float], percent: int) -> float:
+    """The least value that so many percent are at or below (nearest rank); `ordered` isn't empty."""
+    return ordered[max(0, math.ceil(len(ordered) * percent / 100) - 1)]
+
+
+def causes(incidents: Iterable[Incident]) -> list[tuple[str, int]]:
+    """How many incidents are of which kind of alert, the most frequent first."""
+    return Counter(kind for one in incidents if (kind := board.cause(one))).most_common()
+
+
+def closings(incidents: Iterable[Incident]) -> list[tuple[str, int]]:
+    """How many assignments were closed for which cause, the most frequent first."""
+    return Counter(to.close_cause for one in incidents for to in one.assignments if to.close_cause).most_common()
+
+
+def false_share(closed: Iterable[tuple[str, int]]) -> float | None:
+    """How much of what was closed was false, 0 to 1; None where nothing was closed."""
+    counts = dict(closed)
+    total = sum(counts.values())
+    return sum(counts.get(cause, 0) for cause in FALSE) / total if total else None

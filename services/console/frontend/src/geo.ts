@@ -1,0 +1,36 @@
+// Arithmetic of the map: distances on the sphere, discs as polygons.
+
+const RADIUS_M = 6_371_008.8;
+const RAD = Math.PI / 180;
+
+export type LonLat = [number, number];
+
+/** Great-circle distance, metres. */
+export function distanceM([lonA, latA]: LonLat, [lonB, latB]: LonLat): number {
+  const h =
+    Math.sin(((latB - latA) * RAD) / 2) ** 2 +
+    Math.cos(latA * RAD) * Math.cos(latB * RAD) * Math.sin(((lonB - lonA) * RAD) / 2) ** 2;
+  return 2 * RADIUS_M * Math.asin(Math.min(1, Math.sqrt(h)));
+}
+
+/** A disc as a closed line of 64 corners. */
+export function disc([lon, lat]: LonLat, radiusM: number): LonLat[] {
+  const dLat = radiusM / RADIUS_M / RAD;
+  const dLon = dLat / Math.cos(lat * RAD);
+  return Array.from({ length: 65 }, (_, i): LonLat => {
+    const angle = (i / 64) * 2 * Math.PI;
+    return [lon + dLon * Math.cos(angle), lat + dLat * Math.sin(angle)];
+  });
+}
+
+/** Index of the last of ascending moments that is at or before `at`; -1 where none is. */
+export function lastBefore(moments: readonly number[], at: number): number {
+  let low = 0;
+  let high = moments.length;
+  while (low < high) {
+    const middle = (low + high) >> 1;
+    if ((moments[middle] ?? Infinity) <= at) low = middle + 1;
+    else high = middle;
+  }
+  return low - 1;
+}

@@ -1,0 +1,294 @@
+// The live page: what changes comes as server-sent events, at most twice a second.
+
+import { GeoJSONSource, LngLatBounds } from "maplibre-gl";
+import type { Map as MapLibre } from "maplibre-gl";
+import { METRES, openMap, pixelsAtZoom0 } from "./map";
+import { byId, make, readPage, timeOfDay } from "./page";
+import { Rows } from "./rows";
+import type { Assignment, Incident } from "./rows";
+
+interface Alert {
+  id: string;
+  at: number;
+  kind: string;
+  demand: string;
+  incident: string;
+  wearer: string;
+  target: string;
+  ring: number;
+  distance: number | null;
+  exercise: boolean;
+}
+
+interface Target {
+  id: string;
+  sort: "wearer" | "place" | "protected";
+  unknown: boolean;
+  /** Longitude, latitude, accuracy in metres. */
+  at: [number, number, number] | null;
+}
+
+interface Message {
+  reset: boolean;
+  now: number;
+  rate: number;
+  away: Record<string, string>;
+  incidents: Incident[];
+  targets: Target[];
+  gone: string[];
+  alerts: Alert[];
+}
+
+const SILENT_MS = 12_000;
+const AGAIN_MS = 3_000;
+const ALERTS_MOST = 100;
+/** From this zoom on, names and accuracies can be told apart. */
+const NEAR = 10;
+
+const page = readPage();
+const texts = page.texts;
+const text = (key: string): string => texts[key] ?? key;
+let offsetMs = 0;
+let rate = 1;
+let wallAtMs = 0;
+/** The mesh's clock. */
+const now = (): number => (wallAtMs ? offsetMs + (Date.now() - wallAtMs) * rate : Date.now());
+
+// ── list ──
+
+const announce = byId("announce");
+const rows = new Rows(byId<HTMLTableElement>("incidents").tBodies[0] as HTMLTableSectionElement, texts, page.leg ?? "", now, take);
+const alarmed = new Set<string>();
+
+function drawList(): void {
+  const count = rows.draw();
+  byId("none").hidden = count > 0;
+  byId("count").textContent = String([...rows.incidents.values()].filter((one) => one.ended === null).length);
+}
+
+async function take(assignment: Assignment): Promise<void> {
+  const body = new URLSearchParams({ assignment: assignment.id, offer: String(assignment.offer) });
+  const answer = await fetch("/acknowledge", { method: "POST", body, headers: { "X-CSRF-Token": page.csrf } });
+  announce.textContent = answer.ok ? `${text("taken")}: ${assignment.subject}` : await answer.text();
+}
+
+byId<HTMLInputElement>("ended").addEventListener("change", (event) => {
+  rows.showEnded = (event.target as HTMLInputElement).checked;
+  drawList();
+});
+
+document.addEventListener("keydown", (event) => {
+  const typing = event.target instanceof HTMLElement && event.target.closest("input, select, textarea");
+  if (event.ctrlKey || event.altKey || event.metaKey || typing) return;
+  if (event.key === "j") rows.move(1);
+  else if (event.key === "k") rows.move(-1);
+  else if (event.key === "a") rows.takeFocused();
+});
+
+setInterval(() => rows.tick(), 1_000);
+
+// ── sound and title ──
+
+let audio: AudioContext | undefined;
+
+function beep(): void {
+  audio ??= new AudioContext();
+  // Browsers let a page sound only once somebody has touched it; the title and the announcement don't wait for that.
+  void audio.resume();
+  for (const [i, frequency] of [880, 660, 880].entries()) {
+    const tone = audio.createOscillator();
+    const volume = audio.createGain();
+    volume.gain.value = 0.2;
+    tone.frequency.value = frequency;
+    tone.connect(volume).connect(audio.destination);
+    tone.start(audio.currentTime + 0.25 * i);
+    tone.stop(audio.currentTime + 0.25 * i + 0.2);
+  }
+}
+
+const title = document.title;
+let flashing: ReturnType<typeof setInterval> | undefined;
+
+function flash(): void {
+  clearInterval(flashing);
+  let on = false;
+  flashing = setInterval(() => {
+    on = !on;
+    document.title = on ? `● ${text("new_alarm")}` : title;
+  }, 700);
+}
+
+function calm(): void {
+  clearInterval(flashing);
+  document.title = title;
+}
+
+for (const event of ["pointerdown", "keydown"]) document.addEventListener(event, calm);
+byId("test-sound").addEventListener("click", beep);
+
+function alarm(one: Incident): void {
+  alarmed.add(one.id);
+  announce.textContent = `${text("new_alarm")}: ${one.id}`;
+  flash();
+  if (byId<HTMLInputElement>("sound").checked) beep();
+}
+
+// ── alerts ──
+
+function addAlerts(alerts: Alert[]): void {
+  const list = byId("alerts");
+  for (const one of alerts) {
+    const item = make("li", {}, make("time", {}, timeOfDay(one.at)), " ");
+    item.append(make("span", { class: `tag demand-${one.demand}` }, text(one.demand)), ` ${text(one.kind)}`);
+    if (one.ring) item.append(` ${one.ring} m`);
+    if (one.distance !== null) item.append(` (${Math.round(one.distance)} m)`);
+    if (one.exercise) item.append(" ", make("span", { class: "exercise" }, text("exercise")));
+    if (one.incident) item.append(" ", make("a", { href: `/incidents/${one.incident}` }, one.target || one.wearer));
+    list.prepend(item);
+  }
+  while (list.children.length > ALERTS_MOST) list.lastElementChild?.remove();
+  byId("no-alerts").hidden = list.children.length > 0;
+}
+
+// ── map ──
+
+let map: MapLibre | undefined;
+const targets = new Map<string, Target>();
+let touched = false;
+let fitted = 0;
+
+type Feature = GeoJSON.Feature<GeoJSON.Point>;
+
+function feature(one: Target): Feature | undefined {
+  if (one.at === null) return undefined;
+  const [lon, lat, accuracy] = one.at;
+  return {
+    type: "Feature",
+    geometry: { type: "Point", coordinates: [lon, lat] },
+    properties: {
+      id: one.id,
+      sort: one.sort,
+      unknown: one.unknown,
+      r0: pixelsAtZoom0(accuracy, lat),
+      name: one.unknown ? `${text(one.sort)}\n${text("unknown_position")}` : text(one.sort),
+    },
+  };
+}
+
+function moveTargets(ids: Iterable<string>): void {
+  const source = map?.getSource<GeoJSONSource>("targets");
+  if (!map || !source) return;
+  const add: Feature[] = [];
+  const remove: string[] = [];
+  for (const id of ids) {
+    const one = targets.get(id);
+    const made = one && feature(one);
+    if (made) add.push(made);
+    else remove.push(id);
+  }
+  source.updateData({ add, remove });
+  if (!touched && targets.size > fitted) {
+    const bounds = new LngLatBounds();
+    for (const one of targets.values()) if (one.at) bounds.extend([one.at[0], one.at[1]]);
+    if (!bounds.isEmpty()) map.fitBounds(bounds, { padding: 70, maxZoom: 13, animate: false });
+  }
+  fitted = targets.size;
+}
+
+void openMap(byId("map"), page.tiles, text("attribution")).then((opened) => {
+  opened.addSource("targets", { type: "geojson", promoteId: "id", data: { type: "FeatureCollection", features: [] } });
+  const color = ["match", ["get", "sort"], "wearer", "#c0392b", "#0b6e4f"] as never;
+  opened.addLayer({
+    id: "accuracy",
+    type: "circle",
+    source: "targets",
+    minzoom: NEAR,
+    paint: { "circle-radius": METRES, "circle-color": color, "circle-opacity": 0.15 },
+  });
+  opened.addLayer({
+    id: "targets",
+    type: "circle",
+    source: "targets",
+    paint: {
+      "circle-radius": 7,
+      "circle-color": ["case", ["get", "unknown"], "#ffffff", color] as never,
+      "circle-stroke-color": color,
+      "circle-stroke-width": 3,
+    },
+  });
+  opened.addLayer({
+    id: "names",
+    type: "symbol",
+    source: "targets",
+    minzoom: NEAR,
+    layout: { "text-field": ["get", "name"], "text-font": ["sans-serif"], "text-size": 13, "text-variable-anchor": ["top", "bottom", "right", "left"], "text-radial-offset": 0.9 },
+    paint: { "text-color": "#1b2733", "text-halo-color": "#ffffff", "text-halo-width": 2 },
+  });
+  for (const event of ["dragstart", "wheel"] as const) opened.on(event, () => (touched = true));
+  map = opened;
+  moveTargets(targets.keys());
+});
+
+// ── the connection ──
+
+const connection = byId("connection");
+let heardMs = 0;
+let isOpen = false;
+let away: Record<string, string> = {};
+
+function showConnection(): void {
+  const parts = Object.keys(away);
+  const lost = !isOpen || Date.now() - heardMs > SILENT_MS;
+  const key = lost ? (heardMs ? "lost" : "connecting") : parts.length ? "part_away" : "connected";
+  const told = key === "part_away" ? `${text(key)}: ${parts.join(", ")}` : text(key);
+  if (connection.textContent !== told) connection.textContent = told;
+  connection.className = `connection ${key === "connected" ? "ok" : key === "connecting" ? "wait" : "lost"}`;
+}
+
+function receive(message: Message): void {
+  heardMs = wallAtMs = Date.now();
+  offsetMs = message.now;
+  rate = message.rate;
+  away = message.away;
+  const movedIds = new Set<string>();
+  if (message.reset) {
+    for (const id of targets.keys()) movedIds.add(id);
+    rows.incidents.clear();
+    targets.clear();
+    byId("alerts").replaceChildren();
+  }
+  for (const id of message.gone) {
+    rows.incidents.delete(id);
+    if (targets.delete(id)) movedIds.add(id);
+  }
+  for (const one of message.incidents) {
+    rows.incidents.set(one.id, one);
+    if (!one.alarm) alarmed.delete(one.id);
+    else if (!alarmed.has(one.id)) alarm(one);
+  }
+  for (const one of message.targets) {
+    targets.set(one.id, one);
+    movedIds.add(one.id);
+  }
+  if (message.alerts.length) addAlerts(message.alerts);
+  if (message.reset || message.incidents.length || message.gone.length) drawList();
+  if (movedIds.size) moveTargets(movedIds);
+  showConnection();
+}
+
+function connect(): void {
+  const source = new EventSource("/stream");
+  source.onopen = () => {
+    isOpen = true;
+  };
+  source.onmessage = (event: MessageEvent<string>) => receive(JSON.parse(event.data) as Message);
+  source.onerror = () => {
+    isOpen = false;
+    showConnection();
+    // It comes back by itself, naming the last message that it saw, unless it was refused: then the session may be over.
+    if (source.readyState === EventSource.CLOSED) setTimeout(connect, AGAIN_MS);
+  };
+}
+
+connect();
+setInterval(showConnection, 1_000);

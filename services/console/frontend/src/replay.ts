@@ -1,0 +1,208 @@
+// The replay of one incident: where everybody was at the moment that the slider shows, as far as it was known.
+
+import { GeoJSONSource, LngLatBounds } from "maplibre-gl";
+import type { Map as MapLibre } from "maplibre-gl";
+import { disc, distanceM, lastBefore } from "./geo";
+import type { LonLat } from "./geo";
+import { openMap } from "./map";
+import { byId, make, readPage, timeOfDay } from "./page";
+import type { Page } from "./page";
+
+/** Time in milliseconds, longitude, latitude, accuracy in metres. */
+type Point = [number, number, number, number];
+
+interface Track {
+  device: string;
+  subject: string;
+  wearer: boolean;
+  points: Point[];
+}
+
+interface Place {
+  id: string;
+  lon?: number;
+  lat?: number;
+  radius?: number;
+  line?: LonLat[];
+}
+
+interface Replay {
+  tracks: Track[];
+  places: Place[];
+  rings: number[];
+  alerts: { at: number; kind: string; ring: number }[];
+}
+
+interface Step {
+  leg: string;
+  subject: string;
+  offered: number | null;
+  taken: number | null;
+}
+
+interface ReplayPage extends Page {
+  replay: Replay;
+  steps: Step[];
+}
+
+const STEPS = 1_000;
+const PLAYED_MS = 12_000;
+const AROUND_MS = 120_000;
+/** Rings up to here are wholly in the picture at first. */
+const RING_SHOWN_M = 3_000;
+
+const page = readPage<ReplayPage>();
+const { tracks, places, rings, alerts } = page.replay;
+const text = (key: string): string => page.texts[key] ?? key;
+for (const one of tracks) one.points.sort((a, b) => a[0] - b[0]);
+const moments = new Map(tracks.map((one) => [one, one.points.map((at) => at[0])]));
+
+const [fromMs, untilMs] = span();
+const slider = byId<HTMLInputElement>("slider");
+let map: MapLibre | undefined;
+
+/** From shortly before the first alert until shortly after the last one, where there is anything to see. */
+function span(): [number, number] {
+  const known = tracks.flatMap((one) => one.points.map((at) => at[0]));
+  const decided = alerts.map((one) => one.at);
+  const first = Math.max(Math.min(...known), Math.min(...decided) - AROUND_MS);
+  const last = Math.min(Math.max(...known, ...decided), Math.max(...decided) + AROUND_MS);
+  return Number.isFinite(first) && Number.isFinite(last) && last > first ? [first, last] : [0, 1];
+}
+
+function moment(): number {
+  return fromMs + ((untilMs - fromMs) * Number(slider.value)) / STEPS;
+}
+
+function known(track: Track, at: number): Point | undefined {
+  return track.points[lastBefore(moments.get(track) ?? [], at)];
+}
+
+function middle(place: Place): LonLat {
+  if (place.line?.length) {
+    const sum = place.line.reduce<LonLat>((a, b) => [a[0] + b[0], a[1] + b[1]], [0, 0]);
+    return [sum[0] / place.line.length, sum[1] / place.line.length];
+  }
+  return [place.lon ?? 0, place.lat ?? 0];
+}
+
+type Feature = GeoJSON.Feature;
+
+function feature(sort: string, name: string, geometry: GeoJSON.Geometry): Feature {
+  return { type: "Feature", geometry, properties: { sort, name } };
+}
+
+function area(sort: string, name: string, line: LonLat[]): Feature {
+  return feature(sort, name, { type: "Polygon", coordinates: [line] });
+}
+
+function features(at: number): Feature[] {
+  const found: Feature[] = [];
+  for (const place of places) {
+    const line = place.line ? [...place.line, place.line[0] as LonLat] : disc(middle(place), Math.max(place.radius ?? 0, 3));
+    found.push(area("place", text("place"), line));
+    // Round an area with corners rings are drawn from its middle: their shape there is for the evaluator to know.
+    for (const ring of rings) found.push(area("ring", `${ring} m`, disc(middle(place), ring + (place.radius ?? 0))));
+  }
+  for (const track of tracks) {
+    const sort = track.wearer ? "wearer" : "protected";
+    const now = known(track, at);
+    if (!now) continue;
+    const way = track.points.slice(0, lastBefore(moments.get(track) ?? [], at) + 1).filter((one) => one[0] >= fromMs);
+    if (way.length > 1) {
+      found.push(feature(`${sort}-way`, "", { type: "LineString", coordinates: way.map((one) => [one[1], one[2]]) }));
+    }
+    found.push(area(`${sort}-accuracy`, "", disc([now[1], now[2]], Math.max(now[3], 1))));
+    found.push(feature(sort, text(track.wearer ? "wearer" : "protected"), { type: "Point", coordinates: [now[1], now[2]] }));
+  }
+  return found;
+}
+
+function draw(): void {
+  const at = moment();
+  byId("moment").textContent = timeOfDay(at);
+  slider.setAttribute("aria-valuetext", timeOfDay(at));
+  map?.getSource<GeoJSONSource>("replay")?.setData({ type: "FeatureCollection", features: features(at) });
+  const lines: string[] = [];
+  for (const track of tracks) {
+    const now = known(track, at);
+    if (!now) continue;
+    const who = `${text(track.wearer ? "wearer" : "protected")} ${track.device}`;
+    const age = `${((at - now[0]) / 1000).toFixed(0)} s, ± ${now[3].toFixed(0)} m`;
+    const near = places.map((one) => Math.max(0, distanceM([now[1], now[2]], middle(one)) - (one.radius ?? 0)));
+    lines.push(`${who}: ${age}${track.wearer && near.length ? `, ${Math.min(...near).toFixed(0)} m → ${text("place")}` : ""}`);
+  }
+  for (const step of page.steps) {
+    const state = step.taken !== null && step.taken <= at ? "ACKNOWLEDGED" : step.offered !== null && step.offered <= at ? "OFFERED" : "";
+    if (state) lines.push(`${text(step.leg)} → ${step.subject}: ${text(state)}`);
+  }
+  const last = alerts.filter((one) => one.at <= at).at(-1);
+  if (last) lines.push(`${timeOfDay(last.at)} ${text(last.kind)}${last.ring ? ` ${last.ring} m` : ""}`);
+  byId("state-at").replaceChildren(...lines.map((line) => make("li", {}, line)));
+}
+
+slider.addEventListener("input", draw);
+
+let playing: number | undefined;
+const play = byId<HTMLButtonElement>("play");
+
+function stop(): void {
+  if (playing !== undefined) cancelAnimationFrame(playing);
+  playing = undefined;
+  play.textContent = text("play");
+}
+
+play.addEventListener("click", () => {
+  if (playing !== undefined) return stop();
+  if (Number(slider.value) >= STEPS) slider.value = "0";
+  const beganAt = performance.now();
+  const began = Number(slider.value);
+  play.textContent = text("pause");
+  const step = (at: number): void => {
+    slider.value = String(Math.min(STEPS, began + ((at - beganAt) / PLAYED_MS) * STEPS));
+    draw();
+    if (Number(slider.value) >= STEPS) stop();
+    else playing = requestAnimationFrame(step);
+  };
+  playing = requestAnimationFrame(step);
+});
+
+const COLOR = ["match", ["get", "sort"], ["wearer", "wearer-way", "wearer-accuracy"], "#c0392b", "ring", "#8a5a00", "#0b6e4f"] as never;
+
+void openMap(byId("map"), page.tiles, text("attribution")).then((opened) => {
+  opened.addSource("replay", { type: "geojson", data: { type: "FeatureCollection", features: [] } });
+  const only = (...sorts: string[]) => ["in", ["get", "sort"], ["literal", sorts]] as never;
+  opened.addLayer({ id: "areas", type: "fill", source: "replay", filter: only("place", "wearer-accuracy", "protected-accuracy"), paint: { "fill-color": COLOR, "fill-opacity": 0.2 } });
+  opened.addLayer({ id: "rings", type: "line", source: "replay", filter: only("ring"), paint: { "line-color": COLOR, "line-width": 1.5, "line-dasharray": [4, 3] } });
+  opened.addLayer({ id: "edges", type: "line", source: "replay", filter: only("place", "wearer-accuracy", "protected-accuracy"), paint: { "line-color": COLOR, "line-width": 1 } });
+  opened.addLayer({ id: "ways", type: "line", source: "replay", filter: only("wearer-way", "protected-way"), paint: { "line-color": COLOR, "line-width": 3 } });
+  opened.addLayer({ id: "dots", type: "circle", source: "replay", filter: only("wearer", "protected"), paint: { "circle-color": COLOR, "circle-radius": 7, "circle-stroke-color": "#ffffff", "circle-stroke-width": 2 } });
+  opened.addLayer({
+    id: "names",
+    type: "symbol",
+    source: "replay",
+    filter: only("wearer", "protected"),
+    layout: { "text-field": ["get", "name"], "text-font": ["sans-serif"], "text-size": 13, "text-variable-anchor": ["top", "bottom", "right", "left"], "text-radial-offset": 0.9 },
+    paint: { "text-color": "#1b2733", "text-halo-color": "#ffffff", "text-halo-width": 2 },
+  });
+  opened.addLayer({
+    id: "ring-names",
+    type: "symbol",
+    source: "replay",
+    filter: only("ring"),
+    layout: { "symbol-placement": "line", "text-field": ["get", "name"], "text-font": ["sans-serif"], "text-size": 12 },
+    paint: { "text-color": "#6b4600", "text-halo-color": "#ffffff", "text-halo-width": 2 },
+  });
+  const bounds = new LngLatBounds();
+  for (const track of tracks) {
+    const before = known(track, fromMs);
+    const seen = track.points.filter((at) => at[0] >= fromMs && at[0] <= untilMs);
+    for (const at of before ? [before, ...seen] : seen) bounds.extend([at[1], at[2]]);
+  }
+  const shown = Math.max(0, ...rings.filter((ring) => ring <= RING_SHOWN_M));
+  for (const place of places) for (const at of disc(middle(place), shown)) bounds.extend(at);
+  if (!bounds.isEmpty()) opened.fitBounds(bounds, { padding: 60, maxZoom: 15, animate: false });
+  map = opened;
+  draw();
+});
+draw();

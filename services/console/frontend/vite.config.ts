@@ -1,0 +1,18 @@
+import { defineConfig } from "vite";
+
+// File names are fixed, so that a fresh build of the same sources can be compared with the one that is committed.
+const names = { entryFileNames: "[name].js", chunkFileNames: "[name].js", assetFileNames: "[name][extname]" };
+
+export default defineConfig({
+  base: "/static/",
+  build: {
+    outDir: "../static",
+    emptyOutDir: false, // the base map is there, which isn't made here
+    target: "es2022",
+    modulePreload: false,
+    cssCodeSplit: false,
+    chunkSizeWarningLimit: 2_000,
+    rolldownOptions: { input: { live: "src/live.ts", replay: "src/replay.ts" }, output: names, checks: { pluginTimings: false } },
+  },
+  worker: { format: "es", rolldownOptions: { output: { ...names, entryFileNames: "map-worker.js" }, checks: { pluginTimings: false } } },
+});

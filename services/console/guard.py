@@ -1,0 +1,190 @@
+"""What stands before each page: who may see it, what it was sent from, and what the browser may do with it. Denies by default."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Awaitable, Callable, Collection
+from dataclasses import dataclass
+from urllib.parse import parse_qsl, urlsplit
+
+import grpc.aio
+from aiohttp import web
+
+from services.common import web as common_web
+from services.common.settings import LOOPBACK
+from services.common.telemetry import logger
+from services.console import sessions
+from services.console.domain.people import Role, User
+from services.console.sessions import Session
+from services.console.settings import ConsoleSettings
+from services.console.texts import LANGUAGES, Texts
+
+CSRF_FIELD = "csrf"
+CSRF_HEADER = "X-CSRF-Token"
+LANGUAGE_COOKIE = "tandem_language"
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """One request of somebody who may make it."""
+
+    request: web.Request
+    session: Session
+    texts: Texts
+    csrf: str
+    """The token for the forms of the answer."""
+    form: dict[str, str]
+    """Fields of a POST."""
+
+    @property
+    def user(self) -> User:
+        """Who asks."""
+        if self.session.user is None:
+            raise web.HTTPUnauthorized(text="401: sign in first")
+        return self.session.user
+
+
+Page = Callable[[Ask], Awaitable[web.StreamResponse]]
+
+
+class Guard:
+    """Makes routes. Whatever isn't made here isn't served."""
+
+    def __init__(self, settings: ConsoleSettings, key: bytes) -> None:
+        self._settings, self._key = settings, key
+        self._hosts = {urlsplit(one).netloc for one in settings.origins}
+        tiles = f" {settings.tiles_origin}" if settings.tiles_origin else ""
+        self._policy = (
+            "default-src 'none'; script-src 'self'; style-src 'self'; font-src 'self'; worker-src 'self'; "
+            f"img-src 'self' data: blob:; connect-src 'self'{tiles}; form-action 'self'; frame-ancestors 'none'; base-uri 'none'"
+        )
+
+    def get(self, path: str, roles: Collection[Role], page: Page) -> web.RouteDef:
+        """A page for these roles."""
+        return web.get(path, self._handler(roles, page), allow_head=False)
+
+    def post(self, path: str, roles: Collection[Role], page: Page) -> web.RouteDef:
+        """A form or call for these roles; it needs the token of its session."""
+        return web.post(path, self._handler(roles, page))
+
+    def open_get(self, path: str, page: Page) -> web.RouteDef:
+        """A page that anybody may see: signing in, and what pages are made of."""
+        return web.get(path, self._handler(None, page), allow_head=False)
+
+    def open_post(self, path: str, page: Page) -> web.RouteDef:
+        """A form that anybody may send; it needs the token of its session all the same."""
+        return web.post(path, self._handler(None, page))
+
+    def signed_in(self, user: User | None, response: web.StreamResponse) -> None:
+        """Begins a new session, of a user or of nobody: an id that was known before is never one that is signed in."""
+        until_s = int(time.time()) + sessions.LASTS_S
+        session = Session(secrets.token_hex(16), user, until_s)
+        self._set_cookie(response, session)
+
+    def _handler(self, roles: Collection[Role] | None, page: Page) -> common_web.Handler:
+        async def handle(request: web.Request) -> web.StreamResponse:
+            try:
+                response = await self._answer(request, roles, page)
+            except web.HTTPException as error:
+                response = error
+            except grpc.aio.AioRpcError as error:
+                # The service's word, which holds no personal data; it says what was wrong or who is away.
+                status = _STATUS.get(error.code(), 502)
+                response = web.Response(status=status, text=f"{error.code().name}: {error.details()}")
+            if not response.prepared:
+                self.protect(response)
+            return response
+
+        return handle
+
+    async def _answer(self, request: web.Request, roles: Collection[Role] | None, page: Page) -> web.StreamResponse:
+        self._check_host(request)
+        known = self._session(request)
+        session = known or Session(secrets.token_hex(16), None, int(time.time()) + sessions.LASTS_S)
+        form: dict[str, str] = {}
+        if request.method == "POST":
+            self._check_origin(request)
+            body = await common_web.body_of(request)
+            if request.content_type != "application/x-www-form-urlencoded":
+                raise web.HTTPUnsupportedMediaType(text="415: only forms are taken")
+            form = dict(parse_qsl(body.decode(errors="replace"), keep_blank_values=True))
+            token = request.headers.get(CSRF_HEADER) or form.get(CSRF_FIELD, "")
+            if known is None or not sessions.is_token(session, self._key, token):
+                logger().warning("forged", path=request.match_info.route.resource.canonical)  # type: ignore[union-attr]
+                raise web.HTTPForbidden(text="403: this form isn't of this session: load the page again")
+        if roles is not None and session.user is None:
+            if request.method == "GET" and "text/html" in request.headers.get("Accept", ""):
+                raise web.HTTPSeeOther("/sign-in")
+            raise web.HTTPUnauthorized(text="401: sign in first")
+        if roles is not None and session.user and session.user.role not in roles:
+            raise web.HTTPForbidden(text="403: this page is for other roles")
+        texts = Texts(_language(request))
+        response = await page(Ask(request, session, texts, sessions.token_of(session, self._key), form))
+        if known is None and response.content_type == "text/html" and sessions.COOKIE not in response.cookies:
+            self._set_cookie(response, session)
+        return response
+
+    def protect(self, response: web.StreamResponse) -> None:
+        """Sets what the browser has to keep to."""
+        headers = response.headers
+        headers["Content-Security-Policy"] = self._policy
+        headers["X-Content-Type-Options"] = "nosniff"
+        headers["X-Frame-Options"] = "DENY"
+        headers["Server"] = "tandem"
+        headers["Referrer-Policy"] = "same-origin"
+        headers["Cross-Origin-Opener-Policy"] = "same-origin"
+        headers["Cross-Origin-Resource-Policy"] = "same-origin"
+        headers["Permissions-Policy"] = "geolocation=(), camera=(), microphone=()"
+        headers.setdefault("Cache-Control", "no-store")
+        if self._settings.tls:
+            headers["Strict-Transport-Security"] = "max-age=31536000"
+
+    def _session(self, request: web.Request) -> Session | None:
+        cookie = request.cookies.get(sessions.COOKIE, "")
+        session = sessions.unseal(cookie, self._key, time.time()) if cookie else None
+        if session and session.user and self._settings.console_role not in (None, session.user.role):
+            return None
+        return session
+
+    def _set_cookie(self, response: web.StreamResponse, session: Session) -> None:
+        response.set_cookie(
+            sessions.COOKIE,
+            sessions.seal(session, self._key),
+            httponly=True,
+            secure=self._settings.tls,
+            samesite="Strict",
+            max_age=sessions.LASTS_S,
+        )
+
+    def _check_host(self, request: web.Request) -> None:
+        """A name that somebody else points at this address is none of ours."""
+        host = request.headers.get("Host", "")
+        name = urlsplit(f"//{host}").hostname or ""
+        if name not in LOOPBACK and host not in self._hosts:
+            raise web.HTTPMisdirectedRequest(text="421: not served under this name")
+
+    def _check_origin(self, request: web.Request) -> None:
+        origin = request.headers.get("Origin")
+        if origin is not None and urlsplit(origin).netloc != request.headers.get("Host", ""):
+            raise web.HTTPForbidden(text="403: sent from another site")
+
+
+_STATUS = {
+    grpc.StatusCode.INVALID_ARGUMENT: 400,
+    grpc.StatusCode.PERMISSION_DENIED: 403,
+    grpc.StatusCode.UNAUTHENTICATED: 403,
+    grpc.StatusCode.NOT_FOUND: 404,
+    grpc.StatusCode.FAILED_PRECONDITION: 409,
+    grpc.StatusCode.ABORTED: 409,
+    grpc.StatusCode.UNAVAILABLE: 503,
+    grpc.StatusCode.DEADLINE_EXCEEDED: 503,
+}
+
+
+def _language(request: web.Request) -> str:
+    chosen = request.cookies.get(LANGUAGE_COOKIE, "")
+    if chosen in LANGUAGES:
+        return chosen
+    accepted = request.headers.get("Accept-Language", "ko")
+    return next((one[:2] for one in accepted.replace(" ", "").split(",") if one[:2] in LANGUAGES), LANGUAGES[0])

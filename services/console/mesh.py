@@ -1,0 +1,87 @@
+"""The console as a client of the mesh: a channel to each service, and as whom it calls for a user."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+
+import grpc.aio
+
+from services.common import mutual, rpc
+from services.common.rpc import Metadata
+from services.console.domain.people import Role, User
+from services.console.settings import ConsoleSettings
+from tandem.dispatch.v1.dispatch_pb2_grpc import DispatchServiceStub
+from tandem.dispatch.v1.evidence_pb2_grpc import EvidenceServiceStub
+from tandem.dispatch.v1.following_pb2_grpc import FollowingServiceStub
+from tandem.geofence.v1.geofence_pb2_grpc import GeofenceServiceStub
+from tandem.ingest.v1.ingest_pb2_grpc import IngestServiceStub
+from tandem.registry.v1.registry_pb2_grpc import RegistryServiceStub
+from tandem.registry.v1.trace_pb2_grpc import TraceServiceStub
+
+SELF = "console"
+"""Name under which the console itself watches, where no user has asked."""
+
+
+@dataclass(frozen=True, slots=True)
+class Leg:
+    """One leg of the response."""
+
+    dispatch: DispatchServiceStub
+    evidence: EvidenceServiceStub
+    following: FollowingServiceStub
+
+
+class Mesh:
+    """Stubs of what the console asks. What a role may see is the services' to say: each call is made as the user who asks."""
+
+    def __init__(
+        self,
+        settings: ConsoleSettings,
+        registry: RegistryServiceStub,
+        traces: TraceServiceStub,
+        ingest: IngestServiceStub,
+        geofence: GeofenceServiceStub,
+        legs: dict[str, Leg],
+    ) -> None:
+        self._settings = settings
+        self.clock = settings.clock
+        self.registry = registry
+        self.traces = traces
+        self.ingest = ingest
+        self.geofence = geofence
+        self.legs = legs
+        """By name: probation, police."""
+
+    def identity(self, user: User) -> Metadata:
+        """Metadata of a call for this user: by certificate none, since the console's own says whose it is."""
+        return () if self._settings.tls else rpc.bearer(user.spiffe_id, self._settings.dev_secret)
+
+    def own(self, role: Role) -> Metadata:
+        """Metadata of what the console watches for all users of a role."""
+        return self.identity(User(role, SELF))
+
+
+@asynccontextmanager
+async def connect(settings: ConsoleSettings) -> AsyncIterator[Mesh]:
+    """Open channels; services that are away are connected to once they are there."""
+    async with AsyncExitStack() as stack:
+
+        async def channel(target: str) -> grpc.aio.Channel:
+            made = mutual.connection(settings, target, User(Role.OPERATOR, SELF).spiffe_id)
+            return (await stack.enter_async_context(made))[0]
+
+        registry = await channel(settings.registry)
+        legs = {}
+        for name, target in (("probation", settings.dispatch_probation), ("police", settings.dispatch_police)):
+            one = await channel(target)
+            legs[name] = Leg(DispatchServiceStub(one), EvidenceServiceStub(one), FollowingServiceStub(one))
+        yield Mesh(
+            settings,
+            RegistryServiceStub(registry),
+            TraceServiceStub(registry),
+            IngestServiceStub(await channel(settings.ingest)),
+            GeofenceServiceStub(await channel(settings.geofence)),
+            legs,
+        )

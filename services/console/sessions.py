@@ -1,0 +1,77 @@
+"""The signed cookie and the token against forged requests. Nothing is stored: a session is what its signature says. Pure.
+
+A cookie is `payload.mac`, where the payload holds a random id, role, name and the moment until which it is good. Before somebody
+signs in they have a cookie without a role, so that signing in is guarded against forging like everything else.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import hmac
+import json
+from dataclasses import dataclass
+
+from services.console.domain.people import NAME, Role, User
+
+COOKIE = "tandem_session"
+LASTS_S = 12 * 3600
+"""A shift."""
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """What a cookie says."""
+
+    session_id: str
+    """Random, 32 hex digits."""
+    user: User | None
+    """None before somebody signs in."""
+    until_s: int
+    """Wall clock, seconds since 1970 UTC."""
+
+
+def seal(session: Session, key: bytes) -> str:
+    """The cookie of a session."""
+    user = session.user
+    told = {
+        "id": session.session_id,
+        "role": user.role.value if user else "",
+        "name": user.name if user else "",
+        "until": session.until_s,
+    }
+    payload = base64.urlsafe_b64encode(json.dumps(told).encode()).decode()
+    return f"{payload}.{_mac(key, 'session', payload)}"
+
+
+def unseal(cookie: str, key: bytes, now_s: float) -> Session | None:
+    """The session of a cookie; None where it isn't signed with `key`, is over, or is none."""
+    payload, _, mac = cookie.partition(".")
+    if not hmac.compare_digest(mac.encode(), _mac(key, "session", payload).encode()):
+        return None
+    told = json.loads(base64.urlsafe_b64decode(payload))
+    if told["until"] <= now_s:
+        return None
+    user = User(Role(told["role"]), told["name"]) if told["role"] else None
+    return Session(told["id"], user, told["until"])
+
+
+def token_of(session: Session, key: bytes) -> str:
+    """What a page of this session sends with each POST; another page can't know it."""
+    return _mac(key, "csrf", session.session_id)
+
+
+def is_token(session: Session, key: bytes, token: str) -> bool:
+    """Whether that is it."""
+    return hmac.compare_digest(token.encode(), token_of(session, key).encode())
+
+
+def user_of(role: str, name: str) -> User | None:
+    """The user with this role and name; None where either can't be."""
+    if role not in set(Role) or not NAME.fullmatch(name):
+        return None
+    return User(Role(role), name)
+
+
+def _mac(key: bytes, what: str, text: str) -> str:
+    return hmac.new(key, f"{what}\n{text}".encode(), hashlib.sha256).hexdigest()

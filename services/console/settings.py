@@ -1,0 +1,70 @@
+"""Settings of the console."""
+
+from __future__ import annotations
+
+import re
+from typing import Literal, Self
+from urllib.parse import urlsplit
+
+from pydantic import Field, model_validator
+
+from services.common.settings import LOOPBACK, CommonSettings
+
+_ROLES = Literal["police", "probation", "reviewer", "operator"]
+
+
+class ConsoleSettings(CommonSettings):
+    """Read once, in __main__. The five targets are gRPC's, such as `dns:///registry:7401` or `ipv4:127.0.0.1:7401`."""
+
+    port: int = Field(default=7408, ge=0, le=65535)
+    """TCP port of the pages."""
+    registry: str = "ipv4:127.0.0.1:7401"
+    """Reviews of matches, traces."""
+    ingest: str = "ipv4:127.0.0.1:7402"
+    """Refused reports."""
+    geofence: str = "ipv4:127.0.0.1:7403,127.0.0.1:7413"
+    """The evaluators: alerts."""
+    dispatch_probation: str = "ipv4:127.0.0.1:7404"
+    """The probation leg."""
+    dispatch_police: str = "ipv4:127.0.0.1:7405"
+    """The police leg."""
+    console_role: _ROLES | None = None
+    """With certificates: whose console this is, by its own certificate; nobody of another role is served."""
+    public_origins: str = ""
+    """Further origins under which browsers reach it, comma-separated, such as https://console.example; loopback is always one."""
+    tiles: str = ""
+    """Address of a PMTiles file that takes the place of the base map that comes with the console, such as the agency's own
+    https://tiles.example/korea.pmtiles; empty for that one."""
+
+    @property
+    def origins(self) -> frozenset[str]:
+        """Origins under which it is reached beside loopback."""
+        return frozenset(one.strip() for one in self.public_origins.split(",") if one.strip())
+
+    @property
+    def tiles_origin(self) -> str:
+        """Where tiles come from, if not from here."""
+        parts = urlsplit(self.tiles)
+        return f"{parts.scheme}://{parts.netloc}" if self.tiles else ""
+
+    @model_validator(mode="after")
+    def _refuse_what_is_no_origin(self) -> Self:
+        for one in self.origins:
+            if not re.fullmatch(r"https?://[A-Za-z0-9.:\[\]-]+", one):
+                raise ValueError("TANDEM_PUBLIC_ORIGINS: each must be such as https://console.example")
+        if self.tiles and not re.fullmatch(r"https?://[A-Za-z0-9.:\[\]-]+/[^\s;,'\"]*", self.tiles):
+            raise ValueError("TANDEM_TILES must be the http(s) address of a PMTiles file")
+        return self
+
+    @model_validator(mode="after")
+    def _refuse_plaintext_to_services(self) -> Self:
+        for name in ("registry", "ingest", "geofence", "dispatch_probation", "dispatch_police"):
+            target: str = getattr(self, name)
+            for address in target.removeprefix("ipv4:").removeprefix("dns:///").split(","):
+                if not self.tls and address.rpartition(":")[0] not in LOOPBACK:
+                    raise ValueError(
+                        f"TANDEM_{name.upper()} names {address}, which isn't loopback: refused without TANDEM_TLS_CERT, _KEY, _CA"
+                    )
+        if self.tls and self.console_role is None:
+            raise ValueError("TANDEM_CONSOLE_ROLE is missing: with certificates a console is one agency's")
+        return self

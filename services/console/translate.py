@@ -1,0 +1,130 @@
+"""From messages to what the pages are made of."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from services.common import times
+from services.console.domain.board import LEGS, Assignment, Incident
+from services.console.domain.waterfall import Span
+from tandem.common.v1 import alert_pb2, exercise_pb2, geometry_pb2
+from tandem.dispatch.v1 import dispatch_pb2, following_pb2
+from tandem.geofence.v1 import geofence_pb2
+from tandem.registry.v1 import trace_pb2
+
+
+def assignment(message: dispatch_pb2.Assignment) -> Assignment:
+    """One destination of one leg."""
+    return Assignment(
+        assignment_id=message.assignment_id,
+        incident_id=message.incident_id,
+        leg=leg_name(message.leg),
+        subject_id=message.subject_id,
+        order_ids=tuple(message.order_ids),
+        state=dispatch_pb2.AssignmentState.Name(message.state),
+        demand=geometry_pb2.Demand.Name(message.demand),
+        kind=alert_pb2.AlertKind.Name(message.kind) if message.kind else "",
+        offer_number=message.offer_number,
+        offered_ms=moment(message, "offered_at"),
+        received_ms=moment(message, "received_at"),
+        acknowledged_ms=moment(message, "acknowledged_at"),
+        acknowledged_by=message.acknowledged_by,
+        due_ms=moment(message, "due_at"),
+        latency_ms=message.report_to_published_ms if message.HasField("report_to_published_ms") else None,
+        office_id=message.choice.office_id,
+        rung=dispatch_pb2.Rung.Name(message.choice.rung) if message.choice.rung else "",
+        close_cause=dispatch_pb2.CloseCause.Name(message.close_cause) if message.close_cause else "",
+        absent_legs=tuple(leg_name(one) for one in message.absent_legs),
+        losing=message.race.losing,
+        flag=dispatch_pb2.WarningFlag.Name(message.person_flag.flag) if message.person_flag.flag else "",
+        exercise=message.exercise == exercise_pb2.DRILL,
+    )
+
+
+def incident(message: dispatch_pb2.Incident) -> Incident:
+    """An incident as one leg knows it."""
+    return Incident(
+        message.incident_id,
+        times.from_timestamp(message.opened_at),
+        moment(message, "ended_at"),
+        tuple(assignment(one) for one in message.assignments),
+    )
+
+
+def alert(message: geofence_pb2.WatchAlertsResponse) -> dict[str, Any]:
+    """An alert as the browser gets it, with its figures where the role may have them."""
+    one, figures = message.alert, message.measure
+    return {
+        "id": one.alert_id,
+        "at": times.from_timestamp(one.at),
+        "decided": times.from_timestamp(one.decided_at),
+        "kind": alert_pb2.AlertKind.Name(one.kind),
+        "demand": geometry_pb2.Demand.Name(one.demand),
+        "incident": one.incident_id,
+        "order": one.order_id,
+        "wearer": one.wearer_id,
+        "target": one.target_id,
+        "ring": one.ring_m,
+        "outage": one.outage_id,
+        "distance": figures.distance_m if figures.HasField("distance_m") else None,
+        "exercise": one.exercise == exercise_pb2.DRILL,
+    }
+
+
+def notice(step: dispatch_pb2.Step) -> dict[str, Any] | None:
+    """For a desk that isn't told of alerts: what a step of its own leg says of one; None where it isn't a new one."""
+    one = step.assignment
+    if one.state not in (dispatch_pb2.NOTIFIED, dispatch_pb2.OFFERED):
+        return None
+    return {
+        "id": f"{one.assignment_id}-{one.offer_number}-{one.state}",
+        "at": times.from_timestamp(step.at),
+        "decided": times.from_timestamp(step.at),
+        "kind": alert_pb2.AlertKind.Name(one.kind),
+        "demand": geometry_pb2.Demand.Name(one.demand),
+        "incident": one.incident_id,
+        "order": ", ".join(one.order_ids),
+        "wearer": one.subject_id,
+        "target": "",
+        "ring": 0,
+        "outage": "",
+        "distance": None,
+        "exercise": one.exercise == exercise_pb2.DRILL,
+    }
+
+
+def target(incident_id: str, message: following_pb2.WatchTargetsResponse) -> dict[str, Any]:
+    """Where somebody is now, as the browser gets it; there may be thousands, so to 0.1 m and no more than the map shows."""
+    known = message.HasField("lat_deg")
+    return {
+        "id": f"{incident_id}/{message.subject_id}",
+        "sort": "wearer" if message.is_wearer else "place" if "/" in message.subject_id else "protected",
+        "unknown": message.unknown,
+        "at": [round(message.lon_deg, 6), round(message.lat_deg, 6), round(message.accuracy_m, 1)] if known else None,
+    }
+
+
+def spans(found: trace_pb2.GetTraceResponse) -> list[Span]:
+    """What happened in an incident."""
+    return [
+        Span(
+            *(one.trace_id, one.span_id, one.parent_span_id, one.service, one.name, one.start_us, one.end_us),
+            dict(one.attributes),
+        )
+        for one in found.spans
+    ]
+
+
+def leg_name(leg: alert_pb2.Leg.ValueType) -> str:
+    """probation, police or warning."""
+    return LEGS[leg - 1] if 1 <= leg <= len(LEGS) else ""
+
+
+def moment(message: Any, field: str) -> int | None:
+    """A timestamp field in milliseconds; None where it is absent."""
+    if not message.HasField(field):
+        return None
+    value: Timestamp = getattr(message, field)
+    return times.from_timestamp(value)

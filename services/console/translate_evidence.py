@@ -1,0 +1,94 @@
+"""From a leg's copy of the evidence to what the review page is made of."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from services.common import times
+from services.console.domain.explaining import Point, Track
+from services.console.translate import leg_name
+from tandem.common.v1 import alert_pb2, geometry_pb2, log_pb2
+from tandem.dispatch.v1 import evidence_pb2
+
+
+def tracks(found: evidence_pb2.ReadEvidenceResponse) -> list[Track]:
+    """What each device reported."""
+    return [
+        Track(
+            one.device_id,
+            one.subject_id,
+            one.of_wearer,
+            tuple(
+                Point(at.time_ms, at.arrived_ms, at.lat_deg, at.lon_deg, at.accuracy_m, at.sequence)
+                for at in one.points
+            ),
+        )
+        for one in found.tracks
+    ]
+
+
+def replay(found: evidence_pb2.ReadEvidenceResponse) -> dict[str, Any]:
+    """What the map plays: tracks, places and rings as far as the copy has them, and the alerts on the way."""
+    return {
+        "tracks": [
+            {
+                "device": one.device_id,
+                "subject": one.subject_id,
+                "wearer": one.of_wearer,
+                "points": [[at.time_ms, at.lon_deg, at.lat_deg, at.accuracy_m] for at in one.points],
+            }
+            for one in found.tracks
+        ],
+        "places": [place for case in found.cases for place in _places(case)],
+        "rings": sorted({ring.radius_m for case in found.cases for ring in case.rings}),
+        "alerts": [
+            {"at": times.from_timestamp(one.at), "kind": alert_pb2.AlertKind.Name(one.kind), "ring": one.ring_m}
+            for one in found.alerts
+        ],
+    }
+
+
+def _places(case: log_pb2.CaseSnapshot) -> list[dict[str, Any]]:
+    told: list[dict[str, Any]] = []
+    for place in case.places:
+        if place.HasField("circle"):
+            circle = place.circle
+            told.append({"id": place.place_id, "lon": circle.lon_deg, "lat": circle.lat_deg, "radius": circle.radius_m})
+        else:
+            told.append({"id": place.place_id, "line": [[one.lon_deg, one.lat_deg] for one in place.polygon.vertices]})
+    return told
+
+
+def alerts(found: evidence_pb2.ReadEvidenceResponse) -> list[dict[str, Any]]:
+    """The incident's alerts with their figures, where the copy has any."""
+    figures = {one.alert_id: one for one in found.measures}
+    told = []
+    for one in found.alerts:
+        measure = figures.get(one.alert_id)
+        told.append(
+            {
+                "id": one.alert_id,
+                "kind": alert_pb2.AlertKind.Name(one.kind),
+                "demand": geometry_pb2.Demand.Name(one.demand),
+                "order": one.order_id,
+                "target": one.target_id,
+                "ring": one.ring_m,
+                "at": times.from_timestamp(one.at),
+                "decided": times.from_timestamp(one.decided_at),
+                "sequence": one.sequence,
+                "late": one.late,
+                "report": f"{one.cause.report_id} / {one.cause.device_id}" if one.HasField("cause") else "",
+                "fold": one.fold_version,
+                "rules": one.rules_id,
+                "to": [(leg_name(to.leg), to.subject_id) for to in one.destinations],
+                "distance": measure.distance_m if measure and measure.HasField("distance_m") else None,
+                "probability": measure.probability if measure and measure.HasField("probability") else None,
+                "least": measure.min_distance_m if measure and measure.HasField("min_distance_m") else None,
+            }
+        )
+    return told
+
+
+def rules(found: evidence_pb2.ReadEvidenceResponse) -> dict[str, Any]:
+    """The settings that were set; those that aren't have their defaults."""
+    return {field.name: value for field, value in found.rules.ListFields()}

@@ -1,0 +1,85 @@
+// Drives Chromium for test_console.py: a line of JSON in for each command, a line of JSON out. Each page is a visitor of its own.
+
+import { readFileSync } from "node:fs";
+import { createRequire } from "node:module";
+import { createInterface } from "node:readline";
+import { chromium } from "playwright-core";
+
+const AXE = readFileSync(createRequire(import.meta.url).resolve("axe-core/axe.min.js"), "utf8");
+const PATIENCE_MS = 20_000;
+
+const browser = await chromium.launch({
+  executablePath: process.env.CHROMIUM,
+  args: [
+    ...["--no-sandbox", "--disable-quic", "--no-first-run", "--disable-background-networking"],
+    ...["--disable-component-update", "--disable-sync", "--enable-unsafe-swiftshader", "--use-angle=swiftshader"],
+    "--autoplay-policy=no-user-gesture-required",
+  ],
+});
+const pages = new Map();
+const origins = new Set();
+const faults = [];
+
+async function pageOf(name, language = "en") {
+  if (!pages.has(name)) {
+    const context = await browser.newContext({ viewport: { width: 1440, height: 900 }, locale: language });
+    context.setDefaultTimeout(PATIENCE_MS);
+    const page = await context.newPage();
+    page.on("request", (request) => origins.add(new URL(request.url()).origin));
+    page.on("pageerror", (error) => faults.push(`${name}: ${error.stack ?? error}`));
+    page.on("console", async (message) => {
+      if (message.type() !== "error") return;
+      const told = message.args().map((one) => one.evaluate((value) => value?.stack || String(value)).catch(() => ""));
+      faults.push(`${name}: ${message.text()} ${(await Promise.all(told)).join(" ")}`);
+    });
+    pages.set(name, page);
+  }
+  return pages.get(name);
+}
+
+const commands = {
+  open: async ({ page, url, language }) => (await (await pageOf(page, language)).goto(url)).status(),
+  click: async ({ page, selector }) => (await pageOf(page)).locator(selector).first().click(),
+  fill: async ({ page, selector, value }) => (await pageOf(page)).locator(selector).fill(value),
+  press: async ({ page, key }) => (await pageOf(page)).keyboard.press(key),
+  text: async ({ page, selector }) => (await pageOf(page)).locator(selector).allInnerTexts(),
+  // When it was there, milliseconds since 1970.
+  wait: async ({ page, selector }) => {
+    const handle = await (await pageOf(page)).waitForFunction(
+      (wanted) => document.querySelector(wanted) && Date.now(),
+      selector,
+      { polling: "raf" },
+    );
+    return handle.jsonValue();
+  },
+  eval: async ({ page, expression }) => (await pageOf(page)).evaluate(expression),
+  shot: async ({ page, path }) => {
+    await (await pageOf(page)).screenshot({ path });
+  },
+  axe: async ({ page }) => {
+    const one = await pageOf(page);
+    // As a script of the browser's own and not of the page, whose policy allows none.
+    const session = await one.context().newCDPSession(one);
+    await session.send("Runtime.evaluate", { expression: AXE });
+    const found = await one.evaluate("axe.run(document, { resultTypes: ['violations'] })");
+    return found.violations.map(({ id, impact, nodes }) => ({ id, impact, nodes: nodes.map((node) => node.html) }));
+  },
+  // Bytes of the page's heap after a collection.
+  heap: async ({ page }) => {
+    const one = await pageOf(page);
+    const session = await one.context().newCDPSession(one);
+    await session.send("HeapProfiler.collectGarbage");
+    return (await session.send("Runtime.getHeapUsage")).usedSize;
+  },
+  seen: async () => ({ origins: [...origins].sort(), faults }),
+};
+
+for await (const line of createInterface({ input: process.stdin })) {
+  const { command, ...given } = JSON.parse(line);
+  try {
+    console.log(JSON.stringify({ result: (await commands[command](given)) ?? null }));
+  } catch (error) {
+    console.log(JSON.stringify({ error: String(error) }));
+  }
+}
+await browser.close();

@@ -1,0 +1,239 @@
+"""The console in a real browser on a real mesh, while the demo is played: what a duty officer sees and does, and a reviewer after it.
+
+`make test-browser` runs it; it needs Chromium and Node.js. With TANDEM_SHOTS it leaves its pictures in that folder.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import subprocess
+from collections.abc import AsyncIterator, Iterator
+from typing import Any
+
+import pytest
+import pytest_asyncio
+
+from services.cli import mesh as meshes
+from services.cli import story
+from services.cli.parties import Alerts
+from services.common import times
+from tandem.common.v1 import geometry_pb2
+from tandem.dispatch.v1 import dispatch_pb2
+from tests.browser.driver import CHROMIUM, HERE, Browser, browser
+from tests.support.mesh import RunningMesh, running_mesh
+
+pytestmark = [
+    pytest.mark.browser,
+    pytest.mark.asyncio(loop_scope="module"),
+    # What is left of a closed browser.
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+]
+ROOT = HERE.parents[1]
+SHOWN_WITHIN_MS = 2_000
+EVIDENCE_WITHIN_S = 30.0
+RINGS_CLEARED = 6
+"""Three rings round her and three round her home."""
+SERVICES = {"ingest", "geofence", "registry", "dispatch-probation", "dispatch-police", "dispatch-warning"}
+
+
+class Played:
+    """The demo, up to its offers; whoever wants more plays on."""
+
+    def __init__(self, mesh: RunningMesh, stage: story.Stage, alerts: Alerts, seen: Browser) -> None:
+        self.url = mesh.now.console_url
+        self.stage, self.alerts, self.browser = stage, alerts, seen
+        self.shown_ms: dict[str, int] = {}
+        """By role, when the demand to respond was on its live page."""
+        self.ended = False
+
+    @property
+    def incident_id(self) -> str:
+        """The demo's incident."""
+        return next(one.alert.incident_id for one in self.alerts.seen if one.alert.incident_id)
+
+    async def shot(self, page: str, name: str, at: str = "body") -> None:
+        """A picture for the documentation, where one is wanted, from this element on."""
+        if folder := os.environ.get("TANDEM_SHOTS"):
+            await self.browser("eval", page=page, expression=f"document.querySelector('{at}').scrollIntoView()")
+            await asyncio.sleep(3)  # the map's tiles
+            await self.browser("shot", page=page, path=f"{ROOT / folder}/{name}.png")
+
+    async def end(self) -> None:
+        """The desks take what is left, the wearer turns away."""
+        if not self.ended:
+            self.ended = True
+            await self.stage.acknowledge()
+            await self.stage.stand_down()
+
+    async def review(self, page: str) -> None:
+        """Opens the incident's page with its evidence, as soon as the leg has copied it."""
+        await self.end()
+        async with asyncio.timeout(EVIDENCE_WITHIN_S):
+            while True:
+                await self.browser("open", page=page, url=f"{self.url}/incidents/{self.incident_id}")
+                await self.browser("click", page=page, selector="#show-evidence")
+                cleared = await self.browser("text", page=page, selector="details summary")
+                if len([one for one in cleared if "Ring cleared" in one or "이탈" in one]) == RINGS_CLEARED:
+                    await self.browser("wait", page=page, selector="#state-at li")
+                    return
+                await asyncio.sleep(1)
+
+
+@pytest.fixture(scope="module")
+def mesh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningMesh]:
+    assert CHROMIUM, "needs Chromium"
+    subprocess.run(("npm", "ci", "--silent", "--no-audit", "--no-fund"), cwd=HERE, check=True, timeout=120)
+    with running_mesh(tmp_path_factory.mktemp("browser") / "mesh") as one:
+        yield one
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def played(mesh: RunningMesh) -> AsyncIterator[Played]:
+    plan = story.new_plan()
+    async with (
+        browser() as seen,
+        meshes.connect(mesh.now) as clients,
+        story.stage(clients, plan) as stage,
+        Alerts(clients, (plan.id("order"),)) as alerts,
+    ):
+        one = Played(mesh, stage, alerts, seen)
+        for role, language in (("police", "en"), ("probation", "ko"), ("reviewer", "en"), ("operator", "en")):
+            await seen.sign_in(role, one.url, role, language)
+        for page in ("police", "probation", "reviewer"):
+            await seen("wait", page=page, selector="#connection.ok")
+        for name, _, act in story.STEPS:
+            await act(stage)
+            if name == "respond":
+                break
+        for page in ("police", "probation", "reviewer"):
+            one.shown_ms[page] = await seen("wait", page=page, selector="#incidents tr .demand-RESPOND")
+        yield one
+        await one.end()
+
+
+async def test_an_incident_is_on_the_desks_pages_within_two_seconds_of_its_alert(played: Played) -> None:
+    decided_ms = min(
+        times.from_timestamp(one.alert.decided_at)
+        for one in played.alerts.seen
+        if one.alert.demand == geometry_pb2.RESPOND
+    )
+    for role in ("police", "probation"):
+        late_ms = played.shown_ms[role] - decided_ms
+        print(f"{role}: shown {late_ms} ms after the alert")
+        assert 0 <= late_ms <= SHOWN_WITHIN_MS
+    assert played.shown_ms["reviewer"] - decided_ms > 0
+    title = await played.browser(
+        "eval", page="police", expression="new Promise(r => setTimeout(() => r(document.title), 750))"
+    )
+    assert title
+    await played.shot("police", "console-live")
+    await played.shot("probation", "console-live-probation")
+
+
+async def test_the_map_shows_probation_the_wearer_alone(played: Played) -> None:
+    told = await asyncio.gather(*(_stream_of(played, role) for role in ("police", "probation")))
+    police, probation = ({one["id"].partition("/")[2] for one in each["targets"]} for each in told)
+    assert probation == {played.stage.wearer_id}
+    assert police >= {played.stage.wearer_id, played.stage.person_id, played.stage.home_destination}
+
+
+async def _stream_of(played: Played, page: str) -> dict[str, Any]:
+    """The first message of a new connection that has targets."""
+    expression = """new Promise((resolve) => {
+        const source = new EventSource("/stream");
+        const all = {targets: []};
+        source.onmessage = (event) => {
+            all.targets.push(...JSON.parse(event.data).targets);
+            if (all.targets.length) { source.close(); resolve(all); }
+        };
+    })"""
+    found: dict[str, Any] = await played.browser("eval", page=page, expression=expression)
+    return found
+
+
+async def test_a_leg_is_taken_with_the_keyboard_alone(played: Played) -> None:
+    await played.browser("press", page="police", key="j")
+    await played.browser("press", page="police", key="a")
+    await played.browser("wait", page="police", selector="td[data-leg=police] .state-ACKNOWLEDGED")
+    listed = await played.stage.clients.dispatch["police"].ListIncidents(
+        dispatch_pb2.ListIncidentsRequest(incident_id=played.incident_id),
+        metadata=played.stage.clients.identity("spiffe://tandem/reviewer/test"),
+    )
+    taken = [one.acknowledged_by for one in listed.incidents[0].assignments if one.leg == 2 and one.acknowledged_by]
+    assert taken == ["spiffe://npa/desk/police-1"]
+
+
+async def test_a_review_shows_both_legs_and_a_whole_trace(played: Played) -> None:
+    await played.review("reviewer")
+    legs = await played.browser("text", page="reviewer", selector=".leg")
+    for leg, subject in zip(
+        legs, (played.stage.wearer_id, played.stage.person_id, played.stage.person_id), strict=True
+    ):
+        assert (subject in leg and "accepted" in leg) or "delivered" in leg
+    rows = await played.browser(
+        "eval",
+        page="reviewer",
+        expression="[...document.querySelectorAll('[data-span]')].map((row) => ({...row.dataset}))",
+    )
+    assert {one["service"] for one in rows} == SERVICES
+    assert [one for one in rows if int(one["us"]) < 0 or "orphan" in one] == []
+    seen = await played.browser("text", page="reviewer", selector="section[aria-labelledby=h-ledger] tbody tr")
+    assert any("spiffe://npa/desk/dispatch" in one and "shared" in one for one in seen)
+    await played.shot("reviewer", "console-review")
+    await played.shot("reviewer", "console-trace", at="#h-trace")
+
+
+async def test_the_slider_replays_the_approach(played: Played) -> None:
+    await played.review("police")
+    distances = []
+    for value in (0, 250, 500, 750, 1000):
+        script = (
+            f"(s => {{ s.value = {value}; s.dispatchEvent(new Event('input')); }})(document.querySelector('#slider'))"
+        )
+        await played.browser("eval", page="police", expression=script)
+        lines = await played.browser("text", page="police", selector="#state-at li")
+        told = next(one for one in lines if one.startswith("Wearer"))
+        distances.append(int(told.partition(" m → ")[0].rpartition(" ")[2]))
+    assert min(distances) < 200 and distances[0] > 1_000 and distances[-1] > 1_000
+    assert distances.index(min(distances)) in (1, 2, 3)
+    await played.browser(
+        "eval",
+        page="police",
+        expression="(s => { s.value = 330; s.dispatchEvent(new Event('input')); })(document.querySelector('#slider'))",
+    )
+    await played.shot("police", "console-replay", at="#h-replay")
+
+
+async def test_probation_sees_no_place_no_figure_and_no_other_track(played: Played) -> None:
+    await played.review("probation")
+    page = await played.browser(
+        "eval", page="probation", expression="JSON.parse(document.querySelector('#page').textContent).replay"
+    )
+    assert page["places"] == [] and {one["wearer"] for one in page["tracks"]} == {True}
+    text = await played.browser("eval", page="probation", expression="document.documentElement.outerHTML")
+    assert played.stage.plan.id("app") not in text
+    assert await played.browser("text", page="probation", selector="details[open] dd") != []
+
+
+async def test_no_page_has_a_serious_finding_and_no_request_leaves_the_machine(played: Played) -> None:
+    await played.review("police")
+    found = {"review": await played.browser("axe", page="police")}
+    for page, path in (
+        *(("police", path) for path in ("/", "/search", "/reviews", "/devices")),
+        ("operator", "/devices"),
+        ("stranger", "/sign-in"),
+    ):
+        assert await played.browser("open", page=page, url=f"{played.url}{path}", language="en") == 200
+        if path == "/":
+            await played.browser("wait", page=page, selector="#connection.ok")
+        if path == "/search":
+            await played.shot(page, "console-search")
+        found[f"{page} {path}"] = await played.browser("axe", page=page)
+    grave = {page: [one for one in each if one["impact"] in ("serious", "critical")] for page, each in found.items()}
+    print({page: [(one["id"], one["impact"]) for one in each] for page, each in found.items()})
+    assert {page: each for page, each in grave.items() if each} == {}
+    seen = await played.browser("seen")
+    print(f"origins: {seen['origins']}")
+    assert seen["origins"] == [played.url]
+    assert seen["faults"] == []

