@@ -127,6 +127,13 @@ image-check: setup ## build the image with podman, and run it as an arbitrary us
 	@podman build $(BUILD_OPTIONS) --build-arg BASE_IMAGE=$(BASE_IMAGE) -t $(IMAGE) -f Containerfile . > /dev/null
 	@$(BIN)/python -m tools.kube.image $(IMAGE)
 
+NATS_IMAGE ?= docker.io/library/nats:2.15.1-alpine
+POSTGRES_IMAGE ?= docker.io/library/postgres:17.6
+
+.PHONY: k8s-test
+k8s-test: image-check ## play the local overlay with podman: the demo by mutual TLS, four kills, no loss; about 3 min
+	@$(BIN)/python -m tools.kube.drill $(IMAGE) $(NATS_IMAGE) $(POSTGRES_IMAGE)
+
 # ---- make files that are committed
 
 .PHONY: protos
