@@ -68,7 +68,7 @@ test-soak-dispatch: setup ## run the legs' long loops, 10 min each: kills over 3
 
 .PHONY: restore-drill
 restore-drill: setup ## back a mesh up, restore it elsewhere, and prove the ledger and the alerts there
-	@$(BIN)/pytest -m drill --durations=1
+	@$(BIN)/pytest -m drill tests/mesh/test_restore_drill.py --durations=1
 
 FUZZ_SECONDS ?= 300
 
