@@ -68,7 +68,7 @@ test-soak-dispatch: setup ## run the legs' long loops, 10 min each: kills over 3
 
 .PHONY: restore-drill
 restore-drill: setup ## back a mesh up, restore it elsewhere, and prove the ledger and the alerts there
-	@$(BIN)/pytest -m drill --durations=1
+	@$(BIN)/pytest -m drill tests/mesh/test_restore_drill.py --durations=1
 
 .PHONY: test-browser
 test-browser: setup ## drive the console in Chromium on a real mesh (needs Chromium and Node.js); SHOTS=docs keeps its pictures
@@ -143,6 +143,13 @@ image-check: setup ## build the image with podman, and run it as an arbitrary us
 .PHONY: console-check
 console-check: setup ## the console's built front end is what its sources give (where npm is)
 	@$(BIN)/python tools/build_console.py --check
+
+NATS_IMAGE ?= docker.io/library/nats:2.15.1-alpine
+POSTGRES_IMAGE ?= docker.io/library/postgres:17.6
+
+.PHONY: k8s-test
+k8s-test: image-check ## play the local overlay with podman: the demo by mutual TLS, four kills, no loss; about 3 min
+	@$(BIN)/python -m tools.kube.drill $(IMAGE) $(NATS_IMAGE) $(POSTGRES_IMAGE)
 
 # ---- make files that are committed
 

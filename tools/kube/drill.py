@@ -1,0 +1,145 @@
+"""`python -m tools.kube.drill IMAGE NATS_IMAGE POSTGRES_IMAGE`: plays the local overlay with podman and the demo through it by
+mutual TLS, kills a NATS server, an evaluator, a leg and the database in turn, and compares what is stored with an offline fold.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import sys
+import tempfile
+import time
+from collections.abc import Mapping
+from datetime import timedelta
+from pathlib import Path
+
+from services.cli.commands import certs, demo
+from services.cli.mesh import Mesh
+from services.cli.nats_server import NatsServer
+from services.common import flow, pull, sealing, streams
+from services.common.bus import Bus
+from services.common.certificates import AUTHORITY, CERT, KEY, folder_of
+from services.common.clock import MeshClock
+from services.common.permissions import SERVICE
+from services.geofence import translate
+from services.geofence.domain import fold
+from services.geofence.domain.alerts import Alert
+from services.geofence.domain.entries import Entry
+from services.geofence.domain.state import State
+from services.registry.ledger import open_signer
+from tools.kube.__main__ import K8S, given
+from tools.kube.play import Player
+from tools.kube.render import render
+
+OVERLAY = K8S / "overlays" / "local"
+KILLED = ("nats-1", "geofence-0", "dispatch-police-0", "postgres-0")
+AWAY_S = 2.0
+"""After which a kubelet would have started it again."""
+
+
+def made_secrets(folder: Path, hosts: tuple[str, ...]) -> dict[str, dict[str, str]]:
+    """The Secrets that given.txt wants, as docs/kubernetes.md has somebody make them."""
+    certs.issue(folder / "certs", (*certs.SERVERS, *certs.CLIENTS), (*certs.LOOPBACK, *hosts), timedelta(days=1))
+    open_signer(folder / "ledger.key")
+    sealing.open_private_keys(folder / "warning.key")
+    files = {name: (folder / name).read_text() for name in ("ledger.key", "ledger.pub", "warning.key", "warning.pub")}
+    password = secrets.token_hex(16)
+    values = {
+        **files,
+        "registry-key": secrets.token_hex(32),
+        "password": password,
+        "url": f"postgresql://registry:{password}@postgres/registry",
+    }
+    found: dict[str, dict[str, str]] = {}
+    for name, keys in given(OVERLAY).items():
+        if name.startswith("tls-"):
+            who = name.removeprefix("tls-").replace("phones", "ingest")
+            own = folder_of(folder / "certs", SERVICE + who)
+            values |= {key: (own / key).read_text() for key in (CERT, KEY, AUTHORITY)}
+        found[name] = {key: values[key] for key in keys}
+    return found
+
+
+def mesh_of(player: Player, folder: Path) -> Mesh:
+    """The pods as `tandem` knows a mesh; Deployments by their first pod."""
+    addresses: dict[str, str] = {}
+    nats = ""
+    for pod in player.pods:
+        kind = pod.workload["metadata"]["name"]
+        if kind == "nats":
+            nats = nats or f"tls://{pod.ip}:4222"
+        elif kind != "postgres":
+            name = pod.name if kind == "geofence" else kind
+            addresses.setdefault(name, f"{pod.ip}:{pod.port}")
+    server = NatsServer(nats, "", {}, folder / "certs")
+    return Mesh(addresses, {}, "", MeshClock(), server, 1, folder / "certs")
+
+
+async def stored_and_folded(mesh: Mesh) -> tuple[list[bytes], list[bytes]]:
+    """The alerts that are stored, and those of an offline fold over the log."""
+    async with mesh.nats.bus_as("explain") as bus:
+        premises = await streams.read_premises(bus)
+        state = State(0, premises.log_id, clock_rate=premises.clock.rate, clock_anchor_ms=premises.clock.anchor_ms)
+        folded = []
+        for one in await _all(bus, flow.log_stream(0)):
+            body = translate.stored_body(one.subject, one.data)
+            for output in fold.step(state, Entry(one.sequence, one.stamp_ms, body)):
+                if isinstance(output, Alert):
+                    folded.append(translate.alert_to_proto(output, 0).SerializeToString())
+        return [one.data for one in await _all(bus, flow.ALERTS.name)], folded
+
+
+async def _all(bus: Bus, stream: str) -> list[pull.Delivered]:
+    last, found = (await bus.bounds_of(stream)).last, list[pull.Delivered]()
+    async for messages in pull.read(bus, stream, 1):
+        found += messages
+        if found[-1].sequence >= last:
+            return found
+    raise AssertionError("the stream ended")
+
+
+def play(player: Player, folder: Path) -> bool:
+    """Whether the demo came through each time, and nothing was lost."""
+    began_s = time.monotonic()
+
+    def say(line: str) -> None:
+        print(f"{time.monotonic() - began_s:6.1f} s  {line}", flush=True)
+
+    say(f"starting {len(player.pods)} pods and {len(player.jobs)} Jobs")
+    player.up()
+    say("all are ready")
+    mesh = mesh_of(player, folder)
+    whole = asyncio.run(demo.play(mesh, as_json=True)) == 0
+    say(f"the demo by mutual TLS: {whole}")
+    for name in KILLED:
+        pod = player.kill(name)
+        time.sleep(AWAY_S)
+        player.start(pod)
+        through = asyncio.run(demo.play(mesh, as_json=True)) == 0
+        player.wait_until_ready(pod)
+        say(f"{name} killed, started {AWAY_S:.0f} s later, the demo at once: {through}")
+        whole = whole and through
+    stored, folded = asyncio.run(stored_and_folded(mesh))
+    say(
+        f"{len(stored)} alerts are stored, {len(folded)} by an offline fold, the same: {sorted(stored) == sorted(folded)}"
+    )
+    return whole and bool(stored) and sorted(stored) == sorted(folded)
+
+
+def main(images: Mapping[str, str]) -> int:
+    """The exit code."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        folder.chmod(0o755)
+        objects = render(OVERLAY)
+        player = Player(objects, folder, {}, images)
+        hosts = {host for pod in player.pods for host in (pod.ip, *pod.aliases)}
+        player.secrets = made_secrets(folder, tuple(sorted(hosts)))
+        try:
+            return 0 if play(player, folder) else 1
+        finally:
+            player.down()
+
+
+if __name__ == "__main__":
+    sys.exit(main(dict(zip(("tandem", "nats", "postgres"), sys.argv[1:], strict=True))))

@@ -1,0 +1,226 @@
+"""Plays rendered pods with podman on one machine: what a kubelet would start, by the same objects, and no more than that.
+
+From the manifests come images, arguments, settings, Secrets, ConfigMaps, volumes, users, read-only roots, limits of memory, probes of
+readiness and the names of Services. There is no scheduler, no kube-proxy, no NetworkPolicy, no admission and no controller: a pod that
+is killed stays away until somebody starts it.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from tools.kube.render import Object, containers, pod_of
+
+NETWORK = "tandem-play"
+SUBNET = "10.89.77"
+FIRST_IP = 10
+READY_WITHIN_S = 180.0
+JOB_WITHIN_S = 120.0
+MEMORY = {"Mi": "m", "Gi": "g"}
+
+
+@dataclass(frozen=True, slots=True)
+class Pod:
+    """One pod of a workload; ours have one container each."""
+
+    name: str
+    """Of the container, too."""
+    index: int
+    ip: str
+    workload: Object
+    aliases: tuple[str, ...]
+    """Names under which Services and StatefulSets make it known."""
+
+    @property
+    def container(self) -> Object:
+        """Its one container."""
+        (one,) = containers(self.workload)
+        return one
+
+    @property
+    def port(self) -> int:
+        """Its port of gRPC."""
+        return next(int(one["containerPort"]) for one in self.container["ports"] if one["name"] == "grpc")
+
+
+class Player:
+    """The pods of an overlay."""
+
+    def __init__(
+        self, objects: list[Object], folder: Path, secrets: Mapping[str, Mapping[str, str]], images: Mapping[str, str]
+    ) -> None:
+        self._objects, self._folder, self._images = objects, folder, images
+        self._config = {one["metadata"]["name"]: one["data"] for one in objects if one["kind"] == "ConfigMap"}
+        self.secrets = secrets
+        """By name: their keys and values. Needed from `up` on."""
+        self.pods = list(self._pods(("StatefulSet", "Deployment")))
+        self.jobs = list(self._pods(("Job",), FIRST_IP + len(self.pods)))
+
+    def _pods(self, kinds: tuple[str, ...], first: int = FIRST_IP) -> Iterator[Pod]:
+        ip = first
+        least = {
+            one["spec"]["scaleTargetRef"]["name"]: one["spec"]["minReplicas"]
+            for one in self._objects
+            if one["kind"] == "HorizontalPodAutoscaler"
+        }
+        for one in (each for kind in kinds for each in self._objects if each["kind"] == kind):
+            name = one["metadata"]["name"]
+            for index in range(one["spec"].get("replicas", least.get(name, 1))):
+                pod = f"{name}-{index}"
+                aliases = [pod]
+                for service in self._selecting(one):
+                    aliases.append(service)
+                    if one["kind"] == "StatefulSet":
+                        aliases.append(f"{pod}.{service}")
+                yield Pod(pod, index, f"{SUBNET}.{ip}", one, tuple(aliases))
+                ip += 1
+
+    def _selecting(self, workload: Object) -> Iterator[str]:
+        pod = pod_of(workload)
+        labels = pod["metadata"]["labels"] if pod else {}
+        for one in self._objects:
+            if one["kind"] == "Service" and one["spec"]["selector"].items() <= labels.items():
+                yield one["metadata"]["name"]
+
+    # ── what is done ─────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def up(self) -> None:
+        """Starts all pods at once, runs the Jobs to their end, and returns when all are ready."""
+        podman("network", "create", "--subnet", f"{SUBNET}.0/24", NETWORK)
+        for one in self.pods:
+            podman(*self._command(one, "--detach"))
+        for one in self.jobs:
+            self._run_job(one)
+        for one in self.pods:
+            self.wait_until_ready(one)
+
+    def down(self) -> None:
+        """Takes all away."""
+        names = [one.name for one in (*self.pods, *self.jobs)]
+        podman("rm", "--force", "--time", "1", "--volumes", "--ignore", *names)
+        podman("network", "rm", "--force", NETWORK)
+
+    def kill(self, name: str) -> Pod:
+        """SIGKILL."""
+        podman("kill", name)
+        return next(one for one in self.pods if one.name == name)
+
+    def start(self, pod: Pod) -> None:
+        """Starts it again on what it has kept, as a kubelet would."""
+        podman("start", pod.name)
+
+    def wait_until_ready(self, pod: Pod) -> None:
+        """Returns when its probe of readiness is content; raises RuntimeError with its last lines otherwise."""
+        until = time.monotonic() + READY_WITHIN_S
+        while not self._is_ready(pod):
+            if time.monotonic() > until:
+                said = subprocess.run(
+                    ("podman", "logs", "--tail", "15", pod.name), capture_output=True, text=True, check=False
+                )
+                raise RuntimeError(f"{pod.name} isn't ready after {READY_WITHIN_S:.0f} s:\n{said.stdout}{said.stderr}")
+            time.sleep(0.5)
+
+    def _is_ready(self, pod: Pod) -> bool:
+        probe = pod.container["readinessProbe"]
+        if "exec" in probe:
+            return not subprocess.run(
+                ("podman", "exec", pod.name, *probe["exec"]["command"]), capture_output=True, check=False
+            ).returncode
+        ports = {one["name"]: one["containerPort"] for one in pod.container["ports"]}
+        asked = probe["httpGet"]
+        try:
+            with urllib.request.urlopen(f"http://{pod.ip}:{ports[asked['port']]}{asked['path']}", timeout=2) as answer:
+                return bool(answer.status < 400)
+        except (urllib.error.URLError, OSError):
+            return False
+
+    def _run_job(self, pod: Pod) -> None:
+        command, said = self._full(self._command(pod, "--rm")), ""
+        for _ in range(int(pod.workload["spec"]["backoffLimit"])):
+            done = subprocess.run(command, capture_output=True, text=True, timeout=JOB_WITHIN_S, check=False)
+            if done.returncode == 0:
+                return
+            said = done.stderr[-500:]
+            time.sleep(2)
+        raise RuntimeError(f"the Job {pod.name} fails: {said}")
+
+    # ── from manifest to command ─────────────────────────────────────────────────────────────────────────────────────
+
+    @staticmethod
+    def _full(command: tuple[str, ...]) -> tuple[str, ...]:
+        return ("podman", *command)
+
+    def _command(self, pod: Pod, *how: str) -> tuple[str, ...]:
+        template = pod_of(pod.workload) or {}
+        spec, container = template["spec"], pod.container
+        context, limits = {**spec["securityContext"], **container["securityContext"]}, container["resources"]["limits"]
+        owner = f"{context['runAsUser']}:{context['runAsGroup']}"
+        command = ["run", *how, "--name", pod.name, "--hostname", pod.name, "--user", owner, "--pull", "never"]
+        command += ["--network", f"{NETWORK}:ip={pod.ip}," + ",".join(f"alias={one}" for one in pod.aliases)]
+        command += ["--read-only-tmpfs=false", *(["--read-only"] if context["readOnlyRootFilesystem"] else [])]
+        command += [part for one in context["capabilities"]["drop"] for part in ("--cap-drop", one)]
+        command += [] if context["allowPrivilegeEscalation"] else ["--security-opt", "no-new-privileges"]
+        command += ["--memory", re.sub("[MG]i$", lambda unit: MEMORY[unit[0]], limits["memory"])]
+        command += [part for name, value in self._environment(pod).items() for part in ("--env", f"{name}={value}")]
+        volumes = {one["name"]: one for one in spec.get("volumes", ())}
+        for mount in container.get("volumeMounts", ()):
+            command += self._mount(pod, mount, volumes.get(mount["name"], {}), context)
+        name = str(container["image"]).partition("@")[0].partition(":")[0]
+        return (*command, self._images.get(name, container["image"]), *container.get("args", ()))
+
+    def _environment(self, pod: Pod) -> dict[str, str]:
+        found: dict[str, str] = {}
+        for source in pod.container.get("envFrom", ()):
+            found |= self._config[source["configMapRef"]["name"]]
+        for one in pod.container.get("env", ()):
+            source = one.get("valueFrom", {})
+            if ref := source.get("secretKeyRef"):
+                found[one["name"]] = self.secrets[ref["name"]][ref["key"]]
+            elif ref := source.get("fieldRef"):
+                found[one["name"]] = pod.name if ref["fieldPath"] == "metadata.name" else str(pod.index)
+            else:
+                found[one["name"]] = one["value"]
+        return found
+
+    def _mount(self, pod: Pod, mount: Object, volume: Object, context: Object) -> list[str]:
+        if "emptyDir" in volume:
+            size = re.sub("[MG]i$", lambda unit: MEMORY[unit[0]], volume["emptyDir"]["sizeLimit"])
+            return ["--mount", f"type=tmpfs,destination={mount['mountPath']},tmpfs-size={size},tmpfs-mode=1777"]
+        if "secret" in volume:
+            source = self._files(
+                volume["secret"]["secretName"], self.secrets[volume["secret"]["secretName"]], volume["secret"]
+            )
+        elif "configMap" in volume:
+            source = self._files(
+                volume["configMap"]["name"], self._config[volume["configMap"]["name"]], volume["configMap"]
+            )
+        else:
+            source = self._folder / "claims" / f"{pod.name}-{mount['name']}"
+            source.mkdir(parents=True, exist_ok=True)
+            os.chown(source, context["runAsUser"], context["fsGroup"])
+        return ["--volume", f"{source}:{mount['mountPath']}:{'ro' if mount.get('readOnly') else 'rw'}"]
+
+    def _files(self, name: str, data: Mapping[str, str], volume: Object) -> Path:
+        paths = {one["key"]: one["path"] for one in volume.get("items", ())} or {key: key for key in data}
+        folder = self._folder / "files" / f"{name}-{'-'.join(sorted(paths.values()))}"
+        folder.mkdir(parents=True, exist_ok=True)
+        for key, path in paths.items():
+            (folder / path).write_text(data[key])
+            (folder / path).chmod(0o444)  # as fsGroup lets the pod's user read
+        return folder
+
+
+def podman(*arguments: str) -> str:
+    """What it says. Raises RuntimeError where it refuses."""
+    done = subprocess.run(("podman", *arguments), capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise RuntimeError(f"podman {arguments[0]}: {done.stderr[-500:]}")
+    return done.stdout
