@@ -74,7 +74,8 @@ def _closes(
 
     The straight line must lead well into the ring, and as probably into it as a ring is entered, for all that the positions may be
     off: a line through two says little of where it leads far beyond them. The other side is where it was between its fixes, and since
-    then where it was last. What the accuracies of the positions can explain is no movement; nor is what only a jump of the receiver can.
+    then where it was last. What the accuracies of the positions can explain is no movement; nor is what only a jump of the receiver
+    can.
     """
     now = mover.fixes[-1]
     before = _before(mover, now.time_ms - OVER_MS)
