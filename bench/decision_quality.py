@@ -35,6 +35,9 @@ def main() -> None:
     """Prints the figures, and draws them where that is asked for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--one-in", type=int, default=1, help="play only one of so many, for a first look")
+    parser.add_argument(
+        "--but-one-in", type=int, help="leave out one of so many: those by which the decision was tuned are one in 4"
+    )
     parser.add_argument("--workers", type=int, default=1, help="processes")
     parser.add_argument("--json", action="store_true", help="print one object")
     parser.add_argument(
@@ -45,6 +48,8 @@ def main() -> None:
     if not (folder() / "pairs.csv").is_file():
         raise SystemExit(f"GeoLife tracks not found in {folder()}; set TANDEM_SHARED_DATA")
     made = list(islice(plays(folder()), 0, None, arguments.one_in))
+    if arguments.but_one_in:
+        del made[:: arguments.but_one_in]
     scores: dict[int, Score] = {}
     with ProcessPoolExecutor(arguments.workers) as pool:
         for every_ms in EVERY_MS:

@@ -134,7 +134,8 @@ class Score:
 
     def _sums(self, weights: NDArray[np.float64] | NDArray[np.int64]) -> Sums:
         plain = np.tensordot(weights, self._plain, 1)
-        return Sums(*(float(one) for one in weights @ self._single), plain[0], plain[1], plain[2])
+        counts = dict(zip(_COUNTS, map(float, weights @ self._single), strict=True))
+        return Sums(**counts, plain_missed=plain[0], plain_false=plain[1], plain_false_raw=plain[2])
 
 
 def _sum(ones: Iterable[Judged], name: str) -> float:
