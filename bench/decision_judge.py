@@ -8,8 +8,9 @@
 - **False dispatch**: somebody is sent, and from 3 minutes before to 8 minutes after the true distance never was at most 110 m
   (10 m are what the tracks themselves may be off). The plain rule sends when the distance comes to be at most T; sent again within 10
   minutes after it was cleared counts once, as the fold's incident does.
-- **Close approach**: the true distance is at most 50 m for 30 s or more. It is to be told of, by a demand to respond or by
-  UNKNOWN_NEAR, once the tag's first report after those 30 s has arrived, if any does.
+- **Close approach**: the true distance is at most 50 m for 30 s or more. A person is to be told of it, by a demand to respond or by
+  UNKNOWN_NEAR that demands NOTIFY or more, once the tag's first report after those 30 s has arrived, if any does. UNKNOWN_NEAR for the
+  record tells nobody; what it knew of is counted beside.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ class Fault:
     """A miss or a false dispatch, and what can be said of its cause."""
 
     what: str
-    """`missed`, `false` or `close`."""
+    """`missed`, `false`, `close`, or `close, recorded` where UNKNOWN_NEAR was in the record."""
     cause: str
     play: str
     every_ms: int
@@ -60,7 +61,9 @@ class Judged:
     close: int = 0
     missed: int = 0
     missed_but_near: int = 0
-    """Missed breaches of which UNKNOWN_NEAR told."""
+    """Missed breaches of which UNKNOWN_NEAR told a person."""
+    missed_but_recorded: int = 0
+    """... of which it was at least in the record."""
     delays_ms: list[int] = field(default_factory=list)
     """Of breaches that began while both were known and weren't missed; 0 where the demand was made before."""
     dispatches: int = 0
@@ -116,8 +119,11 @@ def _breach(
     else:
         near = _first(decided.near, from_ms, deadline_ms) is not None
         judged.missed += 1
+        recorded = near or _first(decided.recorded, from_ms, deadline_ms) is not None
         judged.missed_but_near += near
-        cause = _cause_of_miss(truth, said, breach) + (", UNKNOWN_NEAR" if near else "")
+        judged.missed_but_recorded += recorded
+        by = ", UNKNOWN_NEAR" if near else ", UNKNOWN_NEAR for the record" if recorded else ""
+        cause = _cause_of_miss(truth, said, breach) + by
         judged.faults.append(
             Fault("missed", cause, play.name, judged.every_ms, from_ms, truth.least_m(from_ms, until_ms))
         )
@@ -142,7 +148,8 @@ def _close(judged: Judged, play: Play, truth: Truth, said: list[Report], decided
         later = "never told" if told is None else f"told {(told.from_ms - deadline_ms) // 60_000 + 1} min later or less"
         cause = f"{_cause_of_miss(truth, said, (from_ms, deadline_ms))}, {later}"
         least_m = truth.least_m(from_ms, until_ms)
-        judged.faults.append(Fault("close", cause, play.name, judged.every_ms, from_ms, least_m))
+        what = "close" if _first(decided.recorded, from_ms, deadline_ms) is None else "close, recorded"
+        judged.faults.append(Fault(what, cause, play.name, judged.every_ms, from_ms, least_m))
 
 
 def _dispatches(judged: Judged, play: Play, truth: Truth, said: list[Report], decided: Decided) -> None:

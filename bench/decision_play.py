@@ -47,7 +47,9 @@ class Decided:
     responds: list[Told] = field(default_factory=list)
     """Demands to respond: a ring's until it is cleared, any other for as long as help is about."""
     near: list[Told] = field(default_factory=list)
-    """UNKNOWN_NEAR: while the fold knows of it, at any demand, and where somebody was told, as long as help would be about."""
+    """UNKNOWN_NEAR that a person was told of (NOTIFY or more): while it stands, and as long as help would be about."""
+    recorded: list[Told] = field(default_factory=list)
+    """UNKNOWN_NEAR that stands at any demand, also where nobody but the record was told."""
     dispatches: list[Dispatch] = field(default_factory=list)
     """The first demand to respond in each incident, UNKNOWN_NEAR apart: nobody is sent twice within one."""
     unknown_near: int = 0
@@ -66,12 +68,12 @@ def decide(play: Play, reports: list[Report]) -> Decided:
     case = Case("case", 1, "order", "w", (TAG,), (_target(play),), RINGS, reports[0].fix_ms, until_ms)
     entered: dict[int, int] = {}
     """By radius, mm: since when a ring that responds is."""
-    near_ms: int | None = None
+    since: dict[bool, int] = {}
+    """Since when UNKNOWN_NEAR stands of which a person was told (True), and any (False)."""
     sent: set[str] = set()
     unknown: set[str] = set()
 
     def step(stamp_ms: int, body: Case | Positions | Tick) -> None:
-        nonlocal near_ms
         for one in fold.step(state, Entry(state.sequence + 1, stamp_ms, body)):
             if not isinstance(one, Alert) or one.at_ms >= until_ms:
                 continue
@@ -93,12 +95,18 @@ def decide(play: Play, reports: list[Report]) -> Decided:
                 reported_m = None if one.distance_mm is None else one.distance_mm / 1000
                 found.dispatches.append(Dispatch(stamp_ms, one.kind.value, reported_m))
         known = state.cases.get("case")
-        near = known is not None and bool(known.near or known.possible)
-        if near and near_ms is None:
-            near_ms = stamp_ms
-        elif not near and near_ms is not None:
-            found.near.append(Told(near_ms, stamp_ms, Kind.UNKNOWN_NEAR.value))
-            near_ms = None
+        allowed = [one.told for one in known.possible.values()] if known else []
+        allowed += [demand >= Demand.NOTIFY for demand in known.near.values()] if known else []
+        for told in (True, False):
+            stands = any(allowed) if told else bool(allowed)
+            if stands:
+                since.setdefault(told, stamp_ms)
+            elif told in since:
+                stood(told, stamp_ms)
+
+    def stood(told: bool, until_ms: int) -> None:
+        one = Told(since.pop(told), until_ms, Kind.UNKNOWN_NEAR.value)
+        (found.near if told else found.recorded).append(one)
 
     def enter(stamp_ms: int, body: Case | Positions) -> None:
         while (due_ms := fold.next_due_ms(state)) is not None and due_ms < stamp_ms:
@@ -110,8 +118,8 @@ def decide(play: Play, reports: list[Report]) -> Decided:
         columns = [one.device], [str(one.number)], [one.fix_ms], [one.lat_e7], [one.lon_e7], [one.accuracy_mm]
         enter(one.arrived_ms, Positions(*columns, 0))
     found.responds += [Told(from_ms, until_ms, Kind.RING_ENTERED.value) for from_ms in entered.values()]
-    if near_ms is not None:
-        found.near.append(Told(near_ms, until_ms, Kind.UNKNOWN_NEAR.value))
+    for told in sorted(since):
+        stood(told, until_ms)
     found.responds.sort()
     found.unknown_near = len(unknown)
     found.first_known_ms = first_known_ms(play, reports)

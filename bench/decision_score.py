@@ -15,7 +15,7 @@ DRAWS = 2_000
 DRAWS_SEED = 1
 MOST_RATIO = 0.25
 """False dispatches through those of the plain rule that misses as few."""
-_COUNTS = ("breaches", "missed", "missed_but_near", "false", "responds_false")
+_COUNTS = ("breaches", "missed", "missed_but_near", "missed_but_recorded", "false", "responds_false")
 
 
 class Interval(NamedTuple):
@@ -33,7 +33,9 @@ class Sums:
     breaches: float
     missed: float
     missed_but_near: float
-    """Of these, UNKNOWN_NEAR told."""
+    """Of these, UNKNOWN_NEAR told a person."""
+    missed_but_recorded: float
+    """... or was at least in the record."""
     false: float
     responds_false: float
     plain_missed: NDArray[np.float64]
@@ -48,8 +50,13 @@ class Sums:
 
     @property
     def equal_untold(self) -> int:
-        """The same where only that counts as missed of which UNKNOWN_NEAR didn't tell either."""
+        """The same where only that counts as missed of which UNKNOWN_NEAR told no person either."""
         return self._missing(self.missed - self.missed_but_near)
+
+    @property
+    def equal_unrecorded(self) -> int:
+        """The same where only that counts as missed of which the record has no UNKNOWN_NEAR either."""
+        return self._missing(self.missed - self.missed_but_recorded)
 
     @property
     def missed_share(self) -> float:
@@ -68,8 +75,13 @@ class Sums:
 
     @property
     def false_ratio_untold(self) -> float:
-        """False dispatches through those of the plain rule where it misses no more than what nothing told of."""
+        """False dispatches through those of the plain rule where it misses no more than what nobody was told of."""
         return _through(self.false, self.plain_false[self.equal_untold])
+
+    @property
+    def false_ratio_unrecorded(self) -> float:
+        """... than what isn't even in the record."""
+        return _through(self.false, self.plain_false[self.equal_unrecorded])
 
     @property
     def threshold_m(self) -> float:
@@ -121,9 +133,9 @@ class Score:
         return np.asarray(found[~np.isnan(found)], np.float64)
 
     def _sums(self, weights: NDArray[np.float64] | NDArray[np.int64]) -> Sums:
-        breaches, missed, missed_but_near, false, responds_false = (float(one) for one in weights @ self._single)
         plain = np.tensordot(weights, self._plain, 1)
-        return Sums(breaches, missed, missed_but_near, false, responds_false, plain[0], plain[1], plain[2])
+        counts = dict(zip(_COUNTS, map(float, weights @ self._single), strict=True))
+        return Sums(**counts, plain_missed=plain[0], plain_false=plain[1], plain_false_raw=plain[2])
 
 
 def _sum(ones: Iterable[Judged], name: str) -> float:

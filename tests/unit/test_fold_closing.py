@@ -86,6 +86,13 @@ def test_a_walker_who_is_minutes_away_is_told() -> None:
     assert len(come(begun(), 600, 1.4, 60)) == 1
 
 
+@pytest.mark.parametrize(("accuracy_m", "away_m"), [(20, 1300), (40, 850), (50, 550)])
+def test_the_vaguer_the_positions_the_nearer_somebody_must_be_to_be_told_of(accuracy_m: float, away_m: float) -> None:
+    """A line of half a minute says little of where it leads minutes later, where both of its ends may be elsewhere."""
+    [predicted] = come(begun(), 1900, 10, 185, accuracy_m=accuracy_m)
+    assert predicted.distance_mm == pytest.approx(away_m * 1000, abs=50)
+
+
 def test_she_may_walk_towards_a_wearer_who_waits() -> None:
     story = begun()
     for at_s in range(0, 91, 15):

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_right
 
-from services.geofence.domain import credibility, demands, encounters, rings
+from services.geofence.domain import credibility, demands, encounters, probability, rings
 from services.geofence.domain.alerts import Report
 from services.geofence.domain.decisions import Decisions
 from services.geofence.domain.demands import Found
@@ -71,8 +72,10 @@ def _closes(
 ) -> float | None:
     """Distance now, mm, where the movement of the last half minute and more leads into the ring before help; else None.
 
-    The other side is where it was between its fixes, and since then where it was last. What the accuracies of the positions can
-    explain is no movement; nor is what only a jump of the receiver can.
+    The straight line must lead well into the ring, and as probably into it as a ring is entered, for all that the positions may be
+    off: a line through two says little of where it leads far beyond them. The other side is where it was between its fixes, and since
+    then where it was last. What the accuracies of the positions can explain is no movement; nor is what only a jump of the receiver
+    can.
     """
     now = mover.fixes[-1]
     before = _before(mover, now.time_ms - OVER_MS)
@@ -92,7 +95,15 @@ def _closes(
     if not max(LEAST_MPS * took_ms, 2 * vague_mm) < nearer_mm <= PREDICT_UP_TO_MPS * took_ms:
         return None
     ahead = between(start, end, 1 + rules.help_after_ms / took_ms)
-    return target.shape.least(end, end) if target.shape.within(end, ahead, ring.radius_mm / INTO) else None
+    spans = target.shape.within(end, ahead, ring.radius_mm / INTO)
+    if not spans:
+        return None
+    times = 1 + sum(spans[0]) / 2 * rules.help_after_ms / took_ms
+    there = between(start, end, times)
+    # What either end of the movement may be off grows with how many times as far its line is drawn.
+    off_mm = round(math.hypot(times * vague_mm, (times - 1) * before.accuracy_mm))
+    p = probability.inside(target.shape.least(there, there), ring.radius_mm, (off_mm,))
+    return target.shape.least(end, end) if p >= rules.respond_p_pct / 100 else None
 
 
 def _before(track: Track, at_ms: int) -> Fix | None:

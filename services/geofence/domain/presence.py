@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import NamedTuple
 
-from services.geofence.domain import credibility, probability, rings
+from services.geofence.domain import credibility, probability, rest, rings
 from services.geofence.domain.alerts import Doubt
 from services.geofence.domain.entries import Ring, Target
 from services.geofence.domain.state import State
@@ -51,6 +51,8 @@ def look(
     tracks = tuple(
         credibility.believed(side, from_ms, None if newest else until_ms, rules.reach_mps) for side in sides if side
     )
+    if len(tracks) > 1:
+        tracks = (tracks[0], rest.settled(tracks[1]))
     vague_mm = sum(max(fix.accuracy_mm for fix in track.fixes[-credibility.BACK :]) for track in tracks)
     threshold = rules.respond_p_pct / 100
     best: Maybe | None = None
@@ -97,7 +99,7 @@ def _newest(
     at_ms = max(here.time_ms, there.time_ms if there else 0)
     accuracies = tuple(one.fixes[-1].accuracy_mm for one in raw)
     apart_mm = math.dist(here[3:6], there[3:6]) if there else target.shape.least(here.point, here.point)
-    held = any(own.fixes[-1] is not one.fixes[-1] for own, one in zip(believed, raw, strict=True))
+    held = any(own.fixes[-1][:3] != one.fixes[-1][:3] for own, one in zip(believed, raw, strict=True))
     p = probability.inside(apart_mm, ring.radius_mm, accuracies)
     if not held and apart_mm <= ring.radius_mm:
         steady = probability.inside(apart_mm, ring.radius_mm, tuple(one.steady_accuracy_mm() for one in raw))
