@@ -72,7 +72,7 @@ def mesh_of(player: Player, folder: Path) -> Mesh:
             name = pod.name if kind == "geofence" else kind
             addresses.setdefault(name, f"{pod.ip}:{pod.port}")
     server = NatsServer(nats, "", {}, folder / "certs")
-    return Mesh(addresses, {}, "", MeshClock(), server, 1, folder / "certs")
+    return Mesh(addresses, {}, "", MeshClock(), server, 1, folder / "certs", "")
 
 
 async def stored_and_folded(mesh: Mesh) -> tuple[list[bytes], list[bytes]]:
