@@ -155,7 +155,10 @@ async def _run(options: Options) -> int:
 
         save()
         store.on_change = services.on_change = save
-        console.print(_table(addresses | programs.other_addresses(base_port), nats_url, monitor_url))
+        shown = (
+            addresses | programs.other_addresses(base_port) | {programs.CONSOLE.name: programs.console_url(base_port)}
+        )
+        console.print(_table(shown, nats_url, monitor_url))
         say(_watch(running(), options.folder, services))
         code = await demos.play(running(), as_json=False) if options.demo else 0
         if options.exit:

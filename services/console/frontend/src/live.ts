@@ -209,6 +209,7 @@ void openMap(byId("map"), page.tiles, text("attribution")).then((opened) => {
     id: "targets",
     type: "circle",
     source: "targets",
+    layout: { "circle-sort-key": ["match", ["get", "sort"], "wearer", 1, 0] as never },
     paint: {
       "circle-radius": 7,
       "circle-color": ["case", ["get", "unknown"], "#ffffff", color] as never,
