@@ -14,14 +14,15 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
+import grpc
 import grpc.aio
 
 from services.common.telemetry import logger
 from services.console import translate
 from services.console.domain import board
 from services.console.domain.board import Incident
-from services.console.domain.people import DESKS, Role
-from services.console.mesh import Mesh
+from services.console.domain.people import DESKS, Role, User
+from services.console.mesh import SELF, Mesh
 from tandem.common.v1 import exercise_pb2
 from tandem.dispatch.v1 import dispatch_pb2, following_pb2
 from tandem.geofence.v1 import geofence_pb2
@@ -51,7 +52,8 @@ class Feed:
 
     def __init__(self, mesh: Mesh, role: Role) -> None:
         self._mesh, self._role = mesh, role
-        self._leg = mesh.legs["probation" if role is Role.PROBATION else "police"]
+        self._leg_name = User(role, SELF).leg
+        self._leg = mesh.legs[self._leg_name]
         self._incidents: dict[str, Incident] = {}
         self._told: dict[str, dict[str, Any]] = {}
         """By incident, as the browser gets it."""
@@ -82,6 +84,7 @@ class Feed:
                 tasks.create_task(self._kept("alerts", self._follow_alerts))
             if self._role in DESKS:
                 tasks.create_task(self._follow_targets())
+                tasks.create_task(self._receive_offers())
 
     async def _kept(self, what: str, work: Callable[[], Awaitable[None]]) -> None:
         """Does the work again and again. A stream that is silent says nothing, so one that stands for a second is taken to work."""
@@ -189,6 +192,29 @@ class Feed:
         self._number += 1
         self._alerts.append((self._number, told))
         self._wake.set()
+
+    async def _receive_offers(self) -> None:
+        """Says that the desk's machine has each offer, once: while somebody has the live page open, and not otherwise."""
+        said: dict[str, int] = {}
+        while True:
+            own = [to for one in self._incidents.values() for to in one.of(self._leg_name)]
+            waiting = {to.assignment_id: to.offer_number for to in own if to.state in board.OFFERS}
+            said = {id_: number for id_, number in said.items() if id_ in waiting}
+            if self._viewers:
+                for id_, number in waiting.items():
+                    if said.get(id_) != number and await self._receive(id_, number):
+                        said[id_] = number
+            await asyncio.sleep(AGAIN_S)
+
+    async def _receive(self, assignment_id: str, number: int) -> bool:
+        """Whether it is said, or needn't be any more."""
+        request = dispatch_pb2.ReceiveRequest(assignment_id=assignment_id, offer_number=number)
+        try:
+            await self._leg.dispatch.Receive(request, metadata=self._mesh.own(self._role), timeout=DEADLINE_S)
+        except grpc.aio.AioRpcError as error:
+            logger().info("offer_not_received", assignment_id=assignment_id, code=error.code().name)
+            return error.code() in (grpc.StatusCode.FAILED_PRECONDITION, grpc.StatusCode.NOT_FOUND)
+        return True
 
     async def _follow_targets(self) -> None:
         """Where those are whom the leg's units go to, while somebody looks: a share is for somebody who needs it."""

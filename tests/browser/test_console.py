@@ -34,6 +34,11 @@ SHOWN_WITHIN_MS = 2_000
 EVIDENCE_WITHIN_S = 30.0
 RINGS_CLEARED = 6
 """Three rings round her and three round her home."""
+WATCHING = ("police", "probation", "reviewer")
+DEMAND = "#incidents tr .demand-RESPOND"
+NOTE_WHEN_SHOWN = f"""new MutationObserver(() => {{
+    if (!window.shown && document.querySelector("{DEMAND}")) window.shown = Date.now();
+}}).observe(document.body, {{subtree: true, childList: true}})"""
 SERVICES = {"ingest", "geofence", "registry", "dispatch-probation", "dispatch-police", "dispatch-warning"}
 
 
@@ -100,14 +105,17 @@ async def played(mesh: RunningMesh) -> AsyncIterator[Played]:
         one = Played(mesh, stage, alerts, seen)
         for role, language in (("police", "en"), ("probation", "ko"), ("reviewer", "en"), ("operator", "en")):
             await seen.sign_in(role, one.url, role, language)
-        for page in ("police", "probation", "reviewer"):
+        for page in WATCHING:
             await seen("wait", page=page, selector="#connection.ok")
+        for page in WATCHING:
+            await seen("eval", page=page, expression=NOTE_WHEN_SHOWN)
         for name, _, act in story.STEPS:
             await act(stage)
             if name == "respond":
                 break
-        for page in ("police", "probation", "reviewer"):
-            one.shown_ms[page] = await seen("wait", page=page, selector="#incidents tr .demand-RESPOND")
+        for page in WATCHING:
+            await seen("wait", page=page, selector=DEMAND)
+            one.shown_ms[page] = await seen("eval", page=page, expression="window.shown")
         yield one
         await one.end()
 

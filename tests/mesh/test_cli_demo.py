@@ -32,7 +32,7 @@ def test_mesh_json_says_where_everything_is_to_its_owner_alone(mesh: RunningMesh
     path = mesh.folder / "mesh.json"
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     names = {service.name for service in programs.SERVICES}
-    assert set(mesh.now.addresses) == names and set(mesh.now.pids) == names | {"nats"}
+    assert set(mesh.now.addresses) == names and set(mesh.now.pids) == names | {"nats", programs.CONSOLE.name}
     assert all(is_alive(pid) for pid in mesh.now.pids.values())
     assert (mesh.now.clock.rate, mesh.now.partitions) == (RATE, 1)
 

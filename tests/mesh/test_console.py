@@ -236,6 +236,23 @@ async def test_a_stream_goes_on_where_it_broke_and_begins_anew_where_that_is_not
                 assert anew["reset"]
 
 
+async def test_an_offer_is_received_once_somebody_looks_and_not_before(bench: ConsoleBench) -> None:
+    leg, received = bench.legs["probation"], ("probation", "Receive", "spiffe://moj/desk/console")
+    await leg.tell(dispatch_pb2.ACKNOWLEDGED)
+    await asyncio.sleep(1.5)  # whoever looked before has gone, and nothing is offered
+    bench.asked.clear()
+    await leg.tell(dispatch_pb2.OFFERED)
+    await asyncio.sleep(1.5)
+    assert received not in bench.asked
+    async with bench.visitor("probation") as one, one.stream() as messages:
+        async with asyncio.timeout(10):
+            async for _ in messages:
+                if received in bench.asked:
+                    break
+        await asyncio.sleep(1.2)
+    assert bench.asked.count(received) == 1
+
+
 async def test_what_is_taken_is_taken_by_the_one_who_asked(bench: ConsoleBench) -> None:
     async with bench.visitor("police", "park") as one:
         await one.read(f"/incidents/{INCIDENT}")

@@ -82,6 +82,13 @@ class FakeLeg(dispatch_pb2_grpc.DispatchServiceServicer):
             yield dispatch_pb2.SubscribeResponse(sequence=seen + 1, step=self._steps[seen])
             seen += 1
 
+    async def Receive(
+        self, request: dispatch_pb2.ReceiveRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> dispatch_pb2.ReceiveResponse:
+        """The desk's machine has it."""
+        self._note("Receive")
+        return dispatch_pb2.ReceiveResponse(assignment=self.assignment)
+
     async def Acknowledge(
         self, request: dispatch_pb2.AcknowledgeRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> dispatch_pb2.AcknowledgeResponse:

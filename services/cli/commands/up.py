@@ -169,13 +169,14 @@ async def _run(options: Options) -> int:
 
         save()
         store.on_change = services.on_change = save
-        console.print(_table(addresses | programs.other_addresses(base_port), server))
+        pages = {programs.CONSOLE.name: programs.console_url(base_port)} if with_console else {}
+        console.print(_table(addresses | programs.other_addresses(base_port) | pages, server))
         say(_watch(running(), options.folder, services))
         code = await demos.play(running(), as_json=False) if options.demo else 0
         if options.exit:
             return code
-        pages = f"its console is at {programs.console_url(base_port)} ." if with_console else "it has no console."
-        console.print(f"The mesh runs; {pages} Ctrl-C stops it.")
+        where = f"its console is at {programs.console_url(base_port)} ." if with_console else "it has no console."
+        console.print(f"The mesh runs; {where} Ctrl-C stops it.")
         await watched
         raise AssertionError("the watchdog ended")
 

@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 LEGS = ("probation", "police", "warning")
+OFFERS = frozenset({"OFFERED", "ESCALATED"})
+"""States in which somebody is asked."""
 UNANSWERED = frozenset({"OFFERED", "ESCALATED", "NOBODY_AVAILABLE", "REJECTED"})
 ON_THE_WAY = frozenset({"ACKNOWLEDGED", "DISPATCHED", "EN_ROUTE", "ON_SCENE", "APPREHENDED"})
 OVER = frozenset({"STOOD_DOWN", "CLOSED"})

@@ -209,6 +209,7 @@ void openMap(byId("map"), page.tiles, text("attribution")).then((opened) => {
     id: "targets",
     type: "circle",
     source: "targets",
+    layout: { "circle-sort-key": ["match", ["get", "sort"], "wearer", 1, 0] as never },
     paint: {
       "circle-radius": 7,
       "circle-color": ["case", ["get", "unknown"], "#ffffff", color] as never,
@@ -221,7 +222,7 @@ void openMap(byId("map"), page.tiles, text("attribution")).then((opened) => {
     type: "symbol",
     source: "targets",
     minzoom: NEAR,
-    layout: { "text-field": ["get", "name"], "text-font": ["sans-serif"], "text-size": 13, "text-variable-anchor": ["top", "bottom", "right", "left"], "text-radial-offset": 0.9 },
+    layout: { "text-field": ["get", "name"], "text-font": ["sans-serif"], "text-size": 13, "symbol-sort-key": ["match", ["get", "sort"], "wearer", 0, 1] as never, "text-variable-anchor": ["top", "bottom", "right", "left"], "text-radial-offset": 1.1 },
     paint: { "text-color": "#1b2733", "text-halo-color": "#ffffff", "text-halo-width": 2 },
   });
   for (const event of ["dragstart", "wheel"] as const) opened.on(event, () => (touched = true));
