@@ -200,6 +200,7 @@ def test_all_services_were_looked_at() -> None:
         "tandem.ingest.v1.CommandService",
         "tandem.geofence.v1.PositionService",
         "tandem.geofence.v1.WhatIfService",
+        "tandem.dispatch.v1.EvidenceService",
         "tandem.dispatch.v1.FollowingService",
         "tandem.dispatch.v1.RosterService",
     }
