@@ -143,6 +143,20 @@ class Client:
         assert isinstance(message, positions_pb2.WatchPositionsResponse), await stream.code()
         return message
 
+    async def first(
+        self, who: str, subject: positions_pb2.Subject, order: str, basis: str
+    ) -> tuple[Stream, positions_pb2.LivePosition]:
+        """A stream of positions under an order, and its first message, once the evaluator has come to the order in the log."""
+        async with asyncio.timeout(WITHIN_S):
+            while True:
+                stream = self.watch(who, subject, order=order, basis=basis)
+                try:
+                    return stream, (await self.read(stream)).position
+                except grpc.aio.AioRpcError as error:
+                    if error.code() is not grpc.StatusCode.FAILED_PRECONDITION:
+                        raise
+                    await asyncio.sleep(0.05)
+
     async def refusal(self, stream: Stream) -> str:
         """The code with which a stream ended before anything left."""
         try:
