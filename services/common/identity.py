@@ -16,7 +16,13 @@ Role = access_pb2.Role
 _NAME = r"[a-z0-9-]+"
 _PERSON = rf"(?:{_NAME}|console/{_NAME})"
 """A name, or somebody of whom a console says that they ask."""
-_CONSOLES = re.compile(r"spiffe://(?:(?:moj|npa)/desk|tandem/(?:reviewer|operator))/console")
+CONSOLES = {
+    "police": "spiffe://npa/desk/console",
+    "probation": "spiffe://moj/desk/console",
+    "reviewer": "spiffe://tandem/reviewer/console",
+    "operator": "spiffe://tandem/operator/console",
+}
+"""The consoles of each of their roles, by certificate."""
 _ROLES: tuple[tuple[str, access_pb2.Role.ValueType], ...] = (
     (r"spiffe://moj/records", Role.ROLE_MOJ_RECORDS),
     (r"spiffe://npa/records", Role.ROLE_NPA_RECORDS),
@@ -54,7 +60,7 @@ def caller_of(spiffe_id: str) -> Caller:
 
 def asking_for(console: Caller, name: str | bytes) -> Caller:
     """The person for whom a console calls: its role, and both names. Raises Unauthenticated where it is none, or that no name."""
-    if not _CONSOLES.fullmatch(console.spiffe_id):
+    if console.spiffe_id not in CONSOLES.values():
         raise Unauthenticated("only a console may say for whom it asks")
     if not isinstance(name, str) or not re.fullmatch(r"[a-z0-9-]{1,32}", name):
         raise Unauthenticated("a person's name is 1 to 32 characters of a-z 0-9 -")

@@ -11,6 +11,7 @@ import grpc.aio
 from services.common import mutual, rpc
 from services.common.certificates import spiffe_id
 from services.common.errors import FailedPrecondition
+from services.common.identity import CONSOLES
 from services.common.rpc import Metadata
 from services.console.domain.people import SELF, Role, User
 from services.console.settings import ConsoleSettings
@@ -71,7 +72,7 @@ async def connect(settings: ConsoleSettings) -> AsyncIterator[Mesh]:
     Raises FailedPrecondition where its certificate isn't that of its role's console, which alone is believed whom it asks for.
     """
     if settings.tls and settings.console_role:
-        own, wanted = spiffe_id(settings.tls_files().cert), User(Role(settings.console_role), SELF).spiffe_id
+        own, wanted = spiffe_id(settings.tls_files().cert), CONSOLES[settings.console_role]
         if own != wanted:
             raise FailedPrecondition(f"TANDEM_TLS_CERT is of {own}; a console for {settings.console_role} is {wanted}")
     async with AsyncExitStack() as stack:

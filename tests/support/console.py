@@ -220,7 +220,7 @@ async def console_bench(
         yield bench
 
 
-def _files(authority: Authority, folder: Path, spiffe_id: str) -> dict[str, Path]:
+def _files(authority: Authority, folder: Path, spiffe_id: str) -> dict[str, Any]:
     cert, key = authority.service(spiffe_id).write(folder, spiffe_id.rpartition("//")[2].replace("/", "-"))
     ca = folder / "ca.pem"
     ca.write_bytes(authority.cert)
