@@ -21,7 +21,7 @@ from services.common import mutual, rpc, streams
 from services.common.bus import Bus
 from services.common.clock import MeshClock
 from services.common.errors import FailedPrecondition, Unauthenticated
-from services.common.identity import Caller, asking_for, caller_of, sign_dev_token
+from services.common.identity import Caller, asking_for, caller_of, sign_dev_token, verify_dev_token
 from services.common.settings import CommonSettings
 from services.ingest.settings import Settings as IngestSettings
 from tandem.common.v1 import access_pb2
