@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
-import aiohttp
 import pytest
 import pytest_asyncio
 from joserfc import jwt
@@ -22,20 +21,11 @@ from services.console.settings import ConsoleSettings
 from services.console.texts import TEXTS
 from tests.support.certificates import Authority
 from tests.support.console import INCIDENT, ConsoleBench, Visitor, console_bench
-from tests.support.identity_provider import CLIENT, SECRET, IdentityProvider, identity_provider, new_key
+from tests.support.identity_provider import CLIENT, IdentityProvider, identity_provider, new_key, settings_at
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 UNPROVEN = TEXTS["refused_token"][0]
 KIM = {"preferred_username": "kim", "roles": ["staff", "npa-112"]}
-
-
-def settings_of(provider: IdentityProvider) -> dict[str, str]:
-    return {
-        "TANDEM_OIDC_ISSUER": provider.issuer,
-        "TANDEM_OIDC_CLIENT_ID": CLIENT,
-        "TANDEM_OIDC_CLIENT_SECRET": SECRET,
-        "TANDEM_OIDC_ROLES": "police=npa-112,police=npa-112-night,probation=moj-tracking,reviewer=audit",
-    }
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -46,7 +36,7 @@ async def running() -> AsyncIterator[IdentityProvider]:
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def bench(running: IdentityProvider, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[ConsoleBench]:
-    async with console_bench(tmp_path_factory.mktemp("oidc"), settings_of(running)) as one:
+    async with console_bench(tmp_path_factory.mktemp("oidc"), settings_at(running.port)) as one:
         yield one
 
 
@@ -56,21 +46,6 @@ def provider(running: IdentityProvider) -> IdentityProvider:
     running.person, running.make = dict(KIM), None
     running.shown = [running.key]
     return running
-
-
-async def callback(one: Visitor) -> str:
-    """Goes to the provider and is sent back: the address of that, which nobody has opened yet."""
-    status, _, headers = await one.get("/sign-in/begin")
-    assert status == 303
-    async with aiohttp.ClientSession() as away, away.get(headers["Location"], allow_redirects=False) as answer:
-        back = answer.headers["Location"]
-    assert back.startswith(one.url + "/sign-in/callback?")
-    return back.removeprefix(one.url)
-
-
-async def come_back(one: Visitor) -> tuple[int, str]:
-    status, text, _ = await one.get(await callback(one))
-    return status, text
 
 
 async def is_in(one: Visitor) -> bool:
@@ -85,7 +60,7 @@ async def test_whoever_has_a_role_is_in_by_their_own_name_and_out_again(
 ) -> None:
     async with bench.visitor() as one:
         assert 'href="/sign-in/begin"' in await one.read("/sign-in")
-        back = await callback(one)
+        back = await one.callback()
         asked = provider.asked[-1]
         assert (asked["response_type"], asked["code_challenge_method"], asked["prompt"]) == ("code", "S256", "login")
         async with one.client.get(one.url + back, allow_redirects=False) as answer:
@@ -120,13 +95,7 @@ async def test_a_session_of_a_development_user_ends_when_a_provider_is_configure
         key = (tmp_path / "console" / "session.key").read_bytes()
     (tmp_path / "later" / "console").mkdir(parents=True)
     (tmp_path / "later" / "console" / "session.key").write_bytes(key)
-    more = {
-        "TANDEM_OIDC_ISSUER": "http://127.0.0.1:1",
-        "TANDEM_OIDC_CLIENT_ID": CLIENT,
-        "TANDEM_OIDC_CLIENT_SECRET": SECRET,
-        "TANDEM_OIDC_ROLES": "police=npa-112",
-    }
-    async with console_bench(tmp_path / "later", more) as after, after.visitor() as one:
+    async with console_bench(tmp_path / "later", settings_at(1)) as after, after.visitor() as one:
         assert (await one.get("/search", Cookie=f"tandem_session={cookie}"))[0] == 401
 
 
@@ -147,7 +116,7 @@ async def test_a_name_that_the_ledger_cannot_hold_becomes_one_that_nobody_else_h
     for sub in ("4711", "4712"):
         provider.person = {**KIM, **claims, "sub": sub}
         async with bench.visitor() as one:
-            assert (await come_back(one))[0] == 200
+            assert (await one.come_back())[0] == 200
             found = re.search(rf"· ({name})</span>", await one.read("/search"))
             assert found
             names.add(found[1])
@@ -161,7 +130,7 @@ async def test_an_answer_counts_in_the_browser_that_asked_and_for_what_it_asked(
     bench: ConsoleBench, provider: IdentityProvider
 ) -> None:
     async with bench.visitor() as one, bench.visitor() as other:
-        strange, own = await callback(other), await callback(one)
+        strange, own = await other.callback(), await one.callback()
         code = parse_qs(urlsplit(own).query)["code"][0]
         for address in (
             strange,  # another's sign-in: theirs would be what is done here
@@ -171,15 +140,15 @@ async def test_an_answer_counts_in_the_browser_that_asked_and_for_what_it_asked(
             status, text, _ = await one.get(address)
             assert status == 403 and TEXTS["refused_state"][0] in text
             assert not await is_in(one)
-            own = await callback(one)  # what was refused is over
+            own = await one.callback()  # what was refused is over
         assert (await one.get(own.replace("iss=", "iss=x")))[0] == 403
-        status, _, _ = await one.get(await callback(one))
+        status, _, _ = await one.get(await one.callback())
         assert status == 200 and await is_in(one)
 
 
 async def test_a_code_is_good_once(bench: ConsoleBench, provider: IdentityProvider) -> None:
     async with bench.visitor() as one:
-        back = await callback(one)
+        back = await one.callback()
         attempt = next(to.value for to in one.client.cookie_jar if to.key == "tandem_attempt")
         assert (await one.get(back))[0] == 200
         async with bench.visitor() as thief:
@@ -193,8 +162,8 @@ async def test_a_code_that_was_stolen_is_good_for_nothing_in_another_attempt(
     bench: ConsoleBench, provider: IdentityProvider
 ) -> None:
     async with bench.visitor() as one, bench.visitor() as thief:
-        stolen = parse_qs(urlsplit(await callback(one)).query)["code"][0]
-        own = await callback(thief)
+        stolen = parse_qs(urlsplit(await one.callback()).query)["code"][0]
+        own = await thief.callback()
         status, _, _ = await thief.get(re.sub(r"code=[0-9a-f]+", f"code={stolen}", own))
         assert status == 403 and not await is_in(thief)
 
@@ -237,7 +206,7 @@ async def test_a_token_that_the_provider_did_not_sign_lets_nobody_in(
 ) -> None:
     provider.make = lambda claims: make(provider, claims)
     async with bench.visitor() as one:
-        status, text = await come_back(one)
+        status, text = await one.come_back()
         assert status == 403 and UNPROVEN in text
         assert not await is_in(one)
 
@@ -262,7 +231,7 @@ async def test_a_token_for_others_or_of_another_time_lets_nobody_in(
 ) -> None:
     provider.person |= claims
     async with bench.visitor() as one:
-        status, text = await come_back(one)
+        status, text = await one.come_back()
         assert status == 403 and UNPROVEN in text
         assert not await is_in(one)
 
@@ -274,12 +243,12 @@ async def test_a_new_key_counts_from_when_it_is_shown_and_an_old_one_until_it_is
     provider.key = new
     try:
         async with bench.visitor() as one:
-            assert (await come_back(one))[0] == 403
+            assert (await one.come_back())[0] == 403
             provider.shown = [old, new]
-            assert (await come_back(one))[0] == 200
+            assert (await one.come_back())[0] == 200
         provider.key, provider.shown = old, [new]
         async with bench.visitor() as one:
-            assert (await come_back(one))[0] == 403
+            assert (await one.come_back())[0] == 403
     finally:
         provider.key, provider.shown = old, [old]
 
@@ -293,7 +262,7 @@ async def test_a_new_key_counts_from_when_it_is_shown_and_an_old_one_until_it_is
 async def test_without_one_role_nobody_is_in(bench: ConsoleBench, provider: IdentityProvider, roles: Any) -> None:
     provider.person["roles"] = roles
     async with bench.visitor() as one:
-        status, text = await come_back(one)
+        status, text = await one.come_back()
         assert status == 403 and 'href="/sign-in"' in text
         assert not await is_in(one)
 
@@ -302,13 +271,13 @@ async def test_with_certificates_the_console_is_one_roles_and_says_to_services_w
     provider: IdentityProvider, tmp_path: Path
 ) -> None:
     authority = Authority("Tandem tests")
-    async with console_bench(tmp_path, settings_of(provider), authority) as bench, bench.visitor() as one:
+    async with console_bench(tmp_path, settings_at(provider.port), authority) as bench, bench.visitor() as one:
         provider.person["roles"] = "moj-tracking"
-        status, text = await come_back(one)
+        status, text = await one.come_back()
         assert (status, await is_in(one)) == (403, False)
         assert "another role" in text or "다른 소속" in text
         provider.person["roles"] = ["npa-112-night", "moj-tracking"]
-        assert (await come_back(one))[0] == 200
+        assert (await one.come_back())[0] == 200
         await one.read(f"/incidents/{INCIDENT}")
         assert ("police", "ListIncidents", "spiffe://npa/desk/console/kim") in bench.asked
         cookie = next(to for to in one.client.cookie_jar if to.key == "tandem_session")
@@ -321,11 +290,11 @@ async def test_with_certificates_the_console_is_one_roles_and_says_to_services_w
 async def test_a_provider_that_is_away_is_said_and_changes_nothing_for_who_is_in(tmp_path: Path) -> None:
     async with AsyncExitStack() as stack:
         own = await stack.enter_async_context(identity_provider())
-        bench = await stack.enter_async_context(console_bench(tmp_path, settings_of(own)))
+        bench = await stack.enter_async_context(console_bench(tmp_path, settings_at(own.port)))
         one, late = [await stack.enter_async_context(bench.visitor()) for _ in range(2)]
         own.person = dict(KIM)
-        assert (await come_back(one))[0] == 200
-        back = await callback(late)
+        assert (await one.come_back())[0] == 200
+        back = await late.callback()
         await own.stop()
         status, text, _ = await late.get(back)
         assert status == 503 and 'href="/sign-in"' in text

@@ -100,6 +100,14 @@ class FakeLeg(dispatch_pb2_grpc.DispatchServiceServicer):
         return dispatch_pb2.AcknowledgeResponse(assignment=self.assignment)
 
 
+@asynccontextmanager
+async def visiting(url: str, tls: ssl.SSLContext | bool = True) -> AsyncIterator[Visitor]:
+    """A browser without scripts at this console."""
+    connector, jar = aiohttp.TCPConnector(ssl=tls), aiohttp.CookieJar(unsafe=True)
+    async with aiohttp.ClientSession(connector=connector, cookie_jar=jar) as client:
+        yield Visitor(url, client)
+
+
 @dataclass
 class ConsoleBench:
     """A running console and its legs."""
@@ -113,9 +121,7 @@ class ConsoleBench:
     @asynccontextmanager
     async def visitor(self, role: str = "", name: str = "duty-1") -> AsyncIterator[Visitor]:
         """A browser without scripts, signed in where a role is named."""
-        connector, jar = aiohttp.TCPConnector(ssl=self.tls), aiohttp.CookieJar(unsafe=True)
-        async with aiohttp.ClientSession(connector=connector, cookie_jar=jar) as client:
-            one = Visitor(self.url, client)
+        async with visiting(self.url, self.tls) as one:
             if role:
                 await one.read("/sign-in")
                 status, _ = await one.post("/sign-in", role=role, name=name)
@@ -151,6 +157,20 @@ class Visitor:
             self.url + path, data={**form, "csrf": token}, headers=headers, allow_redirects=False
         ) as answer:
             return answer.status, await answer.text(errors="replace")
+
+    async def callback(self) -> str:
+        """Goes to the identity provider, which sends back: the address of that, which nobody has opened yet."""
+        status, text, headers = await self.get("/sign-in/begin")
+        assert status == 303, (status, text)
+        async with aiohttp.ClientSession() as away, away.get(headers["Location"], allow_redirects=False) as answer:
+            back = answer.headers["Location"]
+        assert back.startswith(self.url + "/sign-in/callback?")
+        return back.removeprefix(self.url)
+
+    async def come_back(self) -> tuple[int, str]:
+        """The same, and opens it. Status and text."""
+        status, text, _ = await self.get(await self.callback())
+        return status, text
 
     @asynccontextmanager
     async def stream(self, last_event_id: str = "") -> AsyncIterator[AsyncIterator[tuple[str, dict[str, Any]]]]:

@@ -26,6 +26,21 @@ def new_key(kid: str) -> RSAKey:
     return RSAKey.generate_key(2048, {"kid": kid, "use": "sig"})
 
 
+def issuer_at(port: int) -> str:
+    """How a provider on this port names itself."""
+    return f"http://localhost:{port}/realms/npa"
+
+
+def settings_at(port: int) -> dict[str, str]:
+    """Settings of a console whose people sign in there."""
+    return {
+        "TANDEM_OIDC_ISSUER": issuer_at(port),
+        "TANDEM_OIDC_CLIENT_ID": CLIENT,
+        "TANDEM_OIDC_CLIENT_SECRET": SECRET,
+        "TANDEM_OIDC_ROLES": "police=npa-112,police=npa-112-night,probation=moj-tracking,reviewer=audit",
+    }
+
+
 @dataclass
 class IdentityProvider:
     """Whoever comes is `person`, without a form."""
@@ -47,7 +62,7 @@ class IdentityProvider:
     @property
     def issuer(self) -> str:
         """As it names itself."""
-        return f"http://localhost:{self.port}/realms/npa"
+        return issuer_at(self.port)
 
     async def stop(self) -> None:
         """Goes away."""
@@ -98,10 +113,10 @@ class IdentityProvider:
 
 
 @asynccontextmanager
-async def identity_provider() -> AsyncIterator[IdentityProvider]:
-    """A running provider."""
+async def identity_provider(port: int = 0) -> AsyncIterator[IdentityProvider]:
+    """A running provider, on a port that is free where none is given."""
     key = new_key("first")
-    one = IdentityProvider(free_port(), key, [key])
+    one = IdentityProvider(port or free_port(), key, [key])
     app = web.Application()
     root = "/realms/npa"
     app.add_routes(
