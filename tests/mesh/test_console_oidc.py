@@ -296,8 +296,9 @@ async def test_a_provider_that_is_away_is_said_and_changes_nothing_for_who_is_in
         assert (await one.come_back())[0] == 200
         back = await late.callback()
         await own.stop()
-        status, text, _ = await late.get(back)
-        assert status == 503 and 'href="/sign-in"' in text
+        async with late.client.get(bench.url + back) as answer:
+            assert answer.status == 503 and 'href="/sign-in"' in await answer.text()
+            assert "tandem_session" not in answer.cookies
         for visitor in (one, late):
             async with visitor.client.get(bench.url + "/sign-in/begin", allow_redirects=False) as answer:
                 assert answer.status == 503 and "tandem_session" not in answer.cookies

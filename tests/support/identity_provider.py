@@ -51,7 +51,7 @@ class IdentityProvider:
     shown: list[RSAKey]
     """What it shows as its keys."""
     person: dict[str, Any] = field(default_factory=dict)
-    """Claims of who signs in: besides those that each token has, or in place of them."""
+    """Claims of who signs in: besides those that each token has, or in place of them; None for one that is missing."""
     make: Callable[[dict[str, Any]], str] | None = None
     """Makes the token of its claims, in place of an honest signature."""
     asked: list[dict[str, str]] = field(default_factory=list)
@@ -100,6 +100,7 @@ class IdentityProvider:
         now_s = int(time.time())
         claims = {"iss": self.issuer, "aud": CLIENT, "sub": "4711", "iat": now_s, "exp": now_s + 60}
         claims |= {"nonce": begun["nonce"], **self.person}
+        claims = {name: value for name, value in claims.items() if value is not None}
         token = self.make(claims) if self.make else self.signed(claims)
         return web.json_response({"access_token": "unused", "token_type": "Bearer", "id_token": token})
 
