@@ -43,7 +43,7 @@ async def bench(running: IdentityProvider, tmp_path_factory: pytest.TempPathFact
 @pytest.fixture
 def provider(running: IdentityProvider) -> IdentityProvider:
     """Honest, and Kim signs in."""
-    running.person, running.make = dict(KIM), None
+    running.person, running.make, running.told = dict(KIM), None, {}
     running.shown = [running.key]
     return running
 
@@ -303,6 +303,41 @@ async def test_a_provider_that_is_away_is_said_and_changes_nothing_for_who_is_in
             async with visitor.client.get(bench.url + "/sign-in/begin", allow_redirects=False) as answer:
                 assert answer.status == 503 and "tandem_session" not in answer.cookies
         assert (await is_in(one), await is_in(late)) == (True, False)
+
+
+@pytest.mark.parametrize(
+    "told",
+    [
+        {"issuer": "http://localhost:1"},
+        {"authorization_endpoint": "http://id.example/auth"},
+        {"authorization_endpoint": "javascript:alert(1)"},
+        {"authorization_endpoint": None},
+    ],
+)
+async def test_a_document_of_another_issuer_or_without_https_sends_nobody_anywhere(
+    bench: ConsoleBench, provider: IdentityProvider, told: dict[str, Any]
+) -> None:
+    provider.told = told
+    async with bench.visitor() as one:
+        assert (await one.get("/sign-in/begin"))[0] == 503
+
+
+@pytest.mark.parametrize("name", ["token_endpoint", "jwks_uri"])
+async def test_no_secret_goes_and_no_key_comes_by_plain_http(
+    bench: ConsoleBench, provider: IdentityProvider, name: str
+) -> None:
+    provider.told = {name: "http://id.example/x"}
+    async with bench.visitor() as one:
+        assert (await one.come_back())[0] == 503
+        assert not await is_in(one)
+
+
+async def test_a_provider_that_wants_the_secret_in_the_form_gets_it_there(
+    bench: ConsoleBench, provider: IdentityProvider
+) -> None:
+    provider.told = {"token_endpoint_auth_methods_supported": ["client_secret_post"]}
+    async with bench.visitor() as one:
+        assert (await one.come_back())[0] == 200
 
 
 # ── settings ──

@@ -54,6 +54,8 @@ class IdentityProvider:
     """Claims of who signs in: besides those that each token has, or in place of them; None for one that is missing."""
     make: Callable[[dict[str, Any]], str] | None = None
     """Makes the token of its claims, in place of an honest signature."""
+    told: dict[str, Any] = field(default_factory=dict)
+    """What its document says beside or in place of the truth."""
     asked: list[dict[str, str]] = field(default_factory=list)
     """What browsers came with."""
     codes: dict[str, dict[str, str]] = field(default_factory=dict)
@@ -72,7 +74,8 @@ class IdentityProvider:
     async def document(self, request: web.Request) -> web.Response:
         """Where what is."""
         names = {"authorization_endpoint": "auth", "token_endpoint": "token", "jwks_uri": "keys"}
-        return web.json_response({"issuer": self.issuer} | {key: f"{self.issuer}/{one}" for key, one in names.items()})
+        honest = {"issuer": self.issuer} | {key: f"{self.issuer}/{one}" for key, one in names.items()}
+        return web.json_response(honest | self.told)
 
     async def auth(self, request: web.Request) -> web.Response:
         """Signs in whoever comes, and sends them back."""
@@ -94,7 +97,7 @@ class IdentityProvider:
             begun is None
             or (begun["code_challenge"], begun["code_challenge_method"]) != (challenge, "S256")
             or begun["redirect_uri"] != form["redirect_uri"]
-            or request.headers.get("Authorization") != as_sent
+            or (request.headers.get("Authorization") != as_sent and form.get("client_secret") != SECRET)
         ):
             return web.json_response({"error": "invalid_grant"}, status=400)
         now_s = int(time.time())
