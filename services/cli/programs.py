@@ -106,9 +106,9 @@ def other_addresses(base_port: int) -> dict[str, str]:
     }
 
 
-def console_url(base_port: int) -> str:
+def console_url(base_port: int, tls: bool) -> str:
     """Address of the pages."""
-    return f"http://127.0.0.1:{base_port + CONSOLE.offset}"
+    return f"{'https' if tls else 'http'}://127.0.0.1:{base_port + CONSOLE.offset}"
 
 
 def warning_key(folder: Path) -> Path:

@@ -13,15 +13,25 @@ from tandem.common.v1 import access_pb2
 
 Role = access_pb2.Role
 
+_NAME = r"[a-z0-9-]+"
+_PERSON = rf"(?:{_NAME}|console/{_NAME})"
+"""A name, or somebody of whom a console says that they ask."""
+CONSOLES = {
+    "police": "spiffe://npa/desk/console",
+    "probation": "spiffe://moj/desk/console",
+    "reviewer": "spiffe://tandem/reviewer/console",
+    "operator": "spiffe://tandem/operator/console",
+}
+"""The consoles of each of their roles, by certificate."""
 _ROLES: tuple[tuple[str, access_pb2.Role.ValueType], ...] = (
     (r"spiffe://moj/records", Role.ROLE_MOJ_RECORDS),
     (r"spiffe://npa/records", Role.ROLE_NPA_RECORDS),
-    (r"spiffe://moj/desk/[a-z0-9-]+", Role.ROLE_MOJ_DESK),
-    (r"spiffe://npa/desk/[a-z0-9-]+", Role.ROLE_NPA_DESK),
+    (rf"spiffe://moj/desk/{_PERSON}", Role.ROLE_MOJ_DESK),
+    (rf"spiffe://npa/desk/{_PERSON}", Role.ROLE_NPA_DESK),
     (r"spiffe://vendor/[a-z0-9-]+", Role.ROLE_VENDOR),
     (r"spiffe://tandem/warning-gateway", Role.ROLE_WARNING_GATEWAY),
-    (r"spiffe://tandem/reviewer/[a-z0-9-]+", Role.ROLE_REVIEWER),
-    (r"spiffe://tandem/operator/[a-z0-9-]+", Role.ROLE_OPERATOR),
+    (rf"spiffe://tandem/reviewer/{_PERSON}", Role.ROLE_REVIEWER),
+    (rf"spiffe://tandem/operator/{_PERSON}", Role.ROLE_OPERATOR),
     (r"spiffe://tandem/watch/[a-z0-9-]+", Role.ROLE_WATCH),
     # A leg asks other services for its agency's desk, and is shown no more than that.
     (r"spiffe://tandem/service/dispatch-probation", Role.ROLE_MOJ_DESK),
@@ -46,6 +56,15 @@ def caller_of(spiffe_id: str) -> Caller:
         if re.fullmatch(pattern, spiffe_id):
             return Caller(spiffe_id, role)
     raise Unauthenticated("this SPIFFE id has no role here")
+
+
+def asking_for(console: Caller, name: str | bytes) -> Caller:
+    """The person for whom a console calls: its role, and both names. Raises Unauthenticated where it is none, or that no name."""
+    if console.spiffe_id not in CONSOLES.values():
+        raise Unauthenticated("only a console may say for whom it asks")
+    if not isinstance(name, str) or not re.fullmatch(r"[a-z0-9-]{1,32}", name):
+        raise Unauthenticated("a person's name is 1 to 32 characters of a-z 0-9 -")
+    return Caller(f"{console.spiffe_id}/{name}", console.role)
 
 
 def sign_dev_token(spiffe_id: str, secret: str) -> str:

@@ -21,7 +21,7 @@ from grpc_status import rpc_status
 
 from services.common import errors, tracing, wire
 from services.common.bus import Bus
-from services.common.identity import Caller, caller_of, sign_dev_token, verify_dev_token
+from services.common.identity import Caller, asking_for, caller_of, sign_dev_token, verify_dev_token
 from services.common.settings import CommonSettings
 from services.common.telemetry import logger
 from tandem.common.v1 import access_pb2
@@ -63,6 +63,8 @@ CHANNEL_OPTIONS = (
     ("grpc.max_reconnect_backoff_ms", 1_000),
 )
 
+PERSON = "tandem-person"
+"""Metadata in which a console says by name who of its own asks."""
 Metadata: TypeAlias = tuple[tuple[str, str], ...]
 
 _caller: contextvars.ContextVar[Caller] = contextvars.ContextVar("caller")
@@ -261,7 +263,9 @@ class Gatekeeper(grpc.aio.ServerInterceptor):
     def _authenticate(self, context: grpc.aio.ServicerContext[Any, Any]) -> Caller:
         proven = context.auth_context().get("peer_spiffe_id")
         if proven:
-            return caller_of(bytes(next(iter(proven))).decode())
+            who = caller_of(bytes(next(iter(proven))).decode())
+            people = [value for key, value in context.invocation_metadata() or () if key == PERSON]
+            return asking_for(who, people[0]) if people else who
         for key, value in context.invocation_metadata() or ():
             if key == "authorization" and isinstance(value, str) and value.startswith("Bearer "):
                 return caller_of(verify_dev_token(value.removeprefix("Bearer "), self._dev_secret))
@@ -393,6 +397,11 @@ async def _end(tasks: Sequence[asyncio.Future[Any]]) -> None:
 def channel(address: str) -> grpc.aio.Channel:
     """A plaintext channel to a service on loopback; it reconnects by itself. Give each unary call a deadline."""
     return grpc.aio.insecure_channel(address, options=CHANNEL_OPTIONS)
+
+
+def on_behalf_of(name: str) -> Metadata:
+    """Call metadata of a console, beside its certificate: who asks."""
+    return ((PERSON, name),)
 
 
 def bearer(spiffe_id: str, dev_secret: str) -> Metadata:

@@ -16,7 +16,7 @@ from services.common.settings import LOOPBACK
 from services.common.telemetry import logger
 from services.console import sessions
 from services.console.domain.people import Role, User
-from services.console.sessions import Session
+from services.console.sessions import Attempt, Session
 from services.console.settings import ConsoleSettings
 from services.console.texts import LANGUAGES, Texts
 
@@ -52,7 +52,8 @@ class Guard:
     """Makes routes. Whatever isn't made here isn't served."""
 
     def __init__(self, settings: ConsoleSettings, key: bytes) -> None:
-        self._settings, self._key = settings, key
+        # Whoever signed in before the provider was another, or before there was one, isn't signed in any more.
+        self._settings, self._key = settings, sessions.bound(key, settings.oidc_issuer)
         self._hosts = {urlsplit(one).netloc for one in settings.origins}
         tiles = f" {settings.tiles_origin}" if settings.tiles_origin else ""
         self._policy = (
@@ -81,6 +82,20 @@ class Guard:
         until_s = int(time.time()) + sessions.LASTS_S
         session = Session(secrets.token_hex(16), user, until_s)
         self._set_cookie(response, session)
+
+    def attempt_begun(self) -> Attempt:
+        """A new attempt to sign in at the identity provider."""
+        return sessions.attempt_of(secrets.token_hex(16), int(time.time()) + sessions.ATTEMPT_LASTS_S, self._key)
+
+    def attempt(self, cookie: str) -> Attempt | None:
+        """The attempt of a cookie, if it is good."""
+        return sessions.attempt_in(cookie, self._key, time.time())
+
+    def origin(self, request: web.Request) -> str:
+        """The origin under which the browser reached this, which is one of ours."""
+        host = request.headers.get("Host", "")
+        own = f"{'https' if self._settings.tls else 'http'}://{host}"
+        return next((one for one in self._settings.origins if urlsplit(one).netloc == host), own)
 
     def _handler(self, roles: Collection[Role] | None, page: Page) -> common_web.Handler:
         async def handle(request: web.Request) -> web.StreamResponse:
@@ -121,7 +136,9 @@ class Guard:
             raise web.HTTPForbidden(text="403: this page is for other roles")
         texts = Texts(_language(request))
         response = await page(Ask(request, session, texts, sessions.token_of(session, self._key), form))
-        if known is None and response.content_type == "text/html" and sessions.COOKIE not in response.cookies:
+        # A page that says what went wrong begins no session: a strict cookie may just not have come along.
+        new = known is None and response.status < 400 and response.content_type == "text/html"
+        if new and sessions.COOKIE not in response.cookies:
             self._set_cookie(response, session)
         return response
 

@@ -21,8 +21,8 @@ from services.common.telemetry import logger
 from services.console import translate
 from services.console.domain import board
 from services.console.domain.board import Incident
-from services.console.domain.people import DESKS, Role, User
-from services.console.mesh import SELF, Mesh
+from services.console.domain.people import DESKS, SELF, Role, User
+from services.console.mesh import Mesh
 from tandem.common.v1 import exercise_pb2
 from tandem.dispatch.v1 import dispatch_pb2, following_pb2
 from tandem.geofence.v1 import geofence_pb2

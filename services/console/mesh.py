@@ -9,8 +9,11 @@ from dataclasses import dataclass
 import grpc.aio
 
 from services.common import mutual, rpc
+from services.common.certificates import spiffe_id
+from services.common.errors import FailedPrecondition
+from services.common.identity import CONSOLES
 from services.common.rpc import Metadata
-from services.console.domain.people import Role, User
+from services.console.domain.people import SELF, Role, User
 from services.console.settings import ConsoleSettings
 from tandem.dispatch.v1.dispatch_pb2_grpc import DispatchServiceStub
 from tandem.dispatch.v1.evidence_pb2_grpc import EvidenceServiceStub
@@ -19,9 +22,6 @@ from tandem.geofence.v1.geofence_pb2_grpc import GeofenceServiceStub
 from tandem.ingest.v1.ingest_pb2_grpc import IngestServiceStub
 from tandem.registry.v1.registry_pb2_grpc import RegistryServiceStub
 from tandem.registry.v1.trace_pb2_grpc import TraceServiceStub
-
-SELF = "console"
-"""Name under which the console itself watches, where no user has asked."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,8 +55,10 @@ class Mesh:
         """By name: probation, police."""
 
     def identity(self, user: User) -> Metadata:
-        """Metadata of a call for this user: by certificate none, since the console's own says whose it is."""
-        return () if self._settings.tls else rpc.bearer(user.spiffe_id, self._settings.dev_secret)
+        """Metadata of a call for this user: by certificate the console's own says whose it is, and beside it stands who asks."""
+        if self._settings.tls:
+            return () if user.name == SELF else rpc.on_behalf_of(user.name)
+        return rpc.bearer(user.spiffe_id, self._settings.dev_secret)
 
     def own(self, role: Role) -> Metadata:
         """Metadata of what the console watches for all users of a role."""
@@ -65,7 +67,14 @@ class Mesh:
 
 @asynccontextmanager
 async def connect(settings: ConsoleSettings) -> AsyncIterator[Mesh]:
-    """Open channels; services that are away are connected to once they are there."""
+    """Open channels; services that are away are connected to once they are there.
+
+    Raises FailedPrecondition where its certificate isn't that of its role's console, which alone is believed whom it asks for.
+    """
+    if settings.tls and settings.console_role:
+        own, wanted = spiffe_id(settings.tls_files().cert), CONSOLES[settings.console_role]
+        if own != wanted:
+            raise FailedPrecondition(f"TANDEM_TLS_CERT is of {own}; a console for {settings.console_role} is {wanted}")
     async with AsyncExitStack() as stack:
 
         async def channel(target: str) -> grpc.aio.Channel:

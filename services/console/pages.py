@@ -17,7 +17,7 @@ from services.common.errors import InvalidField
 from services.common.grounds import LEGAL_BASES, Kind
 from services.common.rpc import UNARY_DEADLINE_S
 from services.common.telemetry import logger
-from services.console import assets, sessions, translate, translate_evidence
+from services.console import assets, translate, translate_evidence
 from services.console.domain import board, explaining, figures, waterfall
 from services.console.domain.board import Incident
 from services.console.domain.figures import Question
@@ -26,6 +26,7 @@ from services.console.guard import LANGUAGE_COOKIE, Ask, Guard
 from services.console.live import Feed
 from services.console.mesh import Mesh
 from services.console.settings import ConsoleSettings
+from services.console.signing_in import SigningIn
 from services.console.texts import LANGUAGES
 from tandem.dispatch.v1 import dispatch_pb2, evidence_pb2
 from tandem.ingest.v1 import ingest_pb2
@@ -43,16 +44,15 @@ class Pages:
 
     def __init__(self, settings: ConsoleSettings, guard: Guard, mesh: Mesh, feeds: Mapping[Role, Feed]) -> None:
         self._settings, self._guard, self._mesh, self._feeds = settings, guard, mesh, feeds
+        self._signing_in = SigningIn(settings, guard)
 
     def routes(self) -> list[web.RouteDef]:
         """The whole of what is served, and for whom."""
         guard = self._guard
         return [
             guard.open_get("/static/{name}", assets.static),
-            guard.open_get("/sign-in", self.sign_in),
-            guard.open_post("/sign-in", self.signed_in),
+            *self._signing_in.routes(),
             guard.open_post("/language", self.language),
-            guard.post("/sign-out", EVERYBODY, self.sign_out),
             guard.get("/", EVERYBODY, self.live),
             guard.get("/stream", LOOKERS, self.stream),
             guard.post("/acknowledge", DESKS, self.acknowledge),
@@ -65,29 +65,6 @@ class Pages:
             guard.get("/devices", EVERYBODY, self.devices),
         ]
 
-    # ── signing in ───────────────────────────────────────────────────────────────────────────────────────────────────
-
-    async def sign_in(self, ask: Ask) -> web.StreamResponse:
-        """Whom one can be."""
-        if ask.session.user:
-            raise web.HTTPSeeOther("/")
-        return assets.page(ask, "sign_in.html", roles=self._roles())
-
-    async def signed_in(self, ask: Ask) -> web.StreamResponse:
-        """Signs in a development user; default deny elsewhere."""
-        user = sessions.user_of(ask.form.get("role", ""), ask.form.get("name", ""))
-        if user is None or user.role not in self._roles():
-            raise web.HTTPForbidden(text="403: nobody can sign in like that here")
-        response = web.Response(status=303, headers={"Location": "/"})
-        self._guard.signed_in(user, response)
-        return response
-
-    async def sign_out(self, ask: Ask) -> web.StreamResponse:
-        """Ends the session in this browser."""
-        response = web.Response(status=303, headers={"Location": "/sign-in"})
-        self._guard.signed_in(None, response)
-        return response
-
     async def language(self, ask: Ask) -> web.StreamResponse:
         """The other language."""
         other = LANGUAGES[1 - LANGUAGES.index(ask.texts.language)]
@@ -96,10 +73,6 @@ class Pages:
         response = web.Response(status=303, headers={"Location": safe})
         response.set_cookie(LANGUAGE_COOKIE, other, httponly=True, samesite="Strict", max_age=365 * 86_400)
         return response
-
-    def _roles(self) -> list[Role]:
-        """Roles of development users: those of all agencies, on loopback with development tokens alone."""
-        return list(Role) if self._settings.dev_secret and not self._settings.tls else []
 
     # ── live ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 

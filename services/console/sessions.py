@@ -12,11 +12,14 @@ import hmac
 import json
 from dataclasses import dataclass
 
-from services.console.domain.people import NAME, Role, User
+from services.console.domain.people import NAME, SELF, Role, User
 
 COOKIE = "tandem_session"
 LASTS_S = 12 * 3600
 """A shift."""
+ATTEMPT_COOKIE = "tandem_attempt"
+ATTEMPT_LASTS_S = 600
+"""How long somebody may take at the identity provider."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +32,46 @@ class Session:
     """None before somebody signs in."""
     until_s: int
     """Wall clock, seconds since 1970 UTC."""
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """Somebody who goes to the identity provider and comes back. All follows from the cookie's random id and the key."""
+
+    cookie: str
+    """`id.until.mac`."""
+    state: str
+    """Comes back in the address: the answer is to what this browser asked."""
+    nonce: str
+    """Comes back in the token: it was made for this attempt."""
+    verifier: str
+    """PKCE's: only whoever holds the key can use the code."""
+
+
+def bound(key: bytes, issuer: str) -> bytes:
+    """The key of sessions that this issuer's word began; an empty one is that of development users."""
+    return hmac.new(key, f"issuer\n{issuer}".encode(), hashlib.sha256).digest()
+
+
+def attempt_of(attempt_id: str, until_s: int, key: bytes) -> Attempt:
+    """The attempt with this random id, good until then."""
+    payload = f"{attempt_id}.{until_s}"
+    parts = (_mac(key, what, payload) for what in ("state", "nonce", "verifier"))
+    return Attempt(f"{payload}.{_mac(key, 'attempt', payload)}", *parts)
+
+
+def attempt_in(cookie: str, key: bytes, now_s: float) -> Attempt | None:
+    """The attempt of a cookie; None where it isn't signed with `key`, is over, or is none."""
+    payload, _, mac = cookie.rpartition(".")
+    if not is_same(mac, _mac(key, "attempt", payload)):
+        return None
+    attempt_id, _, until = payload.partition(".")
+    return attempt_of(attempt_id, int(until), key) if int(until) > now_s else None
+
+
+def is_same(one: str, other: str) -> bool:
+    """Whether two secrets are; it takes as long either way."""
+    return hmac.compare_digest(one.encode(errors="replace"), other.encode(errors="replace"))
 
 
 def seal(session: Session, key: bytes) -> str:
@@ -47,7 +90,7 @@ def seal(session: Session, key: bytes) -> str:
 def unseal(cookie: str, key: bytes, now_s: float) -> Session | None:
     """The session of a cookie; None where it isn't signed with `key`, is over, or is none."""
     payload, _, mac = cookie.partition(".")
-    if not hmac.compare_digest(mac.encode(), _mac(key, "session", payload).encode()):
+    if not is_same(mac, _mac(key, "session", payload)):
         return None
     told = json.loads(base64.urlsafe_b64decode(payload))
     if told["until"] <= now_s:
@@ -63,12 +106,12 @@ def token_of(session: Session, key: bytes) -> str:
 
 def is_token(session: Session, key: bytes, token: str) -> bool:
     """Whether that is it."""
-    return hmac.compare_digest(token.encode(), token_of(session, key).encode())
+    return is_same(token, token_of(session, key))
 
 
 def user_of(role: str, name: str) -> User | None:
     """The user with this role and name; None where either can't be."""
-    if role not in set(Role) or not NAME.fullmatch(name):
+    if role not in set(Role) or not NAME.fullmatch(name) or name == SELF:
         return None
     return User(Role(role), name)
 

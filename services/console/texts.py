@@ -24,6 +24,41 @@ TEXTS: dict[str, tuple[str, str]] = {
         "이 콘솔에는 로그인 수단이 설정되지 않았습니다.",
         "No way to sign in is configured for this console.",
     ),
+    "sign_in_oidc": (
+        "기관 계정으로 로그인합니다.",
+        "With your agency's account.",
+    ),
+    "go_on": ("계속", "Go on"),
+    "again": ("다시 로그인", "Sign in again"),
+    "not_signed_in": ("로그인하지 못했습니다", "You are not signed in"),
+    "refused_provider_away": (
+        "기관의 로그인 서버가 응답하지 않습니다. 이미 로그인한 사람은 계속 쓸 수 있습니다.",
+        "The agency's sign-in server doesn't answer. Whoever is signed in can go on.",
+    ),
+    "refused_provider_refused": (
+        "기관의 로그인 서버가 로그인을 거절했습니다.",
+        "The agency's sign-in server has refused it.",
+    ),
+    "refused_state": (
+        "이 브라우저에서 시작한 로그인이 아니거나 10분이 지났습니다.",
+        "This sign-in wasn't begun in this browser, or more than 10 minutes ago.",
+    ),
+    "refused_token": (
+        "로그인 서버의 답을 확인할 수 없습니다. 운영자에게 알리십시오.",
+        "The answer of the sign-in server can't be verified. Tell the people who run the console.",
+    ),
+    "refused_no_role": (
+        "이 계정에는 콘솔 권한이 없습니다.",
+        "This account has no role in the console.",
+    ),
+    "refused_other_role": (
+        "이 콘솔은 다른 소속의 것입니다.",
+        "This console is for another role than this account's.",
+    ),
+    "refused_several_roles": (
+        "이 계정에는 소속이 둘 이상이어서 정할 수 없습니다.",
+        "This account has more than one role, so it is none here.",
+    ),
     "name": ("이름 (영문 소문자, 숫자, -)", "Name (a-z, 0-9, -)"),
     "role": ("소속", "Role"),
     "role_police": ("경찰 112 상황실", "Police 112 room"),

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import re
+import ssl
 import stat
 from collections.abc import Iterator
 from pathlib import Path
+from subprocess import CompletedProcess
 
 import grpc
 import grpc.aio
@@ -15,22 +19,37 @@ from services.cli import mesh as meshes
 from services.cli.calls import call
 from services.cli.failure import CommandFailed
 from services.cli.parties import NPA_RECORDS
-from services.common import flow, rpc
-from services.common.certificates import files_of
+from services.common import flow, pull, rpc
+from services.common.certificates import AUTHORITY, files_of
+from tandem.common.v1 import ledger_pb2
 from tandem.registry.v1 import registry_pb2, registry_pb2_grpc
+from tests.support.console import visiting
+from tests.support.identity_provider import identity_provider, settings_at
 from tests.support.mesh import RunningMesh, running_mesh, tandem
+from tests.support.ports import free_port
 
 
 @pytest.fixture(scope="module")
-def mesh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningMesh]:
+def provider_port() -> int:
+    return free_port()
+
+
+@pytest.fixture(scope="module")
+def mesh(tmp_path_factory: pytest.TempPathFactory, provider_port: int) -> Iterator[RunningMesh]:
+    settings = {**settings_at(provider_port), "TANDEM_CONSOLE_ROLE": "police"}
+    folder = tmp_path_factory.mktemp("tls") / "mesh"
     # Not faster: the probation leg looks once a second, wall time, whether somebody is pursued, and the incident must last that long.
-    with running_mesh(tmp_path_factory.mktemp("tls") / "mesh", "--tls", "--clock-rate", "2") as one:
+    with running_mesh(folder, "--tls", "--clock-rate", "2", settings=settings) as one:
         yield one
 
 
-def test_the_demo_comes_through_and_both_legs_answer(mesh: RunningMesh) -> None:
-    outcome = tandem("demo", "--dir", str(mesh.folder), "--json", timeout_s=110)
-    assert outcome.returncode == 0, outcome.stderr
+@pytest.fixture(scope="module")
+def demo(mesh: RunningMesh) -> CompletedProcess[str]:
+    return tandem("demo", "--dir", str(mesh.folder), "--json", timeout_s=110)
+
+
+def test_the_demo_comes_through_and_both_legs_answer(mesh: RunningMesh, demo: CompletedProcess[str]) -> None:
+    assert demo.returncode == 0, demo.stderr
     logs = {one.stem: one.read_text() for one in (mesh.folder / "logs").iterdir()}
     for name in mesh.now.addresses:
         served = [json.loads(line) for line in logs[name].splitlines() if '"event": "listening"' in line]
@@ -40,6 +59,31 @@ def test_the_demo_comes_through_and_both_legs_answer(mesh: RunningMesh) -> None:
     assert "pursuit_commanded" in logs["dispatch-probation"] and "pursuit_failed" not in logs["dispatch-probation"]
     for leg in ("dispatch-probation", "dispatch-police"):
         assert '"code": "UNAUTHENTICATED"' not in logs[leg] and '"code": "PERMISSION_DENIED"' not in logs[leg]
+
+
+async def test_who_signs_in_to_the_console_is_in_the_ledger_beside_its_certificate(
+    mesh: RunningMesh, demo: CompletedProcess[str], provider_port: int
+) -> None:
+    trusted = ssl.create_default_context(cafile=mesh.folder / "certs" / AUTHORITY)
+    async with identity_provider(provider_port) as provider, visiting(mesh.now.console_url, trusted) as kim:
+        provider.person = {"preferred_username": "kim", "roles": ["npa-112"]}
+        assert (await kim.come_back())[0] == 200
+        found = re.search(r"/incidents/([a-z0-9.-]+)", await kim.read("/search?cause=RING_ENTERED"))
+        assert found
+        await kim.read(f"/incidents/{found[1]}")
+        grounds = {"legal_basis": "STALKING_9_1_3_2", "purpose": "AUDIT"}
+        async with asyncio.timeout(40):
+            while (status := (await kim.post(f"/incidents/{found[1]}", **grounds))[0]) == 404:  # noqa: ASYNC110 - not copied yet
+                await asyncio.sleep(0.5)
+        assert status == 200
+    async with mesh.now.nats.bus_as("registry") as bus:
+        last = (await bus.bounds_of(flow.DISCLOSURES.name)).last
+        async with asyncio.timeout(20):
+            async for messages in pull.read(bus, flow.DISCLOSURES.name, 1):
+                rows = [ledger_pb2.Disclosure.FromString(one.data) for one in messages]
+                if any((one.who, one.reference) == ("spiffe://npa/desk/console/kim", found[1]) for one in rows):
+                    return
+                assert messages[-1].sequence < last
 
 
 async def test_a_token_opens_nothing_and_a_certificate_only_its_own_methods(mesh: RunningMesh) -> None:

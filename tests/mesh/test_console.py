@@ -16,6 +16,7 @@ from services.console.guard import Guard
 from services.console.mesh import Mesh
 from services.console.pages import Pages
 from services.console.settings import ConsoleSettings
+from services.console.signing_in import SigningIn
 from tandem.dispatch.v1 import dispatch_pb2
 from tests.support.console import INCIDENT, ConsoleBench, console_bench
 
@@ -284,7 +285,7 @@ async def test_settings_that_would_open_something_are_refused(bad: dict[str, Any
 
 async def test_nobody_signs_in_without_development_tokens() -> None:
     settings = ConsoleSettings()
-    pages = Pages(settings, Guard(settings, b""), cast(Mesh, None), {})
+    signing_in = SigningIn(settings, Guard(settings, b""))
     ask = cast(Any, type("Ask", (), {"form": {"role": "police", "name": "kim"}}))
     with pytest.raises(web.HTTPForbidden):
-        await pages.signed_in(ask)
+        await signing_in.signed_in(ask)

@@ -21,7 +21,7 @@ from services.common import mutual, rpc, streams
 from services.common.bus import Bus
 from services.common.clock import MeshClock
 from services.common.errors import FailedPrecondition, Unauthenticated
-from services.common.identity import sign_dev_token, verify_dev_token
+from services.common.identity import Caller, asking_for, caller_of, sign_dev_token, verify_dev_token
 from services.common.settings import CommonSettings
 from services.ingest.settings import Settings as IngestSettings
 from tandem.common.v1 import access_pb2
@@ -239,6 +239,33 @@ async def test_a_certificate_proves_the_caller(tmp_path: Path) -> None:
         async with secured(port, authority, authority.client(NPA)) as channel:
             assert await put(channel) is grpc.StatusCode.PERMISSION_DENIED
             assert await watch(channel) is grpc.StatusCode.OK
+
+
+@pytest.mark.parametrize(
+    ("spiffe_id", "name", "known_as"),
+    [
+        ("spiffe://npa/desk/console", "kim", "spiffe://npa/desk/console/kim"),
+        ("spiffe://tandem/reviewer/console", "kim", "spiffe://tandem/reviewer/console/kim"),
+        ("spiffe://npa/desk/console", "kim/../lee", ""),
+        ("spiffe://npa/desk/console", "", ""),
+        ("spiffe://npa/desk/seoul", "kim", ""),
+        ("spiffe://npa/desk/console/lee", "kim", ""),
+        ("spiffe://vendor/console", "kim", ""),
+        ("spiffe://moj/records", "kim", ""),
+    ],
+)
+async def test_only_a_console_says_for_whom_it_asks(tmp_path: Path, spiffe_id: str, name: str, known_as: str) -> None:
+    authority = Authority("mesh")
+    async with (
+        serving(tmp_path, authority) as port,
+        secured(port, authority, authority.client(spiffe_id)) as channel,
+    ):
+        # Known, and its role may not do this; or not known at all.
+        refused = grpc.StatusCode.PERMISSION_DENIED if known_as else grpc.StatusCode.UNAUTHENTICATED
+        assert await put(channel, rpc.on_behalf_of(name)) is refused
+    if known_as:
+        console = caller_of(spiffe_id)
+        assert asking_for(console, name) == caller_of(known_as) == Caller(known_as, console.role)
 
 
 async def test_a_service_calls_another_by_its_own_certificate(tmp_path: Path) -> None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import re
-from collections.abc import AsyncIterator
+import ssl
+from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +19,7 @@ from services.common import rpc
 from services.common.settings import CommonSettings
 from tandem.common.v1 import alert_pb2, geometry_pb2
 from tandem.dispatch.v1 import dispatch_pb2, dispatch_pb2_grpc
+from tests.support.certificates import Authority
 from tests.support.ports import free_port
 from tests.support.processes import Service
 
@@ -98,6 +100,14 @@ class FakeLeg(dispatch_pb2_grpc.DispatchServiceServicer):
         return dispatch_pb2.AcknowledgeResponse(assignment=self.assignment)
 
 
+@asynccontextmanager
+async def visiting(url: str, tls: ssl.SSLContext | bool = True) -> AsyncIterator[Visitor]:
+    """A browser without scripts at this console."""
+    connector, jar = aiohttp.TCPConnector(ssl=tls), aiohttp.CookieJar(unsafe=True)
+    async with aiohttp.ClientSession(connector=connector, cookie_jar=jar) as client:
+        yield Visitor(url, client)
+
+
 @dataclass
 class ConsoleBench:
     """A running console and its legs."""
@@ -105,12 +115,13 @@ class ConsoleBench:
     url: str
     legs: dict[str, FakeLeg]
     asked: list[Asked] = field(default_factory=list)
+    tls: ssl.SSLContext | bool = True
+    """Whose certificates its browsers take."""
 
     @asynccontextmanager
     async def visitor(self, role: str = "", name: str = "duty-1") -> AsyncIterator[Visitor]:
         """A browser without scripts, signed in where a role is named."""
-        async with aiohttp.ClientSession(cookie_jar=aiohttp.CookieJar(unsafe=True)) as client:
-            one = Visitor(self.url, client)
+        async with visiting(self.url, self.tls) as one:
             if role:
                 await one.read("/sign-in")
                 status, _ = await one.post("/sign-in", role=role, name=name)
@@ -147,6 +158,20 @@ class Visitor:
         ) as answer:
             return answer.status, await answer.text(errors="replace")
 
+    async def callback(self) -> str:
+        """Goes to the identity provider, which sends back: the address of that, which nobody has opened yet."""
+        status, text, headers = await self.get("/sign-in/begin")
+        assert status == 303, (status, text)
+        async with aiohttp.ClientSession() as away, away.get(headers["Location"], allow_redirects=False) as answer:
+            back = answer.headers["Location"]
+        assert back.startswith(self.url + "/sign-in/callback?")
+        return back.removeprefix(self.url)
+
+    async def come_back(self) -> tuple[int, str]:
+        """The same, and opens it. Status and text."""
+        status, text, _ = await self.get(await self.callback())
+        return status, text
+
     @asynccontextmanager
     async def stream(self, last_event_id: str = "") -> AsyncIterator[AsyncIterator[tuple[str, dict[str, Any]]]]:
         """Messages of the live page with their ids."""
@@ -167,14 +192,21 @@ class Visitor:
 
 
 @asynccontextmanager
-async def console_bench(folder: Path) -> AsyncIterator[ConsoleBench]:
-    """Starts the legs and the console; registry, ingest and evaluators are away."""
+async def console_bench(
+    folder: Path, more: Mapping[str, str] | None = None, authority: Authority | None = None
+) -> AsyncIterator[ConsoleBench]:
+    """Starts the legs and the console, with `more` settings; registry, ingest and evaluators are away. With an authority all
+    prove themselves by its certificates, and the console is the police's."""
     port, asked = free_port(), list[Asked]()
     async with AsyncExitStack() as stack:
         legs, env = {}, {}
         for leg in ("probation", "police"):
             one = legs[leg] = FakeLeg(leg, asked)  # type: ignore[abstract]  # the console asks for no more
             settings = CommonSettings(port=0, dev_secret=SECRET)
+            if authority:
+                settings = CommonSettings(
+                    port=0, **_files(authority, folder, f"spiffe://tandem/service/dispatch-{leg}")
+                )
 
             def add(server: grpc.aio.Server, one: FakeLeg = one) -> None:
                 dispatch_pb2_grpc.add_DispatchServiceServicer_to_server(one, server)
@@ -183,16 +215,33 @@ async def console_bench(folder: Path) -> AsyncIterator[ConsoleBench]:
             env[f"TANDEM_DISPATCH_{leg.upper()}"] = f"ipv4:127.0.0.1:{served.port}"
         for name in ("REGISTRY", "INGEST", "GEOFENCE"):
             env[f"TANDEM_{name}"] = f"ipv4:127.0.0.1:{free_port()}"
-        env |= {"TANDEM_PORT": str(port), "TANDEM_DATA_DIR": str(folder / "console"), "TANDEM_DEV_SECRET": SECRET}
+        env |= {"TANDEM_PORT": str(port), "TANDEM_DATA_DIR": str(folder / "console")}
+        env |= {"TANDEM_DEV_SECRET": SECRET, **(more or {})}
+        if authority:
+            files = _files(authority, folder, "spiffe://npa/desk/console")
+            env |= {f"TANDEM_{name.upper()}": str(path) for name, path in files.items()}
+            env |= {"TANDEM_CONSOLE_ROLE": "police", "TANDEM_DEV_SECRET": ""}
         process = Service("services.console", env, folder / "console.log")
         process.start()
         stack.callback(process.kill)
         bench = ConsoleBench(f"http://127.0.0.1:{port}", legs, asked)
-        async with asyncio.timeout(PATIENCE_S), aiohttp.ClientSession() as client:
+        if authority:
+            bench.url, bench.tls = (
+                f"https://127.0.0.1:{port}",
+                ssl.create_default_context(cadata=authority.cert.decode()),
+            )
+        async with asyncio.timeout(PATIENCE_S), bench.visitor() as early:
             while True:
                 try:
-                    async with client.get(bench.url + "/sign-in"):
-                        break
+                    await early.get("/sign-in")
+                    break
                 except aiohttp.ClientConnectionError:
                     await asyncio.sleep(0.05)
         yield bench
+
+
+def _files(authority: Authority, folder: Path, spiffe_id: str) -> dict[str, Any]:
+    cert, key = authority.service(spiffe_id).write(folder, spiffe_id.rpartition("//")[2].replace("/", "-"))
+    ca = folder / "ca.pem"
+    ca.write_bytes(authority.cert)
+    return {"tls_cert": cert, "tls_key": key, "tls_ca": ca}

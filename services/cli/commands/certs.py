@@ -19,6 +19,7 @@ from services.cli.parties import DESKS, MOJ_RECORDS, NPA_RECORDS, REVIEWER, VEND
 from services.cli.watch import WATCH
 from services.common import flow
 from services.common.certificates import AUTHORITY, folder_of
+from services.common.identity import CONSOLES
 from services.common.permissions import SERVICE
 
 _SPIFFE_ID = re.compile(r"spiffe://[a-z0-9.-]+(/[a-z0-9-]+)+")
@@ -32,8 +33,9 @@ CLIENTS = (
     exercise.VENDOR,
     drill.OPERATOR,
     WATCH,
+    *CONSOLES.values(),
 )
-"""Those whom the demo, drills and the watch play."""
+"""Those whom the demo, drills and the watch play, and the consoles."""
 SERVERS = (nats_server.IDENTITY, *(SERVICE + user for user in flow.USERS))
 LOOPBACK = ("localhost", "127.0.0.1")
 
@@ -67,5 +69,5 @@ def issue(folder: Path, ids: Iterable[str], hosts: Iterable[str], lifetime: time
     trusted = (folder / AUTHORITY).read_bytes()
     for spiffe_id in ids:
         # Only Tandem's own processes serve; a desk's certificate must not do for a server.
-        served = hosts if spiffe_id.startswith(SERVICE) else ()
+        served = hosts if spiffe_id.startswith(SERVICE) or spiffe_id in CONSOLES.values() else ()
         authority.write(folder, spiffe_id, one.issue([spiffe_id], served, lifetime), trusted)

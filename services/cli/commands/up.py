@@ -38,6 +38,7 @@ from services.common import sealing, streams, telemetry
 from services.common.certificates import Files, files_of
 from services.common.clock import MeshClock
 from services.common.errors import FailedPrecondition
+from services.common.identity import CONSOLES
 from services.common.permissions import SERVICE
 from services.common.streams import PARTITIONS_MAX, Premises
 
@@ -142,19 +143,23 @@ async def _run(options: Options) -> int:
             "TANDEM_CLOCK_ANCHOR_MS": str(premises.clock.anchor_ms),
             "TANDEM_WARNING_PUBLIC_KEY": str(sealing.public_file(warning_key)),
         }
-        with_console = not certificates  # where they prove callers, nobody could sign in
+        # Where certificates prove callers, whoever has no provider to sign in by could see no page.
+        console_of = os.environ.get("TANDEM_CONSOLE_ROLE", "") if os.environ.get("TANDEM_OIDC_ISSUER") else ""
+        with_console = not certificates or console_of in CONSOLES
+        url = programs.console_url(base_port, tls=certificates is not None) if with_console else ""
 
         def running() -> Mesh:
             pids = store.pids | services.pids
             return Mesh(
                 *(addresses, pids, secret, premises.clock, server, premises.partitions, certificates),
-                programs.console_url(base_port) if with_console else "",
+                url,
             )
 
         for service in (*programs.SERVICES, *([programs.CONSOLE] if with_console else [])):
             access = {"TANDEM_NATS_URL": server.url_as(service.nats_user)} if service.nats_user else {}
             if certificates:
-                access |= _tls_settings(files_of(certificates, SERVICE + service.nats_user))
+                own = CONSOLES[console_of] if service is programs.CONSOLE else SERVICE + service.nats_user
+                access |= _tls_settings(files_of(certificates, own))
             services.start(programs.program(service, options.folder, base_port, shared | access))
         try:
             await _wait_until_healthy(running(), options.folder)
@@ -169,13 +174,13 @@ async def _run(options: Options) -> int:
 
         save()
         store.on_change = services.on_change = save
-        pages = {programs.CONSOLE.name: programs.console_url(base_port)} if with_console else {}
+        pages = {programs.CONSOLE.name: url} if with_console else {}
         console.print(_table(addresses | programs.other_addresses(base_port) | pages, server))
         say(_watch(running(), options.folder, services))
         code = await demos.play(running(), as_json=False) if options.demo else 0
         if options.exit:
             return code
-        where = f"its console is at {programs.console_url(base_port)} ." if with_console else "it has no console."
+        where = f"its console is at {url} ." if with_console else "it has no console."
         console.print(f"The mesh runs; {where} Ctrl-C stops it.")
         await watched
         raise AssertionError("the watchdog ended")

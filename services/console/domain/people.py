@@ -31,6 +31,8 @@ DESKS = frozenset({Role.POLICE, Role.PROBATION})
 LOOKERS = frozenset({Role.POLICE, Role.PROBATION, Role.REVIEWER})
 """Roles that see incidents."""
 EVERYBODY = frozenset(Role)
+SELF = "console"
+"""Name under which the console itself watches, where no user has asked; no user's."""
 NAME = re.compile(r"[a-z0-9-]{1,32}")
 
 
