@@ -81,7 +81,7 @@ SERVICES = (
     ),
 )
 
-CONSOLE = Service("console", "console", "", 8)
+CONSOLE = Service("console", "console", "", 8, more_ports={"TANDEM_METRICS_PORT": 48})
 """The pages, by HTTP: a client of all the others."""
 
 _OFFSETS = (
@@ -101,7 +101,7 @@ def other_addresses(base_port: int) -> dict[str, str]:
     names = {"TANDEM_HTTP_PORT": "phones", "TANDEM_METRICS_PORT": "metrics"}
     return {
         f"{service.name}: {names[setting]}": f"http://127.0.0.1:{base_port + offset}"
-        for service in SERVICES
+        for service in (*SERVICES, CONSOLE)
         for setting, offset in service.more_ports.items()
     }
 
