@@ -143,6 +143,7 @@ async def _run(options: Options) -> int:
             "TANDEM_WARNING_PUBLIC_KEY": str(sealing.public_file(warning_key)),
         }
         with_console = not certificates  # where they prove callers, nobody could sign in
+        started = (*programs.SERVICES, *([programs.CONSOLE] if with_console else []))
 
         def running() -> Mesh:
             pids = store.pids | services.pids
@@ -151,7 +152,7 @@ async def _run(options: Options) -> int:
                 programs.console_url(base_port) if with_console else "",
             )
 
-        for service in (*programs.SERVICES, *([programs.CONSOLE] if with_console else [])):
+        for service in started:
             access = {"TANDEM_NATS_URL": server.url_as(service.nats_user)} if service.nats_user else {}
             if certificates:
                 access |= _tls_settings(files_of(certificates, SERVICE + service.nats_user))
@@ -170,7 +171,7 @@ async def _run(options: Options) -> int:
         save()
         store.on_change = services.on_change = save
         pages = {programs.CONSOLE.name: programs.console_url(base_port)} if with_console else {}
-        console.print(_table(addresses | programs.other_addresses(base_port) | pages, server))
+        console.print(_table(addresses | programs.other_addresses(started, base_port) | pages, server))
         say(_watch(running(), options.folder, services))
         code = await demos.play(running(), as_json=False) if options.demo else 0
         if options.exit:
