@@ -12,6 +12,7 @@ import argparse
 import gc
 import math
 import random
+import resource
 import statistics
 import time
 from collections.abc import Iterator
@@ -32,6 +33,8 @@ STARTS_MS = 1_790_000_000_000
 WARM_UP_TURNS = 2
 SILENCE_TURNS = 12
 """Every 3 minutes all cases are woken together: a number of turns that is no multiple of it leaves that out or counts it too often."""
+KEPT_TURNS = 560
+"""2 h 20 min: positions older than 2 h are dropped."""
 SEED = 7
 SPEEDS_MPS = (0.5, 1.4, 1.4, 12.0)
 E7_PER_M = 90
@@ -124,14 +127,34 @@ def measure(crowd: Crowd, partitions: int, turns: int) -> Rate:
     return Rate(rates, statistics.harmonic_mean(rates), one.alerts)
 
 
+def memory(crowd: Crowd, partitions: int) -> float:
+    """KiB that this process grows by for a wearer and those whom their orders protect, once the fold keeps all that it ever keeps."""
+    before = _resident()
+    one = Folding(crowd, partitions)
+    for number in range(KEPT_TURNS):
+        one.turn(number)
+    gc.collect()
+    return (_resident() - before) / crowd.wearers / 1024
+
+
+def _resident() -> int:
+    """Bytes of this process in memory."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+
+
 def main() -> None:
     """Prints the figure."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--wearers", type=int, default=20_000)
     parser.add_argument("--orders", type=int, default=1, help="of each wearer, each with a person, a phone and a home")
     parser.add_argument("--partitions", type=int, default=1)
+    parser.add_argument("--memory", action="store_true", help="what a wearer takes in memory, after 2 h and 20 min")
     parser.add_argument("--turns", type=int, default=2 * SILENCE_TURNS, help="reports of each device, 15 s apart")
     arguments = parser.parse_args()
+    if arguments.memory:
+        kib = memory(Crowd(arguments.wearers, arguments.orders), arguments.partitions)
+        print(f"{arguments.wearers} wearers, {arguments.orders} orders each: {kib:,.0f} KiB a wearer")
+        return
     rate = measure(Crowd(arguments.wearers, arguments.orders), arguments.partitions, arguments.turns)
     print(
         f"{arguments.wearers} wearers, {arguments.orders} orders each, {arguments.partitions} partitions; "

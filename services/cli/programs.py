@@ -6,7 +6,7 @@ import os
 import secrets
 import socket
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -81,7 +81,7 @@ SERVICES = (
     ),
 )
 
-CONSOLE = Service("console", "console", "", 8)
+CONSOLE = Service("console", "console", "", 8, more_ports={"TANDEM_METRICS_PORT": 48})
 """The pages, by HTTP: a client of all the others."""
 
 _OFFSETS = (
@@ -96,12 +96,12 @@ def addresses(base_port: int) -> dict[str, str]:
     return {service.name: f"127.0.0.1:{base_port + service.offset}" for service in SERVICES}
 
 
-def other_addresses(base_port: int) -> dict[str, str]:
-    """Address of each further port, by what it is for."""
+def other_addresses(services: Iterable[Service], base_port: int) -> dict[str, str]:
+    """Address of each further port of these services, by what it is for."""
     names = {"TANDEM_HTTP_PORT": "phones", "TANDEM_METRICS_PORT": "metrics"}
     return {
         f"{service.name}: {names[setting]}": f"http://127.0.0.1:{base_port + offset}"
-        for service in SERVICES
+        for service in services
         for setting, offset in service.more_ports.items()
     }
 

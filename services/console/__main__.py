@@ -10,6 +10,7 @@ from pathlib import Path
 import uvloop
 
 from services.common import rpc, telemetry, web
+from services.common.observe import observed
 from services.console import mesh as meshes
 from services.console.domain.people import LOOKERS, Role
 from services.console.guard import Guard
@@ -27,8 +28,11 @@ async def run(settings: ConsoleSettings) -> None:
     async with meshes.connect(settings) as mesh:
         feeds = {role: Feed(mesh, role) for role in roles}
         routes = Pages(settings, guard, mesh, feeds).routes()
-        tls = settings.tls_files()[:2] if settings.tls else None
-        async with web.served("console", routes, settings.host, settings.port, tls, most=CONNECTIONS_MOST):
+        async with (
+            web.served("console", routes, settings.host, settings.port, settings.http_tls, most=CONNECTIONS_MOST),
+            # It serves its pages whoever is away, and they say so.
+            observed(settings.host, settings.metrics_port, lambda: ""),
+        ):
             await rpc.run_until_stopped(*(feed.run() for feed in feeds.values()), asyncio.Event().wait())  # type: ignore[arg-type]
 
 

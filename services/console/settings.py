@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import Literal, Self
 from urllib.parse import urlsplit
 
@@ -21,6 +22,12 @@ class ConsoleSettings(CommonSettings):
 
     port: int = Field(default=7408, ge=0, le=65535)
     """TCP port of the pages."""
+    metrics_port: int = Field(default=0, ge=0, le=65535)
+    """TCP port of /metrics, /healthz and /readyz."""
+    http_tls_cert: Path | None = None
+    """Certificate chain of the pages, PEM, as browsers know it: the one of TANDEM_TLS_CERT is a desk's and serves nobody."""
+    http_tls_key: Path | None = None
+    """Its private key, PEM."""
     registry: str = "ipv4:127.0.0.1:7401"
     """Reviews of matches, traces."""
     ingest: str = "ipv4:127.0.0.1:7402"
@@ -71,6 +78,11 @@ class ConsoleSettings(CommonSettings):
         return found
 
     @property
+    def http_tls(self) -> tuple[Path, Path] | None:
+        """Certificate chain and key of the pages, where they have them."""
+        return (self.http_tls_cert, self.http_tls_key) if self.http_tls_cert and self.http_tls_key else None
+
+    @property
     def origins(self) -> frozenset[str]:
         """Origins under which it is reached beside loopback."""
         return frozenset(one.strip() for one in self.public_origins.split(",") if one.strip())
@@ -115,4 +127,6 @@ class ConsoleSettings(CommonSettings):
                     )
         if self.tls and self.console_role is None:
             raise ValueError("TANDEM_CONSOLE_ROLE is missing: with certificates a console is one agency's")
+        if (self.tls or self.http_tls_cert or self.http_tls_key) and not self.http_tls:
+            raise ValueError("TANDEM_HTTP_TLS_CERT or _KEY is missing: with certificates pages have one of their own")
         return self

@@ -12,7 +12,7 @@ import yaml
 from tools.kube.__main__ import K8S, OVERLAYS, ROOT, containerfile_findings, findings, schema_findings, users
 from tools.kube.render import RenderError, render
 
-NAMES = ("base", "overlays")
+NAMES = ("base", "overlays", "observability")
 
 
 @pytest.fixture
@@ -116,7 +116,7 @@ FAULTS: dict[str, Fault] = {
     "a program that shows nothing of itself": (
         "base/registry.yaml",
         'args: ["-m", "services.registry"]',
-        'args: ["-m", "services.console"]',
+        'args: ["-m", "services.nothing"]',
         "shows nothing of itself",
     ),
     "a development secret": (
@@ -137,6 +137,42 @@ FAULTS: dict[str, Fault] = {
         "namespace: tandem",
         "namePrefix: x-",
         "namePrefix",
+    ),
+    "a console of another agency than its certificate": (
+        "base/console.yaml",
+        "TANDEM_CONSOLE_ROLE, value: police",
+        "TANDEM_CONSOLE_ROLE, value: probation",
+        "is a console of probation, and proves itself with tls-console-police",
+    ),
+    "a console that may not ask its leg": (
+        "base/console.yaml",
+        "app.kubernetes.io/name: dispatch-police",
+        "app.kubernetes.io/name: dispatch-warning",
+        "no way leads out to dispatch-police:7405",
+    ),
+    "a collector that is called otherwise": (
+        "base/registry.yaml",
+        "https://otel-collector:4317",
+        "https://otel-collector:4318",
+        "asks otel-collector:4318, which is no Service",
+    ),
+    "a collector that lets nobody in": (
+        "observability/traces.yaml",
+        "app.kubernetes.io/name: registry}}}]\n      ports: [{port: 4317}]",
+        "app.kubernetes.io/name: ingest}}}]\n      ports: [{port: 4317}]",
+        "no way leads into otel-collector:4317",
+    ),
+    "a service that Prometheus looks for under another name": (
+        "observability/config/prometheus.yaml",
+        "console-police-observed",
+        "console-police-observer",
+        "asks console-police-observer:8080",
+    ),
+    "a dashboard that isn't there": (
+        "observability/kustomization.yaml",
+        "dashboards/tandem-review.json",
+        "dashboards/tandem-reviews.json",
+        "tandem-reviews.json",
     ),
     "a port that differs from its setting": ("base/registry.yaml", 'value: "7401"', 'value: "7402"', "TANDEM_PORT"),
 }

@@ -31,6 +31,11 @@ def test_prometheus_takes_the_rules() -> None:
     assert f"{len(ALERTS)} rules found" in checked.stdout
 
 
+def test_prometheus_takes_its_configuration() -> None:
+    checked = promtool("check", "config", "--syntax-only", "config/prometheus.yaml")
+    assert checked.returncode == 0, checked.stdout + checked.stderr
+
+
 def test_each_alert_is_quiet_while_all_is_well_and_fires_by_its_test() -> None:
     tested = promtool("test", "rules", TESTS.name)
     assert tested.returncode == 0, tested.stdout + tested.stderr

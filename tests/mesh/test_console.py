@@ -276,6 +276,7 @@ async def test_what_is_taken_is_taken_by_the_one_who_asked(bench: ConsoleBench) 
         {"public_origins": "console.example"},
         {"tiles": "javascript:alert(1)"},
         {"tls_cert": Path("c"), "tls_key": Path("k"), "tls_ca": Path("a")},
+        {"tls_cert": Path("c"), "tls_key": Path("k"), "tls_ca": Path("a"), "console_role": "police"},
     ],
 )
 async def test_settings_that_would_open_something_are_refused(bad: dict[str, Any]) -> None:

@@ -99,7 +99,12 @@ def test_a_backup_is_restored_elsewhere_and_proves_itself_there(tmp_path: Path, 
         assert verified.returncode == 0, verified
         proven = re.search(r"heads proven: (\d+)", verified.stdout)
         assert proven and int(proven[1]) >= len(signed)
-        assert incidents(new) == before and before
+        after = incidents(new)
+        known = {one["incident_id"] for one in before}
+        assert [one for one in after if one["incident_id"] in known] == before and before
+        # On the fast clock the demo's wearer falls silent within seconds: what that opened is newer than the backup.
+        newest = max(str(one["opened_at"]) for one in before)
+        assert all(str(one["opened_at"]) > newest for one in after if one["incident_id"] not in known), after
         play(new)
         assert {str(one["incident_id"]) for one in incidents(new)} > {str(one["incident_id"]) for one in before}
     for log in (new / "logs").iterdir():

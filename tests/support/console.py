@@ -220,6 +220,8 @@ async def console_bench(
         if authority:
             files = _files(authority, folder, "spiffe://npa/desk/console")
             env |= {f"TANDEM_{name.upper()}": str(path) for name, path in files.items()}
+            pages = _files(authority, folder, "spiffe://tandem/service/console")
+            env |= {"TANDEM_HTTP_TLS_CERT": str(pages["tls_cert"]), "TANDEM_HTTP_TLS_KEY": str(pages["tls_key"])}
             env |= {"TANDEM_CONSOLE_ROLE": "police", "TANDEM_DEV_SECRET": ""}
         process = Service("services.console", env, folder / "console.log")
         process.start()

@@ -36,14 +36,16 @@ class Collector(trace_service_pb2_grpc.TraceServiceServicer):
 
 
 @contextmanager
-def collecting() -> Iterator[tuple[Collector, str]]:
-    """A receiver and its endpoint."""
+def collecting(credentials: grpc.ServerCredentials | None = None) -> Iterator[tuple[Collector, str]]:
+    """A receiver and its endpoint; with credentials by TLS."""
     server = grpc.server(futures.ThreadPoolExecutor(2))
     taken = Collector()
     trace_service_pb2_grpc.add_TraceServiceServicer_to_server(taken, server)  # type: ignore[no-untyped-call]
-    port = server.add_insecure_port("127.0.0.1:0")
+    port = (
+        server.add_secure_port("localhost:0", credentials) if credentials else server.add_insecure_port("127.0.0.1:0")
+    )
     server.start()
     try:
-        yield taken, f"http://127.0.0.1:{port}"
+        yield taken, f"https://localhost:{port}" if credentials else f"http://127.0.0.1:{port}"
     finally:
         server.stop(0)

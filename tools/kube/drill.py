@@ -1,16 +1,21 @@
 """`python -m tools.kube.drill IMAGE NATS_IMAGE POSTGRES_IMAGE`: plays the local overlay with podman and the demo through it by
-mutual TLS, kills a NATS server, an evaluator, a leg and the database in turn, and compares what is stored with an offline fold.
+mutual TLS, looks at the consoles, kills a NATS server, an evaluator, a leg and the database in turn, and compares what is stored with
+an offline fold. Pods whose images are not given are not played, and are named.
 """
 
 from __future__ import annotations
 
 import asyncio
+import json
 import secrets
+import ssl
 import sys
 import tempfile
 import time
+import urllib.request
 from collections.abc import Mapping
 from datetime import timedelta
+from http import HTTPStatus
 from pathlib import Path
 
 from services.cli.commands import certs, demo
@@ -20,18 +25,24 @@ from services.common import flow, pull, sealing, streams
 from services.common.bus import Bus
 from services.common.certificates import AUTHORITY, CERT, KEY, folder_of
 from services.common.clock import MeshClock
-from services.common.permissions import SERVICE
 from services.geofence import translate
 from services.geofence.domain import fold
 from services.geofence.domain.alerts import Alert
 from services.geofence.domain.entries import Entry
 from services.geofence.domain.state import State
 from services.registry.ledger import open_signer
+from tools.kube import identities
 from tools.kube.__main__ import K8S, given
-from tools.kube.play import Player
-from tools.kube.render import render
+from tools.kube.play import Player, Pod, image_name
+from tools.kube.render import containers, render
 
 OVERLAY = K8S / "overlays" / "local"
+PHONES, PAGES = "tls-phones", "pages-"
+"""Secrets with a certificate that isn't for callers inside."""
+CONSOLE = "console-"
+ASKED = ("incidents", "steps")
+"""What each desk's console lives on; the police's also asks for alerts."""
+CONNECTED_WITHIN_S = 20.0
 KILLED = ("nats-1", "geofence-0", "dispatch-police-0", "postgres-0")
 AWAY_S = 2.0
 """After which a kubelet would have started it again."""
@@ -39,7 +50,12 @@ AWAY_S = 2.0
 
 def made_secrets(folder: Path, hosts: tuple[str, ...]) -> dict[str, dict[str, str]]:
     """The Secrets that given.txt wants, as docs/kubernetes.md has somebody make them."""
-    certs.issue(folder / "certs", (*certs.SERVERS, *certs.CLIENTS), (*certs.LOOPBACK, *hosts), timedelta(days=1))
+    wanted = given(OVERLAY)
+    # What a Secret `pages-...` or `tls-phones` holds is known to browsers and phones alone: any that serves will do.
+    who = {name: identities.identity_of(name.removeprefix(identities.PREFIX)) for name in wanted}
+    who |= {name: identities.identity_of("ingest") for name in wanted if name == PHONES or name.startswith(PAGES)}
+    ids = {*certs.SERVERS, *certs.CLIENTS, *filter(None, who.values())}
+    certs.issue(folder / "certs", sorted(ids), (*certs.LOOPBACK, *hosts), timedelta(days=1))
     open_signer(folder / "ledger.key")
     sealing.open_private_keys(folder / "warning.key")
     files = {name: (folder / name).read_text() for name in ("ledger.key", "ledger.pub", "warning.key", "warning.pub")}
@@ -47,14 +63,14 @@ def made_secrets(folder: Path, hosts: tuple[str, ...]) -> dict[str, dict[str, st
     values = {
         **files,
         "registry-key": secrets.token_hex(32),
+        "session.key": secrets.token_hex(32),
         "password": password,
         "url": f"postgresql://registry:{password}@postgres/registry",
     }
     found: dict[str, dict[str, str]] = {}
-    for name, keys in given(OVERLAY).items():
-        if name.startswith("tls-"):
-            who = name.removeprefix("tls-").replace("phones", "ingest")
-            own = folder_of(folder / "certs", SERVICE + who)
+    for name, keys in wanted.items():
+        if CERT in keys:
+            own = folder_of(folder / "certs", who[name])
             values |= {key: (own / key).read_text() for key in (CERT, KEY, AUTHORITY)}
         found[name] = {key: values[key] for key in keys}
     return found
@@ -66,6 +82,8 @@ def mesh_of(player: Player, folder: Path) -> Mesh:
     nats = ""
     for pod in player.pods:
         kind = pod.workload["metadata"]["name"]
+        if kind.startswith(CONSOLE):
+            continue
         if kind == "nats":
             nats = nats or f"tls://{pod.ip}:4222"
         elif kind != "postgres":
@@ -98,6 +116,33 @@ async def _all(bus: Bus, stream: str) -> list[pull.Delivered]:
     raise AssertionError("the stream ended")
 
 
+def asks_by_its_role(player: Player, pod: Pod) -> bool:
+    """Whether a console's leg and evaluators let it listen, by what it says of each itself."""
+    until_s = time.monotonic() + CONNECTED_WITHIN_S
+    wanted = {*ASKED, *(["alerts"] if pod.name.startswith(f"{CONSOLE}police") else [])}
+    while True:
+        lines = [json.loads(one) for one in player.said(pod).splitlines() if one.startswith("{")]
+        away = {one["what"]: one["away"] for one in lines if one["event"] == "feed"}
+        if {what for what, reason in away.items() if not reason} >= wanted:
+            return True
+        if time.monotonic() > until_s:
+            print(f"{pod.name}: {away}", flush=True)
+            return False
+        time.sleep(0.5)
+
+
+def shows_pages(pod: Pod, folder: Path) -> bool:
+    """Whether a browser that trusts the authority gets the page on which one signs in and a script, by the Service's name."""
+    context = ssl.create_default_context(cafile=folder / "certs" / AUTHORITY)
+    port = next(one["containerPort"] for one in pod.container["ports"] if one["name"] == "https")
+    for path in ("/sign-in", "/static/live.js"):
+        request = urllib.request.Request(f"https://{pod.ip}:{port}{path}", headers={"Host": pod.name.rsplit("-", 1)[0]})
+        with urllib.request.urlopen(request, timeout=5, context=context) as answer:  # noqa: S310  # made just above
+            if answer.status != HTTPStatus.OK or not answer.read():
+                return False
+    return True
+
+
 def play(player: Player, folder: Path) -> bool:
     """Whether the demo came through each time, and nothing was lost."""
     began_s = time.monotonic()
@@ -111,6 +156,10 @@ def play(player: Player, folder: Path) -> bool:
     mesh = mesh_of(player, folder)
     whole = asyncio.run(demo.play(mesh, as_json=True)) == 0
     say(f"the demo by mutual TLS: {whole}")
+    for pod in (one for one in player.pods if one.name.startswith(CONSOLE)):
+        listens, serves = asks_by_its_role(player, pod), shows_pages(pod, folder)
+        say(f"{pod.name} listens to what its desk may see: {listens}; its pages are served: {serves}")
+        whole = whole and listens and serves
     for name in KILLED:
         pod = player.kill(name)
         time.sleep(AWAY_S)
@@ -131,7 +180,9 @@ def main(images: Mapping[str, str]) -> int:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         folder.chmod(0o755)
-        objects = render(OVERLAY)
+        rendered = render(OVERLAY)
+        objects = [one for one in rendered if all(image_name(each) in images for each in containers(one))]
+        print("not played:", *sorted(one["metadata"]["name"] for one in rendered if one not in objects))
         player = Player(objects, folder, {}, images)
         hosts = {host for pod in player.pods for host in (pod.ip, *pod.aliases)}
         player.secrets = made_secrets(folder, tuple(sorted(hosts)))

@@ -33,7 +33,9 @@ LIMITS = (
 SCRATCH = "/tmp"  # noqa: S108  # the container's own
 MOUNTS = ("--tmpfs", SCRATCH, "--volume", f"{ROOT / 'examples'}:/examples:ro")
 WITHIN_S = 120
-SERVICES = ("registry", "ingest", "geofence", "dispatch", "cli")
+SERVICES = ("registry", "ingest", "geofence", "dispatch", "console", "cli")
+CONSOLE = ROOT / "services" / "console"
+PAGES = {str(one.relative_to(CONSOLE)) for kind in ("static", "templates") for one in (CONSOLE / kind).iterdir()}
 LOOKS = {
     "a file that it can write to": "find / -xdev -writable ! -type l -not -path '/tmp*' -not -path '/dev/*' -not -path '/proc/*'",
     "a file that raises rights, of the project": "find /opt/tandem -perm /6000",
@@ -75,7 +77,14 @@ def findings(image: str) -> Iterator[str]:
             yield f"{what}: {', '.join(seen[:5])}"
     if podman(image, "sh", "-c", "touch /opt/tandem/x").returncode == 0:
         yield "its root can be written to"
+    yield from (f"the console lacks {name}" for name in sorted(PAGES - files_in(image, "services/console")))
     yield from secrets_in(image)
+
+
+def files_in(image: str, folder: str) -> set[str]:
+    """Files of the project that the image holds below a folder, by their path there."""
+    seen = podman(image, "sh", "-c", f"cd /opt/tandem/app/{folder} && find . -type f").stdout.split()
+    return {name.removeprefix("./") for name in seen}
 
 
 def secrets_in(image: str) -> Iterator[str]:

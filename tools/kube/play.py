@@ -122,11 +122,14 @@ class Player:
         until = time.monotonic() + READY_WITHIN_S
         while not self._is_ready(pod):
             if time.monotonic() > until:
-                said = subprocess.run(
-                    ("podman", "logs", "--tail", "15", pod.name), capture_output=True, text=True, check=False
-                )
-                raise RuntimeError(f"{pod.name} isn't ready after {READY_WITHIN_S:.0f} s:\n{said.stdout}{said.stderr}")
+                last = "\n".join(self.said(pod).splitlines()[-15:])
+                raise RuntimeError(f"{pod.name} isn't ready after {READY_WITHIN_S:.0f} s:\n{last}")
             time.sleep(0.5)
+
+    def said(self, pod: Pod) -> str:
+        """Its whole log."""
+        done = subprocess.run(("podman", "logs", pod.name), capture_output=True, text=True, check=False)
+        return done.stdout + done.stderr
 
     def _is_ready(self, pod: Pod) -> bool:
         probe = pod.container["readinessProbe"]
@@ -173,8 +176,7 @@ class Player:
         volumes = {one["name"]: one for one in spec.get("volumes", ())}
         for mount in container.get("volumeMounts", ()):
             command += self._mount(pod, mount, volumes.get(mount["name"], {}), context)
-        name = str(container["image"]).partition("@")[0].partition(":")[0]
-        return (*command, self._images.get(name, container["image"]), *container.get("args", ()))
+        return (*command, self._images[image_name(container)], *container.get("args", ()))
 
     def _environment(self, pod: Pod) -> dict[str, str]:
         found: dict[str, str] = {}
@@ -216,6 +218,11 @@ class Player:
             (folder / path).write_text(data[key])
             (folder / path).chmod(0o444)  # as fsGroup lets the pod's user read
         return folder
+
+
+def image_name(container: Object) -> str:
+    """A container's image without tag and digest."""
+    return str(container["image"]).partition("@")[0].partition(":")[0]
 
 
 def podman(*arguments: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
+from tools.kube.identities import identity_of
 from tools.kube.render import Object, containers, pod_of
 
 FORBIDDEN_SETTINGS = {"TANDEM_DEV_SECRET", "TANDEM_ALLOW_ASYNC_STORE", "TANDEM_CLOCK_RATE"}
@@ -60,7 +61,7 @@ def _data(one: Object) -> Iterator[str]:
                     yield f"nats.conf lacks {needed}"
     if one["kind"] == "Certificate":
         spec = one["spec"]
-        if spec.get("uris") != [f"spiffe://tandem/service/{one['metadata']['name']}"]:
+        if spec.get("uris") != [identity_of(one["metadata"]["name"])]:
             yield "isn't for the one SPIFFE id of its service"
         if not {"secretName", "issuerRef", "duration", "renewBefore"} <= spec.keys():
             yield "lacks secretName, issuerRef, duration or renewBefore"

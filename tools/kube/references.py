@@ -6,13 +6,15 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from services.common import flow
 from services.common.settings import CommonSettings
+from services.console.settings import ConsoleSettings
 from services.dispatch.settings import DispatchSettings
 from services.geofence.settings import Settings as GeofenceSettings
 from services.ingest.settings import Settings as IngestSettings
 from services.registry.settings import RegistrySettings
+from tools.kube import identities, ways
 from tools.kube.render import Object, containers, pod_of
+from tools.kube.ways import matches
 
 WORKLOADS = ("Deployment", "StatefulSet")
 QUANTITY = re.compile(r"(\d+(\.\d+)?)(m|k|M|G|T|Ki|Mi|Gi|Ti)?")
@@ -21,12 +23,11 @@ SERVICES: dict[str, type[CommonSettings]] = {
     "services.ingest": IngestSettings,
     "services.geofence": GeofenceSettings,
     "services.dispatch": DispatchSettings,
+    "services.console": ConsoleSettings,
     "services.cli": RegistrySettings,
 }
 """What is started, and where its settings stand; the Jobs' commands are the registry's."""
 SETTINGS = {package: {f"TANDEM_{name.upper()}" for name in kind.model_fields} for package, kind in SERVICES.items()}
-IDENTITY = "tls-"
-"""Secrets named so hold the certificate of the service that follows."""
 
 
 def findings(objects: list[Object], given: Mapping[str, set[str]]) -> list[str]:
@@ -95,6 +96,7 @@ class _Look:
                     yield f"{container['name']}: mounts {mount['name']}, which is no volume"
             yield from self._environment(one, container)
             yield from self._probes(container)
+        yield from ways.findings(one, self._objects, self._pods)
         yield from self._agreements(one)
 
     def _volume(self, volume: Object) -> Iterator[str]:
@@ -108,9 +110,9 @@ class _Look:
         if secret := volume.get("secret"):
             keys = {item["key"] for item in secret.get("items", ())}
             yield from self._secret(secret["secretName"], keys, f"volume {name}")
-            who = secret["secretName"].removeprefix(IDENTITY)
-            if secret["secretName"].startswith(IDENTITY) and who not in {*flow.USERS, "nats", "phones"}:
-                yield f"volume {name}: {who} is no user of the server"
+            who = secret["secretName"].removeprefix(identities.PREFIX)
+            if who not in (secret["secretName"], "phones") and not identities.identity_of(who):
+                yield f"volume {name}: {who} is nobody's identity"
 
     def _secret(self, name: str, keys: set[str], where: str) -> Iterator[str]:
         if name not in self._secrets:
@@ -137,8 +139,14 @@ class _Look:
                 yield from self._secret(ref["name"], {ref["key"]}, f"env {name}")
             if name == "TANDEM_PORT":
                 ports = {port["name"]: port["containerPort"] for port in container["ports"]}
-                if str(ports.get("grpc")) != variable["value"]:
-                    yield f"TANDEM_PORT is {variable['value']}, its port grpc {ports.get('grpc')}"
+                own_port = ports.get("grpc", ports.get("https"))
+                if str(own_port) != variable["value"]:
+                    yield f"TANDEM_PORT is {variable['value']}, its port {own_port}"
+            if name == "TANDEM_CONSOLE_ROLE":
+                mounted = {volume["name"]: volume for volume in one["spec"]["template"]["spec"]["volumes"]}
+                secret = mounted.get("tls", {}).get("secret", {}).get("secretName", "")
+                if not identities.serves(secret, variable["value"]):
+                    yield f"is a console of {variable['value']}, and proves itself with {secret or 'nothing'}"
             if name == "TANDEM_REPLICAS" and variable["value"] != str(one["spec"]["replicas"]):
                 yield f"TANDEM_REPLICAS is {variable['value']}, replicas {one['spec']['replicas']}"
 
@@ -203,7 +211,7 @@ class _Look:
                         yield f"opens the way {way} pods that aren't there"
 
     def _selected(self, selector: Object) -> list[Object]:
-        return [one for one, pod in self._pods if _matches(selector, pod["metadata"]["labels"])]
+        return [one for one, pod in self._pods if matches(selector, pod["metadata"]["labels"])]
 
     def _quantities(self, node: Any) -> Iterator[str]:
         if isinstance(node, list):
@@ -217,8 +225,3 @@ class _Look:
                             yield f"{what}: {amount} is no quantity"
                 else:
                     yield from self._quantities(value)
-
-
-def _matches(selector: Object, labels: Mapping[str, str]) -> bool:
-    wanted = selector.get("matchLabels", {}).items() <= labels.items()
-    return wanted and all(labels.get(one["key"]) in one["values"] for one in selector.get("matchExpressions", ()))

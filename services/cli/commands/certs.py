@@ -36,7 +36,9 @@ CLIENTS = (
     *CONSOLES.values(),
 )
 """Those whom the demo, drills and the watch play, and the consoles."""
-SERVERS = (nats_server.IDENTITY, *(SERVICE + user for user in flow.USERS))
+PAGES = SERVICE + "console"
+"""As what a console serves its pages; it calls as its agency's."""
+SERVERS = (nats_server.IDENTITY, PAGES, *(SERVICE + user for user in flow.USERS))
 LOOPBACK = ("localhost", "127.0.0.1")
 
 
@@ -69,5 +71,5 @@ def issue(folder: Path, ids: Iterable[str], hosts: Iterable[str], lifetime: time
     trusted = (folder / AUTHORITY).read_bytes()
     for spiffe_id in ids:
         # Only Tandem's own processes serve; a desk's certificate must not do for a server.
-        served = hosts if spiffe_id.startswith(SERVICE) or spiffe_id in CONSOLES.values() else ()
+        served = hosts if spiffe_id.startswith(SERVICE) else ()
         authority.write(folder, spiffe_id, one.issue([spiffe_id], served, lifetime), trusted)

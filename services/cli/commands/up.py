@@ -147,6 +147,7 @@ async def _run(options: Options) -> int:
         console_of = os.environ.get("TANDEM_CONSOLE_ROLE", "") if os.environ.get("TANDEM_OIDC_ISSUER") else ""
         with_console = not certificates or console_of in CONSOLES
         url = programs.console_url(base_port, tls=certificates is not None) if with_console else ""
+        started = (*programs.SERVICES, *([programs.CONSOLE] if with_console else []))
 
         def running() -> Mesh:
             pids = store.pids | services.pids
@@ -155,11 +156,14 @@ async def _run(options: Options) -> int:
                 url,
             )
 
-        for service in (*programs.SERVICES, *([programs.CONSOLE] if with_console else [])):
+        for service in started:
             access = {"TANDEM_NATS_URL": server.url_as(service.nats_user)} if service.nats_user else {}
             if certificates:
                 own = CONSOLES[console_of] if service is programs.CONSOLE else SERVICE + service.nats_user
                 access |= _tls_settings(files_of(certificates, own))
+                if service is programs.CONSOLE:
+                    pages = files_of(certificates, certs.PAGES)
+                    access |= {"TANDEM_HTTP_TLS_CERT": str(pages.cert), "TANDEM_HTTP_TLS_KEY": str(pages.key)}
             services.start(programs.program(service, options.folder, base_port, shared | access))
         try:
             await _wait_until_healthy(running(), options.folder)
@@ -174,8 +178,8 @@ async def _run(options: Options) -> int:
 
         save()
         store.on_change = services.on_change = save
-        pages = {programs.CONSOLE.name: url} if with_console else {}
-        console.print(_table(addresses | programs.other_addresses(base_port) | pages, server))
+        shown = {programs.CONSOLE.name: url} if with_console else {}
+        console.print(_table(addresses | programs.other_addresses(started, base_port) | shown, server))
         say(_watch(running(), options.folder, services))
         code = await demos.play(running(), as_json=False) if options.demo else 0
         if options.exit:
