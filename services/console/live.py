@@ -64,7 +64,7 @@ class Feed:
         """Number of the last going that isn't remembered any more."""
         self._targets: dict[str, dict[str, Any]] = {}
         self._alerts: deque[tuple[int, dict[str, Any]]] = deque(maxlen=ALERTS_MOST)
-        self._away: dict[str, str] = {"incidents": "STARTING"}
+        self._away: dict[str, str] = dict.fromkeys(self._works(), "STARTING")
         """What isn't connected, and why."""
         self._number = 0
         self._boot = secrets.token_hex(4)
@@ -77,14 +77,20 @@ class Feed:
     async def run(self) -> None:
         """Works for ever."""
         async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(self._kept("incidents", self._look))
-            if self._role in DESKS:
-                tasks.create_task(self._kept("steps", self._follow))
-            if self._role is not Role.PROBATION:
-                tasks.create_task(self._kept("alerts", self._follow_alerts))
+            for what, work in self._works().items():
+                tasks.create_task(self._kept(what, work))
             if self._role in DESKS:
                 tasks.create_task(self._follow_targets())
                 tasks.create_task(self._receive_offers())
+
+    def _works(self) -> dict[str, Callable[[], Awaitable[None]]]:
+        """What the page of this role lives on, and what keeps it."""
+        works: dict[str, Callable[[], Awaitable[None]]] = {"incidents": self._look}
+        if self._role in DESKS:
+            works["steps"] = self._follow
+        if self._role is not Role.PROBATION:
+            works["alerts"] = self._follow_alerts
+        return works
 
     async def _kept(self, what: str, work: Callable[[], Awaitable[None]]) -> None:
         """Does the work again and again. A stream that is silent says nothing, so one that stands for a second is taken to work."""

@@ -187,7 +187,7 @@ async def test_a_review_shows_both_legs_and_a_whole_trace(played: Played) -> Non
     assert {one["service"] for one in rows} == SERVICES
     assert [one for one in rows if int(one["us"]) < 0 or "orphan" in one] == []
     seen = await played.browser("text", page="reviewer", selector="section[aria-labelledby=h-ledger] tbody tr")
-    assert any("spiffe://npa/desk/dispatch" in one and "shared" in one for one in seen)
+    assert any("spiffe://tandem/service/dispatch-police" in one and "shared" in one for one in seen)
     await played.shot("reviewer", "console-review")
     await played.shot("reviewer", "console-trace", at="#h-trace")
 
