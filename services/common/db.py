@@ -12,7 +12,7 @@ import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -282,6 +282,21 @@ async def open_database(where: Path | str, migrations: Path, revision: str = "he
     )
     async with opened as database:
         yield database
+
+
+@asynccontextmanager
+async def awaited_database(where: Path | str, migrations: Path) -> AsyncIterator[Database]:
+    """The database as `open_database`, once it is there: who starts together with its server must not end before that does."""
+    async with AsyncExitStack() as stack:
+        while True:
+            try:
+                database = await stack.enter_async_context(open_database(where, migrations))
+            except Unavailable as error:
+                logger().warning("database_awaited", reason=error.reason)
+                await asyncio.sleep(AGAIN_S)
+            else:
+                yield database
+                return
 
 
 @asynccontextmanager

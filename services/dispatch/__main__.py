@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager, closing
+from contextlib import AsyncExitStack, closing
 from functools import partial
 from pathlib import Path
 
@@ -15,8 +14,7 @@ import uvloop
 from services.common import bus as buses
 from services.common import flow, rpc, streams, telemetry
 from services.common.clock import MeshClock
-from services.common.db import Database, open_database
-from services.common.errors import Unavailable
+from services.common.db import awaited_database, open_database
 from services.common.observe import observed, watch_disk
 from services.common.telemetry import logger
 from services.dispatch import evidence
@@ -33,7 +31,7 @@ from services.dispatch.following_api import FollowingApi
 from services.dispatch.leg import Leg, open_leg
 from services.dispatch.pursuit import Pursuit
 from services.dispatch.reconcile import Reconciler
-from services.dispatch.retrying import RETRY_S, retried
+from services.dispatch.retrying import retried
 from services.dispatch.roster_api import RosterApi
 from services.dispatch.settings import DispatchSettings, for_leg
 from services.dispatch.store import Store
@@ -63,7 +61,7 @@ SERVICES = tuple(
 async def run(settings: DispatchSettings) -> None:
     """Runs the leg until it is told to stop. It serves its desk and keeps its deadlines with or without NATS."""
     async with (
-        opened(settings.database) as database,
+        awaited_database(settings.database, MIGRATIONS) as database,
         open_travel_times(settings.osrm_url) as travel_times,
         open_leg(settings.leg, Store(database), settings.clock, settings.deadlines, travel_times) as leg,
     ):
@@ -106,21 +104,6 @@ def _follower(settings: DispatchSettings, leg: Leg) -> Follower | None:
         logger().warning("follows_nobody", reason="TANDEM_GEOFENCE isn't set")
         return None
     return Follower(leg, Targets(settings, leg.whereabouts), settings.clock)
-
-
-@asynccontextmanager
-async def opened(where: Path | str) -> AsyncIterator[Database]:
-    """The leg's database, once it is there: who starts together with its server must not end before that does."""
-    async with AsyncExitStack() as stack:
-        while True:
-            try:
-                database = await stack.enter_async_context(open_database(where, MIGRATIONS))
-            except Unavailable as error:
-                logger().warning("database_awaited", reason=error.reason)
-                await asyncio.sleep(RETRY_S)
-            else:
-                yield database
-                return
 
 
 async def keep_health(server: rpc.Server, leg: Leg) -> None:

@@ -51,7 +51,7 @@ async def main(settings: RegistrySettings) -> None:
     warning_key = sealing.read_public_key(settings.warning_public_key) if settings.warning_public_key else None
     async with (
         buses.connect(settings.nats_url, "registry", settings.nats_tls) as bus,
-        db.open_database(settings.database, MIGRATIONS) as database,
+        db.awaited_database(settings.database, MIGRATIONS) as database,
     ):
         premises = await streams.pass_gate(bus, settings)
         registry = Registry(database, vault, premises.clock, premises.partitions, warning_key)
