@@ -9,7 +9,7 @@ from typing import Any
 
 from rich.table import Table
 
-from services.cli.percentiles import percentile as percentile
+from services.common.percentiles import percentile as percentile
 
 
 @dataclass(frozen=True, slots=True)

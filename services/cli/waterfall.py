@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 from rich.table import Column, Table
 
 from services.common import times
+from services.common.spans import duration, in_order
 from tandem.registry.v1 import trace_pb2
 
 WIDTH = 24
@@ -43,11 +44,11 @@ def tables(trace: trace_pb2.GetTraceResponse) -> Iterator[Table]:
     exercise = root.attributes.get("exercise", "")
     of = f"{root.attributes['incident_id']}{', not in earnest: ' if exercise else ''}{exercise}"
     view.title = f"{of}, trace {trace.trace_id}\nfrom {_moment(first_us)}"
-    for span, depth in _in_order(mine):
+    for span, depth in in_order(mine):
         bar = _bar(span.start_us - first_us, span.end_us - first_us, last_us - first_us)
         view.add_row(
-            _duration(span.start_us - first_us),
-            _duration(span.end_us - span.start_us),
+            duration(span.start_us - first_us),
+            duration(span.end_us - span.start_us),
             "  " * depth + span.name,
             span.service,
             bar,
@@ -69,28 +70,10 @@ def tables(trace: trace_pb2.GetTraceResponse) -> Iterator[Table]:
         yield cut
 
 
-def _in_order(spans: Sequence[trace_pb2.Span]) -> list[tuple[trace_pb2.Span, int]]:
-    """Each span behind the one that led to it, with its depth."""
-    under: dict[str, list[trace_pb2.Span]] = {}
-    for one in spans:
-        under.setdefault(one.parent_span_id, []).append(one)
-    placed: list[tuple[trace_pb2.Span, int]] = []
-    waiting = [(one, 0) for one in reversed(under.get("", []))]
-    while waiting:
-        span, depth = waiting.pop()
-        placed.append((span, depth))
-        waiting += [(one, depth + 1) for one in reversed(under.get(span.span_id, []))]
-    return placed
-
-
 def _bar(start_us: int, end_us: int, whole_us: int) -> str:
     whole_us = max(whole_us, 1)
     first = min(start_us * WIDTH // whole_us, WIDTH - 1)
     return " " * first + "█" * max((end_us - start_us) * WIDTH // whole_us, 1)
-
-
-def _duration(us: int) -> str:
-    return f"{us / 1000:.1f} ms" if us < 10_000_000 else f"{us / 1e6:.1f} s"
 
 
 def _moment(us: int) -> str:

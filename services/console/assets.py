@@ -9,6 +9,7 @@ from typing import Any
 import jinja2
 from aiohttp import web
 
+from services.common.spans import duration
 from services.console.guard import Ask
 
 FOLDER = Path(__file__).parent
@@ -41,11 +42,7 @@ def _exact(ms: int | None) -> str:
     return "" if ms is None else _clock(ms) + f".{ms % 1000:03d}"
 
 
-def _took(us: int) -> str:
-    return f"{us / 1000:.1f} ms" if us < 10_000_000 else f"{us / 1e6:.1f} s"
-
-
-_templates.filters |= {"clock": _clock, "exact": _exact, "took": _took}
+_templates.filters |= {"clock": _clock, "exact": _exact, "took": duration}
 
 
 def page(ask: Ask, template: str, status: int = 200, **values: Any) -> web.Response:

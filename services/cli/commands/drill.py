@@ -16,7 +16,7 @@ from services.cli import drill as drills
 from services.cli import mesh
 from services.cli.failure import CommandFailed
 from services.cli.mesh import DEFAULT_FOLDER, Mesh
-from services.cli.percentiles import percentile
+from services.common.percentiles import percentile
 
 PEOPLE_WITHIN_S = 600.0
 """How long people at the desks have for each step."""

@@ -22,10 +22,10 @@ from services.cli.failure import FAILED, MISUSED, CommandFailed
 from services.cli.mesh import DEFAULT_FOLDER, Clients, Mesh
 from services.cli.openloop import Request, Sent
 from services.cli.parties import NPA_RECORDS, VENDOR, VENDOR_ID, HeadEnd
-from services.cli.percentiles import percentile
 from services.common import fields, times
 from services.common.clock import MeshClock
 from services.common.errors import InvalidField
+from services.common.percentiles import percentile
 from services.ingest.domain import BATCH_MOST
 from tandem.ingest.v1 import ingest_pb2
 from tandem.registry.v1 import registry_pb2

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from services.common.percentiles import percentile
 from services.console.domain import board
 from services.console.domain.board import Incident
 
@@ -80,19 +80,14 @@ def legs(incidents: Sequence[Incident]) -> list[LegFigures]:
     found = []
     for leg in board.LEGS:
         offered = [to for one in incidents for to in one.of(leg) if to.offered_ms is not None]
-        seconds = sorted(
+        seconds = [
             (to.acknowledged_ms - to.offered_ms) / 1000
             for to in offered
             if to.acknowledged_ms is not None and to.offered_ms is not None
-        )
+        ]
         told = {p: percentile(seconds, p) for p in PERCENTILES} if seconds else {}
         found.append(LegFigures(leg, len(offered), len(seconds), told))
     return found
-
-
-def percentile(ordered: Sequence[float], percent: int) -> float:
-    """The least value that so many percent are at or below (nearest rank); `ordered` isn't empty."""
-    return ordered[max(0, math.ceil(len(ordered) * percent / 100) - 1)]
 
 
 def causes(incidents: Iterable[Incident]) -> list[tuple[str, int]]:

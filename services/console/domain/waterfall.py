@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from services.common.spans import in_order
+
 
 @dataclass(frozen=True, slots=True)
 class Span:
@@ -65,20 +67,15 @@ def rows(spans: Sequence[Span], trace_id: str) -> list[Row]:
     first, last = min(one.start_us for one in own), max(one.end_us for one in own)
     length = max(1, last - first)
     known = {one.span_id for one in own}
-    children: dict[str, list[Span]] = {}
-    for one in sorted(own, key=lambda one: (one.start_us, one.end_us)):
-        parent = one.parent_span_id if one.parent_span_id in known else ""
-        children.setdefault(parent, []).append(one)
-    found: list[Row] = []
-    seen: set[str] = set()
-    waiting = [(one, 0) for one in reversed(children.get("", []))]
-    while waiting:
-        one, depth = waiting.pop()
-        if one.span_id in seen:
-            continue
-        seen.add(one.span_id)
-        orphan = bool(one.parent_span_id) and one.parent_span_id not in known
-        left, width = (one.start_us - first) / length, (one.end_us - one.start_us) / length
-        found.append(Row(one, depth, left, width, orphan))
-        waiting.extend((child, depth + 1) for child in reversed(children.get(one.span_id, [])))
-    return found
+    ordered = sorted(own, key=lambda one: (one.start_us, one.end_us))
+    roots = {one.parent_span_id for one in own} - known
+    return [
+        Row(
+            one,
+            depth,
+            (one.start_us - first) / length,
+            (one.end_us - one.start_us) / length,
+            orphan=bool(one.parent_span_id) and one.parent_span_id not in known,
+        )
+        for one, depth in in_order(ordered, roots)
+    ]
