@@ -12,8 +12,9 @@ from services.common import fields, flow, ids, rpc
 from services.common.bus import Bus
 from services.common.clock import MeshClock
 from services.common.errors import InvalidField, NotFound, PermissionDenied, Unavailable
-from services.common.grounds import Grounds, Kind, Purpose, check_grounds
+from services.common.grounds import Grounds, Kind, check_grounds
 from services.common.identity import Role
+from services.common.purposes import PURPOSES
 from services.dispatch import evidence, evidence_view
 from services.dispatch.api import DESKS, admit
 from services.dispatch.evidence import Evidence
@@ -24,11 +25,6 @@ from tandem.registry.v1 import disclosure_pb2
 
 RECORDED_WITHIN_S = 4.0
 PART_BYTES = 64 << 10
-_PURPOSES = {
-    value.number: Purpose(value.name.removeprefix("PURPOSE_"))
-    for value in disclosure_pb2.DESCRIPTOR.enum_types_by_name["Purpose"].values
-    if value.number
-}
 Context = grpc.aio.ServicerContext[Any, Any]
 
 
@@ -78,8 +74,8 @@ class EvidenceApi(evidence_pb2_grpc.EvidenceServiceServicer):
         kinds = (Kind.WEARER, Kind.PROTECTED_PERSON) if self._leg == "police" else (Kind.WEARER,)
         try:
             for kind in kinds:
-                check_grounds(asked.legal_basis, _PURPOSES.get(asked.purpose), asked.reference, kind, now_ms)
-            return check_grounds(asked.legal_basis, _PURPOSES.get(asked.purpose), incident_id, Kind.WEARER, now_ms)
+                check_grounds(asked.legal_basis, PURPOSES.get(asked.purpose), asked.reference, kind, now_ms)
+            return check_grounds(asked.legal_basis, PURPOSES.get(asked.purpose), incident_id, Kind.WEARER, now_ms)
         except InvalidField as error:
             raise error.under("grounds") from None
 

@@ -12,9 +12,10 @@ from services.common import fields, flow, rpc
 from services.common.bus import Bus
 from services.common.clock import MeshClock
 from services.common.errors import InvalidField, PermissionDenied, Unavailable
-from services.common.grounds import Kind, Purpose, check_grounds
+from services.common.grounds import Kind, check_grounds
 from services.common.identity import Caller, Role
 from services.common.ids import hash_id
+from services.common.purposes import PURPOSES
 from services.common.telemetry import logger
 from services.geofence import translate_what_if
 from services.geofence.consumer import Evaluator
@@ -24,16 +25,10 @@ from services.geofence.domain.rules import Rules
 from services.geofence.holding import Holding
 from tandem.common.v1 import ledger_pb2
 from tandem.geofence.v1 import what_if_pb2, what_if_pb2_grpc
-from tandem.registry.v1 import disclosure_pb2
 
 OF_RECORDS = frozenset({Role.ROLE_NPA_DESK, Role.ROLE_REVIEWER})
 """Roles that may ask about a case of the records: those who run the mesh need no address."""
 RECORDED_WITHIN_S = 4.0
-_PURPOSES = {
-    value.number: Purpose(value.name.removeprefix("PURPOSE_"))
-    for value in disclosure_pb2.DESCRIPTOR.enum_types_by_name["Purpose"].values
-    if value.number
-}
 
 
 class WhatIfServicer(what_if_pb2_grpc.WhatIfServiceServicer):
@@ -77,7 +72,7 @@ class WhatIfServicer(what_if_pb2_grpc.WhatIfServiceServicer):
         try:
             check_grounds(
                 request.grounds.legal_basis,
-                _PURPOSES.get(request.grounds.purpose),
+                PURPOSES.get(request.grounds.purpose),
                 request.grounds.reference,
                 Kind.ORDER,
                 self._clock.now_ms(),
@@ -97,7 +92,7 @@ class WhatIfServicer(what_if_pb2_grpc.WhatIfServiceServicer):
             at_ms=at_ms,
             who=who.spiffe_id,
             legal_basis=request.grounds.legal_basis,
-            purpose=_PURPOSES[request.grounds.purpose].value,
+            purpose=PURPOSES[request.grounds.purpose].value,
             reference=request.grounds.reference or case.case_id,
             record_kind=Kind.ORDER.value,
             record_id=case.order_id,

@@ -11,7 +11,8 @@ import grpc.aio
 from services.common import fields, rpc
 from services.common.clock import MeshClock
 from services.common.errors import InvalidField
-from services.common.grounds import Grounds, Kind, Purpose, check_grounds
+from services.common.grounds import Grounds, Kind, check_grounds
+from services.common.purposes import PURPOSES
 from services.registry import translate_ledger, translate_places
 from services.registry.disclosure import PERSON_SHOWS, WEARER_SHOWS
 from services.registry.disclosures import Disclosures
@@ -21,11 +22,6 @@ SERVICE_NAME = disclosure_pb2.DESCRIPTOR.services_by_name["DisclosureService"].f
 
 _Context = grpc.aio.ServicerContext[Any, Any]
 _T = TypeVar("_T")
-_PURPOSES = {
-    value.number: Purpose(value.name.removeprefix("PURPOSE_"))
-    for value in disclosure_pb2.DESCRIPTOR.enum_types_by_name["Purpose"].values
-    if value.number
-}
 
 
 class DisclosureServicer(disclosure_pb2_grpc.DisclosureServiceServicer):
@@ -75,7 +71,7 @@ class DisclosureServicer(disclosure_pb2_grpc.DisclosureServiceServicer):
 
     def _grounds(self, msg: disclosure_pb2.Grounds, kind: Kind) -> Grounds:
         try:
-            purpose = _PURPOSES.get(msg.purpose)
+            purpose = PURPOSES.get(msg.purpose)
             return check_grounds(msg.legal_basis, purpose, msg.reference, kind, self._clock.now_ms())
         except InvalidField as error:
             raise error.under("grounds") from None
