@@ -18,7 +18,8 @@ LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 def addresses_of(target: str) -> tuple[str, ...]:
     """The addresses of a gRPC target such as ipv4:127.0.0.1:7403,127.0.0.1:7413; none of an empty one."""
-    return tuple(one for one in target.removeprefix("ipv4:").removeprefix("dns:///").split(",") if one)
+    addresses = target.removeprefix("ipv4:").removeprefix("dns:///")
+    return tuple(addresses.split(",")) if addresses else ()
 
 
 def is_loopback(address: str) -> bool:
@@ -71,6 +72,15 @@ class CommonSettings(BaseSettings):
         if self.tls_cert is None or self.tls_key is None or self.tls_ca is None:
             raise FailedPrecondition("no certificates are configured")
         return Files(self.tls_cert, self.tls_key, self.tls_ca)
+
+    def refuse_plaintext_to(self, *names: str) -> None:
+        """Raises ValueError where one of these settings, gRPC targets, leads off this machine and there are no certificates."""
+        for name in names:
+            for address in addresses_of(getattr(self, name)):
+                if not self.tls and not is_loopback(address):
+                    raise ValueError(
+                        f"TANDEM_{name.upper()} names {address}, which isn't loopback: refused without TANDEM_TLS_CERT, _KEY, _CA"
+                    )
 
     @property
     def nats_tls(self) -> Files | None:

@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 
 from pydantic import Field, SecretStr, model_validator
 
-from services.common.settings import LOOPBACK, CommonSettings
+from services.common.settings import CommonSettings
 from services.console.domain.claims import Rule
 from services.console.domain.people import Role
 from services.console.oidc import is_safe
@@ -28,15 +28,15 @@ class ConsoleSettings(CommonSettings):
     """Certificate chain of the pages, PEM, as browsers know it: the one of TANDEM_TLS_CERT is a desk's and serves nobody."""
     http_tls_key: Path | None = None
     """Its private key, PEM."""
-    registry: str = "ipv4:127.0.0.1:7401"
+    registry: str = Field(default="ipv4:127.0.0.1:7401", min_length=1)
     """Reviews of matches, traces."""
-    ingest: str = "ipv4:127.0.0.1:7402"
+    ingest: str = Field(default="ipv4:127.0.0.1:7402", min_length=1)
     """Refused reports."""
-    geofence: str = "ipv4:127.0.0.1:7403,127.0.0.1:7413"
+    geofence: str = Field(default="ipv4:127.0.0.1:7403,127.0.0.1:7413", min_length=1)
     """The evaluators: alerts."""
-    dispatch_probation: str = "ipv4:127.0.0.1:7404"
+    dispatch_probation: str = Field(default="ipv4:127.0.0.1:7404", min_length=1)
     """The probation leg."""
-    dispatch_police: str = "ipv4:127.0.0.1:7405"
+    dispatch_police: str = Field(default="ipv4:127.0.0.1:7405", min_length=1)
     """The police leg."""
     console_role: _ROLES | None = None
     """With certificates: whose console this is, by its own certificate; nobody of another role is served."""
@@ -118,13 +118,7 @@ class ConsoleSettings(CommonSettings):
 
     @model_validator(mode="after")
     def _refuse_plaintext_to_services(self) -> Self:
-        for name in ("registry", "ingest", "geofence", "dispatch_probation", "dispatch_police"):
-            target: str = getattr(self, name)
-            for address in target.removeprefix("ipv4:").removeprefix("dns:///").split(","):
-                if not self.tls and address.rpartition(":")[0] not in LOOPBACK:
-                    raise ValueError(
-                        f"TANDEM_{name.upper()} names {address}, which isn't loopback: refused without TANDEM_TLS_CERT, _KEY, _CA"
-                    )
+        self.refuse_plaintext_to("registry", "ingest", "geofence", "dispatch_probation", "dispatch_police")
         if self.tls and self.console_role is None:
             raise ValueError("TANDEM_CONSOLE_ROLE is missing: with certificates a console is one agency's")
         if (self.tls or self.http_tls_cert or self.http_tls_key) and not self.http_tls:

@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 
 from pydantic import Field, SecretStr, model_validator
 
-from services.common.settings import LOOPBACK, CommonSettings, addresses_of, is_loopback
+from services.common.settings import LOOPBACK, CommonSettings
 from services.dispatch.domain.climbing import Deadlines
 
 PORTS = {"probation": 7404, "police": 7405, "warning": 7406}
@@ -129,12 +129,7 @@ class DispatchSettings(CommonSettings):
 
     @model_validator(mode="after")
     def _refuse_plaintext_to_services(self) -> Self:
-        for name, target in (("TANDEM_GEOFENCE", self.geofence), ("TANDEM_INGEST", self.ingest)):
-            for address in addresses_of(target):
-                if not self.tls and not is_loopback(address):
-                    raise ValueError(
-                        f"{name} names {address}, which isn't loopback: refused without TANDEM_TLS_CERT, _KEY, _CA"
-                    )
+        self.refuse_plaintext_to("geofence", "ingest")
         return self
 
     @model_validator(mode="before")
