@@ -106,7 +106,7 @@ class Feed:
             await asyncio.sleep(AGAIN_S)
 
     def _connected(self, what: str, reason: str = "") -> None:
-        if self._away.get(what, "") != reason:
+        if self._away[what] != reason:
             logger().info("feed", role=self._role.value, what=what, away=reason)
             self._away[what] = reason
             self._number += 1

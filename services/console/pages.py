@@ -236,7 +236,7 @@ class Pages:
             known_causes=sorted({to.kind for one in known for to in one.assignments if to.kind}),
             known_outcomes=sorted({to.close_cause for one in known for to in one.assignments if to.close_cause}),
             offices=sorted({to.office_id for one in known for to in one.assignments if to.office_id}),
-            states={leg: leg for leg in board.LEGS},
+            leg_names=board.LEGS,
             leg_state=board.leg_state,
         )
 

@@ -25,10 +25,7 @@ from services.dispatch.domain.decisions import (
     PassDeadline,
     concerns,
 )
-from services.dispatch.domain.events import (
-    Place,
-    WarningFlag,
-)
+from services.dispatch.domain.events import Place, WarningFlag
 from services.dispatch.domain.flags import Flag
 from services.dispatch.domain.following import Follow, Look, ShowTargets
 from services.dispatch.domain.roster import NO_ROSTER, Board

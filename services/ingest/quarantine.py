@@ -73,7 +73,7 @@ class Quarantine:
         if bounds.first <= bounds.last:
             async for messages in pull.read(self._bus, stream, bounds.first):
                 for message in messages:
-                    if not message.subject.startswith("quarantine."):
+                    if not flow.QUARANTINE.holds(message.subject):
                         continue
                     try:
                         counts = ingest_pb2.QuarantineCounts.FromString(message.data)

@@ -9,7 +9,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-LEGS = ("probation", "police", "warning")
+from services.common.flow import LEGS as LEGS
+
 OFFERS = frozenset({"OFFERED", "ESCALATED"})
 """States in which somebody is asked."""
 UNANSWERED = frozenset({"OFFERED", "ESCALATED", "NOBODY_AVAILABLE", "REJECTED"})
