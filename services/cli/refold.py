@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import AsyncIterator, Callable, Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 from services.cli.failure import CommandFailed
@@ -198,7 +198,7 @@ async def refold(bus: Bus, stored: Stored, premises: Premises, progress: Callabl
         raise gone
     found = Refold(stored, premises, bounds.first)
     try:
-        async for message in _entries(bus, stream, bounds.first, alert.sequence):
+        async for message in pull.between(bus, stream, bounds.first, alert.sequence):
             found.fold(message)
             if message.sequence % PROGRESS_EVERY == 0:
                 progress(message.sequence, alert.sequence)
@@ -207,18 +207,8 @@ async def refold(bus: Bus, stored: Stored, premises: Premises, progress: Callabl
     if found.state.sequence != alert.sequence:
         raise gone  # it aged out meanwhile
     device_ids = found.device_ids()
-    async for message in _entries(bus, stream, found.window_from, bounds.last):
+    async for message in pull.between(bus, stream, found.window_from, bounds.last):
         found.gather(message, device_ids)
         if message.sequence % PROGRESS_EVERY == 0:
             progress(message.sequence, bounds.last)
     return found
-
-
-async def _entries(bus: Bus, stream: str, first: int, last: int) -> AsyncIterator[pull.Delivered]:
-    """Entries from `first` to `last`, both of which the log holds."""
-    async for messages in pull.read(bus, stream, first):
-        for message in messages:
-            if message.sequence <= last:
-                yield message
-        if messages[-1].sequence >= last:
-            return

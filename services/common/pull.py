@@ -108,6 +108,16 @@ async def read(
                 yield fresh
 
 
+async def between(bus: Bus, stream: str, first: int, last: int) -> AsyncIterator[Delivered]:
+    """Messages from `first` to `last`, which the stream holds, one by one."""
+    async for messages in read(bus, stream, first):
+        for message in messages:
+            if message.sequence <= last:
+                yield message
+        if messages[-1].sequence >= last:
+            return
+
+
 async def _pull(  # type: ignore[no-untyped-def]  # `config` is called anew for each try: it depends on the position
     bus: Bus, stream: str, name: str, config, batch: int, restart_on_loss: bool = False
 ) -> AsyncIterator[list[Delivered]]:

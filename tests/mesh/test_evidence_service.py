@@ -79,13 +79,10 @@ async def incident_of(mesh: RunningMesh) -> str:
 async def disclosures(mesh: RunningMesh, who: str) -> AsyncIterator[ledger_pb2.Disclosure]:
     async with mesh.now.nats.bus_as("registry") as bus:
         last = (await bus.bounds_of(flow.DISCLOSURES.name)).last
-        async for messages in pull.read(bus, flow.DISCLOSURES.name, 1):
-            for message in messages:
-                one = ledger_pb2.Disclosure.FromString(message.data)
-                if one.who == who:
-                    yield one
-            if messages[-1].sequence >= last:
-                return
+        async for message in pull.between(bus, flow.DISCLOSURES.name, 1, last):
+            one = ledger_pb2.Disclosure.FromString(message.data)
+            if one.who == who:
+                yield one
 
 
 async def test_each_agency_is_shown_its_own_copy_and_each_time_is_in_the_ledger(mesh: RunningMesh) -> None:

@@ -174,12 +174,8 @@ async def _of_incidents(running: meshes.Mesh) -> tuple[int, set[str]]:
         by_subject = (await bus.api(f"STREAM.INFO.{flow.INCIDENTS.name}", info))["state"]["subjects"]
         steps = sum(count for subject, count in by_subject.items() if subject.split(".")[1] in flow.LEGS)
         last = (await bus.bounds_of(flow.ALERTS.name)).last
-        alerts: list[alert_pb2.Alert] = []
-        async for messages in pull.read(bus, flow.ALERTS.name, 1):
-            alerts += [alert_pb2.Alert.FromString(one.data) for one in messages]
-            if messages[-1].sequence >= last:
-                break
-    of_incidents = [one.incident_id for one in alerts if one.incident_id]
+        every = pull.between(bus, flow.ALERTS.name, 1, last)
+        of_incidents = [id_ async for one in every if (id_ := alert_pb2.Alert.FromString(one.data).incident_id)]
     return steps + len(of_incidents), {trace_ids.trace_id_of(one) for one in of_incidents}
 
 

@@ -43,11 +43,7 @@ async def alerts(mesh: Mesh) -> tuple[list[bytes], list[bytes]]:
     """Those that are stored, in the order of their decision, and those of an offline fold over the log that is stored."""
     async with mesh.nats.bus_as("explain") as bus:
         last = (await bus.bounds_of(flow.ALERTS.name)).last
-        stored = []
-        async for messages in pull.read(bus, flow.ALERTS.name, 1):
-            stored += [one.data for one in messages]
-            if messages[-1].sequence >= last:
-                break
+        stored = [one.data async for one in pull.between(bus, flow.ALERTS.name, 1, last)]
         folded, _ = await offline(bus, (await bus.bounds_of(flow.log_stream(0))).last)
     return stored, folded
 

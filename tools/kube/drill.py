@@ -108,12 +108,7 @@ async def stored_and_folded(mesh: Mesh) -> tuple[list[bytes], list[bytes]]:
 
 
 async def _all(bus: Bus, stream: str) -> list[pull.Delivered]:
-    last, found = (await bus.bounds_of(stream)).last, list[pull.Delivered]()
-    async for messages in pull.read(bus, stream, 1):
-        found += messages
-        if found[-1].sequence >= last:
-            return found
-    raise AssertionError("the stream ended")
+    return [one async for one in pull.between(bus, stream, 1, (await bus.bounds_of(stream)).last)]
 
 
 def asks_by_its_role(player: Player, pod: Pod) -> bool:
