@@ -15,7 +15,7 @@ from sqlalchemy import Connection
 
 from services.common import flow, pull
 from services.common.bus import Bus
-from services.common.db import open_database
+from services.common.db import awaited_database
 from services.dispatch.__main__ import MIGRATIONS
 from services.dispatch.domain.events import Event
 from services.dispatch.settings import DispatchSettings
@@ -61,8 +61,8 @@ class LegMesh:
 
     @asynccontextmanager
     async def store(self, leg: str) -> AsyncIterator[Store]:
-        """The store of a leg, which may run."""
-        async with open_database(self.settings[leg].database, MIGRATIONS) as database:
+        """The store of a leg, which may run, once its server is there: that may have been killed a moment ago."""
+        async with awaited_database(self.settings[leg].database, MIGRATIONS) as database:
             yield Store(database)
 
     async def events(self, leg: str, incident_ids: list[str]) -> dict[str, list[Event]]:
