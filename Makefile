@@ -47,8 +47,10 @@ demo: setup ## start the mesh, play the demo, stop
 
 # Most tests wait for a server, so three at a time keep two cores busy. Those of one file share their servers, one after another.
 .PHONY: test
+# A test that waited in vain beside two others gets a second chance alone; the first that fails then fails the run.
 test: setup ## run the tests
-	@$(BIN)/pytest -n 3 --dist loadfile
+	@$(BIN)/pytest -n 3 --dist loadfile || { [ $$? -eq 1 ] && \
+	  echo "Once more, alone, what failed beside others:" && $(BIN)/pytest --last-failed --maxfail 1; }
 
 .PHONY: test-unit
 test-unit: setup ## run only the tests that start no process

@@ -19,8 +19,12 @@ from tandem.registry.v1 import exercise_pb2 as records_pb2
 VENDOR_ID = "exercise"
 VENDOR = f"spiffe://vendor/{VENDOR_ID}"
 """Who reports for the devices of exercises, and for no others."""
-INSIDE_M, OUTSIDE_M = 0.0, 300.0
-"""How far a wearer is from the person: within the ring of 100 m, and well beyond it."""
+INSIDE_M, OUTSIDE_M = 0.0, 200.0
+"""How far a wearer is from the person: within the ring of 100 m, and well beyond it.
+
+A canary goes from one to the other between two reports, 20 s apart. Faster than the rules' `reach_mps` (14 m/s) it would be a leap of
+somebody who stood still, and an evaluator rightly waits for a second position before it believes that.
+"""
 ACCURACY_M = 5.0
 ANSWER_WITHIN_S = 8.0
 """How long ingest may take to put a report into the log, wall time; longer is no answer."""

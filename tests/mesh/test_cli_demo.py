@@ -53,7 +53,9 @@ def test_the_demo_ends_with_both_legs_acknowledged(mesh: RunningMesh) -> None:
     assert warning["acknowledged_at"]
 
     listed = json.loads(tandem("incidents", "--dir", str(mesh.folder), "--json").stdout)
-    assert incident in listed["incidents"]
+    (again,) = [one for one in listed["incidents"] if one["incident_id"] == incident["incident_id"]]
+    # At this rate a receipt of the warning's end may come between the two.
+    assert {**again, "warnings": []} == {**incident, "warnings": []}
 
 
 def test_a_replay_at_another_rate_than_the_mesh_runs_at_is_refused(mesh: RunningMesh, tmp_path: Path) -> None:

@@ -295,6 +295,7 @@ async def drilled(watched: Watched) -> list[dict[str, Any]]:
 
 
 @pytest.mark.soak
+@pytest.mark.timeout(900)
 async def test_wearers_whom_nobody_stands_down_are_paged_and_go_on_reporting(tmp_path: Path) -> None:
     with watched_mesh(tmp_path, RATE) as running:
 
@@ -312,6 +313,7 @@ async def test_wearers_whom_nobody_stands_down_are_paged_and_go_on_reporting(tmp
 
 
 @pytest.mark.soak
+@pytest.mark.timeout(900)
 async def test_two_minutes_without_nats_in_real_time(tmp_path: Path) -> None:
     """As the above, at the pace of a mesh in earnest: whoever is on call knows while it lasts."""
     with watched_mesh(tmp_path, 1) as running:

@@ -48,12 +48,23 @@ def test_one_wild_position_is_over_three_minutes_after_it() -> None:
     assert not story.entered()
 
 
-def test_where_a_ring_has_told_the_desks_it_is_for_the_record() -> None:
+def test_who_is_known_to_be_within_a_wider_ring_is_told_of_anew() -> None:
     story = begun()
     for at_s in range(60, 480, 15):
         story.at(at_s, "phone", 0)
-        story.at(at_s, "tag", max(200, 1500 - 4 * (at_s - 45)))
+        story.at(at_s, "tag", 250)
     story.at(480, "tag", 180, accuracy_m=60)
+    assert [one.demand for one in near(story)] == [Demand.NOTIFY] and 1000 in story.entered()
+    assert 100 not in story.entered()
+
+
+def test_where_somebody_was_sent_it_is_for_the_record() -> None:
+    story = begun()
+    for at_s in range(60, 360, 15):
+        story.at(at_s, "phone", 0)
+        story.at(at_s, "tag", max(180, 1500 - 6 * (at_s - 45)))
+    assert story.of(Kind.CONTACT_PREDICTED)
+    story.at(360, "tag", 180, accuracy_m=60)
     told = near(story)
     assert told and {(one.demand, one.destinations) for one in told} == {(Demand.RECORD, ())}
     assert 100 not in story.entered()

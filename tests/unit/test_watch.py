@@ -10,8 +10,12 @@ import pytest
 
 from services.cli import canary
 from services.cli.canary import AGENCIES, LEGS, Canary, Kind, Page, Watched, delivered, judge, resumed, seen
+from services.cli.exercise import ACCURACY_M, INSIDE_M, OUTSIDE_M, lead_ms
 from services.cli.failure import CommandFailed
 from services.cli.pager import CommandPager, Message, PageFailed, pagers
+from services.cli.watch import SLOTS
+from services.geofence.domain import alerts
+from tests.support.stories import Story
 
 T0_MS = 1_800_000_000_000
 
@@ -36,6 +40,22 @@ def look(watched: Watched, now_s: float, told: bool = True) -> Page | None:
 
 def kinds(watched: Watched, moments_s: range) -> list[tuple[int, Kind]]:
     return [(now_s, page.kind) for now_s in moments_s if (page := look(watched, now_s))]
+
+
+@pytest.mark.parametrize("slot", range(SLOTS))
+def test_each_canary_is_decided_at_its_own_report_and_cleared_before_its_wearers_next_turn(slot: int) -> None:
+    story, entered, cleared = Story(), alerts.Kind.RING_ENTERED, alerts.Kind.RING_CLEARED
+    story.case()
+    for at_s in (0.0, *(lead_ms() / 1000 + canary.EVERY_S * number for number in range(4 * SLOTS))):
+        turn = round((at_s - lead_ms() / 1000) / canary.EVERY_S)
+        is_inside = at_s > 0 and turn % SLOTS == slot
+        before = [one.kind for one in story.of(entered, cleared) if one.ring_mm == 100_000]
+        story.at(at_s, "phone", 0, accuracy_m=ACCURACY_M)
+        story.at(at_s, "tag", INSIDE_M if is_inside else OUTSIDE_M, accuracy_m=ACCURACY_M)
+        if is_inside:
+            now = [one.kind for one in story.of(entered, cleared) if one.ring_mm == 100_000]
+            assert now == [*before, entered], turn
+            assert before[-1:] in ([], [cleared]), turn
 
 
 def test_nobody_is_woken_while_each_canary_comes_and_is_stood_down() -> None:

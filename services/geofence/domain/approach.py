@@ -149,9 +149,11 @@ def clear_what_was_left(decisions: Decisions, case_state: CaseState, cause: Repo
     """Clears the rings that the wearer has left for good, by what is known for sure of both sides."""
     for target in case_state.case.targets:
         for ring in reversed(case_state.case.rings):
-            ring_state = case_state.ring(target, ring)
-            if ring_state.open and _has_left(decisions.state, case_state, target, ring):
-                _clear_ring(decisions, case_state, target, ring, decisions.state.now_ms, cause)
+            if not case_state.ring(target, ring).open:
+                continue
+            if not _has_left(decisions.state, case_state, target, ring):
+                break  # whoever may be within a narrower ring is within the wider ones
+            _clear_ring(decisions, case_state, target, ring, decisions.state.now_ms, cause)
     decisions.settle(case_state)
 
 
@@ -185,7 +187,20 @@ def _has_left(state: State, case_state: CaseState, target: Target, ring: Ring) -
             return False
         if not all(credibility.is_newest_believed(one, rules.reach_mps) for one in (wearer, device) if one):
             return False
+        if ring.action is Demand.RESPOND and not _agree(wearer, device, target, ring, beyond_mm, since_ms, until_ms):
+            return False
     return fresh
+
+
+def _agree(
+    wearer: Track, device: Track | None, target: Target, ring: Ring, beyond_mm: int, since_ms: int, until_ms: int
+) -> bool:
+    """Whether as many positions of each side say that a ring was left as it takes to tell leaving from an error that lasts."""
+    from_ms = rings.agree_from_ms((wearer, device), since_ms, until_ms)
+    if from_ms is None:
+        return False
+    moves = rings.assumed(wearer, device, from_ms, until_ms)[0]
+    return not any(target.shape.within(one.start, one.end, ring.radius_mm + beyond_mm) for one in moves)
 
 
 def outlast(decisions: Decisions, case_state: CaseState, at_ms: int, cause: Report | None) -> Iterator[int]:

@@ -1,7 +1,7 @@
 """What is possible and not likely: that a wearer is within the ring that demands a response. It is told and sends nobody.
 
 A position that no second one has confirmed, one that is too vague, or good ones at the edge of what their accuracy allows: the desks
-are told of them where no ring has told them, and the record has them all.
+are told of them where nobody was sent yet, also of whoever is known to be within a wider ring; the record has them all.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from services.geofence.domain.decisions import Decisions
 from services.geofence.domain.demands import Found
 from services.geofence.domain.entries import Demand, Ring, Target
 from services.geofence.domain.presence import Maybe
-from services.geofence.domain.state import CaseState, Possible
+from services.geofence.domain.state import TOLD, CaseState, Possible
 from services.geofence.domain.track import UNKNOWN_AFTER_MS
 
 
@@ -28,8 +28,10 @@ def look(
         return
     before = case_state.possible.get(target.key)
     told = before is not None and before.told
-    known = any(case_state.ring(target, one).open for one in case.rings if one.action >= Demand.NOTIFY)
-    quiet = told or known or encounters.holding(state, case, maybe.at_ms) is not None
+    sent = case_state.closing.get(target.key) == TOLD or any(
+        case_state.ring(target, one).open for one in case.rings if one.action is Demand.RESPOND
+    )
+    quiet = told or sent or encounters.holding(state, case, maybe.at_ms) is not None
     if not quiet:
         told = not state.is_odd_again(Doubt.VAGUE, f"{case.case_id} {target.key}", maybe.at_ms)
     case_state.possible[target.key] = Possible(state.now_ms, told)

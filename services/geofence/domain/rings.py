@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import math
+from bisect import bisect_left
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 from services.geofence.domain.entries import Ring
 from services.geofence.domain.geometry import Shape, Vector
 from services.geofence.domain.track import UNKNOWN_AFTER_MS, Piece, Track, difference
+
+AGREE = 4
+"""So many of the newest positions of each side must say that a ring was left which sends somebody ..."""
+AGREE_MOST_MS = 600_000
+"""... or all of so long, where that many take longer."""
 
 
 @dataclass(slots=True)
@@ -151,6 +157,25 @@ def clear_for(pieces: Iterable[Piece], shape: Shape, ring: Ring, margin_mm: int,
             return False
         covered_ms = max(covered_ms, piece.to_ms)
     return covered_ms >= to_ms
+
+
+def agree_from_ms(sides: tuple[Track | None, ...], since_ms: int, until_ms: int) -> int | None:
+    """From when on all positions must say that a ring was left which sends somebody; None where too few are of after its entry.
+
+    The four newest of each side must (None: a place), or all of ten minutes, where four take longer.
+    """
+    from_ms = until_ms
+    for side in sides:
+        if side is None:
+            continue
+        fixes = side.fixes
+        if len(fixes) >= AGREE and fixes[-AGREE].time_ms >= max(since_ms, until_ms - AGREE_MOST_MS):
+            from_ms = min(from_ms, fixes[-AGREE].time_ms)
+        elif since_ms <= until_ms - AGREE_MOST_MS:
+            from_ms = min(from_ms, fixes[bisect_left(fixes, (until_ms - AGREE_MOST_MS,))].time_ms)
+        else:
+            return None
+    return from_ms
 
 
 def is_fresh(time_ms: int, now_ms: int) -> bool:
