@@ -17,7 +17,7 @@ from services.common import flow
 from services.common.clock import MeshClock
 from services.common.db import Database, open_database
 from services.common.errors import NotFound, Unavailable
-from services.dispatch import hub, record, store, translate
+from services.dispatch import hub, record, tables, translate
 from services.dispatch.__main__ import MIGRATIONS
 from services.dispatch.domain.answers import Acknowledge
 from services.dispatch.domain.climbing import Deadlines
@@ -61,7 +61,7 @@ async def take(steps: AsyncIterator[Numbered | dispatch_pb2.Assignment], count: 
 async def test_the_migrations_make_the_tables_of_the_store(database: Database) -> None:
     async with database.transaction() as connection:
         differences = await connection.run_sync(
-            lambda sync: compare_metadata(MigrationContext.configure(sync), store.metadata)
+            lambda sync: compare_metadata(MigrationContext.configure(sync), tables.metadata)
         )
     assert differences == []
 
@@ -78,7 +78,7 @@ async def test_a_changed_row_breaks_the_chain(database: Database) -> None:
 async def test_a_database_of_before_goes_on_and_its_chain_holds(database: Database) -> None:
     written = [asdict(link) for link in OF_BEFORE]
     async with database.transaction() as connection:
-        await connection.execute(sa.insert(store.metadata.tables["events"]), written)
+        await connection.execute(sa.insert(tables.metadata.tables["events"]), written)
     async with opened(database) as one:
         parsed = translate.alert(alert(8).SerializeToString(), "police")
         assert parsed

@@ -13,8 +13,8 @@ import sqlalchemy as sa
 from services.common import postgres
 from services.common.db import Database, PostgresDatabase
 from services.common.errors import Unavailable
-from tests.support.ports import free_port
 from tests.support.postgres import PostgresServer, running_postgres
+from tests.support.wire import wired
 
 SOON_S = 8.0
 """Far less than any limit that isn't shortened here."""
@@ -162,33 +162,6 @@ async def test_a_process_that_is_frozen_amid_a_transaction_loses_its_locks(
                     assert await one(other) == 1  # while the first says nothing
                 await connection.execute(ONE)
         assert await one(frozen) == 1
-
-
-class Wire:
-    """A TCP connection to the server that may swallow all that is said."""
-
-    def __init__(self) -> None:
-        self.port = free_port()
-        self.swallows = False
-
-    async def pass_on(self, source: asyncio.StreamReader, to: asyncio.StreamWriter) -> None:
-        while said := await source.read(65_536):
-            if not self.swallows:
-                to.write(said)
-        to.close()
-
-
-@asynccontextmanager
-async def wired(url: str) -> AsyncIterator[tuple[Wire, str]]:
-    """A wire to the server of a URL, and the URL through it."""
-    wire, (whole, _, folder) = Wire(), url.partition("?host=")
-
-    async def connect(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        theirs, ours = await asyncio.open_unix_connection(f"{folder}/.s.PGSQL.5432")
-        await asyncio.gather(wire.pass_on(reader, ours), wire.pass_on(theirs, writer))
-
-    async with await asyncio.start_server(connect, "127.0.0.1", wire.port):
-        yield wire, whole.replace("tandem@", f"tandem@127.0.0.1:{wire.port}")
 
 
 async def test_a_network_that_swallows_is_noticed(own_server: PostgresServer, monkeypatch: pytest.MonkeyPatch) -> None:
