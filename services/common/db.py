@@ -105,11 +105,7 @@ class SqliteDatabase(Database):
             made = asyncio.get_running_loop().run_in_executor(
                 self._thread, contextvars.copy_context().run, self._visit, work
             )
-            try:
-                return await asyncio.shield(made)
-            except asyncio.CancelledError:
-                await asyncio.wait([made])
-                raise
+            return await _awaited(made)
 
     def _visit(self, work: Callable[[Connection], T]) -> T:
         try:
@@ -158,12 +154,7 @@ class PostgresDatabase(Database):
             async with self.transaction() as connection:
                 return await connection.run_sync(work)
 
-        task = asyncio.ensure_future(made())
-        try:
-            return await asyncio.shield(task)
-        except asyncio.CancelledError:
-            await asyncio.wait([task])
-            raise
+        return await _awaited(asyncio.ensure_future(made()))
 
     @asynccontextmanager
     async def alone(self, task: str) -> AsyncIterator[Callable[[], Awaitable[None]]]:
@@ -185,6 +176,15 @@ class PostgresDatabase(Database):
             # Back in the pool, the connection would go on holding it.
             await postgres.end(connection)
             await connection.close()
+
+
+async def _awaited(visit: asyncio.Future[T]) -> T:
+    """The result of a visit, which goes to its end although the caller may be cancelled; then what it failed with is the reason."""
+    try:
+        return await asyncio.shield(visit)
+    except asyncio.CancelledError as left:
+        await asyncio.wait([visit])
+        raise left from (None if visit.cancelled() else visit.exception())
 
 
 def _lock(function: str, name: str) -> sa.TextClause:

@@ -257,7 +257,18 @@ class Record:
 
 async def _to_the_end(work: Awaitable[T]) -> T:
     """Runs `work` to its end although the caller may leave: memory and store must not part."""
-    return await asyncio.shield(asyncio.ensure_future(work))
+    task = asyncio.ensure_future(work)
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        task.add_done_callback(_note_failure)
+        raise
+
+
+def _note_failure(task: asyncio.Future[T]) -> None:
+    """Of work whose caller has left: nobody else is told."""
+    if not task.cancelled() and (error := task.exception()):
+        logger().error("work_failed_unasked", reason=getattr(error, "reason", type(error).__name__))
 
 
 def numbered(rows: Iterable[StepRow]) -> list[Numbered]:

@@ -189,3 +189,17 @@ async def test_the_system_watches_over_a_connection_by_network(own_server: Postg
     async with wired(own_server.new_database()) as (_, url), opened(url) as database:
         await database.visit(look)
     assert found == {"on": 1, "idle": postgres.PEER_IDLE_S, "silent": postgres.PEER_SILENT_MS}
+
+
+async def test_who_leaves_a_visit_that_fails_takes_its_failure_along(
+    own_server: PostgresServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with opened(own_server.new_database()) as database:
+        with silent(own_server):
+            monkeypatch.setattr(postgres, "BEGUN_WITHIN_S", 0.3)
+            asking = asyncio.create_task(one(database))
+            await asyncio.sleep(0.1)
+            asking.cancel()
+            with pytest.raises(asyncio.CancelledError) as left:
+                await asking
+        assert isinstance(left.value.__cause__, Unavailable)

@@ -50,9 +50,16 @@ async def wired(url: str) -> AsyncIterator[tuple[Wire, str]]:
     wire, (whole, _, folder) = Wire(), url.partition("?host=")
     user = whole.partition("@")[0]
 
+    opened: list[asyncio.StreamWriter] = []
+
     async def connect(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         theirs, ours = await asyncio.open_unix_connection(f"{folder}/.s.PGSQL.5432")
+        opened.extend((ours, writer))
         await asyncio.gather(wire.ask(reader, ours), wire.answer(theirs, writer))
 
     async with await asyncio.start_server(connect, "127.0.0.1", wire.port):
-        yield wire, whole.replace(f"{user}@", f"{user}@127.0.0.1:{wire.port}") + "?ssl=disable"
+        try:
+            yield wire, whole.replace(f"{user}@", f"{user}@127.0.0.1:{wire.port}") + "?ssl=disable"
+        finally:
+            for one in opened:
+                one.close()
