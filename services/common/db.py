@@ -249,15 +249,17 @@ async def open_database(where: Path | str, migrations: Path, revision: str = "he
 async def awaited_database(where: Path | str, migrations: Path) -> AsyncIterator[Database]:
     """The database as `open_database`, once it is there: who starts together with its server must not end before that does."""
     async with AsyncExitStack() as stack:
-        while True:
-            try:
-                database = await stack.enter_async_context(open_database(where, migrations))
-            except Unavailable as error:
-                logger().warning("database_awaited", reason=error.reason)
-                await asyncio.sleep(AGAIN_S)
-            else:
-                yield database
-                return
+        yield await once_it_answers(lambda: stack.enter_async_context(open_database(where, migrations)))
+
+
+async def once_it_answers(work: Callable[[], Awaitable[T]]) -> T:
+    """The result of what a service does before it serves: it is done again until the database answers."""
+    while True:
+        try:
+            return await work()
+        except Unavailable as error:
+            logger().warning("database_awaited", reason=error.reason)
+            await asyncio.sleep(AGAIN_S)
 
 
 @asynccontextmanager
