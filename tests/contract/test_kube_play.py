@@ -78,11 +78,12 @@ def test_ctrl_c_waits_for_the_end_of_a_command(told: Path) -> None:
     assert told.read_text() == "kill nats-1\n"
 
 
-def test_ctrl_c_does_not_stop_the_taking_down(player: Player, told: Path) -> None:
+def test_ctrl_c_waits_until_all_is_taken_down(player: Player, told: Path) -> None:
     (told.parent / "bin" / "podman").write_text(f'#!/bin/sh\nsleep 0.3\necho "$@" >> {told}\n')
     timer = threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGINT))
     timer.start()
-    player.down()
+    with pytest.raises(KeyboardInterrupt):
+        player.down()
     timer.join()
     assert [line.split()[0] for line in told.read_text().splitlines()] == ["rm", "network"]
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler

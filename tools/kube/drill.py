@@ -196,6 +196,17 @@ def play(player: Player, folder: Path) -> bool:
     return not failed
 
 
+def recorded(player: Player, folder: Path) -> bool:
+    """As `play`; where it doesn't go well the logs of all pods are kept."""
+    went_well = False
+    try:
+        went_well = play(player, folder)
+        return went_well
+    finally:
+        if not went_well:
+            print(f"the logs of all pods are in {player.keep_logs()}", flush=True)
+
+
 @contextmanager
 def only_one() -> Iterator[None]:
     """Raises BlockingIOError where a play is going on, whose pods have the same names."""
@@ -206,6 +217,8 @@ def only_one() -> Iterator[None]:
 
 def main(images: Mapping[str, str]) -> int:
     """The exit code."""
+    # Both end it in order, also where a shell that started it in the background had it ignore Ctrl-C.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
     with only_one(), tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -217,15 +230,11 @@ def main(images: Mapping[str, str]) -> int:
         hosts = {host for pod in player.pods for host in (pod.ip, *pod.aliases)}
         player.secrets = made_secrets(folder, tuple(sorted(hosts)))
         player.down()  # what a play has left that was ended by force
-        went_well = False
         try:
-            went_well = play(player, folder)
+            return 0 if recorded(player, folder) else 1
         finally:
-            if not went_well:
-                print(f"the logs of all pods are in {player.keep_logs()}", flush=True)
             player.down()
             print("all is taken down", flush=True)
-        return 0 if went_well else 1
 
 
 if __name__ == "__main__":

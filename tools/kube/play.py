@@ -112,14 +112,13 @@ class Player:
             self.wait_until_ready(one)
 
     def down(self) -> None:
-        """Takes all away, however far it came; Ctrl-C doesn't stop that. Raises RuntimeError where something stays."""
+        """Takes all away, however far it came; Ctrl-C waits until that is done. Raises RuntimeError where something stays."""
         names = [one.name for one in (*self.pods, *self.jobs)]
-        before = signal.signal(signal.SIGINT, signal.SIG_IGN)
-        try:
-            podman("rm", "--force", "--time", "1", "--volumes", "--ignore", *names)
-        finally:
-            podman("network", "rm", "--force", NETWORK)
-            signal.signal(signal.SIGINT, before)
+        with unbroken():
+            try:
+                podman("rm", "--force", "--time", "1", "--volumes", "--ignore", *names)
+            finally:
+                podman("network", "rm", "--force", NETWORK)
 
     def kill(self, name: str) -> Pod:
         """SIGKILL."""
