@@ -153,6 +153,10 @@ POSTGRES_IMAGE ?= docker.io/library/postgres:17.6
 k8s-test: image-check ## play the local overlay with podman: the demo by mutual TLS, four kills, no loss; about 3 min
 	@$(BIN)/python -m tools.kube.drill $(IMAGE) $(NATS_IMAGE) $(POSTGRES_IMAGE)
 
+.PHONY: k8s-images
+k8s-images: setup ## build stand-ins of the three images, for a machine that can pull none (needs root, mmdebstrap, podman); about 5 min
+	@$(BIN)/python -m tools.kube.stand_ins
+
 # ---- make files that are committed
 
 .PHONY: console

@@ -15,7 +15,7 @@ import asyncpg
 from services.cli.evidence_seal import canonical
 from services.cli.evidence_tar import Broken
 from services.cli.failure import CommandFailed
-from services.common.db import CONNECT_WITHIN_S
+from services.common.postgres import CONNECT_WITHIN_S
 from services.dispatch import chain
 from services.dispatch.chain import Head, Link
 

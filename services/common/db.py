@@ -22,10 +22,11 @@ from alembic.runtime.environment import EnvironmentContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, Engine, create_engine, event
 from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.exc import ArgumentError, DataError, DBAPIError, IntegrityError, OperationalError, ProgrammingError
+from sqlalchemy.exc import OperationalError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 from sqlalchemy.pool import NullPool, StaticPool
 
+from services.common import postgres
 from services.common.errors import FailedPrecondition, Unavailable
 from services.common.telemetry import logger
 
@@ -33,16 +34,8 @@ T = TypeVar("T")
 # secure_delete: what is deleted is overwritten in the file too, not just forgotten.
 _PRAGMAS = ("journal_mode=WAL", "synchronous=FULL", "busy_timeout=5000", "foreign_keys=ON", "secure_delete=ON")
 
-CONNECTIONS = 8
-LOCK_WITHIN_MS = 10_000
-"""How long a transaction waits for another process's, before the caller is told to ask again."""
-CONNECT_WITHIN_S = 5.0
-ANSWER_WITHIN_S = 30.0
-"""How long a statement may take in all: a server that hangs, or a network that swallows, holds nobody for good."""
 AGAIN_S = 0.5
 """How often one asks for a place that another process holds for as long as it lives."""
-_DEFECTS = (IntegrityError, ProgrammingError, DataError)
-"""A statement that can't be right; everything else that PostgreSQL refuses may succeed later."""
 
 
 class Database(ABC):
@@ -112,11 +105,7 @@ class SqliteDatabase(Database):
             made = asyncio.get_running_loop().run_in_executor(
                 self._thread, contextvars.copy_context().run, self._visit, work
             )
-            try:
-                return await asyncio.shield(made)
-            except asyncio.CancelledError:
-                await asyncio.wait([made])
-                raise
+            return await _awaited(made)
 
     def _visit(self, work: Callable[[Connection], T]) -> T:
         try:
@@ -145,44 +134,18 @@ class PostgresDatabase(Database):
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[AsyncConnection]:
         """See Database."""
-        async with self._one_at_a_time:
-            try:
-                async with self._connected() as connection, connection.begin():
-                    # Two transactions at once could each miss what the other writes: an order and its wearer would
-                    # both be stored and never be matched.
-                    await connection.execute(_lock("pg_advisory_xact_lock", "write"))
-                    yield connection
-            except (DBAPIError, TimeoutError) as error:
-                if isinstance(error, _DEFECTS):
-                    raise
-                raise _refused(error) from error
+        # Two transactions at once could each miss what the other writes: an order and its wearer would both be stored and never
+        # be matched.
+        first = _lock("pg_advisory_xact_lock", "write")
+        async with self._one_at_a_time, postgres.transaction(self._engine, first) as connection:
+            yield connection
 
     @asynccontextmanager
     async def reading(self) -> AsyncIterator[AsyncConnection]:
         """See Database."""
-        try:
-            async with self._connected() as connection:
-                await connection.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
-                async with connection.begin():
-                    yield connection
-        except (DBAPIError, TimeoutError) as error:
-            if isinstance(error, _DEFECTS):
-                raise
-            raise _refused(error) from error
-
-    @asynccontextmanager
-    async def _connected(self) -> AsyncIterator[AsyncConnection]:
-        connection = self._engine.connect()
-        try:
-            await connection.start()
-        except OSError as error:
-            # The driver's own error, where there is nobody to connect to.
-            logger().error("database_refused", reason=type(error).__name__)
-            raise Unavailable("the database doesn't answer", retry_after_s=5.0) from error
-        try:
+        first, options = sa.text("select 1"), {"isolation_level": "REPEATABLE READ", "postgresql_readonly": True}
+        async with postgres.transaction(self._engine, first, **options) as connection:
             yield connection
-        finally:
-            await connection.close()
 
     async def visit(self, work: Callable[[Connection], T]) -> T:
         """See Database."""
@@ -191,35 +154,37 @@ class PostgresDatabase(Database):
             async with self.transaction() as connection:
                 return await connection.run_sync(work)
 
-        task = asyncio.ensure_future(made())
-        try:
-            return await asyncio.shield(task)
-        except asyncio.CancelledError:
-            await asyncio.wait([task])
-            raise
+        return await _awaited(asyncio.ensure_future(made()))
 
     @asynccontextmanager
     async def alone(self, task: str) -> AsyncIterator[Callable[[], Awaitable[None]]]:
         """See Database. The place is lost with the connection that holds it."""
-        async with self._connected() as connection:
-            await connection.execution_options(isolation_level="AUTOCOMMIT")
+        still_there = sa.text("select 1")
+        with postgres.refusals():
+            connection = await postgres.begun(self._engine, still_there, isolation_level="AUTOCOMMIT")
 
-            async def check() -> None:
-                try:
-                    await connection.execute(sa.text("select 1"))
-                except (DBAPIError, TimeoutError) as error:
-                    raise _refused(error) from error
+        async def check() -> None:
+            with postgres.refusals():
+                await connection.execute(still_there)
 
-            try:
+        try:
+            with postgres.refusals():
                 while not (await connection.execute(_lock("pg_try_advisory_lock", task))).scalar():  # noqa: ASYNC110
                     await asyncio.sleep(AGAIN_S)
-            except (DBAPIError, TimeoutError) as error:
-                raise _refused(error) from error
-            try:
-                yield check
-            finally:
-                # Back in the pool, the connection would go on holding it.
-                await connection.invalidate()
+            yield check
+        finally:
+            # Back in the pool, the connection would go on holding it.
+            await postgres.end(connection)
+            await connection.close()
+
+
+async def _awaited(visit: asyncio.Future[T]) -> T:
+    """The result of a visit, which goes to its end although the caller may be cancelled; then what it failed with is the reason."""
+    try:
+        return await asyncio.shield(visit)
+    except asyncio.CancelledError as left:
+        await asyncio.wait([visit])
+        raise left from (None if visit.cancelled() else visit.exception())
 
 
 def _lock(function: str, name: str) -> sa.TextClause:
@@ -228,14 +193,10 @@ def _lock(function: str, name: str) -> sa.TextClause:
     return sa.text(f"select {function}(hashtextextended(current_schema(), {number}))")
 
 
-def _refused(error: DBAPIError | TimeoutError) -> Unavailable:
-    """A full disk, a lost file or connection: nothing of the transaction is stored, and it may succeed later.
-
-    Only where it was the commit's answer that was lost, it is stored: who asks again must find that out.
-    """
-    reason = str(error.orig) if isinstance(error, DBAPIError) else f"no answer for {ANSWER_WITHIN_S:.0f} s"
-    logger().error("database_refused", reason=reason)
-    return Unavailable(f"the database refused: {reason}", retry_after_s=5.0)
+def _refused(error: OperationalError) -> Unavailable:
+    """A full disk, a lost file: nothing of the transaction is stored, and it may succeed later."""
+    logger().error("database_refused", reason=str(error.orig))
+    return Unavailable(f"the database refused: {error.orig}", retry_after_s=5.0)
 
 
 async def upsert(
@@ -288,15 +249,17 @@ async def open_database(where: Path | str, migrations: Path, revision: str = "he
 async def awaited_database(where: Path | str, migrations: Path) -> AsyncIterator[Database]:
     """The database as `open_database`, once it is there: who starts together with its server must not end before that does."""
     async with AsyncExitStack() as stack:
-        while True:
-            try:
-                database = await stack.enter_async_context(open_database(where, migrations))
-            except Unavailable as error:
-                logger().warning("database_awaited", reason=error.reason)
-                await asyncio.sleep(AGAIN_S)
-            else:
-                yield database
-                return
+        yield await once_it_answers(lambda: stack.enter_async_context(open_database(where, migrations)))
+
+
+async def once_it_answers(work: Callable[[], Awaitable[T]]) -> T:
+    """The result of what a service does before it serves: it is done again until the database answers."""
+    while True:
+        try:
+            return await work()
+        except Unavailable as error:
+            logger().warning("database_awaited", reason=error.reason)
+            await asyncio.sleep(AGAIN_S)
 
 
 @asynccontextmanager
@@ -324,7 +287,7 @@ async def _open_file(path: Path, migrations: Path, revision: str) -> AsyncIterat
 
 @asynccontextmanager
 async def _open_url(url: str, migrations: Path, revision: str) -> AsyncIterator[Database]:
-    engine, patient = postgres_engine(url), postgres_engine(url, answer_within_s=None)
+    engine, patient = postgres.engine(url), postgres.engine(url, answer_within_s=None)
     try:
         # The scripts run inside the lock of writers, so that of two processes that start together one does the work.
         async with PostgresDatabase(patient).transaction() as connection:
@@ -336,30 +299,6 @@ async def _open_url(url: str, migrations: Path, revision: str) -> AsyncIterator[
     finally:
         await patient.dispose()
         await engine.dispose()
-
-
-def postgres_engine(url: str, answer_within_s: float | None = ANSWER_WITHIN_S) -> AsyncEngine:
-    """An engine for a postgresql:// URL. Raises FailedPrecondition where it is something else."""
-    try:
-        parsed = sa.make_url(url)
-    except ArgumentError:
-        parsed = None
-    # The URL may hold a password, so it is never repeated.
-    if parsed is None or parsed.get_backend_name() != "postgresql":
-        raise FailedPrecondition("the database's URL must be postgresql://user@host/database")
-    settings = {
-        "application_name": "tandem",
-        "synchronous_commit": "on",
-        "lock_timeout": str(LOCK_WITHIN_MS),
-        "jit": "off",
-    }
-    return create_async_engine(
-        parsed.set(drivername="postgresql+asyncpg"),
-        hide_parameters=True,
-        pool_pre_ping=True,
-        pool_size=CONNECTIONS,
-        connect_args={"server_settings": settings, "timeout": CONNECT_WITHIN_S, "command_timeout": answer_within_s},
-    )
 
 
 def _prepare(engine: Engine, begin: str = "BEGIN IMMEDIATE", pragmas: Sequence[str] = _PRAGMAS) -> None:

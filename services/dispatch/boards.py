@@ -12,6 +12,7 @@ from services.dispatch import store_roster
 from services.dispatch.domain.areas import Point
 from services.dispatch.domain.choosing import units_in_reach
 from services.dispatch.domain.roster import NO_ROSTER, Board, Travel
+from services.dispatch.store_change import Seen
 from services.dispatch.travel import GreatCircle, TravelTimes
 from services.dispatch.whereabouts import Whereabouts
 
@@ -36,9 +37,15 @@ class Boards:
         timed = await asyncio.gather(*(self._travel(board, id_, point, now_ms) for id_, point in positions.items()))
         return replace(board, travel={key: travel for one in timed for key, travel in one.items()})
 
+    def asks_units(self) -> bool:
+        """Whether the roster, as it was read last, has anybody to be asked."""
+        return self._roster.asks_units()
+
     def load(self, connection: Connection) -> None:
         """Reads the roster where it has changed."""
-        version = store_roster.version(connection)
+        self._load(connection, store_roster.version(connection))
+
+    def _load(self, connection: Connection, version: int) -> None:
         if version != self._version:
             offices = store_roster.offices(connection, self._version)
             units = store_roster.units(connection, self._version)
@@ -50,12 +57,12 @@ class Boards:
         self._roster = NO_ROSTER
         self._version = _UNREAD
 
-    def within(self, connection: Connection, ahead: Board) -> tuple[Board, dict[str, dict[str, str]]]:
+    def within(self, connection: Connection, ahead: Board, seen: Seen) -> tuple[Board, dict[str, dict[str, str]]]:
         """The board in a transaction, and its own record of who is engaged, to be kept up as decisions are made."""
-        self.load(connection)
+        self._load(connection, seen.roster_version)
         if not self._roster.asks_units():
             return NO_ROSTER, {}
-        engaged = store_roster.engaged(connection)
+        engaged = store_roster.engaged(connection) if seen.engaged is None else seen.engaged
         return replace(ahead, offices=self._roster.offices, units=self._roster.units, engaged=engaged), engaged
 
     def gone(self, connection: Connection) -> list[tuple[str, str]]:

@@ -10,6 +10,7 @@ from typing import TypeVar
 from sqlalchemy import Connection
 
 from services.common.clock import MeshClock
+from services.common.db import once_it_answers
 from services.common.errors import InvalidField, NotFound, PermissionDenied
 from services.dispatch import metrics, store_legs, store_roster, translate
 from services.dispatch.boards import Boards
@@ -241,17 +242,21 @@ class Leg:
 async def open_leg(
     name: str, store: Store, clock: MeshClock, deadlines: Deadlines, travel_times: TravelTimes | None = None
 ) -> AsyncIterator[Leg]:
-    """The leg as its store left it; at the end a transaction that has begun is finished."""
-    await store.claim(name)
+    """The leg as its store left it, once that answers; at the end a transaction that has begun is finished."""
+    await once_it_answers(partial(store.claim, name))
     boards = Boards(travel_times)
-    await store.transaction(boards.load)
     watch = Watch(name, store, clock)
-    unpublished, unanswered = numbered(await store.unpublished()), numbered(await store.unanswered())
-    record = Record(name, store, boards, watch, await store.head(), unpublished, unanswered)
+    record = await once_it_answers(partial(_read, name, store, boards, watch))
     try:
         yield Leg(record, clock, deadlines, boards, watch)
     finally:
         await record.finish()
+
+
+async def _read(name: str, store: Store, boards: Boards, watch: Watch) -> Record:
+    await store.transaction(boards.load)
+    unpublished, unanswered = numbered(await store.unpublished()), numbered(await store.unanswered())
+    return Record(name, store, boards, watch, await store.head(), unpublished, unanswered)
 
 
 def _look_for(looked: Looked, now_ms: int, _: Board) -> Command:

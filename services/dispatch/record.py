@@ -16,11 +16,12 @@ from sqlalchemy import Connection
 
 from services.common.errors import FailedPrecondition
 from services.common.telemetry import logger
-from services.dispatch import chain, metrics, store_legs, translate
+from services.dispatch import chain, metrics, store_change, translate
 from services.dispatch.boards import Boards
 from services.dispatch.change import Change, Known
 from services.dispatch.domain.decisions import Command
 from services.dispatch.domain.events import (
+    Event,
     Flagged,
     LegAbsent,
     LegReturned,
@@ -37,6 +38,7 @@ from services.dispatch.hub import Hub, Numbered
 from services.dispatch.outbox import Outbox
 from services.dispatch.retrying import retried
 from services.dispatch.store import Position, StepRow, Store
+from services.dispatch.store_change import Seen
 from services.dispatch.watching import Watch
 from tandem.common.v1 import exercise_pb2
 
@@ -109,12 +111,19 @@ class Record:
         if missing:
             events = self.store.events(connection, missing)
             latencies = self.store.latencies(connection, list(events)) if events else {}
-            for id_ in missing:
-                incident = Incident(id_, self.leg)
-                for event in events.get(id_, ()):
-                    incident = evolve(incident, event)
-                mine = {id_: latencies[id_] for id_ in incident.assignments if id_ in latencies}
-                found[id_] = Known(incident, mine)
+            found |= self._folded(missing, events, latencies)
+        return found
+
+    def _folded(
+        self, ids: Iterable[str], events: Mapping[str, Sequence[Event]], latency_ms: Mapping[str, float]
+    ) -> dict[str, Known]:
+        found: dict[str, Known] = {}
+        for incident_id in ids:
+            incident = Incident(incident_id, self.leg)
+            for event in events.get(incident_id, ()):
+                incident = evolve(incident, event)
+            mine = {id_: latency_ms[id_] for id_ in incident.assignments if id_ in latency_ms}
+            found[incident_id] = Known(incident, mine)
         return found
 
     async def open_incidents(self) -> list[Incident]:
@@ -180,14 +189,11 @@ class Record:
 
             def work(connection: Connection) -> Change:
                 every = [*asked, *first(connection)] if first else asked
-                change = self._begin(connection, {id_ for id_, _ in every})
-                board, change.engaged = self._boards.within(connection, ahead)
+                change, seen = self._begin(connection, {id_ for id_, _ in every})
+                board, change.engaged = self._boards.within(connection, ahead, seen)
                 for incident_id, command in every:
                     change.decide(incident_id, command(board))
-                if change.links:
-                    self._write(connection, change)
-                if position:
-                    self.store.put_position(connection, position)
+                store_change.write(connection, change, position)
                 return change
 
             try:
@@ -198,30 +204,22 @@ class Record:
             self._committed(change)
             return change.known
 
-    def _begin(self, connection: Connection, incident_ids: set[str]) -> Change:
+    def _begin(self, connection: Connection, incident_ids: set[str]) -> tuple[Change, Seen]:
         """What is committed. Where another process of this leg wrote meanwhile, memory is behind, and the store is read instead.
 
         So a deadline fires once: whoever comes second finds what the first made of it.
         """
-        head = self.store.head_within(connection)
-        if head == self.head:
-            return Change(head, self.gather(connection, incident_ids, self._known), {})
-        if head.id <= self.head.id:
+        missing = [id_ for id_ in incident_ids if id_ not in self._known]
+        seen = store_change.read(connection, missing, self._boards.asks_units())
+        if seen.head == self.head:
+            known = {id_: self._known[id_] for id_ in incident_ids if id_ in self._known}
+            known |= self._folded(missing, seen.events, seen.latency_ms)
+            return Change(seen.head, known, {}), seen
+        if seen.head.id <= self.head.id:
             # Desks have been told steps that are no longer there: only a start from nothing is right.
             raise FailedPrecondition("the leg's database went back: an older copy was restored while it ran")
         missed = numbered(self.store.steps_within(connection, self.head.id))
-        return Change(head, self.gather(connection, incident_ids, {}), {}, True, missed)
-
-    def _write(self, connection: Connection, change: Change) -> None:
-        steps = [
-            StepRow(one.sequence, one.step.step_id, one.step.assignment.assignment_id, one.step.SerializeToString())
-            for one in change.steps
-        ]
-        self.store.append(
-            connection, change.links, steps, list(change.assignments.values()), list(change.incidents.values())
-        )
-        if change.awaited:
-            store_legs.await_legs(connection, change.awaited)
+        return Change(seen.head, self.gather(connection, incident_ids, {}), {}, True, missed), seen
 
     def _remember(self, known: Mapping[str, Known]) -> None:
         for incident_id, one in known.items():
@@ -239,8 +237,8 @@ class Record:
         self._remember(change.known)
         self.hub.tell(change.steps)
         self.outbox.add(change.steps)
-        dues_ms = [row.due_ms for row in change.assignments.values() if row.due_ms is not None]
-        self._watch.due(min([*dues_ms, *(row.due_ms for row in change.awaited)], default=math.inf))
+        dues_ms = (row.due_ms for row in change.assignments.values() if row.due_ms is not None)
+        self._watch.due(min(dues_ms, default=math.inf), min((row.due_ms for row in change.awaited), default=math.inf))
         kinds = {link.id: link.kind for link in change.links}
         for one in change.steps:
             assignment, kind = one.step.assignment, kinds[one.sequence]
@@ -259,7 +257,18 @@ class Record:
 
 async def _to_the_end(work: Awaitable[T]) -> T:
     """Runs `work` to its end although the caller may leave: memory and store must not part."""
-    return await asyncio.shield(asyncio.ensure_future(work))
+    task = asyncio.ensure_future(work)
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        task.add_done_callback(_note_failure)
+        raise
+
+
+def _note_failure(task: asyncio.Future[T]) -> None:
+    """Of work whose caller has left: nobody else is told."""
+    if not task.cancelled() and (error := task.exception()):
+        logger().error("work_failed_unasked", reason=getattr(error, "reason", type(error).__name__))
 
 
 def numbered(rows: Iterable[StepRow]) -> list[Numbered]:

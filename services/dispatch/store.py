@@ -6,95 +6,21 @@ last said. `positions` says how far ALERTS and INCIDENTS are in this database, s
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import sqlalchemy as sa
 
-from services.common.db import Database, inserting
+from services.common.db import Database
 from services.common.errors import FailedPrecondition, InvalidField
-from services.dispatch import chain
+from services.common.rows import Into, write
+from services.dispatch import chain, tables
 from services.dispatch.chain import Head, Link
 from services.dispatch.domain.events import Event
 from services.dispatch.domain.incident import OVER, UNANSWERED, State
 
-metadata = sa.MetaData()
-
-_UNPUBLISHED: dict[str, Any] = {
-    "sqlite_where": sa.text("published = 0"),
-    "postgresql_where": sa.text("NOT published"),
-}
-
-_events = sa.Table(
-    "events",
-    metadata,
-    sa.Column("id", sa.BigInteger, primary_key=True, autoincrement=False),
-    sa.Column("incident_id", sa.String, nullable=False, index=True),
-    sa.Column("kind", sa.String, nullable=False),
-    sa.Column("body", sa.String, nullable=False),
-    sa.Column("hash", sa.String, nullable=False),
-)
-_steps = sa.Table(
-    "steps",
-    metadata,
-    sa.Column("sequence", sa.BigInteger, primary_key=True, autoincrement=False),
-    sa.Column("step_id", sa.String, nullable=False, unique=True),
-    sa.Column("assignment_id", sa.String, nullable=False, index=True),
-    sa.Column("payload", sa.LargeBinary, nullable=False),
-    sa.Column("published", sa.Boolean, nullable=False),
-    sa.Index("steps_unpublished", "sequence", **_UNPUBLISHED),
-)
-_assignments = sa.Table(
-    "assignments",
-    metadata,
-    sa.Column("assignment_id", sa.String, primary_key=True),
-    sa.Column("incident_id", sa.String, nullable=False, index=True),
-    sa.Column("state", sa.Integer, nullable=False, index=True),
-    sa.Column("due_ms", sa.BigInteger, index=True),
-    sa.Column("payload", sa.LargeBinary, nullable=False),
-    sa.Column("report_to_published_ms", sa.Float),
-    sa.Column("unit_id", sa.String, index=True),
-)
-_incidents = sa.Table(
-    "incidents",
-    metadata,
-    sa.Column("incident_id", sa.String, primary_key=True),
-    sa.Column("opened_sequence", sa.BigInteger, nullable=False, index=True),
-    sa.Column("opened_ms", sa.BigInteger, nullable=False),
-    sa.Column("ended_ms", sa.BigInteger),
-    sa.Column("order_ids", sa.JSON, nullable=False),
-    sa.Column("exercise", sa.Integer, nullable=False),
-    # Canaries are most of all incidents, and in no list.
-    sa.Index(
-        *("incidents_but_canaries", "opened_sequence"),
-        sqlite_where=sa.text("exercise <> 2"),
-        postgresql_where=sa.text("exercise <> 2"),
-    ),
-)
-_peers = sa.Table(
-    "peer_assignments",
-    metadata,
-    sa.Column("assignment_id", sa.String, primary_key=True),
-    sa.Column("incident_id", sa.String, nullable=False, index=True),
-    sa.Column("number", sa.BigInteger, nullable=False),
-    sa.Column("payload", sa.LargeBinary, nullable=False),
-)
-
-_positions = sa.Table(
-    "positions",
-    metadata,
-    sa.Column("stream", sa.String, primary_key=True),
-    sa.Column("log_id", sa.String, nullable=False),
-    sa.Column("sequence", sa.BigInteger, nullable=False),
-)
-
-_owner = sa.Table(
-    "owner",
-    metadata,
-    sa.Column("id", sa.Integer, primary_key=True, autoincrement=False),
-    sa.Column("leg", sa.String, nullable=False),
-)
-
+POSITIONS = Into(tables.positions, ("log_id", "sequence"))
+_PEERS = (Into(tables.peers, ("number", "payload"), newer="number"), POSITIONS)
 _PAGE = 500
 T = TypeVar("T")
 
@@ -189,9 +115,9 @@ class Store:
         """Makes the database the leg's own for good. Raises FailedPrecondition where it is another's: two chains would be one."""
 
         def work(connection: sa.Connection) -> None:
-            owner = connection.scalar(sa.select(_owner.c.leg))
+            owner = connection.scalar(sa.select(tables.owner.c.leg))
             if owner is None:
-                connection.execute(sa.insert(_owner), {"id": 1, "leg": leg})
+                connection.execute(sa.insert(tables.owner), {"id": 1, "leg": leg})
             elif owner != leg:
                 raise FailedPrecondition(f"the database is the {owner} leg's, not the {leg} leg's")
 
@@ -210,7 +136,9 @@ class Store:
         """Id of the first event that was changed, added or taken out after it was written; None where there is none."""
         head, broken = Head(), None
         while broken is None:
-            query = sa.select(_events).where(_events.c.id > head.id).order_by(_events.c.id).limit(_PAGE)
+            query = (
+                sa.select(tables.events).where(tables.events.c.id > head.id).order_by(tables.events.c.id).limit(_PAGE)
+            )
             links = [Link(**row._mapping) for row in await self._rows(query)]
             if not links:
                 return None
@@ -219,74 +147,47 @@ class Store:
 
     async def position(self, stream: str, log_id: str) -> int:
         """The last sequence of a stream that was taken in; 0 where none was."""
-        query = sa.select(_positions.c.sequence).where(_positions.c.stream == stream, _positions.c.log_id == log_id)
+        query = sa.select(tables.positions.c.sequence).where(
+            tables.positions.c.stream == stream, tables.positions.c.log_id == log_id
+        )
         found: int | None = await self.transaction(lambda connection: connection.scalar(query))
         return found or 0
-
-    def put_position(self, connection: sa.Connection, position: Position) -> None:
-        """Notes how far a stream has been taken in, together with what came of it."""
-        connection.execute(_UPSERT_POSITION[connection.dialect.name], _columns(position))
 
     # ── the leg's own incidents ──────────────────────────────────────────────────────────────────────────────────────
 
     def events(self, connection: sa.Connection, incident_ids: Sequence[str]) -> dict[str, list[Event]]:
         """The events of incidents in their order; an incident without any is left out."""
         found: dict[str, list[Event]] = {}
-        columns = (_events.c.incident_id, _events.c.kind, _events.c.body)
+        columns = (tables.events.c.incident_id, tables.events.c.kind, tables.events.c.body)
         for some in _paged(incident_ids):
-            query = sa.select(*columns).where(_events.c.incident_id.in_(some)).order_by(_events.c.id)
+            query = sa.select(*columns).where(tables.events.c.incident_id.in_(some)).order_by(tables.events.c.id)
             for incident_id, kind, body in connection.execute(query):
                 found.setdefault(incident_id, []).append(chain.read(kind, body))
         return found
 
     def latencies(self, connection: sa.Connection, incident_ids: Sequence[str]) -> dict[str, float]:
         """report_to_published_ms by assignment, where it is known."""
-        column = _assignments.c.report_to_published_ms
+        column = tables.assignments.c.report_to_published_ms
         found: dict[str, float] = {}
         for some in _paged(incident_ids):
-            query = sa.select(_assignments.c.assignment_id, column).where(
-                _assignments.c.incident_id.in_(some), column.is_not(None)
+            query = sa.select(tables.assignments.c.assignment_id, column).where(
+                tables.assignments.c.incident_id.in_(some), column.is_not(None)
             )
             found.update((id_, ms) for id_, ms in connection.execute(query))
         return found
 
     def open_incidents(self, connection: sa.Connection) -> set[str]:
         """Incidents in which an assignment isn't over."""
-        query = sa.select(_assignments.c.incident_id).where(
-            _assignments.c.state.in_([int(state) for state in set(State) - OVER])
+        query = sa.select(tables.assignments.c.incident_id).where(
+            tables.assignments.c.state.in_([int(state) for state in set(State) - OVER])
         )
         return {id_ for (id_,) in connection.execute(query.distinct())}
 
-    def append(
-        self,
-        connection: sa.Connection,
-        links: Sequence[Link],
-        steps: Sequence[StepRow],
-        assignments: Sequence[AssignmentRow],
-        incidents: Sequence[IncidentRow],
-    ) -> None:
-        """Writes events and all that is derived from them."""
-        connection.execute(sa.insert(_events), [_columns(link) for link in links])
-        if steps:
-            unpublished = [
-                {
-                    "sequence": step.sequence,
-                    "step_id": step.step_id,
-                    "assignment_id": step.assignment_id,
-                    "payload": step.payload,
-                    "published": False,
-                }
-                for step in steps
-            ]
-            connection.execute(sa.insert(_steps), unpublished)
-        if assignments:
-            connection.execute(_UPSERT_ASSIGNMENT[connection.dialect.name], [_columns(row) for row in assignments])
-        if incidents:
-            connection.execute(_UPSERT_INCIDENT[connection.dialect.name], [_columns(row) for row in incidents])
-
     async def assignment(self, assignment_id: str) -> AssignmentRow | None:
         """An assignment; None where there is none of that id."""
-        rows = await self._rows(sa.select(_assignments).where(_assignments.c.assignment_id == assignment_id))
+        rows = await self._rows(
+            sa.select(tables.assignments).where(tables.assignments.c.assignment_id == assignment_id)
+        )
         return AssignmentRow(**rows[0]._mapping) if rows else None
 
     # ── steps ────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -301,18 +202,22 @@ class Store:
 
     async def unpublished(self) -> list[StepRow]:
         """Steps that INCIDENTS may not have yet."""
-        return await self._read_steps(sa.select(*_STEP).where(sa.not_(_steps.c.published)).order_by(_steps.c.sequence))
+        return await self._read_steps(
+            sa.select(*_STEP).where(sa.not_(tables.steps.c.published)).order_by(tables.steps.c.sequence)
+        )
 
     async def unanswered(self) -> list[StepRow]:
         """The last step of each assignment that waits for the desk."""
-        waiting = sa.select(_assignments.c.assignment_id).where(_assignments.c.state.in_([int(s) for s in UNANSWERED]))
-        last = sa.select(sa.func.max(_steps.c.sequence)).where(_steps.c.assignment_id.in_(waiting))
-        query = sa.select(*_STEP).where(_steps.c.sequence.in_(last.group_by(_steps.c.assignment_id)))
-        return await self._read_steps(query.order_by(_steps.c.sequence))
+        waiting = sa.select(tables.assignments.c.assignment_id).where(
+            tables.assignments.c.state.in_([int(s) for s in UNANSWERED])
+        )
+        last = sa.select(sa.func.max(tables.steps.c.sequence)).where(tables.steps.c.assignment_id.in_(waiting))
+        query = sa.select(*_STEP).where(tables.steps.c.sequence.in_(last.group_by(tables.steps.c.assignment_id)))
+        return await self._read_steps(query.order_by(tables.steps.c.sequence))
 
     def known_steps(self, connection: sa.Connection, step_ids: Sequence[str]) -> set[str]:
         """Those of the steps that are here."""
-        query = sa.select(_steps.c.step_id).where(_steps.c.step_id.in_(step_ids))
+        query = sa.select(tables.steps.c.step_id).where(tables.steps.c.step_id.in_(step_ids))
         return set(connection.scalars(query))
 
     async def _read_steps(self, query: sa.Select[*tuple[Any, ...]]) -> list[StepRow]:
@@ -335,27 +240,23 @@ class Store:
 
     async def due(self, now_ms: int) -> list[AssignmentRow]:
         """Assignments whose deadlines have passed, the oldest first."""
-        query = sa.select(_assignments).where(_assignments.c.due_ms <= now_ms)
-        rows = await self._rows(query.order_by(_assignments.c.due_ms).limit(_PAGE))
+        query = sa.select(tables.assignments).where(tables.assignments.c.due_ms <= now_ms)
+        rows = await self._rows(query.order_by(tables.assignments.c.due_ms).limit(_PAGE))
         return [AssignmentRow(**row._mapping) for row in rows]
 
     def next_due_within(self, connection: sa.Connection) -> int | None:
         """The next deadline, mesh time."""
-        found: int | None = connection.scalar(sa.select(sa.func.min(_assignments.c.due_ms)))
+        found: int | None = connection.scalar(sa.select(sa.func.min(tables.assignments.c.due_ms)))
         return found
 
     # ── all legs ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
     async def put_peers(self, rows: Sequence[PeerRow], position: Position) -> None:
         """Keeps of each assignment the step with the greatest number."""
-        values = [_columns(row) for row in rows]
-
-        def put(connection: sa.Connection) -> None:
-            if values:
-                connection.execute(_UPSERT_PEER[connection.dialect.name], values)
-            self.put_position(connection, position)
-
-        await self.transaction(put)
+        newest = {row.assignment_id: row for row in sorted(rows, key=lambda row: row.number)}
+        peers = [(row.assignment_id, row.incident_id, row.number, row.payload) for row in newest.values()]
+        place = [(position.stream, position.log_id, position.sequence)]
+        await self.transaction(lambda connection: write(connection, _PEERS, (peers, place)))
 
     async def incidents(self, incident_id: str, limit: int, before: str) -> list[ListedIncident]:
         """Up to `limit` incidents, newest first: all but canaries, or one, or those opened before the one called `before`.
@@ -364,14 +265,16 @@ class Store:
         """
 
         def listing(connection: sa.Connection) -> sa.Select[*tuple[Any, ...]]:
-            query = sa.select(_incidents).order_by(_incidents.c.opened_sequence.desc()).limit(limit)
-            query = query.where(_incidents.c.incident_id == incident_id if incident_id else sa.text("exercise <> 2"))
+            query = sa.select(tables.incidents).order_by(tables.incidents.c.opened_sequence.desc()).limit(limit)
+            query = query.where(
+                tables.incidents.c.incident_id == incident_id if incident_id else sa.text("exercise <> 2")
+            )
             if before:
-                named = sa.select(_incidents.c.opened_sequence).where(_incidents.c.incident_id == before)
+                named = sa.select(tables.incidents.c.opened_sequence).where(tables.incidents.c.incident_id == before)
                 last = connection.scalar(named)
                 if last is None:
                     raise InvalidField("page_token", "isn't a token that this leg gave")
-                query = query.where(_incidents.c.opened_sequence < last)
+                query = query.where(tables.incidents.c.opened_sequence < last)
             return query
 
         def read(connection: sa.Connection) -> list[ListedIncident]:
@@ -379,64 +282,45 @@ class Store:
             own: dict[str, list[AssignmentRow]] = {row.incident_id: [] for row in rows}
             peers: dict[str, list[bytes]] = {row.incident_id: [] for row in rows}
             for some in _paged(list(own)):
-                mine = sa.select(_assignments).where(_assignments.c.incident_id.in_(some))
-                for row in connection.execute(mine.order_by(_assignments.c.assignment_id)):
+                mine = sa.select(tables.assignments).where(tables.assignments.c.incident_id.in_(some))
+                for row in connection.execute(mine.order_by(tables.assignments.c.assignment_id)):
                     own[row.incident_id].append(AssignmentRow(**row._mapping))
-                theirs = sa.select(_peers.c.incident_id, _peers.c.payload).where(_peers.c.incident_id.in_(some))
-                for id_, payload in connection.execute(theirs.order_by(_peers.c.assignment_id)):
+                theirs = sa.select(tables.peers.c.incident_id, tables.peers.c.payload).where(
+                    tables.peers.c.incident_id.in_(some)
+                )
+                for id_, payload in connection.execute(theirs.order_by(tables.peers.c.assignment_id)):
                     peers[id_].append(payload)
             return [ListedIncident(row, own[row.incident_id], peers[row.incident_id]) for row in rows]
 
         return await self.transaction(read)
 
 
-_HEAD = sa.select(_events.c.id, _events.c.hash).order_by(_events.c.id.desc()).limit(1)
+_HEAD = sa.select(tables.events.c.id, tables.events.c.hash).order_by(tables.events.c.id.desc()).limit(1)
 _STEP = (
-    _steps.c.sequence,
-    _steps.c.step_id,
-    _steps.c.assignment_id,
-    _steps.c.payload,
-    _assignments.c.report_to_published_ms,
+    tables.steps.c.sequence,
+    tables.steps.c.step_id,
+    tables.steps.c.assignment_id,
+    tables.steps.c.payload,
+    tables.assignments.c.report_to_published_ms,
 )
 
 
 def _next_steps(sequence: int) -> sa.Select[*tuple[Any, ...]]:
-    return sa.select(*_STEP).where(_steps.c.sequence > sequence).order_by(_steps.c.sequence)
+    return sa.select(*_STEP).where(tables.steps.c.sequence > sequence).order_by(tables.steps.c.sequence)
 
 
 def _joined(query: sa.Select[*tuple[Any, ...]]) -> sa.Select[*tuple[Any, ...]]:
-    return query.select_from(_steps.join(_assignments, _steps.c.assignment_id == _assignments.c.assignment_id))
-
-
-_MARK_PUBLISHED = sa.update(_steps).where(_steps.c.sequence == sa.bindparam("which")).values(published=True)
-_MARK_LATENCY = (
-    sa.update(_assignments)
-    .where(_assignments.c.assignment_id == sa.bindparam("which"))
-    .values(report_to_published_ms=sa.bindparam("ms"))
-)
-
-
-def upsert(table: sa.Table, changing: Sequence[str], newer: str | None = None) -> Mapping[str, Any]:
-    """By dialect, what writes rows in place of those with the same key: their columns `changing`, where `newer` is greater or
-    isn't given."""
-    return inserting(
-        table,
-        lambda made: made.on_conflict_do_update(
-            index_elements=list(table.primary_key),
-            set_={name: made.excluded[name] for name in changing},
-            where=table.c[newer] < made.excluded[newer] if newer else None,
-        ),
+    return query.select_from(
+        tables.steps.join(tables.assignments, tables.steps.c.assignment_id == tables.assignments.c.assignment_id)
     )
 
 
-_UPSERT_ASSIGNMENT = upsert(_assignments, ("state", "due_ms", "payload", "report_to_published_ms", "unit_id"))
-_UPSERT_INCIDENT = upsert(_incidents, ("ended_ms", "order_ids"))
-_UPSERT_POSITION = upsert(_positions, ("log_id", "sequence"))
-_UPSERT_PEER = upsert(_peers, ("number", "payload"), newer="number")
-
-
-def _columns(row: Any) -> dict[str, Any]:
-    return {field.name: getattr(row, field.name) for field in fields(row)}
+_MARK_PUBLISHED = sa.update(tables.steps).where(tables.steps.c.sequence == sa.bindparam("which")).values(published=True)
+_MARK_LATENCY = (
+    sa.update(tables.assignments)
+    .where(tables.assignments.c.assignment_id == sa.bindparam("which"))
+    .values(report_to_published_ms=sa.bindparam("ms"))
+)
 
 
 def _paged(ids: Sequence[str]) -> Iterable[Sequence[str]]:

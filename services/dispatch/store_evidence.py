@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import sqlalchemy as sa
 
-from services.dispatch.store import metadata
+from services.dispatch.tables import metadata
 
 _incidents = metadata.tables["incidents"]
 _PAGE = 500

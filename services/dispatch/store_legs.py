@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 import sqlalchemy as sa
 
-from services.common.db import inserting
 from services.dispatch import translate
-from services.dispatch.store import metadata
+from services.dispatch.tables import metadata
 from tandem.dispatch.v1 import dispatch_pb2
 
-_awaited = sa.Table(
+awaited_legs = sa.Table(
     "awaited_legs",
     metadata,
     sa.Column("incident_id", sa.String, primary_key=True),
@@ -22,8 +21,7 @@ _awaited = sa.Table(
 )
 _peers = metadata.tables["peer_assignments"]
 _AT_ONCE = 500
-_INSERT = inserting(_awaited, lambda made: made.on_conflict_do_nothing())
-_THIS = (_awaited.c.incident_id == sa.bindparam("incident")) & (_awaited.c.leg == sa.bindparam("which"))
+_THIS = (awaited_legs.c.incident_id == sa.bindparam("incident")) & (awaited_legs.c.leg == sa.bindparam("which"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,29 +46,24 @@ class Looked:
     """It shows steps now, and was absent; else it has shown none in time."""
 
 
-def await_legs(connection: sa.Connection, rows: Sequence[AwaitedRow]) -> None:
-    """Notes who is awaited; what was noted before stays."""
-    connection.execute(_INSERT[connection.dialect.name], [asdict(row) for row in rows])
-
-
 def next_due_ms(connection: sa.Connection) -> int | None:
     """When a leg is looked for next, mesh time."""
-    query = sa.select(sa.func.min(_awaited.c.due_ms)).where(sa.not_(_awaited.c.absent))
+    query = sa.select(sa.func.min(awaited_legs.c.due_ms)).where(sa.not_(awaited_legs.c.absent))
     found: int | None = connection.scalar(query)
     return found
 
 
 def absent(connection: sa.Connection) -> dict[str, int]:
     """In how many incidents each leg is absent."""
-    query = sa.select(_awaited.c.leg, sa.func.count()).where(_awaited.c.absent).group_by(_awaited.c.leg)
+    query = sa.select(awaited_legs.c.leg, sa.func.count()).where(awaited_legs.c.absent).group_by(awaited_legs.c.leg)
     return {leg: count for leg, count in connection.execute(query)}
 
 
 def look(connection: sa.Connection, now_ms: int) -> list[Looked]:
     """Who has shown no step by now, and who shows some again; each is told once, and who came in time is awaited no more."""
-    is_due = sa.not_(_awaited.c.absent) & (_awaited.c.due_ms <= now_ms)
-    due = sa.select(_awaited).where(is_due).order_by(_awaited.c.due_ms).limit(_AT_ONCE)
-    gone = sa.select(_awaited).where(_awaited.c.absent).order_by(_awaited.c.due_ms.desc()).limit(_AT_ONCE)
+    is_due = sa.not_(awaited_legs.c.absent) & (awaited_legs.c.due_ms <= now_ms)
+    due = sa.select(awaited_legs).where(is_due).order_by(awaited_legs.c.due_ms).limit(_AT_ONCE)
+    gone = sa.select(awaited_legs).where(awaited_legs.c.absent).order_by(awaited_legs.c.due_ms.desc()).limit(_AT_ONCE)
     rows = [AwaitedRow(**row._mapping) for query in (due, gone) for row in connection.execute(query)]
     if not rows:
         return []
@@ -78,9 +71,9 @@ def look(connection: sa.Connection, now_ms: int) -> list[Looked]:
     here = [row for row in rows if (row.incident_id, row.leg) in shown]
     late = [row for row in rows if not row.absent and (row.incident_id, row.leg) not in shown]
     if here:
-        connection.execute(sa.delete(_awaited).where(_THIS), _keys(here))
+        connection.execute(sa.delete(awaited_legs).where(_THIS), _keys(here))
     if late:
-        connection.execute(sa.update(_awaited).where(_THIS).values(absent=True), _keys(late))
+        connection.execute(sa.update(awaited_legs).where(_THIS).values(absent=True), _keys(late))
     returned = [Looked(row.incident_id, row.leg, True) for row in here if row.absent]
     return [*(Looked(row.incident_id, row.leg, False) for row in late), *returned]
 

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import sqlalchemy as sa
 
+from services.common.db import inserting
 from services.common.errors import Conflict, NotFound
 from services.dispatch import translate_roster as translate
 from services.dispatch.domain.areas import Point
 from services.dispatch.domain.roster import Office, Outcome, Report, Status, Unit, decide_put, decide_report
-from services.dispatch.store import metadata, upsert
+from services.dispatch.tables import metadata
 from tandem.dispatch.v1 import dispatch_pb2
 
 _roster = sa.Table(
@@ -40,9 +41,21 @@ _units = sa.Table(
     sa.Column("position_ms", sa.BigInteger),
 )
 _assignments = metadata.tables["assignments"]
-_UPSERT_VERSION = upsert(_roster, ("version",))
-_UPSERT_OFFICE = upsert(_offices, ("payload", "changed"))
-_UPSERT_UNIT = upsert(_units, ("payload", "changed"))
+
+
+def _upsert(table: sa.Table, changing: Sequence[str]) -> Mapping[str, Any]:
+    """By dialect, what writes rows in place of those with the same key."""
+    return inserting(
+        table,
+        lambda made: made.on_conflict_do_update(
+            index_elements=list(table.primary_key), set_={name: made.excluded[name] for name in changing}
+        ),
+    )
+
+
+_UPSERT_VERSION = _upsert(_roster, ("version",))
+_UPSERT_OFFICE = _upsert(_offices, ("payload", "changed"))
+_UPSERT_UNIT = _upsert(_units, ("payload", "changed"))
 R = TypeVar("R", Office, Unit)
 
 

@@ -45,17 +45,19 @@ class Watch:
         """The earliest deadline that isn't acted on; kept through failures, so that it can be asked without the store."""
         self._store_answered_s = time.monotonic()
 
-    def due(self, due_ms: float) -> None:
-        """Something is due then, mesh time, which may be sooner than the rest."""
-        if due_ms < self._next_ms:
-            self._next_ms = due_ms
+    def due(self, due_ms: float, leg_due_ms: float) -> None:
+        """A deadline of an assignment was set, and when another leg is looked for; mesh time, infinite where there is none. Either may
+        be sooner than the rest."""
+        self._due_ms = min(self._due_ms, due_ms)
+        sooner_ms = min(due_ms, leg_due_ms)
+        if sooner_ms < self._next_ms:
+            self._next_ms = sooner_ms
             self._sooner.set()
 
     async def run(self, feel: Callable[[], Awaitable[Pulse]], act: Callable[[Pulse, int], Awaitable[None]]) -> None:
         """Feels the pulse once a second and whenever something is due, and has the leg act on it, for ever."""
         while True:
-            self._next_ms = math.inf  # so that an offer committed from now on wakes this loop
-            self._sooner.clear()
+            self._next_ms = math.inf  # so that an offer committed from now on shortens the wait below
             pulse = await feel()
             now_ms = self._clock.now_ms()
             await act(pulse, now_ms)
@@ -63,12 +65,20 @@ class Watch:
             if next_ms <= now_ms:
                 continue  # acting on it may have set others
             self._next_ms = min(self._next_ms, next_ms)
-            sleep_s = _LONGEST_SLEEP_S
+            await self._wait(time.monotonic() + _LONGEST_SLEEP_S)
+
+    async def _wait(self, until_s: float) -> None:
+        """Until something is due, and not beyond a moment of the monotonic clock: a jump of the system's clock delays nothing for
+        long. What becomes due later than now costs no look at the store: an offer is on its way out while it is written down."""
+        while True:
+            self._sooner.clear()
+            left_s = until_s - time.monotonic()
             if self._next_ms < math.inf:
-                sleep_s = self._clock.wall_s(int(self._next_ms) - self._clock.now_ms())
-            # Short sleeps, so that a jump of the system's clock delays nothing for long.
+                left_s = min(left_s, self._clock.wall_s(int(self._next_ms) - self._clock.now_ms()))
+            if left_s <= 0:
+                return
             with suppress(TimeoutError):
-                async with asyncio.timeout(min(max(sleep_s, 0.001), _LONGEST_SLEEP_S)):
+                async with asyncio.timeout(left_s):
                     await self._sooner.wait()
 
     async def pulse(self) -> Pulse:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import closing
+from functools import partial
 
 import grpc.aio
 import uvloop
@@ -56,11 +57,11 @@ async def main(settings: RegistrySettings) -> None:
         premises = await streams.pass_gate(bus, settings)
         registry = Registry(database, vault, premises.clock, premises.partitions, warning_key)
         log = await bus.js.stream_info(flow.log_stream(0))
-        await registry.prepare(log_identity=str(log.created))
+        await db.once_it_answers(partial(registry.prepare, log_identity=str(log.created)))
         watch_disk(settings.data_dir)
         traces = Traces(registry, premises)
         exporter = Exporter(traces)
-        await exporter.prepare()
+        await db.once_it_answers(exporter.prepare)
         disclosures = Disclosures(registry, premises.clock, signer, exporter.tell)
         custodian = Custodian(registry, premises.clock)
         oversight = Oversight(registry, premises.clock)

@@ -7,17 +7,18 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 
-from services.common import flow
+from services.common import db, flow
 from services.common.clock import MeshClock
 from services.common.db import Database, open_database
 from services.common.errors import NotFound, Unavailable
-from services.dispatch import hub, record, store, translate
+from services.dispatch import hub, record, tables, translate
 from services.dispatch.__main__ import MIGRATIONS
 from services.dispatch.domain.answers import Acknowledge
 from services.dispatch.domain.climbing import Deadlines
@@ -61,7 +62,7 @@ async def take(steps: AsyncIterator[Numbered | dispatch_pb2.Assignment], count: 
 async def test_the_migrations_make_the_tables_of_the_store(database: Database) -> None:
     async with database.transaction() as connection:
         differences = await connection.run_sync(
-            lambda sync: compare_metadata(MigrationContext.configure(sync), store.metadata)
+            lambda sync: compare_metadata(MigrationContext.configure(sync), tables.metadata)
         )
     assert differences == []
 
@@ -78,7 +79,7 @@ async def test_a_changed_row_breaks_the_chain(database: Database) -> None:
 async def test_a_database_of_before_goes_on_and_its_chain_holds(database: Database) -> None:
     written = [asdict(link) for link in OF_BEFORE]
     async with database.transaction() as connection:
-        await connection.execute(sa.insert(store.metadata.tables["events"]), written)
+        await connection.execute(sa.insert(tables.metadata.tables["events"]), written)
     async with opened(database) as one:
         parsed = translate.alert(alert(8).SerializeToString(), "police")
         assert parsed
@@ -181,3 +182,20 @@ async def test_a_peers_older_step_does_not_replace_its_newer_one(database: Datab
         await one.store.put_peers([PeerRow("assign-1", "incident-1", 3, b"third")], HERE)
         (listed,) = await one.store.incidents("", 10, "")
         assert listed.peers == [b"third"]
+
+
+async def test_a_store_that_goes_away_while_a_leg_starts_is_waited_for(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    visit, refusals = database.visit, iter((True, False, True, False, False, True))
+
+    async def sometimes(work: Any) -> Any:
+        if next(refusals, False):
+            raise Unavailable("the database is starting up")
+        return await visit(work)
+
+    monkeypatch.setattr(database, "visit", sometimes)
+    monkeypatch.setattr(db, "AGAIN_S", 0.01)
+    async with opened(database) as leg:
+        await fold(leg, 1)
+    assert next(refusals, None) is None

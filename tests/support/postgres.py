@@ -23,6 +23,8 @@ import pytest
 UNPRIVILEGED = "nobody"
 """PostgreSQL refuses to run as root; where the tests do, it runs as this user."""
 READY_WITHIN_S = 30.0
+PQPING_OK, PQPING_REJECT = 0, 1
+"""What pg_isready says of a server that takes connections, and of one that is there and takes none."""
 T = TypeVar("T")
 
 
@@ -33,14 +35,25 @@ class PostgresServer:
         self._folder, self._programs, self._as_user = folder, programs, as_user
         self._command = [str(programs / "postgres"), "-D", str(folder / "data"), "-k", str(folder)]
         self._command += [part for one in settings for part in ("-c", one)]
+        self._standby = folder / "data" / "standby.signal"
         self._process: subprocess.Popen[bytes] | None = None
         self._numbers = itertools.count(1)
 
     def start(self) -> None:
         """Starts it; after `kill` it recovers."""
+        self._standby.unlink(missing_ok=True)
+        self._spawn(self._command)
+
+    def start_recovering(self) -> None:
+        """Starts it as one that recovers for as long as it lives: it refuses all who ask. Returns once it does."""
+        self._standby.touch()
+        self._spawn([*self._command, "-c", "hot_standby=off"])
+        self._until(PQPING_REJECT)
+
+    def _spawn(self, command: Sequence[str]) -> None:
         with (self._folder / "log").open("ab") as output:
             self._process = subprocess.Popen(
-                self._command,
+                command,
                 stdout=output,
                 stderr=output,
                 cwd=self._folder,
@@ -49,10 +62,12 @@ class PostgresServer:
 
     def wait_until_ready(self) -> None:
         """Returns once it takes connections."""
+        self._until(PQPING_OK)
+
+    def _until(self, answer: int) -> None:
         until = time.monotonic() + READY_WITHIN_S
-        while subprocess.run(
-            [self._programs / "pg_isready", "-q", "-h", self._folder, "-d", "postgres"], cwd=self._folder, check=False
-        ).returncode:
+        ask: list[str | Path] = [self._programs / "pg_isready", "-q", "-h", self._folder, "-d", "postgres"]
+        while subprocess.run(ask, cwd=self._folder, check=False).returncode != answer:
             assert self._process and self._process.poll() is None and time.monotonic() < until, self.log()
             time.sleep(0.05)
 
@@ -63,13 +78,25 @@ class PostgresServer:
         children = Path(f"/proc/{pid}/task/{pid}/children")
         return [pid, *(map(int, children.read_text().split()) if children.exists() else ())]
 
-    def kill(self) -> None:
-        """SIGKILL of all its processes at once."""
-        assert self._process
-        pids = self.pids()
-        for pid in pids:
+    def hold(self) -> None:
+        """SIGSTOP of all its processes: it takes what it is sent and says nothing."""
+        self._signal(signal.SIGSTOP)
+
+    def go_on(self) -> None:
+        """SIGCONT."""
+        self._signal(signal.SIGCONT)
+
+    def _signal(self, number: signal.Signals) -> None:
+        for pid in self.pids():
             with suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
+                os.kill(pid, number)
+
+    def kill(self) -> None:
+        """SIGKILL of all its processes at once, if it runs."""
+        if not self._process:
+            return
+        pids = self.pids()
+        self._signal(signal.SIGKILL)
         self._process.wait(READY_WITHIN_S)
         # As long as one of them holds the shared memory no new server starts.
         while any(map(_runs, pids)):

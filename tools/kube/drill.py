@@ -1,24 +1,30 @@
 """`python -m tools.kube.drill IMAGE NATS_IMAGE POSTGRES_IMAGE`: plays the local overlay with podman and the demo through it by
 mutual TLS, looks at the consoles, kills a NATS server, an evaluator, a leg and the database in turn, and compares what is stored with
-an offline fold. Pods whose images are not given are not played, and are named.
+an offline fold. A pod that ends without having been killed fails it. Pods whose images are not given are not played, and are named.
 """
 
 from __future__ import annotations
 
-import asyncio
+import fcntl
+import gc
 import json
 import secrets
+import signal
 import ssl
 import sys
 import tempfile
 import time
 import urllib.request
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from datetime import timedelta
 from http import HTTPStatus
 from pathlib import Path
 
+import uvloop
+
 from services.cli.commands import certs, demo
+from services.cli.failure import CommandFailed
 from services.cli.mesh import Mesh
 from services.cli.nats_server import NatsServer
 from services.common import flow, pull, sealing, streams
@@ -33,7 +39,7 @@ from services.geofence.domain.state import State
 from services.registry.ledger import open_signer
 from tools.kube import identities
 from tools.kube.__main__ import K8S, given
-from tools.kube.play import Player, Pod, image_name
+from tools.kube.play import NETWORK, Player, Pod, image_name
 from tools.kube.render import containers, render
 
 OVERLAY = K8S / "overlays" / "local"
@@ -138,41 +144,83 @@ def shows_pages(pod: Pod, folder: Path) -> bool:
     return True
 
 
+def comes_through(mesh: Mesh) -> bool:
+    """Whether the demo gets both legs acknowledged."""
+    try:
+        return uvloop.run(demo.play(mesh, as_json=True)) == 0
+    except CommandFailed as error:
+        print(error, flush=True)
+        return False
+    finally:
+        # A channel that was closed goes on connecting while a call of it is in memory, and then finds pods away, or strangers.
+        gc.collect()
+
+
 def play(player: Player, folder: Path) -> bool:
-    """Whether the demo came through each time, and nothing was lost."""
+    """Whether the demo came through each time, no pod ended that wasn't killed, and nothing was lost."""
     began_s = time.monotonic()
+    failed: list[str] = []
 
-    def say(line: str) -> None:
+    def say(line: str, went_well: bool = True) -> None:
         print(f"{time.monotonic() - began_s:6.1f} s  {line}", flush=True)
+        ended = [f"{name} ended by itself ({how})" for name, how in player.ended().items()]
+        new = [*([] if went_well else [line]), *(one for one in ended if one not in failed)]
+        print(*(f"FAILED: {one}" for one in new), sep="\n", end="\n" if new else "", flush=True)
+        failed.extend(new)
 
-    say(f"starting {len(player.pods)} pods and {len(player.jobs)} Jobs")
+    print(f"starting {len(player.pods)} pods and {len(player.jobs)} Jobs", flush=True)
     player.up()
     say("all are ready")
     mesh = mesh_of(player, folder)
-    whole = asyncio.run(demo.play(mesh, as_json=True)) == 0
-    say(f"the demo by mutual TLS: {whole}")
+    through = comes_through(mesh)
+    say(f"the demo by mutual TLS: {through}", through)
     for pod in (one for one in player.pods if one.name.startswith(CONSOLE)):
         listens, serves = asks_by_its_role(player, pod), shows_pages(pod, folder)
-        say(f"{pod.name} listens to what its desk may see: {listens}; its pages are served: {serves}")
-        whole = whole and listens and serves
+        say(
+            f"{pod.name} listens to what its desk may see: {listens}; its pages are served: {serves}",
+            listens and serves,
+        )
     for name in KILLED:
         pod = player.kill(name)
         time.sleep(AWAY_S)
         player.start(pod)
-        through = asyncio.run(demo.play(mesh, as_json=True)) == 0
+        through = comes_through(mesh)
         player.wait_until_ready(pod)
-        say(f"{name} killed, started {AWAY_S:.0f} s later, the demo at once: {through}")
-        whole = whole and through
-    stored, folded = asyncio.run(stored_and_folded(mesh))
+        say(f"{name} killed, started {AWAY_S:.0f} s later, the demo at once: {through}", through)
+    stored, folded = uvloop.run(stored_and_folded(mesh))
+    same = bool(stored) and sorted(stored) == sorted(folded)
+    say(f"{len(stored)} alerts are stored, {len(folded)} by an offline fold, the same: {same}", same)
     say(
-        f"{len(stored)} alerts are stored, {len(folded)} by an offline fold, the same: {sorted(stored) == sorted(folded)}"
+        f"disturbed: {', '.join(KILLED)}, which were killed; ended by themselves: {', '.join(player.ended()) or 'nobody'}"
     )
-    return whole and bool(stored) and sorted(stored) == sorted(folded)
+    return not failed
+
+
+def recorded(player: Player, folder: Path) -> bool:
+    """As `play`; where it doesn't go well the logs of all pods are kept."""
+    went_well = False
+    try:
+        went_well = play(player, folder)
+        return went_well
+    finally:
+        if not went_well:
+            print(f"the logs of all pods are in {player.keep_logs()}", flush=True)
+
+
+@contextmanager
+def only_one() -> Iterator[None]:
+    """Raises BlockingIOError where a play is going on, whose pods have the same names."""
+    with (Path(tempfile.gettempdir()) / f"{NETWORK}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
 
 
 def main(images: Mapping[str, str]) -> int:
     """The exit code."""
-    with tempfile.TemporaryDirectory() as name:
+    # Both end it in order, also where a shell that started it in the background had it ignore Ctrl-C.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+    with only_one(), tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         folder.chmod(0o755)
         rendered = render(OVERLAY)
@@ -181,10 +229,12 @@ def main(images: Mapping[str, str]) -> int:
         player = Player(objects, folder, {}, images)
         hosts = {host for pod in player.pods for host in (pod.ip, *pod.aliases)}
         player.secrets = made_secrets(folder, tuple(sorted(hosts)))
+        player.down()  # what a play has left that was ended by force
         try:
-            return 0 if play(player, folder) else 1
+            return 0 if recorded(player, folder) else 1
         finally:
             player.down()
+            print("all is taken down", flush=True)
 
 
 if __name__ == "__main__":

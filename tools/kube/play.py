@@ -1,19 +1,22 @@
 """Plays rendered pods with podman on one machine: what a kubelet would start, by the same objects, and no more than that.
 
 From the manifests come images, arguments, settings, Secrets, ConfigMaps, volumes, users, read-only roots, limits of memory, probes of
-readiness and the names of Services. There is no scheduler, no kube-proxy, no NetworkPolicy, no admission and no controller: a pod that
-is killed stays away until somebody starts it.
+readiness and the names of Services, which lead to the pods that run. There is no scheduler, no kube-proxy, no NetworkPolicy, no
+admission and no controller: a pod that ends stays away until somebody starts it, which a kubelet would do, and `ended` tells of it.
 """
 
 from __future__ import annotations
 
 import os
 import re
+import signal
 import subprocess
+import tempfile
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -46,6 +49,11 @@ class Pod:
         return one
 
     @property
+    def mac(self) -> str:
+        """Address of its network card: local, and as unique as its IP."""
+        return f"02:74:6d:00:00:{int(self.ip.rpartition('.')[2]):02x}"
+
+    @property
     def port(self) -> int:
         """Its port of gRPC."""
         return next(int(one["containerPort"]) for one in self.container["ports"] if one["name"] == "grpc")
@@ -63,6 +71,7 @@ class Player:
         """By name: their keys and values. Needed from `up` on."""
         self.pods = list(self._pods(("StatefulSet", "Deployment")))
         self.jobs = list(self._pods(("Job",), FIRST_IP + len(self.pods)))
+        self._killed: set[str] = set()
 
     def _pods(self, kinds: tuple[str, ...], first: int = FIRST_IP) -> Iterator[Pod]:
         ip = first
@@ -103,28 +112,50 @@ class Player:
             self.wait_until_ready(one)
 
     def down(self) -> None:
-        """Takes all away."""
+        """Takes all away, however far it came; Ctrl-C waits until that is done. Raises RuntimeError where something stays."""
         names = [one.name for one in (*self.pods, *self.jobs)]
-        podman("rm", "--force", "--time", "1", "--volumes", "--ignore", *names)
-        podman("network", "rm", "--force", NETWORK)
+        with unbroken():
+            try:
+                podman("rm", "--force", "--time", "1", "--volumes", "--ignore", *names)
+            finally:
+                podman("network", "rm", "--force", NETWORK)
 
     def kill(self, name: str) -> Pod:
         """SIGKILL."""
+        self._killed.add(name)
         podman("kill", name)
         return next(one for one in self.pods if one.name == name)
 
     def start(self, pod: Pod) -> None:
         """Starts it again on what it has kept, as a kubelet would."""
         podman("start", pod.name)
+        self._killed.discard(pod.name)
+
+    def ended(self, *pods: Pod) -> dict[str, str]:
+        """Those of the pods (all, where none is named) that don't run though nobody has killed them: how each ended."""
+        names = [one.name for one in pods or self.pods if one.name not in self._killed]
+        state = "{{.Name}} {{.State.Running}} code {{.State.ExitCode}}, out of memory: {{.State.OOMKilled}}"
+        lines = podman("inspect", "--format", state, *names).splitlines() if names else []
+        states = {name: (running == "true", how) for name, running, how in (one.split(" ", 2) for one in lines)}
+        return {name: how for name, (runs, how) in states.items() if not runs}
 
     def wait_until_ready(self, pod: Pod) -> None:
         """Returns when its probe of readiness is content; raises RuntimeError with its last lines otherwise."""
         until = time.monotonic() + READY_WITHIN_S
         while not self._is_ready(pod):
-            if time.monotonic() > until:
+            how = self.ended(pod).get(pod.name)
+            if how or time.monotonic() > until:
                 last = "\n".join(self.said(pod).splitlines()[-15:])
-                raise RuntimeError(f"{pod.name} isn't ready after {READY_WITHIN_S:.0f} s:\n{last}")
+                why = f"has ended: {how}" if how else f"isn't ready after {READY_WITHIN_S:.0f} s"
+                raise RuntimeError(f"{pod.name} {why}:\n{last}")
             time.sleep(0.5)
+
+    def keep_logs(self) -> Path:
+        """The logs of all pods, in a folder that stays."""
+        folder = Path(tempfile.mkdtemp(prefix=f"{NETWORK}-"))
+        for one in self.pods:
+            (folder / f"{one.name}.log").write_text(self.said(one))
+        return folder
 
     def said(self, pod: Pod) -> str:
         """Its whole log."""
@@ -167,7 +198,10 @@ class Player:
         context, limits = {**spec["securityContext"], **container["securityContext"]}, container["resources"]["limits"]
         owner = f"{context['runAsUser']}:{context['runAsGroup']}"
         command = ["run", *how, "--name", pod.name, "--hostname", pod.name, "--user", owner, "--pull", "never"]
-        command += ["--network", f"{NETWORK}:ip={pod.ip}," + ",".join(f"alias={one}" for one in pod.aliases)]
+        # The same address of the card after a start, too, as a restarted container has it under Kubernetes, whose pod stays:
+        # peers that remember the old one would send into nothing for a minute.
+        interface = (f"ip={pod.ip}", f"mac={pod.mac}", *(f"alias={one}" for one in pod.aliases))
+        command += ["--network", f"{NETWORK}:{','.join(interface)}"]
         command += ["--read-only-tmpfs=false", *(["--read-only"] if context["readOnlyRootFilesystem"] else [])]
         command += [part for one in context["capabilities"]["drop"] for part in ("--cap-drop", one)]
         command += [] if context["allowPrivilegeEscalation"] else ["--security-opt", "no-new-privileges"]
@@ -227,7 +261,22 @@ def image_name(container: Object) -> str:
 
 def podman(*arguments: str) -> str:
     """What it says. Raises RuntimeError where it refuses."""
-    done = subprocess.run(("podman", *arguments), capture_output=True, text=True, check=False)
+    with unbroken():
+        command = ("podman", *arguments)
+        done = subprocess.run(command, capture_output=True, text=True, check=False, start_new_session=True)
     if done.returncode:
         raise RuntimeError(f"podman {arguments[0]}: {done.stderr[-500:]}")
     return done.stdout
+
+
+@contextmanager
+def unbroken() -> Iterator[None]:
+    """A block for whose end Ctrl-C waits: a podman that is stopped amid its work leaves half a pod behind."""
+    told: list[int] = []
+    before = signal.signal(signal.SIGINT, lambda number, _: told.append(number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+        if told:
+            signal.raise_signal(signal.SIGINT)

@@ -14,7 +14,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from services.cli.failure import FAILED, MISUSED, CommandFailed
-from services.common import db
+from services.common import postgres
 from services.common.errors import FailedPrecondition
 from services.registry.chain import Broken, Head
 from services.registry.ledger import Ledger, Proof, SignedHead
@@ -74,7 +74,7 @@ async def _verify(engine: AsyncEngine, key: bytes | None, kept: list[SignedHead]
 def _engine(database: str) -> AsyncEngine:
     if "://" in database:
         try:
-            return db.postgres_engine(database)
+            return postgres.engine(database)
         except FailedPrecondition as error:
             raise CommandFailed(f"--database: {error.reason}", MISUSED) from None
     path = Path(database).absolute()

@@ -1,0 +1,89 @@
+"""The player of rendered pods, with a podman that only notes what it is told."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from pathlib import Path
+
+import pytest
+
+from tools.kube.__main__ import K8S
+from tools.kube.play import NETWORK, Player, podman
+from tools.kube.render import render
+
+
+@pytest.fixture
+def player(tmp_path: Path) -> Player:
+    return Player(render(K8S / "overlays" / "local"), tmp_path, {}, {})
+
+
+@pytest.fixture
+def told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """What podman was told, one command a line. `rm` is refused, `kill` takes 0.3 s, `inspect` says what `states` holds."""
+    folder, notes = tmp_path / "bin", tmp_path / "told"
+    folder.mkdir()
+    (folder / "podman").write_text(
+        "#!/bin/sh\n"
+        f'case $1 in inspect) cat {tmp_path}/states;; rm) echo "$@" >> {notes}; exit 1;; kill) sleep 0.3;; esac\n'
+        f'echo "$@" >> {notes}\n'
+    )
+    (folder / "podman").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
+    return notes
+
+
+def test_each_pod_has_addresses_of_its_own_and_the_names_of_its_services(player: Player) -> None:
+    pods = (*player.pods, *player.jobs)
+    assert len({one.ip for one in pods}) == len({one.mac for one in pods}) == len(pods)
+    nats = next(one for one in player.pods if one.name == "nats-1")
+    assert nats.aliases == ("nats-1", "nats", "nats-1.nats")
+    assert nats.mac == f"02:74:6d:00:00:{int(nats.ip.split('.')[3]):02x}"
+
+
+def test_a_pod_that_ends_by_itself_is_told_and_one_that_was_killed_is_not(
+    player: Player, told: Path, tmp_path: Path
+) -> None:
+    states = tmp_path / "states"
+    states.write_text(
+        "nats-0 true code 0, out of memory: false\nregistry-0 false code 1, out of memory: false\n"
+        "nats-1 true code 0, out of memory: false\n"
+    )
+    assert player.ended() == {"registry-0": "code 1, out of memory: false"}
+
+    player.kill("nats-1")
+    player.ended()
+    assert "nats-1" not in told.read_text().splitlines()[-1].split()
+
+    player.start(next(one for one in player.pods if one.name == "nats-1"))
+    player.ended()
+    assert "nats-1" in told.read_text().splitlines()[-1].split()
+
+
+def test_the_network_goes_where_the_pods_could_not_be_taken_away(player: Player, told: Path) -> None:
+    with pytest.raises(RuntimeError, match="podman rm"):
+        player.down()
+    first, second = told.read_text().splitlines()
+    assert first.endswith("streams-0 migrations-0")
+    assert second == f"network rm --force {NETWORK}"
+
+
+def test_ctrl_c_waits_for_the_end_of_a_command(told: Path) -> None:
+    timer = threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGINT))
+    timer.start()
+    with pytest.raises(KeyboardInterrupt):
+        podman("kill", "nats-1")
+    timer.join()
+    assert told.read_text() == "kill nats-1\n"
+
+
+def test_ctrl_c_waits_until_all_is_taken_down(player: Player, told: Path) -> None:
+    (told.parent / "bin" / "podman").write_text(f'#!/bin/sh\nsleep 0.3\necho "$@" >> {told}\n')
+    timer = threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGINT))
+    timer.start()
+    with pytest.raises(KeyboardInterrupt):
+        player.down()
+    timer.join()
+    assert [line.split()[0] for line in told.read_text().splitlines()] == ["rm", "network"]
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
