@@ -48,7 +48,9 @@ def write(connection: sa.Connection, tables: Sequence[Into], rows: Sequence[Sequ
     """Writes rows, for each table those at its place, with values as the driver takes them. No key may be there twice."""
     if connection.dialect.name == "postgresql":
         by_column = [
-            column for into, some in zip(tables, rows, strict=True) for column in _columns(len(into.columns), some)
+            column
+            for into, some in zip(tables, rows, strict=True)
+            for column in _columns(len(into.table.columns), some)
         ]
         connection.exec_driver_sql(_together(tuple(tables)), tuple(by_column))
         return
