@@ -41,8 +41,10 @@ STAMP_AHEAD_MS = 120_000
 """A stamp of the log's leader this far ahead of this host is an alarm: the fold's time can't be turned back."""
 READ_AT_ONCE = 1_000
 """Entries that are asked for before more are: after a pause the log is there as fast as it can be folded."""
-YIELD_EVERY = 16
-"""Entries of a backlog after which others in this process get their turn."""
+YIELD_BYTES = 16_384
+"""Bytes of a backlog, some hundred reports, after which others in this process get their turn."""
+TURNS_TO_SEND = 3
+"""Turns of the loop until an alert has left: it is taken from its queue, given to the client, and written to the socket."""
 SETTLE_EVERY = 256
 """Entries after which what is remembered is taken out of the garbage collector's sight."""
 WAVE = 64
@@ -140,10 +142,14 @@ class Evaluator:
         if (await self._bus.bounds_of(stream)).last == self.state.sequence:
             self._caught_up.set()  # a checkpoint of the log's very end: without a tick of ours perhaps nothing ever follows
         async for messages in pull.read(self._bus, stream, self.state.sequence + 1, batch=READ_AT_ONCE):
-            for number, message in enumerate(messages, 1):
-                self._apply(message)
-                if not self._outgoing.empty() or number % YIELD_EVERY == 0:
-                    await asyncio.sleep(0)  # a backlog must not hold up the alerts that it brings
+            unyielded = 0
+            for message in messages:
+                decided = self._apply(message)
+                unyielded += len(message.data)
+                # A backlog must not hold up the alerts that it brings, nor the answers to them.
+                for _ in range(TURNS_TO_SEND if decided else 1 if unyielded >= YIELD_BYTES else 0):
+                    unyielded = 0
+                    await asyncio.sleep(0)
             self._settle(len(messages))
             self._last_entry_wall_s = asyncio.get_running_loop().time()
             async with self.applied:
@@ -180,7 +186,8 @@ class Evaluator:
         if last is None or log_pb2.LogEntry.FromString(last).fold_version.version < VERSION:
             await self._bus.publish_until_stored(subject, entry, msg_id=f"fold-{self.partition}-{VERSION}")
 
-    def _apply(self, message: pull.Delivered) -> None:
+    def _apply(self, message: pull.Delivered) -> bool:
+        """Folds an entry; whether there are alerts of it, which wait to be published."""
         state = self.state
         try:
             entry = Entry(message.sequence, message.stamp_ms, translate.stored_body(message.subject, message.data))
@@ -204,6 +211,7 @@ class Evaluator:
         # A fork takes a moment: never on both evaluators at once, so that one of them is always awake.
         if message.sequence % every == every // 2 * self._settings.replica % every:
             self._draft()
+        return bool(alerts)
 
     def _draft(self) -> None:
         """Begins a checkpoint, unless the last one is being written or was just now; it waits behind the alerts that it rests on."""

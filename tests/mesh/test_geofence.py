@@ -144,6 +144,27 @@ async def test_two_evaluators_publish_each_alert_once_and_as_an_offline_fold_wou
     assert codec.encode(both[0].state) == codec.encode(both[1].state)
 
 
+async def test_the_alert_of_a_backlog_leaves_before_more_of_it_is_folded(
+    bus: Bus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await approach(bus)
+    one = await evaluator(bus, tmp_path)
+    stood: list[tuple[int, int]] = []
+    """Where the state stood when an alert was published, and of which entry it was."""
+    stored = bus.publish_until_stored
+
+    async def noting(subject: str, payload: bytes, **options: object) -> object:
+        if subject.startswith("alert."):
+            stood.append((one.state.sequence, alert_pb2.Alert.FromString(payload).sequence))
+        return await stored(subject, payload, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(bus, "publish_until_stored", noting)
+    task = start(one)
+    await caught_up(bus, one)
+    await stop(task)
+    assert stood[0][0] == stood[0][1] < one.state.sequence
+
+
 async def test_with_one_evaluator_killed_for_good_in_the_middle_the_alerts_are_the_same(
     bus: Bus, tmp_path: Path
 ) -> None:

@@ -9,6 +9,7 @@ from services.geofence.domain import credibility, demands, encounters, possible,
 from services.geofence.domain.alerts import Kind, Report
 from services.geofence.domain.decisions import Decisions
 from services.geofence.domain.entries import Demand, Ring, Target
+from services.geofence.domain.geometry import ROUNDED_MM
 from services.geofence.domain.state import CaseState, State
 from services.geofence.domain.track import PREDICT_MOST_MM, WINDOW_MS, Fix, Piece, Track
 
@@ -77,6 +78,7 @@ def look(
     if from_ms > until_ms:
         return
     ways: list[list[Piece]] | None = None
+    least_mm: float | None = None
     for ring in case.rings:
         ring_state = case_state.ring(target, ring)
         if ring_state.open:
@@ -89,6 +91,10 @@ def look(
                 _enter(decisions, case_state, target, ring, seen.entered, cause)
             elif newest and cause is not None:
                 possible.look(decisions, case_state, target, ring, seen.possible, cause)
+            continue
+        if least_mm is None:
+            least_mm = _least_mm(wearer, device, target, from_ms, until_ms)
+        if least_mm > ring.radius_mm:
             continue
         if ways is None:
             ways = rings.assumed(wearer, device, from_ms, until_ms)
@@ -145,6 +151,19 @@ def _out_of_reach(wearer: Track, device: Track | None, target: Target, radius_mm
     return apart_mm - wearer.path_since_mm(from_ms) - device.path_since_mm(from_ms) - PREDICT_MOST_MM > radius_mm
 
 
+def _least_mm(wearer: Track, device: Track | None, target: Target, from_ms: int, until_ms: int) -> float:
+    """No assumed movement of the two since a moment leads nearer than this."""
+    here = wearer.fixes[-1].point
+    if device is None:
+        return target.shape.reach_mm(here) - wearer.path_since_mm(from_ms) - ROUNDED_MM
+    least_mm = math.dist(here, device.fixes[-1].point) - ROUNDED_MM
+    for track in (wearer, device):
+        least_mm -= track.path_since_mm(from_ms)
+        if ahead := track.predicted(until_ms):
+            least_mm -= math.dist(ahead.start, ahead.end)
+    return least_mm
+
+
 def clear_what_was_left(decisions: Decisions, case_state: CaseState, cause: Report | None) -> None:
     """Clears the rings that the wearer has left for good, by what is known for sure of both sides."""
     for target in case_state.case.targets:
@@ -170,6 +189,8 @@ def _has_left(state: State, case_state: CaseState, target: Target, ring: Ring) -
         # vague ones must be as much farther off.
         beyond_mm = margin_mm + wearer.fixes[-1].accuracy_mm + (device.fixes[-1].accuracy_mm if device else 0)
         here = rings.newest(wearer, device)
+        if target.shape.is_surely_within(here, ring.radius_mm + beyond_mm):
+            return False
         if target.shape.within(here, here, ring.radius_mm + beyond_mm):
             return False
         for pieces in rings.assumed(wearer, device, until_ms, now_ms):

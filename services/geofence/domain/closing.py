@@ -13,7 +13,7 @@ from services.geofence.domain.entries import Demand, Ring, Target
 from services.geofence.domain.geometry import Vector, between
 from services.geofence.domain.rules import Rules
 from services.geofence.domain.state import TOLD, CaseState
-from services.geofence.domain.track import AFTER_ALL_MS, PREDICT_UP_TO_MPS, UNKNOWN_AFTER_MS, Fix, Track
+from services.geofence.domain.track import AFTER_ALL_MS, PREDICT_UP_TO_MPS, UNKNOWN_AFTER_MS, Fix, Track, difference
 
 OVER_MS = 30_000
 """A movement is that of at least so long: shorter ones are the receiver's noise."""
@@ -114,5 +114,6 @@ def _before(track: Track, at_ms: int) -> Fix | None:
 
 def _relative(wearer: Track, device: Track | None, at_ms: int) -> Vector | None:
     """Where the wearer was as the target's shape sees it."""
-    pieces = next(iter(rings.assumed(wearer, device, at_ms, at_ms)), [])
-    return pieces[0].start if pieces else None
+    mine = list(wearer.assumed(at_ms, at_ms))
+    first = next(iter(mine) if device is None else difference(mine, list(device.assumed(at_ms, at_ms))), None)
+    return first.start if first else None

@@ -17,6 +17,7 @@ from services.geofence.domain import (
     demands,
     distances,
     doubts,
+    equipment,
     outages,
     possible,
     silence,
@@ -24,9 +25,9 @@ from services.geofence.domain import (
 from services.geofence.domain.alerts import Output, Report
 from services.geofence.domain.clearance import VAGUE_TIMES
 from services.geofence.domain.decisions import Decisions
+from services.geofence.domain.doubts import LOOK_EACH
 from services.geofence.domain.entries import (
     Case,
-    Demand,
     Entry,
     Equipment,
     EquipmentReport,
@@ -39,8 +40,11 @@ from services.geofence.domain.geometry import ecef_mm
 from services.geofence.domain.rings import RingState
 from services.geofence.domain.rules import Rules
 from services.geofence.domain.state import WAKE, CaseState, State, event_key
-from services.geofence.domain.track import WINDOW_MS, Fix, Track
+from services.geofence.domain.track import JUMP_MPS, WINDOW_MS, Fix, Track
 from services.geofence.domain.version import VERSION
+
+FORGET_EACH = 2 * LOOK_EACH
+"""At each so many-th fix of a device those that no late report can need any more are dropped."""
 
 
 def step(state: State, entry: Entry) -> list[Output]:
@@ -114,7 +118,7 @@ class _Folding:
         case = case_state.case
         approach.close(self.decisions, case_state, case.targets, case.valid_until_ms)
         case_state.ended = True
-        self._take_back(case_state, sorted(case_state.raised), case.valid_until_ms)
+        equipment.take_back(self.decisions, case_state, sorted(case_state.raised), case.valid_until_ms)
         silence.close(self.decisions, case_state, case.valid_until_ms)
         possible.close(self.decisions, case_state, case.valid_until_ms)
         case_state.awaited_from_ms.clear()
@@ -203,7 +207,9 @@ class _Folding:
             for ring in gone:
                 before.rings.pop((target.key, ring.radius_mm), None)
         named = set(case.device_ids) if in_force else set()
-        self._take_back(before, sorted(key for key in before.raised if key.split()[1] not in named), now_ms)
+        equipment.take_back(
+            self.decisions, before, sorted(key for key in before.raised if key.split()[1] not in named), now_ms
+        )
         silence.amend(self.decisions, before, case, in_force)
         kept_keys = heard if in_force else set()
         possible.close(self.decisions, before, now_ms, {t.key for t in before.case.targets} - kept_keys)
@@ -219,7 +225,7 @@ class _Folding:
         for device_id in case.device_ids:
             for event in sorted(self.state.standing.get(device_id, ())):
                 if event_key(Equipment(event), device_id) not in case_state.raised:
-                    self._raise(case_state, Equipment(event), device_id, at_ms, None)
+                    equipment.tell(self.decisions, case_state, Equipment(event), device_id, at_ms, None)
         for tag_id in case.tag_device_ids:
             for target in case.targets:
                 for other_id in approach.others(target):
@@ -253,6 +259,7 @@ class _Folding:
         tracks, cases_of, owned_since, clearances = state.tracks, state.cases_of, state.owned_since, state.clearances
         now_ms, received_wall_us = state.now_ms, batch.received_wall_us
         oldest_ms, undated = now_ms - WINDOW_MS, state.undated_ms
+        new, find_case_ids, find_ball = tuple.__new__, cases_of.get, clearances.get
         for device_id, report_id, fix_time_ms, lat_e7, lon_e7, accuracy_mm in zip(
             batch.device_ids,
             batch.report_ids,
@@ -270,34 +277,45 @@ class _Folding:
             if owned_since and time_ms < owned_since.get(device_id, time_ms):
                 anothers += 1
                 continue
-            track = tracks.get(device_id)
-            if track is None:
+            try:
+                track = tracks[device_id]
+            except KeyError:
                 track = tracks[device_id] = Track()
-            point = ecef_mm(lat_e7, lon_e7)
-            index = track.add(Fix._make((time_ms, fix_time_ms, report_id, *point, accuracy_mm)))
-            if index is None:
-                continue  # sent again
-            count = len(track.fixes)
+            point = x_mm, y_mm, z_mm = ecef_mm(lat_e7, lon_e7)
+            fix = new(Fix, (time_ms, fix_time_ms, report_id, x_mm, y_mm, z_mm, accuracy_mm))
+            fixes = track.fixes
+            before = fixes[-1] if fixes else None
+            if before and time_ms == fix_time_ms and time_ms > before[0] and not track.ahead:
+                index = len(fixes)  # as `Track.add` would, which needn't look at more
+                fixes.append(fix)
+                took_ms = time_ms - before[0]
+                # Never shorter than the straight line; only what is long enough by this can be a jump.
+                far = abs(x_mm - before[3]) + abs(y_mm - before[4]) + abs(z_mm - before[5]) >= JUMP_MPS * took_ms
+            else:
+                added = track.add(fix)
+                if added is None:
+                    continue  # sent again
+                index, far = added, True
+            count = len(fixes)
             if undated and device_id in undated:
                 del undated[device_id]
-            case_ids = cases_of.get(device_id)
+            case_ids = find_case_ids(device_id)
             if not case_ids:
                 if count > 2:
                     # No case names the device: its newest positions are enough for an order that is yet to come.
                     track.forget_before(now_ms)
                 continue
             newest = index == count - 1
-            if track.jumps_to(index):
-                doubts.jumped(
-                    self.decisions, track.fixes[index], case_ids, Report(device_id, report_id, received_wall_us)
-                )
-            ball = clearances.get(device_id)
-            if not (newest and ball and dist(point, ball.centre) + VAGUE_TIMES * accuracy_mm <= ball.free_mm):
+            if far and track.jumps_to(index):
+                doubts.jumped(self.decisions, fixes[index], case_ids, Report(device_id, report_id, received_wall_us))
+            ball = find_ball(device_id)
+            if not (newest and ball and dist(point, ball[0]) + VAGUE_TIMES * accuracy_mm <= ball[1]):
                 self._moved(device_id, track, index, case_ids, Report(device_id, report_id, received_wall_us))
-            if count % 64 == 0:
-                approach.forget_old(state, track, case_ids)
-            if count % doubts.LOOK_EACH == 0 and newest:
-                doubts.look(self.decisions, track, case_ids, Report(device_id, report_id, received_wall_us))
+            if not count % LOOK_EACH:
+                if count % FORGET_EACH == 0:
+                    approach.forget_old(state, track, case_ids)
+                if newest:
+                    doubts.look(self.decisions, track, case_ids, Report(device_id, report_id, received_wall_us))
         # After the whole batch: what was buffered may end with where they are now.
         for case_id, cause in self._to_watch.items():
             self._watch(state.cases[case_id], state.now_ms, cause)
@@ -366,34 +384,7 @@ class _Folding:
         for case_state in in_force:
             if taken_back and ended:
                 case_state.raised.pop(event_key(taken_back, report.device_id), None)
-            self._raise(case_state, report.event, report.device_id, at_ms, cause)
+            equipment.tell(self.decisions, case_state, report.event, report.device_id, at_ms, cause)
             self._watch(case_state, state.now_ms, cause)
         for case_state in in_force:  # after all of them, so that what is told under several orders is one incident
             self.decisions.settle(case_state)
-
-    def _raise(self, case_state: CaseState, event: Equipment, device_id: str, at_ms: int, cause: Report | None) -> None:
-        """The alert of an equipment event in one case; what a device of that kind can't say is set aside."""
-        case = case_state.case
-        target = next((t for t in case.targets if device_id in t.device_ids), None)
-        if event not in (demands.OF_TAGS if target is None else demands.OF_PERSONS):
-            self.decisions.park(f"{event.value} from a device that can't say so")
-            return
-        if event in demands.UNTOLD:
-            return
-        kind, demand = demands.EQUIPMENT[event]
-        if event in demands.STANDING:
-            key = event_key(event, device_id)
-            if key in case_state.raised and event not in demands.HOLDING:
-                return  # the desks know; a receiver may say with each report that it is jammed
-            case_state.raised[key] = at_ms
-        self.decisions.alert(case_state, kind, demand, at_ms, target=target, cause=cause)
-
-    def _take_back(self, case_state: CaseState, keys: list[str], at_ms: int) -> None:
-        """Ends equipment events that the case no longer asks about."""
-        for key in keys:
-            event, _, device_id = key.partition(" ")
-            del case_state.raised[key]
-            target = next((t for t in case_state.case.targets if device_id in t.device_ids), None)
-            self.decisions.alert(
-                case_state, demands.EQUIPMENT[Equipment(event)][0], Demand.RECORD, at_ms, target=target
-            )

@@ -22,7 +22,10 @@ Corner = tuple[float, float]
 _A_MM = 6_378_137_000.0
 _E2 = 0.0066943799901413165  # WGS84: f (2 - f), f = 1 / 298.257223563
 _E7_RAD = math.pi / 180 / 1e7
+_LESS_E2 = 1 - _E2
 _OUTWARDS = 1 / (8 * 6_371_000_000.0**2)
+ROUNDED_MM = 1_000
+"""What cheap bounds leave for roundings, and for areas that are measured in a plane of their own."""
 
 
 def ecef_mm(lat_e7: int, lon_e7: int) -> tuple[int, int, int]:
@@ -31,7 +34,7 @@ def ecef_mm(lat_e7: int, lon_e7: int) -> tuple[int, int, int]:
     sin_lat = sin(lat)
     n = _A_MM / sqrt(1 - _E2 * sin_lat * sin_lat)
     from_axis = n * cos(lat)
-    return round(from_axis * cos(lon)), round(from_axis * sin(lon)), round(n * (1 - _E2) * sin_lat)
+    return round(from_axis * cos(lon)), round(from_axis * sin(lon)), round(n * _LESS_E2 * sin_lat)
 
 
 def lat_lon_deg(point: Vector) -> tuple[float, float]:
@@ -61,6 +64,10 @@ class Disc:
         """A lower bound of the distance from `point`, millimetres."""
         return math.dist(point, self.centre) - self.radius_mm
 
+    def is_surely_within(self, point: Vector, margin_mm: float) -> bool:
+        """Whether a point is so near, by a bound that never says so wrongly and costs little."""
+        return math.dist(point, self.centre) - self.radius_mm < margin_mm - ROUNDED_MM
+
     @property
     def around(self) -> tuple[Vector, float]:
         """Its middle, and how far it reaches from there, millimetres."""
@@ -83,6 +90,10 @@ class Polygon:
     """Of the outline and of each hole."""
     radius_mm: float
     """Distance of the farthest corner from `origin`."""
+
+    def is_surely_within(self, point: Vector, margin_mm: float) -> bool:
+        """Whether a point is so near, by a bound that never says so wrongly and costs little: all corners are nearer."""
+        return math.dist(point, self.origin) + self.radius_mm < margin_mm - ROUNDED_MM
 
     @property
     def around(self) -> tuple[Vector, float]:

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-import math
+from math import dist
 from typing import NamedTuple
 
 from services.geofence.domain import credibility, probability, rest, rings
 from services.geofence.domain.alerts import Doubt
 from services.geofence.domain.entries import Ring, Target
+from services.geofence.domain.geometry import ROUNDED_MM
 from services.geofence.domain.state import State
-from services.geofence.domain.track import Track
+from services.geofence.domain.track import PREDICT_MS, Track
 
 POSSIBLE_P = 0.01
 """What is less likely isn't told."""
 ALLOWS = 2
 """Beyond a ring by so many times the accuracies the probability of being inside is below POSSIBLE_P."""
+SURELY_BEYOND = probability.SURELY_OUTSIDE / 1.5
+"""Beyond a ring by so many times the accuracies nobody is possibly inside, to six places; an accuracy is 1.5 standard deviations."""
 
 
 class Maybe(NamedTuple):
@@ -51,6 +54,8 @@ def look(
     tracks = tuple(
         credibility.believed(side, from_ms, None if newest else until_ms, rules.reach_mps) for side in sides if side
     )
+    if _is_far_out_of_reach(tracks, target, ring.radius_mm, from_ms, until_ms):
+        return _newest(state, sides, tracks, target, ring, None) if newest else Presence(None, None)
     if len(tracks) > 1:
         tracks = (tracks[0], rest.settled(tracks[1]))
     vague_mm = sum(max(fix.accuracy_mm for fix in track.fixes[-credibility.BACK :]) for track in tracks)
@@ -74,14 +79,39 @@ def look(
     return _newest(state, sides, tracks, target, ring, best)
 
 
+def _is_far_out_of_reach(
+    tracks: tuple[Track, ...], target: Target, radius_mm: int, from_ms: int, until_ms: int
+) -> bool:
+    """A cheaper bound that sorts out nearly all looks, before anybody is put where they rest.
+
+    Each mean of positions lies among them, so within the greatest distance of any from the newest one, and no movement between two
+    such means is longer than twice that.
+    """
+    wearer = tracks[0]
+    here = wearer.fixes[-1]
+    away_mm = wearer.path_since_mm(from_ms) + ALLOWS * max(fix[6] for fix in wearer.fixes[-credibility.BACK :])
+    if len(tracks) == 1:
+        return target.shape.reach_mm(here.point) - away_mm > radius_mm
+    device = tracks[1]
+    point = device.fixes[-1][3:6]
+    wide_mm = max(dist(fix[3:6], point) for fix in device.fixes)
+    away_mm += wide_mm + ALLOWS * max(fix[6] for fix in device.fixes)
+    if len(device.fixes) > 1:
+        took_ms = max(1, device.fixes[-1][0] - device.fixes[-2][0])
+        away_mm += 2 * wide_mm * min(PREDICT_MS, max(0, until_ms - device.fixes[-1][0])) / took_ms
+    if ahead := wearer.predicted(until_ms):
+        away_mm += dist(ahead.start, ahead.end)
+    return dist(here[3:6], point) - away_mm - ROUNDED_MM > radius_mm
+
+
 def _is_out_of_reach(tracks: tuple[Track, ...], target: Target, radius_mm: float, from_ms: int, until_ms: int) -> bool:
     """A cheap bound that sorts out most looks: wherever both were and would go on to, they were farther apart."""
     here, there = tracks[0].fixes[-1], tracks[1].fixes[-1] if len(tracks) > 1 else None
-    apart_mm = math.dist(here[3:6], there[3:6]) if there else target.shape.reach_mm(here.point)
+    apart_mm = dist(here[3:6], there[3:6]) if there else target.shape.reach_mm(here.point)
     for track in tracks:
         apart_mm -= track.path_since_mm(from_ms)
         if there and (ahead := track.predicted(until_ms)):
-            apart_mm -= math.dist(ahead.start, ahead.end)
+            apart_mm -= dist(ahead.start, ahead.end)
     return apart_mm > radius_mm
 
 
@@ -98,7 +128,11 @@ def _newest(
     here, there = raw[0].fixes[-1], raw[1].fixes[-1] if len(raw) > 1 else None
     at_ms = max(here.time_ms, there.time_ms if there else 0)
     accuracies = tuple(one.fixes[-1].accuracy_mm for one in raw)
-    apart_mm = math.dist(here[3:6], there[3:6]) if there else target.shape.least(here.point, here.point)
+    if best is None:
+        least_mm = dist(here[3:6], there[3:6]) if there else target.shape.reach_mm(here.point)
+        if least_mm > ring.radius_mm + SURELY_BEYOND * sum(accuracies) + ROUNDED_MM:
+            return Presence(None, None)
+    apart_mm = dist(here[3:6], there[3:6]) if there else target.shape.least(here.point, here.point)
     held = any(own.fixes[-1][:3] != one.fixes[-1][:3] for own, one in zip(believed, raw, strict=True))
     p = probability.inside(apart_mm, ring.radius_mm, accuracies)
     if not held and apart_mm <= ring.radius_mm:
