@@ -105,8 +105,9 @@ class Guard:
                 response = error
             except grpc.aio.AioRpcError as error:
                 # The service's word, which holds no personal data; it says what was wrong or who is away.
-                status = _STATUS.get(error.code(), 502)
-                response = web.Response(status=status, text=f"{error.code().name}: {error.details()}")
+                response = web.Response(
+                    status=http_status(error.code()), text=f"{error.code().name}: {error.details()}"
+                )
             if not response.prepared:
                 self.protect(response)
             return response
@@ -197,6 +198,11 @@ _STATUS = {
     grpc.StatusCode.UNAVAILABLE: 503,
     grpc.StatusCode.DEADLINE_EXCEEDED: 503,
 }
+
+
+def http_status(code: grpc.StatusCode) -> int:
+    """What a browser is told of a call that failed so."""
+    return _STATUS.get(code, 502)
 
 
 def _language(request: web.Request) -> str:

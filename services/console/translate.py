@@ -34,6 +34,7 @@ def assignment(message: dispatch_pb2.Assignment) -> Assignment:
         due_ms=moment(message, "due_at"),
         latency_ms=message.report_to_published_ms if message.HasField("report_to_published_ms") else None,
         office_id=message.choice.office_id,
+        unit_id=message.choice.unit_id,
         rung=dispatch_pb2.Rung.Name(message.choice.rung) if message.choice.rung else "",
         close_cause=dispatch_pb2.CloseCause.Name(message.close_cause) if message.close_cause else "",
         absent_legs=tuple(leg_name(one) for one in message.absent_legs),

@@ -51,6 +51,8 @@ class Assignment:
     due_ms: int | None = None
     latency_ms: float | None = None
     office_id: str = ""
+    unit_id: str = ""
+    """The unit that is asked or goes, of the own leg alone; empty where the desk itself is asked."""
     rung: str = ""
     close_cause: str = ""
     absent_legs: tuple[str, ...] = ()

@@ -66,9 +66,10 @@ function drawList(): void {
   byId("count").textContent = String([...rows.incidents.values()].filter((one) => one.ended === null).length);
 }
 
-async function take(assignment: Assignment): Promise<void> {
-  const body = new URLSearchParams({ assignment: assignment.id, offer: String(assignment.offer) });
-  const answer = await fetch("/acknowledge", { method: "POST", body, headers: { "X-CSRF-Token": page.csrf } });
+async function take(incident: string, assignment: Assignment): Promise<void> {
+  const body = new URLSearchParams({ assignment: assignment.id, offer: String(assignment.offer), seen: assignment.state });
+  const headers = { "X-CSRF-Token": page.csrf, Accept: "application/json" };
+  const answer = await fetch(`/incidents/${incident}/acknowledge`, { method: "POST", body, headers });
   announce.textContent = answer.ok ? `${text("taken")}: ${assignment.subject}` : await answer.text();
 }
 

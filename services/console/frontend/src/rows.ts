@@ -41,7 +41,7 @@ export class Rows {
     private readonly texts: Record<string, string>,
     private readonly leg: string,
     private readonly now: () => number,
-    private readonly take: (assignment: Assignment) => void,
+    private readonly take: (incident: string, assignment: Assignment) => void,
   ) {}
 
   /** Brings the table to what `incidents` says; returns how many are shown. */
@@ -138,7 +138,7 @@ export class Rows {
       make("td", {}, this.#tag(one.demand, `tag demand-${one.demand}`), " ", this.texts[one.cause] ?? one.cause),
       one.due === null ? make("td") : make("td", { class: "number", "data-due": String(one.due) }),
       this.#name(one),
-      ...LEGS.map((leg) => this.#leg(leg, one.legs[leg] ?? [])),
+      ...LEGS.map((leg) => this.#leg(one.id, leg, one.legs[leg] ?? [])),
     );
     if (hadFocus !== undefined) (row.querySelector<HTMLElement>(".take") ?? row.querySelector<HTMLElement>("a"))?.focus();
     return row;
@@ -152,7 +152,7 @@ export class Rows {
     return cell;
   }
 
-  #leg(leg: string, assignments: Assignment[]): HTMLElement {
+  #leg(incident: string, leg: string, assignments: Assignment[]): HTMLElement {
     const cell = make("td", { "data-leg": leg });
     for (const one of assignments) {
       const line = make("div", { class: "assignment" }, this.#tag(one.state, `state state-${one.state}`));
@@ -160,7 +160,7 @@ export class Rows {
       if (leg === this.leg && UNANSWERED.has(one.state)) {
         const name = `${this.texts["take"]} ${one.subject}`;
         const button = make("button", { type: "button", class: "take", "aria-label": name }, this.texts["take"] ?? "");
-        button.addEventListener("click", () => this.take(one));
+        button.addEventListener("click", () => this.take(incident, one));
         line.append(" ", button);
       }
       cell.append(line);
