@@ -85,6 +85,8 @@ class Pages:
         await response.prepare(ask.request)
         with feed.viewed():
             async for id_, message in feed.changes(ask.request.headers.get("Last-Event-ID", "")):
+                if self._guard.is_over(ask.session):
+                    break
                 text = json.dumps(message, separators=(",", ":"))
                 await response.write(f"id: {id_}\ndata: {text}\n\n".encode())
         return response

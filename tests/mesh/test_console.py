@@ -144,6 +144,23 @@ async def test_signing_in_begins_another_session_and_signing_out_ends_it(bench: 
         assert (await one.get("/search"))[0] == 401
 
 
+async def test_signing_out_ends_a_copied_cookie_and_the_stream_that_it_has_open(bench: ConsoleBench) -> None:
+    async with bench.visitor("police") as one, bench.visitor() as thief:
+        await one.read("/")
+        cookie = next(each for each in one.client.cookie_jar if each.key == "tandem_session").value
+        copied = {"Cookie": f"tandem_session={cookie}"}
+        assert (await thief.get("/search", **copied))[0] == 200
+        async with thief.client.get(bench.url + "/stream", headers=copied) as open_:
+            assert await open_.content.readline()
+            assert (await one.post("/sign-out"))[0] == 303
+            async with asyncio.timeout(15):
+                while await open_.content.readline():
+                    pass
+        assert (await thief.get("/search", **copied))[0] == 401
+        status, _ = await thief.post(f"/incidents/{INCIDENT}/acknowledge", csrf=one.csrf)
+        assert status == 403
+
+
 async def test_no_other_name_of_this_address_is_served(bench: ConsoleBench) -> None:
     async with bench.visitor() as one:
         assert (await one.get("/sign-in", Host="evil.example"))[0] == 421
