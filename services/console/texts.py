@@ -142,6 +142,9 @@ TEXTS: dict[str, tuple[str, str]] = {
     "group_of": ("같은 원인", "same cause"),
     "open_group": ("펼치기", "Show all"),
     "unknown_position": ("위치 불명", "Position unknown"),
+    "AVAILABLE": ("출동 가능", "Available"),
+    "BUSY": ("다른 임무 중", "Busy"),
+    "OFF": ("근무 아님", "Off"),
     "wearer": ("전자장치 부착자", "Wearer"),
     "protected": ("보호대상", "Protected"),
     "place": ("보호장소", "Protected place"),
@@ -300,7 +303,7 @@ TEXTS: dict[str, tuple[str, str]] = {
 ISLAND = (
     *("take", "taken", "take_hint", "overdue", "connected", "connecting", "lost", "part_away", "new_alarm", "exercise"),
     *("group_of", "unknown_position", "wearer", "protected", "place", "accuracy", "no_incidents", "no_alerts"),
-    *("open_group", "attribution", "play", "pause", "title", "probation", "police", "warning", "ring", "to"),
+    *("open_group", "attribution", "play", "pause", "title", "unit", "probation", "police", "warning", "ring", "to"),
     *(key for key in TEXTS if key.isupper() or key.startswith("flag_")),
 )
 """What the scripts need."""

@@ -177,5 +177,6 @@ def _assignment(one: Assignment) -> dict[str, Any]:
         "by": one.acknowledged_by,
         "due": one.due_ms,
         "office": one.office_id,
+        "unit": one.unit_id,
         "rung": one.rung,
     }
