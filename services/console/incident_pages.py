@@ -17,6 +17,7 @@ from services.console import assets, translate, translate_evidence
 from services.console.domain import board, desk, explaining, waterfall
 from services.console.domain.board import Incident
 from services.console.domain.people import DESKS, LOOKERS, Role
+from services.console.domain.waterfall import Span
 from services.console.guard import Ask, Guard
 from services.console.mesh import Mesh
 from services.console.refusals import Refusal
@@ -83,10 +84,7 @@ class IncidentPages:
         decisions: list[dict[str, Any]] = []
         if found is not None:
             page["replay"] = translate_evidence.replay(found)
-            page["steps"] = [
-                {"leg": to.leg, "subject": to.subject_id, "offered": to.offered_ms, "taken": to.acknowledged_ms}
-                for to in one.assignments
-            ]
+            page["steps"] = self._steps(one, spans)
             tracks = translate_evidence.tracks(found)
             for alert in translate_evidence.alerts(found):
                 alert["sides"] = explaining.sides(tracks, alert["sequence"], alert["decided"])
@@ -121,6 +119,17 @@ class IncidentPages:
             purposes=PURPOSES,
             chosen=ask.form,
         )
+
+    def _steps(self, one: Incident, spans: list[Span]) -> list[dict[str, Any]]:
+        """How each destination stood from when on, and which unit of the own leg it is: by the trace, without one by the list."""
+        moves = waterfall.moves(spans)
+        told = []
+        for to in one.assignments:
+            listed = ((to.offered_ms, "OFFERED"), (to.acknowledged_ms, "ACKNOWLEDGED"))
+            traced = [[self._mesh.clock.to_mesh_ms(us // 1000), state] for us, state in moves.get(to.assignment_id, ())]
+            states = traced or [[at_ms, state] for at_ms, state in listed if at_ms is not None]
+            told.append({"leg": to.leg, "subject": to.subject_id, "unit": to.unit_id, "states": states})
+        return told
 
     async def _read_trace(self, ask: Ask, incident_id: str) -> trace_pb2.GetTraceResponse | None:
         """The trace as far as the user may see it; None while there is none. The page shows the rest without the registry."""
