@@ -43,6 +43,10 @@ class Answers:
         except grpc.aio.AioRpcError as error:
             logger().info("answer_refused", act=act, code=error.code().name)
             return await self._refused(ask, refusals.of_leg(error, act, ask.form))
+        by = told.acknowledged_by
+        if act == desk.TAKE and by and by.rpartition("/")[2] != ask.user.name:
+            # To the leg that is no refusal: it was taken. But whoever asked mustn't think that it is theirs.
+            return await self._refused(ask, Refusal(409, "answer_TAKEN_BY", said=by, act=act, form=ask.form))
         if _wants_json(ask):
             return web.json_response({"state": translate.assignment(told).state})
         # The place in the page: the next step is the next thing that Tab reaches.

@@ -116,6 +116,7 @@ TEXTS: dict[str, tuple[str, str]] = {
         "The page was old and the state is another by now. Look at it below and answer again.",
     ),
     "answer_CANT_TAKE": ("지금은 접수할 것이 없습니다.", "There is nothing to take now."),
+    "answer_TAKEN_BY": ("다른 사람이 먼저 접수했습니다", "Somebody else has taken it"),
     "answer_CANT_REFUSE": ("지금 상태에서는 거절할 수 없습니다.", "It can't be refused in its present state."),
     "answer_CANT_GO_ON": ("접수한 사람이 없어 진행할 수 없습니다.", "Nobody has it who could go on."),
     "answer_CANT_CLOSE": ("접수한 사람이 없어 종결할 수 없습니다.", "Nobody has taken it who could close it."),

@@ -166,6 +166,8 @@ async def test_an_old_page_answers_for_no_other_state_and_says_how_it_is_now(sce
         assert form_of(text, "progress", home)["state"] == "EN_ROUTE", "the page says how it is now"
         status, text = await scene.send(park, "close", form_of(page, "close", home), cause="EQUIPMENT")
         assert status == 409 and await scene.state("police", home) == "DISPATCHED"
+        status, text = await scene.send(park, "acknowledge", form_of(old, "acknowledge", home))
+        assert status == 409 and f"{TEXTS['answer_TAKEN_BY'][1]}: spiffe://npa/desk/kim" in text
         # The same form sent twice is one answer.
         assert (await scene.send(kim, "progress", form_of(page, "progress", home)))[0] == 303
         assert await scene.state("police", home) == "DISPATCHED"

@@ -29,7 +29,8 @@ export interface Incident {
 }
 
 const LEGS = ["probation", "police", "warning"];
-const UNANSWERED = new Set(["OFFERED", "ESCALATED", "NOBODY_AVAILABLE", "REJECTED"]);
+/** States in which the leg takes an answer. */
+const OFFERS = new Set(["OFFERED", "ESCALATED"]);
 
 export class Rows {
   readonly incidents = new Map<string, Incident>();
@@ -191,7 +192,7 @@ export class Rows {
         const unit = one.unit ? `${one.unit} → ` : "";
         line.append(" ", make("small", { title: `${unit}${one.subject}` }, `${unit}${shortened(one.subject)}`));
       }
-      if (leg === this.leg && UNANSWERED.has(one.state)) {
+      if (leg === this.leg && OFFERS.has(one.state)) {
         const name = `${this.texts["take"]} ${one.subject}`;
         const button = make("button", { type: "button", class: "take", "aria-label": name }, this.texts["take"] ?? "");
         button.addEventListener("click", () => this.take(incident, one));
