@@ -235,7 +235,8 @@ def _p95(ordered: Sequence[float]) -> float:
 
 async def _run(seconds: float, as_json: bool) -> int:
     with tempfile.TemporaryDirectory() as folder:
-        async with _console(Path(folder)) as url, browser() as seen:
+        # The browser first: a process with gRPC's threads can't be forked safely.
+        async with browser() as seen, _console(Path(folder)) as url:
             result = await _measure(seen, url, seconds)
     if as_json:
         print(json.dumps(figures.to_json(machine.describe(Path()), machine.versions(), result.figures())))

@@ -214,7 +214,7 @@ class Stage:
     @staticmethod
     def _stood_down(desk: Desk) -> bool:
         states = [one.state for one in desk.assignments.values()]
-        return bool(states) and all(state == State.STOOD_DOWN for state in states)
+        return bool(states) and all(state in (State.STOOD_DOWN, State.CLOSED) for state in states)
 
     async def _first(
         self, leg: str, what: str, good: Callable[[dispatch_pb2.Assignment], bool]

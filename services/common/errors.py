@@ -51,7 +51,11 @@ class Conflict(PermanentError):
 
 
 class FailedPrecondition(PermanentError):
-    """The request is well formed but the state of the system doesn't allow it."""
+    """The request is well formed but the state of the system doesn't allow it; `code` tells programs why, where they need it."""
+
+    def __init__(self, reason: str, code: str = "") -> None:
+        super().__init__(reason)
+        self.code = code
 
 
 class Unauthenticated(PermanentError):

@@ -63,6 +63,8 @@ CHANNEL_OPTIONS = (
     ("grpc.max_reconnect_backoff_ms", 1_000),
 )
 
+ERROR_DOMAIN = "tandem"
+"""Whose codes those of a status's ErrorInfo are."""
 PERSON = "tandem-person"
 """Metadata in which a console says by name who of its own asks."""
 Metadata: TypeAlias = tuple[tuple[str, str], ...]
@@ -90,13 +92,15 @@ _STATUS: tuple[tuple[type[errors.TandemError], int], ...] = (
 
 
 def status_of(error: errors.TandemError) -> status_pb2.Status:
-    """The status of an error, with BadRequest or RetryInfo details."""
+    """The status of an error, with BadRequest, ErrorInfo or RetryInfo details."""
     code = next((code for kind, code in _STATUS if isinstance(error, kind)), code_pb2.INTERNAL)
     status = status_pb2.Status(code=code, message=str(error))
     detail: Any = None
     if isinstance(error, errors.InvalidField):
         violation = error_details_pb2.BadRequest.FieldViolation(field=error.field, description=error.reason)
         detail = error_details_pb2.BadRequest(field_violations=[violation])
+    elif isinstance(error, errors.FailedPrecondition) and error.code:
+        detail = error_details_pb2.ErrorInfo(reason=error.code, domain=ERROR_DOMAIN)
     elif isinstance(error, errors.RetryableError):
         delay = duration_pb2.Duration()
         delay.FromMilliseconds(int(error.retry_after_s * 1000))

@@ -6,7 +6,6 @@ sealed for one person can't be moved to another.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
 from cryptography.hazmat.primitives.hpke import AEAD, KDF, KEM, Suite
 
+from services.common import durable
 from services.common.errors import FailedPrecondition, InvalidField
 from tandem.common.v1 import contact_pb2
 
@@ -62,7 +62,7 @@ def open_private_keys(path: Path) -> tuple[X25519PrivateKey, ...]:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     if not path.exists():
-        _write(path, X25519PrivateKey.generate().private_bytes_raw().hex() + "\n", 0o600)
+        durable.write(path, f"{X25519PrivateKey.generate().private_bytes_raw().hex()}\n".encode())
     try:
         keys = tuple(X25519PrivateKey.from_private_bytes(bytes.fromhex(line)) for line in path.read_text().split())
     except ValueError:
@@ -71,21 +71,10 @@ def open_private_keys(path: Path) -> tuple[X25519PrivateKey, ...]:
         raise FailedPrecondition(f"{path.name} holds no private keys of 64 hex digits, one a line")
     public, text = public_file(path), "".join(f"{key.public_key().public_bytes_raw().hex()}\n" for key in keys)
     if not public.exists() or public.read_text() != text:
-        _write(public, text, 0o644)
+        durable.write(public, text.encode(), 0o644)
     return keys
 
 
 def public_file(path: Path) -> Path:
     """Where the public keys stand that belong to a file of private ones."""
     return path.with_suffix(".pub")
-
-
-def _write(path: Path, text: str, mode: int) -> None:
-    # Whole or not at all: half a key would be refused for ever.
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
-    draft.unlink(missing_ok=True)
-    with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    draft.replace(path)

@@ -47,10 +47,20 @@ _templates.filters |= {"clock": _clock, "exact": _exact, "took": duration}
 
 def page(ask: Ask, template: str, status: int = 200, **values: Any) -> web.Response:
     """A page from a template; all that is put into it is escaped."""
-    text = _templates.get_template(template).render(
-        t=ask.texts, lang=ask.texts.language, user=ask.session.user, csrf=ask.csrf, path=ask.request.path, **values
-    )
+    given = {"t": ask.texts, "lang": ask.texts.language, "user": ask.session.user, "csrf": ask.csrf}
+    text = _templates.get_template(template).render({**given, "path": ask.request.path, **values})
     return web.Response(text=text, content_type="text/html", status=status)
+
+
+def island(ask: Ask, tiles: str) -> dict[str, Any]:
+    """What the scripts of a page need to know; `tiles` is where another base map than the console's own is, or empty."""
+    return {
+        "csrf": ask.csrf,
+        "role": ask.user.role.value,
+        "texts": ask.texts.island(),
+        "tiles": tiles or "/static/korea.pmtiles",
+        "language": ask.texts.language,
+    }
 
 
 async def static(ask: Ask) -> web.StreamResponse:

@@ -16,6 +16,7 @@ from services.common.settings import LOOPBACK
 from services.common.telemetry import logger
 from services.console import sessions
 from services.console.domain.people import Role, User
+from services.console.ended import Ended
 from services.console.sessions import Attempt, Session
 from services.console.settings import ConsoleSettings
 from services.console.texts import LANGUAGES, Texts
@@ -51,9 +52,10 @@ Page = Callable[[Ask], Awaitable[web.StreamResponse]]
 class Guard:
     """Makes routes. Whatever isn't made here isn't served."""
 
-    def __init__(self, settings: ConsoleSettings, key: bytes) -> None:
+    def __init__(self, settings: ConsoleSettings, key: bytes, ended: Ended | None = None) -> None:
         # Whoever signed in before the provider was another, or before there was one, isn't signed in any more.
         self._settings, self._key = settings, sessions.bound(key, settings.oidc_issuer)
+        self._ended = ended or Ended()
         self._hosts = {urlsplit(one).netloc for one in settings.origins}
         tiles = f" {settings.tiles_origin}" if settings.tiles_origin else ""
         self._policy = (
@@ -83,6 +85,15 @@ class Guard:
         session = Session(secrets.token_hex(16), user, until_s)
         self._set_cookie(response, session)
 
+    async def signed_out(self, session: Session, response: web.StreamResponse) -> None:
+        """Ends a session, in whatever browser its cookie is; this one goes on as nobody's."""
+        await self._ended.add(session.session_id, session.until_s)
+        self.signed_in(None, response)
+
+    def is_over(self, session: Session) -> bool:
+        """Whether a session that was good when its request came is so no longer."""
+        return session.session_id in self._ended or session.until_s <= time.time()
+
     def attempt_begun(self) -> Attempt:
         """A new attempt to sign in at the identity provider."""
         return sessions.attempt_of(secrets.token_hex(16), int(time.time()) + sessions.ATTEMPT_LASTS_S, self._key)
@@ -105,8 +116,9 @@ class Guard:
                 response = error
             except grpc.aio.AioRpcError as error:
                 # The service's word, which holds no personal data; it says what was wrong or who is away.
-                status = _STATUS.get(error.code(), 502)
-                response = web.Response(status=status, text=f"{error.code().name}: {error.details()}")
+                response = web.Response(
+                    status=http_status(error.code()), text=f"{error.code().name}: {error.details()}"
+                )
             if not response.prepared:
                 self.protect(response)
             return response
@@ -160,6 +172,8 @@ class Guard:
     def _session(self, request: web.Request) -> Session | None:
         cookie = request.cookies.get(sessions.COOKIE, "")
         session = sessions.unseal(cookie, self._key, time.time()) if cookie else None
+        if session and self.is_over(session):
+            return None
         if session and session.user and self._settings.console_role not in (None, session.user.role):
             return None
         return session
@@ -197,6 +211,11 @@ _STATUS = {
     grpc.StatusCode.UNAVAILABLE: 503,
     grpc.StatusCode.DEADLINE_EXCEEDED: 503,
 }
+
+
+def http_status(code: grpc.StatusCode) -> int:
+    """What a browser is told of a call that failed so."""
+    return _STATUS.get(code, 502)
 
 
 def _language(request: web.Request) -> str:

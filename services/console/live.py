@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Container, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import grpc
@@ -19,10 +20,11 @@ import grpc.aio
 
 from services.common.telemetry import logger
 from services.console import translate
-from services.console.domain import board
+from services.console.domain import board, units
 from services.console.domain.board import Incident
 from services.console.domain.people import DESKS, SELF, Role, User
 from services.console.mesh import Mesh
+from services.console.units import Units
 from tandem.common.v1 import exercise_pb2
 from tandem.dispatch.v1 import dispatch_pb2, following_pb2
 from tandem.geofence.v1 import geofence_pb2
@@ -63,6 +65,9 @@ class Feed:
         self._forgotten = 0
         """Number of the last going that isn't remembered any more."""
         self._targets: dict[str, dict[str, Any]] = {}
+        self._units = Units(mesh, role)
+        self._shown = {"incident": self._told, "target": self._targets, "unit": self._units.shown}
+        """By sort and id, what there is now."""
         self._alerts: deque[tuple[int, dict[str, Any]]] = deque(maxlen=ALERTS_MOST)
         self._away: dict[str, str] = dict.fromkeys(self._works(), "STARTING")
         """What isn't connected, and why."""
@@ -82,6 +87,9 @@ class Feed:
             if self._role in DESKS:
                 tasks.create_task(self._follow_targets())
                 tasks.create_task(self._receive_offers())
+                tasks.create_task(
+                    self._units.run(lambda: bool(self._viewers), self._states, partial(self._change, "unit"))
+                )
 
     def _works(self) -> dict[str, Callable[[], Awaitable[None]]]:
         """What the page of this role lives on, and what keeps it."""
@@ -268,6 +276,9 @@ class Feed:
                 targets.cancel()
             await asyncio.sleep(LOOKS_EVERY_S)
 
+    def _states(self) -> dict[str, str]:
+        return units.states(to for one in self._incidents.values() for to in one.of(self._leg_name))
+
     def _forget_targets(self, incident_id: str) -> None:
         for id_ in [id_ for id_ in self._targets if id_.startswith(f"{incident_id}/")]:
             del self._targets[id_]
@@ -276,7 +287,7 @@ class Feed:
     def _change(self, sort: str, id_: str) -> None:
         self._number += 1
         self._changed_at[sort, id_] = self._number
-        if id_ not in (self._told if sort == "incident" else self._targets):
+        if id_ not in self._shown[sort]:
             self._gone.append((sort, id_))
             if len(self._gone) > GONE_MOST:
                 self._forget(self._gone.popleft())
@@ -284,7 +295,7 @@ class Feed:
 
     def _forget(self, key: tuple[str, str]) -> None:
         sort, id_ = key
-        if id_ not in (self._told if sort == "incident" else self._targets):  # it may have come back
+        if id_ not in self._shown[sort]:  # it may have come back
             self._forgotten = max(self._forgotten, self._changed_at.pop(key, 0))
 
     # ── to the browsers ──────────────────────────────────────────────────────────────────────────────────────────────
@@ -326,23 +337,23 @@ class Feed:
         if seen is not None and seen < self._forgotten:
             seen = None
         since = -1 if seen is None else seen
-        incidents: list[dict[str, Any]] = []
-        targets: list[dict[str, Any]] = []
+        changed: dict[str, list[dict[str, Any]]] = {sort: [] for sort in self._shown}
         gone: list[str] = []
         for (sort, id_), number in self._changed_at.items():
             if number > since:
-                found = (self._told if sort == "incident" else self._targets).get(id_)
+                found = self._shown[sort].get(id_)
                 if found is None:
                     gone.append(id_)
                 else:
-                    (incidents if sort == "incident" else targets).append(found)
+                    changed[sort].append(found)
         return {
             "reset": seen is None,
             "now": self._mesh.clock.now_ms(),
             "rate": self._mesh.clock.rate,
             "away": {what: reason for what, reason in self._away.items() if reason},
-            "incidents": incidents,
-            "targets": targets,
+            "incidents": changed["incident"],
+            "targets": changed["target"],
+            "units": changed["unit"],
             "gone": gone if seen is not None else [],
             "alerts": [told for number, told in self._alerts if number > since],
         }

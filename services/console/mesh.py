@@ -18,6 +18,7 @@ from services.console.settings import ConsoleSettings
 from tandem.dispatch.v1.dispatch_pb2_grpc import DispatchServiceStub
 from tandem.dispatch.v1.evidence_pb2_grpc import EvidenceServiceStub
 from tandem.dispatch.v1.following_pb2_grpc import FollowingServiceStub
+from tandem.dispatch.v1.roster_pb2_grpc import RosterServiceStub
 from tandem.geofence.v1.geofence_pb2_grpc import GeofenceServiceStub
 from tandem.ingest.v1.ingest_pb2_grpc import IngestServiceStub
 from tandem.registry.v1.registry_pb2_grpc import RegistryServiceStub
@@ -31,6 +32,7 @@ class Leg:
     dispatch: DispatchServiceStub
     evidence: EvidenceServiceStub
     following: FollowingServiceStub
+    roster: RosterServiceStub
 
 
 class Mesh:
@@ -85,7 +87,9 @@ async def connect(settings: ConsoleSettings) -> AsyncIterator[Mesh]:
         legs = {}
         for name, target in (("probation", settings.dispatch_probation), ("police", settings.dispatch_police)):
             one = await channel(target)
-            legs[name] = Leg(DispatchServiceStub(one), EvidenceServiceStub(one), FollowingServiceStub(one))
+            legs[name] = Leg(
+                DispatchServiceStub(one), EvidenceServiceStub(one), FollowingServiceStub(one), RosterServiceStub(one)
+            )
         yield Mesh(
             settings,
             RegistryServiceStub(registry),

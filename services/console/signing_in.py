@@ -58,9 +58,9 @@ class SigningIn:
         return response
 
     async def sign_out(self, ask: Ask) -> web.StreamResponse:
-        """Ends the session in this browser."""
+        """Ends the session, here and wherever its cookie was copied to."""
         response = web.Response(status=303, headers={"Location": "/sign-in"})
-        self._guard.signed_in(None, response)
+        await self._guard.signed_out(ask.session, response)
         return response
 
     async def begin(self, ask: Ask) -> web.StreamResponse:

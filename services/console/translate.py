@@ -8,9 +8,10 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from services.common import times
 from services.console.domain.board import LEGS, Assignment, Incident
+from services.console.domain.units import Unit
 from services.console.domain.waterfall import Span
 from tandem.common.v1 import alert_pb2, exercise_pb2, geometry_pb2
-from tandem.dispatch.v1 import dispatch_pb2, following_pb2
+from tandem.dispatch.v1 import dispatch_pb2, following_pb2, roster_pb2
 from tandem.geofence.v1 import geofence_pb2
 from tandem.registry.v1 import trace_pb2
 
@@ -34,6 +35,7 @@ def assignment(message: dispatch_pb2.Assignment) -> Assignment:
         due_ms=moment(message, "due_at"),
         latency_ms=message.report_to_published_ms if message.HasField("report_to_published_ms") else None,
         office_id=message.choice.office_id,
+        unit_id=message.choice.unit_id,
         rung=dispatch_pb2.Rung.Name(message.choice.rung) if message.choice.rung else "",
         close_cause=dispatch_pb2.CloseCause.Name(message.close_cause) if message.close_cause else "",
         absent_legs=tuple(leg_name(one) for one in message.absent_legs),
@@ -104,6 +106,21 @@ def target(incident_id: str, message: following_pb2.WatchTargetsResponse) -> dic
         "unknown": message.unknown,
         "at": [round(message.lon_deg, 6), round(message.lat_deg, 6), round(message.accuracy_m, 1)] if known else None,
     }
+
+
+def unit(message: roster_pb2.UnitReport) -> Unit | None:
+    """A unit of the own leg; None for one that is gone, or never said where it is."""
+    if message.unit.removed or not message.HasField("position"):
+        return None
+    return Unit(
+        unit_id=message.unit.unit_id,
+        unit_class=message.unit.unit_class,
+        status=roster_pb2.UnitStatus.Name(message.status),
+        lat_deg=message.position.lat_deg,
+        lon_deg=message.position.lon_deg,
+        position_ms=moment(message, "position_at") or 0,
+        incident_id=message.incident_id,
+    )
 
 
 def spans(found: trace_pb2.GetTraceResponse) -> list[Span]:

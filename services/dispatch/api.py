@@ -70,12 +70,10 @@ class DispatchApi(dispatch_pb2_grpc.DispatchServiceServicer):
         """The desk refuses an offer, or gives an assignment back."""
         self._admit(DESKS[self._leg.name])
         id_ = fields.required_id("assignment_id", request.assignment_id)
-        by, number, reason = (
-            *(rpc.caller().spiffe_id, _offer_number(request.offer_number)),
-            translate.reason(request.reason),
-        )
+        by, number = rpc.caller().spiffe_id, _offer_number(request.offer_number)
+        reason, seen = translate.reason(request.reason), translate.seen(request.seen_state)
         assignment = await self._leg.answer(
-            id_, lambda now_ms, deadlines, board: Reject(id_, by, now_ms, number, reason, deadlines, board)
+            id_, lambda now_ms, deadlines, board: Reject(id_, by, now_ms, number, reason, deadlines, board, seen)
         )
         return dispatch_pb2.RejectResponse(assignment=assignment)
 
@@ -84,7 +82,8 @@ class DispatchApi(dispatch_pb2_grpc.DispatchServiceServicer):
         self._admit(DESKS[self._leg.name])
         id_ = fields.required_id("assignment_id", request.assignment_id)
         by, state = rpc.caller().spiffe_id, translate.progress(request.state)
-        assignment = await self._leg.answer(id_, lambda now_ms, *_: Progress(id_, by, now_ms, state))
+        number, seen = request.offer_number, translate.seen(request.seen_state)
+        assignment = await self._leg.answer(id_, lambda now_ms, *_: Progress(id_, by, now_ms, state, number, seen))
         return dispatch_pb2.ProgressResponse(assignment=assignment)
 
     async def Close(self, request: dispatch_pb2.CloseRequest, context: Context) -> dispatch_pb2.CloseResponse:
@@ -92,7 +91,8 @@ class DispatchApi(dispatch_pb2_grpc.DispatchServiceServicer):
         self._admit(DESKS[self._leg.name])
         id_ = fields.required_id("assignment_id", request.assignment_id)
         by, (cause, note) = rpc.caller().spiffe_id, translate.close_cause(request.cause, request.note)
-        assignment = await self._leg.answer(id_, lambda now_ms, *_: Close(id_, by, now_ms, cause, note))
+        number, seen = request.offer_number, translate.seen(request.seen_state)
+        assignment = await self._leg.answer(id_, lambda now_ms, *_: Close(id_, by, now_ms, cause, note, number, seen))
         return dispatch_pb2.CloseResponse(assignment=assignment)
 
     async def ListIncidents(

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import gzip
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -17,6 +16,7 @@ from typing import TypeAlias
 
 from prometheus_client import Counter
 
+from services.common import durable
 from services.common.bus import Bus
 from services.common.errors import NotFound, RetryableError, TandemError
 from services.common.streams import Premises
@@ -60,18 +60,7 @@ class EvidenceFiles:
     def save(self, moment: str, found: Evidence) -> None:
         """Keeps it durably. Raises OSError."""
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        path = self._path(found.incident_id, moment)
-        draft = path.with_suffix(".draft")
-        with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
-            file.write(gzip.compress(found.to_bytes(), mtime=0))
-            file.flush()
-            os.fsync(file.fileno())
-        draft.rename(path)
-        directory = os.open(self._folder, os.O_RDONLY)
-        try:
-            os.fsync(directory)
-        finally:
-            os.close(directory)
+        durable.write(self._path(found.incident_id, moment), gzip.compress(found.to_bytes(), mtime=0))
 
     def _path(self, incident_id: str, moment: str) -> Path:
         return self._folder / f"{incident_id}.{moment}.jsonl.gz"

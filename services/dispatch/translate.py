@@ -339,6 +339,15 @@ def progress(state: dispatch_pb2.AssignmentState.ValueType) -> State:
     return State(state)
 
 
+def seen(state: dispatch_pb2.AssignmentState.ValueType) -> State | None:
+    """The state that somebody saw; None where they didn't look. Raises InvalidField."""
+    if not state:
+        return None
+    if int(state) not in {int(known) for known in State}:
+        raise InvalidField("seen_state", "is unknown")
+    return State(state)
+
+
 def close_cause(cause: dispatch_pb2.CloseCause.ValueType, note: str) -> tuple[CloseCause, str]:
     """What it was, and what the desk notes. Raises InvalidField."""
     if int(cause) not in {int(known) for known in CloseCause}:

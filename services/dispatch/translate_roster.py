@@ -138,6 +138,8 @@ def listed_unit(one: Unit, said: Report, incident_id: str) -> roster_pb2.UnitRep
     message.unit.ClearField("contact_key")
     if said.position:
         message.position.CopyFrom(_point_message(said.position))
+    if said.position_ms is not None:
+        message.position_at.CopyFrom(times.to_timestamp(said.position_ms))
     if said.reported_ms is not None:
         message.reported_at.CopyFrom(times.to_timestamp(said.reported_ms))
     return message

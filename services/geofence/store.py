@@ -13,6 +13,7 @@ import signal
 from dataclasses import dataclass
 from pathlib import Path
 
+from services.common import durable
 from services.common.telemetry import logger
 from services.geofence.domain import codec
 from services.geofence.domain.state import State
@@ -89,19 +90,12 @@ class CheckpointStore:
         self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         name = f"checkpoint-p{partition}-s{sequence}-{codec.digest(encoded)}.json.draft-{os.getpid()}"
         path = self.folder / name
-        with path.open("wb") as file:
-            file.write(encoded)
-            file.flush()
-            os.fsync(file.fileno())
+        path.unlink(missing_ok=True)
+        durable.write_draft(path, encoded)
         return path
 
     def _keep(self, draft: Path, partition: int) -> None:
-        draft.rename(draft.with_suffix(""))
-        directory = os.open(self.folder, os.O_RDONLY)
-        try:
-            os.fsync(directory)
-        finally:
-            os.close(directory)
+        durable.put(draft, draft.with_suffix(""))
         for _, old in self._newest_first(partition)[KEEP:]:
             old.unlink(missing_ok=True)
 

@@ -19,6 +19,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
+from services.common import durable
 from services.common.errors import FailedPrecondition
 
 KEY_BYTES = 32
@@ -153,11 +154,4 @@ def read_or_make_keys(path: Path) -> tuple[bytes, ...]:
 
 
 def _make_keys(path: Path) -> None:
-    # Written whole under another name first: a crash must not leave half a key behind.
-    draft = path.with_suffix(".draft")
-    draft.unlink(missing_ok=True)
-    with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-        file.write(secrets.token_hex(KEY_BYTES))
-        file.flush()
-        os.fsync(file.fileno())
-    draft.rename(path)
+    durable.write(path, secrets.token_hex(KEY_BYTES).encode())

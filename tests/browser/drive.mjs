@@ -29,8 +29,10 @@ async function pageOf(name, language = "en") {
     page.on("pageerror", (error) => faults.push(`${name}: ${error.stack ?? error}`));
     page.on("console", async (message) => {
       if (message.type() !== "error") return;
+      const { url, lineNumber, columnNumber } = message.location();
+      const where = `on ${page.url()} by ${url}:${lineNumber}:${columnNumber}`;
       const told = message.args().map((one) => one.evaluate((value) => value?.stack || String(value)).catch(() => ""));
-      faults.push(`${name}: ${message.text()} ${(await Promise.all(told)).join(" ")}`);
+      faults.push(`${name}: ${message.text()} ${(await Promise.all(told)).join(" ")} ${where}`);
     });
     pages.set(name, page);
   }

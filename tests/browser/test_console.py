@@ -9,6 +9,7 @@ import asyncio
 import os
 import subprocess
 from collections.abc import AsyncIterator, Iterator
+from functools import partial
 from typing import Any
 
 import pytest
@@ -170,6 +171,52 @@ async def test_a_leg_is_taken_with_the_keyboard_alone(played: Played) -> None:
     )
     taken = [one.acknowledged_by for one in listed.incidents[0].assignments if one.leg == 2 and one.acknowledged_by]
     assert taken == ["spiffe://npa/desk/police-1"]
+
+
+async def test_a_leg_is_answered_to_its_end_with_the_keyboard_alone(played: Played) -> None:
+    """At the tracking centre: takes it on the live page, goes on and closes on the incident's page, by Tab, Enter and letters."""
+    press = partial(played.browser, "press", page="probation")
+    await press(key="j")
+    await press(key="a")
+    await played.browser("wait", page="probation", selector="td[data-leg=probation] .state-ACKNOWLEDGED")
+    await played.browser("eval", page="probation", expression="document.querySelector('#incidents a').focus()")
+    await press(key="Enter")
+    own = ".leg-probation article"
+    for state in ("DISPATCHED", "EN_ROUTE", "ON_SCENE"):
+        await played.browser("wait", page="probation", selector=f"{own} .answers")
+        await _tab_to(played, f"{own} .answers button.main")
+        await press(key="Enter")
+        await played.browser("wait", page="probation", selector=f"{own} .state-{state}")
+        hash_ = await played.browser("eval", page="probation", expression="location.hash")
+        assert hash_.startswith("#to-"), "the next step is the next thing that Tab reaches"
+    await _tab_to(played, f"{own} .answers details:first-of-type summary")
+    await press(key="Enter")
+    found = await played.browser("axe", page="probation")
+    assert [one for one in found if one["impact"] in ("serious", "critical")] == []
+    await played.shot("probation", "console-answers", at="#h-timeline")
+    await _tab_to(played, f"{own} select[name=cause]")
+    await press(key="End")  # the last one, which needs a note
+    await _tab_to(played, f"{own} input[name=note]")
+    for letter in "gone":
+        await press(key=letter)
+    await press(key="Enter")
+    await played.browser("wait", page="probation", selector=f"{own} .state-CLOSED")
+    listed = await played.stage.clients.dispatch["probation"].ListIncidents(
+        dispatch_pb2.ListIncidentsRequest(incident_id=played.incident_id),
+        metadata=played.stage.clients.identity("spiffe://moj/desk/test"),
+    )
+    (his,) = [one for one in listed.incidents[0].assignments if one.leg == 1]
+    assert (his.close_cause, his.close_note) == (dispatch_pb2.OTHER, "gone")
+    assert his.acknowledged_by == "spiffe://moj/desk/probation-1"
+
+
+async def _tab_to(played: Played, selector: str) -> None:
+    """Presses Tab until this element has the focus."""
+    for _ in range(40):
+        await played.browser("press", page="probation", key="Tab")
+        if await played.browser("eval", page="probation", expression=f"document.activeElement.matches('{selector}')"):
+            return
+    raise AssertionError(f"Tab doesn't reach {selector}")
 
 
 async def test_a_review_shows_both_legs_and_a_whole_trace(played: Played) -> None:

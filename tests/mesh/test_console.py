@@ -78,7 +78,7 @@ async def test_a_role_sees_its_pages(bench: ConsoleBench, role: str, refused: se
             assert status in (200, 303, 403) or (status == 503 and path in ("/reviews", "/devices")), (path, text)
         if role == "reviewer":
             await one.read("/devices")
-            status, text = await one.post("/acknowledge", assignment="assignment-police")
+            status, text = await one.post(f"/incidents/{INCIDENT}/acknowledge", assignment="assignment-police")
             assert status == 403 and "other roles" in text
 
 
@@ -117,8 +117,8 @@ async def test_a_form_without_its_sessions_token_does_nothing(bench: ConsoleBenc
             if method == "POST":
                 for token in ("", other.csrf, one.csrf[:-1] + ("0" if one.csrf[-1] != "0" else "1")):
                     assert (await one.post(path_of(route), csrf=token, assignment="a"))[0] == 403, route
-        assert (await one.post("/acknowledge", origin="https://elsewhere.example", assignment="a"))[0] == 403
-        assert [asked for asked in bench.asked if asked[1] == "Acknowledge"] == []
+        assert (await one.post(f"/incidents/{INCIDENT}/close", origin="https://elsewhere.example"))[0] == 403
+        assert [asked for asked in bench.asked if asked[2].endswith("/duty-1") and asked[1] != "ListIncidents"] == []
 
 
 async def test_a_cookie_that_was_changed_is_nobodys(bench: ConsoleBench) -> None:
@@ -142,6 +142,23 @@ async def test_signing_in_begins_another_session_and_signing_out_ends_it(bench: 
             assert (await one.post("/sign-in", role=role, name=name))[0] == 403
         assert (await one.post("/sign-out"))[0] == 303
         assert (await one.get("/search"))[0] == 401
+
+
+async def test_signing_out_ends_a_copied_cookie_and_the_stream_that_it_has_open(bench: ConsoleBench) -> None:
+    async with bench.visitor("police") as one, bench.visitor() as thief:
+        await one.read("/")
+        cookie = next(each for each in one.client.cookie_jar if each.key == "tandem_session").value
+        copied = {"Cookie": f"tandem_session={cookie}"}
+        assert (await thief.get("/search", **copied))[0] == 200
+        async with thief.client.get(bench.url + "/stream", headers=copied) as open_:
+            assert await open_.content.readline()
+            assert (await one.post("/sign-out"))[0] == 303
+            async with asyncio.timeout(15):
+                while await open_.content.readline():
+                    pass
+        assert (await thief.get("/search", **copied))[0] == 401
+        status, _ = await thief.post(f"/incidents/{INCIDENT}/acknowledge", csrf=one.csrf)
+        assert status == 403
 
 
 async def test_no_other_name_of_this_address_is_served(bench: ConsoleBench) -> None:
@@ -257,11 +274,12 @@ async def test_an_offer_is_received_once_somebody_looks_and_not_before(bench: Co
 async def test_what_is_taken_is_taken_by_the_one_who_asked(bench: ConsoleBench) -> None:
     async with bench.visitor("police", "park") as one:
         await one.read(f"/incidents/{INCIDENT}")
-        status, text = await one.post("/acknowledge", assignment="assignment-police", offer="1")
+        door, seen = f"/incidents/{INCIDENT}/acknowledge", {"assignment": "assignment-police", "seen": "OFFERED"}
+        status, text = await one.post(door, accept="application/json", offer="1", **seen)
         assert (status, "ACKNOWLEDGED" in text) == (200, True)
         assert ("police", "Acknowledge", "spiffe://npa/desk/park") in bench.asked
-        for bad in ({"assignment": ""}, {"assignment": "a b"}, {"assignment": "a", "offer": "x"}):
-            assert (await one.post("/acknowledge", **bad))[0] == 400
+        for bad in ({"assignment": ""}, {"assignment": "a b"}, {"offer": "x"}, {"offer": "0"}, {"seen": ""}):
+            assert (await one.post(door, **({"offer": "1"} | seen | bad)))[0] == 400, bad
         await bench.legs["police"].tell(dispatch_pb2.OFFERED)
 
 

@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import grpc
+import grpc.aio
 import pytest
+from google.rpc import error_details_pb2
 
 from services.common import times
 from services.common.bus import Bus
@@ -28,6 +30,7 @@ from tandem.dispatch.v1.dispatch_pb2 import (
 )
 from tandem.dispatch.v1.roster_pb2 import AVAILABLE, OFF, STORED, SUPERSEDED, UNCHANGED
 from tests.support.dispatch import DESKS, Desk, alert, publish, running, settings, stored_steps
+from tests.support.ingest import details
 from tests.support.nats import TestServer
 
 DAY_MS = 86_400_000
@@ -213,6 +216,31 @@ async def test_a_refusal_goes_on_at_once_and_one_that_comes_late_is_refused_itse
         assert (await steps.next(REJECTED)).step.assignment.choice.unit_id == "a1"
         code, text = await refusal(leg.desk.tell("Reject", **answer))
         assert code is grpc.StatusCode.FAILED_PRECONDITION and "offered on since" in text
+
+
+async def test_an_answer_that_saw_another_state_is_refused_with_a_code_and_changes_nothing(
+    bus: Bus, police: DispatchSettings
+) -> None:
+    async with running(police) as leg, leg.desk.subscription() as steps:
+        await put(leg.desk, [office()], [unit("a1"), unit("a2")])
+        await publish(bus, alert(5))
+        seen = (await steps.next(OFFERED)).step.assignment
+        await leg.desk.acknowledge(seen.assignment_id)
+        of = {"assignment_id": seen.assignment_id, "offer_number": seen.offer_number}
+        old, now = of | {"seen_state": OFFERED}, of | {"seen_state": dispatch_pb2.ACKNOWLEDGED}
+        for method, more in (
+            ("Reject", {"reason": "no car"}),
+            ("Progress", {"state": dispatch_pb2.DISPATCHED}),
+            ("Close", {"cause": dispatch_pb2.FALSE_POSITION}),
+        ):
+            with pytest.raises(grpc.aio.AioRpcError) as refused:
+                await leg.desk.tell(method, **old, **more)
+            assert refused.value.code() is grpc.StatusCode.FAILED_PRECONDITION, method
+            assert details(refused.value, error_details_pb2.ErrorInfo).reason == "MOVED_ON", method
+            code, text = await refusal(leg.desk.tell(method, **(of | {"seen_state": 99}), **more))
+            assert code is grpc.StatusCode.INVALID_ARGUMENT and text.startswith("seen_state:"), method
+        told = (await leg.desk.tell("Progress", **now, state=dispatch_pb2.DISPATCHED)).assignment
+        assert (told.state, told.offer_number) == (dispatch_pb2.DISPATCHED, seen.offer_number)
 
 
 async def test_a_unit_in_another_incident_is_asked_where_nobody_is_free_and_one_that_goes_is_replaced(

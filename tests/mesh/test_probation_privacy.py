@@ -6,6 +6,7 @@ The police's identity is tried the same way: what it finds shows that the search
 from __future__ import annotations
 
 import asyncio
+import json
 import struct
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, suppress
@@ -24,6 +25,7 @@ from services.cli.parties import DESKS, MOJ_RECORDS
 from services.common import rpc, times
 from tandem.dispatch.v1 import dispatch_pb2, dispatch_pb2_grpc
 from tests.support.chase import HOME, SECOND, UNITS, Chase, chase
+from tests.support.console import visiting
 from tests.support.mesh import PATIENCE_S, RunningMesh, running_mesh
 from tests.support.methods import methods
 from tests.support.otlp import Collector, collecting
@@ -212,6 +214,21 @@ async def known_ids(one: Chase) -> dict[str, list[str]]:
     }
 
 
+async def heard_by_console(mesh: RunningMesh, role: str, incident_id: str) -> dict[str, list[bytes]]:
+    """All that a desk's browser gets: the live page's stream until it has targets and units, the incident's page."""
+    async with visiting(mesh.now.console_url) as one:
+        await one.read("/sign-in")
+        assert (await one.post("/sign-in", role=role, name="duty-1"))[0] == 303
+        stream, had = [], set()
+        async with one.stream() as messages, asyncio.timeout(PATIENCE_S):
+            async for _, message in messages:
+                stream.append(json.dumps(message).encode())
+                had |= {sort for sort in ("targets", "units") if message[sort]}
+                if had == {"targets", "units"}:
+                    break
+        return {"stream": stream, "page": [(await one.read(f"/incidents/{incident_id}")).encode()]}
+
+
 async def test_no_method_tells_probation_where_she_is(traced: tuple[RunningMesh, Collector]) -> None:
     mesh, taken = traced
     async with chase(mesh) as one:
@@ -232,6 +249,8 @@ async def test_no_method_tells_probation_where_she_is(traced: tuple[RunningMesh,
         close = dispatch_pb2.CloseRequest(assignment_id=ids["assignment_id"][1], cause=dispatch_pb2.OTHER, note=NOTE)
         await call(stub.Close, close, police)
         await asyncio.sleep(1)  # the other legs have read it
+
+        console = {role: await heard_by_console(mesh, role, ids["incident_id"][0]) for role in ("police", "probation")}
 
         seen = {}
         for who in (DESKS["police"], DESKS["probation"], MOJ_RECORDS):
@@ -257,6 +276,14 @@ async def test_no_method_tells_probation_where_she_is(traced: tuple[RunningMesh,
             "/tandem.registry.v1.DisclosureService/ReadProtectedPerson",
             "/tandem.registry.v1.TraceService/GetTrace",
         } <= answered, "there was something to be given away"
+
+        # Nor does the console: a desk's map has its own units, and never the other agency's.
+        assert found_in(console["police"]) >= {"stream"} and found_in(console["probation"]) == set()
+        for role in ("police", "probation"):
+            own = [f"{degrees:.5f}"[:-1].encode() for place in UNITS[role].values() for degrees in place]
+            text = b"".join(console[role]["stream"])
+            assert all(one in text for one in own), role
+            assert {name for name in UNITS[role] if f'"unit {name}"'.encode() in text} == set(UNITS[role])
 
         every = {f"/{method.containing_service.full_name}/{method.name}" for method in methods()}
         for who in (DESKS["probation"], MOJ_RECORDS):

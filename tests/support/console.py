@@ -149,10 +149,12 @@ class Visitor:
             self.csrf = found[1]
         return text
 
-    async def post(self, path: str, csrf: str | None = None, origin: str = "", **form: str) -> tuple[int, str]:
+    async def post(
+        self, path: str, csrf: str | None = None, origin: str = "", accept: str = "text/html", **form: str
+    ) -> tuple[int, str]:
         """Sends a form with the token of the last page, or with another one. Status and text."""
         token = self.csrf if csrf is None else csrf
-        headers = {"Origin": origin} if origin else {}
+        headers = {"Accept": accept} | ({"Origin": origin} if origin else {})
         async with self.client.post(
             self.url + path, data={**form, "csrf": token}, headers=headers, allow_redirects=False
         ) as answer:

@@ -14,6 +14,7 @@ from services.console.domain.people import Role, User
 from services.console.domain.waterfall import Span
 from services.console.sessions import Session
 from services.console.texts import ISLAND, TEXTS, Texts
+from services.registry.traces.domain.spans import SAYS
 from tandem.common.v1 import alert_pb2
 from tandem.dispatch.v1 import dispatch_pb2
 
@@ -116,6 +117,21 @@ def test_an_explanation_knows_nothing_that_came_behind_the_decision() -> None:
 
 
 # ── waterfall ──
+
+
+def test_the_replay_knows_each_state_by_what_the_trace_calls_it_and_when_it_began() -> None:
+    assert {state: waterfall.STATES[says] for state, says in SAYS.items()} == {state: state for state in SAYS}
+
+    def step(name: str, end_us: int, service: str = "dispatch-police") -> Span:
+        return Span("t", name, "", service, name, 0, end_us, {"assignment_id": "a-1"})
+
+    told = [
+        step("police on the way", 30),
+        step("police offered", 10),
+        step("police noted", 20),
+        step("alert", 5, "geofence"),
+    ]
+    assert waterfall.moves(told) == {"a-1": [(10, "OFFERED"), (30, "EN_ROUTE")]}
 
 
 def test_a_span_stands_under_the_one_that_led_to_it_and_an_orphan_is_told() -> None:

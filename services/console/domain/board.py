@@ -51,6 +51,8 @@ class Assignment:
     due_ms: int | None = None
     latency_ms: float | None = None
     office_id: str = ""
+    unit_id: str = ""
+    """The unit that is asked or goes, of the own leg alone; empty where the desk itself is asked."""
     rung: str = ""
     close_cause: str = ""
     absent_legs: tuple[str, ...] = ()
@@ -175,5 +177,6 @@ def _assignment(one: Assignment) -> dict[str, Any]:
         "by": one.acknowledged_by,
         "due": one.due_ms,
         "office": one.office_id,
+        "unit": one.unit_id,
         "rung": one.rung,
     }

@@ -37,6 +37,22 @@ class Row:
     """The span that led to it isn't there."""
 
 
+STATES = {
+    "told": "NOTIFIED",
+    "offered": "OFFERED",
+    "escalated": "ESCALATED",
+    "accepted": "ACKNOWLEDGED",
+    "delivered": "ACKNOWLEDGED",
+    "stood down": "STOOD_DOWN",
+    "dispatched": "DISPATCHED",
+    "on the way": "EN_ROUTE",
+    "on scene": "ON_SCENE",
+    "has the wearer": "APPREHENDED",
+    "closed": "CLOSED",
+    "nobody available": "NOBODY_AVAILABLE",
+    "rejected": "REJECTED",
+}
+"""Which state a step of a leg led to, by what the trace calls it behind the leg's name."""
 USE = "ledger: "
 """How spans are called that say who saw personal data."""
 
@@ -44,6 +60,16 @@ USE = "ledger: "
 def steps(spans: Sequence[Span], leg: str) -> list[Span]:
     """What one leg did, in the order in which it was done."""
     return sorted((one for one in spans if one.service == f"dispatch-{leg}"), key=lambda one: one.end_us)
+
+
+def moves(spans: Sequence[Span]) -> dict[str, list[tuple[int, str]]]:
+    """By assignment: when it came into which state, in order, as far as the trace shows it to who looks."""
+    found: dict[str, list[tuple[int, str]]] = {}
+    for one in sorted(spans, key=lambda span: span.end_us):
+        leg, _, says = one.name.partition(" ")
+        if says in STATES and one.service == f"dispatch-{leg}":
+            found.setdefault(one.attributes.get("assignment_id", ""), []).append((one.end_us, STATES[says]))
+    return found
 
 
 def premises(spans: Sequence[Span], trace_id: str) -> list[Span]:

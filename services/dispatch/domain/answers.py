@@ -1,6 +1,7 @@
 """What a desk says of an assignment: it has it, takes it, refuses it, how far the unit is, what it was. Pure.
 
-What was said before changes nothing; what can't be said now is refused with the state that the assignment has.
+What was said before changes nothing; what can't be said now is refused with the state that the assignment has. Who says which offer
+and which state they saw is refused where it is another by now, so that an old page answers for nobody else.
 """
 
 from __future__ import annotations
@@ -27,6 +28,11 @@ from services.dispatch.domain.roster import NO_ROSTER, Board
 
 GIVEN_BACK = UNANSWERED | {State.ACKNOWLEDGED, State.DISPATCHED, State.EN_ROUTE}
 """What can be refused; who is there sees it through."""
+
+NO_SUCH_OFFER, OFFERED_ON, MOVED_ON = "NO_SUCH_OFFER", "OFFERED_ON", "MOVED_ON"
+CANT_TAKE, CANT_REFUSE, CANT_GO_ON, CANT_CLOSE = "CANT_TAKE", "CANT_REFUSE", "CANT_GO_ON", "CANT_CLOSE"
+STEP_LEFT_OUT, CLOSED_OTHERWISE = "STEP_LEFT_OUT", "CLOSED_OTHERWISE"
+"""Why an answer is refused, for programs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +71,8 @@ class Reject:
     reason: str
     deadlines: Deadlines
     board: Board = NO_ROSTER
+    seen: State | None = None
+    """The state that they saw; None where they didn't look."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +83,10 @@ class Progress:
     by: str
     now_ms: int
     state: State
+    offer_number: int = 0
+    """Whose unit it is; 0 for the present offer's."""
+    seen: State | None = None
+    """The state before, as they saw it; None where they didn't look."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +98,10 @@ class Close:
     now_ms: int
     cause: CloseCause
     note: str
+    offer_number: int = 0
+    """Which offer; 0 for the present one."""
+    seen: State | None = None
+    """The state that they saw; None where they didn't look."""
 
 
 Answering: TypeAlias = Receive | Acknowledge | Reject | Progress | Close
@@ -123,12 +139,14 @@ def _receive(assignment: Assignment, command: Receive) -> Iterator[Event]:
 
 def _acknowledge(assignment: Assignment, command: Acknowledge) -> Iterator[Event]:
     _check_offer(assignment, command.offer_number)
-    if command.offer_number and command.offer_number != assignment.offer_number:
-        raise FailedPrecondition(_offered_on(assignment))
+    if command.offer_number:
+        _check_present(assignment, command.offer_number)
     if assignment.state in TAKEN:
         return
     if assignment.state not in UNANSWERED:
-        raise FailedPrecondition(f"the assignment is {assignment.state.name}: there is nothing to acknowledge")
+        raise FailedPrecondition(
+            f"the assignment is {assignment.state.name}: there is nothing to acknowledge", CANT_TAKE
+        )
     due_ms = command.now_ms + command.deadlines.dispatch_ms if assignment.choice else None
     yield Acknowledged(command.now_ms, assignment.assignment_id, command.by, due_ms)
 
@@ -136,9 +154,9 @@ def _acknowledge(assignment: Assignment, command: Acknowledge) -> Iterator[Event
 def _reject(incident: Incident, assignment: Assignment, command: Reject) -> Iterator[Event]:
     _check_offer(assignment, command.offer_number)
     if assignment.state not in GIVEN_BACK:
-        raise FailedPrecondition(f"the assignment is {assignment.state.name}: it can't be refused")
-    if command.offer_number != assignment.offer_number:
-        raise FailedPrecondition(_offered_on(assignment))
+        raise FailedPrecondition(f"the assignment is {assignment.state.name}: it can't be refused", CANT_REFUSE)
+    _check_present(assignment, command.offer_number)
+    _check_seen(assignment, command.seen)
     rejected = Rejected(command.now_ms, assignment.assignment_id, command.by, command.reason)
     yield rejected
     incident = evolve(incident, rejected)
@@ -147,36 +165,55 @@ def _reject(incident: Incident, assignment: Assignment, command: Reject) -> Iter
 
 
 def _progress(assignment: Assignment, command: Progress) -> Iterator[Event]:
+    if command.offer_number:
+        _check_offer(assignment, command.offer_number)
+        _check_present(assignment, command.offer_number)
     if assignment.state not in TAKEN:
-        raise FailedPrecondition(f"the assignment is {assignment.state.name}: nobody has it who could go on")
+        raise FailedPrecondition(
+            f"the assignment is {assignment.state.name}: nobody has it who could go on", CANT_GO_ON
+        )
+    if assignment.state is not command.state:
+        _check_seen(assignment, command.seen)
     known, told = PROGRESS.index(assignment.state), PROGRESS.index(command.state)
     if told <= known:
         return
     if told > known + 1:
         before = PROGRESS[told - 1].name
         raise FailedPrecondition(
-            f"the assignment is {assignment.state.name}: {command.state.name} comes after {before}"
+            f"the assignment is {assignment.state.name}: {command.state.name} comes after {before}", STEP_LEFT_OUT
         )
     yield Progressed(command.now_ms, assignment.assignment_id, command.by, int(command.state))
 
 
 def _close(assignment: Assignment, command: Close) -> Iterator[Event]:
+    if command.offer_number:
+        _check_offer(assignment, command.offer_number)
+        _check_present(assignment, command.offer_number)
     if assignment.state is State.CLOSED:
         if assignment.close_cause is not command.cause:
-            raise FailedPrecondition(f"the assignment is CLOSED, as {_name(assignment.close_cause)}")
+            raise FailedPrecondition(f"the assignment is CLOSED, as {_name(assignment.close_cause)}", CLOSED_OTHERWISE)
         return
     if assignment.state not in TAKEN | {State.STOOD_DOWN}:
-        raise FailedPrecondition(f"the assignment is {assignment.state.name}: nobody has taken it who could close it")
+        raise FailedPrecondition(
+            f"the assignment is {assignment.state.name}: nobody has taken it who could close it", CANT_CLOSE
+        )
+    _check_seen(assignment, command.seen)
     yield Closed(command.now_ms, assignment.assignment_id, command.by, command.cause, command.note)
 
 
 def _check_offer(assignment: Assignment, offer_number: int) -> None:
     if offer_number > assignment.offer_number:
-        raise FailedPrecondition(f"there is no such offer: the last is {assignment.offer_number}")
+        raise FailedPrecondition(f"there is no such offer: the last is {assignment.offer_number}", NO_SUCH_OFFER)
 
 
-def _offered_on(assignment: Assignment) -> str:
-    return f"it was offered on since, as offer {assignment.offer_number}"
+def _check_present(assignment: Assignment, offer_number: int) -> None:
+    if offer_number != assignment.offer_number:
+        raise FailedPrecondition(f"it was offered on since, as offer {assignment.offer_number}", OFFERED_ON)
+
+
+def _check_seen(assignment: Assignment, seen: State | None) -> None:
+    if seen not in (None, assignment.state):
+        raise FailedPrecondition(f"the assignment is {assignment.state.name} by now, not {seen.name}", MOVED_ON)
 
 
 def _name(cause: CloseCause | None) -> str:

@@ -18,6 +18,7 @@ from pathlib import Path
 
 from aiohttp import web
 
+from services.common import durable
 from services.common.clock import wall_us
 from services.common.errors import FailedPrecondition, NotFound, PermanentError, RetryableError
 from services.common.telemetry import logger
@@ -170,13 +171,7 @@ def open_key(path: Path) -> bytes:
     """The key of a leg's links, made at the first start, readable by its owner only. Raises FailedPrecondition where it is damaged."""
     path.parent.mkdir(parents=True, exist_ok=True)
     if not path.exists():
-        draft = path.with_suffix(".draft")
-        draft.unlink(missing_ok=True)
-        with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
-            file.write(os.urandom(_KEY_BYTES))
-            file.flush()
-            os.fsync(file.fileno())
-        draft.rename(path)
+        durable.write(path, os.urandom(_KEY_BYTES))
     key = path.read_bytes()
     if len(key) != _KEY_BYTES:
         raise FailedPrecondition(f"{path.name} doesn't hold a key of {_KEY_BYTES} bytes")

@@ -1,8 +1,7 @@
 // The live page: what changes comes as server-sent events, at most twice a second.
 
-import { GeoJSONSource, LngLatBounds } from "maplibre-gl";
-import type { Map as MapLibre } from "maplibre-gl";
-import { METRES, openMap, pixelsAtZoom0 } from "./map";
+import { LiveMap } from "./livemap";
+import type { Target, Unit } from "./livemap";
 import { byId, make, readPage, timeOfDay } from "./page";
 import { Rows } from "./rows";
 import type { Assignment, Incident } from "./rows";
@@ -20,14 +19,6 @@ interface Alert {
   exercise: boolean;
 }
 
-interface Target {
-  id: string;
-  sort: "wearer" | "place" | "protected";
-  unknown: boolean;
-  /** Longitude, latitude, accuracy in metres. */
-  at: [number, number, number] | null;
-}
-
 interface Message {
   reset: boolean;
   now: number;
@@ -35,6 +26,7 @@ interface Message {
   away: Record<string, string>;
   incidents: Incident[];
   targets: Target[];
+  units: Unit[];
   gone: string[];
   alerts: Alert[];
 }
@@ -42,8 +34,6 @@ interface Message {
 const SILENT_MS = 12_000;
 const AGAIN_MS = 3_000;
 const ALERTS_MOST = 100;
-/** From this zoom on, names and accuracies can be told apart. */
-const NEAR = 10;
 
 const page = readPage();
 const texts = page.texts;
@@ -66,9 +56,10 @@ function drawList(): void {
   byId("count").textContent = String([...rows.incidents.values()].filter((one) => one.ended === null).length);
 }
 
-async function take(assignment: Assignment): Promise<void> {
-  const body = new URLSearchParams({ assignment: assignment.id, offer: String(assignment.offer) });
-  const answer = await fetch("/acknowledge", { method: "POST", body, headers: { "X-CSRF-Token": page.csrf } });
+async function take(incident: string, assignment: Assignment): Promise<void> {
+  const body = new URLSearchParams({ assignment: assignment.id, offer: String(assignment.offer), seen: assignment.state });
+  const headers = { "X-CSRF-Token": page.csrf, Accept: "application/json" };
+  const answer = await fetch(`/incidents/${incident}/acknowledge`, { method: "POST", body, headers });
   announce.textContent = answer.ok ? `${text("taken")}: ${assignment.subject}` : await answer.text();
 }
 
@@ -152,83 +143,7 @@ function addAlerts(alerts: Alert[]): void {
 
 // ── map ──
 
-let map: MapLibre | undefined;
-const targets = new Map<string, Target>();
-let touched = false;
-let fitted = 0;
-
-type Feature = GeoJSON.Feature<GeoJSON.Point>;
-
-function feature(one: Target): Feature | undefined {
-  if (one.at === null) return undefined;
-  const [lon, lat, accuracy] = one.at;
-  return {
-    type: "Feature",
-    geometry: { type: "Point", coordinates: [lon, lat] },
-    properties: {
-      id: one.id,
-      sort: one.sort,
-      unknown: one.unknown,
-      r0: pixelsAtZoom0(accuracy, lat),
-      name: one.unknown ? `${text(one.sort)}\n${text("unknown_position")}` : text(one.sort),
-    },
-  };
-}
-
-function moveTargets(ids: Iterable<string>): void {
-  const source = map?.getSource<GeoJSONSource>("targets");
-  if (!map || !source) return;
-  const add: Feature[] = [];
-  const remove: string[] = [];
-  for (const id of ids) {
-    const one = targets.get(id);
-    const made = one && feature(one);
-    if (made) add.push(made);
-    else remove.push(id);
-  }
-  source.updateData({ add, remove });
-  if (!touched && targets.size > fitted) {
-    const bounds = new LngLatBounds();
-    for (const one of targets.values()) if (one.at) bounds.extend([one.at[0], one.at[1]]);
-    if (!bounds.isEmpty()) map.fitBounds(bounds, { padding: 70, maxZoom: 13, animate: false });
-  }
-  fitted = targets.size;
-}
-
-void openMap(byId("map"), page.tiles, text("attribution")).then((opened) => {
-  opened.addSource("targets", { type: "geojson", promoteId: "id", data: { type: "FeatureCollection", features: [] } });
-  const color = ["match", ["get", "sort"], "wearer", "#c0392b", "#0b6e4f"] as never;
-  opened.addLayer({
-    id: "accuracy",
-    type: "circle",
-    source: "targets",
-    minzoom: NEAR,
-    paint: { "circle-radius": METRES, "circle-color": color, "circle-opacity": 0.15 },
-  });
-  opened.addLayer({
-    id: "targets",
-    type: "circle",
-    source: "targets",
-    layout: { "circle-sort-key": ["match", ["get", "sort"], "wearer", 1, 0] as never },
-    paint: {
-      "circle-radius": 7,
-      "circle-color": ["case", ["get", "unknown"], "#ffffff", color] as never,
-      "circle-stroke-color": color,
-      "circle-stroke-width": 3,
-    },
-  });
-  opened.addLayer({
-    id: "names",
-    type: "symbol",
-    source: "targets",
-    minzoom: NEAR,
-    layout: { "text-field": ["get", "name"], "text-font": ["sans-serif"], "text-size": 13, "symbol-sort-key": ["match", ["get", "sort"], "wearer", 0, 1] as never, "text-variable-anchor": ["top", "bottom", "right", "left"], "text-radial-offset": 1.1 },
-    paint: { "text-color": "#1b2733", "text-halo-color": "#ffffff", "text-halo-width": 2 },
-  });
-  for (const event of ["dragstart", "wheel"] as const) opened.on(event, () => (touched = true));
-  map = opened;
-  moveTargets(targets.keys());
-});
+const map = new LiveMap(byId("map"), page.tiles, text);
 
 // ── the connection ──
 
@@ -251,16 +166,14 @@ function receive(message: Message): void {
   offsetMs = message.now;
   rate = message.rate;
   away = message.away;
-  const movedIds = new Set<string>();
   if (message.reset) {
-    for (const id of targets.keys()) movedIds.add(id);
     rows.incidents.clear();
-    targets.clear();
+    map.clear();
     byId("alerts").replaceChildren();
   }
   for (const id of message.gone) {
     rows.incidents.delete(id);
-    if (targets.delete(id)) movedIds.add(id);
+    if (map.targets.delete(id) || map.units.delete(id)) map.moved(id);
   }
   for (const one of message.incidents) {
     rows.incidents.set(one.id, one);
@@ -268,12 +181,15 @@ function receive(message: Message): void {
     else if (!alarmed.has(one.id)) alarm(one);
   }
   for (const one of message.targets) {
-    targets.set(one.id, one);
-    movedIds.add(one.id);
+    map.targets.set(one.id, one);
+    map.moved(one.id);
+  }
+  for (const one of message.units) {
+    map.units.set(one.id, one);
+    map.moved(one.id);
   }
   if (message.alerts.length) addAlerts(message.alerts);
   if (message.reset || message.incidents.length || message.gone.length) drawList();
-  if (movedIds.size) moveTargets(movedIds);
   showConnection();
 }
 

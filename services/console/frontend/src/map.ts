@@ -65,6 +65,7 @@ export function openMap(container: HTMLElement, tiles: string, attribution: stri
     dragRotate: false,
     pitchWithRotate: false,
     attributionControl: false,
+    fadeDuration: 0, // names that fade in are 0.3 s of frames after each change
     localIdeographFontFamily: "sans-serif",
   });
   map.addControl(new AttributionControl({ compact: false }));

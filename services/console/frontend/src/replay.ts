@@ -36,8 +36,10 @@ interface Replay {
 interface Step {
   leg: string;
   subject: string;
-  offered: number | null;
-  taken: number | null;
+  /** Who went or was asked last, of the own leg; empty where that is the desk itself. */
+  unit: string;
+  /** From when on it stood how. */
+  states: [number, string][];
 }
 
 interface ReplayPage extends Page {
@@ -133,8 +135,9 @@ function draw(): void {
     lines.push(`${who}: ${age}${track.wearer && near.length ? `, ${Math.min(...near).toFixed(0)} m → ${text("place")}` : ""}`);
   }
   for (const step of page.steps) {
-    const state = step.taken !== null && step.taken <= at ? "ACKNOWLEDGED" : step.offered !== null && step.offered <= at ? "OFFERED" : "";
-    if (state) lines.push(`${text(step.leg)} → ${step.subject}: ${text(state)}`);
+    const state = step.states.filter(([since]) => since <= at).at(-1);
+    const unit = step.unit ? ` (${text("unit")} ${step.unit})` : "";
+    if (state) lines.push(`${text(step.leg)} → ${step.subject}${unit}: ${text(state[1])}`);
   }
   const last = alerts.filter((one) => one.at <= at).at(-1);
   if (last) lines.push(`${timeOfDay(last.at)} ${text(last.kind)}${last.ring ? ` ${last.ring} m` : ""}`);

@@ -9,6 +9,8 @@ export interface Assignment {
   demand: string;
   offer: number;
   due: number | null;
+  /** Who is asked or goes; empty where that is the desk itself, and of another leg. */
+  unit: string;
 }
 
 export interface Incident {
@@ -27,7 +29,8 @@ export interface Incident {
 }
 
 const LEGS = ["probation", "police", "warning"];
-const UNANSWERED = new Set(["OFFERED", "ESCALATED", "NOBODY_AVAILABLE", "REJECTED"]);
+/** States in which the leg takes an answer. */
+const OFFERS = new Set(["OFFERED", "ESCALATED"]);
 
 export class Rows {
   readonly incidents = new Map<string, Incident>();
@@ -35,13 +38,16 @@ export class Rows {
   #rows = new Map<string, HTMLTableRowElement>();
   #drawn = new Map<string, Incident>();
   #open = new Set<string>();
+  /** Rows that can be seen, or soon: only their clocks are kept. */
+  #inSight = new Set<Element>();
+  #sight = new IntersectionObserver((entries) => this.#seen(entries), { rootMargin: "200px" });
 
   constructor(
     private readonly body: HTMLTableSectionElement,
     private readonly texts: Record<string, string>,
     private readonly leg: string,
     private readonly now: () => number,
-    private readonly take: (assignment: Assignment) => void,
+    private readonly take: (incident: string, assignment: Assignment) => void,
   ) {}
 
   /** Brings the table to what `incidents` says; returns how many are shown. */
@@ -64,30 +70,56 @@ export class Rows {
     for (const [key, row] of this.#rows) {
       if (!stay.has(key)) {
         row.remove();
+        this.#sight.unobserve(row);
+        this.#inSight.delete(row);
         this.#rows.delete(key);
         this.#drawn.delete(key);
       }
     }
-    shown.forEach((key, i) => {
+    const made = shown.map((key) => {
       const many = groups.get(key.slice("group ".length));
+      const old = this.#rows.get(key);
+      const before = this.#drawn.get(key);
       const row = key.startsWith("group ") && many ? this.#groupRow(key, many) : this.#row(key);
-      if (this.body.rows[i] !== row) this.body.insertBefore(row, this.body.rows[i] ?? null);
+      if (!old) this.#sight.observe(row);
+      // Only what has changed can have changed its place: all others stay in their order, and none of them is moved.
+      else if (before !== this.#drawn.get(key) || many) row.remove();
+      return row;
     });
+    let at = this.body.firstElementChild;
+    for (const row of made) {
+      if (row === at) at = at.nextElementSibling;
+      else this.body.insertBefore(row, at);
+    }
     // A row that is moved loses the focus.
     if (focused instanceof HTMLElement && focused !== document.activeElement && this.body.contains(focused)) focused.focus();
     this.tick();
     return shown.length;
   }
 
-  /** The deadline clocks. */
+  /** The deadline clocks of the rows in sight. */
   tick(): void {
     const now = this.now();
-    for (const cell of this.body.querySelectorAll<HTMLElement>("[data-due]")) {
-      const left = Math.round((Number(cell.dataset["due"]) - now) / 1000);
-      const told = left >= 0 ? `${left} s` : `${this.texts["overdue"]} ${-left} s`;
-      if (cell.textContent !== told) cell.textContent = told;
-      cell.classList.toggle("bad", left < 10);
+    for (const row of this.#inSight) this.#clock(row, now);
+  }
+
+  #seen(entries: IntersectionObserverEntry[]): void {
+    const now = this.now();
+    for (const one of entries) {
+      if (one.isIntersecting) {
+        this.#inSight.add(one.target);
+        this.#clock(one.target, now);
+      } else this.#inSight.delete(one.target);
     }
+  }
+
+  #clock(row: Element, now: number): void {
+    const cell = row.querySelector<HTMLElement>("[data-due]");
+    if (!cell) return;
+    const left = Math.round((Number(cell.dataset["due"]) - now) / 1000);
+    const told = left >= 0 ? `${left} s` : `${this.texts["overdue"]} ${-left} s`;
+    if (cell.textContent !== told) cell.textContent = told;
+    cell.classList.toggle("bad", left < 10);
   }
 
   /** Moves the focus so many rows on. */
@@ -138,7 +170,7 @@ export class Rows {
       make("td", {}, this.#tag(one.demand, `tag demand-${one.demand}`), " ", this.texts[one.cause] ?? one.cause),
       one.due === null ? make("td") : make("td", { class: "number", "data-due": String(one.due) }),
       this.#name(one),
-      ...LEGS.map((leg) => this.#leg(leg, one.legs[leg] ?? [])),
+      ...LEGS.map((leg) => this.#leg(one.id, leg, one.legs[leg] ?? [])),
     );
     if (hadFocus !== undefined) (row.querySelector<HTMLElement>(".take") ?? row.querySelector<HTMLElement>("a"))?.focus();
     return row;
@@ -152,15 +184,18 @@ export class Rows {
     return cell;
   }
 
-  #leg(leg: string, assignments: Assignment[]): HTMLElement {
+  #leg(incident: string, leg: string, assignments: Assignment[]): HTMLElement {
     const cell = make("td", { "data-leg": leg });
     for (const one of assignments) {
       const line = make("div", { class: "assignment" }, this.#tag(one.state, `state state-${one.state}`));
-      if (leg === this.leg) line.append(" ", make("small", { title: one.subject }, shortened(one.subject)));
-      if (leg === this.leg && UNANSWERED.has(one.state)) {
+      if (leg === this.leg) {
+        const unit = one.unit ? `${one.unit} → ` : "";
+        line.append(" ", make("small", { title: `${unit}${one.subject}` }, `${unit}${shortened(one.subject)}`));
+      }
+      if (leg === this.leg && OFFERS.has(one.state)) {
         const name = `${this.texts["take"]} ${one.subject}`;
         const button = make("button", { type: "button", class: "take", "aria-label": name }, this.texts["take"] ?? "");
-        button.addEventListener("click", () => this.take(one));
+        button.addEventListener("click", () => this.take(incident, one));
         line.append(" ", button);
       }
       cell.append(line);

@@ -828,22 +828,26 @@ class RejectRequest(_message.Message):
     ASSIGNMENT_ID_FIELD_NUMBER: _builtins.int
     OFFER_NUMBER_FIELD_NUMBER: _builtins.int
     REASON_FIELD_NUMBER: _builtins.int
+    SEEN_STATE_FIELD_NUMBER: _builtins.int
     assignment_id: _builtins.str
     """The assignment."""
     offer_number: _builtins.int
     """The offer: Assignment.offer_number."""
     reason: _builtins.str
     """Why, for people: 1 to 200 characters. It stays with this leg."""
+    seen_state: Global___AssignmentState.ValueType
+    """The state that whoever refuses saw. Refused where it is another by now; unspecified where they didn't look."""
     def __init__(
         self,
         *,
         assignment_id: _builtins.str = ...,
         offer_number: _builtins.int = ...,
         reason: _builtins.str = ...,
+        seen_state: Global___AssignmentState.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["assignment_id", b"assignment_id", "offer_number", b"offer_number", "reason", b"reason"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["assignment_id", b"assignment_id", "offer_number", b"offer_number", "reason", b"reason", "seen_state", b"seen_state"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -881,19 +885,27 @@ class ProgressRequest(_message.Message):
 
     ASSIGNMENT_ID_FIELD_NUMBER: _builtins.int
     STATE_FIELD_NUMBER: _builtins.int
+    OFFER_NUMBER_FIELD_NUMBER: _builtins.int
+    SEEN_STATE_FIELD_NUMBER: _builtins.int
     assignment_id: _builtins.str
     """The assignment."""
     state: Global___AssignmentState.ValueType
     """DISPATCHED, EN_ROUTE, ON_SCENE or APPREHENDED, each after the one before."""
+    offer_number: _builtins.int
+    """The offer whose unit it is: Assignment.offer_number. One that was offered on since is refused; 0 is the present one."""
+    seen_state: Global___AssignmentState.ValueType
+    """The state that was seen. Refused where it is another by now, but for `state` itself; unspecified where nobody looked."""
     def __init__(
         self,
         *,
         assignment_id: _builtins.str = ...,
         state: Global___AssignmentState.ValueType = ...,
+        offer_number: _builtins.int = ...,
+        seen_state: Global___AssignmentState.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["assignment_id", b"assignment_id", "state", b"state"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["assignment_id", b"assignment_id", "offer_number", b"offer_number", "seen_state", b"seen_state", "state", b"state"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -932,22 +944,30 @@ class CloseRequest(_message.Message):
     ASSIGNMENT_ID_FIELD_NUMBER: _builtins.int
     CAUSE_FIELD_NUMBER: _builtins.int
     NOTE_FIELD_NUMBER: _builtins.int
+    OFFER_NUMBER_FIELD_NUMBER: _builtins.int
+    SEEN_STATE_FIELD_NUMBER: _builtins.int
     assignment_id: _builtins.str
     """The assignment."""
     cause: Global___CloseCause.ValueType
     """What it was."""
     note: _builtins.str
     """For people, at most 500 characters; needed for OTHER. It stays with this leg."""
+    offer_number: _builtins.int
+    """The offer that is closed: Assignment.offer_number. One that was offered on since is refused; 0 is the present one."""
+    seen_state: Global___AssignmentState.ValueType
+    """The state that was seen. Refused where it is another by now, but for CLOSED; unspecified where nobody looked."""
     def __init__(
         self,
         *,
         assignment_id: _builtins.str = ...,
         cause: Global___CloseCause.ValueType = ...,
         note: _builtins.str = ...,
+        offer_number: _builtins.int = ...,
+        seen_state: Global___AssignmentState.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["assignment_id", b"assignment_id", "cause", b"cause", "note", b"note"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["assignment_id", b"assignment_id", "cause", b"cause", "note", b"note", "offer_number", b"offer_number", "seen_state", b"seen_state"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -210,6 +210,7 @@ class UnitReport(_message.Message):
     POSITION_FIELD_NUMBER: _builtins.int
     REPORTED_AT_FIELD_NUMBER: _builtins.int
     INCIDENT_ID_FIELD_NUMBER: _builtins.int
+    POSITION_AT_FIELD_NUMBER: _builtins.int
     status: Global___UnitStatus.ValueType
     """What it said of itself."""
     incident_id: _builtins.str
@@ -226,6 +227,10 @@ class UnitReport(_message.Message):
     def reported_at(self) -> _timestamp_pb2.Timestamp:
         """When it said so, by the mesh's clock."""
 
+    @_builtins.property
+    def position_at(self) -> _timestamp_pb2.Timestamp:
+        """When it was at `position`, by the mesh's clock: a later report may have said nothing of where it is."""
+
     def __init__(
         self,
         *,
@@ -234,10 +239,11 @@ class UnitReport(_message.Message):
         position: _geometry_pb2.Point | None = ...,
         reported_at: _timestamp_pb2.Timestamp | None = ...,
         incident_id: _builtins.str = ...,
+        position_at: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["position", b"position", "reported_at", b"reported_at", "unit", b"unit"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["position", b"position", "position_at", b"position_at", "reported_at", b"reported_at", "unit", b"unit"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["incident_id", b"incident_id", "position", b"position", "reported_at", b"reported_at", "status", b"status", "unit", b"unit"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["incident_id", b"incident_id", "position", b"position", "position_at", b"position_at", "reported_at", b"reported_at", "status", b"status", "unit", b"unit"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

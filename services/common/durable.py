@@ -1,0 +1,37 @@
+"""Files that are in place whole or not at all, whatever is killed or loses power meanwhile, and readable by their owner alone.
+
+A draft beside the file is written and synced, then renamed, then the folder is synced: a name never stands for half a content.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+PRIVATE = 0o600
+
+
+def write(path: Path, data: bytes, mode: int = PRIVATE) -> None:
+    """Puts a file into place, on disk when it returns; its folder must exist. Raises OSError."""
+    draft = path.with_name(f".{path.name}.{os.getpid()}.draft")
+    draft.unlink(missing_ok=True)  # of a process with this id that was killed
+    write_draft(draft, data, mode)
+    put(draft, path)
+
+
+def write_draft(path: Path, data: bytes, mode: int = PRIVATE) -> None:
+    """Writes and syncs a file that isn't there yet. Raises OSError, FileExistsError where it is."""
+    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def put(draft: Path, path: Path) -> None:
+    """Gives a synced draft its name, in place of what has it; both are in one folder. Raises OSError."""
+    draft.replace(path)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
