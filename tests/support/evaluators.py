@@ -79,10 +79,10 @@ class Client:
         self.what_if: Any = what_if_pb2_grpc.WhatIfServiceStub(channel)
 
     async def case(self, case_id: str, min_sequence: int = 0, who: str = POLICE) -> geofence_pb2.GetCaseResponse:
-        """GetCase."""
+        """GetCase; waits for an evaluator that was dead a moment ago."""
         request = geofence_pb2.GetCaseRequest(case_id=case_id, min_sequence=min_sequence)
         answer: geofence_pb2.GetCaseResponse = await self.geofence.GetCase(
-            request, metadata=rpc.bearer(who, SECRET), timeout=WITHIN_S
+            request, metadata=rpc.bearer(who, SECRET), timeout=WITHIN_S, wait_for_ready=True
         )
         return answer
 
