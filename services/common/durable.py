@@ -6,6 +6,7 @@ A draft beside the file is written and synced, then renamed, then the folder is 
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from pathlib import Path
 
 PRIVATE = 0o600
@@ -13,10 +14,18 @@ PRIVATE = 0o600
 
 def write(path: Path, data: bytes, mode: int = PRIVATE) -> None:
     """Puts a file into place, on disk when it returns; its folder must exist. Raises OSError."""
-    draft = path.with_name(f".{path.name}.{os.getpid()}.draft")
-    draft.unlink(missing_ok=True)  # of a process with this id that was killed
-    write_draft(draft, data, mode)
-    put(draft, path)
+    put(_draft_of(path, data, mode), path)
+
+
+def write_once(path: Path, data: bytes) -> None:
+    """As `write`, but a file that is there stays: of processes that start together all read what the first one wrote."""
+    draft = _draft_of(path, data, PRIVATE)
+    try:
+        with suppress(FileExistsError):
+            os.link(draft, path)
+    finally:
+        draft.unlink()
+    _sync(path.parent)
 
 
 def write_draft(path: Path, data: bytes, mode: int = PRIVATE) -> None:
@@ -30,8 +39,19 @@ def write_draft(path: Path, data: bytes, mode: int = PRIVATE) -> None:
 def put(draft: Path, path: Path) -> None:
     """Gives a synced draft its name, in place of what has it; both are in one folder. Raises OSError."""
     draft.replace(path)
-    folder = os.open(path.parent, os.O_RDONLY)
+    _sync(path.parent)
+
+
+def _draft_of(path: Path, data: bytes, mode: int) -> Path:
+    draft = path.with_name(f".{path.name}.{os.getpid()}.draft")
+    draft.unlink(missing_ok=True)  # of a process with this id that was killed
+    write_draft(draft, data, mode)
+    return draft
+
+
+def _sync(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
     try:
-        os.fsync(folder)
+        os.fsync(descriptor)
     finally:
-        os.close(folder)
+        os.close(descriptor)

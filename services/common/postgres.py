@@ -76,6 +76,8 @@ def _settings(answer_within_s: float | None) -> dict[str, str]:
     return {
         "application_name": "tandem",
         "synchronous_commit": "on",
+        # Whoever holds the lock of writers must see what its holder before has committed.
+        "default_transaction_isolation": "read committed",
         "lock_timeout": str(LOCK_WITHIN_MS),
         "statement_timeout": str(round(1000 * (answer_within_s or 0))),
         "idle_in_transaction_session_timeout": str(IDLE_WITHIN_MS if answer_within_s else 0),

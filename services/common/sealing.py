@@ -62,7 +62,7 @@ def open_private_keys(path: Path) -> tuple[X25519PrivateKey, ...]:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     if not path.exists():
-        durable.write(path, f"{X25519PrivateKey.generate().private_bytes_raw().hex()}\n".encode())
+        durable.write_once(path, f"{X25519PrivateKey.generate().private_bytes_raw().hex()}\n".encode())
     try:
         keys = tuple(X25519PrivateKey.from_private_bytes(bytes.fromhex(line)) for line in path.read_text().split())
     except ValueError:

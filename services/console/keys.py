@@ -16,7 +16,7 @@ def open_key(path: Path) -> bytes:
     """The key, made at the first start: sessions outlive a restart. Raises FailedPrecondition where the file holds too little."""
     if not path.exists():
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        durable.write(path, secrets.token_bytes(KEY_BYTES))
+        durable.write_once(path, secrets.token_bytes(KEY_BYTES))
     key = path.read_bytes()
     if len(key) < KEY_BYTES:
         raise FailedPrecondition(

@@ -38,6 +38,8 @@ class Units:
                 found = await self._read(states()) if is_viewed() else {}
             except grpc.aio.AioRpcError as error:
                 logger().info("units_not_read", role=self._role.value, code=error.code().name)
+                # Where they were last, and that nobody knows: an empty map would say that nobody is on duty.
+                found = {id_: {**one, "unknown": True} for id_, one in self.shown.items()}
             for id_ in {*self.shown, *found}:
                 if self.shown.get(id_) != found.get(id_):
                     if id_ in found:

@@ -49,12 +49,15 @@ class Boards:
         if version != self._version:
             offices = store_roster.offices(connection, self._version)
             units = store_roster.units(connection, self._version)
-            self._roster = Board({**self._roster.offices, **offices}, {**self._roster.units, **units})
+            known = NO_ROSTER if self._version == _UNREAD else self._roster
+            self._roster = Board({**known.offices, **offices}, {**known.units, **units})
             self._version = version
 
     def forget(self) -> None:
-        """What was read in a transaction that failed may never have been."""
-        self._roster = NO_ROSTER
+        """What was read in a transaction that failed may never have been: the next one reads all of it anew.
+
+        Until then `ahead` goes by it, or whoever is chosen next would be chosen without travel times.
+        """
         self._version = _UNREAD
 
     def within(self, connection: Connection, ahead: Board, seen: Seen) -> tuple[Board, dict[str, dict[str, str]]]:

@@ -23,6 +23,14 @@ def test_a_file_is_for_its_owner_alone_and_leaves_no_draft(tmp_path: Path) -> No
     assert list(tmp_path.iterdir()) == [path]
 
 
+def test_what_is_written_once_stays_and_leaves_no_draft(tmp_path: Path) -> None:
+    path = tmp_path / "key"
+    for data in (b"one", b"two"):
+        durable.write_once(path, data)
+        assert path.read_bytes() == b"one" and path.stat().st_mode & 0o777 == 0o600
+    assert list(tmp_path.iterdir()) == [path]
+
+
 @pytest.mark.parametrize("step", ["fsync", "replace"])
 def test_what_fails_on_the_way_leaves_what_was_there(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str

@@ -74,7 +74,7 @@ async def _verify(engine: AsyncEngine, key: bytes | None, kept: list[SignedHead]
 def _engine(database: str) -> AsyncEngine:
     if "://" in database:
         try:
-            return postgres.engine(database)
+            return postgres.engine(database, answer_within_s=None)  # between two pages many signatures are checked
         except FailedPrecondition as error:
             raise CommandFailed(f"--database: {error.reason}", MISUSED) from None
     path = Path(database).absolute()

@@ -171,7 +171,7 @@ def open_key(path: Path) -> bytes:
     """The key of a leg's links, made at the first start, readable by its owner only. Raises FailedPrecondition where it is damaged."""
     path.parent.mkdir(parents=True, exist_ok=True)
     if not path.exists():
-        durable.write(path, os.urandom(_KEY_BYTES))
+        durable.write_once(path, os.urandom(_KEY_BYTES))
     key = path.read_bytes()
     if len(key) != _KEY_BYTES:
         raise FailedPrecondition(f"{path.name} doesn't hold a key of {_KEY_BYTES} bytes")
