@@ -69,7 +69,7 @@ class Found(enum.Enum):
     """... within the ring that demands a response."""
     MAYBE_INSIDE = "MAYBE_INSIDE"
     """What is known of the positions allows that the wearer is within that ring, and doesn't make it likely."""
-    MAYBE_INSIDE_KNOWN = "MAYBE_INSIDE_KNOWN"
+    MAYBE_INSIDE_UNTOLD = "MAYBE_INSIDE_UNTOLD"
     """... and somebody was sent to that target, or an encounter is authorised, or the desks were told within the hour."""
     UNDATED = "UNDATED"
     """All that a device has sent for a minute is dated so far off that it can't be used."""
@@ -102,7 +102,7 @@ FOUND: dict[Found, tuple[Kind, Demand]] = {
     Found.JUMPED_NEAR: (Kind.IMPLAUSIBLE, Demand.NOTIFY),
     # Nobody is sent on what is no more than possible; the desks look, also those that knew of a wider ring: 1 km is no 100 m.
     Found.MAYBE_INSIDE: (Kind.UNKNOWN_NEAR, Demand.NOTIFY),
-    Found.MAYBE_INSIDE_KNOWN: (Kind.UNKNOWN_NEAR, Demand.RECORD),
+    Found.MAYBE_INSIDE_UNTOLD: (Kind.UNKNOWN_NEAR, Demand.RECORD),
     # It is heard, so silence doesn't tell of it, and nobody knows where the wearer is.
     Found.UNDATED: (Kind.IMPLAUSIBLE, Demand.NOTIFY),
     # Some receivers pin themselves at a standstill; a track that was there before is no accident.

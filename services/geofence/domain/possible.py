@@ -36,7 +36,7 @@ def look(
         told = not state.is_odd_again(Doubt.VAGUE, f"{case.case_id} {target.key}", maybe.at_ms)
     case_state.possible[target.key] = Possible(state.now_ms, told)
     if before is None or (told and not before.told):
-        kind, demand = demands.FOUND[Found.MAYBE_INSIDE if told else Found.MAYBE_INSIDE_KNOWN]
+        kind, demand = demands.FOUND[Found.MAYBE_INSIDE if told else Found.MAYBE_INSIDE_UNTOLD]
         decisions.alert(
             case_state,
             kind,
