@@ -185,10 +185,19 @@ class Store:
 
     async def assignment(self, assignment_id: str) -> AssignmentRow | None:
         """An assignment; None where there is none of that id."""
-        rows = await self._rows(
-            sa.select(tables.assignments).where(tables.assignments.c.assignment_id == assignment_id)
-        )
-        return AssignmentRow(**rows[0]._mapping) if rows else None
+        return (await self.assignments([assignment_id])).get(assignment_id)
+
+    async def assignments(self, assignment_ids: Sequence[str]) -> dict[str, AssignmentRow]:
+        """Assignments by id; those that aren't there are left out."""
+
+        def read(connection: sa.Connection) -> dict[str, AssignmentRow]:
+            found: dict[str, AssignmentRow] = {}
+            for some in _paged(assignment_ids):
+                query = sa.select(tables.assignments).where(tables.assignments.c.assignment_id.in_(some))
+                found.update((row.assignment_id, AssignmentRow(*row)) for row in connection.execute(query))
+            return found
+
+        return await self.transaction(read)
 
     # ── steps ────────────────────────────────────────────────────────────────────────────────────────────────────────
 

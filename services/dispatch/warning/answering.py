@@ -121,7 +121,8 @@ class AnswerDoor:
         return message
 
     async def _sealed(self, message: MessageRow) -> list[bytes]:
-        return [one.sealed for one in await self._store.contacts_of(message.person_id) if one.sealed]
+        known = await self._store.contacts_of(message.person_id)
+        return [one.sealed for one in known[message.person_id] if one.sealed]
 
     def _is_duress(self, message: MessageRow, sealed: Sequence[bytes], choice: str) -> bool:
         for one in sealed:

@@ -135,9 +135,12 @@ class Sender:
 
     async def _open(self, due: Sequence[MessageRow]) -> None:
         """Words messages and puts them on their ways."""
+        if not due:
+            return
         opened = []
+        known = await retried(partial(self._store.contacts_of, *{message.person_id for message in due}))
         for message in due:
-            contacts = await retried(partial(self._store.contacts_of, message.person_id))
+            contacts = known[message.person_id]
             contact = self._contact(message.person_id, contacts)
             language = _LANGUAGES.get(contact.language, Language.KOREAN) if contact else Language.KOREAN
             distance_m, change = await self._figures(message)
@@ -159,8 +162,7 @@ class Sender:
                 for way in ways
             ]
             opened.append((message, text, language.value, sendings))
-        if opened:
-            await retried(partial(self._store.open, opened))
+        await retried(partial(self._store.open, opened))
         for message, _, _, sendings in opened:
             told = {"message_id": message.message_id, "notice": message.notice, "ways": len(sendings)}
             logger().info("warning_opened", **told)
@@ -239,7 +241,8 @@ class Sender:
     async def _post(self, session: aiohttp.ClientSession | None, sending: Sending, message: MessageRow) -> str:
         """Hands a message to a gateway; empty where it took it, else why not."""
         gateway = self._gateways.get(sending.way.removeprefix(GATEWAY))
-        contact = self._contact(message.person_id, await retried(partial(self._store.contacts_of, message.person_id)))
+        known = await retried(partial(self._store.contacts_of, message.person_id))
+        contact = self._contact(message.person_id, known[message.person_id])
         if gateway is None or session is None or contact is None:
             return "no contact any more" if contact is None else "no such gateway any more"
         body = {

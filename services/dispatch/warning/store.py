@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, TypeVar
 
@@ -41,6 +41,7 @@ TAKEN_KEPT_MS = 40 * 86_400_000
 LATE_RECEIPT_MS = 3_600_000
 """So long it is looked whether a gateway that follows the leg's steps has taken what was flagged."""
 UNREACHED = (int(WarningFlag.NO_RECEIPT), int(WarningFlag.NO_CONTACT))
+_NOTHING: Mapping[str, object] = {}
 T = TypeVar("T")
 
 
@@ -65,8 +66,10 @@ class WarningStore:
         except OperationalError as error:
             raise Unavailable("the store of warnings doesn't answer") from error
 
-    async def _rows(self, query: sa.Select[*tuple[Any, ...]]) -> Sequence[sa.Row[*tuple[Any, ...]]]:
-        return await self._do(lambda connection: connection.execute(query).all())
+    async def _rows(
+        self, query: sa.Select[*tuple[Any, ...]], values: Mapping[str, object] = _NOTHING
+    ) -> Sequence[sa.Row[*tuple[Any, ...]]]:
+        return await self._do(lambda connection: connection.execute(query, values).all())
 
     # ── what comes in ────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -114,25 +117,29 @@ class WarningStore:
         """Notes how far a stream has been taken in of which nothing else is kept."""
         await self._do(lambda connection: _put_position(connection, position))
 
-    async def contacts_of(self, person_id: str) -> list[Contact]:
-        """How a person is reached, by their cases, what was put last first."""
-        query = sa.select(contacts).where(contacts.c.person_id == person_id).order_by(contacts.c.version.desc())
-        return [Contact(**row._mapping) for row in await self._rows(query)]
+    async def contacts_of(self, *person_ids: str) -> dict[str, list[Contact]]:
+        """How persons are reached, by their cases, what was put last first."""
+
+        def work(connection: sa.Connection) -> dict[str, list[Contact]]:
+            found: dict[str, list[Contact]] = {}
+            for person_id in person_ids:
+                rows = connection.execute(_CONTACTS, {"person_id": person_id})
+                found[person_id] = [Contact(*row) for row in rows]
+            return found
+
+        return await self._do(work)
 
     # ── what goes out ────────────────────────────────────────────────────────────────────────────────────────────────
 
     async def due(self, now_ms: int) -> list[MessageRow]:
         """Messages whose turn it is."""
-        query = sa.select(messages).where(sa.text("state = 'waiting'"), messages.c.due_ms <= now_ms)
-        return [MessageRow(**row._mapping) for row in await self._rows(query.order_by(messages.c.due_ms).limit(500))]
+        return [MessageRow(*row) for row in await self._rows(_DUE, {"now_ms": now_ms})]
 
     async def next_ms(self) -> int | None:
         """When something is to be sent next, mesh time."""
 
         def work(connection: sa.Connection) -> int | None:
-            waiting = sa.select(sa.func.min(messages.c.due_ms)).where(sa.text("state = 'waiting'"))
-            sending = sa.select(sa.func.min(sendings.c.next_ms)).where(sa.text("outcome = ''"))
-            found = [connection.scalar(query) for query in (waiting, sending)]
+            found = [connection.scalar(query) for query in (_NEXT_WAITING, _NEXT_SENDING)]
             return min((one for one in found if one is not None), default=None)
 
         return await self._do(work)
@@ -148,13 +155,8 @@ class WarningStore:
 
     async def to_try(self, now_ms: int) -> list[tuple[Sending, MessageRow]]:
         """Sendings whose turn it is, with their messages."""
-        joined = sendings.join(messages, sendings.c.message_id == messages.c.message_id)
-        query = sa.select(*sendings.c, *messages.c).select_from(joined)
-        query = (
-            query.where(sa.text("outcome = ''"), sendings.c.next_ms <= now_ms).order_by(sendings.c.next_ms).limit(5_000)
-        )
-        count = len(sendings.c)
-        return [(Sending(*row[:count]), MessageRow(*row[count:])) for row in await self._rows(query)]
+        count, rows = len(sendings.c), await self._rows(_TO_TRY, {"now_ms": now_ms})
+        return [(Sending(*row[:count]), MessageRow(*row[count:])) for row in rows]
 
     async def tried(self, tried: Sequence[tuple[Sending, str, int]]) -> None:
         """Notes tries: each with its outcome and when the next one is."""
@@ -214,16 +216,12 @@ class WarningStore:
 
     async def without_receipt(self, now_ms: int) -> list[MessageRow]:
         """Messages whose receipt should be here by now."""
-        query = sa.select(messages).where(messages.c.receipt_due_ms <= now_ms).order_by(messages.c.due_ms).limit(500)
-        return [MessageRow(**row._mapping) for row in await self._rows(query)]
+        return [MessageRow(*row) for row in await self._rows(_WITHOUT_RECEIPT, {"now_ms": now_ms})]
 
     async def unreached(self, now_ms: int) -> list[MessageRow]:
         """The newest message of each person of whom the police were told lately that nobody knows whether they were reached."""
-        joined = messages.join(told, _joined())
-        recent = told.c.flag.in_(UNREACHED) & (told.c.flag_ms > now_ms - LATE_RECEIPT_MS)
-        query = sa.select(*messages.c).select_from(joined).where(recent).order_by(messages.c.due_ms)
-        found = {(row.incident_id, row.person_id): MessageRow(*row) for row in await self._rows(query)}
-        return list(found.values())
+        rows = await self._rows(_UNREACHED, {"since_ms": now_ms - LATE_RECEIPT_MS})
+        return list({(row.incident_id, row.person_id): MessageRow(*row) for row in rows}.values())
 
     async def pass_receipt(self, message: MessageRow, now_ms: int, reached: bool) -> None:
         """The time for a receipt is over, of this message and those before it: `reached` where somebody else vouches for it, else the
@@ -247,10 +245,8 @@ class WarningStore:
 
     async def owed(self) -> list[tuple[Owed, MessageRow]]:
         """What the leg is to be told, in its order."""
-        joined = to_leg.join(messages, to_leg.c.message_id == messages.c.message_id)
-        query = sa.select(*to_leg.c, *messages.c).select_from(joined).order_by(to_leg.c.id).limit(500)
         count = len(to_leg.c)
-        return [(Owed(*row[:count]), MessageRow(*row[count:])) for row in await self._rows(query)]
+        return [(Owed(*row[:count]), MessageRow(*row[count:])) for row in await self._rows(_OWED)]
 
     async def settled(self, owed: Owed) -> None:
         """The leg was told."""
@@ -272,30 +268,21 @@ class WarningStore:
 
 
 def _open(connection: sa.Connection, message: MessageRow, text: str, language: str, ways: Sequence[Sending]) -> None:
-    state = SENDING if ways else NO_WAY
-    this = (messages.c.message_id == message.message_id) & (messages.c.state == WAITING)
-    opened = sa.update(messages).where(this).values(state=state, text=text, language=language)
-    if not connection.execute(opened).rowcount:
+    opened = {"state": SENDING if ways else NO_WAY, "text": text, "language": language}
+    if not connection.execute(_OPEN, {"which": message.message_id, **opened}).rowcount:
         return  # a newer one took its place
-    before = of_person(message) & (messages.c.state == SENDING) & (messages.c.due_ms < message.due_ms)
-    outdated = sendings.c.message_id.in_(sa.select(messages.c.message_id).where(before)) & (sendings.c.outcome == OPEN)
-    connection.execute(sa.update(sendings).where(outdated).values(outcome=OUTDATED))
+    before = {"in": message.incident_id, "to": message.person_id, "until_ms": message.due_ms}
+    connection.execute(_OUTDATE, before)
     if ways:
         connection.execute(sa.insert(sendings), [asdict(one) for one in ways])
 
 
 def _put_position(connection: sa.Connection, position: Position) -> None:
-    made = insert(positions).values(asdict(position))
-    values = {"log_id": position.log_id, "sequence": position.sequence}
-    connection.execute(made.on_conflict_do_update(index_elements=["stream"], set_=values))
+    connection.execute(_PUT_POSITION, asdict(position))
 
 
 def _told_of(message: MessageRow) -> sa.ColumnElement[bool]:
     return (told.c.incident_id == message.incident_id) & (told.c.person_id == message.person_id)
-
-
-def _joined() -> sa.ColumnElement[bool]:
-    return (told.c.incident_id == messages.c.incident_id) & (told.c.person_id == messages.c.person_id)
 
 
 def _is_newest(connection: sa.Connection, message: MessageRow, now_ms: int) -> bool:
@@ -310,3 +297,58 @@ def _owe(connection: sa.Connection, message_id: str, what: str, now_ms: int) -> 
 def _flag(connection: sa.Connection, message: MessageRow, flag: WarningFlag, now_ms: int) -> None:
     _owe(connection, message.message_id, flag.name, now_ms)
     connection.execute(sa.update(told).where(_told_of(message)).values(flag=int(flag), flag_ms=now_ms))
+
+
+# ── statements of what is done often: to build one takes several times as long as to execute it ──────────────────────
+
+_NOW_MS: sa.BindParameter[int] = sa.bindparam("now_ms")
+_PUTTING = insert(positions)
+_PUT_POSITION = _PUTTING.on_conflict_do_update(
+    index_elements=["stream"], set_={"log_id": _PUTTING.excluded.log_id, "sequence": _PUTTING.excluded.sequence}
+)
+_CONTACTS = (
+    sa.select(contacts).where(contacts.c.person_id == sa.bindparam("person_id")).order_by(contacts.c.version.desc())
+)
+# The indices hold what waits and what is open alone; SQLite sees that they serve where the statement says so in so many words.
+_IS_WAITING, _IS_OPEN = sa.text("state = 'waiting'"), sa.text("outcome = ''")
+_DUE = sa.select(messages).where(_IS_WAITING, messages.c.due_ms <= _NOW_MS).order_by(messages.c.due_ms).limit(500)
+_NEXT_WAITING = sa.select(sa.func.min(messages.c.due_ms)).where(_IS_WAITING)
+_NEXT_SENDING = sa.select(sa.func.min(sendings.c.next_ms)).where(_IS_OPEN)
+_OPEN = (
+    sa.update(messages)
+    .where(messages.c.message_id == sa.bindparam("which"), messages.c.state == WAITING)
+    .values(state=sa.bindparam("state"), text=sa.bindparam("text"), language=sa.bindparam("language"))
+)
+_BEFORE = sa.select(messages.c.message_id).where(
+    messages.c.incident_id == sa.bindparam("in"),
+    messages.c.person_id == sa.bindparam("to"),
+    messages.c.state == SENDING,
+    messages.c.due_ms < sa.bindparam("until_ms"),
+)
+_OUTDATE = (
+    sa.update(sendings).where(sendings.c.message_id.in_(_BEFORE), sendings.c.outcome == OPEN).values(outcome=OUTDATED)
+)
+_TO_TRY = (
+    sa.select(*sendings.c, *messages.c)
+    .select_from(sendings.join(messages, sendings.c.message_id == messages.c.message_id))
+    .where(_IS_OPEN, sendings.c.next_ms <= _NOW_MS)
+    .order_by(sendings.c.next_ms)
+    .limit(5_000)
+)
+_WITHOUT_RECEIPT = (
+    sa.select(messages).where(messages.c.receipt_due_ms <= _NOW_MS).order_by(messages.c.due_ms).limit(500)
+)
+_UNREACHED = (
+    sa.select(*messages.c)
+    .select_from(
+        messages.join(told, (told.c.incident_id == messages.c.incident_id) & (told.c.person_id == messages.c.person_id))
+    )
+    .where(told.c.flag.in_(UNREACHED), told.c.flag_ms > sa.bindparam("since_ms"))
+    .order_by(messages.c.due_ms)
+)
+_OWED = (
+    sa.select(*to_leg.c, *messages.c)
+    .select_from(to_leg.join(messages, to_leg.c.message_id == messages.c.message_id))
+    .order_by(to_leg.c.id)
+    .limit(500)
+)

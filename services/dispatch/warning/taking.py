@@ -48,8 +48,7 @@ def of_person(message: MessageRow) -> sa.ColumnElement[bool]:
 
 
 def _is_new(connection: sa.Connection, alert_id: str, now_ms: int) -> bool:
-    made = insert(taken).values(alert_id=alert_id, at_ms=now_ms).on_conflict_do_nothing()
-    return bool(connection.execute(made).rowcount)
+    return bool(connection.execute(_TAKE, {"alert_id": alert_id, "at_ms": now_ms}).rowcount)
 
 
 def _concerned(connection: sa.Connection, seen: Seen) -> list[str]:
@@ -57,8 +56,8 @@ def _concerned(connection: sa.Connection, seen: Seen) -> list[str]:
     occurrence = seen.occurrence
     if not (occurrence.ends or occurrence.demand is Demand.RECORD):
         return list(seen.person_ids)
-    in_it = sa.select(told.c.person_id).where(told.c.incident_id == occurrence.incident_id)
-    return list(dict.fromkeys((*seen.person_ids, *connection.scalars(in_it))))
+    in_it = connection.scalars(_TOLD_IN, {"incident_id": occurrence.incident_id})
+    return list(dict.fromkeys((*seen.person_ids, *in_it)))
 
 
 def _told_before(connection: sa.Connection, seen: Seen) -> list[tuple[str, int, bool]]:
@@ -79,8 +78,7 @@ def _take(connection: sa.Connection, seen: Seen, person_id: str, now_ms: int) ->
             message = Message(Notice.PHONE_SILENT, Demand.NOTIFY, now_ms)
             _insert(connection, _row(replace(seen, occurrence=_of_none(occurrence)), person_id, message, "", now_ms))
         return
-    this = (told.c.incident_id == occurrence.incident_id) & (told.c.person_id == person_id)
-    row = connection.execute(sa.select(told).where(this)).first()
+    row = connection.execute(_TOLD, {"incident_id": occurrence.incident_id, "person_id": person_id}).first()
     before = told_from_json(row.state) if row else Told()
     after, message_or_none = decide(before, occurrence, now_ms)
     figure = row.figure_alert_id if row else ""
@@ -91,21 +89,10 @@ def _take(connection: sa.Connection, seen: Seen, person_id: str, now_ms: int) ->
             _insert(connection, made)
         if not occurrence.of_place and occurrence.ring_m:
             figure = occurrence.alert_id
-    if row:
-        values = {"state": told_to_json(after), "figure_alert_id": figure}
-        connection.execute(sa.update(told).where(this).values(values))
-    elif after != before:
-        connection.execute(
-            sa.insert(told).values(
-                incident_id=occurrence.incident_id,
-                person_id=person_id,
-                state=told_to_json(after),
-                figure_alert_id=figure,
-                flag=0,
-                flag_ms=0,
-                duress=False,
-            )
-        )
+    if row or after != before:
+        values = {"state": told_to_json(after), "figure_alert_id": figure, "flag": 0, "flag_ms": 0, "duress": False}
+        key = {"incident_id": occurrence.incident_id, "person_id": person_id}
+        connection.execute(_TELL, {**key, **values})
 
 
 def _is_worth_telling(seen: Seen, message: Message, now_ms: int) -> bool:
@@ -149,7 +136,7 @@ def _row(seen: Seen, person_id: str, message: Message, before_alert_id: str, now
 
 
 def _insert(connection: sa.Connection, message: MessageRow) -> None:
-    connection.execute(insert(messages).values(asdict(message)).on_conflict_do_nothing())
+    connection.execute(_MAKE, asdict(message))
 
 
 def _replace_waiting(connection: sa.Connection, newer: MessageRow) -> None:
@@ -157,11 +144,35 @@ def _replace_waiting(connection: sa.Connection, newer: MessageRow) -> None:
 
     What is due sooner goes out before.
     """
-    said = messages.c.notice.in_((newer.notice, Notice.CHANGED.value, Notice.OVER.value))
-    waiting = of_person(newer) & (messages.c.state == WAITING) & (messages.c.due_ms >= newer.due_ms) & said
-    connection.execute(sa.update(messages).where(waiting).values(state=REPLACED))
+    values = {"in": newer.incident_id, "to": newer.person_id, "said": newer.notice, "from_ms": newer.due_ms}
+    connection.execute(_REPLACE, values)
 
 
 def _has_device(connection: sa.Connection, person_id: str) -> bool:
-    found = connection.scalars(sa.select(contacts.c.device_ids).where(contacts.c.person_id == person_id))
-    return any(found)
+    return any(connection.scalars(_DEVICES, {"person_id": person_id}))
+
+
+# Made once: to build such a statement takes several times as long as to execute it.
+_TAKE = insert(taken).on_conflict_do_nothing()
+_MAKE = insert(messages).on_conflict_do_nothing()
+_TOLD_IN = sa.select(told.c.person_id).where(told.c.incident_id == sa.bindparam("incident_id"))
+_TOLD = sa.select(told).where(
+    told.c.incident_id == sa.bindparam("incident_id"), told.c.person_id == sa.bindparam("person_id")
+)
+_TELLING = insert(told)
+_TELL = _TELLING.on_conflict_do_update(
+    index_elements=["incident_id", "person_id"],
+    set_={"state": _TELLING.excluded.state, "figure_alert_id": _TELLING.excluded.figure_alert_id},
+)
+_REPLACE = (
+    sa.update(messages)
+    .where(
+        messages.c.incident_id == sa.bindparam("in"),
+        messages.c.person_id == sa.bindparam("to"),
+        messages.c.state == WAITING,
+        messages.c.due_ms >= sa.bindparam("from_ms"),
+        messages.c.notice.in_([sa.bindparam("said"), Notice.CHANGED.value, Notice.OVER.value]),
+    )
+    .values(state=REPLACED)
+)
+_DEVICES = sa.select(contacts.c.device_ids).where(contacts.c.person_id == sa.bindparam("person_id"))

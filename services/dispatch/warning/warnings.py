@@ -24,6 +24,7 @@ from services.common.pull import Delivered
 from services.common.streams import Premises
 from services.common.telemetry import logger
 from services.dispatch import translate as leg_translate
+from services.dispatch.chain import Head
 from services.dispatch.domain.events import WarningFlag
 from services.dispatch.domain.incident import TAKEN, State, assignment_id
 from services.dispatch.exchange.links import open_key
@@ -56,6 +57,8 @@ class Warnings:
     def __init__(self, leg: Leg, store: WarningStore, clock: MeshClock, sender: Sender) -> None:
         self.sender = sender
         self._leg, self._store, self._clock = leg, store, clock
+        self._looked_at: Head | None = None
+        """The end of the leg's chain when it was last looked whom a gateway has reached after all."""
 
     async def run(self) -> None:
         """Sends, watches for receipts and tells the leg, for ever. Needs no NATS."""
@@ -66,20 +69,32 @@ class Warnings:
             tasks.create_task(_every(FORGET_EVERY_S, lambda: self._store.forget(self._clock.now_ms())))
 
     async def _pass_receipts(self) -> None:
-        now_ms = self._clock.now_ms()
-        for message in await self._store.without_receipt(now_ms):
-            await self._store.pass_receipt(message, now_ms, await self._has_gateway_taken(message))
-        for message in await self._store.unreached(now_ms):
-            if await self._has_gateway_taken(message):
+        now_ms, head = self._clock.now_ms(), self._leg.record.head
+        late = await self._store.without_receipt(now_ms)
+        taken = await self._taken_by_gateways(late)
+        for message in late:
+            await self._store.pass_receipt(message, now_ms, _assignment_id(message) in taken)
+        if head == self._looked_at:
+            return  # whatever a gateway takes is a link of the leg's chain
+        unreached = await self._store.unreached(now_ms)
+        taken = await self._taken_by_gateways(unreached)
+        for message in unreached:
+            if _assignment_id(message) in taken:
                 await self._store.pass_receipt(message, now_ms, True)
+        self._looked_at = head
 
-    async def _has_gateway_taken(self, message: MessageRow) -> bool:
-        """Whether a gateway that follows the leg's steps has taken the assignment, and with it the person's warning."""
-        row = await self._leg.store.assignment(_assignment_id(message))
-        if row is None or State(row.state) not in TAKEN:
-            return False
+    async def _taken_by_gateways(self, messages: Sequence[MessageRow]) -> set[str]:
+        """The assignments that a gateway which follows the leg's steps has taken, and with each the person's warning."""
+        if not messages:
+            return set()
+        rows = await self._leg.store.assignments([_assignment_id(one) for one in messages])
         # Receipts take it too, in another name; they are counted by themselves.
-        return not leg_translate.stored_assignment(row).acknowledged_by.startswith(f"{RECEIPT}/")
+        return {
+            id_
+            for id_, row in rows.items()
+            if State(row.state) in TAKEN
+            and not leg_translate.stored_assignment(row).acknowledged_by.startswith(f"{RECEIPT}/")
+        }
 
     async def _tell_leg(self) -> None:
         for owed, message in await self._store.owed():
