@@ -1,9 +1,9 @@
 """The log edge: one evaluator of one partition. Reads entries in order, folds them, publishes what comes out, checkpoints.
 
 An alert has a subject of its own and is published with "expected last sequence 0", so of two evaluators the slower one is
-refused, which is success. Entry after entry is published in order, the alerts of one entry together: a broken connection can change
-their places in the stream among each other, and readers go by sequence and ordinal. A checkpoint counts only once everything
-before it is acknowledged, so recovery never passes an alert that nobody has seen.
+refused, which is success. Entry after entry is published in order, the alerts of one entry together and the gravest first: no leg has
+to finish a lesser one before it sends somebody. Readers go by sequence and ordinal, not by places in the stream. A checkpoint counts
+only once everything before it is acknowledged, so recovery never passes an alert that nobody has seen.
 """
 
 from __future__ import annotations
@@ -234,8 +234,9 @@ class Evaluator:
                 case Draft() | _Outline() as waiting:
                     self._beside.put_nowait(waiting)
                 case _Decided(alerts, at_wall_us):
+                    gravest_first = sorted(alerts, key=lambda one: -one.demand)
                     for first in range(0, len(alerts), WAVE):
-                        wave = alerts[first : first + WAVE]
+                        wave = gravest_first[first : first + WAVE]
                         await asyncio.gather(*(self._publish_alert(alert, at_wall_us) for alert in wave))
                         for one in wave:
                             self._beside.put_nowait(one)
