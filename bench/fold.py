@@ -22,11 +22,12 @@ from pathlib import Path
 from bench import machine
 from bench.crowd import EVERY_MS, Crowd
 from bench.reports import BATCH, device_id
-from services.geofence import translate
+from services.geofence import garbage, translate
 from services.geofence.domain import fold
 from services.geofence.domain.alerts import Alert
 from services.geofence.domain.entries import Body, Entry
 from services.geofence.domain.state import State
+from services.geofence.garbage import Garbage
 from tandem.common.v1 import log_pb2
 
 STARTS_MS = 1_790_000_000_000
@@ -74,7 +75,7 @@ class Folding:
     def __init__(self, crowd: Crowd, partitions: int) -> None:
         self._drawn = random.Random(SEED)
         self._states = [State(one, "bench") for one in range(partitions)]
-        self.alerts = 0
+        self.alerts, self.seldom = 0, Garbage()
         for wearer in range(crowd.wearers):
             partition = crowd.partition(wearer * (1 + crowd.orders), partitions)
             for case in crowd.cases(wearer, STARTS_MS - EVERY_MS):
@@ -88,6 +89,7 @@ class Folding:
         began_s = time.process_time()
         for stamp_ms, partition, data in entries:
             self._step(partition, stamp_ms, translate.entry_body(data))
+            self.seldom.after(1)
         return len(self._walkers) / (time.process_time() - began_s)
 
     def _entries(self, number: int) -> Iterator[tuple[int, int, bytes]]:
@@ -118,12 +120,8 @@ class Folding:
 def measure(crowd: Crowd, partitions: int, turns: int) -> Rate:
     """Folds so many turns after a warm-up; the partitions one after another."""
     one = Folding(crowd, partitions)
-    gc.collect()
-    gc.freeze()  # as the evaluator does: what is kept isn't looked through again
-    try:
+    with garbage.looked_for_seldom() as one.seldom:  # as by the evaluator
         rates = [one.turn(number) for number in range(WARM_UP_TURNS + turns)][WARM_UP_TURNS:]
-    finally:
-        gc.unfreeze()
     return Rate(rates, statistics.harmonic_mean(rates), one.alerts)
 
 

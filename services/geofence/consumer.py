@@ -9,7 +9,6 @@ only once everything before it is acknowledged, so recovery never passes an aler
 from __future__ import annotations
 
 import asyncio
-import gc
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -23,12 +22,13 @@ from services.common.clock import wall_us
 from services.common.errors import FailedPrecondition, InvalidField, RetryableError
 from services.common.streams import Premises
 from services.common.telemetry import logger
-from services.geofence import translate
+from services.geofence import garbage, translate
 from services.geofence.domain import codec, fold
 from services.geofence.domain.alerts import Alert, Output, Parked
 from services.geofence.domain.entries import Entry, Exercise
 from services.geofence.domain.state import State
 from services.geofence.domain.version import VERSION
+from services.geofence.garbage import Garbage
 from services.geofence.settings import Settings
 from services.geofence.store import CheckpointStore, Draft, DraftFailed
 from tandem.common.v1 import log_pb2
@@ -45,8 +45,6 @@ YIELD_BYTES = 16_384
 """Bytes of a backlog, some hundred reports, after which others in this process get their turn."""
 TURNS_TO_SEND = 3
 """Turns of the loop until an alert has left: it is taken from its queue, given to the client, and written to the socket."""
-SETTLE_EVERY = 256
-"""Entries after which what is remembered is taken out of the garbage collector's sight."""
 WAVE = 64
 """Alerts on their way at once."""
 DRAFT_CHECK_S = 0.05
@@ -111,7 +109,6 @@ class Evaluator:
         self._drafting = False
         self._drafted_s = self._no_draft_before_s = 0.0
         """When the last one began, and when the next may, by the loop's clock."""
-        self._unsettled = 0
         self._last_entry_wall_s = 0.0
         self._caught_up = asyncio.Event()
         began_s = time.monotonic()
@@ -126,8 +123,12 @@ class Evaluator:
     async def run(self, on_caught_up: Callable[[], None]) -> None:
         """Recovers and then folds for ever. Raises OutdatedFold where the log demands a newer fold."""
         logger().info("evaluator_started", partition=self.partition, sequence=self.state.sequence)
+        with garbage.looked_for_seldom() as seldom:
+            await self._work(seldom, on_caught_up)
+
+    async def _work(self, seldom: Garbage, on_caught_up: Callable[[], None]) -> None:
         async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(self._fold())
+            tasks.create_task(self._fold(seldom))
             tasks.create_task(self._publish())
             tasks.create_task(self._publish_beside())
             tasks.create_task(self._keep_checkpoints())
@@ -135,7 +136,7 @@ class Evaluator:
             await self._caught_up.wait()
             on_caught_up()
 
-    async def _fold(self) -> None:
+    async def _fold(self, seldom: Garbage) -> None:
         stream = flow.log_stream(self.partition)
         await self._check_that_checkpoint_fits(stream)
         await self._require_this_version()
@@ -150,23 +151,12 @@ class Evaluator:
                 for _ in range(TURNS_TO_SEND if decided else 1 if unyielded >= YIELD_BYTES else 0):
                     unyielded = 0
                     await asyncio.sleep(0)
-            self._settle(len(messages))
+            seldom.after(len(messages))
             self._last_entry_wall_s = asyncio.get_running_loop().time()
             async with self.applied:
                 self.applied.notify_all()
             if messages[-1].pending == 0:
                 self._caught_up.set()
-
-    def _settle(self, entries: int) -> None:
-        """Takes what is remembered out of the garbage collector's sight, which would look through hours of positions again and again.
-
-        What was dropped meanwhile is collected first. The state has no cycles: what leaves it later is freed at once.
-        """
-        self._unsettled += entries
-        if self._unsettled >= SETTLE_EVERY:
-            self._unsettled = 0
-            gc.collect()
-            gc.freeze()
 
     async def _check_that_checkpoint_fits(self, stream: str) -> None:
         """Raises FailedPrecondition where the checkpoint is of another log than this one."""

@@ -7,7 +7,7 @@ look. Contact (`State.heard_at_ms`) ends a silence; only a position says where s
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from services.geofence.domain import clearance, demands, outages
 from services.geofence.domain.alerts import Report
@@ -44,13 +44,19 @@ def rests_until(state: State, case_state: CaseState, at_ms: int) -> int | None:
     last = state.last_fix(case.tag_device_ids)
     if last is None or case.case_id not in state.watched:
         return None
-    look_ms = last.time_ms + UNKNOWN_AFTER_MS
-    look_ms = min(look_ms, max(heard_at_ms.get(one, 0) for one in case.tag_device_ids) + UNKNOWN_AFTER_MS)
+    look_ms = min(last.time_ms, _last_heard_ms(heard_at_ms, case.tag_device_ids)) + UNKNOWN_AFTER_MS
     for target in case.targets:
         if target.is_person:
-            heard_ms = max((heard_at_ms.get(one, 0) for one in target.device_ids), default=0)
-            look_ms = min(look_ms, heard_ms + state.rules.protected_lost_after_ms)
+            lost_ms = _last_heard_ms(heard_at_ms, target.device_ids) + state.rules.protected_lost_after_ms
+            look_ms = min(look_ms, lost_ms)
     return look_ms if look_ms > at_ms else None
+
+
+def _last_heard_ms(heard_at_ms: Mapping[str, int], device_ids: tuple[str, ...]) -> int:
+    """When any of them was heard last; 0 where none ever was."""
+    if len(device_ids) == 1:  # nearly always
+        return heard_at_ms.get(device_ids[0], 0)
+    return max((heard_at_ms.get(one, 0) for one in device_ids), default=0)
 
 
 def await_reports(case_state: CaseState, from_ms: int) -> None:

@@ -195,6 +195,9 @@ class State:
 
     def last_fix(self, device_ids: tuple[str, ...]) -> Fix | None:
         """The newest fix of several devices."""
+        if len(device_ids) == 1:  # nearly always
+            track = self.tracks.get(device_ids[0])
+            return track.fixes[-1] if track and track.fixes else None
         tracks = [self.tracks[one] for one in device_ids if one in self.tracks]
         return max((track.fixes[-1] for track in tracks if track.fixes), default=None)
 

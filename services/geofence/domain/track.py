@@ -176,14 +176,17 @@ class Track:
 
     def is_copied(self) -> bool:
         """Whether the newest 16 fixes, all different, are to the digit and in this order those of an earlier stretch."""
-        points = [fix[3:6] for fix in self.fixes]
-        newest = points[-COPIED_LEAST:]
-        if len(points) < 2 * COPIED_LEAST or len(set(newest)) < COPIED_LEAST:
+        fixes = self.fixes
+        if len(fixes) < 2 * COPIED_LEAST:
             return False
-        end = len(points) - COPIED_LEAST
-        return any(
-            points[i] == newest[-1] and points[i - COPIED_LEAST + 1 : i + 1] == newest
-            for i in range(COPIED_LEAST - 1, end)
+        x_mm = fixes[-1][3]
+        # Hardly any earlier one is the newest to the digit: only what is is looked at.
+        ends = [i for i, fix in enumerate(fixes[COPIED_LEAST - 1 : -COPIED_LEAST], COPIED_LEAST) if fix[3] == x_mm]
+        if not ends:
+            return False
+        newest = [fix[3:6] for fix in fixes[-COPIED_LEAST:]]
+        return len(set(newest)) == COPIED_LEAST and any(
+            [fix[3:6] for fix in fixes[end - COPIED_LEAST : end]] == newest for end in ends
         )
 
     def pace_mps(self) -> float | None:
