@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from services.dispatch import chain, translate
 from services.dispatch.domain.decisions import Command, FoldAlert, decide
 from services.dispatch.domain.events import AlertFolded, AlertWasMissing, Kept, Offered, OfferedAgain, TargetsShown
-from services.dispatch.domain.incident import Assignment, Incident, evolve
+from services.dispatch.domain.evolving import evolve
+from services.dispatch.domain.incident import Assignment, Incident
 from services.dispatch.hub import Numbered
 from services.dispatch.store import AssignmentRow, IncidentRow
 from services.dispatch.store_legs import AwaitedRow

@@ -32,7 +32,8 @@ from services.dispatch.domain.events import (
     SceneShared,
     StepsLost,
 )
-from services.dispatch.domain.incident import Incident, State, evolve
+from services.dispatch.domain.evolving import evolve
+from services.dispatch.domain.incident import Incident, State
 from services.dispatch.domain.roster import NO_ROSTER, Board
 from services.dispatch.hub import Hub, Numbered
 from services.dispatch.outbox import Outbox

@@ -7,7 +7,8 @@ from services.dispatch.domain.answers import Acknowledge, Close, Progress, Recei
 from services.dispatch.domain.climbing import Deadlines
 from services.dispatch.domain.decisions import Alert, Command, FoldAlert, LoseUnit, PassDeadline, decide
 from services.dispatch.domain.events import Cause, CloseCause, Demand, Event
-from services.dispatch.domain.incident import Assignment, Incident, State, assignment_id, evolve
+from services.dispatch.domain.evolving import evolve
+from services.dispatch.domain.incident import Assignment, Incident, State, assignment_id
 from services.dispatch.domain.roster import NO_ROSTER, Board
 from tandem.common.v1 import alert_pb2
 

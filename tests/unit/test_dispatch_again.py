@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from services.dispatch import chain
 from services.dispatch.domain.decisions import Alert
 from services.dispatch.domain.events import AlertFolded, Demand, Escalated, Event, Offered, OfferedAgain, StoodDown
-from services.dispatch.domain.incident import UNANSWERED, Incident, State, evolve
+from services.dispatch.domain.evolving import evolve
+from services.dispatch.domain.incident import UNANSWERED, Incident, State
 from tandem.common.v1 import alert_pb2
 from tests.support.incidents import OF_BEFORE, WITHIN_MS, Story, alert
 

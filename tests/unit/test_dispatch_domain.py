@@ -14,7 +14,8 @@ from services.common.errors import FailedPrecondition, NotFound
 from services.dispatch import chain
 from services.dispatch.domain.decisions import Alert
 from services.dispatch.domain.events import Acknowledged, AlertFolded, Demand, Escalated, Offered, StoodDown
-from services.dispatch.domain.incident import FIRST_STATE, Incident, State, evolve
+from services.dispatch.domain.evolving import evolve
+from services.dispatch.domain.incident import FIRST_STATE, Incident, State
 from tests.support.incidents import WITHIN_MS, Story, alert
 
 

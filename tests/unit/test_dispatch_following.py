@@ -24,8 +24,9 @@ from services.dispatch.domain.events import (
     SceneShared,
     TargetsShown,
 )
+from services.dispatch.domain.evolving import evolve
 from services.dispatch.domain.following import RETARGET_MS, Follow, Look, ShowTargets
-from services.dispatch.domain.incident import Incident, State, evolve
+from services.dispatch.domain.incident import Incident, State
 from services.dispatch.domain.race import Approach, Seen, approach, approach_by_ring, pace_mps
 from services.dispatch.domain.roster import Travel
 from tandem.common.v1 import alert_pb2

@@ -23,7 +23,8 @@ from services.dispatch.domain.events import (
     Rung,
     StoodDown,
 )
-from services.dispatch.domain.incident import Incident, State, evolve
+from services.dispatch.domain.evolving import evolve
+from services.dispatch.domain.incident import Incident, State
 from services.dispatch.domain.roster import NO_ROSTER, Board, Status
 from tandem.common.v1 import alert_pb2
 from tests.support.incidents import DEADLINES, WITHIN_MS, Story, alert

@@ -24,8 +24,9 @@ from services.common.errors import FailedPrecondition, NotFound
 from services.dispatch import chain
 from services.dispatch.domain.decisions import Alert
 from services.dispatch.domain.events import AlertFolded, AlertWasMissing, CloseCause, Demand, Event, TargetsShown
+from services.dispatch.domain.evolving import evolve
 from services.dispatch.domain.following import Follow, Look
-from services.dispatch.domain.incident import PROGRESS, TAKEN, UNANSWERED, Incident, State, evolve, step_id
+from services.dispatch.domain.incident import PROGRESS, TAKEN, UNANSWERED, Incident, State, step_id
 from services.dispatch.domain.race import Approach
 from services.dispatch.domain.roster import NO_ROSTER, Report, Status
 from tests.support.incidents import DEADLINES, WITHIN_MS, Story, alert

@@ -23,7 +23,8 @@ from services.dispatch.domain.events import (
     Received,
     Rejected,
 )
-from services.dispatch.domain.incident import PROGRESS, TAKEN, UNANSWERED, Assignment, Incident, State, evolve
+from services.dispatch.domain.evolving import evolve
+from services.dispatch.domain.incident import PROGRESS, TAKEN, UNANSWERED, Assignment, Incident, State
 from services.dispatch.domain.roster import NO_ROSTER, Board
 
 GIVEN_BACK = UNANSWERED | {State.ACKNOWLEDGED, State.DISPATCHED, State.EN_ROUTE}

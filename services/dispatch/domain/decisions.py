@@ -1,6 +1,6 @@
 """What each alert, deadline and acknowledgement does to a leg's assignments. Pure.
 
-`decide` says what happens, `incident.evolve` says what that makes of the incident.
+`decide` says what happens, `evolving.evolve` says what that makes of the incident.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from services.dispatch.domain.events import (
     StepsLost,
     StoodDown,
 )
+from services.dispatch.domain.evolving import evolve
 from services.dispatch.domain.flags import Flag
 from services.dispatch.domain.following import Follow, ShowTargets
 from services.dispatch.domain.incident import (
@@ -41,7 +42,6 @@ from services.dispatch.domain.incident import (
     Incident,
     State,
     assignment_id,
-    evolve,
 )
 from services.dispatch.domain.roster import NO_ROSTER, Board
 

@@ -24,7 +24,8 @@ from services.dispatch.domain.events import (
     StoodDown,
     WarningFlag,
 )
-from services.dispatch.domain.incident import TAKEN, UNANSWERED, Incident, assignment_id, evolve
+from services.dispatch.domain.evolving import evolve
+from services.dispatch.domain.incident import TAKEN, UNANSWERED, Incident, assignment_id
 from services.dispatch.domain.roster import NO_ROSTER, Board
 
 DEMANDS = {

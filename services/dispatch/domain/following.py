@@ -24,7 +24,8 @@ from services.dispatch.domain.events import (
     SceneShared,
     TargetsShown,
 )
-from services.dispatch.domain.incident import OVER, TAKEN, UNANSWERED, Assignment, Incident, State, evolve
+from services.dispatch.domain.evolving import evolve
+from services.dispatch.domain.incident import OVER, TAKEN, UNANSWERED, Assignment, Incident, State
 from services.dispatch.domain.race import Approach
 from services.dispatch.domain.roster import NO_ROSTER, Board
 
