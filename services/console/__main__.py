@@ -7,7 +7,7 @@ import asyncio
 
 import uvloop
 
-from services.common import rpc, telemetry, web
+from services.common import running, telemetry, web
 from services.common.observe import observed
 from services.console import mesh as meshes
 from services.console.domain.people import LOOKERS, Role
@@ -36,7 +36,7 @@ async def run(settings: ConsoleSettings) -> None:
             # It serves its pages whoever is away, and they say so.
             observed(settings.host, settings.metrics_port, lambda: ""),
         ):
-            await rpc.run_until_stopped(*(feed.run() for feed in feeds.values()), asyncio.Event().wait())  # type: ignore[arg-type]
+            await running.until_stopped(*(feed.run() for feed in feeds.values()), asyncio.Event().wait())  # type: ignore[arg-type]
 
 
 def main() -> None:

@@ -12,7 +12,7 @@ import grpc.aio
 import uvloop
 
 from services.common import bus as buses
-from services.common import flow, rpc, streams, telemetry
+from services.common import flow, rpc, running, streams, telemetry
 from services.common.clock import MeshClock
 from services.common.db import awaited_database, open_database
 from services.common.observe import observed, watch_disk
@@ -93,7 +93,7 @@ async def run(settings: DispatchSettings) -> None:
                 works.append(follower.run())
             if leg.name == "probation" and settings.ingest:
                 works.append(Pursuit(leg, settings).run())
-            await rpc.run_until_stopped(*works)
+            await running.until_stopped(*works)
 
 
 def _follower(settings: DispatchSettings, leg: Leg) -> Follower | None:

@@ -9,7 +9,7 @@ import grpc.aio
 import uvloop
 
 from services.common import bus as buses
-from services.common import rpc, streams, telemetry
+from services.common import rpc, running, streams, telemetry
 from services.common.bus import Bus
 from services.common.observe import observed, watch_disk
 from services.geofence.api import GeofenceApi
@@ -56,11 +56,11 @@ async def main() -> None:
             positions_pb2_grpc.add_PositionServiceServicer_to_server(positions, server)
 
         async with (
-            rpc.outlasting(outbox.run(bus)) as lasting,
+            running.outlasting(outbox.run(bus)) as lasting,
             rpc.serve(settings, add_servicers, *SERVICE_NAMES) as server,
             observed(settings.host, settings.metrics_port, lambda: server.unready),
         ):
-            await rpc.run_until_stopped(_evaluate(evaluators, server, bus), *lasting)
+            await running.until_stopped(_evaluate(evaluators, server, bus), *lasting)
 
 
 async def _evaluate(evaluators: dict[int, Evaluator], server: rpc.Server, bus: Bus) -> None:

@@ -8,7 +8,7 @@ import grpc.aio
 import uvloop
 
 from services.common import bus as buses
-from services.common import rpc, streams, telemetry
+from services.common import rpc, running, streams, telemetry
 from services.common.observe import observed, watch_streams
 from services.ingest import http, metrics
 from services.ingest.again import LastReports
@@ -54,14 +54,14 @@ async def main() -> None:
 
         phones = http.PhoneDoor(intake, routes, commands, clock)
         async with (
-            rpc.outlasting(
+            running.outlasting(
                 quarantine.run(), commands.publish_steps(), *(one.run() for one in writers.values())
             ) as lasting,
             rpc.serve(settings, add_servicers, *SERVICE_NAMES) as server,
             http.serve(settings, phones),
             observed(settings.host, settings.metrics_port, lambda: server.unready),
         ):
-            await rpc.run_until_stopped(
+            await running.until_stopped(
                 rpc.keep_health(server, bus),
                 routes.follow(last_reports.route_changed),
                 last_reports.run(),

@@ -9,7 +9,7 @@ import grpc.aio
 import uvloop
 
 from services.common import bus as buses
-from services.common import db, flow, rpc, sealing, streams, telemetry
+from services.common import db, flow, rpc, running, sealing, streams, telemetry
 from services.common.observe import observed, watch_disk
 from services.registry.api import SERVICE_NAME, RegistryServicer
 from services.registry.area import AREAS
@@ -89,7 +89,7 @@ async def main(settings: RegistrySettings) -> None:
                 rpc.serve(settings, add_servicers, *names) as server,
                 observed(settings.host, settings.metrics_port, lambda: server.unready),
             ):
-                await rpc.run_until_stopped(
+                await running.until_stopped(
                     rpc.keep_health(server, bus),
                     Relay(registry, bus, premises.clock).run(),
                     disclosures.keep_signed(),

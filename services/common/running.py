@@ -1,0 +1,54 @@
+"""A service's tasks, from its start until it is told to stop."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from collections.abc import AsyncIterator, Awaitable, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+
+from services.common.telemetry import logger
+
+STOP_TRIES = 3
+"""How often a task is told to end, once a second: libraries can lose a cancellation (asyncio.wait_for does on Python 3.11)."""
+
+
+@asynccontextmanager
+async def outlasting(*work: Awaitable[None]) -> AsyncIterator[tuple[Awaitable[None], ...]]:
+    """Tasks that a server's last calls still need. Give what this yields to `until_stopped`, which notices when one ends or
+    fails and can't stop it; they end with this block, after the server."""
+    tasks = [asyncio.ensure_future(one) for one in work]
+    try:
+        yield tuple(asyncio.shield(task) for task in tasks)
+    finally:
+        await _end(tasks)
+
+
+async def until_stopped(*work: Awaitable[None]) -> None:
+    """Runs the tasks of a service until SIGTERM or SIGINT; a task that ends or fails ends the service with its error."""
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    waiter = asyncio.ensure_future(stop.wait())
+    tasks = [asyncio.ensure_future(one) for one in work]
+    try:
+        done, _ = await asyncio.wait([waiter, *tasks], return_when=asyncio.FIRST_COMPLETED)
+        for task in done - {waiter}:
+            task.result()
+            raise RuntimeError("a task of the service ended by itself")
+        logger().info("stopping")
+    finally:
+        await _end([waiter, *tasks])
+
+
+async def _end(tasks: Sequence[asyncio.Future[Any]]) -> None:
+    left = set(tasks)
+    for _ in range(STOP_TRIES):
+        for task in left:
+            task.cancel()
+        _, left = await asyncio.wait(left, timeout=1.0)
+        if not left:
+            return
+    logger().error("tasks_did_not_end", count=len(left))
