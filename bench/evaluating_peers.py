@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 
 import asyncpg
 
+from bench import postgis
 from bench.crowd import RINGS, Crowd
 from bench.reports import ACCURACY_M, BATCH, Reports, device_id
 from bench.saturated import Tally
@@ -21,9 +22,6 @@ _WIDEST_M = RINGS[0][0]
 _BEYOND_DEG = 0.03
 """More than 2 km there: a box sorts out nearly all before anything is measured on the ellipsoid, which takes PostGIS long."""
 _TABLES = """
-    create extension postgis;
-    create table reports (device_id text not null, report_id text not null, fix_time timestamptz not null,
-        place geography(point, 4326) not null, accuracy_m float8 not null);
     create table latest (device_id text primary key, place geography(point, 4326) not null) with (fillfactor = 50);
     create table sides (device_id text primary key, other_id text not null, home geography(polygon, 4326) not null,
         round_home geometry(polygon, 4326) not null);
@@ -31,11 +29,7 @@ _TABLES = """
 _PUT = "insert into sides values ($1, $2, ST_GeogFromText($3), ST_Expand(ST_GeomFromText($3, 4326), $4))"
 _EVALUATE = f"""
     with one as (
-        insert into reports
-        select device_id, report_id, fix_time, ST_SetSRID(ST_MakePoint(lon_deg, lat_deg), 4326)::geography, accuracy_m
-        from unnest($1::text[], $2::text[], $3::timestamptz[], $4::float8[], $5::float8[], $6::float8[])
-            as one (device_id, report_id, fix_time, lat_deg, lon_deg, accuracy_m)
-        returning device_id, place
+        {postgis.INSERT} returning device_id, place
     ), moved as (
         insert into latest select device_id, place from one on conflict (device_id) do update set place = excluded.place
     )
@@ -48,10 +42,12 @@ _PING, _PONG = b"*1\r\n$4\r\nPING\r\n", b"+PONG\r\n"
 """Behind a batch, so that its end is seen without taking the answers apart."""
 
 
-async def create(url: str, crowd: Crowd) -> None:
-    """Makes the tables, with both sides of each case."""
+async def create(url: str, crowd: Crowd, asking: bool) -> None:
+    """Makes the tables, with both sides of each case; `asking` as bench.postgis has it."""
     connection = await asyncpg.connect(url)
     try:
+        await connection.execute("create extension postgis")
+        await postgis.make_table(connection, asking)
         await connection.execute(_TABLES)
         rows = []
         for wearer in range(crowd.wearers):

@@ -28,17 +28,17 @@ _COLUMNS = """
     device_id text not null, report_id text not null, fix_time timestamptz not null,
     place geography(point, 4326) not null, accuracy_m float8 not null
 """
-_BARE = f"create table reports ({_COLUMNS})"
-_ASKING = f"""
+BARE = f"create table reports ({_COLUMNS});"
+ASKING = f"""
     create table devices (device_id text primary key);
     create table reports ({_COLUMNS},
         primary key (device_id, report_id),
         foreign key (device_id) references devices,
         check (report_id ~ '^[A-Za-z0-9_.-]{{1,64}}$'),
         check (accuracy_m > 0 and accuracy_m <= 100000),
-        check (fix_time <= now() + interval '2 minutes'))
+        check (fix_time <= now() + interval '2 minutes'));
 """
-_INSERT = """
+INSERT = """
     insert into reports (device_id, report_id, fix_time, place, accuracy_m)
     select device_id, report_id, fix_time, ST_SetSRID(ST_MakePoint(lon_deg, lat_deg), 4326)::geography, accuracy_m
     from unnest($1::text[], $2::text[], $3::timestamptz[], $4::float8[], $5::float8[], $6::float8[])
@@ -71,11 +71,7 @@ async def create(url: str, asking: bool) -> dict[str, str]:
     connection = await asyncpg.connect(url)
     try:
         await connection.execute("create extension postgis")
-        await connection.execute(_ASKING if asking else _BARE)
-        if asking:
-            ids = [(device_id(one),) for one in range(DEVICES)]
-            await connection.copy_records_to_table("devices", records=ids)
-            await connection.execute("analyze devices")
+        await make_table(connection, asking)
         return {
             "postgresql": await connection.fetchval("show server_version"),
             "postgis": await connection.fetchval("select extversion from pg_extension where extname = 'postgis'"),
@@ -84,11 +80,20 @@ async def create(url: str, asking: bool) -> dict[str, str]:
         await connection.close()
 
 
+async def make_table(connection: asyncpg.Connection, asking: bool) -> None:
+    """The table of reports, with the devices where it asks for them."""
+    await connection.execute(ASKING if asking else BARE)
+    if asking:
+        ids = [(device_id(one),) for one in range(DEVICES)]
+        await connection.copy_records_to_table("devices", records=ids)
+        await connection.execute("analyze devices")
+
+
 async def insert(url: str, reports: Reports, tally: Tally) -> None:
     """One of the connections."""
     connection = await asyncpg.connect(url)
     try:
-        statement = await connection.prepare(_INSERT)
+        statement = await connection.prepare(INSERT)
         while not tally.over:
             batch = reports.next_columns()
             fix_time = datetime.fromtimestamp(batch.fix_time_s, UTC)
