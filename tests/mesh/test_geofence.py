@@ -165,6 +165,22 @@ async def test_the_alert_of_a_backlog_leaves_before_more_of_it_is_folded(
     assert stood[0][0] == stood[0][1] < one.state.sequence
 
 
+async def test_of_one_entry_the_gravest_alert_is_published_first(bus: Bus, tmp_path: Path) -> None:
+    now_ms = int(time.time() * 1000)
+    one = start(await evaluator(bus, tmp_path))
+    await publish(bus, log.case_entry("1", from_ms=now_ms - 5_000))
+    await publish(bus, log.positions_entry(log.position("d1", now_ms, 0), log.position("t1", now_ms, 50)))
+    while len(alerts := await alerts_of(bus)) < 3:
+        assert not one.done()
+        await asyncio.sleep(0.05)
+    assert [(a.demand, a.ordinal) for a in alerts] == [
+        (geometry_pb2.RESPOND, 2),
+        (geometry_pb2.NOTIFY, 1),
+        (geometry_pb2.WARN, 0),
+    ]
+    await stop(one)
+
+
 async def test_with_one_evaluator_killed_for_good_in_the_middle_the_alerts_are_the_same(
     bus: Bus, tmp_path: Path
 ) -> None:
