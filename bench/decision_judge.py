@@ -46,6 +46,8 @@ class Fault:
     at_ms: int
     true_m: float
     """The least true distance meanwhile."""
+    draw: int = 1
+    """Which draw of the noise."""
 
 
 @dataclass(slots=True)
@@ -57,6 +59,8 @@ class Judged:
     every_ms: int
     hours: float
     """How long it was played."""
+    draw: int = 1
+    """Which draw of the noise."""
     breaches: int = 0
     close: int = 0
     missed: int = 0
@@ -83,10 +87,11 @@ class Judged:
     """Of the same breaches, by threshold; NaN where it is missed."""
 
 
-def judge(play: Play, every_ms: int) -> Judged:
-    """Plays it and judges."""
-    said = reports(play, every_ms)
-    judged = Judged(play.wearer, play.kind, every_ms, (play.way[-1].at_ms - play.way[0].at_ms) / 3_600_000)
+def judge(play: Play, every_ms: int, draw: int = 1) -> Judged:
+    """Plays it with one draw of the noise and judges."""
+    said = reports(play, every_ms, draw)
+    hours = (play.way[-1].at_ms - play.way[0].at_ms) / 3_600_000
+    judged = Judged(play.wearer, play.kind, every_ms, hours, draw)
     if len({one.device for one in said}) < (1 if play.is_place else 2):
         return judged  # one of them never reported within it
     truth, decided, distances = Truth(play), decide(play, said), plain(play, said)
@@ -124,9 +129,8 @@ def _breach(
         judged.missed_but_recorded += recorded
         by = ", UNKNOWN_NEAR" if near else ", UNKNOWN_NEAR for the record" if recorded else ""
         cause = _cause_of_miss(truth, said, breach) + by
-        judged.faults.append(
-            Fault("missed", cause, play.name, judged.every_ms, from_ms, truth.least_m(from_ms, until_ms))
-        )
+        least_m = truth.least_m(from_ms, until_ms)
+        judged.faults.append(Fault("missed", cause, play.name, judged.every_ms, from_ms, least_m, judged.draw))
     first = max(0, int(np.searchsorted(distances.times_ms, from_ms)) - 1)
     last = int(np.searchsorted(distances.times_ms, deadline_ms, "right"))
     delays_ms = np.full(len(THRESHOLDS_M), np.nan)
@@ -149,7 +153,7 @@ def _close(judged: Judged, play: Play, truth: Truth, said: list[Report], decided
         cause = f"{_cause_of_miss(truth, said, (from_ms, deadline_ms))}, {later}"
         least_m = truth.least_m(from_ms, until_ms)
         what = "close" if _first(decided.recorded, from_ms, deadline_ms) is None else "close, recorded"
-        judged.faults.append(Fault(what, cause, play.name, judged.every_ms, from_ms, least_m))
+        judged.faults.append(Fault(what, cause, play.name, judged.every_ms, from_ms, least_m, judged.draw))
 
 
 def _dispatches(judged: Judged, play: Play, truth: Truth, said: list[Report], decided: Decided) -> None:
@@ -159,7 +163,7 @@ def _dispatches(judged: Judged, play: Play, truth: Truth, said: list[Report], de
         if least_m > RING_M + TOLERANCE_M:
             judged.false += 1
             cause = _cause_of_false(play, truth, said, one, least_m)
-            judged.faults.append(Fault("false", cause, play.name, judged.every_ms, one.at_ms, least_m))
+            judged.faults.append(Fault("false", cause, play.name, judged.every_ms, one.at_ms, least_m, judged.draw))
     for told in decided.responds:
         apart_m = truth.least_m(told.from_ms - BEFORE_MS, told.from_ms + HELP_MS)
         judged.responds_false += told.kind != Kind.UNKNOWN_NEAR.value and apart_m > RING_M + TOLERANCE_M

@@ -13,7 +13,7 @@ duplicates.
 - **Duplicates**: one report in fifty comes again within a minute.
 
 A tag reports each `every_ms`. A phone at home or on the way reports each minute. Everything is drawn from the play's
-name, the device and the interval.
+name, the device and the interval, and from which draw it is: the first is the one that was fixed beforehand.
 """
 
 from __future__ import annotations
@@ -23,8 +23,10 @@ import random
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from bench.decision_placement import SEED, Play, Spot, Way, moved
+from bench.decision_placement import Play, Spot, Way, moved
 
+SEED = "decision-quality"
+"""Goes into each draw, with its number."""
 TAG, PHONE = "tag", "phone"
 PHONE_EVERY_MS = 60_000
 ACCURACY_M = (5.0, 50.0)
@@ -53,16 +55,16 @@ class Report(NamedTuple):
     accuracy_mm: int
 
 
-def reports(play: Play, every_ms: int) -> list[Report]:
-    """All reports of both sides in the order of their arrival."""
-    found = _device(play.name, TAG, play.way, every_ms)
+def reports(play: Play, every_ms: int, draw: int = 1) -> list[Report]:
+    """All reports of both sides in the order of their arrival; `draw` says which draw of the noise, from 1 on."""
+    found = _device(play.name, TAG, play.way, every_ms, draw)
     if not play.is_place:
-        found += _device(play.name, PHONE, play.other, PHONE_EVERY_MS)
+        found += _device(play.name, PHONE, play.other, PHONE_EVERY_MS, draw)
     return sorted(found)
 
 
-def _device(name: str, device: str, way: Way, every_ms: int) -> list[Report]:
-    rng = random.Random(f"{SEED} {name} {device} {every_ms}")
+def _device(name: str, device: str, way: Way, every_ms: int, draw: int) -> list[Report]:
+    rng = random.Random(f"{SEED}-{draw} {name} {device} {every_ms}")
     from_ms, until_ms = way[0].at_ms, way[-1].at_ms
     gaps = list(_stretches(rng, from_ms, until_ms, GAPS_PER_H, GAP_MS))
     held = list(_stretches(rng, from_ms, until_ms, HELD_PER_H, (HELD_MS, HELD_MS)))

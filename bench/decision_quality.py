@@ -3,7 +3,7 @@
 Real tracks are the truth (`bench.decision_placement`), what devices would report of them is made from it (`bench.decision_noise`), the
 fold and a plain threshold on the two last positions decide (`bench.decision_play`), and the truth judges (`bench.decision_judge`).
 The threshold is swept, and the two are compared where it misses no more than the fold. Intervals hold 95 of 100 draws of
-wearers with replacement.
+wearers with replacement. Of one draw of the noise the ratio hangs on a few misses: `--draws` adds up several, and says what each gives.
 """
 
 from __future__ import annotations
@@ -38,6 +38,7 @@ def main() -> None:
     parser.add_argument(
         "--but-one-in", type=int, help="leave out one of so many: those by which the decision was tuned are one in 4"
     )
+    parser.add_argument("--draws", type=int, default=1, help="draws of the noise; the first was fixed beforehand")
     parser.add_argument("--workers", type=int, default=1, help="processes")
     parser.add_argument("--json", action="store_true", help="print one object")
     parser.add_argument(
@@ -53,8 +54,11 @@ def main() -> None:
     scores: dict[int, Score] = {}
     with ProcessPoolExecutor(arguments.workers) as pool:
         for every_ms in EVERY_MS:
-            print(f"{len(made)} plays, a report each {every_ms // 1000} s", file=sys.stderr)
-            scores[every_ms] = Score(pool.map(partial(judge, every_ms=every_ms), made, chunksize=20))
+            own: list[Judged] = []
+            for draw in range(1, arguments.draws + 1):
+                print(f"{len(made)} plays, a report each {every_ms // 1000} s, draw {draw}", file=sys.stderr)
+                own += pool.map(partial(judge, every_ms=every_ms, draw=draw), made, chunksize=20)
+            scores[every_ms] = Score(own)
     judged = [one for score in scores.values() for one in score.judged]
     if arguments.faults:
         lines = [json.dumps(asdict(fault)) for one in judged for fault in one.faults]
@@ -69,6 +73,8 @@ def main() -> None:
     console = Console()
     console.print(_table(scores))
     console.print(_swept(scores))
+    if arguments.draws > 1:
+        console.print(_drawn(judged))
     console.print(_causes(judged))
 
 
@@ -138,6 +144,20 @@ def _swept(scores: dict[int, Score]) -> Table:
             sums = [score.sums for score in scores.values()]
             counts = (c[i] for one in sums for c in (one.plain_missed, one.plain_false, one.plain_false_raw))
             table.add_row(f"{threshold_m:g}", *(f"{count:g}" for count in counts))
+    return table
+
+
+def _drawn(judged: list[Judged]) -> Table:
+    """What each draw of the noise gives by itself."""
+    columns = "draw", "each", "breaches", "missed", "false", "plain threshold, m", "its false", "ratio", "told late"
+    table = Table(*columns, box=None)
+    for every_ms, draw in sorted({(one.every_ms, one.draw) for one in judged}):
+        own = [one for one in judged if (one.every_ms, one.draw) == (every_ms, draw)]
+        sums = Score(own).sums
+        late = sum(fault.what.startswith("close") for one in own for fault in one.faults)
+        counts = sums.breaches, sums.missed, sums.false, sums.threshold_m, sums.plain_false[sums.equal]
+        row = *(f"{count:g}" for count in counts), f"{sums.false_ratio:.2f}", str(late)
+        table.add_row(str(draw), f"{every_ms // 1000} s", *row)
     return table
 
 

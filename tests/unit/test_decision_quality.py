@@ -87,3 +87,11 @@ def test_thresholds_are_compared_where_they_miss_no_more() -> None:
     assert Score(judged).sums.threshold_m == THRESHOLDS_M[-1]
     low, high = Score(judged).interval(lambda sums: sums.false)[1:]
     assert (low, high) == (2, 18)
+
+
+def test_each_draw_of_the_noise_is_another_and_the_first_is_the_fixed_one() -> None:
+    play = _play((0, 1500), (1000, 0), (1500, 0), is_place=False)
+    first, second = (decision_noise.reports(play, 15_000, draw) for draw in (1, 2))
+    assert decision_noise.reports(play, 15_000) == first != second
+    assert decision_noise.reports(play, 15_000, 2) == second
+    assert judge(play, 15_000, 2).draw == 2

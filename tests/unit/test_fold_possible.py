@@ -93,3 +93,54 @@ def test_it_is_taken_back_when_the_order_is_over() -> None:
     story.tick(120)
     assert [one.demand for one in near(story)] == [Demand.NOTIFY, Demand.RECORD]
     assert story.state.cases["case-1"].possible == {}
+
+
+def stands(at_m: float) -> Story:
+    """He stands so far north of her for four minutes, and both report each minute."""
+    story = Story()
+    story.case()
+    for at_s in range(0, 300, 60):
+        story.at(at_s, "phone", 0)
+        story.at(at_s, "tag", at_m)
+    return story
+
+
+def test_who_leaps_away_may_still_be_there_and_go_on() -> None:
+    story = stands(200)
+    assert not near(story)
+    story.at(300, "tag", 900)
+    [told] = near(story)
+    # 200 m, less the ring, is less than a minute's walk at 2 m/s.
+    assert (told.demand, told.doubt, told.at_ms) == (Demand.NOTIFY, Doubt.JUMP, T0_MS + 300_000)
+    assert told.distance_mm is not None and 199_000 < told.distance_mm < 201_000
+    assert 100 not in story.entered()
+
+
+def test_who_goes_away_as_fast_as_before_is_gone() -> None:
+    story = Story()
+    story.case()
+    for at_s, north_m in ((0, 1200), (30, 900), (60, 600), (90, 300), (120, 600), (150, 900)):
+        story.at(at_s, "phone", 0)
+        story.at(at_s, "tag", north_m)
+    assert not near(story)
+
+
+def test_the_fourth_position_elsewhere_ends_what_a_leap_left_possible() -> None:
+    told = {}
+    for every_s in (10, 60):
+        story = stands(300)
+        for i in range(1, 5):
+            story.at(240 + every_s * i, "tag", 1500)
+        told[every_s] = [one.at_ms - T0_MS for one in near(story)]
+    # The ring is 95 s of walking away, by which time four positions 10 s apart have said that he is elsewhere.
+    assert told == {10: [], 60: [360_000]}
+
+
+def test_her_phone_that_leaps_away_doesnt_hide_who_comes_to_her_door() -> None:
+    story = stands(200)
+    story.at(290, "phone", -620)
+    assert not near(story)
+    story.at(300, "tag", 40)
+    [told] = near(story)
+    assert (told.demand, told.doubt) == (Demand.NOTIFY, Doubt.JUMP)
+    assert told.distance_mm is not None and told.distance_mm < 41_000 and 100 not in story.entered()

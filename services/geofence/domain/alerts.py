@@ -32,7 +32,7 @@ class Doubt(enum.Enum):
     """Why a position can't be taken as it stands."""
 
     JUMP = "JUMP"
-    """Nothing could have travelled there since the position before."""
+    """Nothing could have travelled there since the position before; or the device leapt away from there."""
     VAGUE = "VAGUE"
     """Its accuracy is too poor to tell whether the wearer is within the ring that demands a response."""
     CLOCK = "CLOCK"

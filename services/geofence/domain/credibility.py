@@ -10,6 +10,7 @@ import math
 from bisect import bisect_left, bisect_right
 from itertools import pairwise
 
+from services.geofence.domain.rings import AGREE
 from services.geofence.domain.track import AFTER_ALL_MS, JUMP_MPS, UNKNOWN_AFTER_MS, Fix, Track
 
 KNOWN_FROM = 3
@@ -60,6 +61,26 @@ def is_newest_believed(track: Track, bound_mps: int) -> bool:
     return believed(track, fixes[-1].time_ms, None, bound_mps).fixes[-1] is fixes[-1]
 
 
+def left_by_leap(track: Track) -> list[tuple[Fix, float]]:
+    """Where a device was before it leapt away, the newest first, and its pace until then, m/s; for 3 minutes, or until the fourth fix.
+
+    A leap is beyond all that the accuracies and its own pace of late explain, at whatever speed: a car's is one for who stood still. A
+    vague position isn't where it leapt from.
+    """
+    fixes, found = track.fixes, []
+    for i in range(len(fixes) - 1, max(1, len(fixes) - AGREE), -1):
+        before, fix = fixes[i - 1], fixes[i]
+        if fixes[-1].time_ms - fix.time_ms > UNKNOWN_AFTER_MS:
+            break
+        beyond_mm = _beyond_mm(before, fix)
+        if beyond_mm <= THERE_MM or before.accuracy_mm >= VAGUE_FROM_MM:
+            continue
+        pace_mps = _pace_mps(fixes[max(0, i - PACE_OF) : i])
+        if beyond_mm > PACE_TIMES * pace_mps * (fix.time_ms - before.time_ms):
+            found.append((before, pace_mps))
+    return found
+
+
 def _is_odd(before: Fix, fix: Fix, bound_mps: int) -> bool:
     may_mm = bound_mps * (fix[0] - before[0]) + before[6] + fix[6]
     return fix[6] >= VAGUE_FROM_MM or math.dist(before[3:6], fix[3:6]) > may_mm
@@ -104,8 +125,12 @@ def _is_surprise(found: list[Fix], fix: Fix, bound_mps: int) -> bool:
         return False
     if len(found) < KNOWN_FROM:
         return beyond_mm > JUMP_MPS * took_ms
-    pace_mps = max(math.dist(a[3:6], b[3:6]) / max(1, b.time_ms - a.time_ms) for a, b in pairwise(found[-PACE_OF:]))
-    return beyond_mm > min(JUMP_MPS, PACE_TIMES * pace_mps) * took_ms
+    return beyond_mm > min(JUMP_MPS, PACE_TIMES * _pace_mps(found[-PACE_OF:])) * took_ms
+
+
+def _pace_mps(fixes: list[Fix]) -> float:
+    """The greatest between two that follow one another; of two fixes at least."""
+    return max(math.dist(a[3:6], b[3:6]) / max(1, b.time_ms - a.time_ms) for a, b in pairwise(fixes))
 
 
 def _was_there(seen: list[Fix], fix: Fix) -> bool:

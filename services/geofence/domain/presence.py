@@ -27,7 +27,8 @@ class Maybe(NamedTuple):
     distance_mm: float
     p: float
     doubt: Doubt | None
-    """Why it can't be known better; None where the positions are good and at the edge."""
+    """Why it can't be known better; None where the positions are good and at the edge. JUMP where it is what one says that isn't
+    believed, or one from before a leap away."""
 
 
 class Presence(NamedTuple):
@@ -123,7 +124,44 @@ def _newest(
     ring: Ring,
     best: Maybe | None,
 ) -> Presence:
-    """What the newest positions say, also where they aren't believed, and with those before them that say the same."""
+    """What the newest positions say, and where they allow nothing, what those before a leap away do."""
+    found = _as_they_say(state, sides, believed, target, ring, best)
+    if found.entered or found.possible:
+        return found
+    return Presence(None, _before_leaps(state, sides, target, ring))
+
+
+def _before_leaps(state: State, sides: tuple[Track, Track | None], target: Target, ring: Ring) -> Maybe | None:
+    """That the wearer may be within the ring where one of the two is still where it was before it leapt away.
+
+    A wearer goes on from there at the own pace, and on foot at least; a person's device stays.
+    """
+    wearer, device = sides
+    left, left_too = credibility.left_by_leap(wearer), credibility.left_by_leap(device) if device else []
+    if not left and not left_too:
+        return None
+    at_ms = max(side.fixes[-1].time_ms for side in sides if side)
+    heres = [(wearer.fixes[-1], 0.0), *left]
+    theres = [device.fixes[-1], *(fix for fix, _ in left_too)] if device else [None]
+    for i, (here, pace_mps) in enumerate(heres):
+        went_mm = min(state.rules.reach_mps, max(state.rules.foot_mps, pace_mps)) * (at_ms - here.time_ms) if i else 0.0
+        for there in theres if i else theres[1:]:
+            accuracies = (here.accuracy_mm, there.accuracy_mm) if there else (here.accuracy_mm,)
+            apart_mm = dist(here[3:6], there[3:6]) if there else target.shape.least(here.point, here.point)
+            if max(accuracies) < credibility.VAGUE_FROM_MM and apart_mm <= ring.radius_mm + sum(accuracies) + went_mm:
+                return Maybe(at_ms, apart_mm, probability.inside(apart_mm, ring.radius_mm, accuracies), Doubt.JUMP)
+    return None
+
+
+def _as_they_say(
+    state: State,
+    sides: tuple[Track, Track | None],
+    believed: tuple[Track, ...],
+    target: Target,
+    ring: Ring,
+    best: Maybe | None,
+) -> Presence:
+    """What the newest positions say themselves, also where they aren't believed, and with those before that say the same."""
     raw = tuple(side for side in sides if side is not None)
     here, there = raw[0].fixes[-1], raw[1].fixes[-1] if len(raw) > 1 else None
     at_ms = max(here.time_ms, there.time_ms if there else 0)

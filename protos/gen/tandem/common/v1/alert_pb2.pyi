@@ -137,7 +137,7 @@ class _DoubtEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Doubt.ValueType
     DOUBT_UNSPECIFIED: _Doubt.ValueType  # 0
     JUMP: _Doubt.ValueType  # 1
     """Nothing could have travelled there since the position before; with UNKNOWN_NEAR, nothing that the device has done lately leads
-    there, and no second position agrees.
+    there, and no second position agrees; or the device has leapt away from there, faster than what it has done lately explains.
     """
     VAGUE: _Doubt.ValueType  # 2
     """Its accuracy is too poor to tell whether the wearer is within the ring that demands a response."""
@@ -154,7 +154,7 @@ class Doubt(_Doubt, metaclass=_DoubtEnumTypeWrapper):
 DOUBT_UNSPECIFIED: Doubt.ValueType  # 0
 JUMP: Doubt.ValueType  # 1
 """Nothing could have travelled there since the position before; with UNKNOWN_NEAR, nothing that the device has done lately leads
-there, and no second position agrees.
+there, and no second position agrees; or the device has leapt away from there, faster than what it has done lately explains.
 """
 VAGUE: Doubt.ValueType  # 2
 """Its accuracy is too poor to tell whether the wearer is within the ring that demands a response."""
