@@ -16,11 +16,14 @@ from services.common import bus as buses
 from services.common import streams
 from services.common.bus import Bus
 from services.common.clock import MeshClock
+from tests.support import preloaded
 from tests.support.nats import TestServer, running_server
 from tests.support.postgres import PostgresServer, running_postgres
 
 STREAM_BYTES = 64 << 20
 ENGINES = ("sqlite", "postgres")
+
+preloaded.turn_on()
 
 
 @pytest.fixture(scope="session")
