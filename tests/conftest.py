@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -24,6 +25,12 @@ STREAM_BYTES = 64 << 20
 ENGINES = ("sqlite", "postgres")
 
 preloaded.turn_on()
+
+
+def pytest_collection_finish() -> None:
+    """What three thousand tests are made of is there to stay: else each full collection of garbage in a test goes through it."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")
