@@ -53,9 +53,7 @@ def test_it_is_killed_and_started_again_as_another(tmp_path: Path) -> None:
     service = Service("services.ingest", settings, tmp_path / "log")
     service.start()
     first = service.pid
-    assert service.runs
     service.kill()
-    assert not service.runs
     service.start()
     assert service.runs and service.pid != first
     os.kill(service.pid, signal.SIGKILL)
