@@ -56,7 +56,7 @@ def become(arguments: Sequence[str], environment: Mapping[str, str], folder: str
 
 
 def preload(module: str) -> str:
-    """Does the imports of a package's `__main__`, or of a module, and forgets the module itself; its full name."""
+    """Does the imports of a package's `__main__`, or of a module, and forgets the module itself, which is to run anew; its name."""
     spec = importlib.util.find_spec(module)
     assert spec, f"there is no {module}"
     name = module if spec.submodule_search_locations is None else f"{module}.__main__"
