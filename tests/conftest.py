@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -16,11 +17,20 @@ from services.common import bus as buses
 from services.common import streams
 from services.common.bus import Bus
 from services.common.clock import MeshClock
+from tests.support import preloaded
 from tests.support.nats import TestServer, running_server
 from tests.support.postgres import PostgresServer, running_postgres
 
 STREAM_BYTES = 64 << 20
 ENGINES = ("sqlite", "postgres")
+
+preloaded.turn_on()
+
+
+def pytest_collection_finish() -> None:
+    """What three thousand tests are made of is there to stay: else each full collection of garbage in a test goes through it."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")

@@ -26,7 +26,7 @@ from tests.support.evaluator_mesh import (
     two_evaluators,
     under_load,
 )
-from tests.support.processes import ROOT
+from tests.support.preloaded import ROOT
 
 OLDER = """
 import runpy

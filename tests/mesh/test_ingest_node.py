@@ -18,7 +18,7 @@ from services.common.identity import sign_dev_token
 from tandem.common.v1 import command_pb2
 from tandem.ingest.v1 import ingest_pb2, ingest_pb2_grpc
 from tests.support.ingest import SECRET, VENDOR, WITHIN_S, IngestMesh, ingest_on_its_own_server
-from tests.support.processes import ROOT
+from tests.support.preloaded import ROOT
 
 SOURCE = ROOT / "tests" / "node"
 INSTALL_WITHIN_S = 90

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from services.cli import mesh
 from services.cli.mesh import Mesh
+from tests.support import preloaded
 
 PATIENCE_S = 60.0
 TANDEM = (sys.executable, "-m", "services.cli")
@@ -26,9 +27,7 @@ def environment() -> dict[str, str]:
 
 def tandem(*arguments: str, timeout_s: float = PATIENCE_S) -> subprocess.CompletedProcess[str]:
     """Runs the command to its end."""
-    return subprocess.run(
-        (*TANDEM, *arguments), capture_output=True, text=True, timeout=timeout_s, env=environment(), check=False
-    )
+    return preloaded.run("services.cli", arguments, environment(), timeout_s)
 
 
 def is_alive(pid: int) -> bool:

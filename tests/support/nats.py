@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import signal
+import socket
 import subprocess
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from services.cli import nats_server
@@ -15,6 +17,7 @@ from tests.support.ports import free_port
 
 TESTER = permissions.User("tester", (">",), (">",))
 PARTITIONS_MOST = 5
+LISTENING_WITHIN_S = 30.0
 
 
 class TestServer:
@@ -23,8 +26,9 @@ class TestServer:
     __test__ = False
 
     def __init__(self, folder: Path, certificates: Path | None = None) -> None:
+        self._port = free_port()
         self._command, server = nats_server.configure(
-            folder, free_port(), free_port(), PARTITIONS_MOST, TESTER, certificates=certificates
+            folder, self._port, free_port(), PARTITIONS_MOST, TESTER, certificates=certificates
         )
         self._process: subprocess.Popen[bytes] | None = None
         self.url = server.url_as(TESTER.name)
@@ -43,6 +47,15 @@ class TestServer:
     def start(self) -> None:
         """Starts it; clients connect by retrying."""
         self._process = subprocess.Popen(self._command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+    def wait_until_listening(self) -> None:
+        """Returns once it takes connections: a client that comes earlier asks again a quarter of a second later."""
+        until = time.monotonic() + LISTENING_WITHIN_S
+        while True:
+            with suppress(ConnectionRefusedError), socket.create_connection(("127.0.0.1", self._port)):
+                return
+            assert self._process and self._process.poll() is None and time.monotonic() < until
+            time.sleep(0.005)
 
     def freeze(self) -> None:
         """SIGSTOP: connections stand, nothing is stored or answered; `kill` loses what was sent meanwhile."""
@@ -74,6 +87,7 @@ def running_server(folder: Path) -> Iterator[TestServer]:
     server = TestServer(folder)
     server.start()
     try:
+        server.wait_until_listening()
         yield server
     finally:
         if server._process:

@@ -5,8 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -15,8 +13,12 @@ from pathlib import Path
 import grpc.aio
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-ROOT = Path(__file__).parents[2]
+from tests.support import preloaded
+from tests.support.preloaded import Process
+
 READY_WITHIN_S = 30.0
+# Else one who came too early asks again after a second.
+_CONNECTS_SOON = [(f"grpc.{which}_reconnect_backoff_ms", 50) for which in ("initial", "min", "max")]
 
 
 class Service:
@@ -27,7 +29,7 @@ class Service:
         self._arguments = arguments
         self._env = {name: value for name, value in os.environ.items() if not name.startswith("TANDEM_")} | dict(env)
         self._log = log
-        self._process: subprocess.Popen[bytes] | None = None
+        self._process: Process | None = None
 
     @property
     def pid(self) -> int:
@@ -38,14 +40,12 @@ class Service:
     def start(self) -> None:
         """Starts it; `ready` tells when it serves."""
         with self._log.open("ab") as log:
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", self._module, *self._arguments], cwd=ROOT, env=self._env, stdout=log, stderr=log
-            )
+            self._process = preloaded.start(self._module, self._arguments, self._env, log, log)
 
     async def ready(self, address: str) -> None:
         """Returns once it says SERVING at this address; fails with its log where it ended or took too long."""
         until = time.monotonic() + READY_WITHIN_S
-        async with grpc.aio.insecure_channel(address) as channel:
+        async with grpc.aio.insecure_channel(address, _CONNECTS_SOON) as channel:
             stub = health_pb2_grpc.HealthStub(channel)
             while time.monotonic() < until and self._process and self._process.poll() is None:
                 try:
