@@ -61,7 +61,7 @@ class Leg:
 
     async def fold(self, alerts: Sequence[Alert], position: Position) -> None:
         """Takes alerts in up to a position, in one transaction; durable when it returns. What was taken before changes nothing."""
-        alerts = sorted((alert for alert in alerts if concerns(self.name, alert)), key=lambda alert: alert.place)
+        alerts = sorted((alert for alert in alerts if concerns(self.name, alert)), key=_gravest_of_entry_first)
         now_ms = self._clock.now_ms()
         subject_ids = {subject_id for alert in alerts for subject_id in alert.subject_ids}
         await self.record.handle(
@@ -84,7 +84,7 @@ class Leg:
             await self.record.handle(
                 [
                     (one.incident_id, partial(FoldAlert, one, now_ms, self._deadlines, was_missing=True))
-                    for one in sorted(found, key=lambda alert: alert.place)
+                    for one in sorted(found, key=_gravest_of_entry_first)
                 ],
                 await self._boards.ahead(subject_ids, now_ms),
             )
@@ -257,6 +257,12 @@ async def _read(name: str, store: Store, boards: Boards, watch: Watch) -> Record
     await store.transaction(boards.load)
     unpublished, unanswered = numbered(await store.unpublished()), numbered(await store.unanswered())
     return Record(name, store, boards, watch, await store.head(), unpublished, unanswered)
+
+
+def _gravest_of_entry_first(alert: Alert) -> tuple[int, int, int]:
+    """As they are published: who is sent by one alert isn't told first what a lesser one of the same moment says."""
+    sequence, ordinal = alert.place
+    return sequence, -alert.demand, ordinal
 
 
 def _look_for(looked: Looked, now_ms: int, _: Board) -> Command:
