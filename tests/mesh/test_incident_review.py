@@ -96,14 +96,16 @@ def test_its_spans_add_up(reviewed: Reviewed) -> None:
     roots = [one for one in reviewed.mine if not one.parent_span_id]
     assert [one.name for one in roots] == ["incident opened"]
     followed = 0
+    ends = {(one.attributes.get("assignment_id", "none"), one.end_us) for one in reviewed.mine}
     for one in reviewed.mine:
         assert one.end_us >= one.start_us, "a negative span"
         assert not one.parent_span_id or one.parent_span_id in spans, "an orphan"
         if one.name in ("evaluated", "alert") or one.name.endswith(("offered", "told", "stood down")):
             followed += 1
             before = spans[one.parent_span_id]
-            waited_for = one.name.endswith("stood down") and one.start_us > before.end_us
-            assert waited_for or one.start_us == before.end_us
+            # A step of an assignment begins with its alert, or where that was decided before, with the end of the step before it.
+            waited = one.start_us > before.end_us and (one.attributes.get("assignment_id"), one.start_us) in ends
+            assert waited or one.start_us == before.end_us
     assert followed > 10
     by_assignment: dict[str, list[trace_pb2.Span]] = {}
     for one in sorted(reviewed.mine, key=lambda span: (span.start_us, span.end_us)):
