@@ -14,7 +14,7 @@ from services.dispatch.store import Store
 from services.geofence.translate import alert_to_proto
 from tandem.common.v1 import alert_pb2, geometry_pb2
 from tandem.dispatch.v1 import dispatch_pb2
-from tandem.dispatch.v1.dispatch_pb2 import ACKNOWLEDGED, OFFERED
+from tandem.dispatch.v1.dispatch_pb2 import ACKNOWLEDGED, NOTIFIED, OFFERED
 from tests.support.dispatch import (
     PATIENCE_S,
     RunningLeg,
@@ -102,7 +102,9 @@ async def test_the_second_approach_of_one_incident_is_offered_again(bus: Bus, na
             pass
         (incident,) = (await leg.desk.list(incident_id=incident_id)).incidents
         assert police_of(incident).state == ACKNOWLEDGED
-        published = await stored_steps(bus, "police", incident_id, 5)
+        published = await stored_steps(bus, "police", incident_id, 4)
+        if published[0].assignment.state == NOTIFIED:  # the lesser alert came by itself before the one that sends somebody
+            published = await stored_steps(bus, "police", incident_id, 5)
     states = [step.assignment.state for step in published]
     assert states[-4:] == [OFFERED, ACKNOWLEDGED, OFFERED, ACKNOWLEDGED]
     numbers = [step.number for step in published]  # with gaps, where a step stays with the leg

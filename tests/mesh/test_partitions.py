@@ -54,15 +54,15 @@ class Clients:
                 await asyncio.sleep(0.1 if left else 0)
 
     async def entered(self, order_id: str, partition: int) -> list[alert_pb2.Alert]:
-        """Waits until an order's alerts for the nearest ring are there, and returns all of its entered rings."""
+        """Waits until an order's alerts for all three rings are there, and returns them in the order of the fold."""
         found: list[alert_pb2.Alert] = []
         async with asyncio.timeout(WITHIN_S):
             async for messages in pull.read(self.vendor.bus, flow.ALERTS.name, 1, [f"alert.{partition}.>"]):
                 alerts = [alert_pb2.Alert.FromString(message.data) for message in messages]
                 found += [one for one in alerts if one.order_id == order_id and one.kind == alert_pb2.RING_ENTERED]
-                if any(one.ring_m == 100 for one in found):
+                if len(found) >= 3:
                     break
-        return found
+        return sorted(found, key=lambda one: (one.sequence, one.ordinal))
 
 
 def run(stack: ExitStack, folder: Path, partitions: int) -> Mesh:
