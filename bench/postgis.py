@@ -28,8 +28,8 @@ _COLUMNS = """
     device_id text not null, report_id text not null, fix_time timestamptz not null,
     place geography(point, 4326) not null, accuracy_m float8 not null
 """
-BARE = f"create table reports ({_COLUMNS});"
-ASKING = f"""
+_BARE = f"create table reports ({_COLUMNS});"
+_ASKING = f"""
     create table devices (device_id text primary key);
     create table reports ({_COLUMNS},
         primary key (device_id, report_id),
@@ -82,7 +82,7 @@ async def create(url: str, asking: bool) -> dict[str, str]:
 
 async def make_table(connection: asyncpg.Connection, asking: bool) -> None:
     """The table of reports, with the devices where it asks for them."""
-    await connection.execute(ASKING if asking else BARE)
+    await connection.execute(_ASKING if asking else _BARE)
     if asking:
         ids = [(device_id(one),) for one in range(DEVICES)]
         await connection.copy_records_to_table("devices", records=ids)

@@ -103,9 +103,8 @@ async def test_the_second_approach_of_one_incident_is_offered_again(bus: Bus, na
         (incident,) = (await leg.desk.list(incident_id=incident_id)).incidents
         assert police_of(incident).state == ACKNOWLEDGED
         published = await stored_steps(bus, "police", incident_id, 4)
-        if (
-            published[0].assignment.state == NOTIFIED
-        ):  # the lesser alert came by itself before the one that sends somebody
+        # Where the lesser alert came by itself, before the one that sends somebody, it has a step of its own.
+        if published[0].assignment.state == NOTIFIED:
             published = await stored_steps(bus, "police", incident_id, 5)
     states = [step.assignment.state for step in published]
     assert states[-4:] == [OFFERED, ACKNOWLEDGED, OFFERED, ACKNOWLEDGED]
