@@ -31,6 +31,9 @@ HOME = geometry_pb2.Circle(lat_deg=37.6360, lon_deg=127.2165, radius_m=20)
 METRES_PER_DEGREE = 111_195.0
 """Of latitude, on the sphere of mean radius; the story needs no better."""
 BIRTH_DATE = "1990-01-01"
+NOTED_WITHIN_S = 5.0
+"""How long the end waits for what the legs haven't noted yet; then it tells what there is."""
+POLL_S = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -297,5 +300,12 @@ async def play(stage: Stage) -> AsyncIterator[Begun | Done]:
 
 
 async def settled(stage: Stage) -> list[outcome.Incident]:
-    """The incidents of the story, as the legs tell them after its end."""
-    return await outcome.read(stage.clients, {stage.order_id}, stage.began_ms)
+    """The incidents of the story, as the legs tell them after its end; with how long each offer took, which a leg notes a little later
+    than it offers."""
+    patience_s = time.monotonic() + NOTED_WITHIN_S
+    while True:
+        incidents = await outcome.read(stage.clients, {stage.order_id}, stage.began_ms)
+        noted = all(answer.report_to_published_ms is not None for one in incidents for answer in one.answers)
+        if noted or time.monotonic() > patience_s:
+            return incidents
+        await asyncio.sleep(POLL_S)

@@ -76,7 +76,7 @@ def test_a_replay_finds_what_the_back_test_finds(mesh: RunningMesh, tmp_path: Pa
         assert outcome.returncode == 0, outcome.stderr
         said = json.loads(outcome.stdout)
         assert [_essence(one) for one in _of_rings(said)] == [_essence(one) for one in expected]
-        (incident,) = said["incidents"]
+        (incident,) = _incidents_of_rings(said)
         assert all(leg["acknowledged_at"] for leg in incident["legs"])
         assert incident["opened_at"].startswith("2008-10-24T11:")
 
@@ -99,7 +99,7 @@ def test_a_replay_of_real_tracks_finds_the_approach_that_a_grid_misses(mesh: Run
         assert abs(geolife.parse_rfc3339(replayed["at"]) - geolife.parse_rfc3339(tested["at"])) < 1
     (cleared,) = [one for one in said["episodes"] if (one["kind"], one["ring_m"]) == ("RING_CLEARED", 100)]
     assert abs(cleared["min_distance_m"] - 17.39) < 0.5
-    (incident,) = said["incidents"]
+    (incident,) = _incidents_of_rings(said)
     assert {leg["agency"] for leg in incident["legs"]} == {"probation", "police"}
     assert all(leg["acknowledged_at"] for leg in incident["legs"])
 
@@ -130,6 +130,12 @@ def test_a_replay_puts_the_tags_and_devices_that_are_given_on_the_way(mesh: Runn
 def _of_rings(said: dict[str, Any]) -> list[dict[str, Any]]:
     """The alerts of rings: between two runs, or where the machine is slow for 3 s, all devices are silent for minutes of this mesh."""
     return [one for one in said["episodes"] if one["kind"].startswith("RING_")]
+
+
+def _incidents_of_rings(said: dict[str, Any]) -> list[dict[str, Any]]:
+    """Those that an alert of a ring belongs to: the silence between two runs may open one of its own, before the second begins."""
+    ids = {one["incident_id"] for one in _of_rings(said)}
+    return [one for one in said["incidents"] if one["incident_id"] in ids]
 
 
 def _essence(alert: dict[str, Any]) -> tuple[object, ...]:
