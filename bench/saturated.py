@@ -66,15 +66,16 @@ async def stream(channel: grpc.aio.Channel, identity: Metadata, reports: Reports
         await call.write(reports.next())
     while not tally.over:
         answer = await call.read()
-        _count(answer, tally)
+        count(answer, tally)
         for _ in range(answer.batches):
             await call.write(reports.next())
     await call.done_writing()
     while (answer := await call.read()) is not grpc.aio.EOF:
-        _count(answer, tally)
+        count(answer, tally)
 
 
-def _count(answer: ingest_pb2.ReportResponse, tally: Tally) -> None:
+def count(answer: ingest_pb2.ReportResponse, tally: Tally) -> None:
+    """Counts what was taken; raises CommandFailed where a report was refused."""
     if answer.refusals:
         refusal = answer.refusals[0]
         raise CommandFailed(f"{len(answer.refusals)} reports refused: {refusal.field} {refusal.reason}")
