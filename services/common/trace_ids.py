@@ -8,7 +8,6 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Sequence
-from itertools import groupby
 
 TRACEPARENT = "traceparent"
 """Name of the header, of the call metadata and of the message header: https://www.w3.org/TR/trace-context/."""
@@ -52,10 +51,19 @@ def senders_header(sent: Sequence[tuple[int, str]]) -> str:
 
     `sent` has the number of reports of each sender, and their context. Empty where there is nothing to say.
     """
-    if not any(context for _, context in sent):
+    parts: list[str] = []
+    count, context = 0, ""
+    for more, its in sent:
+        if its == context:
+            count += more
+            continue
+        if count:
+            parts.append(f"{count}:{context or _NOBODY}")
+        count, context = more, its
+    if not parts and not context:
         return ""
-    runs = [(context, sum(count for count, _ in some)) for context, some in groupby(sent, key=lambda one: one[1])]
-    return "" if len(runs) > SENDERS_MOST else ",".join(f"{count}:{context or _NOBODY}" for context, count in runs)
+    parts.append(f"{count}:{context or _NOBODY}")
+    return "" if len(parts) > SENDERS_MOST else ",".join(parts)
 
 
 def sender_of(header: str, place: int) -> str:

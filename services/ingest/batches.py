@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import Any
 
 from services.common import tracing
@@ -56,6 +56,9 @@ class _Arrived:
     context: str
 
 
+_CONTEXT = attrgetter("context")
+
+
 class Gathering:
     """Takes small batches. Those of one sender that have arrived when it looks are one batch to all that follows.
 
@@ -93,9 +96,11 @@ class Gathering:
 
     async def _take(self, sender: Sender, group: list[_Arrived]) -> None:
         tracing.carry("")  # not that of the one with whom this began, or of the group before
-        contexts = {one.context for one in group}
-        if len(contexts) > 1:
-            group.sort(key=_context)  # those of one context follow one another, so that there is little to say of them
+        reports_of: dict[str, int] = {}
+        for one in group:
+            reports_of[one.context] = reports_of.get(one.context, 0) + one.answer.count
+        if len(reports_of) > 1:
+            group.sort(key=_CONTEXT)  # those of one context follow one another, so that there is little to say of them
         messages = [msg for one in group for msg in one.request.positions]
         positions = translate.read_positions(messages) if len(messages) > FEW else None
         if positions is None:
@@ -104,7 +109,8 @@ class Gathering:
                 await take(self._intake, self._commands, sender, one.request, one.stream, one.answer)
             return
         count = len(messages)
-        reports = Reports(count, positions, range(count), contexts=_runs(group) if any(contexts) else ())
+        contexts = [(reports_of[context], context) for context in sorted(reports_of)] if any(reports_of) else ()
+        reports = Reports(count, positions, range(count), contexts=contexts)
         taken = await self._intake.admit(sender, reports, False, "stream")
         refused = {one.index for one in taken.refusals}
         over: dict[str, Session] = {}
@@ -116,16 +122,6 @@ class Gathering:
                     over[positions.device_ids[i]] = one.stream
             first += one.answer.count
         self._commands.heard(over)
-
-
-def _context(arrived: _Arrived) -> str:
-    return arrived.context
-
-
-def _runs(group: Sequence[_Arrived]) -> list[tuple[int, str]]:
-    return [
-        (sum(one.answer.count for one in some), context) for context, some in itertools.groupby(group, key=_context)
-    ]
 
 
 async def take(
