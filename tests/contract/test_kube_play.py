@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,14 @@ from tools.kube.render import render
 @pytest.fixture
 def player(tmp_path: Path) -> Player:
     return Player(render(K8S / "overlays" / "local"), tmp_path, {}, {})
+
+
+@pytest.fixture
+def ctrl_c() -> Iterator[None]:
+    """Ctrl-C as in a terminal: a shell has what it starts in the background ignore it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 @pytest.fixture
@@ -69,6 +78,7 @@ def test_the_network_goes_where_the_pods_could_not_be_taken_away(player: Player,
     assert second == f"network rm --force {NETWORK}"
 
 
+@pytest.mark.usefixtures("ctrl_c")
 def test_ctrl_c_waits_for_the_end_of_a_command(told: Path) -> None:
     timer = threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGINT))
     timer.start()
@@ -78,6 +88,7 @@ def test_ctrl_c_waits_for_the_end_of_a_command(told: Path) -> None:
     assert told.read_text() == "kill nats-1\n"
 
 
+@pytest.mark.usefixtures("ctrl_c")
 def test_ctrl_c_waits_until_all_is_taken_down(player: Player, told: Path) -> None:
     (told.parent / "bin" / "podman").write_text(f'#!/bin/sh\nsleep 0.3\necho "$@" >> {told}\n')
     timer = threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGINT))
