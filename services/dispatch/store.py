@@ -22,6 +22,8 @@ from services.dispatch.domain.incident import OVER, UNANSWERED, State
 POSITIONS = Into(tables.positions, ("log_id", "sequence"))
 _PEERS = (Into(tables.peers, ("number", "payload"), newer="number"), POSITIONS)
 _PAGE = 500
+DUE_MOST = 500
+"""Deadlines that are taken at once."""
 T = TypeVar("T")
 
 
@@ -248,14 +250,13 @@ class Store:
     # ── deadlines ────────────────────────────────────────────────────────────────────────────────────────────────────
 
     async def due(self, now_ms: int) -> list[AssignmentRow]:
-        """Assignments whose deadlines have passed, the oldest first."""
-        query = sa.select(tables.assignments).where(tables.assignments.c.due_ms <= now_ms)
-        rows = await self._rows(query.order_by(tables.assignments.c.due_ms).limit(_PAGE))
+        """Assignments whose deadlines have passed, the oldest first: up to DUE_MOST of them."""
+        rows = await self.transaction(lambda connection: connection.execute(_DUE, {"now_ms": now_ms}).all())
         return [AssignmentRow(**row._mapping) for row in rows]
 
     def next_due_within(self, connection: sa.Connection) -> int | None:
         """The next deadline, mesh time."""
-        found: int | None = connection.scalar(sa.select(sa.func.min(tables.assignments.c.due_ms)))
+        found: int | None = connection.scalar(_NEXT_DUE)
         return found
 
     # ── all legs ─────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -305,6 +306,13 @@ class Store:
 
 
 _HEAD = sa.select(tables.events.c.id, tables.events.c.hash).order_by(tables.events.c.id.desc()).limit(1)
+_DUE = (
+    sa.select(tables.assignments)
+    .where(tables.assignments.c.due_ms <= sa.bindparam("now_ms"))
+    .order_by(tables.assignments.c.due_ms)
+    .limit(DUE_MOST)
+)
+_NEXT_DUE = sa.select(sa.func.min(tables.assignments.c.due_ms))
 _STEP = (
     tables.steps.c.sequence,
     tables.steps.c.step_id,

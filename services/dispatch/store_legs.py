@@ -23,6 +23,9 @@ _peers = metadata.tables["peer_assignments"]
 _AT_ONCE = 500
 _THIS = (awaited_legs.c.incident_id == sa.bindparam("incident")) & (awaited_legs.c.leg == sa.bindparam("which"))
 
+_NEXT_DUE = sa.select(sa.func.min(awaited_legs.c.due_ms)).where(sa.not_(awaited_legs.c.absent))
+_ABSENT = sa.select(awaited_legs.c.leg, sa.func.count()).where(awaited_legs.c.absent).group_by(awaited_legs.c.leg)
+
 
 @dataclass(frozen=True, slots=True)
 class AwaitedRow:
@@ -48,15 +51,13 @@ class Looked:
 
 def next_due_ms(connection: sa.Connection) -> int | None:
     """When a leg is looked for next, mesh time."""
-    query = sa.select(sa.func.min(awaited_legs.c.due_ms)).where(sa.not_(awaited_legs.c.absent))
-    found: int | None = connection.scalar(query)
+    found: int | None = connection.scalar(_NEXT_DUE)
     return found
 
 
 def absent(connection: sa.Connection) -> dict[str, int]:
     """In how many incidents each leg is absent."""
-    query = sa.select(awaited_legs.c.leg, sa.func.count()).where(awaited_legs.c.absent).group_by(awaited_legs.c.leg)
-    return {leg: count for leg, count in connection.execute(query)}
+    return {leg: count for leg, count in connection.execute(_ABSENT)}
 
 
 def look(connection: sa.Connection, now_ms: int) -> list[Looked]:
