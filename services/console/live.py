@@ -10,7 +10,7 @@ import asyncio
 import secrets
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Container, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -41,7 +41,7 @@ STANDS_AFTER_S = 1.0
 LISTS_EVERY_S = 10.0
 """How often a desk's list is read beside its stream of steps."""
 LOOKS_EVERY_S = 2.0
-"""How often a reviewer's list is read, who has no stream of steps."""
+"""How often the list is read of a reviewer who looks, since there is no stream of steps."""
 FOLLOWED_MOST = 200
 """Open incidents whose targets are followed at once, the most urgent."""
 DEADLINE_S = 5.0
@@ -59,6 +59,9 @@ class Feed:
         self._incidents: dict[str, Incident] = {}
         self._told: dict[str, dict[str, Any]] = {}
         """By incident, as the browser gets it."""
+        self._groups: dict[str, str] = {}
+        """By incident, the group that it is shown in."""
+        self._regroup = asyncio.Event()
         self._changed_at: dict[tuple[str, str], int] = {}
         """By sort and id, the number of the last change."""
         self._gone: deque[tuple[str, str]] = deque()
@@ -85,6 +88,7 @@ class Feed:
             for what, work in self._works().items():
                 tasks.create_task(self._kept(what, work))
             if self._role in DESKS:
+                tasks.create_task(self._group())
                 tasks.create_task(self._follow_targets())
                 tasks.create_task(self._receive_offers())
                 tasks.create_task(
@@ -141,7 +145,17 @@ class Feed:
             await self._read_all()
             self._connected("incidents")
             is_new = asyncio.get_running_loop().time() - began_s < LISTS_EVERY_S
-            await asyncio.sleep(LOOKS_EVERY_S if is_new or self._role not in DESKS else LISTS_EVERY_S)
+            if self._role in DESKS:
+                await asyncio.sleep(LOOKS_EVERY_S if is_new else LISTS_EVERY_S)
+            else:
+                await self._looked_at(LOOKS_EVERY_S if is_new or self._viewers else LISTS_EVERY_S)
+
+    async def _looked_at(self, within_s: float) -> None:
+        """Returns when somebody begins to look, or after so long."""
+        self._viewed.clear()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(within_s):
+                await self._viewed.wait()
 
     async def _read_all(self) -> None:
         request = dispatch_pb2.ListIncidentsRequest(page_size=SHOWN_MOST)
@@ -150,13 +164,16 @@ class Feed:
         for id_ in [id_ for id_ in self._incidents if id_ not in found]:
             self._drop(id_)
         self._incidents = found
-        self._tell_incidents()
+        self._tell_groups()
+        for id_ in self._incidents:
+            self._tell(id_)
 
     async def _read_one(self, incident_id: str) -> None:
         answer = await self._list(dispatch_pb2.ListIncidentsRequest(incident_id=incident_id))
         for one in answer.incidents:
             self._incidents[one.incident_id] = translate.incident(one)
-        self._tell_incidents()
+            self._tell(one.incident_id)
+        self._regroup.set()
 
     async def _list(self, request: dispatch_pb2.ListIncidentsRequest) -> dispatch_pb2.ListIncidentsResponse:
         return await self._leg.dispatch.ListIncidents(request, metadata=self._mesh.own(self._role), timeout=DEADLINE_S)
@@ -172,15 +189,27 @@ class Feed:
         if all(old.state in board.OVER for old in (*others, one)):
             await self._read_one(one.incident_id)  # it may have ended
         else:
-            self._tell_incidents()
+            self._tell(one.incident_id)
+            self._regroup.set()
 
-    def _tell_incidents(self) -> None:
-        groups = board.groups(list(self._incidents.values()))
-        for id_, one in self._incidents.items():
-            now = board.told(one, groups.get(id_, ""))
-            if self._told.get(id_) != now:
-                self._told[id_] = now
-                self._change("incident", id_)
+    def _tell(self, incident_id: str) -> None:
+        now = board.told(self._incidents[incident_id], self._groups.get(incident_id, ""))
+        if self._told.get(incident_id) != now:
+            self._told[incident_id] = now
+            self._change("incident", incident_id)
+
+    async def _group(self) -> None:
+        """Groups anew where steps came. It looks at every incident, so in a flood not at each step."""
+        while True:
+            await self._regroup.wait()
+            await asyncio.sleep(TELLS_EVERY_S)
+            self._regroup.clear()
+            self._tell_groups()
+
+    def _tell_groups(self) -> None:
+        before, self._groups = self._groups, board.groups(list(self._incidents.values()))
+        for id_ in [id_ for id_ in self._incidents if before.get(id_) != self._groups.get(id_)]:
+            self._tell(id_)
         over = sorted((one.opened_ms, id_) for id_, one in self._incidents.items() if one.ended_ms is not None)
         for _, id_ in over[: max(0, len(self._incidents) - SHOWN_MOST)]:
             self._drop(id_)
