@@ -22,7 +22,6 @@ awaited_legs = sa.Table(
 _peers = metadata.tables["peer_assignments"]
 _AT_ONCE = 500
 _THIS = (awaited_legs.c.incident_id == sa.bindparam("incident")) & (awaited_legs.c.leg == sa.bindparam("which"))
-
 _NEXT_DUE = sa.select(sa.func.min(awaited_legs.c.due_ms)).where(sa.not_(awaited_legs.c.absent))
 _ABSENT = sa.select(awaited_legs.c.leg, sa.func.count()).where(awaited_legs.c.absent).group_by(awaited_legs.c.leg)
 

@@ -57,6 +57,9 @@ def test_many_notices_of_one_cause_are_one_group_and_a_response_never_is() -> No
     alarms = [incident(f"r-{n}", replace(OFFER, kind="SILENT")) for n in range(board.FLOOD)]
     assert board.groups([*flood, *alarms]) == {f"s-{n}": "SILENT" for n in range(board.FLOOD)}
     assert board.groups(flood[1:]) == {}
+    # What became an alarm since it was grouped stands alone at once.
+    assert board.told(flood[0], "SILENT")["group"] == "SILENT"
+    assert board.told(alarms[0], "SILENT")["group"] == ""
 
 
 def test_the_state_of_a_leg_is_that_of_whoever_needs_somebody_most() -> None:

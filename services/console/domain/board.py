@@ -135,17 +135,18 @@ def groups(incidents: Sequence[Incident]) -> dict[str, str]:
 
 
 def told(incident: Incident, group: str = "") -> dict[str, Any]:
-    """The incident as the browser gets it."""
+    """The incident as the browser gets it. `group` may be of a moment ago; what demands a response by now is in none."""
     level, awaited, _ = rank(incident)
+    asked = demand(incident)
     return {
         "id": incident.incident_id,
         "opened": incident.opened_ms,
         "ended": incident.ended_ms,
         "level": level,
         "due": awaited if awaited != NEVER_MS else None,
-        "demand": demand(incident),
+        "demand": asked,
         "cause": cause(incident),
-        "group": group,
+        "group": "" if asked == "RESPOND" else group,
         "alarm": is_new_alarm(incident),
         "orders": sorted({id_ for one in incident.assignments for id_ in one.order_ids}),
         "exercise": any(one.exercise for one in incident.assignments),
