@@ -32,8 +32,6 @@ SUBJECTS = {flow.ALERTS.name: (), flow.INCIDENTS.name: tuple(flow.incident_subje
 """What is read of each stream, all where nothing is named: what the police advise is no step, and for the warning leg alone."""
 FORGET_EVERY_S = 3_600.0
 AGAIN_S = 2.0
-TOGETHER_S = 0.5
-"""How long what happens waits for more, to be kept in one transaction: those who act on an alert have the disk first."""
 
 _FACTS = Counter(
     "tandem_registry_trace_facts", "What was taken into traces, by kind; an ordinary report is none", ["kind"]
@@ -83,8 +81,6 @@ class TraceReader:
             for incident_id, fact in found:
                 _FACTS.labels(fact.kind).inc()
                 self._on_taken(incident_id)
-            if not messages[-1].pending:
-                await asyncio.sleep(TOGETHER_S)
 
     async def _next(self, stream: str) -> int:
         async with self._registry.reading() as records:
