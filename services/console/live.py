@@ -148,14 +148,7 @@ class Feed:
             if self._role in DESKS:
                 await asyncio.sleep(LOOKS_EVERY_S if is_new else LISTS_EVERY_S)
             else:
-                await self._looked_at(LOOKS_EVERY_S if is_new or self._viewers else LISTS_EVERY_S)
-
-    async def _looked_at(self, within_s: float) -> None:
-        """Returns when somebody begins to look, or after so long."""
-        self._viewed.clear()
-        with suppress(TimeoutError):
-            async with asyncio.timeout(within_s):
-                await self._viewed.wait()
+                await _next(self._viewed, LOOKS_EVERY_S if is_new or self._viewers else LISTS_EVERY_S)
 
     async def _read_all(self) -> None:
         request = dispatch_pb2.ListIncidentsRequest(page_size=SHOWN_MOST)
@@ -271,10 +264,7 @@ class Feed:
                 for id_ in wanted:
                     if id_ not in following:
                         following[id_] = asyncio.create_task(self._follow_one(id_))
-                self._viewed.clear()
-                waiting = asyncio.ensure_future(self._viewed.wait())
-                await asyncio.wait([waiting], timeout=AGAIN_S)
-                waiting.cancel()
+                await _next(self._viewed, AGAIN_S)
         finally:
             for task in following.values():
                 task.cancel()
@@ -357,10 +347,7 @@ class Feed:
             seen = upto
             await asyncio.sleep(TELLS_EVERY_S)
             if self._number == seen:
-                self._wake.clear()
-                waiting = asyncio.ensure_future(self._wake.wait())
-                await asyncio.wait([waiting], timeout=BEAT_S - TELLS_EVERY_S)
-                waiting.cancel()
+                await _next(self._wake, BEAT_S - TELLS_EVERY_S)
 
     def _message(self, seen: int | None) -> dict[str, Any]:
         if seen is not None and seen < self._forgotten:
@@ -386,3 +373,11 @@ class Feed:
             "gone": gone if seen is not None else [],
             "alerts": [told for number, told in self._alerts if number > since],
         }
+
+
+async def _next(event: asyncio.Event, within_s: float) -> None:
+    """Returns when it happens again, or after so long."""
+    event.clear()
+    with suppress(TimeoutError):
+        async with asyncio.timeout(within_s):
+            await event.wait()

@@ -33,7 +33,7 @@ from services.dispatch.domain.roster import NO_ROSTER, Board
 from services.dispatch.hub import Numbered
 from services.dispatch.record import Asked, Record, numbered
 from services.dispatch.retrying import retried
-from services.dispatch.store import DUE_MOST, AssignmentRow, Position, Store
+from services.dispatch.store import AssignmentRow, Position, Store
 from services.dispatch.store_legs import Looked
 from services.dispatch.travel import TravelTimes
 from services.dispatch.watching import Pulse, Watch
@@ -154,15 +154,13 @@ class Leg:
         await self.record.handle([(incident_id, command)], await self._boards.ahead({subject_id}, now_ms))
 
     async def pass_deadlines(self) -> None:
-        """Offers on what has waited too long."""
+        """Offers on what has waited too long, a page of it at once: the watch looks again while anything is due."""
         now_ms = self._clock.now_ms()
-        while due := await self.store.due(now_ms):
+        if due := await self.store.due(now_ms):
             await self.record.handle(
                 [(row.incident_id, partial(PassDeadline, row.assignment_id, now_ms, self._deadlines)) for row in due],
                 await self._boards.ahead(_subjects(due), now_ms),
             )
-            if len(due) < DUE_MOST:
-                return
 
     async def look_for_legs(self) -> None:
         """Tells the desk which other legs have shown no step in time of what an alert demands of them, and which show some again."""

@@ -22,8 +22,6 @@ from services.dispatch.domain.incident import OVER, UNANSWERED, State
 POSITIONS = Into(tables.positions, ("log_id", "sequence"))
 _PEERS = (Into(tables.peers, ("number", "payload"), newer="number"), POSITIONS)
 _PAGE = 500
-DUE_MOST = 500
-"""Deadlines that are taken at once."""
 T = TypeVar("T")
 
 
@@ -234,8 +232,10 @@ class Store:
     async def _read_steps(self, query: sa.Select[*tuple[Any, ...]]) -> list[StepRow]:
         return [StepRow(*row) for row in await self._rows(_joined(query))]
 
-    async def _rows(self, query: sa.Select[*tuple[Any, ...]]) -> Sequence[sa.Row[*tuple[Any, ...]]]:
-        return await self.transaction(lambda connection: connection.execute(query).all())
+    async def _rows(
+        self, query: sa.Select[*tuple[Any, ...]], values: Mapping[str, object] | None = None
+    ) -> Sequence[sa.Row[*tuple[Any, ...]]]:
+        return await self.transaction(lambda connection: connection.execute(query, values).all())
 
     async def mark_published(self, sequences: Iterable[int], latency_ms: Mapping[str, float]) -> None:
         """Notes that steps are in INCIDENTS, and by assignment how long the offer took."""
@@ -250,9 +250,8 @@ class Store:
     # ── deadlines ────────────────────────────────────────────────────────────────────────────────────────────────────
 
     async def due(self, now_ms: int) -> list[AssignmentRow]:
-        """Assignments whose deadlines have passed, the oldest first: up to DUE_MOST of them."""
-        rows = await self.transaction(lambda connection: connection.execute(_DUE, {"now_ms": now_ms}).all())
-        return [AssignmentRow(**row._mapping) for row in rows]
+        """Assignments whose deadlines have passed, the oldest first: a page of them."""
+        return [AssignmentRow(**row._mapping) for row in await self._rows(_DUE, {"now_ms": now_ms})]
 
     def next_due_within(self, connection: sa.Connection) -> int | None:
         """The next deadline, mesh time."""
@@ -310,7 +309,7 @@ _DUE = (
     sa.select(tables.assignments)
     .where(tables.assignments.c.due_ms <= sa.bindparam("now_ms"))
     .order_by(tables.assignments.c.due_ms)
-    .limit(DUE_MOST)
+    .limit(_PAGE)
 )
 _NEXT_DUE = sa.select(sa.func.min(tables.assignments.c.due_ms))
 _STEP = (

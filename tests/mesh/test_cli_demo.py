@@ -18,6 +18,7 @@ from tests.support import geolife
 from tests.support.mesh import PATIENCE_S, RunningMesh, is_alive, running_mesh, tandem
 
 RATE = 60
+OF_SILENCE = {"SILENT", "HEARD_AGAIN", "UNKNOWN_NEAR", "PROTECTED_DEVICE_LOST"}
 
 
 @pytest.fixture(scope="module")
@@ -133,8 +134,9 @@ def _of_rings(said: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def _incidents_of_rings(said: dict[str, Any]) -> list[dict[str, Any]]:
-    """Those that an alert of a ring belongs to: the silence between two runs may open one of its own, before the second begins."""
+    """Those that an alert of a ring belongs to: the silence between two runs, and nothing else, may open one of its own before that."""
     ids = {one["incident_id"] for one in _of_rings(said)}
+    assert {one["kind"] for one in said["episodes"] if one["incident_id"] not in {"", *ids}} <= OF_SILENCE
     return [one for one in said["incidents"] if one["incident_id"] in ids]
 
 
