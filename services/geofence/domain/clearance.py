@@ -15,8 +15,8 @@ from typing import NamedTuple
 from services.geofence.domain import credibility
 from services.geofence.domain.entries import Case
 from services.geofence.domain.geometry import Vector
-from services.geofence.domain.state import Clearance, State
-from services.geofence.domain.track import PREDICT_MOST_MM, Fix
+from services.geofence.domain.state import State
+from services.geofence.domain.track import PREDICT_MOST_MM, Clearance, Fix
 
 VAGUE_TIMES = 3
 """A position may be wrong by three times its 68 % accuracy (4.5 standard deviations); nothing is decided on less likely ones."""
@@ -39,9 +39,10 @@ def measure(state: State, device_id: str, from_ms: int) -> None:
     Half of what lies between two devices is for each. Where it can't be made, or the last step leads out of it, the others lose
     theirs too: they were made against where this device was before.
     """
-    fixes = state.tracks[device_id].fixes
+    track = state.tracks[device_id]
+    fixes = track.fixes
     last, before = fixes[-1], fixes[-2] if len(fixes) > 1 else fixes[-1]
-    if not credibility.is_newest_believed(state.tracks[device_id], state.rules.reach_mps):
+    if not credibility.is_newest_believed(track, state.rules.reach_mps):
         return drop(state, device_id)  # the next one may join two from before
     free_mm, narrowed = math.inf, []
     for case_id in state.cases_of[device_id]:
@@ -59,13 +60,13 @@ def measure(state: State, device_id: str, from_ms: int) -> None:
     if math.dist(last.point, before.point) + VAGUE_TIMES * max(last.accuracy_mm, before.accuracy_mm) > free_mm:
         return drop(state, device_id)
     for other_id in narrowed:
-        state.clearances.pop(other_id, None)
-    state.clearances[device_id] = Clearance(last.point, free_mm)
+        state.tracks[other_id].clearance = None
+    track.clearance = Clearance(last.point, free_mm)
 
 
 def drop(state: State, device_id: str) -> None:
     """The device, and whoever keeps away from it, are looked at with each report until they have balls again."""
-    state.clearances.pop(device_id, None)
+    _take(state, device_id)
     for case_id in state.cases_of.get(device_id, ()):
         drop_case(state, state.cases[case_id].case)
 
@@ -73,7 +74,12 @@ def drop(state: State, device_id: str) -> None:
 def drop_case(state: State, case: Case) -> None:
     """The same for all devices of a case."""
     for device_id in case.device_ids:
-        state.clearances.pop(device_id, None)
+        _take(state, device_id)
+
+
+def _take(state: State, device_id: str) -> None:
+    if track := state.tracks.get(device_id):
+        track.clearance = None
 
 
 def _others(state: State, case: Case, device_id: str, last: Fix, from_ms: int) -> Iterator[_Other]:
@@ -97,7 +103,7 @@ def _device(state: State, other_id: str, point: Vector, radius_mm: int, from_ms:
     newest = track.fixes[-1]
     reach_mm = radius_mm + PREDICT_MOST_MM
     since_mm = track.path_since_mm(from_ms) + VAGUE_TIMES * newest.accuracy_mm
-    ball = state.clearances.get(other_id)
+    ball = track.clearance
     yield _Other(
         other_id,
         math.dist(point, newest.point) - since_mm - reach_mm,

@@ -123,6 +123,7 @@ class _Folding:
         possible.close(self.decisions, case_state, case.valid_until_ms)
         case_state.awaited_from_ms.clear()
         case_state.wake_ms = 0
+        clearance.drop_case(self.state, case)
         self.state.forget(case)
         self.decisions.settle(case_state)
 
@@ -256,10 +257,10 @@ class _Folding:
         too_late = anothers = 0
         late: set[str] = set()
         # Most of the fold's time goes here: nearly all reports end at the ball of their device.
-        tracks, cases_of, owned_since, clearances = state.tracks, state.cases_of, state.owned_since, state.clearances
+        tracks, cases_of, owned_since = state.tracks, state.cases_of, state.owned_since
         now_ms, received_wall_us = state.now_ms, batch.received_wall_us
         oldest_ms, undated = now_ms - WINDOW_MS, state.undated_ms
-        new, find_case_ids, find_ball = tuple.__new__, cases_of.get, clearances.get
+        new = tuple.__new__
         for device_id, report_id, fix_time_ms, lat_e7, lon_e7, accuracy_mm in zip(
             batch.device_ids,
             batch.report_ids,
@@ -299,17 +300,20 @@ class _Folding:
             count = len(fixes)
             if undated and device_id in undated:
                 del undated[device_id]
-            case_ids = find_case_ids(device_id)
+            newest = index == count - 1
+            ball = track.clearance
+            clear = newest and ball and dist(point, ball[0]) + VAGUE_TIMES * accuracy_mm <= ball[1]
+            if clear and not far and count % LOOK_EACH:
+                continue
+            case_ids = cases_of.get(device_id)
             if not case_ids:
                 if count > 2:
                     # No case names the device: its newest positions are enough for an order that is yet to come.
                     track.forget_before(now_ms)
                 continue
-            newest = index == count - 1
             if far and track.jumps_to(index):
                 doubts.jumped(self.decisions, fixes[index], case_ids, Report(device_id, report_id, received_wall_us))
-            ball = find_ball(device_id)
-            if not (newest and ball and dist(point, ball[0]) + VAGUE_TIMES * accuracy_mm <= ball[1]):
+            if not clear:
                 self._moved(device_id, track, index, case_ids, Report(device_id, report_id, received_wall_us))
             if not count % LOOK_EACH:
                 if count % FORGET_EACH == 0:

@@ -11,7 +11,6 @@ from typing import NamedTuple
 from services.geofence.domain import demands
 from services.geofence.domain.alerts import Doubt
 from services.geofence.domain.entries import Case, Demand, Equipment, Ring, Target
-from services.geofence.domain.geometry import Vector
 from services.geofence.domain.rings import RingState
 from services.geofence.domain.rules import Rules
 from services.geofence.domain.track import WINDOW_MS, Fix, Track
@@ -107,14 +106,6 @@ class CaseState:
         return any(event_key(event, device_id) in self.raised for event in events)
 
 
-class Clearance(NamedTuple):
-    """A ball within which a device may go about without any ring coming into question (`clearance.py`)."""
-
-    centre: Vector
-    free_mm: float
-    """Its radius."""
-
-
 @dataclass(slots=True)
 class Incident:
     """One for each wearer while any episode is open."""
@@ -190,8 +181,6 @@ class State:
     """Cases in which a device plays a part, sorted; derived from `cases`."""
     missed: set[str] = field(default_factory=set)
     """Devices whose silence was told, perhaps more; derived from `cases`."""
-    clearances: dict[str, Clearance] = field(default_factory=dict, compare=False)
-    """By device, of those that have one; derived from `tracks` and `cases`, and decides nothing."""
 
     def last_fix(self, device_ids: tuple[str, ...]) -> Fix | None:
         """The newest fix of several devices."""
