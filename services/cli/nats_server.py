@@ -58,12 +58,12 @@ def configure(
     """Writes the configuration into `folder` (the store lies beside it) and returns the command that starts the server.
 
     Loopback only, JetStream on disk with `sync_interval: always`: what is acknowledged survives a power cut. Its users are those of
-    the flow table, and `more`, with new passwords or, where there are `certificates`, with those.
+    the flow table, and `more` in the account of the streams, with new passwords or, where there are `certificates`, with those.
     """
     folder.mkdir(parents=True, exist_ok=True)
     config = folder / "nats.conf"
-    everybody = (*permissions.users(partitions), *more)
-    passwords = {} if certificates else {one.name: secrets.token_hex(16) for one in everybody}
+    everybody = permissions.users(partitions)
+    passwords = {} if certificates else {one.name: secrets.token_hex(16) for one in (*everybody, *more)}
     tls = _tls(files_of(certificates, IDENTITY)) if certificates else ""
     write_private(
         config,
@@ -76,7 +76,7 @@ jetstream {{
   store_dir: "{folder.resolve() / "store"}"
   sync_interval: always
 }}
-{tls}{permissions.authorization(everybody, passwords)}""",
+{tls}{permissions.accounts(everybody, passwords, more)}""",
     )
     scheme = "tls" if certificates else "nats"
     server = NatsServer(f"{scheme}://127.0.0.1:{port}", f"http://127.0.0.1:{monitor_port}", passwords, certificates)

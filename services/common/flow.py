@@ -132,7 +132,8 @@ FLOWS = (
         "Measure",
         MEASURES.name,
         ("geofence",),
-        ("geofence", *_DISPATCH, "explain", "evidence"),
+        # Not probation's leg: three distances and the wearer's track would give her address.
+        ("geofence", "dispatch-police", "dispatch-warning", "explain", "evidence"),
     ),
     Flow(
         "incident.{leg}.{incident_id}",

@@ -1,19 +1,24 @@
 """What each user of the NATS server may do: generated from the flow table, so that the table is what the server enforces. Pure.
 
-There is one account. A user publishes the subjects that the table gives it, reads the streams that the table gives it, and has its
-answers come to an inbox that no other user can listen on. Nobody may delete or purge anything.
+A user publishes the subjects that the table gives it, reads the streams that the table gives it, and has its answers come to an inbox
+in an account of its own. Nobody may delete or purge anything.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from services.common import flow
 
+HOME = "tandem"
+"""The account that has the streams."""
 _API = "$JS.API"
+_PULL = f"{_API}.CONSUMER.MSG.NEXT."
+"""What is asked for here comes in many answers."""
+_HOME = "tandem"
 SERVICE = "spiffe://tandem/service/"
 """Prefix of the SPIFFE ids of Tandem's own processes; the user's name follows."""
 
@@ -40,13 +45,39 @@ def users(partitions: int) -> tuple[User, ...]:
     return tuple(User(name, tuple(_publish(name, partitions)), (f"{inbox(name)}.>",)) for name in flow.USERS)
 
 
-def authorization(everybody: Iterable[User], passwords: Mapping[str, str]) -> str:
-    """The block of the server's configuration. Without passwords users are proven by certificates (`verify_and_map`)."""
-    rules = []
+def accounts(everybody: Iterable[User], passwords: Mapping[str, str], at_home: Iterable[User] = ()) -> str:
+    """The block of the server's configuration. Without passwords users are proven by certificates (`verify_and_map`).
+
+    The streams are in an account of their own (`HOME`); each user's account takes over from it what that user may publish, and nothing
+    else. So an answer that is asked for under another's subject comes to the asker's account, where nobody listens and nothing is
+    stored. `at_home` are users of the streams' own account.
+    """
+    exported: dict[str, list[str]] = {}
+    blocks = []
     for one in everybody:
-        login = {"user": one.name, "password": passwords[one.name]} if passwords else {"user": SERVICE + one.name}
-        rules.append({**login, "permissions": {"publish": one.publish, "subscribe": one.subscribe}})
-    return "authorization " + json.dumps({"users": rules}, indent=2) + "\n"
+        for subject in one.publish:
+            exported.setdefault(subject, []).append(one.name)
+        taken_over = [{"service": {"account": HOME, "subject": subject}} for subject in one.publish]
+        blocks.append(_block(one.name, {"users": [_rule(one, passwords)], "imports": taken_over}))
+    exports = [
+        {"service": subject, "accounts": names, "response_type": "stream" if _PULL in subject else "singleton"}
+        for subject, names in exported.items()
+    ]
+    home = {"users": [_rule(one, passwords) for one in at_home], "exports": exports}
+    return "\n".join(["accounts {", _block(HOME, home, "jetstream: enabled"), *blocks, "}", ""])
+
+
+def _block(name: str, lists: Mapping[str, Sequence[object]], *settings: str) -> str:
+    """One account, each entry of its lists on a line of its own."""
+    lines = [f"  {one}" for one in settings]
+    for what, entries in lists.items():
+        lines += [f"  {what}: [", *(f"    {json.dumps(one)}" for one in entries), "  ]"]
+    return "\n".join([f"{name} {{", *lines, "}"])
+
+
+def _rule(one: User, passwords: Mapping[str, str]) -> dict[str, object]:
+    login = {"user": one.name, "password": passwords[one.name]} if passwords else {"user": SERVICE + one.name}
+    return {**login, "permissions": {"publish": one.publish, "subscribe": one.subscribe}}
 
 
 def _publish(user: str, partitions: int) -> list[str]:

@@ -97,7 +97,8 @@ async def read_premises(bus: Bus) -> Premises:
 
 async def _premises(bus: Bus) -> Premises | None:
     try:
-        message = await bus.js.get_last_msg(flow.PREMISES.name, flow.PREMISES_SUBJECT)
+        # The first: there is one, and what stands behind it came from somebody else (ADR 34).
+        message = await bus.js.get_msg(flow.PREMISES.name, 1)
     except (nats.js.errors.Error, nats.errors.Error, OSError) as error:
         logger().info("streams_awaited", error=type(error).__name__)
         return None

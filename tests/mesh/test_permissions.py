@@ -156,36 +156,60 @@ async def test_a_refused_publish_is_told_and_fails(server: TestServer) -> None:
     ]
 
 
-async def test_what_a_user_has_copied_elsewhere_stands_under_its_own_subject(tmp_path: Path) -> None:
-    """JetStream answers to whatever subject it is asked to; that is why readers look at the subject of what they read."""
+ELSEWHERE = (
+    *("log.0.case", "premises", "alert.0.forged", f"$KV.{flow.DEVICES_BUCKET}.tag"),
+    *(f"{JETSTREAM}.STREAM.{verb}.{flow.ALERTS.name}" for verb in ("DELETE", "PURGE")),
+)
+"""Where no answer may come to: subjects that count, and requests that are obeyed."""
+
+
+async def test_an_answer_that_is_asked_for_elsewhere_comes_to_nobody(tmp_path: Path) -> None:
+    """JetStream answers to whatever subject it is asked to; that subject is one of the asker's own account."""
     with running_server(tmp_path / "nats") as server:
         await _make_streams(server)
+        before = await count(server)
         async with buses.connect(server.url_as("ingest"), "ingest") as bus:
             await bus.publish("quarantine.x", b"forged")
-            async for messages in pull.read(bus, flow.QUARANTINE.name, 1):
-                assert messages[0].data == b"forged"
-                break
-            await _copy(bus, flow.QUARANTINE.name, "log.0.case")
+            stream, stored = flow.QUARANTINE.name, await bus.bounds_of(flow.QUARANTINE.name)
+            config = {"name": "x", "ack_policy": "none", "deliver_policy": "all", "mem_storage": True}
+            await bus.api(f"CONSUMER.CREATE.{stream}.x", {"stream_name": stream, "config": config})
+            request = json.dumps({"batch": 1, "no_wait": True}).encode()
+            for subject in ELSEWHERE:
+                # The message for the first, that there is none for the others: an empty payload, as a deletion has.
+                await bus.client.publish(f"{JETSTREAM}.CONSUMER.MSG.NEXT.{stream}.x", request, reply=subject)
+                await bus.client.publish(f"{JETSTREAM}.STREAM.MSG.GET.{stream}", b'{"seq": 1}', reply=subject)
+            await bus.client.flush()
+            await bus.api("INFO", {})
+            assert await bus.bounds_of(stream) == stored
+        assert await count(server) == before | {flow.QUARANTINE.name: 1}
+
+
+async def test_what_is_pushed_elsewhere_leaves_the_premises_and_all_streams(tmp_path: Path) -> None:
+    """A consumer may be told to push, in the account of the streams: what comes so stands under its old subject, or is nothing."""
+    with running_server(tmp_path / "nats") as server:
+        await _make_streams(server)
         async with buses.connect(server.url, "test") as bus:
-            stored = await _all(bus, "LOG_0")
-    assert stored, "the server has closed this way: the readers' check may go"
-    assert {one.subject for one in stored} == {"quarantine.x"}
-
-
-async def _copy(bus: Bus, stream: str, to: str) -> None:
-    config = {"name": "copier", "ack_policy": "none", "deliver_policy": "all", "mem_storage": True}
-    await bus.api(f"CONSUMER.CREATE.{stream}.copier", {"stream_name": stream, "config": config})
-    request = json.dumps({"batch": 1, "no_wait": True}).encode()
-    await bus.client.publish(f"{JETSTREAM}.CONSUMER.MSG.NEXT.{stream}.copier", request, reply=to)
-    await bus.client.flush()
-    await bus.api("INFO", {})
+            premises = await streams.read_premises(bus)
+        before = await count(server)
+        async with buses.connect(server.url_as("ingest"), "ingest") as bus:
+            stream = flow.QUARANTINE.name
+            for n, subject in enumerate(ELSEWHERE):
+                config = {"name": f"x{n}", "ack_policy": "none", "deliver_policy": "all", "mem_storage": True}
+                pushed = {"deliver_subject": subject, "idle_heartbeat": 100_000_000}
+                request = {"stream_name": stream, "config": config | pushed}
+                await bus.api(f"CONSUMER.CREATE.{stream}.x{n}", request)
+            await bus.publish("quarantine.x", b"forged")
+            await bus.publish("quarantine.x", b"")
+            await asyncio.sleep(0.5)  # several heartbeats
+        assert (await count(server)).keys() == before.keys()
+        async with buses.connect(server.url, "test") as bus:
+            assert await streams.read_premises(bus) == premises
+            for name, kept in (await count(server)).items():
+                if kept == before[name] or name in (stream, flow.PREMISES.name):
+                    continue
+                assert {one.subject for one in await _all(bus, name)} <= {"quarantine.x"}
 
 
 async def _all(bus: Bus, stream: str) -> list[pull.Delivered]:
-    async with asyncio.timeout(20):
-        while (last := (await bus.bounds_of(stream)).last) == 0:  # noqa: ASYNC110  # another connection's message
-            await asyncio.sleep(0.05)
-        async for messages in pull.read(bus, stream, 1):
-            if messages[-1].sequence >= last:
-                return messages
-    return []
+    last = (await bus.bounds_of(stream)).last
+    return [one async for one in pull.between(bus, stream, 1, last)]

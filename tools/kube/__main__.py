@@ -34,7 +34,7 @@ NO_SCHEMA = {("cert-manager.io/v1", "Certificate")}
 def users() -> str:
     """The users of the NATS server, as k8s/base/nats/users.conf has them."""
     head = "# Generated from services/common/flow.py by `make kube`.\n"
-    return head + permissions.authorization(permissions.users(PARTITIONS), {})
+    return head + permissions.accounts(permissions.users(PARTITIONS), {})
 
 
 def given(overlay: Path) -> dict[str, set[str]]:
