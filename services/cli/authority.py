@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from ipaddress import ip_address
+from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import Self
 
@@ -22,6 +22,8 @@ from services.common.certificates import AUTHORITY, Files, files_of
 
 AUTHORITY_KEY = "ca.key"
 AUTHORITY_LIFETIME = timedelta(days=365)
+NOBODYS = "invalid"
+"""A domain that nobody has (RFC 2606): where it alone is permitted, no name of its kind is."""
 SKEW = timedelta(minutes=5)
 """A new certificate counts a little earlier, for clocks that are behind."""
 
@@ -42,7 +44,8 @@ class Authority:
 
     @classmethod
     def made(cls, name: str, domains: Sequence[str] = ()) -> Self:
-        """A new one. With `domains` it may only vouch for SPIFFE ids of these trust domains, such as moj."""
+        """A new one. With `domains` it may only vouch for SPIFFE ids of these trust domains, such as moj, and for no name of any other
+        kind: nats-server takes a DNS name for a user, too."""
         key = ec.generate_private_key(ec.SECP256R1())
         subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
         usage = _usage(digital_signature=False, signs=True)
@@ -50,8 +53,10 @@ class Authority:
         builder = builder.add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
         builder = builder.add_extension(usage, critical=True)
         if domains:
-            permitted = [x509.UniformResourceIdentifier(one) for one in domains]
-            builder = builder.add_extension(x509.NameConstraints(permitted, None), critical=True)
+            permitted: list[x509.GeneralName] = [x509.UniformResourceIdentifier(one) for one in domains]
+            permitted += [x509.DNSName(NOBODYS), x509.RFC822Name(NOBODYS)]
+            excluded = [x509.IPAddress(ip_network(one)) for one in ("0.0.0.0/0", "::/0")]
+            builder = builder.add_extension(x509.NameConstraints(permitted, excluded), critical=True)
         return cls(key, builder.sign(key, hashes.SHA256()))
 
     @classmethod

@@ -107,6 +107,10 @@ async def test_an_agencys_own_authority_vouches_for_its_own_people_only(tmp_path
     async with serving(tmp_path, mesh, trusted=mesh.cert + moj.cert) as port:
         assert await put(port, tmp_path, MOJ) is grpc.StatusCode.OK
         assert await put(port, tmp_path, NPA) is grpc.StatusCode.UNAVAILABLE, "its authority isn't for the police"
+        put_into(tmp_path, MOJ, moj.service(MOJ), mesh.cert)
+        assert await put(port, tmp_path, MOJ) is grpc.StatusCode.UNAVAILABLE, (
+            "nor for hosts: nats-server reads users there"
+        )
 
 
 def test_a_certificate_without_one_spiffe_id_is_nobodys(tmp_path: Path) -> None:

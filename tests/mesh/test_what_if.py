@@ -93,11 +93,13 @@ async def real_case(bus: Bus, clients: list[Client]) -> None:
     for client in clients:
         await client.case("case-1", log_ends)
     async with asyncio.timeout(WITHIN_S):
-        while True:  # until the figures of each alert are stored: nothing real is on its way from here on
-            _, alerts, figures = await counts(bus)
-            if 6 <= alerts == figures:
+        before: list[int] = []
+        while True:  # until the figures of each alert are stored, at two looks: nothing real is on its way from here on
+            found = await counts(bus)
+            if found == before and 6 <= found[1] == found[2]:
                 return
-            await asyncio.sleep(0.05)
+            before = found
+            await asyncio.sleep(0.3)
 
 
 async def counts(bus: Bus) -> list[int]:
