@@ -58,20 +58,20 @@ def accounts(everybody: Iterable[User], passwords: Mapping[str, str], at_home: I
         for subject in one.publish:
             exported.setdefault(subject, []).append(one.name)
         taken_over = [{"service": {"account": HOME, "subject": subject}} for subject in one.publish]
-        blocks.append(_block(one.name, {"users": [_rule(one, passwords)], "imports": taken_over}))
+        blocks.append(_block(one.name, [_rule(one, passwords)], "imports", taken_over))
     exports = [
         {"service": subject, "accounts": names, "response_type": "stream" if _PULL in subject else "singleton"}
         for subject, names in exported.items()
     ]
-    home = {"users": [_rule(one, passwords) for one in at_home], "exports": exports}
-    return "\n".join(["accounts {", _block(HOME, home, "jetstream: enabled"), *blocks, "}", ""])
+    home = _block(HOME, [_rule(one, passwords) for one in at_home], "exports", exports, "jetstream: enabled")
+    return "\n".join(["accounts {", home, *blocks, "}", ""])
 
 
-def _block(name: str, lists: Mapping[str, Sequence[object]], *settings: str) -> str:
-    """One account, each entry of its lists on a line of its own."""
+def _block(name: str, users: Sequence[object], kind: str, entries: Sequence[object], *settings: str) -> str:
+    """One account, each of its entries on a line of its own."""
     lines = [f"  {one}" for one in settings]
-    for what, entries in lists.items():
-        lines += [f"  {what}: [", *(f"    {json.dumps(one)}" for one in entries), "  ]"]
+    for what, of_it in (("users", users), (kind, entries)):
+        lines += [f"  {what}: [", *(f"    {json.dumps(one)}" for one in of_it), "  ]"]
     return "\n".join([f"{name} {{", *lines, "}"])
 
 
