@@ -38,8 +38,6 @@ from tests.support.ports import free_port
 from tests.support.processes import Service
 
 INCIDENTS = 500
-FOLLOWED = 200
-"""As many as the console follows at once."""
 SUBJECTS_EACH = 100
 REPORTS_EVERY_S = 15.0
 LONG_TASK_P95_MS = 200.0

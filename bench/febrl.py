@@ -15,7 +15,8 @@ from typing import Any
 
 from rapidfuzz.distance import OSA, JaroWinkler
 
-from services.registry.matching import blocking, estimation
+from bench import estimation
+from services.registry.matching import blocking
 from services.registry.matching.weights import Field, Level, Schema
 
 Pair = tuple[str, str]

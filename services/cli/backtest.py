@@ -36,11 +36,6 @@ def run(scenario_path: Path, reports_path: Path, rules: log_pb2.Rules | None = N
     return fold_lines(scenario, lines, rules)
 
 
-def fold_files(scenario_path: Path, reports_path: Path) -> list[dict[str, Any]]:
-    """The same as a list."""
-    return list(run(scenario_path, reports_path))
-
-
 def fold_lines(scenario: Scenario, lines: list[Line], rules: log_pb2.Rules | None = None) -> Iterator[dict[str, Any]]:
     """The same of what was read."""
     backtest = Backtest(scenario)

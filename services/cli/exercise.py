@@ -11,6 +11,7 @@ import grpc.aio
 from services.cli.calls import call
 from services.cli.failure import of_rpc
 from services.cli.mesh import Clients
+from services.cli.story import METRES_PER_DEGREE
 from services.common import times
 from tandem.common.v1 import exercise_pb2
 from tandem.ingest.v1 import ingest_pb2
@@ -28,7 +29,6 @@ somebody who stood still, and an evaluator rightly waits for a second position b
 ACCURACY_M = 5.0
 ANSWER_WITHIN_S = 8.0
 """How long ingest may take to put a report into the log, wall time; longer is no answer."""
-_METRES_PER_DEGREE = 111_195.0
 
 
 class Answered(NamedTuple):
@@ -82,7 +82,7 @@ class Exercise:
                     device_id=device_id,
                     report_id=f"{now_ms}",
                     fix_time=times.to_timestamp(now_ms),
-                    lat_deg=place.lat_deg + away_m / _METRES_PER_DEGREE,
+                    lat_deg=place.lat_deg + away_m / METRES_PER_DEGREE,
                     lon_deg=place.lon_deg,
                     accuracy_m=ACCURACY_M,
                 )

@@ -37,11 +37,11 @@ class Side:
     reports: Sequence[Report]
     """The last before the decision, in the order of their arrival."""
     contacts: int
-    """How often anything of it came in the 10 minutes before, or since the log begins."""
+    """How often anything of it came in the 10 minutes before, or since the log begins or the device is theirs."""
     silence_ms: int
     """The longest stretch of them in which nothing came."""
     newest_ms: int | None
-    """The moment of its newest position; None where it had none."""
+    """The moment of the newest position of it that the fold used; None where it had none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -247,9 +247,10 @@ def _side(refold: Refold, decisive: Report | None, who: str, subject_id: str, de
     decided_ms = refold.decided_ms
     known = [one for one in refold.reports.get(device_id, ()) if _is_before(refold, decisive, one)]
     track = refold.state.tracks.get(device_id)
-    older = track.last() if track and not known else None  # the fold keeps the newest two however old they are
-    newest_ms = max((one.time_ms for one in known), default=older.time_ms if older else None)
-    from_ms = max(decided_ms - LOOK_BACK_MS, refold.began_ms)
+    used = [one.time_ms for one in known if not is_too_late(one)]
+    older = track.last() if track and not used else None  # the fold keeps the newest two however old they are
+    newest_ms = max(used, default=older.time_ms if older else None)
+    from_ms = max(decided_ms - LOOK_BACK_MS, refold.began_ms, refold.theirs_since_ms(device_id))
     contacts = [at_ms for at_ms in refold.contacts.get(device_id, ()) if from_ms <= at_ms <= decided_ms]
     moments = [from_ms, *contacts, decided_ms]
     silence_ms = max(after - before for before, after in pairwise(moments))

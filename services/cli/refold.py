@@ -124,7 +124,10 @@ class Refold:
             self.outputs = outputs
 
     def gather(self, message: pull.Delivered, device_ids: Collection[str]) -> None:
-        """Notes what some devices reported in an entry."""
+        """Notes what some devices reported in an entry, as far as it is of whom they were on when the alert was decided.
+
+        What a device reported before it changed hands is of somebody else, and the fold didn't use it.
+        """
         if message.subject != flow.log_subject(self.stored.alert.partition, "report"):
             return
         arrived_ms = self._clock.to_mesh_ms(message.stamp_ms)
@@ -140,11 +143,18 @@ class Refold:
             case _:
                 return
         for device_id in {*heard}.intersection(device_ids):
-            self.contacts[device_id].append(arrived_ms)
+            if arrived_ms >= self.theirs_since_ms(device_id):
+                self.contacts[device_id].append(arrived_ms)
         if isinstance(body, Positions):
             for i, device_id in enumerate(body.device_ids):
                 if device_id in device_ids:
-                    self.reports[device_id].append(_report(message.sequence, i, arrived_ms, body))
+                    report = _report(message.sequence, i, arrived_ms, body)
+                    if report.time_ms >= self.theirs_since_ms(device_id):
+                        self.reports[device_id].append(report)
+
+    def theirs_since_ms(self, device_id: str) -> int:
+        """Since when a device had been on whom it was on at the decision, mesh time; 0 where the log tells of nobody before."""
+        return self.state.owned_since.get(device_id, 0)
 
     def device_ids(self) -> set[str]:
         """Devices of both sides: the wearer's, and the target's or, without a target, those of all whom the order protects."""

@@ -45,6 +45,12 @@ def number(field: str, value: float, least: float, greatest: float) -> float:
     return value
 
 
+def at_most(field: str, values: Sequence[object], greatest: int) -> None:
+    """No more values than that."""
+    if len(values) > greatest:
+        raise InvalidField(field, f"must hold at most {greatest}")
+
+
 def moment(field: str, value: Timestamp, present: bool) -> int:
     """A time, milliseconds since 1970 UTC."""
     if not present:

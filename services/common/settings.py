@@ -108,3 +108,18 @@ class CommonSettings(BaseSettings):
             if self.clock_rate != 1:
                 raise ValueError(f"TANDEM_HOST={self.host} isn't loopback: refused with TANDEM_CLOCK_RATE")
         return self
+
+
+class HttpSettings(CommonSettings):
+    """Of a service with an HTTP port for those who have no certificates of the mesh, such as browsers and phones."""
+
+    http_tls_cert: Path | None = None
+    """Certificate chain of the HTTP port, PEM, as its callers know it; they need none themselves. TANDEM_TLS_CERT's stands for the
+    process in the mesh and serves nobody here."""
+    http_tls_key: Path | None = None
+    """Its private key, PEM."""
+
+    @property
+    def http_tls(self) -> tuple[Path, Path] | None:
+        """Certificate chain and key of the HTTP port, where it has them."""
+        return (self.http_tls_cert, self.http_tls_key) if self.http_tls_cert and self.http_tls_key else None

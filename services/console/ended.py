@@ -26,7 +26,10 @@ class Ended:
     def load(self) -> None:
         """What was ended before a restart. Raises ValueError where the file is none of this class's."""
         if self._path and self._path.exists():
-            self._until_s = {str(id_): int(until_s) for id_, until_s in json.loads(self._path.read_text()).items()}
+            content = json.loads(self._path.read_text())
+            if not isinstance(content, dict) or not all(isinstance(until_s, int) for until_s in content.values()):
+                raise ValueError("isn't when each ended session would have been over")
+            self._until_s = content
 
     def __contains__(self, session_id: str) -> bool:
         return session_id in self._until_s

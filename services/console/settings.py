@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
 from typing import Literal, Self
 from urllib.parse import urlsplit
 
 from pydantic import Field, SecretStr, model_validator
 
-from services.common.settings import CommonSettings
+from services.common.settings import HttpSettings
 from services.console.domain.claims import Rule
 from services.console.domain.people import Role
 from services.console.oidc import is_safe
@@ -17,17 +16,13 @@ from services.console.oidc import is_safe
 _ROLES = Literal["police", "probation", "reviewer", "operator"]
 
 
-class ConsoleSettings(CommonSettings):
+class ConsoleSettings(HttpSettings):
     """Read once, in __main__. The five targets are gRPC's, such as `dns:///registry:7401` or `ipv4:127.0.0.1:7401`."""
 
     port: int = Field(default=7408, ge=0, le=65535)
     """TCP port of the pages."""
     metrics_port: int = Field(default=0, ge=0, le=65535)
     """TCP port of /metrics, /healthz and /readyz."""
-    http_tls_cert: Path | None = None
-    """Certificate chain of the pages, PEM, as browsers know it: the one of TANDEM_TLS_CERT is a desk's and serves nobody."""
-    http_tls_key: Path | None = None
-    """Its private key, PEM."""
     registry: str = Field(default="ipv4:127.0.0.1:7401", min_length=1)
     """Reviews of matches, traces."""
     ingest: str = Field(default="ipv4:127.0.0.1:7402", min_length=1)
@@ -76,11 +71,6 @@ class ConsoleSettings(CommonSettings):
                 raise ValueError("TANDEM_OIDC_ROLES: each value stands for one role, once")
             found[value] = Role(role)
         return found
-
-    @property
-    def http_tls(self) -> tuple[Path, Path] | None:
-        """Certificate chain and key of the pages, where they have them."""
-        return (self.http_tls_cert, self.http_tls_key) if self.http_tls_cert and self.http_tls_key else None
 
     @property
     def origins(self) -> frozenset[str]:

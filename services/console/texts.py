@@ -251,7 +251,6 @@ TEXTS: dict[str, tuple[str, str]] = {
     "last": ("최근", "Last"),
     "silent": ("무보고·이상 단말", "Silent and disturbed devices"),
     "silent_none": ("이 콘솔이 시작된 뒤로는 없습니다.", "None since this console started."),
-    "no_access": ("이 소속에는 보이지 않습니다.", "Not for this role."),
     "attribution": ("경계: 국토지리정보원", "Boundaries: NGII of Korea"),
     "RESPOND": ("출동", "Respond"),
     "NOTIFY": ("통지", "Notify"),

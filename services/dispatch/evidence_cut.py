@@ -9,11 +9,13 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, replace
+from itertools import zip_longest
 from typing import Any
 
 from google.protobuf.message import DecodeError
 
 from services.common import pull
+from services.common.clock import MeshClock
 from services.dispatch.evidence import MARK_SUBJECT, Record
 from tandem.common.v1 import log_pb2
 
@@ -50,10 +52,60 @@ class Peaks:
         return self._falling[at] if at < len(self._falling) else None
 
 
+class Holders:
+    """On whom each device was, as all wearers' cases tell: what it reported for somebody else is theirs.
+
+    As the fold has it: a device is on whom the newest snapshot says that names it, from that entry on, and what it reports later of
+    a time before is nobody's any more. Before the first snapshot it was on the same.
+    """
+
+    def __init__(self, clock: MeshClock) -> None:
+        self._clock = clock
+        self._now_ms = 0
+        self._versions: dict[str, int] = {}
+        self._held: dict[str, list[tuple[int, int, str]]] = {}
+        """By device, in the log's order: from which entry on, since when by the mesh's clock, and by whom."""
+
+    def see_case(self, message: pull.Delivered, case: log_pb2.CaseSnapshot) -> None:
+        """The next snapshot in the log's order, whosever it is."""
+        self._now_ms = max(self._now_ms, self._clock.to_mesh_ms(message.stamp_ms))
+        if case.version <= self._versions.get(case.case_id, -1):
+            return  # the daily one, or sent again
+        self._versions[case.case_id] = case.version
+        if case.valid_until_ms <= self._now_ms:
+            return
+        named = [(device_id, wearer(case.wearer_id)) for device_id in case.tag_device_ids]
+        named += [(device_id, person(one.person_id)) for one in case.persons for device_id in one.device_ids]
+        for device_id, holder in named:
+            held = self._held.setdefault(device_id, [])
+            if not held:
+                held.append((0, 0, holder))
+            elif held[-1][2] != holder:
+                held.append((message.sequence, self._now_ms, holder))
+
+    def was_on(self, holders: Collection[str], device_id: str, sequence: int, time_ms: int | None = None) -> bool:
+        """Whether a device was on one of these at an entry, and since a time if one is given."""
+        held = self._held.get(device_id)
+        if held is None:
+            return True
+        _, since_ms, holder = held[bisect_right(held, sequence, key=lambda one: one[0]) - 1]
+        return holder in holders and (time_ms is None or time_ms >= since_ms)
+
+
+def wearer(wearer_id: str) -> str:
+    """A wearer as a holder."""
+    return f"wearer/{wearer_id}"
+
+
+def person(person_id: str) -> str:
+    """A protected person as a holder."""
+    return f"person/{person_id}"
+
+
 class Share:
     """The log's entries that are about one wearer, as one agency may have them."""
 
-    def __init__(self, wearer_id: str, leg: str, decided: Collection[int]) -> None:
+    def __init__(self, wearer_id: str, leg: str, decided: Collection[int], holders: Holders) -> None:
         self.records: list[Record] = []
         self.person_ids: set[str] = set()
         self.device_ids: set[str] = set()
@@ -62,6 +114,9 @@ class Share:
         self.decided = decided
         """Entries that gave an alert about this wearer, whatever they are about."""
         self._leg = leg
+        self._holders = holders
+        self._mine = {wearer(wearer_id)}
+        """Whose devices' reports these are, among the holders."""
         self._stamp_ms = 0
         """The greatest of what is taken."""
         self._last = 0
@@ -69,10 +124,11 @@ class Share:
 
     def see_case(self, case: log_pb2.CaseSnapshot) -> None:
         """Notes whose devices they are: a device's reports may stand before the snapshot that names it."""
-        self.person_ids.update(person.person_id for person in case.persons)
+        self.person_ids.update(one.person_id for one in case.persons)
         self.device_ids.update(case.tag_device_ids)
         if self._leg == "police":
-            self.device_ids.update(id_ for person in case.persons for id_ in person.device_ids)
+            self.device_ids.update(id_ for one in case.persons for id_ in one.device_ids)
+            self._mine.update(person(one.person_id) for one in case.persons)
 
     def take_premise(self, message: pull.Delivered) -> None:
         """Takes what stood before the window."""
@@ -103,23 +159,28 @@ class Share:
     def _cut(self, message: pull.Delivered, entry: log_pb2.LogEntry) -> bytes | None:
         match entry.WhichOneof("body"):
             case "positions" | "heard" as body:
-                return self._rows(message.data, entry, body)
+                return self._rows(message, entry, body)
             case "equipment":
-                return message.data if entry.equipment.device_id in self.device_ids else None
+                return message.data if self._is_mine(entry.equipment.device_id, message.sequence) else None
             case "case":
                 return self._case(message.data, entry) if entry.case.wearer_id == self.wearer_id else None
             case "rules" | "fold_version":
                 return message.data
         return None
 
-    def _rows(self, data: bytes, entry: log_pb2.LogEntry, body: str) -> bytes | None:
+    def _is_mine(self, device_id: str, sequence: int, time_ms: int | None = None) -> bool:
+        return device_id in self.device_ids and self._holders.was_on(self._mine, device_id, sequence, time_ms)
+
+    def _rows(self, message: pull.Delivered, entry: log_pb2.LogEntry, body: str) -> bytes | None:
         batch: Any = getattr(entry, body)
-        mine = [i for i, id_ in enumerate(batch.device_id) if id_ in self.device_ids]
+        times_ms = batch.fix_time_ms if body == "positions" else ()
+        rows_of = zip_longest(batch.device_id, times_ms)
+        mine = [i for i, (id_, time_ms) in enumerate(rows_of) if self._is_mine(id_, message.sequence, time_ms)]
         if not mine:
             return None
         count = len(batch.device_id)
         if len(mine) == count:
-            return data
+            return message.data
         kept = log_pb2.LogEntry()
         rows: Any = getattr(kept, body)
         for descriptor, value in batch.ListFields():
@@ -139,9 +200,9 @@ class Share:
         kept.CopyFrom(entry)
         kept.case.ClearField("places")
         kept.case.ClearField("encounters")
-        for person in kept.case.persons:
-            person.ClearField("device_ids")
-            person.ClearField("sealed_contact")
+        for one in kept.case.persons:
+            one.ClearField("device_ids")
+            one.ClearField("sealed_contact")
         return kept.SerializeToString(deterministic=True)
 
 

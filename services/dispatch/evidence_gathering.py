@@ -16,7 +16,7 @@ from services.common.bus import Bounds, Bus
 from services.common.errors import NotFound
 from services.common.streams import Premises
 from services.dispatch.evidence import Evidence, Record
-from services.dispatch.evidence_cut import Share, Shares, Window, entry_of, record_of
+from services.dispatch.evidence_cut import Holders, Share, Shares, Window, entry_of, record_of
 from tandem.common.v1 import alert_pb2
 
 LOOK_BACK_MS = 7_200_000
@@ -100,12 +100,14 @@ class Gathering:
         stream = flow.log_stream(partition)
         bounds = await self._bus.bounds_of(stream)
         windows = []
+        holders = Holders(self._premises.clock)
         for one in incidents:
             await self._place(one, stream, bounds)
             decided = {alert.sequence for alert, _ in one.told if alert.wearer_id == one.opening.wearer_id}
-            windows.append(Window(one.first, one.last, Share(one.opening.wearer_id, self._leg, decided)))
+            share = Share(one.opening.wearer_id, self._leg, decided, holders)
+            windows.append(Window(one.first, one.last, share))
         first, last = min(one.first for one in windows), max(one.last for one in windows)
-        await self._read_premises(partition, bounds, list(zip(incidents, windows, strict=True)))
+        await self._read_premises(partition, bounds, list(zip(incidents, windows, strict=True)), holders)
         shares = Shares(windows)
         async for message in self._between(stream, first, last):
             shares.take(message)
@@ -207,7 +209,9 @@ class Gathering:
 
     # ── the log ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    async def _read_premises(self, partition: int, bounds: Bounds, those: Sequence[tuple[_Incident, Window]]) -> None:
+    async def _read_premises(
+        self, partition: int, bounds: Bounds, those: Sequence[tuple[_Incident, Window]], holders: Holders
+    ) -> None:
         """Notes whose devices are whose, and takes the newest snapshot of each of a wearer's cases, the rules and the fold's
         version as they stood before the window, where the log has anything from before it."""
         stream = flow.log_stream(partition)
@@ -224,6 +228,7 @@ class Gathering:
         last = max(window.last for _, window in those)
         async for message in self._between(stream, daily, last, flow.log_subject(partition, "case")):
             case = entry_of(message.data).case
+            holders.see_case(message, case)
             for window in of_wearer.get(case.wearer_id, ()):
                 if message.sequence < window.first:
                     newest.get(id(window), {})[case.case_id] = message

@@ -39,7 +39,7 @@ def units(messages: Sequence[roster_pb2.Unit]) -> list[Unit]:
 
 def office(msg: roster_pb2.Office) -> Office:
     """An office."""
-    _at_most("subject_ids", msg.subject_ids, SUBJECTS_MAX)
+    fields.at_most("subject_ids", msg.subject_ids, SUBJECTS_MAX)
     for n, subject_id in enumerate(msg.subject_ids):
         for part in subject_id.split("/", 1):  # a place is `order/place`
             fields.required_id(f"subject_ids[{n}]", part)
@@ -62,7 +62,7 @@ def office(msg: roster_pb2.Office) -> Office:
 
 def unit(msg: roster_pb2.Unit) -> Unit:
     """A unit."""
-    _at_most("skills", msg.skills, SKILLS_MAX)
+    fields.at_most("skills", msg.skills, SKILLS_MAX)
     from_ms = fields.moment("shift_from", msg.shift_from, msg.HasField("shift_from"))
     until_ms = fields.moment("shift_until", msg.shift_until, msg.HasField("shift_until"))
     if until_ms <= from_ms:
@@ -170,7 +170,7 @@ def _records(
 ) -> list[R]:
     if not messages:
         raise InvalidField(name, "is missing")
-    _at_most(name, messages, RECORDS_MAX)
+    fields.at_most(name, messages, RECORDS_MAX)
     found: dict[str, R] = {}
     for n, message in enumerate(messages):
         try:
@@ -194,7 +194,7 @@ def _area(msg: roster_pb2.Office) -> Area | None:
         corners = msg.polygon.vertices
         if len(corners) < 3:
             raise InvalidField("polygon.vertices", "must hold at least 3")
-        _at_most("polygon.vertices", corners, VERTICES_MAX)
+        fields.at_most("polygon.vertices", corners, VERTICES_MAX)
         return Polygon(tuple(_point(f"polygon.vertices[{n}]", corner) for n, corner in enumerate(corners)))
     return None
 
@@ -214,8 +214,3 @@ def _version(version: int) -> int:
     if not 1 <= version < 1 << 63:
         raise InvalidField("version", "must be from 1")
     return version
-
-
-def _at_most(field: str, values: Sequence[object], greatest: int) -> None:
-    if len(values) > greatest:
-        raise InvalidField(field, f"must hold at most {greatest}")

@@ -17,6 +17,12 @@ from tandem.ingest.v1 import ingest_pb2, ingest_pb2_grpc
 DAY_S = 86_400
 INTERVAL_MOST_S = 3_600
 VIBRATE_MOST_S = 60
+RESERVED = ("command-", "notice-")
+"""How ids begin that the mesh makes of a cause: of one device of a subject, below, and of a notice (dispatch/warning/sender.py).
+
+All commands share one space of ids, and the first with an id keeps it. Who could give one of these could guess it, and what is
+meant for another agency's device would never go out.
+"""
 
 _KINDS = {
     access_pb2.ROLE_MOJ_DESK: (log_pb2.TAG,),
@@ -36,6 +42,8 @@ class CommandApi(ingest_pb2_grpc.CommandServiceServicer):
         self, request: ingest_pb2.SendCommandRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> ingest_pb2.SendCommandResponse:
         fields.required_id("command_id", request.command_id)
+        if request.command_id.startswith(RESERVED):
+            raise InvalidField("command_id", f"begins with {' or '.join(RESERVED)}, as only ids of the mesh's own do")
         devices = self._devices(request)
         _check_instruction(request.instruction)
         fields.number("valid_for_s", request.valid_for_s, 1, DAY_S)
@@ -111,8 +119,13 @@ def _check_instruction(instruction: command_pb2.Instruction) -> None:
 
 def _status(standing: Standing) -> ingest_pb2.CommandStatus:
     command = standing.command
+    shown = to_device(command)
+    if shown.instruction.HasField("show_notice"):
+        # How near somebody is, and the link by which its holder answers as the protected person, are that person's alone.
+        shown.instruction.show_notice.ClearField("text")
+        shown.instruction.show_notice.ClearField("answer_url")
     return ingest_pb2.CommandStatus(
-        command=to_device(command),
+        command=shown,
         state=standing.state,
         since=times.to_timestamp(standing.since_ms),
         issued_by=command.issued_by,

@@ -42,6 +42,11 @@ class Sender:
         """Shares between senders go by it. All phones together are one sender: each of them brings little."""
         return f"vendor/{self.vendor_id}" if self.vendor_id else "phones"
 
+    @property
+    def answers_for(self) -> str:
+        """What is refused counts by it: of phones each by itself, as what one of them brings is no other's fault."""
+        return self.key if self.vendor_id else f"phone/{self.device_id}"
+
 
 @dataclass(frozen=True, slots=True)
 class Refusal:

@@ -10,7 +10,7 @@ from typing import cast
 
 from services.common import tracing
 from services.common.clock import MeshClock, wall_us
-from services.common.errors import InvalidField
+from services.common.errors import InvalidField, StoreFull
 from services.ingest import metrics
 from services.ingest.again import LastReports
 from services.ingest.domain import FUTURE_MS, LIVE_MS, Equipment, Position, Positions, Reason, Refusal, Sender
@@ -21,6 +21,9 @@ from services.ingest.routes import Partitions, Routes
 from services.ingest.writer import LogWriter
 
 FORGET_EVERY_S = 60.0
+PAID_AT_ONCE_S = 5.0
+"""Longest wait behind a batch for what was refused. Who owes more is listened to again once it has waited for the rest, save for what
+devices say of themselves."""
 
 _WHY = {
     Reason.INVALID: "must be 1 to 64 characters of A-Z a-z 0-9 . _ - with single dots inside only",
@@ -158,7 +161,8 @@ class Intake:
     async def admit(self, sender: Sender, reports: Reports, backfill: bool, door: str, patient: bool = True) -> Taken:
         """Checks each report and sends what is sound on its way. A `patient` caller waits while its share of the room is full.
 
-        Raises StoreFull (to the impatient), or Unavailable where a device can't be looked up: nothing of it was sent then.
+        Who brings much that is refused waits behind that. Raises StoreFull (to the impatient), or Unavailable where a device can't be
+        looked up: nothing of it was sent then.
         """
         count, live_from_ms = reports.count, self._clock.now_ms() - LIVE_MS
         # What was buffered has a share of the room of its own, as it has a lane of its own: it is in nobody's way.
@@ -167,29 +171,42 @@ class Intake:
         )
         key = f"{sender.key}/backfill" if late else sender.key
         metrics.BATCH_REPORTS.observe(count)
-        # What a device says of itself, a panic above all, is never turned away for want of room.
+        # What a device says of itself, a panic above all, is never turned away: not for want of room, nor for what was refused.
+        if not reports.events:
+            await self._let_pay(sender, patient)
         await self._room.enter(key, count, patient or bool(reports.events))
         try:
             checked = await self._check(sender, reports, live_from_ms)
-            # To refuse costs more than to accept. Whoever brings much that is refused is listened to more slowly.
-            wait_s = self._quotas.refusals.wait_s(sender.key, len(checked.refusals), time.monotonic())
-            if wait_s:
-                await asyncio.sleep(wait_s)
         except BaseException:
             self._room.leave(key, count)
             raise
         taken = Taken()
         taken.refusals = sorted(checked.refusals, key=lambda one: one.index)
         self._send(taken, key, checked, backfill, reports.contexts)
+        accepted = count - len(taken.refusals)
+        under_way = accepted + len(checked.heard)
+        self._room.leave(key, count - under_way)
 
         def on_end(stored: bool) -> None:
-            self._room.leave(key, count)
+            self._room.leave(key, under_way)
             if stored:
-                metrics.ACCEPTED[door].inc(count - len(taken.refusals))
+                metrics.ACCEPTED[door].inc(accepted)
                 self._last_reports.stored(checked.positions, checked.routes)
 
         taken.complete(on_end)
+        # To refuse costs more than to accept. Whoever brings much that is refused is listened to more slowly: what was sound is
+        # on its way by now, and nobody else's room is taken meanwhile.
+        wait_s = self._quotas.refusals.wait_s(sender.answers_for, len(taken.refusals), time.monotonic())
+        if wait_s:
+            await asyncio.sleep(min(wait_s, PAID_AT_ONCE_S))
         return taken
+
+    async def _let_pay(self, sender: Sender, patient: bool) -> None:
+        """Returns once a sender owes no more than `PAID_AT_ONCE_S` for what was refused of it. Raises StoreFull (to the impatient)."""
+        while (owed_s := self._quotas.refusals.owed_s(sender.answers_for, time.monotonic())) > PAID_AT_ONCE_S:
+            if not patient:
+                raise StoreFull("too much of what this sender brings is refused", retry_after_s=owed_s - PAID_AT_ONCE_S)
+            await asyncio.sleep(owed_s - PAID_AT_ONCE_S)
 
     def refused_at_the_door(self, sender: Sender, device_id: str, reason: Reason) -> None:
         """Counts what never became a report."""

@@ -8,6 +8,8 @@ BACKFILL_BURSTS = 20
 """How many bursts may come at once of what was buffered: with 300 reports, a day at 15 s."""
 REFUSALS_PER_S, REFUSALS_BURST = 1_000.0, 5_000
 """Refused reports of one sender, before it has to wait."""
+OWED_MOST_S = 30.0
+"""So long a wait is the most that a sender owes, however many of its calls bring what is refused at once: it is heard again soon."""
 
 
 class Quota:
@@ -32,13 +34,17 @@ class Quota:
                 due_s[device_id] = due
         return refused
 
+    def owed_s(self, sender: str, now_s: float) -> float:
+        """For how long a sender has to wait until it is within its rate again."""
+        return max(0.0, self._due_s.get(sender, now_s) - now_s - self._most_ahead_s)
+
     def wait_s(self, sender: str, count: int, now_s: float) -> float:
-        """Counts so many of a sender at once, and returns for how long it has to wait until it is within its rate again."""
+        """Counts so many of a sender at once, and returns what it owes then; one that brought none has nothing to wait for."""
         if not count:
             return 0.0
-        due = max(self._due_s.get(sender, now_s), now_s) + count * self._interval_s
-        self._due_s[sender] = due
-        return max(0.0, due - now_s - self._most_ahead_s)
+        due_s = max(self._due_s.get(sender, now_s), now_s) + count * self._interval_s
+        self._due_s[sender] = min(due_s, now_s + self._most_ahead_s + OWED_MOST_S)
+        return self.owed_s(sender, now_s)
 
     def forget(self, now_s: float) -> None:
         """Drops what is even again: it says no more than nothing."""
@@ -53,7 +59,7 @@ class Quotas:
         self.backfill = Quota(per_s, BACKFILL_BURSTS * burst)
         self.events = Quota(per_s, burst)
         self.refusals = Quota(REFUSALS_PER_S, REFUSALS_BURST)
-        """By sender."""
+        """By who answers for them."""
 
     def forget(self, now_s: float) -> None:
         """Drops what is even again."""

@@ -2,25 +2,20 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Self
 
 from pydantic import Field, model_validator
 
-from services.common.settings import LOOPBACK, CommonSettings
+from services.common.settings import LOOPBACK, HttpSettings
 
 
-class Settings(CommonSettings):
+class Settings(HttpSettings):
     """Read once, in __main__."""
 
     port: int = Field(default=7402, ge=0, le=65535)
     """TCP port of gRPC."""
     http_port: int = Field(default=7432, ge=0, le=65535)
-    """TCP port of the HTTP door, for phones."""
-    http_tls_cert: Path | None = None
-    """Certificate chain of the HTTP door, PEM, as phones know it; off loopback it is needed. Callers need none: they have tokens."""
-    http_tls_key: Path | None = None
-    """Its private key, PEM."""
+    """TCP port of the HTTP door, for phones; off loopback it needs a certificate."""
     metrics_port: int = Field(default=7442, ge=0, le=65535)
     """TCP port of /metrics, /healthz and /readyz."""
     device_reports_per_s: float = Field(default=10.0, gt=0)
@@ -29,11 +24,6 @@ class Settings(CommonSettings):
     """... and at once: an hour of reports at 15 s is 240."""
     backfill_reports_per_s: float = Field(default=20_000.0, gt=0)
     """Buffered reports that go into each partition of the log, so that what is live never waits for them."""
-
-    @property
-    def http_tls(self) -> tuple[Path, Path] | None:
-        """Certificate chain and key of the HTTP door, where it has them."""
-        return (self.http_tls_cert, self.http_tls_key) if self.http_tls_cert and self.http_tls_key else None
 
     @model_validator(mode="after")
     def _refuse_plaintext_for_phones_off_loopback(self) -> Self:

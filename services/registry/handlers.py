@@ -399,4 +399,5 @@ async def _must_be_known(records: Records, table: sa.Table, record_id: str, othe
 
 
 def _each(now: str, before: str | None) -> tuple[str, ...]:
+    """The owner before and the one now, in this order: no two owners' cases name one device in a partition's log at once."""
     return (now,) if before in (None, now) else (str(before), now)

@@ -299,13 +299,6 @@ class Records:
             sa.update(tables.cases).where(tables.cases.c.case_id == case_id).values(sent_day=day)
         )
 
-    async def matches_after(self, sequence: int, limit: int) -> list[StoredCase]:
-        """Joint cases by the order in which they were found, from after `sequence` on."""
-        cases = tables.cases
-        return await self._cases(
-            sa.select(cases).where(cases.c.sequence > sequence).order_by(cases.c.sequence).limit(limit)
-        )
-
     async def cases_not_sent_on(self, day: int, valid_after_ms: int, limit: int) -> list[StoredCase]:
         """Joint cases that end after a moment and whose snapshot wasn't sent on this day of the mesh."""
         cases = tables.cases

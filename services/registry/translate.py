@@ -148,8 +148,8 @@ def parse_order(msg: registry_pb2.Order) -> Order:
     )
     if not msg.protected_person_ids and not msg.places:
         raise InvalidField("protected_person_ids", "an order protects at least one person or place")
-    places.at_most("protected_person_ids", msg.protected_person_ids, PERSONS_MAX)
-    places.at_most("rings", msg.rings, RINGS_MAX)
+    fields.at_most("protected_person_ids", msg.protected_person_ids, PERSONS_MAX)
+    fields.at_most("rings", msg.rings, RINGS_MAX)
     person_ids = tuple(
         fields.required_id(f"protected_person_ids[{n}]", value) for n, value in enumerate(msg.protected_person_ids)
     )

@@ -28,7 +28,7 @@ def parse_encounters(
     messages: Sequence[encounter_pb2.Encounter], valid_from_ms: int, valid_until_ms: int
 ) -> tuple[Encounter, ...]:
     """The encounters of an order that is valid between these moments. Raises InvalidField."""
-    translate_places.at_most("encounters", messages, ENCOUNTERS_MAX)
+    fields.at_most("encounters", messages, ENCOUNTERS_MAX)
     polygons = [place.polygon for one in messages for place in one.places]
     corners = sum(len(one.vertices) + sum(len(hole.vertices) for hole in one.holes) for one in polygons)
     if corners > ENCOUNTER_VERTICES_MAX:

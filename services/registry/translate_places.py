@@ -19,7 +19,7 @@ M_PER_DEG = 111_320.0
 
 def parse_places(field: str, messages: Sequence[geometry_pb2.Place], greatest: int) -> tuple[Place, ...]:
     """At most so many places, no two of the same id. Raises InvalidField."""
-    at_most(field, messages, greatest)
+    fields.at_most(field, messages, greatest)
     places = tuple(_parse_place(f"{field}[{n}]", message) for n, message in enumerate(messages))
     all_different(field + "[{}].place_id", [place.place_id for place in places])
     return places
@@ -68,10 +68,10 @@ def _parse_place(field: str, msg: geometry_pb2.Place) -> Place:
 
 def _polygon(field: str, msg: geometry_pb2.Polygon) -> Polygon:
     # Before anything else is done with them: what is refused costs no more than its count.
-    at_most(f"{field}.vertices", msg.vertices, outlines.CORNERS_MAX)
-    at_most(f"{field}.holes", msg.holes, HOLES_MAX)
+    fields.at_most(f"{field}.vertices", msg.vertices, outlines.CORNERS_MAX)
+    fields.at_most(f"{field}.holes", msg.holes, HOLES_MAX)
     for n, hole in enumerate(msg.holes):
-        at_most(f"{field}.holes[{n}].vertices", hole.vertices, outlines.CORNERS_MAX)
+        fields.at_most(f"{field}.holes[{n}].vertices", hole.vertices, outlines.CORNERS_MAX)
     vertices = _points(f"{field}.vertices", msg.vertices)
     holes = tuple(_points(f"{field}.holes[{n}].vertices", hole.vertices) for n, hole in enumerate(msg.holes))
     outlines.check(field, _corners(vertices), [_corners(hole) for hole in holes])
@@ -105,12 +105,6 @@ def _check_size(field: str, vertices: Sequence[Point]) -> None:
     if max(away_m) > RADIUS_MAX_M:
         farthest = away_m.index(max(away_m))
         raise InvalidField(f"{field}.vertices[{farthest}]", "lies more than 20 km from the middle of the corners")
-
-
-def at_most(field: str, values: Sequence[object], greatest: int) -> None:
-    """Raises InvalidField where there are more than that."""
-    if len(values) > greatest:
-        raise InvalidField(field, f"must hold at most {greatest}")
 
 
 def all_different(field: str, values: Sequence[object]) -> None:

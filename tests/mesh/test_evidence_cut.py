@@ -17,6 +17,7 @@ from services.dispatch.evidence_gathering import LOOK_BACK_MS, Gathering, gather
 from services.geofence import translate
 from services.geofence.consumer import Evaluator
 from services.geofence.domain import fold
+from services.geofence.domain.alerts import Alert
 from services.geofence.domain.entries import Entry
 from services.geofence.domain.state import State
 from services.geofence.settings import Settings
@@ -61,7 +62,7 @@ async def evaluated(bus: Bus, folder: Path) -> list[alert_pb2.Alert]:
     try:
         last = (await bus.bounds_of("LOG_0")).last
         async with asyncio.timeout(30):
-            expected = len(await folded(bus, last))
+            expected = sum(isinstance(one, Alert) for one in await folded(bus, last))
             while (await bus.bounds_of("MEASURES")).last < expected:  # noqa: ASYNC110  # figures follow their alerts
                 await asyncio.sleep(0.1)
     finally:
@@ -154,3 +155,36 @@ async def test_an_entry_of_others_that_decided_is_there_by_its_stamp_alone(bus: 
     found = await gather(bus, await streams.read_premises(bus), [alerts[0].alert_id], "police")
     mark = next(one for one in found.of("LOG_0") if one.sequence == sequence)
     assert (mark.subject, mark.data, mark.cut) == (MARK_SUBJECT, b"", True) and mark.stamp_ms
+
+
+async def test_of_a_tag_that_changed_hands_each_wearer_has_their_own(bus: Bus, tmp_path: Path) -> None:
+    async def told(entry: log_pb2.LogEntry, kind: str = "report") -> None:
+        await bus.publish(flow.log_subject(0, kind), entry.SerializeToString())
+        await asyncio.sleep(0.02)
+
+    def now_ms() -> int:
+        return int(time.time() * 1000)
+
+    start_ms = now_ms()
+    first, without, second = log.case_entry("1"), log.case_entry("1", version=2), log.case_entry("2")
+    del without.case.tag_device_ids[:]
+    second.case.tag_device_ids[:] = ["t1"]
+    await told(first, "case")
+    await told(log.positions_entry(log.position("d1", start_ms, 0), log.position("t1", start_ms, 50)))
+    await told(without, "case")
+    await told(second, "case")
+    await told(log.positions_entry(log.position("d2", now_ms(), 0)))
+    late = log.position("t1", start_ms + 1, 70, report_id="late")  # of the first, and of nobody any more
+    await told(log.positions_entry(log.position("t1", now_ms(), 90, report_id="seconds"), late))
+    alerts = [one for one in await evaluated(bus, tmp_path) if one.incident_id]
+    premises = await streams.read_premises(bus)
+    for wearer_id, reports in (("w1", {f"r{start_ms}"}), ("w2", {"seconds"})):
+        mine = [one for one in alerts if one.wearer_id == wearer_id]
+        for leg in ("police", "probation"):
+            found = await gather(bus, premises, [mine[0].alert_id], leg)
+            batches = [log_pb2.LogEntry.FromString(one.data).positions for one in found.of("LOG_0")]
+            pairs = [pair for one in batches for pair in zip(one.device_id, one.report_id, strict=True)]
+            assert {report_id for device_id, report_id in pairs if device_id == "t1"} == reports
+            if leg == "police":
+                again = replay(evidence_bundle.ground_of(found, premises), found.records)
+                assert set(again.again) == {one.alert_id for one in mine} and again.differences == []

@@ -11,7 +11,7 @@ import grpc
 import grpc.aio
 import pytest
 
-from services.common import ids, rpc
+from services.common import flow, ids, rpc
 from tandem.common.v1 import command_pb2, log_pb2
 from tandem.ingest.v1 import ingest_pb2, ingest_pb2_grpc
 from tests.support.ingest import (
@@ -22,6 +22,7 @@ from tests.support.ingest import (
     IngestMesh,
     Reports,
     create_streams,
+    now_ms,
     position,
     request,
     running_ingest,
@@ -75,11 +76,14 @@ class Desk:
         )
         return answer
 
-    async def state(self, device_id: str, command_id: str, who: str = MOJ_DESK) -> tuple[str, str]:
+    async def listed(self, device_id: str, who: str) -> list[ingest_pb2.CommandStatus]:
         answer = await self._stub.ListCommands(
             ingest_pb2.ListCommandsRequest(device_id=device_id), metadata=rpc.bearer(who, SECRET), timeout=WITHIN_S
         )
-        (one,) = [one for one in answer.commands if one.command.command_id == command_id]
+        return list(answer.commands)
+
+    async def state(self, device_id: str, command_id: str, who: str = MOJ_DESK) -> tuple[str, str]:
+        (one,) = [one for one in await self.listed(device_id, who) if one.command.command_id == command_id]
         return command_pb2.CommandState.Name(one.state).removeprefix("COMMAND_STATE_"), one.reason
 
     async def comes_to(self, state: str, device_id: str, command_id: str, who: str = MOJ_DESK) -> str:
@@ -207,6 +211,34 @@ async def test_each_desk_commands_its_own_side_alone(client: Client, desk: Desk)
         assert await status_of(desk.state(device_id, "c-9", who=who)) is grpc.StatusCode.PERMISSION_DENIED
     assert await status_of(desk.command("a-tag", "c-11", who=VENDOR)) is grpc.StatusCode.PERMISSION_DENIED
     assert await status_of(desk.command_now("no-such-device", "c-11")) is grpc.StatusCode.NOT_FOUND
+
+
+async def test_what_a_notice_says_and_where_it_is_answered_goes_to_its_device_alone(client: Client, desk: Desk) -> None:
+    await client.route("warned", kind=log_pb2.DeviceKind.PROTECTIVE_DEVICE)
+    notice = command_pb2.ShowNotice(warning_id="warning-1", text="within 300 m of you", language="en", answer_url="u")
+    given = command_pb2.Command(
+        command_id="notice-1",
+        device_id="warned",
+        instruction=command_pb2.Instruction(show_notice=notice),
+        issued_at_ms=now_ms(),
+        expires_at_ms=now_ms() + 600_000,
+    )
+    await client.bus.publish(flow.command_subject("notice-1"), given.SerializeToString())
+    await desk.command("warned", "c-behind-the-notice", who=NPA_DESK)
+    for who in (NPA_DESK, "spiffe://tandem/operator/test"):
+        (shown,) = [one for one in await desk.listed("warned", who) if one.command.command_id == "notice-1"]
+        kept = command_pb2.ShowNotice(warning_id="warning-1", language="en")
+        assert shown.command.instruction == command_pb2.Instruction(show_notice=kept)
+    answers = await client.send(request(1, position("warned", "warned-1")))
+    (came,) = [one for answer in answers for one in answer.commands if one.command_id == "notice-1"]
+    assert came.instruction.show_notice == notice
+
+
+@pytest.mark.parametrize("made_by", ["notice", "command"])
+async def test_no_desk_occupies_an_id_that_the_mesh_makes_of_a_cause(client: Client, desk: Desk, made_by: str) -> None:
+    await client.route("an-app", kind=log_pb2.DeviceKind.PROTECTIVE_DEVICE)
+    guessed = ids.hash_id(made_by, "pursuit-1", "a-tag")
+    assert await status_of(desk.command("an-app", guessed, who=NPA_DESK)) is grpc.StatusCode.INVALID_ARGUMENT
 
 
 async def test_all_devices_of_a_subject_are_commanded_at_once_and_once(client: Client, desk: Desk) -> None:

@@ -22,6 +22,8 @@ from services.registry.vault import Vault
 from tandem.common.v1 import log_pb2
 from tests.support import records
 
+ANOTHER_NUMBER = "810202-1234567"
+
 
 @asynccontextmanager
 async def opened(where: Path | str, ahead_ms: int = 0) -> AsyncIterator[tuple[Registry, Custodian]]:
@@ -109,3 +111,28 @@ async def test_destruction_revokes_the_routes_that_are_left(where: Path | str) -
         while await custodian.destroy_some():
             pass
         assert await revoked(registry) == (False, True)
+
+
+@pytest.mark.parametrize("changing", ["tag-1", "app-1"])
+async def test_a_device_that_changes_hands_leaves_its_old_case_before_it_is_in_the_new_one(
+    where: Path | str, changing: str
+) -> None:
+    async with opened(where) as (registry, _):
+        await put_all(registry)
+        await registry.put_wearer(translate.parse_wearer(records.wearer("w-2", ANOTHER_NUMBER)))
+        await registry.put_protected_person(translate.parse_protected_person(records.person("p-2")))
+        await registry.put_order(translate.parse_order(records.order()))
+        await registry.put_order(translate.parse_order(records.order("o-2", ("p-2",), ANOTHER_NUMBER)))
+        if changing == "tag-1":
+            await registry.put_tag(translate.parse_tag(records.tag(wearer_id="w-2", version=2)))
+        else:
+            await registry.put_device(translate.parse_device(records.device(person_id="p-2", version=2)))
+        having: dict[str, bool] = {}
+        async with registry.transaction() as view:
+            for row in await view.unsent(1000):
+                if row.subject == "log.0.case":
+                    case = log_pb2.LogEntry.FromString(row.payload).case
+                    devices = {*case.tag_device_ids, *(id_ for one in case.persons for id_ in one.device_ids)}
+                    having[case.order_id] = changing in devices
+                    assert sum(having.values()) <= 1
+        assert having == {"o-1": False, "o-2": True}

@@ -204,7 +204,7 @@ async def test_a_snapshot_that_no_message_holds_is_refused_before_it_blocks_the_
             await registry.put_order(translate.parse_order(large))
         async with registry.transaction() as view:
             assert (await view.order("o-1")).source_version == 1
-            assert (await view.matches_after(0, 10))[0].version > 1
+            assert (await view.cases_of_order("o-1"))[0].version > 1
 
 
 async def test_a_relay_that_waits_says_so_once_and_goes_on(

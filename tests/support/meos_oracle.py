@@ -137,11 +137,6 @@ class PlaceOracle(PairOracle):
         return float(self._a.nearest_approach_distance(self._area))
 
 
-def inside_intervals(track_a: Sequence[Fix], track_b: Sequence[Fix], radius_m: float) -> list[Interval]:
-    """Intervals in which two moving people are within `radius_m` metres of each other; exact, by MEOS."""
-    return PairOracle(track_a, track_b).inside(radius_m)
-
-
 def min_distance_m(track_a: Sequence[Fix], track_b: Sequence[Fix]) -> float:
     """Least distance in m of two moving people, over the time that both tracks span; exact, by MEOS."""
     return PairOracle(track_a, track_b).min_distance_m()

@@ -100,3 +100,11 @@ async def test_where_nothing_can_be_written_a_session_is_ended_all_the_same(tmp_
     ended = Ended(tmp_path / "no-such-folder" / "ended.json")
     await ended.add("a", int(time.time()) + 60)
     assert "a" in ended
+
+
+@pytest.mark.parametrize("text", ["[]", "1", "null", '{"a": []}', '{"a": null}', '{"a": "soon"}', "{", ""])
+def test_what_is_no_file_of_ended_sessions_is_a_value_error(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "ended.json"
+    path.write_text(text)
+    with pytest.raises(ValueError):
+        Ended(path).load()

@@ -5,9 +5,10 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
+from services.common.clock import MeshClock
 from services.common.pull import Delivered
 from services.dispatch.evidence import Record
-from services.dispatch.evidence_cut import Share, Shares, Window
+from services.dispatch.evidence_cut import Holders, Share, Shares, Window
 from tandem.common.v1 import log_pb2
 
 WEARERS = 3
@@ -26,7 +27,7 @@ def delivered(sequence: int, stamp_ms: int, wearers: set[int]) -> Delivered:
 
 
 def window(wearer: int, bounds: tuple[int, int]) -> Window:
-    share = Share(f"wearer-{wearer}", "police", {5})
+    share = Share(f"wearer-{wearer}", "police", {5}, Holders(MeshClock()))
     share.see_case(log_pb2.CaseSnapshot(tag_device_ids=[f"tag-{wearer}"]))
     return Window(min(bounds), max(bounds), share)
 

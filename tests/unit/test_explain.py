@@ -263,6 +263,43 @@ def test_what_stands_behind_the_decisive_report_in_its_entry_was_not_known_yet()
     assert [(one.device_id, one.time_ms) for one in found.later] == [("d1", T0_MS + 29_000)]
 
 
+def test_what_came_too_late_for_the_fold_is_shown_and_is_not_the_newest() -> None:
+    story = Log()
+    story.add(0, case_entry())
+    story.at(8_000, "d1", 0, fix_s=500)
+    story.at(8_001, "t1", 3_000)
+    story.add(
+        8_002,
+        log_pb2.LogEntry(equipment=log_pb2.EquipmentReport(device_id="t1", report_id="e", event=log_pb2.STRAP_OPEN)),
+    )
+    hers = story.explain(story.stored(respond(story))).sides[1]
+    assert [explanation.is_too_late(one) for one in hers.reports] == [True] and hers.contacts == 1
+    assert hers.newest_ms is None
+
+
+def test_of_a_device_that_changed_hands_nothing_is_told_from_before() -> None:
+    story = Log()
+    story.add(0, case_entry())
+    for i in range(8):
+        story.at(10 + 15 * i, "t1", 7_777)
+    without = case_entry(version=2)
+    del without.case.tag_device_ids[:]
+    story.add(140, without)
+    others = log.case_entry("2", from_ms=T0_MS, until_ms=T0_MS + 86_400_000)
+    others.case.tag_device_ids[:] = ["t1"]
+    story.add(141, others)
+    story.at(150, "d2", 0)
+    story.at(152, "t1", 7_777, fix_s=130)  # of the one before, and late
+    story.at(155, "t1", 50)
+    story.at(170, "t1", 7_777, fix_s=135)
+    found = story.explain(story.stored(respond(story)))
+    assert found.alert.wearer_id == "w2" and not found.differences
+    his = found.sides[0]
+    assert [one.time_ms - T0_MS for one in his.reports] == [155_000]
+    assert (his.contacts, his.silence_ms) == (2, 11_000)
+    assert found.later == []
+
+
 def test_a_person_without_a_device_is_named() -> None:
     story = Log()
     entry = case_entry()

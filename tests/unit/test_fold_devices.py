@@ -18,7 +18,6 @@ from services.geofence.domain.version import VERSION
 from tandem.common.v1 import alert_pb2, log_pb2
 from tests.support.stories import T0_MS, Story
 
-WARNED = (Leg.WARNING, "p")
 WEARER = (Leg.PROBATION, "w")
 PERSON = (Leg.POLICE, "p")
 

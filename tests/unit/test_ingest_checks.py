@@ -15,7 +15,7 @@ from services.common import fields
 from services.common.errors import InvalidField, StoreFull
 from services.ingest import translate, writer
 from services.ingest.domain import Positions
-from services.ingest.quota import Quota
+from services.ingest.quota import OWED_MOST_S, Quota
 from services.ingest.room import Room
 from tandem.common.v1 import log_pb2
 from tandem.ingest.v1 import ingest_pb2
@@ -149,6 +149,7 @@ def test_who_brings_much_that_is_refused_waits() -> None:
     assert [quota.wait_s("a", 10, 0.0) for _ in range(4)] == [0.0, 0.0, 1.0, 2.0]
     assert quota.wait_s("b", 10, 0.0) == quota.wait_s("a", 0, 0.0) == 0.0
     assert quota.wait_s("a", 10, 4.0) == 0.0
+    assert quota.wait_s("a", 100_000, 4.0) == OWED_MOST_S and quota.owed_s("a", 10.0) == OWED_MOST_S - 6
 
 
 async def test_senders_share_a_message_by_reports() -> None:

@@ -7,8 +7,7 @@ from collections import Counter
 
 import pytest
 
-from bench import febrl, matching
-from services.registry.matching import estimation
+from bench import estimation, febrl, matching
 from services.registry.matching.weights import Field, Level, Schema
 from tests.support.geolife import data_root
 

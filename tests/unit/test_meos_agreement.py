@@ -23,7 +23,7 @@ from pathlib import Path
 
 import pytest
 
-from services.cli.backtest import fold_files
+from services.cli import backtest
 from tests.support.geolife import (
     RINGS,
     Fix,
@@ -124,7 +124,7 @@ def ring_alerts(scenario_path: Path, reports_path: Path) -> list[RingAlert]:
             inside=tuple((parse_rfc3339(from_), parse_rfc3339(to)) for from_, to in alert.get("inside", [])),
             min_distance_m=alert.get("min_distance_m"),
         )
-        for alert in fold_files(scenario_path, reports_path)
+        for alert in backtest.run(scenario_path, reports_path)
         if alert["kind"].startswith("RING_")
     ]
 

@@ -592,7 +592,9 @@ class SendCommandRequest(_message.Message):
     REFERENCE_FIELD_NUMBER: _builtins.int
     SUBJECT_ID_FIELD_NUMBER: _builtins.int
     command_id: _builtins.str
-    """Given by the caller, unique for ever: the second with the same id is the same command."""
+    """Given by the caller, unique for ever: the second with the same id is the same command. It must not begin with "command-" or
+    "notice-", as ids do that the mesh itself makes.
+    """
     device_id: _builtins.str
     """The device; empty where all of a subject's are commanded."""
     valid_for_s: _builtins.int
@@ -717,7 +719,7 @@ class CommandStatus(_message.Message):
     """Why the device can't, as its sender said."""
     @_builtins.property
     def command(self) -> Global___DeviceCommand:
-        """The command."""
+        """The command. Text and answer_url of a notice are empty: they are for whom it warns alone."""
 
     @_builtins.property
     def since(self) -> _timestamp_pb2.Timestamp:
