@@ -154,6 +154,7 @@ class _Folding:
         changed = rules != state.rules
         state.rules, state.rules_since_ms = rules, state.now_ms
         if changed:
+            clearance.drop_all(state)
             for case_state in state.cases.values():
                 if case_state.awaited_from_ms:
                     self._watch(case_state, state.now_ms)
