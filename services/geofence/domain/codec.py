@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections import deque
 from dataclasses import astuple
 from typing import Any
 
@@ -47,7 +46,7 @@ def encode(state: State) -> bytes:
             "due": sorted(state.due),
             "outage": astuple(state.outage) if state.outage else None,
             "outage_over_ms": state.outage_over_ms,
-            "silences": list(state.silences),
+            "silences": list(state.silences.items()),
         },
         separators=(",", ":"),
         sort_keys=True,
@@ -105,7 +104,7 @@ def decode(data: bytes) -> State:
             due=[(due_ms, case_id, version) for due_ms, case_id, version in content["due"]],
             outage=Outage(*content["outage"]) if content["outage"] else None,
             outage_over_ms=content["outage_over_ms"],
-            silences=deque((at_ms, case_id) for at_ms, case_id in content["silences"]),
+            silences=dict(content["silences"]),
         )
     except (ValueError, KeyError, TypeError, IndexError) as error:
         raise UnreadableState(f"{type(error).__name__}: {error}") from error

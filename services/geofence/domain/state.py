@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections import deque
 from dataclasses import dataclass, field
 from itertools import takewhile
 from typing import NamedTuple
@@ -171,8 +170,9 @@ class State:
     outage: Outage | None = None
     outage_over_ms: int = 0
     """When the last outage was over, mesh time."""
-    silences: deque[tuple[int, str]] = field(default_factory=deque)
-    """Wearers who fell silent in the last 3 minutes before the newest of these, outside an outage: when, and case."""
+    silences: dict[str, int] = field(default_factory=dict)
+    """Cases whose wearers fell silent in the last 3 minutes before the newest of these, outside an outage, and still are, in the order
+    in which that was found, and when."""
     watched: set[str] = field(default_factory=set)
     """Cases in force, in earnest, whose wearer has a tag; derived from `cases`."""
     grouped: set[str] = field(default_factory=set)
