@@ -21,15 +21,13 @@ def silent_under_two_orders() -> Story:
 
 
 def test_new_rules_decide_on_all_cases_in_one_order_before_and_after_a_checkpoint() -> None:
-    found = []
-    for restored in (False, True):
-        story = silent_under_two_orders()
-        story.tick(700)
-        if restored:
-            story.state = codec.decode(codec.encode(story.state))
-        story.enter(701, Rules(rules_id="next", silent_notify_after_ms=300_000))
-        found.append(story.outputs)
-    assert found[0] == found[1]
+    story, restored = silent_under_two_orders(), silent_under_two_orders()
+    for one in (story, restored):
+        one.tick(700)
+        if one is restored:
+            one.state = codec.decode(codec.encode(one.state))
+        one.enter(701, Rules(rules_id="next", silent_notify_after_ms=300_000))
+    assert story.outputs == restored.outputs
     assert [one.case_id for one in story.of(Kind.SILENT) if one.demand is Demand.NOTIFY] == ["case-1", "case-2"]
 
 

@@ -11,7 +11,7 @@ from services.geofence.domain.entries import Case, Demand, Encounter, Exercise, 
 from services.geofence.domain.geometry import PERSON, Disc, Polygon, Shape
 from services.geofence.domain.rings import RingState
 from services.geofence.domain.rules import Rules
-from services.geofence.domain.state import WEARER, CaseState, Incident, Outage, Possible, State, Warned
+from services.geofence.domain.state import WEARER, CaseState, Incident, Outage, Over, Possible, State, Warned
 from services.geofence.domain.track import Fix, Track
 from services.geofence.domain.version import VERSION
 
@@ -37,6 +37,7 @@ def encode(state: State) -> bytes:
             # As pairs: their order is that of arrival, and keys would be sorted.
             "said": {device_id: list(said.items()) for device_id, said in state.said.items()},
             "standing": state.standing,
+            "over": state.over,
             "owners": state.owners,
             "owned_since": state.owned_since,
             "odd_ms": state.odd_ms,
@@ -95,6 +96,7 @@ def decode(data: bytes) -> State:
             heard_at_ms=content["heard_at_ms"],
             said={device_id: dict(said) for device_id, said in content["said"].items()},
             standing=content["standing"],
+            over={one: {event: Over(*last) for event, last in over.items()} for one, over in content["over"].items()},
             owners=content["owners"],
             owned_since=content["owned_since"],
             odd_ms=content["odd_ms"],

@@ -14,7 +14,6 @@ from services.geofence.domain import (
     approach,
     clearance,
     closing,
-    demands,
     distances,
     doubts,
     equipment,
@@ -379,22 +378,14 @@ class _Folding:
         if not state.is_news(report.device_id, report.report_id):
             return  # sent again
         at_ms = min(report.event_time_ms, state.now_ms)
-        standing = state.standing.setdefault(report.device_id, {})
-        taken_back = demands.ENDS.get(report.event)
-        ended = False
-        if taken_back:
-            # An end that is older than the beginning it would end has only come late.
-            ended = standing.get(taken_back.value, at_ms + 1) <= at_ms
-            if ended:
-                del standing[taken_back.value]
-        elif report.event in demands.STANDING:
-            standing[report.event.value] = max(at_ms, standing.get(report.event.value, at_ms))
+        noted = equipment.note(state, report.device_id, report.event, at_ms)
         cause = Report(report.device_id, report.report_id, report.received_wall_us)
         concerned = [state.cases[case_id] for case_id in state.cases_of.get(report.device_id, ())]
         in_force = [one for one in concerned if one.case.valid_from_ms <= state.now_ms]
         for case_state in in_force:
-            if taken_back and ended:
-                case_state.raised.pop(event_key(taken_back, report.device_id), None)
-            equipment.tell(self.decisions, case_state, report.event, report.device_id, at_ms, cause)
+            if noted.taken_back:
+                case_state.raised.pop(event_key(noted.taken_back, report.device_id), None)
+            if not noted.known:
+                equipment.tell(self.decisions, case_state, report.event, report.device_id, at_ms, cause, noted.over_ms)
             self._watch(case_state, state.now_ms, cause)
         self.decisions.settle_all(in_force)

@@ -45,6 +45,15 @@ class Possible(NamedTuple):
     """Desks were told of it."""
 
 
+class Over(NamedTuple):
+    """The newest end of an equipment event of a device."""
+
+    at_ms: int
+    """When, by the device."""
+    told: bool
+    """A beginning that it ended was told."""
+
+
 @dataclass(slots=True)
 class CaseState:
     """One joint case."""
@@ -154,6 +163,8 @@ class State:
     """Equipment reports of each device by id, in the order in which they came, and when: the last 2 h, at most the newest 1,000."""
     standing: dict[str, dict[str, int]] = field(default_factory=dict)
     """By device: events that nothing has taken back, and when they began. They wait for orders that are yet to come."""
+    over: dict[str, dict[str, Over]] = field(default_factory=dict)
+    """By device: events that were taken back, by their beginning, and when last. A beginning that comes behind its end is over."""
     owners: dict[str, str] = field(default_factory=dict)
     """Whose each device is, as the newest case says that names it."""
     owned_since: dict[str, int] = field(default_factory=dict)
@@ -228,7 +239,7 @@ class State:
                 self.owned_since[device_id] = self.now_ms
                 for doubt in Doubt:
                     self.odd_ms.pop(f"{doubt.value} {device_id}", None)
-                for known in (self.tracks, self.heard_at_ms, self.undated_ms, self.standing):
+                for known in (self.tracks, self.heard_at_ms, self.undated_ms, self.standing, self.over):
                     known.pop(device_id, None)
 
     def index(self, case: Case) -> None:
