@@ -126,6 +126,8 @@ class _Folding:
         possible.close(self.decisions, case_state, case.valid_until_ms)
         case_state.awaited_from_ms.clear()
         case_state.wake_ms = 0
+        for device_id in case.device_ids:
+            self.state.over_from_ms[device_id] = max(case.valid_until_ms, self.state.over_from_ms.get(device_id, 0))
         clearance.drop_case(self.state, case)
         self.state.forget(case)
 
@@ -260,7 +262,7 @@ class _Folding:
         """Folds a batch, report by report, in its order."""
         state = self.state
         self.heard(batch.device_ids)
-        too_late = anothers = 0
+        too_late = anothers = overdue = 0
         late: set[str] = set()
         # Most of the fold's time goes here: nearly all reports end at the ball of their device.
         tracks, cases_of, owned_since = state.tracks, state.cases_of, state.owned_since
@@ -313,6 +315,8 @@ class _Folding:
                 continue
             case_ids = cases_of.get(device_id)
             if not case_ids:
+                if time_ms < state.over_from_ms.get(device_id, 0):
+                    overdue += 1
                 if count > 2:
                     # No case names the device: its newest positions are enough for an order that is yet to come.
                     track.forget_before(now_ms)
@@ -334,6 +338,8 @@ class _Folding:
             doubts.undated(self.decisions, late)
         if too_late:
             self.decisions.park(f"{too_late} positions older than 2 h")
+        if overdue:
+            self.decisions.park(f"{overdue} positions from before the end of an order that is over")
         if anothers:
             self.decisions.park(f"{anothers} positions from before their device changed hands")
 

@@ -169,6 +169,8 @@ class State:
     """Whose each device is, as the newest case says that names it."""
     owned_since: dict[str, int] = field(default_factory=dict)
     """Devices that changed hands, and when: what they said before is of somebody else."""
+    over_from_ms: dict[str, int] = field(default_factory=dict)
+    """By device: when the last order that named it was over. What it reports of the time before comes too late to be decided on."""
     odd_ms: dict[str, int] = field(default_factory=dict)
     """`<doubt> <what>`: when it was told last that something can't be taken as it stands."""
     undated_ms: dict[str, int] = field(default_factory=dict)
@@ -239,7 +241,14 @@ class State:
                 self.owned_since[device_id] = self.now_ms
                 for doubt in Doubt:
                     self.odd_ms.pop(f"{doubt.value} {device_id}", None)
-                for known in (self.tracks, self.heard_at_ms, self.undated_ms, self.standing, self.over):
+                for known in (
+                    self.tracks,
+                    self.heard_at_ms,
+                    self.undated_ms,
+                    self.standing,
+                    self.over,
+                    self.over_from_ms,
+                ):
                     known.pop(device_id, None)
 
     def index(self, case: Case) -> None:
