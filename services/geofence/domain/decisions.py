@@ -35,7 +35,12 @@ class Decisions:
         return hash_id(kind, self.state.log_id, self.state.partition, self.sequence, *what, self._named[name])
 
     def park(self, reason: str) -> None:
-        """Sets the entry, or a part of it, aside."""
+        """Sets the entry, or a part of it, aside: once for each entry, with all reasons, since PARKED takes one of each."""
+        for i, one in enumerate(self.out):
+            if isinstance(one, Parked):
+                if reason not in one.reason.split("; "):
+                    self.out[i] = replace(one, reason=f"{one.reason}; {reason}")
+                return
         self.out.append(Parked(self.sequence, reason))
 
     def alert(
