@@ -8,10 +8,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from services.geofence import translate
 from services.geofence.domain import approach, codec
 from services.geofence.domain.alerts import Doubt, Kind, Parked
 from services.geofence.domain.entries import Demand
-from tests.support.stories import T0_MS, Story
+from services.ingest.domain import Position, Positions
+from services.ingest.translate import positions_entry
+from tandem.common.v1 import log_pb2
+from tests.support.stories import T0_MS, Story, place_e7
 
 
 def seconds(ms: int) -> float:
@@ -185,3 +189,17 @@ def test_a_clock_that_is_ahead_makes_no_second_report_of_one_that_is_sent_again(
     story.at(20, "tag", 5100, fix_s=50, report_id="10")
     story.at(60, "tag", 5000, fix_s=40, report_id="9")
     assert [fix.report_id for fix in story.state.tracks["tag"].fixes] == ["9", "10"]
+
+
+def test_what_is_set_aside_of_one_batch_is_set_aside_once_with_all_reasons() -> None:
+    """PARKED takes one message of each entry."""
+    story = Story()
+    other = log_pb2.ProtectedTarget(person_id="q", device_ids=["phone2"])
+    story.case(7100, case="2", wearer_id="w2", persons=[other])
+    story.case(7200, version=2)  # the tag is another's now
+    batch = Positions.of([Position("tag", f"{at_s}", T0_MS + at_s * 1000, *place_e7(0), 5000) for at_s in (1, 7150)])
+    story.enter(7210, translate.entry_body(positions_entry(batch, 0).SerializeToString()))
+    reasons = ("1 positions older than 2 h", "1 positions from before their device changed hands")
+    assert [one for one in story.outputs if isinstance(one, Parked)] == [
+        Parked(story.state.sequence, "; ".join(reasons))
+    ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from dataclasses import dataclass
 
@@ -9,11 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from services.geofence.domain import codec
-from services.geofence.domain.alerts import Kind
+from services.geofence.domain.alerts import Doubt, Kind
 from services.geofence.domain.entries import Body, Positions
+from services.geofence.domain.rules import Rules
 from services.geofence.domain.state import State
 from services.geofence.domain.track import Clearance
-from tandem.common.v1 import log_pb2
+from tandem.common.v1 import geometry_pb2, log_pb2
 from tests.support.stories import Story, circle, polygon
 
 Reports = list[tuple[float, str, float, float, float, float]]
@@ -44,6 +46,18 @@ class Whole(Story):
         super().enter(at_s, body)
         for track in self.state.tracks.values():
             track.clearance = None
+
+
+@dataclass
+class Restored(Story):
+    """A story whose evaluator goes on from a checkpoint now and then."""
+
+    seed: int = 0
+
+    def enter(self, at_s: float, body: Body) -> None:
+        super().enter(at_s, body)
+        if random.Random(self.state.sequence * 1_000_003 + self.seed).random() < 0.1:
+            self.state = codec.decode(codec.encode(self.state))
 
 
 def travels(seed: int) -> Reports:
@@ -94,6 +108,70 @@ def test_what_the_balls_sort_out_changes_no_decision(seed: int) -> None:
     story, whole = tell(Story(), reports), tell(Whole(), reports)
     assert story.outputs == whole.outputs
     assert codec.encode(story.state) == codec.encode(whole.state)
+
+
+def leap(story: Story, seed: int) -> Story:
+    """A wearer who goes about her home and a place, and a tag and a phone that are kilometres off for a few reports at a time."""
+    rng = random.Random(seed)
+    rings = [geometry_pb2.Ring(radius_m=100, action=geometry_pb2.RESPOND)]
+    changes: dict[str, object] = {"rings": rings} if rng.random() < 0.5 else {}
+    story.case(0, "1", places=[circle("home", -4000, 0, 50)], **changes)
+    at_s, mps, heading = 0.0, rng.choice((0.0, 0.3, 0.5, 1.5, 12)), rng.uniform(0, math.tau)
+    away_m = rng.uniform(120, rng.choice((250, 1000, 4000)))
+    his = [away_m * math.cos(heading), away_m * math.sin(heading)]
+    off: dict[str, tuple[float, float]] = {}
+    left = dict.fromkeys(("tag", "phone"), 0)
+
+    def report(device: str, north_m: float, east_m: float) -> None:
+        left[device] -= 1
+        if left[device] < 0:
+            off[device] = (0.0, 0.0)
+            if rng.random() < 0.08:
+                left[device] = rng.randint(0, 4)
+                off[device] = (rng.uniform(-15_000, 15_000), rng.uniform(-15_000, 15_000))
+        north_m, east_m = north_m + off[device][0], east_m + off[device][1]
+        story.at(at_s, device, north_m, east_m, accuracy_m=rng.choice((5, 5, 20)))
+
+    for i in range(100):
+        step_s = rng.choice((15, 15, 60, 600 if rng.random() < 0.1 else 15))
+        at_s += step_s
+        heading = rng.uniform(0, math.tau) if rng.random() < 0.1 else heading
+        his[0] += mps * step_s * math.cos(heading)
+        his[1] += mps * step_s * math.sin(heading)
+        if i % 4 == 0:
+            report("phone", 0, 0)
+        report("tag", *his)
+        if i == 40:
+            story.enter(at_s, Rules(rules_id="next", reach_mps=rng.choice((5, 14, 40))))
+    return story
+
+
+@given(st.integers(0, 100_000))
+@settings(max_examples=60, deadline=None)
+def test_who_leapt_is_told_of_whether_balls_sort_out_or_not_and_after_any_checkpoint(seed: int) -> None:
+    story, whole, restored = leap(Story(), seed), leap(Whole(), seed), leap(Restored(seed=seed), seed)
+    assert story.outputs == whole.outputs
+    assert story.outputs == restored.outputs
+    assert codec.encode(story.state) == codec.encode(whole.state) == codec.encode(restored.state)
+
+
+@given(st.integers(0, 100_000))
+@settings(max_examples=30, deadline=None)
+def test_an_evaluator_that_goes_on_from_a_checkpoint_decides_the_same(seed: int) -> None:
+    reports = travels(seed)
+    story, restored = tell(Story(), reports), tell(Restored(seed=seed), reports)
+    assert story.outputs == restored.outputs
+    assert codec.encode(story.state) == codec.encode(restored.state)
+
+
+def test_the_leaps_are_told_of_and_sorted_out() -> None:
+    told = held = 0
+    for seed in range(20):
+        story = Counting()
+        leap(story, seed)
+        told += len([one for one in story.of(Kind.UNKNOWN_NEAR) if one.doubt is Doubt.JUMP])
+        held += story.held
+    assert told > 5 and held > 50
 
 
 def test_the_travels_enter_rings_and_are_sorted_out() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from services.geofence.domain import codec
 from services.geofence.domain.alerts import Kind, Parked
 from services.geofence.domain.entries import Demand
 from tandem.common.v1 import geometry_pb2, log_pb2
@@ -194,3 +195,21 @@ def test_superseded_versions_leave_nothing_behind() -> None:
     for version in range(1, 50):
         story.case(version=version)
     assert len(story.state.due) == 2, "the end of the order, and when silence begins"
+
+
+def test_what_is_reported_of_an_order_after_its_end_is_in_the_ledger() -> None:
+    """He was at her door before the order ended, and his tag says so a second after."""
+    story = Story()
+    story.case(valid_until_ms=T0_MS + 600_000)
+    for at_s in (0, 580):
+        story.at(at_s, "phone", 0)
+        story.at(at_s, "tag", 5000)
+    story.tick(600)
+    story.state = codec.decode(codec.encode(story.state))
+    story.at(601, "tag", 10, fix_s=590)
+    story.at(616, "tag", 10)
+    parked = [one.reason for one in story.outputs if isinstance(one, Parked)]
+    assert parked == ["1 positions from before the end of an order that is over"]
+    story.case(620, version=2)
+    story.at(625, "tag", 5000, fix_s=599)
+    assert len([one for one in story.outputs if isinstance(one, Parked)]) == 1  # the order is in force again

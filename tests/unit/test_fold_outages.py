@@ -210,3 +210,42 @@ def test_what_is_not_in_earnest_is_no_part_of_an_outage() -> None:
     assert outages(story) == []
     assert len(story.state.watched) == 9
     assert codec.decode(codec.encode(story.state)).watched == story.state.watched
+
+
+def test_who_was_heard_again_before_the_tenth_fell_silent_is_no_part_of_it() -> None:
+    """Ten who fall silent one after another, each for ten seconds, are ten silences; a later one is told of as its own."""
+    story = country(10)
+    for n in range(10):
+        report(story, 1 + 15 * n, range(n, n + 1))
+    for n in range(10):
+        report(story, 191 + 15 * n, range(n, n + 1))
+    assert not story.of(Kind.OUTAGE) and not story.state.silences
+    for at_s in range(400, 4000, 60):
+        report(story, at_s, range(9))
+        story.at(at_s, "phone9", 0)
+    assert touching(story) == [("SILENT", NOTIFY)]
+
+
+def test_an_outage_of_some_who_came_back_before_it_ends_with_the_others() -> None:
+    story = country(12)
+    report(story, 1, range(2))
+    report(story, 20, range(2, 12))
+    report(story, 185, range(2))  # silent at 181, and back before the tenth is
+    report(story, 210, range(2))
+    assert outages(story) == [(NOTIFY, 200, 10, 12)]
+    assert story.state.outage is not None and set(story.state.outage.members) == {f"case-{n}" for n in range(2, 12)}
+    report(story, 300, range(12))
+    assert story.state.outage is None
+
+
+def test_a_case_that_ends_is_no_longer_silent() -> None:
+    story = country(10)
+    report(story, 1, range(10))
+    story.at(15, "tag9", FAR_M)
+    story.tick(190)
+    assert len(story.state.silences) == 9
+    person = log_pb2.ProtectedTarget(person_id="p0", device_ids=["phone0"])
+    ended = {"version": 2, "valid_until_ms": T0_MS + 191_000}
+    story.case(192, "0", wearer_id="w0", tag_device_ids=["tag0"], persons=[person], **ended)
+    story.tick(200)
+    assert not story.of(Kind.OUTAGE) and "case-0" not in story.state.silences

@@ -67,10 +67,12 @@ def look(
         return
     # What makes a fix believed that was held makes the way to it known: a response looks back as far.
     back_ms = from_ms if cause is None else credibility.back_ms((wearer, device), from_ms)
-    if _out_of_reach(wearer, device, target, case.rings[0].radius_mm, back_ms):
-        possible.is_over(decisions, case_state, target, cause if until_ms is None else None)
-        return
     newest = until_ms is None
+    # Of who leapt just now the bound says nothing: that he may still be where he was mustn't depend on which way he leapt.
+    leapt = newest and any(credibility.has_leapt(side) for side in (wearer, device) if side)
+    if not leapt and _out_of_reach(wearer, device, target, case.rings[0].radius_mm, back_ms):
+        possible.is_over(decisions, case_state, target, cause if newest else None)
+        return
     if until_ms is None:
         until_ms = max(wearer.fixes[-1].time_ms, device.fixes[-1].time_ms if device else 0)
     until_ms = min(until_ms, case.valid_until_ms - 1)
@@ -316,4 +318,4 @@ def forget_old(state: State, track: Track, case_ids: list[str]) -> None:
             for ring in case_state.case.rings:
                 if case_state.ring(target, ring).open:
                     account(state, case_state, target, ring, horizon_ms)
-    track.forget_before(horizon_ms)
+    track.forget_before(horizon_ms, credibility.JUDGED)

@@ -2,8 +2,9 @@
 
 Of all pairs of devices in a case whose balls are known, the balls are farther apart than any decision reaches, and all positions from
 the fix before the newest on lie within. So a new fix within the ball changes nothing: neither of the two was near the other since the
-last. Whatever breaks that drops the balls concerned, and then the whole look decides, as it would without any. Balls follow from
-tracks and cases, so no checkpoint holds them, and a restart begins without.
+last, nor would be had it leapt from one end of its ball to the other and still been where it was. Whatever breaks that drops the balls
+concerned, and then the whole look decides, as it would without any. Balls follow from tracks, cases and rules, so no checkpoint holds
+them, and a restart begins without.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import math
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from services.geofence.domain import credibility
+from services.geofence.domain import credibility, presence
 from services.geofence.domain.entries import Case
 from services.geofence.domain.geometry import Vector
 from services.geofence.domain.state import State
@@ -49,6 +50,8 @@ def measure(state: State, device_id: str, from_ms: int) -> None:
         case_state = state.cases[case_id]
         if case_state.episode_id or case_state.unseen or case_state.possible:
             return drop(state, device_id)
+        if any(credibility.has_leapt(state.tracks[one]) for one in case_state.case.device_ids if one in state.tracks):
+            return drop(state, device_id)  # for a while that device may also be where it was before, out of its ball
         for other in _others(state, case_state.case, device_id, last, from_ms):
             half_mm = other.apart_mm if other.device_id is None else other.apart_mm / 2
             if other.device_id is not None and other.ball_mm is not None:
@@ -77,6 +80,12 @@ def drop_case(state: State, case: Case) -> None:
         _take(state, device_id)
 
 
+def drop_all(state: State) -> None:
+    """The same for all devices: the rules say how far a decision reaches."""
+    for track in state.tracks.values():
+        track.clearance = None
+
+
 def _take(state: State, device_id: str) -> None:
     if track := state.tracks.get(device_id):
         track.clearance = None
@@ -91,7 +100,7 @@ def _others(state: State, case: Case, device_id: str, last: Fix, from_ms: int) -
         return
     for target in case.targets:
         if not target.is_person:
-            yield _Other(None, target.shape.reach_mm(last.point) - radius_mm, None)
+            yield _Other(None, target.shape.reach_mm(last.point) - radius_mm - presence.most_mm(state.rules), None)
         for other_id in target.device_ids:
             yield from _device(state, other_id, last.point, radius_mm, from_ms)
 
@@ -101,7 +110,8 @@ def _device(state: State, other_id: str, point: Vector, radius_mm: int, from_ms:
     if track is None or not track.fixes:
         return  # its first fix is looked at whole
     newest = track.fixes[-1]
-    reach_mm = radius_mm + PREDICT_MOST_MM
+    # Who is still where he was before a leap isn't predicted.
+    reach_mm = radius_mm + max(PREDICT_MOST_MM, presence.most_mm(state.rules))
     since_mm = track.path_since_mm(from_ms) + VAGUE_TIMES * newest.accuracy_mm
     ball = track.clearance
     yield _Other(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections import deque
 from dataclasses import astuple
 from typing import Any
 
@@ -12,7 +11,7 @@ from services.geofence.domain.entries import Case, Demand, Encounter, Exercise, 
 from services.geofence.domain.geometry import PERSON, Disc, Polygon, Shape
 from services.geofence.domain.rings import RingState
 from services.geofence.domain.rules import Rules
-from services.geofence.domain.state import WEARER, CaseState, Incident, Outage, Possible, State, Warned
+from services.geofence.domain.state import WEARER, CaseState, Incident, Outage, Over, Possible, State, Warned
 from services.geofence.domain.track import Fix, Track
 from services.geofence.domain.version import VERSION
 
@@ -38,8 +37,10 @@ def encode(state: State) -> bytes:
             # As pairs: their order is that of arrival, and keys would be sorted.
             "said": {device_id: list(said.items()) for device_id, said in state.said.items()},
             "standing": state.standing,
+            "over": state.over,
             "owners": state.owners,
             "owned_since": state.owned_since,
+            "over_from_ms": state.over_from_ms,
             "odd_ms": state.odd_ms,
             "undated_ms": state.undated_ms,
             "cases": {case_id: _case_state(case_state) for case_id, case_state in state.cases.items()},
@@ -47,7 +48,7 @@ def encode(state: State) -> bytes:
             "due": sorted(state.due),
             "outage": astuple(state.outage) if state.outage else None,
             "outage_over_ms": state.outage_over_ms,
-            "silences": list(state.silences),
+            "silences": list(state.silences.items()),
         },
         separators=(",", ":"),
         sort_keys=True,
@@ -96,8 +97,10 @@ def decode(data: bytes) -> State:
             heard_at_ms=content["heard_at_ms"],
             said={device_id: dict(said) for device_id, said in content["said"].items()},
             standing=content["standing"],
+            over={one: {event: Over(*last) for event, last in over.items()} for one, over in content["over"].items()},
             owners=content["owners"],
             owned_since=content["owned_since"],
+            over_from_ms=content["over_from_ms"],
             odd_ms=content["odd_ms"],
             undated_ms=content["undated_ms"],
             cases={case_id: _to_case_state(one) for case_id, one in content["cases"].items()},
@@ -105,7 +108,7 @@ def decode(data: bytes) -> State:
             due=[(due_ms, case_id, version) for due_ms, case_id, version in content["due"]],
             outage=Outage(*content["outage"]) if content["outage"] else None,
             outage_over_ms=content["outage_over_ms"],
-            silences=deque((at_ms, case_id) for at_ms, case_id in content["silences"]),
+            silences=dict(content["silences"]),
         )
     except (ValueError, KeyError, TypeError, IndexError) as error:
         raise UnreadableState(f"{type(error).__name__}: {error}") from error

@@ -28,6 +28,8 @@ VAGUE_TIMES = 4
 """A fix that is at best so exact, and so many times worse than its neighbours, says nothing that they don't."""
 HELD = 3
 """Fixes that can be between two that are believed and are joined by a line."""
+JUDGED = PACE_OF + AGREE
+"""What is said of the newest fix rests on so many of the newest, whatever their age."""
 BACK = 8
 """A judgement begins so many fixes before the stretch that is looked at: two that agree are believed, whatever was before."""
 
@@ -79,6 +81,11 @@ def left_by_leap(track: Track) -> list[tuple[Fix, float]]:
         if beyond_mm > PACE_TIMES * pace_mps * (fix.time_ms - before.time_ms):
             found.append((before, pace_mps))
     return found
+
+
+def has_leapt(track: Track) -> bool:
+    """Whether it may also still be where it was before a leap."""
+    return bool(left_by_leap(track))
 
 
 def _is_odd(before: Fix, fix: Fix, bound_mps: int) -> bool:

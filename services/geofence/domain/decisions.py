@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import replace
 
 from services.common.ids import hash_id
 from services.geofence.domain import clearance, demands
 from services.geofence.domain.alerts import Alert, Doubt, Kind, Leg, Output, Parked, Report
+from services.geofence.domain.demands import Found
 from services.geofence.domain.entries import Demand, Encounter, Ring, Target
 from services.geofence.domain.state import CaseState, Incident, Outage, State
 from services.geofence.domain.version import VERSION
@@ -33,7 +35,12 @@ class Decisions:
         return hash_id(kind, self.state.log_id, self.state.partition, self.sequence, *what, self._named[name])
 
     def park(self, reason: str) -> None:
-        """Sets the entry, or a part of it, aside."""
+        """Sets the entry, or a part of it, aside: once for each entry, with all reasons, since PARKED takes one of each."""
+        for i, one in enumerate(self.out):
+            if isinstance(one, Parked):
+                if reason not in one.reason.split("; "):
+                    self.out[i] = replace(one, reason=f"{one.reason}; {reason}")
+                return
         self.out.append(Parked(self.sequence, reason))
 
     def alert(
@@ -150,23 +157,36 @@ class Decisions:
             )
         )
 
+    def settle_all(self, case_states: Iterable[CaseState]) -> None:
+        """The same for several cases, after all that was decided of them: what is told under several orders is one incident."""
+        for case_state in case_states:
+            self.settle(case_state)
+
     def settle(self, case_state: CaseState) -> None:
-        """Ends the episode when nothing of it is open, and the incident when that was the wearer's last."""
+        """Ends the episode when nothing of it is open, and the incident when that was the wearer's last.
+
+        Whatever decides about a case settles it in the same entry, so that there is an alert which says that the incident ends.
+        """
         if not case_state.episode_id or not case_state.quiet:
             return
+        incident = self.state.incidents[case_state.case.wearer_id]
+        incident.case_ids.remove(case_state.case.case_id)
+        if not incident.case_ids:
+            self._end_incident(case_state, incident)
         case_state.episode_id = ""
         case_state.closing.clear()
         case_state.warned.clear()
-        wearer_id = case_state.case.wearer_id
-        incident = self.state.incidents[wearer_id]
-        incident.case_ids.remove(case_state.case.case_id)
-        if incident.case_ids:
-            return
-        del self.state.incidents[wearer_id]
-        # The last alert of the incident says so; there is one in this entry, since nothing else closes what is open.
+
+    def _end_incident(self, case_state: CaseState, incident: Incident) -> None:
+        """The last alert of the incident says that it ends."""
+        if not any(isinstance(one, Alert) and one.incident_id == incident.incident_id for one in self.out):
+            # A defect. To stop at it would be worse: each evaluator would, at this entry, at each start, and decide on nobody any
+            # more. The legs are told that nothing is open, and the reason is kept.
+            self.park("an incident ended without an alert")
+            self.alert(case_state, *demands.FOUND[Found.SEEN_AGAIN], self.state.now_ms)
+        del self.state.incidents[case_state.case.wearer_id]
         for i in reversed(range(len(self.out))):
             ending = self.out[i]
             if isinstance(ending, Alert) and ending.incident_id == incident.incident_id:
                 self.out[i] = replace(ending, incident_ends=True)
                 return
-        raise RuntimeError("an incident ended without an alert")

@@ -66,5 +66,4 @@ def _tell(
         target = next((t for t in case_state.case.targets if cause.device_id in t.device_ids), None)
         told = cause if cause.report_id else None
         decisions.alert(case_state, kind, demand, at_ms, target=target, cause=told, doubt=doubt)
-    for case_state in in_force:  # after all of them, so that what is told under several orders is one incident
-        decisions.settle(case_state)
+    decisions.settle_all(in_force)

@@ -14,7 +14,6 @@ from services.geofence.domain import (
     approach,
     clearance,
     closing,
-    demands,
     distances,
     doubts,
     equipment,
@@ -100,18 +99,22 @@ class _Folding:
         before_ms, state.now_ms = state.now_ms, arrived_ms
         outages.note_gap(self.decisions, before_ms, arrived_ms)
         while state.due and state.due[0][0] <= arrived_ms:
-            due_ms, case_id, version = heapq.heappop(state.due)
-            case_state = state.cases.get(case_id)
-            if case_state is None or version not in (WAKE, case_state.case.version):
-                continue  # a newer snapshot has set its own moments
-            if version == WAKE:
-                if due_ms == case_state.wake_ms and due_ms < case_state.case.valid_until_ms:
+            due_ms, at_once = state.due[0][0], []
+            while state.due and state.due[0][0] == due_ms:
+                _, case_id, version = heapq.heappop(state.due)
+                case_state = state.cases.get(case_id)
+                if case_state is None or version not in (WAKE, case_state.case.version):
+                    continue  # a newer snapshot has set its own moments
+                if version == WAKE:
+                    if due_ms != case_state.wake_ms or due_ms >= case_state.case.valid_until_ms:
+                        continue
                     self._watch(case_state, due_ms)
-                    self.decisions.settle(case_state)
-            elif due_ms >= case_state.case.valid_until_ms:
-                self._end(case_state)
-            else:
-                self._begin(case_state, due_ms)
+                elif due_ms >= case_state.case.valid_until_ms:
+                    self._end(case_state)
+                else:
+                    self._begin(case_state, due_ms)
+                at_once.append(case_state)
+            self.decisions.settle_all(at_once)
 
     def _end(self, case_state: CaseState) -> None:
         """The order's validity is over: what is open is closed as of that moment."""
@@ -123,9 +126,10 @@ class _Folding:
         possible.close(self.decisions, case_state, case.valid_until_ms)
         case_state.awaited_from_ms.clear()
         case_state.wake_ms = 0
+        for device_id in case.device_ids:
+            self.state.over_from_ms[device_id] = max(case.valid_until_ms, self.state.over_from_ms.get(device_id, 0))
         clearance.drop_case(self.state, case)
         self.state.forget(case)
-        self.decisions.settle(case_state)
 
     def _watch(self, case_state: CaseState, at_ms: int, cause: Report | None = None) -> None:
         """Decides what time alone means as of a moment, and notes when to look again."""
@@ -140,13 +144,13 @@ class _Folding:
 
     def tell_what_outlasts_an_outage(self) -> None:
         """Once an outage is over, tells of everybody whom its notice stood for and who still isn't heard."""
-        for case_id in outages.outlasting(self.state):
-            case_state = self.state.cases[case_id]
+        outlasting = [self.state.cases[case_id] for case_id in outages.outlasting(self.state)]
+        for case_state in outlasting:
             outages.ungroup(case_state)
             if case_state.awaited_from_ms:
                 self._watch(case_state, self.state.now_ms)
-                self.decisions.settle(case_state)
-            self.state.grouped.discard(case_id)
+            self.state.grouped.discard(case_state.case.case_id)
+        self.decisions.settle_all(outlasting)
 
     def rules(self, rules: Rules) -> None:
         """Settings as they stand from now on; those of silence may make something due that wasn't."""
@@ -154,10 +158,12 @@ class _Folding:
         changed = rules != state.rules
         state.rules, state.rules_since_ms = rules, state.now_ms
         if changed:
-            for case_state in state.cases.values():
-                if case_state.awaited_from_ms:
-                    self._watch(case_state, state.now_ms)
-                    self.decisions.settle(case_state)
+            clearance.drop_all(state)
+            # By their names: the order in which they came is lost with a checkpoint.
+            watched = [one for _, one in sorted(state.cases.items()) if one.awaited_from_ms]
+            for case_state in watched:
+                self._watch(case_state, state.now_ms)
+            self.decisions.settle_all(watched)
 
     # ── cases ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -185,6 +191,7 @@ class _Folding:
                     ring_state.bound_ms = from_ms
         if case_state.ended:
             self._end(case_state)
+            self.decisions.settle(case_state)
             return
         state.own(case)
         state.index(case)
@@ -193,6 +200,7 @@ class _Folding:
             heapq.heappush(state.due, (case.valid_from_ms, case.case_id, case.version))
         else:
             self._begin(case_state, now_ms)
+            self.decisions.settle(case_state)
 
     def _amend(self, before: CaseState, case: Case) -> None:
         """Closes what the new snapshot no longer asks for, then puts it in place of the old one."""
@@ -233,7 +241,6 @@ class _Folding:
                     approach.look(self.decisions, case_state, tag_id, target, other_id, at_ms, at_ms, None)
         silence.await_reports(case_state, at_ms)
         self._watch(case_state, at_ms)
-        self.decisions.settle(case_state)
 
     # ── reports ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -245,16 +252,17 @@ class _Folding:
             return
         again = state.missed.intersection(device_ids)
         state.missed -= again
-        for case_id in sorted({case_id for device_id in again for case_id in state.cases_of.get(device_id, ())}):
-            case_state = state.cases[case_id]
-            if case_state.silent or case_state.lost:
-                self._watch(case_state, state.now_ms)
+        case_ids = sorted({case_id for device_id in again for case_id in state.cases_of.get(device_id, ())})
+        watched = [one for one in map(state.cases.__getitem__, case_ids) if one.silent or one.lost]
+        for case_state in watched:
+            self._watch(case_state, state.now_ms)
+        self.decisions.settle_all(watched)
 
     def positions(self, batch: Positions) -> None:
         """Folds a batch, report by report, in its order."""
         state = self.state
         self.heard(batch.device_ids)
-        too_late = anothers = 0
+        too_late = anothers = overdue = 0
         late: set[str] = set()
         # Most of the fold's time goes here: nearly all reports end at the ball of their device.
         tracks, cases_of, owned_since = state.tracks, state.cases_of, state.owned_since
@@ -307,6 +315,8 @@ class _Folding:
                 continue
             case_ids = cases_of.get(device_id)
             if not case_ids:
+                if time_ms < state.over_from_ms.get(device_id, 0):
+                    overdue += 1
                 if count > 2:
                     # No case names the device: its newest positions are enough for an order that is yet to come.
                     track.forget_before(now_ms)
@@ -323,11 +333,13 @@ class _Folding:
         # After the whole batch: what was buffered may end with where they are now.
         for case_id, cause in self._to_watch.items():
             self._watch(state.cases[case_id], state.now_ms, cause)
-            self.decisions.settle(state.cases[case_id])
+        self.decisions.settle_all(map(state.cases.__getitem__, self._to_watch))
         if late:
             doubts.undated(self.decisions, late)
         if too_late:
             self.decisions.park(f"{too_late} positions older than 2 h")
+        if overdue:
+            self.decisions.park(f"{overdue} positions from before the end of an order that is over")
         if anothers:
             self.decisions.park(f"{anothers} positions from before their device changed hands")
 
@@ -372,23 +384,14 @@ class _Folding:
         if not state.is_news(report.device_id, report.report_id):
             return  # sent again
         at_ms = min(report.event_time_ms, state.now_ms)
-        standing = state.standing.setdefault(report.device_id, {})
-        taken_back = demands.ENDS.get(report.event)
-        ended = False
-        if taken_back:
-            # An end that is older than the beginning it would end has only come late.
-            ended = standing.get(taken_back.value, at_ms + 1) <= at_ms
-            if ended:
-                del standing[taken_back.value]
-        elif report.event in demands.STANDING:
-            standing[report.event.value] = max(at_ms, standing.get(report.event.value, at_ms))
+        noted = equipment.note(state, report.device_id, report.event, at_ms)
         cause = Report(report.device_id, report.report_id, report.received_wall_us)
         concerned = [state.cases[case_id] for case_id in state.cases_of.get(report.device_id, ())]
         in_force = [one for one in concerned if one.case.valid_from_ms <= state.now_ms]
         for case_state in in_force:
-            if taken_back and ended:
-                case_state.raised.pop(event_key(taken_back, report.device_id), None)
-            equipment.tell(self.decisions, case_state, report.event, report.device_id, at_ms, cause)
+            if noted.taken_back:
+                case_state.raised.pop(event_key(noted.taken_back, report.device_id), None)
+            if not noted.known:
+                equipment.tell(self.decisions, case_state, report.event, report.device_id, at_ms, cause, noted.over_ms)
             self._watch(case_state, state.now_ms, cause)
-        for case_state in in_force:  # after all of them, so that what is told under several orders is one incident
-            self.decisions.settle(case_state)
+        self.decisions.settle_all(in_force)

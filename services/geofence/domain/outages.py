@@ -29,13 +29,13 @@ def note_silence(decisions: Decisions, case_id: str, moment_ms: int) -> None:
     """A wearer who had been heard fell silent at a moment; with enough others within 3 minutes that begins an outage."""
     state = decisions.state
     if state.outage is None:
-        state.silences.append((moment_ms, case_id))
-        while state.silences[0][0] < moment_ms - UNKNOWN_AFTER_MS:
-            state.silences.popleft()
+        state.silences[case_id] = moment_ms
+        while state.silences[first := next(iter(state.silences))] < moment_ms - UNKNOWN_AFTER_MS:
+            del state.silences[first]
         if len(state.silences) < _enough(state):
             return
-        first_ms = min(at_ms for at_ms, _ in state.silences)
-        members = {one: None for _, one in state.silences}
+        first_ms = min(state.silences.values())
+        members = dict.fromkeys(state.silences)
         _begin(decisions, first_ms - UNKNOWN_AFTER_MS, moment_ms, members, len(members))
     else:
         state.outage.members[case_id] = None
@@ -52,6 +52,8 @@ def note_gap(decisions: Decisions, from_ms: int, until_ms: int) -> None:
 def note_heard(decisions: Decisions, case_state: CaseState, at_ms: int) -> None:
     """A wearer isn't silent any more, or nobody asks about them; once few are the outage is over."""
     state, outage = decisions.state, decisions.state.outage
+    # Else the outage that others begin would wait for who isn't silent.
+    state.silences.pop(case_state.case.case_id, None)
     # Where a wearer is who is heard again stays the outage's question until it is over: the position comes behind the contact.
     case_state.grouped = [one for one in case_state.grouped if not one.startswith(Found.NOT_HEARD_FOR_LONG.value)]
     if not case_state.grouped:

@@ -9,8 +9,9 @@ from services.geofence.domain import credibility, probability, rest, rings
 from services.geofence.domain.alerts import Doubt
 from services.geofence.domain.entries import Ring, Target
 from services.geofence.domain.geometry import ROUNDED_MM
+from services.geofence.domain.rules import Rules
 from services.geofence.domain.state import State
-from services.geofence.domain.track import PREDICT_MS, Track
+from services.geofence.domain.track import PREDICT_MS, UNKNOWN_AFTER_MS, Track
 
 POSSIBLE_P = 0.01
 """What is less likely isn't told."""
@@ -80,6 +81,11 @@ def look(
     return _newest(state, sides, tracks, target, ring, best)
 
 
+def most_mm(rules: Rules) -> int:
+    """No wearer is taken to have gone farther from where a leap began."""
+    return rules.reach_mps * UNKNOWN_AFTER_MS
+
+
 def _is_far_out_of_reach(
     tracks: tuple[Track, ...], target: Target, radius_mm: int, from_ms: int, until_ms: int
 ) -> bool:
@@ -134,7 +140,7 @@ def _newest(
 def _before_leaps(state: State, sides: tuple[Track, Track | None], target: Target, ring: Ring) -> Maybe | None:
     """That the wearer may be within the ring where one of the two is still where it was before it leapt away.
 
-    A wearer goes on from there at the own pace, and on foot at least; a person's device stays.
+    A wearer goes on from there at the own pace, and on foot at least, for 3 minutes; a person's device stays.
     """
     wearer, device = sides
     left, left_too = credibility.left_by_leap(wearer), credibility.left_by_leap(device) if device else []
@@ -144,7 +150,8 @@ def _before_leaps(state: State, sides: tuple[Track, Track | None], target: Targe
     heres = [(wearer.fixes[-1], 0.0), *left]
     theres = [device.fixes[-1], *(fix for fix, _ in left_too)] if device else [None]
     for i, (here, pace_mps) in enumerate(heres):
-        went_mm = min(state.rules.reach_mps, max(state.rules.foot_mps, pace_mps)) * (at_ms - here.time_ms) if i else 0.0
+        mps = min(state.rules.reach_mps, max(state.rules.foot_mps, pace_mps))
+        went_mm = mps * min(UNKNOWN_AFTER_MS, at_ms - here.time_ms) if i else 0.0
         for there in theres if i else theres[1:]:
             accuracies = (here.accuracy_mm, there.accuracy_mm) if there else (here.accuracy_mm,)
             apart_mm = dist(here[3:6], there[3:6]) if there else target.shape.least(here.point, here.point)

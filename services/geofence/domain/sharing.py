@@ -176,7 +176,7 @@ def look(state: State, share: Share) -> Seen:
 def _cases(state: State, asked: Asked) -> list[CaseState]:
     """Cases with an episode in the incident, or those of the order."""
     if asked.order_id:
-        return [one for one in state.cases.values() if one.case.order_id == asked.order_id]
+        return [one for _, one in sorted(state.cases.items()) if one.case.order_id == asked.order_id]
     incident = next((one for one in state.incidents.values() if one.incident_id == asked.incident_id), None)
     return [state.cases[case_id] for case_id in incident.case_ids] if incident else []
 

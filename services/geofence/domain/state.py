@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections import deque
 from dataclasses import dataclass, field
 from itertools import takewhile
 from typing import NamedTuple
@@ -44,6 +43,15 @@ class Possible(NamedTuple):
     """When positions last allowed it, mesh time."""
     told: bool
     """Desks were told of it."""
+
+
+class Over(NamedTuple):
+    """The newest end of an equipment event of a device."""
+
+    at_ms: int
+    """When, by the device."""
+    told: bool
+    """A beginning that it ended was told."""
 
 
 @dataclass(slots=True)
@@ -155,10 +163,14 @@ class State:
     """Equipment reports of each device by id, in the order in which they came, and when: the last 2 h, at most the newest 1,000."""
     standing: dict[str, dict[str, int]] = field(default_factory=dict)
     """By device: events that nothing has taken back, and when they began. They wait for orders that are yet to come."""
+    over: dict[str, dict[str, Over]] = field(default_factory=dict)
+    """By device: events that were taken back, by their beginning, and when last. A beginning that comes behind its end is over."""
     owners: dict[str, str] = field(default_factory=dict)
     """Whose each device is, as the newest case says that names it."""
     owned_since: dict[str, int] = field(default_factory=dict)
     """Devices that changed hands, and when: what they said before is of somebody else."""
+    over_from_ms: dict[str, int] = field(default_factory=dict)
+    """By device: when the last order that named it was over. What it reports of the time before comes too late to be decided on."""
     odd_ms: dict[str, int] = field(default_factory=dict)
     """`<doubt> <what>`: when it was told last that something can't be taken as it stands."""
     undated_ms: dict[str, int] = field(default_factory=dict)
@@ -171,8 +183,9 @@ class State:
     outage: Outage | None = None
     outage_over_ms: int = 0
     """When the last outage was over, mesh time."""
-    silences: deque[tuple[int, str]] = field(default_factory=deque)
-    """Wearers who fell silent in the last 3 minutes before the newest of these, outside an outage: when, and case."""
+    silences: dict[str, int] = field(default_factory=dict)
+    """Cases whose wearers fell silent in the last 3 minutes before the newest of these, outside an outage, and still are, in the order
+    in which that was found, and when."""
     watched: set[str] = field(default_factory=set)
     """Cases in force, in earnest, whose wearer has a tag; derived from `cases`."""
     grouped: set[str] = field(default_factory=set)
@@ -228,7 +241,14 @@ class State:
                 self.owned_since[device_id] = self.now_ms
                 for doubt in Doubt:
                     self.odd_ms.pop(f"{doubt.value} {device_id}", None)
-                for known in (self.tracks, self.heard_at_ms, self.undated_ms, self.standing):
+                for known in (
+                    self.tracks,
+                    self.heard_at_ms,
+                    self.undated_ms,
+                    self.standing,
+                    self.over,
+                    self.over_from_ms,
+                ):
                     known.pop(device_id, None)
 
     def index(self, case: Case) -> None:

@@ -225,9 +225,9 @@ class Track:
             total_mm += math.dist(fix[3:6], before[3:6])
         return total_mm
 
-    def forget_before(self, time_ms: int) -> None:
-        """Drops fixes older than `time_ms`, all but the newest two."""
-        keep_from = min(bisect_left(self.fixes, (time_ms,)), len(self.fixes) - 2)
+    def forget_before(self, time_ms: int, newest: int = 2) -> None:
+        """Drops fixes older than `time_ms`, all but so many of the newest."""
+        keep_from = min(bisect_left(self.fixes, (time_ms,)), len(self.fixes) - newest)
         if keep_from > 0:
             del self.fixes[:keep_from]
 

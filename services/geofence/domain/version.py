@@ -1,4 +1,4 @@
 """Version of the fold."""
 
-VERSION = 9
+VERSION = 10
 """It grows with every change that could alter a decision; the log tells older processes to stop."""
