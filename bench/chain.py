@@ -54,7 +54,7 @@ UP_WITHIN_S = 60.0
 ARRIVED_WITHIN_S = 120.0
 """After the last answer a trigger has so long for its offers; then it is lost. Ample, so that what is only late isn't."""
 TARGET_MS = 1000.0
-"""From position to both legs, 99 of 100 (number 1 of those that Tandem holds itself to)."""
+"""From position to both legs, 99 of 100."""
 AGENCIES = ("probation", "police")
 _ANNOUNCED_AT_ONCE = 500
 

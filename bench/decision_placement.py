@@ -42,7 +42,7 @@ FAR_M = (1_000.0, 20_000.0)
 PLACE_RADIUS_M = 30
 """A protected place is a circle; distances are those to its edge."""
 GAP_MS = 180_000
-"""Beyond it nothing is known of where somebody was (domain number 4)."""
+"""Beyond it nothing is known of where somebody was."""
 LEG_LEAST_MS = 600_000
 PAIR_LEAST_MS = 120_000
 FASTEST_MPS = 60.0

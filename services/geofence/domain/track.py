@@ -11,7 +11,7 @@ from typing import NamedTuple
 from services.geofence.domain.geometry import Vector, between
 
 UNKNOWN_AFTER_MS = 180_000
-"""A position older than 3 minutes is unknown: fixes farther apart aren't joined by a line (domain number 4)."""
+"""A position older than 3 minutes is unknown: fixes farther apart aren't joined by a line."""
 WINDOW_MS = 7_200_000
 """How long fixes are kept for reports that come late: 2 h."""
 AFTER_ALL_MS = 1 << 62
