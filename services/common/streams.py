@@ -11,7 +11,6 @@ import aiohttp
 import nats.errors
 import nats.js.errors
 from nats.js.api import DiscardPolicy, KeyValueConfig, RetentionPolicy, StorageType, StreamConfig
-from nats.js.kv import KeyValue
 
 from services.common import flow
 from services.common.bus import AlreadyThere, Bus
@@ -137,13 +136,3 @@ async def _store_is_synchronous(monitor_url: str) -> bool:
         except (aiohttp.ClientError, TimeoutError):
             await asyncio.sleep(0.25)
     raise Unavailable(f"no answer from {monitor_url}/varz")
-
-
-async def devices_bucket(bus: Bus) -> KeyValue:
-    """The KV bucket of device routes."""
-    while True:
-        try:
-            return await bus.js.key_value(flow.DEVICES_BUCKET)
-        except (nats.js.errors.Error, nats.errors.Error, OSError) as error:
-            logger().info("bucket_awaited", error=type(error).__name__)
-            await asyncio.sleep(0.25)

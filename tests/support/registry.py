@@ -151,7 +151,7 @@ class Client:
     async def route(self, device_id: str) -> log_pb2.DeviceRoute:
         """The route of a device in the KV bucket."""
         await self.drained()
-        bucket = await streams.devices_bucket(self.bus)
+        bucket = await self.bus.js.key_value(flow.DEVICES_BUCKET)
         return log_pb2.DeviceRoute.FromString((await bucket.get(device_id)).value or b"")
 
 
