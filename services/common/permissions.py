@@ -18,7 +18,6 @@ HOME = "tandem"
 _API = "$JS.API"
 _PULL = f"{_API}.CONSUMER.MSG.NEXT."
 """What is asked for here comes in many answers."""
-_HOME = "tandem"
 SERVICE = "spiffe://tandem/service/"
 """Prefix of the SPIFFE ids of Tandem's own processes; the user's name follows."""
 

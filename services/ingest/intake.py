@@ -21,9 +21,9 @@ from services.ingest.routes import Partitions, Routes
 from services.ingest.writer import LogWriter
 
 FORGET_EVERY_S = 60.0
-PAID_AT_ONCE_S = 5.0
-"""Longest wait behind a batch for what was refused. Who owes more is listened to again once it has waited for the rest, save for what
-devices say of themselves."""
+PAID_AT_ONCE_S = 1.0
+"""Longest wait behind a batch for what was refused: on a stream whatever comes next waits as long, and that may be a panic. Of who
+owes more, calls are turned away until it has waited for the rest, save what devices say of themselves."""
 
 _WHY = {
     Reason.INVALID: "must be 1 to 64 characters of A-Z a-z 0-9 . _ - with single dots inside only",
@@ -172,8 +172,8 @@ class Intake:
         key = f"{sender.key}/backfill" if late else sender.key
         metrics.BATCH_REPORTS.observe(count)
         # What a device says of itself, a panic above all, is never turned away: not for want of room, nor for what was refused.
-        if not reports.events:
-            await self._let_pay(sender, patient)
+        if not patient and not reports.events:
+            self._turn_away(sender)
         await self._room.enter(key, count, patient or bool(reports.events))
         try:
             checked = await self._check(sender, reports, live_from_ms)
@@ -201,12 +201,11 @@ class Intake:
             await asyncio.sleep(min(wait_s, PAID_AT_ONCE_S))
         return taken
 
-    async def _let_pay(self, sender: Sender, patient: bool) -> None:
-        """Returns once a sender owes no more than `PAID_AT_ONCE_S` for what was refused of it. Raises StoreFull (to the impatient)."""
-        while (owed_s := self._quotas.refusals.owed_s(sender.answers_for, time.monotonic())) > PAID_AT_ONCE_S:
-            if not patient:
-                raise StoreFull("too much of what this sender brings is refused", retry_after_s=owed_s - PAID_AT_ONCE_S)
-            await asyncio.sleep(owed_s - PAID_AT_ONCE_S)
+    def _turn_away(self, sender: Sender) -> None:
+        """Raises StoreFull where a sender owes more than `PAID_AT_ONCE_S` for what was refused of it."""
+        owed_s = self._quotas.refusals.owed_s(sender.answers_for, time.monotonic())
+        if owed_s > PAID_AT_ONCE_S:
+            raise StoreFull("too much of what this sender brings is refused", retry_after_s=owed_s - PAID_AT_ONCE_S)
 
     def refused_at_the_door(self, sender: Sender, device_id: str, reason: Reason) -> None:
         """Counts what never became a report."""

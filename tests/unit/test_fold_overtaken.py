@@ -7,7 +7,7 @@ import itertools
 import pytest
 
 from services.geofence.domain import codec
-from services.geofence.domain.alerts import Alert, Kind
+from services.geofence.domain.alerts import Alert, Kind, Parked
 from services.geofence.domain.entries import Demand
 from tandem.common.v1 import log_pb2
 from tests.support.stories import T0_MS, Story
@@ -100,3 +100,47 @@ def test_in_whatever_order_they_come_the_same_stands_in_the_end(order: tuple[int
         event, event_s = events[number]
         story.says(at_s, "tag", event, event_s=event_s)
     assert not story.state.incidents and not story.state.standing["tag"]
+
+
+@pytest.mark.parametrize(("event", "end", "device"), HOLDING)
+def test_the_clock_of_a_device_that_is_ahead_says_what_came_first(event: str, end: str, device: str) -> None:
+    story = story_of()
+    story.says(50, device, end, event_s=81)
+    story.says(50.01, device, event, event_s=80)
+    assert not story.state.incidents and not story.state.standing[device]
+    story.says(51, device, event, "again", event_s=83)
+    assert story.state.incidents and all(one.at_ms <= story.state.now_ms for one in story.alerts)
+
+
+def test_an_end_that_is_said_twice_doesnt_have_the_desks_told_twice() -> None:
+    story = story_of()
+    story.says(50, "tag", "JAMMING_SUSPECTED", event_s=50)
+    story.says(60, "tag", "JAMMING_OVER", event_s=60)
+    story.says(61, "tag", "JAMMING_OVER", "again", event_s=61)
+    before = len(story.alerts)
+    story.says(62, "tag", "JAMMING_SUSPECTED", "late", event_s=55)
+    assert len(story.alerts) == before
+
+
+def test_what_nobody_was_there_to_be_told_of_is_told_once_somebody_is() -> None:
+    story = Story()
+    story.case(valid_from_ms=T0_MS + 100_000)
+    story.says(49, "tag", "JAMMING_OVER", event_s=49)
+    story.says(50, "tag", "JAMMING_SUSPECTED", event_s=40)
+    story.at(100, "tag", 20_000)
+    story.says(110, "tag", "JAMMING_SUSPECTED", "late", event_s=45)
+    assert told(story.of(Kind.JAMMED))[-2:] == [(NOTIFY, 45), (RECORD, 49)]
+
+
+def test_what_a_device_said_for_somebody_else_is_set_aside_where_it_comes_late() -> None:
+    story = story_of()
+    story.case(60, version=2, tag_device_ids=["tag9"])
+    other = log_pb2.ProtectedTarget(person_id="q", device_ids=["phone2"])
+    story.case(60, case="2", wearer_id="w2", persons=[other])
+    before = len(story.alerts)
+    story.says(70, "tag", "STRAP_OPEN", event_s=40)
+    assert len(story.alerts) == before and not story.state.standing.get("tag")
+    parked = [one.reason for one in story.outputs if isinstance(one, Parked)]
+    assert parked == ["an event from before its device changed hands"]
+    story.says(80, "tag", "STRAP_OPEN", "hers", event_s=75)
+    assert story.alerts[-1].demand is RESPOND and story.alerts[-1].case_id == "case-2"

@@ -35,7 +35,8 @@ class Decisions:
         return hash_id(kind, self.state.log_id, self.state.partition, self.sequence, *what, self._named[name])
 
     def park(self, reason: str) -> None:
-        """Sets the entry, or a part of it, aside: once for each entry, with all reasons, since PARKED takes one of each."""
+        """Sets the entry, or a part of it, aside: once for each entry, with all reasons, since PARKED takes one of each. No reason
+        has a semicolon."""
         for i, one in enumerate(self.out):
             if isinstance(one, Parked):
                 if reason not in one.reason.split("; "):

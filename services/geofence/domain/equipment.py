@@ -22,8 +22,9 @@ class Noted(NamedTuple):
     """Nobody needs to be told."""
 
 
-def note(state: State, device_id: str, event: Equipment, at_ms: int) -> Noted:
-    """Notes what stands and what is over, by the devices' own times: of two reports sent at once either may come first."""
+def note(state: State, device_id: str, event: Equipment, at_ms: int, told: bool) -> Noted:
+    """Notes what stands and what is over, by the device's own times, also where its clock is ahead: of two reports sent at once
+    either may come first. `told` says whether there is anybody to tell."""
     standing = state.standing.setdefault(device_id, {})
     over = state.over.setdefault(device_id, {})
     if begun := demands.ENDS.get(event):
@@ -32,7 +33,8 @@ def note(state: State, device_id: str, event: Equipment, at_ms: int) -> Noted:
         if ended:
             del standing[begun.value]
         if begun.value not in over or over[begun.value].at_ms < at_ms:
-            over[begun.value] = Over(at_ms, ended)
+            before = over.get(begun.value)
+            over[begun.value] = Over(at_ms, (ended and told) or (before is not None and before.told))
         return Noted(taken_back=begun if ended else None)
     if event not in demands.STANDING:
         return Noted()
@@ -40,7 +42,7 @@ def note(state: State, device_id: str, event: Equipment, at_ms: int) -> Noted:
     if before is None or at_ms > before.at_ms:
         standing[event.value] = max(at_ms, standing.get(event.value, at_ms))
         return Noted()
-    over[event.value] = before._replace(told=True)
+    over[event.value] = before._replace(told=before.told or told)
     # A receiver may have said with each report that it was jammed.
     return Noted(over_ms=before.at_ms, known=before.told and event not in demands.HOLDING)
 

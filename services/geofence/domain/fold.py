@@ -384,14 +384,18 @@ class _Folding:
         if not state.is_news(report.device_id, report.report_id):
             return  # sent again
         at_ms = min(report.event_time_ms, state.now_ms)
-        noted = equipment.note(state, report.device_id, report.event, at_ms)
-        cause = Report(report.device_id, report.report_id, report.received_wall_us)
+        if at_ms < state.owned_since.get(report.device_id, at_ms):
+            self.decisions.park("an event from before its device changed hands")
+            return
         concerned = [state.cases[case_id] for case_id in state.cases_of.get(report.device_id, ())]
         in_force = [one for one in concerned if one.case.valid_from_ms <= state.now_ms]
+        noted = equipment.note(state, report.device_id, report.event, report.event_time_ms, bool(in_force))
+        over_ms = None if noted.over_ms is None else min(noted.over_ms, state.now_ms)
+        cause = Report(report.device_id, report.report_id, report.received_wall_us)
         for case_state in in_force:
             if noted.taken_back:
                 case_state.raised.pop(event_key(noted.taken_back, report.device_id), None)
             if not noted.known:
-                equipment.tell(self.decisions, case_state, report.event, report.device_id, at_ms, cause, noted.over_ms)
+                equipment.tell(self.decisions, case_state, report.event, report.device_id, at_ms, cause, over_ms)
             self._watch(case_state, state.now_ms, cause)
         self.decisions.settle_all(in_force)
