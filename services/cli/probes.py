@@ -28,7 +28,7 @@ async def _serves(mesh: Mesh, name: str) -> bool:
     async with meshes.channel(mesh, name) as channel:
         check = health_pb2_grpc.HealthStub(channel).Check  # type: ignore[attr-defined]  # the stubs leave it out
         try:
-            # A first frame that takes over 0.1 s is tried for again: a busy part isn't one that doesn't answer.
+            # An attempt that fails is made again: a busy part isn't one that doesn't answer.
             answer = await check(health_pb2.HealthCheckRequest(), timeout=WITHIN_S, wait_for_ready=True)
         except grpc.aio.AioRpcError:
             return False
