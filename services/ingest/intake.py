@@ -185,7 +185,8 @@ class Intake:
         self._send(taken, key, checked, backfill, reports.contexts)
         accepted = count - len(taken.refusals)
         under_way = accepted + len(checked.heard)
-        self._room.leave(key, count - under_way)
+        if under_way < count:
+            self._room.leave(key, count - under_way)
 
         def on_end(stored: bool) -> None:
             self._room.leave(key, under_way)

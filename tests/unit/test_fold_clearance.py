@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from services.geofence.domain import codec
+from services.geofence.domain import clearance, codec
 from services.geofence.domain.alerts import Doubt, Kind
 from services.geofence.domain.entries import Body, Positions
 from services.geofence.domain.rules import Rules
@@ -44,8 +44,7 @@ class Whole(Story):
 
     def enter(self, at_s: float, body: Body) -> None:
         super().enter(at_s, body)
-        for track in self.state.tracks.values():
-            track.clearance = None
+        clearance.drop_all(self.state)
 
 
 @dataclass

@@ -69,8 +69,9 @@ def look(
     back_ms = from_ms if cause is None else credibility.back_ms((wearer, device), from_ms)
     newest = until_ms is None
     # Of who leapt just now the bound says nothing: that he may still be where he was mustn't depend on which way he leapt.
-    leapt = newest and any(credibility.has_leapt(side) for side in (wearer, device) if side)
-    if not leapt and _out_of_reach(wearer, device, target, case.rings[0].radius_mm, back_ms):
+    if _out_of_reach(wearer, device, target, case.rings[0].radius_mm, back_ms) and not (
+        newest and any(credibility.has_leapt(side) for side in (wearer, device) if side)
+    ):
         possible.is_over(decisions, case_state, target, cause if newest else None)
         return
     if until_ms is None:

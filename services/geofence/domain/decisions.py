@@ -180,14 +180,22 @@ class Decisions:
 
     def _end_incident(self, case_state: CaseState, incident: Incident) -> None:
         """The last alert of the incident says that it ends."""
-        if not any(isinstance(one, Alert) and one.incident_id == incident.incident_id for one in self.out):
+        last = self._last_alert(incident)
+        if last is None:
             # A defect. To stop at it would be worse: each evaluator would, at this entry, at each start, and decide on nobody any
             # more. The legs are told that nothing is open, and the reason is kept.
             self.park("an incident ended without an alert")
             self.alert(case_state, *demands.FOUND[Found.SEEN_AGAIN], self.state.now_ms)
+            last = self._last_alert(incident)
         del self.state.incidents[case_state.case.wearer_id]
+        if last is not None:
+            place, ending = last
+            self.out[place] = replace(ending, incident_ends=True)
+
+    def _last_alert(self, incident: Incident) -> tuple[int, Alert] | None:
+        """The newest alert of an incident and its place, from behind: it nearly always is the last there is."""
         for i in reversed(range(len(self.out))):
-            ending = self.out[i]
-            if isinstance(ending, Alert) and ending.incident_id == incident.incident_id:
-                self.out[i] = replace(ending, incident_ends=True)
-                return
+            one = self.out[i]
+            if isinstance(one, Alert) and one.incident_id == incident.incident_id:
+                return i, one
+        return None

@@ -32,8 +32,8 @@ def note(state: State, device_id: str, event: Equipment, at_ms: int, told: bool)
         ended = standing.get(begun.value, at_ms + 1) <= at_ms
         if ended:
             del standing[begun.value]
-        if begun.value not in over or over[begun.value].at_ms < at_ms:
-            before = over.get(begun.value)
+        before = over.get(begun.value)
+        if before is None or before.at_ms < at_ms:
             over[begun.value] = Over(at_ms, (ended and told) or (before is not None and before.told))
         return Noted(taken_back=begun if ended else None)
     if event not in demands.STANDING:
