@@ -28,6 +28,7 @@ from sqlalchemy.pool import NullPool, StaticPool
 
 from services.common import postgres
 from services.common.errors import FailedPrecondition, Unavailable
+from services.common.sqlite import connect as connect_sqlite
 from services.common.telemetry import logger
 
 T = TypeVar("T")
@@ -266,8 +267,9 @@ async def once_it_answers(work: Callable[[], Awaitable[T]]) -> T:
 async def _open_file(path: Path, migrations: Path, revision: str) -> AsyncIterator[Database]:
     path.parent.mkdir(parents=True, exist_ok=True)
     # An error text must not hold what was to be stored: hide_parameters.
-    engine = create_async_engine(f"sqlite+aiosqlite:///{path}", poolclass=StaticPool, hide_parameters=True)
-    readers = create_async_engine(f"sqlite+aiosqlite:///{path}", poolclass=NullPool, hide_parameters=True)
+    url, connect_args = f"sqlite+aiosqlite:///{path}", {"async_creator_fn": connect_sqlite}
+    engine = create_async_engine(url, poolclass=StaticPool, hide_parameters=True, connect_args=connect_args)
+    readers = create_async_engine(url, poolclass=NullPool, hide_parameters=True, connect_args=connect_args)
     visits = create_engine(
         f"sqlite:///{path}", poolclass=StaticPool, hide_parameters=True, connect_args={"check_same_thread": False}
     )

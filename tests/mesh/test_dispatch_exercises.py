@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import grpc
@@ -115,5 +116,5 @@ async def test_other_legs_canaries_are_told_to_the_watch_alone(bus: Bus, nats: T
                     (kind, alert_pb2.POLICE),
                     (kind, alert_pb2.PROBATION),
                 }
-    with sqlite3.connect(tmp_path / "dispatch-police.sqlite3") as database:
+    with closing(sqlite3.connect(tmp_path / "dispatch-police.sqlite3")) as database:
         assert database.execute("SELECT count(*) FROM incidents WHERE exercise = 2").fetchone() == (1,)

@@ -8,7 +8,7 @@ import json
 import re
 import sqlite3
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from pathlib import Path
 from typing import Any
 
@@ -147,7 +147,7 @@ async def handed(database: Path, receivers: int = 1) -> None:
     async with asyncio.timeout(PATIENCE_S):
         while True:
             try:
-                with sqlite3.connect(f"file:{database}?mode=ro", uri=True) as connection:
+                with closing(sqlite3.connect(f"file:{database}?mode=ro", uri=True)) as connection:
                     if connection.execute("SELECT count(*) FROM handed").fetchone()[0] == receivers:
                         return
             except sqlite3.OperationalError:

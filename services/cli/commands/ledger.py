@@ -14,7 +14,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from services.cli.failure import FAILED, MISUSED, CommandFailed
-from services.common import postgres
+from services.common import postgres, sqlite
 from services.common.errors import FailedPrecondition
 from services.registry.chain import Broken, Head
 from services.registry.ledger import Ledger, Proof, SignedHead
@@ -80,7 +80,11 @@ def _engine(database: str) -> AsyncEngine:
     path = Path(database).absolute()
     if not path.is_file():
         raise CommandFailed(f"--database: there is no file {database}", MISUSED)
-    return create_async_engine(f"sqlite+aiosqlite:///file:{path}?mode=ro&uri=true", hide_parameters=True)
+    return create_async_engine(
+        f"sqlite+aiosqlite:///file:{path}?mode=ro&uri=true",
+        hide_parameters=True,
+        connect_args={"async_creator_fn": sqlite.connect},
+    )
 
 
 def _read_key(path: Path) -> bytes:

@@ -1,0 +1,67 @@
+"""No connection to a database is left open by a caller who is cancelled while it is opened or used."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import random
+import sqlite3
+import sys
+import warnings
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytest
+import sqlalchemy as sa
+
+from services.common.db import Database, open_database
+from services.dispatch.__main__ import MIGRATIONS
+
+CALLERS = 200
+SEED = 20260706
+LONGEST_CALL_S = 0.004
+
+
+async def read(database: Database) -> None:
+    async with database.reading() as connection:
+        await connection.execute(sa.text("select 1"))
+
+
+async def write(database: Database) -> None:
+    async with database.transaction() as connection:
+        await connection.execute(sa.text("select 1"))
+
+
+class Counted(sqlite3.Connection):
+    """A connection that is in `still_open` until somebody closes it."""
+
+    still_open: ClassVar[set[int]] = set()
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.still_open.add(id(self))
+
+    def close(self) -> None:
+        self.still_open.discard(id(self))
+        super().close()
+
+
+async def test_a_cancelled_caller_closes_its_connection(where: Path | str, monkeypatch: pytest.MonkeyPatch) -> None:
+    unclosed: list[str] = []
+    # Python 3.13 reports a SQLite connection that is dropped while open; asyncpg reports its own on every Python.
+    monkeypatch.setattr(sys, "unraisablehook", lambda report: unclosed.append(repr(report.exc_value)))
+    connect = sqlite3.connect
+    monkeypatch.setattr(sqlite3, "connect", lambda *args, **options: connect(*args, factory=Counted, **options))
+    Counted.still_open.clear()
+    moments = random.Random(SEED)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        async with open_database(where, MIGRATIONS) as database:
+            for number in range(CALLERS):
+                caller = asyncio.create_task((read if number % 4 else write)(database))
+                await asyncio.sleep(moments.choice((0, moments.uniform(0, LONGEST_CALL_S))))
+                caller.cancel()
+                await asyncio.gather(caller, return_exceptions=True)
+        gc.collect()
+    assert not unclosed
+    assert not Counted.still_open, "Python before 3.13 reports none of them"
