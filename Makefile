@@ -6,6 +6,7 @@ SHELL := bash
 # Where it is set, each of the hundreds of processes that the tests start compiles the project anew.
 unexport PYTHONDONTWRITEBYTECODE
 
+# A second environment, of another Python: make test PYTHON=python3.13 VENV=.venv-3.13
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -18,7 +19,7 @@ help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "  make %-14s %s\n", $$1, $$2 }'
 
 .PHONY: setup
-setup: $(STAMP) ## make .venv from requirements.lock (does nothing when it is fresh)
+setup: $(STAMP) ## make .venv (or VENV) from requirements.lock (does nothing when it is fresh)
 
 # The stamp goes first and comes back last. Without it the .venv is taken for half made and is made anew, so an
 # interrupted set-up heals itself at the next try.
@@ -49,11 +50,10 @@ demo: setup ## start the mesh, play the demo, stop
 
 # Most tests wait for a server, so four at a time keep two cores busy. Those of one file share their servers, one after another.
 # Files go in the order of their names: those of tests/mesh take long, and the short ones of tests/unit fill the cores at the end.
+# No test is run a second time: one that fails only now and then has a defect, or shows one.
 .PHONY: test
-# A test that waited in vain beside two others gets a second chance alone; the first that fails then fails the run.
-test: setup ## run the tests
-	@$(BIN)/pytest -n 4 --dist loadfile --no-loadscope-reorder || { [ $$? -eq 1 ] && \
-	  echo "Once more, alone, what failed beside others:" && $(BIN)/pytest --last-failed --maxfail 1; }
+test: setup ## run the tests; with PYTHON=python3.13 VENV=.venv-3.13 on another Python
+	@$(BIN)/pytest -n 4 --dist loadfile --no-loadscope-reorder
 
 .PHONY: test-unit
 test-unit: setup ## run only the tests that start no process
@@ -208,5 +208,5 @@ bench-decision: .venv-bench/.ready ## what the fold misses and sends for nothing
 
 .PHONY: clean
 clean: ## delete all that can be made again, .venv too
-	@rm -rf $(VENV) .venv-bench .venv-map build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	@rm -rf $(VENV) .venv .venv-* build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -7,6 +7,7 @@ import os
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 # As in the geofence service, but gRPC reads it at its first import, which here may be another test: with handlers of forks the child
@@ -25,6 +26,15 @@ STREAM_BYTES = 64 << 20
 ENGINES = ("sqlite", "postgres")
 
 preloaded.turn_on()
+
+# How long an example takes hangs on what else the machine does.
+hypothesis.settings.register_profile(
+    "tandem",
+    parent=hypothesis.settings(),
+    deadline=None,
+    suppress_health_check=[hypothesis.HealthCheck.too_slow],
+)
+hypothesis.settings.load_profile("tandem")
 
 
 def pytest_collection_finish() -> None:

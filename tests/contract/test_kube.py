@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+import sysconfig
 from pathlib import Path
 
 import pytest
@@ -218,7 +219,7 @@ def test_a_fault_of_the_containerfile_is_found(tmp_path: Path, good: str, bad: s
 
 
 def containerfile_findings_possible() -> bool:
-    return (ROOT / ".venv" / "bin" / "hadolint").exists()
+    return (Path(sysconfig.get_path("scripts")) / "hadolint").exists()
 
 
 # ── the renderer ─────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -35,6 +35,9 @@ from tests.support.geolife import (
     session_tracks,
     write_session,
 )
+
+pytest.importorskip("pymeos", reason="pymeos has no wheel for this Python or this system")
+
 from tests.support.meos_oracle import (
     Interval,
     LatLon,
