@@ -304,14 +304,19 @@ async def test_time_alone_begins_a_case_without_a_new_report(bus: Bus, tmp_path:
     task = start(one)
     now_ms = int(time.time() * 1000)
     await publish(bus, log.positions_entry(log.position("d1", now_ms, 0), log.position("t1", now_ms, 80)))
-    await publish(bus, log.case_entry(from_ms=now_ms + 1500))
+    from_ms = int(time.time() * 1000) + 1500
+    await publish(bus, log.case_entry(from_ms=from_ms))
+    stored = await bus.js.get_last_msg("LOG_0", "log.0.case")
+    assert stored.time
 
     async def entered() -> bool:
         return len(await alerts_of(bus)) == 3
 
     await until(entered)
     await stop(task)
-    assert {alert.at.ToMilliseconds() for alert in await alerts_of(bus)} == {now_ms + 1500}
+    # A case that is stored after it has begun begins with its entry.
+    began_ms = max(from_ms, int(stored.time.timestamp() * 1000))
+    assert {alert.at.ToMilliseconds() for alert in await alerts_of(bus)} == {began_ms}
 
 
 async def test_rubbish_in_the_log_is_parked_by_its_sequence_and_the_rest_goes_on(bus: Bus, tmp_path: Path) -> None:

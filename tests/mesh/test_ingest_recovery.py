@@ -203,11 +203,15 @@ async def test_what_is_under_way_at_a_stop_is_answered(mesh: IngestMesh) -> None
         await client.route("tag")
         call = client.open()
         async with asyncio.timeout(WITHIN_S):
-            for one in load("tag", "stop", batches=50):
+            first, *others = load("tag", "stop", batches=50)
+            await call.write(first)
+            answer: Any = await call.read()  # the stream is the service's from here on, and not only on its way to it
+            assert answer.batch == 1
+            for one in others:
                 await call.write(one)
             stopping = asyncio.create_task(asyncio.to_thread(mesh.service.stop))
-            for batch in range(1, 51):
-                answer: Any = await call.read()
+            for batch in range(2, 51):
+                answer = await call.read()
                 assert answer.batch == batch
             await call.done_writing()
             assert await stopping == 0

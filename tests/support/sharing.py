@@ -14,10 +14,10 @@ import grpc.aio
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from services.common import bus as buses
-from services.common import flow, pull, rpc
+from services.common import rpc
 from services.common.bus import Bus
-from tandem.common.v1 import alert_pb2, log_pb2
-from tandem.geofence.v1 import positions_pb2, positions_pb2_grpc
+from tandem.common.v1 import log_pb2
+from tandem.geofence.v1 import geofence_pb2, geofence_pb2_grpc, positions_pb2, positions_pb2_grpc
 from tests.support import log
 from tests.support.ports import free_port
 from tests.support.processes import Service, spawn
@@ -93,23 +93,45 @@ class Client:
         self.mesh = mesh
         self.bus = bus
         self._stub = positions_pb2_grpc.PositionServiceStub(channel)
+        self._cases: Any = geofence_pb2_grpc.GeofenceServiceStub(channel)
 
-    async def publish(self, entry: log_pb2.LogEntry) -> None:
-        """Enters something into the log."""
-        await self.bus.publish_until_stored(log.subject_of(entry), entry.SerializeToString())
+    async def publish(self, entry: log_pb2.LogEntry) -> int:
+        """Enters something into the log; its sequence."""
+        stored = await self.bus.publish_until_stored(log.subject_of(entry), entry.SerializeToString())
+        assert stored
+        return stored.seq
 
     async def approach(self, case: str) -> str:
-        """The wearer is 80 m from the protected person, 2 minutes ago; returns the id of the incident."""
+        """The wearer is 80 m from the protected person, 2 minutes ago; returns the id of the incident, once this evaluator has it."""
         at_ms = now_ms() - 120_000
         await self.publish(log.case_entry(case, from_ms=at_ms - 60_000))
-        await self.publish(log.positions_entry(log.position(f"d{case}", at_ms, 0), log.position(f"t{case}", at_ms, 80)))
+        positions = (log.position(f"d{case}", at_ms, 0), log.position(f"t{case}", at_ms, 80))
+        sequence = await self.publish(log.positions_entry(*positions))
+        incident_id = (await self.reached(case, sequence)).incident_id
+        assert incident_id, "no alert"
+        return str(incident_id)
+
+    async def reached(self, case: str, sequence: int = 0) -> geofence_pb2.GetCaseResponse:
+        """The case as this evaluator has it, once it has come to an entry of the log (without one: to the case).
+
+        Alerts don't show how far it is: either evaluator may be the first to publish them.
+        """
+        request = geofence_pb2.GetCaseRequest(case_id=f"case-{case}", min_sequence=sequence)
         async with asyncio.timeout(WITHIN_S):
-            async for messages in pull.read(self.bus, flow.ALERTS.name, 1):
-                for message in messages:
-                    alert = alert_pb2.Alert.FromString(message.data)
-                    if alert.case_id == f"case-{case}" and alert.incident_id:
-                        return alert.incident_id
-        raise AssertionError("no alert")
+            while True:
+                try:
+                    answer: geofence_pb2.GetCaseResponse = await self._cases.GetCase(
+                        request, metadata=rpc.bearer(NPA_DESK, SECRET)
+                    )
+                    return answer
+                except grpc.aio.AioRpcError as error:
+                    if error.code() not in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.NOT_FOUND):
+                        raise
+                    await asyncio.sleep(0.05)
+
+    async def caught_up_with(self, other: Client, case: str) -> None:
+        """Returns once this client's evaluator has come at least as far in the log as the other's is now."""
+        await self.reached(case, (await other.reached(case)).applied_sequence)
 
     async def leave(self, case: str) -> None:
         """The wearer is 6 km away from 110 to 10 seconds ago."""
