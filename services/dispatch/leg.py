@@ -31,7 +31,7 @@ from services.dispatch.domain.flags import Flag
 from services.dispatch.domain.following import Follow, Look, ShowTargets
 from services.dispatch.domain.roster import NO_ROSTER, Board
 from services.dispatch.hub import Numbered
-from services.dispatch.record import Asked, Record, numbered
+from services.dispatch.record import STEP_STATES, Asked, Record, numbered
 from services.dispatch.retrying import retried
 from services.dispatch.store import AssignmentRow, Position, Store
 from services.dispatch.store_legs import Looked
@@ -55,7 +55,7 @@ class Leg:
         self._boards = boards
         self._clock = clock
         self._deadlines = deadlines
-        metrics.watch(self.name, watch.overdue_s, record.outbox.age_s)
+        metrics.watch(self.name, watch.overdue_s, record.outbox.age_s, states=STEP_STATES)
 
     # ── commands ─────────────────────────────────────────────────────────────────────────────────────────────────────
 

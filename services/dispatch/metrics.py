@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from prometheus_client import Counter, Gauge, Histogram
 
@@ -47,10 +47,14 @@ _OUTBOX_AGE_S = Gauge(
 )
 
 
-def watch(leg: str, overdue_s: Callable[[], float], outbox_age_s: Callable[[], float]) -> None:
+def watch(
+    leg: str, overdue_s: Callable[[], float], outbox_age_s: Callable[[], float], *, states: Iterable[str] = ()
+) -> None:
     """Has these looked at whenever they are asked for; what is counted begins at nought, so that the first of a kind is a rise."""
-    for counter in (_CANARY_STEPS, _NOT_REACHED, RECONCILED):
+    for counter in (_CANARY_STEPS, _NOT_REACHED, RECONCILED, OFFER_MS):
         counter.labels(leg)
+    for state in states:
+        _STEPS.labels(leg, state)
     _OVERDUE_S.labels(leg).set_function(overdue_s)
     _OUTBOX_AGE_S.labels(leg).set_function(outbox_age_s)
 

@@ -59,6 +59,8 @@ _SAID = {
     SceneShared.__name__: "scene_shared",
 }
 """What the log calls a step that its state alone doesn't tell."""
+STEP_STATES = (*(state.name.lower() for state in State), *_SAID.values())
+"""All that the log may call a step."""
 _ALARMS = {LegAbsent.__name__, StepsLost.__name__}
 T = TypeVar("T")
 Asked: TypeAlias = tuple[str, Callable[[Board], Command]]

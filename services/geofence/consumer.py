@@ -112,6 +112,9 @@ class Evaluator:
         self._last_entry_wall_s = 0.0
         self._caught_up = asyncio.Event()
         began_s = time.monotonic()
+        _DIFFER.labels(
+            str(partition)
+        )  # begins at nought: a series that begins at 1 never rises, so the first would be hidden
         _LOG_AGE_S.labels(str(partition)).set_function(lambda: time.monotonic() - max(self._last_entry_wall_s, began_s))
 
     @property

@@ -6,8 +6,14 @@ from collections.abc import Callable
 
 from prometheus_client import Counter, Gauge, Histogram
 
+from services.ingest.domain import Reason
+
 _ACCEPTED = Counter("tandem_ingest_reports_accepted", "Reports that are durable in the log", ["door"])
 REFUSED = Counter("tandem_ingest_reports_refused", "Reports that were refused, by reason", ["reason"])
+for (
+    _reason
+) in Reason:  # each begins at nought: a series that begins at 1 never rises, so the first refusal would be hidden
+    REFUSED.labels(_reason.name)
 ACCEPTED = {door: _ACCEPTED.labels(door) for door in ("stream", "unary", "http")}
 RECEIPTS_UNKNOWN = Counter("tandem_ingest_receipts_unknown", "Receipts for commands that don't wait for one")
 WAITING = Gauge("tandem_ingest_reports_waiting", "Reports that are read and not yet durable")

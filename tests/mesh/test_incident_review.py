@@ -287,6 +287,20 @@ def test_the_metrics_that_rules_and_dashboards_name_are_there(reviewed: Reviewed
     assert named <= exposed, named - exposed
 
 
+def test_counters_that_rules_wait_for_are_there_before_they_count(reviewed: Reviewed) -> None:
+    texts = [_scrape(reviewed, f"geofence-{replica}") for replica in range(2)]
+    assert all('\ntandem_evaluators_differ_total{partition="0"} ' in text for text in texts)
+    refused = set(
+        re.findall(r'^tandem_ingest_reports_refused_total{reason="(\w+)"}', _scrape(reviewed, "ingest"), re.M)
+    )
+    assert refused == {"INVALID", "CLOCK_AHEAD", "UNKNOWN_DEVICE", "REVOKED", "NOT_YOURS", "TOO_OFTEN"}
+    for leg in flow.LEGS:
+        states = re.findall(
+            rf'^tandem_dispatch_steps_total{{leg="{leg}",state="(\w+)"}}', _scrape(reviewed, f"dispatch-{leg}"), re.M
+        )
+        assert {"offered", "leg_absent", "flagged"} <= set(states)
+
+
 def test_latencies_have_exemplars_that_lead_to_the_trace(reviewed: Reviewed) -> None:
     text = "".join(_scrape(reviewed, name, "application/openmetrics-text") for name in ("geofence-0", "geofence-1"))
     found = re.findall(r'^tandem_geofence_report_to_alert_seconds_bucket.*# {trace_id="(\w+)"}', text, re.MULTILINE)

@@ -1,0 +1,70 @@
+"""Counters that alert rules wait for are there at 0 from a process's start: `increase` of a series that begins at 1 is 0."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+from prometheus_client import REGISTRY
+
+from services.common import flow
+from services.common.clock import MeshClock
+from services.common.streams import Premises
+from services.dispatch import evidence_keeper, metrics, record
+from services.geofence.consumer import Evaluator
+from services.geofence.settings import Settings
+from services.geofence.store import CheckpointStore
+from services.ingest import metrics as ingest_metrics
+from services.ingest.domain import Reason
+from services.registry.traces import consumer
+
+RULES = Path(__file__).parents[2] / "k8s" / "observability" / "rules.yaml"
+PARTITION = 4
+"""One that no other test of this process folds."""
+LOADED = (evidence_keeper, consumer, ingest_metrics)
+"""Modules whose counters are made by their import."""
+
+
+@pytest.fixture(autouse=True)
+def started(tmp_path: Path) -> None:
+    """What each service does with its counters at its start."""
+    for leg in flow.LEGS:
+        metrics.watch(leg, lambda: 0.0, lambda: 0.0, states=record.STEP_STATES)
+    settings = Settings(port=0, replica=0, allow_async_store=True)
+    Evaluator(cast(Any, None), CheckpointStore(tmp_path), settings, Premises(5, MeshClock(), "log"), PARTITION)
+
+
+def exposed() -> Iterator[tuple[str, dict[str, str]]]:
+    """Each series by name and labels."""
+    for family in REGISTRY.collect():
+        for sample in family.samples:
+            yield sample.name, sample.labels
+
+
+def test_each_counter_that_a_rule_waits_for_is_there_from_the_start() -> None:
+    named = set(re.findall(r"increase\((\w+)", RULES.read_text()))
+    assert len(named) > 5
+    assert named <= {name for name, _ in exposed()}
+
+
+def test_an_evaluator_shows_that_it_has_not_differed() -> None:
+    assert ("tandem_evaluators_differ_total", {"partition": str(PARTITION)}) in list(exposed())
+
+
+def test_ingest_shows_each_reason_of_a_refusal_before_the_first() -> None:
+    shown = {labels["reason"] for name, labels in exposed() if name == "tandem_ingest_reports_refused_total"}
+    assert shown == {reason.name for reason in Reason}
+
+
+@pytest.mark.parametrize("leg", sorted(flow.LEGS))
+def test_a_leg_shows_each_kind_of_step_before_its_first_offer(leg: str) -> None:
+    series = list(exposed())
+    shown = {
+        labels["state"] for name, labels in series if name == "tandem_dispatch_steps_total" and labels["leg"] == leg
+    }
+    assert shown >= {"offered", "acknowledged", "flagged"}
+    for counter in ("canary_steps_total", "not_reached_total", "reconciled_total", "report_to_published_ms_count"):
+        assert (f"tandem_dispatch_{counter}", {"leg": leg}) in series
