@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import fcntl
 import json
+import socket
 import time
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from functools import partial
+from ipaddress import ip_address
 from pathlib import Path
 
 import grpc.aio
 
-from services.cli.failure import MISUSED, CommandFailed
+from services.cli.failure import FAILED, MISUSED, CommandFailed
 from services.cli.nats_server import NatsServer
 from services.cli.private_files import write_private
 from services.common import flow, mutual, rpc
@@ -179,10 +181,44 @@ def identity(mesh: Mesh, spiffe_id: str) -> Metadata:
 
 def channel(mesh: Mesh, *names: str) -> AbstractAsyncContextManager[grpc.aio.Channel]:
     """A channel to whichever of these processes answers."""
-    target = "ipv4:" + ",".join(mesh.addresses[name] for name in names)
+    target = target_of([mesh.addresses[name] for name in names])
     if mesh.certificates:
         return mutual.channel(target, partial(_files, mesh.certificates), OPERATOR, "localhost")
     return rpc.channel(target)
+
+
+def target_of(addresses: Sequence[str]) -> str:
+    """The gRPC target of these `host:port`: literal addresses as they are, one name for gRPC to resolve again and again.
+
+    gRPC resolves a single name only, so of several names each is resolved here, once. Raises CommandFailed where one can't be.
+    """
+    distinct = tuple(dict.fromkeys(addresses))
+    families = {_family_of(address) for address in distinct}
+    if families == {4}:
+        return f"ipv4:{','.join(distinct)}"
+    if families == {6}:
+        return f"ipv6:{','.join(distinct)}"
+    if len(distinct) == 1:
+        return f"dns:///{distinct[0]}"
+    return target_of([found for address in distinct for found in _resolved(address)])
+
+
+def _family_of(address: str) -> int | None:
+    """4 or 6 for a literal IP address with a port, None for a name."""
+    try:
+        return ip_address(address.rpartition(":")[0].strip("[]")).version
+    except ValueError:
+        return None
+
+
+def _resolved(address: str) -> list[str]:
+    """The IPv4 addresses of a `host:port`."""
+    host, _, port = address.rpartition(":")
+    try:
+        found = socket.getaddrinfo(host.strip("[]"), port, socket.AF_INET, socket.SOCK_STREAM)
+    except OSError as error:
+        raise CommandFailed(f"{host} isn't the name of a machine: {error}", FAILED) from None
+    return [f"{ip}:{number}" for *_, (ip, number) in found]
 
 
 def _files(folder: Path, spiffe_id: str) -> Files:

@@ -25,8 +25,11 @@ K8S = ROOT / "k8s"
 OVERLAYS = ("local", "production")
 PARTITIONS = 1
 """Of the log; the permissions name each partition's stream."""
-KUBERNETES = "1.34"
-"""Whose schemas count; kubernetes-validate brings them, and the lock pins it."""
+KUBERNETES = ("1.30", "1.34")
+"""The oldest and the newest version whose schemas must take the manifests; kubernetes-validate brings them, and the lock pins it.
+
+Before 1.30 `preStop.sleep` isn't there, and before 1.28 the label `apps.kubernetes.io/pod-index`, without which no evaluator starts.
+"""
 NO_SCHEMA = {("cert-manager.io/v1", "Certificate")}
 """The named exemption: custom resources, whose schemas aren't Kubernetes' own. policies.py looks at the fields that we use."""
 
@@ -53,12 +56,13 @@ def schema_findings(objects: list[Object]) -> list[str]:
 def _schema_finding(text: str) -> str:
     one = json.loads(text)
     name = f"{one['kind']}/{one['metadata']['name']}"
-    try:
-        kubernetes_validate.validate(one, KUBERNETES, strict=True)
-    except kubernetes_validate.ValidationError as error:
-        return f"{name}: {'.'.join(map(str, error.path))}: {error.message[:200]}"
-    except kubernetes_validate.SchemaNotFoundError:
-        return f"{name}: {one['apiVersion']} {one['kind']} has no schema and no exemption"
+    for version in KUBERNETES:
+        try:
+            kubernetes_validate.validate(one, version, strict=True)
+        except kubernetes_validate.ValidationError as error:
+            return f"{name}: {'.'.join(map(str, error.path))}: {error.message[:200]} (Kubernetes {version})"
+        except kubernetes_validate.SchemaNotFoundError:
+            return f"{name}: {one['apiVersion']} {one['kind']} has no schema and no exemption"
     return ""
 
 

@@ -79,6 +79,9 @@ def _pod(one: Object) -> Iterator[str]:
         yield "may run as root"
     if security.get("seccompProfile") != {"type": "RuntimeDefault"}:
         yield "has no seccomp profile"
+    if _keeps(one, spec) and security.get("fsGroupChangePolicy") != "OnRootMismatch":
+        # Of itself the kubelet widens the rights of all files at each start: PostgreSQL refuses a folder that its group may write.
+        yield "changes the rights of what its volume keeps: fsGroupChangePolicy isn't OnRootMismatch"
     for field in ("hostNetwork", "hostPID", "hostIPC"):
         if spec.get(field):
             yield f"uses {field}"
@@ -92,6 +95,13 @@ def _pod(one: Object) -> Iterator[str]:
             container, stays=one["kind"] != "Job", grace_s=spec.get("terminationGracePeriodSeconds")
         ):
             yield f"{container['name']}: {line}"
+
+
+def _keeps(one: Object, spec: Object) -> bool:
+    """Whether a pod has a volume that outlives it."""
+    return "volumeClaimTemplates" in one["spec"] or any(
+        "persistentVolumeClaim" in volume for volume in spec.get("volumes", ())
+    )
 
 
 def _container(container: Object, *, stays: bool, grace_s: int | None) -> Iterator[str]:

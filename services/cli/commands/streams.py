@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import sys
+import time
+from pathlib import Path
 from typing import Annotated
 
 import nats.errors
@@ -17,7 +19,7 @@ from services.common import bus as buses
 from services.common import db
 from services.common import streams as tables
 from services.common.clock import MeshClock
-from services.common.errors import FailedPrecondition
+from services.common.errors import FailedPrecondition, Unavailable
 from services.common.settings import CommonSettings
 from services.common.streams import PARTITIONS_MAX, Premises
 from services.registry.settings import RegistrySettings
@@ -25,6 +27,9 @@ from services.registry.store import MIGRATIONS
 
 WITHIN_S = 60.0
 AGAIN_S = 1.0
+MAX_AGAIN_S = 15.0
+MIGRATE_WITHIN_S = 1_500.0
+"""Longer than a first pull of the server's image takes; the Job's own deadline is longer still."""
 
 
 def streams(
@@ -60,14 +65,34 @@ async def make(settings: CommonSettings, partitions: int, replicas: int, max_byt
                 await asyncio.sleep(AGAIN_S)
 
 
-def migrate() -> None:
-    """Bring the schema of the registry's database up to date; TANDEM_REGISTRY_DATABASE_URL names it."""
+def migrate(
+    within_s: Annotated[
+        float, typer.Option("--within", help="Seconds to wait for a database that doesn't answer yet.", min=0)
+    ] = MIGRATE_WITHIN_S,
+) -> None:
+    """Bring the schema of the registry's database up to date, once that answers; TANDEM_REGISTRY_DATABASE_URL names it."""
     settings = RegistrySettings()
     if not settings.registry_database_url.get_secret_value():
         raise CommandFailed("TANDEM_REGISTRY_DATABASE_URL names no database", MISUSED)
-    uvloop.run(_migrate(settings))
+    uvloop.run(_migrate(settings.database, within_s))
 
 
-async def _migrate(settings: RegistrySettings) -> None:
-    async with db.open_database(settings.database, MIGRATIONS):
-        pass
+async def _migrate(where: Path | str, within_s: float) -> None:
+    """A Job that failed while the server's image is still pulled would use up its tries before the server is there."""
+    until_s, wait_s = time.monotonic() + within_s, AGAIN_S
+    while True:
+        try:
+            async with db.open_database(where, MIGRATIONS):
+                return
+        except Unavailable as error:
+            left_s = until_s - time.monotonic()
+            if left_s <= 0:
+                raise CommandFailed(
+                    f"the database didn't answer for {within_s:.0f} s: {error.reason}", FAILED
+                ) from None
+            wait_s = min(wait_s, left_s)
+            print(
+                f"not yet: {error.reason}; asked again in {wait_s:.0f} s, given up in {left_s:.0f} s", file=sys.stderr
+            )
+            await asyncio.sleep(wait_s)
+            wait_s = min(2 * wait_s, MAX_AGAIN_S)
