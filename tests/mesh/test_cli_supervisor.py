@@ -12,7 +12,7 @@ from pathlib import Path
 from services.cli.supervisor import Program, guardian, supervisor
 from tests.support.mesh import environment, is_alive
 
-PATIENCE_S = 30.0
+PATIENCE_S = 90.0
 SLEEPER = (sys.executable, "-c", "import time; time.sleep(600)")
 PARENT = """
 import asyncio, sys

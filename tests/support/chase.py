@@ -29,7 +29,7 @@ SECOND: Place = (37.4476543, 127.3643219)
 """2.4 km from HOME."""
 REACH_M = 20
 METRES_PER_DEGREE = 111_195.0
-PATIENCE_S = 60.0
+PATIENCE_S = 180.0
 
 
 def north_of(place: Place, metres: float) -> Place:

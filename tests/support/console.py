@@ -25,7 +25,7 @@ from tests.support.processes import Service
 
 SECRET = "secret-of-the-console-tests"
 INCIDENT = "incident-1"
-PATIENCE_S = 20.0
+PATIENCE_S = 60.0
 Asked = tuple[str, str, str]
 """Leg, method, SPIFFE id."""
 

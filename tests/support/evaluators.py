@@ -27,7 +27,7 @@ POLICE = "spiffe://npa/desk/seoul"
 PROBATION = "spiffe://moj/desk/seoul"
 REVIEWER = "spiffe://tandem/reviewer/kim"
 OPERATOR = "spiffe://tandem/operator/lee"
-WITHIN_S = 20
+WITHIN_S = 60
 
 
 class Evaluators:

@@ -16,7 +16,7 @@ from services.cli import mesh
 from services.cli.mesh import Mesh
 from tests.support import preloaded
 
-PATIENCE_S = 60.0
+PATIENCE_S = 180.0
 TANDEM = (sys.executable, "-m", "services.cli")
 
 

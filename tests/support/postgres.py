@@ -22,7 +22,7 @@ import pytest
 
 UNPRIVILEGED = "nobody"
 """PostgreSQL refuses to run as root; where the tests do, it runs as this user."""
-READY_WITHIN_S = 30.0
+READY_WITHIN_S = 90.0
 PQPING_OK, PQPING_REJECT = 0, 1
 """What pg_isready says of a server that takes connections, and of one that is there and takes none."""
 T = TypeVar("T")

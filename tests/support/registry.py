@@ -25,7 +25,7 @@ from tests.support.processes import Service, spawn
 SECRET = "secret-of-this-test"
 MOJ = "spiffe://moj/records"
 NPA = "spiffe://npa/records"
-WITHIN_S = 20.0
+WITHIN_S = 60.0
 STREAM_BYTES = 64 << 20
 
 

@@ -26,7 +26,7 @@ from tests.support.ports import free_port
 KEY = bytes(range(32))
 HANDLE = "010-9876-5432"
 DURESS_CHOICE = 2
-WITHIN_S = 25.0
+WITHIN_S = 75.0
 
 
 def settings(nats: TestServer, folder: Path, *gateways: Gateway, **more: Any) -> DispatchSettings:
