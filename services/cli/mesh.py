@@ -218,7 +218,7 @@ def _resolved(address: str) -> list[str]:
         found = socket.getaddrinfo(host.strip("[]"), port, socket.AF_INET, socket.SOCK_STREAM)
     except OSError as error:
         raise CommandFailed(f"{host} isn't the name of a machine: {error}", FAILED) from None
-    return [f"{ip}:{number}" for *_, (ip, number) in found]
+    return [f"{address[0]!s}:{address[1]!s}" for *_, address in found]
 
 
 def _files(folder: Path, spiffe_id: str) -> Files:
