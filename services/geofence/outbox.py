@@ -123,6 +123,7 @@ class Outbox:
                 async with open_database(self._path, MIGRATIONS) as database:
                     await database.visit(self._end_what_was_cut_off)
                     self._opened = database
+                    logger().info("disclosures_opened")
                     await self._work(bus)
             except (Unavailable, DBAPIError, OSError) as error:
                 logger().error("disclosures_wait", reason=type(error).__name__)

@@ -31,6 +31,7 @@ class Service:
         self._arguments = arguments
         self._env = {name: value for name, value in os.environ.items() if not name.startswith("TANDEM_")} | dict(env)
         self._log = log
+        self._started_at_byte = 0
         self._process: Process | None = None
 
     @property
@@ -42,6 +43,7 @@ class Service:
     def start(self) -> None:
         """Starts it; `ready` tells when it serves."""
         with self._log.open("ab") as log:
+            self._started_at_byte = log.tell()
             self._process = preloaded.start(self._module, self._arguments, self._env, log, log)
 
     async def ready(self, address: str) -> None:
@@ -89,6 +91,13 @@ class Service:
     def log(self) -> str:
         """What it has logged so far."""
         return self._log.read_text()
+
+    async def logged(self, event: str) -> None:
+        """Returns once it has logged an event since its last start; fails with its log where it took too long."""
+        until = time.monotonic() + READY_WITHIN_S
+        while event.encode() not in self._log.read_bytes()[self._started_at_byte :]:
+            assert time.monotonic() < until, f"{self._module} hasn't logged {event}:\n{self.log()}"
+            await asyncio.sleep(0.05)
 
 
 @contextmanager
