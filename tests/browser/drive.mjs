@@ -17,6 +17,7 @@ const browser = await chromium.launch({
   ],
 });
 const pages = new Map();
+const fetching = new Map(); // by page: what its scripts and workers fetch and don't have yet
 const origins = new Set();
 const faults = [];
 
@@ -25,7 +26,13 @@ async function pageOf(name, language = "en") {
     const context = await browser.newContext({ viewport: { width: 1440, height: 900 }, locale: language });
     context.setDefaultTimeout(PATIENCE_MS);
     const page = await context.newPage();
-    page.on("request", (request) => origins.add(new URL(request.url()).origin));
+    const pending = new Set();
+    page.on("request", (request) => {
+      origins.add(new URL(request.url()).origin);
+      if (request.resourceType() === "fetch") pending.add(request);
+    });
+    for (const end of ["requestfinished", "requestfailed"]) page.on(end, (request) => pending.delete(request));
+    fetching.set(name, pending);
     page.on("pageerror", (error) => faults.push(`${name}: ${error.stack ?? error}`));
     page.on("console", async (message) => {
       if (message.type() !== "error") return;
@@ -39,8 +46,18 @@ async function pageOf(name, language = "en") {
   return pages.get(name);
 }
 
+// A page that is left while it fetches (its map's parts, say) reports "Failed to fetch", which is no fault of its own.
+async function settled(name) {
+  const until = Date.now() + PATIENCE_MS;
+  while (fetching.get(name)?.size && Date.now() < until) await new Promise((resolve) => setTimeout(resolve, 20));
+}
+
 const commands = {
-  open: async ({ page, url, language }) => (await (await pageOf(page, language)).goto(url)).status(),
+  open: async ({ page, url, language }) => {
+    const one = await pageOf(page, language);
+    await settled(page);
+    return (await one.goto(url)).status();
+  },
   click: async ({ page, selector }) => (await pageOf(page)).locator(selector).first().click(),
   fill: async ({ page, selector, value }) => (await pageOf(page)).locator(selector).fill(value),
   press: async ({ page, key }) => (await pageOf(page)).keyboard.press(key),

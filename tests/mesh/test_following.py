@@ -17,7 +17,7 @@ from tandem.dispatch.v1 import dispatch_pb2, following_pb2
 from tests.support.chase import HOME, PATIENCE_S, SECOND, Chase, beside, chase
 from tests.support.mesh import RunningMesh, running_mesh
 
-RETARGETED_WITHIN_S = 5.0
+RETARGETED_WITHIN_S = 15.0
 State = dispatch_pb2.AssignmentState
 
 

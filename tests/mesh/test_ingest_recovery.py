@@ -47,6 +47,13 @@ async def client(mesh: IngestMesh) -> AsyncIterator[Client]:
         yield connected
 
 
+async def until_more_than(count: int, acknowledged: set[str]) -> None:
+    """Returns once more than so many reports are acknowledged, however long this machine takes for them."""
+    async with asyncio.timeout(WITHIN_S):
+        while len(acknowledged) <= count:  # noqa: ASYNC110  # the head-ends add to it
+            await asyncio.sleep(0.05)
+
+
 async def test_nothing_acknowledged_is_lost_when_ingest_is_killed(mesh: IngestMesh, client: Client) -> None:
     moments = random.Random(20260706)
 
@@ -56,12 +63,11 @@ async def test_nothing_acknowledged_is_lost_when_ingest_is_killed(mesh: IngestMe
             mesh.service.kill()
             mesh.service.start()
             await mesh.service.ready(mesh.address)
-        await asyncio.sleep(0.2)
+        await until_more_than(1000, acknowledged)
 
     acknowledged: set[str] = set()
     streams = await under_load(client, acknowledged, kill_now_and_then)
     assert streams > 3, "a kill broke a stream"
-    assert len(acknowledged) > 1000
     assert acknowledged - set(await client.stored()) == set()
 
 
@@ -76,11 +82,11 @@ async def test_nothing_is_acknowledged_that_both_killed_at_once_would_lose(mesh:
             mesh.nats.start()
             mesh.service.start()
             await mesh.service.ready(mesh.address)
-        await asyncio.sleep(0.2)
+        await until_more_than(500, acknowledged)
 
     acknowledged: set[str] = set()
     streams = await under_load(client, acknowledged, freeze_and_kill)
-    assert streams > 3 and len(acknowledged) > 500
+    assert streams > 3
     assert acknowledged - set(await client.stored()) == set()
 
 
@@ -89,11 +95,10 @@ async def test_nothing_acknowledged_is_lost_when_nats_is_killed(mesh: IngestMesh
         for down_s in (0.1, 1.0):
             await asyncio.sleep(0.4)
             await mesh.nats.restart_after(down_s)
-        await asyncio.sleep(0.5)
+        await until_more_than(1000, acknowledged)
 
     acknowledged: set[str] = set()
     await under_load(client, acknowledged, kill_now_and_then)
-    assert len(acknowledged) > 1000
     stored = await client.stored()
     assert acknowledged - set(stored) == set()
     assert max(stored.values()) == 1, "ingest published again under the same id"
