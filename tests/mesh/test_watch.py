@@ -144,9 +144,9 @@ async def test_a_stopped_server_wakes_somebody_once_and_so_does_its_return(watch
 
 
 async def test_a_leg_that_stands_still_wakes_somebody_by_its_name(watched: Watched) -> None:
-    paged = len(watched.pages())
     sent = watched.sent()
-    await watched.until(lambda: watched.sent() > sent + 1)
+    await watched.until(lambda: watched.sent() > sent + 1 and watched.is_well())
+    paged = len(watched.pages())
     police = watched.up.now.pids[POLICE]
     os.kill(police, signal.SIGSTOP)
     try:

@@ -28,7 +28,7 @@ DESKS = {
     "police": "spiffe://npa/desk/seoul",
     "warning": "spiffe://tandem/warning-gateway",
 }
-PATIENCE_S = 60.0
+PATIENCE_S = 120.0
 """How long a test waits for what must come."""
 
 
