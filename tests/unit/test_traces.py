@@ -105,6 +105,23 @@ def test_a_step_is_called_by_what_it_changed_and_what_concerns_her_shows_to_whom
     }
 
 
+def test_an_offer_that_the_desk_has_is_escalated_and_not_received_again() -> None:
+    offered = replace(step("police", 1, "OFFERED", 1_003_000), offer=1, due_us=2_000_000)
+    received = replace(offered, number=2, received=True, done_us=1_004_000)
+    escalated = replace(received, number=3, state="ESCALATED", done_us=2_000_000, due_us=3_000_000)
+    repeated = replace(escalated, number=4, done_us=3_000_000, due_us=5_000_000)
+    to_another = replace(repeated, number=5, received=False, offer=5, done_us=5_000_000, due_us=6_000_000)
+    has_it_too = replace(to_another, number=6, received=True, done_us=5_100_000)
+    reoffered = replace(has_it_too, number=8, state="OFFERED", offer=7, done_us=7_000_000)  # step 7 isn't known
+    steps = [offered, received, escalated, repeated, to_another, has_it_too, reoffered]
+    spans = [one for one in spans_of(INCIDENT, [ENTERED], steps) if one.service == "dispatch-police"]
+    assert [one.name.removeprefix("police ") for one in spans] == [
+        "offered", "received by the desk", "escalated", "escalated", "escalated", "received by the desk", "offered",
+    ]  # fmt: skip
+    (alone,) = [one for one in spans_of(INCIDENT, [ENTERED], [escalated]) if one.service == "dispatch-police"]
+    assert alone.name == "police escalated"
+
+
 def test_an_exercise_is_said_to_be_one() -> None:
     (drilled,) = [one for one in spans_of(INCIDENT, [replace(ENTERED, exercise="DRILL")], STEPS) if not one.parent_id]
     assert drilled.attributes["exercise"] == "DRILL"
