@@ -19,6 +19,9 @@ from services.common import times
 from tandem.ingest.v1 import ingest_pb2
 
 WIDTH = 240
+INCOMPLETE = (
+    "Incomplete: more was refused than is kept. A row without a device may stand for several, and the oldest counts are dropped."
+)
 
 
 def quarantine(
@@ -52,7 +55,7 @@ def quarantine(
         table.add_row(*(str(value) or "-" for value in row.values()))
     console.print(table)
     if answer.incomplete:
-        console.print("More were refused than are told apart here.")
+        console.print(INCOMPLETE)
 
 
 async def _ask(running: Mesh, device_id: str) -> ingest_pb2.ListQuarantineResponse:

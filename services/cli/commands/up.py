@@ -181,7 +181,10 @@ async def _run(options: Options) -> int:
         shown = {programs.CONSOLE.name: url} if with_console else {}
         console.print(_table(addresses | programs.other_addresses(started, base_port) | shown, server))
         say(_watch(running(), options.folder, services))
-        code = await demos.play(running(), as_json=False) if options.demo else 0
+        code = 0
+        if options.demo:
+            # Entered last, so ended first: the demo's phone and gateway answer until the mesh stops.
+            code = await stack.enter_async_context(demos.played(running(), as_json=False))
         if options.exit:
             return code
         where = f"its console is at {url} ." if with_console else "it has no console."
