@@ -9,19 +9,17 @@ from typing import Annotated
 
 import typer
 import uvloop
-from rich.console import Console
 from rich.table import Table
 
 from services.cli import mesh
 from services.cli.calls import call
 from services.cli.mesh import DEFAULT_FOLDER, OPERATOR, Mesh
+from services.cli.terminal import SafeConsole
 from services.common import times
 from tandem.ingest.v1 import ingest_pb2
 
 WIDTH = 240
-INCOMPLETE = (
-    "Incomplete: more was refused than is kept. A row without a device may stand for several, and the oldest counts are dropped."
-)
+INCOMPLETE = "Incomplete: more was refused than is kept. A row without a device may stand for several, and the oldest counts are dropped."
 
 
 def quarantine(
@@ -46,7 +44,7 @@ def quarantine(
         print(json.dumps({"quarantined": rows, "incomplete": answer.incomplete}))
         return
     # Ids are for copying: where nobody's terminal sets the width, none is cut.
-    console = Console(soft_wrap=True, width=None if sys.stdout.isatty() else WIDTH)
+    console = SafeConsole(soft_wrap=True, width=None if sys.stdout.isatty() else WIDTH)
     if not rows:
         console.print("no reports were refused")
         return

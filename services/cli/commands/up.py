@@ -21,7 +21,6 @@ import nats.errors
 import nats.js.errors
 import typer
 from grpc_health.v1 import health_pb2, health_pb2_grpc
-from rich.console import Console
 from rich.table import Table
 
 from services.cli import mesh, nats_server, programs
@@ -33,6 +32,7 @@ from services.cli.mesh import DEFAULT_FOLDER, Mesh
 from services.cli.nats_server import NatsServer
 from services.cli.private_files import write_private
 from services.cli.supervisor import Program, Supervisor, guardian, supervisor
+from services.cli.terminal import SafeConsole, styled
 from services.cli.watchdog import Watchdog, watching
 from services.common import sealing, streams, telemetry
 from services.common.certificates import Files, files_of
@@ -113,12 +113,12 @@ async def _until_signalled(options: Options) -> int:
 
 
 async def _run(options: Options) -> int:
-    console = Console(highlight=False, soft_wrap=True)
+    console = SafeConsole(highlight=False, soft_wrap=True)
     os.umask(0o077)  # databases, logs and keys are for this user alone; the services inherit it
     _log(options.folder, "up").parent.mkdir(exist_ok=True)
 
     def say(line: str) -> None:
-        console.print(f"[dim]{time.strftime('%H:%M:%S')}[/]  {line}")
+        console.print(styled((time.strftime("%H:%M:%S"), "dim"), f"  {line}"))
 
     async with AsyncExitStack() as stack:
         telemetry.configure("up", stack.enter_context(_log(options.folder, "up").open("a", buffering=1)))
@@ -171,7 +171,7 @@ async def _run(options: Options) -> int:
             if options.demo:
                 raise
             # What does run must go on: a leg without its sister is better than none.
-            console.print(f"[bold red]{failed}[/]")
+            console.print(str(failed), style="bold red")
 
         def save() -> None:
             running().save(options.folder)
