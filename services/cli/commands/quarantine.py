@@ -19,7 +19,7 @@ from services.common import times
 from tandem.ingest.v1 import ingest_pb2
 
 WIDTH = 240
-INCOMPLETE = "Incomplete: more was refused than is kept. A row without a device may stand for several, and the oldest counts are dropped."
+INCOMPLETE = "Incomplete: more was refused than is kept. A row without a device may stand for several; the oldest counts are dropped."
 
 
 def quarantine(
