@@ -34,13 +34,14 @@ from services.cli.private_files import write_private
 from services.cli.supervisor import Program, Supervisor, guardian, supervisor
 from services.cli.terminal import SafeConsole, styled
 from services.cli.watchdog import Watchdog, watching
-from services.common import sealing, streams, telemetry
+from services.common import durable, sealing, streams, telemetry
 from services.common.certificates import Files, files_of
 from services.common.clock import MeshClock
 from services.common.errors import FailedPrecondition
 from services.common.identity import CONSOLES
 from services.common.permissions import SERVICE
 from services.common.streams import PARTITIONS_MAX, Premises
+from services.geofence import state_keys
 
 NO_ROOM = (10023, 10047)
 """What JetStream answers where a stream's reservation exceeds its quota or the disk."""
@@ -135,7 +136,11 @@ async def _run(options: Options) -> int:
         secret = "" if certificates else _dev_secret(options.folder)
         warning_key = programs.warning_key(options.folder)
         sealing.open_private_keys(warning_key)  # before the registry asks for the public one
+        state_key = programs.state_key(options.folder)
+        if not state_key.exists():
+            durable.write_once(state_key, f"{secrets.token_hex(state_keys.KEY_BYTES)}\n".encode())
         shared = {
+            "TANDEM_STATE_KEY": str(state_key),
             "TANDEM_NATS_MONITOR_URL": server.monitor_url,
             "TANDEM_DEV_SECRET": secret,
             "TANDEM_SERVICE_AREA": options.service_area,
