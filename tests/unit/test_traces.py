@@ -12,6 +12,7 @@ from services.common import trace_ids, tracing
 from services.ingest.batches import Gathering
 from services.ingest.domain import Sender
 from services.ingest.intake import Reports, Taken
+from services.ingest.room import Room
 from services.ingest.stream import Answer, Stream
 from services.registry.traces.domain import facts
 from services.registry.traces.domain.facts import AlertFact, Premise, StepFact, Use
@@ -259,7 +260,9 @@ async def test_small_batches_that_are_taken_together_keep_the_contexts_in_which_
             position = ingest_pb2.Position(device_id="d", report_id=report_id, lat_deg=37, lon_deg=127, accuracy_m=5)
             position.fix_time.GetCurrentTime()
             request = ingest_pb2.ReportRequest(batch=number, positions=[position])
-            gathering.add(Sender("v", "v", ""), request, Stream(Sender("v", "v", "")), Answer(number, 1, 1, False, ()))
+            gathering.add(
+                Sender("v", "v", ""), request, Stream(Sender("v", "v", ""), Room()), Answer(number, 1, 1, False, ())
+            )
         await asyncio.gather(*gathering._workers)
 
     await send(("1", SENT_IN), ("2", other), ("3", SENT_IN), ("4", ""))
