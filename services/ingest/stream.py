@@ -168,6 +168,7 @@ class Stream:
         return _response(answers)
 
     def _release(self, held: int) -> None:
+        held = min(held, self._held)  # a closed stream has given back all of it
         if held:
             self._held -= held
             self._unanswered.leave(self.sender.spiffe_id, held)
