@@ -261,7 +261,8 @@ async def test_the_slider_replays_the_approach_and_the_response_to_its_end(playe
     shown = [[line for line in lines if line.startswith(("Police →", "Probation →", "Warning →"))] for lines in moments]
     assert any(": Offered" in line for lines in shown for line in lines)
     # The last position came before the legs stood down, and the replay goes on behind it.
-    assert len(shown[-1]) == 3 and all(line.endswith((": Stood down", ": Closed")) for line in shown[-1]), shown[-1]
+    assert {line.partition(" →")[0] for line in shown[-1]} == {"Police", "Probation", "Warning"}
+    assert all(line.endswith((": Stood down", ": Closed")) for line in shown[-1]), shown[-1]
     ended = next(i for i, lines in enumerate(shown) if lines == shown[-1])
     assert ended < len(shown) - 1
     await played.browser("eval", page="police", expression=_slide_to(nearest * VALUE_STEP))
