@@ -82,7 +82,7 @@ test-browser: setup ## drive the console in Chromium on a real mesh (needs Chrom
 FUZZ_SECONDS ?= 300
 
 .PHONY: fuzz
-fuzz: setup ## throw garbage at the doors' parsers for FUZZ_SECONDS (300)
+fuzz: setup ## throw garbage at parsers, links, hosts and bundles, FUZZ_SECONDS (300) for each file of tests/fuzz
 	@FUZZ_SECONDS=$(FUZZ_SECONDS) $(BIN)/pytest tests/fuzz -s --timeout $$(( $(FUZZ_SECONDS) + 300 ))
 
 .PHONY: bench

@@ -29,6 +29,7 @@ from services.cli.commands import (
     watch,
 )
 from services.cli.failure import FAILED, MISUSED, CommandFailed, of_rpc
+from services.cli.terminal import LINE_BREAKS, printable
 
 app = typer.Typer(
     name="tandem",
@@ -78,7 +79,7 @@ def main() -> None:
 
 
 def _fail(message: str, exit_code: int) -> int:
-    print(message, file=sys.stderr)
+    print(printable(message, LINE_BREAKS), file=sys.stderr)
     return exit_code
 
 

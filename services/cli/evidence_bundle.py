@@ -8,19 +8,20 @@ from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from services.cli import evidence_chains, evidence_seal, evidence_tar
+from services.cli import evidence_chains, evidence_reading, evidence_seal, evidence_tar
 from services.cli.evidence_chains import Chain, Shown
+from services.cli.evidence_format import CHAINS, MAX_BUNDLE_BYTES, NAMES, REPLAY, STREAMED, check_members
+from services.cli.evidence_format import README as README_NAME
 from services.cli.evidence_replay import Ground, Replay, replay
 from services.cli.evidence_seal import canonical
 from services.cli.evidence_tar import Broken
 from services.common import flow
 from services.common.streams import Premises
-from services.dispatch.evidence import Evidence, Record, of_line
+from services.dispatch.evidence import Evidence, Record
 from services.geofence.domain.version import VERSION
 from tandem.common.v1 import alert_pb2, log_pb2
 
 FORMAT = 1
-REPLAY = "replay.json"
 README = """Evidence of one incident, made by Tandem.
 
 manifest.json   what this is, and the SHA-256 of every other member, of each kibibyte of it too
@@ -34,7 +35,6 @@ replay.json     whether folding log.jsonl again gives the stored alerts and figu
 
 Verify it without any server or network: tandem evidence verify FILE --public-key KEEPER.pub
 """
-_MEMBERS = {"alerts.jsonl": flow.ALERTS.name, "measures.jsonl": flow.MEASURES.name, "parked.jsonl": flow.PARKED.name}
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,9 +71,8 @@ def make(
     found: Evidence, ground: Ground, chains: Sequence[Chain], about: Mapping[str, Any], key: Ed25519PrivateKey
 ) -> bytes:
     """The bundle; `about` says when and why it was made, and with what software."""
-    log = flow.log_stream(found.partition)
-    members = {name: _lines(found.of(stream)) for name, stream in _MEMBERS.items()}
-    members |= {"README.txt": README.encode(), "log.jsonl": _lines(found.of(log))}
+    members = {name: _lines(found.of(stream_of(found.partition))) for name, stream_of in STREAMED.items()}
+    members[README_NAME] = README.encode()
     for one in chains:
         members[f"chain-{one.leg}.jsonl"] = one.to_member(
             found.incident_id, others=found.leg not in ("police", one.leg)
@@ -99,7 +98,7 @@ def make(
         "clock": {
             "rate": ground.clock_rate,
             "anchor_ms": ground.clock_anchor_ms,
-            "stamp_after_receipt_ms": _stamp_after_receipt_ms(found.of(log)),
+            "stamp_after_receipt_ms": _stamp_after_receipt_ms(found.of(flow.log_stream(found.partition))),
         },
         **about,
     }
@@ -112,17 +111,17 @@ def verify(data: bytes, public_key: bytes | None) -> Verified:
     Raises Broken at the first thing that isn't as it was made. That the fold says something else than the mesh did is in the
     answer: it may be what the bundle is evidence of.
     """
-    members = evidence_tar.read(data)
+    if len(data) > MAX_BUNDLE_BYTES:
+        raise Broken("the file", None, f"has more than {MAX_BUNDLE_BYTES} bytes")
+    members = evidence_tar.read(data, NAMES)
     manifest, signed_by = evidence_seal.unseal(members, public_key)
-    events = []
-    for name in sorted(members):
-        if name.startswith("chain-"):
-            events += evidence_chains.follow(name, members[name])
+    check_members(list(members), manifest)
+    events = _events(members, manifest)
+    log, clock = manifest["log"], manifest["clock"]
+    records = evidence_reading.records(members, log["partition"])
     if manifest["for"] != "police":
         return Verified(manifest, signed_by, None, events)
-    records = [one for name in ("log.jsonl", *_MEMBERS) for one in _records(name, members[name])]
     _check_that_alerts_are_enclosed(records, events)
-    log, clock = manifest["log"], manifest["clock"]
     ground = Ground(
         manifest["incident_id"],
         log["partition"],
@@ -131,7 +130,7 @@ def verify(data: bytes, public_key: bytes | None) -> Verified:
         clock["anchor_ms"],
         log["window_stamp_ms"],
     )
-    again = replay(ground, records)
+    again = _folded(ground, records)
     if manifest["fold_version"] != VERSION:
         versions = f"it was folded by version {manifest['fold_version']}, this is {VERSION}"
         again = replace(again, again={**again.again, "fold": versions})
@@ -140,8 +139,34 @@ def verify(data: bytes, public_key: bytes | None) -> Verified:
     return Verified(manifest, signed_by, again, events)
 
 
+def _events(members: Mapping[str, bytes], manifest: Mapping[str, Any]) -> list[Shown]:
+    """The events of all chains, which are of this incident and end where the manifest says."""
+    found: list[Shown] = []
+    for name in sorted(members.keys() & CHAINS.keys()):
+        stated = evidence_chains.stated_head(name, members[name])
+        if list(stated) != manifest["chains"][CHAINS[name]]["head"]:
+            raise Broken(name, None, "line 1: head: isn't the manifest's")
+        events = evidence_chains.follow(name, members[name])
+        for event in events:
+            if event.incident_id != manifest["incident_id"]:
+                raise Broken(name, None, f"event {event.id} is of another incident")
+        found += events
+    return found
+
+
+def _folded(ground: Ground, records: Sequence[Record]) -> Replay:
+    try:
+        return replay(ground, records)
+    except Exception as error:
+        # Entries that no log holds can lead the fold anywhere. What can't be folded isn't proven.
+        raise Broken("log.jsonl", None, f"can't be folded: {type(error).__name__}") from None
+
+
 def _check_that_alerts_are_enclosed(records: Sequence[Record], events: Sequence[Shown]) -> None:
-    enclosed = {alert_pb2.Alert.FromString(one.data).alert_id for one in records if one.stream == flow.ALERTS.name}
+    alert_ids = [alert_pb2.Alert.FromString(one.data).alert_id for one in records if one.stream == flow.ALERTS.name]
+    enclosed = set(alert_ids)
+    if len(enclosed) < len(alert_ids):
+        raise Broken("alerts.jsonl", None, "holds an alert twice")
     for event in events:
         if event.alert_id and event.alert_id not in enclosed:
             name = f"chain-{event.leg}.jsonl"
@@ -150,16 +175,6 @@ def _check_that_alerts_are_enclosed(records: Sequence[Record], events: Sequence[
 
 def _lines(records: Sequence[Record]) -> bytes:
     return b"".join(one.to_line() for one in records)
-
-
-def _records(name: str, member: bytes) -> list[Record]:
-    found = []
-    for number, line in enumerate(member.splitlines(), 1):
-        try:
-            found.append(of_line(line))
-        except (ValueError, KeyError, TypeError) as error:
-            raise Broken(name, None, f"line {number} is no record: {error}") from None
-    return found
 
 
 def _stamp_after_receipt_ms(log: Sequence[Record]) -> list[int]:

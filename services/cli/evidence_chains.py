@@ -12,6 +12,7 @@ from typing import Any
 
 import asyncpg
 
+from services.cli.evidence_format import CHAIN_SHAPE, CHAINS, EVENT_SHAPE, body_shape, lines_of, parsed
 from services.cli.evidence_seal import canonical
 from services.cli.evidence_tar import Broken
 from services.cli.failure import CommandFailed
@@ -64,6 +65,7 @@ class Shown:
 
     leg: str
     id: int
+    incident_id: str
     kind: str
     body: dict[str, Any]
 
@@ -127,26 +129,44 @@ async def read_postgres(url: str, leg: str, incident_id: str) -> Chain | None:
     return Chain(leg, Head(*before) if before else Head(), [Link(*row) for row in links], Head(*head))
 
 
+def stated_head(name: str, member: bytes) -> tuple[int, str]:
+    """The chain's end when it was read, as the member says it: id and hash. Raises Broken."""
+    lines = lines_of(name, member)
+    if not lines:
+        raise Broken(name, None, "is empty")
+    id_, hash_ = parsed(name, lines[0], CHAIN_SHAPE, 1)["head"]
+    return id_, hash_
+
+
 def follow(name: str, member: bytes) -> list[Shown]:
-    """The events that a member shows, each proven to follow from the hash before it. Raises Broken with the first that doesn't."""
-    first, *lines = member.splitlines()
-    told = json.loads(first)
+    """The events that a member shows, each proven to follow from the hash before it. Raises Broken with the first that doesn't, or that
+    isn't such as `Chain.to_member` writes it.
+    """
+    lines = lines_of(name, member)
+    if not lines:
+        raise Broken(name, None, "is empty")
+    told = parsed(name, lines[0], CHAIN_SHAPE, 1)
     leg, head = told["leg"], Head(*told["before"])
+    if CHAINS.get(name, leg) != leg:
+        raise Broken(name, None, f"line 1: leg: is {leg}")
     found = []
-    for line in lines:
-        event = json.loads(line)
+    for number, line in enumerate(lines[1:], 2):
+        event = parsed(name, line, EVENT_SHAPE, number)
         if event["id"] != head.id + 1:
             raise Broken(name, None, f"event {head.id + 1} is missing")
         after = Head(event["id"], event["hash"])
+        if len(event.keys() & {"incident_id", "kind", "body"}) not in (0, 3):
+            raise Broken(name, None, f"line {number}: incident_id, kind and body go together")
         if "body" in event:
+            body = parsed(name, event["body"], body_shape, number)
             link = Link(event["id"], event["incident_id"], event["kind"], event["body"], event["hash"])
             after, broken = chain.first_broken(head, [link])
             if broken is not None:
                 raise Broken(
                     name, None, f"event {broken} isn't the one that the leg wrote, or doesn't follow its predecessor"
                 )
-            found.append(Shown(leg, link.id, link.kind, json.loads(link.body)))
+            found.append(Shown(leg, link.id, link.incident_id, link.kind, body))
         head = after
-    if head.id == told["head"][0] and head.hash != told["head"][1]:
+    if head.id > told["head"][0] or (head.id == told["head"][0] and head.hash != told["head"][1]):
         raise Broken(name, None, f"event {head.id} isn't the chain's head")
     return found

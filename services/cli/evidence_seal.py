@@ -11,11 +11,11 @@ from typing import Any
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
+from services.cli.evidence_format import MANIFEST, MANIFEST_SHAPE, SIGNATURE, SIGNATURE_SHAPE, parsed
 from services.cli.evidence_tar import Broken
 from services.registry.vault import read_or_make_keys
 
 CHUNK = 1024
-MANIFEST, SIGNATURE = "manifest.json", "signature.json"
 _WHAT = b"tandem evidence manifest\n"
 
 
@@ -43,7 +43,8 @@ def seal(members: Mapping[str, bytes], about: Mapping[str, Any], key: Ed25519Pri
 
 
 def unseal(members: Mapping[str, bytes], public_key: bytes | None) -> tuple[dict[str, Any], bytes]:
-    """The manifest of sealed members, and the key that signed it. Raises Broken at the first place that isn't as it was signed.
+    """The manifest of sealed members, and the key that signed it. Raises Broken at the first place that isn't as it was signed, or
+    where manifest or signature aren't such as `seal` writes them.
 
     Without `public_key` the one in the bundle is taken: that shows that the bundle is whole, not who made it.
     """
@@ -51,15 +52,15 @@ def unseal(members: Mapping[str, bytes], public_key: bytes | None) -> tuple[dict
         if name not in members:
             raise Broken(name, None, "is missing")
     manifest = members[MANIFEST]
-    stated = _parsed(members[SIGNATURE])
-    signature, signed_by = stated["signature"], public_key or stated["public_key"]
+    stated = parsed(SIGNATURE, members[SIGNATURE], SIGNATURE_SHAPE)
+    signature, signed_by = bytes.fromhex(stated["signature"]), public_key or bytes.fromhex(stated["public_key"])
     try:
         Ed25519PublicKey.from_public_bytes(signed_by).verify(signature, _WHAT + manifest)
     except (InvalidSignature, ValueError):
         _compare(MANIFEST, manifest, stated["manifest"])
         raise Broken(SIGNATURE, None, "the signature isn't that of the key over the manifest") from None
     _same(SIGNATURE, members[SIGNATURE], _signature(manifest, signature, signed_by))
-    content: dict[str, Any] = json.loads(manifest)
+    content: dict[str, Any] = parsed(MANIFEST, manifest, MANIFEST_SHAPE)
     wanted: dict[str, Any] = content["members"]
     for name in sorted(wanted.keys() | members.keys() - {MANIFEST, SIGNATURE}):
         if name not in members:
@@ -67,24 +68,14 @@ def unseal(members: Mapping[str, bytes], public_key: bytes | None) -> tuple[dict
         if name not in wanted:
             raise Broken(name, None, "isn't in the manifest")
         _compare(name, members[name], wanted[name])
+        if _hashes(members[name]) != wanted[name]:
+            raise Broken(MANIFEST, None, f"members: {name}: aren't the size and hashes of it")
     return content, signed_by
 
 
 def _signature(manifest: bytes, signature: bytes, public_key: bytes) -> bytes:
     told = {"manifest": _hashes(manifest), "public_key": public_key.hex(), "signature": signature.hex()}
     return canonical({"algorithm": "Ed25519 over 'tandem evidence manifest', a line feed, and manifest.json", **told})
-
-
-def _parsed(data: bytes) -> dict[str, Any]:
-    try:
-        told: dict[str, Any] = json.loads(data)
-        return {
-            "manifest": dict(told["manifest"]),
-            "public_key": bytes.fromhex(told["public_key"]),
-            "signature": bytes.fromhex(told["signature"]),
-        }
-    except (ValueError, KeyError, TypeError, AttributeError):
-        raise Broken(SIGNATURE, None, "can't be read") from None
 
 
 def _hashes(content: bytes) -> dict[str, Any]:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Collection, Mapping
+
+from services.cli.terminal import printable
 
 BLOCK = 512
 _END = bytes(2 * BLOCK)
+_SIZE = re.compile(rb"[0-7]{11}\0")
 
 
 class Broken(Exception):
@@ -21,7 +25,7 @@ class Broken(Exception):
 
     def __str__(self) -> str:
         at = "" if self.offset is None else f" at byte {self.offset}"
-        return f"{self.member}{at}: {self.reason}"
+        return printable(f"{self.member}{at}: {self.reason}")
 
 
 def write(members: Mapping[str, bytes]) -> bytes:
@@ -29,8 +33,11 @@ def write(members: Mapping[str, bytes]) -> bytes:
     return b"".join(_header(name, len(members[name])) + _padded(members[name]) for name in sorted(members)) + _END
 
 
-def read(data: bytes) -> dict[str, bytes]:
-    """The members of a file that `write` made. Raises Broken at the first byte around them that it wouldn't have written."""
+def read(data: bytes, names: Collection[str]) -> dict[str, bytes]:
+    """The members of a file that `write` made, each with one of these names.
+
+    Raises Broken at the first byte around them that `write` wouldn't have written. Names are unique, since they ascend.
+    """
     found: dict[str, bytes] = {}
     at, last = 0, "the beginning"
     while data[at : at + BLOCK] != bytes(BLOCK):
@@ -39,6 +46,8 @@ def read(data: bytes) -> dict[str, bytes]:
         name, size = _parse(header, place, at)
         if header != _header(name, size):
             raise Broken(place, None, f"isn't what it was (file's byte {at})")
+        if name not in names:
+            raise Broken(place, None, f"names a member that no bundle has: {name!r}")
         if found and name <= last:
             raise Broken(place, None, "names a member out of order")
         content = data[at + BLOCK : at + BLOCK + size]
@@ -56,9 +65,11 @@ def read(data: bytes) -> dict[str, bytes]:
 
 def _parse(header: bytes, place: str, at: int) -> tuple[str, int]:
     try:
-        return header[:100].rstrip(b"\0").decode("ascii"), int(header[124:135], 8)
+        if _SIZE.fullmatch(header[124:136]):
+            return header[:100].rstrip(b"\0").decode("ascii"), int(header[124:135], 8)
     except ValueError:
-        raise Broken(place, None, f"isn't what it was (file's byte {at})") from None
+        pass
+    raise Broken(place, None, f"isn't what it was (file's byte {at})")
 
 
 def _header(name: str, size: int) -> bytes:

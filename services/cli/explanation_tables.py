@@ -10,6 +10,7 @@ from rich.table import Column, Table
 
 from services.cli.explanation import Explanation, case_json, is_too_late, rules_json, what_decided
 from services.cli.refold import Report
+from services.cli.terminal import styled
 from services.common import flow, times
 from tandem.common.v1 import alert_pb2, geometry_pb2
 
@@ -29,10 +30,10 @@ def tables(found: Explanation, positions: bool) -> Iterator[RenderableType]:
     if found.refold.first > 1:
         reach += "; those before have aged out"
     if found.differences:
-        yield f"[bold red]DIFFERENT[/]: folded again ({reach}), it isn't the same:"
+        yield styled(("DIFFERENT", "bold red"), f": folded again ({reach}), it isn't the same:")
         yield from (f"  {difference}" for difference in found.differences)
     else:
-        yield f"[bold green]the same again[/], byte for byte ({reach})"
+        yield styled(("the same again", "bold green"), f", byte for byte ({reach})")
     yield _decision(found)
     yield _premises(found)
     for side in found.sides:

@@ -6,6 +6,8 @@ import grpc.aio
 from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 
+from services.cli.terminal import printable
+
 FAILED = 1
 MISUSED = 2
 
@@ -39,5 +41,5 @@ def of_rpc(error: grpc.aio.AioRpcError) -> CommandFailed:
             bad_request = error_details_pb2.BadRequest()
             if detail.Unpack(bad_request) and bad_request.field_violations:
                 said = "; ".join(f"{one.field}: {one.description}" for one in bad_request.field_violations)
-                return CommandFailed(f"refused: {said}", exit_code)
-    return CommandFailed(f"{code.name}: {error.details()}", exit_code)
+                return CommandFailed(printable(f"refused: {said}"), exit_code)
+    return CommandFailed(printable(f"{code.name}: {error.details()}"), exit_code)

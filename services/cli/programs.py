@@ -116,6 +116,11 @@ def warning_key(folder: Path) -> Path:
     return folder / "data" / "dispatch-warning" / "warning.key"
 
 
+def state_key(folder: Path) -> Path:
+    """The key of the evaluators' checkpoints and digests."""
+    return folder / "state.key"
+
+
 def program(service: Service, folder: Path, base_port: int, given: Mapping[str, str]) -> Program:
     """How to run a service; `given` are the settings that don't follow from the table."""
     settings = {

@@ -156,7 +156,13 @@ FLOWS = (
         ("geofence", *_DISPATCH, "registry"),
         (*_DESKS, "evidence", "operator"),
     ),
-    Flow("digest.{p}.{sequence}.{replica}", "sha256 hex", DIGESTS.name, ("geofence",), ("geofence",)),
+    Flow(
+        "digest.{p}.{sequence}.{replica}",
+        "HMAC-SHA256 hex with the id of its key",
+        DIGESTS.name,
+        ("geofence",),
+        ("geofence",),
+    ),
     Flow(
         "command.{command_id}", "Command", COMMANDS.name, ("ingest", "dispatch-warning"), ("ingest", "dispatch-warning")
     ),

@@ -110,7 +110,8 @@ def status_of(error: errors.TandemError) -> status_pb2.Status:
     return status
 
 
-async def _abort(context: grpc.aio.ServicerContext[Any, Any], error: errors.TandemError) -> NoReturn:
+async def abort(context: grpc.aio.ServicerContext[Any, Any], error: errors.TandemError) -> NoReturn:
+    """Ends a call with the status of an error."""
     status = rpc_status.to_status(status_of(error))
     context.set_trailing_metadata(status.trailing_metadata)
     await context.abort(status.code, status.details)
@@ -197,7 +198,7 @@ class Gatekeeper(grpc.aio.ServerInterceptor):
 
         async def serve(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
             if self._open_streams >= OPEN_STREAMS_MOST:
-                await _abort(context, errors.StoreFull("too many of these streams are open", retry_after_s=5.0))
+                await abort(context, errors.StoreFull("too many of these streams are open", retry_after_s=5.0))
             self._open_streams += 1
             try:
                 # Health's servicer writes its answers itself; reflection's gives them.
@@ -239,7 +240,7 @@ class Gatekeeper(grpc.aio.ServerInterceptor):
                     async for response in streaming(readable(request, context), context):
                         yield response
                 except errors.TandemError as error:
-                    await _abort(context, error)
+                    await abort(context, error)
 
             make = (
                 grpc.stream_stream_rpc_method_handler
@@ -255,7 +256,7 @@ class Gatekeeper(grpc.aio.ServerInterceptor):
                 admit(context)
                 return await single(readable(request, context), context)
             except errors.TandemError as error:
-                await _abort(context, error)
+                await abort(context, error)
 
         make_single = (
             grpc.stream_unary_rpc_method_handler if handler.request_streaming else grpc.unary_unary_rpc_method_handler

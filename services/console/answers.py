@@ -19,6 +19,7 @@ from services.console.domain.people import DESKS
 from services.console.guard import Ask, Guard
 from services.console.incident_pages import IncidentPages, id_of
 from services.console.mesh import Mesh
+from services.console.redirects import see_other
 from services.console.refusals import Refusal
 from tandem.dispatch.v1 import dispatch_pb2
 
@@ -50,7 +51,7 @@ class Answers:
         if _wants_json(ask):
             return web.json_response({"state": translate.assignment(told).state})
         # The place in the page: the next step is the next thing that Tab reaches.
-        raise web.HTTPSeeOther(f"/incidents/{incident_id}#to-{answer.assignment_id}")
+        return see_other(f"/incidents/{incident_id}#to-{answer.assignment_id}")
 
     async def _ask(self, ask: Ask, answer: Answer) -> dispatch_pb2.Assignment:
         leg = self._mesh.legs[ask.user.leg].dispatch

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import re
 import secrets
 import time
 from collections.abc import Awaitable, Callable, Collection
 from dataclasses import dataclass
-from urllib.parse import parse_qsl, urlsplit
+from urllib.parse import SplitResult, parse_qsl, urlsplit
 
 import grpc.aio
 from aiohttp import web
@@ -17,6 +18,7 @@ from services.common.telemetry import logger
 from services.console import sessions
 from services.console.domain.people import Role, User
 from services.console.ended import Ended
+from services.console.redirects import see_other
 from services.console.sessions import Attempt, Session
 from services.console.settings import ConsoleSettings
 from services.console.texts import LANGUAGES, Texts
@@ -24,6 +26,7 @@ from services.console.texts import LANGUAGES, Texts
 CSRF_FIELD = "csrf"
 CSRF_HEADER = "X-CSRF-Token"
 LANGUAGE_COOKIE = "tandem_language"
+_HOST = re.compile(r"(\[[0-9A-Fa-f:.]{2,45}\]|[A-Za-z0-9._-]{1,253})(:[0-9]{1,5})?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,7 +145,7 @@ class Guard:
                 raise web.HTTPForbidden(text="403: this form isn't of this session: load the page again")
         if roles is not None and session.user is None:
             if request.method == "GET" and "text/html" in request.headers.get("Accept", ""):
-                raise web.HTTPSeeOther("/sign-in")
+                return see_other("/sign-in")
             raise web.HTTPUnauthorized(text="401: sign in first")
         if roles is not None and session.user and session.user.role not in roles:
             raise web.HTTPForbidden(text="403: this page is for other roles")
@@ -191,14 +194,24 @@ class Guard:
     def _check_host(self, request: web.Request) -> None:
         """A name that somebody else points at this address is none of ours."""
         host = request.headers.get("Host", "")
-        name = urlsplit(f"//{host}").hostname or ""
+        if not _HOST.fullmatch(host):
+            raise web.HTTPBadRequest(text="400: Host: is no name or address with an optional port")
+        name = _parts(f"//{host}", "Host").hostname or ""
         if name not in LOOPBACK and host not in self._hosts:
             raise web.HTTPMisdirectedRequest(text="421: not served under this name")
 
     def _check_origin(self, request: web.Request) -> None:
         origin = request.headers.get("Origin")
-        if origin is not None and urlsplit(origin).netloc != request.headers.get("Host", ""):
+        if origin is not None and _parts(origin, "Origin").netloc != request.headers.get("Host", ""):
             raise web.HTTPForbidden(text="403: sent from another site")
+
+
+def _parts(address: str, header: str) -> SplitResult:
+    """The parts of an address from a header. Raises HTTPBadRequest where it is none, such as `//[::1`."""
+    try:
+        return urlsplit(address)
+    except ValueError:
+        raise web.HTTPBadRequest(text=f"400: {header}: is no address") from None
 
 
 _STATUS = {

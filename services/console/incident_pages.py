@@ -107,6 +107,7 @@ class IncidentPages:
             note_most=desk.NOTE_MOST,
             refusal=refusal,
             steps={leg: waterfall.steps(spans, leg) for leg in board.LEGS},
+            step_name=waterfall.step_name,
             rows=waterfall.rows(spans, trace.trace_id) if trace else [],
             premises=waterfall.premises(spans, trace.trace_id) if trace else [],
             subjects={to.assignment_id: to.subject_id for to in one.assignments},

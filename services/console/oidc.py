@@ -165,7 +165,7 @@ async def _ask(client: aiohttp.ClientSession, method: str, url: str, **more: Any
             while len(body) < ANSWER_MOST_BYTES and (part := await answer.content.read(ANSWER_MOST_BYTES - len(body))):
                 body += part
             found = json.loads(body)
-    except (aiohttp.ClientError, TimeoutError, ValueError) as error:
+    except (aiohttp.ClientError, TimeoutError, ValueError, RecursionError) as error:
         raise ProviderAway(type(error).__name__) from None
     if not isinstance(found, dict):
         raise ProviderAway("its answer is no object")

@@ -21,6 +21,7 @@ from services.console.guard import LANGUAGE_COOKIE, Ask, Guard
 from services.console.incident_pages import IncidentPages
 from services.console.live import Feed
 from services.console.mesh import Mesh
+from services.console.redirects import HOME, see_other
 from services.console.settings import ConsoleSettings
 from services.console.signing_in import SigningIn
 from services.console.texts import LANGUAGES
@@ -62,9 +63,7 @@ class Pages:
     async def language(self, ask: Ask) -> web.StreamResponse:
         """The other language."""
         other = LANGUAGES[1 - LANGUAGES.index(ask.texts.language)]
-        back = ask.form.get("back", "/")
-        safe = back if back.startswith("/") and not back.startswith("//") and "\\" not in back else "/"
-        response = web.Response(status=303, headers={"Location": safe})
+        response = see_other(ask.form.get("back", HOME))
         response.set_cookie(LANGUAGE_COOKIE, other, httponly=True, samesite="Strict", max_age=365 * 86_400)
         return response
 
@@ -73,7 +72,7 @@ class Pages:
     async def live(self, ask: Ask) -> web.StreamResponse:
         """The live page; operators begin with devices."""
         if ask.user.role not in LOOKERS:
-            raise web.HTTPSeeOther("/devices")
+            return see_other("/devices")
         page = {**assets.island(ask, self._settings.tiles), "leg": ask.user.leg if ask.user.role in DESKS else ""}
         return assets.page(ask, "live.html", page=page)
 
@@ -167,7 +166,7 @@ class Pages:
         await self._mesh.registry.DecideReview(
             request, metadata=self._mesh.identity(ask.user), timeout=UNARY_DEADLINE_S
         )
-        raise web.HTTPSeeOther("/reviews")
+        return see_other("/reviews")
 
     async def devices(self, ask: Ask) -> web.StreamResponse:
         """Refused reports for operators; notices of silent and disturbed devices for the others."""

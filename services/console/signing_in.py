@@ -12,6 +12,7 @@ from services.console.domain.claims import NotAllowed, user_of
 from services.console.domain.people import EVERYBODY, Role
 from services.console.guard import Ask, Guard
 from services.console.oidc import Provider, ProviderAway, TokenRefused
+from services.console.redirects import HOME, see_other, to_provider
 from services.console.sessions import Attempt
 from services.console.settings import ConsoleSettings
 
@@ -45,7 +46,7 @@ class SigningIn:
     async def sign_in(self, ask: Ask) -> web.StreamResponse:
         """How one can sign in."""
         if ask.session.user:
-            raise web.HTTPSeeOther("/")
+            return see_other(HOME)
         return assets.page(ask, "sign_in.html", roles=self._roles(), provider=self._provider is not None)
 
     async def signed_in(self, ask: Ask) -> web.StreamResponse:
@@ -53,13 +54,13 @@ class SigningIn:
         user = sessions.user_of(ask.form.get("role", ""), ask.form.get("name", ""))
         if user is None or user.role not in self._roles():
             raise web.HTTPForbidden(text="403: nobody can sign in like that here")
-        response = web.Response(status=303, headers={"Location": "/"})
+        response = see_other(HOME)
         self._guard.signed_in(user, response)
         return response
 
     async def sign_out(self, ask: Ask) -> web.StreamResponse:
         """Ends the session, here and wherever its cookie was copied to."""
-        response = web.Response(status=303, headers={"Location": "/sign-in"})
+        response = see_other("/sign-in")
         await self._guard.signed_out(ask.session, response)
         return response
 
@@ -72,7 +73,7 @@ class SigningIn:
             )
         except ProviderAway as error:
             return self._refusal(ask, "provider_away", str(error))
-        response = web.Response(status=303, headers={"Location": where})
+        response = to_provider(where)
         response.set_cookie(
             sessions.ATTEMPT_COOKIE,
             attempt.cookie,

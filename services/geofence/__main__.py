@@ -42,7 +42,7 @@ async def main() -> None:
     telemetry.configure(name)
     async with buses.connect(settings.nats_url, name, settings.nats_tls) as bus:
         premises = await streams.pass_gate(bus, settings)
-        store = CheckpointStore(settings.data_dir / f"geofence-{settings.replica}")
+        store = CheckpointStore(settings.data_dir / f"geofence-{settings.replica}", settings.state_keys)
         evaluators = {p: Evaluator(bus, store, settings, premises, p) for p in settings.partitions(premises.partitions)}
         watch_disk(settings.data_dir)
         outbox = Outbox(settings.data_dir / name, premises.clock)

@@ -249,7 +249,7 @@ class Evaluator:
                 case Draft() as draft:
                     self._drafts.put_nowait(draft)
                 case _Outline() as outline:
-                    await self._compare(outline.sequence, codec.digest(outline.encoded))
+                    await self._compare(outline)
 
     async def _publish_alert(self, alert: Alert, decided_wall_us: int) -> None:
         message = translate.alert_to_proto(alert, self.partition).SerializeToString()
@@ -301,25 +301,29 @@ class Evaluator:
             self._store.abandon(draft)
             raise
 
-    async def _compare(self, sequence: int, digest: str) -> None:
-        """Publishes the digest of what is open after `sequence`; the other evaluator's must be the same."""
-        mine = self._settings.replica
+    async def _compare(self, outline: _Outline) -> None:
+        """Publishes the keyed digest of what is open after an entry; the other evaluator's must be the same."""
+        mine, sequence = self._settings.replica, outline.sequence
+        digest = self._store.keys.digest(self.partition, sequence, outline.encoded)
         try:
             with suppress(AlreadyThere):
-                await self._bus.publish(
-                    flow.digest_subject(self.partition, sequence, mine), digest.encode(), expected_last=0
-                )
+                await self._bus.publish(flow.digest_subject(self.partition, sequence, mine), digest, expected_last=0)
             for other in range(self._settings.replicas):
                 theirs = await self._digest_of(sequence, other) if other != mine else None
-                if theirs is not None and theirs != digest:
+                if theirs is None:
+                    continue
+                same = self._store.keys.is_same(theirs, self.partition, sequence, outline.encoded)
+                if same is None:
+                    reason = f"evaluator {other} has another TANDEM_STATE_KEY"
+                    logger().error("digest_not_compared", partition=self.partition, sequence=sequence, reason=reason)
+                elif not same:
                     _DIFFER.labels(self.partition).inc()
                     logger().critical("evaluators_differ", partition=self.partition, sequence=sequence, other=other)
         except RetryableError as error:
             logger().warning("digest_not_compared", partition=self.partition, sequence=sequence, reason=error.reason)
 
-    async def _digest_of(self, sequence: int, replica: int) -> str | None:
-        data = await self._bus.last_of("DIGESTS", flow.digest_subject(self.partition, sequence, replica))
-        return data.decode() if data is not None else None
+    async def _digest_of(self, sequence: int, replica: int) -> bytes | None:
+        return await self._bus.last_of("DIGESTS", flow.digest_subject(self.partition, sequence, replica))
 
     # ── time ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 

@@ -1,4 +1,4 @@
-"""Checkpoints on disk: one file each, named by partition, sequence and digest, written whole or not at all.
+"""Checkpoints on disk: one file each, named by partition, sequence and keyed hash, written whole or not at all.
 
 Encoding a country's state takes seconds. So a child process does it, on the copy of the memory that a fork is, while the
 evaluator goes on. What the child writes is a draft; it counts once the evaluator says so.
@@ -10,13 +10,16 @@ import gc
 import os
 import re
 import signal
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from services.common import durable
 from services.common.telemetry import logger
+from services.geofence import state_keys
 from services.geofence.domain import codec
 from services.geofence.domain.state import State
+from services.geofence.state_keys import StateKeys
 
 KEEP = 2
 NICENESS = 10
@@ -46,6 +49,8 @@ class CheckpointStore:
     """Checkpoints of one evaluator."""
 
     folder: Path
+    keys: StateKeys = field(default_factory=partial(state_keys.of_secret, ""))
+    """By which files are known as written by an evaluator of this mesh."""
 
     def save(self, partition: int, sequence: int, encoded: bytes) -> None:
         """Writes a checkpoint durably and drops all but the newest two. Raises OSError."""
@@ -88,7 +93,7 @@ class CheckpointStore:
 
     def _write(self, partition: int, sequence: int, encoded: bytes) -> Path:
         self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        name = f"checkpoint-p{partition}-s{sequence}-{codec.digest(encoded)}.json.draft-{os.getpid()}"
+        name = f"checkpoint-p{partition}-s{sequence}-{self.keys.checkpoint(encoded)}.json.draft-{os.getpid()}"
         path = self.folder / name
         path.unlink(missing_ok=True)
         durable.write_draft(path, encoded)
@@ -108,7 +113,7 @@ class CheckpointStore:
             left.unlink(missing_ok=True)
         for sequence, path in self._newest_first(partition):
             data = path.read_bytes()
-            if codec.digest(data) != path.stem.rpartition("-")[2]:
+            if not self.keys.is_checkpoint(data, path.stem.rpartition("-")[2]):
                 logger().error("checkpoint_damaged", partition=partition, sequence=sequence)
                 continue
             gc.disable()  # it would look through what has been read so far again and again

@@ -5,25 +5,38 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import grpc.aio
 
 from services.common import fields, rpc
 from services.common.errors import InvalidField, StoreFull
+from services.common.telemetry import logger
 from services.ingest import batches, metrics
 from services.ingest.batches import Batch, Gathering
 from services.ingest.commands import Commands
 from services.ingest.domain import BATCH_MOST, Sender
 from services.ingest.intake import Intake
 from services.ingest.quarantine import Quarantine
-from services.ingest.stream import Answer, Stream, outcomes, refusals_to_proto
+from services.ingest.room import Room
+from services.ingest.stream import (
+    MAX_ALL_UNANSWERED_REPORTS,
+    MAX_CALLER_UNANSWERED_REPORTS,
+    Answer,
+    Stream,
+    outcomes,
+    refusals_to_proto,
+)
 from tandem.ingest.v1 import ingest_pb2, ingest_pb2_grpc
 
 STREAMS_MOST = 256
 """Open streams of one caller."""
 REASON_MOST_CHARS = 200
+UNREAD_MOST_S = 30.0
+"""A stream whose peer takes no answer for so long is ended: until then it keeps room from the caller's other streams."""
+STATUS_WITHIN_S = 5.0
+"""How long the status of such a stream has to get away, before the stream is cut off."""
 
 
 class IngestApi(ingest_pb2_grpc.IngestServiceServicer):
@@ -33,6 +46,8 @@ class IngestApi(ingest_pb2_grpc.IngestServiceServicer):
         self._intake, self._commands, self._quarantine = intake, commands, quarantine
         self._gathering = Gathering(intake, commands)
         self._streams: Counter[str] = Counter()
+        self._unanswered = Room(MAX_CALLER_UNANSWERED_REPORTS, MAX_ALL_UNANSWERED_REPORTS)
+        metrics.UNANSWERED.set_function(lambda: self._unanswered.total)
 
     async def Report(
         self,
@@ -41,14 +56,16 @@ class IngestApi(ingest_pb2_grpc.IngestServiceServicer):
     ) -> AsyncIterator[ingest_pb2.ReportResponse]:
         sender = _sender()
         with self._one_more_stream(sender):
-            stream = Stream(sender)
+            stream = Stream(sender, self._unanswered)
             taking = asyncio.create_task(self._take_all(sender, request_iterator, stream))
+            ending = asyncio.create_task(_end_unread(stream, taking, context, asyncio.current_task()))
             try:
                 while (response := await stream.next()) is not None:
                     yield response
                 await taking
             finally:
                 stream.close()
+                ending.cancel()
                 taking.cancel()
                 # What it ended with was raised above, unless an answer's own error came first: that is the one to tell.
                 await asyncio.gather(taking, return_exceptions=True)
@@ -97,9 +114,9 @@ class IngestApi(ingest_pb2_grpc.IngestServiceServicer):
     ) -> None:
         try:
             async for request in requests:
-                await stream.window()
-                receipts = self._take_receipts(sender, request)
                 count = len(request.positions) + len(request.equipment)
+                await stream.window(max(1, count + len(request.receipts)))
+                receipts = self._take_receipts(sender, request)
                 answer = Answer(request.batch, count, len(request.positions), request.together, receipts)
                 stream.answer(answer)
                 if not count:
@@ -130,6 +147,31 @@ class IngestApi(ingest_pb2_grpc.IngestServiceServicer):
             if len(one.refused_because) > REASON_MOST_CHARS:
                 raise InvalidField(f"receipts[{i}].refused_because", f"at most {REASON_MOST_CHARS} characters")
         return self._commands.receipts(sender, receipts)
+
+
+async def _end_unread(
+    stream: Stream,
+    taking: asyncio.Task[None],
+    context: grpc.aio.ServicerContext[Any, Any],
+    serving: asyncio.Task[Any] | None,
+) -> None:
+    """Ends a stream once its peer hasn't taken an answer for 30 s. The method itself stands still until the answer is taken."""
+    loop = asyncio.get_running_loop()
+    while True:
+        waits_s = 0.0 if stream.handed_s is None else loop.time() - stream.handed_s
+        if waits_s >= UNREAD_MOST_S:
+            break
+        await asyncio.sleep(UNREAD_MOST_S - waits_s)
+    metrics.UNREAD.inc()
+    logger().warning("stream_unread", sender=stream.sender.spiffe_id, seconds=round(waits_s))
+    stream.close()
+    taking.cancel()
+    # Behind answers that nobody takes the status may not get away either.
+    with suppress(Exception):
+        async with asyncio.timeout(STATUS_WITHIN_S):
+            await rpc.abort(context, StoreFull(f"no answer was read for {UNREAD_MOST_S:g} s", retry_after_s=5.0))
+    if serving is not None:
+        serving.cancel()
 
 
 def _sender() -> Sender:

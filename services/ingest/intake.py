@@ -151,6 +151,7 @@ class Intake:
         self._routes, self._writers, self._last_reports = routes, writers, last_reports
         self._quarantine, self._quotas, self._clock = quarantine, quotas, clock
         self._room = Room()
+        metrics.WAITING.set_function(lambda: self._room.total)
 
     async def take(self, sender: Sender, reports: Reports, backfill: bool, door: str) -> Taken:
         """Returns once all that isn't refused is durable. Raises StoreFull or Unavailable: send all of it again."""

@@ -19,6 +19,8 @@ RECEIPTS_UNKNOWN = Counter("tandem_ingest_receipts_unknown", "Receipts for comma
 WAITING = Gauge("tandem_ingest_reports_waiting", "Reports that are read and not yet durable")
 STREAMS = Gauge("tandem_ingest_streams_open", "Open report streams")
 STREAMS_REFUSED = Counter("tandem_ingest_streams_refused", "Streams refused because their caller has too many")
+UNANSWERED = Gauge("tandem_ingest_unanswered_reports", "Reports of streams whose answers were not taken yet")
+UNREAD = Counter("tandem_ingest_streams_unread", "Report streams that were ended because their answers were not read")
 BATCH_REPORTS = Histogram(
     "tandem_ingest_batch_reports",
     "Reports that were checked together: a batch, or small ones of a sender that came in the same moment",

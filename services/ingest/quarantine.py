@@ -28,6 +28,8 @@ SENDER_KEYS_MOST = 500
 """Of these, one sender's: who invents ids doesn't wash out what is kept of others."""
 MESSAGE_KEYS = 1_000
 LISTED_MOST = 10_000
+FULL_SHARE = 0.9
+"""A stream that holds this much of what it may has dropped its oldest messages for their size; else they had only grown too old."""
 
 _Key = tuple[str, str, int]
 """Device, sender, reason."""
@@ -41,6 +43,8 @@ class Quarantine:
         self._subject = flow.quarantine_subject(uuid.uuid4().hex)
         self._counts: dict[_Key, ingest_pb2.Quarantined] = {}
         self._keys_of: Counter[str] = Counter()
+        self._devices_merged = False
+        """Since the last flush there were more devices than are told apart."""
 
     def refused(self, sender: str, device_id: str, reason: Reason) -> None:
         """Counts one. `device_id` may be anything: only an id of a sensible length is kept."""
@@ -69,7 +73,7 @@ class Quarantine:
         """What was refused, by all processes, of one device or (empty) of all. Raises Unavailable."""
         found: dict[_Key, ingest_pb2.Quarantined] = {}
         stream = flow.QUARANTINE.name
-        bounds = await self._bus.bounds_of(stream)
+        bounds, merged = await self._bus.bounds_of(stream), self._devices_merged
         if bounds.first <= bounds.last:
             async for messages in pull.read(self._bus, stream, bounds.first):
                 for message in messages:
@@ -80,6 +84,7 @@ class Quarantine:
                     except DecodeError:
                         logger().error("quarantine_unreadable", sequence=message.sequence)
                         continue
+                    merged = merged or counts.devices_merged
                     _add_all(found, counts.quarantined, device_id)
                 if messages[-1].sequence >= bounds.last:
                     break
@@ -87,21 +92,29 @@ class Quarantine:
         newest = sorted(found.values(), key=lambda one: -times.from_timestamp(one.last))
         return ingest_pb2.ListQuarantineResponse(
             quarantined=newest[:LISTED_MOST],
-            incomplete=len(newest) > LISTED_MOST or bounds.first > 1 or any(not one.device_id for one in newest),
+            incomplete=len(newest) > LISTED_MOST or merged or (bounds.first > 1 and await self._is_full()),
         )
+
+    async def _is_full(self) -> bool:
+        """Whether the stream drops counts for their size. Raises Unavailable."""
+        answer = await self._bus.api(f"STREAM.INFO.{flow.QUARANTINE.name}", {})
+        held: int = answer["state"]["bytes"]
+        return held >= FULL_SHARE * flow.QUARANTINE.max_bytes
 
     async def _flush(self) -> None:
         taken, self._counts = self._counts, {}
+        merged, self._devices_merged = self._devices_merged, False
         self._keys_of.clear()
         left = list(taken.values())
         while left:
             some, left = left[:MESSAGE_KEYS], left[MESSAGE_KEYS:]
-            data = ingest_pb2.QuarantineCounts(quarantined=some).SerializeToString()
+            data = ingest_pb2.QuarantineCounts(quarantined=some, devices_merged=merged).SerializeToString()
             try:
                 await self._bus.publish(self._subject, data)
             except RetryableError as error:
                 # The outcome may be unknown: counting twice is the lesser evil.
                 logger().warning("quarantine_not_kept", reason=error.reason)
+                self._devices_merged = self._devices_merged or merged
                 for one in (*some, *left):
                     self._count(one)
                 return
@@ -109,6 +122,7 @@ class Quarantine:
     def _count(self, one: ingest_pb2.Quarantined) -> None:
         if (one.device_id, one.sender, one.code) not in self._counts:
             if len(self._counts) >= KEYS_MOST or self._keys_of[one.sender] >= SENDER_KEYS_MOST:
+                self._devices_merged = self._devices_merged or bool(one.device_id)
                 one.device_id = ""
             self._keys_of[one.sender] += 1
         _add(self._counts, one)

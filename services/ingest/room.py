@@ -1,4 +1,5 @@
-"""Room for reports that are read and not yet durable: beyond it nobody is listened to, which pushes back on the senders."""
+"""Room for reports that are read and not yet durable, or not yet answered: beyond it nobody is listened to, which pushes back on the
+senders."""
 
 from __future__ import annotations
 
@@ -6,7 +7,6 @@ import asyncio
 from collections import defaultdict, deque
 
 from services.common.errors import StoreFull
-from services.ingest import metrics
 
 SENDER_MOST = 50_000
 """Reports of one sender: about a third of a second of what the log takes, and 15 MB."""
@@ -22,7 +22,11 @@ class Room:
         self._taken: dict[str, int] = defaultdict(int)
         self._total = 0
         self._queues: dict[str, deque[tuple[int, asyncio.Future[None]]]] = {}
-        metrics.WAITING.set_function(lambda: self._total)
+
+    @property
+    def total(self) -> int:
+        """Reports that have room now."""
+        return self._total
 
     async def enter(self, sender: str, reports: int, patient: bool) -> None:
         """Takes room; waits for its turn (`patient`), or raises StoreFull."""

@@ -9,12 +9,19 @@ from dataclasses import dataclass, replace
 
 from services.ingest.domain import Refusal, Sender
 from services.ingest.intake import Taken
+from services.ingest.room import Room
 from tandem.ingest.v1 import ingest_pb2
 
 WINDOW = 64
 """Batches of one stream that may wait for the log; beyond it the stream isn't read, which pushes back on the sender."""
 COMMANDS_MOST = 1_000
 """Commands that wait to be read by one sender; beyond it they wait for a further contact."""
+MAX_UNANSWERED_REPORTS = 16_000
+"""Reports of one stream whose answers ingest holds: batches of the largest size fill it before they fill the window."""
+MAX_CALLER_UNANSWERED_REPORTS = 200_000
+"""The same of all streams of one caller."""
+MAX_ALL_UNANSWERED_REPORTS = 800_000
+"""The same of all callers."""
 TOGETHER_MOST = 1_000
 """Reports in an answer to several batches."""
 
@@ -42,6 +49,11 @@ class Answer:
     """Why it isn't taken at all."""
 
     @property
+    def held(self) -> int:
+        """What it counts among the unanswered: its reports and receipts."""
+        return max(1, self.count + len(self.receipts))
+
+    @property
     def refusals(self) -> Sequence[Refusal]:
         """Which of its reports were refused; the index counts in this batch."""
         if self.taken is None or not self.taken.refusals:
@@ -55,25 +67,33 @@ class Answer:
 class Stream:
     """What goes down a stream."""
 
-    def __init__(self, sender: Sender) -> None:
+    def __init__(self, sender: Sender, unanswered: Room) -> None:
         self.sender = sender
+        self.handed_s: float | None = None
+        """When the response that the peer has to take now was handed over, by the loop's clock; None while ingest owes the next one."""
+        self._unanswered = unanswered
         self.open = True
         """Commands may be given down it."""
         self._answers: deque[Answer] = deque()
         self._commands: deque[ingest_pb2.DeviceCommand] = deque()
-        self._under_way = 0
+        self._under_way = self._held = 0
         self._ended = False
         self._changed = asyncio.Event()
         self._room = asyncio.Event()
 
     # ── from the reader of requests ──────────────────────────────────────────────────────────────────────────────────
 
-    async def window(self) -> None:
-        """Returns once one more batch may be under way, and counts it."""
-        while self._under_way >= WINDOW:
+    async def window(self, held: int) -> None:
+        """Returns once one more batch may be under way, and counts it with its reports and receipts, `held`.
+
+        A peer that doesn't take its answers isn't read either, and so costs no more than these bounds.
+        """
+        while self._under_way >= WINDOW or (self._held and self._held + held > MAX_UNANSWERED_REPORTS):
             self._room.clear()
             await self._room.wait()
+        await self._unanswered.enter(self.sender.spiffe_id, held, patient=True)
         self._under_way += 1
+        self._held += held
 
     def answer(self, answer: Answer) -> None:
         """This is the next batch to be answered."""
@@ -110,11 +130,18 @@ class Stream:
         self.open = False
         self._answers.clear()
         self._commands.clear()
+        self._release(self._held)
 
     # ── to the writer of responses ───────────────────────────────────────────────────────────────────────────────────
 
     async def next(self) -> ingest_pb2.ReportResponse | None:
         """The next response, or None at the end. Raises StoreFull or Unavailable where a batch wasn't stored."""
+        self.handed_s = None
+        response = await self._next()
+        self.handed_s = asyncio.get_running_loop().time()
+        return response
+
+    async def _next(self) -> ingest_pb2.ReportResponse | None:
         while not (self._commands or (self._answers and self._answers[0].admitted)):
             if self._ended and not self._answers:
                 return None
@@ -136,8 +163,15 @@ class Stream:
             answers.append(self._answers.popleft())
             total += answers[-1].count
         self._under_way -= len(answers)
+        self._release(sum(one.held for one in answers))
         self._room.set()
         return _response(answers)
+
+    def _release(self, held: int) -> None:
+        held = min(held, self._held)  # a closed stream has given back all of it
+        if held:
+            self._held -= held
+            self._unanswered.leave(self.sender.spiffe_id, held)
 
     def _may_come_along(self, first: Answer, total: int) -> bool:
         if not self._answers:

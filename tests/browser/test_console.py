@@ -40,6 +40,13 @@ DEMAND = "#incidents tr .demand-RESPOND"
 NOTE_WHEN_SHOWN = f"""new MutationObserver(() => {{
     if (!window.shown && document.querySelector("{DEMAND}")) window.shown = Date.now();
 }}).observe(document.body, {{subtree: true, childList: true}})"""
+VALUE_STEP = 5
+LINES_AT_EACH_VALUE = f"""(slider => Array.from({{length: 1000 / {VALUE_STEP} + 1}}, (_, i) => {{
+    slider.value = i * {VALUE_STEP};
+    slider.dispatchEvent(new Event("input"));
+    return [...document.querySelectorAll("#state-at li")].map((line) => line.textContent);
+}}))(document.querySelector("#slider"))"""
+"""What stands beside the replay at each value of its slider."""
 SERVICES = {"ingest", "geofence", "registry", "dispatch-probation", "dispatch-police", "dispatch-warning"}
 
 
@@ -225,7 +232,7 @@ async def test_a_review_shows_both_legs_and_a_whole_trace(played: Played) -> Non
     for leg, subject in zip(
         legs, (played.stage.wearer_id, played.stage.person_id, played.stage.person_id), strict=True
     ):
-        assert (subject in leg and "accepted" in leg) or "delivered" in leg
+        assert (subject in leg and "Accepted" in leg) or "Delivered" in leg
     rows = await played.browser(
         "eval",
         page="reviewer",
@@ -239,25 +246,33 @@ async def test_a_review_shows_both_legs_and_a_whole_trace(played: Played) -> Non
     await played.shot("reviewer", "console-trace", at="#h-trace")
 
 
-async def test_the_slider_replays_the_approach(played: Played) -> None:
+async def test_the_slider_replays_the_approach_and_the_response_to_its_end(played: Played) -> None:
     await played.review("police")
-    distances = []
-    for value in (0, 250, 500, 750, 1000):
-        script = (
-            f"(s => {{ s.value = {value}; s.dispatchEvent(new Event('input')); }})(document.querySelector('#slider'))"
-        )
-        await played.browser("eval", page="police", expression=script)
-        lines = await played.browser("text", page="police", selector="#state-at li")
-        told = next(one for one in lines if one.startswith("Wearer"))
-        distances.append(int(told.partition(" m → ")[0].rpartition(" ")[2]))
-    assert min(distances) < 200 and distances[0] > 1_000 and distances[-1] > 1_000
-    assert distances.index(min(distances)) in (1, 2, 3)
-    await played.browser(
-        "eval",
-        page="police",
-        expression="(s => { s.value = 330; s.dispatchEvent(new Event('input')); })(document.querySelector('#slider'))",
-    )
+    moments = await played.browser("eval", page="police", expression=LINES_AT_EACH_VALUE)
+    distances = [
+        int(told.partition(" m → ")[0].rpartition(" ")[2])
+        for lines in moments
+        for told in lines
+        if told.startswith("Wearer")
+    ]
+    nearest = distances.index(min(distances))
+    assert distances[nearest] < 200 and distances[0] > 1_000 and distances[-1] > 1_000
+    assert 0 < nearest < len(distances) - 1
+    shown = [[line for line in lines if line.startswith(("Police →", "Probation →", "Warning →"))] for lines in moments]
+    assert any(": Offered" in line for lines in shown for line in lines)
+    # The last position came before the legs stood down, and the replay goes on behind it.
+    assert {line.partition(" →")[0] for line in shown[-1]} == {"Police", "Probation", "Warning"}
+    assert all(line.endswith((": Stood down", ": Closed")) for line in shown[-1]), shown[-1]
+    ended = next(i for i, lines in enumerate(shown) if lines == shown[-1])
+    assert ended < len(shown) - 1
+    await played.browser("eval", page="police", expression=_slide_to(nearest * VALUE_STEP))
     await played.shot("police", "console-replay", at="#h-replay")
+    await played.browser("eval", page="police", expression=_slide_to(1_000))
+    await played.shot("police", "console-replay-end", at="#h-replay")
+
+
+def _slide_to(value: int) -> str:
+    return f"(s => {{ s.value = {value}; s.dispatchEvent(new Event('input')); }})(document.querySelector('#slider'))"
 
 
 async def test_probation_sees_no_place_no_figure_and_no_other_track(played: Played) -> None:

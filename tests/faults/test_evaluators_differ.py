@@ -12,6 +12,7 @@ import aiohttp
 import pytest
 
 from services.common import flow, streams
+from services.geofence import state_keys
 from services.geofence.domain import codec
 from services.geofence.domain.version import VERSION
 from services.geofence.store import CheckpointStore
@@ -19,6 +20,7 @@ from tandem.common.v1 import alert_pb2
 from tests.support.evaluator_mesh import (
     CHECKPOINT_EVERY,
     PATIENCE_S,
+    SECRET,
     EvaluatorMesh,
     connected,
     offline,
@@ -63,7 +65,7 @@ async def test_a_wrong_state_that_looks_sound_is_an_alarm(mesh: EvaluatorMesh) -
         await load.more(4 * CHECKPOINT_EVERY)
         mesh.evaluators[1].kill()
         assert not mesh.logged(0, "evaluators_differ") and not mesh.logged(1, "evaluators_differ")
-        store = CheckpointStore(mesh.folder / "geofence-1")
+        store = CheckpointStore(mesh.folder / "geofence-1", state_keys.of_secret(SECRET))
         state = store.load(0, (await streams.read_premises(bus)).log_id)
         assert state
         for path in list(store.folder.glob("checkpoint-*.json")):

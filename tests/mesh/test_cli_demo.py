@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import os
 import signal
+import sqlite3
 import stat
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +59,24 @@ def test_the_demo_ends_with_both_legs_acknowledged(mesh: RunningMesh) -> None:
     (again,) = [one for one in listed["incidents"] if one["incident_id"] == incident["incident_id"]]
     # At this rate a receipt of the warning's end may come between the two.
     assert {**again, "warnings": []} == {**incident, "warnings": []}
+
+
+def test_every_warning_of_the_demo_is_received_until_the_mesh_stops(tmp_path: Path) -> None:
+    database = tmp_path / "m" / "data" / "dispatch-warning" / "warning.sqlite3"
+    unsettled = "select count(*) from messages where receipt_due_ms is not null or state = 'waiting'"
+    with running_mesh(tmp_path / "m", "--demo", "--clock-rate", "4") as played:
+        deadline = time.monotonic() + PATIENCE_S
+        # Her last notice is sent 20 s of mesh time behind the one before it, when the story is over.
+        while "The mesh runs" not in played.output or _rows(database, unsettled) != [(0,)]:
+            assert time.monotonic() < deadline, played.output
+            time.sleep(0.2)
+        assert _rows(database, "select flag from told") == [(0,)]
+        assert _rows(database, "select count(*) from messages where of_place and delivered_ms is not null") > [(0,)]
+
+
+def _rows(database: Path, query: str) -> list[Any]:
+    with closing(sqlite3.connect(f"file:{database}?mode=ro", uri=True)) as connection:
+        return connection.execute(query).fetchall()
 
 
 def test_a_replay_at_another_rate_than_the_mesh_runs_at_is_refused(mesh: RunningMesh, tmp_path: Path) -> None:

@@ -167,6 +167,19 @@ async def test_no_other_name_of_this_address_is_served(bench: ConsoleBench) -> N
         assert (await one.get("/sign-in", Host="localhost:1"))[0] == 200
 
 
+@pytest.mark.parametrize("host", ["[::1", "[", "::1]", "[v1.x", "[::1]x[", "127.0.0.1]", "a@localhost", "localhost:x"])
+async def test_a_host_that_is_no_address_is_a_bad_request(bench: ConsoleBench, host: str) -> None:
+    async with bench.visitor() as one:
+        assert (await one.get("/sign-in", Host=host))[0] == 400
+
+
+async def test_an_origin_that_is_no_address_is_a_bad_request(bench: ConsoleBench) -> None:
+    async with bench.visitor() as one:
+        await one.read("/sign-in")
+        status, _ = await one.post("/sign-in", origin="http://[::1", role="police", name="kim")
+        assert status == 400
+
+
 async def test_after_a_change_of_language_one_is_where_one_was_and_never_elsewhere(bench: ConsoleBench) -> None:
     async with bench.visitor() as one:
         for back, leads_to in (
@@ -174,6 +187,8 @@ async def test_after_a_change_of_language_one_is_where_one_was_and_never_elsewhe
             ("//evil.example", "/"),
             ("https://evil.example", "/"),
             ("/\\e", "/"),
+            ("/\t/evil.example", "/"),
+            ("/\r\n/evil.example", "/"),
         ):
             await one.read("/sign-in")
             async with one.client.post(

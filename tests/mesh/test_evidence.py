@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from services.cli import evidence_bundle, evidence_chains, evidence_making, evidence_seal, evidence_tar
+from services.cli import evidence_bundle, evidence_chains, evidence_format, evidence_making, evidence_seal, evidence_tar
 from services.cli.evidence_replay import replay
 from services.cli.evidence_tar import BLOCK, Broken
 from services.cli.failure import CommandFailed
@@ -74,7 +74,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Made]:
 
 
 def members(path: Path) -> dict[str, bytes]:
-    return evidence_tar.read(path.read_bytes())
+    return evidence_tar.read(path.read_bytes(), evidence_format.NAMES)
 
 
 def records(path: Path) -> list[evidence.Record]:
@@ -147,7 +147,7 @@ def is_named(found: dict[str, bytes], offset: int, broken: Broken) -> bool:
             if within >= size:
                 return broken.offset == size
             chunk = within // evidence_seal.CHUNK * evidence_seal.CHUNK
-            return broken.offset in (None, within) if name == evidence_seal.SIGNATURE else broken.offset == chunk
+            return broken.offset in (None, within) if name == evidence_format.SIGNATURE else broken.offset == chunk
         at, last = at + BLOCK + size + -size % BLOCK, name
     return broken.member in ("the end of the file", f"the header behind {last}")
 
@@ -161,20 +161,20 @@ def test_what_is_cut_off_or_appended_is_found(made: Made) -> None:
 
 def test_who_signs_anew_is_found_by_the_keepers_key(made: Made, tmp_path: Path) -> None:
     found = members(made.police)
-    about = {k: v for k, v in json.loads(found.pop(evidence_seal.MANIFEST)).items() if k != "members"}
-    del found[evidence_seal.SIGNATURE]
+    about = {k: v for k, v in json.loads(found.pop(evidence_format.MANIFEST)).items() if k != "members"}
+    del found[evidence_format.SIGNATURE]
     mine = evidence_seal.open_key(tmp_path / "mine.key")
     forged = evidence_tar.write(evidence_seal.seal(found, {**about, "wearer_id": "another"}, mine))
     assert evidence_bundle.verify(forged, None).manifest["wearer_id"] == "another"
     with pytest.raises(Broken, match="isn't that of the key") as broken:
         evidence_bundle.verify(forged, bytes.fromhex(made.public_key.read_text()))
-    assert broken.value.member == evidence_seal.SIGNATURE
+    assert broken.value.member == evidence_format.SIGNATURE
 
 
 def test_an_alert_that_the_entries_do_not_bear_out_is_different(made: Made, tmp_path: Path) -> None:
     found = members(made.police)
-    about = {k: v for k, v in json.loads(found.pop(evidence_seal.MANIFEST)).items() if k != "members"}
-    del found[evidence_seal.SIGNATURE]
+    about = {k: v for k, v in json.loads(found.pop(evidence_format.MANIFEST)).items() if k != "members"}
+    del found[evidence_format.SIGNATURE]
     lines = found["log.jsonl"].splitlines(keepends=True)
     found["log.jsonl"] = b"".join(line for line in lines if b".report" not in line)
     forged = evidence_tar.write(evidence_seal.seal(found, about, evidence_seal.open_key(tmp_path / "k.key")))

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 
+import pytest
+
 from services.common import bus as buses
 from services.common import streams
 from services.common.bus import Bus
@@ -33,6 +35,37 @@ async def test_invented_ids_of_one_sender_are_told_apart_up_to_a_bound(bus: Bus)
     found = await counts(quarantine)
     assert len(found) == SENDER_KEYS_MOST + 2
     assert found[FLOOD, ""] == 100 and found[OTHER, "tag"] == 1
+    assert (await quarantine.listed("")).incomplete
+    assert (await quarantine.listed("tag")).incomplete  # it may be among the 100
+
+
+async def test_one_report_without_a_usable_id_leaves_the_list_complete(bus: Bus) -> None:
+    quarantine = Quarantine(bus, MeshClock())
+    quarantine.refused(OTHER, "", Reason.INVALID)
+    quarantine.refused(OTHER, "x" * 65, Reason.INVALID)
+    assert await counts(quarantine) == {(OTHER, ""): 2}
+    assert not (await quarantine.listed("")).incomplete
+
+
+async def test_that_devices_were_merged_is_kept_with_the_counts(bus: Bus) -> None:
+    quarantine = Quarantine(bus, MeshClock())
+    refuse(quarantine, "invented", SENDER_KEYS_MOST + 1)
+    running = asyncio.create_task(quarantine.run())
+    await asyncio.sleep(0)
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+    assert (await quarantine.listed("")).incomplete and (await Quarantine(bus, MeshClock()).listed("")).incomplete
+
+
+async def test_counts_that_grew_too_old_leave_the_list_complete(bus: Bus, monkeypatch: pytest.MonkeyPatch) -> None:
+    quarantine = Quarantine(bus, MeshClock())
+    quarantine.refused(OTHER, "tag", Reason.INVALID)
+
+    async def aged(stream: str) -> buses.Bounds:
+        return buses.Bounds(8, 7)
+
+    monkeypatch.setattr(bus, "bounds_of", aged)
+    assert not (await quarantine.listed("")).incomplete
 
 
 async def test_the_bound_holds_where_counts_come_back_from_a_flush_that_failed(nats: TestServer) -> None:

@@ -17,7 +17,7 @@ from tests.support.evaluator_mesh import offline, stored_alerts
 from tests.support.mesh import running_mesh, tandem
 from tests.support.postgres import PostgresServer
 
-KEPT = ("data", "nats/store", "dev_secret")
+KEPT = ("data", "nats/store", "dev_secret", "state.key")
 """What of a mesh's folder is in its backup."""
 PLAYED_S = 100.0
 FAST = ("--clock-rate", "60")

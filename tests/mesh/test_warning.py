@@ -366,6 +366,24 @@ async def test_who_follows_the_steps_by_grpc_and_takes_them_is_a_receipt_too(
     assert rows(made, "select flag from told where incident_id = 'incident-1'") == [(0,)]
 
 
+async def test_who_took_a_warning_has_reached_her_though_he_is_gone_before_a_receipt_is_due(
+    nats: TestServer, bus: Bus, tmp_path: Path
+) -> None:
+    made = settings(nats, tmp_path / "leg")
+    async with running(made) as leg, leg.desk.subscription() as desk:
+        await publish(bus, ring(1), ring(2, incident="incident-2"))
+        for _ in range(2):
+            offered = (await desk.next(dispatch_pb2.OFFERED)).step.assignment
+            if offered.incident_id == "incident-1":
+                await leg.desk.acknowledge(offered.assignment_id)
+        await publish(bus, ring(3, demand=geometry_pb2.RECORD, ends=True))
+        await desk.next(dispatch_pb2.STOOD_DOWN)
+        # The other one, which nobody took, is flagged at the same moment.
+        assert (await flagged(desk, dispatch_pb2.NO_CONTACT)).incident_id == "incident-2"
+        await until(made, "select 1 from messages where incident_id = 'incident-1' and receipt_due_ms is null")
+    assert rows(made, "select flag from told where incident_id = 'incident-1'") == [(0,)]
+
+
 # ── what else is dead ────────────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -494,6 +512,8 @@ async def test_of_what_comes_together_the_nearest_goes_at_once_and_her_home_late
         ("waiting",),
         ("sending",),
     ]
+    # It was never sent, so its receipt could only fail to come.
+    assert rows(made, "select receipt_due_ms from messages where state = 'replaced'") == [(None,)]
 
 
 async def test_repeats_tell_nearer_and_farther_by_the_figures_and_an_end_is_told(

@@ -59,6 +59,11 @@ class RunningMesh:
         """mesh.json as it is now."""
         return mesh.load(self.folder)
 
+    @property
+    def output(self) -> str:
+        """What `tandem up` has printed so far."""
+        return self._output.read_text()
+
     def wait_until_up(self) -> None:
         """Returns when all services are healthy."""
         deadline = time.monotonic() + PATIENCE_S

@@ -14,12 +14,17 @@ from services.console.domain.people import Role, User
 from services.console.domain.waterfall import Span
 from services.console.sessions import Session
 from services.console.texts import ISLAND, TEXTS, Texts
-from services.registry.traces.domain.spans import SAYS
+from services.registry.traces.domain.facts import AlertFact, StepFact
+from services.registry.traces.domain.spans import SAYS, spans_of
 from tandem.common.v1 import alert_pb2
 from tandem.dispatch.v1 import dispatch_pb2
 
 KEY = b"k" * 32
 OFFER = Assignment("a-1", "i-1", "police", "P-1", ("O-1",), "OFFERED", "RESPOND", "RING_ENTERED", due_ms=5_000)
+ALERT = AlertFact(
+    "alert-1", 0, 10, 0, 1, "RING_ENTERED", "RESPOND", "case-1", ("police",), False, 1_000_000, 1_000_400, 1_001_000, 1_002_000
+)  # fmt: skip
+STEP = StepFact("police", "assign-1", 1, "OFFERED", False, 1_000_000, 1_003_000, 1_004_000, 1, offer=1)
 
 
 def incident(id_: str, *assignments: Assignment, opened_ms: int = 1_000, ended_ms: int | None = None) -> Incident:
@@ -135,6 +140,25 @@ def test_the_replay_knows_each_state_by_what_the_trace_calls_it_and_when_it_bega
         step("alert", 5, "geofence"),
     ]
     assert waterfall.moves(told) == {"a-1": [(10, "OFFERED"), (30, "EN_ROUTE")]}
+
+
+def test_an_escalation_is_called_one_in_both_languages() -> None:
+    desk_had_it = replace(STEP, number=2, received=True)
+    escalated = replace(desk_had_it, number=3, state="ESCALATED", due_us=9_000_000)
+    spans = spans_of(
+        "incident-1", [ALERT], [STEP, desk_had_it, escalated, replace(escalated, number=4, due_us=10_000_000)]
+    )
+    names = [
+        waterfall.step_name(Span("t", "s", "", one.service, one.name, 0, 0))
+        for one in spans
+        if one.service == "dispatch-police"
+    ]
+    assert [Texts("ko")(name) for name in names] == ["접수 대기", "수신", "상향됨", "상향됨"]
+    assert [Texts("en")(name) for name in names] == ["Offered", "Received by the desk", "Escalated", "Escalated"]
+    assert (
+        waterfall.step_name(Span("t", "s", "", "dispatch-police", "police misses probation", 0, 0))
+        == "misses probation"
+    )
 
 
 def test_a_span_stands_under_the_one_that_led_to_it_and_an_orphan_is_told() -> None:

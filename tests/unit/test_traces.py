@@ -12,6 +12,7 @@ from services.common import trace_ids, tracing
 from services.ingest.batches import Gathering
 from services.ingest.domain import Sender
 from services.ingest.intake import Reports, Taken
+from services.ingest.room import Room
 from services.ingest.stream import Answer, Stream
 from services.registry.traces.domain import facts
 from services.registry.traces.domain.facts import AlertFact, Premise, StepFact, Use
@@ -103,6 +104,23 @@ def test_a_step_is_called_by_what_it_changed_and_what_concerns_her_shows_to_whom
     assert {one.parent_id for one in spans if one.name.startswith("police") and one.name != "police offered"} == {
         offered["police offered"]
     }
+
+
+def test_an_offer_that_the_desk_has_is_escalated_and_not_received_again() -> None:
+    offered = replace(step("police", 1, "OFFERED", 1_003_000), offer=1, due_us=2_000_000)
+    received = replace(offered, number=2, received=True, done_us=1_004_000)
+    escalated = replace(received, number=3, state="ESCALATED", done_us=2_000_000, due_us=3_000_000)
+    repeated = replace(escalated, number=4, done_us=3_000_000, due_us=5_000_000)
+    to_another = replace(repeated, number=5, received=False, offer=5, done_us=5_000_000, due_us=6_000_000)
+    has_it_too = replace(to_another, number=6, received=True, done_us=5_100_000)
+    reoffered = replace(has_it_too, number=8, state="OFFERED", offer=7, done_us=7_000_000)  # step 7 isn't known
+    steps = [offered, received, escalated, repeated, to_another, has_it_too, reoffered]
+    spans = [one for one in spans_of(INCIDENT, [ENTERED], steps) if one.service == "dispatch-police"]
+    assert [one.name.removeprefix("police ") for one in spans] == [
+        "offered", "received by the desk", "escalated", "escalated", "escalated", "received by the desk", "offered",
+    ]  # fmt: skip
+    (alone,) = [one for one in spans_of(INCIDENT, [ENTERED], [escalated]) if one.service == "dispatch-police"]
+    assert alone.name == "police escalated"
 
 
 def test_an_exercise_is_said_to_be_one() -> None:
@@ -242,7 +260,9 @@ async def test_small_batches_that_are_taken_together_keep_the_contexts_in_which_
             position = ingest_pb2.Position(device_id="d", report_id=report_id, lat_deg=37, lon_deg=127, accuracy_m=5)
             position.fix_time.GetCurrentTime()
             request = ingest_pb2.ReportRequest(batch=number, positions=[position])
-            gathering.add(Sender("v", "v", ""), request, Stream(Sender("v", "v", "")), Answer(number, 1, 1, False, ()))
+            gathering.add(
+                Sender("v", "v", ""), request, Stream(Sender("v", "v", ""), Room()), Answer(number, 1, 1, False, ())
+            )
         await asyncio.gather(*gathering._workers)
 
     await send(("1", SENT_IN), ("2", other), ("3", SENT_IN), ("4", ""))

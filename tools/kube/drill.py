@@ -70,6 +70,7 @@ def made_secrets(folder: Path, hosts: tuple[str, ...]) -> dict[str, dict[str, st
         **files,
         "registry-key": secrets.token_hex(32),
         "session.key": secrets.token_hex(32),
+        "state.key": secrets.token_hex(32),
         "password": password,
         "url": f"postgresql://registry:{password}@postgres/registry",
     }

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Annotated
 
 import typer
 import uvloop
-from rich.console import Console
 
 from services.cli import mesh, outcome, story
 from services.cli.failure import FAILED
 from services.cli.mesh import DEFAULT_FOLDER, Mesh
+from services.cli.terminal import SafeConsole, styled
 
 
 def demo(
@@ -26,7 +28,18 @@ def demo(
 
 async def play(running: Mesh, *, as_json: bool) -> int:
     """Plays the story, prints it, and returns the exit code: 0 where both legs of every incident are acknowledged."""
-    console = Console(stderr=as_json, highlight=False, soft_wrap=True)
+    async with played(running, as_json=as_json) as exit_code:
+        return exit_code
+
+
+@asynccontextmanager
+async def played(running: Mesh, *, as_json: bool) -> AsyncIterator[int]:
+    """The same; within the block everybody of the story is still there.
+
+    The protected person is given 20 s to read a notice before the next is sent, so the last one is sent after the story's end. Her
+    phone acknowledges it as long as the block lasts.
+    """
+    console = SafeConsole(stderr=as_json, highlight=False, soft_wrap=True)
     began = time.monotonic()
     async with mesh.connect(running) as clients, story.stage(clients, story.new_plan()) as stage:
         with console.status("") as status:
@@ -34,17 +47,14 @@ async def play(running: Mesh, *, as_json: bool) -> int:
                 if isinstance(event, story.Begun):
                     status.update(event.title)
                 else:
-                    console.print(
-                        f"[dim]{time.monotonic() - began:5.1f} s[/]  [bold]{event.title}[/]: {event.detail}"
-                        f" [dim]({event.took_ms:.0f} ms)[/]"
-                    )
+                    after, took = f"{time.monotonic() - began:5.1f} s", f"({event.took_ms:.0f} ms)"
+                    title = (event.title, "bold")
+                    console.print(styled((after, "dim"), "  ", title, f": {event.detail} ", (took, "dim")))
         incidents = await story.settled(stage)
-        match_ms = stage.match_ms
-    if as_json:
-        print(json.dumps(outcome.to_json(match_ms, incidents)))
-    else:
-        console.print(*outcome.tables(incidents), sep="\n")
-    if outcome.all_answered(incidents):
-        return 0
-    console.print("[red]not every incident has both legs acknowledged[/]")
-    return FAILED
+        if as_json:
+            print(json.dumps(outcome.to_json(stage.match_ms, incidents)))
+        else:
+            console.print(*outcome.tables(incidents), sep="\n")
+        if not (answered := outcome.all_answered(incidents)):
+            console.print("not every incident has both legs acknowledged", style="red")
+        yield 0 if answered else FAILED

@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.table import Column, Table
 
 from services.cli import drill as drills
 from services.cli import mesh
 from services.cli.failure import CommandFailed
 from services.cli.mesh import DEFAULT_FOLDER, Mesh
+from services.cli.terminal import SafeConsole
 from services.common.percentiles import percentile
 
 PEOPLE_WITHIN_S = 600.0
@@ -36,7 +36,7 @@ def drill(
     if as_json:
         print(json.dumps(to_json(ran)))
     else:
-        Console(highlight=False, soft_wrap=True).print(table(ran))
+        SafeConsole(highlight=False, soft_wrap=True).print(table(ran))
 
 
 async def _until_signalled(running: Mesh, times: int, by_desks: bool) -> list[drills.Times]:

@@ -14,11 +14,13 @@ from typer.core import TyperGroup
 
 from services.cli import evidence_bundle, evidence_making, mesh
 from services.cli.evidence_bundle import Verified
+from services.cli.evidence_format import MAX_BUNDLE_BYTES
 from services.cli.evidence_making import Grounds
 from services.cli.evidence_tar import Broken
 from services.cli.failure import FAILED, MISUSED, CommandFailed
 from services.cli.mesh import DEFAULT_FOLDER
 from services.cli.parties import REVIEWER
+from services.cli.terminal import printable
 from services.common import fields, telemetry, times
 from services.common.errors import InvalidField
 from services.dispatch.evidence import LEGS
@@ -75,7 +77,10 @@ def verify(
     public_key: Annotated[Path | None, typer.Option(help="The keeper's public key (evidence.pub).")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
-    """Prove a bundle, without any server or network: nothing was altered, and the decision comes again."""
+    """Prove a bundle, without any server or network: nothing was altered, and the decision comes again.
+
+    Exit code 0: proven. 1: BROKEN, with the member and the fault, or the decision is DIFFERENT. 2: file or key can't be read.
+    """
     try:
         known = bytes.fromhex(public_key.read_text().strip()) if public_key else None
     except (OSError, ValueError):
@@ -85,16 +90,19 @@ def verify(
 
 def _verified(file: Path, public_key: bytes | None) -> Verified:
     try:
-        return evidence_bundle.verify(file.read_bytes(), public_key)
+        with file.open("rb") as opened:
+            data = opened.read(MAX_BUNDLE_BYTES + 1)
     except OSError as error:
         raise CommandFailed(f"{file}: {error.strerror}", MISUSED) from None
+    try:
+        return evidence_bundle.verify(data, public_key)
     except Broken as broken:
         raise CommandFailed(f"BROKEN {broken}") from None
 
 
 def _report(found: Verified, as_json: bool, known_key: bool = False) -> None:
     told = _told(found, known_key)
-    print(json.dumps(told) if as_json else "\n".join(_lines(found, told)))
+    print(json.dumps(told) if as_json else "\n".join(map(printable, _lines(found, told))))
     if found.differences:
         raise typer.Exit(FAILED)
 

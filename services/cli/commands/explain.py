@@ -10,7 +10,6 @@ from typing import Annotated
 
 import typer
 import uvloop
-from rich.console import Console
 from rich.status import Status
 
 from services.cli import disclosing, explanation, explanation_tables, mesh, refold
@@ -19,6 +18,7 @@ from services.cli.disclosing import Reader
 from services.cli.explanation import Explanation
 from services.cli.failure import FAILED, MISUSED, CommandFailed
 from services.cli.mesh import DEFAULT_FOLDER, Mesh
+from services.cli.terminal import SafeConsole
 from services.common import fields, telemetry
 from services.common.errors import InvalidField, RetryableError
 from services.common.grounds import Purpose
@@ -46,7 +46,7 @@ def explain(
     telemetry.configure("explain", sys.stderr)
     running = mesh.load(folder)
     to = disclosing.reader(reviewer, legal_basis, purpose, running.clock.now_ms()) if positions else None
-    console = Console(stderr=as_json, highlight=False, soft_wrap=True)
+    console = SafeConsole(stderr=as_json, highlight=False, soft_wrap=True)
     with console.status("looking for the alert") as status:
         found = uvloop.run(_explain(running, alert_id, to, status))
     if as_json:

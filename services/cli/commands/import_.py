@@ -12,7 +12,6 @@ import grpc.aio
 import typer
 import uvloop
 from google.protobuf.message import Message
-from rich.console import Console
 
 from services.cli import mesh, progress, tables
 from services.cli.calls import call, may_succeed_later
@@ -20,6 +19,7 @@ from services.cli.failure import FAILED, MISUSED, CommandFailed, of_rpc
 from services.cli.mesh import DEFAULT_FOLDER, Clients, Mesh
 from services.cli.parties import MOJ_RECORDS, NPA_RECORDS
 from services.cli.tables import Fault, Line
+from services.cli.terminal import SafeConsole
 from tandem.registry.v1 import registry_pb2
 
 AT_ONCE = 8
@@ -42,11 +42,11 @@ def import_(
     if not dry_run:
         refused, outcomes, warnings = uvloop.run(_put(mesh.load(folder), [line for line in lines if not line.fault]))
         faults += refused
-    console = Console(highlight=False, soft_wrap=True)
+    console = SafeConsole(highlight=False, soft_wrap=True)
     for warned in sorted(warnings, key=lambda one: one.line):
-        console.print("warning", str(warned), style="yellow", markup=False)
+        console.print("warning", str(warned), style="yellow")
     for fault in sorted(faults, key=lambda one: one.line):
-        console.print(str(fault), style="red", markup=False)
+        console.print(str(fault), style="red")
     good = len(lines) - len({fault.line for fault in faults})
     done = "would be imported" if dry_run else "imported"
     said = ", ".join(f"{count} {name.lower()}" for name, count in sorted(outcomes.items()))

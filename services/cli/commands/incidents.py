@@ -8,10 +8,10 @@ from typing import Annotated
 
 import typer
 import uvloop
-from rich.console import Console
 
 from services.cli import mesh, outcome
 from services.cli.mesh import DEFAULT_FOLDER, Mesh
+from services.cli.terminal import SafeConsole
 
 
 def incidents(
@@ -23,9 +23,9 @@ def incidents(
     if as_json:
         print(json.dumps({"incidents": [one.to_json() for one in found]}))
     elif found:
-        Console(soft_wrap=True).print(*outcome.tables(found), sep="\n")
+        SafeConsole(soft_wrap=True).print(*outcome.tables(found), sep="\n")
     else:
-        Console().print("no incidents")
+        SafeConsole().print("no incidents")
 
 
 async def _read(running: Mesh) -> list[outcome.Incident]:

@@ -12,7 +12,6 @@ from typing import Annotated, Any
 
 import typer
 import uvloop
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
@@ -22,6 +21,7 @@ from services.cli.failure import FAILED, MISUSED, CommandFailed
 from services.cli.mesh import DEFAULT_FOLDER, Clients, Mesh
 from services.cli.openloop import Request, Sent
 from services.cli.parties import NPA_RECORDS, VENDOR, VENDOR_ID, HeadEnd
+from services.cli.terminal import SafeConsole
 from services.common import fields, times
 from services.common.clock import MeshClock
 from services.common.errors import InvalidField
@@ -101,7 +101,7 @@ def load(
     if as_json:
         print(json.dumps(said))
     else:
-        Console(highlight=False, soft_wrap=True).print(_table(said))
+        SafeConsole(highlight=False, soft_wrap=True).print(_table(said))
     raise typer.Exit(FAILED if sent.refused or sent.unanswered else 0)
 
 
@@ -111,7 +111,7 @@ async def _run(running: Mesh, shape: Shape, *, register: bool) -> Sent:
             await _register(clients, shape)
         # In a thread, so that connections are kept alive meanwhile.
         starts_at_ms = openloop.starts_at_ms(shape.requests * shape.batch)
-        with Console(stderr=True).status("preparing") as status:
+        with SafeConsole(stderr=True).status("preparing") as status:
             requests = await asyncio.to_thread(prepare, shape, clients.clock, starts_at_ms)
             status.update(f"sending for {shape.seconds:g} s")
             opening, identity = mesh.channel(clients.mesh, "ingest"), clients.identity(VENDOR)

@@ -9,16 +9,17 @@ from typing import Annotated
 
 import typer
 import uvloop
-from rich.console import Console
 from rich.table import Table
 
 from services.cli import mesh
 from services.cli.calls import call
 from services.cli.mesh import DEFAULT_FOLDER, OPERATOR, Mesh
+from services.cli.terminal import SafeConsole
 from services.common import times
 from tandem.ingest.v1 import ingest_pb2
 
 WIDTH = 240
+INCOMPLETE = "Incomplete: more was refused than is kept. A row without a device may stand for several; the oldest counts are dropped."
 
 
 def quarantine(
@@ -43,7 +44,7 @@ def quarantine(
         print(json.dumps({"quarantined": rows, "incomplete": answer.incomplete}))
         return
     # Ids are for copying: where nobody's terminal sets the width, none is cut.
-    console = Console(soft_wrap=True, width=None if sys.stdout.isatty() else WIDTH)
+    console = SafeConsole(soft_wrap=True, width=None if sys.stdout.isatty() else WIDTH)
     if not rows:
         console.print("no reports were refused")
         return
@@ -52,7 +53,7 @@ def quarantine(
         table.add_row(*(str(value) or "-" for value in row.values()))
     console.print(table)
     if answer.incomplete:
-        console.print("More were refused than are told apart here.")
+        console.print(INCOMPLETE)
 
 
 async def _ask(running: Mesh, device_id: str) -> ingest_pb2.ListQuarantineResponse:

@@ -9,13 +9,13 @@ from typing import Annotated
 
 import typer
 import uvloop
-from rich.console import Console
 from rich.table import Table
 
 from services.cli import files, mesh, outcome, player
 from services.cli.failure import FAILED, MISUSED, CommandFailed
 from services.cli.mesh import DEFAULT_FOLDER, Mesh
 from services.cli.player import Replayed
+from services.cli.terminal import SafeConsole, styled
 
 
 def replay(
@@ -38,14 +38,14 @@ def replay(
 
 
 async def _play(running: Mesh, scenario: files.Scenario, lines: Sequence[files.Line], *, as_json: bool) -> int:
-    console = Console(stderr=as_json, highlight=False, soft_wrap=True)
+    console = SafeConsole(stderr=as_json, highlight=False, soft_wrap=True)
     async with mesh.connect(running) as clients:
         with console.status("putting the records") as status:
             replayed = await player.play(
                 clients, scenario, lines, lambda sent: status.update(f"sent {sent} of {len(lines)} lines")
             )
     for refusal in replayed.refused:
-        console.print(f"[yellow]refused[/] {refusal}")
+        console.print(styled(("refused", "yellow"), f" {refusal}"))
     alerts = [player.alert_json(one, replayed.shift_ms) for one in replayed.alerts]
     if as_json:
         said = outcome.to_json(replayed.match_ms, replayed.incidents, replayed.shift_ms)
@@ -55,7 +55,7 @@ async def _play(running: Mesh, scenario: files.Scenario, lines: Sequence[files.L
     return 0 if all(one.answered for one in replayed.incidents if one.responds) else FAILED
 
 
-def _print(console: Console, replayed: Replayed, alerts: list[dict[str, object]]) -> None:
+def _print(console: SafeConsole, replayed: Replayed, alerts: list[dict[str, object]]) -> None:
     table = Table("at", "order", "target", "what", "ring, m", "demand")
     for alert in alerts:
         columns = ("at", "order_id", "target_id", "kind", "ring_m", "demand")

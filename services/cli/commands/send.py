@@ -13,12 +13,12 @@ from typing import Annotated
 
 import typer
 import uvloop
-from rich.console import Console
 
 from services.cli import mesh, progress, tracks
 from services.cli.failure import FAILED, MISUSED, CommandFailed
 from services.cli.mesh import DEFAULT_FOLDER, Clients, Mesh
 from services.cli.parties import HeadEnd, Report
+from services.cli.terminal import SafeConsole
 from services.cli.tracks import INTERVAL_S, Track
 from services.common import fields, times
 from services.common.errors import InvalidField
@@ -103,9 +103,9 @@ def send(
     if as_recorded and not read.timed:
         raise CommandFailed(f"{track}: has no times, so --as-recorded has none to keep", MISUSED)
     running = mesh.load(folder)
-    console = Console(highlight=False, soft_wrap=True)
+    console = SafeConsole(highlight=False, soft_wrap=True)
     for fault in read.faults:
-        console.print(str(fault), style="red", markup=False)
+        console.print(str(fault), style="red")
     if not read.timed:
         console.print(f"no point has a time: they are taken to be {INTERVAL_S} s apart")
     if read.others:
@@ -117,7 +117,7 @@ def send(
             uvloop.run(_send(running, read, pace, sent, console, loop=loop, backfill=backfill))
     finally:
         for said, count in sorted(sent.refused.items()):
-            console.print(f"refused ({count}): {said}", style="red", markup=False)
+            console.print(f"refused ({count}): {said}", style="red")
         console.print(sent.summary())
     raise typer.Exit(FAILED if sent.refused else MISUSED if read.faults else 0)
 
@@ -153,7 +153,7 @@ class Sent:
 
 
 async def _send(
-    running: Mesh, track: Track, pace: Pace, sent: Sent, console: Console, *, loop: bool, backfill: bool
+    running: Mesh, track: Track, pace: Pace, sent: Sent, console: SafeConsole, *, loop: bool, backfill: bool
 ) -> None:
     stop, events = asyncio.Event(), asyncio.get_running_loop()
 
@@ -167,7 +167,7 @@ async def _send(
 
     def commanded(command: ingest_pb2.DeviceCommand) -> None:
         sent.commands += 1
-        console.print(f"command {command.command_id} to {command.device_id}: {_said(command)}", markup=False)
+        console.print(f"command {command.command_id} to {command.device_id}: {_said(command)}")
 
     async with mesh.connect(running) as clients, HeadEnd(clients, commanded) as head_end:
         sender = _Sender(clients, head_end, sent, stop, backfill=backfill)

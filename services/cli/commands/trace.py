@@ -9,13 +9,13 @@ from typing import Annotated
 import typer
 import uvloop
 from google.protobuf import json_format
-from rich.console import Console
 
 from services.cli import mesh, outcome, waterfall
 from services.cli.calls import call
 from services.cli.failure import FAILED, MISUSED, CommandFailed
 from services.cli.mesh import DEFAULT_FOLDER, Mesh
 from services.cli.parties import REVIEWER
+from services.cli.terminal import SafeConsole
 from services.common import fields
 from services.common.errors import InvalidField
 from tandem.registry.v1 import trace_pb2
@@ -41,7 +41,7 @@ def trace(
     if as_json:
         print(json_format.MessageToJson(found, preserving_proto_field_name=True, indent=None))
     else:
-        console = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else WIDTH)
+        console = SafeConsole(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else WIDTH)
         console.print(*waterfall.tables(found), sep="\n")
 
 

@@ -21,7 +21,6 @@ import nats.errors
 import nats.js.errors
 import typer
 from grpc_health.v1 import health_pb2, health_pb2_grpc
-from rich.console import Console
 from rich.table import Table
 
 from services.cli import mesh, nats_server, programs
@@ -33,14 +32,16 @@ from services.cli.mesh import DEFAULT_FOLDER, Mesh
 from services.cli.nats_server import NatsServer
 from services.cli.private_files import write_private
 from services.cli.supervisor import Program, Supervisor, guardian, supervisor
+from services.cli.terminal import SafeConsole, styled
 from services.cli.watchdog import Watchdog, watching
-from services.common import sealing, streams, telemetry
+from services.common import durable, sealing, streams, telemetry
 from services.common.certificates import Files, files_of
 from services.common.clock import MeshClock
 from services.common.errors import FailedPrecondition
 from services.common.identity import CONSOLES
 from services.common.permissions import SERVICE
 from services.common.streams import PARTITIONS_MAX, Premises
+from services.geofence import state_keys
 
 NO_ROOM = (10023, 10047)
 """What JetStream answers where a stream's reservation exceeds its quota or the disk."""
@@ -113,12 +114,12 @@ async def _until_signalled(options: Options) -> int:
 
 
 async def _run(options: Options) -> int:
-    console = Console(highlight=False, soft_wrap=True)
+    console = SafeConsole(highlight=False, soft_wrap=True)
     os.umask(0o077)  # databases, logs and keys are for this user alone; the services inherit it
     _log(options.folder, "up").parent.mkdir(exist_ok=True)
 
     def say(line: str) -> None:
-        console.print(f"[dim]{time.strftime('%H:%M:%S')}[/]  {line}")
+        console.print(styled((time.strftime("%H:%M:%S"), "dim"), f"  {line}"))
 
     async with AsyncExitStack() as stack:
         telemetry.configure("up", stack.enter_context(_log(options.folder, "up").open("a", buffering=1)))
@@ -135,7 +136,11 @@ async def _run(options: Options) -> int:
         secret = "" if certificates else _dev_secret(options.folder)
         warning_key = programs.warning_key(options.folder)
         sealing.open_private_keys(warning_key)  # before the registry asks for the public one
+        state_key = programs.state_key(options.folder)
+        if not state_key.exists():
+            durable.write_once(state_key, f"{secrets.token_hex(state_keys.KEY_BYTES)}\n".encode())
         shared = {
+            "TANDEM_STATE_KEY": str(state_key),
             "TANDEM_NATS_MONITOR_URL": server.monitor_url,
             "TANDEM_DEV_SECRET": secret,
             "TANDEM_SERVICE_AREA": options.service_area,
@@ -171,7 +176,7 @@ async def _run(options: Options) -> int:
             if options.demo:
                 raise
             # What does run must go on: a leg without its sister is better than none.
-            console.print(f"[bold red]{failed}[/]")
+            console.print(str(failed), style="bold red")
 
         def save() -> None:
             running().save(options.folder)
@@ -181,7 +186,10 @@ async def _run(options: Options) -> int:
         shown = {programs.CONSOLE.name: url} if with_console else {}
         console.print(_table(addresses | programs.other_addresses(started, base_port) | shown, server))
         say(_watch(running(), options.folder, services))
-        code = await demos.play(running(), as_json=False) if options.demo else 0
+        code = 0
+        if options.demo:
+            # Entered last, so ended first: the demo's phone and gateway answer until the mesh stops.
+            code = await stack.enter_async_context(demos.played(running(), as_json=False))
         if options.exit:
             return code
         where = f"its console is at {url} ." if with_console else "it has no console."

@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from services.cli import mesh
 from services.cli.failure import MISUSED, CommandFailed
 from services.cli.mesh import DEFAULT_FOLDER, Mesh
 from services.cli.pager import Pager, pagers
+from services.cli.terminal import SafeConsole
 from services.cli.watch import Watch
 from services.common import telemetry
 
@@ -47,10 +47,10 @@ def watch(
 
 
 async def _run(running: Mesh, folder: Path, ways: Sequence[Pager]) -> None:
-    console = Console(highlight=False, soft_wrap=True)
+    console = SafeConsole(highlight=False, soft_wrap=True)
 
     def say(line: str) -> None:
-        console.print(f"{time.strftime('%H:%M:%S')}  {line}", markup=False)
+        console.print(f"{time.strftime('%H:%M:%S')}  {line}")
 
     names = ", ".join(one.name for one in ways)
     say(f"Watching {folder}; pages go to {names}." if names else f"Watching {folder}; pages are printed only here.")

@@ -53,6 +53,14 @@ STATES = {
     "rejected": "REJECTED",
 }
 """Which state a step of a leg led to, by what the trace calls it behind the leg's name."""
+STEP_NAMES = {
+    **STATES,
+    "delivered": "step_delivered",
+    "accepted": "step_accepted",
+    "received by the desk": "received",
+    "noted": "step_noted",
+}
+"""Which key of the texts has the words for a step, by what the trace calls it; other steps are shown by the trace's own words."""
 USE = "ledger: "
 """How spans are called that say who saw personal data."""
 
@@ -60,6 +68,12 @@ USE = "ledger: "
 def steps(spans: Sequence[Span], leg: str) -> list[Span]:
     """What one leg did, in the order in which it was done."""
     return sorted((one for one in spans if one.service == f"dispatch-{leg}"), key=lambda one: one.end_us)
+
+
+def step_name(span: Span) -> str:
+    """Key of the texts for what a leg's step did, or the trace's own words where the texts have none."""
+    says = span.name.partition(" ")[2]
+    return STEP_NAMES.get(says, says)
 
 
 def moves(spans: Sequence[Span]) -> dict[str, list[tuple[int, str]]]:

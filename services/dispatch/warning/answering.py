@@ -149,7 +149,7 @@ class AnswerDoor:
         try:
             told = json.loads(body)
             message_id, status = str(told["warning_id"]), str(told["status"])
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, RecursionError):
             return web.json_response({"field": "warning_id", "reason": "or status is missing"}, status=400)
         if status not in GATEWAYS_RECEIPTS:
             return web.json_response({"field": "status", "reason": "must be delivered or displayed"}, status=400)

@@ -142,7 +142,7 @@ def _insert(connection: sa.Connection, message: MessageRow) -> None:
 def _replace_waiting(connection: sa.Connection, newer: MessageRow) -> None:
     """Takes the turn of what waits until then or longer and says no more than it: the same, a change of distance, an end.
 
-    What is due sooner goes out before.
+    What is due sooner goes out before. A replaced message is never sent, so no receipt of it is awaited.
     """
     values = {"in": newer.incident_id, "to": newer.person_id, "said": newer.notice, "from_ms": newer.due_ms}
     connection.execute(_REPLACE, values)
@@ -173,6 +173,6 @@ _REPLACE = (
         messages.c.due_ms >= sa.bindparam("from_ms"),
         messages.c.notice.in_([sa.bindparam("said"), Notice.CHANGED.value, Notice.OVER.value]),
     )
-    .values(state=REPLACED)
+    .values(state=REPLACED, receipt_due_ms=None)
 )
 _DEVICES = sa.select(contacts.c.device_ids).where(contacts.c.person_id == sa.bindparam("person_id"))

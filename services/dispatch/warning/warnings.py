@@ -26,12 +26,13 @@ from services.common.telemetry import logger
 from services.dispatch import translate as leg_translate
 from services.dispatch.chain import Head
 from services.dispatch.domain.events import WarningFlag
-from services.dispatch.domain.incident import TAKEN, State, assignment_id
+from services.dispatch.domain.incident import OVER, TAKEN, State, assignment_id
 from services.dispatch.exchange.links import open_key
 from services.dispatch.exchange.receivers import read as read_receivers
 from services.dispatch.leg import Leg
 from services.dispatch.retrying import retried
 from services.dispatch.settings import DispatchSettings
+from services.dispatch.store import AssignmentRow
 from services.dispatch.warning import translate
 from services.dispatch.warning.answering import AnswerDoor, AnswerLinks
 from services.dispatch.warning.sender import Sender
@@ -84,17 +85,15 @@ class Warnings:
         self._looked_at = head
 
     async def _taken_by_gateways(self, messages: Sequence[MessageRow]) -> set[str]:
-        """The assignments that a gateway which follows the leg's steps has taken, and with each the person's warning."""
+        """The assignments that a gateway which follows the leg's steps has taken, and with each the person's warning.
+
+        A gateway that took an assignment has reached the person, also where the wearer has gone since and the assignment is over.
+        """
         if not messages:
             return set()
         rows = await self._leg.store.assignments([_assignment_id(one) for one in messages])
         # Receipts take it too, in another name; they are counted by themselves.
-        return {
-            id_
-            for id_, row in rows.items()
-            if State(row.state) in TAKEN
-            and not leg_translate.stored_assignment(row).acknowledged_by.startswith(f"{RECEIPT}/")
-        }
+        return {id_ for id_, row in rows.items() if State(row.state) in TAKEN | OVER and _was_taken_by_gateway(row)}
 
     async def _tell_leg(self) -> None:
         for owed, message in await self._store.owed():
@@ -214,6 +213,11 @@ async def open_warnings(settings: DispatchSettings, leg: Leg) -> AsyncIterator[W
             tls = settings.tls_files()[:2] if settings.tls else None
             await stack.enter_async_context(door.served(settings.host, settings.link_port, tls))
         yield Warnings(leg, store, clock, sender)
+
+
+def _was_taken_by_gateway(row: AssignmentRow) -> bool:
+    taken_by = leg_translate.stored_assignment(row).acknowledged_by
+    return bool(taken_by) and not taken_by.startswith(f"{RECEIPT}/")
 
 
 async def _last_of(bus: Bus, stream: str, subject: str) -> int:

@@ -1,8 +1,7 @@
-"""The fold's state as bytes and back: what a checkpoint holds and what its digest is over. Equal states give equal bytes."""
+"""The fold's state as bytes and back: what a checkpoint holds and what its keyed hash is over. Equal states give equal bytes."""
 
 from __future__ import annotations
 
-import hashlib
 import json
 from dataclasses import astuple
 from typing import Any
@@ -68,11 +67,6 @@ def outline(state: State) -> bytes:
         ],
         sort_keys=True,
     ).encode()
-
-
-def digest(encoded: bytes) -> str:
-    """SHA-256 of an encoded state, hex."""
-    return hashlib.sha256(encoded).hexdigest()
 
 
 def decode(data: bytes) -> State:

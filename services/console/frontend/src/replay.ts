@@ -7,6 +7,7 @@ import type { LonLat } from "./geo";
 import { openMap } from "./map";
 import { byId, make, readPage, timeOfDay } from "./page";
 import type { Page } from "./page";
+import { span } from "./span";
 
 /** Time in milliseconds, longitude, latitude, accuracy in metres. */
 type Point = [number, number, number, number];
@@ -49,7 +50,6 @@ interface ReplayPage extends Page {
 
 const STEPS = 1_000;
 const PLAYED_MS = 12_000;
-const AROUND_MS = 120_000;
 /** Rings up to here are wholly in the picture at first. */
 const RING_SHOWN_M = 3_000;
 
@@ -59,18 +59,13 @@ const text = (key: string): string => page.texts[key] ?? key;
 for (const one of tracks) one.points.sort((a, b) => a[0] - b[0]);
 const moments = new Map(tracks.map((one) => [one, one.points.map((at) => at[0])]));
 
-const [fromMs, untilMs] = span();
+const [fromMs, untilMs] = span(
+  [...moments.values()].flat(),
+  alerts.map((one) => one.at),
+  page.steps.flatMap((one) => one.states.map(([since]) => since)),
+);
 const slider = byId<HTMLInputElement>("slider");
 let map: MapLibre | undefined;
-
-/** From shortly before the first alert until shortly after the last one, where there is anything to see. */
-function span(): [number, number] {
-  const known = tracks.flatMap((one) => one.points.map((at) => at[0]));
-  const decided = alerts.map((one) => one.at);
-  const first = Math.max(Math.min(...known), Math.min(...decided) - AROUND_MS);
-  const last = Math.min(Math.max(...known, ...decided), Math.max(...decided) + AROUND_MS);
-  return Number.isFinite(first) && Number.isFinite(last) && last > first ? [first, last] : [0, 1];
-}
 
 function moment(): number {
   return fromMs + ((untilMs - fromMs) * Number(slider.value)) / STEPS;

@@ -271,12 +271,25 @@ def _says(step: StepFact, before: StepFact | None) -> tuple[str, frozenset[str]]
         return ", ".join([*(f"misses {leg}" for leg in news), *(f"sees {leg} again" for leg in back)]), own_desk
     if before and before.same_as(step):
         return _NOTED, own_desk
-    if step.received and step.state in _OFFERS | {"ESCALATED"}:
+    if _is_receipt(step, before):
         return "received by the desk", EVERYBODY
     if step.leg == "warning" and step.state == "ACKNOWLEDGED":
         return _DELIVERED, EVERYBODY
     says = SAYS.get(step.state, step.state.lower().replace("_", " "))
     return says, EVERYBODY if step.state not in _MOVES else own_desk
+
+
+def _is_receipt(step: StepFact, before: StepFact | None) -> bool:
+    """Whether a step says that the desk's machine has an offer.
+
+    An assignment stays received while it is escalated to the same desk, so a step that changes its state or its offer isn't the
+    receipt: it is the escalation or the offer.
+    """
+    if not step.received:
+        return False
+    if before is None:
+        return step.state in _OFFERS
+    return not before.received and (before.state, before.offer) == (step.state, step.offer)
 
 
 def _premise(alert: AlertFact, premises: Mapping[str, Sequence[Premise]]) -> Span | None:

@@ -490,7 +490,9 @@ class ListQuarantineResponse(_message.Message):
     QUARANTINED_FIELD_NUMBER: _builtins.int
     INCOMPLETE_FIELD_NUMBER: _builtins.int
     incomplete: _builtins.bool
-    """More were refused than are shown, or were kept."""
+    """There are more rows than are shown, the oldest counts were dropped because the stream was full, or so many devices were refused
+    at once that a row without a device may stand for several. A row whose device gave no usable id doesn't make it incomplete.
+    """
     @_builtins.property
     def quarantined(self) -> _containers.RepeatedCompositeFieldContainer[Global___Quarantined]:
         """By device, sender and reason, the newest first; at most 10,000."""
@@ -522,7 +524,7 @@ class Quarantined(_message.Message):
     FIRST_FIELD_NUMBER: _builtins.int
     LAST_FIELD_NUMBER: _builtins.int
     device_id: _builtins.str
-    """The device that they claimed to be of; empty where what they gave is no id."""
+    """The device that they claimed to be of; empty where what they gave is no id, or where too many devices were refused at once."""
     sender: _builtins.str
     """SPIFFE id of the sender; empty for HTTP without a token that is known."""
     code: Global___RefusalCode.ValueType
@@ -562,6 +564,9 @@ class QuarantineCounts(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     QUARANTINED_FIELD_NUMBER: _builtins.int
+    DEVICES_MERGED_FIELD_NUMBER: _builtins.int
+    devices_merged: _builtins.bool
+    """Rows without a device may stand for several devices, whose ids were too many to be kept."""
     @_builtins.property
     def quarantined(self) -> _containers.RepeatedCompositeFieldContainer[Global___Quarantined]:
         """Since the message before it."""
@@ -570,10 +575,11 @@ class QuarantineCounts(_message.Message):
         self,
         *,
         quarantined: _abc.Iterable[Global___Quarantined] | None = ...,
+        devices_merged: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["quarantined", b"quarantined"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["devices_merged", b"devices_merged", "quarantined", b"quarantined"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -63,7 +63,8 @@ class IngestServiceServicer:
         send again what wasn't answered: a report counts once, however often it is sent. Send what was buffered on a stream of its
         own: answers of one stream never overtake each other. Commands for devices that were heard on the stream come down it.
         A caller may have up to 256 streams; a further one ends with RESOURCE_EXHAUSTED, as does one whose reports the log has no
-        room for: send again after the delay in RetryInfo.
+        room for: send again after the delay in RetryInfo. Read the answers: a stream with too many unread ones isn't read, and one
+        of which no answer is read for 30 s ends with RESOURCE_EXHAUSTED.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -1,0 +1,117 @@
+"""Crafted links, redirects and hosts get their stated answer: `make fuzz` tries for minutes, `make test` the same few each time."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections.abc import Callable
+from typing import Any, cast
+from urllib.parse import urljoin, urlsplit
+
+import pytest
+from aiohttp import web
+from aiohttp.test_utils import make_mocked_request
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from services.common import web as common_web
+from services.console.guard import Ask, Guard
+from services.console.redirects import see_other
+from services.console.settings import ConsoleSettings
+from services.dispatch.exchange.links import Links, Refused, Token
+
+SECONDS = float(os.environ.get("FUZZ_SECONDS", "0"))
+"""For all targets together; without it each gets one round of the same two hundred."""
+LINKS = Links("police", bytes(range(32)), "http://127.0.0.1:1")
+WRITTEN = LINKS.write(Token("police", "assign-1", "car-7", 2_000, "nonce-1"))
+ORIGIN = "https://console.example"
+BROWSERS_DROP = str.maketrans("", "", "\t\r\n")
+
+PIECES = st.sampled_from(
+    ["/", "//", "\\", "\t", "\r\n", "..", ".", "?", "#", "@", ":", "evil.example", "%2f", "\x00", " ", "경"]
+)
+PATHS = st.lists(PIECES | st.text(max_size=3), max_size=8).map("".join) | st.lists(PIECES, max_size=6).map(
+    lambda pieces: "/" + "".join(pieces)
+)
+HOST_PIECES = st.sampled_from(
+    ["[", "]", "::1", "127.0.0.1", "localhost", ":", "80", "@", ".", "v1", "%", "evil.example"]
+)
+HOSTS = st.lists(HOST_PIECES, max_size=6).map("".join) | st.text(st.characters(codec="ascii"), max_size=12)
+
+
+@st.composite
+def tokens(draw: st.DrawFn) -> str:
+    """A written token of which parts are left out, doubled or replaced; or any text."""
+    text = WRITTEN
+    for _ in range(draw(st.integers(0, 3))):
+        at = draw(st.integers(0, len(text)))
+        text = text[:at] + draw(st.text(max_size=3) | st.just("[" * 3_000)) + text[at + draw(st.integers(0, 3)) :]
+    return text if draw(st.booleans()) else draw(st.text(max_size=40))
+
+
+def link(text: str) -> None:
+    try:
+        LINKS.read(text, 1_000)
+    except Refused as refused:
+        assert refused.answer.status == 403
+    else:
+        assert text == WRITTEN
+
+
+def redirect(text: str) -> None:
+    location = see_other(text).headers["Location"]
+    for seen in (location, location.translate(BROWSERS_DROP).replace("\\", "/")):
+        leads_to = urlsplit(urljoin(ORIGIN + "/page", seen))
+        assert (leads_to.scheme, leads_to.netloc) == ("https", "console.example")
+
+
+def host(text: str) -> None:
+    async def page(ask: Ask) -> web.Response:
+        return web.Response()
+
+    route = Guard(ConsoleSettings(dev_secret="x"), bytes(32)).open_get("/", page)
+    request = make_mocked_request("GET", "/", {"Host": text})
+    handler = cast(common_web.Handler, route.handler)
+    status = asyncio.run(_status(handler, request))
+    assert status in (200, 400, 421)
+    if status == 200:
+        assert text.lower().rpartition(":")[0] in ("127.0.0.1", "localhost", "[::1]") or text.lower() in (
+            "127.0.0.1",
+            "localhost",
+            "[::1]",
+        )
+
+
+async def _status(handler: common_web.Handler, request: web.Request) -> int:
+    return (await handler(request)).status
+
+
+TARGETS: dict[str, tuple[Callable[[Any], None], st.SearchStrategy[Any]]] = {
+    "link": (link, tokens()),
+    "redirect": (redirect, PATHS),
+    "host": (host, HOSTS),
+}
+
+
+@pytest.mark.parametrize("name", TARGETS)
+def test_whatever_is_crafted_gets_its_stated_answer(name: str) -> None:
+    target, strategy = TARGETS[name]
+
+    @settings(
+        max_examples=2_000 if SECONDS else 200,
+        derandomize=not SECONDS,
+        database=None,
+        deadline=None,
+        suppress_health_check=list(HealthCheck),
+    )
+    @given(strategy)
+    def attempt(crafted: Any) -> None:
+        target(crafted)
+
+    until_s = time.monotonic() + SECONDS / len(TARGETS)
+    rounds = 0
+    while not rounds or time.monotonic() < until_s:
+        attempt()
+        rounds += 1
+    print(f"{name}: {rounds} rounds")

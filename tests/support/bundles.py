@@ -1,0 +1,97 @@
+"""A small evidence bundle of a made-up incident, and crafted ones: whatever is put into their members is signed."""
+
+from __future__ import annotations
+
+import io
+import json
+import tarfile
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from services.cli import evidence_bundle, evidence_seal, evidence_tar
+from services.cli.evidence_chains import Chain
+from services.cli.evidence_replay import Ground
+from services.dispatch import chain
+from services.dispatch.chain import Head
+from services.dispatch.domain.events import Acknowledged
+from services.dispatch.evidence import Evidence, Record
+from tandem.common.v1 import log_pb2
+
+INCIDENT = "incident-1"
+KEY = Ed25519PrivateKey.from_private_bytes(bytes(range(32)))
+BEGAN_MS = 1_800_000_000_000
+ABOUT: Mapping[str, Any] = {
+    "made_at_ms": BEGAN_MS,
+    "made_by": "spiffe://tandem/reviewer/x",
+    "made_for": "spiffe://npa/desk/seoul",
+    "legal_basis": "STALKING_9_1_3_2",
+    "software": "0.1.0",
+}
+GROUND = Ground(INCIDENT, 0, "log-1", 1, 0, BEGAN_MS)
+Members = dict[str, bytes]
+Manifest = dict[str, Any]
+Craft = Callable[[Members, Manifest], None]
+"""Changes the members, or what the manifest says beside their hashes."""
+
+
+def event(id_: int, head: Head, by: str) -> chain.Link:
+    """A desk has taken its assignment."""
+    return chain.write(head, INCIDENT, Acknowledged(BEGAN_MS + id_, "assign-1", by))
+
+
+def bundle(by: str = "spiffe://npa/desk/kim") -> bytes:
+    """A bundle for the police: three empty entries of the log, and a chain of two events."""
+    first = event(1, Head(), by)
+    second = event(2, Head(first.id, first.hash), by)
+    links = Chain("police", Head(), (first, second), Head(second.id, second.hash))
+    tick = log_pb2.LogEntry(tick=log_pb2.Tick()).SerializeToString()
+    entries = tuple(Record("LOG_0", n, BEGAN_MS + 1_000 * n, "log.0.tick", tick) for n in (1, 2, 3))
+    found = Evidence(INCIDENT, "police", "wearer-1", ("order-1",), (), 0, BEGAN_MS, True, False, entries)
+    return evidence_bundle.make(found, GROUND, [links], ABOUT, KEY)
+
+
+def crafted(craft: Craft, by: str = "spiffe://npa/desk/kim") -> bytes:
+    """A bundle whose members and manifest were changed, with hashes and signature that fit."""
+    with tarfile.open(fileobj=io.BytesIO(bundle(by))) as file:
+        members = {one.name: opened.read() for one in file if (opened := file.extractfile(one))}
+    manifest = json.loads(members.pop("manifest.json"))
+    del members["signature.json"], manifest["members"]
+    craft(members, manifest)
+    overridden = {name: members.pop(name) for name in ("manifest.json", "signature.json") if name in members}
+    return evidence_tar.write(evidence_seal.seal(members, manifest, KEY) | overridden)
+
+
+def with_manifest(manifest: bytes) -> Craft:
+    """Puts these bytes in the manifest's place, and signs them."""
+
+    def craft(members: Members, _: Manifest) -> None:
+        sealed = evidence_seal._signature(
+            manifest, KEY.sign(evidence_seal._WHAT + manifest), KEY.public_key().public_bytes_raw()
+        )
+        members["manifest.json"], members["signature.json"] = manifest, sealed
+
+    return craft
+
+
+def in_line(member: str, number: int, change: Callable[[dict[str, Any]], None]) -> Craft:
+    """Changes the object in a line of a member, counted from 1."""
+
+    def craft(members: Members, _: Manifest) -> None:
+        lines = members[member].splitlines()
+        told = json.loads(lines[number - 1])
+        change(told)
+        lines[number - 1] = json.dumps(told).encode()
+        members[member] = b"\n".join(lines) + b"\n"
+
+    return craft
+
+
+def as_line(member: str, line: bytes) -> Craft:
+    """Puts a line in the place of the first one of a member."""
+
+    def craft(members: Members, _: Manifest) -> None:
+        members[member] = b"\n".join([line, *members[member].splitlines()[1:]]) + b"\n"
+
+    return craft

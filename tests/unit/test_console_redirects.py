@@ -1,0 +1,59 @@
+"""A redirect of the console stays on its origin, whatever it is asked for."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+from services.console import redirects
+from services.console.redirects import own_path, see_other
+
+CONSOLE = Path(redirects.__file__).parent
+
+
+@pytest.mark.parametrize(
+    "path", ["/", "/search", "/search?text=a//b&from=", "/incidents/i-1#to-a-1", "/a%09b", "/~x;y=1"]
+)
+def test_a_path_of_this_origin_is_kept(path: str) -> None:
+    assert own_path(path) == path
+    assert see_other(path).headers["Location"] == path
+
+
+@pytest.mark.parametrize(
+    "elsewhere",
+    [
+        "",
+        "search",
+        "//evil.example",
+        "/\t/evil.example",
+        "/\n/evil.example",
+        "/\r\n/evil.example",
+        "\t//evil.example",
+        " //evil.example",
+        "/\\evil.example",
+        "\\\\evil.example",
+        "/x//evil.example",
+        "/.//evil.example",
+        "https://evil.example",
+        "javascript:alert(1)",
+        "/\x00/evil.example",
+        "/\x7f",
+        "/\u2028/evil.example",
+        "/경보",
+        "/" + "a" * redirects.MAX_CHARS,
+    ],
+)
+def test_whatever_could_lead_elsewhere_leads_home(elsewhere: str) -> None:
+    assert own_path(elsewhere) == "/"
+    assert see_other(elsewhere).headers["Location"] == "/"
+
+
+def test_the_console_redirects_by_the_one_helper_alone() -> None:
+    for source in CONSOLE.rglob("*.py"):
+        if source.name == "redirects.py":
+            continue
+        for node in ast.walk(ast.parse(source.read_text())):
+            text = getattr(node, "attr", "") or str(getattr(node, "value", ""))
+            assert text not in ("HTTPSeeOther", "HTTPFound", "HTTPMovedPermanently", "Location"), source.name
