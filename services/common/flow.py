@@ -5,7 +5,7 @@ Streams are created from it, and every publisher and consumer takes its names fr
     registry ─ log.{p}.case ─┐
     ingest ─── log.{p}.report ─▶ LOG_{p} ─▶ geofence ─ alert.{p}.{alert_id} ─▶ ALERTS ─▶ dispatch (each leg)
     geofence ─ log.{p}.rules, .fold, .tick ┘                                             └─ incident.{leg}.{id} ─▶ INCIDENTS
-    desks ─ ingest ─ command.{id} ─▶ COMMANDS ─▶ ingest ─▶ the device
+    desks ─ ingest ─ command.{by}.{id} ─▶ COMMANDS ─▶ ingest ─▶ the device
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class Flow:
     stream: str
     """Stream that stores it."""
     publishers: tuple[str, ...]
-    """Users of the server who may publish it; of a {leg} only its own."""
+    """Users of the server who may publish it; of a {leg} or a {by} only its own, so that a subject names its publisher."""
     readers: tuple[str, ...]
     """Users who may read it, by sequence unless `durable` says otherwise. Who may read a subject may read its whole stream."""
     durable: str = ""
@@ -150,7 +150,7 @@ FLOWS = (
         ("dispatch-warning",),
     ),
     Flow(
-        "parked.{by}.{stream}.{sequence}",
+        "parked.{by}.{reader}.{stream}.{sequence}",
         "Parked",
         PARKED.name,
         ("geofence", *_DISPATCH, "registry"),
@@ -158,7 +158,11 @@ FLOWS = (
     ),
     Flow("digest.{p}.{sequence}.{replica}", "sha256 hex", DIGESTS.name, ("geofence",), ("geofence",)),
     Flow(
-        "command.{command_id}", "Command", COMMANDS.name, ("ingest", "dispatch-warning"), ("ingest", "dispatch-warning")
+        "command.{by}.{command_id}",
+        "Command",
+        COMMANDS.name,
+        ("ingest", "dispatch-warning"),
+        ("ingest", "dispatch-warning"),
     ),
     Flow(
         "command_step.{command_id}.{state}", "CommandStep", COMMANDS.name, ("ingest",), ("ingest", "dispatch-warning")
@@ -215,6 +219,11 @@ def peer_subjects(leg: str) -> tuple[str, ...]:
     return tuple(f"incident.{other}.>" for other in LEGS if other != leg)
 
 
+def leg_user(leg: str) -> str:
+    """User of the server that a leg is."""
+    return f"dispatch-{leg}"
+
+
 def alerts_reader(leg: str) -> str:
     """Name of a leg as a reader of ALERTS; how far it is stands in its own database."""
     return f"{leg}-alerts"
@@ -225,9 +234,20 @@ def peers_reader(leg: str) -> str:
     return f"{leg}-peers"
 
 
-def parked_subject(by: str, stream: str, sequence: int) -> str:
-    """Subject of one parked message."""
-    return f"parked.{by}.{stream}.{sequence}"
+FOLD_READER = "fold"
+"""Name of an evaluator as a reader of the log."""
+
+PARKING_USERS = {
+    FOLD_READER: "geofence",
+    DISCLOSURES_DURABLE: "registry",
+    **{reader(leg): leg_user(leg) for leg in LEGS for reader in (alerts_reader, peers_reader)},
+}
+"""User of the server by the reader that sets messages aside: the user alone may publish under its name."""
+
+
+def parked_subject(reader: str, stream: str, sequence: int) -> str:
+    """Subject of one message that a reader sets aside. Raises KeyError for a reader that isn't in PARKING_USERS."""
+    return f"parked.{PARKING_USERS[reader]}.{reader}.{stream}.{sequence}"
 
 
 def digest_subject(partition: int, sequence: int, replica: int) -> str:
@@ -235,9 +255,9 @@ def digest_subject(partition: int, sequence: int, replica: int) -> str:
     return f"digest.{partition}.{sequence}.{replica}"
 
 
-def command_subject(command_id: str) -> str:
-    """Subject of one command; it is its own, so that the second with the same id is refused for ever."""
-    return f"command.{command_id}"
+def command_subject(by: str, command_id: str) -> str:
+    """Subject of one command by a user of the server; it is its own, so that the second with the same id is refused for ever."""
+    return f"command.{by}.{command_id}"
 
 
 def command_step_subject(command_id: str, state: str) -> str:
@@ -261,5 +281,5 @@ def ledger_head_subject(sequence: int) -> str:
 
 
 def disclosure_subject(by: str, disclosure_id: str) -> str:
-    """Subject of one disclosure that was made elsewhere than in the registry."""
+    """Subject of one disclosure that a user of the server made elsewhere than in the registry."""
     return f"disclosure.{by}.{disclosure_id}"

@@ -104,7 +104,7 @@ class EvidenceApi(evidence_pb2_grpc.EvidenceServiceServicer):
                             order_id=order_id,
                             recipient=who,
                         )
-                        subject = flow.disclosure_subject(self._leg, row.disclosure_id)
+                        subject = flow.disclosure_subject(flow.leg_user(self._leg), row.disclosure_id)
                         await self._bus.publish(subject, row.SerializeToString(), msg_id=row.disclosure_id)
         except TimeoutError:
             raise Unavailable("the disclosure can't be recorded") from None

@@ -259,8 +259,8 @@ class Gathering:
         found: dict[int, list[Record]] = {}
         first = await first_at(self._bus, stream, min(one.from_wall_ms for one in incidents))
         async for message in self._between(stream, first, (await self._bus.bounds_of(stream)).last):
-            parked = alert_pb2.Parked.FromString(message.data)
-            if parked.stream == log and parked.sequence in sequences:
+            parked = _parked_entry(message)
+            if parked is not None and parked.stream == log and parked.sequence in sequences:
                 found.setdefault(parked.sequence, []).append(record_of(message))
         return found
 
@@ -312,6 +312,16 @@ async def message_of(bus: Bus, stream: str, **which: str | int) -> Record | None
     stamp = datetime.fromisoformat(told["time"])
     stamp_ms = (stamp - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(milliseconds=1)
     return Record(stream, told["seq"], stamp_ms, told["subject"], base64.b64decode(told.get("data", "")))
+
+
+def _parked_entry(message: pull.Delivered) -> alert_pb2.Parked | None:
+    """What an evaluator has set aside of the log; None for other readers' messages and for those whose subject says otherwise."""
+    try:
+        parked = alert_pb2.Parked.FromString(message.data)
+    except DecodeError:
+        return None
+    expected = flow.parked_subject(flow.FOLD_READER, parked.stream, parked.sequence)
+    return parked if parked.by == flow.FOLD_READER and message.subject == expected else None
 
 
 def _alert_for(leg: str, alert: alert_pb2.Alert, message: pull.Delivered) -> Record | None:

@@ -241,8 +241,8 @@ class Evaluator:
                     subject = flow.measure_subject(self.partition, alert.alert_id)
                     await self._bus.publish_until_stored(subject, figures, expected_last=0)
                 case Parked() as parked:
-                    subject = flow.parked_subject("fold", stream, parked.sequence)
-                    await self._bus.park(subject, stream, parked.sequence, "fold", parked.reason)
+                    subject = flow.parked_subject(flow.FOLD_READER, stream, parked.sequence)
+                    await self._bus.park(subject, stream, parked.sequence, flow.FOLD_READER, parked.reason)
                 case Draft() as draft:
                     self._drafts.put_nowait(draft)
                 case _Outline() as outline:

@@ -11,19 +11,20 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from google.protobuf.message import DecodeError
-
 from services.common import flow, pull, times
 from services.common.bus import AlreadyThere, Bus
 from services.common.clock import MeshClock
-from services.common.errors import Conflict
+from services.common.errors import Conflict, InvalidField
 from services.common.telemetry import logger
 from services.ingest import metrics
 from services.ingest.domain import Sender
 from services.ingest.routes import Routes
+from services.ingest.translate_commands import stored_command, stored_step
 from tandem.common.v1 import command_pb2
 from tandem.ingest.v1 import ingest_pb2
 
+BY = "ingest"
+"""User of the server under which desks' commands are published."""
 AGAIN_AFTER_S = 15.0
 """A command that was given and has no receipt is given again at a contact so much later, wall time."""
 KEPT_MS = 86_400_000
@@ -92,7 +93,7 @@ class Commands:
 
         Raises Conflict where that says something else, StoreFull or Unavailable (perhaps stored: command again).
         """
-        subject = flow.command_subject(command.command_id)
+        subject = flow.command_subject(BY, command.command_id)
         try:
             ack = await self._bus.publish(subject, command.SerializeToString(), expected_last=0)
         except AlreadyThere:
@@ -178,13 +179,13 @@ class Commands:
         for message in messages:
             try:
                 if message.subject.startswith("command_step."):
-                    self._step(command_pb2.CommandStep.FromString(message.data))
+                    self._step(stored_step(message.subject, message.data))
                 elif message.subject.startswith("command."):
-                    self._command(command_pb2.Command.FromString(message.data))
+                    self._command(stored_command(message.subject, message.data))
                 else:
                     logger().error("command_misplaced", sequence=message.sequence)
-            except DecodeError:
-                logger().error("command_unreadable", sequence=message.sequence)
+            except InvalidField as error:
+                logger().error("command_unreadable", sequence=message.sequence, reason=str(error))
         self._followed = messages[-1].sequence
         self._progress.set()
 

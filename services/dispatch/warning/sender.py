@@ -280,7 +280,7 @@ class Sender:
             reference=message.incident_id,
         )
         try:
-            subject = flow.command_subject(command.command_id)
+            subject = flow.command_subject(ISSUED_BY, command.command_id)
             await self.bus.publish(subject, command.SerializeToString(), expected_last=0)
         except AlreadyThere:
             return ""
