@@ -225,6 +225,16 @@ def peers_reader(leg: str) -> str:
     return f"{leg}-peers"
 
 
+def steps_reader(leg: str) -> str:
+    """Name of a leg as a reader of its own steps, when it compares them with its record."""
+    return f"{leg}-steps"
+
+
+def warning_reader(stream: str) -> str:
+    """Name of the warning leg as a reader of a stream for its messages to protected persons."""
+    return f"warning-{stream.lower()}"
+
+
 def parked_subject(by: str, stream: str, sequence: int) -> str:
     """Subject of one parked message."""
     return f"parked.{by}.{stream}.{sequence}"

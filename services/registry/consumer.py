@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from services.common import flow, pull
+from services.common import dead_letters, flow, pull
 from services.common.bus import Bus
 from services.common.errors import InvalidField, Unavailable
 from services.registry.chain import Disclosure
@@ -22,8 +22,7 @@ async def consume_disclosures(bus: Bus, disclosures: Disclosures) -> None:
                 taken.append(parse_disclosure(message.data))
             except InvalidField as error:
                 # It happened, and can't be told as it was sent: set aside, with an alarm, for a person.
-                subject = flow.parked_subject(durable, stream, message.sequence)
-                await bus.park(subject, stream, message.sequence, durable, str(error))
+                await dead_letters.keep(bus, durable, message, error)
         while taken:
             try:
                 await disclosures.take(taken)

@@ -2,25 +2,19 @@
 
 from __future__ import annotations
 
-from google.protobuf.message import DecodeError
-
-from services.common import fields
+from services.common import fields, stored
 from services.common.errors import InvalidField, Unauthenticated
 from services.common.grounds import Kind, Purpose, check_grounds
 from services.common.identity import caller_of
 from services.registry.chain import Disclosure
 from services.registry.disclosure import Deed
 from services.registry.domain import ProtectedPerson, Wearer
-from tandem.common.v1 import ledger_pb2
 from tandem.registry.v1 import registry_pb2
 
 
 def parse_disclosure(data: bytes) -> Disclosure:
     """A disclosure that was made elsewhere. Raises InvalidField."""
-    try:
-        msg = ledger_pb2.Disclosure.FromString(data)
-    except DecodeError:
-        raise InvalidField("", "isn't a disclosure") from None
+    msg = stored.disclosure(data)
     try:
         kind = Kind(msg.record_kind)
     except ValueError:
