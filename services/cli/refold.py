@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from services.cli.failure import CommandFailed
 from services.common import flow, pull, streams, times
+from services.common import stored as readers
 from services.common.bus import Bus
 from services.common.errors import InvalidField, OutdatedFold
 from services.common.streams import Premises
@@ -187,7 +188,10 @@ async def find(bus: Bus, alert_id: str) -> tuple[Stored, Premises]:
         data = await bus.last_of(flow.ALERTS.name, flow.alert_subject(partition, alert_id))
         if data is not None:
             figures = await bus.last_of(flow.MEASURES.name, flow.measure_subject(partition, alert_id))
-            return Stored(alert_pb2.Alert.FromString(data), data, figures), premises
+            try:
+                return Stored(readers.alert(data), data, figures), premises
+            except InvalidField as error:
+                raise CommandFailed(f"what {flow.ALERTS.name} holds as {alert_id} is no alert: {error}") from None
     days = flow.ALERTS.max_age_s // flow.DAY_S
     raise CommandFailed(f"{flow.ALERTS.name} holds no {alert_id}; alerts are kept for {days} days")
 

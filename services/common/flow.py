@@ -234,13 +234,24 @@ def peers_reader(leg: str) -> str:
     return f"{leg}-peers"
 
 
+def steps_reader(leg: str) -> str:
+    """Name of a leg as a reader of its own steps, when it compares them with its record."""
+    return f"{leg}-steps"
+
+
+def warning_reader(stream: str) -> str:
+    """Name of the warning leg as a reader of a stream for its messages to protected persons."""
+    return f"warning-{stream.lower()}"
+
+
 FOLD_READER = "fold"
 """Name of an evaluator as a reader of the log."""
 
 PARKING_USERS = {
     FOLD_READER: "geofence",
     DISCLOSURES_DURABLE: "registry",
-    **{reader(leg): leg_user(leg) for leg in LEGS for reader in (alerts_reader, peers_reader)},
+    **{reader(leg): leg_user(leg) for leg in LEGS for reader in (alerts_reader, peers_reader, steps_reader)},
+    **{warning_reader(stream.name): leg_user("warning") for stream in (ADVICE, COMMANDS)},
 }
 """User of the server by the reader that sets messages aside: the user alone may publish under its name."""
 
@@ -253,6 +264,10 @@ def parked_subject(reader: str, stream: str, sequence: int) -> str:
 def digest_subject(partition: int, sequence: int, replica: int) -> str:
     """Subject of the digest of one evaluator's state after `sequence`."""
     return f"digest.{partition}.{sequence}.{replica}"
+
+
+NOTICE_IDS = "notice-"
+"""How the ids of the warning leg's commands begin. No desk may give such an id, so no command takes another's."""
 
 
 def command_subject(by: str, command_id: str) -> str:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TypeVar
 
-from services.common import flow, pull
+from services.common import dead_letters, flow, pull
 from services.common.bus import Bus
 from services.common.errors import InvalidField
 from services.common.pull import Delivered
@@ -69,7 +69,7 @@ class _Passed:
 def _alert(message: Delivered, leg: str) -> Alert | None:
     if not flow.ALERTS.holds(message.subject):
         raise InvalidField("alert", "is on another subject")
-    return translate.alert(message.data, leg)
+    return translate.alert(message.data, leg, message.subject)
 
 
 async def consume_peers(bus: Bus, leg: Leg, log_id: str) -> None:
@@ -120,5 +120,4 @@ def _parse(
 async def _park(bus: Bus, by: str, malformed: list[tuple[Delivered, InvalidField]]) -> None:
     """Sets aside what can't be taken in."""
     for message, error in malformed:
-        subject = flow.parked_subject(by, message.stream, message.sequence)
-        await bus.park(subject, message.stream, message.sequence, by, str(error))
+        await dead_letters.keep(bus, by, message, error)

@@ -10,7 +10,7 @@ import asyncio
 from collections.abc import Iterable, Sequence
 from functools import partial
 
-from services.common import flow, pull
+from services.common import dead_letters, flow, pull, stored
 from services.common.bus import Bus
 from services.common.clock import wall_us
 from services.common.errors import InvalidField, NotFound
@@ -80,7 +80,7 @@ class Reconciler:
             if not flow.ALERTS.holds(message.subject):
                 continue  # parked when it came
             try:
-                alert = translate.alert(message.data, self._leg.name)
+                alert = translate.alert(message.data, self._leg.name, message.subject)
             except InvalidField:
                 self._unreadable.add(message.sequence)  # parked when it came, with its reason
                 continue
@@ -94,11 +94,20 @@ class Reconciler:
         if not newest:
             return
         async for messages in pull.read(self._bus, flow.INCIDENTS.name, 1, (mine,)):
-            steps = [dispatch_pb2.Step.FromString(message.data) for message in messages]
-            await retried(partial(self._leg.find_steps, steps))
+            await retried(partial(self._leg.find_steps, await self._steps_of(messages)))
             if messages[-1].sequence >= newest:
                 return
             await asyncio.sleep(0)
+
+    async def _steps_of(self, messages: Sequence[Delivered]) -> list[dispatch_pb2.Step]:
+        """The steps that can be read; the others become dead letters, as no other reader looks at this leg's own steps."""
+        steps = []
+        for message in messages:
+            try:
+                steps.append(stored.step(message.data, message.subject))
+            except InvalidField as error:
+                await dead_letters.keep(self._bus, flow.steps_reader(self._leg.name), message, error)
+        return steps
 
     async def _newest(self, subject: str) -> int:
         """Sequence of the last message on a subject of INCIDENTS; 0 where there is none. Raises Unavailable."""

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 from prometheus_client import Counter, Gauge, Histogram
 
-from services.common import flow, pull, trace_ids
+from services.common import flow, pull, stored, trace_ids
 from services.common.bus import AlreadyThere, Bus
 from services.common.clock import wall_us
 from services.common.errors import FailedPrecondition, InvalidField, RetryableError
@@ -173,7 +173,7 @@ class Evaluator:
         subject = flow.log_subject(self.partition, "fold")
         entry = log_pb2.LogEntry(fold_version=log_pb2.FoldVersion(version=VERSION)).SerializeToString()
         last = await self._bus.last_of(flow.log_stream(self.partition), subject)
-        if last is None or log_pb2.LogEntry.FromString(last).fold_version.version < VERSION:
+        if last is None or _fold_version(last) < VERSION:
             await self._bus.publish_until_stored(subject, entry, msg_id=f"fold-{self.partition}-{VERSION}")
 
     def _apply(self, message: pull.Delivered) -> bool:
@@ -316,7 +316,7 @@ class Evaluator:
 
     async def _digest_of(self, sequence: int, replica: int) -> str | None:
         data = await self._bus.last_of("DIGESTS", flow.digest_subject(self.partition, sequence, replica))
-        return data.decode() if data is not None else None
+        return data.decode(errors="replace") if data is not None else None  # what isn't text differs, and alarms
 
     # ── time ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -351,3 +351,11 @@ class Evaluator:
                 )
             except (RetryableError, AlreadyThere):
                 continue  # without a log there is nothing to decide; once it is back the next look ticks
+
+
+def _fold_version(data: bytes) -> int:
+    """The version that an entry demands; 0 where it can't be read: the fold sets it aside, and this version is demanded behind it."""
+    try:
+        return stored.entry(data).fold_version.version
+    except InvalidField:
+        return 0

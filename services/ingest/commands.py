@@ -11,15 +11,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from services.common import flow, pull, times
+from services.common import dead_letters, flow, pull, stored, times
 from services.common.bus import AlreadyThere, Bus
 from services.common.clock import MeshClock
 from services.common.errors import Conflict, InvalidField
-from services.common.telemetry import logger
 from services.ingest import metrics
 from services.ingest.domain import Sender
 from services.ingest.routes import Routes
-from services.ingest.translate_commands import stored_command, stored_step
 from tandem.common.v1 import command_pb2
 from tandem.ingest.v1 import ingest_pb2
 
@@ -98,7 +96,10 @@ class Commands:
             ack = await self._bus.publish(subject, command.SerializeToString(), expected_last=0)
         except AlreadyThere:
             data = await self._bus.last_of(flow.COMMANDS.name, subject)
-            first = command_pb2.Command.FromString(data or b"")
+            try:
+                first = stored.command(data or b"", subject)
+            except InvalidField as error:
+                raise Conflict(f"what is stored under this command_id is no command ({error})") from None
             if (first.device_id, first.instruction) != (command.device_id, command.instruction):
                 raise Conflict("another command has this command_id") from None
             return first
@@ -179,13 +180,11 @@ class Commands:
         for message in messages:
             try:
                 if message.subject.startswith("command_step."):
-                    self._step(stored_step(message.subject, message.data))
-                elif message.subject.startswith("command."):
-                    self._command(stored_command(message.subject, message.data))
+                    self._step(stored.command_step(message.data, message.subject))
                 else:
-                    logger().error("command_misplaced", sequence=message.sequence)
+                    self._command(stored.command(message.data, message.subject))
             except InvalidField as error:
-                logger().error("command_unreadable", sequence=message.sequence, reason=str(error))
+                dead_letters.pass_over("ingest-commands", message.stream, message.sequence, error)
         self._followed = messages[-1].sequence
         self._progress.set()
 

@@ -10,12 +10,10 @@ import uuid
 from collections import Counter
 from collections.abc import Iterable
 
-from google.protobuf.message import DecodeError
-
-from services.common import flow, pull, times
+from services.common import dead_letters, flow, pull, stored, times
 from services.common.bus import Bus
 from services.common.clock import MeshClock
-from services.common.errors import RetryableError
+from services.common.errors import InvalidField, RetryableError
 from services.common.telemetry import logger
 from services.ingest import metrics
 from services.ingest.domain import Reason
@@ -29,6 +27,7 @@ SENDER_KEYS_MOST = 500
 MESSAGE_KEYS = 1_000
 LISTED_MOST = 10_000
 
+_COUNT_MAX = (1 << 63) - 1
 _Key = tuple[str, str, int]
 """Device, sender, reason."""
 
@@ -76,9 +75,9 @@ class Quarantine:
                     if not flow.QUARANTINE.holds(message.subject):
                         continue
                     try:
-                        counts = ingest_pb2.QuarantineCounts.FromString(message.data)
-                    except DecodeError:
-                        logger().error("quarantine_unreadable", sequence=message.sequence)
+                        counts = stored.quarantine_counts(message.data)
+                    except InvalidField as error:
+                        dead_letters.pass_over("ingest-quarantine", stream, message.sequence, error)
                         continue
                     _add_all(found, counts.quarantined, device_id)
                 if messages[-1].sequence >= bounds.last:
@@ -127,7 +126,7 @@ def _add(to: dict[_Key, ingest_pb2.Quarantined], one: ingest_pb2.Quarantined) ->
         to[key] = known = ingest_pb2.Quarantined()
         known.CopyFrom(one)
         return
-    known.count += one.count
+    known.count = min(known.count + one.count, _COUNT_MAX)
     if times.from_timestamp(one.first) < times.from_timestamp(known.first):
         known.first.CopyFrom(one.first)
     if times.from_timestamp(one.last) > times.from_timestamp(known.last):

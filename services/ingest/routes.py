@@ -8,12 +8,11 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from google.protobuf.message import DecodeError
-
-from services.common import fields, flow, pull
+from services.common import dead_letters, fields, flow, pull, stored
 from services.common.bus import Bus
 from services.common.clock import MeshClock
-from services.common.errors import Unavailable
+from services.common.errors import InvalidField, Unavailable
+from services.common.streams import PARTITIONS_MAX
 from services.common.telemetry import logger
 from services.ingest.domain import Reason, Sender
 from tandem.common.v1 import log_pb2
@@ -45,8 +44,8 @@ class Registration:
 class Routes:
     """Registrations by device. A device that isn't here is looked up once a second at most, then it is unknown."""
 
-    def __init__(self, bus: Bus, clock: MeshClock) -> None:
-        self._bus, self._clock = bus, clock
+    def __init__(self, bus: Bus, clock: MeshClock, partitions: int = PARTITIONS_MAX) -> None:
+        self._bus, self._clock, self._of_log = bus, clock, partitions
         self._devices: dict[str, Registration] = {}
         self._of_vendor: dict[str, dict[str, Partitions]] = {}
         self._of_token: dict[bytes, str] = {}
@@ -110,7 +109,7 @@ class Routes:
         async for messages in pull.read(self._bus, _STREAM, 1):
             for message in messages:
                 if message.subject.startswith(_PREFIX):
-                    self._learn(message.subject.removeprefix(_PREFIX), message.data)
+                    self._learn(message.subject.removeprefix(_PREFIX), message.data, message.sequence)
             self._followed = messages[-1].sequence
             if self._followed >= bounds.last:
                 return
@@ -122,7 +121,7 @@ class Routes:
                 if not message.subject.startswith(_PREFIX):
                     continue
                 device_id = message.subject.removeprefix(_PREFIX)
-                known = self._learn(device_id, message.data)
+                known = self._learn(device_id, message.data, message.sequence)
                 if known is not None:
                     on_change(device_id, known.partitions)
             self._followed = messages[-1].sequence
@@ -139,10 +138,12 @@ class Routes:
             return None
         return self._learn(device_id, data)
 
-    def _learn(self, device_id: str, data: bytes) -> Registration | None:
+    def _learn(self, device_id: str, data: bytes, sequence: int = 0) -> Registration | None:
         try:
-            route = log_pb2.DeviceRoute.FromString(data)
-        except DecodeError:
+            route = stored.route(data, self._of_log)
+        except InvalidField as error:
+            # What was known of the device stands: its reports must not be refused because of a broken message.
+            dead_letters.pass_over("ingest-routes", _STREAM, sequence, error)
             logger().error("route_unreadable", device_id=device_id)
             return self._devices.get(device_id)
         listed = tuple(route.partitions)

@@ -4,18 +4,12 @@ from __future__ import annotations
 
 import asyncio
 
-from prometheus_client import Counter
-
-from services.common import flow, pull
+from services.common import dead_letters, flow, pull
 from services.common.bus import Bus
 from services.common.errors import InvalidField, Unavailable
 from services.registry.chain import Disclosure
 from services.registry.disclosures import Disclosures
 from services.registry.translate_ledger import published_disclosure
-
-_SET_ASIDE = Counter(
-    "tandem_registry_disclosures_set_aside", "Messages of DISCLOSURES that are not in the ledger: unreadable or forged"
-)
 
 
 async def consume_disclosures(bus: Bus, disclosures: Disclosures) -> None:
@@ -28,9 +22,7 @@ async def consume_disclosures(bus: Bus, disclosures: Disclosures) -> None:
                 taken.append(published_disclosure(message.subject, message.data))
             except InvalidField as error:
                 # It happened and can't be read, or its publisher forged it: set aside, with an alarm, for a person.
-                _SET_ASIDE.inc()
-                subject = flow.parked_subject(durable, stream, message.sequence)
-                await bus.park(subject, stream, message.sequence, durable, str(error))
+                await dead_letters.keep(bus, durable, message, error)
         while taken:
             try:
                 await disclosures.take(taken)

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from google.protobuf.message import DecodeError
-
-from services.common import fields, flow
+from services.common import fields, flow, stored
 from services.common.errors import InvalidField, Unauthenticated
 from services.common.grounds import Kind, Purpose, check_grounds
 from services.common.identity import Role, caller_of
 from services.registry.chain import Disclosure
 from services.registry.disclosure import Deed
 from services.registry.domain import ProtectedPerson, Wearer
-from tandem.common.v1 import ledger_pb2
 from tandem.registry.v1 import registry_pb2
 
 DISCLOSED_FOR: Mapping[str, frozenset[Role.ValueType]] = {
@@ -48,10 +45,7 @@ def published_disclosure(subject: str, data: bytes) -> Disclosure:
 
 def parse_disclosure(data: bytes) -> Disclosure:
     """A disclosure that was made elsewhere. Raises InvalidField."""
-    try:
-        msg = ledger_pb2.Disclosure.FromString(data)
-    except DecodeError:
-        raise InvalidField("", "isn't a disclosure") from None
+    msg = stored.disclosure(data)
     try:
         kind = Kind(msg.record_kind)
     except ValueError:

@@ -13,9 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
-from google.protobuf.message import DecodeError
-
-from services.common import flow, pull, sealing
+from services.common import dead_letters, flow, pull, sealing, stored
 from services.common.bus import Bus
 from services.common.clock import MeshClock
 from services.common.db import open_database
@@ -151,7 +149,8 @@ class Warnings:
         stream = flow.ALERTS
         async for messages in pull.read(bus, stream.name, await self._next(bus, stream.name, log_id)):
             own = [one for one in messages if stream.holds(one.subject)]
-            seen = _parsed(own, translate.alert)  # the leg reads it too, and parks what can't be read
+            seen, unreadable = _parsed(own, translate.alert)
+            _pass_over(unreadable)  # the leg reads it too, and keeps it as a dead letter
             position = Position(stream.name, log_id, messages[-1].sequence)
             await retried(partial(self._store.take, seen, self._clock.now_ms(), position))
             self.sender.wake()
@@ -159,7 +158,9 @@ class Warnings:
     async def _follow_advice(self, bus: Bus, log_id: str) -> None:
         stream = flow.ADVICE
         async for messages in pull.read(bus, stream.name, await self._next(bus, stream.name, log_id)):
-            seen = _parsed([one for one in messages if stream.holds(one.subject)], translate.advice)
+            own = [one for one in messages if stream.holds(one.subject)]
+            seen, unreadable = _parsed(own, translate.advice)
+            await _keep(bus, unreadable)
             position = Position(stream.name, log_id, messages[-1].sequence)
             await retried(partial(self._store.take_advice, seen, self._clock.now_ms(), position))
             self.sender.wake()
@@ -168,7 +169,8 @@ class Warnings:
         stream, log_id = flow.log_stream(partition), premises.log_id
         subjects = (flow.log_subject(partition, "case"),)
         async for messages in pull.read(bus, stream, await self._next(bus, stream, log_id), subjects):
-            cases = _parsed(messages, translate.case)
+            cases, unreadable = _parsed(messages, translate.case)
+            _pass_over(unreadable)  # a dead letter of the evaluators
             position = Position(stream, log_id, messages[-1].sequence)
             await retried(partial(self._store.put_contacts, cases, position))
 
@@ -176,8 +178,10 @@ class Warnings:
         stream = flow.COMMANDS.name
         subjects = (flow.command_step_subject("*", "RECEIVED"), flow.command_step_subject("*", "REFUSED"))
         async for messages in pull.read(bus, stream, await self._next(bus, stream, log_id), subjects):
-            for message in messages:
-                await self._take_step(command_pb2.CommandStep.FromString(message.data))
+            steps, unreadable = _parsed(messages, stored.command_step)
+            await _keep(bus, unreadable)
+            for step in steps:
+                await self._take_step(step)
             await retried(partial(self._store.put_position, Position(stream, log_id, messages[-1].sequence)))
 
     async def _take_step(self, step: command_pb2.CommandStep) -> None:
@@ -228,17 +232,33 @@ async def _last_of(bus: Bus, stream: str, subject: str) -> int:
     return int(answer["message"]["seq"])
 
 
-def _parsed(messages: Sequence[Delivered], parse: Callable[[bytes], T | None]) -> list[T]:
-    found = []
+def _parsed(
+    messages: Sequence[Delivered], parse: Callable[[bytes, str], T | None]
+) -> tuple[list[T], list[tuple[Delivered, InvalidField]]]:
+    """What messages say, and those that say nothing usable."""
+    found: list[T] = []
+    unreadable: list[tuple[Delivered, InvalidField]] = []
     for message in messages:
         try:
-            one = parse(message.data)
-        except (InvalidField, DecodeError) as error:
-            logger().error("message_passed_over", stream=message.stream, sequence=message.sequence, reason=str(error))
+            parsed = parse(message.data, message.subject)
+        except InvalidField as error:
+            unreadable.append((message, error))
         else:
-            if one is not None:
-                found.append(one)
-    return found
+            if parsed is not None:
+                found.append(parsed)
+    return found, unreadable
+
+
+def _pass_over(unreadable: Sequence[tuple[Delivered, InvalidField]]) -> None:
+    """Counts messages that another reader keeps as dead letters."""
+    for message, error in unreadable:
+        dead_letters.pass_over(flow.warning_reader(message.stream), message.stream, message.sequence, error)
+
+
+async def _keep(bus: Bus, unreadable: Sequence[tuple[Delivered, InvalidField]]) -> None:
+    """Keeps messages that no other reader keeps as dead letters."""
+    for message, error in unreadable:
+        await dead_letters.keep(bus, flow.warning_reader(message.stream), message, error)
 
 
 async def _every(wait_s: float, work: Callable[[], Awaitable[None]]) -> None:

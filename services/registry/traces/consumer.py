@@ -11,7 +11,7 @@ from functools import partial
 
 from prometheus_client import Counter
 
-from services.common import flow, pull, tracing
+from services.common import flow, pull, stored, tracing
 from services.common.bus import Bus
 from services.common.clock import wall_us
 from services.common.errors import InvalidField, NotFound, TandemError
@@ -24,7 +24,7 @@ from services.registry.traces.domain.facts import Fact
 from services.registry.traces.store import Taken
 from services.registry.traces.traces import STREAMS
 from services.registry.traces.translate import EntryRead
-from tandem.common.v1 import exercise_pb2
+from tandem.common.v1 import alert_pb2, exercise_pb2
 
 KEPT_US = 3 * 365 * 86_400_000_000
 """As long as the ledgers of access, so that a reviewer finds both."""
@@ -48,7 +48,7 @@ class TraceReader:
 
     def __init__(self, registry: Registry, bus: Bus, premises: Premises, on_taken: OnTaken) -> None:
         self._registry, self._bus, self._on_taken = registry, bus, on_taken
-        self._log_id, self._clock = premises.log_id, premises.clock
+        self._log_id, self._clock, self._partitions = premises.log_id, premises.clock, premises.partitions
 
     async def run(self) -> None:
         """Reads for ever; of several processes on one database one at a time does. Where traces are turned off it only waits."""
@@ -100,7 +100,7 @@ class TraceReader:
                 if message.stream == flow.INCIDENTS.name:
                     if step := translate.step_fact(message, self._clock):
                         found.append(step)
-                elif (alert := translate.alert(message.data)).incident_id and alert.exercise != exercise_pb2.CANARY:
+                elif (alert := self._alert(message)).incident_id and alert.exercise != exercise_pb2.CANARY:
                     place = (alert.partition, alert.sequence)
                     if place not in entries:
                         entries[place] = await self._entry(*place)
@@ -116,6 +116,13 @@ class TraceReader:
                     reason=f"{error.field}: {error.reason}",
                 )
         return found
+
+    def _alert(self, message: Delivered) -> alert_pb2.Alert:
+        """The alert of a message. Raises InvalidField, also where its log isn't one of this mesh's, which nobody could be asked for."""
+        alert = stored.alert(message.data, message.subject)
+        if alert.partition >= self._partitions:
+            raise InvalidField("partition", f"must be below {self._partitions}")
+        return alert
 
     async def _entry(self, partition: int, sequence: int) -> EntryRead | None:
         """The entry of the log that decided; None once the log has forgotten it."""
