@@ -14,7 +14,6 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 
@@ -34,6 +33,7 @@ from services.geofence.domain.entries import Entry, Exercise
 from services.geofence.domain.state import State
 from services.geofence.domain.version import VERSION
 from services.geofence.garbage import Garbage
+from services.geofence.kept_rules import KeptRules
 from services.geofence.published import Published
 from services.geofence.settings import Settings
 from services.geofence.store import CheckpointStore, Draft, DraftFailed, Footing, Stored
@@ -42,7 +42,6 @@ from tandem.common.v1 import log_pb2
 TICK_CHECK_S = 0.2
 CURRENT_S = 10.0
 """A state that no entry has reached for so long is of the past: an incident that is open in it may be over."""
-DAY_MS = 86_400_000
 STAMP_AHEAD_MS = 120_000
 """A stamp of the log's leader this far ahead of this host is an alarm: the fold's time can't be turned back."""
 READ_AT_ONCE = 1_000
@@ -113,6 +112,7 @@ class Evaluator:
         self._log_id = premises.log_id
         self.state = self._empty()
         self._published = Published(bus, partition)
+        self._rules = KeptRules(bus, partition)
         self._entry: StreamCursor | None = None
         """The last entry of the state, where it was read from a checkpoint."""
         self._is_restored = self._was_current = False
@@ -150,7 +150,10 @@ class Evaluator:
         self._outgoing, self._beside, self._drafts = asyncio.Queue(), asyncio.Queue(), asyncio.Queue()
         self._drafting, self._child, self._finishing = False, None, None
         self._caught_up.clear()
-        found = await recovery.newest(self._bus, self._store, self._published, self.partition, self._log_id)
+        self._rules.dropped(self.state)
+        found = await recovery.newest(
+            self._bus, self._store, self._published, self.partition, self._log_id, self._rules.dropped
+        )
         self.state = found.state if found else self._empty()
         self._entry = found.footing.entry if found else None
         self._published.begin_with(found.footing if found else None)
@@ -357,18 +360,6 @@ class Evaluator:
 
     # ── time ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    async def _renew_rules(self) -> None:
-        """Enters the rules again each day: the log keeps its entries for days only and must never lack its premises."""
-        state = self.state
-        if not state.rules_since_ms or state.now_ms - state.rules_since_ms < DAY_MS:
-            return
-        with suppress(RetryableError):  # the next look tries again
-            await self._bus.publish(
-                flow.log_subject(self.partition, "rules"),
-                translate.rules_entry(state.rules).SerializeToString(),
-                msg_id=f"rules-{self.partition}-{state.rules_since_ms}",
-            )
-
     async def _tick(self) -> None:
         """Publishes an empty entry when the log is idle, so that what time alone decides is decided."""
         await self._caught_up.wait()
@@ -376,7 +367,7 @@ class Evaluator:
         idle_s = self._settings.tick_after_s / self._clock.rate
         while True:
             await asyncio.sleep(min(TICK_CHECK_S, idle_s))
-            await self._renew_rules()
+            await self._rules.keep(self.state)
             if loop.time() - self._last_entry_wall_s < idle_s:
                 continue
             try:

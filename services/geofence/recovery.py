@@ -31,10 +31,15 @@ class Beginning(NamedTuple):
 
 
 async def newest(
-    bus: Bus, store: CheckpointStore, published: Published, partition: int, log_id: str
+    bus: Bus,
+    store: CheckpointStore,
+    published: Published,
+    partition: int,
+    log_id: str,
+    on_dropped: Callable[[State], None],
 ) -> Beginning | None:
     """The newest checkpoint of this log that is whole and rests on what the streams hold; None where the log must be folded from its
-    start. Those that rest on what is lost are removed. Waits for the server."""
+    start. Those that rest on what is lost are removed, and `on_dropped` gets their states. Waits for the server."""
     store.drop_drafts(partition)
     for checkpoint in store.found(partition):
         state = store.read(checkpoint, log_id)
@@ -46,6 +51,7 @@ async def newest(
             cursors.alarm(error)
             logger().error("checkpoint_dropped", partition=partition, sequence=state.sequence, stream=error.stream)
             store.drop(checkpoint)
+            on_dropped(state)
             continue
         return Beginning(state, checkpoint.footing)
     return None
