@@ -23,6 +23,7 @@ NAMES_SUBJECT = {
     "stream",
     "sequence",
     "replica",
+    "stamp",
     "state",
     "ingest",
     "host",

@@ -8,7 +8,7 @@ from typing import Any
 
 import grpc.aio
 
-from services.common import flow
+from services.common import cursors, flow
 from tandem.geofence.v1 import geofence_pb2, geofence_pb2_grpc
 from tests.support import log
 from tests.support.stream_readers.alerts import LOG_ROWS, alert_id, alert_messages
@@ -73,13 +73,17 @@ async def _alert_with_garbage_for_figures(connection: Connection, name: str) -> 
 
 
 async def _other_digests(connection: Connection, name: str) -> Sequence[Message]:
-    """Garbage where the other evaluator's digests would be, and a case behind it."""
-    last = (await connection.bus.bounds_of(flow.log_stream(0))).last
-    first = last // CHECKPOINT_EVERY + 1
-    ahead = range(first, first + 4)
-    digests = [(flow.digest_subject(0, n * CHECKPOINT_EVERY, 1), b"\xff\xfe{}") for n in ahead]
-    entries = [case_message(f"{name}-{n}") for n in range(CHECKPOINT_EVERY + 2)]
-    return [*digests, *entries, case_message(name)]
+    """Entries, garbage where the other evaluator's digests of them would be, and a case behind them."""
+    first = (await connection.bus.bounds_of(flow.log_stream(0))).last + 1
+    for n in range(CHECKPOINT_EVERY):
+        await connection.publish(*case_message(f"{name}-{n}"))
+    digests = []
+    for sequence in range(first, first + CHECKPOINT_EVERY):
+        if sequence % CHECKPOINT_EVERY == 0:
+            entry = await cursors.at(connection.bus, flow.log_stream(0), sequence)
+            assert entry
+            digests.append((flow.digest_subject(0, sequence, entry.stored_at_ns, 1), b"\xff\xfe{}"))
+    return [*digests, case_message(name)]
 
 
 READERS = (
@@ -114,11 +118,12 @@ READERS = (
     Reader(
         name="geofence-digests",
         service="geofence",
-        rows=(("digest.{p}.{sequence}.{replica}", "geofence"),),
+        rows=(("digest.{p}.{sequence}.{stamp}.{replica}", "geofence"),),
         sound=_other_digests,
         took=_case_is_known,
         garbage=("digest.0.junk-{name}.1",),
         logs=("geofence", "evaluators_differ"),
-        at_reuse=False,
+        only_at_start=True,
+        only_garbage=True,
     ),
 )

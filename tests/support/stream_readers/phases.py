@@ -141,9 +141,10 @@ class _Run:
         await self._start_where_at_start()
         await self._took("x")
         for reader in self._readers:
-            if reader.misplaced is not no_messages and not self._failed(reader):
-                if await reader.took(self._connection, self._name(reader, "m")):
-                    self._fail(reader, "a message under a subject that isn't its own had an effect")
+            if reader.misplaced is no_messages or self._failed(reader):
+                continue
+            if await reader.took(self._connection, self._name(reader, "m")):
+                self._fail(reader, "a message under a subject that isn't its own had an effect")
         await self._each(lambda reader: self._answered(reader, sequences[reader.name]), "no dead letter")
 
     async def duplicates(self) -> None:
