@@ -29,6 +29,7 @@ from services.dispatch.exchange.webhook import Webhooks
 from services.dispatch.follower import Follower
 from services.dispatch.following_api import FollowingApi
 from services.dispatch.leg import Leg, open_leg
+from services.dispatch.publications import Publications
 from services.dispatch.pursuit import Pursuit
 from services.dispatch.reconcile import Reconciler
 from services.dispatch.retrying import retried
@@ -156,8 +157,10 @@ async def mesh(
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(consume_alerts(bus, leg, premises.log_id))
             tasks.create_task(consume_peers(bus, leg, premises.log_id))
-            tasks.create_task(leg.record.outbox.run(bus, leg.name))
-            tasks.create_task(leg.record.outbox.note(leg.record.mark_published))
+            publications = Publications(bus, leg, premises.log_id)
+            tasks.create_task(leg.record.outbox.run(bus, leg.name, publications.settle))
+            tasks.create_task(leg.record.outbox.note(publications.mark))
+            tasks.create_task(publications.run())
             tasks.create_task(Reconciler(bus, leg, premises.log_id).run())
             if warnings:
                 tasks.create_task(warnings.follow(bus, premises))

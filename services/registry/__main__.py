@@ -95,7 +95,7 @@ async def main(settings: RegistrySettings) -> None:
                     disclosures.keep_signed(),
                     custodian.run(),
                     oversight.run(),
-                    consume_disclosures(bus, disclosures),
+                    consume_disclosures(bus, disclosures, premises.log_id),
                     TraceReader(registry, bus, premises, exporter.tell).run(),
                     exporter.run(),
                 )
