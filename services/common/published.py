@@ -7,14 +7,15 @@ that were noted since the last look are looked at one by one.
 
 from __future__ import annotations
 
+import asyncio
 import base64
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Any, NamedTuple, Protocol
 
 from nats.js.api import Header
 from prometheus_client import Counter
 
-from services.common.bus import Bus
+from services.common.bus import AlreadyThere, Bus
 from services.common.errors import NotFound
 from services.common.telemetry import logger
 
@@ -22,6 +23,8 @@ CHECK_INTERVAL_S = 10.0
 """How often publications are compared though the connection stands: in a cluster another server may have become leader. Wall time."""
 NOTICE_INTERVAL_S = 0.25
 """How often a publisher looks whether it has connected again. Wall time."""
+RESTORE_INTERVAL_S = 60.0
+"""The same of messages that the server has to refuse one by one. Wall time."""
 RUN = 256
 """So many in a row must be there behind the last that is lost: publications under way together are noted in any order."""
 PAGE = 64
@@ -100,6 +103,45 @@ class Comparison:
                 return found
             page = await self._notes.newest(page[-1].recorded, PAGE)
         return found
+
+
+class Alone(NamedTuple):
+    """A message that is alone on its subject."""
+
+    subject: str
+    payload: bytes
+    message_id: str
+
+
+async def restore(bus: Bus, stream: str, newest_first: Iterable[Alone]) -> None:
+    """Publishes those of the messages that the stream has lost. The server refuses the others, so this needs no right to read.
+
+    Ends where 64 in a row are there: what was published since the loss stands before those that are lost. Raises Unavailable.
+    """
+    lost = there = 0
+    for message in newest_first:
+        try:
+            await bus.publish(message.subject, message.payload, msg_id=message.message_id, expected_last=0)
+        except AlreadyThere:
+            there += 1
+            if there >= PAGE:
+                break
+        else:
+            lost, there = lost + 1, 0
+    if lost:
+        _LOST.labels(stream).inc(lost)
+        logger().critical("publications_were_lost", stream=stream, messages=lost)
+
+
+async def keep_restored(bus: Bus, stream: str, newest_first: Callable[[], Awaitable[Iterable[Alone]]]) -> None:
+    """Restores messages after each connection and every minute, for ever; raises what reading them raises."""
+    loop = asyncio.get_running_loop()
+    reconnects, again_at_s = -1, 0.0
+    while True:
+        if bus.reconnects != reconnects or loop.time() >= again_at_s:
+            reconnects, again_at_s = bus.reconnects, loop.time() + RESTORE_INTERVAL_S
+            await restore(bus, stream, await newest_first())
+        await asyncio.sleep(NOTICE_INTERVAL_S)
 
 
 def by_sequence(bus: Bus, stream: str) -> IsThere:

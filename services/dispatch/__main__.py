@@ -20,6 +20,7 @@ from services.common.telemetry import logger
 from services.dispatch import evidence
 from services.dispatch.api import DispatchApi
 from services.dispatch.consumer import consume_alerts, consume_peers
+from services.dispatch.disclosures import Disclosures
 from services.dispatch.evidence_api import EvidenceApi
 from services.dispatch.evidence_keeper import EvidenceFiles, EvidenceKeeper
 from services.dispatch.exchange.links import LinkDoor, Links, open_key
@@ -68,7 +69,7 @@ async def run(settings: DispatchSettings) -> None:
     ):
         follower = _follower(settings, leg)
         files = EvidenceFiles(settings.evidence)
-        evidence_api = EvidenceApi(leg.name, files, settings.clock)
+        evidence_api = EvidenceApi(leg.name, files, settings.clock, Disclosures(leg.name, leg.store))
         watch_disk(settings.data_dir)
         async with (
             rpc.serve(
@@ -166,6 +167,7 @@ async def mesh(
                 tasks.create_task(warnings.follow(bus, premises))
             if leg.name in evidence.LEGS:
                 tasks.create_task(EvidenceKeeper(leg.name, leg.store, bus, premises, files).run())
+                tasks.create_task(Disclosures(leg.name, leg.store).run(bus))
 
 
 def main() -> None:

@@ -87,6 +87,14 @@ published_steps = sa.Table(
 )
 """Steps by the entries as which they were published; `recorded` is the order in which that was noted."""
 
+disclosures = sa.Table(
+    "disclosures",
+    metadata,
+    sa.Column("disclosure_id", sa.String, primary_key=True),
+    sa.Column("payload", sa.LargeBinary, nullable=False),
+    sa.Column("at_ms", sa.BigInteger, nullable=False, index=True),
+)
+
 owner = sa.Table(
     "owner",
     metadata,

@@ -11,10 +11,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from services.common import dead_letters, flow, pull, stored, times
+from services.common import dead_letters, flow, pull, stored, times, trails
 from services.common.bus import AlreadyThere, Bus
 from services.common.clock import MeshClock
+from services.common.cursors import StreamWentBack
 from services.common.errors import Conflict, InvalidField
+from services.common.trails import Trail
 from services.ingest import metrics
 from services.ingest.domain import Sender
 from services.ingest.routes import Routes
@@ -78,8 +80,12 @@ class Commands:
         self._waiting: dict[str, list[Standing]] = {}
         """By device: those that aren't over."""
         self._sessions: dict[str, Session] = {}
-        self._steps: asyncio.Queue[tuple[command_pb2.CommandStep, asyncio.Future[None]]] = asyncio.Queue()
+        self._steps: asyncio.Queue[tuple[command_pb2.CommandStep | command_pb2.Command, asyncio.Future[None]]] = (
+            asyncio.Queue()
+        )
+        """Steps on their way into the stream, and commands that it lost."""
         self._followed = 0
+        self._trail = Trail()
         self._progress = asyncio.Event()
 
     # ── from those who command ───────────────────────────────────────────────────────────────────────────────────────
@@ -165,13 +171,26 @@ class Commands:
         if bounds.first > bounds.last:
             return
         async for messages in pull.read(self._bus, flow.COMMANDS.name, bounds.first):
+            self._trail.add(messages[-1].cursor)
             self._read(messages)
             if self._followed >= bounds.last:
                 return
 
     async def follow(self) -> None:
-        """Follows the stream for ever."""
-        async for messages in pull.read(self._bus, flow.COMMANDS.name, self._followed + 1):
+        """Follows the stream for ever. Commands that aren't over and states that it lost are put into it again."""
+
+        async def put_back(_: StreamWentBack) -> None:
+            self._followed = 0
+            for one in self._all.values():
+                if not one.over:
+                    self._steps.put_nowait((one.command, asyncio.get_running_loop().create_future()))
+                if one.state != State.COMMAND_STATE_WAITING:
+                    self._steps.put_nowait((self._step_of(one), asyncio.get_running_loop().create_future()))
+
+        messages_of = trails.follow(
+            self._bus, flow.COMMANDS.name, self._trail, after=self._followed, on_went_back=put_back
+        )
+        async for messages in messages_of:
             self._read(messages)
 
     def _read(self, messages: Sequence[pull.Delivered]) -> None:
@@ -194,9 +213,13 @@ class Commands:
 
     async def _publish_steps(self) -> None:
         while True:
-            step, stored = await self._steps.get()
-            subject = flow.command_step_subject(step.command_id, State.Name(step.state).removeprefix("COMMAND_STATE_"))
-            await self._bus.publish_until_stored(subject, step.SerializeToString(), expected_last=0)
+            message, stored = await self._steps.get()
+            if isinstance(message, command_pb2.CommandStep):
+                state = State.Name(message.state).removeprefix("COMMAND_STATE_")
+                subject = flow.command_step_subject(message.command_id, state)
+            else:
+                subject = flow.command_subject(message.command_id)
+            await self._bus.publish_until_stored(subject, message.SerializeToString(), expected_last=0)
             stored.set_result(None)
 
     async def watch_time(self) -> None:
@@ -219,6 +242,8 @@ class Commands:
                     del self._all[command_id]
 
     def _command(self, command: command_pb2.Command) -> None:
+        if command.command_id in self._all:
+            return  # it comes again: the stream went back, or had lost it
         standing = Standing(command, since_ms=command.issued_at_ms)
         self._all[command.command_id] = standing
         if command.instruction.WhichOneof("kind") in _INTERVALS:
@@ -271,15 +296,20 @@ class Commands:
         said = standing.said.get(state)
         if said is None:
             said = standing.said[state] = asyncio.get_running_loop().create_future()
-            step = command_pb2.CommandStep(
-                command_id=standing.command.command_id,
-                device_id=standing.command.device_id,
-                state=state,
-                at_ms=self._clock.now_ms(),
-                reason=reason,
-            )
-            self._steps.put_nowait((step, said))
+            self._steps.put_nowait((self._step_of(standing, state, reason), said))
         return said
+
+    def _step_of(
+        self, standing: Standing, state: State.ValueType | None = None, reason: str = ""
+    ) -> command_pb2.CommandStep:
+        """That a command comes to a state now; without one the state that it has."""
+        return command_pb2.CommandStep(
+            command_id=standing.command.command_id,
+            device_id=standing.command.device_id,
+            state=standing.state if state is None else state,
+            at_ms=standing.since_ms if state is None else self._clock.now_ms(),
+            reason=standing.reason if state is None else reason,
+        )
 
 
 def to_device(command: command_pb2.Command) -> ingest_pb2.DeviceCommand:

@@ -8,9 +8,10 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from services.common import dead_letters, fields, flow, pull, stored
+from services.common import cursors, dead_letters, fields, flow, pull, stored
 from services.common.bus import Bus
 from services.common.clock import MeshClock
+from services.common.cursors import StreamCursor, StreamWentBack
 from services.common.errors import InvalidField, Unavailable
 from services.common.streams import PARTITIONS_MAX
 from services.common.telemetry import logger
@@ -52,8 +53,8 @@ class Routes:
         self._of_subject: dict[str, set[str]] = {}
         self._partitions: dict[Partitions, Partitions] = {}
         self._missed_at_s: dict[str, float] = {}
-        self._followed = 0
-        """Sequence up to which the bucket's changes are known."""
+        self._followed: StreamCursor | None = None
+        """The entry up to which the bucket's changes are known."""
 
     def registration(self, device_id: str) -> Registration | None:
         """What is known of a device, as far as the bucket's changes have arrived."""
@@ -110,21 +111,31 @@ class Routes:
             for message in messages:
                 if message.subject.startswith(_PREFIX):
                     self._learn(message.subject.removeprefix(_PREFIX), message.data, message.sequence)
-            self._followed = messages[-1].sequence
-            if self._followed >= bounds.last:
+            self._followed = messages[-1].cursor
+            if self._followed.sequence >= bounds.last:
                 return
 
     async def follow(self, on_change: Callable[[str, Partitions], None]) -> None:
         """Follows the bucket for ever, from where `load` came to; `on_change` gets each device with its partitions."""
-        async for messages in pull.read(self._bus, _STREAM, self._followed + 1):
-            for message in messages:
-                if not message.subject.startswith(_PREFIX):
-                    continue
-                device_id = message.subject.removeprefix(_PREFIX)
-                known = self._learn(device_id, message.data, message.sequence)
-                if known is not None:
-                    on_change(device_id, known.partitions)
-            self._followed = messages[-1].sequence
+        start: StreamCursor | int = self._followed or 1
+        while True:
+            try:
+                async for messages in pull.read(self._bus, _STREAM, start):
+                    for message in messages:
+                        if not message.subject.startswith(_PREFIX):
+                            continue
+                        device_id = message.subject.removeprefix(_PREFIX)
+                        known = self._learn(device_id, message.data, message.sequence)
+                        if known is not None:
+                            on_change(device_id, known.partitions)
+            except StreamWentBack as error:
+                # The bucket keeps the last value of each device, so the entry may only have been replaced while nobody was connected.
+                # Reading all of it again is right in either case; the registry puts back what was lost.
+                if error.found is not None or (error.last is not None and error.last < error.sequence):
+                    cursors.alarm(error)
+                else:
+                    logger().info("routes_read_again", sequence=error.sequence)
+                start = 1
 
     async def _look_up(self, device_id: str) -> Registration | None:
         now_s = asyncio.get_running_loop().time()

@@ -91,7 +91,7 @@ async def main(settings: RegistrySettings) -> None:
             ):
                 await running.until_stopped(
                     rpc.keep_health(server, bus),
-                    Relay(registry, bus, premises.clock).run(),
+                    Relay(registry, bus, premises.clock, premises.partitions).run(),
                     disclosures.keep_signed(),
                     custodian.run(),
                     oversight.run(),

@@ -100,7 +100,9 @@ class TraceRecords:
     async def note_version(self, case_id: str, version: int, sequence: int, stored_at_ms: int) -> None:
         """Keeps when a version of a case came into the log, and where."""
         values = {"case_id": case_id, "version": version, "sequence": sequence, "stored_at_ms": stored_at_ms}
-        await db.insert_once(self._connection, case_versions, values)
+        # A version that the log had lost comes into it a second time.
+        key = {name: values.pop(name) for name in ("case_id", "version")}
+        await db.upsert(self._connection, case_versions, key, values)
 
     async def forget_before(self, at_us: int) -> None:
         """Deletes what is older."""

@@ -1,4 +1,4 @@
-"""Which entries of a stream the leg has taken in, and as which entries its steps were published.
+"""Which entries of a stream the leg has taken in, as which entries its steps were published, and disclosures that it made.
 
 A position from before has an empty trail: its number alone is compared. A step that was published before has no row.
 """
@@ -19,4 +19,10 @@ def upgrade() -> None:
         sa.Column("stream", sa.String, nullable=False),
         sa.Column("log_id", sa.String, nullable=False),
         sa.Column("stream_sequence", sa.BigInteger, nullable=False),
+    )
+    op.create_table(
+        "disclosures",
+        sa.Column("disclosure_id", sa.String, primary_key=True),
+        sa.Column("payload", sa.LargeBinary, nullable=False),
+        sa.Column("at_ms", sa.BigInteger, nullable=False, index=True),
     )
