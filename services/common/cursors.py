@@ -90,13 +90,19 @@ def alarm(error: StreamWentBack) -> None:
     logger().critical(WENT_BACK, stream=error.stream, sequence=error.sequence, ends_at=error.last)
 
 
-async def at(bus: Bus, stream: str, sequence: int) -> StreamCursor | None:
-    """Identity of the entry that a stream holds at a sequence; None where it holds none. Raises Unavailable."""
+async def stored_at(bus: Bus, stream: str, sequence: int) -> Mapping[str, Any] | None:
+    """The message that a stream holds at a sequence, as STREAM.MSG.GET answers it; None where it holds none. Raises Unavailable."""
     try:
-        stored = (await bus.api(f"STREAM.MSG.GET.{stream}", {"seq": sequence}))["message"]
+        stored: Mapping[str, Any] = (await bus.api(f"STREAM.MSG.GET.{stream}", {"seq": sequence}))["message"]
     except NotFound:
         return None
-    return of_stored(stored)
+    return stored
+
+
+async def at(bus: Bus, stream: str, sequence: int) -> StreamCursor | None:
+    """Identity of the entry that a stream holds at a sequence; None where it holds none. Raises Unavailable."""
+    stored = await stored_at(bus, stream, sequence)
+    return of_stored(stored) if stored else None
 
 
 def of_stored(stored: Mapping[str, Any]) -> StreamCursor:

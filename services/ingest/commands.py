@@ -11,12 +11,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from services.common import dead_letters, flow, pull, stored, times, trails
+from services.common import cursors, dead_letters, flow, pull, stored, times
 from services.common.bus import AlreadyThere, Bus
 from services.common.clock import MeshClock
-from services.common.cursors import StreamWentBack
+from services.common.cursors import StreamCursor, StreamWentBack
 from services.common.errors import Conflict, InvalidField
-from services.common.trails import Trail
 from services.ingest import metrics
 from services.ingest.domain import Sender
 from services.ingest.routes import Routes
@@ -84,8 +83,8 @@ class Commands:
             asyncio.Queue()
         )
         """Steps on their way into the stream, and commands that it lost."""
-        self._followed = 0
-        self._trail = Trail()
+        self._behind: StreamCursor | None = None
+        """The message up to which the stream is read."""
         self._progress = asyncio.Event()
 
     # ── from those who command ───────────────────────────────────────────────────────────────────────────────────────
@@ -108,7 +107,7 @@ class Commands:
                 raise Conflict("another command has this command_id") from None
             return first
         async with asyncio.timeout(FOLLOWED_WITHIN_S):
-            while self._followed < ack.seq:
+            while self._behind is None or self._behind.sequence < ack.seq:
                 self._progress.clear()
                 await self._progress.wait()
         return command
@@ -171,27 +170,28 @@ class Commands:
         if bounds.first > bounds.last:
             return
         async for messages in pull.read(self._bus, flow.COMMANDS.name, bounds.first):
-            self._trail.add(messages[-1].cursor)
             self._read(messages)
-            if self._followed >= bounds.last:
+            if messages[-1].sequence >= bounds.last:
                 return
 
     async def follow(self) -> None:
-        """Follows the stream for ever. Commands that aren't over and states that it lost are put into it again."""
+        """Follows the stream for ever; where it went back it is read once more from its start: what is known changes nothing."""
+        while True:
+            try:
+                async for messages in pull.read(self._bus, flow.COMMANDS.name, self._behind or 1):
+                    self._read(messages)
+            except StreamWentBack as error:
+                cursors.alarm(error)
+                self._behind = None
+                self._put_back()
 
-        async def put_back(_: StreamWentBack) -> None:
-            self._followed = 0
-            for one in self._all.values():
-                if not one.over:
-                    self._steps.put_nowait((one.command, asyncio.get_running_loop().create_future()))
-                if one.state != State.COMMAND_STATE_WAITING:
-                    self._steps.put_nowait((self._step_of(one), asyncio.get_running_loop().create_future()))
-
-        messages_of = trails.follow(
-            self._bus, flow.COMMANDS.name, self._trail, after=self._followed, on_went_back=put_back
-        )
-        async for messages in messages_of:
-            self._read(messages)
+    def _put_back(self) -> None:
+        """Has commands that aren't over, and the states that commands came to, published again; the server refuses what is there."""
+        for standing in self._all.values():
+            if not standing.over:
+                self._steps.put_nowait((standing.command, asyncio.get_running_loop().create_future()))
+            if standing.state != State.COMMAND_STATE_WAITING:
+                self._steps.put_nowait((self._step_of(standing), asyncio.get_running_loop().create_future()))
 
     def _read(self, messages: Sequence[pull.Delivered]) -> None:
         for message in messages:
@@ -202,7 +202,7 @@ class Commands:
                     self._command(stored.command(message.data, message.subject))
             except InvalidField as error:
                 dead_letters.pass_over("ingest-commands", message.stream, message.sequence, error)
-        self._followed = messages[-1].sequence
+        self._behind = messages[-1].cursor
         self._progress.set()
 
     async def publish_steps(self) -> None:
@@ -213,14 +213,14 @@ class Commands:
 
     async def _publish_steps(self) -> None:
         while True:
-            message, stored = await self._steps.get()
+            message, done = await self._steps.get()
             if isinstance(message, command_pb2.CommandStep):
                 state = State.Name(message.state).removeprefix("COMMAND_STATE_")
                 subject = flow.command_step_subject(message.command_id, state)
             else:
                 subject = flow.command_subject(message.command_id)
             await self._bus.publish_until_stored(subject, message.SerializeToString(), expected_last=0)
-            stored.set_result(None)
+            done.set_result(None)
 
     async def watch_time(self) -> None:
         """Ends what is over, for ever. Every process does, the first counts."""
@@ -243,7 +243,7 @@ class Commands:
 
     def _command(self, command: command_pb2.Command) -> None:
         if command.command_id in self._all:
-            return  # it comes again: the stream went back, or had lost it
+            return  # the stream is read once more
         standing = Standing(command, since_ms=command.issued_at_ms)
         self._all[command.command_id] = standing
         if command.instruction.WhichOneof("kind") in _INTERVALS:
