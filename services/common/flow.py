@@ -147,7 +147,8 @@ FLOWS = (
         "tandem.dispatch.v1.AdviceGiven",
         ADVICE.name,
         ("dispatch-police",),
-        ("dispatch-warning",),
+        # The police's leg looks whether the stream still has what it wrote there.
+        ("dispatch-police", "dispatch-warning"),
     ),
     Flow(
         "parked.{by}.{reader}.{stream}.{sequence}",
@@ -169,7 +170,8 @@ FLOWS = (
     ),
     Flow("quarantine.{ingest}", "tandem.ingest.v1.QuarantineCounts", QUARANTINE.name, ("ingest",), ("ingest",)),
     Flow("probe.{host}", "zeros", PROBE.name, ("watchdog",), ()),
-    Flow("ledger.head.{sequence}", "LedgerHead", LEDGER.name, ("registry",), ("operator",)),
+    # The registry looks whether the stream still has the heads that it wrote there; the same of the routes.
+    Flow("ledger.head.{sequence}", "LedgerHead", LEDGER.name, ("registry",), ("operator", "registry")),
     Flow(
         "disclosure.{by}.{disclosure_id}",
         "Disclosure",
@@ -180,7 +182,9 @@ FLOWS = (
     ),
 )
 
-ROUTES = Flow(f"$KV.{DEVICES_BUCKET}.{{device_id}}", "DeviceRoute", f"KV_{DEVICES_BUCKET}", ("registry",), ("ingest",))
+ROUTES = Flow(
+    f"$KV.{DEVICES_BUCKET}.{{device_id}}", "DeviceRoute", f"KV_{DEVICES_BUCKET}", ("registry",), ("ingest", "registry")
+)
 """The KV bucket as the stream that it is."""
 
 

@@ -81,7 +81,10 @@ class Commands:
         self._waiting: dict[str, list[Standing]] = {}
         """By device: those that aren't over."""
         self._sessions: dict[str, Session] = {}
-        self._steps: asyncio.Queue[tuple[command_pb2.CommandStep, asyncio.Future[None]]] = asyncio.Queue()
+        self._steps: asyncio.Queue[tuple[command_pb2.CommandStep | command_pb2.Command, asyncio.Future[None]]] = (
+            asyncio.Queue()
+        )
+        """Steps on their way into the stream, and commands that it lost."""
         self._behind: StreamCursor | None = None
         """The message up to which the stream is read."""
         self._progress = asyncio.Event()
@@ -182,6 +185,15 @@ class Commands:
             except StreamWentBack as error:
                 cursors.alarm(error)
                 self._behind = None
+                self._put_back()
+
+    def _put_back(self) -> None:
+        """Has commands that aren't over, and the states that commands came to, published again; the server refuses what is there."""
+        for standing in self._all.values():
+            if not standing.over:
+                self._steps.put_nowait((standing.command, asyncio.get_running_loop().create_future()))
+            if standing.state != State.COMMAND_STATE_WAITING:
+                self._steps.put_nowait((self._step_of(standing), asyncio.get_running_loop().create_future()))
 
     def _read(self, messages: Sequence[pull.Delivered]) -> None:
         for message in messages:
@@ -203,10 +215,14 @@ class Commands:
 
     async def _publish_steps(self) -> None:
         while True:
-            step, stored = await self._steps.get()
-            subject = flow.command_step_subject(step.command_id, State.Name(step.state).removeprefix("COMMAND_STATE_"))
-            await self._bus.publish_until_stored(subject, step.SerializeToString(), expected_last=0)
-            stored.set_result(None)
+            message, done = await self._steps.get()
+            if isinstance(message, command_pb2.CommandStep):
+                state = State.Name(message.state).removeprefix("COMMAND_STATE_")
+                subject = flow.command_step_subject(message.command_id, state)
+            else:
+                subject = flow.command_subject(message.command_id)
+            await self._bus.publish_until_stored(subject, message.SerializeToString(), expected_last=0)
+            done.set_result(None)
 
     async def watch_time(self) -> None:
         """Ends what is over, for ever. Every process does, the first counts."""
@@ -282,15 +298,20 @@ class Commands:
         said = standing.said.get(state)
         if said is None:
             said = standing.said[state] = asyncio.get_running_loop().create_future()
-            step = command_pb2.CommandStep(
-                command_id=standing.command.command_id,
-                device_id=standing.command.device_id,
-                state=state,
-                at_ms=self._clock.now_ms(),
-                reason=reason,
-            )
-            self._steps.put_nowait((step, said))
+            self._steps.put_nowait((self._step_of(standing, state, reason), said))
         return said
+
+    def _step_of(
+        self, standing: Standing, state: State.ValueType | None = None, reason: str = ""
+    ) -> command_pb2.CommandStep:
+        """That a command comes to a state now; without one the state that it has."""
+        return command_pb2.CommandStep(
+            command_id=standing.command.command_id,
+            device_id=standing.command.device_id,
+            state=standing.state if state is None else state,
+            at_ms=standing.since_ms if state is None else self._clock.now_ms(),
+            reason=standing.reason if state is None else reason,
+        )
 
 
 def to_device(command: command_pb2.Command) -> ingest_pb2.DeviceCommand:

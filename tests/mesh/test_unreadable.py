@@ -206,7 +206,7 @@ async def test_a_broken_route_leaves_the_device_as_it_was(bus: Bus) -> None:
 
 
 async def test_commands_that_are_none_are_passed_over_and_a_taken_id_is_a_conflict(bus: Bus) -> None:
-    commands = Commands(bus, Routes(bus, MeshClock(), 1), MeshClock())
+    commands = Commands(bus, Routes(bus, MeshClock()), MeshClock())
     vibrate = command_pb2.Instruction(vibrate=command_pb2.Vibrate(duration_s=1))
     good = command_pb2.Command(
         command_id="c-1", device_id="d-1", issued_at_ms=1, expires_at_ms=1 << 42, instruction=vibrate
@@ -233,7 +233,7 @@ async def test_an_entry_with_columns_of_unequal_length_holds_up_no_start(nats: T
         for payload in (*GARBAGE, broken.SerializeToString()):
             await bus.publish(flow.log_subject(0, "report"), payload)
         writers: Any = {0: None, 1: None}
-        await LastReports(Routes(bus, MeshClock(), 2), writers).read_tail(bus)
+        await LastReports(Routes(bus, MeshClock()), writers).read_tail(bus)
 
 
 # ── the rest ─────────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -11,13 +11,14 @@ from functools import partial
 
 from prometheus_client import Counter
 
-from services.common import flow, pull, stored, tracing
+from services.common import flow, stored, tracing, trails
 from services.common.bus import Bus
 from services.common.clock import wall_us
 from services.common.errors import InvalidField, NotFound, TandemError
 from services.common.pull import Delivered
 from services.common.streams import Premises
 from services.common.telemetry import logger
+from services.common.trails import Trail
 from services.registry.handlers import Registry
 from services.registry.traces import store, translate
 from services.registry.traces.domain.facts import Fact
@@ -72,25 +73,24 @@ class TraceReader:
             await asyncio.sleep(AGAIN_S)
 
     async def _follow(self, stream: str, still_alone: Callable[[], Awaitable[None]]) -> None:
-        first = await self._next(stream)
-        async for messages in pull.read(self._bus, stream, first, SUBJECTS[stream]):
+        trail, after = await self._reading(stream)
+        async for messages in trails.follow(self._bus, stream, trail, SUBJECTS[stream], after=after):
             found = await self._read(messages)
             await still_alone()
-            taken = Taken(stream, self._log_id, messages[-1].sequence, found)
+            taken = Taken(stream, self._log_id, messages[-1].sequence, found, str(trail))
             await self._registry.database.visit(partial(store.take, taken=taken))
             for incident_id, fact in found:
                 _FACTS.labels(fact.kind).inc()
                 self._on_taken(incident_id)
 
-    async def _next(self, stream: str) -> int:
+    async def _reading(self, stream: str) -> tuple[Trail, int]:
+        """What the database says of a stream: the entries that are read, and the last one's sequence."""
         async with self._registry.reading() as records:
-            last = await records.traces.position(stream, self._log_id)
-        bounds = await self._bus.bounds_of(stream)
-        if last > bounds.last:
-            return bounds.first  # restored from an older copy: what is known already stays as it is
-        if bounds.first > last + 1 and last:
-            logger().error("traces_incomplete", stream=stream, missing_from=last + 1, to=bounds.first)
-        return last + 1
+            last, trail = await records.traces.reading(stream, self._log_id)
+        first = (await self._bus.bounds_of(stream)).first
+        if first > last + 1 and last:
+            logger().error("traces_incomplete", stream=stream, missing_from=last + 1, to=first)
+        return Trail.parse(trail), last
 
     async def _read(self, messages: Sequence[Delivered]) -> list[tuple[str, Fact]]:
         found: list[tuple[str, Fact]] = []
