@@ -220,7 +220,7 @@ class Commands:
                 state = State.Name(message.state).removeprefix("COMMAND_STATE_")
                 subject = flow.command_step_subject(message.command_id, state)
             else:
-                subject = flow.command_subject(message.command_id)
+                subject = flow.command_subject(BY, message.command_id)
             await self._bus.publish_until_stored(subject, message.SerializeToString(), expected_last=0)
             done.set_result(None)
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import io
 import re
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from services.cli import refold
 from services.cli.commands import export
@@ -151,15 +151,13 @@ async def _shown_to_who_is_on_call(connection: Connection, name: str) -> int:
     section = RUNBOOK.read_text().partition("## Read PARKED")[2]
     found = re.search(r"<<'END'\n(.*?)\nEND\n", section, re.DOTALL)
     assert found
-    code = compile(found[1].replace("sys.argv[1]", repr(str(connection.mesh.folder))), str(RUNBOOK), "exec")
     printed = io.StringIO()
-
-    def run() -> None:
-        with locked(connection.mesh.folder), contextlib.redirect_stdout(printed):
-            _mesh(connection).save(connection.mesh.folder)
-            exec(code, {"__name__": "runbook"})  # noqa: S102  # the lines are this repository's own
-
-    await asyncio.to_thread(run)
+    lines: dict[str, Any] = {}
+    body = found[1].partition("asyncio.run(")[0]
+    exec(compile(body, str(RUNBOOK), "exec"), lines)  # noqa: S102  # the lines are this repository's own
+    with locked(connection.mesh.folder), contextlib.redirect_stdout(printed):
+        _mesh(connection).save(connection.mesh.folder)
+        await lines["main"](str(connection.mesh.folder))
     return printed.getvalue().count(f"reason {name}")
 
 

@@ -118,7 +118,8 @@ class _Run:
             self._mesh.kill()
             await self._connection.purge()
             self._mesh.start()
-            await self._all_ready()
+            async with asyncio.timeout(2 * PATIENCE_S):
+                await self._all_ready()
         self._pids = {name: service.pid for name, service in self._mesh.services.items()}
 
     async def _all_ready(self) -> None:

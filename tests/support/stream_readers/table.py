@@ -13,10 +13,14 @@ READERS: tuple[Reader, ...] = (
     *of_legs.READERS,
     *of_commands.READERS,
 )
+_OWN = "the publisher compares what it has published with what the stream holds, by sequence and identity, and parses none of it"
 NOBODY: dict[Row, str] = {
     ("ledger.head.{sequence}", "operator"): "agencies keep the heads; a person reads them with a client of their own",
+    ("ledger.head.{sequence}", "registry"): _OWN,
+    (flow.ROUTES.subject, "registry"): _OWN,
+    ("advice.{incident_id}", "dispatch-police"): _OWN,
 }
-"""Rights to read that no code uses, each with the reason why it is there."""
+"""Rights to read under which no content is used, each with the reason why it is there."""
 
 
 def rows_of_the_flow_table() -> set[Row]:
