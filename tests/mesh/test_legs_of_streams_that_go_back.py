@@ -42,6 +42,11 @@ def lost(stream: str) -> float:
     return REGISTRY.get_sample_value("tandem_publications_lost_total", {"stream": stream}) or 0.0
 
 
+def reconciled() -> float:
+    """How many alerts the police's leg of this process found by comparison alone, and so late."""
+    return REGISTRY.get_sample_value("tandem_dispatch_reconciled_total", {"leg": "police"}) or 0.0
+
+
 async def offered(leg: RunningLeg, *incidents: str) -> dict[str, str]:
     """The assignment of each incident, once all have one; each has one alone."""
     async with asyncio.timeout(PATIENCE_S):
@@ -57,6 +62,7 @@ async def offered(leg: RunningLeg, *incidents: str) -> dict[str, str]:
 async def test_an_alert_that_takes_the_sequence_of_a_lost_one_is_offered(
     nats: TestServer, bus: Bus, store: Path, police: DispatchSettings, when: str
 ) -> None:
+    compared = reconciled()
     async with running(police) as leg:
         await publish(bus, alert(1, incident="incident-1"), alert(2, incident="incident-2"))
         before = await offered(leg, "incident-1", "incident-2")
@@ -71,11 +77,13 @@ async def test_an_alert_that_takes_the_sequence_of_a_lost_one_is_offered(
             after = await offered(leg, "incident-1", "incident-2", "incident-3", "incident-4")
             assert before.items() <= after.items()
             assert len(await stored_steps(bus, "police", "incident-2", 1)) == 1
+            assert reconciled() == compared
             return
     tear(nats, store, flow.ALERTS.name)
     await publish(bus, alert(3, incident="incident-3"))
     async with running(police) as leg:
         assert before.items() <= (await offered(leg, "incident-1", "incident-2", "incident-3")).items()
+        assert reconciled() == compared
 
 
 async def test_an_older_store_under_a_live_leg_loses_no_alert_and_no_step(

@@ -33,12 +33,20 @@ def store(tmp_path: Path) -> Path:
     return tmp_path / "nats"
 
 
-def tear(registry: RegistryMesh, store: Path, *streams: str) -> None:
-    """kill -9, the last message of each stream torn, started again."""
-    registry.nats.kill()
+async def tear(client: Client, store: Path, *streams: str) -> None:
+    """kill -9, the last message of each stream torn, started again; it answers when this returns."""
+    client.mesh.nats.kill()
     for stream in streams:
         torn.overwrite_tail(store, stream, random.Random(1))
-    registry.nats.start()
+    await start(client)
+
+
+async def start(client: Client) -> None:
+    """Starts the server again; it answers when this returns."""
+    client.mesh.nats.start()
+    async with asyncio.timeout(WITHIN_S):
+        while not await client.bus.works():  # noqa: ASYNC110
+            await asyncio.sleep(0.05)
 
 
 async def enforceable(client: Client) -> None:
@@ -63,7 +71,7 @@ async def test_a_case_that_the_log_lost_is_in_it_again(registry: RegistryMesh, s
         ends = (await client.bus.bounds_of("LOG_0")).last
         if when != "under the running registry":
             registry.service.kill()
-        tear(registry, store, "LOG_0")
+        await tear(client, store, "LOG_0")
         if when != "under the running registry":
             assert (await client.bus.bounds_of("LOG_0")).last == ends - 1
             registry.service.start()
@@ -82,7 +90,7 @@ async def test_the_newest_route_of_a_device_is_in_the_bucket_again(registry: Reg
         await client.put(records.wearer("w-2", "900101-1000001"), records.tag(version=2, wearer_id="w-2"))
         await client.drained()
         assert (await client.route("tag-1")).subject_id == "w-2"
-        tear(registry, store, KV)
+        await tear(client, store, KV)
         async with asyncio.timeout(WITHIN_S):
             while (await client.bus.last_of(KV, f"$KV.{flow.DEVICES_BUCKET}.tag-1")) is None:  # noqa: ASYNC110
                 await asyncio.sleep(0.05)
@@ -99,7 +107,7 @@ async def test_an_older_store_under_the_running_registry_has_everything_again(
         registry.nats.kill()
         for stream in streams:
             torn.copy_of(store, stream, tmp_path / f"older-{stream}")
-        registry.nats.start()
+        await start(client)
         for n in range(5):
             number = f"80010{n + 1}-1000001"
             await client.put(
@@ -113,7 +121,7 @@ async def test_an_older_store_under_the_running_registry_has_everything_again(
         registry.nats.kill()
         for stream in streams:
             torn.put_back(store, stream, tmp_path / f"older-{stream}")
-        registry.nats.start()
+        await start(client)
         async with asyncio.timeout(WITHIN_S):
             while {case.case_id for _, case in await client.cases()} != set(before):  # noqa: ASYNC110
                 await asyncio.sleep(0.05)
@@ -132,7 +140,7 @@ async def test_a_lost_case_is_enforced_within_seconds(tmp_path: Path) -> None:
             await clients.agencies.drained()
             for evaluator in mesh.evaluators.values():
                 evaluator.kill()
-            tear(mesh.registry, tmp_path / "nats", "LOG_0")
+            await tear(clients.agencies, tmp_path / "nats", "LOG_0")
             for evaluator in mesh.evaluators.values():
                 evaluator.start()
             await enforced(clients, "order-1")
@@ -181,7 +189,7 @@ async def test_a_disclosure_that_takes_the_sequence_of_a_lost_one_is_in_the_ledg
         away = when != "under the running registry"
         if away:
             registry.service.kill()
-        tear(registry, store, flow.DISCLOSURES.name)
+        await tear(client, store, flow.DISCLOSURES.name)
         await tell(client, "d-4")
         assert (await client.bus.bounds_of(flow.DISCLOSURES.name)).last == 3
         if away:
@@ -197,7 +205,7 @@ async def test_traces_have_the_alert_that_takes_the_sequence_of_a_lost_one(regis
         async with asyncio.timeout(WITHIN_S):
             while registry.query("select sequence from trace_positions where stream = 'ALERTS'") != [(2,)]:  # noqa: ASYNC110
                 await asyncio.sleep(0.05)
-        tear(registry, store, flow.ALERTS.name)
+        await tear(client, store, flow.ALERTS.name)
         await dispatch.publish(client.bus, dispatch.alert(7))
         assert (await client.bus.bounds_of(flow.ALERTS.name)).last == 2
         assert {one.name for one in await trace_of(registry, 3)} >= {"alert"}
