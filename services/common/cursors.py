@@ -115,6 +115,11 @@ def of_stored(stored: Mapping[str, Any]) -> StreamCursor:
     return StreamCursor.of(stored["seq"], _nanoseconds(stored["time"]), stored["subject"], data)
 
 
+async def is_empty(bus: Bus, stream: str, cursor: StreamCursor) -> bool:
+    """Whether a stream holds the entry, and it has no content. Raises as `holds`."""
+    return await holds(bus, stream, cursor) and not (await stored_at(bus, stream, cursor.sequence) or {}).get("data")
+
+
 async def holds(bus: Bus, stream: str, cursor: StreamCursor) -> bool:
     """Whether a stream holds the entry (True), or it has aged out (False): then it lies before the first that is kept.
 

@@ -202,18 +202,21 @@ class _Position:
         self._sequence = start.sequence if isinstance(start, StreamCursor) else start - 1
         """Of the last message that was yielded."""
         self._yielded: Delivered | None = None
+        self._known_is_empty = False
+        """The entry at the position has no content, so a consumer that began there would give nothing behind it."""
 
     @property
     def begins_at(self) -> int:
         """Where a consumer begins: at the known entry, which then comes first and is compared, not behind it."""
         known = self._cursor()
-        return known.sequence if known else max(self._sequence + 1, 1)
+        is_empty = not self._yielded.data if self._yielded else self._known_is_empty
+        return known.sequence if known and not is_empty else max(self._sequence + 1, 1)
 
     async def compare(self, bus: Bus, _: int) -> None:
         """Looks whether the stream still holds the entry. Raises StreamWentBack, Unavailable."""
         known = self._cursor()
         if known is not None:
-            await cursors.holds(bus, self._stream, known)
+            self._known_is_empty = await cursors.is_empty(bus, self._stream, known)
         elif self._sequence > 0:
             stored = await cursors.kept_at(bus, self._stream, self._sequence)
             self._known = cursors.of_stored(stored) if stored else None
@@ -309,7 +312,8 @@ async def _pull(
                         ready = False
                         await asyncio.sleep(0.1)
                     continue
-                left -= 1
+                # To the server a message without content ends the answers that an account imports: no more come to this request.
+                left = left - 1 if message.data else 0
                 meta = message.metadata
                 if restart_on_loss:
                     if meta.sequence.consumer != next_consumer_sequence:
@@ -330,6 +334,9 @@ async def _pull(
                         meta.timestamp,
                     )
                 )
+                if not message.data and restart_on_loss:
+                    gap = True
+                    break
             if messages:
                 yield messages
             if gap or (restart_on_loss and not ready):
