@@ -176,7 +176,7 @@ async def read(
 
 async def between(bus: Bus, stream: str, first: int, last: int) -> AsyncIterator[Delivered]:
     """Messages from `first` to `last`, which the stream holds, one by one. Raises StreamWentBack where it holds `last` no more."""
-    end = await cursors.at(bus, stream, last)
+    end = await _at_once_it_answers(bus, stream, last)
     if end is None:
         bounds = await bus.bounds_of(stream)
         if last > bounds.last:
@@ -191,6 +191,16 @@ async def between(bus: Bus, stream: str, first: int, last: int) -> AsyncIterator
                 yield message
         if messages[-1].sequence >= last:
             return
+
+
+async def _at_once_it_answers(bus: Bus, stream: str, sequence: int) -> StreamCursor | None:
+    """As cursors.at; waits while the server doesn't answer, as reading does."""
+    while True:
+        try:
+            return await cursors.at(bus, stream, sequence)
+        except Unavailable as error:
+            logger().info("stream_awaited", stream=stream, reason=error.reason)
+            await asyncio.sleep(error.retry_after_s)
 
 
 class _Position:

@@ -195,8 +195,9 @@ class Evaluator:
         log = await self._bus.bounds_of(stream)
         if log.first > self.state.sequence + 1:
             logger().error("log_aged_out", partition=self.partition, missing_from=self.state.sequence + 1, to=log.first)
-        if log.last == self.state.sequence:
-            self._caught_up.set()  # a checkpoint of the log's very end: without a tick of ours perhaps nothing ever follows
+        if log.last == self.state.sequence or log.first > log.last:
+            # A checkpoint of the log's very end, or all of it has aged out: without a tick of ours perhaps nothing ever follows.
+            self._caught_up.set()
         async for messages in pull.read(self._bus, stream, self._entry or 1, batch=READ_AT_ONCE):
             unyielded = 0
             for message in messages:
