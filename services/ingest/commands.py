@@ -188,9 +188,12 @@ class Commands:
                 self._put_back()
 
     def _put_back(self) -> None:
-        """Has commands that aren't over, and the states that commands came to, published again; the server refuses what is there."""
+        """Has desks' open commands, and the states that commands came to, published again; the server refuses what is there.
+
+        A notice is the warning leg's to publish. It stays here, and is given to its device, as long as this process runs.
+        """
         for standing in self._all.values():
-            if not standing.over:
+            if not standing.over and not standing.command.command_id.startswith(flow.NOTICE_IDS):
                 self._steps.put_nowait((standing.command, asyncio.get_running_loop().create_future()))
             if standing.state != State.COMMAND_STATE_WAITING:
                 self._steps.put_nowait((self._step_of(standing), asyncio.get_running_loop().create_future()))
