@@ -67,10 +67,6 @@ async def _is_known(connection: Connection, name: str) -> int:
     return int(await _listed(connection, name) is not None)
 
 
-async def _command(connection: Connection, name: str) -> Sequence[Message]:
-    return [command_message(name)]
-
-
 async def _command_elsewhere(connection: Connection, name: str) -> Sequence[Message]:
     return [route_message(name), command_message(name, f"{name}-x")]
 
@@ -83,8 +79,8 @@ async def _route_and_command(connection: Connection, name: str) -> Sequence[Mess
     return [route_message(name), command_message(name)]
 
 
-async def _step(connection: Connection, name: str) -> Sequence[Message]:
-    return [step_message(name)]
+async def _ended_command(connection: Connection, name: str) -> Sequence[Message]:
+    return [route_message(name), command_message(name), step_message(name)]
 
 
 async def _steps(connection: Connection, name: str) -> int:
@@ -140,25 +136,21 @@ READERS = (
         name="ingest-commands",
         service="ingest",
         rows=(("command.{by}.{command_id}", "ingest"),),
-        prepare=_route,
-        prepared=_is_known,
-        sound=_command,
+        sound=_route_and_command,
         took=_commands,
         misplaced=_command_elsewhere,
         garbage=("command.ingest.junk-{name}",),
-        logs=("ingest", "command_unreadable"),
+        logs=("ingest", "message_passed_over"),
     ),
     Reader(
         name="ingest-command-steps",
         service="ingest",
         rows=(("command_step.{command_id}.{state}", "ingest"),),
-        prepare=_route_and_command,
-        prepared=_commands,
-        sound=_step,
+        sound=_ended_command,
         took=_steps,
         misplaced=_step_elsewhere,
         garbage=("command_step.junk-{name}.EXPIRED",),
-        logs=("ingest", "command_unreadable"),
+        logs=("ingest", "message_passed_over"),
     ),
     Reader(
         name="ingest-quarantine",
@@ -166,7 +158,7 @@ READERS = (
         sound=_refusal,
         took=_refusals,
         garbage=("quarantine.junk-{name}",),
-        logs=("ingest", "quarantine_unreadable"),
+        logs=("ingest", "message_passed_over"),
         counts_duplicates=True,
         at_reuse=False,
     ),

@@ -162,7 +162,7 @@ class _Run:
 
     async def gap(self) -> None:
         """Messages are stored and gone before they are read, whatever came before them too."""
-        await self._prepare("x")
+        await self._prepare("x", readers=[one for one in self._readers if one.service])
         processes = self._mesh.services.values()
         if self._phase.at_start:
             self._mesh.kill()
@@ -178,8 +178,8 @@ class _Run:
             for service in processes:
                 if not self._phase.at_start:
                     os.kill(service.pid, signal.SIGCONT)
-        if not self._phase.at_start:
-            await self._prepare_asked("x")
+        # Who is asked needs what is there by then: the rest has gone.
+        await self._prepare("x", readers=[one for one in self._readers if not one.service])
         await self._start_where_at_start()
         await self._took("x")
 
@@ -231,19 +231,14 @@ class _Run:
         for subject, data in messages:
             await self._connection.publish(subject, data)
 
-    async def _prepare(self, *which: str) -> None:
-        """What must have been taken before, by those who read all the time and by those who are asked."""
+    async def _prepare(self, *which: str, readers: Sequence[Reader] | None = None) -> None:
+        """What must have been taken before, by these readers or by all."""
+        readers = self._readers if readers is None else readers
         for one in which:
-            for reader in self._readers:
+            for reader in readers:
                 await self._publish(await reader.prepare(self._connection, self._name(reader, one)))
         for one in which:
-            await self._each(partial(self._prepared, which=one), "what comes before wasn't taken")
-
-    async def _prepare_asked(self, which: str) -> None:
-        """Prepares once more for those who are asked: what they need has gone with the rest."""
-        asked = [one for one in self._readers if not one.service and one.prepared]
-        for reader in asked:
-            await self._publish(await reader.prepare(self._connection, f"{self._name(reader, which)}"))
+            await self._each(partial(self._prepared, which=one), "what comes before wasn't taken", readers)
 
     async def _prepared(self, reader: Reader, which: str) -> bool:
         return not reader.prepared or await reader.prepared(self._connection, self._name(reader, which)) > 0
@@ -267,8 +262,11 @@ class _Run:
             return f'"event": "{event}"' in self._mesh.log(service)[self._logged.get(service, 0) :]
         return not reader.dead_letter_by or (reader.dead_letter_by, sequence) in await _dead_letters(self._connection)
 
-    async def _each(self, is_so: Callable[[Reader], Awaitable[bool]], otherwise: str) -> None:
-        """Waits until something is so of every reader that hasn't failed yet."""
+    async def _each(
+        self, is_so: Callable[[Reader], Awaitable[bool]], otherwise: str, readers: Sequence[Reader] | None = None
+    ) -> None:
+        """Waits until something is so of each of these readers, or of all, that hasn't failed yet."""
+        readers = self._readers if readers is None else readers
 
         async def wait(reader: Reader) -> None:
             error = ""
@@ -289,7 +287,7 @@ class _Run:
             except TimeoutError:
                 self._fail(reader, otherwise + error)
 
-        await asyncio.gather(*(wait(reader) for reader in self._readers if not self._failed(reader)))
+        await asyncio.gather(*(wait(reader) for reader in readers if not self._failed(reader)))
 
     def _failed(self, reader: Reader) -> bool:
         return bool(self._results[self._phase.key, reader.name])
