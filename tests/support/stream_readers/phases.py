@@ -189,7 +189,8 @@ class _Run:
         copy = self._mesh.folder / f"store-{self._phase.key}"
         await self._mesh.restart_server(copy_to=copy)
         await self._sound("old")
-        await self._took("old")
+        running = [one for one in self._readers if not one.only_at_start]
+        await self._each(partial(self._took_one, which="old"), "a sound message old had no effect", running)
         self._stop_where_at_start()
         await self._mesh.restart_server(put_back=copy)
         await self._sound("new")
