@@ -79,7 +79,7 @@ async def test_a_case_that_the_log_lost_is_in_it_again(registry: RegistryMesh, s
         async with asyncio.timeout(WITHIN_S):
             while len(found := {case.version: case for _, case in await client.cases()}) < 2:  # noqa: ASYNC110
                 await asyncio.sleep(0.05)
-        assert list(found.values())[0] == case and list(found) == sorted(found)
+        assert next(iter(found.values())) == case and list(found) == sorted(found)
 
 
 async def test_the_newest_route_of_a_device_is_in_the_bucket_again(registry: RegistryMesh, store: Path) -> None:
