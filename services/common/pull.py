@@ -330,8 +330,8 @@ async def _pull(
                         meta.timestamp,
                     )
                 )
-            if messages:
-                yield messages
+            if messages and bus.reconnects == reconnects:
+                yield messages  # else they may be of another store than what the position was compared with
             if gap or (restart_on_loss and not ready):
                 return
     finally:
