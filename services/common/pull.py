@@ -215,9 +215,8 @@ class _Position:
         if known is not None:
             await cursors.holds(bus, self._stream, known)
         elif self._sequence > 0:
-            self._known = await cursors.at(bus, self._stream, self._sequence)
-            if self._known is None and self._sequence > (last := (await bus.bounds_of(self._stream)).last):
-                raise StreamWentBack(self._stream, self._sequence, None, last)
+            stored = await cursors.kept_at(bus, self._stream, self._sequence)
+            self._known = cursors.of_stored(stored) if stored else None
 
     def advance(self, messages: list[Delivered]) -> list[Delivered]:
         """What of the messages comes behind the position, which they move. Raises StreamWentBack."""
@@ -331,8 +330,8 @@ async def _pull(
                         meta.timestamp,
                     )
                 )
-            if messages:
-                yield messages
+            if messages and bus.reconnects == reconnects:
+                yield messages  # else they may be of another store than what the position was compared with
             if gap or (restart_on_loss and not ready):
                 return
     finally:

@@ -79,12 +79,8 @@ class Published:
             compared_s = now_s
 
     async def _require(self, stream: str, stored: Stored) -> None:
-        found = await cursors.stored_at(self._bus, stream, stored.sequence)
-        if found is None:
-            bounds = await self._bus.bounds_of(stream)
-            if stored.sequence >= bounds.first:
-                raise StreamWentBack(stream, stored.sequence, None, bounds.last)
-        elif found["subject"] != self._subject(stream, stored.alert_id):
+        found = await cursors.kept_at(self._bus, stream, stored.sequence)
+        if found and found["subject"] != self._subject(stream, stored.alert_id):
             raise StreamWentBack(stream, stored.sequence, cursors.of_stored(found))
 
     def _subject(self, stream: str, alert_id: str) -> str:

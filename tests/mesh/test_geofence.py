@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
@@ -409,29 +408,6 @@ async def test_an_evaluator_whose_checkpoint_is_of_the_logs_end_serves_and_ticks
         await stop(task)
 
 
-async def test_a_checkpoint_ahead_of_the_log_is_dropped(bus: Bus, tmp_path: Path) -> None:
-    await approach(bus, steps=4)
-    state = State(0, log_id=(await streams.read_premises(bus)).log_id, sequence=1000)
-    store = CheckpointStore(tmp_path / "0")
-    store.save(0, footing(1000), codec.encode(state))
-    one = await evaluator(bus, tmp_path)
-    await one.restore()
-    assert one.state.sequence == 0 and not store.found(0)
-
-
-async def test_a_checkpoint_of_an_entry_that_is_another_one_now_is_dropped(bus: Bus, tmp_path: Path) -> None:
-    await approach(bus, steps=4)
-    log_id = (await streams.read_premises(bus)).log_id
-    store = CheckpointStore(tmp_path / "0")
-    second = await cursors.at(bus, "LOG_0", 2)
-    assert second
-    store.save(0, Footing(second, None, None), codec.encode(State(0, log_id=log_id, sequence=2)))
-    store.save(0, footing(3), codec.encode(State(0, log_id=log_id, sequence=3)))
-    one = await evaluator(bus, tmp_path)
-    await one.restore()
-    assert one.state.sequence == 2 and [kept.footing.entry for kept in store.found(0)] == [second]
-
-
 async def test_a_checkpoint_of_another_log_is_passed_over(bus: Bus, tmp_path: Path) -> None:
     CheckpointStore(tmp_path / "0").save(0, footing(1), codec.encode(State(0, log_id="another")))
     one = await evaluator(bus, tmp_path)
@@ -452,15 +428,3 @@ def test_a_damaged_checkpoint_is_passed_over(tmp_path: Path) -> None:
     assert store.read(newest, "") is None
     loaded = store.read(older, "")
     assert loaded is not None and loaded.sequence == 10
-
-
-def test_of_older_checkpoints_one_is_kept_for_the_hour_the_day_and_the_week(tmp_path: Path) -> None:
-    store = CheckpointStore(tmp_path)
-    for hours in range(200, 0, -1):
-        store.save(0, footing(1000 - hours), codec.encode(State(0)))
-        for checkpoint in store.found(0):
-            age_s = (1000 - hours - checkpoint.footing.entry.sequence) * 1800
-            os.utime(checkpoint.path, (time.time() - age_s,) * 2)
-    ages_h = [(999 - one.footing.entry.sequence) / 2 for one in store.found(0)]
-    assert len(ages_h) <= 5 and ages_h[:2] == [0, 0.5]
-    assert 1 <= ages_h[-2] <= 24 <= ages_h[-1] < 7 * 24
