@@ -347,8 +347,8 @@ async def _pull(
                 if not message.data and restart_on_loss:
                     gap = True
                     break
-            if messages:
-                yield messages
+            if messages and bus.reconnects == reconnects:
+                yield messages  # else they may be of another store than what the position was compared with
             if gap or (restart_on_loss and not ready):
                 return
     finally:

@@ -84,6 +84,8 @@ published_steps = sa.Table(
     sa.Column("stream", sa.String, nullable=False),
     sa.Column("log_id", sa.String, nullable=False),
     sa.Column("stream_sequence", sa.BigInteger, nullable=False),
+    sa.Index("published_steps_newest", "stream", "log_id", "recorded"),
+    sa.Index("published_steps_furthest", "stream", "log_id", "stream_sequence"),
 )
 """Steps by the entries as which they were published; `recorded` is the order in which that was noted."""
 

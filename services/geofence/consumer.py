@@ -169,6 +169,7 @@ class Evaluator:
                 try:
                     await self._work(seldom, on_caught_up)
                 except* StreamWentBack as errors:
+                    self._caught_up.clear()  # until it is folded again nothing of it is of now
                     for error in errors.exceptions:
                         if isinstance(error, StreamWentBack):
                             cursors.alarm(error)

@@ -26,7 +26,7 @@ from services.geofence.domain import codec
 from services.geofence.domain.state import State
 
 KEPT_NEWEST = 2
-KEPT_SPANS_S = (0, 3_600, 86_400, 7 * 86_400)
+KEPT_SPANS_S = (0, 3_600, 86_400)
 """Besides the newest, the oldest checkpoint of each of these spans of age is kept, seconds: a log that went back by an hour, as an
 older store does that is put in its place, isn't folded again from its start."""
 NICENESS = 10

@@ -49,7 +49,7 @@ class _Sent:
         return found[0] if found else None
 
     async def _read(self, query: sa.Select[int, int, str, str]) -> list[Publication]:
-        async with self._registry.database.transaction() as connection:
+        async with self._registry.database.reading() as connection:  # it holds up nobody who puts
             return [Publication(*row) for row in (await connection.execute(query)).all()]
 
 

@@ -20,6 +20,8 @@ def upgrade() -> None:
         sa.Column("log_id", sa.String, nullable=False),
         sa.Column("stream_sequence", sa.BigInteger, nullable=False),
     )
+    op.create_index("published_steps_newest", "published_steps", ["stream", "log_id", "recorded"])
+    op.create_index("published_steps_furthest", "published_steps", ["stream", "log_id", "stream_sequence"])
     op.create_table(
         "disclosures",
         sa.Column("disclosure_id", sa.String, primary_key=True),
