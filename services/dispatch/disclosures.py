@@ -59,5 +59,6 @@ class Disclosures:
         query = sa.select(disclosures).order_by(disclosures.c.at_ms.desc(), disclosures.c.disclosure_id)
         rows = await self._store.transaction(lambda connection: connection.execute(query).all())
         return [
-            Alone(flow.disclosure_subject(self._leg, row.disclosure_id), row.payload, row.disclosure_id) for row in rows
+            Alone(flow.disclosure_subject(flow.leg_user(self._leg), row.disclosure_id), row.payload, row.disclosure_id)
+            for row in rows
         ]

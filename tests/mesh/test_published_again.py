@@ -94,7 +94,7 @@ async def test_an_evaluators_disclosures_are_put_back(nats: TestServer, bus: Bus
 
 
 async def test_a_legs_disclosures_are_put_back(nats: TestServer, bus: Bus, store: Path, tmp_path: Path) -> None:
-    subjects = [flow.disclosure_subject("police", name) for name in ("d-1", "d-2")]
+    subjects = [flow.disclosure_subject("dispatch-police", name) for name in ("d-1", "d-2")]
     made = [disclosure("d-1"), disclosure("d-2")]
     for subject, one in zip(subjects, made, strict=True):
         await bus.publish(subject, one.SerializeToString(), msg_id=one.disclosure_id)
@@ -113,14 +113,21 @@ async def test_commands_that_are_not_over_are_put_back(nats: TestServer, bus: Bu
     commands = Commands(bus, Routes(bus, MeshClock()), MeshClock())
     await commands.load()
     now_ms = wall_us() // 1000
+    vibrate = command_pb2.Instruction(vibrate=command_pb2.Vibrate(duration_s=1))
     made = [
-        command_pb2.Command(command_id=f"c-{n}", device_id="d-1", issued_at_ms=now_ms, expires_at_ms=now_ms + 600_000)
+        command_pb2.Command(
+            command_id=f"c-{n}",
+            device_id="d-1",
+            instruction=vibrate,
+            issued_at_ms=now_ms,
+            expires_at_ms=now_ms + 600_000,
+        )
         for n in (1, 2)
     ]
     async with working(commands.follow()), working(commands.publish_steps()):
         for one in made:
             await commands.command(one)
-        lost = flow.command_subject("c-2")
+        lost = flow.command_subject("ingest", "c-2")
         await tear(nats, bus, store, flow.COMMANDS.name, lost)
-        await until(lambda: is_there(bus, flow.COMMANDS.name, flow.command_subject("c-1"), lost))
+        await until(lambda: is_there(bus, flow.COMMANDS.name, flow.command_subject("ingest", "c-1"), lost))
         assert [one.command.command_id for one in commands.of_device("d-1")] == ["c-2", "c-1"]

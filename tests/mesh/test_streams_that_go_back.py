@@ -209,8 +209,11 @@ async def test_routes_and_commands_are_read_once_more(nats: TestServer, bus: Bus
         await bus.publish_until_stored(f"$KV.{flow.DEVICES_BUCKET}.{device_id}", data)
 
     async def command(command_id: str) -> None:
-        given = command_pb2.Command(command_id=command_id, device_id="tag-1", issued_at_ms=clock.now_ms())
-        await bus.publish_until_stored(flow.command_subject(command_id), given.SerializeToString())
+        vibrate = command_pb2.Instruction(vibrate=command_pb2.Vibrate(duration_s=1))
+        given = command_pb2.Command(
+            command_id=command_id, device_id="tag-1", instruction=vibrate, issued_at_ms=clock.now_ms()
+        )
+        await bus.publish_until_stored(flow.command_subject("ingest", command_id), given.SerializeToString())
 
     await route("tag-1")
     await route("tag-2")
