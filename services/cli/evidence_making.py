@@ -25,6 +25,9 @@ from services.dispatch.settings import for_leg
 from services.registry.translate_ledger import parse_disclosure
 from tandem.common.v1 import ledger_pb2
 
+BY = "evidence"
+"""User of the server that makes bundles and says so to the ledger."""
+
 
 @dataclass(frozen=True, slots=True)
 class Grounds:
@@ -49,7 +52,7 @@ async def make(running: Mesh, folder: Path, incident_id: str, leg: str, grounds:
     try:
         async with (
             asyncio.timeout(PATIENCE_S) as patience,
-            running.nats.bus_as("evidence") as bus,
+            running.nats.bus_as(BY) as bus,
         ):
             premises = await streams.read_premises(bus)
             patience.reschedule(None)  # however long the log is
@@ -66,7 +69,7 @@ async def make(running: Mesh, folder: Path, incident_id: str, leg: str, grounds:
             ground = evidence_bundle.ground_of(found, premises)
             bundle = evidence_bundle.make(found, ground, chains, about, evidence_seal.open_key(key_file))
             for disclosure in _disclosures(found, grounds, now_ms):
-                subject = flow.disclosure_subject(leg, disclosure.disclosure_id)
+                subject = flow.disclosure_subject(BY, disclosure.disclosure_id)
                 await bus.publish(subject, disclosure.SerializeToString(), msg_id=disclosure.disclosure_id)
     except TimeoutError:
         raise CommandFailed(f"no answer from {running.nats.url} for {PATIENCE_S:.0f} s") from None

@@ -8,12 +8,13 @@ from dataclasses import dataclass
 
 from services.cli.failure import CommandFailed
 from services.common import flow, pull, streams, times
+from services.common import stored as readers
 from services.common.bus import Bus
 from services.common.errors import InvalidField, OutdatedFold
 from services.common.streams import Premises
 from services.geofence import translate
 from services.geofence.domain import fold
-from services.geofence.domain.alerts import Output, Parked
+from services.geofence.domain.alerts import Alert, Output, Parked
 from services.geofence.domain.entries import Body, Case, Entry, EquipmentReport, Heard, Positions, Target
 from services.geofence.domain.state import State
 from services.geofence.domain.track import WINDOW_MS
@@ -102,6 +103,10 @@ class Refold:
                     return target
         return None
 
+    def alert_ids(self) -> set[str]:
+        """Ids of the alerts that came of the entry."""
+        return {output.alert_id for output in self.outputs if isinstance(output, Alert)}
+
     def fold(self, message: pull.Delivered) -> None:
         """Applies an entry up to and with the one that decided."""
         decides = message.sequence == self.stored.alert.sequence
@@ -187,7 +192,10 @@ async def find(bus: Bus, alert_id: str) -> tuple[Stored, Premises]:
         data = await bus.last_of(flow.ALERTS.name, flow.alert_subject(partition, alert_id))
         if data is not None:
             figures = await bus.last_of(flow.MEASURES.name, flow.measure_subject(partition, alert_id))
-            return Stored(alert_pb2.Alert.FromString(data), data, figures), premises
+            try:
+                return Stored(readers.alert(data), data, figures), premises
+            except InvalidField as error:
+                raise CommandFailed(f"what {flow.ALERTS.name} holds as {alert_id} is no alert: {error}") from None
     days = flow.ALERTS.max_age_s // flow.DAY_S
     raise CommandFailed(f"{flow.ALERTS.name} holds no {alert_id}; alerts are kept for {days} days")
 
@@ -216,6 +224,11 @@ async def refold(bus: Bus, stored: Stored, premises: Premises, progress: Callabl
         raise CommandFailed(error.reason) from None
     if found.state.sequence != alert.sequence:
         raise gone  # it aged out meanwhile
+    if found.state.now_ms != found.decided_ms and alert.alert_id not in found.alert_ids():
+        raise CommandFailed(
+            f"{stream} holds another entry at {alert.sequence} than the one that decided it: the stream went back since, and lost "
+            "that entry (the runbook: stream_went_back). The alert can't be explained from the log"
+        )
     device_ids = found.device_ids()
     async for message in pull.between(bus, stream, found.window_from, bounds.last):
         found.gather(message, device_ids)

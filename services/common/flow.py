@@ -5,7 +5,7 @@ Streams are created from it, and every publisher and consumer takes its names fr
     registry ─ log.{p}.case ─┐
     ingest ─── log.{p}.report ─▶ LOG_{p} ─▶ geofence ─ alert.{p}.{alert_id} ─▶ ALERTS ─▶ dispatch (each leg)
     geofence ─ log.{p}.rules, .fold, .tick ┘                                             └─ incident.{leg}.{id} ─▶ INCIDENTS
-    desks ─ ingest ─ command.{id} ─▶ COMMANDS ─▶ ingest ─▶ the device
+    desks ─ ingest ─ command.{by}.{id} ─▶ COMMANDS ─▶ ingest ─▶ the device
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class Flow:
     stream: str
     """Stream that stores it."""
     publishers: tuple[str, ...]
-    """Users of the server who may publish it; of a {leg} only its own."""
+    """Users of the server who may publish it; of a {leg} or a {by} only its own, so that a subject names its publisher."""
     readers: tuple[str, ...]
     """Users who may read it, by sequence unless `durable` says otherwise. Who may read a subject may read its whole stream."""
     durable: str = ""
@@ -147,31 +147,37 @@ FLOWS = (
         "tandem.dispatch.v1.AdviceGiven",
         ADVICE.name,
         ("dispatch-police",),
-        ("dispatch-warning",),
+        # The police's leg looks whether the stream still has what it wrote there.
+        ("dispatch-police", "dispatch-warning"),
     ),
     Flow(
-        "parked.{by}.{stream}.{sequence}",
+        "parked.{by}.{reader}.{stream}.{sequence}",
         "Parked",
         PARKED.name,
         ("geofence", *_DISPATCH, "registry"),
         (*_DESKS, "evidence", "operator"),
     ),
     Flow(
-        "digest.{p}.{sequence}.{replica}",
+        "digest.{p}.{sequence}.{stamp}.{replica}",
         "HMAC-SHA256 hex with the id of its key",
         DIGESTS.name,
         ("geofence",),
         ("geofence",),
     ),
     Flow(
-        "command.{command_id}", "Command", COMMANDS.name, ("ingest", "dispatch-warning"), ("ingest", "dispatch-warning")
+        "command.{by}.{command_id}",
+        "Command",
+        COMMANDS.name,
+        ("ingest", "dispatch-warning"),
+        ("ingest", "dispatch-warning"),
     ),
     Flow(
         "command_step.{command_id}.{state}", "CommandStep", COMMANDS.name, ("ingest",), ("ingest", "dispatch-warning")
     ),
     Flow("quarantine.{ingest}", "tandem.ingest.v1.QuarantineCounts", QUARANTINE.name, ("ingest",), ("ingest",)),
     Flow("probe.{host}", "zeros", PROBE.name, ("watchdog",), ()),
-    Flow("ledger.head.{sequence}", "LedgerHead", LEDGER.name, ("registry",), ("operator",)),
+    # The registry looks whether the stream still has the heads that it wrote there; the same of the routes.
+    Flow("ledger.head.{sequence}", "LedgerHead", LEDGER.name, ("registry",), ("operator", "registry")),
     Flow(
         "disclosure.{by}.{disclosure_id}",
         "Disclosure",
@@ -182,7 +188,9 @@ FLOWS = (
     ),
 )
 
-ROUTES = Flow(f"$KV.{DEVICES_BUCKET}.{{device_id}}", "DeviceRoute", f"KV_{DEVICES_BUCKET}", ("registry",), ("ingest",))
+ROUTES = Flow(
+    f"$KV.{DEVICES_BUCKET}.{{device_id}}", "DeviceRoute", f"KV_{DEVICES_BUCKET}", ("registry",), ("ingest", "registry")
+)
 """The KV bucket as the stream that it is."""
 
 
@@ -221,6 +229,11 @@ def peer_subjects(leg: str) -> tuple[str, ...]:
     return tuple(f"incident.{other}.>" for other in LEGS if other != leg)
 
 
+def leg_user(leg: str) -> str:
+    """User of the server that a leg is."""
+    return f"dispatch-{leg}"
+
+
 def alerts_reader(leg: str) -> str:
     """Name of a leg as a reader of ALERTS; how far it is stands in its own database."""
     return f"{leg}-alerts"
@@ -231,19 +244,45 @@ def peers_reader(leg: str) -> str:
     return f"{leg}-peers"
 
 
-def parked_subject(by: str, stream: str, sequence: int) -> str:
-    """Subject of one parked message."""
-    return f"parked.{by}.{stream}.{sequence}"
+def steps_reader(leg: str) -> str:
+    """Name of a leg as a reader of its own steps, when it compares them with its record."""
+    return f"{leg}-steps"
 
 
-def digest_subject(partition: int, sequence: int, replica: int) -> str:
-    """Subject of the digest of one evaluator's state after `sequence`."""
-    return f"digest.{partition}.{sequence}.{replica}"
+def warning_reader(stream: str) -> str:
+    """Name of the warning leg as a reader of a stream for its messages to protected persons."""
+    return f"warning-{stream.lower()}"
 
 
-def command_subject(command_id: str) -> str:
-    """Subject of one command; it is its own, so that the second with the same id is refused for ever."""
-    return f"command.{command_id}"
+FOLD_READER = "fold"
+"""Name of an evaluator as a reader of the log."""
+
+PARKING_USERS = {
+    FOLD_READER: "geofence",
+    DISCLOSURES_DURABLE: "registry",
+    **{reader(leg): leg_user(leg) for leg in LEGS for reader in (alerts_reader, peers_reader, steps_reader)},
+    **{warning_reader(stream.name): leg_user("warning") for stream in (ADVICE, COMMANDS)},
+}
+"""User of the server by the reader that sets messages aside: the user alone may publish under its name."""
+
+
+def parked_subject(reader: str, stream: str, sequence: int) -> str:
+    """Subject of one message that a reader sets aside. Raises KeyError for a reader that isn't in PARKING_USERS."""
+    return f"parked.{PARKING_USERS[reader]}.{reader}.{stream}.{sequence}"
+
+
+def digest_subject(partition: int, sequence: int, stored_at_ns: int, replica: int) -> str:
+    """Subject of the digest of one evaluator's state after the entry that has this sequence and this stamp of its stream."""
+    return f"digest.{partition}.{sequence}.{stored_at_ns}.{replica}"
+
+
+NOTICE_IDS = "notice-"
+"""How the ids of the warning leg's commands begin. No desk may give such an id, so no command takes another's."""
+
+
+def command_subject(by: str, command_id: str) -> str:
+    """Subject of one command by a user of the server; it is its own, so that the second with the same id is refused for ever."""
+    return f"command.{by}.{command_id}"
 
 
 def command_step_subject(command_id: str, state: str) -> str:
@@ -267,5 +306,5 @@ def ledger_head_subject(sequence: int) -> str:
 
 
 def disclosure_subject(by: str, disclosure_id: str) -> str:
-    """Subject of one disclosure that was made elsewhere than in the registry."""
+    """Subject of one disclosure that a user of the server made elsewhere than in the registry."""
     return f"disclosure.{by}.{disclosure_id}"

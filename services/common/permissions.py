@@ -99,8 +99,8 @@ def _publish(user: str, partitions: int) -> list[str]:
 
 
 def _pattern(subject: str, user: str) -> str:
-    """A subject of the table with wildcards for what varies; of a {leg} only the user's own. Ids may have dots."""
-    fixed = subject.replace("{leg}", user.removeprefix("dispatch-"))
+    """A subject of the table with wildcards for what varies; of a {leg} or a {by} only the user's own. Ids may have dots."""
+    fixed = subject.replace("{leg}", user.removeprefix("dispatch-")).replace("{by}", user)
     first, *rest = fixed.split(".{", 1)
     if rest and all(token.startswith("{") for token in f"{{{rest[0]}".split(".")):
         return f"{first}.>"

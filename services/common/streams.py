@@ -12,10 +12,10 @@ import nats.errors
 import nats.js.errors
 from nats.js.api import DiscardPolicy, KeyValueConfig, RetentionPolicy, StorageType, StreamConfig
 
-from services.common import flow
+from services.common import flow, stored
 from services.common.bus import AlreadyThere, Bus
 from services.common.clock import MeshClock
-from services.common.errors import FailedPrecondition, Unavailable
+from services.common.errors import FailedPrecondition, InvalidField, Unavailable
 from services.common.settings import CommonSettings
 from services.common.telemetry import logger
 from tandem.common.v1 import log_pb2
@@ -101,8 +101,13 @@ async def _premises(bus: Bus) -> Premises | None:
     except (nats.js.errors.Error, nats.errors.Error, OSError) as error:
         logger().info("streams_awaited", error=type(error).__name__)
         return None
-    stored = log_pb2.Premises.FromString(message.data or b"")
-    return Premises(stored.partitions, MeshClock(stored.clock_rate, stored.clock_anchor_ms), stored.log_id)
+    try:
+        made = stored.premises(message.data or b"")
+    except InvalidField as error:
+        # Nothing can start over such a log, and ending would only be the beginning of the next try.
+        logger().critical("premises_unreadable", reason=str(error))
+        return None
+    return Premises(made.partitions, MeshClock(made.clock_rate, made.clock_anchor_ms), made.log_id)
 
 
 async def pass_gate(bus: Bus, settings: CommonSettings) -> Premises:

@@ -20,6 +20,7 @@ from services.common.telemetry import logger
 from services.dispatch import evidence
 from services.dispatch.api import DispatchApi
 from services.dispatch.consumer import consume_alerts, consume_peers
+from services.dispatch.disclosures import Disclosures
 from services.dispatch.evidence_api import EvidenceApi
 from services.dispatch.evidence_keeper import EvidenceFiles, EvidenceKeeper
 from services.dispatch.exchange.links import LinkDoor, Links, open_key
@@ -29,6 +30,7 @@ from services.dispatch.exchange.webhook import Webhooks
 from services.dispatch.follower import Follower
 from services.dispatch.following_api import FollowingApi
 from services.dispatch.leg import Leg, open_leg
+from services.dispatch.publications import Publications
 from services.dispatch.pursuit import Pursuit
 from services.dispatch.reconcile import Reconciler
 from services.dispatch.retrying import retried
@@ -67,7 +69,7 @@ async def run(settings: DispatchSettings) -> None:
     ):
         follower = _follower(settings, leg)
         files = EvidenceFiles(settings.evidence)
-        evidence_api = EvidenceApi(leg.name, files, settings.clock)
+        evidence_api = EvidenceApi(leg.name, files, settings.clock, Disclosures(leg.name, leg.store))
         watch_disk(settings.data_dir)
         async with (
             rpc.serve(
@@ -156,13 +158,16 @@ async def mesh(
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(consume_alerts(bus, leg, premises.log_id))
             tasks.create_task(consume_peers(bus, leg, premises.log_id))
-            tasks.create_task(leg.record.outbox.run(bus, leg.name))
-            tasks.create_task(leg.record.outbox.note(leg.record.mark_published))
+            publications = Publications(bus, leg, premises.log_id)
+            tasks.create_task(leg.record.outbox.run(bus, leg.name, publications.settle))
+            tasks.create_task(leg.record.outbox.note(publications.mark))
+            tasks.create_task(publications.run())
             tasks.create_task(Reconciler(bus, leg, premises.log_id).run())
             if warnings:
                 tasks.create_task(warnings.follow(bus, premises))
             if leg.name in evidence.LEGS:
                 tasks.create_task(EvidenceKeeper(leg.name, leg.store, bus, premises, files).run())
+                tasks.create_task(Disclosures(leg.name, leg.store).run(bus))
 
 
 def main() -> None:

@@ -1,6 +1,7 @@
 """The bus edge: alerts for this leg, and what the other legs did. How far they are taken in is committed together with what came of it.
 
-So the leg's database alone says where to go on: a restored older copy takes in what it lacks, an empty one all that is kept.
+So the leg's database alone says where to go on: a restored older copy takes in what it lacks, an empty one all that is kept. It knows
+the entries by their identity, so that a stream that went back is read again from the last one that both have.
 """
 
 from __future__ import annotations
@@ -10,11 +11,13 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TypeVar
 
-from services.common import flow, pull
+from services.common import dead_letters, flow, trails
 from services.common.bus import Bus
+from services.common.cursors import StreamWentBack
 from services.common.errors import InvalidField
 from services.common.pull import Delivered
 from services.common.telemetry import logger
+from services.common.trails import Trail
 from services.dispatch import metrics, translate
 from services.dispatch.domain.decisions import Alert, concerns
 from services.dispatch.leg import Leg
@@ -32,14 +35,18 @@ async def consume_alerts(bus: Bus, leg: Leg, log_id: str) -> None:
     """Folds the alerts of ALERTS, all that have arrived in one transaction, for ever."""
     stream = flow.ALERTS.name
     passed = _Passed(leg)
-    first = await _next(bus, leg, stream, log_id)
+    trail, after = await _reading(bus, leg, stream, log_id)
+
+    async def forget_passed(_: StreamWentBack) -> None:
+        passed.position = None  # it is beyond what is read again
+
     async with asyncio.TaskGroup() as tasks:
         tasks.create_task(passed.keep())
-        async for messages in pull.read(bus, stream, first):
+        async for messages in trails.follow(bus, stream, trail, after=after, on_went_back=forget_passed):
             parsed, malformed = _parse(messages, lambda message: _alert(message, leg.name))
             await _park(bus, flow.alerts_reader(leg.name), malformed)
             alerts = [alert for alert in parsed if alert is not None and concerns(leg.name, alert)]
-            position = Position(stream, log_id, messages[-1].sequence)
+            position = Position(stream, log_id, messages[-1].sequence, str(trail))
             if alerts:
                 passed.position = None  # this one is behind it
                 await retried(partial(leg.fold, alerts, position))
@@ -69,18 +76,20 @@ class _Passed:
 def _alert(message: Delivered, leg: str) -> Alert | None:
     if not flow.ALERTS.holds(message.subject):
         raise InvalidField("alert", "is on another subject")
-    return translate.alert(message.data, leg)
+    return translate.alert(message.data, leg, message.subject)
 
 
 async def consume_peers(bus: Bus, leg: Leg, log_id: str) -> None:
     """Keeps what the other legs say of their assignments, for ever."""
     stream, subjects = flow.INCIDENTS.name, flow.peer_subjects(leg.name)
-    async for messages in pull.read(bus, stream, await _next(bus, leg, stream, log_id), subjects):
+    trail, after = await _reading(bus, leg, stream, log_id)
+    async for messages in trails.follow(bus, stream, trail, subjects, after=after):
         rows, malformed = _parse(messages, lambda message: translate.peer(message.data, message.subject, leg.name))
         await _park(bus, flow.peers_reader(leg.name), malformed)
         if leg.name == "police":
             await _take_flags(leg, rows)
-        await retried(partial(leg.store.put_peers, rows, Position(stream, log_id, messages[-1].sequence)))
+        position = Position(stream, log_id, messages[-1].sequence, str(trail))
+        await retried(partial(leg.store.put_peers, rows, position))
         leg.record.hub.tell_others(rows)
         await asyncio.sleep(PEERS_EVERY_S)
 
@@ -92,17 +101,16 @@ async def _take_flags(leg: Leg, rows: Sequence[PeerRow]) -> None:
         await retried(partial(leg.flag, *told))
 
 
-async def _next(bus: Bus, leg: Leg, stream: str, log_id: str) -> int:
-    """The first sequence that isn't in the leg's database yet."""
-    last = await retried(partial(leg.store.position, stream, log_id))
-    bounds = await bus.bounds_of(stream)
-    if last > bounds.last:
-        # A stream that was restored from an older copy: what it holds is taken in again, and changes nothing where it is known.
-        logger().critical("stream_went_back", stream=stream, taken_in=last, last=bounds.last)
-        return bounds.first
-    if bounds.first > last + 1 and last:
-        logger().critical("stream_aged_out", stream=stream, missing_from=last + 1, to=bounds.first)
-    return last + 1
+async def _reading(bus: Bus, leg: Leg, stream: str, log_id: str) -> tuple[Trail, int]:
+    """What the leg's database says of a stream: the entries that are in it, and the last one's sequence.
+
+    Whether the stream still has them is looked at by whoever follows it; what comes again changes nothing where it is known.
+    """
+    known = await retried(partial(leg.store.reading, stream, log_id))
+    first = (await bus.bounds_of(stream)).first
+    if first > known.sequence + 1 and known.sequence:
+        logger().critical("stream_aged_out", stream=stream, missing_from=known.sequence + 1, to=first)
+    return Trail.parse(known.trail), known.sequence
 
 
 def _parse(
@@ -120,5 +128,4 @@ def _parse(
 async def _park(bus: Bus, by: str, malformed: list[tuple[Delivered, InvalidField]]) -> None:
     """Sets aside what can't be taken in."""
     for message, error in malformed:
-        subject = flow.parked_subject(by, message.stream, message.sequence)
-        await bus.park(subject, message.stream, message.sequence, by, str(error))
+        await dead_letters.keep(bus, by, message, error)

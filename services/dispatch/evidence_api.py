@@ -17,6 +17,7 @@ from services.common.identity import Role
 from services.common.purposes import PURPOSES
 from services.dispatch import evidence, evidence_view
 from services.dispatch.api import DESKS, admit
+from services.dispatch.disclosures import Disclosures
 from services.dispatch.evidence import Evidence
 from services.dispatch.evidence_keeper import EvidenceFiles
 from tandem.common.v1 import ledger_pb2
@@ -31,8 +32,8 @@ Context = grpc.aio.ServicerContext[Any, Any]
 class EvidenceApi(evidence_pb2_grpc.EvidenceServiceServicer):
     """EvidenceService of one leg."""
 
-    def __init__(self, leg: str, files: EvidenceFiles, clock: MeshClock) -> None:
-        self._leg, self._files, self._clock = leg, files, clock
+    def __init__(self, leg: str, files: EvidenceFiles, clock: MeshClock, kept: Disclosures) -> None:
+        self._leg, self._files, self._clock, self._kept = leg, files, clock, kept
         self._bus: Bus | None = None
 
     def connected(self, bus: Bus) -> None:
@@ -87,6 +88,7 @@ class EvidenceApi(evidence_pb2_grpc.EvidenceServiceServicer):
         if self._leg == "police":
             subjects += [(Kind.PROTECTED_PERSON, person_id) for person_id in found.person_ids]
         who = rpc.caller().spiffe_id
+        made: list[ledger_pb2.Disclosure] = []
         try:
             async with asyncio.timeout(RECORDED_WITHIN_S):
                 for order_id in found.order_ids:
@@ -104,7 +106,9 @@ class EvidenceApi(evidence_pb2_grpc.EvidenceServiceServicer):
                             order_id=order_id,
                             recipient=who,
                         )
-                        subject = flow.disclosure_subject(self._leg, row.disclosure_id)
+                        subject = flow.disclosure_subject(flow.leg_user(self._leg), row.disclosure_id)
                         await self._bus.publish(subject, row.SerializeToString(), msg_id=row.disclosure_id)
+                        made.append(row)
+                await self._kept.keep(made)
         except TimeoutError:
             raise Unavailable("the disclosure can't be recorded") from None

@@ -12,10 +12,9 @@ from dataclasses import dataclass, replace
 from itertools import zip_longest
 from typing import Any
 
-from google.protobuf.message import DecodeError
-
-from services.common import pull
+from services.common import pull, stored
 from services.common.clock import MeshClock
+from services.common.errors import InvalidField
 from services.dispatch.evidence import MARK_SUBJECT, Record
 from tandem.common.v1 import log_pb2
 
@@ -23,8 +22,8 @@ from tandem.common.v1 import log_pb2
 def entry_of(data: bytes) -> log_pb2.LogEntry:
     """An entry of the log; an empty one where it can't be read: the fold has parked it, and it is about nobody."""
     try:
-        return log_pb2.LogEntry.FromString(data)
-    except DecodeError:
+        return stored.entry(data)
+    except InvalidField:
         return log_pb2.LogEntry()
 
 

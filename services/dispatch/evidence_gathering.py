@@ -9,12 +9,11 @@ from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
-from google.protobuf.message import DecodeError
-
-from services.common import flow, pull, times
+from services.common import dead_letters, flow, pull, stored, times
 from services.common.bus import Bounds, Bus
-from services.common.errors import NotFound
+from services.common.errors import InvalidField, NotFound
 from services.common.streams import Premises
+from services.common.telemetry import logger
 from services.dispatch.evidence import Evidence, Record
 from services.dispatch.evidence_cut import Holders, Share, Shares, Window, entry_of, record_of
 from tandem.common.v1 import alert_pb2
@@ -186,9 +185,9 @@ class Gathering:
             if not flow.ALERTS.holds(message.subject):
                 continue
             try:
-                alert = alert_pb2.Alert.FromString(message.data)
-            except DecodeError:
-                continue  # the legs have parked it; it names no incident
+                alert = stored.alert(message.data, message.subject)
+            except InvalidField:
+                continue  # a dead letter of the legs; it belongs to no incident
             for name in about.get((alert.partition, alert.wearer_id), ()):
                 if name not in over and message.stamp_ms >= from_wall_ms[name]:
                     found[name].append((alert, message))
@@ -198,9 +197,13 @@ class Gathering:
 
     async def _stored_alert(self, alert_id: str) -> alert_pb2.Alert | None:
         for partition in range(self._premises.partitions):
-            data = await self._bus.last_of(flow.ALERTS.name, flow.alert_subject(partition, alert_id))
+            subject = flow.alert_subject(partition, alert_id)
+            data = await self._bus.last_of(flow.ALERTS.name, subject)
             if data is not None:
-                return alert_pb2.Alert.FromString(data)
+                try:
+                    return stored.alert(data, subject)
+                except InvalidField as error:
+                    logger().error("evidence_lacks_alert", alert_id=alert_id, reason=str(error))
         return None
 
     async def _figures(self, alert: alert_pb2.Alert) -> Record | None:
@@ -259,8 +262,12 @@ class Gathering:
         found: dict[int, list[Record]] = {}
         first = await first_at(self._bus, stream, min(one.from_wall_ms for one in incidents))
         async for message in self._between(stream, first, (await self._bus.bounds_of(stream)).last):
-            parked = alert_pb2.Parked.FromString(message.data)
-            if parked.stream == log and parked.sequence in sequences:
+            try:
+                parked = stored.parked(message.data, message.subject)
+            except InvalidField as error:
+                dead_letters.pass_over("evidence", stream, message.sequence, error)
+                continue
+            if parked.by == flow.FOLD_READER and parked.stream == log and parked.sequence in sequences:
                 found.setdefault(parked.sequence, []).append(record_of(message))
         return found
 

@@ -13,9 +13,10 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import TypeAlias
 
 from services.common import clock, flow, trace_ids
-from services.common.bus import Bus
+from services.common.bus import Bus, PubAck
 from services.dispatch import metrics, translate
 from services.dispatch.hub import Numbered
+from services.dispatch.store_published import StoredAs
 from tandem.common.v1 import exercise_pb2
 from tandem.dispatch.v1 import dispatch_pb2
 
@@ -24,8 +25,10 @@ WAVE = 256
 NOTE_EVERY_S = 0.25
 """How long published steps wait for others, to be noted in one transaction."""
 
-Mark: TypeAlias = Callable[[Sequence[Numbered], Mapping[str, float]], Awaitable[None]]
-"""Notes what was published, and by assignment how long its offer took, milliseconds."""
+Mark: TypeAlias = Callable[[Sequence[Numbered], Mapping[str, float], Mapping[int, StoredAs]], Awaitable[None]]
+"""Notes what was published, by assignment how long its offer took, milliseconds, and by step as which entry it was stored."""
+Settle: TypeAlias = Callable[[], Awaitable[None]]
+"""Returns once it is known that the streams still hold what was published."""
 
 
 class Outbox:
@@ -39,11 +42,16 @@ class Outbox:
         self._wake = asyncio.Event()
         self._published: list[Numbered] = []
         self._latency_ms: dict[str, float] = {}
+        self._stored: dict[int, StoredAs] = {}
+        self._again: set[int] = set()
+        """Steps that were published before: how long their offers took is known."""
         self._noteworthy = asyncio.Event()
 
-    def add(self, steps: Iterable[Numbered]) -> None:
-        """Steps that were committed just now."""
-        steps = tuple(steps)
+    def add(self, steps: Iterable[Numbered], again: bool = False) -> None:
+        """Steps that were committed just now, or (`again`) that a stream has lost."""
+        steps = tuple(one for one in steps if one.sequence not in self._held)
+        if again:
+            self._again.update(one.sequence for one in steps)
         self._hold(steps)
         self._waiting.extend(steps)
         self._wake.set()
@@ -60,12 +68,13 @@ class Outbox:
         now_s = time.monotonic()
         self._held.update((one.sequence, now_s) for one in steps)
 
-    async def run(self, bus: Bus, leg: str) -> None:
-        """Publishes what is committed, for ever."""
+    async def run(self, bus: Bus, leg: str, settle: Settle) -> None:
+        """Publishes what is committed, for ever; `settle` comes before it."""
         while True:
             while not self._waiting:
                 self._wake.clear()
                 await self._wake.wait()
+            await settle()
             wave = [self._waiting.popleft() for _ in range(min(WAVE, len(self._waiting)))]
             by_incident: dict[str, list[Numbered]] = {}
             for one in wave:
@@ -77,12 +86,13 @@ class Outbox:
         while True:
             await self._noteworthy.wait()
             await asyncio.sleep(NOTE_EVERY_S)
-            steps, latency_ms = self._published, self._latency_ms
-            self._published, self._latency_ms = [], {}
+            steps, latency_ms, stored = self._published, self._latency_ms, self._stored
+            self._published, self._latency_ms, self._stored = [], {}, {}
             self._noteworthy.clear()
-            await mark(steps, latency_ms)
+            await mark(steps, latency_ms, stored)
             for one in steps:
                 self._held.pop(one.sequence, None)
+                self._again.discard(one.sequence)
 
     async def _publish(self, bus: Bus, leg: str, incident_id: str, steps: Iterable[Numbered]) -> None:
         subject = flow.incident_subject(leg, incident_id)
@@ -91,18 +101,23 @@ class Outbox:
             if one.step.kept:
                 advice = translate.advice(one.step)
                 if advice is not None:
-                    await bus.publish_until_stored(flow.advice_subject(incident_id), advice, msg_id=one.step.step_id)
+                    ack = await bus.publish_until_stored(
+                        flow.advice_subject(incident_id), advice, msg_id=one.step.step_id
+                    )
+                    self._note(one, ack)
                 self._published.append(one)
                 self._noteworthy.set()
                 continue
             context = trace_ids.traceparent(incident_id, "step", assignment.assignment_id, one.step.number)
-            await bus.publish_until_stored(
+            ack = await bus.publish_until_stored(
                 subject,
                 translate.outward(one.step),
                 msg_id=one.step.step_id,
                 headers={trace_ids.TRACEPARENT: context},
             )
-            offers = assignment.state == dispatch_pb2.OFFERED and one.step.number == assignment.offer_number
+            self._note(one, ack)
+            is_first = assignment.state == dispatch_pb2.OFFERED and one.step.number == assignment.offer_number
+            offers = is_first and one.sequence not in self._again
             if offers and assignment.HasField("cause"):
                 latency_ms = (clock.wall_us() - assignment.cause.received_wall_us) / 1000
                 self._latency_ms[assignment.assignment_id] = latency_ms
@@ -112,3 +127,7 @@ class Outbox:
                 metrics.OFFER_MS.labels(leg).observe(latency_ms, exemplar)
             self._published.append(one)
             self._noteworthy.set()
+
+    def _note(self, step: Numbered, ack: PubAck | None) -> None:
+        if ack is not None:
+            self._stored[step.sequence] = StoredAs(ack.stream, ack.seq)

@@ -10,9 +10,10 @@ import asyncio
 from collections.abc import Iterable, Sequence
 from functools import partial
 
-from services.common import flow, pull
+from services.common import dead_letters, flow, pull, stored
 from services.common.bus import Bus
 from services.common.clock import wall_us
+from services.common.cursors import StreamWentBack
 from services.common.errors import InvalidField, NotFound
 from services.common.pull import Delivered
 from services.common.telemetry import logger
@@ -29,6 +30,8 @@ LOOK_EVERY_S = 10.0
 BACK_S = 86_400
 """How far back all of them are compared at the start, and again every hour: an incident that is a day old is over or well known."""
 ALL_AGAIN_EVERY_S = 3600.0
+TOGETHER = 256
+"""Alerts that are compared in one transaction."""
 
 
 class Reconciler:
@@ -52,21 +55,30 @@ class Reconciler:
                 self._unreadable.clear()
             # Only what the leg has been past: the rest isn't missing but on its way.
             taken_in = await retried(partial(self._leg.store.position, flow.ALERTS.name, self._log_id))
-            if taken_in > compared:
-                await self._compare_alerts(compared + 1, taken_in)
-                compared = taken_in
-            if not steps_compared and taken_in >= caught_up:
-                # Under a running leg the record is changed by the leg alone, so once is enough.
-                await self._compare_steps()
-                steps_compared = True
+            compared = min(compared, taken_in)  # less where the stream went back
+            try:
+                if taken_in > compared:
+                    await self._compare_alerts(compared + 1, taken_in)
+                    compared = taken_in
+                if not steps_compared and taken_in >= caught_up:
+                    # Under a running leg the record is changed by the leg alone, so once is enough.
+                    await self._compare_steps()
+                    steps_compared = True
+            except StreamWentBack as error:
+                # The leg's reader has told it, and takes in what it lacks; the comparison begins again.
+                logger().warning("comparison_begins_again", reason=error.reason)
+                again_at_s, caught_up = 0.0, (await self._bus.bounds_of(flow.ALERTS.name)).last
             await asyncio.sleep(LOOK_EVERY_S)
 
     async def _compare_alerts(self, first: int, last: int) -> None:
-        async for messages in pull.read(self._bus, flow.ALERTS.name, first):
-            await self._compare([one for one in messages if one.sequence <= last])
-            if messages[-1].sequence >= last:
-                break
-            await asyncio.sleep(0)  # whoever shares this loop has offers to make
+        waiting: list[Delivered] = []
+        async for message in pull.between(self._bus, flow.ALERTS.name, first, last):
+            waiting.append(message)
+            if len(waiting) >= TOGETHER:
+                await self._compare(waiting)
+                waiting = []
+                await asyncio.sleep(0)  # whoever shares this loop has offers to make
+        await self._compare(waiting)
 
     async def _compare(self, messages: Sequence[Delivered]) -> None:
         found = await retried(partial(self._leg.reconcile, list(self._demanding(messages))))
@@ -80,7 +92,7 @@ class Reconciler:
             if not flow.ALERTS.holds(message.subject):
                 continue  # parked when it came
             try:
-                alert = translate.alert(message.data, self._leg.name)
+                alert = translate.alert(message.data, self._leg.name, message.subject)
             except InvalidField:
                 self._unreadable.add(message.sequence)  # parked when it came, with its reason
                 continue
@@ -94,11 +106,20 @@ class Reconciler:
         if not newest:
             return
         async for messages in pull.read(self._bus, flow.INCIDENTS.name, 1, (mine,)):
-            steps = [dispatch_pb2.Step.FromString(message.data) for message in messages]
-            await retried(partial(self._leg.find_steps, steps))
+            await retried(partial(self._leg.find_steps, await self._steps_of(messages)))
             if messages[-1].sequence >= newest:
                 return
             await asyncio.sleep(0)
+
+    async def _steps_of(self, messages: Sequence[Delivered]) -> list[dispatch_pb2.Step]:
+        """The steps that can be read; the others become dead letters, as no other reader looks at this leg's own steps."""
+        steps = []
+        for message in messages:
+            try:
+                steps.append(stored.step(message.data, message.subject))
+            except InvalidField as error:
+                await dead_letters.keep(self._bus, flow.steps_reader(self._leg.name), message, error)
+        return steps
 
     async def _newest(self, subject: str) -> int:
         """Sequence of the last message on a subject of INCIDENTS; 0 where there is none. Raises Unavailable."""

@@ -10,13 +10,14 @@ import logging
 import math
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from functools import partial
 from typing import TypeAlias, TypeVar
 
 from sqlalchemy import Connection
 
 from services.common.errors import FailedPrecondition
 from services.common.telemetry import logger
-from services.dispatch import chain, metrics, store_change, translate
+from services.dispatch import chain, metrics, store_change, store_published, translate
 from services.dispatch.boards import Boards
 from services.dispatch.change import Change, Known
 from services.dispatch.domain.decisions import Command
@@ -40,6 +41,7 @@ from services.dispatch.outbox import Outbox
 from services.dispatch.retrying import retried
 from services.dispatch.store import Position, StepRow, Store
 from services.dispatch.store_change import Seen
+from services.dispatch.store_published import StoredAs
 from services.dispatch.watching import Watch
 from tandem.common.v1 import exercise_pb2
 
@@ -63,6 +65,7 @@ STEP_STATES = (*(state.name.lower() for state in State), *_SAID.values())
 """All that the log may call a step."""
 _ALARMS = {LegAbsent.__name__, StepsLost.__name__}
 T = TypeVar("T")
+_NOWHERE: Mapping[int, StoredAs] = {}
 Asked: TypeAlias = tuple[str, Callable[[Board], Command]]
 """An incident, and what is asked of it once the board is known."""
 
@@ -143,12 +146,22 @@ class Record:
                 self._remember(known)
         return [one.incident for one in known.values()]
 
-    async def mark_published(self, steps: Sequence[Numbered], latency_ms: Mapping[str, float]) -> None:
-        """Notes what has reached INCIDENTS, and by assignment how long its offer took, milliseconds."""
+    async def mark_published(
+        self,
+        steps: Sequence[Numbered],
+        latency_ms: Mapping[str, float],
+        stored: Mapping[int, StoredAs] = _NOWHERE,
+        log_id: str = "",
+    ) -> None:
+        """Notes what has reached a log's streams: by assignment how long its offer took, milliseconds; by step its entry there."""
 
         async def work() -> None:
             async with self._one_at_a_time:
-                await self.store.mark_published([one.sequence for one in steps], latency_ms)
+                await self.store.mark_published(
+                    [one.sequence for one in steps],
+                    latency_ms,
+                    partial(store_published.record, log_id=log_id, stored=stored),
+                )
                 for assignment in (one.step.assignment for one in steps):
                     id_, known = assignment.assignment_id, self._known.get(assignment.incident_id)
                     if known and id_ in latency_ms:

@@ -19,7 +19,7 @@ from services.dispatch.chain import Head, Link
 from services.dispatch.domain.events import Event
 from services.dispatch.domain.incident import OVER, UNANSWERED, State
 
-POSITIONS = Into(tables.positions, ("log_id", "sequence"))
+POSITIONS = Into(tables.positions, ("log_id", "sequence", "trail"))
 _PEERS = (Into(tables.peers, ("number", "payload"), newer="number"), POSITIONS)
 _PAGE = 500
 T = TypeVar("T")
@@ -99,6 +99,8 @@ class Position:
     """Which mesh's stream: that of a new log begins at 1 again."""
     sequence: int
     """The last message whose effect is in this database."""
+    trail: str = ""
+    """A Trail of such messages, written; empty where it isn't known which they were."""
 
 
 class Store:
@@ -147,11 +149,15 @@ class Store:
 
     async def position(self, stream: str, log_id: str) -> int:
         """The last sequence of a stream that was taken in; 0 where none was."""
-        query = sa.select(tables.positions.c.sequence).where(
+        return (await self.reading(stream, log_id)).sequence
+
+    async def reading(self, stream: str, log_id: str) -> Position:
+        """How far a stream was taken in, with the trail; the beginning where nothing was."""
+        query = sa.select(tables.positions).where(
             tables.positions.c.stream == stream, tables.positions.c.log_id == log_id
         )
-        found: int | None = await self.transaction(lambda connection: connection.scalar(query))
-        return found or 0
+        rows = await self._rows(query)
+        return Position(*rows[0]) if rows else Position(stream, log_id, 0)
 
     # ── the leg's own incidents ──────────────────────────────────────────────────────────────────────────────────────
 
@@ -237,11 +243,14 @@ class Store:
     ) -> Sequence[sa.Row[*tuple[Any, ...]]]:
         return await self.transaction(lambda connection: connection.execute(query, values).all())
 
-    async def mark_published(self, sequences: Iterable[int], latency_ms: Mapping[str, float]) -> None:
-        """Notes that steps are in INCIDENTS, and by assignment how long the offer took."""
+    async def mark_published(
+        self, sequences: Iterable[int], latency_ms: Mapping[str, float], more: Callable[[sa.Connection], None]
+    ) -> None:
+        """Notes that steps are in INCIDENTS, by assignment how long the offer took, and what `more` notes of them."""
 
         def mark(connection: sa.Connection) -> None:
             connection.execute(_MARK_PUBLISHED, [{"which": sequence} for sequence in sequences])
+            more(connection)
             if latency_ms:
                 connection.execute(_MARK_LATENCY, [{"which": id_, "ms": ms} for id_, ms in latency_ms.items()])
 
@@ -264,7 +273,7 @@ class Store:
         """Keeps of each assignment the step with the greatest number."""
         newest = {row.assignment_id: row for row in sorted(rows, key=lambda row: row.number)}
         peers = [(row.assignment_id, row.incident_id, row.number, row.payload) for row in newest.values()]
-        place = [(position.stream, position.log_id, position.sequence)]
+        place = [(position.stream, position.log_id, position.sequence, position.trail)]
         await self.transaction(lambda connection: write(connection, _PEERS, (peers, place)))
 
     async def incidents(self, incident_id: str, limit: int, before: str) -> list[ListedIncident]:

@@ -105,6 +105,6 @@ def write(connection: sa.Connection, change: Change, position: Position | None) 
                 for one in change.incidents.values()
             ],
             [(one.incident_id, one.leg, one.due_ms, one.absent) for one in change.awaited],
-            [(position.stream, position.log_id, position.sequence)] if position else [],
+            [(position.stream, position.log_id, position.sequence, position.trail)] if position else [],
         ),
     )

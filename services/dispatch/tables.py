@@ -74,6 +74,27 @@ positions = sa.Table(
     sa.Column("stream", sa.String, primary_key=True),
     sa.Column("log_id", sa.String, nullable=False),
     sa.Column("sequence", sa.BigInteger, nullable=False),
+    sa.Column("trail", sa.String, nullable=False, server_default=""),
+)
+published_steps = sa.Table(
+    "published_steps",
+    metadata,
+    sa.Column("step_sequence", sa.BigInteger, primary_key=True, autoincrement=False),
+    sa.Column("recorded", sa.BigInteger, nullable=False, index=True),
+    sa.Column("stream", sa.String, nullable=False),
+    sa.Column("log_id", sa.String, nullable=False),
+    sa.Column("stream_sequence", sa.BigInteger, nullable=False),
+    sa.Index("published_steps_newest", "stream", "log_id", "recorded"),
+    sa.Index("published_steps_furthest", "stream", "log_id", "stream_sequence"),
+)
+"""Steps by the entries as which they were published; `recorded` is the order in which that was noted."""
+
+disclosures = sa.Table(
+    "disclosures",
+    metadata,
+    sa.Column("disclosure_id", sa.String, primary_key=True),
+    sa.Column("payload", sa.LargeBinary, nullable=False),
+    sa.Column("at_ms", sa.BigInteger, nullable=False, index=True),
 )
 
 owner = sa.Table(

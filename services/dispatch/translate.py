@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from google.protobuf.message import DecodeError
-
-from services.common import fields, flow, ids, times
+from services.common import fields, ids, stored, times
 from services.common.errors import InvalidField
 from services.dispatch.domain.decisions import Alert
 from services.dispatch.domain.events import (
@@ -39,24 +37,18 @@ NOTE_MAX_CHARS = 500
 _DEMANDS = frozenset(int(demand) for demand in Demand)
 
 
-def alert(payload: bytes, leg: str) -> Alert | None:
-    """What an alert asks of a leg; None where it belongs to no incident.
+def alert(payload: bytes, leg: str, subject: str | None = None) -> Alert | None:
+    """What an alert, stored under `subject`, asks of a leg; None where it belongs to no incident.
 
     Raises InvalidField where it can't be read or lacks what a leg needs.
     """
-    try:
-        message = alert_pb2.Alert.FromString(payload)
-    except DecodeError:
-        raise InvalidField("alert", "isn't a tandem.common.v1.Alert") from None
-    alert_id = fields.required_id("alert_id", message.alert_id)
+    message = stored.alert(payload, subject)
     if int(message.demand) not in _DEMANDS:
         raise InvalidField("demand", "is missing or unknown")
     if not message.incident_id:
         if message.incident_ends:
             raise InvalidField("incident_id", "is missing")
         return None
-    if not message.sequence:
-        raise InvalidField("sequence", "is missing")
     subjects: dict[str, None] = {}
     others: set[str] = set()
     for number, destination in enumerate(message.destinations):
@@ -78,8 +70,8 @@ def alert(payload: bytes, leg: str) -> Alert | None:
         else:
             cause = Cause(told.device_id, told.report_id, told.received_wall_us)
     return Alert(
-        alert_id=alert_id,
-        incident_id=fields.required_id("incident_id", message.incident_id),
+        alert_id=message.alert_id,
+        incident_id=message.incident_id,
         place=(message.sequence, message.ordinal),
         kind=message.kind,
         demand=Demand(message.demand),
@@ -125,19 +117,8 @@ def _threat(message: alert_pb2.Alert) -> str:
 
 def peer(payload: bytes, subject: str, leg: str) -> PeerRow:
     """What a step of another leg, published on `subject`, tells this leg of its assignment. Raises InvalidField."""
-    try:
-        message = dispatch_pb2.Step.FromString(payload)
-    except DecodeError:
-        raise InvalidField("step", "isn't a tandem.dispatch.v1.Step") from None
+    message = stored.step(payload, subject)
     told = message.assignment
-    assignment_id = fields.required_id("assignment.assignment_id", told.assignment_id)
-    incident_id = fields.required_id("assignment.incident_id", told.incident_id)
-    if not message.number:
-        raise InvalidField("number", "is missing")
-    if told.leg not in LEGS.values():
-        raise InvalidField("assignment.leg", "is missing or unknown")
-    if subject != flow.incident_subject(leg_name(told.leg), incident_id):
-        raise InvalidField("assignment.leg", "isn't that of the subject")
     # Which device reported, and that it was a protective one, is for that leg's own desk.
     told.ClearField("cause")
     told.ClearField("kind")
@@ -145,7 +126,7 @@ def peer(payload: bytes, subject: str, leg: str) -> PeerRow:
     if leg != "police":
         told.ClearField("person_flag")  # that her telephone is off, or not in her hands
     _keep_own(told)
-    return PeerRow(assignment_id, incident_id, message.number, told.SerializeToString(deterministic=True))
+    return PeerRow(told.assignment_id, told.incident_id, message.number, told.SerializeToString(deterministic=True))
 
 
 def outward(step: dispatch_pb2.Step) -> bytes:

@@ -8,11 +8,13 @@ from typing import Any
 
 import grpc.aio
 
-from services.common import fields, flow, pull, rpc, times
+from services.common import cursors, dead_letters, fields, flow, pull, rpc, stored, times
 from services.common.bus import Bus
+from services.common.cursors import StreamCursor, StreamWentBack
 from services.common.errors import InvalidField, Unavailable
 from services.common.identity import Role
 from services.common.ids import hash_id
+from services.common.telemetry import logger
 from services.geofence import translate
 from services.geofence.consumer import Evaluator
 from services.geofence.domain.state import CaseState
@@ -52,12 +54,19 @@ class GeofenceApi(geofence_pb2_grpc.GeofenceServiceServicer):
         if after and after + 1 < kept.first:
             # What lies between is gone, and must not be missed without a word; 0 asks for what is left.
             raise InvalidField("after_stream_sequence", f"is before the alerts that are kept, from {kept.first} on")
-        after = kept.last if request.new_only else after
-        async for messages in pull.read(self._bus, flow.ALERTS.name, after + 1):
+        start: int | StreamCursor = (kept.last if request.new_only else after) + 1
+        if after:
+            start = await self._behind(after, fields.required_id("after_alert_id", request.after_alert_id))
+        async for messages in pull.read(self._bus, flow.ALERTS.name, start):
             for message in messages:
                 if not flow.ALERTS.holds(message.subject):
                     continue
-                alert = alert_pb2.Alert.FromString(message.data)
+                try:
+                    alert = stored.alert(message.data, message.subject)
+                except InvalidField as error:
+                    # A dead letter of the legs. Ending the stream here would end it at each try, for as long as ALERTS keeps it.
+                    dead_letters.pass_over("watch-alerts", message.stream, message.sequence, error)
+                    continue
                 if is_watch:
                     if alert.exercise == exercise_pb2.CANARY:
                         yield geofence_pb2.WatchAlertsResponse(stream_sequence=message.sequence, alert=alert)
@@ -66,14 +75,27 @@ class GeofenceApi(geofence_pb2_grpc.GeofenceServiceServicer):
                     stream_sequence=message.sequence, alert=alert, measure=await self._measure(alert)
                 )
 
-    async def _measure(self, alert: alert_pb2.Alert) -> alert_pb2.Measure:
-        """The figures follow their alert by one publish."""
+    async def _behind(self, sequence: int, alert_id: str) -> int | StreamCursor:
+        """Where a reader goes on that has seen an alert at a sequence. Raises StreamWentBack where another alert is there now."""
+        found = await cursors.stored_at(self._bus, flow.ALERTS.name, sequence)
+        if found is None:
+            return sequence + 1  # it is the last that has aged out
+        if found["subject"].rpartition(".")[2] != alert_id:
+            raise StreamWentBack(flow.ALERTS.name, sequence, cursors.of_stored(found))
+        return cursors.of_stored(found)
+
+    async def _measure(self, alert: alert_pb2.Alert) -> alert_pb2.Measure | None:
+        """The figures of an alert, which follow it by one publish; None where they can't be read. Raises Unavailable."""
         subject = flow.measure_subject(alert.partition, alert.alert_id)
         deadline = asyncio.get_running_loop().time() + MEASURE_AWAITED_S
         while True:
             data = await self._bus.last_of(flow.MEASURES.name, subject)
             if data is not None:
-                return alert_pb2.Measure.FromString(data)
+                try:
+                    return stored.measure(data)
+                except InvalidField as error:
+                    logger().error("figures_unreadable", alert_id=alert.alert_id, reason=str(error))
+                    return None
             if asyncio.get_running_loop().time() > deadline:
                 raise Unavailable("the figures of an alert aren't published yet")
             await asyncio.sleep(0.01)

@@ -11,12 +11,13 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
 
-from services.common import flow
+from services.common import flow, published
 from services.common.bus import Bus
 from services.common.clock import MeshClock
 from services.common.db import Database, open_database
@@ -31,6 +32,8 @@ ALLOWED_AT_ONCE = 60
 BATCH = 64
 AGAIN_S = 2.0
 END = "-end"
+KEPT_MS = 86_400_000
+"""How long a disclosure is kept that is in its stream, mesh time."""
 
 _metadata = sa.MetaData()
 _waiting = sa.Table(
@@ -39,6 +42,14 @@ _waiting = sa.Table(
     sa.Column("id", sa.Integer, primary_key=True),
     sa.Column("disclosure_id", sa.String, nullable=False, unique=True),
     sa.Column("payload", sa.LargeBinary, nullable=False),
+)
+_published = sa.Table(
+    "published",
+    _metadata,
+    sa.Column("id", sa.Integer, primary_key=True),
+    sa.Column("disclosure_id", sa.String, nullable=False, unique=True),
+    sa.Column("payload", sa.LargeBinary, nullable=False),
+    sa.Column("at_ms", sa.BigInteger, nullable=False, index=True),
 )
 _open_shares = sa.Table(
     "open_shares",
@@ -137,6 +148,7 @@ class Outbox:
                 # Apart from each other: while NATS is away, ends are written all the same.
                 tasks.create_task(self._keep(self._write_ends, self._ending))
                 tasks.create_task(self._keep(lambda: self._publish_some(bus), self._filled))
+                tasks.create_task(self._keep_published(bus))
         finally:
             with suppress(Unavailable, DBAPIError):  # the next start ends them
                 await self._write_ends()
@@ -183,9 +195,35 @@ class Outbox:
             subject = flow.disclosure_subject(BY, row.disclosure_id)
             await bus.publish_until_stored(subject, row.payload, msg_id=row.disclosure_id, expected_last=0)
         if rows:
-            published = sa.delete(_waiting).where(_waiting.c.id.in_([row.id for row in rows]))
-            await self._database.visit(lambda connection: connection.execute(published))
+            at_ms = self._clock.now_ms()
+
+            def move(connection: Connection) -> None:
+                kept = [{"disclosure_id": row.disclosure_id, "payload": row.payload, "at_ms": at_ms} for row in rows]
+                connection.execute(sa.insert(_published).prefix_with("OR IGNORE"), kept)
+                connection.execute(sa.delete(_waiting).where(_waiting.c.id.in_([row.id for row in rows])))
+                connection.execute(sa.delete(_published).where(_published.c.at_ms < at_ms - KEPT_MS))
+
+            await self._database.visit(move)
         return bool(rows)
+
+    async def _keep_published(self, bus: Bus) -> None:
+        """Publishes again what the stream has lost, after each connection and every minute, for ever."""
+        newest = sa.select(_published).order_by(_published.c.id.desc())
+
+        async def newest_first() -> list[published.Alone]:
+            rows = await self._database.visit(lambda connection: connection.execute(newest).all())
+            return [_alone(row) for row in rows]
+
+        while True:
+            try:
+                await published.keep_restored(bus, flow.DISCLOSURES.name, newest_first)
+            except (Unavailable, DBAPIError) as error:
+                logger().error("disclosures_wait", reason=type(error).__name__)
+                await asyncio.sleep(AGAIN_S)
+
+
+def _alone(row: sa.Row[*tuple[Any, ...]]) -> published.Alone:
+    return published.Alone(flow.disclosure_subject(BY, row.disclosure_id), row.payload, row.disclosure_id)
 
 
 def _end(connection: Connection, disclosure_id: str, at_ms: int, positions: int) -> None:

@@ -33,7 +33,7 @@ async def main() -> None:
     async with buses.connect(settings.nats_url, "ingest", settings.nats_tls) as bus:
         premises = await streams.pass_gate(bus, settings)
         clock = premises.clock
-        routes = Routes(bus, clock)
+        routes = Routes(bus, clock, premises.partitions)
         await routes.load()
         gc.freeze()  # devices stay: looking through them again and again for garbage would take a twentieth of the time
         writers = {p: LogWriter(bus, p, settings.backfill_reports_per_s) for p in range(premises.partitions)}

@@ -10,17 +10,14 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping, Sequence
 
-from google.protobuf.message import DecodeError
-
-from services.common import flow, pull
+from services.common import flow, pull, stored
 from services.common.bus import Bus
 from services.common.clock import wall_us
-from services.common.errors import RetryableError
+from services.common.errors import InvalidField, RetryableError
 from services.common.telemetry import logger
 from services.ingest.domain import Position, Positions
 from services.ingest.routes import Partitions, Routes
 from services.ingest.writer import LogWriter
-from tandem.common.v1 import log_pb2
 
 SENDER = "again"
 """Under this name it takes its turn among the senders."""
@@ -73,9 +70,9 @@ class LastReports:
                     if message.subject != flow.log_subject(partition, "report"):
                         continue
                     try:
-                        batch = log_pb2.LogEntry.FromString(message.data).positions
-                    except DecodeError:
-                        continue  # the evaluators park it
+                        batch = stored.positions(message.data)
+                    except InvalidField:
+                        continue  # a dead letter of the evaluators
                     for i, device_id in enumerate(batch.device_id):
                         position = Position(
                             device_id,

@@ -6,7 +6,7 @@ from typing import Any
 
 import grpc.aio
 
-from services.common import fields, ids, rpc, times
+from services.common import fields, flow, ids, rpc, times
 from services.common.clock import MeshClock
 from services.common.errors import InvalidField, NotFound, PermissionDenied, Unavailable
 from services.ingest.commands import Commands, Standing, to_device
@@ -17,7 +17,7 @@ from tandem.ingest.v1 import ingest_pb2, ingest_pb2_grpc
 DAY_S = 86_400
 INTERVAL_MOST_S = 3_600
 VIBRATE_MOST_S = 60
-RESERVED = ("command-", "notice-")
+RESERVED = ("command-", flow.NOTICE_IDS)
 """How ids begin that the mesh makes of a cause: of one device of a subject, below, and of a notice (dispatch/warning/sender.py).
 
 All commands share one space of ids, and the first with an id keeps it. Who could give one of these could guess it, and what is

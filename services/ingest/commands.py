@@ -11,19 +11,19 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from google.protobuf.message import DecodeError
-
-from services.common import flow, pull, times
+from services.common import cursors, dead_letters, flow, pull, stored, times
 from services.common.bus import AlreadyThere, Bus
 from services.common.clock import MeshClock
-from services.common.errors import Conflict
-from services.common.telemetry import logger
+from services.common.cursors import StreamCursor, StreamWentBack
+from services.common.errors import Conflict, InvalidField
 from services.ingest import metrics
 from services.ingest.domain import Sender
 from services.ingest.routes import Routes
 from tandem.common.v1 import command_pb2
 from tandem.ingest.v1 import ingest_pb2
 
+BY = "ingest"
+"""User of the server under which desks' commands are published."""
 AGAIN_AFTER_S = 15.0
 """A command that was given and has no receipt is given again at a contact so much later, wall time."""
 KEPT_MS = 86_400_000
@@ -81,8 +81,12 @@ class Commands:
         self._waiting: dict[str, list[Standing]] = {}
         """By device: those that aren't over."""
         self._sessions: dict[str, Session] = {}
-        self._steps: asyncio.Queue[tuple[command_pb2.CommandStep, asyncio.Future[None]]] = asyncio.Queue()
-        self._followed = 0
+        self._steps: asyncio.Queue[tuple[command_pb2.CommandStep | command_pb2.Command, asyncio.Future[None]]] = (
+            asyncio.Queue()
+        )
+        """Steps on their way into the stream, and commands that it lost."""
+        self._behind: StreamCursor | None = None
+        """The message up to which the stream is read."""
         self._progress = asyncio.Event()
 
     # ── from those who command ───────────────────────────────────────────────────────────────────────────────────────
@@ -92,17 +96,20 @@ class Commands:
 
         Raises Conflict where that says something else, StoreFull or Unavailable (perhaps stored: command again).
         """
-        subject = flow.command_subject(command.command_id)
+        subject = flow.command_subject(BY, command.command_id)
         try:
             ack = await self._bus.publish(subject, command.SerializeToString(), expected_last=0)
         except AlreadyThere:
             data = await self._bus.last_of(flow.COMMANDS.name, subject)
-            first = command_pb2.Command.FromString(data or b"")
+            try:
+                first = stored.command(data or b"", subject)
+            except InvalidField as error:
+                raise Conflict(f"what is stored under this command_id is no command ({error})") from None
             if (first.device_id, first.instruction) != (command.device_id, command.instruction):
                 raise Conflict("another command has this command_id") from None
             return first
         async with asyncio.timeout(FOLLOWED_WITHIN_S):
-            while self._followed < ack.seq:
+            while self._behind is None or self._behind.sequence < ack.seq:
                 self._progress.clear()
                 await self._progress.wait()
         return command
@@ -166,26 +173,41 @@ class Commands:
             return
         async for messages in pull.read(self._bus, flow.COMMANDS.name, bounds.first):
             self._read(messages)
-            if self._followed >= bounds.last:
+            if messages[-1].sequence >= bounds.last:
                 return
 
     async def follow(self) -> None:
-        """Follows the stream for ever."""
-        async for messages in pull.read(self._bus, flow.COMMANDS.name, self._followed + 1):
-            self._read(messages)
+        """Follows the stream for ever; where it went back it is read once more from its start: what is known changes nothing."""
+        while True:
+            try:
+                async for messages in pull.read(self._bus, flow.COMMANDS.name, self._behind or 1):
+                    self._read(messages)
+            except StreamWentBack as error:
+                cursors.alarm(error)
+                self._behind = None
+                self._put_back()
+
+    def _put_back(self) -> None:
+        """Has desks' open commands, and the states that commands came to, published again; the server refuses what is there.
+
+        A notice is the warning leg's to publish. It stays here, and is given to its device, as long as this process runs.
+        """
+        for standing in self._all.values():
+            if not standing.over and not standing.command.command_id.startswith(flow.NOTICE_IDS):
+                self._steps.put_nowait((standing.command, asyncio.get_running_loop().create_future()))
+            if standing.state != State.COMMAND_STATE_WAITING:
+                self._steps.put_nowait((self._step_of(standing), asyncio.get_running_loop().create_future()))
 
     def _read(self, messages: Sequence[pull.Delivered]) -> None:
         for message in messages:
             try:
                 if message.subject.startswith("command_step."):
-                    self._step(command_pb2.CommandStep.FromString(message.data))
-                elif message.subject.startswith("command."):
-                    self._command(command_pb2.Command.FromString(message.data))
+                    self._step(stored.command_step(message.data, message.subject))
                 else:
-                    logger().error("command_misplaced", sequence=message.sequence)
-            except DecodeError:
-                logger().error("command_unreadable", sequence=message.sequence)
-        self._followed = messages[-1].sequence
+                    self._command(stored.command(message.data, message.subject))
+            except InvalidField as error:
+                dead_letters.pass_over("ingest-commands", message.stream, message.sequence, error)
+        self._behind = messages[-1].cursor
         self._progress.set()
 
     async def publish_steps(self) -> None:
@@ -196,10 +218,14 @@ class Commands:
 
     async def _publish_steps(self) -> None:
         while True:
-            step, stored = await self._steps.get()
-            subject = flow.command_step_subject(step.command_id, State.Name(step.state).removeprefix("COMMAND_STATE_"))
-            await self._bus.publish_until_stored(subject, step.SerializeToString(), expected_last=0)
-            stored.set_result(None)
+            message, done = await self._steps.get()
+            if isinstance(message, command_pb2.CommandStep):
+                state = State.Name(message.state).removeprefix("COMMAND_STATE_")
+                subject = flow.command_step_subject(message.command_id, state)
+            else:
+                subject = flow.command_subject(BY, message.command_id)
+            await self._bus.publish_until_stored(subject, message.SerializeToString(), expected_last=0)
+            done.set_result(None)
 
     async def watch_time(self) -> None:
         """Ends what is over, for ever. Every process does, the first counts."""
@@ -221,6 +247,8 @@ class Commands:
                     del self._all[command_id]
 
     def _command(self, command: command_pb2.Command) -> None:
+        if command.command_id in self._all:
+            return  # the stream is read once more
         standing = Standing(command, since_ms=command.issued_at_ms)
         self._all[command.command_id] = standing
         if command.instruction.WhichOneof("kind") in _INTERVALS:
@@ -273,15 +301,20 @@ class Commands:
         said = standing.said.get(state)
         if said is None:
             said = standing.said[state] = asyncio.get_running_loop().create_future()
-            step = command_pb2.CommandStep(
-                command_id=standing.command.command_id,
-                device_id=standing.command.device_id,
-                state=state,
-                at_ms=self._clock.now_ms(),
-                reason=reason,
-            )
-            self._steps.put_nowait((step, said))
+            self._steps.put_nowait((self._step_of(standing, state, reason), said))
         return said
+
+    def _step_of(
+        self, standing: Standing, state: State.ValueType | None = None, reason: str = ""
+    ) -> command_pb2.CommandStep:
+        """That a command comes to a state now; without one the state that it has."""
+        return command_pb2.CommandStep(
+            command_id=standing.command.command_id,
+            device_id=standing.command.device_id,
+            state=standing.state if state is None else state,
+            at_ms=standing.since_ms if state is None else self._clock.now_ms(),
+            reason=standing.reason if state is None else reason,
+        )
 
 
 def to_device(command: command_pb2.Command) -> ingest_pb2.DeviceCommand:

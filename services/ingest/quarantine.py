@@ -10,12 +10,10 @@ import uuid
 from collections import Counter
 from collections.abc import Iterable
 
-from google.protobuf.message import DecodeError
-
-from services.common import flow, pull, times
+from services.common import dead_letters, flow, pull, stored, times
 from services.common.bus import Bus
 from services.common.clock import MeshClock
-from services.common.errors import RetryableError
+from services.common.errors import InvalidField, RetryableError
 from services.common.telemetry import logger
 from services.ingest import metrics
 from services.ingest.domain import Reason
@@ -31,6 +29,7 @@ LISTED_MOST = 10_000
 FULL_SHARE = 0.9
 """A stream that holds this much of what it may has dropped its oldest messages for their size; else they had only grown too old."""
 
+_COUNT_MAX = (1 << 63) - 1
 _Key = tuple[str, str, int]
 """Device, sender, reason."""
 
@@ -80,9 +79,9 @@ class Quarantine:
                     if not flow.QUARANTINE.holds(message.subject):
                         continue
                     try:
-                        counts = ingest_pb2.QuarantineCounts.FromString(message.data)
-                    except DecodeError:
-                        logger().error("quarantine_unreadable", sequence=message.sequence)
+                        counts = stored.quarantine_counts(message.data)
+                    except InvalidField as error:
+                        dead_letters.pass_over("ingest-quarantine", stream, message.sequence, error)
                         continue
                     merged = merged or counts.devices_merged
                     _add_all(found, counts.quarantined, device_id)
@@ -141,7 +140,7 @@ def _add(to: dict[_Key, ingest_pb2.Quarantined], one: ingest_pb2.Quarantined) ->
         to[key] = known = ingest_pb2.Quarantined()
         known.CopyFrom(one)
         return
-    known.count += one.count
+    known.count = min(known.count + one.count, _COUNT_MAX)
     if times.from_timestamp(one.first) < times.from_timestamp(known.first):
         known.first.CopyFrom(one.first)
     if times.from_timestamp(one.last) > times.from_timestamp(known.last):

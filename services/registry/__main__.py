@@ -91,11 +91,11 @@ async def main(settings: RegistrySettings) -> None:
             ):
                 await running.until_stopped(
                     rpc.keep_health(server, bus),
-                    Relay(registry, bus, premises.clock).run(),
+                    Relay(registry, bus, premises.clock, premises.partitions).run(),
                     disclosures.keep_signed(),
                     custodian.run(),
                     oversight.run(),
-                    consume_disclosures(bus, disclosures),
+                    consume_disclosures(bus, disclosures, premises.log_id),
                     TraceReader(registry, bus, premises, exporter.tell).run(),
                     exporter.run(),
                 )

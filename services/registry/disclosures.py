@@ -11,6 +11,7 @@ from typing import TypeAlias
 
 from services.common import flow
 from services.common.clock import MeshClock
+from services.common.cursors import StreamCursor
 from services.common.errors import Unavailable
 from services.common.grounds import Grounds, Kind
 from services.common.identity import Caller
@@ -27,6 +28,8 @@ SIGN_EVERY_ROWS = 100
 SIGN_EVERY_MS = 60_000
 POLL_S = 1.0
 HEADS_AT_ONCE = 100
+_NEWEST = "disclosures"
+"""Name of the fact that says how far DISCLOSURES is taken in."""
 
 OnRow: TypeAlias = Callable[[str], None]
 """Told of what a row refers to, once it is committed."""
@@ -83,11 +86,22 @@ class Disclosures:
             )
         self._on_row(grounds.reference)
 
-    async def take(self, made_elsewhere: Sequence[Disclosure]) -> None:
-        """Appends what was disclosed elsewhere; what is there already is left as it is."""
+    async def newest(self, log_id: str) -> StreamCursor | None:
+        """The newest entry of DISCLOSURES of this log that was taken in; None where none was."""
+        async with self._registry.transaction() as records:
+            kept = await records.fact(_NEWEST)
+        known_log, _, cursor = (kept or b"").decode().partition(" ")
+        return StreamCursor.parse(cursor) if cursor and known_log == log_id else None
+
+    async def take(
+        self, made_elsewhere: Sequence[Disclosure], log_id: str = "", newest: StreamCursor | None = None
+    ) -> None:
+        """Appends what was disclosed elsewhere, and notes the newest entry of its stream; what is there already is left as it is."""
         async with self._registry.transaction() as records:
             for one in made_elsewhere:
                 await records.ledger.append(one)
+            if newest:
+                await records.note(_NEWEST, f"{log_id} {newest}".encode())
         for one in made_elsewhere:
             self._on_row(one.reference)
 

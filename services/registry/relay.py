@@ -10,8 +10,10 @@ from prometheus_client import Gauge
 from services.common.bus import Bus
 from services.common.clock import MeshClock
 from services.common.errors import Unavailable
+from services.common.published import CHECK_INTERVAL_S
 from services.common.telemetry import logger
 from services.registry.handlers import Registry
+from services.registry.publications import Publications
 
 BATCH = 64
 """Messages between two marks at the most: so many go out again after a crash, and the server knows them again for ten minutes."""
@@ -34,8 +36,11 @@ class Relay:
     before. Of several processes on one database one publishes at a time, so that the order of commits is the order in the log.
     """
 
-    def __init__(self, registry: Registry, bus: Bus, clock: MeshClock) -> None:
+    def __init__(self, registry: Registry, bus: Bus, clock: MeshClock, partitions: int = 1) -> None:
         self._registry = registry
+        self._publications = Publications(registry, bus, partitions)
+        self._compared: tuple[int, float] | None = None
+        """After which connection, and when by the loop's clock, the streams were compared last."""
         self._bus = bus
         self._clock = clock
         self._batch = 1
@@ -52,6 +57,7 @@ class Relay:
                     while True:
                         change = self._registry.next_change()
                         await still_alone()
+                        await self._compare()
                         busy = await self._publish_some() or await self._renew_some()
                         self._waits = False
                         if not busy:
@@ -63,6 +69,14 @@ class Relay:
                 self._waits = True
                 await asyncio.sleep(min(error.retry_after_s, AGAIN_S))
 
+    async def _compare(self) -> None:
+        """Looks whether the streams still hold what was sent: after each connection before anything more is, and every 10 s."""
+        now_s, reconnects = asyncio.get_running_loop().time(), self._bus.reconnects
+        if self._compared and self._compared[0] == reconnects and now_s < self._compared[1] + CHECK_INTERVAL_S:
+            return
+        await self._publications.compare()
+        self._compared = reconnects, now_s
+
     async def _publish_some(self) -> bool:
         async with self._registry.transaction() as records:
             rows = await records.unsent(self._batch)
@@ -72,15 +86,18 @@ class Relay:
         if self._waiting_since_s is None:
             self._waiting_since_s = time.monotonic()
         versions: list[tuple[str, int, int]] = []
+        stored: dict[int, int] = {}
         for row in rows:
             ack = await self._bus.publish_until_stored(row.subject, row.payload, msg_id=row.msg_id)
+            if ack:
+                stored[row.id] = ack.seq
             case_id, _, version = row.msg_id.partition(":")
             # Not what is only sent again each day: its version came into the log before.
             if ack and row.subject.endswith(".case") and version.isdecimal():
                 versions.append((case_id, int(version), ack.seq))
         async with self._registry.transaction() as records:
             now_ms = self._clock.now_ms()
-            await records.mark_sent([row.id for row in rows], now_ms)
+            await records.mark_sent([row.id for row in rows], now_ms, stored)
             for case_id, number, sequence in versions:
                 await records.traces.note_version(case_id, number, sequence, now_ms)
         self._batch = min(2 * self._batch, BATCH)

@@ -27,6 +27,8 @@ MIGRATIONS = Path(__file__).with_name("migrations")
 PAYLOAD_MAX_BYTES = 900_000
 """A message that nats-server refuses would block all behind it. The server's limit is 1 MB."""
 
+_NOWHERE: Mapping[int, int] = {}
+
 Record = Wearer | Tag | ProtectedPerson | Device | Order
 _R = TypeVar("_R", Wearer, ProtectedPerson, Order)
 
@@ -344,11 +346,13 @@ class Records:
         rows = await self._rows(sa.select(tables.outbox).where(waiting).order_by(tables.outbox.c.id).limit(limit))
         return [OutboxRow(row.id, row.subject, row.msg_id, row.payload) for row in rows]
 
-    async def mark_sent(self, row_ids: Sequence[int], at_ms: int) -> None:
-        """Notes that messages are in the log."""
+    async def mark_sent(self, row_ids: Sequence[int], at_ms: int, stored: Mapping[int, int] = _NOWHERE) -> None:
+        """Notes that messages are in their streams, and by id as which entries."""
         await self._connection.execute(
             sa.update(tables.outbox).where(tables.outbox.c.id.in_(row_ids)).values(sent_at_ms=at_ms)
         )
+        for row_id, sequence in stored.items():
+            await self._connection.execute(_STORED, {"row_id": row_id, "sequence": sequence})
 
     async def drop_sent_before(self, at_ms: int) -> None:
         """Deletes messages that were sent before a moment; they are in the log."""
@@ -364,6 +368,13 @@ class Records:
     async def note(self, name: str, value: bytes) -> None:
         """Notes a fact."""
         await self._save(tables.meta, name, {"value": value})
+
+
+_STORED = (
+    sa.update(tables.outbox)
+    .where(tables.outbox.c.id == sa.bindparam("row_id"))
+    .values(stored_sequence=sa.bindparam("sequence"))
+)
 
 
 def _of_device(record: Tag | Device) -> Mapping[str, object]:

@@ -108,5 +108,6 @@ outbox = sa.Table(
     sa.Column("msg_id", sa.String(256), nullable=False),
     sa.Column("payload", sa.LargeBinary, nullable=False),
     sa.Column("sent_at_ms", sa.BigInteger, index=True),
+    sa.Column("stored_sequence", sa.BigInteger),
     sqlite_autoincrement=True,
 )

@@ -21,6 +21,7 @@ trace_positions = sa.Table(
     sa.Column("stream", sa.String(32), primary_key=True),
     sa.Column("log_id", sa.String(64), nullable=False),
     sa.Column("sequence", sa.BigInteger, nullable=False),
+    sa.Column("trail", sa.Text, nullable=False, server_default=""),
 )
 case_versions = sa.Table(
     "case_versions",

@@ -2,25 +2,50 @@
 
 from __future__ import annotations
 
-from google.protobuf.message import DecodeError
+from collections.abc import Mapping
 
-from services.common import fields
+from services.common import fields, flow, stored
 from services.common.errors import InvalidField, Unauthenticated
 from services.common.grounds import Kind, Purpose, check_grounds
-from services.common.identity import caller_of
+from services.common.identity import Role, caller_of
 from services.registry.chain import Disclosure
 from services.registry.disclosure import Deed
 from services.registry.domain import ProtectedPerson, Wearer
-from tandem.common.v1 import ledger_pb2
 from tandem.registry.v1 import registry_pb2
+
+DISCLOSED_FOR: Mapping[str, frozenset[Role.ValueType]] = {
+    "geofence": frozenset({Role.ROLE_MOJ_DESK, Role.ROLE_NPA_DESK, Role.ROLE_REVIEWER}),
+    "dispatch-probation": frozenset({Role.ROLE_MOJ_DESK, Role.ROLE_REVIEWER}),
+    "dispatch-police": frozenset({Role.ROLE_NPA_DESK, Role.ROLE_REVIEWER}),
+    "explain": frozenset({Role.ROLE_REVIEWER}),
+    "evidence": frozenset({Role.ROLE_MOJ_DESK, Role.ROLE_NPA_DESK, Role.ROLE_REVIEWER, Role.ROLE_OPERATOR}),
+}
+"""Roles in whose name each user of the server discloses: those that it admits to what it discloses."""
+DISCLOSES_TO_OTHERS = frozenset({"evidence"})
+"""Users who may hand data to somebody else than the person who asked for it: a bundle goes to a court."""
+
+
+def published_disclosure(subject: str, data: bytes) -> Disclosure:
+    """The disclosure of a message of DISCLOSURES. Raises InvalidField where it can't be read, or isn't its publisher's to make.
+
+    The server lets each user publish under its own name alone, so the subject proves the publisher. The message must agree with it.
+    """
+    _, by, *_ = (*subject.split("."), "")
+    if by not in DISCLOSED_FOR:
+        raise InvalidField("subject", "names nobody who discloses")
+    disclosure = parse_disclosure(data)
+    if subject != flow.disclosure_subject(by, disclosure.disclosure_id):
+        raise InvalidField("disclosure_id", "isn't that of the subject")
+    if caller_of(disclosure.who).role not in DISCLOSED_FOR[by]:
+        raise InvalidField("who", f"is nobody in whose name {by} discloses")
+    if disclosure.recipient != disclosure.who and by not in DISCLOSES_TO_OTHERS:
+        raise InvalidField("recipient", f"isn't who asked, and {by} discloses to nobody else")
+    return disclosure
 
 
 def parse_disclosure(data: bytes) -> Disclosure:
     """A disclosure that was made elsewhere. Raises InvalidField."""
-    try:
-        msg = ledger_pb2.Disclosure.FromString(data)
-    except DecodeError:
-        raise InvalidField("", "isn't a disclosure") from None
+    msg = stored.disclosure(data)
     try:
         kind = Kind(msg.record_kind)
     except ValueError:

@@ -113,7 +113,7 @@ async def test_a_durable_consumer_gets_what_it_did_not_acknowledge_again(bus: Bu
 async def test_a_parked_message_keeps_its_reason(bus: Bus) -> None:
     for _ in range(2):
         await bus.park(flow.parked_subject("fold", "LOG_0", 7), "LOG_0", 7, "fold", "no such field")
-    message = await bus.js.get_last_msg("PARKED", "parked.fold.LOG_0.7")
+    message = await bus.js.get_last_msg("PARKED", "parked.geofence.fold.LOG_0.7")
     assert alert_pb2.Parked.FromString(message.data or b"").reason == "no such field"
     assert (await bus.js.stream_info("PARKED")).state.messages == 1
 

@@ -281,11 +281,11 @@ async def test_what_cannot_be_read_is_set_aside_and_holds_nothing_up(bus: Bus, p
                     message = await bus.js.get_last_msg(flow.PARKED.name, subject)
                     reasons[subject] = alert_pb2.Parked.FromString(message.data or b"").reason
     assert reasons.keys() == {
-        "parked.police-alerts.ALERTS.1",
-        "parked.police-alerts.ALERTS.2",
-        "parked.police-peers.INCIDENTS.1",
+        "parked.dispatch-police.police-alerts.ALERTS.1",
+        "parked.dispatch-police.police-alerts.ALERTS.2",
+        "parked.dispatch-police.police-peers.INCIDENTS.1",
     }
-    assert "order_id" in reasons["parked.police-alerts.ALERTS.1"]
+    assert "order_id" in reasons["parked.dispatch-police.police-alerts.ALERTS.1"]
 
 
 async def test_all_alerts_again_change_nothing(bus: Bus, police: DispatchSettings) -> None:

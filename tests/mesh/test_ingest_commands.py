@@ -222,8 +222,9 @@ async def test_what_a_notice_says_and_where_it_is_answered_goes_to_its_device_al
         instruction=command_pb2.Instruction(show_notice=notice),
         issued_at_ms=now_ms(),
         expires_at_ms=now_ms() + 600_000,
+        issued_by="dispatch-warning",
     )
-    await client.bus.publish(flow.command_subject("notice-1"), given.SerializeToString())
+    await client.bus.publish(flow.command_subject("dispatch-warning", "notice-1"), given.SerializeToString())
     await desk.command("warned", "c-behind-the-notice", who=NPA_DESK)
     for who in (NPA_DESK, "spiffe://tandem/operator/test"):
         (shown,) = [one for one in await desk.listed("warned", who) if one.command.command_id == "notice-1"]

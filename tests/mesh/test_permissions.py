@@ -24,7 +24,7 @@ from tests.support.nats import TestServer, running_server
 
 PARTITIONS = 2
 TABLE = (*flow.FLOWS, flow.ROUTES)
-VALUES = {"{p}": "1", "{leg}": "police", "{state}": "SENT", "{sequence}": "7", "{replica}": "0"}
+VALUES = {"{p}": "1", "{state}": "SENT", "{sequence}": "7", "{replica}": "0"}
 JETSTREAM = "$JS.API"
 
 
@@ -72,14 +72,16 @@ async def refused_of(client: Client, refused: list[str], subjects: list[str]) ->
     return {subject for subject in subjects if subject.lower() in told}
 
 
-def example(row: flow.Flow, leg: str) -> str:
-    """A subject of a row; ids have dots in them, as they may."""
-    tokens = [leg if token == "{leg}" else VALUES.get(token, token) for token in row.subject.split(".")]
+def example(row: flow.Flow, publisher: str) -> str:
+    """The subject of a row that names a publisher, where it names any; ids have dots in them, as they may."""
+    values = VALUES | {"{leg}": publisher.removeprefix("dispatch-"), "{by}": publisher}
+    tokens = [values.get(token, token) for token in row.subject.split(".")]
     return ".".join("id.with.dots" if token.startswith("{") and n else token for n, token in enumerate(tokens))
 
 
-def owner(row: flow.Flow, user: str, leg: str) -> bool:
-    return user in row.publishers and ("{leg}" not in row.subject or user == f"dispatch-{leg}")
+def owner(row: flow.Flow, user: str, publisher: str) -> bool:
+    names_publisher = "{leg}" in row.subject or "{by}" in row.subject
+    return user in row.publishers and (user == publisher or not names_publisher)
 
 
 async def count(server: TestServer) -> dict[str, int]:
@@ -89,7 +91,7 @@ async def count(server: TestServer) -> dict[str, int]:
 
 @pytest.mark.parametrize("user", flow.USERS)
 async def test_a_user_is_refused_on_each_subject_that_is_not_its_own(server: TestServer, user: str) -> None:
-    subjects = {example(row, leg): owner(row, user, leg) for row in TABLE for leg in flow.LEGS}
+    subjects = {example(row, by): owner(row, user, by) for row in TABLE for by in row.publishers}
     before = await count(server)
     async with signed_in(server, user) as (client, refused):
         assert await refused_of(client, refused, list(subjects)) == {one for one, own in subjects.items() if not own}
@@ -104,7 +106,7 @@ async def test_a_user_reads_the_streams_that_the_table_gives_it_and_no_other(ser
     readable = {row.stream.format(p=p): user in row.readers for row in TABLE for p in range(PARTITIONS)}
     ways = ("CONSUMER.CREATE.{}.reader", "CONSUMER.MSG.NEXT.{}.reader", "STREAM.MSG.GET.{}")
     subjects = {f"{JETSTREAM}.{way.format(name)}": may for name, may in readable.items() for way in ways}
-    plain = [example(row, leg) for row in TABLE for leg in flow.LEGS]
+    plain = [example(row, by) for row in TABLE for by in row.publishers]
     async with signed_in(server, user) as (client, refused):
         assert await refused_of(client, refused, list(subjects)) == {one for one, may in subjects.items() if not may}
         # Listening on a subject itself would pass by the streams.

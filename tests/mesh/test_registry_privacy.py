@@ -205,7 +205,7 @@ async def test_what_is_disclosed_while_the_registry_is_away_is_in_the_ledger_onc
         record_kind="WEARER",
         record_id="w-secret",
         order_id="o-secret",
-        recipient=NPA_DESK,
+        recipient=MOJ_DESK,
         expires_at_ms=1_700_000_600_000,
     )
     without_basis = ledger_pb2.Disclosure(disclosure_id="share-2", record_kind="WEARER")
@@ -213,13 +213,15 @@ async def test_what_is_disclosed_while_the_registry_is_away_is_in_the_ledger_onc
         mesh.service.kill()
     async with buses.connect(mesh.nats.url, "elsewhere") as bus:
         for n in range(2):
-            subject = flow.disclosure_subject("probation", share.disclosure_id)
+            subject = flow.disclosure_subject("geofence", share.disclosure_id)
             await bus.publish(subject, share.SerializeToString(), msg_id=f"try-{n}")
-        await bus.publish(flow.disclosure_subject("probation", "share-2"), without_basis.SerializeToString())
+        await bus.publish(flow.disclosure_subject("geofence", "share-2"), without_basis.SerializeToString())
         mesh.service.start()
         async with mesh.connected() as client:
             async for messages in pull.read(bus, flow.PARKED.name, 1):
-                assert [message.subject for message in messages] == ["parked.registry-disclosures.DISCLOSURES.3"]
+                assert [message.subject for message in messages] == [
+                    "parked.registry.registry-disclosures.DISCLOSURES.3"
+                ]
                 break
             await client.until("select 1 from ledger where disclosure_id = 'share-1'")
             taken = [row for row in rows(mesh) if row[1] == "SHARED"]

@@ -8,13 +8,14 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
+from services.common.cursors import StreamCursor
 from services.common.errors import FailedPrecondition
 from services.geofence import state_keys
 from services.geofence.domain import codec
 from services.geofence.domain.state import State
 from services.geofence.settings import Settings
 from services.geofence.state_keys import StateKeys
-from services.geofence.store import CheckpointStore
+from services.geofence.store import CheckpointStore, Footing
 
 OLD, NEW = b"o" * 32, b"n" * 32
 OPEN = codec.outline(State(0, sequence=5_000))
@@ -44,9 +45,11 @@ def test_while_a_key_is_changed_nothing_differs() -> None:
 
 
 def test_a_checkpoint_is_known_by_each_key_that_is_kept(tmp_path: Path) -> None:
-    CheckpointStore(tmp_path, StateKeys([OLD])).save(0, 10, codec.encode(State(0, sequence=10)))
-    assert CheckpointStore(tmp_path, StateKeys([OLD, NEW])).load(0, "")
-    assert CheckpointStore(tmp_path, StateKeys([NEW])).load(0, "") is None
+    store = CheckpointStore(tmp_path, StateKeys([OLD]))
+    store.save(0, Footing(StreamCursor(10, 1, "0" * 16), None, None), codec.encode(State(0, sequence=10)))
+    (checkpoint,) = store.found(0)
+    assert CheckpointStore(tmp_path, StateKeys([OLD, NEW])).read(checkpoint, "")
+    assert CheckpointStore(tmp_path, StateKeys([NEW])).read(checkpoint, "") is None
 
 
 def test_a_file_of_keys_holds_one_a_line(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from services.cli import mesh
 from services.cli.calls import PATIENCE_S
 from services.cli.failure import MISUSED, CommandFailed
 from services.cli.mesh import DEFAULT_FOLDER, Mesh
-from services.common import fields, flow, pull, telemetry
+from services.common import dead_letters, fields, flow, pull, stored, telemetry
 from services.common.errors import InvalidField, RetryableError
 from services.dispatch.exchange import cap, eido
 from tandem.dispatch.v1 import dispatch_pb2
@@ -52,7 +52,11 @@ async def _steps(running: Mesh, leg: str, incident_id: str) -> list[dispatch_pb2
                 raise CommandFailed(f"{stream} holds no step of the {leg} leg in {incident_id}", MISUSED)
             found: list[dispatch_pb2.Step] = []
             async for messages in pull.read(bus, stream, 1, (subject,)):
-                found += [dispatch_pb2.Step.FromString(one.data) for one in messages]
+                for message in messages:
+                    try:
+                        found.append(stored.step(message.data, message.subject))
+                    except InvalidField as error:
+                        dead_letters.pass_over("export", stream, message.sequence, error)
                 if messages[-1].pending == 0:
                     break
             return found

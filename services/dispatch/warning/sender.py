@@ -16,7 +16,7 @@ import aiohttp
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from prometheus_client import Counter, Histogram
 
-from services.common import flow, ids, sealing, times
+from services.common import flow, ids, sealing, stored, times
 from services.common.bus import AlreadyThere, Bus
 from services.common.clock import MeshClock
 from services.common.errors import InvalidField, RetryableError
@@ -32,7 +32,7 @@ from services.dispatch.warning.answering import AnswerLinks
 from services.dispatch.warning.store import WarningStore
 from services.dispatch.warning.tables import GIVEN_UP, HANDED_OVER, OPEN, Contact, MessageRow, Sending
 from services.dispatch.warning.taking import WORTH_MS
-from tandem.common.v1 import alert_pb2, command_pb2, contact_pb2
+from tandem.common.v1 import command_pb2, contact_pb2
 
 GATEWAY, DEVICE = "gateway/", "device/"
 FIRST_WAIT_MS, LAST_WAIT_MS = 1_000, 10_000
@@ -195,10 +195,10 @@ class Sender:
                 while bus is not None:
                     data = await bus.last_of(flow.MEASURES.name, subject)
                     if data is not None:
-                        measure = alert_pb2.Measure.FromString(data)
+                        measure = stored.measure(data)
                         return measure.distance_m if measure.HasField("distance_m") else None
                     await asyncio.sleep(0.1)
-        except (TimeoutError, RetryableError):
+        except (TimeoutError, RetryableError, InvalidField):
             logger().warning("warning_without_figure", alert_id=alert_id)
         return None
 
@@ -280,7 +280,7 @@ class Sender:
             reference=message.incident_id,
         )
         try:
-            subject = flow.command_subject(command.command_id)
+            subject = flow.command_subject(ISSUED_BY, command.command_id)
             await self.bus.publish(subject, command.SerializeToString(), expected_last=0)
         except AlreadyThere:
             return ""

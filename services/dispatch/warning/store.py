@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import Any, TypeVar
 
 import sqlalchemy as sa
@@ -13,6 +13,7 @@ from sqlalchemy.exc import OperationalError
 from services.common.db import Database
 from services.common.errors import Unavailable
 from services.dispatch.domain.events import WarningFlag
+from services.dispatch.store import Position
 from services.dispatch.warning.tables import (
     NO_WAY,
     OPEN,
@@ -45,15 +46,6 @@ _NOTHING: Mapping[str, object] = {}
 T = TypeVar("T")
 
 
-@dataclass(frozen=True, slots=True)
-class Position:
-    """How far a stream has been taken in, as in the leg's own store."""
-
-    stream: str
-    log_id: str
-    sequence: int
-
-
 class WarningStore:
     """The warning leg's own database."""
 
@@ -75,8 +67,12 @@ class WarningStore:
 
     async def position(self, stream: str, log_id: str) -> int:
         """The last sequence of a stream that was taken in; 0 where none was."""
-        query = sa.select(positions.c.sequence).where(positions.c.stream == stream, positions.c.log_id == log_id)
-        return await self._do(lambda connection: connection.scalar(query)) or 0
+        return (await self.reading(stream, log_id)).sequence
+
+    async def reading(self, stream: str, log_id: str) -> Position:
+        """How far a stream was taken in, with the trail; the beginning where nothing was."""
+        rows = await self._rows(sa.select(positions).where(positions.c.stream == stream, positions.c.log_id == log_id))
+        return Position(*rows[0]) if rows else Position(stream, log_id, 0)
 
     async def take(self, seen: Sequence[Seen], now_ms: int, position: Position) -> None:
         """Takes alerts in, in the order of the log, with what each person is to be told. An alert that was taken before counts once."""
@@ -304,7 +300,8 @@ def _flag(connection: sa.Connection, message: MessageRow, flag: WarningFlag, now
 _NOW_MS: sa.BindParameter[int] = sa.bindparam("now_ms")
 _PUTTING = insert(positions)
 _PUT_POSITION = _PUTTING.on_conflict_do_update(
-    index_elements=["stream"], set_={"log_id": _PUTTING.excluded.log_id, "sequence": _PUTTING.excluded.sequence}
+    index_elements=["stream"],
+    set_={name: _PUTTING.excluded[name] for name in ("log_id", "sequence", "trail")},
 )
 _CONTACTS = (
     sa.select(contacts).where(contacts.c.person_id == sa.bindparam("person_id")).order_by(contacts.c.version.desc())

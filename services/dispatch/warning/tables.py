@@ -14,7 +14,7 @@ def _table(name: str, key: str, columns: str) -> sa.Table:
     return sa.Table(name, metadata, *(sa.Column(one, primary_key=one in key.split()) for one in names))
 
 
-positions = _table("positions", "stream", "log_id sequence")
+positions = _table("positions", "stream", "log_id sequence trail")
 taken = _table("taken", "alert_id", "at_ms")
 contacts = sa.Table(
     "contacts",

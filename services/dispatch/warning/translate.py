@@ -7,15 +7,13 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
-from google.protobuf.message import DecodeError
-
-from services.common import fields, ids, times
+from services.common import fields, ids, stored, times
 from services.common.errors import InvalidField
 from services.dispatch.domain.events import Demand
 from services.dispatch.domain.warning import Notice, Occurrence, Threat, Told
 from services.dispatch.warning.tables import Contact
-from tandem.common.v1 import alert_pb2, exercise_pb2, log_pb2
-from tandem.dispatch.v1 import dispatch_pb2, following_pb2
+from tandem.common.v1 import alert_pb2, exercise_pb2
+from tandem.dispatch.v1 import dispatch_pb2
 
 NOTICES: Mapping[int, Notice] = {
     alert_pb2.RING_ENTERED: Notice.APPROACH,
@@ -49,13 +47,10 @@ class Seen:
     """When the log decided it, mesh time; None where it doesn't say."""
 
 
-def alert(payload: bytes) -> Seen | None:
+def alert(payload: bytes, subject: str | None = None) -> Seen | None:
     """What an alert is to those who are warned; None where it is nothing to anybody. Raises InvalidField."""
-    try:
-        message = alert_pb2.Alert.FromString(payload)
-    except DecodeError:
-        raise InvalidField("alert", "isn't a tandem.common.v1.Alert") from None
-    alert_id = fields.required_id("alert_id", message.alert_id)
+    message = stored.alert(payload, subject)
+    alert_id = message.alert_id
     if int(message.demand) not in _DEMANDS:
         raise InvalidField("demand", "is missing or unknown")
     if message.exercise == exercise_pb2.CANARY:
@@ -72,10 +67,10 @@ def alert(payload: bytes) -> Seen | None:
     return _seen(message, alert_id, demand, notice, persons)
 
 
-def advice(payload: bytes) -> Seen | None:
+def advice(payload: bytes, subject: str | None = None) -> Seen | None:
     """What the police's leg advises, to whom it names, or else to all who were told of that order in the incident; None where an
-    earlier advice no longer holds, of which nobody is told: it would be taken for "safe". Raises InvalidField or DecodeError."""
-    message = following_pb2.AdviceGiven.FromString(payload)
+    earlier advice no longer holds, of which nobody is told: it would be taken for "safe". Raises InvalidField."""
+    message = stored.advice(payload, subject)
     notice = _ADVICE.get(message.advice)
     if notice is None:
         return None
@@ -83,16 +78,14 @@ def advice(payload: bytes) -> Seen | None:
     of_place = "/" in subject_id
     order_ids = [subject_id.partition("/")[0]] if of_place else list(message.order_ids)
     occurrence = Occurrence(
-        alert_id=fields.required_id("advice_id", message.advice_id),
-        incident_id=fields.required_id("incident_id", message.incident_id),
+        alert_id=message.advice_id,
+        incident_id=message.incident_id,
         place=(message.sequence, message.ordinal),
         notice=notice,
         demand=Demand.RESPOND,
         threat=ids.hash_id("threat", "race", subject_id),
         of_place=of_place,
     )
-    for n, order_id in enumerate(order_ids):
-        fields.required_id(f"order_ids[{n}]", order_id)
     if not order_ids:
         raise InvalidField("order_ids", "is missing")
     persons = () if of_place else (fields.required_id("subject_id", subject_id),)
@@ -130,19 +123,14 @@ def _threat(message: alert_pb2.Alert) -> str:
     return ids.hash_id("threat", message.order_id, message.kind)
 
 
-def case(payload: bytes) -> tuple[str, int, list[Contact]] | None:
+def case(payload: bytes, subject: str | None = None) -> tuple[str, int, list[Contact]] | None:
     """A case's id and version, and how those are reached whom it protects; None where the entry is none. Raises InvalidField."""
-    try:
-        entry = log_pb2.LogEntry.FromString(payload)
-    except DecodeError:
-        raise InvalidField("entry", "isn't a tandem.common.v1.LogEntry") from None
-    if entry.WhichOneof("body") != "case":
+    told = stored.case(payload)
+    if told is None:
         return None
-    told = entry.case
-    case_id = fields.required_id("case.case_id", told.case_id)
     persons = [
         Contact(
-            case_id=case_id,
+            case_id=told.case_id,
             person_id=one.person_id,
             version=told.version,
             sealed=one.sealed_contact,
@@ -151,7 +139,7 @@ def case(payload: bytes) -> tuple[str, int, list[Contact]] | None:
         )
         for one in told.persons
     ]
-    return case_id, told.version, persons
+    return told.case_id, told.version, persons
 
 
 def told_to_json(told: Told) -> dict[str, Any]:

@@ -13,9 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
-from google.protobuf.message import DecodeError
-
-from services.common import flow, pull, sealing
+from services.common import dead_letters, flow, sealing, stored, trails
 from services.common.bus import Bus
 from services.common.clock import MeshClock
 from services.common.db import open_database
@@ -23,6 +21,7 @@ from services.common.errors import FailedPrecondition, InvalidField, NotFound, R
 from services.common.pull import Delivered
 from services.common.streams import Premises
 from services.common.telemetry import logger
+from services.common.trails import Trail
 from services.dispatch import translate as leg_translate
 from services.dispatch.chain import Head
 from services.dispatch.domain.events import WarningFlag
@@ -32,11 +31,11 @@ from services.dispatch.exchange.receivers import read as read_receivers
 from services.dispatch.leg import Leg
 from services.dispatch.retrying import retried
 from services.dispatch.settings import DispatchSettings
-from services.dispatch.store import AssignmentRow
+from services.dispatch.store import AssignmentRow, Position
 from services.dispatch.warning import translate
 from services.dispatch.warning.answering import AnswerDoor, AnswerLinks
 from services.dispatch.warning.sender import Sender
-from services.dispatch.warning.store import Position, WarningStore
+from services.dispatch.warning.store import WarningStore
 from services.dispatch.warning.tables import MessageRow, Owed
 from tandem.common.v1 import command_pb2
 
@@ -148,36 +147,48 @@ class Warnings:
 
     async def _follow_alerts(self, bus: Bus, log_id: str) -> None:
         stream = flow.ALERTS
-        async for messages in pull.read(bus, stream.name, await self._next(bus, stream.name, log_id)):
+        trail, after = await self._reading(stream.name, log_id)
+        async for messages in trails.follow(bus, stream.name, trail, after=after):
             own = [one for one in messages if stream.holds(one.subject)]
-            seen = _parsed(own, translate.alert)  # the leg reads it too, and parks what can't be read
-            position = Position(stream.name, log_id, messages[-1].sequence)
+            seen, unreadable = _parsed(own, translate.alert)
+            _pass_over(unreadable)  # the leg reads it too, and keeps it as a dead letter
+            position = Position(stream.name, log_id, messages[-1].sequence, str(trail))
             await retried(partial(self._store.take, seen, self._clock.now_ms(), position))
             self.sender.wake()
 
     async def _follow_advice(self, bus: Bus, log_id: str) -> None:
         stream = flow.ADVICE
-        async for messages in pull.read(bus, stream.name, await self._next(bus, stream.name, log_id)):
-            seen = _parsed([one for one in messages if stream.holds(one.subject)], translate.advice)
-            position = Position(stream.name, log_id, messages[-1].sequence)
+        trail, after = await self._reading(stream.name, log_id)
+        async for messages in trails.follow(bus, stream.name, trail, after=after):
+            own = [one for one in messages if stream.holds(one.subject)]
+            seen, unreadable = _parsed(own, translate.advice)
+            await _keep(bus, unreadable)
+            position = Position(stream.name, log_id, messages[-1].sequence, str(trail))
             await retried(partial(self._store.take_advice, seen, self._clock.now_ms(), position))
             self.sender.wake()
 
     async def _follow_cases(self, bus: Bus, premises: Premises, partition: int) -> None:
         stream, log_id = flow.log_stream(partition), premises.log_id
         subjects = (flow.log_subject(partition, "case"),)
-        async for messages in pull.read(bus, stream, await self._next(bus, stream, log_id), subjects):
-            cases = _parsed(messages, translate.case)
-            position = Position(stream, log_id, messages[-1].sequence)
+        trail, after = await self._reading(stream, log_id)
+        async for messages in trails.follow(bus, stream, trail, subjects, after=after):
+            cases, unreadable = _parsed(messages, translate.case)
+            _pass_over(unreadable)  # a dead letter of the evaluators
+            position = Position(stream, log_id, messages[-1].sequence, str(trail))
             await retried(partial(self._store.put_contacts, cases, position))
 
     async def _follow_commands(self, bus: Bus, log_id: str) -> None:
         stream = flow.COMMANDS.name
         subjects = (flow.command_step_subject("*", "RECEIVED"), flow.command_step_subject("*", "REFUSED"))
-        async for messages in pull.read(bus, stream, await self._next(bus, stream, log_id), subjects):
-            for message in messages:
-                await self._take_step(command_pb2.CommandStep.FromString(message.data))
-            await retried(partial(self._store.put_position, Position(stream, log_id, messages[-1].sequence)))
+        trail, after = await self._reading(stream, log_id)
+        async for messages in trails.follow(bus, stream, trail, subjects, after=after):
+            steps, unreadable = _parsed(messages, stored.command_step)
+            await _keep(bus, unreadable)
+            for step in steps:
+                await self._take_step(step)
+            await retried(
+                partial(self._store.put_position, Position(stream, log_id, messages[-1].sequence, str(trail)))
+            )
 
     async def _take_step(self, step: command_pb2.CommandStep) -> None:
         message_id = await retried(partial(self._store.message_of_command, step.command_id))
@@ -189,12 +200,10 @@ class Warnings:
         else:
             logger().warning("warning_refused_by_device", message_id=message.message_id)
 
-    async def _next(self, bus: Bus, stream: str, log_id: str) -> int:
-        """The first sequence that isn't in the database yet."""
-        last = await retried(partial(self._store.position, stream, log_id))
-        bounds = await bus.bounds_of(stream)
-        # A stream that was restored from an older copy is taken in again; what is known changes nothing.
-        return bounds.first if last > bounds.last else last + 1
+    async def _reading(self, stream: str, log_id: str) -> tuple[Trail, int]:
+        """What the database says of a stream: the entries that are in it, and the last one's sequence."""
+        known = await retried(partial(self._store.reading, stream, log_id))
+        return Trail.parse(known.trail), known.sequence
 
 
 @asynccontextmanager
@@ -232,17 +241,33 @@ async def _last_of(bus: Bus, stream: str, subject: str) -> int:
     return int(answer["message"]["seq"])
 
 
-def _parsed(messages: Sequence[Delivered], parse: Callable[[bytes], T | None]) -> list[T]:
-    found = []
+def _parsed(
+    messages: Sequence[Delivered], parse: Callable[[bytes, str], T | None]
+) -> tuple[list[T], list[tuple[Delivered, InvalidField]]]:
+    """What messages say, and those that say nothing usable."""
+    found: list[T] = []
+    unreadable: list[tuple[Delivered, InvalidField]] = []
     for message in messages:
         try:
-            one = parse(message.data)
-        except (InvalidField, DecodeError) as error:
-            logger().error("message_passed_over", stream=message.stream, sequence=message.sequence, reason=str(error))
+            parsed = parse(message.data, message.subject)
+        except InvalidField as error:
+            unreadable.append((message, error))
         else:
-            if one is not None:
-                found.append(one)
-    return found
+            if parsed is not None:
+                found.append(parsed)
+    return found, unreadable
+
+
+def _pass_over(unreadable: Sequence[tuple[Delivered, InvalidField]]) -> None:
+    """Counts messages that another reader keeps as dead letters."""
+    for message, error in unreadable:
+        dead_letters.pass_over(flow.warning_reader(message.stream), message.stream, message.sequence, error)
+
+
+async def _keep(bus: Bus, unreadable: Sequence[tuple[Delivered, InvalidField]]) -> None:
+    """Keeps messages that no other reader keeps as dead letters."""
+    for message, error in unreadable:
+        await dead_letters.keep(bus, flow.warning_reader(message.stream), message, error)
 
 
 async def _every(wait_s: float, work: Callable[[], Awaitable[None]]) -> None:

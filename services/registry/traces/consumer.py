@@ -11,20 +11,21 @@ from functools import partial
 
 from prometheus_client import Counter
 
-from services.common import flow, pull, tracing
+from services.common import flow, stored, tracing, trails
 from services.common.bus import Bus
 from services.common.clock import wall_us
 from services.common.errors import InvalidField, NotFound, TandemError
 from services.common.pull import Delivered
 from services.common.streams import Premises
 from services.common.telemetry import logger
+from services.common.trails import Trail
 from services.registry.handlers import Registry
 from services.registry.traces import store, translate
 from services.registry.traces.domain.facts import Fact
 from services.registry.traces.store import Taken
 from services.registry.traces.traces import STREAMS
 from services.registry.traces.translate import EntryRead
-from tandem.common.v1 import exercise_pb2
+from tandem.common.v1 import alert_pb2, exercise_pb2
 
 KEPT_US = 3 * 365 * 86_400_000_000
 """As long as the ledgers of access, so that a reviewer finds both."""
@@ -48,7 +49,7 @@ class TraceReader:
 
     def __init__(self, registry: Registry, bus: Bus, premises: Premises, on_taken: OnTaken) -> None:
         self._registry, self._bus, self._on_taken = registry, bus, on_taken
-        self._log_id, self._clock = premises.log_id, premises.clock
+        self._log_id, self._clock, self._partitions = premises.log_id, premises.clock, premises.partitions
 
     async def run(self) -> None:
         """Reads for ever; of several processes on one database one at a time does. Where traces are turned off it only waits."""
@@ -72,25 +73,24 @@ class TraceReader:
             await asyncio.sleep(AGAIN_S)
 
     async def _follow(self, stream: str, still_alone: Callable[[], Awaitable[None]]) -> None:
-        first = await self._next(stream)
-        async for messages in pull.read(self._bus, stream, first, SUBJECTS[stream]):
+        trail, after = await self._reading(stream)
+        async for messages in trails.follow(self._bus, stream, trail, SUBJECTS[stream], after=after):
             found = await self._read(messages)
             await still_alone()
-            taken = Taken(stream, self._log_id, messages[-1].sequence, found)
+            taken = Taken(stream, self._log_id, messages[-1].sequence, found, str(trail))
             await self._registry.database.visit(partial(store.take, taken=taken))
             for incident_id, fact in found:
                 _FACTS.labels(fact.kind).inc()
                 self._on_taken(incident_id)
 
-    async def _next(self, stream: str) -> int:
+    async def _reading(self, stream: str) -> tuple[Trail, int]:
+        """What the database says of a stream: the entries that are read, and the last one's sequence."""
         async with self._registry.reading() as records:
-            last = await records.traces.position(stream, self._log_id)
-        bounds = await self._bus.bounds_of(stream)
-        if last > bounds.last:
-            return bounds.first  # restored from an older copy: what is known already stays as it is
-        if bounds.first > last + 1 and last:
-            logger().error("traces_incomplete", stream=stream, missing_from=last + 1, to=bounds.first)
-        return last + 1
+            last, trail = await records.traces.reading(stream, self._log_id)
+        first = (await self._bus.bounds_of(stream)).first
+        if first > last + 1 and last:
+            logger().error("traces_incomplete", stream=stream, missing_from=last + 1, to=first)
+        return Trail.parse(trail), last
 
     async def _read(self, messages: Sequence[Delivered]) -> list[tuple[str, Fact]]:
         found: list[tuple[str, Fact]] = []
@@ -100,7 +100,7 @@ class TraceReader:
                 if message.stream == flow.INCIDENTS.name:
                     if step := translate.step_fact(message, self._clock):
                         found.append(step)
-                elif (alert := translate.alert(message.data)).incident_id and alert.exercise != exercise_pb2.CANARY:
+                elif (alert := self._alert(message)).incident_id and alert.exercise != exercise_pb2.CANARY:
                     place = (alert.partition, alert.sequence)
                     if place not in entries:
                         entries[place] = await self._entry(*place)
@@ -116,6 +116,13 @@ class TraceReader:
                     reason=f"{error.field}: {error.reason}",
                 )
         return found
+
+    def _alert(self, message: Delivered) -> alert_pb2.Alert:
+        """The alert of a message. Raises InvalidField, also where its log isn't one of this mesh's, which nobody could be asked for."""
+        alert = stored.alert(message.data, message.subject)
+        if alert.partition >= self._partitions:
+            raise InvalidField("partition", f"must be below {self._partitions}")
+        return alert
 
     async def _entry(self, partition: int, sequence: int) -> EntryRead | None:
         """The entry of the log that decided; None once the log has forgotten it."""

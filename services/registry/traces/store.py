@@ -31,6 +31,8 @@ class Taken:
     """How far the stream is read with it."""
     facts: Sequence[tuple[str, Fact]]
     """With their incidents."""
+    trail: str = ""
+    """A Trail of the entries that are read, written."""
 
 
 def take(connection: Connection, taken: Taken) -> None:
@@ -41,7 +43,7 @@ def take(connection: Connection, taken: Taken) -> None:
     ]
     db.insert_new(connection, trace_facts, rows)
     mine = trace_positions.c.stream == taken.stream
-    values = {"log_id": taken.log_id, "sequence": taken.sequence}
+    values = {"log_id": taken.log_id, "sequence": taken.sequence, "trail": taken.trail}
     if not connection.execute(sa.update(trace_positions).where(mine).values(values)).rowcount:
         connection.execute(sa.insert(trace_positions).values(stream=taken.stream, **values))
 
@@ -57,8 +59,12 @@ class TraceRecords:
 
     async def position(self, stream: str, log_id: str) -> int:
         """How far a stream is read; 0 where it is another log's."""
+        return (await self.reading(stream, log_id))[0]
+
+    async def reading(self, stream: str, log_id: str) -> tuple[int, str]:
+        """How far a stream is read, and the trail of that; nothing where it is another log's."""
         rows = await self._rows(sa.select(trace_positions).where(trace_positions.c.stream == stream))
-        return rows[0].sequence if rows and rows[0].log_id == log_id else 0
+        return (rows[0].sequence, rows[0].trail) if rows and rows[0].log_id == log_id else (0, "")
 
     async def facts(self, incident_id: str) -> list[Fact]:
         """What is known of an incident, the earliest first, and one more than FACTS_MOST where that isn't all."""
@@ -94,7 +100,9 @@ class TraceRecords:
     async def note_version(self, case_id: str, version: int, sequence: int, stored_at_ms: int) -> None:
         """Keeps when a version of a case came into the log, and where."""
         values = {"case_id": case_id, "version": version, "sequence": sequence, "stored_at_ms": stored_at_ms}
-        await db.insert_once(self._connection, case_versions, values)
+        # A version that the log had lost comes into it a second time.
+        key = {name: values.pop(name) for name in ("case_id", "version")}
+        await db.upsert(self._connection, case_versions, key, values)
 
     async def forget_before(self, at_us: int) -> None:
         """Deletes what is older."""

@@ -8,9 +8,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from google.protobuf.message import DecodeError
-
-from services.common import fields, times, trace_ids
+from services.common import stored, times, trace_ids
 from services.common.clock import MeshClock
 from services.common.errors import InvalidField
 from services.common.pull import Delivered
@@ -19,6 +17,9 @@ from services.registry.traces.domain.spans import Span
 from tandem.common.v1 import alert_pb2, exercise_pb2, geometry_pb2, log_pb2
 from tandem.dispatch.v1 import dispatch_pb2
 from tandem.registry.v1 import trace_pb2
+
+_DECIDED_DIGITS_MAX = 16
+"""Digits of a moment in microseconds until the year 2286; a header with more isn't an evaluator's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,18 +31,6 @@ class EntryRead:
     """Its header of senders; empty where it has none."""
     reports: tuple[tuple[str, str], ...]
     """Device and report id of each."""
-
-
-def alert(payload: bytes) -> alert_pb2.Alert:
-    """An alert. Raises InvalidField."""
-    try:
-        message = alert_pb2.Alert.FromString(payload)
-    except DecodeError:
-        raise InvalidField("alert", "isn't a tandem.common.v1.Alert") from None
-    fields.required_id("alert_id", message.alert_id)
-    if message.incident_id:
-        fields.required_id("incident_id", message.incident_id)
-    return message
 
 
 def alert_fact(message: alert_pb2.Alert, delivered: Delivered, entry: EntryRead | None, clock: MeshClock) -> AlertFact:
@@ -62,7 +51,7 @@ def alert_fact(message: alert_pb2.Alert, delivered: Delivered, entry: EntryRead 
         ends=message.incident_ends,
         received_us=message.cause.received_wall_us if message.HasField("cause") else None,
         entry_us=entry.stored_us if entry else clock.to_wall_us(times.from_timestamp(message.decided_at)),
-        decided_us=int(decided) if decided.isdecimal() else None,
+        decided_us=int(decided) if decided.isdecimal() and len(decided) <= _DECIDED_DIGITS_MAX else None,
         published_us=delivered.stamp_us,
         sender=trace_ids.sender_of(entry.senders, place) if entry else "",
         together=max(len(entry.reports), 1) if entry else 1,
@@ -72,14 +61,8 @@ def alert_fact(message: alert_pb2.Alert, delivered: Delivered, entry: EntryRead 
 
 def step_fact(delivered: Delivered, clock: MeshClock) -> tuple[str, StepFact] | None:
     """What a step says, and its incident; None of a canary, which leaves no trace. Raises InvalidField."""
-    try:
-        step = dispatch_pb2.Step.FromString(delivered.data)
-    except DecodeError:
-        raise InvalidField("step", "isn't a tandem.dispatch.v1.Step") from None
+    step = stored.step(delivered.data, delivered.subject)
     told = step.assignment
-    fields.required_id("assignment.assignment_id", told.assignment_id)
-    if not step.number:
-        raise InvalidField("number", "is missing")
     if told.exercise == exercise_pb2.CANARY:
         return None
     fact = StepFact(
@@ -99,16 +82,15 @@ def step_fact(delivered: Delivered, clock: MeshClock) -> tuple[str, StepFact] | 
         absent=tuple(sorted(_name(alert_pb2.Leg, leg).lower() for leg in told.absent_legs)),
         flag=_name(dispatch_pb2.WarningFlag, told.person_flag.flag) if told.HasField("person_flag") else "",
     )
-    return fields.required_id("assignment.incident_id", told.incident_id), fact
+    return told.incident_id, fact
 
 
 def entry_read(message: Mapping[str, Any]) -> EntryRead:
     """An entry as JetStream's interface gives it; of what can't be read only the time."""
-    entry = log_pb2.LogEntry()
     try:
-        entry.ParseFromString(base64.b64decode(message.get("data", "")))
-    except DecodeError:
-        entry.Clear()  # the fold has set it aside
+        entry = stored.entry(base64.b64decode(message.get("data", "")))
+    except InvalidField:
+        entry = log_pb2.LogEntry()  # the fold has set it aside
     batch = entry.positions
     return EntryRead(
         _moment_us(message["time"]),

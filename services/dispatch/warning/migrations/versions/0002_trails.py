@@ -1,0 +1,11 @@
+"""Which entries of a stream the warnings have taken in; a position from before has an empty trail."""
+
+import sqlalchemy as sa
+from alembic import op
+
+revision = "0002"
+down_revision = "0001"
+
+
+def upgrade() -> None:
+    op.add_column("positions", sa.Column("trail", sa.String, nullable=False, server_default=""))

@@ -1,0 +1,55 @@
+"""Whether both evaluators of a partition say the same: each publishes digests of what is open, and reads the other's."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+
+from prometheus_client import Counter
+
+from services.common import flow
+from services.common.bus import AlreadyThere, Bus
+from services.common.cursors import StreamCursor
+from services.common.errors import RetryableError
+from services.common.telemetry import logger
+from services.geofence.settings import Settings
+from services.geofence.state_keys import StateKeys
+
+_DIFFER = Counter(
+    "tandem_evaluators_differ", "Times that this evaluator's state wasn't that of the other", ("partition",)
+)
+
+
+def begin_counting(partition: int) -> None:
+    """Creates the partition's series of differences at 0: one that is born at 1 never rises, so that its alert would not fire."""
+    _DIFFER.labels(str(partition))
+
+
+async def compare(
+    bus: Bus, keys: StateKeys, settings: Settings, partition: int, entry: StreamCursor, encoded: bytes
+) -> None:
+    """Publishes the keyed digest of what is open after an entry; that of every other evaluator must be the same, once it is there.
+
+    The subject names the entry by its stamp, too: behind another entry that had its sequence another state was right.
+    """
+    mine, sequence = settings.replica, entry.sequence
+    try:
+        with suppress(AlreadyThere):
+            digest = keys.digest(partition, sequence, encoded)
+            await bus.publish(_subject(partition, entry, mine), digest, expected_last=0)
+        for other in range(settings.replicas):
+            theirs = await bus.last_of(flow.DIGESTS.name, _subject(partition, entry, other)) if other != mine else None
+            if theirs is None:
+                continue
+            same = keys.is_same(theirs, partition, sequence, encoded)
+            if same is None:
+                reason = f"evaluator {other} has another TANDEM_STATE_KEY"
+                logger().error("digest_not_compared", partition=partition, sequence=sequence, reason=reason)
+            elif not same:
+                _DIFFER.labels(str(partition)).inc()
+                logger().critical("evaluators_differ", partition=partition, sequence=sequence, other=other)
+    except RetryableError as error:
+        logger().warning("digest_not_compared", partition=partition, sequence=sequence, reason=error.reason)
+
+
+def _subject(partition: int, entry: StreamCursor, replica: int) -> str:
+    return flow.digest_subject(partition, entry.sequence, entry.stored_at_ns, replica)

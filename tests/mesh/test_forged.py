@@ -1,0 +1,146 @@
+"""Nobody speaks in another's name: the server refuses it, and what stands under a subject that it isn't of changes nothing."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from services.common import bus as buses
+from services.common import flow, pull
+from services.common.bus import Bus
+from services.common.errors import Unavailable
+from tandem.common.v1 import alert_pb2, command_pb2, ledger_pb2, log_pb2
+from tests.support import ingest
+from tests.support.ingest import IngestMesh
+from tests.support.registry import WITHIN_S, RegistryMesh, running_registry
+
+POLICE, PROBATION = "spiffe://npa/desk/seoul", "spiffe://moj/desk/seoul"
+
+
+@pytest.fixture(scope="module")
+def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RegistryMesh]:
+    """One registry for all of them; each discloses under ids of its own."""
+    with running_registry(tmp_path_factory.mktemp("registry"), 1) as running:
+        yield running
+
+
+def disclosure(disclosure_id: str, who: str = POLICE, **changes: Any) -> ledger_pb2.Disclosure:
+    content: dict[str, Any] = {
+        "at_ms": 1_700_000_000_000,
+        "legal_basis": "TAG_16_2",
+        "purpose": "ENFORCEMENT",
+        "reference": "incident-1",
+        "record_kind": "WEARER",
+        "record_id": "w-1",
+        "order_id": "o-1",
+        "recipient": who,
+    }
+    return ledger_pb2.Disclosure(disclosure_id=disclosure_id, who=who, **content | changes)
+
+
+def chained(registry: RegistryMesh) -> set[str]:
+    """Ids of the disclosures in the ledger."""
+    return {row[0] for row in registry.query("select disclosure_id from ledger")}
+
+
+async def until_chained(registry: RegistryMesh, disclosure_id: str) -> None:
+    """Returns once the ledger has a disclosure."""
+    async with asyncio.timeout(WITHIN_S):
+        while disclosure_id not in chained(registry):  # noqa: ASYNC110
+            await asyncio.sleep(0.05)
+
+
+async def reason_parked(bus: Bus, sequence: int) -> str:
+    """Why the registry set a message of DISCLOSURES aside, once it has."""
+    async with asyncio.timeout(WITHIN_S):
+        async for messages in pull.read(bus, flow.PARKED.name, 1):
+            for message in messages:
+                parked = alert_pb2.Parked.FromString(message.data)
+                if (parked.stream, parked.sequence) == (flow.DISCLOSURES.name, sequence):
+                    return parked.reason
+    raise AssertionError("the stream ended")
+
+
+@pytest.mark.parametrize("user", ["dispatch-police", "dispatch-probation", "explain", "evidence"])
+async def test_no_user_discloses_under_the_subject_of_another(registry: RegistryMesh, user: str) -> None:
+    forged = disclosure(f"forged-by-{user}")
+    async with registry.connected() as client:
+        async with buses.connect(registry.nats.url_as(user), user) as bus:
+            with pytest.raises(Unavailable):
+                await bus.publish(f"disclosure.geofence.{forged.disclosure_id}", forged.SerializeToString())
+        # What comes behind it is chained, so the forged one would be by then.
+        sound = disclosure(f"sound-behind-{user}")
+        await client.bus.publish(f"disclosure.geofence.{sound.disclosure_id}", sound.SerializeToString())
+        await until_chained(registry, sound.disclosure_id)
+        assert forged.disclosure_id not in chained(registry)
+
+
+FORGED = {
+    "of the other agency": ("dispatch-police", disclosure("f-1", PROBATION), "who"),
+    "of a person nobody asked for": ("explain", disclosure("f-2", POLICE), "who"),
+    "to somebody else": ("geofence", disclosure("f-3", recipient=PROBATION), "recipient"),
+    "under another id": ("geofence", disclosure("f-4"), "disclosure_id"),
+    "by nobody who discloses": ("ingest", disclosure("f-5"), "subject"),
+}
+
+
+@pytest.mark.parametrize("what", FORGED)
+async def test_a_disclosure_that_disagrees_with_its_publisher_is_a_dead_letter_and_no_row(
+    registry: RegistryMesh, what: str
+) -> None:
+    by, forged, field = FORGED[what]
+    subject_id = "another-id" if field == "disclosure_id" else forged.disclosure_id
+    async with registry.connected() as client:
+        ack = await client.bus.publish(f"disclosure.{by}.{subject_id}", forged.SerializeToString())
+        assert (await reason_parked(client.bus, ack.seq)).startswith(f"{field}: ")
+        sound = disclosure(f"sound-behind-{forged.disclosure_id}")
+        await client.bus.publish(f"disclosure.dispatch-police.{sound.disclosure_id}", sound.SerializeToString())
+        await until_chained(registry, sound.disclosure_id)
+        assert forged.disclosure_id not in chained(registry)
+
+
+async def test_the_warning_leg_gives_notices_and_no_other_command(mesh: IngestMesh) -> None:
+    async with mesh.connected() as client:
+        await client.route("forged-tag", kind=log_pb2.DeviceKind.PROTECTIVE_DEVICE)
+        quiet = command_pb2.Instruction(report_every=command_pb2.ReportEvery(interval_s=3600))
+        notice = command_pb2.Instruction(show_notice=command_pb2.ShowNotice(warning_id="w", text="t", language="en"))
+        now_ms = ingest.now_ms()
+        times: dict[str, Any] = {"issued_at_ms": now_ms, "expires_at_ms": now_ms + 600_000}
+
+        def command(command_id: str, instruction: command_pb2.Instruction, by: str = "dispatch-warning") -> bytes:
+            return command_pb2.Command(
+                command_id=command_id, device_id="forged-tag", instruction=instruction, issued_by=by, **times
+            ).SerializeToString()
+
+        async with buses.connect(mesh.nats.url_as("dispatch-warning"), "dispatch-warning") as bus:
+            for subject in ("command.ingest.silence-her", "command.silence-her"):
+                with pytest.raises(Unavailable):
+                    await bus.publish(subject, command("silence-her", quiet))
+            mine = "command.dispatch-warning"
+            await bus.publish(f"{mine}.notice-quiet", command("notice-quiet", quiet))
+            await bus.publish(f"{mine}.notice-as-a-desk", command("notice-as-a-desk", notice, POLICE))
+            await bus.publish(f"{mine}.not-her-id", command("not-her-id", notice))
+            await bus.publish(f"{mine}.notice-other", command("notice-another", notice))
+            await bus.publish(f"{mine}.notice-sound", command("notice-sound", notice))
+        given: set[str] = set()
+        async with asyncio.timeout(WITHIN_S):
+            for n in range(1, 1000):
+                answers = await client.send(ingest.request(n, ingest.position("forged-tag", f"forged-{n}")))
+                given |= {one.command_id for answer in answers for one in answer.commands}
+                if "notice-sound" in given:
+                    break
+                await asyncio.sleep(0.05)
+        assert given == {"notice-sound"}
+
+
+@pytest.mark.parametrize("by", ["geofence", "dispatch-police", "registry"])
+async def test_nobody_occupies_the_subject_under_which_another_sets_aside(registry: RegistryMesh, by: str) -> None:
+    reader = {"geofence": "fold", "dispatch-police": "police-alerts", "registry": "registry-disclosures"}[by]
+    subjects = [f"parked.{by}.{reader}.LOG_0.77", f"parked.{reader}.LOG_0.77"]
+    async with buses.connect(registry.nats.url_as("dispatch-warning"), "dispatch-warning") as bus:
+        for subject in subjects:
+            with pytest.raises(Unavailable):
+                await bus.publish(subject, b"occupied")

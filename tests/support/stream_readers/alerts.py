@@ -1,0 +1,39 @@
+"""Alerts for readers of ALERTS, each with its figures behind it, as an evaluator publishes them."""
+
+from __future__ import annotations
+
+from services.common import flow
+from tandem.common.v1 import alert_pb2, geometry_pb2
+from tests.support import dispatch
+from tests.support.stream_readers.reader import Message
+
+LOG_ROWS = tuple(row.subject for row in flow.FLOWS if row.stream == flow.LOG.name)
+"""Subjects of the log in the table: whoever may read one may read all."""
+
+
+def alert_messages(
+    name: str,
+    *,
+    sequence: int = 1,
+    person: str = "",
+    kind: alert_pb2.AlertKind.ValueType = alert_pb2.RING_ENTERED,
+    demand: geometry_pb2.Demand.ValueType = geometry_pb2.RESPOND,
+    figures: bytes | None = None,
+    ordinal: int = 0,
+) -> list[Message]:
+    """An alert that opens incident `name`, about a wearer and a person of the same name, and its figures."""
+    alert = dispatch.alert(sequence, demand, incident=name, protected=(person or f"person-{name}",))
+    alert.alert_id = f"alert-{name}-{sequence}-{ordinal}"
+    alert.kind, alert.ordinal, alert.ring_m = kind, ordinal, 1000.0
+    alert.order_id, alert.case_id, alert.wearer_id = f"order-{name}", f"case-{name}", f"wearer-{name}"
+    alert.target_id = person or f"person-{name}"
+    measure = alert_pb2.Measure(alert_id=alert.alert_id, distance_m=450.0).SerializeToString()
+    return [
+        (flow.alert_subject(0, alert.alert_id), alert.SerializeToString()),
+        (flow.measure_subject(0, alert.alert_id), measure if figures is None else figures),
+    ]
+
+
+def alert_id(name: str, sequence: int = 1, ordinal: int = 0) -> str:
+    """Id of such an alert."""
+    return f"alert-{name}-{sequence}-{ordinal}"

@@ -1,0 +1,240 @@
+"""Readers that read when somebody asks: commands, the desks' evidence, the person on call, and the premises of every user."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import re
+import zlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from services.cli import refold
+from services.cli.commands import export
+from services.cli.failure import CommandFailed
+from services.cli.mesh import Mesh, locked
+from services.cli.nats_server import NatsServer
+from services.common import flow, pull, streams
+from services.common.clock import MeshClock
+from services.common.errors import NotFound
+from services.dispatch import evidence_gathering
+from tandem.common.v1 import alert_pb2
+from tests.support import log
+from tests.support.ingest import now_ms
+from tests.support.stream_readers.alerts import LOG_ROWS, alert_id, alert_messages
+from tests.support.stream_readers.mesh import PARTITIONS, SECRET, Connection
+from tests.support.stream_readers.of_registry import step_message
+from tests.support.stream_readers.reader import Message, Reader
+
+RUNBOOK = Path(__file__).parents[3] / "docs" / "runbook.md"
+ALERT, MEASURE, PARKED = "alert.{p}.{alert_id}", "measure.{p}.{alert_id}", "parked.{by}.{reader}.{stream}.{sequence}"
+STEPS_SHOWN = 10
+
+
+def _mesh(connection: Connection) -> Mesh:
+    """The mesh as commands see it."""
+    server = connection.mesh.nats.bus_as.__self__  # type: ignore[attr-defined]  # a method of the server's configuration
+    assert isinstance(server, NatsServer)
+    return Mesh({}, {}, SECRET, MeshClock(), server, PARTITIONS, None, "")
+
+
+# ── an alert of the fold's own ───────────────────────────────────────────────────────────────────────────────────────
+
+
+async def _approach(connection: Connection, name: str) -> Sequence[Message]:
+    """A case whose wearer comes from 3 km to 50 m in ten reports."""
+    start_ms = now_ms() - 100_000
+    entries = [log.case_entry(name, from_ms=start_ms - 1000)]
+    for i in range(10):
+        at_ms = start_ms + i * 10_000
+        entries.append(
+            log.positions_entry(log.position(f"d{name}", at_ms, 0), log.position(f"t{name}", at_ms, 3000 - i * 327))
+        )
+    return [(log.subject_of(one), one.SerializeToString()) for one in entries]
+
+
+async def _decided(connection: Connection, name: str) -> str:
+    """Id of an alert of that case; empty as long as there is none."""
+    bounds = await connection.bus.bounds_of(flow.ALERTS.name)
+    if bounds.first > bounds.last:
+        return ""
+    async for message in pull.between(connection.bus, flow.ALERTS.name, bounds.first, bounds.last):
+        with contextlib.suppress(Exception):  # garbage, which isn't this test's to read
+            alert = alert_pb2.Alert.FromString(message.data)
+            if alert.case_id == f"case-{name}" and await connection.bus.last_of(
+                flow.MEASURES.name, flow.measure_subject(0, alert.alert_id)
+            ):
+                return alert.alert_id
+    return ""
+
+
+async def _is_decided(connection: Connection, name: str) -> int:
+    return int(bool(await _decided(connection, name)))
+
+
+async def _nothing(connection: Connection, name: str) -> Sequence[Message]:
+    return ()
+
+
+async def _explained(connection: Connection, name: str) -> int:
+    found = await _decided(connection, name)
+    async with connection.mesh.nats.bus_as("explain") as bus:
+        stored, premises = await refold.find(bus, found)
+        shown = await refold.refold(bus, stored, premises, lambda done, of: None)
+    return int(shown.case is not None)
+
+
+async def _gathered(connection: Connection, user: str, leg: str, id_: str) -> int:
+    async with connection.mesh.nats.bus_as(user) as bus:
+        premises = await streams.read_premises(bus)
+        try:
+            found = await evidence_gathering.gather(bus, premises, [id_], leg)
+        except NotFound:
+            return 0
+    return sum(one.subject == flow.alert_subject(0, id_) for one in found.records)
+
+
+async def _bundled(connection: Connection, name: str) -> int:
+    return await _gathered(connection, "evidence", "police", await _decided(connection, name))
+
+
+async def _alert(connection: Connection, name: str) -> Sequence[Message]:
+    return alert_messages(name)
+
+
+async def _of_police(connection: Connection, name: str) -> int:
+    return await _gathered(connection, "dispatch-police", "police", alert_id(name))
+
+
+async def _of_probation(connection: Connection, name: str) -> int:
+    return await _gathered(connection, "dispatch-probation", "probation", alert_id(name))
+
+
+# ── steps, what is parked, premises ──────────────────────────────────────────────────────────────────────────────────
+
+
+async def _step(connection: Connection, name: str) -> Sequence[Message]:
+    return [step_message("police", name)]
+
+
+async def _exported(connection: Connection, name: str) -> int:
+    try:
+        return min(len(await export._steps(_mesh(connection), "police", name)), 1)
+    except CommandFailed:
+        return 0
+
+
+async def _junk_step_behind(connection: Connection, name: str) -> Sequence[Message]:
+    """A step, and garbage under the very subject that is asked for."""
+    step = step_message("police", name)
+    return [(step[0], b"{}"), step]
+
+
+async def _parked(connection: Connection, name: str) -> Sequence[Message]:
+    sequence = zlib.crc32(name.encode())
+    parked = alert_pb2.Parked(stream=flow.ALERTS.name, sequence=sequence, by="police-alerts", reason=f"reason {name}")
+    return [(flow.parked_subject("police-alerts", flow.ALERTS.name, sequence), parked.SerializeToString())]
+
+
+async def _parked_elsewhere(connection: Connection, name: str) -> Sequence[Message]:
+    return [
+        (
+            f"parked.registry.registry-disclosures.ALERTS.{zlib.crc32(name.encode())}",
+            (await _parked(connection, name))[0][1],
+        )
+    ]
+
+
+async def _shown_to_who_is_on_call(connection: Connection, name: str) -> int:
+    """What the runbook's own lines print."""
+    section = RUNBOOK.read_text().partition("## Read PARKED")[2]
+    found = re.search(r"<<'END'\n(.*?)\nEND\n", section, re.DOTALL)
+    assert found
+    printed = io.StringIO()
+    lines: dict[str, Any] = {}
+    body = found[1].partition("asyncio.run(")[0]
+    exec(compile(body, str(RUNBOOK), "exec"), lines)  # noqa: S102  # the lines are this repository's own
+    with locked(connection.mesh.folder), contextlib.redirect_stdout(printed):
+        _mesh(connection).save(connection.mesh.folder)
+        await lines["main"](str(connection.mesh.folder))
+    return printed.getvalue().count(f"reason {name}")
+
+
+async def _same_premises(connection: Connection, name: str) -> int:
+    async with connection.mesh.nats.bus_as("setup") as bus:
+        first = await streams.read_premises(bus)
+    for user in flow.USERS:
+        async with connection.mesh.nats.bus_as(user) as bus:
+            if await streams.read_premises(bus) != first or first.partitions != PARTITIONS:
+                return 0
+    return 1
+
+
+READERS = (
+    Reader(
+        name="explain",
+        rows=tuple((subject, "explain") for subject in (*LOG_ROWS, ALERT, MEASURE)),
+        prepare=_approach,
+        prepared=_is_decided,
+        sound=_nothing,
+        took=_explained,
+        garbage=("log.0.report", "alert.0.junk-{name}", "measure.0.junk-{name}"),
+        dead_letter_by="fold",
+        at_reuse=False,
+    ),
+    Reader(
+        name="evidence",
+        rows=tuple((subject, "evidence") for subject in (*LOG_ROWS, ALERT, MEASURE, PARKED)),
+        prepare=_approach,
+        prepared=_is_decided,
+        sound=_nothing,
+        took=_bundled,
+        garbage=("parked.geofence.fold.LOG_0.junk-{name}", "log.0.case", "alert.0.junk-{name}"),
+        at_reuse=False,
+    ),
+    Reader(
+        name="police-evidence",
+        rows=tuple((subject, "dispatch-police") for subject in (*LOG_ROWS, ALERT, MEASURE, PARKED)),
+        sound=_alert,
+        took=_of_police,
+        garbage=("parked.geofence.fold.LOG_0.junk-{name}", "log.0.case", "alert.0.junk-{name}"),
+        at_reuse=False,
+        counts_duplicates=True,
+    ),
+    Reader(
+        name="probation-evidence",
+        rows=tuple((subject, "dispatch-probation") for subject in (*LOG_ROWS, ALERT, PARKED)),
+        sound=_alert,
+        took=_of_probation,
+        garbage=("parked.geofence.fold.LOG_0.junk-{name}", "log.0.case", "alert.0.junk-{name}"),
+        at_reuse=False,
+        counts_duplicates=True,
+    ),
+    Reader(
+        name="export",
+        rows=(("incident.{leg}.{incident_id}", "export"),),
+        sound=_junk_step_behind,
+        took=_exported,
+        garbage=("incident.police.junk-{name}",),
+        at_reuse=False,
+    ),
+    Reader(
+        name="on-call",
+        rows=((PARKED, "operator"),),
+        sound=_parked,
+        took=_shown_to_who_is_on_call,
+        misplaced=_parked_elsewhere,
+        garbage=("parked.geofence.fold.LOG_0.junk-{name}",),
+        at_reuse=False,
+        counts_duplicates=True,
+    ),
+    Reader(
+        name="premises",
+        rows=tuple(("premises", user) for user in flow.USERS),
+        sound=_nothing,
+        took=_same_premises,
+        garbage=("premises",),
+        at_reuse=False,
+    ),
+)

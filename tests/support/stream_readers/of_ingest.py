@@ -1,0 +1,176 @@
+"""Readers in ingest: routes of devices, commands and what became of them, counts of refusals, and the newest part of the log."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import grpc.aio
+
+from services.common import flow, pull
+from tandem.common.v1 import command_pb2, log_pb2
+from tandem.ingest.v1 import ingest_pb2, ingest_pb2_grpc
+from tests.support import log
+from tests.support.ingest import VENDOR, now_ms
+from tests.support.records import VENDOR_ID
+from tests.support.stream_readers.alerts import LOG_ROWS
+from tests.support.stream_readers.mesh import Connection
+from tests.support.stream_readers.reader import Message, Reader
+
+DESK = "spiffe://moj/desk/seoul"
+OPERATOR = "spiffe://tandem/operator/test"
+
+
+def route_message(device_id: str, *partitions: int) -> Message:
+    """A tag that is registered."""
+    route = log_pb2.DeviceRoute(
+        partitions=partitions or (0,), subject_id="w", vendor_id=VENDOR_ID, kind=log_pb2.DeviceKind.TAG
+    )
+    return f"$KV.{flow.DEVICES_BUCKET}.{device_id}", route.SerializeToString()
+
+
+def command_message(name: str, subject_name: str = "") -> Message:
+    """A desk's command for the device of that name."""
+    command = command_pb2.Command(
+        command_id=name,
+        device_id=name,
+        instruction=command_pb2.Instruction(locate_now=command_pb2.LocateNow()),
+        issued_at_ms=now_ms(),
+        expires_at_ms=now_ms() + 3_600_000,
+        issued_by=DESK,
+    )
+    return f"command.ingest.{subject_name or name}", command.SerializeToString()
+
+
+def step_message(name: str, subject_name: str = "") -> Message:
+    """That command's end."""
+    state = command_pb2.COMMAND_STATE_EXPIRED
+    step = command_pb2.CommandStep(command_id=name, device_id=name, state=state, at_ms=now_ms())
+    return flow.command_step_subject(subject_name or name, "EXPIRED"), step.SerializeToString()
+
+
+async def _listed(connection: Connection, name: str) -> list[ingest_pb2.CommandStatus] | None:
+    """Commands of a device; None where it isn't known."""
+    stub: Any = ingest_pb2_grpc.CommandServiceStub(connection.channels["ingest"])
+    try:
+        answer = await stub.ListCommands(ingest_pb2.ListCommandsRequest(device_id=name), **connection.call(DESK))
+    except grpc.aio.AioRpcError:
+        return None
+    return list(answer.commands)
+
+
+async def _route(connection: Connection, name: str) -> Sequence[Message]:
+    return [route_message(name)]
+
+
+async def _is_known(connection: Connection, name: str) -> int:
+    return int(await _listed(connection, name) is not None)
+
+
+async def _command_elsewhere(connection: Connection, name: str) -> Sequence[Message]:
+    return [route_message(name), command_message(name, f"{name}-x")]
+
+
+async def _commands(connection: Connection, name: str) -> int:
+    return sum(one.command.command_id == name for one in await _listed(connection, name) or ())
+
+
+async def _route_and_command(connection: Connection, name: str) -> Sequence[Message]:
+    return [route_message(name), command_message(name)]
+
+
+async def _ended_command(connection: Connection, name: str) -> Sequence[Message]:
+    return [route_message(name), command_message(name), step_message(name)]
+
+
+async def _steps(connection: Connection, name: str) -> int:
+    return sum(one.state == command_pb2.COMMAND_STATE_EXPIRED for one in await _listed(connection, name) or ())
+
+
+async def _step_elsewhere(connection: Connection, name: str) -> Sequence[Message]:
+    return [*(await _route_and_command(connection, name)), step_message(name, f"{name}-x")]
+
+
+async def _refusal(connection: Connection, name: str) -> Sequence[Message]:
+    one = ingest_pb2.Quarantined(device_id=name, sender=VENDOR, code=ingest_pb2.REFUSAL_CODE_INVALID, count=1)
+    return [(f"quarantine.{name}", ingest_pb2.QuarantineCounts(quarantined=[one]).SerializeToString())]
+
+
+async def _refusals(connection: Connection, name: str) -> int:
+    stub: Any = ingest_pb2_grpc.IngestServiceStub(connection.channels["ingest"])
+    try:
+        request = ingest_pb2.ListQuarantineRequest(device_id=name)
+        answer = await stub.ListQuarantine(request, **connection.call(OPERATOR))
+    except grpc.aio.AioRpcError:
+        return 0
+    return sum(one.count for one in answer.quarantined)
+
+
+async def _last_report(connection: Connection, name: str) -> Sequence[Message]:
+    entry = log.positions_entry(log.position(name, now_ms() - 1000, 90_000.0))
+    return [route_message(name, 0, 1), (flow.log_subject(0, "report"), entry.SerializeToString())]
+
+
+async def _published_again(connection: Connection, name: str) -> int:
+    stream = flow.log_stream(1)
+    bounds = await connection.bus.bounds_of(stream)
+    found = 0
+    if bounds.first <= bounds.last:
+        async for message in pull.between(connection.bus, stream, bounds.first, bounds.last):
+            if message.subject == flow.log_subject(1, "report"):
+                found += name in log_pb2.LogEntry.FromString(message.data).positions.device_id
+    return found
+
+
+READERS = (
+    Reader(
+        name="ingest-routes",
+        service="ingest",
+        rows=((flow.ROUTES.subject, "ingest"),),
+        sound=_route,
+        took=_is_known,
+        garbage=(f"$KV.{flow.DEVICES_BUCKET}.junk-{{name}}",),
+        logs=("ingest", "route_unreadable"),
+    ),
+    Reader(
+        name="ingest-commands",
+        service="ingest",
+        rows=(("command.{by}.{command_id}", "ingest"),),
+        sound=_route_and_command,
+        took=_commands,
+        misplaced=_command_elsewhere,
+        garbage=("command.ingest.junk-{name}",),
+        logs=("ingest", "message_passed_over"),
+    ),
+    Reader(
+        name="ingest-command-steps",
+        service="ingest",
+        rows=(("command_step.{command_id}.{state}", "ingest"),),
+        sound=_ended_command,
+        took=_steps,
+        misplaced=_step_elsewhere,
+        garbage=("command_step.junk-{name}.EXPIRED",),
+        logs=("ingest", "message_passed_over"),
+    ),
+    Reader(
+        name="ingest-quarantine",
+        rows=(("quarantine.{ingest}", "ingest"),),
+        sound=_refusal,
+        took=_refusals,
+        garbage=("quarantine.junk-{name}",),
+        logs=("ingest", "message_passed_over"),
+        counts_duplicates=True,
+        at_reuse=False,
+    ),
+    Reader(
+        name="ingest-last-reports",
+        service="ingest",
+        rows=tuple((subject, "ingest") for subject in LOG_ROWS),
+        sound=_last_report,
+        took=_published_again,
+        garbage=("log.0.report",),
+        dead_letter_by="fold",
+        only_at_start=True,
+        counts_duplicates=True,
+    ),
+)

@@ -1,0 +1,242 @@
+"""Readers in the legs: alerts, the other legs' steps and their own, and what the warning leg reads beside."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from services.common import flow, times
+from services.common.clock import MeshClock
+from tandem.common.v1 import alert_pb2, command_pb2, log_pb2
+from tandem.dispatch.v1 import dispatch_pb2, following_pb2
+from tests.support.stream_readers.alerts import LOG_ROWS, alert_id, alert_messages
+from tests.support.stream_readers.mesh import Connection
+from tests.support.stream_readers.of_registry import step_message
+from tests.support.stream_readers.reader import Message, Reader
+
+ALERT, STEP = "alert.{p}.{alert_id}", "incident.{leg}.{incident_id}"
+WARNING = flow.leg_user("warning")
+LOST_STEP = 99
+"""Number of a step that no leg has in its record."""
+
+
+async def _alert(connection: Connection, name: str) -> Sequence[Message]:
+    return alert_messages(name)
+
+
+async def _alert_elsewhere(connection: Connection, name: str) -> Sequence[Message]:
+    (_, alert), figures = alert_messages(name)
+    return [(flow.alert_subject(0, f"{name}-x"), alert), figures]
+
+
+def readers_of(leg: str) -> tuple[Reader, ...]:
+    """What every leg reads."""
+    user = flow.leg_user(leg)
+    other = next(one for one in flow.LEGS if one != leg)
+
+    async def incidents(connection: Connection, name: str) -> int:
+        return connection.mesh.count(user, "select count(*) from incidents where incident_id = ?", name)
+
+    async def step(connection: Connection, name: str) -> Sequence[Message]:
+        return [step_message(other, name)]
+
+    async def step_elsewhere(connection: Connection, name: str) -> Sequence[Message]:
+        return [(flow.incident_subject(other, f"{name}-x"), step_message(other, name)[1])]
+
+    async def peers(connection: Connection, name: str) -> int:
+        return connection.mesh.count(user, "select count(*) from peer_assignments where incident_id = ?", name)
+
+    async def own_step(connection: Connection, name: str) -> Sequence[Message]:
+        found = connection.mesh.value(user, "select assignment_id from assignments where incident_id = ?", name)
+        return [step_message(leg, name, LOST_STEP, str(found))]
+
+    async def lost(connection: Connection, name: str) -> int:
+        statement = "select count(*) from events where incident_id = ? and kind = 'StepsLost'"
+        return connection.mesh.count(user, statement, name)
+
+    return (
+        Reader(
+            name=f"{leg}-alerts",
+            service=user,
+            rows=((ALERT, user),),
+            sound=_alert,
+            took=incidents,
+            misplaced=_alert_elsewhere,
+            garbage=("alert.0.junk-{name}",),
+            dead_letter_by=flow.alerts_reader(leg),
+        ),
+        Reader(
+            name=f"{leg}-peers",
+            service=user,
+            rows=((STEP, user),),
+            sound=step,
+            took=peers,
+            misplaced=step_elsewhere,
+            garbage=(f"incident.{other}.junk-{{name}}",),
+            dead_letter_by=flow.peers_reader(leg),
+        ),
+        Reader(
+            name=f"{leg}-own-steps",
+            service=user,
+            rows=((STEP, user),),
+            prepare=_alert,
+            prepared=incidents,
+            sound=own_step,
+            took=lost,
+            garbage=(f"incident.{leg}.junk-{{name}}",),
+            dead_letter_by=f"{leg}-steps",
+            only_at_start=True,
+        ),
+    )
+
+
+# ── the warning leg ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _case(name: str) -> Message:
+    """A case of a person with a device and no handle, named after an alert's."""
+    person = log_pb2.ProtectedTarget(person_id=f"person-{name}", device_ids=[f"app-{name}"])
+    case = log_pb2.CaseSnapshot(
+        case_id=f"case-{name}",
+        version=1,
+        order_id=f"order-{name}",
+        wearer_id=f"wearer-{name}",
+        persons=[person],
+        valid_until_ms=1 << 45,
+    )
+    return flow.log_subject(0, "case"), log_pb2.LogEntry(case=case).SerializeToString()
+
+
+async def _put_case(connection: Connection, name: str) -> Sequence[Message]:
+    return [_case(name)]
+
+
+async def _contacts(connection: Connection, name: str) -> int:
+    return connection.mesh.count("warning", "select count(*) from contacts where person_id = ?", f"person-{name}")
+
+
+async def _warned(connection: Connection, name: str) -> int:
+    return connection.mesh.count("warning", "select count(*) from taken where alert_id = ?", alert_id(name))
+
+
+def _advice_id(name: str) -> str:
+    return f"advice-{name}"
+
+
+async def _advice(connection: Connection, name: str, subject_name: str = "") -> Sequence[Message]:
+    given = following_pb2.AdviceGiven(
+        advice_id=_advice_id(name),
+        incident_id=name,
+        order_ids=[f"order-{name}"],
+        subject_id=f"order-{name}/home",
+        advice=dispatch_pb2.STAY_INSIDE,
+        at=times.to_timestamp(MeshClock().now_ms()),
+        number=2,
+        sequence=5,
+    )
+    return [(flow.advice_subject(subject_name or name), given.SerializeToString())]
+
+
+async def _advised(connection: Connection, name: str) -> int:
+    return connection.mesh.count("warning", "select count(*) from taken where alert_id = ?", _advice_id(name))
+
+
+async def _advice_elsewhere(connection: Connection, name: str) -> Sequence[Message]:
+    return await _advice(connection, name, f"{name}-x")
+
+
+async def _commanded(connection: Connection, name: str) -> int:
+    """How many commands the leg has given for the alert, which comes behind its case."""
+    if not await _contacts(connection, name):
+        return 0
+    if not await _warned(connection, name):
+        for subject, data in alert_messages(name):
+            await connection.publish(subject, data)
+    return connection.mesh.count(
+        "warning",
+        "select count(*) from sendings s join messages m on m.message_id = s.message_id"
+        " where m.incident_id = ? and s.outcome = 'handed over'",
+        name,
+    )
+
+
+async def _receipt(connection: Connection, name: str, subject_name: str = "") -> Sequence[Message]:
+    statement = (
+        "select s.command_id from sendings s join messages m on m.message_id = s.message_id where m.incident_id = ?"
+    )
+    command_id = str(connection.mesh.value("warning", statement, name))
+    state = command_pb2.COMMAND_STATE_RECEIVED
+    step = command_pb2.CommandStep(command_id=command_id, device_id=f"app-{name}", state=state, at_ms=1)
+    return [(flow.command_step_subject(subject_name or command_id, "RECEIVED"), step.SerializeToString())]
+
+
+async def _delivered(connection: Connection, name: str) -> int:
+    statement = "select count(*) from messages where incident_id = ? and delivered_ms is not null"
+    return connection.mesh.count("warning", statement, name)
+
+
+async def _changed(connection: Connection, name: str) -> Sequence[Message]:
+    """The distance has changed, and garbage says how."""
+    return alert_messages(name, sequence=2, kind=alert_pb2.DISTANCE_CHANGED, figures=b"{}")
+
+
+async def _told_without_figure(connection: Connection, name: str) -> int:
+    statement = "select count(*) from messages where alert_id = ? and text <> ''"
+    return connection.mesh.count("warning", statement, alert_id(name, 2))
+
+
+WARNING_READERS = (
+    Reader(
+        name="warning-figures",
+        service=WARNING,
+        rows=(("measure.{p}.{alert_id}", WARNING),),
+        prepare=_alert,
+        prepared=_warned,
+        sound=_changed,
+        took=_told_without_figure,
+        garbage=("measure.0.junk-{name}",),
+        only_garbage=True,
+    ),
+    Reader(
+        name="warning-cases",
+        service=WARNING,
+        rows=tuple((subject, WARNING) for subject in LOG_ROWS),
+        sound=_put_case,
+        took=_contacts,
+        garbage=("log.0.case",),
+        dead_letter_by="fold",
+    ),
+    Reader(
+        name="warning-messages",
+        service=WARNING,
+        rows=((ALERT, WARNING),),
+        sound=_alert,
+        took=_warned,
+        misplaced=_alert_elsewhere,
+        garbage=("alert.0.junk-{name}",),
+        dead_letter_by=flow.alerts_reader("warning"),
+    ),
+    Reader(
+        name="warning-advice",
+        service=WARNING,
+        rows=(("advice.{incident_id}", WARNING),),
+        prepare=_alert,
+        prepared=_warned,
+        sound=_advice,
+        took=_advised,
+        misplaced=_advice_elsewhere,
+        garbage=("advice.junk-{name}",),
+        dead_letter_by="warning-advice",
+    ),
+    Reader(
+        name="warning-receipts",
+        service=WARNING,
+        rows=(("command_step.{command_id}.{state}", WARNING), ("command.{by}.{command_id}", WARNING)),
+        prepare=_put_case,
+        prepared=_commanded,
+        sound=_receipt,
+        took=_delivered,
+        garbage=("command_step.junk-{name}.RECEIVED",),
+        dead_letter_by="warning-commands",
+    ),
+)
+READERS = (*(one for leg in flow.LEGS for one in readers_of(leg)), *WARNING_READERS)

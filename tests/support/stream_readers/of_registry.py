@@ -1,0 +1,114 @@
+"""Readers in the registry: disclosures into the ledger, alerts and steps into traces."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from services.common import flow, times
+from services.common.clock import wall_us
+from tandem.common.v1 import alert_pb2, ledger_pb2
+from tandem.dispatch.v1 import dispatch_pb2
+from tests.support.stream_readers.alerts import LOG_ROWS, alert_messages
+from tests.support.stream_readers.mesh import Connection
+from tests.support.stream_readers.reader import Message, Reader
+
+DESK = "spiffe://npa/desk/seoul"
+_FACTS = "select count(*) from trace_facts where incident_id = ?"
+
+
+def step_message(leg: str, incident: str, number: int = 1, assignment: str = "") -> Message:
+    """A step of a leg, as its outbox publishes it."""
+    told = dispatch_pb2.Assignment(
+        assignment_id=assignment or f"assign-{incident}",
+        incident_id=incident,
+        leg=alert_pb2.Leg.Value(leg.upper()),
+        state=dispatch_pb2.OFFERED,
+        subject_id="somebody",
+        offer_number=number,
+    )
+    at = times.to_timestamp(wall_us() // 1000)
+    step = dispatch_pb2.Step(step_id=f"step-{incident}-{number}", at=at, number=number, assignment=told)
+    return flow.incident_subject(leg, incident), step.SerializeToString()
+
+
+def disclosure(disclosure_id: str) -> bytes:
+    """A share of the police's desk."""
+    return ledger_pb2.Disclosure(
+        disclosure_id=disclosure_id,
+        at_ms=1_700_000_000_000,
+        who=DESK,
+        legal_basis="TAG_16_2",
+        purpose="ENFORCEMENT",
+        reference="incident-1",
+        record_kind="WEARER",
+        record_id="w-1",
+        order_id="o-1",
+        recipient=DESK,
+    ).SerializeToString()
+
+
+async def _disclosed(connection: Connection, name: str) -> Sequence[Message]:
+    return [(f"disclosure.geofence.{name}", disclosure(name))]
+
+
+async def _disclosed_elsewhere(connection: Connection, name: str) -> Sequence[Message]:
+    return [(f"disclosure.geofence.{name}-x", disclosure(name))]
+
+
+async def _chained(connection: Connection, name: str) -> int:
+    return connection.mesh.count("registry", "select count(*) from ledger where disclosure_id = ?", name)
+
+
+async def _step(connection: Connection, name: str) -> Sequence[Message]:
+    return [step_message("police", name)]
+
+
+async def _step_elsewhere(connection: Connection, name: str) -> Sequence[Message]:
+    return [(flow.incident_subject("police", f"{name}-x"), step_message("police", name)[1])]
+
+
+async def _facts(connection: Connection, name: str) -> int:
+    return connection.mesh.count("registry", _FACTS, name)
+
+
+async def _alert_facts(connection: Connection, name: str) -> int:
+    # The legs answer the same alert with steps.
+    return connection.mesh.count("registry", f"{_FACTS} and fact_id like 'alert/%'", name)
+
+
+async def _alert(connection: Connection, name: str) -> Sequence[Message]:
+    return alert_messages(name)
+
+
+READERS = (
+    Reader(
+        name="registry-disclosures",
+        service="registry",
+        rows=(("disclosure.{by}.{disclosure_id}", "registry"),),
+        sound=_disclosed,
+        took=_chained,
+        misplaced=_disclosed_elsewhere,
+        garbage=("disclosure.geofence.junk-{name}",),
+        dead_letter_by=flow.DISCLOSURES_DURABLE,
+    ),
+    Reader(
+        name="registry-trace-steps",
+        service="registry",
+        rows=(("incident.{leg}.{incident_id}", "registry"),),
+        sound=_step,
+        took=_facts,
+        misplaced=_step_elsewhere,
+        garbage=("incident.police.junk-{name}",),
+        logs=("registry", "trace_lacks"),
+    ),
+    Reader(
+        name="registry-trace-alerts",
+        service="registry",
+        rows=(("alert.{p}.{alert_id}", "registry"), *((subject, "registry") for subject in LOG_ROWS)),
+        sound=_alert,
+        took=_alert_facts,
+        garbage=("alert.0.junk-{name}",),
+        logs=("registry", "trace_lacks"),
+    ),
+)
+"""The log is looked up by the sequence that an alert names: entry 1 there is garbage (phases.py)."""
