@@ -205,9 +205,12 @@ class _Position:
 
     @property
     def begins_at(self) -> int:
-        """Where a consumer begins: at the known entry, which then comes first and is compared, not behind it."""
-        known = self._cursor()
-        return known.sequence if known else max(self._sequence + 1, 1)
+        """Where a consumer begins: behind the known entry, which `compare` looks at once the consumer is made.
+
+        Not at it: between accounts an empty message ends the answer to a pull request, so a reader whose known entry is empty would
+        get that one each time and nothing behind it.
+        """
+        return max(self._sequence + 1, 1)
 
     async def compare(self, bus: Bus, _: int) -> None:
         """Looks whether the stream still holds the entry. Raises StreamWentBack, Unavailable."""
