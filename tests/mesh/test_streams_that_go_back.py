@@ -236,3 +236,17 @@ async def test_routes_and_commands_are_read_once_more(nats: TestServer, bus: Bus
         assert not task.done()
         task.cancel()
     assert [one.command.command_id for one in commands.of_device("tag-1")] == ["third", "second", "first"]
+
+
+async def test_a_reader_goes_on_behind_an_empty_message_in_the_account_of_a_user(nats: TestServer, bus: Bus) -> None:
+    subject = "incident.police.x"
+    for content in (b"1", b"", b"", b"4"):
+        await bus.publish_until_stored(subject, content)
+    async with nats.bus_as("dispatch-probation") as user:
+        reader = Reader(pull.read(user, "INCIDENTS", 1, ("incident.police.>",)))
+        await reader.until(4)
+        reader.task.cancel()
+        again = Reader(pull.read(user, "INCIDENTS", reader.seen[2].cursor, ("incident.police.>",)))
+        await again.until(1)
+        again.task.cancel()
+    assert [one.data for one in again.seen] == [b"4"]
