@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import secrets
 import uuid
 from collections import deque
 from collections.abc import AsyncIterator, Mapping, Sequence
@@ -19,13 +20,21 @@ import nats.errors
 from nats.aio.msg import Msg
 from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy
 
-from services.common.bus import Bus
+from services.common.bus import Bus, NameInUse
 from services.common.errors import NotFound, Unavailable
+from services.common.permissions import reader_names
+from services.common.readiness import ReaderHealth
 from services.common.telemetry import logger
 
 BATCH = 256
 EXPIRES_S = 5.0
 HEARTBEAT_S = 0.5
+FORGOTTEN_AFTER_S = 10.0
+"""How long the server keeps a reader that asks for nothing."""
+_CERTAIN_FOR_S = FORGOTTEN_AFTER_S / 2
+"""How long after it heard of its consumer a reader takes the consumer of that name for its own."""
+_NEXT_NAME_S = 0.05
+"""How long a reader waits before it tries its next name, so that one that finds all of them in use doesn't flood the server."""
 ACK_WAIT_S = 10.0
 _HEARTBEAT = "100"
 _REQUEST_TIMEOUT = "408"
@@ -57,10 +66,15 @@ class Delivered:
 
 
 async def consume(
-    bus: Bus, stream: str, durable: str, subjects: Sequence[str], batch: int = BATCH
+    bus: Bus,
+    stream: str,
+    durable: str,
+    subjects: Sequence[str],
+    batch: int = BATCH,
+    health: ReaderHealth | None = None,
 ) -> AsyncIterator[list[Delivered]]:
     """Messages for a durable consumer, in lists of what has arrived. Acknowledge each with `ack` once its effect is durable;
-    what isn't comes again after 10 s."""
+    what isn't comes again after 10 s. `health` is kept up to date with what the server says of this reader."""
     config = ConsumerConfig(
         durable_name=durable,
         filter_subjects=list(subjects),
@@ -70,8 +84,10 @@ async def consume(
         max_deliver=-1,
         max_ack_pending=4 * batch,
     )
-    async for messages in _pull(bus, stream, durable, lambda: config, batch):
-        yield messages
+    health = health or ReaderHealth(stream)
+    with health.reading():
+        async for messages in _pull(bus, stream, durable, lambda: config, batch, health):
+            yield messages
 
 
 async def ack(bus: Bus, message: Delivered) -> None:
@@ -83,9 +99,17 @@ async def ack(bus: Bus, message: Delivered) -> None:
 
 
 async def read(
-    bus: Bus, stream: str, first_sequence: int, subjects: Sequence[str] = (), batch: int = BATCH
+    bus: Bus,
+    stream: str,
+    first_sequence: int,
+    subjects: Sequence[str] = (),
+    batch: int = BATCH,
+    health: ReaderHealth | None = None,
 ) -> AsyncIterator[list[Delivered]]:
-    """Messages of a stream from a sequence on, in their order, each exactly once, in lists of what has arrived; waits for more."""
+    """Messages of a stream from a sequence on, in their order, each exactly once, in lists of what has arrived; waits for more.
+
+    `health` is kept up to date with what the server says of this reader.
+    """
     position = first_sequence
 
     def config() -> ConsumerConfig:
@@ -95,17 +119,32 @@ async def read(
             ack_policy=AckPolicy.NONE,
             deliver_policy=DeliverPolicy.BY_START_SEQUENCE,
             opt_start_seq=max(position, 1),
-            inactive_threshold=30.0,
+            inactive_threshold=FORGOTTEN_AFTER_S,
             mem_storage=True,
+            metadata={"reader": reader},
         )
 
-    while True:
-        name = f"read-{uuid.uuid4().hex}"
-        async for messages in _pull(bus, stream, name, config, batch, restart_on_loss=True):
-            fresh = [message for message in messages if message.sequence >= position]
-            if fresh:
-                position = fresh[-1].sequence + 1
-                yield fresh
+    names = reader_names(bus.user, stream)
+    number = secrets.randbelow(len(names))
+    in_use = 0
+    health = health or ReaderHealth(stream)
+    with health.reading():
+        while True:
+            # Never the same name twice: the server may still hold the last one, which can't begin elsewhere.
+            number = (number + 1) % len(names)
+            name, reader = names[number], uuid.uuid4().hex
+            try:
+                async for messages in _pull(bus, stream, name, config, batch, health, restart_on_loss=True):
+                    in_use = 0
+                    fresh = [message for message in messages if message.sequence >= position]
+                    if fresh:
+                        position = fresh[-1].sequence + 1
+                        yield fresh
+            except NameInUse:
+                in_use += 1
+                if in_use % len(names) == 0:
+                    logger().warning("reader_names_in_use", stream=stream, names=len(names))
+                await asyncio.sleep(_NEXT_NAME_S)
 
 
 async def between(bus: Bus, stream: str, first: int, last: int) -> AsyncIterator[Delivered]:
@@ -119,7 +158,13 @@ async def between(bus: Bus, stream: str, first: int, last: int) -> AsyncIterator
 
 
 async def _pull(  # type: ignore[no-untyped-def]  # `config` is called anew for each try: it depends on the position
-    bus: Bus, stream: str, name: str, config, batch: int, restart_on_loss: bool = False
+    bus: Bus,
+    stream: str,
+    name: str,
+    config,
+    batch: int,
+    health: ReaderHealth,
+    restart_on_loss: bool = False,
 ) -> AsyncIterator[list[Delivered]]:
     arrived: deque[Msg] = deque()
     wake = asyncio.Event()
@@ -138,12 +183,17 @@ async def _pull(  # type: ignore[no-untyped-def]  # `config` is called anew for 
     number = left = 0
     ready = False
     next_consumer_sequence = 1
+    loop = asyncio.get_running_loop()
+    certain_until_s = 0.0
     try:
         while True:
             if not ready:
-                if not await _ensure_consumer(bus, stream, config()):
+                if not await _ensure_consumer(bus, stream, config(), new=restart_on_loss):
                     continue
                 ready, left = True, 0
+                certain_until_s = loop.time() + _CERTAIN_FOR_S
+            if restart_on_loss and loop.time() > certain_until_s:
+                return  # this process stood still or was busy: its consumer may be forgotten, and its name another reader's
             # The next are on their way while these are worked on; the server fills requests in their order.
             if left <= batch // 2:
                 number += 1
@@ -167,13 +217,20 @@ async def _pull(  # type: ignore[no-untyped-def]  # `config` is called anew for 
                         return  # to a new one: the server doesn't let a consumer that it still has begin elsewhere
                     ready = False
                     continue
+            if restart_on_loss and loop.time() > certain_until_s:
+                return
+            certain_until_s = loop.time() + _CERTAIN_FOR_S
             messages: list[Delivered] = []
             gap = False
             while arrived:
                 message = arrived.popleft()
                 status = message.headers.get("Status") if message.headers else None
                 if status is not None and not message.reply.startswith("$JS.ACK"):
-                    if status == _HEARTBEAT or message.subject != f"{inbox}.{number}":
+                    if status == _HEARTBEAT:
+                        health.heard()
+                        health.caught_up()  # the server has nothing else to say
+                        continue
+                    if message.subject != f"{inbox}.{number}":
                         continue
                     left = 0
                     if status != _REQUEST_TIMEOUT:
@@ -201,18 +258,29 @@ async def _pull(  # type: ignore[no-untyped-def]  # `config` is called anew for 
                     )
                 )
             if messages:
-                yield messages
+                health.heard()
+                if messages[-1].pending == 0:
+                    health.caught_up()
+                with health.working():
+                    yield messages
             if gap or (restart_on_loss and not ready):
                 return
     finally:
         with suppress(nats.errors.Error, OSError):
+            if restart_on_loss and loop.time() < certain_until_s:
+                # Its name is free for the next reader at once; nobody waits for the answer.
+                await bus.client.publish(f"$JS.API.CONSUMER.DELETE.{stream}.{name}", b"", reply=f"{inbox}.0")
             await subscription.unsubscribe()
 
 
-async def _ensure_consumer(bus: Bus, stream: str, config: ConsumerConfig) -> bool:
+async def _ensure_consumer(bus: Bus, stream: str, config: ConsumerConfig, new: bool) -> bool:
+    """Whether the server has the consumer. `new` says that it must not be another reader's: raises NameInUse where it is."""
     name = config.name or config.durable_name
+    request = {"stream_name": stream, "config": config.as_dict(), "action": "create" if new else ""}
     try:
-        await bus.api(f"CONSUMER.CREATE.{stream}.{name}", {"stream_name": stream, "config": config.as_dict()})
+        await bus.api(f"CONSUMER.CREATE.{stream}.{name}", request)
+    except NameInUse:
+        raise
     except (NotFound, Unavailable) as error:
         logger().warning("consumer_awaited", stream=stream, reason=error.reason)
         await asyncio.sleep(0.25)
