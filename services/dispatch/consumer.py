@@ -14,6 +14,7 @@ from services.common import flow, pull
 from services.common.bus import Bus
 from services.common.errors import InvalidField
 from services.common.pull import Delivered
+from services.common.readiness import ReaderHealth
 from services.common.telemetry import logger
 from services.dispatch import metrics, translate
 from services.dispatch.domain.decisions import Alert, concerns
@@ -28,14 +29,14 @@ PASSED_EVERY_S = 5.0
 T = TypeVar("T")
 
 
-async def consume_alerts(bus: Bus, leg: Leg, log_id: str) -> None:
+async def consume_alerts(bus: Bus, leg: Leg, log_id: str, health: ReaderHealth | None = None) -> None:
     """Folds the alerts of ALERTS, all that have arrived in one transaction, for ever."""
     stream = flow.ALERTS.name
     passed = _Passed(leg)
     first = await _next(bus, leg, stream, log_id)
     async with asyncio.TaskGroup() as tasks:
         tasks.create_task(passed.keep())
-        async for messages in pull.read(bus, stream, first):
+        async for messages in pull.read(bus, stream, first, health=health):
             parsed, malformed = _parse(messages, lambda message: _alert(message, leg.name))
             await _park(bus, flow.alerts_reader(leg.name), malformed)
             alerts = [alert for alert in parsed if alert is not None and concerns(leg.name, alert)]
@@ -72,10 +73,11 @@ def _alert(message: Delivered, leg: str) -> Alert | None:
     return translate.alert(message.data, leg)
 
 
-async def consume_peers(bus: Bus, leg: Leg, log_id: str) -> None:
+async def consume_peers(bus: Bus, leg: Leg, log_id: str, health: ReaderHealth | None = None) -> None:
     """Keeps what the other legs say of their assignments, for ever."""
     stream, subjects = flow.INCIDENTS.name, flow.peer_subjects(leg.name)
-    async for messages in pull.read(bus, stream, await _next(bus, leg, stream, log_id), subjects):
+    first = await _next(bus, leg, stream, log_id)
+    async for messages in pull.read(bus, stream, first, subjects, health=health):
         rows, malformed = _parse(messages, lambda message: translate.peer(message.data, message.subject, leg.name))
         await _park(bus, flow.peers_reader(leg.name), malformed)
         if leg.name == "police":

@@ -17,6 +17,7 @@ from services.common import flow, pull, times
 from services.common.bus import AlreadyThere, Bus
 from services.common.clock import MeshClock
 from services.common.errors import Conflict
+from services.common.readiness import ReaderHealth
 from services.common.telemetry import logger
 from services.ingest import metrics
 from services.ingest.domain import Sender
@@ -74,7 +75,8 @@ class Standing:
 class Commands:
     """What devices are told."""
 
-    def __init__(self, bus: Bus, routes: Routes, clock: MeshClock) -> None:
+    def __init__(self, bus: Bus, routes: Routes, clock: MeshClock, health: ReaderHealth | None = None) -> None:
+        self._health = health
         self._bus, self._routes, self._clock = bus, routes, clock
         self._all: dict[str, Standing] = {}
         """By id, in the order of the stream."""
@@ -171,7 +173,7 @@ class Commands:
 
     async def follow(self) -> None:
         """Follows the stream for ever."""
-        async for messages in pull.read(self._bus, flow.COMMANDS.name, self._followed + 1):
+        async for messages in pull.read(self._bus, flow.COMMANDS.name, self._followed + 1, health=self._health):
             self._read(messages)
 
     def _read(self, messages: Sequence[pull.Delivered]) -> None:

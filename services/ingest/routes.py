@@ -14,6 +14,7 @@ from services.common import fields, flow, pull
 from services.common.bus import Bus
 from services.common.clock import MeshClock
 from services.common.errors import Unavailable
+from services.common.readiness import ReaderHealth
 from services.common.telemetry import logger
 from services.ingest.domain import Reason, Sender
 from tandem.common.v1 import log_pb2
@@ -45,7 +46,8 @@ class Registration:
 class Routes:
     """Registrations by device. A device that isn't here is looked up once a second at most, then it is unknown."""
 
-    def __init__(self, bus: Bus, clock: MeshClock) -> None:
+    def __init__(self, bus: Bus, clock: MeshClock, health: ReaderHealth | None = None) -> None:
+        self._health = health
         self._bus, self._clock = bus, clock
         self._devices: dict[str, Registration] = {}
         self._of_vendor: dict[str, dict[str, Partitions]] = {}
@@ -117,7 +119,7 @@ class Routes:
 
     async def follow(self, on_change: Callable[[str, Partitions], None]) -> None:
         """Follows the bucket for ever, from where `load` came to; `on_change` gets each device with its partitions."""
-        async for messages in pull.read(self._bus, _STREAM, self._followed + 1):
+        async for messages in pull.read(self._bus, _STREAM, self._followed + 1, health=self._health):
             for message in messages:
                 if not message.subject.startswith(_PREFIX):
                     continue

@@ -7,15 +7,16 @@ import asyncio
 from services.common import flow, pull
 from services.common.bus import Bus
 from services.common.errors import InvalidField, Unavailable
+from services.common.readiness import ReaderHealth
 from services.registry.chain import Disclosure
 from services.registry.disclosures import Disclosures
 from services.registry.translate_ledger import parse_disclosure
 
 
-async def consume_disclosures(bus: Bus, disclosures: Disclosures) -> None:
+async def consume_disclosures(bus: Bus, disclosures: Disclosures, health: ReaderHealth | None = None) -> None:
     """Takes them into the ledger, for ever; acknowledged is what is committed."""
     durable, stream = flow.DISCLOSURES_DURABLE, flow.DISCLOSURES.name
-    async for messages in pull.consume(bus, stream, durable, flow.DISCLOSURES.subjects):
+    async for messages in pull.consume(bus, stream, durable, flow.DISCLOSURES.subjects, health=health):
         taken: list[Disclosure] = []
         for message in messages:
             try:

@@ -16,6 +16,7 @@ from services.common.bus import Bus
 from services.common.clock import wall_us
 from services.common.errors import InvalidField, NotFound, TandemError
 from services.common.pull import Delivered
+from services.common.readiness import Readiness
 from services.common.streams import Premises
 from services.common.telemetry import logger
 from services.registry.handlers import Registry
@@ -46,9 +47,13 @@ OnTaken = Callable[[str], None]
 class TraceReader:
     """Takes what happened in incidents into the database."""
 
-    def __init__(self, registry: Registry, bus: Bus, premises: Premises, on_taken: OnTaken) -> None:
+    def __init__(
+        self, registry: Registry, bus: Bus, premises: Premises, on_taken: OnTaken, readiness: Readiness | None = None
+    ) -> None:
         self._registry, self._bus, self._on_taken = registry, bus, on_taken
         self._log_id, self._clock = premises.log_id, premises.clock
+        readiness = readiness or Readiness()
+        self._health = {stream: readiness.lesser_reader(f"{stream} for traces") for stream in STREAMS}
 
     async def run(self) -> None:
         """Reads for ever; of several processes on one database one at a time does. Where traces are turned off it only waits."""
@@ -73,7 +78,7 @@ class TraceReader:
 
     async def _follow(self, stream: str, still_alone: Callable[[], Awaitable[None]]) -> None:
         first = await self._next(stream)
-        async for messages in pull.read(self._bus, stream, first, SUBJECTS[stream]):
+        async for messages in pull.read(self._bus, stream, first, SUBJECTS[stream], health=self._health[stream]):
             found = await self._read(messages)
             await still_alone()
             taken = Taken(stream, self._log_id, messages[-1].sequence, found)
