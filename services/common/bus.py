@@ -79,6 +79,11 @@ class Bus:
         self._asked = 0
         self._answers: dict[str, asyncio.Future[Msg]] = {}
 
+    @property
+    def reconnects(self) -> int:
+        """How often the connection was made again: after each the server may be another, on an older store."""
+        return self.client.stats["reconnects"]
+
     async def publish(
         self,
         subject: str,

@@ -2,6 +2,11 @@
 
 `consume` is for work that is acknowledged under a durable name; `read` goes through a stream by sequence without leaving a
 trace on the server.
+
+**Neither goes on behind a sequence that is used again.** Both know the entry at their position by its identity (`Delivered.cursor`) and
+compare it with the stream at each new consumer, that is at the start, after each reconnect, gap and missed heartbeat, and with the
+first message that comes. Where it is another entry, or the stream is shorter now, they raise `StreamWentBack` before they yield
+anything more. An entry that has aged out (it lies before the stream's first) is no difference.
 """
 
 from __future__ import annotations
@@ -11,16 +16,19 @@ import json
 import secrets
 import uuid
 from collections import deque
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
+from typing import TypeAlias
 
 import nats.errors
 from nats.aio.msg import Msg
 from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy
 
+from services.common import cursors
 from services.common.bus import Bus, NameInUse
+from services.common.cursors import StreamCursor, StreamWentBack
 from services.common.errors import NotFound, Unavailable
 from services.common.permissions import reader_names
 from services.common.readiness import ReaderHealth
@@ -39,6 +47,13 @@ ACK_WAIT_S = 10.0
 _HEARTBEAT = "100"
 _REQUEST_TIMEOUT = "408"
 _NS = 1_000_000_000
+_TOKENS_WITHOUT_DOMAIN = 9
+_CONSUMER, _STAMP = 3, 7
+"""Places of a consumer's name and an entry's stamp among them."""
+
+
+_Compare: TypeAlias = Callable[[Bus, int], Awaitable[None]]
+"""Compares what a reader knows with the stream; the number is the last sequence that its consumer has given it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +79,11 @@ class Delivered:
         """The same, microseconds since 1970 UTC."""
         return self.stamp_ms * 1000 if self.stored_at is None else round(self.stored_at.timestamp() * 1e6)
 
+    @property
+    def cursor(self) -> StreamCursor:
+        """The identity of this entry: a reader that has dealt with it goes on behind it. Hashed when asked for."""
+        return StreamCursor.of(self.sequence, int(_token(self.reply, _STAMP)), self.subject, self.data)
+
 
 async def consume(
     bus: Bus,
@@ -71,10 +91,19 @@ async def consume(
     durable: str,
     subjects: Sequence[str],
     batch: int = BATCH,
+    after: StreamCursor | None = None,
     health: ReaderHealth | None = None,
 ) -> AsyncIterator[list[Delivered]]:
     """Messages for a durable consumer, in lists of what has arrived. Acknowledge each with `ack` once its effect is durable;
-    what isn't comes again after 10 s. `health` is kept up to date with what the server says of this reader."""
+    what isn't comes again after 10 s.
+
+    `after` is the identity of the newest entry whose effect is durable, where the caller keeps it over a restart. The server's own
+    position is a number: after the stream went back it may lie beyond entries that nobody has seen. Then that is an alarm
+    (`cursors.alarm`), and all that the stream holds comes once more, in order, before the durable's turn comes again: effects must not
+    mind a repetition, as with any redelivery.
+
+    `health` is kept up to date with what the server says of this reader.
+    """
     config = ConsumerConfig(
         durable_name=durable,
         filter_subjects=list(subjects),
@@ -84,14 +113,47 @@ async def consume(
         max_deliver=-1,
         max_ack_pending=4 * batch,
     )
+    newest, given = after, 0
     health = health or ReaderHealth(stream)
+
+    async def compare(bus: Bus, delivered: int) -> None:
+        nonlocal given
+        given = delivered
+        if newest is not None:
+            await cursors.holds(bus, stream, newest)
+        elif delivered > (last := (await bus.bounds_of(stream)).last):
+            raise StreamWentBack(stream, delivered, None, last)
+
+    went_back = False
     with health.reading():
-        async for messages in _pull(bus, stream, durable, lambda: config, batch, health):
-            yield messages
+        while True:
+            try:
+                if went_back:
+                    # By number the durable isn't there yet, or it is beyond what is new.
+                    end = max(given, (await bus.bounds_of(stream)).last)
+                    async for messages in read(bus, stream, 1, subjects, batch):
+                        newest = messages[-1].cursor
+                        with health.working():
+                            yield messages
+                        if newest.sequence >= end:
+                            break
+                    went_back = False
+                async for messages in _pull(bus, stream, durable, config, batch, compare, health):
+                    head = max(messages, key=lambda message: message.sequence)
+                    if newest is None or head.sequence > newest.sequence:
+                        newest = head.cursor
+                    yield messages
+            except StreamWentBack as error:
+                cursors.alarm(error)
+                newest, went_back = None, True
 
 
 async def ack(bus: Bus, message: Delivered) -> None:
     """Tells the server that the message's effect is durable here. Lost acknowledgements mean redelivery, never loss."""
+    if (
+        _token(message.reply, _CONSUMER).rpartition("-")[2].isdigit()
+    ):  # the name of a reader; a durable's doesn't end so
+        return  # it came once more, by a consumer that isn't told
     try:
         await bus.client.publish(message.reply, b"+ACK")
     except (nats.errors.Error, OSError) as error:
@@ -101,29 +163,22 @@ async def ack(bus: Bus, message: Delivered) -> None:
 async def read(
     bus: Bus,
     stream: str,
-    first_sequence: int,
+    start: int | StreamCursor,
     subjects: Sequence[str] = (),
     batch: int = BATCH,
     health: ReaderHealth | None = None,
 ) -> AsyncIterator[list[Delivered]]:
-    """Messages of a stream from a sequence on, in their order, each exactly once, in lists of what has arrived; waits for more.
+    """Messages of a stream in their order, each exactly once, in lists of what has arrived; waits for more.
 
     `health` is kept up to date with what the server says of this reader.
+
+    `start` is the sequence to begin at, or the identity of the entry to go on behind: who keeps a position over a restart keeps
+    `messages[-1].cursor`, not its number. With a number, the entry before it is looked up at the start and known from then on.
+
+    Raises StreamWentBack where the stream doesn't hold the entry at the position any more, or ends before it, at the start and whenever
+    the server may have changed meanwhile; `cursors.last_common` finds the entry to begin again behind.
     """
-    position = first_sequence
-
-    def config() -> ConsumerConfig:
-        return ConsumerConfig(
-            name=name,
-            filter_subjects=list(subjects) or None,
-            ack_policy=AckPolicy.NONE,
-            deliver_policy=DeliverPolicy.BY_START_SEQUENCE,
-            opt_start_seq=max(position, 1),
-            inactive_threshold=FORGOTTEN_AFTER_S,
-            mem_storage=True,
-            metadata={"reader": reader},
-        )
-
+    position = _Position(stream, start)
     names = reader_names(bus.user, stream)
     number = secrets.randbelow(len(names))
     in_use = 0
@@ -132,13 +187,23 @@ async def read(
         while True:
             # Never the same name twice: the server may still hold the last one, which can't begin elsewhere.
             number = (number + 1) % len(names)
-            name, reader = names[number], uuid.uuid4().hex
+            config = ConsumerConfig(
+                name=names[number],
+                filter_subjects=list(subjects) or None,
+                ack_policy=AckPolicy.NONE,
+                deliver_policy=DeliverPolicy.BY_START_SEQUENCE,
+                opt_start_seq=position.begins_at,
+                inactive_threshold=FORGOTTEN_AFTER_S,
+                mem_storage=True,
+                metadata={"reader": uuid.uuid4().hex},  # the server refuses the same name with another one
+            )
             try:
-                async for messages in _pull(bus, stream, name, config, batch, health, restart_on_loss=True):
+                async for messages in _pull(
+                    bus, stream, names[number], config, batch, position.compare, health, restart_on_loss=True
+                ):
                     in_use = 0
-                    fresh = [message for message in messages if message.sequence >= position]
+                    fresh = position.advance(messages)
                     if fresh:
-                        position = fresh[-1].sequence + 1
                         yield fresh
             except NameInUse:
                 in_use += 1
@@ -148,24 +213,77 @@ async def read(
 
 
 async def between(bus: Bus, stream: str, first: int, last: int) -> AsyncIterator[Delivered]:
-    """Messages from `first` to `last`, which the stream holds, one by one."""
+    """Messages from `first` to `last`, which the stream holds, one by one. Raises StreamWentBack where it holds `last` no more."""
+    end = await cursors.at(bus, stream, last)
+    if end is None:
+        bounds = await bus.bounds_of(stream)
+        if last > bounds.last:
+            raise StreamWentBack(stream, last, None, bounds.last)
+        if last < bounds.first:
+            return  # all of it has aged out
     async for messages in read(bus, stream, first):
         for message in messages:
+            if message.sequence == last and end and message.cursor != end:
+                raise StreamWentBack(stream, last, message.cursor)
             if message.sequence <= last:
                 yield message
         if messages[-1].sequence >= last:
             return
 
 
-async def _pull(  # type: ignore[no-untyped-def]  # `config` is called anew for each try: it depends on the position
+class _Position:
+    """How far a reader is in a stream, and which entry it knows there."""
+
+    def __init__(self, stream: str, start: int | StreamCursor) -> None:
+        self._stream = stream
+        self._known = start if isinstance(start, StreamCursor) else None
+        self._sequence = start.sequence if isinstance(start, StreamCursor) else start - 1
+        """Of the last message that was yielded."""
+        self._yielded: Delivered | None = None
+
+    @property
+    def begins_at(self) -> int:
+        """Where a consumer begins: at the known entry, which then comes first and is compared, not behind it."""
+        known = self._cursor()
+        return known.sequence if known else max(self._sequence + 1, 1)
+
+    async def compare(self, bus: Bus, _: int) -> None:
+        """Looks whether the stream still holds the entry. Raises StreamWentBack, Unavailable."""
+        known = self._cursor()
+        if known is not None:
+            await cursors.holds(bus, self._stream, known)
+        elif self._sequence > 0:
+            self._known = await cursors.at(bus, self._stream, self._sequence)
+            if self._known is None and self._sequence > (last := (await bus.bounds_of(self._stream)).last):
+                raise StreamWentBack(self._stream, self._sequence, None, last)
+
+    def advance(self, messages: list[Delivered]) -> list[Delivered]:
+        """What of the messages comes behind the position, which they move. Raises StreamWentBack."""
+        head = messages[0]
+        if head.sequence <= self._sequence:
+            if head.cursor != self._cursor():
+                raise StreamWentBack(self._stream, self._sequence, head.cursor)
+            messages = messages[1:]
+        if messages:
+            self._yielded = messages[-1]
+            self._sequence = self._yielded.sequence
+        return messages
+
+    def _cursor(self) -> StreamCursor | None:
+        return self._yielded.cursor if self._yielded else self._known
+
+
+async def _pull(
     bus: Bus,
     stream: str,
     name: str,
-    config,
+    config: ConsumerConfig,
     batch: int,
+    compare: _Compare,
     health: ReaderHealth,
     restart_on_loss: bool = False,
 ) -> AsyncIterator[list[Delivered]]:
+    """Messages of a consumer. `compare` is called whenever the stream behind it may be another, before any message of it is yielded."""
     arrived: deque[Msg] = deque()
     wake = asyncio.Event()
 
@@ -182,13 +300,19 @@ async def _pull(  # type: ignore[no-untyped-def]  # `config` is called anew for 
     ).encode()
     number = left = 0
     ready = False
+    reconnects = bus.reconnects
     next_consumer_sequence = 1
     loop = asyncio.get_running_loop()
     certain_until_s = 0.0
     try:
         while True:
+            if bus.reconnects != reconnects:
+                # Perhaps to a server that was restarted, on a store that lost its tail, faster than heartbeats are missed.
+                if restart_on_loss:
+                    return
+                reconnects, ready = bus.reconnects, False
             if not ready:
-                if not await _ensure_consumer(bus, stream, config(), new=restart_on_loss):
+                if not await _ensure_consumer(bus, stream, config, compare, new=restart_on_loss):
                     continue
                 ready, left = True, 0
                 certain_until_s = loop.time() + _CERTAIN_FOR_S
@@ -240,8 +364,9 @@ async def _pull(  # type: ignore[no-untyped-def]  # `config` is called anew for 
                 left -= 1
                 meta = message.metadata
                 if restart_on_loss:
-                    if meta.sequence.consumer > next_consumer_sequence:
-                        gap = True  # a message was lost on its way to us: begin again after the last one seen
+                    if meta.sequence.consumer != next_consumer_sequence:
+                        # A message was lost on its way to us, or the consumer was made anew: begin again after the last one seen.
+                        gap = True
                         break
                     next_consumer_sequence = meta.sequence.consumer + 1
                 messages.append(
@@ -273,12 +398,14 @@ async def _pull(  # type: ignore[no-untyped-def]  # `config` is called anew for 
             await subscription.unsubscribe()
 
 
-async def _ensure_consumer(bus: Bus, stream: str, config: ConsumerConfig, new: bool) -> bool:
+async def _ensure_consumer(bus: Bus, stream: str, config: ConsumerConfig, compare: _Compare, new: bool) -> bool:
     """Whether the server has the consumer. `new` says that it must not be another reader's: raises NameInUse where it is."""
     name = config.name or config.durable_name
     request = {"stream_name": stream, "config": config.as_dict(), "action": "create" if new else ""}
     try:
-        await bus.api(f"CONSUMER.CREATE.{stream}.{name}", request)
+        made = await bus.api(f"CONSUMER.CREATE.{stream}.{name}", request)
+        # After it is made: a consumer doesn't outlive the store that it reads.
+        await compare(bus, made["delivered"]["stream_seq"])
     except NameInUse:
         raise
     except (NotFound, Unavailable) as error:
@@ -286,3 +413,10 @@ async def _ensure_consumer(bus: Bus, stream: str, config: ConsumerConfig, new: b
         await asyncio.sleep(0.25)
         return False
     return True
+
+
+def _token(reply: str, place: int) -> str:
+    """Part of the subject under which a message is acknowledged: `$JS.ACK.stream.consumer.delivered.sequence.sequence.stamp.pending`,
+    or with domain and account before the stream."""
+    tokens = reply.split(".")
+    return tokens[place if len(tokens) == _TOKENS_WITHOUT_DOMAIN else place + 2]
