@@ -133,8 +133,8 @@ FAULTS: dict[str, Fault] = {
     ),
     "servers that elect a leader are killed": (
         "base/nats.yaml",
-        "/healthz?js-enabled-only=true\", port: monitor}, periodSeconds: 1",
-        "/healthz?js-server-only=true\", port: monitor}, periodSeconds: 1",
+        '/healthz?js-enabled-only=true", port: monitor}, periodSeconds: 1',
+        '/healthz?js-server-only=true", port: monitor}, periodSeconds: 1',
         "elect a leader",
     ),
     "a development secret": (
