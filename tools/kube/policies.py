@@ -134,7 +134,9 @@ def _liveness(container: Object) -> Iterator[str]:
     probe = container.get("livenessProbe", {})
     if probe.get("httpGet", {}).get("port") not in OURS:
         return
-    period_s, timeout_s, failures = (probe.get(key, 0) for key in ("periodSeconds", "timeoutSeconds", "failureThreshold"))
+    period_s, timeout_s, failures = (
+        probe.get(key, 0) for key in ("periodSeconds", "timeoutSeconds", "failureThreshold")
+    )
     silent_s = max(period_s, timeout_s) * failures
     if silent_s < SILENT_S:
         yield f"is killed after {silent_s} s of silence, although it may only be busy"
