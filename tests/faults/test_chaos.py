@@ -23,12 +23,9 @@ from services.cli import mesh as meshes
 from services.cli import programs
 from services.cli.commands.up import NATS
 from services.cli.parties import VENDOR
-from services.common import flow, pull
-from services.common.bus import Bus
-from services.common.pull import Delivered
-from tandem.common.v1 import log_pb2
+from services.common import flow
+from services.geofence.domain import codec
 from tests.support.evaluator_mesh import offline, stored_alerts
-from tests.support.folding import counted
 from tests.support.mesh import RunningMesh, is_alive, running_mesh
 
 SECONDS = float(os.environ.get("CHAOS_SECONDS", "600"))
@@ -70,13 +67,6 @@ async def disturb(mesh: RunningMesh, drawn: random.Random, faults: Counter[str])
         await asyncio.gather(*stopped, return_exceptions=True)
 
 
-async def entries_of(bus: Bus, last: int) -> list[tuple[Delivered, log_pb2.LogEntry]]:
-    return [
-        (message, log_pb2.LogEntry.FromString(message.data))
-        async for message in pull.between(bus, flow.log_stream(0), 1, last)
-    ]
-
-
 @pytest.mark.soak
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("seed", [1])
@@ -104,11 +94,11 @@ async def test_offers_come_through_kills_and_stops(tmp_path: Path, seed: int) ->
             lost = offers.lost(plan.triggers)
         async with mesh.now.nats.bus_as("explain") as bus:
             last = (await bus.bounds_of(flow.log_stream(0))).last
-            entries = await entries_of(bus, last)
-            folded, _ = await offline(bus, last)
+            folded, states = await offline(bus, last, (last,))
             stored = await stored_alerts(bus, len(folded), last)
     reports = round(SECONDS * SHAPE.reports_per_s)
-    counts = counted(entries)
+    tracks = codec.decode(states[last]).tracks.values()
+    counts = Counter(fix.report_id for track in tracks for fix in track.fixes)
     missing = [n for n in range(reports) if f"chaos-{n}" not in counts]
     twice = [n for n in range(reports) if counts[f"chaos-{n}"] > 1]
     print(f"\n{SECONDS:.0f} s, seed {seed}, {sum(faults.values())} faults: {dict(sorted(faults.items()))}")
