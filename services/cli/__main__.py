@@ -29,6 +29,7 @@ from services.cli.commands import (
     watch,
 )
 from services.cli.failure import FAILED, MISUSED, CommandFailed, of_rpc
+from services.common.cursors import WENT_BACK, StreamWentBack
 
 app = typer.Typer(
     name="tandem",
@@ -71,6 +72,8 @@ def main() -> None:
         code = _fail(describe(), MISUSED)
     except CommandFailed as failed:
         code = _fail(failed.message, failed.exit_code)
+    except StreamWentBack as error:
+        code = _fail(f"{error.reason} (the runbook: {WENT_BACK})", FAILED)
     except grpc.aio.AioRpcError as error:
         refused = of_rpc(error)
         code = _fail(refused.message, refused.exit_code)

@@ -203,18 +203,18 @@ class Alerts(Party):
         self._clients = clients
         self._identity = clients.identity(REVIEWER)
         self._order_ids = frozenset(order_ids)
-        self._last = 0
+        self._last, self._last_alert_id = 0, ""
         self.seen: list[geofence_pb2.WatchAlertsResponse] = []
 
     async def _run(self) -> None:
         async for message in follow(self._open):
-            self._last = message.stream_sequence
+            self._last, self._last_alert_id = message.stream_sequence, message.alert.alert_id
             if message.alert.order_id in self._order_ids:
                 self.seen.append(message)
                 self._changed.set()
 
     def _open(self) -> grpc.aio.UnaryStreamCall[geofence_pb2.WatchAlertsRequest, geofence_pb2.WatchAlertsResponse]:
-        request = geofence_pb2.WatchAlertsRequest(after_stream_sequence=self._last)
+        request = geofence_pb2.WatchAlertsRequest(after_stream_sequence=self._last, after_alert_id=self._last_alert_id)
         return self._clients.geofence.WatchAlerts(request, metadata=self._identity)
 
 

@@ -13,7 +13,7 @@ from services.common.errors import InvalidField, OutdatedFold
 from services.common.streams import Premises
 from services.geofence import translate
 from services.geofence.domain import fold
-from services.geofence.domain.alerts import Output, Parked
+from services.geofence.domain.alerts import Alert, Output, Parked
 from services.geofence.domain.entries import Body, Case, Entry, EquipmentReport, Heard, Positions, Target
 from services.geofence.domain.state import State
 from services.geofence.domain.track import WINDOW_MS
@@ -101,6 +101,10 @@ class Refold:
                 if target.target_id == alert.target_id and target.is_person in kinds:
                     return target
         return None
+
+    def alert_ids(self) -> set[str]:
+        """Ids of the alerts that came of the entry."""
+        return {output.alert_id for output in self.outputs if isinstance(output, Alert)}
 
     def fold(self, message: pull.Delivered) -> None:
         """Applies an entry up to and with the one that decided."""
@@ -216,6 +220,11 @@ async def refold(bus: Bus, stored: Stored, premises: Premises, progress: Callabl
         raise CommandFailed(error.reason) from None
     if found.state.sequence != alert.sequence:
         raise gone  # it aged out meanwhile
+    if found.state.now_ms != found.decided_ms and alert.alert_id not in found.alert_ids():
+        raise CommandFailed(
+            f"{stream} holds another entry at {alert.sequence} than the one that decided it: the stream went back since, and lost "
+            "that entry (the runbook: stream_went_back). The alert can't be explained from the log"
+        )
     device_ids = found.device_ids()
     async for message in pull.between(bus, stream, found.window_from, bounds.last):
         found.gather(message, device_ids)

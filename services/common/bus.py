@@ -7,7 +7,7 @@ import base64
 import json
 import math
 import ssl
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
@@ -41,6 +41,11 @@ _STORE_FULL = (10077, 10023, 10047)  # stream's max_bytes, account's quota, no r
 
 class AlreadyThere(Exception):
     """The subject holds another last message than the publisher expected; for an alert that means success."""
+
+    def __init__(self, subject: str, sequence: int | None) -> None:
+        super().__init__(subject)
+        self.sequence = sequence
+        """Of that message, in its stream, where the server says it."""
 
 
 class NameInUse(Unavailable):
@@ -109,7 +114,9 @@ class Bus:
         if error is None:
             return PubAck(answer["stream"], answer["seq"], bool(answer.get("duplicate")))
         if error.get("err_code") == _WRONG_LAST_SEQUENCE:
-            raise AlreadyThere(subject)
+            # The server's words: "wrong last sequence: 12".
+            sequence = error.get("description", "").rpartition(" ")[2]
+            raise AlreadyThere(subject, int(sequence) if sequence.isdecimal() else None)
         if error.get("err_code") in _STORE_FULL:
             raise StoreFull("the log is full", retry_after_s=5.0)
         self._last_failure_s = asyncio.get_running_loop().time()
@@ -162,9 +169,13 @@ class Bus:
         msg_id: str | None = None,
         expected_last: int | None = None,
         headers: Mapping[str, str] = _NO_HEADERS,
+        on_refused: Callable[[int], None] | None = None,
     ) -> PubAck | None:
-        """Publishes again and again until the message is stored, by this call or (None) by another publisher."""
-        return await self._until_stored(subject, payload, msg_id, expected_last, headers, through_full=True)
+        """Publishes again and again until the message is stored, by this call or (None) by another publisher; `on_refused` is then
+        called with that message's sequence."""
+        return await self._until_stored(
+            subject, payload, msg_id, expected_last, headers, through_full=True, on_refused=on_refused
+        )
 
     async def _until_stored(
         self,
@@ -175,12 +186,15 @@ class Bus:
         headers: Mapping[str, str] = _NO_HEADERS,
         *,
         through_full: bool,
+        on_refused: Callable[[int], None] | None = None,
     ) -> PubAck | None:
         delay = FIRST_RETRY_S
         while True:
             try:
                 return await self.publish(subject, payload, msg_id=msg_id, expected_last=expected_last, headers=headers)
-            except AlreadyThere:
+            except AlreadyThere as there:
+                if on_refused and there.sequence:
+                    on_refused(there.sequence)
                 return None
             except RetryableError as error:
                 if isinstance(error, StoreFull) and not through_full:

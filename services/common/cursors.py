@@ -7,6 +7,7 @@ and its content, so that the reader sees the difference.
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import hashlib
 from collections.abc import Iterable, Mapping
@@ -21,6 +22,9 @@ from services.common.telemetry import logger
 
 WENT_BACK = "stream_went_back"
 """Code of the error, for programs."""
+SHORTER_CHECKS, SHORTER_CHECK_S = 4, 0.25
+"""How often, and how far apart, a stream is asked before it counts as shorter: in a cluster a new leader may still be applying what it
+has, for a moment."""
 _DIGEST_BYTES = 8
 _NS = 1_000_000_000
 _WENT_BACK = Counter(
@@ -90,13 +94,19 @@ def alarm(error: StreamWentBack) -> None:
     logger().critical(WENT_BACK, stream=error.stream, sequence=error.sequence, ends_at=error.last)
 
 
-async def at(bus: Bus, stream: str, sequence: int) -> StreamCursor | None:
-    """Identity of the entry that a stream holds at a sequence; None where it holds none. Raises Unavailable."""
+async def stored_at(bus: Bus, stream: str, sequence: int) -> Mapping[str, Any] | None:
+    """The message that a stream holds at a sequence, as STREAM.MSG.GET answers it; None where it holds none. Raises Unavailable."""
     try:
-        stored = (await bus.api(f"STREAM.MSG.GET.{stream}", {"seq": sequence}))["message"]
+        stored: Mapping[str, Any] = (await bus.api(f"STREAM.MSG.GET.{stream}", {"seq": sequence}))["message"]
     except NotFound:
         return None
-    return of_stored(stored)
+    return stored
+
+
+async def at(bus: Bus, stream: str, sequence: int) -> StreamCursor | None:
+    """Identity of the entry that a stream holds at a sequence; None where it holds none. Raises Unavailable."""
+    stored = await stored_at(bus, stream, sequence)
+    return of_stored(stored) if stored else None
 
 
 def of_stored(stored: Mapping[str, Any]) -> StreamCursor:
@@ -110,15 +120,30 @@ async def holds(bus: Bus, stream: str, cursor: StreamCursor) -> bool:
 
     Raises StreamWentBack where another entry stands there or none, Unavailable where the server doesn't answer.
     """
-    found = await at(bus, stream, cursor.sequence)
-    if found is None:
-        bounds = await bus.bounds_of(stream)
-        if cursor.sequence < bounds.first:
-            return False
-        raise StreamWentBack(stream, cursor.sequence, None, bounds.last)
-    if found != cursor:
+    stored = await kept_at(bus, stream, cursor.sequence)
+    if stored is None:
+        return False
+    if (found := of_stored(stored)) != cursor:
         raise StreamWentBack(stream, cursor.sequence, found)
     return True
+
+
+async def kept_at(bus: Bus, stream: str, sequence: int) -> Mapping[str, Any] | None:
+    """The message that a stream holds at a sequence, where there was one; None where it has aged out.
+
+    Raises StreamWentBack where it holds none though the first that it keeps lies before it, Unavailable.
+    """
+    for left in reversed(range(SHORTER_CHECKS)):
+        stored = await stored_at(bus, stream, sequence)
+        if stored is not None:
+            return stored
+        bounds = await bus.bounds_of(stream)
+        if sequence < bounds.first:
+            return None
+        if sequence <= bounds.last or not left:
+            raise StreamWentBack(stream, sequence, None, bounds.last)
+        await asyncio.sleep(SHORTER_CHECK_S)
+    raise AssertionError("the last check returns or raises")
 
 
 async def last_common(bus: Bus, stream: str, known: Iterable[StreamCursor]) -> StreamCursor | None:

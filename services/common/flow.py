@@ -159,7 +159,7 @@ FLOWS = (
         ("geofence", *_DISPATCH, "registry"),
         (*_DESKS, "evidence", "operator"),
     ),
-    Flow("digest.{p}.{sequence}.{replica}", "sha256 hex", DIGESTS.name, ("geofence",), ("geofence",)),
+    Flow("digest.{p}.{sequence}.{stamp}.{replica}", "sha256 hex", DIGESTS.name, ("geofence",), ("geofence",)),
     Flow(
         "command.{command_id}", "Command", COMMANDS.name, ("ingest", "dispatch-warning"), ("ingest", "dispatch-warning")
     ),
@@ -233,9 +233,9 @@ def parked_subject(by: str, stream: str, sequence: int) -> str:
     return f"parked.{by}.{stream}.{sequence}"
 
 
-def digest_subject(partition: int, sequence: int, replica: int) -> str:
-    """Subject of the digest of one evaluator's state after `sequence`."""
-    return f"digest.{partition}.{sequence}.{replica}"
+def digest_subject(partition: int, sequence: int, stored_at_ns: int, replica: int) -> str:
+    """Subject of the digest of one evaluator's state after the entry that has this sequence and this stamp of its stream."""
+    return f"digest.{partition}.{sequence}.{stored_at_ns}.{replica}"
 
 
 def command_subject(command_id: str) -> str:

@@ -253,9 +253,8 @@ class _Position:
         if known is not None:
             await cursors.holds(bus, self._stream, known)
         elif self._sequence > 0:
-            self._known = await cursors.at(bus, self._stream, self._sequence)
-            if self._known is None and self._sequence > (last := (await bus.bounds_of(self._stream)).last):
-                raise StreamWentBack(self._stream, self._sequence, None, last)
+            stored = await cursors.kept_at(bus, self._stream, self._sequence)
+            self._known = cursors.of_stored(stored) if stored else None
 
     def advance(self, messages: list[Delivered]) -> list[Delivered]:
         """What of the messages comes behind the position, which they move. Raises StreamWentBack."""

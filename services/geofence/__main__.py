@@ -45,6 +45,8 @@ async def main() -> None:
         premises = await streams.pass_gate(bus, settings)
         store = CheckpointStore(settings.data_dir / f"geofence-{settings.replica}")
         evaluators = {p: Evaluator(bus, store, settings, premises, p) for p in settings.partitions(premises.partitions)}
+        for evaluator in evaluators.values():
+            await evaluator.restore()
         watch_disk(settings.data_dir)
         outbox = Outbox(settings.data_dir / name, premises.clock)
         api = GeofenceApi(bus, evaluators, premises.partitions)

@@ -8,8 +8,9 @@ from typing import Any
 
 import grpc.aio
 
-from services.common import fields, flow, pull, rpc, times
+from services.common import cursors, fields, flow, pull, rpc, times
 from services.common.bus import Bus
+from services.common.cursors import StreamCursor, StreamWentBack
 from services.common.errors import InvalidField, Unavailable
 from services.common.identity import Role
 from services.common.ids import hash_id
@@ -52,8 +53,10 @@ class GeofenceApi(geofence_pb2_grpc.GeofenceServiceServicer):
         if after and after + 1 < kept.first:
             # What lies between is gone, and must not be missed without a word; 0 asks for what is left.
             raise InvalidField("after_stream_sequence", f"is before the alerts that are kept, from {kept.first} on")
-        after = kept.last if request.new_only else after
-        async for messages in pull.read(self._bus, flow.ALERTS.name, after + 1):
+        start: int | StreamCursor = (kept.last if request.new_only else after) + 1
+        if after:
+            start = await self._behind(after, fields.required_id("after_alert_id", request.after_alert_id))
+        async for messages in pull.read(self._bus, flow.ALERTS.name, start):
             for message in messages:
                 if not flow.ALERTS.holds(message.subject):
                     continue
@@ -65,6 +68,15 @@ class GeofenceApi(geofence_pb2_grpc.GeofenceServiceServicer):
                 yield geofence_pb2.WatchAlertsResponse(
                     stream_sequence=message.sequence, alert=alert, measure=await self._measure(alert)
                 )
+
+    async def _behind(self, sequence: int, alert_id: str) -> int | StreamCursor:
+        """Where a reader goes on that has seen an alert at a sequence. Raises StreamWentBack where another alert is there now."""
+        found = await cursors.stored_at(self._bus, flow.ALERTS.name, sequence)
+        if found is None:
+            return sequence + 1  # it is the last that has aged out
+        if found["subject"].rpartition(".")[2] != alert_id:
+            raise StreamWentBack(flow.ALERTS.name, sequence, cursors.of_stored(found))
+        return cursors.of_stored(found)
 
     async def _measure(self, alert: alert_pb2.Alert) -> alert_pb2.Measure:
         """The figures follow their alert by one publish."""

@@ -4,6 +4,9 @@ An alert has a subject of its own and is published with "expected last sequence 
 refused, which is success. Entry after entry is published in order, the alerts of one entry together and the gravest first: no leg has
 to finish a lesser one before it sends somebody. Readers go by sequence and ordinal, not by places in the stream. A checkpoint counts
 only once everything before it is acknowledged, so recovery never passes an alert that nobody has seen.
+
+A stream can go back (`common.cursors`). Then the evaluator drops its state and folds again from behind the last common entry, by itself
+(`recovery`). Alerts of entries that are lost stay published.
 """
 
 from __future__ import annotations
@@ -11,33 +14,35 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 
-from prometheus_client import Counter, Gauge, Histogram
+from prometheus_client import Gauge, Histogram
 
-from services.common import flow, pull, trace_ids
+from services.common import cursors, flow, pull, trace_ids
 from services.common.bus import AlreadyThere, Bus
 from services.common.clock import wall_us
-from services.common.errors import FailedPrecondition, InvalidField, RetryableError
+from services.common.cursors import StreamCursor, StreamWentBack
+from services.common.errors import InvalidField, RetryableError
 from services.common.readiness import ReaderHealth
 from services.common.streams import Premises
 from services.common.telemetry import logger
-from services.geofence import garbage, translate
+from services.geofence import digests, garbage, recovery, translate
 from services.geofence.domain import codec, fold
 from services.geofence.domain.alerts import Alert, Output, Parked
 from services.geofence.domain.entries import Entry, Exercise
 from services.geofence.domain.state import State
 from services.geofence.domain.version import VERSION
 from services.geofence.garbage import Garbage
+from services.geofence.kept_rules import KeptRules
+from services.geofence.published import Published
 from services.geofence.settings import Settings
-from services.geofence.store import CheckpointStore, Draft, DraftFailed
+from services.geofence.store import CheckpointStore, Draft, DraftFailed, Footing, Stored
 from tandem.common.v1 import log_pb2
 
 TICK_CHECK_S = 0.2
 CURRENT_S = 10.0
 """A state that no entry has reached for so long is of the past: an incident that is open in it may be over."""
-DAY_MS = 86_400_000
 STAMP_AHEAD_MS = 120_000
 """A stamp of the log's leader this far ahead of this host is an alarm: the fold's time can't be turned back."""
 READ_AT_ONCE = 1_000
@@ -52,9 +57,6 @@ DRAFT_CHECK_S = 0.05
 DRAFT_WITHIN_S = 600.0
 DRAFTS_REST = 9.0
 """After each second that a child worked on a checkpoint none works for so many: under load they would come one upon the other."""
-_DIFFER = Counter(
-    "tandem_evaluators_differ", "Times that this evaluator's state wasn't that of the other", ("partition",)
-)
 _LOG_AGE_S = Gauge(
     "tandem_geofence_log_age_seconds",
     "Time since anything was last heard of the log, ticks too; before it is caught up with, since the start",
@@ -72,8 +74,18 @@ _TICK = log_pb2.LogEntry(tick=log_pb2.Tick()).SerializeToString()
 class _Outline:
     """What is open after an entry; both evaluators must say the same."""
 
-    sequence: int
+    entry: StreamCursor
     encoded: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class _Drafted:
+    """A checkpoint that is being written, of the state behind an entry."""
+
+    draft: Draft
+    entry: StreamCursor
+    alert: Stored | None = None
+    """The newest that is stored once all are that the checkpoint rests on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,16 +110,20 @@ class Evaluator:
         self.partition = partition
         self.applied = asyncio.Condition()
         self._bus, self._store, self._settings, self._clock = bus, store, settings, premises.clock
-        self.state = store.load(partition, premises.log_id) or State(
-            partition,
-            log_id=premises.log_id,
-            clock_rate=premises.clock.rate,
-            clock_anchor_ms=premises.clock.anchor_ms,
-        )
-        self._outgoing: asyncio.Queue[_Decided | Draft | _Outline] = asyncio.Queue()
-        self._beside: asyncio.Queue[Output | Draft | _Outline] = asyncio.Queue()
-        self._drafts: asyncio.Queue[Draft] = asyncio.Queue()
+        self._log_id = premises.log_id
+        self.state = self._empty()
+        self._published = Published(bus, partition)
+        self._rules = KeptRules(bus, partition)
+        self._entry: StreamCursor | None = None
+        """The last entry of the state, where it was read from a checkpoint."""
+        self._is_restored = self._was_current = False
+        self._outgoing: asyncio.Queue[_Decided | _Drafted | _Outline] = asyncio.Queue()
+        self._beside: asyncio.Queue[Output | _Drafted | _Outline] = asyncio.Queue()
+        self._drafts: asyncio.Queue[tuple[Draft, Footing]] = asyncio.Queue()
         self._drafting = False
+        self._child: Draft | None = None
+        """What a child process is writing."""
+        self._finishing: asyncio.Future[None] | None = None
         self._drafted_s = self._no_draft_before_s = 0.0
         """When the last one began, and when the next may, by the loop's clock."""
         self._last_entry_wall_s = 0.0
@@ -115,6 +131,11 @@ class Evaluator:
         self._reader = ReaderHealth(flow.log_stream(partition))
         began_s = time.monotonic()
         _LOG_AGE_S.labels(str(partition)).set_function(lambda: time.monotonic() - max(self._last_entry_wall_s, began_s))
+
+    def _empty(self) -> State:
+        return State(
+            self.partition, log_id=self._log_id, clock_rate=self._clock.rate, clock_anchor_ms=self._clock.anchor_ms
+        )
 
     @property
     def is_current(self) -> bool:
@@ -130,11 +151,41 @@ class Evaluator:
             return ""
         return f"{self._reader.name} has had no entry for {CURRENT_S:.0f} s"
 
+    async def restore(self) -> None:
+        """Drops what is in memory and goes to the newest checkpoint whose footing the streams hold, else to the log's start."""
+        if self._finishing:
+            await asyncio.wait([self._finishing])
+        if self._child:
+            self._store.abandon(self._child)
+        self._outgoing, self._beside, self._drafts = asyncio.Queue(), asyncio.Queue(), asyncio.Queue()
+        self._drafting, self._child, self._finishing = False, None, None
+        self._caught_up.clear()
+        self._rules.dropped(self.state)
+        found = await recovery.newest(
+            self._bus, self._store, self._published, self.partition, self._log_id, self._rules.dropped
+        )
+        self.state = found.state if found else self._empty()
+        self._entry = found.footing.entry if found else None
+        self._published.begin_with(found.footing if found else None)
+        self._is_restored = True
+
     async def run(self, on_caught_up: Callable[[], None]) -> None:
-        """Recovers and then folds for ever. Raises OutdatedFold where the log demands a newer fold."""
+        """Recovers and then folds for ever, over streams that go back. Raises OutdatedFold where the log demands a newer fold."""
+        if not self._is_restored:
+            await self.restore()
         logger().info("evaluator_started", partition=self.partition, sequence=self.state.sequence)
         with garbage.looked_for_seldom() as seldom:
-            await self._work(seldom, on_caught_up)
+            while True:
+                try:
+                    await self._work(seldom, on_caught_up)
+                except* StreamWentBack as errors:
+                    self._caught_up.clear()  # until it is folded again nothing of it is of now
+                    for error in errors.exceptions:
+                        if isinstance(error, StreamWentBack):
+                            cursors.alarm(error)
+                await asyncio.sleep(recovery.RETRY_DELAY_S)
+                await self.restore()
+                logger().warning("evaluator_began_again", partition=self.partition, sequence=self.state.sequence)
 
     async def _work(self, seldom: Garbage, on_caught_up: Callable[[], None]) -> None:
         async with asyncio.TaskGroup() as tasks:
@@ -143,18 +194,21 @@ class Evaluator:
             tasks.create_task(self._publish_beside())
             tasks.create_task(self._keep_checkpoints())
             tasks.create_task(self._tick())
+            tasks.create_task(self._published.watch())
             await self._caught_up.wait()
-            on_caught_up()
+            if not self._was_current:
+                self._was_current = True
+                on_caught_up()
 
     async def _fold(self, seldom: Garbage) -> None:
         stream = flow.log_stream(self.partition)
-        await self._check_that_checkpoint_fits(stream)
         await self._require_this_version()
-        if (await self._bus.bounds_of(stream)).last == self.state.sequence:
+        log = await self._bus.bounds_of(stream)
+        if log.first > self.state.sequence + 1:
+            logger().error("log_aged_out", partition=self.partition, missing_from=self.state.sequence + 1, to=log.first)
+        if log.last == self.state.sequence:
             self._caught_up.set()  # a checkpoint of the log's very end: without a tick of ours perhaps nothing ever follows
-        async for messages in pull.read(
-            self._bus, stream, self.state.sequence + 1, batch=READ_AT_ONCE, health=self._reader
-        ):
+        async for messages in pull.read(self._bus, stream, self._entry or 1, batch=READ_AT_ONCE, health=self._reader):
             unyielded = 0
             for message in messages:
                 decided = self._apply(message)
@@ -170,21 +224,11 @@ class Evaluator:
             if messages[-1].pending == 0:
                 self._caught_up.set()
 
-    async def _check_that_checkpoint_fits(self, stream: str) -> None:
-        """Raises FailedPrecondition where the checkpoint is of another log than this one."""
-        log = await self._bus.bounds_of(stream)
-        if self.state.sequence > log.last:
-            raise FailedPrecondition(
-                f"the checkpoint stands at {self.state.sequence}, the log ends at {log.last}: they don't belong together"
-            )
-        if log.first > self.state.sequence + 1:
-            logger().error("log_aged_out", partition=self.partition, missing_from=self.state.sequence + 1, to=log.first)
-
     async def _require_this_version(self) -> None:
         """Tells older folds to stop, in the log itself, unless it was told already."""
         subject = flow.log_subject(self.partition, "fold")
         entry = log_pb2.LogEntry(fold_version=log_pb2.FoldVersion(version=VERSION)).SerializeToString()
-        last = await self._bus.last_of(flow.log_stream(self.partition), subject)
+        last = await recovery.retried(lambda: self._bus.last_of(flow.log_stream(self.partition), subject))
         if last is None or log_pb2.LogEntry.FromString(last).fold_version.version < VERSION:
             await self._bus.publish_until_stored(subject, entry, msg_id=f"fold-{self.partition}-{VERSION}")
 
@@ -209,23 +253,24 @@ class Evaluator:
                 self._beside.put_nowait(one)
         every = self._settings.checkpoint_every
         if message.sequence % every == 0:
-            self._outgoing.put_nowait(_Outline(message.sequence, codec.outline(state)))
+            self._outgoing.put_nowait(_Outline(message.cursor, codec.outline(state)))
         # A fork takes a moment: never on both evaluators at once, so that one of them is always awake.
         if message.sequence % every == every // 2 * self._settings.replica % every:
-            self._draft()
+            self._draft(message.cursor)
         return bool(alerts)
 
-    def _draft(self) -> None:
+    def _draft(self, entry: StreamCursor) -> None:
         """Begins a checkpoint, unless the last one is being written or was just now; it waits behind the alerts that it rests on."""
         now_s = asyncio.get_running_loop().time()
         if self._drafting or now_s < self._no_draft_before_s:
             return
         try:
-            self._outgoing.put_nowait(self._store.begin(self.state))
+            draft = self._store.begin(self.state)
         except OSError as error:
             logger().error("checkpoint_failed", partition=self.partition, reason=str(error.strerror))
         else:
-            self._drafting, self._drafted_s = True, now_s
+            self._outgoing.put_nowait(_Drafted(draft, entry))
+            self._drafting, self._child, self._drafted_s = True, draft, now_s
 
     # ── outputs ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -233,8 +278,10 @@ class Evaluator:
         """Publishes alerts, those of one entry after those of another; nothing else stands in this queue but what waits for them."""
         while True:
             match await self._outgoing.get():
-                case Draft() | _Outline() as waiting:
-                    self._beside.put_nowait(waiting)
+                case _Outline() as outline:
+                    self._beside.put_nowait(outline)
+                case _Drafted(draft, entry):
+                    self._beside.put_nowait(_Drafted(draft, entry, self._published.newest(flow.ALERTS.name)))
                 case _Decided(alerts, at_wall_us):
                     gravest_first = sorted(alerts, key=lambda one: -one.demand)
                     for first in range(0, len(alerts), WAVE):
@@ -251,14 +298,19 @@ class Evaluator:
                 case Alert() as alert:
                     figures = translate.measure_to_proto(alert).SerializeToString()
                     subject = flow.measure_subject(self.partition, alert.alert_id)
-                    await self._bus.publish_until_stored(subject, figures, expected_last=0)
+                    noted = partial(self._published.stored, flow.MEASURES.name, alert.alert_id)
+                    ack = await self._bus.publish_until_stored(subject, figures, expected_last=0, on_refused=noted)
+                    if ack:
+                        noted(ack.seq)
                 case Parked() as parked:
                     subject = flow.parked_subject("fold", stream, parked.sequence)
                     await self._bus.park(subject, stream, parked.sequence, "fold", parked.reason)
-                case Draft() as draft:
-                    self._drafts.put_nowait(draft)
+                case _Drafted(draft, entry, newest):
+                    footing = Footing(entry, newest, self._published.newest(flow.MEASURES.name))
+                    self._drafts.put_nowait((draft, footing))
                 case _Outline() as outline:
-                    await self._compare(outline.sequence, codec.digest(outline.encoded))
+                    digest = codec.digest(outline.encoded)
+                    await digests.compare(self._bus, self._settings, self.partition, outline.entry, digest)
 
     async def _publish_alert(self, alert: Alert, decided_wall_us: int) -> None:
         message = translate.alert_to_proto(alert, self.partition).SerializeToString()
@@ -266,9 +318,11 @@ class Evaluator:
         headers = {trace_ids.DECIDED_US: str(decided_wall_us)}
         if alert.incident_id:
             headers[trace_ids.TRACEPARENT] = trace_ids.traceparent(alert.incident_id, "alert", alert.alert_id)
-        ack = await self._bus.publish_until_stored(
-            flow.alert_subject(self.partition, alert.alert_id), message, expected_last=0, headers=headers
-        )
+        noted = partial(self._published.stored, flow.ALERTS.name, alert.alert_id)
+        subject = flow.alert_subject(self.partition, alert.alert_id)
+        ack = await self._bus.publish_until_stored(subject, message, expected_last=0, headers=headers, on_refused=noted)
+        if ack:
+            noted(ack.seq)
         if ack and alert.cause:
             # A canary leaves no trace that an exemplar could lead to.
             is_traced = alert.incident_id and alert.exercise is not Exercise.CANARY
@@ -285,10 +339,13 @@ class Evaluator:
     async def _keep_checkpoints(self) -> None:
         """Makes checkpoints of drafts that nothing is missing before, once they are written."""
         while True:
-            draft = await self._drafts.get()
+            draft, footing = await self._drafts.get()
             try:
                 await self._written(draft)
-                await asyncio.to_thread(self._store.finish, draft)
+                while not self._published.is_compared:  # noqa: ASYNC110  # it is looked at each second
+                    await asyncio.sleep(DRAFT_CHECK_S)
+                self._finishing = asyncio.ensure_future(asyncio.to_thread(self._store.finish, draft, footing))
+                await asyncio.shield(self._finishing)
             except (DraftFailed, OSError) as error:
                 # Decisions don't need it; the next one may fit. Without any, a restart replays more.
                 logger().error("checkpoint_failed", partition=self.partition, reason=str(error))
@@ -309,40 +366,10 @@ class Evaluator:
         except asyncio.CancelledError:
             self._store.abandon(draft)
             raise
-
-    async def _compare(self, sequence: int, digest: str) -> None:
-        """Publishes the digest of what is open after `sequence`; the other evaluator's must be the same."""
-        mine = self._settings.replica
-        try:
-            with suppress(AlreadyThere):
-                await self._bus.publish(
-                    flow.digest_subject(self.partition, sequence, mine), digest.encode(), expected_last=0
-                )
-            for other in range(self._settings.replicas):
-                theirs = await self._digest_of(sequence, other) if other != mine else None
-                if theirs is not None and theirs != digest:
-                    _DIFFER.labels(self.partition).inc()
-                    logger().critical("evaluators_differ", partition=self.partition, sequence=sequence, other=other)
-        except RetryableError as error:
-            logger().warning("digest_not_compared", partition=self.partition, sequence=sequence, reason=error.reason)
-
-    async def _digest_of(self, sequence: int, replica: int) -> str | None:
-        data = await self._bus.last_of("DIGESTS", flow.digest_subject(self.partition, sequence, replica))
-        return data.decode() if data is not None else None
+        finally:
+            self._child = None
 
     # ── time ─────────────────────────────────────────────────────────────────────────────────────────────────────────
-
-    async def _renew_rules(self) -> None:
-        """Enters the rules again each day: the log keeps its entries for days only and must never lack its premises."""
-        state = self.state
-        if not state.rules_since_ms or state.now_ms - state.rules_since_ms < DAY_MS:
-            return
-        with suppress(RetryableError):  # the next look tries again
-            await self._bus.publish(
-                flow.log_subject(self.partition, "rules"),
-                translate.rules_entry(state.rules).SerializeToString(),
-                msg_id=f"rules-{self.partition}-{state.rules_since_ms}",
-            )
 
     async def _tick(self) -> None:
         """Publishes an empty entry when the log is idle, so that what time alone decides is decided."""
@@ -351,7 +378,7 @@ class Evaluator:
         idle_s = self._settings.tick_after_s / self._clock.rate
         while True:
             await asyncio.sleep(min(TICK_CHECK_S, idle_s))
-            await self._renew_rules()
+            await self._rules.keep(self.state)
             if loop.time() - self._last_entry_wall_s < idle_s:
                 continue
             try:

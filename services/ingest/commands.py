@@ -13,9 +13,10 @@ from typing import Protocol
 
 from google.protobuf.message import DecodeError
 
-from services.common import flow, pull, times
+from services.common import cursors, flow, pull, times
 from services.common.bus import AlreadyThere, Bus
 from services.common.clock import MeshClock
+from services.common.cursors import StreamCursor, StreamWentBack
 from services.common.errors import Conflict
 from services.common.readiness import ReaderHealth
 from services.common.telemetry import logger
@@ -84,7 +85,8 @@ class Commands:
         """By device: those that aren't over."""
         self._sessions: dict[str, Session] = {}
         self._steps: asyncio.Queue[tuple[command_pb2.CommandStep, asyncio.Future[None]]] = asyncio.Queue()
-        self._followed = 0
+        self._behind: StreamCursor | None = None
+        """The message up to which the stream is read."""
         self._progress = asyncio.Event()
 
     # ── from those who command ───────────────────────────────────────────────────────────────────────────────────────
@@ -104,7 +106,7 @@ class Commands:
                 raise Conflict("another command has this command_id") from None
             return first
         async with asyncio.timeout(FOLLOWED_WITHIN_S):
-            while self._followed < ack.seq:
+            while self._behind is None or self._behind.sequence < ack.seq:
                 self._progress.clear()
                 await self._progress.wait()
         return command
@@ -168,13 +170,18 @@ class Commands:
             return
         async for messages in pull.read(self._bus, flow.COMMANDS.name, bounds.first):
             self._read(messages)
-            if self._followed >= bounds.last:
+            if messages[-1].sequence >= bounds.last:
                 return
 
     async def follow(self) -> None:
-        """Follows the stream for ever."""
-        async for messages in pull.read(self._bus, flow.COMMANDS.name, self._followed + 1, health=self._health):
-            self._read(messages)
+        """Follows the stream for ever; where it went back it is read once more from its start: what is known changes nothing."""
+        while True:
+            try:
+                async for messages in pull.read(self._bus, flow.COMMANDS.name, self._behind or 1, health=self._health):
+                    self._read(messages)
+            except StreamWentBack as error:
+                cursors.alarm(error)
+                self._behind = None
 
     def _read(self, messages: Sequence[pull.Delivered]) -> None:
         for message in messages:
@@ -187,7 +194,7 @@ class Commands:
                     logger().error("command_misplaced", sequence=message.sequence)
             except DecodeError:
                 logger().error("command_unreadable", sequence=message.sequence)
-        self._followed = messages[-1].sequence
+        self._behind = messages[-1].cursor
         self._progress.set()
 
     async def publish_steps(self) -> None:
@@ -223,6 +230,8 @@ class Commands:
                     del self._all[command_id]
 
     def _command(self, command: command_pb2.Command) -> None:
+        if command.command_id in self._all:
+            return  # the stream is read once more
         standing = Standing(command, since_ms=command.issued_at_ms)
         self._all[command.command_id] = standing
         if command.instruction.WhichOneof("kind") in _INTERVALS:

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
 from google.protobuf.message import DecodeError
 
-from services.common import fields, flow, pull
+from services.common import cursors, fields, flow, pull
 from services.common.bus import Bus
 from services.common.clock import MeshClock
+from services.common.cursors import StreamCursor, StreamWentBack
 from services.common.errors import Unavailable
 from services.common.readiness import ReaderHealth
 from services.common.telemetry import logger
@@ -55,8 +56,8 @@ class Routes:
         self._of_subject: dict[str, set[str]] = {}
         self._partitions: dict[Partitions, Partitions] = {}
         self._missed_at_s: dict[str, float] = {}
-        self._followed = 0
-        """Sequence up to which the bucket's changes are known."""
+        self._behind: StreamCursor | None = None
+        """The message up to which the bucket's changes are known."""
 
     def registration(self, device_id: str) -> Registration | None:
         """What is known of a device, as far as the bucket's changes have arrived."""
@@ -113,21 +114,36 @@ class Routes:
             for message in messages:
                 if message.subject.startswith(_PREFIX):
                     self._learn(message.subject.removeprefix(_PREFIX), message.data)
-            self._followed = messages[-1].sequence
-            if self._followed >= bounds.last:
+            self._behind = messages[-1].cursor
+            if self._behind.sequence >= bounds.last:
                 return
 
     async def follow(self, on_change: Callable[[str, Partitions], None]) -> None:
-        """Follows the bucket for ever, from where `load` came to; `on_change` gets each device with its partitions."""
-        async for messages in pull.read(self._bus, _STREAM, self._followed + 1, health=self._health):
-            for message in messages:
-                if not message.subject.startswith(_PREFIX):
-                    continue
-                device_id = message.subject.removeprefix(_PREFIX)
-                known = self._learn(device_id, message.data)
-                if known is not None:
-                    on_change(device_id, known.partitions)
-            self._followed = messages[-1].sequence
+        """Follows the bucket for ever, from where `load` came to; `on_change` gets each device with its partitions.
+
+        The bucket keeps the last message of each device alone. So when the connection comes back, the message at the position may have
+        been replaced meanwhile, which can't be told from a bucket that went back: all of it is read once more.
+        """
+        while True:
+            try:
+                async for messages in pull.read(self._bus, _STREAM, self._behind or 1, health=self._health):
+                    self._follow(messages, on_change)
+            except StreamWentBack as error:
+                if error.found or error.last is None or error.last < error.sequence:
+                    cursors.alarm(error)
+                else:
+                    logger().info("routes_read_again", sequence=error.sequence)
+                self._behind = None
+
+    def _follow(self, messages: Sequence[pull.Delivered], on_change: Callable[[str, Partitions], None]) -> None:
+        for message in messages:
+            if not message.subject.startswith(_PREFIX):
+                continue
+            device_id = message.subject.removeprefix(_PREFIX)
+            known = self._learn(device_id, message.data)
+            if known is not None:
+                on_change(device_id, known.partitions)
+        self._behind = messages[-1].cursor
 
     async def _look_up(self, device_id: str) -> Registration | None:
         now_s = asyncio.get_running_loop().time()

@@ -210,7 +210,7 @@ def test_the_subjects_that_are_made_are_those_of_the_table() -> None:
         flow.incident_subject("police", "i"): "incident.{leg}.{incident_id}",
         flow.advice_subject("i"): "advice.{incident_id}",
         flow.parked_subject("fold", "LOG_0", 7): "parked.{by}.{stream}.{sequence}",
-        flow.digest_subject(0, 5, 1): "digest.{p}.{sequence}.{replica}",
+        flow.digest_subject(0, 5, 7, 1): "digest.{p}.{sequence}.{stamp}.{replica}",
         flow.ledger_head_subject(5): "ledger.head.{sequence}",
         flow.disclosure_subject("police", "d"): "disclosure.{by}.{disclosure_id}",
         flow.command_subject("c"): "command.{command_id}",

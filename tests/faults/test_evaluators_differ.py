@@ -64,12 +64,13 @@ async def test_a_wrong_state_that_looks_sound_is_an_alarm(mesh: EvaluatorMesh) -
         mesh.evaluators[1].kill()
         assert not mesh.logged(0, "evaluators_differ") and not mesh.logged(1, "evaluators_differ")
         store = CheckpointStore(mesh.folder / "geofence-1")
-        state = store.load(0, (await streams.read_premises(bus)).log_id)
+        newest = store.found(0)[0]
+        state = store.read(newest, (await streams.read_premises(bus)).log_id)
         assert state
         for path in list(store.folder.glob("checkpoint-*.json")):
             path.unlink()
         state.tracks.popitem()  # of a device nothing is known any more, under a digest that is right
-        store.save(0, state.sequence, codec.encode(state))
+        store.save(0, newest.footing, codec.encode(state))
         mesh.evaluators[1].start()
         await mesh.evaluators[1].ready(mesh.addresses[1])
         async with asyncio.timeout(PATIENCE_S):

@@ -9,8 +9,9 @@ from pathlib import Path
 import grpc
 import grpc.aio
 import pytest
+from google.rpc import error_details_pb2
 
-from services.common import flow
+from services.common import cursors, flow
 from services.common.bus import Bus
 from tandem.common.v1 import alert_pb2
 from tests.support.evaluators import (
@@ -25,6 +26,7 @@ from tests.support.evaluators import (
     fields_of,
     running_evaluators,
 )
+from tests.support.ingest import details
 from tests.support.log import case_entry
 
 MANY = 800
@@ -107,7 +109,7 @@ async def test_a_resume_token_holds_across_kills_and_at_either_evaluator(single:
         one, other = [await client.case("case-2", second) for client in clients]
         assert one.SerializeToString(deterministic=True) == other.SerializeToString(deterministic=True)
         for client in clients:
-            resumed = client.alerts(first[-1].stream_sequence)
+            resumed = client.alerts(first[-1].stream_sequence, after_alert_id=first[-1].alert.alert_id)
             async with asyncio.timeout(WITHIN_S):
                 rest = [await resumed.read() for _ in range(kept - 2)]
             resumed.cancel()
@@ -143,7 +145,15 @@ async def test_bad_resume_tokens_are_refused_at_their_field(single: Evaluators) 
             assert refused.value.code() == grpc.StatusCode.INVALID_ARGUMENT
             assert fields_of(refused.value) == ["after_stream_sequence"]
             assert reason in str(refused.value.details())
-        assert (await client.alerts(0).read()).stream_sequence == gone + 1
+        read = await client.alerts(0).read()
+        assert read.stream_sequence == gone + 1
+        with pytest.raises(grpc.aio.AioRpcError) as refused:
+            await client.alerts(read.stream_sequence, after_alert_id="").read()
+        assert fields_of(refused.value) == ["after_alert_id"]
+        with pytest.raises(grpc.aio.AioRpcError) as refused:
+            await client.alerts(read.stream_sequence, after_alert_id=first[-1].alert.alert_id).read()
+        assert refused.value.code() == grpc.StatusCode.FAILED_PRECONDITION
+        assert details(refused.value, error_details_pb2.ErrorInfo).reason == cursors.WENT_BACK
         assert [one.stream_sequence for one in first] == [1, 2, 3, 4, 5, 6]
         for who in (PROBATION, OPERATOR):
             with pytest.raises(grpc.aio.AioRpcError) as refused:

@@ -176,21 +176,19 @@ async def test_an_entry_that_has_aged_out_is_no_difference(nats: TestServer, bus
 
 
 async def test_a_durable_reader_gets_all_once_more(nats: TestServer, bus: Bus, store: Path) -> None:
-    seen: list[bytes] = []
-
-    async def take() -> None:
-        async for messages in pull.consume(bus, LOG, "taker", ("log.0.report",)):
-            for message in messages:
-                seen.append(message.data)
-                await pull.ack(bus, message)
-
     await stored(bus, "1", "2")
-    task = asyncio.create_task(take())
+    reader = Reader(acknowledged(bus))
+    await reader.until(2)
+    tear(nats, store)
+    await stored(bus, "new 2", "3")
     async with asyncio.timeout(WITHIN_S):
-        while len(seen) < 2:
-            await asyncio.sleep(0.01)
-        tear(nats, store)
-        await stored(bus, "new 2", "3")
-        while not {b"new 2", b"3"} <= set(seen):
-            await asyncio.sleep(0.01)
-    task.cancel()
+        while not {b"new 2", b"3"} <= {one.data for one in reader.seen}:
+            await reader.until(len(reader.seen) + 1)
+    reader.task.cancel()
+
+
+async def acknowledged(bus: Bus) -> AsyncIterator[list[pull.Delivered]]:
+    async for messages in pull.consume(bus, LOG, "taker", ("log.0.report",)):
+        yield messages
+        for message in messages:
+            await pull.ack(bus, message)

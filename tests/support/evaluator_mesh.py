@@ -112,6 +112,8 @@ class Load:
     bus: Bus
     entries: int = 0
     stopping: bool = False
+    acknowledged: list[tuple[int, bytes]] = field(default_factory=list)
+    """Sequence and content of each entry that the server said it has."""
     _cases: Iterator[int] = field(default_factory=itertools.count)
     _numbers: Iterator[int] = field(default_factory=itertools.count)
 
@@ -132,7 +134,9 @@ class Load:
         """Until it is stored, once."""
         subject = log.subject_of(entry)
         msg_id = f"load-{next(self._numbers)}"
-        await self.bus.publish_until_stored(subject, entry.SerializeToString(), msg_id=msg_id)
+        data = entry.SerializeToString()
+        if ack := await self.bus.publish_until_stored(subject, data, msg_id=msg_id):
+            self.acknowledged.append((ack.seq, data))
         self.entries += 1
 
     async def more(self, count: int) -> None:

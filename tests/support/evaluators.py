@@ -86,9 +86,11 @@ class Client:
         )
         return answer
 
-    def alerts(self, after: int, who: str = POLICE) -> Any:
+    def alerts(self, after: int, who: str = POLICE, after_alert_id: str = "alert-0") -> Any:
         """WatchAlerts."""
-        request = geofence_pb2.WatchAlertsRequest(after_stream_sequence=after)
+        request = geofence_pb2.WatchAlertsRequest(
+            after_stream_sequence=after, after_alert_id=after_alert_id if after else ""
+        )
         return self.geofence.WatchAlerts(request, metadata=rpc.bearer(who, SECRET), timeout=60)
 
 

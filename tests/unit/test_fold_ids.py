@@ -16,8 +16,8 @@ def case_state() -> CaseState:
     return CaseState(Case("case", 1, "order", "wearer", ("tag",), (TARGET,), (RING,), 0, 10**15))
 
 
-def decided(*found: tuple[Kind, Demand, Ring | None], sequence: int = 7) -> list[Alert]:
-    decisions = Decisions(State(partition=0, log_id="log"), sequence)
+def decided(*found: tuple[Kind, Demand, Ring | None], sequence: int = 7, stamp_ms: int = 1_000) -> list[Alert]:
+    decisions = Decisions(State(partition=0, log_id="log"), sequence, stamp_ms)
     one = case_state()
     for kind, demand, ring in found:
         decisions.alert(one, kind, demand, 1_000, target=TARGET, ring=ring)
@@ -38,3 +38,8 @@ def test_what_else_is_found_changes_no_id() -> None:
 def test_no_two_alerts_share_an_id() -> None:
     found = decided(ENTERED, ENTERED, MORE, MORE) + decided(ENTERED, sequence=8)
     assert len({alert.alert_id for alert in found}) == len(found)
+
+
+def test_an_entry_at_a_sequence_that_is_used_again_has_ids_of_its_own() -> None:
+    (lost,), (new,) = decided(ENTERED), decided(ENTERED, stamp_ms=1_001)
+    assert not {lost.alert_id, lost.episode_id, lost.incident_id} & {new.alert_id, new.episode_id, new.incident_id}

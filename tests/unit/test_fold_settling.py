@@ -62,10 +62,10 @@ def test_an_incident_that_could_only_end_by_a_defect_is_told_of_and_stops_nobody
     story = Story()
     story.case()
     state = story.state
-    before = Decisions(state, 100)
+    before = Decisions(state, 100, 0)
     before.alert(state.cases["case-1"], Kind.SILENT, Demand.NOTIFY, T0_MS)  # and isn't settled
     [opened] = [one for one in before.out if isinstance(one, Alert)]
-    after = Decisions(state, 101)
+    after = Decisions(state, 101, 0)
     after.settle(state.cases["case-1"])
     parked, over = after.out
     assert parked == Parked(101, "an incident ended without an alert")

@@ -18,9 +18,10 @@ from services.geofence.domain.version import VERSION
 class Decisions:
     """What one entry puts out, in order, and what that does to episodes and incidents."""
 
-    def __init__(self, state: State, sequence: int) -> None:
+    def __init__(self, state: State, sequence: int, stamp_ms: int) -> None:
         self.state = state
         self.sequence = sequence
+        self._stamp_ms = stamp_ms
         self.out: list[Output] = []
         self._named: Counter[tuple[str | int, ...]] = Counter()
 
@@ -28,11 +29,13 @@ class Decisions:
         """An id of what came of this entry, whatever else came of it.
 
         Not of its number among the others: a newer fold that finds more in an old log would give its finds the ids of other
-        alerts, which are taken, and they would be told to nobody.
+        alerts, which are taken, and they would be told to nobody. The entry's stamp is in it, since a log that went back uses its
+        sequences again, for other entries.
         """
         name = (kind, *what)
         self._named[name] += 1
-        return hash_id(kind, self.state.log_id, self.state.partition, self.sequence, *what, self._named[name])
+        state = self.state
+        return hash_id(kind, state.log_id, state.partition, self.sequence, self._stamp_ms, *what, self._named[name])
 
     def park(self, reason: str) -> None:
         """Sets the entry, or a part of it, aside: once for each entry, with all reasons, since PARKED takes one of each. No reason

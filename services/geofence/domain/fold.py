@@ -51,7 +51,7 @@ def step(state: State, entry: Entry) -> list[Output]:
 
     Raises OutdatedFold where the log demands a newer version. Any other exception is a defect: the process must end and replay.
     """
-    folding = _Folding(state, entry.sequence)
+    folding = _Folding(state, entry)
     body = entry.body
     state.sequence = entry.sequence
     folding.pass_time(state.clock_anchor_ms + (entry.stamp_ms - state.clock_anchor_ms) * state.clock_rate)
@@ -84,9 +84,9 @@ def next_due_ms(state: State) -> int | None:
 class _Folding:
     """The application of one entry."""
 
-    def __init__(self, state: State, sequence: int) -> None:
+    def __init__(self, state: State, entry: Entry) -> None:
         self.state = state
-        self.decisions = Decisions(state, sequence)
+        self.decisions = Decisions(state, entry.sequence, entry.stamp_ms)
         self._to_watch: dict[str, Report] = {}
         """Cases about which time must be asked again after the entry, and the last report that made it so."""
 

@@ -28,7 +28,7 @@ from tandem.common.v1 import alert_pb2 as tandem_dot_common_dot_v1_dot_alert__pb
 from tandem.common.v1 import log_pb2 as tandem_dot_common_dot_v1_dot_log__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!tandem/geofence/v1/geofence.proto\x12\x12tandem.geofence.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1dtandem/common/v1/access.proto\x1a\x1ctandem/common/v1/alert.proto\x1a\x1atandem/common/v1/log.proto\"7\n\x0eGetCaseRequest\x12\x0f\n\x07\x63\x61se_id\x18\x01 \x01(\t\x12\x14\n\x0cmin_sequence\x18\x02 \x01(\x04\"\xc0\x01\n\x0fGetCaseResponse\x12\x0f\n\x07\x63\x61se_id\x18\x01 \x01(\t\x12\x11\n\tpartition\x18\x02 \x01(\r\x12\x18\n\x10\x61pplied_sequence\x18\x03 \x01(\x04\x12\x14\n\x0c\x63\x61se_version\x18\x04 \x01(\x03\x12\x12\n\nepisode_id\x18\x05 \x01(\t\x12\x13\n\x0bincident_id\x18\x06 \x01(\t\x12\x30\n\nopen_rings\x18\x07 \x03(\x0b\x32\x1c.tandem.geofence.v1.OpenRing\"X\n\x08OpenRing\x12\x11\n\ttarget_id\x18\x01 \x01(\t\x12\x0e\n\x06ring_m\x18\x02 \x01(\x01\x12)\n\x05since\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"E\n\x12WatchAlertsRequest\x12\x1d\n\x15\x61\x66ter_stream_sequence\x18\x01 \x01(\x04\x12\x10\n\x08new_only\x18\x02 \x01(\x08\"\x82\x01\n\x13WatchAlertsResponse\x12\x17\n\x0fstream_sequence\x18\x01 \x01(\x04\x12&\n\x05\x61lert\x18\x02 \x01(\x0b\x32\x17.tandem.common.v1.Alert\x12*\n\x07measure\x18\x03 \x01(\x0b\x32\x19.tandem.common.v1.Measure\"9\n\x0fPutRulesRequest\x12&\n\x05rules\x18\x01 \x01(\x0b\x32\x17.tandem.common.v1.Rules\"%\n\x10PutRulesResponse\x12\x11\n\tsequences\x18\x01 \x03(\x04\x32\xb7\x02\n\x0fGeofenceService\x12[\n\x07GetCase\x12\".tandem.geofence.v1.GetCaseRequest\x1a#.tandem.geofence.v1.GetCaseResponse\"\x07\x8a\xb5\x18\x03\x03\x04\x07\x12i\n\x0bWatchAlerts\x12&.tandem.geofence.v1.WatchAlertsRequest\x1a\'.tandem.geofence.v1.WatchAlertsResponse\"\x07\x8a\xb5\x18\x03\x04\x07\t0\x01\x12\\\n\x08PutRules\x12#.tandem.geofence.v1.PutRulesRequest\x1a$.tandem.geofence.v1.PutRulesResponse\"\x05\x8a\xb5\x18\x01\x08\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!tandem/geofence/v1/geofence.proto\x12\x12tandem.geofence.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1dtandem/common/v1/access.proto\x1a\x1ctandem/common/v1/alert.proto\x1a\x1atandem/common/v1/log.proto\"7\n\x0eGetCaseRequest\x12\x0f\n\x07\x63\x61se_id\x18\x01 \x01(\t\x12\x14\n\x0cmin_sequence\x18\x02 \x01(\x04\"\xc0\x01\n\x0fGetCaseResponse\x12\x0f\n\x07\x63\x61se_id\x18\x01 \x01(\t\x12\x11\n\tpartition\x18\x02 \x01(\r\x12\x18\n\x10\x61pplied_sequence\x18\x03 \x01(\x04\x12\x14\n\x0c\x63\x61se_version\x18\x04 \x01(\x03\x12\x12\n\nepisode_id\x18\x05 \x01(\t\x12\x13\n\x0bincident_id\x18\x06 \x01(\t\x12\x30\n\nopen_rings\x18\x07 \x03(\x0b\x32\x1c.tandem.geofence.v1.OpenRing\"X\n\x08OpenRing\x12\x11\n\ttarget_id\x18\x01 \x01(\t\x12\x0e\n\x06ring_m\x18\x02 \x01(\x01\x12)\n\x05since\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"]\n\x12WatchAlertsRequest\x12\x1d\n\x15\x61\x66ter_stream_sequence\x18\x01 \x01(\x04\x12\x16\n\x0e\x61\x66ter_alert_id\x18\x03 \x01(\t\x12\x10\n\x08new_only\x18\x02 \x01(\x08\"\x82\x01\n\x13WatchAlertsResponse\x12\x17\n\x0fstream_sequence\x18\x01 \x01(\x04\x12&\n\x05\x61lert\x18\x02 \x01(\x0b\x32\x17.tandem.common.v1.Alert\x12*\n\x07measure\x18\x03 \x01(\x0b\x32\x19.tandem.common.v1.Measure\"9\n\x0fPutRulesRequest\x12&\n\x05rules\x18\x01 \x01(\x0b\x32\x17.tandem.common.v1.Rules\"%\n\x10PutRulesResponse\x12\x11\n\tsequences\x18\x01 \x03(\x04\x32\xb7\x02\n\x0fGeofenceService\x12[\n\x07GetCase\x12\".tandem.geofence.v1.GetCaseRequest\x1a#.tandem.geofence.v1.GetCaseResponse\"\x07\x8a\xb5\x18\x03\x03\x04\x07\x12i\n\x0bWatchAlerts\x12&.tandem.geofence.v1.WatchAlertsRequest\x1a\'.tandem.geofence.v1.WatchAlertsResponse\"\x07\x8a\xb5\x18\x03\x04\x07\t0\x01\x12\\\n\x08PutRules\x12#.tandem.geofence.v1.PutRulesRequest\x1a$.tandem.geofence.v1.PutRulesResponse\"\x05\x8a\xb5\x18\x01\x08\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -48,13 +48,13 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_OPENRING']._serialized_start=431
   _globals['_OPENRING']._serialized_end=519
   _globals['_WATCHALERTSREQUEST']._serialized_start=521
-  _globals['_WATCHALERTSREQUEST']._serialized_end=590
-  _globals['_WATCHALERTSRESPONSE']._serialized_start=593
-  _globals['_WATCHALERTSRESPONSE']._serialized_end=723
-  _globals['_PUTRULESREQUEST']._serialized_start=725
-  _globals['_PUTRULESREQUEST']._serialized_end=782
-  _globals['_PUTRULESRESPONSE']._serialized_start=784
-  _globals['_PUTRULESRESPONSE']._serialized_end=821
-  _globals['_GEOFENCESERVICE']._serialized_start=824
-  _globals['_GEOFENCESERVICE']._serialized_end=1135
+  _globals['_WATCHALERTSREQUEST']._serialized_end=614
+  _globals['_WATCHALERTSRESPONSE']._serialized_start=617
+  _globals['_WATCHALERTSRESPONSE']._serialized_end=747
+  _globals['_PUTRULESREQUEST']._serialized_start=749
+  _globals['_PUTRULESREQUEST']._serialized_end=806
+  _globals['_PUTRULESRESPONSE']._serialized_start=808
+  _globals['_PUTRULESRESPONSE']._serialized_end=845
+  _globals['_GEOFENCESERVICE']._serialized_start=848
+  _globals['_GEOFENCESERVICE']._serialized_end=1159
 # @@protoc_insertion_point(module_scope)

@@ -134,10 +134,15 @@ class WatchAlertsRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     AFTER_STREAM_SEQUENCE_FIELD_NUMBER: _builtins.int
+    AFTER_ALERT_ID_FIELD_NUMBER: _builtins.int
     NEW_ONLY_FIELD_NUMBER: _builtins.int
     after_stream_sequence: _builtins.int
     """Only alerts with a greater stream sequence; 0 for all that are kept. Refused where it is beyond the last one, or where alerts
     after it aren't kept any more.
+    """
+    after_alert_id: _builtins.str
+    """Id of the alert that had this sequence; needed with it. FAILED_PRECONDITION with the code stream_went_back: another alert has it now,
+    since a store that lost its tail uses sequences again. Then ask for all that are kept, and pass over those that were seen by their ids.
     """
     new_only: _builtins.bool
     """From now on: none of the alerts before. Not together with after_stream_sequence."""
@@ -145,11 +150,12 @@ class WatchAlertsRequest(_message.Message):
         self,
         *,
         after_stream_sequence: _builtins.int = ...,
+        after_alert_id: _builtins.str = ...,
         new_only: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["after_stream_sequence", b"after_stream_sequence", "new_only", b"new_only"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["after_alert_id", b"after_alert_id", "after_stream_sequence", b"after_stream_sequence", "new_only", b"new_only"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -1,0 +1,196 @@
+"""I1 and I2 where the log goes back under live evaluators: a power cut tears its tail, or an older copy of its store is put in place.
+
+Acknowledged entries of the lost part are lost. Each entry that the log holds is decided by both evaluators, whatever stood at its
+sequence before.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from services.common import flow, pull, rpc
+from services.common.bus import Bus
+from services.geofence.domain import codec
+from services.geofence.domain.state import State
+from tandem.common.v1 import alert_pb2
+from tandem.geofence.v1 import geofence_pb2, geofence_pb2_grpc
+from tests.support import torn
+from tests.support.evaluator_mesh import (
+    CHECKPOINT_EVERY,
+    PATIENCE_S,
+    SECRET,
+    EvaluatorMesh,
+    Load,
+    connected,
+    offline,
+    two_evaluators,
+    under_load,
+)
+
+LOG = flow.log_stream(0)
+ENTRIES_BEFORE = (60, 200)
+ENTRIES_AFTER = 2 * CHECKPOINT_EVERY
+POLL_S = 0.1
+
+
+class Run(NamedTuple):
+    """What came of one torn tail."""
+
+    variant: str
+    seed: int
+    lost: int
+    """Acknowledged entries that the log doesn't hold any more."""
+    reused: int
+    """Sequences of lost entries that other entries have now."""
+    alerts: int
+    """Alerts of the offline fold."""
+    of_lost: int
+    """Alerts that entries decided which are lost now; they stay published."""
+    caught_up_s: float
+    """From the server's start until all that the log held then was decided by both evaluators."""
+
+
+async def overwritten(mesh: EvaluatorMesh, drawn: random.Random, load: Load) -> None:
+    """The last bytes of the newest block are others."""
+    mesh.nats.kill()
+    torn.overwrite_tail(mesh.folder / "nats", LOG, drawn)
+
+
+async def truncated(mesh: EvaluatorMesh, drawn: random.Random, load: Load) -> None:
+    """The last bytes of the newest block are missing."""
+    mesh.nats.kill()
+    torn.truncate_tail(mesh.folder / "nats", LOG, drawn)
+
+
+async def older(mesh: EvaluatorMesh, drawn: random.Random, load: Load) -> None:
+    """A copy of the stream that was made some dozens of entries ago is put back."""
+    store, copy = mesh.folder / "nats", mesh.folder / "copy"
+    mesh.nats.kill()
+    torn.copy_of(store, LOG, copy)
+    mesh.nats.start()
+    await load.more(drawn.randint(10, 60))
+    mesh.nats.kill()
+    torn.put_back(store, LOG, copy)
+
+
+VARIANTS = {"overwritten": overwritten, "truncated": truncated, "older": older}
+
+
+async def run(folder: Path, variant: str, seed: int) -> Run:
+    """Tears the log's tail under load, and waits until both evaluators have decided what the log holds."""
+    drawn = random.Random(f"{variant} {seed}")
+    with two_evaluators(folder) as mesh:
+        async with connected(mesh) as bus:
+            async with under_load(bus) as load:
+                await load.more(drawn.randint(*ENTRIES_BEFORE))
+                await VARIANTS[variant](mesh, drawn, load)
+                mesh.nats.start()
+                began_s = time.monotonic()
+                await load.more(1)
+                first_end = (await bus.bounds_of(LOG)).last
+                known = await decided(bus, first_end)
+                caught_up_s = time.monotonic() - began_s
+                await load.more(ENTRIES_AFTER)
+            last = (await bus.bounds_of(LOG)).last
+            await decided(bus, last)
+            await mesh.applied(last, "case-0")
+            lost, reused = await compared(bus, load)
+            checked = last // CHECKPOINT_EVERY * CHECKPOINT_EVERY
+            expected, states = await offline(bus, last, {checked, last})
+            await evaluators_equal(mesh, bus, codec.decode(states[last]), last)
+            found = await alerts_of(bus, last)
+        for replica in range(2):
+            assert not mesh.logged(replica, "evaluators_differ")
+            assert "Traceback" not in mesh.evaluators[replica].log()
+    assert known
+    extra = [alert for alert in found if alert.SerializeToString() not in set(expected)]
+    cut = min(lost, default=last + 1)
+    assert [alert.sequence for alert in extra if alert.sequence < cut] == [], "alerts of nothing that the log ever held"
+    return Run(variant, seed, len(lost), len(reused), len(expected), len(extra), caught_up_s)
+
+
+async def decided(bus: Bus, last: int) -> list[bytes]:
+    """Waits until ALERTS holds, byte for byte, all that an offline fold of the stored log decides up to an entry."""
+    expected, _ = await offline(bus, last)
+    began_s = time.monotonic()
+    while True:
+        found = {alert.SerializeToString() for alert in await alerts_of(bus, last)}
+        missing = [alert for alert in expected if alert not in found]
+        if not missing:
+            return expected
+        if time.monotonic() - began_s > PATIENCE_S / 2:
+            sequences = [alert_pb2.Alert.FromString(alert).sequence for alert in missing]
+            raise AssertionError(f"in the log, and never decided: entries {sequences}")
+        await asyncio.sleep(POLL_S)
+
+
+async def alerts_of(bus: Bus, last: int) -> list[alert_pb2.Alert]:
+    """All alerts of entries up to `last`, as they are stored."""
+    end = (await bus.bounds_of(flow.ALERTS.name)).last
+    if not end:
+        return []
+    every = [alert_pb2.Alert.FromString(one.data) async for one in pull.between(bus, flow.ALERTS.name, 1, end)]
+    return [alert for alert in every if alert.sequence <= last]
+
+
+async def compared(bus: Bus, load: Load) -> tuple[set[int], set[int]]:
+    """Sequences of acknowledged entries that are lost, and of these those that are used again."""
+    end = (await bus.bounds_of(LOG)).last
+    stored = {one.sequence: one.data async for one in pull.between(bus, LOG, 1, end)}
+    lost = {sequence for sequence, data in load.acknowledged if stored.get(sequence) != data}
+    return lost, lost & stored.keys()
+
+
+async def evaluators_equal(mesh: EvaluatorMesh, bus: Bus, state: State, last: int) -> None:
+    """Each evaluator says of each case what the offline fold says, and their digests are the same."""
+    identity = rpc.bearer("spiffe://npa/desk/seoul", SECRET)
+    for address in mesh.addresses:
+        async with rpc.channel(address) as channel:
+            stub = geofence_pb2_grpc.GeofenceServiceStub(channel)
+            for case_id, case_state in state.cases.items():
+                request = geofence_pb2.GetCaseRequest(case_id=case_id, min_sequence=last)
+                answer = await stub.GetCase(request, metadata=identity)
+                assert (answer.case_id, answer.episode_id) == (case_id, case_state.episode_id)
+    checked = last // CHECKPOINT_EVERY * CHECKPOINT_EVERY
+    digests = [await digest_of(bus, checked, replica) for replica in range(2)]
+    assert digests[0] == digests[1]
+
+
+async def digest_of(bus: Bus, sequence: int, replica: int) -> bytes:
+    """The newest digest that an evaluator published of its state after an entry."""
+    subject = f"digest.0.{sequence}.*.{replica}"
+    async with asyncio.timeout(PATIENCE_S):
+        while (found := await bus.last_of(flow.DIGESTS.name, subject)) is None:  # noqa: ASYNC110
+            await asyncio.sleep(POLL_S)
+    return found
+
+
+def table(runs: list[Run]) -> str:
+    """The runs for a person."""
+    head = f"{'variant':<12}{'seed':>5}{'lost':>6}{'reused':>8}{'alerts':>8}{'of lost':>9}{'all decided after':>19}"
+    rows = [
+        f"{one.variant:<12}{one.seed:>5}{one.lost:>6}{one.reused:>8}{one.alerts:>8}{one.of_lost:>9}{one.caught_up_s:>17.1f} s"
+        for one in runs
+    ]
+    return "\n".join(["", head, *rows])
+
+
+@pytest.mark.timeout(180)
+@pytest.mark.parametrize(("variant", "seed"), [("overwritten", 1), ("truncated", 2), ("older", 3)])
+async def test_what_the_log_holds_is_decided_after_it_went_back(tmp_path: Path, variant: str, seed: int) -> None:
+    print(table([await run(tmp_path, variant, seed)]))
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize(("variant", "count"), [("overwritten", 20), ("truncated", 5), ("older", 5)])
+async def test_torn_tails(tmp_path: Path, variant: str, count: int) -> None:
+    runs = [await run(tmp_path / str(seed), variant, seed) for seed in range(count)]
+    print(table(runs))
+    assert any(one.reused for one in runs), "in some runs another entry took the lost one's sequence"
