@@ -161,7 +161,10 @@ class Watchdog:
                 if tell:
                     logger().error("store_stuck", streams=look.failed, answered=look.answered, room=look.room)
                 if restart:
-                    await self._store.restart(self._program)
+                    if look.failed:
+                        await self._store.restart(self._program)
+                    else:
+                        self._store.kill(self._program)  # it answers nothing, so it wouldn't end by itself either
                     logger().warning("store_restarted", streams=look.failed)
                 await asyncio.sleep(EVERY_S)
 

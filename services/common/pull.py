@@ -16,10 +16,8 @@ import json
 import secrets
 import uuid
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
-from datetime import datetime
 from typing import TypeAlias
 
 import nats.errors
@@ -29,6 +27,7 @@ from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy
 from services.common import cursors
 from services.common.bus import Bus, NameInUse
 from services.common.cursors import StreamCursor, StreamWentBack
+from services.common.delivered import Delivered as Delivered
 from services.common.errors import NotFound, Unavailable
 from services.common.permissions import reader_names
 from services.common.readiness import ReaderHealth
@@ -47,42 +46,10 @@ ACK_WAIT_S = 10.0
 _HEARTBEAT = "100"
 _REQUEST_TIMEOUT = "408"
 _NS = 1_000_000_000
-_TOKENS_WITHOUT_DOMAIN = 9
-_CONSUMER, _STAMP = 3, 7
-"""Places of a consumer's name and an entry's stamp among them."""
 
 
 _Compare: TypeAlias = Callable[[Bus, int], Awaitable[None]]
 """Compares what a reader knows with the stream; the number is the last sequence that its consumer has given it."""
-
-
-@dataclass(frozen=True, slots=True)
-class Delivered:
-    """A message of a stream."""
-
-    subject: str
-    data: bytes
-    stream: str
-    sequence: int
-    """Its place in the stream."""
-    stamp_ms: int
-    """When the stream's leader stored it, wall clock, milliseconds since 1970 UTC."""
-    pending: int
-    """How many more were waiting behind it when it was sent."""
-    reply: str
-    headers: Mapping[str, str] | None = None
-    stored_at: datetime | None = None
-    """`stamp_ms`, as exactly as it is known."""
-
-    @property
-    def stamp_us(self) -> int:
-        """The same, microseconds since 1970 UTC."""
-        return self.stamp_ms * 1000 if self.stored_at is None else round(self.stored_at.timestamp() * 1e6)
-
-    @property
-    def cursor(self) -> StreamCursor:
-        """The identity of this entry: a reader that has dealt with it goes on behind it. Hashed when asked for."""
-        return StreamCursor.of(self.sequence, int(_token(self.reply, _STAMP)), self.subject, self.data)
 
 
 async def consume(
@@ -150,10 +117,8 @@ async def consume(
 
 async def ack(bus: Bus, message: Delivered) -> None:
     """Tells the server that the message's effect is durable here. Lost acknowledgements mean redelivery, never loss."""
-    if (
-        _token(message.reply, _CONSUMER).rpartition("-")[2].isdigit()
-    ):  # the name of a reader; a durable's doesn't end so
-        return  # it came once more, by a consumer that isn't told
+    if message.consumer.rpartition("-")[2].isdigit():
+        return  # the name of a reader, which came once more by a consumer that isn't told; a durable's doesn't end so
     try:
         await bus.client.publish(message.reply, b"+ACK")
     except (nats.errors.Error, OSError) as error:
@@ -412,10 +377,3 @@ async def _ensure_consumer(bus: Bus, stream: str, config: ConsumerConfig, compar
         await asyncio.sleep(0.25)
         return False
     return True
-
-
-def _token(reply: str, place: int) -> str:
-    """Part of the subject under which a message is acknowledged: `$JS.ACK.stream.consumer.delivered.sequence.sequence.stamp.pending`,
-    or with domain and account before the stream."""
-    tokens = reply.split(".")
-    return tokens[place if len(tokens) == _TOKENS_WITHOUT_DOMAIN else place + 2]
