@@ -26,7 +26,7 @@ READERS = 16
 """Consumers that a service may have on one stream: its processes together, with what the server keeps of dead ones for 10 s."""
 COMMAND_READERS = 8
 """Consumers that a user of the command line may have on one stream."""
-ALERT_READERS = 256
+ALERT_READERS = 128
 """Consumers that the evaluators may have on ALERTS, which they read once more for each caller of WatchAlerts."""
 SERVICE = "spiffe://tandem/service/"
 """Prefix of the SPIFFE ids of Tandem's own processes; the user's name follows."""
