@@ -346,7 +346,8 @@ async def _pull(
                         meta.timestamp,
                     )
                 )
-            if messages:
+            # After a reconnect they may be of another store than what the position was compared with.
+            if messages and bus.reconnects == reconnects:
                 health.heard()
                 if messages[-1].pending == 0:
                     health.caught_up()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import re
 import time
 from pathlib import Path
 from typing import NamedTuple
@@ -17,12 +18,10 @@ import pytest
 from services.common import flow, pull, rpc
 from services.common.bus import Bus
 from services.geofence.domain import codec
-from services.geofence.domain.state import State
 from tandem.common.v1 import alert_pb2
 from tandem.geofence.v1 import geofence_pb2, geofence_pb2_grpc
 from tests.support import torn
 from tests.support.evaluator_mesh import (
-    CHECKPOINT_EVERY,
     PATIENCE_S,
     SECRET,
     EvaluatorMesh,
@@ -35,7 +34,7 @@ from tests.support.evaluator_mesh import (
 
 LOG = flow.log_stream(0)
 ENTRIES_BEFORE = (60, 200)
-ENTRIES_AFTER = 2 * CHECKPOINT_EVERY
+ENTRIES_AFTER = 40
 POLL_S = 0.1
 
 
@@ -93,22 +92,20 @@ async def run(folder: Path, variant: str, seed: int) -> Run:
                 mesh.nats.start()
                 began_s = time.monotonic()
                 await load.more(1)
-                first_end = (await bus.bounds_of(LOG)).last
-                known = await decided(bus, first_end)
+                end = (await bus.bounds_of(LOG)).last
+                await decided(bus, end)
                 caught_up_s = time.monotonic() - began_s
                 await load.more(ENTRIES_AFTER)
+                await checkpointed(mesh, load, after=end)
             last = (await bus.bounds_of(LOG)).last
-            await decided(bus, last)
             await mesh.applied(last, "case-0")
+            expected = await decided(bus, last)
             lost, reused = await compared(bus, load)
-            checked = last // CHECKPOINT_EVERY * CHECKPOINT_EVERY
-            expected, states = await offline(bus, last, {checked, last})
-            await evaluators_equal(mesh, bus, codec.decode(states[last]), last)
+            await states_equal(mesh, bus, last)
             found = await alerts_of(bus, last)
         for replica in range(2):
             assert not mesh.logged(replica, "evaluators_differ")
             assert "Traceback" not in mesh.evaluators[replica].log()
-    assert known
     extra = [alert for alert in found if alert.SerializeToString() not in set(expected)]
     cut = min(lost, default=last + 1)
     assert [alert.sequence for alert in extra if alert.sequence < cut] == [], "alerts of nothing that the log ever held"
@@ -147,28 +144,36 @@ async def compared(bus: Bus, load: Load) -> tuple[set[int], set[int]]:
     return lost, lost & stored.keys()
 
 
-async def evaluators_equal(mesh: EvaluatorMesh, bus: Bus, state: State, last: int) -> None:
-    """Each evaluator says of each case what the offline fold says, and their digests are the same."""
+async def checkpointed(mesh: EvaluatorMesh, load: Load, after: int) -> None:
+    """Returns once each evaluator has a checkpoint of a state behind an entry."""
+    async with asyncio.timeout(PATIENCE_S):
+        while not all(max(checkpoints(mesh, replica).values(), default=0) > after for replica in range(2)):
+            await load.more(1)
+
+
+def checkpoints(mesh: EvaluatorMesh, replica: int) -> dict[Path, int]:
+    """Files of an evaluator that count, and the sequence of each."""
+    found = {
+        path: re.search(r"-s(\d+)-", path.name) for path in mesh.folder.glob(f"geofence-{replica}/checkpoint-*.json")
+    }
+    return {path: int(match[1]) for path, match in found.items() if match}
+
+
+async def states_equal(mesh: EvaluatorMesh, bus: Bus, last: int) -> None:
+    """Each evaluator's checkpoints are, to the byte, the state of an offline fold, and of each case it says now what that says."""
+    kept = checkpoints(mesh, 0) | checkpoints(mesh, 1)
+    _, states = await offline(bus, last, {last, *kept.values()})
+    for path, sequence in kept.items():
+        # Ticks go on, and so do checkpoints.
+        assert sequence > last or codec.digest(states[sequence]) in path.name, "a state that isn't that of the log"
     identity = rpc.bearer("spiffe://npa/desk/seoul", SECRET)
     for address in mesh.addresses:
         async with rpc.channel(address) as channel:
             stub = geofence_pb2_grpc.GeofenceServiceStub(channel)
-            for case_id, case_state in state.cases.items():
+            for case_id, case_state in codec.decode(states[last]).cases.items():
                 request = geofence_pb2.GetCaseRequest(case_id=case_id, min_sequence=last)
                 answer = await stub.GetCase(request, metadata=identity)
                 assert (answer.case_id, answer.episode_id) == (case_id, case_state.episode_id)
-    checked = last // CHECKPOINT_EVERY * CHECKPOINT_EVERY
-    digests = [await digest_of(bus, checked, replica) for replica in range(2)]
-    assert digests[0] == digests[1]
-
-
-async def digest_of(bus: Bus, sequence: int, replica: int) -> bytes:
-    """The newest digest that an evaluator published of its state after an entry."""
-    subject = f"digest.0.{sequence}.*.{replica}"
-    async with asyncio.timeout(PATIENCE_S):
-        while (found := await bus.last_of(flow.DIGESTS.name, subject)) is None:  # noqa: ASYNC110
-            await asyncio.sleep(POLL_S)
-    return found
 
 
 def table(runs: list[Run]) -> str:

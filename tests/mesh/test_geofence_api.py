@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from services.common import cursors, flow
 from services.common.bus import Bus
 from services.geofence.api import MAX_ALERT_STREAMS
 from tandem.common.v1 import alert_pb2
+from tests.support import torn
 from tests.support.evaluators import (
     OPERATOR,
     PROBATION,
@@ -160,6 +162,36 @@ async def test_bad_resume_tokens_are_refused_at_their_field(single: Evaluators) 
             with pytest.raises(grpc.aio.AioRpcError) as refused:
                 await client.alerts(0, who).read()
             assert refused.value.code() == grpc.StatusCode.PERMISSION_DENIED
+
+
+async def test_who_watches_alerts_that_went_back_is_told(single: Evaluators, tmp_path: Path) -> None:
+    async with connected(single) as (bus, (client, _)):
+        await approach(bus, "1")
+        watched = client.alerts(0)
+        seen = [await watched.read() for _ in range(await stored_of_one(bus))]
+        single.nats.kill()
+        torn.overwrite_tail(tmp_path / "nats", flow.ALERTS.name, random.Random(1))
+        single.nats.start()
+        with pytest.raises(grpc.aio.AioRpcError) as refused:
+            async with asyncio.timeout(WITHIN_S):
+                while True:
+                    await watched.read()
+        assert refused.value.code() == grpc.StatusCode.FAILED_PRECONDITION
+        assert details(refused.value, error_details_pb2.ErrorInfo).reason == cursors.WENT_BACK
+        again = client.alerts(0)
+        async with asyncio.timeout(WITHIN_S):
+            rest = [await again.read() for _ in seen]
+        assert {one.alert.alert_id for one in rest} == {one.alert.alert_id for one in seen}
+
+
+async def stored_of_one(bus: Bus) -> int:
+    """How many alerts are stored of one approach, once no more come."""
+    async with asyncio.timeout(WITHIN_S):
+        while True:
+            last = (await bus.bounds_of(flow.ALERTS.name)).last
+            await asyncio.sleep(0.5)
+            if last and (await bus.bounds_of(flow.ALERTS.name)).last == last:
+                return last
 
 
 async def age(bus: Bus) -> int:

@@ -9,9 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from services.common import cursors, pull
+from services.common import cursors, flow, pull
 from services.common.bus import Bus
+from services.common.clock import MeshClock
 from services.common.cursors import StreamCursor, StreamWentBack
+from services.ingest.commands import Commands
+from services.ingest.routes import Routes
+from tandem.common.v1 import command_pb2, log_pb2
 from tests.support import torn
 from tests.support.nats import TestServer
 
@@ -192,3 +196,40 @@ async def acknowledged(bus: Bus) -> AsyncIterator[list[pull.Delivered]]:
         yield messages
         for message in messages:
             await pull.ack(bus, message)
+
+
+async def test_routes_and_commands_are_read_once_more(nats: TestServer, bus: Bus, store: Path) -> None:
+    clock = MeshClock()
+    routes = Routes(bus, clock)
+    commands = Commands(bus, routes, clock)
+    bucket = f"KV_{flow.DEVICES_BUCKET}"
+
+    async def route(device_id: str) -> None:
+        data = log_pb2.DeviceRoute(partitions=[0], vendor_id="acme").SerializeToString()
+        await bus.publish_until_stored(f"$KV.{flow.DEVICES_BUCKET}.{device_id}", data)
+
+    async def command(command_id: str) -> None:
+        given = command_pb2.Command(command_id=command_id, device_id="tag-1", issued_at_ms=clock.now_ms())
+        await bus.publish_until_stored(flow.command_subject(command_id), given.SerializeToString())
+
+    await route("tag-1")
+    await route("tag-2")
+    await command("first")
+    await command("second")
+    await routes.load()
+    await commands.load()
+    following = [asyncio.create_task(routes.follow(lambda *_: None)), asyncio.create_task(commands.follow())]
+    await asyncio.sleep(0.5)
+    nats.kill()
+    for stream in (bucket, flow.COMMANDS.name):
+        torn.overwrite_tail(store, stream, random.Random(1))
+    nats.start()
+    await route("tag-3")
+    await command("third")
+    async with asyncio.timeout(WITHIN_S):
+        while not routes.partitions("tag-3") or len(commands.of_device("tag-1")) < 3:  # noqa: ASYNC110
+            await asyncio.sleep(0.05)
+    for task in following:
+        assert not task.done()
+        task.cancel()
+    assert [one.command.command_id for one in commands.of_device("tag-1")] == ["third", "second", "first"]
