@@ -36,15 +36,15 @@ async def _serves(mesh: Mesh, name: str) -> bool:
 
 
 async def _any_greets(urls: list[str]) -> bool:
-    return any(await asyncio.gather(*map(_greets, urls)))
+    return any(await asyncio.gather(*map(greets, urls)))
 
 
-async def _greets(url: str) -> bool:
-    """A server greets whoever connects, before it asks who that is; one that is stopped doesn't."""
+async def greets(url: str, within_s: float = WITHIN_S) -> bool:
+    """Whether a server greets whoever connects, as it does before it asks who that is; one that is stopped doesn't."""
     parts = urlsplit(url)
     writer = None
     try:
-        async with asyncio.timeout(WITHIN_S):
+        async with asyncio.timeout(within_s):
             reader, writer = await asyncio.open_connection(parts.hostname, parts.port)
             return (await reader.readline()).startswith(b"INFO ")
     except (OSError, TimeoutError):

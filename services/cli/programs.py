@@ -136,6 +136,7 @@ def program(service: Service, folder: Path, base_port: int, given: Mapping[str, 
         (sys.executable, "-m", f"services.{service.package}", *service.arguments),
         {**os.environ, **given, **service.settings, **settings},
         folder / "logs" / f"{service.name}.log",
+        beats=True,
     )
 
 

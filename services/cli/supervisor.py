@@ -1,4 +1,4 @@
-"""Processes that are started again when they die, and that never outlive the one who started them."""
+"""Processes that are started again when they die or stand still, and that never outlive the one who started them."""
 
 from __future__ import annotations
 
@@ -8,9 +8,13 @@ import signal
 import sys
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager, suppress
+from contextlib import ExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+
+from services.cli.liveness import Beats, until_dead
+from services.common import heartbeat
+from services.common.telemetry import logger
 
 FIRST_DELAY_S = 0.1
 LAST_DELAY_S = 2.0
@@ -30,6 +34,8 @@ class Program:
     """The whole environment of the process."""
     log: Path
     """File to which its output is appended."""
+    beats: bool = False
+    """It writes heartbeats, see services/common/heartbeat.py, and is killed when they cease."""
 
 
 class Guardian:
@@ -113,6 +119,13 @@ class Supervisor:
         if process is not None:
             await _end(process)
 
+    def kill(self, name: str) -> None:
+        """Kills a program that doesn't answer; its keeper starts it again."""
+        process = self._processes.get(name)
+        if process is not None:
+            with suppress(ProcessLookupError):  # it ended by itself meanwhile
+                process.kill()
+
     async def stop(self) -> None:
         """Asks all programs to end, kills what hasn't after 8 s, and returns when none is left."""
         self._stopping.set()
@@ -148,30 +161,51 @@ class Supervisor:
             self._say(f"the list of processes can't be written: {error.strerror}")
 
     async def _run_once(self, program: Program) -> str:
-        with program.log.open("ab") as log:
-            process = await asyncio.create_subprocess_exec(
-                *program.command,
-                stdin=asyncio.subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                env=dict(program.environment),
-                start_new_session=True,  # Ctrl-C goes to `up` alone, which stops them in their order
-            )
+        with ExitStack() as stack:
+            log = stack.enter_context(program.log.open("ab"))
+            beats = Beats() if program.beats else None
+            if beats:
+                stack.enter_context(beats.listening())
+            try:
+                process = await asyncio.create_subprocess_exec(
+                    *program.command,
+                    stdin=asyncio.subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=log,
+                    env={**program.environment, **({heartbeat.PIPE: str(beats.writing)} if beats else {})},
+                    pass_fds=(beats.writing,) if beats else (),
+                    start_new_session=True,  # Ctrl-C goes to `up` alone, which stops them in their order
+                )
+            finally:
+                if beats:
+                    os.close(beats.writing)
+            return await self._until_ended(program, process, beats)
+
+    async def _until_ended(self, program: Program, process: asyncio.subprocess.Process, beats: Beats | None) -> str:
         self._guardian.started(process.pid)
         self._processes[program.name] = process
         self.pids[program.name] = process.pid
         self._tell()
         ended = asyncio.create_task(process.wait())
         stop = asyncio.create_task(self._stopping.wait())
+        watch = asyncio.create_task(self._kill_when_silent(program.name, process.pid, beats)) if beats else None
         await asyncio.wait({ended, stop}, return_when=asyncio.FIRST_COMPLETED)
         stop.cancel()
         if not ended.done():
             await _end(process)
         code = await ended
+        if watch:
+            watch.cancel()
         self._guardian.ended(process.pid)
         del self.pids[program.name], self._processes[program.name]
         self._tell()
         return signal.Signals(-code).name if code < 0 else f"exit code {code}"
+
+    async def _kill_when_silent(self, name: str, pid: int, beats: Beats) -> None:
+        silent_s = await until_dead(pid, beats.silence)
+        logger().error("process_silent", name=name, pid=pid, silent_s=round(silent_s, 1))
+        self._say(f"{name} has given no sign of life for {silent_s:.0f} s; killing it")
+        self.kill(name)
 
 
 async def _end(process: asyncio.subprocess.Process) -> None:

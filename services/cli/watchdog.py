@@ -2,7 +2,8 @@
 
 A stream whose write failed once, as on a full disk, takes nothing more until the server is started anew, though space is back and
 other streams go on (nats-server 2.14 and later). The server's monitor names such streams. What it doesn't name, such as a disk that
-hangs or a stopped process, shows in a probe that nobody answers.
+hangs, shows in a probe that nobody answers. A server that greets no connection, such as a stopped process, is killed at once: it has
+nothing in hand that it could bring to an end.
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ from typing import NamedTuple
 
 import aiohttp
 
+from services.cli import liveness, probes
+from services.cli.liveness import Silence
 from services.cli.nats_server import NatsServer
 from services.cli.supervisor import Supervisor
 from services.common import flow
@@ -117,6 +120,38 @@ class Watchdog:
 
     async def run(self) -> None:
         """Watches for ever."""
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._restart_when_stuck())
+            tasks.create_task(self._kill_when_silent())
+
+    async def _kill_when_silent(self) -> None:
+        while True:
+            pid = self._store.pids.get(self._program)
+            if pid is None:
+                await asyncio.sleep(liveness.CHECK_S)
+                continue
+            silence = Silence()
+            greeted = asyncio.create_task(self._greet(silence))
+            dead = asyncio.create_task(liveness.until_dead(pid, silence))
+            try:
+                while self._store.pids.get(self._program) == pid and not dead.done():  # noqa: ASYNC110 - pids tell nobody
+                    await asyncio.sleep(liveness.CHECK_S)
+                if dead.done() and self._store.pids.get(self._program) == pid:
+                    logger().error("store_silent", pid=pid, silent_s=round(dead.result(), 1))
+                    self._store.kill(self._program)
+                    await asyncio.sleep(liveness.CHECK_S)  # until its end is noticed
+            finally:
+                for task in (greeted, dead):
+                    task.cancel()
+                await asyncio.gather(greeted, dead, return_exceptions=True)
+
+    async def _greet(self, silence: Silence) -> None:
+        while True:
+            if await probes.greets(self._server.url, liveness.CHECK_S):
+                silence.heard()
+            await asyncio.sleep(liveness.CHECK_S)
+
+    async def _restart_when_stuck(self) -> None:
         timeout = aiohttp.ClientTimeout(total=MONITOR_TIMEOUT_S)
         watched = Watched()
         async with self._server.bus_as("watchdog") as bus, aiohttp.ClientSession(timeout=timeout) as session:
@@ -126,7 +161,10 @@ class Watchdog:
                 if tell:
                     logger().error("store_stuck", streams=look.failed, answered=look.answered, room=look.room)
                 if restart:
-                    await self._store.restart(self._program)
+                    if look.failed:
+                        await self._store.restart(self._program)
+                    else:
+                        self._store.kill(self._program)  # it answers nothing, so it wouldn't end by itself either
                     logger().warning("store_restarted", streams=look.failed)
                 await asyncio.sleep(EVERY_S)
 

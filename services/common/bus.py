@@ -30,9 +30,12 @@ FIRST_RETRY_S = 0.05
 LAST_RETRY_S = 1.0
 FAILURE_REMEMBERED_S = 10.0
 CERTIFICATE_EVERY_S = 10.0
+PING_EVERY_S = 1
+"""How often the server is asked whether it lives: after three pings without an answer the client goes to another one."""
 
 _NO_HEADERS: Mapping[str, str] = {}
 _WRONG_LAST_SEQUENCE = 10071
+_NAME_IN_USE = (10013, 10148)  # by its name, by its configuration
 _STORE_FULL = (10077, 10023, 10047)  # stream's max_bytes, account's quota, no room for the stream
 
 
@@ -43,6 +46,10 @@ class AlreadyThere(Exception):
         super().__init__(subject)
         self.sequence = sequence
         """Of that message, in its stream, where the server says it."""
+
+
+class NameInUse(Unavailable):
+    """A consumer of this name exists, and another reader made it."""
 
 
 class PubAck(NamedTuple):
@@ -65,8 +72,10 @@ class Bounds(NamedTuple):
 class Bus:
     """A connection to JetStream. Messages are published whole or refused; a timeout is an unknown outcome."""
 
-    def __init__(self, client: Client) -> None:
+    def __init__(self, client: Client, user: str) -> None:
         self.client = client
+        self.user = user
+        """User of the server, which names its readers; where the server has no users, the name of the connection."""
         self.js: JetStreamContext = client.jetstream(timeout=PUBLISH_TIMEOUT_S)
         """For setting streams up; what runs in a service's loops goes through `publish` and `api`."""
         self._last_failure_s = -math.inf
@@ -204,6 +213,8 @@ class Bus:
             return answer
         if error["code"] == 404:
             raise NotFound(error["description"])
+        if error.get("err_code") in _NAME_IN_USE:
+            raise NameInUse(f"{subject}: {error['description']}")
         raise Unavailable(f"JetStream refused {subject.partition('.')[0]}: {error['description']}")
 
     async def last_of(self, stream: str, subject: str) -> bytes | None:
@@ -272,7 +283,7 @@ async def connect(url: str, name: str, tls: Files | None = None) -> AsyncIterato
         inbox_prefix=inbox(user) if user else DEFAULT_INBOX_PREFIX,
         max_reconnect_attempts=-1,
         reconnect_time_wait=0.25,
-        ping_interval=5,
+        ping_interval=PING_EVERY_S,
         max_outstanding_pings=2,
         pending_size=-1,
         error_cb=on_error,
@@ -282,7 +293,7 @@ async def connect(url: str, name: str, tls: Files | None = None) -> AsyncIterato
     )
     renewing = asyncio.create_task(_renew(client, tls)) if tls else None
     try:
-        bus = Bus(client)
+        bus = Bus(client, user or name)
         await bus.listen()
         yield bus
     finally:

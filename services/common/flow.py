@@ -107,7 +107,10 @@ _DISPATCH = tuple(f"dispatch-{leg}" for leg in LEGS)
 _DESKS = ("dispatch-probation", "dispatch-police")
 """The legs that keep what their incidents rest on."""
 
-USERS = ("registry", "ingest", "geofence", *_DISPATCH, "setup", "watchdog", "operator", "explain", "evidence", "export")
+COMMAND_USERS = ("operator", "explain", "evidence", "export")
+"""Users of the commands that read streams, as which people connect."""
+
+USERS = ("registry", "ingest", "geofence", *_DISPATCH, "setup", "watchdog", *COMMAND_USERS)
 """Users of the server: one for each service and leg, for who makes the streams, who watches the server, who is on call, and for
 the commands that look into the log. Evaluators share one: they write the same."""
 

@@ -1,7 +1,10 @@
 """What each user of the NATS server may do: generated from the flow table, so that the table is what the server enforces. Pure.
 
 A user publishes the subjects that the table gives it, reads the streams that the table gives it, and has its answers come to an inbox
-in an account of its own. Nobody may delete or purge anything.
+in an account of its own. Nobody may delete or purge anything but its own readers.
+
+A stream takes a limited number of consumers (1,000 by default), of all users together. So each user may create consumers under a fixed
+list of names of its own: however many it asks for, the other users' readers keep their places.
 """
 
 from __future__ import annotations
@@ -16,8 +19,15 @@ from services.common import flow
 HOME = "tandem"
 """The account that has the streams."""
 _API = "$JS.API"
-_PULL = f"{_API}.CONSUMER.MSG.NEXT."
+_CONSUMER = f"{_API}.CONSUMER"
+_PULL = f"{_CONSUMER}.MSG.NEXT."
 """What is asked for here comes in many answers."""
+READERS = 16
+"""Consumers that a service may have on one stream: its processes together, with what the server keeps of dead ones for 10 s."""
+COMMAND_READERS = 8
+"""Consumers that a user of the command line may have on one stream."""
+ALERT_READERS = 128
+"""Consumers that the evaluators may have on ALERTS, which they read once more for each caller of WatchAlerts."""
 SERVICE = "spiffe://tandem/service/"
 """Prefix of the SPIFFE ids of Tandem's own processes; the user's name follows."""
 
@@ -39,6 +49,15 @@ def inbox(user: str) -> str:
     return f"_INBOX.{user}"
 
 
+def reader_names(user: str, stream: str) -> tuple[str, ...]:
+    """Names that a user's readers of a stream may have; a user that the flow table doesn't list gets as many as a service."""
+    if (user, stream) == ("geofence", flow.ALERTS.name):
+        count = ALERT_READERS
+    else:
+        count = COMMAND_READERS if user in flow.COMMAND_USERS else READERS
+    return tuple(f"{user}-{number}" for number in range(count))
+
+
 def users(partitions: int) -> tuple[User, ...]:
     """All users of a mesh whose log has so many partitions."""
     return tuple(User(name, tuple(_publish(name, partitions)), (f"{inbox(name)}.>",)) for name in flow.USERS)
@@ -54,9 +73,11 @@ def accounts(everybody: Iterable[User], passwords: Mapping[str, str], at_home: I
     exported: dict[str, list[str]] = {}
     blocks = []
     for one in everybody:
-        for subject in one.publish:
+        # The names of its readers are for its permissions alone: the accounts would only repeat them.
+        crossing = dict.fromkeys(_any_reader(subject) for subject in one.publish)
+        for subject in crossing:
             exported.setdefault(subject, []).append(one.name)
-        taken_over = [{"service": {"account": HOME, "subject": subject}} for subject in one.publish]
+        taken_over = [{"service": {"account": HOME, "subject": subject}} for subject in crossing]
         blocks.append(_block(one.name, [_rule(one, passwords)], "imports", taken_over))
     exports = [
         {"service": subject, "accounts": names, "response_type": "stream" if _PULL in subject else "singleton"}
@@ -86,7 +107,7 @@ def _publish(user: str, partitions: int) -> list[str]:
             allowed.append(_pattern(row.subject, user))
         if user in row.readers:
             for stream in _streams(row.stream, partitions):
-                allowed += _reading(stream, row.durable)
+                allowed += _reading(user, stream, row.durable)
     if user == "setup":
         allowed.append(f"{_API}.STREAM.LIST")
         for name in (*(one.name for one in flow.STREAMS), flow.ROUTES.stream):
@@ -107,10 +128,21 @@ def _pattern(subject: str, user: str) -> str:
     return re.sub(r"\{\w+\}", "*", fixed)
 
 
-def _reading(stream: str, durable: str) -> list[str]:
+def _reading(user: str, stream: str, durable: str) -> list[str]:
     reading = [f"{_API}.STREAM.INFO.{stream}", f"{_API}.STREAM.MSG.GET.{stream}"]
-    reading += [f"{_API}.CONSUMER.CREATE.{stream}.*", f"{_API}.CONSUMER.MSG.NEXT.{stream}.*"]
-    return [*reading, f"$JS.ACK.{stream}.{durable}.>"] if durable else reading
+    if stream == flow.PREMISES.name:
+        return reading  # one message, which nobody needs a consumer for
+    for name in reader_names(user, stream):
+        reading += (f"{_CONSUMER}.{verb}.{stream}.{name}" for verb in ("CREATE", "DELETE", "MSG.NEXT"))
+    if durable:
+        reading += (f"{_CONSUMER}.{verb}.{stream}.{durable}" for verb in ("CREATE", "MSG.NEXT"))
+        reading.append(f"$JS.ACK.{stream}.{durable}.>")
+    return reading
+
+
+def _any_reader(subject: str) -> str:
+    """The subject with a wildcard for the reader's name, if it names one."""
+    return f"{subject.rpartition('.')[0]}.*" if subject.startswith(f"{_CONSUMER}.") else subject
 
 
 def _streams(name: str, partitions: int) -> list[str]:

@@ -13,12 +13,11 @@ from __future__ import annotations
 
 import asyncio
 import json
+import secrets
 import uuid
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
-from datetime import datetime
 from typing import TypeAlias
 
 import nats.errors
@@ -26,56 +25,31 @@ from nats.aio.msg import Msg
 from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy
 
 from services.common import cursors
-from services.common.bus import Bus
+from services.common.bus import Bus, NameInUse
 from services.common.cursors import StreamCursor, StreamWentBack
+from services.common.delivered import Delivered as Delivered
 from services.common.errors import NotFound, Unavailable
+from services.common.permissions import reader_names
+from services.common.readiness import ReaderHealth
 from services.common.telemetry import logger
 
 BATCH = 256
 EXPIRES_S = 5.0
 HEARTBEAT_S = 0.5
+FORGOTTEN_AFTER_S = 10.0
+"""How long the server keeps a reader that asks for nothing."""
+_CERTAIN_FOR_S = FORGOTTEN_AFTER_S / 2
+"""How long after it heard of its consumer a reader takes the consumer of that name for its own."""
+_NEXT_NAME_S = 0.05
+"""How long a reader waits before it tries its next name, so that one that finds all of them in use doesn't flood the server."""
 ACK_WAIT_S = 10.0
 _HEARTBEAT = "100"
 _REQUEST_TIMEOUT = "408"
 _NS = 1_000_000_000
-_TOKENS_WITHOUT_DOMAIN = 9
-_CONSUMER, _STAMP = 3, 7
-"""Places of a consumer's name and an entry's stamp among them."""
-_READER = "read-"
-"""First part of the name of a consumer that leaves no trace."""
 
 
 _Compare: TypeAlias = Callable[[Bus, int], Awaitable[None]]
 """Compares what a reader knows with the stream; the number is the last sequence that its consumer has given it."""
-
-
-@dataclass(frozen=True, slots=True)
-class Delivered:
-    """A message of a stream."""
-
-    subject: str
-    data: bytes
-    stream: str
-    sequence: int
-    """Its place in the stream."""
-    stamp_ms: int
-    """When the stream's leader stored it, wall clock, milliseconds since 1970 UTC."""
-    pending: int
-    """How many more were waiting behind it when it was sent."""
-    reply: str
-    headers: Mapping[str, str] | None = None
-    stored_at: datetime | None = None
-    """`stamp_ms`, as exactly as it is known."""
-
-    @property
-    def stamp_us(self) -> int:
-        """The same, microseconds since 1970 UTC."""
-        return self.stamp_ms * 1000 if self.stored_at is None else round(self.stored_at.timestamp() * 1e6)
-
-    @property
-    def cursor(self) -> StreamCursor:
-        """The identity of this entry: a reader that has dealt with it goes on behind it. Hashed when asked for."""
-        return StreamCursor.of(self.sequence, int(_token(self.reply, _STAMP)), self.subject, self.data)
 
 
 async def consume(
@@ -85,6 +59,7 @@ async def consume(
     subjects: Sequence[str],
     batch: int = BATCH,
     after: StreamCursor | None = None,
+    health: ReaderHealth | None = None,
 ) -> AsyncIterator[list[Delivered]]:
     """Messages for a durable consumer, in lists of what has arrived. Acknowledge each with `ack` once its effect is durable;
     what isn't comes again after 10 s.
@@ -93,6 +68,8 @@ async def consume(
     position is a number: after the stream went back it may lie beyond entries that nobody has seen. Then that is an alarm
     (`cursors.alarm`), and all that the stream holds comes once more, in order, before the durable's turn comes again: effects must not
     mind a repetition, as with any redelivery.
+
+    `health` is kept up to date with what the server says of this reader.
     """
     config = ConsumerConfig(
         durable_name=durable,
@@ -104,6 +81,7 @@ async def consume(
         max_ack_pending=4 * batch,
     )
     newest, given = after, 0
+    health = health or ReaderHealth(stream)
 
     async def compare(bus: Bus, delivered: int) -> None:
         nonlocal given
@@ -114,31 +92,33 @@ async def consume(
             raise StreamWentBack(stream, delivered, None, last)
 
     went_back = False
-    while True:
-        try:
-            if went_back:
-                # By number the durable isn't there yet, or it is beyond what is new.
-                end = max(given, (await bus.bounds_of(stream)).last)
-                async for messages in read(bus, stream, 1, subjects, batch):
-                    newest = messages[-1].cursor
+    with health.reading():
+        while True:
+            try:
+                if went_back:
+                    # By number the durable isn't there yet, or it is beyond what is new.
+                    end = max(given, (await bus.bounds_of(stream)).last)
+                    async for messages in read(bus, stream, 1, subjects, batch):
+                        newest = messages[-1].cursor
+                        with health.working():
+                            yield messages
+                        if newest.sequence >= end:
+                            break
+                    went_back = False
+                async for messages in _pull(bus, stream, durable, config, batch, compare, health):
+                    head = max(messages, key=lambda message: message.sequence)
+                    if newest is None or head.sequence > newest.sequence:
+                        newest = head.cursor
                     yield messages
-                    if newest.sequence >= end:
-                        break
-                went_back = False
-            async for messages in _pull(bus, stream, durable, config, batch, compare):
-                head = max(messages, key=lambda message: message.sequence)
-                if newest is None or head.sequence > newest.sequence:
-                    newest = head.cursor
-                yield messages
-        except StreamWentBack as error:
-            cursors.alarm(error)
-            newest, went_back = None, True
+            except StreamWentBack as error:
+                cursors.alarm(error)
+                newest, went_back = None, True
 
 
 async def ack(bus: Bus, message: Delivered) -> None:
     """Tells the server that the message's effect is durable here. Lost acknowledgements mean redelivery, never loss."""
-    if _token(message.reply, _CONSUMER).startswith(_READER):
-        return  # it came once more, by a consumer that isn't told
+    if message.consumer.rpartition("-")[2].isdigit():
+        return  # the name of a reader, which came once more by a consumer that isn't told; a durable's doesn't end so
     try:
         await bus.client.publish(message.reply, b"+ACK")
     except (nats.errors.Error, OSError) as error:
@@ -146,9 +126,16 @@ async def ack(bus: Bus, message: Delivered) -> None:
 
 
 async def read(
-    bus: Bus, stream: str, start: int | StreamCursor, subjects: Sequence[str] = (), batch: int = BATCH
+    bus: Bus,
+    stream: str,
+    start: int | StreamCursor,
+    subjects: Sequence[str] = (),
+    batch: int = BATCH,
+    health: ReaderHealth | None = None,
 ) -> AsyncIterator[list[Delivered]]:
     """Messages of a stream in their order, each exactly once, in lists of what has arrived; waits for more.
+
+    `health` is kept up to date with what the server says of this reader.
 
     `start` is the sequence to begin at, or the identity of the entry to go on behind: who keeps a position over a restart keeps
     `messages[-1].cursor`, not its number. With a number, the entry before it is looked up at the start and known from then on.
@@ -157,21 +144,37 @@ async def read(
     the server may have changed meanwhile; `cursors.last_common` finds the entry to begin again behind.
     """
     position = _Position(stream, start)
-    while True:
-        name = f"{_READER}{uuid.uuid4().hex}"
-        config = ConsumerConfig(
-            name=name,
-            filter_subjects=list(subjects) or None,
-            ack_policy=AckPolicy.NONE,
-            deliver_policy=DeliverPolicy.BY_START_SEQUENCE,
-            opt_start_seq=position.begins_at,
-            inactive_threshold=30.0,
-            mem_storage=True,
-        )
-        async for messages in _pull(bus, stream, name, config, batch, position.compare, restart_on_loss=True):
-            fresh = position.advance(messages)
-            if fresh:
-                yield fresh
+    names = reader_names(bus.user, stream)
+    number = secrets.randbelow(len(names))
+    in_use = 0
+    health = health or ReaderHealth(stream)
+    with health.reading():
+        while True:
+            # Never the same name twice: the server may still hold the last one, which can't begin elsewhere.
+            number = (number + 1) % len(names)
+            config = ConsumerConfig(
+                name=names[number],
+                filter_subjects=list(subjects) or None,
+                ack_policy=AckPolicy.NONE,
+                deliver_policy=DeliverPolicy.BY_START_SEQUENCE,
+                opt_start_seq=position.begins_at,
+                inactive_threshold=FORGOTTEN_AFTER_S,
+                mem_storage=True,
+                metadata={"reader": uuid.uuid4().hex},  # the server refuses the same name with another one
+            )
+            try:
+                async for messages in _pull(
+                    bus, stream, names[number], config, batch, position.compare, health, restart_on_loss=True
+                ):
+                    in_use = 0
+                    fresh = position.advance(messages)
+                    if fresh:
+                        yield fresh
+            except NameInUse:
+                in_use += 1
+                if in_use % len(names) == 0:
+                    logger().warning("reader_names_in_use", stream=stream, names=len(names))
+                await asyncio.sleep(_NEXT_NAME_S)
 
 
 async def between(bus: Bus, stream: str, first: int, last: int) -> AsyncIterator[Delivered]:
@@ -254,6 +257,7 @@ async def _pull(
     config: ConsumerConfig,
     batch: int,
     compare: _Compare,
+    health: ReaderHealth,
     restart_on_loss: bool = False,
 ) -> AsyncIterator[list[Delivered]]:
     """Messages of a consumer. `compare` is called whenever the stream behind it may be another, before any message of it is yielded."""
@@ -275,6 +279,8 @@ async def _pull(
     ready = False
     reconnects = bus.reconnects
     next_consumer_sequence = 1
+    loop = asyncio.get_running_loop()
+    certain_until_s = 0.0
     try:
         while True:
             if bus.reconnects != reconnects:
@@ -283,9 +289,12 @@ async def _pull(
                     return
                 reconnects, ready = bus.reconnects, False
             if not ready:
-                if not await _ensure_consumer(bus, stream, config, compare):
+                if not await _ensure_consumer(bus, stream, config, compare, new=restart_on_loss):
                     continue
                 ready, left = True, 0
+                certain_until_s = loop.time() + _CERTAIN_FOR_S
+            if restart_on_loss and loop.time() > certain_until_s:
+                return  # this process stood still or was busy: its consumer may be forgotten, and its name another reader's
             # The next are on their way while these are worked on; the server fills requests in their order.
             if left <= batch // 2:
                 number += 1
@@ -309,13 +318,20 @@ async def _pull(
                         return  # to a new one: the server doesn't let a consumer that it still has begin elsewhere
                     ready = False
                     continue
+            if restart_on_loss and loop.time() > certain_until_s:
+                return
+            certain_until_s = loop.time() + _CERTAIN_FOR_S
             messages: list[Delivered] = []
             gap = False
             while arrived:
                 message = arrived.popleft()
                 status = message.headers.get("Status") if message.headers else None
                 if status is not None and not message.reply.startswith("$JS.ACK"):
-                    if status == _HEARTBEAT or message.subject != f"{inbox}.{number}":
+                    if status == _HEARTBEAT:
+                        health.heard()
+                        health.caught_up()  # the server has nothing else to say
+                        continue
+                    if message.subject != f"{inbox}.{number}":
                         continue
                     left = 0
                     if status != _REQUEST_TIMEOUT:
@@ -347,30 +363,35 @@ async def _pull(
                 if not message.data and restart_on_loss:
                     gap = True
                     break
+            # After a reconnect they may be of another store than what the position was compared with.
             if messages and bus.reconnects == reconnects:
-                yield messages  # else they may be of another store than what the position was compared with
+                health.heard()
+                if messages[-1].pending == 0:
+                    health.caught_up()
+                with health.working():
+                    yield messages
             if gap or (restart_on_loss and not ready):
                 return
     finally:
         with suppress(nats.errors.Error, OSError):
+            if restart_on_loss and loop.time() < certain_until_s:
+                # Its name is free for the next reader at once; nobody waits for the answer.
+                await bus.client.publish(f"$JS.API.CONSUMER.DELETE.{stream}.{name}", b"", reply=f"{inbox}.0")
             await subscription.unsubscribe()
 
 
-async def _ensure_consumer(bus: Bus, stream: str, config: ConsumerConfig, compare: _Compare) -> bool:
+async def _ensure_consumer(bus: Bus, stream: str, config: ConsumerConfig, compare: _Compare, new: bool) -> bool:
+    """Whether the server has the consumer. `new` says that it must not be another reader's: raises NameInUse where it is."""
     name = config.name or config.durable_name
+    request = {"stream_name": stream, "config": config.as_dict(), "action": "create" if new else ""}
     try:
-        made = await bus.api(f"CONSUMER.CREATE.{stream}.{name}", {"stream_name": stream, "config": config.as_dict()})
+        made = await bus.api(f"CONSUMER.CREATE.{stream}.{name}", request)
         # After it is made: a consumer doesn't outlive the store that it reads.
         await compare(bus, made["delivered"]["stream_seq"])
+    except NameInUse:
+        raise
     except (NotFound, Unavailable) as error:
         logger().warning("consumer_awaited", stream=stream, reason=error.reason)
         await asyncio.sleep(0.25)
         return False
     return True
-
-
-def _token(reply: str, place: int) -> str:
-    """Part of the subject under which a message is acknowledged: `$JS.ACK.stream.consumer.delivered.sequence.sequence.stamp.pending`,
-    or with domain and account before the stream."""
-    tokens = reply.split(".")
-    return tokens[place if len(tokens) == _TOKENS_WITHOUT_DOMAIN else place + 2]

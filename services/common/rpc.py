@@ -21,6 +21,7 @@ from grpc_status import rpc_status
 from services.common import errors, tracing, wire
 from services.common.bus import Bus
 from services.common.identity import Caller, asking_for, caller_of, sign_dev_token, verify_dev_token
+from services.common.readiness import Readiness
 from services.common.settings import CommonSettings
 from services.common.telemetry import logger
 from tandem.common.v1 import access_pb2
@@ -38,10 +39,12 @@ OPEN_STREAMS_MOST = 200
 """Streams of these methods at the same time, of all callers together."""
 
 _SERVER_OPTIONS = (
-    ("grpc.keepalive_time_ms", 20_000),
+    ("grpc.keepalive_time_ms", 5_000),
     ("grpc.keepalive_timeout_ms", 5_000),
+    ("grpc.http2.ping_timeout_ms", 5_000),  # a minute by default, which the keepalive's own doesn't shorten
     ("grpc.keepalive_permit_without_calls", 1),
-    ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
+    # Clients may ask as often as ours do: more would close their connection.
+    ("grpc.http2.min_ping_interval_without_data_ms", 1_000),
     ("grpc.max_connection_age_ms", 300_000),
     ("grpc.max_connection_age_grace_ms", 30_000),
     ("grpc.max_concurrent_streams", 512),
@@ -53,8 +56,11 @@ _SERVER_OPTIONS = (
 )
 CHANNEL_OPTIONS = (
     ("grpc.lb_policy_name", "round_robin"),
-    ("grpc.keepalive_time_ms", 20_000),
-    ("grpc.keepalive_timeout_ms", 5_000),
+    # gRPC's own threads answer, not the event loop: a server that is only busy does so, and one that was stopped is noticed within 5 s.
+    ("grpc.keepalive_time_ms", 2_000),
+    ("grpc.keepalive_timeout_ms", 3_000),
+    ("grpc.http2.ping_timeout_ms", 3_000),
+    ("grpc.http2.max_pings_without_data", 0),
     ("grpc.initial_reconnect_backoff_ms", 100),
     # Also how long an attempt may take: on a busy machine the first frame comes late, and that is no reason to fail a call.
     ("grpc.min_reconnect_backoff_ms", 1_000),
@@ -287,6 +293,8 @@ class Server:
     _health: health.aio.HealthServicer
     unready: str = "is starting"
     """Why it says NOT_SERVING; empty while it says SERVING."""
+    degraded: str = ""
+    """What of its work has to wait although it says SERVING."""
 
     async def ready(self) -> None:
         """Says SERVING: the service can do its work."""
@@ -341,16 +349,18 @@ def _server_credentials(settings: CommonSettings) -> grpc.ServerCredentials:
     return grpc.dynamic_ssl_server_credentials(fetch(), fetch, require_client_authentication=True)
 
 
-async def keep_health(server: Server, bus: Bus) -> None:
-    """Says SERVING while JetStream works and NOT_SERVING once it hasn't for 10 s, for ever."""
+async def keep_health(server: Server, readiness: Readiness, bus: Bus | None = None) -> None:
+    """Says SERVING while the process can do its work, for ever. With `bus`, it can't once JetStream hasn't worked for 10 s."""
     loop = asyncio.get_running_loop()
     works_until_s = loop.time()
     while True:
-        if await bus.works():
+        reason = readiness.unable()
+        if bus and await bus.works():
             works_until_s = loop.time()
-            await server.ready()
-        elif loop.time() - works_until_s > NOT_READY_AFTER_S:
-            await server.not_ready(f"JetStream hasn't worked for {NOT_READY_AFTER_S:.0f} s")
+        elif bus and loop.time() - works_until_s > NOT_READY_AFTER_S:
+            reason = f"JetStream hasn't worked for {NOT_READY_AFTER_S:.0f} s"
+        server.degraded = readiness.degraded()
+        await (server.not_ready(reason) if reason else server.ready())
         await asyncio.sleep(HEALTH_EVERY_S)
 
 

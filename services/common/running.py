@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Awaitable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
+from services.common.heartbeat import HEART
 from services.common.telemetry import logger
 
 STOP_TRIES = 3
@@ -34,7 +35,8 @@ async def until_stopped(*work: Awaitable[None]) -> None:
     waiter = asyncio.ensure_future(stop.wait())
     tasks = [asyncio.ensure_future(one) for one in work]
     try:
-        done, _ = await asyncio.wait([waiter, *tasks], return_when=asyncio.FIRST_COMPLETED)
+        with HEART.watching_loop():
+            done, _ = await asyncio.wait([waiter, *tasks], return_when=asyncio.FIRST_COMPLETED)
         for task in done - {waiter}:
             task.result()
             raise RuntimeError("a task of the service ended by itself")

@@ -14,6 +14,7 @@ from services.common.bus import Bus
 from services.common.cursors import StreamCursor, StreamWentBack
 from services.common.errors import Unavailable
 from services.common.pull import BATCH, Delivered
+from services.common.readiness import ReaderHealth
 from services.common.telemetry import logger
 
 RETRY_S = 0.5
@@ -69,16 +70,18 @@ async def follow(
     after: int = 0,
     on_went_back: WentBack | None = None,
     batch: int = BATCH,
+    health: ReaderHealth | None = None,
 ) -> AsyncIterator[list[Delivered]]:
     """Messages of a stream behind a trail, in lists of what has arrived, for ever; the trail has each list's last entry when it comes.
 
     `after` is the sequence to go on behind where the trail is empty: of a position from before there were trails.
+    `health` is kept up to date with what the server says of this reader.
     Where the stream went back that is an alarm, and what it holds behind the last common entry comes again: effects must be idempotent.
     """
     start: int | StreamCursor = trail.newest or after + 1
     while True:
         try:
-            async for messages in pull.read(bus, stream, start, subjects, batch):
+            async for messages in pull.read(bus, stream, start, subjects, batch, health):
                 trail.add(messages[-1].cursor)
                 yield messages
         except StreamWentBack as error:

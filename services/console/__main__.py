@@ -4,10 +4,12 @@ and the sessions that it ended, and nothing else."""
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
+from functools import partial
 
 import uvloop
 
-from services.common import running, telemetry, web
+from services.common import heartbeat, running, telemetry, web
 from services.common.observe import observed
 from services.console import mesh as meshes
 from services.console.domain.people import LOOKERS, Role
@@ -33,14 +35,24 @@ async def run(settings: ConsoleSettings) -> None:
         routes = Pages(settings, guard, mesh, feeds).routes()
         async with (
             web.served("console", routes, settings.host, settings.port, settings.http_tls, most=CONNECTIONS_MOST),
-            # It serves its pages whoever is away, and they say so.
-            observed(settings.host, settings.metrics_port, lambda: ""),
+            observed(settings.host, settings.metrics_port, partial(_unready, feeds), partial(_degraded, feeds)),
         ):
             await running.until_stopped(*(feed.run() for feed in feeds.values()), asyncio.Event().wait())  # type: ignore[arg-type]
 
 
+def _unready(feeds: Mapping[Role, Feed]) -> str:
+    """Why no page shows anything new, or nothing. While some do, the others say so on their pages."""
+    reasons = [feed.unable() for feed in feeds.values()]
+    return reasons[0] if reasons and all(reasons) else ""
+
+
+def _degraded(feeds: Mapping[Role, Feed]) -> str:
+    return "; ".join(f"{role.value}: {reason}" for role, feed in feeds.items() if (reason := feed.unable()))
+
+
 def main() -> None:
     """Reads the environment."""
+    heartbeat.start()
     telemetry.configure("console")
     uvloop.run(run(ConsoleSettings()))
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+import time
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Container, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -45,6 +46,7 @@ LOOKS_EVERY_S = 2.0
 FOLLOWED_MOST = 200
 """Open incidents whose targets are followed at once, the most urgent."""
 DEADLINE_S = 5.0
+UNABLE_AFTER_S = 10.0
 GONE_MOST = 2_000
 """Things that went whose going is remembered, for browsers that come back."""
 
@@ -74,6 +76,7 @@ class Feed:
         self._alerts: deque[tuple[int, dict[str, Any]]] = deque(maxlen=ALERTS_MOST)
         self._away: dict[str, str] = dict.fromkeys(self._works(), "STARTING")
         """What isn't connected, and why."""
+        self._away_since_s = dict.fromkeys(self._away, time.monotonic())
         self._number = 0
         self._boot = secrets.token_hex(4)
         self._wake = asyncio.Event()
@@ -117,9 +120,17 @@ class Feed:
             self._connected(what, reason)
             await asyncio.sleep(AGAIN_S)
 
+    def unable(self) -> str:
+        """What of the page has had nothing new for 10 s because it can't be read, or nothing."""
+        long_before_s = time.monotonic() - UNABLE_AFTER_S
+        away = [what for what, reason in self._away.items() if reason and self._away_since_s[what] < long_before_s]
+        return f"{', '.join(away)} can't be read" if away else ""
+
     def _connected(self, what: str, reason: str = "") -> None:
         if self._away[what] != reason:
             logger().info("feed", role=self._role.value, what=what, away=reason)
+            if not self._away[what]:
+                self._away_since_s[what] = time.monotonic()
             self._away[what] = reason
             self._number += 1
             self._wake.set()

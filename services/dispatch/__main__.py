@@ -12,10 +12,11 @@ import grpc.aio
 import uvloop
 
 from services.common import bus as buses
-from services.common import flow, rpc, running, streams, telemetry
+from services.common import flow, heartbeat, rpc, running, streams, telemetry
 from services.common.clock import MeshClock
 from services.common.db import awaited_database, open_database
 from services.common.observe import observed, watch_disk
+from services.common.readiness import Readiness
 from services.common.telemetry import logger
 from services.dispatch import evidence
 from services.dispatch.api import DispatchApi
@@ -71,11 +72,13 @@ async def run(settings: DispatchSettings) -> None:
         files = EvidenceFiles(settings.evidence)
         evidence_api = EvidenceApi(leg.name, files, settings.clock, Disclosures(leg.name, leg.store))
         watch_disk(settings.data_dir)
+        readiness = Readiness()
+        readiness.need(leg.watch.unable)
         async with (
             rpc.serve(
                 settings, partial(_add_servicers, leg, follower, evidence_api, settings.clock), *SERVICES
             ) as server,
-            observed(settings.host, settings.metrics_port, lambda: server.unready),
+            observed(settings.host, settings.metrics_port, lambda: server.unready, lambda: server.degraded),
             AsyncExitStack() as stack,
         ):
             stack.enter_context(closing(leg.record.hub))
@@ -83,10 +86,10 @@ async def run(settings: DispatchSettings) -> None:
             if leg.name == "warning":
                 warnings = await stack.enter_async_context(open_warnings(settings, leg))
             works = [
-                keep_health(server, leg),
+                rpc.keep_health(server, readiness),
                 leg.watch_deadlines(),
                 leg.record.adopt_steps(),
-                mesh(settings, leg, warnings, evidence_api, files),
+                mesh(settings, leg, warnings, evidence_api, files, readiness),
                 exchange(settings, leg),
             ]
             if warnings:
@@ -106,14 +109,6 @@ def _follower(settings: DispatchSettings, leg: Leg) -> Follower | None:
         logger().warning("follows_nobody", reason="TANDEM_GEOFENCE isn't set")
         return None
     return Follower(leg, Targets(settings, leg.whereabouts), settings.clock)
-
-
-async def keep_health(server: rpc.Server, leg: Leg) -> None:
-    """Says SERVING while the leg's store answers, with or without NATS, and NOT_SERVING once it hasn't for 10 s, for ever."""
-    while True:
-        reason = leg.watch.unable()
-        await (server.not_ready(reason) if reason else server.ready())
-        await asyncio.sleep(rpc.HEALTH_EVERY_S)
 
 
 async def exchange(settings: DispatchSettings, leg: Leg) -> None:
@@ -150,21 +145,23 @@ async def mesh(
     warnings: Warnings | None,
     evidence_api: EvidenceApi,
     files: EvidenceFiles,
+    readiness: Readiness,
 ) -> None:
     """The leg's part in the mesh: alerts in, steps out, the other legs' steps in."""
+    alerts, peers = readiness.reader(flow.ALERTS.name), readiness.lesser_reader(flow.INCIDENTS.name)
     async with buses.connect(settings.nats_url, f"dispatch-{leg.name}", settings.nats_tls) as bus:
         premises = await retried(partial(streams.pass_gate, bus, settings))
         evidence_api.connected(bus)
         async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(consume_alerts(bus, leg, premises.log_id))
-            tasks.create_task(consume_peers(bus, leg, premises.log_id))
+            tasks.create_task(consume_alerts(bus, leg, premises.log_id, alerts))
+            tasks.create_task(consume_peers(bus, leg, premises.log_id, peers))
             publications = Publications(bus, leg, premises.log_id)
             tasks.create_task(leg.record.outbox.run(bus, leg.name, publications.settle))
             tasks.create_task(leg.record.outbox.note(publications.mark))
             tasks.create_task(publications.run())
             tasks.create_task(Reconciler(bus, leg, premises.log_id).run())
             if warnings:
-                tasks.create_task(warnings.follow(bus, premises))
+                tasks.create_task(warnings.follow(bus, premises, readiness))
             if leg.name in evidence.LEGS:
                 tasks.create_task(EvidenceKeeper(leg.name, leg.store, bus, premises, files).run())
                 tasks.create_task(Disclosures(leg.name, leg.store).run(bus))
@@ -172,6 +169,7 @@ async def mesh(
 
 def main() -> None:
     """Reads the command line and the environment."""
+    heartbeat.start()
     parser = argparse.ArgumentParser(prog="python -m services.dispatch", description=__doc__)
     parser.add_argument("--leg", required=True, choices=flow.LEGS, help="which half of the response this process is")
     leg = parser.parse_args().leg

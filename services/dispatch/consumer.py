@@ -16,6 +16,7 @@ from services.common.bus import Bus
 from services.common.cursors import StreamWentBack
 from services.common.errors import InvalidField
 from services.common.pull import Delivered
+from services.common.readiness import ReaderHealth
 from services.common.telemetry import logger
 from services.common.trails import Trail
 from services.dispatch import metrics, translate
@@ -31,7 +32,7 @@ PASSED_EVERY_S = 5.0
 T = TypeVar("T")
 
 
-async def consume_alerts(bus: Bus, leg: Leg, log_id: str) -> None:
+async def consume_alerts(bus: Bus, leg: Leg, log_id: str, health: ReaderHealth | None = None) -> None:
     """Folds the alerts of ALERTS, all that have arrived in one transaction, for ever."""
     stream = flow.ALERTS.name
     passed = _Passed(leg)
@@ -42,7 +43,7 @@ async def consume_alerts(bus: Bus, leg: Leg, log_id: str) -> None:
 
     async with asyncio.TaskGroup() as tasks:
         tasks.create_task(passed.keep())
-        async for messages in trails.follow(bus, stream, trail, after=after, on_went_back=forget_passed):
+        async for messages in trails.follow(bus, stream, trail, after=after, on_went_back=forget_passed, health=health):
             parsed, malformed = _parse(messages, lambda message: _alert(message, leg.name))
             await _park(bus, flow.alerts_reader(leg.name), malformed)
             alerts = [alert for alert in parsed if alert is not None and concerns(leg.name, alert)]
@@ -79,11 +80,11 @@ def _alert(message: Delivered, leg: str) -> Alert | None:
     return translate.alert(message.data, leg, message.subject)
 
 
-async def consume_peers(bus: Bus, leg: Leg, log_id: str) -> None:
+async def consume_peers(bus: Bus, leg: Leg, log_id: str, health: ReaderHealth | None = None) -> None:
     """Keeps what the other legs say of their assignments, for ever."""
     stream, subjects = flow.INCIDENTS.name, flow.peer_subjects(leg.name)
     trail, after = await _reading(bus, leg, stream, log_id)
-    async for messages in trails.follow(bus, stream, trail, subjects, after=after):
+    async for messages in trails.follow(bus, stream, trail, subjects, after=after, health=health):
         rows, malformed = _parse(messages, lambda message: translate.peer(message.data, message.subject, leg.name))
         await _park(bus, flow.peers_reader(leg.name), malformed)
         if leg.name == "police":

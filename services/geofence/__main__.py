@@ -9,9 +9,10 @@ import grpc.aio
 import uvloop
 
 from services.common import bus as buses
-from services.common import rpc, running, streams, telemetry
+from services.common import heartbeat, rpc, running, streams, telemetry
 from services.common.bus import Bus
 from services.common.observe import observed, watch_disk
+from services.common.readiness import Readiness
 from services.geofence.api import GeofenceApi
 from services.geofence.consumer import Evaluator
 from services.geofence.outbox import Outbox
@@ -60,26 +61,30 @@ async def main() -> None:
         async with (
             running.outlasting(outbox.run(bus)) as lasting,
             rpc.serve(settings, add_servicers, *SERVICE_NAMES) as server,
-            observed(settings.host, settings.metrics_port, lambda: server.unready),
+            observed(settings.host, settings.metrics_port, lambda: server.unready, lambda: server.degraded),
         ):
             await running.until_stopped(_evaluate(evaluators, server, bus), *lasting)
 
 
 async def _evaluate(evaluators: dict[int, Evaluator], server: rpc.Server, bus: Bus) -> None:
-    """Folds all partitions; says SERVING once each has caught up with the log."""
+    """Folds all partitions; says SERVING once each has caught up with the log, and while all decide."""
     behind = set(evaluators)
+    readiness = Readiness()
+    for evaluator in evaluators.values():
+        readiness.need(evaluator.unable)
     async with asyncio.TaskGroup() as tasks:
 
         def caught_up(partition: int) -> None:
             behind.discard(partition)
             if not behind:
-                tasks.create_task(rpc.keep_health(server, bus))
+                tasks.create_task(rpc.keep_health(server, readiness, bus))
 
         for partition, evaluator in evaluators.items():
             tasks.create_task(evaluator.run(partial(caught_up, partition)))
         if not evaluators:
-            tasks.create_task(rpc.keep_health(server, bus))
+            tasks.create_task(rpc.keep_health(server, readiness, bus))
 
 
 if __name__ == "__main__":
+    heartbeat.start()
     uvloop.run(main())

@@ -11,7 +11,7 @@ import grpc.aio
 from services.common import cursors, dead_letters, fields, flow, pull, rpc, stored, times
 from services.common.bus import Bus
 from services.common.cursors import StreamCursor, StreamWentBack
-from services.common.errors import InvalidField, Unavailable
+from services.common.errors import InvalidField, StoreFull, Unavailable
 from services.common.identity import Role
 from services.common.ids import hash_id
 from services.common.telemetry import logger
@@ -23,6 +23,9 @@ from tandem.common.v1 import alert_pb2, exercise_pb2, log_pb2
 from tandem.geofence.v1 import geofence_pb2, geofence_pb2_grpc
 
 MEASURE_AWAITED_S = 5.0
+MAX_ALERT_STREAMS = 50
+"""Calls of WatchAlerts that an evaluator serves at the same time; each reads the stream by a consumer of its own, of which the
+evaluators together may have `permissions.ALERT_READERS`."""
 SINCE_STEP_MS = 60_000
 """To the minute: exact moments at three rings and the wearer's own track would give the protected address."""
 
@@ -32,6 +35,8 @@ class GeofenceApi(geofence_pb2_grpc.GeofenceServiceServicer):
 
     def __init__(self, bus: Bus, evaluators: Mapping[int, Evaluator], partitions: int) -> None:
         self._bus, self._evaluators, self._partitions = bus, evaluators, partitions
+        self._alert_streams = 0
+        """Calls of WatchAlerts that are open."""
         self._holding = Holding(evaluators, partitions)
 
     async def GetCase(
@@ -43,6 +48,18 @@ class GeofenceApi(geofence_pb2_grpc.GeofenceServiceServicer):
 
     async def WatchAlerts(
         self, request: geofence_pb2.WatchAlertsRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> AsyncIterator[geofence_pb2.WatchAlertsResponse]:
+        if self._alert_streams >= MAX_ALERT_STREAMS:
+            raise StoreFull("too many callers watch alerts at this evaluator: ask another one", retry_after_s=5.0)
+        self._alert_streams += 1
+        try:
+            async for response in self._alerts(request):
+                yield response
+        finally:
+            self._alert_streams -= 1
+
+    async def _alerts(
+        self, request: geofence_pb2.WatchAlertsRequest
     ) -> AsyncIterator[geofence_pb2.WatchAlertsResponse]:
         after = request.after_stream_sequence
         if after and request.new_only:

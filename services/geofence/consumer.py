@@ -24,6 +24,7 @@ from services.common.bus import AlreadyThere, Bus
 from services.common.clock import wall_us
 from services.common.cursors import StreamCursor, StreamWentBack
 from services.common.errors import InvalidField, RetryableError
+from services.common.readiness import ReaderHealth
 from services.common.streams import Premises
 from services.common.telemetry import logger
 from services.geofence import digests, garbage, recovery, translate
@@ -127,6 +128,7 @@ class Evaluator:
         """When the last one began, and when the next may, by the loop's clock."""
         self._last_entry_wall_s = 0.0
         self._caught_up = asyncio.Event()
+        self._reader = ReaderHealth(flow.log_stream(partition))
         began_s = time.monotonic()
         digests.begin_counting(partition)
         _LOG_AGE_S.labels(str(partition)).set_function(lambda: time.monotonic() - max(self._last_entry_wall_s, began_s))
@@ -141,6 +143,14 @@ class Evaluator:
         """Whether the state is of now: it has caught up, and has heard of the log in the last 10 s (ticks come each second)."""
         heard_s = asyncio.get_running_loop().time() - self._last_entry_wall_s
         return self._caught_up.is_set() and heard_s < CURRENT_S
+
+    def unable(self) -> str:
+        """Why it doesn't decide, or nothing. Ticks come each second, so a log without entries is one that it can't read or write."""
+        if reason := self._reader.unable():
+            return reason
+        if self.is_current:
+            return ""
+        return f"{self._reader.name} has had no entry for {CURRENT_S:.0f} s"
 
     async def restore(self) -> None:
         """Drops what is in memory and goes to the newest checkpoint whose footing the streams hold, else to the log's start."""
@@ -200,7 +210,7 @@ class Evaluator:
         if log.last == self.state.sequence or log.first > log.last:
             # A checkpoint of the log's very end, or all of it has aged out: without a tick of ours perhaps nothing ever follows.
             self._caught_up.set()
-        async for messages in pull.read(self._bus, stream, self._entry or 1, batch=READ_AT_ONCE):
+        async for messages in pull.read(self._bus, stream, self._entry or 1, batch=READ_AT_ONCE, health=self._reader):
             unyielded = 0
             for message in messages:
                 decided = self._apply(message)

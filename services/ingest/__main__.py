@@ -8,8 +8,9 @@ import grpc.aio
 import uvloop
 
 from services.common import bus as buses
-from services.common import rpc, running, streams, telemetry
+from services.common import flow, heartbeat, rpc, running, streams, telemetry
 from services.common.observe import observed, watch_streams
+from services.common.readiness import Readiness
 from services.ingest import http, metrics
 from services.ingest.again import LastReports
 from services.ingest.api import IngestApi
@@ -33,19 +34,21 @@ async def main() -> None:
     async with buses.connect(settings.nats_url, "ingest", settings.nats_tls) as bus:
         premises = await streams.pass_gate(bus, settings)
         clock = premises.clock
-        routes = Routes(bus, clock, premises.partitions)
+        readiness = Readiness()
+        routes = Routes(bus, clock, premises.partitions, readiness.reader("devices"))
         await routes.load()
         gc.freeze()  # devices stay: looking through them again and again for garbage would take a twentieth of the time
         writers = {p: LogWriter(bus, p, settings.backfill_reports_per_s) for p in range(premises.partitions)}
         for p, writer in writers.items():
             metrics.watch_lag(p, "live", writer.lag_s)
             metrics.watch_lag(p, "backfill", writer.backfill_lag_s)
+            readiness.need(writer.unable)
         last_reports = LastReports(routes, writers)
         await last_reports.read_tail(bus)
         quarantine = Quarantine(bus, clock)
         quotas = Quotas(settings.device_reports_per_s, settings.device_reports_burst)
         intake = Intake(routes, writers, last_reports, quarantine, quotas, clock)
-        commands = Commands(bus, routes, clock)
+        commands = Commands(bus, routes, clock, readiness.lesser_reader(flow.COMMANDS.name))
         await commands.load()
 
         def add_servicers(server: grpc.aio.Server) -> None:
@@ -59,10 +62,10 @@ async def main() -> None:
             ) as lasting,
             rpc.serve(settings, add_servicers, *SERVICE_NAMES) as server,
             http.serve(settings, phones),
-            observed(settings.host, settings.metrics_port, lambda: server.unready),
+            observed(settings.host, settings.metrics_port, lambda: server.unready, lambda: server.degraded),
         ):
             await running.until_stopped(
-                rpc.keep_health(server, bus),
+                rpc.keep_health(server, readiness, bus),
                 routes.follow(last_reports.route_changed),
                 last_reports.run(),
                 intake.run(),
@@ -74,4 +77,5 @@ async def main() -> None:
 
 
 if __name__ == "__main__":
+    heartbeat.start()
     uvloop.run(main())

@@ -16,6 +16,7 @@ from services.common.bus import AlreadyThere, Bus
 from services.common.clock import MeshClock
 from services.common.cursors import StreamCursor, StreamWentBack
 from services.common.errors import Conflict, InvalidField
+from services.common.readiness import ReaderHealth
 from services.ingest import metrics
 from services.ingest.domain import Sender
 from services.ingest.routes import Routes
@@ -74,7 +75,8 @@ class Standing:
 class Commands:
     """What devices are told."""
 
-    def __init__(self, bus: Bus, routes: Routes, clock: MeshClock) -> None:
+    def __init__(self, bus: Bus, routes: Routes, clock: MeshClock, health: ReaderHealth | None = None) -> None:
+        self._health = health
         self._bus, self._routes, self._clock = bus, routes, clock
         self._all: dict[str, Standing] = {}
         """By id, in the order of the stream."""
@@ -180,7 +182,7 @@ class Commands:
         """Follows the stream for ever; where it went back it is read once more from its start: what is known changes nothing."""
         while True:
             try:
-                async for messages in pull.read(self._bus, flow.COMMANDS.name, self._behind or 1):
+                async for messages in pull.read(self._bus, flow.COMMANDS.name, self._behind or 1, health=self._health):
                     self._read(messages)
             except StreamWentBack as error:
                 cursors.alarm(error)

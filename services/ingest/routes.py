@@ -13,6 +13,7 @@ from services.common.bus import Bus
 from services.common.clock import MeshClock
 from services.common.cursors import StreamCursor, StreamWentBack
 from services.common.errors import InvalidField, Unavailable
+from services.common.readiness import ReaderHealth
 from services.common.streams import PARTITIONS_MAX
 from services.common.telemetry import logger
 from services.ingest.domain import Reason, Sender
@@ -45,8 +46,10 @@ class Registration:
 class Routes:
     """Registrations by device. A device that isn't here is looked up once a second at most, then it is unknown."""
 
-    def __init__(self, bus: Bus, clock: MeshClock, partitions: int = PARTITIONS_MAX) -> None:
-        self._bus, self._clock, self._of_log = bus, clock, partitions
+    def __init__(
+        self, bus: Bus, clock: MeshClock, partitions: int = PARTITIONS_MAX, health: ReaderHealth | None = None
+    ) -> None:
+        self._bus, self._clock, self._of_log, self._health = bus, clock, partitions, health
         self._devices: dict[str, Registration] = {}
         self._of_vendor: dict[str, dict[str, Partitions]] = {}
         self._of_token: dict[bytes, str] = {}
@@ -123,7 +126,7 @@ class Routes:
         """
         while True:
             try:
-                async for messages in pull.read(self._bus, _STREAM, self._behind or 1):
+                async for messages in pull.read(self._bus, _STREAM, self._behind or 1, health=self._health):
                     self._follow(messages, on_change)
             except StreamWentBack as error:
                 if error.found or error.last is None or error.last < error.sequence:

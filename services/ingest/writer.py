@@ -23,6 +23,8 @@ from tandem.common.v1 import log_pb2
 
 MESSAGE_MOST = 2_000
 """Most positions in one message: at up to 160 bytes each it stays well below the server's 1 MB."""
+UNABLE_AFTER_S = 10.0
+"""How long live reports may wait before ingest says that it can't do its work."""
 GIVE_UP_AFTER_S = 8.0
 """How long an unknown outcome is tried again before the caller is told to send again."""
 
@@ -206,6 +208,11 @@ class LogWriter:
     def lag_s(self) -> float:
         """For how long the oldest live report or event has been waiting to be sent."""
         return max(self._live.oldest_s(), self._heard.oldest_s(), self._equipment.oldest_s())
+
+    def unable(self) -> str:
+        """Why live reports don't come into the log, or nothing."""
+        lag_s = self.lag_s()
+        return f"live reports have been waiting for {lag_s:.0f} s" if lag_s > UNABLE_AFTER_S else ""
 
     def backfill_lag_s(self) -> float:
         """For how long the oldest buffered report has been waiting to be sent."""

@@ -9,8 +9,9 @@ import grpc.aio
 import uvloop
 
 from services.common import bus as buses
-from services.common import db, flow, rpc, running, sealing, streams, telemetry
+from services.common import db, flow, heartbeat, rpc, running, sealing, streams, telemetry
 from services.common.observe import observed, watch_disk
+from services.common.readiness import Readiness
 from services.registry.api import SERVICE_NAME, RegistryServicer
 from services.registry.area import AREAS
 from services.registry.consumer import consume_disclosures
@@ -84,23 +85,28 @@ async def main(settings: RegistrySettings) -> None:
             EXERCISE_SERVICE_NAME,
             TRACE_SERVICE_NAME,
         )
+        readiness = Readiness()
+        relay = Relay(registry, bus, premises.clock, premises.partitions)
+        readiness.need(relay.unable)
+        disclosed = readiness.lesser_reader(flow.DISCLOSURES.name)
         with closing(exporter):
             async with (
                 rpc.serve(settings, add_servicers, *names) as server,
-                observed(settings.host, settings.metrics_port, lambda: server.unready),
+                observed(settings.host, settings.metrics_port, lambda: server.unready, lambda: server.degraded),
             ):
                 await running.until_stopped(
-                    rpc.keep_health(server, bus),
-                    Relay(registry, bus, premises.clock, premises.partitions).run(),
+                    rpc.keep_health(server, readiness, bus),
+                    relay.run(),
                     disclosures.keep_signed(),
                     custodian.run(),
                     oversight.run(),
-                    consume_disclosures(bus, disclosures, premises.log_id),
-                    TraceReader(registry, bus, premises, exporter.tell).run(),
+                    consume_disclosures(bus, disclosures, premises.log_id, disclosed),
+                    TraceReader(registry, bus, premises, exporter.tell, readiness).run(),
                     exporter.run(),
                 )
 
 
 if __name__ == "__main__":
+    heartbeat.start()
     telemetry.configure("registry")
     uvloop.run(main(RegistrySettings()))

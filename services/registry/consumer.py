@@ -10,6 +10,7 @@ from typing import TypeVar
 from services.common import dead_letters, flow, pull
 from services.common.bus import Bus
 from services.common.errors import InvalidField, Unavailable
+from services.common.readiness import ReaderHealth
 from services.registry.chain import Disclosure
 from services.registry.disclosures import Disclosures
 from services.registry.translate_ledger import published_disclosure
@@ -17,7 +18,9 @@ from services.registry.translate_ledger import published_disclosure
 T = TypeVar("T")
 
 
-async def consume_disclosures(bus: Bus, disclosures: Disclosures, log_id: str) -> None:
+async def consume_disclosures(
+    bus: Bus, disclosures: Disclosures, log_id: str, health: ReaderHealth | None = None
+) -> None:
     """Takes them into the ledger, for ever; acknowledged is what is committed.
 
     The newest entry is kept with its effect, so that a stream that went back is seen, and read again from its first: the ledger knows
@@ -25,7 +28,7 @@ async def consume_disclosures(bus: Bus, disclosures: Disclosures, log_id: str) -
     """
     durable, stream = flow.DISCLOSURES_DURABLE, flow.DISCLOSURES.name
     after = await _retried(lambda: disclosures.newest(log_id))
-    async for messages in pull.consume(bus, stream, durable, flow.DISCLOSURES.subjects, after=after):
+    async for messages in pull.consume(bus, stream, durable, flow.DISCLOSURES.subjects, after=after, health=health):
         taken: list[Disclosure] = []
         for message in messages:
             try:

@@ -22,6 +22,8 @@ RENEW_EVERY_S = 1.0
 POLL_S = 0.25
 """How long a commit of another process may go unnoticed; our own wake the relay at once."""
 AGAIN_S = 1.0
+UNABLE_AFTER_S = 10.0
+"""How long messages may wait before the registry says that it can't do its work."""
 
 _AGE_S = Gauge(
     "tandem_registry_outbox_age_seconds", "Since when messages to the log have been waiting; 0 where none is"
@@ -45,9 +47,18 @@ class Relay:
         self._clock = clock
         self._batch = 1
         self._renew_at_s = 0.0
-        self._waits = False
+        self._failing_since_s: float | None = None
         self._waiting_since_s: float | None = None
         _AGE_S.set_function(lambda: time.monotonic() - (self._waiting_since_s or time.monotonic()))
+
+    def unable(self) -> str:
+        """Why what is committed doesn't come into the log, or nothing."""
+        now_s = time.monotonic()
+        if self._failing_since_s is not None and now_s - self._failing_since_s > UNABLE_AFTER_S:
+            return f"the outbox hasn't been read for {now_s - self._failing_since_s:.0f} s"
+        if self._waiting_since_s is not None and now_s - self._waiting_since_s > UNABLE_AFTER_S:
+            return f"messages to the log have been waiting for {now_s - self._waiting_since_s:.0f} s"
+        return ""
 
     async def run(self) -> None:
         """Works for ever; a commit wakes it, a poll catches what was missed."""
@@ -59,14 +70,14 @@ class Relay:
                         await still_alone()
                         await self._compare()
                         busy = await self._publish_some() or await self._renew_some()
-                        self._waits = False
+                        self._failing_since_s = None
                         if not busy:
                             await self._registry.wait_for(change, POLL_S)
             except Unavailable as error:
                 # Nothing is lost: the rows wait.
-                if not self._waits:
+                if self._failing_since_s is None:
                     logger().error("relay_waits", reason=error.reason)
-                self._waits = True
+                    self._failing_since_s = time.monotonic()
                 await asyncio.sleep(min(error.retry_after_s, AGAIN_S))
 
     async def _compare(self) -> None:

@@ -120,6 +120,24 @@ FAULTS: dict[str, Fault] = {
         'args: ["-m", "services.nothing"]',
         "shows nothing of itself",
     ),
+    "a process that may stand still for long": (
+        "base/geofence.yaml",
+        "failureThreshold: 3, terminationGracePeriodSeconds: 1}",
+        "failureThreshold: 3}",
+        "may stand still for longer than 5 s",
+    ),
+    "a busy process is killed": (
+        "base/ingest.yaml",
+        "timeoutSeconds: 1, failureThreshold: 3, terminationGracePeriodSeconds: 1}",
+        "timeoutSeconds: 1, failureThreshold: 1, terminationGracePeriodSeconds: 1}",
+        "may only be busy",
+    ),
+    "servers that elect a leader are killed": (
+        "base/nats.yaml",
+        '/healthz?js-enabled-only=true", port: monitor}, periodSeconds: 1',
+        '/healthz?js-server-only=true", port: monitor}, periodSeconds: 1',
+        "elect a leader",
+    ),
     "a development secret": (
         "base/kustomization.yaml",
         "TANDEM_METRICS_PORT=8080",

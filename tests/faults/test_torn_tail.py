@@ -17,6 +17,7 @@ import pytest
 
 from services.common import flow, pull, rpc
 from services.common.bus import Bus
+from services.geofence import state_keys
 from services.geofence.domain import codec
 from tandem.common.v1 import alert_pb2
 from tandem.geofence.v1 import geofence_pb2, geofence_pb2_grpc
@@ -165,7 +166,9 @@ async def states_equal(mesh: EvaluatorMesh, bus: Bus, last: int) -> None:
     _, states = await offline(bus, last, {last, *kept.values()})
     for path, sequence in kept.items():
         # Ticks go on, and so do checkpoints.
-        assert sequence > last or codec.digest(states[sequence]) in path.name, "a state that isn't that of the log"
+        assert sequence > last or state_keys.of_secret(SECRET).checkpoint(states[sequence]) in path.name, (
+            "a state that isn't that of the log"
+        )
     identity = rpc.bearer("spiffe://npa/desk/seoul", SECRET)
     for address in mesh.addresses:
         async with rpc.channel(address) as channel:

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from services.cli.liveness import SILENT_AFTER_S
 from services.cli.supervisor import Program, guardian, supervisor
 from tests.support.mesh import environment, is_alive
 
@@ -87,3 +88,25 @@ async def test_children_die_with_a_killed_parent(tmp_path: Path) -> None:
     parent.kill()
     await parent.wait()
     await until(lambda: not any(is_alive(pid) for pid in pids))
+
+
+BEATER = """
+from services.common import heartbeat
+import time
+heartbeat.start()
+time.sleep(600)
+"""
+
+
+async def test_a_process_that_ceases_to_beat_is_killed_and_said_so(tmp_path: Path) -> None:
+    said: list[str] = []
+    async with guardian() as guard, supervisor(guard, said.append) as supervised:
+        beater = (sys.executable, "-c", BEATER)
+        supervised.start(Program("beater", beater, environment(), tmp_path / "log", beats=True))
+        await until(lambda: "beater" in supervised.pids)
+        pid = supervised.pids["beater"]
+        await asyncio.sleep(SILENT_AFTER_S + 2)
+        assert supervised.pids == {"beater": pid}, "as long as it beats it is left alone"
+        os.kill(pid, signal.SIGSTOP)
+        await until(lambda: supervised.pids.get("beater", pid) != pid)
+    assert "no sign of life" in said[0] and said[1:] == ["beater ended by SIGKILL; starting it again"]

@@ -14,6 +14,7 @@ from google.rpc import error_details_pb2
 
 from services.common import cursors, flow
 from services.common.bus import Bus
+from services.geofence.api import MAX_ALERT_STREAMS
 from tandem.common.v1 import alert_pb2
 from tests.support import torn
 from tests.support.evaluators import (
@@ -238,3 +239,24 @@ async def fetched_of(bus: Bus) -> int:
     """How many alerts the server has given to the one who watches."""
     consumers = (await bus.api(f"CONSUMER.LIST.{flow.ALERTS.name}", {}))["consumers"]
     return sum(int(one["delivered"]["consumer_seq"]) for one in consumers)
+
+
+async def test_callers_who_watch_alerts_beyond_the_bound_are_sent_elsewhere(single: Evaluators) -> None:
+    async with connected(single) as (bus, clients):
+        await approach(bus, "1")
+        streams = [clients[0].alerts(0) for _ in range(MAX_ALERT_STREAMS)]
+        for stream in streams:
+            assert (await stream.read()).alert.alert_id
+        with pytest.raises(grpc.aio.AioRpcError) as refused:
+            await clients[0].alerts(0).read()
+        assert refused.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+        streams[0].cancel()
+        async with asyncio.timeout(30):
+            while True:  # it is told that one went, and takes the next
+                try:
+                    await clients[0].alerts(0).read()
+                    break
+                except grpc.aio.AioRpcError:
+                    await asyncio.sleep(0.1)
+        for stream in streams:
+            stream.cancel()

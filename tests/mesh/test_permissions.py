@@ -19,7 +19,7 @@ from services.common import flow, pull, streams
 from services.common.bus import Bus
 from services.common.clock import MeshClock
 from services.common.errors import Unavailable
-from services.common.permissions import inbox
+from services.common.permissions import inbox, reader_names
 from tests.support.nats import TestServer, running_server
 
 PARTITIONS = 2
@@ -104,8 +104,14 @@ async def test_a_user_is_refused_on_each_subject_that_is_not_its_own(server: Tes
 @pytest.mark.parametrize("user", flow.USERS)
 async def test_a_user_reads_the_streams_that_the_table_gives_it_and_no_other(server: TestServer, user: str) -> None:
     readable = {row.stream.format(p=p): user in row.readers for row in TABLE for p in range(PARTITIONS)}
-    ways = ("CONSUMER.CREATE.{}.reader", "CONSUMER.MSG.NEXT.{}.reader", "STREAM.MSG.GET.{}")
-    subjects = {f"{JETSTREAM}.{way.format(name)}": may for name, may in readable.items() for way in ways}
+    subjects = {f"{JETSTREAM}.STREAM.MSG.GET.{name}": may for name, may in readable.items()}
+    for name, may in readable.items():
+        count = len(reader_names(user, name))
+        # Names of its own for its readers, so many and no more, and none of anybody else's.
+        for reader in (f"{user}-0", f"{user}-{count - 1}", f"{user}-{count}", "reader", "tester-0"):
+            own = may and name != flow.PREMISES.name and reader in reader_names(user, name)
+            verbs = ("CREATE", "MSG.NEXT", "DELETE")
+            subjects |= {f"{JETSTREAM}.CONSUMER.{verb}.{name}.{reader}": own for verb in verbs}
     plain = [example(row, by) for row in TABLE for by in row.publishers]
     async with signed_in(server, user) as (client, refused):
         assert await refused_of(client, refused, list(subjects)) == {one for one, may in subjects.items() if not may}
@@ -173,12 +179,13 @@ async def test_an_answer_that_is_asked_for_elsewhere_comes_to_nobody(tmp_path: P
         async with buses.connect(server.url_as("ingest"), "ingest") as bus:
             await bus.publish("quarantine.x", b"forged")
             stream, stored = flow.QUARANTINE.name, await bus.bounds_of(flow.QUARANTINE.name)
-            config = {"name": "x", "ack_policy": "none", "deliver_policy": "all", "mem_storage": True}
-            await bus.api(f"CONSUMER.CREATE.{stream}.x", {"stream_name": stream, "config": config})
+            name = reader_names("ingest", stream)[0]
+            config = {"name": name, "ack_policy": "none", "deliver_policy": "all", "mem_storage": True}
+            await bus.api(f"CONSUMER.CREATE.{stream}.{name}", {"stream_name": stream, "config": config})
             request = json.dumps({"batch": 1, "no_wait": True}).encode()
             for subject in ELSEWHERE:
                 # The message for the first, that there is none for the others: an empty payload, as a deletion has.
-                await bus.client.publish(f"{JETSTREAM}.CONSUMER.MSG.NEXT.{stream}.x", request, reply=subject)
+                await bus.client.publish(f"{JETSTREAM}.CONSUMER.MSG.NEXT.{stream}.{name}", request, reply=subject)
                 await bus.client.publish(f"{JETSTREAM}.STREAM.MSG.GET.{stream}", b'{"seq": 1}', reply=subject)
             await bus.client.flush()
             await bus.api("INFO", {})
@@ -195,11 +202,11 @@ async def test_what_is_pushed_elsewhere_leaves_the_premises_and_all_streams(tmp_
         before = await count(server)
         async with buses.connect(server.url_as("ingest"), "ingest") as bus:
             stream = flow.QUARANTINE.name
-            for n, subject in enumerate(ELSEWHERE):
-                config = {"name": f"x{n}", "ack_policy": "none", "deliver_policy": "all", "mem_storage": True}
+            for name, subject in zip(reader_names("ingest", stream), ELSEWHERE, strict=False):
+                config = {"name": name, "ack_policy": "none", "deliver_policy": "all", "mem_storage": True}
                 pushed = {"deliver_subject": subject, "idle_heartbeat": 100_000_000}
                 request = {"stream_name": stream, "config": config | pushed}
-                await bus.api(f"CONSUMER.CREATE.{stream}.x{n}", request)
+                await bus.api(f"CONSUMER.CREATE.{stream}.{name}", request)
             await bus.publish("quarantine.x", b"forged")
             await bus.publish("quarantine.x", b"")
             await asyncio.sleep(0.5)  # several heartbeats

@@ -11,6 +11,11 @@ from tools.kube.render import Object, containers, pod_of
 FORBIDDEN_SETTINGS = {"TANDEM_DEV_SECRET", "TANDEM_ALLOW_ASYNC_STORE", "TANDEM_CLOCK_RATE"}
 """For development on loopback."""
 SECRET = re.compile(r"(PASSWORD|SECRET|TOKEN|_KEY|DATABASE_URL)$")
+OURS = ("observe", "monitor")
+"""Ports of our own services and of NATS, which are probed."""
+REPLACED_WITHIN_S = 5
+"""How long a process that stands still may stay: noticed after three seconds' silence, since one that is busy may answer late."""
+SILENT_S = 3
 DRAIN_S = 10
 """What a service may take from SIGTERM to its end."""
 
@@ -126,8 +131,26 @@ def _container(container: Object, *, stays: bool, grace_s: int | None) -> Iterat
     if stays:
         if not {"startupProbe", "livenessProbe", "readinessProbe"} <= container.keys():
             yield "lacks a probe"
+        yield from _liveness(container)
         before = container.get("lifecycle", {}).get("preStop")
         if before is None:
             yield "has no preStop"
         elif (grace_s or 30) < before.get("sleep", {}).get("seconds", 0) + DRAIN_S:
             yield "is killed before it has ended"
+
+
+def _liveness(container: Object) -> Iterator[str]:
+    """A process that was stopped answers nobody and obeys no SIGTERM, so it must be killed soon after it is noticed."""
+    probe = container.get("livenessProbe", {})
+    if probe.get("httpGet", {}).get("port") not in OURS:
+        return
+    period_s, timeout_s, failures = (
+        probe.get(key, 0) for key in ("periodSeconds", "timeoutSeconds", "failureThreshold")
+    )
+    silent_s = max(period_s, timeout_s) * failures
+    if silent_s < SILENT_S:
+        yield f"is killed after {silent_s} s of silence, although it may only be busy"
+    if period_s + silent_s + probe.get("terminationGracePeriodSeconds", 30) > REPLACED_WITHIN_S:
+        yield f"may stand still for longer than {REPLACED_WITHIN_S} s"
+    if "js-server-only" in probe["httpGet"]["path"]:
+        yield "is killed while servers elect a leader"

@@ -208,7 +208,7 @@ def _watch(running: Mesh, folder: Path, services: Supervisor) -> str:
     if running.clock.rate > watches.CLOCK_RATE_MOST:
         return f"No tandem watch: this mesh runs more than {watches.CLOCK_RATE_MOST} times as fast."
     command = (sys.executable, "-m", "services.cli", "watch", "--dir", str(folder))
-    services.start(Program(WATCH, command, dict(os.environ), _log(folder, WATCH)))
+    services.start(Program(WATCH, command, dict(os.environ), _log(folder, WATCH), beats=True))
     return f"tandem watch pages by {' and '.join(ways)}."
 
 

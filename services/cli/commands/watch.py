@@ -18,7 +18,7 @@ from services.cli.mesh import DEFAULT_FOLDER, Mesh
 from services.cli.pager import Pager, pagers
 from services.cli.terminal import SafeConsole
 from services.cli.watch import Watch
-from services.common import telemetry
+from services.common import heartbeat, telemetry
 
 COMMAND, WEBHOOKS = "TANDEM_PAGER_COMMAND", "TANDEM_PAGER_WEBHOOKS"
 CLOCK_RATE_MOST = 10
@@ -37,6 +37,7 @@ def watch(
     ] = None,
 ) -> None:
     """Send a canary every 20 s through the whole chain, and page when one is missing."""
+    heartbeat.start()
     running = mesh.load(folder)
     if running.clock.rate > CLOCK_RATE_MOST:
         raise CommandFailed(f"a mesh that runs more than {CLOCK_RATE_MOST} times as fast can't be watched", MISUSED)

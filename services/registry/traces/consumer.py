@@ -16,6 +16,7 @@ from services.common.bus import Bus
 from services.common.clock import wall_us
 from services.common.errors import InvalidField, NotFound, TandemError
 from services.common.pull import Delivered
+from services.common.readiness import Readiness
 from services.common.streams import Premises
 from services.common.telemetry import logger
 from services.common.trails import Trail
@@ -47,9 +48,13 @@ OnTaken = Callable[[str], None]
 class TraceReader:
     """Takes what happened in incidents into the database."""
 
-    def __init__(self, registry: Registry, bus: Bus, premises: Premises, on_taken: OnTaken) -> None:
+    def __init__(
+        self, registry: Registry, bus: Bus, premises: Premises, on_taken: OnTaken, readiness: Readiness | None = None
+    ) -> None:
         self._registry, self._bus, self._on_taken = registry, bus, on_taken
         self._log_id, self._clock, self._partitions = premises.log_id, premises.clock, premises.partitions
+        readiness = readiness or Readiness()
+        self._health = {stream: readiness.lesser_reader(f"{stream} for traces") for stream in STREAMS}
 
     async def run(self) -> None:
         """Reads for ever; of several processes on one database one at a time does. Where traces are turned off it only waits."""
@@ -74,7 +79,9 @@ class TraceReader:
 
     async def _follow(self, stream: str, still_alone: Callable[[], Awaitable[None]]) -> None:
         trail, after = await self._reading(stream)
-        async for messages in trails.follow(self._bus, stream, trail, SUBJECTS[stream], after=after):
+        async for messages in trails.follow(
+            self._bus, stream, trail, SUBJECTS[stream], after=after, health=self._health[stream]
+        ):
             found = await self._read(messages)
             await still_alone()
             taken = Taken(stream, self._log_id, messages[-1].sequence, found, str(trail))

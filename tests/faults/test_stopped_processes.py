@@ -1,0 +1,94 @@
+"""A process of each kind stands still by SIGSTOP: `tandem up` notices and replaces it. It prints how long that took."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import time
+from collections.abc import Iterator
+from urllib.parse import urlsplit
+
+import aiohttp
+import pytest
+
+from services.cli import probes, programs
+from services.cli.commands.up import NATS
+from tests.support.mesh import RunningMesh, is_alive, running_mesh
+
+KINDS = (NATS, *(service.name for service in programs.SERVICES), programs.CONSOLE.name)
+REPLACED_WITHIN_S = 15.0
+"""It takes 3 to 4 s; a machine on which much else runs may take longer."""
+READY_WITHIN_S = 40.0
+
+
+@pytest.fixture(scope="module")
+def mesh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningMesh]:
+    with running_mesh(tmp_path_factory.mktemp("mesh") / "m") as one:
+        yield one
+
+
+async def said(session: aiohttp.ClientSession, mesh: RunningMesh, name: str) -> str:
+    """What a service says at /readyz; nothing while it doesn't answer."""
+    [service] = [one for one in (*programs.SERVICES, programs.CONSOLE) if one.name == name]
+    registry = urlsplit(f"//{mesh.now.addresses['registry']}")
+    base_port = (registry.port or 0) - programs.SERVICES[0].offset
+    port = base_port + service.more_ports["TANDEM_METRICS_PORT"]
+    try:
+        async with session.get(f"http://127.0.0.1:{port}/readyz") as answer:
+            return (await answer.text()).strip()
+    except (aiohttp.ClientError, TimeoutError):
+        return ""
+
+
+async def is_ready(session: aiohttp.ClientSession, mesh: RunningMesh, name: str) -> bool:
+    if name == NATS:
+        return await probes.greets(mesh.now.nats.url)
+    return (await said(session, mesh, name)).startswith("ready")
+
+
+async def until_ready(session: aiohttp.ClientSession, mesh: RunningMesh, *names: str) -> None:
+    async with asyncio.timeout(READY_WITHIN_S):
+        for name in names:
+            while not await is_ready(session, mesh, name):  # noqa: ASYNC110
+                await asyncio.sleep(0.05)
+
+
+@pytest.mark.timeout(400)
+async def test_a_process_that_stands_still_is_replaced(mesh: RunningMesh) -> None:
+    took: dict[str, tuple[float, float]] = {}
+    timeout = aiohttp.ClientTimeout(total=2.0)
+    async with aiohttp.ClientSession(timeout=timeout) as session:
+        await until_ready(session, mesh, *KINDS)
+        for name in KINDS:
+            pid = mesh.now.pids[name]
+            began_s = time.monotonic()
+            os.kill(pid, signal.SIGSTOP)
+            try:
+                await mesh.wait_until_returned({name: pid})
+            finally:
+                if is_alive(pid):
+                    os.kill(pid, signal.SIGCONT)
+            replaced_s = time.monotonic() - began_s
+            await until_ready(session, mesh, name)
+            took[name] = replaced_s, time.monotonic() - began_s
+            if name == NATS:
+                await until_ready(session, mesh, *KINDS)  # all lost their connection
+        await until_ready(session, mesh, *KINDS)
+    print("\nprocess              replaced after   ready after")
+    for name, (replaced_s, ready_s) in took.items():
+        print(f"{name:20} {replaced_s:10.1f} s {ready_s:11.1f} s")
+    assert max(replaced_s for replaced_s, _ in took.values()) < REPLACED_WITHIN_S
+
+
+async def test_processes_that_only_work_are_left_alone(mesh: RunningMesh) -> None:
+    """Busy processes beside them for longer than silence is borne: none of the mesh is killed."""
+    before = dict(mesh.now.pids)
+    hogs = [await asyncio.create_subprocess_exec("sh", "-c", "while :; do :; done") for _ in range(4)]
+    try:
+        await asyncio.sleep(6)
+    finally:
+        for hog in hogs:
+            hog.kill()
+            await hog.wait()
+    assert dict(mesh.now.pids) == before
