@@ -26,6 +26,7 @@ class Kind(enum.Enum):
     IMPLAUSIBLE = "IMPLAUSIBLE"
     DISTANCE_CHANGED = "DISTANCE_CHANGED"
     OUTAGE = "OUTAGE"
+    ACCOUNT_AMENDED = "ACCOUNT_AMENDED"
 
 
 class Doubt(enum.Enum):

@@ -75,6 +75,11 @@ class _AlertKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_AlertKind.V
     wearer: order_id and the destinations are the outage's id. What would be notices of single wearers and devices is recorded with
     that id meanwhile, and told once it is over where it still holds; what demands a response is told as ever.
     """
+    ACCOUNT_AMENDED: _AlertKind.ValueType  # 16
+    """Late reports changed when the wearer was inside a ring that was cleared already, or how near. It is of the cleared episode and its
+    incident, which may have ended; its Measure replaces that of the episode's RING_CLEARED and of any earlier amendment. RECORD for
+    both desks: nobody is sent or warned, since a presence of which nobody knew is a RING_ENTERED of its own.
+    """
 
 class AlertKind(_AlertKind, metaclass=_AlertKindEnumTypeWrapper):
     """Kinds of alert."""
@@ -125,6 +130,11 @@ OUTAGE: AlertKind.ValueType  # 15
 """So many wearers fell silent together that it is no wearer's doing; with RECORD, most are heard again. It is of no case and no
 wearer: order_id and the destinations are the outage's id. What would be notices of single wearers and devices is recorded with
 that id meanwhile, and told once it is over where it still holds; what demands a response is told as ever.
+"""
+ACCOUNT_AMENDED: AlertKind.ValueType  # 16
+"""Late reports changed when the wearer was inside a ring that was cleared already, or how near. It is of the cleared episode and its
+incident, which may have ended; its Measure replaces that of the episode's RING_CLEARED and of any earlier amendment. RECORD for
+both desks: nobody is sent or warned, since a presence of which nobody knew is a RING_ENTERED of its own.
 """
 Global___AlertKind: _TypeAlias = AlertKind  # noqa: Y015
 
@@ -246,7 +256,7 @@ class Alert(_message.Message):
     episode_id: _builtins.str
     """Id of the approach, from the first ring entered until all are cleared; empty where none is open."""
     incident_id: _builtins.str
-    """Id of the incident: one for each wearer while any episode is open; empty where none is open."""
+    """Id of the incident: one for each wearer while any episode is open; empty where none is open. ACCOUNT_AMENDED: that of its episode."""
     wearer_id: _builtins.str
     """The Ministry's id of the wearer."""
     target_id: _builtins.str
@@ -410,10 +420,10 @@ class Measure(_message.Message):
     probability: _builtins.float
     """RING_ENTERED: probability that the wearer is inside the ring at Alert.at, 0 to 1."""
     min_distance_m: _builtins.float
-    """RING_CLEARED: least distance, metres."""
+    """RING_CLEARED, ACCOUNT_AMENDED: least distance, metres."""
     @_builtins.property
     def inside(self) -> _containers.RepeatedCompositeFieldContainer[Global___Interval]:
-        """RING_CLEARED: when the wearer was inside, reconstructed in continuous time from both tracks."""
+        """RING_CLEARED, ACCOUNT_AMENDED: when the wearer was inside, reconstructed in continuous time from both tracks."""
 
     def __init__(
         self,
