@@ -171,6 +171,8 @@ def alert_dict(alert: Alert) -> dict[str, Any]:
     }
     if alert.kind in (Kind.RING_CLEARED, Kind.ACCOUNT_AMENDED):
         line |= {"inside": stretches(alert.inside), "min_distance_m": _metres(alert.min_distance_mm)}
+    if alert.amends:
+        line["amends"] = alert.amends
     return line
 
 

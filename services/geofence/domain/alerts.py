@@ -96,6 +96,8 @@ class Alert:
     rules_id: str
     inside: tuple[tuple[int, int], ...] = ()
     min_distance_mm: float | None = None
+    amends: str = ""
+    """ACCOUNT_AMENDED: the RING_CLEARED whose account this one replaces."""
     encounter_id: str = ""
     """The authorised encounter for which nobody is sent."""
     exercise: Exercise = Exercise.NONE

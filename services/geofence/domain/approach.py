@@ -318,7 +318,7 @@ def _clear_ring(
     found = accounts.account(decisions.state, case_state, target, ring, upto_ms)
     at_ms = found.inside[-1][1] if found.inside else min(upto_ms, decisions.state.now_ms)
     accounts.close(case_state.ring(target, ring), found)
-    decisions.alert(
+    found.alert_id = decisions.alert(
         case_state,
         Kind.RING_CLEARED,
         demands.of_ring(ring.action, entered=False),

@@ -176,7 +176,7 @@ def _to_ring_state(content: list[Any]) -> RingState:
 
 
 def _to_account(content: list[Any]) -> Account:
-    episode_id, incident_id, opened_ms, until_ms, spans, inside, min_mm, settled, settled_mm, due_ms = content
+    episode_id, incident_id, opened_ms, until_ms, spans, inside, min_mm, settled, settled_mm, *rest = content
     return Account(
         episode_id,
         incident_id,
@@ -187,7 +187,7 @@ def _to_account(content: list[Any]) -> Account:
         min_mm,
         _to_stretches(settled),
         settled_mm,
-        due_ms,
+        *rest,
     )
 
 

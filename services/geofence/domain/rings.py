@@ -40,6 +40,8 @@ class Account:
     """Least distance before `RingState.floor_ms`."""
     due_ms: int | None = None
     """When an amended account is published, mesh time; None while no late report concerns it."""
+    alert_id: str = ""
+    """The RING_CLEARED that published it first."""
 
 
 @dataclass(slots=True)

@@ -77,8 +77,7 @@ class _AlertKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_AlertKind.V
     """
     ACCOUNT_AMENDED: _AlertKind.ValueType  # 16
     """Late reports changed when the wearer was inside a ring that was cleared already, or how near. It is of the cleared episode and its
-    incident, which may have ended; its Measure replaces that of the episode's RING_CLEARED and of any earlier amendment. RECORD for
-    both desks: nobody is sent or warned, since a presence of which nobody knew is a RING_ENTERED of its own.
+    incident, which may have ended; its Measure replaces that of the RING_CLEARED in Alert.amends. RECORD for both desks: nobody is sent or warned, since a presence of which nobody knew is a RING_ENTERED of its own.
     """
 
 class AlertKind(_AlertKind, metaclass=_AlertKindEnumTypeWrapper):
@@ -133,8 +132,7 @@ that id meanwhile, and told once it is over where it still holds; what demands a
 """
 ACCOUNT_AMENDED: AlertKind.ValueType  # 16
 """Late reports changed when the wearer was inside a ring that was cleared already, or how near. It is of the cleared episode and its
-incident, which may have ended; its Measure replaces that of the episode's RING_CLEARED and of any earlier amendment. RECORD for
-both desks: nobody is sent or warned, since a presence of which nobody knew is a RING_ENTERED of its own.
+incident, which may have ended; its Measure replaces that of the RING_CLEARED in Alert.amends. RECORD for both desks: nobody is sent or warned, since a presence of which nobody knew is a RING_ENTERED of its own.
 """
 Global___AlertKind: _TypeAlias = AlertKind  # noqa: Y015
 
@@ -237,6 +235,7 @@ class Alert(_message.Message):
     OUTAGE_SILENT_FIELD_NUMBER: _builtins.int
     OUTAGE_WATCHED_FIELD_NUMBER: _builtins.int
     DOUBT_FIELD_NUMBER: _builtins.int
+    AMENDS_FIELD_NUMBER: _builtins.int
     alert_id: _builtins.str
     """Hash of log, partition, sequence and what the alert is of: case, kind, demand, target, ring."""
     partition: _builtins.int
@@ -283,6 +282,8 @@ class Alert(_message.Message):
     """OUTAGE: wearers who are watched."""
     doubt: Global___Doubt.ValueType
     """Why the positions behind it can't be taken as they stand; unspecified where they are."""
+    amends: _builtins.str
+    """ACCOUNT_AMENDED: id of the RING_CLEARED whose account its Measure replaces; the last one by (sequence, ordinal) holds."""
     @_builtins.property
     def at(self) -> _timestamp_pb2.Timestamp:
         """The moment in the world for which the decision holds, to the millisecond."""
@@ -333,10 +334,11 @@ class Alert(_message.Message):
         outage_silent: _builtins.int = ...,
         outage_watched: _builtins.int = ...,
         doubt: Global___Doubt.ValueType = ...,
+        amends: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["at", b"at", "cause", b"cause", "decided_at", b"decided_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["alert_id", b"alert_id", "at", b"at", "case_id", b"case_id", "cause", b"cause", "decided_at", b"decided_at", "demand", b"demand", "destinations", b"destinations", "doubt", b"doubt", "encounter_id", b"encounter_id", "episode_id", b"episode_id", "exercise", b"exercise", "fold_version", b"fold_version", "incident_ends", b"incident_ends", "incident_id", b"incident_id", "kind", b"kind", "late", b"late", "order_id", b"order_id", "ordinal", b"ordinal", "outage_id", b"outage_id", "outage_silent", b"outage_silent", "outage_watched", b"outage_watched", "partition", b"partition", "ring_m", b"ring_m", "rules_id", b"rules_id", "sequence", b"sequence", "target_id", b"target_id", "wearer_id", b"wearer_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["alert_id", b"alert_id", "amends", b"amends", "at", b"at", "case_id", b"case_id", "cause", b"cause", "decided_at", b"decided_at", "demand", b"demand", "destinations", b"destinations", "doubt", b"doubt", "encounter_id", b"encounter_id", "episode_id", b"episode_id", "exercise", b"exercise", "fold_version", b"fold_version", "incident_ends", b"incident_ends", "incident_id", b"incident_id", "kind", b"kind", "late", b"late", "order_id", b"order_id", "ordinal", b"ordinal", "outage_id", b"outage_id", "outage_silent", b"outage_silent", "outage_watched", b"outage_watched", "partition", b"partition", "ring_m", b"ring_m", "rules_id", b"rules_id", "sequence", b"sequence", "target_id", b"target_id", "wearer_id", b"wearer_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
