@@ -17,7 +17,7 @@ from services.geofence.domain.stretches import Stretch, add_stretch
 from services.ingest.domain import Position, Positions
 from services.ingest.translate import positions_entry
 from tandem.common.v1 import log_pb2
-from tests.support.stories import T0_MS, Story, place_e7
+from tests.support.stories import T0_MS, Story, circle, place_e7
 
 Fix = tuple[float, str, float]
 """Second of the fix, device, metres north of her door."""
@@ -208,6 +208,22 @@ def test_what_waits_is_published_when_the_order_ends() -> None:
     story.tick(1531)
     assert [a.decided_at_ms for a in story.of(Kind.ACCOUNT_AMENDED) if a.ring_mm == 100_000] == [T0_MS + 1_530_000]
     assert not any(ring_state.closed for ring_state in story.state.cases["case-1"].rings.values())
+
+
+def test_what_waits_is_published_when_the_order_asks_for_something_else() -> None:
+    """Both places of the order move: their rings are gone, and with them what late reports could still change."""
+    story = Story()
+    places = [circle("home", 0, 0, 10), circle("work", 0, 50, 10)]
+    story.case(persons=[], places=places)
+    came = visit(0, 900)
+    known = [fix for fix in came if fix[0] <= 150 or fix[0] > 1080]
+    play(story, known + away(1200))
+    play(story, [fix for fix in came if fix not in known], arrive_s=1510)
+    moved = [circle("home", 9000, 0, 10), circle("work", 9000, 50, 10)]
+    story.case(1520, version=2, persons=[], places=moved)
+    amended = [a for a in story.of(Kind.ACCOUNT_AMENDED) if a.ring_mm == 100_000]
+    assert [(a.target_id, a.decided_at_ms - T0_MS) for a in amended] == [("home", 1_520_000), ("work", 1_520_000)]
+    assert all(seconds(a) > 900 for a in amended) and story.state.cases["case-1"].amend_ms is None
 
 
 def test_a_new_phone_takes_nothing_away_that_the_old_one_proved() -> None:

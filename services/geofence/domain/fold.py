@@ -12,6 +12,7 @@ from math import dist
 from services.common.errors import OutdatedFold
 from services.geofence.domain import (
     accounts,
+    amendments,
     approach,
     clearance,
     closing,
@@ -183,7 +184,7 @@ class _Folding:
             if case.version <= before.case.version:
                 return
             clearance.drop_case(state, before.case)
-            self._amend(before, case)
+            amendments.apply(self.decisions, before, case)
         clearance.drop_case(state, case)
         case_state = before or CaseState(case)
         resumed = case_state.ended
@@ -213,36 +214,6 @@ class _Folding:
         else:
             self._begin(case_state, now_ms)
             self.decisions.settle(case_state)
-
-    def _amend(self, before: CaseState, case: Case) -> None:
-        """Closes what the new snapshot no longer asks for, then puts it in place of the old one."""
-        state, now_ms = self.state, self.state.now_ms
-        in_force = case.valid_from_ms <= now_ms
-        heard = {t.key for t in case.targets if case.tag_device_ids and (t.device_ids or not t.is_person)}
-        kept = {(t.key, r.radius_mm, r.action, t.shape) for t in case.targets for r in case.rings}
-        if before.case.device_ids != case.device_ids:
-            accounts.keep(state, before)
-        for target in before.case.targets:
-            gone = [r for r in before.case.rings if (target.key, r.radius_mm, r.action, target.shape) not in kept]
-            # Nor can a ring be watched whose last device is gone, or before its order is in force.
-            over = gone if in_force and target.key in heard else list(before.case.rings)
-            approach.close(self.decisions, before, (target,), now_ms, over)
-            if gone:
-                accounts.amend(self.decisions, before, None)
-            for ring in gone:
-                before.rings.pop((target.key, ring.radius_mm), None)
-        named = set(case.device_ids) if in_force else set()
-        equipment.take_back(
-            self.decisions, before, sorted(key for key in before.raised if key.split()[1] not in named), now_ms
-        )
-        silence.amend(self.decisions, before, case, in_force)
-        kept_keys = heard if in_force else set()
-        possible.close(self.decisions, before, now_ms, {t.key for t in before.case.targets} - kept_keys)
-        self.decisions.settle(before)
-        state.forget(before.case)
-        state.due = [due for due in state.due if due[1] != case.case_id]
-        heapq.heapify(state.due)
-        before.case, before.wake_ms = case, 0
 
     def _begin(self, case_state: CaseState, at_ms: int) -> None:
         """Decides on what is known of both sides and on what their devices have said, without a new report."""
