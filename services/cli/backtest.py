@@ -11,8 +11,9 @@ from services.cli.files import Arrival, Line, Scenario, load_reports, load_scena
 from services.common import times
 from services.common.ids import hash_id
 from services.geofence import translate as geofence_translate
-from services.geofence.domain import approach, fold
+from services.geofence.domain import accounts, fold
 from services.geofence.domain.alerts import Alert, Kind
+from services.geofence.domain.decisions import Decisions
 from services.geofence.domain.entries import Body, Demand, Entry, Tick
 from services.geofence.domain.state import State
 from services.ingest import translate as ingest_translate
@@ -168,28 +169,31 @@ def alert_dict(alert: Alert) -> dict[str, Any]:
         "probability": alert.probability,
         "late": alert.late,
     }
-    if alert.kind is Kind.RING_CLEARED:
+    if alert.kind in (Kind.RING_CLEARED, Kind.ACCOUNT_AMENDED):
         line |= {"inside": stretches(alert.inside), "min_distance_m": _metres(alert.min_distance_mm)}
+    if alert.amends:
+        line["amends"] = alert.amends
     return line
 
 
 def _still_open(state: State) -> Iterator[dict[str, Any]]:
-    """Rings that are entered when the input ends, accounted for on a copy."""
+    """Accounts that wait to be amended when the input ends, and those of the rings that are entered then, on a copy."""
     ended = copy.deepcopy(state)
     for case_state in ended.cases.values():
+        decisions = Decisions(ended, ended.sequence + 1, ended.now_ms)
+        accounts.amend(decisions, case_state, None)
+        yield from _alerts(decisions.out)
         case = case_state.case
         for target in case.targets:
             for ring in case.rings:
-                ring_state = case_state.ring(target, ring)
-                if not ring_state.open:
+                if not case_state.ring(target, ring).open:
                     continue
-                approach.account(ended, case_state, target, ring, ended.now_ms)
-                incident = ended.incidents.get(case.wearer_id)
+                account = accounts.account(ended, case_state, target, ring, ended.now_ms)
                 yield {
                     "alert_id": hash_id("open", case.case_id, target.key, ring.radius_mm, ended.sequence),
                     "order_id": case.order_id,
-                    "episode_id": case_state.episode_id,
-                    "incident_id": incident.incident_id if incident else "",
+                    "episode_id": account.episode_id,
+                    "incident_id": account.incident_id,
                     "target_id": target.target_id,
                     "kind": RING_OPEN,
                     "demand": Demand.RECORD.name,
@@ -199,8 +203,8 @@ def _still_open(state: State) -> Iterator[dict[str, Any]]:
                     "distance_m": None,
                     "probability": None,
                     "late": False,
-                    "inside": stretches(ring_state.inside),
-                    "min_distance_m": _metres(ring_state.least_mm),
+                    "inside": stretches(account.inside),
+                    "min_distance_m": _metres(account.min_mm),
                 }
 
 

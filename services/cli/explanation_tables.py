@@ -65,6 +65,8 @@ def _decision(found: Explanation) -> Table:
         view.add_row("doubt", f"{name}: {_DOUBTS[name]}")
     elif alert.kind == alert_pb2.UNKNOWN_NEAR and alert.HasField("cause") and figures.HasField("probability"):
         view.add_row("doubt", "the positions are good, and so near the ring's edge that the wearer may be inside")
+    if alert.amends:
+        view.add_row("amends", f"the account of {alert.amends}")
     view.add_row("holds for", _moment(times.from_timestamp(alert.at)))
     view.add_row("decided", _moment(found.decided_ms) + (", late" if alert.late else ""))
     if figures.HasField("distance_m"):

@@ -269,7 +269,9 @@ def alert_json(message: geofence_pb2.WatchAlertsResponse, shift_ms: int) -> dict
         "probability": measure.probability if measured else None,
         "late": alert.late,
     }
-    if alert.kind == alert_pb2.AlertKind.RING_CLEARED:
+    if alert.kind in (alert_pb2.AlertKind.RING_CLEARED, alert_pb2.AlertKind.ACCOUNT_AMENDED):
         line["inside"] = [[moment(getattr(one, "from")), moment(one.to)] for one in measure.inside]
         line["min_distance_m"] = measure.min_distance_m if measured else None
+    if alert.amends:
+        line["amends"] = alert.amends
     return line

@@ -83,6 +83,12 @@ def alerts(found: evidence_pb2.ReadEvidenceResponse) -> list[dict[str, Any]]:
                 "to": [(leg_name(to.leg), to.subject_id) for to in one.destinations],
                 "distance": measure.distance_m if measure and measure.HasField("distance_m") else None,
                 "probability": measure.probability if measure and measure.HasField("probability") else None,
+                "inside": [
+                    (times.from_timestamp(getattr(stretch, "from")), times.from_timestamp(stretch.to))
+                    for stretch in measure.inside
+                ]
+                if measure
+                else [],
                 "least": measure.min_distance_m if measure and measure.HasField("min_distance_m") else None,
             }
         )

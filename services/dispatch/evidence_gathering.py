@@ -168,7 +168,8 @@ class Gathering:
         return found
 
     async def _alerts(self, known: Mapping[str, alert_pb2.Alert]) -> dict[str, list[Told]]:
-        """By incident, alerts about the wearer from well before a known one until the incident's end, or until now."""
+        """By incident, alerts about the wearer from well before a known one until the incident's end, or until now, and those of the
+        incident that amend an account after its end."""
         anchor_ms, rate = self._premises.clock.anchor_ms, self._premises.clock.rate
         from_wall_ms: dict[str, int] = {}
         about: dict[tuple[int, str], list[str]] = {}
@@ -189,9 +190,10 @@ class Gathering:
             except InvalidField:
                 continue  # a dead letter of the legs; it belongs to no incident
             for name in about.get((alert.partition, alert.wearer_id), ()):
-                if name not in over and message.stamp_ms >= from_wall_ms[name]:
+                mine = alert.incident_id == known[name].incident_id
+                if (mine or name not in over) and message.stamp_ms >= from_wall_ms[name]:
                     found[name].append((alert, message))
-                    if alert.incident_ends and alert.incident_id == known[name].incident_id:
+                    if alert.incident_ends and mine:
                         over.add(name)
         return found
 

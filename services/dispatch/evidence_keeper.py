@@ -1,4 +1,5 @@
-"""The worker beside a leg that copies what an incident rests on, when it opens and when it closes: the log forgets after days.
+"""The worker beside a leg that copies what an incident rests on, when it opens, when it closes, and when late reports amend an account
+of it after that: the log forgets after days.
 
 It reads what the leg has committed and writes files of its own, so an offer never waits for it. All copies that are due are made in
 one pass through the streams, which takes a small share of the time. What fails is an alarm, and is tried again.
@@ -16,7 +17,7 @@ from typing import TypeAlias
 
 from prometheus_client import Counter
 
-from services.common import durable
+from services.common import durable, flow
 from services.common.bus import Bus
 from services.common.errors import NotFound, RetryableError, TandemError
 from services.common.streams import Premises
@@ -36,7 +37,7 @@ REST = 19.0
 """Seconds of rest for each second of a pass: two hours of a country's log take seconds, and the leg is here to offer."""
 AT_ONCE = 200
 """Copies that are made in one pass: what it has found is in memory until its end."""
-OPENED, CLOSED = "opened", "closed"
+OPENED, CLOSED, AMENDED = "opened", "closed", "amended"
 
 _KEPT = Counter("tandem_evidence_kept", "Copies of what an incident rests on, by moment", ("moment",))
 _FAILED = Counter("tandem_evidence_failed", "Tries to copy what an incident rests on that failed")
@@ -54,8 +55,15 @@ class EvidenceFiles:
 
     def load(self, incident_id: str) -> list[Evidence]:
         """What was kept of an incident, the earliest first."""
-        paths = [self._path(incident_id, moment) for moment in (OPENED, CLOSED)]
+        paths = [self._path(incident_id, moment) for moment in (OPENED, CLOSED, AMENDED)]
         return [evidence.of_bytes(gzip.decompress(path.read_bytes())) for path in paths if path.exists()]
+
+    def has_alert(self, incident_id: str, moment: str, alert_id: str) -> bool:
+        """Whether the copy of a moment was kept, with this alert in it."""
+        if not self.has(incident_id, moment):
+            return False
+        kept = evidence.of_bytes(gzip.decompress(self._path(incident_id, moment).read_bytes()))
+        return any(record.subject.endswith(f".{alert_id}") for record in kept.of(flow.ALERTS.name))
 
     def save(self, moment: str, found: Evidence) -> None:
         """Keeps it durably. Raises OSError."""
@@ -93,6 +101,8 @@ class EvidenceKeeper:
         """How far it has come in the order in which incidents opened."""
         self._due: dict[_Key, _Due] = {}
         """By incident and moment."""
+        self._seen_event = 0
+        """How far it has come among the leg's events in its search for amended accounts."""
 
     async def run(self) -> None:
         """Works for ever."""
@@ -121,6 +131,14 @@ class EvidenceKeeper:
             ended = await self._store.transaction(partial(store_evidence.ended_of, incident_ids=incident_ids))
             for incident_id in ended:
                 self._await(incident_id, CLOSED)
+        last_event, amended = await self._store.transaction(
+            partial(store_evidence.amended_after, event_id=self._seen_event)
+        )
+        for incident_id, alert_id in amended:
+            # After a restart all of them are found: most are kept.
+            if not await asyncio.to_thread(self._files.has_alert, incident_id, AMENDED, alert_id):
+                self._await(incident_id, AMENDED)
+        self._seen_event = last_event
 
     def _await(self, incident_id: str, moment: str) -> None:
         self._due.setdefault((incident_id, moment), _Due(asyncio.get_running_loop().time() + SETTLES_S))

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 
 import sqlalchemy as sa
 
+from services.dispatch.domain.events import AlertFolded
 from services.dispatch.tables import metadata
+from tandem.common.v1 import alert_pb2
 
-_incidents = metadata.tables["incidents"]
+_incidents, _events = metadata.tables["incidents"], metadata.tables["events"]
 _PAGE = 500
 
 
@@ -33,3 +36,15 @@ def ended_of(connection: sa.Connection, incident_ids: Sequence[str]) -> list[str
         )
         found += connection.scalars(query)
     return found
+
+
+def amended_after(connection: sa.Connection, event_id: int) -> tuple[int, list[tuple[str, str]]]:
+    """The last event by now, and of those after `event_id` each amended account: its incident and alert."""
+    last_id = connection.scalar(sa.select(sa.func.max(_events.c.id))) or 0
+    query = (
+        sa.select(_events.c.incident_id, _events.c.body)
+        .where(_events.c.id > event_id, _events.c.id <= last_id, _events.c.kind == AlertFolded.__name__)
+        .where(_events.c.body.contains(f'"kind":{alert_pb2.ACCOUNT_AMENDED},'))
+        .order_by(_events.c.id)
+    )
+    return last_id, [(incident_id, json.loads(body)["alert_id"]) for incident_id, body in connection.execute(query)]

@@ -266,6 +266,7 @@ def alert_to_proto(alert: alerts.Alert, partition: int) -> alert_pb2.Alert:
         fold_version=alert.fold_version,
         rules_id=alert.rules_id,
         doubt=alert_pb2.Doubt.Value(alert.doubt.value) if alert.doubt else alert_pb2.DOUBT_UNSPECIFIED,
+        amends=alert.amends,
         encounter_id=alert.encounter_id,
         outage_id=alert.outage_id,
         outage_silent=alert.outage_silent,

@@ -11,7 +11,8 @@ from prometheus_client import REGISTRY
 from services.common import flow
 from services.common.bus import Bus
 from services.dispatch import evidence_keeper
-from services.dispatch.evidence_keeper import CLOSED, OPENED, EvidenceFiles
+from services.dispatch.evidence_keeper import AMENDED, CLOSED, OPENED, EvidenceFiles
+from tandem.common.v1 import alert_pb2, geometry_pb2
 from tandem.dispatch.v1 import dispatch_pb2
 from tests.support import log
 from tests.support.dispatch import PATIENCE_S, alert, publish, running, settings
@@ -60,6 +61,40 @@ async def test_an_incident_is_copied_when_it_opens_and_when_it_ends(
     assert len(closed.of("LOG_0")) == 3 and len(closed.of("ALERTS")) == 2
     reports = [one for one in closed.of("LOG_0") if one.subject.endswith(".report")]
     assert all(one.cut == (leg == "probation") and (b"d1" in one.data) == (leg == "police") for one in reports)
+
+
+async def amended(bus: Bus) -> alert_pb2.Alert:
+    """An alert that amends an account of incident-1 after its end, and the entry of a late report before it."""
+    entry = log.positions_entry(log.position("t1", 500, 0))
+    ack = await bus.publish(flow.log_subject(0, "report"), entry.SerializeToString())
+    message = alert(ack.seq, geometry_pb2.RECORD, incident="incident-1")
+    message.kind, message.amends = alert_pb2.ACCOUNT_AMENDED, "alert-incident-1-1"
+    del message.destinations[-1]  # nobody is warned of it
+    await publish(bus, message)
+    return message
+
+
+@pytest.mark.parametrize("leg", ["probation", "police"])
+async def test_an_account_that_is_amended_after_the_end_is_in_a_copy_of_its_own(
+    bus: Bus, nats: TestServer, tmp_path: Path, leg: str
+) -> None:
+    await bus.publish(flow.log_subject(0, "case"), log.case_entry("1").SerializeToString())
+    given = settings(leg, nats, tmp_path)
+    files = EvidenceFiles(given.evidence)
+    async with running(given):
+        await told(bus)
+        await told(bus, ends=True)
+        await until_kept(files, CLOSED)
+        assert not files.has("incident-1", AMENDED)
+        first = await amended(bus)
+        await until_kept(files, AMENDED)
+    kept = files.load("incident-1")[-1]
+    assert kept.ended and files.has_alert("incident-1", AMENDED, first.alert_id)
+    assert len(kept.of("LOG_0")) == 4 and len(kept.of("ALERTS")) == 3
+    second = await amended(bus)  # while the leg is away
+    async with running(given), asyncio.timeout(PATIENCE_S):
+        while not files.has_alert("incident-1", AMENDED, second.alert_id):  # noqa: ASYNC110  # the keeper is another task
+            await asyncio.sleep(0.05)
 
 
 async def test_what_fails_is_an_alarm_and_tried_again_and_offers_go_on(

@@ -37,7 +37,19 @@ _ITEMS = {
     "gives": {"what", "at_s", "gives", "to"},
 }
 """What an item of the timeline may hold, by the key that tells its kind."""
-_EXPECTED = {"what", "kind", "demand", "order", "target", "ring_m", "not_before_s", "by_s", "late"}
+_EXPECTED = {
+    "what",
+    "kind",
+    "demand",
+    "order",
+    "target",
+    "ring_m",
+    "not_before_s",
+    "by_s",
+    "late",
+    "inside_s",
+    "least_m",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +66,10 @@ class Expected:
     target: str = ""
     ring_m: float = 0
     late: bool | None = None
+    inside_s: float = 0
+    """Its account holds at least so much time inside ..."""
+    least_m: float = math.inf
+    """... and a least distance of at most this."""
     what: str = ""
 
     def is_met_by(self, alert: dict[str, Any], begins_ms: int) -> bool:
@@ -66,6 +82,8 @@ class Expected:
             and self.target in ("", alert["target_id"])
             and self.ring_m in (0, alert["ring_m"])
             and self.late in (None, alert["late"])
+            and self.inside_s <= _inside_s(alert)
+            and (self.least_m == math.inf or alert.get("min_distance_m", math.inf) <= self.least_m)
         )
 
 
@@ -272,6 +290,11 @@ class _Reader:
             "lat_deg": self._lat_deg + math.degrees(north_m / along_meridian),
             "lon_deg": self._lon_deg + math.degrees(east_m / (across * math.cos(lat))),
         }
+
+
+def _inside_s(alert: dict[str, Any]) -> float:
+    """Time inside by the account of an alert; 0 where it has none."""
+    return sum(times.from_rfc3339(to) - times.from_rfc3339(from_) for from_, to in alert.get("inside", ())) / 1000
 
 
 def _along(path_m: Sequence[Sequence[float]], part: float) -> tuple[float, float]:

@@ -6,7 +6,8 @@ from dataclasses import replace
 
 import pytest
 
-from services.console import sessions
+from services.common import times
+from services.console import sessions, translate_evidence
 from services.console.domain import board, explaining, figures, waterfall
 from services.console.domain.board import Assignment, Incident
 from services.console.domain.figures import Question
@@ -17,7 +18,7 @@ from services.console.texts import ISLAND, TEXTS, Texts
 from services.registry.traces.domain.facts import AlertFact, StepFact
 from services.registry.traces.domain.spans import SAYS, spans_of
 from tandem.common.v1 import alert_pb2
-from tandem.dispatch.v1 import dispatch_pb2
+from tandem.dispatch.v1 import dispatch_pb2, evidence_pb2
 
 KEY = b"k" * 32
 OFFER = Assignment("a-1", "i-1", "police", "P-1", ("O-1",), "OFFERED", "RESPOND", "RING_ENTERED", due_ms=5_000)
@@ -29,6 +30,18 @@ STEP = StepFact("police", "assign-1", 1, "OFFERED", False, 1_000_000, 1_003_000,
 
 def incident(id_: str, *assignments: Assignment, opened_ms: int = 1_000, ended_ms: int | None = None) -> Incident:
     return Incident(id_, opened_ms, ended_ms, assignments)
+
+
+def test_an_amended_account_is_shown_with_its_time_inside_in_both_languages() -> None:
+    inside = [alert_pb2.Interval(**{"from": times.to_timestamp(1_000), "to": times.to_timestamp(61_500)})]
+    amended = alert_pb2.Alert(alert_id="a-2", kind=alert_pb2.ACCOUNT_AMENDED, amends="a-1", ring_m=100)
+    figures_ = alert_pb2.Measure(alert_id="a-2", inside=inside, min_distance_m=30.5)
+    found = evidence_pb2.ReadEvidenceResponse(alerts=[amended], measures=[figures_])
+    [shown] = translate_evidence.alerts(found)
+    assert (shown["kind"], shown["inside"], shown["least"]) == ("ACCOUNT_AMENDED", [(1_000, 61_500)], 30.5)
+    assert Texts("ko")(shown["kind"]) == "접근 기록 정정" and Texts("en")(shown["kind"]) == "Account amended"
+    [without_figures] = translate_evidence.alerts(evidence_pb2.ReadEvidenceResponse(alerts=[amended]))
+    assert without_figures["inside"] == []
 
 
 # ── board ──

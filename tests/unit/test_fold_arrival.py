@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from services.geofence import translate
-from services.geofence.domain import approach, codec
+from services.geofence.domain import accounts, approach, codec
 from services.geofence.domain.alerts import Doubt, Kind, Parked
 from services.geofence.domain.entries import Demand
 from services.ingest.domain import Position, Positions
@@ -139,7 +139,7 @@ def test_until_a_ring_is_cleared_the_order_of_arrival_does_not_matter_to_its_acc
     reports = walk(seed)
     shuffled = list(reports)
     rng.shuffle(shuffled)
-    accounts = []
+    orders = []
     for order in (reports, shuffled):
         # Nothing is cleared in between: what a clearing has told stays told, whatever comes late.
         story = tell(order, arrive_s=[600.0] * len(order), clear_after_s=3600)
@@ -148,10 +148,10 @@ def test_until_a_ring_is_cleared_the_order_of_arrival_does_not_matter_to_its_acc
         for ring in case_state.case.rings:
             target = case_state.case.targets[0]
             ring_state = case_state.ring(target, ring)
-            approach.account(story.state, case_state, target, ring, story.state.now_ms)
-            found.append((ring_state.open, ring_state.inside, ring_state.min_mm) if ring_state.open else None)
-        accounts.append(found)
-    for one, other in zip(*accounts, strict=True):
+            account = accounts.account(story.state, case_state, target, ring, story.state.now_ms)
+            found.append((account.inside, account.min_mm) if ring_state.open else None)
+        orders.append(found)
+    for one, other in zip(*orders, strict=True):
         if one is not None and other is not None:
             assert one == other
 

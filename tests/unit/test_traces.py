@@ -151,6 +151,17 @@ def test_alerts_of_one_report_share_it_and_a_second_approach_is_offered_by_its_o
     assert last.start_us == 20_000_300
 
 
+def test_an_amended_account_is_in_the_trace_and_leads_to_no_step() -> None:
+    amended = replace(CLEARED, alert_id="alert-9", sequence=40, stored=9, alert_kind="ACCOUNT_AMENDED", ends=False)
+    amended = replace(amended, entry_us=9_400_000, decided_us=9_400_500, published_us=9_401_000)
+    amended = replace(amended, legs=("police", "probation"))
+    closed = step("police", 7, "CLOSED", 9_900_000, cause_us=None)
+    spans = spans_of(INCIDENT, [ENTERED, CLEARED, amended], [*STEPS, closed])
+    [shown] = [one for one in spans if one.attributes.get("alert_id") == "alert-9"]
+    assert shown.attributes["kind"] == "ACCOUNT_AMENDED" and {"police", "probation"} <= shown.shows
+    assert not [one for one in spans if one.parent_id == shown.span_id]
+
+
 def test_clocks_that_disagree_give_no_negative_span_and_it_says_so() -> None:
     ahead = replace(ENTERED, received_us=1_000_900, decided_us=1_000_100, published_us=1_000_200)
     spans = spans_of(INCIDENT, [ahead], STEPS)

@@ -26,6 +26,7 @@ class Kind(enum.Enum):
     IMPLAUSIBLE = "IMPLAUSIBLE"
     DISTANCE_CHANGED = "DISTANCE_CHANGED"
     OUTAGE = "OUTAGE"
+    ACCOUNT_AMENDED = "ACCOUNT_AMENDED"
 
 
 class Doubt(enum.Enum):
@@ -95,6 +96,8 @@ class Alert:
     rules_id: str
     inside: tuple[tuple[int, int], ...] = ()
     min_distance_mm: float | None = None
+    amends: str = ""
+    """ACCOUNT_AMENDED: the RING_CLEARED whose account this one replaces."""
     encounter_id: str = ""
     """The authorised encounter for which nobody is sent."""
     exercise: Exercise = Exercise.NONE

@@ -5,27 +5,19 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
-from services.geofence.domain import credibility, demands, encounters, possible, presence, probability, rings
+from services.geofence.domain import accounts, credibility, demands, encounters, possible, presence, probability, rings
+from services.geofence.domain.accounts import pairs
 from services.geofence.domain.alerts import Kind, Report
 from services.geofence.domain.decisions import Decisions
 from services.geofence.domain.entries import Demand, Ring, Target
 from services.geofence.domain.geometry import ROUNDED_MM
 from services.geofence.domain.state import CaseState, State
-from services.geofence.domain.track import PREDICT_MOST_MM, WINDOW_MS, Fix, Piece, Track
+from services.geofence.domain.track import PREDICT_MOST_MM, UNKNOWN_AFTER_MS, WINDOW_MS, Fix, Piece, Track
 
 
 def others(target: Target) -> tuple[str | None, ...]:
     """Devices on the other side of the wearer's; a place is there without one (None)."""
     return target.device_ids if target.is_person else (None,)
-
-
-def pairs(state: State, case_state: CaseState, target: Target) -> list[tuple[Track, Track | None]]:
-    """Each tag of the wearer with each device of the target (None: a place); those that have reported."""
-    tags = [state.tracks[tag_id] for tag_id in case_state.case.tag_device_ids if tag_id in state.tracks]
-    if not target.is_person:
-        return [(tag, None) for tag in tags]
-    devices = [state.tracks[device_id] for device_id in target.device_ids if device_id in state.tracks]
-    return [(tag, device) for tag in tags for device in devices]
 
 
 def is_near(state: State, case_state: CaseState, device_id: str, fix: Fix) -> bool:
@@ -84,14 +76,21 @@ def look(
     least_mm: float | None = None
     for ring in case.rings:
         ring_state = case_state.ring(target, ring)
+        if ring_state.closed and from_ms < ring_state.bound_ms:
+            accounts.note_report(state, case_state, ring_state, from_ms, until_ms)
         if ring_state.open:
+            if not newest and accounts.is_inside(wearer, device, target, ring, from_ms, until_ms):
+                ring_state.late_ms = state.now_ms
+            continue
+        if not newest and ring_state.closed:
+            _look_late(decisions, case_state, (wearer, device), target, ring, (from_ms, back_ms), until_ms, cause)
             continue
         if ring.action is Demand.RESPOND:
             seen = presence.look(
                 state, (wearer, device), target, ring, max(back_ms, ring_state.bound_ms), until_ms, newest
             )
             if seen.entered:
-                _enter(decisions, case_state, target, ring, seen.entered, cause)
+                _enter(decisions, case_state, target, ring, seen.entered, cause, late=not newest)
             elif newest and cause is not None:
                 possible.look(decisions, case_state, target, ring, seen.possible, cause)
             continue
@@ -106,10 +105,43 @@ def look(
         for pieces in ways:
             first = next(rings.moments_within(pieces, target.shape, ring.radius_mm, ring_state.bound_ms), None)
             if first:
-                tracks = (wearer,) if device is None else (wearer, device)
-                p = probability.inside(first[1], ring.radius_mm, tuple(one.accuracy_at(first[0]) for one in tracks))
-                _enter(decisions, case_state, target, ring, (*first, p), cause)
+                found = *first, _p_of(wearer, device, ring, first)
+                _enter(decisions, case_state, target, ring, found, cause, late=not newest)
                 break
+
+
+def _look_late(
+    decisions: Decisions,
+    case_state: CaseState,
+    sides: tuple[Track, Track | None],
+    target: Target,
+    ring: Ring,
+    from_back_ms: tuple[int, int],
+    until_ms: int,
+    cause: Report | None,
+) -> None:
+    """Enters a ring that isn't open where a late report shows a presence that nobody was notified of, whatever was cleared since."""
+    (from_ms, back_ms), ring_state = from_back_ms, case_state.ring(target, ring)
+    respond = ring.action is Demand.RESPOND
+    for low_ms, high_ms in accounts.unseen(ring_state, back_ms if respond else from_ms, until_ms):
+        if respond:
+            found = presence.look(decisions.state, sides, target, ring, low_ms, high_ms, newest=False).entered
+        else:
+            ways = rings.assumed(*sides, low_ms, high_ms)
+            moments = (next(rings.moments_within(one, target.shape, ring.radius_mm, low_ms), None) for one in ways)
+            first = next((one for one in moments if one and one[0] <= high_ms), None)
+            found = (*first, _p_of(*sides, ring, first)) if first else None
+        if found:
+            if found[0] < ring_state.bound_ms:
+                accounts.release(ring_state, found[0])
+            return _enter(decisions, case_state, target, ring, found, cause, late=True)
+
+
+def _p_of(wearer: Track, device: Track | None, ring: Ring, moment: tuple[int, float]) -> float:
+    """Probability of being inside at a moment, at the distance then."""
+    at_ms, distance_mm = moment
+    tracks = (wearer,) if device is None else (wearer, device)
+    return probability.inside(distance_mm, ring.radius_mm, tuple(one.accuracy_at(at_ms) for one in tracks))
 
 
 def _enter(
@@ -119,10 +151,13 @@ def _enter(
     ring: Ring,
     found: tuple[int, float, float],
     cause: Report | None,
+    late: bool,
 ) -> None:
-    """Enters a ring: when, at what distance, mm, and with what probability of being inside."""
+    """Enters a ring: when, at what distance, mm, and with what probability of being inside; `late` where newer reports came before."""
     at_ms, distance_mm, p = found
-    case_state.ring(target, ring).enter(at_ms, distance_mm)
+    case_state.ring(target, ring).enter(at_ms, distance_mm, decisions.state.now_ms)
+    if late:
+        case_state.ring(target, ring).late_ms = decisions.state.now_ms
     demand = demands.of_ring(ring.action, entered=True)
     allowed = encounters.holding(decisions.state, case_state.case, at_ms) if demand > demands.MUTED else None
     if allowed:
@@ -168,12 +203,18 @@ def _least_mm(wearer: Track, device: Track | None, target: Target, from_ms: int,
 
 
 def clear_what_was_left(decisions: Decisions, case_state: CaseState, cause: Report | None) -> None:
-    """Clears the rings that the wearer has left for good, by what is known for sure of both sides."""
+    """Clears the rings that the wearer has left for good, by what is known for sure of both sides.
+
+    None while a backlog still comes in that shows a presence inside: its end isn't known yet.
+    """
+    state = decisions.state
     for target in case_state.case.targets:
         for ring in reversed(case_state.case.rings):
-            if not case_state.ring(target, ring).open:
+            ring_state = case_state.ring(target, ring)
+            if not ring_state.open:
                 continue
-            if not _has_left(decisions.state, case_state, target, ring):
+            comes_in = ring_state.late_ms and state.now_ms < ring_state.late_ms + state.rules.clear_after_ms
+            if comes_in or not _has_left(state, case_state, target, ring):
                 break  # whoever may be within a narrower ring is within the wider ones
             _clear_ring(decisions, case_state, target, ring, decisions.state.now_ms, cause)
     decisions.settle(case_state)
@@ -274,12 +315,10 @@ def close(
 def _clear_ring(
     decisions: Decisions, case_state: CaseState, target: Target, ring: Ring, upto_ms: int, cause: Report | None
 ) -> None:
-    ring_state = case_state.ring(target, ring)
-    account(decisions.state, case_state, target, ring, upto_ms)
-    at_ms = ring_state.inside[-1][1] if ring_state.inside else min(upto_ms, decisions.state.now_ms)
-    inside, min_mm = tuple(ring_state.inside), ring_state.least_mm
-    ring_state.leave()
-    decisions.alert(
+    found = accounts.account(decisions.state, case_state, target, ring, upto_ms)
+    at_ms = found.inside[-1][1] if found.inside else min(upto_ms, decisions.state.now_ms)
+    accounts.close(case_state.ring(target, ring), found)
+    found.alert_id = decisions.alert(
         case_state,
         Kind.RING_CLEARED,
         demands.of_ring(ring.action, entered=False),
@@ -287,36 +326,17 @@ def _clear_ring(
         target=target,
         ring=ring,
         cause=cause,
-        distance_mm=float(ring.radius_mm) if inside else None,
-        inside=inside,
-        min_mm=min_mm,
+        distance_mm=float(ring.radius_mm) if found.inside else None,
+        inside=tuple(found.inside),
+        min_mm=found.min_mm,
         due_ms=upto_ms,
     )
 
 
-def account(state: State, case_state: CaseState, target: Target, ring: Ring, upto_ms: int) -> None:
-    """Accounts for a ring's time inside, by what is known for sure, up to a moment."""
-    ring_state = case_state.ring(target, ring)
-    case = case_state.case
-    from_ms = reached_ms = max(ring_state.bound_ms, case.valid_from_ms)
-    for wearer, device in pairs(state, case_state, target):
-        known_ms = rings.known_until(wearer, device)
-        end_ms = min(upto_ms, known_ms, case.valid_until_ms) if known_ms is not None else from_ms
-        if end_ms > from_ms:
-            pieces = rings.joined(wearer, device, from_ms, end_ms)
-            rings.account(ring_state, target.shape, ring.radius_mm, pieces)
-            reached_ms = max(reached_ms, end_ms)
-    ring_state.bound_ms = reached_ms
-
-
 def forget_old(state: State, track: Track, case_ids: list[str]) -> None:
-    """Drops fixes that no late report can need any more; open rings of these cases account for them first."""
-    horizon_ms = state.now_ms - WINDOW_MS
-    if track.fixes[0].time_ms >= horizon_ms:
+    """Drops fixes that no late report can need any more; the accounts of these cases count what they show first."""
+    if track.fixes[0].time_ms >= state.now_ms - WINDOW_MS:
         return
     for case_state in map(state.cases.__getitem__, case_ids):
-        for target in case_state.case.targets:
-            for ring in case_state.case.rings:
-                if case_state.ring(target, ring).open:
-                    account(state, case_state, target, ring, horizon_ms)
-    track.forget_before(horizon_ms, credibility.JUDGED)
+        accounts.settle(state, case_state)
+    track.forget_before(state.now_ms - WINDOW_MS - UNKNOWN_AFTER_MS, credibility.JUDGED)

@@ -8,9 +8,10 @@ from typing import Any
 
 from services.geofence.domain.entries import Case, Demand, Encounter, Exercise, Ring, Target
 from services.geofence.domain.geometry import PERSON, Disc, Polygon, Shape
-from services.geofence.domain.rings import RingState
+from services.geofence.domain.rings import Account, RingState
 from services.geofence.domain.rules import Rules
 from services.geofence.domain.state import WEARER, CaseState, Incident, Outage, Over, Possible, State, Warned
+from services.geofence.domain.stretches import Stretch
 from services.geofence.domain.track import Fix, Track
 from services.geofence.domain.version import VERSION
 
@@ -135,10 +136,7 @@ def _case_state(case_state: CaseState) -> dict[str, Any]:
             [_encounter(one) for one in case.encounters],
             case.exercise,
         ],
-        "rings": [
-            [key, radius_mm, ring.bound_ms, ring.since_ms, ring.inside, ring.min_mm, ring.entered_mm, ring.muted]
-            for (key, radius_mm), ring in sorted(case_state.rings.items())
-        ],
+        "rings": [[key, radius_mm, *_ring_state(ring)] for (key, radius_mm), ring in sorted(case_state.rings.items())],
         "episode_id": case_state.episode_id,
         "raised": case_state.raised,
         "ended": case_state.ended,
@@ -151,8 +149,44 @@ def _case_state(case_state: CaseState) -> dict[str, Any]:
         "warned": case_state.warned,
         "grouped": case_state.grouped,
         "closing": case_state.closing,
+        "amend_ms": case_state.amend_ms,
         "wake_ms": case_state.wake_ms,
     }
+
+
+def _ring_state(ring: RingState) -> list[Any]:
+    closed = [list(astuple(one)) for one in ring.closed]
+    opened = [ring.bound_ms, ring.since_ms, ring.inside, ring.min_mm, ring.entered_mm, ring.muted]
+    return [*opened, ring.floor_ms, ring.opened_ms, ring.late_ms, closed]
+
+
+def _to_ring_state(content: list[Any]) -> RingState:
+    bound_ms, since_ms, inside, min_mm, entered_mm, muted, floor_ms, opened_ms, late_ms, closed = content
+    state = RingState(
+        bound_ms, since_ms, _to_stretches(inside), min_mm, entered_mm, muted, floor_ms, opened_ms, late_ms
+    )
+    state.closed = [_to_account(one) for one in closed]
+    return state
+
+
+def _to_account(content: list[Any]) -> Account:
+    episode_id, incident_id, opened_ms, until_ms, spans, inside, min_mm, settled, settled_mm, *rest = content
+    return Account(
+        episode_id,
+        incident_id,
+        opened_ms,
+        until_ms,
+        _to_stretches(spans),
+        _to_stretches(inside),
+        min_mm,
+        _to_stretches(settled),
+        settled_mm,
+        *rest,
+    )
+
+
+def _to_stretches(content: list[list[int]]) -> list[Stretch]:
+    return [(from_ms, to_ms) for from_ms, to_ms in content]
 
 
 def _to_case_state(content: dict[str, Any]) -> CaseState:
@@ -178,12 +212,7 @@ def _to_case_state(content: dict[str, Any]) -> CaseState:
             ),
             Exercise(exercise),
         ),
-        rings={
-            (key, radius_mm): RingState(
-                bound_ms, since_ms, [(from_ms, to_ms) for from_ms, to_ms in inside], min_mm, entered_mm, muted
-            )
-            for key, radius_mm, bound_ms, since_ms, inside, min_mm, entered_mm, muted in content["rings"]
-        },
+        rings={(key, radius_mm): _to_ring_state(ring_state) for key, radius_mm, *ring_state in content["rings"]},
         episode_id=content["episode_id"],
         raised=content["raised"],
         ended=content["ended"],
@@ -196,6 +225,7 @@ def _to_case_state(content: dict[str, Any]) -> CaseState:
         warned={key: Warned(*one) for key, one in content["warned"].items()},
         grouped=content["grouped"],
         closing=content["closing"],
+        amend_ms=content["amend_ms"],
         wake_ms=content["wake_ms"],
     )
 

@@ -11,6 +11,7 @@ from services.geofence.domain import clearance, demands
 from services.geofence.domain.alerts import Alert, Doubt, Kind, Leg, Output, Parked, Report
 from services.geofence.domain.demands import Found
 from services.geofence.domain.entries import Demand, Encounter, Ring, Target
+from services.geofence.domain.rings import Account
 from services.geofence.domain.state import CaseState, Incident, Outage, State
 from services.geofence.domain.version import VERSION
 
@@ -66,11 +67,13 @@ class Decisions:
         to_nobody: bool = False,
         doubt: Doubt | None = None,
         outage_id: str = "",
-    ) -> None:
-        """Adds an alert; the first that demands something opens the episode, and with it the wearer's incident.
+        of: Account | None = None,
+    ) -> str:
+        """Adds an alert and returns its id; the first that demands something opens the episode, and with it the wearer's incident.
 
         `due_ms` is when it could be decided at the earliest, where that isn't `at_ms`: what comes much later is late. What goes
-        `to_nobody` is kept in the log of alerts alone; to a leg a RECORD would say that a threat is over.
+        `to_nobody` is kept in the log of alerts alone; to a leg a RECORD would say that a threat is over. What is `of` an account
+        amends it, and is of its episode and incident, which may be over.
         """
         state, case = self.state, case_state.case
         ordinal = len(self.out)
@@ -87,17 +90,18 @@ class Decisions:
         open_incident = state.incidents.get(case.wearer_id)
         ring_mm = ring.radius_mm if ring else 0
         target_key = target.key if target else ""
+        alert_id = self._id("alert", case.case_id, kind.value, demand.value, target_key, ring_mm)
         self.out.append(
             Alert(
-                alert_id=self._id("alert", case.case_id, kind.value, demand.value, target_key, ring_mm),
+                alert_id=alert_id,
                 sequence=self.sequence,
                 ordinal=ordinal,
                 kind=kind,
                 demand=demand,
                 order_id=case.order_id,
                 case_id=case.case_id,
-                episode_id=case_state.episode_id,
-                incident_id=open_incident.incident_id if open_incident else "",
+                episode_id=of.episode_id if of else case_state.episode_id,
+                incident_id=of.incident_id if of else open_incident.incident_id if open_incident else "",
                 wearer_id=case.wearer_id,
                 target_id=target.target_id if target else "",
                 ring_mm=ring_mm,
@@ -115,12 +119,14 @@ class Decisions:
                 rules_id=state.rules.rules_id,
                 inside=inside,
                 min_distance_mm=min_mm,
+                amends=of.alert_id if of else "",
                 encounter_id=encounter.encounter_id if encounter else "",
                 exercise=case.exercise,
                 doubt=doubt,
                 outage_id=outage_id,
             )
         )
+        return alert_id
 
     def outage_ids(self) -> tuple[str, str]:
         """Ids of an outage that begins, and of what the legs keep its notice under."""

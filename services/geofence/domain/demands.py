@@ -174,6 +174,9 @@ def destinations(case: Case, kind: Kind, demand: Demand, target: Target | None) 
         return tuple((Leg.WARNING, person_id) for person_id in warned)
     if kind in _OF_SILENCE:
         return probation
+    if kind is Kind.ACCOUNT_AMENDED:
+        # For the desks' own records: nobody is warned of what is over.
+        return probation + police
     if kind in _OF_DEVICES:
         return police if target else probation + police
     if kind is Kind.UNKNOWN_NEAR and demand is not Demand.RESPOND:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from services.geofence.domain import approach, demands, rings
+from services.geofence.domain import accounts, demands, rings
 from services.geofence.domain.alerts import Report
 from services.geofence.domain.decisions import Decisions
 from services.geofence.domain.demands import Found
@@ -49,7 +49,7 @@ def look(decisions: Decisions, case_state: CaseState, cause: Report) -> None:
 def _apart(state: State, case_state: CaseState, target: Target) -> tuple[float, int] | None:
     """Least distance between newest positions that both still hold, mm, and as of when; None where none do."""
     found = []
-    for wearer, device in approach.pairs(state, case_state, target):
+    for wearer, device in accounts.pairs(state, case_state, target):
         here, there = wearer.last(), device.last() if device else None
         if here and there and all(rings.is_fresh(one.time_ms, state.now_ms) for one in (here, there)):
             found.append((math.dist(here.point, there.point), max(here.time_ms, there.time_ms)))

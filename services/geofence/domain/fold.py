@@ -11,6 +11,8 @@ from math import dist
 
 from services.common.errors import OutdatedFold
 from services.geofence.domain import (
+    accounts,
+    amendments,
     approach,
     clearance,
     closing,
@@ -89,6 +91,8 @@ class _Folding:
         self.decisions = Decisions(state, entry.sequence, entry.stamp_ms)
         self._to_watch: dict[str, Report] = {}
         """Cases about which time must be asked again after the entry, and the last report that made it so."""
+        self._moved_in: dict[str, tuple[Report, Report | None]] = {}
+        """Cases with an open episode in which somebody moved: the last report, and the last that was the newest of its device."""
 
     # ── time ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -120,6 +124,7 @@ class _Folding:
         """The order's validity is over: what is open is closed as of that moment."""
         case = case_state.case
         approach.close(self.decisions, case_state, case.targets, case.valid_until_ms)
+        accounts.forget(self.decisions, case_state)
         case_state.ended = True
         equipment.take_back(self.decisions, case_state, sorted(case_state.raised), case.valid_until_ms)
         silence.close(self.decisions, case_state, case.valid_until_ms)
@@ -138,6 +143,9 @@ class _Folding:
             looks = silence.watch(self.decisions, case_state, at_ms, cause)
             looks += approach.outlast(self.decisions, case_state, at_ms, cause)
             look_ms = min(looks, default=None)
+        amend_ms = accounts.amend(self.decisions, case_state, at_ms)
+        if amend_ms is not None:
+            look_ms = amend_ms if look_ms is None else min(look_ms, amend_ms)
         if look_ms is not None and look_ms != case_state.wake_ms:
             heapq.heappush(self.state.due, (look_ms, case_state.case.case_id, WAKE))
         case_state.wake_ms = look_ms or 0
@@ -176,7 +184,7 @@ class _Folding:
             if case.version <= before.case.version:
                 return
             clearance.drop_case(state, before.case)
-            self._amend(before, case)
+            amendments.apply(self.decisions, before, case)
         clearance.drop_case(state, case)
         case_state = before or CaseState(case)
         resumed = case_state.ended
@@ -186,13 +194,18 @@ class _Folding:
         from_ms = case.valid_from_ms if before is None else max(now_ms, case.valid_from_ms)
         for target in case.targets:
             for ring in case.rings:
-                ring_state = case_state.rings.setdefault((target.key, ring.radius_mm), RingState(from_ms))
+                ring_state = case_state.rings.setdefault(
+                    (target.key, ring.radius_mm), RingState(from_ms, floor_ms=from_ms)
+                )
                 if resumed:
-                    ring_state.bound_ms = from_ms
+                    ring_state.bound_ms = ring_state.floor_ms = from_ms
         if case_state.ended:
             self._end(case_state)
             self.decisions.settle(case_state)
             return
+        for device_id in state.changes_hands(case):
+            for case_id in state.cases_of.get(device_id, ()):
+                accounts.keep(state, state.cases[case_id])
         state.own(case)
         state.index(case)
         heapq.heappush(state.due, (case.valid_until_ms, case.case_id, case.version))
@@ -201,32 +214,6 @@ class _Folding:
         else:
             self._begin(case_state, now_ms)
             self.decisions.settle(case_state)
-
-    def _amend(self, before: CaseState, case: Case) -> None:
-        """Closes what the new snapshot no longer asks for, then puts it in place of the old one."""
-        state, now_ms = self.state, self.state.now_ms
-        in_force = case.valid_from_ms <= now_ms
-        heard = {t.key for t in case.targets if case.tag_device_ids and (t.device_ids or not t.is_person)}
-        kept = {(t.key, r.radius_mm, r.action, t.shape) for t in case.targets for r in case.rings}
-        for target in before.case.targets:
-            gone = [r for r in before.case.rings if (target.key, r.radius_mm, r.action, target.shape) not in kept]
-            # Nor can a ring be watched whose last device is gone, or before its order is in force.
-            over = gone if in_force and target.key in heard else list(before.case.rings)
-            approach.close(self.decisions, before, (target,), now_ms, over)
-            for ring in gone:
-                before.rings.pop((target.key, ring.radius_mm), None)
-        named = set(case.device_ids) if in_force else set()
-        equipment.take_back(
-            self.decisions, before, sorted(key for key in before.raised if key.split()[1] not in named), now_ms
-        )
-        silence.amend(self.decisions, before, case, in_force)
-        kept_keys = heard if in_force else set()
-        possible.close(self.decisions, before, now_ms, {t.key for t in before.case.targets} - kept_keys)
-        self.decisions.settle(before)
-        state.forget(before.case)
-        state.due = [due for due in state.due if due[1] != case.case_id]
-        heapq.heapify(state.due)
-        before.case, before.wake_ms = case, 0
 
     def _begin(self, case_state: CaseState, at_ms: int) -> None:
         """Decides on what is known of both sides and on what their devices have said, without a new report."""
@@ -330,7 +317,12 @@ class _Folding:
                     approach.forget_old(state, track, case_ids)
                 if newest:
                     doubts.look(self.decisions, track, case_ids, Report(device_id, report_id, received_wall_us))
-        # After the whole batch: what was buffered may end with where they are now.
+        # After the whole batch: what was buffered may end with where they are now, and what comes later in it may be from before.
+        for case_id, (cause, newest_cause) in sorted(self._moved_in.items()):
+            case_state = state.cases[case_id]
+            approach.clear_what_was_left(self.decisions, case_state, cause)
+            if case_state.episode_id and newest_cause:
+                distances.look(self.decisions, case_state, newest_cause)
         for case_id, cause in self._to_watch.items():
             self._watch(state.cases[case_id], state.now_ms, cause)
         self.decisions.settle_all(map(state.cases.__getitem__, self._to_watch))
@@ -363,12 +355,12 @@ class _Folding:
                                 self.decisions, case_state, tag_id, target, device_id, from_ms, until_ms, cause
                             )
             if case_state.episode_id:
+                newest = self._moved_in.get(case_id, (cause, None))[1]
                 if until_ms is None:
                     closing.look(self.decisions, case_state, device_id, cause)
-                approach.clear_what_was_left(self.decisions, case_state, cause)
-            if case_state.episode_id and until_ms is None:
-                distances.look(self.decisions, case_state, cause)
-            if case_state.unseen or (case_state.episode_id and case_state.watchful):
+                    newest = cause
+                self._moved_in[case_id] = cause, newest
+            if case_state.unseen or case_state.amend_ms or (case_state.episode_id and case_state.watchful):
                 self._to_watch[case_id] = cause
         if until_ms is None:
             clearance.measure(self.state, device_id, from_ms)

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 from services.geofence.domain.entries import Ring
 from services.geofence.domain.geometry import Shape, Vector
+from services.geofence.domain.stretches import Stretch, add_stretch, overlaps
 from services.geofence.domain.track import UNKNOWN_AFTER_MS, Piece, Track, difference
 
 AGREE = 4
@@ -18,21 +19,55 @@ AGREE_MOST_MS = 600_000
 
 
 @dataclass(slots=True)
+class Account:
+    """When the wearer was inside a ring that was cleared: kept for as long as late reports can change it."""
+
+    episode_id: str
+    incident_id: str
+    opened_ms: int
+    """When the entry was decided, mesh time."""
+    until_ms: int
+    """Up to when the clearing has accounted for the ring."""
+    spans: list[Stretch]
+    """Stretches of time that it answers for; every other moment is that of another account."""
+    inside: list[Stretch]
+    """Stretches inside, as they were published last."""
+    min_mm: float | None
+    """Least distance, as it was published last."""
+    settled: list[Stretch]
+    """Stretches inside that no report can change any more: those before `RingState.floor_ms`."""
+    settled_mm: float | None
+    """Least distance before `RingState.floor_ms`."""
+    due_ms: int | None = None
+    """When an amended account is published, mesh time; None while no late report concerns it."""
+    alert_id: str = ""
+    """The RING_CLEARED that published it first."""
+
+
+@dataclass(slots=True)
 class RingState:
     """What is remembered of one ring of one target."""
 
     bound_ms: int
-    """Nothing before this moment counts: the start of the case, the last clearing, or what `inside` has accounted for."""
+    """Nothing newer than the last report is entered before this moment: the start of the case, or the last clearing."""
     since_ms: int | None = None
     """When it was entered; None while the wearer is outside."""
-    inside: list[tuple[int, int]] = field(default_factory=list)
-    """Stretches inside, accounted for up to `bound_ms`."""
+    inside: list[Stretch] = field(default_factory=list)
+    """Stretches inside, of the open episode, before `floor_ms`."""
     min_mm: float | None = None
-    """Least distance accounted for."""
+    """Least distance of them."""
     entered_mm: float = 0.0
     """Distance with which it was entered."""
     muted: bool = False
     """It was entered under an authorised encounter, so that nobody was sent."""
+    floor_ms: int = 0
+    """Before this moment no report changes anything: the start of the case, or what is older than late reports may be."""
+    opened_ms: int = 0
+    """When the entry was decided, mesh time."""
+    late_ms: int = 0
+    """When a late report last showed presence inside while it was open, mesh time; 0 where none did."""
+    closed: list[Account] = field(default_factory=list)
+    """Accounts of its cleared episodes that late reports may still change, in the order of the clearings."""
 
     @property
     def open(self) -> bool:
@@ -44,10 +79,10 @@ class RingState:
         """Least distance: accounted for, else that with which it was entered."""
         return self.entered_mm if self.min_mm is None else self.min_mm
 
-    def enter(self, at_ms: int, distance_mm: float) -> None:
-        """The wearer is inside."""
+    def enter(self, at_ms: int, distance_mm: float, now_ms: int) -> None:
+        """The wearer is inside, as is decided now."""
         self.since_ms, self.entered_mm, self.min_mm, self.inside = at_ms, distance_mm, None, []
-        self.muted = False
+        self.muted, self.opened_ms, self.late_ms = False, now_ms, 0
 
     def leave(self) -> None:
         """The wearer has left for good."""
@@ -121,24 +156,31 @@ def moments_within(
             yield at_ms, shape.least(point, point)
 
 
-def account(state: RingState, shape: Shape, radius_mm: float, pieces: Iterable[Piece]) -> None:
-    """Adds to `inside` and `min_mm` what `pieces` tell."""
+def account(
+    inside: list[Stretch],
+    least_mm: float | None,
+    shape: Shape,
+    radius_mm: float,
+    pieces: Iterable[Piece],
+    spans: list[Stretch],
+) -> float | None:
+    """Adds to `inside` when `pieces` are within the radius during `spans`; returns the least distance, also with `least_mm`, mm.
+
+    A piece that leaves a span is measured whole and cut afterwards, so that its ends don't depend on where it was cut.
+    """
     for piece in pieces:
         length_ms = piece.to_ms - piece.from_ms
-        for low, high in shape.within(piece.start, piece.end, radius_mm):
-            add_stretch(state.inside, piece.from_ms + round(low * length_ms), piece.from_ms + round(high * length_ms))
-        least = shape.least(piece.start, piece.end)
-        if state.min_mm is None or least < state.min_mm:
-            state.min_mm = least
-
-
-def add_stretch(stretches: list[tuple[int, int]], from_ms: int, to_ms: int) -> None:
-    """Adds a stretch, joined with those that it touches."""
-    touched = [one for one in stretches if one[0] <= to_ms and from_ms <= one[1]]
-    for one in touched:
-        stretches.remove(one)
-    stretches.append((min([from_ms, *(one[0] for one in touched)]), max([to_ms, *(one[1] for one in touched)])))
-    stretches.sort()
+        for from_ms, to_ms in overlaps(spans, piece.from_ms, piece.to_ms):
+            for low, high in shape.within(piece.start, piece.end, radius_mm):
+                start_ms = max(from_ms, piece.from_ms + round(low * length_ms))
+                end_ms = min(to_ms, piece.from_ms + round(high * length_ms))
+                if start_ms <= end_ms:
+                    add_stretch(inside, start_ms, end_ms)
+            part = piece.clipped(from_ms, to_ms)
+            apart_mm = shape.least(part.start, part.end)
+            if least_mm is None or apart_mm < least_mm:
+                least_mm = apart_mm
+    return least_mm
 
 
 def known_until(wearer: Track, device: Track | None) -> int | None:

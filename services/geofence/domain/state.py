@@ -84,6 +84,8 @@ class CaseState:
     """What the notice of an outage stands for: what was found, and of which target."""
     closing: dict[str, int] = field(default_factory=dict)
     """`<target> <device>` whose movement leads the two together, and since when; TOLD by target once that was told in this episode."""
+    amend_ms: int | None = None
+    """When the next amended account is published, mesh time; None where none waits."""
     wake_ms: int = 0
     """When silence may decide something next; other wakes in `State.due` are void."""
 
@@ -231,11 +233,13 @@ class State:
         said[report_id] = self.now_ms
         return True
 
+    def changes_hands(self, case: Case) -> list[str]:
+        """Devices that are somebody else's by this case."""
+        return [device_id for device_id, owner in _owners(case) if self.owners.get(device_id, owner) != owner]
+
     def own(self, case: Case) -> None:
         """Notes whose the devices are. What a device said for somebody else says nothing about who has it now."""
-        devices = [(device_id, f"wearer/{case.wearer_id}") for device_id in case.tag_device_ids]
-        devices += [(device_id, target.key) for target in case.targets for device_id in target.device_ids]
-        for device_id, owner in devices:
+        for device_id, owner in _owners(case):
             if self.owners.setdefault(device_id, owner) != owner:
                 self.owners[device_id] = owner
                 self.owned_since[device_id] = self.now_ms
@@ -265,6 +269,12 @@ class State:
             mine = self.cases_of.get(device_id, [])
             if case.case_id in mine:
                 mine.remove(case.case_id)
+
+
+def _owners(case: Case) -> list[tuple[str, str]]:
+    """Each device of a case and whose it is."""
+    devices = [(device_id, f"wearer/{case.wearer_id}") for device_id in case.tag_device_ids]
+    return devices + [(device_id, target.key) for target in case.targets for device_id in target.device_ids]
 
 
 def event_key(event: Equipment, device_id: str) -> str:

@@ -226,8 +226,11 @@ class Track:
         return total_mm
 
     def forget_before(self, time_ms: int, newest: int = 2) -> None:
-        """Drops fixes older than `time_ms`, all but so many of the newest."""
-        keep_from = min(bisect_left(self.fixes, (time_ms,)), len(self.fixes) - newest)
+        """Drops fixes older than `time_ms`, all but the last of them and so many of the newest.
+
+        The last of them begins the line that leads past `time_ms`.
+        """
+        keep_from = min(bisect_left(self.fixes, (time_ms,)) - 1, len(self.fixes) - newest)
         if keep_from > 0:
             del self.fixes[:keep_from]
 

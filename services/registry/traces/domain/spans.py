@@ -41,6 +41,7 @@ SAYS = {
 _DELIVERED = "delivered"
 """What it is called when the gateway has taken a warning."""
 _OFFERS = frozenset({"NOTIFIED", "OFFERED"})
+_AMENDED = "ACCOUNT_AMENDED"
 _OVER = "STOOD_DOWN"
 _NOTED = "noted"
 """What a step is called that says nothing to others: what it was about stays with the leg."""
@@ -213,10 +214,12 @@ class _Known:
     def _told_by(self, step: StepFact) -> tuple[str, int]:
         """The alert that led to a step, and when it was durable: of the report that the offer names, else the last that was there.
 
-        What ends an incident sends nobody anywhere, and the step that follows still names the report of its offer.
+        What ends an incident sends nobody anywhere, and the step that follows still names the report of its offer. An amended account
+        leads to no step.
         """
         over = step.state == _OVER
-        mine = [alert for alert in self._alerts if over or step.leg in alert.legs]
+        leading = [alert for alert in self._alerts if alert.alert_kind != _AMENDED]
+        mine = [alert for alert in leading if over or step.leg in alert.legs]
         same = [
             alert for alert in mine if not over and step.cause_us is not None and alert.received_us == step.cause_us
         ]

@@ -75,6 +75,10 @@ class _AlertKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_AlertKind.V
     wearer: order_id and the destinations are the outage's id. What would be notices of single wearers and devices is recorded with
     that id meanwhile, and told once it is over where it still holds; what demands a response is told as ever.
     """
+    ACCOUNT_AMENDED: _AlertKind.ValueType  # 16
+    """Late reports changed when the wearer was inside a ring that was cleared already, or how near. It is of the cleared episode and its
+    incident, which may have ended; its Measure replaces that of the RING_CLEARED in Alert.amends. RECORD for both desks: nobody is sent or warned, since a presence of which nobody knew is a RING_ENTERED of its own.
+    """
 
 class AlertKind(_AlertKind, metaclass=_AlertKindEnumTypeWrapper):
     """Kinds of alert."""
@@ -125,6 +129,10 @@ OUTAGE: AlertKind.ValueType  # 15
 """So many wearers fell silent together that it is no wearer's doing; with RECORD, most are heard again. It is of no case and no
 wearer: order_id and the destinations are the outage's id. What would be notices of single wearers and devices is recorded with
 that id meanwhile, and told once it is over where it still holds; what demands a response is told as ever.
+"""
+ACCOUNT_AMENDED: AlertKind.ValueType  # 16
+"""Late reports changed when the wearer was inside a ring that was cleared already, or how near. It is of the cleared episode and its
+incident, which may have ended; its Measure replaces that of the RING_CLEARED in Alert.amends. RECORD for both desks: nobody is sent or warned, since a presence of which nobody knew is a RING_ENTERED of its own.
 """
 Global___AlertKind: _TypeAlias = AlertKind  # noqa: Y015
 
@@ -227,6 +235,7 @@ class Alert(_message.Message):
     OUTAGE_SILENT_FIELD_NUMBER: _builtins.int
     OUTAGE_WATCHED_FIELD_NUMBER: _builtins.int
     DOUBT_FIELD_NUMBER: _builtins.int
+    AMENDS_FIELD_NUMBER: _builtins.int
     alert_id: _builtins.str
     """Hash of log, partition, sequence and what the alert is of: case, kind, demand, target, ring."""
     partition: _builtins.int
@@ -246,7 +255,7 @@ class Alert(_message.Message):
     episode_id: _builtins.str
     """Id of the approach, from the first ring entered until all are cleared; empty where none is open."""
     incident_id: _builtins.str
-    """Id of the incident: one for each wearer while any episode is open; empty where none is open."""
+    """Id of the incident: one for each wearer while any episode is open; empty where none is open. ACCOUNT_AMENDED: that of its episode."""
     wearer_id: _builtins.str
     """The Ministry's id of the wearer."""
     target_id: _builtins.str
@@ -273,6 +282,8 @@ class Alert(_message.Message):
     """OUTAGE: wearers who are watched."""
     doubt: Global___Doubt.ValueType
     """Why the positions behind it can't be taken as they stand; unspecified where they are."""
+    amends: _builtins.str
+    """ACCOUNT_AMENDED: id of the RING_CLEARED whose account its Measure replaces; the last one by (sequence, ordinal) holds."""
     @_builtins.property
     def at(self) -> _timestamp_pb2.Timestamp:
         """The moment in the world for which the decision holds, to the millisecond."""
@@ -323,10 +334,11 @@ class Alert(_message.Message):
         outage_silent: _builtins.int = ...,
         outage_watched: _builtins.int = ...,
         doubt: Global___Doubt.ValueType = ...,
+        amends: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["at", b"at", "cause", b"cause", "decided_at", b"decided_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["alert_id", b"alert_id", "at", b"at", "case_id", b"case_id", "cause", b"cause", "decided_at", b"decided_at", "demand", b"demand", "destinations", b"destinations", "doubt", b"doubt", "encounter_id", b"encounter_id", "episode_id", b"episode_id", "exercise", b"exercise", "fold_version", b"fold_version", "incident_ends", b"incident_ends", "incident_id", b"incident_id", "kind", b"kind", "late", b"late", "order_id", b"order_id", "ordinal", b"ordinal", "outage_id", b"outage_id", "outage_silent", b"outage_silent", "outage_watched", b"outage_watched", "partition", b"partition", "ring_m", b"ring_m", "rules_id", b"rules_id", "sequence", b"sequence", "target_id", b"target_id", "wearer_id", b"wearer_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["alert_id", b"alert_id", "amends", b"amends", "at", b"at", "case_id", b"case_id", "cause", b"cause", "decided_at", b"decided_at", "demand", b"demand", "destinations", b"destinations", "doubt", b"doubt", "encounter_id", b"encounter_id", "episode_id", b"episode_id", "exercise", b"exercise", "fold_version", b"fold_version", "incident_ends", b"incident_ends", "incident_id", b"incident_id", "kind", b"kind", "late", b"late", "order_id", b"order_id", "ordinal", b"ordinal", "outage_id", b"outage_id", "outage_silent", b"outage_silent", "outage_watched", b"outage_watched", "partition", b"partition", "ring_m", b"ring_m", "rules_id", b"rules_id", "sequence", b"sequence", "target_id", b"target_id", "wearer_id", b"wearer_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -410,10 +422,10 @@ class Measure(_message.Message):
     probability: _builtins.float
     """RING_ENTERED: probability that the wearer is inside the ring at Alert.at, 0 to 1."""
     min_distance_m: _builtins.float
-    """RING_CLEARED: least distance, metres."""
+    """RING_CLEARED, ACCOUNT_AMENDED: least distance, metres."""
     @_builtins.property
     def inside(self) -> _containers.RepeatedCompositeFieldContainer[Global___Interval]:
-        """RING_CLEARED: when the wearer was inside, reconstructed in continuous time from both tracks."""
+        """RING_CLEARED, ACCOUNT_AMENDED: when the wearer was inside, reconstructed in continuous time from both tracks."""
 
     def __init__(
         self,

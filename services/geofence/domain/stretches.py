@@ -1,0 +1,46 @@
+"""Stretches of time as pairs of moments, in order and without overlap, milliseconds."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+Stretch = tuple[int, int]
+"""First and last moment of a stretch of time."""
+
+
+def add_stretch(stretches: list[Stretch], from_ms: int, to_ms: int) -> None:
+    """Adds a stretch, joined with those that it touches."""
+    touched = [one for one in stretches if one[0] <= to_ms and from_ms <= one[1]]
+    for one in touched:
+        stretches.remove(one)
+    stretches.append((min([from_ms, *(one[0] for one in touched)]), max([to_ms, *(one[1] for one in touched)])))
+    stretches.sort()
+
+
+def without(spans: list[Stretch], others: Iterable[Stretch]) -> list[Stretch]:
+    """What `spans` hold beside `others`, which may overlap each other."""
+    for from_ms, to_ms in others:
+        left: list[Stretch] = []
+        for start_ms, end_ms in spans:
+            if to_ms <= start_ms or end_ms <= from_ms:
+                left.append((start_ms, end_ms))
+                continue
+            if start_ms < from_ms:
+                left.append((start_ms, from_ms))
+            if to_ms < end_ms:
+                left.append((to_ms, end_ms))
+        spans = left
+    return spans
+
+
+def overlaps(spans: Iterable[Stretch], from_ms: int, to_ms: int) -> Iterator[Stretch]:
+    """The parts of a stretch that lie in `spans`. A mere end in common is none, unless the stretch is a moment."""
+    for start_ms, end_ms in spans:
+        low_ms, high_ms = max(start_ms, from_ms), min(end_ms, to_ms)
+        if low_ms < high_ms or low_ms == high_ms == from_ms == to_ms:
+            yield low_ms, high_ms
+
+
+def meets(spans: Iterable[Stretch], from_ms: int, to_ms: int) -> bool:
+    """Whether a stretch has a moment in common with `spans`."""
+    return any(start_ms <= to_ms and from_ms <= end_ms for start_ms, end_ms in spans)
