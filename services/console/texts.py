@@ -283,6 +283,7 @@ TEXTS: dict[str, tuple[str, str]] = {
     "IMPLAUSIBLE": ("위치 이상", "Implausible position"),
     "DISTANCE_CHANGED": ("거리 변화", "Distance changed"),
     "OUTAGE": ("대규모 두절", "Outage"),
+    "SPOOFING_SUSPECTED": ("위치 조작 의심, 이탈로 처리하지 않음", "Possible spoofing: not taken for leaving"),
     "BREACH_CONFIRMED": ("위반 확인", "Breach confirmed"),
     "FALSE_POSITION": ("위치 오류", "False position"),
     "EQUIPMENT": ("장비", "Equipment"),

@@ -26,6 +26,7 @@ class Kind(enum.Enum):
     IMPLAUSIBLE = "IMPLAUSIBLE"
     DISTANCE_CHANGED = "DISTANCE_CHANGED"
     OUTAGE = "OUTAGE"
+    SPOOFING_SUSPECTED = "SPOOFING_SUSPECTED"
 
 
 class Doubt(enum.Enum):

@@ -5,7 +5,16 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
-from services.geofence.domain import credibility, demands, encounters, possible, presence, probability, rings
+from services.geofence.domain import (
+    credibility,
+    demands,
+    encounters,
+    possible,
+    presence,
+    probability,
+    rings,
+    withheld,
+)
 from services.geofence.domain.alerts import Kind, Report
 from services.geofence.domain.decisions import Decisions
 from services.geofence.domain.entries import Demand, Ring, Target
@@ -173,10 +182,26 @@ def clear_what_was_left(decisions: Decisions, case_state: CaseState, cause: Repo
         for ring in reversed(case_state.case.rings):
             if not case_state.ring(target, ring).open:
                 continue
+            # Whoever may be within a narrower ring is within the wider ones.
             if not _has_left(decisions.state, case_state, target, ring):
-                break  # whoever may be within a narrower ring is within the wider ones
+                withheld.is_back(decisions, case_state, target, ring, cause)
+                break
+            jumped_ms = withheld.jumped_ms(decisions.state, case_state, target, ring)
+            if jumped_ms is not None:
+                apart_mm = _newest_mm(decisions.state, case_state, target)
+                withheld.note(decisions, case_state, target, ring, jumped_ms, cause, apart_mm)
+                break
+            if withheld.is_too_soon(decisions.state, case_state, target, ring):
+                break
+            withheld.is_over(decisions, case_state, target, ring, cause)
             _clear_ring(decisions, case_state, target, ring, decisions.state.now_ms, cause)
     decisions.settle(case_state)
+
+
+def _newest_mm(state: State, case_state: CaseState, target: Target) -> float:
+    """Least distance that the newest positions claim, mm."""
+    heres = [rings.newest(wearer, device) for wearer, device in pairs(state, case_state, target)]
+    return min(target.shape.least(here, here) for here in heres)
 
 
 def _has_left(state: State, case_state: CaseState, target: Target, ring: Ring) -> bool:
@@ -244,7 +269,9 @@ def outlast(decisions: Decisions, case_state: CaseState, at_ms: int, cause: Repo
     for target, ring in muted:
         apart_mm, there = (state.apart_mm(last, target) if last else None) or (0.0, None)
         vague_mm = (last.accuracy_mm if last else 0) + (there.accuracy_mm if there else 0)
-        if apart_mm > ring.radius_mm + state.rules.clear_margin_of(ring.radius_mm) + vague_mm:
+        is_beyond = apart_mm > ring.radius_mm + state.rules.clear_margin_of(ring.radius_mm) + vague_mm
+        jumped_ms = withheld.jumped_ms(state, case_state, target, ring) if is_beyond else None
+        if is_beyond and jumped_ms is None:
             _clear_ring(decisions, case_state, target, ring, at_ms, cause)
             continue
         case_state.ring(target, ring).muted = False
@@ -257,8 +284,10 @@ def outlast(decisions: Decisions, case_state: CaseState, at_ms: int, cause: Repo
             target=target,
             ring=ring,
             cause=cause,
-            distance_mm=apart_mm,
+            distance_mm=None if is_beyond else apart_mm,
         )
+        if jumped_ms is not None:
+            withheld.note(decisions, case_state, target, ring, jumped_ms, cause, apart_mm)
 
 
 def close(
@@ -279,6 +308,7 @@ def _clear_ring(
     at_ms = ring_state.inside[-1][1] if ring_state.inside else min(upto_ms, decisions.state.now_ms)
     inside, min_mm = tuple(ring_state.inside), ring_state.least_mm
     ring_state.leave()
+    withheld.forget(case_state, target, ring)
     decisions.alert(
         case_state,
         Kind.RING_CLEARED,
@@ -309,9 +339,9 @@ def account(state: State, case_state: CaseState, target: Target, ring: Ring, upt
     ring_state.bound_ms = reached_ms
 
 
-def forget_old(state: State, track: Track, case_ids: list[str]) -> None:
+def forget_old(state: State, device_id: str, case_ids: list[str]) -> None:
     """Drops fixes that no late report can need any more; open rings of these cases account for them first."""
-    horizon_ms = state.now_ms - WINDOW_MS
+    track, horizon_ms = state.tracks[device_id], state.now_ms - WINDOW_MS
     if track.fixes[0].time_ms >= horizon_ms:
         return
     for case_state in map(state.cases.__getitem__, case_ids):
@@ -319,4 +349,18 @@ def forget_old(state: State, track: Track, case_ids: list[str]) -> None:
             for ring in case_state.case.rings:
                 if case_state.ring(target, ring).open:
                     account(state, case_state, target, ring, horizon_ms)
+    _keep_ways(state, device_id, case_ids, horizon_ms)
     track.forget_before(horizon_ms, credibility.JUDGED)
+
+
+def _keep_ways(state: State, device_id: str, case_ids: list[str], horizon_ms: int) -> None:
+    """Keeps what positions that are about to be dropped say of the way of a device, while anything of it is open."""
+    open_cases = [one for one in map(state.cases.__getitem__, case_ids) if one.episode_id]
+    if not open_cases:
+        return
+    track = state.tracks[device_id]
+    left = Track(track.fixes[:])
+    left.forget_before(horizon_ms, credibility.JUDGED)
+    if count := len(track.fixes) - len(left.fixes):
+        for case_state in open_cases:
+            withheld.keep(state, case_state, device_id, track.fixes[:count])

@@ -9,6 +9,7 @@ from typing import Any
 
 from services.geofence.domain.entries import Case, Demand, Encounter, Exercise, Ring, Target
 from services.geofence.domain.geometry import PERSON, Disc, Polygon, Shape
+from services.geofence.domain.plausibility import Seen, Way
 from services.geofence.domain.rings import RingState
 from services.geofence.domain.rules import Rules
 from services.geofence.domain.state import WEARER, CaseState, Incident, Outage, Over, Possible, State, Warned
@@ -158,6 +159,8 @@ def _case_state(case_state: CaseState) -> dict[str, Any]:
         "grouped": case_state.grouped,
         "closing": case_state.closing,
         "wake_ms": case_state.wake_ms,
+        "withheld": case_state.withheld,
+        "ways": case_state.ways,
     }
 
 
@@ -203,7 +206,20 @@ def _to_case_state(content: dict[str, Any]) -> CaseState:
         grouped=content["grouped"],
         closing=content["closing"],
         wake_ms=content["wake_ms"],
+        withheld=content["withheld"],
+        ways={key: [_to_way(way) for way in known] for key, known in content["ways"].items()},
     )
+
+
+def _to_way(content: list[Any]) -> Way:
+    believed, before, far, false_mm, worst, since_ms, regained_ms = content
+    return Way(
+        _to_seen(believed), _to_seen(before), far, false_mm, Fix(*worst) if worst else None, since_ms, regained_ms
+    )
+
+
+def _to_seen(content: list[Any]) -> tuple[Seen, ...]:
+    return tuple(Seen(Fix(*fix), mps) for fix, mps in content)
 
 
 def _encounter(one: Encounter) -> list[Any]:

@@ -1,4 +1,4 @@
 """Version of the fold."""
 
-VERSION = 10
+VERSION = 11
 """It grows with every change that could alter a decision; the log tells older processes to stop."""
