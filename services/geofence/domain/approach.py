@@ -350,7 +350,9 @@ def forget_old(state: State, device_id: str, case_ids: list[str]) -> None:
                 if case_state.ring(target, ring).open:
                     account(state, case_state, target, ring, horizon_ms)
     _keep_ways(state, device_id, case_ids, horizon_ms)
+    before = len(track.fixes)
     track.forget_before(horizon_ms, credibility.JUDGED)
+    track.forgot = track.forgot or len(track.fixes) < before
 
 
 def _keep_ways(state: State, device_id: str, case_ids: list[str], horizon_ms: int) -> None:

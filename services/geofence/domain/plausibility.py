@@ -29,18 +29,21 @@ AIR_MPS = 250
 """An airliner ..."""
 AIR_AFTER_MS = 3_600_000
 """... is no sooner under way than an hour after its passenger was on a street."""
-ERRS_MM = 200_000
+ERRS_MM = 300_000
 """A receiver between high houses errs by so much beyond the accuracy that it gives, without anybody's doing."""
 VAGUE_MOST_MM = 1_000_000
 """No accuracy explains more: to be somewhere within 10 km proves no way, and would be an easy thing to say."""
-UNKNOWN_MPS = ROAD_MPS
-"""A device of which a single position is known may be in a fast car."""
+UNKNOWN_MPS = RAIL_MPS
+"""A device of which a single position is known may be in a train."""
 APART_MS = 10_000
 """A speed is measured over so long at least: over less it is the receiver's noise."""
 KNOWN_MS = 60_000
 """So far back a position is asked how far a vehicle gets from it: else many short steps would each be let off their error."""
 GAP_TIMES = 1.5
 """After a gap of more than a minute a vehicle may be so many times as fast as on average in it."""
+CLAIMS_MOST = 32
+CLAIMS_APART = 4
+"""Of false claims so many times nearer to each other than they were false one is kept."""
 ERRS_MOST_MS = STEADY_MS
 """Longer than 10 minutes no receiver errs: whoever was near for longer isn't taken to have been elsewhere all the time."""
 
@@ -52,6 +55,13 @@ class Seen(NamedTuple):
     mps: float
 
 
+class Claim(NamedTuple):
+    """A position that isn't believed, and by how much it was false at least."""
+
+    fix: Fix
+    false_mm: float
+
+
 class Way(NamedTuple):
     """The way of a device as far as it was followed."""
 
@@ -61,10 +71,8 @@ class Way(NamedTuple):
     """Those from before the device was far away, while fewer than four positions say that it was."""
     far: int = 0
     """How many do."""
-    false_mm: float = 0.0
-    """By how much the worst of what isn't believed was false."""
-    worst: Fix | None = None
-    """That claim; None where the newest position is believed."""
+    claims: tuple[Claim, ...] = ()
+    """What wasn't believed since; none where the newest position is."""
     since_ms: int = 0
     """Time of the first position that isn't believed."""
     regained_ms: int = 0
@@ -73,7 +81,7 @@ class Way(NamedTuple):
     @property
     def is_believed(self) -> bool:
         """Whether a vehicle can have brought the device to its newest position."""
-        return self.worst is None
+        return not self.claims
 
     @property
     def last(self) -> Fix:
@@ -109,18 +117,29 @@ def ways(fixes: Sequence[Fix], from_ms: int) -> list[Way]:
     not for long: a receiver that erred, and says again where the device was.
     """
     index = max(0, bisect_left(fixes, (from_ms,)) - 1)
-    start = bisect_left(fixes, (fixes[index].time_ms - 2 * ERRS_MOST_MS,), hi=index)
-    there = follow(begin(fixes[start]), fixes[start + 1 : index + 1])
-    newest = follow(there, fixes[index + 1 :])
-    if there.worst is None:
-        return [newest]
-    first = bisect_left(fixes, (there.since_ms,), start, index)
+    after = fixes[index + 1 :]
+    before = _until(fixes, index)
+    if before.is_believed:
+        return [follow(before, after)]
+    own = follow(own_way(fixes, index), after)
+    erred = fixes[index].time_ms - before.since_ms <= ERRS_MOST_MS
+    return [own, follow(before, after)] if erred else [own]
+
+
+def own_way(fixes: Sequence[Fix], index: int) -> Way:
+    """The way to a position that is taken for true: through those before it from which a vehicle gets there."""
+    before = _until(fixes, index)
+    if before.is_believed:
+        return before
+    first = bisect_left(fixes, (before.since_ms,), hi=index)
     own = follow(begin(fixes[first]), fixes[first + 1 : index + 1])
-    if not own.is_believed:
-        own = begin(fixes[index])
-    own = follow(own, fixes[index + 1 :])
-    erred = fixes[index].time_ms - there.since_ms <= ERRS_MOST_MS
-    return [own, newest] if erred else [own]
+    return own if own.is_believed else begin(fixes[index])
+
+
+def _until(fixes: Sequence[Fix], index: int) -> Way:
+    """The way through what was known of the time before a position, and that position."""
+    start = bisect_left(fixes, (fixes[index].time_ms - 2 * ERRS_MOST_MS,), hi=index)
+    return follow(begin(fixes[start]), fixes[start + 1 : index + 1])
 
 
 def _step(way: Way, fix: Fix) -> Way:
@@ -128,23 +147,32 @@ def _step(way: Way, fix: Fix) -> Way:
     if false_mm > 0:
         if _is_back(way, fix):
             return Way(_believe(way.before, fix), regained_ms=fix.time_ms)
-        worse = false_mm > way.false_mm
-        return way._replace(
-            false_mm=max(false_mm, way.false_mm),
-            worst=fix if worse or way.worst is None else way.worst,
-            since_ms=way.since_ms if way.worst else fix.time_ms,
-        )
-    if way.worst is None:
-        if way.before:
-            kept = way.far + 1 < AGREE
-            before, far = (way.before, way.far + 1) if kept else ((), 0)
-        else:
-            is_far = _apart_mm(way.last, fix) > ERRS_MM
-            before, far = (way.believed, 1) if is_far else ((), 0)
-        return Way(_believe(way.believed, fix), before, far, regained_ms=way.regained_ms)
-    if _apart_mm(way.worst, fix) < way.false_mm:
-        return way
-    return Way(_believe(way.believed, fix), regained_ms=fix.time_ms)
+        since_ms = way.since_ms if way.claims else fix.time_ms
+        return way._replace(claims=_with_claim(way.claims, Claim(fix, false_mm)), since_ms=since_ms)
+    if way.claims:
+        if any(_apart_mm(claim.fix, fix) < claim.false_mm for claim in way.claims):
+            return way
+        return Way(_believe(way.believed, fix), regained_ms=fix.time_ms)
+    if way.before:
+        kept = way.far + 1 < AGREE
+        before, far = (way.before, way.far + 1) if kept else ((), 0)
+    else:
+        is_far = _apart_mm(way.last, fix) > ERRS_MM
+        before, far = (way.believed, 1) if is_far else ((), 0)
+    return Way(_believe(way.believed, fix), before, far, regained_ms=way.regained_ms)
+
+
+def _with_claim(claims: tuple[Claim, ...], new: Claim) -> tuple[Claim, ...]:
+    """The claims with another; of those that are near each other the worst is enough, and of very many the worst are."""
+    near_mm = new.false_mm / CLAIMS_APART
+    for claim in claims:
+        if claim.false_mm >= new.false_mm and math.dist(claim.fix[3:6], new.fix[3:6]) <= near_mm:
+            return claims
+    kept = tuple(claim for claim in claims if math.dist(claim.fix[3:6], new.fix[3:6]) > near_mm)
+    if len(kept) == CLAIMS_MOST:
+        least = min(kept, key=lambda claim: claim.false_mm)
+        kept = tuple(claim for claim in kept if claim is not least)
+    return (*kept, new)
 
 
 def _is_back(way: Way, fix: Fix) -> bool:

@@ -1,6 +1,6 @@
 """All-clears that are withheld: positions say that a ring was left, and no vehicle makes the way there from where it was entered.
 
-The ring stays entered, and the desks are told that the positions may be spoofed, once for each ring of an episode. Four things end it:
+The ring stays entered, and the desks are told that the positions may be spoofed, once for a target of an episode. Four things end it:
 a way that a vehicle can make, after which the ring is cleared as any other; positions back within the ring, which demand again what the
 ring demands, since a desk may have closed its half meanwhile; a device that is replaced; and the end of the order.
 """
@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from services.geofence.domain import credibility, demands, encounters, plausibility, probability, rings
-from services.geofence.domain.alerts import Doubt, Kind, Report
+from services.geofence.domain.alerts import Kind, Report
 from services.geofence.domain.decisions import Decisions
 from services.geofence.domain.demands import Found
 from services.geofence.domain.entries import Case, Demand, Ring, Target
@@ -97,7 +97,7 @@ def keep_last(state: State, case_state: CaseState, target: Target, last: Fix | N
     for device_id in case_state.case.tag_device_ids:
         track = state.tracks.get(device_id)
         if track and track.fixes and track.fixes[-1] is last:
-            case_state.ways[_unseen_key(target, device_id)] = [plausibility.begin(last)]
+            case_state.ways[_unseen_key(target, device_id)] = [plausibility.own_way(track.fixes, len(track.fixes) - 1)]
 
 
 def note(
@@ -109,11 +109,11 @@ def note(
     cause: Report | None,
     distance_mm: float | None,
 ) -> None:
-    """Tells the desks that an all-clear is withheld, and why: once for a ring of an episode, the rest is for the record."""
+    """Tells the desks that an all-clear is withheld, and why: once for a target of an episode, the rest is for the record."""
     key = _key(target, ring)
     if case_state.withheld.get(key):
         return
-    again = key in case_state.withheld
+    again = any(told.startswith(f"{target.key} ") for told in case_state.withheld)
     case_state.withheld[key] = since_ms
     kind, demand = demands.FOUND[Found.LEFT_BY_JUMP_AGAIN if again else Found.LEFT_BY_JUMP]
     decisions.alert(
@@ -126,7 +126,6 @@ def note(
         cause=cause,
         distance_mm=distance_mm,
         due_ms=decisions.state.now_ms,
-        doubt=Doubt.JUMP,
         to_nobody=again,
     )
 
@@ -261,7 +260,9 @@ def _known(state: State, case_state: CaseState, target: Target, ring: Ring, pair
     from_ms = _from_ms(state, case_state, target, ring, pair)
     for device_id, track in pair.sides:
         if from_ms is not None:
-            yield plausibility.ways(track.fixes, from_ms)
+            # A device that had said no more than it takes to say that it left: a receiver that starts may tell of where it was last.
+            known = track.forgot or bisect_left(track.fixes, (from_ms,)) > rings.AGREE
+            yield plausibility.ways(track.fixes, from_ms) if known else []
         else:
             kept = case_state.ways.get(_pair_key(target, ring, pair, device_id), [])
             yield [plausibility.follow(way, track.fixes) for way in kept]

@@ -77,7 +77,7 @@ class _AlertKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_AlertKind.V
     """
     SPOOFING_SUSPECTED: _AlertKind.ValueType  # 17
     """Positions say that a ring was left, and no vehicle makes the way there from where it was entered: it stays entered, and the
-    positions may be spoofed (NOTIFY, once for a ring of an episode, of the moment of the first such position; without a ring an
+    positions may be spoofed (NOTIFY, once for a target of an episode, of the moment of the first such position; without a ring an
     UNKNOWN_NEAR that demands a response is withheld from its end). With RECORD it is of the record alone: a way was found, or the
     positions are back within the ring, which RING_ENTERED then demands anew; or it is withheld again.
     """
@@ -134,7 +134,7 @@ that id meanwhile, and told once it is over where it still holds; what demands a
 """
 SPOOFING_SUSPECTED: AlertKind.ValueType  # 17
 """Positions say that a ring was left, and no vehicle makes the way there from where it was entered: it stays entered, and the
-positions may be spoofed (NOTIFY, once for a ring of an episode, of the moment of the first such position; without a ring an
+positions may be spoofed (NOTIFY, once for a target of an episode, of the moment of the first such position; without a ring an
 UNKNOWN_NEAR that demands a response is withheld from its end). With RECORD it is of the record alone: a way was found, or the
 positions are back within the ring, which RING_ENTERED then demands anew; or it is withheld again.
 """
