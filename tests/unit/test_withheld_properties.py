@@ -59,8 +59,8 @@ def leaving(rng: random.Random, reports: list[Report], every_s: float) -> list[R
     top, gains = rng.choice(((1.4, 1.0), (5.0, 1.0), (14.0, 2.0), (33.0, 2.5), (45.0, 3.5)))
     angle, gone_m, mps = rng.uniform(0, math.tau), 0.0, 0.0
     target_m = max(600.0, top * rng.uniform(120, 400))
-    found, end_s = [], at_s + 4000
-    wild = 0
+    found: list[Report] = []
+    end_s, wild = at_s + 4000, 0
     while at_s < end_s and (gone_m < target_m or len(found) < 80):
         step_s = every_s if rng.random() > 0.02 else rng.uniform(60, 170)
         at_s += step_s
