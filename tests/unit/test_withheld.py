@@ -79,9 +79,9 @@ def test_positions_back_within_the_ring_demand_a_response_again_and_a_walk_away_
     stay(story, 300, 900, 20_000)
     stay(story, 900, 1200, 50)
     assert [demand.name for demand, _, _ in spoofed(story)] == ["NOTIFY", "RECORD"]
-    entered = [(one.demand, (one.decided_at_ms - T0_MS) / 1000) for one in story.of(Kind.RING_ENTERED)]
-    assert entered[-1] == (Demand.RESPOND, 916)  # when a second position agrees
-    assert len(entered) == 4
+    assert story.entered() == [2000, 1000, 100, 100]
+    again = story.of(Kind.RING_ENTERED)[-1]
+    assert again.demand is Demand.RESPOND and again.decided_at_ms == T0_MS + 916_000  # when a second position agrees
     for i in range(80):
         story.at(1200 + 15 * i, "tag", 50 + 20 * i)
     assert cleared(story)[0] == 100
