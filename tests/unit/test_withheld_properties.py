@@ -8,12 +8,9 @@ import random
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from services.geofence import translate
 from services.geofence.domain import codec
 from services.geofence.domain.alerts import Kind
-from services.ingest.domain import Position, Positions
-from services.ingest.translate import positions_entry
-from tests.support.stories import T0_MS, Story, circle, place_e7
+from tests.support.stories import Story, circle
 
 Report = tuple[float, float, float, float]
 """Second, north and east in metres, and accuracy, metres."""
@@ -138,22 +135,16 @@ def test_restarts_change_nothing(seed: int, every: int) -> None:
 
 @given(st.integers(0, 1 << 30))
 @settings(max_examples=10, deadline=None)
-def test_what_was_buffered_may_come_in_any_order(seed: int) -> None:
-    """All that the tag says after it leapt comes at once: whichever comes first, no part of it clears, and the desks are told once."""
+def test_reports_that_overtake_each_other_change_nothing(seed: int) -> None:
+    """What the tag says after it leapt comes by threes, the newest first: no ring is cleared, and the desks are told once."""
     rng = random.Random(seed)
     reports = near_her(rng, 15)
     if 100 not in tell(reports).entered():
         return
-    buffered = leap(rng, reports, 15)[:60]
-    for shuffled in (buffered, buffered[::-1], rng.sample(buffered, len(buffered))):
-        story = tell(reports)
-        batch = Positions.of(
-            [
-                Position("tag", f"r{at_s}", T0_MS + round(at_s * 1000), *place_e7(n, e), round(a * 1000))
-                for at_s, n, e, a in shuffled
-            ]
-        )
-        story.enter(buffered[-1][0], translate.entry_body(positions_entry(batch, 0).SerializeToString()))
-        story.at(buffered[-1][0] + 15, "tag", *buffered[-1][1:3])
-        assert all(ring.open for ring in story.state.cases["case-1"].rings.values())
-        assert len([one for one in story.of(Kind.SPOOFING_SUSPECTED) if one.destinations]) == 1
+    after = leap(rng, reports, 15)[:60]
+    story = tell(reports)
+    for number in range(0, 60, 3):
+        for at_s, north_m, east_m, accuracy_m in reversed(after[number : number + 3]):
+            story.at(after[number + 2][0], "tag", north_m, east_m, fix_s=at_s, accuracy_m=accuracy_m)
+    assert all(ring.open for ring in story.state.cases["case-1"].rings.values())
+    assert len([one for one in story.of(Kind.SPOOFING_SUSPECTED) if one.destinations]) == 1

@@ -2,7 +2,7 @@
 
 A device's way is followed from a position that counts. A position that no vehicle reaches in time is not believed, and neither is what
 follows it: to go on saying so proves nothing, for the device can't have been there when it first said so. The way goes on at the first
-position that a vehicle reaches from the last believed one, and that is as far from the worst of the claims as that claim was false.
+position that a vehicle reaches from the last believed one, and that is as far from each of the false claims as that claim was false.
 
 Speeds in m/s are mm/ms.
 """
@@ -43,9 +43,9 @@ GAP_TIMES = 1.5
 """After a gap of more than a minute a vehicle may be so many times as fast as on average in it."""
 CLAIMS_MOST = 32
 CLAIMS_APART = 4
-"""Of false claims so many times nearer to each other than they were false one is kept."""
+"""False claims that are so many times nearer to each other than they were false are represented by the worst of them."""
 ERRS_MOST_MS = STEADY_MS
-"""Longer than 10 minutes no receiver errs: whoever was near for longer isn't taken to have been elsewhere all the time."""
+"""No receiver errs for longer than 10 minutes: a device that was near for longer isn't taken to have been elsewhere all the time."""
 
 
 class Seen(NamedTuple):
@@ -187,8 +187,8 @@ def _false_mm(believed: tuple[Seen, ...], fix: Fix) -> float:
     return max(_beyond_mm(seen, fix) for seen in believed)
 
 
-def _apart_mm(one: Fix, other: Fix) -> float:
-    return math.dist(one[3:6], other[3:6]) - _vague_mm(one, other)
+def _apart_mm(fix: Fix, other: Fix) -> float:
+    return math.dist(fix[3:6], other[3:6]) - _vague_mm(fix, other)
 
 
 def _beyond_mm(seen: Seen, fix: Fix) -> float:
@@ -199,20 +199,20 @@ def _beyond_mm(seen: Seen, fix: Fix) -> float:
     return apart_mm - _vague_mm(seen.fix, fix) - reach_mm(fix.time_ms - seen.fix.time_ms, seen.mps)
 
 
-def _vague_mm(one: Fix, other: Fix) -> int:
-    return min(one.accuracy_mm, VAGUE_MOST_MM) + min(other.accuracy_mm, VAGUE_MOST_MM)
+def _vague_mm(fix: Fix, other: Fix) -> int:
+    return min(fix.accuracy_mm, VAGUE_MOST_MM) + min(other.accuracy_mm, VAGUE_MOST_MM)
 
 
 def _believe(believed: tuple[Seen, ...], fix: Fix) -> tuple[Seen, ...]:
     last = believed[-1].fix
-    earlier = next((one.fix for one in reversed(believed) if fix.time_ms - one.fix.time_ms >= APART_MS), None)
+    earlier = next((seen.fix for seen in reversed(believed) if fix.time_ms - seen.fix.time_ms >= APART_MS), None)
     if earlier is None:
         mps = believed[-1].mps  # too soon to say
     else:
         took_ms = fix.time_ms - earlier.time_ms
         mps = math.dist(earlier[3:6], fix[3:6]) / took_ms * (GAP_TIMES if took_ms > KNOWN_MS else 1)
     kept = believed if _is_apart(believed) else believed[:-1]
-    kept = tuple(one for one in kept if fix.time_ms - one.fix.time_ms <= KNOWN_MS or one.fix is last)
+    kept = tuple(seen for seen in kept if fix.time_ms - seen.fix.time_ms <= KNOWN_MS or seen.fix is last)
     return (*kept, Seen(fix, mps))
 
 

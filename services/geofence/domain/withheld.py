@@ -1,8 +1,8 @@
 """All-clears that are withheld: positions say that a ring was left, and no vehicle makes the way there from where it was entered.
 
-The ring stays entered, and the desks are told that the positions may be spoofed, once for a target of an episode. Four things end it:
-a way that a vehicle can make, after which the ring is cleared as any other; positions back within the ring, which demand again what the
-ring demands, since a desk may have closed its half meanwhile; a device that is replaced; and the end of the order.
+The ring stays entered, and the desks are notified that the positions may be spoofed, once for a target of an episode. Four things end
+it: a way that a vehicle can make, after which the ring is cleared as any other; positions back within the ring, which demand again what
+the ring demands, since a desk may have closed its half meanwhile; a device that is replaced; and the end of the order.
 """
 
 from __future__ import annotations
@@ -109,11 +109,11 @@ def note(
     cause: Report | None,
     distance_mm: float | None,
 ) -> None:
-    """Tells the desks that an all-clear is withheld, and why: once for a target of an episode, the rest is for the record."""
+    """Notifies the desks that an all-clear is withheld, and why: once for a target of an episode, the rest is for the record."""
     key = _key(target, ring)
     if case_state.withheld.get(key):
         return
-    again = any(told.startswith(f"{target.key} ") for told in case_state.withheld)
+    again = any(key_before.startswith(f"{target.key} ") for key_before in case_state.withheld)
     case_state.withheld[key] = since_ms
     kind, demand = demands.FOUND[Found.LEFT_BY_JUMP_AGAIN if again else Found.LEFT_BY_JUMP]
     decisions.alert(
@@ -191,7 +191,7 @@ def keep(state: State, case_state: CaseState, device_id: str, dropped: list[Fix]
             if not case_state.ring(target, ring).open:
                 continue
             for pair in _pairs(state, case_state.case, target):
-                if any(one_id == device_id for one_id, _ in pair.sides):
+                if any(side_id == device_id for side_id, _ in pair.sides):
                     _keep_pair(state, case_state, target, ring, pair, device_id, dropped)
 
 
@@ -220,7 +220,7 @@ def _follow_from(way: Way, fixes: list[Fix]) -> Way:
 
 
 def _drop(case_state: CaseState, key: str) -> None:
-    for kept in [one for one in case_state.ways if one.startswith(f"{key} ")]:
+    for kept in [pair_key for pair_key in case_state.ways if pair_key.startswith(f"{key} ")]:
         del case_state.ways[kept]
 
 
