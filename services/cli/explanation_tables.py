@@ -22,6 +22,11 @@ _DOUBTS = {
     "COPIED": "a stretch of positions that are, to the digit, those of an earlier one",
 }
 
+_JUMPED = (
+    "no vehicle makes the way from where the ring was entered to the positions that say it was left: it stays entered"
+)
+_JUMPED_RECORD = "a vehicle can have made the way, or the positions are back; to nobody, as it may be said again"
+
 
 def tables(found: Explanation, positions: bool) -> Iterator[RenderableType]:
     """All there is to say; coordinates only where they are asked for."""
@@ -63,6 +68,8 @@ def _decision(found: Explanation) -> Table:
     if alert.doubt:
         name = alert_pb2.Doubt.Name(alert.doubt)
         view.add_row("doubt", f"{name}: {_DOUBTS[name]}")
+    elif alert.kind == alert_pb2.SPOOFING_SUSPECTED:
+        view.add_row("why", _JUMPED if alert.demand > geometry_pb2.RECORD else _JUMPED_RECORD)
     elif alert.kind == alert_pb2.UNKNOWN_NEAR and alert.HasField("cause") and figures.HasField("probability"):
         view.add_row("doubt", "the positions are good, and so near the ring's edge that the wearer may be inside")
     if alert.amends:

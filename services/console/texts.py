@@ -289,6 +289,7 @@ TEXTS: dict[str, tuple[str, str]] = {
     "DISTANCE_CHANGED": ("거리 변화", "Distance changed"),
     "OUTAGE": ("대규모 두절", "Outage"),
     "ACCOUNT_AMENDED": ("접근 기록 정정", "Account amended"),
+    "SPOOFING_SUSPECTED": ("위치 조작 의심, 이탈로 처리하지 않음", "Possible spoofing: not taken for leaving"),
     "BREACH_CONFIRMED": ("위반 확인", "Breach confirmed"),
     "FALSE_POSITION": ("위치 오류", "False position"),
     "EQUIPMENT": ("장비", "Equipment"),

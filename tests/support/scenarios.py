@@ -87,6 +87,27 @@ class Expected:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class Forbidden:
+    """An alert that mustn't come, also where it demands no more than a record."""
+
+    kind: str
+    target: str = ""
+    """Any, where it is empty; so is the ring."""
+    ring_m: float = 0
+    before_s: float = math.inf
+    what: str = ""
+
+    def is_broken_by(self, alert: dict[str, Any], begins_ms: int) -> bool:
+        """Whether an alert is the one."""
+        return (
+            alert["kind"] == self.kind
+            and self.target in ("", alert["target_id"])
+            and self.ring_m in (0, alert["ring_m"])
+            and (times.from_rfc3339(alert["decided_at"]) - begins_ms) / 1000 < self.before_s
+        )
+
+
 @dataclass(slots=True)
 class Scenario:
     """One file."""
@@ -97,6 +118,7 @@ class Scenario:
     records: Records
     must: list[Expected]
     incidents: int | None
+    must_not: list[Forbidden] = field(default_factory=list)
     lines: list[Line] = field(default_factory=list)
     """In the order of their arrival."""
 
@@ -124,6 +146,11 @@ class Scenario:
                 left.remove(met)
         unexpected = [one for one in left if one.get("demand", "RECORD") != "RECORD" and one["kind"] not in REPEATS]
         found += [f"unexpected: {one}" for one in unexpected]
+        found += [
+            f"forbidden: {one}"
+            for one in alerts
+            if any(forbidden.is_broken_by(one, self.begins_ms) for forbidden in self.must_not)
+        ]
         found += [
             f"of a time that hasn't come: {one}" for one in alerts if one.get("at", "") > one.get("decided_at", "")
         ]
@@ -153,7 +180,7 @@ class _Reader:
         _only(
             content,
             {"name", "story", "origin", "begins", "wearers", "protected", "orders", "timeline", "must"},
-            {"incidents"},
+            {"incidents", "must_not"},
         )
         _only(content["origin"], {"where", "lat_deg", "lon_deg"})
         self._lat_deg, self._lon_deg = content["origin"]["lat_deg"], content["origin"]["lon_deg"]
@@ -163,6 +190,8 @@ class _Reader:
         self._reports = 0
         for one in content["must"]:
             _only(one, {"kind", "demand", "by_s"}, _EXPECTED)
+        for one in content.get("must_not", ()):
+            _only(one, {"kind"}, {"what", "target", "ring_m", "before_s"})
         self.scenario = Scenario(
             name=content["name"],
             story=content["story"],
@@ -170,6 +199,7 @@ class _Reader:
             records=self._records(content["orders"]),
             must=[Expected(**one) for one in content["must"]],
             incidents=content.get("incidents"),
+            must_not=[Forbidden(**one) for one in content.get("must_not", ())],
         )
         arrivals = [arrival for item in content["timeline"] for arrival in self._arrivals(item)]
         arrivals.sort(key=lambda one: one[0])  # of one moment, in the order of the file

@@ -58,7 +58,7 @@ def test_the_next_episode_is_told_again() -> None:
             story.at(begins_s + at_s, "tag", 1900 - 10 * at_s)
         for at_s in range(150, 301, 30):
             story.at(begins_s + at_s, "phone", 0)
-            story.at(begins_s + at_s, "tag", 5000)
+            story.at(begins_s + at_s, "tag", 700 + 30 * (at_s - 120))
     assert len(story.of(Kind.CONTACT_PREDICTED)) == 2
     assert len({one.incident_id for one in story.of(Kind.CONTACT_PREDICTED)}) == 2
 

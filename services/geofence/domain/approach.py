@@ -5,7 +5,17 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
-from services.geofence.domain import accounts, credibility, demands, encounters, possible, presence, probability, rings
+from services.geofence.domain import (
+    accounts,
+    credibility,
+    demands,
+    encounters,
+    possible,
+    presence,
+    probability,
+    rings,
+    withheld,
+)
 from services.geofence.domain.accounts import pairs
 from services.geofence.domain.alerts import Kind, Report
 from services.geofence.domain.decisions import Decisions
@@ -213,11 +223,27 @@ def clear_what_was_left(decisions: Decisions, case_state: CaseState, cause: Repo
             ring_state = case_state.ring(target, ring)
             if not ring_state.open:
                 continue
-            comes_in = ring_state.late_ms and state.now_ms < ring_state.late_ms + state.rules.clear_after_ms
-            if comes_in or not _has_left(state, case_state, target, ring):
+            if not _has_left(state, case_state, target, ring):
+                withheld.is_back(decisions, case_state, target, ring, cause)
                 break  # whoever may be within a narrower ring is within the wider ones
+            if ring_state.late_ms and state.now_ms < ring_state.late_ms + state.rules.clear_after_ms:
+                break
+            jumped_ms = withheld.jumped_ms(state, case_state, target, ring)
+            if jumped_ms is not None:
+                apart_mm = _newest_mm(state, case_state, target)
+                withheld.note(decisions, case_state, target, ring, jumped_ms, cause, apart_mm)
+                break
+            if withheld.is_too_soon(state, case_state, target, ring):
+                break
+            withheld.is_over(decisions, case_state, target, ring, cause)
             _clear_ring(decisions, case_state, target, ring, decisions.state.now_ms, cause)
     decisions.settle(case_state)
+
+
+def _newest_mm(state: State, case_state: CaseState, target: Target) -> float:
+    """Least distance that the newest positions claim, mm."""
+    heres = [rings.newest(wearer, device) for wearer, device in pairs(state, case_state, target)]
+    return min(target.shape.least(here, here) for here in heres)
 
 
 def _has_left(state: State, case_state: CaseState, target: Target, ring: Ring) -> bool:
@@ -285,7 +311,9 @@ def outlast(decisions: Decisions, case_state: CaseState, at_ms: int, cause: Repo
     for target, ring in muted:
         apart_mm, there = (state.apart_mm(last, target) if last else None) or (0.0, None)
         vague_mm = (last.accuracy_mm if last else 0) + (there.accuracy_mm if there else 0)
-        if apart_mm > ring.radius_mm + state.rules.clear_margin_of(ring.radius_mm) + vague_mm:
+        is_beyond = apart_mm > ring.radius_mm + state.rules.clear_margin_of(ring.radius_mm) + vague_mm
+        jumped_ms = withheld.jumped_ms(state, case_state, target, ring) if is_beyond else None
+        if is_beyond and jumped_ms is None:
             _clear_ring(decisions, case_state, target, ring, at_ms, cause)
             continue
         case_state.ring(target, ring).muted = False
@@ -298,8 +326,10 @@ def outlast(decisions: Decisions, case_state: CaseState, at_ms: int, cause: Repo
             target=target,
             ring=ring,
             cause=cause,
-            distance_mm=apart_mm,
+            distance_mm=None if is_beyond else apart_mm,
         )
+        if jumped_ms is not None:
+            withheld.note(decisions, case_state, target, ring, jumped_ms, cause, apart_mm)
 
 
 def close(
@@ -318,6 +348,7 @@ def _clear_ring(
     found = accounts.account(decisions.state, case_state, target, ring, upto_ms)
     at_ms = found.inside[-1][1] if found.inside else min(upto_ms, decisions.state.now_ms)
     accounts.close(case_state.ring(target, ring), found)
+    withheld.forget(case_state, target, ring)
     found.alert_id = decisions.alert(
         case_state,
         Kind.RING_CLEARED,
@@ -333,10 +364,28 @@ def _clear_ring(
     )
 
 
-def forget_old(state: State, track: Track, case_ids: list[str]) -> None:
-    """Drops fixes that no late report can need any more; the accounts of these cases count what they show first."""
+def forget_old(state: State, device_id: str, case_ids: list[str]) -> None:
+    """Drops fixes that no late report can need any more; the accounts and ways of these cases keep what they show first."""
+    track = state.tracks[device_id]
     if track.fixes[0].time_ms >= state.now_ms - WINDOW_MS:
         return
     for case_state in map(state.cases.__getitem__, case_ids):
         accounts.settle(state, case_state)
-    track.forget_before(state.now_ms - WINDOW_MS - UNKNOWN_AFTER_MS, credibility.JUDGED)
+    horizon_ms = state.now_ms - WINDOW_MS - UNKNOWN_AFTER_MS
+    _keep_ways(state, device_id, case_ids, horizon_ms)
+    before = len(track.fixes)
+    track.forget_before(horizon_ms, credibility.JUDGED)
+    track.forgot = track.forgot or len(track.fixes) < before
+
+
+def _keep_ways(state: State, device_id: str, case_ids: list[str], horizon_ms: int) -> None:
+    """Keeps what positions that are about to be dropped say of the way of a device, while anything of it is open."""
+    open_cases = [one for one in map(state.cases.__getitem__, case_ids) if one.episode_id]
+    if not open_cases:
+        return
+    track = state.tracks[device_id]
+    left = Track(track.fixes[:])
+    left.forget_before(horizon_ms, credibility.JUDGED)
+    if count := len(track.fixes) - len(left.fixes):
+        for case_state in open_cases:
+            withheld.keep(state, case_state, device_id, track.fixes[:count])

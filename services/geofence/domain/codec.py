@@ -8,6 +8,7 @@ from typing import Any
 
 from services.geofence.domain.entries import Case, Demand, Encounter, Exercise, Ring, Target
 from services.geofence.domain.geometry import PERSON, Disc, Polygon, Shape
+from services.geofence.domain.plausibility import Claim, Seen, Way
 from services.geofence.domain.rings import Account, RingState
 from services.geofence.domain.rules import Rules
 from services.geofence.domain.state import WEARER, CaseState, Incident, Outage, Over, Possible, State, Warned
@@ -32,7 +33,9 @@ def encode(state: State) -> bytes:
             "clock": [state.clock_rate, state.clock_anchor_ms],
             "rules": list(astuple(state.rules)),
             "rules_since_ms": state.rules_since_ms,
-            "tracks": {device_id: [track.ahead, track.fixes] for device_id, track in state.tracks.items()},
+            "tracks": {
+                device_id: [track.ahead, track.fixes, track.forgot] for device_id, track in state.tracks.items()
+            },
             "heard_at_ms": state.heard_at_ms,
             # As pairs: their order is that of arrival, and keys would be sorted.
             "said": {device_id: list(said.items()) for device_id, said in state.said.items()},
@@ -86,8 +89,8 @@ def decode(data: bytes) -> State:
             rules=Rules(*content["rules"]),
             rules_since_ms=content["rules_since_ms"],
             tracks={
-                device_id: Track([Fix(*fix) for fix in fixes], ahead)
-                for device_id, (ahead, fixes) in content["tracks"].items()
+                device_id: Track([Fix(*fix) for fix in fixes], ahead, forgot=forgot)
+                for device_id, (ahead, fixes, forgot) in content["tracks"].items()
             },
             heard_at_ms=content["heard_at_ms"],
             said={device_id: dict(said) for device_id, said in content["said"].items()},
@@ -151,6 +154,8 @@ def _case_state(case_state: CaseState) -> dict[str, Any]:
         "closing": case_state.closing,
         "amend_ms": case_state.amend_ms,
         "wake_ms": case_state.wake_ms,
+        "withheld": case_state.withheld,
+        "ways": case_state.ways,
     }
 
 
@@ -227,7 +232,19 @@ def _to_case_state(content: dict[str, Any]) -> CaseState:
         closing=content["closing"],
         amend_ms=content["amend_ms"],
         wake_ms=content["wake_ms"],
+        withheld=content["withheld"],
+        ways={key: [_to_way(way) for way in known] for key, known in content["ways"].items()},
     )
+
+
+def _to_way(content: list[Any]) -> Way:
+    believed, before, far, claims, since_ms, regained_ms = content
+    false = tuple(Claim(Fix(*fix), false_mm) for fix, false_mm in claims)
+    return Way(_to_seen(believed), _to_seen(before), far, false, since_ms, regained_ms)
+
+
+def _to_seen(content: list[Any]) -> tuple[Seen, ...]:
+    return tuple(Seen(Fix(*fix), mps) for fix, mps in content)
 
 
 def _encounter(one: Encounter) -> list[Any]:

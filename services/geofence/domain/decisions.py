@@ -186,6 +186,8 @@ class Decisions:
         case_state.episode_id = ""
         case_state.closing.clear()
         case_state.warned.clear()
+        case_state.withheld.clear()
+        case_state.ways.clear()
 
     def _end_incident(self, case_state: CaseState, incident: Incident) -> None:
         """The last alert of the incident says that it ends."""

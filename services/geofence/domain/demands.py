@@ -75,6 +75,12 @@ class Found(enum.Enum):
     """All that a device has sent for a minute is dated so far off that it can't be used."""
     FROZEN = "FROZEN"
     COPIED = "COPIED"
+    LEFT_BY_JUMP = "LEFT_BY_JUMP"
+    """Positions say that a ring was left, and no vehicle makes the way: it stays entered, and the positions may be spoofed."""
+    LEFT_BY_JUMP_AGAIN = "LEFT_BY_JUMP_AGAIN"
+    """... and the desks were told so in this episode."""
+    WAY_FOUND = "WAY_FOUND"
+    """A vehicle can have made the way to the newest position, or it is back within the ring."""
 
 
 FOUND: dict[Found, tuple[Kind, Demand]] = {
@@ -108,6 +114,10 @@ FOUND: dict[Found, tuple[Kind, Demand]] = {
     # Some receivers pin themselves at a standstill; a track that was there before is no accident.
     Found.FROZEN: (Kind.IMPLAUSIBLE, Demand.RECORD),
     Found.COPIED: (Kind.IMPLAUSIBLE, Demand.NOTIFY),
+    # Who was sent goes on, and both desks have to know why nothing clears: the tag is to be asked, and looked at.
+    Found.LEFT_BY_JUMP: (Kind.SPOOFING_SUSPECTED, Demand.NOTIFY),
+    Found.LEFT_BY_JUMP_AGAIN: (Kind.SPOOFING_SUSPECTED, Demand.RECORD),
+    Found.WAY_FOUND: (Kind.SPOOFING_SUSPECTED, Demand.RECORD),
 }
 SIGNS = frozenset((Equipment.STRAP_OPEN, Equipment.CASE_OPEN, Equipment.JAMMING_SUSPECTED, Equipment.SHUTDOWN))
 """Events of a tag after which its silence is no accident."""
@@ -179,6 +189,6 @@ def destinations(case: Case, kind: Kind, demand: Demand, target: Target | None) 
         return probation + police
     if kind in _OF_DEVICES:
         return police if target else probation + police
-    if kind is Kind.UNKNOWN_NEAR and demand is not Demand.RESPOND:
+    if kind is Kind.SPOOFING_SUSPECTED or (kind is Kind.UNKNOWN_NEAR and demand is not Demand.RESPOND):
         return probation + police
     return (*probation, *police, *((Leg.WARNING, person_id) for person_id in warned))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from services.geofence.domain import accounts, demands, rings
+from services.geofence.domain import accounts, demands, rings, withheld
 from services.geofence.domain.alerts import Report
 from services.geofence.domain.decisions import Decisions
 from services.geofence.domain.demands import Found
@@ -40,6 +40,8 @@ def look(decisions: Decisions, case_state: CaseState, cause: Report) -> None:
             continue
         if state.now_ms - before.at_ms < AGAIN_MS or -NEARER_MM < apart_mm - before.apart_mm < FARTHER_MM:
             continue
+        if apart_mm > before.apart_mm and withheld.jumped_ms(state, case_state, target, entered[-1]) is not None:
+            continue  # that he is far away is no news of his while no vehicle makes the way
         case_state.warned[target.key] = Warned(apart_mm, state.now_ms, len(entered))
         kind, demand = demands.FOUND[Found.DISTANCE_CHANGED]
         ring = entered[-1]

@@ -314,7 +314,7 @@ class _Folding:
                 self._moved(device_id, track, index, case_ids, Report(device_id, report_id, received_wall_us))
             if not count % LOOK_EACH:
                 if count % FORGET_EACH == 0:
-                    approach.forget_old(state, track, case_ids)
+                    approach.forget_old(state, device_id, case_ids)
                 if newest:
                     doubts.look(self.decisions, track, case_ids, Report(device_id, report_id, received_wall_us))
         # After the whole batch: what was buffered may end with where they are now, and what comes later in it may be from before.

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 
-from services.geofence.domain import clearance, demands, outages
+from services.geofence.domain import clearance, demands, outages, withheld
 from services.geofence.domain.alerts import Report
 from services.geofence.domain.decisions import Decisions
 from services.geofence.domain.demands import Found
@@ -194,7 +194,9 @@ def _reach(decisions: Decisions, case_state: CaseState, at_ms: int, cause: Repor
     if last and at_ms < last.time_ms + UNKNOWN_AFTER_MS:
         case_state.unseen = False
         for target in case.targets:
-            if case_state.near.pop(target.key, None):
+            if withheld.is_unseen_still(decisions, case_state, target, last, cause):
+                case_state.unseen = True  # each report may be the one that ends it
+            elif case_state.near.pop(target.key, None):
                 _tell(decisions, case_state, Found.SEEN_AGAIN, at_ms, target, cause)
         yield last.time_ms + UNKNOWN_AFTER_MS
         return
@@ -223,6 +225,7 @@ def _reach(decisions: Decisions, case_state: CaseState, at_ms: int, cause: Repor
             # Whoever is heard and yet unseen is so for a reason of their own.
             heard_ms = _heard_ms(state, case_state, WEARER) if case_state.silent else None
             case_state.near[target.key] = _tell(decisions, case_state, found, moment_ms, target, cause, heard_ms)
+            withheld.keep_last(state, case_state, target, last)
 
 
 def _was_near(state: State, case: Case, last: Fix | None, target: Target) -> bool:

@@ -10,6 +10,7 @@ from typing import NamedTuple
 from services.geofence.domain import demands
 from services.geofence.domain.alerts import Doubt
 from services.geofence.domain.entries import Case, Demand, Equipment, Ring, Target
+from services.geofence.domain.plausibility import Way
 from services.geofence.domain.rings import RingState
 from services.geofence.domain.rules import Rules
 from services.geofence.domain.track import WINDOW_MS, Fix, Track
@@ -88,6 +89,11 @@ class CaseState:
     """When the next amended account is published, mesh time; None where none waits."""
     wake_ms: int = 0
     """When silence may decide something next; other wakes in `State.due` are void."""
+    withheld: dict[str, int] = field(default_factory=dict)
+    """All-clears that no vehicle's movement explains, `<target> <radius>`: since when positions say so; 0 where that is over and
+    the desks were told in this episode."""
+    ways: dict[str, list[Way]] = field(default_factory=dict)
+    """Ways from where a ring was seen entered last through what was forgotten since, by ring, pair of devices and device."""
 
     def ring(self, target: Target, ring: Ring) -> RingState:
         """State of one ring of one target."""

@@ -101,6 +101,8 @@ class Track:
     clearance: Clearance | None = field(default=None, compare=False)
     """Round one of the fixes, where there is one; derived from all tracks and cases, and decides nothing. It is kept here because
     nearly every report asks for it: one search less."""
+    forgot: bool = False
+    """Fixes were dropped while the device played a part in a case: the oldest one that is known isn't its first."""
 
     def add(self, fix: Fix) -> int | None:
         """Puts a fix in its place and returns its index; None where it is there already."""

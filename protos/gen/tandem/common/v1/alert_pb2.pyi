@@ -79,6 +79,12 @@ class _AlertKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_AlertKind.V
     """Late reports changed when the wearer was inside a ring that was cleared already, or how near. It is of the cleared episode and its
     incident, which may have ended; its Measure replaces that of the RING_CLEARED in Alert.amends. RECORD for both desks: nobody is sent or warned, since a presence of which nobody knew is a RING_ENTERED of its own.
     """
+    SPOOFING_SUSPECTED: _AlertKind.ValueType  # 17
+    """Positions say that a ring was left, and no vehicle makes the way there from where it was entered: it stays entered, and the
+    positions may be spoofed (NOTIFY, once for a target of an episode, of the moment of the first such position; without a ring an
+    UNKNOWN_NEAR that demands a response is withheld from its end). With RECORD it is of the record alone: a way was found, or the
+    positions are back within the ring, which RING_ENTERED then demands again; or it is withheld again.
+    """
 
 class AlertKind(_AlertKind, metaclass=_AlertKindEnumTypeWrapper):
     """Kinds of alert."""
@@ -133,6 +139,12 @@ that id meanwhile, and told once it is over where it still holds; what demands a
 ACCOUNT_AMENDED: AlertKind.ValueType  # 16
 """Late reports changed when the wearer was inside a ring that was cleared already, or how near. It is of the cleared episode and its
 incident, which may have ended; its Measure replaces that of the RING_CLEARED in Alert.amends. RECORD for both desks: nobody is sent or warned, since a presence of which nobody knew is a RING_ENTERED of its own.
+"""
+SPOOFING_SUSPECTED: AlertKind.ValueType  # 17
+"""Positions say that a ring was left, and no vehicle makes the way there from where it was entered: it stays entered, and the
+positions may be spoofed (NOTIFY, once for a target of an episode, of the moment of the first such position; without a ring an
+UNKNOWN_NEAR that demands a response is withheld from its end). With RECORD it is of the record alone: a way was found, or the
+positions are back within the ring, which RING_ENTERED then demands again; or it is withheld again.
 """
 Global___AlertKind: _TypeAlias = AlertKind  # noqa: Y015
 
@@ -297,7 +309,7 @@ class Alert(_message.Message):
         """Where each leg has to go; a leg without a destination has nothing to do, whatever the demand. JAMMED, DEVICE_OFF, IMPLAUSIBLE and
         PROTECTED_DEVICE_LOST warn nobody, and where they are of a protective device they are the police's alone. SILENT and
         HEARD_AGAIN are probation's alone. UNKNOWN_NEAR warns only where it demands a response, and is nobody's while it is no more
-        than possible.
+        than possible. SPOOFING_SUSPECTED goes to both desks, also where it is of a protective device, and warns nobody.
         """
 
     @_builtins.property
