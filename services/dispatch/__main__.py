@@ -16,7 +16,7 @@ from services.common import flow, heartbeat, rpc, running, streams, telemetry
 from services.common.clock import MeshClock
 from services.common.db import awaited_database, open_database
 from services.common.observe import observed, watch_disk
-from services.common.readiness import Readiness
+from services.common.readiness import ReaderHealth, Readiness
 from services.common.telemetry import logger
 from services.dispatch import evidence
 from services.dispatch.api import DispatchApi
@@ -74,6 +74,7 @@ async def run(settings: DispatchSettings) -> None:
         watch_disk(settings.data_dir)
         readiness = Readiness()
         readiness.need(leg.watch.unable)
+        alerts, peers = readiness.reader(flow.ALERTS.name), readiness.lesser_reader(flow.INCIDENTS.name)
         async with (
             rpc.serve(
                 settings, partial(_add_servicers, leg, follower, evidence_api, settings.clock), *SERVICES
@@ -89,7 +90,7 @@ async def run(settings: DispatchSettings) -> None:
                 rpc.keep_health(server, readiness),
                 leg.watch_deadlines(),
                 leg.record.adopt_steps(),
-                mesh(settings, leg, warnings, evidence_api, files, readiness),
+                mesh(settings, leg, warnings, evidence_api, files, alerts, peers),
                 exchange(settings, leg),
             ]
             if warnings:
@@ -145,10 +146,10 @@ async def mesh(
     warnings: Warnings | None,
     evidence_api: EvidenceApi,
     files: EvidenceFiles,
-    readiness: Readiness,
+    alerts: ReaderHealth,
+    peers: ReaderHealth,
 ) -> None:
     """The leg's part in the mesh: alerts in, steps out, the other legs' steps in."""
-    alerts, peers = readiness.reader(flow.ALERTS.name), readiness.lesser_reader(flow.INCIDENTS.name)
     async with buses.connect(settings.nats_url, f"dispatch-{leg.name}", settings.nats_tls) as bus:
         premises = await retried(partial(streams.pass_gate, bus, settings))
         evidence_api.connected(bus)

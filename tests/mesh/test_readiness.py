@@ -104,7 +104,8 @@ async def test_a_leg_that_gets_no_consumer_is_not_ready_until_it_does(tmp_path: 
             configured = settings("police", nats, tmp_path / "police", metrics_port=free_port())
             assert configured.metrics_port
             async with running(configured):
-                [said] = await until(session, [configured.metrics_port], 503)
+                status, said = await answer(session, configured.metrics_port)
+                assert status == 503, "not for a moment"
                 assert said.startswith(("ALERTS isn't being read", "ALERTS hasn't been read")), said
                 for n in range(100):
                     await bus.api(f"CONSUMER.DELETE.{stream}.durable-{n}", {})
