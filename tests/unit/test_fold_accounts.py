@@ -38,9 +38,14 @@ def visit(from_s: float, stays_s: float, near_m: float = 30) -> list[Fix]:
     return fixes
 
 
-def away(from_s: float) -> list[Fix]:
-    """The wearer is 3 km away for 5 minutes."""
-    return [(from_s + i * 15, "tag", 3000.0) for i in range(20)]
+def away(from_s: float, began_m: float = 3000.0) -> list[Fix]:
+    """The wearer drives to 3 km, by 20 m/s, and is there until 5 minutes are over."""
+    return [(from_s + i * 15, "tag", min(3000.0, began_m + 300 * i)) for i in range(20)]
+
+
+def away_and_back(from_s: float) -> list[Fix]:
+    """The wearer drives from 1.1 km to 2.5 km and back within 3.5 minutes, by 20 m/s."""
+    return [(from_s + t, "tag", min(2500.0, 1110 + 20 * t, 1110 + 20 * (210 - t))) for t in range(0, 211, 15)]
 
 
 def at_home(until_s: float, phone_s: float = 60) -> list[Fix]:
@@ -125,7 +130,7 @@ def test_a_ring_is_not_cleared_while_a_backlog_shows_that_he_was_inside() -> Non
     story = Story()
     story.case()
     play(story, [(i * 15.0, "tag", 3000.0) for i in range(7)] + at_home(1000))
-    play(story, away(700))
+    play(story, away(900)[:6])
     for fix_s, _, north_m in visit(200, 300):
         story.at(1001 + (fix_s - 200) / 5, "tag", north_m, fix_s=fix_s)
         story.at(1002 + (fix_s - 200) / 5, "tag", 3000)
@@ -141,7 +146,7 @@ def test_a_ring_that_is_open_for_hours_loses_nothing(phone_s: float) -> None:
     story.case()
     near = {3: 8.0, 100: 4.0}
     tag = [(i * 47.0, "tag", near.get(i, 30.0 + i % 7)) for i in range(400)]
-    play(story, tag + at_home(400 * 47 + 300, phone_s) + away(400 * 47))
+    play(story, tag + at_home(400 * 47 + 300, phone_s) + away(400 * 47, 30))
     [cleared] = [a for a in story.of(Kind.RING_CLEARED) if a.ring_mm == 100_000]
     assert len(cleared.inside) == 1 and seconds(cleared) > 399 * 47
     assert cleared.min_distance_mm == pytest.approx(4_000, abs=20)
@@ -242,7 +247,7 @@ def test_what_accounts_cost_is_bounded() -> None:
     """One visit each 8 minutes for 6 hours: of the accounts only those of the window are kept."""
     story = Story()
     story.case()
-    fixes = [fix for i in range(45) for fix in [*visit(i * 480, 0), *away(i * 480 + 250)[:15]]]
+    fixes = [fix for i in range(45) for fix in [*visit(i * 480, 0), *away_and_back(i * 480 + 250)]]
     most = 0
     for fix_s, device, north_m in sorted(fixes + at_home(45 * 480)):
         story.at(fix_s, device, north_m)
