@@ -86,6 +86,7 @@ async def run(settings: DispatchSettings) -> None:
             warnings = None
             if leg.name == "warning":
                 warnings = await stack.enter_async_context(open_warnings(settings, leg))
+                readiness.need(warnings.alerts.unable)
             works = [
                 rpc.keep_health(server, readiness),
                 leg.watch_deadlines(),
@@ -162,7 +163,7 @@ async def mesh(
             tasks.create_task(publications.run())
             tasks.create_task(Reconciler(bus, leg, premises.log_id).run())
             if warnings:
-                tasks.create_task(warnings.follow(bus, premises, readiness))
+                tasks.create_task(warnings.follow(bus, premises))
             if leg.name in evidence.LEGS:
                 tasks.create_task(EvidenceKeeper(leg.name, leg.store, bus, premises, files).run())
                 tasks.create_task(Disclosures(leg.name, leg.store).run(bus))

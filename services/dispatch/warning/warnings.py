@@ -19,7 +19,7 @@ from services.common.clock import MeshClock
 from services.common.db import open_database
 from services.common.errors import FailedPrecondition, InvalidField, NotFound, RetryableError
 from services.common.pull import Delivered
-from services.common.readiness import ReaderHealth, Readiness
+from services.common.readiness import ReaderHealth
 from services.common.streams import Premises
 from services.common.telemetry import logger
 from services.common.trails import Trail
@@ -58,6 +58,8 @@ class Warnings:
     def __init__(self, leg: Leg, store: WarningStore, clock: MeshClock, sender: Sender) -> None:
         self.sender = sender
         self._leg, self._store, self._clock = leg, store, clock
+        self.alerts = ReaderHealth(f"{flow.ALERTS.name} for warnings")
+        """Nobody is warned while they aren't read."""
         self._looked_at: Head | None = None
         """The end of the leg's chain when it was last looked whom a gateway has reached after all."""
 
@@ -119,9 +121,8 @@ class Warnings:
 
     # ── the streams ──────────────────────────────────────────────────────────────────────────────────────────────────
 
-    async def follow(self, bus: Bus, premises: Premises, readiness: Readiness) -> None:
-        """Reads alerts, cases, advice and what became of commands, for ever. Nobody is warned while alerts aren't read."""
-        alerts = readiness.reader(f"{flow.ALERTS.name} for warnings")
+    async def follow(self, bus: Bus, premises: Premises) -> None:
+        """Reads alerts, cases, advice and what became of commands, for ever."""
         self.sender.bus = bus
         self.sender.wake()
         try:
@@ -129,7 +130,7 @@ class Warnings:
                 for partition in range(premises.partitions):
                     tasks.create_task(self._follow_cases(bus, premises, partition))
                 await self._know_contacts(bus, premises)
-                tasks.create_task(self._follow_alerts(bus, premises.log_id, alerts))
+                tasks.create_task(self._follow_alerts(bus, premises.log_id))
                 tasks.create_task(self._follow_commands(bus, premises.log_id))
                 tasks.create_task(self._follow_advice(bus, premises.log_id))
         finally:
@@ -147,10 +148,10 @@ class Warnings:
         except TimeoutError:
             logger().critical("contacts_behind")
 
-    async def _follow_alerts(self, bus: Bus, log_id: str, health: ReaderHealth) -> None:
+    async def _follow_alerts(self, bus: Bus, log_id: str) -> None:
         stream = flow.ALERTS
         trail, after = await self._reading(stream.name, log_id)
-        async for messages in trails.follow(bus, stream.name, trail, after=after, health=health):
+        async for messages in trails.follow(bus, stream.name, trail, after=after, health=self.alerts):
             own = [one for one in messages if stream.holds(one.subject)]
             seen, unreadable = _parsed(own, translate.alert)
             _pass_over(unreadable)  # the leg reads it too, and keeps it as a dead letter
