@@ -1,0 +1,26 @@
+"""The structure of a folder is counted: modules, rooms, floors, arrows, and arrows within a circle."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tools.capabilities import Structure, measure
+
+
+def test_a_folder_is_counted_by_its_imports(tmp_path: Path) -> None:
+    files = {
+        "services/a/__init__.py": "",
+        "services/a/api.py": "from services.a import store\nfrom services.a.leg import rows\n",
+        "services/a/store.py": "import json\nfrom services.a.leg.rows import Row\n",
+        "services/a/leg/rows.py": "from services.b import other\n",
+        "services/a/leg/view.py": "from services.a.leg.rows import Row\n",
+        "services/a/first.py": "from services.a.second import x\n",
+        "services/a/second.py": "from services.a.first import y\n",
+    }
+    for name, text in files.items():
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, "utf-8")
+    assert measure(tmp_path, "services/a") == Structure(
+        place="services/a", modules=6, widest=4, rooms=5, floors=3, arrows=5, back=2
+    )
