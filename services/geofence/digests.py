@@ -42,7 +42,7 @@ async def compare(
                 continue
             same = keys.is_same(theirs, partition, sequence, encoded)
             if same is None:
-                reason = f"evaluator {other} has another TANDEM_STATE_KEY"
+                reason = f"the digest of evaluator {other} is by another TANDEM_STATE_KEY, or is none"
                 logger().error("digest_not_compared", partition=partition, sequence=sequence, reason=reason)
             elif not same:
                 _DIFFER.labels(str(partition)).inc()

@@ -122,7 +122,7 @@ READERS = (
         sound=_other_digests,
         took=_case_is_known,
         garbage=("digest.0.junk-{name}.1",),
-        logs=("geofence", "evaluators_differ"),
+        logs=("geofence", "digest_not_compared"),
         only_at_start=True,
         only_garbage=True,
     ),
