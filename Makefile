@@ -53,7 +53,7 @@ demo: setup ## start the mesh, play the demo, stop
 # No test is run a second time: one that fails only now and then has a defect, or shows one.
 .PHONY: test
 test: setup ## run the tests; with PYTHON=python3.13 VENV=.venv-3.13 on another Python
-	@$(BIN)/pytest -n 4 --dist loadfile --no-loadscope-reorder
+	@$(BIN)/pytest -n 6 --dist loadfile --no-loadscope-reorder
 
 .PHONY: test-unit
 test-unit: setup ## run only the tests that start no process

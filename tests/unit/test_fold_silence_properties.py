@@ -6,7 +6,7 @@ import random
 from dataclasses import dataclass, field
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from services.geofence.domain import codec, fold, silence
@@ -76,6 +76,9 @@ def test_restarts_anywhere_change_nothing(seed: int, splits: set[int]) -> None:
 
 
 @given(st.integers(0, 100_000), st.lists(st.floats(0, 60_000), max_size=40))
+@example(5034, []).via("a ring that time alone entered was open from the tick on, and not from its own moment")
+@example(5050, []).via("a ring that time alone entered was taken for one that a late report entered")
+@example(4068, []).via("the same, with a second approach")
 @settings(max_examples=60, deadline=None)
 def test_ticks_at_any_moments_change_nothing_but_when_it_was_decided(seed: int, ticks_s: list[float]) -> None:
     def essence(story: Story) -> list[tuple[object, ...]]:

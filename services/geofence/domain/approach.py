@@ -83,16 +83,18 @@ def look(
     if from_ms > until_ms:
         return
     ways: list[list[Piece]] | None = None
+    # By time alone nothing arrives late: the same is decided whenever the log comes to that moment, so ticks change nothing.
+    is_late = not newest and cause is not None
     least_mm: float | None = None
     for ring in case.rings:
         ring_state = case_state.ring(target, ring)
-        if ring_state.closed and from_ms < ring_state.bound_ms:
+        if cause is not None and ring_state.closed and from_ms < ring_state.bound_ms:
             accounts.note_report(state, case_state, ring_state, from_ms, until_ms)
         if ring_state.open:
-            if not newest and accounts.is_inside(wearer, device, target, ring, from_ms, until_ms):
+            if is_late and accounts.is_inside(wearer, device, target, ring, from_ms, until_ms):
                 ring_state.late_ms = state.now_ms
             continue
-        if not newest and ring_state.closed:
+        if is_late and ring_state.closed:
             _look_late(decisions, case_state, (wearer, device), target, ring, (from_ms, back_ms), until_ms, cause)
             continue
         if ring.action is Demand.RESPOND:
@@ -165,8 +167,8 @@ def _enter(
 ) -> None:
     """Enters a ring: when, at what distance, mm, and with what probability of being inside; `late` where newer reports came before."""
     at_ms, distance_mm, p = found
-    case_state.ring(target, ring).enter(at_ms, distance_mm, decisions.state.now_ms)
-    if late:
+    case_state.ring(target, ring).enter(at_ms, distance_mm, at_ms if cause is None else decisions.state.now_ms)
+    if late and cause is not None:
         case_state.ring(target, ring).late_ms = decisions.state.now_ms
     demand = demands.of_ring(ring.action, entered=True)
     allowed = encounters.holding(decisions.state, case_state.case, at_ms) if demand > demands.MUTED else None
