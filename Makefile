@@ -48,7 +48,7 @@ demo: setup ## start the mesh, play the demo, stop
 
 # ---- test
 
-# Most tests wait for a server, so four at a time keep two cores busy. Those of one file share their servers, one after another.
+# Most tests wait for a server, so six at a time keep two cores busy. Those of one file share their servers, one after another.
 # Files go in the order of their names: those of tests/mesh take long, and the short ones of tests/unit fill the cores at the end.
 # No test is run a second time: one that fails only now and then has a defect, or shows one.
 .PHONY: test
@@ -131,6 +131,14 @@ protos-check: setup ## generated code is fresh, protos are clean and break no on
 .PHONY: kube-check
 kube-check: setup ## the manifests of k8s/ and the Containerfile, without a cluster
 	@$(BIN)/python -m tools.kube --check
+
+.PHONY: vocabulary
+vocabulary: setup ## count the names and phrases that tools/vocabulary.toml bans (not yet part of check)
+	@$(BIN)/python -m tools.vocabulary
+
+.PHONY: capabilities
+capabilities: setup ## count modules and imports between the rooms of each service
+	@$(BIN)/python -m tools.capabilities
 
 .PHONY: secrets-check
 secrets-check: setup ## no key, token or password is in a file

@@ -1,6 +1,6 @@
 """What a bundle may consist of: names of its members, sizes, nesting, and the type of every field. Whatever else it holds is a fault.
 
-A bundle comes from somebody who may have signed it and still want to deceive or to stop whoever reads it. So nothing of it is used
+A bundle comes from somebody who may have signed it and still want to deceive or to stop its reader. So nothing of it is used
 or printed before it was checked here.
 """
 

@@ -66,7 +66,7 @@ class Silence:
         self._heard_s = time.monotonic()
 
     def check(self) -> float:
-        """The silence until now, seconds. Call it every 0.5 s: who comes much later has slept itself, and begins to count anew."""
+        """Seconds since the last beat. Call it every 0.5 s: after a much longer pause it starts counting from zero."""
         now_s = time.monotonic()
         if now_s - self._checked_s > SILENT_AFTER_S / 2:
             self._heard_s = now_s

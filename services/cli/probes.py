@@ -40,7 +40,7 @@ async def _any_greets(urls: list[str]) -> bool:
 
 
 async def greets(url: str, within_s: float = WITHIN_S) -> bool:
-    """Whether a server greets whoever connects, as it does before it asks who that is; one that is stopped doesn't."""
+    """Whether a server greets a new connection, as it does before it asks for the user. A stopped server doesn't."""
     parts = urlsplit(url)
     writer = None
     try:

@@ -1,4 +1,4 @@
-"""The port that shows how a process is: /metrics for Prometheus, /livez for whoever restarts it, /readyz for whoever routes to it.
+"""The port that shows how a process is: /metrics for Prometheus, /livez for supervisors, /readyz for proxies.
 
 In plaintext wherever it binds, as health and metrics are the named exceptions of the rule: no label and no answer here tells of
 anybody. It is served by a thread of its own, so that /livez is answered while the event loop is busy.
@@ -72,7 +72,7 @@ async def observed(
     what of its work has to wait.
 
     /livez answers 200 as long as the process runs and its event loop hasn't hung for 15 s; /healthz 200 as long as the event loop
-    runs; /readyz 200, or 503 with the reason; /metrics all that is counted, with exemplars for whoever takes the OpenMetrics format,
+    runs; /readyz 200, or 503 with the reason; /metrics all that is counted, with exemplars where the OpenMetrics format is asked for,
     which alone has them.
     """
     main = asyncio.get_running_loop()

@@ -343,7 +343,7 @@ async def _pull(
                 meta = message.metadata
                 if restart_on_loss:
                     if meta.sequence.consumer != next_consumer_sequence:
-                        # A message was lost on its way to us, or the consumer was made anew: begin again after the last one seen.
+                        # A message was lost on its way to us, or the consumer was created again: begin again after the last one seen.
                         gap = True
                         break
                     next_consumer_sequence = meta.sequence.consumer + 1

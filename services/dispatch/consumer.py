@@ -105,7 +105,7 @@ async def _take_flags(leg: Leg, rows: Sequence[PeerRow]) -> None:
 async def _reading(bus: Bus, leg: Leg, stream: str, log_id: str) -> tuple[Trail, int]:
     """What the leg's database says of a stream: the entries that are in it, and the last one's sequence.
 
-    Whether the stream still has them is looked at by whoever follows it; what comes again changes nothing where it is known.
+    The reader checks whether the stream still has them; an entry that comes again changes nothing.
     """
     known = await retried(partial(leg.store.reading, stream, log_id))
     first = (await bus.bounds_of(stream)).first

@@ -77,7 +77,7 @@ class Reconciler:
             if len(waiting) >= TOGETHER:
                 await self._compare(waiting)
                 waiting = []
-                await asyncio.sleep(0)  # whoever shares this loop has offers to make
+                await asyncio.sleep(0)  # the leg has offers to make on this loop
         await self._compare(waiting)
 
     async def _compare(self, messages: Sequence[Delivered]) -> None:

@@ -92,7 +92,7 @@ async def _is_serving(check: grpc.aio.UnaryUnaryMultiCallable) -> bool:  # type:
 
 
 async def test_a_user_whose_names_are_all_in_use_reads_once_it_has_freed_them(mesh: RunningMesh) -> None:
-    """It can shut out itself alone, and whoever is on call deletes its consumers as that user."""
+    """It can shut out itself alone, and the operator deletes its consumers as that user."""
     log = flow.log_stream(0)
     async with mesh.now.nats.bus_as("evidence") as bus:
         await ask_for(bus, log, list(reader_names("evidence", log)))

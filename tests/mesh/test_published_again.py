@@ -1,4 +1,4 @@
-"""Disclosures and commands that their stream lost after they were published are put back by whoever published them."""
+"""Disclosures and commands that their stream lost after they were published are put back by their publisher."""
 
 from __future__ import annotations
 

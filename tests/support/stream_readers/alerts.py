@@ -8,7 +8,7 @@ from tests.support import dispatch
 from tests.support.stream_readers.reader import Message
 
 LOG_ROWS = tuple(row.subject for row in flow.FLOWS if row.stream == flow.LOG.name)
-"""Subjects of the log in the table: whoever may read one may read all."""
+"""Subjects of the log in the table: a user that may read one may read all."""
 
 
 def alert_messages(

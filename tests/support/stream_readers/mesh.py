@@ -168,7 +168,7 @@ class Connection:
         self.mesh, self.bus, self.channels = mesh, bus, channels
 
     async def publish(self, subject: str, data: bytes) -> PubAck:
-        """Stores a message, whoever may publish it, and whatever stands under its subject."""
+        """Stores a message without regard to rights or to what its subject holds."""
         while True:
             try:
                 return await self.bus.publish(subject, data)

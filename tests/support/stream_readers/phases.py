@@ -198,7 +198,7 @@ class _Run:
         await self._took("new")
 
     async def check_processes(self) -> None:
-        """Readiness must stay true: whoever took a sound message runs, is ready and has left no traceback."""
+        """Readiness must stay true: a service that took a sound message runs, is ready and has left no traceback."""
         for name in SERVICES:
             problem = ""
             try:

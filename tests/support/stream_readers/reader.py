@@ -47,7 +47,7 @@ class Reader:
     dead_letter_by: str = ""
     """Name of the reader in PARKED that sets such a message aside, of the first of these subjects."""
     logs: tuple[str, str] = ("", "")
-    """Or else: service, and the event of its log that says so. Neither where it says so to whoever asked."""
+    """Or else: service, and the event of its log that says so. Neither where it answers the caller."""
     only_at_start: bool = False
     """It reads at its start alone."""
     only_garbage: bool = False
