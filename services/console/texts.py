@@ -298,6 +298,7 @@ TEXTS: dict[str, tuple[str, str]] = {
     "OTHER": ("기타", "Other"),
     "NOBODY_FOUND": ("현장에 없음", "Nobody found"),
     "flag_losing": ("도착 경쟁에서 뒤짐", "Race being lost"),
+    "flag_spoofing": ("위치 조작 의심: 이탈로 보지 마십시오", "Possible spoofing: don't take it for leaving"),
     "flag_duress": ("강박 신호", "Duress"),
     "flag_no-receipt": ("경고 수신 확인 없음", "Warning not received"),
     "flag_no-contact": ("연락 수단 없음", "No contact"),

@@ -40,6 +40,7 @@ def assignment(message: dispatch_pb2.Assignment) -> Assignment:
         close_cause=dispatch_pb2.CloseCause.Name(message.close_cause) if message.close_cause else "",
         absent_legs=tuple(leg_name(one) for one in message.absent_legs),
         losing=message.race.losing,
+        spoofing=message.HasField("spoofing_suspected_at"),
         flag=dispatch_pb2.WarningFlag.Name(message.person_flag.flag) if message.person_flag.flag else "",
         exercise=message.exercise == exercise_pb2.DRILL,
     )

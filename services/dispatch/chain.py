@@ -38,6 +38,7 @@ from services.dispatch.domain.events import (
     Retargeted,
     Rung,
     SceneShared,
+    SpoofingSuspected,
     StepsLost,
     StoodDown,
     TargetsShown,
@@ -50,7 +51,7 @@ _KINDS: dict[str, type[Event]] = {
         *(AlertFolded, Notified, Offered, OfferedAgain, NobodyAvailable, Escalated),
         *(AlertWasMissing, LegAbsent, LegReturned, StepsLost),
         *(Received, Acknowledged, Rejected, Progressed, Closed, StoodDown, Flagged),
-        *(Retargeted, Raced, SceneShared, TargetsShown),
+        *(Retargeted, Raced, SceneShared, SpoofingSuspected, TargetsShown),
     )
 }
 

@@ -31,6 +31,7 @@ from services.dispatch.domain.events import (
     Received,
     Retargeted,
     SceneShared,
+    SpoofingSuspected,
     StepsLost,
 )
 from services.dispatch.domain.evolving import evolve
@@ -59,6 +60,7 @@ _SAID = {
     Retargeted.__name__: "retargeted",
     Raced.__name__: "raced",
     SceneShared.__name__: "scene_shared",
+    SpoofingSuspected.__name__: "spoofing_suspected",
 }
 """What the log calls a step that its state alone doesn't tell."""
 STEP_STATES = (*(state.name.lower() for state in State), *_SAID.values())

@@ -144,7 +144,7 @@ def _keep_own(told: dispatch_pb2.Assignment) -> None:
     """
     if told.leg != alert_pb2.WARNING:
         told.ClearField("person_flag")
-    for name in ("rejected_reason", "close_note", "retargeted_at", "race", "one_scene_at"):
+    for name in ("rejected_reason", "close_note", "retargeted_at", "race", "one_scene_at", "spoofing_suspected_at"):
         told.ClearField(name)
     if told.climb_reason in (dispatch_pb2.TARGET_MOVED, dispatch_pb2.RACE_LOST):
         told.ClearField("climb_reason")
@@ -217,6 +217,7 @@ def assignment_message(incident: Incident, assignment: Assignment, latency_ms: f
         (message.nobody_available_at, assignment.nobody_ms),
         (message.retargeted_at, assignment.retargeted_ms),
         (message.one_scene_at, assignment.one_scene_ms),
+        (message.spoofing_suspected_at, assignment.spoofing_suspected_ms),
     ):
         if ms is not None:
             field.CopyFrom(times.to_timestamp(ms))

@@ -133,7 +133,7 @@ class World:
             assignment: Assignment | None = leg.incident.assignments.get(getattr(event, "assignment_id", ""))
             if assignment is None:
                 continue
-            kept = type(event).__name__ in ("Raced", "Retargeted", "SceneShared")
+            kept = type(event).__name__ in ("Raced", "Retargeted", "SceneShared", "SpoofingSuspected")
             step = translate.step(leg.incident, assignment, leg.now_ms, None, kept)
             if leg is self.police:
                 if kept:

@@ -57,6 +57,8 @@ class Assignment:
     close_cause: str = ""
     absent_legs: tuple[str, ...] = ()
     losing: bool = False
+    spoofing: bool = False
+    """The positions may be spoofed."""
     flag: str = ""
     exercise: bool = False
 
@@ -161,6 +163,8 @@ def _flags(assignments: Iterable[Assignment]) -> set[str]:
         found |= {f"absent-{leg}" for leg in one.absent_legs}
         if one.losing:
             found.add("losing")
+        if one.spoofing:
+            found.add("spoofing")
         if one.flag:
             found.add(one.flag.lower().replace("_", "-"))
     return found

@@ -13,6 +13,7 @@ from services.dispatch.domain import answers, climbing, flags, following
 from services.dispatch.domain.answers import Answering
 from services.dispatch.domain.climbing import Deadlines
 from services.dispatch.domain.events import (
+    SPOOFING_SUSPECTED,
     AlertFolded,
     AlertWasMissing,
     Cause,
@@ -26,6 +27,7 @@ from services.dispatch.domain.events import (
     Offered,
     OfferedAgain,
     Place,
+    SpoofingSuspected,
     Step,
     StepsLost,
     StoodDown,
@@ -260,6 +262,13 @@ def _fold(incident: Incident, command: FoldAlert) -> Iterator[Event]:
             for event in (again, *first.then):
                 yield event
                 incident = evolve(incident, event)
+    if alert.kind == SPOOFING_SUSPECTED and wanted is State.NOTIFIED:
+        # Where somebody goes already a notice makes no step, and this one must not be missed: positions say that the wearer has left.
+        for id_, assignment in incident.assignments.items():
+            if assignment.state not in OVER:
+                suspected = SpoofingSuspected(now_ms, id_, alert.alert_id)
+                yield suspected
+                incident = evolve(incident, suspected)
     for assignment in incident.assignments.values():
         if assignment.state not in OVER and assignment.demanded <= incident.end:
             stood_down = StoodDown(now_ms, assignment.assignment_id, incident.end_kind)

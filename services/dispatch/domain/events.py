@@ -32,6 +32,8 @@ Place: TypeAlias = tuple[int, int]
 BEFORE_ALL: Place = (0, -1)
 BEYOND_ALL: Place = (1 << 62, 0)
 
+SPOOFING_SUSPECTED = 17
+"""Kind of an alert that says that positions may be spoofed, by its number in tandem.common.v1.AlertKind."""
 UNTOLD = 0
 """Kind of an alert that was folded before kinds and clearings were kept, or that doesn't tell."""
 
@@ -380,6 +382,16 @@ class SceneShared:
 
 
 @dataclass(frozen=True, slots=True)
+class SpoofingSuspected:
+    """The desk is notified, while its half of the incident goes on, that the positions may be spoofed."""
+
+    at_ms: int
+    assignment_id: str
+    alert_id: str
+    """The alert that says so."""
+
+
+@dataclass(frozen=True, slots=True)
 class TargetsShown:
     """A desk was shown where the incident's targets are, live, from now on."""
 
@@ -391,7 +403,7 @@ Offer: TypeAlias = Offered | OfferedAgain | Escalated
 """What asks somebody."""
 Answer: TypeAlias = Received | Acknowledged | Rejected | Progressed | Closed
 """What the desk says."""
-Kept: TypeAlias = Retargeted | Raced | SceneShared
+Kept: TypeAlias = Retargeted | Raced | SceneShared | SpoofingSuspected
 """What stays with the leg: the moment alone would tell another one how far the wearer is from the target."""
 Step: TypeAlias = Notified | Offer | NobodyAvailable | Answer | StoodDown | Found | Flagged | Kept
 Event: TypeAlias = AlertFolded | AlertWasMissing | TargetsShown | Step

@@ -34,6 +34,7 @@ from services.dispatch.domain.events import (
     Rejected,
     Retargeted,
     SceneShared,
+    SpoofingSuspected,
     StepsLost,
     StoodDown,
     TargetsShown,
@@ -123,6 +124,8 @@ def _after(
         return replace(new, raced=event, due_ms=new.due_ms if event.due_ms is None else event.due_ms)
     if isinstance(event, SceneShared):
         return replace(new, one_scene_ms=event.at_ms if event.one_scene else None)
+    if isinstance(event, SpoofingSuspected):
+        return replace(new, spoofing_suspected_ms=event.at_ms)
     if isinstance(event, OfferedAgain):
         new = replace(
             new,

@@ -122,6 +122,8 @@ class Assignment:
     """How the race stands; None where it was never being lost."""
     one_scene_ms: int | None = None
     """Since when the wearer is at the destination, mesh time."""
+    spoofing_suspected_ms: int | None = None
+    """When the desk was notified last that the positions may be spoofed, mesh time."""
 
     @property
     def unit_id(self) -> str:

@@ -442,6 +442,7 @@ class Assignment(_message.Message):
     RETARGETED_AT_FIELD_NUMBER: _builtins.int
     RACE_FIELD_NUMBER: _builtins.int
     ONE_SCENE_AT_FIELD_NUMBER: _builtins.int
+    SPOOFING_SUSPECTED_AT_FIELD_NUMBER: _builtins.int
     PERSON_FLAG_FIELD_NUMBER: _builtins.int
     EXERCISE_FIELD_NUMBER: _builtins.int
     assignment_id: _builtins.str
@@ -525,6 +526,12 @@ class Assignment(_message.Message):
         """Since when the wearer is at the destination: probation and police come to the same place. By the rings alone."""
 
     @_builtins.property
+    def spoofing_suspected_at(self) -> _timestamp_pb2.Timestamp:
+        """When the desk was notified last that the positions may be spoofed: they say that the wearer or the protected person left by a
+        movement that no vehicle makes, and the response stands. Absent in another leg's assignment.
+        """
+
+    @_builtins.property
     def person_flag(self) -> Global___PersonFlag:
         """What the warning leg says of the protected person: in its own assignments and in the police's, never in probation's or on its
         desk.
@@ -560,12 +567,13 @@ class Assignment(_message.Message):
         retargeted_at: _timestamp_pb2.Timestamp | None = ...,
         race: Global___Race | None = ...,
         one_scene_at: _timestamp_pb2.Timestamp | None = ...,
+        spoofing_suspected_at: _timestamp_pb2.Timestamp | None = ...,
         person_flag: Global___PersonFlag | None = ...,
         exercise: _exercise_pb2.Exercise.ValueType = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_report_to_published_ms", b"_report_to_published_ms", "acknowledged_at", b"acknowledged_at", "cause", b"cause", "choice", b"choice", "due_at", b"due_at", "nobody_available_at", b"nobody_available_at", "offered_at", b"offered_at", "one_scene_at", b"one_scene_at", "person_flag", b"person_flag", "race", b"race", "received_at", b"received_at", "report_to_published_ms", b"report_to_published_ms", "retargeted_at", b"retargeted_at"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_report_to_published_ms", b"_report_to_published_ms", "acknowledged_at", b"acknowledged_at", "cause", b"cause", "choice", b"choice", "due_at", b"due_at", "nobody_available_at", b"nobody_available_at", "offered_at", b"offered_at", "one_scene_at", b"one_scene_at", "person_flag", b"person_flag", "race", b"race", "received_at", b"received_at", "report_to_published_ms", b"report_to_published_ms", "retargeted_at", b"retargeted_at", "spoofing_suspected_at", b"spoofing_suspected_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_report_to_published_ms", b"_report_to_published_ms", "absent_legs", b"absent_legs", "acknowledged_at", b"acknowledged_at", "acknowledged_by", b"acknowledged_by", "assignment_id", b"assignment_id", "cause", b"cause", "choice", b"choice", "climb_reason", b"climb_reason", "close_cause", b"close_cause", "close_note", b"close_note", "demand", b"demand", "due_at", b"due_at", "exercise", b"exercise", "incident_id", b"incident_id", "kind", b"kind", "leg", b"leg", "nobody_available_at", b"nobody_available_at", "offer_number", b"offer_number", "offered_at", b"offered_at", "one_scene_at", b"one_scene_at", "order_ids", b"order_ids", "person_flag", b"person_flag", "race", b"race", "received_at", b"received_at", "rejected_reason", b"rejected_reason", "report_to_published_ms", b"report_to_published_ms", "retargeted_at", b"retargeted_at", "state", b"state", "stood_down_kind", b"stood_down_kind", "subject_id", b"subject_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_report_to_published_ms", b"_report_to_published_ms", "absent_legs", b"absent_legs", "acknowledged_at", b"acknowledged_at", "acknowledged_by", b"acknowledged_by", "assignment_id", b"assignment_id", "cause", b"cause", "choice", b"choice", "climb_reason", b"climb_reason", "close_cause", b"close_cause", "close_note", b"close_note", "demand", b"demand", "due_at", b"due_at", "exercise", b"exercise", "incident_id", b"incident_id", "kind", b"kind", "leg", b"leg", "nobody_available_at", b"nobody_available_at", "offer_number", b"offer_number", "offered_at", b"offered_at", "one_scene_at", b"one_scene_at", "order_ids", b"order_ids", "person_flag", b"person_flag", "race", b"race", "received_at", b"received_at", "rejected_reason", b"rejected_reason", "report_to_published_ms", b"report_to_published_ms", "retargeted_at", b"retargeted_at", "spoofing_suspected_at", b"spoofing_suspected_at", "state", b"state", "stood_down_kind", b"stood_down_kind", "subject_id", b"subject_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__report_to_published_ms: _TypeAlias = _typing.Literal["report_to_published_ms"]  # noqa: Y015
     _WhichOneofArgType__report_to_published_ms: _TypeAlias = _typing.Literal["_report_to_published_ms", b"_report_to_published_ms"]  # noqa: Y015
