@@ -48,12 +48,12 @@ demo: setup ## start the mesh, play the demo, stop
 
 # ---- test
 
-# Most tests wait for a server, so six at a time keep two cores busy. Those of one file share their servers, one after another.
+# Most tests wait for a server, so four at a time keep two cores busy. Those of one file share their servers, one after another.
 # Files go in the order of their names: those of tests/mesh take long, and the short ones of tests/unit fill the cores at the end.
 # No test is run a second time: one that fails only now and then has a defect, or shows one.
 .PHONY: test
 test: setup ## run the tests; with PYTHON=python3.13 VENV=.venv-3.13 on another Python
-	@$(BIN)/pytest -n 6 --dist loadfile --no-loadscope-reorder
+	@$(BIN)/pytest -n 4 --dist loadfile --no-loadscope-reorder
 
 .PHONY: test-unit
 test-unit: setup ## run only the tests that start no process
