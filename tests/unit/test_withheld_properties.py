@@ -89,7 +89,7 @@ def test_who_leaves_is_cleared_and_hardly_anybody_is_suspected(every_s: float) -
 
 
 def leap(rng: random.Random, reports: list[Report], every_s: float) -> list[Report]:
-    """Where the tag says that he is after a leap, or after steps of 90 to 200 m/s from standing, half a minute long at least, and from then on."""
+    """Where the tag says that he is after a leap, or after half a minute and more of 90 to 200 m/s from standing."""
     at_s, north_m, east_m, accuracy_m = reports[-1]
     angle = rng.uniform(0, math.tau)
     if rng.random() < 0.5:
