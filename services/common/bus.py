@@ -8,11 +8,10 @@ import json
 import math
 import ssl
 from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
-import nats
 import nats.errors
 from nats.aio.client import DEFAULT_INBOX_PREFIX, Client
 from nats.aio.msg import Msg
@@ -21,6 +20,7 @@ from nats.js.api import Header
 
 from services.common.certificates import Files, client_context, spiffe_id
 from services.common.errors import NotFound, RetryableError, StoreFull, Unavailable
+from services.common.nats_transport import ResettingTransport
 from services.common.permissions import SERVICE, inbox
 from services.common.telemetry import logger
 from tandem.common.v1 import alert_pb2
@@ -277,12 +277,14 @@ async def connect(url: str, name: str, tls: Files | None = None) -> AsyncIterato
     user = urlsplit(url.partition(",")[0]).username
     if tls:
         user = spiffe_id(tls.cert).removeprefix(SERVICE)
-    client: Client = await nats.connect(
+    client = Client()
+    client._transport = ResettingTransport()  # type: ignore[no-untyped-call]  # it has no setting for it
+    await client.connect(
         url.split(","),
         name=name,
         inbox_prefix=inbox(user) if user else DEFAULT_INBOX_PREFIX,
         max_reconnect_attempts=-1,
-        reconnect_time_wait=0.25,
+        reconnect_time_wait=0.25,  # type: ignore[arg-type]  # parts of a second are as good
         ping_interval=PING_EVERY_S,
         max_outstanding_pings=2,
         pending_size=-1,
@@ -304,7 +306,8 @@ async def connect(url: str, name: str, tls: Files | None = None) -> AsyncIterato
             async with asyncio.timeout(2.0):
                 await client.drain()
         except (nats.errors.Error, TimeoutError, OSError):
-            await client.close()
+            with suppress(nats.errors.Error, OSError):  # what was to be flushed can't be any more
+                await client.close()
 
 
 async def _renew(client: Client, tls: Files) -> None:

@@ -10,13 +10,14 @@ import asyncio
 from collections.abc import Iterable, Sequence
 from functools import partial
 
-from services.common import dead_letters, flow, pull, stored
+from services.common import cursors, dead_letters, flow, pull, stored
 from services.common.bus import Bus
 from services.common.clock import wall_us
 from services.common.cursors import StreamWentBack
 from services.common.errors import InvalidField, NotFound
 from services.common.pull import Delivered
 from services.common.telemetry import logger
+from services.common.trails import Trail
 from services.dispatch import metrics, translate
 from services.dispatch.domain.decisions import Alert
 from services.dispatch.domain.events import Demand
@@ -54,10 +55,12 @@ class Reconciler:
                 again_at_s = loop.time() + ALL_AGAIN_EVERY_S
                 self._unreadable.clear()
             # Only what the leg has been past: the rest isn't missing but on its way.
-            taken_in = await retried(partial(self._leg.store.position, flow.ALERTS.name, self._log_id))
+            place = await retried(partial(self._leg.store.reading, flow.ALERTS.name, self._log_id))
+            taken_in = place.sequence
             compared = min(compared, taken_in)  # less where the stream went back
             try:
                 if taken_in > compared:
+                    await retried(partial(self._holds, Trail.parse(place.trail)))
                     await self._compare_alerts(compared + 1, taken_in)
                     compared = taken_in
                 if not steps_compared and taken_in >= caught_up:
@@ -65,10 +68,16 @@ class Reconciler:
                     await self._compare_steps()
                     steps_compared = True
             except StreamWentBack as error:
-                # The leg's reader has told it, and takes in what it lacks; the comparison begins again.
+                # The leg's reader tells it, and takes in what it lacks; the comparison begins again.
                 logger().warning("comparison_begins_again", reason=error.reason)
                 again_at_s, caught_up = 0.0, (await self._bus.bounds_of(flow.ALERTS.name)).last
             await asyncio.sleep(LOOK_EVERY_S)
+
+    async def _holds(self, trail: Trail) -> None:
+        """Looks whether ALERTS still has the entry that the leg's place stands for: else what lies before it isn't missing but on its
+        way, and the number alone doesn't show that. Raises StreamWentBack, Unavailable."""
+        if trail.newest:
+            await cursors.holds(self._bus, flow.ALERTS.name, trail.newest)
 
     async def _compare_alerts(self, first: int, last: int) -> None:
         waiting: list[Delivered] = []

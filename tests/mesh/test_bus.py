@@ -6,12 +6,16 @@ import asyncio
 import time
 
 import pytest
+import uvloop
+from nats.aio.transport import TcpTransport
 
+from services.common import bus as buses
 from services.common import flow, pull, streams
 from services.common.bus import AlreadyThere, Bus
 from services.common.clock import MeshClock
 from services.common.errors import FailedPrecondition, StoreFull, Unavailable
 from tandem.common.v1 import alert_pb2
+from tests.support.ingest import create_streams
 from tests.support.nats import TestServer
 
 
@@ -48,6 +52,27 @@ async def test_without_a_server_the_outcome_is_unknown(nats: TestServer, bus: Bu
         await bus.publish("log.0.report", b"x", msg_id="m")
     nats.start()
     await bus.publish_until_stored("log.0.report", b"x", msg_id="m")
+
+
+async def write_to_lost_connections(url: str) -> None:
+    """What the client writes between the loss of a connection and its notice of it fails as it expects, and it connects again."""
+    async with buses.connect(url, "test") as bus:
+        for n in range(5):
+            transport = bus.client._transport
+            assert isinstance(transport, TcpTransport) and transport._io_writer
+            transport._io_writer.transport.abort()
+            await asyncio.sleep(0)
+            with pytest.raises(OSError, match="closed"):
+                transport.write(b"PING\r\n")  # type: ignore[no-untyped-call]
+            with pytest.raises(OSError, match="closed"):
+                transport.writelines([b"PING\r\n"])  # type: ignore[no-untyped-call]
+            await bus.publish_until_stored("log.0.report", b"x", msg_id=f"{n}")
+            assert bus.reconnects == n + 1
+
+
+def test_a_write_to_a_lost_connection_is_an_os_error_under_uvloop_too(nats: TestServer) -> None:
+    asyncio.run(create_streams(nats.url, 1))
+    uvloop.run(write_to_lost_connections(nats.url))
 
 
 async def test_reading_by_sequence_survives_kills_and_sees_each_message_once(nats: TestServer, bus: Bus) -> None:

@@ -84,9 +84,9 @@ class Client:
         for device_id in device_ids:
             await self.bus.publish(f"$KV.{flow.DEVICES_BUCKET}.{device_id}", value)
 
-    def open(self, requests: Any = None) -> Reports:
-        """A stream; without `requests` it is written to by hand."""
-        call: Reports = self.stub.Report(requests, metadata=self.identity, wait_for_ready=True)
+    def open(self, requests: Any = None, timeout_s: float | None = None) -> Reports:
+        """A stream; without `requests` it is written to by hand. `timeout_s` is its deadline, from now."""
+        call: Reports = self.stub.Report(requests, metadata=self.identity, wait_for_ready=True, timeout=timeout_s)
         return call
 
     async def send(self, *requests: ingest_pb2.ReportRequest) -> list[ingest_pb2.ReportResponse]:
@@ -114,7 +114,7 @@ class Client:
             assert time.monotonic() < until, f"{len(left)} batches unanswered after {opened} streams"
             opened += 1
             try:
-                async for answer in self.open(iter(list(left.values()))):
+                async for answer in self.open(iter(list(left.values())), WITHIN_S):
                     assert answer.batch == next(iter(left)), "answers come in the order of the batches"
                     request = left.pop(answer.batch)
                     assert set(answer.outcomes) == {ingest_pb2.ACCEPTED}, answer.refusals
