@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -45,15 +45,32 @@ from services.dispatch.domain.events import (
     WarningFlag,
 )
 
-_KINDS: dict[str, type[Event]] = {
-    kind.__name__: kind
-    for kind in (
-        *(AlertFolded, Notified, Offered, OfferedAgain, NobodyAvailable, Escalated),
-        *(AlertWasMissing, LegAbsent, LegReturned, StepsLost),
-        *(Received, Acknowledged, Rejected, Progressed, Closed, StoodDown, Flagged),
-        *(Retargeted, Raced, SceneShared, SpoofingSuspected, TargetsShown),
-    )
+STORED_NAMES: Mapping[type[Event], str] = {
+    AlertFolded: "AlertFolded",
+    AlertWasMissing: "AlertWasMissing",
+    Notified: "Notified",
+    Offered: "Offered",
+    OfferedAgain: "Reoffered",
+    NobodyAvailable: "NobodyAvailable",
+    Escalated: "Escalated",
+    LegAbsent: "LegAbsent",
+    LegReturned: "LegReturned",
+    StepsLost: "StepsLost",
+    Received: "Received",
+    Acknowledged: "Acknowledged",
+    Rejected: "Rejected",
+    Progressed: "Progressed",
+    Closed: "Closed",
+    StoodDown: "StoodDown",
+    Flagged: "Flagged",
+    Retargeted: "Retargeted",
+    Raced: "Raced",
+    SceneShared: "SceneShared",
+    SpoofingSuspected: "SpoofingSuspected",
+    TargetsShown: "TargetsShown",
 }
+"""Names under which events are stored and hashed. A class may be renamed, its stored name may not: the chain would not verify."""
+_CLASSES: Mapping[str, type[Event]] = {name: kind for kind, name in STORED_NAMES.items()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +81,7 @@ class Link:
     """Place in the leg's own order, from 1 without gaps."""
     incident_id: str
     kind: str
-    """Name of the event's class."""
+    """The event's name in STORED_NAMES."""
     body: str
     """Its fields, JSON with sorted keys."""
     hash: str
@@ -81,7 +98,7 @@ class Head:
 
 def write(head: Head, incident_id: str, event: Event) -> Link:
     """The event as the next link after `head`."""
-    kind = type(event).__name__
+    kind = STORED_NAMES[type(event)]
     body = json.dumps(event, default=_fields, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
     return Link(head.id + 1, incident_id, kind, body, _hash(head.hash, head.id + 1, incident_id, kind, body))
 
@@ -99,7 +116,7 @@ def read(kind: str, body: str) -> Event:
             fields[name] = tuple(fields[name])
     if fields.get("cause"):
         cause = fields["cause"]
-        fields["cause"] = CloseCause(cause) if kind == Closed.__name__ else Cause(**cause)
+        fields["cause"] = CloseCause(cause) if _CLASSES[kind] is Closed else Cause(**cause)
     if fields.get("choice"):
         choice = fields["choice"]
         fields["choice"] = Choice(**{**choice, "rung": Rung(choice["rung"]), "estimate": Estimate(choice["estimate"])})
@@ -111,7 +128,7 @@ def read(kind: str, body: str) -> Event:
         fields["climb"] = Climb(fields["climb"])
     if "exercise" in fields:
         fields["exercise"] = Exercise(fields["exercise"])
-    return _KINDS[kind](**fields)
+    return _CLASSES[kind](**fields)
 
 
 def first_broken(head: Head, links: Iterable[Link]) -> tuple[Head, int | None]:

@@ -51,21 +51,24 @@ KNOWN_MAX = 10_000
 ADOPT_AFTER_S = 2.0
 """How long a committed step may be in the store alone before whoever finds it publishes it, and at most twice that."""
 _SAID = {
-    OfferedAgain.__name__: "offered_again",
-    Received.__name__: "received",
-    LegAbsent.__name__: "leg_absent",
-    LegReturned.__name__: "leg_returned",
-    StepsLost.__name__: "steps_lost",
-    Flagged.__name__: "flagged",
-    Retargeted.__name__: "retargeted",
-    Raced.__name__: "raced",
-    SceneShared.__name__: "scene_shared",
-    SpoofingSuspected.__name__: "spoofing_suspected",
+    chain.STORED_NAMES[kind]: said
+    for kind, said in {
+        OfferedAgain: "offered_again",
+        Received: "received",
+        LegAbsent: "leg_absent",
+        LegReturned: "leg_returned",
+        StepsLost: "steps_lost",
+        Flagged: "flagged",
+        Retargeted: "retargeted",
+        Raced: "raced",
+        SceneShared: "scene_shared",
+        SpoofingSuspected: "spoofing_suspected",
+    }.items()
 }
 """What the log calls a step that its state alone doesn't tell."""
 STEP_STATES = (*(state.name.lower() for state in State), *_SAID.values())
 """All that the log may call a step."""
-_ALARMS = {LegAbsent.__name__, StepsLost.__name__}
+_ALARMS = {chain.STORED_NAMES[kind] for kind in (LegAbsent, StepsLost)}
 T = TypeVar("T")
 _NOWHERE: Mapping[int, StoredAs] = {}
 Asked: TypeAlias = tuple[str, Callable[[Board], Command]]

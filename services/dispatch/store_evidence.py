@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import sqlalchemy as sa
 
+from services.dispatch.chain import STORED_NAMES
 from services.dispatch.domain.events import AlertFolded
 from services.dispatch.tables import metadata
 from tandem.common.v1 import alert_pb2
@@ -43,7 +44,7 @@ def amended_after(connection: sa.Connection, event_id: int) -> tuple[int, list[t
     last_id = connection.scalar(sa.select(sa.func.max(_events.c.id))) or 0
     query = (
         sa.select(_events.c.incident_id, _events.c.body)
-        .where(_events.c.id > event_id, _events.c.id <= last_id, _events.c.kind == AlertFolded.__name__)
+        .where(_events.c.id > event_id, _events.c.id <= last_id, _events.c.kind == STORED_NAMES[AlertFolded])
         .where(_events.c.body.contains(f'"kind":{alert_pb2.ACCOUNT_AMENDED},'))
         .order_by(_events.c.id)
     )
