@@ -73,7 +73,7 @@ test-soak-dispatch: setup ## run the legs' long loops, 10 min each: kills over 3
 
 .PHONY: restore-drill
 restore-drill: setup ## back a mesh up, restore it elsewhere, and prove the ledger and the alerts there
-	@$(BIN)/pytest -m drill tests/mesh/test_restore_drill.py --durations=1
+	@$(BIN)/pytest -m drill tests/mesh/cli/test_restore_drill.py --durations=1
 
 .PHONY: test-browser
 test-browser: setup ## drive the console in Chromium on a real mesh (needs Chromium and Node.js); SHOTS=docs keeps its pictures
@@ -166,7 +166,7 @@ k8s-test: image-check ## play the local overlay with podman: the demo by mutual 
 
 .PHONY: k8s-images
 k8s-images: setup ## build stand-ins of the three images, for a machine that can pull none (needs root, mmdebstrap, podman); about 5 min
-	@$(BIN)/python -m tools.kube.stand_ins
+	@$(BIN)/python -m tools.kube.stub_images
 
 # ---- make files that are committed
 

@@ -28,18 +28,21 @@ import typer
 import uvloop
 from rich.console import Console
 
-from bench import figures, load, machine, population
+from bench import figures
 from bench.figures import Figure
-from bench.load import Plan, Shape, Trigger
-from bench.machine import Usage
-from bench.population import Party
-from services.cli import mesh
+from bench.mesh import load, machine, population
+from bench.mesh.load import Plan, Shape, Trigger
+from bench.mesh.machine import Usage
+from bench.mesh.population import Party
 from services.cli.failure import FAILED, CommandFailed, of_rpc
-from services.cli.mesh import Clients, Mesh
-from services.cli.openloop import Sent
-from services.cli.parties import VENDOR, HeadEnd
-from services.common import flow, pull, telemetry, times
-from services.common.bus import Bus
+from services.cli.simulate.actors import VENDOR, HeadEnd
+from services.cli.simulate.load_generator import Sent
+from services.cli.stack import mesh
+from services.cli.stack.mesh import Clients, Mesh
+from services.common import times
+from services.common.messaging import flow, pull
+from services.common.messaging.bus import Bus
+from services.common.observability import telemetry
 from tandem.dispatch.v1 import dispatch_pb2
 from tandem.ingest.v1 import ingest_pb2
 

@@ -26,16 +26,18 @@ import grpc.aio
 import uvloop
 from rich.console import Console
 
-from bench import figures, machine
+from bench import figures
 from bench.figures import Figure
+from bench.mesh import machine
 from services.cli.failure import FAILED
-from services.common import rpc, times
+from services.common import times
+from services.common.rpc import server as rpc
 from services.common.settings import CommonSettings
 from tandem.common.v1 import alert_pb2, geometry_pb2
 from tandem.dispatch.v1 import dispatch_pb2, dispatch_pb2_grpc, following_pb2, following_pb2_grpc
 from tests.browser.driver import Browser, browser
-from tests.support.ports import free_port
-from tests.support.processes import Service
+from tests.support.common.ports import free_port
+from tests.support.common.processes import Service
 
 INCIDENTS = 500
 SUBJECTS_EACH = 100

@@ -1,7 +1,7 @@
 """`python -m bench.decision_quality`: what the fold misses and what it sends for nothing, beside a plain threshold.
 
-Real tracks are the truth (`bench.decision_placement`), what devices would report of them is made from it (`bench.decision_noise`), the
-fold and a plain threshold on the two last positions decide (`bench.decision_play`), and the truth judges (`bench.decision_judge`).
+Real tracks are the truth (`bench.decision.placement`), what devices would report of them is made from it (`bench.decision.noise`), the
+fold and a plain threshold on the two last positions decide (`bench.decision.play`), and the truth judges (`bench.decision.judge`).
 The threshold is swept, and the two are compared where it misses no more than the fold. Intervals hold 95 of 100 draws of
 wearers with replacement. Of one draw of the noise the ratio hangs on a few misses: `--draws` adds up several, and says what each gives.
 """
@@ -23,9 +23,9 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from bench.decision_judge import THRESHOLDS_M, Judged, judge
-from bench.decision_placement import plays
-from bench.decision_score import MOST_RATIO, Interval, Score
+from bench.decision.judge import THRESHOLDS_M, Judged, judge
+from bench.decision.placement import plays
+from bench.decision.score import MOST_RATIO, Interval, Score
 from bench.silence import folder
 
 EVERY_MS = (15_000, 60_000)
@@ -64,9 +64,9 @@ def main() -> None:
         lines = [json.dumps(asdict(fault)) for one in judged for fault in one.faults]
         arguments.faults.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
     if arguments.plot:
-        from bench import decision_plot  # its library is only in requirements-bench.lock
+        from bench.decision import plot  # its library is only in requirements-bench.lock
 
-        decision_plot.draw(scores, arguments.plot)
+        plot.draw(scores, arguments.plot)
     if arguments.json:
         print(json.dumps({f"{every_ms // 1000} s": _figures(score) for every_ms, score in scores.items()}, indent=1))
         return

@@ -25,23 +25,25 @@ import typer
 import uvloop
 from rich.console import Console
 
-from bench import figures, machine
+from bench import figures
 from bench.figures import Figure
-from services.common import bus as buses
-from services.common import flow, pull, streams, telemetry
-from services.common.bus import Bus
+from bench.mesh import machine
 from services.common.clock import MeshClock
-from services.common.db import open_database
-from services.dispatch import translate
+from services.common.messaging import bus as buses
+from services.common.messaging import flow, pull, streams
+from services.common.messaging.bus import Bus
+from services.common.observability import telemetry
+from services.common.storage.db import open_database
 from services.dispatch.__main__ import MIGRATIONS
-from services.dispatch.domain.climbing import Deadlines
-from services.dispatch.leg import open_leg
-from services.dispatch.store import Position, Store
+from services.dispatch.domain.escalation import Deadlines
+from services.dispatch.leg import translate
+from services.dispatch.leg.service import open_leg
+from services.dispatch.leg.store import Position, Store
 from tandem.dispatch.v1 import dispatch_pb2
-from tests.support.dispatch import alert, client, publish
-from tests.support.legs import LegMesh, running_legs
-from tests.support.nats import running_server
-from tests.support.postgres import PostgresServer, running_postgres
+from tests.support.common.nats import running_server
+from tests.support.common.postgres import PostgresServer, running_postgres
+from tests.support.dispatch.dispatch import alert, client, publish
+from tests.support.dispatch.legs import LegMesh, running_legs
 
 ENGINES = ("sqlite", "postgres")
 AGENCIES = ("probation", "police")

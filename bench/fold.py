@@ -19,15 +19,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench import machine
-from bench.crowd import EVERY_MS, Crowd
-from bench.reports import BATCH, device_id
-from services.geofence import garbage, translate
+from bench.ingestion.reports import BATCH, device_id
+from bench.mesh import machine
+from bench.mesh.crowd import EVERY_MS, Crowd
+from services.geofence import gc_control, translate
 from services.geofence.domain import fold
 from services.geofence.domain.alerts import Alert
 from services.geofence.domain.entries import Body, Entry
 from services.geofence.domain.state import State
-from services.geofence.garbage import Garbage
+from services.geofence.gc_control import Garbage
 from tandem.common.v1 import log_pb2
 
 STARTS_MS = 1_790_000_000_000
@@ -120,7 +120,7 @@ class Folding:
 def measure(crowd: Crowd, partitions: int, turns: int) -> Rate:
     """Folds so many turns after a warm-up; the partitions one after another."""
     one = Folding(crowd, partitions)
-    with garbage.looked_for_seldom() as one.seldom:  # as by the evaluator
+    with gc_control.looked_for_seldom() as one.seldom:  # as by the evaluator
         rates = [one.turn(number) for number in range(WARM_UP_TURNS + turns)][WARM_UP_TURNS:]
     return Rate(rates, statistics.harmonic_mean(rates), one.alerts)
 

@@ -19,18 +19,20 @@ from pathlib import Path
 import uvloop
 from rich.console import Console
 
-from bench import evaluating_peers, figures, machine, postgis, saturated, valkey, whole_chain
+from bench import figures
 from bench import fold as folding
-from bench.crowd import WALK, Crowd
 from bench.figures import Figure
 from bench.ingest import WIDTH
-from bench.load import Shape
-from bench.machine import Usage
-from bench.reports import BATCH, Reports
-from bench.saturated import Saturated, Tally
-from bench.whole_chain import Due
+from bench.ingestion import postgis, saturated, valkey
+from bench.ingestion.reports import BATCH, Reports
+from bench.ingestion.saturated import Saturated, Tally
+from bench.mesh import evaluating_peers, machine, whole_chain
+from bench.mesh.crowd import WALK, Crowd
+from bench.mesh.load import Shape
+from bench.mesh.machine import Usage
+from bench.mesh.whole_chain import Due
 from services.cli.failure import FAILED, CommandFailed
-from services.common import telemetry
+from services.common.observability import telemetry
 
 PARTS = ("fold", "growth", "one", "two", "postgis", "asking-postgis", "valkey")
 FOLD_TARGET, CHAIN_TARGETS = 150_000.0, {1: 100_000.0, 2: 40_000.0}

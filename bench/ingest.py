@@ -22,15 +22,20 @@ import grpc.aio
 import uvloop
 from rich.console import Console
 
-from bench import burst, door, figures, ingest_figures, ingest_peers, load, machine, reports, saturated, slow_store
-from bench.door import Door
+from bench import figures
 from bench.figures import Figure
-from bench.ingest_figures import Results
-from bench.ingest_peers import Turn
-from bench.reports import BATCH, Reports
-from bench.saturated import Saturated, Tally
+from bench.ingestion import burst, endpoint, reports, saturated, slow_store
+from bench.ingestion import figures as ingest_figures
+from bench.ingestion import peers as ingest_peers
+from bench.ingestion.endpoint import Door
+from bench.ingestion.figures import Results
+from bench.ingestion.peers import Turn
+from bench.ingestion.reports import BATCH, Reports
+from bench.ingestion.saturated import Saturated, Tally
+from bench.mesh import load, machine
 from services.cli.failure import FAILED, CommandFailed, of_rpc
-from services.common import rpc, telemetry
+from services.common.observability import telemetry
+from services.common.rpc import server
 
 PARTS = ("batched", "single", "latency", *ingest_peers.TITLES, "burst", "memory")
 BATCHED_STREAMS, BATCHED_WINDOW = 8, 8
@@ -46,7 +51,7 @@ def _say(text: str) -> None:
 def _own(one: Door, batches: Reports, streams: int, window: int) -> Turn:
     async def turn(seconds: float) -> Saturated:
         tally = Tally()
-        async with rpc.channel(one.address) as channel:
+        async with server.channel(one.address) as channel:
             work = [saturated.stream(channel, one.identity, batches, window, tally) for _ in range(streams)]
             return await saturated.measure(tally, work, seconds, {**one.pids, "bench": os.getpid()})
 
@@ -92,16 +97,16 @@ async def measure(folder: Path, arguments: argparse.Namespace) -> Results:
     numbers = itertools.count(1)
     if set(parts) - {"memory"}:
         async with (
-            door.running_nats(folder) as (nats, bus),
-            door.running(folder, nats, bus) as one,
+            endpoint.running_nats(folder) as (nats, bus),
+            endpoint.running(folder, nats, bus) as one,
         ):
             await _take_turns(parts, one, folder, numbers, arguments, found)
     if "memory" in parts:
         # A server of its own: the log holds nothing else, so that what was acknowledged can be counted.
         async with (
-            door.running_nats(folder / "slow") as (nats, bus),
+            endpoint.running_nats(folder / "slow") as (nats, bus),
             slow_store.relay(int(nats.url.rpartition(":")[2])) as port,
-            door.running(folder / "slow", nats, bus, f"nats://127.0.0.1:{port}") as one,
+            endpoint.running(folder / "slow", nats, bus, f"nats://127.0.0.1:{port}") as one,
         ):
             _say(f"memory: {slow_store.DUE_PER_S:,} reports/s are due, the store takes a tenth")
             found.held = await slow_store.hold(one, Reports(BATCH, numbers), arguments.memory_seconds)

@@ -19,7 +19,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from bench import febrl
+from bench.linkage import febrl
 from services.registry.matching import names, surnames
 
 DATA = "TANDEM_SHARED_DATA"

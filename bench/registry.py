@@ -27,8 +27,10 @@ from typing import Any, cast
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from bench.population import People
-from services.common import db, flow, pull, rpc
+from bench.mesh.population import People
+from services.common.messaging import flow, pull
+from services.common.rpc import server
+from services.common.storage import db
 from services.registry import handlers, reconcile, tables, translate_review
 from services.registry.domain import Order, ProtectedPerson, Respondent, Tag, Wearer
 from services.registry.reconcile import KINDS_OF, Agency, Listed
@@ -36,9 +38,9 @@ from services.registry.store import MIGRATIONS, Records
 from services.registry.vault import Vault
 from tandem.common.v1 import log_pb2
 from tandem.registry.v1 import reconciliation_pb2
-from tests.support import records
-from tests.support.postgres import running_postgres
-from tests.support.registry import NPA, SECRET, Client, RegistryMesh, running_registry
+from tests.support.common.postgres import running_postgres
+from tests.support.registry import records
+from tests.support.registry.registry import NPA, SECRET, Client, RegistryMesh, running_registry
 
 SIZES = (1_000, 10_000, 100_000)
 SAMPLES = 200
@@ -168,7 +170,7 @@ async def reconcile_for_ever(client: Client, listed: Sequence[Listed]) -> None:
     ]
     while True:
         begun = time.perf_counter()
-        async for answer in client.stub.Reconcile(iter(parts), metadata=rpc.bearer(NPA, SECRET)):
+        async for answer in client.stub.Reconcile(iter(parts), metadata=server.bearer(NPA, SECRET)):
             if answer.HasField("summary"):
                 taken_s = time.perf_counter() - begun
                 print(f"{answer.summary.listed} listed records compared in {taken_s:.1f} s", file=sys.stderr)

@@ -24,7 +24,7 @@ from pathlib import Path
 from services.geofence.domain import fold
 from services.geofence.domain.alerts import Alert, Kind
 from services.geofence.domain.entries import Case, Demand, Entry, Positions, Ring, Target, Tick
-from services.geofence.domain.geometry import PERSON
+from services.geofence.domain.kinematics.geometry import PERSON
 from services.geofence.domain.rules import Rules
 from services.geofence.domain.state import State
 

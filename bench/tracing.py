@@ -32,17 +32,20 @@ import grpc.aio
 import uvloop
 from rich.console import Console
 
-from bench import door, figures, machine, saturated
-from bench.door import Door
+from bench import figures
 from bench.figures import Figure
-from bench.reports import BATCH, Reports
-from bench.saturated import WARM_UP_S, Tally
+from bench.ingestion import endpoint, saturated
+from bench.ingestion.endpoint import Door
+from bench.ingestion.reports import BATCH, Reports
+from bench.ingestion.saturated import WARM_UP_S, Tally
+from bench.mesh import machine
 from services.cli.failure import FAILED
-from services.cli.openloop import METHOD
-from services.common import rpc, telemetry, trace_ids
-from services.common.bus import Bus
+from services.cli.simulate.load_generator import METHOD
+from services.common.messaging.bus import Bus
+from services.common.observability import telemetry, trace_ids
+from services.common.rpc import server
 from tandem.ingest.v1 import ingest_pb2
-from tests.support.nats import TestServer
+from tests.support.common.nats import TestServer
 
 SHAPES = {"batched": (BATCH, 8, 8), "single": (1, 32, 32)}
 """Reports in a batch, streams, batches of a stream under way; as in bench.ingest."""
@@ -110,7 +113,7 @@ async def measure(
     """By shape: turns with tracing and without, in pairs."""
     found: dict[str, list[tuple[Turn, Turn]]] = {shape: [] for shape in shapes}
     numbers = itertools.count(1)
-    async with door.running_nats(folder) as (nats, bus):
+    async with endpoint.running_nats(folder) as (nats, bus):
         for number in range(pairs):
             async with _both(folder / str(number), nats, bus, alike, swapped=number % 2 == 1) as channels:
                 for shape in shapes:
@@ -139,8 +142,8 @@ async def _both(
         for name in ("off", "on") if swapped else ("on", "off"):
             (folder / name).mkdir(parents=True)
             traces = name == "on" and not alike
-            one = await stack.enter_async_context(door.running(folder / name, nats, bus, tracing=traces))
-            found[name] = one, await stack.enter_async_context(rpc.channel(one.address))
+            one = await stack.enter_async_context(endpoint.running(folder / name, nats, bus, tracing=traces))
+            found[name] = one, await stack.enter_async_context(server.channel(one.address))
         yield found["on"], found["off"]
 
 

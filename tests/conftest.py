@@ -14,13 +14,13 @@ import pytest
 # that writes a checkpoint may be aborted.
 os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "false")
 
-from services.common import bus as buses
-from services.common import streams
-from services.common.bus import Bus
 from services.common.clock import MeshClock
-from tests.support import preloaded
-from tests.support.nats import TestServer, running_server
-from tests.support.postgres import PostgresServer, running_postgres
+from services.common.messaging import bus as buses
+from services.common.messaging import streams
+from services.common.messaging.bus import Bus
+from tests.support.common import preloaded
+from tests.support.common.nats import TestServer, running_server
+from tests.support.common.postgres import PostgresServer, running_postgres
 
 STREAM_BYTES = 64 << 20
 ENGINES = ("sqlite", "postgres")

@@ -7,30 +7,13 @@ import sys
 import grpc.aio
 import typer
 
-from services.cli.commands import (
-    backtest,
-    certs,
-    demo,
-    device_token,
-    drill,
-    evidence,
-    explain,
-    export,
-    import_,
-    incidents,
-    ledger,
-    load,
-    quarantine,
-    replay,
-    send,
-    streams,
-    trace,
-    up,
-    watch,
-)
+from services.cli.commands.data import device_token, import_, load, quarantine, send
+from services.cli.commands.decision import backtest, replay
+from services.cli.commands.mesh import certs, demo, drill, streams, up, watch
+from services.cli.commands.review import evidence, explain, export, incidents, ledger, trace
 from services.cli.failure import FAILED, MISUSED, CommandFailed, of_rpc
 from services.cli.terminal import LINE_BREAKS, printable
-from services.common.cursors import WENT_BACK, StreamWentBack
+from services.common.messaging.cursors import WENT_BACK, StreamWentBack
 
 app = typer.Typer(
     name="tandem",

@@ -14,8 +14,8 @@ import grpc
 import grpc.aio
 
 from services.cli.failure import CommandFailed
-from services.cli.mesh import Metadata
-from services.common.rpc import UNARY_DEADLINE_S
+from services.cli.stack.mesh import Metadata
+from services.common.rpc.server import UNARY_DEADLINE_S
 
 PATIENCE_S = 60.0
 """How long a command waits for a part of the mesh before it fails, wall time."""

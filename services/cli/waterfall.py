@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from rich.table import Column, Table
 
 from services.common import times
-from services.common.spans import duration, in_order
+from services.common.observability.spans import duration, in_order
 from tandem.registry.v1 import trace_pb2
 
 WIDTH = 24

@@ -8,8 +8,8 @@ from collections.abc import AsyncIterator, Awaitable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
-from services.common.heartbeat import HEART
-from services.common.telemetry import logger
+from services.common.observability.heartbeat import HEART
+from services.common.observability.telemetry import logger
 
 STOP_TRIES = 3
 """How often a task is told to end, once a second: libraries can lose a cancellation (asyncio.wait_for does on Python 3.11)."""

@@ -9,9 +9,9 @@ from urllib.parse import urlsplit
 from pydantic import Field, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from services.common.certificates import Files
 from services.common.clock import MeshClock
-from services.common.errors import FailedPrecondition
+from services.common.rpc.certificates import Files
+from services.common.rpc.errors import FailedPrecondition
 
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 

@@ -9,16 +9,18 @@ from functools import partial
 
 import uvloop
 
-from services.common import heartbeat, running, telemetry, web
-from services.common.observe import observed
+from services.common import running
+from services.common.observability import heartbeat, telemetry
+from services.common.observability.health import observed
+from services.common.web import server
 from services.console import mesh as meshes
 from services.console.domain.people import LOOKERS, Role
-from services.console.ended import Ended
 from services.console.guard import Guard
-from services.console.keys import open_key
-from services.console.live import Feed
-from services.console.pages import Pages
+from services.console.live.feed import Feed
+from services.console.pages.views import Pages
 from services.console.settings import ConsoleSettings
+from services.console.sign_in.ended_sessions import Ended
+from services.console.sign_in.keys import open_key
 
 CONNECTIONS_MOST = 500
 
@@ -34,7 +36,7 @@ async def run(settings: ConsoleSettings) -> None:
         feeds = {role: Feed(mesh, role) for role in roles}
         routes = Pages(settings, guard, mesh, feeds).routes()
         async with (
-            web.served("console", routes, settings.host, settings.port, settings.http_tls, most=CONNECTIONS_MOST),
+            server.served("console", routes, settings.host, settings.port, settings.http_tls, most=CONNECTIONS_MOST),
             observed(settings.host, settings.metrics_port, partial(_unready, feeds), partial(_degraded, feeds)),
         ):
             await running.until_stopped(*(feed.run() for feed in feeds.values()), asyncio.Event().wait())  # type: ignore[arg-type]

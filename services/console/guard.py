@@ -12,16 +12,16 @@ from urllib.parse import SplitResult, parse_qsl, urlsplit
 import grpc.aio
 from aiohttp import web
 
-from services.common import web as common_web
+from services.common.observability.telemetry import logger
 from services.common.settings import LOOPBACK
-from services.common.telemetry import logger
-from services.console import sessions
+from services.common.web import server as common_web
 from services.console.domain.people import Role, User
-from services.console.ended import Ended
+from services.console.pages.texts import LANGUAGES, Texts
 from services.console.redirects import see_other
-from services.console.sessions import Attempt, Session
 from services.console.settings import ConsoleSettings
-from services.console.texts import LANGUAGES, Texts
+from services.console.sign_in import sessions
+from services.console.sign_in.ended_sessions import Ended
+from services.console.sign_in.sessions import Attempt, Session
 
 CSRF_FIELD = "csrf"
 CSRF_HEADER = "X-CSRF-Token"

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 
 import grpc.aio
 
-from services.common import mutual, rpc
-from services.common.certificates import spiffe_id
-from services.common.errors import FailedPrecondition
-from services.common.identity import CONSOLES
-from services.common.rpc import Metadata
+from services.common.rpc import client, server
+from services.common.rpc.certificates import spiffe_id
+from services.common.rpc.errors import FailedPrecondition
+from services.common.rpc.identity import CONSOLES
+from services.common.rpc.server import Metadata
 from services.console.domain.people import SELF, Role, User
 from services.console.settings import ConsoleSettings
 from tandem.dispatch.v1.dispatch_pb2_grpc import DispatchServiceStub
@@ -59,8 +59,8 @@ class Mesh:
     def identity(self, user: User) -> Metadata:
         """Metadata of a call for this user: by certificate the console's own says whose it is, and beside it stands who asks."""
         if self._settings.tls:
-            return () if user.name == SELF else rpc.on_behalf_of(user.name)
-        return rpc.bearer(user.spiffe_id, self._settings.dev_secret)
+            return () if user.name == SELF else server.on_behalf_of(user.name)
+        return server.bearer(user.spiffe_id, self._settings.dev_secret)
 
     def own(self, role: Role) -> Metadata:
         """Metadata of what the console watches for all users of a role."""
@@ -80,7 +80,7 @@ async def connect(settings: ConsoleSettings) -> AsyncIterator[Mesh]:
     async with AsyncExitStack() as stack:
 
         async def channel(target: str) -> grpc.aio.Channel:
-            made = mutual.connection(settings, target, User(Role.OPERATOR, SELF).spiffe_id)
+            made = client.connection(settings, target, User(Role.OPERATOR, SELF).spiffe_id)
             return (await stack.enter_async_context(made))[0]
 
         registry = await channel(settings.registry)

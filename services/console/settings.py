@@ -11,7 +11,7 @@ from pydantic import Field, SecretStr, model_validator
 from services.common.settings import HttpSettings
 from services.console.domain.claims import Rule
 from services.console.domain.people import Role
-from services.console.oidc import is_safe
+from services.console.sign_in.oidc import is_safe
 
 _ROLES = Literal["police", "probation", "reviewer", "operator"]
 

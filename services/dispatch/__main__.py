@@ -11,36 +11,39 @@ from pathlib import Path
 import grpc.aio
 import uvloop
 
-from services.common import bus as buses
-from services.common import flow, heartbeat, rpc, running, streams, telemetry
+from services.common import running
 from services.common.clock import MeshClock
-from services.common.db import awaited_database, open_database
-from services.common.observe import observed, watch_disk
-from services.common.readiness import ReaderHealth, Readiness
-from services.common.telemetry import logger
-from services.dispatch import evidence
-from services.dispatch.api import DispatchApi
-from services.dispatch.consumer import consume_alerts, consume_peers
-from services.dispatch.disclosures import Disclosures
-from services.dispatch.evidence_api import EvidenceApi
-from services.dispatch.evidence_keeper import EvidenceFiles, EvidenceKeeper
+from services.common.messaging import bus as buses
+from services.common.messaging import flow, streams
+from services.common.observability import heartbeat, telemetry
+from services.common.observability.health import observed, watch_disk
+from services.common.observability.readiness import ReaderHealth, Readiness
+from services.common.observability.telemetry import logger
+from services.common.rpc import server as rpc
+from services.common.storage.db import awaited_database, open_database
+from services.dispatch.evidence import model
+from services.dispatch.evidence.api import EvidenceApi
+from services.dispatch.evidence.disclosures import Disclosures
+from services.dispatch.evidence.retention import EvidenceFiles, EvidenceKeeper
 from services.dispatch.exchange.links import LinkDoor, Links, open_key
 from services.dispatch.exchange.receivers import read as read_receivers
 from services.dispatch.exchange.store import ExchangeStore
-from services.dispatch.exchange.webhook import Webhooks
-from services.dispatch.follower import Follower
-from services.dispatch.following_api import FollowingApi
-from services.dispatch.leg import Leg, open_leg
-from services.dispatch.publications import Publications
-from services.dispatch.pursuit import Pursuit
-from services.dispatch.reconcile import Reconciler
+from services.dispatch.exchange.webhooks import Webhooks
+from services.dispatch.following.api import FollowingApi
+from services.dispatch.following.follower import Follower
+from services.dispatch.following.pursuit import Pursuit
+from services.dispatch.following.targets import CALLERS, Targets
+from services.dispatch.leg.api import DispatchApi
+from services.dispatch.leg.consumer import consume_alerts, consume_peers
+from services.dispatch.leg.reconcile import Reconciler
+from services.dispatch.leg.service import Leg, open_leg
+from services.dispatch.leg.store import Store
+from services.dispatch.publications.service import Publications
 from services.dispatch.retrying import retried
-from services.dispatch.roster_api import RosterApi
+from services.dispatch.roster.api import RosterApi
+from services.dispatch.roster.travel import open_travel_times
 from services.dispatch.settings import DispatchSettings, for_leg
-from services.dispatch.store import Store
-from services.dispatch.targets import CALLERS, Targets
-from services.dispatch.travel import open_travel_times
-from services.dispatch.warning.warnings import Warnings, open_warnings
+from services.dispatch.warning.service import Warnings, open_warnings
 from tandem.dispatch.v1 import (
     dispatch_pb2,
     dispatch_pb2_grpc,
@@ -164,7 +167,7 @@ async def mesh(
             tasks.create_task(Reconciler(bus, leg, premises.log_id).run())
             if warnings:
                 tasks.create_task(warnings.follow(bus, premises))
-            if leg.name in evidence.LEGS:
+            if leg.name in model.LEGS:
                 tasks.create_task(EvidenceKeeper(leg.name, leg.store, bus, premises, files).run())
                 tasks.create_task(Disclosures(leg.name, leg.store).run(bus))
 

@@ -6,8 +6,8 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
-from services.common.errors import RetryableError
-from services.common.telemetry import logger
+from services.common.observability.telemetry import logger
+from services.common.rpc.errors import RetryableError
 
 RETRY_S = 0.5
 T = TypeVar("T")

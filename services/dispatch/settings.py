@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 from pydantic import Field, SecretStr, model_validator
 
 from services.common.settings import LOOPBACK, CommonSettings
-from services.dispatch.domain.climbing import Deadlines
+from services.dispatch.domain.escalation import Deadlines
 
 PORTS = {"probation": 7404, "police": 7405, "warning": 7406}
 METRICS_PORTS = {"probation": 7444, "police": 7445, "warning": 7446}

@@ -8,18 +8,21 @@ from functools import partial
 import grpc.aio
 import uvloop
 
-from services.common import bus as buses
-from services.common import heartbeat, rpc, running, streams, telemetry
-from services.common.bus import Bus
-from services.common.observe import observed, watch_disk
-from services.common.readiness import Readiness
+from services.common import running
+from services.common.messaging import bus as buses
+from services.common.messaging import streams
+from services.common.messaging.bus import Bus
+from services.common.observability import heartbeat, telemetry
+from services.common.observability.health import observed, watch_disk
+from services.common.observability.readiness import Readiness
+from services.common.rpc import server as rpc
 from services.geofence.api import GeofenceApi
 from services.geofence.consumer import Evaluator
-from services.geofence.outbox import Outbox
 from services.geofence.settings import Settings
-from services.geofence.sharing import PositionServicer
+from services.geofence.sharing.api import PositionServicer
+from services.geofence.sharing.outbox import Outbox
 from services.geofence.store import CheckpointStore
-from services.geofence.what_if_api import WhatIfServicer
+from services.geofence.what_if.api import WhatIfServicer
 from tandem.geofence.v1 import (
     geofence_pb2,
     geofence_pb2_grpc,

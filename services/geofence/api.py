@@ -8,17 +8,19 @@ from typing import Any
 
 import grpc.aio
 
-from services.common import cursors, dead_letters, fields, flow, pull, rpc, stored, times
-from services.common.bus import Bus
-from services.common.cursors import StreamCursor, StreamWentBack
-from services.common.errors import InvalidField, StoreFull, Unavailable
-from services.common.identity import Role
+from services.common import fields, times
 from services.common.ids import hash_id
-from services.common.telemetry import logger
+from services.common.messaging import cursors, dead_letters, flow, pull, stored
+from services.common.messaging.bus import Bus
+from services.common.messaging.cursors import StreamCursor, StreamWentBack
+from services.common.observability.telemetry import logger
+from services.common.rpc import server
+from services.common.rpc.errors import InvalidField, StoreFull, Unavailable
+from services.common.rpc.identity import Role
 from services.geofence import translate
 from services.geofence.consumer import Evaluator
 from services.geofence.domain.state import CaseState
-from services.geofence.holding import Holding
+from services.geofence.partition_ownership import Holding
 from tandem.common.v1 import alert_pb2, exercise_pb2, log_pb2
 from tandem.geofence.v1 import geofence_pb2, geofence_pb2_grpc
 
@@ -64,7 +66,7 @@ class GeofenceApi(geofence_pb2_grpc.GeofenceServiceServicer):
         after = request.after_stream_sequence
         if after and request.new_only:
             raise InvalidField("new_only", "doesn't go with after_stream_sequence")
-        is_watch = rpc.caller().role == Role.ROLE_WATCH
+        is_watch = server.caller().role == Role.ROLE_WATCH
         kept = await self._bus.bounds_of(flow.ALERTS.name)
         if after > kept.last:
             raise InvalidField("after_stream_sequence", f"is beyond the last alert, {kept.last}")

@@ -19,21 +19,22 @@ from functools import partial
 
 from prometheus_client import Gauge, Histogram
 
-from services.common import cursors, flow, pull, stored, trace_ids
-from services.common.bus import AlreadyThere, Bus
 from services.common.clock import wall_us
-from services.common.cursors import StreamCursor, StreamWentBack
-from services.common.errors import InvalidField, RetryableError
-from services.common.readiness import ReaderHealth
-from services.common.streams import Premises
-from services.common.telemetry import logger
-from services.geofence import digests, garbage, recovery, translate
+from services.common.messaging import cursors, flow, pull, stored
+from services.common.messaging.bus import AlreadyThere, Bus
+from services.common.messaging.cursors import StreamCursor, StreamWentBack
+from services.common.messaging.streams import Premises
+from services.common.observability import trace_ids
+from services.common.observability.readiness import ReaderHealth
+from services.common.observability.telemetry import logger
+from services.common.rpc.errors import InvalidField, RetryableError
+from services.geofence import digests, gc_control, recovery, translate
 from services.geofence.domain import codec, fold
 from services.geofence.domain.alerts import Alert, Output, Parked
 from services.geofence.domain.entries import Entry, Exercise
 from services.geofence.domain.state import State
 from services.geofence.domain.version import VERSION
-from services.geofence.garbage import Garbage
+from services.geofence.gc_control import Garbage
 from services.geofence.kept_rules import KeptRules
 from services.geofence.published import Published
 from services.geofence.settings import Settings
@@ -175,7 +176,7 @@ class Evaluator:
         if not self._is_restored:
             await self.restore()
         logger().info("evaluator_started", partition=self.partition, sequence=self.state.sequence)
-        with garbage.looked_for_seldom() as seldom:
+        with gc_control.looked_for_seldom() as seldom:
             while True:
                 try:
                     await self._work(seldom, on_caught_up)

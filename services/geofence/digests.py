@@ -6,11 +6,11 @@ from contextlib import suppress
 
 from prometheus_client import Counter
 
-from services.common import flow
-from services.common.bus import AlreadyThere, Bus
-from services.common.cursors import StreamCursor
-from services.common.errors import RetryableError
-from services.common.telemetry import logger
+from services.common.messaging import flow
+from services.common.messaging.bus import AlreadyThere, Bus
+from services.common.messaging.cursors import StreamCursor
+from services.common.observability.telemetry import logger
+from services.common.rpc.errors import RetryableError
 from services.geofence.settings import Settings
 from services.geofence.state_keys import StateKeys
 

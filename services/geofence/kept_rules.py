@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from contextlib import suppress
 
-from services.common import flow
-from services.common.bus import Bus
-from services.common.errors import RetryableError
-from services.common.telemetry import logger
+from services.common.messaging import flow
+from services.common.messaging.bus import Bus
+from services.common.observability.telemetry import logger
+from services.common.rpc.errors import RetryableError
 from services.geofence import translate
 from services.geofence.domain.rules import Rules
 from services.geofence.domain.state import State

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import asyncio
 
-from services.common import cursors, flow
-from services.common.bus import Bus
-from services.common.cursors import StreamWentBack
-from services.common.errors import Unavailable
+from services.common.messaging import cursors, flow
+from services.common.messaging.bus import Bus
+from services.common.messaging.cursors import StreamWentBack
+from services.common.rpc.errors import Unavailable
 from services.geofence.store import Footing, Stored
 
 CHECK_EVERY_S = 1.0

@@ -10,11 +10,11 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import NamedTuple, TypeVar
 
-from services.common import cursors, flow
-from services.common.bus import Bus
-from services.common.cursors import StreamWentBack
-from services.common.errors import Unavailable
-from services.common.telemetry import logger
+from services.common.messaging import cursors, flow
+from services.common.messaging.bus import Bus
+from services.common.messaging.cursors import StreamWentBack
+from services.common.observability.telemetry import logger
+from services.common.rpc.errors import Unavailable
 from services.geofence.domain.state import State
 from services.geofence.published import Published
 from services.geofence.store import Checkpoint, CheckpointStore, Footing

@@ -11,7 +11,7 @@ import hmac
 from collections.abc import Sequence
 from pathlib import Path
 
-from services.common.errors import FailedPrecondition
+from services.common.rpc.errors import FailedPrecondition
 
 KEY_BYTES = 32
 _ID_CHARS = 8

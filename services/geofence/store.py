@@ -20,9 +20,9 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-from services.common import durable
-from services.common.cursors import StreamCursor
-from services.common.telemetry import logger
+from services.common.messaging.cursors import StreamCursor
+from services.common.observability.telemetry import logger
+from services.common.storage import durable
 from services.geofence import state_keys
 from services.geofence.domain import codec
 from services.geofence.domain.state import State

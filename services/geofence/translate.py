@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 from google.protobuf.message import DecodeError
 
-from services.common import fields, outlines, times
-from services.common.errors import InvalidField
+from services.common import fields, polygons, times
+from services.common.rpc.errors import InvalidField
 from services.geofence.domain import alerts
 from services.geofence.domain.entries import (
     Body,
@@ -25,7 +25,7 @@ from services.geofence.domain.entries import (
     Target,
     Tick,
 )
-from services.geofence.domain.geometry import PERSON, Disc, Polygon, Shape, ecef_mm
+from services.geofence.domain.kinematics.geometry import PERSON, Disc, Polygon, Shape, ecef_mm
 from services.geofence.domain.rules import Rules
 from tandem.common.v1 import alert_pb2, encounter_pb2, exercise_pb2, geometry_pb2, log_pb2
 
@@ -170,7 +170,7 @@ def _polygon(msg: geometry_pb2.Polygon) -> Polygon:
     vertices = [msg.vertices, *(hole.vertices for hole in msg.holes)]
     lines = [[_e7(vertex.lat_deg, vertex.lon_deg) for vertex in line] for line in vertices]
     outline, *holes = [[(lon_e7, lat_e7) for lat_e7, lon_e7 in line] for line in lines]
-    outlines.check("case.places.polygon", outline, holes)
+    polygons.check("case.places.polygon", outline, holes)
     return Polygon.of(lines[0], lines[1:])
 
 

@@ -7,21 +7,25 @@ import gc
 import grpc.aio
 import uvloop
 
-from services.common import bus as buses
-from services.common import flow, heartbeat, rpc, running, streams, telemetry
-from services.common.observe import observed, watch_streams
-from services.common.readiness import Readiness
-from services.ingest import http, metrics
-from services.ingest.again import LastReports
-from services.ingest.api import IngestApi
-from services.ingest.command_api import CommandApi
-from services.ingest.commands import Commands
+from services.common import running
+from services.common.messaging import bus as buses
+from services.common.messaging import flow, streams
+from services.common.observability import heartbeat, telemetry
+from services.common.observability.health import observed, watch_streams
+from services.common.observability.readiness import Readiness
+from services.common.rpc import server as rpc
+from services.ingest import metrics
+from services.ingest.admission.quarantine import Quarantine
+from services.ingest.admission.rate_limit import Quotas
+from services.ingest.admission.routes import Routes
+from services.ingest.commands.api import CommandApi
+from services.ingest.commands.service import Commands
+from services.ingest.endpoints import http
+from services.ingest.endpoints.grpc_api import IngestApi
 from services.ingest.intake import Intake
-from services.ingest.quarantine import Quarantine
-from services.ingest.quota import Quotas
-from services.ingest.routes import Routes
+from services.ingest.log.republish import LastReports
+from services.ingest.log.writer import LogWriter
 from services.ingest.settings import Settings
-from services.ingest.writer import LogWriter
 from tandem.ingest.v1 import ingest_pb2, ingest_pb2_grpc
 
 SERVICE_NAMES = [one.full_name for one in ingest_pb2.DESCRIPTOR.services_by_name.values()]

@@ -8,17 +8,17 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import cast
 
-from services.common import tracing
 from services.common.clock import MeshClock, wall_us
-from services.common.errors import InvalidField, StoreFull
+from services.common.observability import tracing
+from services.common.rpc.errors import InvalidField, StoreFull
 from services.ingest import metrics
-from services.ingest.again import LastReports
+from services.ingest.admission.limiter import Room
+from services.ingest.admission.quarantine import Quarantine
+from services.ingest.admission.rate_limit import Quotas
+from services.ingest.admission.routes import Partitions, Routes
 from services.ingest.domain import FUTURE_MS, LIVE_MS, Equipment, Position, Positions, Reason, Refusal, Sender
-from services.ingest.quarantine import Quarantine
-from services.ingest.quota import Quotas
-from services.ingest.room import Room
-from services.ingest.routes import Partitions, Routes
-from services.ingest.writer import LogWriter
+from services.ingest.log.republish import LastReports
+from services.ingest.log.writer import LogWriter
 
 FORGET_EVERY_S = 60.0
 PAID_AT_ONCE_S = 1.0

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 
 from services.common import fields, times
-from services.common.errors import InvalidField
+from services.common.rpc.errors import InvalidField
 from services.ingest.domain import ACCURACY_MOST_M, Equipment, Position, Positions
 from tandem.common.v1 import log_pb2
 from tandem.ingest.v1 import ingest_pb2

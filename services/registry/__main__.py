@@ -8,14 +8,18 @@ from functools import partial
 import grpc.aio
 import uvloop
 
-from services.common import bus as buses
-from services.common import db, flow, heartbeat, rpc, running, sealing, streams, telemetry
-from services.common.observe import observed, watch_disk
-from services.common.readiness import Readiness
+from services.common import running
+from services.common.messaging import bus as buses
+from services.common.messaging import flow, streams
+from services.common.observability import heartbeat, telemetry
+from services.common.observability.health import observed, watch_disk
+from services.common.observability.readiness import Readiness
+from services.common.privacy import sealing
+from services.common.rpc import server as rpc
+from services.common.storage import db
 from services.registry.api import SERVICE_NAME, RegistryServicer
 from services.registry.area import AREAS
 from services.registry.consumer import consume_disclosures
-from services.registry.custodian import Custodian
 from services.registry.device_token_api import SERVICE_NAME as DEVICE_TOKEN_SERVICE_NAME
 from services.registry.device_token_api import DeviceTokenServicer
 from services.registry.device_tokens import DeviceTokens
@@ -26,8 +30,9 @@ from services.registry.exercise_api import SERVICE_NAME as EXERCISE_SERVICE_NAME
 from services.registry.exercise_api import ExerciseServicer
 from services.registry.exercises import Exercises
 from services.registry.handlers import Registry
+from services.registry.key_retention import Custodian
 from services.registry.ledger import open_signer
-from services.registry.oversight import Oversight
+from services.registry.match_reviews import Oversight
 from services.registry.relay import Relay
 from services.registry.settings import RegistrySettings
 from services.registry.store import MIGRATIONS

@@ -10,14 +10,14 @@ import grpc.aio
 from google.protobuf.message import Message
 
 from services.common import times
-from services.common.errors import InvalidField
-from services.common.identity import Role
-from services.common.rpc import caller
+from services.common.rpc.errors import InvalidField
+from services.common.rpc.identity import Role
+from services.common.rpc.server import caller
 from services.registry import lifecycle, translate, translate_places, translate_review
 from services.registry.area import ServiceArea
 from services.registry.domain import Order
 from services.registry.handlers import Registry
-from services.registry.oversight import Oversight
+from services.registry.match_reviews import Oversight
 from services.registry.reconcile import Agency, Kind, Listed
 from tandem.registry.v1 import reconciliation_pb2, registry_pb2, registry_pb2_grpc, review_pb2
 

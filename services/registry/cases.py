@@ -7,11 +7,12 @@ from functools import partial
 
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PublicKey
 
-from services.common import flow, sealing
 from services.common.clock import MeshClock
-from services.common.errors import NotFound
-from services.common.telemetry import logger
-from services.registry import device_token, domain, likeness, review, tables, translate
+from services.common.messaging import flow
+from services.common.observability.telemetry import logger
+from services.common.privacy import sealing
+from services.common.rpc.errors import NotFound
+from services.registry import device_token, domain, review, similarity, tables, translate
 from services.registry.device_token import DeviceToken
 from services.registry.domain import Device, Exercise, Order, ProtectedPerson, Tag, Wearer
 from services.registry.review import Event, Evidence, Level, Review, ReviewState
@@ -58,14 +59,14 @@ class Cases:
 
     def look(self, records: Records, order: Order, wearer: Wearer, before: Review | None) -> tuple[Level, Evidence]:
         """What the two records alone say now."""
-        level, comparison = likeness.compared(order, wearer)
+        level, comparison = similarity.compared(order, wearer)
         undecided = before is None or before.state is ReviewState.OPEN
         if undecided and level is not Level.EXACT and order.ends_ms <= self._clock.now_ms():
             level = Level.NONE  # nobody needs to look at an order that is over
         if level is Level.NONE and before is None:
             return level, Evidence(b"", comparison.weight, ())
-        digest = records.reviews.evidence_digest(likeness.evidence_text(order, wearer))
-        return level, Evidence(digest, comparison.weight, likeness.reasons_of(comparison))
+        digest = records.reviews.evidence_digest(similarity.evidence_text(order, wearer))
+        return level, Evidence(digest, comparison.weight, similarity.reasons_of(comparison))
 
     async def tell(self, records: Records, about: Review, event: Event, case: StoredCase | None) -> None:
         """Tells those who watch what became of a review, whose case is given."""

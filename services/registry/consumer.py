@@ -7,10 +7,10 @@ from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import TypeVar
 
-from services.common import dead_letters, flow, pull
-from services.common.bus import Bus
-from services.common.errors import InvalidField, Unavailable
-from services.common.readiness import ReaderHealth
+from services.common.messaging import dead_letters, flow, pull
+from services.common.messaging.bus import Bus
+from services.common.observability.readiness import ReaderHealth
+from services.common.rpc.errors import InvalidField, Unavailable
 from services.registry.chain import Disclosure
 from services.registry.disclosures import Disclosures
 from services.registry.translate_ledger import published_disclosure

@@ -7,9 +7,10 @@ from typing import Any
 
 import grpc.aio
 
-from services.common import fields, rpc
-from services.common.errors import InvalidField
-from services.common.identity import Role
+from services.common import fields
+from services.common.rpc import server
+from services.common.rpc.errors import InvalidField
+from services.common.rpc.identity import Role
 from services.registry.device_token import KEPT_MOST_S
 from services.registry.device_tokens import DeviceTokens
 from services.registry.reconcile import Agency
@@ -45,4 +46,4 @@ class DeviceTokenServicer(device_token_pb2_grpc.DeviceTokenServiceServicer):
 
 
 def _agency() -> Agency:
-    return Agency.MOJ if rpc.caller().role == Role.ROLE_MOJ_RECORDS else Agency.NPA
+    return Agency.MOJ if server.caller().role == Role.ROLE_MOJ_RECORDS else Agency.NPA

@@ -7,8 +7,8 @@ import secrets
 from functools import partial
 
 from services.common.clock import MeshClock
-from services.common.errors import FailedPrecondition, NotFound, PermissionDenied
-from services.common.telemetry import logger
+from services.common.observability.telemetry import logger
+from services.common.rpc.errors import FailedPrecondition, NotFound, PermissionDenied
 from services.registry import device_token
 from services.registry.domain import Device, Tag
 from services.registry.handlers import Registry

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from enum import Enum
 
-from services.common.identity import Role
+from services.common.rpc.identity import Role
 from services.registry.domain import EndReason, Order, OrderType, ProtectedPerson, Wearer, WearerEndReason
 
 DAY_MS = 86_400_000

@@ -8,11 +8,12 @@ from typing import Any, TypeVar
 
 import grpc.aio
 
-from services.common import fields, rpc
+from services.common import fields
 from services.common.clock import MeshClock
-from services.common.errors import InvalidField
-from services.common.grounds import Grounds, Kind, check_grounds
-from services.common.purposes import PURPOSES
+from services.common.privacy.grounds import Grounds, Kind, check_grounds
+from services.common.privacy.purposes import PURPOSES
+from services.common.rpc import server
+from services.common.rpc.errors import InvalidField
 from services.registry import translate_ledger, translate_places
 from services.registry.disclosure import PERSON_SHOWS, WEARER_SHOWS
 from services.registry.disclosures import Disclosures
@@ -36,7 +37,7 @@ class DisclosureServicer(disclosure_pb2_grpc.DisclosureServiceServicer):
     ) -> disclosure_pb2.ReadWearerResponse:
         wearer_id = fields.required_id("wearer_id", request.wearer_id)
         grounds = self._grounds(request.grounds, Kind.WEARER)
-        who = rpc.caller()
+        who = server.caller()
         wearer, disclosure_id = await _finish(self._disclosures.read_wearer(who, grounds, wearer_id))
         shown = translate_ledger.wearer_to_proto(wearer, WEARER_SHOWS[who.role])
         return disclosure_pb2.ReadWearerResponse(wearer=shown, disclosure_id=disclosure_id)
@@ -46,7 +47,7 @@ class DisclosureServicer(disclosure_pb2_grpc.DisclosureServiceServicer):
     ) -> disclosure_pb2.ReadProtectedPersonResponse:
         person_id = fields.required_id("person_id", request.person_id)
         grounds = self._grounds(request.grounds, Kind.PROTECTED_PERSON)
-        who = rpc.caller()
+        who = server.caller()
         person, places, disclosure_id = await _finish(self._disclosures.read_person(who, grounds, person_id))
         visible = PERSON_SHOWS[who.role]
         shown = translate_ledger.protected_person_to_proto(person, visible)

@@ -9,12 +9,12 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import TypeAlias
 
-from services.common import flow
 from services.common.clock import MeshClock
-from services.common.cursors import StreamCursor
-from services.common.errors import Unavailable
-from services.common.grounds import Grounds, Kind
-from services.common.identity import Caller
+from services.common.messaging import flow
+from services.common.messaging.cursors import StreamCursor
+from services.common.privacy.grounds import Grounds, Kind
+from services.common.rpc.errors import Unavailable
+from services.common.rpc.identity import Caller
 from services.registry import tables
 from services.registry.chain import Disclosure, Head
 from services.registry.disclosure import Deed

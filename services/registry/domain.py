@@ -8,7 +8,7 @@ from datetime import date
 from enum import Enum
 
 from services.common import ids
-from services.common.errors import Conflict
+from services.common.rpc.errors import Conflict
 
 
 class Action(Enum):

@@ -8,9 +8,10 @@ from typing import Any
 
 import grpc.aio
 
-from services.common import fields, rpc
-from services.common.errors import InvalidField, PermissionDenied
-from services.common.identity import Role
+from services.common import fields
+from services.common.rpc import server
+from services.common.rpc.errors import InvalidField, PermissionDenied
+from services.common.rpc.identity import Role
 from services.registry.domain import Exercise
 from services.registry.exercises import PLACE_DEG, WEARERS_MOST, ExerciseRecords, Exercises
 from tandem.common.v1 import access_pb2, exercise_pb2, geometry_pb2
@@ -70,7 +71,7 @@ def _records(
     if request.exercise not in (exercise_pb2.DRILL, exercise_pb2.CANARY):
         raise InvalidField("exercise", "must be DRILL or CANARY")
     exercise = Exercise(exercise_pb2.Exercise.Name(request.exercise))
-    role = rpc.caller().role
+    role = server.caller().role
     if RUN_BY.get(role) is not exercise:
         raise PermissionDenied(f"{access_pb2.Role.Name(role)} runs no {exercise.value}")
     if not _ID.fullmatch(request.exercise_id):

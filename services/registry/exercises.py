@@ -7,7 +7,7 @@ import hashlib
 from datetime import date, timedelta
 
 from services.common.clock import MeshClock
-from services.common.errors import FailedPrecondition, InvalidField, NotFound
+from services.common.rpc.errors import FailedPrecondition, InvalidField, NotFound
 from services.registry import tables
 from services.registry.domain import (
     EXERCISE_IDS,

@@ -17,10 +17,10 @@ import sqlalchemy as sa
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PublicKey
 
 from services.common.clock import MeshClock
-from services.common.db import Database
-from services.common.errors import FailedPrecondition, InvalidField, NotFound
-from services.common.telemetry import logger
-from services.registry import disclosure, domain, lifecycle, likeness, reconcile, tables
+from services.common.observability.telemetry import logger
+from services.common.rpc.errors import FailedPrecondition, InvalidField, NotFound
+from services.common.storage.db import Database
+from services.registry import disclosure, domain, lifecycle, reconcile, similarity, tables
 from services.registry.cases import DAY_MS, Cases
 from services.registry.domain import Contact, Device, Order, OrderEnd, Outcome, ProtectedPerson, Tag, Wearer, WearerEnd
 from services.registry.lifecycle import Stage
@@ -287,7 +287,7 @@ class Registry:
         wearer_id = wearer.wearer_id  # of a new one there is nothing that it was matched with before
         cases = {} if new else {case.order_id: case for case in await records.cases_of_wearer(wearer_id)}
         reviews = {} if new else {one.order_id: one for one in await records.reviews.reviews_of_wearer(wearer_id)}
-        alike = await records.reviews.sharing_a_key(likeness.ORDER_SIDE, likeness.match_keys(wearer))
+        alike = await records.reviews.sharing_a_key(similarity.ORDER_SIDE, similarity.match_keys(wearer))
         orders = {order.order_id: order for order in await records.orders_against(wearer.national_id)}
         # Those too that it was matched with as the record was before.
         others = sorted((alike | cases.keys() | reviews.keys()) - orders.keys())
@@ -299,7 +299,7 @@ class Registry:
         order_id = order.order_id
         cases = {} if new else {case.wearer_id: case for case in await records.cases_of_order(order_id)}
         reviews = {} if new else {one.wearer_id: one for one in await records.reviews.reviews_of_order(order_id)}
-        alike = await records.reviews.sharing_a_key(likeness.WEARER_SIDE, likeness.match_keys(order.respondent))
+        alike = await records.reviews.sharing_a_key(similarity.WEARER_SIDE, similarity.match_keys(order.respondent))
         number = order.respondent.national_id
         wearers = {one.wearer_id: one for one in await records.wearers_numbered(number)} if number else {}
         others = sorted((alike | cases.keys() | reviews.keys()) - wearers.keys())
@@ -365,11 +365,11 @@ async def _index(records: Records, record: Record, new: bool = False) -> None:
     """Keeps what a stored record is compared and found by; a new one has nothing of the kind yet."""
     await records.reviews.put_digest(reconcile.listed(record))
     if isinstance(record, Wearer):
-        keys = likeness.match_keys(record)
-        await records.reviews.put_match_keys(likeness.WEARER_SIDE, record.wearer_id, keys, new)
+        keys = similarity.match_keys(record)
+        await records.reviews.put_match_keys(similarity.WEARER_SIDE, record.wearer_id, keys, new)
     elif isinstance(record, Order):
-        keys = likeness.match_keys(record.respondent)
-        await records.reviews.put_match_keys(likeness.ORDER_SIDE, record.order_id, keys, new)
+        keys = similarity.match_keys(record.respondent)
+        await records.reviews.put_match_keys(similarity.ORDER_SIDE, record.order_id, keys, new)
 
 
 async def _decide(records: Records, table: sa.Table, record_id: str, record: Record) -> Outcome:

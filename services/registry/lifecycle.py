@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 from enum import Enum
 
 from services.common import times
-from services.common.errors import InvalidField
+from services.common.rpc.errors import InvalidField
 from services.registry.domain import EndReason, Order, OrderEnd, OrderType
 
 _KOREA_MS = 9 * 3_600_000

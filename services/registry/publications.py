@@ -10,10 +10,10 @@ from collections.abc import Sequence
 
 import sqlalchemy as sa
 
-from services.common import flow, published
-from services.common.bus import Bus
-from services.common.published import Comparison, Publication
-from services.common.telemetry import logger
+from services.common.messaging import flow, published
+from services.common.messaging.bus import Bus
+from services.common.messaging.published import Comparison, Publication
+from services.common.observability.telemetry import logger
 from services.registry.handlers import Registry
 from services.registry.tables import cases, outbox, routes
 

@@ -7,11 +7,11 @@ import time
 
 from prometheus_client import Gauge
 
-from services.common.bus import Bus
 from services.common.clock import MeshClock
-from services.common.errors import Unavailable
-from services.common.published import CHECK_INTERVAL_S
-from services.common.telemetry import logger
+from services.common.messaging.bus import Bus
+from services.common.messaging.published import CHECK_INTERVAL_S
+from services.common.observability.telemetry import logger
+from services.common.rpc.errors import Unavailable
 from services.registry.handlers import Registry
 from services.registry.publications import Publications
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from enum import Enum
 
-from services.common.errors import FailedPrecondition
+from services.common.rpc.errors import FailedPrecondition
 
 ANSWER_WITHIN_MS = 15 * 60_000
 """How long a review may stay open before both agencies are paged, mesh time."""

@@ -11,8 +11,8 @@ import sqlalchemy as sa
 from pydantic import TypeAdapter
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from services.common import db
-from services.common.errors import FailedPrecondition, NotFound
+from services.common.rpc.errors import FailedPrecondition, NotFound
+from services.common.storage import db
 from services.registry import disclosure, tables
 from services.registry.domain import Device, Order, ProtectedPerson, Tag, Wearer
 from services.registry.ledger import Ledger

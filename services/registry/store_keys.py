@@ -9,8 +9,8 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from services.common import db
-from services.registry import likeness, tables, tables_review
+from services.common.storage import db
+from services.registry import similarity, tables, tables_review
 from services.registry.disclosure import KEPT_AFTER_END_MS
 from services.registry.reconcile import Kind
 from services.registry.review import TOKENS_KEPT_MS
@@ -21,7 +21,7 @@ from services.registry.vault import DataKey, Vault
 SEALED_TABLES = (tables.wearers, tables.protected_persons, tables.orders)
 _KINDS = {"wearers": Kind.WEARER, "protected_persons": Kind.PROTECTED_PERSON, "orders": Kind.ORDER}
 _COLUMNS = {"wearers": "wearer_id", "orders": "order_id"}
-_SIDES = {"wearers": likeness.WEARER_SIDE, "orders": likeness.ORDER_SIDE}
+_SIDES = {"wearers": similarity.WEARER_SIDE, "orders": similarity.ORDER_SIDE}
 
 
 def decision_owner(case_id: str, at_ms: int) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from services.common import db
+from services.common.storage import db
 from services.registry import tables_review as tables
 from services.registry.domain import EXERCISE_IDS
 from services.registry.lifecycle import Stage

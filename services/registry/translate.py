@@ -15,7 +15,7 @@ from enum import Enum
 from typing import TypeVar
 
 from services.common import fields
-from services.common.errors import InvalidField
+from services.common.rpc.errors import InvalidField
 from services.registry import translate_places as places
 from services.registry.device_token import DeviceToken
 from services.registry.domain import (

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from services.common import fields, times
-from services.common.errors import InvalidField
+from services.common.rpc.errors import InvalidField
 from services.registry import translate_places
 from services.registry.domain import Encounter, EncounterReason
 from tandem.common.v1 import encounter_pb2

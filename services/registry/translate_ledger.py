@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from services.common import fields, flow, stored
-from services.common.errors import InvalidField, Unauthenticated
-from services.common.grounds import Kind, Purpose, check_grounds
-from services.common.identity import Role, caller_of
+from services.common import fields
+from services.common.messaging import flow, stored
+from services.common.privacy.grounds import Kind, Purpose, check_grounds
+from services.common.rpc.errors import InvalidField, Unauthenticated
+from services.common.rpc.identity import Role, caller_of
 from services.registry.chain import Disclosure
 from services.registry.disclosure import Deed
 from services.registry.domain import ProtectedPerson, Wearer

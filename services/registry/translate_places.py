@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from services.common import fields, outlines
-from services.common.errors import InvalidField
+from services.common import fields, polygons
+from services.common.rpc.errors import InvalidField
 from services.registry.area import ServiceArea
 from services.registry.domain import Circle, Order, Place, Point, Polygon
 from tandem.common.v1 import geometry_pb2
@@ -68,13 +68,13 @@ def _parse_place(field: str, msg: geometry_pb2.Place) -> Place:
 
 def _polygon(field: str, msg: geometry_pb2.Polygon) -> Polygon:
     # Before anything else is done with them: what is refused costs no more than its count.
-    fields.at_most(f"{field}.vertices", msg.vertices, outlines.CORNERS_MAX)
+    fields.at_most(f"{field}.vertices", msg.vertices, polygons.CORNERS_MAX)
     fields.at_most(f"{field}.holes", msg.holes, HOLES_MAX)
     for n, hole in enumerate(msg.holes):
-        fields.at_most(f"{field}.holes[{n}].vertices", hole.vertices, outlines.CORNERS_MAX)
+        fields.at_most(f"{field}.holes[{n}].vertices", hole.vertices, polygons.CORNERS_MAX)
     vertices = _points(f"{field}.vertices", msg.vertices)
     holes = tuple(_points(f"{field}.holes[{n}].vertices", hole.vertices) for n, hole in enumerate(msg.holes))
-    outlines.check(field, _corners(vertices), [_corners(hole) for hole in holes])
+    polygons.check(field, _corners(vertices), [_corners(hole) for hole in holes])
     _check_size(field, vertices)
     return Polygon(vertices, holes)
 
@@ -89,7 +89,7 @@ def _points(field: str, messages: Sequence[geometry_pb2.Point]) -> tuple[Point, 
     )
 
 
-def _corners(points: Sequence[Point]) -> list[outlines.Corner]:
+def _corners(points: Sequence[Point]) -> list[polygons.Corner]:
     return [(round(point.lon_deg * 1e7), round(point.lat_deg * 1e7)) for point in points]
 
 

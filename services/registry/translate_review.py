@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from services.common import fields, times
-from services.common.errors import InvalidField
+from services.common.rpc.errors import InvalidField
 from services.registry.lifecycle import Stage, Warned
 from services.registry.reconcile import KINDS_OF, Agency, Difference, Finding, Kind, Listed
 from services.registry.review import Decision, Event, Review, ReviewState

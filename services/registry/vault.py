@@ -19,8 +19,8 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
-from services.common import durable
-from services.common.errors import FailedPrecondition
+from services.common.rpc.errors import FailedPrecondition
+from services.common.storage import durable
 
 KEY_BYTES = 32
 _NONCE_BYTES = 12

@@ -15,14 +15,14 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
-from services.cli import mesh as meshes
-from services.cli import story
-from services.cli.parties import Alerts
+from services.cli.simulate import demo
+from services.cli.simulate.actors import Alerts
+from services.cli.stack import mesh as meshes
 from services.common import times
 from tandem.common.v1 import geometry_pb2
 from tandem.dispatch.v1 import dispatch_pb2
 from tests.browser.driver import CHROMIUM, HERE, Browser, browser
-from tests.support.mesh import RunningMesh, running_mesh
+from tests.support.common.mesh import RunningMesh, running_mesh
 
 pytestmark = [
     pytest.mark.browser,
@@ -53,7 +53,7 @@ SERVICES = {"ingest", "geofence", "registry", "dispatch-probation", "dispatch-po
 class Played:
     """The demo, up to its offers; whoever wants more plays on."""
 
-    def __init__(self, mesh: RunningMesh, stage: story.Stage, alerts: Alerts, seen: Browser) -> None:
+    def __init__(self, mesh: RunningMesh, stage: demo.Stage, alerts: Alerts, seen: Browser) -> None:
         self.url = mesh.now.console_url
         self.stage, self.alerts, self.browser = stage, alerts, seen
         self.shown_ms: dict[str, int] = {}
@@ -103,11 +103,11 @@ def mesh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningMesh]:
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def played(mesh: RunningMesh) -> AsyncIterator[Played]:
-    plan = story.new_plan()
+    plan = demo.new_plan()
     async with (
         browser() as seen,
         meshes.connect(mesh.now) as clients,
-        story.stage(clients, plan) as stage,
+        demo.stage(clients, plan) as stage,
         Alerts(clients, (plan.id("order"),)) as alerts,
     ):
         one = Played(mesh, stage, alerts, seen)
@@ -117,7 +117,7 @@ async def played(mesh: RunningMesh) -> AsyncIterator[Played]:
             await seen("wait", page=page, selector="#connection.ok")
         for page in WATCHING:
             await seen("eval", page=page, expression=NOTE_WHEN_SHOWN)
-        for name, _, act in story.STEPS:
+        for name, _, act in demo.STEPS:
             await act(stage)
             if name == "respond":
                 break

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-from services.common.web import served
-from services.console.assets import STATIC
-from services.console.texts import Texts
+from services.common.web.server import served
+from services.console.pages.assets import STATIC
+from services.console.pages.texts import Texts
 from tests.browser.driver import CHROMIUM, browser
 
 pytestmark = [

@@ -10,11 +10,13 @@ import pytest
 from nats.aio.client import Client
 from prometheus_client import REGISTRY
 
-from services.common import flow
-from services.common.bus import Bus
 from services.common.clock import MeshClock
-from services.common.streams import Premises
-from services.dispatch import evidence_keeper, metrics, record
+from services.common.messaging import flow
+from services.common.messaging.bus import Bus
+from services.common.messaging.streams import Premises
+from services.dispatch import metrics
+from services.dispatch.evidence import retention
+from services.dispatch.leg import record
 from services.geofence.consumer import Evaluator
 from services.geofence.settings import Settings
 from services.geofence.store import CheckpointStore
@@ -27,7 +29,7 @@ PARTITION = 4
 """One that no other test of this process folds."""
 BORN_LATER = {"tandem_stream_went_back_total", "tandem_publications_lost_total", "tandem_unusable_messages_total"}
 """Counters by stream and reader, whose series begin with the first event; their rules fire for a series that begins above 0."""
-LOADED = (evidence_keeper, consumer, ingest_metrics)
+LOADED = (retention, consumer, ingest_metrics)
 """Modules whose counters are made by their import."""
 
 

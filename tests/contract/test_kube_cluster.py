@@ -10,10 +10,10 @@ from typing import Any
 import kubernetes_validate
 import pytest
 
-from services.cli.commands import streams
+from services.cli.commands.mesh import streams
 from services.cli.failure import CommandFailed
-from services.common import db
-from services.common.errors import Unavailable
+from services.common.rpc.errors import Unavailable
+from services.common.storage import db
 from tools.kube import policies
 from tools.kube.__main__ import K8S, KUBERNETES, OVERLAYS, ROOT, schema_findings
 from tools.kube.render import Object, pod_of, render

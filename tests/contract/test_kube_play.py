@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from tools.kube.__main__ import K8S
-from tools.kube.play import NETWORK, Player, podman
 from tools.kube.render import render
+from tools.kube.run_local import NETWORK, Player, podman
 
 
 @pytest.fixture

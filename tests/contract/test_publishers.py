@@ -7,7 +7,7 @@ import re
 
 import pytest
 
-from services.common import flow, permissions
+from services.common.messaging import flow, permissions
 
 TABLE = (*flow.FLOWS, flow.ROUTES)
 NAMES_PUBLISHER = {"leg", "by"}

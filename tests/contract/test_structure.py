@@ -6,12 +6,13 @@ import ast
 import itertools
 import re
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from services.common import flow
+from services.common.messaging import flow
 
 ROOT = Path(__file__).parents[2]
 SERVICES = ROOT / "services"
@@ -19,12 +20,22 @@ NAMES = sorted(one.name for one in SERVICES.iterdir() if (one / "__init__.py").e
 CLIENTS = {"cli", "console"}
 """Packages under services/ that are clients of all the others."""
 
-PURE_MODULES = {"errors", "fields", "flow", "grounds", "identity", "ids", "percentiles", "spans", "times", "trace_ids"}
+PURE_MODULES = {
+    *("fields", "ids", "percentiles", "times"),
+    *(
+        "messaging.flow",
+        "observability.spans",
+        "observability.trace_ids",
+        "privacy.grounds",
+        "rpc.errors",
+        "rpc.identity",
+    ),
+}
 """The part of services/common that decisions may stand on."""
 ALLOWED = {
     "services.common.times": {"google"},
     "services.common.fields": {"google"},
-    "services.common.identity": {"tandem"},
+    "services.common.rpc.identity": {"tandem"},
 }
 """The protobuf timestamp, and the enum of roles."""
 COMPUTES = {"numpy", "scipy", "shapely", "pyproj", "rapidfuzz"}
@@ -59,7 +70,11 @@ def pure_files() -> list[Path]:
     """Domain code, and whatever says in its docstring that it is pure."""
     everything = SERVICES.rglob("*.py")
     return sorted(
-        one for one in everything if one.name == "domain.py" or one.parent.name in PURE_PACKAGES or says_it_is_pure(one)
+        path
+        for path in everything
+        if path.name == "domain.py"
+        or PURE_PACKAGES & {*path.relative_to(SERVICES).parent.parts}
+        or says_it_is_pure(path)
     )
 
 
@@ -80,8 +95,11 @@ def impurities(path: Path) -> list[str]:
     for name in imported(path):
         top, *rest = name.split(".")
         if top == "services":
+            inner = {".".join(rest[1:end]) for end in range(2, len(rest) + 1)}
             allowed = (
-                rest[1] in PURE_MODULES if rest[0] == "common" else rest[0] == own and bool(PURE_PACKAGES & {*rest[1:]})
+                bool(PURE_MODULES & inner)
+                if rest[0] == "common"
+                else rest[0] == own and bool(PURE_PACKAGES & {*rest[1:]})
             )
         elif top in ALLOWED.get(module_name(path), ()):
             allowed = True
@@ -116,7 +134,7 @@ def test_every_service_has_its_decisions_in_a_pure_file() -> None:
         "from datetime import datetime\ndatetime.now()",
         "import grpc.aio",
         "from tandem.common.v1 import log_pb2",
-        "from services.common import bus",
+        "from services.common.messaging import bus",
         "from services.ingest import translate",
         "from services.geofence.domain import fold",
         "from services.registry.matching import names",
@@ -146,9 +164,43 @@ def test_a_service_imports_no_other_service(service: str) -> None:
 
 @pytest.mark.parametrize("service", sorted(set(NAMES) - CLIENTS - {"common"}))
 def test_siblings_have_the_same_file_names(service: str) -> None:
-    files = {one.name for one in (SERVICES / service).iterdir()}
-    assert {"__main__.py", "settings.py", "api.py", "translate.py"} <= files
-    assert files & {"domain.py", "domain"}
+    at_the_top = {path.name for path in (SERVICES / service).iterdir()}
+    assert {"__main__.py", "settings.py"} <= at_the_top
+    assert at_the_top & {"domain.py", "domain"}
+    assert {"api.py", "translate.py"} <= {path.name for path in (SERVICES / service).rglob("*.py")}
+
+
+# ── folders ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+MAX_MODULES = 14
+"""Modules of one folder, at one level, without __init__.py."""
+MAX_LINES = 400
+UNDIVIDED = {"services/registry"}
+"""Folders that hold more modules: the registry is divided once its transactions are."""
+
+
+def python_files() -> list[Path]:
+    return [path for top in ("services", "tests", "bench", "tools") for path in (ROOT / top).rglob("*.py")]
+
+
+def test_a_folder_holds_at_most_fourteen_modules() -> None:
+    modules = Counter(path.parent.relative_to(ROOT).as_posix() for path in python_files() if path.name != "__init__.py")
+    assert {folder for folder, count in modules.items() if count > MAX_MODULES} == UNDIVIDED
+
+
+def test_a_file_has_at_most_400_lines() -> None:
+    lines = {path.relative_to(ROOT).as_posix(): len(path.read_text().splitlines()) for path in python_files()}
+    assert {name: count for name, count in lines.items() if count > MAX_LINES} == {}
+
+
+def test_no_test_imports_a_test() -> None:
+    found = {
+        f"{module_name(path)} imports {name}"
+        for path in (ROOT / "tests").rglob("*.py")
+        for name in imported(path)
+        if name.startswith("tests.") and any(part.startswith("test_") for part in name.split("."))
+    }
+    assert found == set()
 
 
 # ── the flow table ───────────────────────────────────────────────────────────────────────────────────────────────────

@@ -16,23 +16,24 @@ from pathlib import Path
 
 import pytest
 
-from bench import chain, load, population
+from bench import chain
 from bench.figures import percentile
-from bench.load import Plan, Shape
-from services.cli import mesh as meshes
-from services.cli import programs
-from services.cli.commands.up import NATS
-from services.cli.parties import VENDOR
-from services.common import flow
+from bench.mesh import load, population
+from bench.mesh.load import Plan, Shape
+from services.cli.commands.mesh.up import NATS
+from services.cli.simulate.actors import VENDOR
+from services.cli.stack import mesh as meshes
+from services.cli.stack import processes
+from services.common.messaging import flow
 from services.geofence.domain import codec
-from tests.support.evaluator_mesh import offline, stored_alerts
-from tests.support.mesh import RunningMesh, is_alive, running_mesh
+from tests.support.common.mesh import RunningMesh, is_alive, running_mesh
+from tests.support.geofence.evaluator_mesh import offline, stored_alerts
 
 SECONDS = float(os.environ.get("CHAOS_SECONDS", "600"))
 SHAPE = Shape("chaos", reports_per_s=300, batch=1, streams=4)
 INCIDENT_EVERY_S = 2.0
 BACKGROUND_CASES = 300
-KINDS = (NATS, *(service.name for service in programs.SERVICES), programs.CONSOLE.name)
+KINDS = (NATS, *(service.name for service in processes.SERVICES), processes.CONSOLE.name)
 FAULT_EVERY_S = (2.0, 7.0)
 STOPPED_FOR_S = (5.0, 20.0)
 STOPS = 0.15

@@ -10,11 +10,11 @@ import grpc.aio
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from services.cli import mesh as meshes
-from services.common import flow, pull
-from services.common.bus import Bus
-from services.common.permissions import reader_names
-from tests.support.mesh import RunningMesh, running_mesh
+from services.cli.stack import mesh as meshes
+from services.common.messaging import flow, pull
+from services.common.messaging.bus import Bus
+from services.common.messaging.permissions import reader_names
+from tests.support.common.mesh import RunningMesh, running_mesh
 
 SERVING = health_pb2.HealthCheckResponse.SERVING
 ATTEMPTS = 1_000

@@ -11,15 +11,15 @@ import grpc
 import grpc.aio
 import pytest
 
-from services.common.bus import Bus
+from services.common.messaging.bus import Bus
 from tandem.dispatch.v1 import dispatch_pb2
-from tests.support import records
-from tests.support.dispatch import alert, client, publish
-from tests.support.legs import LegMesh
-from tests.support.nats import TestServer
-from tests.support.postgres import PostgresServer, running_postgres
-from tests.support.processes import Service
-from tests.support.registry import RegistryMesh, running_registry
+from tests.support.common.nats import TestServer
+from tests.support.common.postgres import PostgresServer, running_postgres
+from tests.support.common.processes import Service
+from tests.support.dispatch.dispatch import alert, client, publish
+from tests.support.dispatch.legs import LegMesh
+from tests.support.registry import records
+from tests.support.registry.registry import RegistryMesh, running_registry
 
 WITHIN_S = 30.0
 AWAY_S = 3.0

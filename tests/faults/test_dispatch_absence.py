@@ -12,12 +12,12 @@ import aiohttp
 import pytest
 
 from bench.figures import percentile
-from services.common.bus import Bus
+from services.common.messaging.bus import Bus
 from services.dispatch.domain.incident import assignment_id
 from tandem.common.v1 import alert_pb2
-from tests.support.dispatch import alert, client, publish
-from tests.support.legs import Answering, LegMesh, running_legs
-from tests.support.nats import TestServer
+from tests.support.common.nats import TestServer
+from tests.support.dispatch.dispatch import alert, client, publish
+from tests.support.dispatch.legs import Answering, LegMesh, running_legs
 
 LOOK_EVERY_S, LOOKS = 0.01, 3000
 SUBJECTS = {"probation": "w1", "police": "p1", "warning": "p1"}

@@ -16,17 +16,17 @@ from pathlib import Path
 import pytest
 
 from bench.figures import percentile
-from services.common import flow
-from services.common.bus import Bus
+from services.common.messaging import flow
+from services.common.messaging.bus import Bus
 from services.dispatch.domain.events import Acknowledged, Escalated, Event, Offered
 from services.dispatch.domain.incident import assignment_id
+from services.dispatch.leg.store import Store
 from services.dispatch.retrying import retried
-from services.dispatch.store import Store
 from tests.conftest import ENGINES
-from tests.support.dispatch import alert, publish
-from tests.support.legs import Answering, LegMesh, kill_at_random, published_steps, running_legs
-from tests.support.nats import TestServer
-from tests.support.postgres import PostgresServer, running_postgres
+from tests.support.common.nats import TestServer
+from tests.support.common.postgres import PostgresServer, running_postgres
+from tests.support.dispatch.dispatch import alert, publish
+from tests.support.dispatch.legs import Answering, LegMesh, kill_at_random, published_steps, running_legs
 
 PERSONS = ("p1", "p2")
 SUBJECTS = {"probation": ("w1",), "police": PERSONS, "warning": PERSONS}

@@ -12,8 +12,15 @@ from pathlib import Path
 
 import pytest
 
-from services.common import flow
-from tests.support.evaluator_mesh import EvaluatorMesh, connected, offline, stored_alerts, two_evaluators, under_load
+from services.common.messaging import flow
+from tests.support.geofence.evaluator_mesh import (
+    EvaluatorMesh,
+    connected,
+    offline,
+    stored_alerts,
+    two_evaluators,
+    under_load,
+)
 
 ENTRIES_BETWEEN = (1, 80)
 """From one kill to the next."""

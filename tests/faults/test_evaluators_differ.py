@@ -11,13 +11,14 @@ from pathlib import Path
 import aiohttp
 import pytest
 
-from services.common import flow, streams
+from services.common.messaging import flow, streams
 from services.geofence import state_keys
 from services.geofence.domain import codec
 from services.geofence.domain.version import VERSION
 from services.geofence.store import CheckpointStore
 from tandem.common.v1 import alert_pb2
-from tests.support.evaluator_mesh import (
+from tests.support.common.preloaded import ROOT
+from tests.support.geofence.evaluator_mesh import (
     CHECKPOINT_EVERY,
     PATIENCE_S,
     SECRET,
@@ -28,7 +29,6 @@ from tests.support.evaluator_mesh import (
     two_evaluators,
     under_load,
 )
-from tests.support.preloaded import ROOT
 
 OLDER = """
 import runpy

@@ -14,12 +14,12 @@ import grpc.aio
 import pytest
 from google.rpc import error_details_pb2
 
-from services.cli.commands.up import NATS
-from services.common import rpc
-from tests.support.disk import Disk, own_disk
-from tests.support.folding import counted
-from tests.support.ingest import Client, details, load, report_ids
-from tests.support.mesh import PATIENCE_S, RunningMesh, running_mesh
+from services.cli.commands.mesh.up import NATS
+from services.common.rpc import server
+from tests.support.common.disk import Disk, own_disk
+from tests.support.common.mesh import PATIENCE_S, RunningMesh, running_mesh
+from tests.support.geofence.folding import counted
+from tests.support.ingest.ingest import Client, details, load, report_ids
 
 SIZE = "32g"
 """nats-server lets streams reserve three quarters of the disk, and `tandem up` reserves 1 GiB for each."""
@@ -42,7 +42,7 @@ def mesh(disk: tuple[Path, Disk]) -> Iterator[RunningMesh]:
 @asynccontextmanager
 async def head_end(mesh: RunningMesh) -> AsyncIterator[Client]:
     now = mesh.now
-    async with rpc.channel(now.addresses["ingest"]) as channel:
+    async with server.channel(now.addresses["ingest"]) as channel:
         async with now.nats.bus_as("registry") as bus:
             await Client(channel, bus).route(*DEVICES)
         async with now.nats.bus_as("explain") as bus:

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.folding import counted
-from tests.support.ingest import WITHIN_S, IngestMesh, ingest_on_its_own_server, under_load
+from tests.support.geofence.folding import counted
+from tests.support.ingest.ingest import WITHIN_S, IngestMesh, ingest_on_its_own_server, under_load
 
 DEVICES = [f"tag-{n}" for n in range(20)]
 ACKNOWLEDGED_BETWEEN = (1, 300)

@@ -11,13 +11,13 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import pytest
 
-from services.cli import mesh as meshes
-from services.cli import outcome, story
-from services.cli.programs import SERVICES
-from tests.support.mesh import RunningMesh, running_mesh
+from services.cli.simulate import demo, outcome
+from services.cli.stack import mesh as meshes
+from services.cli.stack.processes import SERVICES
+from tests.support.common.mesh import RunningMesh, running_mesh
 
 PROCESSES = ("nats", *(service.name for service in SERVICES))
-STEPS = tuple(name for name, _, _ in story.STEPS)
+STEPS = tuple(name for name, _, _ in demo.STEPS)
 KILL_AFTER_S = 0.005
 """Into the step: its first call is on its way."""
 
@@ -28,10 +28,10 @@ def mesh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningMesh]:
         yield one
 
 
-def short_plan() -> story.Plan:
+def short_plan() -> demo.Plan:
     """The story with few positions, close to each other in time."""
-    plan = story.new_plan()
-    return story.Plan(
+    plan = demo.new_plan()
+    return demo.Plan(
         run_id=plan.run_id,
         national_id=plan.national_id,
         pace_s=0.2,
@@ -52,15 +52,15 @@ async def play_and_kill(mesh: RunningMesh, victims: Mapping[str, Sequence[str]])
     def kill(step: str) -> None:
         killed.update(mesh.kill(*left.pop(step)))
 
-    async with meshes.connect(mesh.now) as clients, story.stage(clients, short_plan()) as stage:
-        async for event in story.play(stage):
-            if isinstance(event, story.Begun) and event.name in victims:
+    async with meshes.connect(mesh.now) as clients, demo.stage(clients, short_plan()) as stage:
+        async for event in demo.play(stage):
+            if isinstance(event, demo.Begun) and event.name in victims:
                 # The one killed before runs again, though it may not have found its place in the mesh yet.
                 await mesh.wait_until_returned(killed)
                 asyncio.get_running_loop().call_later(KILL_AFTER_S, kill, event.name)
         assert not left
         await mesh.wait_until_returned(killed)
-        (incident,) = await story.settled(stage)
+        (incident,) = await demo.settled(stage)
         told = await outcome.read(clients, {stage.order_id})
     assert incident.answered
     assert [one.incident_id for one in told] == [incident.incident_id]

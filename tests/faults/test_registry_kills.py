@@ -17,9 +17,9 @@ import pytest
 
 from tandem.common.v1 import geometry_pb2
 from tandem.registry.v1 import registry_pb2
-from tests.support import records
-from tests.support.mortal_registry import PLAN
-from tests.support.registry import Client, RegistryMesh, running_registry
+from tests.support.registry import records
+from tests.support.registry.mortal_registry import PLAN
+from tests.support.registry.registry import Client, RegistryMesh, running_registry
 
 ORDERS = 3
 PUBLICATIONS_MAX = 24
@@ -83,7 +83,7 @@ def plan(tmp_path: Path) -> Path:
 def mesh(tmp_path: Path, where: Path | str, plan: Path) -> Iterator[RegistryMesh]:
     """A registry that dies by plan, on either engine."""
     url = where if isinstance(where, str) else ""
-    with running_registry(tmp_path, 1, url, "tests.support.mortal_registry", {PLAN: str(plan)}) as running:
+    with running_registry(tmp_path, 1, url, "tests.support.registry.mortal_registry", {PLAN: str(plan)}) as running:
         yield running
 
 

@@ -12,11 +12,12 @@ from urllib.parse import urlsplit
 import aiohttp
 import pytest
 
-from services.cli import probes, programs
-from services.cli.commands.up import NATS
-from tests.support.mesh import RunningMesh, is_alive, running_mesh
+from services.cli.commands.mesh.up import NATS
+from services.cli.monitor import probes
+from services.cli.stack import processes
+from tests.support.common.mesh import RunningMesh, is_alive, running_mesh
 
-KINDS = (NATS, *(service.name for service in programs.SERVICES), programs.CONSOLE.name)
+KINDS = (NATS, *(service.name for service in processes.SERVICES), processes.CONSOLE.name)
 REPLACED_WITHIN_S = 15.0
 """It takes 3 to 4 s; a machine on which much else runs may take longer."""
 READY_WITHIN_S = 40.0
@@ -30,9 +31,9 @@ def mesh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningMesh]:
 
 async def said(session: aiohttp.ClientSession, mesh: RunningMesh, name: str) -> str:
     """What a service says at /readyz; nothing while it doesn't answer."""
-    [service] = [one for one in (*programs.SERVICES, programs.CONSOLE) if one.name == name]
+    [service] = [one for one in (*processes.SERVICES, processes.CONSOLE) if one.name == name]
     registry = urlsplit(f"//{mesh.now.addresses['registry']}")
-    base_port = (registry.port or 0) - programs.SERVICES[0].offset
+    base_port = (registry.port or 0) - processes.SERVICES[0].offset
     port = base_port + service.more_ports["TANDEM_METRICS_PORT"]
     try:
         async with session.get(f"http://127.0.0.1:{port}/readyz") as answer:

@@ -15,14 +15,15 @@ from typing import NamedTuple
 
 import pytest
 
-from services.common import flow, pull, rpc
-from services.common.bus import Bus
+from services.common.messaging import flow, pull
+from services.common.messaging.bus import Bus
+from services.common.rpc import server
 from services.geofence import state_keys
 from services.geofence.domain import codec
 from tandem.common.v1 import alert_pb2
 from tandem.geofence.v1 import geofence_pb2, geofence_pb2_grpc
 from tests.support import torn
-from tests.support.evaluator_mesh import (
+from tests.support.geofence.evaluator_mesh import (
     PATIENCE_S,
     SECRET,
     EvaluatorMesh,
@@ -169,9 +170,9 @@ async def states_equal(mesh: EvaluatorMesh, bus: Bus, last: int) -> None:
         assert sequence > last or state_keys.of_secret(SECRET).checkpoint(states[sequence]) in path.name, (
             "a state that isn't that of the log"
         )
-    identity = rpc.bearer("spiffe://npa/desk/seoul", SECRET)
+    identity = server.bearer("spiffe://npa/desk/seoul", SECRET)
     for address in mesh.addresses:
-        async with rpc.channel(address) as channel:
+        async with server.channel(address) as channel:
             stub = geofence_pb2_grpc.GeofenceServiceStub(channel)
             for case_id, case_state in codec.decode(states[last]).cases.items():
                 request = geofence_pb2.GetCaseRequest(case_id=case_id, min_sequence=last)

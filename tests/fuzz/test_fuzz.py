@@ -14,11 +14,13 @@ from google.protobuf.message import DecodeError
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from services.common import fields, times, wire
-from services.common.errors import InvalidField
-from services.ingest import osmand, traccar, translate
+from services.common import fields, times
+from services.common.rpc import wire
+from services.common.rpc.errors import InvalidField
+from services.ingest import translate
 from services.ingest.domain import ACCURACY_MOST_M, Position
-from services.ingest.phones import Said
+from services.ingest.endpoints import osmand, traccar
+from services.ingest.endpoints.phones import Said
 from tandem.common.v1 import log_pb2
 from tandem.ingest.v1 import ingest_pb2
 

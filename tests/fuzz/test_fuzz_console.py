@@ -15,7 +15,7 @@ from aiohttp.test_utils import make_mocked_request
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from services.common import web as common_web
+from services.common.web import server as common_web
 from services.console.guard import Ask, Guard
 from services.console.redirects import see_other
 from services.console.settings import ConsoleSettings

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from services.cli import evidence_bundle
-from services.cli.commands import evidence
-from services.cli.evidence_tar import Broken
+from services.cli.commands.review import evidence
+from services.cli.evidence import bundle as evidence_bundle
+from services.cli.evidence.tar import Broken
 from services.cli.terminal import printable
 from tests.support.bundles import Manifest, Members, bundle, crafted, with_manifest
 

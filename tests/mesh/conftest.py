@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.support.ingest import IngestMesh, ingest_on_its_own_server
+from tests.support.ingest.ingest import IngestMesh, ingest_on_its_own_server
 
 
 @pytest.fixture(scope="module")

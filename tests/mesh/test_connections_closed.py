@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 import pytest
 import sqlalchemy as sa
 
-from services.common.db import Database, open_database
+from services.common.storage.db import Database, open_database
 from services.dispatch.__main__ import MIGRATIONS
 
 CALLERS = 200

@@ -6,10 +6,10 @@ import asyncio
 
 import pytest
 
-from services.common import flow, pull
-from services.common.bus import Bus
-from services.common.cursors import StreamCursor
-from tests.support.nats import TestServer
+from services.common.messaging import flow, pull
+from services.common.messaging.bus import Bus
+from services.common.messaging.cursors import StreamCursor
+from tests.support.common.nats import TestServer
 
 WITHIN_S = 30.0
 SUBJECT = flow.incident_subject("probation", "x")

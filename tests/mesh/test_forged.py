@@ -8,14 +8,14 @@ from typing import Any
 
 import pytest
 
-from services.common import bus as buses
-from services.common import flow, pull
-from services.common.bus import Bus
-from services.common.errors import Unavailable
+from services.common.messaging import bus as buses
+from services.common.messaging import flow, pull
+from services.common.messaging.bus import Bus
+from services.common.rpc.errors import Unavailable
 from tandem.common.v1 import alert_pb2, command_pb2, ledger_pb2, log_pb2
-from tests.support import ingest
-from tests.support.ingest import IngestMesh
-from tests.support.registry import WITHIN_S, RegistryMesh, running_registry
+from tests.support.ingest import ingest
+from tests.support.ingest.ingest import IngestMesh
+from tests.support.registry.registry import WITHIN_S, RegistryMesh, running_registry
 
 POLICE, PROBATION = "spiffe://npa/desk/seoul", "spiffe://moj/desk/seoul"
 

@@ -10,20 +10,20 @@ from pathlib import Path
 
 import pytest
 
-from services.common import flow
-from services.common.bus import Bus
 from services.common.clock import MeshClock, wall_us
-from services.common.db import open_database
-from services.common.errors import Unavailable
+from services.common.messaging import flow
+from services.common.messaging.bus import Bus
+from services.common.rpc.errors import Unavailable
+from services.common.storage.db import open_database
 from services.dispatch.__main__ import MIGRATIONS
-from services.dispatch.disclosures import Disclosures
-from services.dispatch.store import Store
-from services.geofence.outbox import Outbox
-from services.ingest.commands import Commands
-from services.ingest.routes import Routes
+from services.dispatch.evidence.disclosures import Disclosures
+from services.dispatch.leg.store import Store
+from services.geofence.sharing.outbox import Outbox
+from services.ingest.admission.routes import Routes
+from services.ingest.commands.service import Commands
 from tandem.common.v1 import command_pb2, ledger_pb2
 from tests.support import torn
-from tests.support.nats import TestServer
+from tests.support.common.nats import TestServer
 
 WITHIN_S = 25.0
 

@@ -12,19 +12,19 @@ from urllib.parse import urlsplit
 import aiohttp
 import pytest
 
-from services.cli import programs
-from services.common import bus as buses
-from services.common import flow, streams
+from services.cli.stack import processes
 from services.common.clock import MeshClock
-from tests.support.dispatch import running, settings
-from tests.support.mesh import RunningMesh
-from tests.support.nats import TestServer, running_server
-from tests.support.ports import free_port
+from services.common.messaging import bus as buses
+from services.common.messaging import flow, streams
+from tests.support.common.mesh import RunningMesh
+from tests.support.common.nats import TestServer, running_server
+from tests.support.common.ports import free_port
+from tests.support.dispatch.dispatch import running, settings
 
 WITHIN_S = 40.0
 CONSUMERS = 1_000
 """As many as nats-server lets a stream have."""
-SERVICES = tuple(service.name for service in programs.SERVICES)
+SERVICES = tuple(service.name for service in processes.SERVICES)
 
 
 async def answer(session: aiohttp.ClientSession, port: int) -> tuple[int, str]:
@@ -73,8 +73,8 @@ def mesh(tmp_path: Path) -> Iterator[Unwatched]:
         up = RunningMesh(tmp_path / "mesh", settings=given)
         try:
             up.wait_until_up()
-            base_port = (urlsplit(f"//{up.now.addresses['registry']}").port or 0) - programs.SERVICES[0].offset
-            metrics = {one.name: base_port + one.more_ports["TANDEM_METRICS_PORT"] for one in programs.SERVICES}
+            base_port = (urlsplit(f"//{up.now.addresses['registry']}").port or 0) - processes.SERVICES[0].offset
+            metrics = {one.name: base_port + one.more_ports["TANDEM_METRICS_PORT"] for one in processes.SERVICES}
             yield Unwatched(nats, metrics)
         finally:
             nats.thaw()

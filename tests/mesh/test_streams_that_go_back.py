@@ -9,15 +9,15 @@ from pathlib import Path
 
 import pytest
 
-from services.common import cursors, flow, pull
-from services.common.bus import Bus
 from services.common.clock import MeshClock
-from services.common.cursors import StreamCursor, StreamWentBack
-from services.ingest.commands import Commands
-from services.ingest.routes import Routes
+from services.common.messaging import cursors, flow, pull
+from services.common.messaging.bus import Bus
+from services.common.messaging.cursors import StreamCursor, StreamWentBack
+from services.ingest.admission.routes import Routes
+from services.ingest.commands.service import Commands
 from tandem.common.v1 import command_pb2, log_pb2
 from tests.support import torn
-from tests.support.nats import TestServer
+from tests.support.common.nats import TestServer
 
 LOG = "LOG_0"
 WITHIN_S = 20.0

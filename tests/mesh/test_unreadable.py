@@ -10,25 +10,26 @@ from typing import Any
 import pytest
 from prometheus_client import REGISTRY
 
-from services.common import flow, pull, streams
-from services.common.bus import Bus
 from services.common.clock import MeshClock
-from services.common.errors import Conflict
-from services.dispatch.evidence_gathering import gather
-from services.ingest.again import LastReports
-from services.ingest.commands import Commands
-from services.ingest.routes import Routes
+from services.common.messaging import flow, pull, streams
+from services.common.messaging.bus import Bus
+from services.common.rpc.errors import Conflict
+from services.dispatch.evidence.collector import gather
+from services.ingest.admission.routes import Routes
+from services.ingest.commands.service import Commands
+from services.ingest.log.republish import LastReports
 from tandem.common.v1 import alert_pb2, command_pb2, log_pb2
 from tandem.dispatch.v1 import dispatch_pb2, following_pb2
 from tandem.dispatch.v1.dispatch_pb2 import OFFERED
-from tests.mesh.test_traces_kept import trace_of
-from tests.support import dispatch, records
-from tests.support import warning as warned
-from tests.support.dispatch import alert, publish, running, settings
-from tests.support.evaluators import Evaluators, approach, connected, running_evaluators
-from tests.support.nats import TestServer
-from tests.support.registry import WITHIN_S, RegistryMesh, running_registry
-from tests.support.warning import FakeDevice
+from tests.mesh.registry.traces.test_traces_kept import trace_of
+from tests.support.common.nats import TestServer
+from tests.support.dispatch import dispatch
+from tests.support.dispatch import warning as warned
+from tests.support.dispatch.dispatch import alert, publish, running, settings
+from tests.support.dispatch.warning import FakeDevice
+from tests.support.geofence.evaluators import Evaluators, approach, connected, running_evaluators
+from tests.support.registry import records
+from tests.support.registry.registry import WITHIN_S, RegistryMesh, running_registry
 
 GARBAGE = (b"{}", b"", b"\xff\xff", b"\x0a\x02\xff\xfe")
 

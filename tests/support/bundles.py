@@ -10,13 +10,14 @@ from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from services.cli import evidence_bundle, evidence_seal, evidence_tar
-from services.cli.evidence_chains import Chain
-from services.cli.evidence_replay import Ground
-from services.dispatch import chain
-from services.dispatch.chain import Head
+from services.cli.evidence import bundle as evidence_bundle
+from services.cli.evidence import seal, tar
+from services.cli.evidence.chains import Chain
+from services.cli.evidence.replay import Ground
 from services.dispatch.domain.events import Acknowledged
-from services.dispatch.evidence import Evidence, Record
+from services.dispatch.evidence.model import Evidence, Record
+from services.dispatch.leg import chain
+from services.dispatch.leg.chain import Head
 from tandem.common.v1 import log_pb2
 
 INCIDENT = "incident-1"
@@ -60,16 +61,14 @@ def crafted(craft: Craft, by: str = "spiffe://npa/desk/kim") -> bytes:
     del members["signature.json"], manifest["members"]
     craft(members, manifest)
     overridden = {name: members.pop(name) for name in ("manifest.json", "signature.json") if name in members}
-    return evidence_tar.write(evidence_seal.seal(members, manifest, KEY) | overridden)
+    return tar.write(seal.seal(members, manifest, KEY) | overridden)
 
 
 def with_manifest(manifest: bytes) -> Craft:
     """Puts these bytes in the manifest's place, and signs them."""
 
     def craft(members: Members, _: Manifest) -> None:
-        sealed = evidence_seal._signature(
-            manifest, KEY.sign(evidence_seal._WHAT + manifest), KEY.public_key().public_bytes_raw()
-        )
+        sealed = seal._signature(manifest, KEY.sign(seal._WHAT + manifest), KEY.public_key().public_bytes_raw())
         members["manifest.json"], members["signature.json"] = manifest, sealed
 
     return craft

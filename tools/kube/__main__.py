@@ -16,7 +16,7 @@ from pathlib import Path
 import kubernetes_validate
 import yaml
 
-from services.common import permissions
+from services.common.messaging import permissions
 from tools.kube import policies, references
 from tools.kube.render import Object, RenderError, render
 
@@ -36,7 +36,7 @@ NO_SCHEMA = {("cert-manager.io/v1", "Certificate")}
 
 def users() -> str:
     """The users of the NATS server, as k8s/base/nats/users.conf has them."""
-    head = "# Generated from services/common/flow.py by `make kube`.\n"
+    head = "# Generated from services/common/messaging/flow.py by `make kube`.\n"
     return head + permissions.accounts(permissions.users(PARTITIONS), {})
 
 

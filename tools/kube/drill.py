@@ -23,14 +23,15 @@ from pathlib import Path
 
 import uvloop
 
-from services.cli.commands import certs, demo
+from services.cli.commands.mesh import certs, demo
 from services.cli.failure import CommandFailed
-from services.cli.mesh import Mesh
-from services.cli.nats_server import NatsServer
-from services.common import flow, pull, sealing, streams
-from services.common.bus import Bus
-from services.common.certificates import AUTHORITY, CERT, KEY, folder_of
+from services.cli.stack.mesh import Mesh
+from services.cli.stack.nats_server import NatsServer
 from services.common.clock import MeshClock
+from services.common.messaging import flow, pull, streams
+from services.common.messaging.bus import Bus
+from services.common.privacy import sealing
+from services.common.rpc.certificates import AUTHORITY, CERT, KEY, folder_of
 from services.geofence import translate
 from services.geofence.domain import fold
 from services.geofence.domain.alerts import Alert
@@ -39,8 +40,8 @@ from services.geofence.domain.state import State
 from services.registry.ledger import open_signer
 from tools.kube import identities
 from tools.kube.__main__ import K8S, given
-from tools.kube.play import NETWORK, Player, Pod, image_name
 from tools.kube.render import containers, render
+from tools.kube.run_local import NETWORK, Player, Pod, image_name
 
 OVERLAY = K8S / "overlays" / "local"
 PHONES, PAGES = "tls-phones", "pages-"

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from services.cli import nats_server
-from services.common import flow
-from services.common.identity import Role, caller_of
-from services.common.permissions import SERVICE
+from services.cli.stack import nats_server
+from services.common.messaging import flow
+from services.common.messaging.permissions import SERVICE
+from services.common.rpc.identity import Role, caller_of
 from services.console.domain.people import SELF, User
 from services.console.domain.people import Role as ConsoleRole
 

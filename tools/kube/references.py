@@ -12,9 +12,9 @@ from services.dispatch.settings import DispatchSettings
 from services.geofence.settings import Settings as GeofenceSettings
 from services.ingest.settings import Settings as IngestSettings
 from services.registry.settings import RegistrySettings
-from tools.kube import identities, ways
+from tools.kube import identities, reachability
+from tools.kube.reachability import matches
 from tools.kube.render import Object, containers, pod_of
-from tools.kube.ways import matches
 
 WORKLOADS = ("Deployment", "StatefulSet")
 QUANTITY = re.compile(r"(\d+(\.\d+)?)(m|k|M|G|T|Ki|Mi|Gi|Ti)?")
@@ -96,7 +96,7 @@ class _Look:
                     yield f"{container['name']}: mounts {mount['name']}, which is no volume"
             yield from self._environment(one, container)
             yield from self._probes(container)
-        yield from ways.findings(one, self._objects, self._pods)
+        yield from reachability.findings(one, self._objects, self._pods)
         yield from self._agreements(one)
 
     def _volume(self, volume: Object) -> Iterator[str]:

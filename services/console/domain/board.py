@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from services.common.flow import LEGS as LEGS
+from services.common.messaging.flow import LEGS as LEGS
 
 OFFERS = frozenset({"OFFERED", "ESCALATED"})
 """States in which somebody is asked."""

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from services.common import fields
-from services.common.errors import InvalidField
+from services.common.rpc.errors import InvalidField
 from services.console.domain.board import OFFERS, ON_THE_WAY, Assignment
 
 WAY = ("ACKNOWLEDGED", "DISPATCHED", "EN_ROUTE", "ON_SCENE", "APPREHENDED")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from services.common.spans import in_order
+from services.common.observability.spans import in_order
 
 
 @dataclass(frozen=True, slots=True)

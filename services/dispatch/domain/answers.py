@@ -10,9 +10,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from services.common.errors import FailedPrecondition, NotFound
-from services.dispatch.domain import climbing
-from services.dispatch.domain.climbing import Deadlines
+from services.common.rpc.errors import FailedPrecondition, NotFound
+from services.dispatch.domain import escalation
+from services.dispatch.domain.escalation import Deadlines
 from services.dispatch.domain.events import (
     Acknowledged,
     Climb,
@@ -127,7 +127,7 @@ def decide(incident: Incident, command: Answering) -> Iterator[Event]:
 
 def _receive(assignment: Assignment, command: Receive) -> Iterator[Event]:
     _check_offer(assignment, command.offer_number)
-    due_ms = climbing.received_due_ms(assignment, command.deadlines)
+    due_ms = escalation.received_due_ms(assignment, command.deadlines)
     # A receipt that comes late, or again, tells nothing that anybody waits for.
     if (
         assignment.state in UNANSWERED
@@ -162,7 +162,7 @@ def _reject(incident: Incident, assignment: Assignment, command: Reject) -> Iter
     yield rejected
     incident = evolve(incident, rejected)
     assignment = incident.assignments[assignment.assignment_id]
-    yield climbing.climbed(incident, assignment, Climb.REFUSED, command.now_ms, command.deadlines, command.board)
+    yield escalation.climbed(incident, assignment, Climb.REFUSED, command.now_ms, command.deadlines, command.board)
 
 
 def _progress(assignment: Assignment, command: Progress) -> Iterator[Event]:

@@ -9,9 +9,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from services.dispatch.domain import answers, climbing, flags, following
+from services.dispatch.domain import answers, escalation, flags, following
 from services.dispatch.domain.answers import Answering
-from services.dispatch.domain.climbing import Deadlines
+from services.dispatch.domain.escalation import Deadlines
 from services.dispatch.domain.events import (
     SPOOFING_SUSPECTED,
     AlertFolded,
@@ -171,7 +171,7 @@ def _pass(incident: Incident, command: PassDeadline) -> Iterator[Event]:
         climb = Climb.NOT_DISPATCHED
     elif assignment.choice and assignment.received_ms is None:
         climb = Climb.NOT_RECEIVED
-    yield climbing.climbed(incident, assignment, climb, command.now_ms, command.deadlines, command.board)
+    yield escalation.climbed(incident, assignment, climb, command.now_ms, command.deadlines, command.board)
 
 
 def _lose(incident: Incident, command: LoseUnit) -> Iterator[Event]:
@@ -184,7 +184,7 @@ def _lose(incident: Incident, command: LoseUnit) -> Iterator[Event]:
         or assignment.state in (State.ON_SCENE, State.APPREHENDED)
     ):
         return
-    yield climbing.climbed(incident, assignment, Climb.UNIT_GONE, command.now_ms, command.deadlines, command.board)
+    yield escalation.climbed(incident, assignment, Climb.UNIT_GONE, command.now_ms, command.deadlines, command.board)
 
 
 def _look_for_leg(incident: Incident, command: LookForLeg) -> Iterator[Event]:
@@ -236,7 +236,7 @@ def _fold(incident: Incident, command: FoldAlert) -> Iterator[Event]:
             continue
         step: Step
         if wanted is State.OFFERED:
-            first = climbing.first(incident, id_, subject, alert.kind, now_ms, command.deadlines, command.board)
+            first = escalation.first(incident, id_, subject, alert.kind, now_ms, command.deadlines, command.board)
             step = Offered(
                 *(now_ms, id_, subject, alert.demand, alert.place, alert.cause, first.due_ms, alert.kind, first.choice)
             )
@@ -253,7 +253,7 @@ def _fold(incident: Incident, command: FoldAlert) -> Iterator[Event]:
     for id_, assignment in incident.assignments.items():
         if assignment.state in TAKEN and (id_ in graver or incident.is_asked_anew(id_)):
             asking = folded if id_ in graver else incident.asked[id_].last
-            first = climbing.first(
+            first = escalation.first(
                 *(incident, id_, assignment.subject_id, asking.kind, now_ms, command.deadlines, command.board)
             )
             again = OfferedAgain(

@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from services.common.errors import NotFound
-from services.dispatch.domain import climbing
-from services.dispatch.domain.climbing import Deadlines
+from services.common.rpc.errors import NotFound
+from services.dispatch.domain import escalation
+from services.dispatch.domain.escalation import Deadlines
 from services.dispatch.domain.events import (
     UNTOLD,
     AlertFolded,
@@ -94,7 +94,7 @@ def _asked(incident: Incident, id_: str, command: Flag, demand: Demand) -> Itera
     if known is None and demand is Demand.NOTIFY:
         yield Notified(command.now_ms, id_, command.subject_id, demand, command.place, None)
     elif demand is Demand.RESPOND and (known is None or known.state not in UNANSWERED | TAKEN):
-        first = climbing.first(
+        first = escalation.first(
             *(incident, id_, command.subject_id, UNTOLD, command.now_ms, command.deadlines, command.board)
         )
         yield Offered(

@@ -8,10 +8,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from services.common.errors import FailedPrecondition
-from services.dispatch.domain import climbing, race
+from services.common.rpc.errors import FailedPrecondition
+from services.dispatch.domain import escalation, race
 from services.dispatch.domain.choosing import SKILLS, Question, next_choice, offices_for
-from services.dispatch.domain.climbing import Deadlines
+from services.dispatch.domain.escalation import Deadlines
 from services.dispatch.domain.events import (
     Advice,
     Choice,
@@ -130,7 +130,7 @@ def _raced(incident: Incident, assignment: Assignment, command: Follow) -> Itera
     id_, now_ms = assignment.assignment_id, command.now_ms
     due_ms = None
     if losing and assignment.state in UNANSWERED and assignment.due_ms is not None:
-        due_ms = min(assignment.due_ms, now_ms + climbing.RACE_ANSWER_MS)
+        due_ms = min(assignment.due_ms, now_ms + escalation.RACE_ANSWER_MS)
     # Advice is given once and stands until the race is won back: who was told to leave is outside by now.
     advice = race.advise(wearer_s) if losing and incident.leg == "police" else Advice.NONE
     offices = offices_for(command.board, assignment.subject_id) if command.board.asks_units() else ()
@@ -161,7 +161,7 @@ def _best(incident: Incident, assignment: Assignment, command: Follow) -> Choice
     question = Question(
         *(id_, assignment.subject_id, command.now_ms, SKILLS.get((incident.leg, assignment.kind), "")),
         tried=assignment.tried - {present.unit_id},
-        engaged=climbing.engaged(incident, id_),
+        engaged=escalation.engaged(incident, id_),
     )
     best = next_choice(command.board, question)
     if best is None or not best.unit_id or best.travel_s is None:
@@ -174,5 +174,5 @@ def _best(incident: Incident, assignment: Assignment, command: Follow) -> Choice
 
 
 def _offered(assignment: Assignment, choice: Choice, climb: Climb, command: Follow) -> Escalated:
-    due_ms = climbing.due_ms(choice, command.now_ms, command.deadlines)
+    due_ms = escalation.due_ms(choice, command.now_ms, command.deadlines)
     return Escalated(command.now_ms, assignment.assignment_id, due_ms, choice, climb)

@@ -18,15 +18,15 @@ from pathlib import Path
 
 from aiohttp import web
 
-from services.common import durable
 from services.common.clock import wall_us
-from services.common.errors import FailedPrecondition, NotFound, PermanentError, RetryableError
-from services.common.telemetry import logger
-from services.common.web import served
-from services.dispatch import translate
+from services.common.observability.telemetry import logger
+from services.common.rpc.errors import FailedPrecondition, NotFound, PermanentError, RetryableError
+from services.common.storage import durable
+from services.common.web.server import served
 from services.dispatch.domain.incident import UNANSWERED
 from services.dispatch.exchange.store import Answer, ExchangeStore
-from services.dispatch.leg import Leg
+from services.dispatch.leg import translate
+from services.dispatch.leg.service import Leg
 from tandem.dispatch.v1 import dispatch_pb2
 
 GOOD_FOR_S = 900

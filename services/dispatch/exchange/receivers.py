@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from services.common.errors import FailedPrecondition
+from services.common.rpc.errors import FailedPrecondition
 from services.common.settings import LOOPBACK
 
 KEYS_MOST = 2

@@ -12,8 +12,8 @@ import sqlalchemy as sa
 from sqlalchemy.dialects.sqlite import insert
 from sqlalchemy.exc import OperationalError
 
-from services.common.db import Database
-from services.common.errors import Unavailable
+from services.common.rpc.errors import Unavailable
+from services.common.storage.db import Database
 
 metadata = sa.MetaData()
 

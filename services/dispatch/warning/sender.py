@@ -16,22 +16,24 @@ import aiohttp
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from prometheus_client import Counter, Histogram
 
-from services.common import flow, ids, sealing, stored, times
-from services.common.bus import AlreadyThere, Bus
+from services.common import ids, times
 from services.common.clock import MeshClock
-from services.common.errors import InvalidField, RetryableError
-from services.common.telemetry import logger
+from services.common.messaging import flow, stored
+from services.common.messaging.bus import AlreadyThere, Bus
+from services.common.observability.telemetry import logger
+from services.common.privacy import sealing
+from services.common.rpc.errors import InvalidField, RetryableError
 from services.dispatch.domain import wording
 from services.dispatch.domain.events import Demand
 from services.dispatch.domain.warning import Notice
 from services.dispatch.domain.wording import Change, Language
 from services.dispatch.exchange.receivers import Receiver
-from services.dispatch.exchange.webhook import open_session, post
+from services.dispatch.exchange.webhooks import open_session, post
 from services.dispatch.retrying import retried
-from services.dispatch.warning.answering import AnswerLinks
+from services.dispatch.warning.consumer import WORTH_MS
+from services.dispatch.warning.http import AnswerLinks
 from services.dispatch.warning.store import WarningStore
 from services.dispatch.warning.tables import GIVEN_UP, HANDED_OVER, OPEN, Contact, MessageRow, Sending
-from services.dispatch.warning.taking import WORTH_MS
 from tandem.common.v1 import command_pb2, contact_pb2
 
 GATEWAY, DEVICE = "gateway/", "device/"

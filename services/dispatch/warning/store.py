@@ -10,10 +10,11 @@ import sqlalchemy as sa
 from sqlalchemy.dialects.sqlite import insert
 from sqlalchemy.exc import OperationalError
 
-from services.common.db import Database
-from services.common.errors import Unavailable
+from services.common.rpc.errors import Unavailable
+from services.common.storage.db import Database
 from services.dispatch.domain.events import WarningFlag
-from services.dispatch.store import Position
+from services.dispatch.leg.store import Position
+from services.dispatch.warning.consumer import of_person, take, take_advice
 from services.dispatch.warning.tables import (
     NO_WAY,
     OPEN,
@@ -32,7 +33,6 @@ from services.dispatch.warning.tables import (
     to_leg,
     told,
 )
-from services.dispatch.warning.taking import of_person, take, take_advice
 from services.dispatch.warning.translate import Seen
 
 KEPT_AFTER_ORDER_MS = 86_400_000

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
-from services.common import fields, ids, stored, times
-from services.common.errors import InvalidField
+from services.common import fields, ids, times
+from services.common.messaging import stored
+from services.common.rpc.errors import InvalidField
 from services.dispatch.domain.events import Demand
 from services.dispatch.domain.warning import Notice, Occurrence, Threat, Told
 from services.dispatch.warning.tables import Contact

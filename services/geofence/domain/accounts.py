@@ -10,14 +10,14 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Iterator
 
-from services.geofence.domain import rings
 from services.geofence.domain.alerts import Kind
 from services.geofence.domain.decisions import Decisions
 from services.geofence.domain.entries import Demand, Ring, Target
-from services.geofence.domain.rings import Account, RingState
+from services.geofence.domain.kinematics import rings
+from services.geofence.domain.kinematics.intervals import Stretch, meets, overlaps, without
+from services.geofence.domain.kinematics.rings import Account, RingState
+from services.geofence.domain.kinematics.track import UNKNOWN_AFTER_MS, WINDOW_MS, Track
 from services.geofence.domain.state import CaseState, State
-from services.geofence.domain.stretches import Stretch, meets, overlaps, without
-from services.geofence.domain.track import UNKNOWN_AFTER_MS, WINDOW_MS, Track
 
 AMEND_AFTER_MS = 60_000
 """An amended account waits so long for more late reports: a backlog of an hour takes half a minute to arrive."""

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import heapq
 
-from services.geofence.domain import accounts, approach, equipment, possible, silence
+from services.geofence.domain import accounts
 from services.geofence.domain.decisions import Decisions
+from services.geofence.domain.detectors import approach, equipment, possible_presence, silence
 from services.geofence.domain.entries import Case
 from services.geofence.domain.state import CaseState
 
@@ -30,7 +31,7 @@ def apply(decisions: Decisions, before: CaseState, case: Case) -> None:
     equipment.take_back(decisions, before, sorted(key for key in before.raised if key.split()[1] not in named), now_ms)
     silence.amend(decisions, before, case, in_force)
     kept_keys = heard if in_force else set()
-    possible.close(decisions, before, now_ms, {t.key for t in before.case.targets} - kept_keys)
+    possible_presence.close(decisions, before, now_ms, {t.key for t in before.case.targets} - kept_keys)
     decisions.settle(before)
     state.forget(before.case)
     state.due = [due for due in state.due if due[1] != case.case_id]

@@ -7,13 +7,13 @@ from dataclasses import astuple
 from typing import Any
 
 from services.geofence.domain.entries import Case, Demand, Encounter, Exercise, Ring, Target
-from services.geofence.domain.geometry import PERSON, Disc, Polygon, Shape
-from services.geofence.domain.plausibility import Claim, Seen, Way
-from services.geofence.domain.rings import Account, RingState
+from services.geofence.domain.kinematics.geometry import PERSON, Disc, Polygon, Shape
+from services.geofence.domain.kinematics.intervals import Stretch
+from services.geofence.domain.kinematics.rings import Account, RingState
+from services.geofence.domain.kinematics.track import Fix, Track
+from services.geofence.domain.kinematics.travel_feasibility import Claim, Seen, Way
 from services.geofence.domain.rules import Rules
 from services.geofence.domain.state import WEARER, CaseState, Incident, Outage, Over, Possible, State, Warned
-from services.geofence.domain.stretches import Stretch
-from services.geofence.domain.track import Fix, Track
 from services.geofence.domain.version import VERSION
 
 

@@ -7,11 +7,12 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 from services.common.ids import hash_id
-from services.geofence.domain import clearance, demands
+from services.geofence.domain import demands
 from services.geofence.domain.alerts import Alert, Doubt, Kind, Leg, Output, Parked, Report
 from services.geofence.domain.demands import Found
 from services.geofence.domain.entries import Demand, Encounter, Ring, Target
-from services.geofence.domain.rings import Account
+from services.geofence.domain.kinematics import safe_region
+from services.geofence.domain.kinematics.rings import Account
 from services.geofence.domain.state import CaseState, Incident, Outage, State
 from services.geofence.domain.version import VERSION
 
@@ -80,7 +81,7 @@ class Decisions:
         opens = False
         if demand > Demand.RECORD and not case_state.episode_id:
             case_state.episode_id = self._id("episode", case.case_id)
-            clearance.drop_case(state, case)
+            safe_region.drop_case(state, case)
             incident = state.incidents.get(case.wearer_id)
             if incident is None:
                 opens = True

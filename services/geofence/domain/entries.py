@@ -5,7 +5,7 @@ from __future__ import annotations
 import enum
 from dataclasses import dataclass, field
 
-from services.geofence.domain.geometry import Shape
+from services.geofence.domain.kinematics.geometry import Shape
 from services.geofence.domain.rules import Rules
 
 

@@ -9,24 +9,21 @@ from __future__ import annotations
 import heapq
 from math import dist
 
-from services.common.errors import OutdatedFold
-from services.geofence.domain import (
-    accounts,
-    amendments,
+from services.common.rpc.errors import OutdatedFold
+from services.geofence.domain import accounts, amendments
+from services.geofence.domain.alerts import Output, Report
+from services.geofence.domain.decisions import Decisions
+from services.geofence.domain.detectors import (
+    anomalies,
     approach,
-    clearance,
-    closing,
+    closest_approach,
     distances,
-    doubts,
     equipment,
     outages,
-    possible,
+    possible_presence,
     silence,
 )
-from services.geofence.domain.alerts import Output, Report
-from services.geofence.domain.clearance import VAGUE_TIMES
-from services.geofence.domain.decisions import Decisions
-from services.geofence.domain.doubts import LOOK_EACH
+from services.geofence.domain.detectors.anomalies import LOOK_EACH
 from services.geofence.domain.entries import (
     Case,
     Entry,
@@ -37,11 +34,13 @@ from services.geofence.domain.entries import (
     Positions,
     Tick,
 )
-from services.geofence.domain.geometry import ecef_mm
-from services.geofence.domain.rings import RingState
+from services.geofence.domain.kinematics import safe_region
+from services.geofence.domain.kinematics.geometry import ecef_mm
+from services.geofence.domain.kinematics.rings import RingState
+from services.geofence.domain.kinematics.safe_region import VAGUE_TIMES
+from services.geofence.domain.kinematics.track import JUMP_MPS, WINDOW_MS, Fix, Track
 from services.geofence.domain.rules import Rules
 from services.geofence.domain.state import WAKE, CaseState, State, event_key
-from services.geofence.domain.track import JUMP_MPS, WINDOW_MS, Fix, Track
 from services.geofence.domain.version import VERSION
 
 FORGET_EACH = 2 * LOOK_EACH
@@ -62,7 +61,7 @@ def step(state: State, entry: Entry) -> list[Output]:
             folding.positions(body)
         case Heard():
             folding.heard(body.device_ids)
-            doubts.undated(folding.decisions, set(body.device_ids))
+            anomalies.undated(folding.decisions, set(body.device_ids))
         case EquipmentReport():
             folding.equipment(body)
         case Case():
@@ -128,12 +127,12 @@ class _Folding:
         case_state.ended = True
         equipment.take_back(self.decisions, case_state, sorted(case_state.raised), case.valid_until_ms)
         silence.close(self.decisions, case_state, case.valid_until_ms)
-        possible.close(self.decisions, case_state, case.valid_until_ms)
+        possible_presence.close(self.decisions, case_state, case.valid_until_ms)
         case_state.awaited_from_ms.clear()
         case_state.wake_ms = 0
         for device_id in case.device_ids:
             self.state.over_from_ms[device_id] = max(case.valid_until_ms, self.state.over_from_ms.get(device_id, 0))
-        clearance.drop_case(self.state, case)
+        safe_region.drop_case(self.state, case)
         self.state.forget(case)
 
     def _watch(self, case_state: CaseState, at_ms: int, cause: Report | None = None) -> None:
@@ -166,7 +165,7 @@ class _Folding:
         changed = rules != state.rules
         state.rules, state.rules_since_ms = rules, state.now_ms
         if changed:
-            clearance.drop_all(state)
+            safe_region.drop_all(state)
             # By their names: the order in which they came is lost with a checkpoint.
             watched = [one for _, one in sorted(state.cases.items()) if one.awaited_from_ms]
             for case_state in watched:
@@ -183,9 +182,9 @@ class _Folding:
         if before is not None:
             if case.version <= before.case.version:
                 return
-            clearance.drop_case(state, before.case)
+            safe_region.drop_case(state, before.case)
             amendments.apply(self.decisions, before, case)
-        clearance.drop_case(state, case)
+        safe_region.drop_case(state, case)
         case_state = before or CaseState(case)
         resumed = case_state.ended
         case_state.ended = now_ms >= case.valid_until_ms
@@ -309,14 +308,14 @@ class _Folding:
                     track.forget_before(now_ms)
                 continue
             if far and track.jumps_to(index):
-                doubts.jumped(self.decisions, fixes[index], case_ids, Report(device_id, report_id, received_wall_us))
+                anomalies.jumped(self.decisions, fixes[index], case_ids, Report(device_id, report_id, received_wall_us))
             if not clear:
                 self._moved(device_id, track, index, case_ids, Report(device_id, report_id, received_wall_us))
             if not count % LOOK_EACH:
                 if count % FORGET_EACH == 0:
                     approach.forget_old(state, device_id, case_ids)
                 if newest:
-                    doubts.look(self.decisions, track, case_ids, Report(device_id, report_id, received_wall_us))
+                    anomalies.look(self.decisions, track, case_ids, Report(device_id, report_id, received_wall_us))
         # After the whole batch: what was buffered may end with where they are now, and what comes later in it may be from before.
         for case_id, (cause, newest_cause) in sorted(self._moved_in.items()):
             case_state = state.cases[case_id]
@@ -327,7 +326,7 @@ class _Folding:
             self._watch(state.cases[case_id], state.now_ms, cause)
         self.decisions.settle_all(map(state.cases.__getitem__, self._to_watch))
         if late:
-            doubts.undated(self.decisions, late)
+            anomalies.undated(self.decisions, late)
         if too_late:
             self.decisions.park(f"{too_late} positions older than 2 h")
         if overdue:
@@ -357,15 +356,15 @@ class _Folding:
             if case_state.episode_id:
                 newest = self._moved_in.get(case_id, (cause, None))[1]
                 if until_ms is None:
-                    closing.look(self.decisions, case_state, device_id, cause)
+                    closest_approach.look(self.decisions, case_state, device_id, cause)
                     newest = cause
                 self._moved_in[case_id] = cause, newest
             if case_state.unseen or case_state.amend_ms or (case_state.episode_id and case_state.watchful):
                 self._to_watch[case_id] = cause
         if until_ms is None:
-            clearance.measure(self.state, device_id, from_ms)
+            safe_region.measure(self.state, device_id, from_ms)
         else:
-            clearance.drop(self.state, device_id)
+            safe_region.drop(self.state, device_id)
 
     # ── equipment ────────────────────────────────────────────────────────────────────────────────────────────────────
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import enum
 from dataclasses import dataclass
 
-from services.common.errors import FailedPrecondition, InvalidField, PermissionDenied
-from services.common.grounds import LEGAL_BASES, Kind, Purpose, check_grounds
-from services.common.identity import Role
-from services.geofence.domain.geometry import Shape
+from services.common.privacy.grounds import LEGAL_BASES, Kind, Purpose, check_grounds
+from services.common.rpc.errors import FailedPrecondition, InvalidField, PermissionDenied
+from services.common.rpc.identity import Role
+from services.geofence.domain.kinematics.geometry import Shape
+from services.geofence.domain.kinematics.track import UNKNOWN_AFTER_MS, Fix
 from services.geofence.domain.state import CaseState, Incident, State
-from services.geofence.domain.track import UNKNOWN_AFTER_MS, Fix
 
 LONGEST_MS = 86_400_000
 """A share lasts a day at most."""

@@ -10,10 +10,10 @@ from typing import NamedTuple
 from services.geofence.domain import demands
 from services.geofence.domain.alerts import Doubt
 from services.geofence.domain.entries import Case, Demand, Equipment, Ring, Target
-from services.geofence.domain.plausibility import Way
-from services.geofence.domain.rings import RingState
+from services.geofence.domain.kinematics.rings import RingState
+from services.geofence.domain.kinematics.track import WINDOW_MS, Fix, Track
+from services.geofence.domain.kinematics.travel_feasibility import Way
 from services.geofence.domain.rules import Rules
-from services.geofence.domain.track import WINDOW_MS, Fix, Track
 
 SAID_MOST = 1_000
 """Equipment reports of a device that are known again; as many as a batch may hold, so that a batch sent again is known whole."""

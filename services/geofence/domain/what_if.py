@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from services.geofence.domain import fold
 from services.geofence.domain.alerts import Output
 from services.geofence.domain.entries import Body, Case, Entry, Tick
-from services.geofence.domain.geometry import Polygon
+from services.geofence.domain.kinematics.geometry import Polygon
 from services.geofence.domain.rules import Rules
 from services.geofence.domain.state import State
 

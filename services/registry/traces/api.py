@@ -7,8 +7,10 @@ from typing import Any
 
 import grpc.aio
 
-from services.common import fields, rpc, trace_ids
-from services.common.identity import Role
+from services.common import fields
+from services.common.observability import trace_ids
+from services.common.rpc import server
+from services.common.rpc.identity import Role
 from services.registry.traces import translate
 from services.registry.traces.domain.spans import OPERATOR, REVIEWER, shown_to
 from services.registry.traces.traces import Traces
@@ -35,7 +37,7 @@ class TraceServicer(trace_pb2_grpc.TraceServiceServicer):
     ) -> trace_pb2.GetTraceResponse:
         incident_id = fields.required_id("incident_id", request.incident_id)
         spans, is_cut = await self._traces.read(incident_id)
-        shown = shown_to(_VIEWERS[rpc.caller().role], spans)
+        shown = shown_to(_VIEWERS[server.caller().role], spans)
         return trace_pb2.GetTraceResponse(
             trace_id=trace_ids.trace_id_of(incident_id), spans=translate.spans_to_proto(shown), is_cut=is_cut
         )

@@ -11,15 +11,16 @@ from functools import partial
 
 from prometheus_client import Counter
 
-from services.common import flow, stored, tracing, trails
-from services.common.bus import Bus
 from services.common.clock import wall_us
-from services.common.errors import InvalidField, NotFound, TandemError
-from services.common.pull import Delivered
-from services.common.readiness import Readiness
-from services.common.streams import Premises
-from services.common.telemetry import logger
-from services.common.trails import Trail
+from services.common.messaging import flow, stored, trails
+from services.common.messaging.bus import Bus
+from services.common.messaging.pull import Delivered
+from services.common.messaging.streams import Premises
+from services.common.messaging.trails import Trail
+from services.common.observability import tracing
+from services.common.observability.readiness import Readiness
+from services.common.observability.telemetry import logger
+from services.common.rpc.errors import InvalidField, NotFound, TandemError
 from services.registry.handlers import Registry
 from services.registry.traces import store, translate
 from services.registry.traces.domain.facts import Fact

@@ -15,8 +15,8 @@ from opentelemetry.trace import Link as OtelLink
 from opentelemetry.trace import SpanContext, SpanKind, TraceFlags
 from prometheus_client import Counter
 
-from services.common import trace_ids, tracing
-from services.common.telemetry import logger
+from services.common.observability import trace_ids, tracing
+from services.common.observability.telemetry import logger
 from services.registry.traces.domain.spans import Span
 from services.registry.traces.traces import Read, Traces
 

@@ -10,8 +10,8 @@ import sqlalchemy as sa
 from sqlalchemy import Connection
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from services.common import db
 from services.common.clock import MeshClock
+from services.common.storage import db
 from services.registry.tables_ledger import ledger
 from services.registry.tables_traces import case_versions, trace_facts, trace_positions
 from services.registry.traces.domain import facts

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from services.common import flow
-from services.common.errors import NotFound
-from services.common.streams import Premises
+from services.common.messaging import flow
+from services.common.messaging.streams import Premises
+from services.common.rpc.errors import NotFound
 from services.registry.handlers import Registry
 from services.registry.traces.domain.facts import AlertFact, Fact, Premise, StepFact, Use
 from services.registry.traces.domain.spans import Span, spans_of

@@ -8,10 +8,12 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from services.common import stored, times, trace_ids
+from services.common import times
 from services.common.clock import MeshClock
-from services.common.errors import InvalidField
-from services.common.pull import Delivered
+from services.common.messaging import stored
+from services.common.messaging.pull import Delivered
+from services.common.observability import trace_ids
+from services.common.rpc.errors import InvalidField
 from services.registry.traces.domain.facts import AlertFact, StepFact
 from services.registry.traces.domain.spans import Span
 from tandem.common.v1 import alert_pb2, exercise_pb2, geometry_pb2, log_pb2

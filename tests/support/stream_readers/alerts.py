@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from services.common import flow
+from services.common.messaging import flow
 from tandem.common.v1 import alert_pb2, geometry_pb2
-from tests.support import dispatch
+from tests.support.dispatch import dispatch
 from tests.support.stream_readers.reader import Message
 
 LOG_ROWS = tuple(row.subject for row in flow.FLOWS if row.stream == flow.LOG.name)

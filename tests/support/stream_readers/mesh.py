@@ -13,17 +13,18 @@ from typing import Any
 import aiohttp
 import grpc.aio
 
-from services.common import bus as buses
-from services.common import flow, rpc, streams
-from services.common.bus import Bus, PubAck
 from services.common.clock import MeshClock
-from services.common.errors import Unavailable
-from tests.support import dispatch
-from tests.support.ingest import IngestMesh
-from tests.support.nats import TestServer, running_server
-from tests.support.ports import free_port
-from tests.support.processes import Service
-from tests.support.registry import RegistryMesh
+from services.common.messaging import bus as buses
+from services.common.messaging import flow, streams
+from services.common.messaging.bus import Bus, PubAck
+from services.common.rpc import server
+from services.common.rpc.errors import Unavailable
+from tests.support.common.nats import TestServer, running_server
+from tests.support.common.ports import free_port
+from tests.support.common.processes import Service
+from tests.support.dispatch import dispatch
+from tests.support.ingest.ingest import IngestMesh
+from tests.support.registry.registry import RegistryMesh
 
 PARTITIONS = 2
 STREAM_BYTES = 64 << 20
@@ -156,7 +157,8 @@ class ReadersMesh:
         async with AsyncExitStack() as stack:
             bus = await stack.enter_async_context(buses.connect(self.nats.url, "test"))
             channels = {
-                name: await stack.enter_async_context(rpc.channel(address)) for name, address in self.addresses.items()
+                name: await stack.enter_async_context(server.channel(address))
+                for name, address in self.addresses.items()
             }
             yield Connection(self, bus, channels)
 
@@ -183,7 +185,7 @@ class Connection:
 
     def call(self, who: str) -> dict[str, Any]:
         """Metadata and deadline of a call by somebody."""
-        return {"metadata": rpc.bearer(who, SECRET), "timeout": rpc.UNARY_DEADLINE_S}
+        return {"metadata": server.bearer(who, SECRET), "timeout": server.UNARY_DEADLINE_S}
 
 
 def stream_names() -> list[str]:

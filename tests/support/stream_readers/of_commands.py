@@ -10,18 +10,18 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from services.cli import refold
-from services.cli.commands import export
+from services.cli.commands.review import export
+from services.cli.explain import refold
 from services.cli.failure import CommandFailed
-from services.cli.mesh import Mesh, locked
-from services.cli.nats_server import NatsServer
-from services.common import flow, pull, streams
+from services.cli.stack.mesh import Mesh, locked
+from services.cli.stack.nats_server import NatsServer
 from services.common.clock import MeshClock
-from services.common.errors import NotFound
-from services.dispatch import evidence_gathering
+from services.common.messaging import flow, pull, streams
+from services.common.rpc.errors import NotFound
+from services.dispatch.evidence import collector
 from tandem.common.v1 import alert_pb2
-from tests.support import log
-from tests.support.ingest import now_ms
+from tests.support.geofence import log
+from tests.support.ingest.ingest import now_ms
 from tests.support.stream_readers.alerts import LOG_ROWS, alert_id, alert_messages
 from tests.support.stream_readers.mesh import PARTITIONS, SECRET, Connection
 from tests.support.stream_readers.of_registry import step_message
@@ -89,7 +89,7 @@ async def _gathered(connection: Connection, user: str, leg: str, id_: str) -> in
     async with connection.mesh.nats.bus_as(user) as bus:
         premises = await streams.read_premises(bus)
         try:
-            found = await evidence_gathering.gather(bus, premises, [id_], leg)
+            found = await collector.gather(bus, premises, [id_], leg)
         except NotFound:
             return 0
     return sum(one.subject == flow.alert_subject(0, id_) for one in found.records)

@@ -8,9 +8,9 @@ from typing import Any
 
 import grpc.aio
 
-from services.common import cursors, flow
+from services.common.messaging import cursors, flow
 from tandem.geofence.v1 import geofence_pb2, geofence_pb2_grpc
-from tests.support import log
+from tests.support.geofence import log
 from tests.support.stream_readers.alerts import LOG_ROWS, alert_id, alert_messages
 from tests.support.stream_readers.mesh import CHECKPOINT_EVERY, Connection
 from tests.support.stream_readers.reader import Message, Reader

@@ -7,12 +7,12 @@ from typing import Any
 
 import grpc.aio
 
-from services.common import flow, pull
+from services.common.messaging import flow, pull
 from tandem.common.v1 import command_pb2, log_pb2
 from tandem.ingest.v1 import ingest_pb2, ingest_pb2_grpc
-from tests.support import log
-from tests.support.ingest import VENDOR, now_ms
-from tests.support.records import VENDOR_ID
+from tests.support.geofence import log
+from tests.support.ingest.ingest import VENDOR, now_ms
+from tests.support.registry.records import VENDOR_ID
 from tests.support.stream_readers.alerts import LOG_ROWS
 from tests.support.stream_readers.mesh import Connection
 from tests.support.stream_readers.reader import Message, Reader

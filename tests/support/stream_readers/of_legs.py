@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from services.common import flow, times
+from services.common import times
 from services.common.clock import MeshClock
+from services.common.messaging import flow
 from tandem.common.v1 import alert_pb2, command_pb2, log_pb2
 from tandem.dispatch.v1 import dispatch_pb2, following_pb2
 from tests.support.stream_readers.alerts import LOG_ROWS, alert_id, alert_messages

@@ -15,7 +15,7 @@ from functools import partial
 
 from google.protobuf.message import DecodeError
 
-from services.common import flow, pull
+from services.common.messaging import flow, pull
 from tandem.common.v1 import alert_pb2
 from tests.support.stream_readers.mesh import CHECK_EVERY_S, SERVICES, Connection, ReadersMesh
 from tests.support.stream_readers.reader import Message, Reader, garbage_for, no_messages

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from services.common import flow
+from services.common.messaging import flow
 from tests.support.stream_readers import of_commands, of_geofence, of_ingest, of_legs, of_registry
 from tests.support.stream_readers.reader import Reader, Row
 

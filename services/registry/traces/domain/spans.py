@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from services.common import trace_ids
+from services.common.observability import trace_ids
 from services.registry.traces.domain.facts import AlertFact, Premise, StepFact, Use
 
 REVIEWER, OPERATOR = "reviewer", "operator"

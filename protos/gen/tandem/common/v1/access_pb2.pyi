@@ -50,7 +50,7 @@ class _RoleEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Role.ValueType],
     """
 
 class Role(_Role, metaclass=_RoleEnumTypeWrapper):
-    """Who is calling. A caller proves a SPIFFE id (mutual TLS, or a development token on loopback); services/common/identity.py
+    """Who is calling. A caller proves a SPIFFE id (mutual TLS, or a development token on loopback); services/common/rpc/identity.py
     maps the id to exactly one of these.
     """
 

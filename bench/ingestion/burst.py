@@ -1,0 +1,124 @@
+"""Devices that were without a connection for an hour come back at once: how soon all is stored, and whether live reports wait."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import grpc.aio
+
+from bench.ingestion import reports
+from bench.ingestion.endpoint import BURST_DEVICES, Door, burst_device_id
+from bench.ingestion.reports import Reports
+from bench.mesh import load
+from bench.mesh.load import Shape
+from services.cli.failure import CommandFailed
+from services.cli.simulate.load_generator import METHOD, Sent
+from services.common import times
+from services.common.rpc import server
+from tandem.ingest.v1 import ingest_pb2
+
+EVERY_S = 15
+EACH = 3600 // EVERY_S
+"""Reports of an hour."""
+LIVE = Shape("live", reports_per_s=2_667, batch=1, streams=8)
+"""40,000 devices that report every 15 s."""
+LIVE_FOR_S = 45.0
+BEGINS_AFTER_S = 3.0
+STREAMS = 4
+WINDOW = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Burst:
+    """What it gave."""
+
+    drained_s: float
+    stored: int
+    """Reports of the hour that are durable."""
+    live: Sent
+    before_ms: list[float]
+    """From due to answered, of live reports that were due before the burst."""
+    during_ms: list[float]
+    """The same while it drained."""
+
+
+async def run(door: Door, singles: Reports) -> Burst:
+    """Live reports one by one, and among them the burst."""
+    hours = [_hour(device, time.time_ns() // 1_000_000) for device in range(BURST_DEVICES)]
+    plan = reports.plan(singles, LIVE, LIVE_FOR_S, seed=1)
+    live = asyncio.create_task(load.send(door.address, door.identity, plan, LIVE.streams))
+    began_s = BEGINS_AFTER_S
+    try:
+        await asyncio.sleep(max(plan.starts_at_ms / 1000 + began_s - time.time(), 0))
+        if live.done():
+            live.result()  # it can't have ended but by an error
+        began = time.monotonic()
+        stored = await _send(door, hours)
+        drained_s = time.monotonic() - began
+        print(f"burst: {stored} reports stored in {drained_s:.1f} s", file=sys.stderr)
+        sent = await live
+    finally:
+        live.cancel()
+    answers = list(zip(sent.answered_due_s, sent.answered_after_s, strict=True))
+    return Burst(
+        drained_s,
+        stored,
+        sent,
+        [1000 * after_s for due_s, after_s in answers if due_s < began_s],
+        [1000 * after_s for due_s, after_s in answers if began_s <= due_s < began_s + drained_s],
+    )
+
+
+async def _send(door: Door, hours: list[bytes]) -> int:
+    left = iter(hours)
+    async with server.channel(door.address) as channel:
+        method: Any = channel.stream_stream(METHOD, None, ingest_pb2.ReportResponse.FromString)
+        return sum(await asyncio.gather(*(_stream(method(metadata=door.identity), left) for _ in range(STREAMS))))
+
+
+async def _stream(call: Any, left: Iterator[bytes]) -> int:
+    """Sends with a few batches under way, as a head-end does that has many to send."""
+    stored = waiting = 0
+    for message in left:
+        await call.write(message)
+        waiting += 1
+        if waiting == WINDOW:
+            stored += _accepted(await call.read())
+            waiting -= 1
+    await call.done_writing()
+    while (answer := await call.read()) is not grpc.aio.EOF:
+        stored += _accepted(answer)
+    return stored
+
+
+def _accepted(answer: ingest_pb2.ReportResponse) -> int:
+    if answer.refusals:
+        raise CommandFailed(
+            f"a report of the burst was refused: {answer.refusals[0].field} {answer.refusals[0].reason}"
+        )
+    return len(answer.outcomes)
+
+
+def _hour(device: int, now_ms: int) -> bytes:
+    """All that a device has kept, in one request."""
+    lat_deg, lon_deg = reports.place(device)
+    return ingest_pb2.ReportRequest(
+        batch=device,
+        backfill=True,
+        positions=[
+            ingest_pb2.Position(
+                device_id=burst_device_id(device),
+                report_id=f"kept-{n:03d}",
+                fix_time=times.to_timestamp(now_ms - (EACH - n) * EVERY_S * 1000),
+                lat_deg=lat_deg + n * 1e-5,
+                lon_deg=lon_deg,
+                accuracy_m=reports.ACCURACY_M,
+            )
+            for n in range(EACH)
+        ],
+    ).SerializeToString()

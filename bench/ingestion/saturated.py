@@ -1,0 +1,82 @@
+"""How much a system takes at the most: so many requests under way at all times, none before an earlier one was answered."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Coroutine, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import grpc.aio
+
+from bench.ingestion.reports import Reports
+from bench.mesh import machine
+from bench.mesh.machine import Usage
+from services.cli.failure import CommandFailed
+from services.cli.simulate.load_generator import METHOD
+from services.cli.stack.mesh import Metadata
+from tandem.ingest.v1 import ingest_pb2
+
+WARM_UP_S = 1.0
+
+
+@dataclass(slots=True)
+class Tally:
+    """What the workers have done so far, and whether they are to stop."""
+
+    reports: int = 0
+    """Acknowledged as durable."""
+    over: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Saturated:
+    """What one turn gave."""
+
+    reports_per_s: float
+    seconds: float
+    used: Usage
+
+
+Work: TypeAlias = Coroutine[Any, Any, None]
+
+
+async def measure(tally: Tally, work: Sequence[Work], seconds: float, pids: Mapping[str, int]) -> Saturated:
+    """Runs the workers, which count into `tally`, for a warm-up and so many seconds; only what comes after the warm-up counts."""
+
+    async def watch() -> Saturated:
+        await asyncio.sleep(WARM_UP_S)
+        began, before, done_before = time.monotonic(), machine.usage(pids), tally.reports
+        await asyncio.sleep(seconds)
+        took_s, used, done = time.monotonic() - began, machine.usage(pids).since(before), tally.reports - done_before
+        tally.over = True
+        return Saturated(done / took_s, took_s, used)
+
+    watching = asyncio.create_task(watch())
+    await asyncio.gather(watching, *work)
+    return watching.result()
+
+
+async def stream(channel: grpc.aio.Channel, identity: Metadata, reports: Reports, window: int, tally: Tally) -> None:
+    """One stream into ingest with `window` requests under way."""
+    method: Any = channel.stream_stream(METHOD, None, ingest_pb2.ReportResponse.FromString)
+    call = method(metadata=identity)
+    for _ in range(window):
+        await call.write(reports.next())
+    while not tally.over:
+        answer = await call.read()
+        count(answer, tally)
+        for _ in range(answer.batches):
+            await call.write(reports.next())
+    await call.done_writing()
+    while (answer := await call.read()) is not grpc.aio.EOF:
+        count(answer, tally)
+
+
+def count(answer: ingest_pb2.ReportResponse, tally: Tally) -> None:
+    """Counts what was taken; raises CommandFailed where a report was refused."""
+    if answer.refusals:
+        refusal = answer.refusals[0]
+        raise CommandFailed(f"{len(answer.refusals)} reports refused: {refusal.field} {refusal.reason}")
+    tally.reports += len(answer.outcomes)

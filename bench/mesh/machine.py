@@ -1,0 +1,116 @@
+"""The machine that is measured: what it is, how fast its disk makes things durable, what each process takes of it."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import sqlite3
+import statistics
+import subprocess
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from services.cli.stack import nats_server
+
+_PROC = Path("/proc")
+_FSYNCS = 200
+_BLOCK = bytes(4096)
+_PACKAGES = ("grpcio", "protobuf", "nats-py", "uvloop", "sqlalchemy")
+
+
+def describe(folder: Path) -> dict[str, str | int]:
+    """Processor, cores, system and the file system that holds `folder`."""
+    return {
+        "cpu": _cpu_model(),
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
+        "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / (1 << 30)),
+        "kernel": f"{platform.system()} {platform.release()}",
+        "filesystem": _filesystem(folder),
+        "python": platform.python_version(),
+    }
+
+
+def versions() -> dict[str, str]:
+    """Versions of what the figures depend on."""
+    said = subprocess.run((nats_server.binary(), "--version"), capture_output=True, text=True, check=True).stdout
+    found = {"nats-server": said.split()[-1].removeprefix("v"), "sqlite": sqlite3.sqlite_version}
+    return found | {name: importlib.metadata.version(name) for name in _PACKAGES}
+
+
+def fsync_ms(folder: Path) -> float:
+    """Median time to append 4 KiB to a file in `folder` and make it durable, milliseconds."""
+    path = folder / "fsync.probe"
+    took = []
+    with path.open("wb", buffering=0) as file:
+        for _ in range(_FSYNCS):
+            began = time.perf_counter()
+            file.write(_BLOCK)
+            os.fsync(file.fileno())
+            took.append(time.perf_counter() - began)
+    path.unlink()
+    return statistics.median(took) * 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Processor time since some moment in the past; two of them make a measurement."""
+
+    by_process: Mapping[str, float]
+    """Seconds of CPU, by the process's name."""
+    idle: float
+    """Seconds that all cores together were idle."""
+    total: float
+    """Seconds of all cores together."""
+
+    @property
+    def others(self) -> float:
+        """Seconds that went to anything but the named processes; much of it means a disturbed measurement."""
+        return max(self.total - self.idle - sum(self.by_process.values()), 0.0)
+
+    def since(self, before: Usage) -> Usage:
+        """What was used between the two."""
+        used = {name: s - before.by_process[name] for name, s in self.by_process.items() if name in before.by_process}
+        return Usage(used, self.idle - before.idle, self.total - before.total)
+
+
+def usage(pids: Mapping[str, int]) -> Usage:
+    """Processor time of these processes and of the machine; all empty where the system has no /proc."""
+    if not (_PROC / "stat").exists():
+        return Usage({}, 0.0, 0.0)
+    tick_s = 1 / os.sysconf("SC_CLK_TCK")
+    ticks = [int(one) for one in (_PROC / "stat").read_text().splitlines()[0].split()[1:9]]
+    by_process = {}
+    for name, pid in pids.items():
+        # Behind the command's name, which may hold anything but a closing bracket at its end: state is field 0 there.
+        fields = (_PROC / str(pid) / "stat").read_text().rpartition(")")[2].split()
+        by_process[name] = (int(fields[11]) + int(fields[12])) * tick_s
+    return Usage(by_process, (ticks[3] + ticks[4]) * tick_s, sum(ticks) * tick_s)
+
+
+def resident_mib(pid: int | str = "self") -> float | None:
+    """Memory that a process, or this one, has in RAM, MiB; None where the system has no /proc."""
+    status = _PROC / str(pid) / "status"
+    if not status.exists():
+        return None
+    return int(status.read_text().partition("VmRSS:")[2].split()[0]) / 1024
+
+
+def _cpu_model() -> str:
+    cpuinfo = _PROC / "cpuinfo"
+    if cpuinfo.exists():
+        for line in cpuinfo.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def _filesystem(folder: Path) -> str:
+    mounts = _PROC / "mounts"
+    if not mounts.exists():
+        return "unknown"
+    found = [line.split()[1:3] for line in mounts.read_text().splitlines()]
+    within = [(point, kind) for point, kind in found if folder.resolve().is_relative_to(point)]
+    return max(within, key=lambda one: len(one[0]))[1] if within else "unknown"

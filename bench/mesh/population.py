@@ -1,0 +1,120 @@
+"""Who takes part in a benchmark: joint cases whose parties report, put into the registry by its public interface."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import random
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import date, timedelta
+from typing import Any
+
+from services.cli.calls import call
+from services.cli.simulate.actors import MOJ_RECORDS, NPA_RECORDS, VENDOR_ID
+from services.cli.stack.mesh import Clients
+from services.common import times
+from services.registry.domain import Sex
+from tandem.registry.v1 import registry_pb2
+
+AT_ONCE = 8
+"""Cases that are put at the same time."""
+_DAY_MS = 86_400_000
+
+_SURNAMES = tuple("김이박최정강조윤장임한오서신권황안송류홍")
+_SHARES = (215, 147, 84, 47, 43, 24, 21, 20, 20, 17, 15, 15, 15, 18, 14, 14, 14, 14, 13, 12)
+"""Per thousand, as they are in Korea."""
+_SYLLABLES = "가경광규근기나남다대도동라라민범병보상서석선성소수승시아연영예완용우원유윤은인재정종주준지진찬채철태하한해현형혜호훈희"
+
+
+class People:
+    """People made up at random, each with a number of their own."""
+
+    def __init__(self) -> None:
+        self._random = random.Random(7)
+        self._numbers = itertools.count(1)
+
+    def next(self) -> dict[str, Any]:
+        """What a record says of a person."""
+        born = date(1950, 1, 1) + timedelta(days=self._random.randrange(20_000))
+        (surname,) = self._random.choices(_SURNAMES, _SHARES)
+        return {
+            # Spread, so that no two are a slip of typing apart: those would be questions for a person.
+            "national_id": f"{born:%y%m%d}{next(self._numbers) * 3_000_017 % 10_000_000:07d}",
+            "name": surname + "".join(self._random.choices(_SYLLABLES, k=2)),
+            "birth_date": born,
+            "sex": self._random.choice((Sex.MALE, Sex.FEMALE)),
+            "phone": f"010-{self._random.randrange(10_000):04d}-{self._random.randrange(10_000):04d}",
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Party:
+    """One joint case: a wearer with a tag, a protected person with a device, and the order between them."""
+
+    number: int
+
+    @property
+    def tag_id(self) -> str:
+        """The wearer's tag."""
+        return f"tag-{self.number}"
+
+    @property
+    def device_id(self) -> str:
+        """The protected person's device."""
+        return f"device-{self.number}"
+
+    @property
+    def home(self) -> tuple[float, float]:
+        """Where the protected person is, degrees; those of different cases are kilometres apart."""
+        return 34.5 + self.number % 80 * 0.04, 126.5 + self.number // 80 * 0.04
+
+
+def parties(count: int) -> list[Party]:
+    """That many cases."""
+    return [Party(number) for number in range(count)]
+
+
+async def register(clients: Clients, cases: Sequence[Party]) -> float:
+    """Puts all records of these cases and returns how long it took, seconds.
+
+    Each order has the three rings that it gets by default: 2 km, 1 km and 100 m.
+    """
+    began = time.monotonic()
+    now_ms = clients.clock.now_ms()
+    people = People()
+    left = iter([(party, people.next()) for party in cases])
+
+    async def work() -> None:
+        for party, person in left:
+            await _put_case(clients, party, person, now_ms)
+
+    await asyncio.gather(*(work() for _ in range(AT_ONCE)))
+    return time.monotonic() - began
+
+
+async def _put_case(clients: Clients, party: Party, who: Mapping[str, Any], now_ms: int) -> None:
+    registry, moj, npa = clients.registry, clients.identity(MOJ_RECORDS), clients.identity(NPA_RECORDS)
+    n = party.number
+    said = {"national_id": who["national_id"], "name": who["name"], "birth_date": who["birth_date"].isoformat()}
+    wearer = registry_pb2.Wearer(wearer_id=f"wearer-{n}", source_version=1, **said)
+    tag = registry_pb2.Tag(device_id=party.tag_id, wearer_id=wearer.wearer_id, source_version=1, vendor_id=VENDOR_ID)
+    person = registry_pb2.ProtectedPerson(person_id=f"person-{n}", name="-", source_version=1)
+    device = registry_pb2.Device(
+        device_id=party.device_id, person_id=person.person_id, source_version=1, vendor_id=VENDOR_ID
+    )
+    order = registry_pb2.Order(
+        order_id=f"order-{n}",
+        respondent=registry_pb2.Respondent(**said),
+        protected_person_ids=[person.person_id],
+        valid_from=times.to_timestamp(now_ms // _DAY_MS * _DAY_MS),
+        valid_until=times.to_timestamp((now_ms // _DAY_MS + 2) * _DAY_MS),
+        source_version=1,
+    )
+    await call(registry.PutWearer, registry_pb2.PutWearerRequest(wearer=wearer), moj)
+    await call(registry.PutTag, registry_pb2.PutTagRequest(tag=tag), moj)
+    await call(registry.PutProtectedPerson, registry_pb2.PutProtectedPersonRequest(protected_person=person), npa)
+    await call(registry.PutDevice, registry_pb2.PutDeviceRequest(device=device), npa)
+    # The order comes last, so that each case is told to the log once, whole.
+    await call(registry.PutOrder, registry_pb2.PutOrderRequest(order=order), npa)

@@ -1,0 +1,62 @@
+"""`tandem quarantine`: which reports were refused, whose, from whom and why."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+import uvloop
+from rich.table import Table
+
+from services.cli.calls import call
+from services.cli.stack import mesh
+from services.cli.stack.mesh import DEFAULT_FOLDER, OPERATOR, Mesh
+from services.cli.terminal import SafeConsole
+from services.common import times
+from tandem.ingest.v1 import ingest_pb2
+
+WIDTH = 240
+INCOMPLETE = "Incomplete: more was refused than is kept. A row without a device may stand for several; the oldest counts are dropped."
+
+
+def quarantine(
+    device: Annotated[str, typer.Option(help="Of this device only.")] = "",
+    folder: Annotated[Path, typer.Option("--dir", help="Folder of the mesh.")] = DEFAULT_FOLDER,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """List the reports that were refused in the last 7 days: counts, never what was in them."""
+    answer = uvloop.run(_ask(mesh.load(folder), device))
+    rows = [
+        {
+            "device_id": one.device_id,
+            "sender": one.sender,
+            "reason": ingest_pb2.RefusalCode.Name(one.code).removeprefix("REFUSAL_CODE_"),
+            "count": one.count,
+            "first": times.to_rfc3339(times.from_timestamp(one.first)),
+            "last": times.to_rfc3339(times.from_timestamp(one.last)),
+        }
+        for one in answer.quarantined
+    ]
+    if as_json:
+        print(json.dumps({"quarantined": rows, "incomplete": answer.incomplete}))
+        return
+    # Ids are for copying: where nobody's terminal sets the width, none is cut.
+    console = SafeConsole(soft_wrap=True, width=None if sys.stdout.isatty() else WIDTH)
+    if not rows:
+        console.print("no reports were refused")
+        return
+    table = Table("device", "sender", "reason", "count", "first", "last")
+    for row in rows:
+        table.add_row(*(str(value) or "-" for value in row.values()))
+    console.print(table)
+    if answer.incomplete:
+        console.print(INCOMPLETE)
+
+
+async def _ask(running: Mesh, device_id: str) -> ingest_pb2.ListQuarantineResponse:
+    async with mesh.connect(running) as clients:
+        request = ingest_pb2.ListQuarantineRequest(device_id=device_id)
+        return await call(clients.ingest.ListQuarantine, request, clients.identity(OPERATOR))

@@ -1,0 +1,253 @@
+"""`tandem send`: a device's track from a file into a running mesh, as the head-end of a vendor would send it."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from collections import Counter
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated
+
+import typer
+import uvloop
+
+from services.cli import progress
+from services.cli.failure import FAILED, MISUSED, CommandFailed
+from services.cli.simulate import tracks
+from services.cli.simulate.actors import HeadEnd, Report
+from services.cli.simulate.tracks import INTERVAL_S, Track
+from services.cli.stack import mesh
+from services.cli.stack.mesh import DEFAULT_FOLDER, Clients, Mesh
+from services.cli.terminal import SafeConsole
+from services.common import fields, times
+from services.common.ids import hash_id
+from services.common.rpc.errors import InvalidField
+from services.ingest.domain import ACCURACY_MOST_M
+from tandem.ingest.v1 import ingest_pb2
+
+BATCH_MOST = 100
+"""What is due at the same time goes in batches of so many."""
+SLOWEST, FASTEST = 0.001, 100_000.0
+TOO_OFTEN_S = 1.0
+"""Before a report is sent again that came sooner than its device may report."""
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """When the reports of a track are due, and the times that they are given."""
+
+    speed: float
+    """How many times as fast as the track's own times; 0 for as fast as it is taken."""
+    as_recorded: bool
+    """Reports keep their times and ids; otherwise the first is now, or at speed 0 the last."""
+
+    def round(self, track: Track, now_ms: int) -> tuple[list[tuple[int, Report]], int]:
+        """For each report when it is due, on the mesh's clock as all times are; and when a next round may begin."""
+        moments_ms = [tracks.time_ms(one) for one in track.reports]
+        first_ms, shift_ms = moments_ms[0], now_ms - max(moments_ms)
+        planned: list[tuple[int, Report]] = []
+        due_ms = now_ms
+        for report, moment_ms in zip(track.reports, moments_ms, strict=True):
+            paced_ms = now_ms + round((moment_ms - first_ms) / self.speed) if self.speed else now_ms
+            due_ms = max(due_ms, paced_ms)  # a step back in time is sent in its turn
+            given_ms = paced_ms if self.speed else moment_ms + shift_ms
+            planned.append((due_ms, report if self.as_recorded else _moved(report, given_ms, now_ms)))
+        steps = len(planned) - 1
+        step_ms = (due_ms - now_ms) / steps if steps else INTERVAL_S * 1000 / (self.speed or 1)
+        return planned, due_ms + round(step_ms)
+
+
+def _moved(report: Report, moment_ms: int, began_ms: int) -> Report:
+    copy: Report = type(report)()
+    copy.MergeFrom(report)  # type: ignore[arg-type]  # of the same type
+    # A device's report counts once for ever, so those of another round or run need ids of their own.
+    copy.report_id = hash_id("report", began_ms, report.device_id, report.report_id)
+    moment = copy.fix_time if isinstance(copy, ingest_pb2.Position) else copy.event_time
+    moment.CopyFrom(times.to_timestamp(moment_ms))
+    return copy
+
+
+def send(
+    track: Annotated[Path, typer.Argument(help="The track: GPX, CSV or NDJSON, as its name says.")],
+    device: Annotated[str, typer.Option(help="Device that reports it.")],
+    folder: Annotated[Path, typer.Option("--dir", help="Folder of the mesh.")] = DEFAULT_FOLDER,
+    speed: Annotated[
+        float, typer.Option(help="How many times as fast as the track's own times; 0 as fast as it is taken.")
+    ] = 1.0,
+    loop: Annotated[bool, typer.Option("--loop", help="Begin again at the end, until Ctrl-C.")] = False,
+    as_recorded: Annotated[
+        bool, typer.Option("--as-recorded", help="Keep the times of the file; without it the first position is now.")
+    ] = False,
+    backfill: Annotated[
+        bool, typer.Option("--backfill", help="Send it as kept while there was no connection.")
+    ] = False,
+    accuracy: Annotated[
+        float, typer.Option(help="Accuracy of positions that don't say theirs, metres.", min=0.001, max=ACCURACY_MOST_M)
+    ] = 10.0,
+) -> None:
+    """Send a track as the head-end of a vendor does; commands to the device are shown and acknowledged.
+
+    At speed 0 the last position is now. Exit code 1 where something was refused, 2 where a line was wrong.
+    """
+    try:
+        fields.required_id("--device", device)
+    except InvalidField as error:
+        raise CommandFailed(str(error), MISUSED) from None
+    if speed and not SLOWEST <= speed <= FASTEST:
+        raise CommandFailed(f"--speed: must be 0, or from {SLOWEST:g} to {FASTEST:g}", MISUSED)
+    if loop and (as_recorded or not speed):
+        raise CommandFailed("--loop goes with neither --as-recorded nor --speed 0: what was, was once", MISUSED)
+    read = tracks.read(track, device, accuracy)
+    if as_recorded and not read.timed:
+        raise CommandFailed(f"{track}: has no times, so --as-recorded has none to keep", MISUSED)
+    running = mesh.load(folder)
+    console = SafeConsole(highlight=False, soft_wrap=True)
+    for fault in read.faults:
+        console.print(str(fault), style="red")
+    if not read.timed:
+        console.print(f"no point has a time: they are taken to be {INTERVAL_S} s apart")
+    if read.others:
+        console.print(f"{read.others} lines are of other devices and aren't sent")
+    sent = Sent()
+    try:
+        if read.reports:
+            pace = Pace(speed, as_recorded)
+            uvloop.run(_send(running, read, pace, sent, console, loop=loop, backfill=backfill))
+    finally:
+        for said, count in sorted(sent.refused.items()):
+            console.print(f"refused ({count}): {said}", style="red")
+        console.print(sent.summary())
+    raise typer.Exit(FAILED if sent.refused else MISUSED if read.faults else 0)
+
+
+@dataclass(slots=True)
+class Sent:
+    """What came of it."""
+
+    rounds: int = 0
+    """Rounds that were begun."""
+    planned: int = 0
+    """Reports of these rounds."""
+    taken: int = 0
+    """Reports that are durable in the log."""
+    refused: Counter[str] = field(default_factory=Counter)
+    """By what ingest said."""
+    held_up: int = 0
+    """Times that a batch had to wait since its device reported more often than it may."""
+    commands: int = 0
+
+    def summary(self) -> str:
+        """One line for a person."""
+        refused = self.refused.total()
+        parts = {
+            "rounds": self.rounds if self.rounds > 1 else 0,
+            "refused": refused,
+            "not sent": self.planned - self.taken - refused,
+            "held up, since the device may not report more often": self.held_up,
+            "commands acknowledged": self.commands,
+        }
+        said = [f"{self.taken} of {self.planned} reports are in the log"]
+        return "; ".join(said + [f"{name}: {count}" for name, count in parts.items() if count])
+
+
+async def _send(
+    running: Mesh, track: Track, pace: Pace, sent: Sent, console: SafeConsole, *, loop: bool, backfill: bool
+) -> None:
+    stop, events = asyncio.Event(), asyncio.get_running_loop()
+
+    def end() -> None:
+        stop.set()
+        for number in _SIGNALS:
+            events.remove_signal_handler(number)  # the next one ends at once
+
+    for number in _SIGNALS:
+        events.add_signal_handler(number, end)
+
+    def commanded(command: ingest_pb2.DeviceCommand) -> None:
+        sent.commands += 1
+        console.print(f"command {command.command_id} to {command.device_id}: {_said(command)}")
+
+    async with mesh.connect(running) as clients, HeadEnd(clients, commanded) as head_end:
+        sender = _Sender(clients, head_end, sent, stop, backfill=backfill)
+        begins_ms = clients.clock.now_ms()
+        with progress.bar() as shown:
+            task = shown.add_task("sending", total=len(track.reports))
+            while not stop.is_set():
+                planned, begins_ms = pace.round(track, max(begins_ms, clients.clock.now_ms()))
+                shown.reset(task)
+                await sender.send(planned, lambda count: shown.advance(task, count))
+                if not loop or stop.is_set():
+                    break
+                await sender.wait_until(begins_ms)
+        await head_end.settle()
+
+
+class _Sender:
+    """Sends what is due, when it is due, until it is durable or refused for good."""
+
+    def __init__(self, clients: Clients, head_end: HeadEnd, sent: Sent, stop: asyncio.Event, *, backfill: bool) -> None:
+        self._clock, self._head_end, self._sent, self._stop = clients.clock, head_end, sent, stop
+        self._backfill = backfill
+
+    async def send(self, planned: Sequence[tuple[int, Report]], tell: Callable[[int], None]) -> None:
+        """One round. `tell` is told of how many more something is known."""
+        self._sent.rounds += 1
+        self._sent.planned += len(planned)
+        done = 0
+        while done < len(planned) and not self._stop.is_set():
+            await self.wait_until(planned[done][0])
+            now_ms = self._clock.now_ms()
+            due: list[Report] = []
+            for due_ms, report in planned[done : done + BATCH_MOST]:
+                # In a batch, positions come before events: one that follows an event has to go with the next batch.
+                if due_ms > now_ms or (due and isinstance(due[-1], ingest_pb2.EquipmentEvent)):
+                    break
+                due.append(report)
+            if due:
+                await self._deliver(due)
+                tell(len(due))
+                done += len(due)
+
+    async def wait_until(self, mesh_ms: int) -> None:
+        """Returns at a moment of the mesh's clock, or when all is to stop."""
+        await self._wait(self._clock.wall_s(mesh_ms - self._clock.now_ms()))
+
+    async def _wait(self, wall_s: float) -> None:
+        if wall_s > 0:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(wall_s):
+                    await self._stop.wait()
+
+    async def _deliver(self, reports: list[Report]) -> None:
+        while reports:
+            refusals = await self._head_end.exchange(reports, backfill=self._backfill)
+            self._sent.taken += len(reports) - len(refusals)
+            again = []
+            for report, refusal in refusals:
+                if refusal.code == ingest_pb2.REFUSAL_CODE_TOO_OFTEN:
+                    again.append(report)
+                else:
+                    self._sent.refused[f"{refusal.field.rpartition('.')[2]}: {refusal.reason}"] += 1
+            if again:
+                self._sent.held_up += 1
+                await self._wait(TOO_OFTEN_S)
+            reports = [] if self._stop.is_set() else again
+
+
+def _said(command: ingest_pb2.DeviceCommand) -> str:
+    instruction = command.instruction
+    match instruction.WhichOneof("kind"):
+        case "report_every":
+            for_s = instruction.report_every.for_s
+            return f"report every {instruction.report_every.interval_s} s" + (f" for {for_s} s" if for_s else "")
+        case "report_as_usual":
+            return "report as usual"
+        case "vibrate":
+            return f"vibrate for {instruction.vibrate.duration_s} s"
+        case "locate_now":
+            return "report the position now"
+    return "not known to this version, and refused"

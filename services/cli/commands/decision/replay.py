@@ -1,0 +1,65 @@
+"""`tandem replay`: plays a scenario and its reports through a running mesh."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import typer
+import uvloop
+from rich.table import Table
+
+from services.cli.failure import FAILED, MISUSED, CommandFailed
+from services.cli.simulate import files, outcome, player
+from services.cli.simulate.player import Replayed
+from services.cli.stack import mesh
+from services.cli.stack.mesh import DEFAULT_FOLDER, Mesh
+from services.cli.terminal import SafeConsole, styled
+
+
+def replay(
+    scenario: Annotated[Path, typer.Option(help="Scenario: records and orders, JSON.")],
+    reports: Annotated[Path, typer.Option(help="Reports in the order of their arrival, NDJSON.")],
+    rate: Annotated[int, typer.Option(help="Clock rate of the mesh, as `tandem up` was told.", min=1)] = 1,
+    folder: Annotated[Path, typer.Option("--dir", help="Folder of the mesh.")] = DEFAULT_FOLDER,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the outcome as one JSON object.")] = False,
+) -> None:
+    """Play a scenario and its reports through a running mesh, as if it happened now."""
+    try:
+        records = files.load_scenario(scenario)
+        lines = files.load_reports(reports, records)
+    except files.FileError as error:
+        raise CommandFailed(str(error), MISUSED) from None
+    running = mesh.load(folder)
+    if running.clock.rate != rate:
+        raise CommandFailed(f"--rate {rate}: the mesh on {folder} runs at clock rate {running.clock.rate}", MISUSED)
+    raise typer.Exit(uvloop.run(_play(running, records, lines, as_json=as_json)))
+
+
+async def _play(running: Mesh, scenario: files.Scenario, lines: Sequence[files.Line], *, as_json: bool) -> int:
+    console = SafeConsole(stderr=as_json, highlight=False, soft_wrap=True)
+    async with mesh.connect(running) as clients:
+        with console.status("putting the records") as status:
+            replayed = await player.play(
+                clients, scenario, lines, lambda sent: status.update(f"sent {sent} of {len(lines)} lines")
+            )
+    for refusal in replayed.refused:
+        console.print(styled(("refused", "yellow"), f" {refusal}"))
+    alerts = [player.alert_json(one, replayed.shift_ms) for one in replayed.alerts]
+    if as_json:
+        said = outcome.to_json(replayed.match_ms, replayed.incidents, replayed.shift_ms)
+        print(json.dumps(said | {"episodes": alerts}))
+    else:
+        _print(console, replayed, alerts)
+    return 0 if all(one.answered for one in replayed.incidents if one.responds) else FAILED
+
+
+def _print(console: SafeConsole, replayed: Replayed, alerts: list[dict[str, object]]) -> None:
+    table = Table("at", "order", "target", "what", "ring, m", "demand")
+    for alert in alerts:
+        columns = ("at", "order_id", "target_id", "kind", "ring_m", "demand")
+        table.add_row(*(str(alert[column] or "") for column in columns))
+    console.print(table)
+    console.print(*outcome.tables(replayed.incidents, replayed.shift_ms), sep="\n")

@@ -1,0 +1,76 @@
+"""`tandem certs`: a development authority and the certificates of all who take part."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable
+from datetime import timedelta
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from services.cli.failure import MISUSED, CommandFailed
+from services.cli.monitor import drill, exercise
+from services.cli.monitor.watch import WATCH
+from services.cli.simulate.actors import DESKS, MOJ_RECORDS, NPA_RECORDS, REVIEWER, VENDOR
+from services.cli.stack import authority, nats_server
+from services.cli.stack.authority import Authority
+from services.cli.stack.mesh import OPERATOR
+from services.common.messaging import flow
+from services.common.messaging.permissions import SERVICE
+from services.common.rpc.certificates import AUTHORITY, folder_of
+from services.common.rpc.identity import CONSOLES
+
+_SPIFFE_ID = re.compile(r"spiffe://[a-z0-9.-]+(/[a-z0-9-]+)+")
+CLIENTS = (
+    MOJ_RECORDS,
+    NPA_RECORDS,
+    *DESKS.values(),
+    VENDOR,
+    REVIEWER,
+    OPERATOR,
+    exercise.VENDOR,
+    drill.OPERATOR,
+    WATCH,
+    *CONSOLES.values(),
+)
+"""Those whom the demo, drills and the watch play, and the consoles."""
+PAGES = SERVICE + "console"
+"""As what a console serves its pages; it calls as its agency's."""
+SERVERS = (nats_server.IDENTITY, PAGES, *(SERVICE + user for user in flow.USERS))
+LOOPBACK = ("localhost", "127.0.0.1")
+
+
+def certs(
+    ids: Annotated[
+        list[str] | None, typer.Argument(help="SPIFFE ids; without any, all that a mesh and its demo need.")
+    ] = None,
+    folder: Annotated[Path, typer.Option("--dir", help="Folder of the authority and the certificates.")] = Path(
+        "certs"
+    ),
+    hosts: Annotated[
+        list[str] | None, typer.Option("--host", help="DNS name or address that they serve under, beside loopback.")
+    ] = None,
+    days: Annotated[float, typer.Option(help="How long they are good for.", min=0.001, max=398)] = 30,
+) -> None:
+    """Issue certificates for development, by an authority of your own; those that are there are replaced."""
+    os.umask(0o077)
+    for one in ids or ():
+        if not _SPIFFE_ID.fullmatch(one):
+            raise CommandFailed(f"{one}: isn't a SPIFFE id such as spiffe://moj/desk/seoul", MISUSED)
+    wanted = tuple(ids) if ids else (*SERVERS, *CLIENTS)
+    issue(folder, wanted, (*LOOPBACK, *(hosts or ())), timedelta(days=days))
+    for one in wanted:
+        print(f"{one}  {folder_of(folder, one)}")
+
+
+def issue(folder: Path, ids: Iterable[str], hosts: Iterable[str], lifetime: timedelta) -> None:
+    """Certificates of these ids, and the authority in the folder at the first time."""
+    one, hosts = Authority.opened(folder), tuple(hosts)
+    trusted = (folder / AUTHORITY).read_bytes()
+    for spiffe_id in ids:
+        # Only Tandem's own processes serve; a desk's certificate must not do for a server.
+        served = hosts if spiffe_id.startswith(SERVICE) else ()
+        authority.write(folder, spiffe_id, one.issue([spiffe_id], served, lifetime), trusted)

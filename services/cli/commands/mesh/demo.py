@@ -1,0 +1,62 @@
+"""`tandem demo`: plays the story of story.py on a running mesh."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+import uvloop
+
+from services.cli.failure import FAILED
+from services.cli.simulate import demo as story
+from services.cli.simulate import outcome
+from services.cli.stack import mesh
+from services.cli.stack.mesh import DEFAULT_FOLDER, Mesh
+from services.cli.terminal import SafeConsole, styled
+
+
+def demo(
+    folder: Annotated[Path, typer.Option("--dir", help="Folder of the mesh.")] = DEFAULT_FOLDER,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the outcome as one JSON object.")] = False,
+) -> None:
+    """Play the Namyangju story on a running mesh, step by step."""
+    raise typer.Exit(uvloop.run(play(mesh.load(folder), as_json=as_json)))
+
+
+async def play(running: Mesh, *, as_json: bool) -> int:
+    """Plays the story, prints it, and returns the exit code: 0 where both legs of every incident are acknowledged."""
+    async with played(running, as_json=as_json) as exit_code:
+        return exit_code
+
+
+@asynccontextmanager
+async def played(running: Mesh, *, as_json: bool) -> AsyncIterator[int]:
+    """The same; within the block everybody of the story is still there.
+
+    The protected person is given 20 s to read a notice before the next is sent, so the last one is sent after the story's end. Her
+    phone acknowledges it as long as the block lasts.
+    """
+    console = SafeConsole(stderr=as_json, highlight=False, soft_wrap=True)
+    began = time.monotonic()
+    async with mesh.connect(running) as clients, story.stage(clients, story.new_plan()) as stage:
+        with console.status("") as status:
+            async for event in story.play(stage):
+                if isinstance(event, story.Begun):
+                    status.update(event.title)
+                else:
+                    after, took = f"{time.monotonic() - began:5.1f} s", f"({event.took_ms:.0f} ms)"
+                    title = (event.title, "bold")
+                    console.print(styled((after, "dim"), "  ", title, f": {event.detail} ", (took, "dim")))
+        incidents = await story.settled(stage)
+        if as_json:
+            print(json.dumps(outcome.to_json(stage.match_ms, incidents)))
+        else:
+            console.print(*outcome.tables(incidents), sep="\n")
+        if not (answered := outcome.all_answered(incidents)):
+            console.print("not every incident has both legs acknowledged", style="red")
+        yield 0 if answered else FAILED

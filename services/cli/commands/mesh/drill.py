@@ -1,0 +1,82 @@
+"""`tandem drill`: a synthetic breach, flagged as an exercise, through a running mesh, and the time of each step."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import signal
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.table import Column, Table
+
+from services.cli.failure import CommandFailed
+from services.cli.monitor import drill as drills
+from services.cli.stack import mesh
+from services.cli.stack.mesh import DEFAULT_FOLDER, Mesh
+from services.cli.terminal import SafeConsole
+from services.common.percentiles import percentile
+
+PEOPLE_WITHIN_S = 600.0
+"""How long people at the desks have for each step."""
+PERCENTS = (50, 90, 100)
+
+
+def drill(
+    folder: Annotated[Path, typer.Option("--dir", help="Folder of the mesh.")] = DEFAULT_FOLDER,
+    times: Annotated[int, typer.Option(help="How many, one after the other.", min=1, max=1000)] = 1,
+    by_desks: Annotated[
+        bool, typer.Option("--by-desks", help="People at the desks answer, up to 10 min for each step.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Drill the response: a breach that everybody sees as an exercise, and how long each step took."""
+    ran = asyncio.run(_until_signalled(mesh.load(folder), times, by_desks))
+    if as_json:
+        print(json.dumps(to_json(ran)))
+    else:
+        SafeConsole(highlight=False, soft_wrap=True).print(table(ran))
+
+
+async def _until_signalled(running: Mesh, times: int, by_desks: bool) -> list[drills.Times]:
+    work = asyncio.create_task(_run(running, times, by_desks))
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, work.cancel)
+    try:
+        return await work
+    except asyncio.CancelledError:
+        raise CommandFailed("stopped; the records of the drill were ended") from None
+
+
+async def _run(running: Mesh, times: int, by_desks: bool) -> list[drills.Times]:
+    patience_s = PEOPLE_WITHIN_S if by_desks else drills.STEP_WITHIN_S
+    async with mesh.connect(running) as clients:
+        return [await drills.Drill(clients, not by_desks, patience_s).run() for _ in range(times)]
+
+
+def to_json(ran: list[drills.Times]) -> dict[str, Any]:
+    """As printed: of each drill the milliseconds of its steps, and the percentiles of all."""
+    return {
+        "drills": [{step: round(one.ms[step], 3) for step in drills.STEPS if step in one.ms} for one in ran],
+        "percentiles_ms": {
+            step: {f"p{percent}": round(percentile(values, percent), 3) for percent in PERCENTS}
+            for step in drills.STEPS
+            if (values := [one.ms[step] for one in ran if step in one.ms])
+        },
+    }
+
+
+def table(ran: list[drills.Times]) -> Table:
+    """The same for a person."""
+    right = [Column(f"p{percent}, ms", justify="right") for percent in PERCENTS]
+    columns = right if len(ran) > 1 else [Column("ms", justify="right")]
+    view = Table("step", "counted from", *columns, title_justify="left")
+    view.title = f"EXERCISE, {len(ran)} times" if len(ran) > 1 else "EXERCISE"
+    for step in drills.STEPS:
+        values = [one.ms[step] for one in ran if step in one.ms]
+        if values:
+            shown = PERCENTS if len(ran) > 1 else (100,)
+            cells = (f"{percentile(values, percent):,.1f}" for percent in shown)
+            view.add_row(step, drills.counted_from(step), *cells)
+    return view

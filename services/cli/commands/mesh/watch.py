@@ -1,0 +1,64 @@
+"""`tandem watch`: sends canaries through the whole chain and pages when one is missing."""
+
+from __future__ import annotations
+
+import asyncio
+import shlex
+import signal
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from services.cli.failure import MISUSED, CommandFailed
+from services.cli.monitor.pager import Pager, pagers
+from services.cli.monitor.watch import Watch
+from services.cli.stack import mesh
+from services.cli.stack.mesh import DEFAULT_FOLDER, Mesh
+from services.cli.terminal import SafeConsole
+from services.common.observability import heartbeat, telemetry
+
+COMMAND, WEBHOOKS = "TANDEM_PAGER_COMMAND", "TANDEM_PAGER_WEBHOOKS"
+CLOCK_RATE_MOST = 10
+"""On a mesh that runs faster the chain's own latency would look like an outage."""
+
+
+def watch(
+    folder: Annotated[Path, typer.Option("--dir", help="Folder of the mesh; the watch keeps watch.json there.")] = (
+        DEFAULT_FOLDER
+    ),
+    command: Annotated[
+        str, typer.Option("--page-by", envvar=COMMAND, help="Program that wakes somebody; it gets JSON on its input.")
+    ] = "",
+    webhooks: Annotated[
+        Path | None, typer.Option("--page-to", envvar=WEBHOOKS, help="File of webhooks, as docs/partners.md has it.")
+    ] = None,
+) -> None:
+    """Send a canary every 20 s through the whole chain, and page when one is missing."""
+    heartbeat.start()
+    running = mesh.load(folder)
+    if running.clock.rate > CLOCK_RATE_MOST:
+        raise CommandFailed(f"a mesh that runs more than {CLOCK_RATE_MOST} times as fast can't be watched", MISUSED)
+    ways = pagers(shlex.split(command), webhooks)
+    telemetry.configure("watch")
+    # Not uvloop: its way of starting a program forks, which gRPC's threads forbid.
+    asyncio.run(_run(running, folder, ways))
+
+
+async def _run(running: Mesh, folder: Path, ways: Sequence[Pager]) -> None:
+    console = SafeConsole(highlight=False, soft_wrap=True)
+
+    def say(line: str) -> None:
+        console.print(f"{time.strftime('%H:%M:%S')}  {line}")
+
+    names = ", ".join(one.name for one in ways)
+    say(f"Watching {folder}; pages go to {names}." if names else f"Watching {folder}; pages are printed only here.")
+    async with mesh.connect(running) as clients:
+        work = asyncio.create_task(Watch(clients, folder, ways, say).run())
+        for number in (signal.SIGINT, signal.SIGTERM):
+            asyncio.get_running_loop().add_signal_handler(number, work.cancel)
+        await asyncio.wait({work})
+        if not work.cancelled():
+            work.result()

@@ -1,0 +1,34 @@
+"""`tandem incidents`: what both legs know."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+import uvloop
+
+from services.cli.simulate import outcome
+from services.cli.stack import mesh
+from services.cli.stack.mesh import DEFAULT_FOLDER, Mesh
+from services.cli.terminal import SafeConsole
+
+
+def incidents(
+    folder: Annotated[Path, typer.Option("--dir", help="Folder of the mesh.")] = DEFAULT_FOLDER,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """List incidents with both legs side by side."""
+    found = uvloop.run(_read(mesh.load(folder)))
+    if as_json:
+        print(json.dumps({"incidents": [one.to_json() for one in found]}))
+    elif found:
+        SafeConsole(soft_wrap=True).print(*outcome.tables(found), sep="\n")
+    else:
+        SafeConsole().print("no incidents")
+
+
+async def _read(running: Mesh) -> list[outcome.Incident]:
+    async with mesh.connect(running) as clients:
+        return await outcome.read(clients)

@@ -1,0 +1,111 @@
+"""`tandem ledger`: proves the ledger of disclosures, without any service, from its database alone."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from contextlib import suppress
+from pathlib import Path
+from typing import Annotated
+
+import sqlalchemy as sa
+import typer
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+
+from services.cli.failure import FAILED, MISUSED, CommandFailed
+from services.common.rpc.errors import FailedPrecondition
+from services.common.storage import postgres, sqlite
+from services.registry.chain import Broken, Head
+from services.registry.ledger import Ledger, Proof, SignedHead
+from services.registry.ledger import verify as prove
+
+app = typer.Typer(help="The ledger of disclosures.", no_args_is_help=True)
+
+
+@app.callback()
+def ledger() -> None:
+    """The ledger of disclosures."""
+
+
+@app.command()
+def verify(
+    database: Annotated[str, typer.Option(help="The registry's SQLite file, or its postgresql:// URL.")],
+    public_key: Annotated[
+        Path | None, typer.Option(help="The public key of the ledger (ledger.pub), from where only its keeper writes.")
+    ] = None,
+    heads: Annotated[
+        Path | None,
+        typer.Option(help="Heads as an agency kept them: NDJSON of sequence, hash, at_ms, signature (hex)."),
+    ] = None,
+) -> None:
+    """Prove that no row of the ledger was changed, added or taken away; name the first that was."""
+    if heads is not None and public_key is None:
+        raise CommandFailed("--heads needs --public-key: without it, anybody could have signed them", MISUSED)
+    key = _read_key(public_key) if public_key else None
+    kept = _read_heads(heads) if heads else []
+    try:
+        proof = asyncio.run(_verify(_engine(database), key, kept))
+    except Broken as broken:
+        raise CommandFailed(f"the ledger is broken at {broken}", FAILED) from None
+    except (DBAPIError, OSError) as error:
+        reason = error.orig if isinstance(error, DBAPIError) else error
+        raise CommandFailed(f"the database can't be read: {reason}", FAILED) from None
+    print(f"rows proven: {proof.rows}")
+    if key is None:
+        print(
+            "signatures: not looked at, for want of --public-key; a chain that was rewritten whole would not be found"
+        )
+    else:
+        print(f"heads proven: {proof.heads}; rows after the last one: {proof.unsigned}")
+
+
+async def _verify(engine: AsyncEngine, key: bytes | None, kept: list[SignedHead]) -> Proof:
+    try:
+        async with engine.connect() as connection:
+            if connection.dialect.name == "postgresql":
+                # One view of all pages, however long it takes.
+                await connection.execute(sa.text("set transaction isolation level repeatable read, read only"))
+            return await prove(Ledger(connection), key, kept)
+    finally:
+        await engine.dispose()
+
+
+def _engine(database: str) -> AsyncEngine:
+    if "://" in database:
+        try:
+            return postgres.engine(database, answer_within_s=None)  # between two pages many signatures are checked
+        except FailedPrecondition as error:
+            raise CommandFailed(f"--database: {error.reason}", MISUSED) from None
+    path = Path(database).absolute()
+    if not path.is_file():
+        raise CommandFailed(f"--database: there is no file {database}", MISUSED)
+    return create_async_engine(
+        f"sqlite+aiosqlite:///file:{path}?mode=ro&uri=true",
+        hide_parameters=True,
+        connect_args={"async_creator_fn": sqlite.connect},
+    )
+
+
+def _read_key(path: Path) -> bytes:
+    key = b""
+    with suppress(OSError, ValueError):
+        key = bytes.fromhex(path.read_text().strip())
+    if len(key) != 32:
+        raise CommandFailed(f"--public-key: {path} doesn't hold a key of 64 hex digits", MISUSED)
+    return key
+
+
+def _read_heads(path: Path) -> list[SignedHead]:
+    found = []
+    try:
+        for number, line in enumerate(path.read_text().splitlines(), 1):
+            try:
+                row = json.loads(line)
+                head = Head(int(row["sequence"]), bytes.fromhex(row["hash"]), int(row["at_ms"]))
+                found.append(SignedHead(head, bytes.fromhex(row["signature"])))
+            except (ValueError, KeyError, TypeError):
+                raise CommandFailed(f"--heads: line {number} isn't a head", MISUSED) from None
+    except OSError as error:
+        raise CommandFailed(f"--heads: {error}", MISUSED) from None
+    return found

@@ -1,0 +1,58 @@
+"""`tandem trace`: what happened in an incident, one thing after the other, with how long each took."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+import uvloop
+from google.protobuf import json_format
+
+from services.cli import waterfall
+from services.cli.calls import call
+from services.cli.failure import FAILED, MISUSED, CommandFailed
+from services.cli.simulate import outcome
+from services.cli.simulate.actors import REVIEWER
+from services.cli.stack import mesh
+from services.cli.stack.mesh import DEFAULT_FOLDER, Mesh
+from services.cli.terminal import SafeConsole
+from services.common import fields
+from services.common.rpc.errors import InvalidField
+from tandem.registry.v1 import trace_pb2
+
+WIDTH = 180
+"""Where no terminal tells its own, in characters."""
+
+
+def trace(
+    incident_id: Annotated[
+        str, typer.Argument(metavar="[INCIDENT]", help="Id of the incident; without it, the newest.")
+    ] = "",
+    folder: Annotated[Path, typer.Option("--dir", help="Folder of the mesh.")] = DEFAULT_FOLDER,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Show an incident's trace: from the report that decided to the answers of both legs."""
+    try:
+        if incident_id:
+            fields.required_id("INCIDENT", incident_id)
+    except InvalidField as error:
+        raise CommandFailed(str(error), MISUSED) from None
+    found = uvloop.run(_read(mesh.load(folder), incident_id))
+    if as_json:
+        print(json_format.MessageToJson(found, preserving_proto_field_name=True, indent=None))
+    else:
+        console = SafeConsole(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else WIDTH)
+        console.print(*waterfall.tables(found), sep="\n")
+
+
+async def _read(running: Mesh, incident_id: str) -> trace_pb2.GetTraceResponse:
+    async with mesh.connect(running) as clients:
+        if not incident_id:
+            known = await outcome.read(clients)
+            if not known:
+                raise CommandFailed("no incidents", FAILED)
+            incident_id = known[-1].incident_id
+        request = trace_pb2.GetTraceRequest(incident_id=incident_id)
+        return await call(clients.traces.GetTrace, request, clients.identity(REVIEWER))

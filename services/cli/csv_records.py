@@ -1,0 +1,228 @@
+"""Tables of records as CSV: what each line becomes, or what is wrong with it."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from google.protobuf.message import Message
+
+from services.cli.failure import MISUSED, CommandFailed
+from services.common import fields, times
+from services.common.rpc.errors import InvalidField
+from services.registry import translate
+from tandem.registry.v1 import registry_pb2
+
+Row = Mapping[str, str]
+_WEARERS = ("wearer_id", "national_id", "name", "birth_date")
+_ORDERS = ("order_id", "respondent_name", "respondent_birth_date", "valid_from", "valid_until")
+_SEXES = {"": "UNSPECIFIED", "F": "FEMALE", "M": "MALE"}
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """What is wrong with a line."""
+
+    line: int
+    """From 1, the header included."""
+    field: str
+    """The column, or the path that the registry names."""
+    reason: str
+    counted: str = "line"
+    """What `line` counts where the file isn't one of lines."""
+
+    def __str__(self) -> str:
+        place = f"{self.counted} {self.line}"
+        return f"{place}: {self.field}: {self.reason}" if self.field else f"{place}: {self.reason}"
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One line: its records in the order in which they must be put, or what is wrong with it."""
+
+    number: int
+    records: tuple[Message, ...]
+    fault: Fault | None = None
+
+
+def read(path: Path) -> list[Line]:
+    """All lines of wearers.csv or orders.csv; the header says which. Raises CommandFailed where the file is neither."""
+    try:
+        # A byte order mark, as spreadsheets write it, isn't a part of the first name.
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            return list(_lines(path, csv.DictReader(file, strict=True)))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise CommandFailed(f"{path}: {error}", MISUSED) from None
+
+
+def _lines(path: Path, reader: csv.DictReader[str]) -> Iterator[Line]:
+    header = reader.fieldnames or ()
+    for needed, parse, known in ((_WEARERS, _wearer, _WEARER_COLUMNS), (_ORDERS, _order, _ORDER_COLUMNS)):
+        if needed[0] not in header:
+            continue
+        missing, unknown = sorted(set(needed) - set(header)), sorted(set(header) - known)
+        if missing or unknown:
+            wrong = [f"the column {one} is missing" for one in missing]
+            wrong += [f"{one!r} is no column; those are {', '.join(sorted(known))}" for one in unknown]
+            raise CommandFailed(f"{path}: {'; '.join(wrong)}", MISUSED)
+        for row in reader:
+            yield _line(reader.line_num, row, parse)
+        return
+    raise CommandFailed(f"{path}: the first line must name the columns, wearer_id or order_id among them", MISUSED)
+
+
+def _line(number: int, row: dict[str, str], parse: Callable[[Row], tuple[Message, ...]]) -> Line:
+    if None in row or None in row.values():
+        return Line(number, (), Fault(number, "", "has another number of columns than the header"))
+    try:
+        return Line(number, parse(row))
+    except InvalidField as error:
+        return Line(number, (), Fault(number, error.field, error.reason))
+
+
+# ── wearers ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+_WEARER_COLUMNS = {*_WEARERS, "source_version", "sex", "phone", "address", "tag_device_ids", "vendor_id"}
+
+
+def _wearer(row: Row) -> tuple[Message, ...]:
+    version = _whole("source_version", row.get("source_version", ""))
+    wearer = registry_pb2.Wearer(
+        wearer_id=row["wearer_id"],
+        national_id=row["national_id"],
+        name=row["name"],
+        birth_date=row["birth_date"],
+        source_version=version,
+        sex=_sex("sex", row.get("sex", "")),
+        phone=row.get("phone", ""),
+        address=row.get("address", ""),
+    )
+    translate.parse_wearer(wearer)
+    vendor_id = fields.vendor_id("vendor_id", row.get("vendor_id", ""))
+    tags = [
+        registry_pb2.Tag(device_id=device_id, wearer_id=wearer.wearer_id, source_version=version, vendor_id=vendor_id)
+        for device_id in _list(row.get("tag_device_ids", ""))
+    ]
+    for n, tag in enumerate(tags):
+        _checked(translate.parse_tag, tag, f"tag_device_ids[{n}]")
+    return (wearer, *tags)
+
+
+# ── orders ───────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+_ORDER_COLUMNS = {
+    *_ORDERS,
+    "source_version",
+    "type",
+    "extensions",
+    "duration_reason",
+    "respondent_national_id",
+    "respondent_sex",
+    "respondent_phone",
+    "respondent_address",
+    "protected_person_ids",
+    "protected_person_names",
+    "place_ids",
+    "lat_deg",
+    "lon_deg",
+    "radius_m",
+}
+
+
+def _order(row: Row) -> tuple[Message, ...]:
+    version = _whole("source_version", row.get("source_version", ""))
+    order = registry_pb2.Order(
+        order_id=row["order_id"],
+        respondent=registry_pb2.Respondent(
+            national_id=row.get("respondent_national_id", ""),
+            name=row["respondent_name"],
+            birth_date=row["respondent_birth_date"],
+            sex=_sex("respondent_sex", row.get("respondent_sex", "")),
+            phone=row.get("respondent_phone", ""),
+            address=row.get("respondent_address", ""),
+        ),
+        protected_person_ids=_list(row.get("protected_person_ids", "")),
+        source_version=version,
+        type=_type(row.get("type", "")),
+        extensions=_whole("extensions", row.get("extensions", "")),
+        duration_reason=row.get("duration_reason", ""),
+    )
+    for column in ("valid_from", "valid_until"):
+        try:
+            getattr(order, column).CopyFrom(times.to_timestamp(times.from_rfc3339(row[column])))
+        except ValueError:
+            raise InvalidField(column, "must be a time as RFC 3339 has it") from None
+    _add_places(order, row)
+    translate.parse_order(order)
+    return (*_persons(order, row, version), order)
+
+
+def _persons(order: registry_pb2.Order, row: Row, version: int) -> list[Message]:
+    names = _list(row.get("protected_person_names", ""))
+    if not names:
+        return []  # they are known already
+    if len(names) != len(order.protected_person_ids):
+        raise InvalidField("protected_person_names", "must be as many as protected_person_ids")
+    persons = [
+        registry_pb2.ProtectedPerson(person_id=person_id, name=name, source_version=version)
+        for person_id, name in zip(order.protected_person_ids, names, strict=True)
+    ]
+    for n, person in enumerate(persons):
+        _checked(translate.parse_protected_person, person, f"protected_person_names[{n}]")
+    return list(persons)
+
+
+def _add_places(order: registry_pb2.Order, row: Row) -> None:
+    ids = _list(row.get("place_ids", ""))
+    columns = {name: _list(row.get(name, "")) for name in ("lat_deg", "lon_deg", "radius_m")}
+    for name, values in columns.items():
+        if len(values) != len(ids):
+            raise InvalidField(name, "must be as many as place_ids")
+    for n, place_id in enumerate(ids):
+        place = order.places.add(place_id=place_id)
+        for name, values in columns.items():
+            try:
+                setattr(place.circle, name, float(values[n]))
+            except ValueError:
+                raise InvalidField(name, "must be numbers") from None
+
+
+# ── columns ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _list(text: str) -> list[str]:
+    """Values with semicolons between them."""
+    return [one.strip() for one in text.split(";")] if text.strip() else []
+
+
+def _whole(column: str, text: str) -> int:
+    try:
+        value = int(text or "0")
+    except ValueError:
+        value = -1
+    if not 0 <= value < 1 << 31:
+        raise InvalidField(column, "must be a whole number, 0 or more")
+    return value
+
+
+def _sex(column: str, text: str) -> registry_pb2.Sex.ValueType:
+    if text not in _SEXES:
+        raise InvalidField(column, "must be F, M or empty")
+    return registry_pb2.Sex.Value(f"SEX_{_SEXES[text]}")
+
+
+def _type(text: str) -> registry_pb2.OrderType.ValueType:
+    try:
+        return registry_pb2.OrderType.Value(f"ORDER_TYPE_{text or 'UNSPECIFIED'}")
+    except ValueError:
+        known = ", ".join(one.name for one in translate.ORDER_TYPES.values())
+        raise InvalidField("type", f"must be one of {known}, or empty") from None
+
+
+def _checked(parse: Callable[..., object], message: Message, column: str) -> None:
+    try:
+        parse(message)
+    except InvalidField as error:
+        raise InvalidField(column, error.reason) from None

@@ -1,0 +1,190 @@
+"""Making and verifying the evidence bundle of an incident: one tar file, the same bytes for the same contents."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from services.cli.evidence import chains as evidence_chains
+from services.cli.evidence import reading, seal, tar
+from services.cli.evidence.chains import Chain, Shown
+from services.cli.evidence.format import CHAINS, MAX_BUNDLE_BYTES, NAMES, REPLAY, STREAMED, check_members
+from services.cli.evidence.format import README as README_NAME
+from services.cli.evidence.replay import Ground, Replay, replay
+from services.cli.evidence.seal import canonical
+from services.cli.evidence.tar import Broken
+from services.common.messaging import flow
+from services.common.messaging.streams import Premises
+from services.dispatch.evidence.model import Evidence, Record
+from services.geofence.domain.version import VERSION
+from tandem.common.v1 import alert_pb2, log_pb2
+
+FORMAT = 1
+README = """Evidence of one incident, made by Tandem.
+
+manifest.json   what this is, and the SHA-256 of every other member, of each kibibyte of it too
+signature.json  Ed25519 over the manifest; the public key in it is of use only to who knows it from elsewhere
+log.jsonl       entries of the ordered log as they were stored (data is base64), with sequence and stamp of the stream's leader.
+                cut: what is about others was taken out. subject mark: all of it was; only its stamp made time pass.
+                premise: it stood before the window, and is folded as the window begins.
+alerts.jsonl, measures.jsonl, parked.jsonl   what came of them, likewise
+chain-LEG.jsonl the leg's own record from the incident's first event to its last; of other incidents' events the hash alone
+replay.json     whether folding log.jsonl again gives the stored alerts and figures, byte for byte
+
+Verify it without any server or network: tandem evidence verify FILE --public-key KEEPER.pub
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Verified:
+    """What a bundle has proven."""
+
+    manifest: Mapping[str, Any]
+    public_key: bytes
+    """Of the key that signed it."""
+    replay: Replay | None
+    """None in a bundle that can't be folded again: probation's lacks where the protected persons were."""
+    events: Sequence[Shown]
+    """Of all enclosed chains, each proven."""
+
+    @property
+    def differences(self) -> list[str]:
+        """What the fold says otherwise than the mesh."""
+        return self.replay.differences if self.replay else []
+
+
+def ground_of(found: Evidence, premises: Premises) -> Ground:
+    """From what the entries are folded."""
+    return Ground(
+        found.incident_id,
+        found.partition,
+        premises.log_id,
+        premises.clock.rate,
+        premises.clock.anchor_ms,
+        found.window_stamp_ms,
+    )
+
+
+def make(
+    found: Evidence, ground: Ground, chains: Sequence[Chain], about: Mapping[str, Any], key: Ed25519PrivateKey
+) -> bytes:
+    """The bundle; `about` says when and why it was made, and with what software."""
+    members = {name: _lines(found.of(stream_of(found.partition))) for name, stream_of in STREAMED.items()}
+    members[README_NAME] = README.encode()
+    for one in chains:
+        members[f"chain-{one.leg}.jsonl"] = one.to_member(
+            found.incident_id, others=found.leg not in ("police", one.leg)
+        )
+    if found.leg == "police":
+        members[REPLAY] = canonical(replay(ground, found.records).to_json())
+    told = {
+        "format": FORMAT,
+        "incident_id": found.incident_id,
+        "for": found.leg,
+        "wearer_id": found.wearer_id,
+        "order_ids": list(found.order_ids),
+        "ended": found.ended,
+        "whole": found.whole,
+        "chains": {one.leg: {"head": [one.head.id, one.head.hash]} for one in chains},
+        "chains_missing": sorted(set(flow.LEGS) - {one.leg for one in chains}),
+        "fold_version": VERSION,
+        "log": {
+            "log_id": ground.log_id,
+            "partition": ground.partition,
+            "window_stamp_ms": ground.window_stamp_ms,
+        },
+        "clock": {
+            "rate": ground.clock_rate,
+            "anchor_ms": ground.clock_anchor_ms,
+            "stamp_after_receipt_ms": _stamp_after_receipt_ms(found.of(flow.log_stream(found.partition))),
+        },
+        **about,
+    }
+    return tar.write(seal.seal(members, told, key))
+
+
+def verify(data: bytes, public_key: bytes | None) -> Verified:
+    """Proves a bundle: its bytes, its signature, the legs' chains, and the decision by folding it again.
+
+    Raises Broken at the first thing that isn't as it was made. That the fold says something else than the mesh did is in the
+    answer: it may be what the bundle is evidence of.
+    """
+    if len(data) > MAX_BUNDLE_BYTES:
+        raise Broken("the file", None, f"has more than {MAX_BUNDLE_BYTES} bytes")
+    members = tar.read(data, NAMES)
+    manifest, signed_by = seal.unseal(members, public_key)
+    check_members(list(members), manifest)
+    events = _events(members, manifest)
+    log, clock = manifest["log"], manifest["clock"]
+    records = reading.records(members, log["partition"])
+    if manifest["for"] != "police":
+        return Verified(manifest, signed_by, None, events)
+    _check_that_alerts_are_enclosed(records, events)
+    ground = Ground(
+        manifest["incident_id"],
+        log["partition"],
+        log["log_id"],
+        clock["rate"],
+        clock["anchor_ms"],
+        log["window_stamp_ms"],
+    )
+    again = _folded(ground, records)
+    if manifest["fold_version"] != VERSION:
+        versions = f"it was folded by version {manifest['fold_version']}, this is {VERSION}"
+        again = replace(again, again={**again.again, "fold": versions})
+    elif members[REPLAY] != canonical(again.to_json()):
+        raise Broken(REPLAY, None, "isn't what the fold gives")
+    return Verified(manifest, signed_by, again, events)
+
+
+def _events(members: Mapping[str, bytes], manifest: Mapping[str, Any]) -> list[Shown]:
+    """The events of all chains, which are of this incident and end where the manifest says."""
+    found: list[Shown] = []
+    for name in sorted(members.keys() & CHAINS.keys()):
+        stated = evidence_chains.stated_head(name, members[name])
+        if list(stated) != manifest["chains"][CHAINS[name]]["head"]:
+            raise Broken(name, None, "line 1: head: isn't the manifest's")
+        events = evidence_chains.follow(name, members[name])
+        for event in events:
+            if event.incident_id != manifest["incident_id"]:
+                raise Broken(name, None, f"event {event.id} is of another incident")
+        found += events
+    return found
+
+
+def _folded(ground: Ground, records: Sequence[Record]) -> Replay:
+    try:
+        return replay(ground, records)
+    except Exception as error:
+        # Entries that no log holds can lead the fold anywhere. What can't be folded isn't proven.
+        raise Broken("log.jsonl", None, f"can't be folded: {type(error).__name__}") from None
+
+
+def _check_that_alerts_are_enclosed(records: Sequence[Record], events: Sequence[Shown]) -> None:
+    alert_ids = [alert_pb2.Alert.FromString(one.data).alert_id for one in records if one.stream == flow.ALERTS.name]
+    enclosed = set(alert_ids)
+    if len(enclosed) < len(alert_ids):
+        raise Broken("alerts.jsonl", None, "holds an alert twice")
+    for event in events:
+        if event.alert_id and event.alert_id not in enclosed:
+            name = f"chain-{event.leg}.jsonl"
+            raise Broken(name, None, f"event {event.id} took in an alert that isn't enclosed")
+
+
+def _lines(records: Sequence[Record]) -> bytes:
+    return b"".join(one.to_line() for one in records)
+
+
+def _stamp_after_receipt_ms(log: Sequence[Record]) -> list[int]:
+    """Least and greatest time from the receipt by ingest's clock to the stamp by the log's leader: two clocks vouch for each other."""
+    found = []
+    for one in log:
+        entry = log_pb2.LogEntry.FromString(one.data)
+        body = getattr(entry, entry.WhichOneof("body") or "tick")
+        received_us = getattr(body, "received_wall_us", 0)
+        if received_us:
+            found.append(one.stamp_ms - received_us // 1000)
+    return [min(found), max(found)] if found else []

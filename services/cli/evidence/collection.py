@@ -1,0 +1,153 @@
+"""Gathering what goes into a bundle: from the streams, or where those have forgotten it from what the leg kept; and its disclosure."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+from services.cli.calls import PATIENCE_S
+from services.cli.evidence import bundle as evidence_bundle
+from services.cli.evidence import chains as evidence_chains
+from services.cli.evidence import seal
+from services.cli.evidence.chains import Chain
+from services.cli.evidence.replay import replay
+from services.cli.failure import MISUSED, CommandFailed
+from services.cli.stack.mesh import Mesh
+from services.common import ids
+from services.common.messaging import flow, streams
+from services.common.messaging.bus import Bus
+from services.common.messaging.streams import Premises
+from services.common.rpc.errors import InvalidField, NotFound, PermanentError, RetryableError
+from services.dispatch.evidence import collector
+from services.dispatch.evidence.model import Evidence, joined
+from services.dispatch.evidence.retention import EvidenceFiles
+from services.dispatch.settings import for_leg
+from services.registry.translate_ledger import parse_disclosure
+from tandem.common.v1 import ledger_pb2
+
+BY = "evidence"
+"""User of the server that makes bundles and says so to the ledger."""
+
+
+@dataclass(frozen=True, slots=True)
+class Grounds:
+    """Why a bundle may be made, and for whom."""
+
+    legal_basis: str
+    """Code of the registry's closed list."""
+    purpose: str
+    who: str
+    """SPIFFE id of the one who makes it."""
+    recipient: str
+    """SPIFFE id of the one who gets it."""
+
+
+async def make(running: Mesh, folder: Path, incident_id: str, leg: str, grounds: Grounds, key_file: Path) -> bytes:
+    """The bundle of an incident, once its disclosure is on the way into the ledger. Raises CommandFailed."""
+    chains = [one for name in flow.LEGS if (one := await _chain(folder, name, incident_id))]
+    if not chains:
+        raise CommandFailed(f"no leg knows {incident_id}", MISUSED)
+    # Of all legs, since one hears of what another doesn't.
+    alert_ids = sorted({id_ for one in chains for id_ in one.alert_ids(incident_id)})
+    try:
+        async with (
+            asyncio.timeout(PATIENCE_S) as patience,
+            running.nats.bus_as(BY) as bus,
+        ):
+            premises = await streams.read_premises(bus)
+            patience.reschedule(None)  # however long the log is
+            kept = EvidenceFiles(_data(folder, leg) / f"evidence-{leg}").load(incident_id)
+            found = await _found(bus, premises, alert_ids, leg, kept)
+            now_ms = running.clock.now_ms()
+            about = {
+                "made_at_ms": now_ms,
+                "made_by": grounds.who,
+                "made_for": grounds.recipient,
+                "legal_basis": grounds.legal_basis,
+                "software": version("tandem"),
+            }
+            ground = evidence_bundle.ground_of(found, premises)
+            bundle = evidence_bundle.make(found, ground, chains, about, seal.open_key(key_file))
+            for disclosure in _disclosures(found, grounds, now_ms):
+                subject = flow.disclosure_subject(BY, disclosure.disclosure_id)
+                await bus.publish(subject, disclosure.SerializeToString(), msg_id=disclosure.disclosure_id)
+    except TimeoutError:
+        raise CommandFailed(f"no answer from {running.nats.url} for {PATIENCE_S:.0f} s") from None
+    except (RetryableError, PermanentError) as error:
+        raise CommandFailed(error.reason) from None
+    return bundle
+
+
+def write(path: Path, bundle: bytes) -> None:
+    """Writes a bundle, readable by its owner only. Raises CommandFailed where there is such a file."""
+    try:
+        with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+            file.write(bundle)
+    except OSError as error:
+        raise CommandFailed(f"{path}: {error.strerror}") from None
+
+
+def _data(folder: Path, leg: str) -> Path:
+    return folder / "data" / f"dispatch-{leg}"
+
+
+async def _chain(folder: Path, leg: str, incident_id: str) -> Chain | None:
+    url = for_leg(leg).database_url
+    if url:
+        return await evidence_chains.read_postgres(url, leg, incident_id)
+    path = _data(folder, leg) / f"dispatch-{leg}.sqlite3"
+    return evidence_chains.read(path, leg, incident_id) if path.exists() else None
+
+
+async def _found(bus: Bus, premises: Premises, alert_ids: list[str], leg: str, kept: list[Evidence]) -> Evidence:
+    """The evidence whose entries give the stored alerts again: of the 2 h before, as it was kept, or from the log's start."""
+    candidates = []
+    for back_ms in (collector.LOOK_BACK_MS, None):
+        try:
+            found = await collector.gather(bus, premises, alert_ids, leg, back_ms)
+        except NotFound:
+            continue  # the alerts have aged out
+        if found.whole and _comes_again(found, premises):
+            return found
+        candidates.append(found)
+    if kept:
+        candidates.insert(0, joined(kept))
+    if not candidates:
+        raise NotFound("neither the streams nor the leg hold what the incident rests on any more")
+    return next((one for one in candidates if _comes_again(one, premises)), candidates[0])
+
+
+def _comes_again(found: Evidence, premises: Premises) -> bool:
+    return found.leg != "police" or not replay(evidence_bundle.ground_of(found, premises), found.records).differences
+
+
+def _disclosures(found: Evidence, grounds: Grounds, now_ms: int) -> list[ledger_pb2.Disclosure]:
+    """A row for each whose positions are in the bundle, under each order. Raises CommandFailed where the grounds don't allow it."""
+    subjects = [("WEARER", found.wearer_id)]
+    if found.leg == "police":
+        subjects += [("PROTECTED_PERSON", person_id) for person_id in found.person_ids]
+    rows = [
+        ledger_pb2.Disclosure(
+            disclosure_id=ids.hash_id("evidence", found.incident_id, found.leg, order_id, kind, id_, now_ms),
+            at_ms=now_ms,
+            who=grounds.who,
+            legal_basis=grounds.legal_basis,
+            purpose=grounds.purpose,
+            reference=found.incident_id,
+            record_kind=kind,
+            record_id=id_,
+            order_id=order_id,
+            recipient=grounds.recipient,
+        )
+        for order_id in found.order_ids
+        for kind, id_ in subjects
+    ]
+    try:
+        for row in rows:
+            parse_disclosure(row.SerializeToString())
+    except InvalidField as error:
+        raise CommandFailed(f"not disclosed: {error}", MISUSED) from None
+    return rows

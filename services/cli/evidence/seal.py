@@ -1,0 +1,107 @@
+"""The seal of a bundle: a manifest with the hashes of all members, signed. A bit that differs is found to the kibibyte."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+
+from services.cli.evidence.format import MANIFEST, MANIFEST_SHAPE, SIGNATURE, SIGNATURE_SHAPE, parsed
+from services.cli.evidence.tar import Broken
+from services.registry.vault import read_or_make_keys
+
+CHUNK = 1024
+_WHAT = b"tandem evidence manifest\n"
+
+
+def canonical(content: Any) -> bytes:
+    """JSON with sorted keys and no more white space than a last line's end: equal contents are equal bytes."""
+    return json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode() + b"\n"
+
+
+def open_key(path: Path) -> Ed25519PrivateKey:
+    """The key in this file; where there is none it is made, readable by its owner only. The public key goes beside it, `<name>.pub`."""
+    key = Ed25519PrivateKey.from_private_bytes(read_or_make_keys(path)[0])
+    path.with_suffix(".pub").write_text(key.public_key().public_bytes_raw().hex())
+    return key
+
+
+def seal(members: Mapping[str, bytes], about: Mapping[str, Any], key: Ed25519PrivateKey) -> dict[str, bytes]:
+    """The members with manifest and signature; `about` goes into the manifest."""
+    manifest = canonical({**about, "members": {name: _hashes(content) for name, content in members.items()}})
+    public_key = key.public_key().public_bytes_raw()
+    return {
+        **members,
+        MANIFEST: manifest,
+        SIGNATURE: _signature(manifest, key.sign(_WHAT + manifest), public_key),
+    }
+
+
+def unseal(members: Mapping[str, bytes], public_key: bytes | None) -> tuple[dict[str, Any], bytes]:
+    """The manifest of sealed members, and the key that signed it. Raises Broken at the first place that isn't as it was signed, or
+    where manifest or signature aren't such as `seal` writes them.
+
+    Without `public_key` the one in the bundle is taken: that shows that the bundle is whole, not who made it.
+    """
+    for name in (MANIFEST, SIGNATURE):
+        if name not in members:
+            raise Broken(name, None, "is missing")
+    manifest = members[MANIFEST]
+    stated = parsed(SIGNATURE, members[SIGNATURE], SIGNATURE_SHAPE)
+    signature, signed_by = bytes.fromhex(stated["signature"]), public_key or bytes.fromhex(stated["public_key"])
+    try:
+        Ed25519PublicKey.from_public_bytes(signed_by).verify(signature, _WHAT + manifest)
+    except (InvalidSignature, ValueError):
+        _compare(MANIFEST, manifest, stated["manifest"])
+        raise Broken(SIGNATURE, None, "the signature isn't that of the key over the manifest") from None
+    _same(SIGNATURE, members[SIGNATURE], _signature(manifest, signature, signed_by))
+    content: dict[str, Any] = parsed(MANIFEST, manifest, MANIFEST_SHAPE)
+    wanted: dict[str, Any] = content["members"]
+    for name in sorted(wanted.keys() | members.keys() - {MANIFEST, SIGNATURE}):
+        if name not in members:
+            raise Broken(name, None, "is missing")
+        if name not in wanted:
+            raise Broken(name, None, "isn't in the manifest")
+        _compare(name, members[name], wanted[name])
+        if _hashes(members[name]) != wanted[name]:
+            raise Broken(MANIFEST, None, f"members: {name}: aren't the size and hashes of it")
+    return content, signed_by
+
+
+def _signature(manifest: bytes, signature: bytes, public_key: bytes) -> bytes:
+    told = {"manifest": _hashes(manifest), "public_key": public_key.hex(), "signature": signature.hex()}
+    return canonical({"algorithm": "Ed25519 over 'tandem evidence manifest', a line feed, and manifest.json", **told})
+
+
+def _hashes(content: bytes) -> dict[str, Any]:
+    parts = [content[at : at + CHUNK] for at in range(0, len(content), CHUNK)]
+    return {
+        "bytes": len(content),
+        "sha256": hashlib.sha256(content).hexdigest(),
+        "chunks": [hashlib.sha256(part).hexdigest() for part in parts],
+    }
+
+
+def _compare(name: str, content: bytes, wanted: Mapping[str, Any]) -> None:
+    """Raises Broken at the first kibibyte whose hash isn't the one that was signed."""
+    found = _hashes(content)
+    if found == wanted:
+        return
+    chunks = wanted.get("chunks")
+    if found["sha256"] == wanted.get("sha256") or not isinstance(chunks, list):
+        return  # its hashes were altered, not it
+    pairs = zip(found["chunks"], chunks, strict=False)
+    first = next((i for i, (is_, was) in enumerate(pairs) if is_ != was), min(len(found["chunks"]), len(chunks)))
+    raise Broken(name, first * CHUNK, f"differs within the {CHUNK} bytes from there")
+
+
+def _same(name: str, content: bytes, wanted: bytes) -> None:
+    if content == wanted:
+        return
+    at = next((i for i, (is_, was) in enumerate(zip(content, wanted, strict=False)) if is_ != was), len(wanted))
+    raise Broken(name, at, "isn't what it was")

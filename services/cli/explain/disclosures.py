@@ -1,0 +1,80 @@
+"""Positions that a command prints: each subject is a row of the registry's ledger before the first of them is shown."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from services.cli.explain.refold import Refold
+from services.cli.failure import MISUSED, CommandFailed
+from services.common.messaging import flow
+from services.common.messaging.bus import Bus
+from services.common.privacy.grounds import Kind, Purpose, check_grounds
+from services.common.rpc.errors import InvalidField, Unauthenticated
+from services.common.rpc.identity import caller_of
+from tandem.common.v1 import ledger_pb2
+
+BY = "explain"
+_PREFIX = "spiffe://tandem/reviewer/"
+
+
+@dataclass(frozen=True, slots=True)
+class Reader:
+    """Who looks, and why they may."""
+
+    spiffe_id: str
+    legal_basis: str
+    purpose: Purpose
+
+
+def reader(name: str, legal_basis: str, purpose: Purpose, now_ms: int) -> Reader:
+    """The reader with this name. Raises CommandFailed where they don't say who they are, or what allows it."""
+    found = Reader(_PREFIX + name, legal_basis, purpose)
+    try:
+        caller_of(found.spiffe_id)
+    except Unauthenticated:
+        raise CommandFailed("--positions needs --reviewer: who looks, of a-z 0-9 and -", MISUSED) from None
+    for kind in (Kind.WEARER, Kind.PROTECTED_PERSON):
+        try:
+            check_grounds(legal_basis, purpose, "", kind, now_ms)
+        except InvalidField as error:
+            option = error.field.replace("_", "-")
+            raise CommandFailed(f"--positions needs --{option}: {error.reason}", MISUSED) from None
+    return found
+
+
+def disclosures(shown: Refold, to: Reader, now_ms: int) -> list[ledger_pb2.Disclosure]:
+    """One for each subject of whom there are positions to show."""
+    alert = shown.stored.alert
+    found: dict[tuple[Kind, str], str] = {}
+    for case in (shown.before, shown.case):
+        if case is None:
+            continue
+        sides = [(Kind.WEARER, case.wearer_id, case.tag_device_ids)]
+        sides += [(Kind.PROTECTED_PERSON, one.target_id, one.device_ids) for one in case.targets if one.is_person]
+        for kind, subject_id, device_ids in sides:
+            if any(shown.reports.get(device_id) for device_id in device_ids):
+                found[kind, subject_id] = case.order_id
+    return [
+        ledger_pb2.Disclosure(
+            disclosure_id=f"{BY}-{uuid.uuid4().hex}",
+            at_ms=now_ms,
+            who=to.spiffe_id,
+            legal_basis=to.legal_basis,
+            purpose=to.purpose.value,
+            reference=alert.incident_id or alert.case_id,
+            record_kind=kind.value,
+            record_id=subject_id,
+            order_id=order_id,
+            recipient=to.spiffe_id,
+        )
+        for (kind, subject_id), order_id in sorted(found.items(), key=lambda one: (one[0][0].value, one[0][1]))
+    ]
+
+
+async def record(bus: Bus, made: Sequence[ledger_pb2.Disclosure]) -> None:
+    """Returns once all are on disk in DISCLOSURES, from where the registry takes them."""
+    for one in made:
+        subject = flow.disclosure_subject(BY, one.disclosure_id)
+        await bus.publish_until_stored(subject, one.SerializeToString(), msg_id=one.disclosure_id, expected_last=0)

@@ -1,0 +1,271 @@
+"""Why an alert was given: what it rests on, whether it comes again, and what was not received."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+from google.protobuf import json_format
+from google.protobuf.message import Message
+
+from services.cli.explain.refold import Refold, Report
+from services.common import times
+from services.common.messaging import flow
+from services.geofence import translate
+from services.geofence.domain.alerts import Alert
+from services.geofence.domain.entries import Case, EquipmentReport, FoldVersion, Heard, Positions, Tick
+from services.geofence.domain.kinematics.track import WINDOW_MS
+from services.geofence.domain.rules import Rules
+from tandem.common.v1 import alert_pb2
+
+LOOK_BACK_MS = 600_000
+"""How far before the decision silence is looked for."""
+REPORTS_SHOWN = 5
+"""Reports of each device that are shown, the last before the decision."""
+
+
+@dataclass(frozen=True, slots=True)
+class Side:
+    """One device of one side, as it was known at the decision."""
+
+    who: str
+    """wearer or protected."""
+    subject_id: str
+    device_id: str
+    """Empty where the person has none."""
+    reports: Sequence[Report]
+    """The last before the decision, in the order of their arrival."""
+    contacts: int
+    """How often anything of it came in the 10 minutes before, or since the log begins or the device is theirs."""
+    silence_ms: int
+    """The longest stretch of them in which nothing came."""
+    newest_ms: int | None
+    """The moment of the newest position of it that the fold used; None where it had none."""
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """The whole of it."""
+
+    refold: Refold
+    differences: Sequence[str]
+    """What the fold says otherwise than the mesh; empty where both are the same, byte for byte."""
+    decisive: Report | None
+    """The position that decided, where it was one."""
+    sides: Sequence[Side]
+    later: Sequence[Report]
+    """Positions of a time before the decision that came behind it."""
+
+    @property
+    def alert(self) -> alert_pb2.Alert:
+        """As it is stored."""
+        return self.refold.stored.alert
+
+    @property
+    def figures(self) -> alert_pb2.Measure:
+        """As they are stored; without any, empty."""
+        return alert_pb2.Measure.FromString(self.refold.stored.figures or b"")
+
+    @property
+    def decided_ms(self) -> int:
+        """Mesh time."""
+        return self.refold.decided_ms
+
+    def to_json(self, positions: bool) -> dict[str, Any]:
+        """One object; coordinates only where they are asked for."""
+        alert, found = self.alert, self.refold
+
+        def told(report: Report) -> dict[str, Any]:
+            return report_json(report, self.decided_ms, positions)
+
+        return {
+            "alert": _plain(alert),
+            "figures": _plain(self.figures),
+            "again": "DIFFERENT" if self.differences else "SAME",
+            "differences": list(self.differences),
+            "log": {"stream": flow.log_stream(alert.partition), "folded_from": found.first, "to": alert.sequence},
+            "entry": {
+                "sequence": alert.sequence,
+                "stamp": times.to_rfc3339(found.stamp_ms),
+                "what": what_decided(found),
+                "decisive": told(self.decisive) if self.decisive else None,
+            },
+            "rules": rules_json(found),
+            "case": case_json(found.case) if found.case else None,
+            "sides": [
+                {
+                    "side": side.who,
+                    "subject_id": side.subject_id,
+                    "device_id": side.device_id or None,
+                    "last_reports": [told(report) for report in side.reports],
+                    "contacts_in_10_minutes": side.contacts,
+                    "longest_silence_s": side.silence_ms / 1000,
+                    "newest_position_age_s": None
+                    if side.newest_ms is None
+                    else (self.decided_ms - side.newest_ms) / 1000,
+                }
+                for side in self.sides
+            ],
+            "came_later": [told(report) for report in self.later],
+        }
+
+
+def explain(refold: Refold) -> Explanation:
+    """What there is to say about an alert whose log was folded again."""
+    cause = refold.stored.alert.cause
+    decisive = next(
+        (
+            report
+            for report in refold.reports.get(cause.device_id, ())
+            if (report.sequence, report.report_id) == (refold.stored.alert.sequence, cause.report_id)
+        ),
+        None,
+    )
+    return Explanation(refold, _differences(refold), decisive, _sides(refold, decisive), _later(refold, decisive))
+
+
+def what_decided(refold: Refold) -> str:
+    """What the entry that decided says, in words."""
+    match refold.body:
+        case Positions() as batch:
+            many = len(batch.device_ids)
+            return f"{many} positions" if many != 1 else "a position"
+        case EquipmentReport() as report:
+            return f"{report.event.value} of {report.device_id}, {times.to_rfc3339(report.event_time_ms)}"
+        case Case() as case:
+            return f"version {case.version} of {case.case_id}"
+        case Heard():
+            return "contact without a position"
+        case None:
+            return "nothing that can be read"
+        case Rules():
+            return "rules"
+        case FoldVersion():
+            return "version of the fold"
+        case Tick():
+            return "the passing of time"
+
+
+def report_json(report: Report, decided_ms: int, positions: bool) -> dict[str, Any]:
+    """A position with its times; its age is that at the decision."""
+    told: dict[str, Any] = {
+        "sequence": report.sequence,
+        "device_id": report.device_id,
+        "report_id": report.report_id,
+        "time": times.to_rfc3339(report.time_ms),
+        "arrived": times.to_rfc3339(report.arrived_ms),
+        "age_s": (decided_ms - report.time_ms) / 1000,
+        "accuracy_m": report.accuracy_mm / 1000,
+        "too_late": is_too_late(report),
+    }
+    if positions:
+        told |= {"lat_deg": report.lat_e7 / 1e7, "lon_deg": report.lon_e7 / 1e7}
+    return told
+
+
+def is_too_late(report: Report) -> bool:
+    """Whether it was so late that the fold has set it aside."""
+    return report.arrived_ms - report.time_ms > WINDOW_MS
+
+
+def rules_json(refold: Refold) -> dict[str, Any]:
+    """The settings at the decision."""
+    rules = translate.rules_entry(refold.state.rules).rules
+    return {field.name: getattr(rules, field.name) for field in rules.DESCRIPTOR.fields}
+
+
+def case_json(case: Case) -> dict[str, Any]:
+    """The case at the decision, without its geometry."""
+    return {
+        "case_id": case.case_id,
+        "version": case.version,
+        "order_id": case.order_id,
+        "wearer_id": case.wearer_id,
+        "tags": list(case.tag_device_ids),
+        "persons": {target.target_id: list(target.device_ids) for target in case.targets if target.is_person},
+        "places": [target.target_id for target in case.targets if not target.is_person],
+        "rings": [{"radius_m": ring.radius_mm / 1000, "action": ring.action.name} for ring in case.rings],
+        "valid_from": times.to_rfc3339(case.valid_from_ms),
+        "valid_until": times.to_rfc3339(case.valid_until_ms),
+    }
+
+
+def _plain(message: Message) -> dict[str, Any]:
+    return json_format.MessageToDict(
+        message, preserving_proto_field_name=True, always_print_fields_with_no_presence=True
+    )
+
+
+# ── again ────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _differences(refold: Refold) -> list[str]:
+    stored = refold.stored
+    ordinal = stored.alert.ordinal
+    again = refold.outputs[ordinal] if ordinal < len(refold.outputs) else None
+    if not isinstance(again, Alert):
+        return ["the fold gives no alert there"]
+    found = _compared("", stored.alert, stored.data, translate.alert_to_proto(again, stored.alert.partition))
+    if stored.figures is None:
+        return [*found, "its figures aren't stored"]
+    measure = alert_pb2.Measure.FromString(stored.figures)
+    return found + _compared("figures.", measure, stored.figures, translate.measure_to_proto(again))
+
+
+def _compared(prefix: str, stored: Message, data: bytes, again: Message) -> list[str]:
+    if again.SerializeToString() == data:
+        return []
+    before, now = _plain(stored), _plain(again)
+    names = [name for name in (before | now) if before.get(name) != now.get(name)]
+    return [f"{prefix}{name}: was {before.get(name)}, is {now.get(name)}" for name in names] or [f"{prefix}bytes"]
+
+
+# ── what was received, and what wasn't ───────────────────────────────────────────────────────────────────────────────
+
+
+def _is_before(refold: Refold, decisive: Report | None, report: Report) -> bool:
+    """Whether the fold knew a report when it decided."""
+    sequence = refold.stored.alert.sequence
+    if report.sequence == sequence and decisive is not None:
+        return report.index <= decisive.index
+    return report.sequence <= sequence
+
+
+def _sides(refold: Refold, decisive: Report | None) -> list[Side]:
+    case = refold.case or refold.before
+    if case is None:
+        return []
+    devices = [("wearer", case.wearer_id, device_id) for device_id in case.tag_device_ids]
+    for person in (refold.target,) if refold.target else case.targets:
+        if person.is_person:
+            devices += [("protected", person.target_id, device_id) for device_id in person.device_ids or ("",)]
+    return [_side(refold, decisive, *device) for device in devices]
+
+
+def _side(refold: Refold, decisive: Report | None, who: str, subject_id: str, device_id: str) -> Side:
+    decided_ms = refold.decided_ms
+    known = [one for one in refold.reports.get(device_id, ()) if _is_before(refold, decisive, one)]
+    track = refold.state.tracks.get(device_id)
+    used = [one.time_ms for one in known if not is_too_late(one)]
+    older = track.last() if track and not used else None  # the fold keeps the newest two however old they are
+    newest_ms = max(used, default=older.time_ms if older else None)
+    from_ms = max(decided_ms - LOOK_BACK_MS, refold.began_ms, refold.theirs_since_ms(device_id))
+    contacts = [at_ms for at_ms in refold.contacts.get(device_id, ()) if from_ms <= at_ms <= decided_ms]
+    moments = [from_ms, *contacts, decided_ms]
+    silence_ms = max(after - before for before, after in pairwise(moments))
+    return Side(who, subject_id, device_id, known[-REPORTS_SHOWN:], len(contacts), silence_ms, newest_ms)
+
+
+def _later(refold: Refold, decisive: Report | None) -> list[Report]:
+    found = []
+    for reports in refold.reports.values():
+        ids: set[str] = set()
+        for report in reports:
+            if report.report_id in ids:
+                continue  # sent again
+            ids.add(report.report_id)
+            if report.time_ms <= refold.decided_ms and not _is_before(refold, decisive, report):
+                found.append(report)
+    return sorted(found, key=lambda one: (one.sequence, one.index))

@@ -1,0 +1,154 @@
+"""An explanation as tables, for a person."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from itertools import groupby
+
+from rich.console import RenderableType
+from rich.table import Column, Table
+
+from services.cli.explain.explanation import Explanation, case_json, is_too_late, rules_json, what_decided
+from services.cli.explain.refold import Report
+from services.cli.terminal import styled
+from services.common import times
+from services.common.messaging import flow
+from tandem.common.v1 import alert_pb2, geometry_pb2
+
+_DOUBTS = {
+    "JUMP": "nothing that this device did lately leads there, and no second position agrees",
+    "VAGUE": "too poor an accuracy to tell whether the wearer is inside",
+    "CLOCK": "all that comes of the device is dated too far off to be used",
+    "FROZEN": "the same to the digit for 10 minutes, from a device whose positions had always differed",
+    "COPIED": "a stretch of positions that are, to the digit, those of an earlier one",
+}
+
+_JUMPED = (
+    "no vehicle makes the way from where the ring was entered to the positions that say it was left: it stays entered"
+)
+_JUMPED_RECORD = "a vehicle can have made the way, or the positions are back; to nobody, as it may be said again"
+
+
+def tables(found: Explanation, positions: bool) -> Iterator[RenderableType]:
+    """All there is to say; coordinates only where they are asked for."""
+    stream = flow.log_stream(found.alert.partition)
+    reach = f"{stream}, entries {found.refold.first} to {found.alert.sequence}"
+    if found.refold.first > 1:
+        reach += "; those before have aged out"
+    if found.differences:
+        yield styled(("DIFFERENT", "bold red"), f": folded again ({reach}), it isn't the same:")
+        yield from (f"  {difference}" for difference in found.differences)
+    else:
+        yield styled(("the same again", "bold green"), f", byte for byte ({reach})")
+    yield _decision(found)
+    yield _premises(found)
+    for side in found.sides:
+        if side.reports:
+            yield _reports(found, f"{side.who}, {side.device_id}: last before it", side.reports, positions)
+    if found.sides:
+        yield _missing(found)
+    for device_id, late in groupby(sorted(found.later, key=_device_id), key=_device_id):
+        yield _reports(found, f"{device_id}: came behind it, of a time before it", list(late), positions)
+    if not found.later:
+        yield "nothing of a time before the decision has come behind it"
+
+
+def _device_id(report: Report) -> str:
+    return report.device_id
+
+
+def _decision(found: Explanation) -> Table:
+    alert, figures = found.alert, found.figures
+    view = _pairs(alert.alert_id)
+    what = alert_pb2.AlertKind.Name(alert.kind)
+    if alert.target_id:
+        what += f", {alert.ring_m:g} m round {alert.target_id}" if alert.ring_m else f", of {alert.target_id}"
+    view.add_row("what", what)
+    view.add_row("demands", geometry_pb2.Demand.Name(alert.demand))
+    view.add_row("goes to", ", ".join(f"{alert_pb2.Leg.Name(to.leg)} {to.subject_id}" for to in alert.destinations))
+    if alert.doubt:
+        name = alert_pb2.Doubt.Name(alert.doubt)
+        view.add_row("doubt", f"{name}: {_DOUBTS[name]}")
+    elif alert.kind == alert_pb2.SPOOFING_SUSPECTED:
+        view.add_row("why", _JUMPED if alert.demand > geometry_pb2.RECORD else _JUMPED_RECORD)
+    elif alert.kind == alert_pb2.UNKNOWN_NEAR and alert.HasField("cause") and figures.HasField("probability"):
+        view.add_row("doubt", "the positions are good, and so near the ring's edge that the wearer may be inside")
+    if alert.amends:
+        view.add_row("amends", f"the account of {alert.amends}")
+    view.add_row("holds for", _moment(times.from_timestamp(alert.at)))
+    view.add_row("decided", _moment(found.decided_ms) + (", late" if alert.late else ""))
+    if figures.HasField("distance_m"):
+        view.add_row("distance", f"{figures.distance_m:.3f} m")
+    if figures.HasField("probability"):
+        view.add_row("probability inside", f"{figures.probability:.6f}")
+    for stretch in figures.inside:
+        from_ms, to_ms = times.from_timestamp(getattr(stretch, "from")), times.from_timestamp(stretch.to)
+        view.add_row("inside", f"{_moment(from_ms)} to {_moment(to_ms)}")
+    if figures.HasField("min_distance_m"):
+        view.add_row("least distance", f"{figures.min_distance_m:.3f} m")
+    view.add_row("incident", alert.incident_id or "none")
+    return view
+
+
+def _premises(found: Explanation) -> Table:
+    refold, alert = found.refold, found.alert
+    view = _pairs("rests on")
+    view.add_row("entry", f"{alert.sequence}: {what_decided(refold)}, stamp {_moment(refold.stamp_ms)}")
+    if found.decisive:
+        view.add_row("report", f"{found.decisive.report_id} of {found.decisive.device_id}")
+    view.add_row("fold", f"version {alert.fold_version}")
+    settings = rules_json(refold)
+    settings.pop("rules_id")
+    view.add_row("rules", f"{alert.rules_id}: " + ", ".join(f"{name} {value}" for name, value in settings.items()))
+    if refold.case:
+        case = case_json(refold.case)
+        view.add_row("case", f"{case['case_id']}, version {case['version']}, order {case['order_id']}")
+        view.add_row("valid", f"{case['valid_from']} until {case['valid_until']}")
+        view.add_row("rings", ", ".join(f"{ring['radius_m']:g} m {ring['action']}" for ring in case["rings"]))
+    else:
+        view.add_row("case", "the log that is left doesn't tell of it")
+    return view
+
+
+def _reports(found: Explanation, title: str, reports: Sequence[Report], positions: bool) -> Table:
+    where = ("latitude", "longitude") if positions else ()
+    view = Table("entry", "of", "arrived", "age", "accuracy", *where, title=title, title_justify="left")
+    for report in reports:
+        coordinates = (f"{report.lat_e7 / 1e7:.7f}", f"{report.lon_e7 / 1e7:.7f}") if positions else ()
+        view.add_row(
+            f"{report.sequence}{' decided' if report == found.decisive else ''}",
+            _time(report.time_ms),
+            _time(report.arrived_ms) + (", too late" if is_too_late(report) else ""),
+            _seconds(found.decided_ms - report.time_ms),
+            f"{report.accuracy_mm / 1000:g} m",
+            *coordinates,
+        )
+    return view
+
+
+def _missing(found: Explanation) -> Table:
+    columns = ("side", "device", "reported", "longest silence", "newest position")
+    view = Table(*columns, title="what was not received in the 10 minutes before", title_justify="left")
+    for side in found.sides:
+        if not side.device_id:
+            view.add_row(side.who, f"{side.subject_id} has none", "", "", "unknown")
+            continue
+        newest = "none" if side.newest_ms is None else f"{_seconds(found.decided_ms - side.newest_ms)} old"
+        view.add_row(side.who, side.device_id, f"{side.contacts} times", _seconds(side.silence_ms), newest)
+    return view
+
+
+def _pairs(title: str) -> Table:
+    return Table(Column(), Column(overflow="fold"), title=title, title_justify="left", show_header=False)
+
+
+def _moment(ms: int) -> str:
+    return times.to_rfc3339(ms)
+
+
+def _time(ms: int) -> str:
+    return times.to_rfc3339(ms)[11:]
+
+
+def _seconds(ms: int) -> str:
+    return f"{ms / 1000:.1f} s"

@@ -1,0 +1,194 @@
+"""A drill: a synthetic breach that desks see as an exercise, and how long each step of the response took."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field
+
+import grpc
+import grpc.aio
+
+from services.cli.calls import call, follow
+from services.cli.failure import CommandFailed
+from services.cli.monitor.exercise import INSIDE_M, OUTSIDE_M, Exercise, lead_ms
+from services.cli.simulate.actors import DESKS, REVIEWER, UNANSWERED, Party, State
+from services.cli.stack.mesh import Clients
+from services.common.clock import wall_us
+from services.common.messaging import flow
+from tandem.common.v1 import exercise_pb2, geometry_pb2
+from tandem.dispatch.v1 import dispatch_pb2
+from tandem.geofence.v1 import geofence_pb2
+
+OPERATOR = "spiffe://tandem/operator/drill"
+VALID_S = 3_600
+"""A drill that was killed ends by itself after this."""
+STEP_WITHIN_S = 30.0
+"""How long each step may take where the drill answers for the desks, wall time."""
+_REPORT_AGAIN_S = 0.2
+_TOLD = {
+    State.OFFERED: "offered",
+    State.ACKNOWLEDGED: "accepted",
+    State.DISPATCHED: "dispatched",
+    State.EN_ROUTE: "en route",
+    State.STOOD_DOWN: "stood down",
+    State.CLOSED: "closed",
+}
+"""The steps of a leg that are measured; the warning's gateway sends nobody."""
+AGENCY_STEPS = tuple(_TOLD.values())
+WARNING_STEPS = ("offered", "accepted", "stood down", "closed")
+STEPS = (
+    *("received", "durable", "decided"),
+    *(f"{leg} {step}" for leg in ("probation", "police") for step in AGENCY_STEPS),
+    *(f"warning {step}" for step in WARNING_STEPS),
+)
+"""All that is measured, in their order."""
+BREACH, END = "the report", "the end of the case"
+
+
+def counted_from(step: str) -> str:
+    """What a step's time is counted from."""
+    return END if step.endswith(("stood down", "closed")) else BREACH
+
+
+@dataclass(slots=True)
+class Times:
+    """When each step was seen, milliseconds of wall time since what it is counted from."""
+
+    began_us: int = 0
+    ending_us: int = 0
+    ms: dict[str, float] = field(default_factory=dict)
+
+    def note(self, step: str, at_us: int | None = None) -> None:
+        """Notes a step that is seen for the first time."""
+        from_us = self.ending_us if counted_from(step) == END else self.began_us
+        if from_us and step not in self.ms:
+            self.ms[step] = ((at_us or wall_us()) - from_us) / 1000
+
+
+class _Alerts(Party):
+    """Waits for the alert of a drill."""
+
+    def __init__(self, clients: Clients, order_id: Callable[[], str], times: Times) -> None:
+        super().__init__()
+        self._clients, self._order_id, self._times = clients, order_id, times
+
+    async def _run(self) -> None:
+        async for message in follow(self._open):
+            alert = message.alert
+            if alert.order_id == self._order_id() and alert.demand == geometry_pb2.Demand.RESPOND:
+                self._times.note("decided")
+                if alert.HasField("cause"):
+                    self._times.note("received", alert.cause.received_wall_us)
+                self._changed.set()
+
+    def _open(self) -> grpc.aio.UnaryStreamCall[geofence_pb2.WatchAlertsRequest, geofence_pb2.WatchAlertsResponse]:
+        request = geofence_pb2.WatchAlertsRequest(new_only=True)
+        return self._clients.geofence.WatchAlerts(request, metadata=self._clients.identity(REVIEWER))
+
+
+class _Desk(Party):
+    """Follows one leg's part in a drill, and answers for its desk where it is told to."""
+
+    def __init__(self, clients: Clients, leg: str, order_id: Callable[[], str], times: Times, answers: bool) -> None:
+        super().__init__()
+        self._stub, self._identity = clients.dispatch[leg], clients.identity(DESKS[leg])
+        self._order_id, self._times, self._answers = order_id, times, answers
+        self._last = 0
+        self.leg = leg
+        self.state = State.ASSIGNMENT_STATE_UNSPECIFIED
+
+    async def _run(self) -> None:
+        async for message in follow(self._open):
+            self._last = max(self._last, message.sequence)
+            assignment = message.step.assignment
+            if self._order_id() not in assignment.order_ids:
+                continue
+            if assignment.exercise != exercise_pb2.DRILL:
+                raise CommandFailed(f"the {self.leg} leg doesn't say that {assignment.assignment_id} is an exercise")
+            self.state = assignment.state
+            if assignment.state in _TOLD:
+                self._times.note(f"{self.leg} {_TOLD[assignment.state]}")
+            self._changed.set()
+            if self._answers:
+                await self._answer(assignment)
+
+    async def _answer(self, one: dispatch_pb2.Assignment) -> None:
+        id_ = one.assignment_id
+        try:
+            if one.state in UNANSWERED:
+                await call(self._stub.Acknowledge, dispatch_pb2.AcknowledgeRequest(assignment_id=id_), self._identity)
+            elif self.leg != "warning" and one.state in (State.ACKNOWLEDGED, State.DISPATCHED):
+                further = State.DISPATCHED if one.state == State.ACKNOWLEDGED else State.EN_ROUTE
+                request = dispatch_pb2.ProgressRequest(assignment_id=id_, state=further)
+                await call(self._stub.Progress, request, self._identity)
+            elif one.state == State.STOOD_DOWN:
+                closed = dispatch_pb2.CloseRequest(assignment_id=id_, cause=dispatch_pb2.CloseCause.EXERCISE)
+                await call(self._stub.Close, closed, self._identity)
+        except grpc.aio.AioRpcError as error:
+            # It went on meanwhile; the stream tells.
+            if error.code() is not grpc.StatusCode.FAILED_PRECONDITION:
+                raise
+
+    def _open(self) -> grpc.aio.UnaryStreamCall[dispatch_pb2.SubscribeRequest, dispatch_pb2.SubscribeResponse]:
+        request = dispatch_pb2.SubscribeRequest(after_sequence=self._last, new_only=not self._last)
+        return self._stub.Subscribe(request, metadata=self._identity)
+
+
+class Drill:
+    """One drill on a running mesh."""
+
+    def __init__(self, clients: Clients, answers: bool, patience_s: float) -> None:
+        exercise_id = f"{wall_us():x}"
+        self._exercise = Exercise(clients, exercise_pb2.DRILL, exercise_id, OPERATOR, VALID_S)
+        self._clock, self._patience_s = clients.clock, patience_s
+        self.times = Times()
+        self._alerts = _Alerts(clients, self._order_id, self.times)
+        self._desks = [_Desk(clients, leg, self._order_id, self.times, answers) for leg in flow.LEGS]
+
+    def _order_id(self) -> str:
+        return self._exercise.records.cases[0].order_id if self._exercise.records.cases else ""
+
+    async def run(self) -> Times:
+        """Runs it to its end. Raises CommandFailed naming the step that didn't come; what was made is ended in any case."""
+        async with AsyncExitStack() as stack:
+            for party in (self._alerts, *self._desks):
+                await stack.enter_async_context(party)
+            made = asyncio.ensure_future(self._exercise.put(1))
+            try:
+                await asyncio.shield(made)
+                await self._breach()
+                await self._alerts.until("the alert", lambda: self.times.ms.get("decided"), self._patience_s)
+                await self._reach("en route", "accepted")
+            finally:
+                # However it ends, Ctrl-C included: what was made up must not stay.
+                await asyncio.shield(self._end(made))
+            await self._reach("closed", "closed")
+        return self.times
+
+    async def _end(self, made: asyncio.Future[None]) -> None:
+        await asyncio.wait({made})
+        self.times.ending_us = wall_us()
+        if not made.exception():
+            await self._exercise.end()
+
+    async def _breach(self) -> None:
+        """Reports the wearer outside until ingest knows the new devices, and then inside, once the evaluators know the case."""
+        give_up_at = asyncio.get_running_loop().time() + STEP_WITHIN_S
+        while not (outside := await self._exercise.report({0: OUTSIDE_M})).durable:
+            if asyncio.get_running_loop().time() > give_up_at:
+                raise CommandFailed(f"ingest doesn't take the report: {outside.because}")
+            await asyncio.sleep(_REPORT_AGAIN_S)
+        await asyncio.sleep(self._clock.wall_s(lead_ms()))
+        self.times.began_us = wall_us()
+        inside = await self._exercise.report({0: INSIDE_M})
+        if not inside.durable:
+            raise CommandFailed(f"ingest doesn't take the report: {inside.because}")
+        self.times.note("durable")
+
+    async def _reach(self, agencies: str, warning: str) -> None:
+        """Waits until each leg has come to a step."""
+        for desk in self._desks:
+            step = f"{desk.leg} {warning if desk.leg == 'warning' else agencies}"
+            await desk.until(step, lambda step=step: self.times.ms.get(step), self._patience_s)  # type: ignore[misc]

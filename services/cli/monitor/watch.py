@@ -1,0 +1,288 @@
+"""The watch over the whole chain: it sends canaries, takes what the legs offer of them, and pages when one is missing.
+
+It knows only what the chain tells it: ingest's answer, the alert, each leg's steps. What it must not forget is a file: which exercise
+is its own, which wearer is next, since when a canary is missing, what was paged.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import secrets
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import grpc
+import grpc.aio
+from google.protobuf import json_format
+
+from services.cli.calls import FIRST_DELAY_S, LAST_DELAY_S, may_succeed_later
+from services.cli.failure import of_rpc
+from services.cli.monitor import canary, probes
+from services.cli.monitor.canary import Canary, Kind, Outage, Page, Watched
+from services.cli.monitor.exercise import INSIDE_M, OUTSIDE_M, Exercise, lead_ms
+from services.cli.monitor.pager import Message, Pager, page_all
+from services.cli.stack.mesh import Clients
+from services.cli.stack.private_files import write_private
+from services.common import times
+from services.common.ids import hash_id
+from services.common.observability.telemetry import logger
+from tandem.common.v1 import alert_pb2, exercise_pb2, geometry_pb2
+from tandem.dispatch.v1 import dispatch_pb2
+from tandem.geofence.v1 import geofence_pb2
+from tandem.registry.v1 import exercise_pb2 as records_pb2
+
+WATCH = "spiffe://tandem/watch/canary"
+SLOTS = 6
+"""Wearers, who breach in turn: each is stood down long before it is its turn again."""
+VALID_S = 3 * 86_400
+PROLONGED_EVERY_S = 12 * 3_600
+RETRY_S = 5.0
+LOOK_EVERY_S = 1.0
+STATE = "watch.json"
+
+State = dispatch_pb2.AssignmentState
+_UNANSWERED = (State.OFFERED, State.ESCALATED)
+_OVER = (State.STOOD_DOWN, State.CLOSED)
+
+
+class Watch:
+    """Watches one mesh."""
+
+    def __init__(self, clients: Clients, folder: Path, pagers: Sequence[Pager], say: Callable[[str], None]) -> None:
+        self._clients, self._folder, self._pagers, self._say = clients, folder, pagers, say
+        self._identity = clients.identity(WATCH)
+        kept = _load(folder / STATE)
+        exercise_id = kept.get("exercise_id") or secrets.token_hex(6)
+        self._exercise = Exercise(clients, exercise_pb2.CANARY, exercise_id, WATCH, VALID_S)
+        self._exercise.records = json_format.ParseDict(kept.get("records", {}), records_pb2.PutExerciseResponse())
+        self._sent: int = kept.get("sent", 0)
+        self._slot: int = kept.get("slot", 0)
+        """Of the last canary."""
+        outage = Outage(**kept["outage"]) if kept.get("outage") else None
+        missing_ms = kept.get("missing_since_ms")
+        missing_s = None if missing_ms is None else (clients.clock.now_ms() - missing_ms) / 1000
+        self._watched = Watched([] if outage else canary.resumed(missing_s, self._now_s()), outage)
+        self._open: dict[str, tuple[str, int]] = {}
+        """Leg and slot of each assignment that isn't stood down."""
+        self._seen: dict[str, int] = {}
+        """By leg: the last step that was seen, so that no stand-down is missed where a stream breaks."""
+        self._refused = ""
+
+    async def run(self) -> None:
+        """Watches for ever."""
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._look())
+            tasks.create_task(self._prolong())
+            tasks.create_task(self._send())
+            tasks.create_task(self._again(self._follow_alerts, "alerts"))
+            for leg in canary.LEGS:
+                tasks.create_task(self._again(lambda leg=leg: self._follow(leg), leg))  # type: ignore[misc]
+
+    # ── canaries ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def _prolong(self) -> None:
+        """Makes the records and keeps them valid. Canaries need the registry for nothing else."""
+        while True:
+            try:
+                await self._exercise.put(SLOTS)
+            except grpc.aio.AioRpcError as error:
+                self._refused = f"the registry doesn't make the records: {of_rpc(error).message}"
+                logger().error("canaries_not_prolonged", reason=self._refused)
+                await self._sleep(RETRY_S)
+                continue
+            self._refused = ""
+            self._save()
+            await self._sleep(PROLONGED_EVERY_S)
+
+    async def _send(self) -> None:
+        """Reports all wearers every 20 s, one of them inside. The first report has all outside: nobody leaps."""
+        while not self._exercise.records.cases and not self._refused:
+            await self._sleep(0.5)
+        if self._exercise.records.cases:
+            await self._exercise.report(dict.fromkeys(range(SLOTS), OUTSIDE_M))
+        await self._sleep(lead_ms() / 1000)
+        due_s = self._now_s()
+        while True:
+            await self._send_one()
+            due_s = max(due_s + canary.EVERY_S, self._now_s())
+            await self._sleep(due_s - self._now_s())
+
+    async def _send_one(self) -> None:
+        self._sent += 1
+        # A canary that led to nothing may still come, late. The same wearer goes again, or all of them would be inside in the end.
+        last = self._watched.canaries[-1] if self._watched.canaries else None
+        after = self._slot + (1 if last is None or last.whole or last.number == 0 else 0)
+        busy = {occupied for _, occupied in self._open.values()}
+        slot = next(((after + n) % SLOTS for n in range(SLOTS) if (after + n) % SLOTS not in busy), None)
+        self._slot = after % SLOTS if slot is None else slot
+        one = Canary(self._sent, self._slot, self._now_s())
+        self._watched.canaries.append(one)
+        self._save()
+        if not self._exercise.records.cases:
+            one.failed = self._refused
+            return
+        # Whoever isn't stood down must be seen outside, or never will be.
+        distances_m = dict.fromkeys(range(SLOTS), OUTSIDE_M)
+        if slot is None:
+            await self._exercise.report(distances_m)
+            one.failed = "no wearer of an earlier canary was stood down"
+        else:
+            one.durable, one.failed = await self._exercise.report(distances_m | {slot: INSIDE_M})
+
+    # ── what the chain tells ─────────────────────────────────────────────────────────────────────────────────────────
+
+    async def _again(self, work: Callable[[], Awaitable[None]], what: str) -> None:
+        """Follows a stream anew whenever it breaks, whatever the reason: the watch must outlast what it watches."""
+        delay_s = FIRST_DELAY_S
+        while True:
+            began_s = time.monotonic()
+            try:
+                await work()
+            except grpc.aio.AioRpcError as error:
+                if not may_succeed_later(error):
+                    logger().error("stream_refused", stream=what, reason=of_rpc(error).message)
+            delay_s = FIRST_DELAY_S if time.monotonic() - began_s > LAST_DELAY_S else min(2 * delay_s, LAST_DELAY_S)
+            await asyncio.sleep(delay_s)
+
+    async def _follow_alerts(self) -> None:
+        request = geofence_pb2.WatchAlertsRequest(new_only=True)
+        stream = self._clients.geofence.WatchAlerts(request, metadata=self._identity)
+        async for message in stream:
+            alert = message.alert
+            one = self._canary_of([alert.order_id])
+            if one is not None and alert.demand == geometry_pb2.Demand.RESPOND:
+                one.decided = True
+
+    async def _follow(self, leg: str) -> None:
+        # At the beginning nothing of before is needed: what waits for an answer comes again by itself.
+        after = self._seen.get(leg, 0)
+        request = dispatch_pb2.SubscribeRequest(after_sequence=after, new_only=not after, others=leg in canary.AGENCIES)
+        stream = self._clients.dispatch[leg].Subscribe(request, metadata=self._identity)
+        try:
+            async for message in stream:
+                if message.HasField("other"):
+                    self._note_other(leg, message.other)
+                else:
+                    self._seen[leg] = max(self._seen.get(leg, 0), message.sequence)
+                    await self._note(leg, message.step.assignment)
+        except grpc.aio.AioRpcError as error:
+            if error.code() is grpc.StatusCode.INVALID_ARGUMENT:
+                # The leg has lost its database, and what was open there.
+                self._seen.pop(leg, None)
+                self._open = {id_: held for id_, held in self._open.items() if held[0] != leg}
+            raise
+
+    def _note_other(self, leg: str, assignment: dispatch_pb2.Assignment) -> None:
+        one = self._canary_of(assignment.order_ids)
+        if one is not None and assignment.leg != alert_pb2.WARNING and assignment.state not in _OVER:
+            one.told.add(leg)
+
+    async def _note(self, leg: str, assignment: dispatch_pb2.Assignment) -> None:
+        slot = self._slot_of(assignment.order_ids)
+        if slot is None:
+            return
+        one = self._watched.on(slot)
+        if assignment.state in _OVER:
+            self._open.pop(assignment.assignment_id, None)
+            if one is not None and leg in one.taken:
+                one.stood_down.add(leg)
+            return
+        if assignment.state == State.NOTIFIED:
+            return
+        self._open[assignment.assignment_id] = leg, slot
+        if one is not None:
+            one.offered.add(leg)
+        if assignment.state in _UNANSWERED:
+            request = dispatch_pb2.AcknowledgeRequest(assignment_id=assignment.assignment_id)
+            try:
+                await self._clients.dispatch[leg].Acknowledge(request, timeout=5.0, metadata=self._identity)
+            except grpc.aio.AioRpcError as error:
+                logger().warning("canary_not_taken", leg=leg, reason=of_rpc(error).message)
+                return
+        if one is not None:
+            one.taken.add(leg)
+
+    def _slot_of(self, order_ids: Sequence[str]) -> int | None:
+        mine = (n for n, case in enumerate(self._exercise.records.cases) if case.order_id in order_ids)
+        return next(mine, None)
+
+    def _canary_of(self, order_ids: Sequence[str]) -> Canary | None:
+        slot = self._slot_of(order_ids)
+        return None if slot is None else self._watched.on(slot)
+
+    # ── pages ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def _look(self) -> None:
+        """Judges every second, and pages until somebody is told."""
+        while True:
+            had = self._watched.outage
+            page = canary.judge(self._watched, self._now_s(), self._clients.clock.now_ms())
+            if self._watched.outage != had:
+                self._save()
+            if page is not None:
+                message = await self._message(page)
+                self._say(message.text)
+                logger().critical(
+                    "canary_" + page.kind.lower(), last_seen=message.last_seen, outage_id=message.outage_id
+                )
+                if not self._pagers or await page_all(self._pagers, message):
+                    canary.delivered(self._watched, page, self._clients.clock.now_ms())
+                    self._save()
+            await self._sleep(LOOK_EVERY_S)
+
+    async def _message(self, page: Page) -> Message:
+        outage, now_ms = page.outage, self._clients.clock.now_ms()
+        silent = () if page.kind is Kind.BACK else await probes.not_answering(self._clients.mesh)
+        since = times.to_rfc3339(outage.since_ms)
+        if page.kind is Kind.BACK:
+            gone_s = ((outage.over_ms or now_ms) - outage.since_ms) // 1000
+            text = f"Tandem: canaries come through again; they were missing from {since} for {gone_s} s"
+        else:
+            gone_s = (now_ms - outage.since_ms) // 1000
+            text = f"Tandem: canaries are missing since {since} ({gone_s} s). Last seen: {outage.seen}."
+            text += f" Not answering: {', '.join(silent)}." if silent else " All parts answer."
+        outage_id = hash_id("outage", self._exercise.exercise_id, outage.since_ms)
+        id_ = hash_id("page", outage_id, page.kind.value, outage.pages)
+        return Message(id_, page.kind.value, text, outage_id, since, outage.seen, silent)
+
+    # ── time and state ───────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _now_s(self) -> float:
+        return time.monotonic() * self._clients.clock.rate
+
+    async def _sleep(self, mesh_s: float) -> None:
+        await asyncio.sleep(max(mesh_s, 0) / self._clients.clock.rate)
+
+    def _save(self) -> None:
+        pending = self._watched.pending
+        missing_ms = None
+        if pending is not None:
+            missing_ms = self._clients.clock.now_ms() - round((self._now_s() - pending.sent_s) * 1000)
+        kept = {
+            "exercise_id": self._exercise.exercise_id,
+            "records": json_format.MessageToDict(self._exercise.records),
+            "sent": self._sent,
+            "slot": self._slot,
+            "missing_since_ms": missing_ms,
+            "outage": asdict(self._watched.outage) if self._watched.outage else None,
+        }
+        try:
+            write_private(self._folder / STATE, json.dumps(kept) + "\n")
+        except OSError as error:  # a full disk is a reason to go on watching
+            logger().error("watch_not_saved", reason=f"{type(error).__name__} {error.errno}")
+
+
+def _load(path: Path) -> dict[str, Any]:
+    """What was kept; nothing where it can't be read: then the watch begins anew, with an exercise of its own."""
+    try:
+        kept: dict[str, Any] = json.loads(path.read_text())
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError) as error:
+        logger().error("watch_state_unreadable", reason=type(error).__name__)
+        return {}
+    return kept

@@ -1,0 +1,325 @@
+"""Everybody who takes part from outside, as clients: agencies that await matches, a head-end, desks that answer."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Sequence
+from typing import Any, Self, TypeAlias, TypeVar
+
+import grpc
+import grpc.aio
+
+from services.cli.calls import FIRST_DELAY_S, PATIENCE_S, call, follow, may_succeed_later
+from services.cli.failure import CommandFailed
+from services.cli.stack.mesh import Clients, Metadata
+from services.common.clock import wall_us
+from services.common.observability import trace_ids
+from tandem.dispatch.v1 import dispatch_pb2
+from tandem.geofence.v1 import geofence_pb2
+from tandem.ingest.v1 import ingest_pb2
+from tandem.registry.v1 import disclosure_pb2, registry_pb2
+
+Found = TypeVar("Found")
+Report: TypeAlias = ingest_pb2.Position | ingest_pb2.EquipmentEvent
+
+VENDOR_ID = "demo"
+VENDOR = f"spiffe://vendor/{VENDOR_ID}"
+MOJ_RECORDS = "spiffe://moj/records"
+NPA_RECORDS = "spiffe://npa/records"
+REVIEWER = "spiffe://tandem/reviewer/replay"
+DESKS = {
+    "probation": "spiffe://moj/desk/demo",
+    "police": "spiffe://npa/desk/demo",
+    "warning": "spiffe://tandem/warning-gateway",
+}
+"""Who answers each leg."""
+
+BASIS = "STALKING_9_1_2"
+"""The article under which a desk opens a record: nobody may come within 100 m."""
+
+State = dispatch_pb2.AssignmentState
+UNANSWERED = (State.OFFERED, State.ESCALATED)
+
+
+class Party:
+    """Something that listens in the background; whoever waits for it learns of its failure."""
+
+    def __init__(self) -> None:
+        self._changed = asyncio.Event()
+        self._task: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    async def __aenter__(self) -> Self:
+        self._task = asyncio.create_task(self._run())
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._task.cancel()
+        await asyncio.gather(self._task, return_exceptions=True)
+
+    def _run(self) -> Coroutine[Any, Any, None]:
+        raise NotImplementedError
+
+    async def until(self, what: str, look: Callable[[], Found | None], patience_s: float = PATIENCE_S) -> Found:
+        """What `look` finds, as soon as it finds something. Raises CommandFailed naming `what` where it doesn't."""
+        deadline = asyncio.get_running_loop().time() + patience_s
+        while (found := look()) is None:
+            self._changed.clear()
+            change = asyncio.create_task(self._changed.wait())
+            left_s = deadline - asyncio.get_running_loop().time()
+            either: set[asyncio.Future[Any]] = {change, self._task}
+            await asyncio.wait(either, timeout=max(left_s, 0), return_when=asyncio.FIRST_COMPLETED)
+            change.cancel()
+            if self._task.done():
+                self._task.result()
+            if left_s <= 0:
+                raise CommandFailed(f"waited {patience_s:.0f} s for {what}")
+        return found
+
+
+class Matches(Party):
+    """Matches as one agency sees them."""
+
+    def __init__(self, clients: Clients, spiffe_id: str) -> None:
+        super().__init__()
+        self._clients = clients
+        self._identity = clients.identity(spiffe_id)
+        self._last = 0
+        self.seen_wall_us: dict[str, int] = {}
+        """By order: when its match was first seen, wall clock, microseconds."""
+
+    async def _run(self) -> None:
+        async for match in follow(self._open):
+            self._last = match.sequence
+            self.seen_wall_us.setdefault(match.order_id, wall_us())
+            self._changed.set()
+
+    def _open(self) -> grpc.aio.UnaryStreamCall[registry_pb2.WatchMatchesRequest, registry_pb2.WatchMatchesResponse]:
+        request = registry_pb2.WatchMatchesRequest(after_sequence=self._last)
+        return self._clients.registry.WatchMatches(request, metadata=self._identity)
+
+
+class Desk(Party):
+    """One leg's desk: knows the assignments of some orders, and takes those that are offered once it was told to.
+
+    Whoever takes one opens the record of the person to go to, as people do; nobody waits for that.
+    """
+
+    def __init__(self, clients: Clients, leg: str, order_ids: Iterable[str], *, answers: bool) -> None:
+        super().__init__()
+        self._stub = clients.dispatch[leg]
+        self._disclosures = clients.disclosures
+        self._identity = clients.identity(DESKS[leg])
+        self._to_look_up: asyncio.Queue[dispatch_pb2.Assignment] = asyncio.Queue()
+        self._looked_up: set[str] = set()
+        self._order_ids = frozenset(order_ids)
+        self._answers = answers
+        self._last = 0
+        self.leg = leg
+        self.assignments: dict[str, dispatch_pb2.Assignment] = {}
+        """By id, as the leg last told it."""
+
+    async def _run(self) -> None:
+        # Not a TaskGroup, which would wrap the error that whoever waits is to be told.
+        tasks = [asyncio.create_task(self._follow()), asyncio.create_task(self._look_up())]
+        try:
+            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            for one in done:
+                one.result()
+        finally:
+            for one in tasks:
+                one.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _follow(self) -> None:
+        async for message in follow(self._open):
+            self._last = max(self._last, message.sequence)
+            assignment = message.step.assignment
+            if self._order_ids.isdisjoint(assignment.order_ids):
+                continue
+            self.assignments[assignment.assignment_id] = assignment
+            self._changed.set()
+            if self._answers:
+                await self._take(assignment)
+
+    async def answer(self) -> None:
+        """Takes what is offered now, and everything that will be."""
+        self._answers = True
+        for assignment in tuple(self.assignments.values()):
+            await self._take(assignment)
+
+    async def _take(self, assignment: dispatch_pb2.Assignment) -> None:
+        if assignment.state not in UNANSWERED:
+            return
+        request = dispatch_pb2.AcknowledgeRequest(assignment_id=assignment.assignment_id)
+        try:
+            answer = await call(self._stub.Acknowledge, request, self._in_trace(assignment))
+        except grpc.aio.AioRpcError as error:
+            if error.code() is not grpc.StatusCode.FAILED_PRECONDITION:
+                raise
+            return  # stood down meanwhile; the stream tells
+        self._to_look_up.put_nowait(answer.assignment)
+        known = self.assignments[assignment.assignment_id]
+        if known.state in UNANSWERED:
+            known.CopyFrom(answer.assignment)
+            self._changed.set()
+
+    async def _look_up(self) -> None:
+        while True:
+            assignment = await self._to_look_up.get()
+            if assignment.assignment_id in self._looked_up:
+                continue
+            self._looked_up.add(assignment.assignment_id)
+            subject_id, identity = assignment.subject_id, self._in_trace(assignment)
+            grounds = disclosure_pb2.Grounds(
+                legal_basis=BASIS,
+                purpose=disclosure_pb2.PURPOSE_ENFORCEMENT,
+                reference=assignment.incident_id,
+            )
+            try:
+                if self.leg == "probation":
+                    wearer = disclosure_pb2.ReadWearerRequest(wearer_id=subject_id, grounds=grounds)
+                    await call(self._disclosures.ReadWearer, wearer, identity)
+                elif self.leg == "police" and "/" not in subject_id:
+                    person = disclosure_pb2.ReadProtectedPersonRequest(person_id=subject_id, grounds=grounds)
+                    await call(self._disclosures.ReadProtectedPerson, person, identity)
+            except grpc.aio.AioRpcError as error:
+                if error.code() is not grpc.StatusCode.NOT_FOUND:
+                    raise  # else its time was over meanwhile, and it was destroyed
+
+    def _in_trace(self, assignment: dispatch_pb2.Assignment) -> Metadata:
+        """Call metadata with the context of the incident, so that what the call does is found by its trace."""
+        return (*self._identity, (trace_ids.TRACEPARENT, trace_ids.traceparent(assignment.incident_id)))
+
+    def _open(self) -> grpc.aio.UnaryStreamCall[dispatch_pb2.SubscribeRequest, dispatch_pb2.SubscribeResponse]:
+        request = dispatch_pb2.SubscribeRequest(after_sequence=self._last)
+        return self._stub.Subscribe(request, metadata=self._identity)
+
+
+class Alerts(Party):
+    """Alerts of some orders with their figures, in the order in which they were stored."""
+
+    def __init__(self, clients: Clients, order_ids: Iterable[str]) -> None:
+        super().__init__()
+        self._clients = clients
+        self._identity = clients.identity(REVIEWER)
+        self._order_ids = frozenset(order_ids)
+        self._last, self._last_alert_id = 0, ""
+        self.seen: list[geofence_pb2.WatchAlertsResponse] = []
+
+    async def _run(self) -> None:
+        async for message in follow(self._open):
+            self._last, self._last_alert_id = message.stream_sequence, message.alert.alert_id
+            if message.alert.order_id in self._order_ids:
+                self.seen.append(message)
+                self._changed.set()
+
+    def _open(self) -> grpc.aio.UnaryStreamCall[geofence_pb2.WatchAlertsRequest, geofence_pb2.WatchAlertsResponse]:
+        request = geofence_pb2.WatchAlertsRequest(after_stream_sequence=self._last, after_alert_id=self._last_alert_id)
+        return self._clients.geofence.WatchAlerts(request, metadata=self._identity)
+
+
+class HeadEnd(Party):
+    """Carries reports over one stream. What wasn't answered when a stream broke is sent again on the next.
+
+    Its devices have whatever command they can follow: each is told to `commanded`, once, and acknowledged.
+    """
+
+    def __init__(self, clients: Clients, commanded: Callable[[ingest_pb2.DeviceCommand], None] | None = None) -> None:
+        super().__init__()
+        self._clients = clients
+        self._identity = clients.identity(VENDOR)
+        self._commanded = commanded
+        self._commands: set[str] = set()
+        self._sent = 0
+        self._unanswered: dict[int, ingest_pb2.ReportRequest] = {}
+        self._awaited: dict[int, ingest_pb2.ReportResponse | None] = {}
+        self._more = asyncio.Event()
+
+    async def carry(self, reports: Sequence[Report]) -> list[ingest_pb2.Refusal]:
+        """Sends reports until they are durable, and returns the refusals of those that can't be.
+
+        A device that isn't known yet may be on its way from the registry: its reports are sent again for a minute.
+        """
+        give_up_at = asyncio.get_running_loop().time() + PATIENCE_S
+        refused: list[ingest_pb2.Refusal] = []
+        while True:
+            refusals = await self.exchange(reports)
+            unknown = [report for report, one in refusals if one.field.endswith(".device_id")]
+            if not unknown or asyncio.get_running_loop().time() > give_up_at:
+                return [*refused, *(one for _, one in refusals)]
+            await asyncio.sleep(FIRST_DELAY_S)
+            refused += [one for _, one in refusals if not one.field.endswith(".device_id")]
+            reports = unknown
+
+    async def exchange(
+        self, reports: Sequence[Report], *, backfill: bool = False
+    ) -> list[tuple[Report, ingest_pb2.Refusal]]:
+        """Sends reports as one batch; once those that were taken are durable, returns the others and why they weren't."""
+        # Outcomes come in this order: first the positions, then the events.
+        positions = [one for one in reports if isinstance(one, ingest_pb2.Position)]
+        equipment = [one for one in reports if isinstance(one, ingest_pb2.EquipmentEvent)]
+        ordered: list[Report] = [*positions, *equipment]
+        batch = self._send(ingest_pb2.ReportRequest(positions=positions, equipment=equipment, backfill=backfill))
+        self._awaited[batch] = None
+        try:
+            answer = await self.until("an answer to a report", lambda: self._awaited[batch])
+        finally:
+            del self._awaited[batch]
+        return [(ordered[one.index], one) for one in answer.refusals]
+
+    async def settle(self) -> None:
+        """Returns once everything is answered, receipts too."""
+        await self.until("answers to receipts", lambda: None if self._unanswered else True)
+
+    def _send(self, request: ingest_pb2.ReportRequest) -> int:
+        self._sent += 1
+        request.batch = self._sent
+        self._unanswered[request.batch] = request
+        self._more.set()
+        return self._sent
+
+    async def _run(self) -> None:
+        while True:
+            stream = self._clients.ingest.Report(self._requests(), metadata=self._identity)
+            try:
+                async for answer in stream:
+                    if answer.commands:
+                        self._take(answer.commands)
+                    elif self._unanswered.pop(answer.batch, None):
+                        if answer.batch in self._awaited:
+                            self._awaited[answer.batch] = answer
+                        self._changed.set()
+            except grpc.aio.AioRpcError as error:
+                if not may_succeed_later(error):
+                    raise
+            finally:
+                stream.cancel()
+            await asyncio.sleep(FIRST_DELAY_S)
+
+    def _take(self, commands: Iterable[ingest_pb2.DeviceCommand]) -> None:
+        """Acknowledges commands. One that comes again has lost its receipt on the way, so it gets another."""
+        receipts = []
+        for one in commands:
+            known = one.instruction.WhichOneof("kind") is not None
+            receipts.append(
+                ingest_pb2.CommandReceipt(
+                    command_id=one.command_id,
+                    device_id=one.device_id,
+                    refused_because="" if known else "the device knows no such instruction",
+                )
+            )
+            if self._commanded and one.command_id not in self._commands:
+                self._commanded(one)
+            self._commands.add(one.command_id)
+        self._send(ingest_pb2.ReportRequest(receipts=receipts))
+
+    async def _requests(self) -> AsyncIterator[ingest_pb2.ReportRequest]:
+        sent = 0
+        while True:
+            self._more.clear()
+            waiting = [request for batch, request in sorted(self._unanswered.items()) if batch > sent]
+            for request in waiting:
+                yield request
+                sent = request.batch
+            if not waiting:
+                await self._more.wait()

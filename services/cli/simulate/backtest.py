@@ -1,0 +1,217 @@
+"""The back-test: the same fold as in the mesh, in process and without any service, over files."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from services.cli.simulate.files import Arrival, Line, Scenario, load_reports, load_scenario
+from services.common import times
+from services.common.ids import hash_id
+from services.geofence import translate as geofence_translate
+from services.geofence.domain import accounts, fold
+from services.geofence.domain.alerts import Alert, Kind
+from services.geofence.domain.decisions import Decisions
+from services.geofence.domain.entries import Body, Demand, Entry, Tick
+from services.geofence.domain.state import State
+from services.ingest import translate as ingest_translate
+from services.ingest.domain import Positions
+from services.registry import domain as registry
+from services.registry import translate as registry_translate
+from tandem.common.v1 import log_pb2
+from tandem.ingest.v1 import ingest_pb2
+from tandem.registry.v1 import registry_pb2
+
+RING_OPEN = "RING_OPEN"
+
+
+def run(scenario_path: Path, reports_path: Path, rules: log_pb2.Rules | None = None) -> Iterator[dict[str, Any]]:
+    """Alerts as the NDJSON of `tandem backtest` has them, by `rules` or those of the reports.
+
+    Raises FileError before the first one where a file is unusable.
+    """
+    scenario = load_scenario(scenario_path)
+    lines = load_reports(reports_path, scenario)
+    return fold_lines(scenario, lines, rules)
+
+
+def fold_lines(scenario: Scenario, lines: list[Line], rules: log_pb2.Rules | None = None) -> Iterator[dict[str, Any]]:
+    """The same of what was read."""
+    backtest = Backtest(scenario)
+    yield from backtest.begin(lines, rules)
+    for line in lines:
+        if rules is None or not isinstance(line.what, log_pb2.Rules):
+            yield from backtest.arrive(line)
+    yield from _still_open(backtest.state)
+
+
+class Backtest:
+    """A mesh without services. `state` may be put aside and read back between two arrivals, as an evaluator does."""
+
+    def __init__(self, scenario: Scenario) -> None:
+        self.state = State(partition=0)
+        self._scenario = scenario
+        self._cases = _Cases(scenario)
+        self._stamp_ms = 0
+
+    def begin(self, lines: list[Line], rules: log_pb2.Rules | None = None) -> Iterator[dict[str, Any]]:
+        """The agencies' records stand before the first of the lines."""
+        self._stamp_ms = min((_earliest_ms(line) for line in lines), default=0) - 1000
+        if rules is not None:
+            yield from self._enter(self._stamp_ms, geofence_translate.rules_of(rules))
+        for order in self._scenario.orders:
+            for body in self._cases.put_order(order):
+                yield from self._enter(self._stamp_ms, body)
+
+    def arrive(self, line: Line) -> Iterator[dict[str, Any]]:
+        """What a line leads to, and the time before it."""
+        self._stamp_ms = max(self._stamp_ms, line.received_ms)
+        # A mesh that has nothing to do ticks, so what is due is decided when it is due.
+        while (due_ms := fold.next_due_ms(self.state)) is not None and due_ms < self._stamp_ms:
+            yield from self._enter(due_ms, Tick())
+        for body in _bodies(line.what, self._cases):
+            yield from self._enter(self._stamp_ms, body)
+
+    def _enter(self, stamp_ms: int, body: Body) -> Iterator[dict[str, Any]]:
+        return _alerts(fold.step(self.state, Entry(self.state.sequence + 1, stamp_ms, body)))
+
+
+def _earliest_ms(line: Line) -> int:
+    match line.what:
+        case ingest_pb2.Position():
+            return min(line.received_ms, times.from_timestamp(line.what.fix_time))
+        case ingest_pb2.EquipmentEvent():
+            return min(line.received_ms, times.from_timestamp(line.what.event_time))
+        case _:
+            return line.received_ms
+
+
+class _Cases:
+    """The registry's part, with the scenario's records in memory."""
+
+    def __init__(self, scenario: Scenario) -> None:
+        self._wearers = [registry_translate.parse_wearer(one) for one in scenario.wearers]
+        self._tags = {one.device_id: registry_translate.parse_tag(one) for one in scenario.tags}
+        self._devices = {one.device_id: registry_translate.parse_device(one) for one in scenario.devices}
+        self._orders: dict[str, registry.Order] = {}
+        self._versions: dict[str, int] = {}
+
+    def put_order(self, message: registry_pb2.Order) -> Iterator[Body]:
+        """A snapshot for each wearer whom the order restrains."""
+        order = self._orders[message.order_id] = registry_translate.parse_order(message)
+        return self._snapshots([order])
+
+    def put_tag(self, message: registry_pb2.Tag) -> Iterator[Body]:
+        """Snapshots of all cases: which of them name the wearer, or named the tag before, is for the fold to find."""
+        self._tags[message.device_id] = registry_translate.parse_tag(message)
+        return self._snapshots(self._orders.values())
+
+    def put_device(self, message: registry_pb2.Device) -> Iterator[Body]:
+        """The same."""
+        self._devices[message.device_id] = registry_translate.parse_device(message)
+        return self._snapshots(self._orders.values())
+
+    def _snapshots(self, orders: Iterable[registry.Order]) -> Iterator[Body]:
+        for order in orders:
+            for wearer in self._wearers:
+                if registry.is_match(order.respondent, wearer):
+                    tags = [tag for tag in self._tags.values() if tag.wearer_id == wearer.wearer_id]
+                    devices = [one for one in self._devices.values() if one.person_id in order.protected_person_ids]
+                    case = registry.build_case(order, wearer, tags, devices)
+                    version = self._versions[case.case_id] = self._versions.get(case.case_id, 0) + 1
+                    yield geofence_translate.case_of(registry_translate.case_to_proto(case, version))
+
+
+def _bodies(what: Arrival, cases: _Cases) -> Iterator[Body]:
+    """Entries that the services would write for an arrival; through the wire's form, so that both see the same numbers."""
+    match what:
+        case ingest_pb2.Position():
+            position = ingest_translate.parse_position(what)
+            entry = ingest_translate.positions_entry(Positions.of([position]), received_wall_us=0)
+            yield geofence_translate.entry_body(entry.SerializeToString())
+        case ingest_pb2.EquipmentEvent():
+            entry = ingest_translate.equipment_entry(ingest_translate.parse_equipment(what), received_wall_us=0)
+            yield geofence_translate.entry_body(entry.SerializeToString())
+        case registry_pb2.Tag():
+            yield from cases.put_tag(what)
+        case registry_pb2.Device():
+            yield from cases.put_device(what)
+        case registry_pb2.Order():
+            yield from cases.put_order(what)
+        case log_pb2.Rules():
+            yield geofence_translate.rules_of(what)
+
+
+def _alerts(outputs: list[Any]) -> Iterator[dict[str, Any]]:
+    for one in outputs:
+        if isinstance(one, Alert):
+            yield alert_dict(one)
+        else:
+            yield {"kind": "PARKED", "sequence": one.sequence, "reason": one.reason}
+
+
+def alert_dict(alert: Alert) -> dict[str, Any]:
+    """An alert as one line of the output."""
+    line: dict[str, Any] = {
+        "alert_id": alert.alert_id,
+        "order_id": alert.order_id,
+        "episode_id": alert.episode_id,
+        "incident_id": alert.incident_id,
+        "target_id": alert.target_id,
+        "kind": alert.kind.value,
+        "demand": alert.demand.name,
+        "ring_m": alert.ring_mm / 1000 if alert.ring_mm else None,
+        "at": times.to_rfc3339(alert.at_ms),
+        "decided_at": times.to_rfc3339(alert.decided_at_ms),
+        "distance_m": _metres(alert.distance_mm),
+        "probability": alert.probability,
+        "late": alert.late,
+    }
+    if alert.kind in (Kind.RING_CLEARED, Kind.ACCOUNT_AMENDED):
+        line |= {"inside": stretches(alert.inside), "min_distance_m": _metres(alert.min_distance_mm)}
+    if alert.amends:
+        line["amends"] = alert.amends
+    return line
+
+
+def _still_open(state: State) -> Iterator[dict[str, Any]]:
+    """Accounts that wait to be amended when the input ends, and those of the rings that are entered then, on a copy."""
+    ended = copy.deepcopy(state)
+    for case_state in ended.cases.values():
+        decisions = Decisions(ended, ended.sequence + 1, ended.now_ms)
+        accounts.amend(decisions, case_state, None)
+        yield from _alerts(decisions.out)
+        case = case_state.case
+        for target in case.targets:
+            for ring in case.rings:
+                if not case_state.ring(target, ring).open:
+                    continue
+                account = accounts.account(ended, case_state, target, ring, ended.now_ms)
+                yield {
+                    "alert_id": hash_id("open", case.case_id, target.key, ring.radius_mm, ended.sequence),
+                    "order_id": case.order_id,
+                    "episode_id": account.episode_id,
+                    "incident_id": account.incident_id,
+                    "target_id": target.target_id,
+                    "kind": RING_OPEN,
+                    "demand": Demand.RECORD.name,
+                    "ring_m": ring.radius_mm / 1000,
+                    "at": times.to_rfc3339(ended.now_ms),
+                    "decided_at": times.to_rfc3339(ended.now_ms),
+                    "distance_m": None,
+                    "probability": None,
+                    "late": False,
+                    "inside": stretches(account.inside),
+                    "min_distance_m": _metres(account.min_mm),
+                }
+
+
+def stretches(inside: tuple[tuple[int, int], ...] | list[tuple[int, int]]) -> list[list[str]]:
+    """Stretches of time as pairs of RFC 3339."""
+    return [[times.to_rfc3339(from_ms), times.to_rfc3339(to_ms)] for from_ms, to_ms in inside]
+
+
+def _metres(mm: float | None) -> float | None:
+    return None if mm is None else round(mm) / 1000

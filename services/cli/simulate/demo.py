@@ -1,0 +1,312 @@
+"""The demo: what happened at Namyangju, as it goes once the agencies' records are linked. All its people are made up.
+
+The story is told through the public interfaces alone, by the clients of parties.py. `play` yields as each step begins
+and as it ends, so that a person can follow, and a test can kill something in between.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from services.cli.calls import call
+from services.cli.failure import CommandFailed
+from services.cli.simulate import outcome
+from services.cli.simulate.actors import MOJ_RECORDS, NPA_RECORDS, VENDOR_ID, Desk, HeadEnd, Matches, State
+from services.cli.stack.mesh import OPERATOR, Clients
+from services.common import times
+from services.common.clock import wall_us
+from tandem.common.v1 import geometry_pb2, log_pb2
+from tandem.dispatch.v1 import dispatch_pb2
+from tandem.geofence.v1 import geofence_pb2
+from tandem.ingest.v1 import ingest_pb2
+from tandem.registry.v1 import registry_pb2
+
+HOME = geometry_pb2.Circle(lat_deg=37.6360, lon_deg=127.2165, radius_m=20)
+METRES_PER_DEGREE = 111_195.0
+"""Of latitude, on the sphere of mean radius; the story needs no better."""
+BIRTH_DATE = "1990-01-01"
+NOTED_WITHIN_S = 5.0
+"""How long the end waits for what the legs haven't noted yet; then it tells what there is."""
+POLL_S = 0.1
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """How the story goes."""
+
+    run_id: str
+    """Sets its ids apart from those of other runs."""
+    national_id: str
+    """The made-up national number that the wearer and the respondent share."""
+    pace_s: float = 1.0
+    """Between two positions, mesh time."""
+    clear_after_s: int = 3
+    """A ring is cleared when it was left for so long, mesh time."""
+    to_2_km: tuple[float, ...] = (3000, 2400, 1900)
+    """The wearer's distances from the protected person's home, metres, until the 2 km ring is entered."""
+    to_1_km: tuple[float, ...] = (1400, 950)
+    to_100_m: tuple[float, ...] = (500, 200, 130, 60)
+    """The last steps are no jumps: of two positions after a jump the second has to agree before anybody is sent."""
+    away: tuple[float, ...] = tuple(60 + 2 * min(s, 12) ** 2 + 50 * max(s - 12, 0) for s in range(2, 54))
+    """By car, from standing to 180 km/h in 12 s: no all-clear comes of what no vehicle does."""
+
+    def id(self, what: str) -> str:
+        """An id of this run."""
+        return f"{what}-{self.run_id}"
+
+
+def new_plan() -> Plan:
+    """A plan with ids of its own, taken from the wall clock."""
+    run_ms = time.time_ns() // 1_000_000
+    return Plan(run_id=f"{run_ms:x}", national_id=f"{run_ms:013d}")
+
+
+@dataclass(frozen=True, slots=True)
+class Begun:
+    """A step begins."""
+
+    name: str
+    title: str
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """A step has ended well."""
+
+    name: str
+    title: str
+    detail: str
+    took_ms: float
+    """Wall time."""
+
+
+class Stage:
+    """Where the story is played: the mesh, and everybody who takes part."""
+
+    def __init__(
+        self, clients: Clients, plan: Plan, matches: Sequence[Matches], desks: dict[str, Desk], head_end: HeadEnd
+    ) -> None:
+        self.clients = clients
+        self.plan = plan
+        self.order_id = plan.id("order")
+        self.wearer_id = plan.id("wearer")
+        self.person_id = plan.id("person")
+        self.home_id = plan.id("home")
+        self.home_destination = f"{self.order_id}/{self.home_id}"
+        self.began_ms = clients.clock.now_ms()
+        """Mesh time."""
+        self.match_ms: float | None = None
+        """From the order's way to the registry until both agencies had seen the match, wall time."""
+        self._matches = matches
+        self._desks = desks
+        self._head_end = head_end
+        self._destinations = {"probation": (self.wearer_id,), "police": (self.person_id, self.home_destination)}
+        self._order_put_wall_us = 0
+        self._reports = 0
+
+    # ── the steps; each returns a line that says what happened ──
+
+    async def set_rules(self) -> str:
+        await self._put(log_pb2.Rules(rules_id="demo", clear_after_s=self.plan.clear_after_s))
+        return f"a ring is cleared {self.plan.clear_after_s} s after it was left"
+
+    async def put_tag(self) -> str:
+        moj, registry = self.clients.identity(MOJ_RECORDS), self.clients.registry
+        wearer = registry_pb2.Wearer(
+            wearer_id=self.wearer_id,
+            national_id=self.plan.national_id,
+            name="Demo wearer",
+            birth_date=BIRTH_DATE,
+            source_version=1,
+        )
+        await call(registry.PutWearer, registry_pb2.PutWearerRequest(wearer=wearer), moj)
+        tag = registry_pb2.Tag(
+            device_id=self.plan.id("tag"), wearer_id=self.wearer_id, source_version=1, vendor_id=VENDOR_ID
+        )
+        await call(registry.PutTag, registry_pb2.PutTagRequest(tag=tag), moj)
+        return f"{self.wearer_id} wears {tag.device_id}"
+
+    async def put_order(self) -> str:
+        npa, registry = self.clients.identity(NPA_RECORDS), self.clients.registry
+        person = registry_pb2.ProtectedPerson(person_id=self.person_id, name="Demo protected person", source_version=1)
+        await call(registry.PutProtectedPerson, registry_pb2.PutProtectedPersonRequest(protected_person=person), npa)
+        device = registry_pb2.Device(
+            device_id=self.plan.id("app"), person_id=self.person_id, source_version=1, vendor_id=VENDOR_ID
+        )
+        await call(registry.PutDevice, registry_pb2.PutDeviceRequest(device=device), npa)
+        from_ms = self.clients.clock.now_ms() // 1000 * 1000 - 60_000
+        order = registry_pb2.Order(
+            order_id=self.order_id,
+            respondent=registry_pb2.Respondent(
+                national_id=self.plan.national_id, name="Demo respondent", birth_date=BIRTH_DATE
+            ),
+            protected_person_ids=[self.person_id],
+            places=[geometry_pb2.Place(place_id=self.home_id, circle=HOME)],
+            rings=[
+                geometry_pb2.Ring(radius_m=2000, action=geometry_pb2.Demand.WARN),
+                geometry_pb2.Ring(radius_m=1000, action=geometry_pb2.Demand.NOTIFY),
+                geometry_pb2.Ring(radius_m=100, action=geometry_pb2.Demand.RESPOND),
+            ],
+            valid_from=times.to_timestamp(from_ms),
+            valid_until=times.to_timestamp(from_ms + 30 * 86_400_000),
+            source_version=1,
+        )
+        self._order_put_wall_us = wall_us()
+        await call(registry.PutOrder, registry_pb2.PutOrderRequest(order=order), npa)
+        return f"{self.order_id} protects {self.person_id} and her home: 2 km warn, 1 km notify, 100 m respond"
+
+    async def see_match(self) -> str:
+        seen = [
+            await one.until("the match", lambda one=one: one.seen_wall_us.get(self.order_id))  # type: ignore[misc]
+            for one in self._matches
+        ]
+        self.match_ms = (max(seen) - self._order_put_wall_us) / 1000
+        return f"both agencies know that wearer and respondent are one person, {self.match_ms:.0f} ms after the order"
+
+    async def warn(self) -> str:
+        await self._walk(self.plan.to_2_km)
+        warning = await self._first("warning", "the warning", lambda one: one.HasField("acknowledged_at"))
+        return f"{warning.subject_id} was warned{_latency(warning)}"
+
+    async def notify(self) -> str:
+        await self._walk(self.plan.to_1_km)
+        for leg in outcome.AGENCIES:
+            await self._first(leg, f"the {leg} desk to be told", lambda one: True)
+        return "both desks are told; nobody has to go yet"
+
+    async def respond(self) -> str:
+        await self._walk(self.plan.to_100_m)
+        told = []
+        for leg in outcome.AGENCIES:
+            offer = await self._first(leg, f"the {leg} leg", lambda one: one.HasField("offered_at"))
+            told.append(f"{leg} to {offer.subject_id}")
+        return "; ".join(told)
+
+    async def acknowledge(self) -> str:
+        told = []
+        for leg in outcome.AGENCIES:
+            await self._desks[leg].answer()
+            for destination in self._destinations[leg]:
+                taken = await self._first(
+                    leg,
+                    f"the {leg} desk to take {destination}",
+                    lambda one, to=destination: one.subject_id == to and one.HasField("acknowledged_at"),  # type: ignore[misc]
+                )
+                at = times.to_rfc3339(times.from_timestamp(taken.acknowledged_at))
+                told.append(f"{destination} at {at[11:]}{_latency(taken)}")
+        return "; ".join(told)
+
+    async def stand_down(self) -> str:
+        await self._walk(self.plan.away)
+        far_m = self.plan.away[-1]
+        patience = asyncio.get_running_loop().time() + 60
+        while not all(self._stood_down(desk) for desk in self._desks.values()):
+            if asyncio.get_running_loop().time() > patience:
+                raise CommandFailed("waited 60 s for all legs to stand down")
+            await self._walk((far_m,))
+        await self._put(log_pb2.Rules(rules_id="default"))
+        return "the wearer went away; the rings are cleared and all legs stood down"
+
+    # ── how they do it ──
+
+    @staticmethod
+    def _stood_down(desk: Desk) -> bool:
+        states = [one.state for one in desk.assignments.values()]
+        return bool(states) and all(state in (State.STOOD_DOWN, State.CLOSED) for state in states)
+
+    async def _first(
+        self, leg: str, what: str, good: Callable[[dispatch_pb2.Assignment], bool]
+    ) -> dispatch_pb2.Assignment:
+        desk = self._desks[leg]
+        return await desk.until(what, lambda: next((one for one in desk.assignments.values() if good(one)), None))
+
+    async def _put(self, rules: log_pb2.Rules) -> None:
+        request = geofence_pb2.PutRulesRequest(rules=rules)
+        await call(self.clients.geofence.PutRules, request, self.clients.identity(OPERATOR))
+
+    async def _walk(self, distances_m: Sequence[float]) -> None:
+        """Both report, at the plan's pace: the protected person at home, the wearer so far to the north of it."""
+        for distance_m in distances_m:
+            self._reports += 1
+            fix_time = times.to_timestamp(self.clients.clock.now_ms())
+            north = geometry_pb2.Point(lat_deg=HOME.lat_deg + distance_m / METRES_PER_DEGREE, lon_deg=HOME.lon_deg)
+            home = geometry_pb2.Point(lat_deg=HOME.lat_deg, lon_deg=HOME.lon_deg)
+            refusals = await self._head_end.carry(
+                [
+                    ingest_pb2.Position(
+                        device_id=self.plan.id(device),
+                        report_id=str(self._reports),
+                        fix_time=fix_time,
+                        lat_deg=point.lat_deg,
+                        lon_deg=point.lon_deg,
+                        accuracy_m=5,
+                    )
+                    for device, point in (("app", home), ("tag", north))
+                ]
+            )
+            if refusals:
+                raise CommandFailed(f"a report was refused: {refusals[0].field}: {refusals[0].reason}")
+            await asyncio.sleep(self.clients.clock.wall_s(math.ceil(self.plan.pace_s * 1000)))
+
+
+def _latency(assignment: dispatch_pb2.Assignment) -> str:
+    if not assignment.HasField("report_to_published_ms"):
+        return ""
+    return f" (offered {assignment.report_to_published_ms:.0f} ms after the report)"
+
+
+Act: TypeAlias = Callable[[Stage], Awaitable[str]]
+
+STEPS: tuple[tuple[str, str, Act], ...] = (
+    ("rules", "The operator sets the rules of the demo", Stage.set_rules),
+    ("tag", "The Ministry records a wearer and a tag", Stage.put_tag),
+    ("order", "The police record a restraining order", Stage.put_order),
+    ("match", "The registry joins the two", Stage.see_match),
+    ("warn", "The wearer comes within 2 km", Stage.warn),
+    ("notify", "The wearer comes within 1 km", Stage.notify),
+    ("respond", "The wearer comes within 100 m", Stage.respond),
+    ("acknowledge", "Both desks take their leg", Stage.acknowledge),
+    ("stand-down", "The wearer turns away", Stage.stand_down),
+)
+"""The story."""
+
+
+@asynccontextmanager
+async def stage(clients: Clients, plan: Plan) -> AsyncIterator[Stage]:
+    """A stage with everybody on it: both agencies await matches, all desks listen, the gateway answers by itself."""
+    async with AsyncExitStack() as stack:
+        order_ids = (plan.id("order"),)
+        matches = [await stack.enter_async_context(Matches(clients, who)) for who in (MOJ_RECORDS, NPA_RECORDS)]
+        desks = {
+            leg: await stack.enter_async_context(Desk(clients, leg, order_ids, answers=leg == "warning"))
+            for leg in ("probation", "police", "warning")
+        }
+        head_end = await stack.enter_async_context(HeadEnd(clients))
+        yield Stage(clients, plan, matches, desks, head_end)
+
+
+async def play(stage: Stage) -> AsyncIterator[Begun | Done]:
+    """Plays the story. Raises CommandFailed where it doesn't go as it should."""
+    for name, title, act in STEPS:
+        yield Begun(name, title)
+        began = time.monotonic()
+        detail = await act(stage)
+        yield Done(name, title, detail, (time.monotonic() - began) * 1000)
+
+
+async def settled(stage: Stage) -> list[outcome.Incident]:
+    """The incidents of the story, as the legs tell them after its end; with how long each offer took, which a leg notes a little later
+    than it offers."""
+    patience_s = time.monotonic() + NOTED_WITHIN_S
+    while True:
+        incidents = await outcome.read(stage.clients, {stage.order_id}, stage.began_ms)
+        noted = all(answer.report_to_published_ms is not None for one in incidents for answer in one.answers)
+        if noted or time.monotonic() > patience_s:
+            return incidents
+        await asyncio.sleep(POLL_S)

@@ -1,0 +1,206 @@
+"""The two files that a back-test and a replay read: scenario.json and reports.ndjson."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+from google.protobuf import json_format
+from google.protobuf.message import Message
+
+from services.common import times
+from services.common.rpc.errors import InvalidField
+from services.ingest import translate as ingest_translate
+from services.registry import translate as registry_translate
+from tandem.common.v1 import log_pb2
+from tandem.ingest.v1 import ingest_pb2
+from tandem.registry.v1 import registry_pb2
+
+FUTURE_MS = 120_000
+_Msg = TypeVar("_Msg", bound=Message)
+
+
+class FileError(Exception):
+    """A file can't be used; says where and why."""
+
+    def __init__(self, path: Path, line: int | None, field_path: str, reason: str) -> None:
+        self.path, self.line, self.field, self.reason = path, line, field_path, reason
+        place = f"{path}: line {line}" if line else str(path)
+        super().__init__(f"{place}: {field_path}: {reason}" if field_path else f"{place}: {reason}")
+
+
+@dataclass(slots=True)
+class Scenario:
+    """Records of both agencies, validated."""
+
+    wearers: list[registry_pb2.Wearer] = field(default_factory=list)
+    tags: list[registry_pb2.Tag] = field(default_factory=list)
+    protected_persons: list[registry_pb2.ProtectedPerson] = field(default_factory=list)
+    devices: list[registry_pb2.Device] = field(default_factory=list)
+    orders: list[registry_pb2.Order] = field(default_factory=list)
+
+    @property
+    def device_ids(self) -> set[str]:
+        """Tags and protective devices."""
+        return {tag.device_id for tag in self.tags} | {device.device_id for device in self.devices}
+
+
+Arrival = (
+    ingest_pb2.Position
+    | ingest_pb2.EquipmentEvent
+    | registry_pb2.Tag
+    | registry_pb2.Device
+    | registry_pb2.Order
+    | log_pb2.Rules
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One line of reports.ndjson."""
+
+    number: int
+    """From 1."""
+    received_ms: int
+    """When it arrived, milliseconds since 1970 UTC."""
+    what: Arrival
+
+
+_RECORDS: dict[str, tuple[type[Message], Callable[[Any], object]]] = {
+    "wearers": (registry_pb2.Wearer, registry_translate.parse_wearer),
+    "tags": (registry_pb2.Tag, registry_translate.parse_tag),
+    "protected_persons": (registry_pb2.ProtectedPerson, registry_translate.parse_protected_person),
+    "devices": (registry_pb2.Device, registry_translate.parse_device),
+    "orders": (registry_pb2.Order, registry_translate.parse_order),
+}
+_KINDS: dict[str, tuple[type[Message], Callable[[Any], object], str]] = {
+    "position": (ingest_pb2.Position, ingest_translate.parse_position, "fix_time"),
+    "equipment": (ingest_pb2.EquipmentEvent, ingest_translate.parse_equipment, "event_time"),
+    "tag": (registry_pb2.Tag, registry_translate.parse_tag, ""),
+    "device": (registry_pb2.Device, registry_translate.parse_device, ""),
+    "order": (registry_pb2.Order, registry_translate.parse_order, ""),
+    "rules": (log_pb2.Rules, lambda _: None, ""),
+}
+
+
+def load_scenario(path: Path) -> Scenario:
+    """Reads and checks a scenario. Raises FileError."""
+    content = json_of(path, read_text(path), None)
+    if not isinstance(content, dict):
+        raise FileError(path, None, "", "must be one JSON object")
+    unknown = sorted(set(content) - set(_RECORDS))
+    if unknown:
+        raise FileError(path, None, unknown[0], f"is no key of a scenario; those are {', '.join(_RECORDS)}")
+    scenario = Scenario()
+    for key, (kind, parse) in _RECORDS.items():
+        records = content.get(key, [])
+        if not isinstance(records, list):
+            raise FileError(path, None, key, "must be a list")
+        for i, record in enumerate(records):
+            getattr(scenario, key).append(message_of(path, None, f"{key}[{i}]", record, kind, parse))
+    _check_references(path, scenario)
+    return scenario
+
+
+def load_reports(path: Path, scenario: Scenario) -> list[Line]:
+    """Reads and checks reports, in order of arrival, against the scenario that they belong to. Raises FileError."""
+    known = scenario.device_ids
+    wearers = {one.wearer_id for one in scenario.wearers}
+    persons = {one.person_id for one in scenario.protected_persons}
+    lines = []
+    for number, text in lines_of(read_text(path)):
+        content = json_of(path, text, number)
+        if not isinstance(content, dict):
+            raise FileError(path, number, "", "must be one JSON object")
+        name = content.pop("kind", "position")
+        if not isinstance(name, str) or name not in _KINDS:
+            raise FileError(path, number, "kind", f"must be one of {', '.join(_KINDS)}")
+        kind, parse, own_time = _KINDS[name]
+        received = content.pop("received_at", None)
+        message = message_of(path, number, "", content, kind, parse)
+        if received is None and not own_time:
+            raise FileError(path, number, "received_at", "is missing")
+        received_ms = (
+            times.from_timestamp(getattr(message, own_time)) if received is None else _moment(path, number, received)
+        )
+        if isinstance(message, ingest_pb2.Position | ingest_pb2.EquipmentEvent):
+            if message.device_id not in known:
+                raise FileError(path, number, "device_id", "is no device of the scenario")
+            if times.from_timestamp(getattr(message, own_time)) > received_ms + FUTURE_MS:
+                raise FileError(path, number, own_time, "is more than 2 minutes after received_at")
+        elif isinstance(message, registry_pb2.Tag | registry_pb2.Device):
+            if isinstance(message, registry_pb2.Tag) and message.wearer_id not in wearers:
+                raise FileError(path, number, "wearer_id", "is no wearer of the scenario")
+            if isinstance(message, registry_pb2.Device) and message.person_id not in persons:
+                raise FileError(path, number, "person_id", "is no protected person of the scenario")
+            known.add(message.device_id)
+        lines.append(Line(number, received_ms, message))  # type: ignore[arg-type]
+    return lines
+
+
+def _check_references(path: Path, scenario: Scenario) -> None:
+    wearers = {one.wearer_id for one in scenario.wearers}
+    persons = {one.person_id for one in scenario.protected_persons}
+    for i, tag in enumerate(scenario.tags):
+        if tag.wearer_id not in wearers:
+            raise FileError(path, None, f"tags[{i}].wearer_id", "is no wearer of the scenario")
+    for i, device in enumerate(scenario.devices):
+        if device.person_id not in persons:
+            raise FileError(path, None, f"devices[{i}].person_id", "is no protected person of the scenario")
+    for i, order in enumerate(scenario.orders):
+        for j, person_id in enumerate(order.protected_person_ids):
+            if person_id not in persons:
+                raise FileError(
+                    path, None, f"orders[{i}].protected_person_ids[{j}]", "is no protected person of the scenario"
+                )
+
+
+def message_of(
+    path: Path, line: int | None, prefix: str, content: object, kind: type[_Msg], parse: Callable[[_Msg], object]
+) -> _Msg:
+    """A message from its JSON, checked. Raises FileError."""
+    if not isinstance(content, dict):
+        raise FileError(path, line, prefix, "must be a JSON object")
+    message = kind()
+    try:
+        json_format.ParseDict(content, message)
+        parse(message)
+    except json_format.ParseError as error:
+        raise FileError(path, line, prefix, str(error)) from None
+    except InvalidField as error:
+        raise FileError(path, line, f"{prefix}.{error.field}" if prefix else error.field, error.reason) from None
+    return message
+
+
+def _moment(path: Path, line: int, text: object) -> int:
+    try:
+        return times.from_rfc3339(str(text))
+    except ValueError:
+        raise FileError(path, line, "received_at", "must be a time as RFC 3339 has it") from None
+
+
+def read_text(path: Path) -> str:
+    """All of a file. Raises FileError."""
+    try:
+        # A byte order mark, as some editors write it, isn't a part of the first line.
+        return path.read_text("utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise FileError(path, None, "", str(error)) from None
+
+
+def lines_of(text: str) -> Iterator[tuple[int, str]]:
+    """Lines that aren't blank, with their numbers from 1."""
+    for number, line in enumerate(text.split("\n"), 1):
+        if line.strip():
+            yield number, line
+
+
+def json_of(path: Path, text: str, line: int | None) -> object:
+    """What JSON says. Raises FileError."""
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise FileError(path, line, "", f"isn't JSON: {error}") from None

@@ -1,0 +1,176 @@
+"""What became of incidents, as both legs and the warning tell it: read from each leg, printed as JSON or as a table."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from rich.table import Column, Table
+
+from services.cli.calls import call
+from services.cli.simulate.actors import REVIEWER
+from services.cli.stack.mesh import Clients
+from services.common import times
+from services.common.messaging import flow
+from tandem.common.v1 import alert_pb2, geometry_pb2
+from tandem.dispatch.v1 import dispatch_pb2
+
+AGENCIES = ("probation", "police")
+PAGE_SIZE = 200
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """One assignment of a leg."""
+
+    leg: str
+    destination: str
+    """Wearer, protected person or place."""
+    state: str
+    responds: bool
+    """Somebody has to go, or has to be warned: it takes an acknowledgement."""
+    report_to_published_ms: float | None
+    """From the receipt of the deciding report to the offer, wall time; None where no report decided."""
+    acknowledged_ms: int | None
+    """When it was taken, mesh time."""
+    absent: tuple[str, ...] = ()
+    """Other legs that this one has seen nothing of."""
+
+    def to_json(self, shift_ms: int) -> dict[str, Any]:
+        """As printed; the warning's own list doesn't repeat the leg."""
+        agency = {"agency": self.leg} if self.leg in AGENCIES else {}
+        return agency | {
+            "destination": self.destination,
+            "state": self.state,
+            "report_to_published_ms": self.report_to_published_ms,
+            "acknowledged_at": _moment(self.acknowledged_ms, shift_ms),
+            **({"absent_legs": list(self.absent)} if self.absent else {}),
+        }
+
+
+@dataclass(slots=True)
+class Incident:
+    """An incident, put together from what each leg told about itself."""
+
+    incident_id: str
+    order_ids: set[str] = field(default_factory=set)
+    opened_ms: int = times.MAX_MS
+    """When the first leg opened it, mesh time."""
+    ended_ms: int | None = None
+    answers: list[Answer] = field(default_factory=list)
+    exercise: bool = False
+    """It isn't in earnest."""
+
+    @property
+    def responds(self) -> bool:
+        """Whether it demands that both agencies go."""
+        return any(one.responds for one in self.answers if one.leg in AGENCIES)
+
+    @property
+    def answered(self) -> bool:
+        """Whether each agency has a leg that has to go, and all of those are acknowledged."""
+        due = [one for one in self.answers if one.responds and one.leg in AGENCIES]
+        return {one.leg for one in due} == set(AGENCIES) and all(one.acknowledged_ms is not None for one in due)
+
+    def to_json(self, shift_ms: int = 0) -> dict[str, Any]:
+        """As printed, with all times moved back by `shift_ms`."""
+        return {
+            "incident_id": self.incident_id,
+            "order_ids": sorted(self.order_ids),
+            "opened_at": _moment(self.opened_ms, shift_ms),
+            "exercise": self.exercise,
+            "legs": [one.to_json(shift_ms) for one in self.answers if one.leg in AGENCIES],
+            "warnings": [one.to_json(shift_ms) for one in self.answers if one.leg not in AGENCIES],
+        }
+
+
+async def read(clients: Clients, order_ids: Collection[str] | None = None, since_ms: int = 0) -> list[Incident]:
+    """Incidents opened from `since_ms` on (mesh time), newest last; only those about `order_ids` where they are given.
+
+    Each leg is asked about itself: what one leg says about another is hearsay.
+    """
+    incidents: dict[str, Incident] = {}
+    for leg in flow.LEGS:
+        for told in await _told_by(clients, leg, since_ms):
+            if order_ids is not None and set(order_ids).isdisjoint(told.order_ids):
+                continue
+            own = [one for one in told.assignments if one.leg == alert_pb2.Leg.Value(leg.upper())]
+            if not own:
+                continue
+            incident = incidents.setdefault(told.incident_id, Incident(told.incident_id))
+            incident.order_ids.update(told.order_ids)
+            incident.opened_ms = min(incident.opened_ms, times.from_timestamp(told.opened_at))
+            if told.HasField("ended_at"):
+                incident.ended_ms = max(incident.ended_ms or 0, times.from_timestamp(told.ended_at))
+            incident.exercise = any(one.exercise for one in own)
+            incident.answers += [_answer(leg, one) for one in own]
+    return sorted(incidents.values(), key=lambda one: (one.opened_ms, one.incident_id))
+
+
+async def _told_by(clients: Clients, leg: str, since_ms: int) -> list[dispatch_pb2.Incident]:
+    told: list[dispatch_pb2.Incident] = []
+    token = ""
+    while True:
+        request = dispatch_pb2.ListIncidentsRequest(page_size=PAGE_SIZE, page_token=token)
+        page = await call(clients.dispatch[leg].ListIncidents, request, clients.identity(REVIEWER))
+        for incident in page.incidents:
+            if times.from_timestamp(incident.opened_at) < since_ms:
+                return told
+            told.append(incident)
+        token = page.next_page_token
+        if not token:
+            return told
+
+
+def _answer(leg: str, one: dispatch_pb2.Assignment) -> Answer:
+    return Answer(
+        leg=leg,
+        destination=one.subject_id,
+        state=dispatch_pb2.AssignmentState.Name(one.state),
+        responds=leg not in AGENCIES or one.demand == geometry_pb2.Demand.RESPOND,
+        report_to_published_ms=round(one.report_to_published_ms, 3) if one.HasField("report_to_published_ms") else None,
+        acknowledged_ms=times.from_timestamp(one.acknowledged_at) if one.HasField("acknowledged_at") else None,
+        absent=tuple(alert_pb2.Leg.Name(other).lower() for other in one.absent_legs),
+    )
+
+
+def all_answered(incidents: Sequence[Incident]) -> bool:
+    """Whether there was something to respond to and both agencies responded, each time."""
+    respond = [one for one in incidents if one.responds]
+    return bool(respond) and all(one.answered for one in respond)
+
+
+def to_json(match_ms: float | None, incidents: Iterable[Incident], shift_ms: int = 0) -> dict[str, Any]:
+    """The object that `demo` and `replay` print."""
+    return {
+        "match_ms": None if match_ms is None else round(match_ms, 3),
+        "incidents": [one.to_json(shift_ms) for one in incidents],
+    }
+
+
+def tables(incidents: Iterable[Incident], shift_ms: int = 0) -> Iterator[Table]:
+    """Each incident for a person, both legs under one another."""
+    for incident in incidents:
+        view = Table(
+            "leg", Column("to", overflow="fold"), "state", "offered after", "acknowledged", title_justify="left"
+        )
+        exercise = "EXERCISE: nobody has to go\n" if incident.exercise else ""
+        view.title = f"{exercise}{incident.incident_id} of {', '.join(sorted(incident.order_ids))}\n" + (
+            f"opened {_moment(incident.opened_ms, shift_ms)}"
+            + (f", ended {_moment(incident.ended_ms, shift_ms)}" if incident.ended_ms is not None else "")
+        )
+        for answer in incident.answers:
+            latency_ms = answer.report_to_published_ms
+            view.add_row(
+                answer.leg,
+                answer.destination,
+                ", ".join((answer.state, *(f"{other} is absent" for other in answer.absent))),
+                "" if latency_ms is None else f"{latency_ms:.0f} ms",
+                (_moment(answer.acknowledged_ms, shift_ms) or "")[11:],
+            )
+        yield view
+
+
+def _moment(mesh_ms: int | None, shift_ms: int) -> str | None:
+    return None if mesh_ms is None else times.to_rfc3339(mesh_ms - shift_ms)

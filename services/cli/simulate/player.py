@@ -1,0 +1,278 @@
+"""Plays a scenario and its reports through a running mesh, by its public interfaces, as if it happened now."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from services.cli.calls import PATIENCE_S, call
+from services.cli.failure import CommandFailed
+from services.cli.simulate import outcome
+from services.cli.simulate.actors import MOJ_RECORDS, NPA_RECORDS, VENDOR_ID, Alerts, Desk, HeadEnd, Matches, Report
+from services.cli.simulate.files import Line, Scenario
+from services.cli.stack.mesh import OPERATOR, Clients
+from services.common import times
+from services.common.clock import wall_us
+from services.common.ids import hash_id
+from services.common.messaging import flow
+from tandem.common.v1 import alert_pb2, geometry_pb2, log_pb2
+from tandem.geofence.v1 import geofence_pb2
+from tandem.ingest.v1 import ingest_pb2
+from tandem.registry.v1 import registry_pb2
+
+LEAD_S = 2.0
+"""From the first order's way to the registry to the first report, wall time: the case stands before the report."""
+BATCH_MOST = 500
+QUIET_S = 3.0
+"""Nothing more is awaited when no alert came for so long, wall time."""
+POLL_S = 0.2
+
+_Record = TypeVar("_Record", registry_pb2.Wearer, registry_pb2.Tag, registry_pb2.ProtectedPerson, registry_pb2.Device)
+_Reporter = TypeVar("_Reporter", registry_pb2.Tag, registry_pb2.Device)
+
+
+@dataclass(frozen=True, slots=True)
+class Replayed:
+    """What came of it; all times are the mesh's, `shift_ms` later than in the files."""
+
+    shift_ms: int
+    match_ms: float | None
+    incidents: list[outcome.Incident]
+    alerts: list[geofence_pb2.WatchAlertsResponse]
+    """Alerts that the input led to, in the order of the log."""
+    refused: list[str] = field(default_factory=list)
+    """Reports that ingest didn't take, and why."""
+
+
+async def play(
+    clients: Clients, scenario: Scenario, lines: Sequence[Line], progress: Callable[[int], None]
+) -> Replayed:
+    """Puts the records, then sends each line when it is due on the mesh's clock, answering as all desks.
+
+    `progress` is told how many lines are sent. Raises CommandFailed where the mesh doesn't do its part.
+    """
+    began_ms = clients.clock.now_ms()
+    order_ids = {order.order_id for order in scenario.orders}
+    order_ids |= {line.what.order_id for line in lines if isinstance(line.what, registry_pb2.Order)}
+    async with AsyncExitStack() as stack:
+        matches = [await stack.enter_async_context(Matches(clients, who)) for who in (MOJ_RECORDS, NPA_RECORDS)]
+        alerts = await stack.enter_async_context(Alerts(clients, order_ids))
+        for leg in flow.LEGS:
+            await stack.enter_async_context(Desk(clients, leg, order_ids, answers=True))
+        head_end = await stack.enter_async_context(HeadEnd(clients))
+
+        sender = _Sender(clients, head_end)
+        # The back-test begins with the default rules too.
+        await sender.put_rules(log_pb2.Rules(rules_id="default"))
+        await sender.put_records(scenario)
+        sender.start(lines)
+        await sender.put_orders(scenario.orders)
+        match_ms = await _match_ms(matches, sender, _expected_matches(scenario))
+        await sender.send(lines, progress)
+        ended_ms = clients.clock.now_ms()
+        incidents = await _settle(clients, alerts, order_ids, began_ms)
+        seen = [one for one in alerts.seen if began_ms <= times.from_timestamp(one.alert.decided_at) <= ended_ms]
+    seen.sort(key=lambda one: (one.alert.partition, one.alert.sequence, one.alert.ordinal))
+    # Once the file has ended its devices fall silent, which is no matter of the file.
+    told = {one.alert.incident_id for one in seen}
+    incidents = [one for one in incidents if one.incident_id in told]
+    return Replayed(sender.shift_ms, match_ms, incidents, seen, sender.refused)
+
+
+class _Sender:
+    """Everything that goes into the mesh."""
+
+    def __init__(self, clients: Clients, head_end: HeadEnd) -> None:
+        self._clients = clients
+        self._head_end = head_end
+        self._moj = clients.identity(MOJ_RECORDS)
+        self._npa = clients.identity(NPA_RECORDS)
+        self._version = 0
+        self.shift_ms = 0
+        self.put_wall_us: dict[str, int] = {}
+        """By order: when it was first put."""
+        self.refused: list[str] = []
+
+    def start(self, lines: Sequence[Line]) -> None:
+        """Fixes what "now" is for the first line. Whole seconds, since orders are valid to the second."""
+        first_ms = min((line.received_ms for line in lines), default=self._clients.clock.now_ms())
+        start_ms = self._clients.clock.now_ms() + round(LEAD_S * 1000 * self._clients.clock.rate)
+        self.shift_ms = -((first_ms - start_ms) // 1000 * 1000)
+
+    def _next_version(self) -> int:
+        """Grows from put to put and from run to run, so that what arrives later counts, as it does in the back-test."""
+        self._version = max(self._version + 1, time.time_ns() // 1_000_000)
+        return self._version
+
+    def _versioned(self, record: _Record) -> _Record:
+        copy = type(record)()
+        copy.CopyFrom(record)
+        copy.source_version = self._next_version()
+        return copy
+
+    def _bound(self, record: _Reporter) -> _Reporter:
+        """A record whose reports this player may send, where the scenario says no other vendor."""
+        copy = self._versioned(record)
+        copy.vendor_id = record.vendor_id or VENDOR_ID
+        return copy
+
+    async def put_rules(self, rules: log_pb2.Rules) -> None:
+        request = geofence_pb2.PutRulesRequest(rules=rules)
+        await call(self._clients.geofence.PutRules, request, self._clients.identity(OPERATOR))
+
+    async def put_records(self, scenario: Scenario) -> None:
+        registry = self._clients.registry
+        for wearer in map(self._versioned, scenario.wearers):
+            await call(registry.PutWearer, registry_pb2.PutWearerRequest(wearer=wearer), self._moj)
+        for tag in scenario.tags:
+            await self.put_tag(tag)
+        for person in map(self._versioned, scenario.protected_persons):
+            request = registry_pb2.PutProtectedPersonRequest(protected_person=person)
+            await call(registry.PutProtectedPerson, request, self._npa)
+        for device in scenario.devices:
+            await self.put_device(device)
+
+    async def put_tag(self, tag: registry_pb2.Tag) -> None:
+        request = registry_pb2.PutTagRequest(tag=self._bound(tag))
+        await call(self._clients.registry.PutTag, request, self._moj)
+
+    async def put_device(self, device: registry_pb2.Device) -> None:
+        request = registry_pb2.PutDeviceRequest(device=self._bound(device))
+        await call(self._clients.registry.PutDevice, request, self._npa)
+
+    async def put_orders(self, orders: Iterable[registry_pb2.Order]) -> None:
+        for order in orders:
+            shifted = registry_pb2.Order()
+            shifted.CopyFrom(order)
+            shifted.source_version = self._next_version()
+            shifted.valid_from.CopyFrom(times.to_timestamp(times.from_timestamp(order.valid_from) + self.shift_ms))
+            shifted.valid_until.CopyFrom(times.to_timestamp(times.from_timestamp(order.valid_until) + self.shift_ms))
+            self.put_wall_us.setdefault(order.order_id, wall_us())
+            await call(self._clients.registry.PutOrder, registry_pb2.PutOrderRequest(order=shifted), self._npa)
+
+    async def send(self, lines: Sequence[Line], progress: Callable[[int], None]) -> None:
+        """Sends each line when it is due; what is due together goes together, all in the order of the file."""
+        clock = self._clients.clock
+        due: list[Line] = []
+        due_ms = 0
+        for n, line in enumerate(lines):
+            due_ms = max(due_ms, line.received_ms + self.shift_ms)
+            wait_ms = due_ms - clock.now_ms()
+            if wait_ms > 0:
+                await self._flush(due)
+                progress(n)
+                await asyncio.sleep(clock.wall_s(max(due_ms - clock.now_ms(), 0)))
+            if not isinstance(line.what, ingest_pb2.Position | ingest_pb2.EquipmentEvent):
+                await self._flush(due)
+                await self._put(line.what)
+                continue
+            # In a batch, positions come before events: one that follows an event has to go with the next batch.
+            if due and isinstance(due[-1].what, ingest_pb2.EquipmentEvent):
+                await self._flush(due)
+            due.append(line)
+            if len(due) >= BATCH_MOST:
+                await self._flush(due)
+        await self._flush(due)
+        progress(len(lines))
+
+    async def _put(self, what: registry_pb2.Tag | registry_pb2.Device | registry_pb2.Order | log_pb2.Rules) -> None:
+        match what:
+            case registry_pb2.Tag():
+                await self.put_tag(what)
+            case registry_pb2.Device():
+                await self.put_device(what)
+            case registry_pb2.Order():
+                await self.put_orders([what])
+            case log_pb2.Rules():
+                await self.put_rules(what)
+
+    async def _flush(self, due: list[Line]) -> None:
+        if due:
+            refusals = await self._head_end.carry([self._shifted(line.what) for line in due])
+            self.refused += [f"{one.field}: {one.reason}" for one in refusals]
+            due.clear()
+
+    def _shifted(self, what: Any) -> Report:
+        copy: Report = type(what)()
+        copy.MergeFrom(what)
+        # A device's report counts once for ever, so those of another run need ids of their own.
+        copy.report_id = hash_id("report", self.shift_ms, what.device_id, what.report_id)
+        moment = copy.fix_time if isinstance(copy, ingest_pb2.Position) else copy.event_time
+        moment.CopyFrom(times.to_timestamp(times.from_timestamp(moment) + self.shift_ms))
+        return copy
+
+
+def _expected_matches(scenario: Scenario) -> set[str]:
+    """Orders whose respondent is a wearer of the scenario."""
+    wearers = {wearer.national_id.replace("-", "") for wearer in scenario.wearers}
+    return {order.order_id for order in scenario.orders if order.respondent.national_id.replace("-", "") in wearers}
+
+
+async def _match_ms(matches: Sequence[Matches], sender: _Sender, order_ids: set[str]) -> float | None:
+    """The longest time from an order's way to the registry until both agencies had seen its match, wall time."""
+    waits = [
+        (await one.until("a match", lambda one=one, order_id=order_id: one.seen_wall_us.get(order_id)))  # type: ignore[misc]
+        - sender.put_wall_us[order_id]
+        for one in matches
+        for order_id in order_ids
+    ]
+    # An order that was matched in an earlier run was seen before it was put again.
+    return max(*waits, 0) / 1000 if waits else None
+
+
+async def _settle(clients: Clients, alerts: Alerts, order_ids: set[str], since_ms: int) -> list[outcome.Incident]:
+    """The incidents, once no more alerts come and both legs of each are acknowledged."""
+    deadline = time.monotonic() + PATIENCE_S
+    seen, quiet_since = -1, time.monotonic()
+    while True:
+        if len(alerts.seen) != seen:
+            seen, quiet_since = len(alerts.seen), time.monotonic()
+        if time.monotonic() - quiet_since >= QUIET_S:
+            incidents = await outcome.read(clients, order_ids, since_ms)
+            told = {one.incident_id for one in incidents if one.responds}
+            demanded = {
+                one.alert.incident_id
+                for one in alerts.seen
+                if one.alert.demand == geometry_pb2.Demand.RESPOND
+                and times.from_timestamp(one.alert.decided_at) >= since_ms
+            }
+            if demanded <= told and all(one.answered for one in incidents if one.responds):
+                return incidents
+        if time.monotonic() > deadline:
+            raise CommandFailed(f"waited {PATIENCE_S:.0f} s for both legs of every incident to be acknowledged")
+        await asyncio.sleep(POLL_S)
+
+
+def alert_json(message: geofence_pb2.WatchAlertsResponse, shift_ms: int) -> dict[str, Any]:
+    """An alert as a line of the back-test has it."""
+    alert, measure = message.alert, message.measure
+    measured = message.HasField("measure")
+
+    def moment(value: Any) -> str:
+        return times.to_rfc3339(times.from_timestamp(value) - shift_ms)
+
+    line: dict[str, Any] = {
+        "alert_id": alert.alert_id,
+        "order_id": alert.order_id,
+        "episode_id": alert.episode_id,
+        "incident_id": alert.incident_id,
+        "target_id": alert.target_id,
+        "kind": alert_pb2.AlertKind.Name(alert.kind),
+        "demand": geometry_pb2.Demand.Name(alert.demand),
+        "ring_m": alert.ring_m or None,
+        "at": moment(alert.at),
+        "decided_at": moment(alert.decided_at),
+        "distance_m": measure.distance_m if measured else None,
+        "probability": measure.probability if measured else None,
+        "late": alert.late,
+    }
+    if alert.kind in (alert_pb2.AlertKind.RING_CLEARED, alert_pb2.AlertKind.ACCOUNT_AMENDED):
+        line["inside"] = [[moment(getattr(one, "from")), moment(one.to)] for one in measure.inside]
+        line["min_distance_m"] = measure.min_distance_m if measured else None
+    if alert.amends:
+        line["amends"] = alert.amends
+    return line

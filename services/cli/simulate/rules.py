@@ -1,0 +1,52 @@
+"""Settings of the decision as a TOML file with the fields of `Rules`, for back-tests."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from pathlib import Path
+
+from services.cli.simulate.files import FileError
+from services.common.rpc.errors import InvalidField
+from services.geofence import translate
+from tandem.common.v1 import log_pb2
+
+_WHERE = re.compile(r" \(at (?:line (\d+), column \d+|end of document)\)$")
+_UINT32_MAX = (1 << 32) - 1
+
+
+def load(path: Path) -> log_pb2.Rules:
+    """Reads and checks settings, by the same bounds as the mesh. Raises FileError with line and field."""
+    try:
+        text = path.read_text("utf-8")
+        content = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        where = _WHERE.search(str(error))
+        line = int(where[1]) if where and where[1] else None
+        raise FileError(path, line, "", f"isn't TOML: {_WHERE.sub('', str(error))}") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise FileError(path, None, "", str(error)) from None
+    rules = log_pb2.Rules()
+    known = rules.DESCRIPTOR.fields_by_name
+    for name, value in content.items():
+        if name not in known:
+            raise FileError(path, _line_of(text, name), name, f"is no setting; those are {', '.join(known)}")
+        if known[name].type == known[name].TYPE_STRING:
+            if not isinstance(value, str):
+                raise FileError(path, _line_of(text, name), name, "must be a text")
+        elif type(value) is not int or not 0 <= value <= _UINT32_MAX:
+            raise FileError(path, _line_of(text, name), name, "must be a whole number, not negative")
+        setattr(rules, name, value)
+    try:
+        translate.check_rules("", rules)
+    except InvalidField as error:
+        raise FileError(path, _line_of(text, error.field), error.field, error.reason) from None
+    return rules
+
+
+def _line_of(text: str, name: str) -> int | None:
+    """Where a setting stands; None where it can't be told, as of one that is missing."""
+    for number, line in enumerate(text.split("\n"), 1):
+        if re.match(rf"""\s*\[*\s*["']?{re.escape(name)}\b""", line):
+            return number
+    return None

@@ -1,0 +1,242 @@
+"""A device's track from a file, GPX, CSV or NDJSON: what each line becomes as a report, or what is wrong with it."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import gpxpy
+from gpxpy.gpx import GPX, GPXException, GPXRoutePoint, GPXTrackPoint
+
+from services.cli.csv_records import Fault
+from services.cli.failure import MISUSED, CommandFailed
+from services.cli.simulate.actors import Report
+from services.cli.simulate.files import FileError, json_of, lines_of, message_of, read_text
+from services.common import times
+from services.common.ids import hash_id
+from services.common.rpc.errors import InvalidField
+from services.ingest.translate import parse_equipment, parse_position
+from tandem.ingest.v1 import ingest_pb2
+
+INTERVAL_S = 15
+"""Between two positions of a track that has no times: how often a tag reports in pursuit."""
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_COLUMNS = {
+    "fix_time": ("time", "timestamp", "fix_time", "epoch_s"),
+    "lat_deg": ("lat", "latitude", "lat_deg"),
+    "lon_deg": ("lon", "lng", "longitude", "lon_deg"),
+    "accuracy_m": ("accuracy", "accuracy_m"),
+}
+"""Names that a column may have, by the field that it fills."""
+
+
+@dataclass(slots=True)
+class Track:
+    """What a file says of one device, in its order and with its times."""
+
+    reports: list[Report] = field(default_factory=list)
+    faults: list[Fault] = field(default_factory=list)
+    timed: bool = True
+    """The times are the file's own."""
+    others: int = 0
+    """Lines that are of other devices, and left out."""
+
+
+def time_ms(report: Report) -> int:
+    """When it was, by the device, milliseconds since 1970 UTC."""
+    return times.from_timestamp(report.fix_time if isinstance(report, ingest_pb2.Position) else report.event_time)
+
+
+def read(path: Path, device_id: str, accuracy_m: float) -> Track:
+    """The track in a file, whose kind its name tells; positions that don't say how accurate they are take `accuracy_m`.
+
+    A report's id is the file's, or a hash of the file's content and the number of the line. Raises CommandFailed where the
+    file can't be read, or nothing is in it.
+    """
+    readers: dict[str, Callable[[_File], Track]] = {".gpx": _gpx, ".csv": _csv, ".ndjson": _ndjson}
+    reader = readers.get(path.suffix.lower())
+    if reader is None:
+        raise CommandFailed(f"{path}: its name must end in one of {', '.join(readers)}", MISUSED)
+    try:
+        text = read_text(path)
+        digest = hashlib.sha256(text.encode()).hexdigest()
+        track = reader(_File(path, text, digest, device_id, accuracy_m))
+    except FileError as error:
+        raise CommandFailed(str(error), MISUSED) from None
+    if not track.reports and not track.faults:
+        of_it = f" of {device_id}" if track.others else ""
+        raise CommandFailed(f"{path}: nothing{of_it} is in it", MISUSED)
+    return track
+
+
+@dataclass(frozen=True, slots=True)
+class _File:
+    path: Path
+    text: str
+    digest: str
+    device_id: str
+    accuracy_m: float
+
+    def report_id(self, number: int) -> str:
+        """The id of the report in a line."""
+        return hash_id("report", self.digest, number)
+
+    def position(self, number: int, moment_ms: int, lat_deg: float, lon_deg: float, accuracy_m: float) -> Report:
+        """The position in a line. Raises InvalidField."""
+        position = ingest_pb2.Position(
+            device_id=self.device_id,
+            report_id=self.report_id(number),
+            fix_time=times.to_timestamp(moment_ms),
+            lat_deg=lat_deg,
+            lon_deg=lon_deg,
+            accuracy_m=accuracy_m,
+        )
+        parse_position(position)
+        return position
+
+
+# ── GPX ──────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _gpx(file: _File) -> Track:
+    try:
+        content = gpxpy.parse(file.text)
+    except GPXException as error:
+        raise FileError(file.path, None, "", str(error)) from None
+    points = list(_points(content))
+    track = Track(timed=any(moment for moment, _, _ in points))
+    for number, (moment, lat_deg, lon_deg) in enumerate(points, 1):
+        try:
+            if track.timed and moment is None:
+                raise InvalidField("time", "is missing, or is no time")
+            moment_ms = _since_1970(moment) if moment else number * INTERVAL_S * 1000
+            track.reports.append(file.position(number, moment_ms, lat_deg, lon_deg, file.accuracy_m))
+        except InvalidField as error:
+            track.faults.append(Fault(number, error.field, error.reason, counted="point"))
+    return track
+
+
+def _points(content: GPX) -> Iterator[tuple[datetime | None, float, float]]:
+    """Those of the tracks; where there is none, those of the routes."""
+    recorded: list[GPXTrackPoint | GPXRoutePoint] = [
+        point for track in content.tracks for segment in track.segments for point in segment.points
+    ]
+    for point in recorded or [point for route in content.routes for point in route.points]:
+        yield point.time, point.latitude, point.longitude
+
+
+def _since_1970(moment: datetime) -> int:
+    # GPX times are UTC, whether or not they say so.
+    delta = (moment if moment.tzinfo else moment.replace(tzinfo=UTC)) - _EPOCH
+    return (delta.days * 86400 + delta.seconds) * 1000 + delta.microseconds // 1000
+
+
+# ── CSV ──────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _csv(file: _File) -> Track:
+    lines = lines_of(file.text)
+    number, first = next(lines, (1, ""))
+    try:
+        header = [one.strip() for one in _cells(first)]
+    except InvalidField as error:
+        raise FileError(file.path, number, "", error.reason) from None
+    columns = _columns(file.path, number, header)
+    track = Track()
+    for number, line in lines:
+        try:
+            cells = _cells(line)
+            if len(cells) != len(header):
+                raise InvalidField("", "has another number of columns than the header")
+            track.reports.append(_row(file, number, {name: cells[i].strip() for name, i in columns.items()}))
+        except InvalidField as error:
+            name = header[columns[error.field]] if error.field in columns else error.field
+            track.faults.append(Fault(number, name, error.reason))
+    return track
+
+
+def _cells(line: str) -> list[str]:
+    try:
+        return next(csv.reader([line], strict=True))
+    except csv.Error as error:
+        raise InvalidField("", str(error)) from None
+
+
+def _columns(path: Path, number: int, header: list[str]) -> dict[str, int]:
+    """By field: the index of the column that fills it."""
+    found = {}
+    for name, known in _COLUMNS.items():
+        fitting = [i for i, column in enumerate(header) if column.lower() in known]
+        if len(fitting) > 1:
+            twice = " and ".join(header[i] for i in fitting)
+            raise FileError(path, number, "", f"{twice} are columns for the same thing")
+        if fitting:
+            found[name] = fitting[0]
+        elif name != "accuracy_m":
+            raise FileError(path, number, "", f"must name the columns; one of {', '.join(known)} is missing")
+    return found
+
+
+def _row(file: _File, number: int, row: Mapping[str, str]) -> Report:
+    accuracy_m = _number(row, "accuracy_m") if row.get("accuracy_m") else file.accuracy_m
+    moment_ms = _moment_ms(row["fix_time"])
+    return file.position(number, moment_ms, _number(row, "lat_deg"), _number(row, "lon_deg"), accuracy_m)
+
+
+def _number(row: Mapping[str, str], name: str) -> float:
+    try:
+        return float(row[name])
+    except ValueError:
+        raise InvalidField(name, "must be a number") from None
+
+
+def _moment_ms(text: str) -> int:
+    try:
+        seconds = float(text)
+    except ValueError:
+        try:
+            return times.from_rfc3339(text)
+        except ValueError:
+            raise InvalidField(
+                "fix_time", "must be ISO 8601 with its offset, such as Z, or seconds since 1970 UTC"
+            ) from None
+    if not math.isfinite(seconds) or not times.MIN_MS <= seconds * 1000 <= times.MAX_MS:
+        raise InvalidField("fix_time", "must be between the years 1 and 9999, in seconds since 1970 UTC")
+    return round(seconds * 1000)
+
+
+# ── NDJSON ───────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _ndjson(file: _File) -> Track:
+    track = Track()
+    for number, line in lines_of(file.text):
+        try:
+            content = json_of(file.path, line, number)
+            if not isinstance(content, dict):
+                raise FileError(file.path, number, "", "must be one JSON object")
+            if content.setdefault("device_id", file.device_id) != file.device_id:
+                track.others += 1
+                continue
+            track.reports.append(_arrival(file, number, content))
+        except FileError as error:
+            track.faults.append(Fault(number, error.field, error.reason))
+    return track
+
+
+def _arrival(file: _File, number: int, content: dict[str, Any]) -> Report:
+    name = content.pop("kind", "position")
+    if name not in ("position", "equipment"):
+        raise FileError(file.path, number, "kind", "must be position or equipment")
+    content.pop("received_at", None)
+    content.setdefault("report_id", file.report_id(number))
+    if name == "position":
+        content.setdefault("accuracy_m", file.accuracy_m)
+        return message_of(file.path, number, "", content, ingest_pb2.Position, parse_position)
+    return message_of(file.path, number, "", content, ingest_pb2.EquipmentEvent, parse_equipment)

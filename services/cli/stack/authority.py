@@ -1,0 +1,139 @@
+"""A certificate authority for development and exercises, and the X.509 SVIDs that it issues (SPIFFE X.509-SVID 1.0).
+
+An authority in earnest is each agency's own, or cert-manager's: see docs/kubernetes.md and docs/partners.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from ipaddress import ip_address, ip_network
+from pathlib import Path
+from typing import Self
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+
+from services.cli.stack.private_files import write_private
+from services.common.rpc.certificates import AUTHORITY, Files, files_of
+
+AUTHORITY_KEY = "ca.key"
+AUTHORITY_LIFETIME = timedelta(days=365)
+NOBODYS = "invalid"
+"""A domain that nobody has (RFC 2606): where it alone is permitted, no name of its kind is."""
+SKEW = timedelta(minutes=5)
+"""A new certificate counts a little earlier, for clocks that are behind."""
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """A private key and the certificate of its public half, PEM."""
+
+    key: bytes
+    cert: bytes
+
+
+class Authority:
+    """Issues certificates."""
+
+    def __init__(self, key: ec.EllipticCurvePrivateKey, cert: x509.Certificate) -> None:
+        self._key, self._cert = key, cert
+
+    @classmethod
+    def made(cls, name: str, domains: Sequence[str] = ()) -> Self:
+        """A new one. With `domains` it may only vouch for SPIFFE ids of these trust domains, such as moj, and for no name of any other
+        kind: nats-server takes a DNS name for a user, too."""
+        key = ec.generate_private_key(ec.SECP256R1())
+        subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+        usage = _usage(digital_signature=False, signs=True)
+        builder = _builder(subject, subject, key, AUTHORITY_LIFETIME, datetime.now(UTC))
+        builder = builder.add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+        builder = builder.add_extension(usage, critical=True)
+        if domains:
+            permitted: list[x509.GeneralName] = [x509.UniformResourceIdentifier(one) for one in domains]
+            permitted += [x509.DNSName(NOBODYS), x509.RFC822Name(NOBODYS)]
+            excluded = [x509.IPAddress(ip_network(one)) for one in ("0.0.0.0/0", "::/0")]
+            builder = builder.add_extension(x509.NameConstraints(permitted, excluded), critical=True)
+        return cls(key, builder.sign(key, hashes.SHA256()))
+
+    @classmethod
+    def opened(cls, folder: Path) -> Self:
+        """The one in this folder, made at the first time."""
+        if not (folder / AUTHORITY_KEY).exists():
+            folder.mkdir(parents=True, exist_ok=True)
+            one = cls.made("Tandem development")
+            (folder / AUTHORITY).write_bytes(one.cert)
+            write_private(folder / AUTHORITY_KEY, _pem_of_key(one._key).decode())
+        key = serialization.load_pem_private_key((folder / AUTHORITY_KEY).read_bytes(), None)
+        if not isinstance(key, ec.EllipticCurvePrivateKey):
+            raise ValueError(f"{folder / AUTHORITY_KEY} isn't a key that was made here")
+        return cls(key, x509.load_pem_x509_certificate((folder / AUTHORITY).read_bytes()))
+
+    @property
+    def cert(self) -> bytes:
+        """Its own certificate, PEM."""
+        return self._cert.public_bytes(serialization.Encoding.PEM)
+
+    def issue(
+        self, spiffe_ids: Iterable[str], hosts: Iterable[str], lifetime: timedelta, since: datetime | None = None
+    ) -> Identity:
+        """A certificate for server and client, from `since` (now) on; `hosts` are DNS names and addresses that it serves under."""
+        key = ec.generate_private_key(ec.SECP256R1())
+        names: list[x509.GeneralName] = [x509.UniformResourceIdentifier(one) for one in spiffe_ids]
+        names += [_host(one) for one in hosts]
+        # A SPIFFE id is the whole name; a subject beside it would be a second one.
+        builder = _builder(x509.Name([]), self._cert.subject, key, lifetime, since or datetime.now(UTC))
+        builder = builder.add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+        builder = builder.add_extension(_usage(digital_signature=True, signs=False), critical=True)
+        usages = [ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH]
+        builder = builder.add_extension(x509.ExtendedKeyUsage(usages), critical=False)
+        if names:
+            builder = builder.add_extension(x509.SubjectAlternativeName(names), critical=True)
+        issuer = x509.AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key())
+        signed = builder.add_extension(issuer, critical=False).sign(self._key, hashes.SHA256())
+        return Identity(_pem_of_key(key), signed.public_bytes(serialization.Encoding.PEM))
+
+
+def write(folder: Path, spiffe_id: str, identity: Identity, trusted: bytes) -> Files:
+    """Puts an identity's files into place; `trusted` are the authorities that it is to believe, PEM."""
+    files = files_of(folder, spiffe_id)
+    files.cert.parent.mkdir(parents=True, exist_ok=True)
+    write_private(files.authority, trusted.decode())
+    write_private(files.key, identity.key.decode())
+    write_private(files.cert, identity.cert.decode())
+    return files
+
+
+def _builder(
+    subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePrivateKey, lifetime: timedelta, since: datetime
+) -> x509.CertificateBuilder:
+    return (
+        x509.CertificateBuilder()
+        .subject_name(subject)
+        .issuer_name(issuer)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(since - SKEW)
+        .not_valid_after(since + lifetime)
+        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
+    )
+
+
+def _usage(*, digital_signature: bool, signs: bool) -> x509.KeyUsage:
+    return x509.KeyUsage(digital_signature, False, False, False, False, signs, signs, False, False)
+
+
+def _host(name: str) -> x509.GeneralName:
+    try:
+        return x509.IPAddress(ip_address(name))
+    except ValueError:
+        return x509.DNSName(name)
+
+
+def _pem_of_key(key: ec.EllipticCurvePrivateKey) -> bytes:
+    return key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )

@@ -1,0 +1,254 @@
+"""A running mesh as the commands see it: `mesh.json`, which `tandem up` keeps current, and clients for its services."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import socket
+import time
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from functools import partial
+from ipaddress import ip_address
+from pathlib import Path
+
+import grpc.aio
+
+from services.cli.failure import FAILED, MISUSED, CommandFailed
+from services.cli.stack.nats_server import NatsServer
+from services.cli.stack.private_files import write_private
+from services.common.clock import MeshClock
+from services.common.messaging import flow
+from services.common.rpc import client, server
+from services.common.rpc.certificates import Files, files_of
+from tandem.dispatch.v1.dispatch_pb2_grpc import DispatchServiceStub
+from tandem.geofence.v1.geofence_pb2_grpc import GeofenceServiceStub
+from tandem.ingest.v1.ingest_pb2_grpc import IngestServiceStub
+from tandem.registry.v1.device_token_pb2_grpc import DeviceTokenServiceStub
+from tandem.registry.v1.disclosure_pb2_grpc import DisclosureServiceStub
+from tandem.registry.v1.exercise_pb2_grpc import ExerciseServiceStub
+from tandem.registry.v1.registry_pb2_grpc import RegistryServiceStub
+from tandem.registry.v1.trace_pb2_grpc import TraceServiceStub
+
+DEFAULT_FOLDER = Path(".tandem")
+_FILE = "mesh.json"
+_LOCK = "lock"
+_LOCK_PATIENCE_S = 0.5
+
+OPERATOR = "spiffe://tandem/operator/demo"
+"""Who a command is where a call names nobody else."""
+
+Metadata = tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Mesh:
+    """A running mesh."""
+
+    addresses: Mapping[str, str]
+    """host:port of each service process, by its name."""
+    pids: Mapping[str, int]
+    """Process id of each, and of `nats` where `up` started it."""
+    dev_secret: str
+    """Key of the development tokens."""
+    clock: MeshClock
+    nats: NatsServer
+    partitions: int
+    certificates: Path | None
+    """Folder of everybody's certificates, where they prove callers and not tokens."""
+    console_url: str
+    """Where a browser finds the pages; empty where there are none."""
+
+    def save(self, folder: Path) -> None:
+        """Writes mesh.json whole, readable by its owner alone."""
+        content = {
+            "addresses": dict(self.addresses),
+            "pids": dict(self.pids),
+            "dev_secret": self.dev_secret,
+            "clock_rate": self.clock.rate,
+            "clock_anchor_ms": self.clock.anchor_ms,
+            "nats_url": self.nats.url,
+            "nats_monitor_url": self.nats.monitor_url,
+            "nats_passwords": dict(self.nats.passwords),
+            "certificates": str(self.certificates or ""),
+            "partitions": self.partitions,
+            "console_url": self.console_url,
+        }
+        write_private(folder / _FILE, json.dumps(content, indent=2) + "\n")
+
+
+def load(folder: Path) -> Mesh:
+    """The mesh that runs on `folder`. Raises CommandFailed where none does."""
+    missing = CommandFailed(f"no mesh runs on {folder}: start one with `tandem up`", MISUSED)
+    try:
+        content = json.loads((folder / _FILE).read_text())
+    except FileNotFoundError:
+        raise missing from None
+    if not _is_locked(folder):
+        raise missing
+    certificates = Path(content["certificates"]) if content["certificates"] else None
+    return Mesh(
+        addresses=content["addresses"],
+        pids=content["pids"],
+        dev_secret=content["dev_secret"],
+        clock=MeshClock(content["clock_rate"], content["clock_anchor_ms"]),
+        nats=NatsServer(
+            content["nats_url"],
+            content["nats_monitor_url"],
+            content["nats_passwords"],
+            certificates if content["nats_url"].startswith("tls://") else None,
+        ),
+        certificates=certificates,
+        partitions=content["partitions"],
+        console_url=content["console_url"],
+    )
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Holds the folder for one mesh, and takes mesh.json away at both ends.
+
+    Raises CommandFailed while another mesh holds it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    give_up_at = time.monotonic() + _LOCK_PATIENCE_S
+    with (folder / _LOCK).open("w") as lock:
+        while True:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                # Commands that look whether a mesh runs hold it for an instant.
+                if time.monotonic() > give_up_at:
+                    raise CommandFailed(f"a mesh runs on {folder} already", MISUSED) from None
+                time.sleep(0.05)
+        (folder / _FILE).unlink(missing_ok=True)
+        try:
+            yield
+        finally:
+            (folder / _FILE).unlink(missing_ok=True)
+
+
+def _is_locked(folder: Path) -> bool:
+    with (folder / _LOCK).open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        return False
+
+
+# ── clients ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+class Clients:
+    """Stubs of all services of a mesh, and the tokens to call them with."""
+
+    def __init__(
+        self,
+        mesh: Mesh,
+        registry: RegistryServiceStub,
+        device_tokens: DeviceTokenServiceStub,
+        exercises: ExerciseServiceStub,
+        disclosures: DisclosureServiceStub,
+        traces: TraceServiceStub,
+        ingest: IngestServiceStub,
+        geofence: GeofenceServiceStub,
+        dispatch: Mapping[str, DispatchServiceStub],
+    ) -> None:
+        self.mesh = mesh
+        self.clock = mesh.clock
+        self.registry = registry
+        self.device_tokens = device_tokens
+        self.exercises = exercises
+        self.disclosures = disclosures
+        self.traces = traces
+        self.ingest = ingest
+        self.geofence = geofence
+        """Any evaluator that answers."""
+        self.dispatch = dispatch
+        """By leg."""
+
+    def identity(self, spiffe_id: str) -> Metadata:
+        """Call metadata of a caller."""
+        return identity(self.mesh, spiffe_id)
+
+
+def identity(mesh: Mesh, spiffe_id: str) -> Metadata:
+    """Call metadata of a caller."""
+    return client.as_identity(spiffe_id) if mesh.certificates else server.bearer(spiffe_id, mesh.dev_secret)
+
+
+def channel(mesh: Mesh, *names: str) -> AbstractAsyncContextManager[grpc.aio.Channel]:
+    """A channel to whichever of these processes answers."""
+    target = target_of([mesh.addresses[name] for name in names])
+    if mesh.certificates:
+        return client.channel(target, partial(_files, mesh.certificates), OPERATOR, "localhost")
+    return server.channel(target)
+
+
+def target_of(addresses: Sequence[str]) -> str:
+    """The gRPC target of these `host:port`: literal addresses as they are, one name for gRPC to resolve again and again.
+
+    gRPC resolves a single name only, so of several names each is resolved here, once. Raises CommandFailed where one can't be.
+    """
+    distinct = tuple(dict.fromkeys(addresses))
+    families = {_family_of(address) for address in distinct}
+    if families == {4}:
+        return f"ipv4:{','.join(distinct)}"
+    if families == {6}:
+        return f"ipv6:{','.join(distinct)}"
+    if len(distinct) == 1:
+        return f"dns:///{distinct[0]}"
+    return target_of([found for address in distinct for found in _resolved(address)])
+
+
+def _family_of(address: str) -> int | None:
+    """4 or 6 for a literal IP address with a port, None for a name."""
+    try:
+        return ip_address(address.rpartition(":")[0].strip("[]")).version
+    except ValueError:
+        return None
+
+
+def _resolved(address: str) -> list[str]:
+    """The IPv4 addresses of a `host:port`."""
+    host, _, port = address.rpartition(":")
+    try:
+        found = socket.getaddrinfo(host.strip("[]"), port, socket.AF_INET, socket.SOCK_STREAM)
+    except OSError as error:
+        raise CommandFailed(f"{host} isn't the name of a machine: {error}", FAILED) from None
+    return [f"{address[0]!s}:{address[1]!s}" for *_, address in found]
+
+
+def _files(folder: Path, spiffe_id: str) -> Files:
+    found = files_of(folder, spiffe_id)
+    if not found.cert.exists():
+        raise CommandFailed(
+            f"{folder} has no certificate of {spiffe_id}: `tandem certs --dir {folder} {spiffe_id}`", MISUSED
+        )
+    return found
+
+
+@asynccontextmanager
+async def connect(mesh: Mesh) -> AsyncIterator[Clients]:
+    """Clients with open channels."""
+    async with AsyncExitStack() as stack:
+
+        async def opened(*names: str) -> grpc.aio.Channel:
+            return await stack.enter_async_context(channel(mesh, *names))
+
+        evaluators = sorted(name for name in mesh.addresses if name.startswith("geofence"))
+        registry = await opened("registry")
+        yield Clients(
+            mesh,
+            RegistryServiceStub(registry),
+            DeviceTokenServiceStub(registry),
+            ExerciseServiceStub(registry),
+            DisclosureServiceStub(registry),
+            TraceServiceStub(registry),
+            IngestServiceStub(await opened("ingest")),
+            GeofenceServiceStub(await opened(*evaluators)),
+            {leg: DispatchServiceStub(await opened(f"dispatch-{leg}")) for leg in flow.LEGS},
+        )

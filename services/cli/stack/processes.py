@@ -1,0 +1,179 @@
+"""The processes of a development mesh: the one table of what `tandem up` starts, and where each listens."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import socket
+import sys
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from services.cli.stack.supervisor import Program
+
+REPLICAS = 2
+NATS_OFFSET = 22
+NATS_MONITOR_OFFSET = 23
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """One process of a service."""
+
+    name: str
+    package: str
+    """It runs as `python -m services.<package>`."""
+    nats_user: str
+    """Its user on the NATS server; empty where it needs none."""
+    offset: int
+    """Its port, counted from the mesh's base port."""
+    arguments: tuple[str, ...] = ()
+    """Command line, after the package."""
+    settings: Mapping[str, str] = field(default_factory=dict)
+    """What sets it apart from its siblings."""
+    more_ports: Mapping[str, int] = field(default_factory=dict)
+    """Its other ports by their settings, counted likewise."""
+
+
+SERVICES = (
+    Service("registry", "registry", "registry", 1, more_ports={"TANDEM_METRICS_PORT": 41}),
+    Service("ingest", "ingest", "ingest", 2, more_ports={"TANDEM_HTTP_PORT": 32, "TANDEM_METRICS_PORT": 42}),
+    Service(
+        "geofence-0",
+        "geofence",
+        "geofence",
+        3,
+        settings={"TANDEM_REPLICA": "0", "TANDEM_REPLICAS": str(REPLICAS)},
+        more_ports={"TANDEM_METRICS_PORT": 43},
+    ),
+    Service(
+        "geofence-1",
+        "geofence",
+        "geofence",
+        13,
+        settings={"TANDEM_REPLICA": "1", "TANDEM_REPLICAS": str(REPLICAS)},
+        more_ports={"TANDEM_METRICS_PORT": 53},
+    ),
+    Service(
+        "dispatch-probation",
+        "dispatch",
+        "dispatch-probation",
+        4,
+        ("--leg", "probation"),
+        more_ports={"TANDEM_METRICS_PORT": 44},
+    ),
+    Service(
+        "dispatch-police",
+        "dispatch",
+        "dispatch-police",
+        5,
+        ("--leg", "police"),
+        more_ports={"TANDEM_METRICS_PORT": 45},
+    ),
+    Service(
+        "dispatch-warning",
+        "dispatch",
+        "dispatch-warning",
+        6,
+        ("--leg", "warning"),
+        more_ports={"TANDEM_METRICS_PORT": 46},
+    ),
+)
+
+CONSOLE = Service("console", "console", "", 8, more_ports={"TANDEM_METRICS_PORT": 48})
+"""The pages, by HTTP: a client of all the others."""
+
+_OFFSETS = (
+    *(offset for service in (*SERVICES, CONSOLE) for offset in (service.offset, *service.more_ports.values())),
+    NATS_OFFSET,
+    NATS_MONITOR_OFFSET,
+)
+
+
+def addresses(base_port: int) -> dict[str, str]:
+    """Address of each service of a mesh."""
+    return {service.name: f"127.0.0.1:{base_port + service.offset}" for service in SERVICES}
+
+
+def other_addresses(services: Iterable[Service], base_port: int) -> dict[str, str]:
+    """Address of each further port of these services, by what it is for."""
+    names = {"TANDEM_HTTP_PORT": "phones", "TANDEM_METRICS_PORT": "metrics"}
+    return {
+        f"{service.name}: {names[setting]}": f"http://127.0.0.1:{base_port + offset}"
+        for service in services
+        for setting, offset in service.more_ports.items()
+    }
+
+
+def console_url(base_port: int, tls: bool) -> str:
+    """Address of the pages."""
+    return f"{'https' if tls else 'http'}://127.0.0.1:{base_port + CONSOLE.offset}"
+
+
+def warning_key(folder: Path) -> Path:
+    """The warning leg's private key."""
+    return folder / "data" / "dispatch-warning" / "warning.key"
+
+
+def state_key(folder: Path) -> Path:
+    """The key of the evaluators' checkpoints and digests."""
+    return folder / "state.key"
+
+
+def program(service: Service, folder: Path, base_port: int, given: Mapping[str, str]) -> Program:
+    """How to run a service; `given` are the settings that don't follow from the table."""
+    settings = {
+        "TANDEM_HOST": "127.0.0.1",
+        **(_neighbours(base_port) if service.package == "dispatch" else {}),
+        **(_all(base_port) if service is CONSOLE else {}),
+        "TANDEM_PORT": str(base_port + service.offset),
+        **{name: str(base_port + offset) for name, offset in service.more_ports.items()},
+        "TANDEM_DATA_DIR": str(folder / "data" / service.name),
+    }
+    return Program(
+        service.name,
+        (sys.executable, "-m", f"services.{service.package}", *service.arguments),
+        {**os.environ, **given, **service.settings, **settings},
+        folder / "logs" / f"{service.name}.log",
+        beats=True,
+    )
+
+
+def _neighbours(base_port: int) -> dict[str, str]:
+    """Where a leg finds those whom it asks where its targets are, and who commands the tags."""
+    found = addresses(base_port)
+    evaluators = ",".join(address for name, address in found.items() if name.startswith("geofence"))
+    return {"TANDEM_GEOFENCE": f"ipv4:{evaluators}", "TANDEM_INGEST": f"ipv4:{found['ingest']}"}
+
+
+def _all(base_port: int) -> dict[str, str]:
+    """Where the console finds those whom it asks."""
+    found = addresses(base_port)
+    legs = {f"TANDEM_DISPATCH_{leg.upper()}": f"ipv4:{found[f'dispatch-{leg}']}" for leg in ("probation", "police")}
+    return {**_neighbours(base_port), "TANDEM_REGISTRY": f"ipv4:{found['registry']}", **legs}
+
+
+def used_port(base_port: int) -> int | None:
+    """The first port of the mesh that somebody else uses, or None."""
+    for offset in _OFFSETS:
+        with socket.socket() as probe:
+            # Like the services do: a port whose last connections are still closing counts as free.
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind(("127.0.0.1", base_port + offset))
+            except OSError:
+                return base_port + offset
+    return None
+
+
+def free_base_port() -> int:
+    """A base port with all ports of a mesh free.
+
+    It lies below the ports that outgoing connections take, so that none of them occupies the port of a service that is
+    being started again.
+    """
+    while True:
+        base_port = 15_000 + 100 * secrets.randbelow(150)
+        if used_port(base_port) is None:
+            return base_port

@@ -1,0 +1,33 @@
+"""Set aside messages that a reader can't use: as a dead letter with its reason, or with a line in the log where that is enough.
+
+A reader never ends because of a message: each is used, kept as a dead letter, or passed over, and the last two are counted.
+"""
+
+from __future__ import annotations
+
+from prometheus_client import Counter
+
+from services.common.messaging import flow
+from services.common.messaging.bus import Bus
+from services.common.messaging.pull import Delivered
+from services.common.observability.telemetry import logger
+from services.common.rpc.errors import TandemError
+
+_UNUSABLE = Counter(
+    "tandem_unusable_messages",
+    "Messages that a reader couldn't use, by stream, reader and outcome: dead_letter (kept in PARKED) or passed_over",
+    ["stream", "reader", "outcome"],
+)
+
+
+async def keep(bus: Bus, reader: str, message: Delivered, error: TandemError) -> None:
+    """Keeps a message as a dead letter of this reader, with the reason; keeping it twice changes nothing."""
+    _UNUSABLE.labels(message.stream, reader, "dead_letter").inc()
+    subject = flow.parked_subject(reader, message.stream, message.sequence)
+    await bus.park(subject, message.stream, message.sequence, reader, str(error))
+
+
+def pass_over(reader: str, stream: str, sequence: int, error: TandemError) -> None:
+    """Notes that a reader leaves a message out: another reader keeps it as a dead letter, or nothing is lost with it."""
+    _UNUSABLE.labels(stream, reader, "passed_over").inc()
+    logger().error("message_passed_over", stream=stream, sequence=sequence, reader=reader, reason=str(error))

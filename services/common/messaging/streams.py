@@ -1,0 +1,143 @@
+"""Making the streams of the flow table, and the gate that each service passes before it starts."""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from contextlib import suppress
+from dataclasses import dataclass
+
+import aiohttp
+import nats.errors
+import nats.js.errors
+from nats.js.api import DiscardPolicy, KeyValueConfig, RetentionPolicy, StorageType, StreamConfig
+
+from services.common.clock import MeshClock
+from services.common.messaging import flow, stored
+from services.common.messaging.bus import AlreadyThere, Bus
+from services.common.observability.telemetry import logger
+from services.common.rpc.errors import FailedPrecondition, InvalidField, Unavailable
+from services.common.settings import CommonSettings
+from tandem.common.v1 import log_pb2
+
+DUPLICATE_WINDOW_S = 600
+PARTITIONS_MAX = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Premises:
+    """What the first start fixed for ever."""
+
+    partitions: int
+    clock: MeshClock
+    log_id: str
+    """Drawn when the log was made."""
+
+
+async def create(
+    bus: Bus, partitions: int, clock: MeshClock, replicas: int = 1, max_bytes: int | None = None
+) -> Premises:
+    """Creates what is missing of the streams, the KV bucket and the premises. Doing it again changes nothing.
+
+    Raises FailedPrecondition where the log was made with another number of partitions or another clock rate.
+    `max_bytes` bounds each stream, for small disks.
+    """
+    if not 1 <= partitions <= PARTITIONS_MAX:
+        raise FailedPrecondition(f"partitions must be 1 to {PARTITIONS_MAX}")
+    existing = {info.config.name for info in await bus.js.streams_info()}
+    if flow.PREMISES.name in existing:
+        made = await _premises(bus)
+        if made and (made.partitions != partitions or made.clock.rate != clock.rate):
+            raise FailedPrecondition(
+                f"this log was made with {made.partitions} partitions at clock rate {made.clock.rate}; neither can be changed"
+            )
+    for stream in flow.STREAMS:
+        for p in range(partitions) if "{p}" in stream.name else (0,):
+            name = stream.name.format(p=p)
+            if name not in existing:
+                await bus.js.add_stream(_config(stream, name, p, replicas, max_bytes))
+    with suppress(nats.js.errors.BadRequestError):  # made already
+        await bus.js.create_key_value(
+            KeyValueConfig(bucket=flow.DEVICES_BUCKET, storage=StorageType.FILE, history=1, replicas=replicas)
+        )
+    premises = log_pb2.Premises(
+        partitions=partitions, clock_rate=clock.rate, clock_anchor_ms=clock.anchor_ms, log_id=uuid.uuid4().hex
+    )
+    with suppress(AlreadyThere):
+        await bus.publish(flow.PREMISES_SUBJECT, premises.SerializeToString(), expected_last=0)
+    return await read_premises(bus)
+
+
+def _config(stream: flow.Stream, name: str, partition: int, replicas: int, max_bytes: int | None) -> StreamConfig:
+    return StreamConfig(
+        name=name,
+        subjects=[subject.format(p=partition) for subject in stream.subjects],
+        retention=RetentionPolicy.LIMITS,
+        storage=StorageType.FILE,
+        discard=DiscardPolicy.OLD if stream.forgets else DiscardPolicy.NEW,
+        max_age=stream.max_age_s,
+        max_bytes=min(stream.max_bytes, max_bytes or stream.max_bytes),
+        duplicate_window=DUPLICATE_WINDOW_S,
+        deny_delete=True,
+        deny_purge=True,
+        allow_direct=True,
+        num_replicas=replicas,
+    )
+
+
+async def read_premises(bus: Bus) -> Premises:
+    """The premises that the log was made with. Waits until they are there."""
+    while True:
+        premises = await _premises(bus)
+        if premises:
+            return premises
+        await asyncio.sleep(0.25)
+
+
+async def _premises(bus: Bus) -> Premises | None:
+    try:
+        # The first: there is one, and what stands behind it came from somebody else (ADR 34).
+        message = await bus.js.get_msg(flow.PREMISES.name, 1)
+    except (nats.js.errors.Error, nats.errors.Error, OSError) as error:
+        logger().info("streams_awaited", error=type(error).__name__)
+        return None
+    try:
+        made = stored.premises(message.data or b"")
+    except InvalidField as error:
+        # Nothing can start over such a log, and ending would only be the beginning of the next try.
+        logger().critical("premises_unreadable", reason=str(error))
+        return None
+    return Premises(made.partitions, MeshClock(made.clock_rate, made.clock_anchor_ms), made.log_id)
+
+
+async def pass_gate(bus: Bus, settings: CommonSettings) -> Premises:
+    """Returns the premises once the mesh is fit to run on.
+
+    Raises FailedPrecondition where the server may lose acknowledged messages in a power cut (`sync_interval` isn't `always`), or
+    where this process's clock isn't the log's.
+    """
+    if not settings.allow_async_store:
+        if not settings.nats_monitor_url:
+            raise FailedPrecondition("TANDEM_NATS_MONITOR_URL is needed to see that the store is synchronous")
+        if not await _store_is_synchronous(settings.nats_monitor_url):
+            raise FailedPrecondition(
+                "nats-server must run with jetstream.sync_interval: always (or TANDEM_ALLOW_ASYNC_STORE)"
+            )
+    premises = await read_premises(bus)
+    if premises.clock != settings.clock:
+        raise FailedPrecondition("TANDEM_CLOCK_RATE or TANDEM_CLOCK_ANCHOR_MS differ from the log's premises")
+    return premises
+
+
+async def _store_is_synchronous(monitor_url: str) -> bool:
+    for _ in range(40):
+        try:
+            async with (
+                aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=2)) as session,
+                session.get(f"{monitor_url}/varz") as answer,
+            ):
+                varz = await answer.json()
+                return bool(varz["jetstream"]["config"].get("sync_always"))
+        except (aiohttp.ClientError, TimeoutError):
+            await asyncio.sleep(0.25)
+    raise Unavailable(f"no answer from {monitor_url}/varz")

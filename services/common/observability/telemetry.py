@@ -1,0 +1,64 @@
+"""Logs as one JSON object a line on standard error: an event name with fields, never a sentence, a name or a position."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from contextlib import suppress
+from typing import TextIO, cast
+
+import structlog
+
+from services.common.observability import trace_ids, tracing
+
+
+class _NeverFails:
+    """A log that can't be written, as on a full disk, must not end the work that it tells of."""
+
+    def __init__(self, output: TextIO) -> None:
+        self._output = output
+
+    def write(self, text: str) -> int:
+        """Writes, or drops the text."""
+        with suppress(OSError):
+            self._output.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        """Flushes, or gives up."""
+        with suppress(OSError):
+            self._output.flush()
+
+
+def _with_trace(_: object, __: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
+    """Names the trace of the incident that a line is about, or else the one in which the caller works."""
+    if event.get("incident_id"):
+        event["trace_id"] = trace_ids.trace_id_of(event["incident_id"])
+    elif context := trace_ids.parsed(tracing.carried()):
+        event["trace_id"] = context[0]
+    return event
+
+
+def configure(service: str, output: TextIO = sys.stderr) -> None:
+    """Sets up logging for this process; `service` goes with every line."""
+    logging.basicConfig(level=logging.WARNING, stream=output, format="%(message)s")
+    structlog.configure(
+        processors=[
+            structlog.contextvars.merge_contextvars,
+            structlog.processors.add_log_level,
+            _with_trace,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.processors.dict_tracebacks,
+            structlog.processors.JSONRenderer(),
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
+        logger_factory=structlog.PrintLoggerFactory(file=cast(TextIO, _NeverFails(output))),
+        cache_logger_on_first_use=True,
+    )
+    structlog.contextvars.bind_contextvars(service=service)
+
+
+def logger() -> structlog.typing.FilteringBoundLogger:
+    """The logger of this process."""
+    log: structlog.typing.FilteringBoundLogger = structlog.get_logger()
+    return log

@@ -1,0 +1,72 @@
+"""What pages are made of: templates, and the files of static/, which are built by Vite and packaged."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta, timezone
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from aiohttp import web
+
+from services.common.observability.spans import duration
+from services.console.guard import Ask
+
+FOLDER = Path(__file__).parent
+STATIC = FOLDER / "static"
+KOREA = timezone(timedelta(hours=9), "KST")
+_TYPES = {
+    ".js": "text/javascript; charset=utf-8",
+    ".css": "text/css; charset=utf-8",
+    ".pmtiles": "application/octet-stream",
+    ".svg": "image/svg+xml",
+    ".json": "application/json",
+    ".txt": "text/plain; charset=utf-8",
+}
+
+_templates = jinja2.Environment(
+    loader=jinja2.FileSystemLoader(FOLDER / "templates"),
+    autoescape=True,
+    undefined=jinja2.StrictUndefined,
+    trim_blocks=True,
+    lstrip_blocks=True,
+)
+
+
+def _clock(ms: int | None) -> str:
+    """A moment as those who read it live: Korea's time, to the second."""
+    return "" if ms is None else datetime.fromtimestamp(ms / 1000, UTC).astimezone(KOREA).strftime("%m-%d %H:%M:%S")
+
+
+def _exact(ms: int | None) -> str:
+    return "" if ms is None else _clock(ms) + f".{ms % 1000:03d}"
+
+
+_templates.filters |= {"clock": _clock, "exact": _exact, "took": duration}
+
+
+def page(ask: Ask, template: str, status: int = 200, **values: Any) -> web.Response:
+    """A page from a template; all that is put into it is escaped."""
+    given = {"t": ask.texts, "lang": ask.texts.language, "user": ask.session.user, "csrf": ask.csrf}
+    text = _templates.get_template(template).render({**given, "path": ask.request.path, **values})
+    return web.Response(text=text, content_type="text/html", status=status)
+
+
+def island(ask: Ask, tiles: str) -> dict[str, Any]:
+    """What the scripts of a page need to know; `tiles` is where another base map than the console's own is, or empty."""
+    return {
+        "csrf": ask.csrf,
+        "role": ask.user.role.value,
+        "texts": ask.texts.island(),
+        "tiles": tiles or "/static/korea.pmtiles",
+        "language": ask.texts.language,
+    }
+
+
+async def static(ask: Ask) -> web.StreamResponse:
+    """A file of static/; ranges are served, which the base map needs."""
+    path = STATIC / ask.request.match_info["name"]
+    content_type = _TYPES.get(path.suffix)
+    if content_type is None or path.parent != STATIC or not path.is_file():
+        raise web.HTTPNotFound
+    return web.FileResponse(path, headers={"Content-Type": content_type, "Cache-Control": "no-cache"})

@@ -1,0 +1,212 @@
+"""The pages: each asks the mesh as the user who asks it, and shows what that user's role may see."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any
+
+from aiohttp import web
+
+from services.common.rpc.server import UNARY_DEADLINE_S
+from services.console import translate
+from services.console.domain import board, figures
+from services.console.domain.board import Incident
+from services.console.domain.figures import Question
+from services.console.domain.people import DESKS, EVERYBODY, LOOKERS, Role
+from services.console.guard import LANGUAGE_COOKIE, Ask, Guard
+from services.console.live.feed import Feed
+from services.console.mesh import Mesh
+from services.console.pages import assets
+from services.console.pages.texts import LANGUAGES
+from services.console.redirects import HOME, see_other
+from services.console.review.answers import Answers
+from services.console.review.views import IncidentPages
+from services.console.settings import ConsoleSettings
+from services.console.sign_in.views import SigningIn
+from tandem.dispatch.v1 import dispatch_pb2
+from tandem.ingest.v1 import ingest_pb2
+from tandem.registry.v1 import review_pb2
+
+SEARCHED_MOST = 5_000
+PAGE_SIZE = 1_000
+DISTURBED = (
+    "SILENT",
+    "JAMMED",
+    "DEVICE_OFF",
+    "TAMPERED",
+    "PROTECTED_DEVICE_LOST",
+    "IMPLAUSIBLE",
+    "LOW_BATTERY",
+    "SPOOFING_SUSPECTED",
+)
+
+
+class Pages:
+    """All of them."""
+
+    def __init__(self, settings: ConsoleSettings, guard: Guard, mesh: Mesh, feeds: Mapping[Role, Feed]) -> None:
+        self._settings, self._guard, self._mesh, self._feeds = settings, guard, mesh, feeds
+        self._signing_in = SigningIn(settings, guard)
+        self._incidents = IncidentPages(settings, guard, mesh)
+        self._answers = Answers(guard, mesh, self._incidents)
+
+    def routes(self) -> list[web.RouteDef]:
+        """The whole of what is served, and for whom."""
+        guard = self._guard
+        return [
+            guard.open_get("/static/{name}", assets.static),
+            *self._signing_in.routes(),
+            guard.open_post("/language", self.language),
+            guard.get("/", EVERYBODY, self.live),
+            guard.get("/stream", LOOKERS, self.stream),
+            *self._incidents.routes(),
+            *self._answers.routes(),
+            guard.get("/search", LOOKERS, self.search),
+            guard.get("/reviews", DESKS, self.reviews),
+            guard.post("/reviews", DESKS, self.decide),
+            guard.get("/devices", EVERYBODY, self.devices),
+        ]
+
+    async def language(self, ask: Ask) -> web.StreamResponse:
+        """The other language."""
+        other = LANGUAGES[1 - LANGUAGES.index(ask.texts.language)]
+        response = see_other(ask.form.get("back", HOME))
+        response.set_cookie(LANGUAGE_COOKIE, other, httponly=True, samesite="Strict", max_age=365 * 86_400)
+        return response
+
+    # ── live ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def live(self, ask: Ask) -> web.StreamResponse:
+        """The live page; operators begin with devices."""
+        if ask.user.role not in LOOKERS:
+            return see_other("/devices")
+        page = {**assets.island(ask, self._settings.tiles), "leg": ask.user.leg if ask.user.role in DESKS else ""}
+        return assets.page(ask, "live.html", page=page)
+
+    async def stream(self, ask: Ask) -> web.StreamResponse:
+        """Changes of the live page as server-sent events; a browser that comes back names the last one it has seen."""
+        feed = self._feeds[ask.user.role]
+        response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
+        self._guard.protect(response)
+        await response.prepare(ask.request)
+        with feed.viewed():
+            async for id_, message in feed.changes(ask.request.headers.get("Last-Event-ID", "")):
+                if self._guard.is_over(ask.session):
+                    break
+                text = json.dumps(message, separators=(",", ":"))
+                await response.write(f"id: {id_}\ndata: {text}\n\n".encode())
+        return response
+
+    # ── search ───────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def search(self, ask: Ask) -> web.StreamResponse:
+        """Incidents by time, office, cause and outcome, and what they amount to."""
+        query = ask.request.query
+        question = Question(
+            _local_ms(query.get("from", "")),
+            _local_ms(query.get("until", "")),
+            query.get("text", "").strip(),
+            query.get("cause", ""),
+            query.get("outcome", ""),
+            query.get("office", ""),
+        )
+        known, is_cut = await self._all_incidents(ask)
+        found = figures.matching(known, question)
+        counted = figures.in_earnest(found)
+        closings = figures.closings(counted)
+        return assets.page(
+            ask,
+            "search.html",
+            query=query,
+            found=[(one, board.told(one)) for one in found[:200]],
+            count=len(found),
+            is_cut=is_cut,
+            legs=figures.legs(counted),
+            percentiles=figures.PERCENTILES,
+            causes=figures.causes(counted),
+            closings=closings,
+            false_share=figures.false_share(closings),
+            known_causes=sorted({to.kind for one in known for to in one.assignments if to.kind}),
+            known_outcomes=sorted({to.close_cause for one in known for to in one.assignments if to.close_cause}),
+            offices=sorted({to.office_id for one in known for to in one.assignments if to.office_id}),
+            leg_names=board.LEGS,
+            leg_state=board.leg_state,
+        )
+
+    async def _all_incidents(self, ask: Ask) -> tuple[list[Incident], bool]:
+        found: list[Incident] = []
+        token = ""
+        while len(found) < SEARCHED_MOST:
+            request = dispatch_pb2.ListIncidentsRequest(page_size=PAGE_SIZE, page_token=token)
+            answer = await self._mesh.legs[ask.user.leg].dispatch.ListIncidents(
+                request, metadata=self._mesh.identity(ask.user), timeout=UNARY_DEADLINE_S
+            )
+            found += [translate.incident(one) for one in answer.incidents]
+            token = answer.next_page_token
+            if not token:
+                return found, False
+            await asyncio.sleep(0)
+        return found, True
+
+    # ── reviews, devices ─────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def reviews(self, ask: Ask) -> web.StreamResponse:
+        """Matches that a person must look at."""
+        answer = await self._mesh.registry.ListReviews(
+            review_pb2.ListReviewsRequest(), metadata=self._mesh.identity(ask.user), timeout=UNARY_DEADLINE_S
+        )
+        found = [(one, one.evidence.hex(), translate.moment(one, "since")) for one in answer.reviews]
+        return assets.page(ask, "reviews.html", found=found)
+
+    async def decide(self, ask: Ask) -> web.StreamResponse:
+        """A person's word on a match, on the evidence that they saw."""
+        decisions = {"confirm": review_pb2.DECISION_CONFIRM, "reject": review_pb2.DECISION_REJECT}
+        try:
+            request = review_pb2.DecideReviewRequest(
+                case_id=ask.form.get("case", ""),
+                decision=decisions[ask.form.get("decision", "")],
+                reason=ask.form.get("reason", ""),
+                evidence=bytes.fromhex(ask.form.get("evidence", "")),
+            )
+        except (KeyError, ValueError):
+            raise web.HTTPBadRequest(text="400: decision must be confirm or reject, evidence hex digits") from None
+        await self._mesh.registry.DecideReview(
+            request, metadata=self._mesh.identity(ask.user), timeout=UNARY_DEADLINE_S
+        )
+        return see_other("/reviews")
+
+    async def devices(self, ask: Ask) -> web.StreamResponse:
+        """Refused reports for operators; notices of silent and disturbed devices for the others."""
+        refused: list[dict[str, Any]] | None = None
+        if ask.user.role is Role.OPERATOR:
+            answer = await self._mesh.ingest.ListQuarantine(
+                ingest_pb2.ListQuarantineRequest(),
+                metadata=self._mesh.identity(ask.user),
+                timeout=UNARY_DEADLINE_S,
+            )
+            refused = [
+                {
+                    "device": one.device_id,
+                    "sender": one.sender,
+                    "code": ingest_pb2.RefusalCode.Name(one.code),
+                    "count": one.count,
+                    "last": translate.moment(one, "last"),
+                }
+                for one in answer.quarantined
+            ]
+        feed = self._feeds.get(ask.user.role)
+        notices = [one for one in feed.alerts() if one["kind"] in DISTURBED] if feed else None
+        return assets.page(ask, "devices.html", refused=refused, notices=notices)
+
+
+def _local_ms(text: str) -> int | None:
+    """A form's local time, such as 2026-03-02T10:00, Korea's; None where it is empty. Raises HTTPBadRequest."""
+    if not text:
+        return None
+    try:
+        return int(datetime.fromisoformat(text).replace(tzinfo=assets.KOREA).timestamp() * 1000)
+    except ValueError:
+        raise web.HTTPBadRequest(text="400: a time must be such as 2026-03-02T10:00") from None

@@ -1,0 +1,93 @@
+"""What a desk answers to its own leg: it takes, refuses, says how far the unit is, closes. By forms, which need no script.
+
+Each is asked of the user's own leg in the user's own name; another leg's destination isn't known there.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+
+import grpc.aio
+from aiohttp import web
+
+from services.common.observability.telemetry import logger
+from services.common.rpc.server import UNARY_DEADLINE_S
+from services.console import translate
+from services.console.domain import desk
+from services.console.domain.desk import Answer, BadField
+from services.console.domain.people import DESKS
+from services.console.guard import Ask, Guard
+from services.console.mesh import Mesh
+from services.console.pages import assets
+from services.console.redirects import see_other
+from services.console.review import refusals
+from services.console.review.refusals import Refusal
+from services.console.review.views import IncidentPages, id_of
+from tandem.dispatch.v1 import dispatch_pb2
+
+
+class Answers:
+    """The doors of the forms."""
+
+    def __init__(self, guard: Guard, mesh: Mesh, incidents: IncidentPages) -> None:
+        self._guard, self._mesh, self._incidents = guard, mesh, incidents
+
+    def routes(self) -> list[web.RouteDef]:
+        """One for each act."""
+        return [self._guard.post(f"/incidents/{{id}}/{act}", DESKS, partial(self._answer, act)) for act in desk.ACTS]
+
+    async def _answer(self, act: str, ask: Ask) -> web.StreamResponse:
+        incident_id = id_of(ask)
+        try:
+            answer = desk.read(act, ask.form)
+            told = await self._ask(ask, answer)
+        except BadField as error:
+            return await self._refused(ask, refusals.of_field(error, act, ask.form))
+        except grpc.aio.AioRpcError as error:
+            logger().info("answer_refused", act=act, code=error.code().name)
+            return await self._refused(ask, refusals.of_leg(error, act, ask.form))
+        by = told.acknowledged_by
+        if act == desk.TAKE and by and by.rpartition("/")[2] != ask.user.name:
+            # To the leg that is no refusal: it was taken. But whoever asked mustn't think that it is theirs.
+            return await self._refused(ask, Refusal(409, "answer_TAKEN_BY", said=by, act=act, form=ask.form))
+        if _wants_json(ask):
+            return web.json_response({"state": translate.assignment(told).state})
+        # The place in the page: the next step is the next thing that Tab reaches.
+        return see_other(f"/incidents/{incident_id}#to-{answer.assignment_id}")
+
+    async def _ask(self, ask: Ask, answer: Answer) -> dispatch_pb2.Assignment:
+        leg = self._mesh.legs[ask.user.leg].dispatch
+        me, within_s = self._mesh.identity(ask.user), UNARY_DEADLINE_S
+        id_, offer = answer.assignment_id, answer.offer
+        seen = dispatch_pb2.AssignmentState.Value(answer.seen)
+        if answer.act == desk.TAKE:
+            take = dispatch_pb2.AcknowledgeRequest(assignment_id=id_, offer_number=offer)
+            return (await leg.Acknowledge(take, metadata=me, timeout=within_s)).assignment
+        if answer.act == desk.REJECT:
+            reject = dispatch_pb2.RejectRequest(
+                assignment_id=id_, offer_number=offer, seen_state=seen, reason=answer.reason
+            )
+            return (await leg.Reject(reject, metadata=me, timeout=within_s)).assignment
+        if answer.act == desk.PROGRESS:
+            state = dispatch_pb2.AssignmentState.Value(answer.state)
+            step = dispatch_pb2.ProgressRequest(assignment_id=id_, offer_number=offer, seen_state=seen, state=state)
+            return (await leg.Progress(step, metadata=me, timeout=within_s)).assignment
+        cause = dispatch_pb2.CloseCause.Value(answer.cause)
+        close = dispatch_pb2.CloseRequest(
+            assignment_id=id_, offer_number=offer, seen_state=seen, cause=cause, note=answer.note
+        )
+        return (await leg.Close(close, metadata=me, timeout=within_s)).assignment
+
+    async def _refused(self, ask: Ask, refusal: Refusal) -> web.StreamResponse:
+        """Says why, on the page as it is now; where that can't be had, on a page of its own."""
+        if _wants_json(ask):
+            return web.Response(status=refusal.status, text=refusal.words(ask.texts))
+        try:
+            return await self._incidents.show(ask, refusal=refusal)
+        except (grpc.aio.AioRpcError, web.HTTPNotFound):
+            back = f"/incidents/{id_of(ask)}"
+            return assets.page(ask, "unanswered.html", status=refusal.status, path=back, refusal=refusal)
+
+
+def _wants_json(ask: Ask) -> bool:
+    return "application/json" in ask.request.headers.get("Accept", "")

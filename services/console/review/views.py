@@ -1,0 +1,180 @@
+"""The pages of one incident: both legs and what the user's own can answer, the trace, the evidence. What it shows the legs say."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import grpc
+import grpc.aio
+from aiohttp import web
+
+from services.common import fields
+from services.common.observability.telemetry import logger
+from services.common.privacy.grounds import LEGAL_BASES, Kind
+from services.common.rpc.errors import InvalidField
+from services.common.rpc.server import UNARY_DEADLINE_S
+from services.console import translate
+from services.console.domain import board, desk, explaining, waterfall
+from services.console.domain.board import Incident
+from services.console.domain.people import DESKS, LOOKERS, Role
+from services.console.domain.waterfall import Span
+from services.console.guard import Ask, Guard
+from services.console.mesh import Mesh
+from services.console.pages import assets
+from services.console.review import translate as translate_evidence
+from services.console.review.refusals import Refusal
+from services.console.settings import ConsoleSettings
+from tandem.dispatch.v1 import dispatch_pb2, evidence_pb2
+from tandem.registry.v1 import disclosure_pb2, trace_pb2
+
+_NO_TRACE = (grpc.StatusCode.NOT_FOUND, grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED)
+PURPOSES = ("ENFORCEMENT", "AUDIT", "COURT")
+
+
+class IncidentPages:
+    """All of them."""
+
+    def __init__(self, settings: ConsoleSettings, guard: Guard, mesh: Mesh) -> None:
+        self._settings, self._guard, self._mesh = settings, guard, mesh
+
+    def routes(self) -> list[web.RouteDef]:
+        """Looking and reading; answering is `Answers`'."""
+        guard = self._guard
+        return [
+            guard.get("/incidents/{id}", LOOKERS, self.incident),
+            guard.post("/incidents/{id}", LOOKERS, self.evidence),
+            guard.post("/incidents/{id}/download", LOOKERS, self.download),
+        ]
+
+    async def incident(self, ask: Ask) -> web.StreamResponse:
+        """Header, both legs, trace, ledger; no positions."""
+        return await self.show(ask)
+
+    async def evidence(self, ask: Ask) -> web.StreamResponse:
+        """The same with the replay and the decision, on grounds, which the leg writes down before it answers."""
+        incident_id = id_of(ask)
+        request = evidence_pb2.ReadEvidenceRequest(incident_id=incident_id, grounds=_grounds(ask, incident_id))
+        answer = await self._mesh.legs[ask.user.leg].evidence.ReadEvidence(
+            request, metadata=self._mesh.identity(ask.user), timeout=UNARY_DEADLINE_S
+        )
+        return await self.show(ask, answer)
+
+    async def download(self, ask: Ask) -> web.StreamResponse:
+        """The leg's copy of the evidence as a file."""
+        incident_id = id_of(ask)
+        request = evidence_pb2.DownloadEvidenceRequest(incident_id=incident_id, grounds=_grounds(ask, incident_id))
+        parts = self._mesh.legs[ask.user.leg].evidence.DownloadEvidence(request, metadata=self._mesh.identity(ask.user))
+        data = [part.data async for part in parts]  # whole, so that what is refused is told as such
+        name = f"{incident_id}-{ask.user.leg}.jsonl"
+        return web.Response(
+            body=b"".join(data),
+            headers={
+                "Content-Type": "application/x-ndjson",
+                "Content-Disposition": f'attachment; filename="{name}"',
+            },
+        )
+
+    async def show(
+        self, ask: Ask, found: evidence_pb2.ReadEvidenceResponse | None = None, refusal: Refusal | None = None
+    ) -> web.StreamResponse:
+        """The page as it is now, with what was found of the evidence, or with why an answer was refused."""
+        incident_id = id_of(ask)
+        one = await self._read_incident(ask, incident_id)
+        page: dict[str, Any] = assets.island(ask, self._settings.tiles)
+        trace = await self._read_trace(ask, incident_id)
+        spans = translate.spans(trace) if trace else []
+        decisions: list[dict[str, Any]] = []
+        if found is not None:
+            page["replay"] = translate_evidence.replay(found)
+            page["steps"] = self._steps(one, spans)
+            tracks = translate_evidence.tracks(found)
+            for alert in translate_evidence.alerts(found):
+                alert["sides"] = explaining.sides(tracks, alert["sequence"], alert["decided"])
+                decisions.append(alert)
+        own_leg = ask.user.leg if ask.user.role in DESKS else ""
+        return assets.page(
+            ask,
+            "incident.html",
+            status=refusal.status if refusal else 200,
+            path=f"/incidents/{incident_id}",  # of an answer's page nothing comes back
+            page=page,
+            one=one,
+            told=board.told(one),
+            level=board.rank(one)[0],
+            legs={leg: sorted(one.of(leg), key=lambda to: to.subject_id) for leg in board.LEGS},
+            own_leg=own_leg,
+            choices={to.assignment_id: desk.choices(to) for to in one.of(own_leg)},
+            causes=desk.CAUSES,
+            reason_most=desk.REASON_MOST,
+            note_most=desk.NOTE_MOST,
+            refusal=refusal,
+            steps={leg: waterfall.steps(spans, leg) for leg in board.LEGS},
+            step_name=waterfall.step_name,
+            rows=waterfall.rows(spans, trace.trace_id) if trace else [],
+            premises=waterfall.premises(spans, trace.trace_id) if trace else [],
+            subjects={to.assignment_id: to.subject_id for to in one.assignments},
+            is_cut=trace.is_cut if trace else False,
+            uses=waterfall.uses(spans),
+            evidence=found,
+            rules=translate_evidence.rules(found) if found is not None else {},
+            decisions=decisions,
+            bases=_bases(ask.user.role),
+            purposes=PURPOSES,
+            chosen=ask.form,
+        )
+
+    def _steps(self, one: Incident, spans: list[Span]) -> list[dict[str, Any]]:
+        """How each destination stood from when on, and which unit of the own leg it is: by the trace, without one by the list."""
+        moves = waterfall.moves(spans)
+        told = []
+        for to in one.assignments:
+            listed = ((to.offered_ms, "OFFERED"), (to.acknowledged_ms, "ACKNOWLEDGED"))
+            traced = [[self._mesh.clock.to_mesh_ms(us // 1000), state] for us, state in moves.get(to.assignment_id, ())]
+            states = traced or [[at_ms, state] for at_ms, state in listed if at_ms is not None]
+            told.append({"leg": to.leg, "subject": to.subject_id, "unit": to.unit_id, "states": states})
+        return told
+
+    async def _read_trace(self, ask: Ask, incident_id: str) -> trace_pb2.GetTraceResponse | None:
+        """The trace as far as the user may see it; None while there is none. The page shows the rest without the registry."""
+        try:
+            return await self._mesh.traces.GetTrace(
+                trace_pb2.GetTraceRequest(incident_id=incident_id),
+                metadata=self._mesh.identity(ask.user),
+                timeout=UNARY_DEADLINE_S,
+            )
+        except grpc.aio.AioRpcError as error:
+            if error.code() not in _NO_TRACE:
+                raise
+            logger().info("no_trace", incident_id=incident_id, code=error.code().name)
+            return None
+
+    async def _read_incident(self, ask: Ask, incident_id: str) -> Incident:
+        request = dispatch_pb2.ListIncidentsRequest(incident_id=incident_id)
+        answer = await self._mesh.legs[ask.user.leg].dispatch.ListIncidents(
+            request, metadata=self._mesh.identity(ask.user), timeout=UNARY_DEADLINE_S
+        )
+        if not answer.incidents:
+            raise web.HTTPNotFound(text="404: this leg knows no such incident")
+        return translate.incident(answer.incidents[0])
+
+
+def id_of(ask: Ask) -> str:
+    """The incident that the address names. Raises HTTPBadRequest."""
+    try:
+        return fields.required_id("incident", ask.request.match_info["id"])
+    except InvalidField as error:
+        raise web.HTTPBadRequest(text=f"400: {error}") from None
+
+
+def _grounds(ask: Ask, incident_id: str) -> disclosure_pb2.Grounds:
+    """What the user gave; whether it opens anything, the leg says."""
+    name = f"PURPOSE_{ask.form.get('purpose', '')}"
+    purposes = disclosure_pb2.Purpose
+    purpose = purposes.Value(name) if name in purposes.keys() else purposes.PURPOSE_UNSPECIFIED  # noqa: SIM118
+    return disclosure_pb2.Grounds(legal_basis=ask.form.get("legal_basis", ""), purpose=purpose, reference=incident_id)
+
+
+def _bases(role: Role) -> list[tuple[str, str]]:
+    """Articles that open what the role's leg has copied."""
+    needed = {Kind.WEARER} if role is Role.PROBATION else {Kind.WEARER, Kind.PROTECTED_PERSON}
+    return [(one.code, one.article) for one in LEGAL_BASES if needed <= one.kinds]

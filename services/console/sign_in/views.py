@@ -1,0 +1,142 @@
+"""Signing in and out: by an identity provider where one is configured, else as a development user on loopback, else not at all."""
+
+from __future__ import annotations
+
+import time
+
+from aiohttp import web
+
+from services.common.observability.telemetry import logger
+from services.console.domain.claims import NotAllowed, user_of
+from services.console.domain.people import EVERYBODY, Role
+from services.console.guard import Ask, Guard
+from services.console.pages import assets
+from services.console.redirects import HOME, see_other, to_provider
+from services.console.settings import ConsoleSettings
+from services.console.sign_in import sessions
+from services.console.sign_in.oidc import Provider, ProviderAway, TokenRefused
+from services.console.sign_in.sessions import Attempt
+
+CALLBACK = "/sign-in/callback"
+_STATUS = {"provider_away": 503}
+
+
+class _Refused(Exception):
+    """Why somebody isn't let in: a code of `refused_*` in the texts."""
+
+
+class SigningIn:
+    """The pages of it."""
+
+    def __init__(self, settings: ConsoleSettings, guard: Guard) -> None:
+        self._settings, self._guard = settings, guard
+        secret = settings.oidc_client_secret.get_secret_value()
+        issuer = settings.oidc_issuer
+        self._provider = Provider(issuer, settings.oidc_client_id, secret) if issuer else None
+
+    def routes(self) -> list[web.RouteDef]:
+        """With a provider there is no form for development users, and without one nothing to come back from."""
+        guard = self._guard
+        ways = (
+            [guard.open_get("/sign-in/begin", self.begin), guard.open_get(CALLBACK, self.callback)]
+            if self._provider
+            else [guard.open_post("/sign-in", self.signed_in)]
+        )
+        return [guard.open_get("/sign-in", self.sign_in), *ways, guard.post("/sign-out", EVERYBODY, self.sign_out)]
+
+    async def sign_in(self, ask: Ask) -> web.StreamResponse:
+        """How one can sign in."""
+        if ask.session.user:
+            return see_other(HOME)
+        return assets.page(ask, "sign_in.html", roles=self._roles(), provider=self._provider is not None)
+
+    async def signed_in(self, ask: Ask) -> web.StreamResponse:
+        """Signs in a development user; default deny elsewhere."""
+        user = sessions.user_of(ask.form.get("role", ""), ask.form.get("name", ""))
+        if user is None or user.role not in self._roles():
+            raise web.HTTPForbidden(text="403: nobody can sign in like that here")
+        response = see_other(HOME)
+        self._guard.signed_in(user, response)
+        return response
+
+    async def sign_out(self, ask: Ask) -> web.StreamResponse:
+        """Ends the session, here and wherever its cookie was copied to."""
+        response = see_other("/sign-in")
+        await self._guard.signed_out(ask.session, response)
+        return response
+
+    async def begin(self, ask: Ask) -> web.StreamResponse:
+        """Sends the browser to the provider, with a cookie by which its return is known."""
+        attempt = self._guard.attempt_begun()
+        try:
+            where = await self._known_provider().address(
+                self._callback_uri(ask), attempt.state, attempt.nonce, attempt.verifier
+            )
+        except ProviderAway as error:
+            return self._refusal(ask, "provider_away", str(error))
+        response = to_provider(where)
+        response.set_cookie(
+            sessions.ATTEMPT_COOKIE,
+            attempt.cookie,
+            path=CALLBACK,
+            httponly=True,
+            secure=self._settings.tls,
+            samesite="Lax",  # the provider's site leads back here, and a strict one wouldn't come along
+            max_age=sessions.ATTEMPT_LASTS_S,
+        )
+        return response
+
+    async def callback(self, ask: Ask) -> web.StreamResponse:
+        """The browser is back with a code, or with the provider's refusal."""
+        detail = ""
+        try:
+            attempt = self._attempt(ask)
+            claims = await self._known_provider().claims(
+                ask.request.query.get("code", ""), self._callback_uri(ask), attempt.nonce, attempt.verifier, time.time()
+            )
+            user = user_of(claims, self._settings.oidc_rule)
+        except _Refused as error:
+            reason = str(error)
+        except ProviderAway as error:
+            reason, detail = "provider_away", str(error)
+        except TokenRefused as error:
+            reason, detail = "token", str(error)
+        except NotAllowed as error:
+            reason = str(error)
+        else:
+            logger().info("signed_in", role=user.role.value)
+            # A page and no redirect: what a redirect from the provider's site leads to gets no strict cookie.
+            response = assets.page(ask, "signed_in.html")
+            self._guard.signed_in(user, response)
+            response.del_cookie(sessions.ATTEMPT_COOKIE, path=CALLBACK)
+            return response
+        return self._refusal(ask, reason, detail)
+
+    def _attempt(self, ask: Ask) -> Attempt:
+        """What this browser began, where the answer is to that. Raises _Refused."""
+        attempt = self._guard.attempt(ask.request.cookies.get(sessions.ATTEMPT_COOKIE, ""))
+        query = ask.request.query
+        if attempt is None or not sessions.is_same(attempt.state, query.get("state", "")):
+            raise _Refused("state")
+        if query.get("iss", self._settings.oidc_issuer) != self._settings.oidc_issuer or "code" not in query:
+            raise _Refused("provider_refused")
+        return attempt
+
+    def _refusal(self, ask: Ask, reason: str, detail: str) -> web.Response:
+        """Says why; whatever session the browser has stays as it is. `detail` is ours alone, no word of a peer."""
+        logger().warning("sign_in_refused", reason=reason, detail=detail)
+        response = assets.page(ask, "refused.html", status=_STATUS.get(reason, 403), reason=reason)
+        response.del_cookie(sessions.ATTEMPT_COOKIE, path=CALLBACK)
+        return response
+
+    def _callback_uri(self, ask: Ask) -> str:
+        return self._guard.origin(ask.request) + CALLBACK
+
+    def _known_provider(self) -> Provider:
+        if self._provider is None:
+            raise web.HTTPNotFound
+        return self._provider
+
+    def _roles(self) -> list[Role]:
+        """Roles of development users: those of all agencies, on loopback with development tokens alone."""
+        return list(Role) if self._settings.dev_secret and not self._settings.tls else []

@@ -1,0 +1,116 @@
+"""The gRPC edge of evidence: a leg's desk, or a reviewer, reads what the leg has copied for its agency."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import grpc.aio
+
+from services.common import fields, ids
+from services.common.clock import MeshClock
+from services.common.messaging import flow
+from services.common.messaging.bus import Bus
+from services.common.privacy.grounds import Grounds, Kind, check_grounds
+from services.common.privacy.purposes import PURPOSES
+from services.common.rpc import server
+from services.common.rpc.errors import InvalidField, NotFound, PermissionDenied, Unavailable
+from services.common.rpc.identity import Role
+from services.dispatch.evidence import model, view
+from services.dispatch.evidence.disclosures import Disclosures
+from services.dispatch.evidence.model import Evidence
+from services.dispatch.evidence.retention import EvidenceFiles
+from services.dispatch.leg.api import DESKS, admit
+from tandem.common.v1 import ledger_pb2
+from tandem.dispatch.v1 import evidence_pb2, evidence_pb2_grpc
+from tandem.registry.v1 import disclosure_pb2
+
+RECORDED_WITHIN_S = 4.0
+PART_BYTES = 64 << 10
+Context = grpc.aio.ServicerContext[Any, Any]
+
+
+class EvidenceApi(evidence_pb2_grpc.EvidenceServiceServicer):
+    """EvidenceService of one leg."""
+
+    def __init__(self, leg: str, files: EvidenceFiles, clock: MeshClock, kept: Disclosures) -> None:
+        self._leg, self._files, self._clock, self._kept = leg, files, clock, kept
+        self._bus: Bus | None = None
+
+    def connected(self, bus: Bus) -> None:
+        """The leg has a connection to where disclosures go."""
+        self._bus = bus
+
+    async def ReadEvidence(
+        self, request: evidence_pb2.ReadEvidenceRequest, context: Context
+    ) -> evidence_pb2.ReadEvidenceResponse:
+        """Answers once the rows are stored."""
+        found = await self._disclosed("read", request.incident_id, request.grounds)
+        return await asyncio.to_thread(view.view, found, self._clock)
+
+    async def DownloadEvidence(
+        self, request: evidence_pb2.DownloadEvidenceRequest, context: Context
+    ) -> AsyncIterator[evidence_pb2.DownloadEvidenceResponse]:
+        """Streams the copy once the rows are stored."""
+        found = await self._disclosed("download", request.incident_id, request.grounds)
+        data = await asyncio.to_thread(found.to_bytes)
+        for first in range(0, len(data), PART_BYTES):
+            yield evidence_pb2.DownloadEvidenceResponse(data=data[first : first + PART_BYTES])
+
+    async def _disclosed(self, how: str, incident_id: str, asked: disclosure_pb2.Grounds) -> Evidence:
+        """The copy, once its disclosure is on disk in DISCLOSURES. Raises NotFound, InvalidField, Unavailable."""
+        if self._leg not in model.LEGS:
+            raise PermissionDenied(f"the {self._leg} leg keeps no evidence")
+        admit(self._leg, DESKS[self._leg], Role.ROLE_REVIEWER)
+        fields.required_id("incident_id", incident_id)
+        now_ms = self._clock.now_ms()
+        grounds = self._grounds(asked, incident_id, now_ms)
+        kept = await asyncio.to_thread(self._files.load, incident_id)
+        if not kept:
+            raise NotFound("this leg has no copy of the evidence of that incident, or none yet")
+        found = model.joined(kept)
+        await self._record(how, found, grounds, now_ms)
+        return found
+
+    def _grounds(self, asked: disclosure_pb2.Grounds, incident_id: str, now_ms: int) -> Grounds:
+        kinds = (Kind.WEARER, Kind.PROTECTED_PERSON) if self._leg == "police" else (Kind.WEARER,)
+        try:
+            for kind in kinds:
+                check_grounds(asked.legal_basis, PURPOSES.get(asked.purpose), asked.reference, kind, now_ms)
+            return check_grounds(asked.legal_basis, PURPOSES.get(asked.purpose), incident_id, Kind.WEARER, now_ms)
+        except InvalidField as error:
+            raise error.under("grounds") from None
+
+    async def _record(self, how: str, found: Evidence, grounds: Grounds, now_ms: int) -> None:
+        """A row for each whose positions are in the copy, under each order. Raises Unavailable where one can't be stored."""
+        if self._bus is None:
+            raise Unavailable("the disclosure can't be recorded")
+        subjects = [(Kind.WEARER, found.wearer_id)]
+        if self._leg == "police":
+            subjects += [(Kind.PROTECTED_PERSON, person_id) for person_id in found.person_ids]
+        who = server.caller().spiffe_id
+        made: list[ledger_pb2.Disclosure] = []
+        try:
+            async with asyncio.timeout(RECORDED_WITHIN_S):
+                for order_id in found.order_ids:
+                    for kind, record_id in subjects:
+                        cause = (how, who, found.incident_id, order_id, kind.value, record_id, now_ms)
+                        row = ledger_pb2.Disclosure(
+                            disclosure_id=ids.hash_id("evidence", *cause),
+                            at_ms=now_ms,
+                            who=who,
+                            legal_basis=grounds.legal_basis,
+                            purpose=grounds.purpose.value,
+                            reference=found.incident_id,
+                            record_kind=kind.value,
+                            record_id=record_id,
+                            order_id=order_id,
+                            recipient=who,
+                        )
+                        subject = flow.disclosure_subject(flow.leg_user(self._leg), row.disclosure_id)
+                        await self._bus.publish(subject, row.SerializeToString(), msg_id=row.disclosure_id)
+                        made.append(row)
+                await self._kept.keep(made)
+        except TimeoutError:
+            raise Unavailable("the disclosure can't be recorded") from None

@@ -1,0 +1,64 @@
+"""Disclosures of evidence, kept for a day in the leg's database: those that their stream loses are put back.
+
+The registry takes them into its ledger in a moment, but a stream that goes back may lose them before.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+
+import sqlalchemy as sa
+
+from services.common.messaging import flow, published
+from services.common.messaging.bus import Bus
+from services.common.messaging.published import Alone
+from services.common.observability.telemetry import logger
+from services.common.rpc.errors import Unavailable
+from services.dispatch.leg.store import Store
+from services.dispatch.leg.tables import disclosures
+from services.dispatch.retrying import RETRY_S
+from tandem.common.v1 import ledger_pb2
+
+KEPT_MS = 86_400_000
+"""How long one is kept, mesh time."""
+
+
+class Disclosures:
+    """The disclosures that one leg has made."""
+
+    def __init__(self, leg: str, store: Store) -> None:
+        self._leg, self._store = leg, store
+
+    async def keep(self, made: Sequence[ledger_pb2.Disclosure]) -> None:
+        """Keeps disclosures that were published just now. Raises Unavailable."""
+        if not made:
+            return
+        rows = [
+            {"disclosure_id": one.disclosure_id, "payload": one.SerializeToString(), "at_ms": one.at_ms} for one in made
+        ]
+
+        def work(connection: sa.Connection) -> None:
+            connection.execute(sa.delete(disclosures).where(disclosures.c.at_ms < made[0].at_ms - KEPT_MS))
+            ids = [one.disclosure_id for one in made]
+            connection.execute(sa.delete(disclosures).where(disclosures.c.disclosure_id.in_(ids)))
+            connection.execute(sa.insert(disclosures), rows)
+
+        await self._store.transaction(work)
+
+    async def run(self, bus: Bus) -> None:
+        """Puts back what DISCLOSURES has lost, for ever."""
+        while True:
+            try:
+                await published.keep_restored(bus, flow.DISCLOSURES.name, self._newest_first)
+            except Unavailable as error:
+                logger().warning("work_retried", reason=error.reason)
+                await asyncio.sleep(RETRY_S)
+
+    async def _newest_first(self) -> list[Alone]:
+        query = sa.select(disclosures).order_by(disclosures.c.at_ms.desc(), disclosures.c.disclosure_id)
+        rows = await self._store.transaction(lambda connection: connection.execute(query).all())
+        return [
+            Alone(flow.disclosure_subject(flow.leg_user(self._leg), row.disclosure_id), row.payload, row.disclosure_id)
+            for row in rows
+        ]

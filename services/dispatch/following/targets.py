@@ -1,0 +1,176 @@
+"""Where targets are, by the evaluators' streams: one for each incident and target, opened anew whenever it breaks.
+
+Kept in memory only. What an evaluator refuses is asked again, since the next one may know more and the leg's record says that
+somebody goes there.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections import deque
+from collections.abc import Callable, Collection, Mapping
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+import grpc.aio
+from prometheus_client import Counter
+
+from services.common import times
+from services.common.clock import MeshClock
+from services.common.messaging.permissions import SERVICE
+from services.common.observability.telemetry import logger
+from services.common.rpc import client, server
+from services.dispatch.domain.areas import Point
+from services.dispatch.domain.race import PACE_OVER_MS, Seen
+from services.dispatch.roster.last_known_positions import Whereabouts
+from services.dispatch.settings import DispatchSettings
+from tandem.geofence.v1 import positions_pb2, positions_pb2_grpc
+
+BASES = {"probation": "TAG_16_2", "police": "TAG_DECREE_23_10"}
+"""By leg: the article under which its units follow a target during an incident. The Ministry's own use of what its tags say; that
+the police are told of a breach or its risk."""
+CALLERS = {leg: f"{SERVICE}dispatch-{leg}" for leg in BASES}
+"""By leg: who it is to other services. It shows no more than its desk may see."""
+SHARED_FOR_MS = 3_600_000
+STREAMS_EACH = 256
+"""Streams over one connection, of which a server takes 512."""
+NEWEST_FIRST = (("grpc.http2.lookahead_bytes", 256), ("grpc.http2.bdp_probe", 0), ("grpc.use_local_subchannel_pool", 1))
+AGAIN_S = (0.2, 5.0)
+"""How long until a stream is opened again, after the first failure and at most."""
+FAILURES_MOST = 5
+"""How many of them lengthen it."""
+
+_BROKEN = Counter("tandem_dispatch_target_streams_broken", "Streams of a target's positions that broke", ["code"])
+
+Key: TypeAlias = tuple[str, positions_pb2.SubjectKind.ValueType, str]
+"""Incident, kind and id of a target."""
+
+
+@dataclass(slots=True)
+class Target:
+    """One target and what is known of it."""
+
+    task: asyncio.Task[None] | None = None
+    position: positions_pb2.LivePosition | None = None
+    interrupted: bool = True
+    """No evaluator tells of it now."""
+    track: deque[Seen] = field(default_factory=deque)
+    """Where it was in the last minute, mesh time."""
+
+
+class Targets:
+    """The targets of one leg."""
+
+    def __init__(self, settings: DispatchSettings, whereabouts: Whereabouts) -> None:
+        self._settings = settings
+        self._clock: MeshClock = settings.clock
+        self._whereabouts = whereabouts
+        self._basis = BASES[settings.leg]
+        self._targets: dict[Key, Target] = {}
+        self._connections: list[_Connection] = []
+        self._changed = asyncio.Event()
+
+    def of(self, incident_id: str) -> Mapping[Key, Target]:
+        """The targets of an incident."""
+        return {key: one for key, one in self._targets.items() if key[0] == incident_id}
+
+    def get(self, key: Key) -> Target | None:
+        """One target; None where it isn't followed."""
+        return self._targets.get(key)
+
+    async def changed(self) -> None:
+        """Waits for something new of any target."""
+        self._changed.clear()
+        await self._changed.wait()
+
+    async def follow(self, wanted: Callable[[], Collection[Key]], again: asyncio.Event) -> None:
+        """Keeps a stream open for each that is wanted, for ever; looks again when told to."""
+        async with AsyncExitStack() as stack, asyncio.TaskGroup() as tasks:
+            while True:
+                again.clear()
+                keys = set(wanted())
+                for key in self._targets.keys() - keys:
+                    task = self._targets.pop(key).task
+                    if task:
+                        task.cancel()
+                for key in keys - self._targets.keys():
+                    connection = await self._connection(stack)
+                    one = self._targets[key] = Target()
+                    one.task = tasks.create_task(self._keep(key, one, connection))
+                    connection.streams += 1
+                    one.task.add_done_callback(connection.release)
+                await again.wait()
+
+    async def _connection(self, stack: AsyncExitStack) -> _Connection:
+        """One that has room."""
+        for known in self._connections:
+            if known.streams < STREAMS_EACH:
+                return known
+        caller = CALLERS[self._settings.leg]
+        opened = client.connection(self._settings, self._settings.geofence, caller, *NEWEST_FIRST)
+        channel, metadata = await stack.enter_async_context(opened)
+        self._connections.append(_Connection(positions_pb2_grpc.PositionServiceStub(channel), metadata))
+        return self._connections[-1]
+
+    async def _keep(self, key: Key, one: Target, connection: _Connection) -> None:
+        failures = 0
+        while True:
+            before = one.position
+            ended, code = False, "ended"
+            try:
+                ended = await self._read(key, one, connection)
+            except grpc.aio.AioRpcError as error:
+                code = error.code().name
+            one.interrupted = True
+            self._changed.set()
+            failures = 0 if one.position is not before else min(failures + 1, FAILURES_MOST)
+            _BROKEN.labels(code).inc()
+            if failures:
+                logger().warning("target_stream_broke", incident_id=key[0], code=code)
+            # Not all at once: a thousand streams break together when an evaluator stops.
+            wait_s = min(AGAIN_S[0] * 2**failures, AGAIN_S[1]) * random.uniform(0.5, 1.0)  # noqa: S311  # no secret
+            await asyncio.sleep(AGAIN_S[1] if ended else wait_s)
+
+    async def _read(self, key: Key, one: Target, connection: _Connection) -> bool:
+        """Reads one stream to its end; whether the evaluator said that the share is over."""
+        incident_id, kind, subject_id = key
+        request = positions_pb2.WatchPositionsRequest(
+            incident_id=incident_id,
+            legal_basis=self._basis,
+            subjects=[positions_pb2.Subject(kind=kind, subject_id=subject_id)],
+            expires_at=times.to_timestamp(self._clock.now_ms() + SHARED_FOR_MS),
+        )
+        call = connection.stub.WatchPositions(request, metadata=connection.metadata)
+        try:
+            async for response in call:
+                if response.HasField("end"):
+                    return response.end.reason != positions_pb2.EXPIRED
+                self._take(key, one, response.position)
+        finally:
+            call.cancel()
+        return False
+
+    def _take(self, key: Key, one: Target, position: positions_pb2.LivePosition) -> None:
+        one.position, one.interrupted = position, False
+        if position.HasField("lat_deg"):
+            point = Point(position.lat_deg, position.lon_deg)
+            at_ms = times.from_timestamp(position.fix_time) if position.HasField("fix_time") else None
+            self._whereabouts.put(key[2], point, at_ms)
+            if at_ms is not None and (not one.track or at_ms > one.track[-1].at_ms):
+                one.track.append(Seen(at_ms, point))
+                while one.track[0].at_ms < at_ms - PACE_OVER_MS:
+                    one.track.popleft()
+        self._changed.set()
+
+
+@dataclass(slots=True)
+class _Connection:
+    stub: positions_pb2_grpc.PositionServiceStub
+    metadata: server.Metadata
+    streams: int = 0
+
+    def release(self, _: asyncio.Task[None]) -> None:
+        """A stream is no longer kept over it."""
+        self.streams -= 1

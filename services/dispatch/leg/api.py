@@ -1,0 +1,136 @@
+"""The gRPC edge. Each leg serves its own desk; the other agency's is refused."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+import grpc.aio
+
+from services.common import fields
+from services.common.rpc import server
+from services.common.rpc.errors import InvalidField, PermissionDenied
+from services.common.rpc.identity import Role
+from services.dispatch.domain.answers import Close, Progress, Receive, Reject
+from services.dispatch.leg import translate
+from services.dispatch.leg.service import Leg
+from tandem.common.v1 import access_pb2
+from tandem.dispatch.v1 import dispatch_pb2, dispatch_pb2_grpc
+
+PAGE_SIZE = 100
+PAGE_SIZE_MAX = 1_000
+DESKS = {
+    "probation": Role.ROLE_MOJ_DESK,
+    "police": Role.ROLE_NPA_DESK,
+    "warning": Role.ROLE_WARNING_GATEWAY,
+}
+"""Whose desk a leg serves."""
+
+Context = grpc.aio.ServicerContext[Any, Any]
+
+
+class DispatchApi(dispatch_pb2_grpc.DispatchServiceServicer):
+    """DispatchService of one leg."""
+
+    def __init__(self, leg: Leg) -> None:
+        self._leg = leg
+
+    async def Subscribe(
+        self, request: dispatch_pb2.SubscribeRequest, context: Context
+    ) -> AsyncIterator[dispatch_pb2.SubscribeResponse]:
+        """Streams steps to the leg's desk, those of canaries to the watch."""
+        self._admit(DESKS[self._leg.name], Role.ROLE_WATCH)
+        async for one in self._leg.follow(request.after_sequence, request.others, request.new_only, _is_watch()):
+            if isinstance(one, dispatch_pb2.Assignment):
+                yield dispatch_pb2.SubscribeResponse(other=one)
+            else:
+                yield dispatch_pb2.SubscribeResponse(sequence=one.sequence, step=one.step)
+
+    async def Acknowledge(
+        self, request: dispatch_pb2.AcknowledgeRequest, context: Context
+    ) -> dispatch_pb2.AcknowledgeResponse:
+        """The desk takes an assignment, or the watch a canary."""
+        self._admit(DESKS[self._leg.name], Role.ROLE_WATCH)
+        assignment_id = fields.required_id("assignment_id", request.assignment_id)
+        assignment = await self._leg.acknowledge(
+            assignment_id, server.caller().spiffe_id, request.offer_number, canary=_is_watch()
+        )
+        return dispatch_pb2.AcknowledgeResponse(assignment=assignment)
+
+    async def Receive(self, request: dispatch_pb2.ReceiveRequest, context: Context) -> dispatch_pb2.ReceiveResponse:
+        """The desk's machine has an offer."""
+        self._admit(DESKS[self._leg.name])
+        id_ = fields.required_id("assignment_id", request.assignment_id)
+        by, number = server.caller().spiffe_id, _offer_number(request.offer_number)
+        assignment = await self._leg.answer(
+            id_, lambda now_ms, deadlines, _: Receive(id_, by, now_ms, number, deadlines)
+        )
+        return dispatch_pb2.ReceiveResponse(assignment=assignment)
+
+    async def Reject(self, request: dispatch_pb2.RejectRequest, context: Context) -> dispatch_pb2.RejectResponse:
+        """The desk refuses an offer, or gives an assignment back."""
+        self._admit(DESKS[self._leg.name])
+        id_ = fields.required_id("assignment_id", request.assignment_id)
+        by, number = server.caller().spiffe_id, _offer_number(request.offer_number)
+        reason, seen = translate.reason(request.reason), translate.seen(request.seen_state)
+        assignment = await self._leg.answer(
+            id_, lambda now_ms, deadlines, board: Reject(id_, by, now_ms, number, reason, deadlines, board, seen)
+        )
+        return dispatch_pb2.RejectResponse(assignment=assignment)
+
+    async def Progress(self, request: dispatch_pb2.ProgressRequest, context: Context) -> dispatch_pb2.ProgressResponse:
+        """The unit is one step further."""
+        self._admit(DESKS[self._leg.name])
+        id_ = fields.required_id("assignment_id", request.assignment_id)
+        by, state = server.caller().spiffe_id, translate.progress(request.state)
+        number, seen = request.offer_number, translate.seen(request.seen_state)
+        assignment = await self._leg.answer(id_, lambda now_ms, *_: Progress(id_, by, now_ms, state, number, seen))
+        return dispatch_pb2.ProgressResponse(assignment=assignment)
+
+    async def Close(self, request: dispatch_pb2.CloseRequest, context: Context) -> dispatch_pb2.CloseResponse:
+        """The desk says what it was."""
+        self._admit(DESKS[self._leg.name])
+        id_ = fields.required_id("assignment_id", request.assignment_id)
+        by, (cause, note) = server.caller().spiffe_id, translate.close_cause(request.cause, request.note)
+        number, seen = request.offer_number, translate.seen(request.seen_state)
+        assignment = await self._leg.answer(id_, lambda now_ms, *_: Close(id_, by, now_ms, cause, note, number, seen))
+        return dispatch_pb2.CloseResponse(assignment=assignment)
+
+    async def ListIncidents(
+        self, request: dispatch_pb2.ListIncidentsRequest, context: Context
+    ) -> dispatch_pb2.ListIncidentsResponse:
+        """Pages through incidents, newest first. A page's token is the id of its last incident."""
+        self._admit(DESKS[self._leg.name], Role.ROLE_REVIEWER)
+        if request.page_size > PAGE_SIZE_MAX:
+            raise InvalidField("page_size", f"must be at most {PAGE_SIZE_MAX}")
+        if request.incident_id:
+            fields.required_id("incident_id", request.incident_id)
+        if request.page_token:
+            fields.required_id("page_token", request.page_token)
+        size = request.page_size or PAGE_SIZE
+        found = await self._leg.store.incidents(request.incident_id, size + 1, request.page_token)
+        page = found[:size]
+        return dispatch_pb2.ListIncidentsResponse(
+            incidents=[translate.listed_incident(one) for one in page],
+            next_page_token=page[-1].row.incident_id if len(found) > size else "",
+        )
+
+    def _admit(self, *roles: access_pb2.Role.ValueType) -> None:
+        admit(self._leg.name, *roles)
+
+
+def admit(leg: str, *roles: access_pb2.Role.ValueType) -> None:
+    """Raises PermissionDenied where the caller has none of the roles."""
+    role = server.caller().role
+    if role not in roles:
+        raise PermissionDenied(f"{access_pb2.Role.Name(role)} has no part in the {leg} leg")
+
+
+def _is_watch() -> bool:
+    return server.caller().role == Role.ROLE_WATCH
+
+
+def _offer_number(number: int) -> int:
+    if not number:
+        raise InvalidField("offer_number", "is missing")
+    return number

@@ -1,0 +1,352 @@
+"""The leg's own database, an SQLite file or a schema of PostgreSQL. `events` is the truth, append-only and hash-chained; steps,
+assignments (with deadlines) and incidents are derived from it in the same transaction. `peer_assignments` is what the other legs
+last said. `positions` says how far ALERTS and INCIDENTS are in this database, so that a copy of it knows what it lacks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import sqlalchemy as sa
+
+from services.common.rpc.errors import FailedPrecondition, InvalidField
+from services.common.storage.db import Database
+from services.common.storage.rows import Into, write
+from services.dispatch.domain.events import Event
+from services.dispatch.domain.incident import OVER, UNANSWERED, State
+from services.dispatch.leg import chain, tables
+from services.dispatch.leg.chain import Head, Link
+
+POSITIONS = Into(tables.positions, ("log_id", "sequence", "trail"))
+_PEERS = (Into(tables.peers, ("number", "payload"), newer="number"), POSITIONS)
+_PAGE = 500
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class StepRow:
+    """A step as it is stored: its event's id and its message."""
+
+    sequence: int
+    step_id: str
+    assignment_id: str
+    payload: bytes
+    """tandem.dispatch.v1.Step, serialised."""
+    report_to_published_ms: float | None = None
+    """What the assignment's row knows of it by now."""
+
+
+@dataclass(frozen=True, slots=True)
+class AssignmentRow:
+    """The state of an assignment, derived from its events."""
+
+    assignment_id: str
+    incident_id: str
+    state: int
+    due_ms: int | None
+    """When it is escalated, mesh time; None where nothing is due."""
+    payload: bytes
+    """tandem.dispatch.v1.Assignment, serialised."""
+    report_to_published_ms: float | None
+    unit_id: str | None
+    """The unit that has a part in it now."""
+
+
+@dataclass(frozen=True, slots=True)
+class IncidentRow:
+    """The state of an incident, derived from its events."""
+
+    incident_id: str
+    opened_sequence: int
+    """Its place in the order of opening; an update leaves it alone."""
+    opened_ms: int
+    ended_ms: int | None
+    order_ids: list[str]
+    exercise: int
+    """Number of the domain's Exercise."""
+
+
+@dataclass(frozen=True, slots=True)
+class PeerRow:
+    """The last known step of another leg's assignment."""
+
+    assignment_id: str
+    incident_id: str
+    number: int
+    """Number of the step; a greater one replaces it."""
+    payload: bytes
+    """tandem.dispatch.v1.Assignment, serialised."""
+
+
+@dataclass(frozen=True, slots=True)
+class ListedIncident:
+    """An incident with all legs' assignments."""
+
+    row: IncidentRow
+    own: list[AssignmentRow]
+    peers: list[bytes]
+    """tandem.dispatch.v1.Assignment, serialised."""
+
+
+@dataclass(frozen=True, slots=True)
+class Position:
+    """How far a stream has been taken in."""
+
+    stream: str
+    log_id: str
+    """Which mesh's stream: that of a new log begins at 1 again."""
+    sequence: int
+    """The last message whose effect is in this database."""
+    trail: str = ""
+    """A Trail of such messages, written; empty where it isn't known which they were."""
+
+
+class Store:
+    """SQL of one leg. Writing is for one caller at a time; record.py sees to it."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def transaction(self, work: Callable[[sa.Connection], T]) -> T:
+        """Does `work` in one transaction: all or nothing, durable. Raises Unavailable where the disk or the server fails."""
+        return await self._database.visit(work)
+
+    async def claim(self, leg: str) -> None:
+        """Makes the database the leg's own for good. Raises FailedPrecondition where it is another's: two chains would be one."""
+
+        def work(connection: sa.Connection) -> None:
+            owner = connection.scalar(sa.select(tables.owner.c.leg))
+            if owner is None:
+                connection.execute(sa.insert(tables.owner), {"id": 1, "leg": leg})
+            elif owner != leg:
+                raise FailedPrecondition(f"the database is the {owner} leg's, not the {leg} leg's")
+
+        await self.transaction(work)
+
+    async def head(self) -> Head:
+        """The end of the chain."""
+        return await self.transaction(self.head_within)
+
+    def head_within(self, connection: sa.Connection) -> Head:
+        """The same within a transaction. Behind it another process of this leg may have written."""
+        row = connection.execute(_HEAD).first()
+        return Head(row.id, row.hash) if row else Head()
+
+    async def first_broken_event(self) -> int | None:
+        """Id of the first event that was changed, added or taken out after it was written; None where there is none."""
+        head, broken = Head(), None
+        while broken is None:
+            query = (
+                sa.select(tables.events).where(tables.events.c.id > head.id).order_by(tables.events.c.id).limit(_PAGE)
+            )
+            links = [Link(**row._mapping) for row in await self._rows(query)]
+            if not links:
+                return None
+            head, broken = chain.first_broken(head, links)
+        return broken
+
+    async def position(self, stream: str, log_id: str) -> int:
+        """The last sequence of a stream that was taken in; 0 where none was."""
+        return (await self.reading(stream, log_id)).sequence
+
+    async def reading(self, stream: str, log_id: str) -> Position:
+        """How far a stream was taken in, with the trail; the beginning where nothing was."""
+        query = sa.select(tables.positions).where(
+            tables.positions.c.stream == stream, tables.positions.c.log_id == log_id
+        )
+        rows = await self._rows(query)
+        return Position(*rows[0]) if rows else Position(stream, log_id, 0)
+
+    # ── the leg's own incidents ──────────────────────────────────────────────────────────────────────────────────────
+
+    def events(self, connection: sa.Connection, incident_ids: Sequence[str]) -> dict[str, list[Event]]:
+        """The events of incidents in their order; an incident without any is left out."""
+        found: dict[str, list[Event]] = {}
+        columns = (tables.events.c.incident_id, tables.events.c.kind, tables.events.c.body)
+        for some in _paged(incident_ids):
+            query = sa.select(*columns).where(tables.events.c.incident_id.in_(some)).order_by(tables.events.c.id)
+            for incident_id, kind, body in connection.execute(query):
+                found.setdefault(incident_id, []).append(chain.read(kind, body))
+        return found
+
+    def latencies(self, connection: sa.Connection, incident_ids: Sequence[str]) -> dict[str, float]:
+        """report_to_published_ms by assignment, where it is known."""
+        column = tables.assignments.c.report_to_published_ms
+        found: dict[str, float] = {}
+        for some in _paged(incident_ids):
+            query = sa.select(tables.assignments.c.assignment_id, column).where(
+                tables.assignments.c.incident_id.in_(some), column.is_not(None)
+            )
+            found.update((id_, ms) for id_, ms in connection.execute(query))
+        return found
+
+    def open_incidents(self, connection: sa.Connection) -> set[str]:
+        """Incidents in which an assignment isn't over."""
+        query = sa.select(tables.assignments.c.incident_id).where(
+            tables.assignments.c.state.in_([int(state) for state in set(State) - OVER])
+        )
+        return {id_ for (id_,) in connection.execute(query.distinct())}
+
+    async def assignment(self, assignment_id: str) -> AssignmentRow | None:
+        """An assignment; None where there is none of that id."""
+        return (await self.assignments([assignment_id])).get(assignment_id)
+
+    async def assignments(self, assignment_ids: Sequence[str]) -> dict[str, AssignmentRow]:
+        """Assignments by id; those that aren't there are left out."""
+
+        def read(connection: sa.Connection) -> dict[str, AssignmentRow]:
+            found: dict[str, AssignmentRow] = {}
+            for some in _paged(assignment_ids):
+                query = sa.select(tables.assignments).where(tables.assignments.c.assignment_id.in_(some))
+                found.update((row.assignment_id, AssignmentRow(*row)) for row in connection.execute(query))
+            return found
+
+        return await self.transaction(read)
+
+    # ── steps ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def steps_after(self, sequence: int) -> list[StepRow]:
+        """The next steps after a sequence, in their order; empty at the end."""
+        return await self._read_steps(_next_steps(sequence).limit(_PAGE))
+
+    def steps_within(self, connection: sa.Connection, after_sequence: int) -> list[StepRow]:
+        """All steps after a sequence, within a transaction."""
+        return [StepRow(*row) for row in connection.execute(_joined(_next_steps(after_sequence)))]
+
+    async def unpublished(self) -> list[StepRow]:
+        """Steps that INCIDENTS may not have yet."""
+        return await self._read_steps(
+            sa.select(*_STEP).where(sa.not_(tables.steps.c.published)).order_by(tables.steps.c.sequence)
+        )
+
+    async def unanswered(self) -> list[StepRow]:
+        """The last step of each assignment that waits for the desk."""
+        waiting = sa.select(tables.assignments.c.assignment_id).where(
+            tables.assignments.c.state.in_([int(s) for s in UNANSWERED])
+        )
+        last = sa.select(sa.func.max(tables.steps.c.sequence)).where(tables.steps.c.assignment_id.in_(waiting))
+        query = sa.select(*_STEP).where(tables.steps.c.sequence.in_(last.group_by(tables.steps.c.assignment_id)))
+        return await self._read_steps(query.order_by(tables.steps.c.sequence))
+
+    def known_steps(self, connection: sa.Connection, step_ids: Sequence[str]) -> set[str]:
+        """Those of the steps that are here."""
+        query = sa.select(tables.steps.c.step_id).where(tables.steps.c.step_id.in_(step_ids))
+        return set(connection.scalars(query))
+
+    async def _read_steps(self, query: sa.Select[*tuple[Any, ...]]) -> list[StepRow]:
+        return [StepRow(*row) for row in await self._rows(_joined(query))]
+
+    async def _rows(
+        self, query: sa.Select[*tuple[Any, ...]], values: Mapping[str, object] | None = None
+    ) -> Sequence[sa.Row[*tuple[Any, ...]]]:
+        return await self.transaction(lambda connection: connection.execute(query, values).all())
+
+    async def mark_published(
+        self, sequences: Iterable[int], latency_ms: Mapping[str, float], more: Callable[[sa.Connection], None]
+    ) -> None:
+        """Notes that steps are in INCIDENTS, by assignment how long the offer took, and what `more` notes of them."""
+
+        def mark(connection: sa.Connection) -> None:
+            connection.execute(_MARK_PUBLISHED, [{"which": sequence} for sequence in sequences])
+            more(connection)
+            if latency_ms:
+                connection.execute(_MARK_LATENCY, [{"which": id_, "ms": ms} for id_, ms in latency_ms.items()])
+
+        await self.transaction(mark)
+
+    # ── deadlines ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def due(self, now_ms: int) -> list[AssignmentRow]:
+        """Assignments whose deadlines have passed, the oldest first: a page of them."""
+        return [AssignmentRow(**row._mapping) for row in await self._rows(_DUE, {"now_ms": now_ms})]
+
+    def next_due_within(self, connection: sa.Connection) -> int | None:
+        """The next deadline, mesh time."""
+        found: int | None = connection.scalar(_NEXT_DUE)
+        return found
+
+    # ── all legs ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def put_peers(self, rows: Sequence[PeerRow], position: Position) -> None:
+        """Keeps of each assignment the step with the greatest number."""
+        newest = {row.assignment_id: row for row in sorted(rows, key=lambda row: row.number)}
+        peers = [(row.assignment_id, row.incident_id, row.number, row.payload) for row in newest.values()]
+        place = [(position.stream, position.log_id, position.sequence, position.trail)]
+        await self.transaction(lambda connection: write(connection, _PEERS, (peers, place)))
+
+    async def incidents(self, incident_id: str, limit: int, before: str) -> list[ListedIncident]:
+        """Up to `limit` incidents, newest first: all but canaries, or one, or those opened before the one called `before`.
+
+        Raises InvalidField where `before` isn't an incident of this leg.
+        """
+
+        def listing(connection: sa.Connection) -> sa.Select[*tuple[Any, ...]]:
+            query = sa.select(tables.incidents).order_by(tables.incidents.c.opened_sequence.desc()).limit(limit)
+            query = query.where(
+                tables.incidents.c.incident_id == incident_id if incident_id else sa.text("exercise <> 2")
+            )
+            if before:
+                named = sa.select(tables.incidents.c.opened_sequence).where(tables.incidents.c.incident_id == before)
+                last = connection.scalar(named)
+                if last is None:
+                    raise InvalidField("page_token", "isn't a token that this leg gave")
+                query = query.where(tables.incidents.c.opened_sequence < last)
+            return query
+
+        def read(connection: sa.Connection) -> list[ListedIncident]:
+            rows = [IncidentRow(**row._mapping) for row in connection.execute(listing(connection))]
+            own: dict[str, list[AssignmentRow]] = {row.incident_id: [] for row in rows}
+            peers: dict[str, list[bytes]] = {row.incident_id: [] for row in rows}
+            for some in _paged(list(own)):
+                mine = sa.select(tables.assignments).where(tables.assignments.c.incident_id.in_(some))
+                for row in connection.execute(mine.order_by(tables.assignments.c.assignment_id)):
+                    own[row.incident_id].append(AssignmentRow(**row._mapping))
+                theirs = sa.select(tables.peers.c.incident_id, tables.peers.c.payload).where(
+                    tables.peers.c.incident_id.in_(some)
+                )
+                for id_, payload in connection.execute(theirs.order_by(tables.peers.c.assignment_id)):
+                    peers[id_].append(payload)
+            return [ListedIncident(row, own[row.incident_id], peers[row.incident_id]) for row in rows]
+
+        return await self.transaction(read)
+
+
+_HEAD = sa.select(tables.events.c.id, tables.events.c.hash).order_by(tables.events.c.id.desc()).limit(1)
+_DUE = (
+    sa.select(tables.assignments)
+    .where(tables.assignments.c.due_ms <= sa.bindparam("now_ms"))
+    .order_by(tables.assignments.c.due_ms)
+    .limit(_PAGE)
+)
+_NEXT_DUE = sa.select(sa.func.min(tables.assignments.c.due_ms))
+_STEP = (
+    tables.steps.c.sequence,
+    tables.steps.c.step_id,
+    tables.steps.c.assignment_id,
+    tables.steps.c.payload,
+    tables.assignments.c.report_to_published_ms,
+)
+
+
+def _next_steps(sequence: int) -> sa.Select[*tuple[Any, ...]]:
+    return sa.select(*_STEP).where(tables.steps.c.sequence > sequence).order_by(tables.steps.c.sequence)
+
+
+def _joined(query: sa.Select[*tuple[Any, ...]]) -> sa.Select[*tuple[Any, ...]]:
+    return query.select_from(
+        tables.steps.join(tables.assignments, tables.steps.c.assignment_id == tables.assignments.c.assignment_id)
+    )
+
+
+_MARK_PUBLISHED = sa.update(tables.steps).where(tables.steps.c.sequence == sa.bindparam("which")).values(published=True)
+_MARK_LATENCY = (
+    sa.update(tables.assignments)
+    .where(tables.assignments.c.assignment_id == sa.bindparam("which"))
+    .values(report_to_published_ms=sa.bindparam("ms"))
+)
+
+
+def _paged(ids: Sequence[str]) -> Iterable[Sequence[str]]:
+    return (ids[start : start + _PAGE] for start in range(0, len(ids), _PAGE))

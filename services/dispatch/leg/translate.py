@@ -1,0 +1,378 @@
+"""Between the protos and the domain. Parsing is validation: what comes out of it is well formed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from services.common import fields, ids, times
+from services.common.messaging import stored
+from services.common.rpc.errors import InvalidField
+from services.dispatch.domain.decisions import Alert
+from services.dispatch.domain.events import (
+    Cause,
+    Choice,
+    CloseCause,
+    Demand,
+    Exercise,
+    Flagged,
+    Place,
+    Raced,
+    WarningFlag,
+)
+from services.dispatch.domain.incident import PROGRESS, Assignment, Incident, State, step_id
+from services.dispatch.leg.store import AssignmentRow, ListedIncident, PeerRow, StepRow
+from tandem.common.v1 import alert_pb2, exercise_pb2, geometry_pb2
+from tandem.dispatch.v1 import dispatch_pb2, following_pb2
+
+LEGS: dict[str, alert_pb2.Leg.ValueType] = {
+    "probation": alert_pb2.PROBATION,
+    "police": alert_pb2.POLICE,
+    "warning": alert_pb2.WARNING,
+}
+
+AGENCIES = ("probation", "police")
+"""Legs with people at their desks, who can telephone where another leg shows nothing."""
+_RINGS = (alert_pb2.RING_ENTERED, alert_pb2.RING_CLEARED)
+REASON_MAX_CHARS = 200
+NOTE_MAX_CHARS = 500
+_DEMANDS = frozenset(int(demand) for demand in Demand)
+
+
+def alert(payload: bytes, leg: str, subject: str | None = None) -> Alert | None:
+    """What an alert, stored under `subject`, asks of a leg; None where it belongs to no incident.
+
+    Raises InvalidField where it can't be read or lacks what a leg needs.
+    """
+    message = stored.alert(payload, subject)
+    if int(message.demand) not in _DEMANDS:
+        raise InvalidField("demand", "is missing or unknown")
+    if not message.incident_id:
+        if message.incident_ends:
+            raise InvalidField("incident_id", "is missing")
+        return None
+    subjects: dict[str, None] = {}
+    others: set[str] = set()
+    for number, destination in enumerate(message.destinations):
+        if destination.leg not in LEGS.values():
+            raise InvalidField(f"destinations[{number}].leg", "is missing or unknown")
+        for part in destination.subject_id.split("/", 1):  # a place is `order/place`
+            fields.required_id(f"destinations[{number}].subject_id", part)
+        subject_id = destination.subject_id
+        if destination.leg == LEGS[leg]:
+            subjects[subject_id] = None
+        else:
+            others.add(leg_name(destination.leg))
+    cause = None
+    if message.HasField("cause"):
+        told = message.cause
+        if leg == "probation" and not told.of_wearer:
+            # Probation's desk learns nothing of the protected person's devices; the moment alone is for measuring.
+            cause = Cause("", "", told.received_wall_us)
+        else:
+            cause = Cause(told.device_id, told.report_id, told.received_wall_us)
+    return Alert(
+        alert_id=message.alert_id,
+        incident_id=message.incident_id,
+        place=(message.sequence, message.ordinal),
+        kind=message.kind,
+        demand=Demand(message.demand),
+        order_id=fields.required_id("order_id", message.order_id),
+        threat=_threat(message),
+        subject_ids=tuple(subjects),
+        ends=message.incident_ends,
+        cause=cause,
+        legs=tuple(sorted(others)) if leg in AGENCIES and _in_earnest(message) else (),
+        wearer_id=_followed(message),
+        ring_m=message.ring_m if message.kind in _RINGS else 0.0,
+        exercise=_exercise(message.exercise),
+    )
+
+
+def _in_earnest(message: alert_pb2.Alert) -> bool:
+    """Whether other legs have to show what they do. The watch looks after canaries, by all legs."""
+    return message.demand == geometry_pb2.RESPOND and message.exercise != exercise_pb2.CANARY
+
+
+def _followed(message: alert_pb2.Alert) -> str:
+    """The wearer whom units follow; empty where there is none, and for a canary, which moves nobody and shares nothing."""
+    if not message.wearer_id or message.exercise == exercise_pb2.CANARY:
+        return ""
+    return fields.required_id("wearer_id", message.wearer_id)
+
+
+def _exercise(number: int) -> Exercise:
+    """What isn't in earnest stays so, whatever kind of exercise a newer fold names: a desk sees it as a drill."""
+    return Exercise(number) if number in {int(known) for known in Exercise} else Exercise.DRILL
+
+
+def _threat(message: alert_pb2.Alert) -> str:
+    """Names what an alert is about: a ring round a target, or a kind of event under an order.
+
+    Hashed, since whom another leg goes to is no part of this leg's record.
+    """
+    if message.kind in _RINGS:
+        return ids.hash_id("threat", message.order_id, message.target_id, str(message.ring_m))
+    # Without the target: of a device that the case has given up, the end comes without one.
+    return ids.hash_id("threat", message.order_id, message.kind)
+
+
+def peer(payload: bytes, subject: str, leg: str) -> PeerRow:
+    """What a step of another leg, published on `subject`, tells this leg of its assignment. Raises InvalidField."""
+    message = stored.step(payload, subject)
+    told = message.assignment
+    # Which device reported, and that it was a protective one, is for that leg's own desk.
+    told.ClearField("cause")
+    told.ClearField("kind")
+    told.ClearField("stood_down_kind")
+    if leg != "police":
+        told.ClearField("person_flag")  # that her telephone is off, or not in her hands
+    _keep_own(told)
+    return PeerRow(told.assignment_id, told.incident_id, message.number, told.SerializeToString(deterministic=True))
+
+
+def outward(step: dispatch_pb2.Step) -> bytes:
+    """A step as it goes onto INCIDENTS, where the other agency's leg reads it."""
+    message = dispatch_pb2.Step()
+    message.CopyFrom(step)
+    _keep_own(message.assignment)
+    return message.SerializeToString()
+
+
+def _keep_own(told: dispatch_pb2.Assignment) -> None:
+    """Takes out what stays with the leg: what its people wrote, which may be an address, and where its units and targets are.
+
+    How long a unit takes tells how far she is, and so does that the race is being lost.
+    """
+    if told.leg != alert_pb2.WARNING:
+        told.ClearField("person_flag")
+    for name in ("rejected_reason", "close_note", "retargeted_at", "race", "one_scene_at", "spoofing_suspected_at"):
+        told.ClearField(name)
+    if told.climb_reason in (dispatch_pb2.TARGET_MOVED, dispatch_pb2.RACE_LOST):
+        told.ClearField("climb_reason")
+    if told.HasField("choice"):
+        told.choice.CopyFrom(dispatch_pb2.Choice(rung=told.choice.rung, unit_class=told.choice.unit_class))
+
+
+def leg_name(leg: alert_pb2.Leg.ValueType) -> str:
+    """Name of a leg as in flow.LEGS."""
+    return next(name for name, value in LEGS.items() if value == leg)
+
+
+def advice(step: dispatch_pb2.Step) -> bytes | None:
+    """What the warning leg alone is told of a step of the police's; None where it is of no advice."""
+    told = step.assignment
+    if told.leg != alert_pb2.POLICE or not step.kept or told.race.since != step.at:
+        return None
+    return following_pb2.AdviceGiven(
+        advice_id=step.step_id,
+        incident_id=told.incident_id,
+        order_ids=told.order_ids,
+        subject_id=told.subject_id,
+        advice=told.race.advice,
+        at=step.at,
+        number=step.number,
+        sequence=told.race.sequence,
+        ordinal=told.race.ordinal,
+    ).SerializeToString()
+
+
+def step(
+    incident: Incident, assignment: Assignment, at_ms: int, latency_ms: float | None, kept: bool = False
+) -> dispatch_pb2.Step:
+    """The message of an assignment's last step; `kept`: it stays with the leg."""
+    return dispatch_pb2.Step(
+        step_id=step_id(assignment),
+        at=times.to_timestamp(at_ms),
+        assignment=assignment_message(incident, assignment, latency_ms),
+        number=assignment.number,
+        kept=kept,
+    )
+
+
+def assignment_message(incident: Incident, assignment: Assignment, latency_ms: float | None) -> dispatch_pb2.Assignment:
+    """The message of an assignment."""
+    message = dispatch_pb2.Assignment(
+        assignment_id=assignment.assignment_id,
+        incident_id=incident.incident_id,
+        leg=LEGS[incident.leg],
+        subject_id=assignment.subject_id,
+        order_ids=incident.order_ids,
+        state=dispatch_pb2.AssignmentState.ValueType(assignment.state),
+        demand=geometry_pb2.Demand.ValueType(assignment.demand),
+        acknowledged_by=assignment.acknowledged_by,
+        kind=alert_pb2.AlertKind.ValueType(assignment.kind),
+        offer_number=assignment.offer_number,
+        climb_reason=dispatch_pb2.ClimbReason.ValueType(assignment.climb),
+        rejected_reason=assignment.rejected_reason,
+        stood_down_kind=alert_pb2.AlertKind.ValueType(assignment.stood_down_kind),
+        close_cause=dispatch_pb2.CloseCause.ValueType(assignment.close_cause or 0),
+        close_note=assignment.close_note,
+        absent_legs=[LEGS[leg] for leg in sorted(assignment.absent_legs)],
+        exercise=exercise_pb2.Exercise.ValueType(incident.exercise),
+    )
+    for field, ms in (
+        (message.offered_at, assignment.offered_ms),
+        (message.acknowledged_at, assignment.acknowledged_ms),
+        (message.received_at, assignment.received_ms),
+        (message.due_at, assignment.due_ms),
+        (message.nobody_available_at, assignment.nobody_ms),
+        (message.retargeted_at, assignment.retargeted_ms),
+        (message.one_scene_at, assignment.one_scene_ms),
+        (message.spoofing_suspected_at, assignment.spoofing_suspected_ms),
+    ):
+        if ms is not None:
+            field.CopyFrom(times.to_timestamp(ms))
+    if assignment.flag is not None:
+        message.person_flag.CopyFrom(_flag(assignment.flag))
+    if assignment.choice is not None:
+        message.choice.CopyFrom(_choice(assignment.choice))
+    if assignment.raced is not None:
+        message.race.CopyFrom(_race(assignment.raced, assignment.demanded))
+    if latency_ms is not None:
+        message.report_to_published_ms = latency_ms
+    if assignment.cause is not None:
+        message.cause.device_id = assignment.cause.device_id
+        message.cause.report_id = assignment.cause.report_id
+        message.cause.received_wall_us = assignment.cause.received_wall_us
+    return message
+
+
+def _flag(flag: Flagged) -> dispatch_pb2.PersonFlag:
+    sequence, ordinal = flag.place
+    return dispatch_pb2.PersonFlag(
+        flag=dispatch_pb2.WarningFlag.ValueType(flag.flag),
+        at=times.to_timestamp(flag.flagged_ms),
+        alert_id=flag.alert_id,
+        sequence=sequence,
+        ordinal=ordinal,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class PeerFlag:
+    """What the warning leg's assignment tells the police of a protected person."""
+
+    incident_id: str
+    order_id: str
+    subject_id: str
+    flag: WarningFlag
+    flagged_ms: int
+    """Since when, mesh time."""
+    alert_id: str
+    place: Place
+
+
+def peer_flag(row: PeerRow) -> PeerFlag | None:
+    """The flag of another leg's assignment; None where it has none, or one that is new to this version."""
+    told = dispatch_pb2.Assignment.FromString(row.payload)
+    flag = told.person_flag
+    if not told.HasField("person_flag") or int(flag.flag) not in {int(one) for one in WarningFlag}:
+        return None
+    return PeerFlag(
+        incident_id=told.incident_id,
+        order_id=told.order_ids[0] if told.order_ids else "",
+        subject_id=told.subject_id,
+        flag=WarningFlag(flag.flag),
+        flagged_ms=times.from_timestamp(flag.at),
+        alert_id=flag.alert_id,
+        place=(flag.sequence, flag.ordinal),
+    )
+
+
+def _choice(choice: Choice) -> dispatch_pb2.Choice:
+    return dispatch_pb2.Choice(
+        rung=dispatch_pb2.Rung.ValueType(choice.rung),
+        office_id=choice.office_id,
+        unit_id=choice.unit_id,
+        unit_class=choice.unit_class,
+        desk=choice.desk,
+        travel_s=choice.travel_s,
+        estimate=dispatch_pb2.Estimate.ValueType(choice.estimate),
+        candidates=choice.candidates,
+        busy_in_incident_id=choice.busy_in,
+        busy=choice.busy,
+    )
+
+
+def _race(raced: Raced, demanded: Place) -> dispatch_pb2.Race:
+    return dispatch_pb2.Race(
+        losing=raced.losing,
+        since=times.to_timestamp(raced.at_ms),
+        advice=dispatch_pb2.Advice.ValueType(raced.advice),
+        supervisor_desk=raced.supervisor_desk,
+        wearer_s=raced.wearer_s,
+        responder_s=raced.responder_s,
+        by_ring=raced.by_ring,
+        sequence=demanded[0],
+        ordinal=demanded[1],
+    )
+
+
+def reason(text: str) -> str:
+    """Why a desk refuses. Raises InvalidField."""
+    if not text.strip():
+        raise InvalidField("reason", "is missing")
+    return _text("reason", text, REASON_MAX_CHARS)
+
+
+def progress(state: dispatch_pb2.AssignmentState.ValueType) -> State:
+    """How far a unit is. Raises InvalidField."""
+    if int(state) not in {int(known) for known in PROGRESS[1:]}:
+        raise InvalidField("state", "must be DISPATCHED, EN_ROUTE, ON_SCENE or APPREHENDED")
+    return State(state)
+
+
+def seen(state: dispatch_pb2.AssignmentState.ValueType) -> State | None:
+    """The state that somebody saw; None where they didn't look. Raises InvalidField."""
+    if not state:
+        return None
+    if int(state) not in {int(known) for known in State}:
+        raise InvalidField("seen_state", "is unknown")
+    return State(state)
+
+
+def close_cause(cause: dispatch_pb2.CloseCause.ValueType, note: str) -> tuple[CloseCause, str]:
+    """What it was, and what the desk notes. Raises InvalidField."""
+    if int(cause) not in {int(known) for known in CloseCause}:
+        raise InvalidField("cause", "is missing or unknown")
+    if cause == dispatch_pb2.OTHER and not note.strip():
+        raise InvalidField("note", "is missing: it says what it was, as the cause is OTHER")
+    return CloseCause(cause), _text("note", note, NOTE_MAX_CHARS)
+
+
+def _text(field: str, text: str, most: int) -> str:
+    if len(text) > most:
+        raise InvalidField(field, f"must be at most {most} characters")
+    if not text.isprintable():
+        raise InvalidField(field, "must be printable, in one line")
+    return text
+
+
+def stored_step(row: StepRow) -> dispatch_pb2.Step:
+    """The message of a stored step, with the latency that became known after it was written."""
+    message = dispatch_pb2.Step.FromString(row.payload)
+    if row.report_to_published_ms is not None and message.assignment.HasField("offered_at"):
+        message.assignment.report_to_published_ms = row.report_to_published_ms
+    return message
+
+
+def stored_assignment(row: AssignmentRow) -> dispatch_pb2.Assignment:
+    """The message of a stored assignment, with its latency where it is known."""
+    message = dispatch_pb2.Assignment.FromString(row.payload)
+    if row.report_to_published_ms is not None:
+        message.report_to_published_ms = row.report_to_published_ms
+    return message
+
+
+def listed_incident(listed: ListedIncident) -> dispatch_pb2.Incident:
+    """The message of an incident: this leg's assignments first, then the others' by leg."""
+    peers = [dispatch_pb2.Assignment.FromString(payload) for payload in listed.peers]
+    message = dispatch_pb2.Incident(
+        incident_id=listed.row.incident_id,
+        order_ids=listed.row.order_ids,
+        opened_at=times.to_timestamp(listed.row.opened_ms),
+        assignments=[stored_assignment(row) for row in listed.own] + sorted(peers, key=lambda one: one.leg),
+    )
+    if listed.row.ended_ms is not None:
+        message.ended_at.CopyFrom(times.to_timestamp(listed.row.ended_ms))
+    return message

@@ -1,0 +1,106 @@
+"""Which entries of the streams a leg's steps were published as, in the leg's own database."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import sqlalchemy as sa
+
+from services.common.messaging import flow
+from services.common.messaging.published import Publication
+from services.dispatch.leg import tables
+from services.dispatch.leg.store import Store
+from tandem.dispatch.v1 import dispatch_pb2
+
+_PAGE = 500
+
+
+class StoredAs(NamedTuple):
+    """An entry of a stream."""
+
+    stream: str
+    sequence: int
+
+
+def record(connection: sa.Connection, log_id: str, stored: Mapping[int, StoredAs]) -> None:
+    """Notes as which entries steps, by their sequences, were published; of a step the last publication counts."""
+    if not stored:
+        return
+    notes = tables.published_steps
+    connection.execute(sa.delete(notes).where(notes.c.step_sequence.in_(list(stored))))
+    last = connection.scalar(sa.select(sa.func.max(notes.c.recorded))) or 0
+    rows = [
+        {
+            "step_sequence": step_sequence,
+            "recorded": last + place,
+            "stream": entry.stream,
+            "log_id": log_id,
+            "stream_sequence": entry.sequence,
+        }
+        for place, (step_sequence, entry) in enumerate(stored.items(), 1)
+    ]
+    connection.execute(sa.insert(notes), rows)
+
+
+class PublishedSteps:
+    """A leg's notes of its publications on one stream of one log."""
+
+    def __init__(self, store: Store, leg: str, stream: str, log_id: str) -> None:
+        self._store, self._leg, self._stream, self._log_id = store, leg, stream, log_id
+
+    async def newest(self, before: int | None, limit: int) -> list[Publication]:
+        """See Notes."""
+        notes = tables.published_steps
+        query = self._query().order_by(notes.c.recorded.desc()).limit(limit)
+        return await self._read(query if before is None else query.where(notes.c.recorded < before))
+
+    async def furthest(self, up_to: int) -> Publication | None:
+        """See Notes."""
+        notes = tables.published_steps
+        query = self._query().where(notes.c.recorded <= up_to).order_by(notes.c.stream_sequence.desc()).limit(1)
+        found = await self._read(query)
+        return found[0] if found else None
+
+    async def unpublish(self, lost: Sequence[Publication]) -> None:
+        """Makes steps unpublished again that the stream has lost."""
+        notes, steps = tables.published_steps, tables.steps
+        recorded = [one.recorded for one in lost]
+
+        def work(connection: sa.Connection) -> None:
+            for first in range(0, len(recorded), _PAGE):
+                mine = notes.c.recorded.in_(recorded[first : first + _PAGE])
+                which = sa.select(notes.c.step_sequence).where(mine)
+                connection.execute(sa.update(steps).where(steps.c.sequence.in_(which)).values(published=False))
+                connection.execute(sa.delete(notes).where(mine))
+
+        await self._store.transaction(work)
+
+    async def forget_before(self, stream_sequence: int) -> None:
+        """Drops notes of entries that the stream keeps no more, and of other logs."""
+        notes = tables.published_steps
+        old = (notes.c.stream_sequence < stream_sequence) | (notes.c.log_id != self._log_id)
+        delete = sa.delete(notes).where(notes.c.stream == self._stream, old)
+        await self._store.transaction(lambda connection: connection.execute(delete))
+
+    def _query(self) -> sa.Select[int, int, str, bytes]:
+        notes, steps = tables.published_steps, tables.steps
+        columns = (notes.c.recorded, notes.c.stream_sequence, steps.c.step_id, steps.c.payload)
+        return (
+            sa.select(*columns)
+            .select_from(notes.join(steps, notes.c.step_sequence == steps.c.sequence))
+            .where(notes.c.stream == self._stream, notes.c.log_id == self._log_id)
+        )
+
+    async def _read(self, query: sa.Select[int, int, str, bytes]) -> list[Publication]:
+        rows = await self._store.transaction(lambda connection: connection.execute(query).all())
+        return [
+            Publication(recorded, sequence, self._subject(payload), step_id)
+            for recorded, sequence, step_id, payload in rows
+        ]
+
+    def _subject(self, payload: bytes) -> str:
+        incident_id = dispatch_pb2.Step.FromString(payload).assignment.incident_id
+        if self._stream == flow.ADVICE.name:
+            return flow.advice_subject(incident_id)
+        return flow.incident_subject(self._leg, incident_id)

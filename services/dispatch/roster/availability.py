@@ -1,0 +1,85 @@
+"""Gathers what a choice of units rests on: the roster, who is engaged, where destinations are, how long units take."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+
+from sqlalchemy import Connection
+
+from services.dispatch.domain.areas import Point
+from services.dispatch.domain.choosing import units_in_reach
+from services.dispatch.domain.roster import NO_ROSTER, Board, Travel
+from services.dispatch.leg.change_store import Seen
+from services.dispatch.roster import store
+from services.dispatch.roster.last_known_positions import Whereabouts
+from services.dispatch.roster.travel import GreatCircle, TravelTimes
+
+_UNREAD = -1
+
+
+class Boards:
+    """Makes boards for one leg."""
+
+    def __init__(self, travel_times: TravelTimes | None = None) -> None:
+        self.whereabouts = Whereabouts()
+        self._travel_times = travel_times or GreatCircle()
+        self._roster = NO_ROSTER
+        self._version = _UNREAD
+
+    async def ahead(self, subject_ids: Iterable[str], now_ms: int) -> Board:
+        """Positions and travel times, which may take a moment; the rest is as it was read last."""
+        positions = self.whereabouts.of(subject_ids, now_ms)
+        board = replace(self._roster, positions=positions)
+        if not positions or not board.asks_units():
+            return board
+        timed = await asyncio.gather(*(self._travel(board, id_, point, now_ms) for id_, point in positions.items()))
+        return replace(board, travel={key: travel for one in timed for key, travel in one.items()})
+
+    def asks_units(self) -> bool:
+        """Whether the roster, as it was read last, has anybody to be asked."""
+        return self._roster.asks_units()
+
+    def load(self, connection: Connection) -> None:
+        """Reads the roster where it has changed."""
+        self._load(connection, store.version(connection))
+
+    def _load(self, connection: Connection, version: int) -> None:
+        if version != self._version:
+            offices = store.offices(connection, self._version)
+            units = store.units(connection, self._version)
+            known = NO_ROSTER if self._version == _UNREAD else self._roster
+            self._roster = Board({**known.offices, **offices}, {**known.units, **units})
+            self._version = version
+
+    def forget(self) -> None:
+        """What was read in a transaction that failed may never have been: the next one reads all of it anew.
+
+        Until then `ahead` goes by it, or whoever is chosen next would be chosen without travel times.
+        """
+        self._version = _UNREAD
+
+    def within(self, connection: Connection, ahead: Board, seen: Seen) -> tuple[Board, dict[str, dict[str, str]]]:
+        """The board in a transaction, and its own record of who is engaged, to be kept up as decisions are made."""
+        self._load(connection, seen.roster_version)
+        if not self._roster.asks_units():
+            return NO_ROSTER, {}
+        engaged = store.engaged(connection) if seen.engaged is None else seen.engaged
+        return replace(ahead, offices=self._roster.offices, units=self._roster.units, engaged=engaged), engaged
+
+    def gone(self, connection: Connection) -> list[tuple[str, str]]:
+        """(assignment, incident) of units that have a part in something and can't go any more."""
+        self.load(connection)
+        return [
+            (assignment_id, incident_id)
+            for unit_id, parts in store.engaged(connection).items()
+            if not self._roster.can_go(unit_id)
+            for assignment_id, incident_id in parts.items()
+        ]
+
+    async def _travel(self, board: Board, subject_id: str, to: Point, now_ms: int) -> Mapping[tuple[str, str], Travel]:
+        places = {id_: board.units[id_][1].place(now_ms) for id_ in units_in_reach(board, subject_id)}
+        known = {id_: place for id_, place in places.items() if place}
+        times = await self._travel_times.to(to, list(known.values()))
+        return {(id_, subject_id): time for id_, time in zip(known, times, strict=True)}

@@ -1,0 +1,159 @@
+"""Offices and units in the leg's own database. They are no events: what a choice rested on stands in the event that it made."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar
+
+import sqlalchemy as sa
+
+from services.common.rpc.errors import Conflict, NotFound
+from services.common.storage.db import inserting
+from services.dispatch.domain.areas import Point
+from services.dispatch.domain.roster import Office, Outcome, Report, Status, Unit, decide_put, decide_report
+from services.dispatch.leg.tables import metadata
+from services.dispatch.roster import translate
+from tandem.dispatch.v1 import dispatch_pb2
+
+_roster = sa.Table(
+    "roster",
+    metadata,
+    sa.Column("id", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("version", sa.BigInteger, nullable=False),
+)
+_offices = sa.Table(
+    "offices",
+    metadata,
+    sa.Column("office_id", sa.String, primary_key=True),
+    sa.Column("payload", sa.LargeBinary, nullable=False),
+    sa.Column("changed", sa.BigInteger, nullable=False, index=True),
+)
+_units = sa.Table(
+    "units",
+    metadata,
+    sa.Column("unit_id", sa.String, primary_key=True),
+    sa.Column("payload", sa.LargeBinary, nullable=False),
+    sa.Column("changed", sa.BigInteger, nullable=False, index=True),
+    sa.Column("status", sa.Integer, nullable=False),
+    sa.Column("reported_ms", sa.BigInteger),
+    sa.Column("lat_deg", sa.Float),
+    sa.Column("lon_deg", sa.Float),
+    sa.Column("position_ms", sa.BigInteger),
+)
+_assignments = metadata.tables["assignments"]
+
+
+def _upsert(table: sa.Table, changing: Sequence[str]) -> Mapping[str, Any]:
+    """By dialect, what writes rows in place of those with the same key."""
+    return inserting(
+        table,
+        lambda made: made.on_conflict_do_update(
+            index_elements=list(table.primary_key), set_={name: made.excluded[name] for name in changing}
+        ),
+    )
+
+
+_UPSERT_VERSION = _upsert(_roster, ("version",))
+_UPSERT_OFFICE = _upsert(_offices, ("payload", "changed"))
+_UPSERT_UNIT = _upsert(_units, ("payload", "changed"))
+R = TypeVar("R", Office, Unit)
+
+
+def version(connection: sa.Connection) -> int:
+    """Grows with each change of the roster; 0 before the first."""
+    return connection.scalar(sa.select(_roster.c.version)) or 0
+
+
+def offices(connection: sa.Connection, since: int = 0) -> dict[str, Office]:
+    """Offices by id that have changed since a version of the roster."""
+    query = sa.select(_offices.c.payload).where(_offices.c.changed > since).order_by(_offices.c.office_id)
+    stored = (translate.stored_office(payload) for (payload,) in connection.execute(query))
+    return {office.office_id: office for office in stored}
+
+
+def units(connection: sa.Connection, since: int = 0) -> dict[str, tuple[Unit, Report]]:
+    """Units by id that have changed since a version of the roster, with what they said last."""
+    query = sa.select(_units).where(_units.c.changed > since).order_by(_units.c.unit_id)
+    return {row.unit_id: (translate.stored_unit(row.payload), _report(row)) for row in connection.execute(query)}
+
+
+def engaged(connection: sa.Connection) -> dict[str, dict[str, str]]:
+    """By unit: the assignments that it has a part in now, each with its incident."""
+    query = sa.select(_assignments.c.unit_id, _assignments.c.assignment_id, _assignments.c.incident_id)
+    found: dict[str, dict[str, str]] = {}
+    for unit_id, assignment_id, incident_id in connection.execute(query.where(_assignments.c.unit_id.is_not(None))):
+        found.setdefault(unit_id, {})[assignment_id] = incident_id
+    return found
+
+
+def destinations(connection: sa.Connection, unit_ids: Sequence[str]) -> set[str]:
+    """Where units have to go now."""
+    query = sa.select(_assignments.c.payload).where(_assignments.c.unit_id.in_(unit_ids))
+    return {dispatch_pb2.Assignment.FromString(payload).subject_id for (payload,) in connection.execute(query)}
+
+
+def put_offices(connection: sa.Connection, given: Sequence[Office]) -> list[Outcome]:
+    """Keeps offices; raises Conflict where a version is known with other content, and then keeps none."""
+    outcomes, stored = _decide(offices(connection), given, lambda office: office.office_id)
+    if stored:
+        changed = _grow(connection)
+        rows = [
+            {"office_id": one.office_id, "payload": translate.office_payload(one), "changed": changed} for one in stored
+        ]
+        connection.execute(_UPSERT_OFFICE[connection.dialect.name], rows)
+    return outcomes
+
+
+def put_units(connection: sa.Connection, given: Sequence[Unit]) -> list[Outcome]:
+    """Keeps units; raises Conflict where a version is known with other content, and then keeps none."""
+    known = {unit_id: unit for unit_id, (unit, _) in units(connection).items()}
+    outcomes, stored = _decide(known, given, lambda unit: unit.unit_id)
+    if stored:
+        new = {"status": int(Status.AVAILABLE), "changed": _grow(connection)}
+        rows = [{"unit_id": one.unit_id, "payload": translate.unit_payload(one), **new} for one in stored]
+        connection.execute(_UPSERT_UNIT[connection.dialect.name], rows)
+    return outcomes
+
+
+def report_unit(connection: sa.Connection, unit_id: str, given: Report) -> Outcome:
+    """Keeps what a unit says of itself. Raises NotFound where there is no such unit."""
+    row = connection.execute(sa.select(_units).where(_units.c.unit_id == unit_id)).first()
+    if row is None or translate.stored_unit(row.payload).removed:
+        raise NotFound("no such unit")
+    outcome, merged = decide_report(_report(row), given)
+    if outcome is Outcome.STORED:
+        position = merged.position
+        values = {
+            "status": int(merged.status),
+            "reported_ms": merged.reported_ms,
+            "lat_deg": position.lat_deg if position else None,
+            "lon_deg": position.lon_deg if position else None,
+            "position_ms": merged.position_ms,
+            "changed": _grow(connection),
+        }
+        connection.execute(sa.update(_units).where(_units.c.unit_id == unit_id).values(values))
+    return outcome
+
+
+def _decide(known: Mapping[str, R], given: Sequence[R], id_of: Callable[[R], str]) -> tuple[list[Outcome], list[R]]:
+    outcomes, stored = [], []
+    for one in given:
+        outcome = decide_put(known.get(id_of(one)), one)
+        if outcome is None:
+            raise Conflict(f"version {one.version} of {id_of(one)} is stored with other content")
+        outcomes.append(outcome)
+        if outcome is Outcome.STORED:
+            stored.append(one)
+    return outcomes, stored
+
+
+def _grow(connection: sa.Connection) -> int:
+    """The roster's next version."""
+    grown = version(connection) + 1
+    connection.execute(_UPSERT_VERSION[connection.dialect.name], {"id": 1, "version": grown})
+    return grown
+
+
+def _report(row: sa.Row[*tuple[object, ...]]) -> Report:
+    position = None if row.lat_deg is None else Point(row.lat_deg, row.lon_deg)
+    return Report(Status(row.status), row.reported_ms, position, row.position_ms)

@@ -1,0 +1,177 @@
+"""What comes back over HTTP: gateways say that a message arrived, and the person that she has seen it.
+
+Three answers look alike: one word each, the same request, the same page afterwards, whatever is chosen and however often. Which of
+them, if any, says that somebody else has a hand in it was agreed with each person and stands in the sealed contact.
+"""
+
+from __future__ import annotations
+
+import html
+import json
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from aiohttp import web
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
+
+from services.common.clock import MeshClock, wall_us
+from services.common.observability.telemetry import logger
+from services.common.privacy import sealing, signing
+from services.common.rpc.errors import InvalidField, RetryableError
+from services.common.web.server import body_of, served
+from services.dispatch.domain import wording
+from services.dispatch.domain.wording import Language
+from services.dispatch.exchange.links import HEADERS, Links, Refused, Token
+from services.dispatch.exchange.receivers import Receiver
+from services.dispatch.exchange.store import Answer
+from services.dispatch.warning.store import WarningStore
+from services.dispatch.warning.tables import MessageRow
+
+GOOD_FOR_S = 3_600
+RECEIPTS = ("delivered", "displayed", "acknowledged")
+GATEWAYS_RECEIPTS = RECEIPTS[:2]
+"""What a gateway can vouch for; that a person has answered is the link's to say."""
+CHOICES = ("1", "2", "3")
+_GONE = Answer(404, "There is no such message.")
+_PATH = "/notice/{token}"
+_PAGE = """<!doctype html><html lang="{language}"><meta charset="utf-8"><meta name="viewport" content="width=device-width">
+<title>&#8203;</title><p>{text}</p>{form}</html>
+"""
+_BUTTON = '<button name="choice" value="{value}">{label}</button> '
+
+
+class AnswerLinks:
+    """The links by which persons answer: they prove themselves, and name nothing but the message."""
+
+    def __init__(self, key: bytes, base_url: str) -> None:
+        self._links, self._base_url = Links("warning", key, base_url), base_url.rstrip("/")
+
+    def url(self, message_id: str) -> str:
+        """Where a message is answered, for an hour from now on."""
+        token = Token("warning", message_id, "", wall_us() // 1_000_000 + GOOD_FOR_S, message_id)
+        return self._base_url + _PATH.format(token=self._links.write(token))
+
+    def read(self, text: str) -> str:
+        """The message that a link is of. Raises Refused where it is forged or has expired."""
+        return self._links.read(text, wall_us() // 1_000_000).assignment_id
+
+
+class AnswerDoor:
+    """Serves the links, and takes receipts of gateways."""
+
+    def __init__(
+        self,
+        store: WarningStore,
+        clock: MeshClock,
+        links: AnswerLinks,
+        keys: Sequence[X25519PrivateKey],
+        gateways: Sequence[Receiver],
+        wake: Callable[[], None],
+    ) -> None:
+        self._store, self._clock, self._links, self._keys = store, clock, links, keys
+        self._gateways, self._wake = gateways, wake
+
+    @asynccontextmanager
+    async def served(self, host: str, port: int, tls: tuple[Path, Path] | None) -> AsyncIterator[int]:
+        """Serves on a port and gives it."""
+        routes = [web.get(_PATH, self._show), web.post(_PATH, self._answer), web.post("/receipts", self._receipt)]
+        async with served("answers", routes, host, port, tls) as bound:
+            yield bound
+
+    async def _show(self, request: web.Request) -> web.Response:
+        # Nothing is noted yet: programs that preview links open them too.
+        try:
+            message = await self._of_link(request)
+        except Refused as refused:
+            return _refused(refused)
+        except RetryableError:
+            return _page(503, Language.KOREAN, "")
+        language = _language(message)
+        labels = zip(CHOICES, wording.BUTTONS[language], strict=True)
+        buttons = "".join(_BUTTON.format(value=value, label=html.escape(label)) for value, label in labels)
+        return _page(200, language, wording.ASKED[language], f'<form method="post">{buttons}</form>')
+
+    async def _answer(self, request: web.Request) -> web.Response:
+        try:
+            message = await self._of_link(request)
+            await body_of(request)
+            form = await request.post()
+            choice, event = str(form.get("choice", "")), str(form.get("event", ""))
+            if choice in CHOICES and not event:
+                await self._note(message, "acknowledged", self._is_duress(message, await self._sealed(message), choice))
+            elif event == "displayed" and not choice:
+                await self._note(message, "displayed")
+            else:
+                return web.json_response(
+                    {"field": "choice", "reason": "must be 1, 2 or 3, or event displayed"}, status=400
+                )
+        except Refused as refused:
+            return _refused(refused)
+        except RetryableError:
+            return _page(503, Language.KOREAN, "")
+        language = _language(message)
+        return _page(200, language, wording.ANSWERED[language])
+
+    async def _of_link(self, request: web.Request) -> MessageRow:
+        message = await self._store.message(self._links.read(request.match_info["token"]))
+        if message is None:
+            raise Refused(_GONE)
+        return message
+
+    async def _sealed(self, message: MessageRow) -> list[bytes]:
+        known = await self._store.contacts_of(message.person_id)
+        return [one.sealed for one in known[message.person_id] if one.sealed]
+
+    def _is_duress(self, message: MessageRow, sealed: Sequence[bytes], choice: str) -> bool:
+        for one in sealed:
+            try:
+                return sealing.unseal(one, message.person_id, self._keys).duress_choice == int(choice)
+            except InvalidField:
+                logger().critical("contact_cannot_be_opened", message_id=message.message_id)
+        return False
+
+    async def _note(self, message: MessageRow, what: str, duress: bool = False) -> None:
+        await self._store.receipt(message, what, self._clock.now_ms(), duress)
+        self._wake()
+        logger().info("warning_receipt", message_id=message.message_id, receipt=what)  # whatever was chosen
+
+    async def _receipt(self, request: web.Request) -> web.Response:
+        body = await body_of(request)
+        gateway = next(
+            (one for one in self._gateways if signing.is_genuine(one.keys, request.headers, body, time.time())), None
+        )
+        if gateway is None:
+            return web.json_response(
+                {"field": signing.SIGNATURE_HEADER, "reason": "isn't a gateway's, or old"}, status=403
+            )
+        try:
+            told = json.loads(body)
+            message_id, status = str(told["warning_id"]), str(told["status"])
+        except (ValueError, KeyError, TypeError, RecursionError):
+            return web.json_response({"field": "warning_id", "reason": "or status is missing"}, status=400)
+        if status not in GATEWAYS_RECEIPTS:
+            return web.json_response({"field": "status", "reason": "must be delivered or displayed"}, status=400)
+        try:
+            message = await self._store.message(message_id)
+            if message is None or not await self._store.sent_over(message_id, f"gateway/{gateway.name}"):
+                return web.json_response({"field": "warning_id", "reason": "is no warning of this gateway"}, status=404)
+            await self._note(message, status)
+        except RetryableError:
+            return web.json_response({"reason": "it wasn't taken: send it again"}, status=503)
+        return web.Response(status=204)
+
+
+def _language(message: MessageRow) -> Language:
+    return Language(message.language) if message.language else Language.KOREAN
+
+
+def _refused(refused: Refused) -> web.Response:
+    # Nothing about desks or incidents: whoever holds the telephone may read it.
+    return _page(refused.answer.status, Language.KOREAN, "")
+
+
+def _page(status: int, language: Language, text: str, form: str = "") -> web.Response:
+    page = _PAGE.format(language=language.value, text=html.escape(text), form=form)
+    return web.Response(status=status, text=page, content_type="text/html", headers=HEADERS)

@@ -1,0 +1,70 @@
+"""Doubts: positions that can't be taken as they stand are told of, once an hour, and count all the same."""
+
+from __future__ import annotations
+
+from services.geofence.domain import demands
+from services.geofence.domain.alerts import Doubt, Report
+from services.geofence.domain.decisions import Decisions
+from services.geofence.domain.demands import Found
+from services.geofence.domain.detectors import approach
+from services.geofence.domain.kinematics.track import UNKNOWN_AFTER_MS, Fix, Track
+
+LOOK_EACH = 32
+"""At each so many-th fix of a device its track is looked at as a whole."""
+UNDATED_MS = 60_000
+"""A device is told of whose reports are dated too far off for so long; what was buffered for hours soon ends with now."""
+
+
+def jumped(decisions: Decisions, fix: Fix, case_ids: list[str], cause: Report) -> None:
+    """Tells of a position that nothing could have travelled to. Where it may be the truth, near her, the desks are told."""
+    at_ms = fix.time_ms
+    for case_id in case_ids:
+        if approach.is_near(decisions.state, decisions.state.cases[case_id], cause.device_id, fix):
+            _tell(decisions, Found.JUMPED_NEAR, Doubt.JUMP, f"{cause.device_id} {case_id}", [case_id], at_ms, cause)
+        else:
+            _tell(decisions, Found.JUMPED, Doubt.JUMP, f"{case_id} {cause.device_id}", [case_id], at_ms, cause)
+
+
+def look(decisions: Decisions, track: Track, case_ids: list[str], cause: Report) -> None:
+    """Tells of positions that no living receiver gives."""
+    at_ms = track.fixes[-1].time_ms
+    if track.is_frozen():
+        _tell(decisions, Found.FROZEN, Doubt.FROZEN, cause.device_id, case_ids, at_ms, cause)
+    elif track.is_copied():
+        _tell(decisions, Found.COPIED, Doubt.COPIED, cause.device_id, case_ids, at_ms, cause)
+
+
+def undated(decisions: Decisions, device_ids: set[str]) -> None:
+    """Tells of devices that are heard, and whose every report is dated so far off that nobody knows where they are."""
+    state = decisions.state
+    for device_id in sorted(device_ids):
+        track = state.tracks.get(device_id)
+        if track and track.fixes and state.now_ms - track.fixes[-1].time_ms <= UNKNOWN_AFTER_MS:
+            continue
+        since_ms = state.undated_ms.setdefault(device_id, state.now_ms)
+        case_ids = state.cases_of.get(device_id)
+        if case_ids and state.now_ms - since_ms >= UNDATED_MS:
+            cause = Report(device_id, "", 0)
+            _tell(decisions, Found.UNDATED, Doubt.CLOCK, device_id, case_ids, state.now_ms, cause)
+
+
+def _tell(
+    decisions: Decisions,
+    found: Found,
+    doubt: Doubt,
+    about: str,
+    case_ids: list[str],
+    at_ms: int,
+    cause: Report,
+) -> None:
+    """An alert about a device in each case in force, once an hour."""
+    state = decisions.state
+    in_force = [one for one in map(state.cases.__getitem__, case_ids) if one.case.valid_from_ms <= state.now_ms]
+    if not in_force or state.is_odd_again(doubt, about, at_ms):
+        return
+    kind, demand = demands.FOUND[found]
+    for case_state in in_force:
+        target = next((t for t in case_state.case.targets if cause.device_id in t.device_ids), None)
+        told = cause if cause.report_id else None
+        decisions.alert(case_state, kind, demand, at_ms, target=target, cause=told, doubt=doubt)
+    decisions.settle_all(in_force)

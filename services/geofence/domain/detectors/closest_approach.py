@@ -1,0 +1,128 @@
+"""Closing in: whether a wearer within an outer ring, going on as now, enters the ring that demands a response before help can come."""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_right
+
+from services.geofence.domain import demands
+from services.geofence.domain.alerts import Report
+from services.geofence.domain.decisions import Decisions
+from services.geofence.domain.demands import Found
+from services.geofence.domain.detectors import encounters
+from services.geofence.domain.entries import Demand, Ring, Target
+from services.geofence.domain.kinematics import plausibility, probability, rings
+from services.geofence.domain.kinematics.geometry import Vector, between
+from services.geofence.domain.kinematics.track import (
+    AFTER_ALL_MS,
+    PREDICT_UP_TO_MPS,
+    UNKNOWN_AFTER_MS,
+    Fix,
+    Track,
+    difference,
+)
+from services.geofence.domain.rules import Rules
+from services.geofence.domain.state import TOLD, CaseState
+
+OVER_MS = 30_000
+"""A movement is that of at least so long: shorter ones are the receiver's noise."""
+AGAIN_MS = 30_000
+"""... and must be confirmed by another look so much later."""
+INTO = 3
+"""The line must lead well into the ring, within a third of its radius: who only passes by touches it."""
+LEAST_MPS = 1
+"""Who comes nearer more slowly than a walker doesn't close in."""
+
+
+def look(decisions: Decisions, case_state: CaseState, device_id: str, cause: Report) -> None:
+    """Looks at how the device whose newest fix has come moves in relation to the other side; told once for an episode and target."""
+    state, case = decisions.state, case_state.case
+    for target in case.targets:
+        ring = _ring(case_state, target)
+        if ring is None or case_state.closing.get(target.key) == TOLD:
+            continue
+        if device_id in case.tag_device_ids:
+            others = [state.tracks.get(one) for one in target.device_ids] if target.is_person else [None]
+            pairs = [(state.tracks[device_id], other) for other in others if other or not target.is_person]
+        elif device_id in target.device_ids:
+            wearers = [state.tracks.get(one) for one in case.tag_device_ids]
+            pairs = [(wearer, state.tracks[device_id]) for wearer in wearers if wearer]
+        else:
+            continue
+        mover = state.tracks[device_id]
+        if not plausibility.is_newest_believed(mover, state.rules.reach_mps):
+            continue
+        at_ms = mover.fixes[-1].time_ms
+        found = [d for d in (_closes(mover, *pair, target, ring, state.rules) for pair in pairs) if d is not None]
+        if not found:
+            case_state.closing.pop(f"{target.key} {device_id}", None)
+            continue
+        # Each device confirms its own looks: to the others the one that moves stands still between its reports.
+        since_ms = case_state.closing.setdefault(f"{target.key} {device_id}", at_ms)
+        if at_ms - since_ms < AGAIN_MS or encounters.holding(state, case, at_ms):
+            continue
+        case_state.closing[target.key] = TOLD
+        kind, demand = demands.FOUND[Found.CLOSING_IN]
+        decisions.alert(case_state, kind, demand, at_ms, target=target, ring=ring, cause=cause, distance_mm=min(found))
+
+
+def _ring(case_state: CaseState, target: Target) -> Ring | None:
+    """The ring that demands a response, where a wider one of the target is entered and it isn't; else None."""
+    rings_ = case_state.case.rings
+    responding = next((ring for ring in rings_ if ring.action is Demand.RESPOND), None)
+    if responding is None or case_state.ring(target, responding).open:
+        return None
+    wider = any(case_state.ring(target, ring).open for ring in rings_ if ring.radius_mm > responding.radius_mm)
+    return responding if wider else None
+
+
+def _closes(
+    mover: Track, wearer: Track, device: Track | None, target: Target, ring: Ring, rules: Rules
+) -> float | None:
+    """Distance now, mm, where the movement of the last half minute and more leads into the ring before help; else None.
+
+    The straight line must lead well into the ring, and as probably into it as a ring is entered, for all that the positions may be
+    off: a line through two says little of where it leads far beyond them. The other side is where it was between its fixes, and since
+    then where it was last. What the accuracies of the positions can explain is no movement; nor is what only a jump of the receiver
+    can.
+    """
+    now = mover.fixes[-1]
+    before = _before(mover, now.time_ms - OVER_MS)
+    if before is None or now.time_ms - before.time_ms > UNKNOWN_AFTER_MS:
+        return None
+    if device is not None and not all(
+        rings.is_fresh(one.fixes[-1].time_ms, now.time_ms) and one.fixes[0].time_ms <= before.time_ms
+        for one in (wearer, device)
+    ):
+        return None
+    took_ms = now.time_ms - before.time_ms
+    start, end = (_relative(wearer, device, at_ms) for at_ms in (before.time_ms, now.time_ms))
+    if start is None or end is None:
+        return None
+    nearer_mm = target.shape.least(start, start) - target.shape.least(end, end)
+    vague_mm = wearer.fixes[-1].accuracy_mm + (device.fixes[-1].accuracy_mm if device else 0)
+    if not max(LEAST_MPS * took_ms, 2 * vague_mm) < nearer_mm <= PREDICT_UP_TO_MPS * took_ms:
+        return None
+    ahead = between(start, end, 1 + rules.help_after_ms / took_ms)
+    spans = target.shape.within(end, ahead, ring.radius_mm / INTO)
+    if not spans:
+        return None
+    times = 1 + sum(spans[0]) / 2 * rules.help_after_ms / took_ms
+    there = between(start, end, times)
+    # What either end of the movement may be off grows with how many times as far its line is drawn.
+    off_mm = round(math.hypot(times * vague_mm, (times - 1) * before.accuracy_mm))
+    p = probability.inside(target.shape.least(there, there), ring.radius_mm, (off_mm,))
+    return target.shape.least(end, end) if p >= rules.respond_p_pct / 100 else None
+
+
+def _before(track: Track, at_ms: int) -> Fix | None:
+    """The newest fix at a moment or before."""
+    index = bisect_right(track.fixes, (at_ms, AFTER_ALL_MS))
+    return track.fixes[index - 1] if index else None
+
+
+def _relative(wearer: Track, device: Track | None, at_ms: int) -> Vector | None:
+    """Where the wearer was as the target's shape sees it."""
+    mine = list(wearer.assumed(at_ms, at_ms))
+    first = next(iter(mine) if device is None else difference(mine, list(device.assumed(at_ms, at_ms))), None)
+    return first.start if first else None

@@ -1,0 +1,54 @@
+"""Authorised encounters: while one holds, an approach is warned of and recorded, and nobody is sent. It never outlasts its end."""
+
+from __future__ import annotations
+
+from services.geofence.domain.entries import Case, Encounter
+from services.geofence.domain.kinematics.geometry import Vector
+from services.geofence.domain.kinematics.track import UNKNOWN_AFTER_MS, Track
+from services.geofence.domain.state import State
+
+KOREA_MS = 9 * 3_600_000
+"""Korea is this far ahead of UTC, all year."""
+DAY_MS = 86_400_000
+
+
+def holding(state: State, case: Case, at_ms: int) -> Encounter | None:
+    """The encounter that allows the wearer to be near at a moment, if any."""
+    return next((one for one in case.encounters if _ends_ms(state, case, one, at_ms) is not None), None)
+
+
+def held_until_ms(state: State, case: Case, at_ms: int) -> int | None:
+    """Until when encounters that hold at a moment go on, as far as is known; None where none holds."""
+    ends = [_ends_ms(state, case, one, at_ms) for one in case.encounters]
+    return max((end_ms for end_ms in ends if end_ms is not None), default=None)
+
+
+def _ends_ms(state: State, case: Case, encounter: Encounter, at_ms: int) -> int | None:
+    """Until when an encounter that holds at a moment does so, as far as is known; None where it doesn't hold."""
+    if not encounter.from_ms <= at_ms < encounter.until_ms:
+        return None
+    end_ms = encounter.until_ms
+    if encounter.daily_until_s:
+        midnight_ms = at_ms - (at_ms + KOREA_MS) % DAY_MS
+        if not midnight_ms + encounter.daily_from_s * 1000 <= at_ms < midnight_ms + encounter.daily_until_s * 1000:
+            return None
+        end_ms = min(end_ms, midnight_ms + encounter.daily_until_s * 1000)
+    if not encounter.places:
+        return end_ms
+    known_ms = [
+        track.fixes[-1].time_ms + UNKNOWN_AFTER_MS
+        for track in (state.tracks[tag_id] for tag_id in case.tag_device_ids if tag_id in state.tracks)
+        if (point := _point(track, at_ms)) and any(shape.least(point, point) == 0 for shape in encounter.places)
+    ]
+    return min(end_ms, max(known_ms)) if known_ms else None
+
+
+def _point(track: Track, at_ms: int) -> Vector | None:
+    """Where a device was at a moment; None where that is unknown."""
+    last = track.last()
+    if last is None or at_ms >= last.time_ms + UNKNOWN_AFTER_MS:
+        return None
+    if at_ms >= last.time_ms:
+        return last.point
+    piece = next(track.joined(at_ms, at_ms), None)
+    return piece.at(at_ms) if piece else None

@@ -1,0 +1,292 @@
+"""What silence means: who isn't heard, and whom a wearer can have reached since anybody knew where they were.
+
+All of it is decided as of a moment that follows from the state alone, so it doesn't matter when a tick or a report makes the fold
+look. Contact (`State.heard_at_ms`) ends a silence; only a position says where somebody is.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+
+from services.geofence.domain import demands
+from services.geofence.domain.alerts import Report
+from services.geofence.domain.decisions import Decisions
+from services.geofence.domain.demands import Found
+from services.geofence.domain.detectors import outages, withheld_clearing
+from services.geofence.domain.entries import Case, Demand, Exercise, Target
+from services.geofence.domain.kinematics import safe_region
+from services.geofence.domain.kinematics.track import UNKNOWN_AFTER_MS, Fix
+from services.geofence.domain.state import WEARER, CaseState, State
+
+
+def watch(decisions: Decisions, case_state: CaseState, at_ms: int, cause: Report | None) -> list[int]:
+    """Decides on a case in force as of a moment; says when to look again, empty where only a report can change anything."""
+    state = decisions.state
+    looks = [*_persons(decisions, case_state, at_ms, cause)]
+    if case_state.case.tag_device_ids:
+        # What isn't in earnest is no part of an outage, nor of the number that one is measured by.
+        if case_state.case.exercise is Exercise.NONE:
+            state.watched.add(case_state.case.case_id)
+        looks += _contact(decisions, case_state, at_ms, cause)
+        looks += _reach(decisions, case_state, at_ms, cause)
+    for key in (*([WEARER] if case_state.silent else []), *case_state.lost):
+        state.missed.update(case_state.devices(key))
+    return looks
+
+
+def rests_until(state: State, case_state: CaseState, at_ms: int) -> int | None:
+    """When to look again at a case in which nothing stands and everybody was heard and seen in time; None: look at all of it.
+
+    It says what `watch` would, and sorts out nearly all cases that time wakes.
+    """
+    if case_state.silent or case_state.unseen or case_state.episode_id or case_state.lost or case_state.near:
+        return None
+    case, heard_at_ms = case_state.case, state.heard_at_ms
+    last = state.last_fix(case.tag_device_ids)
+    if last is None or case.case_id not in state.watched:
+        return None
+    look_ms = min(last.time_ms, _last_heard_ms(heard_at_ms, case.tag_device_ids)) + UNKNOWN_AFTER_MS
+    for target in case.targets:
+        if target.is_person:
+            lost_ms = _last_heard_ms(heard_at_ms, target.device_ids) + state.rules.protected_lost_after_ms
+            look_ms = min(look_ms, lost_ms)
+    return look_ms if look_ms > at_ms else None
+
+
+def _last_heard_ms(heard_at_ms: Mapping[str, int], device_ids: tuple[str, ...]) -> int:
+    """When any of them was heard last; 0 where none ever was."""
+    if len(device_ids) == 1:  # nearly always
+        return heard_at_ms.get(device_ids[0], 0)
+    return max((heard_at_ms.get(one, 0) for one in device_ids), default=0)
+
+
+def await_reports(case_state: CaseState, from_ms: int) -> None:
+    """Notes from when on reports are awaited of those who weren't awaited yet."""
+    for key in (WEARER, *(target.key for target in case_state.case.targets if target.is_person)):
+        case_state.awaited_from_ms.setdefault(key, from_ms)
+
+
+def amend(decisions: Decisions, case_state: CaseState, case: Case, in_force: bool) -> None:
+    """Takes back what the new snapshot no longer asks about; whose devices have changed is awaited anew."""
+    at_ms, before = decisions.state.now_ms, case_state.case
+    devices = {WEARER: case.tag_device_ids} | {t.key: t.device_ids for t in case.targets}
+    replaced = {t.key for t in before.targets if set(devices.get(t.key, ())) != set(t.device_ids)}
+    if set(case.tag_device_ids) != set(before.tag_device_ids):
+        replaced.add(WEARER)
+    gone = {WEARER, *(t.key for t in before.targets)} - (devices.keys() if in_force else set())
+    close(decisions, case_state, at_ms, gone if case.tag_device_ids else gone | {WEARER})
+    for key in replaced | gone:
+        case_state.awaited_from_ms.pop(key, None)
+
+
+def close(decisions: Decisions, case_state: CaseState, at_ms: int, keys: set[str] | None = None) -> None:
+    """Takes back what was told of the wearer and of targets (None: of all), because nobody asks any more."""
+    for target in case_state.case.targets:
+        if keys is not None and not keys & {target.key, WEARER}:
+            continue
+        if case_state.near.pop(target.key, None):
+            _tell(decisions, case_state, Found.SEEN_AGAIN, at_ms, target)
+        if (keys is None or target.key in keys) and case_state.lost.pop(target.key, False):
+            _tell(decisions, case_state, Found.PERSON_FOUND, at_ms, target)
+    if keys is not None and WEARER not in keys:
+        return
+    case_state.unseen = False
+    decisions.state.watched.discard(case_state.case.case_id)
+    if case_state.silent:
+        case_state.silent = None
+        _tell(decisions, case_state, Found.HEARD_AGAIN, at_ms)
+        outages.note_heard(decisions, case_state, at_ms)
+
+
+def _tell(
+    decisions: Decisions,
+    case_state: CaseState,
+    found: Found,
+    at_ms: int,
+    target: Target | None = None,
+    cause: Report | None = None,
+    heard_ms: int | None = None,
+) -> Demand:
+    """Adds what was found; of somebody who was last heard at `heard_ms` and no more, a notice is the outage's while there is one."""
+    kind, demand = demands.FOUND[found]
+    to_nobody = found is Found.IN_REACH
+    outage_id = "" if heard_ms is None else outages.covering(decisions.state, heard_ms)
+    key = target.key if target else WEARER
+    if outages.is_grouped(case_state, found, key):
+        return Demand.RECORD
+    if outage_id and demand is Demand.NOTIFY:
+        to_nobody, demand = True, Demand.RECORD
+        outages.group(decisions.state, case_state, found, key)
+    decisions.alert(
+        case_state, kind, demand, at_ms, target=target, cause=cause, to_nobody=to_nobody, outage_id=outage_id
+    )
+    return demand
+
+
+def _heard_ms(state: State, case_state: CaseState, key: str) -> int:
+    """When somebody's devices were last heard; where they never were, since when that is awaited."""
+    heard = [state.heard_at_ms[one] for one in case_state.devices(key) if one in state.heard_at_ms]
+    return max(heard, default=case_state.awaited_from_ms[key])
+
+
+# ── contact ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _contact(decisions: Decisions, case_state: CaseState, at_ms: int, cause: Report | None) -> Iterator[int]:
+    """SILENT and its end; yields moments to look again at."""
+    state = decisions.state
+    since_ms, from_ms = _heard_ms(state, case_state, WEARER), case_state.awaited_from_ms[WEARER]
+    silent_ms, long_ms = since_ms + UNKNOWN_AFTER_MS, since_ms + state.rules.silent_notify_after_ms
+    if at_ms < silent_ms:
+        if case_state.silent:
+            case_state.silent = None
+            _tell(decisions, case_state, Found.HEARD_AGAIN, at_ms, None, cause)
+            outages.note_heard(decisions, case_state, at_ms)
+        yield silent_ms
+        return
+    if case_state.silent is None:
+        moment_ms = max(silent_ms, from_ms)
+        heard_before = any(tag_id in state.heard_at_ms for tag_id in case_state.case.tag_device_ids)
+        if heard_before and case_state.case.exercise is Exercise.NONE:
+            outages.note_silence(decisions, case_state.case.case_id, moment_ms)
+        case_state.silent = _tell(decisions, case_state, Found.NOT_HEARD, moment_ms, None, cause, since_ms)
+    if at_ms < long_ms:
+        yield long_ms
+    elif case_state.silent is Demand.RECORD:
+        moment_ms = max(long_ms, from_ms)
+        case_state.silent = _tell(decisions, case_state, Found.NOT_HEARD_FOR_LONG, moment_ms, None, cause, since_ms)
+
+
+def _persons(decisions: Decisions, case_state: CaseState, at_ms: int, cause: Report | None) -> Iterator[int]:
+    """PROTECTED_DEVICE_LOST by silence and its end; yields moments to look again at. A person without any device is never heard."""
+    state = decisions.state
+    for target in case_state.case.targets:
+        if not target.is_person:
+            continue
+        from_ms = case_state.awaited_from_ms[target.key]
+        heard_ms = _heard_ms(state, case_state, target.key)
+        lost_ms = heard_ms + state.rules.protected_lost_after_ms
+        if at_ms < lost_ms:
+            if case_state.lost.pop(target.key, False):
+                _tell(decisions, case_state, Found.PERSON_FOUND, at_ms, target, cause)
+            yield lost_ms
+        elif target.key not in case_state.lost:
+            told = not _explained(case_state, target)
+            if told:
+                moment_ms = max(lost_ms, from_ms)
+                demand = _tell(decisions, case_state, Found.PERSON_LOST, moment_ms, target, cause, heard_ms)
+                told = demand > Demand.RECORD
+            case_state.lost[target.key] = told
+
+
+def _explained(case_state: CaseState, target: Target) -> bool:
+    """Whether all devices of a person have said why they won't be heard: the police know."""
+    devices = target.device_ids
+    return bool(devices) and all(case_state.stands(demands.EXPLAINED, one) for one in devices)
+
+
+# ── reach ────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _reach(decisions: Decisions, case_state: CaseState, at_ms: int, cause: Report | None) -> Iterator[int]:
+    """UNKNOWN_NEAR and its end; yields moments to look again at."""
+    state, case = decisions.state, case_state.case
+    last = state.last_fix(case.tag_device_ids)
+    if last and at_ms < last.time_ms + UNKNOWN_AFTER_MS:
+        case_state.unseen = False
+        for target in case.targets:
+            if withheld_clearing.is_unseen_still(decisions, case_state, target, last, cause):
+                case_state.unseen = True  # each report may be the one that ends it
+            elif case_state.near.pop(target.key, None):
+                _tell(decisions, case_state, Found.SEEN_AGAIN, at_ms, target, cause)
+        yield last.time_ms + UNKNOWN_AFTER_MS
+        return
+    if not case_state.unseen:
+        case_state.unseen = True
+        safe_region.drop_case(state, case)
+    sign = any(case_state.stands(demands.SIGNS, tag_id) for tag_id in case.tag_device_ids)
+    from_ms = case_state.awaited_from_ms[WEARER]
+    for target in case.targets:
+        found_ms, found = _possible_ms(state, case_state, last, target), Found.IN_REACH
+        if found_ms is None and target.key not in case_state.near:
+            continue
+        if found_ms is not None and at_ms < found_ms:
+            yield found_ms
+            continue
+        if found_ms is not None and (sign or _was_near(state, case, last, target)):
+            found = Found.IN_REACH_AFTER_A_SIGN
+        else:
+            likely_ms = _likely_ms(state, case_state, last, target)
+            if at_ms < likely_ms:
+                yield likely_ms
+            else:
+                found_ms, found = likely_ms, Found.LIKELY_IN_REACH
+        if found_ms is not None and case_state.near.get(target.key, 0) < demands.FOUND[found][1]:
+            moment_ms = max(found_ms, from_ms)
+            # Whoever is heard and yet unseen is so for a reason of their own.
+            heard_ms = _heard_ms(state, case_state, WEARER) if case_state.silent else None
+            case_state.near[target.key] = _tell(decisions, case_state, found, moment_ms, target, cause, heard_ms)
+            withheld_clearing.keep_last(state, case_state, target, last)
+
+
+def _was_near(state: State, case: Case, last: Fix | None, target: Target) -> bool:
+    """Whether the last that was known of both is within a ring that demands NOTIFY or more."""
+    apart = state.apart_mm(last, target) if last else None
+    radius_mm = max((ring.radius_mm for ring in case.rings if ring.action >= Demand.NOTIFY), default=0)
+    return apart is not None and apart[0] <= radius_mm
+
+
+def _possible_ms(state: State, case_state: CaseState, last: Fix | None, target: Target) -> int | None:
+    """The first moment at which the wearer, unseen, can be within the ring that demands a response; None where never.
+
+    The wearer may be as far from the last position as its accuracy and the speed bound allow. A person's own position ages by the
+    same bound, but for 3 minutes only: then it is the last one that there is. Where the wearer never was anywhere, the set is
+    everywhere, which is told together with the silence.
+    """
+    if last is None:
+        return case_state.awaited_from_ms[WEARER] + state.rules.silent_notify_after_ms
+    at_ms = _reached_ms(state, case_state.case, last, target, state.rules.reach_mps)
+    return at_ms if at_ms is not None and at_ms <= last.time_ms + state.rules.reach_most_ms else None
+
+
+def _likely_ms(state: State, case_state: CaseState, last: Fix | None, target: Target) -> int:
+    """The first moment at which the same is likely: at the wearer's own pace, or once nobody has seen the wearer for long."""
+    rules = state.rules
+    if last is None:
+        return case_state.awaited_from_ms[WEARER] + rules.silent_notify_after_ms
+    long_ms = last.time_ms + rules.silent_notify_after_ms
+    tracks = [state.tracks[one] for one in case_state.case.tag_device_ids if one in state.tracks]
+    paces = [track.pace_mps() for track in tracks if track.fixes and track.fixes[-1] is last]
+    known = [pace for pace in paces if pace is not None]
+    mps = min(rules.reach_mps, max(rules.foot_mps, *known)) if known else rules.reach_mps
+    at_ms = _reached_ms(state, case_state.case, last, target, mps)
+    return long_ms if at_ms is None else min(long_ms, at_ms)
+
+
+def _reached_ms(state: State, case: Case, last: Fix, target: Target, mps: float) -> int | None:
+    """When the gap to the ring that demands a response is closed, each side at so much; None where the other side is unknown."""
+    apart = state.apart_mm(last, target)
+    if apart is None:
+        return None
+    apart_mm, there = apart
+    responds = [ring.radius_mm for ring in case.rings if ring.action is Demand.RESPOND]
+    gap_mm = apart_mm - (max(responds) if responds else case.rings[-1].radius_mm) - last.accuracy_mm
+    if there is None:
+        return _closed_ms(gap_mm, last.time_ms + UNKNOWN_AFTER_MS, last.time_ms, mps)
+    return _met_ms(gap_mm - there.accuracy_mm, last.time_ms, there.time_ms, mps)
+
+
+def _closed_ms(gap_mm: float, least_ms: int, from_ms: int, mps: float) -> int:
+    """When a gap is closed at a speed (m/s are mm/ms) from a moment on; never before `least_ms`."""
+    return max(least_ms, from_ms + math.ceil(gap_mm / mps))
+
+
+def _met_ms(gap_mm: float, last_ms: int, there_ms: int, mps: float) -> int:
+    """When a gap is closed from both sides, each from its own last position on, the person's for 3 minutes."""
+    least_ms = max(last_ms + UNKNOWN_AFTER_MS, there_ms)
+    still_ms = there_ms + UNKNOWN_AFTER_MS
+    both_ms = math.ceil((gap_mm / mps + last_ms + there_ms) / 2)
+    if both_ms <= still_ms:
+        return max(least_ms, both_ms)
+    return _closed_ms(gap_mm - mps * UNKNOWN_AFTER_MS, least_ms, last_ms, mps)

@@ -1,0 +1,290 @@
+"""All-clears that are withheld: positions say that a ring was left, and no vehicle makes the way there from where it was entered.
+
+The ring stays entered, and the desks are notified that the positions may be spoofed, once for a target of an episode. Four things end
+it: a way that a vehicle can make, after which the ring is cleared as any other; positions back within the ring, which demand again what
+the ring demands, since a desk may have closed its half meanwhile; a device that is replaced; and the end of the order.
+"""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_left
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from services.geofence.domain import demands
+from services.geofence.domain.alerts import Kind, Report
+from services.geofence.domain.decisions import Decisions
+from services.geofence.domain.demands import Found
+from services.geofence.domain.detectors import encounters
+from services.geofence.domain.entries import Case, Demand, Ring, Target
+from services.geofence.domain.kinematics import plausibility as credibility
+from services.geofence.domain.kinematics import probability, rings, travel_feasibility
+from services.geofence.domain.kinematics.track import Fix, Track
+from services.geofence.domain.kinematics.travel_feasibility import Way
+from services.geofence.domain.state import CaseState, State
+
+
+class Pair(NamedTuple):
+    """A tag and a device of the target, both of which have reported."""
+
+    tag_id: str
+    wearer: Track
+    device_id: str | None
+    """None for a place, which has none."""
+    device: Track | None
+
+    @property
+    def sides(self) -> Iterator[tuple[str, Track]]:
+        """Both, by their devices; the tag alone where the other side is a place."""
+        yield self.tag_id, self.wearer
+        if self.device_id is not None and self.device is not None:
+            yield self.device_id, self.device
+
+
+def jumped_ms(state: State, case_state: CaseState, target: Target, ring: Ring) -> int | None:
+    """Since when positions that still hold say that a ring was left in a way that no vehicle makes; None where they don't."""
+    found = [
+        min(way.since_ms for way in known)
+        for pair in _fresh_pairs(state, case_state.case, target)
+        for known in _known(state, case_state, target, ring, pair)
+        if known and not any(way.is_believed for way in known)
+    ]
+    return min(found, default=None)
+
+
+def is_too_soon(state: State, case_state: CaseState, target: Target, ring: Ring) -> bool:
+    """Whether a way was found again too short a time ago: what was said before it counts for nothing."""
+    since_ms = case_state.ring(target, ring).since_ms or 0
+    for pair in _fresh_pairs(state, case_state.case, target):
+        until_ms = rings.known_until(pair.wearer, pair.device) or 0
+        for known in _known(state, case_state, target, ring, pair):
+            regained_ms = min((way.regained_ms for way in known if way.is_believed), default=0)
+            if not regained_ms:
+                continue
+            if until_ms - state.rules.clear_after_ms < regained_ms:
+                return True
+            sides = (pair.wearer, pair.device)
+            if ring.action is Demand.RESPOND and (
+                rings.agree_from_ms(sides, max(since_ms, regained_ms), until_ms) is None
+            ):
+                return True
+    return False
+
+
+def is_unseen_still(
+    decisions: Decisions, case_state: CaseState, target: Target, last: Fix, cause: Report | None
+) -> bool:
+    """Whether a wearer who was unseen near a target, so that somebody was sent, is seen again only where no vehicle got in time."""
+    state = decisions.state
+    if case_state.near.get(target.key) is not Demand.RESPOND:
+        return False
+    for device_id in case_state.case.tag_device_ids:
+        kept = case_state.ways.get(_unseen_key(target, device_id))
+        track = state.tracks.get(device_id)
+        if kept is None or track is None or not track.fixes or track.fixes[-1] is not last:
+            continue
+        way = _follow_from(kept[0], track.fixes)
+        if not way.is_believed:
+            note(decisions, case_state, target, None, way.since_ms, cause, None)
+            return True
+    is_over(decisions, case_state, target, None, cause)
+    _drop(case_state, _key(target, None))
+    return False
+
+
+def keep_last(state: State, case_state: CaseState, target: Target, last: Fix | None) -> None:
+    """Keeps where a wearer was seen last who is unseen near a target, where somebody is sent for it."""
+    if case_state.near.get(target.key) is not Demand.RESPOND or last is None:
+        return
+    for device_id in case_state.case.tag_device_ids:
+        track = state.tracks.get(device_id)
+        if track and track.fixes and track.fixes[-1] is last:
+            case_state.ways[_unseen_key(target, device_id)] = [
+                travel_feasibility.own_way(track.fixes, len(track.fixes) - 1)
+            ]
+
+
+def note(
+    decisions: Decisions,
+    case_state: CaseState,
+    target: Target,
+    ring: Ring | None,
+    since_ms: int,
+    cause: Report | None,
+    distance_mm: float | None,
+) -> None:
+    """Notifies the desks that an all-clear is withheld, and why: once for a target of an episode, the rest is for the record."""
+    key = _key(target, ring)
+    if case_state.withheld.get(key):
+        return
+    again = any(key_before.startswith(f"{target.key} ") for key_before in case_state.withheld)
+    case_state.withheld[key] = since_ms
+    kind, demand = demands.FOUND[Found.LEFT_BY_JUMP_AGAIN if again else Found.LEFT_BY_JUMP]
+    decisions.alert(
+        case_state,
+        kind,
+        demand,
+        since_ms,
+        target=target,
+        ring=ring,
+        cause=cause,
+        distance_mm=distance_mm,
+        due_ms=decisions.state.now_ms,
+        to_nobody=again,
+    )
+
+
+def is_over(
+    decisions: Decisions, case_state: CaseState, target: Target, ring: Ring | None, cause: Report | None
+) -> None:
+    """Notes for the record that nothing is withheld any more. To the legs it is no all-clear: that is the ring's own."""
+    key = _key(target, ring)
+    if case_state.withheld.get(key):
+        case_state.withheld[key] = 0
+        kind, demand = demands.FOUND[Found.WAY_FOUND]
+        decisions.alert(
+            case_state, kind, demand, decisions.state.now_ms, target=target, ring=ring, cause=cause, to_nobody=True
+        )
+
+
+def is_back(decisions: Decisions, case_state: CaseState, target: Target, ring: Ring, cause: Report | None) -> None:
+    """Demands what a ring demands whose all-clear was withheld, once positions are within it again."""
+    state, case = decisions.state, case_state.case
+    if not case_state.withheld.get(_key(target, ring)):
+        return
+    for pair in _fresh_pairs(state, case, target):
+        here = rings.newest(pair.wearer, pair.device)
+        distance_mm = target.shape.least(here, here)
+        tracks = [track for _, track in pair.sides]
+        if distance_mm > ring.radius_mm or not all(
+            credibility.is_newest_believed(track, state.rules.reach_mps) for track in tracks
+        ):
+            continue
+        is_over(decisions, case_state, target, ring, cause)
+        at_ms = max(track.fixes[-1].time_ms for track in tracks)
+        if encounters.holding(state, case, at_ms) is None:
+            accuracies = tuple(track.fixes[-1].accuracy_mm for track in tracks)
+            decisions.alert(
+                case_state,
+                Kind.RING_ENTERED,
+                demands.of_ring(ring.action, entered=True),
+                at_ms,
+                target=target,
+                ring=ring,
+                cause=cause,
+                distance_mm=distance_mm,
+                p=probability.inside(distance_mm, ring.radius_mm, accuracies),
+            )
+        return
+
+
+def forget(case_state: CaseState, target: Target, ring: Ring) -> None:
+    """Drops what was kept of a ring that is cleared."""
+    key = _key(target, ring)
+    case_state.withheld.pop(key, None)
+    _drop(case_state, key)
+
+
+def keep(state: State, case_state: CaseState, device_id: str, dropped: list[Fix]) -> None:
+    """Follows the ways of a device through its oldest positions, which are to be dropped, while what is open may rest on them."""
+    for target in case_state.case.targets:
+        unseen = _unseen_key(target, device_id)
+        if unseen in case_state.ways:
+            case_state.ways[unseen] = [_follow_from(way, dropped) for way in case_state.ways[unseen]]
+        for ring in case_state.case.rings:
+            if not case_state.ring(target, ring).open:
+                continue
+            for pair in _pairs(state, case_state.case, target):
+                if any(side_id == device_id for side_id, _ in pair.sides):
+                    _keep_pair(state, case_state, target, ring, pair, device_id, dropped)
+
+
+def _keep_pair(
+    state: State,
+    case_state: CaseState,
+    target: Target,
+    ring: Ring,
+    pair: Pair,
+    device_id: str,
+    dropped: list[Fix],
+) -> None:
+    key = _pair_key(target, ring, pair, device_id)
+    from_ms = _from_ms(state, case_state, target, ring, pair)
+    if from_ms is None:
+        if key in case_state.ways:
+            case_state.ways[key] = [travel_feasibility.follow(way, dropped) for way in case_state.ways[key]]
+    elif from_ms <= dropped[-1].time_ms:
+        case_state.ways[key] = travel_feasibility.ways(dropped, from_ms)
+    else:
+        case_state.ways.pop(key, None)
+
+
+def _follow_from(way: Way, fixes: list[Fix]) -> Way:
+    return travel_feasibility.follow(way, fixes[bisect_left(fixes, (way.last.time_ms + 1,)) :])
+
+
+def _drop(case_state: CaseState, key: str) -> None:
+    for kept in [pair_key for pair_key in case_state.ways if pair_key.startswith(f"{key} ")]:
+        del case_state.ways[kept]
+
+
+def _unseen_key(target: Target, device_id: str) -> str:
+    return f"{_key(target, None)} {device_id}"
+
+
+def _key(target: Target, ring: Ring | None) -> str:
+    return f"{target.key} {ring.radius_mm if ring else 0}"
+
+
+def _pair_key(target: Target, ring: Ring, pair: Pair, device_id: str) -> str:
+    return f"{_key(target, ring)} {pair.tag_id} {pair.device_id or ''} {device_id}"
+
+
+def _pairs(state: State, case: Case, target: Target) -> Iterator[Pair]:
+    for tag_id in case.tag_device_ids:
+        wearer = state.tracks.get(tag_id)
+        if wearer is None or not wearer.fixes:
+            continue
+        if not target.is_person:
+            yield Pair(tag_id, wearer, None, None)
+        for device_id in target.device_ids:
+            device = state.tracks.get(device_id)
+            if device is not None and device.fixes:
+                yield Pair(tag_id, wearer, device_id, device)
+
+
+def _fresh_pairs(state: State, case: Case, target: Target) -> Iterator[Pair]:
+    for pair in _pairs(state, case, target):
+        if rings.is_fresh(rings.known_until(pair.wearer, pair.device) or 0, state.now_ms):
+            yield pair
+
+
+def _known(state: State, case_state: CaseState, target: Target, ring: Ring, pair: Pair) -> Iterator[list[Way]]:
+    """Of each side the ways from where it was when the ring was seen entered last; empty where that is unknown."""
+    from_ms = _from_ms(state, case_state, target, ring, pair)
+    for device_id, track in pair.sides:
+        if from_ms is not None:
+            # A device that had said no more than it takes to say that it left: a receiver that starts may tell of where it was last.
+            known = track.forgot or bisect_left(track.fixes, (from_ms,)) > rings.AGREE
+            yield travel_feasibility.ways(track.fixes, from_ms) if known else []
+        else:
+            kept = case_state.ways.get(_pair_key(target, ring, pair, device_id), [])
+            yield [travel_feasibility.follow(way, track.fixes) for way in kept]
+
+
+def _from_ms(state: State, case_state: CaseState, target: Target, ring: Ring, pair: Pair) -> int | None:
+    """The last moment at which the two were so near that the ring wasn't left; None where no position of then is known any more."""
+    wearer, device = pair.wearer, pair.device
+    since_ms = case_state.ring(target, ring).since_ms or 0
+    vague_mm = wearer.fixes[-1].accuracy_mm + (device.fixes[-1].accuracy_mm if device else 0)
+    near_mm = ring.radius_mm + state.rules.clear_margin_of(ring.radius_mm) + vague_mm
+    for piece in reversed(rings.assumed(wearer, device, since_ms, state.now_ms)[0]):
+        if target.shape.reach_mm(piece.start) - math.dist(piece.start, piece.end) > near_mm:
+            continue
+        spans = target.shape.within(piece.start, piece.end, near_mm)
+        if spans:
+            return piece.from_ms + round(spans[-1][1] * (piece.to_ms - piece.from_ms))
+    # It was entered by what was likely, or foreseen.
+    oldest_ms = max(track.fixes[0].time_ms for _, track in pair.sides)
+    return since_ms if since_ms >= oldest_ms else None

@@ -1,0 +1,121 @@
+"""Clearance: within what ball a device may go about before any ring could matter. It only sorts out, and never decides.
+
+Of all pairs of devices in a case whose balls are known, the balls are farther apart than any decision reaches, and all positions from
+the fix before the newest on lie within. So a new fix within the ball changes nothing: neither of the two was near the other since the
+last, nor would be had it leapt from one end of its ball to the other and still been where it was. Whatever breaks that drops the balls
+concerned, and then the whole look decides, as it would without any. Balls follow from tracks, cases and rules, so no checkpoint holds
+them, and a restart begins without.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from services.geofence.domain.entries import Case
+from services.geofence.domain.kinematics import plausibility, presence
+from services.geofence.domain.kinematics.geometry import Vector
+from services.geofence.domain.kinematics.track import PREDICT_MOST_MM, Clearance, Fix
+from services.geofence.domain.state import State
+
+VAGUE_TIMES = 3
+"""A position may be wrong by three times its 68 % accuracy (4.5 standard deviations); nothing is decided on less likely ones."""
+
+
+class _Other(NamedTuple):
+    """What a device must keep away from."""
+
+    device_id: str | None
+    """The other device; None for a place."""
+    apart_mm: float
+    """Least distance to where it was since a moment, less all that a decision reaches."""
+    ball_mm: float | None
+    """The same to its ball; None where it has none."""
+
+
+def measure(state: State, device_id: str, from_ms: int) -> None:
+    """Makes the ball round a device's newest fix after a whole look from the fix before it (`from_ms`), where one can be made.
+
+    Half of what lies between two devices is for each. Where it can't be made, or the last step leads out of it, the others lose
+    theirs too: they were made against where this device was before.
+    """
+    track = state.tracks[device_id]
+    fixes = track.fixes
+    last, before = fixes[-1], fixes[-2] if len(fixes) > 1 else fixes[-1]
+    if not plausibility.is_newest_believed(track, state.rules.reach_mps):
+        return drop(state, device_id)  # the next one may join two from before
+    free_mm, narrowed = math.inf, []
+    for case_id in state.cases_of[device_id]:
+        case_state = state.cases[case_id]
+        if case_state.episode_id or case_state.unseen or case_state.possible:
+            return drop(state, device_id)
+        if any(plausibility.has_leapt(state.tracks[one]) for one in case_state.case.device_ids if one in state.tracks):
+            return drop(state, device_id)  # for a while that device may also be where it was before, out of its ball
+        for other in _others(state, case_state.case, device_id, last, from_ms):
+            half_mm = other.apart_mm if other.device_id is None else other.apart_mm / 2
+            if other.device_id is not None and other.ball_mm is not None:
+                if other.ball_mm < half_mm / 2:
+                    narrowed.append(other.device_id)  # it makes a new one from where it is by then
+                else:
+                    half_mm = min(half_mm, other.ball_mm)
+            free_mm = min(free_mm, half_mm)
+    if math.dist(last.point, before.point) + VAGUE_TIMES * max(last.accuracy_mm, before.accuracy_mm) > free_mm:
+        return drop(state, device_id)
+    for other_id in narrowed:
+        state.tracks[other_id].clearance = None
+    track.clearance = Clearance(last.point, free_mm)
+
+
+def drop(state: State, device_id: str) -> None:
+    """The device, and whoever keeps away from it, are looked at with each report until they have balls again."""
+    _take(state, device_id)
+    for case_id in state.cases_of.get(device_id, ()):
+        drop_case(state, state.cases[case_id].case)
+
+
+def drop_case(state: State, case: Case) -> None:
+    """The same for all devices of a case."""
+    for device_id in case.device_ids:
+        _take(state, device_id)
+
+
+def drop_all(state: State) -> None:
+    """The same for all devices: the rules say how far a decision reaches."""
+    for track in state.tracks.values():
+        track.clearance = None
+
+
+def _take(state: State, device_id: str) -> None:
+    if track := state.tracks.get(device_id):
+        track.clearance = None
+
+
+def _others(state: State, case: Case, device_id: str, last: Fix, from_ms: int) -> Iterator[_Other]:
+    """All that a device must keep away from in a case, as seen from its newest fix."""
+    radius_mm = case.rings[0].radius_mm
+    if device_id not in case.tag_device_ids:
+        for tag_id in case.tag_device_ids:
+            yield from _device(state, tag_id, last.point, radius_mm, from_ms)
+        return
+    for target in case.targets:
+        if not target.is_person:
+            yield _Other(None, target.shape.reach_mm(last.point) - radius_mm - presence.most_mm(state.rules), None)
+        for other_id in target.device_ids:
+            yield from _device(state, other_id, last.point, radius_mm, from_ms)
+
+
+def _device(state: State, other_id: str, point: Vector, radius_mm: int, from_ms: int) -> Iterator[_Other]:
+    track = state.tracks.get(other_id)
+    if track is None or not track.fixes:
+        return  # its first fix is looked at whole
+    newest = track.fixes[-1]
+    # Who is still where he was before a leap isn't predicted.
+    reach_mm = radius_mm + max(PREDICT_MOST_MM, presence.most_mm(state.rules))
+    since_mm = track.path_since_mm(from_ms) + VAGUE_TIMES * newest.accuracy_mm
+    ball = track.clearance
+    yield _Other(
+        other_id,
+        math.dist(point, newest.point) - since_mm - reach_mm,
+        math.dist(point, ball.centre) - ball.free_mm - reach_mm if ball else None,
+    )

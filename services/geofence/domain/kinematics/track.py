@@ -1,0 +1,305 @@
+"""What is known of where a device was: its fixes in order of time, and the movement between them."""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from services.geofence.domain.kinematics.geometry import Vector, between
+
+UNKNOWN_AFTER_MS = 180_000
+"""A position older than 3 minutes is unknown: fixes farther apart aren't joined by a line."""
+WINDOW_MS = 7_200_000
+"""How long fixes are kept for reports that come late: 2 h."""
+AFTER_ALL_MS = 1 << 62
+AHEAD_MOST_MS = 120_000
+"""Ingest refuses clocks that are farther ahead than this."""
+PREDICT_MS = 30_000
+"""How long after a fix its velocity is trusted. With it, 67 of 73 crossings of real tracks are decided at the first report of either
+side after them, and the other 6 at the second."""
+PREDICT_UP_TO_MPS = 60
+"""Velocities above it are jumps of the receiver, not movements."""
+PREDICT_MOST_MM = PREDICT_MS * PREDICT_UP_TO_MPS
+"""No prediction leads farther: mm, as ms times m/s."""
+
+
+JUMP_MPS = 100
+"""Nothing on the ground is faster: the KTX does 85 m/s."""
+STEADY_MS = 600_000
+"""How far back fixes are looked for that say the same."""
+FROZEN_MS = 600_000
+"""Who stands for so long with positions that are the same to the digit ..."""
+COPIED_LEAST = 16
+"""... and in so many of them is frozen; so many different ones that were there before are a copy, and no accident."""
+
+
+PACE_LEAST_MS = 30_000
+PACE_OVER_MS = 300_000
+"""A pace is of movements between these lengths: shorter ones are the receiver's noise, longer ones say nothing of how it goes on."""
+
+
+class Fix(NamedTuple):
+    """One position; sorts by time, then by report, so that the order of arrival doesn't matter."""
+
+    time_ms: int
+    """When it holds: the time of the fix, at most that of its arrival."""
+    fix_ms: int
+    """Time of the fix by the device."""
+    report_id: str
+    x_mm: int
+    y_mm: int
+    z_mm: int
+    accuracy_mm: int
+
+    @property
+    def point(self) -> Vector:
+        """Earth-centred coordinates, mm."""
+        return self.x_mm, self.y_mm, self.z_mm
+
+
+class Piece(NamedTuple):
+    """A movement in a straight line at constant speed."""
+
+    from_ms: int
+    to_ms: int
+    start: Vector
+    end: Vector
+
+    def clipped(self, from_ms: int, to_ms: int) -> Piece:
+        """The part of it in a stretch that it meets."""
+        low, high = max(self.from_ms, from_ms), min(self.to_ms, to_ms)
+        if (low, high) == (self.from_ms, self.to_ms):
+            return self
+        return Piece(low, high, self.at(low), self.at(high))
+
+    def at(self, time_ms: int) -> Vector:
+        """Where it is at a moment within."""
+        length_ms = self.to_ms - self.from_ms
+        if not length_ms:
+            return self.end
+        return between(self.start, self.end, (time_ms - self.from_ms) / length_ms)
+
+
+class Clearance(NamedTuple):
+    """A ball within which a device may go about without any ring coming into question (`clearance.py`)."""
+
+    centre: Vector
+    free_mm: float
+    """Its radius."""
+
+
+@dataclass(slots=True)
+class Track:
+    """Fixes of one device, oldest first."""
+
+    fixes: list[Fix] = field(default_factory=list)
+    ahead: bool = False
+    """The device's clock has been ahead of the log's."""
+    clearance: Clearance | None = field(default=None, compare=False)
+    """Round one of the fixes, where there is one; derived from all tracks and cases, and decides nothing. It is kept here because
+    nearly every report asks for it: one search less."""
+    forgot: bool = False
+    """Fixes were dropped while the device played a part in a case: the oldest one that is known isn't its first."""
+
+    def add(self, fix: Fix) -> int | None:
+        """Puts a fix in its place and returns its index; None where it is there already."""
+        if not self.ahead and fix.fix_ms == fix.time_ms and (not self.fixes or fix > self.fixes[-1]):
+            self.fixes.append(fix)
+            return len(self.fixes) - 1
+        if fix.fix_ms > fix.time_ms:
+            self.ahead = True
+        if self.ahead and self._holds(fix):
+            return None
+        index = bisect_left(self.fixes, fix[:3])
+        if index < len(self.fixes) and self.fixes[index][:3] == fix[:3]:
+            return None
+        self.fixes.insert(index, fix)
+        return index
+
+    def _holds(self, fix: Fix) -> bool:
+        """Whether a report of a clock that is ahead is there, perhaps as of an earlier arrival."""
+        for other in reversed(self.fixes):
+            if other.time_ms < fix.fix_ms - AHEAD_MOST_MS:
+                return False
+            if (other.fix_ms, other.report_id) == (fix.fix_ms, fix.report_id):
+                return True
+        return False
+
+    def last(self) -> Fix | None:
+        """The newest fix."""
+        return self.fixes[-1] if self.fixes else None
+
+    def jumps_to(self, index: int) -> bool:
+        """Whether a fix is farther from the one before than the accuracies and any speed can explain.
+
+        The first one is believed, for there is nothing to doubt it by.
+        """
+        if not 0 < index < len(self.fixes):
+            return False
+        before, fix = self.fixes[index - 1], self.fixes[index]
+        apart_mm = math.dist(before[3:6], fix[3:6]) - JUMP_MPS * (fix[0] - before[0])
+        return apart_mm > 0 and apart_mm > before.accuracy_mm + fix.accuracy_mm
+
+    def is_on_jump(self, at_ms: int) -> bool:
+        """Whether the device was on the line of a jump at a moment, where nobody ever was."""
+        index = bisect_right(self.fixes, (at_ms, AFTER_ALL_MS))
+        return index > 0 and at_ms > self.fixes[index - 1].time_ms and self.jumps_to(index)
+
+    def accuracy_at(self, at_ms: int) -> int:
+        """Accuracy of where the device was at a moment, mm: between two fixes it goes from the one's to the other's."""
+        index = bisect_right(self.fixes, (at_ms, AFTER_ALL_MS))
+        if not 0 < index < len(self.fixes):
+            return self.fixes[max(0, index - 1)].accuracy_mm
+        before, after = self.fixes[index - 1], self.fixes[index]
+        if after.time_ms - before.time_ms > UNKNOWN_AFTER_MS:
+            return before.accuracy_mm
+        change_mm = (after.accuracy_mm - before.accuracy_mm) * (at_ms - before.time_ms)
+        return before.accuracy_mm + change_mm // (after.time_ms - before.time_ms)
+
+    def steady_accuracy_mm(self) -> int:
+        """Accuracy of the newest fix together with those of the last 10 minutes that say the same, mm.
+
+        Each that does adds its weight, as independent measurements would. Those of one cell aren't, but to go on saying that he is
+        at her door is more than to say it once. It only ever grows the probability of what the newest fix says.
+        """
+        last, weight = self.fixes[-1], 0.0
+        for fix in reversed(self.fixes):
+            same = math.dist(fix[3:6], last[3:6]) <= max(fix.accuracy_mm, last.accuracy_mm)
+            if not same or last.time_ms - fix.time_ms > STEADY_MS:
+                break
+            weight += 1 / max(1, fix.accuracy_mm) ** 2
+        return round(math.sqrt(1 / weight))
+
+    def is_frozen(self) -> bool:
+        """Whether the newest fixes are the same to the digit for 10 minutes, and none before them was like the one before it.
+
+        Who stands still jitters; a receiver that always pins itself at a standstill has done so before.
+        """
+        fixes = self.fixes
+        last = fixes[-1]
+        since = len(fixes) - 1
+        while since and fixes[since - 1][3:6] == last[3:6]:
+            since -= 1
+        if last.time_ms - fixes[since].time_ms < FROZEN_MS or len(fixes) - since < COPIED_LEAST or since < COPIED_LEAST:
+            return False
+        return all(fixes[i][3:6] != fixes[i - 1][3:6] for i in range(1, since))
+
+    def is_copied(self) -> bool:
+        """Whether the newest 16 fixes, all different, are to the digit and in this order those of an earlier stretch."""
+        fixes = self.fixes
+        if len(fixes) < 2 * COPIED_LEAST:
+            return False
+        x_mm = fixes[-1][3]
+        # Hardly any earlier one is the newest to the digit: only what is is looked at.
+        ends = [i for i, fix in enumerate(fixes[COPIED_LEAST - 1 : -COPIED_LEAST], COPIED_LEAST) if fix[3] == x_mm]
+        if not ends:
+            return False
+        newest = [fix[3:6] for fix in fixes[-COPIED_LEAST:]]
+        return len(set(newest)) == COPIED_LEAST and any(
+            [fix[3:6] for fix in fixes[end - COPIED_LEAST : end]] == newest for end in ends
+        )
+
+    def pace_mps(self) -> float | None:
+        """How fast the device went away from anywhere it was in the last 5 minutes, half a minute and more before the newest fix.
+
+        What the accuracies can explain is no movement. None where it wasn't anywhere then.
+        """
+        last, found = self.fixes[-1], None
+        for fix in reversed(self.fixes):
+            took_ms = last.time_ms - fix.time_ms
+            if took_ms > PACE_OVER_MS:
+                break
+            if took_ms >= PACE_LEAST_MS:
+                moved_mm = math.dist(fix[3:6], last[3:6]) - fix.accuracy_mm - last.accuracy_mm
+                found = max(found or 0.0, moved_mm / took_ms)
+        return found
+
+    def path_since_mm(self, from_ms: int) -> float:
+        """Length of the way through the fixes since a moment: no position since then is farther from the last one."""
+        fixes, total_mm = self.fixes, 0.0
+        for i in range(len(fixes) - 1, 0, -1):
+            fix, before = fixes[i], fixes[i - 1]
+            if fix.time_ms <= from_ms:
+                break
+            total_mm += math.dist(fix[3:6], before[3:6])
+        return total_mm
+
+    def forget_before(self, time_ms: int, newest: int = 2) -> None:
+        """Drops fixes older than `time_ms`, all but the last of them and so many of the newest.
+
+        The last of them begins the line that leads past `time_ms`.
+        """
+        keep_from = min(bisect_left(self.fixes, (time_ms,)) - 1, len(self.fixes) - newest)
+        if keep_from > 0:
+            del self.fixes[:keep_from]
+
+    def joined(self, from_ms: int, to_ms: int) -> Iterator[Piece]:
+        """What is known for sure: the lines between neighbouring fixes, none across a gap of more than 3 minutes."""
+        return self._pieces(from_ms, to_ms, hold=False)
+
+    def assumed(self, from_ms: int, to_ms: int) -> Iterator[Piece]:
+        """What must be assumed as things stand: as `joined`, and where nothing newer is known, still at the last fix."""
+        return self._pieces(from_ms, to_ms, hold=True)
+
+    def predicted(self, to_ms: int) -> Piece | None:
+        """Where the last movement leads after the last fix, for up to 30 s; None where there is none to go by."""
+        if len(self.fixes) < 2:
+            return None
+        before, last = self.fixes[-2], self.fixes[-1]
+        took_ms, ahead_ms = last.time_ms - before.time_ms, min(to_ms - last.time_ms, PREDICT_MS)
+        if ahead_ms <= 0 or not 0 < took_ms <= UNKNOWN_AFTER_MS:
+            return None
+        if math.dist(before.point, last.point) > PREDICT_UP_TO_MPS * took_ms:
+            return None
+        end = between(before.point, last.point, 1 + ahead_ms / took_ms)
+        return Piece(last.time_ms, last.time_ms + ahead_ms, last.point, end)
+
+    def _pieces(self, from_ms: int, to_ms: int, hold: bool) -> Iterator[Piece]:
+        fixes = self.fixes
+        last = len(fixes) - 1
+        index = max(0, bisect_right(fixes, (from_ms, AFTER_ALL_MS)) - 1)
+        for i in range(index, last):
+            fix, following = fixes[i], fixes[i + 1]
+            if fix.time_ms > to_ms:
+                return
+            if following.time_ms < from_ms or following.time_ms == fix.time_ms:
+                continue
+            if following.time_ms - fix.time_ms <= UNKNOWN_AFTER_MS:
+                yield Piece(fix.time_ms, following.time_ms, fix.point, following.point).clipped(from_ms, to_ms)
+            elif hold:
+                yield Piece(fix.time_ms, following.time_ms, fix.point, fix.point).clipped(from_ms, to_ms)
+        if hold and last >= 0 and fixes[last].time_ms <= to_ms:
+            point = fixes[last].point
+            yield Piece(max(from_ms, fixes[last].time_ms), to_ms, point, point)
+
+
+def difference(a: Sequence[Piece], b: Sequence[Piece]) -> Iterator[Piece]:
+    """Movement of `a` as seen from `b`, in the stretches that both have; both in order of time."""
+    i = j = 0
+    while i < len(a) and j < len(b):
+        p, q = a[i], b[j]
+        low, high = max(p.from_ms, q.from_ms), min(p.to_ms, q.to_ms)
+        if low <= high:
+            yield Piece(low, high, _minus(p.at(low), q.at(low)), _minus(p.at(high), q.at(high)))
+        if p.to_ms < q.to_ms:
+            i += 1
+        elif q.to_ms < p.to_ms:
+            j += 1
+        # The first fix after a gap isn't joined to the one before, so that it is a piece that lasts no time yet.
+        elif _is_moment(a, i + 1):
+            i += 1
+        elif _is_moment(b, j + 1):
+            j += 1
+        else:
+            i, j = i + 1, j + 1
+
+
+def _is_moment(pieces: Sequence[Piece], index: int) -> bool:
+    return index < len(pieces) and pieces[index].from_ms == pieces[index].to_ms
+
+
+def _minus(a: Vector, b: Vector) -> Vector:
+    return a[0] - b[0], a[1] - b[1], a[2] - b[2]

@@ -1,0 +1,227 @@
+"""Whether a vehicle can have brought a device to its newest position from where it was known to be: the test of each all-clear.
+
+A device's way is followed from a position that counts. A position that no vehicle reaches in time is not believed, and neither is what
+follows it: to go on saying so proves nothing, for the device can't have been there when it first said so. The way goes on at the first
+position that a vehicle reaches from the last believed one, and that is as far from each of the false claims as that claim was false.
+
+Speeds in m/s are mm/ms.
+"""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_left
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+from services.geofence.domain.kinematics.rings import AGREE
+from services.geofence.domain.kinematics.track import STEADY_MS, Fix
+
+ROAD_MPS = 50
+"""No car in Korea goes faster for long: 180 km/h, where motorways allow 110 and 120 (Road Traffic Act, Enforcement Rule 19)."""
+ROAD_MPS2 = 4
+"""... nor gains speed faster: 0 to 100 km/h in 7 s, a sports car."""
+RAIL_MPS = 85
+"""The KTX runs at 300 to 305 km/h (Korail)."""
+RAIL_MPS2 = 0.6
+"""... and gains speed so slowly: 0.45 m/s2 (KTX-Sancheon) to 0.6 (EMU-260)."""
+AIR_MPS = 250
+"""An airliner ..."""
+AIR_AFTER_MS = 3_600_000
+"""... is no sooner under way than an hour after its passenger was on a street."""
+ERRS_MM = 300_000
+"""A receiver between high houses errs by so much beyond the accuracy that it gives, without anybody's doing."""
+VAGUE_MOST_MM = 1_000_000
+"""No accuracy explains more: to be somewhere within 10 km proves no way, and would be an easy thing to say."""
+UNKNOWN_MPS = RAIL_MPS
+"""A device of which a single position is known may be in a train."""
+APART_MS = 10_000
+"""A speed is measured over so long at least: over less it is the receiver's noise."""
+KNOWN_MS = 60_000
+"""So far back a position is asked how far a vehicle gets from it: else many short steps would each be let off their error."""
+GAP_TIMES = 1.5
+"""After a gap of more than a minute a vehicle may be so many times as fast as on average in it."""
+CLAIMS_MOST = 32
+CLAIMS_APART = 4
+"""False claims that are so many times nearer to each other than they were false are represented by the worst of them."""
+ERRS_MOST_MS = STEADY_MS
+"""No receiver errs for longer than 10 minutes: a device that was near for longer isn't taken to have been elsewhere all the time."""
+
+
+class Seen(NamedTuple):
+    """A believed position, and how fast the device was there."""
+
+    fix: Fix
+    mps: float
+
+
+class Claim(NamedTuple):
+    """A position that isn't believed, and by how much it was false at least."""
+
+    fix: Fix
+    false_mm: float
+
+
+class Way(NamedTuple):
+    """The way of a device as far as it was followed."""
+
+    believed: tuple[Seen, ...]
+    """The last believed position, and those before it of a minute, 10 s apart; the newest last."""
+    before: tuple[Seen, ...] = ()
+    """Those from before the device was far away, while fewer than four positions say that it was."""
+    far: int = 0
+    """How many do."""
+    claims: tuple[Claim, ...] = ()
+    """What wasn't believed since; none where the newest position is."""
+    since_ms: int = 0
+    """Time of the first position that isn't believed."""
+    regained_ms: int = 0
+    """Time of the position that was believed again after others that weren't; 0 where all were."""
+
+    @property
+    def is_believed(self) -> bool:
+        """Whether a vehicle can have brought the device to its newest position."""
+        return not self.claims
+
+    @property
+    def last(self) -> Fix:
+        """The last believed position."""
+        return self.believed[-1].fix
+
+
+def reach_mm(took_ms: int, mps: float) -> float:
+    """How far the fastest vehicle gets from a moment at which it went at a speed."""
+    if took_ms <= 0:
+        return 0.0
+    road_mm = _gone_mm(took_ms, min(mps, ROAD_MPS), ROAD_MPS, ROAD_MPS2)
+    rail_mm = _gone_mm(took_ms, min(mps, RAIL_MPS), RAIL_MPS, RAIL_MPS2)
+    return max(road_mm, rail_mm, AIR_MPS * (took_ms - AIR_AFTER_MS))
+
+
+def begin(fix: Fix) -> Way:
+    """A way that begins at a position, of which nothing before is known."""
+    return Way((Seen(fix, UNKNOWN_MPS),))
+
+
+def follow(way: Way, fixes: Iterable[Fix]) -> Way:
+    """The way after further positions, in order of time."""
+    for fix in fixes:
+        way = _step(way, fix)
+    return way
+
+
+def ways(fixes: Sequence[Fix], from_ms: int) -> list[Way]:
+    """The ways by which a device can have come to its newest position from where it was before a moment; each is enough.
+
+    The first is from the position there. The second is from one before it, where it was the position there that no vehicle reached, and
+    not for long: a receiver that erred, and says again where the device was.
+    """
+    index = max(0, bisect_left(fixes, (from_ms,)) - 1)
+    after = fixes[index + 1 :]
+    before = _until(fixes, index)
+    if before.is_believed:
+        return [follow(before, after)]
+    own = follow(own_way(fixes, index), after)
+    erred = fixes[index].time_ms - before.since_ms <= ERRS_MOST_MS
+    return [own, follow(before, after)] if erred else [own]
+
+
+def own_way(fixes: Sequence[Fix], index: int) -> Way:
+    """The way to a position that is taken for true: through those before it from which a vehicle gets there."""
+    before = _until(fixes, index)
+    if before.is_believed:
+        return before
+    first = bisect_left(fixes, (before.since_ms,), hi=index)
+    own = follow(begin(fixes[first]), fixes[first + 1 : index + 1])
+    return own if own.is_believed else begin(fixes[index])
+
+
+def _until(fixes: Sequence[Fix], index: int) -> Way:
+    """The way through what was known of the time before a position, and that position."""
+    start = bisect_left(fixes, (fixes[index].time_ms - 2 * ERRS_MOST_MS,), hi=index)
+    return follow(begin(fixes[start]), fixes[start + 1 : index + 1])
+
+
+def _step(way: Way, fix: Fix) -> Way:
+    false_mm = _false_mm(way.believed, fix)
+    if false_mm > 0:
+        if _is_back(way, fix):
+            return Way(_believe(way.before, fix), regained_ms=fix.time_ms)
+        since_ms = way.since_ms if way.claims else fix.time_ms
+        return way._replace(claims=_with_claim(way.claims, Claim(fix, false_mm)), since_ms=since_ms)
+    if way.claims:
+        if any(_apart_mm(claim.fix, fix) < claim.false_mm for claim in way.claims):
+            return way
+        return Way(_believe(way.believed, fix), regained_ms=fix.time_ms)
+    if way.before:
+        kept = way.far + 1 < AGREE
+        before, far = (way.before, way.far + 1) if kept else ((), 0)
+    else:
+        is_far = _apart_mm(way.last, fix) > ERRS_MM
+        before, far = (way.believed, 1) if is_far else ((), 0)
+    return Way(_believe(way.believed, fix), before, far, regained_ms=way.regained_ms)
+
+
+def _with_claim(claims: tuple[Claim, ...], new: Claim) -> tuple[Claim, ...]:
+    """The claims with another; of those that are near each other the worst is enough, and of very many the worst are."""
+    near_mm = new.false_mm / CLAIMS_APART
+    for claim in claims:
+        if claim.false_mm >= new.false_mm and math.dist(claim.fix[3:6], new.fix[3:6]) <= near_mm:
+            return claims
+    kept = tuple(claim for claim in claims if math.dist(claim.fix[3:6], new.fix[3:6]) > near_mm)
+    if len(kept) == CLAIMS_MOST:
+        least = min(kept, key=lambda claim: claim.false_mm)
+        kept = tuple(claim for claim in kept if claim is not least)
+    return (*kept, new)
+
+
+def _is_back(way: Way, fix: Fix) -> bool:
+    """Whether the device was far away in a few positions alone: a vehicle gets to this one from before them, and it is nearer there."""
+    if not way.before or _false_mm(way.before, fix) > 0:
+        return False
+    last = way.before[-1].fix
+    return math.dist(last[3:6], fix[3:6]) < math.dist(last[3:6], way.last[3:6])
+
+
+def _false_mm(believed: tuple[Seen, ...], fix: Fix) -> float:
+    return max(_beyond_mm(seen, fix) for seen in believed)
+
+
+def _apart_mm(fix: Fix, other: Fix) -> float:
+    return math.dist(fix[3:6], other[3:6]) - _vague_mm(fix, other)
+
+
+def _beyond_mm(seen: Seen, fix: Fix) -> float:
+    """How much farther a position is than any vehicle, the accuracies and a receiver's errors explain."""
+    apart_mm = math.dist(seen.fix[3:6], fix[3:6]) - ERRS_MM
+    if apart_mm <= 0:
+        return apart_mm
+    return apart_mm - _vague_mm(seen.fix, fix) - reach_mm(fix.time_ms - seen.fix.time_ms, seen.mps)
+
+
+def _vague_mm(fix: Fix, other: Fix) -> int:
+    return min(fix.accuracy_mm, VAGUE_MOST_MM) + min(other.accuracy_mm, VAGUE_MOST_MM)
+
+
+def _believe(believed: tuple[Seen, ...], fix: Fix) -> tuple[Seen, ...]:
+    last = believed[-1].fix
+    earlier = next((seen.fix for seen in reversed(believed) if fix.time_ms - seen.fix.time_ms >= APART_MS), None)
+    if earlier is None:
+        mps = believed[-1].mps  # too soon to say
+    else:
+        took_ms = fix.time_ms - earlier.time_ms
+        mps = math.dist(earlier[3:6], fix[3:6]) / took_ms * (GAP_TIMES if took_ms > KNOWN_MS else 1)
+    kept = believed if _is_apart(believed) else believed[:-1]
+    kept = tuple(seen for seen in kept if fix.time_ms - seen.fix.time_ms <= KNOWN_MS or seen.fix is last)
+    return (*kept, Seen(fix, mps))
+
+
+def _is_apart(believed: tuple[Seen, ...]) -> bool:
+    """Whether the newest is as far from the one before it in time as those that are kept."""
+    return len(believed) < 2 or believed[-1].fix.time_ms - believed[-2].fix.time_ms >= APART_MS
+
+
+def _gone_mm(took_ms: int, mps: float, most_mps: float, mps2: float) -> float:
+    """How far a vehicle gets that gains speed up to its greatest."""
+    gaining_ms = min(took_ms, (most_mps - mps) / mps2 * 1000)
+    return mps * gaining_ms + mps2 * gaining_ms * gaining_ms / 2000 + most_mps * (took_ms - gaining_ms)

@@ -1,0 +1,240 @@
+"""The way of disclosures to the registry's ledger: written here first, then published until DISCLOSURES has them.
+
+A share is two disclosures, its beginning and its end with the number of positions. The beginning is on disk before the first
+position leaves. Positions are allowed on disk some at a time, so that the end of a share that a kill cut off counts rather too many
+than too few. The registry may be away for as long as it likes: the stream waits for it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy import Connection
+from sqlalchemy.exc import DBAPIError
+
+from services.common.clock import MeshClock
+from services.common.messaging import flow, published
+from services.common.messaging.bus import Bus
+from services.common.observability.telemetry import logger
+from services.common.rpc.errors import Unavailable
+from services.common.storage.db import Database, open_database
+from tandem.common.v1 import ledger_pb2
+
+MIGRATIONS = Path(__file__).parent / "migrations"
+BY = "geofence"
+ALLOWED_AT_ONCE = 60
+"""Positions of a share that may leave between two writes: a minute of them."""
+BATCH = 64
+AGAIN_S = 2.0
+END = "-end"
+KEPT_MS = 86_400_000
+"""How long a disclosure is kept that is in its stream, mesh time."""
+
+_metadata = sa.MetaData()
+_waiting = sa.Table(
+    "waiting",
+    _metadata,
+    sa.Column("id", sa.Integer, primary_key=True),
+    sa.Column("disclosure_id", sa.String, nullable=False, unique=True),
+    sa.Column("payload", sa.LargeBinary, nullable=False),
+)
+_published = sa.Table(
+    "published",
+    _metadata,
+    sa.Column("id", sa.Integer, primary_key=True),
+    sa.Column("disclosure_id", sa.String, nullable=False, unique=True),
+    sa.Column("payload", sa.LargeBinary, nullable=False),
+    sa.Column("at_ms", sa.BigInteger, nullable=False, index=True),
+)
+_open_shares = sa.Table(
+    "open_shares",
+    _metadata,
+    sa.Column("disclosure_id", sa.String, primary_key=True),
+    sa.Column("payload", sa.LargeBinary, nullable=False),
+    sa.Column("positions", sa.BigInteger, nullable=False),
+)
+"""`positions` is how many may have left."""
+
+
+class OpenShare:
+    """A share whose beginning is on disk."""
+
+    def __init__(self, outbox: Outbox, disclosure_id: str) -> None:
+        self._outbox = outbox
+        self._allowed = 0
+        self.disclosure_id = disclosure_id
+        self.positions = 0
+        """How many have left."""
+
+    async def count(self) -> None:
+        """One more position leaves. Raises Unavailable where that can't be written: then it must not."""
+        if self.positions == self._allowed:
+            await self._outbox.allow(self.disclosure_id, self._allowed + ALLOWED_AT_ONCE)
+            self._allowed += ALLOWED_AT_ONCE
+        self.positions += 1
+
+
+class Outbox:
+    """Disclosures of one evaluator on their way. Decisions never need it: while it can't be opened, nothing is shared."""
+
+    def __init__(self, folder: Path, clock: MeshClock) -> None:
+        self._path = folder / "disclosures.sqlite3"
+        self._clock = clock
+        self._opened: Database | None = None
+        self._ended: dict[str, tuple[int, int]] = {}
+        """Shares whose end isn't on disk yet: their positions, and when."""
+        self._ending, self._filled = asyncio.Event(), asyncio.Event()
+
+    @property
+    def _database(self) -> Database:
+        if self._opened is None:
+            raise Unavailable("the outbox of disclosures isn't open", retry_after_s=AGAIN_S)
+        return self._opened
+
+    async def begin(self, disclosures: Sequence[ledger_pb2.Disclosure]) -> list[OpenShare]:
+        """Writes the beginning of shares, all or none. Raises Unavailable where the disk refuses: then nothing may leave."""
+        shares = [OpenShare(self, one.disclosure_id) for one in disclosures]
+
+        def write(connection: Connection) -> None:
+            for one in disclosures:
+                payload = one.SerializeToString()
+                opened = {"disclosure_id": one.disclosure_id, "payload": payload, "positions": 0}
+                connection.execute(sa.insert(_waiting).values(disclosure_id=one.disclosure_id, payload=payload))
+                connection.execute(sa.insert(_open_shares).values(opened))
+
+        try:
+            await self._database.visit(write)
+        except asyncio.CancelledError:
+            for one in shares:  # the reader has gone meanwhile
+                self.end(one)
+            raise
+        self._filled.set()
+        return shares
+
+    async def allow(self, disclosure_id: str, positions: int) -> None:
+        """Notes that so many positions of a share may have left. Raises Unavailable."""
+        where = _open_shares.c.disclosure_id == disclosure_id
+        allowed = sa.update(_open_shares).where(where).values(positions=positions)
+        await self._database.visit(lambda connection: connection.execute(allowed))
+
+    def end(self, share: OpenShare) -> None:
+        """Ends a share; that is written in a moment, or at the latest when this evaluator starts again."""
+        self._ended[share.disclosure_id] = share.positions, self._clock.now_ms()
+        self._ending.set()
+
+    async def run(self, bus: Bus) -> None:
+        """Opens the outbox, writes ends and publishes what waits, for ever."""
+        while True:
+            try:
+                async with open_database(self._path, MIGRATIONS) as database:
+                    await database.visit(self._end_what_was_cut_off)
+                    self._opened = database
+                    logger().info("disclosures_opened")
+                    await self._work(bus)
+            except (Unavailable, DBAPIError, OSError) as error:
+                logger().error("disclosures_wait", reason=type(error).__name__)
+            finally:
+                self._opened = None
+            await asyncio.sleep(AGAIN_S)
+
+    async def _work(self, bus: Bus) -> None:
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                # Apart from each other: while NATS is away, ends are written all the same.
+                tasks.create_task(self._keep(self._write_ends, self._ending))
+                tasks.create_task(self._keep(lambda: self._publish_some(bus), self._filled))
+                tasks.create_task(self._keep_published(bus))
+        finally:
+            with suppress(Unavailable, DBAPIError):  # the next start ends them
+                await self._write_ends()
+
+    async def _keep(self, work: Callable[[], Awaitable[bool]], wake: asyncio.Event) -> None:
+        """Works as long as there is something to do, then waits to be woken, for ever."""
+        while True:
+            wake.clear()
+            try:
+                busy = await work()
+            except (Unavailable, DBAPIError) as error:
+                logger().error("disclosures_wait", reason=type(error).__name__)
+                await asyncio.sleep(AGAIN_S)
+            else:
+                if not busy:
+                    await wake.wait()
+
+    async def _write_ends(self) -> bool:
+        ended = dict(self._ended)
+        if not ended:
+            return False
+
+        def write(connection: Connection) -> None:
+            for disclosure_id, (positions, at_ms) in ended.items():
+                _end(connection, disclosure_id, at_ms, positions)
+
+        await self._database.visit(write)
+        for disclosure_id in ended:
+            del self._ended[disclosure_id]
+        self._filled.set()
+        return True
+
+    def _end_what_was_cut_off(self, connection: Connection) -> None:
+        """Ends the shares that an earlier process didn't, with the positions that may have left."""
+        for row in connection.execute(sa.select(_open_shares)).all():
+            logger().warning("share_was_cut_off", disclosure_id=row.disclosure_id, positions=row.positions)
+            _end(connection, row.disclosure_id, self._clock.now_ms(), row.positions)
+
+    async def _publish_some(self, bus: Bus) -> bool:
+        oldest = sa.select(_waiting).order_by(_waiting.c.id).limit(BATCH)
+        rows = await self._database.visit(lambda connection: connection.execute(oldest).all())
+        for row in rows:
+            # Each has a subject of its own, so that the second publish, after a kill, is refused for ever: success.
+            subject = flow.disclosure_subject(BY, row.disclosure_id)
+            await bus.publish_until_stored(subject, row.payload, msg_id=row.disclosure_id, expected_last=0)
+        if rows:
+            at_ms = self._clock.now_ms()
+
+            def move(connection: Connection) -> None:
+                kept = [{"disclosure_id": row.disclosure_id, "payload": row.payload, "at_ms": at_ms} for row in rows]
+                connection.execute(sa.insert(_published).prefix_with("OR IGNORE"), kept)
+                connection.execute(sa.delete(_waiting).where(_waiting.c.id.in_([row.id for row in rows])))
+                connection.execute(sa.delete(_published).where(_published.c.at_ms < at_ms - KEPT_MS))
+
+            await self._database.visit(move)
+        return bool(rows)
+
+    async def _keep_published(self, bus: Bus) -> None:
+        """Publishes again what the stream has lost, after each connection and every minute, for ever."""
+        newest = sa.select(_published).order_by(_published.c.id.desc())
+
+        async def newest_first() -> list[published.Alone]:
+            rows = await self._database.visit(lambda connection: connection.execute(newest).all())
+            return [_alone(row) for row in rows]
+
+        while True:
+            try:
+                await published.keep_restored(bus, flow.DISCLOSURES.name, newest_first)
+            except (Unavailable, DBAPIError) as error:
+                logger().error("disclosures_wait", reason=type(error).__name__)
+                await asyncio.sleep(AGAIN_S)
+
+
+def _alone(row: sa.Row[*tuple[Any, ...]]) -> published.Alone:
+    return published.Alone(flow.disclosure_subject(BY, row.disclosure_id), row.payload, row.disclosure_id)
+
+
+def _end(connection: Connection, disclosure_id: str, at_ms: int, positions: int) -> None:
+    """Writes the end of a share; nothing where its beginning was never written."""
+    where = _open_shares.c.disclosure_id == disclosure_id
+    row = connection.execute(sa.select(_open_shares).where(where)).first()
+    if row is None:
+        return
+    ended = ledger_pb2.Disclosure.FromString(row.payload)
+    ended.disclosure_id += END
+    ended.at_ms, ended.positions = at_ms, positions
+    waits = {"disclosure_id": ended.disclosure_id, "payload": ended.SerializeToString()}
+    connection.execute(sa.insert(_waiting).values(waits))
+    connection.execute(sa.delete(_open_shares).where(where))

@@ -1,0 +1,101 @@
+"""What-if questions: protobuf <-> the decision's own terms. Parsing is the validation; errors name their field."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from services.common import fields
+from services.common.rpc.errors import InvalidField
+from services.geofence import translate
+from services.geofence.domain.alerts import Alert, Output
+from services.geofence.domain.entries import Body, Case, Equipment, EquipmentReport, Positions, Tick
+from services.geofence.domain.what_if import work_of
+from tandem.common.v1 import log_pb2
+from tandem.geofence.v1 import what_if_pb2
+
+STEPS_MAX = 200
+SPAN_MAX_MS = 86_400_000
+WORK_MAX = 500_000
+"""A few seconds."""
+CORNERS_MAX = 2_000
+ACCURACY_MAX_M = 10_000.0
+_MOST = (("persons", 20), ("places", 20), ("rings", 10), ("encounters", 50), ("tag_device_ids", 20))
+
+
+def inline_case(msg: log_pb2.CaseSnapshot) -> Case:
+    """A made-up case. Raises InvalidField."""
+    for name, most in _MOST:
+        if len(getattr(msg, name)) > most:
+            raise InvalidField(f"case.{name}", f"must hold at most {most}")
+    polygons = [place.polygon for place in msg.places] + [place.polygon for e in msg.encounters for place in e.places]
+    if sum(len(one.vertices) + sum(len(hole.vertices) for hole in one.holes) for one in polygons) > CORNERS_MAX:
+        raise InvalidField("case", f"must hold at most {CORNERS_MAX} corners in all")
+    fields.required_id("case.case_id", msg.case_id)
+    fields.required_id("case.order_id", msg.order_id)
+    fields.required_id("case.wearer_id", msg.wearer_id)
+    try:
+        return translate.case_of(msg)
+    except (ValueError, ArithmeticError) as error:
+        raise InvalidField("case", f"can't be read: {type(error).__name__}") from error
+
+
+def steps_of(messages: Sequence[what_if_pb2.WhatIfStep], case: Case) -> list[tuple[int, Body]]:
+    """Moments, ms since 1970 UTC, and what arrives then. Raises InvalidField."""
+    if not 0 < len(messages) <= STEPS_MAX:
+        raise InvalidField("steps", f"must hold 1 to {STEPS_MAX}")
+    if work_of(case, len(messages)) > WORK_MAX:
+        raise InvalidField("steps", "are too many for a case with so many rings and corners")
+    entries: list[tuple[int, Body]] = []
+    for n, msg in enumerate(messages):
+        at_ms = fields.moment(f"steps[{n}].at", msg.at, msg.HasField("at"))
+        if entries and at_ms < entries[-1][0]:
+            raise InvalidField(f"steps[{n}].at", "is before the step before it")
+        if entries and at_ms > entries[0][0] + SPAN_MAX_MS:
+            raise InvalidField(f"steps[{n}].at", "is more than 24 hours after the first step")
+        entries.append((at_ms, _body(f"steps[{n}]", n, msg, at_ms, case)))
+    return entries
+
+
+def _body(field: str, n: int, msg: what_if_pb2.WhatIfStep, at_ms: int, case: Case) -> Body:
+    match msg.WhichOneof("report"):
+        case "position":
+            device_id = _device(f"{field}.subject_id", msg.subject_id, case)
+            inside = f"{field}.position"
+            lat_deg = fields.number(f"{inside}.point.lat_deg", msg.position.point.lat_deg, -90, 90)
+            lon_deg = fields.number(f"{inside}.point.lon_deg", msg.position.point.lon_deg, -180, 180)
+            accuracy_m = fields.number(f"{inside}.accuracy_m", msg.position.accuracy_m, 0.001, ACCURACY_MAX_M)
+            place = [round(lat_deg * 1e7)], [round(lon_deg * 1e7)], [round(accuracy_m * 1000)]
+            return Positions([device_id], [f"step-{n}"], [at_ms], *place, received_wall_us=0)
+        case "event":
+            device_id = _device(f"{field}.subject_id", msg.subject_id, case)
+            name = log_pb2.EquipmentKind.Name(msg.event) if msg.event in log_pb2.EquipmentKind.values() else ""
+            if name not in Equipment.__members__:
+                raise InvalidField(f"{field}.event", "is no known event")
+            return EquipmentReport(device_id, f"step-{n}", Equipment(name), at_ms, 0)
+        case _:
+            if msg.subject_id:
+                raise InvalidField(f"{field}.report", "is missing")
+            return Tick()
+
+
+def _device(field: str, subject_id: str, case: Case) -> str:
+    """The first device of the wearer or of a protected person."""
+    fields.required_id(field, subject_id)
+    devices = {target.target_id: target.device_ids for target in case.targets if target.is_person}
+    devices[case.wearer_id] = case.tag_device_ids
+    if subject_id not in devices:
+        raise InvalidField(field, "is neither the case's wearer nor a person whom it protects")
+    if not devices[subject_id]:
+        raise InvalidField(field, "has no device in this case")
+    return devices[subject_id][0]
+
+
+def answer(case: Case, rules_id: str, outputs: Sequence[Output]) -> what_if_pb2.EvaluateResponse:
+    """What would be told."""
+    response = what_if_pb2.EvaluateResponse(case_version=case.version, rules_id=rules_id)
+    for one in outputs:
+        if isinstance(one, Alert):
+            response.alerts.add(alert=translate.alert_to_proto(one, 0), measure=translate.measure_to_proto(one))
+        else:
+            response.parked.append(one.reason)
+    return response

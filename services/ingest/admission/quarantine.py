@@ -1,0 +1,148 @@
+"""What was refused: whose, from whom, why and how many. What was in the reports isn't kept: no record allows it.
+
+Counts go into a stream of bounded size every few seconds, so that they outlive the process and all processes' counts add up.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from collections import Counter
+from collections.abc import Iterable
+
+from services.common import times
+from services.common.clock import MeshClock
+from services.common.messaging import dead_letters, flow, pull, stored
+from services.common.messaging.bus import Bus
+from services.common.observability.telemetry import logger
+from services.common.rpc.errors import InvalidField, RetryableError
+from services.ingest import metrics
+from services.ingest.domain import Reason
+from tandem.ingest.v1 import ingest_pb2
+
+FLUSH_EVERY_S = 5.0
+KEYS_MOST = 10_000
+"""Devices, senders and reasons that are told apart between two flushes; beyond it devices are no more."""
+SENDER_KEYS_MOST = 500
+"""Of these, one sender's: who invents ids doesn't wash out what is kept of others."""
+MESSAGE_KEYS = 1_000
+LISTED_MOST = 10_000
+FULL_SHARE = 0.9
+"""A stream that holds this much of what it may has dropped its oldest messages for their size; else they had only grown too old."""
+
+_COUNT_MAX = (1 << 63) - 1
+_Key = tuple[str, str, int]
+"""Device, sender, reason."""
+
+
+class Quarantine:
+    """Counts of refused reports."""
+
+    def __init__(self, bus: Bus, clock: MeshClock) -> None:
+        self._bus, self._clock = bus, clock
+        self._subject = flow.quarantine_subject(uuid.uuid4().hex)
+        self._counts: dict[_Key, ingest_pb2.Quarantined] = {}
+        self._keys_of: Counter[str] = Counter()
+        self._devices_merged = False
+        """Since the last flush there were more devices than are told apart."""
+
+    def refused(self, sender: str, device_id: str, reason: Reason) -> None:
+        """Counts one. `device_id` may be anything: only an id of a sensible length is kept."""
+        metrics.REFUSED.labels(reason.name).inc()
+        now = times.to_timestamp(self._clock.now_ms())
+        one = ingest_pb2.Quarantined(
+            device_id=device_id if len(device_id) <= 64 else "",
+            sender=sender,
+            code=ingest_pb2.RefusalCode.ValueType(reason.value),
+            count=1,
+            first=now,
+            last=now,
+        )
+        self._count(one)
+
+    async def run(self) -> None:
+        """Keeps the counts, for ever, and once more at the end."""
+        try:
+            while True:
+                await asyncio.sleep(FLUSH_EVERY_S)
+                await self._flush()
+        finally:
+            await self._flush()
+
+    async def listed(self, device_id: str) -> ingest_pb2.ListQuarantineResponse:
+        """What was refused, by all processes, of one device or (empty) of all. Raises Unavailable."""
+        found: dict[_Key, ingest_pb2.Quarantined] = {}
+        stream = flow.QUARANTINE.name
+        bounds, merged = await self._bus.bounds_of(stream), self._devices_merged
+        if bounds.first <= bounds.last:
+            async for messages in pull.read(self._bus, stream, bounds.first):
+                for message in messages:
+                    if not flow.QUARANTINE.holds(message.subject):
+                        continue
+                    try:
+                        counts = stored.quarantine_counts(message.data)
+                    except InvalidField as error:
+                        dead_letters.pass_over("ingest-quarantine", stream, message.sequence, error)
+                        continue
+                    merged = merged or counts.devices_merged
+                    _add_all(found, counts.quarantined, device_id)
+                if messages[-1].sequence >= bounds.last:
+                    break
+        _add_all(found, list(self._counts.values()), device_id)
+        newest = sorted(found.values(), key=lambda one: -times.from_timestamp(one.last))
+        return ingest_pb2.ListQuarantineResponse(
+            quarantined=newest[:LISTED_MOST],
+            incomplete=len(newest) > LISTED_MOST or merged or (bounds.first > 1 and await self._is_full()),
+        )
+
+    async def _is_full(self) -> bool:
+        """Whether the stream drops counts for their size. Raises Unavailable."""
+        answer = await self._bus.api(f"STREAM.INFO.{flow.QUARANTINE.name}", {})
+        held: int = answer["state"]["bytes"]
+        return held >= FULL_SHARE * flow.QUARANTINE.max_bytes
+
+    async def _flush(self) -> None:
+        taken, self._counts = self._counts, {}
+        merged, self._devices_merged = self._devices_merged, False
+        self._keys_of.clear()
+        left = list(taken.values())
+        while left:
+            some, left = left[:MESSAGE_KEYS], left[MESSAGE_KEYS:]
+            data = ingest_pb2.QuarantineCounts(quarantined=some, devices_merged=merged).SerializeToString()
+            try:
+                await self._bus.publish(self._subject, data)
+            except RetryableError as error:
+                # The outcome may be unknown: counting twice is the lesser evil.
+                logger().warning("quarantine_not_kept", reason=error.reason)
+                self._devices_merged = self._devices_merged or merged
+                for one in (*some, *left):
+                    self._count(one)
+                return
+
+    def _count(self, one: ingest_pb2.Quarantined) -> None:
+        if (one.device_id, one.sender, one.code) not in self._counts:
+            if len(self._counts) >= KEYS_MOST or self._keys_of[one.sender] >= SENDER_KEYS_MOST:
+                self._devices_merged = self._devices_merged or bool(one.device_id)
+                one.device_id = ""
+            self._keys_of[one.sender] += 1
+        _add(self._counts, one)
+
+
+def _add_all(to: dict[_Key, ingest_pb2.Quarantined], counts: Iterable[ingest_pb2.Quarantined], device_id: str) -> None:
+    for one in counts:
+        if not device_id or one.device_id == device_id:
+            _add(to, one)
+
+
+def _add(to: dict[_Key, ingest_pb2.Quarantined], one: ingest_pb2.Quarantined) -> None:
+    key = (one.device_id, one.sender, one.code)
+    known = to.get(key)
+    if known is None:
+        to[key] = known = ingest_pb2.Quarantined()
+        known.CopyFrom(one)
+        return
+    known.count = min(known.count + one.count, _COUNT_MAX)
+    if times.from_timestamp(one.first) < times.from_timestamp(known.first):
+        known.first.CopyFrom(one.first)
+    if times.from_timestamp(one.last) > times.from_timestamp(known.last):
+        known.last.CopyFrom(one.last)

@@ -1,0 +1,155 @@
+"""The HTTP door: phones report here, each with its token, by the OsmAnd protocol or as Traccar Client. docs/devices.md tells how."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+
+from aiohttp import web
+from google.protobuf.json_format import MessageToDict
+from prometheus_client import Counter
+
+from services.common.clock import MeshClock
+from services.common.observability import trace_ids, tracing
+from services.common.rpc.errors import InvalidField, RetryableError
+from services.common.web.server import body_of, served
+from services.ingest.admission.routes import Routes
+from services.ingest.commands.service import Commands
+from services.ingest.domain import Reason, Refusal, Sender
+from services.ingest.endpoints import osmand, traccar
+from services.ingest.endpoints.phones import Request
+from services.ingest.intake import Intake, Reports
+from services.ingest.settings import Settings
+from tandem.ingest.v1 import ingest_pb2
+
+TOO_OFTEN_AGAIN_S = 5
+"""When it is worth sending again what came too often."""
+NOT_FOR_IT = {Reason.UNKNOWN_DEVICE, Reason.REVOKED, Reason.NOT_YOURS}
+
+ANSWERS = Counter("tandem_ingest_http_answers", "Answers to phones, by status", ["status"])
+
+
+class PhoneDoor:
+    """Takes requests of phones to the one path that all doors share."""
+
+    def __init__(self, intake: Intake, routes: Routes, commands: Commands, clock: MeshClock) -> None:
+        self._intake, self._routes, self._commands, self._clock = intake, routes, commands, clock
+        self._traces = tracing.is_on()
+
+    async def report(self, request: web.Request) -> web.Response:
+        """Answers one request, once everything accepted in it is durable."""
+        if self._traces:
+            tracing.carry(request.headers.get(trace_ids.TRACEPARENT, ""))
+        answer = await self._answer(request)
+        ANSWERS.labels(str(answer.status)).inc()
+        return answer
+
+    async def _answer(self, request: web.Request) -> web.Response:
+        try:
+            query = osmand.parameters(request.rel_url.raw_query_string)
+        except InvalidField as error:
+            return _refused(400, error, Reason.INVALID)
+        device_id = self._routes.device_of_token(_token(request, query))
+        if device_id is None:
+            self._intake.refused_at_the_door(Sender("", "", ""), "", Reason.NOT_YOURS)
+            answer = _refused(401, InvalidField("token", "is no token that is known and good"), Reason.NOT_YOURS)
+            answer.headers["WWW-Authenticate"] = "Bearer"
+            answer.force_close()  # who isn't known doesn't hold a connection
+            return answer
+        sender = Sender("", "", device_id)
+        as_json = request.content_type == "application/json"
+        try:
+            said = _read(await body_of(request), query, as_json, self._clock.now_ms())
+        except InvalidField as error:
+            self._intake.refused_at_the_door(sender, device_id, Reason.INVALID)
+            return _refused(400, error, Reason.INVALID)
+        if said.device_id != device_id:
+            self._intake.refused_at_the_door(sender, said.device_id, Reason.NOT_YOURS)
+            field = "device_id" if as_json else "id"
+            return _refused(403, InvalidField(field, "is no device of this token"), Reason.NOT_YOURS)
+        try:
+            reports = Reports.of(said.said, [said.device_id] * len(said.said))
+            taken = await self._intake.take(sender, reports, backfill=False, door="http")
+        except RetryableError as error:
+            retry_after_s = math.ceil(error.retry_after_s)
+            return web.json_response({"reason": error.reason}, status=503, headers={"Retry-After": str(retry_after_s)})
+        status = status_of(len(said.said), taken.refusals, as_json)
+        answer = _answered(status, len(said.said), taken.refusals, self._commands_for(device_id))
+        if status == 429:
+            answer.headers["Retry-After"] = str(TOO_OFTEN_AGAIN_S)
+        return answer
+
+    def _commands_for(self, device_id: str) -> list[ingest_pb2.DeviceCommand]:
+        commands = self._commands.for_contact([device_id])
+        self._commands.sent(commands)
+        return commands
+
+
+@asynccontextmanager
+async def serve(settings: Settings, door: PhoneDoor) -> AsyncIterator[int]:
+    """Serves the door and gives its port."""
+    routes = [
+        web.route(method, path, door.report)
+        for method in ("GET", "POST")
+        for path in ("/", "/osmand", "/{token}", "/{token}/")
+    ]
+    async with served("http", routes, settings.host, settings.http_port, settings.http_tls) as port:
+        yield port
+
+
+def status_of(count: int, refusals: Sequence[Refusal], as_json: bool) -> int:
+    """Status of an answer about `count` reports: for an app it says no more than whether to send them again."""
+    reasons = {one.code for one in refusals}
+    if Reason.TOO_OFTEN in reasons:
+        return 429
+    if len(refusals) < count:
+        return 200
+    if reasons <= NOT_FOR_IT:
+        return 403
+    # Traccar Client sends its oldest location until it is answered with a 2xx, and only then the next: one that can never be
+    # taken would hold up all that follow. It is in the quarantine, and the answer says why.
+    return 200 if as_json else 400
+
+
+def _token(request: web.Request, query: Mapping[str, str]) -> str:
+    kind, _, token = request.headers.get("Authorization", "").partition(" ")
+    if kind.lower() == "bearer":
+        return token.strip()
+    return request.match_info.get("token") or query.get("token", "")
+
+
+def _read(body: bytes, query: Mapping[str, str], as_json: bool, received_ms: int) -> Request:
+    if as_json:
+        return traccar.parse(body, received_ms)
+    try:
+        form = osmand.parameters(body.decode())
+    except UnicodeDecodeError:
+        raise InvalidField("", "isn't text in UTF-8") from None
+    for name in form.keys() & query.keys():
+        raise InvalidField(name, "is there more than once")
+    return osmand.parse({**query, **form}, received_ms)
+
+
+def _refused(status: int, error: InvalidField, reason: Reason) -> web.Response:
+    return _answered(status, 1, [Refusal(0, error.field, error.reason, reason)], [])
+
+
+def _answered(
+    status: int, count: int, refusals: Sequence[Refusal], commands: Sequence[ingest_pb2.DeviceCommand]
+) -> web.Response:
+    content: dict[str, Any] = {
+        "accepted": count - len(refusals),
+        "refused": [
+            {
+                "index": one.index,
+                "field": one.field,
+                "reason": one.reason,
+                "code": ingest_pb2.RefusalCode.Name(ingest_pb2.RefusalCode.ValueType(one.code)),
+            }
+            for one in refusals
+        ],
+        "commands": [MessageToDict(one, preserving_proto_field_name=True) for one in commands],
+    }
+    return web.json_response(content, status=status)

@@ -1,0 +1,103 @@
+"""The last report of each device, for the partitions that come to need it.
+
+With more than one partition, an order that arrives after the last reports of both parties may be decided in a partition that
+hasn't seen the protected person. Whenever a device's route names a partition that lacks its last report, that report is
+published there; the fold knows it by its id, however often it comes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+
+from services.common.clock import wall_us
+from services.common.messaging import flow, pull, stored
+from services.common.messaging.bus import Bus
+from services.common.observability.telemetry import logger
+from services.common.rpc.errors import InvalidField, RetryableError
+from services.ingest.admission.routes import Partitions, Routes
+from services.ingest.domain import Position, Positions
+from services.ingest.log.writer import LogWriter
+
+SENDER = "again"
+"""Under this name it takes its turn among the senders."""
+TAIL_MESSAGES = 50_000
+"""How much of each partition is read again after a start."""
+
+
+class LastReports:
+    """Last positions and where they are stored. Nothing is kept where there is one partition."""
+
+    def __init__(self, routes: Routes, writers: Mapping[int, LogWriter]) -> None:
+        self._routes, self._writers = routes, writers
+        self._last: dict[str, tuple[Position, set[int]]] = {}
+        self._due: asyncio.Queue[str] = asyncio.Queue()
+
+    def stored(self, positions: Positions, partitions: Sequence[Partitions]) -> None:
+        """Notes in which partitions each position is."""
+        if len(self._writers) == 1:
+            return
+        for i in range(len(positions)):
+            self._stored(positions.row(i), partitions[i])
+
+    def _stored(self, position: Position, partitions: Partitions) -> None:
+        known = self._last.get(position.device_id)
+        if known and known[0].report_id == position.report_id:
+            known[1].update(partitions)
+        elif not known or position.fix_time_ms >= known[0].fix_time_ms:
+            self._last[position.device_id] = (position, set(partitions))
+        self.route_changed(position.device_id, self._routes.partitions(position.device_id))
+
+    def route_changed(self, device_id: str, partitions: Partitions) -> None:
+        """Has the last report published where it is missing."""
+        known = self._last.get(device_id)
+        if known and set(partitions) - known[1]:
+            self._due.put_nowait(device_id)
+
+    async def read_tail(self, bus: Bus) -> None:
+        """Learns the last reports from the newest part of each partition."""
+        if len(self._writers) == 1:
+            return
+        for partition in self._writers:
+            stream = flow.log_stream(partition)
+            bounds = await bus.bounds_of(stream)
+            last = bounds.last
+            if bounds.first > last:
+                continue
+            first = max(1, last - TAIL_MESSAGES)
+            async for messages in pull.read(bus, stream, first):
+                for message in messages:
+                    if message.subject != flow.log_subject(partition, "report"):
+                        continue
+                    try:
+                        batch = stored.positions(message.data)
+                    except InvalidField:
+                        continue  # a dead letter of the evaluators
+                    for i, device_id in enumerate(batch.device_id):
+                        position = Position(
+                            device_id,
+                            batch.report_id[i],
+                            batch.fix_time_ms[i],
+                            batch.lat_e7[i],
+                            batch.lon_e7[i],
+                            batch.accuracy_mm[i],
+                        )
+                        self._stored(position, (partition,))
+                if messages[-1].sequence >= last:
+                    break
+
+    async def run(self) -> None:
+        """Publishes what is due, for ever."""
+        while True:
+            device_id = await self._due.get()
+            position, present = self._last[device_id]
+            for partition in set(self._routes.partitions(device_id)) - present:
+                try:
+                    await self._writers[partition].positions(SENDER, Positions.of([position]), wall_us())
+                except RetryableError as error:
+                    logger().warning("last_report_retried", partition=partition, reason=error.reason)
+                    await asyncio.sleep(1)
+                    self._due.put_nowait(device_id)
+                else:
+                    present.add(partition)
+                    logger().info("last_report_published_again", partition=partition)

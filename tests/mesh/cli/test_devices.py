@@ -1,0 +1,70 @@
+"""`tandem device-token` and `tandem quarantine` on a running mesh: a token once, or none any more; who was refused, and why."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+
+import pytest
+
+from services.cli.calls import call
+from services.cli.simulate.actors import MOJ_RECORDS, NPA_RECORDS, VENDOR
+from services.cli.stack import mesh as meshes
+from tandem.ingest.v1 import ingest_pb2
+from tandem.registry.v1 import registry_pb2
+from tests.support.common.mesh import RunningMesh, running_mesh, tandem
+from tests.support.ingest.ingest import position
+from tests.support.registry import records
+
+
+@pytest.fixture(scope="module")
+def mesh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningMesh]:
+    with running_mesh(tmp_path_factory.mktemp("mesh") / "m") as one:
+        yield one
+
+
+@pytest.fixture
+async def folder(mesh: RunningMesh) -> str:
+    """Folder of a mesh that knows a tag and a protective device."""
+    async with meshes.connect(mesh.now) as clients:
+        registry, moj, npa = clients.registry, clients.identity(MOJ_RECORDS), clients.identity(NPA_RECORDS)
+        await call(registry.PutWearer, registry_pb2.PutWearerRequest(wearer=records.wearer()), moj)
+        await call(registry.PutTag, registry_pb2.PutTagRequest(tag=records.tag()), moj)
+        person = registry_pb2.PutProtectedPersonRequest(protected_person=records.person())
+        await call(registry.PutProtectedPerson, person, npa)
+        await call(registry.PutDevice, registry_pb2.PutDeviceRequest(device=records.device()), npa)
+    return str(mesh.folder)
+
+
+@pytest.mark.parametrize("device_id", ["tag-1", "app-1"])
+async def test_a_token_is_printed_once_and_revoked(folder: str, device_id: str) -> None:
+    tokens = set()
+    for keep in ((), ("--keep-older-for-s", "60")):
+        issued = tandem("device-token", device_id, *keep, "--dir", folder)
+        assert issued.returncode == 0, issued.stderr
+        assert re.fullmatch(r"[A-Za-z0-9_-]{43}\n", issued.stdout)
+        tokens.add(issued.stdout.strip())
+    assert len(tokens) == 2
+    revoked = tandem("device-token", device_id, "--revoke", "--dir", folder)
+    assert (revoked.returncode, revoked.stdout) == (0, "tokens revoked: 2\n")
+
+
+@pytest.mark.parametrize("arguments", [("unknown",), ("unknown", "--revoke")])
+async def test_a_device_that_nobody_knows_is_refused_in_one_line(folder: str, arguments: tuple[str, ...]) -> None:
+    outcome = tandem("device-token", *arguments, "--dir", folder)
+    assert (outcome.returncode, outcome.stdout) == (2, "")
+    assert outcome.stderr == "NOT_FOUND: device_id: no such device\n"
+
+
+async def test_what_was_refused_is_listed(mesh: RunningMesh, folder: str) -> None:
+    nothing = tandem("quarantine", "--device", "stranger", "--dir", folder)
+    assert (nothing.returncode, nothing.stdout) == (0, "no reports were refused\n")
+    async with meshes.connect(mesh.now) as clients:
+        request = ingest_pb2.ReportBatchRequest(positions=[position("stranger", f"r-{n}") for n in range(3)])
+        await call(clients.ingest.ReportBatch, request, clients.identity(VENDOR))
+    listed = json.loads(tandem("quarantine", "--device", "stranger", "--json", "--dir", folder).stdout)
+    (one,) = listed["quarantined"]
+    assert (one["sender"], one["reason"], one["count"]) == (VENDOR, "UNKNOWN_DEVICE", 3)
+    shown = tandem("quarantine", "--dir", folder).stdout
+    assert "stranger" in shown and "UNKNOWN_DEVICE" in shown

@@ -1,0 +1,143 @@
+"""`tandem explain` on a running mesh, and on a log that no longer holds what is asked for."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sqlite3
+import time
+from collections.abc import Iterator
+from contextlib import closing
+
+import pytest
+
+from services.cli.explain import refold
+from services.cli.failure import FAILED, CommandFailed
+from services.common.messaging import flow, pull
+from services.common.messaging.bus import Bus
+from tandem.common.v1 import alert_pb2, geometry_pb2
+from tests.support.common.mesh import RunningMesh, running_mesh, tandem
+from tests.support.geofence import log
+
+POSITIONS = ("--positions", "--reviewer", "lee", "--legal-basis", "STALKING_9_1_3_2")
+
+
+@pytest.fixture(scope="module")
+def mesh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningMesh]:
+    with running_mesh(tmp_path_factory.mktemp("mesh") / "m", "--clock-rate", "60") as one:
+        played = tandem("demo", "--dir", str(one.folder))
+        assert played.returncode == 0, played.stderr
+        yield one
+
+
+async def stored_alerts(bus: Bus) -> list[alert_pb2.Alert]:
+    last = (await bus.bounds_of(flow.ALERTS.name)).last
+    found: list[alert_pb2.Alert] = []
+    async for messages in pull.read(bus, flow.ALERTS.name, 1):
+        found += [alert_pb2.Alert.FromString(message.data) for message in messages]
+        if messages[-1].sequence >= last:
+            break
+    return found
+
+
+async def read_alerts(mesh: RunningMesh) -> list[alert_pb2.Alert]:
+    async with mesh.now.nats.bus_as("geofence") as bus:
+        return await stored_alerts(bus)
+
+
+def test_each_alert_of_the_demo_is_the_same_again(mesh: RunningMesh) -> None:
+    alerts = asyncio.run(read_alerts(mesh))
+    assert {alert_pb2.AlertKind.Name(one.kind) for one in alerts} >= {"RING_ENTERED", "RING_CLEARED"}
+    for alert in alerts[::3]:
+        outcome = tandem("explain", alert.alert_id, "--dir", str(mesh.folder), "--json")
+        assert (outcome.returncode, outcome.stderr) == (0, "")
+        said = json.loads(outcome.stdout)
+        assert (said["again"], said["differences"]) == ("SAME", [])
+        assert said["alert"]["alert_id"] == alert.alert_id
+        assert said["entry"]["decisive"]["device_id"] == alert.cause.device_id
+        assert {side["side"] for side in said["sides"]} >= {"wearer"}
+
+
+def test_a_person_reads_it_in_tables_and_coordinates_only_where_they_are_asked_for(mesh: RunningMesh) -> None:
+    alert = next(one for one in asyncio.run(read_alerts(mesh)) if one.demand == geometry_pb2.RESPOND)
+    command = ("explain", alert.alert_id, "--dir", str(mesh.folder))
+    without, with_them = tandem(*command), tandem(*command, *POSITIONS)
+    for outcome in (without, with_them):
+        assert outcome.returncode == 0 and "the same again, byte for byte" in outcome.stdout
+        assert "what was not received in the 10 minutes before" in outcome.stdout
+    assert "37.63" not in without.stdout and "127.21" not in without.stdout
+    assert "37.63" in with_them.stdout and "127.21" in with_them.stdout
+
+
+def test_positions_are_shown_to_nobody_who_does_not_say_who_they_are_and_why_they_may(mesh: RunningMesh) -> None:
+    alert = next(one for one in asyncio.run(read_alerts(mesh)) if one.demand == geometry_pb2.RESPOND)
+    command = ("explain", alert.alert_id, "--dir", str(mesh.folder), "--positions")
+    who, why = ("--reviewer", "kim"), ("--legal-basis", "TAG_DECREE_23_10")
+    for lacks, named in (
+        ((), "--reviewer"),
+        (why, "--reviewer"),
+        (who, "--legal-basis"),
+        ((*who, "--legal-basis", "BECAUSE"), "--legal-basis"),
+        ((*who, "--legal-basis", "TAG_16_2"), "--legal-basis"),
+        ((*who, *why, "--purpose", "RETENTION"), "--purpose"),
+    ):
+        outcome = tandem(*command, *lacks)
+        assert (outcome.returncode, outcome.stdout) == (2, "") and named in outcome.stderr
+    assert tandem(*command, *who, *why, "--purpose", "COURT").returncode == 0
+    give_up_at = time.monotonic() + 20
+    while len(rows := ledger(mesh, "spiffe://tandem/reviewer/kim")) < 2:
+        assert time.monotonic() < give_up_at
+        time.sleep(0.1)
+    common = ("SHARED", "TAG_DECREE_23_10", "COURT", alert.incident_id, alert.order_id, 0)
+    assert rows == [(*common, "PROTECTED_PERSON"), (*common, "WEARER")]
+
+
+def ledger(mesh: RunningMesh, who: str) -> list[tuple[object, ...]]:
+    """What the registry's ledger holds of what somebody was shown, in order."""
+    with closing(sqlite3.connect(mesh.folder / "data" / "registry" / "registry.sqlite3")) as database:
+        return database.execute(
+            "select deed, legal_basis, purpose, reference, order_id, expires_at_ms, record_kind"
+            " from ledger where who = ? and recipient = who order by sequence",
+            (who,),
+        ).fetchall()
+
+
+def test_an_alert_that_there_is_not_is_named(mesh: RunningMesh) -> None:
+    outcome = tandem("explain", "alert-none", "--dir", str(mesh.folder))
+    assert (outcome.returncode, outcome.stdout) == (1, "")
+    assert outcome.stderr == "ALERTS holds no alert-none; alerts are kept for 30 days\n"
+    outcome = tandem("explain", "alert.*", "--dir", str(mesh.folder))
+    assert outcome.returncode == 2 and outcome.stderr.startswith("ALERT: ")
+
+
+def test_an_alert_that_the_log_does_not_bear_out_is_different(mesh: RunningMesh) -> None:
+    async def forge() -> None:
+        async with mesh.now.nats.bus_as("geofence") as bus:
+            forged = next(one for one in await stored_alerts(bus) if one.kind == alert_pb2.RING_ENTERED)
+            forged.alert_id, forged.demand = "alert-forged", geometry_pb2.RECORD
+            await bus.publish(flow.alert_subject(0, "alert-forged"), forged.SerializeToString(), expected_last=0)
+
+    asyncio.run(forge())
+    outcome = tandem("explain", "alert-forged", "--dir", str(mesh.folder))
+    assert outcome.returncode == 1 and "DIFFERENT" in outcome.stdout
+    assert "demand: was RECORD, is WARN" in outcome.stdout
+
+
+async def test_a_log_that_no_longer_holds_the_entry_says_so(bus: Bus) -> None:
+    for n in range(3):
+        entry = log.positions_entry(log.position("t1", n, 0))
+        await bus.publish(flow.log_subject(0, "report"), entry.SerializeToString())
+    alert = alert_pb2.Alert(alert_id="alert-old", sequence=1)
+    await bus.publish(flow.alert_subject(0, "alert-old"), alert.SerializeToString())
+    config = (await bus.api("STREAM.INFO.LOG_0", {}))["config"]
+    # The server takes no window for duplicates that is longer than what it keeps.
+    await bus.api("STREAM.UPDATE.LOG_0", config | {"max_age": 100_000_000, "duplicate_window": 100_000_000})
+    async with asyncio.timeout(30):
+        while (await bus.bounds_of("LOG_0")).first == 1:  # noqa: ASYNC110
+            await asyncio.sleep(0.1)
+    stored, premises = await refold.find(bus, "alert-old")
+    with pytest.raises(
+        CommandFailed, match="no longer holds entry 1, which decided it: entries are kept for 7 days"
+    ) as no:
+        await refold.refold(bus, stored, premises, lambda at, last: None)
+    assert no.value.exit_code == FAILED

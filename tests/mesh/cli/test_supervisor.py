@@ -1,0 +1,112 @@
+"""Supervised processes: they come back when they die, they end in bounded time, and none outlives its supervisor."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from services.cli.stack.liveness import SILENT_AFTER_S
+from services.cli.stack.supervisor import Program, guardian, supervisor
+from tests.support.common.mesh import environment, is_alive
+
+PATIENCE_S = 90.0
+SLEEPER = (sys.executable, "-c", "import time; time.sleep(600)")
+PARENT = """
+import asyncio, sys
+from pathlib import Path
+from services.cli.stack.supervisor import Program, guardian, supervisor
+
+async def main():
+    async with guardian() as guard, supervisor(guard, lambda line: None) as supervised:
+        for name in ("a", "b"):
+            sleeper = (sys.executable, "-c", "import time; time.sleep(600)")
+            supervised.start(Program(name, sleeper, {}, Path(sys.argv[1])))
+        while len(supervised.pids) < 2:
+            await asyncio.sleep(0.01)
+        print(*supervised.pids.values(), flush=True)
+        await asyncio.sleep(600)
+
+asyncio.run(main())
+"""
+
+
+async def until(true: Callable[[], bool]) -> None:
+    async with asyncio.timeout(PATIENCE_S):
+        while not true():  # noqa: ASYNC110 - the system tells nobody
+            await asyncio.sleep(0.02)
+
+
+async def test_a_killed_process_is_started_again_and_said_so(tmp_path: Path) -> None:
+    said: list[str] = []
+    async with guardian() as guard, supervisor(guard, said.append) as supervised:
+        supervised.start(Program("sleeper", SLEEPER, environment(), tmp_path / "log"))
+        await until(lambda: "sleeper" in supervised.pids)
+        for _ in range(2):
+            pid = supervised.pids["sleeper"]
+            os.kill(pid, signal.SIGKILL)
+            await until(lambda pid=pid: supervised.pids.get("sleeper", pid) != pid)  # type: ignore[misc]
+        last = supervised.pids["sleeper"]
+        assert is_alive(last)
+    assert said == ["sleeper ended by SIGKILL; starting it again"] * 2
+    assert not is_alive(last) and not supervised.pids
+
+
+async def test_a_process_that_was_stopped_is_restarted_too(tmp_path: Path) -> None:
+    async with guardian() as guard, supervisor(guard, lambda line: None) as supervised:
+        supervised.start(Program("sleeper", SLEEPER, environment(), tmp_path / "log"))
+        await until(lambda: "sleeper" in supervised.pids)
+        for number in (signal.SIGCONT, signal.SIGSTOP):  # the first ends by SIGTERM, the second can't
+            pid = supervised.pids["sleeper"]
+            os.kill(pid, number)
+            await supervised.restart("sleeper")
+            assert not is_alive(pid)
+            await until(lambda pid=pid: supervised.pids.get("sleeper", pid) != pid)  # type: ignore[misc]
+
+
+async def test_a_process_that_fails_is_tried_again_ever_more_seldom(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    async with guardian() as guard, supervisor(guard, lambda line: None) as supervised:
+        fail = (sys.executable, "-S", "-c", "print('tried', flush=True); raise SystemExit(3)")
+        supervised.start(Program("failing", fail, environment(), log))
+        await until(lambda: log.exists() and log.read_text().count("tried") >= 3)
+        await asyncio.sleep(1.0)
+        # At a constant 0.1 s this would be ten more.
+        assert log.read_text().count("tried") <= 6
+
+
+async def test_children_die_with_a_killed_parent(tmp_path: Path) -> None:
+    parent = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", PARENT, str(tmp_path / "log"), stdout=asyncio.subprocess.PIPE, env=environment()
+    )
+    assert parent.stdout
+    pids = [int(pid) for pid in (await asyncio.wait_for(parent.stdout.readline(), PATIENCE_S)).split()]
+    assert len(pids) == 2 and all(is_alive(pid) for pid in pids)
+    parent.kill()
+    await parent.wait()
+    await until(lambda: not any(is_alive(pid) for pid in pids))
+
+
+BEATER = """
+from services.common import heartbeat
+import time
+heartbeat.start()
+time.sleep(600)
+"""
+
+
+async def test_a_process_that_ceases_to_beat_is_killed_and_said_so(tmp_path: Path) -> None:
+    said: list[str] = []
+    async with guardian() as guard, supervisor(guard, said.append) as supervised:
+        beater = (sys.executable, "-c", BEATER)
+        supervised.start(Program("beater", beater, environment(), tmp_path / "log", beats=True))
+        await until(lambda: "beater" in supervised.pids)
+        pid = supervised.pids["beater"]
+        await asyncio.sleep(SILENT_AFTER_S + 2)
+        assert supervised.pids == {"beater": pid}, "as long as it beats it is left alone"
+        os.kill(pid, signal.SIGSTOP)
+        await until(lambda: supervised.pids.get("beater", pid) != pid)
+    assert "no sign of life" in said[0] and said[1:] == ["beater ended by SIGKILL; starting it again"]

@@ -1,0 +1,345 @@
+"""Canaries and drills through a whole mesh, with real NATS that stops: who is woken, what desks see, what is left behind."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import subprocess
+import time
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+
+from services.cli.monitor.drill import OPERATOR, STEPS
+from services.cli.monitor.watch import SLOTS, WATCH
+from services.cli.simulate.actors import DESKS, MOJ_RECORDS, REVIEWER
+from services.cli.stack import mesh as meshes
+from services.cli.stack.mesh import Clients, Mesh
+from services.common import times
+from tandem.common.v1 import exercise_pb2, log_pb2
+from tandem.dispatch.v1 import dispatch_pb2
+from tandem.geofence.v1 import geofence_pb2
+from tandem.registry.v1 import exercise_pb2 as records_pb2
+from tandem.registry.v1 import registry_pb2, trace_pb2
+from tests.support.common.mesh import PATIENCE_S, TANDEM, RunningMesh, environment, tandem
+from tests.support.common.nats import TestServer, running_server
+
+RATE = 10
+"""How many times as fast the mesh's clock runs: a canary every 2 s, and a minute of NATS's is 6 s."""
+POLICE = "dispatch-police"
+PAGER = """\
+import json, sys
+with open({out!r}, "a") as out:
+    out.write(json.dumps(json.loads(sys.stdin.read())) + "\\n")
+"""
+
+
+@dataclass(frozen=True)
+class Watched:
+    """A mesh on a server that nothing starts again, and what the watch over it pages."""
+
+    nats: TestServer
+    up: RunningMesh
+    pages_file: Path
+
+    def pages(self) -> list[dict[str, Any]]:
+        """What was paged so far."""
+        if not self.pages_file.exists():
+            return []
+        return [json.loads(line) for line in self.pages_file.read_text().splitlines()]
+
+    async def until(self, what: Callable[[], bool], patience_s: float = PATIENCE_S) -> None:
+        """Returns once it is so."""
+        async with asyncio.timeout(patience_s):
+            while not what():  # noqa: ASYNC110
+                await asyncio.sleep(0.1)
+
+    async def until_paged(self, *kinds: str, patience_s: float = PATIENCE_S) -> None:
+        """Returns once these pages, and no others, have come."""
+        await self.until(lambda: len(self.pages()) >= len(kinds), patience_s)
+        assert [one["kind"] for one in self.pages()] == list(kinds)
+
+    def is_noted(self) -> bool:
+        """Whether the watch has written down that somebody was told of the outage."""
+        return bool(json.loads((self.up.folder / "watch.json").read_text())["outage"]["pages"])
+
+    def is_well(self) -> bool:
+        """Whether the watch knows of no outage now."""
+        return not json.loads((self.up.folder / "watch.json").read_text())["outage"]
+
+    def sent(self) -> int:
+        """How many canaries the watch has sent."""
+        state = self.up.folder / "watch.json"
+        return int(json.loads(state.read_text())["sent"]) if state.exists() else 0
+
+
+@contextmanager
+def watched_mesh(folder: Path, rate: int) -> Iterator[Watched]:
+    """It runs, and `tandem up` has started its watch."""
+    pages, program = folder / "pages.jsonl", folder / "pager.py"
+    program.write_text(PAGER.format(out=str(pages)))
+    with running_server(folder / "nats") as nats:
+        settings = {
+            "TANDEM_NATS_URL": nats.url,
+            "TANDEM_NATS_MONITOR_URL": nats.monitor_url,
+            "TANDEM_PAGER_COMMAND": f"{TANDEM[0]} {program}",
+        }
+        up = RunningMesh(folder / "mesh", "--clock-rate", str(rate), settings=settings)
+        try:
+            up.wait_until_up()
+            yield Watched(nats, up, pages)
+        finally:
+            if up.process.poll() is None:
+                nats.thaw()
+                up.stop()
+
+
+@pytest.fixture(scope="module")
+def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
+    with watched_mesh(tmp_path_factory.mktemp("watch"), RATE) as running:
+        yield running
+
+
+@asynccontextmanager
+async def connected(watched: Watched) -> AsyncIterator[tuple[Mesh, Clients]]:
+    async with meshes.connect(watched.up.now) as clients:
+        yield watched.up.now, clients
+
+
+async def test_a_stopped_server_wakes_somebody_once_and_so_does_its_return(watched: Watched) -> None:
+    # At this rate a busy machine alone may have been an outage.
+    await watched.until(lambda: watched.sent() > 3 and watched.is_well())
+    before = len(watched.pages())
+    watched.nats.freeze()
+    try:
+        await watched.until(lambda: len(watched.pages()) > before)
+        [page] = watched.pages()[before:]
+        assert page["kind"] == "MISSING"
+        assert "nats-server" in page["not_answering"]
+        assert page["last_seen"], "how far the canary came, which may have been on its way"
+        assert "canaries are missing since" in page["text"]
+        # A page that was delivered but not noted yet comes again after a kill: better twice than never.
+        await watched.until(watched.is_noted)
+        killed = watched.up.kill("watch")
+        await watched.up.wait_until_returned(killed)
+        await asyncio.sleep(4)  # longer than a canary may take: a watch that forgot would page anew
+    finally:
+        watched.nats.thaw()
+
+    def told() -> list[str]:
+        # At this rate a busy machine alone may be an outage later on: of another id.
+        return [one["kind"] for one in watched.pages() if one["outage_id"] == page["outage_id"]]
+
+    await watched.until(lambda: "BACK" in told())
+    sent = watched.sent()
+    await watched.until(lambda: watched.sent() > sent + 4)
+    assert told() == ["MISSING", "BACK"]
+
+
+async def test_a_leg_that_stands_still_wakes_somebody_by_its_name(watched: Watched) -> None:
+    sent = watched.sent()
+    await watched.until(lambda: watched.sent() > sent + 1 and watched.is_well())
+    paged = len(watched.pages())
+    police = watched.up.now.pids[POLICE]
+    # `tandem up` too, which would replace the leg before anybody is paged.
+    stopped = (watched.up.process.pid, police)
+    for pid in stopped:
+        os.kill(pid, signal.SIGSTOP)
+    try:
+        await watched.until(lambda: any(POLICE in one["not_answering"] for one in watched.pages()[paged:]))
+    finally:
+        for pid in reversed(stopped):
+            os.kill(pid, signal.SIGCONT)
+    page = next(one for one in watched.pages()[paged:] if POLICE in one["not_answering"])
+    assert page["kind"] in ("MISSING", "STILL_MISSING"), "at this rate a busy machine alone may be an outage before"
+    assert page["not_answering"] == [POLICE]
+    if page["kind"] == "MISSING":
+        assert "police" in page["last_seen"], "it says how far the canary came"
+
+    def is_back() -> bool:
+        return any(one["kind"] == "BACK" and one["outage_id"] == page["outage_id"] for one in watched.pages())
+
+    await watched.until(is_back)
+
+
+async def test_nobody_but_the_watch_has_seen_any_of_it(watched: Watched) -> None:
+    async with connected(watched) as (_, clients):
+        for leg, stub in clients.dispatch.items():
+            listed = await stub.ListIncidents(
+                dispatch_pb2.ListIncidentsRequest(), metadata=clients.identity(REVIEWER), timeout=5
+            )
+            assert not [one for one in listed.incidents if "exercise.canary" in str(one.order_ids)], leg
+        stream = clients.dispatch["police"].Subscribe(
+            dispatch_pb2.SubscribeRequest(), metadata=clients.identity(DESKS["police"]), timeout=2
+        )
+        with pytest.raises(grpc.aio.AioRpcError) as ended:
+            async for message in stream:
+                assert message.step.assignment.exercise != exercise_pb2.CANARY
+        assert ended.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+        await a_canary(clients)
+    assert not list(watched.up.folder.glob("data/*/evidence-*/*"))
+    for log in (watched.up.folder / "logs").glob("dispatch-*.log"):
+        assert "assignment_offered" not in log.read_text()
+
+
+async def a_canary(clients: Clients) -> str:
+    """The incident of the first canary, as the watch sees it."""
+    alerts = clients.geofence.WatchAlerts(
+        geofence_pb2.WatchAlertsRequest(), metadata=clients.identity(WATCH), timeout=PATIENCE_S
+    )
+    incident_id = ""
+    async for told in alerts:
+        assert told.alert.exercise == exercise_pb2.CANARY and not told.HasField("measure")
+        if incident_id := told.alert.incident_id:
+            break
+    alerts.cancel()
+    return incident_id
+
+
+async def test_who_may_run_what_exercise(watched: Watched) -> None:
+    async with connected(watched) as (_, clients):
+
+        async def put(run_by: str, **more: Any) -> grpc.StatusCode | None:
+            soon = times.to_timestamp(clients.clock.now_ms() + 3_600_000)
+            given: dict[str, Any] = {
+                "exercise": exercise_pb2.DRILL,
+                "exercise_id": "a",
+                "wearers": 1,
+                "vendor_id": "exercise",
+                "valid_until": soon,
+            }
+            try:
+                request = records_pb2.PutExerciseRequest(**(given | more))
+                await clients.exercises.PutExercise(request, metadata=clients.identity(run_by), timeout=5)
+            except grpc.aio.AioRpcError as error:
+                return error.code()
+            return None
+
+        denied, invalid = grpc.StatusCode.PERMISSION_DENIED, grpc.StatusCode.INVALID_ARGUMENT
+        assert await put(WATCH) is denied
+        assert await put(OPERATOR, exercise=exercise_pb2.CANARY) is denied
+        assert await put(MOJ_RECORDS) is denied
+        far = times.to_timestamp(clients.clock.now_ms() + 8 * 86_400_000)
+        for wrong in (
+            {"exercise": exercise_pb2.EXERCISE_UNSPECIFIED},
+            {"exercise_id": "A b"},
+            {"wearers": 0},
+            {"wearers": 11},
+            {"vendor_id": ""},
+            {"valid_until": far},
+        ):
+            assert await put(OPERATOR, **wrong) is invalid, wrong
+        assert await put(OPERATOR) is None and await put(OPERATOR) is None
+        end = records_pb2.EndExerciseRequest(exercise=exercise_pb2.DRILL, exercise_id="a")
+        for _ in range(2):
+            await clients.exercises.EndExercise(end, metadata=clients.identity(OPERATOR), timeout=5)
+        assert await put(OPERATOR) is grpc.StatusCode.FAILED_PRECONDITION
+        wearer = registry_pb2.Wearer(
+            wearer_id="exercise.drill.a.wearer-0", national_id="8001011234567", name="A", birth_date="1980-01-01"
+        )
+        with pytest.raises(grpc.aio.AioRpcError) as refused:
+            await clients.registry.PutWearer(
+                registry_pb2.PutWearerRequest(wearer=wearer), metadata=clients.identity(MOJ_RECORDS), timeout=5
+            )
+        assert refused.value.code() is invalid
+
+
+async def test_a_drill_tells_the_time_of_each_step_and_leaves_nothing_open(watched: Watched) -> None:
+    ran = await asyncio.to_thread(tandem, "drill", "--dir", str(watched.up.folder), "--times", "2", "--json")
+    assert ran.returncode == 0, ran.stderr
+    told = json.loads(ran.stdout)
+    assert [list(one) for one in told["drills"]] == [list(STEPS)] * 2
+    assert list(told["percentiles_ms"]) == list(STEPS)
+    deadline = time.monotonic() + PATIENCE_S
+    # What the other legs did comes to the police's list a moment later.
+    while incidents := await drilled(watched):
+        if all(one["ended"] and one["states"] == {"CLOSED"} for one in incidents):
+            break
+        assert time.monotonic() < deadline, incidents
+        await asyncio.sleep(0.1)
+    assert len(incidents) == 2
+    async with connected(watched) as (_, clients):
+
+        async def trace(incident_id: str) -> Sequence[trace_pb2.Span]:
+            request = trace_pb2.GetTraceRequest(incident_id=incident_id)
+            answer = await clients.traces.GetTrace(request, metadata=clients.identity(REVIEWER), timeout=5)
+            return answer.spans
+
+        # Alerts are read in their order, so that those of the first canary were come by already.
+        spans = await trace(incidents[0]["incident_id"])
+        assert spans[0].attributes["exercise"] == "DRILL" and {"police offered"} <= {one.name for one in spans}
+        with pytest.raises(grpc.aio.AioRpcError) as refused:
+            await trace(await a_canary(clients))
+        assert refused.value.code() is grpc.StatusCode.NOT_FOUND
+
+
+async def test_a_drill_that_is_stopped_ends_what_it_made(watched: Watched) -> None:
+    before = len(await drilled(watched))
+    command = (*TANDEM, "drill", "--dir", str(watched.up.folder), "--by-desks")
+    process = await asyncio.create_subprocess_exec(*command, stderr=subprocess.PIPE, env=environment())
+    deadline = time.monotonic() + PATIENCE_S
+    while len(await drilled(watched)) == before:
+        assert time.monotonic() < deadline and process.returncode is None
+    process.send_signal(signal.SIGINT)
+    _, said = await process.communicate()
+    assert process.returncode == 1 and said == b"stopped; the records of the drill were ended\n"
+    while not all(one["ended"] for one in await drilled(watched)):
+        assert time.monotonic() < deadline
+        await asyncio.sleep(0.1)
+
+
+async def drilled(watched: Watched) -> list[dict[str, Any]]:
+    """Drills as the police leg knows them: whether each ended, and the states of all legs' assignments."""
+    async with connected(watched) as (_, clients):
+        request = dispatch_pb2.ListIncidentsRequest()
+        listed = await clients.dispatch["police"].ListIncidents(request, metadata=clients.identity(REVIEWER), timeout=5)
+    return [
+        {
+            "incident_id": one.incident_id,
+            "ended": one.HasField("ended_at"),
+            "states": {dispatch_pb2.AssignmentState.Name(own.state) for own in one.assignments},
+        }
+        for one in listed.incidents
+        if one.assignments[0].exercise == exercise_pb2.DRILL
+    ]
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(900)
+async def test_wearers_whom_nobody_stands_down_are_paged_and_go_on_reporting(tmp_path: Path) -> None:
+    with watched_mesh(tmp_path, RATE) as running:
+
+        async def clear_after(seconds: int) -> None:
+            async with connected(running) as (_, clients):
+                rules = log_pb2.Rules(rules_id=f"after-{seconds}", clear_after_s=seconds)
+                request = geofence_pb2.PutRulesRequest(rules=rules)
+                await clients.geofence.PutRules(request, metadata=clients.identity(OPERATOR), timeout=5)
+
+        await clear_after(3_600)
+        await running.until_paged("MISSING")
+        assert "stood down" in running.pages()[0]["last_seen"]
+        await clear_after(60)
+        await running.until_paged("MISSING", "BACK")
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(900)
+async def test_two_minutes_without_nats_in_real_time(tmp_path: Path) -> None:
+    """As the above, at the pace of a mesh in earnest: whoever is on call knows while it lasts."""
+    with watched_mesh(tmp_path, 1) as running:
+        await running.until(lambda: running.sent() > 2, patience_s=120)
+        running.nats.freeze()
+        await running.until_paged("MISSING", patience_s=60)
+        await asyncio.sleep(60)
+        running.nats.thaw()
+        await running.until_paged("MISSING", "BACK", patience_s=120)
+        sent = running.sent()
+        await running.until(lambda: running.sent() > sent + SLOTS, patience_s=300)
+        await running.until_paged("MISSING", "BACK")

@@ -1,0 +1,29 @@
+"""Who starts together with its PostgreSQL server, or before it, waits for it."""
+
+from __future__ import annotations
+
+import asyncio
+
+import sqlalchemy as sa
+
+from services.common.storage.db import awaited_database
+from services.registry.store import MIGRATIONS
+from tests.support.common.postgres import running_postgres
+
+
+async def test_who_starts_before_its_server_begins_once_that_is_there() -> None:
+    with running_postgres() as server:
+        url = server.new_database()
+        server.kill()
+
+        async def tables() -> int:
+            async with awaited_database(url, MIGRATIONS) as database:
+                query = sa.text("select count(*) from information_schema.tables where table_schema = current_schema()")
+                return await database.visit(lambda connection: connection.scalar(query) or 0)
+
+        opening = asyncio.create_task(tables())
+        await asyncio.sleep(1)
+        assert not opening.done()
+        await asyncio.to_thread(server.start)
+        async with asyncio.timeout(30):
+            assert await opening > 1

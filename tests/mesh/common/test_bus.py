@@ -1,0 +1,164 @@
+"""The bus against a real nats-server: acknowledged means stored, refused means refused, and a killed server loses nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+import pytest
+import uvloop
+from nats.aio.transport import TcpTransport
+
+from services.common.clock import MeshClock
+from services.common.messaging import bus as buses
+from services.common.messaging import flow, pull, streams
+from services.common.messaging.bus import AlreadyThere, Bus
+from services.common.rpc.errors import FailedPrecondition, StoreFull, Unavailable
+from tandem.common.v1 import alert_pb2
+from tests.support.common.nats import TestServer
+from tests.support.ingest.ingest import create_streams
+
+
+async def test_the_second_publish_of_an_alert_is_refused(bus: Bus) -> None:
+    subject = flow.alert_subject(0, "alert-1")
+    await bus.publish(subject, b"first", expected_last=0)
+    with pytest.raises(AlreadyThere):
+        await bus.publish(subject, b"second", expected_last=0)
+    assert (await bus.js.get_last_msg("ALERTS", subject)).data == b"first"
+
+
+async def test_a_message_sent_again_under_its_id_is_stored_once(bus: Bus) -> None:
+    first = await bus.publish("log.0.report", b"x", msg_id="m1")
+    again = await bus.publish("log.0.report", b"x", msg_id="m1")
+    assert again.duplicate and again.seq == first.seq
+
+
+async def test_a_full_stream_says_so_and_takes_more_when_there_is_room(nats: TestServer, bus: Bus) -> None:
+    info = await bus.js.stream_info("PARKED")
+    info.config.max_bytes = 4096
+    await bus.js.update_stream(info.config)
+    with pytest.raises(StoreFull) as refusal:
+        for n in range(100):
+            await bus.publish(f"parked.test.x.{n}", b"y" * 256)
+    assert refusal.value.retry_after_s > 0
+    info.config.max_bytes = 1 << 20
+    await bus.js.update_stream(info.config)
+    await bus.publish("parked.test.x.more", b"y" * 256)
+
+
+async def test_without_a_server_the_outcome_is_unknown(nats: TestServer, bus: Bus) -> None:
+    nats.kill()
+    with pytest.raises(Unavailable):
+        await bus.publish("log.0.report", b"x", msg_id="m")
+    nats.start()
+    await bus.publish_until_stored("log.0.report", b"x", msg_id="m")
+
+
+async def write_to_lost_connections(url: str) -> None:
+    """What the client writes between the loss of a connection and its notice of it fails as it expects, and it connects again."""
+    async with buses.connect(url, "test") as bus:
+        for n in range(5):
+            transport = bus.client._transport
+            assert isinstance(transport, TcpTransport) and transport._io_writer
+            transport._io_writer.transport.abort()
+            await asyncio.sleep(0)
+            with pytest.raises(OSError, match="closed"):
+                transport.write(b"PING\r\n")  # type: ignore[no-untyped-call]
+            with pytest.raises(OSError, match="closed"):
+                transport.writelines([b"PING\r\n"])  # type: ignore[no-untyped-call]
+            await bus.publish_until_stored("log.0.report", b"x", msg_id=f"{n}")
+            assert bus.reconnects == n + 1
+
+
+def test_a_write_to_a_lost_connection_is_an_os_error_under_uvloop_too(nats: TestServer) -> None:
+    asyncio.run(create_streams(nats.url, 1))
+    uvloop.run(write_to_lost_connections(nats.url))
+
+
+async def test_reading_by_sequence_survives_kills_and_sees_each_message_once(nats: TestServer, bus: Bus) -> None:
+    total = 300
+    seen: list[bytes] = []
+
+    async def read() -> None:
+        async for messages in pull.read(bus, "LOG_0", 1):
+            seen.extend(message.data for message in messages)
+            if len(seen) >= total:
+                return
+
+    reader = asyncio.create_task(read())
+    for n in range(total):
+        await bus.publish_until_stored("log.0.report", str(n).encode(), msg_id=str(n))
+        if n % 100 == 50:
+            await nats.restart_after(0.1)
+    await asyncio.wait_for(reader, 30)
+    assert seen == [str(n).encode() for n in range(total)]
+
+
+async def test_a_reader_whose_process_stood_still_goes_on_at_once(bus: Bus) -> None:
+    seen: list[bytes] = []
+    reads = asyncio.Event()
+
+    async def read() -> None:
+        async for messages in pull.read(bus, "LOG_0", 1):
+            seen.extend(message.data for message in messages)
+            reads.set()
+            if len(seen) == 2:
+                return
+
+    reader = asyncio.create_task(read())
+    await bus.publish("log.0.report", b"before")
+    async with asyncio.timeout(10):
+        await reads.wait()
+    # As a long garbage collection or a suspended machine does: no heartbeat is seen for longer than the reader waits for one.
+    time.sleep(4 * pull.HEARTBEAT_S)  # noqa: ASYNC251
+    await bus.publish("log.0.report", b"after")
+    # The server keeps the old consumer for 30 s; a reader that tries to move that one waits for its end.
+    async with asyncio.timeout(10):
+        await reader
+    assert seen == [b"before", b"after"]
+
+
+async def test_a_durable_consumer_gets_what_it_did_not_acknowledge_again(bus: Bus) -> None:
+    for n in range(3):
+        await bus.publish(flow.alert_subject(0, f"alert-{n}"), str(n).encode(), expected_last=0)
+    async for messages in pull.consume(bus, "ALERTS", "probation-alerts", ("alert.>",)):
+        await pull.ack(bus, messages[0])
+        break
+    await bus.client.flush()
+    seen: list[bytes] = []
+    async for messages in pull.consume(bus, "ALERTS", "probation-alerts", ("alert.>",)):
+        for message in messages:
+            seen.append(message.data)
+            await pull.ack(bus, message)
+        if len(seen) == 2:
+            break
+    assert sorted(seen) == [b"1", b"2"]
+
+
+async def test_a_parked_message_keeps_its_reason(bus: Bus) -> None:
+    for _ in range(2):
+        await bus.park(flow.parked_subject("fold", "LOG_0", 7), "LOG_0", 7, "fold", "no such field")
+    message = await bus.js.get_last_msg("PARKED", "parked.geofence.fold.LOG_0.7")
+    assert alert_pb2.Parked.FromString(message.data or b"").reason == "no such field"
+    assert (await bus.js.stream_info("PARKED")).state.messages == 1
+
+
+async def test_a_full_park_holds_nobody_up(bus: Bus) -> None:
+    info = await bus.js.stream_info("PARKED")
+    info.config.max_bytes = 4096
+    await bus.js.update_stream(info.config)
+    async with asyncio.timeout(10):
+        for n in range(100):
+            await bus.park(flow.parked_subject("fold", "LOG_0", n), "LOG_0", n, "fold", "no such field")
+    assert 0 < (await bus.js.stream_info("PARKED")).state.messages < 100
+
+
+async def test_partitions_are_fixed_at_the_first_start(bus: Bus) -> None:
+    assert (await streams.create(bus, 1, MeshClock())).partitions == 1
+    with pytest.raises(FailedPrecondition, match="1 partitions"):
+        await streams.create(bus, 3, MeshClock())
+
+
+async def test_streams_are_on_disk_and_cannot_be_purged(bus: Bus) -> None:
+    config = (await bus.js.stream_info("LOG_0")).config
+    assert config.storage == "file" and config.deny_delete and config.deny_purge and config.discard == "new"

@@ -1,0 +1,205 @@
+"""A server that restarts, falls silent, starts slowly or is used up: who asks is told in bounded time, and the next call works."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager
+
+import pytest
+import sqlalchemy as sa
+
+from services.common.rpc.errors import Unavailable
+from services.common.storage import postgres
+from services.common.storage.db import Database, PostgresDatabase
+from tests.support.common.postgres import PostgresServer, running_postgres
+from tests.support.common.wire import wired
+
+SOON_S = 8.0
+"""Far less than any limit that isn't shortened here."""
+ONE = sa.text("select 1")
+
+
+@pytest.fixture(scope="module")
+def own_server() -> Iterator[PostgresServer]:
+    """A server that these tests may kill and hold."""
+    with running_postgres() as server:
+        yield server
+
+
+@asynccontextmanager
+async def opened(url: str, answer_within_s: float | None = postgres.ANSWER_WITHIN_S) -> AsyncIterator[Database]:
+    engine = postgres.engine(url, answer_within_s)
+    try:
+        yield PostgresDatabase(engine)
+    finally:
+        await engine.dispose()
+
+
+async def one(database: Database) -> int:
+    return await database.visit(lambda connection: connection.scalar(ONE) or 0)
+
+
+async def pids(database: Database, count: int) -> set[int]:
+    """Sessions that are open at once, so that the pool holds as many afterwards."""
+    async with AsyncExitStack() as stack:
+        readers = [await stack.enter_async_context(database.reading()) for _ in range(count)]
+        return {await reader.scalar(sa.text("select pg_backend_pid()")) for reader in readers}
+
+
+@contextmanager
+def silent(server: PostgresServer) -> Iterator[None]:
+    """All of the server stands still."""
+    server.hold()
+    try:
+        yield
+    finally:
+        server.go_on()
+
+
+async def test_a_restart_between_two_calls_is_not_noticed(own_server: PostgresServer) -> None:
+    async with opened(own_server.new_database()) as database:
+        before = await pids(database, 3)
+        own_server.kill()
+        own_server.start()
+        await asyncio.to_thread(own_server.wait_until_ready)
+        assert await one(database) == 1
+        async with database.alone("relay") as still_alone:
+            await still_alone()
+        assert not before & await pids(database, 3)
+
+
+async def test_a_server_that_starts_refuses_and_then_serves(own_server: PostgresServer) -> None:
+    async with opened(own_server.new_database()) as database:
+        assert await one(database) == 1
+        own_server.kill()
+        for refuses in ("doesn't answer", "database system is|not yet accepting|not accepting"):
+            with pytest.raises(Unavailable, match=refuses):
+                await one(database)
+            with pytest.raises(Unavailable, match=refuses):
+                async with database.reading():
+                    pass
+            with pytest.raises(Unavailable, match=refuses):
+                async with database.alone("relay"):
+                    pass
+            own_server.kill()
+            await asyncio.to_thread(own_server.start_recovering)
+        own_server.kill()
+        own_server.start()
+        await asyncio.to_thread(own_server.wait_until_ready)
+        assert await one(database) == 1
+
+
+async def test_a_silent_server_holds_nobody_for_long(
+    own_server: PostgresServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(postgres, "BEGUN_WITHIN_S", 0.5)
+    monkeypatch.setattr(postgres, "CONNECT_WITHIN_S", 0.5)
+    async with opened(own_server.new_database(), answer_within_s=0.5) as database:
+        await pids(database, 2)
+        async with asyncio.timeout(SOON_S):
+            with silent(own_server):
+                with pytest.raises(Unavailable):
+                    await one(database)
+                with pytest.raises(Unavailable):
+                    async with database.alone("relay"):
+                        pass
+        assert await one(database) == 1
+
+
+async def test_a_server_that_falls_silent_amid_a_transaction_holds_nobody_for_long(own_server: PostgresServer) -> None:
+    async with opened(own_server.new_database(), answer_within_s=0.5) as database:
+        for asks in (True, False):
+            async with asyncio.timeout(SOON_S):
+                with pytest.raises(Unavailable), ExitStack() as held:
+                    async with database.transaction() as connection:
+                        held.enter_context(silent(own_server))
+                        if asks:
+                            await connection.execute(ONE)
+            assert await one(database) == 1
+
+
+async def test_who_leaves_a_silent_server_is_let_go(own_server: PostgresServer) -> None:
+    async with opened(own_server.new_database()) as database:
+        with ExitStack() as held:
+
+            async def ask() -> None:
+                async with database.transaction() as connection:
+                    held.enter_context(silent(own_server))
+                    await connection.execute(ONE)
+
+            asking = asyncio.create_task(ask())
+            await asyncio.sleep(0.3)
+            asking.cancel()
+            done, _ = await asyncio.wait([asking], timeout=SOON_S)
+            assert done and asking.cancelled()
+        assert await one(database) == 1
+
+
+async def test_when_all_connections_are_in_use_one_is_told_to_ask_again(
+    own_server: PostgresServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(postgres, "CONNECTION_WITHIN_S", 0.2)
+    async with opened(own_server.new_database()) as database:
+        async with AsyncExitStack() as stack:
+            for _ in range(postgres.CONNECTIONS):
+                await stack.enter_async_context(database.reading())
+            with pytest.raises(Unavailable, match=f"all {postgres.CONNECTIONS} connections"):
+                await one(database)
+        assert await one(database) == 1
+
+
+async def test_a_process_that_is_frozen_amid_a_transaction_loses_its_locks(
+    own_server: PostgresServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = own_server.new_database()
+    monkeypatch.setattr(postgres, "IDLE_WITHIN_MS", 500)
+    async with opened(url) as frozen, opened(url) as other:
+        with pytest.raises(Unavailable):
+            async with frozen.transaction() as connection:
+                async with asyncio.timeout(SOON_S):
+                    assert await one(other) == 1  # while the first says nothing
+                await connection.execute(ONE)
+        assert await one(frozen) == 1
+
+
+async def test_a_network_that_swallows_is_noticed(own_server: PostgresServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(postgres, "BEGUN_WITHIN_S", 0.5)
+    async with wired(own_server.new_database()) as (wire, url), opened(url) as database:
+        assert await one(database) == 1
+        wire.swallows = True
+        async with asyncio.timeout(SOON_S):
+            with pytest.raises(Unavailable):
+                await one(database)
+        wire.swallows = False
+        assert await one(database) == 1
+
+
+async def test_the_system_watches_over_a_connection_by_network(own_server: PostgresServer) -> None:
+    found: dict[str, int] = {}
+
+    def look(connection: sa.Connection) -> None:
+        ours = connection.connection.driver_connection._transport.get_extra_info("socket")  # type: ignore[union-attr]
+        option: Callable[[int, int], int] = ours.getsockopt
+        found["on"] = option(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+        found["idle"] = option(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE)
+        found["silent"] = option(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT)
+
+    async with wired(own_server.new_database()) as (_, url), opened(url) as database:
+        await database.visit(look)
+    assert found == {"on": 1, "idle": postgres.PEER_IDLE_S, "silent": postgres.PEER_SILENT_MS}
+
+
+async def test_who_leaves_a_visit_that_fails_takes_its_failure_along(
+    own_server: PostgresServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with opened(own_server.new_database()) as database:
+        with silent(own_server):
+            monkeypatch.setattr(postgres, "BEGUN_WITHIN_S", 0.3)
+            asking = asyncio.create_task(one(database))
+            await asyncio.sleep(0.1)
+            asking.cancel()
+            with pytest.raises(asyncio.CancelledError) as left:
+                await asking
+        assert isinstance(left.value.__cause__, Unavailable)

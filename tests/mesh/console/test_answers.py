@@ -1,0 +1,202 @@
+"""A desk answers its own leg on the incident's page, by forms alone, on a whole mesh: to the end, refused, from an old page."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from html import unescape
+
+import grpc
+import grpc.aio
+import pytest
+import pytest_asyncio
+
+from services.cli.simulate import demo
+from services.cli.simulate.actors import DESKS
+from services.cli.stack import mesh as meshes
+from services.cli.stack.mesh import Clients
+from services.console.domain import desk
+from services.console.pages.texts import TEXTS, Texts
+from services.console.review import refusals
+from tandem.dispatch.v1 import dispatch_pb2
+from tests.support.common.mesh import running_mesh
+from tests.support.console.console import Visitor, visiting
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+LEGS = {"probation": 1, "police": 2}
+
+
+class Scene:
+    """The demo up to its offers, and whoever comes to the console."""
+
+    def __init__(self, url: str, clients: Clients, stage: demo.Stage, incident_id: str) -> None:
+        self.url, self.clients, self.stage, self.incident_id = url, clients, stage, incident_id
+
+    @property
+    def path(self) -> str:
+        return f"/incidents/{self.incident_id}"
+
+    @asynccontextmanager
+    async def visitor(self, role: str, name: str = "duty-1", language: str = "en") -> AsyncIterator[Visitor]:
+        async with visiting(self.url) as one:
+            one.client.headers.update({"Accept-Language": language})
+            await one.read("/sign-in")
+            assert (await one.post("/sign-in", role=role, name=name))[0] == 303
+            await one.read(self.path)
+            yield one
+
+    async def listed(self, leg: str, subject_id: str) -> dispatch_pb2.Assignment:
+        """As the leg itself knows it."""
+        listed = await self.clients.dispatch[leg].ListIncidents(
+            dispatch_pb2.ListIncidentsRequest(incident_id=self.incident_id),
+            metadata=self.clients.identity(DESKS[leg]),
+        )
+        found = [one for one in listed.incidents[0].assignments if one.leg == LEGS[leg]]
+        return next(one for one in found if one.subject_id == subject_id)
+
+    async def state(self, leg: str, subject_id: str) -> str:
+        return dispatch_pb2.AssignmentState.Name((await self.listed(leg, subject_id)).state)
+
+    async def send(self, one: Visitor, act: str, form: dict[str, str], **more: str) -> tuple[int, str]:
+        return await one.post(f"{self.path}/{act}", **(form | more))
+
+
+def form_of(page: str, act: str, subject_id: str) -> dict[str, str]:
+    """What the form of an act sends for a destination, but for what people type."""
+    articles = [one.partition("</article>")[0] for one in page.split("<article")[1:]]
+    (article,) = [one for one in articles if f"<code>{subject_id}</code>" in one and 'class="answers"' in one]
+    (form,) = re.findall(rf'<form method="post" action="[^"]*/{act}".*?</form>', article, re.S)
+    tags = re.findall(r"<(?:input|button)[^>]*>", form)
+    given = [(re.search(r'name="(\w+)"', tag), re.search(r'value="([^"]*)"', tag)) for tag in tags]
+    found = {name[1]: unescape(value[1]) for name, value in given if name and value}
+    found.pop("csrf")
+    return found
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def scene(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Scene]:
+    with running_mesh(tmp_path_factory.mktemp("answers") / "mesh") as mesh:
+        plan = demo.new_plan()
+        async with meshes.connect(mesh.now) as clients, demo.stage(clients, plan) as stage:
+            for name, _, act in demo.STEPS:
+                await act(stage)
+                if name == "respond":
+                    break
+            listed = await clients.dispatch["police"].ListIncidents(
+                dispatch_pb2.ListIncidentsRequest(), metadata=clients.identity("spiffe://tandem/reviewer/test")
+            )
+            yield Scene(mesh.now.console_url, clients, stage, listed.incidents[0].incident_id)
+
+
+async def test_a_desk_of_another_agency_can_not_answer_and_reviewers_have_no_forms(scene: Scene) -> None:
+    person = scene.stage.person_id
+    async with scene.visitor("police") as police:
+        forms = {act: form_of(await police.read(scene.path), act, person) for act in ("acknowledge", "reject")}
+    async with scene.visitor("probation", language="ko") as probation, scene.visitor("reviewer") as reviewer:
+        for act, more in (("acknowledge", {}), ("reject", {"reason": "no"})):
+            status, text = await scene.send(probation, act, forms[act], **more)
+            assert status == 404 and "소속 기관의 대상이 아닙니다" in text
+            status, _ = await scene.send(reviewer, act, forms[act], **more)
+            assert status == 403
+        assert "<form" in await reviewer.read(scene.path) and "/acknowledge" not in await reviewer.read(scene.path)
+    assert await scene.state("police", person) == "OFFERED"
+
+
+async def test_the_probation_desk_refuses_with_a_reason_and_takes_what_comes_back(scene: Scene) -> None:
+    wearer = scene.stage.wearer_id
+    async with scene.visitor("probation", "lee", language="ko") as one:
+        form = form_of(await one.read(scene.path), "reject", wearer)
+        for reason, why in ((" ", "why_missing"), ("x" * 201, "why_too_long"), ("a\nb", "why_unreadable")):
+            status, text = await scene.send(one, "reject", form, reason=reason)
+            assert status == 400 and f"{TEXTS['field_reason'][0]}: {TEXTS[why][0]}" in text
+            assert re.search(r'<input name="reason"[^>]*aria-invalid="true" aria-describedby="refusal" autofocus', text)
+        assert await scene.state("probation", wearer) == "OFFERED"
+
+        assert (await scene.send(one, "reject", form, reason="차량 없음"))[0] == 303
+        assert await scene.state("probation", wearer) == "ESCALATED"
+        # The page of before names an offer that went on.
+        for act, more in (("reject", {"reason": "again"}), ("acknowledge", {})):
+            status, text = await scene.send(one, act, form, **more)
+            assert status == 409 and TEXTS["answer_OFFERED_ON"][0] in text
+        assert (await scene.send(one, "acknowledge", form_of(await one.read(scene.path), "acknowledge", wearer)))[
+            0
+        ] == 303
+        assert (await scene.listed("probation", wearer)).acknowledged_by == "spiffe://moj/desk/lee"
+
+
+async def test_the_police_desk_goes_all_the_way_and_closes_it_by_forms_alone(scene: Scene) -> None:
+    person = scene.stage.person_id
+    async with scene.visitor("police", "kim") as one:
+        assert (await scene.send(one, "acknowledge", form_of(await one.read(scene.path), "acknowledge", person)))[
+            0
+        ] == 303
+        for state in desk.WAY[1:]:
+            page = await one.read(scene.path)
+            form = form_of(page, "progress", person)
+            assert form["state"] == state
+            assert (await scene.send(one, "progress", form))[0] == 303
+            assert await scene.state("police", person) == state
+        page = await one.read(scene.path)
+        for act in ("acknowledge", "reject", "progress"):
+            with pytest.raises(ValueError, match="unpack"):
+                form_of(page, act, person)
+        form = form_of(page, "close", person) | {"cause": "OTHER"}
+        status, text = await scene.send(one, "close", form)
+        assert status == 400 and f"{TEXTS['field_note'][1]}: is missing" in text
+        assert re.search(r'<option value="OTHER" selected>', text), "nobody has to choose it again"
+        assert (await scene.send(one, "close", form, cause=""))[0] == 400
+        status, _ = await scene.send(one, "close", form, note="went home")
+        assert status == 303 and await scene.state("police", person) == "CLOSED"
+        assert (await scene.listed("police", person)).acknowledged_by == "spiffe://npa/desk/kim"
+
+
+async def test_an_old_page_answers_for_no_other_state_and_says_how_it_is_now(scene: Scene) -> None:
+    home = scene.stage.home_destination
+    async with scene.visitor("police", "kim") as kim, scene.visitor("police", "park") as park:
+        old = await park.read(scene.path)
+        assert (await scene.send(kim, "acknowledge", form_of(await kim.read(scene.path), "acknowledge", home)))[
+            0
+        ] == 303
+        page = await kim.read(scene.path)
+        assert (await scene.send(kim, "progress", form_of(page, "progress", home)))[0] == 303
+        # What Park sees is an offer; Kim's unit is on its way by now.
+        status, text = await scene.send(park, "reject", form_of(old, "reject", home), reason="no car")
+        assert status == 409 and TEXTS["answer_MOVED_ON"][1] in text and 'role="alert"' in text
+        assert form_of(text, "progress", home)["state"] == "EN_ROUTE", "the page says how it is now"
+        status, text = await scene.send(park, "close", form_of(page, "close", home), cause="EQUIPMENT")
+        assert status == 409 and await scene.state("police", home) == "DISPATCHED"
+        status, text = await scene.send(park, "acknowledge", form_of(old, "acknowledge", home))
+        assert status == 409 and f"{TEXTS['answer_TAKEN_BY'][1]}: spiffe://npa/desk/kim" in text
+        # The same form sent twice is one answer.
+        assert (await scene.send(kim, "progress", form_of(page, "progress", home)))[0] == 303
+        assert await scene.state("police", home) == "DISPATCHED"
+        # A step that no form has.
+        form = form_of(await kim.read(scene.path), "progress", home) | {"state": "APPREHENDED"}
+        status, text = await scene.send(kim, "progress", form)
+        assert status == 409 and TEXTS["answer_STEP_LEFT_OUT"][1] in text
+        assert (await scene.send(kim, "progress", form, state="CLOSED"))[0] == 400
+
+
+async def test_what_stood_down_by_itself_can_still_be_closed(scene: Scene) -> None:
+    await scene.stage.stand_down()
+    home = scene.stage.home_destination
+    assert await scene.state("police", home) == "STOOD_DOWN"
+    async with scene.visitor("police") as one:
+        form = form_of(await one.read(scene.path), "close", home)
+        assert (await scene.send(one, "close", form, cause="FALSE_POSITION"))[0] == 303
+    assert (await scene.listed("police", home)).close_cause == dispatch_pb2.FALSE_POSITION
+
+
+async def test_a_leg_that_is_away_is_told_in_words() -> None:
+    error = grpc.aio.AioRpcError(grpc.StatusCode.UNAVAILABLE, grpc.aio.Metadata(), grpc.aio.Metadata(), "down")
+    refusal = refusals.of_leg(error, "close", {})
+    assert refusal.status == 503 and "전화" in refusal.words(Texts("ko")) and "down" not in refusal.words(Texts("en"))
+    assert (
+        refusals.of_leg(
+            grpc.aio.AioRpcError(grpc.StatusCode.UNIMPLEMENTED, grpc.aio.Metadata(), grpc.aio.Metadata(), "x"),
+            "close",
+            {},
+        ).status
+        == 502
+    )

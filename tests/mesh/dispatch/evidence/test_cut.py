@@ -1,0 +1,190 @@
+"""Evidence from a log in which several wearers' reports share entries: each gets its own, and the decision still comes again."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from pathlib import Path
+
+import pytest
+
+from services.cli.evidence import bundle
+from services.cli.evidence.replay import replay
+from services.common.messaging import flow, pull, streams
+from services.common.messaging.bus import Bus
+from services.dispatch.evidence.collector import LOOK_BACK_MS, Gathering, gather
+from services.dispatch.evidence.model import MARK_SUBJECT, of_bytes
+from services.geofence import translate
+from services.geofence.consumer import Evaluator
+from services.geofence.domain import fold
+from services.geofence.domain.alerts import Alert
+from services.geofence.domain.entries import Entry
+from services.geofence.domain.state import State
+from services.geofence.settings import Settings
+from services.geofence.store import CheckpointStore
+from tandem.common.v1 import alert_pb2, log_pb2
+from tests.support.geofence import log
+
+WEARERS = ("wone", "wtwo")
+STEPS = 30
+GAP_MS = 100
+"""Between the cases and the first report."""
+
+
+async def approaches(bus: Bus) -> None:
+    """Two wearers come from 3 km to 50 m and go back, the second 300 m behind; all their reports come in common batches."""
+    start_ms = int(time.time() * 1000) - STEPS * 5_000
+    for case in ("one", "two"):
+        entry = log.case_entry(case, from_ms=start_ms - 1000, place=True)
+        await bus.publish(flow.log_subject(0, "case"), entry.SerializeToString())
+    await asyncio.sleep(GAP_MS / 1000)
+    for i in range(STEPS):
+        at_ms = start_ms + i * 5_000
+        north_m = 50 + 2950 * abs(1 - 2 * i / (STEPS - 1))
+        batch = log.positions_entry(
+            log.position("dtwo", at_ms, 0),
+            log.position("ttwo", at_ms, north_m + 20),
+            log.position("done", at_ms, 0),
+            log.position("tone", at_ms, north_m),
+        )
+        await bus.publish(flow.log_subject(0, "report"), batch.SerializeToString())
+        if i % 7 == 0:
+            only_theirs = log.positions_entry(log.position("ttwo", at_ms + 1_000, north_m))
+            await bus.publish(flow.log_subject(0, "report"), only_theirs.SerializeToString())
+
+
+async def evaluated(bus: Bus, folder: Path) -> list[alert_pb2.Alert]:
+    """The alerts that an evaluator gives, once the figures of all of them are stored."""
+    settings = Settings(port=0, replica=0, checkpoint_every=1_000_000, tick_after_s=60, allow_async_store=True)
+    premises = await streams.read_premises(bus)
+    one = Evaluator(bus, CheckpointStore(folder), settings, premises, 0)
+    task = asyncio.create_task(one.run(lambda: None))
+    try:
+        last = (await bus.bounds_of("LOG_0")).last
+        async with asyncio.timeout(30):
+            expected = sum(isinstance(one, Alert) for one in await folded(bus, last))
+            while (await bus.bounds_of("MEASURES")).last < expected:  # noqa: ASYNC110  # figures follow their alerts
+                await asyncio.sleep(0.1)
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+    found: list[alert_pb2.Alert] = []
+    async for messages in pull.read(bus, "ALERTS", 1):
+        found += [alert_pb2.Alert.FromString(message.data) for message in messages]
+        if messages[-1].pending == 0:
+            return found
+    raise AssertionError
+
+
+async def folded(bus: Bus, last: int) -> list[object]:
+    """What an offline fold of the log gives."""
+    premises = await streams.read_premises(bus)
+    state = State(0, premises.log_id)
+    found: list[object] = []
+    async for messages in pull.read(bus, "LOG_0", 1):
+        for one in messages:
+            found += fold.step(state, Entry(one.sequence, one.stamp_ms, translate.entry_body(one.data)))
+        if messages[-1].sequence >= last:
+            break
+    return found
+
+
+@pytest.mark.parametrize("wearer", ["one", "two"])
+async def test_entries_are_cut_to_the_wearers_own_and_give_the_same_alerts(
+    bus: Bus, tmp_path: Path, wearer: str
+) -> None:
+    await approaches(bus)
+    alerts = [one for one in await evaluated(bus, tmp_path) if one.wearer_id == f"w{wearer}" and one.incident_id]
+    assert any(one.ordinal > 0 for one in alerts)
+    premises = await streams.read_premises(bus)
+    found = await gather(bus, premises, [alerts[0].alert_id], "police")
+    again = replay(bundle.ground_of(found, premises), found.records)
+    assert set(again.again) == {one.alert_id for one in alerts} and again.differences == []
+    other = "two" if wearer == "one" else "one"
+    entries = [log_pb2.LogEntry.FromString(one.data) for one in found.of("LOG_0")]
+    assert {id_ for one in entries for id_ in one.positions.device_id} == {f"t{wearer}", f"d{wearer}"}
+    assert {one.case.wearer_id for one in entries if one.HasField("case")} == {f"w{wearer}"}
+    for one in found.records:
+        for stranger in (f"t{other}", f"d{other}", f"w{other}", f"p{other}"):
+            assert stranger.encode() not in one.data
+    cut = [one for one in found.of("LOG_0") if one.cut]
+    assert cut and all(one.sha256 == "" for one in cut)
+    assert of_bytes(found.to_bytes()) == found
+
+
+async def test_incidents_that_are_gathered_together_are_as_each_by_itself(bus: Bus, tmp_path: Path) -> None:
+    await approaches(bus)
+    found = await evaluated(bus, tmp_path)
+    alert_ids = {name: [one.alert_id for one in found if one.incident_id and one.wearer_id == name] for name in WEARERS}
+    premises = await streams.read_premises(bus)
+    report = next(one for one in found if one.incident_id).decided_at.ToMilliseconds()
+    for leg in ("probation", "police"):
+        for back_ms in (None, LOOK_BACK_MS, int(time.time() * 1000) - report):
+            together = await Gathering(bus, premises, leg, back_ms).of(alert_ids | {"gone": ["no-such-alert"]})
+            assert together == {name: await gather(bus, premises, alert_ids[name], leg, back_ms) for name in WEARERS}
+
+
+async def test_cases_from_before_the_window_are_folded_as_it_begins(bus: Bus, tmp_path: Path) -> None:
+    await approaches(bus)
+    alerts = [one for one in await evaluated(bus, tmp_path) if one.wearer_id == "wone" and one.incident_id]
+    premises = await streams.read_premises(bus)
+    whole = (await gather(bus, premises, [alerts[0].alert_id], "police", None)).of("LOG_0")
+    opening = next(one for one in whole if one.sequence == alerts[0].sequence)
+    first = next(one for one in whole if one.subject == "log.0.report")
+    back_ms = opening.stamp_ms - first.stamp_ms + GAP_MS // 2
+    found = await gather(bus, premises, [alerts[0].alert_id], "police", back_ms)
+    assert [one.subject for one in found.of("LOG_0") if one.premise] == ["log.0.case"]
+    assert found.window_stamp_ms > next(one for one in whole if one.subject == "log.0.case").stamp_ms
+    again = replay(bundle.ground_of(found, premises), found.records)
+    assert set(again.again) == {one.alert_id for one in alerts} and again.differences == []
+
+
+async def test_an_entry_of_others_that_decided_is_there_by_its_stamp_alone(bus: Bus, tmp_path: Path) -> None:
+    start_ms = int(time.time() * 1000) - 60_000
+    case = log.case_entry("1", from_ms=start_ms)
+    await bus.publish(flow.log_subject(0, "case"), case.SerializeToString())
+    near = log.positions_entry(log.position("d1", start_ms, 0), log.position("t1", start_ms, 50))
+    await bus.publish(flow.log_subject(0, "report"), near.SerializeToString())
+    theirs = log.positions_entry(log.position("t9", start_ms, 0))
+    sequence = (await bus.publish(flow.log_subject(0, "report"), theirs.SerializeToString())).seq
+    alerts = await evaluated(bus, tmp_path)
+    told = alert_pb2.Alert()
+    told.CopyFrom(alerts[0])
+    told.alert_id, told.sequence = "alert-by-time", sequence
+    await bus.publish(flow.alert_subject(0, told.alert_id), told.SerializeToString(), expected_last=0)
+    found = await gather(bus, await streams.read_premises(bus), [alerts[0].alert_id], "police")
+    mark = next(one for one in found.of("LOG_0") if one.sequence == sequence)
+    assert (mark.subject, mark.data, mark.cut) == (MARK_SUBJECT, b"", True) and mark.stamp_ms
+
+
+async def test_of_a_tag_that_changed_hands_each_wearer_has_their_own(bus: Bus, tmp_path: Path) -> None:
+    async def told(entry: log_pb2.LogEntry, kind: str = "report") -> None:
+        await bus.publish(flow.log_subject(0, kind), entry.SerializeToString())
+        await asyncio.sleep(0.02)
+
+    def now_ms() -> int:
+        return int(time.time() * 1000)
+
+    start_ms = now_ms()
+    first, without, second = log.case_entry("1"), log.case_entry("1", version=2), log.case_entry("2")
+    del without.case.tag_device_ids[:]
+    second.case.tag_device_ids[:] = ["t1"]
+    await told(first, "case")
+    await told(log.positions_entry(log.position("d1", start_ms, 0), log.position("t1", start_ms, 50)))
+    await told(without, "case")
+    await told(second, "case")
+    await told(log.positions_entry(log.position("d2", now_ms(), 0)))
+    late = log.position("t1", start_ms + 1, 70, report_id="late")  # of the first, and of nobody any more
+    await told(log.positions_entry(log.position("t1", now_ms(), 90, report_id="seconds"), late))
+    alerts = [one for one in await evaluated(bus, tmp_path) if one.incident_id]
+    premises = await streams.read_premises(bus)
+    for wearer_id, reports in (("w1", {f"r{start_ms}"}), ("w2", {"seconds"})):
+        mine = [one for one in alerts if one.wearer_id == wearer_id]
+        for leg in ("police", "probation"):
+            found = await gather(bus, premises, [mine[0].alert_id], leg)
+            batches = [log_pb2.LogEntry.FromString(one.data).positions for one in found.of("LOG_0")]
+            pairs = [pair for one in batches for pair in zip(one.device_id, one.report_id, strict=True)]
+            assert {report_id for device_id, report_id in pairs if device_id == "t1"} == reports
+            if leg == "police":
+                again = replay(bundle.ground_of(found, premises), found.records)
+                assert set(again.again) == {one.alert_id for one in mine} and again.differences == []

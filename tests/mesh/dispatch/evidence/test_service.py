@@ -1,0 +1,149 @@
+"""What a leg shows of the evidence that it has copied: to whom, on which grounds, and that each time is in the ledger."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Iterator
+
+import grpc
+import grpc.aio
+import pytest
+
+from services.cli.simulate import demo
+from services.cli.stack import mesh as meshes
+from services.common.messaging import flow, pull
+from services.common.rpc import server
+from services.dispatch.evidence import model
+from tandem.common.v1 import ledger_pb2
+from tandem.dispatch.v1 import dispatch_pb2, evidence_pb2, evidence_pb2_grpc
+from tandem.registry.v1 import disclosure_pb2
+from tests.support.common.mesh import RunningMesh, running_mesh, tandem
+
+DESKS = {"police": "spiffe://npa/desk/kim", "probation": "spiffe://moj/desk/kim"}
+REVIEWER = "spiffe://tandem/reviewer/kim"
+GROUNDS = disclosure_pb2.Grounds(legal_basis="STALKING_9_1_3_2", purpose=disclosure_pb2.PURPOSE_AUDIT)
+CLOCK_RATE = 60
+"""The demo's minutes are seconds."""
+
+
+@pytest.fixture(scope="module")
+def mesh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningMesh]:
+    with running_mesh(tmp_path_factory.mktemp("evidence") / "m", "--clock-rate", str(CLOCK_RATE)) as one:
+        played = tandem("demo", "--dir", str(one.folder))
+        assert played.returncode == 0, played.stderr
+        yield one
+
+
+class Asking:
+    """EvidenceService of one leg as somebody."""
+
+    def __init__(self, mesh: RunningMesh, leg: str, spiffe_id: str) -> None:
+        self._address = mesh.now.addresses[f"dispatch-{leg}"]
+        self._metadata = server.bearer(spiffe_id, mesh.now.dev_secret)
+
+    async def read(
+        self, incident_id: str, grounds: disclosure_pb2.Grounds = GROUNDS
+    ) -> evidence_pb2.ReadEvidenceResponse:
+        async with server.channel(self._address) as channel:
+            request = evidence_pb2.ReadEvidenceRequest(incident_id=incident_id, grounds=grounds)
+            stub = evidence_pb2_grpc.EvidenceServiceStub(channel)
+            return await stub.ReadEvidence(request, metadata=self._metadata, timeout=10)
+
+    async def download(self, incident_id: str) -> bytes:
+        async with server.channel(self._address) as channel:
+            request = evidence_pb2.DownloadEvidenceRequest(incident_id=incident_id, grounds=GROUNDS)
+            stub = evidence_pb2_grpc.EvidenceServiceStub(channel)
+            return b"".join([one.data async for one in stub.DownloadEvidence(request, metadata=self._metadata)])
+
+    async def whole(self, incident_id: str) -> evidence_pb2.ReadEvidenceResponse:
+        """As soon as the end of the incident is copied too."""
+        async with asyncio.timeout(40):
+            while True:
+                try:
+                    if (found := await self.read(incident_id)).ended:
+                        return found
+                except grpc.aio.AioRpcError as error:
+                    assert error.code() is grpc.StatusCode.NOT_FOUND
+                await asyncio.sleep(0.5)
+
+
+async def incident_of(mesh: RunningMesh) -> str:
+    """The incident in which somebody had to go."""
+    async with meshes.connect(mesh.now) as clients:
+        answer = await clients.dispatch["police"].ListIncidents(
+            dispatch_pb2.ListIncidentsRequest(), metadata=clients.identity(REVIEWER)
+        )
+    return next(one.incident_id for one in answer.incidents if any(to.HasField("offered_at") for to in one.assignments))
+
+
+async def disclosures(mesh: RunningMesh, who: str) -> AsyncIterator[ledger_pb2.Disclosure]:
+    async with mesh.now.nats.bus_as("registry") as bus:
+        last = (await bus.bounds_of(flow.DISCLOSURES.name)).last
+        async for message in pull.between(bus, flow.DISCLOSURES.name, 1, last):
+            one = ledger_pb2.Disclosure.FromString(message.data)
+            if one.who == who:
+                yield one
+
+
+async def test_each_agency_is_shown_its_own_copy_and_each_time_is_in_the_ledger(mesh: RunningMesh) -> None:
+    incident_id = await incident_of(mesh)
+    police = await Asking(mesh, "police", DESKS["police"]).whole(incident_id)
+    probation = await Asking(mesh, "probation", DESKS["probation"]).whole(incident_id)
+    assert {one.of_wearer for one in police.tracks} == {True, False}
+    assert [place.circle.lat_deg for case in police.cases for place in case.places] == [demo.HOME.lat_deg]
+    assert {one.alert_id for one in police.measures} == {one.alert_id for one in police.alerts}
+    (tag,) = probation.tracks
+    assert tag.of_wearer and len(tag.points) == len(next(one for one in police.tracks if one.of_wearer).points)
+    assert [one.sequence for one in tag.points] == sorted(one.sequence for one in tag.points)
+    assert not probation.measures and not any(case.places or case.encounters for case in probation.cases)
+    assert not any(person.device_ids for case in probation.cases for person in case.persons)
+    assert {one.alert_id for one in probation.alerts} <= {one.alert_id for one in police.alerts}
+    for who, kinds in ((DESKS["police"], {"WEARER", "PROTECTED_PERSON"}), (DESKS["probation"], {"WEARER"})):
+        rows = [one async for one in disclosures(mesh, who)]
+        assert {one.record_kind for one in rows} == kinds
+        assert {(one.legal_basis, one.purpose, one.reference) for one in rows} == {
+            ("STALKING_9_1_3_2", "AUDIT", incident_id)
+        }
+
+
+async def test_a_download_is_the_copy_line_by_line(mesh: RunningMesh) -> None:
+    incident_id = await incident_of(mesh)
+    data = await Asking(mesh, "police", REVIEWER).download(incident_id)
+    found = model.of_bytes(data)
+    assert found.incident_id == incident_id and found.leg == "police"
+    assert json.loads(data.splitlines()[1])["sha256"]
+
+
+@pytest.mark.parametrize(
+    ("leg", "who", "grounds", "code"),
+    [
+        ("police", DESKS["probation"], GROUNDS, grpc.StatusCode.PERMISSION_DENIED),
+        ("probation", DESKS["police"], GROUNDS, grpc.StatusCode.PERMISSION_DENIED),
+        ("warning", REVIEWER, GROUNDS, grpc.StatusCode.PERMISSION_DENIED),
+        ("police", "spiffe://tandem/operator/kim", GROUNDS, grpc.StatusCode.PERMISSION_DENIED),
+        ("police", REVIEWER, disclosure_pb2.Grounds(), grpc.StatusCode.INVALID_ARGUMENT),
+        (
+            "police",
+            REVIEWER,
+            disclosure_pb2.Grounds(legal_basis="TAG_16_2", purpose=disclosure_pb2.PURPOSE_AUDIT),  # a wearer's alone
+            grpc.StatusCode.INVALID_ARGUMENT,
+        ),
+    ],
+)
+async def test_whoever_may_not_or_does_not_say_why_is_shown_nothing(
+    mesh: RunningMesh, leg: str, who: str, grounds: disclosure_pb2.Grounds, code: grpc.StatusCode
+) -> None:
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await Asking(mesh, leg, who).read(await incident_of(mesh), grounds)
+    assert caught.value.code() is code
+
+
+async def test_of_what_was_never_copied_nothing_is_told(mesh: RunningMesh) -> None:
+    for incident_id, code in (
+        ("incident-of-nobody", grpc.StatusCode.NOT_FOUND),
+        ("../../dev_secret", grpc.StatusCode.INVALID_ARGUMENT),
+    ):
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await Asking(mesh, "police", REVIEWER).read(incident_id)
+        assert caught.value.code() is code

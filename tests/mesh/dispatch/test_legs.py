@@ -1,0 +1,403 @@
+"""Legs over a real nats-server, real gRPC and real SQLite: from an alert to the desks, and back onto INCIDENTS."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+from collections.abc import AsyncIterator, Awaitable, Iterable
+from contextlib import AsyncExitStack, closing
+from pathlib import Path
+
+import grpc
+import grpc.aio
+import pytest
+
+from services.common.clock import MeshClock
+from services.common.messaging import flow
+from services.common.messaging.bus import Bus
+from services.common.storage.db import open_database
+from services.dispatch.__main__ import MIGRATIONS
+from services.dispatch.domain.escalation import Deadlines
+from services.dispatch.leg import consumer, subscriptions, translate
+from services.dispatch.leg.service import open_leg
+from services.dispatch.leg.store import Position, Store
+from services.dispatch.settings import DispatchSettings
+from services.geofence.translate import alert_to_proto
+from tandem.common.v1 import alert_pb2, geometry_pb2
+from tandem.dispatch.v1 import dispatch_pb2
+from tandem.dispatch.v1.dispatch_pb2 import ACKNOWLEDGED, ESCALATED, NOTIFIED, OFFERED, STOOD_DOWN
+from tests.support.common.nats import TestServer
+from tests.support.dispatch.dispatch import (
+    DESKS,
+    PATIENCE_S,
+    RunningLeg,
+    alert,
+    client,
+    process,
+    publish,
+    running,
+    settings,
+    stored_steps,
+)
+from tests.support.geofence.stories import Story
+
+
+@pytest.fixture
+async def legs(nats: TestServer, bus: Bus, tmp_path: Path) -> AsyncIterator[dict[str, RunningLeg]]:
+    """All three legs."""
+    async with AsyncExitStack() as stack:
+        yield {leg: await stack.enter_async_context(running(settings(leg, nats, tmp_path))) for leg in flow.LEGS}
+
+
+@pytest.fixture
+def police(nats: TestServer, bus: Bus, tmp_path: Path) -> DispatchSettings:
+    """Settings of one leg over a mesh that is there."""
+    return settings("police", nats, tmp_path)
+
+
+async def refused(call: Awaitable[object], code: grpc.StatusCode, part: str = "") -> None:
+    with pytest.raises(grpc.aio.AioRpcError) as refusal:
+        await call
+    assert refusal.value.code() == code and part in (refusal.value.details() or "")
+
+
+def timeless(incidents: Iterable[dispatch_pb2.Incident]) -> list[dispatch_pb2.Incident]:
+    """Incidents without the latencies, which become known a little after the steps."""
+    copies = list(incidents)
+    for assignment in (assignment for one in copies for assignment in one.assignments):
+        assignment.ClearField("report_to_published_ms")
+    return copies
+
+
+async def test_an_alert_reaches_each_desk_and_each_leg_sees_the_others(bus: Bus, legs: dict[str, RunningLeg]) -> None:
+    ids = {}
+    for leg, running_leg in legs.items():
+        async with running_leg.desk.subscription() as subscription:
+            if leg == "probation":
+                await publish(bus, alert(5))
+            offer = (await subscription.next(OFFERED)).step.assignment
+            assert offer.subject_id == ("w1" if leg == "probation" else "p1")
+            assert translate.leg_name(offer.leg) == leg and list(offer.order_ids) == ["order-1"]
+            ids[leg] = offer.assignment_id
+            taken = await running_leg.desk.acknowledge(offer.assignment_id)
+            assert taken.acknowledged_by == DESKS[leg] and taken.HasField("acknowledged_at")
+            assert (await subscription.next(ACKNOWLEDGED)).step.assignment.acknowledged_at == taken.acknowledged_at
+    assert len(set(ids.values())) == 3
+    for leg, running_leg in legs.items():
+        steps = await stored_steps(bus, leg, "incident-1", 2)
+        assert [(step.number, step.assignment.state) for step in steps] == [(1, OFFERED), (2, ACKNOWLEDGED)]
+        async with asyncio.timeout(PATIENCE_S):
+            while True:
+                (incident,) = (await running_leg.desk.list()).incidents
+                own = incident.assignments[0]
+                if [one.state for one in incident.assignments] == 3 * [ACKNOWLEDGED] and own.report_to_published_ms:
+                    break  # that a step is published is noted a little later
+                await asyncio.sleep(0.05)
+        assert {one.assignment_id for one in incident.assignments} == set(ids.values())
+        assert own.assignment_id == ids[leg] and own.report_to_published_ms > 0
+        assert own.cause.report_id == "r-5"
+
+
+async def test_what_is_not_demanded_of_a_leg_does_not_reach_it(bus: Bus, legs: dict[str, RunningLeg]) -> None:
+    await publish(bus, alert(5, geometry_pb2.WARN), alert(6, geometry_pb2.NOTIFY, incident="incident-2"))
+    async with legs["warning"].desk.subscription() as subscription:
+        assert (await subscription.next(OFFERED)).step.assignment.incident_id == "incident-1"
+        assert (await subscription.next(OFFERED)).step.assignment.incident_id == "incident-2"
+    async with legs["police"].desk.subscription() as subscription:
+        notice = (await subscription.next(NOTIFIED)).step.assignment
+        assert notice.incident_id == "incident-2" and not notice.HasField("offered_at")
+    await refused(legs["police"].desk.acknowledge(notice.assignment_id), grpc.StatusCode.FAILED_PRECONDITION)
+
+
+async def test_a_notice_of_a_device_reaches_the_desks_that_it_concerns_and_is_over(
+    bus: Bus, legs: dict[str, RunningLeg]
+) -> None:
+    story = Story()
+    story.case()
+    story.says(5, "phone", "DEVICE_REFUSED")
+    story.says(10, "tag", "SHUTDOWN")
+    await publish(bus, *(alert_to_proto(one, 0) for one in story.alerts))
+    refused_id, off_id = (one.incident_id for one in story.alerts)
+    await publish(bus, alert(story.state.sequence + 1))  # so that each leg has something to wait for
+    told = {}
+    for leg, running_leg in legs.items():
+        async with running_leg.desk.subscription() as steps:
+            seen: list[dispatch_pb2.Assignment] = []
+            while not seen or seen[-1].state != OFFERED:
+                seen.append((await steps.next_of_any()).step.assignment)
+        told[leg] = [(one.incident_id, one.subject_id, one.state) for one in seen[:-1]]
+    over = [(refused_id, "p", NOTIFIED), (refused_id, "p", STOOD_DOWN)]
+    assert told["police"] == [*over, (off_id, "p", NOTIFIED), (off_id, "p", STOOD_DOWN)]
+    assert told["probation"] == [(off_id, "w", NOTIFIED), (off_id, "w", STOOD_DOWN)]
+    assert told["warning"] == []
+
+
+async def test_nobody_answers(bus: Bus, police: DispatchSettings) -> None:
+    async with (
+        running(police.model_copy(update={"acknowledge_within_s": 0.2})) as leg,
+        leg.desk.subscription() as steps,
+    ):
+        await publish(bus, alert(5))
+        offer = await steps.next(OFFERED)
+        first, second = await steps.next(ESCALATED), await steps.next(ESCALATED)
+        assert offer.sequence < first.sequence < second.sequence
+        assert first.step.assignment.assignment_id == offer.step.assignment.assignment_id
+        await leg.desk.acknowledge(offer.step.assignment.assignment_id)
+        taken = await steps.next(ACKNOWLEDGED)
+        stored = await stored_steps(bus, "police", "incident-1", taken.step.number)
+    states = [step.assignment.state for step in stored]
+    assert states[0] == OFFERED and states[1] == ESCALATED and states.index(ACKNOWLEDGED) == len(states) - 1
+
+
+async def test_a_deadline_survives_a_restart(bus: Bus, police: DispatchSettings) -> None:
+    brief = police.model_copy(update={"acknowledge_within_s": 2.0})
+    async with running(brief) as leg, leg.desk.subscription() as steps:
+        await publish(bus, alert(5))
+        await steps.next(OFFERED)
+    async with running(brief) as leg, leg.desk.subscription() as steps:
+        assert (await steps.next(ESCALATED)).step.number == 2
+
+
+async def test_an_unanswered_offer_comes_again_to_each_desk(
+    bus: Bus, police: DispatchSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(subscriptions, "REPEAT_S", 0.1)
+    async with running(police) as leg:
+        async with leg.desk.subscription() as one, leg.desk.subscription() as other:
+            await publish(bus, alert(5))
+            first = await one.next(OFFERED)
+            assert first.sequence > 0 and await other.next(OFFERED) == first
+            for steps in (one, other):
+                for _ in range(2):
+                    again = await steps.next(OFFERED)
+                    assert again.sequence == 0 and again.step.step_id == first.step.step_id
+        async with leg.desk.subscription(after_sequence=first.sequence) as late:
+            assert (await late.next(OFFERED)).sequence == 0
+            await leg.desk.acknowledge(first.step.assignment.assignment_id)
+            taken = await late.next(ACKNOWLEDGED)
+        async with leg.desk.subscription(after_sequence=first.sequence) as later:
+            assert await later.next(ACKNOWLEDGED) == taken
+
+
+async def test_the_desk_is_served_while_nats_is_away(bus: Bus, nats: TestServer, police: DispatchSettings) -> None:
+    brief = police.model_copy(update={"acknowledge_within_s": 1.0})
+    async with running(brief) as leg, leg.desk.subscription() as steps:
+        await publish(bus, alert(5))
+        offer = await steps.next(OFFERED)
+        nats.kill()
+        await steps.next(ESCALATED)
+        await leg.desk.acknowledge(offer.step.assignment.assignment_id)
+        taken = await steps.next(ACKNOWLEDGED)
+    async with running(brief) as leg, leg.desk.subscription() as steps:  # even a restart needs no NATS
+        await steps.next(ACKNOWLEDGED)
+        assert (await leg.desk.list()).incidents[0].assignments[0].state == ACKNOWLEDGED
+        nats.start()
+        await publish(bus, alert(6, incident="incident-2"))  # waits for the server
+        published = await stored_steps(bus, "police", "incident-1", taken.step.number)
+    assert [step.number for step in published] == list(range(1, taken.step.number + 1))
+    assert published[-1].assignment.state == ACKNOWLEDGED
+
+
+async def test_only_the_legs_own_desk_is_served(bus: Bus, police: DispatchSettings) -> None:
+    async with running(police) as leg, leg.desk.subscription() as steps:
+        await publish(bus, alert(5))
+        offer = (await steps.next(OFFERED)).step.assignment
+        for stranger in (DESKS["probation"], DESKS["warning"], "spiffe://tandem/reviewer/a", "spiffe://vendor/a"):
+            caller = leg.caller(stranger)
+            await refused(caller.acknowledge(offer.assignment_id), grpc.StatusCode.PERMISSION_DENIED)
+            async with caller.subscription() as other:
+                await refused(other.next(OFFERED), grpc.StatusCode.PERMISSION_DENIED)
+        for stranger in (DESKS["probation"], DESKS["warning"], "spiffe://vendor/a"):
+            await refused(leg.caller(stranger).list(), grpc.StatusCode.PERMISSION_DENIED)
+        assert len((await leg.caller("spiffe://tandem/reviewer/a").list()).incidents) == 1
+        assert (await leg.desk.list()).incidents[0].assignments[0].state == OFFERED
+
+
+async def test_requests_that_cannot_be_served(bus: Bus, police: DispatchSettings) -> None:
+    async with running(police) as leg:
+        await refused(leg.desk.acknowledge("assign-none"), grpc.StatusCode.NOT_FOUND)
+        await refused(leg.desk.acknowledge(""), grpc.StatusCode.INVALID_ARGUMENT, "assignment_id")
+        await refused(leg.desk.list(page_size=1_001), grpc.StatusCode.INVALID_ARGUMENT, "page_size")
+        await refused(leg.desk.list(page_token="incident-9"), grpc.StatusCode.INVALID_ARGUMENT, "page_token")
+        await refused(leg.desk.list(page_token="\n"), grpc.StatusCode.INVALID_ARGUMENT, "page_token")
+        await refused(leg.desk.list(incident_id="a b"), grpc.StatusCode.INVALID_ARGUMENT, "incident_id")
+        async with leg.desk.subscription(after_sequence=99) as steps:
+            await refused(steps.next(OFFERED), grpc.StatusCode.INVALID_ARGUMENT, "after_sequence")
+
+
+async def test_the_end_stands_down_and_ends_the_incident_whatever_the_order(bus: Bus, police: DispatchSettings) -> None:
+    async with running(police) as leg, leg.desk.subscription() as steps:
+        await publish(bus, alert(5))
+        offer = (await steps.next(OFFERED)).step.assignment
+        await leg.desk.acknowledge(offer.assignment_id)
+        await publish(bus, alert(6, geometry_pb2.RECORD, protected=(), ends=True))
+        over = (await steps.next(STOOD_DOWN)).step.assignment
+        assert over.HasField("acknowledged_at")
+        await refused(leg.desk.acknowledge(offer.assignment_id), grpc.StatusCode.FAILED_PRECONDITION, "STOOD_DOWN")
+        await publish(bus, alert(9, geometry_pb2.RECORD, incident="incident-2", protected=(), ends=True))
+        await bus.client.flush()
+        await asyncio.sleep(0.2)  # so that the end is folded alone
+        await publish(bus, alert(8, incident="incident-2"))
+        assert (await steps.next(STOOD_DOWN)).step.assignment.incident_id == "incident-2"
+        listed = (await leg.desk.list()).incidents
+    assert [one.incident_id for one in listed] == ["incident-2", "incident-1"]
+    assert all(one.HasField("ended_at") for one in listed)
+
+
+async def test_incidents_are_listed_in_pages(bus: Bus, police: DispatchSettings) -> None:
+    names = [f"incident-{n}" for n in range(5)]
+    async with running(police) as leg, leg.desk.subscription() as steps:
+        await publish(bus, *(alert(n, incident=name) for n, name in enumerate(names, 1)))
+        for _ in names:
+            await steps.next(OFFERED)
+        seen: list[str] = []
+        token = ""
+        for size in (2, 2, 1):
+            page = await leg.desk.list(page_size=2, page_token=token)
+            assert len(page.incidents) == size
+            seen += [one.incident_id for one in page.incidents]
+            token = page.next_page_token
+        assert token == "" and seen == names[::-1]
+        (one,) = (await leg.desk.list(incident_id="incident-3")).incidents
+        assert one.incident_id == "incident-3"
+        assert not (await leg.desk.list(incident_id="incident-77")).incidents
+
+
+async def test_what_cannot_be_read_is_set_aside_and_holds_nothing_up(bus: Bus, police: DispatchSettings) -> None:
+    nameless = alert(4)
+    nameless.ClearField("order_id")
+    await publish(bus, nameless)
+    await bus.publish("alert.0.garbage", b"\xff\xff\xff")
+    await bus.publish(flow.incident_subject("probation", "incident-1"), b"\xff\xff\xff")
+    async with running(police) as leg, leg.desk.subscription() as steps:
+        await publish(bus, alert(5))
+        await steps.next(OFFERED)
+        reasons: dict[str, str] = {}
+        async with asyncio.timeout(PATIENCE_S):
+            while len(reasons) < 3:
+                await asyncio.sleep(0.05)
+                info = await bus.js.stream_info(flow.PARKED.name, subjects_filter=">")
+                for subject in info.state.subjects or {}:
+                    message = await bus.js.get_last_msg(flow.PARKED.name, subject)
+                    reasons[subject] = alert_pb2.Parked.FromString(message.data or b"").reason
+    assert reasons.keys() == {
+        "parked.dispatch-police.police-alerts.ALERTS.1",
+        "parked.dispatch-police.police-alerts.ALERTS.2",
+        "parked.dispatch-police.police-peers.INCIDENTS.1",
+    }
+    assert "order_id" in reasons["parked.dispatch-police.police-alerts.ALERTS.1"]
+
+
+async def test_all_alerts_again_change_nothing(bus: Bus, police: DispatchSettings) -> None:
+    async with running(police) as leg, leg.desk.subscription() as steps:
+        await publish(bus, alert(5), alert(6), alert(7, protected=("p2",)))
+        await steps.next(OFFERED)
+        await leg.desk.acknowledge((await steps.next(OFFERED)).step.assignment.assignment_id)
+        before = timeless((await leg.desk.list()).incidents)
+    with closing(sqlite3.connect(police.database)) as database, database:
+        assert database.execute("DELETE FROM positions").rowcount == 1
+    async with running(police) as leg, leg.desk.subscription() as steps:
+        await publish(bus, alert(8, incident="incident-2"))
+        while (await steps.next(OFFERED)).step.assignment.incident_id != "incident-2":
+            pass
+        assert timeless((await leg.desk.list(incident_id="incident-1")).incidents) == before
+    assert len(await stored_steps(bus, "police", "incident-1", 3)) == 3
+
+
+async def test_alerts_for_others_are_passed_over_and_that_is_kept_in_the_end(
+    bus: Bus, police: DispatchSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(consumer, "PASSED_EVERY_S", 0.1)
+    async with running(police) as leg:
+        await publish(bus, alert(5, geometry_pb2.WARN), alert(6, geometry_pb2.WARN))
+        async with asyncio.timeout(PATIENCE_S):
+            while position_of(police) < 2:  # noqa: ASYNC110  # the leg is another task
+                await asyncio.sleep(0.05)
+        assert not (await leg.desk.list()).incidents
+
+
+def position_of(given: DispatchSettings) -> int:
+    """The last alert that a leg's database says it has taken in."""
+    with closing(sqlite3.connect(given.database)) as database:
+        found = database.execute("SELECT sequence FROM positions WHERE stream = 'ALERTS'").fetchone()
+        return int(found[0]) if found else 0
+
+
+async def test_a_restored_older_copy_takes_in_what_it_lacks(bus: Bus, police: DispatchSettings) -> None:
+    async with running(police) as leg, leg.desk.subscription() as steps:
+        await publish(bus, alert(5))
+        offer = (await steps.next(OFFERED)).step.assignment
+    file = police.data_dir / "dispatch-police.sqlite3"
+    copy = file.read_bytes()
+    async with running(police) as leg, leg.desk.subscription() as steps:
+        await leg.desk.acknowledge(offer.assignment_id)
+        await stored_steps(bus, "police", "incident-1", 2)
+        await publish(bus, alert(6, incident="incident-2"))
+        while (await steps.next(OFFERED)).step.assignment.incident_id != "incident-2":
+            pass
+    file.write_bytes(copy)
+    async with running(police) as leg, leg.desk.subscription() as steps:
+        while (await steps.next(OFFERED)).step.assignment.incident_id != "incident-2":
+            pass
+        # What the desk answered is lost with the file, so it is asked again; whoever saw the answer learns of that.
+        await stored_steps(bus, "police", "incident-1", 3)
+    lost = (await stored_steps(bus, "police", "incident-1", 3))[-1]
+    assert (lost.number, lost.assignment.state) == (3, OFFERED)
+
+
+async def test_an_alert_that_comes_again_after_a_stop_makes_no_second_assignment(
+    bus: Bus, police: DispatchSettings
+) -> None:
+    committed = alert(5)
+    await publish(bus, committed)
+    parsed = translate.alert(committed.SerializeToString(), "police")
+    assert parsed
+    async with (  # the leg commits, and doesn't publish to INCIDENTS
+        open_database(police.database, MIGRATIONS) as database,
+        open_leg("police", Store(database), MeshClock(), Deadlines(30_000)) as leg,
+    ):
+        # An older position than the alert's: it comes again.
+        await leg.fold([parsed], Position(flow.ALERTS.name, "log", 0))
+    async with running(police) as running_leg, running_leg.desk.subscription() as steps:
+        await steps.next(OFFERED)
+        await publish(bus, alert(6, incident="incident-2"))
+        assert (await steps.next(OFFERED)).step.assignment.incident_id == "incident-2"
+        (published,) = await stored_steps(bus, "police", "incident-1", 1)
+        (incident,) = (await running_leg.desk.list(incident_id="incident-1")).incidents
+    assert [one.assignment_id for one in incident.assignments] == [published.assignment.assignment_id]
+
+
+async def test_a_killed_process_comes_back_with_its_offers(bus: Bus, police: DispatchSettings) -> None:
+    seen: list[str] = []
+    for sequence in (5, 6):
+        async with process(police) as started, client(police) as leg, leg.desk.subscription() as steps:
+            await publish(bus, alert(sequence, incident=f"incident-{sequence}"))
+            for _ in range(len(seen) + 1):
+                seen.append((await steps.next(OFFERED)).step.assignment.incident_id)
+            if sequence == 6:
+                await leg.desk.acknowledge((await leg.desk.list()).incidents[0].assignments[0].assignment_id)
+                started.terminate()
+                assert await asyncio.wait_for(started.wait(), PATIENCE_S) == 0
+    assert seen == ["incident-5", "incident-5", "incident-6"]
+    async with open_database(police.database, MIGRATIONS) as database:
+        assert await Store(database).first_broken_event() is None
+
+
+async def test_a_leg_whose_store_was_lost_is_offered_everything_again(bus: Bus, police: DispatchSettings) -> None:
+    await publish(bus, alert(5))
+    async with running(police) as leg, leg.desk.subscription() as subscription:
+        first = (await subscription.next(OFFERED)).step.assignment
+        await leg.desk.acknowledge(first.assignment_id)
+    for file in police.data_dir.glob("dispatch-police.sqlite3*"):
+        file.unlink()
+    async with running(police) as leg, leg.desk.subscription() as subscription:
+        again = (await subscription.next(OFFERED)).step.assignment
+    assert again.assignment_id == first.assignment_id
+
+
+async def test_probation_learns_nothing_of_the_protected_persons_devices(bus: Bus, legs: dict[str, RunningLeg]) -> None:
+    await publish(bus, alert(5, of_wearer=False))
+    for leg, device_id in (("probation", ""), ("police", "phone-1")):
+        async with legs[leg].desk.subscription() as subscription:
+            cause = (await subscription.next(OFFERED)).step.assignment.cause
+            assert cause.device_id == device_id and cause.received_wall_us > 0

@@ -1,0 +1,152 @@
+"""Legs over streams that go back: nothing is skipped or done twice, and the steps that a stream lost are there again."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from pathlib import Path
+
+import pytest
+from prometheus_client import REGISTRY
+
+from services.common.messaging import flow
+from services.common.messaging.bus import Bus
+from services.dispatch.settings import DispatchSettings
+from tandem.dispatch.v1 import dispatch_pb2
+from tandem.dispatch.v1.dispatch_pb2 import ACKNOWLEDGED, OFFERED
+from tests.support import torn
+from tests.support.common.nats import TestServer
+from tests.support.dispatch.dispatch import PATIENCE_S, RunningLeg, alert, publish, running, settings, stored_steps
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Path:
+    return tmp_path / "nats"
+
+
+@pytest.fixture
+def police(nats: TestServer, bus: Bus, tmp_path: Path) -> DispatchSettings:
+    return settings("police", nats, tmp_path)
+
+
+def tear(nats: TestServer, store: Path, *streams: str) -> None:
+    """kill -9, the last message of each stream torn, started again."""
+    nats.kill()
+    for stream in streams:
+        torn.overwrite_tail(store, stream, random.Random(1))
+    nats.start()
+
+
+def lost(stream: str) -> float:
+    """How many publications this process found to be lost."""
+    return REGISTRY.get_sample_value("tandem_publications_lost_total", {"stream": stream}) or 0.0
+
+
+def reconciled() -> float:
+    """How many alerts the police's leg of this process found by comparison alone, and so late."""
+    return REGISTRY.get_sample_value("tandem_dispatch_reconciled_total", {"leg": "police"}) or 0.0
+
+
+async def offered(leg: RunningLeg, *incidents: str) -> dict[str, str]:
+    """The assignment of each incident, once all have one; each has one alone."""
+    async with asyncio.timeout(PATIENCE_S):
+        while True:
+            found = {one.incident_id: one.assignments for one in (await leg.desk.list()).incidents}
+            if found.keys() >= set(incidents):
+                assert all(len([a for a in found[id_] if a.leg == 2]) == 1 for id_ in incidents)
+                return {id_: found[id_][0].assignment_id for id_ in incidents}
+            await asyncio.sleep(0.05)
+
+
+@pytest.mark.parametrize("when", ["under the running leg", "while the leg is away"])
+async def test_an_alert_that_takes_the_sequence_of_a_lost_one_is_offered(
+    nats: TestServer, bus: Bus, store: Path, police: DispatchSettings, when: str
+) -> None:
+    compared = reconciled()
+    async with running(police) as leg:
+        await publish(bus, alert(1, incident="incident-1"), alert(2, incident="incident-2"))
+        before = await offered(leg, "incident-1", "incident-2")
+        await stored_steps(bus, "police", "incident-2", 1)
+        if when == "under the running leg":
+            tear(nats, store, flow.ALERTS.name)
+            await publish(bus, alert(3, incident="incident-3"))
+            assert (await bus.bounds_of(flow.ALERTS.name)).last == 2
+            await offered(leg, "incident-3")
+            # The evaluators publish the lost one again: it is known.
+            await publish(bus, alert(2, incident="incident-2"), alert(4, incident="incident-4"))
+            after = await offered(leg, "incident-1", "incident-2", "incident-3", "incident-4")
+            assert before.items() <= after.items()
+            assert len(await stored_steps(bus, "police", "incident-2", 1)) == 1
+            assert reconciled() == compared
+            return
+    tear(nats, store, flow.ALERTS.name)
+    await publish(bus, alert(3, incident="incident-3"))
+    async with running(police) as leg:
+        assert before.items() <= (await offered(leg, "incident-1", "incident-2", "incident-3")).items()
+        assert reconciled() == compared
+
+
+async def test_an_older_store_under_a_live_leg_loses_no_alert_and_no_step(
+    nats: TestServer, bus: Bus, store: Path, police: DispatchSettings, tmp_path: Path
+) -> None:
+    streams = (flow.ALERTS.name, flow.INCIDENTS.name)
+    async with running(police) as leg:
+        await publish(bus, alert(1, incident="incident-1"))
+        await stored_steps(bus, "police", "incident-1", 1)
+        await nats.restart_after(0.0)
+        nats.kill()
+        for stream in streams:
+            torn.copy_of(store, stream, tmp_path / f"older-{stream}")
+        nats.start()
+        await publish(bus, *(alert(n, incident=f"incident-{n}") for n in range(2, 12)))
+        for n in range(2, 12):
+            await stored_steps(bus, "police", f"incident-{n}", 1)
+        first = await offered(leg, *(f"incident-{n}" for n in range(1, 12)))
+        await leg.desk.acknowledge(first["incident-3"])
+        await stored_steps(bus, "police", "incident-3", 2)
+        await asyncio.sleep(1.0)  # until it is noted that they are published
+        count = lost(flow.INCIDENTS.name)
+        nats.kill()
+        for stream in streams:
+            torn.put_back(store, stream, tmp_path / f"older-{stream}")
+        nats.start()
+        # A new one takes the sequence of a lost one, and the evaluators publish the lost ones again.
+        await publish(bus, alert(20, incident="incident-20"))
+        await publish(bus, *(alert(n, incident=f"incident-{n}") for n in range(2, 12)))
+        after = await offered(leg, *first, "incident-20")
+        assert first.items() <= after.items() and len(after) == 12
+        for n in (1, *range(2, 12), 20):
+            steps = await stored_steps(bus, "police", f"incident-{n}", 2 if n == 3 else 1)
+            assert [one.assignment.state for one in steps] == ([OFFERED, ACKNOWLEDGED] if n == 3 else [OFFERED])
+            assert [one.number for one in steps] == list(range(1, len(steps) + 1))
+        assert lost(flow.INCIDENTS.name) == count + 11
+
+
+async def test_a_step_that_its_stream_lost_while_the_leg_was_away_is_there_again_and_its_peers_know_it(
+    nats: TestServer, bus: Bus, store: Path, police: DispatchSettings, tmp_path: Path
+) -> None:
+    async with running(police) as leg, running(settings("probation", nats, tmp_path)) as other:
+        await publish(bus, alert(1))
+        offer = await offered(leg, "incident-1")
+        await stored_steps(bus, "police", "incident-1", 1)
+        await stored_steps(bus, "probation", "incident-1", 1)
+        await leg.desk.acknowledge(offer["incident-1"])
+        await stored_steps(bus, "police", "incident-1", 2)
+        await peer(other, ACKNOWLEDGED)
+        await asyncio.sleep(1.0)
+    tear(nats, store, flow.INCIDENTS.name)
+    assert (await bus.bounds_of(flow.INCIDENTS.name)).last == 2
+    async with running(police), running(settings("probation", nats, tmp_path)) as other:
+        steps = await stored_steps(bus, "police", "incident-1", 2)
+        assert [one.number for one in steps] == [1, 2]
+        await peer(other, ACKNOWLEDGED)
+
+
+async def peer(leg: RunningLeg, state: dispatch_pb2.AssignmentState.ValueType) -> None:
+    """Returns once the probation leg shows the police's assignment in a state."""
+    async with asyncio.timeout(PATIENCE_S):
+        while True:
+            incidents = (await leg.desk.list()).incidents
+            if incidents and [one.state for one in incidents[0].assignments if one.leg == 2] == [state]:
+                return
+            await asyncio.sleep(0.05)

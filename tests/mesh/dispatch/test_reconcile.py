@@ -1,0 +1,104 @@
+"""A leg's record compared with the streams: what is missing is taken in, and its chain, its log and its metrics say so."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from pathlib import Path
+
+import aiohttp
+import pytest
+
+from services.common.clock import MeshClock
+from services.common.messaging import flow
+from services.common.messaging.bus import Bus
+from services.common.storage.db import open_database
+from services.dispatch.__main__ import MIGRATIONS
+from services.dispatch.domain.escalation import Deadlines
+from services.dispatch.leg import reconcile
+from services.dispatch.leg.service import open_leg
+from services.dispatch.leg.store import Position, Store
+from services.dispatch.settings import DispatchSettings
+from tandem.dispatch.v1.dispatch_pb2 import OFFERED
+from tests.support.common.nats import TestServer
+from tests.support.common.ports import free_port
+from tests.support.common.postgres import PostgresServer, running_postgres
+from tests.support.dispatch.dispatch import PATIENCE_S, alert, publish, running, settings
+
+
+@pytest.fixture
+def police(nats: TestServer, bus: Bus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> DispatchSettings:
+    """Settings of one leg over a mesh that is there; it compares often."""
+    monkeypatch.setattr(reconcile, "LOOK_EVERY_S", 0.2)
+    return settings("police", nats, tmp_path, metrics_port=free_port())
+
+
+async def told(configured: DispatchSettings, path: str, part: str) -> None:
+    """Returns once the leg's port of metrics says so."""
+    url = f"http://127.0.0.1:{configured.metrics_port}/{path}"
+    async with asyncio.timeout(PATIENCE_S), aiohttp.ClientSession() as session:
+        while True:
+            async with session.get(url) as answer:
+                if part in f"{answer.status} {await answer.text()}":
+                    return
+            await asyncio.sleep(0.05)
+
+
+async def test_an_alert_that_the_record_lacks_is_taken_in_by_the_comparison(bus: Bus, police: DispatchSettings) -> None:
+    await publish(bus, alert(5), alert(6, incident="incident-2"))
+    log_id = "another-log"
+    async with running(police) as leg, leg.desk.subscription() as steps:  # so that the log's id is known
+        await steps.next(OFFERED)
+        await steps.next(OFFERED)
+    async with open_database(police.database, MIGRATIONS) as database, database.transaction() as connection:
+        log_id = (await connection.exec_driver_sql("select log_id from positions")).scalar_one()
+    for file in police.data_dir.glob("dispatch-police.sqlite3*"):
+        file.unlink()
+    async with (
+        open_database(police.database, MIGRATIONS) as database,
+        open_leg("police", Store(database), MeshClock(), Deadlines(30_000)) as empty,
+    ):
+        # It says to have been past both alerts, and knows nothing of them.
+        await empty.fold([], Position(flow.ALERTS.name, log_id, 2))
+    async with running(police) as leg, leg.desk.subscription() as steps:
+        found = {(await steps.next(OFFERED)).step.assignment.incident_id for _ in range(2)}
+        assert found == {"incident-1", "incident-2"}
+        await told(police, "metrics", 'tandem_dispatch_reconciled_total{leg="police"} 2.0')
+        await told(police, "metrics", 'tandem_dispatch_unreconciled{leg="police"} 0.0')
+    async with open_database(police.database, MIGRATIONS) as database, database.transaction() as connection:
+        rows = (await connection.exec_driver_sql("select kind from events order by id")).scalars().all()
+    assert list(rows) == 2 * ["AlertWasMissing", "AlertFolded", "Offered"]
+
+
+async def test_an_alert_that_cannot_be_read_is_told_as_unreconciled(bus: Bus, police: DispatchSettings) -> None:
+    await bus.publish_until_stored(flow.alert_subject(0, "broken"), b"\xff", expected_last=0)
+    async with running(police):
+        await told(police, "metrics", 'tandem_dispatch_unreconciled{leg="police"} 1.0')
+
+
+@pytest.fixture
+def mortal() -> Iterator[PostgresServer]:
+    """A PostgreSQL that may be killed."""
+    with running_postgres() as server:
+        yield server
+
+
+async def test_a_leg_whose_server_dies_says_so_and_goes_on_when_that_returns(
+    bus: Bus, nats: TestServer, tmp_path: Path, mortal: PostgresServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("services.dispatch.leg.deadlines.STORE_AWAY_AFTER_S", 1.0)
+    url = mortal.new_schemas("police")["police"]
+    police = settings("police", nats, tmp_path, metrics_port=free_port(), police_database_url=url)
+    async with running(police) as leg, leg.desk.subscription() as steps:
+        await publish(bus, alert(1))
+        await steps.next(OFFERED)
+        await told(police, "readyz", "200 ready")
+        mortal.kill()
+        await told(police, "readyz", "503 the store hasn't answered")
+        await publish(bus, alert(2, incident="incident-2"))
+        mortal.start()
+        await told(police, "readyz", "200 ready")
+        # The stream may have ended while the store didn't answer.
+        async with leg.desk.subscription() as again:
+            while (await again.next(OFFERED)).step.assignment.incident_id != "incident-2":
+                pass  # the first one is offered again all the time

@@ -1,0 +1,277 @@
+"""A leg's store under more than one process, and under a desk that never reads: deadlines climb, and once."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+
+from services.cli.evidence import chains
+from services.cli.failure import CommandFailed
+from services.common.clock import MeshClock
+from services.common.messaging import flow
+from services.common.messaging.bus import Bus
+from services.common.rpc.errors import Conflict, FailedPrecondition
+from services.common.storage.db import open_database
+from services.dispatch.__main__ import MIGRATIONS
+from services.dispatch.domain.areas import Circle, Point
+from services.dispatch.domain.decisions import Alert
+from services.dispatch.domain.escalation import Deadlines
+from services.dispatch.domain.events import Demand
+from services.dispatch.domain.roster import Office, Report, Status
+from services.dispatch.leg import chain, record, subscriptions, translate
+from services.dispatch.leg.service import Leg, open_leg
+from services.dispatch.leg.store import Position, Store
+from services.dispatch.leg.subscriptions import Numbered
+from services.dispatch.roster import store
+from tandem.dispatch.v1 import dispatch_pb2
+from tests.support.common.nats import TestServer
+from tests.support.common.postgres import PostgresServer
+from tests.support.dispatch.dispatch import PATIENCE_S, alert, publish, running, settings
+from tests.support.dispatch.roster import SEOUL, TWO_OFFICES, unit
+
+FAR_MS = 3_600_000
+BRIEF = Deadlines(1, 1, 1)
+LONG = Deadlines(FAR_MS, FAR_MS, FAR_MS)
+
+
+@asynccontextmanager
+async def opened(where: Path | str, deadlines: Deadlines = LONG) -> AsyncIterator[Leg]:
+    """One process's leg over the store."""
+    async with (
+        open_database(where, MIGRATIONS) as database,
+        open_leg("police", Store(database), MeshClock(), deadlines) as leg,
+    ):
+        yield leg
+
+
+async def fold(leg: Leg, *sequences: int) -> None:
+    for sequence in sequences:
+        await leg.fold([of_log(sequence)], Position(flow.ALERTS.name, "log", sequence))
+
+
+def of_log(sequence: int) -> Alert:
+    parsed = translate.alert(alert(sequence, incident=f"incident-{sequence}").SerializeToString(), "police")
+    assert parsed
+    return parsed
+
+
+async def kinds(leg: Leg) -> Counter[str]:
+    """How many events of each kind are written."""
+    rows = await leg.store.transaction(lambda connection: connection.execute(sa.text("select kind from events")).all())
+    return Counter(row.kind for row in rows)
+
+
+async def assignments(leg: Leg) -> list[dispatch_pb2.Assignment]:
+    return [translate.stored_assignment(row) for one in await leg.store.incidents("", 100, "") for row in one.own]
+
+
+async def put(leg: Leg, *unit_ids: str, offices: tuple[Office, ...] = TWO_OFFICES) -> None:
+    await leg.change_roster(lambda connection: store.put_offices(connection, offices))
+    units = [unit(unit_id, unit_id[0]) for unit_id in unit_ids]
+    await leg.change_roster(lambda connection: store.put_units(connection, units))
+
+
+async def test_a_deadline_fires_once_with_several_processes_on_one_store(where: Path | str) -> None:
+    incidents = 20
+    async with AsyncExitStack() as stack:
+        legs = [await stack.enter_async_context(opened(where, BRIEF)) for _ in range(3)]
+        await fold(legs[0], *range(1, incidents + 1))
+        await asyncio.sleep(0.01)
+        # All of them have found the same overdue assignments before the first of them writes.
+        frozen_ms = legs[0]._clock.now_ms()
+        due = [await leg.store.due(frozen_ms) for leg in legs]
+        assert [len(one) for one in due] == 3 * [incidents]
+        later = Deadlines(FAR_MS, FAR_MS, FAR_MS)
+        for leg in legs:
+            leg._deadlines = later
+        await asyncio.gather(*(leg.pass_deadlines() for leg in legs))
+        assert (await kinds(legs[1]))["Escalated"] == incidents
+        assert await legs[2].store.first_broken_event() is None
+
+
+async def test_each_process_goes_on_from_what_the_other_wrote_and_tells_its_own_desk(where: Path | str) -> None:
+    async with opened(where) as one, opened(where) as other:
+        steps = other.follow(0)
+        await put(one, "a1", "b1")
+        await fold(one, 1)
+        (offer,) = await assignments(one)
+        await other.acknowledge(offer.assignment_id, "spiffe://npa/desk/b")
+        seen = [await asyncio.wait_for(anext(steps), PATIENCE_S) for _ in range(2)]
+        states = [told.step.assignment.state for told in seen if isinstance(told, Numbered)]
+        assert states == [dispatch_pb2.OFFERED, dispatch_pb2.ACKNOWLEDGED]
+        await one.acknowledge(offer.assignment_id, "spiffe://npa/desk/a")
+        (taken,) = await assignments(one)
+        assert taken.acknowledged_by == "spiffe://npa/desk/b", "it was taken before"
+        await fold(other, 2)
+        second = next(told for told in await assignments(one) if told.incident_id == "incident-2")
+        assert (second.choice.unit_id, second.choice.rung) == ("b1", dispatch_pb2.NEXT_OFFICE), (
+            "the first car is engaged"
+        )
+        assert await one.store.first_broken_event() is None
+
+
+async def test_what_another_process_took_in_without_a_step_is_not_taken_in_twice(where: Path | str) -> None:
+    async with opened(where) as one, opened(where) as other:
+        await fold(one, 1)
+        await other.record.catch_up()
+        await fold(other, 1)  # so that it remembers the incident
+        cleared = replace(of_log(2), demand=Demand.RECORD, incident_id="incident-1")
+        await one.fold([cleared], Position(flow.ALERTS.name, "log", 2))  # an event, and no step
+        await fold(other, 3)
+        await other.fold([cleared], Position(flow.ALERTS.name, "log", 2))
+        assert (await kinds(one))["AlertFolded"] == 3
+
+
+async def test_a_desk_goes_on_at_another_process_and_hears_there_what_this_one_decides(where: Path | str) -> None:
+    async with opened(where) as one, opened(where) as other:
+        watching = asyncio.create_task(other.watch_deadlines())
+        try:
+            await fold(one, 1)
+            steps = other.follow((await one.store.head()).id)
+            (offer,) = await assignments(one)
+            await one.acknowledge(offer.assignment_id, "spiffe://npa/desk/a")
+            told = await asyncio.wait_for(anext(steps), PATIENCE_S)
+            assert isinstance(told, Numbered) and told.step.assignment.state == dispatch_pb2.ACKNOWLEDGED
+        finally:
+            watching.cancel()
+            await asyncio.gather(watching, return_exceptions=True)
+
+
+async def test_steps_of_a_process_that_died_are_published_by_another(
+    where: Path | str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(record, "ADOPT_AFTER_S", 0.05)
+    async with opened(where) as other:
+        async with opened(where) as dying:
+            await fold(dying, 1)  # committed, and never published
+        adopting = asyncio.create_task(other.record.adopt_steps())
+        try:
+            async with asyncio.timeout(PATIENCE_S):
+                while not other.record.outbox.holds(2):  # noqa: ASYNC110  # it looks by itself
+                    await asyncio.sleep(0.01)
+        finally:
+            adopting.cancel()
+            await asyncio.gather(adopting, return_exceptions=True)
+
+
+async def test_legs_of_one_server_neither_share_a_chain_nor_wait_for_each_other(postgres: PostgresServer) -> None:
+    urls = postgres.new_schemas("police", "probation")
+    async with opened(urls["police"]) as police, open_database(urls["probation"], MIGRATIONS) as theirs:
+        async with theirs.transaction() as held:
+            await held.execute(sa.text("select 1"))
+            await asyncio.wait_for(fold(police, 1), PATIENCE_S)  # while the other writes
+        assert await Store(theirs).head() == chain.Head()
+        with pytest.raises(FailedPrecondition, match="the database is the police leg's, not the probation leg's"):
+            async with (
+                open_database(urls["police"], MIGRATIONS) as database,
+                open_leg("probation", Store(database), MeshClock(), LONG),
+            ):
+                raise AssertionError("it opened")
+
+
+async def test_a_database_that_goes_back_under_a_running_leg_ends_it(where: Path | str) -> None:
+    async with opened(where) as leg:
+        await fold(leg, 1, 2)
+        for statement in ("delete from steps where sequence > 2", "delete from events where id > 2"):
+            await leg.store.transaction(partial(sa.Connection.execute, statement=sa.text(statement)))
+        with pytest.raises(FailedPrecondition, match="went back"):
+            await asyncio.wait_for(leg.watch_deadlines(), PATIENCE_S)
+
+
+async def test_units_are_free_again_for_a_leg_that_comes_back(where: Path | str) -> None:
+    async with opened(where) as leg:
+        await put(leg, "a1", "b1")
+        await fold(leg, 1)
+    async with opened(where) as leg:
+        await fold(leg, 2)
+        chosen = {one.incident_id: one.choice.unit_id for one in await assignments(leg)}
+        assert chosen == {"incident-1": "a1", "incident-2": "b1"}
+
+
+async def test_a_refused_change_of_the_roster_changes_nothing_in_memory_either(where: Path | str) -> None:
+    async with opened(where) as leg:
+        await put(leg, "a1")
+        other = [unit("a2", "a"), unit("a1", "b")]
+        with pytest.raises(Conflict):
+            await leg.change_roster(lambda connection: store.put_units(connection, other))
+        await fold(leg, 1, 2)
+        assert [one.choice.unit_id for one in await assignments(leg)] == ["a1", "a1"]
+
+
+async def test_the_nearest_unit_goes_where_both_positions_are_known_and_the_next_nearest_for_one_that_is_off(
+    where: Path | str,
+) -> None:
+    area = Circle(SEOUL, 20_000)
+    offices = (Office("a", 1, area, frozenset(), "", "supervisor", "national"),)
+    async with opened(where) as leg:
+        await put(leg, "a1", "a2", "a3", offices=offices)
+        now_ms = MeshClock().now_ms()
+        for unit_id, lon_deg in (("a1", 127.10), ("a2", 126.99)):
+            report = Report(Status.AVAILABLE, now_ms, Point(37.5665, lon_deg), now_ms)
+            await leg.change_roster(partial(store.report_unit, unit_id=unit_id, given=report))
+        await fold(leg, 1)
+        leg.whereabouts.put("p1", SEOUL, now_ms)
+        await fold(leg, 2)
+        leg.whereabouts.put("p1", SEOUL, now_ms - FAR_MS)
+        await fold(leg, 3)
+        by_incident = {one.incident_id: one.choice for one in await assignments(leg)}
+        leg.whereabouts.put("p1", SEOUL, now_ms)
+        off = Report(Status.OFF, now_ms + 1)
+        await leg.change_roster(partial(store.report_unit, unit_id="a2", given=off), ["a2"])
+        (moved,) = (one for one in await assignments(leg) if one.climb_reason == dispatch_pb2.UNIT_GONE)
+        assert (moved.choice.unit_id, moved.choice.estimate) == ("a1", dispatch_pb2.GREAT_CIRCLE)
+    nowhere, near, stale = (by_incident[f"incident-{n}"] for n in (1, 2, 3))
+    assert nowhere.desk == "national" == stale.desk, "nobody knows whose area it is in, and nothing waits for that"
+    assert (near.unit_id, near.estimate, near.candidates) == ("a2", dispatch_pb2.GREAT_CIRCLE, 3)
+    assert 100 < near.travel_s < 200
+
+
+async def test_a_desk_that_never_reads_costs_bounded_memory_and_the_deadline_climbs_anyway(
+    bus: Bus, nats: TestServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(subscriptions, "WAITING_MAX", 5)
+    police = settings("police", nats, tmp_path, acknowledge_within_s=0.3)
+    async with running(police) as leg, leg.desk.subscription() as never_read:
+        await publish(bus, alert(1))
+        async with leg.desk.subscription() as steps:
+            await steps.next(dispatch_pb2.OFFERED)
+            await publish(bus, *(alert(n, incident=f"incident-{n}") for n in range(2, 60)))
+            up: set[str] = set()
+            while len(up) < 59:
+                up.add((await steps.next(dispatch_pb2.ESCALATED)).step.assignment.incident_id)
+        # It has missed nothing: what didn't wait in memory is read from the store.
+        first = await never_read.next(dispatch_pb2.OFFERED)
+        assert first.sequence == 2
+
+
+def test_a_desks_queue_never_holds_more_than_its_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(subscriptions, "WAITING_MAX", 5)
+    shared, offer = subscriptions.Hub(()), dispatch_pb2.Assignment(state=dispatch_pb2.OFFERED)
+    with shared._desk(True) as desk:
+        desk.reads_store = False
+        longest = 0
+        for n in range(1, 100):
+            shared.tell([Numbered(n, dispatch_pb2.Step(assignment=offer))])
+            longest = max(longest, len(desk.waiting))
+        assert longest <= 5 and desk.reads_store
+
+
+async def test_the_chain_of_a_leg_on_postgresql_is_read_for_evidence(postgres: PostgresServer) -> None:
+    url = postgres.new_schemas("police")["police"]
+    async with opened(url) as leg:
+        await fold(leg, 1, 2, 3)
+        head = await leg.store.head()
+    read = await chains.read_postgres(url, "police", "incident-2")
+    assert read and (read.before.id, len(read.links), read.head) == (2, 2, head)
+    chains.follow("chain", read.to_member("incident-2", False))
+    assert await chains.read_postgres(url, "police", "incident-9") is None
+    with pytest.raises(CommandFailed, match="the police leg's PostgreSQL"):
+        await chains.read_postgres(url.replace("police_", "nobody_"), "police", "incident-2")

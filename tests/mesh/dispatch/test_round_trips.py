@@ -1,0 +1,90 @@
+"""What taking in one alert asks of the database: each question is a round trip to PostgreSQL, and each delays the offer."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from functools import partial
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+
+from services.common.clock import MeshClock
+from services.common.messaging import flow
+from services.common.storage.db import Database, SqliteDatabase, open_database
+from services.dispatch.__main__ import MIGRATIONS
+from services.dispatch.domain.escalation import Deadlines
+from services.dispatch.leg import translate
+from services.dispatch.leg.service import Leg, open_leg
+from services.dispatch.leg.store import PeerRow, Position, Store
+from services.dispatch.roster import store
+from tests.support.common.postgres import PostgresServer
+from tests.support.common.wire import wired
+from tests.support.dispatch.dispatch import alert
+from tests.support.dispatch.roster import TWO_OFFICES, unit
+
+TRANSACTION = 3
+"""Its begin, the lock of writers and the commit."""
+READ, WRITTEN = 1, 1
+KNOWN = 5
+"""Incidents that are there before: by then every statement is known to the server."""
+
+
+@asynccontextmanager
+async def leg_over(database: Database, units: bool = False) -> AsyncIterator[Leg]:
+    deadlines = Deadlines(3_600_000, 3_600_000, 3_600_000, 3_600_000)
+    async with open_leg("police", Store(database), MeshClock(), deadlines) as leg:
+        if units:
+            await leg.change_roster(partial(store.put_offices, given=TWO_OFFICES))
+            given = [unit(f"a{n}", "a") for n in range(2 * KNOWN)]
+            await leg.change_roster(partial(store.put_units, given=given))
+        for sequence in range(1, KNOWN + 1):
+            await fold(leg, sequence)
+        yield leg
+
+
+async def fold(leg: Leg, sequence: int, incident: str = "") -> None:
+    parsed = translate.alert(alert(sequence, incident=incident or f"incident-{sequence}").SerializeToString(), "police")
+    assert parsed
+    await leg.fold([parsed], Position(flow.ALERTS.name, "log", sequence))
+
+
+@pytest.mark.parametrize("units", [False, True], ids=["desk", "units"])
+async def test_an_alert_is_taken_in_by_five_round_trips(postgres: PostgresServer, units: bool) -> None:
+    async with (
+        wired(postgres.new_database()) as (wire, url),
+        open_database(url, MIGRATIONS) as database,
+        leg_over(database, units) as leg,
+    ):
+        for incident in ("incident-new", "incident-1"):
+            before = wire.round_trips
+            await fold(leg, KNOWN + 1, incident)
+            assert wire.round_trips - before == TRANSACTION + READ + WRITTEN
+        (row,) = (await leg.store.incidents("incident-new", 1, ""))[0].own
+        assert bool(translate.stored_assignment(row).choice.unit_id) is units
+
+
+async def test_the_other_legs_steps_are_kept_by_four(postgres: PostgresServer) -> None:
+    async with (
+        wired(postgres.new_database()) as (wire, url),
+        open_database(url, MIGRATIONS) as database,
+        leg_over(database) as leg,
+    ):
+        rows = [PeerRow(f"assignment-{n}", "incident-1", 1, b"") for n in range(20)]
+        await leg.store.put_peers(rows, Position(flow.INCIDENTS.name, "log", 1))
+        before = wire.round_trips
+        await leg.store.put_peers(rows, Position(flow.INCIDENTS.name, "log", 2))
+        assert wire.round_trips - before == TRANSACTION + WRITTEN
+
+
+async def test_a_file_is_asked_no_more_than_it_has_tables(tmp_path: Path) -> None:
+    async with open_database(tmp_path / "police.sqlite3", MIGRATIONS) as database, leg_over(database) as leg:
+        assert isinstance(database, SqliteDatabase)
+        asked: list[str] = []
+        sa.event.listen(
+            database._visits, "before_cursor_execute", lambda _, __, statement, *___: asked.append(statement)
+        )
+        await fold(leg, KNOWN + 1)
+        tables = ("events", "steps", "assignments", "incidents", "awaited_legs", "positions")
+        assert [one.split()[0] for one in asked] == ["BEGIN", "SELECT", *("INSERT" for _ in tables)]

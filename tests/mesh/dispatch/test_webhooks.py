@@ -1,0 +1,389 @@
+"""A leg's steps at a real receiver, and links that those on the road use."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import json
+import re
+import sqlite3
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager, closing
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+from aiohttp import web
+from prometheus_client import REGISTRY
+
+from services.common import times
+from services.common.clock import wall_us
+from services.common.messaging.bus import Bus
+from services.common.rpc import server
+from services.common.rpc.errors import FailedPrecondition
+from services.dispatch.exchange import receivers, webhooks
+from services.dispatch.exchange.links import Links, Refused, Token, open_key
+from tandem.dispatch.v1 import dispatch_pb2, roster_pb2, roster_pb2_grpc
+from tests.support.common.nats import TestServer
+from tests.support.common.ports import free_port
+from tests.support.dispatch.dispatch import DESKS, PATIENCE_S, SECRET, alert, publish, running, settings
+
+OLD_KEY, NEW_KEY = bytes(range(32)), bytes(range(1, 33))
+PARTNERS = (Path(__file__).parents[3] / "docs" / "partners.md").read_text()
+SNIPPET = re.search(r"^## Webhooks$.*?```python\n(.*?)```", PARTNERS, re.S | re.M)
+
+
+def verify(
+    headers: Mapping[str, str], body: bytes, key: bytes, taken_ids: set[str], now_s: float | None = None
+) -> bool:
+    """The receiver's part, as docs/partners.md shows it."""
+    assert SNIPPET
+    namespace: dict[str, Any] = {}
+    exec(SNIPPET[1], namespace)  # noqa: S102  # it is tested as it is shown
+    return bool(namespace["verify"](headers, body, [key], taken_ids, now_s))
+
+
+class Receiver:
+    """A real HTTP server that answers as it is told."""
+
+    def __init__(self) -> None:
+        self.port = free_port()
+        self.url = f"http://127.0.0.1:{self.port}/hook"
+        self.answers: list[int] = []
+        """Statuses of the next answers; then 204."""
+        self.requests: list[tuple[dict[str, str], bytes]] = []
+        self.elsewhere = 0
+        """How often the target of redirects was asked."""
+
+    @asynccontextmanager
+    async def serving(self) -> AsyncIterator[None]:
+        """Serves for a while."""
+
+        async def take(request: web.Request) -> web.Response:
+            self.requests.append((dict(request.headers), await request.read()))
+            status = self.answers.pop(0) if self.answers else 204
+            return web.Response(status=status, headers={"Location": "/elsewhere"} if status == 307 else {})
+
+        async def elsewhere(request: web.Request) -> web.Response:
+            self.elsewhere += 1
+            return web.Response(status=204)
+
+        app = web.Application()
+        app.add_routes([web.post("/hook", take), web.post("/elsewhere", elsewhere)])
+        runner = web.AppRunner(app, access_log=None)
+        await runner.setup()
+        site = web.TCPSite(runner, "127.0.0.1", self.port, reuse_address=True)
+        await site.start()
+        try:
+            yield
+        finally:
+            await runner.cleanup()
+
+    async def wait_for(self, count: int) -> None:
+        """Returns once there were so many requests."""
+        async with asyncio.timeout(PATIENCE_S):
+            while len(self.requests) < count:  # noqa: ASYNC110
+                await asyncio.sleep(0.02)
+
+    def steps(self) -> list[dict[str, Any]]:
+        """The messages of all requests."""
+        return [json.loads(body) for _, body in self.requests]
+
+
+def configured(folder: Path, *told: dict[str, Any]) -> Path:
+    path = folder / "webhooks.json"
+    path.write_text(json.dumps(told))
+    return path
+
+
+def one(receiver: Receiver, **more: Any) -> dict[str, Any]:
+    return {"name": "cad", "url": receiver.url, "keys": [OLD_KEY.hex()], **more}
+
+
+@pytest.fixture(autouse=True)
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Waits of the same growth, a tenth as long."""
+    monkeypatch.setattr(webhooks, "FIRST_WAIT_S", 0.1)
+
+
+async def opened(bus: Bus, *sequences: int) -> None:
+    await publish(bus, *(alert(sequence, incident=f"incident-{sequence}") for sequence in sequences))
+
+
+async def test_each_step_comes_signed_in_order_and_again_until_it_is_taken(
+    bus: Bus, nats: TestServer, tmp_path: Path
+) -> None:
+    receiver = Receiver()
+    receiver.answers = [500, 307, 429, 204]
+    given = settings("police", nats, tmp_path, webhooks=configured(tmp_path, one(receiver)))
+    async with receiver.serving(), running(given) as leg:
+        await handed(given.exchange_database)
+        await opened(bus, 1, 2, 3)
+        await receiver.wait_for(6)
+        async with leg.desk.subscription() as desk:
+            offered = (await desk.next(dispatch_pb2.OFFERED)).step.assignment
+            await leg.desk.acknowledge(offered.assignment_id)
+        await receiver.wait_for(7)
+    ids = [headers["Tandem-Id"] for headers, _ in receiver.requests]
+    assert len(set(ids[:4])) == 1 and len(set(ids)) == 4 and receiver.elsewhere == 0
+    sequences = [step["sequence"] for step in receiver.steps()]
+    assert sequences == sorted(sequences)
+    assert receiver.steps()[-1]["step"]["assignment"]["state"] == "ACKNOWLEDGED"
+    taken: set[str] = set()
+    for headers, body in receiver.requests[3:]:
+        assert verify(headers, body, OLD_KEY, taken)
+        taken.add(headers["Tandem-Id"])
+    headers, body = receiver.requests[0]
+    assert not verify(headers, body, OLD_KEY, taken)  # it was taken at its fourth try
+    with pytest.raises(ValueError, match="window"):
+        verify(headers, body, OLD_KEY, taken, int(headers["Tandem-Timestamp"]) + 301)
+    for forged in ((headers, body + b" "), ({**headers, "Tandem-Id": "hook-1"}, body)):
+        with pytest.raises(ValueError, match="not signed"):
+            verify(*forged, OLD_KEY, taken)
+
+
+async def handed(database: Path, receivers: int = 1) -> None:
+    """Returns once the leg has looked for the first time: a new receiver gets what comes from then on."""
+    async with asyncio.timeout(PATIENCE_S):
+        while True:
+            try:
+                with closing(sqlite3.connect(f"file:{database}?mode=ro", uri=True)) as connection:
+                    if connection.execute("SELECT count(*) FROM handed").fetchone()[0] == receivers:
+                        return
+            except sqlite3.OperationalError:
+                pass  # it isn't made yet
+            await asyncio.sleep(0.02)
+
+
+async def test_what_was_queued_outlives_the_leg_and_the_receiver(bus: Bus, nats: TestServer, tmp_path: Path) -> None:
+    receiver = Receiver()  # it isn't there yet
+    given = settings("police", nats, tmp_path, webhooks=configured(tmp_path, one(receiver)))
+    async with running(given) as leg:
+        await handed(given.exchange_database)
+        await opened(bus, 1)
+        async with leg.desk.subscription() as desk:
+            await desk.next(dispatch_pb2.OFFERED)
+    async with receiver.serving(), running(given):
+        await receiver.wait_for(1)
+    assert receiver.steps()[0]["step"]["assignment"]["state"] == "OFFERED"
+
+
+async def test_after_the_deadline_there_is_an_alarm_and_the_next_one_goes(
+    bus: Bus, nats: TestServer, tmp_path: Path
+) -> None:
+    receiver = Receiver()
+    receiver.answers = [503] * 4
+    told = one(receiver, name="brief", deadline_s=0.25)
+    given = settings("police", nats, tmp_path, webhooks=configured(tmp_path, told))
+
+    def given_up() -> float:
+        labels = {"receiver": "brief", "outcome": "given up"}
+        return REGISTRY.get_sample_value("tandem_webhook_tries_total", labels) or 0.0
+
+    before = given_up()
+    async with receiver.serving(), running(given):
+        await handed(given.exchange_database)
+        await opened(bus, 1)
+        async with asyncio.timeout(PATIENCE_S):
+            while given_up() == before:  # noqa: ASYNC110
+                await asyncio.sleep(0.02)
+        receiver.answers.clear()
+        tried = len(receiver.requests)
+        await opened(bus, 2)
+        await receiver.wait_for(tried + 1)
+    incidents = [step["step"]["assignment"]["incident_id"] for step in receiver.steps()]
+    assert incidents[0] == "incident-1" and incidents[-1] == "incident-2" and tried >= 2
+
+
+async def test_while_keys_are_changed_either_proves_it(bus: Bus, nats: TestServer, tmp_path: Path) -> None:
+    receiver = Receiver()
+    told = one(receiver, keys=[OLD_KEY.hex(), NEW_KEY.hex()])
+    given = settings("police", nats, tmp_path, webhooks=configured(tmp_path, told))
+    async with receiver.serving(), running(given):
+        await handed(given.exchange_database)
+        await opened(bus, 1)
+        await receiver.wait_for(1)
+    headers, body = receiver.requests[0]
+    assert verify(headers, body, OLD_KEY, set()) and verify(headers, body, NEW_KEY, set())
+    with pytest.raises(ValueError, match="not signed"):
+        verify(headers, body, bytes(32), set())
+
+
+async def test_a_receiver_gets_the_half_of_the_incident_in_its_form(bus: Bus, nats: TestServer, tmp_path: Path) -> None:
+    board, cad = Receiver(), Receiver()
+    told = (one(board, name="board", form="cap"), one(cad, form="eido"))
+    given = settings("police", nats, tmp_path, webhooks=configured(tmp_path, *told))
+    async with board.serving(), cad.serving(), running(given) as leg:
+        await handed(given.exchange_database, 2)
+        await opened(bus, 1)
+        await board.wait_for(1)
+        async with leg.desk.subscription() as desk:
+            offered = (await desk.next(dispatch_pb2.OFFERED)).step.assignment
+            await leg.desk.acknowledge(offered.assignment_id)
+        await board.wait_for(2)
+        await cad.wait_for(2)
+    assert [headers["Content-Type"] for headers, _ in board.requests] == ["application/cap+xml"] * 2
+    first, second = (body.decode() for _, body in board.requests)
+    identifier = re.search("<identifier>(.*)</identifier>", first)
+    assert identifier and "<msgType>Alert</msgType>" in first and "<addresses>board</addresses>" in first
+    assert "<msgType>Update</msgType>" in second and f",{identifier[1]}," in second
+    assert [len(document["notesComponent"]) for document in cad.steps()] == [1, 2]
+    assert all(verify(headers, body, OLD_KEY, set()) for headers, body in board.requests + cad.requests)
+
+
+@pytest.mark.parametrize(
+    ("told", "reason"),
+    [
+        ({"url": "http://cad.example/hook"}, "isn't reached by https"),
+        ({"url": "ftp://127.0.0.1/hook"}, "isn't reached by https"),
+        ({"keys": []}, "needs 1 or 2 keys"),
+        ({"keys": ["00" * 32] * 3}, "needs 1 or 2 keys"),
+        ({"keys": ["00" * 31]}, "needs 1 or 2 keys"),
+        ({"keys": ["secret-that-is-no-hex"]}, "needs 1 or 2 keys"),
+        ({"name": "Our CAD"}, "a name must be"),
+        ({"deadline_s": 0}, "deadline"),
+        ({"form": "xml"}, "one of step, cap, eido"),
+    ],
+)
+def test_a_receiver_that_cannot_be_used_is_named_without_its_keys(
+    tmp_path: Path, told: dict[str, Any], reason: str
+) -> None:
+    path = configured(tmp_path, {"name": "cad", "url": "https://cad.example", "keys": ["00" * 32], **told})
+    with pytest.raises(FailedPrecondition, match=reason) as refused:
+        receivers.read(path)
+    assert "secret" not in str(refused.value) and "00" * 31 not in str(refused.value)
+
+
+# ── links ────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+async def ask(method: str, url: str) -> tuple[int, str]:
+    async with aiohttp.ClientSession() as session, session.request(method, url, allow_redirects=False) as answer:
+        return answer.status, await answer.text()
+
+
+async def test_a_link_takes_an_offer_once_and_only_by_its_button(bus: Bus, nats: TestServer, tmp_path: Path) -> None:
+    receiver, port = Receiver(), free_port()
+    given = settings(
+        "police",
+        nats,
+        tmp_path,
+        webhooks=configured(tmp_path, one(receiver, name="sms", links=True)),
+        link_port=port,
+        link_url=f"http://127.0.0.1:{port}",
+    )
+    async with receiver.serving(), running(given) as leg:
+        await handed(given.exchange_database)
+        await opened(bus, 1)
+        await receiver.wait_for(1)
+        url = receiver.steps()[0]["acknowledge_url"]
+        for _ in range(3):
+            status, text = await ask("GET", url)
+            assert status == 200 and "<button>" in text
+        assert await states(leg) == [dispatch_pb2.OFFERED]
+        first = await ask("POST", url)
+        assert first[0] == 200 and "You have taken it." in first[1]
+        assert await ask("POST", url) == first and "<button>" not in (await ask("GET", url))[1]
+        (listed,) = (await leg.desk.list()).incidents[0].assignments
+        assert (listed.state, listed.acknowledged_by) == (dispatch_pb2.ACKNOWLEDGED, "link/sms")
+        await receiver.wait_for(2)
+        assert [step["step"]["number"] for step in receiver.steps()] == [1, 2]
+        assert "acknowledge_url" not in receiver.steps()[1]
+
+        links = Links("police", open_key(given.link_key), given.link_url)
+        soon = wall_us() // 1_000_000 + 60
+        token = Token("police", listed.assignment_id, "sms", soon, "n")
+        expected = {
+            url[:-1] + ("A" if url[-1] != "A" else "B"): 403,
+            url + ".x": 403,
+            address(links, token_of(token, expires_s=soon - 61)): 410,
+            address(Links("police", bytes(32), given.link_url), token): 403,
+            address(Links("warning", open_key(given.link_key), given.link_url), token_of(token, leg="warning")): 403,
+            address(links, token_of(token, assignment_id="assign-none", nonce="m")): 404,
+        }
+        for forged, wanted in expected.items():
+            assert (await ask("POST", forged))[0] == wanted, forged
+        assert "another leg" in (await ask("GET", list(expected)[4]))[1]
+        await publish(bus, alert(9, incident="incident-1", ends=True))
+        async with asyncio.timeout(PATIENCE_S):
+            while await states(leg) != [dispatch_pb2.STOOD_DOWN]:  # noqa: ASYNC110
+                await asyncio.sleep(0.05)
+        status, text = await ask("POST", address(links, token_of(token, nonce="late")))
+        assert status == 409 and "It can&#x27;t be taken" in text
+
+
+async def test_a_unit_takes_what_it_is_asked_for_and_not_what_went_on_to_another(
+    bus: Bus, nats: TestServer, tmp_path: Path
+) -> None:
+    receiver, port = Receiver(), free_port()
+    told = one(receiver, name="sms", links=True)
+    given = settings(
+        "police",
+        nats,
+        tmp_path,
+        webhooks=configured(tmp_path, told),
+        link_port=port,
+        link_url=f"http://127.0.0.1:{port}",
+    )
+    async with receiver.serving(), running(given) as leg, server.channel(f"127.0.0.1:{given.port}") as channel:
+        roster, desk = roster_pb2_grpc.RosterServiceStub(channel), server.bearer(DESKS["police"], SECRET)
+        await handed(given.exchange_database)
+        office = roster_pb2.Office(office_id="o1", version=1, supervisor_desk="s1", national_desk="n1")
+        await roster.PutOffices(roster_pb2.PutOfficesRequest(offices=[office]), metadata=desk)
+        await roster.PutUnits(roster_pb2.PutUnitsRequest(units=[unit("car-a", 1)]), metadata=desk)
+        await opened(bus, 1)
+        await receiver.wait_for(1)
+        to_a = receiver.steps()[-1]["acknowledge_url"]
+        gone = [unit("car-a", 2, removed=True), unit("car-b", 1)]
+        await roster.PutUnits(roster_pb2.PutUnitsRequest(units=gone), metadata=desk)
+        await asked(receiver, "car-b")
+        to_b = receiver.steps()[-1]["acknowledge_url"]
+        status, text = await ask("POST", to_a)
+        assert status == 409 and "somebody else has been asked since" in text
+        assert (await ask("POST", to_b))[0] == 200
+        (listed,) = (await leg.desk.list()).incidents[0].assignments
+        assert (listed.state, listed.acknowledged_by) == (dispatch_pb2.ACKNOWLEDGED, "link/car-b")
+
+
+def unit(unit_id: str, version: int, *, removed: bool = False) -> roster_pb2.Unit:
+    now_s = wall_us() // 1_000_000
+    return roster_pb2.Unit(
+        unit_id=unit_id,
+        version=version,
+        office_id="o1",
+        unit_class="patrol-car",
+        shift_from=times.to_timestamp((now_s - 3_600) * 1000),
+        shift_until=times.to_timestamp((now_s + 3_600) * 1000),
+        removed=removed,
+    )
+
+
+async def asked(receiver: Receiver, unit_id: str) -> None:
+    """Returns once the last step at the receiver asks this unit."""
+    async with asyncio.timeout(PATIENCE_S):
+        while receiver.steps()[-1]["step"]["assignment"].get("choice", {}).get("unit_id") != unit_id:  # noqa: ASYNC110
+            await asyncio.sleep(0.02)
+
+
+async def states(leg: Any) -> list[int]:
+    return [one.state for one in (await leg.desk.list()).incidents[0].assignments if one.leg == 2]
+
+
+def token_of(token: Token, **other: Any) -> Token:
+    return dataclasses.replace(token, **other)
+
+
+def address(links: Links, token: Token) -> str:
+    return f"{links._base_url}/acknowledge/{links.write(token)}"
+
+
+def test_no_other_spelling_of_a_token_is_taken() -> None:
+    links = Links("police", bytes(32), "http://x")
+    text = links.write(Token("police", "assign-1", "sms", 100, "n"))
+    assert links.read(text, 99).assignment_id == "assign-1"
+    for other in (text + "=", text.upper(), text + ".", f"{text}.{text}", "", ".", "é.é"):
+        with pytest.raises(Refused):
+            links.read(other, 99)
+    with pytest.raises(Refused, match="expired"):
+        links.read(text, 100)

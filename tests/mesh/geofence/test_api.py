@@ -1,0 +1,262 @@
+"""What evaluators answer by gRPC: the same whichever is asked, in one partition and in three; alerts with a token to resume."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Iterator
+from pathlib import Path
+
+import grpc
+import grpc.aio
+import pytest
+from google.rpc import error_details_pb2
+
+from services.common.messaging import cursors, flow
+from services.common.messaging.bus import Bus
+from services.geofence.api import MAX_ALERT_STREAMS
+from tandem.common.v1 import alert_pb2
+from tests.support import torn
+from tests.support.geofence.evaluators import (
+    OPERATOR,
+    PROBATION,
+    REVIEWER,
+    WITHIN_S,
+    Evaluators,
+    approach,
+    connected,
+    enter,
+    fields_of,
+    running_evaluators,
+)
+from tests.support.geofence.log import case_entry
+from tests.support.ingest.ingest import details
+
+MANY = 800
+PADDING = 1_000
+"""Destinations of an alert that is about 40 KiB: 32 MB of them fit into no window of gRPC."""
+
+
+@pytest.fixture(scope="module")
+def three(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Evaluators]:
+    with running_evaluators(tmp_path_factory.mktemp("three"), 3) as running:
+        yield running
+
+
+@pytest.fixture
+def two_of_three(tmp_path: Path) -> Iterator[Evaluators]:
+    """The first folds partitions 0 and 2, the second 0 and 1."""
+    with running_evaluators(tmp_path, 3, replicas=3) as running:
+        yield running
+
+
+@pytest.fixture
+def single(tmp_path: Path) -> Iterator[Evaluators]:
+    with running_evaluators(tmp_path, 1) as running:
+        yield running
+
+
+async def test_either_evaluator_answers_the_same_bytes(three: Evaluators) -> None:
+    async with connected(three) as (bus, clients):
+        last = {p: await approach(bus, str(p), p) for p in range(three.partitions)}
+        for p, sequence in last.items():
+            one, other = [await client.case(f"case-{p}", sequence) for client in clients]
+            assert one.SerializeToString(deterministic=True) == other.SerializeToString(deterministic=True)
+            assert (one.partition, one.applied_sequence, one.case_version) == (p, sequence, 1)
+            assert {ring.ring_m for ring in one.open_rings} == {2000, 1000, 100}
+            assert one.incident_id and one.episode_id
+        assert (await clients[0].case("case-0", who=PROBATION)) == (await clients[1].case("case-0", who=REVIEWER))
+        unknown = [client.case("case-unknown") for client in clients]
+        not_yet = [client.case("case-0", last[0] + 1000) for client in clients]
+        refusals = await asyncio.gather(*unknown, *not_yet, return_exceptions=True)
+        told = [(one.code(), one.details()) for one in refusals if isinstance(one, grpc.aio.AioRpcError)]
+        waits = f"partition 0 hasn't applied sequence {last[0] + 1000} yet"
+        assert told == [(grpc.StatusCode.NOT_FOUND, "no such case")] * 2 + [(grpc.StatusCode.UNAVAILABLE, waits)] * 2
+
+
+async def test_a_case_that_is_on_its_way_in_one_partition_waits_for_no_other(three: Evaluators) -> None:
+    async with connected(three) as (bus, clients):
+        before = [await enter(bus, 2, case_entry("before")) for _ in range(5)][-1]
+        asked = [asyncio.ensure_future(client.case("case-late", before + 1)) for client in clients]
+        await asyncio.sleep(0.3)
+        sequence = await enter(bus, 2, case_entry("late"))
+        answers = await asyncio.gather(*asked)
+        assert [(one.partition, one.applied_sequence) for one in answers] == [(2, sequence)] * 2
+
+
+async def test_a_case_of_a_partition_that_others_fold_is_not_said_not_to_exist(two_of_three: Evaluators) -> None:
+    async with connected(two_of_three) as (bus, (without, with_it)):
+        sequence = await approach(bus, "1", 1)
+        assert (await with_it.case("case-1", sequence)).partition == 1
+        with pytest.raises(grpc.aio.AioRpcError) as refused:
+            await without.case("case-1", 1)
+        assert refused.value.code() == grpc.StatusCode.UNAVAILABLE
+        assert refused.value.details() == (
+            "no such case in partitions 0, 2 of this evaluator; 1 are folded by others: ask another evaluator"
+        )
+
+
+async def test_a_resume_token_holds_across_kills_and_at_either_evaluator(single: Evaluators) -> None:
+    async with connected(single) as (bus, clients):
+        await approach(bus, "1")
+        stream = clients[0].alerts(0)
+        first = [await stream.read() for _ in range(2)]
+        single.services[0].kill()
+        with pytest.raises(grpc.aio.AioRpcError):
+            while True:
+                await stream.read()
+        second = await approach(bus, "2")  # while it is dead
+        single.services[0].start()
+        await single.services[0].ready(single.addresses[0])
+        kept = await stored(bus)
+        one, other = [await client.case("case-2", second) for client in clients]
+        assert one.SerializeToString(deterministic=True) == other.SerializeToString(deterministic=True)
+        for client in clients:
+            resumed = client.alerts(first[-1].stream_sequence, after_alert_id=first[-1].alert.alert_id)
+            async with asyncio.timeout(WITHIN_S):
+                rest = [await resumed.read() for _ in range(kept - 2)]
+            resumed.cancel()
+            assert [one.stream_sequence for one in first + rest] == list(range(1, kept + 1))
+            assert all(one.measure.alert_id == one.alert.alert_id for one in rest)
+
+
+async def stored(bus: Bus) -> int:
+    """How many alerts are stored, once no more come: of both approaches all three rings, twice, of person and place."""
+    async with asyncio.timeout(WITHIN_S):
+        while True:
+            last = (await bus.bounds_of(flow.ALERTS.name)).last
+            if last >= 12:
+                await asyncio.sleep(0.5)
+                if (await bus.bounds_of(flow.ALERTS.name)).last == last:
+                    return last
+            await asyncio.sleep(0.05)
+
+
+async def test_bad_resume_tokens_are_refused_at_their_field(single: Evaluators) -> None:
+    async with connected(single) as (bus, (client, _)):
+        await approach(bus, "1")
+        stream = client.alerts(0)
+        first = [await stream.read() for _ in range(6)]
+        gone = await age(bus)
+        await approach(bus, "2")
+        async with asyncio.timeout(WITHIN_S):
+            assert (await client.alerts(gone).read()).stream_sequence == gone + 1
+        before = f"is before the alerts that are kept, from {gone + 1} on"
+        for token, reason in ((gone + 1000, "is beyond the last alert"), (2, before)):
+            with pytest.raises(grpc.aio.AioRpcError) as refused:
+                await client.alerts(token).read()
+            assert refused.value.code() == grpc.StatusCode.INVALID_ARGUMENT
+            assert fields_of(refused.value) == ["after_stream_sequence"]
+            assert reason in str(refused.value.details())
+        read = await client.alerts(0).read()
+        assert read.stream_sequence == gone + 1
+        with pytest.raises(grpc.aio.AioRpcError) as refused:
+            await client.alerts(read.stream_sequence, after_alert_id="").read()
+        assert fields_of(refused.value) == ["after_alert_id"]
+        with pytest.raises(grpc.aio.AioRpcError) as refused:
+            await client.alerts(read.stream_sequence, after_alert_id=first[-1].alert.alert_id).read()
+        assert refused.value.code() == grpc.StatusCode.FAILED_PRECONDITION
+        assert details(refused.value, error_details_pb2.ErrorInfo).reason == cursors.WENT_BACK
+        assert [one.stream_sequence for one in first] == [1, 2, 3, 4, 5, 6]
+        for who in (PROBATION, OPERATOR):
+            with pytest.raises(grpc.aio.AioRpcError) as refused:
+                await client.alerts(0, who).read()
+            assert refused.value.code() == grpc.StatusCode.PERMISSION_DENIED
+
+
+async def test_who_watches_alerts_that_went_back_is_told(single: Evaluators, tmp_path: Path) -> None:
+    async with connected(single) as (bus, (client, _)):
+        await approach(bus, "1")
+        watched = client.alerts(0)
+        seen = [await watched.read() for _ in range(await stored_of_one(bus))]
+        single.nats.kill()
+        torn.overwrite_tail(tmp_path / "nats", flow.ALERTS.name, random.Random(1))
+        single.nats.start()
+        with pytest.raises(grpc.aio.AioRpcError) as refused:
+            async with asyncio.timeout(WITHIN_S):
+                while True:
+                    await watched.read()
+        assert refused.value.code() == grpc.StatusCode.FAILED_PRECONDITION
+        assert details(refused.value, error_details_pb2.ErrorInfo).reason == cursors.WENT_BACK
+        again = client.alerts(0)
+        async with asyncio.timeout(WITHIN_S):
+            rest = [await again.read() for _ in seen]
+        assert {one.alert.alert_id for one in rest} == {one.alert.alert_id for one in seen}
+
+
+async def stored_of_one(bus: Bus) -> int:
+    """How many alerts are stored of one approach, once no more come."""
+    async with asyncio.timeout(WITHIN_S):
+        while True:
+            last = (await bus.bounds_of(flow.ALERTS.name)).last
+            await asyncio.sleep(0.5)
+            if last and (await bus.bounds_of(flow.ALERTS.name)).last == last:
+                return last
+
+
+async def age(bus: Bus) -> int:
+    """All alerts that are stored grow too old to be kept; returns the sequence of the last one."""
+    config = (await bus.api(f"STREAM.INFO.{flow.ALERTS.name}", {}))["config"]
+    kept_for = config["max_age"]
+    await bus.api(
+        f"STREAM.UPDATE.{flow.ALERTS.name}", config | {"max_age": 200_000_000, "duplicate_window": 200_000_000}
+    )
+    async with asyncio.timeout(WITHIN_S):
+        while True:
+            bounds = await bus.bounds_of(flow.ALERTS.name)
+            if bounds.first > bounds.last:
+                break
+            await asyncio.sleep(0.05)
+    await bus.api(f"STREAM.UPDATE.{flow.ALERTS.name}", config | {"max_age": kept_for})
+    return bounds.last
+
+
+@pytest.mark.soak
+async def test_what_a_slow_reader_has_not_read_stays_in_the_stream(single: Evaluators) -> None:
+    async with connected(single) as (bus, (client, _)):
+        places = [alert_pb2.Destination(leg=alert_pb2.POLICE, subject_id=f"order/{n:030d}") for n in range(PADDING)]
+
+        async def tell(n: int) -> None:
+            alert = alert_pb2.Alert(alert_id=f"alert-{n}", partition=0, destinations=places)
+            await bus.publish(flow.alert_subject(0, alert.alert_id), alert.SerializeToString())
+            figures = alert_pb2.Measure(alert_id=alert.alert_id)
+            await bus.publish(flow.measure_subject(0, alert.alert_id), figures.SerializeToString())
+
+        for n in range(0, MANY, 100):
+            await asyncio.gather(*(tell(one) for one in range(n, n + 100)))
+        stream = client.alerts(0)
+        await stream.read()
+        fetched, before = await fetched_of(bus), -1
+        while fetched != before:
+            await asyncio.sleep(1)
+            fetched, before = await fetched_of(bus), fetched
+        assert 0 < fetched < MANY // 2
+        rest = [(await stream.read()).stream_sequence for _ in range(MANY - 1)]
+        assert len(set(rest)) == MANY - 1
+
+
+async def fetched_of(bus: Bus) -> int:
+    """How many alerts the server has given to the one who watches."""
+    consumers = (await bus.api(f"CONSUMER.LIST.{flow.ALERTS.name}", {}))["consumers"]
+    return sum(int(one["delivered"]["consumer_seq"]) for one in consumers)
+
+
+async def test_callers_who_watch_alerts_beyond_the_bound_are_sent_elsewhere(single: Evaluators) -> None:
+    async with connected(single) as (bus, clients):
+        await approach(bus, "1")
+        streams = [clients[0].alerts(0) for _ in range(MAX_ALERT_STREAMS)]
+        for stream in streams:
+            assert (await stream.read()).alert.alert_id
+        with pytest.raises(grpc.aio.AioRpcError) as refused:
+            await clients[0].alerts(0).read()
+        assert refused.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+        streams[0].cancel()
+        async with asyncio.timeout(30):
+            while True:  # it is told that one went, and takes the next
+                try:
+                    await clients[0].alerts(0).read()
+                    break
+                except grpc.aio.AioRpcError:
+                    await asyncio.sleep(0.1)
+        for stream in streams:
+            stream.cancel()

@@ -1,0 +1,348 @@
+"""Live positions: denied by default, ended with their ground, in the ledger before they leave and once."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import sqlite3
+import time
+from collections.abc import Iterator
+from contextlib import closing, suppress
+from pathlib import Path
+
+import grpc
+import grpc.aio
+import pytest
+
+from services.common.messaging import flow
+from services.geofence.sharing.outbox import ALLOWED_AT_ONCE
+from tandem.geofence.v1 import positions_pb2
+from tests.support.geofence import log, mortal_evaluator
+from tests.support.geofence.sharing import (
+    BASIS,
+    EVERY_S,
+    MOJ_DESK,
+    NPA_DESK,
+    SharingMesh,
+    Stream,
+    now_ms,
+    person,
+    sharing_mesh,
+    wearer,
+)
+from tests.support.registry.registry import WITHIN_S
+
+STRANGERS = (
+    "spiffe://tandem/warning-gateway",
+    "spiffe://tandem/reviewer/a",
+    "spiffe://tandem/operator/a",
+    "spiffe://vendor/test",
+    "spiffe://moj/records",
+    "spiffe://npa/records",
+)
+Reason = positions_pb2.ShareEndReason
+
+
+@pytest.fixture(scope="module")
+def mesh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SharingMesh]:
+    """One for the tests of this file; each has a case of its own."""
+    with sharing_mesh(tmp_path_factory.mktemp("sharing")) as running:
+        yield running
+        for one in running.evaluators:
+            assert "Traceback" not in one.service.log() and "never retrieved" not in one.service.log()
+
+
+async def test_without_a_ground_nothing_leaves_and_nothing_is_in_the_ledger(mesh: SharingMesh) -> None:
+    async with mesh.connected() as client:
+        incident = await client.approach("deny")
+        before = (await client.bus.bounds_of(flow.DISCLOSURES.name)).last
+
+        async def refused(who: str, *subjects: positions_pb2.Subject, **request: str) -> str:
+            return await client.refusal(client.watch(who, *subjects, **request))  # type: ignore[arg-type]
+
+        him, her = wearer("deny"), person("deny")
+        for stranger in STRANGERS:
+            assert await refused(stranger, him, incident=incident) == "PERMISSION_DENIED"
+        for basis in ("", "BECAUSE"):
+            assert await refused(NPA_DESK, him, incident=incident, basis=basis) == "INVALID_ARGUMENT"
+        assert await refused(NPA_DESK, him) == "INVALID_ARGUMENT"
+        assert await refused(NPA_DESK, incident=incident) == "INVALID_ARGUMENT"
+        # In the list, but of calls; of tags, and she has none; of an order, and nobody needs her position while none approaches.
+        assert await refused(NPA_DESK, him, incident=incident, basis="STALKING_9_1_3") == "PERMISSION_DENIED"
+        assert await refused(NPA_DESK, her, incident=incident, basis="TAG_31_8_2") == "PERMISSION_DENIED"
+        assert await refused(NPA_DESK, her, order="order-deny") == "PERMISSION_DENIED"
+        assert await refused(MOJ_DESK, him, order="order-deny") == "PERMISSION_DENIED"
+        for expired in (-1.0, 90_000.0):
+            stream = client.watch(NPA_DESK, him, incident=incident, for_s=expired)
+            assert await client.refusal(stream) == "INVALID_ARGUMENT"
+        assert await refused(NPA_DESK, him, incident="incident-none") == "FAILED_PRECONDITION"
+        assert await refused(NPA_DESK, him, order="order-none", basis="TAG_31_8_2") == "FAILED_PRECONDITION"
+        assert await refused(NPA_DESK, wearer("other"), incident=incident) == "FAILED_PRECONDITION"
+        assert await refused(NPA_DESK, him, person("other"), incident=incident) == "FAILED_PRECONDITION"
+
+        assert (await client.bus.bounds_of(flow.DISCLOSURES.name)).last == before
+        assert mesh.rows(incident) == []
+        assert "sharing_refused" in mesh.evaluators[0].service.log()
+
+
+async def test_probation_gets_the_wearer_and_never_whom_the_order_protects(mesh: SharingMesh) -> None:
+    async with mesh.connected() as client:
+        incident = await client.approach("roles")
+        for both in ((person("roles"),), (wearer("roles"), person("roles"))):
+            assert await client.refusal(client.watch(MOJ_DESK, *both, incident=incident)) == "PERMISSION_DENIED"
+        theirs = await client.read(client.watch(MOJ_DESK, wearer("roles"), incident=incident))
+        assert theirs.position.subject == wearer("roles")
+        police = client.watch(NPA_DESK, wearer("roles"), person("roles"), incident=incident)
+        seen = [(await client.read(police)).position for _ in range(2)]
+        assert [one.subject for one in seen] == [wearer("roles"), person("roles")]
+        there = log.position("any", 0, 80)
+        assert (seen[0].lat_deg, seen[0].lon_deg) == (there.lat_e7 / 1e7, there.lon_e7 / 1e7)
+        assert (seen[1].lat_deg, seen[1].lon_deg) == (log.LAT_E7 / 1e7, log.LON_E7 / 1e7)
+        assert all(one.accuracy_m == 5 and not one.unknown and 119 < one.age_s < 150 for one in seen)
+        # What is told has no ring, no distance and no target in it.
+        fields = {field.name for field in positions_pb2.LivePosition.DESCRIPTOR.fields}
+        assert fields == {"subject", "unknown", "lat_deg", "lon_deg", "accuracy_m", "fix_time", "age_s"}
+
+
+async def test_a_position_older_than_3_minutes_is_unknown_and_so_is_one_that_never_was(mesh: SharingMesh) -> None:
+    async with mesh.connected() as client:
+        await client.publish(log.case_entry("old"))
+        await client.publish(log.positions_entry(log.position("told", now_ms() - 200_000, 3_000)))
+        stream, seen = await client.first(MOJ_DESK, wearer("old"), "order-old", "TAG_31_8_2")
+        while not seen.HasField("lat_deg"):  # it has come to the order, and not yet to the position behind it
+            assert seen.unknown
+            seen = (await client.read(stream)).position
+        assert seen.unknown and seen.age_s > 180
+        await client.publish(log.positions_entry(log.position("told", now_ms(), 2_900)))
+        assert not (await client.read(stream)).position.unknown
+        await client.publish(log.case_entry("never"))
+        _, seen = await client.first(MOJ_DESK, wearer("never"), "order-never", "TAG_31_8_2")
+        assert seen.unknown and not seen.HasField("lat_deg") and not seen.HasField("fix_time")
+
+
+async def test_a_share_ends_with_the_incident_and_the_ledger_counts_what_left(mesh: SharingMesh) -> None:
+    async with mesh.connected() as client:
+        incident = await client.approach("end")
+        stream = client.watch(NPA_DESK, wearer("end"), person("end"), incident=incident)
+        first = [await client.read(stream) for _ in range(2)]
+        await client.leave("end")
+        rest = await client.until_end(stream)
+        ends = [one.end for one in rest if one.HasField("end")]
+        assert sorted((one.subject.subject_id, one.reason) for one in ends) == [
+            ("pend", Reason.INCIDENT_ENDED),
+            ("wend", Reason.INCIDENT_ENDED),
+        ]
+        told = [one.position.subject for one in (*first, *rest) if one.HasField("position")]
+        rows = await mesh.until_rows(incident, 4)
+        ours = ("order-end", BASIS, NPA_DESK, NPA_DESK)
+        assert [*(row[:8] for row in rows[:2]), *sorted(row[:8] for row in rows[2:])] == [
+            ("SHARED", "WEARER", "wend", *ours, None),
+            ("SHARED", "PROTECTED_PERSON", "pend", *ours, None),
+            ("SHARE_ENDED", "PROTECTED_PERSON", "pend", *ours, told.count(person("end"))),
+            ("SHARE_ENDED", "WEARER", "wend", *ours, told.count(wearer("end"))),
+        ]
+        assert {row[8] for row in rows[2:]} == {f"{row[8]}-end" for row in rows[:2]}
+        assert await client.refusal(client.watch(NPA_DESK, wearer("end"), incident=incident)) == "FAILED_PRECONDITION"
+
+
+async def test_a_share_ends_with_the_order_with_what_is_withdrawn_and_when_its_time_is_over(mesh: SharingMesh) -> None:
+    async with mesh.connected() as client:
+        for case in ("over", "taken", "brief"):
+            await client.approach(case)
+        incident = await client.approach("lent")
+
+        async def end_of(stream: Stream) -> positions_pb2.ShareEnd:
+            return (await client.until_end(stream))[-1].end
+
+        async def end_of_a_brief_one() -> positions_pb2.ShareEnd:
+            while True:
+                brief = client.watch(MOJ_DESK, wearer("brief"), order="order-brief", basis="TAG_16_2", for_s=1)
+                try:
+                    return await end_of(brief)
+                except grpc.aio.AioRpcError as error:  # its time was over before the evaluator got to it
+                    assert error.code() is grpc.StatusCode.INVALID_ARGUMENT, error
+
+        expired = positions_pb2.ShareEnd(subject=wearer("brief"), reason=Reason.EXPIRED)
+        assert await end_of_a_brief_one() == expired
+
+        over = client.watch(MOJ_DESK, wearer("over"), order="order-over", basis="TAG_16_2")
+        await client.read(over)
+        await client.publish(log.case_entry("over", version=2, until_ms=now_ms() - 1))
+        assert await end_of(over) == positions_pb2.ShareEnd(subject=wearer("over"), reason=Reason.ORDER_ENDED)
+
+        lent = client.watch(NPA_DESK, wearer("lent"), person("lent"), incident=incident)
+        for _ in range(2):
+            await client.read(lent)
+        without_device = log.case_entry("lent", version=2)
+        del without_device.case.persons[0].device_ids[:]
+        await client.publish(without_device)
+        ends = [one.end for one in await client.until_end(lent) if one.HasField("end")]
+        # Without her device nothing of the incident is open any more, so it ends for both.
+        assert sorted(ends, key=lambda end: end.reason) == [
+            positions_pb2.ShareEnd(subject=wearer("lent"), reason=Reason.INCIDENT_ENDED),
+            positions_pb2.ShareEnd(subject=person("lent"), reason=Reason.WITHDRAWN),
+        ]
+
+
+async def test_either_evaluator_answers_the_same(mesh: SharingMesh) -> None:
+    async with mesh.connected(0) as first, mesh.connected(1) as second:
+        incident = await first.approach("same")
+        await second.caught_up_with(first, "same")
+        answers = []
+        for client in (first, second):
+            stream = client.watch(NPA_DESK, wearer("same"), person("same"), incident=incident)
+            found = [(await client.read(stream)).position for _ in range(2)]
+            for one in found:
+                one.ClearField("age_s")
+            answers.append(found)
+            stream.cancel()
+        assert answers[0] == answers[1]
+        rows = await mesh.until_rows(incident, 8)
+        assert len({row[8] for row in rows}) == 8
+        again = [
+            await client.refusal(client.watch(MOJ_DESK, person("same"), incident=incident))
+            for client in (first, second)
+        ]
+        assert again == ["PERMISSION_DENIED"] * 2
+
+
+async def test_a_slow_reader_gets_the_newest_position_and_none_is_kept_for_it(mesh: SharingMesh) -> None:
+    # A reader says by its window how much may wait on the way to it.
+    narrow = (("grpc.http2.lookahead_bytes", 256), ("grpc.http2.bdp_probe", 0))
+    async with mesh.connected() as client, mesh.connected(0, *narrow) as beside:
+        incident = await client.approach("slow")
+        quick = client.watch(NPA_DESK, wearer("slow"), incident=incident)
+        slow = beside.watch(NPA_DESK, wearer("slow"), incident=incident)
+        for stream in (quick, slow):
+            await client.read(stream)
+        published = 150
+        for i in range(published):
+            at_ms = now_ms()
+            await client.publish(log.positions_entry(log.position("tslow", at_ms, 81 + i / 10, report_id=f"s{i}")))
+            while (await client.read(quick)).position.fix_time.ToMilliseconds() < at_ms:
+                pass
+        newest = log.position("any", 0, 81 + (published - 1) / 10).lat_e7 / 1e7
+        came = 1
+        async with asyncio.timeout(WITHIN_S):
+            while (await client.read(slow)).position.lat_deg != newest:
+                came += 1
+        assert came < published / 3
+        for stream in (quick, slow):
+            stream.cancel()
+
+
+async def test_a_subject_is_told_of_at_most_so_often_and_at_last_with_the_newest_position(mesh: SharingMesh) -> None:
+    async with mesh.connected(1) as client:
+        incident = await client.approach("often")
+        began_s = time.monotonic()
+        stream = client.watch(NPA_DESK, wearer("often"), incident=incident)
+        for i in range(100):
+            await client.publish(log.positions_entry(log.position("toften", now_ms(), 81 + i / 10, report_id=f"o{i}")))
+            await asyncio.sleep(0.01)
+        told = 1
+        while (await client.read(stream)).position.lat_deg != log.position("any", 0, 90.9).lat_e7 / 1e7:
+            told += 1
+        assert told <= (time.monotonic() - began_s) / EVERY_S[1] + 1
+        stream.cancel()
+
+
+async def test_where_the_outbox_cannot_be_written_nothing_leaves(mesh: SharingMesh) -> None:
+    async with mesh.connected() as client:
+        incident = await client.approach("locked")
+        with closing(sqlite3.connect(mesh.evaluators[0].outbox, isolation_level=None)) as other:
+            other.execute("begin immediate")
+            stream = client.watch(NPA_DESK, wearer("locked"), incident=incident)
+            assert await client.refusal(stream) == "UNAVAILABLE"
+            other.execute("rollback")
+        # Decisions went on, and so does sharing.
+        stream = client.watch(NPA_DESK, wearer("locked"), incident=incident)
+        await client.read(stream)
+        stream.cancel()
+        rows = await mesh.until_rows(incident, 2)
+        assert [row[0] for row in rows] == ["SHARED", "SHARE_ENDED"]
+
+
+async def test_a_registry_that_is_dead_for_the_whole_share_misses_nothing(mesh: SharingMesh) -> None:
+    async with mesh.connected() as client:
+        incident = await client.approach("dead")
+        mesh.registry.service.kill()
+        stream = client.watch(NPA_DESK, person("dead"), incident=incident)
+        await client.read(stream)
+        await client.publish(log.positions_entry(log.position("ddead", now_ms(), 1)))
+        assert (await client.read(stream)).position.age_s < 60
+        await client.leave("dead")
+        assert (await client.until_end(stream))[-1].end.reason == Reason.INCIDENT_ENDED
+        mesh.registry.service.start()
+        rows = await mesh.until_rows(incident, 2)
+        assert [(row[0], row[2]) for row in rows] == [("SHARED", "pdead"), ("SHARE_ENDED", "pdead")]
+
+
+async def test_a_share_that_a_kill_cut_off_is_ended_when_the_evaluator_returns_and_the_other_goes_on(
+    mesh: SharingMesh,
+) -> None:
+    async with mesh.connected(0) as other, mesh.connected(1) as client:
+        incident = await client.approach("cut")
+        await other.caught_up_with(client, "cut")
+        stream = client.watch(NPA_DESK, wearer("cut"), incident=incident)
+        await client.read(stream)
+        await client.publish(log.positions_entry(log.position("tcut", now_ms(), 81)))
+        await client.read(stream)
+        mesh.evaluators[1].service.kill()
+        with pytest.raises(grpc.aio.AioRpcError):
+            await client.until_end(stream)
+        went_on = other.watch(NPA_DESK, wearer("cut"), incident=incident)
+        await other.read(went_on)
+        went_on.cancel()
+        both = await mesh.until_rows(incident, 3)
+        assert [row[0] for row in both] == ["SHARED", "SHARED", "SHARE_ENDED"]
+        mesh.evaluators[1].service.start()
+        last = (await mesh.until_rows(incident, 4))[3]
+        assert (last[0], last[8]) == ("SHARE_ENDED", f"{both[0][8]}-end")
+        assert last[7] == ALLOWED_AT_ONCE, "two were read, and so many may have left"
+
+
+async def test_no_log_line_tells_where_anybody_is_or_whom_the_order_protects(mesh: SharingMesh) -> None:
+    async with mesh.connected() as client:
+        incident = await client.approach("quiet")
+        stream = client.watch(NPA_DESK, wearer("quiet"), person("quiet"), incident=incident)
+        for _ in range(2):
+            await client.read(stream)
+        stream.cancel()
+        await mesh.until_rows(incident, 4)
+    said = mesh.evaluators[0].service.log()
+    assert "sharing_began" in said and incident in said
+    assert "pquiet" not in said and "37.5" not in said and "127.0,\n" not in said
+
+
+@pytest.fixture(params=["before", "after"])
+def mortal(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[SharingMesh, str, Path]]:
+    """A mesh whose evaluators die at the first disclosure, when, and their plan."""
+    plan = tmp_path / "plan"
+    plan.write_text(request.param)
+    with sharing_mesh(
+        tmp_path, "tests.support.geofence.mortal_evaluator", **{mortal_evaluator.PLAN: str(plan)}
+    ) as running:
+        yield running, request.param, plan
+
+
+async def test_a_kill_between_outbox_and_stream_leaves_one_row_each(mortal: tuple[SharingMesh, str, Path]) -> None:
+    mesh, moment, plan = mortal
+    killed = mesh.evaluators[0]
+    async with mesh.connected() as client:
+        incident = await client.approach("kill")
+        async with asyncio.timeout(WITHIN_S):
+            while killed.service.runs:
+                with suppress(grpc.aio.AioRpcError):  # whether a position left before is chance
+                    await client.until_end(client.watch(NPA_DESK, wearer("kill"), incident=incident))
+                await asyncio.sleep(0.05)
+        assert killed.service.exit_code() == -signal.SIGKILL
+        assert (await client.bus.bounds_of(flow.DISCLOSURES.name)).last == (1 if moment == "after" else 0)
+        assert mesh.rows(incident) == [] or moment == "after"
+    plan.write_text("")
+    killed.service.start()
+    async with mesh.connected() as client:
+        rows = await mesh.until_rows(incident, 2)
+        assert [(row[0], row[2]) for row in rows] == [("SHARED", "wkill"), ("SHARE_ENDED", "wkill")]
+        assert (await client.bus.bounds_of(flow.DISCLOSURES.name)).last == 2
+    with closing(sqlite3.connect(killed.outbox)) as outbox:
+        assert outbox.execute("select count(*) from open_shares").fetchone() == (0,)

@@ -1,0 +1,182 @@
+"""One caller that opens far too many streams, or sends what is no batch: it is told so, and its neighbours don't notice."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Any
+
+import grpc
+import grpc.aio
+import pytest
+from google.rpc import error_details_pb2
+
+from services.common.rpc import server
+from tandem.ingest.v1 import ingest_pb2, ingest_pb2_grpc
+from tests.support.ingest.ingest import WITHIN_S, Client, IngestMesh, details, event, position, request, violation
+
+STREAMS, CONNECTIONS = 10_000, 20
+"""A connection carries 512 streams at most."""
+ALLOWED = 256
+CROWD_WITHIN_S = 90.0
+MEMORY_MOST_MB = 600
+"""Far above what it takes; without a bound on open streams there is none on what they hold either."""
+ACCEPTED, REFUSED = ingest_pb2.ACCEPTED, ingest_pb2.REFUSED
+METHOD = "/tandem.ingest.v1.IngestService/Report"
+
+
+@pytest.fixture
+async def neighbour(mesh: IngestMesh) -> AsyncIterator[Client]:
+    """A vendor that does nothing wrong."""
+    async with mesh.connected() as connected:
+        await connected.route("tag")
+        yield connected
+
+
+class Neighbour:
+    """A stream that goes on sending, one batch after the other."""
+
+    def __init__(self, client: Client, name: str) -> None:
+        self._client, self._name = client, name
+        self.answered = 0
+        self._over = asyncio.Event()
+        self._sending = asyncio.create_task(self._send())
+
+    async def ended(self) -> int:
+        """Sends one more and ends it; every batch was answered, and this many there were."""
+        self._over.set()
+        async with asyncio.timeout(WITHIN_S):
+            return await self._sending
+
+    async def _send(self) -> int:
+        call, batch, over = self._client.open(), 0, False
+        while not over:
+            over = self._over.is_set()
+            batch += 1
+            await call.write(request(batch, position("tag", f"{self._name}-{batch}")))
+            answer: Any = await call.read()
+            assert (answer.batch, list(answer.outcomes)) == (batch, [ACCEPTED])
+            self.answered = batch
+            await asyncio.sleep(0.01)
+        await call.done_writing()
+        assert await call.read() is grpc.aio.EOF
+        return batch
+
+
+def memory_most_mb(pid: int) -> int:
+    """The most memory that a process has had so far."""
+    status = Path(f"/proc/{pid}/status")
+    if not status.exists():
+        pytest.skip("no /proc here to read the memory of a process from")
+    (line,) = (line for line in status.read_text().splitlines() if line.startswith("VmHWM:"))
+    return int(line.split()[1]) >> 10
+
+
+@pytest.mark.timeout(240)
+async def test_ten_thousand_streams_of_one_vendor(mesh: IngestMesh, neighbour: Client) -> None:
+    beside = Neighbour(neighbour, "beside")
+    async with AsyncExitStack() as stack:
+        channels = [await stack.enter_async_context(_own_connection(mesh)) for _ in range(CONNECTIONS)]
+        crowd = [Client(channel, neighbour.bus, "crowd") for channel in channels]
+        await crowd[0].route("crowd")
+        calls = [crowd[n % CONNECTIONS].open() for n in range(STREAMS)]
+        answers = [asyncio.create_task(call.read()) for call in calls]
+        async with asyncio.timeout(CROWD_WITHIN_S):
+            while sum(one.done() for one in answers) < STREAMS - ALLOWED:  # noqa: ASYNC110 - nobody counts them
+                await asyncio.sleep(0.1)
+            works = [n for n, answer in enumerate(answers) if not answer.done()]
+            assert len(works) == ALLOWED
+            for n in works:
+                await calls[n].write(request(n, position("crowd", f"crowd-{n}")))
+            for n in works:
+                answer: Any = await answers[n]
+                assert (answer.batch, list(answer.outcomes)) == (n, [ACCEPTED])
+        for n in set(range(STREAMS)) - set(works):
+            refused = answers[n].exception()
+            assert isinstance(refused, grpc.aio.AioRpcError)
+            assert refused.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+            assert details(refused, error_details_pb2.RetryInfo).retry_delay.ToMilliseconds() > 0
+        async with asyncio.timeout(WITHIN_S):  # it shares a processor with the crowd, which is still there
+            while beside.answered <= 10:  # noqa: ASYNC110 - nobody counts them
+                await asyncio.sleep(0.01)
+        assert await beside.ended() > 10
+        for n in works:
+            calls[n].cancel()
+        # The places of those that have gone are free again.
+        await crowd[1].deliver([request(1, position("crowd", "one-of-the-crowd"))], set())
+    await Neighbour(neighbour, "after").ended()
+    assert memory_most_mb(mesh.service.pid) < MEMORY_MOST_MB
+
+
+def _own_connection(mesh: IngestMesh) -> grpc.aio.Channel:
+    return grpc.aio.insecure_channel(mesh.address, options=[("grpc.use_local_subchannel_pool", 1)])
+
+
+# ── what is no batch ─────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def frame(*reports: Any) -> bytes:
+    """A request as it goes over the wire."""
+    return request(1, *reports).SerializeToString()
+
+
+NO_BATCH: dict[str, tuple[bytes, str, str]] = {
+    "nothing": (b"", "positions", "a batch holds 1 to 1000 reports, this one 0"),
+    "too many": (
+        frame(*(position("tag", f"many-{n}") for n in range(1_001))),
+        "positions",
+        "a batch holds 1 to 1000 reports, this one 1001",
+    ),
+    "no UTF-8": (
+        frame(position("tag", "utf-XX")).replace(b"utf-XX", b"utf-\xff\xfe"),
+        "positions[0].report_id",
+        "isn't text in UTF-8",
+    ),
+    "half a frame": (frame(position("tag", "half"))[:-3], "", "the request isn't a message of this method"),
+}
+
+
+@pytest.mark.parametrize("what", NO_BATCH)
+async def test_what_is_no_batch_ends_its_stream_and_no_other(mesh: IngestMesh, neighbour: Client, what: str) -> None:
+    raw, field, reason = NO_BATCH[what]
+    beside = Neighbour(neighbour, f"beside-{what.replace(' ', '-')}")
+    before = set(await neighbour.stored())
+    async with server.channel(mesh.address) as channel:
+        method: Any = channel.stream_stream(METHOD, response_deserializer=ingest_pb2.ReportResponse.FromString)
+        call = method(iter([raw]), metadata=neighbour.identity)
+        with pytest.raises(grpc.aio.AioRpcError) as ended:
+            async with asyncio.timeout(WITHIN_S):
+                await call.read()
+    assert violation(ended.value) == (field, reason)
+    await beside.ended()
+    assert {one for one in set(await neighbour.stored()) - before if not one.startswith("beside-")} == set()
+
+
+async def test_devices_of_another_vendor_and_unknown_events_are_refused_one_by_one(
+    mesh: IngestMesh, neighbour: Client
+) -> None:
+    beside = Neighbour(neighbour, "beside-claims")
+    async with server.channel(mesh.address) as channel:
+        claimant = Client(channel, neighbour.bus, "claimant")
+        await claimant.route("own")
+        unknown = event("own", "from-the-future")
+        unknown.event = 99  # type: ignore[assignment]
+        batch = request(1, position("own", "own"), position("tag", "claimed"), event("tag", "claimed-e"), unknown)
+        (answer,) = await claimant.send(batch)
+        unary: Any = await ingest_pb2_grpc.IngestServiceStub(channel).ReportBatch(
+            ingest_pb2.ReportBatchRequest(positions=batch.positions, equipment=batch.equipment),
+            metadata=claimant.identity,
+            timeout=WITHIN_S,
+        )
+    for one in (answer, unary):
+        assert list(one.outcomes) == [ACCEPTED, REFUSED, REFUSED, REFUSED]
+        assert [(refusal.field, refusal.code) for refusal in one.refusals] == [
+            ("positions[1].device_id", ingest_pb2.REFUSAL_CODE_NOT_YOURS),
+            ("equipment[0].device_id", ingest_pb2.REFUSAL_CODE_NOT_YOURS),
+            ("equipment[1].event", ingest_pb2.REFUSAL_CODE_INVALID),
+        ]
+    await beside.ended()
+    stored = await neighbour.stored()
+    assert stored["own"] == 2 and not {"claimed", "claimed-e", "from-the-future"} & set(stored)

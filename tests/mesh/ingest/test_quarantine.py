@@ -1,0 +1,83 @@
+"""What is kept of refusals stays bounded, whatever ids a sender invents."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from services.common.clock import MeshClock
+from services.common.messaging import bus as buses
+from services.common.messaging import streams
+from services.common.messaging.bus import Bus
+from services.ingest.admission.quarantine import SENDER_KEYS_MOST, Quarantine
+from services.ingest.domain import Reason
+from tests.conftest import STREAM_BYTES
+from tests.support.common.nats import TestServer
+
+FLOOD, OTHER = "spiffe://vendor/flood", "spiffe://vendor/other"
+
+
+async def counts(quarantine: Quarantine) -> dict[tuple[str, str], int]:
+    answer = await quarantine.listed("")
+    return {(one.sender, one.device_id): one.count for one in answer.quarantined}
+
+
+def refuse(quarantine: Quarantine, name: str, count: int) -> None:
+    for i in range(count):
+        quarantine.refused(FLOOD, f"{name}-{i}", Reason.UNKNOWN_DEVICE)
+
+
+async def test_invented_ids_of_one_sender_are_told_apart_up_to_a_bound(bus: Bus) -> None:
+    quarantine = Quarantine(bus, MeshClock())
+    refuse(quarantine, "invented", SENDER_KEYS_MOST + 100)
+    quarantine.refused(OTHER, "tag", Reason.UNKNOWN_DEVICE)
+    found = await counts(quarantine)
+    assert len(found) == SENDER_KEYS_MOST + 2
+    assert found[FLOOD, ""] == 100 and found[OTHER, "tag"] == 1
+    assert (await quarantine.listed("")).incomplete
+    assert (await quarantine.listed("tag")).incomplete  # it may be among the 100
+
+
+async def test_one_report_without_a_usable_id_leaves_the_list_complete(bus: Bus) -> None:
+    quarantine = Quarantine(bus, MeshClock())
+    quarantine.refused(OTHER, "", Reason.INVALID)
+    quarantine.refused(OTHER, "x" * 65, Reason.INVALID)
+    assert await counts(quarantine) == {(OTHER, ""): 2}
+    assert not (await quarantine.listed("")).incomplete
+
+
+async def test_that_devices_were_merged_is_kept_with_the_counts(bus: Bus) -> None:
+    quarantine = Quarantine(bus, MeshClock())
+    refuse(quarantine, "invented", SENDER_KEYS_MOST + 1)
+    running = asyncio.create_task(quarantine.run())
+    await asyncio.sleep(0)
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+    assert (await quarantine.listed("")).incomplete and (await Quarantine(bus, MeshClock()).listed("")).incomplete
+
+
+async def test_counts_that_grew_too_old_leave_the_list_complete(bus: Bus, monkeypatch: pytest.MonkeyPatch) -> None:
+    quarantine = Quarantine(bus, MeshClock())
+    quarantine.refused(OTHER, "tag", Reason.INVALID)
+
+    async def aged(stream: str) -> buses.Bounds:
+        return buses.Bounds(8, 7)
+
+    monkeypatch.setattr(bus, "bounds_of", aged)
+    assert not (await quarantine.listed("")).incomplete
+
+
+async def test_the_bound_holds_where_counts_come_back_from_a_flush_that_failed(nats: TestServer) -> None:
+    async with buses.connect(nats.url, "test") as bus:
+        quarantine = Quarantine(bus, MeshClock())
+        refuse(quarantine, "before", SENDER_KEYS_MOST)
+        running = asyncio.create_task(quarantine.run())
+        await asyncio.sleep(0)
+        running.cancel()  # it flushes a last time, and there is no stream yet
+        await asyncio.sleep(0)
+        refuse(quarantine, "meanwhile", SENDER_KEYS_MOST)
+        await asyncio.gather(running, return_exceptions=True)
+        await streams.create(bus, 1, MeshClock(), max_bytes=STREAM_BYTES)
+        found = await counts(quarantine)
+    assert len(found) == SENDER_KEYS_MOST + 1 and sum(found.values()) == 2 * SENDER_KEYS_MOST

@@ -1,0 +1,137 @@
+"""Streams whose answers nobody reads: what ingest holds for them is bounded, and they are ended. A stand-in for the log."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any, cast
+
+import grpc.aio
+import pytest
+
+from services.ingest import metrics
+from services.ingest.domain import Reason, Refusal, Sender
+from services.ingest.endpoints import grpc_api
+from services.ingest.endpoints.grpc_api import IngestApi
+from services.ingest.intake import Reports, Taken
+from tandem.ingest.v1 import ingest_pb2, ingest_pb2_grpc
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+STREAMS = 8
+BATCH = 1_000
+BATCHES = 100
+"""Of a stream that writes all it can: more than may wait for their answers."""
+WITHIN_S = 60.0
+HELD_MOST = 18 * BATCH
+"""Reports of a stream that wait for their answers, with the answers that are on their way already."""
+SMALL_WINDOW = (("grpc.http2.bdp_probe", 0), ("grpc.http2.lookahead_bytes", 65_536))
+"""Without these a client takes megabytes before anybody reads them, and ingest has answered."""
+SENDER = Sender("spiffe://vendor/deaf", "deaf", "")
+
+
+class Log:
+    """Takes whatever comes, at once, and refuses all of it, so that answers are long."""
+
+    def __init__(self) -> None:
+        self.admitted = 0
+
+    async def admit(self, sender: Sender, reports: Reports, *_: object) -> Taken:
+        taken = Taken()
+        self.admitted += reports.count
+        taken.refusals = [Refusal(n, "lat_deg", "must be from -90 to 90", Reason.INVALID) for n in range(reports.count)]
+        taken.complete(lambda _: None)
+        return taken
+
+
+class Nobody:
+    """No device is commanded."""
+
+    def heard(self, over: object) -> None:
+        """Nothing waits for it."""
+
+
+@asynccontextmanager
+async def served(log: Log) -> AsyncIterator[ingest_pb2_grpc.IngestServiceStub]:
+    """The service by real gRPC, and a client of it."""
+    server = grpc.aio.server()
+    servicer = IngestApi(cast(Any, log), cast(Any, Nobody()), cast(Any, None))
+    ingest_pb2_grpc.add_IngestServiceServicer_to_server(servicer, server)
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{port}", options=SMALL_WINDOW) as channel:
+        yield ingest_pb2_grpc.IngestServiceStub(channel)
+    await server.stop(0)
+
+
+def batch(number: int) -> ingest_pb2.ReportRequest:
+    return ingest_pb2.ReportRequest(
+        batch=number, positions=[ingest_pb2.Position(device_id="d", report_id=str(n)) for n in range(BATCH)]
+    )
+
+
+async def write_all(call: Any) -> None:
+    for number in range(1, BATCHES + 1):
+        await call.write(batch(number))
+
+
+async def settle(log: Log, most: int) -> None:
+    """Returns once nothing more is admitted. Fails where more is than that."""
+    before = -1
+    while log.admitted != before or not before:
+        assert log.admitted <= most
+        before = log.admitted
+        await asyncio.sleep(1.0)
+
+
+@pytest.fixture(autouse=True)
+def known_sender(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(grpc_api, "_sender", lambda: SENDER)
+
+
+@pytest.mark.timeout(200)
+async def test_answers_that_nobody_reads_are_held_up_to_a_bound() -> None:
+    log = Log()
+    async with served(log) as stub:
+        calls: list[Any] = [stub.Report() for _ in range(STREAMS)]
+        writing = [asyncio.create_task(write_all(call)) for call in calls]
+        async with asyncio.timeout(WITHIN_S):
+            await settle(log, STREAMS * HELD_MOST)
+        # Who reads after all gets every answer, and may go on.
+        read = 0
+        async with asyncio.timeout(WITHIN_S):
+            while read < BATCHES:
+                answer: Any = await calls[0].read()
+                read = answer.batch
+        await writing[0]
+        for call, task in zip(calls, writing, strict=True):
+            call.cancel()
+            task.cancel()
+        await asyncio.gather(*writing, return_exceptions=True)
+
+
+@pytest.mark.timeout(200)
+async def test_a_stream_whose_answers_are_not_read_is_ended_and_its_room_given_back(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(grpc_api, "UNREAD_MOST_S", 1.0)
+    log, before = Log(), metrics.UNREAD._value.get()
+    async with served(log) as stub:
+        deaf: Any = stub.Report()
+        writing = asyncio.create_task(write_all(deaf))
+        async with asyncio.timeout(WITHIN_S):
+            while metrics.UNREAD._value.get() == before:  # noqa: ASYNC110 - nobody else is told
+                await asyncio.sleep(0.1)
+            await asyncio.gather(writing, return_exceptions=True)
+            with pytest.raises(grpc.aio.AioRpcError) as ended:
+                while await deaf.read() is not grpc.aio.EOF:
+                    pass
+        assert ended.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+        # Its place and its room are free: another stream of the same caller is served.
+        call: Any = stub.Report()
+        await call.write(batch(1))
+        async with asyncio.timeout(WITHIN_S):
+            answer: Any = await call.read()
+        assert answer.batch == 1
+        await call.done_writing()
+        assert await call.read() is grpc.aio.EOF

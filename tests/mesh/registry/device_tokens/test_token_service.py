@@ -1,0 +1,103 @@
+"""The registry as a process issues devices' tokens: who may ask, what is refused, and no token is kept. On both engines."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import AsyncIterator, Iterator
+from typing import Any
+
+import grpc
+import grpc.aio
+import pytest
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from services.common.rpc import server
+from tandem.registry.v1 import registry_pb2
+from tandem.registry.v1.device_token_pb2 import IssueDeviceTokenRequest, RevokeDeviceTokensRequest
+from tests.conftest import ENGINES
+from tests.support.registry import records
+from tests.support.registry.registry import MOJ, NPA, SECRET, WITHIN_S, Client, RegistryMesh, running_registry
+
+Code = grpc.StatusCode
+MOST_S = 7 * 86_400
+
+
+@pytest.fixture(scope="module", params=ENGINES)
+def mesh(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RegistryMesh]:
+    """One registry on each engine for the tests of this file."""
+    url = request.getfixturevalue("postgres").new_database() if request.param == "postgres" else ""
+    with running_registry(tmp_path_factory.mktemp("registry"), 1, url) as running:
+        yield running
+
+
+@pytest.fixture
+async def client(mesh: RegistryMesh) -> AsyncIterator[Client]:
+    async with mesh.connected() as connected:
+        await connected.put(records.wearer(), records.tag(), records.person(), records.device())
+        yield connected
+
+
+async def issue(client: Client, who: str, device_id: str, keep_older_for_s: int = 0) -> str:
+    request = IssueDeviceTokenRequest(device_id=device_id, keep_older_for_s=keep_older_for_s)
+    metadata = server.bearer(who, SECRET)
+    return str((await client.device_tokens.IssueDeviceToken(request, metadata=metadata, timeout=WITHIN_S)).token)
+
+
+async def revoke(client: Client, who: str, device_id: str) -> int:
+    request, metadata = RevokeDeviceTokensRequest(device_id=device_id), server.bearer(who, SECRET)
+    return int((await client.device_tokens.RevokeDeviceTokens(request, metadata=metadata, timeout=WITHIN_S)).revoked)
+
+
+async def code_of(asked: Any) -> grpc.StatusCode:
+    """How a call is refused."""
+    with pytest.raises(grpc.aio.AioRpcError) as refusal:
+        await asked
+    return refusal.value.code()
+
+
+async def test_a_token_is_in_the_route_by_its_hash_and_itself_nowhere(client: Client) -> None:
+    for who, device_id in ((MOJ, "tag-1"), (NPA, "app-1")):
+        tokens = [await issue(client, who, device_id, MOST_S) for _ in range(2)]
+        route = await client.route(device_id)
+        assert [one.sha256 for one in route.tokens] == [hashlib.sha256(token.encode()).digest() for token in tokens]
+        assert route.tokens[0].valid_until_ms > 0 and route.tokens[1].valid_until_ms == 0
+        held = client.mesh.held()
+        assert b'"device_token_issued"' in held and not any(token.encode() in held for token in tokens)
+        assert await revoke(client, who, device_id) == 2
+        assert not (await client.route(device_id)).tokens
+
+
+@pytest.mark.parametrize(
+    "who",
+    [
+        "spiffe://vendor/test",
+        "spiffe://moj/desk/seoul",
+        "spiffe://npa/desk/seoul",
+        "spiffe://tandem/operator/one",
+        "spiffe://tandem/reviewer/one",
+        "spiffe://tandem/warning-gateway",
+    ],
+)
+async def test_only_the_records_systems_may_ask(client: Client, who: str) -> None:
+    for device_id in ("tag-1", "app-1"):
+        assert await code_of(issue(client, who, device_id)) is Code.PERMISSION_DENIED
+        assert await code_of(revoke(client, who, device_id)) is Code.PERMISSION_DENIED
+
+
+async def test_what_cannot_be_is_refused_with_its_reason(client: Client) -> None:
+    await client.put(records.tag("tag-ended"))
+    off = registry_pb2.EndTagRequest(
+        device_id="tag-ended", source_version=2, removed_at=Timestamp(seconds=1_700_000_000)
+    )
+    await client.stub.EndTag(off, metadata=server.bearer(MOJ, SECRET))
+    for asked, code in (
+        (issue(client, NPA, "tag-1"), Code.PERMISSION_DENIED),
+        (revoke(client, MOJ, "app-1"), Code.PERMISSION_DENIED),
+        (issue(client, MOJ, "unknown"), Code.NOT_FOUND),
+        (revoke(client, NPA, "unknown"), Code.NOT_FOUND),
+        (issue(client, MOJ, "tag-ended"), Code.FAILED_PRECONDITION),
+        (issue(client, MOJ, ""), Code.INVALID_ARGUMENT),
+        (revoke(client, MOJ, "a b"), Code.INVALID_ARGUMENT),
+        (issue(client, MOJ, "tag-1", MOST_S + 1), Code.INVALID_ARGUMENT),
+    ):
+        assert await code_of(asked) is code

@@ -1,0 +1,208 @@
+"""Tokens of devices: issued once, rotated with an overlap, revoked, gone with the device. On both engines."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+from structlog.testing import capture_logs
+
+from services.common.clock import MeshClock, wall_us
+from services.common.rpc.errors import FailedPrecondition, NotFound, PermissionDenied
+from services.common.storage import db
+from services.registry import tables, translate
+from services.registry.device_tokens import DeviceTokens
+from services.registry.disclosure import DAY_MS, KEPT_AFTER_END_MS
+from services.registry.domain import WearerEnd, WearerEndReason
+from services.registry.handlers import Registry
+from services.registry.key_retention import Custodian
+from services.registry.reconcile import Agency
+from services.registry.store import MIGRATIONS
+from services.registry.vault import Vault
+from tandem.common.v1 import log_pb2
+from tests.support.registry import records
+
+MOJ, NPA = Agency.MOJ, Agency.NPA
+WEEK_S = 7 * 86_400
+
+
+class Desk:
+    """A registry, who issues tokens, and what came of it."""
+
+    def __init__(self, registry: Registry, clock: MeshClock) -> None:
+        self.registry = registry
+        self.custodian = Custodian(registry, clock)
+        self.issue = DeviceTokens(registry, clock).issue
+        self.revoke = DeviceTokens(registry, clock).revoke
+
+    async def put_all(self, version: int = 1) -> None:
+        """A wearer with a tag, and a person with a protective device."""
+        await self.registry.put_wearer(translate.parse_wearer(records.wearer(version=version)))
+        await self.registry.put_tag(translate.parse_tag(records.tag(version=version)))
+        await self.registry.put_protected_person(translate.parse_protected_person(records.person(version=version)))
+        await self.registry.put_device(translate.parse_device(records.device(version=version)))
+
+    async def route(self, device_id: str) -> log_pb2.DeviceRoute:
+        """The route that was last put into the outbox."""
+        async with self.registry.transaction() as view:
+            sent = [row for row in await view.unsent(1000) if row.subject == f"$KV.devices.{device_id}"]
+        return log_pb2.DeviceRoute.FromString(sent[-1].payload)
+
+    async def good(self, device_id: str) -> dict[bytes, int]:
+        """Tokens in the route by their hash: until when each is good."""
+        return {one.sha256: one.valid_until_ms for one in (await self.route(device_id)).tokens}
+
+    async def stored(self) -> list[tuple[str, bytes]]:
+        """Rows of the table of tokens."""
+        kept = tables.device_tokens
+        async with self.registry.database.transaction() as connection:
+            rows = await connection.execute(sa.select(kept.c.device_id, kept.c.sha256).order_by(kept.c.id))
+            return [(row.device_id, row.sha256) for row in rows]
+
+
+@asynccontextmanager
+async def opened(where: Path | str, ahead_ms: int = 0) -> AsyncIterator[Desk]:
+    """A registry whose clock is ahead of the wall."""
+    clock = MeshClock(2, wall_us() // 1000 - ahead_ms) if ahead_ms else MeshClock()
+    async with db.open_database(where, MIGRATIONS) as database:
+        registry = Registry(database, Vault(bytes(32)), clock, 1)
+        await registry.prepare("log 1")
+        yield Desk(registry, clock)
+
+
+def hashed(token: str) -> bytes:
+    return hashlib.sha256(token.encode()).digest()
+
+
+async def test_a_token_is_told_once_and_its_hash_goes_into_the_route(where: Path | str) -> None:
+    async with opened(where) as desk:
+        await desk.put_all()
+        with capture_logs() as logs:
+            tokens = {"tag-1": await desk.issue(MOJ, "tag-1", 0), "app-1": await desk.issue(NPA, "app-1", 0)}
+        assert len(set(tokens.values())) == 2 and {len(token) for token in tokens.values()} == {43}
+        assert await desk.stored() == [(device_id, hashed(token)) for device_id, token in tokens.items()]
+        for device_id, token in tokens.items():
+            assert await desk.good(device_id) == {hashed(token): 0}
+            assert {"event": "device_token_issued", "device_id": device_id, "log_level": "info"} in logs
+        # A change of the record keeps them.
+        await desk.put_all(version=2)
+        assert await desk.good("app-1") == {hashed(tokens["app-1"]): 0}
+
+
+async def test_after_a_rotation_the_older_token_is_good_for_a_while(where: Path | str) -> None:
+    async with opened(where) as desk:
+        await desk.put_all()
+        old = await desk.issue(NPA, "app-1", 0)
+        from_ms = MeshClock().now_ms()
+        new = await desk.issue(NPA, "app-1", WEEK_S)
+        until_ms = (await desk.good("app-1"))[hashed(old)]
+        assert from_ms <= until_ms - WEEK_S * 1000 <= MeshClock().now_ms()
+        assert await desk.good("app-1") == {hashed(old): until_ms, hashed(new): 0}
+    # The day before its end it is there still, and the day after it is gone, although nobody changed anything.
+    async with opened(where, WEEK_S * 1000 - DAY_MS) as desk:
+        while await desk.registry.renew_some():
+            pass
+        assert await desk.good("app-1") == {hashed(old): until_ms, hashed(new): 0}
+    async with opened(where, WEEK_S * 1000 + DAY_MS) as desk:
+        while await desk.registry.renew_some():
+            pass
+        assert await desk.good("app-1") == {hashed(new): 0}
+        assert await desk.stored() == [("app-1", hashed(new))]
+
+
+async def test_without_an_overlap_the_older_token_is_over_at_once(where: Path | str) -> None:
+    async with opened(where) as desk:
+        await desk.put_all()
+        await desk.issue(NPA, "app-1", 0)
+        new = await desk.issue(NPA, "app-1", 0)
+        assert await desk.good("app-1") == {hashed(new): 0}
+
+
+async def test_a_route_holds_the_newest_four(where: Path | str) -> None:
+    async with opened(where) as desk:
+        await desk.put_all()
+        tokens = [await desk.issue(MOJ, "tag-1", 60) for _ in range(6)]
+        assert set(await desk.good("tag-1")) == {hashed(token) for token in tokens[2:]}
+
+
+async def test_all_tokens_of_one_device_are_revoked_at_once(where: Path | str) -> None:
+    async with opened(where) as desk:
+        await desk.put_all()
+        kept = await desk.issue(MOJ, "tag-1", 0)
+        for _ in range(2):
+            await desk.issue(NPA, "app-1", 60)
+        with capture_logs() as logs:
+            assert await desk.revoke(NPA, "app-1") == 2
+        assert {"event": "device_tokens_revoked", "device_id": "app-1", "log_level": "info"} in logs
+        assert await desk.good("app-1") == {} and not (await desk.route("app-1")).revoked
+        assert await desk.revoke(NPA, "app-1") == 0
+        assert await desk.good("tag-1") == {hashed(kept): 0}
+        assert await desk.stored() == [("tag-1", hashed(kept))]
+
+
+async def test_each_agency_has_the_tokens_of_its_own_devices(where: Path | str) -> None:
+    async with opened(where) as desk:
+        await desk.put_all()
+        for agency, device_id, refusal in (
+            (MOJ, "app-1", PermissionDenied),
+            (NPA, "tag-1", PermissionDenied),
+            (MOJ, "unknown", NotFound),
+            (NPA, "unknown", NotFound),
+        ):
+            with pytest.raises(refusal):
+                await desk.issue(agency, device_id, 0)
+            with pytest.raises(refusal):
+                await desk.revoke(agency, device_id)
+        assert await desk.stored() == []
+
+
+async def test_tokens_end_with_the_record_and_do_not_come_back(where: Path | str) -> None:
+    async with opened(where) as desk:
+        await desk.put_all()
+        await desk.issue(MOJ, "tag-1", 0)
+        await desk.issue(NPA, "app-1", 0)
+        with capture_logs() as logs:
+            await desk.registry.end_tag("tag-1", 5, 2)
+            await desk.registry.end_device("app-1", 5, 2)
+        told = [one["device_id"] for one in logs if one["event"] == "device_tokens_revoked"]
+        assert told == ["tag-1", "app-1"] and await desk.stored() == []
+        for agency, device_id in ((MOJ, "tag-1"), (NPA, "app-1")):
+            assert await desk.good(device_id) == {} and (await desk.route(device_id)).revoked
+            with pytest.raises(FailedPrecondition):
+                await desk.issue(agency, device_id, 0)
+            assert await desk.revoke(agency, device_id) == 0
+        await desk.put_all(version=3)
+        assert await desk.good("tag-1") == await desk.good("app-1") == {}
+        new = await desk.issue(MOJ, "tag-1", 0)
+        assert await desk.good("tag-1") == {hashed(new): 0}
+
+
+async def test_a_tag_on_a_wearer_who_is_over_gets_no_token(where: Path | str) -> None:
+    async with opened(where) as desk:
+        await desk.put_all()
+        await desk.registry.put_wearer(translate.parse_wearer(records.wearer("w-2", "900101-1234567")))
+        await desk.registry.end_wearer("w-2", WearerEnd(WearerEndReason.COMPLETED, 5), 2)
+        await desk.issue(MOJ, "tag-1", 0)
+        await desk.registry.put_tag(translate.parse_tag(records.tag(wearer_id="w-2", version=2)))
+        assert await desk.stored() == []
+        with pytest.raises(FailedPrecondition):
+            await desk.issue(MOJ, "tag-1", 0)
+
+
+async def test_destruction_of_a_person_reaches_the_tokens_of_their_devices(where: Path | str) -> None:
+    async with opened(where) as desk:
+        await desk.put_all()
+        await desk.registry.put_order(translate.parse_order(records.order()))
+        await desk.issue(NPA, "app-1", 0)
+        tag_token = await desk.issue(MOJ, "tag-1", 0)
+    over_ms = records.order().valid_until.ToMilliseconds() + KEPT_AFTER_END_MS
+    # With the last order that names her she is destroyed too, although nobody has ended her device.
+    async with opened(where, over_ms + DAY_MS - MeshClock().now_ms()) as desk:
+        while await desk.custodian.destroy_some():
+            pass
+        assert await desk.stored() == [("tag-1", hashed(tag_token))]
+        assert (await desk.route("app-1")).revoked

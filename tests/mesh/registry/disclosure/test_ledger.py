@@ -1,0 +1,228 @@
+"""The ledger of disclosures: what is read is in it, and whoever changes it is found. On both engines."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import hashlib
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+
+from services.common.clock import MeshClock
+from services.common.privacy.grounds import Grounds, Purpose
+from services.common.rpc.errors import NotFound
+from services.common.rpc.identity import caller_of
+from services.common.storage import db
+from services.common.storage.db import Database
+from services.registry import chain, translate
+from services.registry.chain import Broken, Disclosure, Head
+from services.registry.disclosures import SIGN_EVERY_ROWS, Disclosures
+from services.registry.handlers import Registry
+from services.registry.ledger import Ledger, Proof, SignedHead, Signer, verify
+from services.registry.store import MIGRATIONS
+from services.registry.tables_ledger import ledger, ledger_heads
+from services.registry.vault import Vault
+from tests.support.registry import records
+
+DESK = caller_of("spiffe://npa/desk/seoul")
+GROUNDS = Grounds("STALKING_9_1_3_2", Purpose.ENFORCEMENT, "incident-7")
+SIGNER = Signer(bytes(32))
+ROWS = 5
+
+
+@pytest.fixture
+async def database(where: Path | str) -> AsyncIterator[Database]:
+    async with db.open_database(where, MIGRATIONS) as opened:
+        yield opened
+
+
+@pytest.fixture
+async def disclosures(database: Database) -> Disclosures:
+    registry = Registry(database, Vault(bytes(32)), MeshClock(), 1)
+    await registry.prepare("log 1")
+    await registry.put_protected_person(translate.parse_protected_person(records.person()))
+    await registry.put_wearer(translate.parse_wearer(records.wearer()))
+    return Disclosures(registry, MeshClock(), SIGNER)
+
+
+@pytest.fixture
+async def filled(database: Database, disclosures: Disclosures) -> Database:
+    """A ledger of five reads, of which the third and the last were signed."""
+    for n in range(ROWS):
+        await disclosures.read_wearer(DESK, GROUNDS, "w-1")
+        if n in (2, ROWS - 1):
+            await disclosures.sign()
+    return database
+
+
+async def proof(database: Database, elsewhere: list[SignedHead] | None = None, key: bytes | None = None) -> Proof:
+    async with database.transaction() as connection:
+        return await verify(Ledger(connection), key or SIGNER.public_key, elsewhere or [])
+
+
+async def broken_at(database: Database, elsewhere: list[SignedHead] | None = None) -> int:
+    with pytest.raises(Broken) as broken:
+        await proof(database, elsewhere)
+    return broken.value.sequence
+
+
+async def test_each_read_is_a_row_without_the_data(database: Database, disclosures: Disclosures) -> None:
+    wearer, disclosure_id = await disclosures.read_wearer(DESK, GROUNDS, "w-1")
+    assert wearer.name == records.NAME
+    await disclosures.read_person(DESK, GROUNDS, "p-1")
+    async with database.transaction() as connection:
+        rows = (await connection.execute(sa.select(ledger).order_by(ledger.c.sequence))).all()
+    first = rows[0]
+    assert (first.disclosure_id, first.who, first.record_kind, first.record_id) == (
+        disclosure_id,
+        DESK.spiffe_id,
+        "WEARER",
+        "w-1",
+    )
+    assert (first.deed, first.legal_basis, first.purpose) == ("READ", GROUNDS.legal_basis, "ENFORCEMENT")
+    assert [row.record_id for row in rows] == ["w-1", "p-1"]
+    assert records.NAME not in str(rows) and records.NUMBER not in str(rows)
+
+
+async def test_what_was_not_found_was_not_disclosed(database: Database, disclosures: Disclosures) -> None:
+    with pytest.raises(NotFound):
+        await disclosures.read_wearer(DESK, GROUNDS, "nobody")
+    assert await proof(database) == Proof(rows=0, heads=0, unsigned=0)
+
+
+async def test_an_untouched_ledger_is_proven(filled: Database, disclosures: Disclosures) -> None:
+    assert await proof(filled) == Proof(rows=ROWS, heads=2, unsigned=0)
+    await disclosures.read_wearer(DESK, GROUNDS, "w-1")
+    assert await proof(filled) == Proof(rows=ROWS + 1, heads=2, unsigned=1)
+    await disclosures.sign()
+    assert (await proof(filled)).unsigned == 0
+
+
+async def test_heads_are_signed_at_intervals_by_themselves(database: Database, disclosures: Disclosures) -> None:
+    await disclosures.read_wearer(DESK, GROUNDS, "w-1")
+    await disclosures.sign()
+    keeper = asyncio.ensure_future(disclosures.keep_signed())
+    try:
+        for _ in range(SIGN_EVERY_ROWS):
+            await disclosures.read_wearer(DESK, GROUNDS, "w-1")
+        async with asyncio.timeout(20):
+            while await heads(database) < 2:  # noqa: ASYNC110
+                await asyncio.sleep(0.1)
+    finally:
+        keeper.cancel()
+    assert (await proof(database)).unsigned < SIGN_EVERY_ROWS
+
+
+async def heads(database: Database) -> int:
+    async with database.transaction() as connection:
+        return len(await Ledger(connection).heads())
+
+
+@pytest.mark.parametrize("column", [one.name for one in ledger.c if one.name != "sequence"])
+async def test_a_changed_byte_in_any_row_is_found_and_the_row_is_named(filled: Database, column: str) -> None:
+    for sequence in range(1, ROWS + 1):
+        async with filled.transaction() as connection:
+            where = ledger.c.sequence == sequence
+            before = (await connection.execute(sa.select(ledger.c[column]).where(where))).scalar_one()
+            await connection.execute(sa.update(ledger).where(where).values({column: changed(before)}))
+        assert await broken_at(filled) == sequence
+        async with filled.transaction() as connection:
+            await connection.execute(sa.update(ledger).where(where).values({column: before}))
+    assert (await proof(filled)).rows == ROWS
+
+
+def changed(value: object) -> object:
+    """The same value but for one bit, or one digit; a number where there was none."""
+    if value is None:
+        return 0
+    if isinstance(value, int):
+        return value ^ 1
+    if isinstance(value, bytes):
+        return value[:-1] + bytes([value[-1] ^ 1])
+    text = str(value)
+    return text[:-1] + chr(ord(text[-1]) ^ 1) if text else "x"
+
+
+@pytest.mark.parametrize("sequence", range(1, ROWS + 1))
+async def test_a_row_that_was_taken_away_is_found(filled: Database, sequence: int) -> None:
+    async with filled.transaction() as connection:
+        await connection.execute(sa.delete(ledger).where(ledger.c.sequence == sequence))
+    assert await broken_at(filled) == sequence
+
+
+async def rewrite(database: Database, without: int) -> None:
+    """Writes the whole chain anew, every hash right, but with one of its rows never having been there."""
+    async with database.transaction() as connection:
+        links = [link async for link in Ledger(connection).links()]
+        await connection.execute(sa.delete(ledger))
+        last: Head | None = None
+        for link in links:
+            if link.sequence == without:
+                continue
+            made = chain.append(last, link.disclosure)
+            await connection.execute(
+                sa.insert(ledger).values(
+                    sequence=made.sequence,
+                    previous=made.previous,
+                    hash=made.hash,
+                    **dataclasses.asdict(link.disclosure),
+                )
+            )
+            last = Head(made.sequence, made.hash, link.disclosure.at_ms)
+
+
+async def test_a_chain_rewritten_whole_is_found_by_its_heads(filled: Database) -> None:
+    await rewrite(filled, without=2)
+    assert await broken_at(filled) == 3
+    async with filled.transaction() as connection:
+        # Without the key, the chain by itself looks right.
+        assert (await verify(Ledger(connection), None, [])).rows == ROWS - 1
+
+
+@pytest.mark.parametrize("signature", ["none", "by another key"])
+async def test_heads_rewritten_with_it_are_found_for_want_of_the_key(filled: Database, signature: str) -> None:
+    async with filled.transaction() as connection:
+        kept = await Ledger(connection).heads()
+    await rewrite(filled, without=2)
+    async with filled.transaction() as connection:
+        await connection.execute(sa.delete(ledger_heads))
+        if signature != "none":
+            last = await Ledger(connection).last()
+            assert last
+            await Ledger(connection).sign(last, Signer(hashlib.sha256(b"another").digest()))
+    assert await broken_at(filled) == (1 if signature == "none" else ROWS - 1)
+    assert await broken_at(filled, kept) in (3, ROWS - 1)
+
+
+async def test_rows_cut_off_together_with_their_heads_are_found_by_what_an_agency_kept(filled: Database) -> None:
+    async with filled.transaction() as connection:
+        kept = await Ledger(connection).heads()
+        await connection.execute(sa.delete(ledger).where(ledger.c.sequence > 3))
+        await connection.execute(sa.delete(ledger_heads).where(ledger_heads.c.sequence > 3))
+    assert (await proof(filled)).rows == 3
+    assert await broken_at(filled, kept) == 4
+
+
+async def test_what_was_disclosed_elsewhere_is_taken_once(database: Database, disclosures: Disclosures) -> None:
+    share = Disclosure(
+        disclosure_id="share-1",
+        at_ms=1_700_000_000_000,
+        deed="SHARED",
+        who="spiffe://moj/desk/seoul",
+        legal_basis="TAG_16_2",
+        purpose="ENFORCEMENT",
+        reference="incident-1",
+        record_kind="WEARER",
+        record_id="w-1",
+        order_id="o-1",
+        recipient="spiffe://npa/desk/seoul",
+        expires_at_ms=1_700_000_600_000,
+        positions=None,
+    )
+    await disclosures.take([share, share])
+    await disclosures.take([share])
+    await disclosures.sign()
+    assert await proof(database) == Proof(rows=1, heads=1, unsigned=0)

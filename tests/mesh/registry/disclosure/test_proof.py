@@ -1,0 +1,140 @@
+"""Proof that nothing is missing: of 1 % that differ exactly those are named, and a missing proof alarms. On both engines."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+from google.protobuf.message import Message
+from structlog.testing import capture_logs
+
+from services.common.storage import db
+from services.registry import store_review, translate, translate_review
+from services.registry.handlers import Registry
+from services.registry.match_reviews import Oversight
+from services.registry.reconcile import ALARM_AFTER_MS, Agency, Finding, Listed
+from services.registry.review import ReviewState
+from services.registry.store import MIGRATIONS
+from services.registry.tables_review import match_keys, record_digests, reviews
+from services.registry.vault import Vault
+from tandem.registry.v1 import reconciliation_pb2
+from tests.support.common.clock import Settable
+from tests.support.registry import listing, records
+
+COUNT = 300
+
+
+@asynccontextmanager
+async def opened(where: Path | str) -> AsyncIterator[tuple[Registry, Oversight]]:
+    async with db.open_database(where, MIGRATIONS) as database:
+        registry = Registry(database, Vault(bytes(32)), Settable(), 1)
+        await registry.prepare("log 1")
+        yield registry, Oversight(registry, Settable())
+
+
+@pytest.fixture(autouse=True)
+def now(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Settable, "ahead_ms", 0)
+
+
+def told(*messages: Message) -> list[Listed]:
+    """The list of an agency, as it comes by gRPC."""
+    request = reconciliation_pb2.ReconcileRequest(records=map(listing.listed, messages))
+    return translate_review.parse_listed(request, Agency.NPA)
+
+
+async def put_all(registry: Registry) -> list[Message]:
+    """Persons and their devices; returns the agency's records."""
+    persons = [records.person(f"p-{n}") for n in range(COUNT // 2)]
+    devices = [records.device(f"d-{n}", f"p-{n}") for n in range(COUNT // 2)]
+    for person in persons:
+        await registry.put_protected_person(translate.parse_protected_person(person))
+    for device in devices:
+        await registry.put_device(translate.parse_device(device))
+    return [*persons, *devices]
+
+
+async def test_of_one_percent_that_differ_exactly_those_are_named(
+    where: Path | str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(store_review, "LISTED_AT_ONCE", 50)  # a page ends with the list, and between
+    async with opened(where) as (registry, oversight):
+        theirs = await put_all(registry)
+        proven = await oversight.compare(Agency.NPA, told(*theirs))
+        assert proven.differences == [] and proven.listed_root == proven.stored_root
+        assert proven.listed_root == listing.root(map(listing.listed, theirs))
+        standing = {one.agency: one for one, _ in await oversight.standings()}[Agency.NPA]
+        assert (standing.proven_at_ms, standing.root) == (proven.compared_at_ms, proven.stored_root)
+
+        for seed in range(20):
+            chance = random.Random(seed)
+            one, other = chance.sample(range(COUNT // 2), 2)
+            altered, added = records.person(f"p-{other}"), records.person(f"p-new-{seed}")
+            altered.name = "변학도"
+            changed = [record for n, record in enumerate(theirs) if n != one]
+            changed[other - (other > one)] = altered
+            chance.shuffle(changed)
+            compared = await oversight.compare(Agency.NPA, told(*changed, added))
+            assert {(each.finding, each.record_id) for each in compared.differences} == {
+                (Finding.EXTRA, f"p-{one}"),
+                (Finding.DIFFERENT, f"p-{other}"),
+                (Finding.MISSING, f"p-new-{seed}"),
+            }
+            assert compared.listed_root != compared.stored_root
+        # What was proven stays the last proof.
+        standing = {each.agency: each for each, _ in await oversight.standings()}[Agency.NPA]
+        assert (standing.proven_at_ms, standing.differences) == (proven.compared_at_ms, 3)
+
+
+async def test_fifteen_minutes_without_proof_alarm_once_and_a_proof_ends_it(where: Path | str) -> None:
+    async with opened(where) as (registry, oversight):
+        theirs = await put_all(registry)
+        with capture_logs() as lines:
+            await oversight.alarm()
+            assert lines == []
+            Settable.ahead_ms = ALARM_AFTER_MS + 60_000
+            await oversight.alarm()
+            await oversight.alarm()
+        assert [(one["event"], one["agency"], one["log_level"]) for one in lines] == [
+            ("reconciliation_overdue", "moj", "error"),
+            ("reconciliation_overdue", "npa", "error"),
+        ]
+        # A comparison that finds differences proves nothing.
+        await oversight.compare(Agency.NPA, told(*theirs[1:]))
+        assert {one.agency: overdue for one, overdue in await oversight.standings()} == {
+            Agency.MOJ: True,
+            Agency.NPA: True,
+        }
+        await oversight.compare(Agency.NPA, told(*theirs))
+        assert {one.agency: overdue for one, overdue in await oversight.standings()} == {
+            Agency.MOJ: True,
+            Agency.NPA: False,
+        }
+        Settable.ahead_ms *= 3
+        with capture_logs() as lines:
+            await oversight.alarm()
+        assert [one["agency"] for one in lines] == ["npa"]
+
+
+async def test_records_from_before_there_were_digests_and_keys_get_them_and_are_matched(where: Path | str) -> None:
+    async with opened(where) as (registry, _):
+        await registry.put_wearer(translate.parse_wearer(records.wearer(version=7)))
+        await registry.put_protected_person(translate.parse_protected_person(records.person()))
+        await registry.put_order(translate.parse_order(records.order(national_id="")))
+        async with registry.database.transaction() as connection:
+            before = (await connection.execute(sa.select(match_keys).order_by(*match_keys.c))).all()
+            await connection.execute(sa.delete(record_digests))
+            await connection.execute(sa.delete(match_keys))
+            await connection.execute(sa.delete(reviews))
+        assert before
+    async with opened(where) as (registry, oversight):
+        (found,) = await oversight.list_reviews(tuple(ReviewState), "")
+        assert (found.order_id, found.wearer_id) == ("o-1", "w-1")
+        async with registry.database.transaction() as connection:
+            assert (await connection.execute(sa.select(match_keys).order_by(*match_keys.c))).all() == before
+        compared = await oversight.compare(Agency.NPA, told(records.person(), records.order(national_id="")))
+        assert compared.differences == []

@@ -1,0 +1,303 @@
+"""What the agencies' systems see by gRPC: ends and warnings, proof that nothing is missing, reviews. On both engines."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import random
+from collections.abc import AsyncIterator, Iterator, Sequence
+
+import grpc
+import grpc.aio
+import pytest
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from services.common.rpc import server
+from tandem.registry.v1 import reconciliation_pb2, registry_pb2, review_pb2
+from tests.conftest import ENGINES
+from tests.support.registry import listing, records
+from tests.support.registry.registry import MOJ, NPA, SECRET, WITHIN_S, Client, RegistryMesh, running_registry
+
+MOJ_DESK, NPA_DESK = "spiffe://moj/desk/test", "spiffe://npa/desk/test"
+Listed = reconciliation_pb2.ListedRecord
+PutOutcome = registry_pb2.PutOutcome
+
+
+@pytest.fixture(scope="module", params=ENGINES)
+def mesh(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RegistryMesh]:
+    """One registry on each engine for the tests of this file; each uses ids and numbers of its own."""
+    url = request.getfixturevalue("postgres").new_database() if request.param == "postgres" else ""
+    with running_registry(tmp_path_factory.mktemp("registry"), 1, url) as running:
+        yield running
+
+
+@pytest.fixture
+async def client(mesh: RegistryMesh) -> AsyncIterator[Client]:
+    async with mesh.connected() as connected:
+        yield connected
+
+
+_numbers = itertools.count(1)
+
+
+def unused_number() -> str:
+    """A national number that no other test uses, and unlike all others."""
+    return f"800101-{2_000_000 + next(_numbers) * 7919:07d}"
+
+
+# ── the life of an order ─────────────────────────────────────────────────────────────────────────────────────────────
+
+
+async def put_order(client: Client, order: registry_pb2.Order) -> registry_pb2.PutOrderResponse:
+    return await client.stub.PutOrder(registry_pb2.PutOrderRequest(order=order), metadata=server.bearer(NPA, SECRET))
+
+
+async def end_order(client: Client, request: registry_pb2.EndOrderRequest) -> registry_pb2.EndOrderResponse:
+    return await client.stub.EndOrder(request, metadata=server.bearer(NPA, SECRET))
+
+
+async def test_an_order_lives_from_issue_to_lapse_and_its_case_follows(client: Client) -> None:
+    number = "800101-1234567"  # its check digit fails
+    await client.put(records.wearer("w-life", number))
+    measure = records.order("o-life", (), number)
+    measure.type = registry_pb2.ORDER_TYPE_POLICE_EMERGENCY
+    answer = await put_order(client, measure)
+    assert (answer.outcome, answer.stage) == (PutOutcome.STORED, registry_pb2.ORDER_STAGE_ISSUED)
+    # 76 years are more than a month, which is said and no obstacle.
+    assert {one.field for one in answer.warnings} == {"order.respondent.national_id", "order.valid_until"}
+    measure.source_version, measure.duration_reason = 2, "as the court has ordered"
+    measure.places[0].circle.lat_deg = 36.9
+    measure.encounters.append(records.encounter())
+    measure.encounters[0].places.append(records.circle("court"))
+    answer = await put_order(client, measure)
+    assert answer.stage == registry_pb2.ORDER_STAGE_AMENDED
+    assert {one.field for one in answer.warnings} == {"order.respondent.national_id"}
+    measure.source_version, measure.valid_until.seconds = 3, 4_000_000_001
+    assert (await put_order(client, measure)).stage == registry_pb2.ORDER_STAGE_EXTENDED
+
+    end = registry_pb2.EndOrderRequest(
+        order_id="o-life",
+        source_version=4,
+        reason=registry_pb2.END_REASON_COVERED_BY_COURT_ORDER,
+        ended_at=Timestamp(seconds=1_700_000_000),
+        covering_order_id="o-court",
+    )
+    with pytest.raises(grpc.aio.AioRpcError) as refusal:
+        await end_order(client, end)
+    assert refusal.value.code() is grpc.StatusCode.INVALID_ARGUMENT and "covering" in str(refusal.value.details())
+    await client.put(records.order("o-court", (), number))
+    ended = await end_order(client, end)
+    assert (ended.outcome, ended.stage) == (PutOutcome.STORED, registry_pb2.ORDER_STAGE_LAPSED)
+    assert (await end_order(client, end)).outcome == PutOutcome.UNCHANGED
+    # What comes late doesn't bring it back.
+    assert (await put_order(client, measure)).outcome == PutOutcome.SUPERSEDED
+    cases = await client.cases_of("o-life")
+    assert [list(case.encounters) for case in cases] == [[], *[list(measure.encounters)] * 3]
+    ends = [case.valid_until_ms for case in cases]
+    assert ends == [4_000_000_000_000, 4_000_000_000_000, 4_000_000_001_000, 1_700_000_000_000]
+    stages = client.mesh.query("select stage from order_stages where order_id = 'o-life' order by source_version")
+    assert [row[0] for row in stages] == ["ISSUED", "AMENDED", "EXTENDED", "LAPSED"]
+    # A greater version puts it in force again.
+    measure.source_version = 5
+    await put_order(client, measure)
+    assert (await client.cases_of("o-life"))[-1].valid_until_ms == 4_000_000_001_000
+
+
+async def test_the_end_of_an_unknown_order_or_tag_is_refused(client: Client) -> None:
+    when = Timestamp(seconds=1_700_000_000)
+    end = registry_pb2.EndOrderRequest(
+        order_id="o-none", source_version=2, reason=registry_pb2.END_REASON_ACQUITTAL, ended_at=when
+    )
+    with pytest.raises(grpc.aio.AioRpcError) as refusal:
+        await end_order(client, end)
+    assert refusal.value.code() is grpc.StatusCode.NOT_FOUND and "order_id" in str(refusal.value.details())
+    tag = registry_pb2.EndTagRequest(device_id="t-none", source_version=2, removed_at=when)
+    with pytest.raises(grpc.aio.AioRpcError) as refusal:
+        await client.stub.EndTag(tag, metadata=server.bearer(MOJ, SECRET))
+    assert refusal.value.code() is grpc.StatusCode.NOT_FOUND and "device_id" in str(refusal.value.details())
+
+
+async def test_a_tag_that_was_taken_off_leaves_its_cases(client: Client) -> None:
+    number = unused_number()
+    await client.put(records.wearer("w-off", number), records.tag("t-off", "w-off"), records.order("o-off", (), number))
+    off = registry_pb2.EndTagRequest(device_id="t-off", source_version=2, removed_at=Timestamp(seconds=1_700_000_000))
+    answer = await client.stub.EndTag(off, metadata=server.bearer(MOJ, SECRET))
+    assert answer.outcome == PutOutcome.STORED
+    assert (await client.stub.EndTag(off, metadata=server.bearer(MOJ, SECRET))).outcome == PutOutcome.UNCHANGED
+    assert await client.put(records.tag("t-off", "w-off")) == ["SUPERSEDED"]
+    assert [list(case.tag_device_ids) for case in await client.cases_of("o-off")] == [["t-off"], []]
+    await client.put(records.tag("t-off", "w-off", version=3))
+    assert list((await client.cases_of("o-off"))[-1].tag_device_ids) == ["t-off"]
+
+
+async def test_a_device_that_was_given_back_leaves_its_cases(client: Client) -> None:
+    number = unused_number()
+    await client.put(records.person("p-back"), records.device("d-back", "p-back"), records.wearer("w-back", number))
+    await client.put(records.order("o-back", ("p-back",), number))
+    back = registry_pb2.EndDeviceRequest(device_id="d-back", source_version=2, removed_at=Timestamp(seconds=5))
+    answer = await client.stub.EndDevice(back, metadata=server.bearer(NPA, SECRET))
+    assert answer.outcome == PutOutcome.STORED
+    held = [[list(one.device_ids) for one in case.persons] for case in await client.cases_of("o-back")]
+    assert held == [[["d-back"]], [[]]]
+    # As the agency lists it, it isn't different.
+    differences, _ = await reconcile(client, NPA, [listing.listed(records.device("d-back", "p-back"), back)])
+    assert "d-back" not in {one.record_id for one in differences}
+    await client.put(records.device("d-back", "p-back", version=3))
+    assert list((await client.cases_of("o-back"))[-1].persons[0].device_ids) == ["d-back"]
+
+
+# ── reconciliation ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+async def reconcile(
+    client: Client, agency: str, listed: Sequence[Listed], part: int = 100
+) -> tuple[list[reconciliation_pb2.Difference], reconciliation_pb2.ReconcileSummary]:
+    async def parts() -> AsyncIterator[reconciliation_pb2.ReconcileRequest]:
+        for start in range(0, len(listed), part):
+            yield reconciliation_pb2.ReconcileRequest(records=listed[start : start + part])
+
+    differences: list[reconciliation_pb2.Difference] = []
+    summary = None
+    async with asyncio.timeout(WITHIN_S):
+        async for answer in client.stub.Reconcile(parts(), metadata=server.bearer(agency, SECRET)):
+            assert summary is None
+            differences.extend(answer.differences)
+            summary = answer.summary if answer.HasField("summary") else None
+    assert summary is not None
+    return differences, summary
+
+
+async def standing(client: Client, agency: str) -> reconciliation_pb2.AgencyReconciliation:
+    request = reconciliation_pb2.GetReconciliationRequest()
+    answer = await client.stub.GetReconciliation(request, metadata=server.bearer(MOJ_DESK, SECRET))
+    (found,) = [one for one in answer.agencies if one.agency == agency]
+    return found
+
+
+async def test_of_two_lists_exactly_what_differs_is_named_and_equality_is_proven(client: Client) -> None:
+    everything, _ = await reconcile(client, MOJ, [])
+    wearers = [records.wearer(f"w-rec-{n}", unused_number()) for n in range(200)]
+    for n, one in enumerate(wearers):
+        one.name, one.birth_date = f"사람{chr(0xAC00 + 28 * n)}", f"{1940 + n % 60}-0{1 + n % 9}-1{n % 10}"
+    await asyncio.gather(*(client.put(one) for one in wearers))
+    await client.put(records.tag("t-rec", "w-rec-7"))
+    # What other tests have put isn't this agency's list; their ids are known from the first answer.
+    assert {one.finding for one in everything} <= {reconciliation_pb2.FINDING_EXTRA}
+    foreign = {one.record_id for one in everything}
+
+    listed = [listing.listed(one) for one in wearers] + [listing.listed(records.tag("t-rec", "w-rec-7"))]
+    chance = random.Random(20260310)
+    dropped, older, altered = chance.sample(range(200), 3)
+    theirs = list(listed)
+    theirs[older] = Listed()
+    theirs[older].CopyFrom(listed[older])
+    theirs[older].source_version = 0
+    changed = records.wearer(f"w-rec-{altered}", unused_number())
+    theirs[altered] = listing.listed(changed)
+    added = listing.listed(records.wearer("w-rec-new", unused_number()))
+    theirs = [one for n, one in enumerate(theirs) if n != dropped] + [added]
+    chance.shuffle(theirs)
+    differences, summary = await reconcile(client, MOJ, theirs, part=37)
+    found = {(one.finding, one.record_id, one.listed_version, one.stored_version) for one in differences}
+    assert {one for one in found if one[1] not in foreign} == {
+        (reconciliation_pb2.FINDING_EXTRA, f"w-rec-{dropped}", 0, 1),
+        (reconciliation_pb2.FINDING_DIFFERENT, f"w-rec-{older}", 0, 1),
+        (reconciliation_pb2.FINDING_DIFFERENT, f"w-rec-{altered}", 1, 1),
+        (reconciliation_pb2.FINDING_MISSING, "w-rec-new", 1, 0),
+    }
+    assert summary.listed_root == listing.root(theirs) != summary.stored_root
+    assert (summary.listed, summary.differences) == (len(theirs), len(differences))
+    assert not (await standing(client, "moj")).HasField("proven_equal_at")
+
+
+async def test_equal_lists_have_one_root_and_the_time_of_the_proof_is_kept(client: Client) -> None:
+    stored, _ = await reconcile(client, NPA, [])
+    rows = client.mesh.query("select count(*) from record_digests where kind in (3, 4, 5)")
+    assert len(stored) == rows[0][0]
+    # The agency puts one more, and lists what it has: for what other tests have put, an answer tells nothing of the digest.
+    person, number = records.person("p-equal"), unused_number()
+    order = records.order("o-equal", ("p-equal",), number)
+    await client.put(person, records.device("d-equal", "p-equal"), order)
+    mine = [listing.listed(one) for one in (person, records.device("d-equal", "p-equal"), order)]
+    differences, _ = await reconcile(client, NPA, mine)
+    assert {one.record_id for one in differences} == {one.record_id for one in stored}
+    # An end is a part of the record.
+    end = registry_pb2.EndOrderRequest(
+        order_id="o-equal",
+        source_version=2,
+        reason=registry_pb2.END_REASON_CANCELLED_BY_COURT,
+        ended_at=Timestamp(seconds=1_700_000_000, nanos=1_000_000),
+    )
+    await end_order(client, end)
+    mine[2] = listing.listed(order, end)
+    differences, summary = await reconcile(client, NPA, mine)
+    assert {one.record_id for one in differences} == {one.record_id for one in stored}
+    assert (await standing(client, "npa")).differences == len(stored)
+    if not stored:
+        assert summary.listed_root == summary.stored_root == (await standing(client, "npa")).root
+
+
+async def test_a_list_of_another_agencys_records_or_with_one_twice_is_refused(client: Client) -> None:
+    wearer = listing.listed(records.wearer("w-twice"))
+    short = Listed()
+    short.CopyFrom(wearer)
+    short.digest = b"short"
+    for agency, listed, field in (
+        (NPA, [wearer], "records[0].kind"),
+        (MOJ, [wearer, wearer], "records[1].record_id"),
+        (MOJ, [short], "records[0].digest"),
+    ):
+        with pytest.raises(grpc.aio.AioRpcError) as refusal:
+            await reconcile(client, agency, listed)
+        assert refusal.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+        assert field in str(refusal.value.details())
+
+
+# ── reviews ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+async def test_both_agencies_see_a_question_and_its_answer(client: Client) -> None:
+    wearer = records.wearer("w-ask", unused_number())
+    wearer.name, wearer.birth_date = "제갈수현", "1971-03-05"
+    order = records.order("o-ask", (), "")
+    order.respondent.name, order.respondent.birth_date = "제갈수현", "1972-03-05"
+    watch = client.stub.WatchMatches(
+        registry_pb2.WatchMatchesRequest(with_reviews=True), metadata=server.bearer(MOJ, SECRET)
+    )
+    await client.put(wearer, order)
+    listed = await client.stub.ListReviews(review_pb2.ListReviewsRequest(), metadata=server.bearer(MOJ_DESK, SECRET))
+    (found,) = [one for one in listed.reviews if one.order_id == "o-ask"]
+    assert (found.wearer_id, found.state, found.enforced) == ("w-ask", review_pb2.REVIEW_STATE_OPEN, False)
+    assert found.reasons and found.weight_bits > 0
+    decide = review_pb2.DecideReviewRequest(
+        case_id=found.case_id, decision=review_pb2.DECISION_CONFIRM, reason="박 경위가 확인", evidence=found.evidence
+    )
+    for without in ("reason", "evidence", "decision", "case_id"):
+        spoilt = review_pb2.DecideReviewRequest()
+        spoilt.CopyFrom(decide)
+        spoilt.ClearField(without)
+        with pytest.raises(grpc.aio.AioRpcError) as refusal:
+            await client.stub.DecideReview(spoilt, metadata=server.bearer(NPA_DESK, SECRET))
+        assert refusal.value.code() is grpc.StatusCode.INVALID_ARGUMENT and without in str(refusal.value.details())
+    answer = await client.stub.DecideReview(decide, metadata=server.bearer(NPA_DESK, SECRET))
+    assert (answer.review.state, answer.review.decided_by) == (review_pb2.REVIEW_STATE_CONFIRMED, NPA_DESK)
+    told = []
+    async with asyncio.timeout(WITHIN_S):
+        while registry_pb2.MATCH_EVENT_MATCHED not in told:
+            event = await watch.read()
+            assert isinstance(event, registry_pb2.WatchMatchesResponse)
+            told += [event.event] if event.case_id == found.case_id else []
+    watch.cancel()
+    assert told == [
+        registry_pb2.MATCH_EVENT_REVIEW_OPENED,
+        registry_pb2.MATCH_EVENT_CONFIRMED,
+        registry_pb2.MATCH_EVENT_MATCHED,
+    ]
+    assert "박 경위" not in str(client.mesh.query("select * from review_decisions"))
+
+
+async def test_who_may_not_decide_is_refused(client: Client) -> None:
+    for who in ("spiffe://vendor/acme", "spiffe://tandem/warning-gateway", "spiffe://tandem/reviewer/x"):
+        with pytest.raises(grpc.aio.AioRpcError) as refusal:
+            await client.stub.DecideReview(review_pb2.DecideReviewRequest(), metadata=server.bearer(who, SECRET))
+        assert refusal.value.code() is grpc.StatusCode.PERMISSION_DENIED

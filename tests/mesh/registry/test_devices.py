@@ -1,0 +1,138 @@
+"""What the route of a device says of who may report for it. On both engines."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from services.common.clock import MeshClock, wall_us
+from services.common.rpc.errors import Conflict
+from services.common.storage import db
+from services.registry import translate
+from services.registry.disclosure import DAY_MS, KEPT_AFTER_END_MS
+from services.registry.domain import Outcome, WearerEnd, WearerEndReason
+from services.registry.handlers import Registry
+from services.registry.key_retention import Custodian
+from services.registry.store import MIGRATIONS
+from services.registry.vault import Vault
+from tandem.common.v1 import log_pb2
+from tests.support.registry import records
+
+ANOTHER_NUMBER = "810202-1234567"
+
+
+@asynccontextmanager
+async def opened(where: Path | str, ahead_ms: int = 0) -> AsyncIterator[tuple[Registry, Custodian]]:
+    """A registry whose clock is ahead of the wall."""
+    clock = MeshClock(2, wall_us() // 1000 - ahead_ms) if ahead_ms else MeshClock()
+    async with db.open_database(where, MIGRATIONS) as database:
+        registry = Registry(database, Vault(bytes(32)), clock, 1)
+        await registry.prepare("log 1")
+        yield registry, Custodian(registry, clock)
+
+
+async def put_all(registry: Registry, version: int = 1, **changes: Any) -> None:
+    await registry.put_wearer(translate.parse_wearer(records.wearer(version=version)))
+    await registry.put_tag(translate.parse_tag(records.tag(version=version, **changes)))
+    await registry.put_protected_person(translate.parse_protected_person(records.person(version=version)))
+    await registry.put_device(translate.parse_device(records.device(version=version, **changes)))
+
+
+async def route(registry: Registry, device_id: str) -> log_pb2.DeviceRoute:
+    """The route that was last put into the outbox."""
+    async with registry.transaction() as view:
+        sent = [row for row in await view.unsent(1000) if row.subject == f"$KV.devices.{device_id}"]
+        assert await view.route(device_id) == (int(sent[-1].msg_id.split(":")[-1]), sent[-1].payload)
+    return log_pb2.DeviceRoute.FromString(sent[-1].payload)
+
+
+async def revoked(registry: Registry) -> tuple[bool, bool]:
+    """Whether the tag and the protective device are."""
+    return (await route(registry, "tag-1")).revoked, (await route(registry, "app-1")).revoked
+
+
+async def test_a_route_names_the_vendor_and_follows_it(where: Path | str) -> None:
+    async with opened(where) as (registry, _):
+        await put_all(registry, vendor_id="acme")
+        tag, device = await route(registry, "tag-1"), await route(registry, "app-1")
+        assert (tag.vendor_id, tag.kind, tag.subject_id, tag.revoked) == ("acme", log_pb2.TAG, "w-1", False)
+        assert (device.vendor_id, device.kind, device.subject_id) == ("acme", log_pb2.PROTECTIVE_DEVICE, "p-1")
+
+        # The vendor is a part of the record.
+        same = translate.parse_tag(records.tag(vendor_id="acme"))
+        assert await registry.put_tag(same) is Outcome.UNCHANGED
+        with pytest.raises(Conflict):
+            await registry.put_tag(translate.parse_tag(records.tag(vendor_id="")))
+        await put_all(registry, version=2, vendor_id="")
+        assert (await route(registry, "tag-1")).vendor_id == (await route(registry, "app-1")).vendor_id == ""
+
+
+async def test_a_route_is_revoked_by_the_end_of_its_record_and_comes_back_with_it(where: Path | str) -> None:
+    async with opened(where) as (registry, _):
+        await put_all(registry)
+        await registry.end_tag("tag-1", 5, 2)
+        await registry.end_device("app-1", 5, 2)
+        assert await revoked(registry) == (True, True)
+        assert (await route(registry, "tag-1")).vendor_id == records.VENDOR_ID
+        await put_all(registry, version=3)
+        assert await revoked(registry) == (False, False)
+
+
+async def test_a_route_is_revoked_while_its_wearer_or_person_has_ended(where: Path | str) -> None:
+    async with opened(where) as (registry, _):
+        await put_all(registry)
+        await registry.end_tag("tag-1", 5, 2)
+        await registry.end_device("app-1", 5, 2)
+        await registry.end_wearer("w-1", WearerEnd(WearerEndReason.COMPLETED, 5), 2)
+        await registry.end_protected_person("p-1", 5, 2)
+
+        # Devices that are put again on somebody whose record is over aren't heard until that is put again too.
+        await registry.put_tag(translate.parse_tag(records.tag(version=3)))
+        await registry.put_device(translate.parse_device(records.device(version=3)))
+        assert await revoked(registry) == (True, True)
+        await registry.put_wearer(translate.parse_wearer(records.wearer(version=3)))
+        await registry.put_protected_person(translate.parse_protected_person(records.person(version=3)))
+        assert await revoked(registry) == (False, False)
+
+
+async def test_destruction_revokes_the_routes_that_are_left(where: Path | str) -> None:
+    async with opened(where) as (registry, _):
+        await put_all(registry)
+        await registry.put_order(translate.parse_order(records.order()))
+        assert await revoked(registry) == (False, False)
+        valid_until_ms = records.order().valid_until.ToMilliseconds()
+    # With its last order the person is destroyed too, although nobody has ended the device.
+    ahead_ms = valid_until_ms + KEPT_AFTER_END_MS + DAY_MS - MeshClock().now_ms()
+    async with opened(where, ahead_ms) as (registry, custodian):
+        while await custodian.destroy_some():
+            pass
+        assert await revoked(registry) == (False, True)
+
+
+@pytest.mark.parametrize("changing", ["tag-1", "app-1"])
+async def test_a_device_that_changes_hands_leaves_its_old_case_before_it_is_in_the_new_one(
+    where: Path | str, changing: str
+) -> None:
+    async with opened(where) as (registry, _):
+        await put_all(registry)
+        await registry.put_wearer(translate.parse_wearer(records.wearer("w-2", ANOTHER_NUMBER)))
+        await registry.put_protected_person(translate.parse_protected_person(records.person("p-2")))
+        await registry.put_order(translate.parse_order(records.order()))
+        await registry.put_order(translate.parse_order(records.order("o-2", ("p-2",), ANOTHER_NUMBER)))
+        if changing == "tag-1":
+            await registry.put_tag(translate.parse_tag(records.tag(wearer_id="w-2", version=2)))
+        else:
+            await registry.put_device(translate.parse_device(records.device(person_id="p-2", version=2)))
+        having: dict[str, bool] = {}
+        async with registry.transaction() as view:
+            for row in await view.unsent(1000):
+                if row.subject == "log.0.case":
+                    case = log_pb2.LogEntry.FromString(row.payload).case
+                    devices = {*case.tag_device_ids, *(id_ for one in case.persons for id_ in one.device_ids)}
+                    having[case.order_id] = changing in devices
+                    assert sum(having.values()) <= 1
+        assert having == {"o-1": False, "o-2": True}

@@ -1,0 +1,132 @@
+"""What isn't in earnest never joins with what is, and says so in the log. On both engines."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+
+from services.common.clock import MeshClock
+from services.common.rpc.errors import FailedPrecondition, InvalidField, NotFound
+from services.common.storage import db
+from services.registry import tables, tables_review, translate
+from services.registry.domain import Exercise, Order, Outcome, Wearer
+from services.registry.exercises import ExerciseRecords, Exercises
+from services.registry.handlers import Registry
+from services.registry.reconcile import Kind
+from services.registry.review import ReviewState
+from services.registry.store import MIGRATIONS
+from services.registry.vault import Vault
+from tandem.common.v1 import exercise_pb2, log_pb2
+from tests.support.registry import records
+
+KINDS = (None, Exercise.DRILL, Exercise.CANARY)
+
+
+@asynccontextmanager
+async def opened(where: Path | str) -> AsyncIterator[Registry]:
+    async with db.open_database(where, MIGRATIONS) as database:
+        registry = Registry(database, Vault(bytes(32)), MeshClock(), 1)
+        await registry.prepare("log 1")
+        yield registry
+
+
+def number_of(kind: Exercise | None) -> exercise_pb2.Exercise.ValueType:
+    return exercise_pb2.Exercise.Value(kind.name) if kind else exercise_pb2.EXERCISE_UNSPECIFIED
+
+
+def wearer(kind: Exercise | None, version: int = 1) -> Wearer:
+    msg = records.wearer(f"w-{kind}", version=version)
+    msg.exercise = number_of(kind)
+    return translate.parse_wearer(msg)
+
+
+def order(kind: Exercise | None, version: int = 1) -> Order:
+    msg = records.order(f"o-{kind}", version=version)
+    msg.exercise = number_of(kind)
+    return translate.parse_order(msg)
+
+
+async def snapshots(registry: Registry) -> list[log_pb2.CaseSnapshot]:
+    async with registry.database.transaction() as connection:
+        entries = (await connection.execute(sa.select(tables.cases.c.entry).order_by("sequence"))).scalars()
+    return [log_pb2.LogEntry.FromString(entry).case for entry in entries]
+
+
+@pytest.mark.parametrize("wearers_first", [True, False])
+async def test_one_number_in_earnest_and_in_exercises_joins_each_with_its_own_kind(
+    where: Path | str, wearers_first: bool
+) -> None:
+    async with opened(where) as registry:
+        await registry.put_protected_person(translate.parse_protected_person(records.person()))
+        puts = [(registry.put_wearer, [wearer(kind) for kind in KINDS]), (registry.put_order, map(order, KINDS))]
+        for put, those in puts if wearers_first else reversed(puts):
+            for one in those:
+                await put(one)  # type: ignore[operator]
+        found = {(one.order_id, one.wearer_id): one.exercise for one in await snapshots(registry)}
+    assert found == {(f"o-{kind}", f"w-{kind}"): number_of(kind) for kind in KINDS}
+
+
+async def test_neither_becomes_the_other(where: Path | str) -> None:
+    async with opened(where) as registry:
+        await registry.put_protected_person(translate.parse_protected_person(records.person()))
+        for kind in KINDS:
+            await registry.put_wearer(wearer(kind))
+            await registry.put_order(order(kind))
+        for kind in KINDS:
+            for other in {*KINDS} - {kind}:
+                msg = records.wearer(f"w-{kind}", version=2)
+                msg.exercise = number_of(other)
+                with pytest.raises(InvalidField) as refused:
+                    await registry.put_wearer(translate.parse_wearer(msg))
+                assert refused.value.field == "wearer.exercise"
+                asked = records.order(f"o-{kind}", version=2)
+                asked.exercise = number_of(other)
+                with pytest.raises(InvalidField) as refused:
+                    await registry.put_order(translate.parse_order(asked))
+                assert refused.value.field == "order.exercise"
+            assert await registry.put_wearer(wearer(kind, version=2)) is Outcome.STORED
+            assert (await registry.put_order(order(kind, version=2)))[0] is Outcome.STORED
+
+
+def test_an_unknown_kind_is_refused() -> None:
+    msg = records.wearer()
+    msg.exercise = exercise_pb2.Exercise.ValueType(9)
+    with pytest.raises(InvalidField) as refused:
+        translate.parse_wearer(msg)
+    assert refused.value.field == "exercise"
+
+
+async def test_made_up_records_begin_last_longer_and_end(where: Path | str) -> None:
+    clock, until_ms = MeshClock(), MeshClock().now_ms() + 3_600_000
+    async with opened(where) as registry:
+        exercises = Exercises(registry, clock)
+        canary, drill = ExerciseRecords(Exercise.CANARY, "a"), ExerciseRecords(Exercise.DRILL, "a")
+        for records_, wearers in ((canary, 6), (drill, 1)):
+            await exercises.put(records_, wearers, "exercise", until_ms)
+        found = await snapshots(registry)
+        # Each wearer is joined with their own order and no other, though all are made up alike.
+        assert sorted((one.order_id[-1], one.wearer_id[-1]) for one in found) == sorted(
+            [(str(n), str(n)) for n in range(6)] + [("0", "0")]
+        )
+        await exercises.put(canary, 6, "exercise", until_ms + 1)
+        assert {one.valid_until_ms for one in await snapshots(registry)} == {until_ms, until_ms + 1}
+        async with registry.transaction() as stored:
+            # An agency that lists its records isn't told of any of them; of a canary nor that it was joined.
+            assert await stored.reviews.listed(list(Kind)) == []
+            reviews = [one for n in range(6) for one in await stored.reviews.reviews_of_wearer(canary.wearer_id(n))]
+        assert len(reviews) == 6 and all(one.state is not ReviewState.OPEN for one in reviews)
+        async with registry.database.transaction() as connection:
+            events = (await connection.execute(sa.select(tables_review.match_events.c.order_id))).scalars().all()
+        assert set(events) == {drill.order_id(0)}
+        for _ in range(2):
+            await exercises.end(canary)
+        over = [one for one in await snapshots(registry) if one.order_id.startswith("exercise.canary.")]
+        assert len(over) == 6 and all(one.valid_until_ms <= clock.now_ms() for one in over)
+        with pytest.raises(FailedPrecondition):
+            await exercises.put(canary, 6, "exercise", until_ms)
+        with pytest.raises(NotFound):
+            await exercises.end(ExerciseRecords(Exercise.CANARY, "b"))

@@ -1,0 +1,248 @@
+"""What was committed reaches the log, whatever dies: the outbox, the daily renewal, a new log, another key."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+from alembic.autogenerate import compare_metadata
+from alembic.runtime.migration import MigrationContext
+from sqlalchemy import Connection
+from structlog.testing import capture_logs
+
+from services.common import ids
+from services.common.clock import MeshClock, wall_us
+from services.common.messaging import bus as buses
+from services.common.messaging.bus import Bus
+from services.common.rpc.errors import FailedPrecondition, Unavailable
+from services.common.storage import db
+from services.registry import relay, store, tables, translate
+from services.registry.cases import DAY_MS
+from services.registry.handlers import Registry
+from services.registry.store import MIGRATIONS
+from services.registry.vault import Vault
+from tests.support.registry import records
+from tests.support.registry.registry import RegistryMesh, running_registry
+
+
+@pytest.fixture
+def mesh(tmp_path: Path, where: Path | str) -> Iterator[RegistryMesh]:
+    """A registry that a test may kill, on either engine."""
+    with running_registry(tmp_path, 1, where if isinstance(where, str) else "") as running:
+        yield running
+
+
+@pytest.mark.parametrize("published", ["nothing", "everything, but not marked"])
+async def test_a_crash_between_commit_and_publish_loses_and_doubles_nothing(mesh: RegistryMesh, published: str) -> None:
+    async with mesh.connected() as client:
+        await client.put(records.person(), records.wearer(), records.tag(), records.device())
+        await client.drained()
+        mesh.nats.kill()
+        # The agencies' records are taken although nothing can be published.
+        assert await client.put(records.order(), records.tag(version=2)) == ["STORED", "STORED"]
+        mesh.service.kill()
+    waiting = mesh.query("select subject, msg_id, payload from outbox where sent_at_ms is null order by id")
+    first, second = (int(msg_id.partition(":")[2]) for _, msg_id, _ in waiting)
+    assert first < second
+
+    mesh.nats.start()
+    if published != "nothing":
+        async with buses.connect(mesh.nats.url, "test") as bus:
+            for subject, msg_id, payload in waiting:
+                await bus.publish_until_stored(subject, payload, msg_id=msg_id)
+    mesh.service.start()
+    async with mesh.connected() as client:
+        versions = [case.version for _, case in await client.cases()]
+        assert len(versions) == 2 and versions[0] < versions[1]
+        assert (await client.route("tag-1")).subject_id == "w-1"
+
+
+async def test_a_killed_registry_keeps_its_records_and_its_key(mesh: RegistryMesh) -> None:
+    async with mesh.connected() as client:
+        await client.put(records.person(), records.order())
+        mesh.service.kill()
+        mesh.service.start()
+        await mesh.service.ready(mesh.address)
+        assert await client.put(records.order()) == ["UNCHANGED"]
+        # The respondent's number is still found by its hash, and its record can still be opened.
+        await client.put(records.wearer())
+        assert [case.wearer_id for _, case in await client.cases()] == ["w-1"]
+
+
+async def test_it_stops_when_told_and_refuses_another_key(mesh: RegistryMesh) -> None:
+    async with mesh.connected() as client:
+        await client.put(records.wearer())
+        assert mesh.service.stop() == 0
+        (mesh.data_dir / "registry.key").unlink()
+        mesh.service.start()
+        assert mesh.service.exit_code() != 0
+        assert "another key" in mesh.service.log()
+
+
+# ── the store without a bus ──────────────────────────────────────────────────────────────────────────────────────────
+
+
+@asynccontextmanager
+async def opened(
+    where: Path | str, clock: MeshClock, partitions: int = 1, log: str = "log 1"
+) -> AsyncIterator[Registry]:
+    """A registry without its relay."""
+    async with db.open_database(where, MIGRATIONS) as database:
+        registry = Registry(database, Vault(bytes(32)), clock, partitions)
+        await registry.prepare(log)
+        yield registry
+
+
+def in_days(days: int) -> MeshClock:
+    """A mesh clock that is ahead of the wall by this many days, and hardly goes faster for the length of a test."""
+    return MeshClock(2, wall_us() // 1000 - days * DAY_MS)
+
+
+async def put_all(registry: Registry) -> None:
+    await registry.put_protected_person(translate.parse_protected_person(records.person()))
+    await registry.put_wearer(translate.parse_wearer(records.wearer()))
+    await registry.put_tag(translate.parse_tag(records.tag()))
+    await registry.put_device(translate.parse_device(records.device()))
+    await registry.put_order(translate.parse_order(records.order()))
+
+
+async def renew_all(registry: Registry) -> None:
+    while await registry.renew_some():
+        pass
+
+
+async def take_outbox(registry: Registry, clock: MeshClock) -> list[store.OutboxRow]:
+    """What waits in the outbox; it is marked as sent."""
+    async with registry.transaction() as view:
+        rows = await view.unsent(1000)
+        await view.mark_sent([row.id for row in rows], clock.now_ms())
+    return rows
+
+
+async def test_a_case_goes_out_after_the_routes_that_it_needs(where: Path | str) -> None:
+    clock = MeshClock()
+    person_id = next(f"p-{n}" for n in range(20) if ids.partition_of(f"p-{n}", 3) != ids.partition_of("w-1", 3))
+    async with opened(where, clock, partitions=3) as registry:
+        await registry.put_protected_person(translate.parse_protected_person(records.person(person_id)))
+        await registry.put_device(translate.parse_device(records.device(person_id=person_id)))
+        await registry.put_wearer(translate.parse_wearer(records.wearer()))
+        await take_outbox(registry, clock)
+        await registry.put_order(translate.parse_order(records.order(person_ids=(person_id,))))
+        rows = await take_outbox(registry, clock)
+    assert [row.subject for row in rows] == ["$KV.devices.app-1", f"log.{ids.partition_of('w-1', 3)}.case"]
+
+
+async def test_every_day_all_that_is_valid_is_sent_again_under_its_version(where: Path | str) -> None:
+    today, tomorrow = MeshClock(), in_days(1)
+    async with opened(where, today) as registry:
+        await put_all(registry)
+        first = await take_outbox(registry, today)
+        await renew_all(registry)
+        assert await take_outbox(registry, today) == []
+    async with opened(where, tomorrow) as registry:
+        await renew_all(registry)
+        second = await take_outbox(registry, tomorrow)
+        await renew_all(registry)
+        assert await take_outbox(registry, tomorrow) == []
+    assert {(row.subject, row.payload) for row in first} == {(row.subject, row.payload) for row in second}
+    assert not {row.msg_id for row in first} & {row.msg_id for row in second}
+    assert second[-1].subject == "log.0.case"  # routes go first
+    # Of what was sent more than a day ago, nothing is kept.
+    async with opened(where, in_days(3)) as registry:
+        await renew_all(registry)
+        async with registry.transaction() as view:
+            assert all(row.id > second[-1].id for row in await view.unsent(1000))
+    async with db.open_database(where, MIGRATIONS) as database, database.transaction() as connection:
+        sent = sa.select(tables.outbox).where(tables.outbox.c.sent_at_ms.is_not(None))
+        assert (await connection.execute(sent)).all() == []
+
+
+async def test_a_case_that_has_ended_is_not_sent_again(where: Path | str) -> None:
+    clock = MeshClock()
+    async with opened(where, clock) as registry:
+        await put_all(registry)
+        ended = records.order(version=2)
+        ended.valid_until.seconds = clock.now_ms() // 1000
+        await registry.put_order(translate.parse_order(ended))
+    for days, cases in ((0, 1), (2, 0)):
+        clock = in_days(days)
+        async with opened(where, clock, log=f"log of day {days}") as registry:
+            await renew_all(registry)
+            rows = await take_outbox(registry, clock)
+            assert sum(row.subject == "log.0.case" for row in rows) == cases
+            assert sum(row.subject.startswith("$KV.") for row in rows) == 2
+
+
+async def test_a_new_log_gets_everything_by_its_own_partitions(where: Path | str) -> None:
+    clock = MeshClock()
+    async with opened(where, clock) as registry:
+        await put_all(registry)  # and nothing of it was sent before the log was replaced
+    async with opened(where, clock, partitions=3, log="log 2") as registry:
+        await renew_all(registry)
+        rows = await take_outbox(registry, clock)
+    partition = ids.partition_of("w-1", 3)
+    assert [row.subject for row in rows if row.subject.startswith("log.")] == [f"log.{partition}.case"]
+    assert sorted(row.subject for row in rows if row.subject.startswith("$KV.")) == [
+        "$KV.devices.app-1",
+        "$KV.devices.tag-1",
+    ]
+
+
+async def test_a_snapshot_that_no_message_holds_is_refused_before_it_blocks_the_outbox(
+    where: Path | str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(store, "PAYLOAD_MAX_BYTES", 300)
+    clock = MeshClock()
+    async with opened(where, clock) as registry:
+        await put_all(registry)
+        large = records.order(version=2)
+        large.places.extend(records.circle(f"place-{n}") for n in range(20))
+        with pytest.raises(FailedPrecondition, match="more than a message holds"):
+            await registry.put_order(translate.parse_order(large))
+        async with registry.transaction() as view:
+            assert (await view.order("o-1")).source_version == 1
+            assert (await view.cases_of_order("o-1"))[0].version > 1
+
+
+async def test_a_relay_that_waits_says_so_once_and_goes_on(
+    where: Path | str, bus: Bus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(relay, "AGAIN_S", 0.01)
+    refusals = [Unavailable("the disk is full", retry_after_s=0.0)] * 3
+
+    async def unsent(self: store.Records, limit: int) -> list[store.OutboxRow]:
+        if refusals:
+            raise refusals.pop()
+        return await waiting(self, limit)
+
+    waiting = store.Records.unsent
+    monkeypatch.setattr(store.Records, "unsent", unsent)
+    async with db.open_database(where, MIGRATIONS) as database:
+        registry = Registry(database, Vault(bytes(32)), MeshClock(), 1)
+        await registry.prepare("log 1")
+        await registry.put_wearer(translate.parse_wearer(records.wearer()))
+        await registry.put_tag(translate.parse_tag(records.tag()))
+        with capture_logs() as logs:
+            work = asyncio.ensure_future(relay.Relay(registry, bus, MeshClock()).run())
+            try:
+                async with asyncio.timeout(20):
+                    while "outbox_published" not in {one["event"] for one in logs}:  # noqa: ASYNC110
+                        await asyncio.sleep(0.02)
+            finally:
+                work.cancel()
+        assert [one["reason"] for one in logs if one["event"] == "relay_waits"] == ["the disk is full"]
+
+
+async def test_the_migrations_make_the_tables_that_the_store_expects(where: Path | str) -> None:
+    def differences(connection: Connection) -> list[object]:
+        return list(compare_metadata(MigrationContext.configure(connection), tables.metadata))
+
+    async with (
+        db.open_database(where, MIGRATIONS) as database,
+        database.transaction() as connection,
+    ):
+        assert await connection.run_sync(differences) == []

@@ -1,0 +1,249 @@
+"""Matches without an equal number: certain ones are enforced at once, a person decides about the others. On both engines."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from services.common.rpc.errors import FailedPrecondition, NotFound
+from services.common.storage import db
+from services.registry import translate
+from services.registry.domain import EndReason, OrderEnd
+from services.registry.handlers import Registry
+from services.registry.match_reviews import Oversight
+from services.registry.review import ANSWER_WITHIN_MS, TOKENS_KEPT_MS, Decision, Event, Review, ReviewState
+from services.registry.store import MIGRATIONS
+from services.registry.vault import Vault
+from tandem.common.v1 import log_pb2
+from tandem.registry.v1 import registry_pb2
+from tests.support.common.clock import Settable
+from tests.support.registry import records
+
+DESK = "spiffe://npa/desk/test"
+ALL = tuple(ReviewState)
+
+
+class Agencies:
+    """Both agencies and a desk, without gRPC between."""
+
+    def __init__(self, registry: Registry, oversight: Oversight) -> None:
+        self.registry = registry
+        self.oversight = oversight
+
+    async def put(self, *messages: registry_pb2.Wearer | registry_pb2.Order | registry_pb2.Tag) -> None:
+        for message in messages:
+            match message:
+                case registry_pb2.Wearer():
+                    await self.registry.put_wearer(translate.parse_wearer(message))
+                case registry_pb2.Tag():
+                    await self.registry.put_tag(translate.parse_tag(message))
+                case registry_pb2.Order():
+                    await self.registry.put_order(translate.parse_order(message))
+
+    async def review(self) -> Review:
+        """The one review that there is."""
+        (found,) = await self.oversight.list_reviews(ALL, "")
+        return found
+
+    async def decide(self, decision: Decision) -> Review:
+        before = await self.review()
+        return await self.oversight.decide(before.case_id, decision, "compared the files", before.evidence.digest, DESK)
+
+    async def events(self) -> list[Event]:
+        return [one.event for one in await self.oversight.events_after(0, False, 1000)]
+
+    async def snapshots(self) -> list[log_pb2.CaseSnapshot]:
+        """Cases on their way into the log."""
+        async with self.registry.transaction() as view:
+            rows = await view.unsent(1000)
+        return [log_pb2.LogEntry.FromString(row.payload).case for row in rows if row.subject.startswith("log.")]
+
+
+@asynccontextmanager
+async def opened(where: Path | str) -> AsyncIterator[Agencies]:
+    clock = Settable()
+    async with db.open_database(where, MIGRATIONS) as database:
+        registry = Registry(database, Vault(bytes(32)), clock, 1)
+        await registry.prepare("log 1")
+        yield Agencies(registry, Oversight(registry, clock))
+
+
+@pytest.fixture
+async def agencies(where: Path | str, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Agencies]:
+    monkeypatch.setattr(Settable, "ahead_ms", 0)
+    async with opened(where) as one:
+        yield one
+
+
+def wearer(
+    version: int = 1, address: str = "서울특별시 마포구 월드컵로 1", name: str = "남궁민수"
+) -> registry_pb2.Wearer:
+    message = records.wearer(version=version)
+    message.name, message.sex, message.phone, message.address = name, registry_pb2.SEX_MALE, "010-2345-6789", address
+    return message
+
+
+def order(version: int = 1, birth_date: str = records.BIRTH_DATE, whole: bool = True) -> registry_pb2.Order:
+    """An order against the same person, whose number isn't known; not `whole`: neither are phone and address."""
+    message = records.order(person_ids=(), national_id="", version=version)
+    message.respondent.name, message.respondent.birth_date = "남궁민수", birth_date
+    if whole:
+        message.respondent.sex, message.respondent.phone = registry_pb2.SEX_MALE, "+82 10 2345 6789"
+        message.respondent.address = "서울시 마포구 월드컵로 1"
+    return message
+
+
+def uncertain(version: int = 1) -> registry_pb2.Order:
+    """The same name, the day of birth a slip away, nothing else."""
+    return order(version, birth_date="1981-01-01", whole=False)
+
+
+@pytest.mark.parametrize("order_first", [True, False])
+async def test_a_certain_match_without_a_number_is_enforced_at_once(agencies: Agencies, order_first: bool) -> None:
+    await agencies.put(*((order(), wearer()) if order_first else (wearer(), order())))
+    (snapshot,) = await agencies.snapshots()
+    assert (snapshot.order_id, snapshot.wearer_id) == ("o-1", "w-1")
+    found = await agencies.review()
+    assert (found.state, found.enforced) == (ReviewState.CERTAIN, True)
+    assert await agencies.events() == [Event.MATCHED]
+
+
+@pytest.mark.parametrize("order_first", [True, False])
+async def test_an_uncertain_match_waits_for_a_person_with_the_reasons_in_words(
+    agencies: Agencies, order_first: bool
+) -> None:
+    await agencies.put(*((uncertain(), wearer()) if order_first else (wearer(), uncertain())))
+    assert await agencies.snapshots() == []
+    found = await agencies.review()
+    assert (found.state, found.enforced, found.order_id, found.wearer_id) == (ReviewState.OPEN, False, "o-1", "w-1")
+    assert any("names are equal" in reason and "bits" in reason for reason in found.evidence.reasons)
+    assert any("year apart" in reason for reason in found.evidence.reasons)
+    for secret in ("남궁", "1980", "1981", "2345"):
+        assert secret not in "".join(found.evidence.reasons)
+    assert await agencies.oversight.list_reviews((ReviewState.OPEN,), "") == [found]
+
+    confirmed = await agencies.decide(Decision.CONFIRM)
+    assert (confirmed.state, confirmed.enforced, confirmed.decided_by) == (ReviewState.CONFIRMED, True, DESK)
+    (snapshot,) = await agencies.snapshots()
+    assert snapshot.order_id == "o-1"
+    assert await agencies.events() == [Event.REVIEW_OPENED, Event.CONFIRMED, Event.MATCHED]
+    # It is a case like any other: a tag joins it.
+    await agencies.put(records.tag())
+    assert list((await agencies.snapshots())[-1].tag_device_ids) == ["tag-1"]
+    assert (await agencies.review()).state is ReviewState.CONFIRMED
+
+
+async def test_people_who_have_nothing_in_common_are_no_question(agencies: Agencies) -> None:
+    other = records.order(person_ids=(), national_id="", version=1)
+    other.respondent.name, other.respondent.birth_date = "선우재덕", "1955-12-12"
+    await agencies.put(wearer(), other)
+    assert await agencies.oversight.list_reviews(ALL, "") == []
+    assert await agencies.events() == []
+
+
+async def test_a_number_that_differs_keeps_a_match_from_being_certain(agencies: Agencies) -> None:
+    namesake = order()
+    namesake.respondent.national_id = "800101-1999999"
+    await agencies.put(wearer(), namesake)
+    assert (await agencies.review()).state is ReviewState.OPEN
+
+
+async def test_a_rejection_holds_against_the_same_evidence_and_reopens_with_other(agencies: Agencies) -> None:
+    await agencies.put(wearer(), uncertain())
+    rejected = await agencies.decide(Decision.REJECT)
+    assert (rejected.state, rejected.enforced) == (ReviewState.REJECTED, False)
+    await agencies.put(wearer(version=2), uncertain(version=2))
+    assert (await agencies.review()).state is ReviewState.REJECTED
+    await agencies.put(wearer(version=3, address="경기도 남양주시 경춘로 1"))
+    assert (await agencies.review()).state is ReviewState.OPEN
+    assert await agencies.snapshots() == []
+
+
+async def test_what_was_decided_is_undone(agencies: Agencies) -> None:
+    await agencies.put(wearer(), uncertain())
+    await agencies.decide(Decision.CONFIRM)
+    undone = await agencies.decide(Decision.UNDO)
+    assert (undone.state, undone.enforced, undone.decided_by) == (ReviewState.OPEN, False, "")
+    made, withdrawn = await agencies.snapshots()
+    assert withdrawn.valid_until_ms < made.valid_until_ms and withdrawn.version > made.version
+    assert (await agencies.events())[-2:] == [Event.UNDONE, Event.WITHDRAWN]
+    await agencies.decide(Decision.REJECT)
+    assert (await agencies.decide(Decision.UNDO)).state is ReviewState.OPEN
+
+
+async def test_a_certain_match_can_be_rejected_and_stays_so(agencies: Agencies) -> None:
+    await agencies.put(wearer(), order())
+    await agencies.decide(Decision.REJECT)
+    await agencies.put(order(version=2), records.tag())
+    assert (await agencies.review()).state is ReviewState.REJECTED
+    assert len(await agencies.snapshots()) == 2
+
+
+async def test_a_confirmed_match_stays_enforced_while_its_changed_evidence_is_looked_at(agencies: Agencies) -> None:
+    await agencies.put(wearer(), uncertain())
+    await agencies.decide(Decision.CONFIRM)
+    await agencies.put(wearer(version=2, name="선우민수"))
+    found = await agencies.review()
+    assert (found.state, found.enforced) == (ReviewState.OPEN, True)
+    assert (await agencies.snapshots())[-1].valid_until_ms == 4_000_000_000_000
+
+
+async def test_a_decision_about_what_has_changed_meanwhile_is_refused(agencies: Agencies) -> None:
+    await agencies.put(wearer(), uncertain())
+    seen = await agencies.review()
+    await agencies.put(wearer(version=2, address="부산광역시 중구 1"))
+    with pytest.raises(FailedPrecondition, match="evidence"):
+        await agencies.oversight.decide(seen.case_id, Decision.CONFIRM, "why", seen.evidence.digest, DESK)
+    with pytest.raises(NotFound):
+        await agencies.oversight.decide("case-none", Decision.CONFIRM, "why", seen.evidence.digest, DESK)
+    assert await agencies.snapshots() == []
+
+
+async def test_both_agencies_are_paged_once_when_nobody_answers(where: Path | str, agencies: Agencies) -> None:
+    await agencies.put(wearer(), uncertain())
+    await agencies.oversight.page()
+    assert await agencies.events() == [Event.REVIEW_OPENED]
+    Settable.ahead_ms = ANSWER_WITHIN_MS + 1000
+    await agencies.oversight.page()
+    await agencies.oversight.page()
+    assert await agencies.events() == [Event.REVIEW_OPENED, Event.REVIEW_UNANSWERED]
+    # What is undone waits for an answer anew.
+    await agencies.decide(Decision.REJECT)
+    await agencies.decide(Decision.UNDO)
+    await agencies.oversight.page()
+    Settable.ahead_ms *= 2
+    await agencies.oversight.page()
+    assert (await agencies.events()).count(Event.REVIEW_UNANSWERED) == 2
+
+
+async def test_nobody_is_asked_about_an_order_that_is_over(agencies: Agencies) -> None:
+    over = uncertain()
+    over.valid_until.seconds = 1_600_000_001
+    await agencies.put(wearer(), over)
+    assert await agencies.oversight.list_reviews(ALL, "") == []
+    # Ended before its time, it is over too.
+    await agencies.put(uncertain(version=2))
+    assert (await agencies.review()).state is ReviewState.OPEN
+    end = OrderEnd(EndReason.NON_PROSECUTION, 1_600_000_000_000)
+    await agencies.registry.end_order("o-1", end, 3)
+    assert (await agencies.review()).state is ReviewState.CLOSED
+
+
+async def test_a_resume_token_expires_after_seven_days(agencies: Agencies) -> None:
+    await agencies.put(wearer(), uncertain())
+    (opened_event,) = await agencies.oversight.resume(0, False, 10)
+    await agencies.decide(Decision.CONFIRM)
+    token = opened_event.sequence
+    assert len(await agencies.oversight.resume(token, False, 10)) == 2
+    Settable.ahead_ms = TOKENS_KEPT_MS - 60_000
+    assert len(await agencies.oversight.resume(token, False, 10)) == 2
+    Settable.ahead_ms = TOKENS_KEPT_MS + 60_000
+    with pytest.raises(FailedPrecondition, match="expired"):
+        await agencies.oversight.resume(token, False, 10)
+    everything = await agencies.oversight.resume(0, False, 10)
+    assert len(everything) == 3
+    # Nothing follows the last one, so it never expires.
+    assert await agencies.oversight.resume(everything[-1].sequence, False, 10) == []

@@ -1,0 +1,112 @@
+"""A database that the first migration made and filled becomes today's with its data intact, on both engines."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy import Connection
+
+from services.common.clock import MeshClock
+from services.common.storage import db
+from services.registry import translate
+from services.registry.domain import Outcome, Tag
+from services.registry.handlers import Registry
+from services.registry.key_retention import Custodian
+from services.registry.store import MIGRATIONS
+from services.registry.tables_ledger import data_keys
+from services.registry.vault import Vault
+from tandem.common.v1 import log_pb2
+from tests.support.registry import records
+
+VAULT = Vault(bytes(32))
+NUMBER = records.NUMBER.replace("-", "")
+WHO = {"national_id": NUMBER, "name": records.NAME, "birth_date": records.BIRTH_DATE}
+WEARER = {"wearer_id": "w-1", **WHO, "source_version": 1}
+PERSON = {"person_id": "p-1", "name": "성춘향", "source_version": 1}
+PLACE = {"place_id": "home", "shape": {"lat_deg": 37.5, "lon_deg": 127.0, "radius_m": 50.0}}
+ORDER = {
+    "order_id": "o-1",
+    "respondent": WHO,
+    "protected_person_ids": ["p-1"],
+    "places": [PLACE],
+    "rings": [],
+    "valid_from_ms": 1_600_000_000_000,
+    "valid_until_ms": 4_000_000_000_000,
+    "source_version": 1,
+}
+CASE_ID = "case-of-before"
+ENTRY = log_pb2.LogEntry(case=log_pb2.CaseSnapshot(case_id=CASE_ID, version=7)).SerializeToString()
+
+
+def content(record: dict[str, Any]) -> bytes:
+    return json.dumps(record, ensure_ascii=False, separators=(",", ":")).encode()
+
+
+def fill(connection: Connection) -> None:
+    """Rows as the first version of the registry wrote them, in the columns that its tables had."""
+
+    def insert(table: str, **values: object) -> None:
+        columns: list[sa.ColumnClause[object]] = [sa.column(name) for name in values]
+        connection.execute(sa.insert(sa.table(table, *columns)).values(values))
+
+    def sealed(table: str, record_id: str, record: dict[str, Any]) -> dict[str, object]:
+        return {
+            "source_version": 1,
+            "digest": VAULT.digest(content(record)),
+            "sealed": VAULT.seal(f"{table}/{record_id}", content(record)),
+        }
+
+    number = {"national_hash": VAULT.index(NUMBER)}
+    insert("meta", name="key", value=VAULT.fingerprint)
+    insert("meta", name="log", value=b"log 1")
+    insert("wearers", wearer_id="w-1", **number, **sealed("wearers", "w-1", WEARER))
+    insert("protected_persons", person_id="p-1", **sealed("protected_persons", "p-1", PERSON))
+    insert("orders", order_id="o-1", **number, **sealed("orders", "o-1", ORDER))
+    tag = {"device_id": "tag-1", "wearer_id": "w-1", "source_version": 1}
+    insert("tags", **tag, digest=VAULT.digest(content(tag)))
+    device = {"device_id": "app-1", "person_id": "p-1", "source_version": 1}
+    insert("devices", **device, digest=VAULT.digest(content(device)))
+    insert("order_persons", order_id="o-1", person_id="p-1")
+    case = {"case_id": CASE_ID, "order_id": "o-1", "wearer_id": "w-1", "version": 7, "matched_at_ms": 5}
+    insert("cases", **case, valid_until_ms=ORDER["valid_until_ms"], entry=ENTRY, sent_day=0)
+    insert("routes", device_id="tag-1", version=3, route=b"route", sent_day=1_000_000)
+    insert("outbox", subject="log.0.case", msg_id="waits", payload=ENTRY)
+    insert("outbox", subject="log.0.case", msg_id="went", payload=ENTRY, sent_at_ms=9)
+
+
+async def test_a_database_of_the_first_migration_is_upgraded_with_its_data(where: Path | str) -> None:
+    async with db.open_database(where, MIGRATIONS, "0001") as database, database.transaction() as connection:
+        await connection.run_sync(fill)
+    clock = MeshClock()
+    async with db.open_database(where, MIGRATIONS) as database:
+        registry = Registry(database, VAULT, clock, 1)
+        await registry.prepare("log 1")
+        async with registry.transaction() as view:
+            assert [row.msg_id for row in await view.unsent(10)][:1] == ["waits"]
+            (case,) = [one for one in await view.cases_of_order("o-1") if one.case_id == CASE_ID]
+            assert (case.sequence, case.version, case.matched_at_ms, case.entry) == (1, 7, 5, ENTRY)
+            assert await view.route("tag-1") == (3, b"route")
+            assert [order.order_id for order in await view.orders_against(NUMBER)] == ["o-1"]
+            # Routes say more than they did: each is due again.
+            assert await view.routes_not_sent_on(1, 10) == ["tag-1"]
+            assert await view.tag("tag-1") == Tag("tag-1", "w-1", 1)
+        # Each record is known again by its digest, so an agency that puts it again changes nothing.
+        assert await registry.put_wearer(translate.parse_wearer(records.wearer())) is Outcome.UNCHANGED
+        assert await registry.put_tag(translate.parse_tag(records.tag(vendor_id=""))) is Outcome.UNCHANGED
+        assert await registry.put_device(translate.parse_device(records.device(vendor_id=""))) is Outcome.UNCHANGED
+
+        # Records of before get keys of their own, and open as they did.
+        custodian = Custodian(registry, clock)
+        while await custodian.rewrap_some():
+            pass
+        async with database.transaction() as connection:
+            owners = (await connection.execute(sa.select(data_keys).order_by(data_keys.c.owner))).all()
+        assert [row.owner for row in owners] == ["orders/o-1", "protected_persons/p-1", "wearers/w-1"]
+        assert owners[0].destroy_at_ms > 4_000_000_000_000 and owners[2].destroy_at_ms is None
+        async with registry.transaction() as view:
+            (wearer,) = await view.wearers_numbered(NUMBER)
+            assert (wearer.name, wearer.birth_date.isoformat()) == (records.NAME, records.BIRTH_DATE)
+            assert (await view.order("o-1")).places[0].place_id == "home"

@@ -1,0 +1,314 @@
+"""What a reviewer and an on-call engineer see of a mesh: one trace of each incident, and metrics that lead to it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+import time
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, cast
+
+import grpc.aio
+import pytest
+from google.protobuf import json_format
+
+from services.cli.calls import call
+from services.cli.simulate.actors import DESKS, MOJ_RECORDS, REVIEWER, VENDOR, VENDOR_ID, HeadEnd
+from services.cli.stack import mesh as meshes
+from services.cli.stack import processes
+from services.cli.stack.mesh import OPERATOR
+from services.common import times
+from services.common.messaging import flow, pull
+from services.common.observability import trace_ids
+from services.registry.traces import translate
+from tandem.common.v1 import alert_pb2
+from tandem.ingest.v1 import ingest_pb2
+from tandem.registry.v1 import registry_pb2, trace_pb2
+from tests.support.common.mesh import PATIENCE_S, RunningMesh, running_mesh, tandem
+from tests.support.common.otlp import Collector, collecting
+from tools import generate_dashboards
+
+ROOT = Path(__file__).parents[4]
+SENT_IN = f"00-{'ab' * 16}-{'cd' * 8}-01"
+ORDINARY = 400
+
+
+@dataclass(frozen=True)
+class Reviewed:
+    """A mesh after its demo."""
+
+    mesh: RunningMesh
+    collector: Collector
+    said: dict[str, Any]
+    """What the demo printed of the incident."""
+    trace: trace_pb2.GetTraceResponse
+
+    @property
+    def mine(self) -> list[trace_pb2.Span]:
+        """Spans of the incident's own trace."""
+        return [one for one in self.trace.spans if one.trace_id == self.trace.trace_id]
+
+
+@pytest.fixture(scope="module")
+def reviewed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Reviewed]:
+    with collecting() as (collector, endpoint), pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint)
+        patch.setenv("OTEL_BSP_SCHEDULE_DELAY", "100")
+        with running_mesh(tmp_path_factory.mktemp("mesh") / "m", "--clock-rate", "60") as mesh:
+            played = tandem("demo", "--dir", str(mesh.folder), "--json")
+            assert played.returncode == 0, played.stderr
+            (said,) = json.loads(played.stdout)["incidents"]
+            yield Reviewed(mesh, collector, said, _complete(mesh, said["incident_id"]))
+
+
+def _complete(mesh: RunningMesh, incident_id: str) -> trace_pb2.GetTraceResponse:
+    """The trace as `tandem trace` prints it, once all that the demo ends with is in it."""
+    deadline = time.monotonic() + PATIENCE_S
+    while True:
+        printed = tandem("trace", incident_id, "--dir", str(mesh.folder), "--json")
+        assert printed.returncode == 0, printed.stderr
+        trace = json_format.Parse(printed.stdout, trace_pb2.GetTraceResponse())
+        names = [one.name for one in trace.spans]
+        if sum("stood down" in name for name in names) == 4 and names.count("ledger: read") == 2:
+            return trace
+        assert time.monotonic() < deadline, names
+        time.sleep(0.2)
+
+
+def test_one_trace_has_spans_of_all_four_services(reviewed: Reviewed) -> None:
+    assert {one.service.split("-")[0] for one in reviewed.mine} == {"ingest", "geofence", "dispatch", "registry"}
+    assert {one.service for one in reviewed.mine} >= {f"dispatch-{leg}" for leg in flow.LEGS}
+    assert {one.name for one in reviewed.mine} >= {
+        "incident opened", "report received", "evaluated", "alert", "probation offered", "probation accepted",
+        "police offered", "police accepted", "warning offered", "warning delivered", "ledger: read",
+    }  # fmt: skip
+    (in_force,) = [one for one in reviewed.trace.spans if one.trace_id != reviewed.trace.trace_id]
+    assert (in_force.name, in_force.service) == ("order in force", "registry")
+    assert [one.span_id for one in reviewed.mine[0].links] == [in_force.span_id]
+
+
+def test_its_spans_add_up(reviewed: Reviewed) -> None:
+    spans = {one.span_id: one for one in reviewed.mine}
+    assert len(spans) == len(reviewed.mine)
+    roots = [one for one in reviewed.mine if not one.parent_span_id]
+    assert [one.name for one in roots] == ["incident opened"]
+    followed = 0
+    ends = {(one.attributes.get("assignment_id", "none"), one.end_us) for one in reviewed.mine}
+    for one in reviewed.mine:
+        assert one.end_us >= one.start_us, "a negative span"
+        assert not one.parent_span_id or one.parent_span_id in spans, "an orphan"
+        if one.name in ("evaluated", "alert") or one.name.endswith(("offered", "told", "stood down")):
+            followed += 1
+            before = spans[one.parent_span_id]
+            # A step of an assignment begins with its alert, or where that was decided before, with the end of the step before it.
+            waited = one.start_us > before.end_us and (one.attributes.get("assignment_id"), one.start_us) in ends
+            assert waited or one.start_us == before.end_us
+    assert followed > 10
+    by_assignment: dict[str, list[trace_pb2.Span]] = {}
+    for one in sorted(reviewed.mine, key=lambda span: (span.start_us, span.end_us)):
+        if "assignment_id" in one.attributes:
+            by_assignment.setdefault(one.attributes["assignment_id"], []).append(one)
+    assert len(by_assignment) == 4
+    for steps in by_assignment.values():
+        assert all(later.start_us >= earlier.end_us for earlier, later in pairwise(steps))
+    opening = {
+        name: next(one for one in reviewed.mine if one.name == name) for name in ("report received", "evaluated")
+    }
+    first_alert = min((one for one in reviewed.mine if one.name == "alert"), key=lambda span: span.start_us)
+    lengths = [one.end_us - one.start_us for one in (*opening.values(), first_alert)]
+    assert sum(lengths) <= roots[0].end_us - roots[0].start_us + 1
+
+
+def test_it_says_what_the_legs_say(reviewed: Reviewed) -> None:
+    clock = reviewed.mesh.now.clock
+    for leg in reviewed.said["legs"]:
+        accepted = [one for one in reviewed.mine if one.name == f"{leg['agency']} accepted"]
+        at_us = clock.to_wall_us(times.from_rfc3339(leg["acknowledged_at"]))
+        assert at_us in {one.end_us for one in accepted}
+
+
+def test_an_otlp_back_end_gets_each_span_once(reviewed: Reviewed) -> None:
+    deadline = time.monotonic() + PATIENCE_S
+    while True:
+        told = _complete(reviewed.mesh, reviewed.said["incident_id"]).spans
+        wanted = sorted((one.trace_id, one.span_id, one.parent_span_id, one.service) for one in told)
+        got = sorted(_of(reviewed))
+        if got == wanted:
+            break
+        assert time.monotonic() < deadline, (set(got) ^ set(wanted), len(got), len(wanted))
+        time.sleep(0.2)
+
+
+def _of(reviewed: Reviewed) -> list[tuple[str, str, str, str]]:
+    mine = {one.trace_id for one in reviewed.trace.spans}
+    return [
+        (span.trace_id.hex(), span.span_id.hex(), span.parent_span_id.hex(), service)
+        for service, span in reviewed.collector.spans()
+        if span.trace_id.hex() in mine
+    ]
+
+
+def test_no_span_is_made_for_an_ordinary_report_and_the_context_of_its_sender_goes_along(reviewed: Reviewed) -> None:
+    accepted = _counted(reviewed, "ingest", "tandem_ingest_reports_accepted_total")
+    asyncio.run(_report(reviewed.mesh.now))
+    assert _counted(reviewed, "ingest", "tandem_ingest_reports_accepted_total") == accepted + ORDINARY + 1
+    # All that there is of traces is of alerts and steps of incidents. At this clock the demo's wearer is silent by now, and told of.
+    deadline = time.monotonic() + PATIENCE_S
+    while True:
+        messages, traces = asyncio.run(_of_incidents(reviewed.mesh.now))
+        facts = _counted(reviewed, "registry", "tandem_registry_trace_facts_total")
+        exported = {span.trace_id.hex() for _, span in reviewed.collector.spans()}
+        if facts == messages > 0:
+            break
+        assert time.monotonic() < deadline, (facts, messages)
+        time.sleep(0.2)
+    in_force = {one.trace_id for one in reviewed.trace.spans} - {reviewed.trace.trace_id}
+    assert reviewed.trace.trace_id in exported and exported <= traces | in_force
+
+
+async def _of_incidents(running: meshes.Mesh) -> tuple[int, set[str]]:
+    """How many messages of incidents there are, and the traces of those incidents."""
+    async with running.nats.bus_as("registry") as bus:
+        info = {"subjects_filter": "incident.>"}
+        by_subject = (await bus.api(f"STREAM.INFO.{flow.INCIDENTS.name}", info))["state"]["subjects"]
+        steps = sum(count for subject, count in by_subject.items() if subject.split(".")[1] in flow.LEGS)
+        last = (await bus.bounds_of(flow.ALERTS.name)).last
+        every = pull.between(bus, flow.ALERTS.name, 1, last)
+        of_incidents = [id_ async for one in every if (id_ := alert_pb2.Alert.FromString(one.data).incident_id)]
+    return steps + len(of_incidents), {trace_ids.trace_id_of(one) for one in of_incidents}
+
+
+async def _report(running: meshes.Mesh) -> None:
+    """Someone under no order reports 400 times, and once more in a context of the sender's own, which the log then names."""
+    async with meshes.connect(running) as clients:
+        moj = clients.identity(MOJ_RECORDS)
+        wearer = registry_pb2.Wearer(
+            wearer_id="free", national_id="9001011234567", name="x", birth_date="1990-01-01", source_version=1
+        )
+        await call(clients.registry.PutWearer, registry_pb2.PutWearerRequest(wearer=wearer), moj)
+        tag = registry_pb2.Tag(device_id="free-tag", wearer_id="free", source_version=1, vendor_id=VENDOR_ID)
+        await call(clients.registry.PutTag, registry_pb2.PutTagRequest(tag=tag), moj)
+
+        def position(number: int) -> ingest_pb2.Position:
+            at = times.to_timestamp(clients.clock.now_ms() - 600_000 + number * 1_000)
+            return ingest_pb2.Position(
+                device_id="free-tag", report_id=str(number), fix_time=at, lat_deg=37.1, lon_deg=127.1, accuracy_m=5
+            )
+
+        async with HeadEnd(clients) as head_end:
+            assert not await head_end.carry([position(0)])
+            for first in range(1, ORDINARY, 50):
+                count = min(50, ORDINARY - first)
+                assert not await head_end.carry([position(first + n) for n in range(count)])
+        metadata = (*clients.identity(VENDOR), (trace_ids.TRACEPARENT, SENT_IN))
+        request = ingest_pb2.ReportBatchRequest(positions=[position(ORDINARY)])
+        await clients.ingest.ReportBatch(request, metadata=metadata, timeout=5)
+        async with running.nats.bus_as("registry") as bus:
+            last = await bus.api("STREAM.MSG.GET.LOG_0", {"last_by_subj": flow.log_subject(0, "report")})
+        entry = translate.entry_read(last["message"])
+        assert entry.reports == (("free-tag", str(ORDINARY)),)
+        assert trace_ids.sender_of(entry.senders, 0) == SENT_IN
+
+
+def test_lines_of_the_log_name_the_trace(reviewed: Reviewed) -> None:
+    incident_id, seen = reviewed.said["incident_id"], set()
+    for path in (reviewed.mesh.folder / "logs").glob("*.log"):
+        for line in path.read_text().splitlines():
+            if line.startswith("{") and f'"incident_id": "{incident_id}"' in line:
+                seen.add(path.stem)
+                assert json.loads(line)["trace_id"] == reviewed.trace.trace_id
+    assert seen >= {"geofence-0", "geofence-1", *(f"dispatch-{leg}" for leg in flow.LEGS)}
+
+
+async def _shown(running: meshes.Mesh, who: str, incident_id: str) -> grpc.StatusCode | set[str]:
+    """Names of the spans that a caller is shown, or how the call was refused."""
+    async with meshes.connect(running) as clients:
+        request = trace_pb2.GetTraceRequest(incident_id=incident_id)
+        try:
+            answer = await call(clients.traces.GetTrace, request, clients.identity(who))
+        except grpc.aio.AioRpcError as error:
+            return error.code()
+        return {one.name for one in answer.spans}
+
+
+def test_who_may_not_sees_nothing_and_each_role_what_concerns_it(reviewed: Reviewed) -> None:
+    running, incident_id = reviewed.mesh.now, reviewed.said["incident_id"]
+
+    def seen(who: str, which: str = incident_id) -> grpc.StatusCode | set[str]:
+        return asyncio.run(_shown(running, who, which))
+
+    for stranger in (VENDOR, MOJ_RECORDS, DESKS["warning"]):
+        assert seen(stranger) is grpc.StatusCode.PERMISSION_DENIED
+    every = cast(set[str], seen(REVIEWER))
+    assert every >= {one.name for one in reviewed.trace.spans}
+    of_ledger = {name for name in every if name.startswith("ledger")}
+    # At this clock half a second without a receipt is half a minute of the mesh's, so there may be some of these.
+    of_her = {name for name in every if re.match("warning (no|reached|duress)", name)}
+    own = {leg: {name for name in every if re.match(f"{leg} (noted|misses|sees)", name)} for leg in flow.LEGS}
+    assert of_ledger
+    assert seen(OPERATOR) == every - of_ledger - of_her
+    assert seen(DESKS["police"]) == every - of_ledger - own["probation"] - own["warning"]
+    assert seen(DESKS["probation"]) == every - of_ledger - of_her - own["police"] - own["warning"]
+    assert seen(REVIEWER, "incident-of-nobody") is grpc.StatusCode.NOT_FOUND
+    assert seen(REVIEWER, "no id at all") is grpc.StatusCode.INVALID_ARGUMENT
+
+
+# ── metrics ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _scrape(reviewed: Reviewed, name: str, accept: str = "") -> str:
+    service = next(one for one in processes.SERVICES if one.name == name)
+    base_port = int(reviewed.mesh.now.addresses["registry"].rpartition(":")[2]) - processes.SERVICES[0].offset
+    url = f"http://127.0.0.1:{base_port + service.more_ports['TANDEM_METRICS_PORT']}/metrics"
+    with urllib.request.urlopen(urllib.request.Request(url, headers={"Accept": accept}), timeout=10) as answer:
+        text: str = answer.read().decode()
+    return text
+
+
+def _counted(reviewed: Reviewed, service: str, metric: str) -> float:
+    text = _scrape(reviewed, service)
+    return sum(float(value) for value in re.findall(rf"^{metric}(?:{{.*}})? (\S+)$", text, re.MULTILINE))
+
+
+def test_the_metrics_that_rules_and_dashboards_name_are_there(reviewed: Reviewed) -> None:
+    shown = {service.name for service in processes.SERVICES if "TANDEM_METRICS_PORT" in service.more_ports}
+    exposed: set[str] = set()
+    assert shown >= {"registry", "ingest", "geofence-0", *(f"dispatch-{leg}" for leg in flow.LEGS)}
+    for name in shown:
+        for metric, kind in re.findall(r"^# TYPE (\S+) (\w+)$", _scrape(reviewed, name), re.MULTILINE):
+            exposed |= {f"{metric}{end}" for end in (("_bucket", "_sum", "_count") if kind == "histogram" else ("",))}
+    texts = [(ROOT / "k8s" / "observability" / "rules.yaml").read_text()]
+    texts += [query for one in generate_dashboards.DASHBOARDS for query in generate_dashboards.expressions(one)]
+    named = {name for text in texts for name in re.findall(r"\btandem_\w+", text)}
+    assert len(named) > 15
+    assert named <= exposed, named - exposed
+
+
+def test_counters_that_rules_wait_for_are_there_before_they_count(reviewed: Reviewed) -> None:
+    texts = [_scrape(reviewed, f"geofence-{replica}") for replica in range(2)]
+    assert all('\ntandem_evaluators_differ_total{partition="0"} ' in text for text in texts)
+    refused = set(
+        re.findall(r'^tandem_ingest_reports_refused_total{reason="(\w+)"}', _scrape(reviewed, "ingest"), re.M)
+    )
+    assert refused == {"INVALID", "CLOCK_AHEAD", "UNKNOWN_DEVICE", "REVOKED", "NOT_YOURS", "TOO_OFTEN"}
+    for leg in flow.LEGS:
+        states = re.findall(
+            rf'^tandem_dispatch_steps_total{{leg="{leg}",state="(\w+)"}}', _scrape(reviewed, f"dispatch-{leg}"), re.M
+        )
+        assert {"offered", "leg_absent", "flagged"} <= set(states)
+
+
+def test_latencies_have_exemplars_that_lead_to_the_trace(reviewed: Reviewed) -> None:
+    text = "".join(_scrape(reviewed, name, "application/openmetrics-text") for name in ("geofence-0", "geofence-1"))
+    found = re.findall(r'^tandem_geofence_report_to_alert_seconds_bucket.*# {trace_id="(\w+)"}', text, re.MULTILINE)
+    assert reviewed.trace.trace_id in found
+    assert 'trace_id="' not in _scrape(reviewed, "geofence-0"), "the older format has none"
+    for leg in ("probation", "police"):
+        text = _scrape(reviewed, f"dispatch-{leg}", "application/openmetrics-text")
+        pattern = r'^tandem_dispatch_report_to_published_ms_bucket.*# {trace_id="(\w+)"}'
+        assert reviewed.trace.trace_id in re.findall(pattern, text, re.MULTILINE)

@@ -1,0 +1,94 @@
+"""A real nats-server for a test, on free ports, that can be killed and started again on the same store."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from services.cli.stack import nats_server
+from services.common.messaging import permissions
+from tests.support.common.ports import free_port
+
+TESTER = permissions.User("tester", (">",), (">",))
+PARTITIONS_MOST = 5
+LISTENING_WITHIN_S = 90.0
+
+
+class TestServer:
+    """One server process."""
+
+    __test__ = False
+
+    def __init__(self, folder: Path, certificates: Path | None = None) -> None:
+        self._port = free_port()
+        self._command, server = nats_server.configure(
+            folder, self._port, free_port(), PARTITIONS_MOST, TESTER, certificates=certificates
+        )
+        self._process: subprocess.Popen[bytes] | None = None
+        self.url = server.url_as(TESTER.name)
+        """For the test itself, which may do everything."""
+        self.url_as = server.url_as
+        """For one of the users of the flow table."""
+        self.bus_as = server.bus_as
+        self.monitor_url = server.monitor_url
+
+    @property
+    def pid(self) -> int:
+        """Its process id while it runs."""
+        assert self._process
+        return self._process.pid
+
+    def start(self) -> None:
+        """Starts it; clients connect by retrying."""
+        self._process = subprocess.Popen(self._command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+    def wait_until_listening(self) -> None:
+        """Returns once it takes connections: a client that comes earlier asks again a quarter of a second later."""
+        until = time.monotonic() + LISTENING_WITHIN_S
+        while True:
+            with suppress(ConnectionRefusedError), socket.create_connection(("127.0.0.1", self._port)):
+                return
+            assert self._process and self._process.poll() is None and time.monotonic() < until
+            time.sleep(0.005)
+
+    def freeze(self) -> None:
+        """SIGSTOP: connections stand, nothing is stored or answered; `kill` loses what was sent meanwhile."""
+        assert self._process
+        self._process.send_signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        """SIGCONT: it goes on as if nothing had been."""
+        assert self._process
+        self._process.send_signal(signal.SIGCONT)
+
+    def kill(self) -> None:
+        """SIGKILL."""
+        assert self._process
+        self._process.kill()
+        self._process.wait()
+        self._process = None
+
+    async def restart_after(self, seconds: float) -> None:
+        """SIGKILL now, start again on the same store later."""
+        self.kill()
+        await asyncio.sleep(seconds)
+        self.start()
+
+
+@contextmanager
+def running_server(folder: Path) -> Iterator[TestServer]:
+    """A running server, killed at the end."""
+    server = TestServer(folder)
+    server.start()
+    try:
+        server.wait_until_listening()
+        yield server
+    finally:
+        if server._process:
+            server.kill()

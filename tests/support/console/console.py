@@ -1,0 +1,251 @@
+"""A console process before made-up legs: real sockets, real roles, and a note of who asked whom for what."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+import ssl
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import grpc.aio
+
+from services.common.rpc import server as rpc
+from services.common.settings import CommonSettings
+from tandem.common.v1 import alert_pb2, geometry_pb2
+from tandem.dispatch.v1 import dispatch_pb2, dispatch_pb2_grpc
+from tests.support.common.certificates import Authority
+from tests.support.common.ports import free_port
+from tests.support.common.processes import Service
+
+SECRET = "secret-of-the-console-tests"
+INCIDENT = "incident-1"
+PATIENCE_S = 60.0
+Asked = tuple[str, str, str]
+"""Leg, method, SPIFFE id."""
+
+
+def offer(leg: str, state: dispatch_pb2.AssignmentState.ValueType = dispatch_pb2.OFFERED) -> dispatch_pb2.Assignment:
+    """An assignment of the one incident."""
+    return dispatch_pb2.Assignment(
+        assignment_id=f"assignment-{leg}",
+        incident_id=INCIDENT,
+        leg=alert_pb2.PROBATION if leg == "probation" else alert_pb2.POLICE,
+        subject_id="W-1" if leg == "probation" else "P-1",
+        state=state,
+        demand=geometry_pb2.RESPOND,
+        offer_number=1,
+    )
+
+
+class FakeLeg(dispatch_pb2_grpc.DispatchServiceServicer):
+    """One incident, with this leg's assignment alone; `told` holds steps that go out to everybody who follows."""
+
+    def __init__(self, leg: str, asked: list[Asked]) -> None:
+        self._leg, self._asked = leg, asked
+        self.assignment = offer(leg)
+        self._told = asyncio.Condition()
+        self._steps: list[dispatch_pb2.Step] = []
+
+    def _note(self, method: str) -> None:
+        self._asked.append((self._leg, method, rpc.caller().spiffe_id))
+
+    async def tell(self, state: dispatch_pb2.AssignmentState.ValueType) -> None:
+        """A step of this leg."""
+        self.assignment = offer(self._leg, state)
+        async with self._told:
+            self._steps.append(dispatch_pb2.Step(step_id=f"s-{state}", assignment=self.assignment, number=state))
+            self._told.notify_all()
+
+    async def ListIncidents(
+        self, request: dispatch_pb2.ListIncidentsRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> dispatch_pb2.ListIncidentsResponse:
+        """The incident."""
+        self._note("ListIncidents")
+        one = dispatch_pb2.Incident(incident_id=INCIDENT, assignments=[self.assignment])
+        one.opened_at.FromMilliseconds(1_000)
+        return dispatch_pb2.ListIncidentsResponse(incidents=[one])
+
+    async def Subscribe(
+        self, request: dispatch_pb2.SubscribeRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> AsyncIterator[dispatch_pb2.SubscribeResponse]:
+        """Steps from now on."""
+        self._note("Subscribe")
+        seen = len(self._steps)
+        while True:
+            async with self._told:
+                while len(self._steps) <= seen:
+                    await self._told.wait()
+            yield dispatch_pb2.SubscribeResponse(sequence=seen + 1, step=self._steps[seen])
+            seen += 1
+
+    async def Receive(
+        self, request: dispatch_pb2.ReceiveRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> dispatch_pb2.ReceiveResponse:
+        """The desk's machine has it."""
+        self._note("Receive")
+        return dispatch_pb2.ReceiveResponse(assignment=self.assignment)
+
+    async def Acknowledge(
+        self, request: dispatch_pb2.AcknowledgeRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> dispatch_pb2.AcknowledgeResponse:
+        """Takes it."""
+        self._note("Acknowledge")
+        await self.tell(dispatch_pb2.ACKNOWLEDGED)
+        return dispatch_pb2.AcknowledgeResponse(assignment=self.assignment)
+
+
+@asynccontextmanager
+async def visiting(url: str, tls: ssl.SSLContext | bool = True) -> AsyncIterator[Visitor]:
+    """A browser without scripts at this console."""
+    connector, jar = aiohttp.TCPConnector(ssl=tls), aiohttp.CookieJar(unsafe=True)
+    async with aiohttp.ClientSession(connector=connector, cookie_jar=jar) as client:
+        yield Visitor(url, client)
+
+
+@dataclass
+class ConsoleBench:
+    """A running console and its legs."""
+
+    url: str
+    legs: dict[str, FakeLeg]
+    asked: list[Asked] = field(default_factory=list)
+    tls: ssl.SSLContext | bool = True
+    """Whose certificates its browsers take."""
+
+    @asynccontextmanager
+    async def visitor(self, role: str = "", name: str = "duty-1") -> AsyncIterator[Visitor]:
+        """A browser without scripts, signed in where a role is named."""
+        async with visiting(self.url, self.tls) as one:
+            if role:
+                await one.read("/sign-in")
+                status, _ = await one.post("/sign-in", role=role, name=name)
+                assert status == 303
+            yield one
+
+
+class Visitor:
+    """Somebody with cookies."""
+
+    def __init__(self, url: str, client: aiohttp.ClientSession) -> None:
+        self.url, self.client = url, client
+        self.csrf = ""
+
+    async def get(self, path: str, **headers: str) -> tuple[int, str, dict[str, str]]:
+        """Status, text and headers."""
+        async with self.client.get(self.url + path, headers=headers, allow_redirects=False) as answer:
+            return answer.status, await answer.text(errors="replace"), dict(answer.headers)
+
+    async def read(self, path: str) -> str:
+        """A page that is there; its token is kept for the next form."""
+        status, text, _ = await self.get(path)
+        assert status == 200, (path, status, text)
+        if found := re.search(r'name="csrf" value="([0-9a-f]+)"', text):
+            self.csrf = found[1]
+        return text
+
+    async def post(
+        self, path: str, csrf: str | None = None, origin: str = "", accept: str = "text/html", **form: str
+    ) -> tuple[int, str]:
+        """Sends a form with the token of the last page, or with another one. Status and text."""
+        token = self.csrf if csrf is None else csrf
+        headers = {"Accept": accept} | ({"Origin": origin} if origin else {})
+        async with self.client.post(
+            self.url + path, data={**form, "csrf": token}, headers=headers, allow_redirects=False
+        ) as answer:
+            return answer.status, await answer.text(errors="replace")
+
+    async def callback(self) -> str:
+        """Goes to the identity provider, which sends back: the address of that, which nobody has opened yet."""
+        status, text, headers = await self.get("/sign-in/begin")
+        assert status == 303, (status, text)
+        async with aiohttp.ClientSession() as away, away.get(headers["Location"], allow_redirects=False) as answer:
+            back = answer.headers["Location"]
+        assert back.startswith(self.url + "/sign-in/callback?")
+        return back.removeprefix(self.url)
+
+    async def come_back(self) -> tuple[int, str]:
+        """The same, and opens it. Status and text."""
+        status, text, _ = await self.get(await self.callback())
+        return status, text
+
+    @asynccontextmanager
+    async def stream(self, last_event_id: str = "") -> AsyncIterator[AsyncIterator[tuple[str, dict[str, Any]]]]:
+        """Messages of the live page with their ids."""
+        headers = {"Last-Event-ID": last_event_id} if last_event_id else {}
+        async with self.client.get(self.url + "/stream", headers=headers) as answer:
+            assert answer.status == 200
+
+            async def messages() -> AsyncIterator[tuple[str, dict[str, Any]]]:
+                id_ = ""
+                async for raw in answer.content:
+                    line = raw.decode().rstrip("\n")
+                    if line.startswith("id: "):
+                        id_ = line[4:]
+                    elif line.startswith("data: "):
+                        yield id_, json.loads(line[6:])
+
+            yield messages()
+
+
+@asynccontextmanager
+async def console_bench(
+    folder: Path, more: Mapping[str, str] | None = None, authority: Authority | None = None
+) -> AsyncIterator[ConsoleBench]:
+    """Starts the legs and the console, with `more` settings; registry, ingest and evaluators are away. With an authority all
+    prove themselves by its certificates, and the console is the police's."""
+    port, asked = free_port(), list[Asked]()
+    async with AsyncExitStack() as stack:
+        legs, env = {}, {}
+        for leg in ("probation", "police"):
+            one = legs[leg] = FakeLeg(leg, asked)  # type: ignore[abstract]  # the console asks for no more
+            settings = CommonSettings(port=0, dev_secret=SECRET)
+            if authority:
+                settings = CommonSettings(
+                    port=0, **_files(authority, folder, f"spiffe://tandem/service/dispatch-{leg}")
+                )
+
+            def add(server: grpc.aio.Server, one: FakeLeg = one) -> None:
+                dispatch_pb2_grpc.add_DispatchServiceServicer_to_server(one, server)
+
+            served = await stack.enter_async_context(rpc.serve(settings, add))
+            env[f"TANDEM_DISPATCH_{leg.upper()}"] = f"ipv4:127.0.0.1:{served.port}"
+        for name in ("REGISTRY", "INGEST", "GEOFENCE"):
+            env[f"TANDEM_{name}"] = f"ipv4:127.0.0.1:{free_port()}"
+        env |= {"TANDEM_PORT": str(port), "TANDEM_DATA_DIR": str(folder / "console")}
+        env |= {"TANDEM_DEV_SECRET": SECRET, **(more or {})}
+        if authority:
+            files = _files(authority, folder, "spiffe://npa/desk/console")
+            env |= {f"TANDEM_{name.upper()}": str(path) for name, path in files.items()}
+            pages = _files(authority, folder, "spiffe://tandem/service/console")
+            env |= {"TANDEM_HTTP_TLS_CERT": str(pages["tls_cert"]), "TANDEM_HTTP_TLS_KEY": str(pages["tls_key"])}
+            env |= {"TANDEM_CONSOLE_ROLE": "police", "TANDEM_DEV_SECRET": ""}
+        process = Service("services.console", env, folder / "console.log")
+        process.start()
+        stack.callback(process.kill)
+        bench = ConsoleBench(f"http://127.0.0.1:{port}", legs, asked)
+        if authority:
+            bench.url, bench.tls = (
+                f"https://127.0.0.1:{port}",
+                ssl.create_default_context(cadata=authority.cert.decode()),
+            )
+        async with asyncio.timeout(PATIENCE_S), bench.visitor() as early:
+            while True:
+                try:
+                    await early.get("/sign-in")
+                    break
+                except aiohttp.ClientConnectionError:
+                    await asyncio.sleep(0.05)
+        yield bench
+
+
+def _files(authority: Authority, folder: Path, spiffe_id: str) -> dict[str, Any]:
+    cert, key = authority.service(spiffe_id).write(folder, spiffe_id.rpartition("//")[2].replace("/", "-"))
+    ca = folder / "ca.pem"
+    ca.write_bytes(authority.cert)
+    return {"tls_cert": cert, "tls_key": key, "tls_ca": ca}

@@ -1,0 +1,134 @@
+"""Stories of one leg's incident: alerts, deadlines and answers, and all that came of them."""
+
+from __future__ import annotations
+
+from services.dispatch.domain.answers import Acknowledge, Close, Progress, Receive, Reject
+from services.dispatch.domain.decisions import Alert, Command, FoldAlert, LoseUnit, PassDeadline, decide
+from services.dispatch.domain.escalation import Deadlines
+from services.dispatch.domain.events import Cause, CloseCause, Demand, Event
+from services.dispatch.domain.evolving import evolve
+from services.dispatch.domain.incident import Assignment, Incident, State, assignment_id
+from services.dispatch.domain.roster import NO_ROSTER, Board
+from services.dispatch.leg.chain import Link
+from tandem.common.v1 import alert_pb2
+
+WITHIN_MS = 30_000
+DEADLINES = Deadlines(WITHIN_MS)
+BY = "spiffe://npa/desk/a"
+
+
+class Story:
+    """An incident and all that happened to it."""
+
+    def __init__(self, leg: str = "police", board: Board = NO_ROSTER) -> None:
+        self.incident = Incident("incident-1", leg)
+        self.board = board
+        self.events: list[Event] = []
+        self.now_ms = 1_000
+
+    def do(self, command: Command) -> tuple[Event, ...]:
+        events = decide(self.incident, command)
+        for event in events:
+            self.incident = evolve(self.incident, event)
+        self.events += events
+        return events
+
+    def fold(self, alert: Alert) -> tuple[Event, ...]:
+        return self.do(FoldAlert(alert, self.now_ms, DEADLINES, self.board))
+
+    def receive(self, subject_id: str, offer_number: int | None = None) -> tuple[Event, ...]:
+        number = self.of(subject_id).offer_number if offer_number is None else offer_number
+        return self.do(Receive(self.id_of(subject_id), BY, self.now_ms, number, DEADLINES))
+
+    def acknowledge(self, subject_id: str, by: str = BY) -> tuple[Event, ...]:
+        return self.do(Acknowledge(self.id_of(subject_id), by, self.now_ms, DEADLINES))
+
+    def reject(self, subject_id: str, offer_number: int | None = None) -> tuple[Event, ...]:
+        number = self.of(subject_id).offer_number if offer_number is None else offer_number
+        return self.do(Reject(self.id_of(subject_id), BY, self.now_ms, number, "no car", DEADLINES, self.board))
+
+    def progress(self, subject_id: str, state: State) -> tuple[Event, ...]:
+        return self.do(Progress(self.id_of(subject_id), BY, self.now_ms, state))
+
+    def close(self, subject_id: str, cause: CloseCause = CloseCause.BREACH_CONFIRMED) -> tuple[Event, ...]:
+        return self.do(Close(self.id_of(subject_id), BY, self.now_ms, cause, ""))
+
+    def change_roster(self, board: Board) -> tuple[Event, ...]:
+        self.board = board
+        ids = list(self.incident.assignments)
+        return tuple(event for id_ in ids for event in self.do(LoseUnit(id_, self.now_ms, DEADLINES, board)))
+
+    def pass_time(self, ms: int) -> tuple[Event, ...]:
+        self.now_ms += ms
+        ids = list(self.incident.assignments)
+        return tuple(event for id_ in ids for event in self.do(PassDeadline(id_, self.now_ms, DEADLINES, self.board)))
+
+    def id_of(self, subject_id: str) -> str:
+        return assignment_id("incident-1", self.incident.leg, subject_id)
+
+    def of(self, subject_id: str) -> Assignment:
+        return self.incident.assignments[self.id_of(subject_id)]
+
+
+def alert(
+    sequence: int,
+    demand: Demand = Demand.RESPOND,
+    *subjects: str,
+    ends: bool = False,
+    order: str = "order-1",
+    threat: str = "ring-100",
+    kind: int = alert_pb2.RING_ENTERED,
+) -> Alert:
+    cause = Cause("tag-1", f"report-{sequence}", sequence)
+    return Alert(f"alert-{sequence}", "incident-1", (sequence, 0), kind, demand, order, threat, subjects, ends, cause)
+
+
+OF_BEFORE = [
+    Link(
+        1,
+        "incident-1",
+        "AlertFolded",
+        '{"alert_id":"alert-5","assignment_ids":["assign-26f7667f72c6f9b75208"],"at_ms":1000,"demand":3,"ends":false,'
+        '"order_id":"order-1","place":[5,0]}',
+        "6a986cc58616293e2aa3598ac15aaef450adff6984e7d513ee30cd26562375c4",
+    ),
+    Link(
+        2,
+        "incident-1",
+        "Notified",
+        '{"assignment_id":"assign-26f7667f72c6f9b75208","at_ms":1000,"cause":{"device_id":"tag-1",'
+        '"received_wall_us":5,"report_id":"r-5"},"demand":3,"place":[5,0],"subject_id":"p1"}',
+        "e336ec74249377b78ba35ee5aa073d8847462109cecb4be09f6f03465ab3092a",
+    ),
+    Link(
+        3,
+        "incident-1",
+        "AlertFolded",
+        '{"alert_id":"alert-6","assignment_ids":["assign-26f7667f72c6f9b75208"],"at_ms":2000,"demand":4,"ends":false,'
+        '"order_id":"order-1","place":[6,0]}',
+        "5dc29d1dc5fd8a16256f57d5906a9fd31ed57bb8a372b09caded8aaf6aa35595",
+    ),
+    Link(
+        4,
+        "incident-1",
+        "Offered",
+        '{"assignment_id":"assign-26f7667f72c6f9b75208","at_ms":2000,"cause":{"device_id":"tag-1",'
+        '"received_wall_us":5,"report_id":"r-6"},"demand":4,"due_ms":32000,"place":[6,0],"subject_id":"p1"}',
+        "3b62d0d7f178691c7585db9d8675eb7703f2bad52e142ef3f8989e9a11ae2aa2",
+    ),
+    Link(
+        5,
+        "incident-1",
+        "Escalated",
+        '{"assignment_id":"assign-26f7667f72c6f9b75208","at_ms":32000,"due_ms":92000}',
+        "10a918444042d6e74fbdb1bb01479477561c888fe3217b6add715a715a4f7756",
+    ),
+    Link(
+        6,
+        "incident-1",
+        "Acknowledged",
+        '{"assignment_id":"assign-26f7667f72c6f9b75208","at_ms":33000,"by":"spiffe://npa/desk/a"}',
+        "7520155d65317721971f5ffafad262a1a4030f33d599aee28dcbd47d51212965",
+    ),
+]
+"""What a police leg wrote before kinds, threats and clearings were kept: a notice, an offer, an escalation and the answer."""

@@ -1,0 +1,237 @@
+"""Those whom the warning leg warns, in a test: a gateway, a device behind a real ingest or behind a fake one, and their cases."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+from aiohttp import web
+
+from services.common.messaging import flow, pull
+from services.common.messaging.bus import Bus
+from services.common.privacy import sealing, signing
+from services.dispatch.settings import DispatchSettings
+from tandem.common.v1 import alert_pb2, command_pb2, contact_pb2, geometry_pb2, log_pb2
+from tandem.ingest.v1 import ingest_pb2
+from tests.support.common.nats import TestServer
+from tests.support.common.ports import free_port
+from tests.support.dispatch import dispatch
+from tests.support.ingest import ingest
+
+KEY = bytes(range(32))
+HANDLE = "010-9876-5432"
+DURESS_CHOICE = 2
+WITHIN_S = 75.0
+
+
+def settings(nats: TestServer, folder: Path, *gateways: Gateway, **more: Any) -> DispatchSettings:
+    """Settings of a warning leg with these gateways and a door for answers; its keys are made."""
+    folder.mkdir(parents=True, exist_ok=True)
+    if gateways:
+        told = [{"name": one.name, "url": one.url, "keys": [KEY.hex()]} for one in gateways]
+        (folder / "gateways.json").write_text(json.dumps(told))
+        more["warning_gateways"] = folder / "gateways.json"
+    port = free_port()
+    more = {"link_port": port, "link_url": f"http://127.0.0.1:{port}"} | more
+    made = dispatch.settings("warning", nats, folder, **more)
+    sealing.open_private_keys(made.warning_key_file)
+    for one in gateways:
+        one.receipts_url = f"{made.link_url}/receipts"
+    return made
+
+
+async def put_case(
+    bus: Bus, made: DispatchSettings, *device_ids: str, person_id: str = "p1", handle: str = HANDLE, version: int = 1
+) -> None:
+    """A case as the registry publishes it: with the contact sealed, where there is one."""
+    contact = contact_pb2.Contact(handle=handle, language=contact_pb2.LANGUAGE_ENGLISH, duress_choice=DURESS_CHOICE)
+    public = sealing.read_public_key(sealing.public_file(made.warning_key_file))
+    sealed = sealing.seal(contact, person_id, public) if handle else b""
+    person = log_pb2.ProtectedTarget(person_id=person_id, device_ids=device_ids, sealed_contact=sealed)
+    case = log_pb2.CaseSnapshot(
+        case_id="case-1", version=version, order_id="order-1", wearer_id="w1", persons=[person], valid_until_ms=1 << 45
+    )
+    entry = log_pb2.LogEntry(case=case).SerializeToString()
+    await bus.publish_until_stored(flow.log_subject(0, "case"), entry)
+
+
+def ring(sequence: int, ring_m: float = 1000.0, demand: Any = geometry_pb2.WARN, **more: Any) -> alert_pb2.Alert:
+    """A ring round a person is entered, and nobody but her is told of it unless `demand` says so."""
+    message = dispatch.alert(sequence, demand, **more)
+    message.ring_m = ring_m
+    message.target_id = next(one.subject_id for one in message.destinations if one.leg == alert_pb2.WARNING)
+    if demand == geometry_pb2.WARN:
+        only = [one for one in message.destinations if one.leg == alert_pb2.WARNING]
+        message.ClearField("destinations")
+        message.destinations.extend(only)
+    return message
+
+
+class Gateway:
+    """A real HTTP server that sends text messages, as far as the leg can tell, and says what became of them."""
+
+    def __init__(self, name: str = "sms") -> None:
+        self.name = name
+        self.port = free_port()
+        self.url = f"http://127.0.0.1:{self.port}/send"
+        self.receipts_url = ""
+        self.hangs = asyncio.Event()
+        """Answers wait for it."""
+        self.hangs.set()
+        self.answers: list[int] = []
+        """Statuses of the next answers; then 204."""
+        self.requests: list[tuple[dict[str, str], bytes]] = []
+
+    @asynccontextmanager
+    async def serving(self) -> AsyncIterator[None]:
+        """Serves for a while."""
+
+        async def take(request: web.Request) -> web.Response:
+            self.requests.append((dict(request.headers), await request.read()))
+            await self.hangs.wait()
+            return web.Response(status=self.answers.pop(0) if self.answers else 204)
+
+        app = web.Application()
+        app.add_routes([web.post("/send", take)])
+        runner = web.AppRunner(app, access_log=None)
+        await runner.setup()
+        await web.TCPSite(runner, "127.0.0.1", self.port, reuse_address=True).start()
+        try:
+            yield
+        finally:
+            await runner.cleanup()
+
+    async def message(self, number: int = 1) -> dict[str, Any]:
+        """The nth message."""
+        async with asyncio.timeout(WITHIN_S):
+            while len(self.requests) < number:  # noqa: ASYNC110
+                await asyncio.sleep(0.02)
+        content: dict[str, Any] = json.loads(self.requests[number - 1][1])
+        return content
+
+    async def shown(self, number: int = 1) -> tuple[str, str]:
+        """Id and text of the nth message."""
+        message = await self.message(number)
+        return message["warning_id"], message["text"]
+
+    async def arrived(self, warning_id: str) -> None:
+        """Tells the leg that it was delivered."""
+        assert await self.receipt({"warning_id": warning_id, "status": "delivered"}) == 204
+
+    async def receipt(self, content: Any, *, key: bytes = KEY, ago_s: int = 0, id_: str = "r-1") -> int:
+        """Status of the answer to a receipt."""
+        body = json.dumps(content).encode()
+        stamp = int(time.time()) - ago_s
+        headers = {
+            signing.ID_HEADER: id_,
+            signing.TIMESTAMP_HEADER: str(stamp),
+            signing.SIGNATURE_HEADER: signing.signatures([key], stamp, id_, body),
+        }
+        async with (
+            aiohttp.ClientSession() as session,
+            session.post(self.receipts_url, data=body, headers=headers) as answer,
+        ):
+            return answer.status
+
+
+class FakeDevice:
+    """A device whose ingest is a few lines: whoever speaks for it reads the commands and writes what became of them."""
+
+    device_id = "app-1"
+
+    def __init__(self, bus: Bus) -> None:
+        self._bus = bus
+        self._commands: dict[str, str] = {}
+
+    async def shown(self, number: int = 1) -> tuple[str, str]:
+        """Id and text of the nth notice."""
+        seen = 0
+        async with asyncio.timeout(WITHIN_S):
+            async for messages in pull.read(self._bus, flow.COMMANDS.name, 1, ("command.>",)):
+                for message in messages:
+                    command = command_pb2.Command.FromString(message.data)
+                    assert command.device_id == self.device_id
+                    seen += 1
+                    if seen == number:
+                        notice = command.instruction.show_notice
+                        self._commands[notice.warning_id] = command.command_id
+                        return notice.warning_id, notice.text
+        raise AssertionError("no notice")
+
+    async def arrived(self, warning_id: str) -> None:
+        """Tells that the device has it."""
+        step = command_pb2.CommandStep(
+            command_id=self._commands[warning_id],
+            device_id=self.device_id,
+            state=command_pb2.COMMAND_STATE_RECEIVED,
+            at_ms=1,
+        )
+        subject = flow.command_step_subject(step.command_id, "RECEIVED")
+        await self._bus.publish_until_stored(subject, step.SerializeToString(), expected_last=0)
+
+
+class RealDevice:
+    """A device of a head-end that speaks with a real ingest."""
+
+    device_id = "app-1"
+
+    def __init__(self, client: ingest.Client, call: Any) -> None:
+        self._client, self._call = client, call
+        self._commands: list[ingest_pb2.DeviceCommand] = []
+
+    @classmethod
+    @asynccontextmanager
+    async def connected(cls, mesh: ingest.IngestMesh) -> AsyncIterator[RealDevice]:
+        """Routed, heard once, and listening on its stream."""
+        async with mesh.connected() as client:
+            kind = log_pb2.DeviceKind.PROTECTIVE_DEVICE
+            await client.route(cls.device_id, kind=kind, subject_id="p1")
+            call = client.open()
+            device = cls(client, call)
+            async with asyncio.timeout(WITHIN_S):
+                while True:  # until the route is known
+                    report = ingest.position(cls.device_id, f"r-{time.monotonic_ns()}")
+                    await call.write(ingest.request(1, report))
+                    answer: Any = await device._answer()
+                    if set(answer.outcomes) == {ingest_pb2.ACCEPTED}:
+                        break
+                    await asyncio.sleep(0.1)
+            yield device
+            call.cancel()
+
+    async def _answer(self) -> ingest_pb2.ReportResponse:
+        while True:
+            answer: ingest_pb2.ReportResponse = await self._call.read()
+            self._commands.extend(answer.commands)
+            if answer.batches or not answer.commands:
+                return answer
+
+    async def shown(self, number: int = 1) -> tuple[str, str]:
+        """Id and text of the nth notice."""
+        async with asyncio.timeout(WITHIN_S):
+            while len(self._commands) < number:
+                answer: Any = await self._call.read()
+                self._commands.extend(answer.commands)
+        notice = self._commands[number - 1].instruction.show_notice
+        return notice.warning_id, notice.text
+
+    async def arrived(self, warning_id: str) -> None:
+        """Sends the device's receipt."""
+        (command,) = [one for one in self._commands if one.instruction.show_notice.warning_id == warning_id]
+        receipt = ingest_pb2.CommandReceipt(command_id=command.command_id, device_id=self.device_id)
+        async with asyncio.timeout(WITHIN_S):
+            await self._call.write(ingest_pb2.ReportRequest(batch=99, receipts=[receipt]))
+
+
+async def answer(url: str, method: str = "POST", **form: str) -> tuple[int, str, str]:
+    """Status, a hash of all headers but the date, and the text of what a link answers."""
+    async with aiohttp.ClientSession() as session, session.request(method, url, data=form or None) as got:
+        headers = sorted((name, value) for name, value in got.headers.items() if name != "Date")
+        return got.status, hashlib.sha256(repr(headers).encode()).hexdigest(), await got.text()

@@ -1,0 +1,131 @@
+"""Evaluators as processes on a log of their own, without registry and ingest: a test writes the log itself."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
+from typing import Any
+
+import grpc.aio
+from google.rpc import error_details_pb2
+
+from services.common.messaging import bus as buses
+from services.common.messaging.bus import Bus
+from services.common.rpc import server
+from tandem.common.v1 import log_pb2
+from tandem.geofence.v1 import geofence_pb2, geofence_pb2_grpc, what_if_pb2_grpc
+from tests.support.common.nats import TestServer, running_server
+from tests.support.common.ports import free_port
+from tests.support.common.processes import Service
+from tests.support.geofence import log
+from tests.support.ingest.ingest import SECRET, create_streams, details
+
+POLICE = "spiffe://npa/desk/seoul"
+PROBATION = "spiffe://moj/desk/seoul"
+REVIEWER = "spiffe://tandem/reviewer/kim"
+OPERATOR = "spiffe://tandem/operator/lee"
+WITHIN_S = 60
+
+
+class Evaluators:
+    """The first `count` of `replicas` evaluators of a log in so many partitions. None ticks, so that the log stands still."""
+
+    def __init__(self, nats: TestServer, folder: Path, partitions: int, count: int, replicas: int) -> None:
+        self.nats, self.partitions = nats, partitions
+        self.addresses = [f"127.0.0.1:{free_port()}" for _ in range(count)]
+        self.services = []
+        for replica, address in enumerate(self.addresses):
+            env = {
+                "TANDEM_PORT": address.rpartition(":")[2],
+                "TANDEM_NATS_URL": nats.url_as("geofence"),
+                "TANDEM_NATS_MONITOR_URL": nats.monitor_url,
+                "TANDEM_DEV_SECRET": SECRET,
+                "TANDEM_DATA_DIR": str(folder),
+                "TANDEM_REPLICA": str(replica),
+                "TANDEM_REPLICAS": str(replicas),
+                "TANDEM_TICK_AFTER_S": "3600",
+            }
+            self.services.append(Service("services.geofence", env, folder / f"geofence-{replica}.log"))
+
+    async def ready(self) -> None:
+        """Returns once all serve."""
+        for service, address in zip(self.services, self.addresses, strict=True):
+            await service.ready(address)
+
+
+@contextmanager
+def running_evaluators(folder: Path, partitions: int, count: int = 2, replicas: int = 2) -> Iterator[Evaluators]:
+    """They and a nats-server of their own, killed at the end."""
+    with running_server(folder / "nats") as nats:
+        asyncio.run(create_streams(nats.url, partitions))
+        running = Evaluators(nats, folder, partitions, count, replicas)
+        try:
+            for service in running.services:
+                service.start()
+            yield running
+        finally:
+            for service in running.services:
+                service.kill()
+
+
+class Client:
+    """One evaluator, called by somebody."""
+
+    def __init__(self, channel: grpc.aio.Channel) -> None:
+        self.geofence: Any = geofence_pb2_grpc.GeofenceServiceStub(channel)
+        self.what_if: Any = what_if_pb2_grpc.WhatIfServiceStub(channel)
+
+    async def case(self, case_id: str, min_sequence: int = 0, who: str = POLICE) -> geofence_pb2.GetCaseResponse:
+        """GetCase; waits for an evaluator that was dead a moment ago."""
+        request = geofence_pb2.GetCaseRequest(case_id=case_id, min_sequence=min_sequence)
+        answer: geofence_pb2.GetCaseResponse = await self.geofence.GetCase(
+            request, metadata=server.bearer(who, SECRET), timeout=WITHIN_S, wait_for_ready=True
+        )
+        return answer
+
+    def alerts(self, after: int, who: str = POLICE, after_alert_id: str = "alert-0") -> Any:
+        """WatchAlerts."""
+        request = geofence_pb2.WatchAlertsRequest(
+            after_stream_sequence=after, after_alert_id=after_alert_id if after else ""
+        )
+        return self.geofence.WatchAlerts(request, metadata=server.bearer(who, SECRET), timeout=60)
+
+
+@asynccontextmanager
+async def connected(evaluators: Evaluators) -> AsyncIterator[tuple[Bus, list[Client]]]:
+    """The log, and a client of each evaluator, once they serve."""
+    await evaluators.ready()
+    channels = [server.channel(address) for address in evaluators.addresses]
+    async with buses.connect(evaluators.nats.url, "test") as bus:
+        try:
+            yield bus, [Client(channel) for channel in channels]
+        finally:
+            for channel in channels:
+                await channel.close()
+
+
+async def enter(bus: Bus, partition: int, entry: log_pb2.LogEntry) -> int:
+    """Puts an entry into the log; returns its sequence."""
+    ack = await bus.publish_until_stored(log.subject_of(entry, partition), entry.SerializeToString())
+    assert ack
+    return ack.seq
+
+
+async def approach(bus: Bus, case: str, partition: int = 0) -> int:
+    """A case whose wearer comes from 3 km to 50 m in ten reports; returns the sequence of the last."""
+    start_ms = int(time.time() * 1000) - 100_000
+    last = await enter(bus, partition, log.case_entry(case, from_ms=start_ms - 1000, place=True))
+    for i in range(10):
+        at_ms = start_ms + i * 10_000
+        north_m = 3000 - i * 327
+        entry = log.positions_entry(log.position(f"d{case}", at_ms, 0), log.position(f"t{case}", at_ms, north_m))
+        last = await enter(bus, partition, entry)
+    return last
+
+
+def fields_of(error: grpc.aio.AioRpcError) -> list[str]:
+    """Fields that a refusal names."""
+    return [one.field for one in details(error, error_details_pb2.BadRequest).field_violations]

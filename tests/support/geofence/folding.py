@@ -1,0 +1,54 @@
+"""The offline fold of a stored log, for tests."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+
+from services.common.messaging import pull
+from services.geofence import translate
+from services.geofence.domain import fold
+from services.geofence.domain.alerts import Alert
+from services.geofence.domain.entries import Entry
+from services.geofence.domain.state import State
+from tandem.common.v1 import geometry_pb2, log_pb2
+
+Stored = tuple[int, int, log_pb2.LogEntry]
+"""Sequence, stamp in milliseconds, entry."""
+
+
+def folded(entries: Iterable[Stored]) -> tuple[State, list[Alert]]:
+    """State and alerts of the offline fold."""
+    state, alerts = State(0), []
+    for sequence, stamp_ms, entry in entries:
+        for one in fold.step(state, Entry(sequence, stamp_ms, translate.entry_body(entry.SerializeToString()))):
+            assert isinstance(one, Alert), one
+            alerts.append(one)
+    return state, alerts
+
+
+def counted(entries: Sequence[tuple[pull.Delivered, log_pb2.LogEntry]]) -> Counter[str]:
+    """How often each report of the last 2 h counts in the fold, by report id, which must be unique; what doesn't count isn't there.
+
+    A position counts by its place in the track, an event that is told by its alert. A case that names all devices goes before the
+    log: of devices that no case names the fold keeps the newest two positions and tells nothing.
+    """
+    device_ids = {one for _, entry in entries for one in (*entry.positions.device_id, entry.equipment.device_id)} - {""}
+    everyone = log_pb2.CaseSnapshot(
+        case_id="everyone",
+        version=1,
+        order_id="o",
+        wearer_id="w",
+        tag_device_ids=sorted(device_ids),
+        rings=[geometry_pb2.Ring(radius_m=100, action=geometry_pb2.RESPOND)],
+        valid_until_ms=1 << 50,
+    )
+    state, alerts = folded(
+        [
+            (0, 0, log_pb2.LogEntry(case=everyone)),
+            *((message.sequence, message.stamp_ms, entry) for message, entry in entries),
+        ]
+    )
+    found = Counter(fix.report_id for track in state.tracks.values() for fix in track.fixes)
+    found.update(alert.cause.report_id for alert in alerts if alert.cause)
+    return found

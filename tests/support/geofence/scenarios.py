@@ -1,0 +1,346 @@
+"""Scenarios as a prosecutor reads them (tests/scenarios/*.json), turned into the back-test's records and arrivals."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from services.cli.simulate.backtest import Backtest
+from services.cli.simulate.files import Line
+from services.cli.simulate.files import Scenario as Records
+from services.common import times
+from services.geofence.domain import codec
+from tandem.common.v1 import geometry_pb2, log_pb2
+from tandem.ingest.v1 import ingest_pb2
+from tandem.registry.v1 import registry_pb2
+
+FOLDER = Path(__file__).parents[2] / "scenarios"
+RINGS = {"2000": "WARN", "1000": "NOTIFY", "100": "RESPOND"}
+"""Rings of an order that names none, radius in metres to what entering demands."""
+REPEATS = frozenset({"DISTANCE_CHANGED"})
+"""Warnings that say again how near somebody is: a scenario lists those that it is about, and others are no faults."""
+ACCURACY_M = 5
+DAY_S = 86_400
+BIRTH_DATE = "1990-01-01"
+_A_M, _E2 = 6_378_137.0, 0.00669437999014
+"""WGS84: half the greater axis, and the square of its eccentricity."""
+_ITEMS = {
+    "path_m": {"what", "device", "path_m", "from_s", "to_s", "every_s", "accuracy_m", "clock_ahead_s"}
+    | {"delay_s", "arrives_s", "times", "backwards"},
+    "says": {"what", "device", "says", "at_s", "arrives_s", "times"},
+    "order": {"what", "at_s", "order"},
+    "gives": {"what", "at_s", "gives", "to"},
+}
+"""What an item of the timeline may hold, by the key that tells its kind."""
+_EXPECTED = {
+    "what",
+    "kind",
+    "demand",
+    "order",
+    "target",
+    "ring_m",
+    "not_before_s",
+    "by_s",
+    "late",
+    "inside_s",
+    "least_m",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Expected:
+    """An alert that must come."""
+
+    kind: str
+    demand: str
+    by_s: float
+    """It is decided by this second."""
+    not_before_s: float = -math.inf
+    order: str = ""
+    """Any, where it is empty; so are target and ring."""
+    target: str = ""
+    ring_m: float = 0
+    late: bool | None = None
+    inside_s: float = 0
+    """Its account holds at least so much time inside ..."""
+    least_m: float = math.inf
+    """... and a least distance of at most this."""
+    what: str = ""
+
+    def is_met_by(self, alert: dict[str, Any], begins_ms: int) -> bool:
+        """Whether an alert is the one."""
+        decided_s = (times.from_rfc3339(alert["decided_at"]) - begins_ms) / 1000
+        return (
+            (alert["kind"], alert["demand"]) == (self.kind, self.demand)
+            and self.not_before_s <= decided_s <= self.by_s
+            and self.order in ("", alert["order_id"])
+            and self.target in ("", alert["target_id"])
+            and self.ring_m in (0, alert["ring_m"])
+            and self.late in (None, alert["late"])
+            and self.inside_s <= _inside_s(alert)
+            and (self.least_m == math.inf or alert.get("min_distance_m", math.inf) <= self.least_m)
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Forbidden:
+    """An alert that mustn't come, also where it demands no more than a record."""
+
+    kind: str
+    target: str = ""
+    """Any, where it is empty; so is the ring."""
+    ring_m: float = 0
+    before_s: float = math.inf
+    what: str = ""
+
+    def is_broken_by(self, alert: dict[str, Any], begins_ms: int) -> bool:
+        """Whether an alert is the one."""
+        return (
+            alert["kind"] == self.kind
+            and self.target in ("", alert["target_id"])
+            and self.ring_m in (0, alert["ring_m"])
+            and (times.from_rfc3339(alert["decided_at"]) - begins_ms) / 1000 < self.before_s
+        )
+
+
+@dataclass(slots=True)
+class Scenario:
+    """One file."""
+
+    name: str
+    story: str
+    begins_ms: int
+    records: Records
+    must: list[Expected]
+    incidents: int | None
+    must_not: list[Forbidden] = field(default_factory=list)
+    lines: list[Line] = field(default_factory=list)
+    """In the order of their arrival."""
+
+    def alerts(self, restart: bool = False) -> list[dict[str, Any]]:
+        """All that the fold says; with `restart`, of an evaluator that is restarted from a checkpoint before each arrival."""
+        backtest = Backtest(self.records)
+        found = list(backtest.begin(self.lines))
+        for line in self.lines:
+            if restart:
+                backtest.state = codec.decode(codec.encode(backtest.state))
+            found += backtest.arrive(line)
+        return found
+
+    def faults(self, alerts: Sequence[dict[str, Any]]) -> list[str]:
+        """What must have come and didn't, what came above RECORD and mustn't have, and what is of a time that hasn't come."""
+        left = list(alerts)
+        found = []
+        for expected in self.must:
+            met = next(
+                (one for one in left if one["kind"] != "PARKED" and expected.is_met_by(one, self.begins_ms)), None
+            )
+            if met is None:
+                found.append(f"missing: {expected}")
+            else:
+                left.remove(met)
+        unexpected = [one for one in left if one.get("demand", "RECORD") != "RECORD" and one["kind"] not in REPEATS]
+        found += [f"unexpected: {one}" for one in unexpected]
+        found += [
+            f"forbidden: {one}"
+            for one in alerts
+            if any(forbidden.is_broken_by(one, self.begins_ms) for forbidden in self.must_not)
+        ]
+        found += [
+            f"of a time that hasn't come: {one}" for one in alerts if one.get("at", "") > one.get("decided_at", "")
+        ]
+        incidents = {one["incident_id"] for one in alerts if one.get("incident_id")}
+        if self.incidents is not None and len(incidents) != self.incidents:
+            found.append(f"incidents: {len(incidents)}, not {self.incidents}")
+        return found
+
+
+def files() -> list[Path]:
+    """All scenarios."""
+    return sorted(FOLDER.glob("*.json"))
+
+
+def load(path: Path) -> Scenario:
+    """Reads a scenario; what isn't as tests/scenarios/README.md says raises."""
+    return parse(json.loads(path.read_text("utf-8")))
+
+
+def parse(content: dict[str, Any]) -> Scenario:
+    """The same of its content."""
+    return _Reader(content).scenario
+
+
+class _Reader:
+    def __init__(self, content: dict[str, Any]) -> None:
+        _only(
+            content,
+            {"name", "story", "origin", "begins", "wearers", "protected", "orders", "timeline", "must"},
+            {"incidents", "must_not"},
+        )
+        _only(content["origin"], {"where", "lat_deg", "lon_deg"})
+        self._lat_deg, self._lon_deg = content["origin"]["lat_deg"], content["origin"]["lon_deg"]
+        self._begins_ms = times.from_rfc3339(content["begins"])
+        self._wearers: dict[str, list[str]] = content["wearers"]
+        self._protected: dict[str, list[str]] = content["protected"]
+        self._reports = 0
+        for one in content["must"]:
+            _only(one, {"kind", "demand", "by_s"}, _EXPECTED)
+        for one in content.get("must_not", ()):
+            _only(one, {"kind"}, {"what", "target", "ring_m", "before_s"})
+        self.scenario = Scenario(
+            name=content["name"],
+            story=content["story"],
+            begins_ms=self._begins_ms,
+            records=self._records(content["orders"]),
+            must=[Expected(**one) for one in content["must"]],
+            incidents=content.get("incidents"),
+            must_not=[Forbidden(**one) for one in content.get("must_not", ())],
+        )
+        arrivals = [arrival for item in content["timeline"] for arrival in self._arrivals(item)]
+        arrivals.sort(key=lambda one: one[0])  # of one moment, in the order of the file
+        self.scenario.lines = [Line(number, *arrival) for number, arrival in enumerate(arrivals, 1)]
+
+    # ── records ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _records(self, orders: list[dict[str, Any]]) -> Records:
+        records = Records()
+        for name, tags in self._wearers.items():
+            number = self._national_id(name)
+            records.wearers.append(
+                registry_pb2.Wearer(wearer_id=name, national_id=number, name=name, birth_date=BIRTH_DATE)
+            )
+            records.tags += [registry_pb2.Tag(device_id=tag, wearer_id=name) for tag in tags]
+        for name, devices in self._protected.items():
+            records.protected_persons.append(registry_pb2.ProtectedPerson(person_id=name, name=name))
+            records.devices += [registry_pb2.Device(device_id=device, person_id=name) for device in devices]
+        records.orders += [self._order(order) for order in orders]
+        return records
+
+    def _national_id(self, wearer: str) -> str:
+        return f"900101-1{list(self._wearers).index(wearer):06d}"
+
+    def _order(self, order: dict[str, Any]) -> registry_pb2.Order:
+        _only(order, {"order", "against", "protects"}, {"places", "rings", "from_s", "until_s"})
+        name = order["against"]
+        rings = order.get("rings", RINGS)
+        return registry_pb2.Order(
+            order_id=order["order"],
+            respondent=registry_pb2.Respondent(national_id=self._national_id(name), name=name, birth_date=BIRTH_DATE),
+            protected_person_ids=order["protects"],
+            places=[self._place(place) for place in order.get("places", ())],
+            rings=[
+                geometry_pb2.Ring(radius_m=float(radius_m), action=geometry_pb2.Demand.Value(action))
+                for radius_m, action in rings.items()
+            ],
+            valid_from=times.to_timestamp(self._ms(order.get("from_s", -DAY_S))),
+            valid_until=times.to_timestamp(self._ms(order.get("until_s", 30 * DAY_S))),
+        )
+
+    def _place(self, place: dict[str, Any]) -> geometry_pb2.Place:
+        if "corners_m" in place:
+            _only(place, {"place", "corners_m"}, {"holes_m"})
+            holes = [geometry_pb2.Hole(vertices=self._corners(hole)) for hole in place.get("holes_m", ())]
+            area = geometry_pb2.Polygon(vertices=self._corners(place["corners_m"]), holes=holes)
+            return geometry_pb2.Place(place_id=place["place"], polygon=area)
+        _only(place, {"place", "centre_m", "radius_m"})
+        circle = geometry_pb2.Circle(**self._point(*place["centre_m"]), radius_m=place["radius_m"])
+        return geometry_pb2.Place(place_id=place["place"], circle=circle)
+
+    def _corners(self, corners_m: list[list[float]]) -> list[geometry_pb2.Point]:
+        return [geometry_pb2.Point(**self._point(*corner)) for corner in corners_m]
+
+    # ── what happens ─────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _arrivals(self, item: dict[str, Any]) -> Iterator[tuple[int, Any]]:
+        (kind,) = [key for key in _ITEMS if key in item]
+        _only(item, {"what"}, _ITEMS[kind])
+        match kind:
+            case "order":
+                yield self._ms(item["at_s"]), self._order(item["order"])
+            case "gives":
+                yield self._ms(item["at_s"]), self._given(item["gives"], item["to"])
+            case "says":
+                yield from self._said(item)
+            case _:
+                yield from self._moved(item)
+
+    def _given(self, device: str, to: str) -> registry_pb2.Tag | registry_pb2.Device:
+        if to in self._wearers:
+            return registry_pb2.Tag(device_id=device, wearer_id=to)
+        return registry_pb2.Device(device_id=device, person_id=to)
+
+    def _said(self, item: dict[str, Any]) -> Iterator[tuple[int, Any]]:
+        self._reports += 1
+        event = ingest_pb2.EquipmentEvent(
+            device_id=item["device"],
+            report_id=f"r{self._reports}",
+            event_time=times.to_timestamp(self._ms(item["at_s"])),
+            event=log_pb2.EquipmentKind.Value(item["says"]),
+        )
+        for _ in range(item.get("times", 1)):
+            yield self._ms(item.get("arrives_s", item["at_s"])), event
+
+    def _moved(self, item: dict[str, Any]) -> Iterator[tuple[int, Any]]:
+        """A report every so often on the way along a path, at one speed."""
+        from_s, to_s = item["from_s"], item.get("to_s", item["from_s"])
+        moments = (
+            [from_s + i * item["every_s"] for i in range(int((to_s - from_s) / item["every_s"]) + 1)]
+            if to_s > from_s
+            else [from_s]
+        )
+        found = []
+        for moment_s in moments:
+            self._reports += 1
+            part = (moment_s - from_s) / (to_s - from_s) if to_s > from_s else 0.0
+            position = ingest_pb2.Position(
+                device_id=item["device"],
+                report_id=f"r{self._reports}",
+                fix_time=times.to_timestamp(self._ms(moment_s + item.get("clock_ahead_s", 0))),
+                accuracy_m=item.get("accuracy_m", ACCURACY_M),
+                **self._point(*_along(item["path_m"], part)),
+            )
+            arrives_s = item.get("arrives_s", moment_s + item.get("delay_s", 0))
+            found += [(self._ms(arrives_s), position)] * item.get("times", 1)
+        yield from reversed(found) if item.get("backwards") else found
+
+    def _ms(self, second: float) -> int:
+        return self._begins_ms + round(second * 1000)
+
+    def _point(self, east_m: float, north_m: float) -> dict[str, float]:
+        """Degrees of an offset from the origin, by the curvature there; good to 0.1 m within 3 km."""
+        lat = math.radians(self._lat_deg)
+        w2 = 1 - _E2 * math.sin(lat) ** 2
+        along_meridian, across = _A_M * (1 - _E2) / w2**1.5, _A_M / math.sqrt(w2)
+        return {
+            "lat_deg": self._lat_deg + math.degrees(north_m / along_meridian),
+            "lon_deg": self._lon_deg + math.degrees(east_m / (across * math.cos(lat))),
+        }
+
+
+def _inside_s(alert: dict[str, Any]) -> float:
+    """Time inside by the account of an alert; 0 where it has none."""
+    return sum(times.from_rfc3339(to) - times.from_rfc3339(from_) for from_, to in alert.get("inside", ())) / 1000
+
+
+def _along(path_m: Sequence[Sequence[float]], part: float) -> tuple[float, float]:
+    """East and north after a part of the whole length, 0 to 1."""
+    lengths = [math.dist(a, b) for a, b in pairwise(path_m)]
+    left = part * sum(lengths)
+    for i, length in enumerate(lengths):
+        if left <= length and length:
+            (a_east, a_north), (b_east, b_north) = path_m[i : i + 2]
+            return a_east + (b_east - a_east) * left / length, a_north + (b_north - a_north) * left / length
+        left -= length
+    east, north = path_m[-1]
+    return east, north
+
+
+def _only(content: dict[str, Any], needed: set[str], also: Sequence[str] | set[str] = ()) -> None:
+    missing, unknown = needed - set(content), set(content) - needed - set(also)
+    if missing or unknown:
+        raise ValueError(f"{content}: missing {sorted(missing)}, unknown {sorted(unknown)}")

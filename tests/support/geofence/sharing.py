@@ -1,0 +1,232 @@
+"""Two evaluators beside a registry, all processes of their own, for tests of live positions; and readers of both agencies."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import ExitStack, asynccontextmanager, contextmanager
+from pathlib import Path
+from typing import Any
+
+import grpc
+import grpc.aio
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from services.common.messaging import bus as buses
+from services.common.messaging.bus import Bus
+from services.common.rpc import server
+from tandem.common.v1 import log_pb2
+from tandem.geofence.v1 import geofence_pb2, geofence_pb2_grpc, positions_pb2, positions_pb2_grpc
+from tests.support.common.ports import free_port
+from tests.support.common.processes import Service, spawn
+from tests.support.geofence import log
+from tests.support.registry.registry import SECRET, WITHIN_S, RegistryMesh, running_registry
+
+MOJ_DESK = "spiffe://moj/desk/seoul"
+NPA_DESK = "spiffe://npa/desk/seoul"
+BASIS = "STALKING_9_1_3_2"
+EVERY_S = (0.02, 0.5)
+"""How often each evaluator tells of a subject at most: the first looks as often as it tells, the second more often."""
+
+Stream = grpc.aio.UnaryStreamCall[positions_pb2.WatchPositionsRequest, positions_pb2.WatchPositionsResponse]
+
+
+def wearer(case: str) -> positions_pb2.Subject:
+    """The wearer of a case of `log.case_entry`."""
+    return positions_pb2.Subject(kind=positions_pb2.WEARER, subject_id=f"w{case}")
+
+
+def person(case: str) -> positions_pb2.Subject:
+    """Its protected person."""
+    return positions_pb2.Subject(kind=positions_pb2.PROTECTED_PERSON, subject_id=f"p{case}")
+
+
+class Evaluator:
+    """One evaluator's process."""
+
+    def __init__(self, service: Service, address: str, folder: Path) -> None:
+        self.service = service
+        self.address = address
+        self.outbox = folder / "disclosures.sqlite3"
+
+
+class SharingMesh:
+    """All of it."""
+
+    def __init__(self, registry: RegistryMesh, evaluators: Sequence[Evaluator]) -> None:
+        self.registry = registry
+        self.evaluators = evaluators
+
+    @asynccontextmanager
+    async def connected(self, number: int = 0, *options: tuple[str, int]) -> AsyncIterator[Client]:
+        """A client of one evaluator, once that one serves and shares, and the registry serves."""
+        await self.registry.service.ready(self.registry.address)
+        one = self.evaluators[number]
+        await one.service.ready(one.address)
+        await one.service.logged("disclosures_opened")  # it serves without: decisions wait for no ledger
+        async with (
+            grpc.aio.insecure_channel(one.address, options=options) as channel,
+            buses.connect(self.registry.nats.url, "test") as bus,
+        ):
+            yield Client(self, channel, bus)
+
+    def rows(self, reference: str) -> list[tuple[Any, ...]]:
+        """The ledger's rows about an incident, in order."""
+        found = self.registry.query(
+            "select reference, deed, record_kind, record_id, order_id, legal_basis, who, recipient, positions, disclosure_id"
+            " from ledger order by sequence"
+        )
+        return [row[1:] for row in found if row[0] == reference]
+
+    async def until_rows(self, reference: str, count: int) -> list[tuple[Any, ...]]:
+        """The rows, once there are so many."""
+        async with asyncio.timeout(WITHIN_S):
+            while len(found := self.rows(reference)) < count:  # noqa: ASYNC110  # another process writes them
+                await asyncio.sleep(0.05)
+        return found
+
+
+class Client:
+    """Reads positions from one evaluator, and writes the log."""
+
+    def __init__(self, mesh: SharingMesh, channel: grpc.aio.Channel, bus: Bus) -> None:
+        self.mesh = mesh
+        self.bus = bus
+        self._stub = positions_pb2_grpc.PositionServiceStub(channel)
+        self._cases: Any = geofence_pb2_grpc.GeofenceServiceStub(channel)
+
+    async def publish(self, entry: log_pb2.LogEntry) -> int:
+        """Enters something into the log; its sequence."""
+        stored = await self.bus.publish_until_stored(log.subject_of(entry), entry.SerializeToString())
+        assert stored
+        return stored.seq
+
+    async def approach(self, case: str) -> str:
+        """The wearer is 80 m from the protected person, 2 minutes ago; returns the id of the incident, once this evaluator has it."""
+        at_ms = now_ms() - 120_000
+        await self.publish(log.case_entry(case, from_ms=at_ms - 60_000))
+        positions = (log.position(f"d{case}", at_ms, 0), log.position(f"t{case}", at_ms, 80))
+        sequence = await self.publish(log.positions_entry(*positions))
+        incident_id = (await self.reached(case, sequence)).incident_id
+        assert incident_id, "no alert"
+        return str(incident_id)
+
+    async def reached(self, case: str, sequence: int = 0) -> geofence_pb2.GetCaseResponse:
+        """The case as this evaluator has it, once it has come to an entry of the log (without one: to the case).
+
+        Alerts don't show how far it is: either evaluator may be the first to publish them.
+        """
+        request = geofence_pb2.GetCaseRequest(case_id=f"case-{case}", min_sequence=sequence)
+        async with asyncio.timeout(WITHIN_S):
+            while True:
+                try:
+                    answer: geofence_pb2.GetCaseResponse = await self._cases.GetCase(
+                        request, metadata=server.bearer(NPA_DESK, SECRET)
+                    )
+                    return answer
+                except grpc.aio.AioRpcError as error:
+                    if error.code() not in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.NOT_FOUND):
+                        raise
+                    await asyncio.sleep(0.05)
+
+    async def caught_up_with(self, other: Client, case: str) -> None:
+        """Returns once this client's evaluator has come at least as far in the log as the other's is now."""
+        await self.reached(case, (await other.reached(case)).applied_sequence)
+
+    async def leave(self, case: str) -> None:
+        """The wearer is 6 km away from 110 to 10 seconds ago."""
+        for ago_s in range(110, 0, -10):
+            at_ms = now_ms() - ago_s * 1000
+            positions = (log.position(f"d{case}", at_ms, 0), log.position(f"t{case}", at_ms, 6_000))
+            await self.publish(log.positions_entry(*positions))
+
+    def watch(
+        self,
+        who: str,
+        *subjects: positions_pb2.Subject,
+        incident: str = "",
+        order: str = "",
+        basis: str = BASIS,
+        for_s: float = 600,
+    ) -> Stream:
+        """A stream of positions."""
+        request = positions_pb2.WatchPositionsRequest(legal_basis=basis, subjects=subjects)
+        if incident:
+            request.incident_id = incident
+        if order:
+            request.order_id = order
+        request.expires_at.CopyFrom(moment(for_s))
+        return self._stub.WatchPositions(request, metadata=server.bearer(who, SECRET))
+
+    async def read(self, stream: Stream) -> positions_pb2.WatchPositionsResponse:
+        """The next message of a stream."""
+        async with asyncio.timeout(WITHIN_S):
+            message = await stream.read()
+        assert isinstance(message, positions_pb2.WatchPositionsResponse), await stream.code()
+        return message
+
+    async def first(
+        self, who: str, subject: positions_pb2.Subject, order: str, basis: str
+    ) -> tuple[Stream, positions_pb2.LivePosition]:
+        """A stream of positions under an order, and its first message, once the evaluator has come to the order in the log."""
+        async with asyncio.timeout(WITHIN_S):
+            while True:
+                stream = self.watch(who, subject, order=order, basis=basis)
+                try:
+                    return stream, (await self.read(stream)).position
+                except grpc.aio.AioRpcError as error:
+                    if error.code() is not grpc.StatusCode.FAILED_PRECONDITION:
+                        raise
+                    await asyncio.sleep(0.05)
+
+    async def refusal(self, stream: Stream) -> str:
+        """The code with which a stream ended before anything left."""
+        try:
+            async with asyncio.timeout(WITHIN_S):
+                message = await stream.read()
+        except grpc.aio.AioRpcError as error:
+            return error.code().name
+        raise AssertionError(f"got {type(message)}")
+
+    async def until_end(self, stream: Stream) -> list[positions_pb2.WatchPositionsResponse]:
+        """All that comes until the stream ends by itself."""
+        found = []
+        async with asyncio.timeout(WITHIN_S):
+            while isinstance(message := await stream.read(), positions_pb2.WatchPositionsResponse):
+                found.append(message)
+        return found
+
+
+def now_ms() -> int:
+    """Mesh time."""
+    return int(time.time() * 1000)
+
+
+def moment(in_s: float) -> Timestamp:
+    """A moment so far ahead."""
+    found = Timestamp()
+    found.FromMilliseconds(now_ms() + int(in_s * 1000))
+    return found
+
+
+@contextmanager
+def sharing_mesh(folder: Path, module: str = "services.geofence", **env: str) -> Iterator[SharingMesh]:
+    """A registry and two evaluators that are starting; everything is killed at the end."""
+    with running_registry(folder, 1) as registry, ExitStack() as stack:
+        evaluators = []
+        for replica in range(2):
+            port, data_dir = free_port(), folder / f"data-{replica}"
+            settings = {
+                "TANDEM_PORT": str(port),
+                "TANDEM_NATS_URL": registry.nats.url_as("geofence"),
+                "TANDEM_NATS_MONITOR_URL": registry.nats.monitor_url,
+                "TANDEM_DATA_DIR": str(data_dir),
+                "TANDEM_DEV_SECRET": SECRET,
+                "TANDEM_REPLICA": str(replica),
+                "TANDEM_SHARE_EVERY_S": str(EVERY_S[replica]),
+                **env,
+            }
+            service = stack.enter_context(spawn(module, settings, folder / f"geofence-{replica}.log"))
+            evaluators.append(Evaluator(service, f"127.0.0.1:{port}", data_dir / f"geofence-{replica}"))
+        yield SharingMesh(registry, evaluators)

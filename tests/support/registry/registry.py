@@ -1,0 +1,178 @@
+"""A registry of its own for a test: nats-server, streams, the process, and a client for each agency."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import asynccontextmanager, closing, contextmanager
+from pathlib import Path
+from typing import Any
+
+import grpc.aio
+
+from services.common.clock import MeshClock
+from services.common.messaging import bus as buses
+from services.common.messaging import flow, pull, streams
+from services.common.messaging.bus import Bus
+from services.common.rpc import server
+from tandem.common.v1 import log_pb2
+from tandem.registry.v1 import device_token_pb2_grpc, disclosure_pb2_grpc, registry_pb2, registry_pb2_grpc
+from tests.support.common import postgres
+from tests.support.common.nats import TestServer, running_server
+from tests.support.common.ports import free_port
+from tests.support.common.processes import Service, spawn
+
+SECRET = "secret-of-this-test"
+MOJ = "spiffe://moj/records"
+NPA = "spiffe://npa/records"
+WITHIN_S = 60.0
+STREAM_BYTES = 64 << 20
+
+
+class RegistryMesh:
+    """A running registry and the nats-server that it publishes to."""
+
+    def __init__(self, nats: TestServer, folder: Path, port: int, partitions: int, database_url: str) -> None:
+        self.nats = nats
+        self.data_dir = folder / "registry"
+        self.address = f"127.0.0.1:{port}"
+        self.partitions = partitions
+        self.database_url = database_url
+        self.env = {
+            "TANDEM_PORT": str(port),
+            "TANDEM_METRICS_PORT": "0",
+            "TANDEM_NATS_URL": nats.url_as("registry"),
+            "TANDEM_NATS_MONITOR_URL": nats.monitor_url,
+            "TANDEM_DATA_DIR": str(self.data_dir),
+            "TANDEM_DEV_SECRET": SECRET,
+            "TANDEM_REGISTRY_DATABASE_URL": database_url,
+        }
+        self.service: Service
+
+    @asynccontextmanager
+    async def connected(self) -> AsyncIterator[Client]:
+        """A client, once the registry serves."""
+        await self.service.ready(self.address)
+        async with server.channel(self.address) as channel, buses.connect(self.nats.url, "test") as bus:
+            yield Client(self, channel, bus)
+
+    def held(self) -> bytes:
+        """All that the registry has written: its database's files, its data folder and its log."""
+        folders = [self.data_dir]
+        if self.database_url:
+            postgres.run_apart(postgres.execute(self.database_url, "checkpoint"))
+            folders.append(Path(self.database_url.partition("host=")[2]))
+        paths = (path for folder in folders for path in folder.rglob("*") if path.is_file())
+        return b"".join(path.read_bytes() for path in paths) + self.service.log().encode()
+
+    def query(self, statement: str) -> list[Any]:
+        """Rows of the database, read behind the registry's back."""
+        if self.database_url:
+            return postgres.run_apart(postgres.fetch(self.database_url, statement))
+        with closing(sqlite3.connect(self.data_dir / "registry.sqlite3")) as database:
+            return database.execute(statement).fetchall()
+
+    def change(self, statement: str) -> None:
+        """Changes the database behind the registry's back."""
+        if self.database_url:
+            postgres.run_apart(postgres.execute(self.database_url, statement))
+            return
+        with closing(sqlite3.connect(self.data_dir / "registry.sqlite3", timeout=10)) as database:
+            database.execute(statement)
+            database.commit()
+
+
+class Client:
+    """Both agencies, and a look into the log."""
+
+    def __init__(self, mesh: RegistryMesh, channel: grpc.aio.Channel, bus: Bus) -> None:
+        self.mesh = mesh
+        self.bus = bus
+        self.stub = registry_pb2_grpc.RegistryServiceStub(channel)
+        self.disclosures = disclosure_pb2_grpc.DisclosureServiceStub(channel)
+        self.device_tokens = device_token_pb2_grpc.DeviceTokenServiceStub(channel)
+
+    async def put(self, *messages: Any, wait_for_ready: bool = True) -> list[str]:
+        """Puts records, each as the agency that may; returns the outcomes' names."""
+        outcomes = []
+        for message in messages:
+            call, metadata = self._call(message)
+            answer = await call(metadata=metadata, timeout=WITHIN_S, wait_for_ready=wait_for_ready)
+            outcomes.append(registry_pb2.PutOutcome.Name(answer.outcome))
+        return outcomes
+
+    def _call(self, message: Any) -> tuple[Any, Any]:
+        name = type(message).__name__
+        request = getattr(registry_pb2, f"Put{name}Request")
+        field = "protected_person" if name == "ProtectedPerson" else name.lower()
+        method = getattr(self.stub, f"Put{name}")
+        agency = MOJ if name in ("Wearer", "Tag") else NPA
+        sent = request(**{field: message})
+        return lambda **options: method(sent, **options), server.bearer(agency, SECRET)
+
+    async def refusal(self, message: Any) -> grpc.aio.AioRpcError:
+        """The error that putting this record gives."""
+        try:
+            outcomes = await self.put(message)
+        except grpc.aio.AioRpcError as error:
+            return error
+        raise AssertionError(f"taken: {outcomes}")
+
+    async def drained(self) -> None:
+        """Returns once the outbox is empty."""
+        await self.until("select 1 where not exists (select 1 from outbox where sent_at_ms is null)")
+
+    async def until(self, statement: str) -> None:
+        """Returns once a query finds something."""
+        async with asyncio.timeout(WITHIN_S):
+            while not self.mesh.query(statement):  # noqa: ASYNC110
+                await asyncio.sleep(0.02)
+
+    async def cases(self) -> list[tuple[int, log_pb2.CaseSnapshot]]:
+        """All snapshots in the log with their partition, in the log's order."""
+        await self.drained()
+        found = []
+        for p in range(self.mesh.partitions):
+            stream = flow.log_stream(p)
+            if not (await self.bus.js.stream_info(stream)).state.messages:
+                continue
+            async for messages in pull.read(self.bus, stream, 1):
+                for message in messages:
+                    if message.subject == flow.log_subject(p, "case"):
+                        found.append((p, log_pb2.LogEntry.FromString(message.data).case))
+                if messages[-1].pending == 0:
+                    break
+        return found
+
+    async def cases_of(self, order_id: str) -> list[log_pb2.CaseSnapshot]:
+        """Snapshots of an order's cases."""
+        return [case for _, case in await self.cases() if case.order_id == order_id]
+
+    async def route(self, device_id: str) -> log_pb2.DeviceRoute:
+        """The route of a device in the KV bucket."""
+        await self.drained()
+        bucket = await self.bus.js.key_value(flow.DEVICES_BUCKET)
+        return log_pb2.DeviceRoute.FromString((await bucket.get(device_id)).value or b"")
+
+
+@contextmanager
+def running_registry(
+    folder: Path,
+    partitions: int,
+    database_url: str = "",
+    module: str = "services.registry",
+    env: Mapping[str, str] | None = None,
+) -> Iterator[RegistryMesh]:
+    """A registry that is starting, on an SQLite file or behind a URL; everything is killed at the end."""
+    with running_server(folder / "nats") as nats:
+        asyncio.run(_create_streams(nats.url, partitions))
+        mesh = RegistryMesh(nats, folder, free_port(), partitions, database_url)
+        with spawn(module, {**mesh.env, **(env or {})}, folder / "registry.log") as service:
+            mesh.service = service
+            yield mesh
+
+
+async def _create_streams(url: str, partitions: int) -> None:
+    async with buses.connect(url, "setup") as bus:
+        await streams.create(bus, partitions, MeshClock(), max_bytes=STREAM_BYTES)

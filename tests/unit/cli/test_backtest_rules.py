@@ -1,0 +1,143 @@
+"""Back-tests by chosen rules: what a rules file may say, and what two sets of rules would have done differently."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from services.cli.commands.decision import backtest as command
+from services.cli.failure import MISUSED, CommandFailed
+from services.cli.simulate import backtest, comparison, rules
+from services.cli.simulate.files import FileError
+
+EXAMPLES = Path(__file__).parents[3] / "examples"
+FILES = (EXAMPLES / "scenario.json", EXAMPLES / "reports.ndjson")
+
+
+def write(folder: Path, name: str, text: str) -> Path:
+    path = folder / f"{name}.toml"
+    path.write_text(text, "utf-8")
+    return path
+
+
+def told(kind: str, at_s: int, **changes: object) -> dict[str, Any]:
+    at = f"2026-03-02T10:00:{at_s:02d}.000Z"
+    alert = {"order_id": "o", "target_id": "p", "kind": kind, "ring_m": 100.0, "demand": "RESPOND", "at": at}
+    return alert | {"alert_id": f"alert-{at_s}", "decided_at": at} | changes
+
+
+# ── the file ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_rules_file_has_the_fields_of_the_rules(tmp_path: Path) -> None:
+    path = write(tmp_path, "a", 'rules_id = "night"\nclear_margin_m = 50\nclear_after_s = 90\nlate_after_s = 30\n')
+    found = rules.load(path)
+    assert (found.rules_id, found.clear_margin_m, found.clear_after_s, found.late_after_s) == ("night", 50, 90, 30)
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "field"),
+    [
+        ('rules_id = "a"\nclear_after = 5\n', 2, "clear_after"),
+        ('rules_id = "a"\n\nclear_after_s = "5"\n', 3, "clear_after_s"),
+        ('rules_id = "a"\nclear_after_s = 5.5\n', 2, "clear_after_s"),
+        ('rules_id = "a"\nclear_after_s = true\n', 2, "clear_after_s"),
+        ('rules_id = "a"\nclear_after_s = -1\n', 2, "clear_after_s"),
+        ('rules_id = "a"\nclear_after_s = 99999999999\n', 2, "clear_after_s"),
+        ('rules_id = "a"\nclear_after_s = 4000\n', 2, "clear_after_s"),
+        ("rules_id = 7\n", 1, "rules_id"),
+        ("clear_after_s = 5\n", None, "rules_id"),
+        ('rules_id = "a b"\n', 1, "rules_id"),
+        ('rules_id = "a"\n[rules]\nclear_after_s = 5\n', 2, "rules"),
+        ('rules_id = "a"\nclear_after_s = \n', 2, ""),
+        ('rules_id = "a', None, ""),
+    ],
+)
+def test_what_is_wrong_with_a_rules_file_is_named_with_its_line_and_field(
+    tmp_path: Path, text: str, line: int | None, field: str
+) -> None:
+    with pytest.raises(FileError) as failed:
+        rules.load(write(tmp_path, "a", text))
+    assert (failed.value.line, failed.value.field) == (line, field)
+
+
+def test_a_rules_file_that_is_not_there_or_no_text_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "broken.toml").write_bytes(b"rules_id = \xff")
+    for name in ("broken.toml", "none.toml"):
+        with pytest.raises(FileError):
+            rules.load(tmp_path / name)
+
+
+# ── the back-test ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_chosen_rules_decide_in_place_of_those_in_the_reports(tmp_path: Path) -> None:
+    patient = rules.load(write(tmp_path, "a", 'rules_id = "patient"\nclear_after_s = 3600\n'))
+    assert "RING_CLEARED" not in {one["kind"] for one in backtest.run(*FILES, patient)}
+    reports = tmp_path / "reports.ndjson"
+    own = {"kind": "rules", "received_at": "2026-03-02T10:00:00Z", "rules_id": "own", "clear_after_s": 1}
+    reports.write_text(json.dumps(own) + "\n" + FILES[1].read_text())
+    assert "RING_CLEARED" in {one["kind"] for one in backtest.run(FILES[0], reports)}
+    assert "RING_CLEARED" not in {one["kind"] for one in backtest.run(FILES[0], reports, patient)}
+
+
+def test_the_command_prints_what_would_have_changed_and_counts_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    a = write(tmp_path, "a", 'rules_id = "a"\n')
+    b = write(tmp_path, "b", 'rules_id = "b"\nclear_after_s = 3600\n')
+    command.backtest(*FILES, rules=a, against=b)
+    printed = capsys.readouterr()
+    changes = [json.loads(line) for line in printed.out.splitlines()]
+    # Never cleared, the 100 m ring is open at the end instead.
+    assert [(one["change"], (one["a"] or one["b"])["kind"]) for one in changes] == [
+        ("ONLY_A", "RING_CLEARED"),
+        ("ONLY_B", "RING_OPEN"),
+    ]
+    assert "only in a: 1, only in b: 1, changed: 0" in printed.err
+
+    command.backtest(*FILES, rules=a, against=a)
+    printed = capsys.readouterr()
+    assert printed.out == "" and "only in a: 0, only in b: 0, changed: 0" in printed.err
+
+
+def test_a_comparison_needs_both_sides_and_good_files(tmp_path: Path) -> None:
+    bad = write(tmp_path, "bad", "clear_after_s = 1\n")
+    for chosen in ({"against": bad}, {"rules": bad}, {"rules": write(tmp_path, "a", 'rules_id="a"'), "against": bad}):
+        with pytest.raises(CommandFailed) as failed:
+            command.backtest(*FILES, **chosen)
+        assert failed.value.exit_code == MISUSED
+
+
+# ── side by side ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_an_alert_that_is_missing_on_one_side_does_not_shift_those_after_it() -> None:
+    a = [told("RING_ENTERED", second) for second in (1, 20, 40)]
+    b = [told("RING_ENTERED", second) for second in (20, 40)]
+    assert [(change.what, change.a) for change in comparison.compare(a, b)] == [("ONLY_A", a[0])]
+    assert [(change.what, change.b) for change in comparison.compare(b, a)] == [("ONLY_B", a[0])]
+
+
+def test_another_demand_or_moment_of_one_alert_is_a_change_and_its_ids_are_not() -> None:
+    a = [told("PANIC", 5), told("RING_ENTERED", 10), told("RING_CLEARED", 30)]
+    b = [
+        told("PANIC", 5, alert_id="another"),
+        told("RING_ENTERED", 10, demand="NOTIFY"),
+        told("RING_CLEARED", 45, demand="RECORD"),
+    ]
+    changes = comparison.compare(a, b)
+    assert [(change.what, change.fields) for change in changes] == [
+        ("CHANGED", ["demand"]),
+        ("CHANGED", ["at", "decided_at", "demand"]),
+    ]
+
+
+def test_alerts_of_other_targets_orders_and_rings_are_never_the_same() -> None:
+    a = [told("RING_ENTERED", 10)]
+    for changes in ({"target_id": "q"}, {"order_id": "o2"}, {"ring_m": 1000.0}, {"kind": "RING_CLEARED"}):
+        found = comparison.compare(a, [a[0] | changes])
+        assert sorted(change.what for change in found) == ["ONLY_A", "ONLY_B"]

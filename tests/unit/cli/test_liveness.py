@@ -1,0 +1,82 @@
+"""When a process that gives no sign of life is given up, and when it is only busy."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from services.cli.stack import liveness
+from services.cli.stack.liveness import SILENT_AFTER_S, STARTING_S, STARVED_AFTER_S, Activity, Silence, is_dead
+
+BUSY = "while True: pass"
+SLEEPS = "import time; time.sleep(600)"
+
+
+@pytest.mark.parametrize(
+    ("silent_s", "idle_s", "has_begun", "dead"),
+    [
+        (SILENT_AFTER_S, SILENT_AFTER_S, True, True),
+        (SILENT_AFTER_S - 0.1, SILENT_AFTER_S, True, False),
+        (SILENT_AFTER_S, 0.5, True, False),  # it may wait for something at this instant
+        (STARVED_AFTER_S - 0.1, 0.0, True, False),
+        (STARVED_AFTER_S, 0.0, True, True),
+        (STARTING_S - 0.1, STARTING_S, False, False),
+        (STARTING_S, STARTING_S, False, True),
+        (10 * STARTING_S, 0.0, False, False),  # it recovers a large store
+    ],
+)
+def test_silence_of_an_idle_process_is_death_sooner_than_that_of_a_busy_one(
+    silent_s: float, idle_s: float, has_begun: bool, dead: bool
+) -> None:
+    assert is_dead(silent_s, idle_s, has_begun) is dead
+
+
+@pytest.fixture
+def busy() -> Iterator[subprocess.Popen[bytes]]:
+    with subprocess.Popen((sys.executable, "-c", BUSY)) as process:
+        yield process
+        process.kill()
+
+
+def idle_for(activity: Activity, within_s: float = 10.0) -> bool:
+    """Whether it is idle for 0.3 s once in that time."""
+    until_s = time.monotonic() + within_s
+    while time.monotonic() < until_s:
+        if activity.idle_s() > 0.3:
+            return True
+        time.sleep(0.05)
+    return False
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="needs Linux's /proc")
+def test_a_process_that_works_is_not_idle_until_it_is_stopped(busy: subprocess.Popen[bytes]) -> None:
+    activity = Activity(busy.pid)
+    assert not idle_for(activity, within_s=1.0)
+    busy.send_signal(signal.SIGSTOP)
+    assert idle_for(activity)
+
+
+def test_where_the_system_says_nothing_a_process_seems_busy() -> None:
+    activity = Activity(2**31 - 1)
+    time.sleep(0.1)
+    assert activity.idle_s() < 0.05
+
+
+def test_who_slept_itself_begins_to_count_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    now_s = 100.0
+    monkeypatch.setattr("services.cli.stack.liveness.time.monotonic", lambda: now_s)
+    silence = Silence()
+    silence.heard()
+    for _ in range(3):
+        now_s += liveness.CHECK_S
+        silence.check()
+    now_s += liveness.CHECK_S
+    assert silence.check() == 4 * liveness.CHECK_S
+    now_s += 60.0  # the whole machine was asleep
+    assert silence.check() == 0.0

@@ -1,0 +1,123 @@
+"""wearers.csv and orders.csv: what each line becomes, or what is wrong with it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from services.cli import csv_records
+from services.cli.failure import MISUSED, CommandFailed
+from tandem.registry.v1 import registry_pb2
+
+WEARERS = "wearer_id,national_id,name,birth_date,source_version,sex,phone,address,tag_device_ids\n"
+VENDORS = "wearer_id,national_id,name,birth_date,vendor_id\n"
+ORDERS = (
+    "order_id,respondent_national_id,respondent_name,respondent_birth_date,protected_person_ids,protected_person_names,"
+    "place_ids,lat_deg,lon_deg,radius_m,valid_from,valid_until,type,source_version\n"
+)
+GOOD_ORDER = (
+    "o-1,,홍길동,1980-01-01,p-1;p-2,성춘향;이몽룡,home,37.5,127,50,2026-01-01T00:00:00Z,2026-02-01T00:00:00+09:00"
+)
+
+
+def read(folder: Path, text: str) -> list[csv_records.Line]:
+    path = folder / "table.csv"
+    path.write_text(text, "utf-8")
+    return csv_records.read(path)
+
+
+def test_a_wearer_comes_with_their_tags(tmp_path: Path) -> None:
+    line = 'w-1,800101-1234567,홍길동,1980-01-01,3,M,010-1234-5678,"서울, 종로구 1",tag-1; tag-2\n'
+    (found,) = read(tmp_path, "\ufeff" + WEARERS + line)
+    wearer, *tags = found.records
+    assert found.number == 2
+    assert wearer == registry_pb2.Wearer(
+        wearer_id="w-1",
+        national_id="800101-1234567",
+        name="홍길동",
+        birth_date="1980-01-01",
+        source_version=3,
+        sex=registry_pb2.SEX_MALE,
+        phone="010-1234-5678",
+        address="서울, 종로구 1",
+    )
+    assert tags == [registry_pb2.Tag(device_id=f"tag-{n}", wearer_id="w-1", source_version=3) for n in (1, 2)]
+
+
+def test_the_tags_of_a_line_are_bound_to_its_vendor(tmp_path: Path) -> None:
+    header = WEARERS.strip() + ",vendor_id\n"
+    line = "w-1,800101-1234567,홍길동,1980-01-01,3,M,,,tag-1;tag-2,acme\n"
+    (found,) = read(tmp_path, header + line)
+    tags = [record for record in found.records if isinstance(record, registry_pb2.Tag)]
+    assert [(tag.device_id, tag.vendor_id) for tag in tags] == [("tag-1", "acme"), ("tag-2", "acme")]
+
+
+def test_an_order_comes_after_the_persons_whom_it_protects(tmp_path: Path) -> None:
+    (found,) = read(tmp_path, f"{ORDERS}{GOOD_ORDER},STALKING_APPROACH,2\n")
+    *persons, order = found.records
+    assert persons == [
+        registry_pb2.ProtectedPerson(person_id=person_id, name=name, source_version=2)
+        for person_id, name in (("p-1", "성춘향"), ("p-2", "이몽룡"))
+    ]
+    assert isinstance(order, registry_pb2.Order)
+    assert order.type == registry_pb2.ORDER_TYPE_STALKING_APPROACH
+    assert (order.valid_from.seconds, order.valid_until.seconds) == (1_767_225_600, 1_769_871_600)
+    assert order.places[0].circle.radius_m == 50
+
+
+@pytest.mark.parametrize(
+    ("header", "line", "field"),
+    [
+        (WEARERS, "w-1,800101-123,홍길동,1980-01-01,1,,,,", "national_id"),
+        (WEARERS, "w-1,800101-1234567,홍길동,1980-02-30,1,,,,", "birth_date"),
+        (WEARERS, "w-1,800101-1234567,홍길동,1980-01-01,x,,,,", "source_version"),
+        (WEARERS, "w-1,800101-1234567,홍길동,1980-01-01,1,male,,,", "sex"),
+        (WEARERS, "w-1,800101-1234567,홍길동,1980-01-01,1,,,,a;b c", "tag_device_ids[1]"),
+        (VENDORS, "w-1,800101-1234567,홍길동,1980-01-01,ACME", "vendor_id"),
+        (WEARERS, "w-1,800101-1234567", ""),
+        (WEARERS, "w-1,800101-1234567,홍길동,1980-01-01,1,,,,,surplus", ""),
+        (ORDERS, GOOD_ORDER.replace("2026-02-01T00:00:00+09:00", "yesterday") + ",,1", "valid_until"),
+        (ORDERS, GOOD_ORDER.replace("2026-02", "2025-02") + ",,1", "valid_until"),
+        (ORDERS, GOOD_ORDER.replace("성춘향;이몽룡", "성춘향") + ",,1", "protected_person_names"),
+        (ORDERS, GOOD_ORDER.replace("37.5", "37.5;38") + ",,1", "lat_deg"),
+        (ORDERS, GOOD_ORDER.replace("37.5", "north") + ",,1", "lat_deg"),
+        (ORDERS, GOOD_ORDER.replace("37.5", "97.5") + ",,1", "places[0].circle.lat_deg"),
+        (ORDERS, GOOD_ORDER + ",SOMETHING,1", "type"),
+    ],
+)
+def test_a_bad_line_is_named_with_its_field_and_the_others_are_read(
+    tmp_path: Path, header: str, line: str, field: str
+) -> None:
+    good = {
+        WEARERS: "w-2,900101-1234567,성춘향,1990-01-01,1,F,,,",
+        VENDORS: "w-2,900101-1234567,성춘향,1990-01-01,acme",
+        ORDERS: f"{GOOD_ORDER},,1",
+    }[header]
+    bad, other = read(tmp_path, f"{header}{line}\n{good}\n")
+    assert bad.fault is not None and (bad.fault.line, bad.fault.field) == (2, field)
+    assert bad.records == () and "홍길동" not in str(bad.fault) and "800101" not in str(bad.fault)
+    assert other.number == 3 and other.fault is None and other.records
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("", "first line"),
+        ("name,age\nx,1\n", "first line"),
+        ("wearer_id,name,birth_date\n", "'national_id' is missing|national_id is missing"),
+        (WEARERS.strip() + ",shoe_size\n", "shoe_size"),
+    ],
+)
+def test_a_file_that_is_neither_is_refused(tmp_path: Path, text: str, said: str) -> None:
+    with pytest.raises(CommandFailed, match=said) as failed:
+        read(tmp_path, text)
+    assert failed.value.exit_code == MISUSED
+
+
+def test_a_file_that_is_no_text_or_not_there_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "broken.csv").write_bytes(b"wearer_id\xff\xfe")
+    for name in ("broken.csv", "none.csv"):
+        with pytest.raises(CommandFailed) as failed:
+            csv_records.read(tmp_path / name)
+        assert failed.value.exit_code == MISUSED

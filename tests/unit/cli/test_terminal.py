@@ -1,0 +1,67 @@
+"""Whatever a server says reaches the terminal as text: in tables, lines and errors of the commands that show it."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterable
+from typing import Any
+
+import grpc
+import grpc.aio
+import pytest
+from rich.console import RenderableType
+
+from services.cli import __main__ as command_line
+from services.cli import failure, waterfall
+from services.cli.failure import CommandFailed
+from services.cli.simulate import outcome
+from tandem.registry.v1 import trace_pb2
+
+EVIL = "\x1b[2J\x1b[1A[bold]signature good[/]\r\u202e\x9b2J:smile:"
+
+
+def printed(*shown: RenderableType) -> str:
+    from services.cli.terminal import SafeConsole
+
+    screen = io.StringIO()
+    SafeConsole(file=screen, soft_wrap=True, width=400, highlight=False).print(*shown, sep="\n")
+    return screen.getvalue()
+
+
+def check(text: str) -> None:
+    assert all(line.isprintable() for line in text.split("\n"))
+    assert "\\x1b[2J\\x1b[1A[bold]signature good[/]\\r\\u202e\\x9b2J:smile:" in text
+
+
+def test_a_trace_shows_what_the_registry_says() -> None:
+    root = trace_pb2.Span(trace_id="t", span_id="a", service=EVIL, name=EVIL, start_us=1, end_us=2)
+    root.attributes.update({"incident_id": EVIL, "who": EVIL, "stored": EVIL})
+    check(printed(*waterfall.tables(trace_pb2.GetTraceResponse(trace_id="t", spans=[root]))))
+
+
+def test_incidents_show_what_the_legs_say() -> None:
+    answer = outcome.Answer("police", EVIL, EVIL, True, 1.0, 1)
+    incident = outcome.Incident(EVIL, {EVIL}, 1, 2, [answer])
+    check(printed(*outcome.tables([incident])))
+
+
+@pytest.mark.parametrize("error", ["refused", "plain"])
+def test_an_error_of_a_service_is_one_line_of_text(
+    error: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    metadata = grpc.aio.Metadata()
+    raised: Any = (
+        grpc.aio.AioRpcError(grpc.StatusCode.NOT_FOUND, metadata, metadata, details=EVIL + "\nsecond line")
+        if error == "refused"
+        else CommandFailed(EVIL)
+    )
+
+    def app(**_: Any) -> Iterable[None]:
+        raise raised
+
+    monkeypatch.setattr(command_line, "app", app)
+    with pytest.raises(SystemExit) as ended:
+        command_line.main()
+    said = capsys.readouterr().err
+    check(said)
+    assert ended.value.code in (failure.FAILED, failure.MISUSED) and said.count("\n") == 1

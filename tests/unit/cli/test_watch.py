@@ -1,0 +1,180 @@
+"""When the watch wakes somebody: how canaries that come, come late or don't come are judged."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from services.cli.failure import CommandFailed
+from services.cli.monitor import canary
+from services.cli.monitor.canary import AGENCIES, LEGS, Canary, Kind, Page, Watched, delivered, judge, resumed, seen
+from services.cli.monitor.exercise import ACCURACY_M, INSIDE_M, OUTSIDE_M, lead_ms
+from services.cli.monitor.pager import CommandPager, Message, PageFailed, pagers
+from services.cli.monitor.watch import SLOTS
+from services.geofence.domain import alerts
+from tests.support.geofence.stories import Story
+
+T0_MS = 1_800_000_000_000
+
+
+def sent(number: int, at_s: float, durable: bool = True) -> Canary:
+    return Canary(number, number % 6, at_s, durable=durable)
+
+
+def come(one: Canary) -> None:
+    """All that happens at once."""
+    one.durable = one.decided = True
+    one.offered, one.taken, one.told = set(LEGS), set(LEGS), set(AGENCIES)
+
+
+def look(watched: Watched, now_s: float, told: bool = True) -> Page | None:
+    now_ms = T0_MS + round(now_s * 1000)
+    page = judge(watched, now_s, now_ms)
+    if page is not None and told:
+        delivered(watched, page, now_ms)
+    return page
+
+
+def kinds(watched: Watched, moments_s: range) -> list[tuple[int, Kind]]:
+    return [(now_s, page.kind) for now_s in moments_s if (page := look(watched, now_s))]
+
+
+@pytest.mark.parametrize("slot", range(SLOTS))
+def test_each_canary_is_decided_at_its_own_report_and_cleared_before_its_wearers_next_turn(slot: int) -> None:
+    story, entered, cleared = Story(), alerts.Kind.RING_ENTERED, alerts.Kind.RING_CLEARED
+    story.case()
+    for at_s in (0.0, *(lead_ms() / 1000 + canary.EVERY_S * number for number in range(4 * SLOTS))):
+        turn = round((at_s - lead_ms() / 1000) / canary.EVERY_S)
+        is_inside = at_s > 0 and turn % SLOTS == slot
+        before = [one.kind for one in story.of(entered, cleared) if one.ring_mm == 100_000]
+        story.at(at_s, "phone", 0, accuracy_m=ACCURACY_M)
+        story.at(at_s, "tag", INSIDE_M if is_inside else OUTSIDE_M, accuracy_m=ACCURACY_M)
+        if is_inside:
+            now = [one.kind for one in story.of(entered, cleared) if one.ring_mm == 100_000]
+            assert now == [*before, entered], turn
+            assert before[-1:] in ([], [cleared]), turn
+
+
+def test_nobody_is_woken_while_each_canary_comes_and_is_stood_down() -> None:
+    watched, pages = Watched(), []
+    for number in range(30):
+        one = sent(number, 20.0 * number)
+        watched.canaries.append(one)
+        come(one)
+        for before in watched.canaries:
+            if one.sent_s - before.sent_s >= 100:
+                before.stood_down = set(LEGS)
+        pages += kinds(watched, range(20 * number, 20 * number + 20))
+    assert not pages and len(watched.canaries) <= 6
+
+
+def test_an_outage_is_paged_once_then_again_and_again_and_its_end_once() -> None:
+    watched = Watched([sent(number, 20.0 * number, durable=False) for number in range(40)])
+    assert kinds(watched, range(700)) == [
+        (35, Kind.MISSING),
+        (335, Kind.STILL_MISSING),
+        (635, Kind.STILL_MISSING),
+    ]
+    assert watched.outage is not None and watched.outage.since_ms == T0_MS
+    one = sent(41, 700.0)
+    come(one)
+    watched.canaries.append(one)
+    assert kinds(watched, range(700, 800)) == [(700, Kind.BACK)]
+    assert watched.outage is None
+
+
+def test_what_nobody_took_is_paged_until_somebody_does() -> None:
+    watched = Watched([sent(1, 0.0, durable=False)])
+    assert [look(watched, now_s, told=False) is not None for now_s in (34, 35, 36)] == [False, True, True]
+    one = sent(2, 40.0)
+    come(one)
+    watched.canaries.append(one)
+    pages = [look(watched, now_s, told) for now_s, told in ((41, False), (42, True), (43, True))]
+    assert [page.kind for page in pages if page] == [Kind.BACK, Kind.BACK]
+
+
+def test_a_report_that_never_reached_the_log_is_made_up_for_by_the_next_canary() -> None:
+    one, other = sent(1, 0.0, durable=False), sent(2, 20.0)
+    watched = Watched([one, other])
+    come(other)
+    assert kinds(watched, range(21, 100)) == []
+
+
+def test_a_report_that_reached_the_log_must_come_whatever_others_do() -> None:
+    lost, other = sent(1, 0.0), sent(2, 20.0)
+    watched = Watched([lost, other])
+    come(other)
+    assert kinds(watched, range(21, 36)) == [(35, Kind.MISSING)]
+    assert watched.outage and watched.outage.seen == "ingest put it into the log; there is no alert"
+    assert kinds(watched, range(36, 60)) == [(36, Kind.BACK)]
+
+
+def test_a_canary_that_nobody_stands_down_is_missing_until_a_later_one_is_over() -> None:
+    stuck = sent(1, 0.0)
+    watched = Watched([stuck])
+    come(stuck)
+    stuck.stood_down = {"probation", "warning"}
+    assert kinds(watched, range(200)) == [(150, Kind.MISSING)]
+    assert watched.outage and watched.outage.seen == "all legs took it; not stood down: police"
+    later = sent(2, 200.0)
+    come(later)
+    watched.canaries.append(later)
+    assert kinds(watched, range(200, 300)) == []
+    later.stood_down = set(LEGS)
+    assert kinds(watched, range(300, 302)) == [(300, Kind.BACK)]
+
+
+def test_what_was_open_when_an_outage_began_wakes_nobody_after_it() -> None:
+    before, during, after = sent(1, 0.0), sent(2, 20.0, durable=False), sent(8, 140.0)
+    watched = Watched([before, during, after])
+    come(before)
+    assert kinds(watched, range(20, 141)) == [(55, Kind.MISSING)]
+    come(after)
+    assert kinds(watched, range(141, 280)) == [(141, Kind.BACK)]
+
+
+@pytest.mark.parametrize(("missing_s", "paged_s"), [(0.0, 1035), (20.0, 1015), (600.0, 1010)])
+def test_a_canary_that_was_missing_when_the_watch_was_killed_is_still_missing(missing_s: float, paged_s: int) -> None:
+    watched = Watched(resumed(missing_s, 1000.0))
+    assert kinds(watched, range(1000, 1036)) == [(paged_s, Kind.MISSING)]
+    assert resumed(None, 1000.0) == []
+
+
+def test_the_page_says_how_far_a_canary_came() -> None:
+    one = sent(1, 0.0, durable=False)
+    assert seen(one) == "nothing; ingest has not answered"
+    one.failed = "UNAVAILABLE: no route"
+    assert seen(one) == "nothing; UNAVAILABLE: no route"
+    one.durable = True
+    assert seen(one) == "ingest put it into the log; there is no alert"
+    one.decided, one.offered, one.taken = True, {"probation", "warning"}, {"probation"}
+    assert seen(one) == "the alert; probation took it, police did nothing, warning offered it"
+    one.taken, one.told = set(LEGS), {"police"}
+    assert seen(one) == "all legs took it; not told of the other agency's: probation"
+
+
+def test_an_outage_is_noticed_within_a_minute_whenever_it_begins() -> None:
+    assert canary.EVERY_S + canary.LATE_AFTER_S < 60
+
+
+MESSAGE = Message("page-1", "MISSING", "Tandem: …", "outage-1", "2026-03-02T10:00:00.000Z", "nothing", ("ingest",))
+
+
+async def test_a_program_gets_the_page_and_its_exit_code_counts(tmp_path: Path) -> None:
+    out = tmp_path / "page.json"
+    code = f"import sys; open({str(out)!r}, 'w').write(sys.stdin.read())"
+    await CommandPager([sys.executable, "-c", code]).page(MESSAGE)
+    assert json.loads(out.read_text())["not_answering"] == ["ingest"]
+    for command in ([sys.executable, "-c", "raise SystemExit(3)"], [str(tmp_path / "nowhere")]):
+        with pytest.raises(PageFailed):
+            await CommandPager(command).page(MESSAGE)
+
+
+def test_a_file_of_webhooks_that_cannot_be_used_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "pagers.json"
+    path.write_text('[{"name": "call", "url": "http://call.example", "keys": []}]')
+    with pytest.raises(CommandFailed, match="https"):
+        pagers([], path)

@@ -1,0 +1,110 @@
+"""A file is in place whole or not at all; keys that are too short are refused; what was ended stays ended."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from services.common.rpc.errors import FailedPrecondition
+from services.common.storage import durable
+from services.console.sign_in.ended_sessions import Ended
+from services.console.sign_in.keys import KEY_BYTES, open_key
+
+
+def test_a_file_is_for_its_owner_alone_and_leaves_no_draft(tmp_path: Path) -> None:
+    path = tmp_path / "key"
+    for data in (b"one", b"two"):
+        durable.write(path, data)
+        assert path.read_bytes() == data and path.stat().st_mode & 0o777 == 0o600
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_what_is_written_once_stays_and_leaves_no_draft(tmp_path: Path) -> None:
+    path = tmp_path / "key"
+    for data in (b"one", b"two"):
+        durable.write_once(path, data)
+        assert path.read_bytes() == b"one" and path.stat().st_mode & 0o777 == 0o600
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("step", ["fsync", "replace"])
+def test_what_fails_on_the_way_leaves_what_was_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    path = tmp_path / "key"
+    durable.write(path, b"before")
+
+    def fails(*_: Any) -> None:
+        raise OSError("no space")
+
+    monkeypatch.setattr(*((os, "fsync", fails) if step == "fsync" else (Path, "replace", fails)))
+    with pytest.raises(OSError, match="no space"):
+        durable.write(path, b"after")
+    assert path.read_bytes() == b"before"
+    monkeypatch.undo()
+    durable.write(path, b"after")
+    assert path.read_bytes() == b"after" and list(tmp_path.iterdir()) == [path], (
+        "the draft of before is in nobody's way"
+    )
+
+
+def test_all_is_on_disk_before_the_name_is_given_and_the_name_before_it_returns(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done: list[str] = []
+    sync, replace = os.fsync, Path.replace
+
+    def synced(descriptor: int) -> None:
+        done.append("folder" if os.path.isdir(f"/dev/fd/{descriptor}") else "file")  # noqa: PTH112
+        sync(descriptor)
+
+    def replaced(self: Path, target: Path) -> Path:
+        done.append("name")
+        return replace(self, target)
+
+    monkeypatch.setattr(os, "fsync", synced)
+    monkeypatch.setattr(Path, "replace", replaced)
+    durable.write(tmp_path / "key", b"x")
+    assert done == ["file", "name", "folder"]
+
+
+def test_the_key_of_sessions_is_made_once_and_one_that_is_too_short_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "console" / "session.key"
+    key = open_key(path)
+    assert len(key) == KEY_BYTES and open_key(path) == key
+    for short in (b"", b"k" * (KEY_BYTES - 1)):
+        path.write_bytes(short)
+        with pytest.raises(FailedPrecondition, match=f"{len(short)} bytes"):
+            open_key(path)
+    path.write_bytes(b"0123456789abcdef" * 4)
+    assert len(open_key(path)) == 64, "one that was given, such as by a Secret"
+
+
+async def test_an_ended_session_stays_ended_over_a_restart_until_it_would_have_been_over(tmp_path: Path) -> None:
+    path, now_s = tmp_path / "ended.json", int(time.time())
+    first = Ended(path)
+    first.load()
+    await first.add("over-soon", now_s - 1)
+    await first.add("a", now_s + 60)
+    await first.add("b", now_s + 60)
+    again = Ended(path)
+    again.load()
+    assert ["a" in again, "b" in again, "c" in again, "over-soon" in again] == [True, True, False, False]
+
+
+async def test_where_nothing_can_be_written_a_session_is_ended_all_the_same(tmp_path: Path) -> None:
+    ended = Ended(tmp_path / "no-such-folder" / "ended.json")
+    await ended.add("a", int(time.time()) + 60)
+    assert "a" in ended
+
+
+@pytest.mark.parametrize("text", ["[]", "1", "null", '{"a": []}', '{"a": null}', '{"a": "soon"}', "{", ""])
+def test_what_is_no_file_of_ended_sessions_is_a_value_error(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "ended.json"
+    path.write_text(text)
+    with pytest.raises(ValueError):
+        Ended(path).load()

@@ -1,0 +1,84 @@
+"""The port of metrics and health says what gRPC health says."""
+
+from __future__ import annotations
+
+import urllib.error
+import urllib.request
+from concurrent.futures import ThreadPoolExecutor
+
+import aiohttp
+import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from services.common.observability.health import observed
+from services.common.observability.heartbeat import LOOP_HUNG_AFTER_S, Heart
+from services.common.rpc import server as rpc
+from services.common.settings import CommonSettings
+
+
+async def get(port: int, path: str) -> tuple[int, str]:
+    async with aiohttp.ClientSession() as session, session.get(f"http://127.0.0.1:{port}{path}") as answer:
+        return answer.status, await answer.text()
+
+
+async def test_ready_is_what_grpc_says_and_health_is_that_it_runs() -> None:
+    async with (
+        rpc.serve(CommonSettings(port=0), lambda server: None) as server,
+        observed("127.0.0.1", 0, lambda: server.unready) as port,
+        rpc.channel(f"127.0.0.1:{server.port}") as channel,
+    ):
+
+        async def said() -> tuple[int, tuple[int, str]]:
+            stub = health_pb2_grpc.HealthStub(channel)
+            answer = await stub.Check(  # type: ignore[attr-defined]
+                health_pb2.HealthCheckRequest(), wait_for_ready=True
+            )
+            return answer.status, await get(port, "/readyz")
+
+        states = health_pb2.HealthCheckResponse
+        assert await said() == (states.NOT_SERVING, (503, "is starting\n"))
+        await server.ready()
+        assert await said() == (states.SERVING, (200, "ready\n"))
+        await server.not_ready("the store is away")
+        assert await said() == (states.NOT_SERVING, (503, "the store is away\n"))
+        assert await get(port, "/healthz") == (200, "runs\n")
+
+
+async def test_what_is_counted_is_shown_in_prometheus_format() -> None:
+    async with observed("127.0.0.1", 0, lambda: "") as port:
+        status, text = await get(port, "/metrics")
+        assert status == 200 and "# TYPE tandem_http_closed_total counter" in text
+        assert (await get(port, "/"))[0] == 404
+
+
+def fetch(port: int, path: str) -> tuple[int, str]:
+    """As `get`, from a thread."""
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=20) as answer:
+            return answer.status, answer.read().decode()
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code, error.read().decode()
+
+
+async def test_a_busy_event_loop_is_alive_and_not_ready(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("services.common.observability.health.LOOP_WITHIN_S", 0.2)
+    async with observed("127.0.0.1", 0, lambda: "") as port:
+        with ThreadPoolExecutor() as pool:
+            answers = [pool.submit(fetch, port, path) for path in ("/livez", "/readyz")]
+            # Not awaited: nothing else of this event loop has its turn.
+            alive, ready = (answer.result() for answer in answers)
+        assert alive == (200, "lives\n")
+        assert ready == (503, "the event loop hasn't answered for 0 s\n")
+        assert await get(port, "/readyz") == (200, "ready\n")
+
+
+async def test_an_event_loop_that_hangs_is_not_alive(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with observed("127.0.0.1", 0, lambda: "") as port:
+        monkeypatch.setattr(Heart, "loop_age_s", lambda self: LOOP_HUNG_AFTER_S + 1)
+        assert await get(port, "/livez") == (503, "the event loop has hung for 16 s\n")
+
+
+async def test_what_waits_is_said_by_a_process_that_is_ready() -> None:
+    async with observed("127.0.0.1", 0, lambda: "", lambda: "traces hasn't been read for 6 s") as port:
+        assert await get(port, "/readyz") == (200, "ready, but traces hasn't been read for 6 s\n")

@@ -1,0 +1,64 @@
+"""Contacts are opened by the warning leg's key alone, and tell nothing before that."""
+
+from __future__ import annotations
+
+import stat
+from pathlib import Path
+
+import pytest
+
+from services.common.privacy import sealing
+from services.common.rpc.errors import FailedPrecondition, InvalidField
+from tandem.common.v1 import contact_pb2
+
+CONTACT = contact_pb2.Contact(handle="010-1234-5678", language=contact_pb2.LANGUAGE_KOREAN, duress_choice=2)
+
+
+def test_a_contact_is_opened_by_its_key_for_its_person_only(tmp_path: Path) -> None:
+    keys = sealing.open_private_keys(tmp_path / "warning.key")
+    public = sealing.read_public_key(sealing.public_file(tmp_path / "warning.key"))
+    sealed = sealing.seal(CONTACT, "p1", public)
+    assert sealing.unseal(sealed, "p1", keys) == CONTACT
+    others = sealing.open_private_keys(tmp_path / "other.key")
+    flipped = bytes([*sealed[:-1], sealed[-1] ^ 1])
+    for bad in (
+        (sealed, "p2", keys),
+        (sealed, "p1", others),
+        (flipped, "p1", keys),
+        (b"", "p1", keys),
+        (b"x", "p1", keys),
+    ):
+        with pytest.raises(InvalidField):
+            sealing.unseal(*bad)
+
+
+def test_the_same_contact_looks_different_each_time_and_any_contact_is_as_long(tmp_path: Path) -> None:
+    sealing.open_private_keys(tmp_path / "warning.key")
+    public = sealing.read_public_key(tmp_path / "warning.pub")
+    longest = contact_pb2.Contact(handle="가" * 200)
+    sealed = [sealing.seal(one, "p1", public) for one in (CONTACT, CONTACT, longest, contact_pb2.Contact())]
+    assert len(set(sealed)) == 4 and len({len(one) for one in sealed}) == 1
+    assert all(b"1234" not in one for one in sealed)
+
+
+def test_a_key_is_changed_by_a_further_line(tmp_path: Path) -> None:
+    path = tmp_path / "warning.key"
+    sealing.open_private_keys(path)
+    before = sealing.seal(CONTACT, "p1", sealing.read_public_key(tmp_path / "warning.pub"))
+    path.write_text(path.read_text() + "11" * 32 + "\n")
+    keys = sealing.open_private_keys(path)
+    after = sealing.seal(CONTACT, "p1", sealing.read_public_key(tmp_path / "warning.pub"))
+    assert [sealing.unseal(one, "p1", keys) for one in (before, after)] == [CONTACT, CONTACT]
+    with pytest.raises(InvalidField):
+        sealing.unseal(after, "p1", keys[:1])
+
+
+def test_the_private_key_is_its_owners_alone_and_a_damaged_one_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "warning.key"
+    sealing.open_private_keys(path)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    path.write_text("half a key")
+    with pytest.raises(FailedPrecondition, match=r"warning\.key"):
+        sealing.open_private_keys(path)
+    with pytest.raises(FailedPrecondition, match=r"nothing\.pub"):
+        sealing.read_public_key(tmp_path / "nothing.pub")

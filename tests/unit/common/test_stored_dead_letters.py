@@ -1,0 +1,36 @@
+"""A dead letter counts only under the subject of the reader that it names, which that reader's user alone may publish."""
+
+from __future__ import annotations
+
+import pytest
+
+from services.common.messaging import stored
+from services.common.rpc.errors import InvalidField
+from tandem.common.v1 import alert_pb2
+
+
+def parked(by: str = "fold", sequence: int = 7) -> bytes:
+    return alert_pb2.Parked(stream="LOG_0", sequence=sequence, by=by, reason="too late").SerializeToString()
+
+
+def test_what_an_evaluator_set_aside_is_taken() -> None:
+    found = stored.parked(parked(), "parked.geofence.fold.LOG_0.7")
+    assert (found.stream, found.sequence) == ("LOG_0", 7)
+
+
+@pytest.mark.parametrize(
+    ("subject", "data"),
+    [
+        ("parked.geofence.fold.LOG_0.7", b""),
+        ("parked.geofence.fold.LOG_0.7", b"{}"),
+        ("parked.geofence.fold.LOG_0.7", b"\xff\xff\xff"),
+        ("parked.geofence.fold.LOG_0.7", parked(sequence=8)),
+        ("parked.geofence.fold.LOG_0.7", parked("police-alerts")),
+        ("parked.geofence.fold.LOG_0.7", parked("nobody")),
+        ("parked.dispatch-warning.fold.LOG_0.7", parked()),
+        ("parked.dispatch-warning.warning-alerts.LOG_0.7", parked()),
+    ],
+)
+def test_what_disagrees_with_its_subject_is_refused(subject: str, data: bytes) -> None:
+    with pytest.raises(InvalidField):
+        stored.parked(data, subject)

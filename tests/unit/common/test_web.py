@@ -1,0 +1,275 @@
+"""HTTP on real sockets: a slow peer is cut off and its neighbours don't notice, and nothing that was sent is in the log."""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import prometheus_client
+import pytest
+from aiohttp import web
+
+from services.common.web import server as serving
+from tests.support.common.certificates import Authority
+
+WITHIN_S = 20.0
+REQUEST = b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n\r\nhi"
+SECRET = "token-of-this-test"
+
+
+async def echo(request: web.Request) -> web.Response:
+    return web.Response(body=await serving.body_of(request))
+
+
+async def tired(request: web.Request) -> web.Response:
+    await serving.body_of(request)
+    await asyncio.sleep(serving.REQUEST_WITHIN_S * 3)
+    return web.Response(text="done")
+
+
+async def broken(request: web.Request) -> web.Response:
+    raise RuntimeError(request.path)
+
+
+async def large(request: web.Request) -> web.Response:
+    return web.Response(body=bytes(64 << 20))
+
+
+ROUTES = [web.post("/", echo), web.get("/tired", tired), web.get("/large", large), web.get("/{token}", broken)]
+
+
+class Peer:
+    """One connection."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.reader, self.writer = reader, writer
+
+    async def ask(self, request: bytes) -> tuple[int, bytes]:
+        """Status and body of the answer to one request."""
+        self.writer.write(request)
+        return await self.answer()
+
+    async def answer(self) -> tuple[int, bytes]:
+        async with asyncio.timeout(WITHIN_S):
+            head = await self.reader.readuntil(b"\r\n\r\n")
+            length = next(line for line in head.split(b"\r\n") if line.lower().startswith(b"content-length"))
+            return int(head.split(b" ")[1]), await self.reader.readexactly(int(length.split(b":")[1]))
+
+    async def is_cut_off(self) -> bool:
+        """Whether the connection ends; what still comes is passed over."""
+        async with asyncio.timeout(WITHIN_S):
+            try:
+                while await self.reader.read(1 << 16):
+                    pass
+            except ConnectionError:
+                pass
+            return True
+
+
+@asynccontextmanager
+async def door(most: int = 100) -> AsyncIterator[int]:
+    async with serving.served("test", ROUTES, "127.0.0.1", 0, most=most) as port:
+        yield port
+
+
+@asynccontextmanager
+async def peer(port: int, context: ssl.SSLContext | None = None) -> AsyncIterator[Peer]:
+    reader, writer = await asyncio.open_connection("127.0.0.1", port, ssl=context)
+    try:
+        yield Peer(reader, writer)
+    finally:
+        writer.close()
+
+
+@pytest.fixture
+def hurry(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(serving, "REQUEST_WITHIN_S", 0.2)
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        b"",
+        b"P",
+        b"POST / HTTP/1.1\r\nHost: a\r\n",
+        REQUEST[:-1],
+        b"POST /no HTTP/1.1\r\nContent-Length: 9\r\n\r\n",
+    ],
+)
+@pytest.mark.usefixtures("hurry")
+async def test_who_sends_half_a_request_is_cut_off_while_a_neighbour_is_served(sent: bytes) -> None:
+    async with door() as port, peer(port) as slow, peer(port) as neighbour:
+        slow.writer.write(sent)
+        cut = asyncio.create_task(slow.is_cut_off())
+        asked = 0
+        while not cut.done():
+            assert await neighbour.ask(REQUEST) == (200, b"hi")
+            asked += 1
+            await asyncio.sleep(0.02)
+        assert cut.result() and asked
+
+
+@pytest.mark.usefixtures("hurry")
+async def test_who_sends_byte_by_byte_is_cut_off() -> None:
+    async with door() as port, peer(port) as slow:
+        cut = asyncio.create_task(slow.is_cut_off())
+        slow.writer.write(b"GET / HTTP/1.1\r\nX: ")
+        while not cut.done():
+            slow.writer.write(b"x")
+            await asyncio.sleep(0.02)
+        assert cut.result()
+
+
+@pytest.mark.parametrize("first", [REQUEST, b"GET /tired HTTP/1.1\r\nHost: a\r\n\r\n"], ids=["behind", "while"])
+@pytest.mark.usefixtures("hurry")
+async def test_half_a_second_request_is_no_way_round(first: bytes) -> None:
+    async with door() as port, peer(port) as slow:
+        slow.writer.write(first)
+        if first is REQUEST:
+            await slow.answer()
+        else:
+            await asyncio.sleep(serving.REQUEST_WITHIN_S / 2)
+        slow.writer.write(b"P")
+        assert await slow.is_cut_off()
+
+
+def cut_off() -> float:
+    """How many slow peers were cut off so far."""
+    return (
+        prometheus_client.REGISTRY.get_sample_value("tandem_http_closed_total", {"door": "test", "reason": "slow"}) or 0
+    )
+
+
+@pytest.mark.usefixtures("hurry")
+async def test_who_takes_no_answer_is_cut_off() -> None:
+    async with door() as port, peer(port) as deaf:
+        deaf.writer.transport.pause_reading()  # type: ignore[attr-defined]
+        before = cut_off()
+        deaf.writer.write(b"GET /large HTTP/1.1\r\nHost: a\r\n\r\n")
+        for _ in range(1_000):
+            if cut_off() > before:
+                return
+            await asyncio.sleep(0.02)
+        pytest.fail("it holds its connection")
+
+
+@pytest.mark.usefixtures("hurry")
+async def test_who_waits_for_an_answer_or_rests_between_two_requests_is_not_cut_off() -> None:
+    async with door() as port, peer(port) as phone:
+        assert await phone.ask(b"GET /tired HTTP/1.1\r\nHost: a\r\n\r\n" + REQUEST) == (200, b"done")
+        assert await phone.answer() == (200, b"hi")
+        await asyncio.sleep(serving.REQUEST_WITHIN_S * 3)
+        assert await phone.ask(REQUEST) == (200, b"hi")
+
+
+async def test_one_connection_too_many_takes_the_place_of_the_one_that_has_rested_longest() -> None:
+    async with door(most=2) as port, peer(port) as first, peer(port) as second:
+        assert [await one.ask(REQUEST) for one in (first, second, first)] == [(200, b"hi")] * 3
+        async with peer(port) as third:
+            assert await third.ask(REQUEST) == (200, b"hi")
+            assert await second.is_cut_off()
+            assert [await one.ask(REQUEST) for one in (first, third)] == [(200, b"hi")] * 2
+
+
+@asynccontextmanager
+async def busy(port: int) -> AsyncIterator[Peer]:
+    """A connection with half a request, which the server has read."""
+    async with peer(port) as one:
+        one.writer.write(REQUEST[:-6] + b"\r\nExpect: 100-continue\r\n\r\n")
+        async with asyncio.timeout(WITHIN_S):
+            assert await one.reader.readuntil(b"\r\n\r\n") == b"HTTP/1.1 100 Continue\r\n\r\n"
+        yield one
+
+
+async def test_where_none_rests_the_new_one_is_closed() -> None:
+    async with door(most=1) as port, busy(port) as first:
+        async with peer(port) as second:
+            assert await second.is_cut_off()
+        assert await first.ask(b"hi") == (200, b"hi")
+
+
+@pytest.mark.usefixtures("hurry")
+async def test_who_left_before_the_answer_keeps_no_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with door(most=1) as port:
+        async with peer(port) as gone:
+            gone.writer.write(b"GET /tired HTTP/1.1\r\nHost: a\r\n\r\n")
+            await asyncio.sleep(serving.REQUEST_WITHIN_S)
+        await asyncio.sleep(serving.REQUEST_WITHIN_S * 5)
+        monkeypatch.setattr(serving, "REQUEST_WITHIN_S", WITHIN_S)
+        async with busy(port), peer(port) as second:
+            assert await second.is_cut_off()
+
+
+@pytest.mark.parametrize(
+    ("asked", "status"),
+    [
+        (b"GET /no/such HTTP/1.1\r\nHost: a\r\n\r\n", 404),
+        (b"DELETE / HTTP/1.1\r\nHost: a\r\n\r\n", 405),
+        (b"GET /broken HTTP/1.1\r\nHost: a\r\n\r\n", 500),
+    ],
+)
+async def test_who_is_not_served_holds_no_connection(asked: bytes, status: int) -> None:
+    async with door() as port, peer(port) as stranger:
+        assert (await stranger.ask(asked))[0] == status
+        assert await stranger.is_cut_off()
+
+
+async def test_a_body_beyond_the_most_is_413() -> None:
+    async with door() as port, peer(port) as phone:
+        body = bytes(serving.BODY_MOST_BYTES + 1)
+        status, _ = await phone.ask(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
+        assert status == 413
+
+
+@pytest.mark.parametrize(
+    ("request_line", "status", "logged"),
+    [
+        (f"GET /?token={SECRET}\x01 HTTP/1.1", 400, False),
+        (f"{SECRET}", 400, False),
+        (f"GET /{SECRET} HTTP/1.1", 500, True),
+        (f"GET /a/b?{SECRET} HTTP/1.1", 404, False),
+    ],
+)
+async def test_no_log_quotes_what_was_sent(
+    capfd: pytest.CaptureFixture[str], request_line: str, status: int, logged: bool
+) -> None:
+    async with door() as port, peer(port) as phone:
+        answer, _ = await phone.ask(f"{request_line}\r\nHost: a\r\n\r\n".encode())
+        assert answer == status
+    out, err = capfd.readouterr()
+    assert SECRET not in out + err and "Traceback" not in out + err
+    assert ("http_failed" in out + err) == logged
+
+
+async def test_a_certificate_is_replaced_without_a_restart_and_a_broken_one_changes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(serving, "CERTIFICATE_EVERY_S", 0.05)
+    first, second = Authority("first"), Authority("second")
+    tls = first.server().write(tmp_path, "phones")
+
+    async def served_to(authority: Authority) -> bool:
+        try:
+            async with peer(port, ssl.create_default_context(cadata=authority.cert.decode())) as phone:
+                return await phone.ask(REQUEST) == (200, b"hi")
+        except ssl.SSLError:
+            return False
+
+    async with serving.served("test", ROUTES, "127.0.0.1", 0, tls) as port:
+        assert await served_to(first) and not await served_to(second)
+        tls[0].write_text("no certificate")
+        await asyncio.sleep(0.2)
+        assert await served_to(first)
+        second.server().write(tmp_path, "phones")
+        for _ in range(1_000):
+            if await served_to(second):
+                break
+            await asyncio.sleep(0.02)
+        else:
+            pytest.fail("the old certificate stays")
+        async with peer(port) as plain:
+            plain.writer.write(REQUEST)
+            assert await plain.is_cut_off()

@@ -1,0 +1,60 @@
+"""Shares of the log: taken together as each alone, and time passes in them as in the whole log."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from services.common.clock import MeshClock
+from services.common.messaging.pull import Delivered
+from services.dispatch.evidence.model import Record
+from services.dispatch.evidence.redaction import Holders, Share, Shares, Window
+from tandem.common.v1 import log_pb2
+
+WEARERS = 3
+ENTRIES = st.lists(
+    st.tuples(st.integers(0, 9), st.sets(st.integers(0, WEARERS + 1), max_size=3)), min_size=1, max_size=30
+)
+"""Stamps, which a new leader may set back, and whose devices report."""
+BOUNDS = st.tuples(st.integers(1, 30), st.integers(1, 30))
+
+
+def delivered(sequence: int, stamp_ms: int, wearers: set[int]) -> Delivered:
+    ids = [f"tag-{one}" for one in sorted(wearers)]
+    entry = log_pb2.LogEntry(positions=log_pb2.PositionBatch(device_id=ids, report_id=ids)) if ids else None
+    data = entry.SerializeToString() if entry else b""
+    return Delivered("log.0.report", data, "LOG_0", sequence, stamp_ms, 0, "")
+
+
+def window(wearer: int, bounds: tuple[int, int]) -> Window:
+    share = Share(f"wearer-{wearer}", "police", {5}, Holders(MeshClock()))
+    share.see_case(log_pb2.CaseSnapshot(tag_device_ids=[f"tag-{wearer}"]))
+    return Window(min(bounds), max(bounds), share)
+
+
+@given(ENTRIES, st.lists(BOUNDS, min_size=WEARERS, max_size=WEARERS))
+def test_shares_taken_together_are_as_each_alone_and_keep_the_time(
+    entries: list[tuple[int, set[int]]], bounds: list[tuple[int, int]]
+) -> None:
+    log = [delivered(number, *one) for number, one in enumerate(entries, 1)]
+    together = [window(wearer, bounds[wearer]) for wearer in range(WEARERS)]
+    shares = Shares(together)
+    for message in log:
+        shares.take(message)
+    for wearer in range(WEARERS):
+        alone = window(wearer, bounds[wearer])
+        within = [one for one in log if alone.first <= one.sequence <= alone.last]
+        one_share = Shares([alone])
+        for message in within:
+            one_share.take(message)
+        records = together[wearer].share.records
+        assert records == alone.share.records
+        mine = {one.sequence for one in within if f"tag-{wearer}".encode() in one.data or one.sequence == 5}
+        assert mine <= {one.sequence for one in records}
+        for sequence in mine:
+            assert now_ms(records, sequence) == now_ms(within, sequence)
+
+
+def now_ms(entries: list[Record] | list[Delivered], sequence: int) -> int:
+    """What the fold's now is at an entry."""
+    return max(one.stamp_ms for one in entries if one.sequence <= sequence)

@@ -1,0 +1,170 @@
+"""Whom to ask: jurisdiction, shift, status, skills, travel time."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from services.dispatch.domain.areas import Circle, Point, Polygon, great_circle_m, holds
+from services.dispatch.domain.choosing import SKILL_WORTH_S, Question, next_choice, offices_for, units_in_reach
+from services.dispatch.domain.events import Choice, Estimate, Rung
+from services.dispatch.domain.roster import (
+    POSITION_MAX_AGE_MS,
+    Board,
+    Outcome,
+    Report,
+    Status,
+    Travel,
+    decide_put,
+    decide_report,
+)
+from tests.support.dispatch.roster import AT_DAY, SEOUL, TWO_OFFICES, board, office, unit
+
+NOW_MS = 1_000
+BUSAN = Point(35.1796, 129.0756)
+
+
+def ask(where: Board, **changes: object) -> Choice | None:
+    return next_choice(where, replace(Question("assign-1", "p1", NOW_MS), **changes))  # type: ignore[arg-type]
+
+
+def road(seconds: int) -> Travel:
+    return Travel(seconds, Estimate.ROAD)
+
+
+def test_the_nearest_by_travel_time_goes_first_and_the_choice_says_what_it_rests_on() -> None:
+    where = replace(AT_DAY, travel={("a1", "p1"): road(400), ("a2", "p1"): road(200)})
+    assert ask(where) == Choice(Rung.UNIT, "a", "a2", "patrol-car", "", 200, Estimate.ROAD, 2)
+
+
+def test_who_is_somewhere_unknown_goes_after_who_is_known_to_be_far() -> None:
+    where = replace(AT_DAY, travel={("a2", "p1"): road(3_000)})
+    chosen = ask(where)
+    assert chosen and chosen.unit_id == "a2"
+    chosen = ask(AT_DAY)
+    assert chosen and (chosen.unit_id, chosen.travel_s, chosen.estimate) == ("a1", None, Estimate.UNKNOWN)
+
+
+def test_one_of_each_rung_is_asked() -> None:
+    rungs: list[tuple[int, str, str]] = []
+    tried: frozenset[str] = frozenset()
+    above = 0
+    while choice := ask(AT_DAY, above=above, tried=tried):
+        rungs.append((choice.rung, choice.unit_id, choice.desk))
+        tried, above = tried | {choice.unit_id}, choice.rung
+    assert rungs == [
+        (Rung.UNIT, "a1", ""),
+        (Rung.NEXT_UNIT, "a2", ""),
+        (Rung.NEXT_OFFICE, "b1", ""),
+        (Rung.SUPERVISOR, "", "supervisor-a"),
+        (Rung.NATIONAL_DESK, "", "national"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("shift_ms", "there"),
+    [((0, NOW_MS + 1), True), ((NOW_MS, NOW_MS + 1), True), ((0, NOW_MS), False), ((NOW_MS + 1, 9_999), False)],
+)
+def test_only_who_is_on_shift_is_asked(shift_ms: tuple[int, int], there: bool) -> None:
+    chosen = ask(board(TWO_OFFICES, [unit("a1", "a", shift_ms=shift_ms)]))
+    assert chosen and chosen.rung is (Rung.UNIT if there else Rung.SUPERVISOR)
+
+
+def test_who_is_off_or_gone_is_not_asked() -> None:
+    where = board(TWO_OFFICES, [replace(unit("a1", "a"), removed=True), unit("a2", "a")], status={"a2": Status.OFF})
+    chosen = ask(where)
+    assert chosen and chosen.rung is Rung.SUPERVISOR
+
+
+def test_the_next_offices_free_car_goes_before_a_busy_one_of_the_own_office() -> None:
+    where = board(TWO_OFFICES, [unit("a1", "a"), unit("b1", "b")], engaged={"a1": {"assign-9": "incident-9"}})
+    chosen = ask(where)
+    assert chosen and (chosen.rung, chosen.unit_id, chosen.busy_in) == (Rung.NEXT_OFFICE, "b1", "")
+
+
+def test_where_nobody_is_free_the_pair_that_is_in_another_incident_is_asked_and_told_so() -> None:
+    where = board(
+        TWO_OFFICES,
+        [unit("a1", "a"), unit("b1", "b")],
+        engaged={"a1": {"assign-9": "incident-9"}},
+        status={"b1": Status.BUSY},
+    )
+    first = ask(where)
+    assert first and (first.rung, first.unit_id, first.busy_in) == (Rung.UNIT, "a1", "incident-9")
+    second = ask(where, above=Rung.UNIT, tried=frozenset(("a1",)))
+    assert second and (second.rung, second.unit_id, second.busy) == (Rung.NEXT_OFFICE, "b1", True)
+
+
+def test_a_part_in_the_same_assignment_is_no_other_part() -> None:
+    chosen = ask(board(TWO_OFFICES, [unit("a1", "a")], engaged={"a1": {"assign-1": "incident-1"}}))
+    assert chosen and chosen.busy_in == ""
+
+
+def test_a_skill_is_worth_some_time_and_no_more() -> None:
+    units = [unit("a1", "a"), unit("a2", "a", skills=["tag-repair"])]
+    for extra_s, first in ((SKILL_WORTH_S - 1, "a2"), (SKILL_WORTH_S + 1, "a1")):
+        where = board(TWO_OFFICES, units, travel={("a1", "p1"): road(60), ("a2", "p1"): road(60 + extra_s)})
+        chosen = ask(where, skill="tag-repair")
+        assert chosen and chosen.unit_id == first
+    chosen = ask(board(TWO_OFFICES, units[:1]), skill="tag-repair")
+    assert chosen and chosen.unit_id == "a1", "nobody is passed over for the lack of it"
+
+
+def test_an_office_whose_machine_is_silent_is_skipped() -> None:
+    chosen = ask(AT_DAY, above=Rung.UNIT, tried=frozenset(("a1",)), skip_office_id="a")
+    assert chosen and (chosen.rung, chosen.unit_id) == (Rung.NEXT_OFFICE, "b1")
+
+
+def test_who_names_a_destination_goes_before_whose_area_it_is_in_and_that_before_the_rest() -> None:
+    rest, around, named = office("rest"), office("around", radius_m=5_000), office("named", subjects=["p1"])
+    where = board([rest, around, named], [])
+    near = replace(where, positions={"p1": SEOUL, "p2": SEOUL, "p3": BUSAN})
+    assert [one.office_id for one in offices_for(near, "p1")] == ["named"]
+    assert [one.office_id for one in offices_for(near, "p2")] == ["around"]
+    assert [one.office_id for one in offices_for(near, "p3")] == ["rest"]
+    assert [one.office_id for one in offices_for(where, "p2")] == ["rest"], "where it is isn't known"
+
+
+def test_offices_that_follow_one_another_in_a_ring_are_each_asked_once_and_a_closed_one_is_passed() -> None:
+    ring = [office("a", next_id="b"), replace(office("b", next_id="c", subjects=["x"]), removed=True)]
+    ring.append(office("c", next_id="b", subjects=["y"]))
+    assert [one.office_id for one in offices_for(board(ring, []), "p1")] == ["a", "c"]
+
+
+def test_where_no_office_is_responsible_the_national_desk_is_asked_at_once() -> None:
+    where = board([office("a", subjects=["somebody"])], [unit("a1", "a")])
+    assert ask(where) == Choice(Rung.NATIONAL_DESK, "a", desk="national")
+    assert units_in_reach(where, "p1") == () and units_in_reach(where, "somebody") == ("a1",)
+
+
+# ── areas ────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_areas_hold_what_lies_in_them() -> None:
+    assert great_circle_m(SEOUL, BUSAN) == pytest.approx(325_000, rel=0.01)
+    assert holds(Circle(SEOUL, 330_000), BUSAN) and not holds(Circle(SEOUL, 320_000), BUSAN)
+    notched = Polygon((Point(0, 0), Point(0, 4), Point(4, 4), Point(1, 2), Point(4, 0)))
+    for lat, lon, inside in ((0.5, 2, True), (2, 2, False), (3, 0.2, True), (-1, 2, False), (2, 5, False)):
+        assert holds(notched, Point(lat, lon)) == inside
+
+
+# ── records and reports ──────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_the_greater_version_counts() -> None:
+    one = unit("a1", "a")
+    assert decide_put(None, one) is Outcome.STORED and decide_put(one, one) is Outcome.UNCHANGED
+    assert decide_put(one, replace(one, version=2)) is Outcome.STORED
+    assert decide_put(replace(one, version=2), one) is Outcome.SUPERSEDED
+    assert decide_put(one, replace(one, office_id="b")) is None
+
+
+def test_the_later_report_counts_and_one_without_a_position_leaves_the_last() -> None:
+    first = Report(Status.AVAILABLE, 1_000, SEOUL, 1_000)
+    assert decide_report(Report(), first) == (Outcome.STORED, first)
+    assert decide_report(first, first) == (Outcome.UNCHANGED, first)
+    assert decide_report(first, Report(Status.OFF, 999)) == (Outcome.SUPERSEDED, first)
+    outcome, busy = decide_report(first, Report(Status.BUSY, 2_000))
+    assert outcome is Outcome.STORED and busy == Report(Status.BUSY, 2_000, SEOUL, 1_000)
+    assert busy.place(1_000 + POSITION_MAX_AGE_MS) == SEOUL and busy.place(1_001 + POSITION_MAX_AGE_MS) is None

@@ -1,0 +1,262 @@
+"""The edges of a leg without any I/O: the hash chain, what an alert may look like, settings."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from services.common import ids
+from services.common.rpc.errors import InvalidField
+from services.dispatch.domain.decisions import Alert
+from services.dispatch.domain.events import Cause, Demand, StoodDown
+from services.dispatch.leg import chain, translate
+from services.dispatch.leg.chain import Head, Link
+from services.dispatch.settings import for_leg
+from tandem.common.v1 import alert_pb2, exercise_pb2, geometry_pb2
+from tandem.dispatch.v1 import dispatch_pb2
+from tests.support.dispatch import dispatch
+from tests.support.dispatch.incidents import Story
+
+
+def links() -> list[Link]:
+    head, written = Head(), []
+    for number in range(5):
+        link = chain.write(head, "incident-1", StoodDown(number, f"assign-{number}"))
+        head = Head(link.id, link.hash)
+        written.append(link)
+    return written
+
+
+def test_an_untouched_chain_holds() -> None:
+    assert chain.first_broken(Head(), links()) == (Head(5, links()[-1].hash), None)
+
+
+@pytest.mark.parametrize(
+    ("change", "broken"),
+    [
+        (lambda all_: [*all_[:2], replace(all_[2], body=all_[2].body.replace("2", "7", 1)), *all_[3:]], 3),
+        (lambda all_: [*all_[:2], replace(all_[2], incident_id="incident-2"), *all_[3:]], 3),
+        (lambda all_: [*all_[:2], replace(all_[2], kind="Escalated"), *all_[3:]], 3),
+        (lambda all_: all_[:2] + all_[3:], 4),
+        (lambda all_: [*all_[:2], all_[3], all_[2], *all_[4:]], 4),
+        (lambda all_: [*all_[:2], chain.write(Head(2, "x"), "i", StoodDown(0, "a")), *all_[3:]], 3),
+    ],
+)
+def test_a_changed_chain_is_noticed(change: Callable[[list[Link]], list[Link]], broken: int) -> None:
+    assert chain.first_broken(Head(), change(links()))[1] == broken
+
+
+def an_alert() -> alert_pb2.Alert:
+    return alert_pb2.Alert(
+        alert_id="alert-1",
+        sequence=7,
+        ordinal=1,
+        kind=alert_pb2.PANIC,
+        demand=geometry_pb2.RESPOND,
+        order_id="order-1",
+        incident_id="incident-1",
+        destinations=[
+            alert_pb2.Destination(leg=alert_pb2.PROBATION, subject_id="w1"),
+            alert_pb2.Destination(leg=alert_pb2.POLICE, subject_id="p1"),
+            alert_pb2.Destination(leg=alert_pb2.POLICE, subject_id="p1"),
+            alert_pb2.Destination(leg=alert_pb2.WARNING, subject_id="p1"),
+        ],
+        cause=alert_pb2.ReportCause(device_id="d1", report_id="r1", received_wall_us=5),
+    )
+
+
+def test_an_alert_keeps_only_what_the_leg_needs() -> None:
+    parsed = translate.alert(an_alert().SerializeToString(), "police")
+    assert parsed == Alert(
+        alert_id="alert-1",
+        incident_id="incident-1",
+        place=(7, 1),
+        kind=alert_pb2.PANIC,
+        demand=Demand.RESPOND,
+        order_id="order-1",
+        threat=ids.hash_id("threat", "order-1", alert_pb2.PANIC),
+        subject_ids=("p1",),
+        ends=False,
+        cause=Cause("d1", "r1", 5),
+        legs=("probation", "warning"),
+    )
+
+
+def threat(**changes: Any) -> str:
+    message = an_alert()
+    message.MergeFrom(alert_pb2.Alert(**({"target_id": "p1"} | changes)))
+    parsed = translate.alert(message.SerializeToString(), "police")
+    assert parsed
+    return parsed.threat
+
+
+def test_what_begins_and_what_is_over_bear_one_name_and_different_threats_bear_different_ones() -> None:
+    entered, cleared = alert_pb2.RING_ENTERED, alert_pb2.RING_CLEARED
+    assert threat(kind=entered, ring_m=100) == threat(kind=cleared, ring_m=100, demand=geometry_pb2.RECORD)
+    assert threat(kind=alert_pb2.PANIC) == threat(kind=alert_pb2.PANIC, demand=geometry_pb2.RECORD)
+    rings = [
+        threat(kind=entered, ring_m=100),
+        threat(kind=entered, ring_m=500),
+        threat(kind=entered, ring_m=100, target_id="p2"),
+        threat(kind=entered, ring_m=100, order_id="order-2"),
+    ]
+    events = [threat(kind=alert_pb2.PANIC), threat(kind=alert_pb2.TAMPERED)]
+    assert len({*rings, *events}) == 6
+
+
+def test_a_ring_without_a_number_holds_nothing_up() -> None:
+    assert threat(kind=alert_pb2.RING_ENTERED, ring_m=math.nan) == threat(kind=alert_pb2.RING_CLEARED, ring_m=math.nan)
+
+
+def test_an_alert_of_a_kind_that_is_yet_to_be_invented_is_not_lost() -> None:
+    message = an_alert()
+    message.kind = 99  # type: ignore[assignment]
+    parsed = translate.alert(message.SerializeToString(), "police")
+    assert parsed and parsed.kind == 99 and parsed.demand is Demand.RESPOND
+    story = Story()
+    story.fold(parsed)
+    shown = translate.assignment_message(story.incident, story.of("p1"), None)
+    assert dispatch_pb2.Assignment.FromString(shown.SerializeToString()).kind == 99
+
+
+def test_an_alert_without_an_incident_is_none_of_a_legs_business() -> None:
+    message = an_alert()
+    message.incident_id = ""
+    assert translate.alert(message.SerializeToString(), "police") is None
+
+
+@pytest.mark.parametrize(
+    ("field", "spoil"),
+    [
+        ("alert_id", lambda m: m.ClearField("alert_id")),
+        ("incident_id", lambda m: setattr(m, "incident_id", "a b")),
+        ("incident_id", lambda m: m.MergeFrom(alert_pb2.Alert(incident_ends=True)) or m.ClearField("incident_id")),
+        ("sequence", lambda m: m.ClearField("sequence")),
+        ("demand", lambda m: m.ClearField("demand")),
+        ("demand", lambda m: setattr(m, "demand", 99)),
+        ("order_id", lambda m: m.ClearField("order_id")),
+        ("destinations[1].leg", lambda m: m.destinations[1].ClearField("leg")),
+        ("destinations[3].subject_id", lambda m: m.destinations[3].ClearField("subject_id")),
+    ],
+)
+def test_a_malformed_alert_names_its_field(field: str, spoil: Callable[[alert_pb2.Alert], object]) -> None:
+    message = an_alert()
+    spoil(message)
+    with pytest.raises(InvalidField) as refusal:
+        translate.alert(message.SerializeToString(), "police")
+    assert refusal.value.field == field
+
+
+def test_bytes_that_are_no_alert_are_refused() -> None:
+    with pytest.raises(InvalidField):
+        translate.alert(b"\xff\xff\xff", "police")
+
+
+def a_step() -> dispatch_pb2.Step:
+    return dispatch_pb2.Step(
+        step_id="step-1",
+        number=2,
+        assignment=dispatch_pb2.Assignment(
+            assignment_id="assign-1", incident_id="incident-1", leg=alert_pb2.PROBATION, subject_id="w1"
+        ),
+    )
+
+
+def test_what_kind_of_device_spoke_is_for_the_peers_own_desk() -> None:
+    message = a_step()
+    message.assignment.kind = alert_pb2.PROTECTED_DEVICE_LOST
+    message.assignment.cause.device_id = "phone-1"
+    kept = dispatch_pb2.Assignment.FromString(
+        translate.peer(message.SerializeToString(), "incident.probation.incident-1", "police").payload
+    )
+    assert kept == a_step().assignment
+
+
+def test_a_peers_step_must_come_on_the_peers_subject() -> None:
+    payload = a_step().SerializeToString()
+    assert translate.peer(payload, "incident.probation.incident-1", "police").number == 2
+    for subject in ("incident.warning.incident-1", "incident.probation.incident-2"):
+        with pytest.raises(InvalidField):
+            translate.peer(payload, subject, "police")
+
+
+@pytest.mark.parametrize("field", ["number", "assignment"])
+def test_a_peers_step_must_be_whole(field: str) -> None:
+    message = a_step()
+    message.ClearField(field)  # type: ignore[arg-type]
+    with pytest.raises(InvalidField, match=field):
+        translate.peer(message.SerializeToString(), "incident.probation.incident-1", "police")
+
+
+def test_each_leg_has_its_own_port_file_and_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
+    legs = [for_leg(leg) for leg in ("probation", "police", "warning")]
+    assert [one.port for one in legs] == [7404, 7405, 7406]
+    assert [one.deadlines.acknowledge_ms for one in legs] == [30_000, 30_000, 10_000]
+    assert len({one.database for one in legs}) == 3
+    monkeypatch.setenv("TANDEM_PORT", "9000")
+    monkeypatch.setenv("TANDEM_ACKNOWLEDGE_WITHIN_S", "1.5")
+    assert (for_leg("police").port, for_leg("police").deadlines.acknowledge_ms) == (9000, 1_500)
+    with pytest.raises(ValidationError, match="leg"):
+        for_leg("fire")
+
+
+@pytest.mark.parametrize(
+    ("url", "taken"),
+    [
+        ("", True),
+        ("https://map.example/osrm", True),
+        ("http://127.0.0.1:5000", True),
+        ("http://map.example", False),
+        ("map.example", False),
+        ("https://map.example/?key=1", False),
+    ],
+)
+def test_where_destinations_are_goes_to_no_map_in_plaintext(
+    url: str, taken: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TANDEM_OSRM_URL", url)
+    if taken:
+        assert for_leg("police").osrm_url == url
+    else:
+        with pytest.raises(ValidationError):
+            for_leg("police")
+
+
+@pytest.mark.parametrize(
+    ("target", "taken"),
+    [
+        ("", True),
+        ("ipv4:127.0.0.1:7403,127.0.0.1:7413", True),
+        ("localhost:7403", True),
+        ("dns:///geofence:7403", False),
+        ("ipv4:127.0.0.1:7403,10.0.0.1:7403", False),
+        ("unix:/run/geofence", False),
+    ],
+)
+@pytest.mark.parametrize("name", ["TANDEM_GEOFENCE", "TANDEM_INGEST"])
+def test_other_services_are_asked_in_clear_on_loopback_alone(
+    monkeypatch: pytest.MonkeyPatch, name: str, target: str, taken: bool
+) -> None:
+    monkeypatch.setenv(name, target)
+    setting = name.removeprefix("TANDEM_").lower()
+    if taken:
+        assert getattr(for_leg("police"), setting) == target
+    else:
+        with pytest.raises(ValidationError, match="isn't loopback"):
+            for_leg("police")
+    for file in ("CERT", "KEY", "CA"):
+        monkeypatch.setenv(f"TANDEM_TLS_{file}", "file.pem")
+    assert getattr(for_leg("police"), setting) == target
+
+
+def test_a_canary_moves_nobody() -> None:
+    message = dispatch.alert(5)
+    told = translate.alert(message.SerializeToString(), "probation")
+    message.exercise = exercise_pb2.CANARY
+    canary = translate.alert(message.SerializeToString(), "probation")
+    assert told and canary and (told.wearer_id, canary.wearer_id) == ("w1", "")

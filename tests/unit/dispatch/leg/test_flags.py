@@ -1,0 +1,114 @@
+"""What the warning leg says of a protected person, in its own chain and in the police's."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+
+import pytest
+
+from services.common.rpc.errors import NotFound
+from services.dispatch.domain.events import BEYOND_ALL, Demand, Flagged, Notified, Offered, StoodDown, WarningFlag
+from services.dispatch.domain.flags import Flag
+from services.dispatch.domain.incident import UNANSWERED, State
+from services.dispatch.leg import chain
+from tests.support.dispatch.incidents import DEADLINES, Story, alert
+
+NO_RECEIPT, NO_CONTACT, DURESS, REACHED = WarningFlag
+
+
+def flag(story: Story, which: WarningFlag, at_ms: int = 5_000, sequence: int = 1) -> tuple[object, ...]:
+    return story.do(
+        Flag("p1", which, at_ms, f"alert-{sequence}", (sequence, 0), "order-1", story.now_ms, DEADLINES, story.board)
+    )
+
+
+def test_the_police_are_told_of_somebody_of_whom_they_knew_nothing() -> None:
+    story = Story()
+    assert [type(one).__name__ for one in flag(story, NO_RECEIPT)] == ["AlertFolded", "Notified", "Flagged"]
+    assert story.of("p1").state is State.NOTIFIED and story.of("p1").demand is Demand.NOTIFY
+    assert flag(story, NO_RECEIPT) == () and flag(story, REACHED, at_ms=4_999) == ()
+    (reached,) = flag(story, REACHED, at_ms=6_000)
+    assert isinstance(reached, Flagged)
+    assert flag(story, NO_RECEIPT) == (), "what is sent again after what came later changes nothing"
+
+
+def test_a_unit_that_is_on_its_way_is_told_and_not_asked_again() -> None:
+    story = Story()
+    story.fold(alert(1, Demand.RESPOND, "p1"))
+    story.acknowledge("p1")
+    for which, at_ms in ((NO_RECEIPT, 1), (REACHED, 2), (DURESS, 3)):
+        assert [type(one) for one in flag(story, which, at_ms)] == [Flagged]
+        assert story.of("p1").state is State.ACKNOWLEDGED
+
+
+@pytest.mark.parametrize("before", ["nothing", "told", "stood down", "closed"])
+def test_duress_sends_somebody_whatever_was_before(before: str) -> None:
+    story = Story()
+    if before != "nothing":
+        story.fold(alert(1, Demand.NOTIFY if before == "told" else Demand.RESPOND, "p1"))
+    if before in ("stood down", "closed"):
+        story.acknowledge("p1")
+        story.fold(alert(2, Demand.RECORD, ends=True))
+    if before == "closed":
+        story.close("p1")
+    events = flag(story, DURESS, sequence=1)
+    assert any(isinstance(one, Offered) for one in events) and story.of("p1").state in UNANSWERED
+    due_ms = story.of("p1").due_ms
+    assert due_ms is not None
+    story.fold(alert(9, Demand.RECORD, ends=True))
+    assert story.of("p1").state in UNANSWERED, "that the wearer has gone doesn't end it"
+    story.pass_time(due_ms - story.now_ms)
+    assert story.of("p1").state is State.ESCALATED, "it has a deadline like any other"
+    story.acknowledge("p1")
+    story.close("p1")
+    assert story.of("p1").state is State.CLOSED
+
+
+def test_who_is_flagged_after_the_end_is_told_of_and_nothing_stays_open() -> None:
+    story = Story()
+    story.fold(alert(1, Demand.RESPOND, "p1"))
+    story.fold(alert(5, Demand.RECORD, ends=True))
+    story.do(Flag("p2", NO_CONTACT, 5_000, "alert-2", (2, 0), "order-1", story.now_ms, DEADLINES))
+    assert [type(one) for one in story.events[-3:]] == [Notified, Flagged, StoodDown]
+    assert story.incident.ended_ms is not None
+
+
+def test_the_warning_leg_writes_each_once_and_duress_is_for_good() -> None:
+    story = Story("warning")
+    with pytest.raises(NotFound):
+        flag(story, NO_RECEIPT, at_ms=0)
+    story.fold(alert(1, Demand.WARN, "p1"))
+    for which, count in ((NO_RECEIPT, 1), (NO_RECEIPT, 0), (REACHED, 1), (NO_RECEIPT, 1), (DURESS, 1), (REACHED, 0)):
+        assert len(flag(story, which, at_ms=0)) == count
+    flagged = [one for one in story.events if isinstance(one, Flagged)]
+    moments = [one.flagged_ms for one in flagged]
+    assert moments == sorted(set(moments)), "of two the later counts, so no two are of the same moment"
+    assert story.of("p1").demanded != BEYOND_ALL or story.of("p1").state in UNANSWERED
+
+
+def test_flags_are_read_from_the_chain_as_they_were_written() -> None:
+    story = Story()
+    flag(story, DURESS)
+    head, links = chain.Head(), []
+    for event in story.events:
+        links.append(chain.write(head, "incident-1", event))
+        head = chain.Head(links[-1].id, links[-1].hash)
+    assert [chain.read(one.kind, one.body) for one in links] == story.events
+    assert chain.first_broken(chain.Head(), links) == (head, None)
+
+
+def test_any_order_of_flags_and_answers_loses_no_duress() -> None:
+    steps: dict[str, Callable[[Story], object]] = {
+        "duress": lambda story: flag(story, DURESS, 9_000),
+        "late": lambda story: flag(story, NO_RECEIPT, 5_000),
+        "entered": lambda story: story.fold(alert(3, Demand.RESPOND, "p1")),
+        "over": lambda story: story.fold(alert(4, Demand.RECORD, ends=True)),
+    }
+    for order in itertools.permutations(steps):
+        story = Story()
+        for name in order:
+            steps[name](story)
+        assert story.of("p1").state in UNANSWERED, order
+        known = story.of("p1").flag
+        assert known and known.flag is DURESS, order

@@ -1,0 +1,305 @@
+"""From the offer to a unit up the ladder, and from receipt to the cause with which it is closed."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from services.common.rpc.errors import FailedPrecondition, NotFound
+from services.dispatch.domain.answers import Acknowledge
+from services.dispatch.domain.events import (
+    AlertFolded,
+    Climb,
+    CloseCause,
+    Demand,
+    Escalated,
+    Event,
+    NobodyAvailable,
+    Offered,
+    OfferedAgain,
+    Rejected,
+    Rung,
+    StoodDown,
+)
+from services.dispatch.domain.evolving import evolve
+from services.dispatch.domain.incident import Incident, State
+from services.dispatch.domain.roster import NO_ROSTER, Board, Status
+from services.dispatch.leg import chain
+from tandem.common.v1 import alert_pb2
+from tests.support.dispatch.incidents import DEADLINES, WITHIN_MS, Story, alert
+from tests.support.dispatch.roster import AT_DAY, TWO_OFFICES, board, unit
+
+RECORD, WARN, NOTIFY, RESPOND = Demand
+WAY = (State.DISPATCHED, State.EN_ROUTE, State.ON_SCENE, State.APPREHENDED)
+NOBODY = board(TWO_OFFICES, [])
+
+
+def offered(where: Board = AT_DAY, leg: str = "police") -> Story:
+    story = Story(leg, where)
+    story.fold(alert(5, RESPOND, "p1"))
+    return story
+
+
+def taken(where: Board = AT_DAY) -> Story:
+    story = offered(where)
+    story.receive("p1")
+    story.acknowledge("p1")
+    return story
+
+
+def kinds(events: tuple[Event, ...]) -> list[type[Event]]:
+    return [type(event) for event in events]
+
+
+def asked(story: Story) -> tuple[Rung, str, Climb]:
+    one = story.of("p1")
+    assert one.choice
+    return one.choice.rung, one.choice.unit_id or one.choice.desk, one.climb
+
+
+# ── deadlines ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_machine_that_is_silent_is_passed_and_so_is_its_office() -> None:
+    story = offered()
+    assert story.pass_time(DEADLINES.receive_ms - 1) == ()
+    story.pass_time(1)
+    assert asked(story) == (Rung.NEXT_OFFICE, "b1", Climb.NOT_RECEIVED)
+
+
+def test_a_person_has_half_a_minute_from_the_offer_not_from_the_receipt() -> None:
+    story = offered()
+    story.now_ms += 4_000
+    story.receive("p1")
+    assert story.pass_time(WITHIN_MS - 4_001) == ()
+    story.pass_time(1)
+    assert asked(story) == (Rung.NEXT_UNIT, "a2", Climb.NOT_ACKNOWLEDGED)
+
+
+def test_what_is_taken_must_be_dispatched_within_a_minute() -> None:
+    story = taken()
+    assert story.pass_time(DEADLINES.dispatch_ms - 1) == ()
+    story.pass_time(1)
+    assert asked(story) == (Rung.NEXT_UNIT, "a2", Climb.NOT_DISPATCHED)
+    assert story.of("p1").acknowledged_ms is None and story.of("p1").state is State.ESCALATED
+    story.acknowledge("p1")
+    story.progress("p1", State.DISPATCHED)
+    assert story.pass_time(10 * DEADLINES.dispatch_ms) == ()
+
+
+def test_each_rung_is_an_event_with_a_deadline_of_its_own_and_the_last_is_asked_ever_more_rarely() -> None:
+    story = offered()
+    rungs = []
+    for _ in range(8):
+        story.receive("p1")
+        due_ms = story.of("p1").due_ms
+        assert due_ms is not None
+        (event,) = story.pass_time(due_ms - story.now_ms)
+        assert isinstance(event, Escalated) and event.choice and event.due_ms > story.now_ms
+        rungs.append((event.choice.rung, event.due_ms - story.now_ms))
+    receive_ms = DEADLINES.receive_ms
+    assert rungs == [
+        (Rung.NEXT_UNIT, receive_ms),
+        (Rung.NEXT_OFFICE, receive_ms),
+        (Rung.SUPERVISOR, receive_ms),
+        *((Rung.NATIONAL_DESK, WITHIN_MS << n) for n in (0, 0, 1, 2, 3)),
+    ]
+
+
+def test_without_a_roster_only_the_persons_deadline_is_kept() -> None:
+    story = offered(NO_ROSTER)
+    assert story.of("p1").choice is None and story.pass_time(WITHIN_MS - 1) == ()
+    story.acknowledge("p1")
+    assert story.pass_time(10 * DEADLINES.dispatch_ms) == () and story.of("p1").due_ms is None
+
+
+def test_a_roster_that_comes_while_the_desk_is_asked_is_used_from_the_next_rung_on() -> None:
+    story = offered(NO_ROSTER)
+    story.board = AT_DAY
+    story.pass_time(WITHIN_MS)
+    assert asked(story) == (Rung.UNIT, "a1", Climb.NOT_ACKNOWLEDGED)
+
+
+# ── nobody, refused, gone ────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_nobody_available_is_said_and_the_supervisor_asked_at_once() -> None:
+    story = Story("police", NOBODY)
+    said = story.fold(alert(5, RESPOND, "p1"))
+    assert kinds(said) == [AlertFolded, Offered, NobodyAvailable, Escalated]
+    assert asked(story) == (Rung.SUPERVISOR, "supervisor-a", Climb.NOBODY)
+    assert story.of("p1").nobody_ms == story.now_ms
+    story.acknowledge("p1")
+    assert story.of("p1").nobody_ms is None
+
+
+def test_who_refuses_is_followed_by_the_next_at_once() -> None:
+    story = offered()
+    rejected, escalated = story.reject("p1")
+    assert isinstance(rejected, Rejected) and rejected.reason == "no car" and isinstance(escalated, Escalated)
+    assert asked(story) == (Rung.NEXT_UNIT, "a2", Climb.REFUSED)
+
+
+def test_a_refusal_that_is_sent_again_does_not_refuse_for_the_next() -> None:
+    story = offered()
+    number = story.of("p1").offer_number
+    story.reject("p1", number)
+    with pytest.raises(FailedPrecondition, match="offered on since"):
+        story.reject("p1", number)
+    assert asked(story)[1] == "a2"
+
+
+def test_who_was_asked_before_can_not_take_what_was_offered_on() -> None:
+    story = offered()
+    older = story.of("p1").offer_number
+    story.pass_time(DEADLINES.receive_ms)
+    for _ in range(2):
+        with pytest.raises(FailedPrecondition, match="offered on since"):
+            story.do(Acknowledge(story.id_of("p1"), "link/a1", story.now_ms, DEADLINES, older))
+        story.acknowledge("p1")  # the second time it is taken by who has it now
+    story.do(Acknowledge(story.id_of("p1"), "link/b1", story.now_ms, DEADLINES, story.of("p1").offer_number))
+    assert story.of("p1").acknowledged_by != "link/b1", "it was taken before"
+
+
+@pytest.mark.parametrize("state", [State.ACKNOWLEDGED, *WAY])
+def test_what_was_taken_can_be_given_back_until_the_unit_is_there(state: State) -> None:
+    story = taken()
+    for step in WAY[: WAY.index(state) + 1 if state in WAY else 0]:
+        story.progress("p1", step)
+    if state in (State.ON_SCENE, State.APPREHENDED):
+        with pytest.raises(FailedPrecondition, match=state.name):
+            story.reject("p1")
+    else:
+        story.reject("p1")
+        assert story.of("p1").state is State.ESCALATED and asked(story)[1] == "a2"
+
+
+def test_a_unit_that_leaves_the_roster_is_replaced_at_once_on_the_same_rung() -> None:
+    story = taken()
+    without = board(TWO_OFFICES, [unit("a2", "a"), unit("b1", "b")])
+    assert kinds(story.change_roster(without)) == [Escalated]
+    assert asked(story) == (Rung.UNIT, "a2", Climb.UNIT_GONE)
+    assert story.of("p1").acknowledged_ms is None
+    assert story.change_roster(without) == ()
+
+
+def test_a_unit_that_goes_off_is_replaced_and_one_that_is_there_sees_it_through() -> None:
+    off = board(TWO_OFFICES, [unit("a1", "a"), unit("b1", "b")], status={"a1": Status.OFF})
+    story = taken()
+    story.change_roster(off)
+    assert asked(story) == (Rung.NEXT_OFFICE, "b1", Climb.UNIT_GONE)
+    story = taken()
+    for step in WAY[:3]:
+        story.progress("p1", step)
+    assert story.change_roster(off) == () and story.of("p1").state is State.ON_SCENE
+
+
+def test_two_destinations_of_one_incident_go_to_two_units() -> None:
+    story = Story("police", AT_DAY)
+    story.fold(alert(5, RESPOND, "p1", "p2", "p3"))
+    chosen = [story.of(one).choice for one in ("p1", "p2", "p3")]
+    assert [(one.unit_id, one.busy_in) for one in chosen if one] == [("a1", ""), ("a2", ""), ("b1", "")]
+    story.fold(alert(6, RESPOND, "p4"))
+    fourth = story.of("p4").choice
+    assert fourth and (fourth.unit_id, fourth.busy_in) == ("a1", "incident-1"), "nobody is free any more"
+
+
+# ── answers ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_receipt_of_an_older_offer_tells_nothing_of_the_present_one() -> None:
+    story = offered()
+    older = story.of("p1").offer_number
+    story.pass_time(DEADLINES.receive_ms)
+    assert story.receive("p1", older) == () and story.of("p1").received_ms is None
+    assert story.receive("p1") and story.receive("p1") == ()
+    with pytest.raises(FailedPrecondition, match="no such offer"):
+        story.receive("p1", 99)
+
+
+def test_the_way_is_gone_step_by_step_and_a_step_that_is_told_again_changes_nothing() -> None:
+    story = taken()
+    for n, step in enumerate(WAY):
+        assert story.progress("p1", step) and story.progress("p1", step) == ()
+        assert story.of("p1").state is step
+        for later in WAY[n + 2 :]:
+            with pytest.raises(FailedPrecondition, match=f"{later.name} comes after"):
+                story.progress("p1", later)
+    assert story.progress("p1", State.EN_ROUTE) == () and story.acknowledge("p1") == ()
+
+
+def test_what_nobody_has_taken_can_neither_go_on_nor_be_closed() -> None:
+    story = offered()
+    with pytest.raises(FailedPrecondition, match="OFFERED"):
+        story.progress("p1", State.DISPATCHED)
+    with pytest.raises(FailedPrecondition, match="OFFERED"):
+        story.close("p1")
+    for answer in (story.reject, story.receive):
+        with pytest.raises(NotFound):
+            answer("p9", 1)
+
+
+@pytest.mark.parametrize("after", [0, 1, 2, 3, 4])
+def test_it_is_closed_with_a_cause_and_nothing_follows_but_a_new_demand(after: int) -> None:
+    story = taken()
+    for step in WAY[:after]:
+        story.progress("p1", step)
+    story.close("p1", CloseCause.FALSE_POSITION)
+    assert story.close("p1", CloseCause.FALSE_POSITION) == () and story.pass_time(10**9) == ()
+    with pytest.raises(FailedPrecondition, match="as FALSE_POSITION"):
+        story.close("p1", CloseCause.BREACH_CONFIRMED)
+    with pytest.raises(FailedPrecondition, match="CLOSED"):
+        story.acknowledge("p1")
+    with pytest.raises(FailedPrecondition, match="CLOSED"):
+        story.progress("p1", State.ON_SCENE)
+    with pytest.raises(FailedPrecondition, match="CLOSED"):
+        story.reject("p1")
+    assert kinds(story.fold(alert(4, RESPOND, "p1"))) == [AlertFolded], "the desk knew of a later one"
+    assert kinds(story.fold(alert(6, RESPOND, "p1"))) == [AlertFolded, Offered]
+    assert story.of("p1").state is State.OFFERED and story.of("p1").close_cause is None
+
+
+def test_the_end_stands_down_with_its_reason_and_may_be_closed_afterwards() -> None:
+    story = taken()
+    (_, over) = story.fold(alert(7, RECORD, ends=True, kind=alert_pb2.RING_CLEARED))
+    assert over == StoodDown(story.now_ms, story.id_of("p1"), alert_pb2.RING_CLEARED)
+    assert story.of("p1").stood_down_kind == alert_pb2.RING_CLEARED and story.of("p1").unit_id == ""
+    story.close("p1", CloseCause.AUTHORISED)
+    assert story.of("p1").state is State.CLOSED and story.incident.ended_ms == story.now_ms
+
+
+def test_the_end_leaves_what_is_closed_as_it_is() -> None:
+    story = taken()
+    story.close("p1")
+    assert kinds(story.fold(alert(7, RECORD, ends=True))) == [AlertFolded]
+    assert story.incident.ended_ms == story.now_ms
+    assert kinds(story.fold(alert(6, RESPOND, "p1"))) == [AlertFolded], "it was over at 7"
+    assert kinds(story.fold(alert(8, RESPOND, "p1"))) == [AlertFolded, Offered]
+
+
+def test_who_is_on_the_way_is_asked_anew_when_the_threat_comes_back() -> None:
+    story = taken()
+    story.progress("p1", State.DISPATCHED)
+    story.fold(alert(6, RECORD, "p1", kind=alert_pb2.RING_CLEARED))
+    _, again = story.fold(alert(7, RESPOND, "p1"))
+    assert isinstance(again, OfferedAgain) and again.choice and again.choice.unit_id == "a1"
+    assert story.of("p1").tried == {"a1"}
+
+
+def test_all_of_it_is_the_same_read_from_the_chain() -> None:
+    story = offered(replace(NOBODY, units={}))
+    story.board = AT_DAY
+    story.acknowledge("p1")
+    story.reject("p1")
+    story.receive("p1")
+    story.acknowledge("p1")
+    for step in WAY:
+        story.progress("p1", step)
+    story.close("p1")
+    head, incident = chain.Head(), Incident("incident-1", "police")
+    for event in story.events:
+        link = chain.write(head, "incident-1", event)
+        head = chain.Head(link.id, link.hash)
+        incident = evolve(incident, chain.read(link.kind, link.body))
+    assert incident == story.incident and incident.assignments

@@ -1,0 +1,280 @@
+"""An incident of one leg against a small reference that knows neither units nor events, for any sequence of what can happen.
+
+I3: what asks for a response is taken, or offered on by its deadline, or over. I4: one record for each destination. I6: nothing ends
+silently: each alert is written down once, each answer changes the record, changes nothing that was said before, or is refused.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
+
+from services.common.rpc.errors import FailedPrecondition, NotFound
+from services.dispatch.domain.decisions import Alert
+from services.dispatch.domain.events import AlertFolded, AlertWasMissing, CloseCause, Demand, Event, TargetsShown
+from services.dispatch.domain.evolving import evolve
+from services.dispatch.domain.following import Follow, Look
+from services.dispatch.domain.incident import PROGRESS, TAKEN, UNANSWERED, Incident, State, step_id
+from services.dispatch.domain.race import Approach
+from services.dispatch.domain.roster import NO_ROSTER, Report, Status
+from services.dispatch.leg import chain
+from tests.support.dispatch.incidents import DEADLINES, WITHIN_MS, Story, alert
+from tests.support.dispatch.roster import AT_DAY
+
+SUBJECTS = ("p1", "p2")
+SEQUENCES = 10
+WAITING, TAKEN_BY_SOMEBODY, NOTICED, CLOSED, OVER = "waiting", "taken", "noticed", "closed", "over"
+STATES = {
+    WAITING: UNANSWERED,
+    TAKEN_BY_SOMEBODY: TAKEN,
+    NOTICED: {State.NOTIFIED},
+    CLOSED: {State.CLOSED},
+    OVER: {State.STOOD_DOWN},
+}
+"""The reference's words in the record's."""
+
+
+@dataclass
+class Destination:
+    """What the reference knows of a destination, by places in the log."""
+
+    status: str = ""
+    demanded: int = 0
+    asked: int = 0
+    """The last demand to respond."""
+    answered: int = 0
+    """The last of those that whoever took it knew."""
+    closed: int = 0
+    """The last of those that whoever closed it knew."""
+    offered: bool = False
+    since_ms: int = 0
+    """When it began to wait."""
+    progress: int = 0
+    taken_ms: int = 0
+
+
+@dataclass
+class Reference:
+    """The rules in a few lines."""
+
+    destinations: dict[str, Destination] = field(default_factory=dict)
+    clearings: set[int] = field(default_factory=set)
+    end: int = 0
+
+    def alert(self, sequence: int, told: Alert, now_ms: int) -> None:
+        if told.demand is Demand.RECORD and (told.subject_ids or told.ends):
+            self.clearings.add(sequence)
+        if told.ends:
+            self.end = max(self.end, sequence)
+        for subject in told.subject_ids if told.demand >= Demand.NOTIFY else ():
+            one = self.destinations.setdefault(subject, Destination())
+            one.demanded = max(one.demanded, sequence)
+            asks = told.demand is Demand.RESPOND
+            new = one.status in ("", NOTICED) or (one.status == OVER and sequence > self.end)
+            new |= one.status == CLOSED and sequence > max(self.end, one.closed)
+            new |= asks and one.status in (OVER, CLOSED) and not one.offered
+            if asks:
+                one.asked = max(one.asked, sequence)
+            if new and (asks or one.status != NOTICED):
+                self._begin(one, asks, now_ms)
+        for one in self.destinations.values():
+            if one.status == TAKEN_BY_SOMEBODY and any(one.answered < c < one.asked for c in self.clearings):
+                self._begin(one, True, now_ms)
+            if one.status in (WAITING, TAKEN_BY_SOMEBODY, NOTICED) and one.demanded <= self.end:
+                one.status = OVER
+
+    def _begin(self, one: Destination, asks: bool, now_ms: int) -> None:
+        one.status, one.offered, one.since_ms = (WAITING if asks else NOTICED), asks, now_ms
+
+
+class IncidentMachine(RuleBasedStateMachine):
+    """What the desk, time, the roster, the log and crashes do to an incident."""
+
+    @initialize(roster=st.booleans())
+    def begin(self, roster: bool) -> None:
+        self.roster = roster
+        self.story = Story("police", AT_DAY if roster else NO_ROSTER)
+        self.reference = Reference()
+        self.alerts: dict[int, Alert] = {}
+
+    # ── what happens ─────────────────────────────────────────────────────────────────────────────────────────────────
+
+    @rule(
+        sequence=st.integers(1, SEQUENCES),
+        demand=st.sampled_from((Demand.RECORD, Demand.NOTIFY, Demand.RESPOND, Demand.RESPOND)),
+        subjects=st.sampled_from(((), SUBJECTS[:1], SUBJECTS[:1], SUBJECTS)),
+        ends=st.sampled_from((False, False, False, False, True)),
+    )
+    def an_alert_comes_in_any_order_or_again(
+        self, sequence: int, demand: Demand, subjects: tuple[str, ...], ends: bool
+    ) -> None:
+        if sequence in self.alerts:
+            assert self.story.fold(self.alerts[sequence]) == ()
+            return
+        told = self.alerts[sequence] = alert(sequence, demand, *subjects, ends=ends)
+        events = self.story.fold(told)
+        concerns = bool(subjects) or ends
+        assert sum(isinstance(event, AlertFolded) for event in events) == concerns
+        self.reference.alert(sequence, told, self.story.now_ms)
+
+    @rule(ms=st.one_of(st.integers(1, 10_000), st.sampled_from((WITHIN_MS, DEADLINES.dispatch_ms, 10**8))))
+    def time_passes(self, ms: int) -> None:
+        self.story.pass_time(ms)
+        for one in self.reference.destinations.values():
+            overdue = self.story.now_ms - one.taken_ms >= DEADLINES.dispatch_ms
+            if self.roster and one.status == TAKEN_BY_SOMEBODY and one.progress == 0 and overdue:
+                one.status = WAITING
+
+    @rule(
+        subject=st.sampled_from(SUBJECTS),
+        wearer_s=st.sampled_from((None, 0, 200, 400, 1_000)),
+        moved_m=st.sampled_from((0, 500)),
+    )
+    def a_target_is_looked_at(self, subject: str, wearer_s: int | None, moved_m: int) -> None:
+        """Nobody's travel time is known, so nobody is replaced: what waits is hurried, and no status changes."""
+        look = Look("incident-1", self.story.id_of(subject), subject, Approach(wearer_s), moved_m)
+        self.story.do(Follow(look, self.story.now_ms, DEADLINES, self.story.board))
+
+    @rule()
+    def the_process_is_killed_and_folds_its_events_anew(self) -> None:
+        head, incident = chain.Head(), Incident("incident-1", "police")
+        for event in self.story.events:
+            link = chain.write(head, "incident-1", event)
+            head = chain.Head(link.id, link.hash)
+            incident = evolve(incident, chain.read(link.kind, link.body))
+        assert incident == self.story.incident
+        self.story.incident = incident
+
+    @precondition(lambda self: self.roster)
+    @rule(unit_id=st.sampled_from(sorted(AT_DAY.units)), status=st.sampled_from(Status))
+    def a_unit_says_how_it_is(self, unit_id: str, status: Status) -> None:
+        before = self.story.board.units
+        had = {subject: self.story.of(subject).unit_id for subject in self.reference.destinations}
+        self.story.change_roster(
+            replace(self.story.board, units={**before, unit_id: (before[unit_id][0], Report(status))})
+        )
+        for subject, one in self.reference.destinations.items():
+            if (
+                status is Status.OFF
+                and had[subject] == unit_id
+                and one.status == TAKEN_BY_SOMEBODY
+                and one.progress < 3
+            ):
+                one.status, one.since_ms = WAITING, self.story.now_ms
+
+    # ── what the desk says ───────────────────────────────────────────────────────────────────────────────────────────
+
+    def answer(self, subject: str, expected: str, events: object) -> bool:
+        """Whether an answer changes something, as the reference says; it is refused exactly where that says so."""
+        assert callable(events)
+        try:
+            told: tuple[Event, ...] = events()
+        except (NotFound, FailedPrecondition) as refusal:
+            assert expected == "refused" and refusal.reason
+            return False
+        assert expected == ("changes" if told else "nothing")
+        return expected == "changes"
+
+    def status(self, subject: str) -> Destination:
+        return self.reference.destinations.get(subject, Destination())
+
+    @rule(subject=st.sampled_from(SUBJECTS))
+    def the_machine_has_it(self, subject: str) -> None:
+        one = self.status(subject)
+        if one.status:
+            received = self.story.of(subject).received_ms is not None
+            expected = "changes" if one.status == WAITING and not received else "nothing"
+            self.answer(subject, expected, lambda: self.story.receive(subject))
+
+    @rule(subject=st.sampled_from(SUBJECTS))
+    def a_person_takes_it(self, subject: str) -> None:
+        one = self.status(subject)
+        expected = {WAITING: "changes", TAKEN_BY_SOMEBODY: "nothing"}.get(one.status, "refused")
+        if self.answer(subject, expected, lambda: self.story.acknowledge(subject)):
+            one.status, one.answered, one.progress = TAKEN_BY_SOMEBODY, one.asked, 0
+            one.taken_ms = self.story.now_ms
+
+    @rule(subject=st.sampled_from(SUBJECTS))
+    def it_is_refused_or_given_back(self, subject: str) -> None:
+        one = self.status(subject)
+        if not one.status:
+            return
+        can = one.status == WAITING or (one.status == TAKEN_BY_SOMEBODY and one.progress < 3)
+        if self.answer(subject, "changes" if can else "refused", lambda: self.story.reject(subject)):
+            one.status, one.since_ms = WAITING, min(one.since_ms, self.story.now_ms)
+
+    @rule(subject=st.sampled_from(SUBJECTS), step=st.integers(1, 4))
+    def the_unit_is_further(self, subject: str, step: int) -> None:
+        one = self.status(subject)
+        expected = "refused"
+        if one.status == TAKEN_BY_SOMEBODY and step <= one.progress + 1:
+            expected = "changes" if step > one.progress else "nothing"
+        if self.answer(subject, expected, lambda: self.story.progress(subject, PROGRESS[step])):
+            one.progress = step
+
+    @rule(subject=st.sampled_from(SUBJECTS), cause=st.sampled_from(list(CloseCause)[:2]))
+    def it_is_closed(self, subject: str, cause: CloseCause) -> None:
+        one = self.status(subject)
+        expected = "changes" if one.status in (TAKEN_BY_SOMEBODY, OVER) else "refused"
+        if one.status == CLOSED and self.story.of(subject).close_cause is cause:
+            expected = "nothing"
+        if self.answer(subject, expected, lambda: self.story.close(subject, cause)):
+            one.status, one.closed = CLOSED, one.asked
+
+    # ── what always holds ────────────────────────────────────────────────────────────────────────────────────────────
+
+    @invariant()
+    def i3_each_demand_is_taken_or_offered_on_by_its_deadline_or_over(self) -> None:
+        for subject, one in self.reference.destinations.items():
+            record = self.story.of(subject)
+            assert record.state in STATES[one.status], subject
+            if one.status == WAITING:
+                assert record.due_ms is not None and record.due_ms > self.story.now_ms
+                if self.story.now_ms - one.since_ms >= WITHIN_MS:
+                    assert record.state is State.ESCALATED
+            elif one.status != TAKEN_BY_SOMEBODY:
+                assert record.due_ms is None
+            elif self.roster and one.progress == 0:
+                assert record.due_ms == one.taken_ms + DEADLINES.dispatch_ms
+
+    @invariant()
+    def i4_one_record_for_each_destination(self) -> None:
+        records = self.story.incident.assignments
+        assert {one.subject_id for one in records.values()} == set(self.reference.destinations)
+        assert all(self.story.id_of(one.subject_id) == id_ for id_, one in records.items())
+
+    def teardown(self) -> None:
+        """I6: each step has a number and an id of its own."""
+        incident, seen = Incident("incident-1", "police"), set()
+        for event in self.story.events:
+            incident = evolve(incident, event)
+            if not isinstance(event, AlertFolded | AlertWasMissing | TargetsShown):
+                seen.add(step_id(incident.assignments[event.assignment_id]))
+        assert len(seen) == sum(
+            not isinstance(event, AlertFolded | AlertWasMissing | TargetsShown) for event in self.story.events
+        )
+        for id_, one in self.story.incident.assignments.items():
+            steps = [event for event in self.story.events if getattr(event, "assignment_id", None) == id_]
+            assert one.number == len(steps)
+
+
+TestIncident = IncidentMachine.TestCase
+TestIncident.settings = settings(max_examples=250, stateful_step_count=40, deadline=None)
+
+
+@pytest.mark.soak
+def test_thousands_of_incidents() -> None:
+    run_state_machine_as_test(
+        IncidentMachine, settings=settings(max_examples=5_000, stateful_step_count=60, deadline=None)
+    )

@@ -1,0 +1,147 @@
+"""Travel times: one suite for the great circle and for a map of roads, which a small server speaks for."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+
+import pytest
+from aiohttp import web
+from prometheus_client import REGISTRY
+
+from services.dispatch.domain.areas import Point, great_circle_m
+from services.dispatch.domain.events import Estimate
+from services.dispatch.roster import travel
+from services.dispatch.roster.travel import TravelTimes, open_travel_times
+from tests.support.dispatch.roster import SEOUL
+
+NEAR, FAR, FARTHER = Point(37.57, 126.98), Point(37.60, 127.05), Point(37.70, 127.20)
+Answer = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+@dataclass
+class Osrm:
+    """A server of OSRM's table protocol: it reads what it is asked, and drives at 10 m/s along the great circle."""
+
+    url: str = ""
+    asked: list[str] = field(default_factory=list)
+
+    async def table(self, request: web.Request) -> web.StreamResponse:
+        self.asked.append(request.path_qs)
+        points = []
+        for part in request.match_info["points"].split(";"):
+            lon, lat = part.split(",")
+            points.append(Point(float(lat), float(lon)))
+        sources = [int(n) for n in request.query["sources"].split(";")]
+        (to,) = (int(n) for n in request.query["destinations"].split(";"))
+        durations = [[great_circle_m(points[n], points[to]) / 10] for n in sources]
+        return web.json_response({"code": "Ok", "durations": durations})
+
+
+@asynccontextmanager
+async def serving(answer: Answer) -> AsyncIterator[str]:
+    app = web.Application()
+    app.add_routes([web.get("/table/v1/driving/{points}", answer)])
+    runner = web.AppRunner(app)
+    await runner.setup()
+    try:
+        site = web.TCPSite(runner, "127.0.0.1", 0)
+        await site.start()
+        yield f"http://127.0.0.1:{runner.addresses[0][1]}"
+    finally:
+        await runner.cleanup()
+
+
+@pytest.fixture(params=["great circle", "roads"])
+async def times(request: pytest.FixtureRequest) -> AsyncIterator[TravelTimes]:
+    """Each implementation of the port."""
+    if request.param == "great circle":
+        async with open_travel_times("") as opened:
+            yield opened
+    else:
+        async with serving(Osrm().table) as url, open_travel_times(url) as opened:
+            yield opened
+
+
+async def test_each_origin_has_its_time_and_nearer_is_sooner(times: TravelTimes) -> None:
+    found = await times.to(SEOUL, [FAR, NEAR, FARTHER])
+    assert found[1].travel_s < found[0].travel_s < found[2].travel_s
+    assert len({one.estimate for one in found}) == 1
+
+
+async def test_who_is_there_takes_no_time_and_nobody_has_none(times: TravelTimes) -> None:
+    (there,) = await times.to(SEOUL, [SEOUL])
+    assert there.travel_s == 0
+    assert await times.to(SEOUL, []) == []
+
+
+async def test_more_origins_than_a_table_holds_have_a_time_each(times: TravelTimes) -> None:
+    origins = [Point(37.5 + n / 1_000, 127) for n in range(travel.SOURCES_MAX + 50)]
+    found = await times.to(SEOUL, origins)
+    assert len(found) == len(origins) and all(one.travel_s > 0 for one in found)
+
+
+async def test_the_map_of_roads_is_asked_in_its_own_protocol(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(travel, "WITHIN_S", 20.0)
+    server = Osrm()
+    async with serving(server.table) as url, open_travel_times(url + "/") as times:
+        found = await times.to(SEOUL, [NEAR, FAR])
+    assert server.asked == [
+        "/table/v1/driving/126.978000,37.566500;126.980000,37.570000;127.050000,37.600000?sources=1;2&destinations=0"
+    ]
+    assert [one.estimate for one in found] == [Estimate.ROAD] * 2
+    assert found[1].travel_s == pytest.approx(great_circle_m(FAR, SEOUL) / 10, abs=1)
+
+
+async def late(request: web.Request) -> web.StreamResponse:
+    await asyncio.sleep(3 * travel.WITHIN_S)
+    return web.json_response({"code": "Ok", "durations": [[1]]})
+
+
+async def refusing(request: web.Request) -> web.StreamResponse:
+    return web.Response(status=500)
+
+
+def saying(text: str) -> Answer:
+    async def answer(request: web.Request) -> web.StreamResponse:
+        return web.Response(text=text, content_type="application/json")
+
+    return answer
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        late,
+        refusing,
+        saying("<html>"),
+        saying("[]"),
+        saying('{"code": "NoTable"}'),
+        saying('{"code": "Ok", "durations": [[1], [2], [3]]}'),
+        saying('{"code": "Ok", "durations": [["soon"]]}'),
+        saying('{"code": "Ok", "durations": [[-5]]}'),
+        saying('{"code": "Ok", "durations": [5]}'),
+        saying('{"code": "Ok", "durations": [[null]]}'),
+    ],
+)
+async def test_where_the_map_does_not_answer_the_great_circle_is_taken_and_that_is_said(answer: Answer) -> None:
+    def failures() -> float:
+        metrics = [one for one in REGISTRY.collect() if one.name == "tandem_dispatch_road_times_failed"]
+        return sum(sample.value for one in metrics for sample in one.samples if sample.name.endswith("_total"))
+
+    before = failures()
+    async with serving(answer) as url, open_travel_times(url) as times, open_travel_times("") as instead:
+        (found,) = await times.to(SEOUL, [FAR])
+        (expected,) = await instead.to(SEOUL, [FAR])
+    assert found.travel_s == expected.travel_s and found.estimate is Estimate.GREAT_CIRCLE_INSTEAD
+    assert failures() == before + 1
+
+
+async def test_where_nothing_listens_the_great_circle_is_taken() -> None:
+    async with serving(refusing) as url:
+        pass
+    async with open_travel_times(url) as times:
+        (found,) = await times.to(SEOUL, [FAR])
+    assert found.estimate is Estimate.GREAT_CIRCLE_INSTEAD

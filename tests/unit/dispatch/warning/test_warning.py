@@ -1,0 +1,289 @@
+"""What a protected person is told and when, and that no text in either language says what it must not."""
+
+from __future__ import annotations
+
+import itertools
+import re
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from services.dispatch.domain import wording
+from services.dispatch.domain.events import Demand
+from services.dispatch.domain.warning import PASSING, READ_MS, Message, Notice, Occurrence, Told, decide
+from services.dispatch.domain.wording import Change, Language
+from services.dispatch.warning import translate
+from services.dispatch.warning.translate import told_from_json, told_to_json
+from tandem.common.v1 import alert_pb2, exercise_pb2, geometry_pb2
+from tests.support.dispatch.dispatch import alert
+
+WARN, NOTIFY, RESPOND = Demand.WARN, Demand.NOTIFY, Demand.RESPOND
+RINGS = {2000.0: WARN, 1000.0: NOTIFY, 100.0: RESPOND}
+
+
+class Person:
+    """One person, in one incident."""
+
+    def __init__(self) -> None:
+        self.told, self.now_ms, self.sequence = Told(), 1_000_000, 0
+
+    def _see(self, notice: Notice, demand: Demand, threat: str, sequence: int | None, **more: Any) -> Message | None:
+        self.sequence += 1
+        place = (sequence or self.sequence, 0)
+        seen = replace(Occurrence(f"a{self.sequence}", "i1", place, notice, demand, threat), **more)
+        self.told, message = decide(self.told, seen, self.now_ms)
+        assert told_from_json(told_to_json(self.told)) == self.told
+        return message
+
+    def enters(self, ring_m: float, sequence: int | None = None, target: str = "p1") -> Message | None:
+        more: dict[str, Any] = {"ring_m": ring_m, "of_place": target != "p1"}
+        return self._see(Notice.APPROACH, RINGS[ring_m], f"{target}-{ring_m}", sequence, **more)
+
+    def leaves(self, ring_m: float, sequence: int | None = None, ends: bool = False) -> Message | None:
+        return self._see(Notice.APPROACH, Demand.RECORD, f"p1-{ring_m}", sequence, ring_m=ring_m, ends=ends)
+
+    def sees(self, notice: Notice, demand: Demand = RESPOND, **more: Any) -> Message | None:
+        return self._see(notice, demand, notice.value, None, **more)
+
+
+def test_a_nearer_ring_is_told_at_once_and_another_one_once_the_last_was_read() -> None:
+    her = Person()
+    for ring_m in (2000.0, 1000.0, 100.0):
+        told = her.enters(ring_m)
+        assert told == Message(Notice.APPROACH, RINGS[ring_m], her.now_ms, ring_m)
+        her.now_ms += 1
+    at_home = her.enters(2000.0, target="home")
+    assert at_home and at_home.due_ms == her.now_ms - 1 + READ_MS and at_home.of_place
+    # One that waits gives its turn away, so that repeats don't put each other off.
+    changed = her.sees(Notice.CHANGED, WARN, ring_m=100.0)
+    assert changed and changed.due_ms == at_home.due_ms
+    assert changed.demand is RESPOND, "a change within the ring that demands a response is no less grave than the ring"
+    her.now_ms = changed.due_ms + READ_MS
+    again = her.sees(Notice.CHANGED, WARN, ring_m=100.0)
+    assert again and again.due_ms == her.now_ms
+
+
+def test_what_is_left_and_entered_again_is_told_at_once() -> None:
+    her = Person()
+    her.enters(2000.0)
+    her.enters(100.0)
+    assert her.leaves(100.0) is None  # the wide ring holds
+    her.now_ms += 1
+    again = her.enters(100.0)
+    assert again and again.due_ms == her.now_ms
+
+
+def test_the_end_is_told_once_after_the_last_was_read_and_only_where_something_was() -> None:
+    her = Person()
+    assert her.leaves(100.0) is None and her.leaves(2000.0, ends=True) is None
+    her.enters(2000.0)
+    over = her.leaves(2000.0)
+    assert over and (over.notice, over.due_ms) == (Notice.OVER, her.now_ms + READ_MS)
+    assert her.leaves(2000.0, ends=True) is None
+
+
+def test_what_is_only_passing_ends_with_the_incident_and_not_with_another_threat() -> None:
+    her = Person()
+    her.sees(Notice.COMING)
+    assert her.sees(Notice.TAMPERED, Demand.RECORD) is None
+    over = her.leaves(2000.0, ends=True)
+    assert over and over.notice is Notice.OVER
+
+
+def test_an_entry_that_comes_behind_its_clearing_frightens_nobody() -> None:
+    her = Person()
+    assert her.leaves(100.0, sequence=7) is None
+    assert her.enters(100.0, sequence=5) is None
+    assert her.enters(100.0, sequence=9)
+    assert her.sees(Notice.CHANGED, WARN, ring_m=100.0)
+    assert her.leaves(100.0, sequence=8) is None and her.told.holding
+
+
+def test_a_change_without_a_ring_is_nothing() -> None:
+    assert Person().sees(Notice.CHANGED, WARN, ring_m=2000.0) is None
+
+
+@pytest.mark.parametrize("notice", [Notice.COMING, Notice.UNSEEN, Notice.TAMPERED, Notice.NEUTRAL, Notice.LEAVE])
+def test_what_is_new_is_told_at_once_although_a_ring_was_just_told(notice: Notice) -> None:
+    her = Person()
+    her.enters(100.0)
+    her.now_ms += 1
+    told = her.sees(notice)
+    assert told and told.due_ms == her.now_ms
+    if notice not in PASSING:
+        again = her.sees(notice)
+        assert again and again.due_ms == her.now_ms + READ_MS
+
+
+@settings(deadline=None, max_examples=200)
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from(sorted(RINGS)), st.sampled_from(["enter", "leave", "change"]), st.integers(0, 30_000)
+        ),
+        max_size=40,
+    )
+)
+def test_repeats_never_come_faster_than_one_can_read_and_a_nearer_ring_never_waits(
+    story: list[tuple[float, str, int]],
+) -> None:
+    her = Person()
+    entered: set[float] = set()
+    gone_out: list[int] = []
+    waiting: int | None = None
+    for ring_m, what, pause_ms in story:
+        her.now_ms += pause_ms
+        if waiting is not None and waiting <= her.now_ms:
+            gone_out, waiting = [*gone_out, waiting], None
+        nearer = what == "enter" and all(ring_m < one for one in entered)
+        if what == "change":
+            told = her.sees(Notice.CHANGED, WARN, ring_m=ring_m)
+        else:
+            told = her.enters(ring_m) if what == "enter" else her.leaves(ring_m)
+        entered = {*entered, ring_m} if what == "enter" else entered - {ring_m} if what == "leave" else entered
+        if told is None:
+            assert not nearer
+            continue
+        if nearer or (told.due_ms == her.now_ms and what == "enter"):
+            assert told.due_ms == her.now_ms
+        else:
+            assert all(told.due_ms - one >= READ_MS for one in gone_out) and told.due_ms <= her.now_ms + READ_MS
+        waiting = told.due_ms
+    assert len(gone_out) == len(set(gone_out)) or her.told.last_ms is not None
+
+
+# ── the texts ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+NEVER = re.compile(
+    r"\b(safe|safety|safely|secure|no (danger|risk|threat)|out of danger|harmless|all.?clear|fine|don't worry|no need)\b"
+    r"|안전|안심|위험하지|위험이 없|괜찮|무사|걱정|해제|이상 ?없",
+    re.IGNORECASE,
+)
+"""That all is well, in any of its words."""
+NOBODY = re.compile(
+    r"\b(he|she|him|his|her|stalker|offender|wearer|husband|police|patrol|officer|address|home|house|work|school|"
+    r"street|panic|duress|alarm)\b|가해자|피해자|스토커|남편|대상자|경찰|순찰|주소|자택|직장|학교|비상|신고되",
+    re.IGNORECASE,
+)
+"""Who it is about, where anybody is, that she pressed a button, and what others do about it."""
+
+
+def all_texts() -> list[str]:
+    texts = []
+    for notice, demand, language in itertools.product(Notice, (WARN, NOTIFY, RESPOND), Language):
+        for of_place, drill, change in itertools.product((False, True), (False, True), Change):
+            for distance_m in (None, 3.0, 99.9, 100.0, 199.9, 599.0, 601.0, 1999.0):
+                more: dict[str, Any] = {
+                    "of_place": of_place,
+                    "drill": drill,
+                    "change": change,
+                    "distance_m": distance_m,
+                }
+                texts.append(wording.text(notice, demand, language, ring_m=1000.0, **more))
+    for language in Language:
+        texts += [*wording.BUTTONS[language], wording.ANSWERED[language], wording.ASKED[language]]
+    return list(dict.fromkeys(texts))
+
+
+def test_no_text_says_that_all_is_well_or_who_or_where() -> None:
+    texts = all_texts()
+    assert len(texts) > 80
+    for text in texts:
+        assert not NEVER.search(text), text
+        assert not NOBODY.search(text), text
+        assert len(text) <= 200, "longer than one can read on the run"
+
+
+@pytest.mark.parametrize(
+    "words", ["You are safe now.", "안전합니다", "No danger any more", "이상 없음", "안심하십시오"]
+)
+def test_the_check_of_texts_sees_what_it_must(words: str) -> None:
+    assert NEVER.search(words)
+
+
+def test_that_her_telephone_is_silent_is_said_in_both_languages() -> None:
+    english = wording.text(Notice.PHONE_SILENT, NOTIFY, Language.ENGLISH)
+    korean = wording.text(Notice.PHONE_SILENT, NOTIFY, Language.KOREAN)
+    assert "your phone isn't reporting" in english and "위치가 오지 않습니다" in korean
+
+
+@pytest.mark.parametrize(
+    ("distance_m", "said"),
+    [
+        (None, "within 1 km"),
+        (601.0, "within 1 km"),
+        (599.0, "about 500 m"),
+        (100.0, "about 100 m"),
+        (99.9, "less than 100 m"),
+    ],
+)
+def test_figures_are_rounded_down_and_told_near_by_only(distance_m: float | None, said: str) -> None:
+    text = wording.text(
+        Notice.CHANGED, NOTIFY, Language.ENGLISH, ring_m=1000.0, distance_m=distance_m, change=Change.NEARER
+    )
+    assert f"nearer, {said}." in text
+
+
+def test_buttons_are_as_many_and_different_in_each_language() -> None:
+    for language in Language:
+        assert len(set(wording.BUTTONS[language])) == 3
+
+
+# ── alerts ───────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def read(message: alert_pb2.Alert) -> translate.Seen | None:
+    return translate.alert(message.SerializeToString())
+
+
+def test_a_canary_warns_nobody_and_a_drill_says_so() -> None:
+    message = alert(1)
+    message.exercise = exercise_pb2.CANARY
+    assert read(message) is None
+    message.exercise = exercise_pb2.DRILL
+    seen = read(message)
+    assert seen and seen.drill
+    assert wording.text(Notice.APPROACH, WARN, Language.ENGLISH, ring_m=100.0, drill=True).startswith("[Drill] ")
+
+
+def test_her_silent_telephone_is_told_to_her_though_the_alert_is_the_polices() -> None:
+    message = alert_pb2.Alert(
+        alert_id="a1",
+        sequence=1,
+        kind=alert_pb2.PROTECTED_DEVICE_LOST,
+        demand=geometry_pb2.NOTIFY,
+        order_id="o1",
+        case_id="c1",
+        target_id="p1",
+    )
+    message.destinations.add(leg=alert_pb2.POLICE, subject_id="p1")
+    seen = read(message)
+    assert seen and seen.person_ids == ("p1",) and seen.occurrence.notice is Notice.PHONE_SILENT
+    message.cause.device_id = "phone-1"  # she said so herself
+    assert read(message) is None
+    message.ClearField("cause")
+    message.demand = geometry_pb2.RECORD
+    assert read(message) is None
+
+
+def test_a_panic_and_what_is_new_to_this_version_are_told_in_words_that_tell_nothing() -> None:
+    message = alert(1)
+    for kind in (alert_pb2.PANIC, 99):
+        message.kind = kind  # type: ignore[assignment]
+        seen = read(message)
+        assert seen and seen.occurrence.notice is Notice.NEUTRAL
+
+
+def test_what_is_taken_back_is_the_same_threat_as_what_was_told() -> None:
+    message = alert(1)
+    message.ring_m = 100.0
+    entered = read(message)
+    message.kind, message.demand = alert_pb2.RING_CLEARED, geometry_pb2.RECORD
+    cleared = read(message)
+    assert entered and cleared and entered.occurrence.threat == cleared.occurrence.threat
+    message.ring_m = 1000.0
+    other = read(message)
+    assert other and other.occurrence.threat != cleared.occurrence.threat

@@ -1,0 +1,280 @@
+"""What devices say about themselves, and when they were last heard: told as stories of what arrives when."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterable, Sequence
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from services.common.rpc.errors import InvalidField
+from services.geofence import translate
+from services.geofence.domain import codec, demands, state
+from services.geofence.domain.alerts import Alert, Doubt, Kind, Leg, Parked
+from services.geofence.domain.entries import Demand, Equipment
+from services.geofence.domain.version import VERSION
+from tandem.common.v1 import alert_pb2, log_pb2
+from tests.support.geofence.stories import T0_MS, Story
+
+WEARER = (Leg.PROBATION, "w")
+PERSON = (Leg.POLICE, "p")
+
+
+def said(device_id: str, *events: str) -> Story:
+    """A case, and a device that says something each minute."""
+    story = Story()
+    story.case()
+    for i, event in enumerate(events):
+        story.says(60 * i, device_id, event)
+    return story
+
+
+def told(alerts: Sequence[Alert]) -> list[tuple[Kind, Demand]]:
+    return [(one.kind, one.demand) for one in alerts]
+
+
+def in_order(events: Iterable[Equipment]) -> list[Equipment]:
+    return sorted(events, key=lambda one: one.value)
+
+
+def restarted(story: Story) -> None:
+    story.state = codec.decode(codec.encode(story.state))
+
+
+# ── the table ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_each_event_of_the_protos_is_known_and_has_its_place_in_the_table() -> None:
+    assert {one.value for one in Equipment} == set(log_pb2.EquipmentKind.keys()) - {"EQUIPMENT_KIND_UNSPECIFIED"}
+    assert demands.EQUIPMENT.keys() | demands.UNTOLD == set(Equipment)
+    assert not demands.EQUIPMENT.keys() & demands.UNTOLD
+    assert {one.value for one in Kind} == set(alert_pb2.AlertKind.keys()) - {"ALERT_KIND_UNSPECIFIED"}
+
+
+def test_what_demands_something_stands_until_its_end_which_is_for_the_record() -> None:
+    demanding = {event for event, (_, demand) in demands.EQUIPMENT.items() if demand > Demand.RECORD}
+    assert demanding == demands.STANDING
+    for end, beginning in demands.ENDS.items():
+        assert demands.EQUIPMENT[end] == (demands.EQUIPMENT[beginning][0], Demand.RECORD)
+
+
+@pytest.mark.parametrize("event", in_order(demands.OF_TAGS ^ demands.OF_PERSONS))
+def test_what_a_device_cannot_say_is_set_aside(event: Equipment) -> None:
+    stranger = "phone" if event in demands.OF_TAGS else "tag"
+    story = said(stranger, event.value)
+    assert story.outputs == [Parked(story.state.sequence, f"{event.value} from a device that can't say so")]
+
+
+@pytest.mark.parametrize("event", in_order(demands.UNTOLD))
+@pytest.mark.parametrize("device_id", ["tag", "phone"])
+def test_what_nobody_needs_is_contact_and_nothing_else(device_id: str, event: Equipment) -> None:
+    story = said(device_id, event.value)
+    assert not story.outputs
+    assert story.state.heard_at_ms == {device_id: T0_MS}
+
+
+# ── notices ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize(
+    ("device_id", "event", "kind", "destinations"),
+    [
+        ("tag", "JAMMING_SUSPECTED", Kind.JAMMED, (WEARER, PERSON)),
+        ("tag", "SHUTDOWN", Kind.DEVICE_OFF, (WEARER, PERSON)),
+        ("phone", "JAMMING_SUSPECTED", Kind.JAMMED, (PERSON,)),
+        ("phone", "SHUTDOWN", Kind.DEVICE_OFF, (PERSON,)),
+        ("phone", "DEVICE_REFUSED", Kind.PROTECTED_DEVICE_LOST, (PERSON,)),
+    ],
+)
+def test_the_desks_are_told_of_a_device_that_is_out_of_order_and_nobody_is_warned(
+    device_id: str, event: str, kind: Kind, destinations: tuple[tuple[Leg, str], ...]
+) -> None:
+    [notice] = said(device_id, event).alerts
+    assert (notice.kind, notice.demand) == (kind, Demand.NOTIFY)
+    assert notice.destinations == destinations
+    assert notice.target_id == ("p" if device_id == "phone" else "")
+    assert notice.incident_opens and notice.incident_ends, "it may stand for months, and holds no incident open"
+
+
+@pytest.mark.parametrize(
+    ("event", "end"),
+    [("JAMMING_SUSPECTED", "JAMMING_OVER"), ("SHUTDOWN", "STARTED"), ("DEVICE_REFUSED", "DEVICE_ACCEPTED")],
+)
+def test_a_notice_is_given_once_until_its_end(event: str, end: str) -> None:
+    story = said("phone", event, event, event, end, event)
+    notify, record = Demand.NOTIFY, Demand.RECORD
+    first, over, again = story.of(demands.EQUIPMENT[Equipment(event)][0])
+    assert [first.demand, over.demand, again.demand] == [notify, record, notify]
+    assert first.incident_id != again.incident_id
+    assert over.incident_id == ""
+
+
+def test_a_notice_belongs_to_the_incident_that_is_open() -> None:
+    story = Story()
+    story.case()
+    story.at(0, "phone", 0)
+    story.at(1, "tag", 50)
+    story.says(2, "tag", "SHUTDOWN")
+    assert len({a.incident_id for a in story.alerts}) == 1
+    assert not any(a.incident_ends for a in story.alerts), "the rings hold it open"
+
+
+def test_a_tag_that_is_off_under_three_orders_is_one_incident() -> None:
+    story = Story()
+    for case in ("1", "2", "3"):
+        story.case(case=case)
+    story.says(5, "tag", "SHUTDOWN")
+    assert [a.order_id for a in story.alerts] == ["order-1", "order-2", "order-3"]
+    assert len({a.incident_id for a in story.alerts}) == 1
+    assert [a.incident_ends for a in story.alerts] == [False, False, True]
+    assert not story.state.incidents
+
+
+def test_an_order_that_comes_later_is_told_of_it_and_an_amendment_does_not_tell_again() -> None:
+    story = Story()
+    story.says(5, "phone", "DEVICE_REFUSED")
+    story.case(60)
+    story.case(70, version=2)
+    [notice] = story.alerts
+    assert (notice.kind, notice.at_ms, notice.incident_ends) == (Kind.PROTECTED_DEVICE_LOST, T0_MS + 60_000, True)
+
+
+def test_an_order_that_begins_by_time_alone_leaves_no_incident_open_for_a_notice() -> None:
+    story = Story()
+    story.case(valid_from_ms=T0_MS + 50_000)
+    story.says(5, "tag", "SHUTDOWN")
+    story.tick(60)
+    [notice] = story.alerts
+    assert notice.at_ms == T0_MS + 50_000 and notice.incident_ends
+    assert not story.state.incidents
+
+
+def test_the_end_of_an_order_takes_a_notice_back_for_the_record() -> None:
+    story = Story()
+    story.case(valid_until_ms=T0_MS + 100_000)
+    story.says(5, "phone", "DEVICE_REFUSED")
+    story.tick(200)
+    lost = Kind.PROTECTED_DEVICE_LOST
+    assert told(story.alerts) == [(lost, Demand.NOTIFY), (lost, Demand.RECORD)]
+    assert not story.state.cases["case-1"].raised
+
+
+def test_a_cut_strap_goes_on_holding_the_incident_when_jamming_is_over() -> None:
+    story = said("tag", "STRAP_OPEN", "JAMMING_SUSPECTED", "JAMMING_OVER")
+    assert not any(a.incident_ends for a in story.alerts)
+    story.says(600, "tag", "STRAP_CLOSED")
+    assert story.alerts[-1].incident_ends
+
+
+# ── contact ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_device_is_heard_when_the_log_is_told_whatever_it_says() -> None:
+    story = Story()
+    story.case()
+    heard = story.state.heard_at_ms
+    story.heard(10, "tag", "phone")
+    assert heard == {"tag": T0_MS + 10_000, "phone": T0_MS + 10_000}
+    story.at(20, "tag", 5000)
+    story.says(30, "phone", "CHARGER_CONNECTED")
+    assert heard == {"tag": T0_MS + 20_000, "phone": T0_MS + 30_000}
+    story.at(9000, "tag", 5000, fix_s=100)
+    assert isinstance(story.outputs[-1], Parked), "too old to be used, and contact all the same"
+    assert heard["tag"] == T0_MS + 9_000_000
+
+
+def test_a_device_that_is_only_heard_is_nowhere() -> None:
+    story = Story()
+    story.case()
+    story.at(0, "phone", 0)
+    story.at(0, "tag", 50)
+    entered = list(story.outputs)
+    for t in range(10, 600, 10):
+        story.heard(t, "tag", "phone")
+    assert [one for one in story.alerts if one not in entered] == story.of(Kind.UNKNOWN_NEAR, Kind.IMPLAUSIBLE)
+    assert {one.doubt for one in story.of(Kind.IMPLAUSIBLE)} == {Doubt.CLOCK}
+    assert {device: len(track.fixes) for device, track in story.state.tracks.items()} == {"phone": 1, "tag": 1}
+
+
+def test_what_was_buffered_is_folded_as_what_was_not() -> None:
+    batch = log_pb2.PositionBatch(
+        device_id=["tag"], report_id=["r"], fix_time_ms=[T0_MS], lat_e7=[1], lon_e7=[1], accuracy_mm=[5]
+    )
+    live = translate.entry_body(log_pb2.LogEntry(positions=batch).SerializeToString())
+    batch.backfilled = True
+    assert translate.entry_body(log_pb2.LogEntry(positions=batch).SerializeToString()) == live
+
+
+def test_columns_of_unequal_length_are_refused() -> None:
+    entry = log_pb2.LogEntry(heard=log_pb2.HeardBatch(device_id=["tag", "phone"], report_id=["r"]))
+    with pytest.raises(InvalidField, match="columns of unequal length"):
+        translate.entry_body(entry.SerializeToString())
+
+
+# ── sent again ───────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_flood_is_remembered_up_to_a_bound_and_what_is_sent_again_counts_once() -> None:
+    story = Story()
+    story.case()
+    for i in range(3 * state.SAID_MOST):
+        story.says(i / 10, "tag", "BATTERY_LOW", report_id=f"e{i}")
+    assert len(story.state.said["tag"]) == state.SAID_MOST
+    restarted(story)
+    alerts = len(story.alerts)
+    for i in range(2 * state.SAID_MOST, 3 * state.SAID_MOST):
+        story.says(400, "tag", "BATTERY_LOW", report_id=f"e{i}")
+    assert len(story.alerts) == alerts
+
+
+def test_events_are_forgotten_after_two_hours() -> None:
+    story = Story()
+    story.case()
+    story.says(0, "tag", "BATTERY_LOW", report_id="first")
+    story.says(7199, "tag", "BATTERY_LOW", report_id="first")
+    story.says(7199, "tag", "BATTERY_LOW", report_id="second")
+    assert len(story.of(Kind.LOW_BATTERY)) == 2
+    story.says(7201, "tag", "BATTERY_LOW", report_id="third")
+    assert list(story.state.said["tag"]) == ["second", "third"]
+
+
+# ── the same for ever ────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def life(seed: int, splits: set[int]) -> Story:
+    """A hundred reports of all sorts, some of them sent again, with a restart before each of `splits`."""
+    rng = random.Random(seed)
+    story = Story(clear_after_s=10)
+    for i in range(100):
+        if i in splits:
+            restarted(story)
+        at_s, device_id = i * 150.0, rng.choice(("tag", "phone"))
+        match rng.randrange(5):
+            case 0:
+                story.case(at_s, version=i + 1, valid_from_ms=T0_MS + rng.randrange(15_000_000))
+            case 1:
+                story.heard(at_s, device_id, "phone")
+            case 2:
+                event = rng.choice([one.value for one in Equipment])
+                story.says(at_s, device_id, event, f"e{rng.randrange(40)}", at_s - rng.randrange(300))
+            case _:
+                story.at(at_s, device_id, rng.uniform(-900, 900), fix_s=at_s - rng.choice((0, 0, 200, 9000)))
+    return story
+
+
+@given(st.integers(0, 10_000), st.sets(st.integers(0, 99), max_size=12))
+@settings(max_examples=60, deadline=None)
+def test_restarts_anywhere_between_positions_events_and_contacts_change_nothing(seed: int, splits: set[int]) -> None:
+    whole, story = life(seed, set()), life(seed, splits)
+    assert story.outputs == whole.outputs
+    assert codec.encode(story.state) == codec.encode(whole.state)
+
+
+def test_a_checkpoint_of_another_version_of_the_fold_is_not_read() -> None:
+    encoded = codec.encode(Story().state)
+    older = encoded.replace(f'"fold_version":{VERSION}'.encode(), b'"fold_version":1')
+    assert older != encoded
+    with pytest.raises(codec.UnreadableState, match="fold version 1"):
+        codec.decode(older)

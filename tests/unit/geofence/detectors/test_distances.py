@@ -1,0 +1,122 @@
+"""While a ring is entered, she is told again as the wearer comes nearer or goes away."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from services.geofence import translate
+from services.geofence.domain import codec
+from services.geofence.domain.alerts import Alert, Kind, Leg
+from services.geofence.domain.entries import Demand
+from tandem.common.v1 import encounter_pb2, geometry_pb2, log_pb2
+from tests.support.geofence.stories import T0_MS, Story, circle
+
+
+def come(story: Story, metres: list[float], every_s: float = 15, from_s: float = 0) -> list[Alert]:
+    """The wearer is seen so far north of her, one after the other; what she is told of it."""
+    for i, north_m in enumerate(metres):
+        story.at(from_s + i * every_s, "phone", 0)
+        story.at(from_s + i * every_s, "tag", north_m)
+    return story.of(Kind.DISTANCE_CHANGED)
+
+
+def figures(alerts: list[Alert]) -> list[tuple[int, int]]:
+    """Ring, metres, and distance to the metre."""
+    return [(one.ring_mm // 1000, round((one.distance_mm or 0) / 1000)) for one in alerts]
+
+
+def begun(**changes: object) -> Story:
+    story = Story()
+    story.case(0, "1", **changes)
+    return story
+
+
+def test_she_is_told_of_each_hundred_metres_that_he_comes_nearer_and_the_warning_leg_alone() -> None:
+    told = come(begun(), [2100, 1990, 1950, 1885, 1840, 1780, 1675, 1670])
+    assert figures(told) == [(2000, 1885), (2000, 1780), (2000, 1675)]
+    for one in told:
+        assert one.demand is Demand.WARN and one.destinations == ((Leg.WARNING, "p"),)
+        assert one.incident_id and one.episode_id
+
+
+def test_going_away_is_told_more_rarely() -> None:
+    assert figures(come(begun(), [1200, 1310, 1450, 1510, 1700, 1820, 1890])) == [(2000, 1510), (2000, 1820)]
+
+
+def test_a_ring_that_is_entered_tells_her_itself() -> None:
+    story = begun()
+    come(story, [1200, 990, 950, 880])
+    alerts = [(one.kind, one.ring_mm // 1000) for one in story.of(Kind.RING_ENTERED, Kind.DISTANCE_CHANGED)]
+    assert alerts == [(Kind.RING_ENTERED, 2000), (Kind.RING_ENTERED, 1000), (Kind.DISTANCE_CHANGED, 1000)]
+
+
+def test_never_more_often_than_each_fifteen_seconds() -> None:
+    told = come(begun(), [1990 - 60 * i for i in range(14)], every_s=3)
+    at_s = [(one.decided_at_ms - T0_MS) / 1000 for one in told]
+    assert len(at_s) > 1 and all(later - before >= 15 for before, later in pairwise(at_s))
+
+
+def test_what_was_buffered_tells_once() -> None:
+    story = begun()
+    come(story, [1990, 1980])
+    for i in range(8):
+        story.at(150, "tag", 1900 - 100 * i, fix_s=40 + 10 * i)
+    assert len(story.of(Kind.DISTANCE_CHANGED)) == 1
+
+
+def test_where_one_is_unknown_no_distance_is_told() -> None:
+    story = begun()
+    come(story, [1990, 1980])
+    for at_s in (200, 260, 320):
+        story.at(at_s, "tag", 1500 - at_s)
+    assert not story.of(Kind.DISTANCE_CHANGED)
+
+
+def test_outside_all_rings_nothing_is_told_and_the_all_clear_reaches_her() -> None:
+    story = begun()
+    come(story, [3000, 2800, 2600])
+    assert not story.alerts
+    come(story, [1900, 2100, 2300, 2600, 2900, 3200, 3500, 3800, 4100], from_s=60)
+    clear = story.alerts[-1]
+    assert (clear.kind, clear.demand) == (Kind.RING_CLEARED, Demand.RECORD)
+    assert (Leg.WARNING, "p") in clear.destinations
+    told = len(story.of(Kind.DISTANCE_CHANGED))
+    come(story, [4500, 5000], from_s=300)
+    assert len(story.of(Kind.DISTANCE_CHANGED)) == told and not story.state.cases["case-1"].warned
+
+
+def test_a_ring_for_the_record_and_a_place_repeat_nothing() -> None:
+    ring = geometry_pb2.Ring(radius_m=2000, action=geometry_pb2.RECORD)
+    assert not come(begun(rings=[ring]), [1990, 1800, 1600, 1400])
+    nobody = [log_pb2.ProtectedTarget(person_id="p")]
+    story = begun(persons=nobody, places=[circle("home", 0, 0, 20)])
+    assert not come(story, [1990, 1800, 1600, 1400]) and story.of(Kind.RING_ENTERED)
+
+
+def test_an_encounter_mutes_no_repeat() -> None:
+    allowed = encounter_pb2.Encounter(encounter_id="e")
+    getattr(allowed, "from").FromMilliseconds(T0_MS - 1000)
+    allowed.until.FromMilliseconds(T0_MS + 3_600_000)
+    assert figures(come(begun(encounters=[allowed]), [1990, 1850])) == [(2000, 1850)]
+
+
+def test_the_distance_is_in_the_measure_alone() -> None:
+    [told] = come(begun(), [1990, 1850])
+    assert translate.measure_to_proto(told).distance_m == pytest.approx(1850, abs=0.1)
+    assert not any("distance" in field.name for field, _ in translate.alert_to_proto(told, 0).ListFields())
+
+
+@given(st.lists(st.floats(20, 2500), min_size=5, max_size=40), st.integers(1, 10))
+@settings(max_examples=40, deadline=None)
+def test_a_restart_between_changes_nothing(metres: list[float], every: int) -> None:
+    whole, story = begun(), begun()
+    come(whole, metres)
+    for i, north_m in enumerate(metres):
+        if i % every == 0:
+            story.state = codec.decode(codec.encode(story.state))
+        come(story, [north_m], from_s=i * 15)
+    assert story.outputs == whole.outputs and codec.encode(story.state) == codec.encode(whole.state)

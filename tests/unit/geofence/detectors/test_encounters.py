@@ -1,0 +1,191 @@
+"""Authorised encounters: nobody is sent while one holds, she is warned all the same, and what outlasts it is told."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from services.common import times
+from services.common.rpc.errors import InvalidField
+from services.geofence import translate
+from services.geofence.domain import codec
+from services.geofence.domain.alerts import Alert, Kind
+from services.geofence.domain.entries import Demand
+from tandem.common.v1 import encounter_pb2, log_pb2
+from tests.support.geofence.stories import T0_MS, Story, circle
+
+MIDNIGHT_S = -((T0_MS // 1000 + 9 * 3600) % 86_400)
+"""The last midnight in Korea before second 0, as a second of the story."""
+WARN, NOTIFY, RESPOND = Demand.WARN, Demand.NOTIFY, Demand.RESPOND
+
+
+def encounter(from_s: float = -1000, until_s: float = 3000, **changes: Any) -> encounter_pb2.Encounter:
+    """A day in court."""
+    content: dict[str, Any] = {
+        "encounter_id": "hearing",
+        "reason": encounter_pb2.COURT_DATE,
+        "from": times.to_timestamp(T0_MS + round(from_s * 1000)),
+        "until": times.to_timestamp(T0_MS + round(until_s * 1000)),
+    }
+    return encounter_pb2.Encounter(**(content | changes))
+
+
+def stay(story: Story, from_s: int, to_s: int, north_m: float) -> Story:
+    """Both report each minute, so far apart."""
+    for at_s in range(from_s, to_s, 60):
+        story.at(at_s, "phone", 0)
+        story.at(at_s, "tag", north_m)
+    return story
+
+
+def entered(story: Story) -> list[tuple[int, Demand, float, str]]:
+    """Ring in metres, demand, second and encounter of each RING_ENTERED."""
+    return [
+        (a.ring_mm // 1000, a.demand, (a.at_ms - T0_MS) / 1000, a.encounter_id) for a in story.of(Kind.RING_ENTERED)
+    ]
+
+
+def test_while_it_holds_she_is_warned_and_nobody_is_sent() -> None:
+    story = Story()
+    story.case(encounters=[encounter()])
+    stay(story, 0, 600, 50)
+    assert entered(story) == [(2000, WARN, 0, ""), (1000, WARN, 0, "hearing"), (100, WARN, 0, "hearing")]
+    assert max(one.demand for one in story.alerts) is WARN
+
+
+def test_who_is_still_there_when_it_ends_is_told_of_at_that_moment_without_a_report() -> None:
+    story = Story()
+    story.case(encounters=[encounter(until_s=100)])
+    stay(story, 0, 60, 50)
+    story.tick(150)
+    assert entered(story)[3:] == [(1000, NOTIFY, 100, ""), (100, RESPOND, 100, "")]
+    assert story.alerts[-1].cause is None
+    assert len({one.incident_id for one in story.alerts}) == 1
+
+
+def test_before_it_begins_and_after_it_has_ended_nothing_is_allowed() -> None:
+    for window in ((50, 100), (-100, 0)):
+        story = Story()
+        story.case(encounters=[encounter(*window)])
+        stay(story, 0, 60, 50)
+        assert [demand for _, demand, _, _ in entered(story)] == [WARN, NOTIFY, RESPOND]
+
+
+def test_who_has_gone_by_its_end_is_not_told_of_and_may_enter_anew() -> None:
+    story = Story()
+    story.case(encounters=[encounter(until_s=100)])
+    stay(story, 0, 60, 50)
+    stay(story, 90, 91, 500)
+    story.tick(110)
+    assert (1000, NOTIFY, 100, "") in entered(story), "still within a kilometre"
+    assert RESPOND not in [one.demand for one in story.alerts]
+    assert [one.ring_mm for one in story.of(Kind.RING_CLEARED)] == [100_000]
+    stay(story, 150, 151, -500)  # straight through between two reports
+    assert entered(story)[-1][:2] == (100, RESPOND)
+
+
+@pytest.mark.parametrize(("from_s", "until_s", "allowed"), [(-60, 60, True), (1, 60, False), (-60, 0, False)])
+def test_daily_hours_are_those_of_korea(from_s: int, until_s: int, allowed: bool) -> None:
+    at_s = MIDNIGHT_S + 86_400 * 2 + 32_400  # nine in the morning, the day after tomorrow
+    story = Story()
+    hours = {"daily_from_s": 32_400 + from_s, "daily_until_s": 32_400 + until_s}
+    story.case(
+        encounters=[encounter(until_s=500_000, **hours)], valid_until_ms=T0_MS + 600_000_000, valid_from_ms=T0_MS - 1
+    )
+    story.at(at_s, "phone", 0)
+    story.at(at_s, "tag", 50)
+    assert max(one.demand for one in story.of(Kind.RING_ENTERED)) is (WARN if allowed else RESPOND)
+    story.tick(at_s + 100)
+    assert max(one.demand for one in story.of(Kind.RING_ENTERED)) is RESPOND
+    if allowed:
+        assert entered(story)[-1][2] == at_s + until_s
+
+
+def test_it_holds_only_where_the_wearer_may_be() -> None:
+    story = Story()
+    story.case(encounters=[encounter(places=[circle("court", 60, 0, 30)])])
+    stay(story, 0, 120, 50)
+    assert [demand for _, demand, _, _ in entered(story)] == [WARN] * 3
+    stay(story, 120, 121, 20)
+    assert entered(story)[3:] == [(1000, NOTIFY, 120, ""), (100, RESPOND, 120, "")], "left the court towards her"
+
+
+def test_it_does_not_hold_where_the_wearer_is_unknown() -> None:
+    story = Story()
+    story.case(encounters=[encounter(places=[circle("court", 60, 0, 30)])])
+    stay(story, 0, 1, 50)
+    story.tick(300)
+    assert entered(story)[3:] == [(1000, NOTIFY, 180, ""), (100, RESPOND, 180, "")]
+
+
+def test_a_way_through_a_corridor_is_allowed_between_its_reports_too() -> None:
+    story = Story()
+    story.case(encounters=[encounter(places=[circle("bridge", 0, 0, 1100)])])
+    story.at(0, "phone", 0)
+    story.at(0, "tag", 1090)
+    story.at(60, "tag", -1090)
+    assert {demand for _, demand, _, _ in entered(story)} == {WARN}
+
+
+def test_an_amendment_that_takes_it_away_is_told_at_once() -> None:
+    story = Story()
+    story.case(encounters=[encounter()])
+    stay(story, 0, 60, 50)
+    story.case(70, version=2)
+    assert entered(story)[3:] == [(1000, NOTIFY, 70, ""), (100, RESPOND, 70, "")]
+
+
+def test_it_mutes_neither_a_cut_strap_nor_an_unseen_wearer() -> None:
+    story = Story()
+    story.case(encounters=[encounter()])
+    stay(story, 0, 1, 50)
+    story.says(10, "tag", "STRAP_OPEN")
+    story.tick(300)
+    assert [one.demand for one in story.of(Kind.TAMPERED, Kind.UNKNOWN_NEAR)] == [RESPOND, RESPOND]
+
+
+def test_one_that_ends_before_it_begins_is_no_encounter() -> None:
+    snapshot = log_pb2.CaseSnapshot(case_id="1", valid_until_ms=1, encounters=[encounter(10, 10)])
+    snapshot.rings.add(radius_m=100, action="RESPOND")
+    with pytest.raises(InvalidField, match="encounters"):
+        translate.case_of(snapshot)
+
+
+def life(seed: int, splits: set[int], looked_s: float) -> list[Alert]:
+    """Comings and goings with encounters of all sorts, a restart before each of `splits`, a tick each `looked_s`."""
+    rng, story, at_s = random.Random(seed), Story(clear_after_s=10), 0.0
+    for i in range(60):
+        if i in splits:
+            story.state = codec.decode(codec.encode(story.state))
+        before_s, at_s = at_s, at_s + rng.choice((5, 20, 60, 190))
+        while looked_s and before_s + looked_s < at_s:
+            before_s += looked_s
+            story.tick(before_s)
+        if i % 20 == 0:
+            allowed = [
+                encounter(
+                    at_s + rng.uniform(-500, 500),
+                    at_s + rng.uniform(600, 2000),
+                    encounter_id=f"e{n}",
+                    places=[circle("court", 60, 0, 60)] if rng.random() < 0.5 else [],
+                )
+                for n in range(2)
+            ]
+            story.case(at_s, version=i + 1, encounters=allowed)
+        for device_id in rng.choice((("tag",), ("phone",), ("tag", "phone"))):
+            story.at(at_s, device_id, rng.choice((50, 90, 140, 700)) if device_id == "tag" else 0)
+    return story.alerts
+
+
+@given(st.integers(0, 100_000), st.sets(st.integers(0, 59), max_size=8), st.floats(1, 50))
+@settings(max_examples=40, deadline=None)
+def test_neither_restarts_nor_ticks_change_what_is_told(seed: int, splits: set[int], looked_s: float) -> None:
+    whole = life(seed, set(), 0)
+    assert life(seed, splits, 0) == whole
+    told = [(a.kind, a.demand, a.at_ms, a.ring_mm, a.encounter_id, a.incident_ends) for a in whole]
+    looked = life(seed, set(), looked_s)
+    assert [(a.kind, a.demand, a.at_ms, a.ring_mm, a.encounter_id, a.incident_ends) for a in looked] == told

@@ -1,0 +1,146 @@
+"""Equipment events that an end overtakes: sent together, buffered or sent again, they come in any order and mean the same."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+
+from services.geofence.domain import codec
+from services.geofence.domain.alerts import Alert, Kind, Parked
+from services.geofence.domain.entries import Demand
+from tandem.common.v1 import log_pb2
+from tests.support.geofence.stories import T0_MS, Story
+
+RECORD, NOTIFY, RESPOND = Demand.RECORD, Demand.NOTIFY, Demand.RESPOND
+HOLDING = (
+    ("STRAP_OPEN", "STRAP_CLOSED", "tag"),
+    ("CASE_OPEN", "CASE_CLOSED", "tag"),
+    ("PANIC_BUTTON", "PANIC_CANCELLED", "phone"),
+)
+
+
+def story_of() -> Story:
+    story = Story()
+    story.case()
+    story.at(0, "phone", 0)
+    story.at(0, "tag", 20_000)
+    return story
+
+
+def told(alerts: list[Alert]) -> list[tuple[Demand, int]]:
+    return [(one.demand, (one.at_ms - T0_MS) // 1000) for one in alerts]
+
+
+@pytest.mark.parametrize(("event", "end", "device"), HOLDING)
+def test_a_beginning_behind_its_end_is_told_and_over(event: str, end: str, device: str) -> None:
+    story = story_of()
+    story.says(50, device, end, event_s=48)
+    story.state = codec.decode(codec.encode(story.state))
+    story.says(51, device, event, event_s=40)
+    assert told(story.alerts) == [(RECORD, 48), (RESPOND, 40), (RECORD, 48)]
+    _, begun, over = story.alerts
+    assert begun.incident_opens and not begun.incident_ends and begun.destinations
+    assert over.incident_ends and over.incident_id == begun.incident_id
+    state = story.state
+    assert not state.incidents and not state.standing[device] and not state.cases["case-1"].raised
+    story.case(60, case="2")
+    assert len(story.alerts) == 3  # an order that comes later isn't told of it
+
+
+def test_a_beginning_after_an_end_stands() -> None:
+    story = story_of()
+    story.says(50, "tag", "STRAP_CLOSED", event_s=48)
+    story.says(52, "tag", "STRAP_OPEN", event_s=49)
+    assert told(story.alerts) == [(RECORD, 48), (RESPOND, 49)]
+    assert story.state.incidents
+
+
+def test_an_overtaken_beginning_takes_nothing_back_that_stands() -> None:
+    story = story_of()
+    story.says(50, "tag", "STRAP_CLOSED", event_s=48)
+    story.says(61, "tag", "STRAP_OPEN", event_s=60)
+    story.says(62, "tag", "STRAP_OPEN", event_s=40)
+    assert told(story.alerts) == [(RECORD, 48), (RESPOND, 60), (RESPOND, 40)]
+    assert story.state.incidents and story.state.cases["case-1"].raised == {"STRAP_OPEN tag": T0_MS + 60_000}
+    story.says(71, "tag", "STRAP_CLOSED", event_s=70)
+    assert not story.state.incidents
+
+
+def test_what_was_sent_again_after_hours_opens_nothing() -> None:
+    story = story_of()
+    story.says(50, "tag", "STRAP_OPEN", "open", event_s=50)
+    story.says(60, "tag", "STRAP_CLOSED", "closed", event_s=60)
+    story.says(8000, "tag", "STRAP_OPEN", "open", event_s=50)
+    assert not story.state.incidents and story.of(Kind.TAMPERED)[-1].demand is RECORD
+
+
+def test_of_a_jamming_that_is_over_the_desks_are_told_once() -> None:
+    story = story_of()
+    story.says(50, "tag", "JAMMING_OVER", event_s=48)
+    for second in (40, 41, 42):
+        story.says(second + 11, "tag", "JAMMING_SUSPECTED", event_s=second)
+    assert told(story.of(Kind.JAMMED)) == [(RECORD, 48), (NOTIFY, 40), (RECORD, 48)]
+
+
+def test_what_a_device_said_for_somebody_else_is_over_for_nobody() -> None:
+    story = story_of()
+    story.says(50, "tag", "STRAP_CLOSED", event_s=48)
+    other = log_pb2.ProtectedTarget(person_id="q", device_ids=["phone2"])
+    story.case(55, version=2, tag_device_ids=["tag9"])
+    story.case(56, case="2", wearer_id="w2", persons=[other])
+    assert "tag" not in story.state.over
+
+
+@pytest.mark.parametrize("order", list(itertools.permutations(range(4))))
+def test_in_whatever_order_they_come_the_same_stands_in_the_end(order: tuple[int, ...]) -> None:
+    events = (("STRAP_OPEN", 10), ("STRAP_CLOSED", 20), ("STRAP_OPEN", 30), ("STRAP_CLOSED", 40))
+    story = story_of()
+    for at_s, number in enumerate(order, 50):
+        event, event_s = events[number]
+        story.says(at_s, "tag", event, event_s=event_s)
+    assert not story.state.incidents and not story.state.standing["tag"]
+
+
+@pytest.mark.parametrize(("event", "end", "device"), HOLDING)
+def test_the_clock_of_a_device_that_is_ahead_says_what_came_first(event: str, end: str, device: str) -> None:
+    story = story_of()
+    story.says(50, device, end, event_s=81)
+    story.says(50.01, device, event, event_s=80)
+    assert not story.state.incidents and not story.state.standing[device]
+    story.says(51, device, event, "again", event_s=83)
+    assert story.state.incidents and all(one.at_ms <= story.state.now_ms for one in story.alerts)
+
+
+def test_an_end_that_is_said_twice_doesnt_have_the_desks_told_twice() -> None:
+    story = story_of()
+    story.says(50, "tag", "JAMMING_SUSPECTED", event_s=50)
+    story.says(60, "tag", "JAMMING_OVER", event_s=60)
+    story.says(61, "tag", "JAMMING_OVER", "again", event_s=61)
+    before = len(story.alerts)
+    story.says(62, "tag", "JAMMING_SUSPECTED", "late", event_s=55)
+    assert len(story.alerts) == before
+
+
+def test_what_nobody_was_there_to_be_told_of_is_told_once_somebody_is() -> None:
+    story = Story()
+    story.case(valid_from_ms=T0_MS + 100_000)
+    story.says(49, "tag", "JAMMING_OVER", event_s=49)
+    story.says(50, "tag", "JAMMING_SUSPECTED", event_s=40)
+    story.at(100, "tag", 20_000)
+    story.says(110, "tag", "JAMMING_SUSPECTED", "late", event_s=45)
+    assert told(story.of(Kind.JAMMED))[-2:] == [(NOTIFY, 45), (RECORD, 49)]
+
+
+def test_what_a_device_said_for_somebody_else_is_set_aside_where_it_comes_late() -> None:
+    story = story_of()
+    story.case(60, version=2, tag_device_ids=["tag9"])
+    other = log_pb2.ProtectedTarget(person_id="q", device_ids=["phone2"])
+    story.case(60, case="2", wearer_id="w2", persons=[other])
+    before = len(story.alerts)
+    story.says(70, "tag", "STRAP_OPEN", event_s=40)
+    assert len(story.alerts) == before and not story.state.standing.get("tag")
+    parked = [one.reason for one in story.outputs if isinstance(one, Parked)]
+    assert parked == ["an event from before its device changed hands"]
+    story.says(80, "tag", "STRAP_OPEN", "hers", event_s=75)
+    assert story.alerts[-1].demand is RESPOND and story.alerts[-1].case_id == "case-2"

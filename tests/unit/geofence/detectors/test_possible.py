@@ -1,0 +1,146 @@
+"""What is possible and not likely, told as stories: UNKNOWN_NEAR by a report, and its end."""
+
+from __future__ import annotations
+
+from services.geofence.domain import codec
+from services.geofence.domain.alerts import Alert, Doubt, Kind
+from services.geofence.domain.entries import Demand
+from tandem.common.v1 import geometry_pb2
+from tests.support.geofence.stories import T0_MS, Story
+
+ONE_RING = [geometry_pb2.Ring(radius_m=100, action=geometry_pb2.RESPOND)]
+
+
+def begun(**changes: object) -> Story:
+    story = Story()
+    story.case(**changes)  # type: ignore[arg-type]
+    for at_s in (0, 15, 30, 45):
+        story.at(at_s, "phone", 0)
+        story.at(at_s, "tag", 1500)
+    return story
+
+
+def near(story: Story) -> list[Alert]:
+    return story.of(Kind.UNKNOWN_NEAR)
+
+
+def test_a_surprise_at_her_door_is_told_at_once_and_sends_somebody_when_a_second_agrees() -> None:
+    story = begun(rings=ONE_RING)
+    story.at(60, "tag", 40)
+    [told] = near(story)
+    assert (told.demand, told.doubt, told.at_ms) == (Demand.NOTIFY, Doubt.JUMP, T0_MS + 60_000)
+    assert told.distance_mm is not None and told.probability is not None and told.probability > 0.9
+    assert told.incident_opens and told.incident_ends and not story.entered()
+    story.at(75, "tag", 45)
+    assert story.entered() == [100]
+    assert story.state.cases["case-1"].possible == {}
+
+
+def test_one_wild_position_is_over_three_minutes_after_it() -> None:
+    story = begun(rings=ONE_RING)
+    story.at(60, "tag", 40)
+    for at_s in range(75, 400, 15):
+        story.at(at_s, "tag", 1500)
+        story.at(at_s, "phone", 0)
+        story.state = codec.decode(codec.encode(story.state))
+    told, over = near(story)
+    assert (over.demand, over.at_ms) == (Demand.RECORD, T0_MS + 240_000) and over.destinations == told.destinations
+    assert not story.entered()
+
+
+def test_who_is_known_to_be_within_a_wider_ring_is_told_of_anew() -> None:
+    story = begun()
+    for at_s in range(60, 480, 15):
+        story.at(at_s, "phone", 0)
+        story.at(at_s, "tag", 250)
+    story.at(480, "tag", 180, accuracy_m=60)
+    assert [one.demand for one in near(story)] == [Demand.NOTIFY] and 1000 in story.entered()
+    assert 100 not in story.entered()
+
+
+def test_where_somebody_was_sent_it_is_for_the_record() -> None:
+    story = begun()
+    for at_s in range(60, 360, 15):
+        story.at(at_s, "phone", 0)
+        story.at(at_s, "tag", max(180, 1500 - 6 * (at_s - 45)))
+    assert story.of(Kind.CONTACT_PREDICTED)
+    story.at(360, "tag", 180, accuracy_m=60)
+    told = near(story)
+    assert told and {(one.demand, one.destinations) for one in told} == {(Demand.RECORD, ())}
+    assert 100 not in story.entered()
+
+
+def test_a_notice_is_given_once_an_hour_and_the_record_has_the_rest() -> None:
+    story = begun(rings=ONE_RING)
+    for at_s in range(60, 4400, 15):
+        story.at(at_s, "phone", 0)
+        story.at(at_s, "tag", 40 if at_s in (60, 660, 4260) else 1500)
+    assert [one.demand for one in near(story) if one.doubt] == [Demand.NOTIFY, Demand.RECORD, Demand.NOTIFY]
+
+
+def test_her_phones_wild_position_hides_nobody() -> None:
+    story = begun()
+    for at_s in range(60, 300, 15):
+        story.at(at_s, "tag", max(30, 1500 - 10 * (at_s - 45)))
+        if at_s % 60 == 0:
+            story.at(at_s, "phone", 0 if at_s < 240 else 2500)
+    assert 100 in story.entered()
+
+
+def test_it_is_taken_back_when_the_order_is_over() -> None:
+    story = begun(rings=ONE_RING, valid_until_ms=T0_MS + 100_000)
+    story.at(60, "tag", 40)
+    story.tick(120)
+    assert [one.demand for one in near(story)] == [Demand.NOTIFY, Demand.RECORD]
+    assert story.state.cases["case-1"].possible == {}
+
+
+def stands(at_m: float) -> Story:
+    """He stands so far north of her for four minutes, and both report each minute."""
+    story = Story()
+    story.case()
+    for at_s in range(0, 300, 60):
+        story.at(at_s, "phone", 0)
+        story.at(at_s, "tag", at_m)
+    return story
+
+
+def test_who_leaps_away_may_still_be_there_and_go_on() -> None:
+    story = stands(200)
+    assert not near(story)
+    story.at(300, "tag", 900)
+    [told] = near(story)
+    # 200 m, less the ring, is less than a minute's walk at 2 m/s.
+    assert (told.demand, told.doubt, told.at_ms) == (Demand.NOTIFY, Doubt.JUMP, T0_MS + 300_000)
+    assert told.distance_mm is not None and 199_000 < told.distance_mm < 201_000
+    assert 100 not in story.entered()
+
+
+def test_who_goes_away_as_fast_as_before_is_gone() -> None:
+    story = Story()
+    story.case()
+    for at_s, north_m in ((0, 1200), (30, 900), (60, 600), (90, 300), (120, 600), (150, 900)):
+        story.at(at_s, "phone", 0)
+        story.at(at_s, "tag", north_m)
+    assert not near(story)
+
+
+def test_the_fourth_position_elsewhere_ends_what_a_leap_left_possible() -> None:
+    told = {}
+    for every_s in (10, 60):
+        story = stands(300)
+        for i in range(1, 5):
+            story.at(240 + every_s * i, "tag", 1500)
+        told[every_s] = [one.at_ms - T0_MS for one in near(story)]
+    # The ring is 95 s of walking away, by which time four positions 10 s apart have said that he is elsewhere.
+    assert told == {10: [], 60: [360_000]}
+
+
+def test_her_phone_that_leaps_away_doesnt_hide_who_comes_to_her_door() -> None:
+    story = stands(200)
+    story.at(290, "phone", -620)
+    assert not near(story)
+    story.at(300, "tag", 40)
+    [told] = near(story)
+    assert (told.demand, told.doubt) == (Demand.NOTIFY, Doubt.JUMP)
+    assert told.distance_mm is not None and told.distance_mm < 41_000 and 100 not in story.entered()

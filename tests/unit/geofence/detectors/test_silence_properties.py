@@ -1,0 +1,128 @@
+"""Silence decides by time, and yet it doesn't matter when anybody looks: ticks and restarts anywhere give the same alerts."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass, field
+
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from services.geofence.domain import codec, fold
+from services.geofence.domain.alerts import Kind
+from services.geofence.domain.detectors import silence
+from services.geofence.domain.entries import Body, Entry, Equipment, Tick
+from services.geofence.domain.rules import Rules
+from tandem.common.v1 import log_pb2
+from tests.support.geofence.stories import T0_MS, Story, circle
+
+REPORTS = 80
+
+
+@dataclass
+class Looked(Story):
+    """A story without the ticks of a running evaluator, but with others at these seconds."""
+
+    ticks_s: list[float] = field(default_factory=list)
+
+    def enter(self, at_s: float, body: Body) -> None:
+        while self.ticks_s and self.ticks_s[0] <= at_s:
+            self._step(self.ticks_s.pop(0), Tick())
+        self._step(at_s, body)
+
+    def _step(self, at_s: float, body: Body) -> None:
+        stamp_ms = T0_MS + round(at_s * 1000)
+        self.outputs += fold.step(self.state, Entry(self.state.sequence + 1, stamp_ms, body))
+
+
+def live(story: Story, seed: int, splits: frozenset[int] = frozenset()) -> Story:
+    """Two hours and more of two orders: reports with gaps of up to half an hour, events, amendments, a restart before each split."""
+    rng = random.Random(seed)
+    at_s = 0.0
+    story.case(at_s, valid_until_ms=T0_MS + 20_000_000)
+    for i in range(REPORTS):
+        if i in splits:
+            story.state = codec.decode(codec.encode(story.state))
+        at_s += rng.choice((5, 20, 60, 170, 200, 600, 1900))
+        device_id = rng.choice(("tag", "tag", "phone"))
+        match rng.randrange(10):
+            case 0:
+                persons = [log_pb2.ProtectedTarget(person_id="p", device_ids=rng.choice((["phone"], [], ["watch"])))]
+                places = [circle(rng.choice(("home", "work")), rng.uniform(-9000, 9000), 0, 20)]
+                tags = rng.choice((["tag"], ["tag", "spare"], []))
+                begins_ms = T0_MS + round(at_s * 1000) + rng.choice((-900_000, 400_000))
+                case = {"persons": persons, "places": places, "tag_device_ids": tags, "valid_from_ms": begins_ms}
+                story.case(at_s, version=i + 2, case=rng.choice("12"), **case)
+            case 1:
+                story.heard(at_s, device_id)
+            case 2:
+                event = rng.choice([one.value for one in sorted(Equipment, key=lambda one: one.value)])
+                story.says(at_s, device_id, event)
+            case 3:
+                story.enter(at_s, Rules(silent_notify_after_ms=rng.choice((400_000, 1_800_000))))
+            case _:
+                fix_s = at_s - rng.choice((0, 0, 0, 90, 400))
+                story.at(at_s, device_id, rng.uniform(-6000, 6000), fix_s=fix_s)
+    story.tick(at_s + 4000)
+    return story
+
+
+@given(st.integers(0, 100_000), st.sets(st.integers(0, REPORTS - 1), max_size=12))
+@settings(max_examples=60, deadline=None)
+def test_restarts_anywhere_change_nothing(seed: int, splits: set[int]) -> None:
+    whole, story = live(Story(), seed), live(Story(), seed, frozenset(splits))
+    assert story.outputs == whole.outputs
+    assert codec.encode(story.state) == codec.encode(whole.state)
+
+
+@given(st.integers(0, 100_000), st.lists(st.floats(0, 60_000), max_size=40))
+@example(5034, []).via("a ring that time alone entered was open from the tick on, and not from its own moment")
+@example(5050, []).via("a ring that time alone entered was taken for one that a late report entered")
+@example(4068, []).via("the same, with a second approach")
+@settings(max_examples=60, deadline=None)
+def test_ticks_at_any_moments_change_nothing_but_when_it_was_decided(seed: int, ticks_s: list[float]) -> None:
+    def essence(story: Story) -> list[tuple[object, ...]]:
+        return [
+            (a.kind, a.demand, a.at_ms, a.case_id, a.target_id, a.ring_mm, a.incident_opens, a.incident_ends)
+            for a in story.alerts
+        ]
+
+    whole = live(Story(), seed)
+    assert essence(live(Looked(), seed)) == essence(whole)
+    assert essence(live(Looked(ticks_s=sorted(ticks_s)), seed)) == essence(whole)
+
+
+def test_such_lives_hold_all_that_silence_can_tell() -> None:
+    kinds = {(one.kind, one.demand.name) for seed in range(30) for one in live(Story(), seed).alerts}
+    assert kinds >= {
+        (Kind.SILENT, "RECORD"),
+        (Kind.SILENT, "NOTIFY"),
+        (Kind.HEARD_AGAIN, "RECORD"),
+        (Kind.UNKNOWN_NEAR, "RECORD"),
+        (Kind.UNKNOWN_NEAR, "NOTIFY"),
+        (Kind.UNKNOWN_NEAR, "RESPOND"),
+        (Kind.PROTECTED_DEVICE_LOST, "NOTIFY"),
+        (Kind.PROTECTED_DEVICE_LOST, "RECORD"),
+    }
+
+
+@given(st.integers(0, 100_000))
+@settings(max_examples=30, deadline=None)
+def test_silence_leaves_no_more_behind_than_cases_and_devices(seed: int) -> None:
+    story = live(Story(), seed)
+    assert len(story.state.due) <= 4 + REPORTS
+    assert story.state.missed <= {"tag", "spare", "phone", "watch"}
+    story.tick(10_000_000)
+    assert not any(one.near or one.silent or one.lost or one.unseen for one in story.state.cases.values() if one.ended)
+
+
+@given(st.integers(0, 10_000))
+@settings(max_examples=30, deadline=None)
+def test_the_short_look_at_a_case_that_rests_says_what_the_whole_look_says(seed: int) -> None:
+    short = live(Story(), seed)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(silence, "rests_until", lambda *_: None)
+        whole = live(Story(), seed)
+    assert short.outputs == whole.outputs
+    assert codec.encode(short.state) == codec.encode(whole.state)

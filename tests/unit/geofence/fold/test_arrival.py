@@ -1,0 +1,206 @@
+"""What comes late, twice, out of order or with a wrong clock, told as stories."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from services.geofence import translate
+from services.geofence.domain import accounts, codec
+from services.geofence.domain.alerts import Doubt, Kind, Parked
+from services.geofence.domain.detectors import approach
+from services.geofence.domain.entries import Demand
+from services.ingest.domain import Position, Positions
+from services.ingest.translate import positions_entry
+from tandem.common.v1 import log_pb2
+from tests.support.geofence.stories import T0_MS, Story, place_e7
+
+
+def seconds(ms: int) -> float:
+    return (ms - T0_MS) / 1000
+
+
+def test_a_report_that_comes_late_is_folded_in_and_its_alert_says_so() -> None:
+    story = Story()
+    story.case()
+    for t in (0, 60, 120, 180, 240):
+        story.at(t, "phone", 0)
+        story.at(t, "tag", 5000)
+    story.at(300, "tag", 50, fix_s=100)
+    # Nothing could have gone there and back, so the desks look until another one agrees.
+    [wild] = [a for a in story.of(Kind.IMPLAUSIBLE) if a.demand is Demand.NOTIFY]
+    assert wild.late and wild.doubt is Doubt.JUMP and 100 not in story.entered()
+    story.at(301, "tag", 50, fix_s=101)
+    late = next(a for a in story.alerts if a.ring_mm == 100_000)
+    assert late.late and seconds(late.at_ms) == 100
+
+
+def test_a_report_older_than_two_hours_is_set_aside_with_a_reason() -> None:
+    story = Story()
+    story.case()
+    story.at(8000, "phone", 0)
+    story.at(8000, "tag", 50, fix_s=700)
+    assert story.outputs[-1] == Parked(story.state.sequence, "1 positions older than 2 h")
+    assert not story.entered()
+
+
+def test_a_fix_from_the_future_counts_as_of_its_arrival() -> None:
+    story = Story()
+    story.case()
+    story.at(0, "phone", 0)
+    story.at(10, "tag", 50, fix_s=100)
+    assert {seconds(a.at_ms) for a in story.alerts} == {10}
+
+
+def test_time_never_runs_backwards() -> None:
+    story = Story()
+    story.case()
+    story.tick(100)
+    story.tick(50)
+    assert story.state.now_ms == T0_MS + 100_000
+
+
+def test_no_line_joins_fixes_that_are_more_than_three_minutes_apart() -> None:
+    story = Story()
+    story.case()
+    for t in (0, 200):
+        story.at(t, "phone", 0)
+    story.at(0, "tag", -3000)
+    story.at(200, "tag", 3000)
+    assert not story.entered()
+
+
+def walk(seed: int) -> list[tuple[float, str, float, float]]:
+    rng = random.Random(seed)
+    north = {"tag": 2500.0, "phone": 0.0}
+    east = {"tag": 0.0, "phone": 0.0}
+    found = []
+    for i in range(120):
+        device = rng.choice(("tag", "phone"))
+        north[device] += rng.uniform(-120, 80 if device == "tag" else 120)
+        east[device] += rng.uniform(-80, 80)
+        found.append((i * 4.0, device, north[device], east[device]))
+    return found
+
+
+def tell(
+    reports: list[tuple[float, str, float, float]], arrive_s: list[float] | None = None, clear_after_s: int = 60
+) -> Story:
+    story = Story(clear_after_s=clear_after_s)
+    story.case()
+    for i, (fix_s, device, north_m, east_m) in enumerate(reports):
+        story.at(fix_s if arrive_s is None else arrive_s[i], device, north_m, east_m, fix_s=fix_s)
+    return story
+
+
+@given(st.integers(0, 10_000), st.integers(1, 40))
+@settings(max_examples=40, deadline=None)
+def test_a_state_that_was_stored_in_the_middle_goes_on_as_if_nothing_had_been(seed: int, every: int) -> None:
+    whole = tell(walk(seed))
+    story = Story()
+    story.case()
+    for i, (fix_s, device, north_m, east_m) in enumerate(walk(seed)):
+        if i % every == 0:
+            story.state = codec.decode(codec.encode(story.state))
+        story.at(fix_s, device, north_m, east_m)
+    assert story.outputs == whole.outputs
+    assert codec.encode(story.state) == codec.encode(whole.state)
+
+
+@given(st.integers(0, 10_000), st.floats(1, 12))
+@settings(max_examples=60, deadline=None)
+def test_sorting_out_what_is_out_of_reach_changes_no_decision(seed: int, scale: float) -> None:
+    reports = [(t, device, north_m * scale, east_m * scale) for t, device, north_m, east_m in walk(seed)]
+    sorted_out = tell(reports)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(approach, "_out_of_reach", lambda *_: False)
+        assert tell(reports).outputs == sorted_out.outputs
+
+
+@given(st.integers(0, 10_000))
+@settings(max_examples=40, deadline=None)
+def test_reports_sent_again_change_nothing(seed: int) -> None:
+    once, twice = tell(walk(seed)), Story()
+    twice.case()
+    for fix_s, device, north_m, east_m in walk(seed):
+        twice.at(fix_s, device, north_m, east_m)
+        twice.at(fix_s, device, north_m, east_m)
+    assert [(a.kind, a.at_ms, a.inside) for a in twice.alerts] == [(a.kind, a.at_ms, a.inside) for a in once.alerts]
+    assert twice.state.tracks["tag"].fixes == once.state.tracks["tag"].fixes
+
+
+@given(st.integers(0, 10_000), st.randoms(use_true_random=False))
+@settings(max_examples=40, deadline=None)
+def test_until_a_ring_is_cleared_the_order_of_arrival_does_not_matter_to_its_account(
+    seed: int, rng: random.Random
+) -> None:
+    reports = walk(seed)
+    shuffled = list(reports)
+    rng.shuffle(shuffled)
+    orders = []
+    for order in (reports, shuffled):
+        # Nothing is cleared in between: what a clearing has told stays told, whatever comes late.
+        story = tell(order, arrive_s=[600.0] * len(order), clear_after_s=3600)
+        case_state = story.state.cases["case-1"]
+        found = []
+        for ring in case_state.case.rings:
+            target = case_state.case.targets[0]
+            ring_state = case_state.ring(target, ring)
+            account = accounts.account(story.state, case_state, target, ring, story.state.now_ms)
+            found.append((account.inside, account.min_mm) if ring_state.open else None)
+        orders.append(found)
+    for one, other in zip(*orders, strict=True):
+        if one is not None and other is not None:
+            assert one == other
+
+
+def test_an_end_that_is_older_than_the_beginning_ends_nothing() -> None:
+    story = Story()
+    story.case()
+    story.says(100, "tag", "STRAP_OPEN")
+    story.says(110, "tag", "STRAP_CLOSED", event_s=50)
+    assert not story.alerts[-1].incident_ends
+    story.says(120, "tag", "STRAP_CLOSED")
+    assert story.alerts[-1].incident_ends
+
+
+def test_events_of_one_moment_end_in_the_same_order_after_a_restart() -> None:
+    ends = []
+    for restart in (False, True):
+        story = Story()
+        story.case(valid_until_ms=T0_MS + 100_000)
+        story.says(5, "tag", "STRAP_OPEN")
+        story.says(6, "phone", "PANIC_BUTTON")
+        story.says(7, "tag", "CASE_OPEN")
+        if restart:
+            story.state = codec.decode(codec.encode(story.state))
+        story.tick(200)
+        ends.append(story.alerts)
+    assert ends[0] == ends[1]
+
+
+def test_a_clock_that_is_ahead_makes_no_second_report_of_one_that_is_sent_again() -> None:
+    story = Story()
+    story.case()
+    story.at(0, "phone", 0)
+    story.at(10, "tag", 5000, fix_s=40, report_id="9")
+    story.at(20, "tag", 5100, fix_s=50, report_id="10")
+    story.at(60, "tag", 5000, fix_s=40, report_id="9")
+    assert [fix.report_id for fix in story.state.tracks["tag"].fixes] == ["9", "10"]
+
+
+def test_what_is_set_aside_of_one_batch_is_set_aside_once_with_all_reasons() -> None:
+    """PARKED takes one message of each entry."""
+    story = Story()
+    other = log_pb2.ProtectedTarget(person_id="q", device_ids=["phone2"])
+    story.case(7100, case="2", wearer_id="w2", persons=[other])
+    story.case(7200, version=2)  # the tag is another's now
+    batch = Positions.of([Position("tag", f"{at_s}", T0_MS + at_s * 1000, *place_e7(0), 5000) for at_s in (1, 7150)])
+    story.enter(7210, translate.entry_body(positions_entry(batch, 0).SerializeToString()))
+    reasons = ("1 positions older than 2 h", "1 positions from before their device changed hands")
+    assert [one for one in story.outputs if isinstance(one, Parked)] == [
+        Parked(story.state.sequence, "; ".join(reasons))
+    ]

@@ -1,0 +1,95 @@
+"""A ring that sends somebody is cleared by agreement: stories of who leaves, who doesn't, and of positions that err for a while."""
+
+from __future__ import annotations
+
+import pytest
+
+from services.geofence.domain.alerts import Alert, Kind
+from tests.support.geofence.stories import T0_MS, Story, circle
+
+
+def cleared(story: Story) -> list[tuple[int, float]]:
+    """Radius, metres, and second of each clearing's decision."""
+    return [(one.ring_mm // 1000, _s(one)) for one in story.of(Kind.RING_CLEARED)]
+
+
+def _s(alert: Alert) -> float:
+    return (alert.decided_at_ms - T0_MS) / 1000
+
+
+def test_the_four_newest_positions_of_each_side_must_say_so() -> None:
+    """He reports each 15 s and has been away for minutes; her phone, each minute, has to say four times where she is."""
+    story = Story()
+    story.case()
+    for at_s in range(0, 421, 15):
+        if at_s % 60 == 0:
+            story.at(at_s, "phone", 0)
+        story.at(at_s + 1, "tag", 60 if at_s < 120 else 500)
+    # Left between 106 and 121 s: her positions of 120, 180, 240 and 300 s say so, and his since then.
+    assert cleared(story) == [(100, 300)]
+
+
+def test_a_place_never_moves_so_that_only_the_wearer_has_to_say_it() -> None:
+    story = Story(clear_after_s=10)
+    story.case(persons=[], places=[circle("school", 0, 0, 30)])
+    story.at(0, "tag", 60)
+    for at_s in (15, 30, 45, 60):
+        assert not cleared(story)
+        story.at(at_s, "tag", 500)
+    assert cleared(story) == [(100, 60)]
+
+
+@pytest.mark.parametrize("wrong", [2, 3])
+def test_positions_that_err_for_a_minute_are_no_departure_and_no_second_arrival(wrong: int) -> None:
+    story = Story(clear_after_s=10)
+    story.case(persons=[], places=[circle("school", 0, 0, 30)])
+    for number in range(12):
+        story.at(20 * number, "tag", 300 if 5 <= number < 5 + wrong else 60)
+    assert story.entered() == [2000, 1000, 100]
+    assert not cleared(story)
+
+
+def test_who_seldom_reports_is_cleared_by_those_of_ten_minutes() -> None:
+    """Between his positions nothing is known for minutes, so that there never are four in ten minutes."""
+    story = Story()
+    story.case(persons=[], places=[circle("school", 0, 0, 30)])
+    story.at(0, "tag", 60)
+    for at_s in (500, 1000):
+        story.at(at_s, "tag", 500)
+        assert not cleared(story)
+    story.at(1070, "tag", 500)
+    assert cleared(story) == [(100, 1070)]
+
+
+def test_a_position_inside_in_those_ten_minutes_is_enough_to_wait() -> None:
+    story = Story()
+    story.case(persons=[], places=[circle("school", 0, 0, 30)])
+    for at_s, north_m in ((0, 60), (500, 60), (1000, 500), (1070, 500)):
+        story.at(at_s, "tag", north_m)
+    assert not cleared(story)
+    story.at(1140, "tag", 500)
+    assert cleared(story) == [(100, 1140)]
+
+
+def test_no_wider_ring_is_cleared_before_a_narrower_one() -> None:
+    """He is driven off, and her phone is slow: all rings are left together, and told of from the narrowest on."""
+    story = Story()
+    story.case()
+    for at_s in range(0, 481, 15):
+        if at_s % 60 == 0:
+            story.at(at_s, "phone", 0)
+        story.at(at_s + 1, "tag", 60 if at_s < 120 else min(60 + 20 * (at_s - 120), 5000))
+        radii = [radius for radius, _ in cleared(story)]
+        assert radii == [100, 1000, 2000][: len(radii)]
+    assert [radius for radius, _ in cleared(story)] == [100, 1000, 2000]
+    assert story.alerts[-1].incident_ends
+
+
+def test_a_ring_that_sends_nobody_is_cleared_after_its_minute() -> None:
+    story = Story()
+    story.case()
+    for at_s in range(0, 421, 60):
+        story.at(at_s, "phone", 0)
+        story.at(at_s + 1, "tag", 1900 if at_s < 60 else 2500)
+    # Known for sure until her position of 120 s, a minute after he was beyond; nobody waits for a fourth.
+    assert cleared(story) == [(2000, 121)]

@@ -1,0 +1,146 @@
+"""One log, one result: whatever lies between two checkpoints, and whichever version of Python folds it.
+
+The logs are those of all scenarios, and of days of real tracks (GeoLife). Every output counts to the last bit, and so does the
+state at the end.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from services.cli.simulate.backtest import Backtest
+from services.cli.simulate.files import Scenario
+from services.geofence.domain.entries import Body, Case, Demand, Entry, Positions, Ring, Target
+from services.geofence.domain.kinematics.geometry import PERSON
+from tests.support.geofence import geolife, scenarios
+from tests.support.geofence.fold_digests import digest
+
+ROOT = Path(__file__).parents[4]
+OTHERS = ("python3.12", "python3.13")
+SPACINGS = (0, 1, 7)
+SESSIONS = 6
+RINGS = (Ring(1_000_000, Demand.WARN), Ring(500_000, Demand.NOTIFY), Ring(100_000, Demand.RESPOND))
+BATCHES = (1, 2, 5)
+Log = list[Entry]
+
+
+class Recorded(Backtest):
+    """A back-test that keeps what goes into the log."""
+
+    def __init__(self, records: Scenario) -> None:
+        super().__init__(records)
+        self.entries: Log = []
+
+    def _enter(self, stamp_ms: int, body: Body) -> Iterator[dict[str, Any]]:
+        self.entries.append(Entry(self.state.sequence + 1, stamp_ms, body))
+        return super()._enter(stamp_ms, body)
+
+
+def log_of(path: Path) -> Log:
+    """The log of a scenario."""
+    scenario = scenarios.load(path)
+    recorded = Recorded(scenario.records)
+    list(recorded.begin(scenario.lines))
+    for line in scenario.lines:
+        list(recorded.arrive(line))
+    return recorded.entries
+
+
+def real_log(session: geolife.Session, batch: int) -> Log:
+    """The log of two people who met, reports in batches of this size."""
+    rows = geolife.merged(*geolife.session_tracks(session))
+    first_ms = round(rows[0][1].epoch_s * 1000)
+    person = Target("she", True, (geolife.PROTECTED_DEVICE_ID,), PERSON)
+    case = Case("c", 1, "o", "w", (geolife.WEARER_DEVICE_ID,), (person,), RINGS, first_ms - 1000, first_ms + 86_400_000)
+    entries = [Entry(1, first_ms, case)]
+    for first in range(0, len(rows), batch):
+        part = rows[first : first + batch]
+        times_ms = [round(fix.epoch_s * 1000) for _, fix in part]
+        body = Positions(
+            [device_id for device_id, _ in part],
+            [f"r{first + i}" for i in range(len(part))],
+            times_ms,
+            [round(fix.lat_deg * 1e7) for _, fix in part],
+            [round(fix.lon_deg * 1e7) for _, fix in part],
+            [5_000] * len(part),
+            0,
+        )
+        entries.append(Entry(len(entries) + 1, max(times_ms) + 300, body))
+    return entries
+
+
+@pytest.fixture(scope="module")
+def logs() -> list[Log]:
+    return [log_of(path) for path in scenarios.files()]
+
+
+@pytest.fixture(scope="module")
+def real_logs() -> list[Log]:
+    geolife.require_geolife()
+    sessions = sorted(geolife.load_sessions(), key=lambda one: one.t1_s - one.t0_s)[:SESSIONS]
+    return [real_log(session, batch) for session in sessions for batch in BATCHES]
+
+
+def check_spacings(logs: list[Log]) -> None:
+    for log in logs:
+        assert {digest(log, spacing) for spacing in SPACINGS} == {digest(log, 0)}
+
+
+def check_elsewhere(logs: list[Log], program: str, folder: Path) -> None:
+    found = shutil.which(program)
+    # Where a version manager has put a name on PATH for a version that isn't active, the name alone says nothing.
+    if not found or subprocess.run((found, "-c", ""), capture_output=True, check=False).returncode:
+        pytest.skip(f"there is no {program} on PATH")
+    (folder / "logs").write_bytes(pickle.dumps(logs, protocol=4))
+    command = (found, "-m", "tests.support.geofence.fold_digests", str(folder / "logs"), "0", "7")
+    done = subprocess.run(
+        command, cwd=ROOT, env={"PATH": os.environ["PATH"]}, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    here = [digest(log, 0) for log in logs]
+    assert [line.split() for line in done.stdout.splitlines()] == [[one, one] for one in here]
+
+
+def test_checkpoints_anywhere_change_nothing(logs: list[Log]) -> None:
+    assert sum(map(len, logs)) > 1000
+    check_spacings(logs)
+
+
+def test_checkpoints_anywhere_change_nothing_on_real_tracks(real_logs: list[Log]) -> None:
+    check_spacings(real_logs)
+
+
+@pytest.mark.parametrize("program", OTHERS)
+def test_another_python_says_the_same(logs: list[Log], program: str, tmp_path: Path) -> None:
+    check_elsewhere(logs, program, tmp_path)
+
+
+@pytest.mark.parametrize("program", OTHERS)
+def test_another_python_says_the_same_on_real_tracks(real_logs: list[Log], program: str, tmp_path: Path) -> None:
+    check_elsewhere(real_logs, program, tmp_path)
+
+
+def test_a_report_that_was_left_out_is_another_result(logs: list[Log]) -> None:
+    longest = max(logs, key=len)
+    assert digest(longest[:-1], 0) != digest(longest, 0)
+
+
+def test_the_digest_doesnt_rest_on_the_hash_seed(logs: list[Log], tmp_path: Path) -> None:
+    (tmp_path / "logs").write_bytes(pickle.dumps(logs, protocol=4))
+    command = (sys.executable, "-m", "tests.support.geofence.fold_digests", str(tmp_path / "logs"), "0")
+    said = {
+        subprocess.run(
+            command, cwd=ROOT, env={"PYTHONHASHSEED": seed}, capture_output=True, text=True, check=True
+        ).stdout
+        for seed in ("1", "2", "3")
+    }
+    assert said == {"".join(f"{digest(log, 0)}\n" for log in logs)}

@@ -1,0 +1,45 @@
+"""Ids say what came of an entry, not how much else came of it: a newer fold that finds more leaves the others' ids as they are."""
+
+from __future__ import annotations
+
+from services.geofence.domain.alerts import Alert, Kind
+from services.geofence.domain.decisions import Decisions
+from services.geofence.domain.entries import Case, Demand, Ring, Target
+from services.geofence.domain.kinematics.geometry import PERSON
+from services.geofence.domain.state import CaseState, State
+
+TARGET = Target("person", True, ("app",), PERSON)
+RING = Ring(100_000, Demand.RESPOND)
+
+
+def case_state() -> CaseState:
+    return CaseState(Case("case", 1, "order", "wearer", ("tag",), (TARGET,), (RING,), 0, 10**15))
+
+
+def decided(*found: tuple[Kind, Demand, Ring | None], sequence: int = 7, stamp_ms: int = 1_000) -> list[Alert]:
+    decisions = Decisions(State(partition=0, log_id="log"), sequence, stamp_ms)
+    one = case_state()
+    for kind, demand, ring in found:
+        decisions.alert(one, kind, demand, 1_000, target=TARGET, ring=ring)
+    return [alert for alert in decisions.out if isinstance(alert, Alert)]
+
+
+ENTERED = (Kind.RING_ENTERED, Demand.RESPOND, RING)
+MORE = (Kind.LOW_BATTERY, Demand.RECORD, None)
+
+
+def test_what_else_is_found_changes_no_id() -> None:
+    (alone,) = decided(ENTERED)
+    more, same = decided(MORE, ENTERED)
+    assert (same.alert_id, same.episode_id, same.incident_id) == (alone.alert_id, alone.episode_id, alone.incident_id)
+    assert more.alert_id != alone.alert_id
+
+
+def test_no_two_alerts_share_an_id() -> None:
+    found = decided(ENTERED, ENTERED, MORE, MORE) + decided(ENTERED, sequence=8)
+    assert len({alert.alert_id for alert in found}) == len(found)
+
+
+def test_an_entry_at_a_sequence_that_is_used_again_has_ids_of_its_own() -> None:
+    (lost,), (new,) = decided(ENTERED), decided(ENTERED, stamp_ms=1_001)
+    assert not {lost.alert_id, lost.episode_id, lost.incident_id} & {new.alert_id, new.episode_id, new.incident_id}

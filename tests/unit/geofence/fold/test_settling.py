@@ -1,0 +1,74 @@
+"""Episodes and incidents end in the entry that decides so, whatever the order in which cases came or are looked at."""
+
+from __future__ import annotations
+
+from services.geofence.domain import codec
+from services.geofence.domain.alerts import Alert, Kind, Parked
+from services.geofence.domain.decisions import Decisions
+from services.geofence.domain.entries import Demand
+from services.geofence.domain.rules import Rules
+from tandem.common.v1 import log_pb2
+from tests.support.geofence.stories import T0_MS, Story
+
+
+def silent_under_two_orders() -> Story:
+    story = Story()
+    story.case(case="2")
+    story.case(case="1")
+    story.at(0, "phone", 0)
+    story.at(0, "tag", 20_000)
+    return story
+
+
+def test_new_rules_decide_on_all_cases_in_one_order_before_and_after_a_checkpoint() -> None:
+    story, restored = silent_under_two_orders(), silent_under_two_orders()
+    for one in (story, restored):
+        one.tick(700)
+        if one is restored:
+            one.state = codec.decode(codec.encode(one.state))
+        one.enter(701, Rules(rules_id="next", silent_notify_after_ms=300_000))
+    assert story.outputs == restored.outputs
+    assert [one.case_id for one in story.of(Kind.SILENT) if one.demand is Demand.NOTIFY] == ["case-1", "case-2"]
+
+
+def test_what_time_decides_under_two_orders_at_one_moment_is_one_incident() -> None:
+    story = silent_under_two_orders()
+    story.tick(1900)
+    told = [one for one in story.of(Kind.SILENT) if one.demand is Demand.NOTIFY]
+    assert len(told) == 2 and len({one.incident_id for one in told}) == 1
+    ends = [one for one in story.alerts if one.incident_id == told[0].incident_id and one.incident_ends]
+    assert len(ends) == 1 and not story.state.incidents
+
+
+def test_contact_that_tells_of_the_silence_of_others_ends_what_it_opens() -> None:
+    """His tag is given to somebody else; the first report of her phone then finds that he isn't heard."""
+    story = Story()
+    story.case()
+    story.at(0, "phone", 0)
+    for i in range(40):
+        story.at(i * 60, "tag", 20_000)
+    assert story.state.cases["case-1"].lost
+    other = log_pb2.ProtectedTarget(person_id="q", device_ids=["phone2"])
+    story.case(2401, case="2", wearer_id="w2", persons=[other])
+    told = len(story.alerts)
+    story.heard(2402, "phone")
+    assert any(one.demand is Demand.NOTIFY for one in story.alerts[told:])
+    assert not story.state.incidents and story.alerts[-1].incident_ends
+    story.case(2403, version=2, tag_device_ids=["tag9"])
+    story.tick(12_000)
+
+
+def test_an_incident_that_could_only_end_by_a_defect_is_told_of_and_stops_nobody() -> None:
+    story = Story()
+    story.case()
+    state = story.state
+    before = Decisions(state, 100, 0)
+    before.alert(state.cases["case-1"], Kind.SILENT, Demand.NOTIFY, T0_MS)  # and isn't settled
+    [opened] = [one for one in before.out if isinstance(one, Alert)]
+    after = Decisions(state, 101, 0)
+    after.settle(state.cases["case-1"])
+    parked, over = after.out
+    assert parked == Parked(101, "an incident ended without an alert")
+    assert isinstance(over, Alert) and over.demand is Demand.RECORD and over.incident_ends
+    assert (over.incident_id, over.episode_id) == (opened.incident_id, opened.episode_id)
+    assert not state.incidents and not state.cases["case-1"].episode_id

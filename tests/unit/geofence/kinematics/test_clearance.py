@@ -1,0 +1,246 @@
+"""Balls within which nothing can matter: they save the look at nearly all reports, and change no decision."""
+
+from __future__ import annotations
+
+import math
+import random
+from dataclasses import dataclass
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from services.geofence.domain import codec
+from services.geofence.domain.alerts import Doubt, Kind
+from services.geofence.domain.entries import Body, Positions
+from services.geofence.domain.kinematics import safe_region
+from services.geofence.domain.kinematics.track import Clearance
+from services.geofence.domain.rules import Rules
+from services.geofence.domain.state import State
+from tandem.common.v1 import geometry_pb2, log_pb2
+from tests.support.geofence.stories import Story, circle, polygon
+
+Reports = list[tuple[float, str, float, float, float, float]]
+"""When it arrives, device, north and east, metres, second of the fix, accuracy."""
+
+
+@dataclass
+class Counting(Story):
+    """A story that counts the reports that found a ball of their device."""
+
+    held: int = 0
+
+    def enter(self, at_s: float, body: Body) -> None:
+        if isinstance(body, Positions):
+            self.held += body.device_ids[0] in balls_of(self.state)
+        super().enter(at_s, body)
+
+
+def balls_of(state: State) -> dict[str, Clearance]:
+    """By device, of those that have one."""
+    return {device_id: track.clearance for device_id, track in state.tracks.items() if track.clearance}
+
+
+class Whole(Story):
+    """A story in which each report is looked at whole."""
+
+    def enter(self, at_s: float, body: Body) -> None:
+        super().enter(at_s, body)
+        safe_region.drop_all(self.state)
+
+
+@dataclass
+class Restored(Story):
+    """A story whose evaluator goes on from a checkpoint now and then."""
+
+    seed: int = 0
+
+    def enter(self, at_s: float, body: Body) -> None:
+        super().enter(at_s, body)
+        if random.Random(self.state.sequence * 1_000_003 + self.seed).random() < 0.1:
+            self.state = codec.decode(codec.encode(self.state))
+
+
+def travels(seed: int) -> Reports:
+    """Two wearers and a person who go towards each other and away, with jumps, gaps, delays and disorder."""
+    rng = random.Random(seed)
+    north = {"tag": 12_000.0, "phone": 0.0, "tag2": -9000.0}
+    east = dict.fromkeys(north, 0.0)
+    mps = {"tag": rng.choice((4, 15, 40)), "phone": rng.choice((1, 10)), "tag2": rng.choice((2, 25))}
+    last_s = dict.fromkeys(north, 0.0)
+    towards = 1.0
+    reports: Reports = []
+    at_s = 0.0
+    for _ in range(150):
+        at_s += rng.choice((1, 5, 15, 15, 40))
+        device = rng.choice(("tag", "tag", "phone", "tag2"))
+        if rng.random() < 0.05:
+            towards = rng.choice((1.0, 1.0, 0.0, -1.0))
+        moved_m = mps[device] * (at_s - last_s[device]) * (towards if device != "phone" else rng.uniform(-1, 1))
+        last_s[device] = at_s
+        there = 0.0 if device == "phone" else north["phone"]
+        north[device] += moved_m if there > north[device] else -moved_m
+        east[device] += rng.uniform(-30, 30)
+        jump_m = 6000.0 if rng.random() < 0.02 else 0.0
+        late_s = rng.choice((0, 0, 0, 2, 30, 200))
+        accuracy_m = rng.choice((5, 20, 300))
+        reports.append((at_s + late_s, device, north[device] + jump_m, east[device], at_s, accuracy_m))
+    return sorted(reports)
+
+
+def tell(story: Story, reports: Reports) -> Story:
+    story.case()
+    for i, (at_s, device, north_m, east_m, fix_s, accuracy_m) in enumerate(reports):
+        if i == 20:
+            square = polygon("yard", (3000, 500), (3000, 900), (3400, 900), (3400, 500))
+            case = {"wearer_id": "w2", "tag_device_ids": ["tag2"], "places": [circle("home", -5000, 0, 50), square]}
+            story.case(at_s, case="2", **case)
+        if i == 90:
+            watch = [log_pb2.ProtectedTarget(person_id="p", device_ids=["watch", "phone"])]
+            story.case(at_s, version=2, persons=watch, places=[circle("work", 4000, 0, 30)])
+        story.at(at_s, device, north_m, east_m, fix_s=fix_s, accuracy_m=accuracy_m)
+    return story
+
+
+@given(st.integers(0, 100_000))
+@settings(max_examples=80, deadline=None)
+def test_what_the_balls_sort_out_changes_no_decision(seed: int) -> None:
+    reports = travels(seed)
+    story, whole = tell(Story(), reports), tell(Whole(), reports)
+    assert story.outputs == whole.outputs
+    assert codec.encode(story.state) == codec.encode(whole.state)
+
+
+def leap(story: Story, seed: int) -> Story:
+    """A wearer who goes about her home and a place, and a tag and a phone that are kilometres off for a few reports at a time."""
+    rng = random.Random(seed)
+    rings = [geometry_pb2.Ring(radius_m=100, action=geometry_pb2.RESPOND)]
+    changes: dict[str, object] = {"rings": rings} if rng.random() < 0.5 else {}
+    story.case(0, "1", places=[circle("home", -4000, 0, 50)], **changes)
+    at_s, mps, heading = 0.0, rng.choice((0.0, 0.3, 0.5, 1.5, 12)), rng.uniform(0, math.tau)
+    away_m = rng.uniform(120, rng.choice((250, 1000, 4000)))
+    his = [away_m * math.cos(heading), away_m * math.sin(heading)]
+    off: dict[str, tuple[float, float]] = {}
+    left = dict.fromkeys(("tag", "phone"), 0)
+
+    def report(device: str, north_m: float, east_m: float) -> None:
+        left[device] -= 1
+        if left[device] < 0:
+            off[device] = (0.0, 0.0)
+            if rng.random() < 0.08:
+                left[device] = rng.randint(0, 4)
+                off[device] = (rng.uniform(-15_000, 15_000), rng.uniform(-15_000, 15_000))
+        north_m, east_m = north_m + off[device][0], east_m + off[device][1]
+        story.at(at_s, device, north_m, east_m, accuracy_m=rng.choice((5, 5, 20)))
+
+    for i in range(100):
+        step_s = rng.choice((15, 15, 60, 600 if rng.random() < 0.1 else 15))
+        at_s += step_s
+        heading = rng.uniform(0, math.tau) if rng.random() < 0.1 else heading
+        his[0] += mps * step_s * math.cos(heading)
+        his[1] += mps * step_s * math.sin(heading)
+        if i % 4 == 0:
+            report("phone", 0, 0)
+        report("tag", *his)
+        if i == 40:
+            story.enter(at_s, Rules(rules_id="next", reach_mps=rng.choice((5, 14, 40))))
+    return story
+
+
+@given(st.integers(0, 100_000))
+@settings(max_examples=60, deadline=None)
+def test_who_leapt_is_told_of_whether_balls_sort_out_or_not_and_after_any_checkpoint(seed: int) -> None:
+    story, whole, restored = leap(Story(), seed), leap(Whole(), seed), leap(Restored(seed=seed), seed)
+    assert story.outputs == whole.outputs
+    assert story.outputs == restored.outputs
+    assert codec.encode(story.state) == codec.encode(whole.state) == codec.encode(restored.state)
+
+
+@given(st.integers(0, 100_000))
+@settings(max_examples=30, deadline=None)
+def test_an_evaluator_that_goes_on_from_a_checkpoint_decides_the_same(seed: int) -> None:
+    reports = travels(seed)
+    story, restored = tell(Story(), reports), tell(Restored(seed=seed), reports)
+    assert story.outputs == restored.outputs
+    assert codec.encode(story.state) == codec.encode(restored.state)
+
+
+def test_the_leaps_are_told_of_and_sorted_out() -> None:
+    told = held = 0
+    for seed in range(20):
+        story = Counting()
+        leap(story, seed)
+        told += len([one for one in story.of(Kind.UNKNOWN_NEAR) if one.doubt is Doubt.JUMP])
+        held += story.held
+    assert told > 5 and held > 50
+
+
+def test_the_travels_enter_rings_and_are_sorted_out() -> None:
+    entered = held = 0
+    for seed in range(10):
+        story = Counting()
+        tell(story, travels(seed))
+        entered += len(story.of(Kind.RING_ENTERED))
+        held += story.held
+    assert entered > 20 and held > 50
+
+
+def test_who_goes_about_far_off_keeps_one_ball_and_who_comes_near_has_none() -> None:
+    story = Story()
+    story.case()
+    for i in range(20):
+        story.at(i * 15, "phone", 0, 20 * (i % 3))
+        story.at(i * 15 + 1, "tag", 20_000, 20 * (i % 3))
+    balls = balls_of(story.state)
+    assert balls.keys() == {"tag", "phone"}
+    apart_m = 20_000 - sum(ball.free_mm for ball in balls.values()) / 1000
+    assert apart_m > 2000 + 1800  # the widest ring, and how far a movement is predicted
+    story.at(301, "tag", 20_000)
+    assert balls_of(story.state) == balls
+    story.at(600, "tag", 3000)
+    assert not balls_of(story.state)
+
+
+def both(reports: Reports) -> list[int]:
+    """Rings entered, the same whether balls sort out or not."""
+    found = []
+    for story in (Story(), Whole()):
+        story.case()
+        for at_s, device, north_m, east_m, fix_s, accuracy_m in reports:
+            story.at(at_s, device, north_m, east_m, fix_s=fix_s, accuracy_m=accuracy_m)
+        found.append(story)
+    assert found[0].outputs == found[1].outputs
+    return found[0].entered()
+
+
+def test_where_a_late_report_was_counts_for_the_other_sides_next() -> None:
+    """He was 1.5 km from her way between two reports of hers, and 3.8 km from each end of it."""
+    here = [(0.0, "phone", 0.0, 0.0, 0.0, 5.0), (1.0, "tag", 20_000.0, 0.0, 1.0, 5.0)]
+    late = [(160.0, "tag", 20_000.0, 0.0, 160.0, 5.0), (165.0, "tag", 1500.0, 3500.0, 85.0, 5.0)]
+    assert both([*here, (2.0, "phone", 0, 0, 2, 5), *late, (171.0, "phone", 0, 7000, 171, 5)]) == [2000]
+
+
+def test_where_she_was_before_a_late_ball_was_made_counts() -> None:
+    """She was far out and back again before his reports of that time came."""
+    hers = [(1.0, "phone", 0.0, 0.0, 1.0, 5.0), (201.0, "phone", 500.0, 0.0, 170.0, 5.0)]
+    hers += [(202.0, "phone", 13_500.0, 0.0, 200.0, 5.0), (260.0, "phone", 0.0, 0.0, 260.0, 5.0)]
+    his = [(261.0, "tag", 20_000.0, 0.0, 170.0, 5.0), (265.0, "tag", 12_200.0, 0.0, 215.0, 5.0)]
+    assert both([hers[0], (100.0, "tag", 20_000.0, 0.0, 100.0, 5.0), *hers[1:], *his])[:1] == [2000]
+
+
+def test_a_step_past_a_ball_is_looked_at_by_both() -> None:
+    """He passes 5 km beside where she was last, and 2 km beside where she was by then."""
+    before = [(0.0, "tag", 30_000.0, 5000.0, 0.0, 5.0), (1.0, "phone", 0.0, 0.0, 1.0, 5.0)]
+    before += [(5.0, "tag", 30_000.0, 5000.0, 5.0, 5.0), (10.0, "phone", 0.0, 0.0, 10.0, 5.0)]
+    assert both([*before, (170.0, "tag", -30_000, 5000, 170, 5), (175.0, "phone", 0, 7000, 175, 5)]) == [2000]
+
+
+def test_what_is_vague_holds_no_ball() -> None:
+    story = Story()
+    story.case()
+    held = []
+    for at_s, accuracy_m in ((0, 5), (20, 1000), (40, 4000), (60, 5), (80, 5)):
+        story.at(at_s, "phone", 0)
+        story.at(at_s + 1, "tag", 20_000, accuracy_m=accuracy_m)
+        held.append("tag" in balls_of(story.state))
+    # Until his first report he was unseen; of a vague one the next may join two from before, and the step from it is one too.
+    assert held == [False, False, False, False, True]

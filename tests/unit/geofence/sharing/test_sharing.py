@@ -1,0 +1,173 @@
+"""Who may see whose position live: the tables, and the ends of a share."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+
+from services.common.privacy.grounds import LEGAL_BASES, Kind
+from services.common.rpc.errors import FailedPrecondition, InvalidField, PermissionDenied
+from services.common.rpc.identity import Role
+from services.geofence.domain import sharing
+from services.geofence.domain.entries import Case, Demand, Ring, Target
+from services.geofence.domain.kinematics.geometry import PERSON, Disc, ecef_mm, lat_lon_deg
+from services.geofence.domain.kinematics.track import Fix, Track
+from services.geofence.domain.sharing import Asked, End, Share, Subject
+from services.geofence.domain.state import CaseState, Incident, State
+
+NOW_MS = 1_780_000_000_000
+HIM, HER = Subject(Kind.WEARER, "w"), Subject(Kind.PROTECTED_PERSON, "p")
+POLICE, PROBATION = Role.ROLE_NPA_DESK, Role.ROLE_MOJ_DESK
+
+
+def case(order: str = "o", person: str = "p", device: str = "d") -> Case:
+    return Case(
+        case_id=f"case-{order}",
+        version=1,
+        order_id=order,
+        wearer_id="w",
+        tag_device_ids=("t",),
+        targets=(Target(person, True, (device,), PERSON),),
+        rings=(Ring(100_000, Demand.RESPOND),),
+        valid_from_ms=NOW_MS - 1_000_000,
+        valid_until_ms=NOW_MS + 1_000_000,
+    )
+
+
+def state(*cases: Case, open_in: str = "case-o") -> State:
+    found = State(0, now_ms=NOW_MS, cases={one.case_id: CaseState(one) for one in cases or (case(),)})
+    found.incidents["w"] = Incident("i", [open_in])
+    return found
+
+
+def asked(
+    *subjects: Subject, incident: str = "i", order: str = "", basis: str = "STALKING_9_1_3_2", in_ms: int = 60_000
+) -> Asked:
+    return Asked("" if order else incident, order, basis, subjects or (HIM,), NOW_MS + in_ms)
+
+
+def allowed(role: Role.ValueType, one: Asked) -> bool:
+    try:
+        sharing.check(one, role, NOW_MS)
+    except PermissionDenied:
+        return False
+    return True
+
+
+def test_only_desks_and_only_the_police_may_ask_for_a_protected_person() -> None:
+    for role in Role.values():
+        assert allowed(role, asked(HIM)) == (role in (POLICE, PROBATION))
+        assert allowed(role, asked(HER)) == allowed(role, asked(HIM, HER)) == (role == POLICE)
+
+
+def test_what_each_article_opens_is_this_table() -> None:
+    # During an incident: him, her; under an order alone: him, her.
+    expected = {basis.code: (True, True, False, False) for basis in LEGAL_BASES} | {
+        "STALKING_9_1_3": (False, False, False, False),
+        "TAG_16_2": (True, False, True, False),
+        "TAG_31_8_2": (True, False, True, False),
+        "TAG_DECREE_23_10": (True, True, True, False),
+    }
+    del expected["STALKING_17_6"]  # not in force yet
+    for code, opens in expected.items():
+        found = [allowed(POLICE, asked(one, order=order, basis=code)) for order in ("", "o") for one in (HIM, HER)]
+        assert tuple(found) == opens, code
+
+
+@pytest.mark.parametrize(
+    ("one", "field"),
+    [
+        (asked(basis=""), "legal_basis"),
+        (asked(basis="BECAUSE"), "legal_basis"),
+        (asked(basis="STALKING_17_6"), "legal_basis"),
+        (asked(HIM, HIM), "subjects"),
+        (asked(*(Subject(Kind.WEARER, str(n)) for n in range(sharing.SUBJECTS_MOST + 1))), "subjects"),
+        (dataclasses.replace(asked(), subjects=()), "subjects"),
+        (asked(in_ms=0), "expires_at"),
+        (asked(in_ms=sharing.LONGEST_MS + 1), "expires_at"),
+    ],
+)
+def test_a_request_without_its_grounds_names_what_lacks(one: Asked, field: str) -> None:
+    with pytest.raises(InvalidField) as refused:
+        sharing.check(one, POLICE, NOW_MS)
+    assert refused.value.field == field
+
+
+def test_each_subject_is_shared_under_the_order_that_names_it() -> None:
+    two = state(case(), case("o2", "p2", "d2"))
+    two.incidents["w"].case_ids.append("case-o2")
+    found = sharing.shares(two, asked(HIM, HER, Subject(Kind.PROTECTED_PERSON, "p2")))
+    assert [one.order_id for one in found] == ["o", "o", "o2"]
+    assert {one.incident_id for one in found} == {"i"}
+
+
+def test_what_nobody_threatens_is_not_shared_for_another_ones_incident() -> None:
+    other = Subject(Kind.PROTECTED_PERSON, "p2")
+    two = state(case(), case("o2", "p2", "d2"))
+    with pytest.raises(FailedPrecondition):
+        sharing.shares(two, asked(other))
+    assert sharing.shares(two, asked(incident="another")) == ()
+    assert sharing.shares(two, asked(order="another")) == ()
+
+
+def test_the_police_see_a_protected_place_during_its_incident_and_nobody_else_ever() -> None:
+    shape = Disc((1_000.0, 2_000.0, 3_000.0), 50_000.0)
+    here = state(dataclasses.replace(case(), targets=(*case().targets, Target("home", False, (), shape))))
+    home = Subject(Kind.ORDER, "o/home")
+    for role in Role.values():
+        assert allowed(role, asked(home)) == (role == POLICE)
+        assert not allowed(role, asked(home, order="o")), "nobody needs it while nobody approaches"
+    (found,) = sharing.shares(here, asked(home, basis="TAG_DECREE_23_10"))
+    seen = sharing.look(here, found)
+    assert (seen.fix, seen.unknown, seen.place) == (None, False, shape) and shape.around == (shape.centre, 50_000.0)
+    assert sharing.end_of(here, found, NOW_MS) is None
+    assert sharing.end_of(state(), found, NOW_MS) is End.WITHDRAWN
+    for other in ("o/school", "o2/home", "o"):
+        with pytest.raises(FailedPrecondition):
+            sharing.shares(here, asked(Subject(Kind.ORDER, other)))
+
+
+def share(subject: Subject = HIM, incident: str = "i") -> Share:
+    return Share(subject, "case-o", "o", "w", incident, NOW_MS + 60_000)
+
+
+def test_a_share_ends_with_what_it_rests_on() -> None:
+    for one in (share(HIM), share(HER), share(HIM, incident="")):
+        assert sharing.end_of(state(), one, NOW_MS) is None
+        assert sharing.end_of(state(), one, NOW_MS + 60_000) is End.EXPIRED
+        assert sharing.end_of(state(), one, NOW_MS + 1_000_000) is End.ORDER_ENDED
+        assert sharing.end_of(state(), one, NOW_MS - 1_000_001) is End.ORDER_ENDED
+        over = state()
+        over.cases["case-o"].ended = True
+        assert sharing.end_of(over, one, NOW_MS) is End.ORDER_ENDED
+        assert sharing.end_of(State(0), one, NOW_MS) is End.ORDER_ENDED
+    without = state(dataclasses.replace(case(), targets=()))
+    assert sharing.end_of(without, share(HER), NOW_MS) is End.WITHDRAWN
+    assert sharing.end_of(without, share(HIM), NOW_MS) is None
+    untagged = state(dataclasses.replace(case(), tag_device_ids=()))
+    assert sharing.end_of(untagged, share(HIM), NOW_MS) is End.WITHDRAWN
+
+
+def test_an_incident_that_goes_on_for_another_ends_hers_and_not_his() -> None:
+    going_on = state(case(), case("o2", "p2", "d2"), open_in="case-o2")
+    assert sharing.end_of(going_on, share(HIM), NOW_MS) is None
+    assert sharing.end_of(going_on, share(HER), NOW_MS) is End.INCIDENT_ENDED
+    going_on.incidents["w"] = Incident("the next one", ["case-o"])
+    assert sharing.end_of(going_on, share(HIM), NOW_MS) is End.INCIDENT_ENDED
+
+
+def test_a_position_is_known_for_three_minutes() -> None:
+    one = state()
+    assert sharing.look(one, share()) == sharing.Seen(None, unknown=True)
+    fix = Fix(NOW_MS - 180_000, NOW_MS - 180_000, "r", *ecef_mm(375_000_000, 1_270_000_000), 5_000)
+    one.tracks["t"] = Track([fix])
+    assert sharing.look(one, share()) == sharing.Seen(fix, unknown=False)
+    one.now_ms += 1
+    assert sharing.look(one, share()) == sharing.Seen(fix, unknown=True)
+
+
+@pytest.mark.parametrize("lat_e7", [-600_000_001, -1, 0, 337_654_321, 375_000_000, 599_999_999])
+@pytest.mark.parametrize("lon_e7", [-1_799_999_999, 0, 1_270_000_001, 1_800_000_000])
+def test_coordinates_come_back_from_the_fold_as_they_went_in(lat_e7: int, lon_e7: int) -> None:
+    assert lat_lon_deg(ecef_mm(lat_e7, lon_e7)) == pytest.approx((lat_e7 / 1e7, lon_e7 / 1e7), abs=1.1e-7)

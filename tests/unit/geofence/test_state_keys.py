@@ -1,0 +1,72 @@
+"""Keys of checkpoints and digests: who lacks them can neither make nor try out a hash, and a change of key is no difference."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from services.common.messaging.cursors import StreamCursor
+from services.common.rpc.errors import FailedPrecondition
+from services.geofence import state_keys
+from services.geofence.domain import codec
+from services.geofence.domain.state import State
+from services.geofence.settings import Settings
+from services.geofence.state_keys import StateKeys
+from services.geofence.store import CheckpointStore, Footing
+
+OLD, NEW = b"o" * 32, b"n" * 32
+OPEN = codec.outline(State(0, sequence=5_000))
+
+
+def test_a_digest_says_nothing_to_who_guesses_what_it_is_of() -> None:
+    digest = StateKeys([OLD]).digest(0, 5_000, OPEN)
+    guesses = [hashlib.sha256(OPEN).hexdigest(), StateKeys([NEW]).digest(0, 5_000, OPEN).decode()]
+    assert not any(guess.rpartition(".")[2] in digest.decode() for guess in guesses)
+
+
+def test_two_evaluators_with_one_key_compare_the_same_place_alone() -> None:
+    mine, theirs = StateKeys([OLD]), StateKeys([OLD])
+    digest = theirs.digest(0, 5_000, OPEN)
+    assert mine.is_same(digest, 0, 5_000, OPEN) is True
+    assert mine.is_same(digest, 0, 5_000, OPEN + b" ") is False
+    assert mine.is_same(digest, 0, 10_000, OPEN) is False
+    assert mine.is_same(digest, 1, 5_000, OPEN) is False
+
+
+def test_while_a_key_is_changed_nothing_differs() -> None:
+    before, after = StateKeys([OLD]), StateKeys([OLD, NEW])
+    assert after.is_same(before.digest(0, 5_000, OPEN), 0, 5_000, OPEN) is True
+    assert before.is_same(after.digest(0, 5_000, OPEN), 0, 5_000, OPEN) is None
+    for strange in (b"", b".", b"\xff\xfe", hashlib.sha256(OPEN).hexdigest().encode()):
+        assert before.is_same(strange, 0, 5_000, OPEN) is None
+
+
+def test_a_checkpoint_is_known_by_each_key_that_is_kept(tmp_path: Path) -> None:
+    store = CheckpointStore(tmp_path, StateKeys([OLD]))
+    store.save(0, Footing(StreamCursor(10, 1, "0" * 16), None, None), codec.encode(State(0, sequence=10)))
+    (checkpoint,) = store.found(0)
+    assert CheckpointStore(tmp_path, StateKeys([OLD, NEW])).read(checkpoint, "")
+    assert CheckpointStore(tmp_path, StateKeys([NEW])).read(checkpoint, "") is None
+
+
+def test_a_file_of_keys_holds_one_a_line(tmp_path: Path) -> None:
+    path = tmp_path / "state.key"
+    path.write_text(f"{OLD.hex()}\n{NEW.hex()}\n")
+    assert state_keys.read(path).digest(0, 1, OPEN) == StateKeys([OLD, NEW]).digest(0, 1, OPEN)
+    for bad in ("", "00", "not hex", OLD.hex() + "0"):
+        path.write_text(bad)
+        with pytest.raises(FailedPrecondition, match=r"state\.key holds no keys"):
+            state_keys.read(path)
+    with pytest.raises(FailedPrecondition):
+        state_keys.read(tmp_path / "absent")
+
+
+def test_off_loopback_there_is_no_evaluator_without_a_key(tmp_path: Path) -> None:
+    tls = {f"tls_{name}": tmp_path / name for name in ("cert", "key", "ca")}
+    with pytest.raises(ValidationError, match="TANDEM_STATE_KEY"):
+        Settings(host="10.0.0.1", **tls)  # type: ignore[arg-type]
+    given = Settings(host="10.0.0.1", state_key=tmp_path / "state.key", **tls)  # type: ignore[arg-type]
+    assert given.state_key == tmp_path / "state.key"

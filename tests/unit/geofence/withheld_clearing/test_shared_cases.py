@@ -1,0 +1,37 @@
+"""Stories of the decision that are kept beside the project, where they are there: accounts hold what their limits say."""
+
+from __future__ import annotations
+
+import gzip
+from pathlib import Path
+
+import pytest
+
+from services.cli.simulate import backtest
+from tests.support.geofence.geolife import data_root, parse_rfc3339
+
+LIMITS_S = {
+    "00b_inside_5h_47s": 17_690,
+    "49a_backfill_1h_no_passby": 1_100,
+    "49b_backfill_after_a_later_passby": 1_100,
+    "50_offline_while_inside_backfill": 1_500,
+    "51_5min_offline_backfill_90s": 170,
+}
+"""By story: how much time within 100 m the account of some episode must hold at least, seconds."""
+
+
+@pytest.mark.parametrize("name", LIMITS_S)
+def test_an_account_of_the_nearest_ring_holds_the_time_inside(name: str, tmp_path: Path) -> None:
+    folder = data_root() / "cases" / name
+    if not folder.is_dir():
+        pytest.skip(f"no stories in {folder.parent}; set TANDEM_SHARED_DATA to the folder that holds cases/")
+    reports = tmp_path / "reports.ndjson"
+    reports.write_bytes(gzip.decompress((folder / "reports.ndjson.gz").read_bytes()))
+    accounts = [
+        alert
+        for alert in backtest.run(folder / "scenario.json", reports)
+        if alert["ring_m"] == 100 and alert.get("inside") is not None
+    ]
+    inside_s = [sum(parse_rfc3339(to) - parse_rfc3339(from_) for from_, to in one["inside"]) for one in accounts]
+    print(f"{name}: {max(inside_s):.1f} s")
+    assert max(inside_s) > LIMITS_S[name]

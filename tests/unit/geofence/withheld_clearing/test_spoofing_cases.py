@@ -1,0 +1,27 @@
+"""Shared stories of spoofed tags, where they are present: no ring is cleared, and the desks are told."""
+
+from __future__ import annotations
+
+import gzip
+from pathlib import Path
+
+import pytest
+
+from services.cli.simulate import backtest
+from tests.support.geofence.geolife import data_root
+
+CASES = ("26b_spoof_away_while_inside", "26c_spoof_1400m_15s")
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_no_ring_that_demands_a_response_is_cleared(name: str, tmp_path: Path) -> None:
+    folder = data_root() / "cases" / name
+    if not (folder / "scenario.json").is_file():
+        pytest.skip(f"the shared story {folder} isn't there; set TANDEM_SHARED_DATA to the folder that holds cases/")
+    reports = tmp_path / "reports.ndjson"
+    reports.write_bytes(gzip.decompress((folder / "reports.ndjson.gz").read_bytes()))
+    alerts = list(backtest.run(folder / "scenario.json", reports))
+    assert not [one for one in alerts if one["kind"] == "RING_CLEARED"]
+    told = [(one["target_id"], one["demand"]) for one in alerts if one["kind"] == "SPOOFING_SUSPECTED"]
+    assert told == [("home", "NOTIFY"), ("p1", "NOTIFY")]
+    assert {one["ring_m"] for one in alerts if one["kind"] == "RING_OPEN"} == {100.0, 1000.0, 2000.0}

@@ -1,0 +1,217 @@
+"""No all-clear rests on a movement that no vehicle makes: stories of tags and phones that leap, and of what ends it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from services.geofence.domain import codec
+from services.geofence.domain.alerts import Kind, Leg
+from services.geofence.domain.entries import Demand
+from services.geofence.domain.kinematics.track import WINDOW_MS
+from tests.support.geofence.stories import T0_MS, Story, circle
+from tests.unit.geofence.detectors.test_encounters import encounter
+
+PLACES: dict[str, Any] = {"persons": [], "places": [circle("home", 0, 0, 30)]}
+
+
+def spoofed(story: Story) -> list[tuple[Demand, int, float]]:
+    """Demand, ring in metres, and second of the decision."""
+    found = story.of(Kind.SPOOFING_SUSPECTED)
+    return [(one.demand, one.ring_mm // 1000, (one.decided_at_ms - T0_MS) / 1000) for one in found]
+
+
+def cleared(story: Story) -> list[int]:
+    return [one.ring_mm // 1000 for one in story.of(Kind.RING_CLEARED)]
+
+
+def standing(until_s: int = 300, **changes: Any) -> Story:
+    """He has stood 50 m from her home, or from her, for minutes."""
+    story = Story()
+    story.case(**changes)
+    stay(story, 0, until_s, 50)
+    return story
+
+
+def stay(story: Story, from_s: int, until_s: int, north_m: float, phone_m: float = 0, every_s: int = 15) -> None:
+    for at_s in range(from_s, until_s, every_s):
+        if at_s % 60 == 0:
+            story.at(at_s, "phone", phone_m)
+        story.at(at_s + 1, "tag", north_m)
+
+
+def test_both_desks_are_told_once_and_the_ring_stands() -> None:
+    story = standing(**PLACES)
+    stay(story, 300, 7200, 20_000)
+    assert not cleared(story)
+    [told] = story.of(Kind.SPOOFING_SUSPECTED)
+    assert (told.demand, told.ring_mm, told.late) == (Demand.NOTIFY, 100_000, False)
+    assert told.destinations == ((Leg.PROBATION, "w"), (Leg.POLICE, "order-1/home"))
+    assert told.at_ms == T0_MS + 301_000 and told.decided_at_ms == T0_MS + 361_000
+    assert told.incident_id and not told.incident_ends
+
+
+@pytest.mark.parametrize("accuracy_m", [5, 400, 10_000])
+def test_an_accuracy_is_no_way(accuracy_m: float) -> None:
+    story = standing(**PLACES)
+    for at_s in range(300, 3600, 15):
+        story.at(at_s, "tag", 20_000, accuracy_m=accuracy_m)
+    assert not cleared(story)
+
+
+def test_her_phone_that_leaps_away_clears_nothing() -> None:
+    story = standing()
+    stay(story, 300, 3600, 50, phone_m=20_000)
+    assert not cleared(story)
+    assert [demand for demand, _, _ in spoofed(story)] == [Demand.NOTIFY]
+    assert story.of(Kind.SPOOFING_SUSPECTED)[0].destinations == ((Leg.PROBATION, "w"), (Leg.POLICE, "p"))
+
+
+def test_she_is_not_told_that_he_is_far_away() -> None:
+    story = standing()
+    stay(story, 300, 1800, 20_000)
+    assert not [one for one in story.of(Kind.DISTANCE_CHANGED) if (one.distance_mm or 0) > 10_000_000]
+
+
+def test_positions_back_within_the_ring_demand_a_response_again_and_a_walk_away_clears() -> None:
+    story = standing(**PLACES)
+    stay(story, 300, 900, 20_000)
+    stay(story, 900, 1200, 50)
+    assert [demand.name for demand, _, _ in spoofed(story)] == ["NOTIFY", "RECORD"]
+    assert story.entered() == [2000, 1000, 100, 100]
+    again = story.of(Kind.RING_ENTERED)[-1]
+    assert again.demand is Demand.RESPOND and again.decided_at_ms == T0_MS + 916_000  # when a second position agrees
+    for i in range(80):
+        story.at(1200 + 15 * i, "tag", 50 + 20 * i)
+    assert cleared(story)[0] == 100
+    assert len({one.incident_id for one in story.alerts if one.incident_id}) == 1
+
+
+def test_it_is_told_of_a_ring_once_in_an_episode() -> None:
+    story = standing(**PLACES)
+    for i in range(4):
+        stay(story, 300 + 600 * i, 600 + 600 * i, 20_000)
+        stay(story, 600 + 600 * i, 900 + 600 * i, 50)
+    demands = [demand for demand, _, _ in spoofed(story)]
+    assert demands == [Demand.NOTIFY] + [Demand.RECORD] * 7
+    assert not cleared(story)
+    told = story.of(Kind.SPOOFING_SUSPECTED)[1:]
+    assert not any(one.destinations for one in told)
+
+
+def test_a_way_that_a_vehicle_can_make_clears() -> None:
+    """The tag errs by 20 km for some minutes while he drives off, and then is where a car has brought him by then."""
+    story = standing(**PLACES)
+    stay(story, 300, 600, 20_000)
+    for i in range(20):
+        story.at(600 + 15 * i, "tag", 0, -6000 - 200 * i)
+    assert cleared(story) == [100, 1000, 2000]
+    [told, over] = story.of(Kind.SPOOFING_SUSPECTED)
+    assert (told.demand, over.demand) == (Demand.NOTIFY, Demand.RECORD)
+    assert story.alerts[-1].incident_ends
+
+
+def test_positions_from_before_the_way_was_found_do_not_agree_with_it() -> None:
+    story = standing(**PLACES)
+    stay(story, 300, 900, 20_000)
+    for number, at_s in enumerate(range(900, 1000, 15)):
+        assert bool(cleared(story)) is (number > 4)  # the minute beyond, and four of them
+        story.at(at_s, "tag", -9000)
+
+
+@pytest.mark.parametrize("gap_s", [150, 400])
+def test_what_a_car_does_in_a_gap_clears(gap_s: int) -> None:
+    story = standing(**PLACES)
+    stay(story, 300 + gap_s, 1200 + gap_s, 20 * gap_s)
+    assert cleared(story) == [100, 1000, 2000]
+    assert not spoofed(story)
+
+
+def test_late_reports_that_show_the_way_clear() -> None:
+    """His tag had no network on the way; from where he is now it sends the newest first."""
+    story = standing(**PLACES)
+    for at_s in range(900, 1200, 15):
+        story.at(at_s, "tag", 50 + 25 * 600, fix_s=at_s)
+    assert cleared(story) == [100, 1000, 2000]
+    spoof = standing(**PLACES)
+    for at_s in range(315, 600, 15):
+        spoof.at(at_s, "tag", 20_000)
+    assert not cleared(spoof)
+    for at_s in range(600, 615):
+        spoof.at(at_s, "tag", 20_000, fix_s=at_s)
+        spoof.at(at_s, "tag", 50, fix_s=at_s - 285.5)
+    assert not cleared(spoof)
+
+
+def test_it_stands_longer_than_anything_is_kept_also_after_restarts() -> None:
+    story = standing(**PLACES)
+    hours = WINDOW_MS // 3_600_000 * 3
+    for at_s in range(300, hours * 3600, 60):
+        story.at(at_s, "tag", 20_000 + at_s % 40)
+        if at_s % 1800 == 0:
+            story.state = codec.decode(codec.encode(story.state))
+    assert story.state.tracks["tag"].fixes[0].time_ms > T0_MS + 3_600_000
+    assert not cleared(story)
+    for at_s in range(hours * 3600, hours * 3600 + 300, 60):
+        story.at(at_s, "tag", 50)
+    assert [one.demand for one in story.of(Kind.RING_ENTERED)][-1] is Demand.RESPOND
+    for at_s in range(hours * 3600 + 300, hours * 3600 + 1200, 60):
+        story.at(at_s, "tag", at_s - hours * 3600)
+    assert 100 in cleared(story)
+
+
+def test_the_end_of_the_order_ends_it() -> None:
+    story = standing(**PLACES, valid_until_ms=T0_MS + 3_600_000)
+    stay(story, 300, 3500, 20_000)
+    story.tick(3601)
+    assert cleared(story) == [100, 1000, 2000]
+    assert not story.state.cases["case-1"].withheld and story.alerts[-1].incident_ends
+
+
+def test_a_tag_that_is_replaced_ends_it() -> None:
+    story = standing(**PLACES)
+    stay(story, 300, 900, 20_000)
+    story.case(900, tag_device_ids=["tag-2"], version=2, **PLACES)
+    for at_s in range(915, 1200, 15):
+        story.at(at_s, "tag-2", 9000)
+    assert cleared(story) == [100, 1000, 2000]
+
+
+def test_a_predicted_contact_is_not_taken_back_by_a_leap() -> None:
+    """Nobody was within the ring that demands a response; somebody is on the way since he came straight towards her."""
+    story = Story()
+    story.case(**PLACES)
+    for i in range(12):
+        story.at(15 * i, "tag", 1800 - 60 * i)
+    assert story.of(Kind.CONTACT_PREDICTED)
+    for i in range(12, 100):
+        story.at(15 * i, "tag", 30_000)
+    assert not cleared(story) and spoofed(story)[0][:2] == (
+        Demand.NOTIFY,
+        2000 if 1000 not in story.entered() else 1000,
+    )
+
+
+def test_who_was_unseen_near_her_is_not_seen_again_where_no_vehicle_got() -> None:
+    story = Story()
+    story.case(**PLACES)
+    stay(story, 0, 300, 900)
+    story.tick(700)
+    near = story.of(Kind.UNKNOWN_NEAR)
+    assert [one.demand for one in near] == [Demand.RESPOND]
+    for at_s in range(720, 1500, 15):
+        story.at(at_s, "tag", 60_000)
+    assert story.of(Kind.UNKNOWN_NEAR) == near
+    assert spoofed(story)[0][:2] == (Demand.NOTIFY, 0)
+    story.at(1500, "tag", 3000)
+    assert [one.demand for one in story.of(Kind.UNKNOWN_NEAR)] == [Demand.RESPOND, Demand.RECORD]
+
+
+def test_an_encounter_that_ends_while_the_tag_is_far_off_by_a_leap_sends_somebody() -> None:
+    meeting = encounter(0, 600)
+    story = standing(**PLACES, encounters=[meeting])
+    stay(story, 300, 900, 20_000)
+    responds = [one for one in story.of(Kind.RING_ENTERED) if one.demand is Demand.RESPOND]
+    assert [(one.at_ms - T0_MS) / 1000 for one in responds] == [600]
+    assert not cleared(story)

@@ -1,0 +1,51 @@
+"""On real tracks, with a home on each so that its rings are entered and left all day, hardly anybody is suspected of spoofing."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from bench.silence import RINGS, Row, days_of
+from services.geofence.domain import fold
+from services.geofence.domain.alerts import Alert, Kind
+from services.geofence.domain.entries import Body, Case, Entry, Positions, Target, Tick
+from services.geofence.domain.kinematics.geometry import Disc, ecef_mm
+from services.geofence.domain.state import State
+from tests.support.geofence.geolife import require_geolife
+
+ACCURACY_MM = 10_000
+SEED = 51
+MOST_A_DAY = 0.02
+"""Of suspicions, a wearer and day; measured: 0."""
+
+
+def play(day: list[Row], home: Row) -> list[Alert]:
+    """What a day of a wearer leads to whose order protects a home, a circle of 30 m about one of the day's positions."""
+    begins_ms = day[0][0]
+    shape = Disc(tuple(map(float, ecef_mm(home[2], home[3]))), 30_000.0)  # type: ignore[arg-type]
+    target = Target("home", False, (), shape)
+    case = Case("case", 1, "order", "wearer", ("tag",), (target,), RINGS, begins_ms, begins_ms + 10 * 86_400_000)
+    state, found = State(0), []
+
+    def enter(at_ms: int, body: Body) -> None:
+        while (due_ms := fold.next_due_ms(state)) is not None and due_ms < at_ms:
+            found.extend(fold.step(state, Entry(state.sequence + 1, due_ms, Tick())))
+        found.extend(fold.step(state, Entry(state.sequence + 1, at_ms, body)))
+
+    enter(begins_ms, case)
+    for at_ms, device_id, lat_e7, lon_e7 in day:
+        enter(at_ms, Positions([device_id], [f"{at_ms}"], [at_ms], [lat_e7], [lon_e7], [ACCURACY_MM], 0))
+    return [one for one in found if isinstance(one, Alert)]
+
+
+def test_hardly_anybody_is_suspected_on_real_tracks(capsys: pytest.CaptureFixture[str]) -> None:
+    folder, rng = require_geolife(), random.Random(SEED)
+    days = [day for path in sorted(folder.glob("*.csv.gz")) for day in days_of(path) if len(day) >= 20]
+    alerts = [one for day in days for one in play(day, rng.choice(day))]
+    suspected = [one for one in alerts if one.kind is Kind.SPOOFING_SUSPECTED and one.destinations]
+    cleared = [one for one in alerts if one.kind is Kind.RING_CLEARED]
+    with capsys.disabled():
+        print(f"\n{len(days)} days of wearers, {len(cleared)} rings cleared, {len(suspected)} suspicions of spoofing")
+    assert len(days) > 50 and len(cleared) > 100
+    assert len(suspected) <= MOST_A_DAY * len(days)

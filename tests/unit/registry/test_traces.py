@@ -1,0 +1,286 @@
+"""The spans of an incident from what the streams say of it, who may see which, and the contexts that calls and messages carry."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+from types import SimpleNamespace
+
+import pytest
+
+from services.common.observability import trace_ids, tracing
+from services.ingest.admission.limiter import Room
+from services.ingest.domain import Sender
+from services.ingest.endpoints.batches import Gathering
+from services.ingest.endpoints.stream import Answer, Stream
+from services.ingest.intake import Reports, Taken
+from services.registry.traces.domain import facts
+from services.registry.traces.domain.facts import AlertFact, Premise, StepFact, Use
+from services.registry.traces.domain.spans import EVERYBODY, OPERATOR, REVIEWER, Span, shown_to, spans_of
+from tandem.ingest.v1 import ingest_pb2
+
+INCIDENT = "incident-1"
+ROOT = trace_ids.span_id_of(INCIDENT)
+SENT_IN = f"00-{'ab' * 16}-{'cd' * 8}-00"
+ENTERED = AlertFact(
+    "alert-1", 0, 10, 0, 1, "RING_ENTERED", "RESPOND", "case-1", ("police", "probation", "warning"), False, 1_000_000, 1_000_400,
+    1_001_000, 1_002_000,
+)  # fmt: skip
+CLEARED = replace(
+    ENTERED, alert_id="alert-2", sequence=20, stored=2, alert_kind="RING_CLEARED", demand="RECORD", legs=(), ends=True,
+    received_us=None, entry_us=9_000_000, decided_us=9_000_500, published_us=9_001_000,
+)  # fmt: skip
+
+
+def step(
+    leg: str, number: int, state: str, done_us: int, cause_us: int | None = 1_000_000, received: bool = False
+) -> StepFact:
+    return StepFact(leg, f"assign-{leg}", number, state, received, cause_us, done_us, done_us + 2_000, number)
+
+
+STEPS = [
+    step("police", 1, "OFFERED", 1_003_000),
+    step("police", 2, "OFFERED", 1_004_000, received=True),
+    step("police", 3, "ACKNOWLEDGED", 3_000_000),
+    step("police", 4, "DISPATCHED", 4_000_000),
+    step("police", 5, "ON_SCENE", 8_000_000),
+    step("police", 6, "STOOD_DOWN", 9_003_000),
+    step("warning", 1, "OFFERED", 1_003_000),
+    step("warning", 2, "ACKNOWLEDGED", 1_500_000),
+]
+
+
+def by_name(spans: list[Span]) -> dict[str, Span]:
+    return {one.name: one for one in spans}
+
+
+def test_spans_follow_one_another_from_the_report_to_the_scene() -> None:
+    spans = spans_of(INCIDENT, [CLEARED, ENTERED], reversed(STEPS))
+    root, named = spans[0], by_name(spans)
+    assert (root.name, root.span_id, root.parent_id) == ("incident opened", ROOT, "")
+    assert (root.start_us, root.end_us) == (1_000_000, 1_002_000)
+    before, after = named["report received"], next(one for one in spans if one.name == "evaluated")
+    assert (after.parent_id, after.start_us) == (before.span_id, before.end_us)
+    (decided,) = [one for one in spans if one.attributes.get("alert_id") == "alert-1"]
+    assert decided.parent_id == trace_ids.span_id_of(INCIDENT, "evaluated", 0, 10) and decided.end_us == 1_002_000
+    police = [one for one in spans if one.service == "dispatch-police"]
+    assert [one.name.removeprefix("police ") for one in police] == [
+        "offered", "received by the desk", "accepted", "dispatched", "on scene", "stood down",
+    ]  # fmt: skip
+    assert police[0].parent_id == decided.span_id
+    assert {one.parent_id for one in police[1:-1]} == {police[0].span_id}
+    for earlier, later in zip([decided, *police], police[:-1], strict=False):
+        assert later.start_us == earlier.end_us
+    (ended,) = [one for one in spans if one.attributes.get("alert_id") == "alert-2"]
+    assert (police[-1].parent_id, police[-1].start_us) == (ended.span_id, ended.end_us)
+    assert named["warning delivered"].parent_id == named["warning offered"].span_id
+
+
+def test_a_step_is_called_by_what_it_changed_and_what_concerns_her_shows_to_whom_it_concerns() -> None:
+    taken = replace(step("warning", 2, "ACKNOWLEDGED", 1_500_000), offer=1)
+    unreached = replace(taken, number=3, done_us=1_600_000, flag="NO_RECEIPT")
+    reached = replace(unreached, number=4, done_us=1_700_000, flag="REACHED")
+    alone = replace(step("police", 2, "OFFERED", 1_800_000), absent=("probation",))
+    steps = [
+        step("warning", 1, "OFFERED", 1_003_000), taken, unreached, reached,
+        step("police", 1, "OFFERED", 1_003_000), alone, replace(alone, number=3, absent=()),
+        replace(alone, number=4, absent=()), replace(alone, number=5, absent=(), state="ESCALATED", due_us=2_000_000),
+        replace(alone, number=6, absent=(), state="ESCALATED", due_us=3_000_000),
+    ]  # fmt: skip
+    spans = spans_of(INCIDENT, [ENTERED], steps)
+    names = {viewer: [one.name for one in shown_to(viewer, spans)] for viewer in EVERYBODY}
+    of_her = ["warning no receipt", "warning reached"]
+    of_police = ["misses probation", "sees probation again", "noted", "escalated", "escalated"]
+    assert [name for name in names[REVIEWER] if name.startswith("warning")][2:] == of_her
+    assert [name for name in names["police"] if name.startswith("police")][1:] == [f"police {one}" for one in of_police]
+    assert [name for name in names["probation"] if name.startswith("police")] == [
+        "police offered",
+        *["police escalated"] * 2,
+    ]
+    for viewer in ("probation", OPERATOR):
+        assert not set(of_her) & set(names[viewer])
+    assert set(of_her) <= set(names["police"])
+    offered = {one.name: one.span_id for one in spans if one.name.endswith("offered")}
+    assert {one.parent_id for one in spans if one.name.startswith("police") and one.name != "police offered"} == {
+        offered["police offered"]
+    }
+
+
+def test_an_offer_that_the_desk_has_is_escalated_and_not_received_again() -> None:
+    offered = replace(step("police", 1, "OFFERED", 1_003_000), offer=1, due_us=2_000_000)
+    received = replace(offered, number=2, received=True, done_us=1_004_000)
+    escalated = replace(received, number=3, state="ESCALATED", done_us=2_000_000, due_us=3_000_000)
+    repeated = replace(escalated, number=4, done_us=3_000_000, due_us=5_000_000)
+    to_another = replace(repeated, number=5, received=False, offer=5, done_us=5_000_000, due_us=6_000_000)
+    has_it_too = replace(to_another, number=6, received=True, done_us=5_100_000)
+    reoffered = replace(has_it_too, number=8, state="OFFERED", offer=7, done_us=7_000_000)  # step 7 isn't known
+    steps = [offered, received, escalated, repeated, to_another, has_it_too, reoffered]
+    spans = [one for one in spans_of(INCIDENT, [ENTERED], steps) if one.service == "dispatch-police"]
+    assert [one.name.removeprefix("police ") for one in spans] == [
+        "offered", "received by the desk", "escalated", "escalated", "escalated", "received by the desk", "offered",
+    ]  # fmt: skip
+    (alone,) = [one for one in spans_of(INCIDENT, [ENTERED], [escalated]) if one.service == "dispatch-police"]
+    assert alone.name == "police escalated"
+
+
+def test_an_exercise_is_said_to_be_one() -> None:
+    (drilled,) = [one for one in spans_of(INCIDENT, [replace(ENTERED, exercise="DRILL")], STEPS) if not one.parent_id]
+    assert drilled.attributes["exercise"] == "DRILL"
+    assert "exercise" not in spans_of(INCIDENT, [ENTERED], STEPS)[0].attributes
+    assert facts.of_json(facts.to_json(replace(STEPS[0], absent=("police",), flag="REACHED"))) == replace(
+        STEPS[0], absent=("police",), flag="REACHED"
+    )
+
+
+def test_what_no_report_decided_begins_with_its_entry() -> None:
+    spans = spans_of(INCIDENT, [CLEARED], [])
+    assert [one.name for one in spans] == ["incident opened", "evaluated", "alert"]
+    assert spans[0].start_us == 9_000_000
+
+
+def test_alerts_of_one_report_share_it_and_a_second_approach_is_offered_by_its_own_alert() -> None:
+    sibling = replace(ENTERED, alert_id="alert-1b", ordinal=1, published_us=1_005_000)
+    again = replace(ENTERED, alert_id="alert-3", sequence=30, received_us=20_000_000, entry_us=20_000_100)
+    again = replace(again, decided_us=20_000_200, published_us=20_000_300)
+    offered_again = step("police", 4, "OFFERED", 20_001_000, cause_us=20_000_000)
+    spans = spans_of(INCIDENT, [ENTERED, sibling, again], [*STEPS[:3], offered_again])
+    names = [one.name for one in spans]
+    assert (names.count("report received"), names.count("evaluated"), names.count("alert")) == (2, 2, 3)
+    last = [one for one in spans if one.name == "police offered"][-1]
+    assert last.parent_id == trace_ids.span_id_of(INCIDENT, "alert", "alert-3")
+    assert last.start_us == 20_000_300
+
+
+def test_an_amended_account_is_in_the_trace_and_leads_to_no_step() -> None:
+    amended = replace(CLEARED, alert_id="alert-9", sequence=40, stored=9, alert_kind="ACCOUNT_AMENDED", ends=False)
+    amended = replace(amended, entry_us=9_400_000, decided_us=9_400_500, published_us=9_401_000)
+    amended = replace(amended, legs=("police", "probation"))
+    closed = step("police", 7, "CLOSED", 9_900_000, cause_us=None)
+    spans = spans_of(INCIDENT, [ENTERED, CLEARED, amended], [*STEPS, closed])
+    [shown] = [one for one in spans if one.attributes.get("alert_id") == "alert-9"]
+    assert shown.attributes["kind"] == "ACCOUNT_AMENDED" and {"police", "probation"} <= shown.shows
+    assert not [one for one in spans if one.parent_id == shown.span_id]
+
+
+def test_clocks_that_disagree_give_no_negative_span_and_it_says_so() -> None:
+    ahead = replace(ENTERED, received_us=1_000_900, decided_us=1_000_100, published_us=1_000_200)
+    spans = spans_of(INCIDENT, [ahead], STEPS)
+    assert all(one.end_us >= one.start_us for one in spans)
+    received = by_name(spans)["report received"]
+    assert (received.start_us, received.end_us) == (1_000_900, 1_000_900)
+    assert received.attributes["clock_behind_us"] == "500"
+
+
+@pytest.mark.parametrize("viewer", sorted(EVERYBODY))
+def test_nobody_sees_an_orphan(viewer: str) -> None:
+    mine = replace(ENTERED, alert_id="alert-p", sequence=5, legs=("police",), alert_kind="PANIC")
+    spans = shown_to(viewer, spans_of(INCIDENT, [mine, ENTERED, CLEARED], STEPS, [USE], {"case-1": [IN_FORCE]}))
+    ids = {one.span_id for one in spans}
+    assert all(one.parent_id in ids for one in spans if one.parent_id)
+
+
+USE = Use(7, 3_500_000, "READ", "spiffe://npa/desk/x", "STALKING_9_1_2", "ENFORCEMENT", "PROTECTED_PERSON")
+IN_FORCE = Premise("case-1", 500, 500_000, 4, 501_000)
+
+
+def test_each_agency_sees_what_concerns_it_and_not_how_far_the_other_is() -> None:
+    only_police = replace(
+        ENTERED, alert_id="alert-p", sequence=15, legs=("police",), alert_kind="PROTECTED_DEVICE_LOST"
+    )
+    spans = spans_of(INCIDENT, [ENTERED, only_police], STEPS, [USE])
+
+    def seen(viewer: str) -> tuple[set[str], set[str]]:
+        shown = shown_to(viewer, spans)
+        return {one.name for one in shown}, {one.attributes.get("kind", "") for one in shown} - {""}
+
+    moves, everything = {"police dispatched", "police on scene"}, {one.name for one in spans}
+    assert seen("probation") == (everything - moves - {"ledger: read"}, {"RING_ENTERED"})
+    assert seen("police") == (everything - {"ledger: read"}, {"RING_ENTERED", "PROTECTED_DEVICE_LOST"})
+    assert seen(OPERATOR)[0] == everything - {"ledger: read"}
+    assert seen(REVIEWER)[0] == everything
+
+
+def test_the_order_in_force_is_a_trace_of_its_own_that_the_incident_is_linked_with() -> None:
+    later = replace(IN_FORCE, version=900, sequence=12, made_us=2_000_000, stored_us=2_001_000)
+    root, *others = spans_of(INCIDENT, [ENTERED], [], [], {"case-1": [IN_FORCE, later]})
+    (premise,) = [one for one in others if one.name == "order in force"]
+    assert (premise.trace_id, premise.attributes["version"]) == (trace_ids.trace_id_of("case-1:500"), "500")
+    assert [(link.trace_id, link.span_id) for link in root.links] == [(premise.trace_id, premise.span_id)]
+
+
+def test_the_context_of_the_sender_is_linked_with_its_report() -> None:
+    received = by_name(spans_of(INCIDENT, [replace(ENTERED, sender=SENT_IN)], []))["report received"]
+    assert [(link.trace_id, link.span_id) for link in received.links] == [("ab" * 16, "cd" * 8)]
+
+
+def test_facts_are_kept_as_they_are() -> None:
+    known: list[facts.Fact] = [ENTERED, CLEARED, *STEPS]
+    for fact in known:
+        assert facts.of_json(facts.to_json(fact)) == fact
+
+
+# ── contexts ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_header_is_read_by_the_standard_and_whatever_else_is_none() -> None:
+    assert trace_ids.parsed(SENT_IN) == ("ab" * 16, "cd" * 8)
+    assert trace_ids.parsed(trace_ids.traceparent(INCIDENT)) == (trace_ids.trace_id_of(INCIDENT), ROOT)
+    for wrong in (
+        "",
+        SENT_IN.upper(),
+        SENT_IN + "x",
+        f"00-{'0' * 32}-{'cd' * 8}-00",
+        f"00-{'ab' * 16}-{'0' * 16}-00",
+        "ff-1-2-3",
+    ):
+        assert trace_ids.parsed(wrong) is None
+
+
+def test_each_report_of_an_entry_has_the_context_of_its_own_sender() -> None:
+    other = trace_ids.traceparent("incident-2")
+    header = trace_ids.senders_header([(2, SENT_IN), (3, ""), (1, other)])
+    assert [trace_ids.sender_of(header, place) for place in range(7)] == [SENT_IN, SENT_IN, "", "", "", other, ""]
+    assert trace_ids.senders_header([(2, ""), (1, "")]) == ""
+    assert trace_ids.senders_header([(1, SENT_IN)] * 40) == f"40:{SENT_IN}"
+    assert trace_ids.senders_header([(1, SENT_IN), (1, other)] * trace_ids.SENDERS_MOST) == ""
+    assert trace_ids.sender_of("nonsense", 0) == trace_ids.sender_of("1:nonsense", 0) == ""
+
+
+async def test_a_caller_without_a_context_does_not_inherit_that_of_the_one_before() -> None:
+    tracing.carry(SENT_IN)
+    assert tracing.carried() == SENT_IN
+    tracing.carry("")
+    assert tracing.carried() == ""
+
+
+async def test_small_batches_that_are_taken_together_keep_the_contexts_in_which_they_came() -> None:
+    other, said = trace_ids.traceparent("incident-2"), []
+
+    class Intake:
+        """Notes what it is given."""
+
+        async def admit(self, sender: Sender, reports: Reports, backfill: bool, door: str) -> Taken:
+            said.append((list(reports.positions.report_ids), list(reports.contexts), tracing.carried()))
+            return Taken()
+
+    gathering = Gathering(Intake(), SimpleNamespace(heard=lambda over: None))  # type: ignore[arg-type]
+
+    async def send(*sent: tuple[str, str]) -> None:
+        for number, (report_id, context) in enumerate(sent):
+            tracing.carry(context)
+            position = ingest_pb2.Position(device_id="d", report_id=report_id, lat_deg=37, lon_deg=127, accuracy_m=5)
+            position.fix_time.GetCurrentTime()
+            request = ingest_pb2.ReportRequest(batch=number, positions=[position])
+            gathering.add(
+                Sender("v", "v", ""), request, Stream(Sender("v", "v", ""), Room()), Answer(number, 1, 1, False, ())
+            )
+        await asyncio.gather(*gathering._workers)
+
+    await send(("1", SENT_IN), ("2", other), ("3", SENT_IN), ("4", ""))
+    (ids, contexts, carried) = said.pop()
+    by_id = dict(zip(ids, [context for count, context in contexts for _ in range(count)], strict=True))
+    assert by_id == {"1": SENT_IN, "2": other, "3": SENT_IN, "4": ""} and carried == ""
+    await send(("5", SENT_IN))
+    assert said.pop() == (["5"], [], SENT_IN)  # taken by itself, in its own context
+    await send(("6", ""), ("7", ""), ("8", ""), ("9", ""))
+    assert said.pop() == (["6", "7", "8", "9"], [], "")
