@@ -36,9 +36,9 @@ from bench.mesh.machine import Usage
 from bench.mesh.population import Party
 from services.cli.failure import FAILED, CommandFailed, of_rpc
 from services.cli.simulate.actors import VENDOR, HeadEnd
-from services.cli.simulate.load_generator import Sent
+from services.cli.simulate.load_generator import LoadOutcome
 from services.cli.stack import mesh
-from services.cli.stack.mesh import Clients, Mesh
+from services.cli.stack.mesh import Clients, MeshConnection
 from services.common import times
 from services.common.messaging import flow, pull
 from services.common.messaging.bus import Bus
@@ -70,7 +70,7 @@ class Measured:
 
     shape: Shape
     seconds: float
-    sent: Sent
+    sent: LoadOutcome
     latencies_ms: Mapping[str, list[float]]
     """By leg, of all triggers; `both` is the later one of the two agencies' legs."""
     lost: int
@@ -125,7 +125,7 @@ class Offers:
 
 
 @contextmanager
-def running_mesh(folder: Path) -> Iterator[tuple[Mesh, int]]:
+def running_mesh(folder: Path) -> Iterator[tuple[MeshConnection, int]]:
     """A mesh of our own, healthy, and the process id of its `tandem up`."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("TANDEM_")}
     command = (sys.executable, "-m", "services.cli", "up", "--dir", str(folder), "--base-port", "0")
@@ -206,7 +206,7 @@ async def run_load(
     )
 
 
-async def measure(running: Mesh, up_pid: int, seconds: float) -> tuple[float, list[Measured]]:
+async def measure(running: MeshConnection, up_pid: int, seconds: float) -> tuple[float, list[Measured]]:
     """Set-up time, seconds, and what each load gave."""
     per_load, warm = round(seconds * TRIGGERS_PER_S), round(WARM_UP_S * TRIGGERS_PER_S)
     cases = population.parties(BACKGROUND_CASES + len(SHAPES) * (per_load + warm))

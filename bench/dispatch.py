@@ -38,7 +38,7 @@ from services.dispatch.__main__ import MIGRATIONS
 from services.dispatch.domain.escalation import Deadlines
 from services.dispatch.leg import translate
 from services.dispatch.leg.service import open_leg
-from services.dispatch.leg.store import Position, Store
+from services.dispatch.leg.store import StreamPosition, Store
 from tandem.dispatch.v1 import dispatch_pb2
 from tests.support.common.nats import running_server
 from tests.support.common.postgres import PostgresServer, running_postgres
@@ -177,7 +177,7 @@ async def fill(mesh: LegMesh, have: int, want: int) -> None:
             numbers = range(first, min(first + FILL_AT_ONCE, want))
             told = [alert(2 * n + half, incident=f"old-{n}", ends=half == 2) for n in numbers for half in (1, 2)]
             parsed = [translate.alert(one.SerializeToString(), "warning") for one in told]
-            await leg.fold([one for one in parsed if one], Position(flow.ALERTS.name, "filling", first))
+            await leg.fold([one for one in parsed if one], StreamPosition(flow.ALERTS.name, "filling", first))
         await leg.store.transaction(
             partial(sa.Connection.execute, statement=sa.text("update steps set published = true"))
         )

@@ -22,7 +22,7 @@ from itertools import pairwise
 from pathlib import Path
 
 from services.geofence.domain import fold
-from services.geofence.domain.alerts import Alert, Kind
+from services.geofence.domain.alerts import Alert, AlertKind
 from services.geofence.domain.entries import Case, Demand, Entry, Positions, Ring, Target, Tick
 from services.geofence.domain.kinematics.geometry import PERSON
 from services.geofence.domain.rules import Rules
@@ -117,7 +117,7 @@ def cause_of(alert: Alert, state: State, person: Target) -> str:
     last = state.last_fix(("tag",))
     if alert.demand < Demand.NOTIFY or last is None:
         return ""
-    if alert.kind is not Kind.UNKNOWN_NEAR:
+    if alert.kind is not AlertKind.UNKNOWN_NEAR:
         return f"within {alert.ring_mm // 1000} m" if alert.ring_mm else "for half an hour"
     if alert.demand is Demand.RESPOND:
         return "vanished near by"

@@ -24,7 +24,7 @@ from bench.decision.noise import TAG, Report, reports
 from bench.decision.placement import Play
 from bench.decision.play import HELP_MS, Decided, Dispatch, Plain, Told, decide, plain
 from bench.decision.truth import Stretch, Truth
-from services.geofence.domain.alerts import Kind
+from services.geofence.domain.alerts import AlertKind
 
 THRESHOLDS_M = np.array([*range(20, 300, 5), *range(300, 1001, 25), *range(1100, 3001, 100)], np.float64)
 RING_M, CLOSE_M, TOLERANCE_M = 100, 50, 10
@@ -166,7 +166,7 @@ def _dispatches(judged: Judged, play: Play, truth: Truth, said: list[Report], de
             judged.faults.append(Fault("false", cause, play.name, judged.every_ms, one.at_ms, least_m, judged.draw))
     for told in decided.responds:
         apart_m = truth.least_m(told.from_ms - BEFORE_MS, told.from_ms + HELP_MS)
-        judged.responds_false += told.kind != Kind.UNKNOWN_NEAR.value and apart_m > RING_M + TOLERANCE_M
+        judged.responds_false += told.kind != AlertKind.UNKNOWN_NEAR.value and apart_m > RING_M + TOLERANCE_M
 
 
 def _plain_false(judged: Judged, truth: Truth, distances: Plain) -> None:
@@ -219,7 +219,7 @@ def _cause_of_miss(truth: Truth, said: list[Report], breach: Stretch) -> str:
 def _cause_of_false(play: Play, truth: Truth, said: list[Report], one: Dispatch, least_m: float) -> str:
     nearest = next(f"{most_m}" for most_m in (150, 200, 300, 500, 1 << 40) if least_m <= most_m)
     off_m = abs((one.reported_m or 0.0) - truth.at_m(one.at_ms))
-    error = "off by 150 m or more" if one.kind == Kind.RING_ENTERED.value and off_m >= 150 else ""
+    error = "off by 150 m or more" if one.kind == AlertKind.RING_ENTERED.value and off_m >= 150 else ""
     side = "place" if play.is_place else "pair" if play.kind == "pair" else "person at home"
     came = f"came to {nearest} m or less" if least_m <= 500 else "never within 500 m"
     return ", ".join(filter(None, (one.kind, side, came, error)))

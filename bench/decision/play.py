@@ -14,7 +14,7 @@ from bench.decision.noise import PHONE, TAG, Report
 from bench.decision.placement import PLACE_RADIUS_M, Play, metres_per_e7
 from bench.silence import RINGS
 from services.geofence.domain import fold
-from services.geofence.domain.alerts import Alert, Kind
+from services.geofence.domain.alerts import Alert, AlertKind
 from services.geofence.domain.entries import Case, Demand, Entry, Positions, Target, Tick
 from services.geofence.domain.kinematics.geometry import PERSON, Disc, ecef_mm
 from services.geofence.domain.state import State
@@ -78,17 +78,17 @@ def decide(play: Play, reports: list[Report]) -> Decided:
             if not isinstance(one, Alert) or one.at_ms >= until_ms:
                 continue
             found.demands[one.kind.value, one.demand.name] += 1
-            if one.kind is Kind.RING_CLEARED and one.ring_mm in entered:
-                found.responds.append(Told(entered.pop(one.ring_mm), stamp_ms, Kind.RING_ENTERED.value))
-            if one.kind is Kind.UNKNOWN_NEAR and one.demand >= Demand.NOTIFY:
+            if one.kind is AlertKind.RING_CLEARED and one.ring_mm in entered:
+                found.responds.append(Told(entered.pop(one.ring_mm), stamp_ms, AlertKind.RING_ENTERED.value))
+            if one.kind is AlertKind.UNKNOWN_NEAR and one.demand >= Demand.NOTIFY:
                 found.near.append(Told(stamp_ms, stamp_ms + HELP_MS, one.kind.value))
             if one.demand is not Demand.RESPOND:
                 continue
-            if one.kind is Kind.RING_ENTERED:
+            if one.kind is AlertKind.RING_ENTERED:
                 entered.setdefault(one.ring_mm, stamp_ms)
             else:
                 found.responds.append(Told(stamp_ms, stamp_ms + HELP_MS, one.kind.value))
-            if one.kind is Kind.UNKNOWN_NEAR:
+            if one.kind is AlertKind.UNKNOWN_NEAR:
                 unknown.add(one.incident_id)
             elif one.incident_id not in sent:
                 sent.add(one.incident_id)
@@ -105,7 +105,7 @@ def decide(play: Play, reports: list[Report]) -> Decided:
                 stood(told, stamp_ms)
 
     def stood(told: bool, until_ms: int) -> None:
-        one = Told(since.pop(told), until_ms, Kind.UNKNOWN_NEAR.value)
+        one = Told(since.pop(told), until_ms, AlertKind.UNKNOWN_NEAR.value)
         (found.near if told else found.recorded).append(one)
 
     def enter(stamp_ms: int, body: Case | Positions) -> None:
@@ -117,7 +117,7 @@ def decide(play: Play, reports: list[Report]) -> Decided:
     for one in reports:
         columns = [one.device], [str(one.number)], [one.fix_ms], [one.lat_e7], [one.lon_e7], [one.accuracy_mm]
         enter(one.arrived_ms, Positions(*columns, 0))
-    found.responds += [Told(from_ms, until_ms, Kind.RING_ENTERED.value) for from_ms in entered.values()]
+    found.responds += [Told(from_ms, until_ms, AlertKind.RING_ENTERED.value) for from_ms in entered.values()]
     for told in sorted(since):
         stood(told, until_ms)
     found.responds.sort()

@@ -17,7 +17,7 @@ from bench.ingestion.reports import Reports
 from bench.mesh import load
 from bench.mesh.load import Shape
 from services.cli.failure import CommandFailed
-from services.cli.simulate.load_generator import METHOD, Sent
+from services.cli.simulate.load_generator import METHOD, LoadOutcome
 from services.common import times
 from services.common.rpc import server
 from tandem.ingest.v1 import ingest_pb2
@@ -40,7 +40,7 @@ class Burst:
     drained_s: float
     stored: int
     """Reports of the hour that are durable."""
-    live: Sent
+    live: LoadOutcome
     before_ms: list[float]
     """From due to answered, of live reports that were due before the burst."""
     during_ms: list[float]

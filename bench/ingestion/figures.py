@@ -16,7 +16,7 @@ from bench.ingestion.reports import BATCH
 from bench.ingestion.saturated import Saturated
 from bench.ingestion.slow_store import DUE_PER_S, Held
 from bench.mesh.load import Shape
-from services.cli.simulate.load_generator import Sent
+from services.cli.simulate.load_generator import LoadOutcome
 
 RATE_TARGETS = {"batched": 150_000.0, "single": 12_000.0}
 LATENCIES = (
@@ -40,7 +40,7 @@ class Results:
 
     saturated: dict[str, list[Saturated]] = field(default_factory=lambda: defaultdict(list))
     """By part, one for each repeat."""
-    latency: dict[str, list[Sent]] = field(default_factory=lambda: defaultdict(list))
+    latency: dict[str, list[LoadOutcome]] = field(default_factory=lambda: defaultdict(list))
     """By the load's name, one for each repeat."""
     burst: Burst | None = None
     held: Held | None = None

@@ -14,7 +14,7 @@ from typing import TypeAlias
 
 from bench.mesh.load import Plan, Shape
 from services.cli.simulate import load_generator
-from services.cli.simulate.load_generator import Request
+from services.cli.simulate.load_generator import DueRequest
 from services.common import times
 from tandem.ingest.v1 import ingest_pb2
 
@@ -116,7 +116,7 @@ def plan(reports: Reports, shape: Shape, seconds: float, seed: int) -> Plan:
     # A request is made sooner than otherwise a report, however many it holds.
     starts_at_ms = load_generator.starts_at_ms(len(dues_s))
     requests = [
-        Request(due_s, shape.batch, reports.next_of(int(starts_at_ms / 1000 + due_s), i))
+        DueRequest(due_s, shape.batch, reports.next_of(int(starts_at_ms / 1000 + due_s), i))
         for i, due_s in enumerate(dues_s)
     ]
     return Plan(starts_at_ms, requests, {})

@@ -17,7 +17,7 @@ from rapidfuzz.distance import OSA, JaroWinkler
 
 from bench.linkage import estimation
 from services.registry.matching import blocking
-from services.registry.matching.weights import Field, Level, Schema
+from services.registry.matching.weights import AgreementLevel, Field, Schema
 
 Pair = tuple[str, str]
 
@@ -180,9 +180,11 @@ def _code(name: str) -> Callable[[Record, Record], int | None]:
     return level
 
 
-def _levels(text: str) -> tuple[Level, ...]:
+def _levels(text: str) -> tuple[AgreementLevel, ...]:
     """Levels of `name:m:u`, from which the estimation starts."""
-    return tuple(Level(name, "", float(m), float(u)) for name, m, u in (one.split(":") for one in text.split()))
+    return tuple(
+        AgreementLevel(name, "", float(m), float(u)) for name, m, u in (one.split(":") for one in text.split())
+    )
 
 
 _TURNED = _levels("EQUAL:.8:.01 TURNED:.02:.001 CLOSE:.1:.01 NEAR:.03:.03 DIFFERENT:.05:.95")

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from bench.mesh.population import Party
 from services.cli.failure import CommandFailed
 from services.cli.simulate import load_generator
-from services.cli.simulate.load_generator import Request, Sent
+from services.cli.simulate.load_generator import DueRequest, LoadOutcome
 from services.cli.stack.mesh import Metadata
 from services.common import times
 from services.common.rpc import server
@@ -45,7 +45,7 @@ class Plan:
 
     starts_at_ms: int
     """Wall time of its start, milliseconds since 1970 UTC; fix times count from here."""
-    requests: list[Request]
+    requests: list[DueRequest]
     """In the order in which they are due."""
     triggers: dict[Trigger, float]
     """When each was due, seconds after the start."""
@@ -91,11 +91,11 @@ def prepare(
                 )
             )
         message = ingest_pb2.ReportRequest(batch=i, positions=positions).SerializeToString()
-        requests.append(Request(due_s, shape.batch, message))
+        requests.append(DueRequest(due_s, shape.batch, message))
     return Plan(starts_at_ms, requests, triggers)
 
 
-async def send(address: str, identity: Metadata, plan: Plan, streams: int) -> Sent:
+async def send(address: str, identity: Metadata, plan: Plan, streams: int) -> LoadOutcome:
     """Sends each request when it is due and returns when all are answered. Raises CommandFailed where they aren't."""
     sent = await load_generator.send(server.channel(address), identity, plan.starts_at_ms, plan.requests, streams)
     if sent.unanswered:

@@ -31,7 +31,7 @@ from bench.mesh.load import Plan, Shape, Trigger
 from bench.mesh.machine import Usage
 from services.cli.failure import CommandFailed
 from services.cli.simulate import load_generator
-from services.cli.simulate.load_generator import Request, Sent
+from services.cli.simulate.load_generator import DueRequest, LoadOutcome
 from services.common import times
 from services.common.messaging import flow, pull
 from services.common.messaging.bus import Bus
@@ -86,7 +86,7 @@ class Drained:
 class Due:
     """What a load whose requests were due at fixed moments gave."""
 
-    sent: Sent
+    sent: LoadOutcome
     alert_ms: list[float]
     """From due to the alert that demands a response."""
     legs_ms: list[float]
@@ -187,7 +187,7 @@ class Chain:
                 rest = walkers.next_of(fix_time_s, i) if shape.batch > 1 else b""
                 requests.append(_request(due_s, i, rest, [position], shape.batch))
             else:
-                requests.append(Request(due_s, shape.batch, walkers.next_of(fix_time_s, i)))
+                requests.append(DueRequest(due_s, shape.batch, walkers.next_of(fix_time_s, i)))
         plan = Plan(starts_at_ms, requests, triggers)
         await asyncio.sleep(
             starts_at_ms / 1000 - time.time() - 0.3
@@ -203,10 +203,12 @@ class Chain:
         return Due(sent, alert_ms, legs_ms, self.seen.lost(triggers), used, sent.took_s)
 
 
-def _request(due_s: float, batch: int, rest: bytes, positions: Sequence[ingest_pb2.Position], size: int = 1) -> Request:
+def _request(
+    due_s: float, batch: int, rest: bytes, positions: Sequence[ingest_pb2.Position], size: int = 1
+) -> DueRequest:
     """A request with these positions behind the rest. The bytes of two messages one behind the other are both in one."""
     more = ingest_pb2.ReportRequest(batch=batch, positions=positions).SerializeToString()
-    return Request(due_s, size if not rest else size + len(positions), rest + more)
+    return DueRequest(due_s, size if not rest else size + len(positions), rest + more)
 
 
 @asynccontextmanager

@@ -39,7 +39,7 @@ class Fault:
 
 
 @dataclass(frozen=True, slots=True)
-class Line:
+class CsvLine:
     """One line: its records in the order in which they must be put, or what is wrong with it."""
 
     number: int
@@ -47,7 +47,7 @@ class Line:
     fault: Fault | None = None
 
 
-def read(path: Path) -> list[Line]:
+def read(path: Path) -> list[CsvLine]:
     """All lines of wearers.csv or orders.csv; the header says which. Raises CommandFailed where the file is neither."""
     try:
         # A byte order mark, as spreadsheets write it, isn't a part of the first name.
@@ -57,7 +57,7 @@ def read(path: Path) -> list[Line]:
         raise CommandFailed(f"{path}: {error}", MISUSED) from None
 
 
-def _lines(path: Path, reader: csv.DictReader[str]) -> Iterator[Line]:
+def _lines(path: Path, reader: csv.DictReader[str]) -> Iterator[CsvLine]:
     header = reader.fieldnames or ()
     for needed, parse, known in ((_WEARERS, _wearer, _WEARER_COLUMNS), (_ORDERS, _order, _ORDER_COLUMNS)):
         if needed[0] not in header:
@@ -73,13 +73,13 @@ def _lines(path: Path, reader: csv.DictReader[str]) -> Iterator[Line]:
     raise CommandFailed(f"{path}: the first line must name the columns, wearer_id or order_id among them", MISUSED)
 
 
-def _line(number: int, row: dict[str, str], parse: Callable[[Row], tuple[Message, ...]]) -> Line:
+def _line(number: int, row: dict[str, str], parse: Callable[[Row], tuple[Message, ...]]) -> CsvLine:
     if None in row or None in row.values():
-        return Line(number, (), Fault(number, "", "has another number of columns than the header"))
+        return CsvLine(number, (), Fault(number, "", "has another number of columns than the header"))
     try:
-        return Line(number, parse(row))
+        return CsvLine(number, parse(row))
     except InvalidField as error:
-        return Line(number, (), Fault(number, error.field, error.reason))
+        return CsvLine(number, (), Fault(number, error.field, error.reason))
 
 
 # ── wearers ──────────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -15,7 +15,7 @@ from services.common.observability.health import observed
 from services.common.web import server
 from services.console import mesh as meshes
 from services.console.domain.people import LOOKERS, Role
-from services.console.guard import Guard
+from services.console.guard import RouteGuard
 from services.console.live.feed import Feed
 from services.console.pages.views import Pages
 from services.console.settings import ConsoleSettings
@@ -30,7 +30,7 @@ async def run(settings: ConsoleSettings) -> None:
     key = open_key(settings.data_dir / "session.key")
     ended = Ended(settings.data_dir / "sessions-ended.json")
     ended.load()
-    guard = Guard(settings, key, ended)
+    guard = RouteGuard(settings, key, ended)
     roles = [role for role in Role if role in LOOKERS and settings.console_role in (None, role)]
     async with meshes.connect(settings) as mesh:
         feeds = {role: Feed(mesh, role) for role in roles}

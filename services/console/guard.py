@@ -15,13 +15,13 @@ from aiohttp import web
 from services.common.observability.telemetry import logger
 from services.common.settings import LOOPBACK
 from services.common.web import server as common_web
-from services.console.domain.people import Role, User
+from services.console.domain.people import ConsoleUser, Role
 from services.console.pages.texts import LANGUAGES, Texts
 from services.console.redirects import see_other
 from services.console.settings import ConsoleSettings
 from services.console.sign_in import sessions
 from services.console.sign_in.ended_sessions import Ended
-from services.console.sign_in.sessions import Attempt, Session
+from services.console.sign_in.sessions import Attempt, ConsoleSession
 
 CSRF_FIELD = "csrf"
 CSRF_HEADER = "X-CSRF-Token"
@@ -34,7 +34,7 @@ class Ask:
     """One request of somebody who may make it."""
 
     request: web.Request
-    session: Session
+    session: ConsoleSession
     texts: Texts
     csrf: str
     """The token for the forms of the answer."""
@@ -42,7 +42,7 @@ class Ask:
     """Fields of a POST."""
 
     @property
-    def user(self) -> User:
+    def user(self) -> ConsoleUser:
         """Who asks."""
         if self.session.user is None:
             raise web.HTTPUnauthorized(text="401: sign in first")
@@ -52,7 +52,7 @@ class Ask:
 Page = Callable[[Ask], Awaitable[web.StreamResponse]]
 
 
-class Guard:
+class RouteGuard:
     """Makes routes. Whatever isn't made here isn't served."""
 
     def __init__(self, settings: ConsoleSettings, key: bytes, ended: Ended | None = None) -> None:
@@ -82,18 +82,18 @@ class Guard:
         """A form that anybody may send; it needs the token of its session all the same."""
         return web.post(path, self._handler(None, page))
 
-    def signed_in(self, user: User | None, response: web.StreamResponse) -> None:
+    def signed_in(self, user: ConsoleUser | None, response: web.StreamResponse) -> None:
         """Begins a new session, of a user or of nobody: an id that was known before is never one that is signed in."""
         until_s = int(time.time()) + sessions.LASTS_S
-        session = Session(secrets.token_hex(16), user, until_s)
+        session = ConsoleSession(secrets.token_hex(16), user, until_s)
         self._set_cookie(response, session)
 
-    async def signed_out(self, session: Session, response: web.StreamResponse) -> None:
+    async def signed_out(self, session: ConsoleSession, response: web.StreamResponse) -> None:
         """Ends a session, in whatever browser its cookie is; this one goes on as nobody's."""
         await self._ended.add(session.session_id, session.until_s)
         self.signed_in(None, response)
 
-    def is_over(self, session: Session) -> bool:
+    def is_over(self, session: ConsoleSession) -> bool:
         """Whether a session that was good when its request came is so no longer."""
         return session.session_id in self._ended or session.until_s <= time.time()
 
@@ -131,7 +131,7 @@ class Guard:
     async def _answer(self, request: web.Request, roles: Collection[Role] | None, page: Page) -> web.StreamResponse:
         self._check_host(request)
         known = self._session(request)
-        session = known or Session(secrets.token_hex(16), None, int(time.time()) + sessions.LASTS_S)
+        session = known or ConsoleSession(secrets.token_hex(16), None, int(time.time()) + sessions.LASTS_S)
         form: dict[str, str] = {}
         if request.method == "POST":
             self._check_origin(request)
@@ -172,7 +172,7 @@ class Guard:
         if self._settings.tls:
             headers["Strict-Transport-Security"] = "max-age=31536000"
 
-    def _session(self, request: web.Request) -> Session | None:
+    def _session(self, request: web.Request) -> ConsoleSession | None:
         cookie = request.cookies.get(sessions.COOKIE, "")
         session = sessions.unseal(cookie, self._key, time.time()) if cookie else None
         if session and self.is_over(session):
@@ -181,7 +181,7 @@ class Guard:
             return None
         return session
 
-    def _set_cookie(self, response: web.StreamResponse, session: Session) -> None:
+    def _set_cookie(self, response: web.StreamResponse, session: ConsoleSession) -> None:
         response.set_cookie(
             sessions.COOKIE,
             sessions.seal(session, self._key),

@@ -13,7 +13,7 @@ from services.common.rpc.certificates import spiffe_id
 from services.common.rpc.errors import FailedPrecondition
 from services.common.rpc.identity import CONSOLES
 from services.common.rpc.server import Metadata
-from services.console.domain.people import SELF, Role, User
+from services.console.domain.people import SELF, ConsoleUser, Role
 from services.console.settings import ConsoleSettings
 from tandem.dispatch.v1.dispatch_pb2_grpc import DispatchServiceStub
 from tandem.dispatch.v1.evidence_pb2_grpc import EvidenceServiceStub
@@ -26,7 +26,7 @@ from tandem.registry.v1.trace_pb2_grpc import TraceServiceStub
 
 
 @dataclass(frozen=True, slots=True)
-class Leg:
+class LegClient:
     """One leg of the response."""
 
     dispatch: DispatchServiceStub
@@ -35,7 +35,7 @@ class Leg:
     roster: RosterServiceStub
 
 
-class Mesh:
+class MeshClient:
     """Stubs of what the console asks. What a role may see is the services' to say: each call is made as the user who asks."""
 
     def __init__(
@@ -45,7 +45,7 @@ class Mesh:
         traces: TraceServiceStub,
         ingest: IngestServiceStub,
         geofence: GeofenceServiceStub,
-        legs: dict[str, Leg],
+        legs: dict[str, LegClient],
     ) -> None:
         self._settings = settings
         self.clock = settings.clock
@@ -56,7 +56,7 @@ class Mesh:
         self.legs = legs
         """By name: probation, police."""
 
-    def identity(self, user: User) -> Metadata:
+    def identity(self, user: ConsoleUser) -> Metadata:
         """Metadata of a call for this user: by certificate the console's own says whose it is, and beside it stands who asks."""
         if self._settings.tls:
             return () if user.name == SELF else server.on_behalf_of(user.name)
@@ -64,11 +64,11 @@ class Mesh:
 
     def own(self, role: Role) -> Metadata:
         """Metadata of what the console watches for all users of a role."""
-        return self.identity(User(role, SELF))
+        return self.identity(ConsoleUser(role, SELF))
 
 
 @asynccontextmanager
-async def connect(settings: ConsoleSettings) -> AsyncIterator[Mesh]:
+async def connect(settings: ConsoleSettings) -> AsyncIterator[MeshClient]:
     """Open channels; services that are away are connected to once they are there.
 
     Raises FailedPrecondition where its certificate isn't that of its role's console, which alone is believed whom it asks for.
@@ -80,17 +80,17 @@ async def connect(settings: ConsoleSettings) -> AsyncIterator[Mesh]:
     async with AsyncExitStack() as stack:
 
         async def channel(target: str) -> grpc.aio.Channel:
-            made = client.connection(settings, target, User(Role.OPERATOR, SELF).spiffe_id)
+            made = client.connection(settings, target, ConsoleUser(Role.OPERATOR, SELF).spiffe_id)
             return (await stack.enter_async_context(made))[0]
 
         registry = await channel(settings.registry)
         legs = {}
         for name, target in (("probation", settings.dispatch_probation), ("police", settings.dispatch_police)):
             one = await channel(target)
-            legs[name] = Leg(
+            legs[name] = LegClient(
                 DispatchServiceStub(one), EvidenceServiceStub(one), FollowingServiceStub(one), RosterServiceStub(one)
             )
-        yield Mesh(
+        yield MeshClient(
             settings,
             RegistryServiceStub(registry),
             TraceServiceStub(registry),

@@ -7,7 +7,7 @@ from typing import Any
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from services.common import times
-from services.console.domain.board import LEGS, Assignment, Incident
+from services.console.domain.board import LEGS, Assignment, IncidentCard
 from services.console.domain.units import Unit
 from services.console.domain.waterfall import Span
 from tandem.common.v1 import alert_pb2, exercise_pb2, geometry_pb2
@@ -46,9 +46,9 @@ def assignment(message: dispatch_pb2.Assignment) -> Assignment:
     )
 
 
-def incident(message: dispatch_pb2.Incident) -> Incident:
+def incident(message: dispatch_pb2.Incident) -> IncidentCard:
     """An incident as one leg knows it."""
-    return Incident(
+    return IncidentCard(
         message.incident_id,
         times.from_timestamp(message.opened_at),
         moment(message, "ended_at"),

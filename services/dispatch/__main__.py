@@ -23,22 +23,22 @@ from services.common.rpc import server as rpc
 from services.common.storage.db import awaited_database, open_database
 from services.dispatch.evidence import model
 from services.dispatch.evidence.api import EvidenceApi
-from services.dispatch.evidence.disclosures import Disclosures
+from services.dispatch.evidence.disclosures import EvidenceDisclosures
 from services.dispatch.evidence.retention import EvidenceFiles, EvidenceKeeper
-from services.dispatch.exchange.links import LinkDoor, Links, open_key
+from services.dispatch.exchange.links import LinkEndpoint, Links, open_key
 from services.dispatch.exchange.receivers import read as read_receivers
 from services.dispatch.exchange.store import ExchangeStore
 from services.dispatch.exchange.webhooks import Webhooks
 from services.dispatch.following.api import FollowingApi
-from services.dispatch.following.follower import Follower
+from services.dispatch.following.follower import TargetFollower
 from services.dispatch.following.pursuit import Pursuit
 from services.dispatch.following.targets import CALLERS, Targets
 from services.dispatch.leg.api import DispatchApi
 from services.dispatch.leg.consumer import consume_alerts, consume_peers
 from services.dispatch.leg.reconcile import Reconciler
-from services.dispatch.leg.service import Leg, open_leg
+from services.dispatch.leg.service import LegService, open_leg
 from services.dispatch.leg.store import Store
-from services.dispatch.publications.service import Publications
+from services.dispatch.publications.service import StepPublications
 from services.dispatch.retrying import retried
 from services.dispatch.roster.api import RosterApi
 from services.dispatch.roster.travel import open_travel_times
@@ -73,7 +73,7 @@ async def run(settings: DispatchSettings) -> None:
     ):
         follower = _follower(settings, leg)
         files = EvidenceFiles(settings.evidence)
-        evidence_api = EvidenceApi(leg.name, files, settings.clock, Disclosures(leg.name, leg.store))
+        evidence_api = EvidenceApi(leg.name, files, settings.clock, EvidenceDisclosures(leg.name, leg.store))
         watch_disk(settings.data_dir)
         readiness = Readiness()
         readiness.need(leg.watch.unable)
@@ -106,17 +106,17 @@ async def run(settings: DispatchSettings) -> None:
             await running.until_stopped(*works)
 
 
-def _follower(settings: DispatchSettings, leg: Leg) -> Follower | None:
+def _follower(settings: DispatchSettings, leg: LegService) -> TargetFollower | None:
     """Follows the targets of a leg that has somebody to send, where evaluators are configured."""
     if leg.name not in CALLERS:
         return None
     if not settings.geofence:
         logger().warning("follows_nobody", reason="TANDEM_GEOFENCE isn't set")
         return None
-    return Follower(leg, Targets(settings, leg.whereabouts), settings.clock)
+    return TargetFollower(leg, Targets(settings, leg.whereabouts), settings.clock)
 
 
-async def exchange(settings: DispatchSettings, leg: Leg) -> None:
+async def exchange(settings: DispatchSettings, leg: LegService) -> None:
     """The leg's webhooks and links, where any are configured. They need no NATS."""
     has_links = (
         settings.link_port is not None and leg.name != "warning"
@@ -128,7 +128,7 @@ async def exchange(settings: DispatchSettings, leg: Leg) -> None:
         store, links = ExchangeStore(database), None
         if has_links and settings.link_port is not None:
             links = Links(leg.name, open_key(settings.link_key), settings.link_url)
-            door = LinkDoor(leg, store, links)
+            door = LinkEndpoint(leg, store, links)
             tls = settings.tls_files()[:2] if settings.tls else None
             await stack.enter_async_context(door.served(settings.host, settings.link_port, tls))
         await Webhooks(leg.name, leg.store, store, receivers, links).run()
@@ -136,7 +136,11 @@ async def exchange(settings: DispatchSettings, leg: Leg) -> None:
 
 
 def _add_servicers(
-    leg: Leg, follower: Follower | None, evidence_api: EvidenceApi, clock: MeshClock, server: grpc.aio.Server
+    leg: LegService,
+    follower: TargetFollower | None,
+    evidence_api: EvidenceApi,
+    clock: MeshClock,
+    server: grpc.aio.Server,
 ) -> None:
     dispatch_pb2_grpc.add_DispatchServiceServicer_to_server(DispatchApi(leg), server)
     roster_pb2_grpc.add_RosterServiceServicer_to_server(RosterApi(leg, clock), server)
@@ -146,7 +150,7 @@ def _add_servicers(
 
 async def mesh(
     settings: DispatchSettings,
-    leg: Leg,
+    leg: LegService,
     warnings: Warnings | None,
     evidence_api: EvidenceApi,
     files: EvidenceFiles,
@@ -160,7 +164,7 @@ async def mesh(
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(consume_alerts(bus, leg, premises.log_id, alerts))
             tasks.create_task(consume_peers(bus, leg, premises.log_id, peers))
-            publications = Publications(bus, leg, premises.log_id)
+            publications = StepPublications(bus, leg, premises.log_id)
             tasks.create_task(leg.record.outbox.run(bus, leg.name, publications.settle))
             tasks.create_task(leg.record.outbox.note(publications.mark))
             tasks.create_task(publications.run())
@@ -169,7 +173,7 @@ async def mesh(
                 tasks.create_task(warnings.follow(bus, premises))
             if leg.name in model.LEGS:
                 tasks.create_task(EvidenceKeeper(leg.name, leg.store, bus, premises, files).run())
-                tasks.create_task(Disclosures(leg.name, leg.store).run(bus))
+                tasks.create_task(EvidenceDisclosures(leg.name, leg.store).run(bus))
 
 
 def main() -> None:

@@ -18,9 +18,9 @@ from services.common.observability.readiness import Readiness
 from services.common.rpc import server as rpc
 from services.geofence.api import GeofenceApi
 from services.geofence.consumer import Evaluator
-from services.geofence.settings import Settings
+from services.geofence.settings import GeofenceSettings
 from services.geofence.sharing.api import PositionServicer
-from services.geofence.sharing.outbox import Outbox
+from services.geofence.sharing.outbox import DisclosureOutbox
 from services.geofence.store import CheckpointStore
 from services.geofence.what_if.api import WhatIfServicer
 from tandem.geofence.v1 import (
@@ -41,7 +41,7 @@ SERVICE_NAMES = (
 
 async def main() -> None:
     """Runs until SIGTERM."""
-    settings = Settings()
+    settings = GeofenceSettings()
     name = f"geofence-{settings.replica}"
     telemetry.configure(name)
     async with buses.connect(settings.nats_url, name, settings.nats_tls) as bus:
@@ -51,7 +51,7 @@ async def main() -> None:
         for evaluator in evaluators.values():
             await evaluator.restore()
         watch_disk(settings.data_dir)
-        outbox = Outbox(settings.data_dir / name, premises.clock)
+        outbox = DisclosureOutbox(settings.data_dir / name, premises.clock)
         api = GeofenceApi(bus, evaluators, premises.partitions)
         what_if = WhatIfServicer(bus, evaluators, premises.partitions, premises.clock)
         positions = PositionServicer(evaluators.values(), outbox, premises.clock, settings.share_every_s)

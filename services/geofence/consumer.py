@@ -23,22 +23,22 @@ from services.common.clock import wall_us
 from services.common.messaging import cursors, flow, pull, stored
 from services.common.messaging.bus import AlreadyThere, Bus
 from services.common.messaging.cursors import StreamCursor, StreamWentBack
-from services.common.messaging.streams import Premises
+from services.common.messaging.streams import LogMetadata
 from services.common.observability import trace_ids
 from services.common.observability.readiness import ReaderHealth
 from services.common.observability.telemetry import logger
 from services.common.rpc.errors import InvalidField, RetryableError
 from services.geofence import digests, gc_control, recovery, translate
 from services.geofence.domain import codec, fold
-from services.geofence.domain.alerts import Alert, Output, Parked
+from services.geofence.domain.alerts import Alert, DeadLetter, Output
 from services.geofence.domain.entries import Entry, Exercise
 from services.geofence.domain.state import State
 from services.geofence.domain.version import VERSION
 from services.geofence.gc_control import Garbage
 from services.geofence.kept_rules import KeptRules
 from services.geofence.published import Published
-from services.geofence.settings import Settings
-from services.geofence.store import CheckpointStore, Draft, DraftFailed, Footing, Stored
+from services.geofence.settings import GeofenceSettings
+from services.geofence.store import CheckpointFailed, CheckpointStore, Footing, PendingCheckpoint, PublishedAlert
 from tandem.common.v1 import log_pb2
 
 TICK_CHECK_S = 0.2
@@ -72,7 +72,7 @@ _TICK = log_pb2.LogEntry(tick=log_pb2.Tick()).SerializeToString()
 
 
 @dataclass(frozen=True, slots=True)
-class _Outline:
+class _StateDigest:
     """What is open after an entry; both evaluators must say the same."""
 
     entry: StreamCursor
@@ -83,9 +83,9 @@ class _Outline:
 class _Drafted:
     """A checkpoint that is being written, of the state behind an entry."""
 
-    draft: Draft
+    draft: PendingCheckpoint
     entry: StreamCursor
-    alert: Stored | None = None
+    alert: PublishedAlert | None = None
     """The newest that is stored once all are that the checkpoint rests on."""
 
 
@@ -104,8 +104,8 @@ class Evaluator:
         self,
         bus: Bus,
         store: CheckpointStore,
-        settings: Settings,
-        premises: Premises,
+        settings: GeofenceSettings,
+        premises: LogMetadata,
         partition: int,
     ) -> None:
         self.partition = partition
@@ -118,11 +118,11 @@ class Evaluator:
         self._entry: StreamCursor | None = None
         """The last entry of the state, where it was read from a checkpoint."""
         self._is_restored = self._was_current = False
-        self._outgoing: asyncio.Queue[_Decided | _Drafted | _Outline] = asyncio.Queue()
-        self._beside: asyncio.Queue[Output | _Drafted | _Outline] = asyncio.Queue()
-        self._drafts: asyncio.Queue[tuple[Draft, Footing]] = asyncio.Queue()
+        self._outgoing: asyncio.Queue[_Decided | _Drafted | _StateDigest] = asyncio.Queue()
+        self._beside: asyncio.Queue[Output | _Drafted | _StateDigest] = asyncio.Queue()
+        self._drafts: asyncio.Queue[tuple[PendingCheckpoint, Footing]] = asyncio.Queue()
         self._drafting = False
-        self._child: Draft | None = None
+        self._child: PendingCheckpoint | None = None
         """What a child process is writing."""
         self._finishing: asyncio.Future[None] | None = None
         self._drafted_s = self._no_draft_before_s = 0.0
@@ -243,7 +243,7 @@ class Evaluator:
         except InvalidField as error:
             # Whoever reads the log parks this entry for the same reason, so parking is an output like any other.
             state.sequence = message.sequence
-            outputs: list[Output] = [Parked(message.sequence, str(error))]
+            outputs: list[Output] = [DeadLetter(message.sequence, str(error))]
         else:
             outputs = fold.step(state, entry)
             ahead_ms = message.stamp_ms - wall_us() // 1000
@@ -252,11 +252,11 @@ class Evaluator:
         if alerts := [one for one in outputs if isinstance(one, Alert)]:
             self._outgoing.put_nowait(_Decided(alerts, wall_us()))
         for one in outputs:
-            if isinstance(one, Parked):
+            if isinstance(one, DeadLetter):
                 self._beside.put_nowait(one)
         every = self._settings.checkpoint_every
         if message.sequence % every == 0:
-            self._outgoing.put_nowait(_Outline(message.cursor, codec.outline(state)))
+            self._outgoing.put_nowait(_StateDigest(message.cursor, codec.outline(state)))
         # A fork takes a moment: never on both evaluators at once, so that one of them is always awake.
         if message.sequence % every == every // 2 * self._settings.replica % every:
             self._draft(message.cursor)
@@ -281,7 +281,7 @@ class Evaluator:
         """Publishes alerts, those of one entry after those of another; nothing else stands in this queue but what waits for them."""
         while True:
             match await self._outgoing.get():
-                case _Outline() as outline:
+                case _StateDigest() as outline:
                     self._beside.put_nowait(outline)
                 case _Drafted(draft, entry):
                     self._beside.put_nowait(_Drafted(draft, entry, self._published.newest(flow.ALERTS.name)))
@@ -305,13 +305,13 @@ class Evaluator:
                     ack = await self._bus.publish_until_stored(subject, figures, expected_last=0, on_refused=noted)
                     if ack:
                         noted(ack.seq)
-                case Parked() as parked:
+                case DeadLetter() as parked:
                     subject = flow.parked_subject(flow.FOLD_READER, stream, parked.sequence)
                     await self._bus.park(subject, stream, parked.sequence, flow.FOLD_READER, parked.reason)
                 case _Drafted(draft, entry, newest):
                     footing = Footing(entry, newest, self._published.newest(flow.MEASURES.name))
                     self._drafts.put_nowait((draft, footing))
-                case _Outline() as outline:
+                case _StateDigest() as outline:
                     await digests.compare(
                         self._bus, self._store.keys, self._settings, self.partition, outline.entry, outline.encoded
                     )
@@ -350,7 +350,7 @@ class Evaluator:
                     await asyncio.sleep(DRAFT_CHECK_S)
                 self._finishing = asyncio.ensure_future(asyncio.to_thread(self._store.finish, draft, footing))
                 await asyncio.shield(self._finishing)
-            except (DraftFailed, OSError) as error:
+            except (CheckpointFailed, OSError) as error:
                 # Decisions don't need it; the next one may fit. Without any, a restart replays more.
                 logger().error("checkpoint_failed", partition=self.partition, reason=str(error))
             else:
@@ -359,14 +359,14 @@ class Evaluator:
             self._no_draft_before_s = now_s + DRAFTS_REST * (now_s - self._drafted_s)
             self._drafting = False
 
-    async def _written(self, draft: Draft) -> None:
+    async def _written(self, draft: PendingCheckpoint) -> None:
         try:
             async with asyncio.timeout(DRAFT_WITHIN_S):
                 while not self._store.is_written(draft):  # noqa: ASYNC110  # another process's work
                     await asyncio.sleep(DRAFT_CHECK_S)
         except TimeoutError:
             self._store.abandon(draft)
-            raise DraftFailed("took too long") from None
+            raise CheckpointFailed("took too long") from None
         except asyncio.CancelledError:
             self._store.abandon(draft)
             raise

@@ -11,7 +11,7 @@ from services.common.messaging.bus import AlreadyThere, Bus
 from services.common.messaging.cursors import StreamCursor
 from services.common.observability.telemetry import logger
 from services.common.rpc.errors import RetryableError
-from services.geofence.settings import Settings
+from services.geofence.settings import GeofenceSettings
 from services.geofence.state_keys import StateKeys
 
 _DIFFER = Counter(
@@ -25,7 +25,7 @@ def begin_counting(partition: int) -> None:
 
 
 async def compare(
-    bus: Bus, keys: StateKeys, settings: Settings, partition: int, entry: StreamCursor, encoded: bytes
+    bus: Bus, keys: StateKeys, settings: GeofenceSettings, partition: int, entry: StreamCursor, encoded: bytes
 ) -> None:
     """Publishes the keyed digest of what is open after an entry; that of every other evaluator must be the same, once it is there.
 

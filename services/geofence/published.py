@@ -13,7 +13,7 @@ from services.common.messaging import cursors, flow
 from services.common.messaging.bus import Bus
 from services.common.messaging.cursors import StreamWentBack
 from services.common.rpc.errors import Unavailable
-from services.geofence.store import Footing, Stored
+from services.geofence.store import Footing, PublishedAlert
 
 CHECK_EVERY_S = 1.0
 CHECK_ANYHOW_S = 10.0
@@ -25,7 +25,7 @@ class Published:
 
     def __init__(self, bus: Bus, partition: int) -> None:
         self._bus, self._partition = bus, partition
-        self._newest: dict[tuple[str, int], Stored] = {}
+        self._newest: dict[tuple[str, int], PublishedAlert] = {}
         """By stream, and by how often the connection had been made again when it was known: what was known before a reconnect stays
         here until it is compared, whatever is stored since."""
         self._compared_at = bus.reconnects
@@ -42,10 +42,10 @@ class Published:
 
     def stored(self, stream: str, alert_id: str, sequence: int) -> None:
         """Notes what the server has, by this evaluator or the other."""
-        key, stored = (stream, self._bus.reconnects), Stored(sequence, alert_id)
+        key, stored = (stream, self._bus.reconnects), PublishedAlert(sequence, alert_id)
         self._newest[key] = max(self._newest.get(key, stored), stored)
 
-    def newest(self, stream: str) -> Stored | None:
+    def newest(self, stream: str) -> PublishedAlert | None:
         """The newest that is stored in a stream."""
         return max((stored for (of, _), stored in self._newest.items() if of == stream), default=None)
 
@@ -78,7 +78,7 @@ class Published:
                 continue
             compared_s = now_s
 
-    async def _require(self, stream: str, stored: Stored) -> None:
+    async def _require(self, stream: str, stored: PublishedAlert) -> None:
         found = await cursors.kept_at(self._bus, stream, stored.sequence)
         if found and found["subject"] != self._subject(stream, stored.alert_id):
             raise StreamWentBack(stream, stored.sequence, cursors.of_stored(found))
@@ -88,6 +88,6 @@ class Published:
         return subject(self._partition, alert_id)
 
 
-def _by_stream(footing: Footing) -> list[tuple[str, Stored]]:
+def _by_stream(footing: Footing) -> list[tuple[str, PublishedAlert]]:
     both = ((flow.ALERTS.name, footing.alert), (flow.MEASURES.name, footing.figures))
     return [(stream, stored) for stream, stored in both if stored]

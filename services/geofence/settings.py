@@ -12,7 +12,7 @@ from services.geofence import state_keys
 from services.geofence.state_keys import StateKeys
 
 
-class Settings(CommonSettings):
+class GeofenceSettings(CommonSettings):
     """Read once, in __main__."""
 
     port: int = Field(default=7403, ge=0, le=65535)

@@ -43,11 +43,11 @@ _NAME = re.compile(
 )
 
 
-class DraftFailed(Exception):
+class CheckpointFailed(Exception):
     """A checkpoint couldn't be written; the message says why."""
 
 
-class Stored(NamedTuple):
+class PublishedAlert(NamedTuple):
     """An alert or its figures in their stream. No other message ever has their subject, so that this is their identity."""
 
     sequence: int
@@ -59,9 +59,9 @@ class Footing(NamedTuple):
 
     entry: StreamCursor
     """The last entry that is folded in it."""
-    alert: Stored | None
+    alert: PublishedAlert | None
     """The newest alert that was stored by then; all that the entries decided lie before it."""
-    figures: Stored | None
+    figures: PublishedAlert | None
     """The newest figures that were stored by then."""
 
 
@@ -73,7 +73,7 @@ class Checkpoint(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Draft:
+class PendingCheckpoint:
     """A checkpoint that a child process writes."""
 
     partition: int
@@ -94,11 +94,11 @@ class CheckpointStore:
         """Writes a checkpoint durably and drops those that aren't kept any more. Raises OSError."""
         self._keep(self._write(partition, footing.entry.sequence, encoded), partition, footing)
 
-    def begin(self, state: State) -> Draft:
+    def begin(self, state: State) -> PendingCheckpoint:
         """Has the state as it is now written by a child process. Raises OSError where there can't be one."""
         pid = os.fork()
         if pid:
-            return Draft(state.partition, state.sequence, pid)
+            return PendingCheckpoint(state.partition, state.sequence, pid)
         failed = _UNKNOWN
         try:
             _stand_alone()
@@ -109,22 +109,22 @@ class CheckpointStore:
         finally:
             os._exit(failed)  # nothing of the evaluator's is cleaned up here: it isn't this process's
 
-    def is_written(self, draft: Draft) -> bool:
+    def is_written(self, draft: PendingCheckpoint) -> bool:
         """Whether the child is done; doesn't wait for it, and tells once. Raises DraftFailed."""
         pid, status = os.waitpid(draft.pid, os.WNOHANG)
         if not pid:
             return False
         code = os.waitstatus_to_exitcode(status)
         if code:
-            raise DraftFailed(os.strerror(code) if 0 < code < _UNKNOWN else f"the child ended with {code}")
+            raise CheckpointFailed(os.strerror(code) if 0 < code < _UNKNOWN else f"the child ended with {code}")
         return True
 
-    def finish(self, draft: Draft, footing: Footing) -> None:
+    def finish(self, draft: PendingCheckpoint, footing: Footing) -> None:
         """From now on what was written is a checkpoint. Raises OSError."""
         (path,) = self.folder.glob(f"checkpoint-p{draft.partition}-s{draft.sequence}-*.draft-{draft.pid}")
         self._keep(path, draft.partition, footing)
 
-    def abandon(self, draft: Draft) -> None:
+    def abandon(self, draft: PendingCheckpoint) -> None:
         """Ends a child that isn't done."""
         os.kill(draft.pid, signal.SIGKILL)
         os.waitpid(draft.pid, 0)
@@ -194,8 +194,8 @@ def _told(footing: Footing) -> str:
     return name + (f"-m{figures.sequence}.{figures.alert_id}" if figures else "")
 
 
-def _stored(sequence: str | None, alert_id: str | None) -> Stored | None:
-    return Stored(int(sequence), alert_id) if sequence and alert_id else None
+def _stored(sequence: str | None, alert_id: str | None) -> PublishedAlert | None:
+    return PublishedAlert(int(sequence), alert_id) if sequence and alert_id else None
 
 
 def _oldest_of_spans(ages_s: Iterable[float]) -> set[int]:

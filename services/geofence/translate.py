@@ -15,7 +15,7 @@ from services.geofence.domain.entries import (
     Case,
     Demand,
     Encounter,
-    Equipment,
+    EquipmentKind,
     EquipmentReport,
     Exercise,
     FoldVersion,
@@ -25,7 +25,7 @@ from services.geofence.domain.entries import (
     Target,
     Tick,
 )
-from services.geofence.domain.kinematics.geometry import PERSON, Disc, Polygon, Shape, ecef_mm
+from services.geofence.domain.kinematics.geometry import PERSON, Disc, PlanePolygon, Shape, ecef_mm
 from services.geofence.domain.rules import Rules
 from tandem.common.v1 import alert_pb2, encounter_pb2, exercise_pb2, geometry_pb2, log_pb2
 
@@ -72,10 +72,10 @@ def _body(entry: log_pb2.LogEntry) -> Body:
         case "equipment":
             report = entry.equipment
             name = log_pb2.EquipmentKind.Name(report.event) if report.event in log_pb2.EquipmentKind.values() else ""
-            if name not in Equipment.__members__:
+            if name not in EquipmentKind.__members__:
                 raise InvalidField("equipment.event", "is no known event")
             return EquipmentReport(
-                report.device_id, report.report_id, Equipment(name), report.event_time_ms, report.received_wall_us
+                report.device_id, report.report_id, EquipmentKind(name), report.event_time_ms, report.received_wall_us
             )
         case "case":
             return case_of(entry.case)
@@ -166,12 +166,12 @@ def _shape(place: geometry_pb2.Place) -> Shape:
             raise InvalidField("case.places.shape", "is missing")
 
 
-def _polygon(msg: geometry_pb2.Polygon) -> Polygon:
+def _polygon(msg: geometry_pb2.Polygon) -> PlanePolygon:
     vertices = [msg.vertices, *(hole.vertices for hole in msg.holes)]
     lines = [[_e7(vertex.lat_deg, vertex.lon_deg) for vertex in line] for line in vertices]
     outline, *holes = [[(lon_e7, lat_e7) for lat_e7, lon_e7 in line] for line in lines]
     polygons.check("case.places.polygon", outline, holes)
-    return Polygon.of(lines[0], lines[1:])
+    return PlanePolygon.of(lines[0], lines[1:])
 
 
 def _e7(lat_deg: float, lon_deg: float) -> tuple[int, int]:

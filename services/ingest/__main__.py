@@ -25,7 +25,7 @@ from services.ingest.endpoints.grpc_api import IngestApi
 from services.ingest.intake import Intake
 from services.ingest.log.republish import LastReports
 from services.ingest.log.writer import LogWriter
-from services.ingest.settings import Settings
+from services.ingest.settings import IngestSettings
 from tandem.ingest.v1 import ingest_pb2, ingest_pb2_grpc
 
 SERVICE_NAMES = [one.full_name for one in ingest_pb2.DESCRIPTOR.services_by_name.values()]
@@ -33,7 +33,7 @@ SERVICE_NAMES = [one.full_name for one in ingest_pb2.DESCRIPTOR.services_by_name
 
 async def main() -> None:
     """Runs until SIGTERM."""
-    settings = Settings()
+    settings = IngestSettings()
     telemetry.configure("ingest")
     async with buses.connect(settings.nats_url, "ingest", settings.nats_tls) as bus:
         premises = await streams.pass_gate(bus, settings)
@@ -59,7 +59,7 @@ async def main() -> None:
             ingest_pb2_grpc.add_IngestServiceServicer_to_server(IngestApi(intake, commands, quarantine), server)
             ingest_pb2_grpc.add_CommandServiceServicer_to_server(CommandApi(commands, routes, clock), server)
 
-        phones = http.PhoneDoor(intake, routes, commands, clock)
+        phones = http.PhoneEndpoint(intake, routes, commands, clock)
         async with (
             running.outlasting(
                 quarantine.run(), commands.publish_steps(), *(one.run() for one in writers.values())

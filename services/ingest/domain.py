@@ -75,7 +75,7 @@ class Position:
 
 
 @dataclass(frozen=True, slots=True)
-class Equipment:
+class EquipmentEvent:
     """Something that a device says about itself; `event` is the number of the protos' EquipmentKind."""
 
     device_id: str

@@ -12,11 +12,11 @@ from services.common.clock import MeshClock, wall_us
 from services.common.observability import tracing
 from services.common.rpc.errors import InvalidField, StoreFull
 from services.ingest import metrics
-from services.ingest.admission.limiter import Room
+from services.ingest.admission.limiter import InFlightLimiter
 from services.ingest.admission.quarantine import Quarantine
 from services.ingest.admission.rate_limit import Quotas
 from services.ingest.admission.routes import Partitions, Routes
-from services.ingest.domain import FUTURE_MS, LIVE_MS, Equipment, Position, Positions, Reason, Refusal, Sender
+from services.ingest.domain import FUTURE_MS, LIVE_MS, EquipmentEvent, Position, Positions, Reason, Refusal, Sender
 from services.ingest.log.republish import LastReports
 from services.ingest.log.writer import LogWriter
 
@@ -44,7 +44,7 @@ class Reports:
     positions: Positions
     position_places: Sequence[int]
     """Place of each position in the batch."""
-    events: Sequence[Equipment] = ()
+    events: Sequence[EquipmentEvent] = ()
     event_places: Sequence[int] = ()
     unreadable: Sequence[Refusal] = ()
     claimed: Mapping[int, str] = field(default_factory=dict)
@@ -54,10 +54,10 @@ class Reports:
     the task that works."""
 
     @classmethod
-    def of(cls, read: Sequence[Position | Equipment | InvalidField], claimed: Sequence[str]) -> Reports:
+    def of(cls, read: Sequence[Position | EquipmentEvent | InvalidField], claimed: Sequence[str]) -> Reports:
         """Of a batch that was read one by one: each report, or why it couldn't be read; and the device that it gave."""
         positions = [(i, one) for i, one in enumerate(read) if isinstance(one, Position)]
-        events = [(i, one) for i, one in enumerate(read) if isinstance(one, Equipment)]
+        events = [(i, one) for i, one in enumerate(read) if isinstance(one, EquipmentEvent)]
         errors = [(i, one) for i, one in enumerate(read) if isinstance(one, InvalidField)]
         return cls(
             len(read),
@@ -78,12 +78,12 @@ class _Checked:
     routes: list[Partitions]
     """Of each position."""
     refusals: list[Refusal]
-    events: list[tuple[Equipment, Partitions]] = field(default_factory=list)
+    events: list[tuple[EquipmentEvent, Partitions]] = field(default_factory=list)
     heard: list[tuple[str, str, Partitions]] = field(default_factory=list)
     """Device and report of what was refused for its clock."""
 
 
-class Taken:
+class PendingBatch:
     """A batch on its way into the log."""
 
     __slots__ = ("_error", "_left", "_on_end", "_waiters", "device_ids", "refusals")
@@ -150,16 +150,18 @@ class Intake:
     ) -> None:
         self._routes, self._writers, self._last_reports = routes, writers, last_reports
         self._quarantine, self._quotas, self._clock = quarantine, quotas, clock
-        self._room = Room()
+        self._room = InFlightLimiter()
         metrics.WAITING.set_function(lambda: self._room.total)
 
-    async def take(self, sender: Sender, reports: Reports, backfill: bool, door: str) -> Taken:
+    async def take(self, sender: Sender, reports: Reports, backfill: bool, door: str) -> PendingBatch:
         """Returns once all that isn't refused is durable. Raises StoreFull or Unavailable: send all of it again."""
         taken = await self.admit(sender, reports, backfill, door, patient=False)
         await taken.stored()
         return taken
 
-    async def admit(self, sender: Sender, reports: Reports, backfill: bool, door: str, patient: bool = True) -> Taken:
+    async def admit(
+        self, sender: Sender, reports: Reports, backfill: bool, door: str, patient: bool = True
+    ) -> PendingBatch:
         """Checks each report and sends what is sound on its way. A `patient` caller waits while its share of the room is full.
 
         Who brings much that is refused waits behind that. Raises StoreFull (to the impatient), or Unavailable where a device can't be
@@ -181,7 +183,7 @@ class Intake:
         except BaseException:
             self._room.leave(key, count)
             raise
-        taken = Taken()
+        taken = PendingBatch()
         taken.refusals = sorted(checked.refusals, key=lambda one: one.index)
         self._send(taken, key, checked, backfill, reports.contexts)
         accepted = count - len(taken.refusals)
@@ -314,7 +316,7 @@ class Intake:
     # ── on its way ───────────────────────────────────────────────────────────────────────────────────────────────────
 
     def _send(
-        self, taken: Taken, sender: str, checked: _Checked, backfill: bool, contexts: Sequence[tuple[int, str]]
+        self, taken: PendingBatch, sender: str, checked: _Checked, backfill: bool, contexts: Sequence[tuple[int, str]]
     ) -> None:
         """Nothing is sent before all is checked, so that a look-up that fails leaves nothing half done."""
         received_us = wall_us()

@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 from services.common.settings import LOOPBACK, HttpSettings
 
 
-class Settings(HttpSettings):
+class IngestSettings(HttpSettings):
     """Read once, in __main__."""
 
     port: int = Field(default=7402, ge=0, le=65535)

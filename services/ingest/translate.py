@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from services.common import fields, times
 from services.common.rpc.errors import InvalidField
-from services.ingest.domain import ACCURACY_MOST_M, Equipment, Position, Positions
+from services.ingest.domain import ACCURACY_MOST_M, EquipmentEvent, Position, Positions
 from tandem.common.v1 import log_pb2
 from tandem.ingest.v1 import ingest_pb2
 
@@ -40,13 +40,13 @@ def parse_position(msg: ingest_pb2.Position) -> Position:
     )
 
 
-def parse_equipment(msg: ingest_pb2.EquipmentEvent) -> Equipment:
+def parse_equipment(msg: ingest_pb2.EquipmentEvent) -> EquipmentEvent:
     """An equipment event. Raises InvalidField."""
     fields.required_id("device_id", msg.device_id)
     fields.required_id("report_id", msg.report_id)
     if msg.event not in log_pb2.EquipmentKind.values() or not msg.event:
         raise InvalidField("event", "is missing" if not msg.event else "is no known event")
-    return Equipment(
+    return EquipmentEvent(
         msg.device_id, msg.report_id, msg.event, fields.moment("event_time", msg.event_time, msg.HasField("event_time"))
     )
 
@@ -125,7 +125,7 @@ def heard_entry(heard: Sequence[tuple[str, str]], received_wall_us: int) -> log_
     )
 
 
-def equipment_entry(event: Equipment, received_wall_us: int) -> log_pb2.LogEntry:
+def equipment_entry(event: EquipmentEvent, received_wall_us: int) -> log_pb2.LogEntry:
     """The entry of an equipment event."""
     return log_pb2.LogEntry(
         equipment=log_pb2.EquipmentReport(

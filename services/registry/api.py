@@ -18,7 +18,7 @@ from services.registry.area import ServiceArea
 from services.registry.domain import Order
 from services.registry.handlers import Registry
 from services.registry.match_reviews import Oversight
-from services.registry.reconcile import Agency, Kind, Listed
+from services.registry.reconcile import Agency, Listed, ListedKind
 from tandem.registry.v1 import reconciliation_pb2, registry_pb2, registry_pb2_grpc, review_pb2
 
 SERVICE_NAME = registry_pb2.DESCRIPTOR.services_by_name["RegistryService"].full_name
@@ -122,7 +122,7 @@ class RegistryServicer(registry_pb2_grpc.RegistryServiceServicer):
         self, request_iterator: AsyncIterator[reconciliation_pb2.ReconcileRequest], context: _Context
     ) -> AsyncIterator[reconciliation_pb2.ReconcileResponse]:
         agency = Agency.MOJ if caller().role == Role.ROLE_MOJ_RECORDS else Agency.NPA
-        listed: dict[tuple[Kind, str], Listed] = {}
+        listed: dict[tuple[ListedKind, str], Listed] = {}
         async for request in request_iterator:
             for n, one in enumerate(translate_review.parse_listed(request, agency)):
                 if (one.kind, one.record_id) in listed:

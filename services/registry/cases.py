@@ -14,8 +14,8 @@ from services.common.privacy import sealing
 from services.common.rpc.errors import NotFound
 from services.registry import device_token, domain, review, similarity, tables, translate
 from services.registry.device_token import DeviceToken
-from services.registry.domain import Device, Exercise, Order, ProtectedPerson, Tag, Wearer
-from services.registry.review import Event, Evidence, Level, Review, ReviewState
+from services.registry.domain import Device, ExerciseKind, Order, ProtectedPerson, Tag, Wearer
+from services.registry.review import Event, MatchEvidence, MatchLevel, Review, ReviewState
 from services.registry.store import Records, StoredCase
 from tandem.common.v1 import log_pb2
 
@@ -57,16 +57,18 @@ class Cases:
                 )
         await self.apply(records, order, wearer, stood is not None and stood[1], case)
 
-    def look(self, records: Records, order: Order, wearer: Wearer, before: Review | None) -> tuple[Level, Evidence]:
+    def look(
+        self, records: Records, order: Order, wearer: Wearer, before: Review | None
+    ) -> tuple[MatchLevel, MatchEvidence]:
         """What the two records alone say now."""
         level, comparison = similarity.compared(order, wearer)
         undecided = before is None or before.state is ReviewState.OPEN
-        if undecided and level is not Level.EXACT and order.ends_ms <= self._clock.now_ms():
-            level = Level.NONE  # nobody needs to look at an order that is over
-        if level is Level.NONE and before is None:
-            return level, Evidence(b"", comparison.weight, ())
+        if undecided and level is not MatchLevel.EXACT and order.ends_ms <= self._clock.now_ms():
+            level = MatchLevel.NONE  # nobody needs to look at an order that is over
+        if level is MatchLevel.NONE and before is None:
+            return level, MatchEvidence(b"", comparison.weight, ())
         digest = records.reviews.evidence_digest(similarity.evidence_text(order, wearer))
-        return level, Evidence(digest, comparison.weight, similarity.reasons_of(comparison))
+        return level, MatchEvidence(digest, comparison.weight, similarity.reasons_of(comparison))
 
     async def tell(self, records: Records, about: Review, event: Event, case: StoredCase | None) -> None:
         """Tells those who watch what became of a review, whose case is given."""
@@ -121,7 +123,7 @@ class Cases:
             await self._send_device_route(records, device)
         await records.enqueue(self.subject(case.wearer_id), f"{case_id}:{version}", entry)
         # That a canary's records are joined is no news for the agencies.
-        if holds != held and order.exercise is not Exercise.CANARY:
+        if holds != held and order.exercise is not ExerciseKind.CANARY:
             event = Event.MATCHED if holds else Event.WITHDRAWN
             await records.reviews.add_event(event, case_id, order.order_id, wearer.wearer_id, matched_at_ms, now_ms)
             say = partial(logger().info, "order_matched") if holds else partial(logger().warning, "match_withdrawn")
@@ -210,7 +212,7 @@ def _restated(
     wearer: Wearer,
     before: Review | None,
     stood: tuple[ReviewState, bool],
-    evidence: Evidence,
+    evidence: MatchEvidence,
     now_ms: int,
 ) -> Review:
     if before is not None:

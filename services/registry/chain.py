@@ -38,7 +38,7 @@ class Disclosure:
 
 
 @dataclass(frozen=True, slots=True)
-class Link:
+class LedgerRow:
     """A disclosure in its place in the chain."""
 
     sequence: int
@@ -49,7 +49,7 @@ class Link:
 
 
 @dataclass(frozen=True, slots=True)
-class Head:
+class LedgerHead:
     """The end of the chain at some moment."""
 
     sequence: int
@@ -70,18 +70,18 @@ def hash_of(sequence: int, disclosure: Disclosure, previous: bytes) -> bytes:
     return digest.digest()
 
 
-def append(last: Head | None, disclosure: Disclosure) -> Link:
+def append(last: LedgerHead | None, disclosure: Disclosure) -> LedgerRow:
     """The next row after the last one."""
     sequence, previous = (last.sequence + 1, last.hash) if last else (1, GENESIS)
-    return Link(sequence, disclosure, previous, hash_of(sequence, disclosure, previous))
+    return LedgerRow(sequence, disclosure, previous, hash_of(sequence, disclosure, previous))
 
 
-def signed_text(head: Head) -> bytes:
+def signed_text(head: LedgerHead) -> bytes:
     """What is signed of a head."""
     return f"tandem ledger head {head.sequence} {head.hash.hex()} {head.at_ms}".encode()
 
 
-class Broken(Exception):
+class BrokenChain(Exception):
     """The chain isn't what it was; `sequence` is the first row of which that is sure."""
 
     def __init__(self, sequence: int, reason: str) -> None:
@@ -89,7 +89,7 @@ class Broken(Exception):
         self.sequence = sequence
 
 
-class Follower:
+class ChainVerifier:
     """Takes row after row, and proves that each follows from the ones before."""
 
     def __init__(self) -> None:
@@ -97,13 +97,13 @@ class Follower:
         """The last row that was proven."""
         self._previous = GENESIS
 
-    def take(self, link: Link) -> None:
+    def take(self, link: LedgerRow) -> None:
         """Raises Broken where this isn't the next row."""
         sequence = self.sequence + 1
         if link.sequence != sequence:
-            raise Broken(sequence, f"is missing: the next one is {link.sequence}")
+            raise BrokenChain(sequence, f"is missing: the next one is {link.sequence}")
         if link.previous != self._previous:
-            raise Broken(sequence, "doesn't follow the row before it")
+            raise BrokenChain(sequence, "doesn't follow the row before it")
         if link.hash != hash_of(sequence, link.disclosure, self._previous):
-            raise Broken(sequence, "was changed")
+            raise BrokenChain(sequence, "was changed")
         self.sequence, self._previous = sequence, link.hash

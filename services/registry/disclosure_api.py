@@ -10,7 +10,7 @@ import grpc.aio
 
 from services.common import fields
 from services.common.clock import MeshClock
-from services.common.privacy.grounds import Grounds, Kind, check_grounds
+from services.common.privacy.grounds import Grounds, RecordKind, check_grounds
 from services.common.privacy.purposes import PURPOSES
 from services.common.rpc import server
 from services.common.rpc.errors import InvalidField
@@ -36,7 +36,7 @@ class DisclosureServicer(disclosure_pb2_grpc.DisclosureServiceServicer):
         self, request: disclosure_pb2.ReadWearerRequest, context: _Context
     ) -> disclosure_pb2.ReadWearerResponse:
         wearer_id = fields.required_id("wearer_id", request.wearer_id)
-        grounds = self._grounds(request.grounds, Kind.WEARER)
+        grounds = self._grounds(request.grounds, RecordKind.WEARER)
         who = server.caller()
         wearer, disclosure_id = await _finish(self._disclosures.read_wearer(who, grounds, wearer_id))
         shown = translate_ledger.wearer_to_proto(wearer, WEARER_SHOWS[who.role])
@@ -46,7 +46,7 @@ class DisclosureServicer(disclosure_pb2_grpc.DisclosureServiceServicer):
         self, request: disclosure_pb2.ReadProtectedPersonRequest, context: _Context
     ) -> disclosure_pb2.ReadProtectedPersonResponse:
         person_id = fields.required_id("person_id", request.person_id)
-        grounds = self._grounds(request.grounds, Kind.PROTECTED_PERSON)
+        grounds = self._grounds(request.grounds, RecordKind.PROTECTED_PERSON)
         who = server.caller()
         person, places, disclosure_id = await _finish(self._disclosures.read_person(who, grounds, person_id))
         visible = PERSON_SHOWS[who.role]
@@ -70,7 +70,7 @@ class DisclosureServicer(disclosure_pb2_grpc.DisclosureServiceServicer):
         async for signed in self._disclosures.watch_heads(request.after_sequence):
             yield disclosure_pb2.WatchLedgerHeadsResponse(head=self._disclosures.to_proto(signed))
 
-    def _grounds(self, msg: disclosure_pb2.Grounds, kind: Kind) -> Grounds:
+    def _grounds(self, msg: disclosure_pb2.Grounds, kind: RecordKind) -> Grounds:
         try:
             purpose = PURPOSES.get(msg.purpose)
             return check_grounds(msg.legal_basis, purpose, msg.reference, kind, self._clock.now_ms())

@@ -12,11 +12,11 @@ from typing import TypeAlias
 from services.common.clock import MeshClock
 from services.common.messaging import flow
 from services.common.messaging.cursors import StreamCursor
-from services.common.privacy.grounds import Grounds, Kind
+from services.common.privacy.grounds import Grounds, RecordKind
 from services.common.rpc.errors import Unavailable
 from services.common.rpc.identity import Caller
 from services.registry import tables
-from services.registry.chain import Disclosure, Head
+from services.registry.chain import Disclosure, LedgerHead
 from services.registry.disclosure import Deed
 from services.registry.domain import Place, ProtectedPerson, Wearer
 from services.registry.handlers import Registry
@@ -46,14 +46,14 @@ class Disclosures:
 
     async def read_wearer(self, who: Caller, grounds: Grounds, wearer_id: str) -> tuple[Wearer, str]:
         """A wearer, whole, and the id of the ledger's row. Raises NotFound."""
-        async with self._disclosing(who, grounds, Kind.WEARER, wearer_id) as (records, disclosure_id):
+        async with self._disclosing(who, grounds, RecordKind.WEARER, wearer_id) as (records, disclosure_id):
             return await records.find(tables.wearers, Wearer, wearer_id), disclosure_id
 
     async def read_person(
         self, who: Caller, grounds: Grounds, person_id: str
     ) -> tuple[ProtectedPerson, list[Place], str]:
         """A protected person, the places of the orders that name them, and the id of the ledger's row. Raises NotFound."""
-        async with self._disclosing(who, grounds, Kind.PROTECTED_PERSON, person_id) as (records, disclosure_id):
+        async with self._disclosing(who, grounds, RecordKind.PROTECTED_PERSON, person_id) as (records, disclosure_id):
             person = await records.find(tables.protected_persons, ProtectedPerson, person_id)
             places = {
                 place.place_id: place for order in await records.orders_protecting(person_id) for place in order.places
@@ -62,7 +62,7 @@ class Disclosures:
 
     @asynccontextmanager
     async def _disclosing(
-        self, who: Caller, grounds: Grounds, kind: Kind, record_id: str
+        self, who: Caller, grounds: Grounds, kind: RecordKind, record_id: str
     ) -> AsyncIterator[tuple[Records, str]]:
         disclosure_id = f"read-{uuid.uuid4().hex}"
         async with self._registry.transaction() as records:
@@ -114,7 +114,7 @@ class Disclosures:
             if last is None or (signed and signed.head.sequence == last.sequence):
                 return signed
             now_ms = self._clock.now_ms()
-            signed = await records.ledger.sign(Head(last.sequence, last.hash, now_ms), self._signer)
+            signed = await records.ledger.sign(LedgerHead(last.sequence, last.hash, now_ms), self._signer)
             message = self.to_proto(signed).SerializeToString(deterministic=True)
             subject = flow.ledger_head_subject(last.sequence)
             await records.enqueue(subject, f"head:{last.sequence}:{last.hash.hex()[:16]}", message)

@@ -146,7 +146,7 @@ EXERCISE_IDS = "exercise."
 """How ids of records begin that the registry makes up for exercises; no agency's do."""
 
 
-class Exercise(Enum):
+class ExerciseKind(Enum):
     """What a record belongs to that isn't in earnest."""
 
     DRILL = "DRILL"
@@ -189,7 +189,7 @@ class Wearer:
     address: str = field(default="", repr=False)
     end: WearerEnd | None = None
     """The end of their case; None while it runs."""
-    exercise: Exercise | None = None
+    exercise: ExerciseKind | None = None
     """Part of an exercise; None for a person."""
 
 
@@ -289,7 +289,7 @@ class Order:
     """Its end before its time; None while it runs."""
     encounters: tuple[Encounter, ...] = ()
     """Authorised encounters, within the validity."""
-    exercise: Exercise | None = None
+    exercise: ExerciseKind | None = None
     """Part of an exercise; None in earnest."""
 
     @property
@@ -328,11 +328,11 @@ class JointCase:
     """Exclusive."""
     encounters: tuple[Encounter, ...]
     """As the order allows them, also beyond an end before its time."""
-    exercise: Exercise | None
+    exercise: ExerciseKind | None
     """Part of an exercise; None in earnest."""
 
 
-class Outcome(Enum):
+class PutOutcome(Enum):
     """What becomes of a record that is put."""
 
     STORED = "STORED"
@@ -340,20 +340,20 @@ class Outcome(Enum):
     SUPERSEDED = "SUPERSEDED"
 
 
-def decide_put(stored_version: int | None, stored_digest: bytes | None, version: int, digest: bytes) -> Outcome:
+def decide_put(stored_version: int | None, stored_digest: bytes | None, version: int, digest: bytes) -> PutOutcome:
     """What becomes of a record of this version and content, given what is stored (None: nothing).
 
     Raises Conflict where the same version is stored with other content.
     """
     if stored_version is None or version > stored_version:
-        return Outcome.STORED
+        return PutOutcome.STORED
     if version < stored_version:
-        return Outcome.SUPERSEDED
+        return PutOutcome.SUPERSEDED
     if digest != stored_digest:
         raise Conflict(
             f"version {version} of this record is stored with other content; a change needs a greater version"
         )
-    return Outcome.UNCHANGED
+    return PutOutcome.UNCHANGED
 
 
 def is_match(respondent: Respondent, wearer: Wearer) -> bool:

@@ -12,14 +12,14 @@ from services.common import fields
 from services.common.rpc import server
 from services.common.rpc.errors import InvalidField, PermissionDenied
 from services.common.rpc.identity import Role
-from services.registry.domain import Exercise
+from services.registry.domain import ExerciseKind
 from services.registry.exercises import PLACE_DEG, WEARERS_MOST, ExerciseRecords, Exercises
 from tandem.common.v1 import access_pb2, exercise_pb2, geometry_pb2
 from tandem.registry.v1 import exercise_pb2 as exercise_service_pb2
 from tandem.registry.v1 import exercise_pb2_grpc
 
 SERVICE_NAME = exercise_service_pb2.DESCRIPTOR.services_by_name["ExerciseService"].full_name
-RUN_BY = {Role.ROLE_OPERATOR: Exercise.DRILL, Role.ROLE_WATCH: Exercise.CANARY}
+RUN_BY = {Role.ROLE_OPERATOR: ExerciseKind.DRILL, Role.ROLE_WATCH: ExerciseKind.CANARY}
 """Which kind of exercise each caller may run."""
 _ID = re.compile(r"[a-z0-9-]{1,32}")
 
@@ -70,7 +70,7 @@ def _records(
 ) -> ExerciseRecords:
     if request.exercise not in (exercise_pb2.DRILL, exercise_pb2.CANARY):
         raise InvalidField("exercise", "must be DRILL or CANARY")
-    exercise = Exercise(exercise_pb2.Exercise.Name(request.exercise))
+    exercise = ExerciseKind(exercise_pb2.Exercise.Name(request.exercise))
     role = server.caller().role
     if RUN_BY.get(role) is not exercise:
         raise PermissionDenied(f"{access_pb2.Role.Name(role)} runs no {exercise.value}")

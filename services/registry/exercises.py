@@ -14,11 +14,11 @@ from services.registry.domain import (
     Action,
     Device,
     EndReason,
-    Exercise,
+    ExerciseKind,
     Order,
     OrderEnd,
-    Outcome,
     ProtectedPerson,
+    PutOutcome,
     Respondent,
     Ring,
     Tag,
@@ -41,7 +41,7 @@ _DAYS_OF_BIRTH = 18_000
 class ExerciseRecords:
     """The records of one exercise, by number; the same each time they are made."""
 
-    def __init__(self, exercise: Exercise, exercise_id: str) -> None:
+    def __init__(self, exercise: ExerciseKind, exercise_id: str) -> None:
         self._exercise = exercise
         self._prefix = f"{EXERCISE_IDS}{exercise.value.lower()}.{exercise_id}"
         self.person_id = f"{self._prefix}.person"
@@ -116,7 +116,7 @@ class Exercises:
         for number in range(wearers):
             outcomes.append(await registry.put_wearer(records.wearer(number)))
             outcomes.append(await registry.put_tag(records.tag(number, vendor_id)))
-            if Outcome.SUPERSEDED in outcomes:
+            if PutOutcome.SUPERSEDED in outcomes:
                 raise FailedPrecondition("the exercise has ended: begin another")
             await registry.put_order(records.order(number, now_ms, until_ms))
 

@@ -22,9 +22,19 @@ from services.common.rpc.errors import FailedPrecondition, InvalidField, NotFoun
 from services.common.storage.db import Database
 from services.registry import disclosure, domain, lifecycle, reconcile, similarity, tables
 from services.registry.cases import DAY_MS, Cases
-from services.registry.domain import Contact, Device, Order, OrderEnd, Outcome, ProtectedPerson, Tag, Wearer, WearerEnd
-from services.registry.lifecycle import Stage
-from services.registry.reconcile import Kind
+from services.registry.domain import (
+    Contact,
+    Device,
+    Order,
+    OrderEnd,
+    ProtectedPerson,
+    PutOutcome,
+    Tag,
+    Wearer,
+    WearerEnd,
+)
+from services.registry.lifecycle import OrderStage
+from services.registry.reconcile import ListedKind
 from services.registry.review import Event
 from services.registry.store import Record, Records
 from services.registry.vault import Vault
@@ -101,7 +111,7 @@ class Registry:
         for kind, table in _TABLES.items():
             await self._complete(kind, table)
 
-    async def _complete(self, kind: Kind, table: sa.Table) -> None:
+    async def _complete(self, kind: ListedKind, table: sa.Table) -> None:
         """Gives digests and keys to the records that were stored before there were any, and matches them by those."""
         (key,) = table.primary_key
         after = ""
@@ -119,12 +129,12 @@ class Registry:
 
     # ── puts ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    async def put_wearer(self, wearer: Wearer) -> Outcome:
+    async def put_wearer(self, wearer: Wearer) -> PutOutcome:
         """Stores a wearer and matches them against all respondents."""
         async with self.changing() as records:
             stored = await records.stored(tables.wearers, wearer.wearer_id)
             outcome = _decided(records, stored, wearer)
-            if outcome is Outcome.STORED:
+            if outcome is PutOutcome.STORED:
                 before = await records.all_of(tables.wearers, [wearer.wearer_id])
                 _must_stay_what_it_is("wearer.exercise", wearer, before)
                 await _store(records, tables.wearers, wearer.wearer_id, wearer, new=stored is None)
@@ -133,31 +143,31 @@ class Registry:
                     await self.cases.send_tag_routes_of(records, wearer.wearer_id)
         return outcome
 
-    async def end_wearer(self, wearer_id: str, end: WearerEnd, source_version: int) -> Outcome:
+    async def end_wearer(self, wearer_id: str, end: WearerEnd, source_version: int) -> PutOutcome:
         """Ends a wearer's case. Raises NotFound (unknown wearer), FailedPrecondition (a tag is on them)."""
         async with self.changing() as records:
             await _must_be_known(records, tables.wearers, wearer_id, "wearer_id: no such wearer")
             before = await records.find(tables.wearers, Wearer, wearer_id)
             wearer = replace(before, end=end, source_version=source_version)
             outcome = await _decide(records, tables.wearers, wearer_id, wearer)
-            if outcome is Outcome.STORED:
+            if outcome is PutOutcome.STORED:
                 if any(tag.removed_at_ms is None for tag in await records.tags_on(wearer_id)):
                     raise FailedPrecondition("wearer_id: a tag is on them; end it first")
                 await _store(records, tables.wearers, wearer_id, wearer)
         return outcome
 
-    async def put_tag(self, tag: Tag) -> Outcome:
+    async def put_tag(self, tag: Tag) -> PutOutcome:
         """Stores on whom a tag is. Raises NotFound (unknown wearer), FailedPrecondition (a protective device's id)."""
         async with self.changing() as records:
             outcome = await _decide(records, tables.tags, tag.device_id, tag)
-            if outcome is Outcome.STORED:
+            if outcome is PutOutcome.STORED:
                 await _must_be_known(records, tables.wearers, tag.wearer_id, "tag.wearer_id: no such wearer")
                 if await records.device(tag.device_id):
                     raise FailedPrecondition("tag.device_id: is the id of a protective device")
                 await self._store_tag(records, tag)
         return outcome
 
-    async def end_tag(self, device_id: str, removed_at_ms: int, source_version: int) -> Outcome:
+    async def end_tag(self, device_id: str, removed_at_ms: int, source_version: int) -> PutOutcome:
         """Notes that a tag was taken off. Raises NotFound (unknown tag)."""
         async with self.changing() as records:
             before = await records.tag(device_id)
@@ -165,7 +175,7 @@ class Registry:
                 raise NotFound("device_id: no such tag")
             tag = replace(before, removed_at_ms=removed_at_ms, source_version=source_version)
             outcome = await _decide(records, tables.tags, device_id, tag)
-            if outcome is Outcome.STORED:
+            if outcome is PutOutcome.STORED:
                 await self._store_tag(records, tag)
         return outcome
 
@@ -176,7 +186,7 @@ class Registry:
         for wearer_id in _each(tag.wearer_id, before.wearer_id if before else None):
             await self.cases.refresh_all(records, await records.cases_of_wearer(wearer_id))
 
-    async def put_protected_person(self, person: ProtectedPerson) -> Outcome:
+    async def put_protected_person(self, person: ProtectedPerson) -> PutOutcome:
         """Stores a protected person. Raises FailedPrecondition where a contact can't be sealed for the warning leg."""
         if person.contact is not None and self._warning_key is None:
             raise FailedPrecondition(
@@ -184,7 +194,7 @@ class Registry:
             )
         async with self.changing() as records:
             outcome = await _decide(records, tables.protected_persons, person.person_id, person)
-            if outcome is Outcome.STORED:
+            if outcome is PutOutcome.STORED:
                 contact_before = await _contact_of(records, person.person_id)
                 await _store(records, tables.protected_persons, person.person_id, person)
                 await self.cases.send_routes_of(records, [person.person_id])
@@ -192,14 +202,14 @@ class Registry:
                     await self.cases.refresh_all(records, await records.cases_of_person(person.person_id))
         return outcome
 
-    async def end_protected_person(self, person_id: str, ended_at_ms: int, source_version: int) -> Outcome:
+    async def end_protected_person(self, person_id: str, ended_at_ms: int, source_version: int) -> PutOutcome:
         """Ends a person's protection. Raises NotFound (unknown person), FailedPrecondition (an order or device needs them)."""
         async with self.changing() as records:
             await _must_be_known(records, tables.protected_persons, person_id, "person_id: no such protected person")
             before = await records.find(tables.protected_persons, ProtectedPerson, person_id)
             person = replace(before, ended_at_ms=ended_at_ms, source_version=source_version)
             outcome = await _decide(records, tables.protected_persons, person_id, person)
-            if outcome is Outcome.STORED:
+            if outcome is PutOutcome.STORED:
                 if any(order.ends_ms > self._clock.now_ms() for order in await records.orders_protecting(person_id)):
                     raise FailedPrecondition("person_id: an order that isn't over protects them")
                 if any(device.removed_at_ms is None for device in await records.devices_of([person_id])):
@@ -207,11 +217,11 @@ class Registry:
                 await _store(records, tables.protected_persons, person_id, person)
         return outcome
 
-    async def put_device(self, device: Device) -> Outcome:
+    async def put_device(self, device: Device) -> PutOutcome:
         """Stores whose a protective device is. Raises NotFound (unknown person), FailedPrecondition (a tag's id)."""
         async with self.changing() as records:
             outcome = await _decide(records, tables.devices, device.device_id, device)
-            if outcome is Outcome.STORED:
+            if outcome is PutOutcome.STORED:
                 await _must_be_known(
                     records, tables.protected_persons, device.person_id, "device.person_id: no such protected person"
                 )
@@ -220,7 +230,7 @@ class Registry:
                 await self._store_device(records, device)
         return outcome
 
-    async def end_device(self, device_id: str, removed_at_ms: int, source_version: int) -> Outcome:
+    async def end_device(self, device_id: str, removed_at_ms: int, source_version: int) -> PutOutcome:
         """Notes that a person hasn't a protective device any more. Raises NotFound (unknown device)."""
         async with self.changing() as records:
             before = await records.device(device_id)
@@ -228,7 +238,7 @@ class Registry:
                 raise NotFound("device_id: no such protective device")
             device = replace(before, removed_at_ms=removed_at_ms, source_version=source_version)
             outcome = await _decide(records, tables.devices, device_id, device)
-            if outcome is Outcome.STORED:
+            if outcome is PutOutcome.STORED:
                 await self._store_device(records, device)
         return outcome
 
@@ -239,11 +249,11 @@ class Registry:
         for person_id in _each(device.person_id, before.person_id if before else None):
             await self.cases.refresh_all(records, await records.cases_of_person(person_id))
 
-    async def put_order(self, order: Order) -> tuple[Outcome, Stage | None]:
+    async def put_order(self, order: Order) -> tuple[PutOutcome, OrderStage | None]:
         """Stores an order and matches its respondent against all wearers. Raises NotFound for an unknown person."""
         async with self.changing() as records:
             outcome = await _decide(records, tables.orders, order.order_id, order)
-            if outcome is not Outcome.STORED:
+            if outcome is not PutOutcome.STORED:
                 return outcome, None
             _must_stay_what_it_is("order.exercise", order, await records.all_of(tables.orders, [order.order_id]))
             for n, person_id in enumerate(order.protected_person_ids):
@@ -252,7 +262,9 @@ class Registry:
             stage = await self._store_order(records, order)
         return outcome, stage
 
-    async def end_order(self, order_id: str, end: OrderEnd, source_version: int) -> tuple[Outcome, Stage | None]:
+    async def end_order(
+        self, order_id: str, end: OrderEnd, source_version: int
+    ) -> tuple[PutOutcome, OrderStage | None]:
         """Ends an order before its time. Raises NotFound (unknown order), InvalidField (a reason that doesn't fit)."""
         async with self.changing() as records:
             await _must_be_known(records, tables.orders, order_id, "order_id: no such order")
@@ -260,12 +272,12 @@ class Registry:
             before = await records.find(tables.orders, Order, order_id)
             order = lifecycle.ended(before, end, source_version, next(iter(covering), None))
             outcome = await _decide(records, tables.orders, order_id, order)
-            if outcome is not Outcome.STORED:
+            if outcome is not PutOutcome.STORED:
                 return outcome, None
             stage = await self._store_order(records, order)
         return outcome, stage
 
-    async def _store_order(self, records: Records, order: Order) -> Stage:
+    async def _store_order(self, records: Records, order: Order) -> OrderStage:
         before = next(iter(await records.all_of(tables.orders, [order.order_id])), None)
         stage = lifecycle.stage_of(before, order)
         new = before is None
@@ -333,12 +345,12 @@ class Registry:
 
 
 # Orders before wearers: once it has its keys, a wearer is matched against all orders.
-_TABLES: Mapping[Kind, sa.Table] = {
-    Kind.ORDER: tables.orders,
-    Kind.WEARER: tables.wearers,
-    Kind.TAG: tables.tags,
-    Kind.PROTECTED_PERSON: tables.protected_persons,
-    Kind.DEVICE: tables.devices,
+_TABLES: Mapping[ListedKind, sa.Table] = {
+    ListedKind.ORDER: tables.orders,
+    ListedKind.WEARER: tables.wearers,
+    ListedKind.TAG: tables.tags,
+    ListedKind.PROTECTED_PERSON: tables.protected_persons,
+    ListedKind.DEVICE: tables.devices,
 }
 
 
@@ -372,11 +384,11 @@ async def _index(records: Records, record: Record, new: bool = False) -> None:
         await records.reviews.put_match_keys(similarity.ORDER_SIDE, record.order_id, keys, new)
 
 
-async def _decide(records: Records, table: sa.Table, record_id: str, record: Record) -> Outcome:
+async def _decide(records: Records, table: sa.Table, record_id: str, record: Record) -> PutOutcome:
     return _decided(records, await records.stored(table, record_id), record)
 
 
-def _decided(records: Records, stored: tuple[int, bytes] | None, record: Record) -> Outcome:
+def _decided(records: Records, stored: tuple[int, bytes] | None, record: Record) -> PutOutcome:
     stored_version, stored_digest = stored or (None, None)
     return domain.decide_put(stored_version, stored_digest, record.source_version, records.digest_of(record))
 

@@ -7,7 +7,7 @@ import asyncio
 from services.common import ids
 from services.common.clock import MeshClock
 from services.common.observability.telemetry import logger
-from services.common.privacy.grounds import Kind, Purpose
+from services.common.privacy.grounds import Purpose, RecordKind
 from services.common.rpc.errors import Unavailable
 from services.registry import tables
 from services.registry.chain import Disclosure
@@ -20,7 +20,7 @@ POLL_S = 60.0
 """How long what is over may wait for its end; it looks at every wearer, so not more often."""
 WHO = "spiffe://tandem/registry"
 _LEGAL_BASIS = "TAG_16_2"
-_KINDS = {"wearers": Kind.WEARER, "protected_persons": Kind.PROTECTED_PERSON, "orders": Kind.ORDER}
+_KINDS = {"wearers": RecordKind.WEARER, "protected_persons": RecordKind.PROTECTED_PERSON, "orders": RecordKind.ORDER}
 
 
 class Custodian:

@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.registry import chain
-from services.registry.chain import Broken, Disclosure, Head, Link
+from services.registry.chain import BrokenChain, Disclosure, LedgerHead, LedgerRow
 from services.registry.tables_ledger import ledger, ledger_heads
 from services.registry.vault import read_or_make_keys
 
@@ -28,7 +28,7 @@ class Signer:
         self._key = Ed25519PrivateKey.from_private_bytes(key)
         self.public_key = self._key.public_key().public_bytes_raw()
 
-    def sign(self, head: Head) -> bytes:
+    def sign(self, head: LedgerHead) -> bytes:
         """The signature of a head."""
         return self._key.sign(chain.signed_text(head))
 
@@ -49,7 +49,7 @@ def open_signer(path: Path) -> Signer:
 class SignedHead:
     """A head as it was signed."""
 
-    head: Head
+    head: LedgerHead
     signature: bytes
 
     def is_signed_by(self, public_key: bytes) -> bool:
@@ -70,10 +70,10 @@ class Ledger:
     async def _first(self, statement: sa.Select[Any]) -> Any:
         return (await self._connection.execute(statement.limit(1))).first()
 
-    async def last(self) -> Head | None:
+    async def last(self) -> LedgerHead | None:
         """The last row."""
         row = await self._first(sa.select(ledger).order_by(ledger.c.sequence.desc()))
-        return Head(row.sequence, row.hash, row.at_ms) if row else None
+        return LedgerHead(row.sequence, row.hash, row.at_ms) if row else None
 
     async def append(self, disclosure: Disclosure) -> bool:
         """Appends a row; false where one with the same id is there."""
@@ -100,14 +100,14 @@ class Ledger:
         )
         return [_signed(row) for row in (await self._connection.execute(page)).all()]
 
-    async def sign(self, head: Head, signer: Signer) -> SignedHead:
+    async def sign(self, head: LedgerHead, signer: Signer) -> SignedHead:
         """Signs a head and keeps it."""
         signed = SignedHead(head, signer.sign(head))
         values = {"sequence": head.sequence, "hash": head.hash, "at_ms": head.at_ms, "signature": signed.signature}
         await self._connection.execute(sa.insert(ledger_heads).values(values))
         return signed
 
-    async def links(self) -> AsyncIterator[Link]:
+    async def links(self) -> AsyncIterator[LedgerRow]:
         """All rows in order, as they are."""
         after = -(1 << 62)
         while True:
@@ -115,7 +115,7 @@ class Ledger:
             rows = (await self._connection.execute(page)).all()
             for row in rows:
                 disclosure = Disclosure(**{name: row._mapping[name] for name in _FIELDS})
-                yield Link(row.sequence, disclosure, row.previous, row.hash)
+                yield LedgerRow(row.sequence, disclosure, row.previous, row.hash)
                 after = row.sequence
             if len(rows) < PAGE:
                 return
@@ -127,7 +127,7 @@ class Ledger:
 
 
 def _signed(row: Any) -> SignedHead:
-    return SignedHead(Head(row.sequence, row.hash, row.at_ms), row.signature)
+    return SignedHead(LedgerHead(row.sequence, row.hash, row.at_ms), row.signature)
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,19 +150,19 @@ async def verify(stored: Ledger, public_key: bytes | None, elsewhere: list[Signe
     heads = await stored.heads() + elsewhere if public_key is not None else []
     for signed in heads:
         if public_key is not None and not signed.is_signed_by(public_key):
-            raise Broken(signed.head.sequence, "its head isn't signed with the ledger's key")
+            raise BrokenChain(signed.head.sequence, "its head isn't signed with the ledger's key")
     wanted: dict[int, set[bytes]] = {}
     for signed in heads:
         wanted.setdefault(signed.head.sequence, set()).add(signed.head.hash)
-    follower = chain.Follower()
+    follower = chain.ChainVerifier()
     async for link in stored.links():
         follower.take(link)
         if wanted.pop(link.sequence, {link.hash}) != {link.hash}:
-            raise Broken(link.sequence, "isn't the row whose head was signed")
+            raise BrokenChain(link.sequence, "isn't the row whose head was signed")
     rows = follower.sequence
     if wanted:
-        raise Broken(rows + 1, f"is missing: a head was signed at row {max(wanted)}")
+        raise BrokenChain(rows + 1, f"is missing: a head was signed at row {max(wanted)}")
     signed_to = max((signed.head.sequence for signed in heads), default=0)
     if public_key is not None and rows and not signed_to:
-        raise Broken(1, "no head was ever signed")
+        raise BrokenChain(1, "no head was ever signed")
     return Proof(rows, len(heads), rows - signed_to)

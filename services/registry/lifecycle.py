@@ -45,7 +45,7 @@ LIMITS: Mapping[OrderType, Limit | None] = {
 """Greatest durations by law; None where a judgment sets it."""
 
 
-class Stage(Enum):
+class OrderStage(Enum):
     """Where an order stands in its life."""
 
     ISSUED = "ISSUED"
@@ -56,22 +56,22 @@ class Stage(Enum):
 
 
 @dataclass(frozen=True, slots=True)
-class Warned:
+class RecordWarning:
     """What may be a mistake in a record that is stored as it came."""
 
     field: str
     reason: str
 
 
-def stage_of(before: Order | None, order: Order) -> Stage:
+def stage_of(before: Order | None, order: Order) -> OrderStage:
     """What a record makes of the order that was stored before it."""
     if order.end is not None:
         cancelled = order.end.reason in (EndReason.CANCELLED_BY_COURT, EndReason.CANCELLED_BY_POLICE)
-        return Stage.CANCELLED if cancelled else Stage.LAPSED
+        return OrderStage.CANCELLED if cancelled else OrderStage.LAPSED
     if before is None:
-        return Stage.ISSUED
+        return OrderStage.ISSUED
     longer = order.valid_until_ms > before.valid_until_ms or order.extensions > before.extensions
-    return Stage.EXTENDED if longer else Stage.AMENDED
+    return OrderStage.EXTENDED if longer else OrderStage.AMENDED
 
 
 def ended(order: Order, end: OrderEnd, source_version: int, covering: Order | None) -> Order:
@@ -91,7 +91,7 @@ def ended(order: Order, end: OrderEnd, source_version: int, covering: Order | No
     return replace(order, end=end, source_version=source_version)
 
 
-def duration_warnings(order: Order) -> tuple[Warned, ...]:
+def duration_warnings(order: Order) -> tuple[RecordWarning, ...]:
     """What is odd about an order's duration; nothing where the agency gives a reason."""
     limit = LIMITS[order.type] if order.type else None
     if limit is None or order.duration_reason:
@@ -99,11 +99,11 @@ def duration_warnings(order: Order) -> tuple[Warned, ...]:
     warnings = []
     if order.extensions > limit.extensions:
         reason = f"it may be extended {limit.extensions} times at the most"
-        warnings.append(Warned("extensions", f"{reason}; give duration_reason where this is right"))
+        warnings.append(RecordWarning("extensions", f"{reason}; give duration_reason where this is right"))
     months = limit.first_months + min(order.extensions, limit.extensions) * limit.extension_months
     if order.valid_until_ms > add_months(order.valid_from_ms, months):
         reason = f"lasts longer than the {months} months that the law allows with {order.extensions} extensions"
-        warnings.append(Warned("valid_until", f"{reason}; give duration_reason where this is right"))
+        warnings.append(RecordWarning("valid_until", f"{reason}; give duration_reason where this is right"))
     return tuple(warnings)
 
 
@@ -118,11 +118,11 @@ def add_months(moment_ms: int, months: int) -> int:
     return later // timedelta(milliseconds=1) - _KOREA_MS
 
 
-def number_warnings(field: str, national_id: str) -> tuple[Warned, ...]:
+def number_warnings(field: str, national_id: str) -> tuple[RecordWarning, ...]:
     """A check digit that fails. Numbers issued since October 2020 have none, so it is no more than a warning."""
     if not national_id:
         return ()
     total = sum(int(digit) * weight for digit, weight in zip(national_id, _CHECK_WEIGHTS, strict=False))
     if (11 - total % 11) % 10 == int(national_id[12]):
         return ()
-    return (Warned(field, "the check digit fails, which only numbers issued since October 2020 may"),)
+    return (RecordWarning(field, "the check digit fails, which only numbers issued since October 2020 may"),)

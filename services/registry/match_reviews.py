@@ -17,7 +17,7 @@ from services.registry.domain import Order, Wearer
 from services.registry.handlers import Registry
 from services.registry.reconcile import KINDS_OF, Agency, Difference, Listed
 from services.registry.review import Decision, Event, Review, ReviewState
-from services.registry.store_review import Standing, StoredEvent
+from services.registry.store_review import ReconciliationStatus, StoredEvent
 
 LOOK_EVERY_S = 1.0
 """Wall time."""
@@ -109,7 +109,7 @@ class Oversight:
         logger().info("reconciled", agency=agency.value, records=len(stored), **reconcile.summary_counts(differences))
         return Compared(differences, *roots, len(listed), len(stored), now_ms)
 
-    async def standings(self) -> list[tuple[Standing, bool]]:
+    async def standings(self) -> list[tuple[ReconciliationStatus, bool]]:
         """How each agency stands, and whether proof is overdue."""
         now_ms = self._clock.now_ms()
         async with self._registry.transaction() as records:

@@ -12,7 +12,7 @@ import sqlalchemy as sa
 
 from services.common.messaging import flow, published
 from services.common.messaging.bus import Bus
-from services.common.messaging.published import Comparison, Publication
+from services.common.messaging.published import StreamComparison, Publication
 from services.common.observability.telemetry import logger
 from services.registry.handlers import Registry
 from services.registry.tables import cases, outbox, routes
@@ -58,7 +58,7 @@ class Publications:
 
     def __init__(self, registry: Registry, bus: Bus, partitions: int) -> None:
         self._registry = registry
-        self._compared: list[tuple[_Sent, Comparison]] = []
+        self._compared: list[tuple[_Sent, StreamComparison]] = []
         for partition in range(partitions):
             stream = flow.log_stream(partition)
             self._add(stream, _Sent(registry, flow.log_subject(partition, "")), published.by_sequence(bus, stream))
@@ -68,7 +68,7 @@ class Publications:
         self._add(stream, _Sent(registry, _HEAD_PREFIX), published.by_sequence(bus, stream))
 
     def _add(self, stream: str, sent: _Sent, is_there: published.IsThere) -> None:
-        self._compared.append((sent, Comparison(stream, sent, is_there)))
+        self._compared.append((sent, StreamComparison(stream, sent, is_there)))
 
     async def compare(self) -> None:
         """Compares the outbox with the streams: what one has lost waits to be sent again. Raises Unavailable."""

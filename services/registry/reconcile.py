@@ -36,7 +36,7 @@ ALARM_AFTER_MS = 15 * 60_000
 """How long an agency may go without proof that both lists are the same, mesh time."""
 
 
-class Kind(Enum):
+class ListedKind(Enum):
     """Kinds of records, by their numbers in the list."""
 
     WEARER = 1
@@ -53,9 +53,9 @@ class Agency(Enum):
     NPA = "npa"
 
 
-KINDS_OF: Mapping[Agency, tuple[Kind, ...]] = {
-    Agency.MOJ: (Kind.WEARER, Kind.TAG),
-    Agency.NPA: (Kind.PROTECTED_PERSON, Kind.DEVICE, Kind.ORDER),
+KINDS_OF: Mapping[Agency, tuple[ListedKind, ...]] = {
+    Agency.MOJ: (ListedKind.WEARER, ListedKind.TAG),
+    Agency.NPA: (ListedKind.PROTECTED_PERSON, ListedKind.DEVICE, ListedKind.ORDER),
 }
 """Whose record is whose."""
 
@@ -64,7 +64,7 @@ KINDS_OF: Mapping[Agency, tuple[Kind, ...]] = {
 class Listed:
     """One record of a list."""
 
-    kind: Kind
+    kind: ListedKind
     record_id: str
     source_version: int
     digest: bytes
@@ -84,7 +84,7 @@ class Difference:
     """One difference; a version is 0 where a side lacks the record."""
 
     finding: Finding
-    kind: Kind
+    kind: ListedKind
     record_id: str
     listed_version: int
     stored_version: int
@@ -100,7 +100,7 @@ def compare(listed: Iterable[Listed], stored: Iterable[Listed]) -> list[Differen
             continue
         finding = Finding.EXTRA if one is None else Finding.MISSING if other is None else Finding.DIFFERENT
         versions = (one.source_version if one else 0, other.source_version if other else 0)
-        differences.append(Difference(finding, Kind(place[0]), place[1], *versions))
+        differences.append(Difference(finding, ListedKind(place[0]), place[1], *versions))
     return differences
 
 
@@ -144,33 +144,33 @@ def listed(record: Wearer | Tag | ProtectedPerson | Device | Order) -> Listed:
     return Listed(kind, record_id, record.source_version, hashlib.sha256(text.encode()).digest())
 
 
-def _lines_of(record: Wearer | Tag | ProtectedPerson | Device | Order) -> tuple[Kind, str, Iterable[_Line]]:
+def _lines_of(record: Wearer | Tag | ProtectedPerson | Device | Order) -> tuple[ListedKind, str, Iterable[_Line]]:
     match record:
         case Wearer():
-            return Kind.WEARER, record.wearer_id, _wearer_lines(record)
+            return ListedKind.WEARER, record.wearer_id, _wearer_lines(record)
         case Tag():
             lines = [
                 ("wearer_id", record.wearer_id),
                 ("vendor_id", record.vendor_id),
                 ("removed_at", record.removed_at_ms),
             ]
-            return Kind.TAG, record.device_id, lines
+            return ListedKind.TAG, record.device_id, lines
         case ProtectedPerson():
             relation = RELATION_NUMBERS[record.relation] if record.relation else None
             lines = [("name", record.name), ("relation", relation)]
             if record.contact:
                 lines += _contact_lines(record.contact)
             lines.append(("ended_at", record.ended_at_ms))
-            return Kind.PROTECTED_PERSON, record.person_id, lines
+            return ListedKind.PROTECTED_PERSON, record.person_id, lines
         case Device():
             lines = [
                 ("person_id", record.person_id),
                 ("vendor_id", record.vendor_id),
                 ("removed_at", record.removed_at_ms),
             ]
-            return Kind.DEVICE, record.device_id, lines
+            return ListedKind.DEVICE, record.device_id, lines
         case Order():
-            return Kind.ORDER, record.order_id, _order_lines(record)
+            return ListedKind.ORDER, record.order_id, _order_lines(record)
 
 
 def _contact_lines(contact: Contact) -> Iterator[_Line]:

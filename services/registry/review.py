@@ -13,7 +13,7 @@ TOKENS_KEPT_MS = 7 * 86_400_000
 """How old what follows a resume token may be, mesh time."""
 
 
-class Level(Enum):
+class MatchLevel(Enum):
     """What the records alone say."""
 
     EXACT = "EXACT"
@@ -55,7 +55,7 @@ class Event(Enum):
 
 
 @dataclass(frozen=True, slots=True)
-class Evidence:
+class MatchEvidence:
     """What two records say about whether they mean one person."""
 
     digest: bytes
@@ -74,7 +74,7 @@ class Review:
     wearer_id: str
     state: ReviewState
     enforced: bool
-    evidence: Evidence
+    evidence: MatchEvidence
     since_ms: int
     """Since when it stands so, mesh time."""
     decided_by: str = ""
@@ -83,7 +83,7 @@ class Review:
     """When both agencies were paged because nobody answered."""
 
 
-def stands(before: Review | None, level: Level, evidence: bytes) -> tuple[ReviewState, bool] | None:
+def stands(before: Review | None, level: MatchLevel, evidence: bytes) -> tuple[ReviewState, bool] | None:
     """Where the question stands and whether the order is enforced; None where there is no question.
 
     A person's word holds as long as the evidence is the same. A rejection reopens when it changes. A confirmation never ends
@@ -92,16 +92,16 @@ def stands(before: Review | None, level: Level, evidence: bytes) -> tuple[Review
     state = before.state if before else None
     if before and state in (ReviewState.CONFIRMED, ReviewState.REJECTED) and before.evidence.digest == evidence:
         return before.state, before.enforced
-    if level is Level.EXACT or (level is Level.CERTAIN and state is not ReviewState.REJECTED):
+    if level is MatchLevel.EXACT or (level is MatchLevel.CERTAIN and state is not ReviewState.REJECTED):
         return ReviewState.CERTAIN, True
     # Enforced by a person's word only: what the records said before doesn't count any more.
     kept = before is not None and before.enforced and state in (ReviewState.CONFIRMED, ReviewState.OPEN)
-    if level is not Level.NONE or kept:
+    if level is not MatchLevel.NONE or kept:
         return ReviewState.OPEN, kept
     return None if before is None else (ReviewState.CLOSED, False)
 
 
-def restated(before: Review, state: ReviewState, enforced: bool, evidence: Evidence, now_ms: int) -> Review:
+def restated(before: Review, state: ReviewState, enforced: bool, evidence: MatchEvidence, now_ms: int) -> Review:
     """The review once the records say something else. What stands as it stood goes on waiting for its answer."""
     if state is before.state:
         return replace(before, enforced=enforced, evidence=evidence)
@@ -110,7 +110,7 @@ def restated(before: Review, state: ReviewState, enforced: bool, evidence: Evide
     )
 
 
-def decided(review: Review, decision: Decision, level: Level, seen: bytes, by: str, now_ms: int) -> Review:
+def decided(review: Review, decision: Decision, level: MatchLevel, seen: bytes, by: str, now_ms: int) -> Review:
     """The review once a person has decided. Raises FailedPrecondition where it isn't to be decided so.
 
     `level` is what the records say now, `seen` the digest of the evidence that the person looked at.

@@ -7,15 +7,15 @@ import json
 from services.registry.domain import Order, Respondent, Sex, Wearer
 from services.registry.matching import blocking
 from services.registry.matching.compare import Comparison, Person, Verdict, compare
-from services.registry.review import Level
+from services.registry.review import MatchLevel
 
 ORDER_SIDE = "order"
 WEARER_SIDE = "wearer"
 _SEX = {Sex.FEMALE: "F", Sex.MALE: "M"}
 _LEVELS = {
-    Verdict.CERTAIN: Level.CERTAIN,
-    Verdict.POSSIBLE: Level.POSSIBLE,
-    Verdict.UNLIKELY: Level.NONE,
+    Verdict.CERTAIN: MatchLevel.CERTAIN,
+    Verdict.POSSIBLE: MatchLevel.POSSIBLE,
+    Verdict.UNLIKELY: MatchLevel.NONE,
 }
 
 
@@ -36,13 +36,13 @@ def match_keys(record: Wearer | Respondent) -> frozenset[str]:
     return blocking.keys(person_of(record))
 
 
-def compared(order: Order, wearer: Wearer) -> tuple[Level, Comparison]:
+def compared(order: Order, wearer: Wearer) -> tuple[MatchLevel, Comparison]:
     """What the records alone say, and why. What isn't in earnest joins with nothing but its own kind."""
     comparison = compare(person_of(order.respondent), person_of(wearer))
     if order.exercise is not wearer.exercise:
-        return Level.NONE, comparison
+        return MatchLevel.NONE, comparison
     if wearer.national_id and order.respondent.national_id == wearer.national_id:
-        return Level.EXACT, comparison
+        return MatchLevel.EXACT, comparison
     return _LEVELS[comparison.verdict], comparison
 
 

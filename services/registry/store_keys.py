@@ -12,14 +12,14 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from services.common.storage import db
 from services.registry import similarity, tables, tables_review
 from services.registry.disclosure import KEPT_AFTER_END_MS
-from services.registry.reconcile import Kind
+from services.registry.reconcile import ListedKind
 from services.registry.review import TOKENS_KEPT_MS
 from services.registry.tables_ledger import data_keys
 from services.registry.tables_traces import case_versions
 from services.registry.vault import DataKey, Vault
 
 SEALED_TABLES = (tables.wearers, tables.protected_persons, tables.orders)
-_KINDS = {"wearers": Kind.WEARER, "protected_persons": Kind.PROTECTED_PERSON, "orders": Kind.ORDER}
+_KINDS = {"wearers": ListedKind.WEARER, "protected_persons": ListedKind.PROTECTED_PERSON, "orders": ListedKind.ORDER}
 _COLUMNS = {"wearers": "wearer_id", "orders": "order_id"}
 _SIDES = {"wearers": similarity.WEARER_SIDE, "orders": similarity.ORDER_SIDE}
 

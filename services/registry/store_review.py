@@ -13,9 +13,9 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from services.common.storage import db
 from services.registry import tables_review as tables
 from services.registry.domain import EXERCISE_IDS
-from services.registry.lifecycle import Stage
-from services.registry.reconcile import Agency, Kind, Listed
-from services.registry.review import Decision, Event, Evidence, Review, ReviewState
+from services.registry.lifecycle import OrderStage
+from services.registry.reconcile import Agency, Listed, ListedKind
+from services.registry.review import Decision, Event, MatchEvidence, Review, ReviewState
 from services.registry.store_keys import decision_owner
 from services.registry.tables_ledger import data_keys
 from services.registry.vault import Vault
@@ -24,7 +24,7 @@ LISTED_AT_ONCE = 1000
 
 
 @dataclass(frozen=True, slots=True)
-class Standing:
+class ReconciliationStatus:
     """How the list of an agency compares with what is stored."""
 
     agency: Agency
@@ -69,7 +69,7 @@ class ReviewRecords:
         values = {"source_version": listed.source_version, "masked": self._masked(listed)}
         await db.upsert(self._connection, tables.record_digests, key, values)
 
-    async def listed(self, kinds: Iterable[Kind]) -> list[Listed]:
+    async def listed(self, kinds: Iterable[ListedKind]) -> list[Listed]:
         """All records of some kinds, as their agency would list them; page by page, so that others have their turn."""
         digests, found = tables.record_digests, list[Listed]()
         for kind in kinds:
@@ -87,7 +87,7 @@ class ReviewRecords:
         return found
 
     def _unmasked(self, row: sa.Row[Any]) -> Listed:
-        masked = Listed(Kind(row.kind), row.record_id, row.source_version, row.masked)
+        masked = Listed(ListedKind(row.kind), row.record_id, row.source_version, row.masked)
         return replace(masked, digest=self._masked(masked))
 
     def _masked(self, one: Listed) -> bytes:
@@ -95,7 +95,7 @@ class ReviewRecords:
         pad = self._vault.index(f"record digest {one.kind.value} {one.record_id} {one.source_version}")
         return (int.from_bytes(one.digest) ^ int.from_bytes(pad)).to_bytes(len(pad))
 
-    async def without_digest(self, kind: Kind, key: sa.Column[Any], after: str, limit: int) -> list[str]:
+    async def without_digest(self, kind: ListedKind, key: sa.Column[Any], after: str, limit: int) -> list[str]:
         """Ids of records, after one of them, that were stored before digests were kept."""
         digests = tables.record_digests
         # Not `not in`: PostgreSQL would look through all of them for each record once they outgrow its memory.
@@ -104,12 +104,12 @@ class ReviewRecords:
         rows = await self._rows(sa.select(key).where(wanted).order_by(key).limit(limit))
         return [row[0] for row in rows]
 
-    async def standing(self, agency: Agency, now_ms: int) -> Standing:
+    async def standing(self, agency: Agency, now_ms: int) -> ReconciliationStatus:
         """How an agency stands; its time begins to count with the first question."""
         table = tables.reconciliations
         await db.insert_once(self._connection, table, {"agency": agency.value, "since_ms": now_ms, "differences": 0})
         (row,) = await self._rows(sa.select(table).where(table.c.agency == agency.value))
-        return Standing(
+        return ReconciliationStatus(
             agency,
             row.since_ms,
             row.compared_at_ms,
@@ -167,7 +167,7 @@ class ReviewRecords:
                 row.wearer_id,
                 ReviewState(row.state),
                 row.enforced,
-                Evidence(row.evidence, row.weight_bits, tuple(json.loads(row.reasons))),
+                MatchEvidence(row.evidence, row.weight_bits, tuple(json.loads(row.reasons))),
                 row.since_ms,
                 row.decided_by,
                 row.paged_at_ms,
@@ -283,7 +283,9 @@ class ReviewRecords:
 
     # ── the life of orders ───────────────────────────────────────────────────────────────────────────────────────────
 
-    async def add_stage(self, order_id: str, source_version: int, stage: Stage, end_reason: str, at_ms: int) -> None:
+    async def add_stage(
+        self, order_id: str, source_version: int, stage: OrderStage, end_reason: str, at_ms: int
+    ) -> None:
         """Keeps how an order came to be what it is, as long as the order."""
         key = {"order_id": order_id, "source_version": source_version}
         values = {"stage": stage.value, "end_reason": end_reason, "at_ms": at_ms}

@@ -24,14 +24,14 @@ from services.registry.domain import (
     Contact,
     Device,
     EndReason,
-    Exercise,
+    ExerciseKind,
     JointCase,
     Language,
     Order,
     OrderEnd,
     OrderType,
-    Outcome,
     ProtectedPerson,
+    PutOutcome,
     Relation,
     Respondent,
     Ring,
@@ -79,11 +79,11 @@ WEARER_END_REASONS: Mapping[int, WearerEndReason] = {
 }
 LANGUAGES: Mapping[int, Language] = {contact_pb2.Language.Value(f"LANGUAGE_{one.name}"): one for one in Language}
 _LANGUAGE_NUMBERS = {language: contact_pb2.Language.ValueType(number) for number, language in LANGUAGES.items()}
-_EXERCISES: Mapping[int, Exercise] = {exercise_pb2.Exercise.Value(one.name): one for one in Exercise}
+_EXERCISES: Mapping[int, ExerciseKind] = {exercise_pb2.Exercise.Value(one.name): one for one in ExerciseKind}
 _OUTCOMES = {
-    Outcome.STORED: registry_pb2.PutOutcome.STORED,
-    Outcome.UNCHANGED: registry_pb2.PutOutcome.UNCHANGED,
-    Outcome.SUPERSEDED: registry_pb2.PutOutcome.SUPERSEDED,
+    PutOutcome.STORED: registry_pb2.PutOutcome.STORED,
+    PutOutcome.UNCHANGED: registry_pb2.PutOutcome.UNCHANGED,
+    PutOutcome.SUPERSEDED: registry_pb2.PutOutcome.SUPERSEDED,
 }
 
 
@@ -351,6 +351,6 @@ def route_to_proto(
     )
 
 
-def outcome_to_proto(outcome: Outcome) -> registry_pb2.PutOutcome.ValueType:
+def outcome_to_proto(outcome: PutOutcome) -> registry_pb2.PutOutcome.ValueType:
     """What became of a record, for the answer."""
     return _OUTCOMES[outcome]

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from services.common import fields
 from services.common.messaging import flow, stored
-from services.common.privacy.grounds import Kind, Purpose, check_grounds
+from services.common.privacy.grounds import Purpose, RecordKind, check_grounds
 from services.common.rpc.errors import InvalidField, Unauthenticated
 from services.common.rpc.identity import Role, caller_of
 from services.registry.chain import Disclosure
@@ -48,7 +48,7 @@ def parse_disclosure(data: bytes) -> Disclosure:
     """A disclosure that was made elsewhere. Raises InvalidField."""
     msg = stored.disclosure(data)
     try:
-        kind = Kind(msg.record_kind)
+        kind = RecordKind(msg.record_kind)
     except ValueError:
         raise InvalidField("record_kind", "isn't a kind of record") from None
     purpose = Purpose(msg.purpose) if msg.purpose in {one.value for one in Purpose} else None

@@ -6,10 +6,10 @@ from collections.abc import Iterable, Mapping
 
 from services.common import fields, times
 from services.common.rpc.errors import InvalidField
-from services.registry.lifecycle import Stage, Warned
-from services.registry.reconcile import KINDS_OF, Agency, Difference, Finding, Kind, Listed
+from services.registry.lifecycle import OrderStage, RecordWarning
+from services.registry.reconcile import KINDS_OF, Agency, Difference, Finding, Listed, ListedKind
 from services.registry.review import Decision, Event, Review, ReviewState
-from services.registry.store_review import Standing, StoredEvent
+from services.registry.store_review import ReconciliationStatus, StoredEvent
 from tandem.registry.v1 import reconciliation_pb2, registry_pb2, review_pb2
 
 RECORDS_AT_ONCE = 1000
@@ -63,11 +63,11 @@ def difference_to_proto(one: Difference) -> reconciliation_pb2.Difference:
     )
 
 
-def _kind(kind: Kind) -> reconciliation_pb2.RecordKind.ValueType:
+def _kind(kind: ListedKind) -> reconciliation_pb2.RecordKind.ValueType:
     return reconciliation_pb2.RecordKind.Value(f"RECORD_KIND_{kind.name}")
 
 
-def standing_to_proto(one: Standing, overdue: bool) -> reconciliation_pb2.AgencyReconciliation:
+def standing_to_proto(one: ReconciliationStatus, overdue: bool) -> reconciliation_pb2.AgencyReconciliation:
     """How an agency stands."""
     msg = reconciliation_pb2.AgencyReconciliation(
         agency=one.agency.value, root=one.root, differences=one.differences, overdue=overdue
@@ -135,11 +135,11 @@ def _event(event: Event) -> registry_pb2.MatchEvent.ValueType:
     return registry_pb2.MatchEvent.Value(f"MATCH_EVENT_{event.name}")
 
 
-def warnings_to_proto(prefix: str, warned: Iterable[Warned]) -> list[registry_pb2.Warning]:
+def warnings_to_proto(prefix: str, warned: Iterable[RecordWarning]) -> list[registry_pb2.Warning]:
     """Warnings with the paths of their fields."""
     return [registry_pb2.Warning(field=f"{prefix}.{one.field}", reason=one.reason) for one in warned]
 
 
-def stage_to_proto(stage: Stage | None) -> registry_pb2.OrderStage.ValueType:
+def stage_to_proto(stage: OrderStage | None) -> registry_pb2.OrderStage.ValueType:
     """Where an order stands in its life."""
     return registry_pb2.OrderStage.Value(f"ORDER_STAGE_{stage.name if stage else 'UNSPECIFIED'}")

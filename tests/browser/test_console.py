@@ -53,7 +53,7 @@ SERVICES = {"ingest", "geofence", "registry", "dispatch-probation", "dispatch-po
 class Played:
     """The demo, up to its offers; whoever wants more plays on."""
 
-    def __init__(self, mesh: RunningMesh, stage: demo.Stage, alerts: Alerts, seen: Browser) -> None:
+    def __init__(self, mesh: RunningMesh, stage: demo.DemoStage, alerts: Alerts, seen: Browser) -> None:
         self.url = mesh.now.console_url
         self.stage, self.alerts, self.browser = stage, alerts, seen
         self.shown_ms: dict[str, int] = {}

@@ -13,12 +13,12 @@ from prometheus_client import REGISTRY
 from services.common.clock import MeshClock
 from services.common.messaging import flow
 from services.common.messaging.bus import Bus
-from services.common.messaging.streams import Premises
+from services.common.messaging.streams import LogMetadata
 from services.dispatch import metrics
 from services.dispatch.evidence import retention
 from services.dispatch.leg import record
 from services.geofence.consumer import Evaluator
-from services.geofence.settings import Settings
+from services.geofence.settings import GeofenceSettings
 from services.geofence.store import CheckpointStore
 from services.ingest import metrics as ingest_metrics
 from services.ingest.domain import Reason
@@ -38,9 +38,9 @@ def started(tmp_path: Path) -> None:
     """What each service does with its counters at its start."""
     for leg in flow.LEGS:
         metrics.watch(leg, lambda: 0.0, lambda: 0.0, states=record.STEP_STATES)
-    settings = Settings(port=0, replica=0, allow_async_store=True)
+    settings = GeofenceSettings(port=0, replica=0, allow_async_store=True)
     Evaluator(
-        Bus(Client(), "geofence"), CheckpointStore(tmp_path), settings, Premises(5, MeshClock(), "log"), PARTITION
+        Bus(Client(), "geofence"), CheckpointStore(tmp_path), settings, LogMetadata(5, MeshClock(), "log"), PARTITION
     )
 
 

@@ -11,8 +11,8 @@ import pytest
 from services.common.settings import CommonSettings
 from services.console.settings import ConsoleSettings
 from services.dispatch.settings import DispatchSettings
-from services.geofence.settings import Settings as GeofenceSettings
-from services.ingest.settings import Settings as IngestSettings
+from services.geofence.settings import GeofenceSettings as GeofenceSettings
+from services.ingest.settings import IngestSettings as IngestSettings
 from services.registry.settings import RegistrySettings
 
 DOC = Path(__file__).parents[2] / "docs" / "settings.md"

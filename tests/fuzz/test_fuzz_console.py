@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from services.common.web import server as common_web
-from services.console.guard import Ask, Guard
+from services.console.guard import Ask, RouteGuard
 from services.console.redirects import see_other
 from services.console.settings import ConsoleSettings
 from services.dispatch.exchange.links import Links, Refused, Token
@@ -70,7 +70,7 @@ def host(text: str) -> None:
     async def page(ask: Ask) -> web.Response:
         return web.Response()
 
-    route = Guard(ConsoleSettings(dev_secret="x"), bytes(32)).open_get("/", page)
+    route = RouteGuard(ConsoleSettings(dev_secret="x"), bytes(32)).open_get("/", page)
     request = make_mocked_request("GET", "/", {"Host": text})
     handler = cast(common_web.Handler, route.handler)
     status = asyncio.run(_status(handler, request))

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from services.cli.commands.review import evidence
 from services.cli.evidence import bundle as evidence_bundle
-from services.cli.evidence.tar import Broken
+from services.cli.evidence.tar import CorruptArchive
 from services.cli.terminal import printable
 from tests.support.bundles import Manifest, Members, bundle, crafted, with_manifest
 
@@ -114,7 +114,7 @@ def test_whatever_a_bundle_holds_it_is_proven_or_broken(name: str) -> None:
     def attempt(content: Any) -> None:
         try:
             found = evidence_bundle.verify(content, None)
-        except Broken as broken:
+        except CorruptArchive as broken:
             assert str(broken).isprintable()
             return
         assert all(printable(line).isprintable() for line in evidence._lines(found, evidence._told(found, False)))

@@ -16,9 +16,9 @@ from services.common.messaging.bus import Bus
 from services.common.rpc.errors import Unavailable
 from services.common.storage.db import open_database
 from services.dispatch.__main__ import MIGRATIONS
-from services.dispatch.evidence.disclosures import Disclosures
+from services.dispatch.evidence.disclosures import EvidenceDisclosures
 from services.dispatch.leg.store import Store
-from services.geofence.sharing.outbox import Outbox
+from services.geofence.sharing.outbox import DisclosureOutbox
 from services.ingest.admission.routes import Routes
 from services.ingest.commands.service import Commands
 from tandem.common.v1 import command_pb2, ledger_pb2
@@ -75,7 +75,7 @@ def disclosure(name: str) -> ledger_pb2.Disclosure:
 
 
 async def test_an_evaluators_disclosures_are_put_back(nats: TestServer, bus: Bus, store: Path, tmp_path: Path) -> None:
-    outbox = Outbox(tmp_path, MeshClock())
+    outbox = DisclosureOutbox(tmp_path, MeshClock())
     subjects = [flow.disclosure_subject("geofence", name) for name in ("d-1", "d-2")]
 
     async def begun(name: str) -> bool:
@@ -99,7 +99,7 @@ async def test_a_legs_disclosures_are_put_back(nats: TestServer, bus: Bus, store
     for subject, one in zip(subjects, made, strict=True):
         await bus.publish(subject, one.SerializeToString(), msg_id=one.disclosure_id)
     async with open_database(tmp_path / "leg.sqlite3", MIGRATIONS) as database:
-        kept = Disclosures("police", Store(database))
+        kept = EvidenceDisclosures("police", Store(database))
         await kept.keep(made)
         await kept.keep([])
         await kept.keep(made[:1])  # asked for again

@@ -15,9 +15,9 @@ from services.cli.evidence import seal, tar
 from services.cli.evidence.chains import Chain
 from services.cli.evidence.replay import Ground
 from services.dispatch.domain.events import Acknowledged
-from services.dispatch.evidence.model import Evidence, Record
+from services.dispatch.evidence.model import Evidence, StoredMessage
 from services.dispatch.leg import chain
-from services.dispatch.leg.chain import Head
+from services.dispatch.leg.chain import ChainHead
 from tandem.common.v1 import log_pb2
 
 INCIDENT = "incident-1"
@@ -37,18 +37,18 @@ Craft = Callable[[Members, Manifest], None]
 """Changes the members, or what the manifest says beside their hashes."""
 
 
-def event(id_: int, head: Head, by: str) -> chain.Link:
+def event(id_: int, head: ChainHead, by: str) -> chain.ChainedEvent:
     """A desk has taken its assignment."""
     return chain.write(head, INCIDENT, Acknowledged(BEGAN_MS + id_, "assign-1", by))
 
 
 def bundle(by: str = "spiffe://npa/desk/kim") -> bytes:
     """A bundle for the police: three empty entries of the log, and a chain of two events."""
-    first = event(1, Head(), by)
-    second = event(2, Head(first.id, first.hash), by)
-    links = Chain("police", Head(), (first, second), Head(second.id, second.hash))
+    first = event(1, ChainHead(), by)
+    second = event(2, ChainHead(first.id, first.hash), by)
+    links = Chain("police", ChainHead(), (first, second), ChainHead(second.id, second.hash))
     tick = log_pb2.LogEntry(tick=log_pb2.Tick()).SerializeToString()
-    entries = tuple(Record("LOG_0", n, BEGAN_MS + 1_000 * n, "log.0.tick", tick) for n in (1, 2, 3))
+    entries = tuple(StoredMessage("LOG_0", n, BEGAN_MS + 1_000 * n, "log.0.tick", tick) for n in (1, 2, 3))
     found = Evidence(INCIDENT, "police", "wearer-1", ("order-1",), (), 0, BEGAN_MS, True, False, entries)
     return evidence_bundle.make(found, GROUND, [links], ABOUT, KEY)
 

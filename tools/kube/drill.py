@@ -25,7 +25,7 @@ import uvloop
 
 from services.cli.commands.mesh import certs, demo
 from services.cli.failure import CommandFailed
-from services.cli.stack.mesh import Mesh
+from services.cli.stack.mesh import MeshConnection
 from services.cli.stack.nats_server import NatsServer
 from services.common.clock import MeshClock
 from services.common.messaging import flow, pull, streams
@@ -84,7 +84,7 @@ def made_secrets(folder: Path, hosts: tuple[str, ...]) -> dict[str, dict[str, st
     return found
 
 
-def mesh_of(player: Player, folder: Path) -> Mesh:
+def mesh_of(player: Player, folder: Path) -> MeshConnection:
     """The pods as `tandem` knows a mesh; Deployments by their first pod."""
     addresses: dict[str, str] = {}
     nats = ""
@@ -98,10 +98,10 @@ def mesh_of(player: Player, folder: Path) -> Mesh:
             name = pod.name if kind == "geofence" else kind
             addresses.setdefault(name, f"{pod.ip}:{pod.port}")
     server = NatsServer(nats, "", {}, folder / "certs")
-    return Mesh(addresses, {}, "", MeshClock(), server, 1, folder / "certs", "")
+    return MeshConnection(addresses, {}, "", MeshClock(), server, 1, folder / "certs", "")
 
 
-async def stored_and_folded(mesh: Mesh) -> tuple[list[bytes], list[bytes]]:
+async def stored_and_folded(mesh: MeshConnection) -> tuple[list[bytes], list[bytes]]:
     """The alerts that are stored, and those of an offline fold over the log."""
     async with mesh.nats.bus_as("explain") as bus:
         premises = await streams.read_premises(bus)
@@ -146,7 +146,7 @@ def shows_pages(pod: Pod, folder: Path) -> bool:
     return True
 
 
-def comes_through(mesh: Mesh) -> bool:
+def comes_through(mesh: MeshConnection) -> bool:
     """Whether the demo gets both legs acknowledged."""
     try:
         return uvloop.run(demo.play(mesh, as_json=True)) == 0

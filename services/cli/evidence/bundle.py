@@ -15,10 +15,10 @@ from services.cli.evidence.format import CHAINS, MAX_BUNDLE_BYTES, NAMES, REPLAY
 from services.cli.evidence.format import README as README_NAME
 from services.cli.evidence.replay import Ground, Replay, replay
 from services.cli.evidence.seal import canonical
-from services.cli.evidence.tar import Broken
+from services.cli.evidence.tar import CorruptArchive
 from services.common.messaging import flow
-from services.common.messaging.streams import Premises
-from services.dispatch.evidence.model import Evidence, Record
+from services.common.messaging.streams import LogMetadata
+from services.dispatch.evidence.model import Evidence, StoredMessage
 from services.geofence.domain.version import VERSION
 from tandem.common.v1 import alert_pb2, log_pb2
 
@@ -56,7 +56,7 @@ class Verified:
         return self.replay.differences if self.replay else []
 
 
-def ground_of(found: Evidence, premises: Premises) -> Ground:
+def ground_of(found: Evidence, premises: LogMetadata) -> Ground:
     """From what the entries are folded."""
     return Ground(
         found.incident_id,
@@ -113,7 +113,7 @@ def verify(data: bytes, public_key: bytes | None) -> Verified:
     answer: it may be what the bundle is evidence of.
     """
     if len(data) > MAX_BUNDLE_BYTES:
-        raise Broken("the file", None, f"has more than {MAX_BUNDLE_BYTES} bytes")
+        raise CorruptArchive("the file", None, f"has more than {MAX_BUNDLE_BYTES} bytes")
     members = tar.read(data, NAMES)
     manifest, signed_by = seal.unseal(members, public_key)
     check_members(list(members), manifest)
@@ -136,7 +136,7 @@ def verify(data: bytes, public_key: bytes | None) -> Verified:
         versions = f"it was folded by version {manifest['fold_version']}, this is {VERSION}"
         again = replace(again, again={**again.again, "fold": versions})
     elif members[REPLAY] != canonical(again.to_json()):
-        raise Broken(REPLAY, None, "isn't what the fold gives")
+        raise CorruptArchive(REPLAY, None, "isn't what the fold gives")
     return Verified(manifest, signed_by, again, events)
 
 
@@ -146,39 +146,39 @@ def _events(members: Mapping[str, bytes], manifest: Mapping[str, Any]) -> list[S
     for name in sorted(members.keys() & CHAINS.keys()):
         stated = evidence_chains.stated_head(name, members[name])
         if list(stated) != manifest["chains"][CHAINS[name]]["head"]:
-            raise Broken(name, None, "line 1: head: isn't the manifest's")
+            raise CorruptArchive(name, None, "line 1: head: isn't the manifest's")
         events = evidence_chains.follow(name, members[name])
         for event in events:
             if event.incident_id != manifest["incident_id"]:
-                raise Broken(name, None, f"event {event.id} is of another incident")
+                raise CorruptArchive(name, None, f"event {event.id} is of another incident")
         found += events
     return found
 
 
-def _folded(ground: Ground, records: Sequence[Record]) -> Replay:
+def _folded(ground: Ground, records: Sequence[StoredMessage]) -> Replay:
     try:
         return replay(ground, records)
     except Exception as error:
         # Entries that no log holds can lead the fold anywhere. What can't be folded isn't proven.
-        raise Broken("log.jsonl", None, f"can't be folded: {type(error).__name__}") from None
+        raise CorruptArchive("log.jsonl", None, f"can't be folded: {type(error).__name__}") from None
 
 
-def _check_that_alerts_are_enclosed(records: Sequence[Record], events: Sequence[Shown]) -> None:
+def _check_that_alerts_are_enclosed(records: Sequence[StoredMessage], events: Sequence[Shown]) -> None:
     alert_ids = [alert_pb2.Alert.FromString(one.data).alert_id for one in records if one.stream == flow.ALERTS.name]
     enclosed = set(alert_ids)
     if len(enclosed) < len(alert_ids):
-        raise Broken("alerts.jsonl", None, "holds an alert twice")
+        raise CorruptArchive("alerts.jsonl", None, "holds an alert twice")
     for event in events:
         if event.alert_id and event.alert_id not in enclosed:
             name = f"chain-{event.leg}.jsonl"
-            raise Broken(name, None, f"event {event.id} took in an alert that isn't enclosed")
+            raise CorruptArchive(name, None, f"event {event.id} took in an alert that isn't enclosed")
 
 
-def _lines(records: Sequence[Record]) -> bytes:
+def _lines(records: Sequence[StoredMessage]) -> bytes:
     return b"".join(one.to_line() for one in records)
 
 
-def _stamp_after_receipt_ms(log: Sequence[Record]) -> list[int]:
+def _stamp_after_receipt_ms(log: Sequence[StoredMessage]) -> list[int]:
     """Least and greatest time from the receipt by ingest's clock to the stamp by the log's leader: two clocks vouch for each other."""
     found = []
     for one in log:

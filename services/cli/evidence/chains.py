@@ -14,11 +14,11 @@ import asyncpg
 
 from services.cli.evidence.format import CHAIN_SHAPE, CHAINS, EVENT_SHAPE, body_shape, lines_of, parsed
 from services.cli.evidence.seal import canonical
-from services.cli.evidence.tar import Broken
+from services.cli.evidence.tar import CorruptArchive
 from services.cli.failure import CommandFailed
 from services.common.storage.postgres import CONNECT_WITHIN_S
 from services.dispatch.leg import chain
-from services.dispatch.leg.chain import Head, Link
+from services.dispatch.leg.chain import ChainedEvent, ChainHead
 
 SHOWN_TO_OTHERS = frozenset({"at_ms", "assignment_id", "by", "due_ms"})
 """Fields of a leg's event that the other agency may have; an event with any other one is enclosed by its hash."""
@@ -29,10 +29,10 @@ class Chain:
     """A stretch of a leg's chain, from the incident's first event to its last, as its database has it."""
 
     leg: str
-    before: Head
+    before: ChainHead
     """What the stretch follows."""
-    links: Sequence[Link]
-    head: Head
+    links: Sequence[ChainedEvent]
+    head: ChainHead
     """The chain's end when it was read."""
 
     def alert_ids(self, incident_id: str) -> list[str]:
@@ -96,12 +96,12 @@ def read(path: Path, leg: str, incident_id: str) -> Chain | None:
                 "SELECT id, incident_id, kind, body, hash FROM events WHERE id BETWEEN ? AND ? ORDER BY id",
                 (first, last),
             )
-            found = [Link(*row) for row in links]
+            found = [ChainedEvent(*row) for row in links]
             before = connection.execute("SELECT id, hash FROM events WHERE id = ?", (first - 1,)).fetchone()
             head = connection.execute("SELECT id, hash FROM events ORDER BY id DESC LIMIT 1").fetchone()
     except sqlite3.Error as error:
         raise CommandFailed(f"{path}: {error}") from None
-    return Chain(leg, Head(*before) if before else Head(), found, Head(*head))
+    return Chain(leg, ChainHead(*before) if before else ChainHead(), found, ChainHead(*head))
 
 
 async def read_postgres(url: str, leg: str, incident_id: str) -> Chain | None:
@@ -126,14 +126,16 @@ async def read_postgres(url: str, leg: str, incident_id: str) -> Chain | None:
     except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:
         # Neither its text nor the URL, which may hold a password, is repeated.
         raise CommandFailed(f"the {leg} leg's PostgreSQL: {type(error).__name__}") from None
-    return Chain(leg, Head(*before) if before else Head(), [Link(*row) for row in links], Head(*head))
+    return Chain(
+        leg, ChainHead(*before) if before else ChainHead(), [ChainedEvent(*row) for row in links], ChainHead(*head)
+    )
 
 
 def stated_head(name: str, member: bytes) -> tuple[int, str]:
     """The chain's end when it was read, as the member says it: id and hash. Raises Broken."""
     lines = lines_of(name, member)
     if not lines:
-        raise Broken(name, None, "is empty")
+        raise CorruptArchive(name, None, "is empty")
     id_, hash_ = parsed(name, lines[0], CHAIN_SHAPE, 1)["head"]
     return id_, hash_
 
@@ -144,29 +146,29 @@ def follow(name: str, member: bytes) -> list[Shown]:
     """
     lines = lines_of(name, member)
     if not lines:
-        raise Broken(name, None, "is empty")
+        raise CorruptArchive(name, None, "is empty")
     told = parsed(name, lines[0], CHAIN_SHAPE, 1)
-    leg, head = told["leg"], Head(*told["before"])
+    leg, head = told["leg"], ChainHead(*told["before"])
     if CHAINS.get(name, leg) != leg:
-        raise Broken(name, None, f"line 1: leg: is {leg}")
+        raise CorruptArchive(name, None, f"line 1: leg: is {leg}")
     found = []
     for number, line in enumerate(lines[1:], 2):
         event = parsed(name, line, EVENT_SHAPE, number)
         if event["id"] != head.id + 1:
-            raise Broken(name, None, f"event {head.id + 1} is missing")
-        after = Head(event["id"], event["hash"])
+            raise CorruptArchive(name, None, f"event {head.id + 1} is missing")
+        after = ChainHead(event["id"], event["hash"])
         if len(event.keys() & {"incident_id", "kind", "body"}) not in (0, 3):
-            raise Broken(name, None, f"line {number}: incident_id, kind and body go together")
+            raise CorruptArchive(name, None, f"line {number}: incident_id, kind and body go together")
         if "body" in event:
             body = parsed(name, event["body"], body_shape, number)
-            link = Link(event["id"], event["incident_id"], event["kind"], event["body"], event["hash"])
+            link = ChainedEvent(event["id"], event["incident_id"], event["kind"], event["body"], event["hash"])
             after, broken = chain.first_broken(head, [link])
             if broken is not None:
-                raise Broken(
+                raise CorruptArchive(
                     name, None, f"event {broken} isn't the one that the leg wrote, or doesn't follow its predecessor"
                 )
             found.append(Shown(leg, link.id, link.incident_id, link.kind, body))
         head = after
     if head.id > told["head"][0] or (head.id == told["head"][0] and head.hash != told["head"][1]):
-        raise Broken(name, None, f"event {head.id} isn't the chain's head")
+        raise CorruptArchive(name, None, f"event {head.id} isn't the chain's head")
     return found

@@ -15,11 +15,11 @@ from services.cli.evidence import seal
 from services.cli.evidence.chains import Chain
 from services.cli.evidence.replay import replay
 from services.cli.failure import MISUSED, CommandFailed
-from services.cli.stack.mesh import Mesh
+from services.cli.stack.mesh import MeshConnection
 from services.common import ids
 from services.common.messaging import flow, streams
 from services.common.messaging.bus import Bus
-from services.common.messaging.streams import Premises
+from services.common.messaging.streams import LogMetadata
 from services.common.rpc.errors import InvalidField, NotFound, PermanentError, RetryableError
 from services.dispatch.evidence import collector
 from services.dispatch.evidence.model import Evidence, joined
@@ -33,7 +33,7 @@ BY = "evidence"
 
 
 @dataclass(frozen=True, slots=True)
-class Grounds:
+class BundleGrounds:
     """Why a bundle may be made, and for whom."""
 
     legal_basis: str
@@ -45,7 +45,9 @@ class Grounds:
     """SPIFFE id of the one who gets it."""
 
 
-async def make(running: Mesh, folder: Path, incident_id: str, leg: str, grounds: Grounds, key_file: Path) -> bytes:
+async def make(
+    running: MeshConnection, folder: Path, incident_id: str, leg: str, grounds: BundleGrounds, key_file: Path
+) -> bytes:
     """The bundle of an incident, once its disclosure is on the way into the ledger. Raises CommandFailed."""
     chains = [one for name in flow.LEGS if (one := await _chain(folder, name, incident_id))]
     if not chains:
@@ -102,7 +104,7 @@ async def _chain(folder: Path, leg: str, incident_id: str) -> Chain | None:
     return evidence_chains.read(path, leg, incident_id) if path.exists() else None
 
 
-async def _found(bus: Bus, premises: Premises, alert_ids: list[str], leg: str, kept: list[Evidence]) -> Evidence:
+async def _found(bus: Bus, premises: LogMetadata, alert_ids: list[str], leg: str, kept: list[Evidence]) -> Evidence:
     """The evidence whose entries give the stored alerts again: of the 2 h before, as it was kept, or from the log's start."""
     candidates = []
     for back_ms in (collector.LOOK_BACK_MS, None):
@@ -120,11 +122,11 @@ async def _found(bus: Bus, premises: Premises, alert_ids: list[str], leg: str, k
     return next((one for one in candidates if _comes_again(one, premises)), candidates[0])
 
 
-def _comes_again(found: Evidence, premises: Premises) -> bool:
+def _comes_again(found: Evidence, premises: LogMetadata) -> bool:
     return found.leg != "police" or not replay(evidence_bundle.ground_of(found, premises), found.records).differences
 
 
-def _disclosures(found: Evidence, grounds: Grounds, now_ms: int) -> list[ledger_pb2.Disclosure]:
+def _disclosures(found: Evidence, grounds: BundleGrounds, now_ms: int) -> list[ledger_pb2.Disclosure]:
     """A row for each whose positions are in the bundle, under each order. Raises CommandFailed where the grounds don't allow it."""
     subjects = [("WEARER", found.wearer_id)]
     if found.leg == "police":

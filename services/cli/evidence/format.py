@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NoReturn
 
-from services.cli.evidence.tar import Broken
+from services.cli.evidence.tar import CorruptArchive
 from services.cli.terminal import printable
 from services.common import times
 from services.common.messaging import flow
@@ -53,13 +53,13 @@ def lines_of(member: str, content: bytes) -> list[bytes]:
     if not content:
         return []
     if not content.endswith(b"\n"):
-        raise Broken(member, None, "its last line has no end")
+        raise CorruptArchive(member, None, "its last line has no end")
     if content.count(b"\n") > MAX_LINES:
-        raise Broken(member, None, f"has more than {MAX_LINES} lines")
+        raise CorruptArchive(member, None, f"has more than {MAX_LINES} lines")
     lines = content.split(b"\n")[:-1]
     for number, line in enumerate(lines, 1):
         if len(line) > MAX_LINE_BYTES:
-            raise Broken(member, None, f"line {number} has more than {MAX_LINE_BYTES} bytes")
+            raise CorruptArchive(member, None, f"line {number} has more than {MAX_LINE_BYTES} bytes")
     return lines
 
 
@@ -70,17 +70,17 @@ def parsed(member: str, content: str | bytes, shape: Check, line: int | None = N
         text = content.decode() if isinstance(content, bytes) else content
         value = json.loads(text, object_pairs_hook=_without_duplicates, parse_constant=_no_constant)
     except RecursionError:
-        raise Broken(member, None, f"{where}is nested deeper than {MAX_DEPTH}") from None
+        raise CorruptArchive(member, None, f"{where}is nested deeper than {MAX_DEPTH}") from None
     except UnicodeDecodeError:
-        raise Broken(member, None, f"{where}isn't UTF-8") from None
+        raise CorruptArchive(member, None, f"{where}isn't UTF-8") from None
     except _Fault as fault:
-        raise Broken(member, None, f"{where}{fault}") from None
+        raise CorruptArchive(member, None, f"{where}{fault}") from None
     except ValueError:
-        raise Broken(member, None, f"{where}isn't JSON") from None
+        raise CorruptArchive(member, None, f"{where}isn't JSON") from None
     if _is_deeper(value, MAX_DEPTH):
-        raise Broken(member, None, f"{where}is nested deeper than {MAX_DEPTH}")
+        raise CorruptArchive(member, None, f"{where}is nested deeper than {MAX_DEPTH}")
     if wrong := shape(value):
-        raise Broken(member, None, f"{where}{wrong}")
+        raise CorruptArchive(member, None, f"{where}{wrong}")
     return value
 
 
@@ -314,8 +314,8 @@ def check_members(names: Sequence[str], manifest: Mapping[str, Any]) -> None:
     if manifest["for"] == "police":
         wanted.add(REPLAY)
     for name in sorted(wanted - set(names)):
-        raise Broken(name, None, "is missing")
+        raise CorruptArchive(name, None, "is missing")
     for name in sorted(set(names) - wanted):
-        raise Broken(name, None, "doesn't belong into this bundle")
+        raise CorruptArchive(name, None, "doesn't belong into this bundle")
     if sorted(manifest["chains_missing"]) != sorted(set(flow.LEGS) - legs):
-        raise Broken(MANIFEST, None, "chains_missing: must name the legs without a chain")
+        raise CorruptArchive(MANIFEST, None, "chains_missing: must name the legs without a chain")

@@ -12,7 +12,7 @@ from typing import Any
 
 from services.common.messaging import flow
 from services.common.rpc.errors import InvalidField, OutdatedFold
-from services.dispatch.evidence.model import MARK_SUBJECT, Record
+from services.dispatch.evidence.model import MARK_SUBJECT, StoredMessage
 from services.geofence import translate
 from services.geofence.domain import fold
 from services.geofence.domain.alerts import Alert
@@ -54,7 +54,7 @@ class Replay:
         return {"fold_version": VERSION, "entries": self.entries, "again": dict(self.again)}
 
 
-def replay(ground: Ground, records: Sequence[Record]) -> Replay:
+def replay(ground: Ground, records: Sequence[StoredMessage]) -> Replay:
     """Folds the log's entries among the records and compares with the alerts and figures among them."""
     log = [one for one in records if one.stream == flow.log_stream(ground.partition)]
     state = State(
@@ -86,7 +86,7 @@ def replay(ground: Ground, records: Sequence[Record]) -> Replay:
     return Replay(len(log), again)
 
 
-def _step(state: State, ground: Ground, record: Record) -> Sequence[object]:
+def _step(state: State, ground: Ground, record: StoredMessage) -> Sequence[object]:
     stamp_ms = ground.window_stamp_ms if record.premise else record.stamp_ms
     if record.subject == MARK_SUBJECT:
         return fold.step(state, Entry(record.sequence, stamp_ms, Tick()))
@@ -99,7 +99,7 @@ def _step(state: State, ground: Ground, record: Record) -> Sequence[object]:
 
 def _compared(
     ground: Ground,
-    record: Record,
+    record: StoredMessage,
     stored: alert_pb2.Alert,
     again: Alert | None,
     whole: bool,

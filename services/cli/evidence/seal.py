@@ -12,7 +12,7 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
 from services.cli.evidence.format import MANIFEST, MANIFEST_SHAPE, SIGNATURE, SIGNATURE_SHAPE, parsed
-from services.cli.evidence.tar import Broken
+from services.cli.evidence.tar import CorruptArchive
 from services.registry.vault import read_or_make_keys
 
 CHUNK = 1024
@@ -50,7 +50,7 @@ def unseal(members: Mapping[str, bytes], public_key: bytes | None) -> tuple[dict
     """
     for name in (MANIFEST, SIGNATURE):
         if name not in members:
-            raise Broken(name, None, "is missing")
+            raise CorruptArchive(name, None, "is missing")
     manifest = members[MANIFEST]
     stated = parsed(SIGNATURE, members[SIGNATURE], SIGNATURE_SHAPE)
     signature, signed_by = bytes.fromhex(stated["signature"]), public_key or bytes.fromhex(stated["public_key"])
@@ -58,18 +58,18 @@ def unseal(members: Mapping[str, bytes], public_key: bytes | None) -> tuple[dict
         Ed25519PublicKey.from_public_bytes(signed_by).verify(signature, _WHAT + manifest)
     except (InvalidSignature, ValueError):
         _compare(MANIFEST, manifest, stated["manifest"])
-        raise Broken(SIGNATURE, None, "the signature isn't that of the key over the manifest") from None
+        raise CorruptArchive(SIGNATURE, None, "the signature isn't that of the key over the manifest") from None
     _same(SIGNATURE, members[SIGNATURE], _signature(manifest, signature, signed_by))
     content: dict[str, Any] = parsed(MANIFEST, manifest, MANIFEST_SHAPE)
     wanted: dict[str, Any] = content["members"]
     for name in sorted(wanted.keys() | members.keys() - {MANIFEST, SIGNATURE}):
         if name not in members:
-            raise Broken(name, None, "is missing")
+            raise CorruptArchive(name, None, "is missing")
         if name not in wanted:
-            raise Broken(name, None, "isn't in the manifest")
+            raise CorruptArchive(name, None, "isn't in the manifest")
         _compare(name, members[name], wanted[name])
         if _hashes(members[name]) != wanted[name]:
-            raise Broken(MANIFEST, None, f"members: {name}: aren't the size and hashes of it")
+            raise CorruptArchive(MANIFEST, None, f"members: {name}: aren't the size and hashes of it")
     return content, signed_by
 
 
@@ -97,11 +97,11 @@ def _compare(name: str, content: bytes, wanted: Mapping[str, Any]) -> None:
         return  # its hashes were altered, not it
     pairs = zip(found["chunks"], chunks, strict=False)
     first = next((i for i, (is_, was) in enumerate(pairs) if is_ != was), min(len(found["chunks"]), len(chunks)))
-    raise Broken(name, first * CHUNK, f"differs within the {CHUNK} bytes from there")
+    raise CorruptArchive(name, first * CHUNK, f"differs within the {CHUNK} bytes from there")
 
 
 def _same(name: str, content: bytes, wanted: bytes) -> None:
     if content == wanted:
         return
     at = next((i for i, (is_, was) in enumerate(zip(content, wanted, strict=False)) if is_ != was), len(wanted))
-    raise Broken(name, at, "isn't what it was")
+    raise CorruptArchive(name, at, "isn't what it was")

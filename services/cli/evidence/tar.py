@@ -12,7 +12,7 @@ _END = bytes(2 * BLOCK)
 _SIZE = re.compile(rb"[0-7]{11}\0")
 
 
-class Broken(Exception):
+class CorruptArchive(Exception):
     """The file isn't as it was made; says where and why."""
 
     def __init__(self, member: str, offset: int | None, reason: str) -> None:
@@ -45,21 +45,21 @@ def read(data: bytes, names: Collection[str]) -> dict[str, bytes]:
         place = f"the header behind {last}"
         name, size = _parse(header, place, at)
         if header != _header(name, size):
-            raise Broken(place, None, f"isn't what it was (file's byte {at})")
+            raise CorruptArchive(place, None, f"isn't what it was (file's byte {at})")
         if name not in names:
-            raise Broken(place, None, f"names a member that no bundle has: {name!r}")
+            raise CorruptArchive(place, None, f"names a member that no bundle has: {name!r}")
         if found and name <= last:
-            raise Broken(place, None, "names a member out of order")
+            raise CorruptArchive(place, None, "names a member out of order")
         content = data[at + BLOCK : at + BLOCK + size]
         if len(content) < size:
-            raise Broken(name, len(content), "ends too early")
+            raise CorruptArchive(name, len(content), "ends too early")
         block = data[at + BLOCK : at + len(_header(name, size)) + len(_padded(content))]
         if block != _padded(content):
-            raise Broken(name, size, "is followed by bytes that aren't zero")
+            raise CorruptArchive(name, size, "is followed by bytes that aren't zero")
         found[name], last = content, name
         at += BLOCK + len(block)
     if data[at:] != _END:
-        raise Broken("the end of the file", None, f"isn't what it was (behind the file's byte {at})")
+        raise CorruptArchive("the end of the file", None, f"isn't what it was (behind the file's byte {at})")
     return found
 
 
@@ -69,7 +69,7 @@ def _parse(header: bytes, place: str, at: int) -> tuple[str, int]:
             return header[:100].rstrip(b"\0").decode("ascii"), int(header[124:135], 8)
     except ValueError:
         pass
-    raise Broken(place, None, f"isn't what it was (file's byte {at})")
+    raise CorruptArchive(place, None, f"isn't what it was (file's byte {at})")
 
 
 def _header(name: str, size: int) -> bytes:

@@ -10,7 +10,7 @@ from services.cli.explain.refold import Refold
 from services.cli.failure import MISUSED, CommandFailed
 from services.common.messaging import flow
 from services.common.messaging.bus import Bus
-from services.common.privacy.grounds import Kind, Purpose, check_grounds
+from services.common.privacy.grounds import Purpose, RecordKind, check_grounds
 from services.common.rpc.errors import InvalidField, Unauthenticated
 from services.common.rpc.identity import caller_of
 from tandem.common.v1 import ledger_pb2
@@ -35,7 +35,7 @@ def reader(name: str, legal_basis: str, purpose: Purpose, now_ms: int) -> Reader
         caller_of(found.spiffe_id)
     except Unauthenticated:
         raise CommandFailed("--positions needs --reviewer: who looks, of a-z 0-9 and -", MISUSED) from None
-    for kind in (Kind.WEARER, Kind.PROTECTED_PERSON):
+    for kind in (RecordKind.WEARER, RecordKind.PROTECTED_PERSON):
         try:
             check_grounds(legal_basis, purpose, "", kind, now_ms)
         except InvalidField as error:
@@ -47,12 +47,12 @@ def reader(name: str, legal_basis: str, purpose: Purpose, now_ms: int) -> Reader
 def disclosures(shown: Refold, to: Reader, now_ms: int) -> list[ledger_pb2.Disclosure]:
     """One for each subject of whom there are positions to show."""
     alert = shown.stored.alert
-    found: dict[tuple[Kind, str], str] = {}
+    found: dict[tuple[RecordKind, str], str] = {}
     for case in (shown.before, shown.case):
         if case is None:
             continue
-        sides = [(Kind.WEARER, case.wearer_id, case.tag_device_ids)]
-        sides += [(Kind.PROTECTED_PERSON, one.target_id, one.device_ids) for one in case.targets if one.is_person]
+        sides = [(RecordKind.WEARER, case.wearer_id, case.tag_device_ids)]
+        sides += [(RecordKind.PROTECTED_PERSON, one.target_id, one.device_ids) for one in case.targets if one.is_person]
         for kind, subject_id, device_ids in sides:
             if any(shown.reports.get(device_id) for device_id in device_ids):
                 found[kind, subject_id] = case.order_id

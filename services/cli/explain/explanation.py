@@ -10,7 +10,7 @@ from typing import Any
 from google.protobuf import json_format
 from google.protobuf.message import Message
 
-from services.cli.explain.refold import Refold, Report
+from services.cli.explain.refold import LoggedPosition, Refold
 from services.common import times
 from services.common.messaging import flow
 from services.geofence import translate
@@ -27,7 +27,7 @@ REPORTS_SHOWN = 5
 
 
 @dataclass(frozen=True, slots=True)
-class Side:
+class DeviceExplanation:
     """One device of one side, as it was known at the decision."""
 
     who: str
@@ -35,7 +35,7 @@ class Side:
     subject_id: str
     device_id: str
     """Empty where the person has none."""
-    reports: Sequence[Report]
+    reports: Sequence[LoggedPosition]
     """The last before the decision, in the order of their arrival."""
     contacts: int
     """How often anything of it came in the 10 minutes before, or since the log begins or the device is theirs."""
@@ -52,10 +52,10 @@ class Explanation:
     refold: Refold
     differences: Sequence[str]
     """What the fold says otherwise than the mesh; empty where both are the same, byte for byte."""
-    decisive: Report | None
+    decisive: LoggedPosition | None
     """The position that decided, where it was one."""
-    sides: Sequence[Side]
-    later: Sequence[Report]
+    sides: Sequence[DeviceExplanation]
+    later: Sequence[LoggedPosition]
     """Positions of a time before the decision that came behind it."""
 
     @property
@@ -77,7 +77,7 @@ class Explanation:
         """One object; coordinates only where they are asked for."""
         alert, found = self.alert, self.refold
 
-        def told(report: Report) -> dict[str, Any]:
+        def told(report: LoggedPosition) -> dict[str, Any]:
             return report_json(report, self.decided_ms, positions)
 
         return {
@@ -148,7 +148,7 @@ def what_decided(refold: Refold) -> str:
             return "the passing of time"
 
 
-def report_json(report: Report, decided_ms: int, positions: bool) -> dict[str, Any]:
+def report_json(report: LoggedPosition, decided_ms: int, positions: bool) -> dict[str, Any]:
     """A position with its times; its age is that at the decision."""
     told: dict[str, Any] = {
         "sequence": report.sequence,
@@ -165,7 +165,7 @@ def report_json(report: Report, decided_ms: int, positions: bool) -> dict[str, A
     return told
 
 
-def is_too_late(report: Report) -> bool:
+def is_too_late(report: LoggedPosition) -> bool:
     """Whether it was so late that the fold has set it aside."""
     return report.arrived_ms - report.time_ms > WINDOW_MS
 
@@ -225,7 +225,7 @@ def _compared(prefix: str, stored: Message, data: bytes, again: Message) -> list
 # ── what was received, and what wasn't ───────────────────────────────────────────────────────────────────────────────
 
 
-def _is_before(refold: Refold, decisive: Report | None, report: Report) -> bool:
+def _is_before(refold: Refold, decisive: LoggedPosition | None, report: LoggedPosition) -> bool:
     """Whether the fold knew a report when it decided."""
     sequence = refold.stored.alert.sequence
     if report.sequence == sequence and decisive is not None:
@@ -233,7 +233,7 @@ def _is_before(refold: Refold, decisive: Report | None, report: Report) -> bool:
     return report.sequence <= sequence
 
 
-def _sides(refold: Refold, decisive: Report | None) -> list[Side]:
+def _sides(refold: Refold, decisive: LoggedPosition | None) -> list[DeviceExplanation]:
     case = refold.case or refold.before
     if case is None:
         return []
@@ -244,7 +244,9 @@ def _sides(refold: Refold, decisive: Report | None) -> list[Side]:
     return [_side(refold, decisive, *device) for device in devices]
 
 
-def _side(refold: Refold, decisive: Report | None, who: str, subject_id: str, device_id: str) -> Side:
+def _side(
+    refold: Refold, decisive: LoggedPosition | None, who: str, subject_id: str, device_id: str
+) -> DeviceExplanation:
     decided_ms = refold.decided_ms
     known = [one for one in refold.reports.get(device_id, ()) if _is_before(refold, decisive, one)]
     track = refold.state.tracks.get(device_id)
@@ -255,10 +257,10 @@ def _side(refold: Refold, decisive: Report | None, who: str, subject_id: str, de
     contacts = [at_ms for at_ms in refold.contacts.get(device_id, ()) if from_ms <= at_ms <= decided_ms]
     moments = [from_ms, *contacts, decided_ms]
     silence_ms = max(after - before for before, after in pairwise(moments))
-    return Side(who, subject_id, device_id, known[-REPORTS_SHOWN:], len(contacts), silence_ms, newest_ms)
+    return DeviceExplanation(who, subject_id, device_id, known[-REPORTS_SHOWN:], len(contacts), silence_ms, newest_ms)
 
 
-def _later(refold: Refold, decisive: Report | None) -> list[Report]:
+def _later(refold: Refold, decisive: LoggedPosition | None) -> list[LoggedPosition]:
     found = []
     for reports in refold.reports.values():
         ids: set[str] = set()

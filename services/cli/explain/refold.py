@@ -11,11 +11,11 @@ from services.common import times
 from services.common.messaging import flow, pull, streams
 from services.common.messaging import stored as readers
 from services.common.messaging.bus import Bus
-from services.common.messaging.streams import Premises
+from services.common.messaging.streams import LogMetadata
 from services.common.rpc.errors import InvalidField, OutdatedFold
 from services.geofence import translate
 from services.geofence.domain import fold
-from services.geofence.domain.alerts import Alert, Output, Parked
+from services.geofence.domain.alerts import Alert, DeadLetter, Output
 from services.geofence.domain.entries import Body, Case, Entry, EquipmentReport, Heard, Positions, Target
 from services.geofence.domain.kinematics.track import WINDOW_MS
 from services.geofence.domain.state import State
@@ -25,7 +25,7 @@ PROGRESS_EVERY = 1_000
 
 
 @dataclass(frozen=True, slots=True)
-class Stored:
+class StoredAlert:
     """An alert as the mesh stored it."""
 
     alert: alert_pb2.Alert
@@ -35,7 +35,7 @@ class Stored:
 
 
 @dataclass(frozen=True, slots=True)
-class Report:
+class LoggedPosition:
     """A position as it came into the log."""
 
     sequence: int
@@ -55,7 +55,7 @@ class Report:
 class Refold:
     """The log up to one alert, folded from `first` on, and then its devices' reports of the 2 h before and all after."""
 
-    def __init__(self, stored: Stored, premises: Premises, first: int) -> None:
+    def __init__(self, stored: StoredAlert, premises: LogMetadata, first: int) -> None:
         self.stored = stored
         self.first = first
         self.state = State(
@@ -77,7 +77,7 @@ class Refold:
         """The case until then."""
         self.window_from = first
         """First entry of the 2 h before the decision."""
-        self.reports: dict[str, list[Report]] = defaultdict(list)
+        self.reports: dict[str, list[LoggedPosition]] = defaultdict(list)
         """By device, in the order of the log."""
         self.contacts: dict[str, list[int]] = defaultdict(list)
         """By device: when anything of it came into the log, mesh time."""
@@ -121,7 +121,7 @@ class Refold:
             body = translate.stored_body(message.subject, message.data)
         except InvalidField as error:
             self.state.sequence = message.sequence
-            outputs: list[Output] = [Parked(message.sequence, str(error))]
+            outputs: list[Output] = [DeadLetter(message.sequence, str(error))]
         else:
             outputs = fold.step(self.state, Entry(message.sequence, message.stamp_ms, body))
             if decides:
@@ -172,8 +172,8 @@ class Refold:
         return found
 
 
-def _report(sequence: int, i: int, arrived_ms: int, body: Positions) -> Report:
-    return Report(
+def _report(sequence: int, i: int, arrived_ms: int, body: Positions) -> LoggedPosition:
+    return LoggedPosition(
         sequence,
         i,
         arrived_ms,
@@ -186,7 +186,7 @@ def _report(sequence: int, i: int, arrived_ms: int, body: Positions) -> Report:
     )
 
 
-async def find(bus: Bus, alert_id: str) -> tuple[Stored, Premises]:
+async def find(bus: Bus, alert_id: str) -> tuple[StoredAlert, LogMetadata]:
     """An alert as it is stored. Raises CommandFailed where there is none."""
     premises = await streams.read_premises(bus)
     for partition in range(premises.partitions):
@@ -194,14 +194,14 @@ async def find(bus: Bus, alert_id: str) -> tuple[Stored, Premises]:
         if data is not None:
             figures = await bus.last_of(flow.MEASURES.name, flow.measure_subject(partition, alert_id))
             try:
-                return Stored(readers.alert(data), data, figures), premises
+                return StoredAlert(readers.alert(data), data, figures), premises
             except InvalidField as error:
                 raise CommandFailed(f"what {flow.ALERTS.name} holds as {alert_id} is no alert: {error}") from None
     days = flow.ALERTS.max_age_s // flow.DAY_S
     raise CommandFailed(f"{flow.ALERTS.name} holds no {alert_id}; alerts are kept for {days} days")
 
 
-async def refold(bus: Bus, stored: Stored, premises: Premises, progress: Callable[[int, int], None]) -> Refold:
+async def refold(bus: Bus, stored: StoredAlert, premises: LogMetadata, progress: Callable[[int, int], None]) -> Refold:
     """Folds the log up to the alert and gathers reports up to its end; `progress` is told the entry and the last one.
 
     Raises CommandFailed where the log no longer holds the entry that decided, or demands a newer fold than this.

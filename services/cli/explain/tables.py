@@ -9,7 +9,7 @@ from rich.console import RenderableType
 from rich.table import Column, Table
 
 from services.cli.explain.explanation import Explanation, case_json, is_too_late, rules_json, what_decided
-from services.cli.explain.refold import Report
+from services.cli.explain.refold import LoggedPosition
 from services.cli.terminal import styled
 from services.common import times
 from services.common.messaging import flow
@@ -53,7 +53,7 @@ def tables(found: Explanation, positions: bool) -> Iterator[RenderableType]:
         yield "nothing of a time before the decision has come behind it"
 
 
-def _device_id(report: Report) -> str:
+def _device_id(report: LoggedPosition) -> str:
     return report.device_id
 
 
@@ -110,7 +110,7 @@ def _premises(found: Explanation) -> Table:
     return view
 
 
-def _reports(found: Explanation, title: str, reports: Sequence[Report], positions: bool) -> Table:
+def _reports(found: Explanation, title: str, reports: Sequence[LoggedPosition], positions: bool) -> Table:
     where = ("latitude", "longitude") if positions else ()
     view = Table("entry", "of", "arrived", "age", "accuracy", *where, title=title, title_justify="left")
     for report in reports:

@@ -68,7 +68,7 @@ class Canary:
         return now_s - self.sent_s >= (OVER_WITHIN_S if self.whole else LATE_AFTER_S) and not self.over
 
 
-class Kind(StrEnum):
+class PageKind(StrEnum):
     """What a page says."""
 
     MISSING = "MISSING"
@@ -77,7 +77,7 @@ class Kind(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Outage:
+class CanaryOutage:
     """Canaries are missing."""
 
     since_ms: int
@@ -96,16 +96,16 @@ class Outage:
 class Page:
     """What somebody has to be told."""
 
-    kind: Kind
-    outage: Outage
+    kind: PageKind
+    outage: CanaryOutage
 
 
 @dataclass(slots=True)
-class Watched:
+class CanaryState:
     """What is known: the canaries that are on their way, and the outage if there is one."""
 
     canaries: list[Canary] = field(default_factory=list)
-    outage: Outage | None = None
+    outage: CanaryOutage | None = None
     first: Canary | None = None
     """The canary that began the outage; None where that was before the watch was started."""
     awaits_end: bool = False
@@ -121,7 +121,7 @@ class Watched:
         return next((one for one in self.canaries if not one.whole), None)
 
 
-def judge(watched: Watched, now_s: float, now_ms: int) -> Page | None:
+def judge(watched: CanaryState, now_s: float, now_ms: int) -> Page | None:
     """Brings what is known up to a moment; what is to be told of it, again and again until it is delivered (`delivered`)."""
     last_whole = max((one.number for one in watched.canaries if one.whole), default=-1)
     # What never reached the log, or of which the other leg wasn't told, is made up for by a later one. What did reach it must come.
@@ -136,16 +136,16 @@ def judge(watched: Watched, now_s: float, now_ms: int) -> Page | None:
     return _due(watched.outage, now_ms)
 
 
-def _begin(watched: Watched, now_s: float, now_ms: int) -> None:
+def _begin(watched: CanaryState, now_s: float, now_ms: int) -> None:
     missing = next((one for one in watched.canaries if one.is_missing(now_s)), None)
     if missing is not None:
-        watched.outage = Outage(
+        watched.outage = CanaryOutage(
             now_ms - round((now_s - missing.sent_s) * 1000), seen(_telling(watched, missing, now_s))
         )
         watched.first, watched.awaits_end = missing, missing.whole
 
 
-def _end(watched: Watched, outage: Outage, now_s: float, now_ms: int) -> None:
+def _end(watched: CanaryState, outage: CanaryOutage, now_s: float, now_ms: int) -> None:
     """A later canary that comes as far as the first one should have ends the outage."""
     first = watched.first
     later = [one for one in watched.canaries if first is None or one.number > first.number]
@@ -158,17 +158,17 @@ def _end(watched: Watched, outage: Outage, now_s: float, now_ms: int) -> None:
     del watched.canaries[:-KEPT_MOST]
 
 
-def _telling(watched: Watched, first: Canary, now_s: float) -> Canary:
+def _telling(watched: CanaryState, first: Canary, now_s: float) -> Canary:
     """The newest canary that has had its time and isn't whole: how far it came says what is broken now."""
     tried = [one for one in watched.canaries if not one.whole and now_s - one.sent_s >= TRIED_AFTER_S]
     return first if watched.awaits_end or not tried else tried[-1]
 
 
-def delivered(watched: Watched, page: Page, now_ms: int) -> None:
+def delivered(watched: CanaryState, page: Page, now_ms: int) -> None:
     """Notes that a page reached somebody."""
     if watched.outage is None:
         return
-    if page.kind is Kind.BACK:
+    if page.kind is PageKind.BACK:
         watched.outage = None
     else:
         watched.outage = replace(watched.outage, pages=watched.outage.pages + 1, paged_ms=now_ms)
@@ -182,15 +182,15 @@ def resumed(missing_s: float | None, now_s: float) -> list[Canary]:
     return [Canary(0, -1, sent_s, failed="the watch was started again meanwhile")]
 
 
-def _due(outage: Outage | None, now_ms: int) -> Page | None:
+def _due(outage: CanaryOutage | None, now_ms: int) -> Page | None:
     if outage is None:
         return None
     if outage.over_ms is not None:
-        return Page(Kind.BACK, outage)
+        return Page(PageKind.BACK, outage)
     if not outage.pages:
-        return Page(Kind.MISSING, outage)
+        return Page(PageKind.MISSING, outage)
     if now_ms - outage.paged_ms >= AGAIN_AFTER_S * 1000:
-        return Page(Kind.STILL_MISSING, outage)
+        return Page(PageKind.STILL_MISSING, outage)
     return None
 
 

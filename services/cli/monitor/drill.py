@@ -12,7 +12,7 @@ import grpc.aio
 
 from services.cli.calls import call, follow
 from services.cli.failure import CommandFailed
-from services.cli.monitor.exercise import INSIDE_M, OUTSIDE_M, Exercise, lead_ms
+from services.cli.monitor.exercise import INSIDE_M, OUTSIDE_M, ExerciseRun, lead_ms
 from services.cli.simulate.actors import DESKS, REVIEWER, UNANSWERED, Party, State
 from services.cli.stack.mesh import Clients
 from services.common.clock import wall_us
@@ -88,7 +88,7 @@ class _Alerts(Party):
         return self._clients.geofence.WatchAlerts(request, metadata=self._clients.identity(REVIEWER))
 
 
-class _Desk(Party):
+class _DrillDesk(Party):
     """Follows one leg's part in a drill, and answers for its desk where it is told to."""
 
     def __init__(self, clients: Clients, leg: str, order_id: Callable[[], str], times: Times, answers: bool) -> None:
@@ -141,11 +141,11 @@ class Drill:
 
     def __init__(self, clients: Clients, answers: bool, patience_s: float) -> None:
         exercise_id = f"{wall_us():x}"
-        self._exercise = Exercise(clients, exercise_pb2.DRILL, exercise_id, OPERATOR, VALID_S)
+        self._exercise = ExerciseRun(clients, exercise_pb2.DRILL, exercise_id, OPERATOR, VALID_S)
         self._clock, self._patience_s = clients.clock, patience_s
         self.times = Times()
         self._alerts = _Alerts(clients, self._order_id, self.times)
-        self._desks = [_Desk(clients, leg, self._order_id, self.times, answers) for leg in flow.LEGS]
+        self._desks = [_DrillDesk(clients, leg, self._order_id, self.times, answers) for leg in flow.LEGS]
 
     def _order_id(self) -> str:
         return self._exercise.records.cases[0].order_id if self._exercise.records.cases else ""

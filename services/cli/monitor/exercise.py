@@ -40,7 +40,7 @@ class Answered(NamedTuple):
     """Why it isn't."""
 
 
-class Exercise:
+class ExerciseRun:
     """One exercise."""
 
     def __init__(

@@ -24,7 +24,7 @@ WITHIN_S = 10.0
 
 
 @dataclass(frozen=True, slots=True)
-class Message:
+class PageMessage:
     """What whoever is on call gets. No person of the mesh is in it."""
 
     id: str
@@ -56,7 +56,7 @@ class Pager(Protocol):
 
     name: str
 
-    async def page(self, message: Message) -> None:
+    async def page(self, message: PageMessage) -> None:
         """Returns once the message was taken. Raises PageFailed."""
 
 
@@ -67,7 +67,7 @@ class CommandPager:
         self._command = tuple(command)
         self.name = Path(self._command[0]).name
 
-    async def page(self, message: Message) -> None:
+    async def page(self, message: PageMessage) -> None:
         """As Pager.page."""
         try:
             process = await asyncio.create_subprocess_exec(
@@ -95,7 +95,7 @@ class WebhookPager:
         self._receiver = receiver
         self.name = receiver.name
 
-    async def page(self, message: Message) -> None:
+    async def page(self, message: PageMessage) -> None:
         """As Pager.page."""
         body, timestamp_s = message.to_json(), int(time.time())
         headers = {
@@ -127,7 +127,7 @@ def pagers(command: Sequence[str], webhooks: Path | None) -> list[Pager]:
     return found
 
 
-async def page_all(pagers: Sequence[Pager], message: Message) -> bool:
+async def page_all(pagers: Sequence[Pager], message: PageMessage) -> bool:
     """Tries all at once; True where somebody was told."""
 
     async def told(one: Pager) -> bool:

@@ -9,13 +9,13 @@ import grpc.aio
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from services.cli.stack import mesh as meshes
-from services.cli.stack.mesh import Mesh
+from services.cli.stack.mesh import MeshConnection
 
 WITHIN_S = 2.0
 NATS = "nats-server"
 
 
-async def not_answering(mesh: Mesh) -> tuple[str, ...]:
+async def not_answering(mesh: MeshConnection) -> tuple[str, ...]:
     """Parts that don't say within 2 s that they work."""
     names = [*mesh.addresses, NATS]
     answers = await asyncio.gather(
@@ -24,7 +24,7 @@ async def not_answering(mesh: Mesh) -> tuple[str, ...]:
     return tuple(name for name, answer in zip(names, answers, strict=True) if not answer)
 
 
-async def _serves(mesh: Mesh, name: str) -> bool:
+async def _serves(mesh: MeshConnection, name: str) -> bool:
     async with meshes.channel(mesh, name) as channel:
         check = health_pb2_grpc.HealthStub(channel).Check  # type: ignore[attr-defined]  # the stubs leave it out
         try:

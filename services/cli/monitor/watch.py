@@ -22,9 +22,9 @@ from google.protobuf import json_format
 from services.cli.calls import FIRST_DELAY_S, LAST_DELAY_S, may_succeed_later
 from services.cli.failure import of_rpc
 from services.cli.monitor import canary, probes
-from services.cli.monitor.canary import Canary, Kind, Outage, Page, Watched
-from services.cli.monitor.exercise import INSIDE_M, OUTSIDE_M, Exercise, lead_ms
-from services.cli.monitor.pager import Message, Pager, page_all
+from services.cli.monitor.canary import Canary, CanaryOutage, CanaryState, Page, PageKind
+from services.cli.monitor.exercise import INSIDE_M, OUTSIDE_M, ExerciseRun, lead_ms
+from services.cli.monitor.pager import PageMessage, Pager, page_all
 from services.cli.stack.mesh import Clients
 from services.cli.stack.private_files import write_private
 from services.common import times
@@ -49,7 +49,7 @@ _UNANSWERED = (State.OFFERED, State.ESCALATED)
 _OVER = (State.STOOD_DOWN, State.CLOSED)
 
 
-class Watch:
+class CanaryWatch:
     """Watches one mesh."""
 
     def __init__(self, clients: Clients, folder: Path, pagers: Sequence[Pager], say: Callable[[str], None]) -> None:
@@ -57,15 +57,15 @@ class Watch:
         self._identity = clients.identity(WATCH)
         kept = _load(folder / STATE)
         exercise_id = kept.get("exercise_id") or secrets.token_hex(6)
-        self._exercise = Exercise(clients, exercise_pb2.CANARY, exercise_id, WATCH, VALID_S)
+        self._exercise = ExerciseRun(clients, exercise_pb2.CANARY, exercise_id, WATCH, VALID_S)
         self._exercise.records = json_format.ParseDict(kept.get("records", {}), records_pb2.PutExerciseResponse())
         self._sent: int = kept.get("sent", 0)
         self._slot: int = kept.get("slot", 0)
         """Of the last canary."""
-        outage = Outage(**kept["outage"]) if kept.get("outage") else None
+        outage = CanaryOutage(**kept["outage"]) if kept.get("outage") else None
         missing_ms = kept.get("missing_since_ms")
         missing_s = None if missing_ms is None else (clients.clock.now_ms() - missing_ms) / 1000
-        self._watched = Watched([] if outage else canary.resumed(missing_s, self._now_s()), outage)
+        self._watched = CanaryState([] if outage else canary.resumed(missing_s, self._now_s()), outage)
         self._open: dict[str, tuple[str, int]] = {}
         """Leg and slot of each assignment that isn't stood down."""
         self._seen: dict[str, int] = {}
@@ -234,11 +234,11 @@ class Watch:
                     self._save()
             await self._sleep(LOOK_EVERY_S)
 
-    async def _message(self, page: Page) -> Message:
+    async def _message(self, page: Page) -> PageMessage:
         outage, now_ms = page.outage, self._clients.clock.now_ms()
-        silent = () if page.kind is Kind.BACK else await probes.not_answering(self._clients.mesh)
+        silent = () if page.kind is PageKind.BACK else await probes.not_answering(self._clients.mesh)
         since = times.to_rfc3339(outage.since_ms)
-        if page.kind is Kind.BACK:
+        if page.kind is PageKind.BACK:
             gone_s = ((outage.over_ms or now_ms) - outage.since_ms) // 1000
             text = f"Tandem: canaries come through again; they were missing from {since} for {gone_s} s"
         else:
@@ -247,7 +247,7 @@ class Watch:
             text += f" Not answering: {', '.join(silent)}." if silent else " All parts answer."
         outage_id = hash_id("outage", self._exercise.exercise_id, outage.since_ms)
         id_ = hash_id("page", outage_id, page.kind.value, outage.pages)
-        return Message(id_, page.kind.value, text, outage_id, since, outage.seen, silent)
+        return PageMessage(id_, page.kind.value, text, outage_id, since, outage.seen, silent)
 
     # ── time and state ───────────────────────────────────────────────────────────────────────────────────────────────
 

@@ -7,12 +7,12 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from services.cli.simulate.files import Arrival, Line, Scenario, load_reports, load_scenario
+from services.cli.simulate.files import Arrival, ReportLine, Scenario, load_reports, load_scenario
 from services.common import times
 from services.common.ids import hash_id
 from services.geofence import translate as geofence_translate
 from services.geofence.domain import accounts, fold
-from services.geofence.domain.alerts import Alert, Kind
+from services.geofence.domain.alerts import Alert, AlertKind
 from services.geofence.domain.decisions import Decisions
 from services.geofence.domain.entries import Body, Demand, Entry, Tick
 from services.geofence.domain.state import State
@@ -37,7 +37,9 @@ def run(scenario_path: Path, reports_path: Path, rules: log_pb2.Rules | None = N
     return fold_lines(scenario, lines, rules)
 
 
-def fold_lines(scenario: Scenario, lines: list[Line], rules: log_pb2.Rules | None = None) -> Iterator[dict[str, Any]]:
+def fold_lines(
+    scenario: Scenario, lines: list[ReportLine], rules: log_pb2.Rules | None = None
+) -> Iterator[dict[str, Any]]:
     """The same of what was read."""
     backtest = Backtest(scenario)
     yield from backtest.begin(lines, rules)
@@ -56,7 +58,7 @@ class Backtest:
         self._cases = _Cases(scenario)
         self._stamp_ms = 0
 
-    def begin(self, lines: list[Line], rules: log_pb2.Rules | None = None) -> Iterator[dict[str, Any]]:
+    def begin(self, lines: list[ReportLine], rules: log_pb2.Rules | None = None) -> Iterator[dict[str, Any]]:
         """The agencies' records stand before the first of the lines."""
         self._stamp_ms = min((_earliest_ms(line) for line in lines), default=0) - 1000
         if rules is not None:
@@ -65,7 +67,7 @@ class Backtest:
             for body in self._cases.put_order(order):
                 yield from self._enter(self._stamp_ms, body)
 
-    def arrive(self, line: Line) -> Iterator[dict[str, Any]]:
+    def arrive(self, line: ReportLine) -> Iterator[dict[str, Any]]:
         """What a line leads to, and the time before it."""
         self._stamp_ms = max(self._stamp_ms, line.received_ms)
         # A mesh that has nothing to do ticks, so what is due is decided when it is due.
@@ -78,7 +80,7 @@ class Backtest:
         return _alerts(fold.step(self.state, Entry(self.state.sequence + 1, stamp_ms, body)))
 
 
-def _earliest_ms(line: Line) -> int:
+def _earliest_ms(line: ReportLine) -> int:
     match line.what:
         case ingest_pb2.Position():
             return min(line.received_ms, times.from_timestamp(line.what.fix_time))
@@ -169,7 +171,7 @@ def alert_dict(alert: Alert) -> dict[str, Any]:
         "probability": alert.probability,
         "late": alert.late,
     }
-    if alert.kind in (Kind.RING_CLEARED, Kind.ACCOUNT_AMENDED):
+    if alert.kind in (AlertKind.RING_CLEARED, AlertKind.ACCOUNT_AMENDED):
         line |= {"inside": stretches(alert.inside), "min_distance_m": _metres(alert.min_distance_mm)}
     if alert.amends:
         line["amends"] = alert.amends

@@ -16,7 +16,7 @@ _IDS = frozenset(("alert_id", "episode_id", "incident_id"))
 
 
 @dataclass(frozen=True, slots=True)
-class Change:
+class ChangedAlert:
     """One alert that isn't the same under both rules."""
 
     a: Told | None
@@ -41,7 +41,7 @@ class Change:
         return {"change": self.what, "fields": self.fields, "a": self.a, "b": self.b}
 
 
-def compare(a: Iterable[Told], b: Iterable[Told]) -> list[Change]:
+def compare(a: Iterable[Told], b: Iterable[Told]) -> list[ChangedAlert]:
     """What changed from `a` to `b`, in order of time.
 
     Alerts of one kind, ring, target and order are laid side by side: those of the same moment are the same alert, and of what lies
@@ -52,7 +52,7 @@ def compare(a: Iterable[Told], b: Iterable[Told]) -> list[Change]:
     return sorted(changes, key=_order)
 
 
-def summary(a: list[Told], b: list[Told], changes: list[Change]) -> dict[str, Any]:
+def summary(a: list[Told], b: list[Told], changes: list[ChangedAlert]) -> dict[str, Any]:
     """Numbers of alerts and of changes."""
     counted = Counter(change.what for change in changes)
     return {
@@ -71,23 +71,23 @@ def _grouped(alerts: Iterable[Told]) -> defaultdict[str, list[Told]]:
     return groups
 
 
-def _aligned(a: list[Told], b: list[Told]) -> Iterator[Change]:
+def _aligned(a: list[Told], b: list[Told]) -> Iterator[ChangedAlert]:
     matcher = SequenceMatcher(None, [one.get("at") for one in a], [one.get("at") for one in b], autojunk=False)
     for _, a_from, a_to, b_from, b_to in matcher.get_opcodes():
         mine, theirs = a[a_from:a_to], b[b_from:b_to]
         both = min(len(mine), len(theirs))
         for one, other in zip(mine, theirs, strict=False):
             if _different(one, other):
-                yield Change(one, other)
-        yield from (Change(one, None) for one in mine[both:])
-        yield from (Change(None, one) for one in theirs[both:])
+                yield ChangedAlert(one, other)
+        yield from (ChangedAlert(one, None) for one in mine[both:])
+        yield from (ChangedAlert(None, one) for one in theirs[both:])
 
 
 def _different(a: Told, b: Told) -> set[str]:
     return {name for name in a.keys() | b.keys() if name not in _IDS and a.get(name) != b.get(name)}
 
 
-def _order(change: Change) -> tuple[str, str]:
+def _order(change: ChangedAlert) -> tuple[str, str]:
     alert = change.a or change.b or {}
     return alert.get("decided_at", ""), alert.get("at", "")
 

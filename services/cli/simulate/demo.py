@@ -86,7 +86,7 @@ class Done:
     """Wall time."""
 
 
-class Stage:
+class DemoStage:
     """Where the story is played: the mesh, and everybody who takes part."""
 
     def __init__(
@@ -261,24 +261,24 @@ def _latency(assignment: dispatch_pb2.Assignment) -> str:
     return f" (offered {assignment.report_to_published_ms:.0f} ms after the report)"
 
 
-Act: TypeAlias = Callable[[Stage], Awaitable[str]]
+Act: TypeAlias = Callable[[DemoStage], Awaitable[str]]
 
 STEPS: tuple[tuple[str, str, Act], ...] = (
-    ("rules", "The operator sets the rules of the demo", Stage.set_rules),
-    ("tag", "The Ministry records a wearer and a tag", Stage.put_tag),
-    ("order", "The police record a restraining order", Stage.put_order),
-    ("match", "The registry joins the two", Stage.see_match),
-    ("warn", "The wearer comes within 2 km", Stage.warn),
-    ("notify", "The wearer comes within 1 km", Stage.notify),
-    ("respond", "The wearer comes within 100 m", Stage.respond),
-    ("acknowledge", "Both desks take their leg", Stage.acknowledge),
-    ("stand-down", "The wearer turns away", Stage.stand_down),
+    ("rules", "The operator sets the rules of the demo", DemoStage.set_rules),
+    ("tag", "The Ministry records a wearer and a tag", DemoStage.put_tag),
+    ("order", "The police record a restraining order", DemoStage.put_order),
+    ("match", "The registry joins the two", DemoStage.see_match),
+    ("warn", "The wearer comes within 2 km", DemoStage.warn),
+    ("notify", "The wearer comes within 1 km", DemoStage.notify),
+    ("respond", "The wearer comes within 100 m", DemoStage.respond),
+    ("acknowledge", "Both desks take their leg", DemoStage.acknowledge),
+    ("stand-down", "The wearer turns away", DemoStage.stand_down),
 )
 """The story."""
 
 
 @asynccontextmanager
-async def stage(clients: Clients, plan: Plan) -> AsyncIterator[Stage]:
+async def stage(clients: Clients, plan: Plan) -> AsyncIterator[DemoStage]:
     """A stage with everybody on it: both agencies await matches, all desks listen, the gateway answers by itself."""
     async with AsyncExitStack() as stack:
         order_ids = (plan.id("order"),)
@@ -288,10 +288,10 @@ async def stage(clients: Clients, plan: Plan) -> AsyncIterator[Stage]:
             for leg in ("probation", "police", "warning")
         }
         head_end = await stack.enter_async_context(HeadEnd(clients))
-        yield Stage(clients, plan, matches, desks, head_end)
+        yield DemoStage(clients, plan, matches, desks, head_end)
 
 
-async def play(stage: Stage) -> AsyncIterator[Begun | Done]:
+async def play(stage: DemoStage) -> AsyncIterator[Begun | Done]:
     """Plays the story. Raises CommandFailed where it doesn't go as it should."""
     for name, title, act in STEPS:
         yield Begun(name, title)
@@ -300,7 +300,7 @@ async def play(stage: Stage) -> AsyncIterator[Begun | Done]:
         yield Done(name, title, detail, (time.monotonic() - began) * 1000)
 
 
-async def settled(stage: Stage) -> list[outcome.Incident]:
+async def settled(stage: DemoStage) -> list[outcome.IncidentOutcome]:
     """The incidents of the story, as the legs tell them after its end; with how long each offer took, which a leg notes a little later
     than it offers."""
     patience_s = time.monotonic() + NOTED_WITHIN_S

@@ -59,7 +59,7 @@ Arrival = (
 
 
 @dataclass(frozen=True, slots=True)
-class Line:
+class ReportLine:
     """One line of reports.ndjson."""
 
     number: int
@@ -105,7 +105,7 @@ def load_scenario(path: Path) -> Scenario:
     return scenario
 
 
-def load_reports(path: Path, scenario: Scenario) -> list[Line]:
+def load_reports(path: Path, scenario: Scenario) -> list[ReportLine]:
     """Reads and checks reports, in order of arrival, against the scenario that they belong to. Raises FileError."""
     known = scenario.device_ids
     wearers = {one.wearer_id for one in scenario.wearers}
@@ -137,7 +137,7 @@ def load_reports(path: Path, scenario: Scenario) -> list[Line]:
             if isinstance(message, registry_pb2.Device) and message.person_id not in persons:
                 raise FileError(path, number, "person_id", "is no protected person of the scenario")
             known.add(message.device_id)
-        lines.append(Line(number, received_ms, message))  # type: ignore[arg-type]
+        lines.append(ReportLine(number, received_ms, message))  # type: ignore[arg-type]
     return lines
 
 

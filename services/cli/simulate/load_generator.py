@@ -34,7 +34,7 @@ METHOD = f"/{ingest_pb2.DESCRIPTOR.services_by_name['IngestService'].full_name}/
 
 
 @dataclass(frozen=True, slots=True)
-class Request:
+class DueRequest:
     """A batch on the wire, and when it is due."""
 
     due_s: float
@@ -44,7 +44,7 @@ class Request:
 
 
 @dataclass(slots=True)
-class Sent:
+class LoadOutcome:
     """What came of a load on the side of those who report."""
 
     started: float = 0.0
@@ -91,9 +91,9 @@ async def send(
     opening: AbstractAsyncContextManager[grpc.aio.Channel],
     identity: Metadata,
     starts_at_ms: int,
-    requests: Sequence[Request],
+    requests: Sequence[DueRequest],
     streams: int,
-) -> Sent:
+) -> LoadOutcome:
     """Sends each request when it is due, over so many streams, and returns when all are answered or that took too long.
 
     `starts_at_ms` is wall time. What wasn't answered when a stream broke is sent again on the next. Raises CommandFailed where
@@ -102,7 +102,7 @@ async def send(
     wait_s = starts_at_ms / 1000 - time.time()
     if wait_s < 0:
         raise CommandFailed("this machine is too busy: the load wasn't prepared when it was due to start")
-    sent = Sent(started=time.monotonic() + wait_s)
+    sent = LoadOutcome(started=time.monotonic() + wait_s)
     stopped = threading.Event()
     # What was prepared stays: pauses in which this process looks through it for garbage would count as latencies.
     gc.collect()
@@ -124,7 +124,7 @@ async def send(
 
 
 def _release(
-    requests: Sequence[Request],
+    requests: Sequence[DueRequest],
     started: float,
     lanes: Sequence[_Lane],
     loop: asyncio.AbstractEventLoop,
@@ -140,7 +140,7 @@ def _release(
 class _Lane:
     """The requests of one stream, and of the streams after it where it breaks. They are answered in their order."""
 
-    def __init__(self, method: Any, identity: Metadata, requests: Sequence[Request], sent: Sent) -> None:
+    def __init__(self, method: Any, identity: Metadata, requests: Sequence[DueRequest], sent: LoadOutcome) -> None:
         self._method, self._identity, self._requests, self._sent = method, identity, requests, sent
         # How many of the requests, from the first on, are that far.
         self._due = self._written = self._answered = 0

@@ -21,7 +21,7 @@ PAGE_SIZE = 200
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class AssignmentOutcome:
     """One assignment of a leg."""
 
     leg: str
@@ -50,7 +50,7 @@ class Answer:
 
 
 @dataclass(slots=True)
-class Incident:
+class IncidentOutcome:
     """An incident, put together from what each leg told about itself."""
 
     incident_id: str
@@ -58,7 +58,7 @@ class Incident:
     opened_ms: int = times.MAX_MS
     """When the first leg opened it, mesh time."""
     ended_ms: int | None = None
-    answers: list[Answer] = field(default_factory=list)
+    answers: list[AssignmentOutcome] = field(default_factory=list)
     exercise: bool = False
     """It isn't in earnest."""
 
@@ -85,12 +85,12 @@ class Incident:
         }
 
 
-async def read(clients: Clients, order_ids: Collection[str] | None = None, since_ms: int = 0) -> list[Incident]:
+async def read(clients: Clients, order_ids: Collection[str] | None = None, since_ms: int = 0) -> list[IncidentOutcome]:
     """Incidents opened from `since_ms` on (mesh time), newest last; only those about `order_ids` where they are given.
 
     Each leg is asked about itself: what one leg says about another is hearsay.
     """
-    incidents: dict[str, Incident] = {}
+    incidents: dict[str, IncidentOutcome] = {}
     for leg in flow.LEGS:
         for told in await _told_by(clients, leg, since_ms):
             if order_ids is not None and set(order_ids).isdisjoint(told.order_ids):
@@ -98,7 +98,7 @@ async def read(clients: Clients, order_ids: Collection[str] | None = None, since
             own = [one for one in told.assignments if one.leg == alert_pb2.Leg.Value(leg.upper())]
             if not own:
                 continue
-            incident = incidents.setdefault(told.incident_id, Incident(told.incident_id))
+            incident = incidents.setdefault(told.incident_id, IncidentOutcome(told.incident_id))
             incident.order_ids.update(told.order_ids)
             incident.opened_ms = min(incident.opened_ms, times.from_timestamp(told.opened_at))
             if told.HasField("ended_at"):
@@ -123,8 +123,8 @@ async def _told_by(clients: Clients, leg: str, since_ms: int) -> list[dispatch_p
             return told
 
 
-def _answer(leg: str, one: dispatch_pb2.Assignment) -> Answer:
-    return Answer(
+def _answer(leg: str, one: dispatch_pb2.Assignment) -> AssignmentOutcome:
+    return AssignmentOutcome(
         leg=leg,
         destination=one.subject_id,
         state=dispatch_pb2.AssignmentState.Name(one.state),
@@ -135,13 +135,13 @@ def _answer(leg: str, one: dispatch_pb2.Assignment) -> Answer:
     )
 
 
-def all_answered(incidents: Sequence[Incident]) -> bool:
+def all_answered(incidents: Sequence[IncidentOutcome]) -> bool:
     """Whether there was something to respond to and both agencies responded, each time."""
     respond = [one for one in incidents if one.responds]
     return bool(respond) and all(one.answered for one in respond)
 
 
-def to_json(match_ms: float | None, incidents: Iterable[Incident], shift_ms: int = 0) -> dict[str, Any]:
+def to_json(match_ms: float | None, incidents: Iterable[IncidentOutcome], shift_ms: int = 0) -> dict[str, Any]:
     """The object that `demo` and `replay` print."""
     return {
         "match_ms": None if match_ms is None else round(match_ms, 3),
@@ -149,7 +149,7 @@ def to_json(match_ms: float | None, incidents: Iterable[Incident], shift_ms: int
     }
 
 
-def tables(incidents: Iterable[Incident], shift_ms: int = 0) -> Iterator[Table]:
+def tables(incidents: Iterable[IncidentOutcome], shift_ms: int = 0) -> Iterator[Table]:
     """Each incident for a person, both legs under one another."""
     for incident in incidents:
         view = Table(

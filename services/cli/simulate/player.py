@@ -13,7 +13,7 @@ from services.cli.calls import PATIENCE_S, call
 from services.cli.failure import CommandFailed
 from services.cli.simulate import outcome
 from services.cli.simulate.actors import MOJ_RECORDS, NPA_RECORDS, VENDOR_ID, Alerts, Desk, HeadEnd, Matches, Report
-from services.cli.simulate.files import Line, Scenario
+from services.cli.simulate.files import ReportLine, Scenario
 from services.cli.stack.mesh import OPERATOR, Clients
 from services.common import times
 from services.common.clock import wall_us
@@ -41,7 +41,7 @@ class Replayed:
 
     shift_ms: int
     match_ms: float | None
-    incidents: list[outcome.Incident]
+    incidents: list[outcome.IncidentOutcome]
     alerts: list[geofence_pb2.WatchAlertsResponse]
     """Alerts that the input led to, in the order of the log."""
     refused: list[str] = field(default_factory=list)
@@ -49,7 +49,7 @@ class Replayed:
 
 
 async def play(
-    clients: Clients, scenario: Scenario, lines: Sequence[Line], progress: Callable[[int], None]
+    clients: Clients, scenario: Scenario, lines: Sequence[ReportLine], progress: Callable[[int], None]
 ) -> Replayed:
     """Puts the records, then sends each line when it is due on the mesh's clock, answering as all desks.
 
@@ -65,7 +65,7 @@ async def play(
             await stack.enter_async_context(Desk(clients, leg, order_ids, answers=True))
         head_end = await stack.enter_async_context(HeadEnd(clients))
 
-        sender = _Sender(clients, head_end)
+        sender = _ReplaySender(clients, head_end)
         # The back-test begins with the default rules too.
         await sender.put_rules(log_pb2.Rules(rules_id="default"))
         await sender.put_records(scenario)
@@ -83,7 +83,7 @@ async def play(
     return Replayed(sender.shift_ms, match_ms, incidents, seen, sender.refused)
 
 
-class _Sender:
+class _ReplaySender:
     """Everything that goes into the mesh."""
 
     def __init__(self, clients: Clients, head_end: HeadEnd) -> None:
@@ -97,7 +97,7 @@ class _Sender:
         """By order: when it was first put."""
         self.refused: list[str] = []
 
-    def start(self, lines: Sequence[Line]) -> None:
+    def start(self, lines: Sequence[ReportLine]) -> None:
         """Fixes what "now" is for the first line. Whole seconds, since orders are valid to the second."""
         first_ms = min((line.received_ms for line in lines), default=self._clients.clock.now_ms())
         start_ms = self._clients.clock.now_ms() + round(LEAD_S * 1000 * self._clients.clock.rate)
@@ -154,10 +154,10 @@ class _Sender:
             self.put_wall_us.setdefault(order.order_id, wall_us())
             await call(self._clients.registry.PutOrder, registry_pb2.PutOrderRequest(order=shifted), self._npa)
 
-    async def send(self, lines: Sequence[Line], progress: Callable[[int], None]) -> None:
+    async def send(self, lines: Sequence[ReportLine], progress: Callable[[int], None]) -> None:
         """Sends each line when it is due; what is due together goes together, all in the order of the file."""
         clock = self._clients.clock
-        due: list[Line] = []
+        due: list[ReportLine] = []
         due_ms = 0
         for n, line in enumerate(lines):
             due_ms = max(due_ms, line.received_ms + self.shift_ms)
@@ -190,7 +190,7 @@ class _Sender:
             case log_pb2.Rules():
                 await self.put_rules(what)
 
-    async def _flush(self, due: list[Line]) -> None:
+    async def _flush(self, due: list[ReportLine]) -> None:
         if due:
             refusals = await self._head_end.carry([self._shifted(line.what) for line in due])
             self.refused += [f"{one.field}: {one.reason}" for one in refusals]
@@ -212,7 +212,7 @@ def _expected_matches(scenario: Scenario) -> set[str]:
     return {order.order_id for order in scenario.orders if order.respondent.national_id.replace("-", "") in wearers}
 
 
-async def _match_ms(matches: Sequence[Matches], sender: _Sender, order_ids: set[str]) -> float | None:
+async def _match_ms(matches: Sequence[Matches], sender: _ReplaySender, order_ids: set[str]) -> float | None:
     """The longest time from an order's way to the registry until both agencies had seen its match, wall time."""
     waits = [
         (await one.until("a match", lambda one=one, order_id=order_id: one.seen_wall_us.get(order_id)))  # type: ignore[misc]
@@ -224,7 +224,9 @@ async def _match_ms(matches: Sequence[Matches], sender: _Sender, order_ids: set[
     return max(*waits, 0) / 1000 if waits else None
 
 
-async def _settle(clients: Clients, alerts: Alerts, order_ids: set[str], since_ms: int) -> list[outcome.Incident]:
+async def _settle(
+    clients: Clients, alerts: Alerts, order_ids: set[str], since_ms: int
+) -> list[outcome.IncidentOutcome]:
     """The incidents, once no more alerts come and both legs of each are acknowledged."""
     deadline = time.monotonic() + PATIENCE_S
     seen, quiet_since = -1, time.monotonic()

@@ -37,7 +37,7 @@ _COLUMNS = {
 
 
 @dataclass(slots=True)
-class Track:
+class ReportedTrack:
     """What a file says of one device, in its order and with its times."""
 
     reports: list[Report] = field(default_factory=list)
@@ -53,13 +53,13 @@ def time_ms(report: Report) -> int:
     return times.from_timestamp(report.fix_time if isinstance(report, ingest_pb2.Position) else report.event_time)
 
 
-def read(path: Path, device_id: str, accuracy_m: float) -> Track:
+def read(path: Path, device_id: str, accuracy_m: float) -> ReportedTrack:
     """The track in a file, whose kind its name tells; positions that don't say how accurate they are take `accuracy_m`.
 
     A report's id is the file's, or a hash of the file's content and the number of the line. Raises CommandFailed where the
     file can't be read, or nothing is in it.
     """
-    readers: dict[str, Callable[[_File], Track]] = {".gpx": _gpx, ".csv": _csv, ".ndjson": _ndjson}
+    readers: dict[str, Callable[[_File], ReportedTrack]] = {".gpx": _gpx, ".csv": _csv, ".ndjson": _ndjson}
     reader = readers.get(path.suffix.lower())
     if reader is None:
         raise CommandFailed(f"{path}: its name must end in one of {', '.join(readers)}", MISUSED)
@@ -104,13 +104,13 @@ class _File:
 # ── GPX ──────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _gpx(file: _File) -> Track:
+def _gpx(file: _File) -> ReportedTrack:
     try:
         content = gpxpy.parse(file.text)
     except GPXException as error:
         raise FileError(file.path, None, "", str(error)) from None
     points = list(_points(content))
-    track = Track(timed=any(moment for moment, _, _ in points))
+    track = ReportedTrack(timed=any(moment for moment, _, _ in points))
     for number, (moment, lat_deg, lon_deg) in enumerate(points, 1):
         try:
             if track.timed and moment is None:
@@ -140,7 +140,7 @@ def _since_1970(moment: datetime) -> int:
 # ── CSV ──────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _csv(file: _File) -> Track:
+def _csv(file: _File) -> ReportedTrack:
     lines = lines_of(file.text)
     number, first = next(lines, (1, ""))
     try:
@@ -148,7 +148,7 @@ def _csv(file: _File) -> Track:
     except InvalidField as error:
         raise FileError(file.path, number, "", error.reason) from None
     columns = _columns(file.path, number, header)
-    track = Track()
+    track = ReportedTrack()
     for number, line in lines:
         try:
             cells = _cells(line)
@@ -214,8 +214,8 @@ def _moment_ms(text: str) -> int:
 # ── NDJSON ───────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _ndjson(file: _File) -> Track:
-    track = Track()
+def _ndjson(file: _File) -> ReportedTrack:
+    track = ReportedTrack()
     for number, line in lines_of(file.text):
         try:
             content = json_of(file.path, line, number)

@@ -43,7 +43,7 @@ Metadata = tuple[tuple[str, str], ...]
 
 
 @dataclass(frozen=True, slots=True)
-class Mesh:
+class MeshConnection:
     """A running mesh."""
 
     addresses: Mapping[str, str]
@@ -78,7 +78,7 @@ class Mesh:
         write_private(folder / _FILE, json.dumps(content, indent=2) + "\n")
 
 
-def load(folder: Path) -> Mesh:
+def load(folder: Path) -> MeshConnection:
     """The mesh that runs on `folder`. Raises CommandFailed where none does."""
     missing = CommandFailed(f"no mesh runs on {folder}: start one with `tandem up`", MISUSED)
     try:
@@ -88,7 +88,7 @@ def load(folder: Path) -> Mesh:
     if not _is_locked(folder):
         raise missing
     certificates = Path(content["certificates"]) if content["certificates"] else None
-    return Mesh(
+    return MeshConnection(
         addresses=content["addresses"],
         pids=content["pids"],
         dev_secret=content["dev_secret"],
@@ -147,7 +147,7 @@ class Clients:
 
     def __init__(
         self,
-        mesh: Mesh,
+        mesh: MeshConnection,
         registry: RegistryServiceStub,
         device_tokens: DeviceTokenServiceStub,
         exercises: ExerciseServiceStub,
@@ -175,12 +175,12 @@ class Clients:
         return identity(self.mesh, spiffe_id)
 
 
-def identity(mesh: Mesh, spiffe_id: str) -> Metadata:
+def identity(mesh: MeshConnection, spiffe_id: str) -> Metadata:
     """Call metadata of a caller."""
     return client.as_identity(spiffe_id) if mesh.certificates else server.bearer(spiffe_id, mesh.dev_secret)
 
 
-def channel(mesh: Mesh, *names: str) -> AbstractAsyncContextManager[grpc.aio.Channel]:
+def channel(mesh: MeshConnection, *names: str) -> AbstractAsyncContextManager[grpc.aio.Channel]:
     """A channel to whichever of these processes answers."""
     target = target_of([mesh.addresses[name] for name in names])
     if mesh.certificates:
@@ -232,7 +232,7 @@ def _files(folder: Path, spiffe_id: str) -> Files:
 
 
 @asynccontextmanager
-async def connect(mesh: Mesh) -> AsyncIterator[Clients]:
+async def connect(mesh: MeshConnection) -> AsyncIterator[Clients]:
     """Clients with open channels."""
     async with AsyncExitStack() as stack:
 

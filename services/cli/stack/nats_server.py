@@ -52,7 +52,7 @@ def configure(
     port: int,
     monitor_port: int,
     partitions: int,
-    *more: permissions.User,
+    *more: permissions.NatsUser,
     certificates: Path | None = None,
 ) -> tuple[tuple[str, ...], NatsServer]:
     """Writes the configuration into `folder` (the store lies beside it) and returns the command that starts the server.

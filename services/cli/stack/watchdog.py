@@ -43,7 +43,7 @@ _WRITE_FAILED = "write error"
 """How the monitor says that a stream takes nothing more; the server's version is pinned, and a test fills a disk."""
 
 
-class Look(NamedTuple):
+class ServerCheck(NamedTuple):
     """What one look at the server found."""
 
     pid: int | None
@@ -61,7 +61,7 @@ class Look(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Watched:
+class WatchdogState:
     """What is known of the server from the looks so far."""
 
     pid: int | None = None
@@ -75,22 +75,22 @@ class Watched:
 class Step(NamedTuple):
     """What a look leads to."""
 
-    watched: Watched
+    watched: WatchdogState
     tell: bool
     """The server is found stuck, for the first time since it worked."""
     restart: bool
 
 
-def judge(watched: Watched, look: Look) -> Step:
+def judge(watched: WatchdogState, look: ServerCheck) -> Step:
     """What follows from a look. Pure.
 
     Without a connection nothing begins to count: a server that starts may recover its store for minutes. What began with one goes on
     counting, since a stopped process loses its connections after a while.
     """
     if look.pid is None:
-        return Step(Watched(restarted_s=watched.restarted_s), tell=False, restart=False)
+        return Step(WatchdogState(restarted_s=watched.restarted_s), tell=False, restart=False)
     if look.pid != watched.pid:
-        watched = Watched(look.pid, restarted_s=watched.restarted_s)
+        watched = WatchdogState(look.pid, restarted_s=watched.restarted_s)
     since_s = watched.unanswered_since_s
     if look.answered:
         since_s = math.inf
@@ -154,7 +154,7 @@ class Watchdog:
 
     async def _restart_when_stuck(self) -> None:
         timeout = aiohttp.ClientTimeout(total=MONITOR_TIMEOUT_S)
-        watched = Watched()
+        watched = WatchdogState()
         async with self._server.bus_as("watchdog") as bus, aiohttp.ClientSession(timeout=timeout) as session:
             while True:
                 look = await self._look(bus, session)
@@ -169,11 +169,11 @@ class Watchdog:
                     logger().warning("store_restarted", streams=look.failed)
                 await asyncio.sleep(EVERY_S)
 
-    async def _look(self, bus: Bus, session: aiohttp.ClientSession) -> Look:
+    async def _look(self, bus: Bus, session: aiohttp.ClientSession) -> ServerCheck:
         clock = asyncio.get_running_loop().time
         began_s, pid, connected = clock(), self._store.pids.get(self._program), bus.client.is_connected
         answered, failed = await asyncio.gather(self._probe(bus), self._failed_streams(session))
-        return Look(pid, connected, answered, failed, self._has_room(), began_s, clock())
+        return ServerCheck(pid, connected, answered, failed, self._has_room(), began_s, clock())
 
     def _has_room(self) -> bool:
         try:

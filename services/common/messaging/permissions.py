@@ -33,7 +33,7 @@ SERVICE = "spiffe://tandem/service/"
 
 
 @dataclass(frozen=True, slots=True)
-class User:
+class NatsUser:
     """A user of the server."""
 
     name: str
@@ -58,12 +58,12 @@ def reader_names(user: str, stream: str) -> tuple[str, ...]:
     return tuple(f"{user}-{number}" for number in range(count))
 
 
-def users(partitions: int) -> tuple[User, ...]:
+def users(partitions: int) -> tuple[NatsUser, ...]:
     """All users of a mesh whose log has so many partitions."""
-    return tuple(User(name, tuple(_publish(name, partitions)), (f"{inbox(name)}.>",)) for name in flow.USERS)
+    return tuple(NatsUser(name, tuple(_publish(name, partitions)), (f"{inbox(name)}.>",)) for name in flow.USERS)
 
 
-def accounts(everybody: Iterable[User], passwords: Mapping[str, str], at_home: Iterable[User] = ()) -> str:
+def accounts(everybody: Iterable[NatsUser], passwords: Mapping[str, str], at_home: Iterable[NatsUser] = ()) -> str:
     """The block of the server's configuration. Without passwords users are proven by certificates (`verify_and_map`).
 
     The streams are in an account of their own (`HOME`); each user's account takes over from it what that user may publish, and nothing
@@ -95,7 +95,7 @@ def _block(name: str, users: Sequence[object], kind: str, entries: Sequence[obje
     return "\n".join([f"{name} {{", *lines, "}"])
 
 
-def _rule(one: User, passwords: Mapping[str, str]) -> dict[str, object]:
+def _rule(one: NatsUser, passwords: Mapping[str, str]) -> dict[str, object]:
     login = {"user": one.name, "password": passwords[one.name]} if passwords else {"user": SERVICE + one.name}
     return {**login, "permissions": {"publish": one.publish, "subscribe": one.subscribe}}
 

@@ -57,7 +57,7 @@ class Notes(Protocol):
 IsThere = Callable[[Publication], Awaitable[bool]]
 
 
-class Comparison:
+class StreamComparison:
     """Compares a publisher's notes with one stream."""
 
     def __init__(self, stream: str, notes: Notes, is_there: IsThere) -> None:

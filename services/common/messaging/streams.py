@@ -25,7 +25,7 @@ PARTITIONS_MAX = 64
 
 
 @dataclass(frozen=True, slots=True)
-class Premises:
+class LogMetadata:
     """What the first start fixed for ever."""
 
     partitions: int
@@ -36,7 +36,7 @@ class Premises:
 
 async def create(
     bus: Bus, partitions: int, clock: MeshClock, replicas: int = 1, max_bytes: int | None = None
-) -> Premises:
+) -> LogMetadata:
     """Creates what is missing of the streams, the KV bucket and the premises. Doing it again changes nothing.
 
     Raises FailedPrecondition where the log was made with another number of partitions or another clock rate.
@@ -85,7 +85,7 @@ def _config(stream: flow.Stream, name: str, partition: int, replicas: int, max_b
     )
 
 
-async def read_premises(bus: Bus) -> Premises:
+async def read_premises(bus: Bus) -> LogMetadata:
     """The premises that the log was made with. Waits until they are there."""
     while True:
         premises = await _premises(bus)
@@ -94,7 +94,7 @@ async def read_premises(bus: Bus) -> Premises:
         await asyncio.sleep(0.25)
 
 
-async def _premises(bus: Bus) -> Premises | None:
+async def _premises(bus: Bus) -> LogMetadata | None:
     try:
         # The first: there is one, and what stands behind it came from somebody else (ADR 34).
         message = await bus.js.get_msg(flow.PREMISES.name, 1)
@@ -107,10 +107,10 @@ async def _premises(bus: Bus) -> Premises | None:
         # Nothing can start over such a log, and ending would only be the beginning of the next try.
         logger().critical("premises_unreadable", reason=str(error))
         return None
-    return Premises(made.partitions, MeshClock(made.clock_rate, made.clock_anchor_ms), made.log_id)
+    return LogMetadata(made.partitions, MeshClock(made.clock_rate, made.clock_anchor_ms), made.log_id)
 
 
-async def pass_gate(bus: Bus, settings: CommonSettings) -> Premises:
+async def pass_gate(bus: Bus, settings: CommonSettings) -> LogMetadata:
     """Returns the premises once the mesh is fit to run on.
 
     Raises FailedPrecondition where the server may lose acknowledged messages in a power cut (`sync_interval` isn't `always`), or

@@ -10,7 +10,7 @@ from services.common import fields
 from services.common.rpc.errors import InvalidField
 
 
-class Kind(Enum):
+class RecordKind(Enum):
     """A kind of record that holds personal data."""
 
     WEARER = "WEARER"
@@ -37,14 +37,14 @@ class LegalBasis:
 
     code: str
     article: str
-    kinds: frozenset[Kind]
+    kinds: frozenset[RecordKind]
     """Records that it opens."""
     in_force_from_ms: int = 0
     """First moment at which it can be relied on, milliseconds since 1970 UTC."""
 
 
-_ALL = frozenset(Kind)
-_WEARER = frozenset({Kind.WEARER})
+_ALL = frozenset(RecordKind)
+_WEARER = frozenset({RecordKind.WEARER})
 
 LEGAL_BASES = (
     LegalBasis("STALKING_9_1_2", "Stalking Punishment Act 9(1) item 2: no approach within 100 m", _ALL),
@@ -77,7 +77,7 @@ class Grounds:
     """Id of the incident, case or order that it is about; empty where there is none."""
 
 
-def check_grounds(legal_basis: str, purpose: Purpose | None, reference: str, kind: Kind, now_ms: int) -> Grounds:
+def check_grounds(legal_basis: str, purpose: Purpose | None, reference: str, kind: RecordKind, now_ms: int) -> Grounds:
     """The grounds, where they allow reading a record of this kind now; by default nothing does. Raises InvalidField."""
     if not legal_basis:
         raise InvalidField("legal_basis", "is missing: without one nothing is disclosed")

@@ -38,7 +38,7 @@ CLOSED = Counter(
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
-class Guard(asyncio.Protocol):
+class ConnectionGuard(asyncio.Protocol):
     """Stands between a connection and aiohttp, which has no deadline for the head of a request or for its body."""
 
     def __init__(self, door: Door) -> None:
@@ -136,7 +136,7 @@ class Door:
     def __init__(self, name: str, most: int, accept: Callable[[], asyncio.Protocol]) -> None:
         self.name, self.most, self.accept = name, most, accept
         self.open = 0
-        self.resting: dict[Guard, None] = {}
+        self.resting: dict[ConnectionGuard, None] = {}
         """Connections without a request, that which has rested longest first."""
 
 
@@ -161,9 +161,9 @@ def _place(error: BaseException | None) -> str:
     return f"{Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else ""
 
 
-def _guard_of(request: web.Request) -> Guard | None:
+def _guard_of(request: web.Request) -> ConnectionGuard | None:
     protocol = request.transport.get_protocol() if request.transport else None
-    return protocol if isinstance(protocol, Guard) else None
+    return protocol if isinstance(protocol, ConnectionGuard) else None
 
 
 async def body_of(request: web.Request) -> bytes:
@@ -232,7 +232,7 @@ async def served(
     _allow_files(most + SPARE_FILES)
     context = _context(tls) if tls else None
     server = await asyncio.get_running_loop().create_server(
-        lambda: Guard(door),
+        lambda: ConnectionGuard(door),
         host,
         port,
         ssl=context,

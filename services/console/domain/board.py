@@ -64,7 +64,7 @@ class Assignment:
 
 
 @dataclass(frozen=True, slots=True)
-class Incident:
+class IncidentCard:
     """An incident with all legs' assignments."""
 
     incident_id: str
@@ -88,17 +88,17 @@ def due_ms(assignments: Iterable[Assignment]) -> int | None:
     return min((one.due_ms for one in assignments if one.due_ms is not None), default=None)
 
 
-def demand(incident: Incident) -> str:
+def demand(incident: IncidentCard) -> str:
     """What the gravest alert demanded."""
     return max((one.demand for one in incident.assignments), key=_DEMANDS.index, default=_DEMANDS[0])
 
 
-def is_new_alarm(incident: Incident) -> bool:
+def is_new_alarm(incident: IncidentCard) -> bool:
     """Somebody has to go and nobody has taken it."""
     return any(one.state in UNANSWERED and one.demand == "RESPOND" for one in incident.assignments)
 
 
-def rank(incident: Incident) -> tuple[int, int, int]:
+def rank(incident: IncidentCard) -> tuple[int, int, int]:
     """Sorts the most urgent first: what goes wrong, what waits, what is under way, what is over; then by deadline, then the newest."""
     assignments = incident.assignments
     agencies = [one for one in assignments if one.leg != "warning"]
@@ -121,13 +121,13 @@ def rank(incident: Incident) -> tuple[int, int, int]:
     return level, awaited if awaited is not None else NEVER_MS, -incident.opened_ms
 
 
-def cause(incident: Incident) -> str:
+def cause(incident: IncidentCard) -> str:
     """What kinds of alert it is of, the gravest demand's first; empty where no leg tells."""
     by_demand = sorted(incident.assignments, key=lambda one: _DEMANDS.index(one.demand), reverse=True)
     return next((one.kind for one in by_demand if one.kind), "")
 
 
-def groups(incidents: Sequence[Incident]) -> dict[str, str]:
+def groups(incidents: Sequence[IncidentCard]) -> dict[str, str]:
     """By incident, the group that it is shown in: notices of one kind that are many. What demands a response is never grouped."""
     by_kind: dict[str, list[str]] = {}
     for one in incidents:
@@ -136,7 +136,7 @@ def groups(incidents: Sequence[Incident]) -> dict[str, str]:
     return {id_: kind for kind, ids in by_kind.items() if len(ids) >= FLOOD for id_ in ids}
 
 
-def told(incident: Incident, group: str = "") -> dict[str, Any]:
+def told(incident: IncidentCard, group: str = "") -> dict[str, Any]:
     """The incident as the browser gets it. `group` may be of a moment ago; what demands a response by now is in none."""
     level, awaited, _ = rank(incident)
     asked = demand(incident)

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from services.console.domain.people import NAME, SELF, Role, User
+from services.console.domain.people import NAME, SELF, ConsoleUser, Role
 
 READABLE_MOST = 19
 DIGEST_DIGITS = 12
@@ -32,7 +32,7 @@ class Rule:
     """The one role that may enter here; None for each."""
 
 
-def user_of(claims: Mapping[str, Any], rule: Rule) -> User:
+def user_of(claims: Mapping[str, Any], rule: Rule) -> ConsoleUser:
     """The user with these claims, `iss` and `sub` among them. Raises NotAllowed: no_role, other_role, several_roles."""
     held = claims.get(rule.roles_claim)
     values = held if isinstance(held, list) else [held]
@@ -45,7 +45,7 @@ def user_of(claims: Mapping[str, Any], rule: Rule) -> User:
             raise NotAllowed("other_role")
     if len(roles) > 1:
         raise NotAllowed("several_roles")
-    return User(roles.pop(), name_of(claims, rule.name_claim))
+    return ConsoleUser(roles.pop(), name_of(claims, rule.name_claim))
 
 
 def name_of(claims: Mapping[str, Any], name_claim: str) -> str:

@@ -46,7 +46,7 @@ class Choices:
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class DeskAnswer:
     """What a form says. Fields that its act has no use for are empty."""
 
     act: str
@@ -84,13 +84,13 @@ def choices(assignment: Assignment) -> Choices:
     )
 
 
-def read(act: str, form: Mapping[str, str]) -> Answer:
+def read(act: str, form: Mapping[str, str]) -> DeskAnswer:
     """What a form says. Raises BadField."""
     try:
         assignment_id = fields.required_id("assignment", form.get("assignment", ""))
     except InvalidField:
         raise BadField("assignment", "unreadable" if form.get("assignment") else "missing") from None
-    answer = Answer(act, assignment_id, _offer(form.get("offer", "")), _one_of("seen", form, SEEN))
+    answer = DeskAnswer(act, assignment_id, _offer(form.get("offer", "")), _one_of("seen", form, SEEN))
     if act == PROGRESS:
         return replace(answer, state=_one_of("state", form, WAY[1:]))
     if act == REJECT:

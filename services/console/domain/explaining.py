@@ -14,7 +14,7 @@ LOOK_BACK_MS = 600_000
 
 
 @dataclass(frozen=True, slots=True)
-class Point:
+class TrackPoint:
     """A position that a device reported; times in milliseconds since 1970 UTC."""
 
     time_ms: int
@@ -26,35 +26,35 @@ class Point:
 
 
 @dataclass(frozen=True, slots=True)
-class Track:
+class DeviceTrack:
     """What one device reported, in the order of the log."""
 
     device_id: str
     subject_id: str
     of_wearer: bool
-    points: tuple[Point, ...]
+    points: tuple[TrackPoint, ...]
 
 
 @dataclass(frozen=True, slots=True)
-class Side:
+class DeviceSide:
     """What was known of one device when it was decided."""
 
     device_id: str
     of_wearer: bool
-    last: tuple[Point, ...]
+    last: tuple[TrackPoint, ...]
     """The last positions before it, at most SHOWN."""
     silence_ms: int | None
     """The longest stretch without a position in the 10 minutes before; None where there was none at all."""
 
 
-def sides(tracks: Iterable[Track], sequence: int, decided_ms: int) -> list[Side]:
+def sides(tracks: Iterable[DeviceTrack], sequence: int, decided_ms: int) -> list[DeviceSide]:
     """Of each device, what had come into the log up to the entry that decided."""
     found = []
     for track in tracks:
         known = [one for one in track.points if one.sequence <= sequence]
         recent = [one.arrived_ms for one in known if decided_ms - LOOK_BACK_MS <= one.arrived_ms <= decided_ms]
         silence_ms = longest_gap_ms([*recent, decided_ms]) if recent else None
-        found.append(Side(track.device_id, track.of_wearer, tuple(known[-SHOWN:]), silence_ms))
+        found.append(DeviceSide(track.device_id, track.of_wearer, tuple(known[-SHOWN:]), silence_ms))
     return found
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from services.common.percentiles import percentile
 from services.console.domain import board
-from services.console.domain.board import Incident
+from services.console.domain.board import IncidentCard
 
 FALSE = frozenset({"FALSE_POSITION", "EQUIPMENT"})
 """Causes at closing which say that nobody should have been sent."""
@@ -16,7 +16,7 @@ PERCENTILES = (50, 90, 99)
 
 
 @dataclass(frozen=True, slots=True)
-class Question:
+class IncidentQuery:
     """What is looked for; what is empty leaves everything."""
 
     from_ms: int | None = None
@@ -41,13 +41,13 @@ class LegFigures:
     """From the offer until it was taken, by percentile; empty where nothing was taken."""
 
 
-def matching(incidents: Iterable[Incident], question: Question) -> list[Incident]:
+def matching(incidents: Iterable[IncidentCard], question: IncidentQuery) -> list[IncidentCard]:
     """Those that are looked for, the newest first. Exercises are found, and count nowhere."""
     found = [one for one in incidents if _matches(one, question)]
     return sorted(found, key=lambda one: one.opened_ms, reverse=True)
 
 
-def _matches(one: Incident, question: Question) -> bool:
+def _matches(one: IncidentCard, question: IncidentQuery) -> bool:
     if question.from_ms is not None and one.opened_ms < question.from_ms:
         return False
     if question.until_ms is not None and one.opened_ms >= question.until_ms:
@@ -70,12 +70,12 @@ def _matches(one: Incident, question: Question) -> bool:
             return any(to.close_cause == cause for to in one.assignments)
 
 
-def in_earnest(incidents: Iterable[Incident]) -> list[Incident]:
+def in_earnest(incidents: Iterable[IncidentCard]) -> list[IncidentCard]:
     """Without exercises."""
     return [one for one in incidents if not any(to.exercise for to in one.assignments)]
 
 
-def legs(incidents: Sequence[Incident]) -> list[LegFigures]:
+def legs(incidents: Sequence[IncidentCard]) -> list[LegFigures]:
     """Response times of each leg; those that only notified count nowhere."""
     found = []
     for leg in board.LEGS:
@@ -90,12 +90,12 @@ def legs(incidents: Sequence[Incident]) -> list[LegFigures]:
     return found
 
 
-def causes(incidents: Iterable[Incident]) -> list[tuple[str, int]]:
+def causes(incidents: Iterable[IncidentCard]) -> list[tuple[str, int]]:
     """How many incidents are of which kind of alert, the most frequent first."""
     return Counter(kind for one in incidents if (kind := board.cause(one))).most_common()
 
 
-def closings(incidents: Iterable[Incident]) -> list[tuple[str, int]]:
+def closings(incidents: Iterable[IncidentCard]) -> list[tuple[str, int]]:
     """How many assignments were closed for which cause, the most frequent first."""
     return Counter(to.close_cause for one in incidents for to in one.assignments if to.close_cause).most_common()
 

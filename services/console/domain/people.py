@@ -37,7 +37,7 @@ NAME = re.compile(r"[a-z0-9-]{1,32}")
 
 
 @dataclass(frozen=True, slots=True)
-class User:
+class ConsoleUser:
     """Somebody who is signed in."""
 
     role: Role

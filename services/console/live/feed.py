@@ -22,10 +22,10 @@ import grpc.aio
 from services.common.observability.telemetry import logger
 from services.console import translate
 from services.console.domain import board, units
-from services.console.domain.board import Incident
-from services.console.domain.people import DESKS, SELF, Role, User
+from services.console.domain.board import IncidentCard
+from services.console.domain.people import DESKS, SELF, ConsoleUser, Role
 from services.console.live.units import Units
-from services.console.mesh import Mesh
+from services.console.mesh import MeshClient
 from tandem.common.v1 import exercise_pb2
 from tandem.dispatch.v1 import dispatch_pb2, following_pb2
 from tandem.geofence.v1 import geofence_pb2
@@ -54,11 +54,11 @@ GONE_MOST = 2_000
 class Feed:
     """One role's."""
 
-    def __init__(self, mesh: Mesh, role: Role) -> None:
+    def __init__(self, mesh: MeshClient, role: Role) -> None:
         self._mesh, self._role = mesh, role
-        self._leg_name = User(role, SELF).leg
+        self._leg_name = ConsoleUser(role, SELF).leg
         self._leg = mesh.legs[self._leg_name]
-        self._incidents: dict[str, Incident] = {}
+        self._incidents: dict[str, IncidentCard] = {}
         self._told: dict[str, dict[str, Any]] = {}
         """By incident, as the browser gets it."""
         self._groups: dict[str, str] = {}
@@ -284,7 +284,7 @@ class Feed:
         """Which incidents are followed: the gravest, and of those alike the ones that are followed already."""
         open_ = [one for one in self._incidents.values() if one.ended_ms is None and board.demand(one) == "RESPOND"]
 
-        def urgency(one: Incident) -> tuple[int, bool, int]:
+        def urgency(one: IncidentCard) -> tuple[int, bool, int]:
             level, due_ms, _ = board.rank(one)
             return level, one.incident_id not in following, due_ms
 

@@ -11,8 +11,8 @@ import grpc.aio
 from services.common.observability.telemetry import logger
 from services.console import translate
 from services.console.domain import units
-from services.console.domain.people import SELF, Role, User
-from services.console.mesh import Mesh
+from services.console.domain.people import SELF, ConsoleUser, Role
+from services.console.mesh import MeshClient
 from tandem.dispatch.v1 import roster_pb2
 
 LOOKS_EVERY_S = 3.0
@@ -22,9 +22,9 @@ DEADLINE_S = 5.0
 class Units:
     """One desk's."""
 
-    def __init__(self, mesh: Mesh, role: Role) -> None:
+    def __init__(self, mesh: MeshClient, role: Role) -> None:
         self._mesh, self._role = mesh, role
-        self._roster = mesh.legs[User(role, SELF).leg].roster
+        self._roster = mesh.legs[ConsoleUser(role, SELF).leg].roster
         self.shown: dict[str, dict[str, Any]] = {}
         """By id, as the browser gets them."""
 

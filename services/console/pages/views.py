@@ -13,12 +13,12 @@ from aiohttp import web
 from services.common.rpc.server import UNARY_DEADLINE_S
 from services.console import translate
 from services.console.domain import board, figures
-from services.console.domain.board import Incident
-from services.console.domain.figures import Question
+from services.console.domain.board import IncidentCard
+from services.console.domain.figures import IncidentQuery
 from services.console.domain.people import DESKS, EVERYBODY, LOOKERS, Role
-from services.console.guard import LANGUAGE_COOKIE, Ask, Guard
+from services.console.guard import LANGUAGE_COOKIE, Ask, RouteGuard
 from services.console.live.feed import Feed
-from services.console.mesh import Mesh
+from services.console.mesh import MeshClient
 from services.console.pages import assets
 from services.console.pages.texts import LANGUAGES
 from services.console.redirects import HOME, see_other
@@ -47,7 +47,9 @@ DISTURBED = (
 class Pages:
     """All of them."""
 
-    def __init__(self, settings: ConsoleSettings, guard: Guard, mesh: Mesh, feeds: Mapping[Role, Feed]) -> None:
+    def __init__(
+        self, settings: ConsoleSettings, guard: RouteGuard, mesh: MeshClient, feeds: Mapping[Role, Feed]
+    ) -> None:
         self._settings, self._guard, self._mesh, self._feeds = settings, guard, mesh, feeds
         self._signing_in = SigningIn(settings, guard)
         self._incidents = IncidentPages(settings, guard, mesh)
@@ -105,7 +107,7 @@ class Pages:
     async def search(self, ask: Ask) -> web.StreamResponse:
         """Incidents by time, office, cause and outcome, and what they amount to."""
         query = ask.request.query
-        question = Question(
+        question = IncidentQuery(
             _local_ms(query.get("from", "")),
             _local_ms(query.get("until", "")),
             query.get("text", "").strip(),
@@ -136,8 +138,8 @@ class Pages:
             leg_state=board.leg_state,
         )
 
-    async def _all_incidents(self, ask: Ask) -> tuple[list[Incident], bool]:
-        found: list[Incident] = []
+    async def _all_incidents(self, ask: Ask) -> tuple[list[IncidentCard], bool]:
+        found: list[IncidentCard] = []
         token = ""
         while len(found) < SEARCHED_MOST:
             request = dispatch_pb2.ListIncidentsRequest(page_size=PAGE_SIZE, page_token=token)

@@ -14,14 +14,14 @@ from services.common.observability.telemetry import logger
 from services.common.rpc.server import UNARY_DEADLINE_S
 from services.console import translate
 from services.console.domain import desk
-from services.console.domain.desk import Answer, BadField
+from services.console.domain.desk import BadField, DeskAnswer
 from services.console.domain.people import DESKS
-from services.console.guard import Ask, Guard
-from services.console.mesh import Mesh
+from services.console.guard import Ask, RouteGuard
+from services.console.mesh import MeshClient
 from services.console.pages import assets
 from services.console.redirects import see_other
 from services.console.review import refusals
-from services.console.review.refusals import Refusal
+from services.console.review.refusals import AnswerRefusal
 from services.console.review.views import IncidentPages, id_of
 from tandem.dispatch.v1 import dispatch_pb2
 
@@ -29,7 +29,7 @@ from tandem.dispatch.v1 import dispatch_pb2
 class Answers:
     """The doors of the forms."""
 
-    def __init__(self, guard: Guard, mesh: Mesh, incidents: IncidentPages) -> None:
+    def __init__(self, guard: RouteGuard, mesh: MeshClient, incidents: IncidentPages) -> None:
         self._guard, self._mesh, self._incidents = guard, mesh, incidents
 
     def routes(self) -> list[web.RouteDef]:
@@ -49,13 +49,13 @@ class Answers:
         by = told.acknowledged_by
         if act == desk.TAKE and by and by.rpartition("/")[2] != ask.user.name:
             # To the leg that is no refusal: it was taken. But whoever asked mustn't think that it is theirs.
-            return await self._refused(ask, Refusal(409, "answer_TAKEN_BY", said=by, act=act, form=ask.form))
+            return await self._refused(ask, AnswerRefusal(409, "answer_TAKEN_BY", said=by, act=act, form=ask.form))
         if _wants_json(ask):
             return web.json_response({"state": translate.assignment(told).state})
         # The place in the page: the next step is the next thing that Tab reaches.
         return see_other(f"/incidents/{incident_id}#to-{answer.assignment_id}")
 
-    async def _ask(self, ask: Ask, answer: Answer) -> dispatch_pb2.Assignment:
+    async def _ask(self, ask: Ask, answer: DeskAnswer) -> dispatch_pb2.Assignment:
         leg = self._mesh.legs[ask.user.leg].dispatch
         me, within_s = self._mesh.identity(ask.user), UNARY_DEADLINE_S
         id_, offer = answer.assignment_id, answer.offer
@@ -78,7 +78,7 @@ class Answers:
         )
         return (await leg.Close(close, metadata=me, timeout=within_s)).assignment
 
-    async def _refused(self, ask: Ask, refusal: Refusal) -> web.StreamResponse:
+    async def _refused(self, ask: Ask, refusal: AnswerRefusal) -> web.StreamResponse:
         """Says why, on the page as it is now; where that can't be had, on a page of its own."""
         if _wants_json(ask):
             return web.Response(status=refusal.status, text=refusal.words(ask.texts))

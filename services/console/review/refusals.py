@@ -18,7 +18,7 @@ from services.console.pages.texts import TEXTS, Texts
 
 
 @dataclass(frozen=True, slots=True)
-class Refusal:
+class AnswerRefusal:
     """What the page says of it."""
 
     status: int
@@ -39,19 +39,19 @@ class Refusal:
         return ": ".join(part for part in parts if part)
 
 
-def of_field(error: BadField, act: str, form: Mapping[str, str]) -> Refusal:
+def of_field(error: BadField, act: str, form: Mapping[str, str]) -> AnswerRefusal:
     """Of a form that isn't such as it must be."""
-    return Refusal(400, f"why_{error.why}", error.field, act=act, form=form)
+    return AnswerRefusal(400, f"why_{error.why}", error.field, act=act, form=form)
 
 
-def of_leg(error: grpc.aio.AioRpcError, act: str, form: Mapping[str, str]) -> Refusal:
+def of_leg(error: grpc.aio.AioRpcError, act: str, form: Mapping[str, str]) -> AnswerRefusal:
     """Of what the leg refused, or of a leg that is away."""
     status = http_status(error.code())
     code, wrong = _details(error)
     key = f"answer_{code}" if f"answer_{code}" in TEXTS else f"answer_{status}"
     own_words = key == f"answer_{status}" and status < 500
     said = (error.details() or "") if own_words or key not in TEXTS else ""
-    return Refusal(status, key if key in TEXTS else "answer_502", wrong, said, act, form)
+    return AnswerRefusal(status, key if key in TEXTS else "answer_502", wrong, said, act, form)
 
 
 def _details(error: grpc.aio.AioRpcError) -> tuple[str, str]:

@@ -5,21 +5,21 @@ from __future__ import annotations
 from typing import Any
 
 from services.common import times
-from services.console.domain.explaining import Point, Track
+from services.console.domain.explaining import DeviceTrack, TrackPoint
 from services.console.translate import leg_name
 from tandem.common.v1 import alert_pb2, geometry_pb2, log_pb2
 from tandem.dispatch.v1 import evidence_pb2
 
 
-def tracks(found: evidence_pb2.ReadEvidenceResponse) -> list[Track]:
+def tracks(found: evidence_pb2.ReadEvidenceResponse) -> list[DeviceTrack]:
     """What each device reported."""
     return [
-        Track(
+        DeviceTrack(
             one.device_id,
             one.subject_id,
             one.of_wearer,
             tuple(
-                Point(at.time_ms, at.arrived_ms, at.lat_deg, at.lon_deg, at.accuracy_m, at.sequence)
+                TrackPoint(at.time_ms, at.arrived_ms, at.lat_deg, at.lon_deg, at.accuracy_m, at.sequence)
                 for at in one.points
             ),
         )

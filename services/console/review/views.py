@@ -10,19 +10,19 @@ from aiohttp import web
 
 from services.common import fields
 from services.common.observability.telemetry import logger
-from services.common.privacy.grounds import LEGAL_BASES, Kind
+from services.common.privacy.grounds import LEGAL_BASES, RecordKind
 from services.common.rpc.errors import InvalidField
 from services.common.rpc.server import UNARY_DEADLINE_S
 from services.console import translate
 from services.console.domain import board, desk, explaining, waterfall
-from services.console.domain.board import Incident
+from services.console.domain.board import IncidentCard
 from services.console.domain.people import DESKS, LOOKERS, Role
 from services.console.domain.waterfall import Span
-from services.console.guard import Ask, Guard
-from services.console.mesh import Mesh
+from services.console.guard import Ask, RouteGuard
+from services.console.mesh import MeshClient
 from services.console.pages import assets
 from services.console.review import translate as translate_evidence
-from services.console.review.refusals import Refusal
+from services.console.review.refusals import AnswerRefusal
 from services.console.settings import ConsoleSettings
 from tandem.dispatch.v1 import dispatch_pb2, evidence_pb2
 from tandem.registry.v1 import disclosure_pb2, trace_pb2
@@ -34,7 +34,7 @@ PURPOSES = ("ENFORCEMENT", "AUDIT", "COURT")
 class IncidentPages:
     """All of them."""
 
-    def __init__(self, settings: ConsoleSettings, guard: Guard, mesh: Mesh) -> None:
+    def __init__(self, settings: ConsoleSettings, guard: RouteGuard, mesh: MeshClient) -> None:
         self._settings, self._guard, self._mesh = settings, guard, mesh
 
     def routes(self) -> list[web.RouteDef]:
@@ -75,7 +75,7 @@ class IncidentPages:
         )
 
     async def show(
-        self, ask: Ask, found: evidence_pb2.ReadEvidenceResponse | None = None, refusal: Refusal | None = None
+        self, ask: Ask, found: evidence_pb2.ReadEvidenceResponse | None = None, refusal: AnswerRefusal | None = None
     ) -> web.StreamResponse:
         """The page as it is now, with what was found of the evidence, or with why an answer was refused."""
         incident_id = id_of(ask)
@@ -123,7 +123,7 @@ class IncidentPages:
             chosen=ask.form,
         )
 
-    def _steps(self, one: Incident, spans: list[Span]) -> list[dict[str, Any]]:
+    def _steps(self, one: IncidentCard, spans: list[Span]) -> list[dict[str, Any]]:
         """How each destination stood from when on, and which unit of the own leg it is: by the trace, without one by the list."""
         moves = waterfall.moves(spans)
         told = []
@@ -148,7 +148,7 @@ class IncidentPages:
             logger().info("no_trace", incident_id=incident_id, code=error.code().name)
             return None
 
-    async def _read_incident(self, ask: Ask, incident_id: str) -> Incident:
+    async def _read_incident(self, ask: Ask, incident_id: str) -> IncidentCard:
         request = dispatch_pb2.ListIncidentsRequest(incident_id=incident_id)
         answer = await self._mesh.legs[ask.user.leg].dispatch.ListIncidents(
             request, metadata=self._mesh.identity(ask.user), timeout=UNARY_DEADLINE_S
@@ -176,5 +176,5 @@ def _grounds(ask: Ask, incident_id: str) -> disclosure_pb2.Grounds:
 
 def _bases(role: Role) -> list[tuple[str, str]]:
     """Articles that open what the role's leg has copied."""
-    needed = {Kind.WEARER} if role is Role.PROBATION else {Kind.WEARER, Kind.PROTECTED_PERSON}
+    needed = {RecordKind.WEARER} if role is Role.PROBATION else {RecordKind.WEARER, RecordKind.PROTECTED_PERSON}
     return [(one.code, one.article) for one in LEGAL_BASES if needed <= one.kinds]

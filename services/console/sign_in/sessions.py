@@ -12,7 +12,7 @@ import hmac
 import json
 from dataclasses import dataclass
 
-from services.console.domain.people import NAME, SELF, Role, User
+from services.console.domain.people import NAME, SELF, ConsoleUser, Role
 
 COOKIE = "tandem_session"
 LASTS_S = 12 * 3600
@@ -23,12 +23,12 @@ ATTEMPT_LASTS_S = 600
 
 
 @dataclass(frozen=True, slots=True)
-class Session:
+class ConsoleSession:
     """What a cookie says."""
 
     session_id: str
     """Random, 32 hex digits."""
-    user: User | None
+    user: ConsoleUser | None
     """None before somebody signs in."""
     until_s: int
     """Wall clock, seconds since 1970 UTC."""
@@ -74,7 +74,7 @@ def is_same(one: str, other: str) -> bool:
     return hmac.compare_digest(one.encode(errors="replace"), other.encode(errors="replace"))
 
 
-def seal(session: Session, key: bytes) -> str:
+def seal(session: ConsoleSession, key: bytes) -> str:
     """The cookie of a session."""
     user = session.user
     told = {
@@ -87,7 +87,7 @@ def seal(session: Session, key: bytes) -> str:
     return f"{payload}.{_mac(key, 'session', payload)}"
 
 
-def unseal(cookie: str, key: bytes, now_s: float) -> Session | None:
+def unseal(cookie: str, key: bytes, now_s: float) -> ConsoleSession | None:
     """The session of a cookie; None where it isn't signed with `key`, is over, or is none."""
     payload, _, mac = cookie.partition(".")
     if not is_same(mac, _mac(key, "session", payload)):
@@ -95,25 +95,25 @@ def unseal(cookie: str, key: bytes, now_s: float) -> Session | None:
     told = json.loads(base64.urlsafe_b64decode(payload))
     if told["until"] <= now_s:
         return None
-    user = User(Role(told["role"]), told["name"]) if told["role"] else None
-    return Session(told["id"], user, told["until"])
+    user = ConsoleUser(Role(told["role"]), told["name"]) if told["role"] else None
+    return ConsoleSession(told["id"], user, told["until"])
 
 
-def token_of(session: Session, key: bytes) -> str:
+def token_of(session: ConsoleSession, key: bytes) -> str:
     """What a page of this session sends with each POST; another page can't know it."""
     return _mac(key, "csrf", session.session_id)
 
 
-def is_token(session: Session, key: bytes, token: str) -> bool:
+def is_token(session: ConsoleSession, key: bytes, token: str) -> bool:
     """Whether that is it."""
     return is_same(token, token_of(session, key))
 
 
-def user_of(role: str, name: str) -> User | None:
+def user_of(role: str, name: str) -> ConsoleUser | None:
     """The user with this role and name; None where either can't be."""
     if role not in set(Role) or not NAME.fullmatch(name) or name == SELF:
         return None
-    return User(Role(role), name)
+    return ConsoleUser(Role(role), name)
 
 
 def _mac(key: bytes, what: str, text: str) -> str:

@@ -9,7 +9,7 @@ from aiohttp import web
 from services.common.observability.telemetry import logger
 from services.console.domain.claims import NotAllowed, user_of
 from services.console.domain.people import EVERYBODY, Role
-from services.console.guard import Ask, Guard
+from services.console.guard import Ask, RouteGuard
 from services.console.pages import assets
 from services.console.redirects import HOME, see_other, to_provider
 from services.console.settings import ConsoleSettings
@@ -28,7 +28,7 @@ class _Refused(Exception):
 class SigningIn:
     """The pages of it."""
 
-    def __init__(self, settings: ConsoleSettings, guard: Guard) -> None:
+    def __init__(self, settings: ConsoleSettings, guard: RouteGuard) -> None:
         self._settings, self._guard = settings, guard
         secret = settings.oidc_client_secret.get_secret_value()
         issuer = settings.oidc_issuer

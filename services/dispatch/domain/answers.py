@@ -24,10 +24,10 @@ from services.dispatch.domain.events import (
     Rejected,
 )
 from services.dispatch.domain.evolving import evolve
-from services.dispatch.domain.incident import PROGRESS, TAKEN, UNANSWERED, Assignment, Incident, State
+from services.dispatch.domain.incident import PROGRESS, TAKEN, UNANSWERED, Assignment, AssignmentState, Incident
 from services.dispatch.domain.roster import NO_ROSTER, Board
 
-GIVEN_BACK = UNANSWERED | {State.ACKNOWLEDGED, State.DISPATCHED, State.EN_ROUTE}
+GIVEN_BACK = UNANSWERED | {AssignmentState.ACKNOWLEDGED, AssignmentState.DISPATCHED, AssignmentState.EN_ROUTE}
 """What can be refused; who is there sees it through."""
 
 NO_SUCH_OFFER, OFFERED_ON, MOVED_ON = "NO_SUCH_OFFER", "OFFERED_ON", "MOVED_ON"
@@ -72,7 +72,7 @@ class Reject:
     reason: str
     deadlines: Deadlines
     board: Board = NO_ROSTER
-    seen: State | None = None
+    seen: AssignmentState | None = None
     """The state that they saw; None where they didn't look."""
 
 
@@ -83,10 +83,10 @@ class Progress:
     assignment_id: str
     by: str
     now_ms: int
-    state: State
+    state: AssignmentState
     offer_number: int = 0
     """Whose unit it is; 0 for the present offer's."""
-    seen: State | None = None
+    seen: AssignmentState | None = None
     """The state before, as they saw it; None where they didn't look."""
 
 
@@ -101,7 +101,7 @@ class Close:
     note: str
     offer_number: int = 0
     """Which offer; 0 for the present one."""
-    seen: State | None = None
+    seen: AssignmentState | None = None
     """The state that they saw; None where they didn't look."""
 
 
@@ -190,11 +190,11 @@ def _close(assignment: Assignment, command: Close) -> Iterator[Event]:
     if command.offer_number:
         _check_offer(assignment, command.offer_number)
         _check_present(assignment, command.offer_number)
-    if assignment.state is State.CLOSED:
+    if assignment.state is AssignmentState.CLOSED:
         if assignment.close_cause is not command.cause:
             raise FailedPrecondition(f"the assignment is CLOSED, as {_name(assignment.close_cause)}", CLOSED_OTHERWISE)
         return
-    if assignment.state not in TAKEN | {State.STOOD_DOWN}:
+    if assignment.state not in TAKEN | {AssignmentState.STOOD_DOWN}:
         raise FailedPrecondition(
             f"the assignment is {assignment.state.name}: nobody has taken it who could close it", CANT_CLOSE
         )
@@ -212,7 +212,7 @@ def _check_present(assignment: Assignment, offer_number: int) -> None:
         raise FailedPrecondition(f"it was offered on since, as offer {assignment.offer_number}", OFFERED_ON)
 
 
-def _check_seen(assignment: Assignment, seen: State | None) -> None:
+def _check_seen(assignment: Assignment, seen: AssignmentState | None) -> None:
     if seen not in (None, assignment.state):
         raise FailedPrecondition(f"the assignment is {assignment.state.name} by now, not {seen.name}", MOVED_ON)
 

@@ -11,7 +11,7 @@ EARTH_RADIUS_M = 6_371_008.8
 
 
 @dataclass(frozen=True, slots=True)
-class Point:
+class LatLon:
     """A point."""
 
     lat_deg: float
@@ -19,24 +19,24 @@ class Point:
 
 
 @dataclass(frozen=True, slots=True)
-class Circle:
+class JurisdictionCircle:
     """A disc."""
 
-    centre: Point
+    centre: LatLon
     radius_m: float
 
 
 @dataclass(frozen=True, slots=True)
-class Polygon:
+class JurisdictionPolygon:
     """An area inside one closed line, the first corner not repeated; it doesn't cross the 180th meridian."""
 
-    vertices: tuple[Point, ...]
+    vertices: tuple[LatLon, ...]
 
 
-Area: TypeAlias = Circle | Polygon
+Area: TypeAlias = JurisdictionCircle | JurisdictionPolygon
 
 
-def great_circle_m(a: Point, b: Point) -> float:
+def great_circle_m(a: LatLon, b: LatLon) -> float:
     """Distance on the sphere, metres; within 0.6 % of that on the ellipsoid."""
     lat_a, lat_b = math.radians(a.lat_deg), math.radians(b.lat_deg)
     half_lat, half_lon = (lat_b - lat_a) / 2, math.radians(b.lon_deg - a.lon_deg) / 2
@@ -44,9 +44,9 @@ def great_circle_m(a: Point, b: Point) -> float:
     return 2 * EARTH_RADIUS_M * math.asin(min(1.0, math.sqrt(square)))
 
 
-def holds(area: Area, point: Point) -> bool:
+def holds(area: Area, point: LatLon) -> bool:
     """Whether a point lies in an area. Borders are straight in degrees, which is exact enough to say whose it is."""
-    if isinstance(area, Circle):
+    if isinstance(area, JurisdictionCircle):
         return great_circle_m(area.centre, point) <= area.radius_m
     inside = False
     for n, b in enumerate(area.vertices):

@@ -13,7 +13,7 @@ from types import MappingProxyType
 
 from services.dispatch.domain.areas import holds
 from services.dispatch.domain.events import Choice, Estimate, Rung
-from services.dispatch.domain.roster import Board, Office, Report, Status, Unit
+from services.dispatch.domain.roster import Board, Office, Status, Unit, UnitReport
 
 TAMPERED = 3
 """Number of the tandem.common.v1.AlertKind."""
@@ -25,7 +25,7 @@ SKILL_WORTH_S = 300
 
 
 @dataclass(frozen=True, slots=True)
-class Question:
+class UnitQuery:
     """Who is next for a destination?"""
 
     assignment_id: str
@@ -43,7 +43,7 @@ class Question:
     """An office whose machine is silent: another unit of it would not hear of it either."""
 
 
-def next_choice(board: Board, question: Question) -> Choice | None:
+def next_choice(board: Board, question: UnitQuery) -> Choice | None:
     """Who is asked next; None where the last was asked already."""
     return next(_choices(board, question), None)
 
@@ -78,7 +78,7 @@ def offices_for(board: Board, subject_id: str) -> tuple[Office, ...]:
     return tuple(found.values())
 
 
-def _choices(board: Board, question: Question) -> Iterator[Choice]:
+def _choices(board: Board, question: UnitQuery) -> Iterator[Choice]:
     """Who can be asked above a rung, in their order."""
     offices = offices_for(board, question.subject_id)
     own, others = offices[:1], offices[1:]
@@ -97,7 +97,7 @@ def _choices(board: Board, question: Question) -> Iterator[Choice]:
         yield Choice(Rung.NATIONAL_DESK, office.office_id, desk=office.national_desk)
 
 
-def _candidates(board: Board, question: Question, offices: Iterable[Office]) -> Mapping[str, list[Choice]]:
+def _candidates(board: Board, question: UnitQuery, offices: Iterable[Office]) -> Mapping[str, list[Choice]]:
     """By office: who can be asked, on whatever rung."""
     found: dict[str, list[Choice]] = {
         office.office_id: [] for office in offices if office.office_id != question.skip_office_id
@@ -110,7 +110,7 @@ def _candidates(board: Board, question: Question, offices: Iterable[Office]) -> 
 
 def _best(
     board: Board,
-    question: Question,
+    question: UnitQuery,
     offices: Iterable[Office],
     candidates: Mapping[str, list[Choice]],
     rung: Rung,
@@ -126,7 +126,7 @@ def _best(
             return
 
 
-def _can_be_asked(unit: Unit, report: Report, question: Question) -> bool:
+def _can_be_asked(unit: Unit, report: UnitReport, question: UnitQuery) -> bool:
     return (
         not unit.removed
         and unit.unit_id not in question.tried
@@ -135,7 +135,7 @@ def _can_be_asked(unit: Unit, report: Report, question: Question) -> bool:
     )
 
 
-def _choice(board: Board, question: Question, unit: Unit, report: Report) -> Choice:
+def _choice(board: Board, question: UnitQuery, unit: Unit, report: UnitReport) -> Choice:
     travel = board.travel.get((unit.unit_id, question.subject_id))
     return Choice(
         Rung.UNIT,
@@ -149,12 +149,12 @@ def _choice(board: Board, question: Question, unit: Unit, report: Report) -> Cho
     )
 
 
-def _busy_in(board: Board, question: Question, unit_id: str) -> str:
+def _busy_in(board: Board, question: UnitQuery, unit_id: str) -> str:
     parts = board.engaged.get(unit_id, {})
     others = (incident_id for id_, incident_id in parts.items() if id_ != question.assignment_id)
     return question.engaged.get(unit_id) or next(others, "")
 
 
-def _order(board: Board, question: Question, choice: Choice) -> tuple[bool, int, str]:
+def _order(board: Board, question: UnitQuery, choice: Choice) -> tuple[bool, int, str]:
     lacks = bool(question.skill) and question.skill not in board.units[choice.unit_id][0].skills
     return choice.travel_s is None, (choice.travel_s or 0) + (SKILL_WORTH_S if lacks else 0), choice.unit_id

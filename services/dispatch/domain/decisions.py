@@ -25,8 +25,8 @@ from services.dispatch.domain.events import (
     LegReturned,
     Notified,
     Offered,
-    OfferedAgain,
     Place,
+    Reoffered,
     SpoofingSuspected,
     Step,
     StepsLost,
@@ -41,8 +41,8 @@ from services.dispatch.domain.incident import (
     TAKEN,
     UNANSWERED,
     Assignment,
+    AssignmentState,
     Incident,
-    State,
     assignment_id,
 )
 from services.dispatch.domain.roster import NO_ROSTER, Board
@@ -181,7 +181,7 @@ def _lose(incident: Incident, command: LoseUnit) -> Iterator[Event]:
         assignment is None
         or not assignment.unit_id
         or command.board.can_go(assignment.unit_id)
-        or assignment.state in (State.ON_SCENE, State.APPREHENDED)
+        or assignment.state in (AssignmentState.ON_SCENE, AssignmentState.APPREHENDED)
     ):
         return
     yield escalation.climbed(incident, assignment, Climb.UNIT_GONE, command.now_ms, command.deadlines, command.board)
@@ -235,7 +235,7 @@ def _fold(incident: Incident, command: FoldAlert) -> Iterator[Event]:
         if not _leads_to(wanted, incident.assignments.get(id_), alert.place, incident.end):
             continue
         step: Step
-        if wanted is State.OFFERED:
+        if wanted is AssignmentState.OFFERED:
             first = escalation.first(incident, id_, subject, alert.kind, now_ms, command.deadlines, command.board)
             step = Offered(
                 *(now_ms, id_, subject, alert.demand, alert.place, alert.cause, first.due_ms, alert.kind, first.choice)
@@ -256,13 +256,13 @@ def _fold(incident: Incident, command: FoldAlert) -> Iterator[Event]:
             first = escalation.first(
                 *(incident, id_, assignment.subject_id, asking.kind, now_ms, command.deadlines, command.board)
             )
-            again = OfferedAgain(
+            again = Reoffered(
                 *(now_ms, id_, asking.alert_id, asking.demand, asking.kind, asking.cause, first.due_ms, first.choice)
             )
             for event in (again, *first.then):
                 yield event
                 incident = evolve(incident, event)
-    if alert.kind == SPOOFING_SUSPECTED and wanted is State.NOTIFIED:
+    if alert.kind == SPOOFING_SUSPECTED and wanted is AssignmentState.NOTIFIED:
         # Where somebody goes already a notice makes no step, and this one must not be missed: positions say that the wearer has left.
         for id_, assignment in incident.assignments.items():
             if assignment.state not in OVER:
@@ -277,14 +277,16 @@ def _fold(incident: Incident, command: FoldAlert) -> Iterator[Event]:
     yield from following.scenes(incident, now_ms)
 
 
-def _leads_to(wanted: State | None, assignment: Assignment | None, place: Place, end: Place) -> bool:
+def _leads_to(wanted: AssignmentState | None, assignment: Assignment | None, place: Place, end: Place) -> bool:
     if assignment is None:
         return True
-    if assignment.state is State.STOOD_DOWN:
+    if assignment.state is AssignmentState.STOOD_DOWN:
         # A demand that its own end has overtaken still shows in the record as offered. One that follows the end would
         # be against the contract of the fold, but a demand is never lost.
-        return place > end or (wanted is State.OFFERED and assignment.offered_ms is None)
-    if assignment.state is State.CLOSED:
+        return place > end or (wanted is AssignmentState.OFFERED and assignment.offered_ms is None)
+    if assignment.state is AssignmentState.CLOSED:
         # The desk knew of what was asked by then; whatever follows asks anew, since nobody is on the way any more.
-        return place > max(end, assignment.closed_place) or (wanted is State.OFFERED and assignment.offered_ms is None)
-    return assignment.state is State.NOTIFIED and wanted is State.OFFERED
+        return place > max(end, assignment.closed_place) or (
+            wanted is AssignmentState.OFFERED and assignment.offered_ms is None
+        )
+    return assignment.state is AssignmentState.NOTIFIED and wanted is AssignmentState.OFFERED

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from services.dispatch.domain.choosing import SKILLS, Question, next_choice
+from services.dispatch.domain.choosing import SKILLS, UnitQuery, next_choice
 from services.dispatch.domain.events import Choice, Climb, Escalated, NobodyAvailable, Rung, Step
 from services.dispatch.domain.incident import Assignment, Incident
 from services.dispatch.domain.roster import Board
@@ -48,7 +48,7 @@ def first(
     if incident.exercise or not board.asks_units():
         # Whoever is sent to an exercise may be missing where it is in earnest: the desk itself is asked.
         return First(None, now_ms + deadlines.acknowledge_ms, ())
-    question = Question(
+    question = UnitQuery(
         *(assignment_id, subject_id, now_ms, SKILLS.get((incident.leg, kind), "")),
         engaged=engaged(incident, assignment_id),
     )
@@ -72,7 +72,7 @@ def climbed(
     id_, present = assignment.assignment_id, assignment.choice
     if board.asks_units() and not incident.exercise:
         above = int(present.rung) if present else 0
-        question = Question(
+        question = UnitQuery(
             *(id_, assignment.subject_id, now_ms, SKILLS.get((incident.leg, assignment.kind), "")),
             # Who is gone doesn't use a rung up: another takes its place on the same one.
             above=above - 1 if climb is Climb.UNIT_GONE else above,

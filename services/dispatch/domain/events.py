@@ -196,7 +196,7 @@ class Offered:
 
 
 @dataclass(frozen=True, slots=True)
-class OfferedAgain:
+class Reoffered:
     """The desk took it, and is asked anew: the threat came back after it was over, or grew."""
 
     at_ms: int
@@ -399,7 +399,7 @@ class TargetsShown:
     by: str
 
 
-Offer: TypeAlias = Offered | OfferedAgain | Escalated
+Offer: TypeAlias = Offered | Reoffered | Escalated
 """What asks somebody."""
 Answer: TypeAlias = Received | Acknowledged | Rejected | Progressed | Closed
 """What the desk says."""

@@ -27,11 +27,11 @@ from services.dispatch.domain.events import (
     NobodyAvailable,
     Notified,
     Offered,
-    OfferedAgain,
     Progressed,
     Raced,
     Received,
     Rejected,
+    Reoffered,
     Retargeted,
     SceneShared,
     SpoofingSuspected,
@@ -40,7 +40,15 @@ from services.dispatch.domain.events import (
     TargetsShown,
     WarningFlag,
 )
-from services.dispatch.domain.incident import FIRST_STATE, UNANSWERED, Asked, Assignment, Incident, Ring, State
+from services.dispatch.domain.incident import (
+    FIRST_STATE,
+    UNANSWERED,
+    Assignment,
+    AssignmentState,
+    DemandingAlerts,
+    Incident,
+    RingStatus,
+)
 
 T = TypeVar("T")
 
@@ -73,7 +81,7 @@ def _begun(event: Notified | Offered, old: Assignment | None) -> Assignment:
     new = Assignment(
         assignment_id=event.assignment_id,
         subject_id=event.subject_id,
-        state=State.NOTIFIED,
+        state=AssignmentState.NOTIFIED,
         demand=max(event.demand, old.demand) if old else event.demand,
         demanded=max(event.place, old.demanded) if old else event.place,
         number=number,
@@ -84,7 +92,7 @@ def _begun(event: Notified | Offered, old: Assignment | None) -> Assignment:
     )
     if isinstance(event, Notified):
         return new
-    new = replace(new, state=State.OFFERED, offered_ms=event.at_ms)
+    new = replace(new, state=AssignmentState.OFFERED, offered_ms=event.at_ms)
     return _asking(new, event.at_ms, event.choice, event.due_ms)
 
 
@@ -106,7 +114,7 @@ def _asking(new: Assignment, at_ms: int, choice: Choice | None, due_ms: int) -> 
 
 def _after(
     new: Assignment,
-    event: OfferedAgain | Escalated | NobodyAvailable | Answer | StoodDown | Found | Flagged | Kept,
+    event: Reoffered | Escalated | NobodyAvailable | Answer | StoodDown | Found | Flagged | Kept,
 ) -> Assignment:
     """An assignment that is numbered anew, after a step of its own."""
     if isinstance(event, LegAbsent):
@@ -126,10 +134,10 @@ def _after(
         return replace(new, one_scene_ms=event.at_ms if event.one_scene else None)
     if isinstance(event, SpoofingSuspected):
         return replace(new, spoofing_suspected_ms=event.at_ms)
-    if isinstance(event, OfferedAgain):
+    if isinstance(event, Reoffered):
         new = replace(
             new,
-            state=State.OFFERED,
+            state=AssignmentState.OFFERED,
             offered_ms=event.at_ms,
             offer_demand=event.demand,
             kind=event.kind,
@@ -141,18 +149,20 @@ def _after(
         return _asking(new, event.at_ms, event.choice, event.due_ms)
     if isinstance(event, Escalated):
         if event.choice == new.choice and new.state in UNANSWERED:
-            return replace(new, state=State.ESCALATED, due_ms=event.due_ms, repeats=new.repeats + 1, climb=event.climb)
-        new = replace(new, state=State.ESCALATED, climb=event.climb)
+            return replace(
+                new, state=AssignmentState.ESCALATED, due_ms=event.due_ms, repeats=new.repeats + 1, climb=event.climb
+            )
+        new = replace(new, state=AssignmentState.ESCALATED, climb=event.climb)
         return _asking(new, event.at_ms, event.choice, event.due_ms)
     if isinstance(event, Received):
         return replace(new, received_ms=event.at_ms, due_ms=event.due_ms)
     new = replace(new, due_ms=None)
     if isinstance(event, NobodyAvailable):
-        return replace(new, state=State.NOBODY_AVAILABLE, nobody_ms=event.at_ms)
+        return replace(new, state=AssignmentState.NOBODY_AVAILABLE, nobody_ms=event.at_ms)
     if isinstance(event, Acknowledged):
         return replace(
             new,
-            state=State.ACKNOWLEDGED,
+            state=AssignmentState.ACKNOWLEDGED,
             acknowledged_ms=event.at_ms,
             acknowledged_by=event.by,
             due_ms=event.due_ms,
@@ -160,18 +170,18 @@ def _after(
         )
     if isinstance(event, Rejected):
         return replace(
-            new, state=State.REJECTED, rejected_reason=event.reason, acknowledged_ms=None, acknowledged_by=""
+            new, state=AssignmentState.REJECTED, rejected_reason=event.reason, acknowledged_ms=None, acknowledged_by=""
         )
     if isinstance(event, Progressed):
-        return replace(new, state=State(event.state))
+        return replace(new, state=AssignmentState(event.state))
     if isinstance(event, Closed):
-        return replace(new, state=State.CLOSED, close_cause=event.cause, close_note=event.note)
-    return replace(new, state=State.STOOD_DOWN, stood_down_kind=event.kind)
+        return replace(new, state=AssignmentState.CLOSED, close_cause=event.cause, close_note=event.note)
+    return replace(new, state=AssignmentState.STOOD_DOWN, stood_down_kind=event.kind)
 
 
 def _with_alert(incident: Incident, event: AlertFolded) -> Incident:
     assignments, asked = dict(incident.assignments), dict(incident.asked)
-    asks = FIRST_STATE[incident.leg].get(event.demand) is State.OFFERED
+    asks = FIRST_STATE[incident.leg].get(event.demand) is AssignmentState.OFFERED
     for id_ in event.assignment_ids:
         if id_ in assignments:
             old = assignments[id_]
@@ -182,7 +192,7 @@ def _with_alert(incident: Incident, event: AlertFolded) -> Incident:
                 offer_demand=max(old.offer_demand, event.demand),
             )
         if asks:
-            before = asked.get(id_) or Asked(event, frozenset())
+            before = asked.get(id_) or DemandingAlerts(event, frozenset())
             last = event if event.place > before.last.place else before.last
             asked[id_] = replace(before, last=last, threats=before.threats | {event.threat})
     later_end = event.ends and event.place > incident.end
@@ -207,14 +217,14 @@ def _with_alert(incident: Incident, event: AlertFolded) -> Incident:
     )
 
 
-def _with_ring(rings: Mapping[str, Ring], event: AlertFolded) -> Mapping[str, Ring]:
+def _with_ring(rings: Mapping[str, RingStatus], event: AlertFolded) -> Mapping[str, RingStatus]:
     before = rings.get(event.threat)
     if not event.ring_m or (before and before.place > event.place):
         return rings
     # Of an all-clear nobody goes anywhere: where the leg went stays as it was.
     ids = event.assignment_ids or (before.assignment_ids if before else ())
     entered = event.demand is not Demand.RECORD
-    return _with(rings, event.threat, Ring(event.place, event.ring_m, entered, ids))
+    return _with(rings, event.threat, RingStatus(event.place, event.ring_m, entered, ids))
 
 
 def _with_assignment(incident: Incident, new: Assignment) -> Incident:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 
 from services.common.rpc.errors import FailedPrecondition
 from services.dispatch.domain import escalation, race
-from services.dispatch.domain.choosing import SKILLS, Question, next_choice, offices_for
+from services.dispatch.domain.choosing import SKILLS, UnitQuery, next_choice, offices_for
 from services.dispatch.domain.escalation import Deadlines
 from services.dispatch.domain.events import (
     Advice,
@@ -25,11 +25,11 @@ from services.dispatch.domain.events import (
     TargetsShown,
 )
 from services.dispatch.domain.evolving import evolve
-from services.dispatch.domain.incident import OVER, TAKEN, UNANSWERED, Assignment, Incident, State
+from services.dispatch.domain.incident import OVER, TAKEN, UNANSWERED, Assignment, AssignmentState, Incident
 from services.dispatch.domain.race import Approach
 from services.dispatch.domain.roster import NO_ROSTER, Board
 
-ON_THE_WAY = frozenset((State.ACKNOWLEDGED, State.DISPATCHED, State.EN_ROUTE))
+ON_THE_WAY = frozenset((AssignmentState.ACKNOWLEDGED, AssignmentState.DISPATCHED, AssignmentState.EN_ROUTE))
 """Somebody has taken it and isn't there yet."""
 NEARER_S = {False: 120, True: 300}
 """By whether it was taken: another unit has to be nearer by that much ..."""
@@ -42,7 +42,7 @@ SCENE_M = 100.0
 
 
 @dataclass(frozen=True, slots=True)
-class Look:
+class TargetUpdate:
     """Where a target and the wearer are, as far as it matters."""
 
     incident_id: str
@@ -59,7 +59,7 @@ class Look:
 class Follow:
     """It was looked at."""
 
-    look: Look
+    look: TargetUpdate
     now_ms: int
     deadlines: Deadlines
     board: Board = NO_ROSTER
@@ -158,7 +158,7 @@ def _best(incident: Incident, assignment: Assignment, command: Follow) -> Choice
     id_, present = assignment.assignment_id, assignment.choice
     if present is None or not present.unit_id or not command.board.asks_units():
         return None
-    question = Question(
+    question = UnitQuery(
         *(id_, assignment.subject_id, command.now_ms, SKILLS.get((incident.leg, assignment.kind), "")),
         tried=assignment.tried - {present.unit_id},
         engaged=escalation.engaged(incident, id_),

@@ -28,7 +28,7 @@ from services.dispatch.domain.events import (
 )
 
 
-class State(IntEnum):
+class AssignmentState(IntEnum):
     """What has become of an assignment; the numbers are those of tandem.dispatch.v1.AssignmentState."""
 
     NOTIFIED = 1
@@ -45,19 +45,29 @@ class State(IntEnum):
     REJECTED = 12
 
 
-UNANSWERED = frozenset((State.OFFERED, State.ESCALATED))
+UNANSWERED = frozenset((AssignmentState.OFFERED, AssignmentState.ESCALATED))
 """Somebody has to take it and nobody has yet."""
-PROGRESS = (State.ACKNOWLEDGED, State.DISPATCHED, State.EN_ROUTE, State.ON_SCENE, State.APPREHENDED)
+PROGRESS = (
+    AssignmentState.ACKNOWLEDGED,
+    AssignmentState.DISPATCHED,
+    AssignmentState.EN_ROUTE,
+    AssignmentState.ON_SCENE,
+    AssignmentState.APPREHENDED,
+)
 """The way of what was taken, one step after the other."""
 TAKEN = frozenset(PROGRESS)
-OVER = frozenset((State.STOOD_DOWN, State.CLOSED))
+OVER = frozenset((AssignmentState.STOOD_DOWN, AssignmentState.CLOSED))
 """Nobody has anything to do."""
 
-FIRST_STATE: Mapping[str, Mapping[Demand, State]] = MappingProxyType(
+FIRST_STATE: Mapping[str, Mapping[Demand, AssignmentState]] = MappingProxyType(
     {
-        "probation": {Demand.NOTIFY: State.NOTIFIED, Demand.RESPOND: State.OFFERED},
-        "police": {Demand.NOTIFY: State.NOTIFIED, Demand.RESPOND: State.OFFERED},
-        "warning": {Demand.WARN: State.OFFERED, Demand.NOTIFY: State.OFFERED, Demand.RESPOND: State.OFFERED},
+        "probation": {Demand.NOTIFY: AssignmentState.NOTIFIED, Demand.RESPOND: AssignmentState.OFFERED},
+        "police": {Demand.NOTIFY: AssignmentState.NOTIFIED, Demand.RESPOND: AssignmentState.OFFERED},
+        "warning": {
+            Demand.WARN: AssignmentState.OFFERED,
+            Demand.NOTIFY: AssignmentState.OFFERED,
+            Demand.RESPOND: AssignmentState.OFFERED,
+        },
     }
 )
 """What a demand asks of each leg; a demand that isn't named asks nothing of it."""
@@ -69,7 +79,7 @@ class Assignment:
 
     assignment_id: str
     subject_id: str
-    state: State
+    state: AssignmentState
     demand: Demand
     """The gravest so far."""
     demanded: Place
@@ -137,7 +147,7 @@ class Assignment:
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class DemandingAlerts:
     """The alerts that ask a leg's desk to take an assignment."""
 
     last: AlertFolded
@@ -149,7 +159,7 @@ class Asked:
 
 
 @dataclass(frozen=True, slots=True)
-class Ring:
+class RingStatus:
     """What the log says last of one ring."""
 
     place: Place
@@ -179,7 +189,7 @@ class Incident:
     """Its kind."""
     assignments: Mapping[str, Assignment] = field(default_factory=lambda: MappingProxyType({}))
     """By assignment id."""
-    asked: Mapping[str, Asked] = field(default_factory=lambda: MappingProxyType({}))
+    asked: Mapping[str, DemandingAlerts] = field(default_factory=lambda: MappingProxyType({}))
     """By assignment id."""
     clearings: frozenset[tuple[Place, str]] = frozenset()
     """Where the log says that a threat is over, and which."""
@@ -187,7 +197,7 @@ class Incident:
     """Other legs of which an alert demanded a response as well."""
     wearer_id: str = ""
     """Whom units follow; empty where nobody is followed."""
-    rings: Mapping[str, Ring] = field(default_factory=lambda: MappingProxyType({}))
+    rings: Mapping[str, RingStatus] = field(default_factory=lambda: MappingProxyType({}))
     """By threat."""
     exercise: Exercise = Exercise.NONE
     """Whether it is in earnest; an incident is of one wearer, so all its alerts say the same."""

@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from services.dispatch.domain.areas import Point, great_circle_m
+from services.dispatch.domain.areas import LatLon, great_circle_m
 from services.dispatch.domain.events import Advice
-from services.dispatch.domain.incident import TAKEN, UNANSWERED, Assignment, State
+from services.dispatch.domain.incident import TAKEN, UNANSWERED, Assignment, AssignmentState
 
 FOOT_MPS = 1.5
 """A brisk walk."""
@@ -34,12 +34,12 @@ LEAVE_FROM_S = 300
 
 
 @dataclass(frozen=True, slots=True)
-class Seen:
+class Sighting:
     """Where somebody was."""
 
     at_ms: int
     """When, mesh time."""
-    point: Point
+    point: LatLon
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +52,7 @@ class Approach:
     """It is the ring's radius at the wearer's pace: at most so long."""
 
 
-def pace_mps(track: Sequence[Seen]) -> float:
+def pace_mps(track: Sequence[Sighting]) -> float:
     """The pace of the last movement, metres a second; that on foot at least. The track is in order of time."""
     pair = _stretch(track)
     if pair is None:
@@ -62,7 +62,7 @@ def pace_mps(track: Sequence[Seen]) -> float:
     return min(max(mps, FOOT_MPS), FASTEST_MPS)
 
 
-def approach(track: Sequence[Seen], to: Point, reach_m: float) -> Approach:
+def approach(track: Sequence[Sighting], to: LatLon, reach_m: float) -> Approach:
     """How the wearer comes to a point or to the edge of a place that reaches so far from it."""
     if not track:
         return Approach(None)
@@ -73,16 +73,16 @@ def approach(track: Sequence[Seen], to: Point, reach_m: float) -> Approach:
     return Approach(round(max(0.0, distance_m - reach_m) / pace_mps(track)))
 
 
-def approach_by_ring(track: Sequence[Seen], ring_m: float | None) -> Approach:
+def approach_by_ring(track: Sequence[Sighting], ring_m: float | None) -> Approach:
     """The same where the ring alone is known, or may be: nothing in it tells where in the ring the wearer is."""
     return Approach(round(ring_m / pace_mps(track)), True) if ring_m else Approach(None)
 
 
 def responder_s(assignment: Assignment, travel_s: int | None, now_ms: int) -> int:
     """How long whoever goes still needs, seconds. `travel_s` is from where the unit is now; None where that is unknown."""
-    if assignment.state in (State.ON_SCENE, State.APPREHENDED):
+    if assignment.state in (AssignmentState.ON_SCENE, AssignmentState.APPREHENDED):
         return 0
-    ready_s = READY_S if assignment.state in UNANSWERED | {State.ACKNOWLEDGED} else 0
+    ready_s = READY_S if assignment.state in UNANSWERED | {AssignmentState.ACKNOWLEDGED} else 0
     if travel_s is not None:
         return travel_s + ready_s
     told_s = assignment.choice.travel_s if assignment.choice else None
@@ -102,7 +102,7 @@ def advise(wearer_s: int | None) -> Advice:
     return Advice.LEAVE if wearer_s is not None and wearer_s >= LEAVE_FROM_S else Advice.STAY_INSIDE
 
 
-def _stretch(track: Sequence[Seen]) -> tuple[Seen, Seen] | None:
+def _stretch(track: Sequence[Sighting]) -> tuple[Sighting, Sighting] | None:
     """The ends of the last movement that is long enough and not too long."""
     if not track:
         return None

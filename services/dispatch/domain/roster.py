@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from enum import IntEnum
 from types import MappingProxyType
 
-from services.dispatch.domain.areas import Area, Point
+from services.dispatch.domain.areas import Area, LatLon
 from services.dispatch.domain.events import Estimate
 
 POSITION_MAX_AGE_MS = 600_000
@@ -22,7 +22,7 @@ class Status(IntEnum):
     OFF = 3
 
 
-class Outcome(IntEnum):
+class RosterOutcome(IntEnum):
     """What became of a record that was put; the numbers are those of tandem.dispatch.v1.RosterOutcome."""
 
     STORED = 1
@@ -63,16 +63,16 @@ class Unit:
 
 
 @dataclass(frozen=True, slots=True)
-class Report:
+class UnitReport:
     """What a unit says of itself."""
 
     status: Status = Status.AVAILABLE
     reported_ms: int | None = None
     """Mesh time; None where it never said anything."""
-    position: Point | None = None
+    position: LatLon | None = None
     position_ms: int | None = None
 
-    def place(self, now_ms: int) -> Point | None:
+    def place(self, now_ms: int) -> LatLon | None:
         """Where the unit is; None where nothing recent says so."""
         if self.position_ms is None or now_ms - self.position_ms > POSITION_MAX_AGE_MS:
             return None
@@ -92,10 +92,10 @@ class Board:
     """What a choice rests on. Without an office there is no choice: the desk itself is offered."""
 
     offices: Mapping[str, Office] = field(default_factory=lambda: MappingProxyType({}))
-    units: Mapping[str, tuple[Unit, Report]] = field(default_factory=lambda: MappingProxyType({}))
+    units: Mapping[str, tuple[Unit, UnitReport]] = field(default_factory=lambda: MappingProxyType({}))
     engaged: Mapping[str, Mapping[str, str]] = field(default_factory=lambda: MappingProxyType({}))
     """By unit: the assignments that it has a part in, each with its incident."""
-    positions: Mapping[str, Point] = field(default_factory=lambda: MappingProxyType({}))
+    positions: Mapping[str, LatLon] = field(default_factory=lambda: MappingProxyType({}))
     """By destination, where that is known."""
     travel: Mapping[tuple[str, str], Travel] = field(default_factory=lambda: MappingProxyType({}))
     """By unit and destination, where that is known."""
@@ -113,24 +113,24 @@ class Board:
 NO_ROSTER = Board()
 
 
-def decide_put(known: Office | Unit | None, given: Office | Unit) -> Outcome | None:
+def decide_put(known: Office | Unit | None, given: Office | Unit) -> RosterOutcome | None:
     """What becomes of a record: the greater version counts. None where the same version was stored with other content."""
     if known is None or given.version > known.version:
-        return Outcome.STORED
+        return RosterOutcome.STORED
     if given.version < known.version:
-        return Outcome.SUPERSEDED
-    return Outcome.UNCHANGED if given == known else None
+        return RosterOutcome.SUPERSEDED
+    return RosterOutcome.UNCHANGED if given == known else None
 
 
-def decide_report(known: Report, given: Report) -> tuple[Outcome, Report]:
+def decide_report(known: UnitReport, given: UnitReport) -> tuple[RosterOutcome, UnitReport]:
     """What becomes of a report, and what is known then: the later one counts, and one without a position leaves the last."""
     if known.reported_ms is not None and given.reported_ms is not None and given.reported_ms < known.reported_ms:
-        return Outcome.SUPERSEDED, known
+        return RosterOutcome.SUPERSEDED, known
     kept = given.position is None
-    merged = Report(
+    merged = UnitReport(
         given.status,
         given.reported_ms,
         known.position if kept else given.position,
         known.position_ms if kept else given.position_ms,
     )
-    return (Outcome.UNCHANGED if merged == known else Outcome.STORED), merged
+    return (RosterOutcome.UNCHANGED if merged == known else RosterOutcome.STORED), merged

@@ -95,7 +95,7 @@ class Told:
 
 
 @dataclass(frozen=True, slots=True)
-class Message:
+class WarningMessage:
     """What a person is to be told."""
 
     notice: Notice
@@ -106,7 +106,7 @@ class Message:
     of_place: bool = False
 
 
-def decide(told: Told, seen: Occurrence, now_ms: int) -> tuple[Told, Message | None]:
+def decide(told: Told, seen: Occurrence, now_ms: int) -> tuple[Told, WarningMessage | None]:
     """What an alert makes of what a person was told, and the message that it leads to, if any."""
     if seen.ends or seen.demand is Demand.RECORD:
         return _over(told, seen, now_ms)
@@ -123,7 +123,7 @@ def decide(told: Told, seen: Occurrence, now_ms: int) -> tuple[Told, Message | N
     due_ms = now_ms if urgent else _when_read(told, now_ms)
     # A distance that has changed is as grave as the ring within which it did.
     demand = max(seen.demand, *(one.demand for one in told.holding)) if seen.notice is Notice.CHANGED else seen.demand
-    message = Message(seen.notice, demand, due_ms, seen.ring_m, seen.of_place)
+    message = WarningMessage(seen.notice, demand, due_ms, seen.ring_m, seen.of_place)
     return replace(told, last_ms=due_ms, open=True), message
 
 
@@ -139,7 +139,7 @@ def _is_urgent(told: Told, seen: Occurrence) -> bool:
     return not rings or seen.ring_m < min(rings) or all(seen.demand > one.demand for one in holding)
 
 
-def _over(told: Told, seen: Occurrence, now_ms: int) -> tuple[Told, Message | None]:
+def _over(told: Told, seen: Occurrence, now_ms: int) -> tuple[Told, WarningMessage | None]:
     threats = dict(told.threats)
     known = threats.get(seen.threat)
     took_back = seen.ends
@@ -153,7 +153,7 @@ def _over(told: Told, seen: Occurrence, now_ms: int) -> tuple[Told, Message | No
     if not told.open or not over:
         return told, None
     due_ms = _when_read(told, now_ms)
-    return replace(told, last_ms=due_ms, open=False), Message(Notice.OVER, Demand.RECORD, due_ms)
+    return replace(told, last_ms=due_ms, open=False), WarningMessage(Notice.OVER, Demand.RECORD, due_ms)
 
 
 def _when_read(told: Told, now_ms: int) -> int:

@@ -25,7 +25,7 @@ class Language(Enum):
     ENGLISH = "en"
 
 
-class Change(Enum):
+class DistanceTrend(Enum):
     """How a distance has changed since a person was last told."""
 
     NEARER = "NEARER"
@@ -87,9 +87,9 @@ _WHOLE = {
     },
 }
 _CHANGE = {
-    Change.NEARER: {_KO: "가까워졌습니다", _EN: "nearer"},
-    Change.FARTHER: {_KO: "멀어졌습니다", _EN: "farther away"},
-    Change.UNKNOWN: {_KO: "거리가 바뀌었습니다", _EN: "the distance has changed"},
+    DistanceTrend.NEARER: {_KO: "가까워졌습니다", _EN: "nearer"},
+    DistanceTrend.FARTHER: {_KO: "멀어졌습니다", _EN: "farther away"},
+    DistanceTrend.UNKNOWN: {_KO: "거리가 바뀌었습니다", _EN: "the distance has changed"},
 }
 
 BUTTONS = {_KO: ("확인", "알겠음", "닫기"), _EN: ("OK", "Got it", "Close")}
@@ -107,7 +107,7 @@ def text(
     ring_m: float = 0.0,
     of_place: bool = False,
     distance_m: float | None = None,
-    change: Change = Change.UNKNOWN,
+    change: DistanceTrend = DistanceTrend.UNKNOWN,
     drill: bool = False,
 ) -> str:
     """The text of a message. `distance_m` is to the wearer now, metres; None where it isn't known, or beyond what may be told."""
@@ -130,7 +130,7 @@ def _within(language: Language, ring_m: float, of_place: bool) -> str:
     return f"within {_metres(ring_m)} of a protected place." if of_place else f"within {_metres(ring_m)}."
 
 
-def _changed(language: Language, ring_m: float, distance_m: float | None, change: Change) -> str:
+def _changed(language: Language, ring_m: float, distance_m: float | None, change: DistanceTrend) -> str:
     said = _CHANGE[change][language]
     if distance_m is None or distance_m >= FIGURES_WITHIN_M:
         where = f"{_metres(ring_m)} 이내" if language is _KO else f"within {_metres(ring_m)}"

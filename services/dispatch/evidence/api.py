@@ -12,13 +12,13 @@ from services.common import fields, ids
 from services.common.clock import MeshClock
 from services.common.messaging import flow
 from services.common.messaging.bus import Bus
-from services.common.privacy.grounds import Grounds, Kind, check_grounds
+from services.common.privacy.grounds import Grounds, RecordKind, check_grounds
 from services.common.privacy.purposes import PURPOSES
 from services.common.rpc import server
 from services.common.rpc.errors import InvalidField, NotFound, PermissionDenied, Unavailable
 from services.common.rpc.identity import Role
 from services.dispatch.evidence import model, view
-from services.dispatch.evidence.disclosures import Disclosures
+from services.dispatch.evidence.disclosures import EvidenceDisclosures
 from services.dispatch.evidence.model import Evidence
 from services.dispatch.evidence.retention import EvidenceFiles
 from services.dispatch.leg.api import DESKS, admit
@@ -34,7 +34,7 @@ Context = grpc.aio.ServicerContext[Any, Any]
 class EvidenceApi(evidence_pb2_grpc.EvidenceServiceServicer):
     """EvidenceService of one leg."""
 
-    def __init__(self, leg: str, files: EvidenceFiles, clock: MeshClock, kept: Disclosures) -> None:
+    def __init__(self, leg: str, files: EvidenceFiles, clock: MeshClock, kept: EvidenceDisclosures) -> None:
         self._leg, self._files, self._clock, self._kept = leg, files, clock, kept
         self._bus: Bus | None = None
 
@@ -74,11 +74,11 @@ class EvidenceApi(evidence_pb2_grpc.EvidenceServiceServicer):
         return found
 
     def _grounds(self, asked: disclosure_pb2.Grounds, incident_id: str, now_ms: int) -> Grounds:
-        kinds = (Kind.WEARER, Kind.PROTECTED_PERSON) if self._leg == "police" else (Kind.WEARER,)
+        kinds = (RecordKind.WEARER, RecordKind.PROTECTED_PERSON) if self._leg == "police" else (RecordKind.WEARER,)
         try:
             for kind in kinds:
                 check_grounds(asked.legal_basis, PURPOSES.get(asked.purpose), asked.reference, kind, now_ms)
-            return check_grounds(asked.legal_basis, PURPOSES.get(asked.purpose), incident_id, Kind.WEARER, now_ms)
+            return check_grounds(asked.legal_basis, PURPOSES.get(asked.purpose), incident_id, RecordKind.WEARER, now_ms)
         except InvalidField as error:
             raise error.under("grounds") from None
 
@@ -86,9 +86,9 @@ class EvidenceApi(evidence_pb2_grpc.EvidenceServiceServicer):
         """A row for each whose positions are in the copy, under each order. Raises Unavailable where one can't be stored."""
         if self._bus is None:
             raise Unavailable("the disclosure can't be recorded")
-        subjects = [(Kind.WEARER, found.wearer_id)]
+        subjects = [(RecordKind.WEARER, found.wearer_id)]
         if self._leg == "police":
-            subjects += [(Kind.PROTECTED_PERSON, person_id) for person_id in found.person_ids]
+            subjects += [(RecordKind.PROTECTED_PERSON, person_id) for person_id in found.person_ids]
         who = server.caller().spiffe_id
         made: list[ledger_pb2.Disclosure] = []
         try:

@@ -12,11 +12,11 @@ from datetime import UTC, datetime, timedelta
 from services.common import times
 from services.common.messaging import dead_letters, flow, pull, stored
 from services.common.messaging.bus import Bounds, Bus
-from services.common.messaging.streams import Premises
+from services.common.messaging.streams import LogMetadata
 from services.common.observability.telemetry import logger
 from services.common.rpc.errors import InvalidField, NotFound
-from services.dispatch.evidence.model import Evidence, Record
-from services.dispatch.evidence.redaction import Holders, Share, Shares, Window, entry_of, record_of
+from services.dispatch.evidence.model import Evidence, StoredMessage
+from services.dispatch.evidence.redaction import Holders, RedactedLog, Shares, Window, entry_of, record_of
 from tandem.common.v1 import alert_pb2
 
 LOOK_BACK_MS = 7_200_000
@@ -32,14 +32,14 @@ Told = tuple[alert_pb2.Alert, pull.Delivered]
 
 
 async def gather(
-    bus: Bus, premises: Premises, alert_ids: Iterable[str], leg: str, back_ms: int | None = LOOK_BACK_MS
+    bus: Bus, premises: LogMetadata, alert_ids: Iterable[str], leg: str, back_ms: int | None = LOOK_BACK_MS
 ) -> Evidence:
     """What the streams hold of the incident to which these alerts belong, as far as it has come.
 
     `back_ms` is how far before its first alert, mesh time; None means from the log's start.
     Raises NotFound where ALERTS holds none of the alerts, Unavailable where the server doesn't answer.
     """
-    found = await Gathering(bus, premises, leg, back_ms).of({"": list(alert_ids)})
+    found = await EvidenceCollector(bus, premises, leg, back_ms).of({"": list(alert_ids)})
     if not found:
         raise NotFound(f"{flow.ALERTS.name} holds none of the incident's alerts")
     return found[""]
@@ -72,11 +72,11 @@ class _Incident:
         return any(one.incident_ends for one, _ in self.alerts)
 
 
-class Gathering:
+class EvidenceCollector:
     """One pass. `rest` is how many seconds it sleeps for each second that it works, so that others get theirs."""
 
     def __init__(
-        self, bus: Bus, premises: Premises, leg: str, back_ms: int | None = LOOK_BACK_MS, rest: float = 0.0
+        self, bus: Bus, premises: LogMetadata, leg: str, back_ms: int | None = LOOK_BACK_MS, rest: float = 0.0
     ) -> None:
         self._bus, self._premises, self._leg, self._back_ms, self._rest = bus, premises, leg, back_ms, rest
 
@@ -104,7 +104,7 @@ class Gathering:
         for one in incidents:
             await self._place(one, stream, bounds)
             decided = {alert.sequence for alert, _ in one.told if alert.wearer_id == one.opening.wearer_id}
-            share = Share(one.opening.wearer_id, self._leg, decided, holders)
+            share = RedactedLog(one.opening.wearer_id, self._leg, decided, holders)
             windows.append(Window(one.first, one.last, share))
         first, last = min(one.first for one in windows), max(one.last for one in windows)
         await self._read_premises(partition, bounds, list(zip(incidents, windows, strict=True)), holders)
@@ -126,7 +126,7 @@ class Gathering:
         one.last = min(max(alert.sequence for alert, _ in one.told), bounds.last) if one.ended else bounds.last
 
     async def _evidence(
-        self, one: _Incident, share: Share, bounds: Bounds, parked: Mapping[int, Sequence[Record]]
+        self, one: _Incident, share: RedactedLog, bounds: Bounds, parked: Mapping[int, Sequence[StoredMessage]]
     ) -> Evidence:
         records = [*share.records]
         for record in share.records:
@@ -209,7 +209,7 @@ class Gathering:
                     logger().error("evidence_lacks_alert", alert_id=alert_id, reason=str(error))
         return None
 
-    async def _figures(self, alert: alert_pb2.Alert) -> Record | None:
+    async def _figures(self, alert: alert_pb2.Alert) -> StoredMessage | None:
         subject = flow.measure_subject(alert.partition, alert.alert_id)
         return await message_of(self._bus, flow.MEASURES.name, last_by_subj=subject)
 
@@ -258,11 +258,11 @@ class Gathering:
 
     async def _parked(
         self, log: str, incidents: Sequence[_Incident], windows: Sequence[Window]
-    ) -> dict[int, list[Record]]:
+    ) -> dict[int, list[StoredMessage]]:
         """What was set aside of the entries that are taken, by their sequence."""
         stream = flow.PARKED.name
         sequences = {record.sequence for window in windows for record in window.share.records}
-        found: dict[int, list[Record]] = {}
+        found: dict[int, list[StoredMessage]] = {}
         first = await first_at(self._bus, stream, min(one.from_wall_ms for one in incidents))
         async for message in self._between(stream, first, (await self._bus.bounds_of(stream)).last):
             try:
@@ -313,7 +313,7 @@ async def first_at(bus: Bus, stream: str, wall_ms: int) -> int:
     return low
 
 
-async def message_of(bus: Bus, stream: str, **which: str | int) -> Record | None:
+async def message_of(bus: Bus, stream: str, **which: str | int) -> StoredMessage | None:
     """One message, by `seq` or `last_by_subj`; None where there is none (any more). Raises Unavailable."""
     try:
         told = (await bus.api(f"STREAM.MSG.GET.{stream}", which))["message"]
@@ -321,10 +321,10 @@ async def message_of(bus: Bus, stream: str, **which: str | int) -> Record | None
         return None
     stamp = datetime.fromisoformat(told["time"])
     stamp_ms = (stamp - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(milliseconds=1)
-    return Record(stream, told["seq"], stamp_ms, told["subject"], base64.b64decode(told.get("data", "")))
+    return StoredMessage(stream, told["seq"], stamp_ms, told["subject"], base64.b64decode(told.get("data", "")))
 
 
-def _alert_for(leg: str, alert: alert_pb2.Alert, message: pull.Delivered) -> Record | None:
+def _alert_for(leg: str, alert: alert_pb2.Alert, message: pull.Delivered) -> StoredMessage | None:
     record = record_of(message)
     if leg == "police":
         return record
@@ -335,7 +335,7 @@ def _alert_for(leg: str, alert: alert_pb2.Alert, message: pull.Delivered) -> Rec
     cut = alert_pb2.Alert()
     cut.CopyFrom(alert)
     cut.ClearField("cause")
-    return Record(
+    return StoredMessage(
         record.stream,
         record.sequence,
         record.stamp_ms,

@@ -24,7 +24,7 @@ KEPT_MS = 86_400_000
 """How long one is kept, mesh time."""
 
 
-class Disclosures:
+class EvidenceDisclosures:
     """The disclosures that one leg has made."""
 
     def __init__(self, leg: str, store: Store) -> None:

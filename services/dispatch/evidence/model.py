@@ -14,7 +14,7 @@ MARK_SUBJECT = "mark"
 
 
 @dataclass(frozen=True, slots=True)
-class Record:
+class StoredMessage:
     """A message of a stream."""
 
     stream: str
@@ -41,11 +41,11 @@ class Record:
         return json.dumps(told, sort_keys=True, separators=(",", ":")).encode() + b"\n"
 
 
-def of_line(line: bytes) -> Record:
+def of_line(line: bytes) -> StoredMessage:
     """The record of `Record.to_line`. Raises ValueError, KeyError or TypeError where it is none."""
     told = json.loads(line)
     stated = told.pop("sha256")
-    record = Record(**{**told, "data": base64.b64decode(told["data"], validate=True)})
+    record = StoredMessage(**{**told, "data": base64.b64decode(told["data"], validate=True)})
     if record.sha256 != stated:
         raise ValueError("its data doesn't have its sha256")
     return record
@@ -69,10 +69,10 @@ class Evidence:
     """The log still held all of the window."""
     ended: bool
     """The alert that ends the incident is among them."""
-    records: tuple[Record, ...] = field(repr=False)
+    records: tuple[StoredMessage, ...] = field(repr=False)
     """By stream and sequence."""
 
-    def of(self, stream: str) -> list[Record]:
+    def of(self, stream: str) -> list[StoredMessage]:
         """The records of one stream, in its order."""
         return [one for one in self.records if one.stream == stream]
 

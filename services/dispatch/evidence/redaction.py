@@ -15,7 +15,7 @@ from typing import Any
 from services.common.clock import MeshClock
 from services.common.messaging import pull, stored
 from services.common.rpc.errors import InvalidField
-from services.dispatch.evidence.model import MARK_SUBJECT, Record
+from services.dispatch.evidence.model import MARK_SUBJECT, StoredMessage
 from tandem.common.v1 import log_pb2
 
 
@@ -27,9 +27,11 @@ def entry_of(data: bytes) -> log_pb2.LogEntry:
         return log_pb2.LogEntry()
 
 
-def record_of(message: pull.Delivered, premise: bool = False) -> Record:
+def record_of(message: pull.Delivered, premise: bool = False) -> StoredMessage:
     """A message as it is stored."""
-    return Record(message.stream, message.sequence, message.stamp_ms, message.subject, message.data, premise=premise)
+    return StoredMessage(
+        message.stream, message.sequence, message.stamp_ms, message.subject, message.data, premise=premise
+    )
 
 
 class Peaks:
@@ -101,11 +103,11 @@ def person(person_id: str) -> str:
     return f"person/{person_id}"
 
 
-class Share:
+class RedactedLog:
     """The log's entries that are about one wearer, as one agency may have them."""
 
     def __init__(self, wearer_id: str, leg: str, decided: Collection[int], holders: Holders) -> None:
-        self.records: list[Record] = []
+        self.records: list[StoredMessage] = []
         self.person_ids: set[str] = set()
         self.device_ids: set[str] = set()
         """Whose reports are the wearer's, or of those who are protected from them."""
@@ -211,7 +213,7 @@ class Window:
 
     first: int
     last: int
-    share: Share
+    share: RedactedLog
 
 
 class Shares:
@@ -259,5 +261,5 @@ class Shares:
         return [one for id_ in device_ids for one in self._of_device.get(id_, ())]
 
 
-def _marked(record: Record) -> Record:
+def _marked(record: StoredMessage) -> StoredMessage:
     return replace(record, subject=MARK_SUBJECT, data=b"", cut=True)

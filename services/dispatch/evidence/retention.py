@@ -19,14 +19,14 @@ from prometheus_client import Counter
 
 from services.common.messaging import flow
 from services.common.messaging.bus import Bus
-from services.common.messaging.streams import Premises
+from services.common.messaging.streams import LogMetadata
 from services.common.observability.telemetry import logger
 from services.common.rpc.errors import NotFound, RetryableError, TandemError
 from services.common.storage import durable
 from services.dispatch.domain.events import AlertFolded
 from services.dispatch.evidence import model
 from services.dispatch.evidence import store as store_evidence
-from services.dispatch.evidence.collector import Gathering
+from services.dispatch.evidence.collector import EvidenceCollector
 from services.dispatch.evidence.model import Evidence
 from services.dispatch.leg.store import Store
 from services.dispatch.retrying import retried
@@ -95,7 +95,7 @@ class _Due:
 class EvidenceKeeper:
     """Keeps the evidence of one leg's incidents."""
 
-    def __init__(self, leg: str, store: Store, bus: Bus, premises: Premises, files: EvidenceFiles) -> None:
+    def __init__(self, leg: str, store: Store, bus: Bus, premises: LogMetadata, files: EvidenceFiles) -> None:
         self._leg, self._store, self._bus, self._premises, self._files = leg, store, bus, premises, files
         self._open: set[str] = set()
         """Incidents whose end isn't kept yet."""
@@ -155,7 +155,7 @@ class EvidenceKeeper:
                 id_: [one.alert_id for one in events.get(id_, ()) if isinstance(one, AlertFolded)]
                 for id_ in incident_ids
             }
-            found = await Gathering(self._bus, self._premises, self._leg, rest=REST).of(alert_ids)
+            found = await EvidenceCollector(self._bus, self._premises, self._leg, rest=REST).of(alert_ids)
         except Exception as error:  # whatever it is: the leg goes on with its offers, and this is tried again
             for key in keys:
                 self._failed(key, error, alone=len(keys) > 1 and not isinstance(error, RetryableError))

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from services.common.clock import MeshClock
 from services.common.messaging import flow
-from services.dispatch.evidence.model import MARK_SUBJECT, Evidence, Record
+from services.dispatch.evidence.model import MARK_SUBJECT, Evidence, StoredMessage
 from services.dispatch.evidence.redaction import entry_of
 from tandem.common.v1 import alert_pb2, log_pb2
 from tandem.dispatch.v1 import evidence_pb2
@@ -45,7 +45,7 @@ def view(found: Evidence, clock: MeshClock) -> evidence_pb2.ReadEvidenceResponse
 def _add_points(
     points: dict[str, dict[str, evidence_pb2.TrackPoint]],
     batch: log_pb2.PositionBatch,
-    record: Record,
+    record: StoredMessage,
     arrived_ms: int,
 ) -> None:
     for i, device_id in enumerate(batch.device_id):

@@ -24,9 +24,9 @@ from services.common.rpc.errors import FailedPrecondition, NotFound, PermanentEr
 from services.common.storage import durable
 from services.common.web.server import served
 from services.dispatch.domain.incident import UNANSWERED
-from services.dispatch.exchange.store import Answer, ExchangeStore
+from services.dispatch.exchange.store import ExchangeStore, LinkAnswer
 from services.dispatch.leg import translate
-from services.dispatch.leg.service import Leg
+from services.dispatch.leg.service import LegService
 from tandem.dispatch.v1 import dispatch_pb2
 
 GOOD_FOR_S = 900
@@ -66,7 +66,7 @@ class Token:
 class Refused(Exception):
     """The link isn't good; says so to whoever opened it."""
 
-    def __init__(self, answer: Answer) -> None:
+    def __init__(self, answer: LinkAnswer) -> None:
         super().__init__(answer.text)
         self.answer = answer
 
@@ -93,7 +93,7 @@ class Links:
 
     def read(self, text: str, now_s: int) -> Token:
         """The token of a URL. Raises Refused where it is forged, expired or another leg's."""
-        forged = Refused(Answer(403, "This link isn't one of ours."))
+        forged = Refused(LinkAnswer(403, "This link isn't one of ours."))
         content = self._signed_content(text)
         if content is None:
             raise forged
@@ -105,9 +105,9 @@ class Links:
         if not token.is_sound() or self.write(token) != text:
             raise forged
         if token.leg != self._leg:
-            raise Refused(Answer(403, "This link is another leg's."))
+            raise Refused(LinkAnswer(403, "This link is another leg's."))
         if now_s >= token.expires_s:
-            raise Refused(Answer(410, "This link has expired. Call your desk."))
+            raise Refused(LinkAnswer(410, "This link has expired. Call your desk."))
         return token
 
     def _signed_content(self, text: str) -> bytes | None:
@@ -124,10 +124,10 @@ class Links:
         return hmac.new(self._key, b"tandem link\n" + content, hashlib.sha256).digest()
 
 
-class LinkDoor:
+class LinkEndpoint:
     """Serves the links."""
 
-    def __init__(self, leg: Leg, store: ExchangeStore, links: Links) -> None:
+    def __init__(self, leg: LegService, store: ExchangeStore, links: Links) -> None:
         self._leg, self._store, self._links = leg, store, links
 
     @asynccontextmanager
@@ -149,7 +149,7 @@ class LinkDoor:
             return _page(_LATER)
         exercise = row is not None and translate.stored_assignment(row).exercise
         asks = "This is an exercise: nobody has to go." if exercise else "Somebody has to go."
-        return _page(used) if used else _page(Answer(200, f"{asks} Do you take it?"), _FORM)
+        return _page(used) if used else _page(LinkAnswer(200, f"{asks} Do you take it?"), _FORM)
 
     async def _take(self, request: web.Request) -> web.Response:
         try:
@@ -165,7 +165,7 @@ class LinkDoor:
         row = await self._leg.store.assignment(token.assignment_id)
         return row is None or translate.stored_assignment(row).choice.unit_id in ("", token.unit)
 
-    async def _answer(self, token: Token) -> Answer:
+    async def _answer(self, token: Token) -> LinkAnswer:
         """What the first use leads to; a later one gets the same answer, and nothing happens."""
         used = await self._store.used(token.nonce)
         if used:
@@ -174,17 +174,17 @@ class LinkDoor:
             if not await self._is_asked(token):
                 raise FailedPrecondition("somebody else has been asked since")
             await self._leg.acknowledge(token.assignment_id, f"link/{token.unit}")
-            answer = Answer(200, "You have taken it.")
+            answer = LinkAnswer(200, "You have taken it.")
         except NotFound:
-            answer = Answer(404, "There is no such assignment. Call your desk.")
+            answer = LinkAnswer(404, "There is no such assignment. Call your desk.")
         except PermanentError as error:
-            answer = Answer(409, f"It can't be taken: {error.reason}. Call your desk.")
+            answer = LinkAnswer(409, f"It can't be taken: {error.reason}. Call your desk.")
         await self._store.use(token.nonce, answer)
         logger().info("link_used", assignment_id=token.assignment_id, unit=token.unit, status=answer.status)
         return answer
 
 
-_LATER = Answer(503, "It wasn't taken: try again, or call your desk.")
+_LATER = LinkAnswer(503, "It wasn't taken: try again, or call your desk.")
 
 
 def open_key(path: Path) -> bytes:
@@ -198,7 +198,7 @@ def open_key(path: Path) -> bytes:
     return key
 
 
-def _page(answer: Answer, form: str = "") -> web.Response:
+def _page(answer: LinkAnswer, form: str = "") -> web.Response:
     text = _PAGE.format(text=html.escape(answer.text), form=form)
     return web.Response(status=answer.status, text=text, content_type="text/html", headers=HEADERS)
 

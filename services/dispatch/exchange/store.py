@@ -69,7 +69,7 @@ class Delivery:
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class LinkAnswer:
     """What the use of a link was answered."""
 
     status: int
@@ -138,13 +138,13 @@ class ExchangeStore:
         update = sa.update(_deliveries).where(this).values(tries=delivery.tries + 1, outcome=outcome)
         await self._do(lambda connection: connection.execute(update))
 
-    async def used(self, nonce: str) -> Answer | None:
+    async def used(self, nonce: str) -> LinkAnswer | None:
         """What the first use of a link was answered; None where it wasn't used."""
         query = sa.select(_links_used.c.status, _links_used.c.answer).where(_links_used.c.nonce == nonce)
         row = await self._do(lambda connection: connection.execute(query).first())
-        return Answer(*row) if row else None
+        return LinkAnswer(*row) if row else None
 
-    async def use(self, nonce: str, answer: Answer) -> None:
+    async def use(self, nonce: str, answer: LinkAnswer) -> None:
         """Notes the first use of a link; a second one changes nothing."""
         made = insert(_links_used).values(nonce=nonce, status=answer.status, answer=answer.text)
         await self._do(lambda connection: connection.execute(made.on_conflict_do_nothing()))

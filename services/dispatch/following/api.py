@@ -13,10 +13,10 @@ from services.common.clock import MeshClock
 from services.common.observability.telemetry import logger
 from services.common.rpc import server
 from services.common.rpc.errors import Unavailable
-from services.dispatch.following.follower import Follower
-from services.dispatch.following.targets import Key, Target
+from services.dispatch.following.follower import TargetFollower
+from services.dispatch.following.targets import FollowedTarget, Key
 from services.dispatch.leg.api import DESKS, admit
-from services.dispatch.leg.service import Leg
+from services.dispatch.leg.service import LegService
 from services.dispatch.roster.last_known_positions import KNOWN_FOR_MS
 from tandem.dispatch.v1 import following_pb2, following_pb2_grpc
 from tandem.geofence.v1 import positions_pb2
@@ -28,7 +28,7 @@ AGE_EVERY_S = 3.0
 class FollowingApi(following_pb2_grpc.FollowingServiceServicer):
     """FollowingService of one leg."""
 
-    def __init__(self, leg: Leg, follower: Follower | None, clock: MeshClock) -> None:
+    def __init__(self, leg: LegService, follower: TargetFollower | None, clock: MeshClock) -> None:
         self._leg = leg
         self._follower = follower
         self._clock = clock
@@ -52,7 +52,7 @@ class FollowingApi(following_pb2_grpc.FollowingServiceServicer):
                     told[key], told_s[key] = state, now_s
                     yield self._message(key, one)
 
-    def _message(self, key: Key, one: Target) -> following_pb2.WatchTargetsResponse:
+    def _message(self, key: Key, one: FollowedTarget) -> following_pb2.WatchTargetsResponse:
         _, kind, subject_id = key
         message = following_pb2.WatchTargetsResponse(
             subject_id=subject_id, is_wearer=kind == positions_pb2.WEARER, interrupted=one.interrupted

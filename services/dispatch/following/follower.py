@@ -14,12 +14,12 @@ from dataclasses import dataclass
 from functools import partial
 
 from services.common.clock import MeshClock
-from services.dispatch.domain.areas import Point, great_circle_m
-from services.dispatch.domain.following import RETARGET_MS, Look
+from services.dispatch.domain.areas import LatLon, great_circle_m
+from services.dispatch.domain.following import RETARGET_MS, TargetUpdate
 from services.dispatch.domain.incident import OVER, TAKEN, UNANSWERED, Assignment, Incident
 from services.dispatch.domain.race import Approach, approach, approach_by_ring
-from services.dispatch.following.targets import Key, Target, Targets
-from services.dispatch.leg.service import Leg
+from services.dispatch.following.targets import FollowedTarget, Key, Targets
+from services.dispatch.leg.service import LegService
 from services.dispatch.retrying import retried
 from services.dispatch.roster.last_known_positions import KNOWN_FOR_MS
 from tandem.geofence.v1 import positions_pb2
@@ -39,17 +39,17 @@ class _Looked:
     """How a destination was when it was looked at last."""
 
     offer_number: int
-    anchor: Point | None
+    anchor: LatLon | None
     """Where the target was when the unit was chosen or told the last time."""
     at_ms: int
     seen: tuple[int, ...]
     """What, when it changes, is worth another look."""
 
 
-class Follower:
+class TargetFollower:
     """Follows for one leg."""
 
-    def __init__(self, leg: Leg, targets: Targets, clock: MeshClock) -> None:
+    def __init__(self, leg: LegService, targets: Targets, clock: MeshClock) -> None:
         self._leg = leg
         self._targets = targets
         self._clock = clock
@@ -63,7 +63,7 @@ class Follower:
             tasks.create_task(self._targets.follow(self._wanted, self._again))
             tasks.create_task(self._look_for_ever())
 
-    async def shown(self, incident_id: str, by: str) -> AsyncIterator[list[tuple[Key, Target]]]:
+    async def shown(self, incident_id: str, by: str) -> AsyncIterator[list[tuple[Key, FollowedTarget]]]:
         """An incident's targets, each time there may be something new, until nobody has anything to do in it.
 
         Raises FailedPrecondition where that is so from the beginning.
@@ -104,7 +104,7 @@ class Follower:
                 keys |= {_key(incident, one) for one in incident.assignments.values() if one.state not in OVER}
         return keys
 
-    def _looks(self, incident: Incident) -> list[Look]:
+    def _looks(self, incident: Incident) -> list[TargetUpdate]:
         """What is new of an incident's destinations."""
         wearer = self._targets.get((incident.incident_id, positions_pb2.WEARER, incident.wearer_id))
         now_ms, found = self._clock.now_ms(), []
@@ -126,16 +126,16 @@ class Follower:
                 continue
             self._looked[id_] = _Looked(one.offer_number, point if moved_m else anchor or point, now_ms, seen)
             how = self._approach(incident, id_, wearer, target, point, now_ms)
-            found.append(Look(incident.incident_id, id_, one.subject_id, how, moved_m, found_now))
+            found.append(TargetUpdate(incident.incident_id, id_, one.subject_id, how, moved_m, found_now))
         return found
 
     def _approach(
         self,
         incident: Incident,
         id_: str,
-        wearer: Target | None,
-        target: Target | None,
-        point: Point | None,
+        wearer: FollowedTarget | None,
+        target: FollowedTarget | None,
+        point: LatLon | None,
         now_ms: int,
     ) -> Approach:
         track = [one for one in wearer.track if now_ms - one.at_ms <= KNOWN_FOR_MS] if wearer else []
@@ -152,5 +152,5 @@ def _key(incident: Incident, assignment: Assignment) -> Key:
     return incident.incident_id, kind, assignment.subject_id
 
 
-def _newest_ms(target: Target | None) -> int:
+def _newest_ms(target: FollowedTarget | None) -> int:
     return target.track[-1].at_ms if target and target.track else 0

@@ -18,7 +18,7 @@ from services.common.rpc import client, server
 from services.dispatch.domain.events import Demand
 from services.dispatch.domain.incident import TAKEN, UNANSWERED, Incident
 from services.dispatch.following.targets import CALLERS
-from services.dispatch.leg.service import Leg
+from services.dispatch.leg.service import LegService
 from services.dispatch.retrying import retried
 from services.dispatch.settings import DispatchSettings
 from tandem.common.v1 import command_pb2
@@ -37,7 +37,7 @@ _FAILED = Counter("tandem_dispatch_pursuit_failed", "Commands of a pursuit that 
 class Pursuit:
     """Keeps the tags of pursued wearers at the short interval."""
 
-    def __init__(self, leg: Leg, settings: DispatchSettings) -> None:
+    def __init__(self, leg: LegService, settings: DispatchSettings) -> None:
         self._leg = leg
         self._settings = settings
         self._clock: MeshClock = settings.clock

@@ -22,9 +22,9 @@ from services.common.clock import MeshClock
 from services.common.messaging.permissions import SERVICE
 from services.common.observability.telemetry import logger
 from services.common.rpc import client, server
-from services.dispatch.domain.areas import Point
-from services.dispatch.domain.race import PACE_OVER_MS, Seen
-from services.dispatch.roster.last_known_positions import Whereabouts
+from services.dispatch.domain.areas import LatLon
+from services.dispatch.domain.race import PACE_OVER_MS, Sighting
+from services.dispatch.roster.last_known_positions import LastKnownPositions
 from services.dispatch.settings import DispatchSettings
 from tandem.geofence.v1 import positions_pb2, positions_pb2_grpc
 
@@ -49,34 +49,34 @@ Key: TypeAlias = tuple[str, positions_pb2.SubjectKind.ValueType, str]
 
 
 @dataclass(slots=True)
-class Target:
+class FollowedTarget:
     """One target and what is known of it."""
 
     task: asyncio.Task[None] | None = None
     position: positions_pb2.LivePosition | None = None
     interrupted: bool = True
     """No evaluator tells of it now."""
-    track: deque[Seen] = field(default_factory=deque)
+    track: deque[Sighting] = field(default_factory=deque)
     """Where it was in the last minute, mesh time."""
 
 
 class Targets:
     """The targets of one leg."""
 
-    def __init__(self, settings: DispatchSettings, whereabouts: Whereabouts) -> None:
+    def __init__(self, settings: DispatchSettings, whereabouts: LastKnownPositions) -> None:
         self._settings = settings
         self._clock: MeshClock = settings.clock
         self._whereabouts = whereabouts
         self._basis = BASES[settings.leg]
-        self._targets: dict[Key, Target] = {}
+        self._targets: dict[Key, FollowedTarget] = {}
         self._connections: list[_Connection] = []
         self._changed = asyncio.Event()
 
-    def of(self, incident_id: str) -> Mapping[Key, Target]:
+    def of(self, incident_id: str) -> Mapping[Key, FollowedTarget]:
         """The targets of an incident."""
         return {key: one for key, one in self._targets.items() if key[0] == incident_id}
 
-    def get(self, key: Key) -> Target | None:
+    def get(self, key: Key) -> FollowedTarget | None:
         """One target; None where it isn't followed."""
         return self._targets.get(key)
 
@@ -97,7 +97,7 @@ class Targets:
                         task.cancel()
                 for key in keys - self._targets.keys():
                     connection = await self._connection(stack)
-                    one = self._targets[key] = Target()
+                    one = self._targets[key] = FollowedTarget()
                     one.task = tasks.create_task(self._keep(key, one, connection))
                     connection.streams += 1
                     one.task.add_done_callback(connection.release)
@@ -114,7 +114,7 @@ class Targets:
         self._connections.append(_Connection(positions_pb2_grpc.PositionServiceStub(channel), metadata))
         return self._connections[-1]
 
-    async def _keep(self, key: Key, one: Target, connection: _Connection) -> None:
+    async def _keep(self, key: Key, one: FollowedTarget, connection: _Connection) -> None:
         failures = 0
         while True:
             before = one.position
@@ -133,7 +133,7 @@ class Targets:
             wait_s = min(AGAIN_S[0] * 2**failures, AGAIN_S[1]) * random.uniform(0.5, 1.0)  # noqa: S311  # no secret
             await asyncio.sleep(AGAIN_S[1] if ended else wait_s)
 
-    async def _read(self, key: Key, one: Target, connection: _Connection) -> bool:
+    async def _read(self, key: Key, one: FollowedTarget, connection: _Connection) -> bool:
         """Reads one stream to its end; whether the evaluator said that the share is over."""
         incident_id, kind, subject_id = key
         request = positions_pb2.WatchPositionsRequest(
@@ -152,14 +152,14 @@ class Targets:
             call.cancel()
         return False
 
-    def _take(self, key: Key, one: Target, position: positions_pb2.LivePosition) -> None:
+    def _take(self, key: Key, one: FollowedTarget, position: positions_pb2.LivePosition) -> None:
         one.position, one.interrupted = position, False
         if position.HasField("lat_deg"):
-            point = Point(position.lat_deg, position.lon_deg)
+            point = LatLon(position.lat_deg, position.lon_deg)
             at_ms = times.from_timestamp(position.fix_time) if position.HasField("fix_time") else None
             self._whereabouts.put(key[2], point, at_ms)
             if at_ms is not None and (not one.track or at_ms > one.track[-1].at_ms):
-                one.track.append(Seen(at_ms, point))
+                one.track.append(Sighting(at_ms, point))
                 while one.track[0].at_ms < at_ms - PACE_OVER_MS:
                     one.track.popleft()
         self._changed.set()

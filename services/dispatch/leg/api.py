@@ -13,7 +13,7 @@ from services.common.rpc.errors import InvalidField, PermissionDenied
 from services.common.rpc.identity import Role
 from services.dispatch.domain.answers import Close, Progress, Receive, Reject
 from services.dispatch.leg import translate
-from services.dispatch.leg.service import Leg
+from services.dispatch.leg.service import LegService
 from tandem.common.v1 import access_pb2
 from tandem.dispatch.v1 import dispatch_pb2, dispatch_pb2_grpc
 
@@ -32,7 +32,7 @@ Context = grpc.aio.ServicerContext[Any, Any]
 class DispatchApi(dispatch_pb2_grpc.DispatchServiceServicer):
     """DispatchService of one leg."""
 
-    def __init__(self, leg: Leg) -> None:
+    def __init__(self, leg: LegService) -> None:
         self._leg = leg
 
     async def Subscribe(

@@ -30,11 +30,11 @@ from services.dispatch.domain.events import (
     NobodyAvailable,
     Notified,
     Offered,
-    OfferedAgain,
     Progressed,
     Raced,
     Received,
     Rejected,
+    Reoffered,
     Retargeted,
     Rung,
     SceneShared,
@@ -50,7 +50,7 @@ STORED_NAMES: Mapping[type[Event], str] = {
     AlertWasMissing: "AlertWasMissing",
     Notified: "Notified",
     Offered: "Offered",
-    OfferedAgain: "Reoffered",
+    Reoffered: "Reoffered",
     NobodyAvailable: "NobodyAvailable",
     Escalated: "Escalated",
     LegAbsent: "LegAbsent",
@@ -74,7 +74,7 @@ _CLASSES: Mapping[str, type[Event]] = {name: kind for kind, name in STORED_NAMES
 
 
 @dataclass(frozen=True, slots=True)
-class Link:
+class ChainedEvent:
     """One written event."""
 
     id: int
@@ -89,18 +89,18 @@ class Link:
 
 
 @dataclass(frozen=True, slots=True)
-class Head:
+class ChainHead:
     """The end of a chain."""
 
     id: int = 0
     hash: str = ""
 
 
-def write(head: Head, incident_id: str, event: Event) -> Link:
+def write(head: ChainHead, incident_id: str, event: Event) -> ChainedEvent:
     """The event as the next link after `head`."""
     kind = STORED_NAMES[type(event)]
     body = json.dumps(event, default=_fields, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-    return Link(head.id + 1, incident_id, kind, body, _hash(head.hash, head.id + 1, incident_id, kind, body))
+    return ChainedEvent(head.id + 1, incident_id, kind, body, _hash(head.hash, head.id + 1, incident_id, kind, body))
 
 
 def read(kind: str, body: str) -> Event:
@@ -131,12 +131,12 @@ def read(kind: str, body: str) -> Event:
     return _CLASSES[kind](**fields)
 
 
-def first_broken(head: Head, links: Iterable[Link]) -> tuple[Head, int | None]:
+def first_broken(head: ChainHead, links: Iterable[ChainedEvent]) -> tuple[ChainHead, int | None]:
     """Follows `links` from `head`: the new head, and the id of the first that doesn't follow from its predecessor."""
     for link in links:
         if link.id != head.id + 1 or link.hash != _hash(head.hash, link.id, link.incident_id, link.kind, link.body):
             return head, link.id
-        head = Head(link.id, link.hash)
+        head = ChainHead(link.id, link.hash)
     return head, None
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from services.dispatch.absence.store import AwaitedRow
 from services.dispatch.domain.decisions import Command, FoldAlert, decide
-from services.dispatch.domain.events import AlertFolded, AlertWasMissing, Kept, Offered, OfferedAgain, TargetsShown
+from services.dispatch.domain.events import AlertFolded, AlertWasMissing, Kept, Offered, Reoffered, TargetsShown
 from services.dispatch.domain.evolving import evolve
 from services.dispatch.domain.incident import Assignment, Incident
 from services.dispatch.leg import chain, translate
@@ -16,7 +16,7 @@ from services.dispatch.leg.subscriptions import Numbered
 
 
 @dataclass(frozen=True, slots=True)
-class Known:
+class CommittedIncident:
     """An incident as it is committed."""
 
     incident: Incident
@@ -28,15 +28,15 @@ class Known:
 class Change:
     """What commands lead to, before it is committed."""
 
-    head: chain.Head
-    known: dict[str, Known]
+    head: chain.ChainHead
+    known: dict[str, CommittedIncident]
     engaged: dict[str, dict[str, str]]
     """By unit: the assignments that it has a part in, each with its incident."""
     behind: bool = False
     """The store holds more than this process knows of: another one of this leg wrote, or the answer to a commit was lost."""
     missed: list[Numbered] = field(default_factory=list)
     """The steps among that."""
-    links: list[chain.Link] = field(default_factory=list)
+    links: list[chain.ChainedEvent] = field(default_factory=list)
     steps: list[Numbered] = field(default_factory=list)
     assignments: dict[str, AssignmentRow] = field(default_factory=dict)
     incidents: dict[str, IncidentRow] = field(default_factory=dict)
@@ -49,11 +49,11 @@ class Change:
         for event in decide(incident, command):
             incident = evolve(incident, event)
             link = chain.write(self.head, incident_id, event)
-            self.head = chain.Head(link.id, link.hash)
+            self.head = chain.ChainHead(link.id, link.hash)
             self.links.append(link)
             if isinstance(event, AlertFolded | AlertWasMissing | TargetsShown):
                 continue
-            if isinstance(event, Offered | OfferedAgain):
+            if isinstance(event, Offered | Reoffered):
                 latency_ms.pop(event.assignment_id, None)  # what was known is of an earlier offer
             assignment = incident.assignments[event.assignment_id]
             step = translate.step(
@@ -62,7 +62,7 @@ class Change:
             self.steps.append(Numbered(link.id, step))
         if incident is before.incident:
             return
-        self.known[incident_id] = Known(incident, latency_ms)
+        self.known[incident_id] = CommittedIncident(incident, latency_ms)
         if isinstance(command, FoldAlert):
             due_ms = command.now_ms + command.deadlines.other_leg_ms
             new = sorted(incident.awaited - before.incident.awaited)

@@ -17,7 +17,7 @@ from services.dispatch.absence import store
 from services.dispatch.domain.events import Event
 from services.dispatch.leg import chain, tables
 from services.dispatch.leg.change import Change
-from services.dispatch.leg.store import POSITIONS, Position
+from services.dispatch.leg.store import POSITIONS, StreamPosition
 
 _WRITTEN = (
     Into(tables.events),
@@ -45,10 +45,10 @@ _READ_BY_DIALECT = {
 
 
 @dataclass(slots=True)
-class Seen:
+class CommittedState:
     """What is committed, as far as a change rests on it."""
 
-    head: chain.Head = field(default_factory=chain.Head)
+    head: chain.ChainHead = field(default_factory=chain.ChainHead)
     roster_version: int = 0
     events: dict[str, list[Event]] = field(default_factory=dict)
     """By incident, in their order."""
@@ -58,15 +58,15 @@ class Seen:
     """By unit: the assignments that it has a part in now, each with its incident; None where nobody asked."""
 
 
-def read(connection: sa.Connection, incident_ids: Sequence[str], engaged: bool) -> Seen:
+def read(connection: sa.Connection, incident_ids: Sequence[str], engaged: bool) -> CommittedState:
     """The end of the chain, the roster's version, all of these incidents, and where it is asked for who is engaged."""
     dialect = connection.dialect.name
     ids = list(incident_ids) if dialect == "postgresql" else json.dumps(list(incident_ids))
-    seen = Seen(engaged={} if engaged else None)
+    seen = CommittedState(engaged={} if engaged else None)
     for what, number, one, two, three, ms in connection.exec_driver_sql(_READ_BY_DIALECT[dialect], (ids, engaged)):
         match what:
             case "head":
-                seen.head = chain.Head(number, one)
+                seen.head = chain.ChainHead(number, one)
             case "roster":
                 seen.roster_version = number
             case "event":
@@ -78,7 +78,7 @@ def read(connection: sa.Connection, incident_ids: Sequence[str], engaged: bool) 
     return seen
 
 
-def write(connection: sa.Connection, change: Change, position: Position | None) -> None:
+def write(connection: sa.Connection, change: Change, position: StreamPosition | None) -> None:
     """Writes events with all that is derived from them, what is to be published, and how far a stream was taken in."""
     if not change.links and position is None:
         return

@@ -22,8 +22,8 @@ from services.common.rpc.errors import InvalidField
 from services.dispatch import metrics
 from services.dispatch.domain.decisions import Alert, concerns
 from services.dispatch.leg import translate
-from services.dispatch.leg.service import Leg
-from services.dispatch.leg.store import PeerRow, Position
+from services.dispatch.leg.service import LegService
+from services.dispatch.leg.store import PeerRow, StreamPosition
 from services.dispatch.retrying import retried
 
 PEERS_EVERY_S = 0.2
@@ -33,7 +33,7 @@ PASSED_EVERY_S = 5.0
 T = TypeVar("T")
 
 
-async def consume_alerts(bus: Bus, leg: Leg, log_id: str, health: ReaderHealth | None = None) -> None:
+async def consume_alerts(bus: Bus, leg: LegService, log_id: str, health: ReaderHealth | None = None) -> None:
     """Folds the alerts of ALERTS, all that have arrived in one transaction, for ever."""
     stream = flow.ALERTS.name
     passed = _Passed(leg)
@@ -48,7 +48,7 @@ async def consume_alerts(bus: Bus, leg: Leg, log_id: str, health: ReaderHealth |
             parsed, malformed = _parse(messages, lambda message: _alert(message, leg.name))
             await _park(bus, flow.alerts_reader(leg.name), malformed)
             alerts = [alert for alert in parsed if alert is not None and concerns(leg.name, alert)]
-            position = Position(stream, log_id, messages[-1].sequence, str(trail))
+            position = StreamPosition(stream, log_id, messages[-1].sequence, str(trail))
             if alerts:
                 passed.position = None  # this one is behind it
                 await retried(partial(leg.fold, alerts, position))
@@ -61,9 +61,9 @@ class _Passed:
     """How far alerts were passed over that concern other legs: an alert that is behind them doesn't wait for a transaction that
     only says so. What isn't kept is passed over again."""
 
-    def __init__(self, leg: Leg) -> None:
+    def __init__(self, leg: LegService) -> None:
         self._leg = leg
-        self.position: Position | None = None
+        self.position: StreamPosition | None = None
         """Not in the database yet."""
 
     async def keep(self) -> None:
@@ -81,7 +81,7 @@ def _alert(message: Delivered, leg: str) -> Alert | None:
     return translate.alert(message.data, leg, message.subject)
 
 
-async def consume_peers(bus: Bus, leg: Leg, log_id: str, health: ReaderHealth | None = None) -> None:
+async def consume_peers(bus: Bus, leg: LegService, log_id: str, health: ReaderHealth | None = None) -> None:
     """Keeps what the other legs say of their assignments, for ever."""
     stream, subjects = flow.INCIDENTS.name, flow.peer_subjects(leg.name)
     trail, after = await _reading(bus, leg, stream, log_id)
@@ -90,20 +90,20 @@ async def consume_peers(bus: Bus, leg: Leg, log_id: str, health: ReaderHealth | 
         await _park(bus, flow.peers_reader(leg.name), malformed)
         if leg.name == "police":
             await _take_flags(leg, rows)
-        position = Position(stream, log_id, messages[-1].sequence, str(trail))
+        position = StreamPosition(stream, log_id, messages[-1].sequence, str(trail))
         await retried(partial(leg.store.put_peers, rows, position))
         leg.record.hub.tell_others(rows)
         await asyncio.sleep(PEERS_EVERY_S)
 
 
-async def _take_flags(leg: Leg, rows: Sequence[PeerRow]) -> None:
+async def _take_flags(leg: LegService, rows: Sequence[PeerRow]) -> None:
     """Writes what the warning leg says of protected persons into this leg's own chain, before its place in the stream."""
     for flag in filter(None, map(translate.peer_flag, rows)):
         told = (flag.incident_id, flag.subject_id, flag.flag, flag.alert_id, flag.place, flag.order_id, flag.flagged_ms)
         await retried(partial(leg.flag, *told))
 
 
-async def _reading(bus: Bus, leg: Leg, stream: str, log_id: str) -> tuple[Trail, int]:
+async def _reading(bus: Bus, leg: LegService, stream: str, log_id: str) -> tuple[Trail, int]:
     """What the leg's database says of a stream: the entries that are in it, and the last one's sequence.
 
     The reader checks whether the stream still has them; an entry that comes again changes nothing.

@@ -27,7 +27,7 @@ _LONGEST_SLEEP_S = 1.0
 class Pulse:
     """What the store says that time or another process may ask for."""
 
-    head: chain.Head
+    head: chain.ChainHead
     due_ms: float
     """The next deadline of an assignment, mesh time; infinite where there is none."""
     leg_due_ms: float
@@ -36,7 +36,7 @@ class Pulse:
     """In how many incidents each leg is absent."""
 
 
-class Watch:
+class DeadlineWatch:
     """Wakes a leg in time."""
 
     def __init__(self, leg: str, store: Store, clock: MeshClock) -> None:

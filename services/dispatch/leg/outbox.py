@@ -34,7 +34,7 @@ Settle: TypeAlias = Callable[[], Awaitable[None]]
 """Returns once it is known that the streams still hold what was published."""
 
 
-class Outbox:
+class StepOutbox:
     """Committed steps that INCIDENTS may not have yet. The store has them too: a restart begins with those."""
 
     def __init__(self, unpublished: Iterable[Numbered]) -> None:

@@ -23,7 +23,7 @@ from services.dispatch.domain.decisions import Alert
 from services.dispatch.domain.events import Demand
 from services.dispatch.evidence.collector import first_at
 from services.dispatch.leg import translate
-from services.dispatch.leg.service import Leg
+from services.dispatch.leg.service import LegService
 from services.dispatch.retrying import retried
 from tandem.dispatch.v1 import dispatch_pb2
 
@@ -39,7 +39,7 @@ TOGETHER = 256
 class Reconciler:
     """Compares for one leg."""
 
-    def __init__(self, bus: Bus, leg: Leg, log_id: str) -> None:
+    def __init__(self, bus: Bus, leg: LegService, log_id: str) -> None:
         self._bus, self._leg, self._log_id = bus, leg, log_id
         self._unreadable: set[int] = set()
         """Sequences of alerts that this leg can't read, so that a response may be missing."""

@@ -24,28 +24,28 @@ from services.dispatch.domain.events import (
     Flagged,
     LegAbsent,
     LegReturned,
-    OfferedAgain,
     Raced,
     Received,
+    Reoffered,
     Retargeted,
     SceneShared,
     SpoofingSuspected,
     StepsLost,
 )
 from services.dispatch.domain.evolving import evolve
-from services.dispatch.domain.incident import Incident, State
+from services.dispatch.domain.incident import AssignmentState, Incident
 from services.dispatch.domain.roster import NO_ROSTER, Board
 from services.dispatch.leg import chain, change_store, translate
-from services.dispatch.leg.change import Change, Known
-from services.dispatch.leg.change_store import Seen
-from services.dispatch.leg.deadlines import Watch
-from services.dispatch.leg.outbox import Outbox
-from services.dispatch.leg.store import Position, StepRow, Store
-from services.dispatch.leg.subscriptions import Hub, Numbered
+from services.dispatch.leg.change import Change, CommittedIncident
+from services.dispatch.leg.change_store import CommittedState
+from services.dispatch.leg.deadlines import DeadlineWatch
+from services.dispatch.leg.outbox import StepOutbox
+from services.dispatch.leg.store import StreamPosition, StepRow, Store
+from services.dispatch.leg.subscriptions import Numbered, Subscriptions
 from services.dispatch.publications import store as store_published
 from services.dispatch.publications.store import StoredAs
 from services.dispatch.retrying import retried
-from services.dispatch.roster.availability import Boards
+from services.dispatch.roster.availability import AvailabilityView
 from tandem.common.v1 import exercise_pb2
 
 KNOWN_MAX = 10_000
@@ -55,7 +55,7 @@ ADOPT_AFTER_S = 2.0
 _SAID = {
     chain.STORED_NAMES[kind]: said
     for kind, said in {
-        OfferedAgain: "offered_again",
+        Reoffered: "offered_again",
         Received: "received",
         LegAbsent: "leg_absent",
         LegReturned: "leg_returned",
@@ -68,7 +68,7 @@ _SAID = {
     }.items()
 }
 """What the log calls a step that its state alone doesn't tell."""
-STEP_STATES = (*(state.name.lower() for state in State), *_SAID.values())
+STEP_STATES = (*(state.name.lower() for state in AssignmentState), *_SAID.values())
 """All that the log may call a step."""
 _ALARMS = {chain.STORED_NAMES[kind] for kind in (LegAbsent, StepsLost)}
 T = TypeVar("T")
@@ -77,37 +77,37 @@ Asked: TypeAlias = tuple[str, Callable[[Board], Command]]
 """An incident, and what is asked of it once the board is known."""
 
 
-class Record:
+class LegRecord:
     """The incidents of one leg."""
 
     def __init__(
         self,
         leg: str,
         store: Store,
-        boards: Boards,
-        watch: Watch,
-        head: chain.Head,
+        boards: AvailabilityView,
+        watch: DeadlineWatch,
+        head: chain.ChainHead,
         unpublished: Iterable[Numbered],
         unanswered: Iterable[Numbered],
     ) -> None:
         self.leg = leg
         self.store = store
-        self.hub = Hub(unanswered)
-        self.outbox = Outbox(unpublished)
+        self.hub = Subscriptions(unanswered)
+        self.outbox = StepOutbox(unpublished)
         self.head = head
         """The last event that this process knows."""
         self._watch = watch
         self._boards = boards
-        self._known: OrderedDict[str, Known] = OrderedDict()
+        self._known: OrderedDict[str, CommittedIncident] = OrderedDict()
         self._one_at_a_time = asyncio.Lock()
 
     async def handle(
         self,
         asked: Sequence[Asked],
         ahead: Board = NO_ROSTER,
-        position: Position | None = None,
+        position: StreamPosition | None = None,
         first: Callable[[Connection], Sequence[Asked]] | None = None,
-    ) -> Mapping[str, Known]:
+    ) -> Mapping[str, CommittedIncident]:
         """Decides what is asked of incidents, in this order, and commits it all; the incidents as they are then.
 
         `ahead` holds what had to be known before: travel times, positions. `first` may change the store in the same transaction and
@@ -116,8 +116,8 @@ class Record:
         return await _to_the_end(self._gather_decide_apply(asked, ahead, position, first))
 
     def gather(
-        self, connection: Connection, incident_ids: set[str], remembered: Mapping[str, Known]
-    ) -> dict[str, Known]:
+        self, connection: Connection, incident_ids: set[str], remembered: Mapping[str, CommittedIncident]
+    ) -> dict[str, CommittedIncident]:
         """Incidents as they are, from memory or else folded from their events; one that isn't there yet is empty."""
         found = {id_: remembered[id_] for id_ in incident_ids if id_ in remembered}
         missing = [id_ for id_ in incident_ids if id_ not in found]
@@ -129,20 +129,20 @@ class Record:
 
     def _folded(
         self, ids: Iterable[str], events: Mapping[str, Sequence[Event]], latency_ms: Mapping[str, float]
-    ) -> dict[str, Known]:
-        found: dict[str, Known] = {}
+    ) -> dict[str, CommittedIncident]:
+        found: dict[str, CommittedIncident] = {}
         for incident_id in ids:
             incident = Incident(incident_id, self.leg)
             for event in events.get(incident_id, ()):
                 incident = evolve(incident, event)
             mine = {id_: latency_ms[id_] for id_ in incident.assignments if id_ in latency_ms}
-            found[incident_id] = Known(incident, mine)
+            found[incident_id] = CommittedIncident(incident, mine)
         return found
 
     async def open_incidents(self) -> list[Incident]:
         """Incidents in which somebody has something to do."""
 
-        def read(connection: Connection) -> tuple[dict[str, Known], bool]:
+        def read(connection: Connection) -> tuple[dict[str, CommittedIncident], bool]:
             up_to_date = self.store.head_within(connection) == self.head
             ids = self.store.open_incidents(connection)
             return self.gather(connection, ids, self._known if up_to_date else {}), up_to_date
@@ -173,7 +173,7 @@ class Record:
                     id_, known = assignment.assignment_id, self._known.get(assignment.incident_id)
                     if known and id_ in latency_ms:
                         latencies = {**known.latency_ms, id_: latency_ms[id_]}
-                        self._known[assignment.incident_id] = Known(known.incident, latencies)
+                        self._known[assignment.incident_id] = CommittedIncident(known.incident, latencies)
                 self.hub.tell_latencies(latency_ms)
 
         await retried(lambda: _to_the_end(work()))
@@ -205,9 +205,9 @@ class Record:
         self,
         asked: Sequence[Asked],
         ahead: Board,
-        position: Position | None,
+        position: StreamPosition | None,
         first: Callable[[Connection], Sequence[Asked]] | None,
-    ) -> Mapping[str, Known]:
+    ) -> Mapping[str, CommittedIncident]:
         async with self._one_at_a_time:
 
             def work(connection: Connection) -> Change:
@@ -227,7 +227,7 @@ class Record:
             self._committed(change)
             return change.known
 
-    def _begin(self, connection: Connection, incident_ids: set[str]) -> tuple[Change, Seen]:
+    def _begin(self, connection: Connection, incident_ids: set[str]) -> tuple[Change, CommittedState]:
         """What is committed. Where another process of this leg wrote meanwhile, memory is behind, and the store is read instead.
 
         So a deadline fires once: whoever comes second finds what the first made of it.
@@ -244,7 +244,7 @@ class Record:
         missed = numbered(self.store.steps_within(connection, self.head.id))
         return Change(seen.head, self.gather(connection, incident_ids, {}), {}, True, missed), seen
 
-    def _remember(self, known: Mapping[str, Known]) -> None:
+    def _remember(self, known: Mapping[str, CommittedIncident]) -> None:
         for incident_id, one in known.items():
             self._known[incident_id] = one
             self._known.move_to_end(incident_id)
@@ -265,7 +265,7 @@ class Record:
         kinds = {link.id: link.kind for link in change.links}
         for one in change.steps:
             assignment, kind = one.step.assignment, kinds[one.sequence]
-            state = _SAID.get(kind) or State(assignment.state).name.lower()
+            state = _SAID.get(kind) or AssignmentState(assignment.state).name.lower()
             metrics.count(self.leg, state, assignment)
             if assignment.exercise == exercise_pb2.CANARY:
                 continue  # who looks for what happened doesn't look for these

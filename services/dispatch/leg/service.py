@@ -29,16 +29,16 @@ from services.dispatch.domain.decisions import (
 from services.dispatch.domain.escalation import Deadlines
 from services.dispatch.domain.events import Place, WarningFlag
 from services.dispatch.domain.flags import Flag
-from services.dispatch.domain.following import Follow, Look, ShowTargets
+from services.dispatch.domain.following import Follow, ShowTargets, TargetUpdate
 from services.dispatch.domain.roster import NO_ROSTER, Board
 from services.dispatch.leg import translate
-from services.dispatch.leg.deadlines import Pulse, Watch
-from services.dispatch.leg.record import STEP_STATES, Asked, Record, numbered
-from services.dispatch.leg.store import AssignmentRow, Position, Store
+from services.dispatch.leg.deadlines import DeadlineWatch, Pulse
+from services.dispatch.leg.record import STEP_STATES, Asked, LegRecord, numbered
+from services.dispatch.leg.store import AssignmentRow, StreamPosition, Store
 from services.dispatch.leg.subscriptions import Numbered
 from services.dispatch.retrying import retried
 from services.dispatch.roster import store as store_roster
-from services.dispatch.roster.availability import Boards
+from services.dispatch.roster.availability import AvailabilityView
 from services.dispatch.roster.travel import TravelTimes
 from tandem.common.v1 import exercise_pb2
 from tandem.dispatch.v1 import dispatch_pb2
@@ -46,10 +46,12 @@ from tandem.dispatch.v1 import dispatch_pb2
 T = TypeVar("T")
 
 
-class Leg:
+class LegService:
     """One leg of the response, over its own store."""
 
-    def __init__(self, record: Record, clock: MeshClock, deadlines: Deadlines, boards: Boards, watch: Watch) -> None:
+    def __init__(
+        self, record: LegRecord, clock: MeshClock, deadlines: Deadlines, boards: AvailabilityView, watch: DeadlineWatch
+    ) -> None:
         self.name = record.leg
         self.record = record
         self.store = record.store
@@ -62,7 +64,7 @@ class Leg:
 
     # ── commands ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    async def fold(self, alerts: Sequence[Alert], position: Position) -> None:
+    async def fold(self, alerts: Sequence[Alert], position: StreamPosition) -> None:
         """Takes alerts in up to a position, in one transaction; durable when it returns. What was taken before changes nothing."""
         alerts = sorted((alert for alert in alerts if concerns(self.name, alert)), key=_gravest_of_entry_first)
         now_ms = self._clock.now_ms()
@@ -175,7 +177,7 @@ class Leg:
 
         await self.record.handle([], first=look)
 
-    async def follow_targets(self, looks: Sequence[Look]) -> None:
+    async def follow_targets(self, looks: Sequence[TargetUpdate]) -> None:
         """Chooses anew where a target went far, tells whoever goes, runs the race."""
         now_ms = self._clock.now_ms()
         await self.record.handle(
@@ -244,22 +246,22 @@ class Leg:
 @asynccontextmanager
 async def open_leg(
     name: str, store: Store, clock: MeshClock, deadlines: Deadlines, travel_times: TravelTimes | None = None
-) -> AsyncIterator[Leg]:
+) -> AsyncIterator[LegService]:
     """The leg as its store left it, once that answers; at the end a transaction that has begun is finished."""
     await once_it_answers(partial(store.claim, name))
-    boards = Boards(travel_times)
-    watch = Watch(name, store, clock)
+    boards = AvailabilityView(travel_times)
+    watch = DeadlineWatch(name, store, clock)
     record = await once_it_answers(partial(_read, name, store, boards, watch))
     try:
-        yield Leg(record, clock, deadlines, boards, watch)
+        yield LegService(record, clock, deadlines, boards, watch)
     finally:
         await record.finish()
 
 
-async def _read(name: str, store: Store, boards: Boards, watch: Watch) -> Record:
+async def _read(name: str, store: Store, boards: AvailabilityView, watch: DeadlineWatch) -> LegRecord:
     await store.transaction(boards.load)
     unpublished, unanswered = numbered(await store.unpublished()), numbered(await store.unanswered())
-    return Record(name, store, boards, watch, await store.head(), unpublished, unanswered)
+    return LegRecord(name, store, boards, watch, await store.head(), unpublished, unanswered)
 
 
 def _gravest_of_entry_first(alert: Alert) -> tuple[int, int, int]:

@@ -15,9 +15,9 @@ from services.common.rpc.errors import FailedPrecondition, InvalidField
 from services.common.storage.db import Database
 from services.common.storage.rows import Into, write
 from services.dispatch.domain.events import Event
-from services.dispatch.domain.incident import OVER, UNANSWERED, State
+from services.dispatch.domain.incident import OVER, UNANSWERED, AssignmentState
 from services.dispatch.leg import chain, tables
-from services.dispatch.leg.chain import Head, Link
+from services.dispatch.leg.chain import ChainedEvent, ChainHead
 
 POSITIONS = Into(tables.positions, ("log_id", "sequence", "trail"))
 _PEERS = (Into(tables.peers, ("number", "payload"), newer="number"), POSITIONS)
@@ -91,7 +91,7 @@ class ListedIncident:
 
 
 @dataclass(frozen=True, slots=True)
-class Position:
+class StreamPosition:
     """How far a stream has been taken in."""
 
     stream: str
@@ -125,23 +125,23 @@ class Store:
 
         await self.transaction(work)
 
-    async def head(self) -> Head:
+    async def head(self) -> ChainHead:
         """The end of the chain."""
         return await self.transaction(self.head_within)
 
-    def head_within(self, connection: sa.Connection) -> Head:
+    def head_within(self, connection: sa.Connection) -> ChainHead:
         """The same within a transaction. Behind it another process of this leg may have written."""
         row = connection.execute(_HEAD).first()
-        return Head(row.id, row.hash) if row else Head()
+        return ChainHead(row.id, row.hash) if row else ChainHead()
 
     async def first_broken_event(self) -> int | None:
         """Id of the first event that was changed, added or taken out after it was written; None where there is none."""
-        head, broken = Head(), None
+        head, broken = ChainHead(), None
         while broken is None:
             query = (
                 sa.select(tables.events).where(tables.events.c.id > head.id).order_by(tables.events.c.id).limit(_PAGE)
             )
-            links = [Link(**row._mapping) for row in await self._rows(query)]
+            links = [ChainedEvent(**row._mapping) for row in await self._rows(query)]
             if not links:
                 return None
             head, broken = chain.first_broken(head, links)
@@ -151,13 +151,13 @@ class Store:
         """The last sequence of a stream that was taken in; 0 where none was."""
         return (await self.reading(stream, log_id)).sequence
 
-    async def reading(self, stream: str, log_id: str) -> Position:
+    async def reading(self, stream: str, log_id: str) -> StreamPosition:
         """How far a stream was taken in, with the trail; the beginning where nothing was."""
         query = sa.select(tables.positions).where(
             tables.positions.c.stream == stream, tables.positions.c.log_id == log_id
         )
         rows = await self._rows(query)
-        return Position(*rows[0]) if rows else Position(stream, log_id, 0)
+        return StreamPosition(*rows[0]) if rows else StreamPosition(stream, log_id, 0)
 
     # ── the leg's own incidents ──────────────────────────────────────────────────────────────────────────────────────
 
@@ -185,7 +185,7 @@ class Store:
     def open_incidents(self, connection: sa.Connection) -> set[str]:
         """Incidents in which an assignment isn't over."""
         query = sa.select(tables.assignments.c.incident_id).where(
-            tables.assignments.c.state.in_([int(state) for state in set(State) - OVER])
+            tables.assignments.c.state.in_([int(state) for state in set(AssignmentState) - OVER])
         )
         return {id_ for (id_,) in connection.execute(query.distinct())}
 
@@ -269,7 +269,7 @@ class Store:
 
     # ── all legs ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    async def put_peers(self, rows: Sequence[PeerRow], position: Position) -> None:
+    async def put_peers(self, rows: Sequence[PeerRow], position: StreamPosition) -> None:
         """Keeps of each assignment the step with the greatest number."""
         newest = {row.assignment_id: row for row in sorted(rows, key=lambda row: row.number)}
         peers = [(row.assignment_id, row.incident_id, row.number, row.payload) for row in newest.values()]

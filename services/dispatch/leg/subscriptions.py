@@ -11,7 +11,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
 from services.common.rpc.errors import Unavailable
-from services.dispatch.domain.incident import UNANSWERED, State
+from services.dispatch.domain.incident import UNANSWERED, AssignmentState
 from services.dispatch.leg import translate
 from services.dispatch.leg.store import PeerRow, Store
 from tandem.common.v1 import exercise_pb2
@@ -32,7 +32,7 @@ class Numbered:
     step: dispatch_pb2.Step
 
 
-class _Desk:
+class _DeskQueue:
     def __init__(self, others: bool, canaries: bool) -> None:
         self.others = others
         self.canaries = canaries
@@ -56,11 +56,11 @@ def _assignment(one: Numbered | dispatch_pb2.Assignment) -> dispatch_pb2.Assignm
     return one.step.assignment if isinstance(one, Numbered) else one
 
 
-class Hub:
+class Subscriptions:
     """Hands the steps of one leg to the desks that follow it."""
 
     def __init__(self, unanswered: Iterable[Numbered]) -> None:
-        self._desks: set[_Desk] = set()
+        self._desks: set[_DeskQueue] = set()
         self._unanswered = {one.step.assignment.assignment_id: one.step for one in unanswered}
         self._closed = False
 
@@ -69,7 +69,7 @@ class Hub:
         steps = tuple(steps)
         for one in steps:
             assignment = one.step.assignment
-            if State(assignment.state) in UNANSWERED:
+            if AssignmentState(assignment.state) in UNANSWERED:
                 self._unanswered[assignment.assignment_id] = one.step
             else:
                 self._unanswered.pop(assignment.assignment_id, None)
@@ -135,7 +135,7 @@ class Hub:
                 await self._wait(desk)
         raise Unavailable("the leg stops")
 
-    async def _wait(self, desk: _Desk) -> None:
+    async def _wait(self, desk: _DeskQueue) -> None:
         if desk.reads_store or desk.waiting:
             return
         desk.wake.clear()
@@ -144,8 +144,8 @@ class Hub:
                 await desk.wake.wait()
 
     @contextmanager
-    def _desk(self, others: bool, canaries: bool = False) -> Iterator[_Desk]:
-        desk = _Desk(others, canaries)
+    def _desk(self, others: bool, canaries: bool = False) -> Iterator[_DeskQueue]:
+        desk = _DeskQueue(others, canaries)
         self._desks.add(desk)
         try:
             yield desk

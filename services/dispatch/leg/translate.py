@@ -19,7 +19,7 @@ from services.dispatch.domain.events import (
     Raced,
     WarningFlag,
 )
-from services.dispatch.domain.incident import PROGRESS, Assignment, Incident, State, step_id
+from services.dispatch.domain.incident import PROGRESS, Assignment, AssignmentState, Incident, step_id
 from services.dispatch.leg.store import AssignmentRow, ListedIncident, PeerRow, StepRow
 from tandem.common.v1 import alert_pb2, exercise_pb2, geometry_pb2
 from tandem.dispatch.v1 import dispatch_pb2, following_pb2
@@ -315,20 +315,20 @@ def reason(text: str) -> str:
     return _text("reason", text, REASON_MAX_CHARS)
 
 
-def progress(state: dispatch_pb2.AssignmentState.ValueType) -> State:
+def progress(state: dispatch_pb2.AssignmentState.ValueType) -> AssignmentState:
     """How far a unit is. Raises InvalidField."""
     if int(state) not in {int(known) for known in PROGRESS[1:]}:
         raise InvalidField("state", "must be DISPATCHED, EN_ROUTE, ON_SCENE or APPREHENDED")
-    return State(state)
+    return AssignmentState(state)
 
 
-def seen(state: dispatch_pb2.AssignmentState.ValueType) -> State | None:
+def seen(state: dispatch_pb2.AssignmentState.ValueType) -> AssignmentState | None:
     """The state that somebody saw; None where they didn't look. Raises InvalidField."""
     if not state:
         return None
-    if int(state) not in {int(known) for known in State}:
+    if int(state) not in {int(known) for known in AssignmentState}:
         raise InvalidField("seen_state", "is unknown")
-    return State(state)
+    return AssignmentState(state)
 
 
 def close_cause(cause: dispatch_pb2.CloseCause.ValueType, note: str) -> tuple[CloseCause, str]:

@@ -12,9 +12,9 @@ from functools import partial
 
 from services.common.messaging import flow, published
 from services.common.messaging.bus import Bus
-from services.common.messaging.published import Comparison
+from services.common.messaging.published import StreamComparison
 from services.dispatch.leg.record import numbered
-from services.dispatch.leg.service import Leg
+from services.dispatch.leg.service import LegService
 from services.dispatch.leg.subscriptions import Numbered
 from services.dispatch.publications.store import PublishedSteps, StoredAs
 from services.dispatch.retrying import retried
@@ -23,15 +23,15 @@ STREAMS: Mapping[str, Sequence[str]] = {"police": (flow.INCIDENTS.name, flow.ADV
 """Streams that a leg publishes its steps on, where it isn't INCIDENTS alone."""
 
 
-class Publications:
+class StepPublications:
     """What one leg has published on one log."""
 
-    def __init__(self, bus: Bus, leg: Leg, log_id: str) -> None:
+    def __init__(self, bus: Bus, leg: LegService, log_id: str) -> None:
         self._bus, self._leg, self._log_id = bus, leg, log_id
-        self._compared: list[tuple[PublishedSteps, Comparison]] = []
+        self._compared: list[tuple[PublishedSteps, StreamComparison]] = []
         for stream in STREAMS.get(leg.name, (flow.INCIDENTS.name,)):
             notes = PublishedSteps(leg.store, leg.name, stream, log_id)
-            self._compared.append((notes, Comparison(stream, notes, published.by_sequence(bus, stream))))
+            self._compared.append((notes, StreamComparison(stream, notes, published.by_sequence(bus, stream))))
         self._reconnects = -1
         """After which connection everything was compared last; -1: never."""
         self._one_at_a_time = asyncio.Lock()
@@ -69,7 +69,7 @@ class Publications:
         """Notes what was published."""
         await self._leg.record.mark_published(steps, latency_ms, stored, self._log_id)
 
-    async def _compare(self, notes: PublishedSteps, comparison: Comparison) -> None:
+    async def _compare(self, notes: PublishedSteps, comparison: StreamComparison) -> None:
         lost = await comparison.lost()
         if lost:
             await notes.unpublish(lost)

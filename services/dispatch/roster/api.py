@@ -10,7 +10,7 @@ from services.common import fields
 from services.common.clock import MeshClock
 from services.dispatch.domain.roster import Status
 from services.dispatch.leg.api import DESKS, admit
-from services.dispatch.leg.service import Leg
+from services.dispatch.leg.service import LegService
 from services.dispatch.roster import store, translate
 from tandem.dispatch.v1 import roster_pb2, roster_pb2_grpc
 
@@ -21,7 +21,7 @@ _OUTCOME = roster_pb2.RosterOutcome.ValueType
 class RosterApi(roster_pb2_grpc.RosterServiceServicer):
     """RosterService of one leg."""
 
-    def __init__(self, leg: Leg, clock: MeshClock) -> None:
+    def __init__(self, leg: LegService, clock: MeshClock) -> None:
         self._leg = leg
         self._clock = clock
 

@@ -8,22 +8,22 @@ from dataclasses import replace
 
 from sqlalchemy import Connection
 
-from services.dispatch.domain.areas import Point
+from services.dispatch.domain.areas import LatLon
 from services.dispatch.domain.choosing import units_in_reach
 from services.dispatch.domain.roster import NO_ROSTER, Board, Travel
-from services.dispatch.leg.change_store import Seen
+from services.dispatch.leg.change_store import CommittedState
 from services.dispatch.roster import store
-from services.dispatch.roster.last_known_positions import Whereabouts
+from services.dispatch.roster.last_known_positions import LastKnownPositions
 from services.dispatch.roster.travel import GreatCircle, TravelTimes
 
 _UNREAD = -1
 
 
-class Boards:
+class AvailabilityView:
     """Makes boards for one leg."""
 
     def __init__(self, travel_times: TravelTimes | None = None) -> None:
-        self.whereabouts = Whereabouts()
+        self.whereabouts = LastKnownPositions()
         self._travel_times = travel_times or GreatCircle()
         self._roster = NO_ROSTER
         self._version = _UNREAD
@@ -60,7 +60,9 @@ class Boards:
         """
         self._version = _UNREAD
 
-    def within(self, connection: Connection, ahead: Board, seen: Seen) -> tuple[Board, dict[str, dict[str, str]]]:
+    def within(
+        self, connection: Connection, ahead: Board, seen: CommittedState
+    ) -> tuple[Board, dict[str, dict[str, str]]]:
         """The board in a transaction, and its own record of who is engaged, to be kept up as decisions are made."""
         self._load(connection, seen.roster_version)
         if not self._roster.asks_units():
@@ -78,7 +80,7 @@ class Boards:
             for assignment_id, incident_id in parts.items()
         ]
 
-    async def _travel(self, board: Board, subject_id: str, to: Point, now_ms: int) -> Mapping[tuple[str, str], Travel]:
+    async def _travel(self, board: Board, subject_id: str, to: LatLon, now_ms: int) -> Mapping[tuple[str, str], Travel]:
         places = {id_: board.units[id_][1].place(now_ms) for id_ in units_in_reach(board, subject_id)}
         known = {id_: place for id_, place in places.items() if place}
         times = await self._travel_times.to(to, list(known.values()))

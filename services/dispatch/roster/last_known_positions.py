@@ -4,27 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from services.dispatch.domain.areas import Point
+from services.dispatch.domain.areas import LatLon
 
 KNOWN_FOR_MS = 180_000
 """A position that is older is unknown."""
 KNOWN_MAX = 100_000
 
 
-class Whereabouts:
+class LastKnownPositions:
     """Positions by destination: a wearer, a protected person, or `order/place`."""
 
     def __init__(self) -> None:
-        self._known: dict[str, tuple[Point, int | None]] = {}
+        self._known: dict[str, tuple[LatLon, int | None]] = {}
 
-    def put(self, subject_id: str, point: Point, at_ms: int | None) -> None:
+    def put(self, subject_id: str, point: LatLon, at_ms: int | None) -> None:
         """Keeps where a destination was at a moment, mesh time; None for a place, which stays where it is."""
         self._known.pop(subject_id, None)
         self._known[subject_id] = (point, at_ms)
         if len(self._known) > KNOWN_MAX:
             self._known.pop(next(iter(self._known)))
 
-    def of(self, subject_ids: Iterable[str], now_ms: int) -> dict[str, Point]:
+    def of(self, subject_ids: Iterable[str], now_ms: int) -> dict[str, LatLon]:
         """Where destinations are; who isn't known well enough is left out."""
         found = {}
         for subject_id in subject_ids:

@@ -9,8 +9,8 @@ import sqlalchemy as sa
 
 from services.common.rpc.errors import Conflict, NotFound
 from services.common.storage.db import inserting
-from services.dispatch.domain.areas import Point
-from services.dispatch.domain.roster import Office, Outcome, Report, Status, Unit, decide_put, decide_report
+from services.dispatch.domain.areas import LatLon
+from services.dispatch.domain.roster import Office, RosterOutcome, Status, Unit, UnitReport, decide_put, decide_report
 from services.dispatch.leg.tables import metadata
 from services.dispatch.roster import translate
 from tandem.dispatch.v1 import dispatch_pb2
@@ -71,7 +71,7 @@ def offices(connection: sa.Connection, since: int = 0) -> dict[str, Office]:
     return {office.office_id: office for office in stored}
 
 
-def units(connection: sa.Connection, since: int = 0) -> dict[str, tuple[Unit, Report]]:
+def units(connection: sa.Connection, since: int = 0) -> dict[str, tuple[Unit, UnitReport]]:
     """Units by id that have changed since a version of the roster, with what they said last."""
     query = sa.select(_units).where(_units.c.changed > since).order_by(_units.c.unit_id)
     return {row.unit_id: (translate.stored_unit(row.payload), _report(row)) for row in connection.execute(query)}
@@ -92,7 +92,7 @@ def destinations(connection: sa.Connection, unit_ids: Sequence[str]) -> set[str]
     return {dispatch_pb2.Assignment.FromString(payload).subject_id for (payload,) in connection.execute(query)}
 
 
-def put_offices(connection: sa.Connection, given: Sequence[Office]) -> list[Outcome]:
+def put_offices(connection: sa.Connection, given: Sequence[Office]) -> list[RosterOutcome]:
     """Keeps offices; raises Conflict where a version is known with other content, and then keeps none."""
     outcomes, stored = _decide(offices(connection), given, lambda office: office.office_id)
     if stored:
@@ -104,7 +104,7 @@ def put_offices(connection: sa.Connection, given: Sequence[Office]) -> list[Outc
     return outcomes
 
 
-def put_units(connection: sa.Connection, given: Sequence[Unit]) -> list[Outcome]:
+def put_units(connection: sa.Connection, given: Sequence[Unit]) -> list[RosterOutcome]:
     """Keeps units; raises Conflict where a version is known with other content, and then keeps none."""
     known = {unit_id: unit for unit_id, (unit, _) in units(connection).items()}
     outcomes, stored = _decide(known, given, lambda unit: unit.unit_id)
@@ -115,13 +115,13 @@ def put_units(connection: sa.Connection, given: Sequence[Unit]) -> list[Outcome]
     return outcomes
 
 
-def report_unit(connection: sa.Connection, unit_id: str, given: Report) -> Outcome:
+def report_unit(connection: sa.Connection, unit_id: str, given: UnitReport) -> RosterOutcome:
     """Keeps what a unit says of itself. Raises NotFound where there is no such unit."""
     row = connection.execute(sa.select(_units).where(_units.c.unit_id == unit_id)).first()
     if row is None or translate.stored_unit(row.payload).removed:
         raise NotFound("no such unit")
     outcome, merged = decide_report(_report(row), given)
-    if outcome is Outcome.STORED:
+    if outcome is RosterOutcome.STORED:
         position = merged.position
         values = {
             "status": int(merged.status),
@@ -135,14 +135,16 @@ def report_unit(connection: sa.Connection, unit_id: str, given: Report) -> Outco
     return outcome
 
 
-def _decide(known: Mapping[str, R], given: Sequence[R], id_of: Callable[[R], str]) -> tuple[list[Outcome], list[R]]:
+def _decide(
+    known: Mapping[str, R], given: Sequence[R], id_of: Callable[[R], str]
+) -> tuple[list[RosterOutcome], list[R]]:
     outcomes, stored = [], []
     for one in given:
         outcome = decide_put(known.get(id_of(one)), one)
         if outcome is None:
             raise Conflict(f"version {one.version} of {id_of(one)} is stored with other content")
         outcomes.append(outcome)
-        if outcome is Outcome.STORED:
+        if outcome is RosterOutcome.STORED:
             stored.append(one)
     return outcomes, stored
 
@@ -154,6 +156,6 @@ def _grow(connection: sa.Connection) -> int:
     return grown
 
 
-def _report(row: sa.Row[*tuple[object, ...]]) -> Report:
-    position = None if row.lat_deg is None else Point(row.lat_deg, row.lon_deg)
-    return Report(Status(row.status), row.reported_ms, position, row.position_ms)
+def _report(row: sa.Row[*tuple[object, ...]]) -> UnitReport:
+    position = None if row.lat_deg is None else LatLon(row.lat_deg, row.lon_deg)
+    return UnitReport(Status(row.status), row.reported_ms, position, row.position_ms)

@@ -10,8 +10,8 @@ from typing import TypeVar
 
 from services.common import fields, times
 from services.common.rpc.errors import InvalidField
-from services.dispatch.domain.areas import Area, Circle, Point, Polygon
-from services.dispatch.domain.roster import Office, Report, Status, Unit
+from services.dispatch.domain.areas import Area, JurisdictionCircle, JurisdictionPolygon, LatLon
+from services.dispatch.domain.roster import Office, Status, Unit, UnitReport
 from tandem.common.v1 import geometry_pb2
 from tandem.dispatch.v1 import roster_pb2
 
@@ -82,7 +82,7 @@ def unit(msg: roster_pb2.Unit) -> Unit:
     )
 
 
-def report(msg: roster_pb2.ReportUnitRequest, now_ms: int) -> tuple[str, Report]:
+def report(msg: roster_pb2.ReportUnitRequest, now_ms: int) -> tuple[str, UnitReport]:
     """What a unit says of itself: its id and the rest."""
     unit_id = fields.required_id("unit_id", msg.unit_id)
     if int(msg.status) not in {int(status) for status in Status}:
@@ -91,7 +91,7 @@ def report(msg: roster_pb2.ReportUnitRequest, now_ms: int) -> tuple[str, Report]
     if at_ms > now_ms + AHEAD_MAX_MS:
         raise InvalidField("at", f"is {(at_ms - now_ms) // 1000} s ahead of the mesh's clock")
     position = _point("position", msg.position) if msg.HasField("position") else None
-    return unit_id, Report(Status(msg.status), at_ms, position, at_ms if position else None)
+    return unit_id, UnitReport(Status(msg.status), at_ms, position, at_ms if position else None)
 
 
 def office_message(one: Office) -> roster_pb2.Office:
@@ -105,7 +105,7 @@ def office_message(one: Office) -> roster_pb2.Office:
         national_desk=one.national_desk,
         removed=one.removed,
     )
-    if isinstance(one.area, Circle):
+    if isinstance(one.area, JurisdictionCircle):
         centre = one.area.centre
         message.circle.CopyFrom(
             geometry_pb2.Circle(lat_deg=centre.lat_deg, lon_deg=centre.lon_deg, radius_m=one.area.radius_m)
@@ -130,7 +130,7 @@ def unit_message(one: Unit) -> roster_pb2.Unit:
     )
 
 
-def listed_unit(one: Unit, said: Report, incident_id: str) -> roster_pb2.UnitReport:
+def listed_unit(one: Unit, said: UnitReport, incident_id: str) -> roster_pb2.UnitReport:
     """The message of a unit with what it said last."""
     message = roster_pb2.UnitReport(
         unit=unit_message(one), status=roster_pb2.UnitStatus.ValueType(said.status), incident_id=incident_id
@@ -185,28 +185,28 @@ def _records(
 
 def _area(msg: roster_pb2.Office) -> Area | None:
     if msg.HasField("circle"):
-        centre = Point(
+        centre = LatLon(
             fields.number("circle.lat_deg", msg.circle.lat_deg, -90, 90),
             fields.number("circle.lon_deg", msg.circle.lon_deg, -180, 180),
         )
-        return Circle(centre, fields.number("circle.radius_m", msg.circle.radius_m, 1, RADIUS_MAX_M))
+        return JurisdictionCircle(centre, fields.number("circle.radius_m", msg.circle.radius_m, 1, RADIUS_MAX_M))
     if msg.HasField("polygon"):
         corners = msg.polygon.vertices
         if len(corners) < 3:
             raise InvalidField("polygon.vertices", "must hold at least 3")
         fields.at_most("polygon.vertices", corners, VERTICES_MAX)
-        return Polygon(tuple(_point(f"polygon.vertices[{n}]", corner) for n, corner in enumerate(corners)))
+        return JurisdictionPolygon(tuple(_point(f"polygon.vertices[{n}]", corner) for n, corner in enumerate(corners)))
     return None
 
 
-def _point(field: str, msg: geometry_pb2.Point) -> Point:
-    return Point(
+def _point(field: str, msg: geometry_pb2.Point) -> LatLon:
+    return LatLon(
         fields.number(f"{field}.lat_deg", msg.lat_deg, -90, 90),
         fields.number(f"{field}.lon_deg", msg.lon_deg, -180, 180),
     )
 
 
-def _point_message(point: Point) -> geometry_pb2.Point:
+def _point_message(point: LatLon) -> geometry_pb2.Point:
     return geometry_pb2.Point(lat_deg=point.lat_deg, lon_deg=point.lon_deg)
 
 

@@ -12,7 +12,7 @@ import aiohttp
 from prometheus_client import Counter
 
 from services.common.observability.telemetry import logger
-from services.dispatch.domain.areas import Point, great_circle_m
+from services.dispatch.domain.areas import LatLon, great_circle_m
 from services.dispatch.domain.events import Estimate
 from services.dispatch.domain.roster import Travel
 
@@ -31,7 +31,7 @@ class TravelTimes(ABC):
     """The port: how long it takes from several places to one."""
 
     @abstractmethod
-    async def to(self, destination: Point, origins: Sequence[Point]) -> list[Travel]:
+    async def to(self, destination: LatLon, origins: Sequence[LatLon]) -> list[Travel]:
         """The travel time from each origin, in their order."""
 
 
@@ -41,7 +41,7 @@ class GreatCircle(TravelTimes):
     def __init__(self, estimate: Estimate = Estimate.GREAT_CIRCLE) -> None:
         self._estimate = estimate
 
-    async def to(self, destination: Point, origins: Sequence[Point]) -> list[Travel]:
+    async def to(self, destination: LatLon, origins: Sequence[LatLon]) -> list[Travel]:
         """See TravelTimes."""
         return [
             Travel(math.ceil(great_circle_m(origin, destination) * DETOUR / SPEED_MPS), self._estimate)
@@ -57,7 +57,7 @@ class Roads(TravelTimes):
         self._session = session
         self._instead = GreatCircle(Estimate.GREAT_CIRCLE_INSTEAD)
 
-    async def to(self, destination: Point, origins: Sequence[Point]) -> list[Travel]:
+    async def to(self, destination: LatLon, origins: Sequence[LatLon]) -> list[Travel]:
         """See TravelTimes."""
         instead = await self._instead.to(destination, origins)
         # Those that are nearest by the great circle are asked for; the map would hardly bring another one before them.
@@ -79,7 +79,7 @@ class Roads(TravelTimes):
                 instead[n] = Travel(math.ceil(duration_s), Estimate.ROAD)
         return instead
 
-    async def _ask(self, destination: Point, origins: Sequence[Point]) -> list[float | None]:
+    async def _ask(self, destination: LatLon, origins: Sequence[LatLon]) -> list[float | None]:
         """Seconds from each origin, None where there is no way. Raises ValueError where the answer isn't one."""
         points = ";".join(f"{point.lon_deg:.6f},{point.lat_deg:.6f}" for point in (destination, *origins))
         sources = ";".join(str(n) for n in range(1, len(origins) + 1))

@@ -13,14 +13,14 @@ from services.dispatch.domain.warning import (
     NO_RECEIPT_AWAITED,
     PASSING,
     READ_MS,
-    Message,
     Notice,
     Occurrence,
     Told,
+    WarningMessage,
     decide,
 )
 from services.dispatch.warning.tables import REPLACED, WAITING, MessageRow, contacts, messages, taken, told
-from services.dispatch.warning.translate import Seen, told_from_json, told_to_json
+from services.dispatch.warning.translate import WarnableAlert, told_from_json, told_to_json
 
 RECEIPT_WITHIN_MS = 30_000
 """The police are told of a warning for which no receipt came after so long, mesh time."""
@@ -28,14 +28,14 @@ WORTH_MS = 600_000
 """A message that nobody has taken for so long isn't sent any more, mesh time."""
 
 
-def take(connection: sa.Connection, seen: Seen, now_ms: int) -> None:
+def take(connection: sa.Connection, seen: WarnableAlert, now_ms: int) -> None:
     """Takes an alert in, with what each person is to be told. One that was taken before changes nothing."""
     if _is_new(connection, seen.occurrence.alert_id, now_ms):
         for person_id in _concerned(connection, seen):
             _take(connection, seen, person_id, now_ms)
 
 
-def take_advice(connection: sa.Connection, seen: Seen, now_ms: int) -> None:
+def take_advice(connection: sa.Connection, seen: WarnableAlert, now_ms: int) -> None:
     """The same of advice, which goes to those who were told of its order, or whom it names."""
     if _is_new(connection, seen.occurrence.alert_id, now_ms):
         for person_id, partition, drill in _told_before(connection, seen):
@@ -51,7 +51,7 @@ def _is_new(connection: sa.Connection, alert_id: str, now_ms: int) -> bool:
     return bool(connection.execute(_TAKE, {"alert_id": alert_id, "at_ms": now_ms}).rowcount)
 
 
-def _concerned(connection: sa.Connection, seen: Seen) -> list[str]:
+def _concerned(connection: sa.Connection, seen: WarnableAlert) -> list[str]:
     """Whom an alert is told to, or taken back from: what is over may come without saying whom it was told to."""
     occurrence = seen.occurrence
     if not (occurrence.ends or occurrence.demand is Demand.RECORD):
@@ -60,7 +60,7 @@ def _concerned(connection: sa.Connection, seen: Seen) -> list[str]:
     return list(dict.fromkeys((*seen.person_ids, *in_it)))
 
 
-def _told_before(connection: sa.Connection, seen: Seen) -> list[tuple[str, int, bool]]:
+def _told_before(connection: sa.Connection, seen: WarnableAlert) -> list[tuple[str, int, bool]]:
     """(person, partition, whether it is a drill) of those whom advice is for."""
     columns = (messages.c.person_id, messages.c.partition, messages.c.drill)
     query = sa.select(*columns).distinct().where(messages.c.incident_id == seen.occurrence.incident_id)
@@ -71,11 +71,11 @@ def _told_before(connection: sa.Connection, seen: Seen) -> list[tuple[str, int, 
     return [(row.person_id, row.partition, row.drill) for row in connection.execute(query)]
 
 
-def _take(connection: sa.Connection, seen: Seen, person_id: str, now_ms: int) -> None:
+def _take(connection: sa.Connection, seen: WarnableAlert, person_id: str, now_ms: int) -> None:
     occurrence = seen.occurrence
     if occurrence.notice is Notice.PHONE_SILENT:
         if _has_device(connection, person_id) and not _is_stale(seen, now_ms):
-            message = Message(Notice.PHONE_SILENT, Demand.NOTIFY, now_ms)
+            message = WarningMessage(Notice.PHONE_SILENT, Demand.NOTIFY, now_ms)
             _insert(connection, _row(replace(seen, occurrence=_of_none(occurrence)), person_id, message, "", now_ms))
         return
     row = connection.execute(_TOLD, {"incident_id": occurrence.incident_id, "person_id": person_id}).first()
@@ -95,12 +95,12 @@ def _take(connection: sa.Connection, seen: Seen, person_id: str, now_ms: int) ->
         connection.execute(_TELL, {**key, **values})
 
 
-def _is_worth_telling(seen: Seen, message: Message, now_ms: int) -> bool:
+def _is_worth_telling(seen: WarnableAlert, message: WarningMessage, now_ms: int) -> bool:
     """After an outage, or with an empty database, a person is told of what still holds, and not of what has passed."""
     return not _is_stale(seen, now_ms) or message.notice not in (*PASSING, *NO_RECEIPT_AWAITED)
 
 
-def _is_stale(seen: Seen, now_ms: int) -> bool:
+def _is_stale(seen: WarnableAlert, now_ms: int) -> bool:
     return seen.decided_ms is not None and seen.decided_ms < now_ms - WORTH_MS
 
 
@@ -108,7 +108,7 @@ def _of_none(occurrence: Occurrence) -> Occurrence:
     return replace(occurrence, incident_id="")
 
 
-def _row(seen: Seen, person_id: str, message: Message, before_alert_id: str, now_ms: int) -> MessageRow:
+def _row(seen: WarnableAlert, person_id: str, message: WarningMessage, before_alert_id: str, now_ms: int) -> MessageRow:
     occurrence = seen.occurrence
     awaited = message.notice not in NO_RECEIPT_AWAITED
     # What is behind it in the stream may take its place: it is told once that is known.

@@ -25,7 +25,7 @@ from services.dispatch.domain import wording
 from services.dispatch.domain.wording import Language
 from services.dispatch.exchange.links import HEADERS, Links, Refused, Token
 from services.dispatch.exchange.receivers import Receiver
-from services.dispatch.exchange.store import Answer
+from services.dispatch.exchange.store import LinkAnswer
 from services.dispatch.warning.store import WarningStore
 from services.dispatch.warning.tables import MessageRow
 
@@ -34,7 +34,7 @@ RECEIPTS = ("delivered", "displayed", "acknowledged")
 GATEWAYS_RECEIPTS = RECEIPTS[:2]
 """What a gateway can vouch for; that a person has answered is the link's to say."""
 CHOICES = ("1", "2", "3")
-_GONE = Answer(404, "There is no such message.")
+_GONE = LinkAnswer(404, "There is no such message.")
 _PATH = "/notice/{token}"
 _PAGE = """<!doctype html><html lang="{language}"><meta charset="utf-8"><meta name="viewport" content="width=device-width">
 <title>&#8203;</title><p>{text}</p>{form}</html>

@@ -26,14 +26,14 @@ from services.common.rpc.errors import InvalidField, RetryableError
 from services.dispatch.domain import wording
 from services.dispatch.domain.events import Demand
 from services.dispatch.domain.warning import Notice
-from services.dispatch.domain.wording import Change, Language
+from services.dispatch.domain.wording import DistanceTrend, Language
 from services.dispatch.exchange.receivers import Receiver
 from services.dispatch.exchange.webhooks import open_session, post
 from services.dispatch.retrying import retried
 from services.dispatch.warning.consumer import WORTH_MS
 from services.dispatch.warning.http import AnswerLinks
 from services.dispatch.warning.store import WarningStore
-from services.dispatch.warning.tables import GIVEN_UP, HANDED_OVER, OPEN, Contact, MessageRow, Sending
+from services.dispatch.warning.tables import GIVEN_UP, HANDED_OVER, OPEN, ContactRow, MessageRow, Sending
 from tandem.common.v1 import command_pb2, contact_pb2
 
 GATEWAY, DEVICE = "gateway/", "device/"
@@ -55,7 +55,7 @@ _HANDED_OVER = Histogram(
 )
 
 
-class Sender:
+class WarningSender:
     """Sends the warnings of one leg."""
 
     def __init__(
@@ -169,7 +169,7 @@ class Sender:
             told = {"message_id": message.message_id, "notice": message.notice, "ways": len(sendings)}
             logger().info("warning_opened", **told)
 
-    def _contact(self, person_id: str, contacts: Sequence[Contact]) -> contact_pb2.Contact | None:
+    def _contact(self, person_id: str, contacts: Sequence[ContactRow]) -> contact_pb2.Contact | None:
         for one in contacts:
             if one.sealed:
                 try:
@@ -178,17 +178,17 @@ class Sender:
                     logger().critical("contact_cannot_be_opened", case_id=one.case_id)
         return None
 
-    async def _figures(self, message: MessageRow) -> tuple[float | None, Change]:
+    async def _figures(self, message: MessageRow) -> tuple[float | None, DistanceTrend]:
         """How far the wearer is now, and how that has changed since the alert before; only where the text tells it."""
         if Notice(message.notice) is not Notice.CHANGED or self.bus is None:
-            return None, Change.UNKNOWN
+            return None, DistanceTrend.UNKNOWN
         now_m = await self._distance_m(message.partition, message.alert_id)
         before_m = (
             await self._distance_m(message.partition, message.before_alert_id) if message.before_alert_id else None
         )
         if now_m is None or before_m is None:
-            return now_m, Change.UNKNOWN
-        return now_m, Change.NEARER if now_m < before_m else Change.FARTHER
+            return now_m, DistanceTrend.UNKNOWN
+        return now_m, DistanceTrend.NEARER if now_m < before_m else DistanceTrend.FARTHER
 
     async def _distance_m(self, partition: int, alert_id: str) -> float | None:
         bus, subject = self.bus, flow.measure_subject(partition, alert_id)

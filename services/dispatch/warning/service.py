@@ -17,7 +17,7 @@ from services.common.clock import MeshClock
 from services.common.messaging import dead_letters, flow, stored, trails
 from services.common.messaging.bus import Bus
 from services.common.messaging.pull import Delivered
-from services.common.messaging.streams import Premises
+from services.common.messaging.streams import LogMetadata
 from services.common.messaging.trails import Trail
 from services.common.observability.readiness import ReaderHealth
 from services.common.observability.telemetry import logger
@@ -25,18 +25,18 @@ from services.common.privacy import sealing
 from services.common.rpc.errors import FailedPrecondition, InvalidField, NotFound, RetryableError
 from services.common.storage.db import open_database
 from services.dispatch.domain.events import WarningFlag
-from services.dispatch.domain.incident import OVER, TAKEN, State, assignment_id
+from services.dispatch.domain.incident import OVER, TAKEN, AssignmentState, assignment_id
 from services.dispatch.exchange.links import open_key
 from services.dispatch.exchange.receivers import read as read_receivers
 from services.dispatch.leg import translate as leg_translate
-from services.dispatch.leg.chain import Head
-from services.dispatch.leg.service import Leg
-from services.dispatch.leg.store import AssignmentRow, Position
+from services.dispatch.leg.chain import ChainHead
+from services.dispatch.leg.service import LegService
+from services.dispatch.leg.store import AssignmentRow, StreamPosition
 from services.dispatch.retrying import retried
 from services.dispatch.settings import DispatchSettings
 from services.dispatch.warning import translate
 from services.dispatch.warning.http import AnswerDoor, AnswerLinks
-from services.dispatch.warning.sender import Sender
+from services.dispatch.warning.sender import WarningSender
 from services.dispatch.warning.store import WarningStore
 from services.dispatch.warning.tables import MessageRow, Owed
 from tandem.common.v1 import command_pb2
@@ -56,12 +56,12 @@ T = TypeVar("T")
 class Warnings:
     """The warnings of one leg."""
 
-    def __init__(self, leg: Leg, store: WarningStore, clock: MeshClock, sender: Sender) -> None:
+    def __init__(self, leg: LegService, store: WarningStore, clock: MeshClock, sender: WarningSender) -> None:
         self.sender = sender
         self._leg, self._store, self._clock = leg, store, clock
         self.alerts = ReaderHealth(f"{flow.ALERTS.name} for warnings")
         """Nobody is warned while they aren't read."""
-        self._looked_at: Head | None = None
+        self._looked_at: ChainHead | None = None
         """The end of the leg's chain when it was last looked whom a gateway has reached after all."""
 
     async def run(self) -> None:
@@ -96,7 +96,11 @@ class Warnings:
             return set()
         rows = await self._leg.store.assignments([_assignment_id(one) for one in messages])
         # Receipts take it too, in another name; they are counted by themselves.
-        return {id_ for id_, row in rows.items() if State(row.state) in TAKEN | OVER and _was_taken_by_gateway(row)}
+        return {
+            id_
+            for id_, row in rows.items()
+            if AssignmentState(row.state) in TAKEN | OVER and _was_taken_by_gateway(row)
+        }
 
     async def _tell_leg(self) -> None:
         for owed, message in await self._store.owed():
@@ -122,7 +126,7 @@ class Warnings:
 
     # ── the streams ──────────────────────────────────────────────────────────────────────────────────────────────────
 
-    async def follow(self, bus: Bus, premises: Premises) -> None:
+    async def follow(self, bus: Bus, premises: LogMetadata) -> None:
         """Reads alerts, cases, advice and what became of commands, for ever."""
         self.sender.bus = bus
         self.sender.wake()
@@ -137,7 +141,7 @@ class Warnings:
         finally:
             self.sender.bus = None
 
-    async def _know_contacts(self, bus: Bus, premises: Premises) -> None:
+    async def _know_contacts(self, bus: Bus, premises: LogMetadata) -> None:
         """Waits until all cases are read that the log has now, so that an empty database makes nobody unreachable; but not for long."""
         try:
             async with asyncio.timeout(CONTACTS_WITHIN_S):
@@ -156,7 +160,7 @@ class Warnings:
             own = [one for one in messages if stream.holds(one.subject)]
             seen, unreadable = _parsed(own, translate.alert)
             _pass_over(unreadable)  # the leg reads it too, and keeps it as a dead letter
-            position = Position(stream.name, log_id, messages[-1].sequence, str(trail))
+            position = StreamPosition(stream.name, log_id, messages[-1].sequence, str(trail))
             await retried(partial(self._store.take, seen, self._clock.now_ms(), position))
             self.sender.wake()
 
@@ -167,18 +171,18 @@ class Warnings:
             own = [one for one in messages if stream.holds(one.subject)]
             seen, unreadable = _parsed(own, translate.advice)
             await _keep(bus, unreadable)
-            position = Position(stream.name, log_id, messages[-1].sequence, str(trail))
+            position = StreamPosition(stream.name, log_id, messages[-1].sequence, str(trail))
             await retried(partial(self._store.take_advice, seen, self._clock.now_ms(), position))
             self.sender.wake()
 
-    async def _follow_cases(self, bus: Bus, premises: Premises, partition: int) -> None:
+    async def _follow_cases(self, bus: Bus, premises: LogMetadata, partition: int) -> None:
         stream, log_id = flow.log_stream(partition), premises.log_id
         subjects = (flow.log_subject(partition, "case"),)
         trail, after = await self._reading(stream, log_id)
         async for messages in trails.follow(bus, stream, trail, subjects, after=after):
             cases, unreadable = _parsed(messages, translate.case)
             _pass_over(unreadable)  # a dead letter of the evaluators
-            position = Position(stream, log_id, messages[-1].sequence, str(trail))
+            position = StreamPosition(stream, log_id, messages[-1].sequence, str(trail))
             await retried(partial(self._store.put_contacts, cases, position))
 
     async def _follow_commands(self, bus: Bus, log_id: str) -> None:
@@ -191,7 +195,7 @@ class Warnings:
             for step in steps:
                 await self._take_step(step)
             await retried(
-                partial(self._store.put_position, Position(stream, log_id, messages[-1].sequence, str(trail)))
+                partial(self._store.put_position, StreamPosition(stream, log_id, messages[-1].sequence, str(trail)))
             )
 
     async def _take_step(self, step: command_pb2.CommandStep) -> None:
@@ -211,7 +215,7 @@ class Warnings:
 
 
 @asynccontextmanager
-async def open_warnings(settings: DispatchSettings, leg: Leg) -> AsyncIterator[Warnings]:
+async def open_warnings(settings: DispatchSettings, leg: LegService) -> AsyncIterator[Warnings]:
     """The warnings of a leg as its store left them, with the door for answers where one is configured."""
     keys = sealing.open_private_keys(settings.warning_key_file)
     gateways = read_receivers(settings.warning_gateways) if settings.warning_gateways else ()
@@ -220,7 +224,7 @@ async def open_warnings(settings: DispatchSettings, leg: Leg) -> AsyncIterator[W
         store, clock, links = WarningStore(database), settings.clock, None
         if settings.link_port is not None:
             links = AnswerLinks(open_key(settings.link_key), settings.link_url)
-        sender = Sender(store, clock, keys, gateways, links)
+        sender = WarningSender(store, clock, keys, gateways, links)
         if links and settings.link_port is not None:
             door = AnswerDoor(store, clock, links, keys, gateways, sender.wake)
             tls = settings.tls_files()[:2] if settings.tls else None

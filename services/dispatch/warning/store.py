@@ -13,7 +13,7 @@ from sqlalchemy.exc import OperationalError
 from services.common.rpc.errors import Unavailable
 from services.common.storage.db import Database
 from services.dispatch.domain.events import WarningFlag
-from services.dispatch.leg.store import Position
+from services.dispatch.leg.store import StreamPosition
 from services.dispatch.warning.consumer import of_person, take, take_advice
 from services.dispatch.warning.tables import (
     NO_WAY,
@@ -21,7 +21,7 @@ from services.dispatch.warning.tables import (
     OUTDATED,
     SENDING,
     WAITING,
-    Contact,
+    ContactRow,
     MessageRow,
     Owed,
     Sending,
@@ -33,7 +33,7 @@ from services.dispatch.warning.tables import (
     to_leg,
     told,
 )
-from services.dispatch.warning.translate import Seen
+from services.dispatch.warning.translate import WarnableAlert
 
 KEPT_AFTER_ORDER_MS = 86_400_000
 """A contact goes so long after the end of its order; until then the end itself may have to be told."""
@@ -69,12 +69,12 @@ class WarningStore:
         """The last sequence of a stream that was taken in; 0 where none was."""
         return (await self.reading(stream, log_id)).sequence
 
-    async def reading(self, stream: str, log_id: str) -> Position:
+    async def reading(self, stream: str, log_id: str) -> StreamPosition:
         """How far a stream was taken in, with the trail; the beginning where nothing was."""
         rows = await self._rows(sa.select(positions).where(positions.c.stream == stream, positions.c.log_id == log_id))
-        return Position(*rows[0]) if rows else Position(stream, log_id, 0)
+        return StreamPosition(*rows[0]) if rows else StreamPosition(stream, log_id, 0)
 
-    async def take(self, seen: Sequence[Seen], now_ms: int, position: Position) -> None:
+    async def take(self, seen: Sequence[WarnableAlert], now_ms: int, position: StreamPosition) -> None:
         """Takes alerts in, in the order of the log, with what each person is to be told. An alert that was taken before counts once."""
 
         def work(connection: sa.Connection) -> None:
@@ -84,7 +84,7 @@ class WarningStore:
 
         await self._do(work)
 
-    async def take_advice(self, seen: Sequence[Seen], now_ms: int, position: Position) -> None:
+    async def take_advice(self, seen: Sequence[WarnableAlert], now_ms: int, position: StreamPosition) -> None:
         """The same of advice: it goes to those who were told of its order, or whom it names, as part of what they were told."""
 
         def work(connection: sa.Connection) -> None:
@@ -94,7 +94,7 @@ class WarningStore:
 
         await self._do(work)
 
-    async def put_contacts(self, cases: Sequence[tuple[str, int, Sequence[Contact]]], position: Position) -> None:
+    async def put_contacts(self, cases: Sequence[tuple[str, int, Sequence[ContactRow]]], position: StreamPosition) -> None:
         """Cases as they stand, each with its version and whom it protects; an older one than is stored changes nothing."""
 
         def work(connection: sa.Connection) -> None:
@@ -109,18 +109,18 @@ class WarningStore:
 
         await self._do(work)
 
-    async def put_position(self, position: Position) -> None:
+    async def put_position(self, position: StreamPosition) -> None:
         """Notes how far a stream has been taken in of which nothing else is kept."""
         await self._do(lambda connection: _put_position(connection, position))
 
-    async def contacts_of(self, *person_ids: str) -> dict[str, list[Contact]]:
+    async def contacts_of(self, *person_ids: str) -> dict[str, list[ContactRow]]:
         """How persons are reached, by their cases, what was put last first."""
 
-        def work(connection: sa.Connection) -> dict[str, list[Contact]]:
-            found: dict[str, list[Contact]] = {}
+        def work(connection: sa.Connection) -> dict[str, list[ContactRow]]:
+            found: dict[str, list[ContactRow]] = {}
             for person_id in person_ids:
                 rows = connection.execute(_CONTACTS, {"person_id": person_id})
-                found[person_id] = [Contact(*row) for row in rows]
+                found[person_id] = [ContactRow(*row) for row in rows]
             return found
 
         return await self._do(work)
@@ -273,7 +273,7 @@ def _open(connection: sa.Connection, message: MessageRow, text: str, language: s
         connection.execute(sa.insert(sendings), [asdict(one) for one in ways])
 
 
-def _put_position(connection: sa.Connection, position: Position) -> None:
+def _put_position(connection: sa.Connection, position: StreamPosition) -> None:
     connection.execute(_PUT_POSITION, asdict(position))
 
 

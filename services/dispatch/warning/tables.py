@@ -68,7 +68,7 @@ OPEN, HANDED_OVER, GIVEN_UP, OUTDATED = "", "handed over", "given up", "outdated
 
 
 @dataclass(frozen=True, slots=True)
-class Contact:
+class ContactRow:
     """How a person is reached by one case."""
 
     case_id: str

@@ -12,7 +12,7 @@ from services.common.messaging import stored
 from services.common.rpc.errors import InvalidField
 from services.dispatch.domain.events import Demand
 from services.dispatch.domain.warning import Notice, Occurrence, Threat, Told
-from services.dispatch.warning.tables import Contact
+from services.dispatch.warning.tables import ContactRow
 from tandem.common.v1 import alert_pb2, exercise_pb2
 from tandem.dispatch.v1 import dispatch_pb2
 
@@ -34,7 +34,7 @@ _ADVICE = {dispatch_pb2.STAY_INSIDE: Notice.STAY_INSIDE, dispatch_pb2.LEAVE: Not
 
 
 @dataclass(frozen=True, slots=True)
-class Seen:
+class WarnableAlert:
     """An alert that may be told to somebody."""
 
     occurrence: Occurrence
@@ -48,7 +48,7 @@ class Seen:
     """When the log decided it, mesh time; None where it doesn't say."""
 
 
-def alert(payload: bytes, subject: str | None = None) -> Seen | None:
+def alert(payload: bytes, subject: str | None = None) -> WarnableAlert | None:
     """What an alert is to those who are warned; None where it is nothing to anybody. Raises InvalidField."""
     message = stored.alert(payload, subject)
     alert_id = message.alert_id
@@ -68,7 +68,7 @@ def alert(payload: bytes, subject: str | None = None) -> Seen | None:
     return _seen(message, alert_id, demand, notice, persons)
 
 
-def advice(payload: bytes, subject: str | None = None) -> Seen | None:
+def advice(payload: bytes, subject: str | None = None) -> WarnableAlert | None:
     """What the police's leg advises, to whom it names, or else to all who were told of that order in the incident; None where an
     earlier advice no longer holds, of which nobody is told: it would be taken for "safe". Raises InvalidField."""
     message = stored.advice(payload, subject)
@@ -90,10 +90,10 @@ def advice(payload: bytes, subject: str | None = None) -> Seen | None:
     if not order_ids:
         raise InvalidField("order_ids", "is missing")
     persons = () if of_place else (fields.required_id("subject_id", subject_id),)
-    return Seen(occurrence, persons, order_ids[0], 0, False, times.from_timestamp(message.at))
+    return WarnableAlert(occurrence, persons, order_ids[0], 0, False, times.from_timestamp(message.at))
 
 
-def _seen(message: alert_pb2.Alert, alert_id: str, demand: Demand, notice: Notice, persons: list[str]) -> Seen:
+def _seen(message: alert_pb2.Alert, alert_id: str, demand: Demand, notice: Notice, persons: list[str]) -> WarnableAlert:
     for number, person_id in enumerate(persons):
         for part in person_id.split("/", 1):
             fields.required_id(f"destinations[{number}].subject_id", part)
@@ -112,7 +112,7 @@ def _seen(message: alert_pb2.Alert, alert_id: str, demand: Demand, notice: Notic
     order_id = fields.required_id("order_id", message.order_id)
     drill = message.exercise != exercise_pb2.EXERCISE_UNSPECIFIED
     decided_ms = times.from_timestamp(message.decided_at) if message.HasField("decided_at") else None
-    return Seen(occurrence, tuple(dict.fromkeys(persons)), order_id, message.partition, drill, decided_ms)
+    return WarnableAlert(occurrence, tuple(dict.fromkeys(persons)), order_id, message.partition, drill, decided_ms)
 
 
 def _threat(message: alert_pb2.Alert) -> str:
@@ -124,13 +124,13 @@ def _threat(message: alert_pb2.Alert) -> str:
     return ids.hash_id("threat", message.order_id, message.kind)
 
 
-def case(payload: bytes, subject: str | None = None) -> tuple[str, int, list[Contact]] | None:
+def case(payload: bytes, subject: str | None = None) -> tuple[str, int, list[ContactRow]] | None:
     """A case's id and version, and how those are reached whom it protects; None where the entry is none. Raises InvalidField."""
     told = stored.case(payload)
     if told is None:
         return None
     persons = [
-        Contact(
+        ContactRow(
             case_id=told.case_id,
             person_id=one.person_id,
             version=told.version,

@@ -10,7 +10,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Iterator
 
-from services.geofence.domain.alerts import Kind
+from services.geofence.domain.alerts import AlertKind
 from services.geofence.domain.decisions import Decisions
 from services.geofence.domain.entries import Demand, Ring, Target
 from services.geofence.domain.kinematics import rings
@@ -118,7 +118,7 @@ def _amend(decisions: Decisions, case_state: CaseState, target: Target, ring: Ri
     one.inside, one.min_mm = inside, min_mm
     decisions.alert(
         case_state,
-        Kind.ACCOUNT_AMENDED,
+        AlertKind.ACCOUNT_AMENDED,
         Demand.RECORD,
         inside[-1][1] if inside else one.until_ms,
         target=target,

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from services.geofence.domain.entries import Demand, Exercise
 
 
-class Kind(enum.Enum):
+class AlertKind(enum.Enum):
     """Kinds of alert."""
 
     RING_ENTERED = "RING_ENTERED"
@@ -30,7 +30,7 @@ class Kind(enum.Enum):
     SPOOFING_SUSPECTED = "SPOOFING_SUSPECTED"
 
 
-class Doubt(enum.Enum):
+class AnomalyKind(enum.Enum):
     """Why a position can't be taken as it stands."""
 
     JUMP = "JUMP"
@@ -54,7 +54,7 @@ class Leg(enum.Enum):
 
 
 @dataclass(frozen=True, slots=True)
-class Report:
+class CausingReport:
     """The report that made a decision."""
 
     device_id: str
@@ -69,7 +69,7 @@ class Alert:
     alert_id: str
     sequence: int
     ordinal: int
-    kind: Kind
+    kind: AlertKind
     demand: Demand
     order_id: str
     case_id: str
@@ -88,7 +88,7 @@ class Alert:
     """The incident begins with it."""
     incident_ends: bool
     """No episode of the wearer is open any more."""
-    cause: Report | None
+    cause: CausingReport | None
     cause_of_wearer: bool
     """That report is the wearer's own."""
     distance_mm: float | None
@@ -108,16 +108,16 @@ class Alert:
     """OUTAGE: how many wearers are silent; at its end, how many were at the most."""
     outage_watched: int = 0
     """OUTAGE: of how many who are watched."""
-    doubt: Doubt | None = None
+    doubt: AnomalyKind | None = None
     """Why the positions behind it can't be taken as they stand."""
 
 
 @dataclass(frozen=True, slots=True)
-class Parked:
+class DeadLetter:
     """An entry, or a part of it, that was set aside."""
 
     sequence: int
     reason: str
 
 
-Output = Alert | Parked
+Output = Alert | DeadLetter

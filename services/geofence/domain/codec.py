@@ -7,13 +7,13 @@ from dataclasses import astuple
 from typing import Any
 
 from services.geofence.domain.entries import Case, Demand, Encounter, Exercise, Ring, Target
-from services.geofence.domain.kinematics.geometry import PERSON, Disc, Polygon, Shape
+from services.geofence.domain.kinematics.geometry import PERSON, Disc, PlanePolygon, Shape
 from services.geofence.domain.kinematics.intervals import Stretch
 from services.geofence.domain.kinematics.rings import Account, RingState
 from services.geofence.domain.kinematics.track import Fix, Track
 from services.geofence.domain.kinematics.travel_feasibility import Claim, Seen, Way
 from services.geofence.domain.rules import Rules
-from services.geofence.domain.state import WEARER, CaseState, Incident, Outage, Over, Possible, State, Warned
+from services.geofence.domain.state import WEARER, CaseState, LastWarning, OpenIncident, Outage, Over, Possible, State
 from services.geofence.domain.version import VERSION
 
 
@@ -102,7 +102,7 @@ def decode(data: bytes) -> State:
             odd_ms=content["odd_ms"],
             undated_ms=content["undated_ms"],
             cases={case_id: _to_case_state(one) for case_id, one in content["cases"].items()},
-            incidents={wearer_id: Incident(*one) for wearer_id, one in content["incidents"].items()},
+            incidents={wearer_id: OpenIncident(*one) for wearer_id, one in content["incidents"].items()},
             due=[(due_ms, case_id, version) for due_ms, case_id, version in content["due"]],
             outage=Outage(*content["outage"]) if content["outage"] else None,
             outage_over_ms=content["outage_over_ms"],
@@ -227,7 +227,7 @@ def _to_case_state(content: dict[str, Any]) -> CaseState:
         near={key: Demand(demand) for key, demand in content["near"].items()},
         possible={key: Possible(*one) for key, one in content["possible"].items()},
         unseen=content["unseen"],
-        warned={key: Warned(*one) for key, one in content["warned"].items()},
+        warned={key: LastWarning(*one) for key, one in content["warned"].items()},
         grouped=content["grouped"],
         closing=content["closing"],
         amend_ms=content["amend_ms"],
@@ -264,4 +264,4 @@ def _to_shape(content: list[Any]) -> Shape:
         return PERSON if disc == PERSON else disc
     origin, east, north, sides, radius_mm = content
     pairs = tuple(((x0, y0), (x1, y1)) for (x0, y0), (x1, y1) in sides)
-    return Polygon(tuple(origin), tuple(east), tuple(north), pairs, radius_mm)
+    return PlanePolygon(tuple(origin), tuple(east), tuple(north), pairs, radius_mm)

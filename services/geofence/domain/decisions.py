@@ -8,12 +8,12 @@ from dataclasses import replace
 
 from services.common.ids import hash_id
 from services.geofence.domain import demands
-from services.geofence.domain.alerts import Alert, Doubt, Kind, Leg, Output, Parked, Report
+from services.geofence.domain.alerts import Alert, AlertKind, AnomalyKind, CausingReport, DeadLetter, Leg, Output
 from services.geofence.domain.demands import Found
 from services.geofence.domain.entries import Demand, Encounter, Ring, Target
 from services.geofence.domain.kinematics import safe_region
 from services.geofence.domain.kinematics.rings import Account
-from services.geofence.domain.state import CaseState, Incident, Outage, State
+from services.geofence.domain.state import CaseState, OpenIncident, Outage, State
 from services.geofence.domain.version import VERSION
 
 
@@ -43,22 +43,22 @@ class Decisions:
         """Sets the entry, or a part of it, aside: once for each entry, with all reasons, since PARKED takes one of each. No reason
         has a semicolon."""
         for i, one in enumerate(self.out):
-            if isinstance(one, Parked):
+            if isinstance(one, DeadLetter):
                 if reason not in one.reason.split("; "):
                     self.out[i] = replace(one, reason=f"{one.reason}; {reason}")
                 return
-        self.out.append(Parked(self.sequence, reason))
+        self.out.append(DeadLetter(self.sequence, reason))
 
     def alert(
         self,
         case_state: CaseState,
-        kind: Kind,
+        kind: AlertKind,
         demand: Demand,
         at_ms: int,
         *,
         target: Target | None = None,
         ring: Ring | None = None,
-        cause: Report | None = None,
+        cause: CausingReport | None = None,
         distance_mm: float | None = None,
         p: float | None = None,
         inside: tuple[tuple[int, int], ...] = (),
@@ -66,7 +66,7 @@ class Decisions:
         due_ms: int | None = None,
         encounter: Encounter | None = None,
         to_nobody: bool = False,
-        doubt: Doubt | None = None,
+        doubt: AnomalyKind | None = None,
         outage_id: str = "",
         of: Account | None = None,
     ) -> str:
@@ -85,7 +85,7 @@ class Decisions:
             incident = state.incidents.get(case.wearer_id)
             if incident is None:
                 opens = True
-                incident = Incident(self._id("incident", case.wearer_id))
+                incident = OpenIncident(self._id("incident", case.wearer_id))
                 state.incidents[case.wearer_id] = incident
             incident.case_ids.append(case.case_id)
         open_incident = state.incidents.get(case.wearer_id)
@@ -133,7 +133,7 @@ class Decisions:
         """Ids of an outage that begins, and of what the legs keep its notice under."""
         return self._id("outage"), self._id("incident", "outage")
 
-    def outage_alert(self, outage: Outage, kind: Kind, demand: Demand, at_ms: int, silent: int) -> None:
+    def outage_alert(self, outage: Outage, kind: AlertKind, demand: Demand, at_ms: int, silent: int) -> None:
         """Adds the notice of an outage, or its all-clear: of no case and no wearer, and over at once."""
         state = self.state
         self.out.append(
@@ -190,7 +190,7 @@ class Decisions:
         case_state.withheld.clear()
         case_state.ways.clear()
 
-    def _end_incident(self, case_state: CaseState, incident: Incident) -> None:
+    def _end_incident(self, case_state: CaseState, incident: OpenIncident) -> None:
         """The last alert of the incident says that it ends."""
         last = self._last_alert(incident)
         if last is None:
@@ -204,7 +204,7 @@ class Decisions:
             place, ending = last
             self.out[place] = replace(ending, incident_ends=True)
 
-    def _last_alert(self, incident: Incident) -> tuple[int, Alert] | None:
+    def _last_alert(self, incident: OpenIncident) -> tuple[int, Alert] | None:
         """The newest alert of an incident and its place, from behind: it nearly always is the last there is."""
         for i in reversed(range(len(self.out))):
             one = self.out[i]

@@ -4,34 +4,34 @@ from __future__ import annotations
 
 import enum
 
-from services.geofence.domain.alerts import Kind, Leg
-from services.geofence.domain.entries import Case, Demand, Equipment, Target
+from services.geofence.domain.alerts import AlertKind, Leg
+from services.geofence.domain.entries import Case, Demand, EquipmentKind, Target
 
-EQUIPMENT: dict[Equipment, tuple[Kind, Demand]] = {
+EQUIPMENT: dict[EquipmentKind, tuple[AlertKind, Demand]] = {
     # A tag that may be off its wearer: the Decree (23-13) has police told at once, and nobody knows where the wearer is.
-    Equipment.STRAP_OPEN: (Kind.TAMPERED, Demand.RESPOND),
-    Equipment.STRAP_CLOSED: (Kind.TAMPERED, Demand.RECORD),
-    Equipment.CASE_OPEN: (Kind.TAMPERED, Demand.RESPOND),
-    Equipment.CASE_CLOSED: (Kind.TAMPERED, Demand.RECORD),
-    Equipment.PANIC_BUTTON: (Kind.PANIC, Demand.RESPOND),
-    Equipment.PANIC_CANCELLED: (Kind.PANIC, Demand.RECORD),
-    Equipment.BATTERY_LOW: (Kind.LOW_BATTERY, Demand.RECORD),
+    EquipmentKind.STRAP_OPEN: (AlertKind.TAMPERED, Demand.RESPOND),
+    EquipmentKind.STRAP_CLOSED: (AlertKind.TAMPERED, Demand.RECORD),
+    EquipmentKind.CASE_OPEN: (AlertKind.TAMPERED, Demand.RESPOND),
+    EquipmentKind.CASE_CLOSED: (AlertKind.TAMPERED, Demand.RECORD),
+    EquipmentKind.PANIC_BUTTON: (AlertKind.PANIC, Demand.RESPOND),
+    EquipmentKind.PANIC_CANCELLED: (AlertKind.PANIC, Demand.RECORD),
+    EquipmentKind.BATTERY_LOW: (AlertKind.LOW_BATTERY, Demand.RECORD),
     # Tunnels look like jamming, and devices are switched off for harmless reasons too: the desks ask, nobody is sent at once.
-    Equipment.JAMMING_SUSPECTED: (Kind.JAMMED, Demand.NOTIFY),
-    Equipment.JAMMING_OVER: (Kind.JAMMED, Demand.RECORD),
-    Equipment.SHUTDOWN: (Kind.DEVICE_OFF, Demand.NOTIFY),
-    Equipment.STARTED: (Kind.DEVICE_OFF, Demand.RECORD),
+    EquipmentKind.JAMMING_SUSPECTED: (AlertKind.JAMMED, Demand.NOTIFY),
+    EquipmentKind.JAMMING_OVER: (AlertKind.JAMMED, Demand.RECORD),
+    EquipmentKind.SHUTDOWN: (AlertKind.DEVICE_OFF, Demand.NOTIFY),
+    EquipmentKind.STARTED: (AlertKind.DEVICE_OFF, Demand.RECORD),
     # A protected person without a device is a foreseen state of the Decree, and police must then be told.
-    Equipment.DEVICE_REFUSED: (Kind.PROTECTED_DEVICE_LOST, Demand.NOTIFY),
-    Equipment.DEVICE_ACCEPTED: (Kind.PROTECTED_DEVICE_LOST, Demand.RECORD),
+    EquipmentKind.DEVICE_REFUSED: (AlertKind.PROTECTED_DEVICE_LOST, Demand.NOTIFY),
+    EquipmentKind.DEVICE_ACCEPTED: (AlertKind.PROTECTED_DEVICE_LOST, Demand.RECORD),
 }
 UNTOLD = frozenset(
     (
-        Equipment.CHARGER_CONNECTED,
-        Equipment.CHARGER_REMOVED,
-        Equipment.BATTERY_RECOVERED,
-        Equipment.OUT_OF_COVERAGE,
-        Equipment.BACK_IN_COVERAGE,
+        EquipmentKind.CHARGER_CONNECTED,
+        EquipmentKind.CHARGER_REMOVED,
+        EquipmentKind.BATTERY_RECOVERED,
+        EquipmentKind.OUT_OF_COVERAGE,
+        EquipmentKind.BACK_IN_COVERAGE,
     )
 )
 """Events without an alert: each device is charged and goes underground daily, and nobody acts on it. That it was heard is kept. A
@@ -83,63 +83,72 @@ class Found(enum.Enum):
     """A vehicle can have made the way to the newest position, or it is back within the ring."""
 
 
-FOUND: dict[Found, tuple[Kind, Demand]] = {
+FOUND: dict[Found, tuple[AlertKind, Demand]] = {
     # Tunnels and lifts silence each tag daily; only what lasts is worth a telephone call by the wearer's officer.
-    Found.NOT_HEARD: (Kind.SILENT, Demand.RECORD),
-    Found.NOT_HEARD_FOR_LONG: (Kind.SILENT, Demand.NOTIFY),
-    Found.HEARD_AGAIN: (Kind.HEARD_AGAIN, Demand.RECORD),
+    Found.NOT_HEARD: (AlertKind.SILENT, Demand.RECORD),
+    Found.NOT_HEARD_FOR_LONG: (AlertKind.SILENT, Demand.NOTIFY),
+    Found.HEARD_AGAIN: (AlertKind.HEARD_AGAIN, Demand.RECORD),
     # Whoever sits still in a cellar could have taken a car each day, and didn't: that is kept for whoever reviews the case. The Decree
     # has police told of a risk of breach at once; nobody is sent on it alone, unless there was a sign.
-    Found.IN_REACH: (Kind.UNKNOWN_NEAR, Demand.RECORD),
-    Found.LIKELY_IN_REACH: (Kind.UNKNOWN_NEAR, Demand.NOTIFY),
-    Found.IN_REACH_AFTER_A_SIGN: (Kind.UNKNOWN_NEAR, Demand.RESPOND),
-    Found.SEEN_AGAIN: (Kind.UNKNOWN_NEAR, Demand.RECORD),
-    Found.PERSON_LOST: (Kind.PROTECTED_DEVICE_LOST, Demand.NOTIFY),
-    Found.PERSON_FOUND: (Kind.PROTECTED_DEVICE_LOST, Demand.RECORD),
+    Found.IN_REACH: (AlertKind.UNKNOWN_NEAR, Demand.RECORD),
+    Found.LIKELY_IN_REACH: (AlertKind.UNKNOWN_NEAR, Demand.NOTIFY),
+    Found.IN_REACH_AFTER_A_SIGN: (AlertKind.UNKNOWN_NEAR, Demand.RESPOND),
+    Found.SEEN_AGAIN: (AlertKind.UNKNOWN_NEAR, Demand.RECORD),
+    Found.PERSON_LOST: (AlertKind.PROTECTED_DEVICE_LOST, Demand.NOTIFY),
+    Found.PERSON_FOUND: (AlertKind.PROTECTED_DEVICE_LOST, Demand.RECORD),
     # Who is sent only at 100 m comes five minutes too late.
-    Found.CLOSING_IN: (Kind.CONTACT_PREDICTED, Demand.RESPOND),
+    Found.CLOSING_IN: (AlertKind.CONTACT_PREDICTED, Demand.RESPOND),
     # One call for all of them: a desk that is told of ten thousand silences reads none.
-    Found.OUTAGE: (Kind.OUTAGE, Demand.NOTIFY),
-    Found.OUTAGE_OVER: (Kind.OUTAGE, Demand.RECORD),
-    Found.DISTANCE_CHANGED: (Kind.DISTANCE_CHANGED, Demand.WARN),
+    Found.OUTAGE: (AlertKind.OUTAGE, Demand.NOTIFY),
+    Found.OUTAGE_OVER: (AlertKind.OUTAGE, Demand.RECORD),
+    Found.DISTANCE_CHANGED: (AlertKind.DISTANCE_CHANGED, Demand.WARN),
     # Streets between high houses do that to each receiver, and so does spoofing: whoever reviews the case has to know.
-    Found.JUMPED: (Kind.IMPLAUSIBLE, Demand.RECORD),
+    Found.JUMPED: (AlertKind.IMPLAUSIBLE, Demand.RECORD),
     # It may be the truth: the desks look before the next position has said so.
-    Found.JUMPED_NEAR: (Kind.IMPLAUSIBLE, Demand.NOTIFY),
+    Found.JUMPED_NEAR: (AlertKind.IMPLAUSIBLE, Demand.NOTIFY),
     # Nobody is sent on what is no more than possible; the desks look, also those that knew of a wider ring: 1 km is no 100 m.
-    Found.MAYBE_INSIDE: (Kind.UNKNOWN_NEAR, Demand.NOTIFY),
-    Found.MAYBE_INSIDE_UNTOLD: (Kind.UNKNOWN_NEAR, Demand.RECORD),
+    Found.MAYBE_INSIDE: (AlertKind.UNKNOWN_NEAR, Demand.NOTIFY),
+    Found.MAYBE_INSIDE_UNTOLD: (AlertKind.UNKNOWN_NEAR, Demand.RECORD),
     # It is heard, so silence doesn't tell of it, and nobody knows where the wearer is.
-    Found.UNDATED: (Kind.IMPLAUSIBLE, Demand.NOTIFY),
+    Found.UNDATED: (AlertKind.IMPLAUSIBLE, Demand.NOTIFY),
     # Some receivers pin themselves at a standstill; a track that was there before is no accident.
-    Found.FROZEN: (Kind.IMPLAUSIBLE, Demand.RECORD),
-    Found.COPIED: (Kind.IMPLAUSIBLE, Demand.NOTIFY),
+    Found.FROZEN: (AlertKind.IMPLAUSIBLE, Demand.RECORD),
+    Found.COPIED: (AlertKind.IMPLAUSIBLE, Demand.NOTIFY),
     # Who was sent goes on, and both desks have to know why nothing clears: the tag is to be asked, and looked at.
-    Found.LEFT_BY_JUMP: (Kind.SPOOFING_SUSPECTED, Demand.NOTIFY),
-    Found.LEFT_BY_JUMP_AGAIN: (Kind.SPOOFING_SUSPECTED, Demand.RECORD),
-    Found.WAY_FOUND: (Kind.SPOOFING_SUSPECTED, Demand.RECORD),
+    Found.LEFT_BY_JUMP: (AlertKind.SPOOFING_SUSPECTED, Demand.NOTIFY),
+    Found.LEFT_BY_JUMP_AGAIN: (AlertKind.SPOOFING_SUSPECTED, Demand.RECORD),
+    Found.WAY_FOUND: (AlertKind.SPOOFING_SUSPECTED, Demand.RECORD),
 }
-SIGNS = frozenset((Equipment.STRAP_OPEN, Equipment.CASE_OPEN, Equipment.JAMMING_SUSPECTED, Equipment.SHUTDOWN))
+SIGNS = frozenset(
+    (EquipmentKind.STRAP_OPEN, EquipmentKind.CASE_OPEN, EquipmentKind.JAMMING_SUSPECTED, EquipmentKind.SHUTDOWN)
+)
 """Events of a tag after which its silence is no accident."""
-EXPLAINED = frozenset((Equipment.SHUTDOWN, Equipment.DEVICE_REFUSED))
+EXPLAINED = frozenset((EquipmentKind.SHUTDOWN, EquipmentKind.DEVICE_REFUSED))
 """Events of a protective device after which its silence is no news."""
 
-_TAG_ALONE = frozenset((Equipment.STRAP_OPEN, Equipment.STRAP_CLOSED, Equipment.CASE_OPEN, Equipment.CASE_CLOSED))
-_PERSON_ALONE = frozenset(
-    (Equipment.PANIC_BUTTON, Equipment.PANIC_CANCELLED, Equipment.DEVICE_REFUSED, Equipment.DEVICE_ACCEPTED)
+_TAG_ALONE = frozenset(
+    (EquipmentKind.STRAP_OPEN, EquipmentKind.STRAP_CLOSED, EquipmentKind.CASE_OPEN, EquipmentKind.CASE_CLOSED)
 )
-OF_TAGS = frozenset(Equipment) - _PERSON_ALONE
+_PERSON_ALONE = frozenset(
+    (
+        EquipmentKind.PANIC_BUTTON,
+        EquipmentKind.PANIC_CANCELLED,
+        EquipmentKind.DEVICE_REFUSED,
+        EquipmentKind.DEVICE_ACCEPTED,
+    )
+)
+OF_TAGS = frozenset(EquipmentKind) - _PERSON_ALONE
 """What a tag can say."""
-OF_PERSONS = frozenset(Equipment) - _TAG_ALONE
+OF_PERSONS = frozenset(EquipmentKind) - _TAG_ALONE
 """What a protective device can say."""
 
-ENDS: dict[Equipment, Equipment] = {
-    Equipment.STRAP_CLOSED: Equipment.STRAP_OPEN,
-    Equipment.CASE_CLOSED: Equipment.CASE_OPEN,
-    Equipment.PANIC_CANCELLED: Equipment.PANIC_BUTTON,
-    Equipment.JAMMING_OVER: Equipment.JAMMING_SUSPECTED,
-    Equipment.STARTED: Equipment.SHUTDOWN,
-    Equipment.DEVICE_ACCEPTED: Equipment.DEVICE_REFUSED,
+ENDS: dict[EquipmentKind, EquipmentKind] = {
+    EquipmentKind.STRAP_CLOSED: EquipmentKind.STRAP_OPEN,
+    EquipmentKind.CASE_CLOSED: EquipmentKind.CASE_OPEN,
+    EquipmentKind.PANIC_CANCELLED: EquipmentKind.PANIC_BUTTON,
+    EquipmentKind.JAMMING_OVER: EquipmentKind.JAMMING_SUSPECTED,
+    EquipmentKind.STARTED: EquipmentKind.SHUTDOWN,
+    EquipmentKind.DEVICE_ACCEPTED: EquipmentKind.DEVICE_REFUSED,
 }
 """Which event takes back which."""
 STANDING = frozenset(ENDS.values())
@@ -148,9 +157,11 @@ HOLDING = frozenset(event for event in STANDING if EQUIPMENT[event][1] is Demand
 """Those that hold the incident open while they stand. What only notifies doesn't: a device may be off or refused for months, and in an
 incident that stays open a desk that has taken its assignment is asked again only where a threat was over and comes back."""
 
-_OF_DEVICES = frozenset((Kind.JAMMED, Kind.DEVICE_OFF, Kind.PROTECTED_DEVICE_LOST, Kind.IMPLAUSIBLE))
+_OF_DEVICES = frozenset(
+    (AlertKind.JAMMED, AlertKind.DEVICE_OFF, AlertKind.PROTECTED_DEVICE_LOST, AlertKind.IMPLAUSIBLE)
+)
 """Alerts of a device that is out of order: the desks weigh them, and no protected person is frightened by a message."""
-_OF_SILENCE = frozenset((Kind.SILENT, Kind.HEARD_AGAIN))
+_OF_SILENCE = frozenset((AlertKind.SILENT, AlertKind.HEARD_AGAIN))
 """Alerts of a wearer who isn't heard: probation's alone. Where that endangers somebody UNKNOWN_NEAR says so to the police."""
 
 
@@ -168,7 +179,7 @@ def _subject(case: Case, target: Target) -> str:
     return target.target_id if target.is_person else f"{case.order_id}/{target.target_id}"
 
 
-def destinations(case: Case, kind: Kind, demand: Demand, target: Target | None) -> tuple[tuple[Leg, str], ...]:
+def destinations(case: Case, kind: AlertKind, demand: Demand, target: Target | None) -> tuple[tuple[Leg, str], ...]:
     """Probation to the wearer, police to what is under threat, a warning to each person who is.
 
     Without a target, as when a tag is cut, all that the order protects is under threat. Of a device that is out of order nobody is
@@ -179,16 +190,16 @@ def destinations(case: Case, kind: Kind, demand: Demand, target: Target | None) 
     warned = [target.target_id] if target and target.is_person else persons
     probation = ((Leg.PROBATION, case.wearer_id),)
     police = tuple((Leg.POLICE, subject_id) for subject_id in threatened)
-    if kind is Kind.DISTANCE_CHANGED:
+    if kind is AlertKind.DISTANCE_CHANGED:
         # Hers alone: how often it is told would tell the others how far he is.
         return tuple((Leg.WARNING, person_id) for person_id in warned)
     if kind in _OF_SILENCE:
         return probation
-    if kind is Kind.ACCOUNT_AMENDED:
+    if kind is AlertKind.ACCOUNT_AMENDED:
         # For the desks' own records: nobody is warned of what is over.
         return probation + police
     if kind in _OF_DEVICES:
         return police if target else probation + police
-    if kind is Kind.SPOOFING_SUSPECTED or (kind is Kind.UNKNOWN_NEAR and demand is not Demand.RESPOND):
+    if kind is AlertKind.SPOOFING_SUSPECTED or (kind is AlertKind.UNKNOWN_NEAR and demand is not Demand.RESPOND):
         return probation + police
     return (*probation, *police, *((Leg.WARNING, person_id) for person_id in warned))

@@ -26,7 +26,7 @@ class Exercise(enum.IntEnum):
     CANARY = 2
 
 
-class Equipment(enum.Enum):
+class EquipmentKind(enum.Enum):
     """What a device can say about itself."""
 
     STRAP_OPEN = "STRAP_OPEN"
@@ -82,7 +82,7 @@ class EquipmentReport:
 
     device_id: str
     report_id: str
-    event: Equipment
+    event: EquipmentKind
     event_time_ms: int
     received_wall_us: int
 

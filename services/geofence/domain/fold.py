@@ -11,7 +11,7 @@ from math import dist
 
 from services.common.rpc.errors import OutdatedFold
 from services.geofence.domain import accounts, amendments
-from services.geofence.domain.alerts import Output, Report
+from services.geofence.domain.alerts import CausingReport, Output
 from services.geofence.domain.decisions import Decisions
 from services.geofence.domain.detectors import (
     anomalies,
@@ -27,7 +27,7 @@ from services.geofence.domain.detectors.anomalies import LOOK_EACH
 from services.geofence.domain.entries import (
     Case,
     Entry,
-    Equipment,
+    EquipmentKind,
     EquipmentReport,
     FoldVersion,
     Heard,
@@ -88,9 +88,9 @@ class _Folding:
     def __init__(self, state: State, entry: Entry) -> None:
         self.state = state
         self.decisions = Decisions(state, entry.sequence, entry.stamp_ms)
-        self._to_watch: dict[str, Report] = {}
+        self._to_watch: dict[str, CausingReport] = {}
         """Cases about which time must be asked again after the entry, and the last report that made it so."""
-        self._moved_in: dict[str, tuple[Report, Report | None]] = {}
+        self._moved_in: dict[str, tuple[CausingReport, CausingReport | None]] = {}
         """Cases with an open episode in which somebody moved: the last report, and the last that was the newest of its device."""
 
     # ── time ─────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -135,7 +135,7 @@ class _Folding:
         safe_region.drop_case(self.state, case)
         self.state.forget(case)
 
-    def _watch(self, case_state: CaseState, at_ms: int, cause: Report | None = None) -> None:
+    def _watch(self, case_state: CaseState, at_ms: int, cause: CausingReport | None = None) -> None:
         """Decides what time alone means as of a moment, and notes when to look again."""
         look_ms = silence.rests_until(self.state, case_state, at_ms)
         if look_ms is None:
@@ -219,8 +219,8 @@ class _Folding:
         case = case_state.case
         for device_id in case.device_ids:
             for event in sorted(self.state.standing.get(device_id, ())):
-                if event_key(Equipment(event), device_id) not in case_state.raised:
-                    equipment.tell(self.decisions, case_state, Equipment(event), device_id, at_ms, None)
+                if event_key(EquipmentKind(event), device_id) not in case_state.raised:
+                    equipment.tell(self.decisions, case_state, EquipmentKind(event), device_id, at_ms, None)
         for tag_id in case.tag_device_ids:
             for target in case.targets:
                 for other_id in approach.others(target):
@@ -308,14 +308,18 @@ class _Folding:
                     track.forget_before(now_ms)
                 continue
             if far and track.jumps_to(index):
-                anomalies.jumped(self.decisions, fixes[index], case_ids, Report(device_id, report_id, received_wall_us))
+                anomalies.jumped(
+                    self.decisions, fixes[index], case_ids, CausingReport(device_id, report_id, received_wall_us)
+                )
             if not clear:
-                self._moved(device_id, track, index, case_ids, Report(device_id, report_id, received_wall_us))
+                self._moved(device_id, track, index, case_ids, CausingReport(device_id, report_id, received_wall_us))
             if not count % LOOK_EACH:
                 if count % FORGET_EACH == 0:
                     approach.forget_old(state, device_id, case_ids)
                 if newest:
-                    anomalies.look(self.decisions, track, case_ids, Report(device_id, report_id, received_wall_us))
+                    anomalies.look(
+                        self.decisions, track, case_ids, CausingReport(device_id, report_id, received_wall_us)
+                    )
         # After the whole batch: what was buffered may end with where they are now, and what comes later in it may be from before.
         for case_id, (cause, newest_cause) in sorted(self._moved_in.items()):
             case_state = state.cases[case_id]
@@ -334,7 +338,7 @@ class _Folding:
         if anothers:
             self.decisions.park(f"{anothers} positions from before their device changed hands")
 
-    def _moved(self, device_id: str, track: Track, index: int, case_ids: list[str], cause: Report) -> None:
+    def _moved(self, device_id: str, track: Track, index: int, case_ids: list[str], cause: CausingReport) -> None:
         """Looks at the stretch of time in which a new fix changes what is known."""
         fixes = track.fixes
         from_ms = fixes[index - 1].time_ms if index else fixes[0].time_ms
@@ -382,7 +386,7 @@ class _Folding:
         in_force = [one for one in concerned if one.case.valid_from_ms <= state.now_ms]
         noted = equipment.note(state, report.device_id, report.event, report.event_time_ms, bool(in_force))
         over_ms = None if noted.over_ms is None else min(noted.over_ms, state.now_ms)
-        cause = Report(report.device_id, report.report_id, report.received_wall_us)
+        cause = CausingReport(report.device_id, report.report_id, report.received_wall_us)
         for case_state in in_force:
             if noted.taken_back:
                 case_state.raised.pop(event_key(noted.taken_back, report.device_id), None)

@@ -5,20 +5,20 @@ from __future__ import annotations
 import enum
 from dataclasses import dataclass
 
-from services.common.privacy.grounds import LEGAL_BASES, Kind, Purpose, check_grounds
+from services.common.privacy.grounds import LEGAL_BASES, Purpose, RecordKind, check_grounds
 from services.common.rpc.errors import FailedPrecondition, InvalidField, PermissionDenied
 from services.common.rpc.identity import Role
 from services.geofence.domain.kinematics.geometry import Shape
 from services.geofence.domain.kinematics.track import UNKNOWN_AFTER_MS, Fix
-from services.geofence.domain.state import CaseState, Incident, State
+from services.geofence.domain.state import CaseState, OpenIncident, State
 
 LONGEST_MS = 86_400_000
 """A share lasts a day at most."""
 SUBJECTS_MOST = 20
 SHOWN = {
     # Three distances and a track would give her address away, and her position is that address.
-    Role.ROLE_MOJ_DESK: frozenset({Kind.WEARER}),
-    Role.ROLE_NPA_DESK: frozenset({Kind.WEARER, Kind.PROTECTED_PERSON, Kind.ORDER}),
+    Role.ROLE_MOJ_DESK: frozenset({RecordKind.WEARER}),
+    Role.ROLE_NPA_DESK: frozenset({RecordKind.WEARER, RecordKind.PROTECTED_PERSON, RecordKind.ORDER}),
 }
 """Whose position each role may see; a role that isn't here sees none. A protected place is part of its order."""
 
@@ -38,14 +38,14 @@ _NO_APPROACH = frozenset(
 _OF_TAGS = frozenset({"TAG_16_2", "TAG_31_8_2", "TAG_DECREE_23_10"})
 """Articles on the use of what a tag says."""
 DURING_AN_INCIDENT = {
-    Kind.WEARER: _NO_APPROACH | _OF_TAGS,
-    Kind.PROTECTED_PERSON: _NO_APPROACH,
-    Kind.ORDER: _NO_APPROACH,
+    RecordKind.WEARER: _NO_APPROACH | _OF_TAGS,
+    RecordKind.PROTECTED_PERSON: _NO_APPROACH,
+    RecordKind.ORDER: _NO_APPROACH,
 }
-UNDER_AN_ORDER: dict[Kind, frozenset[str]] = {
-    Kind.WEARER: _OF_TAGS,
-    Kind.PROTECTED_PERSON: frozenset(),
-    Kind.ORDER: frozenset(),
+UNDER_AN_ORDER: dict[RecordKind, frozenset[str]] = {
+    RecordKind.WEARER: _OF_TAGS,
+    RecordKind.PROTECTED_PERSON: frozenset(),
+    RecordKind.ORDER: frozenset(),
 }
 """While nobody approaches. Nobody needs to know where the protected person is then."""
 _LISTED = frozenset(basis.code for basis in LEGAL_BASES)
@@ -64,14 +64,14 @@ class End(enum.IntEnum):
 class Subject:
     """Somebody whose position is asked for."""
 
-    kind: Kind
+    kind: RecordKind
     """ORDER for a protected place."""
     subject_id: str
     """Of a place `order/place`."""
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class PositionQuery:
     """What a caller asks for. One of the first two is given."""
 
     incident_id: str
@@ -82,7 +82,7 @@ class Asked:
 
 
 @dataclass(frozen=True, slots=True)
-class Share:
+class PositionShare:
     """The position of one subject, for one reader."""
 
     subject: Subject
@@ -95,7 +95,7 @@ class Share:
 
 
 @dataclass(frozen=True, slots=True)
-class Seen:
+class KnownPosition:
     """Where a subject is, as far as it is known."""
 
     fix: Fix | None
@@ -105,7 +105,7 @@ class Seen:
     """In place of a fix: a protected place, which is never unknown."""
 
 
-def check(asked: Asked, role: Role.ValueType, now_ms: int) -> None:
+def check(asked: PositionQuery, role: Role.ValueType, now_ms: int) -> None:
     """Whether anybody of this role may ask for that, whatever there is. Raises InvalidField or PermissionDenied."""
     if not asked.subjects:
         raise InvalidField("subjects", "is missing")
@@ -125,7 +125,7 @@ def check(asked: Asked, role: Role.ValueType, now_ms: int) -> None:
         check_grounds(asked.legal_basis, Purpose.ENFORCEMENT, asked.incident_id or asked.order_id, subject.kind, now_ms)
 
 
-def shares(state: State, asked: Asked) -> tuple[Share, ...]:
+def shares(state: State, asked: PositionQuery) -> tuple[PositionShare, ...]:
     """The shares that this state allows; none where it knows neither the incident nor the order.
 
     Raises FailedPrecondition where it knows them and they don't allow it.
@@ -147,7 +147,7 @@ def shares(state: State, asked: Asked) -> tuple[Share, ...]:
     return tuple(found)
 
 
-def end_of(state: State, share: Share, now_ms: int) -> End | None:
+def end_of(state: State, share: PositionShare, now_ms: int) -> End | None:
     """Why a share is over; None while it lasts."""
     case_state = state.cases.get(share.case_id)
     if case_state is None or case_state.ended:
@@ -155,7 +155,7 @@ def end_of(state: State, share: Share, now_ms: int) -> End | None:
     case = case_state.case
     if not case.valid_from_ms <= now_ms < case.valid_until_ms:
         return End.ORDER_ENDED
-    if share.subject.kind is Kind.ORDER:
+    if share.subject.kind is RecordKind.ORDER:
         if _place(case_state, share.subject) is None:
             return End.WITHDRAWN
     elif not _devices(case_state, share.subject):
@@ -165,15 +165,15 @@ def end_of(state: State, share: Share, now_ms: int) -> End | None:
     return End.EXPIRED if now_ms >= share.expires_at_ms else None
 
 
-def look(state: State, share: Share) -> Seen:
+def look(state: State, share: PositionShare) -> KnownPosition:
     """Where the subject is; asked while the share lasts."""
-    if share.subject.kind is Kind.ORDER:
-        return Seen(None, False, _place(state.cases[share.case_id], share.subject))
+    if share.subject.kind is RecordKind.ORDER:
+        return KnownPosition(None, False, _place(state.cases[share.case_id], share.subject))
     fix = state.last_fix(_devices(state.cases[share.case_id], share.subject))
-    return Seen(fix, fix is None or state.now_ms - fix.time_ms > UNKNOWN_AFTER_MS)
+    return KnownPosition(fix, fix is None or state.now_ms - fix.time_ms > UNKNOWN_AFTER_MS)
 
 
-def _cases(state: State, asked: Asked) -> list[CaseState]:
+def _cases(state: State, asked: PositionQuery) -> list[CaseState]:
     """Cases with an episode in the incident, or those of the order."""
     if asked.order_id:
         return [one for _, one in sorted(state.cases.items()) if one.case.order_id == asked.order_id]
@@ -181,16 +181,16 @@ def _cases(state: State, asked: Asked) -> list[CaseState]:
     return [state.cases[case_id] for case_id in incident.case_ids] if incident else []
 
 
-def _share(case_state: CaseState, asked: Asked, subject: Subject) -> Share:
+def _share(case_state: CaseState, asked: PositionQuery, subject: Subject) -> PositionShare:
     case = case_state.case
-    return Share(subject, case.case_id, case.order_id, case.wearer_id, asked.incident_id, asked.expires_at_ms)
+    return PositionShare(subject, case.case_id, case.order_id, case.wearer_id, asked.incident_id, asked.expires_at_ms)
 
 
 def _names(case_state: CaseState, subject: Subject) -> bool:
     case = case_state.case
-    if subject.kind is Kind.WEARER:
+    if subject.kind is RecordKind.WEARER:
         return case.wearer_id == subject.subject_id
-    if subject.kind is Kind.ORDER:
+    if subject.kind is RecordKind.ORDER:
         return _place(case_state, subject) is not None
     return any(target.is_person and target.target_id == subject.subject_id for target in case.targets)
 
@@ -207,14 +207,14 @@ def _place(case_state: CaseState, subject: Subject) -> Shape | None:
 def _devices(case_state: CaseState, subject: Subject) -> tuple[str, ...]:
     """Devices of the subject; none where the case no longer names them."""
     case = case_state.case
-    if subject.kind is Kind.WEARER:
+    if subject.kind is RecordKind.WEARER:
         return case.tag_device_ids
     persons = (target for target in case.targets if target.is_person and target.target_id == subject.subject_id)
     return next((target.device_ids for target in persons), ())
 
 
-def _concerns(incident: Incident | None, share: Share) -> bool:
+def _concerns(incident: OpenIncident | None, share: PositionShare) -> bool:
     """Whether the incident is still open, and for a protected person still theirs: it may go on for another's sake."""
     if incident is None or incident.incident_id != share.incident_id:
         return False
-    return share.subject.kind is Kind.WEARER or share.case_id in incident.case_ids
+    return share.subject.kind is RecordKind.WEARER or share.case_id in incident.case_ids

@@ -8,8 +8,8 @@ from itertools import takewhile
 from typing import NamedTuple
 
 from services.geofence.domain import demands
-from services.geofence.domain.alerts import Doubt
-from services.geofence.domain.entries import Case, Demand, Equipment, Ring, Target
+from services.geofence.domain.alerts import AnomalyKind
+from services.geofence.domain.entries import Case, Demand, EquipmentKind, Ring, Target
 from services.geofence.domain.kinematics.rings import RingState
 from services.geofence.domain.kinematics.track import WINDOW_MS, Fix, Track
 from services.geofence.domain.kinematics.travel_feasibility import Way
@@ -27,7 +27,7 @@ WEARER = "wearer"
 """Key of the wearer beside those of targets."""
 
 
-class Warned(NamedTuple):
+class LastWarning(NamedTuple):
     """What a protected person was told last of where the wearer is."""
 
     apart_mm: float
@@ -79,7 +79,7 @@ class CaseState:
     """Targets of which positions allow that the wearer is within the ring that demands a response, by key."""
     unseen: bool = False
     """Where the wearer is, is unknown."""
-    warned: dict[str, Warned] = field(default_factory=dict)
+    warned: dict[str, LastWarning] = field(default_factory=dict)
     """Persons within whose ring the wearer is, by key: what they were told last."""
     grouped: list[str] = field(default_factory=list)
     """What the notice of an outage stands for: what was found, and of which target."""
@@ -102,7 +102,7 @@ class CaseState:
     @property
     def quiet(self) -> bool:
         """No ring is entered, and nothing stands that demands a response."""
-        holding = any(Equipment(key.partition(" ")[0]) in demands.HOLDING for key in self.raised)
+        holding = any(EquipmentKind(key.partition(" ")[0]) in demands.HOLDING for key in self.raised)
         holding = holding or Demand.RESPOND in self.near.values()
         return not holding and not any(ring.open for ring in self.rings.values())
 
@@ -117,13 +117,13 @@ class CaseState:
             return self.case.tag_device_ids
         return next(target.device_ids for target in self.case.targets if target.key == key)
 
-    def stands(self, events: frozenset[Equipment], device_id: str) -> bool:
+    def stands(self, events: frozenset[EquipmentKind], device_id: str) -> bool:
         """Whether one of these events of a device was told and nothing has taken it back."""
         return any(event_key(event, device_id) in self.raised for event in events)
 
 
 @dataclass(slots=True)
-class Incident:
+class OpenIncident:
     """One for each wearer while any episode is open."""
 
     incident_id: str
@@ -184,7 +184,7 @@ class State:
     undated_ms: dict[str, int] = field(default_factory=dict)
     """Devices of which only what is dated too far off has come since then, mesh time."""
     cases: dict[str, CaseState] = field(default_factory=dict)
-    incidents: dict[str, Incident] = field(default_factory=dict)
+    incidents: dict[str, OpenIncident] = field(default_factory=dict)
     """Open incident of each wearer who has one."""
     due: list[tuple[int, str, int]] = field(default_factory=list)
     """Heap of moments at which a case begins or ends, or silence may decide something: when, case, version or WAKE."""
@@ -218,7 +218,7 @@ class State:
         there = self.last_fix(target.device_ids)
         return (math.dist(wearer.point, there.point), there) if there else None
 
-    def is_odd_again(self, doubt: Doubt, what: str, at_ms: int) -> bool:
+    def is_odd_again(self, doubt: AnomalyKind, what: str, at_ms: int) -> bool:
         """Whether the same was told within the hour; else notes that it is told now."""
         key = f"{doubt.value} {what}"
         if at_ms < self.odd_ms.get(key, at_ms - ODD_AGAIN_MS) + ODD_AGAIN_MS:
@@ -249,7 +249,7 @@ class State:
             if self.owners.setdefault(device_id, owner) != owner:
                 self.owners[device_id] = owner
                 self.owned_since[device_id] = self.now_ms
-                for doubt in Doubt:
+                for doubt in AnomalyKind:
                     self.odd_ms.pop(f"{doubt.value} {device_id}", None)
                 for known in (
                     self.tracks,
@@ -283,6 +283,6 @@ def _owners(case: Case) -> list[tuple[str, str]]:
     return devices + [(device_id, target.key) for target in case.targets for device_id in target.device_ids]
 
 
-def event_key(event: Equipment, device_id: str) -> str:
+def event_key(event: EquipmentKind, device_id: str) -> str:
     """Key of `CaseState.raised`."""
     return f"{event.value} {device_id}"

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from services.geofence.domain import fold
 from services.geofence.domain.alerts import Output
 from services.geofence.domain.entries import Body, Case, Entry, Tick
-from services.geofence.domain.kinematics.geometry import Polygon
+from services.geofence.domain.kinematics.geometry import PlanePolygon
 from services.geofence.domain.rules import Rules
 from services.geofence.domain.state import State
 
@@ -35,5 +35,5 @@ def play(case: Case, rules: Rules, entries: Sequence[tuple[int, Body]]) -> list[
 def work_of(case: Case, steps: int) -> int:
     """How many sides are measured against how many rings, at most: what bounds the time it takes."""
     places = [target.shape for target in case.targets] + [place for one in case.encounters for place in one.places]
-    sides = sum(len(shape.sides) if isinstance(shape, Polygon) else 1 for shape in places)
+    sides = sum(len(shape.sides) if isinstance(shape, PlanePolygon) else 1 for shape in places)
     return steps * len(case.rings) * sides

@@ -12,24 +12,24 @@ import grpc.aio
 from services.common import fields, times
 from services.common.clock import MeshClock
 from services.common.observability.telemetry import logger
-from services.common.privacy.grounds import Kind, Purpose
+from services.common.privacy.grounds import Purpose, RecordKind
 from services.common.rpc import server
 from services.common.rpc.errors import FailedPrecondition, InvalidField, TandemError, Unavailable
 from services.common.rpc.identity import Role
 from services.geofence.consumer import Evaluator
 from services.geofence.domain import sharing
 from services.geofence.domain.kinematics.geometry import lat_lon_deg
-from services.geofence.domain.sharing import Asked, End, Seen, Share, Subject
-from services.geofence.sharing.outbox import OpenShare, Outbox
+from services.geofence.domain.sharing import End, KnownPosition, PositionQuery, PositionShare, Subject
+from services.geofence.sharing.outbox import DisclosureOutbox, OpenShare
 from tandem.common.v1 import ledger_pb2
 from tandem.geofence.v1 import positions_pb2, positions_pb2_grpc
 
 LOOK_EVERY_S = 0.2
 """How often a share is looked at. Not with each entry of the log: a thousand readers must not hold up the next alert."""
 _KINDS = {
-    positions_pb2.WEARER: Kind.WEARER,
-    positions_pb2.PROTECTED_PERSON: Kind.PROTECTED_PERSON,
-    positions_pb2.PROTECTED_PLACE: Kind.ORDER,
+    positions_pb2.WEARER: RecordKind.WEARER,
+    positions_pb2.PROTECTED_PERSON: RecordKind.PROTECTED_PERSON,
+    positions_pb2.PROTECTED_PLACE: RecordKind.ORDER,
 }
 _OF_KINDS = {kind: number for number, kind in _KINDS.items()}
 
@@ -39,7 +39,9 @@ Responses = AsyncIterator[positions_pb2.WatchPositionsResponse]
 class PositionServicer(positions_pb2_grpc.PositionServiceServicer):
     """Shares positions from the evaluators of this process."""
 
-    def __init__(self, evaluators: Iterable[Evaluator], outbox: Outbox, clock: MeshClock, every_s: float) -> None:
+    def __init__(
+        self, evaluators: Iterable[Evaluator], outbox: DisclosureOutbox, clock: MeshClock, every_s: float
+    ) -> None:
         self._evaluators = tuple(evaluators)
         self._outbox = outbox
         self._clock = clock
@@ -64,7 +66,9 @@ class PositionServicer(positions_pb2_grpc.PositionServiceServicer):
             for one in live.values():
                 self._outbox.end(one)
 
-    def _admit(self, request: positions_pb2.WatchPositionsRequest) -> tuple[Evaluator, Asked, tuple[Share, ...]]:
+    def _admit(
+        self, request: positions_pb2.WatchPositionsRequest
+    ) -> tuple[Evaluator, PositionQuery, tuple[PositionShare, ...]]:
         asked = _parse(request)
         sharing.check(asked, server.caller().role, self._clock.now_ms())
         for evaluator in self._evaluators:
@@ -76,10 +80,10 @@ class PositionServicer(positions_pb2_grpc.PositionServiceServicer):
         what = "incident is open" if asked.incident_id else "order is in force"
         raise FailedPrecondition(f"no such {what} in the partitions of this evaluator")
 
-    async def _follow(self, evaluator: Evaluator, live: dict[Share, OpenShare]) -> Responses:
+    async def _follow(self, evaluator: Evaluator, live: dict[PositionShare, OpenShare]) -> Responses:
         """Each subject's newest position, until each share is over; what a slow reader was too slow for is never kept."""
         loop = asyncio.get_running_loop()
-        told: dict[Share, Seen] = {}
+        told: dict[PositionShare, KnownPosition] = {}
         next_s = dict.fromkeys(live, 0.0)
         while live:
             for share in tuple(live):
@@ -101,7 +105,7 @@ class PositionServicer(positions_pb2_grpc.PositionServiceServicer):
             if live:
                 await asyncio.sleep(min(LOOK_EVERY_S, self._every_s))
 
-    def _disclosure(self, legal_basis: str, share: Share) -> ledger_pb2.Disclosure:
+    def _disclosure(self, legal_basis: str, share: PositionShare) -> ledger_pb2.Disclosure:
         who = server.caller().spiffe_id
         return ledger_pb2.Disclosure(
             disclosure_id=f"share-{uuid.uuid4().hex}",
@@ -111,14 +115,14 @@ class PositionServicer(positions_pb2_grpc.PositionServiceServicer):
             purpose=Purpose.ENFORCEMENT.value,
             reference=share.incident_id or share.case_id,
             record_kind=share.subject.kind.value,
-            record_id=share.order_id if share.subject.kind is Kind.ORDER else share.subject.subject_id,
+            record_id=share.order_id if share.subject.kind is RecordKind.ORDER else share.subject.subject_id,
             order_id=share.order_id,
             recipient=who,
             expires_at_ms=share.expires_at_ms,
         )
 
 
-def _parse(request: positions_pb2.WatchPositionsRequest) -> Asked:
+def _parse(request: positions_pb2.WatchPositionsRequest) -> PositionQuery:
     under = request.WhichOneof("under")
     if under is None:
         raise InvalidField("under", "is missing")
@@ -132,14 +136,14 @@ def _parse(request: positions_pb2.WatchPositionsRequest) -> Asked:
             fields.required_id(f"subjects[{i}].subject_id", part)
         subjects.append(Subject(_KINDS[one.kind], one.subject_id))
     expires_at_ms = fields.moment("expires_at", request.expires_at, request.HasField("expires_at"))
-    return Asked(request.incident_id, request.order_id, request.legal_basis, tuple(subjects), expires_at_ms)
+    return PositionQuery(request.incident_id, request.order_id, request.legal_basis, tuple(subjects), expires_at_ms)
 
 
-def _subject(share: Share) -> positions_pb2.Subject:
+def _subject(share: PositionShare) -> positions_pb2.Subject:
     return positions_pb2.Subject(kind=_OF_KINDS[share.subject.kind], subject_id=share.subject.subject_id)
 
 
-def _position(share: Share, seen: Seen, now_ms: int) -> positions_pb2.WatchPositionsResponse:
+def _position(share: PositionShare, seen: KnownPosition, now_ms: int) -> positions_pb2.WatchPositionsResponse:
     position = positions_pb2.LivePosition(subject=_subject(share), unknown=seen.unknown)
     if seen.fix is not None:
         position.lat_deg, position.lon_deg = lat_lon_deg(seen.fix.point)
@@ -153,6 +157,6 @@ def _position(share: Share, seen: Seen, now_ms: int) -> positions_pb2.WatchPosit
     return positions_pb2.WatchPositionsResponse(position=position)
 
 
-def _end(share: Share, reason: End) -> positions_pb2.WatchPositionsResponse:
+def _end(share: PositionShare, reason: End) -> positions_pb2.WatchPositionsResponse:
     end = positions_pb2.ShareEnd(subject=_subject(share), reason=positions_pb2.ShareEndReason.Value(reason.name))
     return positions_pb2.WatchPositionsResponse(end=end)

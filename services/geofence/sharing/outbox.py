@@ -64,7 +64,7 @@ _open_shares = sa.Table(
 class OpenShare:
     """A share whose beginning is on disk."""
 
-    def __init__(self, outbox: Outbox, disclosure_id: str) -> None:
+    def __init__(self, outbox: DisclosureOutbox, disclosure_id: str) -> None:
         self._outbox = outbox
         self._allowed = 0
         self.disclosure_id = disclosure_id
@@ -79,7 +79,7 @@ class OpenShare:
         self.positions += 1
 
 
-class Outbox:
+class DisclosureOutbox:
     """Disclosures of one evaluator on their way. Decisions never need it: while it can't be opened, nothing is shared."""
 
     def __init__(self, folder: Path, clock: MeshClock) -> None:

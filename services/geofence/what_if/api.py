@@ -14,7 +14,7 @@ from services.common.ids import hash_id
 from services.common.messaging import flow
 from services.common.messaging.bus import Bus
 from services.common.observability.telemetry import logger
-from services.common.privacy.grounds import Kind, check_grounds
+from services.common.privacy.grounds import RecordKind, check_grounds
 from services.common.privacy.purposes import PURPOSES
 from services.common.rpc import server
 from services.common.rpc.errors import InvalidField, PermissionDenied, Unavailable
@@ -76,7 +76,7 @@ class WhatIfServicer(what_if_pb2_grpc.WhatIfServiceServicer):
                 request.grounds.legal_basis,
                 PURPOSES.get(request.grounds.purpose),
                 request.grounds.reference,
-                Kind.ORDER,
+                RecordKind.ORDER,
                 self._clock.now_ms(),
             )
         except InvalidField as error:
@@ -96,7 +96,7 @@ class WhatIfServicer(what_if_pb2_grpc.WhatIfServiceServicer):
             legal_basis=request.grounds.legal_basis,
             purpose=PURPOSES[request.grounds.purpose].value,
             reference=request.grounds.reference or case.case_id,
-            record_kind=Kind.ORDER.value,
+            record_kind=RecordKind.ORDER.value,
             record_id=case.order_id,
             order_id=case.order_id,
             recipient=who.spiffe_id,

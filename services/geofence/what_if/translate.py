@@ -8,7 +8,7 @@ from services.common import fields
 from services.common.rpc.errors import InvalidField
 from services.geofence import translate
 from services.geofence.domain.alerts import Alert, Output
-from services.geofence.domain.entries import Body, Case, Equipment, EquipmentReport, Positions, Tick
+from services.geofence.domain.entries import Body, Case, EquipmentKind, EquipmentReport, Positions, Tick
 from services.geofence.domain.what_if import work_of
 from tandem.common.v1 import log_pb2
 from tandem.geofence.v1 import what_if_pb2
@@ -69,9 +69,9 @@ def _body(field: str, n: int, msg: what_if_pb2.WhatIfStep, at_ms: int, case: Cas
         case "event":
             device_id = _device(f"{field}.subject_id", msg.subject_id, case)
             name = log_pb2.EquipmentKind.Name(msg.event) if msg.event in log_pb2.EquipmentKind.values() else ""
-            if name not in Equipment.__members__:
+            if name not in EquipmentKind.__members__:
                 raise InvalidField(f"{field}.event", "is no known event")
-            return EquipmentReport(device_id, f"step-{n}", Equipment(name), at_ms, 0)
+            return EquipmentReport(device_id, f"step-{n}", EquipmentKind(name), at_ms, 0)
         case _:
             if msg.subject_id:
                 raise InvalidField(f"{field}.report", "is missing")

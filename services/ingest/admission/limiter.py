@@ -14,7 +14,7 @@ ALL_MOST = 400_000
 """Reports of all senders."""
 
 
-class Room:
+class InFlightLimiter:
     """Counts reports by sender. One that fills its own share waits by itself; its neighbours don't notice."""
 
     def __init__(self, sender_most: int = SENDER_MOST, all_most: int = ALL_MOST) -> None:

@@ -12,7 +12,7 @@ from services.common.messaging import flow
 from services.common.rpc import server
 from services.common.rpc.errors import InvalidField, NotFound, PermissionDenied, Unavailable
 from services.ingest.admission.routes import Routes
-from services.ingest.commands.service import Commands, Standing, to_device
+from services.ingest.commands.service import ActiveCommand, Commands, to_device
 from tandem.common.v1 import access_pb2, command_pb2, log_pb2
 from tandem.ingest.v1 import ingest_pb2, ingest_pb2_grpc
 
@@ -119,7 +119,7 @@ def _check_instruction(instruction: command_pb2.Instruction) -> None:
             raise InvalidField("instruction", "is missing")
 
 
-def _status(standing: Standing) -> ingest_pb2.CommandStatus:
+def _status(standing: ActiveCommand) -> ingest_pb2.CommandStatus:
     command = standing.command
     shown = to_device(command)
     if shown.instruction.HasField("show_notice"):

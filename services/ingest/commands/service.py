@@ -43,7 +43,7 @@ State = command_pb2.CommandState
 _OVER = (State.COMMAND_STATE_RECEIVED, State.COMMAND_STATE_REFUSED, State.COMMAND_STATE_EXPIRED)
 
 
-class Session(Protocol):
+class CommandSession(Protocol):
     """A way to a sender."""
 
     sender: Sender
@@ -54,7 +54,7 @@ class Session(Protocol):
 
 
 @dataclass(slots=True)
-class Standing:
+class ActiveCommand:
     """A command and how far it is."""
 
     command: command_pb2.Command
@@ -63,7 +63,7 @@ class Standing:
     reason: str = ""
     given_at_s: float = field(default=float("-inf"))
     """When this process last gave it, by the monotonic clock."""
-    given_to: Session | None = None
+    given_to: CommandSession | None = None
     said: dict[int, asyncio.Future[None]] = field(default_factory=dict)
     """States that this process has said it came to; each is done once that is stored."""
 
@@ -79,11 +79,11 @@ class Commands:
     def __init__(self, bus: Bus, routes: Routes, clock: MeshClock, health: ReaderHealth | None = None) -> None:
         self._health = health
         self._bus, self._routes, self._clock = bus, routes, clock
-        self._all: dict[str, Standing] = {}
+        self._all: dict[str, ActiveCommand] = {}
         """By id, in the order of the stream."""
-        self._waiting: dict[str, list[Standing]] = {}
+        self._waiting: dict[str, list[ActiveCommand]] = {}
         """By device: those that aren't over."""
-        self._sessions: dict[str, Session] = {}
+        self._sessions: dict[str, CommandSession] = {}
         self._steps: asyncio.Queue[tuple[command_pb2.CommandStep | command_pb2.Command, asyncio.Future[None]]] = (
             asyncio.Queue()
         )
@@ -117,13 +117,13 @@ class Commands:
                 await self._progress.wait()
         return command
 
-    def of_device(self, device_id: str) -> list[Standing]:
+    def of_device(self, device_id: str) -> list[ActiveCommand]:
         """The device's commands of the last day, the newest first."""
         return [one for one in reversed(self._all.values()) if one.command.device_id == device_id]
 
     # ── to and from the devices ──────────────────────────────────────────────────────────────────────────────────────
 
-    def heard(self, over: Mapping[str, Session]) -> None:
+    def heard(self, over: Mapping[str, CommandSession]) -> None:
         """Devices were heard, each over a session: their commands go down it, now and from now on."""
         self._sessions.update(over)
         if self._waiting:
@@ -252,7 +252,7 @@ class Commands:
     def _command(self, command: command_pb2.Command) -> None:
         if command.command_id in self._all:
             return  # the stream is read once more
-        standing = Standing(command, since_ms=command.issued_at_ms)
+        standing = ActiveCommand(command, since_ms=command.issued_at_ms)
         self._all[command.command_id] = standing
         if command.instruction.WhichOneof("kind") in _INTERVALS:
             # An older interval that was given again later would undo the newer one.
@@ -272,11 +272,11 @@ class Commands:
         if step.state in _OVER:
             self._drop(standing)
 
-    def _live(self, device_id: str) -> list[Standing]:
+    def _live(self, device_id: str) -> list[ActiveCommand]:
         now_ms = self._clock.now_ms()
         return [one for one in self._waiting.get(device_id, ()) if one.command.expires_at_ms > now_ms]
 
-    def _give_all(self, device_id: str, session: Session) -> None:
+    def _give_all(self, device_id: str, session: CommandSession) -> None:
         if device_id not in self._routes.allowed(session.sender):
             return  # it was bound to somebody else since it was heard
         now_s = time.monotonic()
@@ -288,18 +288,18 @@ class Commands:
             one.given_to, one.given_at_s = session, now_s
             self._say(one, State.COMMAND_STATE_SENT)
 
-    def _end(self, standing: Standing, reason: str) -> None:
+    def _end(self, standing: ActiveCommand, reason: str) -> None:
         self._drop(standing)
         self._say(standing, State.COMMAND_STATE_EXPIRED, reason)
 
-    def _drop(self, standing: Standing) -> None:
+    def _drop(self, standing: ActiveCommand) -> None:
         waiting = self._waiting.get(standing.command.device_id, [])
         if standing in waiting:
             waiting.remove(standing)
         if not waiting:
             self._waiting.pop(standing.command.device_id, None)
 
-    def _say(self, standing: Standing, state: State.ValueType, reason: str = "") -> asyncio.Future[None]:
+    def _say(self, standing: ActiveCommand, state: State.ValueType, reason: str = "") -> asyncio.Future[None]:
         """Has a state stored, once; done when it is."""
         said = standing.said.get(state)
         if said is None:
@@ -308,7 +308,7 @@ class Commands:
         return said
 
     def _step_of(
-        self, standing: Standing, state: State.ValueType | None = None, reason: str = ""
+        self, standing: ActiveCommand, state: State.ValueType | None = None, reason: str = ""
     ) -> command_pb2.CommandStep:
         """That a command comes to a state now; without one the state that it has."""
         return command_pb2.CommandStep(

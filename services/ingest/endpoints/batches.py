@@ -11,9 +11,9 @@ from typing import Any
 from services.common.observability import tracing
 from services.common.rpc.errors import InvalidField
 from services.ingest import translate
-from services.ingest.commands.service import Commands, Session
-from services.ingest.domain import Equipment, Position, Sender
-from services.ingest.endpoints.stream import Answer, Stream
+from services.ingest.commands.service import Commands, CommandSession
+from services.ingest.domain import EquipmentEvent, Position, Sender
+from services.ingest.endpoints.stream import PendingAnswer, ReportStream
 from services.ingest.intake import Intake, Reports
 from tandem.ingest.v1 import ingest_pb2
 
@@ -32,7 +32,7 @@ def read(request: Batch) -> Reports:
         positions = translate.read_positions(list(request.positions))
         if positions is not None:
             return Reports(count, positions, range(count))
-    read: list[Position | Equipment | InvalidField] = []
+    read: list[Position | EquipmentEvent | InvalidField] = []
     messages: Sequence[Any] = (*request.positions, *request.equipment)
     for i, msg in enumerate(messages):
         parse: Any = translate.parse_position if i < len(request.positions) else translate.parse_equipment
@@ -51,15 +51,15 @@ def is_small(request: ingest_pb2.ReportRequest) -> bool:
 @dataclass(slots=True)
 class _Arrived:
     request: ingest_pb2.ReportRequest
-    stream: Stream
-    answer: Answer
+    stream: ReportStream
+    answer: PendingAnswer
     context: str
 
 
 _CONTEXT = attrgetter("context")
 
 
-class Gathering:
+class Coalescer:
     """Takes small batches. Those of one sender that have arrived when it looks are one batch to all that follows.
 
     To look at a report by itself costs several times what it costs among ten.
@@ -71,7 +71,9 @@ class Gathering:
         """By sender; one that stands here is being worked for."""
         self._workers: set[asyncio.Task[None]] = set()
 
-    def add(self, sender: Sender, request: ingest_pb2.ReportRequest, stream: Stream, answer: Answer) -> None:
+    def add(
+        self, sender: Sender, request: ingest_pb2.ReportRequest, stream: ReportStream, answer: PendingAnswer
+    ) -> None:
         """Has a batch taken; its answer is told of it."""
         arrived = _Arrived(request, stream, answer, tracing.carried())
         waiting = self._arrived.get(sender.key)
@@ -113,7 +115,7 @@ class Gathering:
         reports = Reports(count, positions, range(count), contexts=contexts)
         taken = await self._intake.admit(sender, reports, False, "stream")
         refused = {one.index for one in taken.refusals}
-        over: dict[str, Session] = {}
+        over: dict[str, CommandSession] = {}
         first = 0
         for one in group:
             one.stream.admitted(one.answer, taken, first)
@@ -129,8 +131,8 @@ async def take(
     commands: Commands,
     sender: Sender,
     request: ingest_pb2.ReportRequest,
-    stream: Stream,
-    answer: Answer,
+    stream: ReportStream,
+    answer: PendingAnswer,
 ) -> None:
     """Takes a batch by itself; its answer is told of it. Raises Unavailable where a device can't be looked up."""
     taken = await intake.admit(sender, read(request), request.backfill, "stream")

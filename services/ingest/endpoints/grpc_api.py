@@ -15,17 +15,17 @@ from services.common.observability.telemetry import logger
 from services.common.rpc import server
 from services.common.rpc.errors import InvalidField, StoreFull
 from services.ingest import metrics
-from services.ingest.admission.limiter import Room
+from services.ingest.admission.limiter import InFlightLimiter
 from services.ingest.admission.quarantine import Quarantine
 from services.ingest.commands.service import Commands
 from services.ingest.domain import BATCH_MOST, Sender
 from services.ingest.endpoints import batches
-from services.ingest.endpoints.batches import Batch, Gathering
+from services.ingest.endpoints.batches import Batch, Coalescer
 from services.ingest.endpoints.stream import (
     MAX_ALL_UNANSWERED_REPORTS,
     MAX_CALLER_UNANSWERED_REPORTS,
-    Answer,
-    Stream,
+    PendingAnswer,
+    ReportStream,
     outcomes,
     refusals_to_proto,
 )
@@ -46,9 +46,9 @@ class IngestApi(ingest_pb2_grpc.IngestServiceServicer):
 
     def __init__(self, intake: Intake, commands: Commands, quarantine: Quarantine) -> None:
         self._intake, self._commands, self._quarantine = intake, commands, quarantine
-        self._gathering = Gathering(intake, commands)
+        self._gathering = Coalescer(intake, commands)
         self._streams: Counter[str] = Counter()
-        self._unanswered = Room(MAX_CALLER_UNANSWERED_REPORTS, MAX_ALL_UNANSWERED_REPORTS)
+        self._unanswered = InFlightLimiter(MAX_CALLER_UNANSWERED_REPORTS, MAX_ALL_UNANSWERED_REPORTS)
         metrics.UNANSWERED.set_function(lambda: self._unanswered.total)
 
     async def Report(
@@ -58,7 +58,7 @@ class IngestApi(ingest_pb2_grpc.IngestServiceServicer):
     ) -> AsyncIterator[ingest_pb2.ReportResponse]:
         sender = _sender()
         with self._one_more_stream(sender):
-            stream = Stream(sender, self._unanswered)
+            stream = ReportStream(sender, self._unanswered)
             taking = asyncio.create_task(self._take_all(sender, request_iterator, stream))
             ending = asyncio.create_task(_end_unread(stream, taking, context, asyncio.current_task()))
             try:
@@ -112,14 +112,14 @@ class IngestApi(ingest_pb2_grpc.IngestServiceServicer):
                 del self._streams[sender.spiffe_id]
 
     async def _take_all(
-        self, sender: Sender, requests: AsyncIterator[ingest_pb2.ReportRequest], stream: Stream
+        self, sender: Sender, requests: AsyncIterator[ingest_pb2.ReportRequest], stream: ReportStream
     ) -> None:
         try:
             async for request in requests:
                 count = len(request.positions) + len(request.equipment)
                 await stream.window(max(1, count + len(request.receipts)))
                 receipts = self._take_receipts(sender, request)
-                answer = Answer(request.batch, count, len(request.positions), request.together, receipts)
+                answer = PendingAnswer(request.batch, count, len(request.positions), request.together, receipts)
                 stream.answer(answer)
                 if not count:
                     stream.admitted(answer, None, 0)
@@ -152,7 +152,7 @@ class IngestApi(ingest_pb2_grpc.IngestServiceServicer):
 
 
 async def _end_unread(
-    stream: Stream,
+    stream: ReportStream,
     taking: asyncio.Task[None],
     context: grpc.aio.ServicerContext[Any, Any],
     serving: asyncio.Task[Any] | None,

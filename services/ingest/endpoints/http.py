@@ -19,9 +19,9 @@ from services.ingest.admission.routes import Routes
 from services.ingest.commands.service import Commands
 from services.ingest.domain import Reason, Refusal, Sender
 from services.ingest.endpoints import osmand, traccar
-from services.ingest.endpoints.phones import Request
+from services.ingest.endpoints.phones import PhoneRequest
 from services.ingest.intake import Intake, Reports
-from services.ingest.settings import Settings
+from services.ingest.settings import IngestSettings
 from tandem.ingest.v1 import ingest_pb2
 
 TOO_OFTEN_AGAIN_S = 5
@@ -31,7 +31,7 @@ NOT_FOR_IT = {Reason.UNKNOWN_DEVICE, Reason.REVOKED, Reason.NOT_YOURS}
 ANSWERS = Counter("tandem_ingest_http_answers", "Answers to phones, by status", ["status"])
 
 
-class PhoneDoor:
+class PhoneEndpoint:
     """Takes requests of phones to the one path that all doors share."""
 
     def __init__(self, intake: Intake, routes: Routes, commands: Commands, clock: MeshClock) -> None:
@@ -88,7 +88,7 @@ class PhoneDoor:
 
 
 @asynccontextmanager
-async def serve(settings: Settings, door: PhoneDoor) -> AsyncIterator[int]:
+async def serve(settings: IngestSettings, door: PhoneEndpoint) -> AsyncIterator[int]:
     """Serves the door and gives its port."""
     routes = [
         web.route(method, path, door.report)
@@ -120,7 +120,7 @@ def _token(request: web.Request, query: Mapping[str, str]) -> str:
     return request.match_info.get("token") or query.get("token", "")
 
 
-def _read(body: bytes, query: Mapping[str, str], as_json: bool, received_ms: int) -> Request:
+def _read(body: bytes, query: Mapping[str, str], as_json: bool, received_ms: int) -> PhoneRequest:
     if as_json:
         return traccar.parse(body, received_ms)
     try:

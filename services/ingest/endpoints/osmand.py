@@ -14,7 +14,7 @@ from services.common import fields, ids, times
 from services.common.rpc.errors import InvalidField
 from services.ingest.domain import ACCURACY_MOST_M
 from services.ingest.endpoints import phones
-from services.ingest.endpoints.phones import Request, Said
+from services.ingest.endpoints.phones import PhoneRequest, Said
 
 PARAMETERS_MOST = 100
 METRES_PER_HDOP = 5.0
@@ -53,7 +53,7 @@ def parameters(text: str) -> dict[str, str]:
     return found
 
 
-def parse(given: Mapping[str, str], received_ms: int) -> Request:
+def parse(given: Mapping[str, str], received_ms: int) -> PhoneRequest:
     """The reports of a request that came at `received_ms`, mesh time. Raises InvalidField where it names no device."""
     device_id = _device_id(given)
     fix_time = _fix_time_ms(given)
@@ -66,7 +66,7 @@ def parse(given: Mapping[str, str], received_ms: int) -> Request:
         said.append(_position(given, device_id, report_id, received_ms if fix_time is None else fix_time))
     if "alarm" in given:
         said += phones.alarms("alarm", given["alarm"], device_id, report_id, fix_time, received_ms)
-    return Request(device_id, said or [InvalidField("lat", "is missing")])
+    return PhoneRequest(device_id, said or [InvalidField("lat", "is missing")])
 
 
 def _device_id(given: Mapping[str, str]) -> str:

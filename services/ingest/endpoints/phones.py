@@ -8,7 +8,7 @@ from typing import TypeAlias
 
 from services.common import times
 from services.common.rpc.errors import InvalidField
-from services.ingest.domain import Equipment, Position
+from services.ingest.domain import EquipmentEvent, Position
 from tandem.common.v1 import log_pb2
 
 ACCURACY_UNSAID_M = 50.0
@@ -32,12 +32,12 @@ ALARMS: Mapping[str, log_pb2.EquipmentKind.ValueType] = {
 }
 """Traccar's alarms (Position.java, ALARM_...) that say what an equipment event says. Its others, such as overspeed, are refused."""
 
-Said: TypeAlias = Position | Equipment | InvalidField
+Said: TypeAlias = Position | EquipmentEvent | InvalidField
 """A report, or why it can't be one."""
 
 
 @dataclass(frozen=True, slots=True)
-class Request:
+class PhoneRequest:
     """What a phone sent at once."""
 
     device_id: str
@@ -76,7 +76,7 @@ def alarms(
     if len(listed) > ALARMS_MOST:
         return [InvalidField(field, f"has more than {ALARMS_MOST} alarms")]
     return [
-        Equipment(device_id, f"{report_id}-{name}", ALARMS[name], at_ms)
+        EquipmentEvent(device_id, f"{report_id}-{name}", ALARMS[name], at_ms)
         if name in ALARMS
         else InvalidField(field, f"is none of {', '.join(ALARMS)}")
         for name in listed

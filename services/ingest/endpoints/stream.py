@@ -7,9 +7,9 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from services.ingest.admission.limiter import Room
+from services.ingest.admission.limiter import InFlightLimiter
 from services.ingest.domain import Refusal, Sender
-from services.ingest.intake import Taken
+from services.ingest.intake import PendingBatch
 from tandem.ingest.v1 import ingest_pb2
 
 WINDOW = 64
@@ -29,7 +29,7 @@ _ACCEPTED, _REFUSED = ingest_pb2.Outcome.ACCEPTED, ingest_pb2.Outcome.REFUSED
 
 
 @dataclass(slots=True)
-class Answer:
+class PendingAnswer:
     """A batch that waits for its answer."""
 
     batch: int
@@ -41,7 +41,7 @@ class Answer:
     """Receipts that came with it; each is done once it is stored."""
     admitted: bool = False
     """It is known what is taken of it."""
-    taken: Taken | None = None
+    taken: PendingBatch | None = None
     """With what it was taken, on the way into the log; None where the request had nothing but receipts."""
     first: int = 0
     """Where its reports begin in that."""
@@ -64,17 +64,17 @@ class Answer:
         ]
 
 
-class Stream:
+class ReportStream:
     """What goes down a stream."""
 
-    def __init__(self, sender: Sender, unanswered: Room) -> None:
+    def __init__(self, sender: Sender, unanswered: InFlightLimiter) -> None:
         self.sender = sender
         self.handed_s: float | None = None
         """When the response that the peer has to take now was handed over, by the loop's clock; None while ingest owes the next one."""
         self._unanswered = unanswered
         self.open = True
         """Commands may be given down it."""
-        self._answers: deque[Answer] = deque()
+        self._answers: deque[PendingAnswer] = deque()
         self._commands: deque[ingest_pb2.DeviceCommand] = deque()
         self._under_way = self._held = 0
         self._ended = False
@@ -95,17 +95,17 @@ class Stream:
         self._under_way += 1
         self._held += held
 
-    def answer(self, answer: Answer) -> None:
+    def answer(self, answer: PendingAnswer) -> None:
         """This is the next batch to be answered."""
         self._answers.append(answer)
         self._changed.set()
 
-    def admitted(self, answer: Answer, taken: Taken | None, first: int) -> None:
+    def admitted(self, answer: PendingAnswer, taken: PendingBatch | None, first: int) -> None:
         """What is to be stored of a batch is on its way."""
         answer.taken, answer.first, answer.admitted = taken, first, True
         self._changed.set()
 
-    def failed(self, answer: Answer, error: Exception) -> None:
+    def failed(self, answer: PendingAnswer, error: Exception) -> None:
         """A batch isn't taken at all; the stream ends with the error."""
         answer.error, answer.admitted = error, True
         self._changed.set()
@@ -173,7 +173,7 @@ class Stream:
             self._held -= held
             self._unanswered.leave(self.sender.spiffe_id, held)
 
-    def _may_come_along(self, first: Answer, total: int) -> bool:
+    def _may_come_along(self, first: PendingAnswer, total: int) -> bool:
         if not self._answers:
             return False
         following = self._answers[0]
@@ -188,7 +188,7 @@ class Stream:
         )
 
 
-def _response(answers: Sequence[Answer]) -> ingest_pb2.ReportResponse:
+def _response(answers: Sequence[PendingAnswer]) -> ingest_pb2.ReportResponse:
     response = ingest_pb2.ReportResponse(batch=answers[-1].batch, batches=len(answers))
     before = 0
     for one in answers:

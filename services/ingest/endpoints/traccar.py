@@ -16,13 +16,13 @@ from services.common import fields, ids, times
 from services.common.rpc.errors import InvalidField
 from services.ingest.domain import ACCURACY_MOST_M
 from services.ingest.endpoints import phones
-from services.ingest.endpoints.phones import Request, Said
+from services.ingest.endpoints.phones import PhoneRequest, Said
 
 _UUID_MOST = 40
 """Of this length the names of alarms still fit behind it."""
 
 
-def parse(body: bytes, received_ms: int) -> Request:
+def parse(body: bytes, received_ms: int) -> PhoneRequest:
     """The reports of a request that came at `received_ms`, mesh time.
 
     Raises InvalidField where it isn't this form or names no device.
@@ -40,7 +40,7 @@ def parse(body: bytes, received_ms: int) -> Request:
         alarm = extras.get("alarm")
     if alarm is not None:
         said += _alarms(alarm, location, device_id, report_id, received_ms)
-    return Request(device_id, said or [InvalidField("location.coords", "is missing")])
+    return PhoneRequest(device_id, said or [InvalidField("location.coords", "is missing")])
 
 
 def _read(body: bytes) -> Any:

@@ -19,7 +19,7 @@ from services.common.observability import trace_ids, tracing
 from services.common.observability.telemetry import logger
 from services.common.rpc.errors import RetryableError, StoreFull
 from services.ingest import metrics, translate
-from services.ingest.domain import Equipment, Positions
+from services.ingest.domain import EquipmentEvent, Positions
 from tandem.common.v1 import log_pb2
 
 MESSAGE_MOST = 2_000
@@ -202,7 +202,7 @@ class LogWriter:
         """The same for a device whose clock is too far ahead."""
         return self._heard.put(sender, (device_id, report_id), 1, received_wall_us)
 
-    def equipment(self, sender: str, event: Equipment, received_wall_us: int) -> asyncio.Future[None]:
+    def equipment(self, sender: str, event: EquipmentEvent, received_wall_us: int) -> asyncio.Future[None]:
         """The same for an equipment event."""
         return self._equipment.put(sender, event, 1, received_wall_us)
 
@@ -254,9 +254,9 @@ def _backfill_entry(items: Sequence[Positions], received_wall_us: int) -> log_pb
     return translate.positions_entry(_joined(items), received_wall_us, backfilled=True)
 
 
-def _equipment_entry(items: Sequence[Equipment], received_wall_us: int) -> log_pb2.LogEntry:
+def _equipment_entry(items: Sequence[EquipmentEvent], received_wall_us: int) -> log_pb2.LogEntry:
     return translate.equipment_entry(items[0], received_wall_us)
 
 
-def _event_id(event: Equipment) -> str:
+def _event_id(event: EquipmentEvent) -> str:
     return f"{event.device_id}/{event.report_id}"

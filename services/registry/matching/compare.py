@@ -19,7 +19,7 @@ from enum import Enum
 from rapidfuzz.distance import OSA, Levenshtein
 
 from services.registry.matching import names
-from services.registry.matching.weights import Evidence, Field, Level, Schema
+from services.registry.matching.weights import AgreementLevel, Field, FieldComparison, Schema
 
 CERTAIN = 30.0
 """Bits from which a pair may be certain: odds of 8,000 to 1 where one pair in 2 ** 17 is one person (20,000 wearers, and one
@@ -70,7 +70,7 @@ class Comparison:
     verdict: Verdict
     weight: float
     """Sum of the evidence, bits."""
-    evidence: tuple[Evidence, ...]
+    evidence: tuple[FieldComparison, ...]
     """One for each field, in fixed order; those that aren't stated weigh 0."""
 
 
@@ -239,76 +239,82 @@ PERSON = Schema(
             "national_id",
             national_id_level,
             (
-                Level("EQUAL", "the national numbers are equal", 0.96, 1e-6),
-                Level(
+                AgreementLevel("EQUAL", "the national numbers are equal", 0.96, 1e-6),
+                AgreementLevel(
                     "ONE_DIGIT",
                     "the national numbers differ by one slip of typing behind the date of birth",
                     0.02,
                     6e-5,
                 ),
-                Level("DIFFERENT", "the national numbers differ", 0.02, 1.0),
+                AgreementLevel("DIFFERENT", "the national numbers differ", 0.02, 1.0),
             ),
         ),
         Field(
             "name",
             name_level,
             (
-                Level("EQUAL", "the names are equal", 0.94, 1e-4),
-                Level("CLOSE", "the names differ by what is easily misheard or mistyped", 0.02, 1.8e-4),
-                Level("NEAR", "the names differ by one syllable", 0.015, 0.011),
-                Level("SURNAME", "only the surnames are equal; given names may be changed", 0.02, 0.073),
-                Level("DIFFERENT", "the names differ", 0.005, 0.916),
+                AgreementLevel("EQUAL", "the names are equal", 0.94, 1e-4),
+                AgreementLevel("CLOSE", "the names differ by what is easily misheard or mistyped", 0.02, 1.8e-4),
+                AgreementLevel("NEAR", "the names differ by one syllable", 0.015, 0.011),
+                AgreementLevel("SURNAME", "only the surnames are equal; given names may be changed", 0.02, 0.073),
+                AgreementLevel("DIFFERENT", "the names differ", 0.005, 0.916),
             ),
         ),
         Field(
             "name_latin",
             name_latin_level,
             (
-                Level("ALIKE", "one name can be read as the other, across Hangul and Latin spellings", 0.92, 5e-4),
-                Level(
+                AgreementLevel(
+                    "ALIKE", "one name can be read as the other, across Hangul and Latin spellings", 0.92, 5e-4
+                ),
+                AgreementLevel(
                     "CLOSE", "one name can nearly be read as the other, across Hangul and Latin spellings", 0.06, 2e-3
                 ),
-                Level("DIFFERENT", "the names differ, across Hangul and Latin spellings", 0.02, 0.9975),
+                AgreementLevel("DIFFERENT", "the names differ, across Hangul and Latin spellings", 0.02, 0.9975),
             ),
         ),
         Field(
             "birth_date",
             birth_date_level,
             (
-                Level("EQUAL", "the dates of birth are equal", 0.92, 5e-5),
-                Level("SWAPPED", "day and month of birth are swapped", 0.005, 2e-5),
-                Level("TRANSPOSED", "two neighbouring digits of the dates of birth are transposed", 0.01, 5e-5),
-                Level("YEAR_APART", "the dates of birth are one year apart, on the same day", 0.01, 1e-4),
-                Level("ONE_DIGIT", "the dates of birth differ by one digit", 0.02, 1.5e-3),
-                Level("LUNAR", "the dates of birth are apart as a lunar date is from its solar one", 0.02, 3.6e-3),
-                Level("DIFFERENT", "the dates of birth differ", 0.015, 0.995),
+                AgreementLevel("EQUAL", "the dates of birth are equal", 0.92, 5e-5),
+                AgreementLevel("SWAPPED", "day and month of birth are swapped", 0.005, 2e-5),
+                AgreementLevel(
+                    "TRANSPOSED", "two neighbouring digits of the dates of birth are transposed", 0.01, 5e-5
+                ),
+                AgreementLevel("YEAR_APART", "the dates of birth are one year apart, on the same day", 0.01, 1e-4),
+                AgreementLevel("ONE_DIGIT", "the dates of birth differ by one digit", 0.02, 1.5e-3),
+                AgreementLevel(
+                    "LUNAR", "the dates of birth are apart as a lunar date is from its solar one", 0.02, 3.6e-3
+                ),
+                AgreementLevel("DIFFERENT", "the dates of birth differ", 0.015, 0.995),
             ),
         ),
         Field(
             "sex",
             sex_level,
             (
-                Level("EQUAL", "the sex is the same", 0.995, 0.74),
-                Level("DIFFERENT", "the sex differs", 0.005, 0.26),
+                AgreementLevel("EQUAL", "the sex is the same", 0.995, 0.74),
+                AgreementLevel("DIFFERENT", "the sex differs", 0.005, 0.26),
             ),
         ),
         Field(
             "phone",
             phone_level,
             (
-                Level("EQUAL", "a telephone number is the same", 0.6, 1e-5),
-                Level("ONE_DIGIT", "a telephone number differs by one slip of typing", 0.03, 2e-5),
-                Level("DIFFERENT", "the telephone numbers differ", 0.37, 1.0),
+                AgreementLevel("EQUAL", "a telephone number is the same", 0.6, 1e-5),
+                AgreementLevel("ONE_DIGIT", "a telephone number differs by one slip of typing", 0.03, 2e-5),
+                AgreementLevel("DIFFERENT", "the telephone numbers differ", 0.37, 1.0),
             ),
         ),
         Field(
             "address",
             address_level,
             (
-                Level("EQUAL", "the addresses are the same", 0.5, 2e-5),
-                Level("HOUSE", "the addresses are of one street and house", 0.12, 2e-4),
-                Level("AREA", "the addresses are of one area", 0.13, 0.01),
-                Level("DIFFERENT", "the addresses differ", 0.25, 0.99),
+                AgreementLevel("EQUAL", "the addresses are the same", 0.5, 2e-5),
+                AgreementLevel("HOUSE", "the addresses are of one street and house", 0.12, 2e-4),
+                AgreementLevel("AREA", "the addresses are of one area", 0.13, 0.01),
+                AgreementLevel("DIFFERENT", "the addresses differ", 0.25, 0.99),
             ),
         ),
     )

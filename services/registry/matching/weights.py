@@ -15,7 +15,7 @@ R = TypeVar("R")
 
 
 @dataclass(frozen=True, slots=True)
-class Level:
+class AgreementLevel:
     """One way in which two values of a field agree or differ."""
 
     name: str
@@ -39,11 +39,11 @@ class Field(Generic[R]):
     name: str
     compare: Callable[[R, R], int | None]
     """Which of `levels` two records are at; None where a value is missing. Symmetric."""
-    levels: tuple[Level, ...]
+    levels: tuple[AgreementLevel, ...]
 
 
 @dataclass(frozen=True, slots=True)
-class Evidence:
+class FieldComparison:
     """What one field says of a pair."""
 
     field: str
@@ -67,7 +67,7 @@ class Schema(Generic[R]):
         """The level of each field, in order."""
         return tuple(field.compare(left, right) for field in self.fields)
 
-    def evidence(self, left: R, right: R) -> tuple[Evidence, ...]:
+    def evidence(self, left: R, right: R) -> tuple[FieldComparison, ...]:
         """What each field says, in order."""
         return tuple(map(_evidence, self.fields, self.pattern(left, right)))
 
@@ -78,8 +78,8 @@ class Schema(Generic[R]):
         )
 
 
-def _evidence(field: Field[R], level: int | None) -> Evidence:
+def _evidence(field: Field[R], level: int | None) -> FieldComparison:
     if level is None:
-        return Evidence(field.name, MISSING, 0.0, "not stated on both sides")
+        return FieldComparison(field.name, MISSING, 0.0, "not stated on both sides")
     found = field.levels[level]
-    return Evidence(field.name, found.name, found.weight, found.words)
+    return FieldComparison(field.name, found.name, found.weight, found.words)

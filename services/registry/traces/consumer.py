@@ -15,7 +15,7 @@ from services.common.clock import wall_us
 from services.common.messaging import flow, stored, trails
 from services.common.messaging.bus import Bus
 from services.common.messaging.pull import Delivered
-from services.common.messaging.streams import Premises
+from services.common.messaging.streams import LogMetadata
 from services.common.messaging.trails import Trail
 from services.common.observability import tracing
 from services.common.observability.readiness import Readiness
@@ -24,7 +24,7 @@ from services.common.rpc.errors import InvalidField, NotFound, TandemError
 from services.registry.handlers import Registry
 from services.registry.traces import store, translate
 from services.registry.traces.domain.facts import Fact
-from services.registry.traces.store import Taken
+from services.registry.traces.store import TraceBatch
 from services.registry.traces.traces import STREAMS
 from services.registry.traces.translate import EntryRead
 from tandem.common.v1 import alert_pb2, exercise_pb2
@@ -50,7 +50,7 @@ class TraceReader:
     """Takes what happened in incidents into the database."""
 
     def __init__(
-        self, registry: Registry, bus: Bus, premises: Premises, on_taken: OnTaken, readiness: Readiness | None = None
+        self, registry: Registry, bus: Bus, premises: LogMetadata, on_taken: OnTaken, readiness: Readiness | None = None
     ) -> None:
         self._registry, self._bus, self._on_taken = registry, bus, on_taken
         self._log_id, self._clock, self._partitions = premises.log_id, premises.clock, premises.partitions
@@ -85,7 +85,7 @@ class TraceReader:
         ):
             found = await self._read(messages)
             await still_alone()
-            taken = Taken(stream, self._log_id, messages[-1].sequence, found, str(trail))
+            taken = TraceBatch(stream, self._log_id, messages[-1].sequence, found, str(trail))
             await self._registry.database.visit(partial(store.take, taken=taken))
             for incident_id, fact in found:
                 _FACTS.labels(fact.kind).inc()

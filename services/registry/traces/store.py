@@ -22,7 +22,7 @@ FACTS_MOST = 5_000
 
 
 @dataclass(frozen=True, slots=True)
-class Taken:
+class TraceBatch:
     """What one look at a stream brought."""
 
     stream: str
@@ -35,7 +35,7 @@ class Taken:
     """A Trail of the entries that are read, written."""
 
 
-def take(connection: Connection, taken: Taken) -> None:
+def take(connection: Connection, taken: TraceBatch) -> None:
     """Keeps facts, and with them how far their stream is read. What is there already stays as it is."""
     rows = [
         {"incident_id": incident_id, "fact_id": fact.fact_id, "at_us": fact.at_us, "fact": facts.to_json(fact)}

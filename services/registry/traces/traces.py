@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from services.common.messaging import flow
-from services.common.messaging.streams import Premises
+from services.common.messaging.streams import LogMetadata
 from services.common.rpc.errors import NotFound
 from services.registry.handlers import Registry
 from services.registry.traces.domain.facts import AlertFact, Fact, Premise, StepFact, Use
@@ -28,7 +28,7 @@ class Read:
 
 
 @dataclass(frozen=True, slots=True)
-class Known:
+class IncidentFacts:
     """What is known of an incident."""
 
     incident_id: str
@@ -54,7 +54,7 @@ class Known:
 class Traces:
     """The traces of incidents, over the registry's database."""
 
-    def __init__(self, registry: Registry, premises: Premises) -> None:
+    def __init__(self, registry: Registry, premises: LogMetadata) -> None:
         self._registry, self._clock, self._log_id = registry, premises.clock, premises.log_id
 
     async def read(self, incident_id: str) -> tuple[list[Span], bool]:
@@ -65,12 +65,12 @@ class Traces:
             raise NotFound("no incident with this id is known, or its alerts are on their way")
         return spans, len(found.facts) > FACTS_MOST
 
-    async def known(self, incident_id: str) -> Known:
+    async def known(self, incident_id: str) -> IncidentFacts:
         """What is known of an incident; of one that isn't known, nothing."""
         async with self._registry.reading() as records:
             facts = await records.traces.facts(incident_id)
             case_ids = {one.case_id for one in facts if isinstance(one, AlertFact) and one.case_id}
-            return Known(
+            return IncidentFacts(
                 incident_id,
                 facts,
                 await records.traces.uses(incident_id, self._clock),

@@ -19,11 +19,11 @@ import pytest
 from services.cli.evidence import bundle, collection, format, seal, tar
 from services.cli.evidence import chains as evidence_chains
 from services.cli.evidence.replay import replay
-from services.cli.evidence.tar import BLOCK, Broken
+from services.cli.evidence.tar import BLOCK, CorruptArchive
 from services.cli.failure import CommandFailed
 from services.common.messaging import flow, pull, streams
 from services.common.messaging.bus import Bus
-from services.common.messaging.streams import Premises
+from services.common.messaging.streams import LogMetadata
 from services.common.rpc.errors import NotFound
 from services.dispatch.evidence import collector, model
 from services.dispatch.evidence.model import Evidence
@@ -78,7 +78,7 @@ def members(path: Path) -> dict[str, bytes]:
     return tar.read(path.read_bytes(), format.NAMES)
 
 
-def records(path: Path) -> list[model.Record]:
+def records(path: Path) -> list[model.StoredMessage]:
     lines = [line for name, data in members(path).items() if name in STREAMED for line in data.splitlines()]
     return [model.of_line(line) for line in lines]
 
@@ -129,12 +129,12 @@ def test_a_flipped_bit_anywhere_is_found_and_named(made: Made) -> None:
     for offset in sorted(offsets):
         flipped = bytearray(whole)
         flipped[offset] ^= 1 << places.randrange(8)
-        with pytest.raises(Broken) as broken:
+        with pytest.raises(CorruptArchive) as broken:
             bundle.verify(bytes(flipped), None)
         assert is_named(found, offset, broken.value), f"byte {offset}: {broken.value}"
 
 
-def is_named(found: dict[str, bytes], offset: int, broken: Broken) -> bool:
+def is_named(found: dict[str, bytes], offset: int, broken: CorruptArchive) -> bool:
     """Whether an error names where a byte of the file stands."""
     at, last = 0, "the beginning"
     for name in sorted(found):
@@ -156,7 +156,7 @@ def is_named(found: dict[str, bytes], offset: int, broken: Broken) -> bool:
 def test_what_is_cut_off_or_appended_is_found(made: Made) -> None:
     whole = made.police.read_bytes()
     for other in (b"", whole[:BLOCK], whole[:-BLOCK], whole[:-1], whole + b"\0", whole + whole):
-        with pytest.raises(Broken):
+        with pytest.raises(CorruptArchive):
             bundle.verify(other, None)
 
 
@@ -167,7 +167,7 @@ def test_who_signs_anew_is_found_by_the_keepers_key(made: Made, tmp_path: Path) 
     mine = seal.open_key(tmp_path / "mine.key")
     forged = tar.write(seal.seal(found, {**about, "wearer_id": "another"}, mine))
     assert bundle.verify(forged, None).manifest["wearer_id"] == "another"
-    with pytest.raises(Broken, match="isn't that of the key") as broken:
+    with pytest.raises(CorruptArchive, match="isn't that of the key") as broken:
         bundle.verify(forged, bytes.fromhex(made.public_key.read_text()))
     assert broken.value.member == format.SIGNATURE
 
@@ -179,7 +179,7 @@ def test_an_alert_that_the_entries_do_not_bear_out_is_different(made: Made, tmp_
     lines = found["log.jsonl"].splitlines(keepends=True)
     found["log.jsonl"] = b"".join(line for line in lines if b".report" not in line)
     forged = tar.write(seal.seal(found, about, seal.open_key(tmp_path / "k.key")))
-    with pytest.raises(Broken, match="isn't what the fold gives"):
+    with pytest.raises(CorruptArchive, match="isn't what the fold gives"):
         bundle.verify(forged, None)
 
 
@@ -196,7 +196,7 @@ def test_an_event_that_was_rewritten_in_a_legs_database_is_named(made: Made, tmp
         database.execute("UPDATE events SET body = ? WHERE id = ?", (body, taken.id))
     altered = evidence_chains.read(copy, "police", made.incident_id)
     assert altered
-    with pytest.raises(Broken, match=f"event {taken.id} isn't the one that the leg wrote"):
+    with pytest.raises(CorruptArchive, match=f"event {taken.id} isn't the one that the leg wrote"):
         evidence_chains.follow("chain", altered.to_member(made.incident_id, False))
 
 
@@ -233,12 +233,12 @@ def test_probations_bundle_has_the_wearer_and_nothing_of_where_the_protected_are
     assert all(one.body.keys() <= {"at_ms", "assignment_id", "by", "due_ms"} for one in theirs_shown)
 
 
-def devices_of_persons(found: list[model.Record]) -> set[str]:
+def devices_of_persons(found: list[model.StoredMessage]) -> set[str]:
     cases = [log_pb2.LogEntry.FromString(one.data).case for one in found if one.subject.endswith(".case")]
     return {id_ for case in cases for person in case.persons for id_ in person.device_ids}
 
 
-def devices_that_report(found: list[model.Record]) -> set[str]:
+def devices_that_report(found: list[model.StoredMessage]) -> set[str]:
     entries = [log_pb2.LogEntry.FromString(one.data) for one in found if one.subject.endswith(".report")]
     return {id_ for one in entries for id_ in (*one.positions.device_id, one.equipment.device_id) if id_}
 
@@ -260,7 +260,9 @@ async def test_each_bundle_is_a_disclosure_and_without_grounds_there_is_none(mad
             ("PROTECTED_PERSON", "spiffe://npa/desk/seoul"),
         }
         for refused in ("TAG_16_2", "NO_SUCH_ARTICLE"):
-            grounds = collection.Grounds(refused, "COURT", "spiffe://tandem/reviewer/x", "spiffe://npa/desk/seoul")
+            grounds = collection.BundleGrounds(
+                refused, "COURT", "spiffe://tandem/reviewer/x", "spiffe://npa/desk/seoul"
+            )
             with pytest.raises(CommandFailed, match="not disclosed: legal_basis: "):
                 await collection.make(
                     made.mesh.now, made.mesh.folder, made.incident_id, "police", grounds, tmp_path / "k.key"
@@ -273,7 +275,9 @@ async def test_without_nats_there_is_no_disclosure_and_no_bundle(
 ) -> None:
     monkeypatch.setattr(collection, "PATIENCE_S", 1.0)
     nowhere = replace(made.mesh.now, nats=replace(made.mesh.now.nats, url=f"nats://127.0.0.1:{free_port()}"))
-    grounds = collection.Grounds("STALKING_9_1_3_2", "COURT", "spiffe://tandem/reviewer/x", "spiffe://npa/desk/seoul")
+    grounds = collection.BundleGrounds(
+        "STALKING_9_1_3_2", "COURT", "spiffe://tandem/reviewer/x", "spiffe://npa/desk/seoul"
+    )
     with pytest.raises(CommandFailed, match="no answer from nats://"):
         await collection.make(nowhere, made.mesh.folder, made.incident_id, "police", grounds, tmp_path / "k.key")
 
@@ -281,7 +285,7 @@ async def test_without_nats_there_is_no_disclosure_and_no_bundle(
 # ── where it comes from ──────────────────────────────────────────────────────────────────────────────────────────────
 
 
-async def gathered(made: Made, back_ms: int | None, leg: str = "police") -> tuple[Evidence, Premises]:
+async def gathered(made: Made, back_ms: int | None, leg: str = "police") -> tuple[Evidence, LogMetadata]:
     async with made.mesh.now.nats.bus_as("dispatch-police") as bus:
         premises = await streams.read_premises(bus)
         return await collector.gather(bus, premises, made.alert_ids, leg, back_ms), premises

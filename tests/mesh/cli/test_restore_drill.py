@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from services.cli.stack.mesh import Mesh
+from services.cli.stack.mesh import MeshConnection
 from services.common.messaging import flow, pull
 from tandem.common.v1 import ledger_pb2
 from tests.support.common.mesh import running_mesh, tandem
@@ -39,7 +39,7 @@ def incidents(folder: Path) -> list[dict[str, object]]:
     return sorted(listed, key=lambda one: str(one["incident_id"]))
 
 
-async def alerts(mesh: Mesh) -> tuple[list[bytes], list[bytes]]:
+async def alerts(mesh: MeshConnection) -> tuple[list[bytes], list[bytes]]:
     """Those that are stored, in the order of their decision, and those of an offline fold over the log that is stored."""
     async with mesh.nats.bus_as("explain") as bus:
         last = (await bus.bounds_of(flow.log_stream(0))).last
@@ -48,7 +48,7 @@ async def alerts(mesh: Mesh) -> tuple[list[bytes], list[bytes]]:
         return await stored_alerts(bus, len(folded), last), folded
 
 
-async def heads(mesh: Mesh) -> list[str]:
+async def heads(mesh: MeshConnection) -> list[str]:
     """The ledger's heads as an agency keeps them, once there are any."""
     async with mesh.nats.bus_as("operator") as bus:
         async for messages in pull.read(bus, flow.LEDGER.name, 1):

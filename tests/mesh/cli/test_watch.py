@@ -21,7 +21,7 @@ from services.cli.monitor.drill import OPERATOR, STEPS
 from services.cli.monitor.watch import SLOTS, WATCH
 from services.cli.simulate.actors import DESKS, MOJ_RECORDS, REVIEWER
 from services.cli.stack import mesh as meshes
-from services.cli.stack.mesh import Clients, Mesh
+from services.cli.stack.mesh import Clients, MeshConnection
 from services.common import times
 from tandem.common.v1 import exercise_pb2, log_pb2
 from tandem.dispatch.v1 import dispatch_pb2
@@ -108,7 +108,7 @@ def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
 
 
 @asynccontextmanager
-async def connected(watched: Watched) -> AsyncIterator[tuple[Mesh, Clients]]:
+async def connected(watched: Watched) -> AsyncIterator[tuple[MeshConnection, Clients]]:
     async with meshes.connect(watched.up.now) as clients:
         yield watched.up.now, clients
 

@@ -25,7 +25,7 @@ from services.common.rpc import server as rpc
 from services.common.rpc.errors import FailedPrecondition, Unauthenticated
 from services.common.rpc.identity import Caller, asking_for, caller_of, sign_dev_token, verify_dev_token
 from services.common.settings import CommonSettings
-from services.ingest.settings import Settings as IngestSettings
+from services.ingest.settings import IngestSettings as IngestSettings
 from tandem.common.v1 import access_pb2
 from tandem.registry.v1 import registry_pb2, registry_pb2_grpc
 from tests.support.common.certificates import Authority, Identity

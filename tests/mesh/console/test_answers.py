@@ -30,7 +30,7 @@ LEGS = {"probation": 1, "police": 2}
 class Scene:
     """The demo up to its offers, and whoever comes to the console."""
 
-    def __init__(self, url: str, clients: Clients, stage: demo.Stage, incident_id: str) -> None:
+    def __init__(self, url: str, clients: Clients, stage: demo.DemoStage, incident_id: str) -> None:
         self.url, self.clients, self.stage, self.incident_id = url, clients, stage, incident_id
 
     @property

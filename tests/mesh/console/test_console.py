@@ -12,8 +12,8 @@ import pytest
 import pytest_asyncio
 from aiohttp import web
 
-from services.console.guard import Guard
-from services.console.mesh import Mesh
+from services.console.guard import RouteGuard
+from services.console.mesh import MeshClient
 from services.console.pages.views import Pages
 from services.console.settings import ConsoleSettings
 from services.console.sign_in.views import SigningIn
@@ -33,7 +33,7 @@ async def bench(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Conso
 
 def routes() -> list[tuple[str, str]]:
     settings = ConsoleSettings(dev_secret="x")
-    pages = Pages(settings, Guard(settings, b""), cast(Mesh, None), {})
+    pages = Pages(settings, RouteGuard(settings, b""), cast(MeshClient, None), {})
     return [(one.method, one.path) for one in pages.routes()]
 
 
@@ -319,7 +319,7 @@ async def test_settings_that_would_open_something_are_refused(bad: dict[str, Any
 
 async def test_nobody_signs_in_without_development_tokens() -> None:
     settings = ConsoleSettings()
-    signing_in = SigningIn(settings, Guard(settings, b""))
+    signing_in = SigningIn(settings, RouteGuard(settings, b""))
     ask = cast(Any, type("Ask", (), {"form": {"role": "police", "name": "kim"}}))
     with pytest.raises(web.HTTPForbidden):
         await signing_in.signed_in(ask)

@@ -20,7 +20,7 @@ from services.dispatch.__main__ import MIGRATIONS
 from services.dispatch.domain.escalation import Deadlines
 from services.dispatch.leg import consumer, subscriptions, translate
 from services.dispatch.leg.service import open_leg
-from services.dispatch.leg.store import Position, Store
+from services.dispatch.leg.store import StreamPosition, Store
 from services.dispatch.settings import DispatchSettings
 from services.geofence.translate import alert_to_proto
 from tandem.common.v1 import alert_pb2, geometry_pb2
@@ -357,7 +357,7 @@ async def test_an_alert_that_comes_again_after_a_stop_makes_no_second_assignment
         open_leg("police", Store(database), MeshClock(), Deadlines(30_000)) as leg,
     ):
         # An older position than the alert's: it comes again.
-        await leg.fold([parsed], Position(flow.ALERTS.name, "log", 0))
+        await leg.fold([parsed], StreamPosition(flow.ALERTS.name, "log", 0))
     async with running(police) as running_leg, running_leg.desk.subscription() as steps:
         await steps.next(OFFERED)
         await publish(bus, alert(6, incident="incident-2"))

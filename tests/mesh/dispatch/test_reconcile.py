@@ -17,7 +17,7 @@ from services.dispatch.__main__ import MIGRATIONS
 from services.dispatch.domain.escalation import Deadlines
 from services.dispatch.leg import reconcile
 from services.dispatch.leg.service import open_leg
-from services.dispatch.leg.store import Position, Store
+from services.dispatch.leg.store import StreamPosition, Store
 from services.dispatch.settings import DispatchSettings
 from tandem.dispatch.v1.dispatch_pb2 import OFFERED
 from tests.support.common.nats import TestServer
@@ -59,7 +59,7 @@ async def test_an_alert_that_the_record_lacks_is_taken_in_by_the_comparison(bus:
         open_leg("police", Store(database), MeshClock(), Deadlines(30_000)) as empty,
     ):
         # It says to have been past both alerts, and knows nothing of them.
-        await empty.fold([], Position(flow.ALERTS.name, log_id, 2))
+        await empty.fold([], StreamPosition(flow.ALERTS.name, log_id, 2))
     async with running(police) as leg, leg.desk.subscription() as steps:
         found = {(await steps.next(OFFERED)).step.assignment.incident_id for _ in range(2)}
         assert found == {"incident-1", "incident-2"}

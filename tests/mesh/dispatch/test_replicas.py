@@ -21,14 +21,14 @@ from services.common.messaging.bus import Bus
 from services.common.rpc.errors import Conflict, FailedPrecondition
 from services.common.storage.db import open_database
 from services.dispatch.__main__ import MIGRATIONS
-from services.dispatch.domain.areas import Circle, Point
+from services.dispatch.domain.areas import JurisdictionCircle, LatLon
 from services.dispatch.domain.decisions import Alert
 from services.dispatch.domain.escalation import Deadlines
 from services.dispatch.domain.events import Demand
-from services.dispatch.domain.roster import Office, Report, Status
+from services.dispatch.domain.roster import Office, Status, UnitReport
 from services.dispatch.leg import chain, record, subscriptions, translate
-from services.dispatch.leg.service import Leg, open_leg
-from services.dispatch.leg.store import Position, Store
+from services.dispatch.leg.service import LegService, open_leg
+from services.dispatch.leg.store import StreamPosition, Store
 from services.dispatch.leg.subscriptions import Numbered
 from services.dispatch.roster import store
 from tandem.dispatch.v1 import dispatch_pb2
@@ -43,7 +43,7 @@ LONG = Deadlines(FAR_MS, FAR_MS, FAR_MS)
 
 
 @asynccontextmanager
-async def opened(where: Path | str, deadlines: Deadlines = LONG) -> AsyncIterator[Leg]:
+async def opened(where: Path | str, deadlines: Deadlines = LONG) -> AsyncIterator[LegService]:
     """One process's leg over the store."""
     async with (
         open_database(where, MIGRATIONS) as database,
@@ -52,9 +52,9 @@ async def opened(where: Path | str, deadlines: Deadlines = LONG) -> AsyncIterato
         yield leg
 
 
-async def fold(leg: Leg, *sequences: int) -> None:
+async def fold(leg: LegService, *sequences: int) -> None:
     for sequence in sequences:
-        await leg.fold([of_log(sequence)], Position(flow.ALERTS.name, "log", sequence))
+        await leg.fold([of_log(sequence)], StreamPosition(flow.ALERTS.name, "log", sequence))
 
 
 def of_log(sequence: int) -> Alert:
@@ -63,17 +63,17 @@ def of_log(sequence: int) -> Alert:
     return parsed
 
 
-async def kinds(leg: Leg) -> Counter[str]:
+async def kinds(leg: LegService) -> Counter[str]:
     """How many events of each kind are written."""
     rows = await leg.store.transaction(lambda connection: connection.execute(sa.text("select kind from events")).all())
     return Counter(row.kind for row in rows)
 
 
-async def assignments(leg: Leg) -> list[dispatch_pb2.Assignment]:
+async def assignments(leg: LegService) -> list[dispatch_pb2.Assignment]:
     return [translate.stored_assignment(row) for one in await leg.store.incidents("", 100, "") for row in one.own]
 
 
-async def put(leg: Leg, *unit_ids: str, offices: tuple[Office, ...] = TWO_OFFICES) -> None:
+async def put(leg: LegService, *unit_ids: str, offices: tuple[Office, ...] = TWO_OFFICES) -> None:
     await leg.change_roster(lambda connection: store.put_offices(connection, offices))
     units = [unit(unit_id, unit_id[0]) for unit_id in unit_ids]
     await leg.change_roster(lambda connection: store.put_units(connection, units))
@@ -124,9 +124,9 @@ async def test_what_another_process_took_in_without_a_step_is_not_taken_in_twice
         await other.record.catch_up()
         await fold(other, 1)  # so that it remembers the incident
         cleared = replace(of_log(2), demand=Demand.RECORD, incident_id="incident-1")
-        await one.fold([cleared], Position(flow.ALERTS.name, "log", 2))  # an event, and no step
+        await one.fold([cleared], StreamPosition(flow.ALERTS.name, "log", 2))  # an event, and no step
         await fold(other, 3)
-        await other.fold([cleared], Position(flow.ALERTS.name, "log", 2))
+        await other.fold([cleared], StreamPosition(flow.ALERTS.name, "log", 2))
         assert (await kinds(one))["AlertFolded"] == 3
 
 
@@ -168,7 +168,7 @@ async def test_legs_of_one_server_neither_share_a_chain_nor_wait_for_each_other(
         async with theirs.transaction() as held:
             await held.execute(sa.text("select 1"))
             await asyncio.wait_for(fold(police, 1), PATIENCE_S)  # while the other writes
-        assert await Store(theirs).head() == chain.Head()
+        assert await Store(theirs).head() == chain.ChainHead()
         with pytest.raises(FailedPrecondition, match="the database is the police leg's, not the probation leg's"):
             async with (
                 open_database(urls["police"], MIGRATIONS) as database,
@@ -209,13 +209,13 @@ async def test_a_refused_change_of_the_roster_changes_nothing_in_memory_either(w
 async def test_the_nearest_unit_goes_where_both_positions_are_known_and_the_next_nearest_for_one_that_is_off(
     where: Path | str,
 ) -> None:
-    area = Circle(SEOUL, 20_000)
+    area = JurisdictionCircle(SEOUL, 20_000)
     offices = (Office("a", 1, area, frozenset(), "", "supervisor", "national"),)
     async with opened(where) as leg:
         await put(leg, "a1", "a2", "a3", offices=offices)
         now_ms = MeshClock().now_ms()
         for unit_id, lon_deg in (("a1", 127.10), ("a2", 126.99)):
-            report = Report(Status.AVAILABLE, now_ms, Point(37.5665, lon_deg), now_ms)
+            report = UnitReport(Status.AVAILABLE, now_ms, LatLon(37.5665, lon_deg), now_ms)
             await leg.change_roster(partial(store.report_unit, unit_id=unit_id, given=report))
         await fold(leg, 1)
         leg.whereabouts.put("p1", SEOUL, now_ms)
@@ -224,7 +224,7 @@ async def test_the_nearest_unit_goes_where_both_positions_are_known_and_the_next
         await fold(leg, 3)
         by_incident = {one.incident_id: one.choice for one in await assignments(leg)}
         leg.whereabouts.put("p1", SEOUL, now_ms)
-        off = Report(Status.OFF, now_ms + 1)
+        off = UnitReport(Status.OFF, now_ms + 1)
         await leg.change_roster(partial(store.report_unit, unit_id="a2", given=off), ["a2"])
         (moved,) = (one for one in await assignments(leg) if one.climb_reason == dispatch_pb2.UNIT_GONE)
         assert (moved.choice.unit_id, moved.choice.estimate) == ("a1", dispatch_pb2.GREAT_CIRCLE)
@@ -254,7 +254,7 @@ async def test_a_desk_that_never_reads_costs_bounded_memory_and_the_deadline_cli
 
 def test_a_desks_queue_never_holds_more_than_its_bound(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(subscriptions, "WAITING_MAX", 5)
-    shared, offer = subscriptions.Hub(()), dispatch_pb2.Assignment(state=dispatch_pb2.OFFERED)
+    shared, offer = subscriptions.Subscriptions(()), dispatch_pb2.Assignment(state=dispatch_pb2.OFFERED)
     with shared._desk(True) as desk:
         desk.reads_store = False
         longest = 0

@@ -16,8 +16,8 @@ from services.common.storage.db import Database, SqliteDatabase, open_database
 from services.dispatch.__main__ import MIGRATIONS
 from services.dispatch.domain.escalation import Deadlines
 from services.dispatch.leg import translate
-from services.dispatch.leg.service import Leg, open_leg
-from services.dispatch.leg.store import PeerRow, Position, Store
+from services.dispatch.leg.service import LegService, open_leg
+from services.dispatch.leg.store import PeerRow, StreamPosition, Store
 from services.dispatch.roster import store
 from tests.support.common.postgres import PostgresServer
 from tests.support.common.wire import wired
@@ -32,7 +32,7 @@ KNOWN = 5
 
 
 @asynccontextmanager
-async def leg_over(database: Database, units: bool = False) -> AsyncIterator[Leg]:
+async def leg_over(database: Database, units: bool = False) -> AsyncIterator[LegService]:
     deadlines = Deadlines(3_600_000, 3_600_000, 3_600_000, 3_600_000)
     async with open_leg("police", Store(database), MeshClock(), deadlines) as leg:
         if units:
@@ -44,10 +44,10 @@ async def leg_over(database: Database, units: bool = False) -> AsyncIterator[Leg
         yield leg
 
 
-async def fold(leg: Leg, sequence: int, incident: str = "") -> None:
+async def fold(leg: LegService, sequence: int, incident: str = "") -> None:
     parsed = translate.alert(alert(sequence, incident=incident or f"incident-{sequence}").SerializeToString(), "police")
     assert parsed
-    await leg.fold([parsed], Position(flow.ALERTS.name, "log", sequence))
+    await leg.fold([parsed], StreamPosition(flow.ALERTS.name, "log", sequence))
 
 
 @pytest.mark.parametrize("units", [False, True], ids=["desk", "units"])
@@ -72,9 +72,9 @@ async def test_the_other_legs_steps_are_kept_by_four(postgres: PostgresServer) -
         leg_over(database) as leg,
     ):
         rows = [PeerRow(f"assignment-{n}", "incident-1", 1, b"") for n in range(20)]
-        await leg.store.put_peers(rows, Position(flow.INCIDENTS.name, "log", 1))
+        await leg.store.put_peers(rows, StreamPosition(flow.INCIDENTS.name, "log", 1))
         before = wire.round_trips
-        await leg.store.put_peers(rows, Position(flow.INCIDENTS.name, "log", 2))
+        await leg.store.put_peers(rows, StreamPosition(flow.INCIDENTS.name, "log", 2))
         assert wire.round_trips - before == TRANSACTION + WRITTEN
 
 

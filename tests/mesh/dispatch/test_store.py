@@ -23,15 +23,15 @@ from services.dispatch.__main__ import MIGRATIONS
 from services.dispatch.domain.answers import Acknowledge
 from services.dispatch.domain.escalation import Deadlines
 from services.dispatch.leg import record, subscriptions, tables, translate
-from services.dispatch.leg.service import Leg, open_leg
-from services.dispatch.leg.store import PeerRow, Position, Store
+from services.dispatch.leg.service import LegService, open_leg
+from services.dispatch.leg.store import PeerRow, StreamPosition, Store
 from services.dispatch.leg.subscriptions import Numbered
 from tandem.dispatch.v1 import dispatch_pb2
 from tests.support.dispatch.dispatch import alert
 from tests.support.dispatch.incidents import OF_BEFORE
 
 FAR_MS = 3_600_000
-HERE = Position(flow.INCIDENTS.name, "log", 1)
+HERE = StreamPosition(flow.INCIDENTS.name, "log", 1)
 
 
 @pytest.fixture
@@ -42,16 +42,16 @@ async def database(where: Path | str) -> AsyncIterator[Database]:
 
 
 @asynccontextmanager
-async def opened(database: Database, within_ms: int = FAR_MS) -> AsyncIterator[Leg]:
+async def opened(database: Database, within_ms: int = FAR_MS) -> AsyncIterator[LegService]:
     async with open_leg("police", Store(database), MeshClock(), Deadlines(within_ms)) as one:
         yield one
 
 
-async def fold(one: Leg, *sequences: int) -> None:
+async def fold(one: LegService, *sequences: int) -> None:
     for sequence in sequences:
         parsed = translate.alert(alert(sequence, incident=f"incident-{sequence}").SerializeToString(), "police")
         assert parsed
-        await one.fold([parsed], Position(flow.ALERTS.name, "log", sequence))
+        await one.fold([parsed], StreamPosition(flow.ALERTS.name, "log", sequence))
 
 
 async def take(steps: AsyncIterator[Numbered | dispatch_pb2.Assignment], count: int) -> list[Numbered]:
@@ -84,7 +84,7 @@ async def test_a_database_of_before_goes_on_and_its_chain_holds(database: Databa
     async with opened(database) as one:
         parsed = translate.alert(alert(8).SerializeToString(), "police")
         assert parsed
-        await one.fold([parsed], Position(flow.ALERTS.name, "log", 8))
+        await one.fold([parsed], StreamPosition(flow.ALERTS.name, "log", 8))
         (step,) = await take(one.follow(0), 1)
         assert (step.step.assignment.state, step.step.number) == (dispatch_pb2.OFFERED, 5)
         taken = await one.acknowledge(step.step.assignment.assignment_id, "spiffe://npa/desk/b")

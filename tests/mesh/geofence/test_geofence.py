@@ -22,7 +22,7 @@ from services.geofence.domain.alerts import Alert
 from services.geofence.domain.entries import Entry
 from services.geofence.domain.state import State
 from services.geofence.domain.version import VERSION
-from services.geofence.settings import Settings
+from services.geofence.settings import GeofenceSettings
 from services.geofence.store import CheckpointStore, Footing
 from tandem.common.v1 import alert_pb2, geometry_pb2, log_pb2
 from tests.support.common.nats import TestServer
@@ -32,7 +32,7 @@ from tests.support.geofence import log
 async def evaluator(
     bus: Bus, folder: Path, replica: int = 0, checkpoint_every: int = 10, tick_after_s: float = 0.5
 ) -> Evaluator:
-    settings = Settings(
+    settings = GeofenceSettings(
         port=0, replica=replica, checkpoint_every=checkpoint_every, tick_after_s=tick_after_s, allow_async_store=True
     )
     return Evaluator(

@@ -22,7 +22,7 @@ from services.geofence.consumer import Evaluator
 from services.geofence.domain import codec
 from services.geofence.domain.rules import Rules
 from services.geofence.domain.state import State
-from services.geofence.settings import Settings
+from services.geofence.settings import GeofenceSettings
 from services.geofence.store import CheckpointStore, Footing
 from tandem.common.v1 import log_pb2
 from tests.support import torn
@@ -42,7 +42,7 @@ def store_of(folder: Path) -> CheckpointStore:
 
 
 async def evaluator(bus: Bus, folder: Path, checkpoint_every: int = 1_000) -> Evaluator:
-    settings = Settings(port=0, checkpoint_every=checkpoint_every, tick_after_s=0.5, allow_async_store=True)
+    settings = GeofenceSettings(port=0, checkpoint_every=checkpoint_every, tick_after_s=0.5, allow_async_store=True)
     return Evaluator(bus, store_of(folder), settings, await streams.read_premises(bus), 0)
 
 

@@ -15,7 +15,7 @@ import pytest
 
 from services.common.ids import partition_of
 from services.common.messaging import flow, pull
-from services.geofence.settings import Settings
+from services.geofence.settings import GeofenceSettings
 from tandem.common.v1 import alert_pb2
 from tandem.ingest.v1 import ingest_pb2
 from tandem.registry.v1 import registry_pb2
@@ -130,9 +130,9 @@ def near(device_id: str, report_id: str, metres_north: float = 0.0, age_s: float
 
 def test_each_partition_is_folded_by_two_evaluators_and_by_the_only_one() -> None:
     for replicas, partitions in ((2, 3), (3, 3), (5, 64), (3, 1)):
-        folds = [Settings(replica=r, replicas=replicas).partitions(partitions) for r in range(replicas)]
+        folds = [GeofenceSettings(replica=r, replicas=replicas).partitions(partitions) for r in range(replicas)]
         assert all(sum(p in one for one in folds) == 2 for p in range(partitions))
-    assert Settings(replica=0, replicas=1).partitions(3) == [0, 1, 2]
+    assert GeofenceSettings(replica=0, replicas=1).partitions(3) == [0, 1, 2]
 
 
 async def test_a_protected_person_is_heard_in_every_partition_with_an_order_for_her(three: Mesh) -> None:

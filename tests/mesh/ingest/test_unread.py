@@ -14,7 +14,7 @@ from services.ingest import metrics
 from services.ingest.domain import Reason, Refusal, Sender
 from services.ingest.endpoints import grpc_api
 from services.ingest.endpoints.grpc_api import IngestApi
-from services.ingest.intake import Reports, Taken
+from services.ingest.intake import PendingBatch, Reports
 from tandem.ingest.v1 import ingest_pb2, ingest_pb2_grpc
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -36,8 +36,8 @@ class Log:
     def __init__(self) -> None:
         self.admitted = 0
 
-    async def admit(self, sender: Sender, reports: Reports, *_: object) -> Taken:
-        taken = Taken()
+    async def admit(self, sender: Sender, reports: Reports, *_: object) -> PendingBatch:
+        taken = PendingBatch()
         self.admitted += reports.count
         taken.refusals = [Refusal(n, "lat_deg", "must be from -90 to 90", Reason.INVALID) for n in range(reports.count)]
         taken.complete(lambda _: None)

@@ -14,7 +14,7 @@ from services.common.rpc.errors import Conflict
 from services.common.storage import db
 from services.registry import translate
 from services.registry.disclosure import DAY_MS, KEPT_AFTER_END_MS
-from services.registry.domain import Outcome, WearerEnd, WearerEndReason
+from services.registry.domain import PutOutcome, WearerEnd, WearerEndReason
 from services.registry.handlers import Registry
 from services.registry.key_retention import Custodian
 from services.registry.store import MIGRATIONS
@@ -64,7 +64,7 @@ async def test_a_route_names_the_vendor_and_follows_it(where: Path | str) -> Non
 
         # The vendor is a part of the record.
         same = translate.parse_tag(records.tag(vendor_id="acme"))
-        assert await registry.put_tag(same) is Outcome.UNCHANGED
+        assert await registry.put_tag(same) is PutOutcome.UNCHANGED
         with pytest.raises(Conflict):
             await registry.put_tag(translate.parse_tag(records.tag(vendor_id="")))
         await put_all(registry, version=2, vendor_id="")

@@ -15,7 +15,7 @@ from services.common.rpc.errors import FailedPrecondition, NotFound
 from services.common.storage import db
 from services.registry import tables, translate
 from services.registry.disclosure import DAY_MS, KEPT_AFTER_END_MS
-from services.registry.domain import EndReason, Order, OrderEnd, Outcome, WearerEnd, WearerEndReason
+from services.registry.domain import EndReason, Order, OrderEnd, PutOutcome, WearerEnd, WearerEndReason
 from services.registry.handlers import Registry
 from services.registry.key_retention import Custodian
 from services.registry.match_reviews import Oversight
@@ -89,8 +89,8 @@ async def test_an_acquittal_reaches_the_wearer_once_the_tag_is_off(
         with pytest.raises(FailedPrecondition, match="a tag is on them"):
             await registry.end_wearer("w-1", end, 2)
         await registry.end_tag("tag-1", now_ms - 1500, 2)
-        assert await registry.end_wearer("w-1", end, 2) is Outcome.STORED
-        assert await registry.end_wearer("w-1", end, 2) is Outcome.UNCHANGED
+        assert await registry.end_wearer("w-1", end, 2) is PutOutcome.STORED
+        assert await registry.end_wearer("w-1", end, 2) is PutOutcome.UNCHANGED
         await destroy_all(custodian)
         assert ("wearers/w-1" in await alive(registry)) is not at_once
         with pytest.raises(NotFound):
@@ -132,7 +132,7 @@ async def test_a_person_ends_after_their_orders_and_devices_and_is_destroyed_aft
         await registry.end_device("app-1", now_ms, 2)
         # Said to have ended long ago, they are due; but the order that names them is kept.
         long_ago_ms = now_ms - KEPT_AFTER_END_MS - DAY_MS
-        assert await registry.end_protected_person("p-1", long_ago_ms, 2) is Outcome.STORED
+        assert await registry.end_protected_person("p-1", long_ago_ms, 2) is PutOutcome.STORED
         await registry.put_protected_person(translate.parse_protected_person(records.person("p-2")))
         await registry.end_protected_person("p-2", long_ago_ms, 2)
         with pytest.raises(NotFound):

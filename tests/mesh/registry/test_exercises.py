@@ -13,17 +13,17 @@ from services.common.clock import MeshClock
 from services.common.rpc.errors import FailedPrecondition, InvalidField, NotFound
 from services.common.storage import db
 from services.registry import tables, tables_review, translate
-from services.registry.domain import Exercise, Order, Outcome, Wearer
+from services.registry.domain import ExerciseKind, Order, PutOutcome, Wearer
 from services.registry.exercises import ExerciseRecords, Exercises
 from services.registry.handlers import Registry
-from services.registry.reconcile import Kind
+from services.registry.reconcile import ListedKind
 from services.registry.review import ReviewState
 from services.registry.store import MIGRATIONS
 from services.registry.vault import Vault
 from tandem.common.v1 import exercise_pb2, log_pb2
 from tests.support.registry import records
 
-KINDS = (None, Exercise.DRILL, Exercise.CANARY)
+KINDS = (None, ExerciseKind.DRILL, ExerciseKind.CANARY)
 
 
 @asynccontextmanager
@@ -34,17 +34,17 @@ async def opened(where: Path | str) -> AsyncIterator[Registry]:
         yield registry
 
 
-def number_of(kind: Exercise | None) -> exercise_pb2.Exercise.ValueType:
+def number_of(kind: ExerciseKind | None) -> exercise_pb2.Exercise.ValueType:
     return exercise_pb2.Exercise.Value(kind.name) if kind else exercise_pb2.EXERCISE_UNSPECIFIED
 
 
-def wearer(kind: Exercise | None, version: int = 1) -> Wearer:
+def wearer(kind: ExerciseKind | None, version: int = 1) -> Wearer:
     msg = records.wearer(f"w-{kind}", version=version)
     msg.exercise = number_of(kind)
     return translate.parse_wearer(msg)
 
 
-def order(kind: Exercise | None, version: int = 1) -> Order:
+def order(kind: ExerciseKind | None, version: int = 1) -> Order:
     msg = records.order(f"o-{kind}", version=version)
     msg.exercise = number_of(kind)
     return translate.parse_order(msg)
@@ -88,8 +88,8 @@ async def test_neither_becomes_the_other(where: Path | str) -> None:
                 with pytest.raises(InvalidField) as refused:
                     await registry.put_order(translate.parse_order(asked))
                 assert refused.value.field == "order.exercise"
-            assert await registry.put_wearer(wearer(kind, version=2)) is Outcome.STORED
-            assert (await registry.put_order(order(kind, version=2)))[0] is Outcome.STORED
+            assert await registry.put_wearer(wearer(kind, version=2)) is PutOutcome.STORED
+            assert (await registry.put_order(order(kind, version=2)))[0] is PutOutcome.STORED
 
 
 def test_an_unknown_kind_is_refused() -> None:
@@ -104,7 +104,7 @@ async def test_made_up_records_begin_last_longer_and_end(where: Path | str) -> N
     clock, until_ms = MeshClock(), MeshClock().now_ms() + 3_600_000
     async with opened(where) as registry:
         exercises = Exercises(registry, clock)
-        canary, drill = ExerciseRecords(Exercise.CANARY, "a"), ExerciseRecords(Exercise.DRILL, "a")
+        canary, drill = ExerciseRecords(ExerciseKind.CANARY, "a"), ExerciseRecords(ExerciseKind.DRILL, "a")
         for records_, wearers in ((canary, 6), (drill, 1)):
             await exercises.put(records_, wearers, "exercise", until_ms)
         found = await snapshots(registry)
@@ -116,7 +116,7 @@ async def test_made_up_records_begin_last_longer_and_end(where: Path | str) -> N
         assert {one.valid_until_ms for one in await snapshots(registry)} == {until_ms, until_ms + 1}
         async with registry.transaction() as stored:
             # An agency that lists its records isn't told of any of them; of a canary nor that it was joined.
-            assert await stored.reviews.listed(list(Kind)) == []
+            assert await stored.reviews.listed(list(ListedKind)) == []
             reviews = [one for n in range(6) for one in await stored.reviews.reviews_of_wearer(canary.wearer_id(n))]
         assert len(reviews) == 6 and all(one.state is not ReviewState.OPEN for one in reviews)
         async with registry.database.transaction() as connection:
@@ -129,4 +129,4 @@ async def test_made_up_records_begin_last_longer_and_end(where: Path | str) -> N
         with pytest.raises(FailedPrecondition):
             await exercises.put(canary, 6, "exercise", until_ms)
         with pytest.raises(NotFound):
-            await exercises.end(ExerciseRecords(Exercise.CANARY, "b"))
+            await exercises.end(ExerciseRecords(ExerciseKind.CANARY, "b"))

@@ -12,7 +12,7 @@ from sqlalchemy import Connection
 from services.common.clock import MeshClock
 from services.common.storage import db
 from services.registry import translate
-from services.registry.domain import Outcome, Tag
+from services.registry.domain import PutOutcome, Tag
 from services.registry.handlers import Registry
 from services.registry.key_retention import Custodian
 from services.registry.store import MIGRATIONS
@@ -94,9 +94,9 @@ async def test_a_database_of_the_first_migration_is_upgraded_with_its_data(where
             assert await view.routes_not_sent_on(1, 10) == ["tag-1"]
             assert await view.tag("tag-1") == Tag("tag-1", "w-1", 1)
         # Each record is known again by its digest, so an agency that puts it again changes nothing.
-        assert await registry.put_wearer(translate.parse_wearer(records.wearer())) is Outcome.UNCHANGED
-        assert await registry.put_tag(translate.parse_tag(records.tag(vendor_id=""))) is Outcome.UNCHANGED
-        assert await registry.put_device(translate.parse_device(records.device(vendor_id=""))) is Outcome.UNCHANGED
+        assert await registry.put_wearer(translate.parse_wearer(records.wearer())) is PutOutcome.UNCHANGED
+        assert await registry.put_tag(translate.parse_tag(records.tag(vendor_id=""))) is PutOutcome.UNCHANGED
+        assert await registry.put_device(translate.parse_device(records.device(vendor_id=""))) is PutOutcome.UNCHANGED
 
         # Records of before get keys of their own, and open as they did.
         custodian = Custodian(registry, clock)

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from services.cli.stack import mesh
-from services.cli.stack.mesh import Mesh
+from services.cli.stack.mesh import MeshConnection
 from tests.support.common import preloaded
 
 PATIENCE_S = 180.0
@@ -55,7 +55,7 @@ class RunningMesh:
             )
 
     @property
-    def now(self) -> Mesh:
+    def now(self) -> MeshConnection:
         """mesh.json as it is now."""
         return mesh.load(self.folder)
 

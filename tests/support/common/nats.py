@@ -15,7 +15,7 @@ from services.cli.stack import nats_server
 from services.common.messaging import permissions
 from tests.support.common.ports import free_port
 
-TESTER = permissions.User("tester", (">",), (">",))
+TESTER = permissions.NatsUser("tester", (">",), (">",))
 PARTITIONS_MOST = 5
 LISTENING_WITHIN_S = 90.0
 

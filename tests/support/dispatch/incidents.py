@@ -7,9 +7,9 @@ from services.dispatch.domain.decisions import Alert, Command, FoldAlert, LoseUn
 from services.dispatch.domain.escalation import Deadlines
 from services.dispatch.domain.events import Cause, CloseCause, Demand, Event
 from services.dispatch.domain.evolving import evolve
-from services.dispatch.domain.incident import Assignment, Incident, State, assignment_id
+from services.dispatch.domain.incident import Assignment, AssignmentState, Incident, assignment_id
 from services.dispatch.domain.roster import NO_ROSTER, Board
-from services.dispatch.leg.chain import Link
+from services.dispatch.leg.chain import ChainedEvent
 from tandem.common.v1 import alert_pb2
 
 WITHIN_MS = 30_000
@@ -47,7 +47,7 @@ class Story:
         number = self.of(subject_id).offer_number if offer_number is None else offer_number
         return self.do(Reject(self.id_of(subject_id), BY, self.now_ms, number, "no car", DEADLINES, self.board))
 
-    def progress(self, subject_id: str, state: State) -> tuple[Event, ...]:
+    def progress(self, subject_id: str, state: AssignmentState) -> tuple[Event, ...]:
         return self.do(Progress(self.id_of(subject_id), BY, self.now_ms, state))
 
     def close(self, subject_id: str, cause: CloseCause = CloseCause.BREACH_CONFIRMED) -> tuple[Event, ...]:
@@ -84,7 +84,7 @@ def alert(
 
 
 OF_BEFORE = [
-    Link(
+    ChainedEvent(
         1,
         "incident-1",
         "AlertFolded",
@@ -92,7 +92,7 @@ OF_BEFORE = [
         '"order_id":"order-1","place":[5,0]}',
         "6a986cc58616293e2aa3598ac15aaef450adff6984e7d513ee30cd26562375c4",
     ),
-    Link(
+    ChainedEvent(
         2,
         "incident-1",
         "Notified",
@@ -100,7 +100,7 @@ OF_BEFORE = [
         '"received_wall_us":5,"report_id":"r-5"},"demand":3,"place":[5,0],"subject_id":"p1"}',
         "e336ec74249377b78ba35ee5aa073d8847462109cecb4be09f6f03465ab3092a",
     ),
-    Link(
+    ChainedEvent(
         3,
         "incident-1",
         "AlertFolded",
@@ -108,7 +108,7 @@ OF_BEFORE = [
         '"order_id":"order-1","place":[6,0]}',
         "5dc29d1dc5fd8a16256f57d5906a9fd31ed57bb8a372b09caded8aaf6aa35595",
     ),
-    Link(
+    ChainedEvent(
         4,
         "incident-1",
         "Offered",
@@ -116,14 +116,14 @@ OF_BEFORE = [
         '"received_wall_us":5,"report_id":"r-6"},"demand":4,"due_ms":32000,"place":[6,0],"subject_id":"p1"}',
         "3b62d0d7f178691c7585db9d8675eb7703f2bad52e142ef3f8989e9a11ae2aa2",
     ),
-    Link(
+    ChainedEvent(
         5,
         "incident-1",
         "Escalated",
         '{"assignment_id":"assign-26f7667f72c6f9b75208","at_ms":32000,"due_ms":92000}',
         "10a918444042d6e74fbdb1bb01479477561c888fe3217b6add715a715a4f7756",
     ),
-    Link(
+    ChainedEvent(
         6,
         "incident-1",
         "Acknowledged",

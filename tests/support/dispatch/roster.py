@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from services.dispatch.domain.areas import Circle, Point
-from services.dispatch.domain.roster import Board, Office, Report, Status, Travel, Unit
+from services.dispatch.domain.areas import JurisdictionCircle, LatLon
+from services.dispatch.domain.roster import Board, Office, Status, Travel, Unit, UnitReport
 
-SEOUL = Point(37.5665, 126.9780)
+SEOUL = LatLon(37.5665, 126.9780)
 SHIFT_MS = (0, 10**14)
 
 
 def office(office_id: str, *, next_id: str = "", subjects: Iterable[str] = (), radius_m: float | None = None) -> Office:
     """An office round the centre of Seoul, or for subjects, or for everybody else."""
-    area = Circle(SEOUL, radius_m) if radius_m else None
+    area = JurisdictionCircle(SEOUL, radius_m) if radius_m else None
     return Office(office_id, 1, area, frozenset(subjects), next_id, f"supervisor-{office_id}", "national")
 
 
@@ -29,13 +29,13 @@ def board(
     status: Mapping[str, Status] | None = None,
     engaged: Mapping[str, Mapping[str, str]] | None = None,
     travel: Mapping[tuple[str, str], Travel] | None = None,
-    positions: Mapping[str, Point] | None = None,
+    positions: Mapping[str, LatLon] | None = None,
 ) -> Board:
     """What a choice rests on."""
     said = status or {}
     return Board(
         {one.office_id: one for one in offices},
-        {one.unit_id: (one, Report(said.get(one.unit_id, Status.AVAILABLE))) for one in units},
+        {one.unit_id: (one, UnitReport(said.get(one.unit_id, Status.AVAILABLE))) for one in units},
         engaged or {},
         positions or {},
         travel or {},

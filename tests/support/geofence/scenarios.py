@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from services.cli.simulate.backtest import Backtest
-from services.cli.simulate.files import Line
+from services.cli.simulate.files import ReportLine
 from services.cli.simulate.files import Scenario as Records
 from services.common import times
 from services.geofence.domain import codec
@@ -119,7 +119,7 @@ class Scenario:
     must: list[Expected]
     incidents: int | None
     must_not: list[Forbidden] = field(default_factory=list)
-    lines: list[Line] = field(default_factory=list)
+    lines: list[ReportLine] = field(default_factory=list)
     """In the order of their arrival."""
 
     def alerts(self, restart: bool = False) -> list[dict[str, Any]]:
@@ -203,7 +203,7 @@ class _Reader:
         )
         arrivals = [arrival for item in content["timeline"] for arrival in self._arrivals(item)]
         arrivals.sort(key=lambda one: one[0])  # of one moment, in the order of the file
-        self.scenario.lines = [Line(number, *arrival) for number, arrival in enumerate(arrivals, 1)]
+        self.scenario.lines = [ReportLine(number, *arrival) for number, arrival in enumerate(arrivals, 1)]
 
     # ── records ──────────────────────────────────────────────────────────────────────────────────────────────────────
 

@@ -8,11 +8,11 @@ from dataclasses import dataclass, field
 
 from services.geofence import translate
 from services.geofence.domain import fold
-from services.geofence.domain.alerts import Alert, Kind, Parked
+from services.geofence.domain.alerts import Alert, AlertKind, DeadLetter
 from services.geofence.domain.entries import Body, Entry, Tick
 from services.geofence.domain.rules import Rules
 from services.geofence.domain.state import State
-from services.ingest.domain import Equipment, Position, Positions
+from services.ingest.domain import EquipmentEvent, Position, Positions
 from services.ingest.translate import equipment_entry, positions_entry
 from tandem.common.v1 import geometry_pb2, log_pb2
 
@@ -33,7 +33,7 @@ class Story:
     """A log that grows by calls and the alerts that came of it."""
 
     state: State = field(default_factory=lambda: State(0))
-    outputs: list[Alert | Parked] = field(default_factory=list)
+    outputs: list[Alert | DeadLetter] = field(default_factory=list)
     clear_after_s: int = 60
 
     def __post_init__(self) -> None:
@@ -94,7 +94,7 @@ class Story:
         """A device says something about itself."""
         event_ms = T0_MS + round((at_s if event_s is None else event_s) * 1000)
         kind = log_pb2.EquipmentKind.Value(event)
-        report = Equipment(device_id, report_id or f"e{at_s}", kind, event_ms)
+        report = EquipmentEvent(device_id, report_id or f"e{at_s}", kind, event_ms)
         self.enter(at_s, translate.entry_body(equipment_entry(report, 0).SerializeToString()))
 
     def heard(self, at_s: float, *device_ids: str) -> None:
@@ -107,7 +107,7 @@ class Story:
         """All alerts so far."""
         return [one for one in self.outputs if isinstance(one, Alert)]
 
-    def of(self, *kinds: Kind) -> list[Alert]:
+    def of(self, *kinds: AlertKind) -> list[Alert]:
         """Alerts of these kinds so far."""
         return [one for one in self.alerts if one.kind in kinds]
 
@@ -117,7 +117,7 @@ class Story:
 
     def entered(self) -> list[int]:
         """Radii entered, metres, in order."""
-        return [a.ring_mm // 1000 for a in self.alerts if a.kind is Kind.RING_ENTERED]
+        return [a.ring_mm // 1000 for a in self.alerts if a.kind is AlertKind.RING_ENTERED]
 
 
 def circle(place_id: str, north_m: float, east_m: float, radius_m: float) -> geometry_pb2.Place:

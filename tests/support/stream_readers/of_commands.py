@@ -13,7 +13,7 @@ from typing import Any
 from services.cli.commands.review import export
 from services.cli.explain import refold
 from services.cli.failure import CommandFailed
-from services.cli.stack.mesh import Mesh, locked
+from services.cli.stack.mesh import MeshConnection, locked
 from services.cli.stack.nats_server import NatsServer
 from services.common.clock import MeshClock
 from services.common.messaging import flow, pull, streams
@@ -32,11 +32,11 @@ ALERT, MEASURE, PARKED = "alert.{p}.{alert_id}", "measure.{p}.{alert_id}", "park
 STEPS_SHOWN = 10
 
 
-def _mesh(connection: Connection) -> Mesh:
+def _mesh(connection: Connection) -> MeshConnection:
     """The mesh as commands see it."""
     server = connection.mesh.nats.bus_as.__self__  # type: ignore[attr-defined]  # a method of the server's configuration
     assert isinstance(server, NatsServer)
-    return Mesh({}, {}, SECRET, MeshClock(), server, PARTITIONS, None, "")
+    return MeshConnection({}, {}, SECRET, MeshClock(), server, PARTITIONS, None, "")
 
 
 # ── an alert of the fold's own ───────────────────────────────────────────────────────────────────────────────────────

@@ -15,7 +15,7 @@ from bench.ingestion.saturated import Saturated
 from bench.ingestion.slow_store import Held
 from bench.mesh.load import Shape
 from bench.mesh.machine import Usage
-from services.cli.simulate.load_generator import Sent
+from services.cli.simulate.load_generator import LoadOutcome
 from services.common import times
 from services.ingest import translate
 from tandem.ingest.v1 import ingest_pb2
@@ -134,8 +134,8 @@ def test_rates_are_medians_and_ratios_are_between_medians() -> None:
 
 def test_latencies_of_all_repeats_count_together_and_an_outlier_is_seen() -> None:
     shape = figures.LATENCIES[0]
-    quick = Sent(accepted=98, answered_after_s=[0.002] * 98)
-    slow = Sent(accepted=1, answered_after_s=[0.006, 0.007], late=2)
+    quick = LoadOutcome(accepted=98, answered_after_s=[0.002] * 98)
+    slow = LoadOutcome(accepted=1, answered_after_s=[0.006, 0.007], late=2)
     results = Results()
     results.latency[shape.name] = [quick, slow]
     found = figures_of(results)

@@ -18,7 +18,7 @@ SCENARIO = {
 AT = {"received_at": "2026-03-02T10:00:00Z"}
 
 
-def load(folder: Path, *lines: dict[str, Any]) -> list[files.Line]:
+def load(folder: Path, *lines: dict[str, Any]) -> list[files.ReportLine]:
     scenario, reports = folder / "scenario.json", folder / "reports.ndjson"
     scenario.write_text(json.dumps(SCENARIO))
     reports.write_text("".join(json.dumps(line) + "\n" for line in lines))

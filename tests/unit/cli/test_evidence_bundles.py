@@ -13,7 +13,7 @@ from services.cli.__main__ import main
 from services.cli.evidence import bundle as evidence_bundle
 from services.cli.evidence.replay import replay
 from services.cli.evidence.seal import canonical
-from services.dispatch.evidence.model import Record, of_line
+from services.dispatch.evidence.model import StoredMessage, of_line
 from tandem.common.v1 import alert_pb2
 from tests.support.bundles import (
     ABOUT,
@@ -202,7 +202,7 @@ def test_a_name_in_a_chain_is_shown_and_does_nothing(verify: Verify, by: str) ->
 
 def test_an_alert_that_the_fold_does_not_give_is_named_in_text(verify: Verify) -> None:
     alert = alert_pb2.Alert(alert_id=ESCAPE, sequence=1, incident_id="incident-1").SerializeToString()
-    record = Record("ALERTS", 1, BEGAN_MS, "alert.a", alert)
+    record = StoredMessage("ALERTS", 1, BEGAN_MS, "alert.a", alert)
 
     def craft(members: Members, _: Manifest) -> None:
         members["alerts.jsonl"] = record.to_line()

@@ -9,14 +9,14 @@ import pytest
 
 from services.cli.explain import explanation
 from services.cli.explain.explanation import Explanation
-from services.cli.explain.refold import Refold, Stored
+from services.cli.explain.refold import Refold, StoredAlert
 from services.common.clock import MeshClock
 from services.common.messaging import flow
 from services.common.messaging.pull import Delivered
-from services.common.messaging.streams import Premises
+from services.common.messaging.streams import LogMetadata
 from services.geofence import translate
 from services.geofence.domain import fold
-from services.geofence.domain.alerts import Alert, Kind
+from services.geofence.domain.alerts import Alert, AlertKind
 from services.geofence.domain.entries import Demand, Entry
 from services.geofence.domain.state import State
 from services.ingest.domain import Position
@@ -25,7 +25,7 @@ from tests.support.geofence import log
 
 T0_MS = 1_790_000_000_000
 """Second 0."""
-KINDS = (Kind.RING_ENTERED, Kind.TAMPERED)
+KINDS = (AlertKind.RING_ENTERED, AlertKind.TAMPERED)
 """What these stories are about."""
 
 
@@ -33,7 +33,7 @@ class Log:
     """A log that grows by calls, and the alerts that a mesh would have stored of it."""
 
     def __init__(self, rate: int = 1) -> None:
-        self.premises = Premises(1, MeshClock(rate, T0_MS), "log")
+        self.premises = LogMetadata(1, MeshClock(rate, T0_MS), "log")
         self.messages: list[Delivered] = []
         self.alerts: list[Alert] = []
         self._state = State(0, log_id="log", clock_rate=rate, clock_anchor_ms=T0_MS)
@@ -56,13 +56,13 @@ class Log:
         """A position of a device arrives."""
         self.add(at_s, log.positions_entry(fix(device_id, at_s if fix_s is None else fix_s, north_m)))
 
-    def stored(self, alert: Alert) -> Stored:
+    def stored(self, alert: Alert) -> StoredAlert:
         """What the mesh stores of an alert."""
         message = translate.alert_to_proto(alert, 0)
         figures = translate.measure_to_proto(alert).SerializeToString()
-        return Stored(message, message.SerializeToString(), figures)
+        return StoredAlert(message, message.SerializeToString(), figures)
 
-    def explain(self, stored: Stored) -> Explanation:
+    def explain(self, stored: StoredAlert) -> Explanation:
         """Folds again, as the command does over a real log."""
         found = Refold(stored, self.premises, 1)
         for message in self.messages[: stored.alert.sequence]:

@@ -21,7 +21,7 @@ GOOD_ORDER = (
 )
 
 
-def read(folder: Path, text: str) -> list[csv_records.Line]:
+def read(folder: Path, text: str) -> list[csv_records.CsvLine]:
     path = folder / "table.csv"
     path.write_text(text, "utf-8")
     return csv_records.read(path)

@@ -40,8 +40,8 @@ def test_a_trace_shows_what_the_registry_says() -> None:
 
 
 def test_incidents_show_what_the_legs_say() -> None:
-    answer = outcome.Answer("police", EVIL, EVIL, True, 1.0, 1)
-    incident = outcome.Incident(EVIL, {EVIL}, 1, 2, [answer])
+    answer = outcome.AssignmentOutcome("police", EVIL, EVIL, True, 1.0, 1)
+    incident = outcome.IncidentOutcome(EVIL, {EVIL}, 1, 2, [answer])
     check(printed(*outcome.tables([incident])))
 
 

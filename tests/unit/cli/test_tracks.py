@@ -10,7 +10,7 @@ import pytest
 from services.cli.commands.data.send import Pace
 from services.cli.failure import MISUSED, CommandFailed
 from services.cli.simulate import tracks
-from services.cli.simulate.tracks import Track
+from services.cli.simulate.tracks import ReportedTrack
 from services.common import times
 from tandem.common.v1 import log_pb2
 from tandem.ingest.v1 import ingest_pb2
@@ -20,7 +20,7 @@ POINT = '<trkpt lat="37.5" lon="127"><time>2026-03-02T10:00:{second:02d}Z</time>
 LINE = {"fix_time": "2026-03-02T10:00:00Z", "lat_deg": 37.5, "lon_deg": 127}
 
 
-def read(folder: Path, name: str, text: str, device_id: str = "tag-1") -> Track:
+def read(folder: Path, name: str, text: str, device_id: str = "tag-1") -> ReportedTrack:
     path = folder / name
     path.write_text(text, "utf-8")
     return tracks.read(path, device_id, 10.0)
@@ -31,12 +31,12 @@ def gpx(*points: str) -> str:
     return f'<?xml version="1.0"?><gpx version="1.1" creator="t"><trk><trkseg>{inside}</trkseg></trk></gpx>'
 
 
-def positions(track: Track) -> list[ingest_pb2.Position]:
+def positions(track: ReportedTrack) -> list[ingest_pb2.Position]:
     assert all(isinstance(one, ingest_pb2.Position) for one in track.reports)
     return [one for one in track.reports if isinstance(one, ingest_pb2.Position)]
 
 
-def faults(track: Track) -> list[tuple[int, str]]:
+def faults(track: ReportedTrack) -> list[tuple[int, str]]:
     return [(one.line, one.field) for one in track.faults]
 
 
@@ -230,7 +230,7 @@ def test_an_id_follows_from_the_content_and_the_line(tmp_path: Path) -> None:
 NOW_MS = START_MS + 86_400_000
 
 
-def a_track(tmp_path: Path, *seconds: float) -> Track:
+def a_track(tmp_path: Path, *seconds: float) -> ReportedTrack:
     return read(tmp_path, "t.csv", "time,lat,lon\n" + "".join(f"{START_MS / 1000 + s},37.5,127\n" for s in seconds))
 
 

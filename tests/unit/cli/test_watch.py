@@ -10,9 +10,20 @@ import pytest
 
 from services.cli.failure import CommandFailed
 from services.cli.monitor import canary
-from services.cli.monitor.canary import AGENCIES, LEGS, Canary, Kind, Page, Watched, delivered, judge, resumed, seen
+from services.cli.monitor.canary import (
+    AGENCIES,
+    LEGS,
+    Canary,
+    CanaryState,
+    Page,
+    PageKind,
+    delivered,
+    judge,
+    resumed,
+    seen,
+)
 from services.cli.monitor.exercise import ACCURACY_M, INSIDE_M, OUTSIDE_M, lead_ms
-from services.cli.monitor.pager import CommandPager, Message, PageFailed, pagers
+from services.cli.monitor.pager import CommandPager, PageFailed, PageMessage, pagers
 from services.cli.monitor.watch import SLOTS
 from services.geofence.domain import alerts
 from tests.support.geofence.stories import Story
@@ -30,7 +41,7 @@ def come(one: Canary) -> None:
     one.offered, one.taken, one.told = set(LEGS), set(LEGS), set(AGENCIES)
 
 
-def look(watched: Watched, now_s: float, told: bool = True) -> Page | None:
+def look(watched: CanaryState, now_s: float, told: bool = True) -> Page | None:
     now_ms = T0_MS + round(now_s * 1000)
     page = judge(watched, now_s, now_ms)
     if page is not None and told:
@@ -38,13 +49,13 @@ def look(watched: Watched, now_s: float, told: bool = True) -> Page | None:
     return page
 
 
-def kinds(watched: Watched, moments_s: range) -> list[tuple[int, Kind]]:
+def kinds(watched: CanaryState, moments_s: range) -> list[tuple[int, PageKind]]:
     return [(now_s, page.kind) for now_s in moments_s if (page := look(watched, now_s))]
 
 
 @pytest.mark.parametrize("slot", range(SLOTS))
 def test_each_canary_is_decided_at_its_own_report_and_cleared_before_its_wearers_next_turn(slot: int) -> None:
-    story, entered, cleared = Story(), alerts.Kind.RING_ENTERED, alerts.Kind.RING_CLEARED
+    story, entered, cleared = Story(), alerts.AlertKind.RING_ENTERED, alerts.AlertKind.RING_CLEARED
     story.case()
     for at_s in (0.0, *(lead_ms() / 1000 + canary.EVERY_S * number for number in range(4 * SLOTS))):
         turn = round((at_s - lead_ms() / 1000) / canary.EVERY_S)
@@ -59,7 +70,7 @@ def test_each_canary_is_decided_at_its_own_report_and_cleared_before_its_wearers
 
 
 def test_nobody_is_woken_while_each_canary_comes_and_is_stood_down() -> None:
-    watched, pages = Watched(), []
+    watched, pages = CanaryState(), []
     for number in range(30):
         one = sent(number, 20.0 * number)
         watched.canaries.append(one)
@@ -72,74 +83,74 @@ def test_nobody_is_woken_while_each_canary_comes_and_is_stood_down() -> None:
 
 
 def test_an_outage_is_paged_once_then_again_and_again_and_its_end_once() -> None:
-    watched = Watched([sent(number, 20.0 * number, durable=False) for number in range(40)])
+    watched = CanaryState([sent(number, 20.0 * number, durable=False) for number in range(40)])
     assert kinds(watched, range(700)) == [
-        (35, Kind.MISSING),
-        (335, Kind.STILL_MISSING),
-        (635, Kind.STILL_MISSING),
+        (35, PageKind.MISSING),
+        (335, PageKind.STILL_MISSING),
+        (635, PageKind.STILL_MISSING),
     ]
     assert watched.outage is not None and watched.outage.since_ms == T0_MS
     one = sent(41, 700.0)
     come(one)
     watched.canaries.append(one)
-    assert kinds(watched, range(700, 800)) == [(700, Kind.BACK)]
+    assert kinds(watched, range(700, 800)) == [(700, PageKind.BACK)]
     assert watched.outage is None
 
 
 def test_what_nobody_took_is_paged_until_somebody_does() -> None:
-    watched = Watched([sent(1, 0.0, durable=False)])
+    watched = CanaryState([sent(1, 0.0, durable=False)])
     assert [look(watched, now_s, told=False) is not None for now_s in (34, 35, 36)] == [False, True, True]
     one = sent(2, 40.0)
     come(one)
     watched.canaries.append(one)
     pages = [look(watched, now_s, told) for now_s, told in ((41, False), (42, True), (43, True))]
-    assert [page.kind for page in pages if page] == [Kind.BACK, Kind.BACK]
+    assert [page.kind for page in pages if page] == [PageKind.BACK, PageKind.BACK]
 
 
 def test_a_report_that_never_reached_the_log_is_made_up_for_by_the_next_canary() -> None:
     one, other = sent(1, 0.0, durable=False), sent(2, 20.0)
-    watched = Watched([one, other])
+    watched = CanaryState([one, other])
     come(other)
     assert kinds(watched, range(21, 100)) == []
 
 
 def test_a_report_that_reached_the_log_must_come_whatever_others_do() -> None:
     lost, other = sent(1, 0.0), sent(2, 20.0)
-    watched = Watched([lost, other])
+    watched = CanaryState([lost, other])
     come(other)
-    assert kinds(watched, range(21, 36)) == [(35, Kind.MISSING)]
+    assert kinds(watched, range(21, 36)) == [(35, PageKind.MISSING)]
     assert watched.outage and watched.outage.seen == "ingest put it into the log; there is no alert"
-    assert kinds(watched, range(36, 60)) == [(36, Kind.BACK)]
+    assert kinds(watched, range(36, 60)) == [(36, PageKind.BACK)]
 
 
 def test_a_canary_that_nobody_stands_down_is_missing_until_a_later_one_is_over() -> None:
     stuck = sent(1, 0.0)
-    watched = Watched([stuck])
+    watched = CanaryState([stuck])
     come(stuck)
     stuck.stood_down = {"probation", "warning"}
-    assert kinds(watched, range(200)) == [(150, Kind.MISSING)]
+    assert kinds(watched, range(200)) == [(150, PageKind.MISSING)]
     assert watched.outage and watched.outage.seen == "all legs took it; not stood down: police"
     later = sent(2, 200.0)
     come(later)
     watched.canaries.append(later)
     assert kinds(watched, range(200, 300)) == []
     later.stood_down = set(LEGS)
-    assert kinds(watched, range(300, 302)) == [(300, Kind.BACK)]
+    assert kinds(watched, range(300, 302)) == [(300, PageKind.BACK)]
 
 
 def test_what_was_open_when_an_outage_began_wakes_nobody_after_it() -> None:
     before, during, after = sent(1, 0.0), sent(2, 20.0, durable=False), sent(8, 140.0)
-    watched = Watched([before, during, after])
+    watched = CanaryState([before, during, after])
     come(before)
-    assert kinds(watched, range(20, 141)) == [(55, Kind.MISSING)]
+    assert kinds(watched, range(20, 141)) == [(55, PageKind.MISSING)]
     come(after)
-    assert kinds(watched, range(141, 280)) == [(141, Kind.BACK)]
+    assert kinds(watched, range(141, 280)) == [(141, PageKind.BACK)]
 
 
 @pytest.mark.parametrize(("missing_s", "paged_s"), [(0.0, 1035), (20.0, 1015), (600.0, 1010)])
 def test_a_canary_that_was_missing_when_the_watch_was_killed_is_still_missing(missing_s: float, paged_s: int) -> None:
-    watched = Watched(resumed(missing_s, 1000.0))
-    assert kinds(watched, range(1000, 1036)) == [(paged_s, Kind.MISSING)]
+    watched = CanaryState(resumed(missing_s, 1000.0))
+    assert kinds(watched, range(1000, 1036)) == [(paged_s, PageKind.MISSING)]
     assert resumed(None, 1000.0) == []
 
 
@@ -160,7 +171,7 @@ def test_an_outage_is_noticed_within_a_minute_whenever_it_begins() -> None:
     assert canary.EVERY_S + canary.LATE_AFTER_S < 60
 
 
-MESSAGE = Message("page-1", "MISSING", "Tandem: …", "outage-1", "2026-03-02T10:00:00.000Z", "nothing", ("ingest",))
+MESSAGE = PageMessage("page-1", "MISSING", "Tandem: …", "outage-1", "2026-03-02T10:00:00.000Z", "nothing", ("ingest",))
 
 
 async def test_a_program_gets_the_page_and_its_exit_code_counts(tmp_path: Path) -> None:

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from services.cli.stack.watchdog import AGAIN_AFTER_S, STUCK_AFTER_S, Look, Watched, judge
+from services.cli.stack.watchdog import AGAIN_AFTER_S, STUCK_AFTER_S, ServerCheck, WatchdogState, judge
 
-FINE = Look(pid=1, connected=True, answered=True, failed=(), room=True, began_s=0.0, ended_s=0.0)
+FINE = ServerCheck(pid=1, connected=True, answered=True, failed=(), room=True, began_s=0.0, ended_s=0.0)
 SILENT = FINE._replace(answered=False)
 CUT_OFF = SILENT._replace(connected=False)
 FAILED = FINE._replace(failed=("LOG_0",))
 GONE = CUT_OFF._replace(pid=None)
 
 
-def told_and_restarted(*looks: Look) -> tuple[list[int], list[int]]:
+def told_and_restarted(*looks: ServerCheck) -> tuple[list[int], list[int]]:
     """At which seconds the server is found stuck, and at which it is started again."""
-    watched, told, restarted = Watched(), [], []
+    watched, told, restarted = WatchdogState(), [], []
     for second, look in enumerate(looks):
         watched, tell, restart = judge(watched, look._replace(began_s=second, ended_s=second))
         told += [second] if tell else []
@@ -23,7 +23,7 @@ def told_and_restarted(*looks: Look) -> tuple[list[int], list[int]]:
     return told, restarted
 
 
-def times(count: int, look: Look) -> Iterable[Look]:
+def times(count: int, look: ServerCheck) -> Iterable[ServerCheck]:
     return [look] * count
 
 

@@ -8,14 +8,14 @@ import pytest
 
 from services.common import times
 from services.console.domain import board, explaining, figures, waterfall
-from services.console.domain.board import Assignment, Incident
-from services.console.domain.figures import Question
-from services.console.domain.people import Role, User
+from services.console.domain.board import Assignment, IncidentCard
+from services.console.domain.figures import IncidentQuery
+from services.console.domain.people import ConsoleUser, Role
 from services.console.domain.waterfall import Span
 from services.console.pages.texts import ISLAND, TEXTS, Texts
 from services.console.review import translate
 from services.console.sign_in import sessions
-from services.console.sign_in.sessions import Session
+from services.console.sign_in.sessions import ConsoleSession
 from services.registry.traces.domain.facts import AlertFact, StepFact
 from services.registry.traces.domain.spans import SAYS, spans_of
 from tandem.common.v1 import alert_pb2
@@ -29,8 +29,8 @@ ALERT = AlertFact(
 STEP = StepFact("police", "assign-1", 1, "OFFERED", False, 1_000_000, 1_003_000, 1_004_000, 1, offer=1)
 
 
-def incident(id_: str, *assignments: Assignment, opened_ms: int = 1_000, ended_ms: int | None = None) -> Incident:
-    return Incident(id_, opened_ms, ended_ms, assignments)
+def incident(id_: str, *assignments: Assignment, opened_ms: int = 1_000, ended_ms: int | None = None) -> IncidentCard:
+    return IncidentCard(id_, opened_ms, ended_ms, assignments)
 
 
 def test_an_amended_account_is_shown_with_its_time_inside_in_both_languages() -> None:
@@ -97,15 +97,15 @@ def test_search_finds_by_time_text_cause_outcome_and_office() -> None:
     )
     other = incident("i-2", replace(OFFER, subject_id="P-2", order_ids=("O-2",), kind="PANIC"), opened_ms=300)
     for question in (
-        Question(from_ms=50, until_ms=300),
-        Question(text="P-1"),
-        Question(cause="RING_ENTERED"),
-        Question(outcome="FALSE_POSITION"),
-        Question(outcome="over"),
-        Question(office="seoul"),
+        IncidentQuery(from_ms=50, until_ms=300),
+        IncidentQuery(text="P-1"),
+        IncidentQuery(cause="RING_ENTERED"),
+        IncidentQuery(outcome="FALSE_POSITION"),
+        IncidentQuery(outcome="over"),
+        IncidentQuery(office="seoul"),
     ):
         assert figures.matching([other, found], question) == [found], question
-    assert figures.matching([found, other], Question()) == [other, found]
+    assert figures.matching([found, other], IncidentQuery()) == [other, found]
 
 
 def test_response_times_count_what_was_taken_and_exercises_count_nowhere() -> None:
@@ -130,11 +130,11 @@ def test_what_was_false_is_told_of_what_was_closed() -> None:
 
 
 def test_an_explanation_knows_nothing_that_came_behind_the_decision() -> None:
-    points = tuple(explaining.Point(1_000 * n, 1_000 * n, 37.0, 127.0, 5.0, n) for n in (1, 2, 3, 10, 12))
-    (side,) = explaining.sides([explaining.Track("tag", "W-1", True, points)], sequence=10, decided_ms=10_500)
+    points = tuple(explaining.TrackPoint(1_000 * n, 1_000 * n, 37.0, 127.0, 5.0, n) for n in (1, 2, 3, 10, 12))
+    (side,) = explaining.sides([explaining.DeviceTrack("tag", "W-1", True, points)], sequence=10, decided_ms=10_500)
     assert [one.sequence for one in side.last] == [2, 3, 10]
     assert side.silence_ms == 7_000
-    (mute,) = explaining.sides([explaining.Track("app", "P-1", False, ())], sequence=10, decided_ms=10_500)
+    (mute,) = explaining.sides([explaining.DeviceTrack("app", "P-1", False, ())], sequence=10, decided_ms=10_500)
     assert (mute.last, mute.silence_ms) == ((), None)
 
 
@@ -210,9 +210,9 @@ def test_spans_that_lead_to_each_other_end_too() -> None:
 # ── sessions ──
 
 
-@pytest.mark.parametrize("user", [User(Role.POLICE, "duty-1"), None])
-def test_a_cookie_says_what_was_sealed_until_its_time_is_over(user: User | None) -> None:
-    session = Session("ab" * 16, user, 1_000)
+@pytest.mark.parametrize("user", [ConsoleUser(Role.POLICE, "duty-1"), None])
+def test_a_cookie_says_what_was_sealed_until_its_time_is_over(user: ConsoleUser | None) -> None:
+    session = ConsoleSession("ab" * 16, user, 1_000)
     cookie = sessions.seal(session, KEY)
     assert sessions.unseal(cookie, KEY, 999.0) == session
     assert sessions.unseal(cookie, KEY, 1_000.0) is None
@@ -225,7 +225,7 @@ def test_a_cookie_says_what_was_sealed_until_its_time_is_over(user: User | None)
 
 
 def test_a_token_is_good_for_its_session_alone() -> None:
-    one, other = Session("a", None, 1), Session("b", None, 1)
+    one, other = ConsoleSession("a", None, 1), ConsoleSession("b", None, 1)
     assert sessions.is_token(one, KEY, sessions.token_of(one, KEY))
     assert not sessions.is_token(other, KEY, sessions.token_of(one, KEY))
     assert not sessions.is_token(one, KEY, "")
@@ -233,7 +233,7 @@ def test_a_token_is_good_for_its_session_alone() -> None:
 
 
 def test_nobody_can_be_what_there_is_not() -> None:
-    assert sessions.user_of("police", "duty-1") == User(Role.POLICE, "duty-1")
+    assert sessions.user_of("police", "duty-1") == ConsoleUser(Role.POLICE, "duty-1")
     assert sessions.user_of("police", "../watch/x") is None
     assert sessions.user_of("watch", "x") is None
 

@@ -16,7 +16,7 @@ from services.dispatch.domain.answers import Acknowledge, Close, Progress, Rejec
 from services.dispatch.domain.decisions import Command
 from services.dispatch.domain.events import CloseCause, Demand
 from services.dispatch.domain.incident import Assignment as Kept
-from services.dispatch.domain.incident import Incident, State
+from services.dispatch.domain.incident import AssignmentState, Incident
 from services.dispatch.leg.translate import NOTE_MAX_CHARS, REASON_MAX_CHARS
 from tandem.dispatch.v1 import dispatch_pb2
 from tests.support.dispatch.incidents import DEADLINES
@@ -25,7 +25,7 @@ OFFER = Assignment("a-1", "i-1", "police", "P-1", ("O-1",), "OFFERED", "RESPOND"
 FORM = {"assignment": "a-1", "offer": "3", "seen": "EN_ROUTE"}
 
 
-def is_taken(state: State, command: Command) -> bool:
+def is_taken(state: AssignmentState, command: Command) -> bool:
     """Whether the leg does something with an answer in a state."""
     kept = Kept("a-1", "P-1", state, Demand.RESPOND, (1, 0), number=1, offer_number=1)
     incident = Incident("i-1", "police", assignments={"a-1": kept})
@@ -35,13 +35,13 @@ def is_taken(state: State, command: Command) -> bool:
         return False
 
 
-@pytest.mark.parametrize("state", State)
-def test_a_desk_is_offered_what_its_leg_takes_and_nothing_else(state: State) -> None:
+@pytest.mark.parametrize("state", AssignmentState)
+def test_a_desk_is_offered_what_its_leg_takes_and_nothing_else(state: AssignmentState) -> None:
     found = desk.choices(replace(OFFER, state=state.name))
     assert found.take is is_taken(state, Acknowledge("a-1", "x", 5, DEADLINES, 1))
     assert found.reject is is_taken(state, Reject("a-1", "x", 5, 1, "no", DEADLINES, seen=state))
     assert found.close is is_taken(state, Close("a-1", "x", 5, CloseCause.OTHER, "n", 1, state))
-    steps = [step for step in State if step.name in desk.WAY[1:]]
+    steps = [step for step in AssignmentState if step.name in desk.WAY[1:]]
     goes = [step.name for step in steps if is_taken(state, Progress("a-1", "x", 5, step, 1, state))]
     assert ([found.next_state] if found.next_state else []) == goes
     assert found.any is (found.take or found.reject or found.close or bool(goes))
@@ -56,7 +56,7 @@ def test_the_forms_know_what_the_leg_knows() -> None:
 
 
 def test_a_form_says_one_thing() -> None:
-    assert desk.read("acknowledge", FORM) == desk.Answer("acknowledge", "a-1", 3, "EN_ROUTE")
+    assert desk.read("acknowledge", FORM) == desk.DeskAnswer("acknowledge", "a-1", 3, "EN_ROUTE")
     assert desk.read("progress", FORM | {"state": "ON_SCENE"}).state == "ON_SCENE"
     assert desk.read("reject", FORM | {"reason": " 차량 없음 ", "note": "x"}).reason == "차량 없음"
     closed = desk.read("close", FORM | {"cause": "OTHER", "note": "went home"})

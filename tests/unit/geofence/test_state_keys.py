@@ -13,7 +13,7 @@ from services.common.rpc.errors import FailedPrecondition
 from services.geofence import state_keys
 from services.geofence.domain import codec
 from services.geofence.domain.state import State
-from services.geofence.settings import Settings
+from services.geofence.settings import GeofenceSettings
 from services.geofence.state_keys import StateKeys
 from services.geofence.store import CheckpointStore, Footing
 
@@ -67,6 +67,6 @@ def test_a_file_of_keys_holds_one_a_line(tmp_path: Path) -> None:
 def test_off_loopback_there_is_no_evaluator_without_a_key(tmp_path: Path) -> None:
     tls = {f"tls_{name}": tmp_path / name for name in ("cert", "key", "ca")}
     with pytest.raises(ValidationError, match="TANDEM_STATE_KEY"):
-        Settings(host="10.0.0.1", **tls)  # type: ignore[arg-type]
-    given = Settings(host="10.0.0.1", state_key=tmp_path / "state.key", **tls)  # type: ignore[arg-type]
+        GeofenceSettings(host="10.0.0.1", **tls)  # type: ignore[arg-type]
+    given = GeofenceSettings(host="10.0.0.1", state_key=tmp_path / "state.key", **tls)  # type: ignore[arg-type]
     assert given.state_key == tmp_path / "state.key"

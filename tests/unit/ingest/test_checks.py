@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from services.common import fields
 from services.common.rpc.errors import InvalidField, StoreFull
 from services.ingest import translate
-from services.ingest.admission.limiter import Room
+from services.ingest.admission.limiter import InFlightLimiter
 from services.ingest.admission.rate_limit import OWED_MOST_S, Quota
 from services.ingest.domain import Positions
 from services.ingest.log import writer
@@ -94,7 +94,7 @@ def test_what_is_refused_counts_for_nothing() -> None:
 
 
 async def test_who_fills_the_room_waits_and_the_neighbour_does_not() -> None:
-    room = Room(sender_most=10, all_most=30)
+    room = InFlightLimiter(sender_most=10, all_most=30)
     await room.enter("a", 8, patient=True)
     waiting = asyncio.ensure_future(room.enter("a", 5, patient=True))
     await asyncio.sleep(0)
@@ -110,7 +110,7 @@ async def test_who_fills_the_room_waits_and_the_neighbour_does_not() -> None:
 
 
 async def test_who_gives_up_waiting_takes_no_room() -> None:
-    room = Room(sender_most=10, all_most=10)
+    room = InFlightLimiter(sender_most=10, all_most=10)
     await room.enter("a", 10, patient=True)
     first, second = (asyncio.ensure_future(room.enter(one, 10, patient=True)) for one in ("a", "b"))
     await asyncio.sleep(0)
@@ -123,7 +123,7 @@ async def test_who_gives_up_waiting_takes_no_room() -> None:
 
 
 async def test_who_is_cancelled_at_its_turn_gives_the_room_back() -> None:
-    room = Room(sender_most=10, all_most=10)
+    room = InFlightLimiter(sender_most=10, all_most=10)
     await room.enter("a", 10, patient=True)
     turn = asyncio.ensure_future(room.enter("a", 10, patient=True))
     await asyncio.sleep(0)
@@ -134,7 +134,7 @@ async def test_who_is_cancelled_at_its_turn_gives_the_room_back() -> None:
 
 
 async def test_a_batch_larger_than_a_share_is_taken_alone() -> None:
-    room = Room(sender_most=10, all_most=100)
+    room = InFlightLimiter(sender_most=10, all_most=100)
     await room.enter("a", 50, patient=False)
     with pytest.raises(StoreFull):
         await room.enter("a", 1, patient=False)

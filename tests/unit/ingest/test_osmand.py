@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from services.common.rpc.errors import InvalidField
-from services.ingest.domain import Equipment, Position
+from services.ingest.domain import EquipmentEvent, Position
 from services.ingest.endpoints import osmand
 from services.ingest.endpoints.phones import Said
 from tandem.common.v1 import log_pb2
@@ -193,8 +193,8 @@ def test_without_a_time_of_its_own_the_same_content_is_news_each_time() -> None:
 def test_a_position_and_its_alarms_are_reports_of_their_own() -> None:
     place, panic, battery = said(f"{SOS},lowBattery,sos&lat=60&lon=30")
     assert isinstance(place, Position)
-    assert panic == Equipment("phone", f"{place.report_id}-sos", log_pb2.PANIC_BUTTON, AT_2013_MS)
-    assert battery == Equipment("phone", f"{place.report_id}-lowBattery", log_pb2.BATTERY_LOW, AT_2013_MS)
+    assert panic == EquipmentEvent("phone", f"{place.report_id}-sos", log_pb2.PANIC_BUTTON, AT_2013_MS)
+    assert battery == EquipmentEvent("phone", f"{place.report_id}-lowBattery", log_pb2.BATTERY_LOW, AT_2013_MS)
 
 
 @pytest.mark.parametrize(
@@ -210,5 +210,5 @@ def test_a_position_and_its_alarms_are_reports_of_their_own() -> None:
     ],
 )
 def test_a_panic_is_never_lost_for_what_is_wrong_beside_it(query: str, time_ms: int) -> None:
-    panics = [one for one in said(query) if isinstance(one, Equipment)]
+    panics = [one for one in said(query) if isinstance(one, EquipmentEvent)]
     assert [(one.event, one.event_time_ms) for one in panics] == [(log_pb2.PANIC_BUTTON, time_ms)]

@@ -14,7 +14,7 @@ from services.common.rpc.errors import InvalidField, StoreFull
 from services.ingest import intake
 from services.ingest.admission.rate_limit import REFUSALS_BURST, REFUSALS_PER_S, Quotas
 from services.ingest.admission.routes import Partitions
-from services.ingest.domain import Equipment, Position, Positions, Reason, Sender
+from services.ingest.domain import EquipmentEvent, Position, Positions, Reason, Sender
 from services.ingest.intake import Intake, Reports
 from tandem.common.v1 import log_pb2
 
@@ -41,7 +41,7 @@ class Everything:
     def positions(self, sender: str, positions: Positions, *_: Any, **__: Any) -> asyncio.Future[None]:
         return self._put(*positions.device_ids)
 
-    def equipment(self, sender: str, event: Equipment, *_: Any) -> asyncio.Future[None]:
+    def equipment(self, sender: str, event: EquipmentEvent, *_: Any) -> asyncio.Future[None]:
         return self._put(event.device_id)
 
     def _put(self, *device_ids: str) -> asyncio.Future[None]:
@@ -74,7 +74,9 @@ class Door:
         refused = round(REFUSALS_BURST + owed_s * REFUSALS_PER_S)
         self.quotas.refusals.wait_s(sender.answers_for, refused, time.monotonic())
 
-    async def bring(self, sender: Sender, *said: Position | Equipment | InvalidField, patient: bool = False) -> None:
+    async def bring(
+        self, sender: Sender, *said: Position | EquipmentEvent | InvalidField, patient: bool = False
+    ) -> None:
         await self.intake.admit(sender, Reports.of(said, [""] * len(said)), False, "http", patient=patient)
 
 
@@ -86,8 +88,8 @@ def position(device_id: str) -> Position:
     return Position(device_id, "r", time.time_ns() // 1_000_000, 375_000_000, 1_270_000_000, 5_000)
 
 
-def panic(device_id: str) -> Equipment:
-    return Equipment(device_id, "p", log_pb2.PANIC_BUTTON, time.time_ns() // 1_000_000)
+def panic(device_id: str) -> EquipmentEvent:
+    return EquipmentEvent(device_id, "p", log_pb2.PANIC_BUTTON, time.time_ns() // 1_000_000)
 
 
 BAD = InvalidField("alarm", "is none")

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from services.common.rpc.errors import InvalidField
-from services.ingest.domain import Equipment, Position
+from services.ingest.domain import EquipmentEvent, Position
 from services.ingest.endpoints import traccar
 from services.ingest.endpoints.phones import Said
 from tandem.common.v1 import log_pb2
@@ -133,7 +133,7 @@ def test_without_a_uuid_that_the_log_can_keep_the_content_is_the_id(uuid: object
 def test_without_a_uuid_and_a_timestamp_each_press_of_the_button_counts(timestamp: str | None) -> None:
     body = changed(location__uuid=None, location__timestamp=timestamp, location__coords=None, location__alarm="sos")
     (first,), (second,) = (traccar.parse(body, at_ms).said for at_ms in (RECEIVED_MS, RECEIVED_MS + 1))
-    assert isinstance(first, Equipment) and isinstance(second, Equipment)
+    assert isinstance(first, EquipmentEvent) and isinstance(second, EquipmentEvent)
     assert first.report_id != second.report_id
 
 
@@ -151,8 +151,8 @@ def test_without_a_uuid_and_a_timestamp_each_press_of_the_button_counts(timestam
 )
 def test_a_panic_is_never_lost_for_what_is_wrong_beside_it(changes: dict[str, Any], time_ms: int) -> None:
     uuid = "0e9a2473-a9a7-4c00-997b-fb97d2154e75"
-    panics = [one for one in said(changed(**changes)) if isinstance(one, Equipment)]
-    assert panics == [Equipment("8737767034", f"{uuid}-sos", log_pb2.PANIC_BUTTON, time_ms)]
+    panics = [one for one in said(changed(**changes)) if isinstance(one, EquipmentEvent)]
+    assert panics == [EquipmentEvent("8737767034", f"{uuid}-sos", log_pb2.PANIC_BUTTON, time_ms)]
 
 
 @pytest.mark.parametrize("alarm", ["overspeed", "", 7, {}])

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from services.common.privacy.grounds import LEGAL_BASES, Grounds, Kind, LegalBasis, Purpose, check_grounds
+from services.common.privacy.grounds import LEGAL_BASES, Grounds, LegalBasis, Purpose, RecordKind, check_grounds
 from services.common.rpc.errors import InvalidField
 from services.common.rpc.identity import Role
-from services.registry.chain import GENESIS, Disclosure, Follower, Head, append, hash_of
+from services.registry.chain import GENESIS, ChainVerifier, Disclosure, LedgerHead, append, hash_of
 from services.registry.disclosure import PERSON_SHOWS, WEARER_SHOWS
 
 NOW_MS = 1_780_000_000_000
@@ -17,7 +17,7 @@ def check(
     legal_basis: str = "STALKING_9_1_3_2",
     purpose: Purpose | None = Purpose.ENFORCEMENT,
     reference: str = "",
-    kind: Kind = Kind.WEARER,
+    kind: RecordKind = RecordKind.WEARER,
     now_ms: int = NOW_MS,
 ) -> Grounds:
     return check_grounds(legal_basis, purpose, reference, kind, now_ms)
@@ -25,7 +25,7 @@ def check(
 
 @pytest.mark.parametrize("basis", LEGAL_BASES, ids=lambda basis: basis.code)
 def test_each_article_opens_what_it_names_from_the_day_it_is_in_force(basis: LegalBasis) -> None:
-    for kind in Kind:
+    for kind in RecordKind:
         now_ms = max(NOW_MS, basis.in_force_from_ms)
         if kind in basis.kinds:
             assert check(basis.code, kind=kind, now_ms=now_ms).legal_basis == basis.code
@@ -74,9 +74,9 @@ def test_the_hash_of_a_row_tells_its_fields_apart() -> None:
 
     assert hash_of(1, row("ab", "c"), GENESIS) != hash_of(1, row("a", "bc"), GENESIS)
     first = append(None, row("a", "b"))
-    second = append(Head(first.sequence, first.hash, 1), row("a", "b"))
+    second = append(LedgerHead(first.sequence, first.hash, 1), row("a", "b"))
     assert (first.sequence, second.sequence, second.previous) == (1, 2, first.hash)
-    follower = Follower()
+    follower = ChainVerifier()
     follower.take(first)
     follower.take(second)
     assert follower.sequence == 2

@@ -9,7 +9,7 @@ import pytest
 from services.common import ids
 from services.common.rpc.errors import Conflict
 from services.registry import domain, translate
-from services.registry.domain import Action, Outcome
+from services.registry.domain import Action, PutOutcome
 from tandem.common.v1 import geometry_pb2, log_pb2
 from tests.support.registry import records
 
@@ -28,16 +28,16 @@ DEVICES = [
 @pytest.mark.parametrize(
     ("stored_version", "stored_digest", "version", "digest", "outcome"),
     [
-        (None, None, 0, b"x", Outcome.STORED),
-        (1, b"x", 2, b"x", Outcome.STORED),
-        (1, b"x", 2, b"y", Outcome.STORED),
-        (2, b"x", 2, b"x", Outcome.UNCHANGED),
-        (3, b"x", 2, b"x", Outcome.SUPERSEDED),
-        (3, b"x", 2, b"y", Outcome.SUPERSEDED),
+        (None, None, 0, b"x", PutOutcome.STORED),
+        (1, b"x", 2, b"x", PutOutcome.STORED),
+        (1, b"x", 2, b"y", PutOutcome.STORED),
+        (2, b"x", 2, b"x", PutOutcome.UNCHANGED),
+        (3, b"x", 2, b"x", PutOutcome.SUPERSEDED),
+        (3, b"x", 2, b"y", PutOutcome.SUPERSEDED),
     ],
 )
 def test_what_becomes_of_a_record(
-    stored_version: int | None, stored_digest: bytes | None, version: int, digest: bytes, outcome: Outcome
+    stored_version: int | None, stored_digest: bytes | None, version: int, digest: bytes, outcome: PutOutcome
 ) -> None:
     assert domain.decide_put(stored_version, stored_digest, version, digest) is outcome
 

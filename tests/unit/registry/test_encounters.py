@@ -12,7 +12,7 @@ from services.common.rpc.errors import InvalidField
 from services.registry import domain, lifecycle, reconcile, translate, translate_encounters, translate_places
 from services.registry.area import AREAS
 from services.registry.domain import EncounterReason
-from services.registry.lifecycle import Stage
+from services.registry.lifecycle import OrderStage
 from tandem.common.v1 import encounter_pb2
 from tandem.common.v1.encounter_pb2 import Encounter as Message
 from tandem.registry.v1 import registry_pb2
@@ -164,4 +164,4 @@ def test_the_reasons_have_the_numbers_of_the_contract() -> None:
 def test_an_order_that_gets_an_encounter_is_amended() -> None:
     before = translate.parse_order(records.order())
     after = replace(translate.parse_order(order_with(records.encounter())), source_version=2)
-    assert lifecycle.stage_of(before, after) is Stage.AMENDED
+    assert lifecycle.stage_of(before, after) is OrderStage.AMENDED

@@ -12,7 +12,7 @@ from services.common.rpc.errors import InvalidField
 from services.registry import domain, lifecycle, translate, translate_places
 from services.registry.area import AREAS
 from services.registry.domain import EndReason, Order, OrderEnd, OrderType
-from services.registry.lifecycle import Stage
+from services.registry.lifecycle import OrderStage
 from tandem.registry.v1 import registry_pb2
 from tests.support.registry import records
 
@@ -83,17 +83,17 @@ def test_the_end_of_time_is_no_accident() -> None:
 
 
 def test_an_order_is_issued_extended_amended_cancelled_and_lapses() -> None:
-    assert lifecycle.stage_of(None, ORDER) is Stage.ISSUED
+    assert lifecycle.stage_of(None, ORDER) is OrderStage.ISSUED
     later = replace(ORDER, valid_until_ms=ORDER.valid_until_ms + 1)
-    assert lifecycle.stage_of(ORDER, later) is Stage.EXTENDED
-    assert lifecycle.stage_of(ORDER, replace(ORDER, extensions=1)) is Stage.EXTENDED
-    assert lifecycle.stage_of(later, ORDER) is Stage.AMENDED
+    assert lifecycle.stage_of(ORDER, later) is OrderStage.EXTENDED
+    assert lifecycle.stage_of(ORDER, replace(ORDER, extensions=1)) is OrderStage.EXTENDED
+    assert lifecycle.stage_of(later, ORDER) is OrderStage.AMENDED
     stages = {
-        EndReason.CANCELLED_BY_COURT: Stage.CANCELLED,
-        EndReason.CANCELLED_BY_POLICE: Stage.CANCELLED,
-        EndReason.COVERED_BY_COURT_ORDER: Stage.LAPSED,
-        EndReason.NON_PROSECUTION: Stage.LAPSED,
-        EndReason.ACQUITTAL: Stage.LAPSED,
+        EndReason.CANCELLED_BY_COURT: OrderStage.CANCELLED,
+        EndReason.CANCELLED_BY_POLICE: OrderStage.CANCELLED,
+        EndReason.COVERED_BY_COURT_ORDER: OrderStage.LAPSED,
+        EndReason.NON_PROSECUTION: OrderStage.LAPSED,
+        EndReason.ACQUITTAL: OrderStage.LAPSED,
     }
     assert set(stages) == set(EndReason)
     for reason, stage in stages.items():

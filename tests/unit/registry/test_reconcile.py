@@ -13,7 +13,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from services.common.rpc.errors import InvalidField
 from services.registry import lifecycle, reconcile, translate
 from services.registry.domain import Action, EndReason, Language, OrderType, Relation, Sex, WearerEndReason
-from services.registry.reconcile import Finding, Kind, Listed
+from services.registry.reconcile import Finding, Listed, ListedKind
 from tandem.common.v1 import contact_pb2, geometry_pb2
 from tandem.registry.v1 import registry_pb2
 from tests.support.registry import listing, records
@@ -146,7 +146,7 @@ def test_enums_have_the_numbers_of_the_contract() -> None:
 
 
 def listed_records(count: int) -> list[Listed]:
-    return [Listed(Kind(n % 5 + 1), f"r-{n}", n % 7, n.to_bytes(32, "big")) for n in range(count)]
+    return [Listed(ListedKind(n % 5 + 1), f"r-{n}", n % 7, n.to_bytes(32, "big")) for n in range(count)]
 
 
 @pytest.mark.parametrize("seed", range(10))
@@ -160,7 +160,7 @@ def test_of_ten_thousand_records_exactly_those_that_differ_are_named(seed: int) 
         theirs[n] = replace(stored[n], source_version=stored[n].source_version + 1)
     for n in altered:
         theirs[n] = replace(stored[n], digest=bytes(32)[:31] + b"!")
-    extra = [Listed(Kind.ORDER, f"new-{n}", 1, bytes(32)) for n in range(33)]
+    extra = [Listed(ListedKind.ORDER, f"new-{n}", 1, bytes(32)) for n in range(33)]
     theirs = [one for n, one in enumerate(theirs) if n not in dropped] + extra
     chance.shuffle(theirs)
 

@@ -9,11 +9,11 @@ from types import SimpleNamespace
 import pytest
 
 from services.common.observability import trace_ids, tracing
-from services.ingest.admission.limiter import Room
+from services.ingest.admission.limiter import InFlightLimiter
 from services.ingest.domain import Sender
-from services.ingest.endpoints.batches import Gathering
-from services.ingest.endpoints.stream import Answer, Stream
-from services.ingest.intake import Reports, Taken
+from services.ingest.endpoints.batches import Coalescer
+from services.ingest.endpoints.stream import PendingAnswer, ReportStream
+from services.ingest.intake import PendingBatch, Reports
 from services.registry.traces.domain import facts
 from services.registry.traces.domain.facts import AlertFact, Premise, StepFact, Use
 from services.registry.traces.domain.spans import EVERYBODY, OPERATOR, REVIEWER, Span, shown_to, spans_of
@@ -259,11 +259,11 @@ async def test_small_batches_that_are_taken_together_keep_the_contexts_in_which_
     class Intake:
         """Notes what it is given."""
 
-        async def admit(self, sender: Sender, reports: Reports, backfill: bool, door: str) -> Taken:
+        async def admit(self, sender: Sender, reports: Reports, backfill: bool, door: str) -> PendingBatch:
             said.append((list(reports.positions.report_ids), list(reports.contexts), tracing.carried()))
-            return Taken()
+            return PendingBatch()
 
-    gathering = Gathering(Intake(), SimpleNamespace(heard=lambda over: None))  # type: ignore[arg-type]
+    gathering = Coalescer(Intake(), SimpleNamespace(heard=lambda over: None))  # type: ignore[arg-type]
 
     async def send(*sent: tuple[str, str]) -> None:
         for number, (report_id, context) in enumerate(sent):
@@ -272,7 +272,10 @@ async def test_small_batches_that_are_taken_together_keep_the_contexts_in_which_
             position.fix_time.GetCurrentTime()
             request = ingest_pb2.ReportRequest(batch=number, positions=[position])
             gathering.add(
-                Sender("v", "v", ""), request, Stream(Sender("v", "v", ""), Room()), Answer(number, 1, 1, False, ())
+                Sender("v", "v", ""),
+                request,
+                ReportStream(Sender("v", "v", ""), InFlightLimiter()),
+                PendingAnswer(number, 1, 1, False, ()),
             )
         await asyncio.gather(*gathering._workers)
 

@@ -14,7 +14,7 @@ from services.cli.calls import Request, Response, call
 from services.cli.failure import MISUSED, CommandFailed
 from services.cli.simulate.actors import MOJ_RECORDS, NPA_RECORDS
 from services.cli.stack import mesh
-from services.cli.stack.mesh import DEFAULT_FOLDER, Clients, Mesh
+from services.cli.stack.mesh import DEFAULT_FOLDER, Clients, MeshConnection
 from services.registry.device_token import KEPT_MOST_S
 from tandem.registry.v1 import device_token_pb2
 
@@ -33,7 +33,7 @@ def device_token(
     print(uvloop.run(_ask(mesh.load(folder), device, keep_older_for_s, revoke)))
 
 
-async def _ask(running: Mesh, device_id: str, keep_older_for_s: int, revoke: bool) -> str:
+async def _ask(running: MeshConnection, device_id: str, keep_older_for_s: int, revoke: bool) -> str:
     async with mesh.connect(running) as clients:
         tokens = clients.device_tokens
         if revoke:

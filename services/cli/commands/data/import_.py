@@ -15,11 +15,11 @@ from google.protobuf.message import Message
 
 from services.cli import csv_records, progress
 from services.cli.calls import call, may_succeed_later
-from services.cli.csv_records import Fault, Line
+from services.cli.csv_records import CsvLine, Fault
 from services.cli.failure import FAILED, MISUSED, CommandFailed, of_rpc
 from services.cli.simulate.actors import MOJ_RECORDS, NPA_RECORDS
 from services.cli.stack import mesh
-from services.cli.stack.mesh import DEFAULT_FOLDER, Clients, Mesh
+from services.cli.stack.mesh import DEFAULT_FOLDER, Clients, MeshConnection
 from services.cli.terminal import SafeConsole
 from tandem.registry.v1 import registry_pb2
 
@@ -55,7 +55,7 @@ def import_(
     raise typer.Exit(MISUSED if faults else 0)
 
 
-async def _put(running: Mesh, lines: Sequence[Line]) -> tuple[list[Fault], Counter[str], list[Fault]]:
+async def _put(running: MeshConnection, lines: Sequence[CsvLine]) -> tuple[list[Fault], Counter[str], list[Fault]]:
     """Puts all lines; returns what was refused, how often there was which outcome, and warnings."""
     faults: list[Fault] = []
     warnings: list[Fault] = []
@@ -96,7 +96,7 @@ def _fault(line: int, error: grpc.aio.AioRpcError) -> Fault:
     return Fault(line, field, reason) if found and " " not in field else Fault(line, "", said)
 
 
-async def _put_line(clients: Clients, line: Line, outcomes: Counter[str]) -> list[Fault]:
+async def _put_line(clients: Clients, line: CsvLine, outcomes: Counter[str]) -> list[Fault]:
     warnings = []
     for record in line.records:
         method, request, identity = _request(clients, record)

@@ -20,9 +20,9 @@ from services.cli.calls import call
 from services.cli.failure import FAILED, MISUSED, CommandFailed
 from services.cli.simulate import load_generator
 from services.cli.simulate.actors import NPA_RECORDS, VENDOR, VENDOR_ID, HeadEnd
-from services.cli.simulate.load_generator import Request, Sent
+from services.cli.simulate.load_generator import DueRequest, LoadOutcome
 from services.cli.stack import mesh
-from services.cli.stack.mesh import DEFAULT_FOLDER, Clients, Mesh
+from services.cli.stack.mesh import DEFAULT_FOLDER, Clients, MeshConnection
 from services.cli.terminal import SafeConsole
 from services.common import fields, times
 from services.common.clock import MeshClock
@@ -107,7 +107,7 @@ def load(
     raise typer.Exit(FAILED if sent.refused or sent.unanswered else 0)
 
 
-async def _run(running: Mesh, shape: Shape, *, register: bool) -> Sent:
+async def _run(running: MeshConnection, shape: Shape, *, register: bool) -> LoadOutcome:
     async with mesh.connect(running) as clients:
         if register:
             await _register(clients, shape)
@@ -155,7 +155,7 @@ async def _put(clients: Clients, device_id: str, person_id: str) -> None:
     await call(registry.PutDevice, registry_pb2.PutDeviceRequest(device=device), npa)
 
 
-def prepare(shape: Shape, clock: MeshClock, starts_at_ms: int) -> list[Request]:
+def prepare(shape: Shape, clock: MeshClock, starts_at_ms: int) -> list[DueRequest]:
     """All requests of a load that starts at a wall time, milliseconds since 1970 UTC."""
     dues_s = load_generator.moments_s(random.Random(shape.batch), shape.requests, shape.seconds)  # noqa: S311  # no secret
     total = shape.requests * shape.batch
@@ -169,7 +169,7 @@ def prepare(shape: Shape, clock: MeshClock, starts_at_ms: int) -> list[Request]:
             fix_time_ms = now_ms - round(kept_ms * (1 - (n + 1) / total))
             positions.append(_position(shape, n, f"load-{starts_at_ms}-{n}", fix_time_ms))
         message = ingest_pb2.ReportRequest(batch=i, positions=positions, backfill=shape.backfill_hours > 0)
-        requests.append(Request(due_s, shape.batch, message.SerializeToString()))
+        requests.append(DueRequest(due_s, shape.batch, message.SerializeToString()))
     return requests
 
 
@@ -188,7 +188,7 @@ def _position(shape: Shape, n: int, report_id: str, fix_time_ms: int) -> ingest_
 # ── what came of it ──────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def to_json(shape: Shape, sent: Sent) -> dict[str, Any]:
+def to_json(shape: Shape, sent: LoadOutcome) -> dict[str, Any]:
     """The object that --json prints. What is infinite becomes null, since JSON has no word for it."""
     ordered_ms = sorted(1000 * s for s in sent.answered_after_s)
     latency_ms = {f"p{percent:g}" if percent < 100 else "max": percentile(ordered_ms, percent) for percent in PERCENTS}

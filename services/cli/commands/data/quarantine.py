@@ -13,7 +13,7 @@ from rich.table import Table
 
 from services.cli.calls import call
 from services.cli.stack import mesh
-from services.cli.stack.mesh import DEFAULT_FOLDER, OPERATOR, Mesh
+from services.cli.stack.mesh import DEFAULT_FOLDER, OPERATOR, MeshConnection
 from services.cli.terminal import SafeConsole
 from services.common import times
 from tandem.ingest.v1 import ingest_pb2
@@ -56,7 +56,7 @@ def quarantine(
         console.print(INCOMPLETE)
 
 
-async def _ask(running: Mesh, device_id: str) -> ingest_pb2.ListQuarantineResponse:
+async def _ask(running: MeshConnection, device_id: str) -> ingest_pb2.ListQuarantineResponse:
     async with mesh.connect(running) as clients:
         request = ingest_pb2.ListQuarantineRequest(device_id=device_id)
         return await call(clients.ingest.ListQuarantine, request, clients.identity(OPERATOR))

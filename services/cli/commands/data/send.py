@@ -18,9 +18,9 @@ from services.cli import progress
 from services.cli.failure import FAILED, MISUSED, CommandFailed
 from services.cli.simulate import tracks
 from services.cli.simulate.actors import HeadEnd, Report
-from services.cli.simulate.tracks import INTERVAL_S, Track
+from services.cli.simulate.tracks import INTERVAL_S, ReportedTrack
 from services.cli.stack import mesh
-from services.cli.stack.mesh import DEFAULT_FOLDER, Clients, Mesh
+from services.cli.stack.mesh import DEFAULT_FOLDER, Clients, MeshConnection
 from services.cli.terminal import SafeConsole
 from services.common import fields, times
 from services.common.ids import hash_id
@@ -45,7 +45,7 @@ class Pace:
     as_recorded: bool
     """Reports keep their times and ids; otherwise the first is now, or at speed 0 the last."""
 
-    def round(self, track: Track, now_ms: int) -> tuple[list[tuple[int, Report]], int]:
+    def round(self, track: ReportedTrack, now_ms: int) -> tuple[list[tuple[int, Report]], int]:
         """For each report when it is due, on the mesh's clock as all times are; and when a next round may begin."""
         moments_ms = [tracks.time_ms(one) for one in track.reports]
         first_ms, shift_ms = moments_ms[0], now_ms - max(moments_ms)
@@ -112,7 +112,7 @@ def send(
         console.print(f"no point has a time: they are taken to be {INTERVAL_S} s apart")
     if read.others:
         console.print(f"{read.others} lines are of other devices and aren't sent")
-    sent = Sent()
+    sent = SendOutcome()
     try:
         if read.reports:
             pace = Pace(speed, as_recorded)
@@ -125,7 +125,7 @@ def send(
 
 
 @dataclass(slots=True)
-class Sent:
+class SendOutcome:
     """What came of it."""
 
     rounds: int = 0
@@ -155,7 +155,14 @@ class Sent:
 
 
 async def _send(
-    running: Mesh, track: Track, pace: Pace, sent: Sent, console: SafeConsole, *, loop: bool, backfill: bool
+    running: MeshConnection,
+    track: ReportedTrack,
+    pace: Pace,
+    sent: SendOutcome,
+    console: SafeConsole,
+    *,
+    loop: bool,
+    backfill: bool,
 ) -> None:
     stop, events = asyncio.Event(), asyncio.get_running_loop()
 
@@ -172,7 +179,7 @@ async def _send(
         console.print(f"command {command.command_id} to {command.device_id}: {_said(command)}")
 
     async with mesh.connect(running) as clients, HeadEnd(clients, commanded) as head_end:
-        sender = _Sender(clients, head_end, sent, stop, backfill=backfill)
+        sender = _TrackSender(clients, head_end, sent, stop, backfill=backfill)
         begins_ms = clients.clock.now_ms()
         with progress.bar() as shown:
             task = shown.add_task("sending", total=len(track.reports))
@@ -186,10 +193,12 @@ async def _send(
         await head_end.settle()
 
 
-class _Sender:
+class _TrackSender:
     """Sends what is due, when it is due, until it is durable or refused for good."""
 
-    def __init__(self, clients: Clients, head_end: HeadEnd, sent: Sent, stop: asyncio.Event, *, backfill: bool) -> None:
+    def __init__(
+        self, clients: Clients, head_end: HeadEnd, sent: SendOutcome, stop: asyncio.Event, *, backfill: bool
+    ) -> None:
         self._clock, self._head_end, self._sent, self._stop = clients.clock, head_end, sent, stop
         self._backfill = backfill
 

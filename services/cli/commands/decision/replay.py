@@ -15,7 +15,7 @@ from services.cli.failure import FAILED, MISUSED, CommandFailed
 from services.cli.simulate import files, outcome, player
 from services.cli.simulate.player import Replayed
 from services.cli.stack import mesh
-from services.cli.stack.mesh import DEFAULT_FOLDER, Mesh
+from services.cli.stack.mesh import DEFAULT_FOLDER, MeshConnection
 from services.cli.terminal import SafeConsole, styled
 
 
@@ -38,7 +38,9 @@ def replay(
     raise typer.Exit(uvloop.run(_play(running, records, lines, as_json=as_json)))
 
 
-async def _play(running: Mesh, scenario: files.Scenario, lines: Sequence[files.Line], *, as_json: bool) -> int:
+async def _play(
+    running: MeshConnection, scenario: files.Scenario, lines: Sequence[files.ReportLine], *, as_json: bool
+) -> int:
     console = SafeConsole(stderr=as_json, highlight=False, soft_wrap=True)
     async with mesh.connect(running) as clients:
         with console.status("putting the records") as status:

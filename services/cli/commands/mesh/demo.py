@@ -16,7 +16,7 @@ from services.cli.failure import FAILED
 from services.cli.simulate import demo as story
 from services.cli.simulate import outcome
 from services.cli.stack import mesh
-from services.cli.stack.mesh import DEFAULT_FOLDER, Mesh
+from services.cli.stack.mesh import DEFAULT_FOLDER, MeshConnection
 from services.cli.terminal import SafeConsole, styled
 
 
@@ -28,14 +28,14 @@ def demo(
     raise typer.Exit(uvloop.run(play(mesh.load(folder), as_json=as_json)))
 
 
-async def play(running: Mesh, *, as_json: bool) -> int:
+async def play(running: MeshConnection, *, as_json: bool) -> int:
     """Plays the story, prints it, and returns the exit code: 0 where both legs of every incident are acknowledged."""
     async with played(running, as_json=as_json) as exit_code:
         return exit_code
 
 
 @asynccontextmanager
-async def played(running: Mesh, *, as_json: bool) -> AsyncIterator[int]:
+async def played(running: MeshConnection, *, as_json: bool) -> AsyncIterator[int]:
     """The same; within the block everybody of the story is still there.
 
     The protected person is given 20 s to read a notice before the next is sent, so the last one is sent after the story's end. Her

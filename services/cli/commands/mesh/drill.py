@@ -14,7 +14,7 @@ from rich.table import Column, Table
 from services.cli.failure import CommandFailed
 from services.cli.monitor import drill as drills
 from services.cli.stack import mesh
-from services.cli.stack.mesh import DEFAULT_FOLDER, Mesh
+from services.cli.stack.mesh import DEFAULT_FOLDER, MeshConnection
 from services.cli.terminal import SafeConsole
 from services.common.percentiles import percentile
 
@@ -39,7 +39,7 @@ def drill(
         SafeConsole(highlight=False, soft_wrap=True).print(table(ran))
 
 
-async def _until_signalled(running: Mesh, times: int, by_desks: bool) -> list[drills.Times]:
+async def _until_signalled(running: MeshConnection, times: int, by_desks: bool) -> list[drills.Times]:
     work = asyncio.create_task(_run(running, times, by_desks))
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, work.cancel)
@@ -49,7 +49,7 @@ async def _until_signalled(running: Mesh, times: int, by_desks: bool) -> list[dr
         raise CommandFailed("stopped; the records of the drill were ended") from None
 
 
-async def _run(running: Mesh, times: int, by_desks: bool) -> list[drills.Times]:
+async def _run(running: MeshConnection, times: int, by_desks: bool) -> list[drills.Times]:
     patience_s = PEOPLE_WITHIN_S if by_desks else drills.STEP_WITHIN_S
     async with mesh.connect(running) as clients:
         return [await drills.Drill(clients, not by_desks, patience_s).run() for _ in range(times)]

@@ -18,7 +18,7 @@ from services.cli.failure import FAILED, MISUSED, CommandFailed
 from services.common.clock import MeshClock
 from services.common.messaging import bus as buses
 from services.common.messaging import streams as tables
-from services.common.messaging.streams import PARTITIONS_MAX, Premises
+from services.common.messaging.streams import PARTITIONS_MAX, LogMetadata
 from services.common.rpc.errors import FailedPrecondition, Unavailable
 from services.common.settings import CommonSettings
 from services.common.storage import db
@@ -50,7 +50,7 @@ def streams(
     print(f"partitions: {made.partitions}, log: {made.log_id}")
 
 
-async def make(settings: CommonSettings, partitions: int, replicas: int, max_bytes: int | None) -> Premises:
+async def make(settings: CommonSettings, partitions: int, replicas: int, max_bytes: int | None) -> LogMetadata:
     """Makes what is missing, once the server can."""
     async with buses.connect(settings.nats_url, "setup", settings.nats_tls) as bus:
         while True:

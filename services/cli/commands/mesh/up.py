@@ -28,7 +28,7 @@ from services.cli.commands.mesh import demo as demos
 from services.cli.commands.mesh import watch as watches
 from services.cli.failure import FAILED, MISUSED, CommandFailed
 from services.cli.stack import mesh, nats_server, processes
-from services.cli.stack.mesh import DEFAULT_FOLDER, Mesh
+from services.cli.stack.mesh import DEFAULT_FOLDER, MeshConnection
 from services.cli.stack.nats_server import NatsServer
 from services.cli.stack.private_files import write_private
 from services.cli.stack.supervisor import Program, Supervisor, guardian, supervisor
@@ -37,7 +37,7 @@ from services.cli.terminal import SafeConsole, styled
 from services.common.clock import MeshClock
 from services.common.messaging import streams
 from services.common.messaging.permissions import SERVICE
-from services.common.messaging.streams import PARTITIONS_MAX, Premises
+from services.common.messaging.streams import PARTITIONS_MAX, LogMetadata
 from services.common.observability import telemetry
 from services.common.privacy import sealing
 from services.common.rpc.certificates import Files, files_of
@@ -71,7 +71,7 @@ class Options:
     exit: bool
 
 
-class ServiceArea(StrEnum):
+class ServiceAreaOption(StrEnum):
     """Where protected places may lie."""
 
     KOREA = "korea"
@@ -84,11 +84,11 @@ def up(
     partitions: Annotated[int, typer.Option(help="Partitions of the log.", min=1, max=PARTITIONS_MAX)] = 1,
     clock_rate: Annotated[int, typer.Option(help="How many times as fast its clock runs.", min=1, max=1000)] = 1,
     service_area: Annotated[
-        ServiceArea,
+        ServiceAreaOption,
         typer.Option(
             help="Where protected places may lie; the world for foreign tracks.", envvar="TANDEM_SERVICE_AREA"
         ),
-    ] = ServiceArea.KOREA,
+    ] = ServiceAreaOption.KOREA,
     tls: Annotated[bool, typer.Option("--tls", help="Prove everybody by certificate, as off this machine.")] = False,
     demo: Annotated[bool, typer.Option("--demo", help="Play the demo when everything runs.")] = False,
     exit_: Annotated[bool, typer.Option("--exit", help="End after the demo, with its exit code.")] = False,
@@ -157,9 +157,9 @@ async def _run(options: Options) -> int:
         url = processes.console_url(base_port, tls=certificates is not None) if with_console else ""
         started = (*processes.SERVICES, *([processes.CONSOLE] if with_console else []))
 
-        def running() -> Mesh:
+        def running() -> MeshConnection:
             pids = store.pids | services.pids
-            return Mesh(
+            return MeshConnection(
                 *(addresses, pids, secret, premises.clock, server, premises.partitions, certificates),
                 url,
             )
@@ -201,7 +201,7 @@ async def _run(options: Options) -> int:
         raise AssertionError("the watchdog ended")
 
 
-def _watch(running: Mesh, folder: Path, services: Supervisor) -> str:
+def _watch(running: MeshConnection, folder: Path, services: Supervisor) -> str:
     """Starts the watch over the whole chain where somebody would be woken by it; what it did, in a line."""
     ways = [name for name in (watches.COMMAND, watches.WEBHOOKS) if os.environ.get(name)]
     if not ways:
@@ -260,7 +260,7 @@ def _start_nats(
     return server, Watchdog(store, NATS, server, folder)
 
 
-async def _create_streams(server: NatsServer, options: Options) -> Premises:
+async def _create_streams(server: NatsServer, options: Options) -> LogMetadata:
     clock = MeshClock(options.clock_rate, time.time_ns() // 1_000_000)
     try:
         async with asyncio.timeout(HEALTHY_WITHIN_S), server.bus_as("setup") as connection:
@@ -291,7 +291,7 @@ def _dev_secret(folder: Path) -> str:
     return path.read_text()
 
 
-async def _wait_until_healthy(running: Mesh, folder: Path) -> None:
+async def _wait_until_healthy(running: MeshConnection, folder: Path) -> None:
     deadline = time.monotonic() + HEALTHY_WITHIN_S
     async with AsyncExitStack() as stack:
         waiting = {

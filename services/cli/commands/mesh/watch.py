@@ -14,9 +14,9 @@ import typer
 
 from services.cli.failure import MISUSED, CommandFailed
 from services.cli.monitor.pager import Pager, pagers
-from services.cli.monitor.watch import Watch
+from services.cli.monitor.watch import CanaryWatch
 from services.cli.stack import mesh
-from services.cli.stack.mesh import DEFAULT_FOLDER, Mesh
+from services.cli.stack.mesh import DEFAULT_FOLDER, MeshConnection
 from services.cli.terminal import SafeConsole
 from services.common.observability import heartbeat, telemetry
 
@@ -47,7 +47,7 @@ def watch(
     asyncio.run(_run(running, folder, ways))
 
 
-async def _run(running: Mesh, folder: Path, ways: Sequence[Pager]) -> None:
+async def _run(running: MeshConnection, folder: Path, ways: Sequence[Pager]) -> None:
     console = SafeConsole(highlight=False, soft_wrap=True)
 
     def say(line: str) -> None:
@@ -56,7 +56,7 @@ async def _run(running: Mesh, folder: Path, ways: Sequence[Pager]) -> None:
     names = ", ".join(one.name for one in ways)
     say(f"Watching {folder}; pages go to {names}." if names else f"Watching {folder}; pages are printed only here.")
     async with mesh.connect(running) as clients:
-        work = asyncio.create_task(Watch(clients, folder, ways, say).run())
+        work = asyncio.create_task(CanaryWatch(clients, folder, ways, say).run())
         for number in (signal.SIGINT, signal.SIGTERM):
             asyncio.get_running_loop().add_signal_handler(number, work.cancel)
         await asyncio.wait({work})

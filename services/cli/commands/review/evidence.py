@@ -15,9 +15,9 @@ from typer.core import TyperGroup
 from services.cli.evidence import bundle as evidence_bundle
 from services.cli.evidence import collection
 from services.cli.evidence.bundle import Verified
-from services.cli.evidence.collection import Grounds
+from services.cli.evidence.collection import BundleGrounds
 from services.cli.evidence.format import MAX_BUNDLE_BYTES
-from services.cli.evidence.tar import Broken
+from services.cli.evidence.tar import CorruptArchive
 from services.cli.failure import FAILED, MISUSED, CommandFailed
 from services.cli.simulate.actors import REVIEWER
 from services.cli.stack import mesh
@@ -65,7 +65,7 @@ def make(
     if leg not in LEGS:
         raise CommandFailed(f"--leg: must be one of {', '.join(LEGS)}", MISUSED)
     telemetry.configure("evidence", sys.stderr)
-    grounds = Grounds(basis, purpose, who, recipient)
+    grounds = BundleGrounds(basis, purpose, who, recipient)
     signer = key or folder / "data" / "evidence.key"
     bundle = uvloop.run(collection.make(mesh.load(folder), folder, incident_id, leg, grounds, signer))
     path = out or Path(f"{incident_id}-{leg}.tar")
@@ -99,7 +99,7 @@ def _verified(file: Path, public_key: bytes | None) -> Verified:
         raise CommandFailed(f"{file}: {error.strerror}", MISUSED) from None
     try:
         return evidence_bundle.verify(data, public_key)
-    except Broken as broken:
+    except CorruptArchive as broken:
         raise CommandFailed(f"BROKEN {broken}") from None
 
 

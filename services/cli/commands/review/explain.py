@@ -18,7 +18,7 @@ from services.cli.explain.disclosures import Reader
 from services.cli.explain.explanation import Explanation
 from services.cli.failure import FAILED, MISUSED, CommandFailed
 from services.cli.stack import mesh
-from services.cli.stack.mesh import DEFAULT_FOLDER, Mesh
+from services.cli.stack.mesh import DEFAULT_FOLDER, MeshConnection
 from services.cli.terminal import SafeConsole
 from services.common import fields
 from services.common.observability import telemetry
@@ -59,7 +59,7 @@ def explain(
         raise typer.Exit(FAILED)
 
 
-async def _explain(running: Mesh, alert_id: str, to: Reader | None, status: Status) -> Explanation:
+async def _explain(running: MeshConnection, alert_id: str, to: Reader | None, status: Status) -> Explanation:
     try:
         async with (
             asyncio.timeout(PATIENCE_S) as patience,

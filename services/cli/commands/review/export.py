@@ -13,7 +13,7 @@ import uvloop
 from services.cli.calls import PATIENCE_S
 from services.cli.failure import MISUSED, CommandFailed
 from services.cli.stack import mesh
-from services.cli.stack.mesh import DEFAULT_FOLDER, Mesh
+from services.cli.stack.mesh import DEFAULT_FOLDER, MeshConnection
 from services.common import fields
 from services.common.messaging import dead_letters, flow, pull, stored
 from services.common.observability import telemetry
@@ -45,7 +45,7 @@ def export(
     print((cap.message(leg, steps, addressee) if form == "cap" else eido.document(leg, steps)).decode())
 
 
-async def _steps(running: Mesh, leg: str, incident_id: str) -> list[dispatch_pb2.Step]:
+async def _steps(running: MeshConnection, leg: str, incident_id: str) -> list[dispatch_pb2.Step]:
     """The leg's steps of an incident, in their order. Raises CommandFailed where there are none."""
     stream, subject = flow.INCIDENTS.name, flow.incident_subject(leg, incident_id)
     try:

@@ -11,7 +11,7 @@ import uvloop
 
 from services.cli.simulate import outcome
 from services.cli.stack import mesh
-from services.cli.stack.mesh import DEFAULT_FOLDER, Mesh
+from services.cli.stack.mesh import DEFAULT_FOLDER, MeshConnection
 from services.cli.terminal import SafeConsole
 
 
@@ -29,6 +29,6 @@ def incidents(
         SafeConsole().print("no incidents")
 
 
-async def _read(running: Mesh) -> list[outcome.Incident]:
+async def _read(running: MeshConnection) -> list[outcome.IncidentOutcome]:
     async with mesh.connect(running) as clients:
         return await outcome.read(clients)

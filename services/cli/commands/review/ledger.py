@@ -16,7 +16,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from services.cli.failure import FAILED, MISUSED, CommandFailed
 from services.common.rpc.errors import FailedPrecondition
 from services.common.storage import postgres, sqlite
-from services.registry.chain import Broken, Head
+from services.registry.chain import BrokenChain, LedgerHead
 from services.registry.ledger import Ledger, Proof, SignedHead
 from services.registry.ledger import verify as prove
 
@@ -46,7 +46,7 @@ def verify(
     kept = _read_heads(heads) if heads else []
     try:
         proof = asyncio.run(_verify(_engine(database), key, kept))
-    except Broken as broken:
+    except BrokenChain as broken:
         raise CommandFailed(f"the ledger is broken at {broken}", FAILED) from None
     except (DBAPIError, OSError) as error:
         reason = error.orig if isinstance(error, DBAPIError) else error
@@ -102,7 +102,7 @@ def _read_heads(path: Path) -> list[SignedHead]:
         for number, line in enumerate(path.read_text().splitlines(), 1):
             try:
                 row = json.loads(line)
-                head = Head(int(row["sequence"]), bytes.fromhex(row["hash"]), int(row["at_ms"]))
+                head = LedgerHead(int(row["sequence"]), bytes.fromhex(row["hash"]), int(row["at_ms"]))
                 found.append(SignedHead(head, bytes.fromhex(row["signature"])))
             except (ValueError, KeyError, TypeError):
                 raise CommandFailed(f"--heads: line {number} isn't a head", MISUSED) from None

@@ -16,7 +16,7 @@ from services.cli.failure import FAILED, MISUSED, CommandFailed
 from services.cli.simulate import outcome
 from services.cli.simulate.actors import REVIEWER
 from services.cli.stack import mesh
-from services.cli.stack.mesh import DEFAULT_FOLDER, Mesh
+from services.cli.stack.mesh import DEFAULT_FOLDER, MeshConnection
 from services.cli.terminal import SafeConsole
 from services.common import fields
 from services.common.rpc.errors import InvalidField
@@ -47,7 +47,7 @@ def trace(
         console.print(*waterfall.tables(found), sep="\n")
 
 
-async def _read(running: Mesh, incident_id: str) -> trace_pb2.GetTraceResponse:
+async def _read(running: MeshConnection, incident_id: str) -> trace_pb2.GetTraceResponse:
     async with mesh.connect(running) as clients:
         if not incident_id:
             known = await outcome.read(clients)

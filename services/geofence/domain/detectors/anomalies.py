@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from services.geofence.domain import demands
-from services.geofence.domain.alerts import Doubt, Report
+from services.geofence.domain.alerts import AnomalyKind, CausingReport
 from services.geofence.domain.decisions import Decisions
 from services.geofence.domain.demands import Found
 from services.geofence.domain.detectors import approach
@@ -15,23 +15,25 @@ UNDATED_MS = 60_000
 """A device is told of whose reports are dated too far off for so long; what was buffered for hours soon ends with now."""
 
 
-def jumped(decisions: Decisions, fix: Fix, case_ids: list[str], cause: Report) -> None:
+def jumped(decisions: Decisions, fix: Fix, case_ids: list[str], cause: CausingReport) -> None:
     """Tells of a position that nothing could have travelled to. Where it may be the truth, near her, the desks are told."""
     at_ms = fix.time_ms
     for case_id in case_ids:
         if approach.is_near(decisions.state, decisions.state.cases[case_id], cause.device_id, fix):
-            _tell(decisions, Found.JUMPED_NEAR, Doubt.JUMP, f"{cause.device_id} {case_id}", [case_id], at_ms, cause)
+            _tell(
+                decisions, Found.JUMPED_NEAR, AnomalyKind.JUMP, f"{cause.device_id} {case_id}", [case_id], at_ms, cause
+            )
         else:
-            _tell(decisions, Found.JUMPED, Doubt.JUMP, f"{case_id} {cause.device_id}", [case_id], at_ms, cause)
+            _tell(decisions, Found.JUMPED, AnomalyKind.JUMP, f"{case_id} {cause.device_id}", [case_id], at_ms, cause)
 
 
-def look(decisions: Decisions, track: Track, case_ids: list[str], cause: Report) -> None:
+def look(decisions: Decisions, track: Track, case_ids: list[str], cause: CausingReport) -> None:
     """Tells of positions that no living receiver gives."""
     at_ms = track.fixes[-1].time_ms
     if track.is_frozen():
-        _tell(decisions, Found.FROZEN, Doubt.FROZEN, cause.device_id, case_ids, at_ms, cause)
+        _tell(decisions, Found.FROZEN, AnomalyKind.FROZEN, cause.device_id, case_ids, at_ms, cause)
     elif track.is_copied():
-        _tell(decisions, Found.COPIED, Doubt.COPIED, cause.device_id, case_ids, at_ms, cause)
+        _tell(decisions, Found.COPIED, AnomalyKind.COPIED, cause.device_id, case_ids, at_ms, cause)
 
 
 def undated(decisions: Decisions, device_ids: set[str]) -> None:
@@ -44,18 +46,18 @@ def undated(decisions: Decisions, device_ids: set[str]) -> None:
         since_ms = state.undated_ms.setdefault(device_id, state.now_ms)
         case_ids = state.cases_of.get(device_id)
         if case_ids and state.now_ms - since_ms >= UNDATED_MS:
-            cause = Report(device_id, "", 0)
-            _tell(decisions, Found.UNDATED, Doubt.CLOCK, device_id, case_ids, state.now_ms, cause)
+            cause = CausingReport(device_id, "", 0)
+            _tell(decisions, Found.UNDATED, AnomalyKind.CLOCK, device_id, case_ids, state.now_ms, cause)
 
 
 def _tell(
     decisions: Decisions,
     found: Found,
-    doubt: Doubt,
+    doubt: AnomalyKind,
     about: str,
     case_ids: list[str],
     at_ms: int,
-    cause: Report,
+    cause: CausingReport,
 ) -> None:
     """An alert about a device in each case in force, once an hour."""
     state = decisions.state

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from services.geofence.domain import accounts, demands
 from services.geofence.domain.accounts import pairs
-from services.geofence.domain.alerts import Kind, Report
+from services.geofence.domain.alerts import AlertKind, CausingReport
 from services.geofence.domain.decisions import Decisions
 from services.geofence.domain.detectors import encounters, possible_presence, withheld_clearing
 from services.geofence.domain.entries import Demand, Ring, Target
@@ -48,7 +48,7 @@ def look(
     device_id: str | None,
     from_ms: int,
     until_ms: int | None,
-    cause: Report | None,
+    cause: CausingReport | None,
 ) -> None:
     """Enters the rings that the wearer is or was within between two moments (None: as far as anything is known).
 
@@ -122,7 +122,7 @@ def _look_late(
     ring: Ring,
     from_back_ms: tuple[int, int],
     until_ms: int,
-    cause: Report | None,
+    cause: CausingReport | None,
 ) -> None:
     """Enters a ring that isn't open where a late report shows a presence that nobody was notified of, whatever was cleared since."""
     (from_ms, back_ms), ring_state = from_back_ms, case_state.ring(target, ring)
@@ -154,7 +154,7 @@ def _enter(
     target: Target,
     ring: Ring,
     found: tuple[int, float, float],
-    cause: Report | None,
+    cause: CausingReport | None,
     late: bool,
 ) -> None:
     """Enters a ring: when, at what distance, mm, and with what probability of being inside; `late` where newer reports came before."""
@@ -170,7 +170,7 @@ def _enter(
         case_state.possible.pop(target.key, None)
     decisions.alert(
         case_state,
-        Kind.RING_ENTERED,
+        AlertKind.RING_ENTERED,
         demand,
         at_ms,
         target=target,
@@ -206,7 +206,7 @@ def _least_mm(wearer: Track, device: Track | None, target: Target, from_ms: int,
     return least_mm
 
 
-def clear_what_was_left(decisions: Decisions, case_state: CaseState, cause: Report | None) -> None:
+def clear_what_was_left(decisions: Decisions, case_state: CaseState, cause: CausingReport | None) -> None:
     """Clears the rings that the wearer has left for good, by what is known for sure of both sides.
 
     None while a backlog still comes in that shows a presence inside: its end isn't known yet.
@@ -288,7 +288,7 @@ def _agree(
     return not any(target.shape.within(one.start, one.end, ring.radius_mm + beyond_mm) for one in moves)
 
 
-def outlast(decisions: Decisions, case_state: CaseState, at_ms: int, cause: Report | None) -> Iterator[int]:
+def outlast(decisions: Decisions, case_state: CaseState, at_ms: int, cause: CausingReport | None) -> Iterator[int]:
     """Demands what a ring that was entered under an encounter demands, once none holds any more; yields when to look again.
 
     Whoever is beyond the ring and its margin by then has left it, and would enter it anew.
@@ -314,7 +314,7 @@ def outlast(decisions: Decisions, case_state: CaseState, at_ms: int, cause: Repo
         demand = demands.of_ring(ring.action, entered=True)
         decisions.alert(
             case_state,
-            Kind.RING_ENTERED,
+            AlertKind.RING_ENTERED,
             demand,
             at_ms,
             target=target,
@@ -337,7 +337,7 @@ def close(
 
 
 def _clear_ring(
-    decisions: Decisions, case_state: CaseState, target: Target, ring: Ring, upto_ms: int, cause: Report | None
+    decisions: Decisions, case_state: CaseState, target: Target, ring: Ring, upto_ms: int, cause: CausingReport | None
 ) -> None:
     found = accounts.account(decisions.state, case_state, target, ring, upto_ms)
     at_ms = found.inside[-1][1] if found.inside else min(upto_ms, decisions.state.now_ms)
@@ -345,7 +345,7 @@ def _clear_ring(
     withheld_clearing.forget(case_state, target, ring)
     found.alert_id = decisions.alert(
         case_state,
-        Kind.RING_CLEARED,
+        AlertKind.RING_CLEARED,
         demands.of_ring(ring.action, entered=False),
         at_ms,
         target=target,

@@ -6,7 +6,7 @@ import math
 from bisect import bisect_right
 
 from services.geofence.domain import demands
-from services.geofence.domain.alerts import Report
+from services.geofence.domain.alerts import CausingReport
 from services.geofence.domain.decisions import Decisions
 from services.geofence.domain.demands import Found
 from services.geofence.domain.detectors import encounters
@@ -34,7 +34,7 @@ LEAST_MPS = 1
 """Who comes nearer more slowly than a walker doesn't close in."""
 
 
-def look(decisions: Decisions, case_state: CaseState, device_id: str, cause: Report) -> None:
+def look(decisions: Decisions, case_state: CaseState, device_id: str, cause: CausingReport) -> None:
     """Looks at how the device whose newest fix has come moves in relation to the other side; told once for an episode and target."""
     state, case = decisions.state, case_state.case
     for target in case.targets:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 
 from services.geofence.domain import accounts, demands
-from services.geofence.domain.alerts import Report
+from services.geofence.domain.alerts import CausingReport
 from services.geofence.domain.decisions import Decisions
 from services.geofence.domain.demands import Found
 from services.geofence.domain.detectors import withheld_clearing
 from services.geofence.domain.entries import Demand, Target
 from services.geofence.domain.kinematics import rings
-from services.geofence.domain.state import CaseState, State, Warned
+from services.geofence.domain.state import CaseState, LastWarning, State
 
 NEARER_MM = 100_000
 """She is told of each 100 m by which the wearer has come nearer, as the protective app of the police does ..."""
@@ -21,7 +21,7 @@ AGAIN_MS = 15_000
 """Never more often than this, however many reports come at once."""
 
 
-def look(decisions: Decisions, case_state: CaseState, cause: Report) -> None:
+def look(decisions: Decisions, case_state: CaseState, cause: CausingReport) -> None:
     """Repeats the warning of each person within whose ring the wearer is, where the distance has changed since the last one."""
     state, case = decisions.state, case_state.case
     for target in case.targets:
@@ -38,7 +38,7 @@ def look(decisions: Decisions, case_state: CaseState, cause: Report) -> None:
         before = case_state.warned.get(target.key)
         if before is None or before.rings != len(entered):
             # The alert of that ring has told her.
-            case_state.warned[target.key] = Warned(apart_mm, state.now_ms, len(entered))
+            case_state.warned[target.key] = LastWarning(apart_mm, state.now_ms, len(entered))
             continue
         if state.now_ms - before.at_ms < AGAIN_MS or -NEARER_MM < apart_mm - before.apart_mm < FARTHER_MM:
             continue
@@ -47,7 +47,7 @@ def look(decisions: Decisions, case_state: CaseState, cause: Report) -> None:
             and withheld_clearing.jumped_ms(state, case_state, target, entered[-1]) is not None
         ):
             continue  # that he is far away is no news of his while no vehicle makes the way
-        case_state.warned[target.key] = Warned(apart_mm, state.now_ms, len(entered))
+        case_state.warned[target.key] = LastWarning(apart_mm, state.now_ms, len(entered))
         kind, demand = demands.FOUND[Found.DISTANCE_CHANGED]
         ring = entered[-1]
         decisions.alert(case_state, kind, demand, at_ms, target=target, ring=ring, cause=cause, distance_mm=apart_mm)

@@ -5,16 +5,16 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from services.geofence.domain import demands
-from services.geofence.domain.alerts import Report
+from services.geofence.domain.alerts import CausingReport
 from services.geofence.domain.decisions import Decisions
-from services.geofence.domain.entries import Demand, Equipment
+from services.geofence.domain.entries import Demand, EquipmentKind
 from services.geofence.domain.state import CaseState, Over, State, event_key
 
 
 class Noted(NamedTuple):
     """What an event of a device means beside those that came before."""
 
-    taken_back: Equipment | None = None
+    taken_back: EquipmentKind | None = None
     """What stood until now."""
     over_ms: int | None = None
     """When it was over: its end came before it."""
@@ -22,7 +22,7 @@ class Noted(NamedTuple):
     """Nobody needs to be told."""
 
 
-def note(state: State, device_id: str, event: Equipment, at_ms: int, told: bool) -> Noted:
+def note(state: State, device_id: str, event: EquipmentKind, at_ms: int, told: bool) -> Noted:
     """Notes what stands and what is over, by the device's own times, also where its clock is ahead: of two reports sent at once
     either may come first. `told` says whether there is anybody to tell."""
     standing = state.standing.setdefault(device_id, {})
@@ -50,10 +50,10 @@ def note(state: State, device_id: str, event: Equipment, at_ms: int, told: bool)
 def tell(
     decisions: Decisions,
     case_state: CaseState,
-    event: Equipment,
+    event: EquipmentKind,
     device_id: str,
     at_ms: int,
-    cause: Report | None,
+    cause: CausingReport | None,
     over_ms: int | None = None,
 ) -> None:
     """The alert of an equipment event in one case; what a device of that kind can't say is set aside.
@@ -85,4 +85,4 @@ def take_back(decisions: Decisions, case_state: CaseState, keys: list[str], at_m
         event, _, device_id = key.partition(" ")
         del case_state.raised[key]
         target = next((t for t in case_state.case.targets if device_id in t.device_ids), None)
-        decisions.alert(case_state, demands.EQUIPMENT[Equipment(event)][0], Demand.RECORD, at_ms, target=target)
+        decisions.alert(case_state, demands.EQUIPMENT[EquipmentKind(event)][0], Demand.RECORD, at_ms, target=target)

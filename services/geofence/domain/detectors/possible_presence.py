@@ -7,7 +7,7 @@ are told of them where nobody was sent yet, also of whoever is known to be withi
 from __future__ import annotations
 
 from services.geofence.domain import demands
-from services.geofence.domain.alerts import Doubt, Report
+from services.geofence.domain.alerts import AnomalyKind, CausingReport
 from services.geofence.domain.decisions import Decisions
 from services.geofence.domain.demands import Found
 from services.geofence.domain.detectors import encounters
@@ -19,7 +19,7 @@ from services.geofence.domain.state import TOLD, CaseState, Possible
 
 
 def look(
-    decisions: Decisions, case_state: CaseState, target: Target, ring: Ring, maybe: Maybe | None, cause: Report
+    decisions: Decisions, case_state: CaseState, target: Target, ring: Ring, maybe: Maybe | None, cause: CausingReport
 ) -> None:
     """Notes what the newest positions allow: told at its beginning, and at its end."""
     state, case = decisions.state, case_state.case
@@ -35,7 +35,7 @@ def look(
     )
     quiet = told or sent or encounters.holding(state, case, maybe.at_ms) is not None
     if not quiet:
-        told = not state.is_odd_again(Doubt.VAGUE, f"{case.case_id} {target.key}", maybe.at_ms)
+        told = not state.is_odd_again(AnomalyKind.VAGUE, f"{case.case_id} {target.key}", maybe.at_ms)
     case_state.possible[target.key] = Possible(state.now_ms, told)
     if before is None or (told and not before.told):
         kind, demand = demands.FOUND[Found.MAYBE_INSIDE if told else Found.MAYBE_INSIDE_UNTOLD]
@@ -54,7 +54,7 @@ def look(
         )
 
 
-def is_over(decisions: Decisions, case_state: CaseState, target: Target, cause: Report | None) -> None:
+def is_over(decisions: Decisions, case_state: CaseState, target: Target, cause: CausingReport | None) -> None:
     """Takes it back once nothing has allowed it for 3 minutes; `cause` is the newest report, None where an older one came."""
     before = case_state.possible.get(target.key)
     if before and cause is not None and decisions.state.now_ms - before.last_ms >= UNKNOWN_AFTER_MS:
@@ -72,7 +72,12 @@ def close(decisions: Decisions, case_state: CaseState, at_ms: int, keys: set[str
 
 
 def _take_back(
-    decisions: Decisions, case_state: CaseState, target: Target, before: Possible, at_ms: int, cause: Report | None
+    decisions: Decisions,
+    case_state: CaseState,
+    target: Target,
+    before: Possible,
+    at_ms: int,
+    cause: CausingReport | None,
 ) -> None:
     kind, demand = demands.FOUND[Found.SEEN_AGAIN]
     # Where the desks know of more than was told here, its end is no all-clear.

@@ -10,7 +10,7 @@ import math
 from collections.abc import Iterator, Mapping
 
 from services.geofence.domain import demands
-from services.geofence.domain.alerts import Report
+from services.geofence.domain.alerts import CausingReport
 from services.geofence.domain.decisions import Decisions
 from services.geofence.domain.demands import Found
 from services.geofence.domain.detectors import outages, withheld_clearing
@@ -20,7 +20,7 @@ from services.geofence.domain.kinematics.track import UNKNOWN_AFTER_MS, Fix
 from services.geofence.domain.state import WEARER, CaseState, State
 
 
-def watch(decisions: Decisions, case_state: CaseState, at_ms: int, cause: Report | None) -> list[int]:
+def watch(decisions: Decisions, case_state: CaseState, at_ms: int, cause: CausingReport | None) -> list[int]:
     """Decides on a case in force as of a moment; says when to look again, empty where only a report can change anything."""
     state = decisions.state
     looks = [*_persons(decisions, case_state, at_ms, cause)]
@@ -105,7 +105,7 @@ def _tell(
     found: Found,
     at_ms: int,
     target: Target | None = None,
-    cause: Report | None = None,
+    cause: CausingReport | None = None,
     heard_ms: int | None = None,
 ) -> Demand:
     """Adds what was found; of somebody who was last heard at `heard_ms` and no more, a notice is the outage's while there is one."""
@@ -133,7 +133,7 @@ def _heard_ms(state: State, case_state: CaseState, key: str) -> int:
 # ── contact ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _contact(decisions: Decisions, case_state: CaseState, at_ms: int, cause: Report | None) -> Iterator[int]:
+def _contact(decisions: Decisions, case_state: CaseState, at_ms: int, cause: CausingReport | None) -> Iterator[int]:
     """SILENT and its end; yields moments to look again at."""
     state = decisions.state
     since_ms, from_ms = _heard_ms(state, case_state, WEARER), case_state.awaited_from_ms[WEARER]
@@ -158,7 +158,7 @@ def _contact(decisions: Decisions, case_state: CaseState, at_ms: int, cause: Rep
         case_state.silent = _tell(decisions, case_state, Found.NOT_HEARD_FOR_LONG, moment_ms, None, cause, since_ms)
 
 
-def _persons(decisions: Decisions, case_state: CaseState, at_ms: int, cause: Report | None) -> Iterator[int]:
+def _persons(decisions: Decisions, case_state: CaseState, at_ms: int, cause: CausingReport | None) -> Iterator[int]:
     """PROTECTED_DEVICE_LOST by silence and its end; yields moments to look again at. A person without any device is never heard."""
     state = decisions.state
     for target in case_state.case.targets:
@@ -189,7 +189,7 @@ def _explained(case_state: CaseState, target: Target) -> bool:
 # ── reach ────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _reach(decisions: Decisions, case_state: CaseState, at_ms: int, cause: Report | None) -> Iterator[int]:
+def _reach(decisions: Decisions, case_state: CaseState, at_ms: int, cause: CausingReport | None) -> Iterator[int]:
     """UNKNOWN_NEAR and its end; yields moments to look again at."""
     state, case = decisions.state, case_state.case
     last = state.last_fix(case.tag_device_ids)

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from services.geofence.domain import demands
-from services.geofence.domain.alerts import Kind, Report
+from services.geofence.domain.alerts import AlertKind, CausingReport
 from services.geofence.domain.decisions import Decisions
 from services.geofence.domain.demands import Found
 from services.geofence.domain.detectors import encounters
@@ -73,7 +73,7 @@ def is_too_soon(state: State, case_state: CaseState, target: Target, ring: Ring)
 
 
 def is_unseen_still(
-    decisions: Decisions, case_state: CaseState, target: Target, last: Fix, cause: Report | None
+    decisions: Decisions, case_state: CaseState, target: Target, last: Fix, cause: CausingReport | None
 ) -> bool:
     """Whether a wearer who was unseen near a target, so that somebody was sent, is seen again only where no vehicle got in time."""
     state = decisions.state
@@ -111,7 +111,7 @@ def note(
     target: Target,
     ring: Ring | None,
     since_ms: int,
-    cause: Report | None,
+    cause: CausingReport | None,
     distance_mm: float | None,
 ) -> None:
     """Notifies the desks that an all-clear is withheld, and why: once for a target of an episode, the rest is for the record."""
@@ -136,7 +136,7 @@ def note(
 
 
 def is_over(
-    decisions: Decisions, case_state: CaseState, target: Target, ring: Ring | None, cause: Report | None
+    decisions: Decisions, case_state: CaseState, target: Target, ring: Ring | None, cause: CausingReport | None
 ) -> None:
     """Notes for the record that nothing is withheld any more. To the legs it is no all-clear: that is the ring's own."""
     key = _key(target, ring)
@@ -148,7 +148,9 @@ def is_over(
         )
 
 
-def is_back(decisions: Decisions, case_state: CaseState, target: Target, ring: Ring, cause: Report | None) -> None:
+def is_back(
+    decisions: Decisions, case_state: CaseState, target: Target, ring: Ring, cause: CausingReport | None
+) -> None:
     """Demands what a ring demands whose all-clear was withheld, once positions are within it again."""
     state, case = decisions.state, case_state.case
     if not case_state.withheld.get(_key(target, ring)):
@@ -167,7 +169,7 @@ def is_back(decisions: Decisions, case_state: CaseState, target: Target, ring: R
             accuracies = tuple(track.fixes[-1].accuracy_mm for track in tracks)
             decisions.alert(
                 case_state,
-                Kind.RING_ENTERED,
+                AlertKind.RING_ENTERED,
                 demands.of_ring(ring.action, entered=True),
                 at_ms,
                 target=target,

@@ -75,7 +75,7 @@ class Disc:
 
 
 @dataclass(frozen=True, slots=True)
-class Polygon:
+class PlanePolygon:
     """An area inside a closed line, without its holes, in a plane at its middle.
 
     Points fall on the plane along its normal, which brings those at d from the middle nearer by d^3 / (6 R^2). They are moved out
@@ -101,7 +101,7 @@ class Polygon:
         return self.origin, self.radius_mm
 
     @staticmethod
-    def of(vertices_e7: Sequence[tuple[int, int]], holes_e7: Sequence[Sequence[tuple[int, int]]] = ()) -> Polygon:
+    def of(vertices_e7: Sequence[tuple[int, int]], holes_e7: Sequence[Sequence[tuple[int, int]]] = ()) -> PlanePolygon:
         """The polygon with these corners (latitude, longitude) and those of its holes, 1e-7 degrees."""
         lat_e7 = sum(lat for lat, _ in vertices_e7) // len(vertices_e7)
         lon_e7 = sum(lon for _, lon in vertices_e7) // len(vertices_e7)
@@ -116,7 +116,7 @@ class Polygon:
             corners = [_flat(point, origin, east, north) for point in points]
             sides += [(corners[i - 1], corner) for i, corner in enumerate(corners)]
             radius_mm = max(radius_mm, *(math.dist(point, origin) for point in points))
-        return Polygon(origin, east, north, tuple(sides), radius_mm)
+        return PlanePolygon(origin, east, north, tuple(sides), radius_mm)
 
     def within(self, start: Vector, end: Vector, margin_mm: float) -> list[Span]:
         """When a point that moves from `start` to `end` is within `margin_mm` of the edge or inside."""
@@ -177,7 +177,7 @@ def _flat(point: Vector, origin: Vector, east: Vector, north: Vector) -> Corner:
     return x * outwards, y * outwards
 
 
-Shape = Disc | Polygon
+Shape = Disc | PlanePolygon
 PERSON = Disc((0.0, 0.0, 0.0), 0.0)
 """The shape of a protected person, in coordinates relative to them."""
 

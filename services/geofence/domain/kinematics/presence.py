@@ -5,7 +5,7 @@ from __future__ import annotations
 from math import dist
 from typing import NamedTuple
 
-from services.geofence.domain.alerts import Doubt
+from services.geofence.domain.alerts import AnomalyKind
 from services.geofence.domain.entries import Ring, Target
 from services.geofence.domain.kinematics import plausibility, probability, rings, stationary
 from services.geofence.domain.kinematics.geometry import ROUNDED_MM
@@ -27,7 +27,7 @@ class Maybe(NamedTuple):
     at_ms: int
     distance_mm: float
     p: float
-    doubt: Doubt | None
+    doubt: AnomalyKind | None
     """Why it can't be known better; None where the positions are good and at the edge. JUMP where it is what one says that isn't
     believed, or one from before a leap away."""
 
@@ -156,7 +156,9 @@ def _before_leaps(state: State, sides: tuple[Track, Track | None], target: Targe
             accuracies = (here.accuracy_mm, there.accuracy_mm) if there else (here.accuracy_mm,)
             apart_mm = dist(here[3:6], there[3:6]) if there else target.shape.least(here.point, here.point)
             if max(accuracies) < plausibility.VAGUE_FROM_MM and apart_mm <= ring.radius_mm + sum(accuracies) + went_mm:
-                return Maybe(at_ms, apart_mm, probability.inside(apart_mm, ring.radius_mm, accuracies), Doubt.JUMP)
+                return Maybe(
+                    at_ms, apart_mm, probability.inside(apart_mm, ring.radius_mm, accuracies), AnomalyKind.JUMP
+                )
     return None
 
 
@@ -189,7 +191,7 @@ def _as_they_say(
     if (best is None or p > best.p or vague) and (
         p >= POSSIBLE_P or (vague and apart_mm - sum(accuracies) <= ring.radius_mm)
     ):
-        doubt = Doubt.VAGUE if vague else Doubt.JUMP if held else None
+        doubt = AnomalyKind.VAGUE if vague else AnomalyKind.JUMP if held else None
         return Presence(None, Maybe(at_ms, apart_mm, p, doubt))
     if best is not None and best.p >= POSSIBLE_P:
         return Presence(None, best)

@@ -52,7 +52,7 @@ _OF_HER = frozenset({"police", REVIEWER})
 
 
 @dataclass(frozen=True, slots=True)
-class Link:
+class SpanLink:
     """Another trace that has to do with a span."""
 
     trace_id: str
@@ -73,7 +73,7 @@ class Span:
     start_us: int
     end_us: int
     attributes: Mapping[str, str] = field(default_factory=dict)
-    links: tuple[Link, ...] = ()
+    links: tuple[SpanLink, ...] = ()
     shows: frozenset[str] = EVERYBODY
     """To whom."""
 
@@ -127,7 +127,7 @@ class _Known:
         times_us: tuple[int, int],
         attributes: Mapping[str, str],
         shows: frozenset[str] = EVERYBODY,
-        links: tuple[Link, ...] = (),
+        links: tuple[SpanLink, ...] = (),
     ) -> Span:
         span_id = trace_ids.span_id_of(self._incident_id, *what)
         start_us, end_us = times_us
@@ -144,7 +144,7 @@ class _Known:
         start_us = first.entry_us if first.received_us is None else first.received_us
         rests_on = [span for alert in self._alerts if (span := _premise(alert, premises))]
         rests_on = list({span.span_id: span for span in rests_on}.values())
-        links = tuple(Link(span.trace_id, span.span_id, span.name) for span in rests_on)
+        links = tuple(SpanLink(span.trace_id, span.span_id, span.name) for span in rests_on)
         times_us = (start_us, self._ended_us[self._alert_span_id(first)])
         about = {"incident_id": self._incident_id, "exercise": first.exercise}
         root = self._span((), "", "geofence", "incident opened", times_us, about, links=links)
@@ -163,7 +163,7 @@ class _Known:
         shows = _ALL_OF_IT.union(*(alert.legs for alert in alerts))
         spans, parent_id, since_us = [], self._root_id, first.entry_us
         if first.received_us is not None:
-            links = (Link(*sent, "sent in"),) if (sent := trace_ids.parsed(first.sender)) else ()
+            links = (SpanLink(*sent, "sent in"),) if (sent := trace_ids.parsed(first.sender)) else ()
             about = {"stored": entry, "reports_together": str(first.together)}
             times_us = (first.received_us, first.entry_us)
             what = ("received", first.partition, first.sequence)

@@ -12,7 +12,7 @@ from services.cli.evidence import bundle
 from services.cli.evidence.replay import replay
 from services.common.messaging import flow, pull, streams
 from services.common.messaging.bus import Bus
-from services.dispatch.evidence.collector import LOOK_BACK_MS, Gathering, gather
+from services.dispatch.evidence.collector import LOOK_BACK_MS, EvidenceCollector, gather
 from services.dispatch.evidence.model import MARK_SUBJECT, of_bytes
 from services.geofence import translate
 from services.geofence.consumer import Evaluator
@@ -20,7 +20,7 @@ from services.geofence.domain import fold
 from services.geofence.domain.alerts import Alert
 from services.geofence.domain.entries import Entry
 from services.geofence.domain.state import State
-from services.geofence.settings import Settings
+from services.geofence.settings import GeofenceSettings
 from services.geofence.store import CheckpointStore
 from tandem.common.v1 import alert_pb2, log_pb2
 from tests.support.geofence import log
@@ -55,7 +55,7 @@ async def approaches(bus: Bus) -> None:
 
 async def evaluated(bus: Bus, folder: Path) -> list[alert_pb2.Alert]:
     """The alerts that an evaluator gives, once the figures of all of them are stored."""
-    settings = Settings(port=0, replica=0, checkpoint_every=1_000_000, tick_after_s=60, allow_async_store=True)
+    settings = GeofenceSettings(port=0, replica=0, checkpoint_every=1_000_000, tick_after_s=60, allow_async_store=True)
     premises = await streams.read_premises(bus)
     one = Evaluator(bus, CheckpointStore(folder), settings, premises, 0)
     task = asyncio.create_task(one.run(lambda: None))
@@ -120,7 +120,7 @@ async def test_incidents_that_are_gathered_together_are_as_each_by_itself(bus: B
     report = next(one for one in found if one.incident_id).decided_at.ToMilliseconds()
     for leg in ("probation", "police"):
         for back_ms in (None, LOOK_BACK_MS, int(time.time() * 1000) - report):
-            together = await Gathering(bus, premises, leg, back_ms).of(alert_ids | {"gone": ["no-such-alert"]})
+            together = await EvidenceCollector(bus, premises, leg, back_ms).of(alert_ids | {"gone": ["no-such-alert"]})
             assert together == {name: await gather(bus, premises, alert_ids[name], leg, back_ms) for name in WEARERS}
 
 

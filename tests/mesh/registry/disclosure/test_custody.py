@@ -15,7 +15,7 @@ from services.common.rpc.errors import FailedPrecondition, NotFound
 from services.common.storage import db
 from services.registry import tables, translate
 from services.registry.disclosure import DAY_MS, KEPT_AFTER_END_MS
-from services.registry.domain import EndReason, Order, OrderEnd, Outcome, ProtectedPerson, Wearer
+from services.registry.domain import EndReason, Order, OrderEnd, ProtectedPerson, PutOutcome, Wearer
 from services.registry.handlers import Registry
 from services.registry.key_retention import Custodian
 from services.registry.store import MIGRATIONS
@@ -104,7 +104,7 @@ async def test_once_all_is_wrapped_anew_the_first_key_goes_and_all_is_found_as_b
     async with opened(where, NEW) as (registry, custodian):
         async with registry.transaction() as view:
             assert (await view.find(tables.wearers, Wearer, "w-1")).name == records.NAME
-        assert await registry.put_wearer(translate.parse_wearer(records.wearer())) is Outcome.UNCHANGED
+        assert await registry.put_wearer(translate.parse_wearer(records.wearer())) is PutOutcome.UNCHANGED
         await registry.put_order(order())  # found by the hash of the number
         async with registry.transaction() as view:
             assert [one.order_id for one in await view.cases_of_wearer("w-1")] == ["o-1"]
@@ -174,7 +174,7 @@ async def test_five_years_after_the_last_tag_was_taken_off_a_wearer_is_destroyed
         await destroy_all(custodian)
         assert await destroyed(registry) == ["w-1"]
         # The order that is still in force against them goes on without them.
-        assert await registry.put_device(translate.parse_device(records.device())) is Outcome.STORED
+        assert await registry.put_device(translate.parse_device(records.device())) is PutOutcome.STORED
         async with registry.transaction() as view:
             assert await view.cases_of_order("o-1") == []
             assert (await view.order("o-1")).order_id == "o-1"

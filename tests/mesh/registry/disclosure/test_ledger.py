@@ -18,7 +18,7 @@ from services.common.rpc.identity import caller_of
 from services.common.storage import db
 from services.common.storage.db import Database
 from services.registry import chain, translate
-from services.registry.chain import Broken, Disclosure, Head
+from services.registry.chain import BrokenChain, Disclosure, LedgerHead
 from services.registry.disclosures import SIGN_EVERY_ROWS, Disclosures
 from services.registry.handlers import Registry
 from services.registry.ledger import Ledger, Proof, SignedHead, Signer, verify
@@ -64,7 +64,7 @@ async def proof(database: Database, elsewhere: list[SignedHead] | None = None, k
 
 
 async def broken_at(database: Database, elsewhere: list[SignedHead] | None = None) -> int:
-    with pytest.raises(Broken) as broken:
+    with pytest.raises(BrokenChain) as broken:
         await proof(database, elsewhere)
     return broken.value.sequence
 
@@ -158,7 +158,7 @@ async def rewrite(database: Database, without: int) -> None:
     async with database.transaction() as connection:
         links = [link async for link in Ledger(connection).links()]
         await connection.execute(sa.delete(ledger))
-        last: Head | None = None
+        last: LedgerHead | None = None
         for link in links:
             if link.sequence == without:
                 continue
@@ -171,7 +171,7 @@ async def rewrite(database: Database, without: int) -> None:
                     **dataclasses.asdict(link.disclosure),
                 )
             )
-            last = Head(made.sequence, made.hash, link.disclosure.at_ms)
+            last = LedgerHead(made.sequence, made.hash, link.disclosure.at_ms)
 
 
 async def test_a_chain_rewritten_whole_is_found_by_its_heads(filled: Database) -> None:

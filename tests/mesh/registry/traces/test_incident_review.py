@@ -171,7 +171,7 @@ def test_no_span_is_made_for_an_ordinary_report_and_the_context_of_its_sender_go
     assert reviewed.trace.trace_id in exported and exported <= traces | in_force
 
 
-async def _of_incidents(running: meshes.Mesh) -> tuple[int, set[str]]:
+async def _of_incidents(running: meshes.MeshConnection) -> tuple[int, set[str]]:
     """How many messages of incidents there are, and the traces of those incidents."""
     async with running.nats.bus_as("registry") as bus:
         info = {"subjects_filter": "incident.>"}
@@ -183,7 +183,7 @@ async def _of_incidents(running: meshes.Mesh) -> tuple[int, set[str]]:
     return steps + len(of_incidents), {trace_ids.trace_id_of(one) for one in of_incidents}
 
 
-async def _report(running: meshes.Mesh) -> None:
+async def _report(running: meshes.MeshConnection) -> None:
     """Someone under no order reports 400 times, and once more in a context of the sender's own, which the log then names."""
     async with meshes.connect(running) as clients:
         moj = clients.identity(MOJ_RECORDS)
@@ -225,7 +225,7 @@ def test_lines_of_the_log_name_the_trace(reviewed: Reviewed) -> None:
     assert seen >= {"geofence-0", "geofence-1", *(f"dispatch-{leg}" for leg in flow.LEGS)}
 
 
-async def _shown(running: meshes.Mesh, who: str, incident_id: str) -> grpc.StatusCode | set[str]:
+async def _shown(running: meshes.MeshConnection, who: str, incident_id: str) -> grpc.StatusCode | set[str]:
     """Names of the spans that a caller is shown, or how the call was refused."""
     async with meshes.connect(running) as clients:
         request = trace_pb2.GetTraceRequest(incident_id=incident_id)

@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 
 from services.common.clock import MeshClock
 from services.common.messaging.pull import Delivered
-from services.dispatch.evidence.model import Record
-from services.dispatch.evidence.redaction import Holders, Share, Shares, Window
+from services.dispatch.evidence.model import StoredMessage
+from services.dispatch.evidence.redaction import Holders, RedactedLog, Shares, Window
 from tandem.common.v1 import log_pb2
 
 WEARERS = 3
@@ -27,7 +27,7 @@ def delivered(sequence: int, stamp_ms: int, wearers: set[int]) -> Delivered:
 
 
 def window(wearer: int, bounds: tuple[int, int]) -> Window:
-    share = Share(f"wearer-{wearer}", "police", {5}, Holders(MeshClock()))
+    share = RedactedLog(f"wearer-{wearer}", "police", {5}, Holders(MeshClock()))
     share.see_case(log_pb2.CaseSnapshot(tag_device_ids=[f"tag-{wearer}"]))
     return Window(min(bounds), max(bounds), share)
 
@@ -55,6 +55,6 @@ def test_shares_taken_together_are_as_each_alone_and_keep_the_time(
             assert now_ms(records, sequence) == now_ms(within, sequence)
 
 
-def now_ms(entries: list[Record] | list[Delivered], sequence: int) -> int:
+def now_ms(entries: list[StoredMessage] | list[Delivered], sequence: int) -> int:
     """What the fold's now is at an entry."""
     return max(one.stamp_ms for one in entries if one.sequence <= sequence)

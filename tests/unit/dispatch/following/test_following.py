@@ -8,7 +8,7 @@ import pytest
 
 from services.common.rpc.errors import FailedPrecondition
 from services.dispatch.domain import race
-from services.dispatch.domain.areas import Point
+from services.dispatch.domain.areas import LatLon
 from services.dispatch.domain.decisions import Alert
 from services.dispatch.domain.events import (
     Advice,
@@ -24,9 +24,9 @@ from services.dispatch.domain.events import (
     TargetsShown,
 )
 from services.dispatch.domain.evolving import evolve
-from services.dispatch.domain.following import RETARGET_MS, Follow, Look, ShowTargets
-from services.dispatch.domain.incident import Incident, State
-from services.dispatch.domain.race import Approach, Seen, approach, approach_by_ring, pace_mps
+from services.dispatch.domain.following import RETARGET_MS, Follow, ShowTargets, TargetUpdate
+from services.dispatch.domain.incident import AssignmentState, Incident
+from services.dispatch.domain.race import Approach, Sighting, approach, approach_by_ring, pace_mps
 from services.dispatch.domain.roster import Travel
 from services.dispatch.leg import chain, translate
 from tandem.common.v1 import alert_pb2
@@ -34,7 +34,7 @@ from tandem.dispatch.v1 import dispatch_pb2, following_pb2
 from tests.support.dispatch.incidents import DEADLINES, Story
 from tests.support.dispatch.roster import TWO_OFFICES, board, unit
 
-HOME = Point(37.5, 127.0)
+HOME = LatLon(37.5, 127.0)
 PER_M = 1 / 111_195
 """Degrees of latitude for each metre."""
 FAR = Approach(None)
@@ -64,11 +64,11 @@ def go(story: Story, travel_s: Mapping[str, int]) -> None:
 
 
 def look(story: Story, how: Approach = FAR, *, moved: bool = False, subject: str = "p1") -> tuple[Event, ...]:
-    seen = Look("incident-1", story.id_of(subject), subject, how, 400 if moved else 0)
+    seen = TargetUpdate("incident-1", story.id_of(subject), subject, how, 400 if moved else 0)
     return story.do(Follow(seen, story.now_ms, DEADLINES, story.board))
 
 
-def take(story: Story, *states: State) -> None:
+def take(story: Story, *states: AssignmentState) -> None:
     story.receive("p1")
     story.acknowledge("p1")
     for state in states:
@@ -87,12 +87,16 @@ def test_an_offer_goes_to_a_unit_that_is_much_nearer_and_to_no_other() -> None:
     go(story, {"a1": 300, "a2": 150, "b1": 200})
     (offered,) = look(story, moved=True)
     assert isinstance(offered, Escalated) and offered.choice and offered.choice.unit_id == "a2"
-    assert (offered.climb, story.of("p1").state) == (Climb.TARGET_MOVED, State.ESCALATED)
+    assert (offered.climb, story.of("p1").state) == (Climb.TARGET_MOVED, AssignmentState.ESCALATED)
     assert story.of("p1").offer_number == story.of("p1").number, "an answer to the offer before does nothing"
 
 
-@pytest.mark.parametrize("states", [(), (State.DISPATCHED,), (State.DISPATCHED, State.EN_ROUTE)], ids=str)
-def test_who_goes_is_told_rather_than_replaced_unless_another_is_nearer_by_minutes(states: tuple[State, ...]) -> None:
+@pytest.mark.parametrize(
+    "states", [(), (AssignmentState.DISPATCHED,), (AssignmentState.DISPATCHED, AssignmentState.EN_ROUTE)], ids=str
+)
+def test_who_goes_is_told_rather_than_replaced_unless_another_is_nearer_by_minutes(
+    states: tuple[AssignmentState, ...],
+) -> None:
     story = with_travel(a1=100, a2=500)
     story.fold(ring(5, "p1", target="p1"))
     take(story, *states)
@@ -111,7 +115,7 @@ def test_an_offer_that_was_made_without_knowing_where_to_goes_to_who_is_nearest_
     story = with_travel()
     story.fold(ring(5, "p1", target="p1"))
     assert story.of("p1").unit_id == "a1"
-    seen = Look("incident-1", story.id_of("p1"), "p1", FAR, 0, found=True)
+    seen = TargetUpdate("incident-1", story.id_of("p1"), "p1", FAR, 0, found=True)
     go(story, {"a1": 200, "a2": 190})
     assert story.do(Follow(seen, story.now_ms, DEADLINES, story.board)) == (), (
         "nobody is much nearer, and nothing moved"
@@ -124,7 +128,7 @@ def test_an_offer_that_was_made_without_knowing_where_to_goes_to_who_is_nearest_
 def test_who_is_there_is_neither_told_nor_replaced() -> None:
     story = with_travel(a1=100, a2=500)
     story.fold(ring(5, "p1", target="p1"))
-    take(story, State.DISPATCHED, State.EN_ROUTE, State.ON_SCENE)
+    take(story, AssignmentState.DISPATCHED, AssignmentState.EN_ROUTE, AssignmentState.ON_SCENE)
     go(story, {"a1": 900, "a2": 10})
     assert look(story, Approach(1), moved=True) == ()
 
@@ -205,7 +209,7 @@ def test_a_race_that_is_being_lost_hurries_the_offer_tells_the_supervisor_and_ch
 def test_whoever_would_be_there_first_takes_it_over() -> None:
     story = with_travel(a1=240, a2=300, b1=400)
     story.fold(ring(5, "p1", target="p1"))
-    take(story, State.DISPATCHED)
+    take(story, AssignmentState.DISPATCHED)
     go(story, {"a1": 240, "a2": 30})
     raced, offered = look(story, Approach(100))
     assert isinstance(raced, Raced) and raced.due_ms is None
@@ -225,7 +229,7 @@ def test_who_is_there_has_won_and_who_goes_away_isnt_raced() -> None:
     story.fold(ring(5, "p1", target="p1"))
     assert look(story, Approach(None)) == ()
     look(story, Approach(60))
-    take(story, State.DISPATCHED, State.EN_ROUTE, State.ON_SCENE)
+    take(story, AssignmentState.DISPATCHED, AssignmentState.EN_ROUTE, AssignmentState.ON_SCENE)
     (won,) = look(story, Approach(1))
     assert isinstance(won, Raced) and not won.losing
 
@@ -242,14 +246,14 @@ def test_of_an_unknown_unit_the_average_is_taken_and_of_one_on_its_way_what_is_l
     story.fold(ring(5, "p1", target="p1"))
     assert race.responder_s(story.of("p1"), None, 1_000) == 307 + 60
     story.acknowledge("p1")
-    story.progress("p1", State.DISPATCHED)
+    story.progress("p1", AssignmentState.DISPATCHED)
     assert race.responder_s(story.of("p1"), None, 101_000) == 207
     assert race.responder_s(story.of("p1"), None, 10**7) == 30
     assert race.responder_s(story.of("p1"), 12, 10**7) == 12
 
 
-def north(at_s: int, metres: float) -> Seen:
-    return Seen(at_s * 1000, Point(HOME.lat_deg + metres * PER_M, HOME.lon_deg))
+def north(at_s: int, metres: float) -> Sighting:
+    return Sighting(at_s * 1000, LatLon(HOME.lat_deg + metres * PER_M, HOME.lon_deg))
 
 
 def test_the_pace_is_that_of_the_last_minute_and_on_foot_at_least() -> None:
@@ -284,10 +288,10 @@ def test_all_of_it_is_read_as_it_was_written() -> None:
     story.fold(ring(5, "p1", target="p1"))
     look(story, Approach(60), moved=True)
     story.do(ShowTargets("x", 1))
-    head, incident = chain.Head(), Incident("incident-1", "police")
+    head, incident = chain.ChainHead(), Incident("incident-1", "police")
     for event in story.events:
         link = chain.write(head, "incident-1", event)
-        head, incident = chain.Head(link.id, link.hash), evolve(incident, chain.read(link.kind, link.body))
+        head, incident = chain.ChainHead(link.id, link.hash), evolve(incident, chain.read(link.kind, link.body))
     assert incident == story.incident and incident.wearer_id == "w1"
 
 

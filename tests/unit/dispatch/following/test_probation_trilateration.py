@@ -17,15 +17,15 @@ from statistics import median
 import numpy as np
 import pytest
 
-from services.dispatch.domain.areas import Point
+from services.dispatch.domain.areas import LatLon
 from services.dispatch.domain.events import Estimate, Event
-from services.dispatch.domain.following import Follow, Look
+from services.dispatch.domain.following import Follow, TargetUpdate
 from services.dispatch.domain.incident import Assignment
-from services.dispatch.domain.race import Approach, Seen, approach, approach_by_ring, pace_mps
+from services.dispatch.domain.race import Approach, Sighting, approach, approach_by_ring, pace_mps
 from services.dispatch.domain.roster import NO_ROSTER, Travel
 from services.dispatch.leg import translate
 from services.geofence import translate as of_fold
-from services.geofence.domain.alerts import Alert, Kind
+from services.geofence.domain.alerts import Alert, AlertKind
 from tandem.common.v1 import alert_pb2
 from tandem.dispatch.v1 import dispatch_pb2
 from tests.support.dispatch import incidents
@@ -110,7 +110,7 @@ class World:
                     assert (
                         told is None
                         or leg is self.police
-                        or one.kind is not Kind.DISTANCE_CHANGED
+                        or one.kind is not AlertKind.DISTANCE_CHANGED
                         or not told.subject_ids
                     )
                     if told:
@@ -119,11 +119,11 @@ class World:
                 id_ = leg.id_of(subject)
                 if id_ in leg.incident.assignments:
                     self._after(n, leg, leg.pass_time(0))
-                    look = Look("incident-1", id_, subject, self._approach(n, leg, id_), 0)
+                    look = TargetUpdate("incident-1", id_, subject, self._approach(n, leg, id_), 0)
                     self._after(n, leg, leg.do(Follow(look, leg.now_ms, DEADLINES, leg.board)))
 
     def _approach(self, n: int, leg: incidents.Story, id_: str) -> Approach:
-        seen = [Seen(m * EVERY_S * 1000, at(self.track[m])) for m in range(max(0, n - 4), n + 1)]
+        seen = [Sighting(m * EVERY_S * 1000, at(self.track[m])) for m in range(max(0, n - 4), n + 1)]
         if leg is self.police:
             return approach(seen, at(self.home), 0)
         return approach_by_ring(seen, leg.incident.ring_m(id_))
@@ -144,7 +144,7 @@ class World:
     # ── what the attackers make of it ──
 
     def pace(self, n: int) -> float:
-        return pace_mps([Seen(m * EVERY_S * 1000, at(self.track[m])) for m in range(max(0, n - 4), n + 1)])
+        return pace_mps([Sighting(m * EVERY_S * 1000, at(self.track[m])) for m in range(max(0, n - 4), n + 1)])
 
     def rings(self) -> Got:
         """Rings alone: each was entered between two reports; the widest was left a known time before the incident ended."""
@@ -187,9 +187,9 @@ class World:
         return got
 
 
-def at(xy: Xy) -> Point:
+def at(xy: Xy) -> LatLon:
     lat_e7, lon_e7 = place_e7(*xy)
-    return Point(lat_e7 / 1e7, lon_e7 / 1e7)
+    return LatLon(lat_e7 / 1e7, lon_e7 / 1e7)
 
 
 def located(got: Got) -> Xy:
@@ -231,7 +231,7 @@ def worlds() -> Iterator[World]:
         rng = random.Random(1000 + seed)
         world = World(walk(seed), (rng.uniform(-40, 40), rng.uniform(-40, 40)))
         world.run()
-        if any(one.kind is Kind.RING_ENTERED and one.ring_mm == 100_000 for one in world.alerts):
+        if any(one.kind is AlertKind.RING_ENTERED and one.ring_mm == 100_000 for one in world.alerts):
             yield world
 
 

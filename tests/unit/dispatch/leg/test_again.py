@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from services.dispatch.domain.decisions import Alert
-from services.dispatch.domain.events import AlertFolded, Demand, Escalated, Event, Offered, OfferedAgain, StoodDown
+from services.dispatch.domain.events import AlertFolded, Demand, Escalated, Event, Offered, Reoffered, StoodDown
 from services.dispatch.domain.evolving import evolve
-from services.dispatch.domain.incident import UNANSWERED, Incident, State
+from services.dispatch.domain.incident import UNANSWERED, AssignmentState, Incident
 from services.dispatch.leg import chain
 from tandem.common.v1 import alert_pb2
 from tests.support.dispatch.incidents import OF_BEFORE, WITHIN_MS, Story, alert
@@ -42,13 +42,13 @@ def test_a_ring_that_is_entered_again_after_its_clearing_is_offered_again_in_the
     assert kinds(story.fold(cleared(7))) == [AlertFolded]
     folded, again = story.fold(alert(9, RESPOND, "p1"))
     assert isinstance(folded, AlertFolded)
-    assert isinstance(again, OfferedAgain) and again.alert_id == "alert-9"
+    assert isinstance(again, Reoffered) and again.alert_id == "alert-9"
     (one,) = story.incident.assignments.values()
-    assert (one.state, one.number, one.assignment_id) == (State.OFFERED, 3, story.id_of("p1"))
+    assert (one.state, one.number, one.assignment_id) == (AssignmentState.OFFERED, 3, story.id_of("p1"))
     assert (one.offered_ms, one.due_ms) == (61_000, 61_000 + WITHIN_MS)
     assert (one.acknowledged_ms, one.acknowledged_by) == (None, "")
     assert one.cause and one.cause.report_id == "report-9"
-    assert kinds(story.acknowledge("p1")) and story.of("p1").state is State.ACKNOWLEDGED
+    assert kinds(story.acknowledge("p1")) and story.of("p1").state is AssignmentState.ACKNOWLEDGED
 
 
 def test_the_kind_is_that_of_the_alert_that_led_to_the_last_offer() -> None:
@@ -67,7 +67,7 @@ def test_the_kind_is_that_of_the_alert_that_led_to_the_last_offer() -> None:
 def test_another_threat_after_a_clearing_is_offered_too() -> None:
     story = taken()
     story.fold(cleared(7))
-    assert kinds(story.fold(alert(8, RESPOND, "p1", threat="panic")))[1:] == [OfferedAgain]
+    assert kinds(story.fold(alert(8, RESPOND, "p1", threat="panic")))[1:] == [Reoffered]
 
 
 def test_more_of_the_same_approach_is_not_offered_again() -> None:
@@ -82,7 +82,7 @@ def test_more_of_the_same_approach_is_not_offered_again() -> None:
         alert(10, NOTIFY, "p1", threat="off"),
     ):
         assert kinds(story.fold(one)) == [AlertFolded]
-    assert story.of("p1").state is State.ACKNOWLEDGED
+    assert story.of("p1").state is AssignmentState.ACKNOWLEDGED
 
 
 def test_a_clearing_offers_nothing_and_a_notice_after_it_neither() -> None:
@@ -105,14 +105,14 @@ def test_an_answer_that_comes_after_the_clearing_is_none_to_the_next_approach() 
     story.fold(alert(5, RESPOND, "p1"))
     story.fold(cleared(7))
     story.acknowledge("p1")
-    assert kinds(story.fold(alert(9, RESPOND, "p1")))[1:] == [OfferedAgain]
+    assert kinds(story.fold(alert(9, RESPOND, "p1")))[1:] == [Reoffered]
 
 
 def test_a_clearing_that_comes_late_offers_what_followed_it_in_the_log() -> None:
     story = taken()
     assert kinds(story.fold(alert(9, RESPOND, "p1"))) == [AlertFolded]
     _, again = story.fold(cleared(7))
-    assert isinstance(again, OfferedAgain) and again.alert_id == "alert-9"
+    assert isinstance(again, Reoffered) and again.alert_id == "alert-9"
     assert story.of("p1").cause == alert(9).cause
     assert kinds(story.fold(cleared(11))) == [AlertFolded]
 
@@ -121,7 +121,7 @@ def test_what_the_log_had_before_the_answered_alert_offers_nothing() -> None:
     story = taken()
     for one in (cleared(2), alert(1, RESPOND, "p1"), cleared(4), alert(3, RESPOND, "p1")):
         assert kinds(story.fold(one)) == [AlertFolded]
-    assert story.of("p1").state is State.ACKNOWLEDGED
+    assert story.of("p1").state is AssignmentState.ACKNOWLEDGED
 
 
 def test_each_destination_is_offered_what_is_asked_of_it() -> None:
@@ -131,9 +131,9 @@ def test_each_destination_is_offered_what_is_asked_of_it() -> None:
     story.acknowledge("p2")
     story.fold(cleared(7, "p1", "p2", threat="cut"))
     story.fold(alert(8, RESPOND, "p1", threat="p1-ring"))
-    assert (story.of("p1").state, story.of("p2").state) == (State.OFFERED, State.ACKNOWLEDGED)
+    assert (story.of("p1").state, story.of("p2").state) == (AssignmentState.OFFERED, AssignmentState.ACKNOWLEDGED)
     story.fold(alert(9, RESPOND, "p1", "p2", threat="cut"))
-    assert (story.of("p1").number, story.of("p2").state) == (3, State.OFFERED)
+    assert (story.of("p1").number, story.of("p2").state) == (3, AssignmentState.OFFERED)
 
 
 def test_the_deadline_of_the_second_offer_runs_as_that_of_the_first() -> None:
@@ -151,7 +151,7 @@ def test_what_was_escalated_stays_with_the_supervisor() -> None:
     story.pass_time(WITHIN_MS)
     story.fold(cleared(7))
     assert kinds(story.fold(alert(9, RESPOND, "p1"))) == [AlertFolded]
-    assert story.of("p1").state is State.ESCALATED and story.of("p1").due_ms
+    assert story.of("p1").state is AssignmentState.ESCALATED and story.of("p1").due_ms
 
 
 def test_the_end_stands_down_what_was_offered_again_and_nothing_brings_that_back() -> None:
@@ -161,7 +161,7 @@ def test_the_end_stands_down_what_was_offered_again_and_nothing_brings_that_back
     assert kinds(story.fold(alert(12, RECORD, "p1", ends=True)))[1:] == [StoodDown]
     assert kinds(story.fold(cleared(10))) == [AlertFolded]
     assert kinds(story.fold(alert(11, RESPOND, "p1"))) == [AlertFolded]
-    assert story.of("p1").state is State.STOOD_DOWN and story.incident.ended_ms is not None
+    assert story.of("p1").state is AssignmentState.STOOD_DOWN and story.incident.ended_ms is not None
 
 
 def test_a_person_is_warned_at_each_ring_of_the_second_approach_as_of_the_first() -> None:
@@ -171,12 +171,12 @@ def test_a_person_is_warned_at_each_ring_of_the_second_approach_as_of_the_first(
         for demand in (WARN, NOTIFY, RESPOND):
             sequence += 1
             story.fold(alert(sequence, demand, "p1", threat=f"ring-{demand}"))
-            assert story.of("p1").state is State.OFFERED, (sequence, demand)
+            assert story.of("p1").state is AssignmentState.OFFERED, (sequence, demand)
             story.acknowledge("p1")
         for demand in (RESPOND, NOTIFY, WARN):
             sequence += 1
             story.fold(cleared(sequence, threat=f"ring-{demand}"))
-            assert story.of("p1").state is State.ACKNOWLEDGED
+            assert story.of("p1").state is AssignmentState.ACKNOWLEDGED
 
 
 def test_a_clearing_alone_is_no_incident_of_the_leg() -> None:
@@ -198,17 +198,17 @@ def of_before() -> Story:
 def test_events_of_before_give_the_state_that_they_gave() -> None:
     story = of_before()
     one = story.of("p1")
-    assert (one.state, one.number, one.acknowledged_ms) == (State.ACKNOWLEDGED, 4, 33_000)
+    assert (one.state, one.number, one.acknowledged_ms) == (AssignmentState.ACKNOWLEDGED, 4, 33_000)
     assert kinds(story.fold(alert(6, RESPOND, "p1"))) == []
 
 
 def test_what_was_taken_before_clearings_were_kept_is_offered_for_the_next_alert_and_then_by_the_rule() -> None:
     story = of_before()
-    assert kinds(story.fold(alert(8, RESPOND, "p1", threat="ring-300")))[1:] == [OfferedAgain]
+    assert kinds(story.fold(alert(8, RESPOND, "p1", threat="ring-300")))[1:] == [Reoffered]
     story.acknowledge("p1")
     assert kinds(story.fold(alert(9, RESPOND, "p1", threat="panic"))) == [AlertFolded]
     story.fold(cleared(10, threat="ring-100"))  # perhaps that of the alert of before
-    assert kinds(story.fold(alert(11, RESPOND, "p1", threat="ring-300")))[1:] == [OfferedAgain]
+    assert kinds(story.fold(alert(11, RESPOND, "p1", threat="ring-300")))[1:] == [Reoffered]
 
 
 # ── any history ──────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -257,7 +257,9 @@ def test_each_demand_after_a_clearing_leads_to_an_offer_and_no_other_and_no_rede
         story.fold(delivered[-1])
         for subject in subjects:
             offered = story.of(subject).state in UNANSWERED
-            assert offered == (before.get(subject, State.OFFERED) in UNANSWERED or (begins and subject in over))
+            assert offered == (
+                before.get(subject, AssignmentState.OFFERED) in UNANSWERED or (begins and subject in over)
+            )
         over = over - set(subjects) if begins else over | set(subjects)
         assert story.fold(data.draw(st.sampled_from(delivered))) == ()
     assert all(story.fold(one) == () for one in delivered)
@@ -290,12 +292,12 @@ def test_the_written_events_give_the_same_state(history: list[Happening]) -> Non
         elif what.threat:
             demand = RESPOND if sequence % 2 else RECORD
             story.fold(alert(sequence, demand, *THREATS[what.threat], threat=what.threat))
-    head, again = chain.Head(), Incident("incident-1", "police")
+    head, again = chain.ChainHead(), Incident("incident-1", "police")
     links = []
     for event in story.events:
         links.append(chain.write(head, "incident-1", event))
-        head = chain.Head(links[-1].id, links[-1].hash)
+        head = chain.ChainHead(links[-1].id, links[-1].hash)
         again = evolve(again, chain.read(links[-1].kind, links[-1].body))
     assert again == story.incident
-    assert chain.first_broken(chain.Head(), links) == (head, None)
+    assert chain.first_broken(chain.ChainHead(), links) == (head, None)
     assert sum(isinstance(event, Offered) for event in story.events) == len(story.incident.assignments)

@@ -6,27 +6,27 @@ from dataclasses import replace
 
 import pytest
 
-from services.dispatch.domain.areas import Circle, Point, Polygon, great_circle_m, holds
-from services.dispatch.domain.choosing import SKILL_WORTH_S, Question, next_choice, offices_for, units_in_reach
+from services.dispatch.domain.areas import JurisdictionCircle, JurisdictionPolygon, LatLon, great_circle_m, holds
+from services.dispatch.domain.choosing import SKILL_WORTH_S, UnitQuery, next_choice, offices_for, units_in_reach
 from services.dispatch.domain.events import Choice, Estimate, Rung
 from services.dispatch.domain.roster import (
     POSITION_MAX_AGE_MS,
     Board,
-    Outcome,
-    Report,
+    RosterOutcome,
     Status,
     Travel,
+    UnitReport,
     decide_put,
     decide_report,
 )
 from tests.support.dispatch.roster import AT_DAY, SEOUL, TWO_OFFICES, board, office, unit
 
 NOW_MS = 1_000
-BUSAN = Point(35.1796, 129.0756)
+BUSAN = LatLon(35.1796, 129.0756)
 
 
 def ask(where: Board, **changes: object) -> Choice | None:
-    return next_choice(where, replace(Question("assign-1", "p1", NOW_MS), **changes))  # type: ignore[arg-type]
+    return next_choice(where, replace(UnitQuery("assign-1", "p1", NOW_MS), **changes))  # type: ignore[arg-type]
 
 
 def road(seconds: int) -> Travel:
@@ -143,10 +143,10 @@ def test_where_no_office_is_responsible_the_national_desk_is_asked_at_once() -> 
 
 def test_areas_hold_what_lies_in_them() -> None:
     assert great_circle_m(SEOUL, BUSAN) == pytest.approx(325_000, rel=0.01)
-    assert holds(Circle(SEOUL, 330_000), BUSAN) and not holds(Circle(SEOUL, 320_000), BUSAN)
-    notched = Polygon((Point(0, 0), Point(0, 4), Point(4, 4), Point(1, 2), Point(4, 0)))
+    assert holds(JurisdictionCircle(SEOUL, 330_000), BUSAN) and not holds(JurisdictionCircle(SEOUL, 320_000), BUSAN)
+    notched = JurisdictionPolygon((LatLon(0, 0), LatLon(0, 4), LatLon(4, 4), LatLon(1, 2), LatLon(4, 0)))
     for lat, lon, inside in ((0.5, 2, True), (2, 2, False), (3, 0.2, True), (-1, 2, False), (2, 5, False)):
-        assert holds(notched, Point(lat, lon)) == inside
+        assert holds(notched, LatLon(lat, lon)) == inside
 
 
 # ── records and reports ──────────────────────────────────────────────────────────────────────────────────────────────
@@ -154,17 +154,17 @@ def test_areas_hold_what_lies_in_them() -> None:
 
 def test_the_greater_version_counts() -> None:
     one = unit("a1", "a")
-    assert decide_put(None, one) is Outcome.STORED and decide_put(one, one) is Outcome.UNCHANGED
-    assert decide_put(one, replace(one, version=2)) is Outcome.STORED
-    assert decide_put(replace(one, version=2), one) is Outcome.SUPERSEDED
+    assert decide_put(None, one) is RosterOutcome.STORED and decide_put(one, one) is RosterOutcome.UNCHANGED
+    assert decide_put(one, replace(one, version=2)) is RosterOutcome.STORED
+    assert decide_put(replace(one, version=2), one) is RosterOutcome.SUPERSEDED
     assert decide_put(one, replace(one, office_id="b")) is None
 
 
 def test_the_later_report_counts_and_one_without_a_position_leaves_the_last() -> None:
-    first = Report(Status.AVAILABLE, 1_000, SEOUL, 1_000)
-    assert decide_report(Report(), first) == (Outcome.STORED, first)
-    assert decide_report(first, first) == (Outcome.UNCHANGED, first)
-    assert decide_report(first, Report(Status.OFF, 999)) == (Outcome.SUPERSEDED, first)
-    outcome, busy = decide_report(first, Report(Status.BUSY, 2_000))
-    assert outcome is Outcome.STORED and busy == Report(Status.BUSY, 2_000, SEOUL, 1_000)
+    first = UnitReport(Status.AVAILABLE, 1_000, SEOUL, 1_000)
+    assert decide_report(UnitReport(), first) == (RosterOutcome.STORED, first)
+    assert decide_report(first, first) == (RosterOutcome.UNCHANGED, first)
+    assert decide_report(first, UnitReport(Status.OFF, 999)) == (RosterOutcome.SUPERSEDED, first)
+    outcome, busy = decide_report(first, UnitReport(Status.BUSY, 2_000))
+    assert outcome is RosterOutcome.STORED and busy == UnitReport(Status.BUSY, 2_000, SEOUL, 1_000)
     assert busy.place(1_000 + POSITION_MAX_AGE_MS) == SEOUL and busy.place(1_001 + POSITION_MAX_AGE_MS) is None

@@ -14,7 +14,7 @@ from services.common.rpc.errors import FailedPrecondition, NotFound
 from services.dispatch.domain.decisions import Alert
 from services.dispatch.domain.events import Acknowledged, AlertFolded, Demand, Escalated, Offered, StoodDown
 from services.dispatch.domain.evolving import evolve
-from services.dispatch.domain.incident import FIRST_STATE, Incident, State
+from services.dispatch.domain.incident import FIRST_STATE, AssignmentState, Incident
 from services.dispatch.leg import chain
 from tests.support.dispatch.incidents import WITHIN_MS, Story, alert
 
@@ -24,14 +24,14 @@ from tests.support.dispatch.incidents import WITHIN_MS, Story, alert
     [
         (leg, demand, state)
         for leg, states in {
-            "probation": (None, None, State.NOTIFIED, State.OFFERED),
-            "police": (None, None, State.NOTIFIED, State.OFFERED),
-            "warning": (None, State.OFFERED, State.OFFERED, State.OFFERED),
+            "probation": (None, None, AssignmentState.NOTIFIED, AssignmentState.OFFERED),
+            "police": (None, None, AssignmentState.NOTIFIED, AssignmentState.OFFERED),
+            "warning": (None, AssignmentState.OFFERED, AssignmentState.OFFERED, AssignmentState.OFFERED),
         }.items()
         for demand, state in zip(Demand, states, strict=True)
     ],
 )
-def test_what_a_demand_asks_of_each_leg(leg: str, demand: Demand, state: State | None) -> None:
+def test_what_a_demand_asks_of_each_leg(leg: str, demand: Demand, state: AssignmentState | None) -> None:
     story = Story(leg)
     story.fold(alert(5, demand, "p1"))
     assert [one.state for one in story.incident.assignments.values()] == ([state] if state else [])
@@ -49,7 +49,7 @@ def test_a_graver_demand_makes_an_offer_of_the_same_record() -> None:
     story.now_ms += 500
     story.fold(alert(6, Demand.RESPOND, "p1"))
     assert story.of("p1") == replace(
-        story.of("p1"), state=State.OFFERED, demand=Demand.RESPOND, offered_ms=1_500, due_ms=31_500, number=2
+        story.of("p1"), state=AssignmentState.OFFERED, demand=Demand.RESPOND, offered_ms=1_500, due_ms=31_500, number=2
     )
     assert story.incident.opened_ms == 1_000
 
@@ -59,14 +59,14 @@ def test_a_lesser_demand_takes_nothing_back() -> None:
     story.fold(alert(5, Demand.RESPOND, "p1"))
     (folded,) = story.fold(alert(6, Demand.NOTIFY, "p1"))
     assert isinstance(folded, AlertFolded)
-    assert story.of("p1").state is State.OFFERED and story.of("p1").demand is Demand.RESPOND
+    assert story.of("p1").state is AssignmentState.OFFERED and story.of("p1").demand is Demand.RESPOND
 
 
 def test_each_destination_has_its_own_record() -> None:
     story = Story()
     story.fold(alert(5, Demand.RESPOND, "p1", "p2"))
     story.acknowledge("p1")
-    assert story.of("p1").state is State.ACKNOWLEDGED and story.of("p2").state is State.OFFERED
+    assert story.of("p1").state is AssignmentState.ACKNOWLEDGED and story.of("p2").state is AssignmentState.OFFERED
 
 
 def test_a_second_order_joins_the_incident() -> None:
@@ -82,7 +82,7 @@ def test_an_acknowledged_assignment_is_not_opened_again_but_the_alert_is_on_reco
     story.acknowledge("p1")
     (folded,) = story.fold(alert(6, Demand.RESPOND, "p1"))
     assert isinstance(folded, AlertFolded)
-    assert story.of("p1").state is State.ACKNOWLEDGED
+    assert story.of("p1").state is AssignmentState.ACKNOWLEDGED
 
 
 def test_acknowledging_again_changes_nothing() -> None:
@@ -125,7 +125,7 @@ def test_the_end_stands_all_down_and_keeps_who_took_it() -> None:
     story.acknowledge("p1")
     story.now_ms += 1
     story.fold(alert(7, Demand.RECORD, ends=True))
-    assert {one.state for one in story.incident.assignments.values()} == {State.STOOD_DOWN}
+    assert {one.state for one in story.incident.assignments.values()} == {AssignmentState.STOOD_DOWN}
     assert story.of("p1").acknowledged_ms == 1_000 and story.of("p1").acknowledged_by
     assert story.incident.ended_ms == 1_001
 
@@ -150,7 +150,7 @@ def test_an_end_does_not_stand_down_what_was_demanded_after_it() -> None:
     story = Story()
     story.fold(alert(9, Demand.RESPOND, "p1"))
     story.fold(alert(5, Demand.RECORD, ends=True))
-    assert story.of("p1").state is State.OFFERED and story.incident.ended_ms is None
+    assert story.of("p1").state is AssignmentState.OFFERED and story.incident.ended_ms is None
 
 
 def test_a_demand_after_the_end_is_not_lost() -> None:
@@ -159,7 +159,7 @@ def test_a_demand_after_the_end_is_not_lost() -> None:
     story.acknowledge("p1")
     story.fold(alert(6, Demand.RECORD, ends=True))
     story.fold(alert(7, Demand.RESPOND, "p1"))
-    assert story.of("p1").state is State.OFFERED and story.of("p1").acknowledged_ms is None
+    assert story.of("p1").state is AssignmentState.OFFERED and story.of("p1").acknowledged_ms is None
 
 
 # ── any order ────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -212,7 +212,9 @@ def test_one_record_each_and_no_demand_lost_in_any_order(
     story = play(leg, actions)
     rules = FIRST_STATE[leg]
     told = {subject for one in alerts if one.demand in rules for subject in one.subject_ids}
-    asked = {subject for one in alerts if rules.get(one.demand) is State.OFFERED for subject in one.subject_ids}
+    asked = {
+        subject for one in alerts if rules.get(one.demand) is AssignmentState.OFFERED for subject in one.subject_ids
+    }
     # I4: one record for each destination, and each of its steps has a number of its own.
     assert {one.subject_id for one in story.incident.assignments.values()} == told
     for subject in told:
@@ -221,14 +223,14 @@ def test_one_record_each_and_no_demand_lost_in_any_order(
         offers = sum(isinstance(step, Offered) for step in steps)
         assert offers == (subject in asked)
     # An end leaves nothing open; without one nothing is stood down.
-    stood_down = [one.state is State.STOOD_DOWN for one in story.incident.assignments.values()]
+    stood_down = [one.state is AssignmentState.STOOD_DOWN for one in story.incident.assignments.values()]
     assert all(stood_down) if ended else not any(stood_down)
     # I3: what was asked for is answered, or escalated when its time is over.
     story.pass_time(WITHIN_MS)
     for subject in asked:
-        answered = State.STOOD_DOWN if ended else State.ACKNOWLEDGED
-        assert story.of(subject).state in (answered, State.ESCALATED)
-        assert not (ended and story.of(subject).state is State.ESCALATED)
+        answered = AssignmentState.STOOD_DOWN if ended else AssignmentState.ACKNOWLEDGED
+        assert story.of(subject).state in (answered, AssignmentState.ESCALATED)
+        assert not (ended and story.of(subject).state is AssignmentState.ESCALATED)
 
 
 @given(histories(), st.randoms(use_true_random=False))
@@ -247,10 +249,10 @@ def test_the_state_is_the_fold_of_the_written_events(
 ) -> None:
     leg, _, _, actions = history
     story = play(leg, actions)
-    head, incident = chain.Head(), Incident("incident-1", leg)
+    head, incident = chain.ChainHead(), Incident("incident-1", leg)
     for event in story.events:
         link = chain.write(head, "incident-1", event)
-        head = chain.Head(link.id, link.hash)
+        head = chain.ChainHead(link.id, link.hash)
         incident = evolve(incident, chain.read(link.kind, link.body))
     assert incident == story.incident
 
@@ -266,7 +268,7 @@ def test_a_demand_after_every_end_stays_open_in_any_order(drawn: list[tuple[Dema
     wanted = any(demand > Demand.RECORD and sequence > last_end for demand, _, sequence in drawn)
     asked = any(demand > Demand.RECORD for demand, _, _ in drawn)
     states = [one.state for one in story.incident.assignments.values()]
-    assert states == ([State.OFFERED if wanted else State.STOOD_DOWN] if asked else [])
+    assert states == ([AssignmentState.OFFERED if wanted else AssignmentState.STOOD_DOWN] if asked else [])
 
 
 def test_who_does_not_answer_is_asked_ever_more_rarely_but_never_let_go() -> None:
@@ -284,6 +286,6 @@ def test_a_confirmed_warning_is_given_again_when_the_threat_grows_and_only_then(
     story.fold(alert(1, Demand.WARN, "p1"))
     story.acknowledge("p1")
     story.fold(alert(2, Demand.WARN, "p1"))
-    assert story.of("p1").state is State.ACKNOWLEDGED
+    assert story.of("p1").state is AssignmentState.ACKNOWLEDGED
     story.fold(alert(3, Demand.RESPOND, "p1"))
-    assert story.of("p1").state is State.OFFERED
+    assert story.of("p1").state is AssignmentState.OFFERED

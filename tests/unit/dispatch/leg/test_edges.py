@@ -15,7 +15,7 @@ from services.common.rpc.errors import InvalidField
 from services.dispatch.domain.decisions import Alert
 from services.dispatch.domain.events import Cause, Demand, StoodDown
 from services.dispatch.leg import chain, translate
-from services.dispatch.leg.chain import Head, Link
+from services.dispatch.leg.chain import ChainedEvent, ChainHead
 from services.dispatch.settings import for_leg
 from tandem.common.v1 import alert_pb2, exercise_pb2, geometry_pb2
 from tandem.dispatch.v1 import dispatch_pb2
@@ -23,17 +23,17 @@ from tests.support.dispatch import dispatch
 from tests.support.dispatch.incidents import Story
 
 
-def links() -> list[Link]:
-    head, written = Head(), []
+def links() -> list[ChainedEvent]:
+    head, written = ChainHead(), []
     for number in range(5):
         link = chain.write(head, "incident-1", StoodDown(number, f"assign-{number}"))
-        head = Head(link.id, link.hash)
+        head = ChainHead(link.id, link.hash)
         written.append(link)
     return written
 
 
 def test_an_untouched_chain_holds() -> None:
-    assert chain.first_broken(Head(), links()) == (Head(5, links()[-1].hash), None)
+    assert chain.first_broken(ChainHead(), links()) == (ChainHead(5, links()[-1].hash), None)
 
 
 @pytest.mark.parametrize(
@@ -44,11 +44,11 @@ def test_an_untouched_chain_holds() -> None:
         (lambda all_: [*all_[:2], replace(all_[2], kind="Escalated"), *all_[3:]], 3),
         (lambda all_: all_[:2] + all_[3:], 4),
         (lambda all_: [*all_[:2], all_[3], all_[2], *all_[4:]], 4),
-        (lambda all_: [*all_[:2], chain.write(Head(2, "x"), "i", StoodDown(0, "a")), *all_[3:]], 3),
+        (lambda all_: [*all_[:2], chain.write(ChainHead(2, "x"), "i", StoodDown(0, "a")), *all_[3:]], 3),
     ],
 )
-def test_a_changed_chain_is_noticed(change: Callable[[list[Link]], list[Link]], broken: int) -> None:
-    assert chain.first_broken(Head(), change(links()))[1] == broken
+def test_a_changed_chain_is_noticed(change: Callable[[list[ChainedEvent]], list[ChainedEvent]], broken: int) -> None:
+    assert chain.first_broken(ChainHead(), change(links()))[1] == broken
 
 
 def an_alert() -> alert_pb2.Alert:

@@ -10,7 +10,7 @@ import pytest
 from services.common.rpc.errors import NotFound
 from services.dispatch.domain.events import BEYOND_ALL, Demand, Flagged, Notified, Offered, StoodDown, WarningFlag
 from services.dispatch.domain.flags import Flag
-from services.dispatch.domain.incident import UNANSWERED, State
+from services.dispatch.domain.incident import UNANSWERED, AssignmentState
 from services.dispatch.leg import chain
 from tests.support.dispatch.incidents import DEADLINES, Story, alert
 
@@ -26,7 +26,7 @@ def flag(story: Story, which: WarningFlag, at_ms: int = 5_000, sequence: int = 1
 def test_the_police_are_told_of_somebody_of_whom_they_knew_nothing() -> None:
     story = Story()
     assert [type(one).__name__ for one in flag(story, NO_RECEIPT)] == ["AlertFolded", "Notified", "Flagged"]
-    assert story.of("p1").state is State.NOTIFIED and story.of("p1").demand is Demand.NOTIFY
+    assert story.of("p1").state is AssignmentState.NOTIFIED and story.of("p1").demand is Demand.NOTIFY
     assert flag(story, NO_RECEIPT) == () and flag(story, REACHED, at_ms=4_999) == ()
     (reached,) = flag(story, REACHED, at_ms=6_000)
     assert isinstance(reached, Flagged)
@@ -39,7 +39,7 @@ def test_a_unit_that_is_on_its_way_is_told_and_not_asked_again() -> None:
     story.acknowledge("p1")
     for which, at_ms in ((NO_RECEIPT, 1), (REACHED, 2), (DURESS, 3)):
         assert [type(one) for one in flag(story, which, at_ms)] == [Flagged]
-        assert story.of("p1").state is State.ACKNOWLEDGED
+        assert story.of("p1").state is AssignmentState.ACKNOWLEDGED
 
 
 @pytest.mark.parametrize("before", ["nothing", "told", "stood down", "closed"])
@@ -59,10 +59,10 @@ def test_duress_sends_somebody_whatever_was_before(before: str) -> None:
     story.fold(alert(9, Demand.RECORD, ends=True))
     assert story.of("p1").state in UNANSWERED, "that the wearer has gone doesn't end it"
     story.pass_time(due_ms - story.now_ms)
-    assert story.of("p1").state is State.ESCALATED, "it has a deadline like any other"
+    assert story.of("p1").state is AssignmentState.ESCALATED, "it has a deadline like any other"
     story.acknowledge("p1")
     story.close("p1")
-    assert story.of("p1").state is State.CLOSED
+    assert story.of("p1").state is AssignmentState.CLOSED
 
 
 def test_who_is_flagged_after_the_end_is_told_of_and_nothing_stays_open() -> None:
@@ -90,12 +90,12 @@ def test_the_warning_leg_writes_each_once_and_duress_is_for_good() -> None:
 def test_flags_are_read_from_the_chain_as_they_were_written() -> None:
     story = Story()
     flag(story, DURESS)
-    head, links = chain.Head(), []
+    head, links = chain.ChainHead(), []
     for event in story.events:
         links.append(chain.write(head, "incident-1", event))
-        head = chain.Head(links[-1].id, links[-1].hash)
+        head = chain.ChainHead(links[-1].id, links[-1].hash)
     assert [chain.read(one.kind, one.body) for one in links] == story.events
-    assert chain.first_broken(chain.Head(), links) == (head, None)
+    assert chain.first_broken(chain.ChainHead(), links) == (head, None)
 
 
 def test_any_order_of_flags_and_answers_loses_no_duress() -> None:

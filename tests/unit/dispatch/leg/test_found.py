@@ -14,9 +14,9 @@ from services.dispatch.domain.events import (
     Offered,
     StepsLost,
 )
-from services.dispatch.domain.incident import State, step_id
+from services.dispatch.domain.incident import AssignmentState, step_id
 from services.dispatch.leg import chain, translate
-from services.dispatch.leg.chain import Head
+from services.dispatch.leg.chain import ChainHead
 from tandem.common.v1 import alert_pb2, geometry_pb2
 from tests.support.dispatch.incidents import DEADLINES, Story, alert
 
@@ -36,7 +36,7 @@ def test_an_absent_leg_is_told_once_of_each_open_assignment_and_its_return_as_we
     assert story.do(LookForLeg("probation", False, 21_000)) == ()
     message = translate.assignment_message(story.incident, story.of("p1"), None)
     assert list(message.absent_legs) == [alert_pb2.PROBATION]
-    assert (story.of("p1").state, story.of("p1").number) == (State.OFFERED, 2)
+    assert (story.of("p1").state, story.of("p1").number) == (AssignmentState.OFFERED, 2)
     assert story.do(LookForLeg("probation", True, 22_000)) == tuple(
         LegReturned(22_000, story.id_of(one), "probation") for one in ("p1", "p2")
     )
@@ -47,7 +47,7 @@ def test_an_absent_leg_is_told_once_of_each_open_assignment_and_its_return_as_we
 def test_nobody_is_told_of_an_absent_leg_where_all_is_over() -> None:
     story = responding()
     story.fold(alert(6, Demand.RESPOND, "p1", ends=True))
-    assert {one.state for one in story.incident.assignments.values()} == {State.STOOD_DOWN}
+    assert {one.state for one in story.incident.assignments.values()} == {AssignmentState.STOOD_DOWN}
     assert story.do(LookForLeg("probation", False, 20_000)) == ()
 
 
@@ -73,7 +73,7 @@ def test_the_next_step_is_numbered_behind_those_that_were_lost() -> None:
     id_ = story.id_of("p1")
     assert story.do(FindSteps(id_, 1, 2_000)) == (), "the record has it"
     assert story.do(FindSteps(id_, 4, 2_000)) == (StepsLost(2_000, id_, 4),)
-    assert (story.of("p1").number, story.of("p1").state) == (5, State.OFFERED)
+    assert (story.of("p1").number, story.of("p1").state) == (5, AssignmentState.OFFERED)
     assert step_id(story.of("p1")) != before
     assert story.do(FindSteps(id_, 4, 3_000)) == ()
     assert story.do(FindSteps("assign-of-nobody", 4, 3_000)) == ()
@@ -88,12 +88,12 @@ def test_what_was_found_is_written_and_read_again() -> None:
         FoldAlert(alert(7, Demand.RESPOND, "p3"), 23_000, DEADLINES, was_missing=True),
     ):
         story.do(command)
-    head = Head()
+    head = ChainHead()
     for event in story.events:
         link = chain.write(head, "incident-1", event)
         assert chain.read(link.kind, link.body) == event
         assert chain.first_broken(head, [link])[1] is None
-        head = Head(link.id, link.hash)
+        head = ChainHead(link.id, link.hash)
 
 
 def test_probation_looks_after_others_only_where_a_response_is_demanded_and_the_gateway_after_nobody() -> None:

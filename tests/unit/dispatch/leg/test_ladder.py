@@ -17,13 +17,13 @@ from services.dispatch.domain.events import (
     Event,
     NobodyAvailable,
     Offered,
-    OfferedAgain,
     Rejected,
+    Reoffered,
     Rung,
     StoodDown,
 )
 from services.dispatch.domain.evolving import evolve
-from services.dispatch.domain.incident import Incident, State
+from services.dispatch.domain.incident import AssignmentState, Incident
 from services.dispatch.domain.roster import NO_ROSTER, Board, Status
 from services.dispatch.leg import chain
 from tandem.common.v1 import alert_pb2
@@ -31,7 +31,7 @@ from tests.support.dispatch.incidents import DEADLINES, WITHIN_MS, Story, alert
 from tests.support.dispatch.roster import AT_DAY, TWO_OFFICES, board, unit
 
 RECORD, WARN, NOTIFY, RESPOND = Demand
-WAY = (State.DISPATCHED, State.EN_ROUTE, State.ON_SCENE, State.APPREHENDED)
+WAY = (AssignmentState.DISPATCHED, AssignmentState.EN_ROUTE, AssignmentState.ON_SCENE, AssignmentState.APPREHENDED)
 NOBODY = board(TWO_OFFICES, [])
 
 
@@ -82,9 +82,9 @@ def test_what_is_taken_must_be_dispatched_within_a_minute() -> None:
     assert story.pass_time(DEADLINES.dispatch_ms - 1) == ()
     story.pass_time(1)
     assert asked(story) == (Rung.NEXT_UNIT, "a2", Climb.NOT_DISPATCHED)
-    assert story.of("p1").acknowledged_ms is None and story.of("p1").state is State.ESCALATED
+    assert story.of("p1").acknowledged_ms is None and story.of("p1").state is AssignmentState.ESCALATED
     story.acknowledge("p1")
-    story.progress("p1", State.DISPATCHED)
+    story.progress("p1", AssignmentState.DISPATCHED)
     assert story.pass_time(10 * DEADLINES.dispatch_ms) == ()
 
 
@@ -162,17 +162,17 @@ def test_who_was_asked_before_can_not_take_what_was_offered_on() -> None:
     assert story.of("p1").acknowledged_by != "link/b1", "it was taken before"
 
 
-@pytest.mark.parametrize("state", [State.ACKNOWLEDGED, *WAY])
-def test_what_was_taken_can_be_given_back_until_the_unit_is_there(state: State) -> None:
+@pytest.mark.parametrize("state", [AssignmentState.ACKNOWLEDGED, *WAY])
+def test_what_was_taken_can_be_given_back_until_the_unit_is_there(state: AssignmentState) -> None:
     story = taken()
     for step in WAY[: WAY.index(state) + 1 if state in WAY else 0]:
         story.progress("p1", step)
-    if state in (State.ON_SCENE, State.APPREHENDED):
+    if state in (AssignmentState.ON_SCENE, AssignmentState.APPREHENDED):
         with pytest.raises(FailedPrecondition, match=state.name):
             story.reject("p1")
     else:
         story.reject("p1")
-        assert story.of("p1").state is State.ESCALATED and asked(story)[1] == "a2"
+        assert story.of("p1").state is AssignmentState.ESCALATED and asked(story)[1] == "a2"
 
 
 def test_a_unit_that_leaves_the_roster_is_replaced_at_once_on_the_same_rung() -> None:
@@ -192,7 +192,7 @@ def test_a_unit_that_goes_off_is_replaced_and_one_that_is_there_sees_it_through(
     story = taken()
     for step in WAY[:3]:
         story.progress("p1", step)
-    assert story.change_roster(off) == () and story.of("p1").state is State.ON_SCENE
+    assert story.change_roster(off) == () and story.of("p1").state is AssignmentState.ON_SCENE
 
 
 def test_two_destinations_of_one_incident_go_to_two_units() -> None:
@@ -226,13 +226,13 @@ def test_the_way_is_gone_step_by_step_and_a_step_that_is_told_again_changes_noth
         for later in WAY[n + 2 :]:
             with pytest.raises(FailedPrecondition, match=f"{later.name} comes after"):
                 story.progress("p1", later)
-    assert story.progress("p1", State.EN_ROUTE) == () and story.acknowledge("p1") == ()
+    assert story.progress("p1", AssignmentState.EN_ROUTE) == () and story.acknowledge("p1") == ()
 
 
 def test_what_nobody_has_taken_can_neither_go_on_nor_be_closed() -> None:
     story = offered()
     with pytest.raises(FailedPrecondition, match="OFFERED"):
-        story.progress("p1", State.DISPATCHED)
+        story.progress("p1", AssignmentState.DISPATCHED)
     with pytest.raises(FailedPrecondition, match="OFFERED"):
         story.close("p1")
     for answer in (story.reject, story.receive):
@@ -252,12 +252,12 @@ def test_it_is_closed_with_a_cause_and_nothing_follows_but_a_new_demand(after: i
     with pytest.raises(FailedPrecondition, match="CLOSED"):
         story.acknowledge("p1")
     with pytest.raises(FailedPrecondition, match="CLOSED"):
-        story.progress("p1", State.ON_SCENE)
+        story.progress("p1", AssignmentState.ON_SCENE)
     with pytest.raises(FailedPrecondition, match="CLOSED"):
         story.reject("p1")
     assert kinds(story.fold(alert(4, RESPOND, "p1"))) == [AlertFolded], "the desk knew of a later one"
     assert kinds(story.fold(alert(6, RESPOND, "p1"))) == [AlertFolded, Offered]
-    assert story.of("p1").state is State.OFFERED and story.of("p1").close_cause is None
+    assert story.of("p1").state is AssignmentState.OFFERED and story.of("p1").close_cause is None
 
 
 def test_the_end_stands_down_with_its_reason_and_may_be_closed_afterwards() -> None:
@@ -266,7 +266,7 @@ def test_the_end_stands_down_with_its_reason_and_may_be_closed_afterwards() -> N
     assert over == StoodDown(story.now_ms, story.id_of("p1"), alert_pb2.RING_CLEARED)
     assert story.of("p1").stood_down_kind == alert_pb2.RING_CLEARED and story.of("p1").unit_id == ""
     story.close("p1", CloseCause.AUTHORISED)
-    assert story.of("p1").state is State.CLOSED and story.incident.ended_ms == story.now_ms
+    assert story.of("p1").state is AssignmentState.CLOSED and story.incident.ended_ms == story.now_ms
 
 
 def test_the_end_leaves_what_is_closed_as_it_is() -> None:
@@ -280,10 +280,10 @@ def test_the_end_leaves_what_is_closed_as_it_is() -> None:
 
 def test_who_is_on_the_way_is_asked_anew_when_the_threat_comes_back() -> None:
     story = taken()
-    story.progress("p1", State.DISPATCHED)
+    story.progress("p1", AssignmentState.DISPATCHED)
     story.fold(alert(6, RECORD, "p1", kind=alert_pb2.RING_CLEARED))
     _, again = story.fold(alert(7, RESPOND, "p1"))
-    assert isinstance(again, OfferedAgain) and again.choice and again.choice.unit_id == "a1"
+    assert isinstance(again, Reoffered) and again.choice and again.choice.unit_id == "a1"
     assert story.of("p1").tried == {"a1"}
 
 
@@ -297,9 +297,9 @@ def test_all_of_it_is_the_same_read_from_the_chain() -> None:
     for step in WAY:
         story.progress("p1", step)
     story.close("p1")
-    head, incident = chain.Head(), Incident("incident-1", "police")
+    head, incident = chain.ChainHead(), Incident("incident-1", "police")
     for event in story.events:
         link = chain.write(head, "incident-1", event)
-        head = chain.Head(link.id, link.hash)
+        head = chain.ChainHead(link.id, link.hash)
         incident = evolve(incident, chain.read(link.kind, link.body))
     assert incident == story.incident and incident.assignments

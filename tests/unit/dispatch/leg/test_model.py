@@ -24,10 +24,10 @@ from services.common.rpc.errors import FailedPrecondition, NotFound
 from services.dispatch.domain.decisions import Alert
 from services.dispatch.domain.events import AlertFolded, AlertWasMissing, CloseCause, Demand, Event, TargetsShown
 from services.dispatch.domain.evolving import evolve
-from services.dispatch.domain.following import Follow, Look
-from services.dispatch.domain.incident import PROGRESS, TAKEN, UNANSWERED, Incident, State, step_id
+from services.dispatch.domain.following import Follow, TargetUpdate
+from services.dispatch.domain.incident import PROGRESS, TAKEN, UNANSWERED, AssignmentState, Incident, step_id
 from services.dispatch.domain.race import Approach
-from services.dispatch.domain.roster import NO_ROSTER, Report, Status
+from services.dispatch.domain.roster import NO_ROSTER, Status, UnitReport
 from services.dispatch.leg import chain
 from tests.support.dispatch.incidents import DEADLINES, WITHIN_MS, Story, alert
 from tests.support.dispatch.roster import AT_DAY
@@ -38,9 +38,9 @@ WAITING, TAKEN_BY_SOMEBODY, NOTICED, CLOSED, OVER = "waiting", "taken", "noticed
 STATES = {
     WAITING: UNANSWERED,
     TAKEN_BY_SOMEBODY: TAKEN,
-    NOTICED: {State.NOTIFIED},
-    CLOSED: {State.CLOSED},
-    OVER: {State.STOOD_DOWN},
+    NOTICED: {AssignmentState.NOTIFIED},
+    CLOSED: {AssignmentState.CLOSED},
+    OVER: {AssignmentState.STOOD_DOWN},
 }
 """The reference's words in the record's."""
 
@@ -143,15 +143,15 @@ class IncidentMachine(RuleBasedStateMachine):
     )
     def a_target_is_looked_at(self, subject: str, wearer_s: int | None, moved_m: int) -> None:
         """Nobody's travel time is known, so nobody is replaced: what waits is hurried, and no status changes."""
-        look = Look("incident-1", self.story.id_of(subject), subject, Approach(wearer_s), moved_m)
+        look = TargetUpdate("incident-1", self.story.id_of(subject), subject, Approach(wearer_s), moved_m)
         self.story.do(Follow(look, self.story.now_ms, DEADLINES, self.story.board))
 
     @rule()
     def the_process_is_killed_and_folds_its_events_anew(self) -> None:
-        head, incident = chain.Head(), Incident("incident-1", "police")
+        head, incident = chain.ChainHead(), Incident("incident-1", "police")
         for event in self.story.events:
             link = chain.write(head, "incident-1", event)
-            head = chain.Head(link.id, link.hash)
+            head = chain.ChainHead(link.id, link.hash)
             incident = evolve(incident, chain.read(link.kind, link.body))
         assert incident == self.story.incident
         self.story.incident = incident
@@ -162,7 +162,7 @@ class IncidentMachine(RuleBasedStateMachine):
         before = self.story.board.units
         had = {subject: self.story.of(subject).unit_id for subject in self.reference.destinations}
         self.story.change_roster(
-            replace(self.story.board, units={**before, unit_id: (before[unit_id][0], Report(status))})
+            replace(self.story.board, units={**before, unit_id: (before[unit_id][0], UnitReport(status))})
         )
         for subject, one in self.reference.destinations.items():
             if (
@@ -242,7 +242,7 @@ class IncidentMachine(RuleBasedStateMachine):
             if one.status == WAITING:
                 assert record.due_ms is not None and record.due_ms > self.story.now_ms
                 if self.story.now_ms - one.since_ms >= WITHIN_MS:
-                    assert record.state is State.ESCALATED
+                    assert record.state is AssignmentState.ESCALATED
             elif one.status != TAKEN_BY_SOMEBODY:
                 assert record.due_ms is None
             elif self.roster and one.progress == 0:

@@ -7,9 +7,9 @@ import pytest
 from services.console import translate as console
 from services.console.domain import board
 from services.dispatch.domain.events import SPOOFING_SUSPECTED, Demand, Notified, SpoofingSuspected
-from services.dispatch.domain.incident import State
+from services.dispatch.domain.incident import AssignmentState
 from services.dispatch.leg import chain, translate
-from services.dispatch.leg.chain import Head
+from services.dispatch.leg.chain import ChainHead
 from tandem.common.v1 import alert_pb2
 from tests.support.dispatch.incidents import Story, alert
 
@@ -23,17 +23,17 @@ def test_a_desk_whose_unit_is_on_its_way_is_notified_and_the_response_stands(leg
     story = Story(leg)
     story.fold(alert(5, Demand.RESPOND, "w1"))
     story.acknowledge("w1")
-    story.progress("w1", State.DISPATCHED)
+    story.progress("w1", AssignmentState.DISPATCHED)
     before = story.of("w1")
     events = story.fold(alert(6, Demand.NOTIFY, "w1", kind=alert_pb2.SPOOFING_SUSPECTED))
     assert [event for event in events if isinstance(event, SpoofingSuspected)] == [
         SpoofingSuspected(story.now_ms, story.id_of("w1"), "alert-6")
     ]
     after = story.of("w1")
-    assert (after.state, after.due_ms, after.number) == (State.DISPATCHED, before.due_ms, before.number + 1)
+    assert (after.state, after.due_ms, after.number) == (AssignmentState.DISPATCHED, before.due_ms, before.number + 1)
     message = translate.assignment_message(story.incident, after, None)
     assert message.HasField("spoofing_suspected_at")
-    shown = board.Incident("incident-1", 0, None, (console.assignment(message),))
+    shown = board.IncidentCard("incident-1", 0, None, (console.assignment(message),))
     assert board.told(shown)["flags"] == ["spoofing"]
 
 
@@ -41,7 +41,7 @@ def test_a_desk_that_knew_of_nothing_gets_the_notice_and_the_flag() -> None:
     story = Story("probation")
     events = story.fold(alert(6, Demand.NOTIFY, "w1", kind=alert_pb2.SPOOFING_SUSPECTED))
     assert {type(event) for event in events} >= {Notified, SpoofingSuspected}
-    assert story.of("w1").state is State.NOTIFIED
+    assert story.of("w1").state is AssignmentState.NOTIFIED
 
 
 def test_what_is_over_or_for_the_record_flags_nothing() -> None:
@@ -49,7 +49,7 @@ def test_what_is_over_or_for_the_record_flags_nothing() -> None:
     story.fold(alert(5, Demand.RESPOND, "w1"))
     assert not story.fold(alert(6, Demand.RECORD, kind=alert_pb2.SPOOFING_SUSPECTED))
     story.fold(alert(7, Demand.RECORD, "w1", ends=True))
-    assert story.of("w1").state is State.STOOD_DOWN
+    assert story.of("w1").state is AssignmentState.STOOD_DOWN
     story.fold(alert(8, Demand.NOTIFY, "w2", kind=alert_pb2.SPOOFING_SUSPECTED))
     assert story.of("w1").spoofing_suspected_ms is None
 
@@ -65,5 +65,5 @@ def test_the_other_agency_gets_neither_the_step_nor_the_moment() -> None:
 
 def test_it_is_written_in_the_chain_and_read_again() -> None:
     event = SpoofingSuspected(5, "assignment-1", "alert-6")
-    link = chain.write(Head(), "incident-1", event)
+    link = chain.write(ChainHead(), "incident-1", event)
     assert chain.read(link.kind, link.body) == event

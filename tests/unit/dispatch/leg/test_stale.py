@@ -10,11 +10,15 @@ from services.common.rpc.errors import FailedPrecondition
 from services.dispatch.domain.answers import MOVED_ON, OFFERED_ON, Close, Progress, Reject
 from services.dispatch.domain.decisions import Command
 from services.dispatch.domain.events import CloseCause, Demand
-from services.dispatch.domain.incident import Assignment, State
+from services.dispatch.domain.incident import Assignment, AssignmentState
 from tests.support.dispatch.incidents import BY, DEADLINES, Story, alert
 from tests.support.dispatch.roster import AT_DAY
 
-NEXT = {State.ACKNOWLEDGED: State.DISPATCHED, State.DISPATCHED: State.EN_ROUTE, State.EN_ROUTE: State.ON_SCENE}
+NEXT = {
+    AssignmentState.ACKNOWLEDGED: AssignmentState.DISPATCHED,
+    AssignmentState.DISPATCHED: AssignmentState.EN_ROUTE,
+    AssignmentState.EN_ROUTE: AssignmentState.ON_SCENE,
+}
 
 
 def reject(story: Story, seen: Assignment) -> Command:
@@ -61,7 +65,7 @@ def test_an_answer_to_what_another_unit_has_by_now_is_refused(answer: Callable[[
 def test_an_answer_to_a_state_that_is_over_is_refused(answer: Callable[[Story, Assignment], Command]) -> None:
     story = taken()
     seen = story.of("p1")
-    for step in (State.DISPATCHED, State.EN_ROUTE):
+    for step in (AssignmentState.DISPATCHED, AssignmentState.EN_ROUTE):
         story.progress("p1", step)
     with pytest.raises(FailedPrecondition, match="is EN_ROUTE by now, not ACKNOWLEDGED") as refused:
         story.do(answer(story, seen))
@@ -72,7 +76,7 @@ def test_what_was_given_back_while_somebody_looked_is_not_closed_as_if_it_were_t
     story = taken()
     seen = story.of("p1")
     story.fold(alert(6, Demand.RECORD, ends=True))
-    assert story.of("p1").state is State.STOOD_DOWN
+    assert story.of("p1").state is AssignmentState.STOOD_DOWN
     with pytest.raises(FailedPrecondition) as refused:
         story.do(close(story, seen))
     assert refused.value.code == MOVED_ON

@@ -24,7 +24,7 @@ def test_stored_names_are_those_that_chains_were_written_with() -> None:
 
 
 def test_the_hash_of_a_link_is_over_the_stored_name() -> None:
-    link = chain.write(chain.Head(), "incident-1", LegAbsent(1_000, "assignment-1", "police"))
+    link = chain.write(chain.ChainHead(), "incident-1", LegAbsent(1_000, "assignment-1", "police"))
     assert link.kind == "LegAbsent"
-    renamed = chain.Link(link.id, link.incident_id, "LegAway", link.body, link.hash)
-    assert chain.first_broken(chain.Head(), [renamed]) == (chain.Head(), 1)
+    renamed = chain.ChainedEvent(link.id, link.incident_id, "LegAway", link.body, link.hash)
+    assert chain.first_broken(chain.ChainHead(), [renamed]) == (chain.ChainHead(), 1)

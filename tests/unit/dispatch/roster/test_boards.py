@@ -7,15 +7,15 @@ from collections.abc import Iterator
 import pytest
 import sqlalchemy as sa
 
-from services.dispatch.domain.areas import Point
-from services.dispatch.domain.roster import Office, Report, Status, Unit
-from services.dispatch.leg.change_store import Seen
+from services.dispatch.domain.areas import LatLon
+from services.dispatch.domain.roster import Office, Status, Unit, UnitReport
+from services.dispatch.leg.change_store import CommittedState
 from services.dispatch.leg.tables import metadata
 from services.dispatch.roster import store
-from services.dispatch.roster.availability import Boards
+from services.dispatch.roster.availability import AvailabilityView
 
 NOW_MS = 1_790_000_000_000
-HOME = Point(37.5, 127.0)
+HOME = LatLon(37.5, 127.0)
 
 
 @pytest.fixture
@@ -27,14 +27,14 @@ def connection() -> Iterator[sa.Connection]:
         for unit_id, north_deg in (("far", 0.2), ("near", 0.01)):
             unit = Unit(unit_id, 1, "a", "patrol-car", frozenset(), NOW_MS - 1000, NOW_MS + 1000)
             store.put_units(opened, [unit])
-            at = Point(HOME.lat_deg + north_deg, HOME.lon_deg)
-            store.report_unit(opened, unit_id, Report(Status.AVAILABLE, NOW_MS, at, NOW_MS))
+            at = LatLon(HOME.lat_deg + north_deg, HOME.lon_deg)
+            store.report_unit(opened, unit_id, UnitReport(Status.AVAILABLE, NOW_MS, at, NOW_MS))
         yield opened
     engine.dispose()
 
 
 async def test_travel_times_are_known_to_the_one_after_a_transaction_that_failed(connection: sa.Connection) -> None:
-    boards = Boards()
+    boards = AvailabilityView()
     boards.whereabouts.put("person", HOME, NOW_MS)
     boards.load(connection)
     before = await boards.ahead(["person"], NOW_MS)
@@ -44,7 +44,7 @@ async def test_travel_times_are_known_to_the_one_after_a_transaction_that_failed
 
 
 async def test_what_a_failed_transaction_read_is_read_anew(connection: sa.Connection) -> None:
-    boards = Boards()
+    boards = AvailabilityView()
     failed = connection.begin_nested()
     stranger = Unit("never-kept", 1, "a", "patrol-car", frozenset(), NOW_MS - 1000, NOW_MS + 1000)
     store.put_units(connection, [stranger])
@@ -52,6 +52,6 @@ async def test_what_a_failed_transaction_read_is_read_anew(connection: sa.Connec
     assert "never-kept" in (await boards.ahead([], NOW_MS)).units
     failed.rollback()
     boards.forget()
-    seen = Seen(roster_version=store.version(connection), engaged={})
+    seen = CommittedState(roster_version=store.version(connection), engaged={})
     board, _ = boards.within(connection, await boards.ahead([], NOW_MS), seen)
     assert set(board.units) == {"far", "near"}

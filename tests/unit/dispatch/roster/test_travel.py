@@ -11,13 +11,13 @@ import pytest
 from aiohttp import web
 from prometheus_client import REGISTRY
 
-from services.dispatch.domain.areas import Point, great_circle_m
+from services.dispatch.domain.areas import LatLon, great_circle_m
 from services.dispatch.domain.events import Estimate
 from services.dispatch.roster import travel
 from services.dispatch.roster.travel import TravelTimes, open_travel_times
 from tests.support.dispatch.roster import SEOUL
 
-NEAR, FAR, FARTHER = Point(37.57, 126.98), Point(37.60, 127.05), Point(37.70, 127.20)
+NEAR, FAR, FARTHER = LatLon(37.57, 126.98), LatLon(37.60, 127.05), LatLon(37.70, 127.20)
 Answer = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
@@ -33,7 +33,7 @@ class Osrm:
         points = []
         for part in request.match_info["points"].split(";"):
             lon, lat = part.split(",")
-            points.append(Point(float(lat), float(lon)))
+            points.append(LatLon(float(lat), float(lon)))
         sources = [int(n) for n in request.query["sources"].split(";")]
         (to,) = (int(n) for n in request.query["destinations"].split(";"))
         durations = [[great_circle_m(points[n], points[to]) / 10] for n in sources]
@@ -78,7 +78,7 @@ async def test_who_is_there_takes_no_time_and_nobody_has_none(times: TravelTimes
 
 
 async def test_more_origins_than_a_table_holds_have_a_time_each(times: TravelTimes) -> None:
-    origins = [Point(37.5 + n / 1_000, 127) for n in range(travel.SOURCES_MAX + 50)]
+    origins = [LatLon(37.5 + n / 1_000, 127) for n in range(travel.SOURCES_MAX + 50)]
     found = await times.to(SEOUL, origins)
     assert len(found) == len(origins) and all(one.travel_s > 0 for one in found)
 

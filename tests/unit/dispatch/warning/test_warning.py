@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from services.dispatch.domain import wording
 from services.dispatch.domain.events import Demand
-from services.dispatch.domain.warning import PASSING, READ_MS, Message, Notice, Occurrence, Told, decide
-from services.dispatch.domain.wording import Change, Language
+from services.dispatch.domain.warning import PASSING, READ_MS, Notice, Occurrence, Told, WarningMessage, decide
+from services.dispatch.domain.wording import DistanceTrend, Language
 from services.dispatch.warning import translate
 from services.dispatch.warning.translate import told_from_json, told_to_json
 from tandem.common.v1 import alert_pb2, exercise_pb2, geometry_pb2
@@ -30,7 +30,9 @@ class Person:
     def __init__(self) -> None:
         self.told, self.now_ms, self.sequence = Told(), 1_000_000, 0
 
-    def _see(self, notice: Notice, demand: Demand, threat: str, sequence: int | None, **more: Any) -> Message | None:
+    def _see(
+        self, notice: Notice, demand: Demand, threat: str, sequence: int | None, **more: Any
+    ) -> WarningMessage | None:
         self.sequence += 1
         place = (sequence or self.sequence, 0)
         seen = replace(Occurrence(f"a{self.sequence}", "i1", place, notice, demand, threat), **more)
@@ -38,14 +40,14 @@ class Person:
         assert told_from_json(told_to_json(self.told)) == self.told
         return message
 
-    def enters(self, ring_m: float, sequence: int | None = None, target: str = "p1") -> Message | None:
+    def enters(self, ring_m: float, sequence: int | None = None, target: str = "p1") -> WarningMessage | None:
         more: dict[str, Any] = {"ring_m": ring_m, "of_place": target != "p1"}
         return self._see(Notice.APPROACH, RINGS[ring_m], f"{target}-{ring_m}", sequence, **more)
 
-    def leaves(self, ring_m: float, sequence: int | None = None, ends: bool = False) -> Message | None:
+    def leaves(self, ring_m: float, sequence: int | None = None, ends: bool = False) -> WarningMessage | None:
         return self._see(Notice.APPROACH, Demand.RECORD, f"p1-{ring_m}", sequence, ring_m=ring_m, ends=ends)
 
-    def sees(self, notice: Notice, demand: Demand = RESPOND, **more: Any) -> Message | None:
+    def sees(self, notice: Notice, demand: Demand = RESPOND, **more: Any) -> WarningMessage | None:
         return self._see(notice, demand, notice.value, None, **more)
 
 
@@ -53,7 +55,7 @@ def test_a_nearer_ring_is_told_at_once_and_another_one_once_the_last_was_read() 
     her = Person()
     for ring_m in (2000.0, 1000.0, 100.0):
         told = her.enters(ring_m)
-        assert told == Message(Notice.APPROACH, RINGS[ring_m], her.now_ms, ring_m)
+        assert told == WarningMessage(Notice.APPROACH, RINGS[ring_m], her.now_ms, ring_m)
         her.now_ms += 1
     at_home = her.enters(2000.0, target="home")
     assert at_home and at_home.due_ms == her.now_ms - 1 + READ_MS and at_home.of_place
@@ -174,7 +176,7 @@ NOBODY = re.compile(
 def all_texts() -> list[str]:
     texts = []
     for notice, demand, language in itertools.product(Notice, (WARN, NOTIFY, RESPOND), Language):
-        for of_place, drill, change in itertools.product((False, True), (False, True), Change):
+        for of_place, drill, change in itertools.product((False, True), (False, True), DistanceTrend):
             for distance_m in (None, 3.0, 99.9, 100.0, 199.9, 599.0, 601.0, 1999.0):
                 more: dict[str, Any] = {
                     "of_place": of_place,
@@ -222,7 +224,7 @@ def test_that_her_telephone_is_silent_is_said_in_both_languages() -> None:
 )
 def test_figures_are_rounded_down_and_told_near_by_only(distance_m: float | None, said: str) -> None:
     text = wording.text(
-        Notice.CHANGED, NOTIFY, Language.ENGLISH, ring_m=1000.0, distance_m=distance_m, change=Change.NEARER
+        Notice.CHANGED, NOTIFY, Language.ENGLISH, ring_m=1000.0, distance_m=distance_m, change=DistanceTrend.NEARER
     )
     assert f"nearer, {said}." in text
 
@@ -235,7 +237,7 @@ def test_buttons_are_as_many_and_different_in_each_language() -> None:
 # ── alerts ───────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def read(message: alert_pb2.Alert) -> translate.Seen | None:
+def read(message: alert_pb2.Alert) -> translate.WarnableAlert | None:
     return translate.alert(message.SerializeToString())
 
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from services.geofence import translate
 from services.geofence.domain import accounts, codec
-from services.geofence.domain.alerts import Alert, Kind, Leg
+from services.geofence.domain.alerts import Alert, AlertKind, Leg
 from services.geofence.domain.entries import Demand
 from services.geofence.domain.kinematics.intervals import Stretch, add_stretch
 from services.ingest.domain import Position, Positions
@@ -63,7 +63,7 @@ def final(story: Story, ring_m: int) -> tuple[list[Stretch], int | None]:
     """Time inside and least distance, mm, by the final accounts of a ring and what is open of it."""
     case_state = story.state.cases["case-1"]
     published: dict[str, Alert] = {}
-    for alert in story.of(Kind.RING_CLEARED, Kind.ACCOUNT_AMENDED):
+    for alert in story.of(AlertKind.RING_CLEARED, AlertKind.ACCOUNT_AMENDED):
         if alert.ring_mm == ring_m * 1000:
             published[alert.amends or alert.alert_id] = alert
     found = [(list(alert.inside), alert.min_distance_mm) for alert in published.values()]
@@ -83,12 +83,12 @@ def test_what_comes_after_the_clearing_amends_the_account_and_sends_nobody() -> 
     came = visit(0, 900)
     known = [fix for fix in came if fix[0] <= 150 or fix[0] > 1080]
     play(story, known + at_home(1500) + away(1200))
-    cleared = next(a for a in story.of(Kind.RING_CLEARED) if a.ring_mm == 100_000)
+    cleared = next(a for a in story.of(AlertKind.RING_CLEARED) if a.ring_mm == 100_000)
     assert seconds(cleared) < 60
     demanded = [a for a in story.alerts if a.demand > Demand.RECORD]
     play(story, [fix for fix in came if fix not in known], arrive_s=1510)
     story.tick(1600)
-    [amended] = [a for a in story.of(Kind.ACCOUNT_AMENDED) if a.ring_mm == 100_000]
+    [amended] = [a for a in story.of(AlertKind.ACCOUNT_AMENDED) if a.ring_mm == 100_000]
     assert seconds(amended) > 900 and amended.min_distance_mm == pytest.approx(30_000, abs=20)
     assert amended.amends == cleared.alert_id
     assert (amended.episode_id, amended.incident_id) == (cleared.episode_id, cleared.incident_id)
@@ -105,10 +105,10 @@ def test_a_presence_that_nobody_knew_of_sends_somebody_whatever_was_cleared_sinc
     assert story.entered().count(100) == 1 and not story.state.cases["case-1"].episode_id
     before = list(story.alerts)
     play(story, unknown, arrive_s=4510)
-    late = [a for a in story.of(Kind.RING_ENTERED) if a.ring_mm == 100_000][-1]
+    late = [a for a in story.of(AlertKind.RING_ENTERED) if a.ring_mm == 100_000][-1]
     assert late.demand is Demand.RESPOND and late.late and late.incident_id not in {a.incident_id for a in before}
     play(story, [(4515 + i * 15.0, "tag", 4000.0) for i in range(8)])
-    first, second = [a for a in story.of(Kind.RING_CLEARED) if a.ring_mm == 100_000]
+    first, second = [a for a in story.of(AlertKind.RING_CLEARED) if a.ring_mm == 100_000]
     assert seconds(second) > 600 and second.min_distance_mm == pytest.approx(30_000, abs=20)
     assert first.episode_id != second.episode_id and not story.state.incidents
     assert not any(from_ms < first.inside[0][0] < to_ms for from_ms, to_ms in second.inside)
@@ -119,10 +119,10 @@ def test_a_late_report_takes_away_what_it_disproves() -> None:
     story.case()
     straight = [(0.0, "tag", 1500.0), (60.0, "tag", 900.0), (120.0, "tag", -900.0), (180.0, "tag", -1500.0)]
     play(story, [*straight, *((240.0 + i * 60, "tag", -2500.0) for i in range(4)), *at_home(420)])
-    assert any(a.inside and a.ring_mm == 100_000 for a in story.of(Kind.RING_CLEARED))
+    assert any(a.inside and a.ring_mm == 100_000 for a in story.of(AlertKind.RING_CLEARED))
     story.at(430, "tag", 0, 900, fix_s=90)  # he went round
     story.tick(500)
-    [amended] = [a for a in story.of(Kind.ACCOUNT_AMENDED) if a.ring_mm == 100_000]
+    [amended] = [a for a in story.of(AlertKind.ACCOUNT_AMENDED) if a.ring_mm == 100_000]
     assert amended.inside == () and amended.min_distance_mm is not None and amended.min_distance_mm > 100_000
 
 
@@ -134,10 +134,10 @@ def test_a_ring_is_not_cleared_while_a_backlog_shows_that_he_was_inside() -> Non
     for fix_s, _, north_m in visit(200, 300):
         story.at(1001 + (fix_s - 200) / 5, "tag", north_m, fix_s=fix_s)
         story.at(1002 + (fix_s - 200) / 5, "tag", 3000)
-    assert story.entered() == [2000, 1000, 100] and not story.of(Kind.RING_CLEARED)
+    assert story.entered() == [2000, 1000, 100] and not story.of(AlertKind.RING_CLEARED)
     play(story, away(1120) + [(1120.0 + i * 60, "phone", 0.0) for i in range(5)])
-    assert len(story.of(Kind.RING_CLEARED)) == 3 and not story.of(Kind.ACCOUNT_AMENDED)
-    assert seconds(story.of(Kind.RING_CLEARED)[0]) > 300
+    assert len(story.of(AlertKind.RING_CLEARED)) == 3 and not story.of(AlertKind.ACCOUNT_AMENDED)
+    assert seconds(story.of(AlertKind.RING_CLEARED)[0]) > 300
 
 
 @pytest.mark.parametrize("phone_s", [60, 47, 61])
@@ -147,7 +147,7 @@ def test_a_ring_that_is_open_for_hours_loses_nothing(phone_s: float) -> None:
     near = {3: 8.0, 100: 4.0}
     tag = [(i * 47.0, "tag", near.get(i, 30.0 + i % 7)) for i in range(400)]
     play(story, tag + at_home(400 * 47 + 300, phone_s) + away(400 * 47, 30))
-    [cleared] = [a for a in story.of(Kind.RING_CLEARED) if a.ring_mm == 100_000]
+    [cleared] = [a for a in story.of(AlertKind.RING_CLEARED) if a.ring_mm == 100_000]
     assert len(cleared.inside) == 1 and seconds(cleared) > 399 * 47
     assert cleared.min_distance_mm == pytest.approx(4_000, abs=20)
     assert len(story.state.tracks["tag"].fixes) < 260
@@ -211,7 +211,7 @@ def test_what_waits_is_published_when_the_order_ends() -> None:
     play(story, known + at_home(1500) + away(1200))
     play(story, [fix for fix in came if fix not in known], arrive_s=1510)
     story.tick(1531)
-    assert [a.decided_at_ms for a in story.of(Kind.ACCOUNT_AMENDED) if a.ring_mm == 100_000] == [T0_MS + 1_530_000]
+    assert [a.decided_at_ms for a in story.of(AlertKind.ACCOUNT_AMENDED) if a.ring_mm == 100_000] == [T0_MS + 1_530_000]
     assert not any(ring_state.closed for ring_state in story.state.cases["case-1"].rings.values())
 
 
@@ -226,7 +226,7 @@ def test_what_waits_is_published_when_the_order_asks_for_something_else() -> Non
     play(story, [fix for fix in came if fix not in known], arrive_s=1510)
     moved = [circle("home", 9000, 0, 10), circle("work", 9000, 50, 10)]
     story.case(1520, version=2, persons=[], places=moved)
-    amended = [a for a in story.of(Kind.ACCOUNT_AMENDED) if a.ring_mm == 100_000]
+    amended = [a for a in story.of(AlertKind.ACCOUNT_AMENDED) if a.ring_mm == 100_000]
     assert [(a.target_id, a.decided_at_ms - T0_MS) for a in amended] == [("home", 1_520_000), ("work", 1_520_000)]
     assert all(seconds(a) > 900 for a in amended) and story.state.cases["case-1"].amend_ms is None
 
@@ -239,7 +239,7 @@ def test_a_new_phone_takes_nothing_away_that_the_old_one_proved() -> None:
     for i in range(30):
         story.at(740 + i * 15, "phone2", 0)
         story.at(741 + i * 15, "tag", 3000)
-    [cleared] = [a for a in story.of(Kind.RING_CLEARED) if a.ring_mm == 100_000]
+    [cleared] = [a for a in story.of(AlertKind.RING_CLEARED) if a.ring_mm == 100_000]
     assert seconds(cleared) > 600
 
 

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from services.geofence.domain import codec
-from services.geofence.domain.alerts import Alert, Kind, Leg
+from services.geofence.domain.alerts import Alert, AlertKind, Leg
 from services.geofence.domain.entries import Demand
 from services.geofence.domain.rules import Rules
 from tandem.common.v1 import encounter_pb2, geometry_pb2, log_pb2
@@ -23,7 +23,7 @@ def come(
     for at_s in range(0, for_s + 1, every_s):
         story.at(at_s, "tag", from_m - mps * at_s, aside_m, accuracy_m=accuracy_m)
         story.at(at_s, "phone", 0)
-    return story.of(Kind.CONTACT_PREDICTED)
+    return story.of(AlertKind.CONTACT_PREDICTED)
 
 
 def begun(**changes: object) -> Story:
@@ -59,8 +59,8 @@ def test_the_next_episode_is_told_again() -> None:
         for at_s in range(150, 301, 30):
             story.at(begins_s + at_s, "phone", 0)
             story.at(begins_s + at_s, "tag", 700 + 30 * (at_s - 120))
-    assert len(story.of(Kind.CONTACT_PREDICTED)) == 2
-    assert len({one.incident_id for one in story.of(Kind.CONTACT_PREDICTED)}) == 2
+    assert len(story.of(AlertKind.CONTACT_PREDICTED)) == 2
+    assert len({one.incident_id for one in story.of(AlertKind.CONTACT_PREDICTED)}) == 2
 
 
 @pytest.mark.parametrize(
@@ -98,7 +98,7 @@ def test_she_may_walk_towards_a_wearer_who_waits() -> None:
     for at_s in range(0, 91, 15):
         story.at(at_s, "tag", 0)
         story.at(at_s, "phone", 600 - 1.4 * at_s)
-    [predicted] = story.of(Kind.CONTACT_PREDICTED)
+    [predicted] = story.of(AlertKind.CONTACT_PREDICTED)
     assert predicted.cause is not None and predicted.cause.device_id == "phone" and not predicted.cause_of_wearer
 
 
@@ -107,14 +107,14 @@ def test_a_turn_takes_back_what_one_look_had_seen() -> None:
     for at_s, north_m in ((0, 1500), (30, 1200), (40, 1300), (70, 1600), (100, 1300)):
         story.at(at_s, "phone", 0)
         story.at(at_s, "tag", north_m)
-    assert not story.of(Kind.CONTACT_PREDICTED)
+    assert not story.of(AlertKind.CONTACT_PREDICTED)
 
 
 def test_a_place_is_closed_in_on_too() -> None:
     story = begun(persons=[log_pb2.ProtectedTarget(person_id="p")], places=[circle("home", 0, 0, 200)])
     for at_s in range(0, 61, 15):
         story.at(at_s, "tag", 1900 - 10 * at_s)
-    [predicted] = story.of(Kind.CONTACT_PREDICTED)
+    [predicted] = story.of(AlertKind.CONTACT_PREDICTED)
     assert predicted.target_id == "home"
 
 
@@ -145,7 +145,7 @@ def test_what_comes_late_predicts_nothing() -> None:
     story.at(100, "tag", 1900)
     for fix_s in range(0, 91, 15):
         story.at(101, "tag", 1900 - 10 * fix_s, fix_s=fix_s)
-    assert not story.of(Kind.CONTACT_PREDICTED)
+    assert not story.of(AlertKind.CONTACT_PREDICTED)
 
 
 @given(st.integers(0, 100_000), st.sets(st.integers(0, 79), max_size=10))

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from services.common.rpc.errors import InvalidField
 from services.geofence import translate
 from services.geofence.domain import codec, demands, state
-from services.geofence.domain.alerts import Alert, Doubt, Kind, Leg, Parked
-from services.geofence.domain.entries import Demand, Equipment
+from services.geofence.domain.alerts import Alert, AlertKind, AnomalyKind, DeadLetter, Leg
+from services.geofence.domain.entries import Demand, EquipmentKind
 from services.geofence.domain.version import VERSION
 from tandem.common.v1 import alert_pb2, log_pb2
 from tests.support.geofence.stories import T0_MS, Story
@@ -31,11 +31,11 @@ def said(device_id: str, *events: str) -> Story:
     return story
 
 
-def told(alerts: Sequence[Alert]) -> list[tuple[Kind, Demand]]:
+def told(alerts: Sequence[Alert]) -> list[tuple[AlertKind, Demand]]:
     return [(one.kind, one.demand) for one in alerts]
 
 
-def in_order(events: Iterable[Equipment]) -> list[Equipment]:
+def in_order(events: Iterable[EquipmentKind]) -> list[EquipmentKind]:
     return sorted(events, key=lambda one: one.value)
 
 
@@ -47,10 +47,10 @@ def restarted(story: Story) -> None:
 
 
 def test_each_event_of_the_protos_is_known_and_has_its_place_in_the_table() -> None:
-    assert {one.value for one in Equipment} == set(log_pb2.EquipmentKind.keys()) - {"EQUIPMENT_KIND_UNSPECIFIED"}
-    assert demands.EQUIPMENT.keys() | demands.UNTOLD == set(Equipment)
+    assert {one.value for one in EquipmentKind} == set(log_pb2.EquipmentKind.keys()) - {"EQUIPMENT_KIND_UNSPECIFIED"}
+    assert demands.EQUIPMENT.keys() | demands.UNTOLD == set(EquipmentKind)
     assert not demands.EQUIPMENT.keys() & demands.UNTOLD
-    assert {one.value for one in Kind} == set(alert_pb2.AlertKind.keys()) - {"ALERT_KIND_UNSPECIFIED"}
+    assert {one.value for one in AlertKind} == set(alert_pb2.AlertKind.keys()) - {"ALERT_KIND_UNSPECIFIED"}
 
 
 def test_what_demands_something_stands_until_its_end_which_is_for_the_record() -> None:
@@ -61,15 +61,15 @@ def test_what_demands_something_stands_until_its_end_which_is_for_the_record() -
 
 
 @pytest.mark.parametrize("event", in_order(demands.OF_TAGS ^ demands.OF_PERSONS))
-def test_what_a_device_cannot_say_is_set_aside(event: Equipment) -> None:
+def test_what_a_device_cannot_say_is_set_aside(event: EquipmentKind) -> None:
     stranger = "phone" if event in demands.OF_TAGS else "tag"
     story = said(stranger, event.value)
-    assert story.outputs == [Parked(story.state.sequence, f"{event.value} from a device that can't say so")]
+    assert story.outputs == [DeadLetter(story.state.sequence, f"{event.value} from a device that can't say so")]
 
 
 @pytest.mark.parametrize("event", in_order(demands.UNTOLD))
 @pytest.mark.parametrize("device_id", ["tag", "phone"])
-def test_what_nobody_needs_is_contact_and_nothing_else(device_id: str, event: Equipment) -> None:
+def test_what_nobody_needs_is_contact_and_nothing_else(device_id: str, event: EquipmentKind) -> None:
     story = said(device_id, event.value)
     assert not story.outputs
     assert story.state.heard_at_ms == {device_id: T0_MS}
@@ -81,15 +81,15 @@ def test_what_nobody_needs_is_contact_and_nothing_else(device_id: str, event: Eq
 @pytest.mark.parametrize(
     ("device_id", "event", "kind", "destinations"),
     [
-        ("tag", "JAMMING_SUSPECTED", Kind.JAMMED, (WEARER, PERSON)),
-        ("tag", "SHUTDOWN", Kind.DEVICE_OFF, (WEARER, PERSON)),
-        ("phone", "JAMMING_SUSPECTED", Kind.JAMMED, (PERSON,)),
-        ("phone", "SHUTDOWN", Kind.DEVICE_OFF, (PERSON,)),
-        ("phone", "DEVICE_REFUSED", Kind.PROTECTED_DEVICE_LOST, (PERSON,)),
+        ("tag", "JAMMING_SUSPECTED", AlertKind.JAMMED, (WEARER, PERSON)),
+        ("tag", "SHUTDOWN", AlertKind.DEVICE_OFF, (WEARER, PERSON)),
+        ("phone", "JAMMING_SUSPECTED", AlertKind.JAMMED, (PERSON,)),
+        ("phone", "SHUTDOWN", AlertKind.DEVICE_OFF, (PERSON,)),
+        ("phone", "DEVICE_REFUSED", AlertKind.PROTECTED_DEVICE_LOST, (PERSON,)),
     ],
 )
 def test_the_desks_are_told_of_a_device_that_is_out_of_order_and_nobody_is_warned(
-    device_id: str, event: str, kind: Kind, destinations: tuple[tuple[Leg, str], ...]
+    device_id: str, event: str, kind: AlertKind, destinations: tuple[tuple[Leg, str], ...]
 ) -> None:
     [notice] = said(device_id, event).alerts
     assert (notice.kind, notice.demand) == (kind, Demand.NOTIFY)
@@ -105,7 +105,7 @@ def test_the_desks_are_told_of_a_device_that_is_out_of_order_and_nobody_is_warne
 def test_a_notice_is_given_once_until_its_end(event: str, end: str) -> None:
     story = said("phone", event, event, event, end, event)
     notify, record = Demand.NOTIFY, Demand.RECORD
-    first, over, again = story.of(demands.EQUIPMENT[Equipment(event)][0])
+    first, over, again = story.of(demands.EQUIPMENT[EquipmentKind(event)][0])
     assert [first.demand, over.demand, again.demand] == [notify, record, notify]
     assert first.incident_id != again.incident_id
     assert over.incident_id == ""
@@ -138,7 +138,7 @@ def test_an_order_that_comes_later_is_told_of_it_and_an_amendment_does_not_tell_
     story.case(60)
     story.case(70, version=2)
     [notice] = story.alerts
-    assert (notice.kind, notice.at_ms, notice.incident_ends) == (Kind.PROTECTED_DEVICE_LOST, T0_MS + 60_000, True)
+    assert (notice.kind, notice.at_ms, notice.incident_ends) == (AlertKind.PROTECTED_DEVICE_LOST, T0_MS + 60_000, True)
 
 
 def test_an_order_that_begins_by_time_alone_leaves_no_incident_open_for_a_notice() -> None:
@@ -156,7 +156,7 @@ def test_the_end_of_an_order_takes_a_notice_back_for_the_record() -> None:
     story.case(valid_until_ms=T0_MS + 100_000)
     story.says(5, "phone", "DEVICE_REFUSED")
     story.tick(200)
-    lost = Kind.PROTECTED_DEVICE_LOST
+    lost = AlertKind.PROTECTED_DEVICE_LOST
     assert told(story.alerts) == [(lost, Demand.NOTIFY), (lost, Demand.RECORD)]
     assert not story.state.cases["case-1"].raised
 
@@ -181,7 +181,7 @@ def test_a_device_is_heard_when_the_log_is_told_whatever_it_says() -> None:
     story.says(30, "phone", "CHARGER_CONNECTED")
     assert heard == {"tag": T0_MS + 20_000, "phone": T0_MS + 30_000}
     story.at(9000, "tag", 5000, fix_s=100)
-    assert isinstance(story.outputs[-1], Parked), "too old to be used, and contact all the same"
+    assert isinstance(story.outputs[-1], DeadLetter), "too old to be used, and contact all the same"
     assert heard["tag"] == T0_MS + 9_000_000
 
 
@@ -193,8 +193,10 @@ def test_a_device_that_is_only_heard_is_nowhere() -> None:
     entered = list(story.outputs)
     for t in range(10, 600, 10):
         story.heard(t, "tag", "phone")
-    assert [one for one in story.alerts if one not in entered] == story.of(Kind.UNKNOWN_NEAR, Kind.IMPLAUSIBLE)
-    assert {one.doubt for one in story.of(Kind.IMPLAUSIBLE)} == {Doubt.CLOCK}
+    assert [one for one in story.alerts if one not in entered] == story.of(
+        AlertKind.UNKNOWN_NEAR, AlertKind.IMPLAUSIBLE
+    )
+    assert {one.doubt for one in story.of(AlertKind.IMPLAUSIBLE)} == {AnomalyKind.CLOCK}
     assert {device: len(track.fixes) for device, track in story.state.tracks.items()} == {"phone": 1, "tag": 1}
 
 
@@ -235,7 +237,7 @@ def test_events_are_forgotten_after_two_hours() -> None:
     story.says(0, "tag", "BATTERY_LOW", report_id="first")
     story.says(7199, "tag", "BATTERY_LOW", report_id="first")
     story.says(7199, "tag", "BATTERY_LOW", report_id="second")
-    assert len(story.of(Kind.LOW_BATTERY)) == 2
+    assert len(story.of(AlertKind.LOW_BATTERY)) == 2
     story.says(7201, "tag", "BATTERY_LOW", report_id="third")
     assert list(story.state.said["tag"]) == ["second", "third"]
 
@@ -257,7 +259,7 @@ def life(seed: int, splits: set[int]) -> Story:
             case 1:
                 story.heard(at_s, device_id, "phone")
             case 2:
-                event = rng.choice([one.value for one in Equipment])
+                event = rng.choice([one.value for one in EquipmentKind])
                 story.says(at_s, device_id, event, f"e{rng.randrange(40)}", at_s - rng.randrange(300))
             case _:
                 story.at(at_s, device_id, rng.uniform(-900, 900), fix_s=at_s - rng.choice((0, 0, 200, 9000)))

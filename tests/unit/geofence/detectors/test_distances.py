@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from services.geofence import translate
 from services.geofence.domain import codec
-from services.geofence.domain.alerts import Alert, Kind, Leg
+from services.geofence.domain.alerts import Alert, AlertKind, Leg
 from services.geofence.domain.entries import Demand
 from tandem.common.v1 import encounter_pb2, geometry_pb2, log_pb2
 from tests.support.geofence.stories import T0_MS, Story, circle
@@ -21,7 +21,7 @@ def come(story: Story, metres: list[float], every_s: float = 15, from_s: float =
     for i, north_m in enumerate(metres):
         story.at(from_s + i * every_s, "phone", 0)
         story.at(from_s + i * every_s, "tag", north_m)
-    return story.of(Kind.DISTANCE_CHANGED)
+    return story.of(AlertKind.DISTANCE_CHANGED)
 
 
 def figures(alerts: list[Alert]) -> list[tuple[int, int]]:
@@ -50,8 +50,12 @@ def test_going_away_is_told_more_rarely() -> None:
 def test_a_ring_that_is_entered_tells_her_itself() -> None:
     story = begun()
     come(story, [1200, 990, 950, 880])
-    alerts = [(one.kind, one.ring_mm // 1000) for one in story.of(Kind.RING_ENTERED, Kind.DISTANCE_CHANGED)]
-    assert alerts == [(Kind.RING_ENTERED, 2000), (Kind.RING_ENTERED, 1000), (Kind.DISTANCE_CHANGED, 1000)]
+    alerts = [(one.kind, one.ring_mm // 1000) for one in story.of(AlertKind.RING_ENTERED, AlertKind.DISTANCE_CHANGED)]
+    assert alerts == [
+        (AlertKind.RING_ENTERED, 2000),
+        (AlertKind.RING_ENTERED, 1000),
+        (AlertKind.DISTANCE_CHANGED, 1000),
+    ]
 
 
 def test_never_more_often_than_each_fifteen_seconds() -> None:
@@ -65,7 +69,7 @@ def test_what_was_buffered_tells_once() -> None:
     come(story, [1990, 1980])
     for i in range(8):
         story.at(150, "tag", 1900 - 100 * i, fix_s=40 + 10 * i)
-    assert len(story.of(Kind.DISTANCE_CHANGED)) == 1
+    assert len(story.of(AlertKind.DISTANCE_CHANGED)) == 1
 
 
 def test_where_one_is_unknown_no_distance_is_told() -> None:
@@ -73,7 +77,7 @@ def test_where_one_is_unknown_no_distance_is_told() -> None:
     come(story, [1990, 1980])
     for at_s in (200, 260, 320):
         story.at(at_s, "tag", 1500 - at_s)
-    assert not story.of(Kind.DISTANCE_CHANGED)
+    assert not story.of(AlertKind.DISTANCE_CHANGED)
 
 
 def test_outside_all_rings_nothing_is_told_and_the_all_clear_reaches_her() -> None:
@@ -82,11 +86,11 @@ def test_outside_all_rings_nothing_is_told_and_the_all_clear_reaches_her() -> No
     assert not story.alerts
     come(story, [1900, 2100, 2300, 2600, 2900, 3200, 3500, 3800, 4100], from_s=60)
     clear = story.alerts[-1]
-    assert (clear.kind, clear.demand) == (Kind.RING_CLEARED, Demand.RECORD)
+    assert (clear.kind, clear.demand) == (AlertKind.RING_CLEARED, Demand.RECORD)
     assert (Leg.WARNING, "p") in clear.destinations
-    told = len(story.of(Kind.DISTANCE_CHANGED))
+    told = len(story.of(AlertKind.DISTANCE_CHANGED))
     come(story, [4500, 5000], from_s=300)
-    assert len(story.of(Kind.DISTANCE_CHANGED)) == told and not story.state.cases["case-1"].warned
+    assert len(story.of(AlertKind.DISTANCE_CHANGED)) == told and not story.state.cases["case-1"].warned
 
 
 def test_a_ring_for_the_record_and_a_place_repeat_nothing() -> None:
@@ -94,7 +98,7 @@ def test_a_ring_for_the_record_and_a_place_repeat_nothing() -> None:
     assert not come(begun(rings=[ring]), [1990, 1800, 1600, 1400])
     nobody = [log_pb2.ProtectedTarget(person_id="p")]
     story = begun(persons=nobody, places=[circle("home", 0, 0, 20)])
-    assert not come(story, [1990, 1800, 1600, 1400]) and story.of(Kind.RING_ENTERED)
+    assert not come(story, [1990, 1800, 1600, 1400]) and story.of(AlertKind.RING_ENTERED)
 
 
 def test_an_encounter_mutes_no_repeat() -> None:

@@ -7,7 +7,7 @@ import random
 import pytest
 
 from services.geofence.domain import codec
-from services.geofence.domain.alerts import Doubt, Kind
+from services.geofence.domain.alerts import AlertKind, AnomalyKind
 from services.geofence.domain.entries import Demand
 from tandem.common.v1 import geometry_pb2
 from tests.support.geofence.stories import T0_MS, Story
@@ -22,7 +22,7 @@ def begun(**changes: object) -> Story:
     return story
 
 
-def doubts(story: Story) -> list[tuple[Doubt | None, Demand]]:
+def doubts(story: Story) -> list[tuple[AnomalyKind | None, Demand]]:
     return [(one.doubt, one.demand) for one in story.alerts if one.doubt]
 
 
@@ -51,9 +51,9 @@ def test_where_no_wider_ring_tells_of_a_vague_position_the_desks_are_told_once_a
         story.at(at_s, "phone", 0)
         story.at(at_s, "tag", 500, accuracy_m=800)
         story.state = codec.decode(codec.encode(story.state))
-    assert doubts(story) == [(Doubt.VAGUE, Demand.NOTIFY)]
+    assert doubts(story) == [(AnomalyKind.VAGUE, Demand.NOTIFY)]
     [told] = [one for one in story.alerts if one.doubt]
-    assert told.kind is Kind.UNKNOWN_NEAR and told.probability is not None and told.probability < 0.2
+    assert told.kind is AlertKind.UNKNOWN_NEAR and told.probability is not None and told.probability < 0.2
 
 
 def test_vague_positions_that_go_on_saying_the_same_send_somebody() -> None:
@@ -62,7 +62,7 @@ def test_vague_positions_that_go_on_saying_the_same_send_somebody() -> None:
         story.at(1 + 15 * i, "tag", 10 * i, accuracy_m=500)
     assert 100 not in story.entered()
     story.at(61, "tag", 20, accuracy_m=500)
-    [entered] = [one for one in story.of(Kind.RING_ENTERED) if one.ring_mm == 100_000]
+    [entered] = [one for one in story.of(AlertKind.RING_ENTERED) if one.ring_mm == 100_000]
     assert entered.probability is not None and entered.probability >= 0.2
 
 
@@ -84,7 +84,7 @@ def test_a_tag_that_always_jittered_and_stops_is_told_of_for_the_record() -> Non
     jittering(story, 600)
     for at_s in range(600, 1500, 15):
         story.at(at_s, "tag", 5000)
-    assert doubts(story) == [(Doubt.FROZEN, Demand.RECORD)]
+    assert doubts(story) == [(AnomalyKind.FROZEN, Demand.RECORD)]
 
 
 def test_a_tag_that_pins_itself_whenever_it_stands_is_not_frozen() -> None:
@@ -100,7 +100,7 @@ def test_a_track_that_was_there_before_is_told_of_and_counts_all_the_same() -> N
     way = [(3000 + rng.uniform(-50, 50) - 20 * i, rng.uniform(-50, 50)) for i in range(48)]
     for i, (north_m, east_m) in enumerate([*way, *way]):
         story.at(15 * i, "tag", north_m, east_m)
-    assert doubts(story) == [(Doubt.COPIED, Demand.NOTIFY)]
+    assert doubts(story) == [(AnomalyKind.COPIED, Demand.NOTIFY)]
     assert len(story.state.tracks["tag"].fixes) == 96
 
 
@@ -110,7 +110,7 @@ def test_a_tag_whose_clock_is_hours_behind_is_told_of_after_a_minute_once_an_hou
         story.at(at_s, "tag", 50, fix_s=at_s - 10_800)
         story.state = codec.decode(codec.encode(story.state))
     [told] = [one for one in story.alerts if one.doubt]
-    assert (told.doubt, told.demand, told.at_ms) == (Doubt.CLOCK, Demand.NOTIFY, T0_MS + 60_000)
+    assert (told.doubt, told.demand, told.at_ms) == (AnomalyKind.CLOCK, Demand.NOTIFY, T0_MS + 60_000)
 
 
 def test_what_was_buffered_for_hours_and_ends_with_now_is_no_wrong_clock() -> None:

@@ -13,7 +13,7 @@ from services.common import times
 from services.common.rpc.errors import InvalidField
 from services.geofence import translate
 from services.geofence.domain import codec
-from services.geofence.domain.alerts import Alert, Kind
+from services.geofence.domain.alerts import Alert, AlertKind
 from services.geofence.domain.entries import Demand
 from tandem.common.v1 import encounter_pb2, log_pb2
 from tests.support.geofence.stories import T0_MS, Story, circle
@@ -45,7 +45,8 @@ def stay(story: Story, from_s: int, to_s: int, north_m: float) -> Story:
 def entered(story: Story) -> list[tuple[int, Demand, float, str]]:
     """Ring in metres, demand, second and encounter of each RING_ENTERED."""
     return [
-        (a.ring_mm // 1000, a.demand, (a.at_ms - T0_MS) / 1000, a.encounter_id) for a in story.of(Kind.RING_ENTERED)
+        (a.ring_mm // 1000, a.demand, (a.at_ms - T0_MS) / 1000, a.encounter_id)
+        for a in story.of(AlertKind.RING_ENTERED)
     ]
 
 
@@ -83,7 +84,7 @@ def test_who_has_gone_by_its_end_is_not_told_of_and_may_enter_anew() -> None:
     story.tick(110)
     assert (1000, NOTIFY, 100, "") in entered(story), "still within a kilometre"
     assert RESPOND not in [one.demand for one in story.alerts]
-    assert [one.ring_mm for one in story.of(Kind.RING_CLEARED)] == [100_000]
+    assert [one.ring_mm for one in story.of(AlertKind.RING_CLEARED)] == [100_000]
     stay(story, 150, 151, -500)  # straight through between two reports
     assert entered(story)[-1][:2] == (100, RESPOND)
 
@@ -98,9 +99,9 @@ def test_daily_hours_are_those_of_korea(from_s: int, until_s: int, allowed: bool
     )
     story.at(at_s, "phone", 0)
     story.at(at_s, "tag", 50)
-    assert max(one.demand for one in story.of(Kind.RING_ENTERED)) is (WARN if allowed else RESPOND)
+    assert max(one.demand for one in story.of(AlertKind.RING_ENTERED)) is (WARN if allowed else RESPOND)
     story.tick(at_s + 100)
-    assert max(one.demand for one in story.of(Kind.RING_ENTERED)) is RESPOND
+    assert max(one.demand for one in story.of(AlertKind.RING_ENTERED)) is RESPOND
     if allowed:
         assert entered(story)[-1][2] == at_s + until_s
 
@@ -145,7 +146,7 @@ def test_it_mutes_neither_a_cut_strap_nor_an_unseen_wearer() -> None:
     stay(story, 0, 1, 50)
     story.says(10, "tag", "STRAP_OPEN")
     story.tick(300)
-    assert [one.demand for one in story.of(Kind.TAMPERED, Kind.UNKNOWN_NEAR)] == [RESPOND, RESPOND]
+    assert [one.demand for one in story.of(AlertKind.TAMPERED, AlertKind.UNKNOWN_NEAR)] == [RESPOND, RESPOND]
 
 
 def test_one_that_ends_before_it_begins_is_no_encounter() -> None:

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from services.dispatch.leg import translate as dispatch_translate
 from services.geofence import translate
 from services.geofence.domain import codec, fold
-from services.geofence.domain.alerts import Alert, Kind, Leg
+from services.geofence.domain.alerts import Alert, AlertKind, Leg
 from services.geofence.domain.entries import Demand, Entry, Tick
 from tandem.common.v1 import exercise_pb2, log_pb2
 from tests.support.geofence.stories import T0_MS, Story
@@ -39,7 +39,7 @@ def touching(story: Story) -> list[tuple[str, Demand]]:
 
 
 def outages(story: Story) -> list[tuple[Demand, float, int, int]]:
-    found = story.of(Kind.OUTAGE)
+    found = story.of(AlertKind.OUTAGE)
     return [(one.demand, (one.at_ms - T0_MS) / 1000, one.outage_silent, one.outage_watched) for one in found]
 
 
@@ -49,11 +49,11 @@ def test_a_silence_of_all_is_one_notice_and_the_rest_is_recorded_under_it() -> N
     story.tick(4000)
     assert outages(story) == [(NOTIFY, 181, 10, 30)]
     assert touching(story) == [("OUTAGE", NOTIFY)]
-    [notice] = story.of(Kind.OUTAGE)
+    [notice] = story.of(AlertKind.OUTAGE)
     assert notice.destinations == ((Leg.PROBATION, notice.outage_id), (Leg.POLICE, notice.outage_id))
     assert notice.incident_opens and notice.incident_ends and not story.state.incidents
     long = [one for one in story.alerts if one.at_ms > T0_MS + 1_700_000]
-    assert {one.kind for one in long} == {Kind.SILENT, Kind.PROTECTED_DEVICE_LOST} and len(long) == 60
+    assert {one.kind for one in long} == {AlertKind.SILENT, AlertKind.PROTECTED_DEVICE_LOST} and len(long) == 60
     assert {(one.outage_id, one.demand, one.destinations) for one in long} == {(notice.outage_id, RECORD, ())}
 
 
@@ -61,7 +61,7 @@ def test_the_legs_can_read_the_notice() -> None:
     story = country(12)
     report(story, 1, range(12))
     story.tick(300)
-    [notice] = story.of(Kind.OUTAGE)
+    [notice] = story.of(AlertKind.OUTAGE)
     message = translate.alert_to_proto(notice, 0)
     assert (message.outage_silent, message.outage_watched) == (10, 12)
     for leg, concerned in (("probation", True), ("police", True), ("warning", False)):
@@ -78,7 +78,7 @@ def test_what_demands_a_response_is_told_as_ever() -> None:
     story.at(3, "tag3", 4000)
     story.tick(4000)
     assert touching(story)[-3:] == [("OUTAGE", NOTIFY), ("UNKNOWN_NEAR", RESPOND), ("UNKNOWN_NEAR", RESPOND)]
-    for one in story.of(Kind.UNKNOWN_NEAR):
+    for one in story.of(AlertKind.UNKNOWN_NEAR):
         assert {leg for leg, _ in one.destinations} == {Leg.PROBATION, Leg.POLICE, Leg.WARNING}
 
 
@@ -93,7 +93,7 @@ def test_whoever_is_still_silent_when_most_are_back_is_told_of() -> None:
     assert touching(story) == [("OUTAGE", NOTIFY)], "phones report more rarely than tags, and have 3 minutes"
     for at_s in range(4100, 4500, 100):
         report(story, at_s, range(27))
-    told = [one for one in story.alerts if one.demand is NOTIFY and one.kind is not Kind.OUTAGE]
+    told = [one for one in story.alerts if one.demand is NOTIFY and one.kind is not AlertKind.OUTAGE]
     assert [(one.wearer_id, one.kind.value, one.decided_at_ms - T0_MS) for one in told] == [
         (f"w{n}", kind, 4_182_000) for n in (27, 28, 29) for kind in ("PROTECTED_DEVICE_LOST", "SILENT")
     ]
@@ -104,7 +104,7 @@ def test_few_are_no_outage_whatever_their_share() -> None:
     story = country(9)
     report(story, 1, range(9))
     story.tick(2000)
-    assert not story.of(Kind.OUTAGE) and len(touching(story)) == 18
+    assert not story.of(AlertKind.OUTAGE) and len(touching(story)) == 18
 
 
 def test_of_many_a_tenth_must_fall_silent_within_three_minutes() -> None:
@@ -113,11 +113,11 @@ def test_of_many_a_tenth_must_fall_silent_within_three_minutes() -> None:
         report(story, 1, range(200))
         for at_s in (150, 300, 450):
             report(story, at_s, range(silent, 200))
-        assert len(story.of(Kind.OUTAGE)) == found
+        assert len(story.of(AlertKind.OUTAGE)) == found
     story = country(200)
     for n in range(40):
         report(story, 1 + 20 * n, range(n, n + 1))  # two hundred seconds for ten of them
-    assert not story.of(Kind.OUTAGE)
+    assert not story.of(AlertKind.OUTAGE)
 
 
 def test_a_silence_from_before_is_its_own() -> None:
@@ -131,14 +131,14 @@ def test_a_silence_from_before_is_its_own() -> None:
         ("SILENT", NOTIFY),
         ("OUTAGE", NOTIFY),
     ]
-    assert next(one for one in story.of(Kind.SILENT) if one.demand is NOTIFY).wearer_id == "w0"
+    assert next(one for one in story.of(AlertKind.SILENT) if one.demand is NOTIFY).wearer_id == "w0"
 
 
 def test_tags_that_were_never_heard_are_no_outage() -> None:
     story = country(30)
     for at_s in range(60, 421, 60):
         story.tick(at_s)
-    assert len(story.of(Kind.SILENT)) == 30 and not story.of(Kind.OUTAGE)
+    assert len(story.of(AlertKind.SILENT)) == 30 and not story.of(AlertKind.OUTAGE)
 
 
 def test_whoever_is_heard_and_yet_unseen_is_told_of_in_an_outage_too() -> None:
@@ -167,7 +167,7 @@ def test_a_log_that_stood_still_is_an_outage_from_its_last_entry_on() -> None:
     report(story, 1, range(29, 30), away_m=3000)
     found = tick_alone(story, 2400)
     assert [(one.kind, one.at_ms, one.decided_at_ms, one.outage_silent, one.late) for one in found[:1]] == [
-        (Kind.OUTAGE, T0_MS + 181_000, T0_MS + 2_400_000, 30, True)
+        (AlertKind.OUTAGE, T0_MS + 181_000, T0_MS + 2_400_000, 30, True)
     ]
     assert touching(story) == [("OUTAGE", NOTIFY)]
     report(story, 2401, range(30))
@@ -219,7 +219,7 @@ def test_who_was_heard_again_before_the_tenth_fell_silent_is_no_part_of_it() -> 
         report(story, 1 + 15 * n, range(n, n + 1))
     for n in range(10):
         report(story, 191 + 15 * n, range(n, n + 1))
-    assert not story.of(Kind.OUTAGE) and not story.state.silences
+    assert not story.of(AlertKind.OUTAGE) and not story.state.silences
     for at_s in range(400, 4000, 60):
         report(story, at_s, range(9))
         story.at(at_s, "phone9", 0)
@@ -248,4 +248,4 @@ def test_a_case_that_ends_is_no_longer_silent() -> None:
     ended = {"version": 2, "valid_until_ms": T0_MS + 191_000}
     story.case(192, "0", wearer_id="w0", tag_device_ids=["tag0"], persons=[person], **ended)
     story.tick(200)
-    assert not story.of(Kind.OUTAGE) and "case-0" not in story.state.silences
+    assert not story.of(AlertKind.OUTAGE) and "case-0" not in story.state.silences

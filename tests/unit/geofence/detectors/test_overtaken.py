@@ -7,7 +7,7 @@ import itertools
 import pytest
 
 from services.geofence.domain import codec
-from services.geofence.domain.alerts import Alert, Kind, Parked
+from services.geofence.domain.alerts import Alert, AlertKind, DeadLetter
 from services.geofence.domain.entries import Demand
 from tandem.common.v1 import log_pb2
 from tests.support.geofence.stories import T0_MS, Story
@@ -72,7 +72,7 @@ def test_what_was_sent_again_after_hours_opens_nothing() -> None:
     story.says(50, "tag", "STRAP_OPEN", "open", event_s=50)
     story.says(60, "tag", "STRAP_CLOSED", "closed", event_s=60)
     story.says(8000, "tag", "STRAP_OPEN", "open", event_s=50)
-    assert not story.state.incidents and story.of(Kind.TAMPERED)[-1].demand is RECORD
+    assert not story.state.incidents and story.of(AlertKind.TAMPERED)[-1].demand is RECORD
 
 
 def test_of_a_jamming_that_is_over_the_desks_are_told_once() -> None:
@@ -80,7 +80,7 @@ def test_of_a_jamming_that_is_over_the_desks_are_told_once() -> None:
     story.says(50, "tag", "JAMMING_OVER", event_s=48)
     for second in (40, 41, 42):
         story.says(second + 11, "tag", "JAMMING_SUSPECTED", event_s=second)
-    assert told(story.of(Kind.JAMMED)) == [(RECORD, 48), (NOTIFY, 40), (RECORD, 48)]
+    assert told(story.of(AlertKind.JAMMED)) == [(RECORD, 48), (NOTIFY, 40), (RECORD, 48)]
 
 
 def test_what_a_device_said_for_somebody_else_is_over_for_nobody() -> None:
@@ -129,7 +129,7 @@ def test_what_nobody_was_there_to_be_told_of_is_told_once_somebody_is() -> None:
     story.says(50, "tag", "JAMMING_SUSPECTED", event_s=40)
     story.at(100, "tag", 20_000)
     story.says(110, "tag", "JAMMING_SUSPECTED", "late", event_s=45)
-    assert told(story.of(Kind.JAMMED))[-2:] == [(NOTIFY, 45), (RECORD, 49)]
+    assert told(story.of(AlertKind.JAMMED))[-2:] == [(NOTIFY, 45), (RECORD, 49)]
 
 
 def test_what_a_device_said_for_somebody_else_is_set_aside_where_it_comes_late() -> None:
@@ -140,7 +140,7 @@ def test_what_a_device_said_for_somebody_else_is_set_aside_where_it_comes_late()
     before = len(story.alerts)
     story.says(70, "tag", "STRAP_OPEN", event_s=40)
     assert len(story.alerts) == before and not story.state.standing.get("tag")
-    parked = [one.reason for one in story.outputs if isinstance(one, Parked)]
+    parked = [one.reason for one in story.outputs if isinstance(one, DeadLetter)]
     assert parked == ["an event from before its device changed hands"]
     story.says(80, "tag", "STRAP_OPEN", "hers", event_s=75)
     assert story.alerts[-1].demand is RESPOND and story.alerts[-1].case_id == "case-2"

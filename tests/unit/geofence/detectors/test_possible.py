@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from services.geofence.domain import codec
-from services.geofence.domain.alerts import Alert, Doubt, Kind
+from services.geofence.domain.alerts import Alert, AlertKind, AnomalyKind
 from services.geofence.domain.entries import Demand
 from tandem.common.v1 import geometry_pb2
 from tests.support.geofence.stories import T0_MS, Story
@@ -21,14 +21,14 @@ def begun(**changes: object) -> Story:
 
 
 def near(story: Story) -> list[Alert]:
-    return story.of(Kind.UNKNOWN_NEAR)
+    return story.of(AlertKind.UNKNOWN_NEAR)
 
 
 def test_a_surprise_at_her_door_is_told_at_once_and_sends_somebody_when_a_second_agrees() -> None:
     story = begun(rings=ONE_RING)
     story.at(60, "tag", 40)
     [told] = near(story)
-    assert (told.demand, told.doubt, told.at_ms) == (Demand.NOTIFY, Doubt.JUMP, T0_MS + 60_000)
+    assert (told.demand, told.doubt, told.at_ms) == (Demand.NOTIFY, AnomalyKind.JUMP, T0_MS + 60_000)
     assert told.distance_mm is not None and told.probability is not None and told.probability > 0.9
     assert told.incident_opens and told.incident_ends and not story.entered()
     story.at(75, "tag", 45)
@@ -63,7 +63,7 @@ def test_where_somebody_was_sent_it_is_for_the_record() -> None:
     for at_s in range(60, 360, 15):
         story.at(at_s, "phone", 0)
         story.at(at_s, "tag", max(180, 1500 - 6 * (at_s - 45)))
-    assert story.of(Kind.CONTACT_PREDICTED)
+    assert story.of(AlertKind.CONTACT_PREDICTED)
     story.at(360, "tag", 180, accuracy_m=60)
     told = near(story)
     assert told and {(one.demand, one.destinations) for one in told} == {(Demand.RECORD, ())}
@@ -111,7 +111,7 @@ def test_who_leaps_away_may_still_be_there_and_go_on() -> None:
     story.at(300, "tag", 900)
     [told] = near(story)
     # 200 m, less the ring, is less than a minute's walk at 2 m/s.
-    assert (told.demand, told.doubt, told.at_ms) == (Demand.NOTIFY, Doubt.JUMP, T0_MS + 300_000)
+    assert (told.demand, told.doubt, told.at_ms) == (Demand.NOTIFY, AnomalyKind.JUMP, T0_MS + 300_000)
     assert told.distance_mm is not None and 199_000 < told.distance_mm < 201_000
     assert 100 not in story.entered()
 
@@ -142,5 +142,5 @@ def test_her_phone_that_leaps_away_doesnt_hide_who_comes_to_her_door() -> None:
     assert not near(story)
     story.at(300, "tag", 40)
     [told] = near(story)
-    assert (told.demand, told.doubt) == (Demand.NOTIFY, Doubt.JUMP)
+    assert (told.demand, told.doubt) == (Demand.NOTIFY, AnomalyKind.JUMP)
     assert told.distance_mm is not None and told.distance_mm < 41_000 and 100 not in story.entered()

@@ -5,13 +5,13 @@ from __future__ import annotations
 import pytest
 
 from services.geofence.domain import codec
-from services.geofence.domain.alerts import Alert, Kind, Leg
+from services.geofence.domain.alerts import Alert, AlertKind, Leg
 from services.geofence.domain.entries import Demand
 from services.geofence.domain.rules import Rules
 from tandem.common.v1 import geometry_pb2, log_pb2
 from tests.support.geofence.stories import T0_MS, Story, circle
 
-SILENCES = (Kind.SILENT, Kind.HEARD_AGAIN)
+SILENCES = (AlertKind.SILENT, AlertKind.HEARD_AGAIN)
 RECORD, NOTIFY, RESPOND = Demand.RECORD, Demand.NOTIFY, Demand.RESPOND
 PHONE = log_pb2.ProtectedTarget(person_id="p", device_ids=["phone"])
 NO_PHONE = log_pb2.ProtectedTarget(person_id="p")
@@ -44,7 +44,7 @@ def test_a_tag_that_is_not_heard_is_recorded_after_three_minutes_and_told_after_
     story = apart(90_000)
     keep_phone(story, 60, 1900)
     assert told(story.of(*SILENCES)) == [("SILENT", RECORD, 180), ("SILENT", NOTIFY, 1800)]
-    notice = story.of(Kind.SILENT)[1]
+    notice = story.of(AlertKind.SILENT)[1]
     assert notice.destinations == ((Leg.PROBATION, "w"),)
     assert notice.incident_opens and notice.incident_ends, "it may last for days, and holds no incident open"
     story.heard(2000, "tag")
@@ -81,8 +81,8 @@ def test_a_tag_that_was_never_heard_is_silent_from_the_beginning_of_its_order() 
     story = Story()
     story.case(0, valid_from_ms=T0_MS + 100_000)
     story.tick(2100)
-    assert told(story.of(Kind.SILENT)) == [("SILENT", RECORD, 280), ("SILENT", NOTIFY, 1900)]
-    [near] = story.of(Kind.UNKNOWN_NEAR)
+    assert told(story.of(AlertKind.SILENT)) == [("SILENT", RECORD, 280), ("SILENT", NOTIFY, 1900)]
+    [near] = story.of(AlertKind.UNKNOWN_NEAR)
     assert told([near]) == [("UNKNOWN_NEAR", NOTIFY, 1900)], "who was never anywhere may be anywhere"
 
 
@@ -90,8 +90,8 @@ def test_an_order_that_comes_after_a_long_silence_is_told_of_it_at_once() -> Non
     story = Story()
     story.at(0, "tag", 400)
     story.case(3000, persons=[NO_PHONE], places=[circle("home", 0, 0, 20)])
-    assert told(story.of(Kind.SILENT)) == [("SILENT", RECORD, 3000), ("SILENT", NOTIFY, 3000)]
-    assert told(story.of(Kind.UNKNOWN_NEAR)) == [("UNKNOWN_NEAR", RESPOND, 3000)]
+    assert told(story.of(AlertKind.SILENT)) == [("SILENT", RECORD, 3000), ("SILENT", NOTIFY, 3000)]
+    assert told(story.of(AlertKind.UNKNOWN_NEAR)) == [("UNKNOWN_NEAR", RESPOND, 3000)]
 
 
 def test_a_second_tag_that_is_heard_is_enough() -> None:
@@ -106,8 +106,8 @@ def test_a_second_tag_that_is_heard_is_enough() -> None:
 def test_the_end_of_an_order_ends_what_silence_had_told_and_asks_no_more() -> None:
     story = apart(300, valid_until_ms=T0_MS + 2_000_000)
     story.tick(4000)
-    assert (story.alerts[-1].kind, story.alerts[-1].at_ms) == (Kind.HEARD_AGAIN, T0_MS + 2_000_000)
-    assert told(story.of(Kind.UNKNOWN_NEAR)) == [("UNKNOWN_NEAR", RESPOND, 180), ("UNKNOWN_NEAR", RECORD, 2000)]
+    assert (story.alerts[-1].kind, story.alerts[-1].at_ms) == (AlertKind.HEARD_AGAIN, T0_MS + 2_000_000)
+    assert told(story.of(AlertKind.UNKNOWN_NEAR)) == [("UNKNOWN_NEAR", RESPOND, 180), ("UNKNOWN_NEAR", RECORD, 2000)]
     assert not story.state.incidents and not story.state.due
 
 
@@ -124,7 +124,7 @@ def test_rules_can_make_a_silence_due() -> None:
     story = apart(90_000)
     story.tick(600)
     story.enter(700, Rules(silent_notify_after_ms=650_000))
-    assert told(story.of(Kind.SILENT)) == [("SILENT", RECORD, 180), ("SILENT", NOTIFY, 650)]
+    assert told(story.of(AlertKind.SILENT)) == [("SILENT", RECORD, 180), ("SILENT", NOTIFY, 650)]
 
 
 # ── UNKNOWN_NEAR ─────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -135,22 +135,22 @@ def test_the_desks_are_told_when_an_unseen_wearer_can_have_reached_a_place() -> 
     story.case(0, persons=[NO_PHONE], places=[circle("home", 0, 0, 20)])
     story.at(0, "tag", 5000, accuracy_m=50)
     story.tick(345)
-    assert not story.of(Kind.UNKNOWN_NEAR)
+    assert not story.of(AlertKind.UNKNOWN_NEAR)
     story.tick(600)
-    [near] = story.of(Kind.UNKNOWN_NEAR)
+    [near] = story.of(AlertKind.UNKNOWN_NEAR)
     assert (near.demand, near.target_id) == (NOTIFY, "home")
     at_s = (5000 - 20 - 100 - 50) / 14  # ring of 100 m round a place of 20 m; 14 m/s
     assert (near.at_ms - T0_MS) / 1000 == pytest.approx(at_s, abs=0.01)
     assert near.destinations == ((Leg.PROBATION, "w"), (Leg.POLICE, "order-1/home"))
     assert near.incident_ends and near.cause is None
     story.at(700, "tag", 5000)
-    assert told(story.of(Kind.UNKNOWN_NEAR))[1:] == [("UNKNOWN_NEAR", RECORD, 700)]
+    assert told(story.of(AlertKind.UNKNOWN_NEAR))[1:] == [("UNKNOWN_NEAR", RECORD, 700)]
 
 
 def test_a_person_may_have_come_towards_the_wearer() -> None:
     story = apart(8000)
     story.tick(470)
-    [near] = story.of(Kind.UNKNOWN_NEAR)
+    [near] = story.of(AlertKind.UNKNOWN_NEAR)
     # Both have moved for 3 minutes, and the wearer goes on.
     assert (near.at_ms - T0_MS) / 1000 == pytest.approx((8000 - 100 - 10) / 14 - 180, abs=0.01)
 
@@ -158,9 +158,9 @@ def test_a_person_may_have_come_towards_the_wearer() -> None:
 def test_where_she_goes_is_looked_at_when_she_reports() -> None:
     story = apart(20_000)
     keep_phone(story, 60, 300)
-    assert not story.of(Kind.UNKNOWN_NEAR)
+    assert not story.of(AlertKind.UNKNOWN_NEAR)
     story.at(310, "phone", 17_000)
-    [near] = story.of(Kind.UNKNOWN_NEAR)
+    [near] = story.of(AlertKind.UNKNOWN_NEAR)
     assert told([near]) == [("UNKNOWN_NEAR", NOTIFY, 310)]
     assert near.cause is not None and near.cause.device_id == "phone"
 
@@ -169,8 +169,8 @@ def test_where_she_goes_is_looked_at_when_she_reports() -> None:
 def test_who_vanishes_within_a_ring_that_notifies_demands_a_response(metres: float, demand: Demand) -> None:
     story = apart(metres)
     story.tick(200)
-    assert told(story.of(Kind.UNKNOWN_NEAR)) == [("UNKNOWN_NEAR", demand, 180)]
-    legs = {leg for leg, _ in story.of(Kind.UNKNOWN_NEAR)[0].destinations}
+    assert told(story.of(AlertKind.UNKNOWN_NEAR)) == [("UNKNOWN_NEAR", demand, 180)]
+    legs = {leg for leg, _ in story.of(AlertKind.UNKNOWN_NEAR)[0].destinations}
     assert (Leg.WARNING in legs) is (demand is RESPOND)
 
 
@@ -179,25 +179,25 @@ def test_silence_after_a_sign_demands_a_response(sign: str) -> None:
     story = apart(4000)
     story.says(10, "tag", sign)
     story.tick(400)
-    assert [one.demand for one in story.of(Kind.UNKNOWN_NEAR)] == [RESPOND]
+    assert [one.demand for one in story.of(AlertKind.UNKNOWN_NEAR)] == [RESPOND]
 
 
 def test_a_sign_that_comes_later_makes_it_graver() -> None:
     story = apart(4000)
     story.tick(400)
     story.says(500, "tag", "SHUTDOWN")
-    assert [one.demand for one in story.of(Kind.UNKNOWN_NEAR)] == [NOTIFY, RESPOND]
+    assert [one.demand for one in story.of(AlertKind.UNKNOWN_NEAR)] == [NOTIFY, RESPOND]
 
 
 def test_a_response_to_the_unseen_holds_the_incident_until_the_wearer_is_seen() -> None:
     story = apart(990)
     story.tick(2000)
-    assert story.of(Kind.UNKNOWN_NEAR)[0].incident_id == story.alerts[0].incident_id
+    assert story.of(AlertKind.UNKNOWN_NEAR)[0].incident_id == story.alerts[0].incident_id
     story.heard(2010, "tag")
-    assert len(story.of(Kind.UNKNOWN_NEAR)) == 1, "contact says nothing of where the wearer is"
+    assert len(story.of(AlertKind.UNKNOWN_NEAR)) == 1, "contact says nothing of where the wearer is"
     story.at(2020, "phone", 0)
     story.at(2020, "tag", 60)
-    entered, seen = story.of(Kind.RING_ENTERED)[-1], story.of(Kind.UNKNOWN_NEAR)[-1]
+    entered, seen = story.of(AlertKind.RING_ENTERED)[-1], story.of(AlertKind.UNKNOWN_NEAR)[-1]
     assert entered.ring_mm == 100_000 and entered.incident_id == seen.incident_id == story.alerts[0].incident_id
     assert not seen.incident_ends
 
@@ -206,30 +206,30 @@ def test_a_tag_that_is_heard_but_gives_no_position_is_unseen_all_the_same() -> N
     story = apart(4000)
     for at_s in range(10, 600, 60):
         story.heard(at_s, "tag")
-    assert not story.of(Kind.SILENT)
-    assert [one.demand for one in story.of(Kind.UNKNOWN_NEAR)] == [NOTIFY]
+    assert not story.of(AlertKind.SILENT)
+    assert [one.demand for one in story.of(AlertKind.UNKNOWN_NEAR)] == [NOTIFY]
 
 
 def test_a_position_that_comes_late_shows_nobody_but_moves_the_set() -> None:
     story = apart(4000)
     story.tick(300)
     story.at(400, "tag", 4000, fix_s=60)
-    assert [one.demand for one in story.of(Kind.UNKNOWN_NEAR)] == [NOTIFY]
+    assert [one.demand for one in story.of(AlertKind.UNKNOWN_NEAR)] == [NOTIFY]
     story.at(500, "tag", 4000, fix_s=450)
-    assert [one.demand for one in story.of(Kind.UNKNOWN_NEAR)] == [NOTIFY, RECORD]
+    assert [one.demand for one in story.of(AlertKind.UNKNOWN_NEAR)] == [NOTIFY, RECORD]
 
 
 def test_what_can_only_be_reached_after_help_is_left_to_probation() -> None:
     story = apart(8000)
     keep_phone(story, 0, 4000)
-    assert not story.of(Kind.UNKNOWN_NEAR)
-    assert [one.demand for one in story.of(Kind.SILENT)] == [RECORD, NOTIFY]
+    assert not story.of(AlertKind.UNKNOWN_NEAR)
+    assert [one.demand for one in story.of(AlertKind.SILENT)] == [RECORD, NOTIFY]
 
 
 def test_an_order_without_a_ring_that_responds_watches_its_innermost() -> None:
     story = apart(6000, rings=[geometry_pb2.Ring(radius_m=500, action=geometry_pb2.NOTIFY)])
     keep_phone(story, 60, 600)
-    assert [one.demand for one in story.of(Kind.UNKNOWN_NEAR)] == [NOTIFY]
+    assert [one.demand for one in story.of(AlertKind.UNKNOWN_NEAR)] == [NOTIFY]
 
 
 def test_a_target_that_an_amendment_drops_is_taken_back() -> None:
@@ -238,7 +238,10 @@ def test_a_target_that_an_amendment_drops_is_taken_back() -> None:
     story.at(0, "tag", 900)
     story.tick(200)
     story.case(300, version=2, persons=[NO_PHONE], places=[circle("work", 80_000, 0, 20)])
-    assert [(one.target_id, one.demand) for one in story.of(Kind.UNKNOWN_NEAR)] == [("home", RESPOND), ("home", RECORD)]
+    assert [(one.target_id, one.demand) for one in story.of(AlertKind.UNKNOWN_NEAR)] == [
+        ("home", RESPOND),
+        ("home", RECORD),
+    ]
     assert story.alerts[-1].incident_ends and not story.state.incidents
 
 
@@ -281,7 +284,7 @@ def test_where_she_was_last_is_still_protected() -> None:
     heard_tag(story, 4000)
     story.at(4000, "tag", 50)
     story.at(4015, "tag", 50)  # from the place 50 km off he can't have come so fast: it takes a second position
-    assert [one.ring_mm // 1000 for one in story.of(Kind.RING_ENTERED)] == [2000, 1000, 100]
+    assert [one.ring_mm // 1000 for one in story.of(AlertKind.RING_ENTERED)] == [2000, 1000, 100]
 
 
 @pytest.mark.parametrize("event", ["DEVICE_REFUSED", "SHUTDOWN"])
@@ -309,4 +312,4 @@ def test_a_checkpoint_keeps_what_is_missed() -> None:
     story.state = codec.decode(codec.encode(story.state))
     assert story.state.missed == missed == {"tag", "phone"}
     story.heard(2010, "phone", "tag")
-    assert [one.kind for one in story.alerts[-2:]] == [Kind.PROTECTED_DEVICE_LOST, Kind.HEARD_AGAIN]
+    assert [one.kind for one in story.alerts[-2:]] == [AlertKind.PROTECTED_DEVICE_LOST, AlertKind.HEARD_AGAIN]

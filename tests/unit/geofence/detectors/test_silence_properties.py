@@ -10,9 +10,9 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from services.geofence.domain import codec, fold
-from services.geofence.domain.alerts import Kind
+from services.geofence.domain.alerts import AlertKind
 from services.geofence.domain.detectors import silence
-from services.geofence.domain.entries import Body, Entry, Equipment, Tick
+from services.geofence.domain.entries import Body, Entry, EquipmentKind, Tick
 from services.geofence.domain.rules import Rules
 from tandem.common.v1 import log_pb2
 from tests.support.geofence.stories import T0_MS, Story, circle
@@ -57,7 +57,7 @@ def live(story: Story, seed: int, splits: frozenset[int] = frozenset()) -> Story
             case 1:
                 story.heard(at_s, device_id)
             case 2:
-                event = rng.choice([one.value for one in sorted(Equipment, key=lambda one: one.value)])
+                event = rng.choice([one.value for one in sorted(EquipmentKind, key=lambda one: one.value)])
                 story.says(at_s, device_id, event)
             case 3:
                 story.enter(at_s, Rules(silent_notify_after_ms=rng.choice((400_000, 1_800_000))))
@@ -96,14 +96,14 @@ def test_ticks_at_any_moments_change_nothing_but_when_it_was_decided(seed: int, 
 def test_such_lives_hold_all_that_silence_can_tell() -> None:
     kinds = {(one.kind, one.demand.name) for seed in range(30) for one in live(Story(), seed).alerts}
     assert kinds >= {
-        (Kind.SILENT, "RECORD"),
-        (Kind.SILENT, "NOTIFY"),
-        (Kind.HEARD_AGAIN, "RECORD"),
-        (Kind.UNKNOWN_NEAR, "RECORD"),
-        (Kind.UNKNOWN_NEAR, "NOTIFY"),
-        (Kind.UNKNOWN_NEAR, "RESPOND"),
-        (Kind.PROTECTED_DEVICE_LOST, "NOTIFY"),
-        (Kind.PROTECTED_DEVICE_LOST, "RECORD"),
+        (AlertKind.SILENT, "RECORD"),
+        (AlertKind.SILENT, "NOTIFY"),
+        (AlertKind.HEARD_AGAIN, "RECORD"),
+        (AlertKind.UNKNOWN_NEAR, "RECORD"),
+        (AlertKind.UNKNOWN_NEAR, "NOTIFY"),
+        (AlertKind.UNKNOWN_NEAR, "RESPOND"),
+        (AlertKind.PROTECTED_DEVICE_LOST, "NOTIFY"),
+        (AlertKind.PROTECTED_DEVICE_LOST, "RECORD"),
     }
 
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from services.geofence import translate
 from services.geofence.domain import accounts, codec
-from services.geofence.domain.alerts import Doubt, Kind, Parked
+from services.geofence.domain.alerts import AlertKind, AnomalyKind, DeadLetter
 from services.geofence.domain.detectors import approach
 from services.geofence.domain.entries import Demand
 from services.ingest.domain import Position, Positions
@@ -31,8 +31,8 @@ def test_a_report_that_comes_late_is_folded_in_and_its_alert_says_so() -> None:
         story.at(t, "tag", 5000)
     story.at(300, "tag", 50, fix_s=100)
     # Nothing could have gone there and back, so the desks look until another one agrees.
-    [wild] = [a for a in story.of(Kind.IMPLAUSIBLE) if a.demand is Demand.NOTIFY]
-    assert wild.late and wild.doubt is Doubt.JUMP and 100 not in story.entered()
+    [wild] = [a for a in story.of(AlertKind.IMPLAUSIBLE) if a.demand is Demand.NOTIFY]
+    assert wild.late and wild.doubt is AnomalyKind.JUMP and 100 not in story.entered()
     story.at(301, "tag", 50, fix_s=101)
     late = next(a for a in story.alerts if a.ring_mm == 100_000)
     assert late.late and seconds(late.at_ms) == 100
@@ -43,7 +43,7 @@ def test_a_report_older_than_two_hours_is_set_aside_with_a_reason() -> None:
     story.case()
     story.at(8000, "phone", 0)
     story.at(8000, "tag", 50, fix_s=700)
-    assert story.outputs[-1] == Parked(story.state.sequence, "1 positions older than 2 h")
+    assert story.outputs[-1] == DeadLetter(story.state.sequence, "1 positions older than 2 h")
     assert not story.entered()
 
 
@@ -201,6 +201,6 @@ def test_what_is_set_aside_of_one_batch_is_set_aside_once_with_all_reasons() -> 
     batch = Positions.of([Position("tag", f"{at_s}", T0_MS + at_s * 1000, *place_e7(0), 5000) for at_s in (1, 7150)])
     story.enter(7210, translate.entry_body(positions_entry(batch, 0).SerializeToString()))
     reasons = ("1 positions older than 2 h", "1 positions from before their device changed hands")
-    assert [one for one in story.outputs if isinstance(one, Parked)] == [
-        Parked(story.state.sequence, "; ".join(reasons))
+    assert [one for one in story.outputs if isinstance(one, DeadLetter)] == [
+        DeadLetter(story.state.sequence, "; ".join(reasons))
     ]

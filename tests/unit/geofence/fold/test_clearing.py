@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import pytest
 
-from services.geofence.domain.alerts import Alert, Kind
+from services.geofence.domain.alerts import Alert, AlertKind
 from tests.support.geofence.stories import T0_MS, Story, circle
 
 
 def cleared(story: Story) -> list[tuple[int, float]]:
     """Radius, metres, and second of each clearing's decision."""
-    return [(one.ring_mm // 1000, _s(one)) for one in story.of(Kind.RING_CLEARED)]
+    return [(one.ring_mm // 1000, _s(one)) for one in story.of(AlertKind.RING_CLEARED)]
 
 
 def _s(alert: Alert) -> float:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from services.geofence.domain import codec
-from services.geofence.domain.alerts import Kind, Leg, Parked
+from services.geofence.domain.alerts import AlertKind, DeadLetter, Leg
 from services.geofence.domain.entries import Demand
 from tandem.common.v1 import log_pb2
 from tests.support.geofence.stories import T0_MS, Story, circle, polygon
@@ -38,13 +38,13 @@ def test_a_pass_between_two_reports_is_found_with_its_moments() -> None:
     for at_s in (110, 125, 140, 155):  # four positions of each side say so before anybody stands down
         story.at(at_s, "tag", 2600)
         story.at(at_s, "phone", 0, 30)
-    cleared = next(a for a in story.alerts if a.kind is Kind.RING_CLEARED and a.ring_mm == 100_000)
+    cleared = next(a for a in story.alerts if a.kind is AlertKind.RING_CLEARED and a.ring_mm == 100_000)
     half_s = (100**2 - 30**2) ** 0.5 / 20
     [(from_ms, to_ms)] = cleared.inside
     assert seconds(from_ms) == pytest.approx(25 - half_s, abs=0.002)
     assert seconds(to_ms) == pytest.approx(25 + half_s, abs=0.002)
     assert cleared.min_distance_mm == pytest.approx(30_000, abs=15)
-    entered = next(a for a in story.alerts if a.kind is Kind.RING_ENTERED and a.ring_mm == 100_000)
+    entered = next(a for a in story.alerts if a.kind is AlertKind.RING_ENTERED and a.ring_mm == 100_000)
     assert entered.at_ms == from_ms and seconds(entered.decided_at_ms) == 50
 
 
@@ -55,7 +55,7 @@ def test_the_victim_walks_towards_the_wearer_who_never_moves() -> None:
     for i in range(21):
         story.at(i * 10, "phone", 300 - 14 * i)
     assert story.entered() == [2000, 1000, 100]
-    entered = story.of(Kind.RING_ENTERED)[-1]
+    entered = story.of(AlertKind.RING_ENTERED)[-1]
     assert entered.cause is not None and entered.cause.device_id == "phone"
     assert seconds(entered.at_ms) == pytest.approx(200 / 1.4, abs=0.01)
 
@@ -120,7 +120,7 @@ def test_a_courtyard_is_no_part_of_the_place_and_near_to_it() -> None:
     story.at(40, "tag", 475, 250)  # through the wall into the house
     for at_s in (80, 100, 110, 120):
         story.at(at_s, "tag", 250, 250)
-    [cleared] = story.of(Kind.RING_CLEARED)
+    [cleared] = story.of(AlertKind.RING_CLEARED)
     assert cleared.min_distance_mm == 0
     assert codec.encode(codec.decode(codec.encode(story.state))) == codec.encode(story.state)
 
@@ -146,7 +146,7 @@ def test_the_first_fix_after_a_gap_decides_at_once(who: str, hers_s: int | None)
         if at_s is not None:
             story.at(at_s, resting, 0)
     story.at(500, moving, 60)
-    nearest = [one for one in story.of(Kind.RING_ENTERED) if one.ring_mm == 100_000]
+    nearest = [one for one in story.of(AlertKind.RING_ENTERED) if one.ring_mm == 100_000]
     assert [seconds(one.decided_at_ms) for one in nearest] == [500]
 
 
@@ -164,11 +164,11 @@ def test_a_ring_is_cleared_only_beyond_its_margin_and_after_a_minute() -> None:
     story.case()
     leave(story, 0, 50, 10)
     leave(story, 20, 125, 120)  # outside, but within 20 m and the accuracies, 5 m each, of the edge
-    assert not [a for a in story.alerts if a.kind is Kind.RING_CLEARED]
+    assert not [a for a in story.alerts if a.kind is AlertKind.RING_CLEARED]
     leave(story, 150, 140, 50)
-    assert not [a for a in story.alerts if a.kind is Kind.RING_CLEARED]
+    assert not [a for a in story.alerts if a.kind is AlertKind.RING_CLEARED]
     leave(story, 210, 140, 20)
-    [cleared] = [a for a in story.alerts if a.kind is Kind.RING_CLEARED]
+    [cleared] = [a for a in story.alerts if a.kind is AlertKind.RING_CLEARED]
     assert cleared.ring_mm == 100_000 and not cleared.incident_ends, "the wider rings are still entered"
     assert not cleared.late, "the minute that it takes to be sure isn't lateness"
 
@@ -180,7 +180,7 @@ def test_silence_never_clears() -> None:
     story.at(0, "tag", 50)
     for t in range(0, 3600, 10):
         story.at(t + 1, "tag", 9000)  # the wearer is far from where she was an hour ago
-    cleared = [a for a in story.alerts if a.kind is Kind.RING_CLEARED]
+    cleared = [a for a in story.alerts if a.kind is AlertKind.RING_CLEARED]
     assert not cleared, "her position is unknown, which is never safe"
 
 
@@ -193,7 +193,7 @@ def test_inside_lists_each_stretch_of_one_episode() -> None:
     for t in range(300, 400, 5):
         story.at(t, "phone", 0)
         story.at(t, "tag", 400)
-    [cleared] = [a for a in story.alerts if a.kind is Kind.RING_CLEARED and a.ring_mm == 100_000]
+    [cleared] = [a for a in story.alerts if a.kind is AlertKind.RING_CLEARED and a.ring_mm == 100_000]
     assert len(cleared.inside) == 8
     assert all(one[1] <= other[0] for one, other in zip(cleared.inside, cleared.inside[1:], strict=False))
 
@@ -206,7 +206,7 @@ def test_a_cut_strap_sends_both_legs_and_holds_until_it_is_closed() -> None:
     story.case()
     story.says(5, "tag", "STRAP_OPEN")
     [cut] = story.alerts
-    assert (cut.kind, cut.demand) == (Kind.TAMPERED, Demand.RESPOND)
+    assert (cut.kind, cut.demand) == (AlertKind.TAMPERED, Demand.RESPOND)
     assert cut.destinations == ((Leg.PROBATION, "w"), (Leg.POLICE, "p"), (Leg.WARNING, "p"))
     story.says(6, "tag", "STRAP_OPEN", report_id="e5")
     assert len(story.alerts) == 1, "the same report again counts once"
@@ -218,7 +218,7 @@ def test_a_low_battery_is_for_the_record() -> None:
     story = Story()
     story.case()
     story.says(5, "tag", "BATTERY_LOW")
-    assert [(a.kind, a.demand, a.incident_id) for a in story.alerts] == [(Kind.LOW_BATTERY, Demand.RECORD, "")]
+    assert [(a.kind, a.demand, a.incident_id) for a in story.alerts] == [(AlertKind.LOW_BATTERY, Demand.RECORD, "")]
 
 
 def test_the_second_phone_of_a_person_counts_like_the_first() -> None:
@@ -246,7 +246,7 @@ def test_a_dead_phone_beside_the_wearer_is_not_forgotten_for_a_watch_at_home() -
     for t in range(10, 900, 10):
         story.at(t, "watch", 5000)
         story.at(t, "tag", 50)
-    assert not [a for a in story.alerts if a.kind is Kind.RING_CLEARED]
+    assert not [a for a in story.alerts if a.kind is AlertKind.RING_CLEARED]
 
 
 def test_vague_positions_clear_nothing() -> None:
@@ -257,11 +257,11 @@ def test_vague_positions_clear_nothing() -> None:
     for t in range(10, 300, 10):
         story.at(t, "phone", 0)
         story.at(t, "tag", 300, accuracy_m=50_000)
-    assert not [a for a in story.alerts if a.kind is Kind.RING_CLEARED]
+    assert not [a for a in story.alerts if a.kind is AlertKind.RING_CLEARED]
 
 
 def test_a_tag_cannot_press_the_panic_button() -> None:
     story = Story()
     story.case()
     story.says(5, "tag", "PANIC_BUTTON")
-    assert story.outputs == [Parked(story.state.sequence, "PANIC_BUTTON from a device that can't say so")]
+    assert story.outputs == [DeadLetter(story.state.sequence, "PANIC_BUTTON from a device that can't say so")]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from services.geofence.domain.alerts import Alert, Kind
+from services.geofence.domain.alerts import Alert, AlertKind
 from services.geofence.domain.decisions import Decisions
 from services.geofence.domain.entries import Case, Demand, Ring, Target
 from services.geofence.domain.kinematics.geometry import PERSON
@@ -16,7 +16,7 @@ def case_state() -> CaseState:
     return CaseState(Case("case", 1, "order", "wearer", ("tag",), (TARGET,), (RING,), 0, 10**15))
 
 
-def decided(*found: tuple[Kind, Demand, Ring | None], sequence: int = 7, stamp_ms: int = 1_000) -> list[Alert]:
+def decided(*found: tuple[AlertKind, Demand, Ring | None], sequence: int = 7, stamp_ms: int = 1_000) -> list[Alert]:
     decisions = Decisions(State(partition=0, log_id="log"), sequence, stamp_ms)
     one = case_state()
     for kind, demand, ring in found:
@@ -24,8 +24,8 @@ def decided(*found: tuple[Kind, Demand, Ring | None], sequence: int = 7, stamp_m
     return [alert for alert in decisions.out if isinstance(alert, Alert)]
 
 
-ENTERED = (Kind.RING_ENTERED, Demand.RESPOND, RING)
-MORE = (Kind.LOW_BATTERY, Demand.RECORD, None)
+ENTERED = (AlertKind.RING_ENTERED, Demand.RESPOND, RING)
+MORE = (AlertKind.LOW_BATTERY, Demand.RECORD, None)
 
 
 def test_what_else_is_found_changes_no_id() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from services.geofence.domain import codec
-from services.geofence.domain.alerts import Kind, Parked
+from services.geofence.domain.alerts import AlertKind, DeadLetter
 from services.geofence.domain.entries import Demand
 from tandem.common.v1 import geometry_pb2, log_pb2
 from tests.support.geofence.stories import T0_MS, Story, circle
@@ -39,7 +39,7 @@ def test_an_order_ends_at_its_last_moment_and_so_does_the_incident() -> None:
     story.at(0, "phone", 0)
     story.at(10, "tag", 50)
     story.tick(200)
-    cleared = [a for a in story.alerts if a.kind is Kind.RING_CLEARED]
+    cleared = [a for a in story.alerts if a.kind is AlertKind.RING_CLEARED]
     assert [a.ring_mm for a in cleared] == [100_000, 1_000_000, 2_000_000]
     assert [a.incident_ends for a in cleared] == [False, False, True]
     story.at(300, "tag", 20)
@@ -72,7 +72,7 @@ def test_an_amended_place_is_decided_at_once_and_the_old_one_is_closed() -> None
     story.at(0, "tag", 100)
     assert story.entered() == [2000, 1000, 100]
     story.case(30, version=2, persons=[], places=[circle("new-home", 5000, 0, 20)])
-    cleared = [a for a in story.alerts if a.kind is Kind.RING_CLEARED]
+    cleared = [a for a in story.alerts if a.kind is AlertKind.RING_CLEARED]
     assert [(a.target_id, a.incident_ends) for a in cleared] == [("home", False), ("home", False), ("home", True)]
     story.case(40, version=3, persons=[], places=[circle("third-home", 150, 0, 20)])
     assert [a.target_id for a in story.alerts[6:]] == ["third-home"] * 3
@@ -99,7 +99,7 @@ def test_the_end_of_an_order_takes_a_panic_back() -> None:
     story.says(5, "phone", "PANIC_BUTTON")
     assert story.alerts[0].demand is Demand.RESPOND and story.alerts[0].target_id == "p"
     story.tick(200)
-    assert story.alerts[-1].kind is Kind.PANIC and story.alerts[-1].incident_ends
+    assert story.alerts[-1].kind is AlertKind.PANIC and story.alerts[-1].incident_ends
 
 
 def test_a_snapshot_that_is_over_already_closes_what_was_open_and_brings_new_targets() -> None:
@@ -109,7 +109,7 @@ def test_a_snapshot_that_is_over_already_closes_what_was_open_and_brings_new_tar
     story.at(1, "tag", 50)
     story.case(30, version=2, places=[circle("home", 0, 0, 20)], valid_until_ms=T0_MS + 20_000)
     assert story.alerts[-1].incident_ends
-    assert all(a.kind is Kind.RING_CLEARED for a in story.alerts[3:])
+    assert all(a.kind is AlertKind.RING_CLEARED for a in story.alerts[3:])
 
 
 def test_a_person_and_a_place_may_have_the_same_id() -> None:
@@ -126,12 +126,12 @@ def test_a_strap_cut_before_the_order_came_is_told_when_it_comes() -> None:
     story = Story()
     story.says(5, "tag", "STRAP_OPEN")
     story.case(60)
-    assert [(a.kind, a.demand, seconds(a.at_ms)) for a in story.alerts] == [(Kind.TAMPERED, Demand.RESPOND, 60)]
+    assert [(a.kind, a.demand, seconds(a.at_ms)) for a in story.alerts] == [(AlertKind.TAMPERED, Demand.RESPOND, 60)]
     later = Story()
     later.case(valid_from_ms=T0_MS + 50_000)
     later.says(5, "tag", "STRAP_OPEN")
     later.tick(60)
-    assert [(a.kind, seconds(a.at_ms)) for a in later.alerts] == [(Kind.TAMPERED, 50)]
+    assert [(a.kind, seconds(a.at_ms)) for a in later.alerts] == [(AlertKind.TAMPERED, 50)]
 
 
 def test_a_graver_action_of_a_ring_that_is_entered_is_told() -> None:
@@ -164,7 +164,7 @@ def test_a_tag_that_changes_hands_says_nothing_of_its_new_wearer_at_first() -> N
     story.at(1001, "phone", 5000)
     story.at(1002, "tag", 5000, fix_s=900)
     assert not story.entered()
-    assert story.outputs[-1] == Parked(story.state.sequence, "1 positions from before their device changed hands")
+    assert story.outputs[-1] == DeadLetter(story.state.sequence, "1 positions from before their device changed hands")
     story.at(1010, "tag", 5050)
     assert story.entered() == [2000, 1000, 100]
 
@@ -187,7 +187,7 @@ def test_an_order_that_is_put_off_ends_what_is_open() -> None:
     story.case(30, version=2, valid_from_ms=T0_MS + 500_000)
     assert story.alerts[-1].incident_ends
     story.tick(600)
-    assert {a.kind for a in story.alerts if seconds(a.at_ms) == 500} >= {Kind.TAMPERED, Kind.RING_ENTERED}
+    assert {a.kind for a in story.alerts if seconds(a.at_ms) == 500} >= {AlertKind.TAMPERED, AlertKind.RING_ENTERED}
 
 
 def test_superseded_versions_leave_nothing_behind() -> None:
@@ -208,8 +208,8 @@ def test_what_is_reported_of_an_order_after_its_end_is_in_the_ledger() -> None:
     story.state = codec.decode(codec.encode(story.state))
     story.at(601, "tag", 10, fix_s=590)
     story.at(616, "tag", 10)
-    parked = [one.reason for one in story.outputs if isinstance(one, Parked)]
+    parked = [one.reason for one in story.outputs if isinstance(one, DeadLetter)]
     assert parked == ["1 positions from before the end of an order that is over"]
     story.case(620, version=2)
     story.at(625, "tag", 5000, fix_s=599)
-    assert len([one for one in story.outputs if isinstance(one, Parked)]) == 1  # the order is in force again
+    assert len([one for one in story.outputs if isinstance(one, DeadLetter)]) == 1  # the order is in force again

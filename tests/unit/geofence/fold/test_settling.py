@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from services.geofence.domain import codec
-from services.geofence.domain.alerts import Alert, Kind, Parked
+from services.geofence.domain.alerts import Alert, AlertKind, DeadLetter
 from services.geofence.domain.decisions import Decisions
 from services.geofence.domain.entries import Demand
 from services.geofence.domain.rules import Rules
@@ -28,13 +28,13 @@ def test_new_rules_decide_on_all_cases_in_one_order_before_and_after_a_checkpoin
             one.state = codec.decode(codec.encode(one.state))
         one.enter(701, Rules(rules_id="next", silent_notify_after_ms=300_000))
     assert story.outputs == restored.outputs
-    assert [one.case_id for one in story.of(Kind.SILENT) if one.demand is Demand.NOTIFY] == ["case-1", "case-2"]
+    assert [one.case_id for one in story.of(AlertKind.SILENT) if one.demand is Demand.NOTIFY] == ["case-1", "case-2"]
 
 
 def test_what_time_decides_under_two_orders_at_one_moment_is_one_incident() -> None:
     story = silent_under_two_orders()
     story.tick(1900)
-    told = [one for one in story.of(Kind.SILENT) if one.demand is Demand.NOTIFY]
+    told = [one for one in story.of(AlertKind.SILENT) if one.demand is Demand.NOTIFY]
     assert len(told) == 2 and len({one.incident_id for one in told}) == 1
     ends = [one for one in story.alerts if one.incident_id == told[0].incident_id and one.incident_ends]
     assert len(ends) == 1 and not story.state.incidents
@@ -63,12 +63,12 @@ def test_an_incident_that_could_only_end_by_a_defect_is_told_of_and_stops_nobody
     story.case()
     state = story.state
     before = Decisions(state, 100, 0)
-    before.alert(state.cases["case-1"], Kind.SILENT, Demand.NOTIFY, T0_MS)  # and isn't settled
+    before.alert(state.cases["case-1"], AlertKind.SILENT, Demand.NOTIFY, T0_MS)  # and isn't settled
     [opened] = [one for one in before.out if isinstance(one, Alert)]
     after = Decisions(state, 101, 0)
     after.settle(state.cases["case-1"])
     parked, over = after.out
-    assert parked == Parked(101, "an incident ended without an alert")
+    assert parked == DeadLetter(101, "an incident ended without an alert")
     assert isinstance(over, Alert) and over.demand is Demand.RECORD and over.incident_ends
     assert (over.incident_id, over.episode_id) == (opened.incident_id, opened.episode_id)
     assert not state.incidents and not state.cases["case-1"].episode_id

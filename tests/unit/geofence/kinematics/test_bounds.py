@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from services.geofence.domain import codec
 from services.geofence.domain.detectors import approach
 from services.geofence.domain.kinematics import presence, probability
-from services.geofence.domain.kinematics.geometry import PERSON, Disc, Polygon, Shape, ecef_mm
+from services.geofence.domain.kinematics.geometry import PERSON, Disc, PlanePolygon, Shape, ecef_mm
 from tests.support.geofence.stories import Story, place_e7, polygon
 from tests.unit.geofence.kinematics.test_clearance import tell, travels
 
@@ -54,7 +54,7 @@ def shapes() -> list[Shape]:
     story.case(places=[polygon("home", (0, 0), (0, 400), (150, 300), (500, 20))])
     case = story.state.cases["case-1"].case
     found = [PERSON, Disc(tuple(map(float, ecef_mm(*place_e7(0)))), 30_000.0)]  # type: ignore[arg-type]
-    return [*found, *(target.shape for target in case.targets if isinstance(target.shape, Polygon))]
+    return [*found, *(target.shape for target in case.targets if isinstance(target.shape, PlanePolygon))]
 
 
 @pytest.mark.parametrize("shape", shapes(), ids=["person", "circle", "polygon"])
@@ -77,7 +77,7 @@ def test_what_the_bounds_sort_out_changes_no_decision(seed: int) -> None:
         patch.setattr(presence, "_is_far_out_of_reach", lambda *_: False)
         patch.setattr(presence, "SURELY_BEYOND", math.inf)
         patch.setattr(approach, "_least_mm", lambda *_: -math.inf)
-        for shape in (Disc, Polygon):
+        for shape in (Disc, PlanePolygon):
             patch.setattr(shape, "is_surely_within", lambda *_: False)
         whole = tell(Story(), reports)
     assert quick.outputs == whole.outputs

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from services.geofence.domain import codec
-from services.geofence.domain.alerts import Doubt, Kind
+from services.geofence.domain.alerts import AlertKind, AnomalyKind
 from services.geofence.domain.entries import Body, Positions
 from services.geofence.domain.kinematics import safe_region
 from services.geofence.domain.kinematics.track import Clearance
@@ -169,7 +169,7 @@ def test_the_leaps_are_told_of_and_sorted_out() -> None:
     for seed in range(20):
         story = Counting()
         leap(story, seed)
-        told += len([one for one in story.of(Kind.UNKNOWN_NEAR) if one.doubt is Doubt.JUMP])
+        told += len([one for one in story.of(AlertKind.UNKNOWN_NEAR) if one.doubt is AnomalyKind.JUMP])
         held += story.held
     assert told > 5 and held > 50
 
@@ -179,7 +179,7 @@ def test_the_travels_enter_rings_and_are_sorted_out() -> None:
     for seed in range(10):
         story = Counting()
         tell(story, travels(seed))
-        entered += len(story.of(Kind.RING_ENTERED))
+        entered += len(story.of(AlertKind.RING_ENTERED))
         held += story.held
     assert entered > 20 and held > 50
 

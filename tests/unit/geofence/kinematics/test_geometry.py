@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from services.geofence.domain.kinematics import probability
-from services.geofence.domain.kinematics.geometry import PERSON, Disc, Polygon, Vector, between, ecef_mm
+from services.geofence.domain.kinematics.geometry import PERSON, Disc, PlanePolygon, Vector, between, ecef_mm
 from tests.support.geofence.geolife import data_root
 
 CORNERS_M = ((0.0, 0.0), (400.0, 0.0), (400.0, 100.0), (100.0, 100.0), (100.0, 400.0), (0.0, 400.0))
@@ -55,11 +55,11 @@ def test_time_within_a_radius_is_exact(seed: int, radius_m: float) -> None:
             assert (span[0] <= s <= span[1]) == (distance_mm < radius_m * 1000)
 
 
-def plane(corners_m: tuple[tuple[float, float], ...]) -> Polygon:
+def plane(corners_m: tuple[tuple[float, float], ...]) -> PlanePolygon:
     """A polygon in the plane z = 0, mm."""
     corners = [(x * 1000, y * 1000) for x, y in corners_m]
     sides = tuple((corners[i - 1], corner) for i, corner in enumerate(corners))
-    return Polygon((0, 0, 0), (1.0, 0.0, 0.0), (0.0, 1.0, 0.0), sides, max(math.hypot(*one) for one in corners))
+    return PlanePolygon((0, 0, 0), (1.0, 0.0, 0.0), (0.0, 1.0, 0.0), sides, max(math.hypot(*one) for one in corners))
 
 
 def apart_m(x: float, y: float) -> float:
@@ -100,7 +100,7 @@ def test_least_distance_to_a_polygon_is_that_of_dense_sampling(seed: int) -> Non
 
 def test_a_polygon_on_the_ground_has_its_true_size() -> None:
     lat_e7, lon_e7 = 375_000_000, 1_270_000_000
-    square = Polygon.of(
+    square = PlanePolygon.of(
         [(lat_e7, lon_e7), (lat_e7 + 10_000, lon_e7), (lat_e7 + 10_000, lon_e7 + 10_000), (lat_e7, lon_e7 + 10_000)]
     )
     north_m = math.dist(ecef_mm(lat_e7, lon_e7), ecef_mm(lat_e7 + 10_000, lon_e7)) / 1000

@@ -12,7 +12,7 @@ import pytest
 from numpy.typing import NDArray
 from pyproj import Geod
 
-from services.geofence.domain.kinematics.geometry import Polygon, ecef_mm
+from services.geofence.domain.kinematics.geometry import PlanePolygon, ecef_mm
 from tests.support.geofence.geolife import data_root
 
 GEOD = Geod(ellps="WGS84")
@@ -97,7 +97,7 @@ def test_distances_to_areas_with_holes_agree_with_geodesics(reach_m: float) -> N
     for _ in range(12):
         middle = rng.uniform(-70, 70), rng.uniform(-179, 179)
         outline, hole = star(rng, middle, reach_m * 0.9, 6), star(rng, middle, reach_m * 0.2, 5)
-        area = Polygon.of([e7(*corner) for corner in outline], [[e7(*corner) for corner in hole]])
+        area = PlanePolygon.of([e7(*corner) for corner in outline], [[e7(*corner) for corner in hole]])
         # What counts as 20 km is counted from the mean of the corners, as the registry does.
         far_deg = max(outline, key=lambda corner: GEOD.inv(middle[1], middle[0], corner[1], corner[0])[2])
         outwards = GEOD.inv(middle[1], middle[0], far_deg[1], far_deg[0])[0]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from services.geofence.domain import codec
-from services.geofence.domain.alerts import Doubt, Kind, Leg
+from services.geofence.domain.alerts import AlertKind, AnomalyKind, Leg
 from services.geofence.domain.entries import Demand
 from tests.support.geofence.stories import T0_MS, Story
 
@@ -30,7 +30,7 @@ def begun(north_m: float = 5000) -> Story:
 def test_a_jump_is_told_for_the_record(to_m: float, after_s: float, accuracy_m: float, jumps: bool) -> None:
     story = begun()
     story.at(after_s, "tag", to_m, accuracy_m=accuracy_m)
-    told = story.of(Kind.IMPLAUSIBLE)
+    told = story.of(AlertKind.IMPLAUSIBLE)
     assert bool(told) is jumps
     if told:
         assert (told[0].demand, told[0].at_ms, told[0].target_id) == (Demand.RECORD, T0_MS + round(after_s * 1000), "")
@@ -42,13 +42,13 @@ def test_the_jumps_of_a_device_are_told_once_an_hour_also_after_a_restart() -> N
     for i in range(1, 300):
         story.at(i * 15, "tag", 5000 + 9000 * (i % 2))
         story.state = codec.decode(codec.encode(story.state))
-    assert [(one.at_ms - T0_MS) / 1000 for one in story.of(Kind.IMPLAUSIBLE)] == [15, 3615]
+    assert [(one.at_ms - T0_MS) / 1000 for one in story.of(AlertKind.IMPLAUSIBLE)] == [15, 3615]
 
 
 def test_a_phones_jump_is_the_police_alone() -> None:
     story = begun()
     story.at(15, "phone", 20_000)
-    [told] = story.of(Kind.IMPLAUSIBLE)
+    [told] = story.of(AlertKind.IMPLAUSIBLE)
     assert told.target_id == "p" and told.destinations == ((Leg.POLICE, "p"),)
 
 
@@ -56,8 +56,8 @@ def test_a_jump_to_her_is_told_at_once_and_sends_somebody_when_the_next_position
     story = begun()
     story.at(15, "tag", 40)
     assert story.entered() == [2000, 1000]
-    [told] = story.of(Kind.IMPLAUSIBLE)
-    assert (told.demand, told.doubt) == (Demand.NOTIFY, Doubt.JUMP)
+    [told] = story.of(AlertKind.IMPLAUSIBLE)
+    assert (told.demand, told.doubt) == (Demand.NOTIFY, AnomalyKind.JUMP)
     assert told.destinations == ((Leg.PROBATION, "w"), (Leg.POLICE, "p"))
     story.at(30, "tag", 45)
     assert story.entered() == [2000, 1000, 100]
@@ -78,7 +78,7 @@ def test_a_jump_away_that_no_later_position_confirms_clears_nothing() -> None:
     for at_s in range(60, 171, 30):
         story.at(at_s, "phone", 0)
     story.at(175, "tag", 50)
-    assert not story.of(Kind.RING_CLEARED)
+    assert not story.of(AlertKind.RING_CLEARED)
 
 
 def test_a_jump_before_an_order_is_in_force_is_nobodys() -> None:
@@ -86,4 +86,4 @@ def test_a_jump_before_an_order_is_in_force_is_nobodys() -> None:
     story.case(valid_from_ms=T0_MS + 60_000)
     story.at(0, "tag", 5000)
     story.at(15, "tag", 50_000)
-    assert not story.of(Kind.IMPLAUSIBLE)
+    assert not story.of(AlertKind.IMPLAUSIBLE)

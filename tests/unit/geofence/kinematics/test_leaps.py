@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from services.geofence.domain import codec
-from services.geofence.domain.alerts import Doubt, Kind
+from services.geofence.domain.alerts import AlertKind, AnomalyKind
 from tandem.common.v1 import geometry_pb2
 from tests.support.geofence.stories import T0_MS, Story, circle
 from tests.unit.geofence.kinematics.test_clearance import Whole
@@ -15,7 +15,7 @@ WAYS = {"across": (-8000.0, 0.0), "away": (8000.0, 0.0), "aside": (0.0, 8000.0)}
 
 def told_near(story: Story) -> list[float]:
     """Seconds as of which the desks were told that he may be there although he leapt away."""
-    told = [one for one in story.of(Kind.UNKNOWN_NEAR) if one.doubt is Doubt.JUMP]
+    told = [one for one in story.of(AlertKind.UNKNOWN_NEAR) if one.doubt is AnomalyKind.JUMP]
     return [(one.at_ms - T0_MS) / 1000 for one in told]
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from services.geofence.domain.alerts import Kind, Leg
+from services.geofence.domain.alerts import AlertKind, Leg
 from services.geofence.domain.entries import Demand
 from services.geofence.domain.rules import Rules
 from tandem.common.v1 import log_pb2
@@ -28,7 +28,7 @@ def last_seen(metres: float, mps: float = 0, for_s: int = 120, accuracy_m: float
 
 
 def near(story: Story) -> list[tuple[Demand, Any]]:
-    return [(one.demand, (one.at_ms - T0_MS) / 1000) for one in story.of(Kind.UNKNOWN_NEAR)]
+    return [(one.demand, (one.at_ms - T0_MS) / 1000) for one in story.of(AlertKind.UNKNOWN_NEAR)]
 
 
 def test_who_sat_still_is_kept_for_the_record_until_they_could_be_there_on_foot() -> None:
@@ -38,7 +38,7 @@ def test_who_sat_still_is_kept_for_the_record_until_they_could_be_there_on_foot(
     assert not story.state.incidents and story.alerts[-1].destinations == ()
     story.tick(1440)
     assert near(story)[1:] == [(NOTIFY, pytest.approx((3000 - EDGE_M) / 2, abs=0.01))]
-    notice = story.of(Kind.UNKNOWN_NEAR)[1]
+    notice = story.of(AlertKind.UNKNOWN_NEAR)[1]
     assert notice.destinations == ((Leg.PROBATION, "w"), (Leg.POLICE, "order-1/home"))
     story.at(1500, "tag", 3000)
     assert near(story)[2:] == [(RECORD, 1500)]

@@ -7,7 +7,7 @@ import random
 
 import pytest
 
-from services.geofence.domain.alerts import Kind
+from services.geofence.domain.alerts import AlertKind
 from services.geofence.domain.kinematics import stationary
 from services.geofence.domain.kinematics.geometry import ecef_mm
 from services.geofence.domain.kinematics.track import Fix, Track
@@ -75,5 +75,5 @@ def test_who_leaves_her_home_is_where_her_next_position_says() -> None:
         story.at(60 * minute, "phone", 0, accuracy_m=20)
         story.at(60 * minute + 5, "tag", 160, accuracy_m=5)
     story.at(480, "phone", 90, accuracy_m=20)
-    [entered] = [one for one in story.of(Kind.RING_ENTERED) if one.ring_mm == 100_000]
+    [entered] = [one for one in story.of(AlertKind.RING_ENTERED) if one.ring_mm == 100_000]
     assert entered.cause is not None and entered.cause.report_id == f"{T0_MS + 480_000}"

@@ -6,18 +6,18 @@ import dataclasses
 
 import pytest
 
-from services.common.privacy.grounds import LEGAL_BASES, Kind
+from services.common.privacy.grounds import LEGAL_BASES, RecordKind
 from services.common.rpc.errors import FailedPrecondition, InvalidField, PermissionDenied
 from services.common.rpc.identity import Role
 from services.geofence.domain import sharing
 from services.geofence.domain.entries import Case, Demand, Ring, Target
 from services.geofence.domain.kinematics.geometry import PERSON, Disc, ecef_mm, lat_lon_deg
 from services.geofence.domain.kinematics.track import Fix, Track
-from services.geofence.domain.sharing import Asked, End, Share, Subject
-from services.geofence.domain.state import CaseState, Incident, State
+from services.geofence.domain.sharing import End, PositionQuery, PositionShare, Subject
+from services.geofence.domain.state import CaseState, OpenIncident, State
 
 NOW_MS = 1_780_000_000_000
-HIM, HER = Subject(Kind.WEARER, "w"), Subject(Kind.PROTECTED_PERSON, "p")
+HIM, HER = Subject(RecordKind.WEARER, "w"), Subject(RecordKind.PROTECTED_PERSON, "p")
 POLICE, PROBATION = Role.ROLE_NPA_DESK, Role.ROLE_MOJ_DESK
 
 
@@ -37,17 +37,17 @@ def case(order: str = "o", person: str = "p", device: str = "d") -> Case:
 
 def state(*cases: Case, open_in: str = "case-o") -> State:
     found = State(0, now_ms=NOW_MS, cases={one.case_id: CaseState(one) for one in cases or (case(),)})
-    found.incidents["w"] = Incident("i", [open_in])
+    found.incidents["w"] = OpenIncident("i", [open_in])
     return found
 
 
 def asked(
     *subjects: Subject, incident: str = "i", order: str = "", basis: str = "STALKING_9_1_3_2", in_ms: int = 60_000
-) -> Asked:
-    return Asked("" if order else incident, order, basis, subjects or (HIM,), NOW_MS + in_ms)
+) -> PositionQuery:
+    return PositionQuery("" if order else incident, order, basis, subjects or (HIM,), NOW_MS + in_ms)
 
 
-def allowed(role: Role.ValueType, one: Asked) -> bool:
+def allowed(role: Role.ValueType, one: PositionQuery) -> bool:
     try:
         sharing.check(one, role, NOW_MS)
     except PermissionDenied:
@@ -82,13 +82,13 @@ def test_what_each_article_opens_is_this_table() -> None:
         (asked(basis="BECAUSE"), "legal_basis"),
         (asked(basis="STALKING_17_6"), "legal_basis"),
         (asked(HIM, HIM), "subjects"),
-        (asked(*(Subject(Kind.WEARER, str(n)) for n in range(sharing.SUBJECTS_MOST + 1))), "subjects"),
+        (asked(*(Subject(RecordKind.WEARER, str(n)) for n in range(sharing.SUBJECTS_MOST + 1))), "subjects"),
         (dataclasses.replace(asked(), subjects=()), "subjects"),
         (asked(in_ms=0), "expires_at"),
         (asked(in_ms=sharing.LONGEST_MS + 1), "expires_at"),
     ],
 )
-def test_a_request_without_its_grounds_names_what_lacks(one: Asked, field: str) -> None:
+def test_a_request_without_its_grounds_names_what_lacks(one: PositionQuery, field: str) -> None:
     with pytest.raises(InvalidField) as refused:
         sharing.check(one, POLICE, NOW_MS)
     assert refused.value.field == field
@@ -97,13 +97,13 @@ def test_a_request_without_its_grounds_names_what_lacks(one: Asked, field: str) 
 def test_each_subject_is_shared_under_the_order_that_names_it() -> None:
     two = state(case(), case("o2", "p2", "d2"))
     two.incidents["w"].case_ids.append("case-o2")
-    found = sharing.shares(two, asked(HIM, HER, Subject(Kind.PROTECTED_PERSON, "p2")))
+    found = sharing.shares(two, asked(HIM, HER, Subject(RecordKind.PROTECTED_PERSON, "p2")))
     assert [one.order_id for one in found] == ["o", "o", "o2"]
     assert {one.incident_id for one in found} == {"i"}
 
 
 def test_what_nobody_threatens_is_not_shared_for_another_ones_incident() -> None:
-    other = Subject(Kind.PROTECTED_PERSON, "p2")
+    other = Subject(RecordKind.PROTECTED_PERSON, "p2")
     two = state(case(), case("o2", "p2", "d2"))
     with pytest.raises(FailedPrecondition):
         sharing.shares(two, asked(other))
@@ -114,7 +114,7 @@ def test_what_nobody_threatens_is_not_shared_for_another_ones_incident() -> None
 def test_the_police_see_a_protected_place_during_its_incident_and_nobody_else_ever() -> None:
     shape = Disc((1_000.0, 2_000.0, 3_000.0), 50_000.0)
     here = state(dataclasses.replace(case(), targets=(*case().targets, Target("home", False, (), shape))))
-    home = Subject(Kind.ORDER, "o/home")
+    home = Subject(RecordKind.ORDER, "o/home")
     for role in Role.values():
         assert allowed(role, asked(home)) == (role == POLICE)
         assert not allowed(role, asked(home, order="o")), "nobody needs it while nobody approaches"
@@ -125,11 +125,11 @@ def test_the_police_see_a_protected_place_during_its_incident_and_nobody_else_ev
     assert sharing.end_of(state(), found, NOW_MS) is End.WITHDRAWN
     for other in ("o/school", "o2/home", "o"):
         with pytest.raises(FailedPrecondition):
-            sharing.shares(here, asked(Subject(Kind.ORDER, other)))
+            sharing.shares(here, asked(Subject(RecordKind.ORDER, other)))
 
 
-def share(subject: Subject = HIM, incident: str = "i") -> Share:
-    return Share(subject, "case-o", "o", "w", incident, NOW_MS + 60_000)
+def share(subject: Subject = HIM, incident: str = "i") -> PositionShare:
+    return PositionShare(subject, "case-o", "o", "w", incident, NOW_MS + 60_000)
 
 
 def test_a_share_ends_with_what_it_rests_on() -> None:
@@ -153,18 +153,18 @@ def test_an_incident_that_goes_on_for_another_ends_hers_and_not_his() -> None:
     going_on = state(case(), case("o2", "p2", "d2"), open_in="case-o2")
     assert sharing.end_of(going_on, share(HIM), NOW_MS) is None
     assert sharing.end_of(going_on, share(HER), NOW_MS) is End.INCIDENT_ENDED
-    going_on.incidents["w"] = Incident("the next one", ["case-o"])
+    going_on.incidents["w"] = OpenIncident("the next one", ["case-o"])
     assert sharing.end_of(going_on, share(HIM), NOW_MS) is End.INCIDENT_ENDED
 
 
 def test_a_position_is_known_for_three_minutes() -> None:
     one = state()
-    assert sharing.look(one, share()) == sharing.Seen(None, unknown=True)
+    assert sharing.look(one, share()) == sharing.KnownPosition(None, unknown=True)
     fix = Fix(NOW_MS - 180_000, NOW_MS - 180_000, "r", *ecef_mm(375_000_000, 1_270_000_000), 5_000)
     one.tracks["t"] = Track([fix])
-    assert sharing.look(one, share()) == sharing.Seen(fix, unknown=False)
+    assert sharing.look(one, share()) == sharing.KnownPosition(fix, unknown=False)
     one.now_ms += 1
-    assert sharing.look(one, share()) == sharing.Seen(fix, unknown=True)
+    assert sharing.look(one, share()) == sharing.KnownPosition(fix, unknown=True)
 
 
 @pytest.mark.parametrize("lat_e7", [-600_000_001, -1, 0, 337_654_321, 375_000_000, 599_999_999])

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from services.geofence.domain import codec
-from services.geofence.domain.alerts import Kind, Leg
+from services.geofence.domain.alerts import AlertKind, Leg
 from services.geofence.domain.entries import Demand
 from services.geofence.domain.kinematics.track import WINDOW_MS
 from tests.support.geofence.stories import T0_MS, Story, circle
@@ -18,12 +18,12 @@ PLACES: dict[str, Any] = {"persons": [], "places": [circle("home", 0, 0, 30)]}
 
 def spoofed(story: Story) -> list[tuple[Demand, int, float]]:
     """Demand, ring in metres, and second of the decision."""
-    found = story.of(Kind.SPOOFING_SUSPECTED)
+    found = story.of(AlertKind.SPOOFING_SUSPECTED)
     return [(one.demand, one.ring_mm // 1000, (one.decided_at_ms - T0_MS) / 1000) for one in found]
 
 
 def cleared(story: Story) -> list[int]:
-    return [one.ring_mm // 1000 for one in story.of(Kind.RING_CLEARED)]
+    return [one.ring_mm // 1000 for one in story.of(AlertKind.RING_CLEARED)]
 
 
 def standing(until_s: int = 300, **changes: Any) -> Story:
@@ -45,7 +45,7 @@ def test_both_desks_are_told_once_and_the_ring_stands() -> None:
     story = standing(**PLACES)
     stay(story, 300, 7200, 20_000)
     assert not cleared(story)
-    [told] = story.of(Kind.SPOOFING_SUSPECTED)
+    [told] = story.of(AlertKind.SPOOFING_SUSPECTED)
     assert (told.demand, told.ring_mm, told.late) == (Demand.NOTIFY, 100_000, False)
     assert told.destinations == ((Leg.PROBATION, "w"), (Leg.POLICE, "order-1/home"))
     assert told.at_ms == T0_MS + 301_000 and told.decided_at_ms == T0_MS + 361_000
@@ -65,13 +65,13 @@ def test_her_phone_that_leaps_away_clears_nothing() -> None:
     stay(story, 300, 3600, 50, phone_m=20_000)
     assert not cleared(story)
     assert [demand for demand, _, _ in spoofed(story)] == [Demand.NOTIFY]
-    assert story.of(Kind.SPOOFING_SUSPECTED)[0].destinations == ((Leg.PROBATION, "w"), (Leg.POLICE, "p"))
+    assert story.of(AlertKind.SPOOFING_SUSPECTED)[0].destinations == ((Leg.PROBATION, "w"), (Leg.POLICE, "p"))
 
 
 def test_she_is_not_told_that_he_is_far_away() -> None:
     story = standing()
     stay(story, 300, 1800, 20_000)
-    assert not [one for one in story.of(Kind.DISTANCE_CHANGED) if (one.distance_mm or 0) > 10_000_000]
+    assert not [one for one in story.of(AlertKind.DISTANCE_CHANGED) if (one.distance_mm or 0) > 10_000_000]
 
 
 def test_positions_back_within_the_ring_demand_a_response_again_and_a_walk_away_clears() -> None:
@@ -80,7 +80,7 @@ def test_positions_back_within_the_ring_demand_a_response_again_and_a_walk_away_
     stay(story, 900, 1200, 50)
     assert [demand.name for demand, _, _ in spoofed(story)] == ["NOTIFY", "RECORD"]
     assert story.entered() == [2000, 1000, 100, 100]
-    again = story.of(Kind.RING_ENTERED)[-1]
+    again = story.of(AlertKind.RING_ENTERED)[-1]
     assert again.demand is Demand.RESPOND and again.decided_at_ms == T0_MS + 916_000  # when a second position agrees
     for i in range(80):
         story.at(1200 + 15 * i, "tag", 50 + 20 * i)
@@ -96,7 +96,7 @@ def test_it_is_told_of_a_ring_once_in_an_episode() -> None:
     demands = [demand for demand, _, _ in spoofed(story)]
     assert demands == [Demand.NOTIFY] + [Demand.RECORD] * 7
     assert not cleared(story)
-    told = story.of(Kind.SPOOFING_SUSPECTED)[1:]
+    told = story.of(AlertKind.SPOOFING_SUSPECTED)[1:]
     assert not any(one.destinations for one in told)
 
 
@@ -107,7 +107,7 @@ def test_a_way_that_a_vehicle_can_make_clears() -> None:
     for i in range(20):
         story.at(600 + 15 * i, "tag", 0, -6000 - 200 * i)
     assert cleared(story) == [100, 1000, 2000]
-    [told, over] = story.of(Kind.SPOOFING_SUSPECTED)
+    [told, over] = story.of(AlertKind.SPOOFING_SUSPECTED)
     assert (told.demand, over.demand) == (Demand.NOTIFY, Demand.RECORD)
     assert story.alerts[-1].incident_ends
 
@@ -155,7 +155,7 @@ def test_it_stands_longer_than_anything_is_kept_also_after_restarts() -> None:
     assert not cleared(story)
     for at_s in range(hours * 3600, hours * 3600 + 300, 60):
         story.at(at_s, "tag", 50)
-    assert [one.demand for one in story.of(Kind.RING_ENTERED)][-1] is Demand.RESPOND
+    assert [one.demand for one in story.of(AlertKind.RING_ENTERED)][-1] is Demand.RESPOND
     for at_s in range(hours * 3600 + 300, hours * 3600 + 1200, 60):
         story.at(at_s, "tag", at_s - hours * 3600)
     assert 100 in cleared(story)
@@ -184,7 +184,7 @@ def test_a_predicted_contact_is_not_taken_back_by_a_leap() -> None:
     story.case(**PLACES)
     for i in range(12):
         story.at(15 * i, "tag", 1800 - 60 * i)
-    assert story.of(Kind.CONTACT_PREDICTED)
+    assert story.of(AlertKind.CONTACT_PREDICTED)
     for i in range(12, 100):
         story.at(15 * i, "tag", 30_000)
     assert not cleared(story) and spoofed(story)[0][:2] == (
@@ -198,20 +198,20 @@ def test_who_was_unseen_near_her_is_not_seen_again_where_no_vehicle_got() -> Non
     story.case(**PLACES)
     stay(story, 0, 300, 900)
     story.tick(700)
-    near = story.of(Kind.UNKNOWN_NEAR)
+    near = story.of(AlertKind.UNKNOWN_NEAR)
     assert [one.demand for one in near] == [Demand.RESPOND]
     for at_s in range(720, 1500, 15):
         story.at(at_s, "tag", 60_000)
-    assert story.of(Kind.UNKNOWN_NEAR) == near
+    assert story.of(AlertKind.UNKNOWN_NEAR) == near
     assert spoofed(story)[0][:2] == (Demand.NOTIFY, 0)
     story.at(1500, "tag", 3000)
-    assert [one.demand for one in story.of(Kind.UNKNOWN_NEAR)] == [Demand.RESPOND, Demand.RECORD]
+    assert [one.demand for one in story.of(AlertKind.UNKNOWN_NEAR)] == [Demand.RESPOND, Demand.RECORD]
 
 
 def test_an_encounter_that_ends_while_the_tag_is_far_off_by_a_leap_sends_somebody() -> None:
     meeting = encounter(0, 600)
     story = standing(**PLACES, encounters=[meeting])
     stay(story, 300, 900, 20_000)
-    responds = [one for one in story.of(Kind.RING_ENTERED) if one.demand is Demand.RESPOND]
+    responds = [one for one in story.of(AlertKind.RING_ENTERED) if one.demand is Demand.RESPOND]
     assert [(one.at_ms - T0_MS) / 1000 for one in responds] == [600]
     assert not cleared(story)

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from services.geofence.domain import codec
-from services.geofence.domain.alerts import Kind
+from services.geofence.domain.alerts import AlertKind
 from tests.support.geofence.stories import Story, circle
 
 JOURNEYS = 300
@@ -83,8 +83,8 @@ def test_who_leaves_is_cleared_and_hardly_anybody_is_suspected(every_s: float) -
         rng = random.Random(seed)
         reports = near_her(rng, every_s)
         story = tell(reports + leaving(rng, reports, every_s))
-        suspected += bool(story.of(Kind.SPOOFING_SUSPECTED))
-        held += 100 in story.entered() and 100_000 not in [alert.ring_mm for alert in story.of(Kind.RING_CLEARED)]
+        suspected += bool(story.of(AlertKind.SPOOFING_SUSPECTED))
+        held += 100 in story.entered() and 100_000 not in [alert.ring_mm for alert in story.of(AlertKind.RING_CLEARED)]
     assert suspected <= JOURNEYS * 0.04 and held <= JOURNEYS * 0.01
 
 
@@ -120,9 +120,9 @@ def test_no_leap_clears(seed: int, every_s: float) -> None:
     reports = near_her(rng, every_s)
     inside = tell(reports)
     story = tell(reports + leap(rng, reports, every_s))
-    if 100 in inside.entered() and not inside.of(Kind.RING_CLEARED):
-        assert 100_000 not in [one.ring_mm for one in story.of(Kind.RING_CLEARED)]
-        assert len([one for one in story.of(Kind.SPOOFING_SUSPECTED) if one.destinations]) == 1
+    if 100 in inside.entered() and not inside.of(AlertKind.RING_CLEARED):
+        assert 100_000 not in [one.ring_mm for one in story.of(AlertKind.RING_CLEARED)]
+        assert len([one for one in story.of(AlertKind.SPOOFING_SUSPECTED) if one.destinations]) == 1
 
 
 @given(st.integers(0, 1 << 30), st.integers(1, 40))
@@ -152,4 +152,4 @@ def test_reports_that_overtake_each_other_change_nothing(seed: int) -> None:
         for at_s, north_m, east_m, accuracy_m in reversed(after[number : number + 3]):
             story.at(after[number + 2][0], "tag", north_m, east_m, fix_s=at_s, accuracy_m=accuracy_m)
     assert all(ring.open for ring in story.state.cases["case-1"].rings.values())
-    assert len([one for one in story.of(Kind.SPOOFING_SUSPECTED) if one.destinations]) == 1
+    assert len([one for one in story.of(AlertKind.SPOOFING_SUSPECTED) if one.destinations]) == 1

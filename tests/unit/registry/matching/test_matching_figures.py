@@ -9,7 +9,7 @@ import pytest
 
 from bench import matching
 from bench.linkage import estimation, febrl
-from services.registry.matching.weights import Field, Level, Schema
+from services.registry.matching.weights import AgreementLevel, Field, Schema
 from tests.support.geofence.geolife import data_root
 
 
@@ -31,7 +31,11 @@ def test_febrl_is_linked_without_the_id_number_by_one_threshold() -> None:
 
 
 def _schema(fields: int) -> Schema[object]:
-    levels = (Level("EQUAL", "", 0.8, 0.1), Level("NEAR", "", 0.1, 0.1), Level("DIFFERENT", "", 0.1, 0.8))
+    levels = (
+        AgreementLevel("EQUAL", "", 0.8, 0.1),
+        AgreementLevel("NEAR", "", 0.1, 0.1),
+        AgreementLevel("DIFFERENT", "", 0.1, 0.8),
+    )
     return Schema(tuple(Field(f"field_{n}", lambda _a, _b: None, levels) for n in range(fields)))
 
 
