@@ -59,7 +59,7 @@ ARRIVED_WITHIN_S = 120.0
 TARGET_MS = 1000.0
 """From position to both legs, 99 of 100."""
 AGENCIES = ("probation", "police")
-_ANNOUNCED_AT_ONCE = 500
+_ANNOUNCED_BATCH = 500
 
 say = Console(stderr=True, highlight=False).print
 
@@ -164,7 +164,7 @@ async def populate(clients: Clients, bus: Bus, cases: list[Party]) -> float:
     took_s = await population.register(clients, cases)
     fix_time = times.to_timestamp(clients.clock.now_ms())
     async with HeadEnd(clients) as head_end:
-        for first in range(0, len(cases), _ANNOUNCED_AT_ONCE):
+        for first in range(0, len(cases), _ANNOUNCED_BATCH):
             # The head-end sends again what is of a device that ingest doesn't know yet.
             refused = await head_end.carry(
                 [
@@ -176,7 +176,7 @@ async def populate(clients: Clients, bus: Bus, cases: list[Party]) -> float:
                         lon_deg=one.home[1],
                         accuracy_m=10.0,
                     )
-                    for one in cases[first : first + _ANNOUNCED_AT_ONCE]
+                    for one in cases[first : first + _ANNOUNCED_BATCH]
                 ]
             )
             if refused:

@@ -41,7 +41,7 @@ from tests.support.common.processes import Service
 
 INCIDENTS = 500
 SUBJECTS_EACH = 100
-REPORTS_EVERY_S = 15.0
+REPORTS_INTERVAL_S = 15.0
 LONG_TASK_P95_MS = 200.0
 HEAP_GROWS_MB = 10.0
 WARM_UP_S = 20.0
@@ -123,7 +123,7 @@ class Crowd(following_pb2_grpc.FollowingServiceServicer):
                     fix_time=times.to_timestamp(time.time_ns() // 1_000_000),
                 )
                 if not first:
-                    await asyncio.sleep(REPORTS_EVERY_S / SUBJECTS_EACH)
+                    await asyncio.sleep(REPORTS_INTERVAL_S / SUBJECTS_EACH)
             first = False
 
 

@@ -38,7 +38,7 @@ from services.dispatch.__main__ import MIGRATIONS
 from services.dispatch.domain.escalation import Deadlines
 from services.dispatch.leg import translate
 from services.dispatch.leg.service import open_leg
-from services.dispatch.leg.store import StreamPosition, Store
+from services.dispatch.leg.store import Store, StreamPosition
 from tandem.dispatch.v1 import dispatch_pb2
 from tests.support.common.nats import running_server
 from tests.support.common.postgres import PostgresServer, running_postgres
@@ -50,7 +50,7 @@ AGENCIES = ("probation", "police")
 ALONE = 100
 BURST, BURST_S = 1_000, 10.0
 SIZES = (100, 1_000, 10_000, 100_000)
-FILL_AT_ONCE = 250
+FILL_BATCH = 250
 ARRIVED_WITHIN_S = 60.0
 FAR_S = 3_600
 STREAM_BYTES = 1 << 30
@@ -173,8 +173,8 @@ async def fill(mesh: LegMesh, have: int, want: int) -> None:
         open_database(mesh.settings["warning"].database, MIGRATIONS) as database,
         open_leg("warning", Store(database), MeshClock(), Deadlines(FAR_S * 1000)) as leg,
     ):
-        for first in range(have, want, FILL_AT_ONCE):
-            numbers = range(first, min(first + FILL_AT_ONCE, want))
+        for first in range(have, want, FILL_BATCH):
+            numbers = range(first, min(first + FILL_BATCH, want))
             told = [alert(2 * n + half, incident=f"old-{n}", ends=half == 2) for n in numbers for half in (1, 2)]
             parsed = [translate.alert(one.SerializeToString(), "warning") for one in told]
             await leg.fold([one for one in parsed if one], StreamPosition(flow.ALERTS.name, "filling", first))

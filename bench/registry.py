@@ -50,7 +50,7 @@ TARGET_P99_S = 1.0
 KEY = bytes(range(32))
 ORDERS_PER_WEARER = 5
 BATCH = 5_000
-LISTED_AT_ONCE = 1_000
+LISTED_BATCH = 1_000
 IN_LOG_WITHIN_S = 30.0
 
 
@@ -163,10 +163,8 @@ async def snapshots(client: Client) -> AsyncIterator[log_pb2.CaseSnapshot]:
 async def reconcile_for_ever(client: Client, listed: Sequence[Listed]) -> None:
     """The police's full list, sent and compared again and again."""
     parts = [
-        reconciliation_pb2.ReconcileRequest(
-            records=map(translate_review.listed_to_proto, listed[n : n + LISTED_AT_ONCE])
-        )
-        for n in range(0, len(listed), LISTED_AT_ONCE)
+        reconciliation_pb2.ReconcileRequest(records=map(translate_review.listed_to_proto, listed[n : n + LISTED_BATCH]))
+        for n in range(0, len(listed), LISTED_BATCH)
     ]
     while True:
         begun = time.perf_counter()

@@ -49,7 +49,7 @@ from tests.support.common.nats import TestServer
 
 SHAPES = {"batched": (BATCH, 8, 8), "single": (1, 32, 32)}
 """Reports in a batch, streams, batches of a stream under way; as in bench.ingest."""
-CHANGES_AT_MOST = 3.0
+MAX_CHANGES = 3.0
 """By how much tracing may change throughput, per cent."""
 PAIRS_LEAST = 15
 """A median of fewer proves nothing."""
@@ -184,7 +184,7 @@ def of(found: dict[str, list[tuple[Turn, Turn]]]) -> list[Figure]:
             Figure(f"{shape}: without", median(off.reports_per_s for _, off in pairs), "reports/s"),
             figures.at_least(f"{shape}: pairs", len(pairs), "", PAIRS_LEAST),
             Figure(f"{shape}: on / off, median", on_off, "%"),
-            figures.at_most(f"{shape}: ... differs from 100 % by", abs(on_off - 100), "%", CHANGES_AT_MOST),
+            figures.at_most(f"{shape}: ... differs from 100 % by", abs(on_off - 100), "%", MAX_CHANGES),
             Figure(f"{shape}: ... 95 % interval, from", 100 * low, "%"),
             Figure(f"{shape}: ... to", 100 * high, "%"),
             Figure(f"{shape}: CPU of ingest a report, without", median(off.cpu_us for _, off in pairs), "us"),

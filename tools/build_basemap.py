@@ -23,7 +23,7 @@ SPECK_DEG2 = {"sido": 4e-5, "sigungu": 1e-5, "emd": 0.0}
 """Islands and gaps that are smaller are left out, square degrees; 1e-5 is 0.1 km2. Towns keep all of theirs."""
 SIMPLIFY_DEG = {"sido": 0.0006, "sigungu": 0.0004, "emd": 0.0003}
 """How far a line may stray, degrees: about 30 m for towns, which are context and no street map."""
-ZOOM_MOST = 10
+MAX_ZOOM = 10
 """Tiles are drawn larger beyond it."""
 
 
@@ -52,7 +52,7 @@ def main() -> None:
             "--quiet",
             "--force",
             "-Z4",
-            f"-z{ZOOM_MOST}",
+            f"-z{MAX_ZOOM}",
             "-r1",
             "--no-tile-size-limit",
             "--detect-shared-borders",

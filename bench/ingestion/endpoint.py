@@ -26,7 +26,7 @@ VENDOR_ID = "bench"
 LOG_BYTES = 4 << 30
 SECRET = "of this benchmark"
 BURST_DEVICES = 2_000
-_ROUTED_AT_ONCE = 256
+_ROUTED_BATCH = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,5 +95,5 @@ async def _route(bus: Bus) -> None:
         for name in left:
             await bus.publish_until_stored(f"$KV.{flow.DEVICES_BUCKET}.{name}", value)
 
-    await asyncio.gather(*(work() for _ in range(_ROUTED_AT_ONCE)))
+    await asyncio.gather(*(work() for _ in range(_ROUTED_BATCH)))
     print(f"{len(names)} devices registered in {time.monotonic() - began:.0f} s", file=sys.stderr)

@@ -49,7 +49,7 @@ TRIGGERS = 2_000
 WALKING = CROWD.devices - 2 * TRIGGERS
 STREAMS, WINDOW = 8, 8
 APPLIED_WITHIN_S = 120.0
-_ENTERED_AT_ONCE = 256
+_ENTERED_BATCH = 256
 _DESK = "spiffe://npa/desk/seoul"
 
 
@@ -261,7 +261,7 @@ async def _enter(bus: Bus) -> None:
             entry = log_pb2.LogEntry(case=case).SerializeToString()
             await bus.publish_until_stored(flow.log_subject(0, "case"), entry, msg_id=case.case_id)
 
-    await asyncio.gather(*(work() for _ in range(_ENTERED_AT_ONCE)))
+    await asyncio.gather(*(work() for _ in range(_ENTERED_BATCH)))
 
 
 async def _hear(one: Chain) -> None:

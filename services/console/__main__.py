@@ -22,7 +22,7 @@ from services.console.settings import ConsoleSettings
 from services.console.sign_in.ended_sessions import Ended
 from services.console.sign_in.keys import open_key
 
-CONNECTIONS_MOST = 500
+MAX_CONNECTIONS = 500
 
 
 async def run(settings: ConsoleSettings) -> None:
@@ -36,7 +36,7 @@ async def run(settings: ConsoleSettings) -> None:
         feeds = {role: Feed(mesh, role) for role in roles}
         routes = Pages(settings, guard, mesh, feeds).routes()
         async with (
-            server.served("console", routes, settings.host, settings.port, settings.http_tls, most=CONNECTIONS_MOST),
+            server.served("console", routes, settings.host, settings.port, settings.http_tls, most=MAX_CONNECTIONS),
             observed(settings.host, settings.metrics_port, partial(_unready, feeds), partial(_degraded, feeds)),
         ):
             await running.until_stopped(*(feed.run() for feed in feeds.values()), asyncio.Event().wait())  # type: ignore[arg-type]

@@ -46,7 +46,7 @@ CURRENT_S = 10.0
 """A state that no entry has reached for so long is of the past: an incident that is open in it may be over."""
 STAMP_AHEAD_MS = 120_000
 """A stamp of the log's leader this far ahead of this host is an alarm: the fold's time can't be turned back."""
-READ_AT_ONCE = 1_000
+READ_BATCH = 1_000
 """Entries that are asked for before more are: after a pause the log is there as fast as it can be folded."""
 YIELD_BYTES = 16_384
 """Bytes of a backlog, some hundred reports, after which others in this process get their turn."""
@@ -211,7 +211,7 @@ class Evaluator:
         if log.last == self.state.sequence or log.first > log.last:
             # A checkpoint of the log's very end, or all of it has aged out: without a tick of ours perhaps nothing ever follows.
             self._caught_up.set()
-        async for messages in pull.read(self._bus, stream, self._entry or 1, batch=READ_AT_ONCE, health=self._reader):
+        async for messages in pull.read(self._bus, stream, self._entry or 1, batch=READ_BATCH, health=self._reader):
             unyielded = 0
             for message in messages:
                 decided = self._apply(message)

@@ -10,7 +10,7 @@ FUTURE_MS = 120_000
 """A time by the device more than 2 minutes ahead of the mesh is refused."""
 LIVE_MS = 180_000
 """What is older than 3 minutes tells nothing of where somebody is now: it takes the lane of what was buffered."""
-BATCH_MOST = 1_000
+MAX_BATCH = 1_000
 """Most reports in one batch."""
 ACCURACY_MOST_M = 100_000.0
 

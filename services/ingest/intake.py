@@ -20,7 +20,7 @@ from services.ingest.domain import FUTURE_MS, LIVE_MS, EquipmentEvent, Position,
 from services.ingest.log.republish import LastReports
 from services.ingest.log.writer import LogWriter
 
-FORGET_EVERY_S = 60.0
+FORGET_INTERVAL_S = 60.0
 PAID_AT_ONCE_S = 1.0
 """Longest wait behind a batch for what was refused: on a stream whatever comes next waits as long, and that may be a panic. Of who
 owes more, calls are turned away until it has waited for the rest, save what devices say of themselves."""
@@ -218,7 +218,7 @@ class Intake:
     async def run(self) -> None:
         """Forgets which devices have been quiet, for ever."""
         while True:
-            await asyncio.sleep(FORGET_EVERY_S)
+            await asyncio.sleep(FORGET_INTERVAL_S)
             self._quotas.forget(time.monotonic())
 
     # ── checks ───────────────────────────────────────────────────────────────────────────────────────────────────────

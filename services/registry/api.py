@@ -22,8 +22,8 @@ from services.registry.reconcile import Agency, Listed, ListedKind
 from tandem.registry.v1 import reconciliation_pb2, registry_pb2, registry_pb2_grpc, review_pb2
 
 SERVICE_NAME = registry_pb2.DESCRIPTOR.services_by_name["RegistryService"].full_name
-MATCHES_AT_ONCE = 100
-DIFFERENCES_AT_ONCE = 1000
+MATCHES_BATCH = 100
+DIFFERENCES_BATCH = 1000
 LISTED_MAX = 1_000_000
 """Records in one list; more than an agency has."""
 _SEQUENCE_MAX = (1 << 63) - 1
@@ -131,8 +131,8 @@ class RegistryServicer(registry_pb2_grpc.RegistryServiceServicer):
             if len(listed) > LISTED_MAX:
                 raise InvalidField("records", f"a list must hold at most {LISTED_MAX}")
         compared = await _finish(self._oversight.compare(agency, list(listed.values())))
-        for start in range(0, len(compared.differences), DIFFERENCES_AT_ONCE):
-            some = compared.differences[start : start + DIFFERENCES_AT_ONCE]
+        for start in range(0, len(compared.differences), DIFFERENCES_BATCH):
+            some = compared.differences[start : start + DIFFERENCES_BATCH]
             yield reconciliation_pb2.ReconcileResponse(differences=map(translate_review.difference_to_proto, some))
         summary = reconciliation_pb2.ReconcileSummary(
             listed_root=compared.listed_root,
@@ -173,13 +173,13 @@ class RegistryServicer(registry_pb2_grpc.RegistryServiceServicer):
         if after > _SEQUENCE_MAX:
             raise InvalidField("after_sequence", "is greater than any sequence")
         # The token is judged as it comes; who is watching already is never told that it is too late.
-        events = await self._oversight.resume(after, not request.with_reviews, MATCHES_AT_ONCE)
+        events = await self._oversight.resume(after, not request.with_reviews, MATCHES_BATCH)
         while True:
             for event in events:
                 yield translate_review.event_to_proto(event)
                 after = event.sequence
             change = self._registry.next_change()
-            events = await self._oversight.events_after(after, not request.with_reviews, MATCHES_AT_ONCE)
+            events = await self._oversight.events_after(after, not request.with_reviews, MATCHES_BATCH)
             if not events:
                 await self._registry.wait_for(change)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-GOOD_MOST = 4
+MAX_GOOD = 4
 """Tokens of one device; they all travel in its route."""
 KEPT_MOST_S = 7 * 86_400
 """For how long a rotation may keep the older ones, seconds."""
@@ -32,4 +32,4 @@ def rotated(tokens: Sequence[DeviceToken], new: bytes, now_ms: int, keep_older_f
         replace(one, valid_until_ms=until_ms if one.valid_until_ms is None else min(one.valid_until_ms, until_ms))
         for one in tokens
     ]
-    return [*good_at(older, now_ms), DeviceToken(new, None)][-GOOD_MOST:]
+    return [*good_at(older, now_ms), DeviceToken(new, None)][-MAX_GOOD:]

@@ -27,7 +27,7 @@ from tandem.common.v1 import ledger_pb2
 SIGN_EVERY_ROWS = 100
 SIGN_EVERY_MS = 60_000
 POLL_S = 1.0
-HEADS_AT_ONCE = 100
+HEADS_BATCH = 100
 _NEWEST = "disclosures"
 """Name of the fact that says how far DISCLOSURES is taken in."""
 
@@ -125,7 +125,7 @@ class Disclosures:
         while True:
             change = self._registry.next_change()
             async with self._registry.transaction() as records:
-                heads = await records.ledger.signed_after(after, HEADS_AT_ONCE)
+                heads = await records.ledger.signed_after(after, HEADS_BATCH)
             for one in heads:
                 yield one
                 after = one.head.sequence

@@ -13,7 +13,7 @@ from services.common.rpc import server
 from services.common.rpc.errors import InvalidField, PermissionDenied
 from services.common.rpc.identity import Role
 from services.registry.domain import ExerciseKind
-from services.registry.exercises import PLACE_DEG, WEARERS_MOST, ExerciseRecords, Exercises
+from services.registry.exercises import MAX_WEARERS, PLACE_DEG, ExerciseRecords, Exercises
 from tandem.common.v1 import access_pb2, exercise_pb2, geometry_pb2
 from tandem.registry.v1 import exercise_pb2 as exercise_service_pb2
 from tandem.registry.v1 import exercise_pb2_grpc
@@ -36,8 +36,8 @@ class ExerciseServicer(exercise_pb2_grpc.ExerciseServiceServicer):
         self, request: exercise_service_pb2.PutExerciseRequest, context: _Context
     ) -> exercise_service_pb2.PutExerciseResponse:
         records = _records(request)
-        if not 1 <= request.wearers <= WEARERS_MOST:
-            raise InvalidField("wearers", f"must be from 1 to {WEARERS_MOST}")
+        if not 1 <= request.wearers <= MAX_WEARERS:
+            raise InvalidField("wearers", f"must be from 1 to {MAX_WEARERS}")
         if not fields.vendor_id("vendor_id", request.vendor_id):
             raise InvalidField("vendor_id", "is missing")
         until_ms = fields.moment("valid_until", request.valid_until, request.HasField("valid_until"))

@@ -28,7 +28,7 @@ from services.registry.domain import (
 )
 from services.registry.handlers import Registry
 
-WEARERS_MOST = 10
+MAX_WEARERS = 10
 VALID_MOST_MS = 7 * 86_400_000
 RADIUS_M = 100.0
 PLACE_DEG = (36.0, 125.0)
@@ -126,8 +126,8 @@ class Exercises:
         async with registry.transaction() as stored:
             if await stored.stored(tables.protected_persons, records.person_id) is None:
                 raise NotFound("exercise_id: no such exercise")
-            tags = [await stored.tag(records.tag_id(number)) for number in range(WEARERS_MOST)]
-            orders = await stored.all_of(tables.orders, [records.order_id(number) for number in range(WEARERS_MOST)])
+            tags = [await stored.tag(records.tag_id(number)) for number in range(MAX_WEARERS)]
+            orders = await stored.all_of(tables.orders, [records.order_id(number) for number in range(MAX_WEARERS)])
         over = OrderEnd(EndReason.CANCELLED_BY_POLICE, now_ms)
         for order in orders:
             if order.end is None:

@@ -39,8 +39,8 @@ from services.registry.review import Event
 from services.registry.store import Record, Records
 from services.registry.vault import Vault
 
-RENEWED_AT_ONCE = 50
-COMPLETED_AT_ONCE = 200
+RENEWED_BATCH = 50
+COMPLETED_BATCH = 200
 
 _InExercise = TypeVar("_InExercise", Wearer, Order)
 
@@ -117,7 +117,7 @@ class Registry:
         after = ""
         while True:
             async with self.transaction() as records:
-                ids = await records.reviews.without_digest(kind, key, after, COMPLETED_AT_ONCE)
+                ids = await records.reviews.without_digest(kind, key, after, COMPLETED_BATCH)
                 if not ids:
                     return
                 # A record that was destroyed has an id and no content; it is passed over.
@@ -330,12 +330,12 @@ class Registry:
         day = now_ms // DAY_MS
         # Not a change that others wait for: the relay, which calls this, looks into the outbox next.
         async with self.transaction() as records:
-            device_ids = await records.routes_not_sent_on(day, RENEWED_AT_ONCE)
+            device_ids = await records.routes_not_sent_on(day, RENEWED_BATCH)
             for device_id in device_ids:
                 await self.cases.send_route(records, device_id, renew=True)
             if device_ids:
                 return True
-            cases = await records.cases_not_sent_on(day, now_ms - DAY_MS, RENEWED_AT_ONCE)
+            cases = await records.cases_not_sent_on(day, now_ms - DAY_MS, RENEWED_BATCH)
             for case in cases:
                 await records.mark_case_sent(case.case_id, day)
                 msg_id = f"{case.case_id}:{case.version}:{day}"

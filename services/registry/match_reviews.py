@@ -19,10 +19,10 @@ from services.registry.reconcile import KINDS_OF, Agency, Difference, Listed
 from services.registry.review import Decision, Event, Review, ReviewState
 from services.registry.store_review import ReconciliationStatus, StoredEvent
 
-LOOK_EVERY_S = 1.0
+LOOK_INTERVAL_S = 1.0
 """Wall time."""
-REVIEWS_AT_ONCE = 100
-PAGED_AT_ONCE = 100
+REVIEWS_BATCH = 100
+PAGED_BATCH = 100
 
 _UNPROVEN_S = Gauge(
     "tandem_registry_unproven_seconds",
@@ -56,7 +56,7 @@ class Oversight:
     async def list_reviews(self, states: Sequence[ReviewState], after_case_id: str) -> list[Review]:
         """Reviews in some states, by the id of their case."""
         async with self._registry.transaction() as records:
-            return await records.reviews.reviews_in(states, after_case_id, REVIEWS_AT_ONCE)
+            return await records.reviews.reviews_in(states, after_case_id, REVIEWS_BATCH)
 
     async def decide(self, case_id: str, decision: Decision, reason: str, seen: bytes, by: str) -> Review:
         """Does what a person decides. Raises NotFound, FailedPrecondition where the evidence is another by now."""
@@ -126,7 +126,7 @@ class Oversight:
                 await self.page()
             except Unavailable:
                 pass  # the database has said in the log what is wrong with it; what is due stays due
-            await asyncio.sleep(LOOK_EVERY_S)
+            await asyncio.sleep(LOOK_INTERVAL_S)
 
     async def alarm(self) -> None:
         """Alarms once for each time that an agency goes without proof for too long."""
@@ -146,7 +146,7 @@ class Oversight:
         """Pages both agencies, once for each review that nobody has answered in time."""
         now_ms = self._clock.now_ms()
         async with self._registry.transaction() as records:
-            late = await records.reviews.unanswered(now_ms - review.ANSWER_WITHIN_MS, PAGED_AT_ONCE)
+            late = await records.reviews.unanswered(now_ms - review.ANSWER_WITHIN_MS, PAGED_BATCH)
         if not late:
             return
         async with self._registry.changing() as records:

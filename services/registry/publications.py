@@ -12,7 +12,7 @@ import sqlalchemy as sa
 
 from services.common.messaging import flow, published
 from services.common.messaging.bus import Bus
-from services.common.messaging.published import StreamComparison, Publication
+from services.common.messaging.published import Publication, StreamComparison
 from services.common.observability.telemetry import logger
 from services.registry.handlers import Registry
 from services.registry.tables import cases, outbox, routes

@@ -17,7 +17,7 @@ from services.registry.publications import Publications
 
 BATCH = 64
 """Messages between two marks at the most: so many go out again after a crash, and the server knows them again for ten minutes."""
-RENEW_EVERY_S = 1.0
+RENEW_INTERVAL_S = 1.0
 """How often it looks for what wasn't sent today, wall time; nobody waits for that, and a look costs as much as a put."""
 POLL_S = 0.25
 """How long a commit of another process may go unnoticed; our own wake the relay at once."""
@@ -121,5 +121,5 @@ class Relay:
             return False
         if await self._registry.renew_some():
             return True
-        self._renew_at_s = now_s + RENEW_EVERY_S
+        self._renew_at_s = now_s + RENEW_INTERVAL_S
         return False

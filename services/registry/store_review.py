@@ -20,7 +20,7 @@ from services.registry.store_keys import decision_owner
 from services.registry.tables_ledger import data_keys
 from services.registry.vault import Vault
 
-LISTED_AT_ONCE = 1000
+LISTED_BATCH = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,10 +78,10 @@ class ReviewRecords:
                 # What was made up for exercises is in no agency's list.
                 an_agencys = ~digests.c.record_id.startswith(EXERCISE_IDS, autoescape=True)
                 wanted = sa.and_(digests.c.kind == kind.value, digests.c.record_id > after, an_agencys)
-                page = sa.select(digests).where(wanted).order_by(digests.c.record_id).limit(LISTED_AT_ONCE)
+                page = sa.select(digests).where(wanted).order_by(digests.c.record_id).limit(LISTED_BATCH)
                 rows = await self._rows(page)
                 found += map(self._unmasked, rows)
-                if len(rows) < LISTED_AT_ONCE:
+                if len(rows) < LISTED_BATCH:
                     break
                 after = rows[-1].record_id
         return found

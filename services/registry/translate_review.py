@@ -12,7 +12,7 @@ from services.registry.review import Decision, Event, Review, ReviewState
 from services.registry.store_review import ReconciliationStatus, StoredEvent
 from tandem.registry.v1 import reconciliation_pb2, registry_pb2, review_pb2
 
-RECORDS_AT_ONCE = 1000
+RECORDS_BATCH = 1000
 DIGEST_BYTES = 32
 REASON_MAX_CHARS = 500
 _DECISIONS: Mapping[int, Decision] = {review_pb2.Decision.Value(f"DECISION_{one.name}"): one for one in Decision}
@@ -23,8 +23,8 @@ _STATES: Mapping[int, ReviewState] = {
 
 def parse_listed(msg: reconciliation_pb2.ReconcileRequest, agency: Agency) -> list[Listed]:
     """A part of an agency's list. Raises InvalidField."""
-    if len(msg.records) > RECORDS_AT_ONCE:
-        raise InvalidField("records", f"must hold at most {RECORDS_AT_ONCE}")
+    if len(msg.records) > RECORDS_BATCH:
+        raise InvalidField("records", f"must hold at most {RECORDS_BATCH}")
     return [_listed(f"records[{n}]", one, agency) for n, one in enumerate(msg.records)]
 
 

@@ -20,7 +20,7 @@ OVER_WITHIN_S = 150.0
 """Until it is stood down: it leaves the ring after EVERY_S, the ring is cleared 60 s later, with the next report at the latest."""
 AGAIN_AFTER_S = 300.0
 """How often an outage is paged again."""
-KEPT_MOST = 100
+MAX_KEPT = 100
 """Canaries that are remembered while an outage lasts."""
 TRIED_AFTER_S = 10.0
 """After this it shows where a canary is stuck."""
@@ -155,7 +155,7 @@ def _end(watched: CanaryState, outage: CanaryOutage, now_s: float, now_ms: int) 
         watched.canaries = [one for one in later if one.number >= back.number]
     elif first is not None:
         watched.outage = replace(outage, seen=seen(_telling(watched, first, now_s)))
-    del watched.canaries[:-KEPT_MOST]
+    del watched.canaries[:-MAX_KEPT]
 
 
 def _telling(watched: CanaryState, first: Canary, now_s: float) -> Canary:

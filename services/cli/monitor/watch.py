@@ -39,9 +39,9 @@ WATCH = "spiffe://tandem/watch/canary"
 SLOTS = 6
 """Wearers, who breach in turn: each is stood down long before it is its turn again."""
 VALID_S = 3 * 86_400
-PROLONGED_EVERY_S = 12 * 3_600
+PROLONGED_INTERVAL_S = 12 * 3_600
 RETRY_S = 5.0
-LOOK_EVERY_S = 1.0
+LOOK_INTERVAL_S = 1.0
 STATE = "watch.json"
 
 State = dispatch_pb2.AssignmentState
@@ -96,7 +96,7 @@ class CanaryWatch:
                 continue
             self._refused = ""
             self._save()
-            await self._sleep(PROLONGED_EVERY_S)
+            await self._sleep(PROLONGED_INTERVAL_S)
 
     async def _send(self) -> None:
         """Reports all wearers every 20 s, one of them inside. The first report has all outside: nobody leaps."""
@@ -232,7 +232,7 @@ class CanaryWatch:
                 if not self._pagers or await page_all(self._pagers, message):
                     canary.delivered(self._watched, page, self._clients.clock.now_ms())
                     self._save()
-            await self._sleep(LOOK_EVERY_S)
+            await self._sleep(LOOK_INTERVAL_S)
 
     async def _message(self, page: Page) -> PageMessage:
         outage, now_ms = page.outage, self._clients.clock.now_ms()

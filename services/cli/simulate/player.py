@@ -26,7 +26,7 @@ from tandem.registry.v1 import registry_pb2
 
 LEAD_S = 2.0
 """From the first order's way to the registry to the first report, wall time: the case stands before the report."""
-BATCH_MOST = 500
+MAX_BATCH = 500
 QUIET_S = 3.0
 """Nothing more is awaited when no alert came for so long, wall time."""
 POLL_S = 0.2
@@ -174,7 +174,7 @@ class _ReplaySender:
             if due and isinstance(due[-1].what, ingest_pb2.EquipmentEvent):
                 await self._flush(due)
             due.append(line)
-            if len(due) >= BATCH_MOST:
+            if len(due) >= MAX_BATCH:
                 await self._flush(due)
         await self._flush(due)
         progress(len(lines))

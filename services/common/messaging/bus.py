@@ -29,7 +29,7 @@ PUBLISH_TIMEOUT_S = 3.0
 FIRST_RETRY_S = 0.05
 LAST_RETRY_S = 1.0
 FAILURE_REMEMBERED_S = 10.0
-CERTIFICATE_EVERY_S = 10.0
+CERTIFICATE_INTERVAL_S = 10.0
 PING_EVERY_S = 1
 """How often the server is asked whether it lives: after three pings without an answer the client goes to another one."""
 
@@ -314,7 +314,7 @@ async def _renew(client: Client, tls: Files) -> None:
     """Connects anew with files that were replaced; a connection would stand on an expired certificate for ever."""
     used = tls.stamp()
     while True:
-        await asyncio.sleep(CERTIFICATE_EVERY_S)
+        await asyncio.sleep(CERTIFICATE_INTERVAL_S)
         try:
             stamp = tls.stamp()
             if stamp == used:

@@ -24,7 +24,7 @@ from services.common.observability.heartbeat import HEART
 from services.common.rpc.errors import NotFound, Unavailable
 from services.common.web.server import Handler, served
 
-CONNECTIONS_MOST = 100
+MAX_CONNECTIONS = 100
 
 _DISK_USED = Gauge("tandem_disk_used_ratio", "How full the disk is that holds this process's data, 0 to 1")
 _STREAM_USED = Gauge(
@@ -35,7 +35,7 @@ _CONSUMERS = Gauge(
     "Consumers of a stream, of which the server takes 1,000 of all users together",
     ["stream"],
 )
-STREAMS_EVERY_S = 10.0
+STREAMS_INTERVAL_S = 10.0
 LOOP_WITHIN_S = 2.0
 """How long the event loop may take to answer."""
 T = TypeVar("T")
@@ -61,7 +61,7 @@ async def watch_streams(bus: Bus) -> None:
                 _CONSUMERS.labels(config["name"]).set(stream["state"]["consumer_count"])
                 if config["discard"] == "new" and config["max_bytes"] > 0:
                     _STREAM_USED.labels(config["name"]).set(stream["state"]["bytes"] / config["max_bytes"])
-        await asyncio.sleep(STREAMS_EVERY_S)
+        await asyncio.sleep(STREAMS_INTERVAL_S)
 
 
 @asynccontextmanager
@@ -111,7 +111,7 @@ async def observed(
 
     shown = {"/metrics": metrics, "/healthz": healthz, "/readyz": readyz}
     routes = [web.get("/livez", livez), *(web.get(path, within_main(handler)) for path, handler in shown.items())]
-    async with _in_thread(served("observe", routes, host, port, most=CONNECTIONS_MOST)) as bound:
+    async with _in_thread(served("observe", routes, host, port, most=MAX_CONNECTIONS)) as bound:
         yield bound
 
 

@@ -15,7 +15,7 @@ DECIDED_US = "Tandem-Decided-Us"
 """Header of an alert: when its evaluator had decided it, wall clock, microseconds since 1970 UTC."""
 SENDERS = "Tandem-Senders"
 """Header of an entry of the log: the contexts in which its senders sent it, see `senders_header`."""
-SENDERS_MOST = 32
+MAX_SENDERS = 32
 """Contexts in that header; a message of more senders names none of them."""
 
 _FORM = re.compile(r"00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
@@ -63,7 +63,7 @@ def senders_header(sent: Sequence[tuple[int, str]]) -> str:
     if not parts and not context:
         return ""
     parts.append(f"{count}:{context or _NOBODY}")
-    return "" if len(parts) > SENDERS_MOST else ",".join(parts)
+    return "" if len(parts) > MAX_SENDERS else ",".join(parts)
 
 
 def sender_of(header: str, place: int) -> str:

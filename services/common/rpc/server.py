@@ -30,13 +30,13 @@ from tandem.common.v1 import access_pb2
 UNARY_DEADLINE_S = 5.0
 GRACE_S = 5.0
 NOT_READY_AFTER_S = 10.0
-HEALTH_EVERY_S = 1.0
+HEALTH_INTERVAL_S = 1.0
 MAX_MESSAGE_BYTES = 1 << 20
-CALLS_MOST = 20_000
+MAX_CALLS = 20_000
 """Calls that a server has open or waiting."""
 OPEN_METHODS = ("/grpc.health.v1.Health/", "/grpc.reflection.v1alpha.ServerReflection/")
 """Named exceptions of the rule that a method needs its roles."""
-OPEN_STREAMS_MOST = 200
+MAX_OPEN_STREAMS = 200
 """Streams of these methods at the same time, of all callers together."""
 
 _SERVER_OPTIONS = (
@@ -50,8 +50,8 @@ _SERVER_OPTIONS = (
     ("grpc.max_connection_age_grace_ms", 30_000),
     ("grpc.max_concurrent_streams", 512),
     # Beyond these it would end calls that wait to be looked at, anybody's, with CANCELLED; by default from 1,000 on at random.
-    ("grpc.server.max_pending_requests", CALLS_MOST),
-    ("grpc.server.max_pending_requests_hard_limit", CALLS_MOST),
+    ("grpc.server.max_pending_requests", MAX_CALLS),
+    ("grpc.server.max_pending_requests_hard_limit", MAX_CALLS),
     ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
     ("grpc.so_reuseport", 0),
 )
@@ -204,7 +204,7 @@ class Gatekeeper(grpc.aio.ServerInterceptor):
         streaming: Any = handler.stream_stream if handler.request_streaming else handler.unary_stream
 
         async def serve(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
-            if self._open_streams >= OPEN_STREAMS_MOST:
+            if self._open_streams >= MAX_OPEN_STREAMS:
                 await abort(context, errors.StoreFull("too many of these streams are open", retry_after_s=5.0))
             self._open_streams += 1
             try:
@@ -318,7 +318,7 @@ async def serve(
 ) -> AsyncIterator[Server]:
     """A started server; at the end it says NOT_SERVING, lets calls finish for 5 s and stops."""
     server = grpc.aio.server(
-        interceptors=[Gatekeeper(settings.dev_secret)], options=_SERVER_OPTIONS, maximum_concurrent_rpcs=CALLS_MOST
+        interceptors=[Gatekeeper(settings.dev_secret)], options=_SERVER_OPTIONS, maximum_concurrent_rpcs=MAX_CALLS
     )
     add_servicer(server)
     health_servicer = health.aio.HealthServicer()
@@ -362,7 +362,7 @@ async def keep_health(server: Server, readiness: Readiness, bus: Bus | None = No
             reason = f"JetStream hasn't worked for {NOT_READY_AFTER_S:.0f} s"
         server.degraded = readiness.degraded()
         await (server.not_ready(reason) if reason else server.ready())
-        await asyncio.sleep(HEALTH_EVERY_S)
+        await asyncio.sleep(HEALTH_INTERVAL_S)
 
 
 # ── client ───────────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -9,7 +9,7 @@ from google.protobuf.descriptor import Descriptor, FieldDescriptor
 
 _VARINT, _FIXED64, _DELIMITED, _FIXED32 = 0, 1, 2, 5
 _DEPTH_MAX = 100
-FIELDS_MOST = 4_000
+MAX_FIELDS = 4_000
 """Fields that are looked at: a few milliseconds, for which everybody else waits. Beyond it no field is named."""
 
 
@@ -20,7 +20,7 @@ class _Broken(Exception):
 def fault(descriptor: Descriptor, raw: bytes) -> tuple[str, str]:
     """Path of the field that makes `raw` unreadable as this message, and why; the path is empty where no field is to blame."""
     try:
-        return _bad_text(descriptor, memoryview(raw), 0, iter(range(FIELDS_MOST))) or "", "isn't text in UTF-8"
+        return _bad_text(descriptor, memoryview(raw), 0, iter(range(MAX_FIELDS))) or "", "isn't text in UTF-8"
     except _Broken:
         return "", "the request isn't a message of this method"
 

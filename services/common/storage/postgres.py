@@ -32,9 +32,9 @@ ANSWER_WITHIN_S = 30.0
 """How long a statement may take in all: a server that hangs, or a network that swallows, holds nobody for good."""
 UNDONE_WITHIN_S = 2.0
 """How long a transaction that failed waits for the server's word that it is undone; that is so anyhow once the connection ends."""
-PEER_IDLE_S, PEER_EVERY_S, PEER_TRIES = 10, 5, 3
+PEER_IDLE_S, PEER_INTERVAL_S, PEER_TRIES = 10, 5, 3
 """When the other end of a TCP connection is asked whether it is still there, how often, and after how many silences it isn't."""
-PEER_SILENT_MS = 1000 * (PEER_IDLE_S + PEER_EVERY_S)
+PEER_SILENT_MS = 1000 * (PEER_IDLE_S + PEER_INTERVAL_S)
 """How long what was sent to the other end may stay unacknowledged."""
 _USED = "tandem_used"
 """A connection's note that something was executed on it before."""
@@ -83,7 +83,7 @@ def _settings(answer_within_s: float | None) -> dict[str, str]:
         "idle_in_transaction_session_timeout": str(IDLE_WITHIN_MS if answer_within_s else 0),
         # So that the server, too, notices when the other end is gone.
         "tcp_keepalives_idle": str(PEER_IDLE_S),
-        "tcp_keepalives_interval": str(PEER_EVERY_S),
+        "tcp_keepalives_interval": str(PEER_INTERVAL_S),
         "tcp_keepalives_count": str(PEER_TRIES),
         "tcp_user_timeout": str(PEER_SILENT_MS),
         "jit": "off",
@@ -98,7 +98,7 @@ def _notice_a_silent_server(connection: Any, _record: object) -> None:
     ours.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     for name, value in (
         ("TCP_KEEPIDLE", PEER_IDLE_S),
-        ("TCP_KEEPINTVL", PEER_EVERY_S),
+        ("TCP_KEEPINTVL", PEER_INTERVAL_S),
         ("TCP_KEEPCNT", PEER_TRIES),
         ("TCP_USER_TIMEOUT", PEER_SILENT_MS),
     ):

@@ -22,10 +22,10 @@ REQUEST_WITHIN_S = 10.0
 """Head and body of a request must be here this long after its first byte, and the first byte of all after the connection."""
 KEEP_ALIVE_S = 75.0
 """A connection without a request is closed after this."""
-CONNECTIONS_MOST = 2_000
+MAX_CONNECTIONS = 2_000
 """Beyond these the one that has rested longest is closed; where none rests, the new one."""
 BODY_MOST_BYTES = 64 << 10
-CERTIFICATE_EVERY_S = 60.0
+CERTIFICATE_INTERVAL_S = 60.0
 GRACE_S = 1.0
 """Requests that are being answered when the service ends have so long."""
 SPARE_FILES = 1_000
@@ -211,7 +211,7 @@ async def served(
     host: str,
     port: int,
     tls: tuple[Path, Path] | None = None,
-    most: int = CONNECTIONS_MOST,
+    most: int = MAX_CONNECTIONS,
 ) -> AsyncIterator[int]:
     """Serves these routes and gives the port; with `tls`, certificate chain and key. At the end requests have 1 s to finish."""
     app = web.Application(middlewares=[_guarded], client_max_size=BODY_MOST_BYTES)
@@ -261,7 +261,7 @@ def _context(tls: tuple[Path, Path]) -> ssl.SSLContext:
 async def _renew(context: ssl.SSLContext, tls: tuple[Path, Path]) -> None:
     """Takes a certificate that was replaced without a restart: new connections have it."""
     while True:
-        await asyncio.sleep(CERTIFICATE_EVERY_S)
+        await asyncio.sleep(CERTIFICATE_INTERVAL_S)
         try:
             context.load_cert_chain(*tls)
         except (OSError, ssl.SSLError) as error:

@@ -10,7 +10,7 @@ from typing import Any
 
 from services.console.domain.people import NAME, SELF, ConsoleUser, Role
 
-READABLE_MOST = 19
+MAX_READABLE = 19
 DIGEST_DIGITS = 12
 
 
@@ -57,6 +57,6 @@ def name_of(claims: Mapping[str, Any], name_claim: str) -> str:
     name = given if isinstance(given, str) else ""
     if NAME.fullmatch(name) and name != SELF:
         return name
-    readable = re.sub(r"[^a-z0-9]+", "-", name.partition("@")[0].lower()).strip("-")[:READABLE_MOST]
+    readable = re.sub(r"[^a-z0-9]+", "-", name.partition("@")[0].lower()).strip("-")[:MAX_READABLE]
     digest = hashlib.sha256(f"{claims['iss']}\n{claims['sub']}".encode()).hexdigest()[:DIGEST_DIGITS]
     return f"{readable or 'user'}-{digest}"

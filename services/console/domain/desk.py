@@ -23,7 +23,7 @@ CAUSES = (
     *("BREACH_CONFIRMED", "NOBODY_FOUND", "FALSE_POSITION", "EQUIPMENT", "AUTHORISED", "EXERCISE"),
     "OTHER",
 )
-REASON_MOST, NOTE_MOST = 200, 500
+MAX_REASON, MAX_NOTE = 200, 500
 """Characters."""
 ACTS = ("acknowledge", "reject", "progress", "close")
 TAKE, REJECT, PROGRESS, CLOSE = ACTS
@@ -94,10 +94,10 @@ def read(act: str, form: Mapping[str, str]) -> DeskAnswer:
     if act == PROGRESS:
         return replace(answer, state=_one_of("state", form, WAY[1:]))
     if act == REJECT:
-        return replace(answer, reason=_text("reason", form, REASON_MOST, needed=True))
+        return replace(answer, reason=_text("reason", form, MAX_REASON, needed=True))
     if act == CLOSE:
         cause = _one_of("cause", form, CAUSES)
-        return replace(answer, cause=cause, note=_text("note", form, NOTE_MOST, needed=cause == "OTHER"))
+        return replace(answer, cause=cause, note=_text("note", form, MAX_NOTE, needed=cause == "OTHER"))
     return answer
 
 

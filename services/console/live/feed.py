@@ -30,24 +30,24 @@ from tandem.common.v1 import exercise_pb2
 from tandem.dispatch.v1 import dispatch_pb2, following_pb2
 from tandem.geofence.v1 import geofence_pb2
 
-TELLS_EVERY_S = 0.5
+TELLS_INTERVAL_S = 0.5
 """At most so often a browser is told, however much changes."""
 BEAT_S = 5.0
 """So often at least, so that it sees that the connection stands."""
-SHOWN_MOST = 1_000
+MAX_SHOWN = 1_000
 """Incidents that are kept, the newest; those that are open stay."""
-ALERTS_MOST = 200
+MAX_ALERTS = 200
 AGAIN_S = 0.5
 STANDS_AFTER_S = 1.0
-LISTS_EVERY_S = 10.0
+LISTS_INTERVAL_S = 10.0
 """How often a desk's list is read beside its stream of steps."""
-LOOKS_EVERY_S = 2.0
+LOOKS_INTERVAL_S = 2.0
 """How often the list is read of a reviewer who looks, since there is no stream of steps."""
-FOLLOWED_MOST = 200
+MAX_FOLLOWED = 200
 """Open incidents whose targets are followed at once, the most urgent."""
 DEADLINE_S = 5.0
 UNABLE_AFTER_S = 10.0
-GONE_MOST = 2_000
+MAX_GONE = 2_000
 """Things that went whose going is remembered, for browsers that come back."""
 
 
@@ -73,7 +73,7 @@ class Feed:
         self._units = Units(mesh, role)
         self._shown = {"incident": self._told, "target": self._targets, "unit": self._units.shown}
         """By sort and id, what there is now."""
-        self._alerts: deque[tuple[int, dict[str, Any]]] = deque(maxlen=ALERTS_MOST)
+        self._alerts: deque[tuple[int, dict[str, Any]]] = deque(maxlen=MAX_ALERTS)
         self._away: dict[str, str] = dict.fromkeys(self._works(), "STARTING")
         """What isn't connected, and why."""
         self._away_since_s = dict.fromkeys(self._away, time.monotonic())
@@ -155,14 +155,14 @@ class Feed:
         while True:
             await self._read_all()
             self._connected("incidents")
-            is_new = asyncio.get_running_loop().time() - began_s < LISTS_EVERY_S
+            is_new = asyncio.get_running_loop().time() - began_s < LISTS_INTERVAL_S
             if self._role in DESKS:
-                await asyncio.sleep(LOOKS_EVERY_S if is_new else LISTS_EVERY_S)
+                await asyncio.sleep(LOOKS_INTERVAL_S if is_new else LISTS_INTERVAL_S)
             else:
-                await _next(self._viewed, LOOKS_EVERY_S if is_new or self._viewers else LISTS_EVERY_S)
+                await _next(self._viewed, LOOKS_INTERVAL_S if is_new or self._viewers else LISTS_INTERVAL_S)
 
     async def _read_all(self) -> None:
-        request = dispatch_pb2.ListIncidentsRequest(page_size=SHOWN_MOST)
+        request = dispatch_pb2.ListIncidentsRequest(page_size=MAX_SHOWN)
         answer = await self._list(request)
         found = {one.incident_id: translate.incident(one) for one in answer.incidents}
         for id_ in [id_ for id_ in self._incidents if id_ not in found]:
@@ -206,7 +206,7 @@ class Feed:
         """Groups anew where steps came. It looks at every incident, so in a flood not at each step."""
         while True:
             await self._regroup.wait()
-            await asyncio.sleep(TELLS_EVERY_S)
+            await asyncio.sleep(TELLS_INTERVAL_S)
             self._regroup.clear()
             self._tell_groups()
 
@@ -215,7 +215,7 @@ class Feed:
         for id_ in [id_ for id_ in self._incidents if before.get(id_) != self._groups.get(id_)]:
             self._tell(id_)
         over = sorted((one.opened_ms, id_) for id_, one in self._incidents.items() if one.ended_ms is not None)
-        for _, id_ in over[: max(0, len(self._incidents) - SHOWN_MOST)]:
+        for _, id_ in over[: max(0, len(self._incidents) - MAX_SHOWN)]:
             self._drop(id_)
 
     def _drop(self, incident_id: str) -> None:
@@ -288,7 +288,7 @@ class Feed:
             level, due_ms, _ = board.rank(one)
             return level, one.incident_id not in following, due_ms
 
-        return [one.incident_id for one in sorted(open_, key=urgency)[:FOLLOWED_MOST]]
+        return [one.incident_id for one in sorted(open_, key=urgency)[:MAX_FOLLOWED]]
 
     async def _follow_one(self, incident_id: str) -> None:
         while True:
@@ -304,7 +304,7 @@ class Feed:
                 logger().info("targets_not_followed", incident_id=incident_id, code=error.code().name)
             finally:
                 targets.cancel()
-            await asyncio.sleep(LOOKS_EVERY_S)
+            await asyncio.sleep(LOOKS_INTERVAL_S)
 
     def _states(self) -> dict[str, str]:
         return units.states(to for one in self._incidents.values() for to in one.of(self._leg_name))
@@ -319,7 +319,7 @@ class Feed:
         self._changed_at[sort, id_] = self._number
         if id_ not in self._shown[sort]:
             self._gone.append((sort, id_))
-            if len(self._gone) > GONE_MOST:
+            if len(self._gone) > MAX_GONE:
                 self._forget(self._gone.popleft())
         self._wake.set()
 
@@ -356,9 +356,9 @@ class Feed:
             upto = self._number
             yield f"{self._boot}-{upto}", self._message(seen)
             seen = upto
-            await asyncio.sleep(TELLS_EVERY_S)
+            await asyncio.sleep(TELLS_INTERVAL_S)
             if self._number == seen:
-                await _next(self._wake, BEAT_S - TELLS_EVERY_S)
+                await _next(self._wake, BEAT_S - TELLS_INTERVAL_S)
 
     def _message(self, seen: int | None) -> dict[str, Any]:
         if seen is not None and seen < self._forgotten:

@@ -30,7 +30,7 @@ from tandem.dispatch.v1 import dispatch_pb2
 from tandem.ingest.v1 import ingest_pb2
 from tandem.registry.v1 import review_pb2
 
-SEARCHED_MOST = 5_000
+MAX_SEARCHED = 5_000
 PAGE_SIZE = 1_000
 DISTURBED = (
     "SILENT",
@@ -141,7 +141,7 @@ class Pages:
     async def _all_incidents(self, ask: Ask) -> tuple[list[IncidentCard], bool]:
         found: list[IncidentCard] = []
         token = ""
-        while len(found) < SEARCHED_MOST:
+        while len(found) < MAX_SEARCHED:
             request = dispatch_pb2.ListIncidentsRequest(page_size=PAGE_SIZE, page_token=token)
             answer = await self._mesh.legs[ask.user.leg].dispatch.ListIncidents(
                 request, metadata=self._mesh.identity(ask.user), timeout=UNARY_DEADLINE_S

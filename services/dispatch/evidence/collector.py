@@ -25,7 +25,7 @@ OPENED_BEFORE_MS = 4 * LOOK_BACK_MS
 """How long before an alert of an incident an earlier one is looked for. Mesh time."""
 PREMISES_BACK_MS = 26 * 3_600_000
 """Cases and rules are entered again each day of the mesh."""
-_READ_AT_ONCE = 64
+_READ_BATCH = 64
 _REST_EVERY = 16
 
 Told = tuple[alert_pb2.Alert, pull.Delivered]
@@ -285,7 +285,7 @@ class EvidenceCollector:
             return
         count = 0
         began_s = time.monotonic()
-        async for messages in pull.read(self._bus, stream, first, (subject,) if subject else (), _READ_AT_ONCE):
+        async for messages in pull.read(self._bus, stream, first, (subject,) if subject else (), _READ_BATCH):
             for message in messages:
                 if message.sequence <= last:
                     yield message

@@ -14,7 +14,7 @@ from services.dispatch.exchange.facts import AGENCIES, Fact, facts, is_over
 from tandem.dispatch.v1 import dispatch_pb2
 
 NAMESPACE = "urn:oasis:names:tc:emergency:cap:1.2"
-REFERENCES_MOST = 100
+MAX_REFERENCES = 100
 """The newest; a message must not grow for ever."""
 EVENT = "Approach to a protected person or place"
 _URGENCY = {"RESPOND": ("Immediate", "Severe", "Observed"), "NOTIFY": ("Expected", "Moderate", "Likely")}
@@ -39,7 +39,7 @@ def message(leg: str, steps: Sequence[dispatch_pb2.Step], addressee: str, link: 
     _add(alert, "scope", "Private")
     _add(alert, "addresses", _quoted(addressee))
     if before:
-        _add(alert, "references", " ".join(_reference(leg, one) for one in before[-REFERENCES_MOST:]))
+        _add(alert, "references", " ".join(_reference(leg, one) for one in before[-MAX_REFERENCES:]))
     _add(alert, "incidents", _quoted(last.incident_id))
     _add_info(alert, leg, last, over, link)
     written: bytes = ET.tostring(alert, encoding="utf-8", xml_declaration=True)

@@ -15,7 +15,7 @@ from services.dispatch.exchange.facts import AGENCIES, Fact, facts, is_over, lat
 from tandem.dispatch.v1 import dispatch_pb2
 
 STYLE = "tandem-eido-1"
-NOTES_MOST = 200
+MAX_NOTES = 200
 """The newest; a document must not grow for ever."""
 
 
@@ -55,7 +55,7 @@ def document(leg: str, steps: Sequence[dispatch_pb2.Step], link: str = "") -> by
                 "agencyId": agency,
                 "text": f"{one.assignment_id} {one.state}",
             }
-            for one in told[-NOTES_MOST:]
+            for one in told[-MAX_NOTES:]
         ],
         "linkComponent": links,
     }

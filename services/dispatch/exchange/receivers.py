@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 from services.common.rpc.errors import FailedPrecondition
 from services.common.settings import LOOPBACK
 
-KEYS_MOST = 2
+MAX_KEYS = 2
 KEY_LEAST_BYTES = 32
 FORMS = ("step", "cap", "eido")
 DEADLINE_S = 3_600.0
@@ -62,7 +62,7 @@ def _receiver(told: dict[str, Any]) -> Receiver:
         keys = tuple(bytes.fromhex(key) for key in told["keys"])
     except ValueError:
         keys = ()
-    if not 1 <= len(keys) <= KEYS_MOST or any(len(key) < KEY_LEAST_BYTES for key in keys):
+    if not 1 <= len(keys) <= MAX_KEYS or any(len(key) < KEY_LEAST_BYTES for key in keys):
         raise ValueError(f"{name} needs 1 or 2 keys of at least {2 * KEY_LEAST_BYTES} hex digits")
     deadline_s = float(told.get("deadline_s", DEADLINE_S))
     if not 0 < deadline_s <= 7 * 86_400:

@@ -21,7 +21,7 @@ from services.dispatch.roster.last_known_positions import KNOWN_FOR_MS
 from tandem.dispatch.v1 import following_pb2, following_pb2_grpc
 from tandem.geofence.v1 import positions_pb2
 
-AGE_EVERY_S = 3.0
+AGE_INTERVAL_S = 3.0
 """How often a desk is told how old a position is of which there is no newer one."""
 
 
@@ -48,7 +48,7 @@ class FollowingApi(following_pb2_grpc.FollowingServiceServicer):
             now_s = time.monotonic()
             for key, one in targets:
                 state = (one.position, one.interrupted)
-                if told.get(key) != state or now_s - told_s[key] >= AGE_EVERY_S:
+                if told.get(key) != state or now_s - told_s[key] >= AGE_INTERVAL_S:
                     told[key], told_s[key] = state, now_s
                     yield self._message(key, one)
 

@@ -39,7 +39,7 @@ STREAMS_EACH = 256
 NEWEST_FIRST = (("grpc.http2.lookahead_bytes", 256), ("grpc.http2.bdp_probe", 0), ("grpc.use_local_subchannel_pool", 1))
 AGAIN_S = (0.2, 5.0)
 """How long until a stream is opened again, after the first failure and at most."""
-FAILURES_MOST = 5
+MAX_FAILURES = 5
 """How many of them lengthen it."""
 
 _BROKEN = Counter("tandem_dispatch_target_streams_broken", "Streams of a target's positions that broke", ["code"])
@@ -125,7 +125,7 @@ class Targets:
                 code = error.code().name
             one.interrupted = True
             self._changed.set()
-            failures = 0 if one.position is not before else min(failures + 1, FAILURES_MOST)
+            failures = 0 if one.position is not before else min(failures + 1, MAX_FAILURES)
             _BROKEN.labels(code).inc()
             if failures:
                 logger().warning("target_stream_broke", incident_id=key[0], code=code)

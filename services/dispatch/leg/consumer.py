@@ -26,9 +26,9 @@ from services.dispatch.leg.service import LegService
 from services.dispatch.leg.store import PeerRow, StreamPosition
 from services.dispatch.retrying import retried
 
-PEERS_EVERY_S = 0.2
+PEERS_INTERVAL_S = 0.2
 """How long the other legs' steps wait for one another, to be kept in one transaction; the leg itself waits for none."""
-PASSED_EVERY_S = 5.0
+PASSED_INTERVAL_S = 5.0
 """How long it is only remembered that alerts for others were passed over."""
 T = TypeVar("T")
 
@@ -69,7 +69,7 @@ class _Passed:
     async def keep(self) -> None:
         """Keeps it every 5 s, for ever."""
         while True:
-            await asyncio.sleep(PASSED_EVERY_S)
+            await asyncio.sleep(PASSED_INTERVAL_S)
             position, self.position = self.position, None
             if position:
                 await retried(partial(self._leg.fold, (), position))
@@ -93,7 +93,7 @@ async def consume_peers(bus: Bus, leg: LegService, log_id: str, health: ReaderHe
         position = StreamPosition(stream, log_id, messages[-1].sequence, str(trail))
         await retried(partial(leg.store.put_peers, rows, position))
         leg.record.hub.tell_others(rows)
-        await asyncio.sleep(PEERS_EVERY_S)
+        await asyncio.sleep(PEERS_INTERVAL_S)
 
 
 async def _take_flags(leg: LegService, rows: Sequence[PeerRow]) -> None:

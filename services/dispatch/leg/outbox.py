@@ -25,7 +25,7 @@ from tandem.dispatch.v1 import dispatch_pb2
 
 WAVE = 256
 """Steps on their way at once."""
-NOTE_EVERY_S = 0.25
+NOTE_INTERVAL_S = 0.25
 """How long published steps wait for others, to be noted in one transaction."""
 
 Mark: TypeAlias = Callable[[Sequence[Numbered], Mapping[str, float], Mapping[int, StoredAs]], Awaitable[None]]
@@ -88,7 +88,7 @@ class StepOutbox:
         """Notes what was published, for ever."""
         while True:
             await self._noteworthy.wait()
-            await asyncio.sleep(NOTE_EVERY_S)
+            await asyncio.sleep(NOTE_INTERVAL_S)
             steps, latency_ms, stored = self._published, self._latency_ms, self._stored
             self._published, self._latency_ms, self._stored = [], {}, {}
             self._noteworthy.clear()

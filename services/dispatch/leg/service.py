@@ -34,7 +34,7 @@ from services.dispatch.domain.roster import NO_ROSTER, Board
 from services.dispatch.leg import translate
 from services.dispatch.leg.deadlines import DeadlineWatch, Pulse
 from services.dispatch.leg.record import STEP_STATES, Asked, LegRecord, numbered
-from services.dispatch.leg.store import AssignmentRow, StreamPosition, Store
+from services.dispatch.leg.store import AssignmentRow, Store, StreamPosition
 from services.dispatch.leg.subscriptions import Numbered
 from services.dispatch.retrying import retried
 from services.dispatch.roster import store as store_roster

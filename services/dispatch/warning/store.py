@@ -94,7 +94,9 @@ class WarningStore:
 
         await self._do(work)
 
-    async def put_contacts(self, cases: Sequence[tuple[str, int, Sequence[ContactRow]]], position: StreamPosition) -> None:
+    async def put_contacts(
+        self, cases: Sequence[tuple[str, int, Sequence[ContactRow]]], position: StreamPosition
+    ) -> None:
         """Cases as they stand, each with its version and whom it protects; an older one than is stored changes nothing."""
 
         def work(connection: sa.Connection) -> None:

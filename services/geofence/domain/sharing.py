@@ -14,7 +14,7 @@ from services.geofence.domain.state import CaseState, OpenIncident, State
 
 LONGEST_MS = 86_400_000
 """A share lasts a day at most."""
-SUBJECTS_MOST = 20
+MAX_SUBJECTS = 20
 SHOWN = {
     # Three distances and a track would give her address away, and her position is that address.
     Role.ROLE_MOJ_DESK: frozenset({RecordKind.WEARER}),
@@ -109,8 +109,8 @@ def check(asked: PositionQuery, role: Role.ValueType, now_ms: int) -> None:
     """Whether anybody of this role may ask for that, whatever there is. Raises InvalidField or PermissionDenied."""
     if not asked.subjects:
         raise InvalidField("subjects", "is missing")
-    if len(asked.subjects) > SUBJECTS_MOST or len(set(asked.subjects)) < len(asked.subjects):
-        raise InvalidField("subjects", f"must be at most {SUBJECTS_MOST}, each once")
+    if len(asked.subjects) > MAX_SUBJECTS or len(set(asked.subjects)) < len(asked.subjects):
+        raise InvalidField("subjects", f"must be at most {MAX_SUBJECTS}, each once")
     if not now_ms < asked.expires_at_ms <= now_ms + LONGEST_MS:
         raise InvalidField("expires_at", "must be in the future, at most a day ahead")
     allowed = DURING_AN_INCIDENT if asked.incident_id else UNDER_AN_ORDER

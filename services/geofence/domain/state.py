@@ -15,7 +15,7 @@ from services.geofence.domain.kinematics.track import WINDOW_MS, Fix, Track
 from services.geofence.domain.kinematics.travel_feasibility import Way
 from services.geofence.domain.rules import Rules
 
-SAID_MOST = 1_000
+MAX_SAID = 1_000
 """Equipment reports of a device that are known again; as many as a batch may hold, so that a batch sent again is known whole."""
 ODD_AGAIN_MS = 3_600_000
 """What is odd about a device is told once an hour."""
@@ -234,7 +234,7 @@ class State:
             del said[old_id]
         if report_id in said:
             return False
-        if len(said) == SAID_MOST:
+        if len(said) == MAX_SAID:
             del said[next(iter(said))]
         said[report_id] = self.now_ms
         return True

@@ -27,7 +27,7 @@ from tandem.common.v1 import ledger_pb2
 
 MIGRATIONS = Path(__file__).parent / "migrations"
 BY = "geofence"
-ALLOWED_AT_ONCE = 60
+ALLOWED_BATCH = 60
 """Positions of a share that may leave between two writes: a minute of them."""
 BATCH = 64
 AGAIN_S = 2.0
@@ -74,8 +74,8 @@ class OpenShare:
     async def count(self) -> None:
         """One more position leaves. Raises Unavailable where that can't be written: then it must not."""
         if self.positions == self._allowed:
-            await self._outbox.allow(self.disclosure_id, self._allowed + ALLOWED_AT_ONCE)
-            self._allowed += ALLOWED_AT_ONCE
+            await self._outbox.allow(self.disclosure_id, self._allowed + ALLOWED_BATCH)
+            self._allowed += ALLOWED_BATCH
         self.positions += 1
 
 

@@ -8,16 +8,16 @@ from collections import defaultdict, deque
 
 from services.common.rpc.errors import StoreFull
 
-SENDER_MOST = 50_000
+MAX_SENDER = 50_000
 """Reports of one sender: about a third of a second of what the log takes, and 15 MB."""
-ALL_MOST = 400_000
+MAX_ALL = 400_000
 """Reports of all senders."""
 
 
 class InFlightLimiter:
     """Counts reports by sender. One that fills its own share waits by itself; its neighbours don't notice."""
 
-    def __init__(self, sender_most: int = SENDER_MOST, all_most: int = ALL_MOST) -> None:
+    def __init__(self, sender_most: int = MAX_SENDER, all_most: int = MAX_ALL) -> None:
         self._sender_most, self._all_most = sender_most, all_most
         self._taken: dict[str, int] = defaultdict(int)
         self._total = 0

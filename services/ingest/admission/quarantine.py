@@ -20,13 +20,13 @@ from services.ingest import metrics
 from services.ingest.domain import Reason
 from tandem.ingest.v1 import ingest_pb2
 
-FLUSH_EVERY_S = 5.0
-KEYS_MOST = 10_000
+FLUSH_INTERVAL_S = 5.0
+MAX_KEYS = 10_000
 """Devices, senders and reasons that are told apart between two flushes; beyond it devices are no more."""
-SENDER_KEYS_MOST = 500
+MAX_SENDER_KEYS = 500
 """Of these, one sender's: who invents ids doesn't wash out what is kept of others."""
 MESSAGE_KEYS = 1_000
-LISTED_MOST = 10_000
+MAX_LISTED = 10_000
 FULL_SHARE = 0.9
 """A stream that holds this much of what it may has dropped its oldest messages for their size; else they had only grown too old."""
 
@@ -64,7 +64,7 @@ class Quarantine:
         """Keeps the counts, for ever, and once more at the end."""
         try:
             while True:
-                await asyncio.sleep(FLUSH_EVERY_S)
+                await asyncio.sleep(FLUSH_INTERVAL_S)
                 await self._flush()
         finally:
             await self._flush()
@@ -91,8 +91,8 @@ class Quarantine:
         _add_all(found, list(self._counts.values()), device_id)
         newest = sorted(found.values(), key=lambda one: -times.from_timestamp(one.last))
         return ingest_pb2.ListQuarantineResponse(
-            quarantined=newest[:LISTED_MOST],
-            incomplete=len(newest) > LISTED_MOST or merged or (bounds.first > 1 and await self._is_full()),
+            quarantined=newest[:MAX_LISTED],
+            incomplete=len(newest) > MAX_LISTED or merged or (bounds.first > 1 and await self._is_full()),
         )
 
     async def _is_full(self) -> bool:
@@ -121,7 +121,7 @@ class Quarantine:
 
     def _count(self, one: ingest_pb2.Quarantined) -> None:
         if (one.device_id, one.sender, one.code) not in self._counts:
-            if len(self._counts) >= KEYS_MOST or self._keys_of[one.sender] >= SENDER_KEYS_MOST:
+            if len(self._counts) >= MAX_KEYS or self._keys_of[one.sender] >= MAX_SENDER_KEYS:
                 self._devices_merged = self._devices_merged or bool(one.device_id)
                 one.device_id = ""
             self._keys_of[one.sender] += 1

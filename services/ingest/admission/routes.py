@@ -23,7 +23,7 @@ from tandem.common.v1 import log_pb2
 _STREAM = f"KV_{flow.DEVICES_BUCKET}"
 _PREFIX = f"$KV.{flow.DEVICES_BUCKET}."
 MISS_FORGOTTEN_S = 1.0
-MISSES_MOST = 10_000
+MAX_MISSES = 10_000
 
 Partitions: TypeAlias = tuple[int, ...]
 _NONE: Mapping[str, Partitions] = {}
@@ -152,7 +152,7 @@ class Routes:
             return None
         data = await self._bus.last_of(_STREAM, _PREFIX + device_id)
         if data is None:
-            if len(self._missed_at_s) > MISSES_MOST:
+            if len(self._missed_at_s) > MAX_MISSES:
                 self._missed_at_s.clear()
             self._missed_at_s[device_id] = now_s
             return None

@@ -30,7 +30,7 @@ AGAIN_AFTER_S = 15.0
 """A command that was given and has no receipt is given again at a contact so much later, wall time."""
 KEPT_MS = 86_400_000
 """How long a command is listed."""
-LOOK_EVERY_S = 1.0
+LOOK_INTERVAL_S = 1.0
 FORGET_EVERY = 30
 """Looks between which closed sessions are remembered."""
 STEPS_IN_FLIGHT = 8
@@ -234,7 +234,7 @@ class Commands:
         """Ends what is over, for ever. Every process does, the first counts."""
         looks = 0
         while True:
-            await asyncio.sleep(LOOK_EVERY_S)
+            await asyncio.sleep(LOOK_INTERVAL_S)
             looks += 1
             if looks % FORGET_EVERY == 0:
                 self._sessions = {device_id: one for device_id, one in self._sessions.items() if one.open}

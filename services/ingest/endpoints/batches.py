@@ -19,7 +19,7 @@ from tandem.ingest.v1 import ingest_pb2
 
 FEW = 3
 """So many reports are read faster one by one."""
-TOGETHER_MOST = 500
+MAX_TOGETHER = 500
 """Small batches that are taken together."""
 
 Batch = ingest_pb2.ReportRequest | ingest_pb2.ReportBatchRequest
@@ -87,8 +87,8 @@ class Coalescer:
 
     async def _work(self, sender: Sender) -> None:
         while arrived := self._arrived[sender.key]:
-            self._arrived[sender.key] = arrived[TOGETHER_MOST:]
-            group = arrived[:TOGETHER_MOST]
+            self._arrived[sender.key] = arrived[MAX_TOGETHER:]
+            group = arrived[:MAX_TOGETHER]
             try:
                 await self._take(sender, group)
             except Exception as error:  # each stream that waits for it ends with it

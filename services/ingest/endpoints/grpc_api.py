@@ -18,7 +18,7 @@ from services.ingest import metrics
 from services.ingest.admission.limiter import InFlightLimiter
 from services.ingest.admission.quarantine import Quarantine
 from services.ingest.commands.service import Commands
-from services.ingest.domain import BATCH_MOST, Sender
+from services.ingest.domain import MAX_BATCH, Sender
 from services.ingest.endpoints import batches
 from services.ingest.endpoints.batches import Batch, Coalescer
 from services.ingest.endpoints.stream import (
@@ -32,7 +32,7 @@ from services.ingest.endpoints.stream import (
 from services.ingest.intake import Intake
 from tandem.ingest.v1 import ingest_pb2, ingest_pb2_grpc
 
-STREAMS_MOST = 256
+MAX_STREAMS = 256
 """Open streams of one caller."""
 REASON_MOST_CHARS = 200
 UNREAD_MOST_S = 30.0
@@ -98,9 +98,9 @@ class IngestApi(ingest_pb2_grpc.IngestServiceServicer):
 
     @contextmanager
     def _one_more_stream(self, sender: Sender) -> Iterator[None]:
-        if self._streams[sender.spiffe_id] >= STREAMS_MOST:
+        if self._streams[sender.spiffe_id] >= MAX_STREAMS:
             metrics.STREAMS_REFUSED.inc()
-            raise StoreFull(f"{STREAMS_MOST} streams of this caller are open", retry_after_s=5.0)
+            raise StoreFull(f"{MAX_STREAMS} streams of this caller are open", retry_after_s=5.0)
         self._streams[sender.spiffe_id] += 1
         metrics.STREAMS.inc()
         try:
@@ -137,12 +137,12 @@ class IngestApi(ingest_pb2_grpc.IngestServiceServicer):
     def _take_receipts(self, sender: Sender, request: Batch) -> Sequence[asyncio.Future[None]]:
         """Takes a request's receipts; each is done once it is stored. Raises InvalidField where a request has nothing, or too much."""
         count, receipts = len(request.positions) + len(request.equipment), request.receipts
-        if count > BATCH_MOST or not (count or receipts):
-            raise InvalidField("positions", f"a batch holds 1 to {BATCH_MOST} reports, this one {count}")
+        if count > MAX_BATCH or not (count or receipts):
+            raise InvalidField("positions", f"a batch holds 1 to {MAX_BATCH} reports, this one {count}")
         if not receipts:
             return ()
-        if len(receipts) > BATCH_MOST:
-            raise InvalidField("receipts", f"at most {BATCH_MOST}, not {len(receipts)}")
+        if len(receipts) > MAX_BATCH:
+            raise InvalidField("receipts", f"at most {MAX_BATCH}, not {len(receipts)}")
         for i, one in enumerate(receipts):
             fields.required_id(f"receipts[{i}].command_id", one.command_id)
             fields.required_id(f"receipts[{i}].device_id", one.device_id)

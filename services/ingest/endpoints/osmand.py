@@ -16,10 +16,10 @@ from services.ingest.domain import ACCURACY_MOST_M
 from services.ingest.endpoints import phones
 from services.ingest.endpoints.phones import PhoneRequest, Said
 
-PARAMETERS_MOST = 100
+MAX_PARAMETERS = 100
 METRES_PER_HDOP = 5.0
 """What one unit of HDOP is worth: the usual error of a range, 68 %. It makes an unsaid accuracy worse, never better."""
-HDOP_MOST = 1_000.0
+MAX_HDOP = 1_000.0
 
 _NUMBER = re.compile(r"[+-]?\d{1,30}(\.\d{0,30})?([eE][+-]?\d{1,3})?", re.ASCII)
 _EPOCH = re.compile(r"\d{1,16}", re.ASCII)
@@ -40,11 +40,11 @@ def parameters(text: str) -> dict[str, str]:
     if not text.isascii():
         raise InvalidField("", "must be percent-encoded")
     try:
-        pairs = parse_qsl(text, keep_blank_values=True, errors="strict", max_num_fields=PARAMETERS_MOST)
+        pairs = parse_qsl(text, keep_blank_values=True, errors="strict", max_num_fields=MAX_PARAMETERS)
     except UnicodeDecodeError:
         raise InvalidField("", "isn't text in UTF-8") from None
     except ValueError:
-        raise InvalidField("", f"has more than {PARAMETERS_MOST} parameters") from None
+        raise InvalidField("", f"has more than {MAX_PARAMETERS} parameters") from None
     found: dict[str, str] = {}
     for name, value in pairs:
         if name in found and name not in _REPEATED:
@@ -124,7 +124,7 @@ def _accuracy_m(given: Mapping[str, str]) -> float:
     if "accuracy" in given:
         return _number("accuracy", given["accuracy"], 0, ACCURACY_MOST_M)
     if "hdop" in given:
-        hdop = _number("hdop", given["hdop"], 0, HDOP_MOST)
+        hdop = _number("hdop", given["hdop"], 0, MAX_HDOP)
         return max(phones.ACCURACY_UNSAID_M, hdop * METRES_PER_HDOP)
     return phones.ACCURACY_UNSAID_M
 

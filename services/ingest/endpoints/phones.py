@@ -16,7 +16,7 @@ ACCURACY_UNSAID_M = 50.0
 
 A smaller one would claim to know more than was said; a much larger one would make each ring larger, and officers ride for nothing.
 """
-ALARMS_MOST = 16
+MAX_ALARMS = 16
 """Most alarms in one request."""
 
 ALARMS: Mapping[str, log_pb2.EquipmentKind.ValueType] = {
@@ -73,8 +73,8 @@ def alarms(
     """
     at_ms = min(time_ms, received_ms) if isinstance(time_ms, int) else received_ms
     listed = list(dict.fromkeys(names.split(",")))
-    if len(listed) > ALARMS_MOST:
-        return [InvalidField(field, f"has more than {ALARMS_MOST} alarms")]
+    if len(listed) > MAX_ALARMS:
+        return [InvalidField(field, f"has more than {MAX_ALARMS} alarms")]
     return [
         EquipmentEvent(device_id, f"{report_id}-{name}", ALARMS[name], at_ms)
         if name in ALARMS

@@ -14,7 +14,7 @@ from tandem.ingest.v1 import ingest_pb2
 
 WINDOW = 64
 """Batches of one stream that may wait for the log; beyond it the stream isn't read, which pushes back on the sender."""
-COMMANDS_MOST = 1_000
+MAX_COMMANDS = 1_000
 """Commands that wait to be read by one sender; beyond it they wait for a further contact."""
 MAX_UNANSWERED_REPORTS = 16_000
 """Reports of one stream whose answers ingest holds: batches of the largest size fill it before they fill the window."""
@@ -22,7 +22,7 @@ MAX_CALLER_UNANSWERED_REPORTS = 200_000
 """The same of all streams of one caller."""
 MAX_ALL_UNANSWERED_REPORTS = 800_000
 """The same of all callers."""
-TOGETHER_MOST = 1_000
+MAX_TOGETHER = 1_000
 """Reports in an answer to several batches."""
 
 _ACCEPTED, _REFUSED = ingest_pb2.Outcome.ACCEPTED, ingest_pb2.Outcome.REFUSED
@@ -119,7 +119,7 @@ class ReportStream:
 
     def give(self, command: ingest_pb2.DeviceCommand) -> bool:
         """Has a command sent down the stream; false where it is closed or its sender doesn't read."""
-        if not self.open or len(self._commands) >= COMMANDS_MOST:
+        if not self.open or len(self._commands) >= MAX_COMMANDS:
             return False
         self._commands.append(command)
         self._changed.set()
@@ -180,7 +180,7 @@ class ReportStream:
         return (
             first.together
             and following.together
-            and total + following.count <= TOGETHER_MOST
+            and total + following.count <= MAX_TOGETHER
             and following.admitted
             and following.error is None
             and all(receipt.done() for receipt in following.receipts)

@@ -18,7 +18,7 @@ from services.ingest.domain import ACCURACY_MOST_M
 from services.ingest.endpoints import phones
 from services.ingest.endpoints.phones import PhoneRequest, Said
 
-_UUID_MOST = 40
+_MAX_UUID = 40
 """Of this length the names of alarms still fit behind it."""
 
 
@@ -65,7 +65,7 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _report_id(device_id: str, location: Mapping[str, Any], received_ms: int) -> str:
     uuid = location.get("uuid")
-    if isinstance(uuid, str) and len(uuid) <= _UUID_MOST:
+    if isinstance(uuid, str) and len(uuid) <= _MAX_UUID:
         # An id that the log can't keep is no reason to refuse a position: the content tells it from others as well.
         with suppress(InvalidField):
             return fields.required_id("uuid", uuid)

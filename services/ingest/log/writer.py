@@ -22,7 +22,7 @@ from services.ingest import metrics, translate
 from services.ingest.domain import EquipmentEvent, Positions
 from tandem.common.v1 import log_pb2
 
-MESSAGE_MOST = 2_000
+MAX_MESSAGE = 2_000
 """Most positions in one message: at up to 160 bytes each it stays well below the server's 1 MB."""
 UNABLE_AFTER_S = 10.0
 """How long live reports may wait before ingest says that it can't do its work."""
@@ -170,10 +170,10 @@ class LogWriter:
         self._bus = bus
         self._subject = flow.log_subject(partition, "report")
         # Two: with more of them messages and answers get smaller, which costs more than the wait for the disk.
-        self._live = _Line(self._publish, _live_entry, MESSAGE_MOST, in_flight=2)
+        self._live = _Line(self._publish, _live_entry, MAX_MESSAGE, in_flight=2)
         # One message at a time and so many a second: however much was buffered, it never delays what is live.
-        self._backfill = _Line(self._publish, _backfill_entry, MESSAGE_MOST, in_flight=1, per_s=backfill_per_s)
-        self._heard = _Line(self._publish, translate.heard_entry, MESSAGE_MOST, in_flight=1)
+        self._backfill = _Line(self._publish, _backfill_entry, MAX_MESSAGE, in_flight=1, per_s=backfill_per_s)
+        self._heard = _Line(self._publish, translate.heard_entry, MAX_MESSAGE, in_flight=1)
         # An entry each: what a device says of itself is rare, and a panic waits for nothing.
         self._equipment = _Line(self._publish, _equipment_entry, 1, in_flight=16, msg_id_of=_event_id)
 

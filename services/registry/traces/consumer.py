@@ -33,7 +33,7 @@ KEPT_US = 3 * 365 * 86_400_000_000
 """As long as the ledgers of access, so that a reviewer finds both."""
 SUBJECTS = {flow.ALERTS.name: (), flow.INCIDENTS.name: tuple(flow.incident_subject(leg, ">") for leg in flow.LEGS)}
 """What is read of each stream, all where nothing is named: what the police advise is no step, and for the warning leg alone."""
-FORGET_EVERY_S = 3_600.0
+FORGET_INTERVAL_S = 3_600.0
 AGAIN_S = 2.0
 
 _FACTS = Counter(
@@ -144,4 +144,4 @@ class TraceReader:
         while True:
             async with self._registry.transaction() as records:
                 await records.traces.forget_before(wall_us() - KEPT_US)
-            await asyncio.sleep(FORGET_EVERY_S)
+            await asyncio.sleep(FORGET_INTERVAL_S)

@@ -21,9 +21,9 @@ from services.registry.traces.domain.spans import Span
 from services.registry.traces.traces import Read, Traces
 
 ENDPOINTS = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
-WAITING_MOST = 10_000
+MAX_WAITING = 10_000
 """Incidents that wait to be exported; beyond them what happened in others is left out."""
-REMEMBERED_MOST = 1_000
+MAX_REMEMBERED = 1_000
 """Traces of which it is remembered what was sent; what is new in another is sent with all of it that came since the start."""
 SETTLES_S = 1.0
 """Alerts and steps are read from two streams. What was sent stays as it is, so the alert is waited for that led to a step."""
@@ -56,7 +56,7 @@ class Exporter:
         """Something more is kept of an incident."""
         if self._processor is None or not incident_id:
             return
-        if len(self._waiting) >= WAITING_MOST and incident_id not in self._waiting:
+        if len(self._waiting) >= MAX_WAITING and incident_id not in self._waiting:
             _LOST.inc()
             return
         self._waiting[incident_id] = None
@@ -86,7 +86,7 @@ class Exporter:
             self._remember(known.spans(until=self._began_at))
         spans = [one for one in known.spans() if one.span_id not in self._sent.get(one.trace_id, ())]
         self._remember(spans)
-        while len(self._sent) > REMEMBERED_MOST:
+        while len(self._sent) > MAX_REMEMBERED:
             self._sent.popitem(last=False)
         return spans
 

@@ -17,7 +17,7 @@ from services.registry.tables_traces import case_versions, trace_facts, trace_po
 from services.registry.traces.domain import facts
 from services.registry.traces.domain.facts import Fact, Premise, Use
 
-FACTS_MOST = 5_000
+MAX_FACTS = 5_000
 """Facts of one incident that are looked at, the earliest; an incident of days with a warning each 15 s may have more."""
 
 
@@ -67,9 +67,9 @@ class TraceRecords:
         return (rows[0].sequence, rows[0].trail) if rows and rows[0].log_id == log_id else (0, "")
 
     async def facts(self, incident_id: str) -> list[Fact]:
-        """What is known of an incident, the earliest first, and one more than FACTS_MOST where that isn't all."""
+        """What is known of an incident, the earliest first, and one more than MAX_FACTS where that isn't all."""
         mine = sa.select(trace_facts.c.fact).where(trace_facts.c.incident_id == incident_id)
-        rows = await self._rows(mine.order_by(trace_facts.c.at_us, trace_facts.c.fact_id).limit(FACTS_MOST + 1))
+        rows = await self._rows(mine.order_by(trace_facts.c.at_us, trace_facts.c.fact_id).limit(MAX_FACTS + 1))
         return [facts.of_json(row.fact) for row in rows]
 
     async def premises(self, case_ids: Collection[str], clock: MeshClock) -> dict[str, list[Premise]]:

@@ -11,7 +11,7 @@ from services.common.rpc.errors import NotFound
 from services.registry.handlers import Registry
 from services.registry.traces.domain.facts import AlertFact, Fact, Premise, StepFact, Use
 from services.registry.traces.domain.spans import Span, spans_of
-from services.registry.traces.store import FACTS_MOST
+from services.registry.traces.store import MAX_FACTS
 
 STREAMS = (flow.ALERTS.name, flow.INCIDENTS.name)
 """What traces are read from."""
@@ -63,7 +63,7 @@ class Traces:
         spans = found.spans()
         if not spans:
             raise NotFound("no incident with this id is known, or its alerts are on their way")
-        return spans, len(found.facts) > FACTS_MOST
+        return spans, len(found.facts) > MAX_FACTS
 
     async def known(self, incident_id: str) -> IncidentFacts:
         """What is known of an incident; of one that isn't known, nothing."""

@@ -129,7 +129,7 @@ def test_a_certificate_without_one_spiffe_id_is_nobodys(tmp_path: Path) -> None:
 async def test_everything_is_replaced_under_load_and_the_old_is_refused_afterwards(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(client, "LOOK_EVERY_S", 0.05)
+    monkeypatch.setattr(client, "LOOK_INTERVAL_S", 0.05)
     old, new = Authority("old"), Authority("new")
     stale = tmp_path / "stale"
     put_into(tmp_path, MOJ, old.client(MOJ), old.cert)
@@ -185,7 +185,7 @@ def identities(folder: Path, authority: Authority, users: Iterable[str], trusted
 async def test_the_server_of_the_log_knows_its_users_by_certificate_and_they_renew_theirs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(buses, "CERTIFICATE_EVERY_S", 0.1)
+    monkeypatch.setattr(buses, "CERTIFICATE_INTERVAL_S", 0.1)
     old, new, other = Authority("old"), Authority("new"), Authority("other")
     certs = tmp_path / "certs"
     identities(certs, old, ("nats", "setup", "ingest", "registry"), old.cert + new.cert)

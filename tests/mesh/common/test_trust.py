@@ -172,7 +172,7 @@ def test_without_a_secret_no_token_is_good() -> None:
 
 async def test_streams_that_anybody_may_open_are_bounded(channel: grpc.aio.Channel) -> None:
     stub: Any = health_pb2_grpc.HealthStub(channel)
-    watching = [stub.Watch(health_pb2.HealthCheckRequest()) for _ in range(rpc.OPEN_STREAMS_MOST)]
+    watching = [stub.Watch(health_pb2.HealthCheckRequest()) for _ in range(rpc.MAX_OPEN_STREAMS)]
     for one in watching:
         await one.read()
     with pytest.raises(grpc.aio.AioRpcError) as caught:

@@ -20,7 +20,7 @@ from services.dispatch.__main__ import MIGRATIONS
 from services.dispatch.domain.escalation import Deadlines
 from services.dispatch.leg import consumer, subscriptions, translate
 from services.dispatch.leg.service import open_leg
-from services.dispatch.leg.store import StreamPosition, Store
+from services.dispatch.leg.store import Store, StreamPosition
 from services.dispatch.settings import DispatchSettings
 from services.geofence.translate import alert_to_proto
 from tandem.common.v1 import alert_pb2, geometry_pb2
@@ -307,7 +307,7 @@ async def test_all_alerts_again_change_nothing(bus: Bus, police: DispatchSetting
 async def test_alerts_for_others_are_passed_over_and_that_is_kept_in_the_end(
     bus: Bus, police: DispatchSettings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(consumer, "PASSED_EVERY_S", 0.1)
+    monkeypatch.setattr(consumer, "PASSED_INTERVAL_S", 0.1)
     async with running(police) as leg:
         await publish(bus, alert(5, geometry_pb2.WARN), alert(6, geometry_pb2.WARN))
         async with asyncio.timeout(PATIENCE_S):

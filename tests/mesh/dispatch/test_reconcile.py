@@ -17,7 +17,7 @@ from services.dispatch.__main__ import MIGRATIONS
 from services.dispatch.domain.escalation import Deadlines
 from services.dispatch.leg import reconcile
 from services.dispatch.leg.service import open_leg
-from services.dispatch.leg.store import StreamPosition, Store
+from services.dispatch.leg.store import Store, StreamPosition
 from services.dispatch.settings import DispatchSettings
 from tandem.dispatch.v1.dispatch_pb2 import OFFERED
 from tests.support.common.nats import TestServer
@@ -29,7 +29,7 @@ from tests.support.dispatch.dispatch import PATIENCE_S, alert, publish, running,
 @pytest.fixture
 def police(nats: TestServer, bus: Bus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> DispatchSettings:
     """Settings of one leg over a mesh that is there; it compares often."""
-    monkeypatch.setattr(reconcile, "LOOK_EVERY_S", 0.2)
+    monkeypatch.setattr(reconcile, "LOOK_INTERVAL_S", 0.2)
     return settings("police", nats, tmp_path, metrics_port=free_port())
 
 

@@ -28,7 +28,7 @@ from services.dispatch.domain.events import Demand
 from services.dispatch.domain.roster import Office, Status, UnitReport
 from services.dispatch.leg import chain, record, subscriptions, translate
 from services.dispatch.leg.service import LegService, open_leg
-from services.dispatch.leg.store import StreamPosition, Store
+from services.dispatch.leg.store import Store, StreamPosition
 from services.dispatch.leg.subscriptions import Numbered
 from services.dispatch.roster import store
 from tandem.dispatch.v1 import dispatch_pb2

@@ -17,7 +17,7 @@ from services.dispatch.__main__ import MIGRATIONS
 from services.dispatch.domain.escalation import Deadlines
 from services.dispatch.leg import translate
 from services.dispatch.leg.service import LegService, open_leg
-from services.dispatch.leg.store import PeerRow, StreamPosition, Store
+from services.dispatch.leg.store import PeerRow, Store, StreamPosition
 from services.dispatch.roster import store
 from tests.support.common.postgres import PostgresServer
 from tests.support.common.wire import wired

@@ -24,7 +24,7 @@ from services.dispatch.domain.answers import Acknowledge
 from services.dispatch.domain.escalation import Deadlines
 from services.dispatch.leg import record, subscriptions, tables, translate
 from services.dispatch.leg.service import LegService, open_leg
-from services.dispatch.leg.store import PeerRow, StreamPosition, Store
+from services.dispatch.leg.store import PeerRow, Store, StreamPosition
 from services.dispatch.leg.subscriptions import Numbered
 from tandem.dispatch.v1 import dispatch_pb2
 from tests.support.dispatch.dispatch import alert

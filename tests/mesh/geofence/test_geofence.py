@@ -212,7 +212,7 @@ async def test_whatever_is_read_at_once_and_wherever_checkpoints_lie_the_alerts_
     expected = await offline(bus)
     states = set()
     for replica, at_once, every in ((0, 1, 1), (1, 7, 3), (0, 1_000, 1_000)):
-        monkeypatch.setattr(consumer, "READ_AT_ONCE", at_once)
+        monkeypatch.setattr(consumer, "READ_BATCH", at_once)
         one = await evaluator(bus, tmp_path / str(at_once), replica, checkpoint_every=every, tick_after_s=3600)
         task = start(one)
         await caught_up(bus, one)

@@ -15,7 +15,7 @@ import grpc.aio
 import pytest
 
 from services.common.messaging import flow
-from services.geofence.sharing.outbox import ALLOWED_AT_ONCE
+from services.geofence.sharing.outbox import ALLOWED_BATCH
 from tandem.geofence.v1 import positions_pb2
 from tests.support.geofence import log, mortal_evaluator
 from tests.support.geofence.sharing import (
@@ -298,7 +298,7 @@ async def test_a_share_that_a_kill_cut_off_is_ended_when_the_evaluator_returns_a
         mesh.evaluators[1].service.start()
         last = (await mesh.until_rows(incident, 4))[3]
         assert (last[0], last[8]) == ("SHARE_ENDED", f"{both[0][8]}-end")
-        assert last[7] == ALLOWED_AT_ONCE, "two were read, and so many may have left"
+        assert last[7] == ALLOWED_BATCH, "two were read, and so many may have left"
 
 
 async def test_no_log_line_tells_where_anybody_is_or_whom_the_order_protects(mesh: SharingMesh) -> None:

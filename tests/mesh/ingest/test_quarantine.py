@@ -10,7 +10,7 @@ from services.common.clock import MeshClock
 from services.common.messaging import bus as buses
 from services.common.messaging import streams
 from services.common.messaging.bus import Bus
-from services.ingest.admission.quarantine import SENDER_KEYS_MOST, Quarantine
+from services.ingest.admission.quarantine import MAX_SENDER_KEYS, Quarantine
 from services.ingest.domain import Reason
 from tests.conftest import STREAM_BYTES
 from tests.support.common.nats import TestServer
@@ -30,10 +30,10 @@ def refuse(quarantine: Quarantine, name: str, count: int) -> None:
 
 async def test_invented_ids_of_one_sender_are_told_apart_up_to_a_bound(bus: Bus) -> None:
     quarantine = Quarantine(bus, MeshClock())
-    refuse(quarantine, "invented", SENDER_KEYS_MOST + 100)
+    refuse(quarantine, "invented", MAX_SENDER_KEYS + 100)
     quarantine.refused(OTHER, "tag", Reason.UNKNOWN_DEVICE)
     found = await counts(quarantine)
-    assert len(found) == SENDER_KEYS_MOST + 2
+    assert len(found) == MAX_SENDER_KEYS + 2
     assert found[FLOOD, ""] == 100 and found[OTHER, "tag"] == 1
     assert (await quarantine.listed("")).incomplete
     assert (await quarantine.listed("tag")).incomplete  # it may be among the 100
@@ -49,7 +49,7 @@ async def test_one_report_without_a_usable_id_leaves_the_list_complete(bus: Bus)
 
 async def test_that_devices_were_merged_is_kept_with_the_counts(bus: Bus) -> None:
     quarantine = Quarantine(bus, MeshClock())
-    refuse(quarantine, "invented", SENDER_KEYS_MOST + 1)
+    refuse(quarantine, "invented", MAX_SENDER_KEYS + 1)
     running = asyncio.create_task(quarantine.run())
     await asyncio.sleep(0)
     running.cancel()
@@ -71,13 +71,13 @@ async def test_counts_that_grew_too_old_leave_the_list_complete(bus: Bus, monkey
 async def test_the_bound_holds_where_counts_come_back_from_a_flush_that_failed(nats: TestServer) -> None:
     async with buses.connect(nats.url, "test") as bus:
         quarantine = Quarantine(bus, MeshClock())
-        refuse(quarantine, "before", SENDER_KEYS_MOST)
+        refuse(quarantine, "before", MAX_SENDER_KEYS)
         running = asyncio.create_task(quarantine.run())
         await asyncio.sleep(0)
         running.cancel()  # it flushes a last time, and there is no stream yet
         await asyncio.sleep(0)
-        refuse(quarantine, "meanwhile", SENDER_KEYS_MOST)
+        refuse(quarantine, "meanwhile", MAX_SENDER_KEYS)
         await asyncio.gather(running, return_exceptions=True)
         await streams.create(bus, 1, MeshClock(), max_bytes=STREAM_BYTES)
         found = await counts(quarantine)
-    assert len(found) == SENDER_KEYS_MOST + 1 and sum(found.values()) == 2 * SENDER_KEYS_MOST
+    assert len(found) == MAX_SENDER_KEYS + 1 and sum(found.values()) == 2 * MAX_SENDER_KEYS

@@ -16,7 +16,7 @@ from services.common.messaging import permissions
 from tests.support.common.ports import free_port
 
 TESTER = permissions.NatsUser("tester", (">",), (">",))
-PARTITIONS_MOST = 5
+MAX_PARTITIONS = 5
 LISTENING_WITHIN_S = 90.0
 
 
@@ -28,7 +28,7 @@ class TestServer:
     def __init__(self, folder: Path, certificates: Path | None = None) -> None:
         self._port = free_port()
         self._command, server = nats_server.configure(
-            folder, self._port, free_port(), PARTITIONS_MOST, TESTER, certificates=certificates
+            folder, self._port, free_port(), MAX_PARTITIONS, TESTER, certificates=certificates
         )
         self._process: subprocess.Popen[bytes] | None = None
         self.url = server.url_as(TESTER.name)

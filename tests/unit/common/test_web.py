@@ -247,7 +247,7 @@ async def test_no_log_quotes_what_was_sent(
 async def test_a_certificate_is_replaced_without_a_restart_and_a_broken_one_changes_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(serving, "CERTIFICATE_EVERY_S", 0.05)
+    monkeypatch.setattr(serving, "CERTIFICATE_INTERVAL_S", 0.05)
     first, second = Authority("first"), Authority("second")
     tls = first.server().write(tmp_path, "phones")
 

@@ -43,7 +43,7 @@ def test_what_is_no_message_at_all_is_said_to_be_none(raw: bytes) -> None:
     assert wire.fault(ORDER, raw) == ("", "the request isn't a message of this method")
 
 
-@pytest.mark.parametrize(("before", "named"), [(wire.FIELDS_MOST - 10, True), (500_000, False)])
+@pytest.mark.parametrize(("before", "named"), [(wire.MAX_FIELDS - 10, True), (500_000, False)])
 def test_a_field_is_named_only_within_the_first_fields(before: int, named: bool) -> None:
     raw = b"\x78\x00" * before + request().SerializeToString().replace(b"o-1", SURROGATE)
     with pytest.raises(DecodeError):

@@ -50,7 +50,7 @@ def test_a_desk_is_offered_what_its_leg_takes_and_nothing_else(state: Assignment
 
 def test_the_forms_know_what_the_leg_knows() -> None:
     assert {*desk.CAUSES} == {*dispatch_pb2.CloseCause.keys()} - {"CLOSE_CAUSE_UNSPECIFIED"}
-    assert (desk.REASON_MOST, desk.NOTE_MOST) == (REASON_MAX_CHARS, NOTE_MAX_CHARS)
+    assert (desk.MAX_REASON, desk.MAX_NOTE) == (REASON_MAX_CHARS, NOTE_MAX_CHARS)
     codes = {name for name, value in vars(answers).items() if name.isupper() and value == name}
     assert codes and {code for code in codes if f"answer_{code}" not in TEXTS} == set()
 

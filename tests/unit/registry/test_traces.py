@@ -242,7 +242,7 @@ def test_each_report_of_an_entry_has_the_context_of_its_own_sender() -> None:
     assert [trace_ids.sender_of(header, place) for place in range(7)] == [SENT_IN, SENT_IN, "", "", "", other, ""]
     assert trace_ids.senders_header([(2, ""), (1, "")]) == ""
     assert trace_ids.senders_header([(1, SENT_IN)] * 40) == f"40:{SENT_IN}"
-    assert trace_ids.senders_header([(1, SENT_IN), (1, other)] * trace_ids.SENDERS_MOST) == ""
+    assert trace_ids.senders_header([(1, SENT_IN), (1, other)] * trace_ids.MAX_SENDERS) == ""
     assert trace_ids.sender_of("nonsense", 0) == trace_ids.sender_of("1:nonsense", 0) == ""
 
 

@@ -49,7 +49,7 @@ def test_nothing_is_found_where_the_words_are_kept(tmp_path: Path, words: Vocabu
     [
         ("services__a_py", "for one in []:\n    pass\n", ("identifier", "one")),
         ("services__a_py", "def _tell() -> None: ...\n", ("identifier", "_tell")),
-        ("services__a_py", "BATCH_MOST = 5\n", ("identifier", "BATCH_MOST")),
+        ("services__a_py", "MAX_BATCH = 5\n", ("identifier", "MAX_BATCH")),
         ("services__a_py", "class ToldLater: ...\n", ("identifier", "ToldLater")),
         ("services__a_py", "x = f'{one}'\n", ("identifier", "one")),
         ("services__a_py", '"""Calls whoever waits."""\n', ("phrase", "whoever")),

@@ -28,7 +28,7 @@ from services.common import fields, times
 from services.common.clock import MeshClock
 from services.common.percentiles import percentile
 from services.common.rpc.errors import InvalidField
-from services.ingest.domain import BATCH_MOST
+from services.ingest.domain import MAX_BATCH
 from tandem.ingest.v1 import ingest_pb2
 from tandem.registry.v1 import registry_pb2
 
@@ -36,8 +36,8 @@ SYNTHETIC = "synthetic-device"
 """Devices that it registers are synthetic-device-1 and so on, each of a protected person without an order."""
 AT_ONCE = 8
 """Devices that are registered at the same time."""
-ANNOUNCED_AT_ONCE = 500
-REPORTS_MOST = 5_000_000
+ANNOUNCED_BATCH = 500
+MAX_REPORTS = 5_000_000
 """They are prepared beforehand, in memory: 100 bytes each."""
 PERCENTS = (50, 90, 99, 99.9, 100)
 STEP_DEG = 1e-5
@@ -75,7 +75,7 @@ def load(
     devices: Annotated[int, typer.Option(help="Devices that report, in turn.", min=1, max=1_000_000)],
     rate: Annotated[float, typer.Option(help="Reports a second, of all devices together.", min=0.01, max=1_000_000)],
     seconds: Annotated[float, typer.Option(help="For how long.", min=0.1, max=86_400)] = 30,
-    batch: Annotated[int, typer.Option(help="Reports in each request.", min=1, max=BATCH_MOST)] = 100,
+    batch: Annotated[int, typer.Option(help="Reports in each request.", min=1, max=MAX_BATCH)] = 100,
     streams: Annotated[int, typer.Option(help="Streams that carry them.", min=1, max=256)] = 4,
     backfill_hours: Annotated[
         float,
@@ -96,8 +96,8 @@ def load(
         fields.required_id("--registered", shape.device_id(devices - 1))
     except InvalidField as error:
         raise CommandFailed(str(error), MISUSED) from None
-    if shape.requests * batch > REPORTS_MOST:
-        raise CommandFailed(f"--rate times --seconds: at most {REPORTS_MOST:,} reports", MISUSED)
+    if shape.requests * batch > MAX_REPORTS:
+        raise CommandFailed(f"--rate times --seconds: at most {MAX_REPORTS:,} reports", MISUSED)
     sent = uvloop.run(_run(mesh.load(folder), shape, register=registered is None))
     said = to_json(shape, sent)
     if as_json:
@@ -137,8 +137,8 @@ async def _register(clients: Clients, shape: Shape) -> None:
         announcing = shown.add_task("announcing", total=shape.devices)
         now_ms = clients.clock.now_ms()
         async with HeadEnd(clients) as head_end:
-            for first in range(0, shape.devices, ANNOUNCED_AT_ONCE):
-                some = range(first, min(first + ANNOUNCED_AT_ONCE, shape.devices))
+            for first in range(0, shape.devices, ANNOUNCED_BATCH):
+                some = range(first, min(first + ANNOUNCED_BATCH, shape.devices))
                 # The head-end sends again what is of a device that ingest doesn't know yet.
                 refused = await head_end.carry([_position(shape, n, f"load-{now_ms}-first", now_ms) for n in some])
                 if refused:

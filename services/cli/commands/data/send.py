@@ -28,7 +28,7 @@ from services.common.rpc.errors import InvalidField
 from services.ingest.domain import ACCURACY_MOST_M
 from tandem.ingest.v1 import ingest_pb2
 
-BATCH_MOST = 100
+MAX_BATCH = 100
 """What is due at the same time goes in batches of so many."""
 SLOWEST, FASTEST = 0.001, 100_000.0
 TOO_OFTEN_S = 1.0
@@ -211,7 +211,7 @@ class _TrackSender:
             await self.wait_until(planned[done][0])
             now_ms = self._clock.now_ms()
             due: list[Report] = []
-            for due_ms, report in planned[done : done + BATCH_MOST]:
+            for due_ms, report in planned[done : done + MAX_BATCH]:
                 # In a batch, positions come before events: one that follows an event has to go with the next batch.
                 if due_ms > now_ms or (due and isinstance(due[-1], ingest_pb2.EquipmentEvent)):
                     break

@@ -208,8 +208,8 @@ def _watch(running: MeshConnection, folder: Path, services: Supervisor) -> str:
         return (
             f"No tandem watch: nobody would be woken. Set {watches.COMMAND} or {watches.WEBHOOKS}, or start it by hand."
         )
-    if running.clock.rate > watches.CLOCK_RATE_MOST:
-        return f"No tandem watch: this mesh runs more than {watches.CLOCK_RATE_MOST} times as fast."
+    if running.clock.rate > watches.MAX_CLOCK_RATE:
+        return f"No tandem watch: this mesh runs more than {watches.MAX_CLOCK_RATE} times as fast."
     command = (sys.executable, "-m", "services.cli", "watch", "--dir", str(folder))
     services.start(Program(WATCH, command, dict(os.environ), _log(folder, WATCH), beats=True))
     return f"tandem watch pages by {' and '.join(ways)}."

@@ -21,7 +21,7 @@ from services.cli.terminal import SafeConsole
 from services.common.observability import heartbeat, telemetry
 
 COMMAND, WEBHOOKS = "TANDEM_PAGER_COMMAND", "TANDEM_PAGER_WEBHOOKS"
-CLOCK_RATE_MOST = 10
+MAX_CLOCK_RATE = 10
 """On a mesh that runs faster the chain's own latency would look like an outage."""
 
 
@@ -39,8 +39,8 @@ def watch(
     """Send a canary every 20 s through the whole chain, and page when one is missing."""
     heartbeat.start()
     running = mesh.load(folder)
-    if running.clock.rate > CLOCK_RATE_MOST:
-        raise CommandFailed(f"a mesh that runs more than {CLOCK_RATE_MOST} times as fast can't be watched", MISUSED)
+    if running.clock.rate > MAX_CLOCK_RATE:
+        raise CommandFailed(f"a mesh that runs more than {MAX_CLOCK_RATE} times as fast can't be watched", MISUSED)
     ways = pagers(shlex.split(command), webhooks)
     telemetry.configure("watch")
     # Not uvloop: its way of starting a program forks, which gRPC's threads forbid.

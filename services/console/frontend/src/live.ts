@@ -33,7 +33,7 @@ interface Message {
 
 const SILENT_MS = 12_000;
 const AGAIN_MS = 3_000;
-const ALERTS_MOST = 100;
+const MAX_ALERTS = 100;
 
 const page = readPage();
 const texts = page.texts;
@@ -137,7 +137,7 @@ function addAlerts(alerts: Alert[]): void {
     if (one.incident) item.append(" ", make("a", { href: `/incidents/${one.incident}` }, one.target || one.wearer));
     list.prepend(item);
   }
-  while (list.children.length > ALERTS_MOST) list.lastElementChild?.remove();
+  while (list.children.length > MAX_ALERTS) list.lastElementChild?.remove();
   byId("no-alerts").hidden = list.children.length > 0;
 }
 

@@ -61,7 +61,7 @@ async def put_all(registry: Registry) -> list[Message]:
 async def test_of_one_percent_that_differ_exactly_those_are_named(
     where: Path | str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(store_review, "LISTED_AT_ONCE", 50)  # a page ends with the list, and between
+    monkeypatch.setattr(store_review, "LISTED_BATCH", 50)  # a page ends with the list, and between
     async with opened(where) as (registry, oversight):
         theirs = await put_all(registry)
         proven = await oversight.compare(Agency.NPA, told(*theirs))

@@ -139,9 +139,9 @@ def test_what_has_a_meaning_in_xml_is_text() -> None:
 def test_a_long_incident_refers_to_the_newest() -> None:
     many = [step(number, dispatch_pb2.ESCALATED) for number in range(1, 400)]
     message = cap.message("police", many, "cad")
-    assert len(text(parsed(message), "references").split()) == cap.REFERENCES_MOST
+    assert len(text(parsed(message), "references").split()) == cap.MAX_REFERENCES
     document = eido.document("police", many)
-    assert len(json.loads(document)["notesComponent"]) == eido.NOTES_MOST
+    assert len(json.loads(document)["notesComponent"]) == eido.MAX_NOTES
     assert len(message) < 64 << 10 and len(document) < 64 << 10
 
 

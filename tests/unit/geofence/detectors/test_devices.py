@@ -221,12 +221,12 @@ def test_columns_of_unequal_length_are_refused() -> None:
 def test_a_flood_is_remembered_up_to_a_bound_and_what_is_sent_again_counts_once() -> None:
     story = Story()
     story.case()
-    for i in range(3 * state.SAID_MOST):
+    for i in range(3 * state.MAX_SAID):
         story.says(i / 10, "tag", "BATTERY_LOW", report_id=f"e{i}")
-    assert len(story.state.said["tag"]) == state.SAID_MOST
+    assert len(story.state.said["tag"]) == state.MAX_SAID
     restarted(story)
     alerts = len(story.alerts)
-    for i in range(2 * state.SAID_MOST, 3 * state.SAID_MOST):
+    for i in range(2 * state.MAX_SAID, 3 * state.MAX_SAID):
         story.says(400, "tag", "BATTERY_LOW", report_id=f"e{i}")
     assert len(story.alerts) == alerts
 

@@ -82,7 +82,7 @@ def test_what_each_article_opens_is_this_table() -> None:
         (asked(basis="BECAUSE"), "legal_basis"),
         (asked(basis="STALKING_17_6"), "legal_basis"),
         (asked(HIM, HIM), "subjects"),
-        (asked(*(Subject(RecordKind.WEARER, str(n)) for n in range(sharing.SUBJECTS_MOST + 1))), "subjects"),
+        (asked(*(Subject(RecordKind.WEARER, str(n)) for n in range(sharing.MAX_SUBJECTS + 1))), "subjects"),
         (dataclasses.replace(asked(), subjects=()), "subjects"),
         (asked(in_ms=0), "expires_at"),
         (asked(in_ms=sharing.LONGEST_MS + 1), "expires_at"),
