@@ -31,7 +31,7 @@ STORE_BYTES_PER_S = 1_000_000
 DUE_PER_S = 250_000
 STREAMS = 8
 CHUNK = 8_192
-AGAIN_AFTER_S = 1.0
+RETRY_AFTER_S = 1.0
 ANSWERED_WITHIN_S = 120.0
 LATER = (grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.StatusCode.UNAVAILABLE)
 
@@ -144,7 +144,7 @@ class _Producer:
                 if error.code() not in LATER:
                     raise
                 self._held.sent_again += 1
-                await asyncio.sleep(AGAIN_AFTER_S)
+                await asyncio.sleep(RETRY_AFTER_S)
             finally:
                 writing.cancel()
                 await asyncio.gather(writing, return_exceptions=True)

@@ -15,7 +15,7 @@ from services.common.messaging.cursors import StreamWentBack
 from services.common.rpc.errors import Unavailable
 from services.geofence.store import Footing, PublishedAlert
 
-CHECK_EVERY_S = 1.0
+CHECK_INTERVAL_S = 1.0
 CHECK_ANYHOW_S = 10.0
 """How often the streams are asked while the connection stands: in a cluster another server may lead them without our noticing."""
 
@@ -68,7 +68,7 @@ class Published:
         """Compares for ever. Raises StreamWentBack."""
         compared_s = 0.0
         while True:
-            await asyncio.sleep(CHECK_EVERY_S)
+            await asyncio.sleep(CHECK_INTERVAL_S)
             now_s = asyncio.get_running_loop().time()
             if self.is_compared and now_s - compared_s < CHECK_ANYHOW_S:
                 continue

@@ -19,7 +19,7 @@ from services.registry.reconcile import KINDS_OF, Agency, Difference, Listed
 from services.registry.review import Decision, Event, Review, ReviewState
 from services.registry.store_review import ReconciliationStatus, StoredEvent
 
-LOOK_INTERVAL_S = 1.0
+CHECK_INTERVAL_S = 1.0
 """Wall time."""
 REVIEWS_BATCH = 100
 PAGED_BATCH = 100
@@ -126,7 +126,7 @@ class Oversight:
                 await self.page()
             except Unavailable:
                 pass  # the database has said in the log what is wrong with it; what is due stays due
-            await asyncio.sleep(LOOK_INTERVAL_S)
+            await asyncio.sleep(CHECK_INTERVAL_S)
 
     async def alarm(self) -> None:
         """Alarms once for each time that an agency goes without proof for too long."""

@@ -21,7 +21,7 @@ RENEW_INTERVAL_S = 1.0
 """How often it looks for what wasn't sent today, wall time; nobody waits for that, and a look costs as much as a put."""
 POLL_S = 0.25
 """How long a commit of another process may go unnoticed; our own wake the relay at once."""
-AGAIN_S = 1.0
+RETRY_DELAY_S = 1.0
 UNABLE_AFTER_S = 10.0
 """How long messages may wait before the registry says that it can't do its work."""
 
@@ -78,7 +78,7 @@ class Relay:
                 if self._failing_since_s is None:
                     logger().error("relay_waits", reason=error.reason)
                     self._failing_since_s = time.monotonic()
-                await asyncio.sleep(min(error.retry_after_s, AGAIN_S))
+                await asyncio.sleep(min(error.retry_after_s, RETRY_DELAY_S))
 
     async def _compare(self) -> None:
         """Looks whether the streams still hold what was sent: after each connection before anything more is, and every 10 s."""

@@ -68,7 +68,7 @@ async def test_migrations_wait_for_their_database_and_say_so(capsys: pytest.Capt
 
 
 async def test_migrations_are_done_once_the_database_answers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(streams, "AGAIN_S", 0.01)
+    monkeypatch.setattr(streams, "RETRY_DELAY_S", 0.01)
     opened, tries = db.open_database, 0
 
     def refused_twice(*arguments: Any) -> AbstractAsyncContextManager[db.Database]:

@@ -31,10 +31,10 @@ from tests.support.geofence.evaluator_mesh import offline, stored_alerts
 
 SECONDS = float(os.environ.get("CHAOS_SECONDS", "600"))
 SHAPE = Shape("chaos", reports_per_s=300, batch=1, streams=4)
-INCIDENT_EVERY_S = 2.0
+INCIDENT_INTERVAL_S = 2.0
 BACKGROUND_CASES = 300
 KINDS = (NATS, *(service.name for service in processes.SERVICES), processes.CONSOLE.name)
-FAULT_EVERY_S = (2.0, 7.0)
+FAULT_INTERVAL_S = (2.0, 7.0)
 STOPPED_FOR_S = (5.0, 20.0)
 STOPS = 0.15
 """Part of the faults that stop a process; the others kill it."""
@@ -53,7 +53,7 @@ async def disturb(mesh: RunningMesh, drawn: random.Random, faults: Counter[str])
 
     try:
         while True:
-            await asyncio.sleep(drawn.uniform(*FAULT_EVERY_S))
+            await asyncio.sleep(drawn.uniform(*FAULT_INTERVAL_S))
             name, stops, seconds = drawn.choice(KINDS), drawn.random() < STOPS, drawn.uniform(*STOPPED_FOR_S)
             pid = mesh.now.pids.get(name)
             if pid is None or not is_alive(pid):
@@ -72,7 +72,7 @@ async def disturb(mesh: RunningMesh, drawn: random.Random, faults: Counter[str])
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("seed", [1])
 async def test_offers_come_through_kills_and_stops(tmp_path: Path, seed: int) -> None:
-    incidents = round(SECONDS / INCIDENT_EVERY_S)
+    incidents = round(SECONDS / INCIDENT_INTERVAL_S)
     cases = population.parties(BACKGROUND_CASES + incidents)
     background, triggered = cases[:BACKGROUND_CASES], cases[BACKGROUND_CASES:]
     faults: Counter[str] = Counter()

@@ -24,7 +24,7 @@ from tests.support.registry.registry import RegistryMesh, running_registry
 WITHIN_S = 30.0
 AWAY_S = 3.0
 """Longer than any loop of a service sleeps that looks into its database: each meets its absence."""
-AGAIN_S = 0.2
+RETRY_DELAY_S = 0.2
 
 
 @pytest.fixture
@@ -69,7 +69,7 @@ async def goes_away_and_comes_back(
     async with asyncio.timeout(WITHIN_S):
         for call in calls.values():
             while await status(call) is not grpc.StatusCode.OK:  # noqa: ASYNC110
-                await asyncio.sleep(AGAIN_S)
+                await asyncio.sleep(RETRY_DELAY_S)
     assert service.runs and service.pid == pid
     assert "Traceback" not in service.log()
 

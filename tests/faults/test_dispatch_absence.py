@@ -19,7 +19,7 @@ from tests.support.common.nats import TestServer
 from tests.support.dispatch.dispatch import alert, client, publish
 from tests.support.dispatch.legs import Answering, LegMesh, running_legs
 
-LOOK_INTERVAL_S, LOOKS = 0.01, 3000
+CHECK_INTERVAL_S, LOOKS = 0.01, 3000
 SUBJECTS = {"probation": "w1", "police": "p1", "warning": "p1"}
 
 
@@ -45,7 +45,7 @@ async def until(comes: Callable[[], bool]) -> None:
     for _ in range(LOOKS):
         if comes():
             return
-        await asyncio.sleep(LOOK_INTERVAL_S)
+        await asyncio.sleep(CHECK_INTERVAL_S)
     raise AssertionError("it didn't come")
 
 
@@ -80,7 +80,7 @@ async def until_absent(mesh: LegMesh, incidents: int) -> None:
             async with session.get(url) as answer:
                 if told in await answer.text():
                     return
-            await asyncio.sleep(5 * LOOK_INTERVAL_S)
+            await asyncio.sleep(5 * CHECK_INTERVAL_S)
     raise AssertionError("probation's metrics don't say so")
 
 

@@ -30,7 +30,7 @@ from tests.support.dispatch.legs import Answering, LegMesh, kill_at_random, publ
 
 PERSONS = ("p1", "p2")
 SUBJECTS = {"probation": ("w1",), "police": PERSONS, "warning": PERSONS}
-LOOK_INTERVAL_S, LOOKS = 0.3, 500
+CHECK_INTERVAL_S, LOOKS = 0.3, 500
 """How often it looks whether all is settled; by looks and not by time, so that a machine that stands still fails nothing."""
 
 
@@ -97,7 +97,7 @@ async def play(mesh: LegMesh, bus: Bus, seed: int, incidents: int, every_s: floa
                     left = await unsettled(leg, store, ids)
                     if not left:
                         break
-                    await asyncio.sleep(LOOK_INTERVAL_S)
+                    await asyncio.sleep(CHECK_INTERVAL_S)
                 assert not left, f"{leg}: {left}"
         for one in following:
             one.cancel()

@@ -18,7 +18,7 @@ LATE_AFTER_S = 35.0
 """A canary that isn't whole after this is missing: with EVERY_S, an outage is paged within 60 s of its beginning."""
 OVER_WITHIN_S = 150.0
 """Until it is stood down: it leaves the ring after EVERY_S, the ring is cleared 60 s later, with the next report at the latest."""
-AGAIN_AFTER_S = 300.0
+RETRY_AFTER_S = 300.0
 """How often an outage is paged again."""
 MAX_KEPT = 100
 """Canaries that are remembered while an outage lasts."""
@@ -189,7 +189,7 @@ def _due(outage: CanaryOutage | None, now_ms: int) -> Page | None:
         return Page(PageKind.BACK, outage)
     if not outage.pages:
         return Page(PageKind.MISSING, outage)
-    if now_ms - outage.paged_ms >= AGAIN_AFTER_S * 1000:
+    if now_ms - outage.paged_ms >= RETRY_AFTER_S * 1000:
         return Page(PageKind.STILL_MISSING, outage)
     return None
 

@@ -26,7 +26,7 @@ VALID_S = 3_600
 """A drill that was killed ends by itself after this."""
 STEP_WITHIN_S = 30.0
 """How long each step may take where the drill answers for the desks, wall time."""
-_REPORT_AGAIN_S = 0.2
+_REPORT_RETRY_S = 0.2
 _TOLD = {
     State.OFFERED: "offered",
     State.ACKNOWLEDGED: "accepted",
@@ -179,7 +179,7 @@ class Drill:
         while not (outside := await self._exercise.report({0: OUTSIDE_M})).durable:
             if asyncio.get_running_loop().time() > give_up_at:
                 raise CommandFailed(f"ingest doesn't take the report: {outside.because}")
-            await asyncio.sleep(_REPORT_AGAIN_S)
+            await asyncio.sleep(_REPORT_RETRY_S)
         await asyncio.sleep(self._clock.wall_s(lead_ms()))
         self.times.began_us = wall_us()
         inside = await self._exercise.report({0: INSIDE_M})

@@ -41,7 +41,7 @@ SLOTS = 6
 VALID_S = 3 * 86_400
 PROLONGED_INTERVAL_S = 12 * 3_600
 RETRY_S = 5.0
-LOOK_INTERVAL_S = 1.0
+CHECK_INTERVAL_S = 1.0
 STATE = "watch.json"
 
 State = dispatch_pb2.AssignmentState
@@ -232,7 +232,7 @@ class CanaryWatch:
                 if not self._pagers or await page_all(self._pagers, message):
                     canary.delivered(self._watched, page, self._clients.clock.now_ms())
                     self._save()
-            await self._sleep(LOOK_INTERVAL_S)
+            await self._sleep(CHECK_INTERVAL_S)
 
     async def _message(self, page: Page) -> PageMessage:
         outage, now_ms = page.outage, self._clients.clock.now_ms()

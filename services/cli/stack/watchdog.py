@@ -33,7 +33,7 @@ from services.common.rpc.errors import RetryableError, StoreFull
 EVERY_S = 1.0
 STUCK_AFTER_S = 10.0
 """How long probes go unanswered before the server counts as stuck. A failed write is final and needs no patience."""
-AGAIN_AFTER_S = 30.0
+RETRY_AFTER_S = 30.0
 """From one restart to the next at least."""
 ROOM_BYTES = 16 << 20
 """Free space from which a restart is of use: 2 minutes of the log at full load."""
@@ -97,7 +97,7 @@ def judge(watched: WatchdogState, look: ServerCheck) -> Step:
     elif look.connected:
         since_s = min(since_s, look.began_s)
     stuck = bool(look.failed) or look.ended_s - since_s >= STUCK_AFTER_S
-    restart = stuck and look.room and look.ended_s - watched.restarted_s >= AGAIN_AFTER_S
+    restart = stuck and look.room and look.ended_s - watched.restarted_s >= RETRY_AFTER_S
     return Step(
         replace(
             watched,

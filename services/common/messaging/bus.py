@@ -30,7 +30,7 @@ FIRST_RETRY_S = 0.05
 LAST_RETRY_S = 1.0
 FAILURE_REMEMBERED_S = 10.0
 CERTIFICATE_INTERVAL_S = 10.0
-PING_EVERY_S = 1
+PING_INTERVAL_S = 1
 """How often the server is asked whether it lives: after three pings without an answer the client goes to another one."""
 
 _NO_HEADERS: Mapping[str, str] = {}
@@ -285,7 +285,7 @@ async def connect(url: str, name: str, tls: Files | None = None) -> AsyncIterato
         inbox_prefix=inbox(user) if user else DEFAULT_INBOX_PREFIX,
         max_reconnect_attempts=-1,
         reconnect_time_wait=0.25,  # type: ignore[arg-type]  # parts of a second are as good
-        ping_interval=PING_EVERY_S,
+        ping_interval=PING_INTERVAL_S,
         max_outstanding_pings=2,
         pending_size=-1,
         error_cb=on_error,

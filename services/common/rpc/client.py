@@ -18,7 +18,7 @@ from services.common.rpc.certificates import Files
 from services.common.rpc.server import CHANNEL_OPTIONS, Metadata, bearer
 from services.common.settings import CommonSettings, addresses_of, is_loopback
 
-LOOK_INTERVAL_S = 1.0
+CHECK_INTERVAL_S = 1.0
 OLD_CHANNEL_S = 300.0
 """How long calls may go on over a channel whose certificate was replaced."""
 Options = tuple[tuple[str, str | int], ...]
@@ -39,7 +39,7 @@ class _Renewed:
     def current(self) -> grpc.aio.Channel:
         """The channel for the next call."""
         now_s = asyncio.get_running_loop().time()
-        if now_s - self._looked_s >= LOOK_INTERVAL_S:
+        if now_s - self._looked_s >= CHECK_INTERVAL_S:
             self._looked_s = now_s
             try:
                 stamp = self._files.stamp()

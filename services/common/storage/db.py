@@ -35,7 +35,7 @@ T = TypeVar("T")
 # secure_delete: what is deleted is overwritten in the file too, not just forgotten.
 _PRAGMAS = ("journal_mode=WAL", "synchronous=FULL", "busy_timeout=5000", "foreign_keys=ON", "secure_delete=ON")
 
-AGAIN_S = 0.5
+RETRY_DELAY_S = 0.5
 """How often one asks for a place that another process holds for as long as it lives."""
 
 
@@ -171,7 +171,7 @@ class PostgresDatabase(Database):
         try:
             with postgres.refusals():
                 while not (await connection.execute(_lock("pg_try_advisory_lock", task))).scalar():  # noqa: ASYNC110
-                    await asyncio.sleep(AGAIN_S)
+                    await asyncio.sleep(RETRY_DELAY_S)
             yield check
         finally:
             # Back in the pool, the connection would go on holding it.
@@ -260,7 +260,7 @@ async def once_it_answers(work: Callable[[], Awaitable[T]]) -> T:
             return await work()
         except Unavailable as error:
             logger().warning("database_awaited", reason=error.reason)
-            await asyncio.sleep(AGAIN_S)
+            await asyncio.sleep(RETRY_DELAY_S)
 
 
 @asynccontextmanager

@@ -30,18 +30,18 @@ from tandem.common.v1 import exercise_pb2
 from tandem.dispatch.v1 import dispatch_pb2, following_pb2
 from tandem.geofence.v1 import geofence_pb2
 
-TELLS_INTERVAL_S = 0.5
+NOTIFY_INTERVAL_S = 0.5
 """At most so often a browser is told, however much changes."""
 BEAT_S = 5.0
 """So often at least, so that it sees that the connection stands."""
 MAX_SHOWN = 1_000
 """Incidents that are kept, the newest; those that are open stay."""
 MAX_ALERTS = 200
-AGAIN_S = 0.5
+RETRY_DELAY_S = 0.5
 STANDS_AFTER_S = 1.0
 LISTS_INTERVAL_S = 10.0
 """How often a desk's list is read beside its stream of steps."""
-LOOKS_INTERVAL_S = 2.0
+CHECK_INTERVAL_S = 2.0
 """How often the list is read of a reviewer who looks, since there is no stream of steps."""
 MAX_FOLLOWED = 200
 """Open incidents whose targets are followed at once, the most urgent."""
@@ -118,7 +118,7 @@ class Feed:
                 reason = error.code().name
             stands.cancel()
             self._connected(what, reason)
-            await asyncio.sleep(AGAIN_S)
+            await asyncio.sleep(RETRY_DELAY_S)
 
     def unable(self) -> str:
         """What of the page has had nothing new for 10 s because it can't be read, or nothing."""
@@ -157,9 +157,9 @@ class Feed:
             self._connected("incidents")
             is_new = asyncio.get_running_loop().time() - began_s < LISTS_INTERVAL_S
             if self._role in DESKS:
-                await asyncio.sleep(LOOKS_INTERVAL_S if is_new else LISTS_INTERVAL_S)
+                await asyncio.sleep(CHECK_INTERVAL_S if is_new else LISTS_INTERVAL_S)
             else:
-                await _next(self._viewed, LOOKS_INTERVAL_S if is_new or self._viewers else LISTS_INTERVAL_S)
+                await _next(self._viewed, CHECK_INTERVAL_S if is_new or self._viewers else LISTS_INTERVAL_S)
 
     async def _read_all(self) -> None:
         request = dispatch_pb2.ListIncidentsRequest(page_size=MAX_SHOWN)
@@ -206,7 +206,7 @@ class Feed:
         """Groups anew where steps came. It looks at every incident, so in a flood not at each step."""
         while True:
             await self._regroup.wait()
-            await asyncio.sleep(TELLS_INTERVAL_S)
+            await asyncio.sleep(NOTIFY_INTERVAL_S)
             self._regroup.clear()
             self._tell_groups()
 
@@ -251,7 +251,7 @@ class Feed:
                 for id_, number in waiting.items():
                     if said.get(id_) != number and await self._receive(id_, number):
                         said[id_] = number
-            await asyncio.sleep(AGAIN_S)
+            await asyncio.sleep(RETRY_DELAY_S)
 
     async def _receive(self, assignment_id: str, number: int) -> bool:
         """Whether it is said, or needn't be any more."""
@@ -275,7 +275,7 @@ class Feed:
                 for id_ in wanted:
                     if id_ not in following:
                         following[id_] = asyncio.create_task(self._follow_one(id_))
-                await _next(self._viewed, AGAIN_S)
+                await _next(self._viewed, RETRY_DELAY_S)
         finally:
             for task in following.values():
                 task.cancel()
@@ -304,7 +304,7 @@ class Feed:
                 logger().info("targets_not_followed", incident_id=incident_id, code=error.code().name)
             finally:
                 targets.cancel()
-            await asyncio.sleep(LOOKS_INTERVAL_S)
+            await asyncio.sleep(CHECK_INTERVAL_S)
 
     def _states(self) -> dict[str, str]:
         return units.states(to for one in self._incidents.values() for to in one.of(self._leg_name))
@@ -356,9 +356,9 @@ class Feed:
             upto = self._number
             yield f"{self._boot}-{upto}", self._message(seen)
             seen = upto
-            await asyncio.sleep(TELLS_INTERVAL_S)
+            await asyncio.sleep(NOTIFY_INTERVAL_S)
             if self._number == seen:
-                await _next(self._wake, BEAT_S - TELLS_INTERVAL_S)
+                await _next(self._wake, BEAT_S - NOTIFY_INTERVAL_S)
 
     def _message(self, seen: int | None) -> dict[str, Any]:
         if seen is not None and seen < self._forgotten:

@@ -15,7 +15,7 @@ from services.console.domain.people import SELF, ConsoleUser, Role
 from services.console.mesh import MeshClient
 from tandem.dispatch.v1 import roster_pb2
 
-LOOKS_INTERVAL_S = 3.0
+CHECK_INTERVAL_S = 3.0
 DEADLINE_S = 5.0
 
 
@@ -47,7 +47,7 @@ class Units:
                     else:
                         del self.shown[id_]
                     changed(id_)
-            await asyncio.sleep(LOOKS_INTERVAL_S)
+            await asyncio.sleep(CHECK_INTERVAL_S)
 
     async def _read(self, states: Mapping[str, str]) -> dict[str, dict[str, Any]]:
         answer = await self._roster.ListUnits(

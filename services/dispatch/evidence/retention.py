@@ -31,7 +31,7 @@ from services.dispatch.evidence.model import Evidence
 from services.dispatch.leg.store import Store
 from services.dispatch.retrying import retried
 
-LOOK_INTERVAL_S = 2.0
+CHECK_INTERVAL_S = 2.0
 SETTLES_S = 5.0
 """Figures and what is parked come behind the alerts: so long they are waited for, wall time."""
 RETRY_FIRST_S, RETRY_LAST_S = 5.0, 300.0
@@ -118,7 +118,7 @@ class EvidenceKeeper:
             for key in due:
                 if key not in together:
                     await self._keep([key])
-            await asyncio.sleep(LOOK_INTERVAL_S)
+            await asyncio.sleep(CHECK_INTERVAL_S)
 
     async def _look(self) -> None:
         """Notes which incidents have opened, and which of the open ones have ended."""

@@ -25,7 +25,7 @@ from services.dispatch.leg.store import Store
 from services.dispatch.retrying import retried
 from tandem.common.v1 import exercise_pb2
 
-LOOK_INTERVAL_S = 0.2
+CHECK_INTERVAL_S = 0.2
 FIRST_WAIT_S, LAST_WAIT_S = 1.0, 300.0
 WITHIN = aiohttp.ClientTimeout(total=10.0, connect=5.0)
 BODY_MOST_BYTES = 64 << 10
@@ -56,7 +56,7 @@ class Webhooks:
             delivery = await retried(lambda: self._store.waiting(receiver.name))
             if delivery is None:
                 _WAITING.labels(receiver.name).set(0)
-                await asyncio.sleep(LOOK_INTERVAL_S)
+                await asyncio.sleep(CHECK_INTERVAL_S)
                 continue
             if await self._deliver(session, receiver, delivery):
                 wait_s = FIRST_WAIT_S

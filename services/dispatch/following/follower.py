@@ -24,7 +24,7 @@ from services.dispatch.retrying import retried
 from services.dispatch.roster.last_known_positions import KNOWN_FOR_MS
 from tandem.geofence.v1 import positions_pb2
 
-LOOK_INTERVAL_S = 1.0
+CHECK_INTERVAL_S = 1.0
 """How often incidents are looked at at least, wall time; something new of a target is looked at ..."""
 LOOK_SOON_S = 0.25
 """... so soon."""
@@ -74,7 +74,7 @@ class TargetFollower:
         while incident_id in self._open:
             yield list(self._targets.of(incident_id).items())
             with suppress(TimeoutError):
-                async with asyncio.timeout(LOOK_INTERVAL_S):
+                async with asyncio.timeout(CHECK_INTERVAL_S):
                     await self._targets.changed()
 
     async def _look_for_ever(self) -> None:
@@ -84,7 +84,7 @@ class TargetFollower:
             if looks:
                 await retried(partial(self._leg.follow_targets, looks))
             with suppress(TimeoutError):
-                async with asyncio.timeout(LOOK_INTERVAL_S):
+                async with asyncio.timeout(CHECK_INTERVAL_S):
                     await self._targets.changed()
             await asyncio.sleep(LOOK_SOON_S)
 

@@ -29,7 +29,7 @@ HOLDS_S = 300
 """How long the device goes on by itself."""
 RENEWED_MS = 120_000
 """How often it is told again, mesh time: two commands may be lost."""
-LOOK_INTERVAL_S = 1.0
+CHECK_INTERVAL_S = 1.0
 
 _FAILED = Counter("tandem_dispatch_pursuit_failed", "Commands of a pursuit that ingest didn't take", ["code"])
 
@@ -53,7 +53,7 @@ class Pursuit:
             stub = ingest_pb2_grpc.CommandServiceStub(channel)
             while True:
                 await self._look(stub, metadata)
-                await asyncio.sleep(LOOK_INTERVAL_S)
+                await asyncio.sleep(CHECK_INTERVAL_S)
 
     async def _look(self, stub: ingest_pb2_grpc.CommandServiceStub, metadata: server.Metadata) -> None:
         pursued = {

@@ -37,7 +37,7 @@ SHARED_FOR_MS = 3_600_000
 STREAMS_EACH = 256
 """Streams over one connection, of which a server takes 512."""
 NEWEST_FIRST = (("grpc.http2.lookahead_bytes", 256), ("grpc.http2.bdp_probe", 0), ("grpc.use_local_subchannel_pool", 1))
-AGAIN_S = (0.2, 5.0)
+RETRY_DELAY_S = (0.2, 5.0)
 """How long until a stream is opened again, after the first failure and at most."""
 MAX_FAILURES = 5
 """How many of them lengthen it."""
@@ -130,8 +130,8 @@ class Targets:
             if failures:
                 logger().warning("target_stream_broke", incident_id=key[0], code=code)
             # Not all at once: a thousand streams break together when an evaluator stops.
-            wait_s = min(AGAIN_S[0] * 2**failures, AGAIN_S[1]) * random.uniform(0.5, 1.0)  # noqa: S311  # no secret
-            await asyncio.sleep(AGAIN_S[1] if ended else wait_s)
+            wait_s = min(RETRY_DELAY_S[0] * 2**failures, RETRY_DELAY_S[1]) * random.uniform(0.5, 1.0)  # noqa: S311  # no secret
+            await asyncio.sleep(RETRY_DELAY_S[1] if ended else wait_s)
 
     async def _read(self, key: Key, one: FollowedTarget, connection: _Connection) -> bool:
         """Reads one stream to its end; whether the evaluator said that the share is over."""

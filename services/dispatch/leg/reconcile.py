@@ -27,11 +27,11 @@ from services.dispatch.leg.service import LegService
 from services.dispatch.retrying import retried
 from tandem.dispatch.v1 import dispatch_pb2
 
-LOOK_INTERVAL_S = 10.0
+CHECK_INTERVAL_S = 10.0
 """How often alerts are compared that are new since the last time, wall time."""
 BACK_S = 86_400
 """How far back all of them are compared at the start, and again every hour: an incident that is a day old is over or well known."""
-ALL_AGAIN_INTERVAL_S = 3600.0
+FULL_COMPARISON_INTERVAL_S = 3600.0
 TOGETHER = 256
 """Alerts that are compared in one transaction."""
 
@@ -53,7 +53,7 @@ class Reconciler:
             if loop.time() >= again_at_s:
                 since_ms = wall_us() // 1000 - BACK_S * 1000
                 compared = await retried(partial(first_at, self._bus, flow.ALERTS.name, since_ms)) - 1
-                again_at_s = loop.time() + ALL_AGAIN_INTERVAL_S
+                again_at_s = loop.time() + FULL_COMPARISON_INTERVAL_S
                 self._unreadable.clear()
             # Only what the leg has been past: the rest isn't missing but on its way.
             place = await retried(partial(self._leg.store.reading, flow.ALERTS.name, self._log_id))
@@ -72,7 +72,7 @@ class Reconciler:
                 # The leg's reader tells it, and takes in what it lacks; the comparison begins again.
                 logger().warning("comparison_begins_again", reason=error.reason)
                 again_at_s, caught_up = 0.0, (await self._bus.bounds_of(flow.ALERTS.name)).last
-            await asyncio.sleep(LOOK_INTERVAL_S)
+            await asyncio.sleep(CHECK_INTERVAL_S)
 
     async def _holds(self, trail: Trail) -> None:
         """Looks whether ALERTS still has the entry that the leg's place stands for: else what lies before it isn't missing but on its

@@ -24,7 +24,7 @@ from services.dispatch.warning.translate import WarnableAlert, told_from_json, t
 
 RECEIPT_WITHIN_MS = 30_000
 """The police are told of a warning for which no receipt came after so long, mesh time."""
-WORTH_MS = 600_000
+TTL_MS = 600_000
 """A message that nobody has taken for so long isn't sent any more, mesh time."""
 
 
@@ -101,7 +101,7 @@ def _is_worth_telling(seen: WarnableAlert, message: WarningMessage, now_ms: int)
 
 
 def _is_stale(seen: WarnableAlert, now_ms: int) -> bool:
-    return seen.decided_ms is not None and seen.decided_ms < now_ms - WORTH_MS
+    return seen.decided_ms is not None and seen.decided_ms < now_ms - TTL_MS
 
 
 def _of_none(occurrence: Occurrence) -> Occurrence:

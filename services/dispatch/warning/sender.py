@@ -30,7 +30,7 @@ from services.dispatch.domain.wording import DistanceTrend, Language
 from services.dispatch.exchange.receivers import Receiver
 from services.dispatch.exchange.webhooks import open_session, post
 from services.dispatch.retrying import retried
-from services.dispatch.warning.consumer import WORTH_MS
+from services.dispatch.warning.consumer import TTL_MS
 from services.dispatch.warning.http import AnswerLinks
 from services.dispatch.warning.store import WarningStore
 from services.dispatch.warning.tables import GIVEN_UP, HANDED_OVER, OPEN, ContactRow, MessageRow, Sending
@@ -44,7 +44,7 @@ FIGURES_WITHIN_S = 1.0
 LONGEST_SLEEP_S = 1.0
 AT_ONCE = 64
 """Tries under way in one lane: a gateway that hangs holds up nobody but itself."""
-TOGETHER_S = 0.01
+COALESCE_S = 0.01
 """How long what falls due, and what came of tries, waits for others to share a transaction."""
 ISSUED_BY = "dispatch-warning"
 _LANGUAGES = {contact_pb2.LANGUAGE_ENGLISH: Language.ENGLISH}
@@ -103,7 +103,7 @@ class WarningSender:
                         tasks, lane, sending.message_id + sending.way, partial(self._try, session, sending, message)
                     )
                 await self._sleep(now_ms)
-                await asyncio.sleep(TOGETHER_S)
+                await asyncio.sleep(COALESCE_S)
 
     async def _sleep(self, now_ms: int) -> None:
         next_ms = await retried(self._store.next_ms)
@@ -160,7 +160,7 @@ class WarningSender:
             ways += [DEVICE + id_ for id_ in dict.fromkeys(id_ for one in contacts for id_ in one.device_ids)]
             now_ms = self._clock.now_ms()
             sendings = [
-                Sending(message.message_id, way, _command_id(message, way), 0, now_ms, message.due_ms + WORTH_MS, OPEN)
+                Sending(message.message_id, way, _command_id(message, way), 0, now_ms, message.due_ms + TTL_MS, OPEN)
                 for way in ways
             ]
             opened.append((message, text, language.value, sendings))
@@ -236,7 +236,7 @@ class WarningSender:
         await asyncio.shield(noting)
 
     async def _note_all(self) -> None:
-        await asyncio.sleep(TOGETHER_S)
+        await asyncio.sleep(COALESCE_S)
         tried, self._tried, self._noting = self._tried, [], None
         await retried(partial(self._store.tried, tried))
 

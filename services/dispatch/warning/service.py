@@ -42,7 +42,7 @@ from services.dispatch.warning.tables import MessageRow, Owed
 from tandem.common.v1 import command_pb2
 
 MIGRATIONS = Path(__file__).parent / "migrations"
-LOOK_INTERVAL_S = 0.2
+CHECK_INTERVAL_S = 0.2
 """How often deadlines, and what the leg is owed, are looked at. Wall time."""
 FORGET_INTERVAL_S = 600.0
 CONTACTS_WITHIN_S = 5.0
@@ -68,8 +68,8 @@ class Warnings:
         """Sends, watches for receipts and tells the leg, for ever. Needs no NATS."""
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self.sender.run())
-            tasks.create_task(_every(LOOK_INTERVAL_S, self._pass_receipts))
-            tasks.create_task(_every(LOOK_INTERVAL_S, self._tell_leg))
+            tasks.create_task(_every(CHECK_INTERVAL_S, self._pass_receipts))
+            tasks.create_task(_every(CHECK_INTERVAL_S, self._tell_leg))
             tasks.create_task(_every(FORGET_INTERVAL_S, lambda: self._store.forget(self._clock.now_ms())))
 
     async def _pass_receipts(self) -> None:

@@ -24,7 +24,7 @@ from services.geofence.sharing.outbox import DisclosureOutbox, OpenShare
 from tandem.common.v1 import ledger_pb2
 from tandem.geofence.v1 import positions_pb2, positions_pb2_grpc
 
-LOOK_INTERVAL_S = 0.2
+CHECK_INTERVAL_S = 0.2
 """How often a share is looked at. Not with each entry of the log: a thousand readers must not hold up the next alert."""
 _KINDS = {
     positions_pb2.WEARER: RecordKind.WEARER,
@@ -103,7 +103,7 @@ class PositionServicer(positions_pb2_grpc.PositionServiceServicer):
                 told[share], next_s[share] = seen, loop.time() + self._every_s
                 yield _position(share, seen, evaluator.state.now_ms)
             if live:
-                await asyncio.sleep(min(LOOK_INTERVAL_S, self._every_s))
+                await asyncio.sleep(min(CHECK_INTERVAL_S, self._every_s))
 
     def _disclosure(self, legal_basis: str, share: PositionShare) -> ledger_pb2.Disclosure:
         who = server.caller().spiffe_id

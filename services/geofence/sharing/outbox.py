@@ -30,7 +30,7 @@ BY = "geofence"
 ALLOWED_BATCH = 60
 """Positions of a share that may leave between two writes: a minute of them."""
 BATCH = 64
-AGAIN_S = 2.0
+RETRY_DELAY_S = 2.0
 END = "-end"
 KEPT_MS = 86_400_000
 """How long a disclosure is kept that is in its stream, mesh time."""
@@ -93,7 +93,7 @@ class DisclosureOutbox:
     @property
     def _database(self) -> Database:
         if self._opened is None:
-            raise Unavailable("the outbox of disclosures isn't open", retry_after_s=AGAIN_S)
+            raise Unavailable("the outbox of disclosures isn't open", retry_after_s=RETRY_DELAY_S)
         return self._opened
 
     async def begin(self, disclosures: Sequence[ledger_pb2.Disclosure]) -> list[OpenShare]:
@@ -140,7 +140,7 @@ class DisclosureOutbox:
                 logger().error("disclosures_wait", reason=type(error).__name__)
             finally:
                 self._opened = None
-            await asyncio.sleep(AGAIN_S)
+            await asyncio.sleep(RETRY_DELAY_S)
 
     async def _work(self, bus: Bus) -> None:
         try:
@@ -161,7 +161,7 @@ class DisclosureOutbox:
                 busy = await work()
             except (Unavailable, DBAPIError) as error:
                 logger().error("disclosures_wait", reason=type(error).__name__)
-                await asyncio.sleep(AGAIN_S)
+                await asyncio.sleep(RETRY_DELAY_S)
             else:
                 if not busy:
                     await wake.wait()
@@ -219,7 +219,7 @@ class DisclosureOutbox:
                 await published.keep_restored(bus, flow.DISCLOSURES.name, newest_first)
             except (Unavailable, DBAPIError) as error:
                 logger().error("disclosures_wait", reason=type(error).__name__)
-                await asyncio.sleep(AGAIN_S)
+                await asyncio.sleep(RETRY_DELAY_S)
 
 
 def _alone(row: sa.Row[*tuple[Any, ...]]) -> published.Alone:

@@ -26,11 +26,11 @@ from tandem.ingest.v1 import ingest_pb2
 
 BY = "ingest"
 """User of the server under which desks' commands are published."""
-AGAIN_AFTER_S = 15.0
+RETRY_AFTER_S = 15.0
 """A command that was given and has no receipt is given again at a contact so much later, wall time."""
 KEPT_MS = 86_400_000
 """How long a command is listed."""
-LOOK_INTERVAL_S = 1.0
+CHECK_INTERVAL_S = 1.0
 FORGET_EVERY = 30
 """Looks between which closed sessions are remembered."""
 STEPS_IN_FLIGHT = 8
@@ -136,7 +136,7 @@ class Commands:
         found = []
         for device_id in dict.fromkeys(device_ids):
             for one in self._live(device_id):
-                if now_s - one.given_at_s > AGAIN_AFTER_S:
+                if now_s - one.given_at_s > RETRY_AFTER_S:
                     one.given_at_s = now_s
                     found.append(to_device(one.command))
         return found
@@ -234,7 +234,7 @@ class Commands:
         """Ends what is over, for ever. Every process does, the first counts."""
         looks = 0
         while True:
-            await asyncio.sleep(LOOK_INTERVAL_S)
+            await asyncio.sleep(CHECK_INTERVAL_S)
             looks += 1
             if looks % FORGET_EVERY == 0:
                 self._sessions = {device_id: one for device_id, one in self._sessions.items() if one.open}
@@ -281,7 +281,7 @@ class Commands:
             return  # it was bound to somebody else since it was heard
         now_s = time.monotonic()
         for one in self._live(device_id):
-            if one.given_to is session and now_s - one.given_at_s < AGAIN_AFTER_S:
+            if one.given_to is session and now_s - one.given_at_s < RETRY_AFTER_S:
                 continue
             if not session.give(to_device(one.command)):
                 return

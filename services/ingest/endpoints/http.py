@@ -24,7 +24,7 @@ from services.ingest.intake import Intake, Reports
 from services.ingest.settings import IngestSettings
 from tandem.ingest.v1 import ingest_pb2
 
-TOO_OFTEN_AGAIN_S = 5
+TOO_OFTEN_RETRY_S = 5
 """When it is worth sending again what came too often."""
 NOT_FOR_IT = {Reason.UNKNOWN_DEVICE, Reason.REVOKED, Reason.NOT_YOURS}
 
@@ -78,7 +78,7 @@ class PhoneEndpoint:
         status = status_of(len(said.said), taken.refusals, as_json)
         answer = _answered(status, len(said.said), taken.refusals, self._commands_for(device_id))
         if status == 429:
-            answer.headers["Retry-After"] = str(TOO_OFTEN_AGAIN_S)
+            answer.headers["Retry-After"] = str(TOO_OFTEN_RETRY_S)
         return answer
 
     def _commands_for(self, device_id: str) -> list[ingest_pb2.DeviceCommand]:

@@ -34,7 +34,7 @@ KEPT_US = 3 * 365 * 86_400_000_000
 SUBJECTS = {flow.ALERTS.name: (), flow.INCIDENTS.name: tuple(flow.incident_subject(leg, ">") for leg in flow.LEGS)}
 """What is read of each stream, all where nothing is named: what the police advise is no step, and for the warning leg alone."""
 FORGET_INTERVAL_S = 3_600.0
-AGAIN_S = 2.0
+RETRY_DELAY_S = 2.0
 
 _FACTS = Counter(
     "tandem_registry_trace_facts", "What was taken into traces, by kind; an ordinary report is none", ["kind"]
@@ -76,7 +76,7 @@ class TraceReader:
                     one.reason if isinstance(one, TandemError) else type(one).__name__ for one in errors.exceptions
                 ]
                 logger().error("traces_begin_again", reasons=reasons)
-            await asyncio.sleep(AGAIN_S)
+            await asyncio.sleep(RETRY_DELAY_S)
 
     async def _follow(self, stream: str, still_alone: Callable[[], Awaitable[None]]) -> None:
         trail, after = await self._reading(stream)

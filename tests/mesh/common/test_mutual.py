@@ -129,7 +129,7 @@ def test_a_certificate_without_one_spiffe_id_is_nobodys(tmp_path: Path) -> None:
 async def test_everything_is_replaced_under_load_and_the_old_is_refused_afterwards(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(client, "LOOK_INTERVAL_S", 0.05)
+    monkeypatch.setattr(client, "CHECK_INTERVAL_S", 0.05)
     old, new = Authority("old"), Authority("new")
     stale = tmp_path / "stale"
     put_into(tmp_path, MOJ, old.client(MOJ), old.cert)

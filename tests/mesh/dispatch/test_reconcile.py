@@ -29,7 +29,7 @@ from tests.support.dispatch.dispatch import PATIENCE_S, alert, publish, running,
 @pytest.fixture
 def police(nats: TestServer, bus: Bus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> DispatchSettings:
     """Settings of one leg over a mesh that is there; it compares often."""
-    monkeypatch.setattr(reconcile, "LOOK_INTERVAL_S", 0.2)
+    monkeypatch.setattr(reconcile, "CHECK_INTERVAL_S", 0.2)
     return settings("police", nats, tmp_path, metrics_port=free_port())
 
 

@@ -196,7 +196,7 @@ async def test_a_store_that_goes_away_while_a_leg_starts_is_waited_for(
         return await visit(work)
 
     monkeypatch.setattr(database, "visit", sometimes)
-    monkeypatch.setattr(db, "AGAIN_S", 0.01)
+    monkeypatch.setattr(db, "RETRY_DELAY_S", 0.01)
     async with opened(database) as leg:
         await fold(leg, 1)
     assert next(refusals, None) is None

@@ -23,7 +23,7 @@ BATCH = 1_000
 BATCHES = 100
 """Of a stream that writes all it can: more than may wait for their answers."""
 WITHIN_S = 60.0
-HELD_MOST = 18 * BATCH
+MAX_HELD = 18 * BATCH
 """Reports of a stream that wait for their answers, with the answers that are on their way already."""
 SMALL_WINDOW = (("grpc.http2.bdp_probe", 0), ("grpc.http2.lookahead_bytes", 65_536))
 """Without these a client takes megabytes before anybody reads them, and ingest has answered."""
@@ -96,7 +96,7 @@ async def test_answers_that_nobody_reads_are_held_up_to_a_bound() -> None:
         calls: list[Any] = [stub.Report() for _ in range(STREAMS)]
         writing = [asyncio.create_task(write_all(call)) for call in calls]
         async with asyncio.timeout(WITHIN_S):
-            await settle(log, STREAMS * HELD_MOST)
+            await settle(log, STREAMS * MAX_HELD)
         # Who reads after all gets every answer, and may go on.
         read = 0
         async with asyncio.timeout(WITHIN_S):

@@ -211,7 +211,7 @@ async def test_a_snapshot_that_no_message_holds_is_refused_before_it_blocks_the_
 async def test_a_relay_that_waits_says_so_once_and_goes_on(
     where: Path | str, bus: Bus, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(relay, "AGAIN_S", 0.01)
+    monkeypatch.setattr(relay, "RETRY_DELAY_S", 0.01)
     refusals = [Unavailable("the disk is full", retry_after_s=0.0)] * 3
 
     async def unsent(self: store.Records, limit: int) -> list[store.OutboxRow]:

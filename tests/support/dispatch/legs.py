@@ -27,7 +27,7 @@ from tests.support.common.postgres import PostgresServer
 from tests.support.common.processes import Service
 from tests.support.dispatch.dispatch import Desk, client, settings, variables
 
-AGAIN_S = 0.05
+RETRY_DELAY_S = 0.05
 T = TypeVar("T")
 
 
@@ -125,7 +125,7 @@ class Answering:
                         last = max(last, told.sequence)
                         await self._answer(leg.desk, told.step.assignment)
             except (grpc.aio.AioRpcError, StopAsyncIteration, TimeoutError):
-                await asyncio.sleep(AGAIN_S)
+                await asyncio.sleep(RETRY_DELAY_S)
 
     async def _answer(self, desk: Desk, told: dispatch_pb2.Assignment) -> None:
         self.seen.setdefault(told.assignment_id, asyncio.get_running_loop().time())

@@ -33,7 +33,7 @@ CHECKPOINT_EVERY = 20
 SECRET = dispatch.SECRET
 LEGS = tuple(flow.leg_user(leg) for leg in flow.LEGS)
 SERVICES = ("geofence", "ingest", "registry", *LEGS)
-CHECK_EVERY_S = 0.1
+CHECK_INTERVAL_S = 0.1
 
 
 class ReadersMesh:
@@ -96,7 +96,7 @@ class ReadersMesh:
         async with aiohttp.ClientSession() as session:
             while await self._readyz(session, name) != 200:
                 assert self.services[name].runs, self.last_words(name)
-                await asyncio.sleep(CHECK_EVERY_S)
+                await asyncio.sleep(CHECK_INTERVAL_S)
 
     async def _readyz(self, session: aiohttp.ClientSession, name: str) -> int:
         try:

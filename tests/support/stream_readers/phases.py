@@ -17,7 +17,7 @@ from google.protobuf.message import DecodeError
 
 from services.common.messaging import flow, pull
 from tandem.common.v1 import alert_pb2
-from tests.support.stream_readers.mesh import CHECK_EVERY_S, SERVICES, Connection, ReadersMesh
+from tests.support.stream_readers.mesh import CHECK_INTERVAL_S, SERVICES, Connection, ReadersMesh
 from tests.support.stream_readers.reader import Message, Reader, garbage_for, no_messages
 
 PATIENCE_S = 40.0
@@ -284,7 +284,7 @@ class _Run:
                         if reader.service and not self._mesh.services[reader.service].runs:
                             self._fail(reader, self._mesh.last_words(reader.service))
                             return
-                        await asyncio.sleep(CHECK_EVERY_S)
+                        await asyncio.sleep(CHECK_INTERVAL_S)
             except TimeoutError:
                 self._fail(reader, otherwise + error)
 

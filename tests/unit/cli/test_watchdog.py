@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from services.cli.stack.watchdog import AGAIN_AFTER_S, STUCK_AFTER_S, ServerCheck, WatchdogState, judge
+from services.cli.stack.watchdog import RETRY_AFTER_S, STUCK_AFTER_S, ServerCheck, WatchdogState, judge
 
 FINE = ServerCheck(pid=1, connected=True, answered=True, failed=(), room=True, began_s=0.0, ended_s=0.0)
 SILENT = FINE._replace(answered=False)
@@ -47,7 +47,7 @@ def test_it_is_started_again_only_once_the_disk_has_room_and_told_of_once() -> N
 
 
 def test_a_server_that_goes_on_failing_is_started_again_every_thirty_seconds() -> None:
-    again = int(AGAIN_AFTER_S)
+    again = int(RETRY_AFTER_S)
     new = [FAILED._replace(pid=2 + n) for n in range(3) for _ in range(again)]
     told, restarted = told_and_restarted(FAILED, *new)
     assert restarted == [0, again, 2 * again, 3 * again]

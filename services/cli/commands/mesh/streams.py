@@ -26,8 +26,8 @@ from services.registry.settings import RegistrySettings
 from services.registry.store import MIGRATIONS
 
 WITHIN_S = 60.0
-AGAIN_S = 1.0
-MAX_AGAIN_S = 15.0
+RETRY_DELAY_S = 1.0
+MAX_RETRY_S = 15.0
 MIGRATE_WITHIN_S = 1_500.0
 """Longer than a first pull of the server's image takes; the Job's own deadline is longer still."""
 
@@ -62,7 +62,7 @@ async def make(settings: CommonSettings, partitions: int, replicas: int, max_byt
             except (nats.errors.Error, nats.js.errors.APIError, TimeoutError) as error:
                 # Servers that start have no leader for a while; a second try finds what the first has made.
                 print(f"not yet: {type(error).__name__}: {error}", file=sys.stderr)
-                await asyncio.sleep(AGAIN_S)
+                await asyncio.sleep(RETRY_DELAY_S)
 
 
 def migrate(
@@ -79,7 +79,7 @@ def migrate(
 
 async def _migrate(where: Path | str, within_s: float) -> None:
     """A Job that failed while the server's image is still pulled would use up its tries before the server is there."""
-    until_s, wait_s = time.monotonic() + within_s, AGAIN_S
+    until_s, wait_s = time.monotonic() + within_s, RETRY_DELAY_S
     while True:
         try:
             async with db.open_database(where, MIGRATIONS):
@@ -95,4 +95,4 @@ async def _migrate(where: Path | str, within_s: float) -> None:
                 f"not yet: {error.reason}; asked again in {wait_s:.0f} s, given up in {left_s:.0f} s", file=sys.stderr
             )
             await asyncio.sleep(wait_s)
-            wait_s = min(2 * wait_s, MAX_AGAIN_S)
+            wait_s = min(2 * wait_s, MAX_RETRY_S)

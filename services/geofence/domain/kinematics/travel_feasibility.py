@@ -41,7 +41,7 @@ KNOWN_MS = 60_000
 """So far back a position is asked how far a vehicle gets from it: else many short steps would each be let off their error."""
 GAP_TIMES = 1.5
 """After a gap of more than a minute a vehicle may be so many times as fast as on average in it."""
-CLAIMS_MOST = 32
+MAX_CLAIMS = 32
 CLAIMS_APART = 4
 """False claims that are so many times nearer to each other than they were false are represented by the worst of them."""
 ERRS_MOST_MS = STEADY_MS
@@ -169,7 +169,7 @@ def _with_claim(claims: tuple[Claim, ...], new: Claim) -> tuple[Claim, ...]:
         if claim.false_mm >= new.false_mm and math.dist(claim.fix[3:6], new.fix[3:6]) <= near_mm:
             return claims
     kept = tuple(claim for claim in claims if math.dist(claim.fix[3:6], new.fix[3:6]) > near_mm)
-    if len(kept) == CLAIMS_MOST:
+    if len(kept) == MAX_CLAIMS:
         least = min(kept, key=lambda claim: claim.false_mm)
         kept = tuple(claim for claim in kept if claim is not least)
     return (*kept, new)
