@@ -209,7 +209,7 @@ async def run_load(
 async def measure(running: MeshConnection, up_pid: int, seconds: float) -> tuple[float, list[Measured]]:
     """Set-up time, seconds, and what each load gave."""
     per_load, warm = round(seconds * TRIGGERS_PER_S), round(WARM_UP_S * TRIGGERS_PER_S)
-    cases = population.parties(BACKGROUND_CASES + len(SHAPES) * (per_load + warm))
+    cases = population.actors(BACKGROUND_CASES + len(SHAPES) * (per_load + warm))
     background, unused = cases[:BACKGROUND_CASES], iter(cases[BACKGROUND_CASES:])
     results = []
     async with (

@@ -133,7 +133,7 @@ def korean_ranking(path: Path) -> dict[str, Ranking]:
     is_right = {}
     for name, right in spellings.items():
         ranked = names.rank(name, candidates)
-        is_right[name] = {latin for latin, likeness in ranked if likeness == ranked[0][1]} <= right
+        is_right[name] = {latin for latin, similarity in ranked if similarity == ranked[0][1]} <= right
     counts: dict[str, list[bool]] = {"all": [], "ambiguous": [], "plain": []}
     for name, latin in rows:
         meant = surnames.BY_SPELLING.get(names.words(latin)[0], ())

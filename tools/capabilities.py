@@ -49,9 +49,9 @@ def measure(root: Path, place: str) -> Structure:
     levels: dict[Path, int] = {}
     for path in modules:
         levels[path.parent] = levels.get(path.parent, 0) + 1
-    arrows: dict[str, set[str]] = {_room(folder, path): set() for path in modules}
+    arrows: dict[str, set[str]] = {_limiter(folder, path): set() for path in modules}
     for path in files:
-        source = _room(folder, path)
+        source = _limiter(folder, path)
         for name in _imports(path):
             target = _imported_room(root, folder, name)
             if target and target != source and target in arrows and source in arrows:
@@ -68,7 +68,7 @@ def measure(root: Path, place: str) -> Structure:
     )
 
 
-def _room(folder: Path, path: Path) -> str:
+def _limiter(folder: Path, path: Path) -> str:
     return path.relative_to(folder).parts[0].removesuffix(".py")
 
 
@@ -89,8 +89,11 @@ def _imported_room(root: Path, folder: Path, name: str) -> str | None:
 
 def _circles(arrows: Mapping[str, set[str]]) -> dict[str, str]:
     """For each room the name of its circle: the first by name of the rooms that reach it and that it reaches."""
-    reached = {room: _reachable(arrows, room) for room in arrows}
-    return {room: min([room, *(other for other in reached[room] if room in reached[other])]) for room in arrows}
+    reached = {limiter: _reachable(arrows, limiter) for limiter in arrows}
+    return {
+        limiter: min([limiter, *(other for other in reached[limiter] if limiter in reached[other])])
+        for limiter in arrows
+    }
 
 
 def _reachable(arrows: Mapping[str, set[str]], start: str) -> set[str]:

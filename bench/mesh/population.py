@@ -71,7 +71,7 @@ class Party:
         return 34.5 + self.number % 80 * 0.04, 126.5 + self.number // 80 * 0.04
 
 
-def parties(count: int) -> list[Party]:
+def actors(count: int) -> list[Party]:
     """That many cases."""
     return [Party(number) for number in range(count)]
 

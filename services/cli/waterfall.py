@@ -16,8 +16,8 @@ _TELLS = (
     "kind",
     "demand",
     "alert_id",
-    "rung",
-    "climb_reason",
+    "escalation_level",
+    "escalation_reason",
     "record_kind",
     "purpose",
     "legal_basis",
@@ -58,12 +58,14 @@ def tables(trace: trace_pb2.GetTraceResponse) -> Iterator[Table]:
     yield view
     others = [one for one in trace.spans if one.trace_id != trace.trace_id]
     if others:
-        premises = Table("order in force since", "decided by the registry", "case", "rests on", title_justify="left")
+        case_versions = Table(
+            "order in force since", "decided by the registry", "case", "rests on", title_justify="left"
+        )
         for one in others:
-            premises.add_row(
+            case_versions.add_row(
                 _moment(one.end_us), _moment(one.start_us), one.attributes["case_id"], one.attributes["stored"]
             )
-        yield premises
+        yield case_versions
     if trace.is_cut:
         cut = Table(show_header=False, box=None)
         cut.add_row("there is more than is shown")

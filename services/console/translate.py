@@ -36,7 +36,7 @@ def assignment(message: dispatch_pb2.Assignment) -> Assignment:
         latency_ms=message.report_to_published_ms if message.HasField("report_to_published_ms") else None,
         office_id=message.choice.office_id,
         unit_id=message.choice.unit_id,
-        rung=dispatch_pb2.Rung.Name(message.choice.rung) if message.choice.rung else "",
+        escalation_level=dispatch_pb2.EscalationLevel.Name(message.choice.level) if message.choice.level else "",
         close_cause=dispatch_pb2.CloseCause.Name(message.close_cause) if message.close_cause else "",
         absent_legs=tuple(leg_name(one) for one in message.absent_legs),
         losing=message.race.losing,

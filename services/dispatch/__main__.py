@@ -85,7 +85,7 @@ async def run(settings: DispatchSettings) -> None:
             observed(settings.host, settings.metrics_port, lambda: server.unready, lambda: server.degraded),
             AsyncExitStack() as stack,
         ):
-            stack.enter_context(closing(leg.record.hub))
+            stack.enter_context(closing(leg.record.subscriptions))
             warnings = None
             if leg.name == "warning":
                 warnings = await stack.enter_async_context(open_warnings(settings, leg))
@@ -113,7 +113,7 @@ def _follower(settings: DispatchSettings, leg: LegService) -> TargetFollower | N
     if not settings.geofence:
         logger().warning("follows_nobody", reason="TANDEM_GEOFENCE isn't set")
         return None
-    return TargetFollower(leg, Targets(settings, leg.whereabouts), settings.clock)
+    return TargetFollower(leg, Targets(settings, leg.last_known_positions), settings.clock)
 
 
 async def exchange(settings: DispatchSettings, leg: LegService) -> None:
@@ -128,9 +128,9 @@ async def exchange(settings: DispatchSettings, leg: LegService) -> None:
         store, links = ExchangeStore(database), None
         if has_links and settings.link_port is not None:
             links = Links(leg.name, open_key(settings.link_key), settings.link_url)
-            door = LinkEndpoint(leg, store, links)
+            endpoint = LinkEndpoint(leg, store, links)
             tls = settings.tls_files()[:2] if settings.tls else None
-            await stack.enter_async_context(door.served(settings.host, settings.link_port, tls))
+            await stack.enter_async_context(endpoint.served(settings.host, settings.link_port, tls))
         await Webhooks(leg.name, leg.store, store, receivers, links).run()
         await asyncio.Event().wait()  # the links are still served where nobody has webhooks
 
@@ -159,20 +159,20 @@ async def mesh(
 ) -> None:
     """The leg's part in the mesh: alerts in, steps out, the other legs' steps in."""
     async with buses.connect(settings.nats_url, f"dispatch-{leg.name}", settings.nats_tls) as bus:
-        premises = await retried(partial(streams.pass_gate, bus, settings))
+        log_meta = await retried(partial(streams.pass_gate, bus, settings))
         evidence_api.connected(bus)
         async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(consume_alerts(bus, leg, premises.log_id, alerts))
-            tasks.create_task(consume_peers(bus, leg, premises.log_id, peers))
-            publications = StepPublications(bus, leg, premises.log_id)
+            tasks.create_task(consume_alerts(bus, leg, log_meta.log_id, alerts))
+            tasks.create_task(consume_peers(bus, leg, log_meta.log_id, peers))
+            publications = StepPublications(bus, leg, log_meta.log_id)
             tasks.create_task(leg.record.outbox.run(bus, leg.name, publications.settle))
             tasks.create_task(leg.record.outbox.note(publications.mark))
             tasks.create_task(publications.run())
-            tasks.create_task(Reconciler(bus, leg, premises.log_id).run())
+            tasks.create_task(Reconciler(bus, leg, log_meta.log_id).run())
             if warnings:
-                tasks.create_task(warnings.follow(bus, premises))
+                tasks.create_task(warnings.follow(bus, log_meta))
             if leg.name in model.LEGS:
-                tasks.create_task(EvidenceKeeper(leg.name, leg.store, bus, premises, files).run())
+                tasks.create_task(EvidenceKeeper(leg.name, leg.store, bus, log_meta, files).run())
                 tasks.create_task(EvidenceDisclosures(leg.name, leg.store).run(bus))
 
 

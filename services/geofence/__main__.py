@@ -45,16 +45,16 @@ async def main() -> None:
     name = f"geofence-{settings.replica}"
     telemetry.configure(name)
     async with buses.connect(settings.nats_url, name, settings.nats_tls) as bus:
-        premises = await streams.pass_gate(bus, settings)
+        log_meta = await streams.pass_gate(bus, settings)
         store = CheckpointStore(settings.data_dir / f"geofence-{settings.replica}", settings.state_keys)
-        evaluators = {p: Evaluator(bus, store, settings, premises, p) for p in settings.partitions(premises.partitions)}
+        evaluators = {p: Evaluator(bus, store, settings, log_meta, p) for p in settings.partitions(log_meta.partitions)}
         for evaluator in evaluators.values():
             await evaluator.restore()
         watch_disk(settings.data_dir)
-        outbox = DisclosureOutbox(settings.data_dir / name, premises.clock)
-        api = GeofenceApi(bus, evaluators, premises.partitions)
-        what_if = WhatIfServicer(bus, evaluators, premises.partitions, premises.clock)
-        positions = PositionServicer(evaluators.values(), outbox, premises.clock, settings.share_every_s)
+        outbox = DisclosureOutbox(settings.data_dir / name, log_meta.clock)
+        api = GeofenceApi(bus, evaluators, log_meta.partitions)
+        what_if = WhatIfServicer(bus, evaluators, log_meta.partitions, log_meta.clock)
+        positions = PositionServicer(evaluators.values(), outbox, log_meta.clock, settings.share_every_s)
 
         def add_servicers(server: grpc.aio.Server) -> None:
             geofence_pb2_grpc.add_GeofenceServiceServicer_to_server(api, server)

@@ -105,13 +105,13 @@ class Evaluator:
         bus: Bus,
         store: CheckpointStore,
         settings: GeofenceSettings,
-        premises: LogMetadata,
+        log_meta: LogMetadata,
         partition: int,
     ) -> None:
         self.partition = partition
         self.applied = asyncio.Condition()
-        self._bus, self._store, self._settings, self._clock = bus, store, settings, premises.clock
-        self._log_id = premises.log_id
+        self._bus, self._store, self._settings, self._clock = bus, store, settings, log_meta.clock
+        self._log_id = log_meta.log_id
         self.state = self._empty()
         self._published = Published(bus, partition)
         self._rules = KeptRules(bus, partition)
@@ -305,9 +305,9 @@ class Evaluator:
                     ack = await self._bus.publish_until_stored(subject, figures, expected_last=0, on_refused=noted)
                     if ack:
                         noted(ack.seq)
-                case DeadLetter() as parked:
-                    subject = flow.parked_subject(flow.FOLD_READER, stream, parked.sequence)
-                    await self._bus.park(subject, stream, parked.sequence, flow.FOLD_READER, parked.reason)
+                case DeadLetter() as dead_letters:
+                    subject = flow.dead_letter_subject(flow.FOLD_READER, stream, dead_letters.sequence)
+                    await self._bus.park(subject, stream, dead_letters.sequence, flow.FOLD_READER, dead_letters.reason)
                 case _Drafted(draft, entry, newest):
                     footing = Footing(entry, newest, self._published.newest(flow.MEASURES.name))
                     self._drafts.put_nowait((draft, footing))

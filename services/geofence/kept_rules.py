@@ -38,7 +38,7 @@ class KeptRules:
                     await self._enter(rules, f"rules-{self._partition}-lost-{since_ms}")
                     logger().warning("rules_entered_again", partition=self._partition)
                 self._lost = None
-            # The log keeps its entries for days only and must never lack its premises.
+            # The log keeps its entries for days only and must never lack what it needs to decide.
             if state.rules_since_ms and state.now_ms - state.rules_since_ms >= DAY_MS:
                 await self._enter(state.rules, f"rules-{self._partition}-{state.rules_since_ms}")
 

@@ -265,7 +265,9 @@ def alert_to_proto(alert: alerts.Alert, partition: int) -> alert_pb2.Alert:
         else None,
         fold_version=alert.fold_version,
         rules_id=alert.rules_id,
-        doubt=alert_pb2.Doubt.Value(alert.doubt.value) if alert.doubt else alert_pb2.DOUBT_UNSPECIFIED,
+        anomaly=alert_pb2.AnomalyKind.Value(alert.anomaly.value)
+        if alert.anomaly
+        else alert_pb2.ANOMALY_KIND_UNSPECIFIED,
         amends=alert.amends,
         encounter_id=alert.encounter_id,
         outage_id=alert.outage_id,

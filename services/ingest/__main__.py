@@ -36,13 +36,13 @@ async def main() -> None:
     settings = IngestSettings()
     telemetry.configure("ingest")
     async with buses.connect(settings.nats_url, "ingest", settings.nats_tls) as bus:
-        premises = await streams.pass_gate(bus, settings)
-        clock = premises.clock
+        log_meta = await streams.pass_gate(bus, settings)
+        clock = log_meta.clock
         readiness = Readiness()
-        routes = Routes(bus, clock, premises.partitions, readiness.reader("devices"))
+        routes = Routes(bus, clock, log_meta.partitions, readiness.reader("devices"))
         await routes.load()
         gc.freeze()  # devices stay: looking through them again and again for garbage would take a twentieth of the time
-        writers = {p: LogWriter(bus, p, settings.backfill_reports_per_s) for p in range(premises.partitions)}
+        writers = {p: LogWriter(bus, p, settings.backfill_reports_per_s) for p in range(log_meta.partitions)}
         for p, writer in writers.items():
             metrics.watch_lag(p, "live", writer.lag_s)
             metrics.watch_lag(p, "backfill", writer.backfill_lag_s)

@@ -150,17 +150,17 @@ class Intake:
     ) -> None:
         self._routes, self._writers, self._last_reports = routes, writers, last_reports
         self._quarantine, self._quotas, self._clock = quarantine, quotas, clock
-        self._room = InFlightLimiter()
-        metrics.WAITING.set_function(lambda: self._room.total)
+        self._limiter = InFlightLimiter()
+        metrics.WAITING.set_function(lambda: self._limiter.total)
 
-    async def take(self, sender: Sender, reports: Reports, backfill: bool, door: str) -> PendingBatch:
+    async def take(self, sender: Sender, reports: Reports, backfill: bool, endpoint: str) -> PendingBatch:
         """Returns once all that isn't refused is durable. Raises StoreFull or Unavailable: send all of it again."""
-        taken = await self.admit(sender, reports, backfill, door, patient=False)
+        taken = await self.admit(sender, reports, backfill, endpoint, patient=False)
         await taken.stored()
         return taken
 
     async def admit(
-        self, sender: Sender, reports: Reports, backfill: bool, door: str, patient: bool = True
+        self, sender: Sender, reports: Reports, backfill: bool, endpoint: str, patient: bool = True
     ) -> PendingBatch:
         """Checks each report and sends what is sound on its way. A `patient` caller waits while its share of the room is full.
 
@@ -177,11 +177,11 @@ class Intake:
         # What a device says of itself, a panic above all, is never turned away: not for want of room, nor for what was refused.
         if not patient and not reports.events:
             self._turn_away(sender)
-        await self._room.enter(key, count, patient or bool(reports.events))
+        await self._limiter.enter(key, count, patient or bool(reports.events))
         try:
             checked = await self._check(sender, reports, live_from_ms)
         except BaseException:
-            self._room.leave(key, count)
+            self._limiter.leave(key, count)
             raise
         taken = PendingBatch()
         taken.refusals = sorted(checked.refusals, key=lambda one: one.index)
@@ -189,12 +189,12 @@ class Intake:
         accepted = count - len(taken.refusals)
         under_way = accepted + len(checked.heard)
         if under_way < count:
-            self._room.leave(key, count - under_way)
+            self._limiter.leave(key, count - under_way)
 
         def on_end(stored: bool) -> None:
-            self._room.leave(key, under_way)
+            self._limiter.leave(key, under_way)
             if stored:
-                metrics.ACCEPTED[door].inc(accepted)
+                metrics.ACCEPTED[endpoint].inc(accepted)
                 self._last_reports.stored(checked.positions, checked.routes)
 
         taken.complete(on_end)

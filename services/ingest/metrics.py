@@ -14,7 +14,7 @@ for (
     _reason
 ) in Reason:  # each begins at nought: a series that begins at 1 never rises, so the first refusal would be hidden
     REFUSED.labels(_reason.name)
-ACCEPTED = {door: _ACCEPTED.labels(door) for door in ("stream", "unary", "http")}
+ACCEPTED = {endpoint: _ACCEPTED.labels(endpoint) for endpoint in ("stream", "unary", "http")}
 RECEIPTS_UNKNOWN = Counter("tandem_ingest_receipts_unknown", "Receipts for commands that don't wait for one")
 WAITING = Gauge("tandem_ingest_reports_waiting", "Reports that are read and not yet durable")
 STREAMS = Gauge("tandem_ingest_streams_open", "Open report streams")

@@ -32,7 +32,7 @@ from services.registry.exercises import Exercises
 from services.registry.handlers import Registry
 from services.registry.key_retention import Custodian
 from services.registry.ledger import open_signer
-from services.registry.match_reviews import Oversight
+from services.registry.match_reviews import MatchReviews
 from services.registry.relay import Relay
 from services.registry.settings import RegistrySettings
 from services.registry.store import MIGRATIONS
@@ -60,24 +60,24 @@ async def main(settings: RegistrySettings) -> None:
         buses.connect(settings.nats_url, "registry", settings.nats_tls) as bus,
         db.awaited_database(settings.database, MIGRATIONS) as database,
     ):
-        premises = await streams.pass_gate(bus, settings)
-        registry = Registry(database, vault, premises.clock, premises.partitions, warning_key)
+        log_meta = await streams.pass_gate(bus, settings)
+        registry = Registry(database, vault, log_meta.clock, log_meta.partitions, warning_key)
         log = await bus.js.stream_info(flow.log_stream(0))
         await db.once_it_answers(partial(registry.prepare, log_identity=str(log.created)))
         watch_disk(settings.data_dir)
-        traces = Traces(registry, premises)
+        traces = Traces(registry, log_meta)
         exporter = Exporter(traces)
         await db.once_it_answers(exporter.prepare)
-        disclosures = Disclosures(registry, premises.clock, signer, exporter.tell)
-        custodian = Custodian(registry, premises.clock)
-        oversight = Oversight(registry, premises.clock)
-        tokens = DeviceTokens(registry, premises.clock)
-        exercises = Exercises(registry, premises.clock)
+        disclosures = Disclosures(registry, log_meta.clock, signer, exporter.tell)
+        custodian = Custodian(registry, log_meta.clock)
+        match_reviews = MatchReviews(registry, log_meta.clock)
+        tokens = DeviceTokens(registry, log_meta.clock)
+        exercises = Exercises(registry, log_meta.clock)
 
         def add_servicers(server: grpc.aio.Server) -> None:
-            records = RegistryServicer(registry, oversight, AREAS[settings.service_area])
+            records = RegistryServicer(registry, match_reviews, AREAS[settings.service_area])
             registry_pb2_grpc.add_RegistryServiceServicer_to_server(records, server)
-            servicer = DisclosureServicer(disclosures, premises.clock)
+            servicer = DisclosureServicer(disclosures, log_meta.clock)
             disclosure_pb2_grpc.add_DisclosureServiceServicer_to_server(servicer, server)
             device_token_pb2_grpc.add_DeviceTokenServiceServicer_to_server(DeviceTokenServicer(tokens), server)
             exercise_pb2_grpc.add_ExerciseServiceServicer_to_server(ExerciseServicer(exercises), server)
@@ -91,7 +91,7 @@ async def main(settings: RegistrySettings) -> None:
             TRACE_SERVICE_NAME,
         )
         readiness = Readiness()
-        relay = Relay(registry, bus, premises.clock, premises.partitions)
+        relay = Relay(registry, bus, log_meta.clock, log_meta.partitions)
         readiness.need(relay.unable)
         disclosed = readiness.lesser_reader(flow.DISCLOSURES.name)
         with closing(exporter):
@@ -104,9 +104,9 @@ async def main(settings: RegistrySettings) -> None:
                     relay.run(),
                     disclosures.keep_signed(),
                     custodian.run(),
-                    oversight.run(),
-                    consume_disclosures(bus, disclosures, premises.log_id, disclosed),
-                    TraceReader(registry, bus, premises, exporter.tell, readiness).run(),
+                    match_reviews.run(),
+                    consume_disclosures(bus, disclosures, log_meta.log_id, disclosed),
+                    TraceReader(registry, bus, log_meta, exporter.tell, readiness).run(),
                     exporter.run(),
                 )
 

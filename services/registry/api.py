@@ -17,7 +17,7 @@ from services.registry import lifecycle, translate, translate_places, translate_
 from services.registry.area import ServiceArea
 from services.registry.domain import Order
 from services.registry.handlers import Registry
-from services.registry.match_reviews import Oversight
+from services.registry.match_reviews import MatchReviews
 from services.registry.reconcile import Agency, Listed, ListedKind
 from tandem.registry.v1 import reconciliation_pb2, registry_pb2, registry_pb2_grpc, review_pb2
 
@@ -36,9 +36,9 @@ _Context = grpc.aio.ServicerContext[Any, Any]
 class RegistryServicer(registry_pb2_grpc.RegistryServiceServicer):
     """Parses, hands over, answers."""
 
-    def __init__(self, registry: Registry, oversight: Oversight, area: ServiceArea) -> None:
+    def __init__(self, registry: Registry, match_reviews: MatchReviews, area: ServiceArea) -> None:
         self._registry = registry
-        self._oversight = oversight
+        self._match_reviews = match_reviews
         self._area = area
 
     async def PutWearer(
@@ -130,7 +130,7 @@ class RegistryServicer(registry_pb2_grpc.RegistryServiceServicer):
                 listed[one.kind, one.record_id] = one
             if len(listed) > LISTED_MAX:
                 raise InvalidField("records", f"a list must hold at most {LISTED_MAX}")
-        compared = await _finish(self._oversight.compare(agency, list(listed.values())))
+        compared = await _finish(self._match_reviews.compare(agency, list(listed.values())))
         for start in range(0, len(compared.differences), DIFFERENCES_BATCH):
             some = compared.differences[start : start + DIFFERENCES_BATCH]
             yield reconciliation_pb2.ReconcileResponse(differences=map(translate_review.difference_to_proto, some))
@@ -147,7 +147,7 @@ class RegistryServicer(registry_pb2_grpc.RegistryServiceServicer):
     async def GetReconciliation(
         self, request: reconciliation_pb2.GetReconciliationRequest, context: _Context
     ) -> reconciliation_pb2.GetReconciliationResponse:
-        standings = await self._oversight.standings()
+        standings = await self._match_reviews.standings()
         agencies = [translate_review.standing_to_proto(one, overdue) for one, overdue in standings]
         return reconciliation_pb2.GetReconciliationResponse(agencies=agencies)
 
@@ -156,14 +156,14 @@ class RegistryServicer(registry_pb2_grpc.RegistryServiceServicer):
     async def ListReviews(
         self, request: review_pb2.ListReviewsRequest, context: _Context
     ) -> review_pb2.ListReviewsResponse:
-        reviews = await self._oversight.list_reviews(*translate_review.parse_states(request))
+        reviews = await self._match_reviews.list_reviews(*translate_review.parse_states(request))
         return review_pb2.ListReviewsResponse(reviews=map(translate_review.review_to_proto, reviews))
 
     async def DecideReview(
         self, request: review_pb2.DecideReviewRequest, context: _Context
     ) -> review_pb2.DecideReviewResponse:
         decision = translate_review.parse_decision(request)
-        decided = await _finish(self._oversight.decide(*decision, by=caller().spiffe_id))
+        decided = await _finish(self._match_reviews.decide(*decision, by=caller().spiffe_id))
         return review_pb2.DecideReviewResponse(review=translate_review.review_to_proto(decided))
 
     async def WatchMatches(
@@ -173,13 +173,13 @@ class RegistryServicer(registry_pb2_grpc.RegistryServiceServicer):
         if after > _SEQUENCE_MAX:
             raise InvalidField("after_sequence", "is greater than any sequence")
         # The token is judged as it comes; who is watching already is never told that it is too late.
-        events = await self._oversight.resume(after, not request.with_reviews, MATCHES_BATCH)
+        events = await self._match_reviews.resume(after, not request.with_reviews, MATCHES_BATCH)
         while True:
             for event in events:
                 yield translate_review.event_to_proto(event)
                 after = event.sequence
             change = self._registry.next_change()
-            events = await self._oversight.events_after(after, not request.with_reviews, MATCHES_BATCH)
+            events = await self._match_reviews.events_after(after, not request.with_reviews, MATCHES_BATCH)
             if not events:
                 await self._registry.wait_for(change)
 

@@ -44,7 +44,7 @@ class Compared:
     compared_at_ms: int
 
 
-class Oversight:
+class MatchReviews:
     """Reviews and reconciliation. Each method is one transaction."""
 
     def __init__(self, registry: Registry, clock: MeshClock) -> None:

@@ -255,13 +255,13 @@ def test_only_disclosures_have_a_durable_consumer() -> None:
 
 def test_the_subjects_that_are_made_are_those_of_the_table() -> None:
     made = {
-        flow.PREMISES_SUBJECT: "premises",
+        flow.LOG_META_SUBJECT: "log_meta",
         **{flow.log_subject(0, kind): f"log.{{p}}.{kind}" for kind in ("fold", "report", "case", "rules", "tick")},
         flow.alert_subject(0, "a"): "alert.{p}.{alert_id}",
         flow.measure_subject(0, "a"): "measure.{p}.{alert_id}",
         flow.incident_subject("police", "i"): "incident.{leg}.{incident_id}",
         flow.advice_subject("i"): "advice.{incident_id}",
-        flow.parked_subject("fold", "LOG_0", 7): "parked.{by}.{reader}.{stream}.{sequence}",
+        flow.dead_letter_subject("fold", "LOG_0", 7): "dead_letter.{by}.{reader}.{stream}.{sequence}",
         flow.digest_subject(0, 5, 7, 1): "digest.{p}.{sequence}.{stamp}.{replica}",
         flow.ledger_head_subject(5): "ledger.head.{sequence}",
         flow.disclosure_subject("police", "d"): "disclosure.{by}.{disclosure_id}",

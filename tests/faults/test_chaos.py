@@ -73,7 +73,7 @@ async def disturb(mesh: RunningMesh, drawn: random.Random, faults: Counter[str])
 @pytest.mark.parametrize("seed", [1])
 async def test_offers_come_through_kills_and_stops(tmp_path: Path, seed: int) -> None:
     incidents = round(SECONDS / INCIDENT_INTERVAL_S)
-    cases = population.parties(BACKGROUND_CASES + incidents)
+    cases = population.actors(BACKGROUND_CASES + incidents)
     background, triggered = cases[:BACKGROUND_CASES], cases[BACKGROUND_CASES:]
     faults: Counter[str] = Counter()
     with running_mesh(tmp_path / "mesh") as mesh:

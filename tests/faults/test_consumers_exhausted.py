@@ -45,7 +45,7 @@ async def consumers(bus: Bus, stream: str) -> int:
 
 
 def streams_of(user: str) -> set[str]:
-    return {row.stream.format(p=0) for row in flow.FLOWS if user in row.readers and row.stream != flow.PREMISES.name}
+    return {row.stream.format(p=0) for row in flow.FLOWS if user in row.readers and row.stream != flow.LOG_META.name}
 
 
 @pytest.mark.parametrize("user", flow.COMMAND_USERS)

@@ -67,7 +67,7 @@ async def test_a_wrong_state_that_looks_sound_is_an_alarm(mesh: EvaluatorMesh) -
         assert not mesh.logged(0, "evaluators_differ") and not mesh.logged(1, "evaluators_differ")
         store = CheckpointStore(mesh.folder / "geofence-1", state_keys.of_secret(SECRET))
         newest = store.found(0)[0]
-        state = store.read(newest, (await streams.read_premises(bus)).log_id)
+        state = store.read(newest, (await streams.read_log_meta(bus)).log_id)
         assert state
         for path in list(store.folder.glob("checkpoint-*.json")):
             path.unlink()

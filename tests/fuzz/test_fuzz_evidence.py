@@ -24,7 +24,7 @@ NAMES = (
     "log.jsonl",
     "alerts.jsonl",
     "measures.jsonl",
-    "parked.jsonl",
+    "dead_letters.jsonl",
     "replay.json",
     "chain-police.jsonl",
 )

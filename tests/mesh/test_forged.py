@@ -56,11 +56,11 @@ async def until_chained(registry: RegistryMesh, disclosure_id: str) -> None:
 async def reason_parked(bus: Bus, sequence: int) -> str:
     """Why the registry set a message of DISCLOSURES aside, once it has."""
     async with asyncio.timeout(WITHIN_S):
-        async for messages in pull.read(bus, flow.PARKED.name, 1):
+        async for messages in pull.read(bus, flow.DEAD_LETTERS.name, 1):
             for message in messages:
-                parked = alert_pb2.Parked.FromString(message.data)
-                if (parked.stream, parked.sequence) == (flow.DISCLOSURES.name, sequence):
-                    return parked.reason
+                dead_letters = alert_pb2.DeadLetter.FromString(message.data)
+                if (dead_letters.stream, dead_letters.sequence) == (flow.DISCLOSURES.name, sequence):
+                    return dead_letters.reason
     raise AssertionError("the stream ended")
 
 
@@ -139,7 +139,7 @@ async def test_the_warning_leg_gives_notices_and_no_other_command(mesh: IngestMe
 @pytest.mark.parametrize("by", ["geofence", "dispatch-police", "registry"])
 async def test_nobody_occupies_the_subject_under_which_another_sets_aside(registry: RegistryMesh, by: str) -> None:
     reader = {"geofence": "fold", "dispatch-police": "police-alerts", "registry": "registry-disclosures"}[by]
-    subjects = [f"parked.{by}.{reader}.LOG_0.77", f"parked.{reader}.LOG_0.77"]
+    subjects = [f"dead_letter.{by}.{reader}.LOG_0.77", f"dead_letter.{reader}.LOG_0.77"]
     async with buses.connect(registry.nats.url_as("dispatch-warning"), "dispatch-warning") as bus:
         for subject in subjects:
             with pytest.raises(Unavailable):

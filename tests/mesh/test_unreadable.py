@@ -40,12 +40,12 @@ def unusable(stream: str, reader: str, outcome: str = "dead_letter") -> float:
     return REGISTRY.get_sample_value("tandem_unusable_messages_total", labels) or 0.0
 
 
-async def dead_letters(bus: Bus, count: int) -> list[alert_pb2.Parked]:
+async def dead_letters(bus: Bus, count: int) -> list[alert_pb2.DeadLetter]:
     """The dead letters, once there are so many."""
-    found: list[alert_pb2.Parked] = []
+    found: list[alert_pb2.DeadLetter] = []
     async with asyncio.timeout(dispatch.PATIENCE_S):
-        async for messages in pull.read(bus, flow.PARKED.name, 1):
-            found += [alert_pb2.Parked.FromString(message.data) for message in messages]
+        async for messages in pull.read(bus, flow.DEAD_LETTERS.name, 1):
+            found += [alert_pb2.DeadLetter.FromString(message.data) for message in messages]
             if len(found) >= count:
                 break
     return found
@@ -112,7 +112,7 @@ async def test_the_warning_leg_sets_aside_what_it_cannot_use_of_each_stream(
         await bus.publish(flow.advice_subject("x"), advice.SerializeToString())
         await bus.publish(flow.log_subject(0, "case"), log_pb2.LogEntry(case=case).SerializeToString())
 
-    kept: list[alert_pb2.Parked] = []
+    kept: list[alert_pb2.DeadLetter] = []
     await litter()
     await warned.put_case(bus, configured, device.device_id, handle="")
     for start in (1, 2):
@@ -241,22 +241,22 @@ async def test_an_entry_with_columns_of_unequal_length_holds_up_no_start(nats: T
 
 
 async def test_evidence_is_gathered_past_what_cannot_be_read(bus: Bus) -> None:
-    premises = await streams.read_premises(bus)
+    log_meta = await streams.read_log_meta(bus)
     for payload in GARBAGE:
         await bus.publish(flow.alert_subject(0, "junk"), payload)
-        await bus.publish(flow.parked_subject("fold", "LOG_0", 1), payload)
+        await bus.publish(flow.dead_letter_subject("fold", "LOG_0", 1), payload)
     tick = log_pb2.LogEntry(tick=log_pb2.Tick()).SerializeToString()
     ack = await bus.publish(flow.log_subject(0, "tick"), tick)
     opening = alert(ack.seq, ends=True)
     await publish(bus, opening)
-    found = await gather(bus, premises, ["junk", opening.alert_id], "police")
+    found = await gather(bus, log_meta, ["junk", opening.alert_id], "police")
     assert found.incident_id == "incident-1"
 
 
 async def test_metadata_that_cannot_be_read_is_an_alarm_and_no_end(nats: TestServer, capsys: Any) -> None:
     async with nats.bus_as("tester") as bus:
-        await bus.js.add_stream(name=flow.PREMISES.name, subjects=list(flow.PREMISES.subjects))
-        await bus.publish(flow.PREMISES_SUBJECT, b"{}")
+        await bus.js.add_stream(name=flow.LOG_META.name, subjects=list(flow.LOG_META.subjects))
+        await bus.publish(flow.LOG_META_SUBJECT, b"{}")
         with pytest.raises(TimeoutError):
             async with asyncio.timeout(1.0):
-                await streams.read_premises(bus)
+                await streams.read_log_meta(bus)

@@ -104,8 +104,8 @@ def mesh_of(player: Player, folder: Path) -> MeshConnection:
 async def stored_and_folded(mesh: MeshConnection) -> tuple[list[bytes], list[bytes]]:
     """The alerts that are stored, and those of an offline fold over the log."""
     async with mesh.nats.bus_as("explain") as bus:
-        premises = await streams.read_premises(bus)
-        state = State(0, premises.log_id, clock_rate=premises.clock.rate, clock_anchor_ms=premises.clock.anchor_ms)
+        log_meta = await streams.read_log_meta(bus)
+        state = State(0, log_meta.log_id, clock_rate=log_meta.clock.rate, clock_anchor_ms=log_meta.clock.anchor_ms)
         folded = []
         for one in await _all(bus, flow.log_stream(0)):
             body = translate.stored_body(one.subject, one.data)

@@ -30,7 +30,7 @@ signature.json  Ed25519 over the manifest; the public key in it is of use only t
 log.jsonl       entries of the ordered log as they were stored (data is base64), with sequence and stamp of the stream's leader.
                 cut: what is about others was taken out. subject mark: all of it was; only its stamp made time pass.
                 premise: it stood before the window, and is folded as the window begins.
-alerts.jsonl, measures.jsonl, parked.jsonl   what came of them, likewise
+alerts.jsonl, measures.jsonl, dead_letters.jsonl   what came of them, likewise
 chain-LEG.jsonl the leg's own record from the incident's first event to its last; of other incidents' events the hash alone
 replay.json     whether folding log.jsonl again gives the stored alerts and figures, byte for byte
 
@@ -56,14 +56,14 @@ class Verified:
         return self.replay.differences if self.replay else []
 
 
-def ground_of(found: Evidence, premises: LogMetadata) -> Ground:
+def ground_of(found: Evidence, log_meta: LogMetadata) -> Ground:
     """From what the entries are folded."""
     return Ground(
         found.incident_id,
         found.partition,
-        premises.log_id,
-        premises.clock.rate,
-        premises.clock.anchor_ms,
+        log_meta.log_id,
+        log_meta.clock.rate,
+        log_meta.clock.anchor_ms,
         found.window_stamp_ms,
     )
 

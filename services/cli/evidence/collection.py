@@ -59,10 +59,10 @@ async def make(
             asyncio.timeout(PATIENCE_S) as patience,
             running.nats.bus_as(BY) as bus,
         ):
-            premises = await streams.read_premises(bus)
+            log_meta = await streams.read_log_meta(bus)
             patience.reschedule(None)  # however long the log is
             kept = EvidenceFiles(_data(folder, leg) / f"evidence-{leg}").load(incident_id)
-            found = await _found(bus, premises, alert_ids, leg, kept)
+            found = await _found(bus, log_meta, alert_ids, leg, kept)
             now_ms = running.clock.now_ms()
             about = {
                 "made_at_ms": now_ms,
@@ -71,7 +71,7 @@ async def make(
                 "legal_basis": grounds.legal_basis,
                 "software": version("tandem"),
             }
-            ground = evidence_bundle.ground_of(found, premises)
+            ground = evidence_bundle.ground_of(found, log_meta)
             bundle = evidence_bundle.make(found, ground, chains, about, seal.open_key(key_file))
             for disclosure in _disclosures(found, grounds, now_ms):
                 subject = flow.disclosure_subject(BY, disclosure.disclosure_id)
@@ -104,26 +104,26 @@ async def _chain(folder: Path, leg: str, incident_id: str) -> Chain | None:
     return evidence_chains.read(path, leg, incident_id) if path.exists() else None
 
 
-async def _found(bus: Bus, premises: LogMetadata, alert_ids: list[str], leg: str, kept: list[Evidence]) -> Evidence:
+async def _found(bus: Bus, log_meta: LogMetadata, alert_ids: list[str], leg: str, kept: list[Evidence]) -> Evidence:
     """The evidence whose entries give the stored alerts again: of the 2 h before, as it was kept, or from the log's start."""
     candidates = []
     for back_ms in (collector.LOOK_BACK_MS, None):
         try:
-            found = await collector.gather(bus, premises, alert_ids, leg, back_ms)
+            found = await collector.gather(bus, log_meta, alert_ids, leg, back_ms)
         except NotFound:
             continue  # the alerts have aged out
-        if found.whole and _comes_again(found, premises):
+        if found.whole and _comes_again(found, log_meta):
             return found
         candidates.append(found)
     if kept:
         candidates.insert(0, joined(kept))
     if not candidates:
         raise NotFound("neither the streams nor the leg hold what the incident rests on any more")
-    return next((one for one in candidates if _comes_again(one, premises)), candidates[0])
+    return next((one for one in candidates if _comes_again(one, log_meta)), candidates[0])
 
 
-def _comes_again(found: Evidence, premises: LogMetadata) -> bool:
-    return found.leg != "police" or not replay(evidence_bundle.ground_of(found, premises), found.records).differences
+def _comes_again(found: Evidence, log_meta: LogMetadata) -> bool:
+    return found.leg != "police" or not replay(evidence_bundle.ground_of(found, log_meta), found.records).differences
 
 
 def _disclosures(found: Evidence, grounds: BundleGrounds, now_ms: int) -> list[ledger_pb2.Disclosure]:

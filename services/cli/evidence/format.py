@@ -23,7 +23,7 @@ STREAMED: Mapping[str, Callable[[int], str]] = {
     "log.jsonl": flow.log_stream,
     "alerts.jsonl": lambda _: flow.ALERTS.name,
     "measures.jsonl": lambda _: flow.MEASURES.name,
-    "parked.jsonl": lambda _: flow.PARKED.name,
+    "dead_letters.jsonl": lambda _: flow.DEAD_LETTERS.name,
 }
 """Members that hold records of a stream, with the stream's name for a partition."""
 CHAINS = {f"chain-{leg}.jsonl": leg for leg in flow.LEGS}

@@ -55,14 +55,14 @@ class LoggedPosition:
 class Refold:
     """The log up to one alert, folded from `first` on, and then its devices' reports of the 2 h before and all after."""
 
-    def __init__(self, stored: StoredAlert, premises: LogMetadata, first: int) -> None:
+    def __init__(self, stored: StoredAlert, log_meta: LogMetadata, first: int) -> None:
         self.stored = stored
         self.first = first
         self.state = State(
             stored.alert.partition,
-            log_id=premises.log_id,
-            clock_rate=premises.clock.rate,
-            clock_anchor_ms=premises.clock.anchor_ms,
+            log_id=log_meta.log_id,
+            clock_rate=log_meta.clock.rate,
+            clock_anchor_ms=log_meta.clock.anchor_ms,
         )
         self.decided_ms = times.from_timestamp(stored.alert.decided_at)
         self.began_ms = 0
@@ -81,7 +81,7 @@ class Refold:
         """By device, in the order of the log."""
         self.contacts: dict[str, list[int]] = defaultdict(list)
         """By device: when anything of it came into the log, mesh time."""
-        self._clock = premises.clock
+        self._clock = log_meta.clock
 
     @property
     def case(self) -> Case | None:
@@ -188,20 +188,20 @@ def _report(sequence: int, i: int, arrived_ms: int, body: Positions) -> LoggedPo
 
 async def find(bus: Bus, alert_id: str) -> tuple[StoredAlert, LogMetadata]:
     """An alert as it is stored. Raises CommandFailed where there is none."""
-    premises = await streams.read_premises(bus)
-    for partition in range(premises.partitions):
+    log_meta = await streams.read_log_meta(bus)
+    for partition in range(log_meta.partitions):
         data = await bus.last_of(flow.ALERTS.name, flow.alert_subject(partition, alert_id))
         if data is not None:
             figures = await bus.last_of(flow.MEASURES.name, flow.measure_subject(partition, alert_id))
             try:
-                return StoredAlert(readers.alert(data), data, figures), premises
+                return StoredAlert(readers.alert(data), data, figures), log_meta
             except InvalidField as error:
                 raise CommandFailed(f"what {flow.ALERTS.name} holds as {alert_id} is no alert: {error}") from None
     days = flow.ALERTS.max_age_s // flow.DAY_S
     raise CommandFailed(f"{flow.ALERTS.name} holds no {alert_id}; alerts are kept for {days} days")
 
 
-async def refold(bus: Bus, stored: StoredAlert, premises: LogMetadata, progress: Callable[[int, int], None]) -> Refold:
+async def refold(bus: Bus, stored: StoredAlert, log_meta: LogMetadata, progress: Callable[[int, int], None]) -> Refold:
     """Folds the log up to the alert and gathers reports up to its end; `progress` is told the entry and the last one.
 
     Raises CommandFailed where the log no longer holds the entry that decided, or demands a newer fold than this.
@@ -215,7 +215,7 @@ async def refold(bus: Bus, stored: StoredAlert, premises: LogMetadata, progress:
     )
     if not bounds.first <= alert.sequence <= bounds.last:
         raise gone
-    found = Refold(stored, premises, bounds.first)
+    found = Refold(stored, log_meta, bounds.first)
     try:
         async for message in pull.between(bus, stream, bounds.first, alert.sequence):
             found.fold(message)

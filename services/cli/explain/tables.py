@@ -15,7 +15,7 @@ from services.common import times
 from services.common.messaging import flow
 from tandem.common.v1 import alert_pb2, geometry_pb2
 
-_DOUBTS = {
+_ANOMALIES = {
     "JUMP": "nothing that this device did lately leads there, and no second position agrees",
     "VAGUE": "too poor an accuracy to tell whether the wearer is inside",
     "CLOCK": "all that comes of the device is dated too far off to be used",
@@ -41,7 +41,7 @@ def tables(found: Explanation, positions: bool) -> Iterator[RenderableType]:
     else:
         yield styled(("the same again", "bold green"), f", byte for byte ({reach})")
     yield _decision(found)
-    yield _premises(found)
+    yield _log_meta(found)
     for side in found.sides:
         if side.reports:
             yield _reports(found, f"{side.who}, {side.device_id}: last before it", side.reports, positions)
@@ -66,13 +66,13 @@ def _decision(found: Explanation) -> Table:
     view.add_row("what", what)
     view.add_row("demands", geometry_pb2.Demand.Name(alert.demand))
     view.add_row("goes to", ", ".join(f"{alert_pb2.Leg.Name(to.leg)} {to.subject_id}" for to in alert.destinations))
-    if alert.doubt:
-        name = alert_pb2.Doubt.Name(alert.doubt)
-        view.add_row("doubt", f"{name}: {_DOUBTS[name]}")
+    if alert.anomaly:
+        name = alert_pb2.AnomalyKind.Name(alert.anomaly)
+        view.add_row("anomaly", f"{name}: {_ANOMALIES[name]}")
     elif alert.kind == alert_pb2.SPOOFING_SUSPECTED:
         view.add_row("why", _JUMPED if alert.demand > geometry_pb2.RECORD else _JUMPED_RECORD)
     elif alert.kind == alert_pb2.UNKNOWN_NEAR and alert.HasField("cause") and figures.HasField("probability"):
-        view.add_row("doubt", "the positions are good, and so near the ring's edge that the wearer may be inside")
+        view.add_row("anomaly", "the positions are good, and so near the ring's edge that the wearer may be inside")
     if alert.amends:
         view.add_row("amends", f"the account of {alert.amends}")
     view.add_row("holds for", _moment(times.from_timestamp(alert.at)))
@@ -90,7 +90,7 @@ def _decision(found: Explanation) -> Table:
     return view
 
 
-def _premises(found: Explanation) -> Table:
+def _log_meta(found: Explanation) -> Table:
     refold, alert = found.refold, found.alert
     view = _pairs("rests on")
     view.add_row("entry", f"{alert.sequence}: {what_decided(refold)}, stamp {_moment(refold.stamp_ms)}")

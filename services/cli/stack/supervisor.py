@@ -84,7 +84,7 @@ class Guardian:
 
 
 @asynccontextmanager
-async def guardian() -> AsyncIterator[Guardian]:
+async def child_guard() -> AsyncIterator[Guardian]:
     """A running guardian; at the end of the block it ends too, and kills whatever child is left."""
     one = Guardian()
     keeper = asyncio.create_task(one.keep())
@@ -98,8 +98,8 @@ async def guardian() -> AsyncIterator[Guardian]:
 class Supervisor:
     """Keeps programs running until it is stopped."""
 
-    def __init__(self, guardian: Guardian, say: Callable[[str], None]) -> None:
-        self._guardian = guardian
+    def __init__(self, child_guard: Guardian, say: Callable[[str], None]) -> None:
+        self._child_guard = child_guard
         self._say = say
         self._stopping = asyncio.Event()
         self._keepers: list[asyncio.Task[None]] = []
@@ -182,7 +182,7 @@ class Supervisor:
             return await self._until_ended(program, process, beats)
 
     async def _until_ended(self, program: Program, process: asyncio.subprocess.Process, beats: Beats | None) -> str:
-        self._guardian.started(process.pid)
+        self._child_guard.started(process.pid)
         self._processes[program.name] = process
         self.pids[program.name] = process.pid
         self._tell()
@@ -196,7 +196,7 @@ class Supervisor:
         code = await ended
         if watch:
             watch.cancel()
-        self._guardian.ended(process.pid)
+        self._child_guard.ended(process.pid)
         del self.pids[program.name], self._processes[program.name]
         self._tell()
         return signal.Signals(-code).name if code < 0 else f"exit code {code}"
@@ -220,9 +220,9 @@ async def _end(process: asyncio.subprocess.Process) -> None:
 
 
 @asynccontextmanager
-async def supervisor(guardian: Guardian, say: Callable[[str], None]) -> AsyncIterator[Supervisor]:
+async def supervisor(child_guard: Guardian, say: Callable[[str], None]) -> AsyncIterator[Supervisor]:
     """A supervisor whose programs are stopped at the end of the block."""
-    one = Supervisor(guardian, say)
+    one = Supervisor(child_guard, say)
     try:
         yield one
     finally:

@@ -53,7 +53,7 @@ class ServerCheck(NamedTuple):
     """A probe was stored, or refused for its quota."""
     failed: tuple[str, ...]
     """Streams that take nothing more."""
-    room: bool
+    limiter: bool
     """The disk has space."""
     began_s: float
     ended_s: float
@@ -97,7 +97,7 @@ def judge(watched: WatchdogState, look: ServerCheck) -> Step:
     elif look.connected:
         since_s = min(since_s, look.began_s)
     stuck = bool(look.failed) or look.ended_s - since_s >= STUCK_AFTER_S
-    restart = stuck and look.room and look.ended_s - watched.restarted_s >= RETRY_AFTER_S
+    restart = stuck and look.limiter and look.ended_s - watched.restarted_s >= RETRY_AFTER_S
     return Step(
         replace(
             watched,
@@ -160,7 +160,7 @@ class Watchdog:
                 look = await self._look(bus, session)
                 watched, tell, restart = judge(watched, look)
                 if tell:
-                    logger().error("store_stuck", streams=look.failed, answered=look.answered, room=look.room)
+                    logger().error("store_stuck", streams=look.failed, answered=look.answered, limiter=look.limiter)
                 if restart:
                     if look.failed:
                         await self._store.restart(self._program)

@@ -239,14 +239,14 @@ class Bus:
     async def park(self, subject: str, stream: str, sequence: int, by: str, reason: str) -> None:
         """Sets a message aside with its reason; parking it again changes nothing.
 
-        Where PARKED is full the log alone tells of it: what can't be used must never hold up what can.
+        Where DEAD_LETTERS is full the log alone tells of it: what can't be used must never hold up what can.
         """
-        parked = alert_pb2.Parked(stream=stream, sequence=sequence, by=by, reason=reason)
-        event = "message_parked"
+        dead_letters = alert_pb2.DeadLetter(stream=stream, sequence=sequence, by=by, reason=reason)
+        event = "dead_letter_stored"
         try:
-            await self._until_stored(subject, parked.SerializeToString(), None, 0, through_full=False)
+            await self._until_stored(subject, dead_letters.SerializeToString(), None, 0, through_full=False)
         except StoreFull:
-            event = "parked_is_full"
+            event = "dead_letters_full"
         logger().error(event, stream=stream, sequence=sequence, by=by, reason=reason)
 
 

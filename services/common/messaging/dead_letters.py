@@ -15,7 +15,7 @@ from services.common.rpc.errors import TandemError
 
 _UNUSABLE = Counter(
     "tandem_unusable_messages",
-    "Messages that a reader couldn't use, by stream, reader and outcome: dead_letter (kept in PARKED) or passed_over",
+    "Messages that a reader couldn't use, by stream, reader and outcome: dead_letter (kept in DEAD_LETTERS) or passed_over",
     ["stream", "reader", "outcome"],
 )
 
@@ -23,7 +23,7 @@ _UNUSABLE = Counter(
 async def keep(bus: Bus, reader: str, message: Delivered, error: TandemError) -> None:
     """Keeps a message as a dead letter of this reader, with the reason; keeping it twice changes nothing."""
     _UNUSABLE.labels(message.stream, reader, "dead_letter").inc()
-    subject = flow.parked_subject(reader, message.stream, message.sequence)
+    subject = flow.dead_letter_subject(reader, message.stream, message.sequence)
     await bus.park(subject, message.stream, message.sequence, reader, str(error))
 
 

@@ -55,7 +55,7 @@ class Flow:
     """Durable name under which its reader acknowledges what it has taken in."""
 
 
-PREMISES = Stream("PREMISES", ("premises",), 0, 1 << 20)
+LOG_META = Stream("LOG_META", ("log_meta",), 0, 1 << 20)
 # A position takes about 40 bytes: 2,700/s for 7 days are 65 GiB.
 LOG = Stream("LOG_{p}", ("log.{p}.>",), 7 * DAY_S, 96 * GIB)
 ALERTS = Stream("ALERTS", ("alert.>",), 30 * DAY_S, 8 * GIB)
@@ -63,7 +63,7 @@ MEASURES = Stream("MEASURES", ("measure.>",), 30 * DAY_S, 8 * GIB)
 INCIDENTS = Stream("INCIDENTS", ("incident.>",), 30 * DAY_S, 8 * GIB)
 # Apart from the steps, which probation reads too: when the race is being lost tells how far the wearer is from her.
 ADVICE = Stream("ADVICE", ("advice.>",), 30 * DAY_S, GIB)
-PARKED = Stream("PARKED", ("parked.>",), 365 * DAY_S, GIB)
+DEAD_LETTERS = Stream("DEAD_LETTERS", ("dead_letter.>",), 365 * DAY_S, GIB)
 DIGESTS = Stream("DIGESTS", ("digest.>",), 7 * DAY_S, GIB)
 
 # A command is over after a day at the latest.
@@ -77,13 +77,13 @@ LEDGER = Stream("LEDGER", ("ledger.>",), 3 * 365 * DAY_S, GIB)
 DISCLOSURES = Stream("DISCLOSURES", ("disclosure.>",), 365 * DAY_S, 8 * GIB)
 
 STREAMS = (
-    PREMISES,
+    LOG_META,
     LOG,
     ALERTS,
     MEASURES,
     INCIDENTS,
     ADVICE,
-    PARKED,
+    DEAD_LETTERS,
     DIGESTS,
     COMMANDS,
     QUARANTINE,
@@ -95,7 +95,7 @@ STREAMS = (
 DEVICES_BUCKET = "devices"
 """KV bucket: device id -> DeviceRoute, written by the registry, watched by ingest."""
 
-PREMISES_SUBJECT = "premises"
+LOG_META_SUBJECT = "log_meta"
 """Subject of the one message that says how many partitions there are and how the clock runs."""
 
 LEGS = ("probation", "police", "warning")
@@ -117,7 +117,7 @@ the commands that look into the log. Evaluators share one: they write the same."
 _LOG_READERS = ("geofence", "ingest", "registry", *_DISPATCH, "explain", "evidence")
 
 FLOWS = (
-    Flow("premises", "Premises", PREMISES.name, ("setup",), USERS),
+    Flow("log_meta", "Premises", LOG_META.name, ("setup",), USERS),
     Flow("log.{p}.fold", "LogEntry.fold_version", LOG.name, ("geofence",), _LOG_READERS),
     Flow("log.{p}.report", "LogEntry.positions, .equipment, .heard", LOG.name, ("ingest",), _LOG_READERS),
     Flow("log.{p}.case", "LogEntry.case", LOG.name, ("registry",), _LOG_READERS),
@@ -154,9 +154,9 @@ FLOWS = (
         ("dispatch-police", "dispatch-warning"),
     ),
     Flow(
-        "parked.{by}.{reader}.{stream}.{sequence}",
+        "dead_letter.{by}.{reader}.{stream}.{sequence}",
         "Parked",
-        PARKED.name,
+        DEAD_LETTERS.name,
         ("geofence", *_DISPATCH, "registry"),
         (*_DESKS, "evidence", "operator"),
     ),
@@ -269,9 +269,9 @@ PARKING_USERS = {
 """User of the server by the reader that sets messages aside: the user alone may publish under its name."""
 
 
-def parked_subject(reader: str, stream: str, sequence: int) -> str:
+def dead_letter_subject(reader: str, stream: str, sequence: int) -> str:
     """Subject of one message that a reader sets aside. Raises KeyError for a reader that isn't in PARKING_USERS."""
-    return f"parked.{PARKING_USERS[reader]}.{reader}.{stream}.{sequence}"
+    return f"dead_letter.{PARKING_USERS[reader]}.{reader}.{stream}.{sequence}"
 
 
 def digest_subject(partition: int, sequence: int, stored_at_ns: int, replica: int) -> str:

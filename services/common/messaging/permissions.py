@@ -130,7 +130,7 @@ def _pattern(subject: str, user: str) -> str:
 
 def _reading(user: str, stream: str, durable: str) -> list[str]:
     reading = [f"{_API}.STREAM.INFO.{stream}", f"{_API}.STREAM.MSG.GET.{stream}"]
-    if stream == flow.PREMISES.name:
+    if stream == flow.LOG_META.name:
         return reading  # one message, which nobody needs a consumer for
     for name in reader_names(user, stream):
         reading += (f"{_CONSUMER}.{verb}.{stream}.{name}" for verb in ("CREATE", "DELETE", "MSG.NEXT"))

@@ -182,20 +182,20 @@ def disclosure(data: bytes) -> ledger_pb2.Disclosure:
     return message
 
 
-def parked(data: bytes, subject: str | None = None) -> alert_pb2.Parked:
-    """A dead letter of PARKED. Raises InvalidField, with its subject also where another user than its reader's published it."""
-    message = _parsed("parked", alert_pb2.Parked, data)
+def dead_letter(data: bytes, subject: str | None = None) -> alert_pb2.DeadLetter:
+    """A dead letter of DEAD_LETTERS. Raises InvalidField, with its subject also where another user than its reader's published it."""
+    message = _parsed("dead_letter", alert_pb2.DeadLetter, data)
     if message.by not in flow.PARKING_USERS:
         raise InvalidField("by", "is no reader that sets messages aside")
-    _named(subject, "by", flow.parked_subject(message.by, message.stream, message.sequence))
+    _named(subject, "by", flow.dead_letter_subject(message.by, message.stream, message.sequence))
     return message
 
 
-def premises(data: bytes) -> log_pb2.Premises:
+def log_meta(data: bytes) -> log_pb2.LogMetadata:
     """The metadata of the log. Raises InvalidField."""
-    message = _parsed("premises", log_pb2.Premises, data)
+    message = _parsed("log_meta", log_pb2.LogMetadata, data)
     if not message.partitions or not message.clock_rate or not message.log_id:
-        raise InvalidField("premises", "lack the number of partitions, the clock rate or the log's id")
+        raise InvalidField("log_meta", "lack the number of partitions, the clock rate or the log's id")
     return message
 
 

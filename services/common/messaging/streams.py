@@ -37,7 +37,7 @@ class LogMetadata:
 async def create(
     bus: Bus, partitions: int, clock: MeshClock, replicas: int = 1, max_bytes: int | None = None
 ) -> LogMetadata:
-    """Creates what is missing of the streams, the KV bucket and the premises. Doing it again changes nothing.
+    """Creates what is missing of the streams, the KV bucket and the log metadata. Doing it again changes nothing.
 
     Raises FailedPrecondition where the log was made with another number of partitions or another clock rate.
     `max_bytes` bounds each stream, for small disks.
@@ -45,8 +45,8 @@ async def create(
     if not 1 <= partitions <= PARTITIONS_MAX:
         raise FailedPrecondition(f"partitions must be 1 to {PARTITIONS_MAX}")
     existing = {info.config.name for info in await bus.js.streams_info()}
-    if flow.PREMISES.name in existing:
-        made = await _premises(bus)
+    if flow.LOG_META.name in existing:
+        made = await _log_meta(bus)
         if made and (made.partitions != partitions or made.clock.rate != clock.rate):
             raise FailedPrecondition(
                 f"this log was made with {made.partitions} partitions at clock rate {made.clock.rate}; neither can be changed"
@@ -60,12 +60,12 @@ async def create(
         await bus.js.create_key_value(
             KeyValueConfig(bucket=flow.DEVICES_BUCKET, storage=StorageType.FILE, history=1, replicas=replicas)
         )
-    premises = log_pb2.Premises(
+    log_meta = log_pb2.LogMetadata(
         partitions=partitions, clock_rate=clock.rate, clock_anchor_ms=clock.anchor_ms, log_id=uuid.uuid4().hex
     )
     with suppress(AlreadyThere):
-        await bus.publish(flow.PREMISES_SUBJECT, premises.SerializeToString(), expected_last=0)
-    return await read_premises(bus)
+        await bus.publish(flow.LOG_META_SUBJECT, log_meta.SerializeToString(), expected_last=0)
+    return await read_log_meta(bus)
 
 
 def _config(stream: flow.Stream, name: str, partition: int, replicas: int, max_bytes: int | None) -> StreamConfig:
@@ -85,33 +85,33 @@ def _config(stream: flow.Stream, name: str, partition: int, replicas: int, max_b
     )
 
 
-async def read_premises(bus: Bus) -> LogMetadata:
-    """The premises that the log was made with. Waits until they are there."""
+async def read_log_meta(bus: Bus) -> LogMetadata:
+    """The metadata that the log was made with. Waits until they are there."""
     while True:
-        premises = await _premises(bus)
-        if premises:
-            return premises
+        log_meta = await _log_meta(bus)
+        if log_meta:
+            return log_meta
         await asyncio.sleep(0.25)
 
 
-async def _premises(bus: Bus) -> LogMetadata | None:
+async def _log_meta(bus: Bus) -> LogMetadata | None:
     try:
         # The first: there is one, and what stands behind it came from somebody else (ADR 34).
-        message = await bus.js.get_msg(flow.PREMISES.name, 1)
+        message = await bus.js.get_msg(flow.LOG_META.name, 1)
     except (nats.js.errors.Error, nats.errors.Error, OSError) as error:
         logger().info("streams_awaited", error=type(error).__name__)
         return None
     try:
-        made = stored.premises(message.data or b"")
+        made = stored.log_meta(message.data or b"")
     except InvalidField as error:
         # Nothing can start over such a log, and ending would only be the beginning of the next try.
-        logger().critical("premises_unreadable", reason=str(error))
+        logger().critical("log_meta_unreadable", reason=str(error))
         return None
     return LogMetadata(made.partitions, MeshClock(made.clock_rate, made.clock_anchor_ms), made.log_id)
 
 
 async def pass_gate(bus: Bus, settings: CommonSettings) -> LogMetadata:
-    """Returns the premises once the mesh is fit to run on.
+    """Returns the log metadata once the mesh is fit to run on.
 
     Raises FailedPrecondition where the server may lose acknowledged messages in a power cut (`sync_interval` isn't `always`), or
     where this process's clock isn't the log's.
@@ -123,10 +123,10 @@ async def pass_gate(bus: Bus, settings: CommonSettings) -> LogMetadata:
             raise FailedPrecondition(
                 "nats-server must run with jetstream.sync_interval: always (or TANDEM_ALLOW_ASYNC_STORE)"
             )
-    premises = await read_premises(bus)
-    if premises.clock != settings.clock:
-        raise FailedPrecondition("TANDEM_CLOCK_RATE or TANDEM_CLOCK_ANCHOR_MS differ from the log's premises")
-    return premises
+    log_meta = await read_log_meta(bus)
+    if log_meta.clock != settings.clock:
+        raise FailedPrecondition("TANDEM_CLOCK_RATE or TANDEM_CLOCK_ANCHOR_MS differ from those in LOG_META")
+    return log_meta
 
 
 async def _store_is_synchronous(monitor_url: str) -> bool:

@@ -41,8 +41,8 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 class ConnectionGuard(asyncio.Protocol):
     """Stands between a connection and aiohttp, which has no deadline for the head of a request or for its body."""
 
-    def __init__(self, door: Door) -> None:
-        self._door = door
+    def __init__(self, endpoint: Door) -> None:
+        self._endpoint = endpoint
         self._inner: asyncio.Protocol | None = None
         self._transport: asyncio.Transport
         self._deadline: asyncio.TimerHandle | None = None
@@ -53,7 +53,7 @@ class ConnectionGuard(asyncio.Protocol):
     def received(self) -> None:
         """A whole request is here: from now on the peer waits for us."""
         self._disarm()
-        self._door.resting.pop(self, None)
+        self._endpoint.resting.pop(self, None)
         self._answering = True
 
     def answered(self) -> None:
@@ -63,7 +63,7 @@ class ConnectionGuard(asyncio.Protocol):
             self._early = False
             self._arm()
         elif self._inner:  # the peer may have gone meanwhile
-            self._door.resting[self] = None
+            self._endpoint.resting[self] = None
 
     def give_way(self) -> None:
         """Closes a connection without a request: another one needs its place."""
@@ -71,21 +71,21 @@ class ConnectionGuard(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
-        if self._door.open >= self._door.most:
-            if not self._door.resting:
+        if self._endpoint.open >= self._endpoint.most:
+            if not self._endpoint.resting:
                 self._close("full")
                 return
-            next(iter(self._door.resting)).give_way()
-        self._door.open += 1
-        self._inner = self._door.accept()
+            next(iter(self._endpoint.resting)).give_way()
+        self._endpoint.open += 1
+        self._inner = self._endpoint.accept()
         self._inner.connection_made(transport)
         self._arm()
-        self._door.resting[self] = None
+        self._endpoint.resting[self] = None
 
     def data_received(self, data: bytes) -> None:
         if self._inner is None:
             return
-        self._door.resting.pop(self, None)
+        self._endpoint.resting.pop(self, None)
         if self._answering:
             self._early = True
         else:
@@ -109,9 +109,9 @@ class ConnectionGuard(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._disarm()
-        self._door.resting.pop(self, None)
+        self._endpoint.resting.pop(self, None)
         if self._inner:
-            self._door.open -= 1
+            self._endpoint.open -= 1
             self._inner.connection_lost(exc)
             self._inner = None
 
@@ -125,8 +125,8 @@ class ConnectionGuard(asyncio.Protocol):
             self._deadline = None
 
     def _close(self, reason: str) -> None:
-        self._door.resting.pop(self, None)
-        CLOSED.labels(self._door.name, reason).inc()
+        self._endpoint.resting.pop(self, None)
+        CLOSED.labels(self._endpoint.name, reason).inc()
         self._transport.abort()
 
 
@@ -143,17 +143,17 @@ class Door:
 class _Log(logging.Logger):
     """In place of aiohttp's log, whose lines quote the request, and with it tokens and positions."""
 
-    def __init__(self, door: str) -> None:
-        super().__init__(door)
-        self._door = door
+    def __init__(self, endpoint: str) -> None:
+        super().__init__(endpoint)
+        self._endpoint = endpoint
 
     def handle(self, record: logging.LogRecord) -> None:
         """Counts what isn't HTTP; anything else is a defect, told by its kind and place."""
         error = record.exc_info[1] if record.exc_info else None
         if isinstance(error, HttpProcessingError):
-            CLOSED.labels(self._door, "malformed").inc()
+            CLOSED.labels(self._endpoint, "malformed").inc()
         elif record.levelno >= logging.WARNING:
-            logger().error("http_failed", door=self._door, kind=type(error).__name__, at=_place(error))
+            logger().error("http_failed", endpoint=self._endpoint, kind=type(error).__name__, at=_place(error))
 
 
 def _place(error: BaseException | None) -> str:
@@ -191,7 +191,7 @@ async def _guarded(request: web.Request, handler: Handler) -> web.StreamResponse
         raise
     except Exception as error:
         # The request ends with it, not the process: the next one has nothing to do with it.
-        logger().error("http_failed", door=request.app[_NAME], kind=type(error).__name__, at=_place(error))
+        logger().error("http_failed", endpoint=request.app[_NAME], kind=type(error).__name__, at=_place(error))
         answer = web.Response(status=500, text="500: Internal Server Error")
     finally:
         if guard:
@@ -228,11 +228,11 @@ async def served(
     )
     await runner.setup()
     # A web.Server makes a protocol for each connection.
-    door = Door(name, most, cast(Callable[[], asyncio.Protocol], runner.server))
+    endpoint = Door(name, most, cast(Callable[[], asyncio.Protocol], runner.server))
     _allow_files(most + SPARE_FILES)
     context = _context(tls) if tls else None
     server = await asyncio.get_running_loop().create_server(
-        lambda: ConnectionGuard(door),
+        lambda: ConnectionGuard(endpoint),
         host,
         port,
         ssl=context,
@@ -240,7 +240,7 @@ async def served(
         backlog=512,
     )
     bound: int = server.sockets[0].getsockname()[1]
-    logger().info("listening", door=name, port=bound, tls=tls is not None)
+    logger().info("listening", endpoint=name, port=bound, tls=tls is not None)
     renewing = asyncio.create_task(_renew(context, tls)) if context and tls else None
     try:
         yield bound

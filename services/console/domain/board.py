@@ -53,7 +53,7 @@ class Assignment:
     office_id: str = ""
     unit_id: str = ""
     """The unit that is asked or goes, of the own leg alone; empty where the desk itself is asked."""
-    rung: str = ""
+    escalation_level: str = ""
     close_cause: str = ""
     absent_legs: tuple[str, ...] = ()
     losing: bool = False
@@ -183,5 +183,5 @@ def _assignment(one: Assignment) -> dict[str, Any]:
         "due": one.due_ms,
         "office": one.office_id,
         "unit": one.unit_id,
-        "rung": one.rung,
+        "escalation_level": one.escalation_level,
     }

@@ -70,7 +70,7 @@ def _matches(one: IncidentCard, question: IncidentQuery) -> bool:
             return any(to.close_cause == cause for to in one.assignments)
 
 
-def in_earnest(incidents: Iterable[IncidentCard]) -> list[IncidentCard]:
+def is_live(incidents: Iterable[IncidentCard]) -> list[IncidentCard]:
     """Without exercises."""
     return [one for one in incidents if not any(to.exercise for to in one.assignments)]
 

@@ -86,7 +86,7 @@ def moves(spans: Sequence[Span]) -> dict[str, list[tuple[int, str]]]:
     return found
 
 
-def premises(spans: Sequence[Span], trace_id: str) -> list[Span]:
+def case_versions(spans: Sequence[Span], trace_id: str) -> list[Span]:
     """What the incident rests on and was there before: spans of other traces, such as how an order came into force."""
     return [one for one in spans if one.trace_id != trace_id]
 

@@ -214,7 +214,7 @@ TEXTS: dict[str, tuple[str, str]] = {
     "service": ("서비스", "Service"),
     "start": ("시작", "Start"),
     "duration": ("걸린 시간", "Took"),
-    "premises": ("판단의 전제", "What it rests on"),
+    "case_versions": ("판단의 전제", "What it rests on"),
     "ledger": ("열람 기록", "Who saw personal data"),
     "ledger_reviewer": ("열람 기록은 검토자에게 보입니다.", "The ledger is for reviewers to see."),
     "ledger_none": ("이 사건의 열람이 없습니다.", "Nobody has, in this incident."),

@@ -117,7 +117,7 @@ class Pages:
         )
         known, is_cut = await self._all_incidents(ask)
         found = figures.matching(known, question)
-        counted = figures.in_earnest(found)
+        counted = figures.is_live(found)
         closings = figures.closings(counted)
         return assets.page(
             ask,

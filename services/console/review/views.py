@@ -111,7 +111,7 @@ class IncidentPages:
             steps={leg: waterfall.steps(spans, leg) for leg in board.LEGS},
             step_name=waterfall.step_name,
             rows=waterfall.rows(spans, trace.trace_id) if trace else [],
-            premises=waterfall.premises(spans, trace.trace_id) if trace else [],
+            case_versions=waterfall.case_versions(spans, trace.trace_id) if trace else [],
             subjects={to.assignment_id: to.subject_id for to in one.assignments},
             is_cut=trace.is_cut if trace else False,
             uses=waterfall.uses(spans),

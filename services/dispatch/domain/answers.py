@@ -15,9 +15,9 @@ from services.dispatch.domain import escalation
 from services.dispatch.domain.escalation import Deadlines
 from services.dispatch.domain.events import (
     Acknowledged,
-    Climb,
     CloseCause,
     Closed,
+    EscalationReason,
     Event,
     Progressed,
     Received,
@@ -162,7 +162,9 @@ def _reject(incident: Incident, assignment: Assignment, command: Reject) -> Iter
     yield rejected
     incident = evolve(incident, rejected)
     assignment = incident.assignments[assignment.assignment_id]
-    yield escalation.climbed(incident, assignment, Climb.REFUSED, command.now_ms, command.deadlines, command.board)
+    yield escalation.climbed(
+        incident, assignment, EscalationReason.REFUSED, command.now_ms, command.deadlines, command.board
+    )
 
 
 def _progress(assignment: Assignment, command: Progress) -> Iterator[Event]:

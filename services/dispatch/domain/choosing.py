@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 
 from services.dispatch.domain.areas import holds
-from services.dispatch.domain.events import Choice, Estimate, Rung
+from services.dispatch.domain.events import Choice, EscalationLevel, Estimate
 from services.dispatch.domain.roster import Board, Office, Status, Unit, UnitReport
 
 TAMPERED = 3
@@ -82,19 +82,19 @@ def _choices(board: Board, question: UnitQuery) -> Iterator[Choice]:
     """Who can be asked above a rung, in their order."""
     offices = offices_for(board, question.subject_id)
     own, others = offices[:1], offices[1:]
-    candidates = _candidates(board, question, offices) if question.above < Rung.NEXT_OFFICE else {}
+    candidates = _candidates(board, question, offices) if question.above < EscalationLevel.NEXT_OFFICE else {}
     for busy in (False, True):
-        if question.above < Rung.NEXT_UNIT:
-            rung = Rung.NEXT_UNIT if question.above else Rung.UNIT
-            yield from _best(board, question, own, candidates, rung, busy)
-        if question.above < Rung.NEXT_OFFICE:
-            yield from _best(board, question, others, candidates, Rung.NEXT_OFFICE, busy)
-    if question.above < Rung.SUPERVISOR and own:
-        yield Choice(Rung.SUPERVISOR, own[0].office_id, desk=own[0].supervisor_desk)
-    if question.above < Rung.NATIONAL_DESK:
+        if question.above < EscalationLevel.NEXT_UNIT:
+            level = EscalationLevel.NEXT_UNIT if question.above else EscalationLevel.UNIT
+            yield from _best(board, question, own, candidates, level, busy)
+        if question.above < EscalationLevel.NEXT_OFFICE:
+            yield from _best(board, question, others, candidates, EscalationLevel.NEXT_OFFICE, busy)
+    if question.above < EscalationLevel.SUPERVISOR and own:
+        yield Choice(EscalationLevel.SUPERVISOR, own[0].office_id, desk=own[0].supervisor_desk)
+    if question.above < EscalationLevel.NATIONAL_DESK:
         # Where nobody is responsible, any office knows the agency's national desk.
         office = own[0] if own else min(board.offices.values(), key=lambda one: (one.removed, one.office_id))
-        yield Choice(Rung.NATIONAL_DESK, office.office_id, desk=office.national_desk)
+        yield Choice(EscalationLevel.NATIONAL_DESK, office.office_id, desk=office.national_desk)
 
 
 def _candidates(board: Board, question: UnitQuery, offices: Iterable[Office]) -> Mapping[str, list[Choice]]:
@@ -113,7 +113,7 @@ def _best(
     question: UnitQuery,
     offices: Iterable[Office],
     candidates: Mapping[str, list[Choice]],
-    rung: Rung,
+    level: EscalationLevel,
     busy: bool,
 ) -> Iterator[Choice]:
     """The first of the units of the first office that has any."""
@@ -122,7 +122,7 @@ def _best(
         matching = [one for one in there if (one.busy or bool(one.busy_in)) == busy]
         if matching:
             first = min(matching, key=lambda one: _order(board, question, one))
-            yield replace(first, rung=rung, candidates=len(there))
+            yield replace(first, level=level, candidates=len(there))
             return
 
 
@@ -138,7 +138,7 @@ def _can_be_asked(unit: Unit, report: UnitReport, question: UnitQuery) -> bool:
 def _choice(board: Board, question: UnitQuery, unit: Unit, report: UnitReport) -> Choice:
     travel = board.travel.get((unit.unit_id, question.subject_id))
     return Choice(
-        Rung.UNIT,
+        EscalationLevel.UNIT,
         unit.office_id,
         unit.unit_id,
         unit.unit_class,

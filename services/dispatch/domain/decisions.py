@@ -17,8 +17,8 @@ from services.dispatch.domain.events import (
     AlertFolded,
     AlertWasMissing,
     Cause,
-    Climb,
     Demand,
+    EscalationReason,
     Event,
     Exercise,
     LegAbsent,
@@ -166,12 +166,12 @@ def _pass(incident: Incident, command: PassDeadline) -> Iterator[Event]:
     assignment = incident.assignments.get(command.assignment_id)
     if assignment is None or assignment.due_ms is None or assignment.due_ms > command.now_ms:
         return
-    climb = Climb.NOT_ACKNOWLEDGED
+    escalation_reason = EscalationReason.NOT_ACKNOWLEDGED
     if assignment.state not in UNANSWERED:
-        climb = Climb.NOT_DISPATCHED
+        escalation_reason = EscalationReason.NOT_DISPATCHED
     elif assignment.choice and assignment.received_ms is None:
-        climb = Climb.NOT_RECEIVED
-    yield escalation.climbed(incident, assignment, climb, command.now_ms, command.deadlines, command.board)
+        escalation_reason = EscalationReason.NOT_RECEIVED
+    yield escalation.climbed(incident, assignment, escalation_reason, command.now_ms, command.deadlines, command.board)
 
 
 def _lose(incident: Incident, command: LoseUnit) -> Iterator[Event]:
@@ -184,7 +184,9 @@ def _lose(incident: Incident, command: LoseUnit) -> Iterator[Event]:
         or assignment.state in (AssignmentState.ON_SCENE, AssignmentState.APPREHENDED)
     ):
         return
-    yield escalation.climbed(incident, assignment, Climb.UNIT_GONE, command.now_ms, command.deadlines, command.board)
+    yield escalation.climbed(
+        incident, assignment, EscalationReason.UNIT_GONE, command.now_ms, command.deadlines, command.board
+    )
 
 
 def _look_for_leg(incident: Incident, command: LookForLeg) -> Iterator[Event]:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from services.dispatch.domain.choosing import SKILLS, UnitQuery, next_choice
-from services.dispatch.domain.events import Choice, Climb, Escalated, NobodyAvailable, Rung, Step
+from services.dispatch.domain.events import Choice, Escalated, EscalationLevel, EscalationReason, NobodyAvailable, Step
 from services.dispatch.domain.incident import Assignment, Incident
 from services.dispatch.domain.roster import Board
 
@@ -61,32 +61,40 @@ def first(
     return First(
         None,
         due,
-        (NobodyAvailable(now_ms, assignment_id), Escalated(now_ms, assignment_id, due, choice, Climb.NOBODY)),
+        (
+            NobodyAvailable(now_ms, assignment_id),
+            Escalated(now_ms, assignment_id, due, choice, EscalationReason.NOBODY),
+        ),
     )
 
 
 def climbed(
-    incident: Incident, assignment: Assignment, climb: Climb, now_ms: int, deadlines: Deadlines, board: Board
+    incident: Incident,
+    assignment: Assignment,
+    escalation_reason: EscalationReason,
+    now_ms: int,
+    deadlines: Deadlines,
+    board: Board,
 ) -> Escalated:
     """The next rung; where there is none the same desk again, ever more rarely."""
     id_, present = assignment.assignment_id, assignment.choice
     if board.asks_units() and not incident.exercise:
-        above = int(present.rung) if present else 0
+        above = int(present.level) if present else 0
         question = UnitQuery(
             *(id_, assignment.subject_id, now_ms, SKILLS.get((incident.leg, assignment.kind), "")),
             # Who is gone doesn't use a rung up: another takes its place on the same one.
-            above=above - 1 if climb is Climb.UNIT_GONE else above,
+            above=above - 1 if escalation_reason is EscalationReason.UNIT_GONE else above,
             tried=assignment.tried,
             engaged=engaged(incident, id_),
-            skip_office_id=present.office_id if present and climb is Climb.NOT_RECEIVED else "",
+            skip_office_id=present.office_id if present and escalation_reason is EscalationReason.NOT_RECEIVED else "",
         )
         choice = next_choice(board, question)
         if choice:
-            return Escalated(now_ms, id_, due_ms(choice, now_ms, deadlines), choice, climb)
+            return Escalated(now_ms, id_, due_ms(choice, now_ms, deadlines), choice, escalation_reason)
     # Again and again, but ever more rarely: who hasn't answered for an hour isn't moved by a message every 10 s.
     longest_ms = max(LONGEST_WAIT_MS, deadlines.acknowledge_ms)
     within_ms = min(deadlines.acknowledge_ms << min(assignment.repeats, 16), longest_ms)
-    return Escalated(now_ms, id_, now_ms + within_ms, present, climb)
+    return Escalated(now_ms, id_, now_ms + within_ms, present, escalation_reason)
 
 
 def received_due_ms(assignment: Assignment, deadlines: Deadlines) -> int | None:
@@ -101,7 +109,7 @@ def received_due_ms(assignment: Assignment, deadlines: Deadlines) -> int | None:
 def due_ms(choice: Choice, now_ms: int, deadlines: Deadlines) -> int:
     """When an offer to a choice is offered on, unless its machine says that it has it."""
     # Beyond the last rung nobody is left who would have it sooner.
-    last = choice.rung is Rung.NATIONAL_DESK
+    last = choice.level is EscalationLevel.NATIONAL_DESK
     return now_ms + (deadlines.acknowledge_ms if last else min(deadlines.receive_ms, deadlines.acknowledge_ms))
 
 

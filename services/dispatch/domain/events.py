@@ -48,7 +48,7 @@ class Cause:
     """When ingest received it, wall clock, microseconds since 1970 UTC."""
 
 
-class Rung(IntEnum):
+class EscalationLevel(IntEnum):
     """Who is asked, from first to last; the numbers are those of tandem.dispatch.v1.Rung."""
 
     UNIT = 1
@@ -67,7 +67,7 @@ class Estimate(IntEnum):
     GREAT_CIRCLE_INSTEAD = 3
 
 
-class Climb(IntEnum):
+class EscalationReason(IntEnum):
     """Why an assignment is offered on; the numbers are those of tandem.dispatch.v1.ClimbReason."""
 
     UNTOLD = 0
@@ -115,7 +115,7 @@ class WarningFlag(IntEnum):
 class Choice:
     """Whom an assignment is offered to, and what that rests on."""
 
-    rung: Rung
+    level: EscalationLevel
     office_id: str
     unit_id: str = ""
     """Empty for a desk."""
@@ -226,7 +226,7 @@ class Escalated:
     assignment_id: str
     due_ms: int
     choice: Choice | None = None
-    climb: Climb = Climb.UNTOLD
+    escalation_reason: EscalationReason = EscalationReason.UNTOLD
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,10 +14,10 @@ from services.dispatch.domain.events import (
     AlertWasMissing,
     Answer,
     Choice,
-    Climb,
     Closed,
     Demand,
     Escalated,
+    EscalationReason,
     Event,
     Flagged,
     Found,
@@ -143,16 +143,20 @@ def _after(
             kind=event.kind,
             cause=event.cause,
             tried=frozenset(),
-            climb=Climb.UNTOLD,
+            escalation_reason=EscalationReason.UNTOLD,
             raced=None,
         )
         return _asking(new, event.at_ms, event.choice, event.due_ms)
     if isinstance(event, Escalated):
         if event.choice == new.choice and new.state in UNANSWERED:
             return replace(
-                new, state=AssignmentState.ESCALATED, due_ms=event.due_ms, repeats=new.repeats + 1, climb=event.climb
+                new,
+                state=AssignmentState.ESCALATED,
+                due_ms=event.due_ms,
+                repeats=new.repeats + 1,
+                escalation_reason=event.escalation_reason,
             )
-        new = replace(new, state=AssignmentState.ESCALATED, climb=event.climb)
+        new = replace(new, state=AssignmentState.ESCALATED, escalation_reason=event.escalation_reason)
         return _asking(new, event.at_ms, event.choice, event.due_ms)
     if isinstance(event, Received):
         return replace(new, received_ms=event.at_ms, due_ms=event.due_ms)

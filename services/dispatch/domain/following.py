@@ -15,12 +15,12 @@ from services.dispatch.domain.escalation import Deadlines
 from services.dispatch.domain.events import (
     Advice,
     Choice,
-    Climb,
     Escalated,
+    EscalationLevel,
+    EscalationReason,
     Event,
     Raced,
     Retargeted,
-    Rung,
     SceneShared,
     TargetsShown,
 )
@@ -112,7 +112,7 @@ def _rechosen(incident: Incident, assignment: Assignment, command: Follow) -> It
         return  # who is there sees it through
     nearer = _nearer(incident, assignment, command)
     if nearer:
-        yield _offered(assignment, nearer, Climb.TARGET_MOVED, command)
+        yield _offered(assignment, nearer, EscalationReason.TARGET_MOVED, command)
     elif not command.look.moved_m:
         return
     elif assignment.retargeted_ms is None or command.now_ms - assignment.retargeted_ms >= RETARGET_MS:
@@ -139,7 +139,7 @@ def _raced(incident: Incident, assignment: Assignment, command: Follow) -> Itera
     if losing and wearer_s is not None:
         best = _best(incident, assignment, command)
         if best and best.unit_id != assignment.unit_id and (best.travel_s or 0) + race.READY_S < wearer_s:
-            yield _offered(assignment, best, Climb.RACE_LOST, command)
+            yield _offered(assignment, best, EscalationReason.RACE_LOST, command)
 
 
 def _nearer(incident: Incident, assignment: Assignment, command: Follow) -> Choice | None:
@@ -170,9 +170,9 @@ def _best(incident: Incident, assignment: Assignment, command: Follow) -> Choice
     if (best.busy or best.busy_in) and not (present.busy or present.busy_in):
         return None
     # It takes the other's place on the ladder, so that what was asked already isn't asked again.
-    return replace(best, rung=max(present.rung, Rung.UNIT))
+    return replace(best, level=max(present.level, EscalationLevel.UNIT))
 
 
-def _offered(assignment: Assignment, choice: Choice, climb: Climb, command: Follow) -> Escalated:
+def _offered(assignment: Assignment, choice: Choice, escalation_reason: EscalationReason, command: Follow) -> Escalated:
     due_ms = escalation.due_ms(choice, command.now_ms, command.deadlines)
-    return Escalated(command.now_ms, assignment.assignment_id, due_ms, choice, climb)
+    return Escalated(command.now_ms, assignment.assignment_id, due_ms, choice, escalation_reason)

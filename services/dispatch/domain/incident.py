@@ -18,9 +18,9 @@ from services.dispatch.domain.events import (
     AlertFolded,
     Cause,
     Choice,
-    Climb,
     CloseCause,
     Demand,
+    EscalationReason,
     Exercise,
     Flagged,
     Place,
@@ -102,7 +102,7 @@ class Assignment:
     """Units that were asked since the last offer that an alert made."""
     repeats: int = 0
     """How often the present offer was escalated to the same desk."""
-    climb: Climb = Climb.UNTOLD
+    escalation_reason: EscalationReason = EscalationReason.UNTOLD
     """Why it was offered on the last time."""
     nobody_ms: int | None = None
     """When there was nobody to be asked, mesh time; None where it was taken since."""

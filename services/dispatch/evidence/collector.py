@@ -32,14 +32,14 @@ Told = tuple[alert_pb2.Alert, pull.Delivered]
 
 
 async def gather(
-    bus: Bus, premises: LogMetadata, alert_ids: Iterable[str], leg: str, back_ms: int | None = LOOK_BACK_MS
+    bus: Bus, log_meta: LogMetadata, alert_ids: Iterable[str], leg: str, back_ms: int | None = LOOK_BACK_MS
 ) -> Evidence:
     """What the streams hold of the incident to which these alerts belong, as far as it has come.
 
     `back_ms` is how far before its first alert, mesh time; None means from the log's start.
     Raises NotFound where ALERTS holds none of the alerts, Unavailable where the server doesn't answer.
     """
-    found = await EvidenceCollector(bus, premises, leg, back_ms).of({"": list(alert_ids)})
+    found = await EvidenceCollector(bus, log_meta, leg, back_ms).of({"": list(alert_ids)})
     if not found:
         raise NotFound(f"{flow.ALERTS.name} holds none of the incident's alerts")
     return found[""]
@@ -76,9 +76,9 @@ class EvidenceCollector:
     """One pass. `rest` is how many seconds it sleeps for each second that it works, so that others get theirs."""
 
     def __init__(
-        self, bus: Bus, premises: LogMetadata, leg: str, back_ms: int | None = LOOK_BACK_MS, rest: float = 0.0
+        self, bus: Bus, log_meta: LogMetadata, leg: str, back_ms: int | None = LOOK_BACK_MS, rest: float = 0.0
     ) -> None:
-        self._bus, self._premises, self._leg, self._back_ms, self._rest = bus, premises, leg, back_ms, rest
+        self._bus, self._log_meta, self._leg, self._back_ms, self._rest = bus, log_meta, leg, back_ms, rest
 
     async def of(self, alert_ids: Mapping[str, Sequence[str]]) -> dict[str, Evidence]:
         """The evidence of incidents, each by a name and some of its alerts; those whose alerts are gone are left out.
@@ -100,20 +100,20 @@ class EvidenceCollector:
         stream = flow.log_stream(partition)
         bounds = await self._bus.bounds_of(stream)
         windows = []
-        holders = Holders(self._premises.clock)
+        holders = Holders(self._log_meta.clock)
         for one in incidents:
             await self._place(one, stream, bounds)
             decided = {alert.sequence for alert, _ in one.told if alert.wearer_id == one.opening.wearer_id}
             share = RedactedLog(one.opening.wearer_id, self._leg, decided, holders)
             windows.append(Window(one.first, one.last, share))
         first, last = min(one.first for one in windows), max(one.last for one in windows)
-        await self._read_premises(partition, bounds, list(zip(incidents, windows, strict=True)), holders)
+        await self._read_log_meta(partition, bounds, list(zip(incidents, windows, strict=True)), holders)
         shares = Shares(windows)
         async for message in self._between(stream, first, last):
             shares.take(message)
-        parked = await self._parked(stream, incidents, windows)
+        letters = await self._dead_letters(stream, incidents, windows)
         return {
-            one.name: await self._evidence(one, window.share, bounds, parked)
+            one.name: await self._evidence(one, window.share, bounds, letters)
             for one, window in zip(incidents, windows, strict=True)
         }
 
@@ -121,16 +121,16 @@ class EvidenceCollector:
         opened = await message_of(self._bus, stream, seq=one.opening.sequence)
         one.opened = opened is not None
         if opened and self._back_ms is not None:
-            one.from_wall_ms = opened.stamp_ms - self._back_ms // self._premises.clock.rate
+            one.from_wall_ms = opened.stamp_ms - self._back_ms // self._log_meta.clock.rate
         one.first = await first_at(self._bus, stream, one.from_wall_ms)
         one.last = min(max(alert.sequence for alert, _ in one.told), bounds.last) if one.ended else bounds.last
 
     async def _evidence(
-        self, one: _Incident, share: RedactedLog, bounds: Bounds, parked: Mapping[int, Sequence[StoredMessage]]
+        self, one: _Incident, share: RedactedLog, bounds: Bounds, letters: Mapping[int, Sequence[StoredMessage]]
     ) -> Evidence:
         records = [*share.records]
         for record in share.records:
-            records += [it for it in parked.get(record.sequence, ()) if it.stamp_ms >= one.from_wall_ms]
+            records += [it for it in letters.get(record.sequence, ()) if it.stamp_ms >= one.from_wall_ms]
         for alert, message in one.alerts:
             if shown := _alert_for(self._leg, alert, message):
                 records.append(shown)
@@ -171,7 +171,7 @@ class EvidenceCollector:
     async def _alerts(self, known: Mapping[str, alert_pb2.Alert]) -> dict[str, list[Told]]:
         """By incident, alerts about the wearer from well before a known one until the incident's end, or until now, and those of the
         incident that amend an account after its end."""
-        anchor_ms, rate = self._premises.clock.anchor_ms, self._premises.clock.rate
+        anchor_ms, rate = self._log_meta.clock.anchor_ms, self._log_meta.clock.rate
         from_wall_ms: dict[str, int] = {}
         about: dict[tuple[int, str], list[str]] = {}
         for name, alert in known.items():
@@ -199,7 +199,7 @@ class EvidenceCollector:
         return found
 
     async def _stored_alert(self, alert_id: str) -> alert_pb2.Alert | None:
-        for partition in range(self._premises.partitions):
+        for partition in range(self._log_meta.partitions):
             subject = flow.alert_subject(partition, alert_id)
             data = await self._bus.last_of(flow.ALERTS.name, subject)
             if data is not None:
@@ -215,13 +215,13 @@ class EvidenceCollector:
 
     # ── the log ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    async def _read_premises(
+    async def _read_log_meta(
         self, partition: int, bounds: Bounds, those: Sequence[tuple[_Incident, Window]], holders: Holders
     ) -> None:
         """Notes whose devices are whose, and takes the newest snapshot of each of a wearer's cases, the rules and the fold's
         version as they stood before the window, where the log has anything from before it."""
         stream = flow.log_stream(partition)
-        back_ms = PREMISES_BACK_MS // self._premises.clock.rate
+        back_ms = PREMISES_BACK_MS // self._log_meta.clock.rate
         of_wearer: dict[str, list[Window]] = {}
         for _, window in those:
             of_wearer.setdefault(window.share.wearer_id, []).append(window)
@@ -256,22 +256,22 @@ class EvidenceCollector:
             for message in stood:
                 window.share.take_premise(message)
 
-    async def _parked(
+    async def _dead_letters(
         self, log: str, incidents: Sequence[_Incident], windows: Sequence[Window]
     ) -> dict[int, list[StoredMessage]]:
         """What was set aside of the entries that are taken, by their sequence."""
-        stream = flow.PARKED.name
+        stream = flow.DEAD_LETTERS.name
         sequences = {record.sequence for window in windows for record in window.share.records}
         found: dict[int, list[StoredMessage]] = {}
         first = await first_at(self._bus, stream, min(one.from_wall_ms for one in incidents))
         async for message in self._between(stream, first, (await self._bus.bounds_of(stream)).last):
             try:
-                parked = stored.parked(message.data, message.subject)
+                dead_letter = stored.dead_letter(message.data, message.subject)
             except InvalidField as error:
                 dead_letters.pass_over("evidence", stream, message.sequence, error)
                 continue
-            if parked.by == flow.FOLD_READER and parked.stream == log and parked.sequence in sequences:
-                found.setdefault(parked.sequence, []).append(record_of(message))
+            if dead_letter.by == flow.FOLD_READER and dead_letter.stream == log and dead_letter.sequence in sequences:
+                found.setdefault(dead_letter.sequence, []).append(record_of(message))
         return found
 
     async def _between(

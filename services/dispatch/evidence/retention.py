@@ -95,8 +95,8 @@ class _Due:
 class EvidenceKeeper:
     """Keeps the evidence of one leg's incidents."""
 
-    def __init__(self, leg: str, store: Store, bus: Bus, premises: LogMetadata, files: EvidenceFiles) -> None:
-        self._leg, self._store, self._bus, self._premises, self._files = leg, store, bus, premises, files
+    def __init__(self, leg: str, store: Store, bus: Bus, log_meta: LogMetadata, files: EvidenceFiles) -> None:
+        self._leg, self._store, self._bus, self._log_meta, self._files = leg, store, bus, log_meta, files
         self._open: set[str] = set()
         """Incidents whose end isn't kept yet."""
         self._seen = 0
@@ -155,7 +155,7 @@ class EvidenceKeeper:
                 id_: [one.alert_id for one in events.get(id_, ()) if isinstance(one, AlertFolded)]
                 for id_ in incident_ids
             }
-            found = await EvidenceCollector(self._bus, self._premises, self._leg, rest=REST).of(alert_ids)
+            found = await EvidenceCollector(self._bus, self._log_meta, self._leg, rest=REST).of(alert_ids)
         except Exception as error:  # whatever it is: the leg goes on with its offers, and this is tried again
             for key in keys:
                 self._failed(key, error, alone=len(keys) > 1 and not isinstance(error, RetryableError))

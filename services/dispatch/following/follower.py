@@ -112,7 +112,7 @@ class TargetFollower:
             if one.state not in UNANSWERED | TAKEN:
                 continue
             target = wearer if self._leg.name == "probation" else self._targets.get(_key(incident, one))
-            point = self._leg.whereabouts.of([one.subject_id], now_ms).get(one.subject_id)
+            point = self._leg.last_known_positions.of([one.subject_id], now_ms).get(one.subject_id)
             before = self._looked.get(id_)
             anchor = before.anchor if before and before.offer_number == one.offer_number else None
             moved_m = round(great_circle_m(point, anchor)) if point and anchor else 0

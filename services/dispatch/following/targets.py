@@ -63,10 +63,10 @@ class FollowedTarget:
 class Targets:
     """The targets of one leg."""
 
-    def __init__(self, settings: DispatchSettings, whereabouts: LastKnownPositions) -> None:
+    def __init__(self, settings: DispatchSettings, last_known_positions: LastKnownPositions) -> None:
         self._settings = settings
         self._clock: MeshClock = settings.clock
-        self._whereabouts = whereabouts
+        self._last_known_positions = last_known_positions
         self._basis = BASES[settings.leg]
         self._targets: dict[Key, FollowedTarget] = {}
         self._connections: list[_Connection] = []
@@ -157,7 +157,7 @@ class Targets:
         if position.HasField("lat_deg"):
             point = LatLon(position.lat_deg, position.lon_deg)
             at_ms = times.from_timestamp(position.fix_time) if position.HasField("fix_time") else None
-            self._whereabouts.put(key[2], point, at_ms)
+            self._last_known_positions.put(key[2], point, at_ms)
             if at_ms is not None and (not one.track or at_ms > one.track[-1].at_ms):
                 one.track.append(Sighting(at_ms, point))
                 while one.track[0].at_ms < at_ms - PACE_OVER_MS:

@@ -16,11 +16,12 @@ from services.dispatch.domain.events import (
     AlertWasMissing,
     Cause,
     Choice,
-    Climb,
     CloseCause,
     Closed,
     Demand,
     Escalated,
+    EscalationLevel,
+    EscalationReason,
     Estimate,
     Event,
     Exercise,
@@ -36,7 +37,6 @@ from services.dispatch.domain.events import (
     Rejected,
     Reoffered,
     Retargeted,
-    Rung,
     SceneShared,
     SpoofingSuspected,
     StepsLost,
@@ -119,13 +119,15 @@ def read(kind: str, body: str) -> Event:
         fields["cause"] = CloseCause(cause) if _CLASSES[kind] is Closed else Cause(**cause)
     if fields.get("choice"):
         choice = fields["choice"]
-        fields["choice"] = Choice(**{**choice, "rung": Rung(choice["rung"]), "estimate": Estimate(choice["estimate"])})
+        fields["choice"] = Choice(
+            **{**choice, "level": EscalationLevel(choice["level"]), "estimate": Estimate(choice["estimate"])}
+        )
     if "flag" in fields:
         fields["flag"] = WarningFlag(fields["flag"])
     if "advice" in fields:
         fields["advice"] = Advice(fields["advice"])
-    if "climb" in fields:
-        fields["climb"] = Climb(fields["climb"])
+    if "escalation_reason" in fields:
+        fields["escalation_reason"] = EscalationReason(fields["escalation_reason"])
     if "exercise" in fields:
         fields["exercise"] = Exercise(fields["exercise"])
     return _CLASSES[kind](**fields)

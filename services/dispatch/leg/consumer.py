@@ -92,7 +92,7 @@ async def consume_peers(bus: Bus, leg: LegService, log_id: str, health: ReaderHe
             await _take_flags(leg, rows)
         position = StreamPosition(stream, log_id, messages[-1].sequence, str(trail))
         await retried(partial(leg.store.put_peers, rows, position))
-        leg.record.hub.tell_others(rows)
+        leg.record.subscriptions.tell_others(rows)
         await asyncio.sleep(PEERS_INTERVAL_S)
 
 

@@ -92,7 +92,7 @@ class LegRecord:
     ) -> None:
         self.leg = leg
         self.store = store
-        self.hub = Subscriptions(unanswered)
+        self.subscriptions = Subscriptions(unanswered)
         self.outbox = StepOutbox(unpublished)
         self.head = head
         """The last event that this process knows."""
@@ -174,7 +174,7 @@ class LegRecord:
                     if known and id_ in latency_ms:
                         latencies = {**known.latency_ms, id_: latency_ms[id_]}
                         self._known[assignment.incident_id] = CommittedIncident(known.incident, latencies)
-                self.hub.tell_latencies(latency_ms)
+                self.subscriptions.tell_latencies(latency_ms)
 
         await retried(lambda: _to_the_end(work()))
 
@@ -255,10 +255,10 @@ class LegRecord:
         """Takes over what the transaction made durable. No await: readers see all of it or nothing."""
         if change.behind:
             self._known.clear()
-            self.hub.tell(change.missed)
+            self.subscriptions.tell(change.missed)
         self.head = change.head
         self._remember(change.known)
-        self.hub.tell(change.steps)
+        self.subscriptions.tell(change.steps)
         self.outbox.add(change.steps)
         dues_ms = (row.due_ms for row in change.assignments.values() if row.due_ms is not None)
         self._watch.due(min(dues_ms, default=math.inf), min((row.due_ms for row in change.awaited), default=math.inf))

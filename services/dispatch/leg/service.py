@@ -56,7 +56,7 @@ class LegService:
         self.record = record
         self.store = record.store
         self.watch = watch
-        self.whereabouts = boards.whereabouts
+        self.last_known_positions = boards.last_known_positions
         self._boards = boards
         self._clock = clock
         self._deadlines = deadlines
@@ -225,7 +225,7 @@ class LegService:
         if after_sequence and new_only:
             raise InvalidField("new_only", "doesn't go with after_sequence")
         after_sequence = self.record.head.id if new_only else after_sequence
-        async for one in self.record.hub.follow(self.store, after_sequence, others, canaries):
+        async for one in self.record.subscriptions.follow(self.store, after_sequence, others, canaries):
             yield one
 
     # ── work ─────────────────────────────────────────────────────────────────────────────────────────────────────────

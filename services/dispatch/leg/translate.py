@@ -81,14 +81,14 @@ def alert(payload: bytes, leg: str, subject: str | None = None) -> Alert | None:
         subject_ids=tuple(subjects),
         ends=message.incident_ends,
         cause=cause,
-        legs=tuple(sorted(others)) if leg in AGENCIES and _in_earnest(message) else (),
+        legs=tuple(sorted(others)) if leg in AGENCIES and _is_live(message) else (),
         wearer_id=_followed(message),
         ring_m=message.ring_m if message.kind in _RINGS else 0.0,
         exercise=_exercise(message.exercise),
     )
 
 
-def _in_earnest(message: alert_pb2.Alert) -> bool:
+def _is_live(message: alert_pb2.Alert) -> bool:
     """Whether other legs have to show what they do. The watch looks after canaries, by all legs."""
     return message.demand == geometry_pb2.RESPOND and message.exercise != exercise_pb2.CANARY
 
@@ -147,10 +147,10 @@ def _keep_own(told: dispatch_pb2.Assignment) -> None:
         told.ClearField("person_flag")
     for name in ("rejected_reason", "close_note", "retargeted_at", "race", "one_scene_at", "spoofing_suspected_at"):
         told.ClearField(name)
-    if told.climb_reason in (dispatch_pb2.TARGET_MOVED, dispatch_pb2.RACE_LOST):
-        told.ClearField("climb_reason")
+    if told.escalation_reason in (dispatch_pb2.TARGET_MOVED, dispatch_pb2.RACE_LOST):
+        told.ClearField("escalation_reason")
     if told.HasField("choice"):
-        told.choice.CopyFrom(dispatch_pb2.Choice(rung=told.choice.rung, unit_class=told.choice.unit_class))
+        told.choice.CopyFrom(dispatch_pb2.Choice(level=told.choice.level, unit_class=told.choice.unit_class))
 
 
 def leg_name(leg: alert_pb2.Leg.ValueType) -> str:
@@ -202,7 +202,7 @@ def assignment_message(incident: Incident, assignment: Assignment, latency_ms: f
         acknowledged_by=assignment.acknowledged_by,
         kind=alert_pb2.AlertKind.ValueType(assignment.kind),
         offer_number=assignment.offer_number,
-        climb_reason=dispatch_pb2.ClimbReason.ValueType(assignment.climb),
+        escalation_reason=dispatch_pb2.EscalationReason.ValueType(assignment.escalation_reason),
         rejected_reason=assignment.rejected_reason,
         stood_down_kind=alert_pb2.AlertKind.ValueType(assignment.stood_down_kind),
         close_cause=dispatch_pb2.CloseCause.ValueType(assignment.close_cause or 0),
@@ -281,7 +281,7 @@ def peer_flag(row: PeerRow) -> PeerFlag | None:
 
 def _choice(choice: Choice) -> dispatch_pb2.Choice:
     return dispatch_pb2.Choice(
-        rung=dispatch_pb2.Rung.ValueType(choice.rung),
+        level=dispatch_pb2.EscalationLevel.ValueType(choice.level),
         office_id=choice.office_id,
         unit_id=choice.unit_id,
         unit_class=choice.unit_class,

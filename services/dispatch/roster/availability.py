@@ -23,14 +23,14 @@ class AvailabilityView:
     """Makes boards for one leg."""
 
     def __init__(self, travel_times: TravelTimes | None = None) -> None:
-        self.whereabouts = LastKnownPositions()
+        self.last_known_positions = LastKnownPositions()
         self._travel_times = travel_times or GreatCircle()
         self._roster = NO_ROSTER
         self._version = _UNREAD
 
     async def ahead(self, subject_ids: Iterable[str], now_ms: int) -> Board:
         """Positions and travel times, which may take a moment; the rest is as it was read last."""
-        positions = self.whereabouts.of(subject_ids, now_ms)
+        positions = self.last_known_positions.of(subject_ids, now_ms)
         board = replace(self._roster, positions=positions)
         if not positions or not board.asks_units():
             return board

@@ -126,29 +126,29 @@ class Warnings:
 
     # ── the streams ──────────────────────────────────────────────────────────────────────────────────────────────────
 
-    async def follow(self, bus: Bus, premises: LogMetadata) -> None:
+    async def follow(self, bus: Bus, log_meta: LogMetadata) -> None:
         """Reads alerts, cases, advice and what became of commands, for ever."""
         self.sender.bus = bus
         self.sender.wake()
         try:
             async with asyncio.TaskGroup() as tasks:
-                for partition in range(premises.partitions):
-                    tasks.create_task(self._follow_cases(bus, premises, partition))
-                await self._know_contacts(bus, premises)
-                tasks.create_task(self._follow_alerts(bus, premises.log_id))
-                tasks.create_task(self._follow_commands(bus, premises.log_id))
-                tasks.create_task(self._follow_advice(bus, premises.log_id))
+                for partition in range(log_meta.partitions):
+                    tasks.create_task(self._follow_cases(bus, log_meta, partition))
+                await self._know_contacts(bus, log_meta)
+                tasks.create_task(self._follow_alerts(bus, log_meta.log_id))
+                tasks.create_task(self._follow_commands(bus, log_meta.log_id))
+                tasks.create_task(self._follow_advice(bus, log_meta.log_id))
         finally:
             self.sender.bus = None
 
-    async def _know_contacts(self, bus: Bus, premises: LogMetadata) -> None:
+    async def _know_contacts(self, bus: Bus, log_meta: LogMetadata) -> None:
         """Waits until all cases are read that the log has now, so that an empty database makes nobody unreachable; but not for long."""
         try:
             async with asyncio.timeout(CONTACTS_WITHIN_S):
-                for partition in range(premises.partitions):
+                for partition in range(log_meta.partitions):
                     stream = flow.log_stream(partition)
                     last = await _last_of(bus, stream, flow.log_subject(partition, "case"))
-                    while await retried(partial(self._store.position, stream, premises.log_id)) < last:  # noqa: ASYNC110
+                    while await retried(partial(self._store.position, stream, log_meta.log_id)) < last:  # noqa: ASYNC110
                         await asyncio.sleep(0.02)
         except TimeoutError:
             logger().critical("contacts_behind")
@@ -175,8 +175,8 @@ class Warnings:
             await retried(partial(self._store.take_advice, seen, self._clock.now_ms(), position))
             self.sender.wake()
 
-    async def _follow_cases(self, bus: Bus, premises: LogMetadata, partition: int) -> None:
-        stream, log_id = flow.log_stream(partition), premises.log_id
+    async def _follow_cases(self, bus: Bus, log_meta: LogMetadata, partition: int) -> None:
+        stream, log_id = flow.log_stream(partition), log_meta.log_id
         subjects = (flow.log_subject(partition, "case"),)
         trail, after = await self._reading(stream, log_id)
         async for messages in trails.follow(bus, stream, trail, subjects, after=after):
@@ -226,9 +226,9 @@ async def open_warnings(settings: DispatchSettings, leg: LegService) -> AsyncIte
             links = AnswerLinks(open_key(settings.link_key), settings.link_url)
         sender = WarningSender(store, clock, keys, gateways, links)
         if links and settings.link_port is not None:
-            door = AnswerDoor(store, clock, links, keys, gateways, sender.wake)
+            endpoint = AnswerDoor(store, clock, links, keys, gateways, sender.wake)
             tls = settings.tls_files()[:2] if settings.tls else None
-            await stack.enter_async_context(door.served(settings.host, settings.link_port, tls))
+            await stack.enter_async_context(endpoint.served(settings.host, settings.link_port, tls))
         yield Warnings(leg, store, clock, sender)
 
 

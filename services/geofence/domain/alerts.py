@@ -108,7 +108,7 @@ class Alert:
     """OUTAGE: how many wearers are silent; at its end, how many were at the most."""
     outage_watched: int = 0
     """OUTAGE: of how many who are watched."""
-    doubt: AnomalyKind | None = None
+    anomaly: AnomalyKind | None = None
     """Why the positions behind it can't be taken as they stand."""
 
 

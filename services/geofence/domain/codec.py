@@ -115,8 +115,8 @@ def decode(data: bytes) -> State:
             state.grouped.add(case_id)
         if not case_state.ended:
             state.index(case_state.case)
-            in_earnest = case_state.case.exercise is Exercise.NONE
-            if in_earnest and WEARER in case_state.awaited_from_ms and case_state.case.tag_device_ids:
+            is_live = case_state.case.exercise is Exercise.NONE
+            if is_live and WEARER in case_state.awaited_from_ms and case_state.case.tag_device_ids:
                 state.watched.add(case_id)
             for key in (*([WEARER] if case_state.silent else []), *case_state.lost):
                 state.missed.update(case_state.devices(key))

@@ -40,8 +40,8 @@ class Decisions:
         return hash_id(kind, state.log_id, state.partition, self.sequence, self._stamp_ms, *what, self._named[name])
 
     def park(self, reason: str) -> None:
-        """Sets the entry, or a part of it, aside: once for each entry, with all reasons, since PARKED takes one of each. No reason
-        has a semicolon."""
+        """Sets the entry, or a part of it, aside: once for each entry, with all reasons, since DEAD_LETTERS takes one of each.
+        No reason has a semicolon."""
         for i, one in enumerate(self.out):
             if isinstance(one, DeadLetter):
                 if reason not in one.reason.split("; "):
@@ -66,7 +66,7 @@ class Decisions:
         due_ms: int | None = None,
         encounter: Encounter | None = None,
         to_nobody: bool = False,
-        doubt: AnomalyKind | None = None,
+        anomaly: AnomalyKind | None = None,
         outage_id: str = "",
         of: Account | None = None,
     ) -> str:
@@ -123,7 +123,7 @@ class Decisions:
                 amends=of.alert_id if of else "",
                 encounter_id=encounter.encounter_id if encounter else "",
                 exercise=case.exercise,
-                doubt=doubt,
+                anomaly=anomaly,
                 outage_id=outage_id,
             )
         )

@@ -295,7 +295,7 @@ class _Folding:
             if undated and device_id in undated:
                 del undated[device_id]
             newest = index == count - 1
-            ball = track.clearance
+            ball = track.safe_region
             clear = newest and ball and dist(point, ball[0]) + VAGUE_TIMES * accuracy_mm <= ball[1]
             if clear and not far and count % LOOK_EACH:
                 continue

@@ -218,9 +218,9 @@ class State:
         there = self.last_fix(target.device_ids)
         return (math.dist(wearer.point, there.point), there) if there else None
 
-    def is_odd_again(self, doubt: AnomalyKind, what: str, at_ms: int) -> bool:
+    def is_odd_again(self, anomaly: AnomalyKind, what: str, at_ms: int) -> bool:
         """Whether the same was told within the hour; else notes that it is told now."""
-        key = f"{doubt.value} {what}"
+        key = f"{anomaly.value} {what}"
         if at_ms < self.odd_ms.get(key, at_ms - ODD_AGAIN_MS) + ODD_AGAIN_MS:
             return True
         self.odd_ms[key] = at_ms
@@ -249,8 +249,8 @@ class State:
             if self.owners.setdefault(device_id, owner) != owner:
                 self.owners[device_id] = owner
                 self.owned_since[device_id] = self.now_ms
-                for doubt in AnomalyKind:
-                    self.odd_ms.pop(f"{doubt.value} {device_id}", None)
+                for anomaly in AnomalyKind:
+                    self.odd_ms.pop(f"{anomaly.value} {device_id}", None)
                 for known in (
                     self.tracks,
                     self.heard_at_ms,

@@ -97,5 +97,5 @@ def answer(case: Case, rules_id: str, outputs: Sequence[Output]) -> what_if_pb2.
         if isinstance(one, Alert):
             response.alerts.add(alert=translate.alert_to_proto(one, 0), measure=translate.measure_to_proto(one))
         else:
-            response.parked.append(one.reason)
+            response.dead_letters.append(one.reason)
     return response

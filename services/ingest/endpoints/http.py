@@ -71,7 +71,7 @@ class PhoneEndpoint:
             return _refused(403, InvalidField(field, "is no device of this token"), Reason.NOT_YOURS)
         try:
             reports = Reports.of(said.said, [said.device_id] * len(said.said))
-            taken = await self._intake.take(sender, reports, backfill=False, door="http")
+            taken = await self._intake.take(sender, reports, backfill=False, endpoint="http")
         except RetryableError as error:
             retry_after_s = math.ceil(error.retry_after_s)
             return web.json_response({"reason": error.reason}, status=503, headers={"Retry-After": str(retry_after_s)})
@@ -88,10 +88,10 @@ class PhoneEndpoint:
 
 
 @asynccontextmanager
-async def serve(settings: IngestSettings, door: PhoneEndpoint) -> AsyncIterator[int]:
+async def serve(settings: IngestSettings, endpoint: PhoneEndpoint) -> AsyncIterator[int]:
     """Serves the door and gives its port."""
     routes = [
-        web.route(method, path, door.report)
+        web.route(method, path, endpoint.report)
         for method in ("GET", "POST")
         for path in ("/", "/osmand", "/{token}", "/{token}/")
     ]

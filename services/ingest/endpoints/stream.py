@@ -79,7 +79,7 @@ class ReportStream:
         self._under_way = self._held = 0
         self._ended = False
         self._changed = asyncio.Event()
-        self._room = asyncio.Event()
+        self._limiter = asyncio.Event()
 
     # ── from the reader of requests ──────────────────────────────────────────────────────────────────────────────────
 
@@ -89,8 +89,8 @@ class ReportStream:
         A peer that doesn't take its answers isn't read either, and so costs no more than these bounds.
         """
         while self._under_way >= WINDOW or (self._held and self._held + held > MAX_UNANSWERED_REPORTS):
-            self._room.clear()
-            await self._room.wait()
+            self._limiter.clear()
+            await self._limiter.wait()
         await self._unanswered.enter(self.sender.spiffe_id, held, patient=True)
         self._under_way += 1
         self._held += held
@@ -164,7 +164,7 @@ class ReportStream:
             total += answers[-1].count
         self._under_way -= len(answers)
         self._release(sum(one.held for one in answers))
-        self._room.set()
+        self._limiter.set()
         return _response(answers)
 
     def _release(self, held: int) -> None:

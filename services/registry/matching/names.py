@@ -36,7 +36,7 @@ _LIAISON = 0.9
 # Parts that are heard or typed for each other, and those that many no longer tell apart at all.
 _NEAR = "ㄱㄲ ㄱㅋ ㄷㄸ ㄷㅌ ㅂㅃ ㅂㅍ ㅅㅆ ㅈㅉ ㅈㅊ ㄴㄹ ㄹㅇ ㄴㅇ ㄴㅁ ㄱㅂ ㅓㅗ ㅕㅛ ㅡㅜ ㅓㅡ ㅢㅣ ㅢㅡ ㅖㅔ ㅠㅜ ㅘㅏ ㅝㅓ ㅟㅣ"
 _MERGED = "ㅐㅔ ㅒㅖ ㅙㅞ ㅙㅚ ㅚㅞ"
-_LIKENESS = {frozenset(pair): 0.5 for pair in _NEAR.split()} | {frozenset(pair): 0.8 for pair in _MERGED.split()}
+_SIMILARITY = {frozenset(pair): 0.5 for pair in _NEAR.split()} | {frozenset(pair): 0.8 for pair in _MERGED.split()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,13 +53,13 @@ def similarity(left: str, right: str) -> float:
     """How alike two names are, from 0 (nothing in common, or one is empty) to 1 (the same). Symmetric."""
     a, b = _parse(left[:MAX_READ]), _parse(right[:MAX_READ])
     if a.hangul and b.hangul:
-        return _hangul_likeness(a.hangul, b.hangul)
+        return _hangul_similarity(a.hangul, b.hangul)
     if a.hangul and b.words:
-        return _cross_likeness(a.hangul, b.words)
+        return _cross_similarity(a.hangul, b.words)
     if b.hangul and a.words:
-        return _cross_likeness(b.hangul, a.words)
+        return _cross_similarity(b.hangul, a.words)
     if a.words and b.words:
-        return _latin_likeness(a.words, b.words)
+        return _latin_similarity(a.words, b.words)
     return 0.0
 
 
@@ -117,32 +117,32 @@ def _parse(name: str) -> _Name:
 # ── Hangul and Hangul ────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _hangul_likeness(left: str, right: str) -> float:
+def _hangul_similarity(left: str, right: str) -> float:
     if left == right:
         return 1.0
     by_jamo = Levenshtein.normalized_similarity(_jamo(left), _jamo(right))
     if len(left) != len(right):
         return min(by_jamo, 0.99)
-    by_syllable = sum(map(_syllable_likeness, left, right)) / len(left)
+    by_syllable = sum(map(_syllable_similarity, left, right)) / len(left)
     if surnames.southern(left[0]) == surnames.southern(right[0]) and left[0] != right[0]:
-        by_syllable += (_LIAISON - _syllable_likeness(left[0], right[0])) / len(left)
+        by_syllable += (_LIAISON - _syllable_similarity(left[0], right[0])) / len(left)
     return min(max(by_jamo, by_syllable), 0.99)
 
 
 @functools.lru_cache(maxsize=65536)
-def _syllable_likeness(left: str, right: str) -> float:
+def _syllable_similarity(left: str, right: str) -> float:
     if left == right:
         return 1.0
     a, b = hangul.decompose(left), hangul.decompose(right)
     return (
-        0.4 * _part_likeness(a.initial, b.initial)
-        + 0.4 * _part_likeness(a.vowel, b.vowel)
-        + 0.2 * _part_likeness(a.final, b.final)
+        0.4 * _part_similarity(a.initial, b.initial)
+        + 0.4 * _part_similarity(a.vowel, b.vowel)
+        + 0.2 * _part_similarity(a.final, b.final)
     )
 
 
-def _part_likeness(left: str, right: str) -> float:
-    return 1.0 if left == right else _LIKENESS.get(frozenset((left, right)), 0.0)
+def _part_similarity(left: str, right: str) -> float:
+    return 1.0 if left == right else _SIMILARITY.get(frozenset((left, right)), 0.0)
 
 
 def _jamo(syllables: str) -> str:
@@ -157,9 +157,9 @@ def _southern(syllables: str) -> str:
 # ── Hangul and Latin ─────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _cross_likeness(syllables: str, latin: tuple[str, ...]) -> float:
-    likeness = (_alignment(syllables, words) - _TURNED_COST * (n > 0) for n, words in enumerate(_orders(latin)))
-    return max(0.0, *likeness)
+def _cross_similarity(syllables: str, latin: tuple[str, ...]) -> float:
+    similarities = (_alignment(syllables, words) - _TURNED_COST * (n > 0) for n, words in enumerate(_orders(latin)))
+    return max(0.0, *similarities)
 
 
 def _orders(latin: tuple[str, ...]) -> Iterable[tuple[str, ...]]:
@@ -249,7 +249,7 @@ def fold(text: str) -> str:
     return "".join(c for n, c in enumerate(text) if n == 0 or c != text[n - 1])
 
 
-def _latin_likeness(left: tuple[str, ...], right: tuple[str, ...]) -> float:
+def _latin_similarity(left: tuple[str, ...], right: tuple[str, ...]) -> float:
     if left == right:
         return 1.0
     plain, folded = 0.0, 0.0

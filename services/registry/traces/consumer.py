@@ -50,10 +50,10 @@ class TraceReader:
     """Takes what happened in incidents into the database."""
 
     def __init__(
-        self, registry: Registry, bus: Bus, premises: LogMetadata, on_taken: OnTaken, readiness: Readiness | None = None
+        self, registry: Registry, bus: Bus, log_meta: LogMetadata, on_taken: OnTaken, readiness: Readiness | None = None
     ) -> None:
         self._registry, self._bus, self._on_taken = registry, bus, on_taken
-        self._log_id, self._clock, self._partitions = premises.log_id, premises.clock, premises.partitions
+        self._log_id, self._clock, self._partitions = log_meta.log_id, log_meta.clock, log_meta.partitions
         readiness = readiness or Readiness()
         self._health = {stream: readiness.lesser_reader(f"{stream} for traces") for stream in STREAMS}
 

@@ -72,7 +72,7 @@ class TraceRecords:
         rows = await self._rows(mine.order_by(trace_facts.c.at_us, trace_facts.c.fact_id).limit(MAX_FACTS + 1))
         return [facts.of_json(row.fact) for row in rows]
 
-    async def premises(self, case_ids: Collection[str], clock: MeshClock) -> dict[str, list[Premise]]:
+    async def log_meta(self, case_ids: Collection[str], clock: MeshClock) -> dict[str, list[Premise]]:
         """The versions of cases, by case, in the order in which they were made."""
         found: dict[str, list[Premise]] = {case_id: [] for case_id in case_ids}
         mine = sa.select(case_versions).where(case_versions.c.case_id.in_(list(case_ids)))

@@ -34,7 +34,7 @@ class IncidentFacts:
     incident_id: str
     facts: Sequence[Fact]
     uses: Sequence[Use]
-    premises: dict[str, list[Premise]]
+    log_meta: dict[str, list[Premise]]
 
     def spans(self, until: Read | None = None) -> list[Span]:
         """Spans of what is known, or of what was read `until` then."""
@@ -47,15 +47,15 @@ class IncidentFacts:
             [one for one in facts if isinstance(one, AlertFact)],
             [one for one in facts if isinstance(one, StepFact)],
             uses,
-            self.premises,
+            self.log_meta,
         )
 
 
 class Traces:
     """The traces of incidents, over the registry's database."""
 
-    def __init__(self, registry: Registry, premises: LogMetadata) -> None:
-        self._registry, self._clock, self._log_id = registry, premises.clock, premises.log_id
+    def __init__(self, registry: Registry, log_meta: LogMetadata) -> None:
+        self._registry, self._clock, self._log_id = registry, log_meta.clock, log_meta.log_id
 
     async def read(self, incident_id: str) -> tuple[list[Span], bool]:
         """All spans of an incident, and whether there are more. Raises NotFound."""
@@ -74,7 +74,7 @@ class Traces:
                 incident_id,
                 facts,
                 await records.traces.uses(incident_id, self._clock),
-                await records.traces.premises(case_ids, self._clock),
+                await records.traces.log_meta(case_ids, self._clock),
             )
 
     async def position(self) -> Read:

@@ -77,8 +77,10 @@ def step_fact(delivered: Delivered, clock: MeshClock) -> tuple[str, StepFact] | 
         done_us=clock.to_wall_us(times.from_timestamp(step.at)),
         published_us=delivered.stamp_us,
         stored=delivered.sequence,
-        climb_reason=_name(dispatch_pb2.ClimbReason, told.climb_reason) if told.climb_reason else "",
-        rung=_name(dispatch_pb2.Rung, told.choice.rung) if told.choice.rung else "",
+        escalation_reason=_name(dispatch_pb2.EscalationReason, told.escalation_reason)
+        if told.escalation_reason
+        else "",
+        level=_name(dispatch_pb2.EscalationLevel, told.choice.level) if told.choice.level else "",
         offer=told.offer_number,
         due_us=clock.to_wall_us(times.from_timestamp(told.due_at)) if told.HasField("due_at") else None,
         absent=tuple(sorted(_name(alert_pb2.Leg, leg).lower() for leg in told.absent_legs)),

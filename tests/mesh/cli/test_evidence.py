@@ -83,7 +83,7 @@ def records(path: Path) -> list[model.StoredMessage]:
     return [model.of_line(line) for line in lines]
 
 
-STREAMED = ("log.jsonl", "alerts.jsonl", "measures.jsonl", "parked.jsonl")
+STREAMED = ("log.jsonl", "alerts.jsonl", "measures.jsonl", "dead_letters.jsonl")
 
 
 # ── proof ────────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -287,8 +287,8 @@ async def test_without_nats_there_is_no_disclosure_and_no_bundle(
 
 async def gathered(made: Made, back_ms: int | None, leg: str = "police") -> tuple[Evidence, LogMetadata]:
     async with made.mesh.now.nats.bus_as("dispatch-police") as bus:
-        premises = await streams.read_premises(bus)
-        return await collector.gather(bus, premises, made.alert_ids, leg, back_ms), premises
+        log_meta = await streams.read_log_meta(bus)
+        return await collector.gather(bus, log_meta, made.alert_ids, leg, back_ms), log_meta
 
 
 async def test_what_the_streams_have_forgotten_comes_from_what_the_leg_kept(made: Made, bus: Bus) -> None:
@@ -297,20 +297,20 @@ async def test_what_the_streams_have_forgotten_comes_from_what_the_leg_kept(made
     while not files.has(made.incident_id, CLOSED):
         assert time.monotonic() < deadline
         await asyncio.sleep(0.2)
-    _, premises = await gathered(made, None)
+    _, log_meta = await gathered(made, None)
     # `bus` is that of a server whose streams hold nothing.
-    found = await collection._found(bus, premises, made.alert_ids, "police", files.load(made.incident_id))
-    again = replay(bundle.ground_of(found, premises), found.records)
+    found = await collection._found(bus, log_meta, made.alert_ids, "police", files.load(made.incident_id))
+    again = replay(bundle.ground_of(found, log_meta), found.records)
     assert again.again and again.differences == [] and found.ended
     with pytest.raises(NotFound):
-        await collection._found(bus, premises, made.alert_ids, "police", [])
+        await collection._found(bus, log_meta, made.alert_ids, "police", [])
 
 
 async def test_the_same_contents_are_the_same_bytes(made: Made, tmp_path: Path) -> None:
     key = seal.open_key(tmp_path / "k.key")
     bundles = set()
     for _ in range(2):
-        found, premises = await gathered(made, None)
-        ground = bundle.ground_of(found, premises)
+        found, log_meta = await gathered(made, None)
+        ground = bundle.ground_of(found, log_meta)
         bundles.add(bundle.make(found, ground, [], {"made_at_ms": 1, "software": "x"}, key))
     assert len(bundles) == 1

@@ -135,9 +135,9 @@ async def test_a_log_that_no_longer_holds_the_entry_says_so(bus: Bus) -> None:
     async with asyncio.timeout(30):
         while (await bus.bounds_of("LOG_0")).first == 1:  # noqa: ASYNC110
             await asyncio.sleep(0.1)
-    stored, premises = await refold.find(bus, "alert-old")
+    stored, log_meta = await refold.find(bus, "alert-old")
     with pytest.raises(
         CommandFailed, match="no longer holds entry 1, which decided it: entries are kept for 7 days"
     ) as no:
-        await refold.refold(bus, stored, premises, lambda at, last: None)
+        await refold.refold(bus, stored, log_meta, lambda at, last: None)
     assert no.value.exit_code == FAILED

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from services.cli.stack.liveness import SILENT_AFTER_S
-from services.cli.stack.supervisor import Program, guardian, supervisor
+from services.cli.stack.supervisor import Program, child_guard, supervisor
 from tests.support.common.mesh import environment, is_alive
 
 PATIENCE_S = 90.0
@@ -42,7 +42,7 @@ async def until(true: Callable[[], bool]) -> None:
 
 async def test_a_killed_process_is_started_again_and_said_so(tmp_path: Path) -> None:
     said: list[str] = []
-    async with guardian() as guard, supervisor(guard, said.append) as supervised:
+    async with child_guard() as guard, supervisor(guard, said.append) as supervised:
         supervised.start(Program("sleeper", SLEEPER, environment(), tmp_path / "log"))
         await until(lambda: "sleeper" in supervised.pids)
         for _ in range(2):
@@ -56,7 +56,7 @@ async def test_a_killed_process_is_started_again_and_said_so(tmp_path: Path) -> 
 
 
 async def test_a_process_that_was_stopped_is_restarted_too(tmp_path: Path) -> None:
-    async with guardian() as guard, supervisor(guard, lambda line: None) as supervised:
+    async with child_guard() as guard, supervisor(guard, lambda line: None) as supervised:
         supervised.start(Program("sleeper", SLEEPER, environment(), tmp_path / "log"))
         await until(lambda: "sleeper" in supervised.pids)
         for number in (signal.SIGCONT, signal.SIGSTOP):  # the first ends by SIGTERM, the second can't
@@ -69,7 +69,7 @@ async def test_a_process_that_was_stopped_is_restarted_too(tmp_path: Path) -> No
 
 async def test_a_process_that_fails_is_tried_again_ever_more_seldom(tmp_path: Path) -> None:
     log = tmp_path / "log"
-    async with guardian() as guard, supervisor(guard, lambda line: None) as supervised:
+    async with child_guard() as guard, supervisor(guard, lambda line: None) as supervised:
         fail = (sys.executable, "-S", "-c", "print('tried', flush=True); raise SystemExit(3)")
         supervised.start(Program("failing", fail, environment(), log))
         await until(lambda: log.exists() and log.read_text().count("tried") >= 3)
@@ -100,7 +100,7 @@ time.sleep(600)
 
 async def test_a_process_that_ceases_to_beat_is_killed_and_said_so(tmp_path: Path) -> None:
     said: list[str] = []
-    async with guardian() as guard, supervisor(guard, said.append) as supervised:
+    async with child_guard() as guard, supervisor(guard, said.append) as supervised:
         beater = (sys.executable, "-c", BEATER)
         supervised.start(Program("beater", beater, environment(), tmp_path / "log", beats=True))
         await until(lambda: "beater" in supervised.pids)

@@ -34,16 +34,16 @@ async def test_a_message_sent_again_under_its_id_is_stored_once(bus: Bus) -> Non
 
 
 async def test_a_full_stream_says_so_and_takes_more_when_there_is_room(nats: TestServer, bus: Bus) -> None:
-    info = await bus.js.stream_info("PARKED")
+    info = await bus.js.stream_info("DEAD_LETTERS")
     info.config.max_bytes = 4096
     await bus.js.update_stream(info.config)
     with pytest.raises(StoreFull) as refusal:
         for n in range(100):
-            await bus.publish(f"parked.test.x.{n}", b"y" * 256)
+            await bus.publish(f"dead_letter.test.x.{n}", b"y" * 256)
     assert refusal.value.retry_after_s > 0
     info.config.max_bytes = 1 << 20
     await bus.js.update_stream(info.config)
-    await bus.publish("parked.test.x.more", b"y" * 256)
+    await bus.publish("dead_letter.test.x.more", b"y" * 256)
 
 
 async def test_without_a_server_the_outcome_is_unknown(nats: TestServer, bus: Bus) -> None:
@@ -137,20 +137,20 @@ async def test_a_durable_consumer_gets_what_it_did_not_acknowledge_again(bus: Bu
 
 async def test_a_parked_message_keeps_its_reason(bus: Bus) -> None:
     for _ in range(2):
-        await bus.park(flow.parked_subject("fold", "LOG_0", 7), "LOG_0", 7, "fold", "no such field")
-    message = await bus.js.get_last_msg("PARKED", "parked.geofence.fold.LOG_0.7")
-    assert alert_pb2.Parked.FromString(message.data or b"").reason == "no such field"
-    assert (await bus.js.stream_info("PARKED")).state.messages == 1
+        await bus.park(flow.dead_letter_subject("fold", "LOG_0", 7), "LOG_0", 7, "fold", "no such field")
+    message = await bus.js.get_last_msg("DEAD_LETTERS", "dead_letter.geofence.fold.LOG_0.7")
+    assert alert_pb2.DeadLetter.FromString(message.data or b"").reason == "no such field"
+    assert (await bus.js.stream_info("DEAD_LETTERS")).state.messages == 1
 
 
 async def test_a_full_park_holds_nobody_up(bus: Bus) -> None:
-    info = await bus.js.stream_info("PARKED")
+    info = await bus.js.stream_info("DEAD_LETTERS")
     info.config.max_bytes = 4096
     await bus.js.update_stream(info.config)
     async with asyncio.timeout(10):
         for n in range(100):
-            await bus.park(flow.parked_subject("fold", "LOG_0", n), "LOG_0", n, "fold", "no such field")
-    assert 0 < (await bus.js.stream_info("PARKED")).state.messages < 100
+            await bus.park(flow.dead_letter_subject("fold", "LOG_0", n), "LOG_0", n, "fold", "no such field")
+    assert 0 < (await bus.js.stream_info("DEAD_LETTERS")).state.messages < 100
 
 
 async def test_partitions_are_fixed_at_the_first_start(bus: Bus) -> None:

@@ -109,7 +109,7 @@ async def test_a_user_reads_the_streams_that_the_table_gives_it_and_no_other(ser
         count = len(reader_names(user, name))
         # Names of its own for its readers, so many and no more, and none of anybody else's.
         for reader in (f"{user}-0", f"{user}-{count - 1}", f"{user}-{count}", "reader", "tester-0"):
-            own = may and name != flow.PREMISES.name and reader in reader_names(user, name)
+            own = may and name != flow.LOG_META.name and reader in reader_names(user, name)
             verbs = ("CREATE", "MSG.NEXT", "DELETE")
             subjects |= {f"{JETSTREAM}.CONSUMER.{verb}.{name}.{reader}": own for verb in verbs}
     plain = [example(row, by) for row in TABLE for by in row.publishers]
@@ -165,7 +165,7 @@ async def test_a_refused_publish_is_told_and_fails(server: TestServer) -> None:
 
 
 ELSEWHERE = (
-    *("log.0.case", "premises", "alert.0.forged", f"$KV.{flow.DEVICES_BUCKET}.tag"),
+    *("log.0.case", "log_meta", "alert.0.forged", f"$KV.{flow.DEVICES_BUCKET}.tag"),
     *(f"{JETSTREAM}.STREAM.{verb}.{flow.ALERTS.name}" for verb in ("DELETE", "PURGE")),
 )
 """Where no answer may come to: subjects that count, and requests that are obeyed."""
@@ -198,7 +198,7 @@ async def test_what_is_pushed_elsewhere_leaves_the_premises_and_all_streams(tmp_
     with running_server(tmp_path / "nats") as server:
         await _make_streams(server)
         async with buses.connect(server.url, "test") as bus:
-            premises = await streams.read_premises(bus)
+            log_meta = await streams.read_log_meta(bus)
         before = await count(server)
         async with buses.connect(server.url_as("ingest"), "ingest") as bus:
             stream = flow.QUARANTINE.name
@@ -212,9 +212,9 @@ async def test_what_is_pushed_elsewhere_leaves_the_premises_and_all_streams(tmp_
             await asyncio.sleep(0.5)  # several heartbeats
         assert (await count(server)).keys() == before.keys()
         async with buses.connect(server.url, "test") as bus:
-            assert await streams.read_premises(bus) == premises
+            assert await streams.read_log_meta(bus) == log_meta
             for name, kept in (await count(server)).items():
-                if kept == before[name] or name in (stream, flow.PREMISES.name):
+                if kept == before[name] or name in (stream, flow.LOG_META.name):
                     continue
                 assert {one.subject for one in await _all(bus, name)} <= {"quarantine.x"}
 

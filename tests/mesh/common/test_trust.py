@@ -386,8 +386,8 @@ def test_settings_that_have_phones_come_by_tls_or_loopback_are_taken(given: dict
 
 
 async def test_the_gate_opens_on_a_synchronous_store_with_the_same_clock(nats: TestServer, bus: Bus) -> None:
-    premises = await streams.pass_gate(bus, CommonSettings(port=0, nats_monitor_url=nats.monitor_url))
-    assert (premises.partitions, premises.clock) == (1, MeshClock()) and premises.log_id
+    log_meta = await streams.pass_gate(bus, CommonSettings(port=0, nats_monitor_url=nats.monitor_url))
+    assert (log_meta.partitions, log_meta.clock) == (1, MeshClock()) and log_meta.log_id
 
 
 async def test_the_gate_refuses_to_guess_whether_the_store_is_synchronous(bus: Bus) -> None:
@@ -399,7 +399,7 @@ async def test_the_gate_refuses_to_guess_whether_the_store_is_synchronous(bus: B
     "clock", [{"clock_rate": 60}, {"clock_rate": 60, "clock_anchor_ms": 5}, {"clock_anchor_ms": 5}]
 )
 async def test_the_gate_refuses_another_clock_than_the_logs(nats: TestServer, bus: Bus, clock: dict[str, Any]) -> None:
-    with pytest.raises(FailedPrecondition, match="differ from the log's premises"):
+    with pytest.raises(FailedPrecondition, match="differ from those in LOG_META"):
         await streams.pass_gate(bus, CommonSettings(port=0, nats_monitor_url=nats.monitor_url, **clock))
 
 

@@ -289,12 +289,12 @@ async def test_an_offer_is_received_once_somebody_looks_and_not_before(bench: Co
 async def test_what_is_taken_is_taken_by_the_one_who_asked(bench: ConsoleBench) -> None:
     async with bench.visitor("police", "park") as one:
         await one.read(f"/incidents/{INCIDENT}")
-        door, seen = f"/incidents/{INCIDENT}/acknowledge", {"assignment": "assignment-police", "seen": "OFFERED"}
-        status, text = await one.post(door, accept="application/json", offer="1", **seen)
+        endpoint, seen = f"/incidents/{INCIDENT}/acknowledge", {"assignment": "assignment-police", "seen": "OFFERED"}
+        status, text = await one.post(endpoint, accept="application/json", offer="1", **seen)
         assert (status, "ACKNOWLEDGED" in text) == (200, True)
         assert ("police", "Acknowledge", "spiffe://npa/desk/park") in bench.asked
         for bad in ({"assignment": ""}, {"assignment": "a b"}, {"offer": "x"}, {"offer": "0"}, {"seen": ""}):
-            assert (await one.post(door, **({"offer": "1"} | seen | bad)))[0] == 400, bad
+            assert (await one.post(endpoint, **({"offer": "1"} | seen | bad)))[0] == 400, bad
         await bench.legs["police"].tell(dispatch_pb2.OFFERED)
 
 

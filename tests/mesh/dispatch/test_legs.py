@@ -276,16 +276,16 @@ async def test_what_cannot_be_read_is_set_aside_and_holds_nothing_up(bus: Bus, p
         async with asyncio.timeout(PATIENCE_S):
             while len(reasons) < 3:
                 await asyncio.sleep(0.05)
-                info = await bus.js.stream_info(flow.PARKED.name, subjects_filter=">")
+                info = await bus.js.stream_info(flow.DEAD_LETTERS.name, subjects_filter=">")
                 for subject in info.state.subjects or {}:
-                    message = await bus.js.get_last_msg(flow.PARKED.name, subject)
-                    reasons[subject] = alert_pb2.Parked.FromString(message.data or b"").reason
+                    message = await bus.js.get_last_msg(flow.DEAD_LETTERS.name, subject)
+                    reasons[subject] = alert_pb2.DeadLetter.FromString(message.data or b"").reason
     assert reasons.keys() == {
-        "parked.dispatch-police.police-alerts.ALERTS.1",
-        "parked.dispatch-police.police-alerts.ALERTS.2",
-        "parked.dispatch-police.police-peers.INCIDENTS.1",
+        "dead_letter.dispatch-police.police-alerts.ALERTS.1",
+        "dead_letter.dispatch-police.police-alerts.ALERTS.2",
+        "dead_letter.dispatch-police.police-peers.INCIDENTS.1",
     }
-    assert "order_id" in reasons["parked.dispatch-police.police-alerts.ALERTS.1"]
+    assert "order_id" in reasons["dead_letter.dispatch-police.police-alerts.ALERTS.1"]
 
 
 async def test_all_alerts_again_change_nothing(bus: Bus, police: DispatchSettings) -> None:

@@ -112,7 +112,7 @@ async def test_each_process_goes_on_from_what_the_other_wrote_and_tells_its_own_
         assert taken.acknowledged_by == "spiffe://npa/desk/b", "it was taken before"
         await fold(other, 2)
         second = next(told for told in await assignments(one) if told.incident_id == "incident-2")
-        assert (second.choice.unit_id, second.choice.rung) == ("b1", dispatch_pb2.NEXT_OFFICE), (
+        assert (second.choice.unit_id, second.choice.level) == ("b1", dispatch_pb2.NEXT_OFFICE), (
             "the first car is engaged"
         )
         assert await one.store.first_broken_event() is None
@@ -218,15 +218,15 @@ async def test_the_nearest_unit_goes_where_both_positions_are_known_and_the_next
             report = UnitReport(Status.AVAILABLE, now_ms, LatLon(37.5665, lon_deg), now_ms)
             await leg.change_roster(partial(store.report_unit, unit_id=unit_id, given=report))
         await fold(leg, 1)
-        leg.whereabouts.put("p1", SEOUL, now_ms)
+        leg.last_known_positions.put("p1", SEOUL, now_ms)
         await fold(leg, 2)
-        leg.whereabouts.put("p1", SEOUL, now_ms - FAR_MS)
+        leg.last_known_positions.put("p1", SEOUL, now_ms - FAR_MS)
         await fold(leg, 3)
         by_incident = {one.incident_id: one.choice for one in await assignments(leg)}
-        leg.whereabouts.put("p1", SEOUL, now_ms)
+        leg.last_known_positions.put("p1", SEOUL, now_ms)
         off = UnitReport(Status.OFF, now_ms + 1)
         await leg.change_roster(partial(store.report_unit, unit_id="a2", given=off), ["a2"])
-        (moved,) = (one for one in await assignments(leg) if one.climb_reason == dispatch_pb2.UNIT_GONE)
+        (moved,) = (one for one in await assignments(leg) if one.escalation_reason == dispatch_pb2.UNIT_GONE)
         assert (moved.choice.unit_id, moved.choice.estimate) == ("a1", dispatch_pb2.GREAT_CIRCLE)
     nowhere, near, stale = (by_incident[f"incident-{n}"] for n in (1, 2, 3))
     assert nowhere.desk == "national" == stale.desk, "nobody knows whose area it is in, and nothing waits for that"

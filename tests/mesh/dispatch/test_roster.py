@@ -193,7 +193,7 @@ async def test_the_ladder_is_climbed_without_anybody(bus: Bus, police: DispatchS
         await publish(bus, alert(5))
         assert (await steps.next(OFFERED)).step.assignment.choice.unit_id == "a1"
         climbed = [(await steps.next(ESCALATED)).step.assignment for _ in range(4)]
-    assert [(one.choice.unit_id or one.choice.desk, one.climb_reason) for one in climbed] == [
+    assert [(one.choice.unit_id or one.choice.desk, one.escalation_reason) for one in climbed] == [
         ("b1", dispatch_pb2.NOT_RECEIVED),
         ("supervisor-a", dispatch_pb2.NOT_RECEIVED),
         ("national", dispatch_pb2.NOT_RECEIVED),
@@ -256,7 +256,7 @@ async def test_a_unit_in_another_incident_is_asked_where_nobody_is_free_and_one_
         await leg.desk.tell("PutUnits", units=[unit("pair", version=2, removed=True), unit("car")])
         moved = [(await steps.next(ESCALATED)).step.assignment for _ in range(2)]
     assert {one.incident_id for one in moved} == {"incident-1", "incident-2"}
-    assert {one.climb_reason for one in moved} == {dispatch_pb2.UNIT_GONE}
+    assert {one.escalation_reason for one in moved} == {dispatch_pb2.UNIT_GONE}
     assert {(one.choice.unit_id, one.choice.busy_in_incident_id) for one in moved} == {
         ("car", ""),
         ("car", moved[0].incident_id),
@@ -280,7 +280,7 @@ async def test_nobody_available_is_said_to_both_desks_at_once_and_the_other_lear
             said = (await steps.next(NOBODY_AVAILABLE)).step.assignment
             up = (await steps.next(ESCALATED)).step.assignment
             assert said.HasField("nobody_available_at")
-            assert (up.choice.desk, up.choice.rung) == ("supervisor-a", dispatch_pb2.SUPERVISOR)
+            assert (up.choice.desk, up.choice.level) == ("supervisor-a", dispatch_pb2.SUPERVISOR)
             seen: list[dispatch_pb2.Assignment] = []
             while not seen or seen[-1].state != ESCALATED:
                 told = await theirs.next_of_any()
@@ -307,6 +307,6 @@ async def test_nobody_available_is_said_to_both_desks_at_once_and_the_other_lear
     assert seen[-1].close_cause == dispatch_pb2.OTHER
     for one in seen:
         told_fields = {field.name for field, _ in one.choice.ListFields()}
-        assert told_fields <= {"rung", "unit_class"}
+        assert told_fields <= {"level", "unit_class"}
         assert not one.rejected_reason and not one.close_note and not one.HasField("cause")
         assert not one.kind and not one.stood_down_kind

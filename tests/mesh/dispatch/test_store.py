@@ -115,7 +115,7 @@ async def test_a_stopping_leg_tells_its_desks(database: Database) -> None:
         steps = one.follow(0)
         waiting = asyncio.ensure_future(take(steps, 1))
         await asyncio.sleep(0)
-        one.record.hub.close()
+        one.record.subscriptions.close()
         with pytest.raises(Unavailable):
             await waiting
 

@@ -39,7 +39,7 @@ async def evaluator(
         bus,
         CheckpointStore(folder / str(replica)),
         settings,
-        await streams.read_premises(bus),
+        await streams.read_log_meta(bus),
         0,
     )
 
@@ -74,8 +74,8 @@ async def alerts_of(bus: Bus) -> list[alert_pb2.Alert]:
 
 async def offline(bus: Bus) -> list[bytes]:
     """I2: what a fold over the stored log gives, from nothing."""
-    premises = await streams.read_premises(bus)
-    state = State(0, premises.log_id, clock_rate=premises.clock.rate, clock_anchor_ms=premises.clock.anchor_ms)
+    log_meta = await streams.read_log_meta(bus)
+    state = State(0, log_meta.log_id, clock_rate=log_meta.clock.rate, clock_anchor_ms=log_meta.clock.anchor_ms)
     found = []
     last = (await bus.bounds_of("LOG_0")).last
     async for messages in pull.read(bus, "LOG_0", 1):
@@ -333,7 +333,7 @@ async def test_rubbish_in_the_log_is_parked_by_its_sequence_and_the_rest_goes_on
     await caught_up(bus, *both)
 
     async def parked_and_alerted() -> bool:
-        return (await bus.bounds_of("PARKED")).last == 3 and len(await alerts_of(bus)) >= 3
+        return (await bus.bounds_of("DEAD_LETTERS")).last == 3 and len(await alerts_of(bus)) >= 3
 
     await until(parked_and_alerted)
     await stop(*tasks)
@@ -372,7 +372,7 @@ async def test_what_devices_say_and_that_they_were_heard_passes_both_evaluators(
         alert_pb2.DEVICE_OFF,
         alert_pb2.PROTECTED_DEVICE_LOST,
     ]
-    assert (await bus.bounds_of("PARKED")).last == 0
+    assert (await bus.bounds_of("DEAD_LETTERS")).last == 0
     assert both[0].state.heard_at_ms.keys() == {"t1", "d1", "t9"}
     assert codec.encode(both[0].state) == codec.encode(both[1].state)
 
@@ -417,7 +417,7 @@ async def test_a_checkpoint_of_another_log_is_passed_over(bus: Bus, tmp_path: Pa
     CheckpointStore(tmp_path / "0").save(0, footing(1), codec.encode(State(0, log_id="another")))
     one = await evaluator(bus, tmp_path)
     await one.restore()
-    assert one.state.log_id == (await streams.read_premises(bus)).log_id
+    assert one.state.log_id == (await streams.read_log_meta(bus)).log_id
 
 
 def footing(sequence: int) -> Footing:

@@ -43,7 +43,7 @@ def store_of(folder: Path) -> CheckpointStore:
 
 async def evaluator(bus: Bus, folder: Path, checkpoint_every: int = 1_000) -> Evaluator:
     settings = GeofenceSettings(port=0, checkpoint_every=checkpoint_every, tick_after_s=0.5, allow_async_store=True)
-    return Evaluator(bus, store_of(folder), settings, await streams.read_premises(bus), 0)
+    return Evaluator(bus, store_of(folder), settings, await streams.read_log_meta(bus), 0)
 
 
 @asynccontextmanager
@@ -92,7 +92,7 @@ async def all_decided(bus: Bus) -> bool:
 
 async def test_a_checkpoint_ahead_of_the_log_is_dropped(bus: Bus, tmp_path: Path) -> None:
     await approach(bus)
-    state = State(0, log_id=(await streams.read_premises(bus)).log_id, sequence=1000)
+    state = State(0, log_id=(await streams.read_log_meta(bus)).log_id, sequence=1000)
     store = store_of(tmp_path)
     store.save(0, footing(1000), codec.encode(state))
     one = await evaluator(bus, tmp_path)
@@ -102,7 +102,7 @@ async def test_a_checkpoint_ahead_of_the_log_is_dropped(bus: Bus, tmp_path: Path
 
 async def test_a_checkpoint_of_an_entry_that_is_another_one_now_is_dropped(bus: Bus, tmp_path: Path) -> None:
     await approach(bus)
-    log_id = (await streams.read_premises(bus)).log_id
+    log_id = (await streams.read_log_meta(bus)).log_id
     store = store_of(tmp_path)
     second = await cursors.at(bus, "LOG_0", 2)
     assert second

@@ -33,7 +33,7 @@ async def fast(nats: TestServer) -> AsyncIterator[Bus]:
 async def test_a_silent_wearer_is_told_of_by_ticks_alone(fast: Bus, tmp_path: Path) -> None:
     both = [await evaluator(fast, tmp_path, replica, tick_after_s=60) for replica in (0, 1)]
     tasks = [start(one) for one in both]
-    clock = (await streams.read_premises(fast)).clock
+    clock = (await streams.read_log_meta(fast)).clock
     from_ms = clock.now_ms()
     await publish(fast, log.case_entry(from_ms=from_ms, place=True))
     await publish(fast, log.positions_entry(log.position("t1", from_ms, 4000), log.position("d1", from_ms, 0)))

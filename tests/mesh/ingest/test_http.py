@@ -298,7 +298,7 @@ async def test_a_full_log_is_503_with_a_delay_and_the_same_request_is_taken_once
     mesh: IngestMesh, client: Client
 ) -> None:
     info = await client.bus.js.stream_info("LOG_0")
-    room, info.config.max_bytes = info.config.max_bytes, info.state.bytes + (64 << 10)
+    limiter, info.config.max_bytes = info.config.max_bytes, info.state.bytes + (64 << 10)
     await client.bus.js.update_stream(info.config)
     with pytest.raises(grpc.aio.AioRpcError):
         for n in range(100):
@@ -314,7 +314,7 @@ async def test_a_full_log_is_503_with_a_delay_and_the_same_request_is_taken_once
         else:
             pytest.fail("the log isn't full")
     finally:
-        info.config.max_bytes = room
+        info.config.max_bytes = limiter
         await client.bus.js.update_stream(info.config)
     assert await ask(mesh, headers=BEARER, **given) == (200, TAKEN | {"accepted": 2})
 

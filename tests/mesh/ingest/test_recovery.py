@@ -112,8 +112,8 @@ async def resize(bus: Bus, max_bytes: int) -> None:
 
 async def test_a_full_log_is_resource_exhausted_with_a_delay_and_takes_more_once_there_is_room(client: Client) -> None:
     await client.send(request(1, position("tag", "before")))
-    room = (await client.bus.js.stream_info("LOG_0")).config.max_bytes
-    assert room
+    limiter = (await client.bus.js.stream_info("LOG_0")).config.max_bytes
+    assert limiter
     await resize(client.bus, 64 << 10)
     acknowledged = {"before"}
     with pytest.raises(grpc.aio.AioRpcError) as full:
@@ -125,7 +125,7 @@ async def test_a_full_log_is_resource_exhausted_with_a_delay_and_takes_more_once
     error = await client.refusal(request(1, event("tag", "too-much", log_pb2.STRAP_OPEN), *_large_batch()))
     assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
 
-    await resize(client.bus, room)
+    await resize(client.bus, limiter)
     await client.deliver([request(1, *_large_batch())], acknowledged)
     assert acknowledged - set(await client.stored()) == set()
 

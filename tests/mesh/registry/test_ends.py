@@ -18,7 +18,7 @@ from services.registry.disclosure import DAY_MS, KEPT_AFTER_END_MS
 from services.registry.domain import EndReason, Order, OrderEnd, PutOutcome, WearerEnd, WearerEndReason
 from services.registry.handlers import Registry
 from services.registry.key_retention import Custodian
-from services.registry.match_reviews import Oversight
+from services.registry.match_reviews import MatchReviews
 from services.registry.review import Decision, ReviewState
 from services.registry.store import MIGRATIONS
 from services.registry.tables_ledger import data_keys
@@ -161,7 +161,7 @@ async def test_destruction_reaches_every_table(where: Path | str) -> None:
     now_ms = MeshClock().now_ms()
     async with opened(where) as (registry, custodian):
         await put_all(registry, tag_order(national_id=""))
-        oversight = Oversight(registry, MeshClock())
+        oversight = MatchReviews(registry, MeshClock())
         (review,) = await oversight.list_reviews(tuple(ReviewState), "")
         await oversight.decide(review.case_id, Decision.REJECT, REASON, review.evidence.digest, "spiffe://npa/desk")
         await oversight.decide(review.case_id, Decision.CONFIRM, REASON, review.evidence.digest, "spiffe://npa/desk")

@@ -13,7 +13,7 @@ from services.common.storage import db
 from services.registry import translate
 from services.registry.domain import EndReason, OrderEnd
 from services.registry.handlers import Registry
-from services.registry.match_reviews import Oversight
+from services.registry.match_reviews import MatchReviews
 from services.registry.review import ANSWER_WITHIN_MS, TOKENS_KEPT_MS, Decision, Event, Review, ReviewState
 from services.registry.store import MIGRATIONS
 from services.registry.vault import Vault
@@ -29,7 +29,7 @@ ALL = tuple(ReviewState)
 class Agencies:
     """Both agencies and a desk, without gRPC between."""
 
-    def __init__(self, registry: Registry, oversight: Oversight) -> None:
+    def __init__(self, registry: Registry, oversight: MatchReviews) -> None:
         self.registry = registry
         self.oversight = oversight
 
@@ -68,7 +68,7 @@ async def opened(where: Path | str) -> AsyncIterator[Agencies]:
     async with db.open_database(where, MIGRATIONS) as database:
         registry = Registry(database, Vault(bytes(32)), clock, 1)
         await registry.prepare("log 1")
-        yield Agencies(registry, Oversight(registry, clock))
+        yield Agencies(registry, MatchReviews(registry, clock))
 
 
 @pytest.fixture

@@ -178,8 +178,8 @@ async def stored_alerts(bus: Bus, count: int, last: int) -> list[bytes]:
 
 async def offline(bus: Bus, last: int, wanted: Collection[int] = ()) -> tuple[list[bytes], dict[int, bytes]]:
     """Alerts of a fold from nothing up to `last`, and its encoded state after each wanted sequence."""
-    premises = await streams.read_premises(bus)
-    state = State(0, premises.log_id, clock_rate=premises.clock.rate, clock_anchor_ms=premises.clock.anchor_ms)
+    log_meta = await streams.read_log_meta(bus)
+    state = State(0, log_meta.log_id, clock_rate=log_meta.clock.rate, clock_anchor_ms=log_meta.clock.anchor_ms)
     alerts, states = [], {}
     async for messages in pull.read(bus, flow.log_stream(0), 1):
         for one in messages:

@@ -180,7 +180,7 @@ class Connection:
     async def purge(self) -> None:
         """Deletes whatever the streams hold but the premises, as if it had aged out."""
         for name in stream_names():
-            if name != flow.PREMISES.name:
+            if name != flow.LOG_META.name:
                 await self.bus.api(f"STREAM.PURGE.{name}", {})
 
     def call(self, who: str) -> dict[str, Any]:

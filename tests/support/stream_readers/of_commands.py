@@ -28,7 +28,11 @@ from tests.support.stream_readers.of_registry import step_message
 from tests.support.stream_readers.reader import Message, Reader
 
 RUNBOOK = Path(__file__).parents[3] / "docs" / "runbook.md"
-ALERT, MEASURE, PARKED = "alert.{p}.{alert_id}", "measure.{p}.{alert_id}", "parked.{by}.{reader}.{stream}.{sequence}"
+ALERT, MEASURE, DEAD_LETTERS = (
+    "alert.{p}.{alert_id}",
+    "measure.{p}.{alert_id}",
+    "dead_letter.{by}.{reader}.{stream}.{sequence}",
+)
 STEPS_SHOWN = 10
 
 
@@ -80,16 +84,16 @@ async def _nothing(connection: Connection, name: str) -> Sequence[Message]:
 async def _explained(connection: Connection, name: str) -> int:
     found = await _decided(connection, name)
     async with connection.mesh.nats.bus_as("explain") as bus:
-        stored, premises = await refold.find(bus, found)
-        shown = await refold.refold(bus, stored, premises, lambda done, of: None)
+        stored, log_meta = await refold.find(bus, found)
+        shown = await refold.refold(bus, stored, log_meta, lambda done, of: None)
     return int(shown.case is not None)
 
 
 async def _gathered(connection: Connection, user: str, leg: str, id_: str) -> int:
     async with connection.mesh.nats.bus_as(user) as bus:
-        premises = await streams.read_premises(bus)
+        log_meta = await streams.read_log_meta(bus)
         try:
-            found = await collector.gather(bus, premises, [id_], leg)
+            found = await collector.gather(bus, log_meta, [id_], leg)
         except NotFound:
             return 0
     return sum(one.subject == flow.alert_subject(0, id_) for one in found.records)
@@ -131,24 +135,26 @@ async def _junk_step_behind(connection: Connection, name: str) -> Sequence[Messa
     return [(step[0], b"{}"), step]
 
 
-async def _parked(connection: Connection, name: str) -> Sequence[Message]:
+async def _dead_letters(connection: Connection, name: str) -> Sequence[Message]:
     sequence = zlib.crc32(name.encode())
-    parked = alert_pb2.Parked(stream=flow.ALERTS.name, sequence=sequence, by="police-alerts", reason=f"reason {name}")
-    return [(flow.parked_subject("police-alerts", flow.ALERTS.name, sequence), parked.SerializeToString())]
+    dead_letters = alert_pb2.DeadLetter(
+        stream=flow.ALERTS.name, sequence=sequence, by="police-alerts", reason=f"reason {name}"
+    )
+    return [(flow.dead_letter_subject("police-alerts", flow.ALERTS.name, sequence), dead_letters.SerializeToString())]
 
 
 async def _parked_elsewhere(connection: Connection, name: str) -> Sequence[Message]:
     return [
         (
-            f"parked.registry.registry-disclosures.ALERTS.{zlib.crc32(name.encode())}",
-            (await _parked(connection, name))[0][1],
+            f"dead_letter.registry.registry-disclosures.ALERTS.{zlib.crc32(name.encode())}",
+            (await _dead_letters(connection, name))[0][1],
         )
     ]
 
 
 async def _shown_to_who_is_on_call(connection: Connection, name: str) -> int:
     """What the runbook's own lines print."""
-    section = RUNBOOK.read_text().partition("## Read PARKED")[2]
+    section = RUNBOOK.read_text().partition("## Read DEAD_LETTERS")[2]
     found = re.search(r"<<'END'\n(.*?)\nEND\n", section, re.DOTALL)
     assert found
     printed = io.StringIO()
@@ -161,12 +167,12 @@ async def _shown_to_who_is_on_call(connection: Connection, name: str) -> int:
     return printed.getvalue().count(f"reason {name}")
 
 
-async def _same_premises(connection: Connection, name: str) -> int:
+async def _same_log_meta(connection: Connection, name: str) -> int:
     async with connection.mesh.nats.bus_as("setup") as bus:
-        first = await streams.read_premises(bus)
+        first = await streams.read_log_meta(bus)
     for user in flow.USERS:
         async with connection.mesh.nats.bus_as(user) as bus:
-            if await streams.read_premises(bus) != first or first.partitions != PARTITIONS:
+            if await streams.read_log_meta(bus) != first or first.partitions != PARTITIONS:
                 return 0
     return 1
 
@@ -185,29 +191,29 @@ READERS = (
     ),
     Reader(
         name="evidence",
-        rows=tuple((subject, "evidence") for subject in (*LOG_ROWS, ALERT, MEASURE, PARKED)),
+        rows=tuple((subject, "evidence") for subject in (*LOG_ROWS, ALERT, MEASURE, DEAD_LETTERS)),
         prepare=_approach,
         prepared=_is_decided,
         sound=_nothing,
         took=_bundled,
-        garbage=("parked.geofence.fold.LOG_0.junk-{name}", "log.0.case", "alert.0.junk-{name}"),
+        garbage=("dead_letter.geofence.fold.LOG_0.junk-{name}", "log.0.case", "alert.0.junk-{name}"),
         at_reuse=False,
     ),
     Reader(
         name="police-evidence",
-        rows=tuple((subject, "dispatch-police") for subject in (*LOG_ROWS, ALERT, MEASURE, PARKED)),
+        rows=tuple((subject, "dispatch-police") for subject in (*LOG_ROWS, ALERT, MEASURE, DEAD_LETTERS)),
         sound=_alert,
         took=_of_police,
-        garbage=("parked.geofence.fold.LOG_0.junk-{name}", "log.0.case", "alert.0.junk-{name}"),
+        garbage=("dead_letter.geofence.fold.LOG_0.junk-{name}", "log.0.case", "alert.0.junk-{name}"),
         at_reuse=False,
         counts_duplicates=True,
     ),
     Reader(
         name="probation-evidence",
-        rows=tuple((subject, "dispatch-probation") for subject in (*LOG_ROWS, ALERT, PARKED)),
+        rows=tuple((subject, "dispatch-probation") for subject in (*LOG_ROWS, ALERT, DEAD_LETTERS)),
         sound=_alert,
         took=_of_probation,
-        garbage=("parked.geofence.fold.LOG_0.junk-{name}", "log.0.case", "alert.0.junk-{name}"),
+        garbage=("dead_letter.geofence.fold.LOG_0.junk-{name}", "log.0.case", "alert.0.junk-{name}"),
         at_reuse=False,
         counts_duplicates=True,
     ),
@@ -221,20 +227,20 @@ READERS = (
     ),
     Reader(
         name="on-call",
-        rows=((PARKED, "operator"),),
-        sound=_parked,
+        rows=((DEAD_LETTERS, "operator"),),
+        sound=_dead_letters,
         took=_shown_to_who_is_on_call,
         misplaced=_parked_elsewhere,
-        garbage=("parked.geofence.fold.LOG_0.junk-{name}",),
+        garbage=("dead_letter.geofence.fold.LOG_0.junk-{name}",),
         at_reuse=False,
         counts_duplicates=True,
     ),
     Reader(
-        name="premises",
-        rows=tuple(("premises", user) for user in flow.USERS),
+        name="log_meta",
+        rows=tuple(("log_meta", user) for user in flow.USERS),
         sound=_nothing,
-        took=_same_premises,
-        garbage=("premises",),
+        took=_same_log_meta,
+        garbage=("log_meta",),
         at_reuse=False,
     ),
 )

@@ -300,14 +300,14 @@ class _Run:
 
 async def _dead_letters(connection: Connection) -> set[tuple[str, int]]:
     """Readers that have set a message aside, with its sequence."""
-    bounds = await connection.bus.bounds_of(flow.PARKED.name)
+    bounds = await connection.bus.bounds_of(flow.DEAD_LETTERS.name)
     found: set[tuple[str, int]] = set()
     if bounds.first <= bounds.last:
-        async for message in pull.between(connection.bus, flow.PARKED.name, bounds.first, bounds.last):
+        async for message in pull.between(connection.bus, flow.DEAD_LETTERS.name, bounds.first, bounds.last):
             try:
-                parked = alert_pb2.Parked.FromString(message.data)
+                dead_letters = alert_pb2.DeadLetter.FromString(message.data)
             except DecodeError:
                 continue  # garbage for those who read it
-            if message.subject.split(".")[1:3] == [flow.PARKING_USERS.get(parked.by), parked.by]:
-                found.add((parked.by, parked.sequence))
+            if message.subject.split(".")[1:3] == [flow.PARKING_USERS.get(dead_letters.by), dead_letters.by]:
+                found.add((dead_letters.by, dead_letters.sequence))
     return found

@@ -15,7 +15,7 @@ Message: TypeAlias = tuple[str, bytes]
 Row: TypeAlias = tuple[str, str]
 """Subject of a row of the flow table, and the user who reads it."""
 
-_OTHER_TYPE = log_pb2.Premises(
+_OTHER_TYPE = log_pb2.LogMetadata(
     partitions=7, clock_rate=3, clock_anchor_ms=5, log_id="not what this is"
 ).SerializeToString()
 
@@ -45,7 +45,7 @@ class Reader:
     garbage: tuple[str, ...]
     """Subjects under which it must pass over what it can't use; `{name}` is unique in the run."""
     dead_letter_by: str = ""
-    """Name of the reader in PARKED that sets such a message aside, of the first of these subjects."""
+    """Name of the reader in DEAD_LETTERS that sets such a message aside, of the first of these subjects."""
     logs: tuple[str, str] = ("", "")
     """Or else: service, and the event of its log that says so. Neither where it answers the caller."""
     only_at_start: bool = False

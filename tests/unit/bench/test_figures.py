@@ -64,7 +64,7 @@ def test_the_object_has_the_keys_that_others_rely_on_and_is_json_throughout() ->
 
 
 def test_a_load_has_all_reports_once_in_order_of_time_with_each_trigger_among_them() -> None:
-    cases = population.parties(40)
+    cases = population.actors(40)
     plan = load.prepare("x", SHAPE, 2, cases[:30], cases[30:], seed=1)
     messages = [ingest_pb2.ReportRequest.FromString(one.message) for one in plan.requests]
     positions = [position for message in messages for position in message.positions]
@@ -89,7 +89,7 @@ def test_a_load_has_all_reports_once_in_order_of_time_with_each_trigger_among_th
 
 
 def test_a_load_is_the_same_for_the_same_seed_but_for_its_times() -> None:
-    cases = population.parties(12)
+    cases = population.actors(12)
     one, other, third = (load.prepare("x", SHAPE, 1, cases[:10], cases[10:], seed=seed) for seed in (1, 1, 2))
     assert one.triggers == other.triggers != third.triggers
     assert [request.due_s for request in one.requests] == [request.due_s for request in other.requests]

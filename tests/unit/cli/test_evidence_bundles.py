@@ -100,7 +100,7 @@ CRAFTED: dict[str, tuple[Craft, str]] = {
     "another leg's chain": (put("chain-warning.jsonl", b""), "chain-warning.jsonl: doesn't belong into this bundle"),
     **{
         f"no {name}": (drop(name), f"{name}: is missing")
-        for name in ("README.txt", "log.jsonl", "alerts.jsonl", "measures.jsonl", "parked.jsonl", "replay.json", CHAIN)
+        for name in ("README.txt", "log.jsonl", "alerts.jsonl", "measures.jsonl", "dead_letters.jsonl", "replay.json", CHAIN)
     },
     # signature
     "a deep signature": (put("signature.json", DEEP), "signature.json: is nested deeper than 16"),

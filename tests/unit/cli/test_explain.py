@@ -33,7 +33,7 @@ class Log:
     """A log that grows by calls, and the alerts that a mesh would have stored of it."""
 
     def __init__(self, rate: int = 1) -> None:
-        self.premises = LogMetadata(1, MeshClock(rate, T0_MS), "log")
+        self.log_meta = LogMetadata(1, MeshClock(rate, T0_MS), "log")
         self.messages: list[Delivered] = []
         self.alerts: list[Alert] = []
         self._state = State(0, log_id="log", clock_rate=rate, clock_anchor_ms=T0_MS)
@@ -49,7 +49,7 @@ class Log:
 
     def add_bytes(self, at_s: float, data: bytes, kind: str = "report") -> None:
         """Anything."""
-        stamp_ms, sequence = T0_MS + round(at_s * 1000 / self.premises.clock.rate), len(self.messages) + 1
+        stamp_ms, sequence = T0_MS + round(at_s * 1000 / self.log_meta.clock.rate), len(self.messages) + 1
         self.messages.append(Delivered(flow.log_subject(0, kind), data, "LOG_0", sequence, stamp_ms, 0, ""))
 
     def at(self, at_s: float, device_id: str, north_m: float, fix_s: float | None = None) -> None:
@@ -64,7 +64,7 @@ class Log:
 
     def explain(self, stored: StoredAlert) -> Explanation:
         """Folds again, as the command does over a real log."""
-        found = Refold(stored, self.premises, 1)
+        found = Refold(stored, self.log_meta, 1)
         for message in self.messages[: stored.alert.sequence]:
             found.fold(message)
         device_ids = found.device_ids()

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from services.cli.stack.watchdog import RETRY_AFTER_S, STUCK_AFTER_S, ServerCheck, WatchdogState, judge
 
-FINE = ServerCheck(pid=1, connected=True, answered=True, failed=(), room=True, began_s=0.0, ended_s=0.0)
+FINE = ServerCheck(pid=1, connected=True, answered=True, failed=(), limiter=True, began_s=0.0, ended_s=0.0)
 SILENT = FINE._replace(answered=False)
 CUT_OFF = SILENT._replace(connected=False)
 FAILED = FINE._replace(failed=("LOG_0",))
@@ -42,7 +42,7 @@ def test_a_failed_write_needs_no_patience() -> None:
 
 
 def test_it_is_started_again_only_once_the_disk_has_room_and_told_of_once() -> None:
-    full = FAILED._replace(room=False)
+    full = FAILED._replace(limiter=False)
     assert told_and_restarted(FINE, *times(60, full), FAILED) == ([1], [61])
 
 

@@ -30,10 +30,10 @@ READERS: dict[str, Callable[[bytes], Any]] = {
     "quarantine_counts": stored.quarantine_counts,
     "route": partial(stored.route, partitions=1),
     "disclosure": stored.disclosure,
-    "parked": stored.parked,
-    "premises": stored.premises,
+    "dead_letter": stored.dead_letter,
+    "log_meta": stored.log_meta,
 }
-NEEDS_CONTENT = ("alert", "step", "advice", "command", "command_step", "route", "premises")
+NEEDS_CONTENT = ("alert", "step", "advice", "command", "command_step", "route", "log_meta")
 """Kinds that are nothing without their fields."""
 
 

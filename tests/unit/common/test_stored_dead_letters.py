@@ -9,28 +9,28 @@ from services.common.rpc.errors import InvalidField
 from tandem.common.v1 import alert_pb2
 
 
-def parked(by: str = "fold", sequence: int = 7) -> bytes:
-    return alert_pb2.Parked(stream="LOG_0", sequence=sequence, by=by, reason="too late").SerializeToString()
+def dead_letters(by: str = "fold", sequence: int = 7) -> bytes:
+    return alert_pb2.DeadLetter(stream="LOG_0", sequence=sequence, by=by, reason="too late").SerializeToString()
 
 
 def test_what_an_evaluator_set_aside_is_taken() -> None:
-    found = stored.parked(parked(), "parked.geofence.fold.LOG_0.7")
+    found = stored.dead_letter(dead_letters(), "dead_letter.geofence.fold.LOG_0.7")
     assert (found.stream, found.sequence) == ("LOG_0", 7)
 
 
 @pytest.mark.parametrize(
     ("subject", "data"),
     [
-        ("parked.geofence.fold.LOG_0.7", b""),
-        ("parked.geofence.fold.LOG_0.7", b"{}"),
-        ("parked.geofence.fold.LOG_0.7", b"\xff\xff\xff"),
-        ("parked.geofence.fold.LOG_0.7", parked(sequence=8)),
-        ("parked.geofence.fold.LOG_0.7", parked("police-alerts")),
-        ("parked.geofence.fold.LOG_0.7", parked("nobody")),
-        ("parked.dispatch-warning.fold.LOG_0.7", parked()),
-        ("parked.dispatch-warning.warning-alerts.LOG_0.7", parked()),
+        ("dead_letter.geofence.fold.LOG_0.7", b""),
+        ("dead_letter.geofence.fold.LOG_0.7", b"{}"),
+        ("dead_letter.geofence.fold.LOG_0.7", b"\xff\xff\xff"),
+        ("dead_letter.geofence.fold.LOG_0.7", dead_letters(sequence=8)),
+        ("dead_letter.geofence.fold.LOG_0.7", dead_letters("police-alerts")),
+        ("dead_letter.geofence.fold.LOG_0.7", dead_letters("nobody")),
+        ("dead_letter.dispatch-warning.fold.LOG_0.7", dead_letters()),
+        ("dead_letter.dispatch-warning.warning-alerts.LOG_0.7", dead_letters()),
     ],
 )
 def test_what_disagrees_with_its_subject_is_refused(subject: str, data: bytes) -> None:
     with pytest.raises(InvalidField):
-        stored.parked(data, subject)
+        stored.dead_letter(data, subject)

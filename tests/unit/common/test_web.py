@@ -70,7 +70,7 @@ class Peer:
 
 
 @asynccontextmanager
-async def door(most: int = 100) -> AsyncIterator[int]:
+async def endpoint(most: int = 100) -> AsyncIterator[int]:
     async with serving.served("test", ROUTES, "127.0.0.1", 0, most=most) as port:
         yield port
 
@@ -101,7 +101,7 @@ def hurry(monkeypatch: pytest.MonkeyPatch) -> None:
 )
 @pytest.mark.usefixtures("hurry")
 async def test_who_sends_half_a_request_is_cut_off_while_a_neighbour_is_served(sent: bytes) -> None:
-    async with door() as port, peer(port) as slow, peer(port) as neighbour:
+    async with endpoint() as port, peer(port) as slow, peer(port) as neighbour:
         slow.writer.write(sent)
         cut = asyncio.create_task(slow.is_cut_off())
         asked = 0
@@ -114,7 +114,7 @@ async def test_who_sends_half_a_request_is_cut_off_while_a_neighbour_is_served(s
 
 @pytest.mark.usefixtures("hurry")
 async def test_who_sends_byte_by_byte_is_cut_off() -> None:
-    async with door() as port, peer(port) as slow:
+    async with endpoint() as port, peer(port) as slow:
         cut = asyncio.create_task(slow.is_cut_off())
         slow.writer.write(b"GET / HTTP/1.1\r\nX: ")
         while not cut.done():
@@ -126,7 +126,7 @@ async def test_who_sends_byte_by_byte_is_cut_off() -> None:
 @pytest.mark.parametrize("first", [REQUEST, b"GET /tired HTTP/1.1\r\nHost: a\r\n\r\n"], ids=["behind", "while"])
 @pytest.mark.usefixtures("hurry")
 async def test_half_a_second_request_is_no_way_round(first: bytes) -> None:
-    async with door() as port, peer(port) as slow:
+    async with endpoint() as port, peer(port) as slow:
         slow.writer.write(first)
         if first is REQUEST:
             await slow.answer()
@@ -145,7 +145,7 @@ def cut_off() -> float:
 
 @pytest.mark.usefixtures("hurry")
 async def test_who_takes_no_answer_is_cut_off() -> None:
-    async with door() as port, peer(port) as deaf:
+    async with endpoint() as port, peer(port) as deaf:
         deaf.writer.transport.pause_reading()  # type: ignore[attr-defined]
         before = cut_off()
         deaf.writer.write(b"GET /large HTTP/1.1\r\nHost: a\r\n\r\n")
@@ -158,7 +158,7 @@ async def test_who_takes_no_answer_is_cut_off() -> None:
 
 @pytest.mark.usefixtures("hurry")
 async def test_who_waits_for_an_answer_or_rests_between_two_requests_is_not_cut_off() -> None:
-    async with door() as port, peer(port) as phone:
+    async with endpoint() as port, peer(port) as phone:
         assert await phone.ask(b"GET /tired HTTP/1.1\r\nHost: a\r\n\r\n" + REQUEST) == (200, b"done")
         assert await phone.answer() == (200, b"hi")
         await asyncio.sleep(serving.REQUEST_WITHIN_S * 3)
@@ -166,7 +166,7 @@ async def test_who_waits_for_an_answer_or_rests_between_two_requests_is_not_cut_
 
 
 async def test_one_connection_too_many_takes_the_place_of_the_one_that_has_rested_longest() -> None:
-    async with door(most=2) as port, peer(port) as first, peer(port) as second:
+    async with endpoint(most=2) as port, peer(port) as first, peer(port) as second:
         assert [await one.ask(REQUEST) for one in (first, second, first)] == [(200, b"hi")] * 3
         async with peer(port) as third:
             assert await third.ask(REQUEST) == (200, b"hi")
@@ -185,7 +185,7 @@ async def busy(port: int) -> AsyncIterator[Peer]:
 
 
 async def test_where_none_rests_the_new_one_is_closed() -> None:
-    async with door(most=1) as port, busy(port) as first:
+    async with endpoint(most=1) as port, busy(port) as first:
         async with peer(port) as second:
             assert await second.is_cut_off()
         assert await first.ask(b"hi") == (200, b"hi")
@@ -193,7 +193,7 @@ async def test_where_none_rests_the_new_one_is_closed() -> None:
 
 @pytest.mark.usefixtures("hurry")
 async def test_who_left_before_the_answer_keeps_no_place(monkeypatch: pytest.MonkeyPatch) -> None:
-    async with door(most=1) as port:
+    async with endpoint(most=1) as port:
         async with peer(port) as gone:
             gone.writer.write(b"GET /tired HTTP/1.1\r\nHost: a\r\n\r\n")
             await asyncio.sleep(serving.REQUEST_WITHIN_S)
@@ -212,13 +212,13 @@ async def test_who_left_before_the_answer_keeps_no_place(monkeypatch: pytest.Mon
     ],
 )
 async def test_who_is_not_served_holds_no_connection(asked: bytes, status: int) -> None:
-    async with door() as port, peer(port) as stranger:
+    async with endpoint() as port, peer(port) as stranger:
         assert (await stranger.ask(asked))[0] == status
         assert await stranger.is_cut_off()
 
 
 async def test_a_body_beyond_the_most_is_413() -> None:
-    async with door() as port, peer(port) as phone:
+    async with endpoint() as port, peer(port) as phone:
         body = bytes(serving.BODY_MOST_BYTES + 1)
         status, _ = await phone.ask(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
         assert status == 413
@@ -236,7 +236,7 @@ async def test_a_body_beyond_the_most_is_413() -> None:
 async def test_no_log_quotes_what_was_sent(
     capfd: pytest.CaptureFixture[str], request_line: str, status: int, logged: bool
 ) -> None:
-    async with door() as port, peer(port) as phone:
+    async with endpoint() as port, peer(port) as phone:
         answer, _ = await phone.ask(f"{request_line}\r\nHost: a\r\n\r\n".encode())
         assert answer == status
     out, err = capfd.readouterr()

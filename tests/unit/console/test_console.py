@@ -114,7 +114,7 @@ def test_response_times_count_what_was_taken_and_exercises_count_nowhere() -> No
         for n in range(1, 11)
     ]
     drill = incident("d", replace(OFFER, offered_ms=0, acknowledged_ms=10**9, exercise=True))
-    police = figures.legs(figures.in_earnest([*taken, drill]))[1]
+    police = figures.legs(figures.is_live([*taken, drill]))[1]
     assert (police.leg, police.offered, police.taken) == ("police", 20, 10)
     assert police.seconds == {50: 5.0, 90: 9.0, 99: 10.0}
     assert figures.legs([])[1].seconds == {}
@@ -198,7 +198,7 @@ def test_a_span_stands_under_the_one_that_led_to_it_and_an_orphan_is_told() -> N
     ]
     assert (rows[1].left, rows[1].width) == (0.1, 0.4)
     assert [one.span_id for one in waterfall.uses(spans)] == ["use"]
-    assert [one.span_id for one in waterfall.premises(spans, "t")] == ["else"]
+    assert [one.span_id for one in waterfall.case_versions(spans, "t")] == ["else"]
     assert waterfall.rows([], "t") == []
 
 

@@ -96,14 +96,14 @@ BAD = InvalidField("alarm", "is none")
 
 
 async def test_one_phones_refusals_hold_up_no_other_phone() -> None:
-    door = Door()
-    calls = [asyncio.ensure_future(door.bring(phone("flood"), *[BAD] * 16)) for _ in range(3_500)]
+    endpoint = Door()
+    calls = [asyncio.ensure_future(endpoint.bring(phone("flood"), *[BAD] * 16)) for _ in range(3_500)]
     await asyncio.sleep(0.1)
     assert not all(one.done() for one in calls), "the one that floods waits itself"
     async with asyncio.timeout(AT_ONCE_S):
-        await door.bring(phone("honest"), position("honest"))
-        await door.bring(phone("hers"), panic("hers"), BAD)
-    assert door.around.stored == ["honest", "hers"]
+        await endpoint.bring(phone("honest"), position("honest"))
+        await endpoint.bring(phone("hers"), panic("hers"), BAD)
+    assert endpoint.around.stored == ["honest", "hers"]
     for one in calls:
         one.cancel()
     await asyncio.gather(*calls, return_exceptions=True)
@@ -111,37 +111,37 @@ async def test_one_phones_refusals_hold_up_no_other_phone() -> None:
 
 @pytest.mark.parametrize("sender", [VENDOR, phone("tag")], ids=["vendor", "phone"])
 async def test_what_is_sound_is_on_its_way_before_its_sender_waits(sender: Sender) -> None:
-    door = Door()
-    door.owes(sender, 0.9)
-    call = asyncio.ensure_future(door.bring(sender, position("tag"), panic("tag"), BAD))
+    endpoint = Door()
+    endpoint.owes(sender, 0.9)
+    call = asyncio.ensure_future(endpoint.bring(sender, position("tag"), panic("tag"), BAD))
     await asyncio.sleep(0.1)
-    assert door.around.stored == ["tag", "tag"] and not call.done()
+    assert endpoint.around.stored == ["tag", "tag"] and not call.done()
     call.cancel()
 
 
 async def test_calls_of_who_owes_much_are_turned_away_but_for_what_devices_say_of_themselves() -> None:
-    door = Door()
-    door.owes(VENDOR, 20.0)
+    endpoint = Door()
+    endpoint.owes(VENDOR, 20.0)
     with pytest.raises(StoreFull) as refusal:
-        await door.bring(VENDOR, position("tag"))
-    assert 10 < refusal.value.retry_after_s < 20 and door.around.stored == []
+        await endpoint.bring(VENDOR, position("tag"))
+    assert 10 < refusal.value.retry_after_s < 20 and endpoint.around.stored == []
     async with asyncio.timeout(AT_ONCE_S):
-        await door.bring(VENDOR, position("tag"), panic("tag"))
-    assert door.around.stored == ["tag", "tag"]
+        await endpoint.bring(VENDOR, position("tag"), panic("tag"))
+    assert endpoint.around.stored == ["tag", "tag"]
 
 
 async def test_on_a_stream_what_is_sound_doesnt_wait_for_what_was_refused_before_it() -> None:
-    door = Door()
-    door.owes(VENDOR, 20.0)
+    endpoint = Door()
+    endpoint.owes(VENDOR, 20.0)
     async with asyncio.timeout(AT_ONCE_S):
-        await door.bring(VENDOR, position("tag"), patient=True)
-    assert door.around.stored == ["tag"]
+        await endpoint.bring(VENDOR, position("tag"), patient=True)
+    assert endpoint.around.stored == ["tag"]
 
 
 async def test_the_wait_behind_a_batch_has_an_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    door = Door()
+    endpoint = Door()
     monkeypatch.setattr(intake, "PAID_AT_ONCE_S", 0.2)
-    door.owes(VENDOR, 20.0)
+    endpoint.owes(VENDOR, 20.0)
     began_s = time.monotonic()
-    await door.bring(VENDOR, panic("tag"), BAD)
+    await endpoint.bring(VENDOR, panic("tag"), BAD)
     assert 0.2 <= time.monotonic() - began_s < AT_ONCE_S

@@ -259,7 +259,7 @@ async def test_small_batches_that_are_taken_together_keep_the_contexts_in_which_
     class Intake:
         """Notes what it is given."""
 
-        async def admit(self, sender: Sender, reports: Reports, backfill: bool, door: str) -> PendingBatch:
+        async def admit(self, sender: Sender, reports: Reports, backfill: bool, endpoint: str) -> PendingBatch:
             said.append((list(reports.positions.report_ids), list(reports.contexts), tracing.carried()))
             return PendingBatch()
 

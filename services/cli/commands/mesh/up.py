@@ -31,7 +31,7 @@ from services.cli.stack import mesh, nats_server, processes
 from services.cli.stack.mesh import DEFAULT_FOLDER, MeshConnection
 from services.cli.stack.nats_server import NatsServer
 from services.cli.stack.private_files import write_private
-from services.cli.stack.supervisor import Program, Supervisor, guardian, supervisor
+from services.cli.stack.supervisor import Program, Supervisor, child_guard, supervisor
 from services.cli.stack.watchdog import Watchdog, watching
 from services.cli.terminal import SafeConsole, styled
 from services.common.clock import MeshClock
@@ -128,11 +128,11 @@ async def _run(options: Options) -> int:
         telemetry.configure("up", stack.enter_context(_log(options.folder, "up").open("a", buffering=1)))
         base_port = _base_port(options.base_port)
         certificates = _certificates(options)
-        guard = await stack.enter_async_context(guardian())
+        guard = await stack.enter_async_context(child_guard())
         # Entered first, so ended last: the services still reach the server while they stop.
         store = await stack.enter_async_context(supervisor(guard, say))
         server, watchdog = _start_nats(options, base_port, certificates, store)
-        premises = await _create_streams(server, options)
+        log_meta = await _create_streams(server, options)
         watched = await stack.enter_async_context(watching(watchdog)) if watchdog else asyncio.Future[None]()
         services = await stack.enter_async_context(supervisor(guard, say))
         addresses = processes.addresses(base_port)
@@ -147,8 +147,8 @@ async def _run(options: Options) -> int:
             "TANDEM_NATS_MONITOR_URL": server.monitor_url,
             "TANDEM_DEV_SECRET": secret,
             "TANDEM_SERVICE_AREA": options.service_area,
-            "TANDEM_CLOCK_RATE": str(premises.clock.rate),
-            "TANDEM_CLOCK_ANCHOR_MS": str(premises.clock.anchor_ms),
+            "TANDEM_CLOCK_RATE": str(log_meta.clock.rate),
+            "TANDEM_CLOCK_ANCHOR_MS": str(log_meta.clock.anchor_ms),
             "TANDEM_WARNING_PUBLIC_KEY": str(sealing.public_file(warning_key)),
         }
         # Where certificates prove callers, whoever has no provider to sign in by could see no page.
@@ -160,7 +160,7 @@ async def _run(options: Options) -> int:
         def running() -> MeshConnection:
             pids = store.pids | services.pids
             return MeshConnection(
-                *(addresses, pids, secret, premises.clock, server, premises.partitions, certificates),
+                *(addresses, pids, secret, log_meta.clock, server, log_meta.partitions, certificates),
                 url,
             )
 

@@ -65,10 +65,10 @@ async def _explain(running: MeshConnection, alert_id: str, to: Reader | None, st
             asyncio.timeout(PATIENCE_S) as patience,
             running.nats.bus_as("explain") as connection,
         ):
-            stored, premises = await refold.find(connection, alert_id)
+            stored, log_meta = await refold.find(connection, alert_id)
             patience.reschedule(None)  # however long the log is
             found = await refold.refold(
-                connection, stored, premises, lambda at, last: status.update(f"entry {at} of {last}")
+                connection, stored, log_meta, lambda at, last: status.update(f"entry {at} of {last}")
             )
             if to:
                 patience.reschedule(asyncio.get_running_loop().time() + PATIENCE_S)

@@ -53,7 +53,7 @@ def undated(decisions: Decisions, device_ids: set[str]) -> None:
 def _tell(
     decisions: Decisions,
     found: Found,
-    doubt: AnomalyKind,
+    anomaly: AnomalyKind,
     about: str,
     case_ids: list[str],
     at_ms: int,
@@ -62,11 +62,11 @@ def _tell(
     """An alert about a device in each case in force, once an hour."""
     state = decisions.state
     in_force = [one for one in map(state.cases.__getitem__, case_ids) if one.case.valid_from_ms <= state.now_ms]
-    if not in_force or state.is_odd_again(doubt, about, at_ms):
+    if not in_force or state.is_odd_again(anomaly, about, at_ms):
         return
     kind, demand = demands.FOUND[found]
     for case_state in in_force:
         target = next((t for t in case_state.case.targets if cause.device_id in t.device_ids), None)
         told = cause if cause.report_id else None
-        decisions.alert(case_state, kind, demand, at_ms, target=target, cause=told, doubt=doubt)
+        decisions.alert(case_state, kind, demand, at_ms, target=target, cause=told, anomaly=anomaly)
     decisions.settle_all(in_force)

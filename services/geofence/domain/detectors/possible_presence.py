@@ -49,7 +49,7 @@ def look(
             cause=cause,
             distance_mm=maybe.distance_mm,
             p=maybe.p,
-            doubt=maybe.doubt,
+            anomaly=maybe.anomaly,
             to_nobody=not told,
         )
 

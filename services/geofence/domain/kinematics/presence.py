@@ -27,7 +27,7 @@ class Maybe(NamedTuple):
     at_ms: int
     distance_mm: float
     p: float
-    doubt: AnomalyKind | None
+    anomaly: AnomalyKind | None
     """Why it can't be known better; None where the positions are good and at the edge. JUMP where it is what one says that isn't
     believed, or one from before a leap away."""
 
@@ -191,8 +191,8 @@ def _as_they_say(
     if (best is None or p > best.p or vague) and (
         p >= POSSIBLE_P or (vague and apart_mm - sum(accuracies) <= ring.radius_mm)
     ):
-        doubt = AnomalyKind.VAGUE if vague else AnomalyKind.JUMP if held else None
-        return Presence(None, Maybe(at_ms, apart_mm, p, doubt))
+        anomaly = AnomalyKind.VAGUE if vague else AnomalyKind.JUMP if held else None
+        return Presence(None, Maybe(at_ms, apart_mm, p, anomaly))
     if best is not None and best.p >= POSSIBLE_P:
         return Presence(None, best)
     return Presence(None, None)

@@ -16,7 +16,7 @@ from typing import NamedTuple
 from services.geofence.domain.entries import Case
 from services.geofence.domain.kinematics import plausibility, presence
 from services.geofence.domain.kinematics.geometry import Vector
-from services.geofence.domain.kinematics.track import PREDICT_MOST_MM, Clearance, Fix
+from services.geofence.domain.kinematics.track import PREDICT_MOST_MM, Fix, SafeRegion
 from services.geofence.domain.state import State
 
 VAGUE_TIMES = 3
@@ -63,8 +63,8 @@ def measure(state: State, device_id: str, from_ms: int) -> None:
     if math.dist(last.point, before.point) + VAGUE_TIMES * max(last.accuracy_mm, before.accuracy_mm) > free_mm:
         return drop(state, device_id)
     for other_id in narrowed:
-        state.tracks[other_id].clearance = None
-    track.clearance = Clearance(last.point, free_mm)
+        state.tracks[other_id].safe_region = None
+    track.safe_region = SafeRegion(last.point, free_mm)
 
 
 def drop(state: State, device_id: str) -> None:
@@ -83,12 +83,12 @@ def drop_case(state: State, case: Case) -> None:
 def drop_all(state: State) -> None:
     """The same for all devices: the rules say how far a decision reaches."""
     for track in state.tracks.values():
-        track.clearance = None
+        track.safe_region = None
 
 
 def _take(state: State, device_id: str) -> None:
     if track := state.tracks.get(device_id):
-        track.clearance = None
+        track.safe_region = None
 
 
 def _others(state: State, case: Case, device_id: str, last: Fix, from_ms: int) -> Iterator[_Other]:
@@ -113,7 +113,7 @@ def _device(state: State, other_id: str, point: Vector, radius_mm: int, from_ms:
     # Who is still where he was before a leap isn't predicted.
     reach_mm = radius_mm + max(PREDICT_MOST_MM, presence.most_mm(state.rules))
     since_mm = track.path_since_mm(from_ms) + VAGUE_TIMES * newest.accuracy_mm
-    ball = track.clearance
+    ball = track.safe_region
     yield _Other(
         other_id,
         math.dist(point, newest.point) - since_mm - reach_mm,

@@ -83,7 +83,7 @@ class Piece(NamedTuple):
         return between(self.start, self.end, (time_ms - self.from_ms) / length_ms)
 
 
-class Clearance(NamedTuple):
+class SafeRegion(NamedTuple):
     """A ball within which a device may go about without any ring coming into question (`clearance.py`)."""
 
     centre: Vector
@@ -98,7 +98,7 @@ class Track:
     fixes: list[Fix] = field(default_factory=list)
     ahead: bool = False
     """The device's clock has been ahead of the log's."""
-    clearance: Clearance | None = field(default=None, compare=False)
+    safe_region: SafeRegion | None = field(default=None, compare=False)
     """Round one of the fixes, where there is one; derived from all tracks and cases, and decides nothing. It is kept here because
     nearly every report asks for it: one search less."""
     forgot: bool = False

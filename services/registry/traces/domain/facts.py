@@ -83,8 +83,8 @@ class StepFact:
     """When it was durable in INCIDENTS, where the other legs read it."""
     stored: int
     """Its sequence in INCIDENTS."""
-    climb_reason: str = ""
-    rung: str = ""
+    escalation_reason: str = ""
+    level: str = ""
     offer: int = 0
     """Number of the step that made the present offer; 0 where nobody has to go."""
     due_us: int | None = None

@@ -83,18 +83,18 @@ def spans_of(
     alerts: Iterable[AlertFact],
     steps: Iterable[StepFact],
     uses: Iterable[Use] = (),
-    premises: Mapping[str, Sequence[Premise]] | None = None,
+    case_versions: Mapping[str, Sequence[Premise]] | None = None,
 ) -> list[Span]:
     """All spans of an incident, root first, then by their beginning; none where no alert of it is known.
 
-    `premises` are the versions of each case. What refers to an alert that isn't known hangs from the root.
+    `case_versions` are the versions of each case. What refers to an alert that isn't known hangs from the root.
     """
     decided = sorted(alerts, key=lambda one: one.place)
     if not decided:
         return []
     known = _Known(incident_id, decided)
     decisions = known.decisions()  # the root is as long as the first of them
-    root, *rests_on = known.root(premises or {})
+    root, *rests_on = known.root(case_versions or {})
     others = [*rests_on, *decisions, *known.steps(steps), *known.uses(uses)]
     return [root, *sorted(others, key=lambda one: (one.start_us, one.end_us))]
 
@@ -138,11 +138,11 @@ class _Known:
         self._ended_us[span_id] = end_us
         return Span(self._trace_id, span_id, parent_id, service, name, start_us, end_us, told, links, shows)
 
-    def root(self, premises: Mapping[str, Sequence[Premise]]) -> list[Span]:
+    def root(self, case_versions: Mapping[str, Sequence[Premise]]) -> list[Span]:
         """The span that all others hang from, as long as those of the first decision together; and the orders that it rests on."""
         first = self._alerts[0]
         start_us = first.entry_us if first.received_us is None else first.received_us
-        rests_on = [span for alert in self._alerts if (span := _premise(alert, premises))]
+        rests_on = [span for alert in self._alerts if (span := _premise(alert, case_versions))]
         rests_on = list({span.span_id: span for span in rests_on}.values())
         links = tuple(SpanLink(span.trace_id, span.span_id, span.name) for span in rests_on)
         times_us = (start_us, self._ended_us[self._alert_span_id(first)])
@@ -238,8 +238,8 @@ class _Known:
             "assignment_id": step.assignment_id,
             "stored": f"INCIDENTS#{step.stored}",
             "told_others_us": str(step.published_us),
-            "climb_reason": step.climb_reason,
-            "rung": step.rung,
+            "escalation_reason": step.escalation_reason,
+            "escalation_level": step.level,
         }
         what = ("step", step.assignment_id, step.number)
         name = f"{step.leg} {says}"
@@ -295,9 +295,9 @@ def _is_receipt(step: StepFact, before: StepFact | None) -> bool:
     return not before.received and (before.state, before.offer) == (step.state, step.offer)
 
 
-def _premise(alert: AlertFact, premises: Mapping[str, Sequence[Premise]]) -> Span | None:
+def _premise(alert: AlertFact, case_versions: Mapping[str, Sequence[Premise]]) -> Span | None:
     """How the version of the case that an alert was decided on came into the log: a trace of its own, since it may be months old."""
-    before = [one for one in premises.get(alert.case_id, ()) if one.sequence < alert.sequence]
+    before = [one for one in case_versions.get(alert.case_id, ()) if one.sequence < alert.sequence]
     if not before:
         return None
     one = max(before, key=lambda premise: premise.sequence)

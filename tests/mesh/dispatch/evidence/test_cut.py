@@ -56,8 +56,8 @@ async def approaches(bus: Bus) -> None:
 async def evaluated(bus: Bus, folder: Path) -> list[alert_pb2.Alert]:
     """The alerts that an evaluator gives, once the figures of all of them are stored."""
     settings = GeofenceSettings(port=0, replica=0, checkpoint_every=1_000_000, tick_after_s=60, allow_async_store=True)
-    premises = await streams.read_premises(bus)
-    one = Evaluator(bus, CheckpointStore(folder), settings, premises, 0)
+    log_meta = await streams.read_log_meta(bus)
+    one = Evaluator(bus, CheckpointStore(folder), settings, log_meta, 0)
     task = asyncio.create_task(one.run(lambda: None))
     try:
         last = (await bus.bounds_of("LOG_0")).last
@@ -78,8 +78,8 @@ async def evaluated(bus: Bus, folder: Path) -> list[alert_pb2.Alert]:
 
 async def folded(bus: Bus, last: int) -> list[object]:
     """What an offline fold of the log gives."""
-    premises = await streams.read_premises(bus)
-    state = State(0, premises.log_id)
+    log_meta = await streams.read_log_meta(bus)
+    state = State(0, log_meta.log_id)
     found: list[object] = []
     async for messages in pull.read(bus, "LOG_0", 1):
         for one in messages:
@@ -96,9 +96,9 @@ async def test_entries_are_cut_to_the_wearers_own_and_give_the_same_alerts(
     await approaches(bus)
     alerts = [one for one in await evaluated(bus, tmp_path) if one.wearer_id == f"w{wearer}" and one.incident_id]
     assert any(one.ordinal > 0 for one in alerts)
-    premises = await streams.read_premises(bus)
-    found = await gather(bus, premises, [alerts[0].alert_id], "police")
-    again = replay(bundle.ground_of(found, premises), found.records)
+    log_meta = await streams.read_log_meta(bus)
+    found = await gather(bus, log_meta, [alerts[0].alert_id], "police")
+    again = replay(bundle.ground_of(found, log_meta), found.records)
     assert set(again.again) == {one.alert_id for one in alerts} and again.differences == []
     other = "two" if wearer == "one" else "one"
     entries = [log_pb2.LogEntry.FromString(one.data) for one in found.of("LOG_0")]
@@ -116,26 +116,26 @@ async def test_incidents_that_are_gathered_together_are_as_each_by_itself(bus: B
     await approaches(bus)
     found = await evaluated(bus, tmp_path)
     alert_ids = {name: [one.alert_id for one in found if one.incident_id and one.wearer_id == name] for name in WEARERS}
-    premises = await streams.read_premises(bus)
+    log_meta = await streams.read_log_meta(bus)
     report = next(one for one in found if one.incident_id).decided_at.ToMilliseconds()
     for leg in ("probation", "police"):
         for back_ms in (None, LOOK_BACK_MS, int(time.time() * 1000) - report):
-            together = await EvidenceCollector(bus, premises, leg, back_ms).of(alert_ids | {"gone": ["no-such-alert"]})
-            assert together == {name: await gather(bus, premises, alert_ids[name], leg, back_ms) for name in WEARERS}
+            together = await EvidenceCollector(bus, log_meta, leg, back_ms).of(alert_ids | {"gone": ["no-such-alert"]})
+            assert together == {name: await gather(bus, log_meta, alert_ids[name], leg, back_ms) for name in WEARERS}
 
 
 async def test_cases_from_before_the_window_are_folded_as_it_begins(bus: Bus, tmp_path: Path) -> None:
     await approaches(bus)
     alerts = [one for one in await evaluated(bus, tmp_path) if one.wearer_id == "wone" and one.incident_id]
-    premises = await streams.read_premises(bus)
-    whole = (await gather(bus, premises, [alerts[0].alert_id], "police", None)).of("LOG_0")
+    log_meta = await streams.read_log_meta(bus)
+    whole = (await gather(bus, log_meta, [alerts[0].alert_id], "police", None)).of("LOG_0")
     opening = next(one for one in whole if one.sequence == alerts[0].sequence)
     first = next(one for one in whole if one.subject == "log.0.report")
     back_ms = opening.stamp_ms - first.stamp_ms + GAP_MS // 2
-    found = await gather(bus, premises, [alerts[0].alert_id], "police", back_ms)
+    found = await gather(bus, log_meta, [alerts[0].alert_id], "police", back_ms)
     assert [one.subject for one in found.of("LOG_0") if one.premise] == ["log.0.case"]
     assert found.window_stamp_ms > next(one for one in whole if one.subject == "log.0.case").stamp_ms
-    again = replay(bundle.ground_of(found, premises), found.records)
+    again = replay(bundle.ground_of(found, log_meta), found.records)
     assert set(again.again) == {one.alert_id for one in alerts} and again.differences == []
 
 
@@ -152,7 +152,7 @@ async def test_an_entry_of_others_that_decided_is_there_by_its_stamp_alone(bus: 
     told.CopyFrom(alerts[0])
     told.alert_id, told.sequence = "alert-by-time", sequence
     await bus.publish(flow.alert_subject(0, told.alert_id), told.SerializeToString(), expected_last=0)
-    found = await gather(bus, await streams.read_premises(bus), [alerts[0].alert_id], "police")
+    found = await gather(bus, await streams.read_log_meta(bus), [alerts[0].alert_id], "police")
     mark = next(one for one in found.of("LOG_0") if one.sequence == sequence)
     assert (mark.subject, mark.data, mark.cut) == (MARK_SUBJECT, b"", True) and mark.stamp_ms
 
@@ -177,14 +177,14 @@ async def test_of_a_tag_that_changed_hands_each_wearer_has_their_own(bus: Bus, t
     late = log.position("t1", start_ms + 1, 70, report_id="late")  # of the first, and of nobody any more
     await told(log.positions_entry(log.position("t1", now_ms(), 90, report_id="seconds"), late))
     alerts = [one for one in await evaluated(bus, tmp_path) if one.incident_id]
-    premises = await streams.read_premises(bus)
+    log_meta = await streams.read_log_meta(bus)
     for wearer_id, reports in (("w1", {f"r{start_ms}"}), ("w2", {"seconds"})):
         mine = [one for one in alerts if one.wearer_id == wearer_id]
         for leg in ("police", "probation"):
-            found = await gather(bus, premises, [mine[0].alert_id], leg)
+            found = await gather(bus, log_meta, [mine[0].alert_id], leg)
             batches = [log_pb2.LogEntry.FromString(one.data).positions for one in found.of("LOG_0")]
             pairs = [pair for one in batches for pair in zip(one.device_id, one.report_id, strict=True)]
             assert {report_id for device_id, report_id in pairs if device_id == "t1"} == reports
             if leg == "police":
-                again = replay(bundle.ground_of(found, premises), found.records)
+                again = replay(bundle.ground_of(found, log_meta), found.records)
                 assert set(again.again) == {one.alert_id for one in mine} and again.differences == []

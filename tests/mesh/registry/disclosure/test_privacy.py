@@ -219,9 +219,9 @@ async def test_what_is_disclosed_while_the_registry_is_away_is_in_the_ledger_onc
         await bus.publish(flow.disclosure_subject("geofence", "share-2"), without_basis.SerializeToString())
         mesh.service.start()
         async with mesh.connected() as client:
-            async for messages in pull.read(bus, flow.PARKED.name, 1):
+            async for messages in pull.read(bus, flow.DEAD_LETTERS.name, 1):
                 assert [message.subject for message in messages] == [
-                    "parked.registry.registry-disclosures.DISCLOSURES.3"
+                    "dead_letter.registry.registry-disclosures.DISCLOSURES.3"
                 ]
                 break
             await client.until("select 1 from ledger where disclosure_id = 'share-1'")

@@ -15,7 +15,7 @@ from structlog.testing import capture_logs
 from services.common.storage import db
 from services.registry import store_review, translate, translate_review
 from services.registry.handlers import Registry
-from services.registry.match_reviews import Oversight
+from services.registry.match_reviews import MatchReviews
 from services.registry.reconcile import ALARM_AFTER_MS, Agency, Finding, Listed
 from services.registry.review import ReviewState
 from services.registry.store import MIGRATIONS
@@ -29,11 +29,11 @@ COUNT = 300
 
 
 @asynccontextmanager
-async def opened(where: Path | str) -> AsyncIterator[tuple[Registry, Oversight]]:
+async def opened(where: Path | str) -> AsyncIterator[tuple[Registry, MatchReviews]]:
     async with db.open_database(where, MIGRATIONS) as database:
         registry = Registry(database, Vault(bytes(32)), Settable(), 1)
         await registry.prepare("log 1")
-        yield registry, Oversight(registry, Settable())
+        yield registry, MatchReviews(registry, Settable())
 
 
 @pytest.fixture(autouse=True)

@@ -12,9 +12,9 @@ from services.dispatch.domain.areas import LatLon
 from services.dispatch.domain.decisions import Alert
 from services.dispatch.domain.events import (
     Advice,
-    Climb,
     Demand,
     Escalated,
+    EscalationReason,
     Estimate,
     Event,
     Offered,
@@ -87,7 +87,10 @@ def test_an_offer_goes_to_a_unit_that_is_much_nearer_and_to_no_other() -> None:
     go(story, {"a1": 300, "a2": 150, "b1": 200})
     (offered,) = look(story, moved=True)
     assert isinstance(offered, Escalated) and offered.choice and offered.choice.unit_id == "a2"
-    assert (offered.climb, story.of("p1").state) == (Climb.TARGET_MOVED, AssignmentState.ESCALATED)
+    assert (offered.escalation_reason, story.of("p1").state) == (
+        EscalationReason.TARGET_MOVED,
+        AssignmentState.ESCALATED,
+    )
     assert story.of("p1").offer_number == story.of("p1").number, "an answer to the offer before does nothing"
 
 
@@ -198,7 +201,11 @@ def test_a_race_that_is_being_lost_hurries_the_offer_tells_the_supervisor_and_ch
     assert story.of("p1").unit_id == "a1", "nobody else would be there sooner"
     assert look(story, Approach(100)) == (), "once"
     (climbed,) = story.pass_time(10_000)
-    assert isinstance(climbed, Escalated) and climbed.climb is Climb.NOT_ACKNOWLEDGED and story.of("p1").unit_id == "a2"
+    assert (
+        isinstance(climbed, Escalated)
+        and climbed.escalation_reason is EscalationReason.NOT_ACKNOWLEDGED
+        and story.of("p1").unit_id == "a2"
+    )
     story.receive("p1")
     assert story.of("p1").due_ms == story.now_ms + 10_000, "each rung is hurried"
     assert look(story, Approach(419)) == () and story.of("p1").losing, "won back only by a minute"
@@ -213,7 +220,11 @@ def test_whoever_would_be_there_first_takes_it_over() -> None:
     go(story, {"a1": 240, "a2": 30})
     raced, offered = look(story, Approach(100))
     assert isinstance(raced, Raced) and raced.due_ms is None
-    assert isinstance(offered, Escalated) and offered.climb is Climb.RACE_LOST and story.of("p1").unit_id == "a2"
+    assert (
+        isinstance(offered, Escalated)
+        and offered.escalation_reason is EscalationReason.RACE_LOST
+        and story.of("p1").unit_id == "a2"
+    )
 
 
 def test_there_is_time_to_leave_or_there_isnt_and_the_advice_stands() -> None:

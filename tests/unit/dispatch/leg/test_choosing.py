@@ -8,7 +8,7 @@ import pytest
 
 from services.dispatch.domain.areas import JurisdictionCircle, JurisdictionPolygon, LatLon, great_circle_m, holds
 from services.dispatch.domain.choosing import SKILL_WORTH_S, UnitQuery, next_choice, offices_for, units_in_reach
-from services.dispatch.domain.events import Choice, Estimate, Rung
+from services.dispatch.domain.events import Choice, EscalationLevel, Estimate
 from services.dispatch.domain.roster import (
     POSITION_MAX_AGE_MS,
     Board,
@@ -35,7 +35,7 @@ def road(seconds: int) -> Travel:
 
 def test_the_nearest_by_travel_time_goes_first_and_the_choice_says_what_it_rests_on() -> None:
     where = replace(AT_DAY, travel={("a1", "p1"): road(400), ("a2", "p1"): road(200)})
-    assert ask(where) == Choice(Rung.UNIT, "a", "a2", "patrol-car", "", 200, Estimate.ROAD, 2)
+    assert ask(where) == Choice(EscalationLevel.UNIT, "a", "a2", "patrol-car", "", 200, Estimate.ROAD, 2)
 
 
 def test_who_is_somewhere_unknown_goes_after_who_is_known_to_be_far() -> None:
@@ -51,14 +51,14 @@ def test_one_of_each_rung_is_asked() -> None:
     tried: frozenset[str] = frozenset()
     above = 0
     while choice := ask(AT_DAY, above=above, tried=tried):
-        rungs.append((choice.rung, choice.unit_id, choice.desk))
-        tried, above = tried | {choice.unit_id}, choice.rung
+        rungs.append((choice.level, choice.unit_id, choice.desk))
+        tried, above = tried | {choice.unit_id}, choice.level
     assert rungs == [
-        (Rung.UNIT, "a1", ""),
-        (Rung.NEXT_UNIT, "a2", ""),
-        (Rung.NEXT_OFFICE, "b1", ""),
-        (Rung.SUPERVISOR, "", "supervisor-a"),
-        (Rung.NATIONAL_DESK, "", "national"),
+        (EscalationLevel.UNIT, "a1", ""),
+        (EscalationLevel.NEXT_UNIT, "a2", ""),
+        (EscalationLevel.NEXT_OFFICE, "b1", ""),
+        (EscalationLevel.SUPERVISOR, "", "supervisor-a"),
+        (EscalationLevel.NATIONAL_DESK, "", "national"),
     ]
 
 
@@ -68,19 +68,19 @@ def test_one_of_each_rung_is_asked() -> None:
 )
 def test_only_who_is_on_shift_is_asked(shift_ms: tuple[int, int], there: bool) -> None:
     chosen = ask(board(TWO_OFFICES, [unit("a1", "a", shift_ms=shift_ms)]))
-    assert chosen and chosen.rung is (Rung.UNIT if there else Rung.SUPERVISOR)
+    assert chosen and chosen.level is (EscalationLevel.UNIT if there else EscalationLevel.SUPERVISOR)
 
 
 def test_who_is_off_or_gone_is_not_asked() -> None:
     where = board(TWO_OFFICES, [replace(unit("a1", "a"), removed=True), unit("a2", "a")], status={"a2": Status.OFF})
     chosen = ask(where)
-    assert chosen and chosen.rung is Rung.SUPERVISOR
+    assert chosen and chosen.level is EscalationLevel.SUPERVISOR
 
 
 def test_the_next_offices_free_car_goes_before_a_busy_one_of_the_own_office() -> None:
     where = board(TWO_OFFICES, [unit("a1", "a"), unit("b1", "b")], engaged={"a1": {"assign-9": "incident-9"}})
     chosen = ask(where)
-    assert chosen and (chosen.rung, chosen.unit_id, chosen.busy_in) == (Rung.NEXT_OFFICE, "b1", "")
+    assert chosen and (chosen.level, chosen.unit_id, chosen.busy_in) == (EscalationLevel.NEXT_OFFICE, "b1", "")
 
 
 def test_where_nobody_is_free_the_pair_that_is_in_another_incident_is_asked_and_told_so() -> None:
@@ -91,9 +91,9 @@ def test_where_nobody_is_free_the_pair_that_is_in_another_incident_is_asked_and_
         status={"b1": Status.BUSY},
     )
     first = ask(where)
-    assert first and (first.rung, first.unit_id, first.busy_in) == (Rung.UNIT, "a1", "incident-9")
-    second = ask(where, above=Rung.UNIT, tried=frozenset(("a1",)))
-    assert second and (second.rung, second.unit_id, second.busy) == (Rung.NEXT_OFFICE, "b1", True)
+    assert first and (first.level, first.unit_id, first.busy_in) == (EscalationLevel.UNIT, "a1", "incident-9")
+    second = ask(where, above=EscalationLevel.UNIT, tried=frozenset(("a1",)))
+    assert second and (second.level, second.unit_id, second.busy) == (EscalationLevel.NEXT_OFFICE, "b1", True)
 
 
 def test_a_part_in_the_same_assignment_is_no_other_part() -> None:
@@ -112,8 +112,8 @@ def test_a_skill_is_worth_some_time_and_no_more() -> None:
 
 
 def test_an_office_whose_machine_is_silent_is_skipped() -> None:
-    chosen = ask(AT_DAY, above=Rung.UNIT, tried=frozenset(("a1",)), skip_office_id="a")
-    assert chosen and (chosen.rung, chosen.unit_id) == (Rung.NEXT_OFFICE, "b1")
+    chosen = ask(AT_DAY, above=EscalationLevel.UNIT, tried=frozenset(("a1",)), skip_office_id="a")
+    assert chosen and (chosen.level, chosen.unit_id) == (EscalationLevel.NEXT_OFFICE, "b1")
 
 
 def test_who_names_a_destination_goes_before_whose_area_it_is_in_and_that_before_the_rest() -> None:
@@ -134,7 +134,7 @@ def test_offices_that_follow_one_another_in_a_ring_are_each_asked_once_and_a_clo
 
 def test_where_no_office_is_responsible_the_national_desk_is_asked_at_once() -> None:
     where = board([office("a", subjects=["somebody"])], [unit("a1", "a")])
-    assert ask(where) == Choice(Rung.NATIONAL_DESK, "a", desk="national")
+    assert ask(where) == Choice(EscalationLevel.NATIONAL_DESK, "a", desk="national")
     assert units_in_reach(where, "p1") == () and units_in_reach(where, "somebody") == ("a1",)
 
 

@@ -10,16 +10,16 @@ from services.common.rpc.errors import FailedPrecondition, NotFound
 from services.dispatch.domain.answers import Acknowledge
 from services.dispatch.domain.events import (
     AlertFolded,
-    Climb,
     CloseCause,
     Demand,
     Escalated,
+    EscalationLevel,
+    EscalationReason,
     Event,
     NobodyAvailable,
     Offered,
     Rejected,
     Reoffered,
-    Rung,
     StoodDown,
 )
 from services.dispatch.domain.evolving import evolve
@@ -52,10 +52,10 @@ def kinds(events: tuple[Event, ...]) -> list[type[Event]]:
     return [type(event) for event in events]
 
 
-def asked(story: Story) -> tuple[Rung, str, Climb]:
+def asked(story: Story) -> tuple[EscalationLevel, str, EscalationReason]:
     one = story.of("p1")
     assert one.choice
-    return one.choice.rung, one.choice.unit_id or one.choice.desk, one.climb
+    return one.choice.level, one.choice.unit_id or one.choice.desk, one.escalation_reason
 
 
 # ── deadlines ────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -65,7 +65,7 @@ def test_a_machine_that_is_silent_is_passed_and_so_is_its_office() -> None:
     story = offered()
     assert story.pass_time(DEADLINES.receive_ms - 1) == ()
     story.pass_time(1)
-    assert asked(story) == (Rung.NEXT_OFFICE, "b1", Climb.NOT_RECEIVED)
+    assert asked(story) == (EscalationLevel.NEXT_OFFICE, "b1", EscalationReason.NOT_RECEIVED)
 
 
 def test_a_person_has_half_a_minute_from_the_offer_not_from_the_receipt() -> None:
@@ -74,14 +74,14 @@ def test_a_person_has_half_a_minute_from_the_offer_not_from_the_receipt() -> Non
     story.receive("p1")
     assert story.pass_time(WITHIN_MS - 4_001) == ()
     story.pass_time(1)
-    assert asked(story) == (Rung.NEXT_UNIT, "a2", Climb.NOT_ACKNOWLEDGED)
+    assert asked(story) == (EscalationLevel.NEXT_UNIT, "a2", EscalationReason.NOT_ACKNOWLEDGED)
 
 
 def test_what_is_taken_must_be_dispatched_within_a_minute() -> None:
     story = taken()
     assert story.pass_time(DEADLINES.dispatch_ms - 1) == ()
     story.pass_time(1)
-    assert asked(story) == (Rung.NEXT_UNIT, "a2", Climb.NOT_DISPATCHED)
+    assert asked(story) == (EscalationLevel.NEXT_UNIT, "a2", EscalationReason.NOT_DISPATCHED)
     assert story.of("p1").acknowledged_ms is None and story.of("p1").state is AssignmentState.ESCALATED
     story.acknowledge("p1")
     story.progress("p1", AssignmentState.DISPATCHED)
@@ -97,13 +97,13 @@ def test_each_rung_is_an_event_with_a_deadline_of_its_own_and_the_last_is_asked_
         assert due_ms is not None
         (event,) = story.pass_time(due_ms - story.now_ms)
         assert isinstance(event, Escalated) and event.choice and event.due_ms > story.now_ms
-        rungs.append((event.choice.rung, event.due_ms - story.now_ms))
+        rungs.append((event.choice.level, event.due_ms - story.now_ms))
     receive_ms = DEADLINES.receive_ms
     assert rungs == [
-        (Rung.NEXT_UNIT, receive_ms),
-        (Rung.NEXT_OFFICE, receive_ms),
-        (Rung.SUPERVISOR, receive_ms),
-        *((Rung.NATIONAL_DESK, WITHIN_MS << n) for n in (0, 0, 1, 2, 3)),
+        (EscalationLevel.NEXT_UNIT, receive_ms),
+        (EscalationLevel.NEXT_OFFICE, receive_ms),
+        (EscalationLevel.SUPERVISOR, receive_ms),
+        *((EscalationLevel.NATIONAL_DESK, WITHIN_MS << n) for n in (0, 0, 1, 2, 3)),
     ]
 
 
@@ -118,7 +118,7 @@ def test_a_roster_that_comes_while_the_desk_is_asked_is_used_from_the_next_rung_
     story = offered(NO_ROSTER)
     story.board = AT_DAY
     story.pass_time(WITHIN_MS)
-    assert asked(story) == (Rung.UNIT, "a1", Climb.NOT_ACKNOWLEDGED)
+    assert asked(story) == (EscalationLevel.UNIT, "a1", EscalationReason.NOT_ACKNOWLEDGED)
 
 
 # ── nobody, refused, gone ────────────────────────────────────────────────────────────────────────────────────────────
@@ -128,7 +128,7 @@ def test_nobody_available_is_said_and_the_supervisor_asked_at_once() -> None:
     story = Story("police", NOBODY)
     said = story.fold(alert(5, RESPOND, "p1"))
     assert kinds(said) == [AlertFolded, Offered, NobodyAvailable, Escalated]
-    assert asked(story) == (Rung.SUPERVISOR, "supervisor-a", Climb.NOBODY)
+    assert asked(story) == (EscalationLevel.SUPERVISOR, "supervisor-a", EscalationReason.NOBODY)
     assert story.of("p1").nobody_ms == story.now_ms
     story.acknowledge("p1")
     assert story.of("p1").nobody_ms is None
@@ -138,7 +138,7 @@ def test_who_refuses_is_followed_by_the_next_at_once() -> None:
     story = offered()
     rejected, escalated = story.reject("p1")
     assert isinstance(rejected, Rejected) and rejected.reason == "no car" and isinstance(escalated, Escalated)
-    assert asked(story) == (Rung.NEXT_UNIT, "a2", Climb.REFUSED)
+    assert asked(story) == (EscalationLevel.NEXT_UNIT, "a2", EscalationReason.REFUSED)
 
 
 def test_a_refusal_that_is_sent_again_does_not_refuse_for_the_next() -> None:
@@ -179,7 +179,7 @@ def test_a_unit_that_leaves_the_roster_is_replaced_at_once_on_the_same_rung() ->
     story = taken()
     without = board(TWO_OFFICES, [unit("a2", "a"), unit("b1", "b")])
     assert kinds(story.change_roster(without)) == [Escalated]
-    assert asked(story) == (Rung.UNIT, "a2", Climb.UNIT_GONE)
+    assert asked(story) == (EscalationLevel.UNIT, "a2", EscalationReason.UNIT_GONE)
     assert story.of("p1").acknowledged_ms is None
     assert story.change_roster(without) == ()
 
@@ -188,7 +188,7 @@ def test_a_unit_that_goes_off_is_replaced_and_one_that_is_there_sees_it_through(
     off = board(TWO_OFFICES, [unit("a1", "a"), unit("b1", "b")], status={"a1": Status.OFF})
     story = taken()
     story.change_roster(off)
-    assert asked(story) == (Rung.NEXT_OFFICE, "b1", Climb.UNIT_GONE)
+    assert asked(story) == (EscalationLevel.NEXT_OFFICE, "b1", EscalationReason.UNIT_GONE)
     story = taken()
     for step in WAY[:3]:
         story.progress("p1", step)

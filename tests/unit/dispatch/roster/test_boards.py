@@ -35,7 +35,7 @@ def connection() -> Iterator[sa.Connection]:
 
 async def test_travel_times_are_known_to_the_one_after_a_transaction_that_failed(connection: sa.Connection) -> None:
     boards = AvailabilityView()
-    boards.whereabouts.put("person", HOME, NOW_MS)
+    boards.last_known_positions.put("person", HOME, NOW_MS)
     boards.load(connection)
     before = await boards.ahead(["person"], NOW_MS)
     assert before.travel["near", "person"].travel_s < before.travel["far", "person"].travel_s

@@ -196,7 +196,7 @@ def test_a_device_that_is_only_heard_is_nowhere() -> None:
     assert [one for one in story.alerts if one not in entered] == story.of(
         AlertKind.UNKNOWN_NEAR, AlertKind.IMPLAUSIBLE
     )
-    assert {one.doubt for one in story.of(AlertKind.IMPLAUSIBLE)} == {AnomalyKind.CLOCK}
+    assert {one.anomaly for one in story.of(AlertKind.IMPLAUSIBLE)} == {AnomalyKind.CLOCK}
     assert {device: len(track.fixes) for device, track in story.state.tracks.items()} == {"phone": 1, "tag": 1}
 
 

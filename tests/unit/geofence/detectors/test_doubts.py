@@ -22,8 +22,8 @@ def begun(**changes: object) -> Story:
     return story
 
 
-def doubts(story: Story) -> list[tuple[AnomalyKind | None, Demand]]:
-    return [(one.doubt, one.demand) for one in story.alerts if one.doubt]
+def anomalies(story: Story) -> list[tuple[AnomalyKind | None, Demand]]:
+    return [(one.anomaly, one.demand) for one in story.alerts if one.anomaly]
 
 
 @pytest.mark.parametrize("accuracy_m", [5, 20, 50])
@@ -51,8 +51,8 @@ def test_where_no_wider_ring_tells_of_a_vague_position_the_desks_are_told_once_a
         story.at(at_s, "phone", 0)
         story.at(at_s, "tag", 500, accuracy_m=800)
         story.state = codec.decode(codec.encode(story.state))
-    assert doubts(story) == [(AnomalyKind.VAGUE, Demand.NOTIFY)]
-    [told] = [one for one in story.alerts if one.doubt]
+    assert anomalies(story) == [(AnomalyKind.VAGUE, Demand.NOTIFY)]
+    [told] = [one for one in story.alerts if one.anomaly]
     assert told.kind is AlertKind.UNKNOWN_NEAR and told.probability is not None and told.probability < 0.2
 
 
@@ -84,14 +84,14 @@ def test_a_tag_that_always_jittered_and_stops_is_told_of_for_the_record() -> Non
     jittering(story, 600)
     for at_s in range(600, 1500, 15):
         story.at(at_s, "tag", 5000)
-    assert doubts(story) == [(AnomalyKind.FROZEN, Demand.RECORD)]
+    assert anomalies(story) == [(AnomalyKind.FROZEN, Demand.RECORD)]
 
 
 def test_a_tag_that_pins_itself_whenever_it_stands_is_not_frozen() -> None:
     story = begun()
     for at_s in range(0, 3000, 15):
         story.at(at_s, "tag", 5000 + at_s // 300)
-    assert doubts(story) == []
+    assert anomalies(story) == []
 
 
 def test_a_track_that_was_there_before_is_told_of_and_counts_all_the_same() -> None:
@@ -100,7 +100,7 @@ def test_a_track_that_was_there_before_is_told_of_and_counts_all_the_same() -> N
     way = [(3000 + rng.uniform(-50, 50) - 20 * i, rng.uniform(-50, 50)) for i in range(48)]
     for i, (north_m, east_m) in enumerate([*way, *way]):
         story.at(15 * i, "tag", north_m, east_m)
-    assert doubts(story) == [(AnomalyKind.COPIED, Demand.NOTIFY)]
+    assert anomalies(story) == [(AnomalyKind.COPIED, Demand.NOTIFY)]
     assert len(story.state.tracks["tag"].fixes) == 96
 
 
@@ -109,8 +109,8 @@ def test_a_tag_whose_clock_is_hours_behind_is_told_of_after_a_minute_once_an_hou
     for at_s in range(0, 1200, 15):
         story.at(at_s, "tag", 50, fix_s=at_s - 10_800)
         story.state = codec.decode(codec.encode(story.state))
-    [told] = [one for one in story.alerts if one.doubt]
-    assert (told.doubt, told.demand, told.at_ms) == (AnomalyKind.CLOCK, Demand.NOTIFY, T0_MS + 60_000)
+    [told] = [one for one in story.alerts if one.anomaly]
+    assert (told.anomaly, told.demand, told.at_ms) == (AnomalyKind.CLOCK, Demand.NOTIFY, T0_MS + 60_000)
 
 
 def test_what_was_buffered_for_hours_and_ends_with_now_is_no_wrong_clock() -> None:
@@ -120,4 +120,4 @@ def test_what_was_buffered_for_hours_and_ends_with_now_is_no_wrong_clock() -> No
     story.at(50, "tag", 5000)
     for i in range(40):
         story.at(70 + i, "tag", 5000, fix_s=-9_000 + 15 * i)
-    assert doubts(story) == []
+    assert anomalies(story) == []

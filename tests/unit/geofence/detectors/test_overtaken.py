@@ -140,7 +140,7 @@ def test_what_a_device_said_for_somebody_else_is_set_aside_where_it_comes_late()
     before = len(story.alerts)
     story.says(70, "tag", "STRAP_OPEN", event_s=40)
     assert len(story.alerts) == before and not story.state.standing.get("tag")
-    parked = [one.reason for one in story.outputs if isinstance(one, DeadLetter)]
-    assert parked == ["an event from before its device changed hands"]
+    dead_letters = [one.reason for one in story.outputs if isinstance(one, DeadLetter)]
+    assert dead_letters == ["an event from before its device changed hands"]
     story.says(80, "tag", "STRAP_OPEN", "hers", event_s=75)
     assert story.alerts[-1].demand is RESPOND and story.alerts[-1].case_id == "case-2"

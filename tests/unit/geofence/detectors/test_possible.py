@@ -28,7 +28,7 @@ def test_a_surprise_at_her_door_is_told_at_once_and_sends_somebody_when_a_second
     story = begun(rings=ONE_RING)
     story.at(60, "tag", 40)
     [told] = near(story)
-    assert (told.demand, told.doubt, told.at_ms) == (Demand.NOTIFY, AnomalyKind.JUMP, T0_MS + 60_000)
+    assert (told.demand, told.anomaly, told.at_ms) == (Demand.NOTIFY, AnomalyKind.JUMP, T0_MS + 60_000)
     assert told.distance_mm is not None and told.probability is not None and told.probability > 0.9
     assert told.incident_opens and told.incident_ends and not story.entered()
     story.at(75, "tag", 45)
@@ -75,7 +75,7 @@ def test_a_notice_is_given_once_an_hour_and_the_record_has_the_rest() -> None:
     for at_s in range(60, 4400, 15):
         story.at(at_s, "phone", 0)
         story.at(at_s, "tag", 40 if at_s in (60, 660, 4260) else 1500)
-    assert [one.demand for one in near(story) if one.doubt] == [Demand.NOTIFY, Demand.RECORD, Demand.NOTIFY]
+    assert [one.demand for one in near(story) if one.anomaly] == [Demand.NOTIFY, Demand.RECORD, Demand.NOTIFY]
 
 
 def test_her_phones_wild_position_hides_nobody() -> None:
@@ -111,7 +111,7 @@ def test_who_leaps_away_may_still_be_there_and_go_on() -> None:
     story.at(300, "tag", 900)
     [told] = near(story)
     # 200 m, less the ring, is less than a minute's walk at 2 m/s.
-    assert (told.demand, told.doubt, told.at_ms) == (Demand.NOTIFY, AnomalyKind.JUMP, T0_MS + 300_000)
+    assert (told.demand, told.anomaly, told.at_ms) == (Demand.NOTIFY, AnomalyKind.JUMP, T0_MS + 300_000)
     assert told.distance_mm is not None and 199_000 < told.distance_mm < 201_000
     assert 100 not in story.entered()
 
@@ -142,5 +142,5 @@ def test_her_phone_that_leaps_away_doesnt_hide_who_comes_to_her_door() -> None:
     assert not near(story)
     story.at(300, "tag", 40)
     [told] = near(story)
-    assert (told.demand, told.doubt) == (Demand.NOTIFY, AnomalyKind.JUMP)
+    assert (told.demand, told.anomaly) == (Demand.NOTIFY, AnomalyKind.JUMP)
     assert told.distance_mm is not None and told.distance_mm < 41_000 and 100 not in story.entered()

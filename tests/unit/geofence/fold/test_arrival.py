@@ -32,7 +32,7 @@ def test_a_report_that_comes_late_is_folded_in_and_its_alert_says_so() -> None:
     story.at(300, "tag", 50, fix_s=100)
     # Nothing could have gone there and back, so the desks look until another one agrees.
     [wild] = [a for a in story.of(AlertKind.IMPLAUSIBLE) if a.demand is Demand.NOTIFY]
-    assert wild.late and wild.doubt is AnomalyKind.JUMP and 100 not in story.entered()
+    assert wild.late and wild.anomaly is AnomalyKind.JUMP and 100 not in story.entered()
     story.at(301, "tag", 50, fix_s=101)
     late = next(a for a in story.alerts if a.ring_mm == 100_000)
     assert late.late and seconds(late.at_ms) == 100
@@ -193,7 +193,7 @@ def test_a_clock_that_is_ahead_makes_no_second_report_of_one_that_is_sent_again(
 
 
 def test_what_is_set_aside_of_one_batch_is_set_aside_once_with_all_reasons() -> None:
-    """PARKED takes one message of each entry."""
+    """DEAD_LETTERS takes one message of each entry."""
     story = Story()
     other = log_pb2.ProtectedTarget(person_id="q", device_ids=["phone2"])
     story.case(7100, case="2", wearer_id="w2", persons=[other])

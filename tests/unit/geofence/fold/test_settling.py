@@ -67,8 +67,8 @@ def test_an_incident_that_could_only_end_by_a_defect_is_told_of_and_stops_nobody
     [opened] = [one for one in before.out if isinstance(one, Alert)]
     after = Decisions(state, 101, 0)
     after.settle(state.cases["case-1"])
-    parked, over = after.out
-    assert parked == DeadLetter(101, "an incident ended without an alert")
+    dead_letters, over = after.out
+    assert dead_letters == DeadLetter(101, "an incident ended without an alert")
     assert isinstance(over, Alert) and over.demand is Demand.RECORD and over.incident_ends
     assert (over.incident_id, over.episode_id) == (opened.incident_id, opened.episode_id)
     assert not state.incidents and not state.cases["case-1"].episode_id

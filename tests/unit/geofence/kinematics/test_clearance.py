@@ -13,7 +13,7 @@ from services.geofence.domain import codec
 from services.geofence.domain.alerts import AlertKind, AnomalyKind
 from services.geofence.domain.entries import Body, Positions
 from services.geofence.domain.kinematics import safe_region
-from services.geofence.domain.kinematics.track import Clearance
+from services.geofence.domain.kinematics.track import SafeRegion
 from services.geofence.domain.rules import Rules
 from services.geofence.domain.state import State
 from tandem.common.v1 import geometry_pb2, log_pb2
@@ -35,9 +35,9 @@ class Counting(Story):
         super().enter(at_s, body)
 
 
-def balls_of(state: State) -> dict[str, Clearance]:
+def balls_of(state: State) -> dict[str, SafeRegion]:
     """By device, of those that have one."""
-    return {device_id: track.clearance for device_id, track in state.tracks.items() if track.clearance}
+    return {device_id: track.safe_region for device_id, track in state.tracks.items() if track.safe_region}
 
 
 class Whole(Story):
@@ -169,7 +169,7 @@ def test_the_leaps_are_told_of_and_sorted_out() -> None:
     for seed in range(20):
         story = Counting()
         leap(story, seed)
-        told += len([one for one in story.of(AlertKind.UNKNOWN_NEAR) if one.doubt is AnomalyKind.JUMP])
+        told += len([one for one in story.of(AlertKind.UNKNOWN_NEAR) if one.anomaly is AnomalyKind.JUMP])
         held += story.held
     assert told > 5 and held > 50
 

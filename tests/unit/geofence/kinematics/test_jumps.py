@@ -57,7 +57,7 @@ def test_a_jump_to_her_is_told_at_once_and_sends_somebody_when_the_next_position
     story.at(15, "tag", 40)
     assert story.entered() == [2000, 1000]
     [told] = story.of(AlertKind.IMPLAUSIBLE)
-    assert (told.demand, told.doubt) == (Demand.NOTIFY, AnomalyKind.JUMP)
+    assert (told.demand, told.anomaly) == (Demand.NOTIFY, AnomalyKind.JUMP)
     assert told.destinations == ((Leg.PROBATION, "w"), (Leg.POLICE, "p"))
     story.at(30, "tag", 45)
     assert story.entered() == [2000, 1000, 100]

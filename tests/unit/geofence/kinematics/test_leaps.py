@@ -15,7 +15,7 @@ WAYS = {"across": (-8000.0, 0.0), "away": (8000.0, 0.0), "aside": (0.0, 8000.0)}
 
 def told_near(story: Story) -> list[float]:
     """Seconds as of which the desks were told that he may be there although he leapt away."""
-    told = [one for one in story.of(AlertKind.UNKNOWN_NEAR) if one.doubt is AnomalyKind.JUMP]
+    told = [one for one in story.of(AlertKind.UNKNOWN_NEAR) if one.anomaly is AnomalyKind.JUMP]
     return [(one.at_ms - T0_MS) / 1000 for one in told]
 
 

@@ -81,7 +81,7 @@ def test_the_answer_is_what_the_fold_says_to_the_same_log() -> None:
     assert entered == [2000, 1000, 100]
     assert alert_pb2.TAMPERED in {one.alert.kind for one in answer.alerts}
     assert alert_pb2.SILENT in {one.alert.kind for one in answer.alerts}, "time alone decides too"
-    assert answer.rules_id == "default" and answer.case_version == 1 and not answer.parked
+    assert answer.rules_id == "default" and answer.case_version == 1 and not answer.dead_letters
 
 
 def test_the_same_question_has_the_same_answer_and_no_id_of_a_real_alert() -> None:
@@ -95,7 +95,7 @@ def test_the_same_question_has_the_same_answer_and_no_id_of_a_real_alert() -> No
 
 
 def test_what_a_device_can_not_say_is_set_aside_with_its_reason() -> None:
-    assert list(answered(request(step(0, "w1", event="PANIC_BUTTON"))).parked) == [
+    assert list(answered(request(step(0, "w1", event="PANIC_BUTTON"))).dead_letters) == [
         "PANIC_BUTTON from a device that can't say so"
     ]
 

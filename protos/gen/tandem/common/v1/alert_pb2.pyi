@@ -56,14 +56,14 @@ class _AlertKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_AlertKind.V
     (RECORD), at their own pace or after half an hour (NOTIFY), after a sign or from near by (RESPOND). With RECORD after any of
     these, the wearer's position is known again. No report says so: it is decided by time, or by where the protected person goes.
     Where a report is its cause, that report allows that the wearer is within the ring that demands a response, and doesn't make it
-    likely: NOTIFY where no ring that demands NOTIFY is entered, once an hour and target, else RECORD. Alert.doubt says why it can't
-    be told better; without one the positions are good and near the ring's edge. With RECORD and no doubt or probability it is over:
+    likely: NOTIFY where no ring that demands NOTIFY is entered, once an hour and target, else RECORD. Alert.anomaly says why it can't
+    be told better; without one the positions are good and near the ring's edge. With RECORD and no anomaly or probability it is over:
     nothing has allowed it for 3 minutes.
     """
     CONTACT_PREDICTED: _AlertKind.ValueType  # 12
     """Within an outer ring, and going on like this the ring that demands a response is entered before help could come."""
     IMPLAUSIBLE: _AlertKind.ValueType  # 13
-    """A device's positions can't be taken as they stand; Alert.doubt says why. Told once a device, doubt and hour. With a target it is
+    """A device's positions can't be taken as they stand; Alert.anomaly says why. Told once a device, anomaly and hour. With a target it is
     the protective device's, else the tag's. A jump to within the ring that demands a response demands NOTIFY.
     """
     DISTANCE_CHANGED: _AlertKind.ValueType  # 14
@@ -117,14 +117,14 @@ UNKNOWN_NEAR: AlertKind.ValueType  # 11
 (RECORD), at their own pace or after half an hour (NOTIFY), after a sign or from near by (RESPOND). With RECORD after any of
 these, the wearer's position is known again. No report says so: it is decided by time, or by where the protected person goes.
 Where a report is its cause, that report allows that the wearer is within the ring that demands a response, and doesn't make it
-likely: NOTIFY where no ring that demands NOTIFY is entered, once an hour and target, else RECORD. Alert.doubt says why it can't
-be told better; without one the positions are good and near the ring's edge. With RECORD and no doubt or probability it is over:
+likely: NOTIFY where no ring that demands NOTIFY is entered, once an hour and target, else RECORD. Alert.anomaly says why it can't
+be told better; without one the positions are good and near the ring's edge. With RECORD and no anomaly or probability it is over:
 nothing has allowed it for 3 minutes.
 """
 CONTACT_PREDICTED: AlertKind.ValueType  # 12
 """Within an outer ring, and going on like this the ring that demands a response is entered before help could come."""
 IMPLAUSIBLE: AlertKind.ValueType  # 13
-"""A device's positions can't be taken as they stand; Alert.doubt says why. Told once a device, doubt and hour. With a target it is
+"""A device's positions can't be taken as they stand; Alert.anomaly says why. Told once a device, anomaly and hour. With a target it is
 the protective device's, else the tag's. A jump to within the ring that demands a response demands NOTIFY.
 """
 DISTANCE_CHANGED: AlertKind.ValueType  # 14
@@ -148,43 +148,43 @@ positions are back within the ring, which RING_ENTERED then demands again; or it
 """
 Global___AlertKind: _TypeAlias = AlertKind  # noqa: Y015
 
-class _Doubt:
+class _AnomalyKind:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
 
-class _DoubtEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Doubt.ValueType], _builtins.type):
+class _AnomalyKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_AnomalyKind.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
-    DOUBT_UNSPECIFIED: _Doubt.ValueType  # 0
-    JUMP: _Doubt.ValueType  # 1
+    ANOMALY_KIND_UNSPECIFIED: _AnomalyKind.ValueType  # 0
+    JUMP: _AnomalyKind.ValueType  # 1
     """Nothing could have travelled there since the position before; with UNKNOWN_NEAR, nothing that the device has done lately leads
     there, and no second position agrees; or the device has leapt away from there, faster than what it has done lately explains.
     """
-    VAGUE: _Doubt.ValueType  # 2
+    VAGUE: _AnomalyKind.ValueType  # 2
     """Its accuracy is too poor to tell whether the wearer is within the ring that demands a response."""
-    CLOCK: _Doubt.ValueType  # 3
+    CLOCK: _AnomalyKind.ValueType  # 3
     """All that comes of the device is dated too far off to be used."""
-    FROZEN: _Doubt.ValueType  # 4
+    FROZEN: _AnomalyKind.ValueType  # 4
     """The same to the digit for 10 minutes, from a device whose positions had always differed."""
-    COPIED: _Doubt.ValueType  # 5
+    COPIED: _AnomalyKind.ValueType  # 5
     """A stretch of different positions that are, to the digit, those of an earlier stretch."""
 
-class Doubt(_Doubt, metaclass=_DoubtEnumTypeWrapper):
+class AnomalyKind(_AnomalyKind, metaclass=_AnomalyKindEnumTypeWrapper):
     """Why a position can't be taken as it stands. It counts all the same, except that a surprise or a vague position alone sends nobody."""
 
-DOUBT_UNSPECIFIED: Doubt.ValueType  # 0
-JUMP: Doubt.ValueType  # 1
+ANOMALY_KIND_UNSPECIFIED: AnomalyKind.ValueType  # 0
+JUMP: AnomalyKind.ValueType  # 1
 """Nothing could have travelled there since the position before; with UNKNOWN_NEAR, nothing that the device has done lately leads
 there, and no second position agrees; or the device has leapt away from there, faster than what it has done lately explains.
 """
-VAGUE: Doubt.ValueType  # 2
+VAGUE: AnomalyKind.ValueType  # 2
 """Its accuracy is too poor to tell whether the wearer is within the ring that demands a response."""
-CLOCK: Doubt.ValueType  # 3
+CLOCK: AnomalyKind.ValueType  # 3
 """All that comes of the device is dated too far off to be used."""
-FROZEN: Doubt.ValueType  # 4
+FROZEN: AnomalyKind.ValueType  # 4
 """The same to the digit for 10 minutes, from a device whose positions had always differed."""
-COPIED: Doubt.ValueType  # 5
+COPIED: AnomalyKind.ValueType  # 5
 """A stretch of different positions that are, to the digit, those of an earlier stretch."""
-Global___Doubt: _TypeAlias = Doubt  # noqa: Y015
+Global___AnomalyKind: _TypeAlias = AnomalyKind  # noqa: Y015
 
 class _Leg:
     ValueType = _typing.NewType("ValueType", _builtins.int)
@@ -246,7 +246,7 @@ class Alert(_message.Message):
     OUTAGE_ID_FIELD_NUMBER: _builtins.int
     OUTAGE_SILENT_FIELD_NUMBER: _builtins.int
     OUTAGE_WATCHED_FIELD_NUMBER: _builtins.int
-    DOUBT_FIELD_NUMBER: _builtins.int
+    ANOMALY_FIELD_NUMBER: _builtins.int
     AMENDS_FIELD_NUMBER: _builtins.int
     alert_id: _builtins.str
     """Hash of log, partition, sequence and what the alert is of: case, kind, demand, target, ring."""
@@ -292,7 +292,7 @@ class Alert(_message.Message):
     """OUTAGE: wearers who are silent; at its end, how many were at the most."""
     outage_watched: _builtins.int
     """OUTAGE: wearers who are watched."""
-    doubt: Global___Doubt.ValueType
+    anomaly: Global___AnomalyKind.ValueType
     """Why the positions behind it can't be taken as they stand; unspecified where they are."""
     amends: _builtins.str
     """ACCOUNT_AMENDED: id of the RING_CLEARED whose account its Measure replaces; the last one by (sequence, ordinal) holds."""
@@ -345,12 +345,12 @@ class Alert(_message.Message):
         outage_id: _builtins.str = ...,
         outage_silent: _builtins.int = ...,
         outage_watched: _builtins.int = ...,
-        doubt: Global___Doubt.ValueType = ...,
+        anomaly: Global___AnomalyKind.ValueType = ...,
         amends: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["at", b"at", "cause", b"cause", "decided_at", b"decided_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["alert_id", b"alert_id", "amends", b"amends", "at", b"at", "case_id", b"case_id", "cause", b"cause", "decided_at", b"decided_at", "demand", b"demand", "destinations", b"destinations", "doubt", b"doubt", "encounter_id", b"encounter_id", "episode_id", b"episode_id", "exercise", b"exercise", "fold_version", b"fold_version", "incident_ends", b"incident_ends", "incident_id", b"incident_id", "kind", b"kind", "late", b"late", "order_id", b"order_id", "ordinal", b"ordinal", "outage_id", b"outage_id", "outage_silent", b"outage_silent", "outage_watched", b"outage_watched", "partition", b"partition", "ring_m", b"ring_m", "rules_id", b"rules_id", "sequence", b"sequence", "target_id", b"target_id", "wearer_id", b"wearer_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["alert_id", b"alert_id", "amends", b"amends", "anomaly", b"anomaly", "at", b"at", "case_id", b"case_id", "cause", b"cause", "decided_at", b"decided_at", "demand", b"demand", "destinations", b"destinations", "encounter_id", b"encounter_id", "episode_id", b"episode_id", "exercise", b"exercise", "fold_version", b"fold_version", "incident_ends", b"incident_ends", "incident_id", b"incident_id", "kind", b"kind", "late", b"late", "order_id", b"order_id", "ordinal", b"ordinal", "outage_id", b"outage_id", "outage_silent", b"outage_silent", "outage_watched", b"outage_watched", "partition", b"partition", "ring_m", b"ring_m", "rules_id", b"rules_id", "sequence", b"sequence", "target_id", b"target_id", "wearer_id", b"wearer_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -493,7 +493,7 @@ class Interval(_message.Message):
 Global___Interval: _TypeAlias = Interval  # noqa: Y015
 
 @_typing.final
-class Parked(_message.Message):
+class DeadLetter(_message.Message):
     """An entry or message that could not be used, set aside with its reason. Nothing ends silently."""
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -524,4 +524,4 @@ class Parked(_message.Message):
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___Parked: _TypeAlias = Parked  # noqa: Y015
+Global___DeadLetter: _TypeAlias = DeadLetter  # noqa: Y015

@@ -195,7 +195,7 @@ class LogEntry(_message.Message):
 Global___LogEntry: _TypeAlias = LogEntry  # noqa: Y015
 
 @_typing.final
-class Premises(_message.Message):
+class LogMetadata(_message.Message):
     """What the whole log rests on, fixed at the first start and kept for ever in a stream of its own."""
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -226,7 +226,7 @@ class Premises(_message.Message):
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___Premises: _TypeAlias = Premises  # noqa: Y015
+Global___LogMetadata: _TypeAlias = LogMetadata  # noqa: Y015
 
 @_typing.final
 class FoldVersion(_message.Message):

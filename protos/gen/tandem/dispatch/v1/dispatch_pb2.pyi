@@ -85,39 +85,39 @@ REJECTED: AssignmentState.ValueType  # 12
 """Whoever was asked can't; ESCALATED to the next follows at once."""
 Global___AssignmentState: _TypeAlias = AssignmentState  # noqa: Y015
 
-class _Rung:
+class _EscalationLevel:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
 
-class _RungEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Rung.ValueType], _builtins.type):
+class _EscalationLevelEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_EscalationLevel.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
-    RUNG_UNSPECIFIED: _Rung.ValueType  # 0
-    UNIT: _Rung.ValueType  # 1
+    ESCALATION_LEVEL_UNSPECIFIED: _EscalationLevel.ValueType  # 0
+    UNIT: _EscalationLevel.ValueType  # 1
     """The first unit."""
-    NEXT_UNIT: _Rung.ValueType  # 2
+    NEXT_UNIT: _EscalationLevel.ValueType  # 2
     """Another unit of the same office."""
-    NEXT_OFFICE: _Rung.ValueType  # 3
+    NEXT_OFFICE: _EscalationLevel.ValueType  # 3
     """A unit of the next office."""
-    SUPERVISOR: _Rung.ValueType  # 4
+    SUPERVISOR: _EscalationLevel.ValueType  # 4
     """The office's supervisor."""
-    NATIONAL_DESK: _Rung.ValueType  # 5
+    NATIONAL_DESK: _EscalationLevel.ValueType  # 5
     """The agency's national desk, again and again."""
 
-class Rung(_Rung, metaclass=_RungEnumTypeWrapper):
+class EscalationLevel(_EscalationLevel, metaclass=_EscalationLevelEnumTypeWrapper):
     """Who is asked, from first to last."""
 
-RUNG_UNSPECIFIED: Rung.ValueType  # 0
-UNIT: Rung.ValueType  # 1
+ESCALATION_LEVEL_UNSPECIFIED: EscalationLevel.ValueType  # 0
+UNIT: EscalationLevel.ValueType  # 1
 """The first unit."""
-NEXT_UNIT: Rung.ValueType  # 2
+NEXT_UNIT: EscalationLevel.ValueType  # 2
 """Another unit of the same office."""
-NEXT_OFFICE: Rung.ValueType  # 3
+NEXT_OFFICE: EscalationLevel.ValueType  # 3
 """A unit of the next office."""
-SUPERVISOR: Rung.ValueType  # 4
+SUPERVISOR: EscalationLevel.ValueType  # 4
 """The office's supervisor."""
-NATIONAL_DESK: Rung.ValueType  # 5
+NATIONAL_DESK: EscalationLevel.ValueType  # 5
 """The agency's national desk, again and again."""
-Global___Rung: _TypeAlias = Rung  # noqa: Y015
+Global___EscalationLevel: _TypeAlias = EscalationLevel  # noqa: Y015
 
 class _Estimate:
     ValueType = _typing.NewType("ValueType", _builtins.int)
@@ -147,51 +147,51 @@ GREAT_CIRCLE_INSTEAD: Estimate.ValueType  # 3
 """As GREAT_CIRCLE, since the map of roads didn't tell it."""
 Global___Estimate: _TypeAlias = Estimate  # noqa: Y015
 
-class _ClimbReason:
+class _EscalationReason:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
 
-class _ClimbReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ClimbReason.ValueType], _builtins.type):
+class _EscalationReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_EscalationReason.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
-    CLIMB_REASON_UNSPECIFIED: _ClimbReason.ValueType  # 0
-    NOT_RECEIVED: _ClimbReason.ValueType  # 1
+    ESCALATION_REASON_UNSPECIFIED: _EscalationReason.ValueType  # 0
+    NOT_RECEIVED: _EscalationReason.ValueType  # 1
     """The desk's machine didn't say that it has it."""
-    NOT_ACKNOWLEDGED: _ClimbReason.ValueType  # 2
+    NOT_ACKNOWLEDGED: _EscalationReason.ValueType  # 2
     """No person took it."""
-    NOT_DISPATCHED: _ClimbReason.ValueType  # 3
+    NOT_DISPATCHED: _EscalationReason.ValueType  # 3
     """It was taken, and no unit was told to go."""
-    REFUSED: _ClimbReason.ValueType  # 4
+    REFUSED: _EscalationReason.ValueType  # 4
     """Whoever was asked can't."""
-    NOBODY: _ClimbReason.ValueType  # 5
+    NOBODY: _EscalationReason.ValueType  # 5
     """The roster has nobody."""
-    UNIT_GONE: _ClimbReason.ValueType  # 6
+    UNIT_GONE: _EscalationReason.ValueType  # 6
     """The unit left the roster or is off."""
-    TARGET_MOVED: _ClimbReason.ValueType  # 7
+    TARGET_MOVED: _EscalationReason.ValueType  # 7
     """The target went far, and another unit is much nearer to where it is now. Never told to another leg."""
-    RACE_LOST: _ClimbReason.ValueType  # 8
+    RACE_LOST: _EscalationReason.ValueType  # 8
     """The wearer would be there first, and another unit before the wearer. Never told to another leg."""
 
-class ClimbReason(_ClimbReason, metaclass=_ClimbReasonEnumTypeWrapper):
+class EscalationReason(_EscalationReason, metaclass=_EscalationReasonEnumTypeWrapper):
     """Why an assignment was offered on."""
 
-CLIMB_REASON_UNSPECIFIED: ClimbReason.ValueType  # 0
-NOT_RECEIVED: ClimbReason.ValueType  # 1
+ESCALATION_REASON_UNSPECIFIED: EscalationReason.ValueType  # 0
+NOT_RECEIVED: EscalationReason.ValueType  # 1
 """The desk's machine didn't say that it has it."""
-NOT_ACKNOWLEDGED: ClimbReason.ValueType  # 2
+NOT_ACKNOWLEDGED: EscalationReason.ValueType  # 2
 """No person took it."""
-NOT_DISPATCHED: ClimbReason.ValueType  # 3
+NOT_DISPATCHED: EscalationReason.ValueType  # 3
 """It was taken, and no unit was told to go."""
-REFUSED: ClimbReason.ValueType  # 4
+REFUSED: EscalationReason.ValueType  # 4
 """Whoever was asked can't."""
-NOBODY: ClimbReason.ValueType  # 5
+NOBODY: EscalationReason.ValueType  # 5
 """The roster has nobody."""
-UNIT_GONE: ClimbReason.ValueType  # 6
+UNIT_GONE: EscalationReason.ValueType  # 6
 """The unit left the roster or is off."""
-TARGET_MOVED: ClimbReason.ValueType  # 7
+TARGET_MOVED: EscalationReason.ValueType  # 7
 """The target went far, and another unit is much nearer to where it is now. Never told to another leg."""
-RACE_LOST: ClimbReason.ValueType  # 8
+RACE_LOST: EscalationReason.ValueType  # 8
 """The wearer would be there first, and another unit before the wearer. Never told to another leg."""
-Global___ClimbReason: _TypeAlias = ClimbReason  # noqa: Y015
+Global___EscalationReason: _TypeAlias = EscalationReason  # noqa: Y015
 
 class _Advice:
     ValueType = _typing.NewType("ValueType", _builtins.int)
@@ -355,7 +355,7 @@ class Choice(_message.Message):
 
     DESCRIPTOR: _descriptor.Descriptor
 
-    RUNG_FIELD_NUMBER: _builtins.int
+    LEVEL_FIELD_NUMBER: _builtins.int
     OFFICE_ID_FIELD_NUMBER: _builtins.int
     UNIT_ID_FIELD_NUMBER: _builtins.int
     UNIT_CLASS_FIELD_NUMBER: _builtins.int
@@ -365,14 +365,14 @@ class Choice(_message.Message):
     CANDIDATES_FIELD_NUMBER: _builtins.int
     BUSY_IN_INCIDENT_ID_FIELD_NUMBER: _builtins.int
     BUSY_FIELD_NUMBER: _builtins.int
-    rung: Global___Rung.ValueType
+    level: Global___EscalationLevel.ValueType
     """How far up the ladder."""
     office_id: _builtins.str
     """The office."""
     unit_id: _builtins.str
     """The unit; empty for the supervisor and the national desk."""
     unit_class: _builtins.str
-    """What the unit is; all that another leg learns of it, with the rung."""
+    """What the unit is; all that another leg learns of it, with the level."""
     desk: _builtins.str
     """The desk, where it isn't a unit."""
     travel_s: _builtins.int
@@ -388,7 +388,7 @@ class Choice(_message.Message):
     def __init__(
         self,
         *,
-        rung: Global___Rung.ValueType = ...,
+        level: Global___EscalationLevel.ValueType = ...,
         office_id: _builtins.str = ...,
         unit_id: _builtins.str = ...,
         unit_class: _builtins.str = ...,
@@ -401,7 +401,7 @@ class Choice(_message.Message):
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_travel_s", b"_travel_s", "travel_s", b"travel_s"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_travel_s", b"_travel_s", "busy", b"busy", "busy_in_incident_id", b"busy_in_incident_id", "candidates", b"candidates", "desk", b"desk", "estimate", b"estimate", "office_id", b"office_id", "rung", b"rung", "travel_s", b"travel_s", "unit_class", b"unit_class", "unit_id", b"unit_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_travel_s", b"_travel_s", "busy", b"busy", "busy_in_incident_id", b"busy_in_incident_id", "candidates", b"candidates", "desk", b"desk", "estimate", b"estimate", "level", b"level", "office_id", b"office_id", "travel_s", b"travel_s", "unit_class", b"unit_class", "unit_id", b"unit_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__travel_s: _TypeAlias = _typing.Literal["travel_s"]  # noqa: Y015
     _WhichOneofArgType__travel_s: _TypeAlias = _typing.Literal["_travel_s", b"_travel_s"]  # noqa: Y015
@@ -432,7 +432,7 @@ class Assignment(_message.Message):
     OFFER_NUMBER_FIELD_NUMBER: _builtins.int
     RECEIVED_AT_FIELD_NUMBER: _builtins.int
     DUE_AT_FIELD_NUMBER: _builtins.int
-    CLIMB_REASON_FIELD_NUMBER: _builtins.int
+    ESCALATION_REASON_FIELD_NUMBER: _builtins.int
     REJECTED_REASON_FIELD_NUMBER: _builtins.int
     STOOD_DOWN_KIND_FIELD_NUMBER: _builtins.int
     CLOSE_CAUSE_FIELD_NUMBER: _builtins.int
@@ -465,7 +465,7 @@ class Assignment(_message.Message):
     """Kind of the alert that led to it, or to its last offer; unspecified in another leg's assignment."""
     offer_number: _builtins.int
     """Number of the step that made the present offer. Receive and Reject name it, so that an answer to an older one does nothing."""
-    climb_reason: Global___ClimbReason.ValueType
+    escalation_reason: Global___EscalationReason.ValueType
     """Why it was offered on the last time."""
     rejected_reason: _builtins.str
     """What whoever was asked last said when they refused; empty in another leg's assignment."""
@@ -557,7 +557,7 @@ class Assignment(_message.Message):
         offer_number: _builtins.int = ...,
         received_at: _timestamp_pb2.Timestamp | None = ...,
         due_at: _timestamp_pb2.Timestamp | None = ...,
-        climb_reason: Global___ClimbReason.ValueType = ...,
+        escalation_reason: Global___EscalationReason.ValueType = ...,
         rejected_reason: _builtins.str = ...,
         stood_down_kind: _alert_pb2.AlertKind.ValueType = ...,
         close_cause: Global___CloseCause.ValueType = ...,
@@ -573,7 +573,7 @@ class Assignment(_message.Message):
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_report_to_published_ms", b"_report_to_published_ms", "acknowledged_at", b"acknowledged_at", "cause", b"cause", "choice", b"choice", "due_at", b"due_at", "nobody_available_at", b"nobody_available_at", "offered_at", b"offered_at", "one_scene_at", b"one_scene_at", "person_flag", b"person_flag", "race", b"race", "received_at", b"received_at", "report_to_published_ms", b"report_to_published_ms", "retargeted_at", b"retargeted_at", "spoofing_suspected_at", b"spoofing_suspected_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_report_to_published_ms", b"_report_to_published_ms", "absent_legs", b"absent_legs", "acknowledged_at", b"acknowledged_at", "acknowledged_by", b"acknowledged_by", "assignment_id", b"assignment_id", "cause", b"cause", "choice", b"choice", "climb_reason", b"climb_reason", "close_cause", b"close_cause", "close_note", b"close_note", "demand", b"demand", "due_at", b"due_at", "exercise", b"exercise", "incident_id", b"incident_id", "kind", b"kind", "leg", b"leg", "nobody_available_at", b"nobody_available_at", "offer_number", b"offer_number", "offered_at", b"offered_at", "one_scene_at", b"one_scene_at", "order_ids", b"order_ids", "person_flag", b"person_flag", "race", b"race", "received_at", b"received_at", "rejected_reason", b"rejected_reason", "report_to_published_ms", b"report_to_published_ms", "retargeted_at", b"retargeted_at", "spoofing_suspected_at", b"spoofing_suspected_at", "state", b"state", "stood_down_kind", b"stood_down_kind", "subject_id", b"subject_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_report_to_published_ms", b"_report_to_published_ms", "absent_legs", b"absent_legs", "acknowledged_at", b"acknowledged_at", "acknowledged_by", b"acknowledged_by", "assignment_id", b"assignment_id", "cause", b"cause", "choice", b"choice", "close_cause", b"close_cause", "close_note", b"close_note", "demand", b"demand", "due_at", b"due_at", "escalation_reason", b"escalation_reason", "exercise", b"exercise", "incident_id", b"incident_id", "kind", b"kind", "leg", b"leg", "nobody_available_at", b"nobody_available_at", "offer_number", b"offer_number", "offered_at", b"offered_at", "one_scene_at", b"one_scene_at", "order_ids", b"order_ids", "person_flag", b"person_flag", "race", b"race", "received_at", b"received_at", "rejected_reason", b"rejected_reason", "report_to_published_ms", b"report_to_published_ms", "retargeted_at", b"retargeted_at", "spoofing_suspected_at", b"spoofing_suspected_at", "state", b"state", "stood_down_kind", b"stood_down_kind", "subject_id", b"subject_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__report_to_published_ms: _TypeAlias = _typing.Literal["report_to_published_ms"]  # noqa: Y015
     _WhichOneofArgType__report_to_published_ms: _TypeAlias = _typing.Literal["_report_to_published_ms", b"_report_to_published_ms"]  # noqa: Y015

@@ -142,7 +142,7 @@ class EvaluateResponse(_message.Message):
     CASE_VERSION_FIELD_NUMBER: _builtins.int
     RULES_ID_FIELD_NUMBER: _builtins.int
     ALERTS_FIELD_NUMBER: _builtins.int
-    PARKED_FIELD_NUMBER: _builtins.int
+    DEAD_LETTERS_FIELD_NUMBER: _builtins.int
     case_version: _builtins.int
     """Version of the case."""
     rules_id: _builtins.str
@@ -154,7 +154,7 @@ class EvaluateResponse(_message.Message):
         """
 
     @_builtins.property
-    def parked(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+    def dead_letters(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """What would be set aside, and why."""
 
     def __init__(
@@ -163,11 +163,11 @@ class EvaluateResponse(_message.Message):
         case_version: _builtins.int = ...,
         rules_id: _builtins.str = ...,
         alerts: _abc.Iterable[Global___WhatIfAlert] | None = ...,
-        parked: _abc.Iterable[_builtins.str] | None = ...,
+        dead_letters: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["alerts", b"alerts", "case_version", b"case_version", "parked", b"parked", "rules_id", b"rules_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["alerts", b"alerts", "case_version", b"case_version", "dead_letters", b"dead_letters", "rules_id", b"rules_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class IngestServiceStub:
-    """The door for positions and equipment events. A vendor may report for the devices that the registry has bound to it. Phones
+    """The endpoint for positions and equipment events. A vendor may report for the devices that the registry has bound to it. Phones
     report by HTTP, with a token; see docs/devices.md.
     """
 
@@ -54,7 +54,7 @@ class IngestServiceStub:
 
 
 class IngestServiceServicer:
-    """The door for positions and equipment events. A vendor may report for the devices that the registry has bound to it. Phones
+    """The endpoint for positions and equipment events. A vendor may report for the devices that the registry has bound to it. Phones
     report by HTTP, with a token; see docs/devices.md.
     """
 
@@ -111,7 +111,7 @@ def add_IngestServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class IngestService:
-    """The door for positions and equipment events. A vendor may report for the devices that the registry has bound to it. Phones
+    """The endpoint for positions and equipment events. A vendor may report for the devices that the registry has bound to it. Phones
     report by HTTP, with a token; see docs/devices.md.
     """
 

@@ -13,7 +13,7 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class IngestServiceStub:
-    """The door for positions and equipment events. A vendor may report for the devices that the registry has bound to it. Phones
+    """The endpoint for positions and equipment events. A vendor may report for the devices that the registry has bound to it. Phones
     report by HTTP, with a token; see docs/devices.md.
     """
 
@@ -32,7 +32,7 @@ class IngestServiceStub:
     """Which reports were refused in the last 7 days: whose, from whom, why and how many; never what was in them."""
 
 class IngestServiceServicer(metaclass=_abc_1.ABCMeta):
-    """The door for positions and equipment events. A vendor may report for the devices that the registry has bound to it. Phones
+    """The endpoint for positions and equipment events. A vendor may report for the devices that the registry has bound to it. Phones
     report by HTTP, with a token; see docs/devices.md.
     """
 

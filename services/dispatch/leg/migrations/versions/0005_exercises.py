@@ -9,9 +9,9 @@ down_revision = "0004"
 
 def upgrade() -> None:
     op.add_column("incidents", sa.Column("exercise", sa.Integer, nullable=False, server_default="0"))
-    in_earnest = sa.text("exercise <> 2")
+    is_live = sa.text("exercise <> 2")
     op.create_index(
         *("incidents_but_canaries", "incidents", ["opened_sequence"]),
-        sqlite_where=in_earnest,
-        postgresql_where=in_earnest,
+        sqlite_where=is_live,
+        postgresql_where=is_live,
     )
