@@ -109,7 +109,7 @@ class Offers:
 
     def lost(self, triggers: Collection[Trigger]) -> int:
         """How many lack a leg's offer."""
-        return sum(any(one not in seen for seen in self._seen.values()) for one in triggers)
+        return sum(any(trigger not in seen for seen in self._seen.values()) for trigger in triggers)
 
     def latencies_ms(self, started: float, triggers: Mapping[Trigger, float]) -> dict[str, list[float]]:
         """From due to offered, by leg; infinite where it is lost, since leaving it out would flatter the rest."""
@@ -117,7 +117,7 @@ class Offers:
             leg: {one: (seen.get(one, math.inf) - started - due_s) * 1000 for one, due_s in triggers.items()}
             for leg, seen in self._seen.items()
         }
-        both = [max(found[leg][one] for leg in AGENCIES) for one in triggers]
+        both = [max(found[leg][trigger] for leg in AGENCIES) for trigger in triggers]
         return {leg: list(by_trigger.values()) for leg, by_trigger in found.items()} | {"both": both}
 
 
@@ -169,14 +169,14 @@ async def populate(clients: Clients, bus: Bus, cases: list[Party]) -> float:
             refused = await head_end.carry(
                 [
                     ingest_pb2.Position(
-                        device_id=one.device_id,
+                        device_id=case.device_id,
                         report_id="first",
                         fix_time=fix_time,
-                        lat_deg=one.home[0],
-                        lon_deg=one.home[1],
+                        lat_deg=case.home[0],
+                        lon_deg=case.home[1],
                         accuracy_m=10.0,
                     )
-                    for one in cases[first : first + _ANNOUNCED_BATCH]
+                    for case in cases[first : first + _ANNOUNCED_BATCH]
                 ]
             )
             if refused:
@@ -240,34 +240,34 @@ async def measure(running: MeshConnection, up_pid: int, seconds: float) -> tuple
     return took_s, results
 
 
-def figures_of(one: Measured) -> list[Figure]:
+def figures_of(measured: Measured) -> list[Figure]:
     """The figures of one load."""
-    name, sent = one.shape.name, one.sent
+    name, sent = measured.shape.name, measured.sent
     found = []
-    for leg, latencies_ms in one.latencies_ms.items():
+    for leg, latencies_ms in measured.latencies_ms.items():
         for percent in (50, 99, 100):
             label = f"{name}: {leg} {'max' if percent == 100 else f'p{percent}'}"
             value = figures.percentile(latencies_ms, percent)
             promised = percent == 99 and leg != "warning"
             found.append(figures.at_most(label, value, "ms", TARGET_MS) if promised else Figure(label, value, "ms"))
-    triggers = round(one.seconds * TRIGGERS_PER_S)
-    offered_per_s = one.shape.reports_per_s
+    triggers = round(measured.seconds * TRIGGERS_PER_S)
+    offered_per_s = measured.shape.reports_per_s
     answered_ms = [1000 * s for s in sent.answered_after_s]
     found += [
         Figure(f"{name}: triggers", triggers, "reports"),
-        figures.at_most(f"{name}: triggers lost", one.lost, "reports", 0),
-        figures.at_most(f"{name}: reports not durable", offered_per_s * one.seconds - sent.accepted, "reports", 0),
+        figures.at_most(f"{name}: triggers lost", measured.lost, "reports", 0),
+        figures.at_most(f"{name}: reports not durable", offered_per_s * measured.seconds - sent.accepted, "reports", 0),
         Figure(f"{name}: reports offered", offered_per_s, "reports/s"),
-        Figure(f"{name}: reports durable", sent.accepted / max(sent.took_s, one.seconds), "reports/s"),
+        Figure(f"{name}: reports durable", sent.accepted / max(sent.took_s, measured.seconds), "reports/s"),
         Figure(f"{name}: answer p50", figures.percentile(answered_ms, 50), "ms"),
         Figure(f"{name}: answer p99", figures.percentile(answered_ms, 99), "ms"),
         Figure(f"{name}: requests sent late", sent.late, "requests"),
         Figure(f"{name}: latest request", sent.latest_s * 1000, "ms"),
-        *(Figure(f"{name}: cpu of {process}", s, "s") for process, s in one.used.by_process.items()),
+        *(Figure(f"{name}: cpu of {process}", s, "s") for process, s in measured.used.by_process.items()),
     ]
-    if one.used.total:
-        found.append(Figure(f"{name}: cpu of all else", one.used.others, "s"))
-        found.append(Figure(f"{name}: machine idle", 100 * one.used.idle / one.used.total, "%"))
+    if measured.used.total:
+        found.append(Figure(f"{name}: cpu of all else", measured.used.others, "s"))
+        found.append(Figure(f"{name}: machine idle", 100 * measured.used.idle / measured.used.total, "%"))
     return found
 
 
@@ -293,19 +293,19 @@ def main(
         say(of_rpc(error).message)
         raise typer.Exit(FAILED) from None
     found = [Figure("fsync of 4 KiB, median", fsync_ms, "ms"), Figure("registering the cases", took_s, "s")]
-    found += [figure for one in results for figure in figures_of(one)]
+    found += [figure for result in results for figure in figures_of(result)]
     if as_json:
         print(json.dumps(figures.to_json(about, versions, found)))
     else:
         out = Console(highlight=False, soft_wrap=True)
         out.print(", ".join(f"{name} {value}" for name, value in {**about, **versions}.items()))
         out.print(figures.table(found))
-    for one in results:
-        for refusal, count in one.sent.refused.most_common(3):
-            say(f"[bold red]REFUSED in {one.shape.name}:[/] {count} times {refusal}")
-        if one.lost:
-            say(f"[bold red]LOST in {one.shape.name}: {one.lost} triggers have no offer of some leg[/]")
-    if any(one.lost or one.sent.refused for one in results):
+    for result in results:
+        for refusal, count in result.sent.refused.most_common(3):
+            say(f"[bold red]REFUSED in {result.shape.name}:[/] {count} times {refusal}")
+        if result.lost:
+            say(f"[bold red]LOST in {result.shape.name}: {result.lost} triggers have no offer of some leg[/]")
+    if any(result.lost or result.sent.refused for result in results):
         raise typer.Exit(FAILED)
 
 

@@ -58,7 +58,7 @@ class CrowdedLeg(dispatch_pb2_grpc.DispatchServiceServicer):
         self._due_s = [rng.randrange(600) for _ in range(INCIDENTS)]
 
     def _assignment(self, n: int) -> dispatch_pb2.Assignment:
-        one = dispatch_pb2.Assignment(
+        assignment = dispatch_pb2.Assignment(
             assignment_id=f"assignment-{n}",
             incident_id=f"incident-{n:04d}",
             leg=self._leg,
@@ -69,8 +69,8 @@ class CrowdedLeg(dispatch_pb2_grpc.DispatchServiceServicer):
             kind=alert_pb2.RING_ENTERED,
             offer_number=1,
         )
-        one.due_at.CopyFrom(times.to_timestamp(self._began_ms + self._due_s[n] * 1_000))
-        return one
+        assignment.due_at.CopyFrom(times.to_timestamp(self._began_ms + self._due_s[n] * 1_000))
+        return assignment
 
     async def ListIncidents(
         self, request: dispatch_pb2.ListIncidentsRequest, context: grpc.aio.ServicerContext[Any, Any]
@@ -242,7 +242,7 @@ async def _run(seconds: float, as_json: bool) -> int:
         print(json.dumps(figures.to_json(machine.describe(Path()), machine.versions(), result.figures())))
     else:
         Console().print(figures.table(result.figures()))
-    return FAILED if any(one.met is False for one in result.figures()) else 0
+    return FAILED if any(figure.met is False for figure in result.figures()) else 0
 
 
 def main() -> None:

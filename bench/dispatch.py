@@ -78,7 +78,7 @@ class Offers:
         """Returns when these legs have offered all, or when that has taken too long."""
         with suppress(TimeoutError):
             async with asyncio.timeout(ARRIVED_WITHIN_S):
-                while any(one not in self.at_s[leg] for leg in legs for one in incident_ids):  # noqa: ASYNC110
+                while any(incident_id not in self.at_s[leg] for leg in legs for incident_id in incident_ids):  # noqa: ASYNC110
                     await asyncio.sleep(look_s)
 
     def latencies_ms(self, legs: Sequence[str], due_s: Mapping[str, float]) -> dict[str, list[float]]:
@@ -191,7 +191,7 @@ async def measure_growth(folder: Path, engine: str, postgres: PostgresServer | N
             await streams.create(bus, 1, MeshClock(), max_bytes=STREAM_BYTES)
             mesh = LegMesh(folder, nats, postgres, acknowledge_within_s=FAR_S)
             have = 0
-            for size in (one for one in SIZES if one <= most):
+            for size in (size for size in SIZES if size <= most):
                 began_s = time.monotonic()
                 await fill(mesh, have, size)
                 have = size

@@ -43,7 +43,8 @@ def to_json(machine: Mapping[str, Any], versions: Mapping[str, str], figures: Se
         "machine": dict(machine),
         "versions": dict(versions),
         "figures": [
-            asdict(one) | {"value": round(one.value, 3) if math.isfinite(one.value) else None} for one in figures
+            asdict(figure) | {"value": round(figure.value, 3) if math.isfinite(figure.value) else None}
+            for figure in figures
         ],
     }
 

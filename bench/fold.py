@@ -74,7 +74,7 @@ class Folding:
 
     def __init__(self, crowd: Crowd, partitions: int) -> None:
         self._drawn = random.Random(SEED)
-        self._states = [State(one, "bench") for one in range(partitions)]
+        self._states = [State(index, "bench") for index in range(partitions)]
         self.alerts, self.seldom = 0, Garbage()
         for wearer in range(crowd.wearers):
             partition = crowd.partition(wearer * (1 + crowd.orders), partitions)
@@ -97,40 +97,40 @@ class Folding:
         for first in range(0, len(self._walkers), BATCH):
             stamp_ms = STARTS_MS + number * EVERY_MS + first * EVERY_MS // len(self._walkers)
             parts: dict[int, log_pb2.PositionBatch] = {}
-            for one in self._walkers[first : first + BATCH]:
-                one.go_on(self._drawn)
-                if one.partition not in parts:
-                    parts[one.partition] = log_pb2.PositionBatch(received_wall_us=stamp_ms * 1000)
-                batch = parts[one.partition]
-                batch.device_id.append(one.device_id)
+            for walker in self._walkers[first : first + BATCH]:
+                walker.go_on(self._drawn)
+                if walker.partition not in parts:
+                    parts[walker.partition] = log_pb2.PositionBatch(received_wall_us=stamp_ms * 1000)
+                batch = parts[walker.partition]
+                batch.device_id.append(walker.device_id)
                 batch.report_id.append(f"r-{number}")
                 batch.fix_time_ms.append(stamp_ms - self._drawn.randrange(200, 900))
-                batch.lat_e7.append(one.lat_e7)
-                batch.lon_e7.append(one.lon_e7)
-                batch.accuracy_mm.append(one.accuracy_mm)
+                batch.lat_e7.append(walker.lat_e7)
+                batch.lon_e7.append(walker.lon_e7)
+                batch.accuracy_mm.append(walker.accuracy_mm)
             for partition, batch in parts.items():
                 yield stamp_ms, partition, log_pb2.LogEntry(positions=batch).SerializeToString()
 
     def _step(self, partition: int, stamp_ms: int, body: Body) -> None:
         state = self._states[partition]
         outputs = fold.step(state, Entry(state.sequence + 1, stamp_ms, body))
-        self.alerts += sum(isinstance(one, Alert) for one in outputs)
+        self.alerts += sum(isinstance(output, Alert) for output in outputs)
 
 
 def measure(crowd: Crowd, partitions: int, turns: int) -> Rate:
     """Folds so many turns after a warm-up; the partitions one after another."""
-    one = Folding(crowd, partitions)
-    with gc_control.looked_for_seldom() as one.seldom:  # as by the evaluator
-        rates = [one.turn(number) for number in range(WARM_UP_TURNS + turns)][WARM_UP_TURNS:]
-    return Rate(rates, statistics.harmonic_mean(rates), one.alerts)
+    folding = Folding(crowd, partitions)
+    with gc_control.looked_for_seldom() as folding.seldom:  # as by the evaluator
+        rates = [folding.turn(number) for number in range(WARM_UP_TURNS + turns)][WARM_UP_TURNS:]
+    return Rate(rates, statistics.harmonic_mean(rates), folding.alerts)
 
 
 def memory(crowd: Crowd, partitions: int) -> float:
     """KiB that this process grows by for a wearer and those whom their orders protect, once the fold keeps all that it ever keeps."""
     before = _resident()
-    one = Folding(crowd, partitions)
+    folding = Folding(crowd, partitions)
     for number in range(KEPT_TURNS):
-        one.turn(number)
+        folding.turn(number)
     gc.collect()
     return (_resident() - before) / crowd.wearers / 1024
 

@@ -180,7 +180,7 @@ async def peers(parts: Collection[str], folder: Path, seconds: float, repeats: i
 
 
 def _median(name: str, turns: Sequence[Saturated]) -> float:
-    rate = statistics.median(one.reports_per_s for one in turns)
+    rate = statistics.median(turn.reports_per_s for turn in turns)
     _say(f"{name}: {rate:,.0f} reports/s")
     return rate
 

@@ -48,19 +48,19 @@ def _say(text: str) -> None:
     print(text, file=sys.stderr)
 
 
-def _own(one: Door, batches: Reports, streams: int, window: int) -> Turn:
+def _own(door: Door, batches: Reports, streams: int, window: int) -> Turn:
     async def turn(seconds: float) -> Saturated:
         tally = Tally()
-        async with server.channel(one.address) as channel:
-            work = [saturated.stream(channel, one.identity, batches, window, tally) for _ in range(streams)]
-            return await saturated.measure(tally, work, seconds, {**one.pids, "bench": os.getpid()})
+        async with server.channel(door.address) as channel:
+            work = [saturated.stream(channel, door.identity, batches, window, tally) for _ in range(streams)]
+            return await saturated.measure(tally, work, seconds, {**door.pids, "bench": os.getpid()})
 
     return turn
 
 
 async def _take_turns(
     parts: Collection[str],
-    one: Door,
+    door: Door,
     folder: Path,
     numbers: Iterator[int],
     arguments: argparse.Namespace,
@@ -69,10 +69,10 @@ async def _take_turns(
     hundreds, singles = Reports(BATCH, numbers), Reports(1, numbers)
     turns: dict[str, Turn] = {}
     if "batched" in parts:
-        turns["batched"] = _own(one, hundreds, BATCHED_STREAMS, BATCHED_WINDOW)
+        turns["batched"] = _own(door, hundreds, BATCHED_STREAMS, BATCHED_WINDOW)
     if "single" in parts:
-        turns["single"] = _own(one, singles, SINGLE_STREAMS, SINGLE_WINDOW)
-    async with ingest_peers.running(parts, one, folder, numbers) as (peers, versions):
+        turns["single"] = _own(door, singles, SINGLE_STREAMS, SINGLE_WINDOW)
+    async with ingest_peers.running(parts, door, folder, numbers) as (peers, versions):
         found.versions |= versions
         for repeat in range(arguments.repeats):
             for name, turn in {**turns, **peers}.items():
@@ -82,12 +82,12 @@ async def _take_turns(
             if "latency" in parts:
                 for shape in ingest_figures.LATENCIES:
                     plan = reports.plan(singles if shape.batch == 1 else hundreds, shape, arguments.seconds, repeat)
-                    sent = await load.send(one.address, one.identity, plan, shape.streams)
+                    sent = await load.send(door.address, door.identity, plan, shape.streams)
                     found.latency[shape.name].append(sent)
                     p99_ms = 1000 * figures.percentile(sent.answered_after_s, 99)
                     _say(f"{repeat + 1}/{arguments.repeats} {shape.name}: p99 {p99_ms:.1f} ms")
     if "burst" in parts:
-        found.burst = await burst.run(one, singles)
+        found.burst = await burst.run(door, singles)
 
 
 async def measure(folder: Path, arguments: argparse.Namespace) -> Results:

@@ -48,11 +48,11 @@ def main() -> int:
     arguments = parser.parse_args()
     figures = [*febrl_figures(), *korean_figures()]
     if arguments.json:
-        found = {"machine": _machine(), "versions": _versions(), "figures": [asdict(one) for one in figures]}
+        found = {"machine": _machine(), "versions": _versions(), "figures": [asdict(figure) for figure in figures]}
         print(json.dumps(found, ensure_ascii=False, indent=2))
     else:
         _print_table(figures)
-    return int(any(one.met is False for one in figures))
+    return int(any(figure.met is False for figure in figures))
 
 
 # ── Febrl ────────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -125,7 +125,7 @@ def korean_ranking(path: Path) -> dict[str, Ranking]:
     Each name in Hangul is ranked against all Latin spellings of the list. Right is a spelling that the list gives for that name, if
     no wrong one is as good. Ambiguous is a row whose surname, as spelt, is also a spelling of another surname.
     """
-    rows = [(one["fullNameHangul"], one["fullNameRomanized"]) for one in json.loads(path.read_text("utf-8"))]
+    rows = [(load["fullNameHangul"], load["fullNameRomanized"]) for load in json.loads(path.read_text("utf-8"))]
     spellings = defaultdict(set)
     for name, latin in rows:
         spellings[name].add(latin)
@@ -163,10 +163,12 @@ def korean_figures() -> Iterable[Figure]:
 
 def _print_table(figures: Iterable[Figure]) -> None:
     print(f"{'figure':32} {'value':>9} unit   target")
-    for one in figures:
-        value = f"{one.value:.0f}" if one.unit == "rows" else f"{one.value:.4f}"
-        target = "" if one.target is None else f"at least {one.target:g}: {'met' if one.met else 'NOT MET'}"
-        print(f"{one.name:32} {value:>9} {one.unit:6} {target}{f'against {one.against}' if one.against else ''}")
+    for figure in figures:
+        value = f"{figure.value:.0f}" if figure.unit == "rows" else f"{figure.value:.4f}"
+        target = "" if figure.target is None else f"at least {figure.target:g}: {'met' if figure.met else 'NOT MET'}"
+        print(
+            f"{figure.name:32} {value:>9} {figure.unit:6} {target}{f'against {figure.against}' if figure.against else ''}"
+        )
 
 
 def _machine() -> dict[str, Any]:

@@ -255,9 +255,11 @@ def run(sizes: Sequence[int]) -> list[Figure]:
     return figures
 
 
-def _line(one: Figure) -> str:
-    verdict = "" if one.met is None else f"  target p99 < {one.target_p99_s:g} s: {'met' if one.met else 'MISSED'}"
-    return f"{one.orders:>7} orders  {one.name:<50} p50 {one.p50_s:.3f} s  p99 {one.p99_s:.3f} s{verdict}"
+def _line(figure: Figure) -> str:
+    verdict = (
+        "" if figure.met is None else f"  target p99 < {figure.target_p99_s:g} s: {'met' if figure.met else 'MISSED'}"
+    )
+    return f"{figure.orders:>7} orders  {figure.name:<50} p50 {figure.p50_s:.3f} s  p99 {figure.p99_s:.3f} s{verdict}"
 
 
 def main() -> int:
@@ -269,12 +271,12 @@ def main() -> int:
     figures = run(sorted(arguments.at))
     machine = f"{os.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}, PostgreSQL with fsync"
     if arguments.json:
-        print(json.dumps({"machine": machine, "figures": [asdict(one) for one in figures]}, indent=2))
+        print(json.dumps({"machine": machine, "figures": [asdict(figure) for figure in figures]}, indent=2))
     else:
         print(machine)
-        for one in figures:
-            print(_line(one))
-    return 0 if all(one.met is not False for one in figures) else 1
+        for figure in figures:
+            print(_line(figure))
+    return 0 if all(figure.met is not False for figure in figures) else 1
 
 
 if __name__ == "__main__":

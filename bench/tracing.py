@@ -70,18 +70,18 @@ class Turn:
 
 def together(turns: Sequence[Turn]) -> Turn:
     """What turns of the same length gave together."""
-    reports = sum(one.reports_per_s for one in turns)
-    return Turn(reports / len(turns), sum(one.cpu_us * one.reports_per_s for one in turns) / reports)
+    reports = sum(turn.reports_per_s for turn in turns)
+    return Turn(reports / len(turns), sum(turn.cpu_us * turn.reports_per_s for turn in turns) / reports)
 
 
 class _Sender:
     """Streams into one ingest that stay open, each in a context of its own, and take turns with those into another."""
 
-    def __init__(self, one: Door, channel: grpc.aio.Channel, shape: str, batches: Reports) -> None:
+    def __init__(self, door: Door, channel: grpc.aio.Channel, shape: str, batches: Reports) -> None:
         _, streams, self._window = SHAPES[shape]
-        self._pids, self._batches = one.pids, batches
+        self._pids, self._batches = door.pids, batches
         method: Any = channel.stream_stream(METHOD, None, ingest_pb2.ReportResponse.FromString)
-        self._calls = [method(metadata=(*one.identity, _context(number))) for number in range(streams)]
+        self._calls = [method(metadata=(*door.identity, _context(number))) for number in range(streams)]
 
     async def turn(self, seconds: float) -> Turn:
         """All streams work so long and end with nothing under way; raises CommandFailed where a report is refused."""
@@ -118,7 +118,7 @@ async def measure(
             async with _both(folder / str(number), nats, bus, alike, swapped=number % 2 == 1) as channels:
                 for shape in shapes:
                     batches = Reports(SHAPES[shape][0], numbers)
-                    on, off = (_Sender(*one, shape, batches) for one in channels)
+                    on, off = (_Sender(*channel, shape, batches) for channel in channels)
                     order = (on, off) if number % 4 < 2 else (off, on)
                     for one in order:
                         await one.turn(WARM_UP_S)
@@ -216,7 +216,7 @@ def main() -> int:
         out = Console(highlight=False, soft_wrap=True, width=WIDTH)
         out.print(", ".join(f"{name} {value}" for name, value in {**about, **machine.versions()}.items()))
         out.print(figures.table(all_figures))
-    return FAILED if any(one.met is False for one in all_figures) else 0
+    return FAILED if any(all_figure.met is False for all_figure in all_figures) else 0
 
 
 if __name__ == "__main__":

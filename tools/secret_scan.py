@@ -70,7 +70,7 @@ def entropy(value: str) -> float:
 def main(arguments: list[str]) -> int:
     """The exit code: 1 where there is one."""
     if arguments:
-        files = [Path(one) for one in arguments]
+        files = [Path(argument) for argument in arguments]
     else:
         listed = subprocess.run(("git", "ls-files", "-z"), cwd=ROOT, capture_output=True, check=True).stdout
         files = [ROOT / one for one in listed.decode().split("\0") if one and not one.endswith(".lock")]

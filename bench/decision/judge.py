@@ -158,12 +158,14 @@ def _close(judged: Judged, play: Play, truth: Truth, said: list[Report], decided
 
 def _dispatches(judged: Judged, play: Play, truth: Truth, said: list[Report], decided: Decided) -> None:
     judged.dispatches = len(decided.dispatches)
-    for one in decided.dispatches:
-        least_m = truth.least_m(one.at_ms - BEFORE_MS, one.at_ms + HELP_MS)
+    for dispatch in decided.dispatches:
+        least_m = truth.least_m(dispatch.at_ms - BEFORE_MS, dispatch.at_ms + HELP_MS)
         if least_m > RING_M + TOLERANCE_M:
             judged.false += 1
-            cause = _cause_of_false(play, truth, said, one, least_m)
-            judged.faults.append(Fault("false", cause, play.name, judged.every_ms, one.at_ms, least_m, judged.draw))
+            cause = _cause_of_false(play, truth, said, dispatch, least_m)
+            judged.faults.append(
+                Fault("false", cause, play.name, judged.every_ms, dispatch.at_ms, least_m, judged.draw)
+            )
     for told in decided.responds:
         apart_m = truth.least_m(told.from_ms - BEFORE_MS, told.from_ms + HELP_MS)
         judged.responds_false += told.kind != AlertKind.UNKNOWN_NEAR.value and apart_m > RING_M + TOLERANCE_M
@@ -189,11 +191,11 @@ def _plain_false(judged: Judged, truth: Truth, distances: Plain) -> None:
 def _joined(stretches: list[Stretch]) -> list[list[Stretch]]:
     """Those that are one breach together."""
     found: list[list[Stretch]] = []
-    for one in stretches:
-        if found and one[0] - found[-1][-1][1] < JOINED_MS:
-            found[-1].append(one)
+    for stretch in stretches:
+        if found and stretch[0] - found[-1][-1][1] < JOINED_MS:
+            found[-1].append(stretch)
         else:
-            found.append([one])
+            found.append([stretch])
     return found
 
 
@@ -216,10 +218,10 @@ def _cause_of_miss(truth: Truth, said: list[Report], breach: Stretch) -> str:
     return "under a minute" if until_ms - from_ms < 60_000 else "a minute or more"
 
 
-def _cause_of_false(play: Play, truth: Truth, said: list[Report], one: Dispatch, least_m: float) -> str:
+def _cause_of_false(play: Play, truth: Truth, said: list[Report], dispatch: Dispatch, least_m: float) -> str:
     nearest = next(f"{most_m}" for most_m in (150, 200, 300, 500, 1 << 40) if least_m <= most_m)
-    off_m = abs((one.reported_m or 0.0) - truth.at_m(one.at_ms))
-    error = "off by 150 m or more" if one.kind == AlertKind.RING_ENTERED.value and off_m >= 150 else ""
+    off_m = abs((dispatch.reported_m or 0.0) - truth.at_m(dispatch.at_ms))
+    error = "off by 150 m or more" if dispatch.kind == AlertKind.RING_ENTERED.value and off_m >= 150 else ""
     side = "place" if play.is_place else "pair" if play.kind == "pair" else "person at home"
     came = f"came to {nearest} m or less" if least_m <= 500 else "never within 500 m"
-    return ", ".join(filter(None, (one.kind, side, came, error)))
+    return ", ".join(filter(None, (dispatch.kind, side, came, error)))

@@ -114,9 +114,16 @@ def decide(play: Play, reports: list[Report]) -> Decided:
         step(stamp_ms, body)
 
     enter(reports[0].fix_ms, case)
-    for one in reports:
-        columns = [one.device], [str(one.number)], [one.fix_ms], [one.lat_e7], [one.lon_e7], [one.accuracy_mm]
-        enter(one.arrived_ms, Positions(*columns, 0))
+    for report in reports:
+        columns = (
+            [report.device],
+            [str(report.number)],
+            [report.fix_ms],
+            [report.lat_e7],
+            [report.lon_e7],
+            [report.accuracy_mm],
+        )
+        enter(report.arrived_ms, Positions(*columns, 0))
     found.responds += [Told(from_ms, until_ms, AlertKind.RING_ENTERED.value) for from_ms in entered.values()]
     for told in sorted(since):
         stood(told, until_ms)
@@ -136,8 +143,8 @@ def _target(play: Play) -> Target:
 def first_known_ms(play: Play, reports: list[Report]) -> int:
     """When both sides had reported; infinity's place is taken by the end of the play."""
     devices = (TAG,) if play.is_place else (TAG, PHONE)
-    firsts = [next((one.arrived_ms for one in reports if one.device == device), None) for device in devices]
-    return max(play.way[-1].at_ms if one is None else one for one in firsts)
+    firsts = [next((report.arrived_ms for report in reports if report.device == device), None) for device in devices]
+    return max(play.way[-1].at_ms if first is None else first for first in firsts)
 
 
 class Plain(NamedTuple):
@@ -153,15 +160,15 @@ def plain(play: Play, reports: list[Report]) -> Plain:
     north, east = metres_per_e7(play.other[0].lat_e7)
     newest: dict[str, Report] = {}
     times_ms, apart_m = [], []
-    for one in reports:
-        if one.device in newest and one.fix_ms <= newest[one.device].fix_ms:
+    for report in reports:
+        if report.device in newest and report.fix_ms <= newest[report.device].fix_ms:
             continue  # older than what is known, or sent again
-        newest[one.device] = one
+        newest[report.device] = report
         there = play.other[0] if play.is_place else newest.get(PHONE)
         here = newest.get(TAG)
         if here is None or there is None:
             continue
         off_m = math.hypot((here.lat_e7 - there.lat_e7) * north, (here.lon_e7 - there.lon_e7) * east)
-        times_ms.append(one.arrived_ms)
+        times_ms.append(report.arrived_ms)
         apart_m.append(max(0.0, off_m - edge_m))
     return Plain(np.array(times_ms, np.int64), np.array(apart_m, np.float64))

@@ -114,7 +114,7 @@ class Score:
 
     def interval(self, figure: Callable[[Sums], float]) -> Interval:
         """A figure of all, and its bounds."""
-        drawn = [figure(one) for one in self._draws]
+        drawn = [figure(draw) for draw in self._draws]
         low, high = np.percentile(drawn, (2.5, 97.5), method="nearest")
         return Interval(figure(self.sums), float(low), float(high))
 

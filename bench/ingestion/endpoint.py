@@ -87,8 +87,8 @@ async def _route(bus: Bus) -> None:
     value = log_pb2.DeviceRoute(
         subject_id="w", partitions=[0], vendor_id=VENDOR_ID, kind=log_pb2.TAG
     ).SerializeToString()
-    names = [reports.device_id(one) for one in range(reports.DEVICES)]
-    names += [burst_device_id(one) for one in range(BURST_DEVICES)]
+    names = [reports.device_id(index) for index in range(reports.DEVICES)]
+    names += [burst_device_id(index) for index in range(BURST_DEVICES)]
     left = iter(names)
 
     async def work() -> None:

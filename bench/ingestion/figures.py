@@ -61,21 +61,21 @@ def of(results: Results) -> list[Figure]:
 
 
 def _median(turns: Sequence[Saturated]) -> float:
-    return statistics.median(one.reports_per_s for one in turns)
+    return statistics.median(turn.reports_per_s for turn in turns)
 
 
 def _rate(name: str, turns: Sequence[Saturated]) -> Iterator[Figure]:
     label, value = f"{name}: reports durable", _median(turns)
     target = RATE_TARGETS.get(name)
     yield Figure(label, value, "reports/s") if target is None else figures.at_least(label, value, "reports/s", target)
-    seconds = sum(one.seconds for one in turns)
+    seconds = sum(turn.seconds for turn in turns)
     for process in turns[0].used.by_process:
-        used_s = sum(one.used.by_process[process] for one in turns)
+        used_s = sum(turn.used.by_process[process] for turn in turns)
         yield Figure(f"{name}: cpu of {process}", 100 * used_s / seconds, "% of a core")
-    if total_s := sum(one.used.total for one in turns):
-        yield Figure(f"{name}: machine idle", 100 * sum(one.used.idle for one in turns) / total_s, "%")
+    if total_s := sum(turn.used.total for turn in turns):
+        yield Figure(f"{name}: machine idle", 100 * sum(turn.used.idle for turn in turns) / total_s, "%")
         if name in RATE_TARGETS:
-            others_s = sum(one.used.others for one in turns)
+            others_s = sum(turn.used.others for turn in turns)
             yield Figure(f"{name}: cpu of all else", 100 * others_s / seconds, "% of a core")
 
 
@@ -91,45 +91,45 @@ def _ratios(results: Results) -> Iterator[Figure]:
 
 def _latency(shape: Shape, results: Results) -> Iterator[Figure]:
     turns = results.latency[shape.name]
-    answered_ms = [1000 * s for one in turns for s in one.answered_after_s]
+    answered_ms = [1000 * s for turn in turns for s in turn.answered_after_s]
     for percent in (50, 99, 100):
         label = f"{shape.name}: due to durable {'max' if percent == 100 else f'p{percent}'}"
         value, target = figures.percentile(answered_ms, percent), LATENCY_TARGETS_MS.get((shape.name, percent))
         yield Figure(label, value, "ms") if target is None else figures.at_most(label, value, "ms", target)
     offered = len(answered_ms) * shape.batch
-    lacking = offered - sum(one.accepted for one in turns)
+    lacking = offered - sum(turn.accepted for turn in turns)
     yield figures.at_most(f"{shape.name}: reports refused", lacking, "reports", 0)
     yield Figure(f"{shape.name}: requests", len(answered_ms), "requests")
-    yield Figure(f"{shape.name}: requests sent late", sum(one.late for one in turns), "requests")
+    yield Figure(f"{shape.name}: requests sent late", sum(turn.late for turn in turns), "requests")
 
 
-def _burst(one: Burst) -> Iterator[Figure]:
+def _burst(burst: Burst) -> Iterator[Figure]:
     kept = BURST_DEVICES * EACH
-    yield Figure("burst: drained after", one.drained_s, "s")
-    yield Figure("burst: reports durable", one.stored / one.drained_s, "reports/s")
-    yield figures.at_most("burst: reports not durable", kept - one.stored, "reports", 0)
+    yield Figure("burst: drained after", burst.drained_s, "s")
+    yield Figure("burst: reports durable", burst.stored / burst.drained_s, "reports/s")
+    yield figures.at_most("burst: reports not durable", kept - burst.stored, "reports", 0)
     yield Figure("burst: live reports meanwhile", LIVE.reports_per_s, "reports/s")
-    for when, answered_ms in (("before it", one.before_ms), ("meanwhile", one.during_ms)):
+    for when, answered_ms in (("before it", burst.before_ms), ("meanwhile", burst.during_ms)):
         yield Figure(f"burst: live, {when}, p50", figures.percentile(answered_ms, 50), "ms")
         label, p99_ms = f"burst: live, {when}, p99", figures.percentile(answered_ms, 99)
-        if answered_ms is one.during_ms:
+        if answered_ms is burst.during_ms:
             yield figures.at_most(label, p99_ms, "ms", BURST_TARGET_MS)
         else:
             yield Figure(label, p99_ms, "ms")
-    yield figures.at_most("burst: live reports refused", one.live.refused.total(), "reports", 0)
+    yield figures.at_most("burst: live reports refused", burst.live.refused.total(), "reports", 0)
 
 
-def _held(one: Held) -> Iterator[Figure]:
-    stored = len(one.acknowledged) * BATCH
+def _held(held: Held) -> Iterator[Figure]:
+    stored = len(held.acknowledged) * BATCH
     yield Figure("memory: reports due", DUE_PER_S, "reports/s")
-    yield Figure("memory: reports durable", stored / one.took_s, "reports/s")
-    if one.resident_mib:
-        settled = one.resident_mib[SETTLED_S:]
-        yield Figure("memory: resident at the start", one.resident_mib[0], "MiB")
-        yield Figure("memory: resident at the most", max(one.resident_mib), "MiB")
+    yield Figure("memory: reports durable", stored / held.took_s, "reports/s")
+    if held.resident_mib:
+        settled = held.resident_mib[SETTLED_S:]
+        yield Figure("memory: resident at the start", held.resident_mib[0], "MiB")
+        yield Figure("memory: resident at the most", max(held.resident_mib), "MiB")
         growth = max(settled) - settled[0] if settled else math.inf
         yield figures.at_most(f"memory: growth after {SETTLED_S} s", growth, "MiB", GROWTH_TARGET_MIB)
-    yield Figure("memory: time that writers were pushed back", 100 * one.pushed_back, "%")
-    yield Figure("memory: streams told to come again", one.sent_again, "streams")
-    yield figures.at_most("memory: reports refused", len(one.refused), "reports", 0)
-    yield figures.at_most("memory: acknowledged reports lost", one.lost, "reports", 0)
+    yield Figure("memory: time that writers were pushed back", 100 * held.pushed_back, "%")
+    yield Figure("memory: streams told to come again", held.sent_again, "streams")
+    yield figures.at_most("memory: reports refused", len(held.refused), "reports", 0)
+    yield figures.at_most("memory: acknowledged reports lost", held.lost, "reports", 0)

@@ -84,7 +84,7 @@ async def make_table(connection: asyncpg.Connection, asking: bool) -> None:
     """The table of reports, with the devices where it asks for them."""
     await connection.execute(_ASKING if asking else _BARE)
     if asking:
-        ids = [(device_id(one),) for one in range(DEVICES)]
+        ids = [(device_id(index),) for index in range(DEVICES)]
         await connection.copy_records_to_table("devices", records=ids)
         await connection.execute("analyze devices")
 

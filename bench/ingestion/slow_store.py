@@ -104,11 +104,11 @@ async def hold(door: Door, reports: Reports, seconds: float) -> Held:
         sampling = asyncio.create_task(_sample(door.pids["ingest"], held))
         try:
             producers = [_Producer(channel, door.identity, reports, held, began + seconds) for _ in range(STREAMS)]
-            await asyncio.gather(*(one.run() for one in producers))
+            await asyncio.gather(*(producer.run() for producer in producers))
         finally:
             sampling.cancel()
     held.took_s = time.monotonic() - began
-    held.pushed_back = sum(one.waited_s for one in producers) / (STREAMS * seconds)
+    held.pushed_back = sum(producer.waited_s for producer in producers) / (STREAMS * seconds)
     held.lost = await lost(door.bus, held.acknowledged, reports.size)
     return held
 
@@ -170,7 +170,7 @@ class _Producer:
     def _answered(self, answer: ingest_pb2.ReportResponse) -> None:
         del self._unanswered[answer.batch]
         self._held.acknowledged.add(answer.batch)
-        self._held.refused += [f"{one.field}: {one.reason}" for one in answer.refusals]
+        self._held.refused += [f"{refusal.field}: {refusal.reason}" for refusal in answer.refusals]
 
 
 async def lost(bus: Bus, acknowledged: set[int], size: int) -> int:

@@ -81,4 +81,4 @@ def _maximised(schema: Schema[R], counts: Mapping[Pattern, int], chances: Mappin
 
 def _shares(amounts: list[float]) -> list[float]:
     total = sum(amounts)
-    return [max(one / total if total else 0.0, _LEAST) for one in amounts]
+    return [max(amount / total if total else 0.0, _LEAST) for amount in amounts]

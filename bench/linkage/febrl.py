@@ -109,7 +109,7 @@ def keys(record: Record) -> list[str]:
         ("given_suburb", given, record.suburb[:4]),
         ("surname_suburb", surname, record.suburb[:4]),
     )
-    return [":".join(one) for one in candidates if all(one)]
+    return [":".join(candidate) for candidate in candidates if all(candidate)]
 
 
 def candidates(dataset: Dataset) -> set[Pair]:
@@ -140,11 +140,11 @@ def link(dataset: Dataset) -> list[Pair]:
     ]
 
 
-def _turned(one: str, other: str) -> Callable[[Record, Record], int | None]:
+def _turned(text: str, other: str) -> Callable[[Record, Record], int | None]:
     """Levels of a text that may stand in the other's field: 0 equal, 1 in the other's field, 2 close, 3 near, 4 different."""
 
     def level(left: Record, right: Record) -> int | None:
-        a, b = getattr(left, one), getattr(right, one)
+        a, b = getattr(left, text), getattr(right, text)
         if a and a == b:
             return 0
         if (a and a == getattr(right, other)) or (b and b == getattr(left, other)):

@@ -53,7 +53,7 @@ async def create(url: str, crowd: Crowd, asking: bool) -> None:
         for wearer in range(crowd.wearers):
             (case,) = crowd.cases(wearer, 0)
             corners = [*case.places[0].polygon.vertices, case.places[0].polygon.vertices[0]]
-            home = f"POLYGON(({','.join(f'{one.lon_deg} {one.lat_deg}' for one in corners)}))"
+            home = f"POLYGON(({','.join(f'{corner.lon_deg} {corner.lat_deg}' for corner in corners)}))"
             tag, phone = device_id(2 * wearer), device_id(2 * wearer + 1)
             rows += [(tag, phone, home, _BEYOND_DEG), (phone, tag, home, _BEYOND_DEG)]
         await connection.executemany(_PUT, rows)

@@ -264,7 +264,7 @@ async def _enter(bus: Bus) -> None:
     await asyncio.gather(*(work() for _ in range(_ENTERED_BATCH)))
 
 
-async def _hear(one: Chain) -> None:
+async def _hear(chain: Chain) -> None:
     """Everybody has reported before anything is measured, but for the wearers who are to trigger an incident."""
     devices = [device for device in range(CROWD.devices) if device < WALKING or device % 2]
     requests = []
@@ -284,7 +284,9 @@ async def _hear(one: Chain) -> None:
                 )
             )
         requests.append(_request(0.0, first // BATCH, b"", positions, len(positions)))
-    sent = await load.send(one.door.address, one.door.identity, Plan(load_generator.starts_at_ms(0), requests, {}), 1)
+    sent = await load.send(
+        chain.door.address, chain.door.identity, Plan(load_generator.starts_at_ms(0), requests, {}), 1
+    )
     if sent.refused:
         raise CommandFailed(f"the chain isn't ready: {sent.refused}")
-    await one.applied()
+    await chain.applied()

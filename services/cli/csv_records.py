@@ -217,7 +217,7 @@ def _type(text: str) -> registry_pb2.OrderType.ValueType:
     try:
         return registry_pb2.OrderType.Value(f"ORDER_TYPE_{text or 'UNSPECIFIED'}")
     except ValueError:
-        known = ", ".join(one.name for one in translate.ORDER_TYPES.values())
+        known = ", ".join(order_type.name for order_type in translate.ORDER_TYPES.values())
         raise InvalidField("type", f"must be one of {known}, or empty") from None
 
 

@@ -40,6 +40,9 @@ def of_rpc(error: grpc.aio.AioRpcError) -> CommandFailed:
         for detail in status.details:
             bad_request = error_details_pb2.BadRequest()
             if detail.Unpack(bad_request) and bad_request.field_violations:
-                said = "; ".join(f"{one.field}: {one.description}" for one in bad_request.field_violations)
+                said = "; ".join(
+                    f"{field_violation.field}: {field_violation.description}"
+                    for field_violation in bad_request.field_violations
+                )
                 return CommandFailed(printable(f"refused: {said}"), exit_code)
     return CommandFailed(printable(f"{code.name}: {error.details()}"), exit_code)

@@ -28,7 +28,7 @@ _TELLS = (
 
 def tables(trace: trace_pb2.GetTraceResponse) -> Iterator[Table]:
     """The waterfall, and the orders that it rests on."""
-    mine = [one for one in trace.spans if one.trace_id == trace.trace_id]
+    mine = [span for span in trace.spans if span.trace_id == trace.trace_id]
     first_us, last_us = mine[0].start_us, max(one.end_us for one in mine)
     view = Table(
         Column("after", justify="right", no_wrap=True),
@@ -56,7 +56,7 @@ def tables(trace: trace_pb2.GetTraceResponse) -> Iterator[Table]:
             span.attributes.get("stored") or span.attributes.get("read", ""),
         )
     yield view
-    others = [one for one in trace.spans if one.trace_id != trace.trace_id]
+    others = [span for span in trace.spans if span.trace_id != trace.trace_id]
     if others:
         case_versions = Table(
             "order in force since", "decided by the registry", "case", "rests on", title_justify="left"

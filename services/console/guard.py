@@ -59,7 +59,7 @@ class RouteGuard:
         # Whoever signed in before the provider was another, or before there was one, isn't signed in any more.
         self._settings, self._key = settings, sessions.bound(key, settings.oidc_issuer)
         self._ended = ended or Ended()
-        self._hosts = {urlsplit(one).netloc for one in settings.origins}
+        self._hosts = {urlsplit(origin).netloc for origin in settings.origins}
         tiles = f" {settings.tiles_origin}" if settings.tiles_origin else ""
         self._policy = (
             "default-src 'none'; script-src 'self'; style-src 'self'; font-src 'self'; worker-src 'self'; "
@@ -109,7 +109,7 @@ class RouteGuard:
         """The origin under which the browser reached this, which is one of ours."""
         host = request.headers.get("Host", "")
         own = f"{'https' if self._settings.tls else 'http'}://{host}"
-        return next((one for one in self._settings.origins if urlsplit(one).netloc == host), own)
+        return next((origin for origin in self._settings.origins if urlsplit(origin).netloc == host), own)
 
     def _handler(self, roles: Collection[Role] | None, page: Page) -> common_web.Handler:
         async def handle(request: web.Request) -> web.StreamResponse:

@@ -85,8 +85,8 @@ class ConsoleSettings(HttpSettings):
 
     @model_validator(mode="after")
     def _refuse_what_is_no_origin(self) -> Self:
-        for one in self.origins:
-            if not re.fullmatch(r"https?://[A-Za-z0-9.:\[\]-]+", one):
+        for origin in self.origins:
+            if not re.fullmatch(r"https?://[A-Za-z0-9.:\[\]-]+", origin):
                 raise ValueError("TANDEM_PUBLIC_ORIGINS: each must be such as https://console.example")
         if self.tiles and not re.fullmatch(r"https?://[A-Za-z0-9.:\[\]-]+/[^\s;,'\"]*", self.tiles):
             raise ValueError("TANDEM_TILES must be the http(s) address of a PMTiles file")

@@ -38,7 +38,7 @@ def assignment(message: dispatch_pb2.Assignment) -> Assignment:
         unit_id=message.choice.unit_id,
         escalation_level=dispatch_pb2.EscalationLevel.Name(message.choice.level) if message.choice.level else "",
         close_cause=dispatch_pb2.CloseCause.Name(message.close_cause) if message.close_cause else "",
-        absent_legs=tuple(leg_name(one) for one in message.absent_legs),
+        absent_legs=tuple(leg_name(absent_leg) for absent_leg in message.absent_legs),
         losing=message.race.losing,
         spoofing=message.HasField("spoofing_suspected_at"),
         flag=dispatch_pb2.WarningFlag.Name(message.person_flag.flag) if message.person_flag.flag else "",
@@ -128,10 +128,10 @@ def spans(found: trace_pb2.GetTraceResponse) -> list[Span]:
     """What happened in an incident."""
     return [
         Span(
-            *(one.trace_id, one.span_id, one.parent_span_id, one.service, one.name, one.start_us, one.end_us),
-            dict(one.attributes),
+            *(span.trace_id, span.span_id, span.parent_span_id, span.service, span.name, span.start_us, span.end_us),
+            dict(span.attributes),
         )
-        for one in found.spans
+        for span in found.spans
     ]
 
 

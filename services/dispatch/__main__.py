@@ -58,9 +58,9 @@ from tandem.dispatch.v1 import (
 MIGRATIONS = Path(__file__).parent / "migrations"
 EXCHANGE_MIGRATIONS = Path(__file__).parent / "exchange" / "migrations"
 SERVICES = tuple(
-    one.full_name
+    service.full_name
     for file in (dispatch_pb2, evidence_pb2, following_pb2, roster_pb2)
-    for one in file.DESCRIPTOR.services_by_name.values()
+    for service in file.DESCRIPTOR.services_by_name.values()
 )
 
 

@@ -249,11 +249,11 @@ class Evaluator:
             ahead_ms = message.stamp_ms - wall_us() // 1000
             if ahead_ms > STAMP_AHEAD_MS:
                 logger().critical("log_clock_ahead", partition=self.partition, sequence=message.sequence, ms=ahead_ms)
-        if alerts := [one for one in outputs if isinstance(one, Alert)]:
+        if alerts := [output for output in outputs if isinstance(output, Alert)]:
             self._outgoing.put_nowait(_Decided(alerts, wall_us()))
-        for one in outputs:
-            if isinstance(one, DeadLetter):
-                self._beside.put_nowait(one)
+        for output in outputs:
+            if isinstance(output, DeadLetter):
+                self._beside.put_nowait(output)
         every = self._settings.checkpoint_every
         if message.sequence % every == 0:
             self._outgoing.put_nowait(_StateDigest(message.cursor, codec.outline(state)))
@@ -286,7 +286,7 @@ class Evaluator:
                 case _Drafted(draft, entry):
                     self._beside.put_nowait(_Drafted(draft, entry, self._published.newest(flow.ALERTS.name)))
                 case _Decided(alerts, at_wall_us):
-                    gravest_first = sorted(alerts, key=lambda one: -one.demand)
+                    gravest_first = sorted(alerts, key=lambda alert: -alert.demand)
                     for first in range(0, len(alerts), WAVE):
                         wave = gravest_first[first : first + WAVE]
                         await asyncio.gather(*(self._publish_alert(alert, at_wall_us) for alert in wave))

@@ -19,7 +19,7 @@ class Holding:
 
     def of(self, case_id: str) -> Evaluator | None:
         """The evaluator that has applied this case."""
-        return next((one for one in self._evaluators.values() if case_id in one.state.cases), None)
+        return next((evaluator for evaluator in self._evaluators.values() if case_id in evaluator.state.cases), None)
 
     async def after(self, case_id: str, sequence: int) -> Evaluator:
         """The evaluator that has the case once its partition has applied a sequence.

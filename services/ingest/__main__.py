@@ -28,7 +28,7 @@ from services.ingest.log.writer import LogWriter
 from services.ingest.settings import IngestSettings
 from tandem.ingest.v1 import ingest_pb2, ingest_pb2_grpc
 
-SERVICE_NAMES = [one.full_name for one in ingest_pb2.DESCRIPTOR.services_by_name.values()]
+SERVICE_NAMES = [service.full_name for service in ingest_pb2.DESCRIPTOR.services_by_name.values()]
 
 
 async def main() -> None:
@@ -62,7 +62,7 @@ async def main() -> None:
         phones = http.PhoneEndpoint(intake, routes, commands, clock)
         async with (
             running.outlasting(
-                quarantine.run(), commands.publish_steps(), *(one.run() for one in writers.values())
+                quarantine.run(), commands.publish_steps(), *(writer.run() for writer in writers.values())
             ) as lasting,
             rpc.serve(settings, add_servicers, *SERVICE_NAMES) as server,
             http.serve(settings, phones),

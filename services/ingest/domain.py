@@ -102,12 +102,12 @@ class Positions:
     def of(cls, positions: Sequence[Position]) -> Positions:
         """Columns of single positions."""
         return cls(
-            [one.device_id for one in positions],
-            [one.report_id for one in positions],
-            [one.fix_time_ms for one in positions],
-            [one.lat_e7 for one in positions],
-            [one.lon_e7 for one in positions],
-            [one.accuracy_mm for one in positions],
+            [position.device_id for position in positions],
+            [position.report_id for position in positions],
+            [position.fix_time_ms for position in positions],
+            [position.lat_e7 for position in positions],
+            [position.lon_e7 for position in positions],
+            [position.accuracy_mm for position in positions],
         )
 
     def only(self, rows: Sequence[int]) -> Positions:

@@ -184,7 +184,7 @@ class Intake:
             self._limiter.leave(key, count)
             raise
         taken = PendingBatch()
-        taken.refusals = sorted(checked.refusals, key=lambda one: one.index)
+        taken.refusals = sorted(checked.refusals, key=lambda refusal: refusal.index)
         self._send(taken, key, checked, backfill, reports.contexts)
         accepted = count - len(taken.refusals)
         under_way = accepted + len(checked.heard)

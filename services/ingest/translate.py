@@ -56,13 +56,13 @@ def read_positions(msgs: Sequence[ingest_pb2.Position]) -> Positions | None:
 
     The device's id is left to `Routes.allow`: what is registered is sound.
     """
-    fix_times = [one.fix_time for one in msgs]
-    seconds = [one.seconds for one in fix_times]
-    nanos = [one.nanos for one in fix_times]
-    lat_deg = [one.lat_deg for one in msgs]
-    lon_deg = [one.lon_deg for one in msgs]
-    accuracy_m = [one.accuracy_m for one in msgs]
-    report_ids = [one.report_id for one in msgs]
+    fix_times = [msg.fix_time for msg in msgs]
+    seconds = [fix_time.seconds for fix_time in fix_times]
+    nanos = [fix_time.nanos for fix_time in fix_times]
+    lat_deg = [msg.lat_deg for msg in msgs]
+    lon_deg = [msg.lon_deg for msg in msgs]
+    accuracy_m = [msg.accuracy_m for msg in msgs]
+    report_ids = [msg.report_id for msg in msgs]
     # A time of 1970 may be one that is missing, and an accuracy of 0 is.
     if not (
         min(seconds) > 0
@@ -73,14 +73,14 @@ def read_positions(msgs: Sequence[ingest_pb2.Position]) -> Positions | None:
         and _all_within(lon_deg, -180, 180)
         and _all_within(accuracy_m, 0, ACCURACY_MOST_M)
         and min(accuracy_m) > 0
-        and _absent_or_within([one.speed_mps for one in msgs], 0, SPEED_MOST_MPS)
-        and _absent_or_within([one.course_deg for one in msgs], 0, 360)
-        and _absent_or_within([one.battery_pct for one in msgs], 0, 100)
+        and _absent_or_within([msg.speed_mps for msg in msgs], 0, SPEED_MOST_MPS)
+        and _absent_or_within([msg.course_deg for msg in msgs], 0, 360)
+        and _absent_or_within([msg.battery_pct for msg in msgs], 0, 100)
         and fields.are_ids(report_ids)
     ):
         return None
     return Positions(
-        [one.device_id for one in msgs],
+        [msg.device_id for msg in msgs],
         report_ids,
         [s * 1000 + n // 1_000_000 for s, n in zip(seconds, nanos, strict=True)],
         [round(one * 1e7) for one in lat_deg],

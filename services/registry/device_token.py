@@ -22,14 +22,14 @@ class DeviceToken:
 
 def good_at(tokens: Sequence[DeviceToken], now_ms: int) -> list[DeviceToken]:
     """Those that aren't over."""
-    return [one for one in tokens if one.valid_until_ms is None or one.valid_until_ms > now_ms]
+    return [token for token in tokens if token.valid_until_ms is None or token.valid_until_ms > now_ms]
 
 
 def rotated(tokens: Sequence[DeviceToken], new: bytes, now_ms: int, keep_older_for_s: int) -> list[DeviceToken]:
     """The tokens, the oldest first, once one with this hash was issued; no older one lasts longer by it than it did."""
     until_ms = now_ms + keep_older_for_s * 1000
     older = [
-        replace(one, valid_until_ms=until_ms if one.valid_until_ms is None else min(one.valid_until_ms, until_ms))
-        for one in tokens
+        replace(token, valid_until_ms=until_ms if token.valid_until_ms is None else min(token.valid_until_ms, until_ms))
+        for token in tokens
     ]
     return [*good_at(older, now_ms), DeviceToken(new, None)][-MAX_GOOD:]

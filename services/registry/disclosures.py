@@ -126,9 +126,9 @@ class Disclosures:
             change = self._registry.next_change()
             async with self._registry.transaction() as records:
                 heads = await records.ledger.signed_after(after, HEADS_BATCH)
-            for one in heads:
-                yield one
-                after = one.head.sequence
+            for head in heads:
+                yield head
+                after = head.head.sequence
             if not heads:
                 await self._registry.wait_for(change)
 

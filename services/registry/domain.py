@@ -379,7 +379,11 @@ def build_case(order: Order, wearer: Wearer, tags: Sequence[Tag], devices: Seque
             ProtectedTarget(
                 person_id,
                 tuple(
-                    sorted(one.device_id for one in devices if one.person_id == person_id and one.removed_at_ms is None)
+                    sorted(
+                        device.device_id
+                        for device in devices
+                        if device.person_id == person_id and device.removed_at_ms is None
+                    )
                 ),
             )
             for person_id in order.protected_person_ids

@@ -298,7 +298,9 @@ class Registry:
     async def _match_wearer(self, records: Records, wearer: Wearer, new: bool = False) -> None:
         wearer_id = wearer.wearer_id  # of a new one there is nothing that it was matched with before
         cases = {} if new else {case.order_id: case for case in await records.cases_of_wearer(wearer_id)}
-        reviews = {} if new else {one.order_id: one for one in await records.reviews.reviews_of_wearer(wearer_id)}
+        reviews = (
+            {} if new else {review.order_id: review for review in await records.reviews.reviews_of_wearer(wearer_id)}
+        )
         alike = await records.reviews.sharing_a_key(similarity.ORDER_SIDE, similarity.match_keys(wearer))
         orders = {order.order_id: order for order in await records.orders_against(wearer.national_id)}
         # Those too that it was matched with as the record was before.
@@ -310,7 +312,9 @@ class Registry:
     async def _match_order(self, records: Records, order: Order, new: bool) -> None:
         order_id = order.order_id
         cases = {} if new else {case.wearer_id: case for case in await records.cases_of_order(order_id)}
-        reviews = {} if new else {one.wearer_id: one for one in await records.reviews.reviews_of_order(order_id)}
+        reviews = (
+            {} if new else {review.wearer_id: review for review in await records.reviews.reviews_of_order(order_id)}
+        )
         alike = await records.reviews.sharing_a_key(similarity.WEARER_SIDE, similarity.match_keys(order.respondent))
         number = order.respondent.national_id
         wearers = {one.wearer_id: one for one in await records.wearers_numbered(number)} if number else {}

@@ -67,17 +67,17 @@ class Custodian:
         return bool(destroyed)
 
 
-def _row(one: Destroyed, now_ms: int) -> Disclosure:
+def _row(destroyed: Destroyed, now_ms: int) -> Disclosure:
     return Disclosure(
-        disclosure_id=ids.hash_id("destroyed", one.table, one.record_id, now_ms),
+        disclosure_id=ids.hash_id("destroyed", destroyed.table, destroyed.record_id, now_ms),
         at_ms=now_ms,
         deed=Deed.DESTROYED.value,
         who=WHO,
         legal_basis=_LEGAL_BASIS,
         purpose=Purpose.RETENTION.value,
         reference="",
-        record_kind=_KINDS[one.table].value,
-        record_id=one.record_id,
+        record_kind=_KINDS[destroyed.table].value,
+        record_id=destroyed.record_id,
         order_id="",
         recipient="",
         expires_at_ms=0,

@@ -18,7 +18,7 @@ from services.registry.tables_ledger import ledger, ledger_heads
 from services.registry.vault import read_or_make_keys
 
 PAGE = 1000
-_FIELDS = tuple(one.name for one in fields(Disclosure))
+_FIELDS = tuple(field.name for field in fields(Disclosure))
 
 
 class Signer:

@@ -107,8 +107,10 @@ def compare(listed: Iterable[Listed], stored: Iterable[Listed]) -> list[Differen
 def root(records: Iterable[Listed]) -> bytes:
     """Root hash of a list."""
     hashed = hashlib.sha256()
-    for one in sorted(records, key=_place):
-        hashed.update(f"{one.kind.value} {one.record_id} {one.source_version} {one.digest.hex()}\n".encode())
+    for record in sorted(records, key=_place):
+        hashed.update(
+            f"{record.kind.value} {record.record_id} {record.source_version} {record.digest.hex()}\n".encode()
+        )
     return hashed.digest()
 
 

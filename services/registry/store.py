@@ -227,7 +227,7 @@ class Records:
 
     async def _tags(self, condition: sa.ColumnElement[bool]) -> list[Tag]:
         rows = await self._rows(sa.select(tables.tags).where(condition))
-        return [Tag(one.device_id, one.wearer_id, one.source_version, one.removed_at_ms, one.vendor_id) for one in rows]
+        return [Tag(row.device_id, row.wearer_id, row.source_version, row.removed_at_ms, row.vendor_id) for row in rows]
 
     async def device(self, device_id: str) -> Device | None:
         """A protective device."""
@@ -243,7 +243,7 @@ class Records:
     async def _devices(self, condition: sa.ColumnElement[bool]) -> list[Device]:
         rows = await self._rows(sa.select(tables.devices).where(condition).order_by(tables.devices.c.device_id))
         return [
-            Device(one.device_id, one.person_id, one.source_version, one.removed_at_ms, one.vendor_id) for one in rows
+            Device(row.device_id, row.person_id, row.source_version, row.removed_at_ms, row.vendor_id) for row in rows
         ]
 
     async def persons_of_order(self, order_id: str) -> list[str]:

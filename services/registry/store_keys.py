@@ -118,12 +118,12 @@ class KeyRecords:
         )
         return [row.wearer_id for row in await self._rows(statement.limit(limit))]
 
-    async def _drop_cases(self, one: Destroyed) -> None:
+    async def _drop_cases(self, destroyed: Destroyed) -> None:
         """Deletes what joins a record with others, and what was said of it, with its keys. What waits to be sent is sent."""
-        column = _COLUMNS[one.table]
+        column = _COLUMNS[destroyed.table]
         outbox, decisions = tables.outbox, tables_review.review_decisions
         for table in (tables.cases, tables_review.reviews):
-            mine = sa.select(table.c.case_id).where(table.c[column] == one.record_id)
+            mine = sa.select(table.c.case_id).where(table.c[column] == destroyed.record_id)
             for row in await self._rows(mine):
                 rows = await self._rows(sa.select(decisions.c.at_ms).where(decisions.c.case_id == row.case_id))
                 owners = [decision_owner(row.case_id, decision.at_ms) for decision in rows]
@@ -132,10 +132,10 @@ class KeyRecords:
                 await self._connection.execute(sa.delete(decisions).where(decisions.c.case_id == row.case_id))
                 await self._connection.execute(sa.delete(outbox).where(sent))
                 await self._connection.execute(sa.delete(case_versions).where(case_versions.c.case_id == row.case_id))
-            await self._connection.execute(sa.delete(table).where(table.c[column] == one.record_id))
-        if one.table == "orders":
+            await self._connection.execute(sa.delete(table).where(table.c[column] == destroyed.record_id))
+        if destroyed.table == "orders":
             stages = tables_review.order_stages
-            await self._connection.execute(sa.delete(stages).where(stages.c.order_id == one.record_id))
+            await self._connection.execute(sa.delete(stages).where(stages.c.order_id == destroyed.record_id))
 
     async def _drop_told(self, now_ms: int) -> None:
         """Deletes what was told of the matches of records that were destroyed, once no resume token reaches it any more."""
@@ -156,19 +156,19 @@ class KeyRecords:
         still = {row.person_id for row in await self._rows(others)}
         return [person_id for person_id in persons if person_id not in still]
 
-    async def _destroy(self, one: Destroyed, now_ms: int) -> None:
-        table = tables.metadata.tables[one.table]
+    async def _destroy(self, destroyed: Destroyed, now_ms: int) -> None:
+        table = tables.metadata.tables[destroyed.table]
         (key_column,) = table.primary_key
         emptied = {name: b"" for name in ("sealed", "digest", "national_hash") if name in table.c}
-        await self._connection.execute(sa.update(table).where(key_column == one.record_id).values(emptied))
-        told_until_ms = now_ms + TOKENS_KEPT_MS if one.table in _COLUMNS else None
+        await self._connection.execute(sa.update(table).where(key_column == destroyed.record_id).values(emptied))
+        told_until_ms = now_ms + TOKENS_KEPT_MS if destroyed.table in _COLUMNS else None
         values = {"wrapped": b"", "destroy_at_ms": told_until_ms, "destroyed_at_ms": now_ms}
-        owner = f"{one.table}/{one.record_id}"
+        owner = f"{destroyed.table}/{destroyed.record_id}"
         await self._connection.execute(sa.update(data_keys).where(data_keys.c.owner == owner).values(values))
         digests, keys = tables_review.record_digests, tables_review.match_keys
-        mine = sa.and_(digests.c.kind == _KINDS[one.table].value, digests.c.record_id == one.record_id)
+        mine = sa.and_(digests.c.kind == _KINDS[destroyed.table].value, digests.c.record_id == destroyed.record_id)
         await self._connection.execute(sa.delete(digests).where(mine))
-        if one.table in _SIDES:
-            await self._drop_cases(one)
-            hashed = sa.and_(keys.c.side == _SIDES[one.table], keys.c.record_id == one.record_id)
+        if destroyed.table in _SIDES:
+            await self._drop_cases(destroyed)
+            hashed = sa.and_(keys.c.side == _SIDES[destroyed.table], keys.c.record_id == destroyed.record_id)
             await self._connection.execute(sa.delete(keys).where(hashed))

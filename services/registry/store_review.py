@@ -90,10 +90,10 @@ class ReviewRecords:
         masked = Listed(ListedKind(row.kind), row.record_id, row.source_version, row.masked)
         return replace(masked, digest=self._masked(masked))
 
-    def _masked(self, one: Listed) -> bytes:
+    def _masked(self, listed: Listed) -> bytes:
         """A digest masked, or a masked one bare: a pad that is used once, as a version never has a second content."""
-        pad = self._vault.index(f"record digest {one.kind.value} {one.record_id} {one.source_version}")
-        return (int.from_bytes(one.digest) ^ int.from_bytes(pad)).to_bytes(len(pad))
+        pad = self._vault.index(f"record digest {listed.kind.value} {listed.record_id} {listed.source_version}")
+        return (int.from_bytes(listed.digest) ^ int.from_bytes(pad)).to_bytes(len(pad))
 
     async def without_digest(self, kind: ListedKind, key: sa.Column[Any], after: str, limit: int) -> list[str]:
         """Ids of records, after one of them, that were stored before digests were kept."""

@@ -25,6 +25,8 @@ class TokenRecords:
     async def put(self, device_id: str, tokens: Sequence[DeviceToken]) -> None:
         """Keeps these tokens of a device, the oldest first, and no others."""
         await self._connection.execute(sa.delete(device_tokens).where(device_tokens.c.device_id == device_id))
-        rows = [{"device_id": device_id, "sha256": one.sha256, "valid_until_ms": one.valid_until_ms} for one in tokens]
+        rows = [
+            {"device_id": device_id, "sha256": token.sha256, "valid_until_ms": token.valid_until_ms} for token in tokens
+        ]
         if rows:
             await self._connection.execute(sa.insert(device_tokens), rows)

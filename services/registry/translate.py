@@ -345,7 +345,7 @@ def route_to_proto(
         subject_id=device.wearer_id if isinstance(device, Tag) else device.person_id,
         partitions=partitions,
         vendor_id=device.vendor_id,
-        tokens=[log_pb2.DeviceToken(sha256=one.sha256, valid_until_ms=one.valid_until_ms or 0) for one in tokens],
+        tokens=[log_pb2.DeviceToken(sha256=token.sha256, valid_until_ms=token.valid_until_ms or 0) for token in tokens],
         revoked=revoked,
         kind=log_pb2.DeviceKind.TAG if isinstance(device, Tag) else log_pb2.DeviceKind.PROTECTIVE_DEVICE,
     )

@@ -29,8 +29,8 @@ def parse_encounters(
 ) -> tuple[Encounter, ...]:
     """The encounters of an order that is valid between these moments. Raises InvalidField."""
     fields.at_most("encounters", messages, ENCOUNTERS_MAX)
-    polygons = [place.polygon for one in messages for place in one.places]
-    corners = sum(len(one.vertices) + sum(len(hole.vertices) for hole in one.holes) for one in polygons)
+    polygons = [place.polygon for message in messages for place in message.places]
+    corners = sum(len(polygon.vertices) + sum(len(hole.vertices) for hole in polygon.holes) for polygon in polygons)
     if corners > ENCOUNTER_VERTICES_MAX:
         raise InvalidField("encounters", f"must hold at most {ENCOUNTER_VERTICES_MAX} vertices in all")
     found = tuple(_encounter(f"encounters[{n}]", message) for n, message in enumerate(messages))

@@ -25,7 +25,7 @@ def parse_listed(msg: reconciliation_pb2.ReconcileRequest, agency: Agency) -> li
     """A part of an agency's list. Raises InvalidField."""
     if len(msg.records) > RECORDS_BATCH:
         raise InvalidField("records", f"must hold at most {RECORDS_BATCH}")
-    return [_listed(f"records[{n}]", one, agency) for n, one in enumerate(msg.records)]
+    return [_listed(f"records[{n}]", record, agency) for n, record in enumerate(msg.records)]
 
 
 def _listed(field: str, msg: reconciliation_pb2.ListedRecord, agency: Agency) -> Listed:
@@ -40,14 +40,14 @@ def _listed(field: str, msg: reconciliation_pb2.ListedRecord, agency: Agency) ->
     return Listed(kinds[msg.kind], record_id, msg.source_version, msg.digest)
 
 
-def listed_to_proto(one: Listed) -> reconciliation_pb2.ListedRecord:
+def listed_to_proto(listed: Listed) -> reconciliation_pb2.ListedRecord:
     """A record as it stands in a list."""
     return reconciliation_pb2.ListedRecord(
-        kind=_kind(one.kind), record_id=one.record_id, source_version=one.source_version, digest=one.digest
+        kind=_kind(listed.kind), record_id=listed.record_id, source_version=listed.source_version, digest=listed.digest
     )
 
 
-def difference_to_proto(one: Difference) -> reconciliation_pb2.Difference:
+def difference_to_proto(difference: Difference) -> reconciliation_pb2.Difference:
     """One difference."""
     findings = {
         Finding.MISSING: reconciliation_pb2.FINDING_MISSING,
@@ -55,11 +55,11 @@ def difference_to_proto(one: Difference) -> reconciliation_pb2.Difference:
         Finding.DIFFERENT: reconciliation_pb2.FINDING_DIFFERENT,
     }
     return reconciliation_pb2.Difference(
-        finding=findings[one.finding],
-        kind=_kind(one.kind),
-        record_id=one.record_id,
-        listed_version=one.listed_version,
-        stored_version=one.stored_version,
+        finding=findings[difference.finding],
+        kind=_kind(difference.kind),
+        record_id=difference.record_id,
+        listed_version=difference.listed_version,
+        stored_version=difference.stored_version,
     )
 
 
@@ -67,15 +67,20 @@ def _kind(kind: ListedKind) -> reconciliation_pb2.RecordKind.ValueType:
     return reconciliation_pb2.RecordKind.Value(f"RECORD_KIND_{kind.name}")
 
 
-def standing_to_proto(one: ReconciliationStatus, overdue: bool) -> reconciliation_pb2.AgencyReconciliation:
+def standing_to_proto(
+    reconciliation_status: ReconciliationStatus, overdue: bool
+) -> reconciliation_pb2.AgencyReconciliation:
     """How an agency stands."""
     msg = reconciliation_pb2.AgencyReconciliation(
-        agency=one.agency.value, root=one.root, differences=one.differences, overdue=overdue
+        agency=reconciliation_status.agency.value,
+        root=reconciliation_status.root,
+        differences=reconciliation_status.differences,
+        overdue=overdue,
     )
-    if one.proven_at_ms is not None:
-        msg.proven_equal_at.CopyFrom(times.to_timestamp(one.proven_at_ms))
-    if one.compared_at_ms is not None:
-        msg.compared_at.CopyFrom(times.to_timestamp(one.compared_at_ms))
+    if reconciliation_status.proven_at_ms is not None:
+        msg.proven_equal_at.CopyFrom(times.to_timestamp(reconciliation_status.proven_at_ms))
+    if reconciliation_status.compared_at_ms is not None:
+        msg.compared_at.CopyFrom(times.to_timestamp(reconciliation_status.compared_at_ms))
     return msg
 
 
@@ -102,32 +107,32 @@ def parse_decision(msg: review_pb2.DecideReviewRequest) -> tuple[str, Decision, 
     return case_id, _DECISIONS[msg.decision], msg.reason, msg.evidence
 
 
-def review_to_proto(one: Review) -> review_pb2.Review:
+def review_to_proto(review: Review) -> review_pb2.Review:
     """One review, without personal data."""
     return review_pb2.Review(
-        case_id=one.case_id,
-        wearer_id=one.wearer_id,
-        order_id=one.order_id,
-        state=review_pb2.ReviewState.Value(f"REVIEW_STATE_{one.state.name}"),
-        enforced=one.enforced,
-        weight_bits=one.evidence.weight_bits,
-        reasons=one.evidence.reasons,
-        since=times.to_timestamp(one.since_ms),
-        evidence=one.evidence.digest,
-        decided_by=one.decided_by,
+        case_id=review.case_id,
+        wearer_id=review.wearer_id,
+        order_id=review.order_id,
+        state=review_pb2.ReviewState.Value(f"REVIEW_STATE_{review.state.name}"),
+        enforced=review.enforced,
+        weight_bits=review.evidence.weight_bits,
+        reasons=review.evidence.reasons,
+        since=times.to_timestamp(review.since_ms),
+        evidence=review.evidence.digest,
+        decided_by=review.decided_by,
     )
 
 
-def event_to_proto(one: StoredEvent) -> registry_pb2.WatchMatchesResponse:
+def event_to_proto(stored_event: StoredEvent) -> registry_pb2.WatchMatchesResponse:
     """One event, for those who watch."""
     return registry_pb2.WatchMatchesResponse(
-        sequence=one.sequence,
-        case_id=one.case_id,
-        wearer_id=one.wearer_id,
-        order_id=one.order_id,
-        matched_at=times.to_timestamp(one.matched_at_ms),
-        event=_event(one.event),
-        event_at=times.to_timestamp(one.at_ms),
+        sequence=stored_event.sequence,
+        case_id=stored_event.case_id,
+        wearer_id=stored_event.wearer_id,
+        order_id=stored_event.order_id,
+        matched_at=times.to_timestamp(stored_event.matched_at_ms),
+        event=_event(stored_event.event),
+        event_at=times.to_timestamp(stored_event.at_ms),
     )
 
 

@@ -176,7 +176,11 @@ async def test_a_leg_is_taken_with_the_keyboard_alone(played: Played) -> None:
         dispatch_pb2.ListIncidentsRequest(incident_id=played.incident_id),
         metadata=played.stage.clients.identity("spiffe://tandem/reviewer/test"),
     )
-    taken = [one.acknowledged_by for one in listed.incidents[0].assignments if one.leg == 2 and one.acknowledged_by]
+    taken = [
+        assignment.acknowledged_by
+        for assignment in listed.incidents[0].assignments
+        if assignment.leg == 2 and assignment.acknowledged_by
+    ]
     assert taken == ["spiffe://npa/desk/police-1"]
 
 
@@ -212,7 +216,7 @@ async def test_a_leg_is_answered_to_its_end_with_the_keyboard_alone(played: Play
         dispatch_pb2.ListIncidentsRequest(incident_id=played.incident_id),
         metadata=played.stage.clients.identity("spiffe://moj/desk/test"),
     )
-    (his,) = [one for one in listed.incidents[0].assignments if one.leg == 1]
+    (his,) = [assignment for assignment in listed.incidents[0].assignments if assignment.leg == 1]
     assert (his.close_cause, his.close_note) == (dispatch_pb2.OTHER, "gone")
     assert his.acknowledged_by == "spiffe://moj/desk/probation-1"
 
@@ -238,8 +242,8 @@ async def test_a_review_shows_both_legs_and_a_whole_trace(played: Played) -> Non
         page="reviewer",
         expression="[...document.querySelectorAll('[data-span]')].map((row) => ({...row.dataset}))",
     )
-    assert {one["service"] for one in rows} == SERVICES
-    assert [one for one in rows if int(one["us"]) < 0 or "orphan" in one] == []
+    assert {row["service"] for row in rows} == SERVICES
+    assert [row for row in rows if int(row["us"]) < 0 or "orphan" in row] == []
     seen = await played.browser("text", page="reviewer", selector="section[aria-labelledby=h-ledger] tbody tr")
     assert any("spiffe://tandem/service/dispatch-police" in one and "shared" in one for one in seen)
     await played.shot("reviewer", "console-review")

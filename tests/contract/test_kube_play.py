@@ -45,8 +45,8 @@ def told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_each_pod_has_addresses_of_its_own_and_the_names_of_its_services(player: Player) -> None:
     pods = (*player.pods, *player.jobs)
-    assert len({one.ip for one in pods}) == len({one.mac for one in pods}) == len(pods)
-    nats = next(one for one in player.pods if one.name == "nats-1")
+    assert len({pod.ip for pod in pods}) == len({pod.mac for pod in pods}) == len(pods)
+    nats = next(pod for pod in player.pods if pod.name == "nats-1")
     assert nats.aliases == ("nats-1", "nats", "nats-1.nats")
     assert nats.mac == f"02:74:6d:00:00:{int(nats.ip.split('.')[3]):02x}"
 
@@ -65,7 +65,7 @@ def test_a_pod_that_ends_by_itself_is_told_and_one_that_was_killed_is_not(
     player.ended()
     assert "nats-1" not in told.read_text().splitlines()[-1].split()
 
-    player.start(next(one for one in player.pods if one.name == "nats-1"))
+    player.start(next(pod for pod in player.pods if pod.name == "nats-1"))
     player.ended()
     assert "nats-1" in told.read_text().splitlines()[-1].split()
 

@@ -107,4 +107,6 @@ def test_each_alert_names_a_section_of_the_runbook() -> None:
 
 def test_dashboards_are_what_their_tables_make() -> None:
     files = {path.name: path.read_text() for path in (FOLDER / "dashboards").glob("*.json")}
-    assert files == {f"{one.uid}.json": generate_dashboards.to_json(one) for one in generate_dashboards.DASHBOARDS}
+    assert files == {
+        f"{dashboard.uid}.json": generate_dashboards.to_json(dashboard) for dashboard in generate_dashboards.DASHBOARDS
+    }

@@ -43,9 +43,9 @@ def publish_of(user: str) -> list[str]:
     return [one for one in found.publish if not one.startswith(("$JS.API", "$JS.ACK"))]
 
 
-def overlap(one: str, other: str) -> bool:
+def overlap(text: str, other: str) -> bool:
     """Whether some subject matches both patterns; `>` is one token or more."""
-    for mine, its in itertools.zip_longest(one.split("."), other.split(".")):
+    for mine, its in itertools.zip_longest(text.split("."), other.split(".")):
         if ">" in (mine, its):
             return mine is not None and its is not None
         if mine is None or its is None or (mine != its and "*" not in (mine, its)):

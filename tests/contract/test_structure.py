@@ -123,7 +123,9 @@ def test_pure_code_reads_no_clock_does_no_io_and_knows_no_wire(path: Path) -> No
 
 
 def test_every_service_has_its_decisions_in_a_pure_file() -> None:
-    with_domain = {one.relative_to(SERVICES).parts[0] for one in pure_files() if "domain" in module_name(one)}
+    with_domain = {
+        pure_file.relative_to(SERVICES).parts[0] for pure_file in pure_files() if "domain" in module_name(pure_file)
+    }
     assert with_domain - CLIENTS == set(NAMES) - CLIENTS - {"common"}
 
 

@@ -51,7 +51,7 @@ async def until(comes: Callable[[], bool]) -> None:
 
 async def until_seen(desk: Answering, incident_ids: Iterable[str]) -> None:
     """Returns once the desk has the offers of these incidents."""
-    wanted = {assignment_id(one, desk.leg, SUBJECTS[desk.leg]) for one in incident_ids}
+    wanted = {assignment_id(incident_id, desk.leg, SUBJECTS[desk.leg]) for incident_id in incident_ids}
     await until(lambda: wanted <= desk.seen.keys())
 
 
@@ -108,7 +108,12 @@ async def play(mesh: LegMesh, bus: Bus, away_s: float, every_s: float) -> str:
             await until_absent(mesh, 0)
         async with client(mesh.settings["probation"]) as probation:
             listed = (await probation.desk.list(page_size=1000)).incidents
-        own = [one for incident in listed for one in incident.assignments if one.leg == alert_pb2.PROBATION]
+        own = [
+            assignment
+            for incident in listed
+            for assignment in incident.assignments
+            if assignment.leg == alert_pb2.PROBATION
+        ]
         assert len(own) == 2 * count + 1 and not any(one.absent_legs for one in own)
     lines = [f"police away for {gone_s:.1f} s, {count} incidents before and {count} meanwhile; alert to desk, ms"]
     for leg in desks:

@@ -51,7 +51,7 @@ def is_ignored(what: str) -> bool:
 
 def is_settled(leg: str, incident_id: str, events: list[Event]) -> bool:
     """Each demand of the incident was taken, or offered on."""
-    answered = {one.assignment_id for one in events if isinstance(one, Acknowledged | Escalated)}
+    answered = {event.assignment_id for event in events if isinstance(event, Acknowledged | Escalated)}
     return answered == {assignment_id(incident_id, leg, subject_id) for subject_id in SUBJECTS[leg]}
 
 
@@ -68,7 +68,7 @@ async def unsettled(leg: str, store: Store, ids: list[str]) -> str:
 def late_ms(events: list[Event], id_: str) -> list[int]:
     """How late each deadline of an assignment was acted on, milliseconds; also looks whether each was acted on once and not early."""
     found, due_ms = [], None
-    for event in (one for one in events if getattr(one, "assignment_id", None) == id_):
+    for event in (event for event in events if getattr(event, "assignment_id", None) == id_):
         if isinstance(event, Escalated):
             assert due_ms is not None and event.at_ms >= due_ms, "a deadline fired early, or twice"
             found.append(event.at_ms - due_ms)

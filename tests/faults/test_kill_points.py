@@ -64,7 +64,7 @@ async def play_and_kill(mesh: RunningMesh, victims: Mapping[str, Sequence[str]])
         told = await outcome.read(clients, {stage.order_id})
     assert incident.answered
     assert [one.incident_id for one in told] == [incident.incident_id]
-    assignments = Counter((one.leg, one.destination) for one in incident.answers)
+    assignments = Counter((answer.leg, answer.destination) for answer in incident.answers)
     assert assignments == {
         ("probation", stage.wearer_id): 1,
         ("police", stage.person_id): 1,

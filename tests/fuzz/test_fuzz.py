@@ -30,22 +30,22 @@ RECEIVED_MS = 1_800_000_000_000
 REPORT = ingest_pb2.ReportRequest.DESCRIPTOR
 
 
-def check(one: Said) -> None:
+def check(said: Said) -> None:
     """Fails where a report is out of bounds."""
-    if isinstance(one, InvalidField):
-        assert one.reason
+    if isinstance(said, InvalidField):
+        assert said.reason
         return
-    fields.required_id("device_id", one.device_id)
-    fields.required_id("report_id", one.report_id)
-    if isinstance(one, Position):
-        assert -900_000_000 <= one.lat_e7 <= 900_000_000 and -1_800_000_000 <= one.lon_e7 <= 1_800_000_000
-        assert 1 <= one.accuracy_mm <= ACCURACY_MOST_M * 1_000
-        assert times.MIN_MS <= one.fix_time_ms <= times.MAX_MS
-        numbers: tuple[int, ...] = (one.lat_e7, one.lon_e7, one.accuracy_mm, one.fix_time_ms)
+    fields.required_id("device_id", said.device_id)
+    fields.required_id("report_id", said.report_id)
+    if isinstance(said, Position):
+        assert -900_000_000 <= said.lat_e7 <= 900_000_000 and -1_800_000_000 <= said.lon_e7 <= 1_800_000_000
+        assert 1 <= said.accuracy_mm <= ACCURACY_MOST_M * 1_000
+        assert times.MIN_MS <= said.fix_time_ms <= times.MAX_MS
+        numbers: tuple[int, ...] = (said.lat_e7, said.lon_e7, said.accuracy_mm, said.fix_time_ms)
     else:
-        assert one.event in log_pb2.EquipmentKind.values() and one.event
-        assert times.MIN_MS <= one.event_time_ms <= times.MAX_MS
-        numbers = (one.event, one.event_time_ms)
+        assert said.event in log_pb2.EquipmentKind.values() and said.event
+        assert times.MIN_MS <= said.event_time_ms <= times.MAX_MS
+        numbers = (said.event, said.event_time_ms)
     assert all(type(number) is int for number in numbers)
 
 

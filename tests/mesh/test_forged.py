@@ -129,7 +129,7 @@ async def test_the_warning_leg_gives_notices_and_no_other_command(mesh: IngestMe
         async with asyncio.timeout(WITHIN_S):
             for n in range(1, 1000):
                 answers = await client.send(ingest.request(n, ingest.position("forged-tag", f"forged-{n}")))
-                given |= {one.command_id for answer in answers for one in answer.commands}
+                given |= {command.command_id for answer in answers for command in answer.commands}
                 if "notice-sound" in given:
                     break
                 await asyncio.sleep(0.05)

@@ -74,7 +74,9 @@ def mesh(tmp_path: Path) -> Iterator[Unwatched]:
         try:
             up.wait_until_up()
             base_port = (urlsplit(f"//{up.now.addresses['registry']}").port or 0) - processes.SERVICES[0].offset
-            metrics = {one.name: base_port + one.more_ports["TANDEM_METRICS_PORT"] for one in processes.SERVICES}
+            metrics = {
+                service.name: base_port + service.more_ports["TANDEM_METRICS_PORT"] for service in processes.SERVICES
+            }
             yield Unwatched(nats, metrics)
         finally:
             nats.thaw()

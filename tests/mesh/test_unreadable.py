@@ -75,7 +75,9 @@ async def test_unreadable_steps_of_its_own_end_no_leg_at_its_start(
             await publish(bus, alert(4 + start, incident=f"incident-{start}"))
             while (await offers.next(OFFERED)).step.assignment.incident_id != f"incident-{start}":
                 pass
-            own = [one for one in await dead_letters(bus, len(wrong)) if one.by == f"{leg}-steps"]
+            own = [
+                dead_letter for dead_letter in await dead_letters(bus, len(wrong)) if dead_letter.by == f"{leg}-steps"
+            ]
             assert [(one.stream, one.sequence) for one in own] == [
                 (flow.INCIDENTS.name, n) for n in range(1, len(wrong) + 1)
             ]
@@ -150,7 +152,7 @@ async def test_traces_and_the_ledger_go_on_behind_what_they_cannot_use(registry:
             await bus.publish(subject, message.SerializeToString())
         await publish(bus, alert(10))
         assert {one.name for one in await trace_of(registry, 3)} >= {"alert"}
-        kept = [one for one in await dead_letters(bus, 4) if one.by == flow.DISCLOSURES_DURABLE]
+        kept = [dead_letter for dead_letter in await dead_letters(bus, 4) if dead_letter.by == flow.DISCLOSURES_DURABLE]
         assert [one.sequence for one in kept] == [1, 2, 3, 4]
         assert await client.put(records.wearer()) == ["STORED"]
         log = registry.service.log()
@@ -175,8 +177,8 @@ async def test_whoever_watches_alerts_gets_those_behind_what_cannot_be_read(eval
 
 async def first_of(answers: Any, count: int) -> Any:
     """The first answers of a stream."""
-    async for one in answers:
-        yield one
+    async for answer in answers:
+        yield answer
         count -= 1
         if not count:
             return

@@ -84,7 +84,7 @@ def containerfile_findings(file: Path) -> list[str]:
         print("hadolint has no binary here: the Containerfile isn't linted", file=sys.stderr)
         return []
     said = subprocess.run((binary, "--format", "json", file), capture_output=True, text=True, check=False).stdout
-    return [f"{file.name}:{one['line']}: {one['code']} {one['message']}" for one in json.loads(said)]
+    return [f"{file.name}:{load['line']}: {load['code']} {load['message']}" for load in json.loads(said)]
 
 
 def main(arguments: list[str]) -> int:

@@ -124,8 +124,8 @@ def asks_by_its_role(player: Player, pod: Pod) -> bool:
     until_s = time.monotonic() + CONNECTED_WITHIN_S
     wanted = {*ASKED, *(["alerts"] if pod.name.startswith(f"{CONSOLE}police") else [])}
     while True:
-        lines = [json.loads(one) for one in player.said(pod).splitlines() if one.startswith("{")]
-        away = {one["what"]: one["away"] for one in lines if one["event"] == "feed"}
+        lines = [json.loads(line) for line in player.said(pod).splitlines() if line.startswith("{")]
+        away = {line["what"]: line["away"] for line in lines if line["event"] == "feed"}
         if {what for what, reason in away.items() if not reason} >= wanted:
             return True
         if time.monotonic() > until_s:
@@ -176,7 +176,7 @@ def play(player: Player, folder: Path) -> bool:
     mesh = mesh_of(player, folder)
     through = comes_through(mesh)
     say(f"the demo by mutual TLS: {through}", through)
-    for pod in (one for one in player.pods if one.name.startswith(CONSOLE)):
+    for pod in (pod for pod in player.pods if pod.name.startswith(CONSOLE)):
         listens, serves = asks_by_its_role(player, pod), shows_pages(pod, folder)
         say(
             f"{pod.name} listens to what its desk may see: {listens}; its pages are served: {serves}",

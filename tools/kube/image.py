@@ -51,7 +51,7 @@ def podman(image: str, entrypoint: str, *arguments: str) -> subprocess.Completed
 
 def findings(image: str) -> Iterator[str]:
     """What is wrong with it."""
-    modules = "; ".join(f"import services.{one}.__main__" for one in SERVICES)
+    modules = "; ".join(f"import services.{service}.__main__" for service in SERVICES)
     who = podman(image, "python", "-c", f"import os; {modules}; print(os.getuid(), os.getgid())")
     if who.stdout.split() != USER.split(":"):
         yield f"its services don't load: {who.stderr[-500:]}"

@@ -104,16 +104,16 @@ class Player:
     def up(self) -> None:
         """Starts all pods at once, runs the Jobs to their end, and returns when all are ready."""
         podman("network", "create", "--subnet", f"{SUBNET}.0/24", NETWORK)
-        for one in self.pods:
-            podman(*self._command(one, "--detach"))
-        for one in self.jobs:
-            self._run_job(one)
-        for one in self.pods:
-            self.wait_until_ready(one)
+        for pod in self.pods:
+            podman(*self._command(pod, "--detach"))
+        for job in self.jobs:
+            self._run_job(job)
+        for pod in self.pods:
+            self.wait_until_ready(pod)
 
     def down(self) -> None:
         """Takes all away, however far it came; Ctrl-C waits until that is done. Raises RuntimeError where something stays."""
-        names = [one.name for one in (*self.pods, *self.jobs)]
+        names = [pod.name for pod in (*self.pods, *self.jobs)]
         with unbroken():
             try:
                 podman("rm", "--force", "--time", "1", "--volumes", "--ignore", *names)
@@ -124,7 +124,7 @@ class Player:
         """SIGKILL."""
         self._killed.add(name)
         podman("kill", name)
-        return next(one for one in self.pods if one.name == name)
+        return next(pod for pod in self.pods if pod.name == name)
 
     def start(self, pod: Pod) -> None:
         """Starts it again on what it has kept, as a kubelet would."""
@@ -133,10 +133,10 @@ class Player:
 
     def ended(self, *pods: Pod) -> dict[str, str]:
         """Those of the pods (all, where none is named) that don't run though nobody has killed them: how each ended."""
-        names = [one.name for one in pods or self.pods if one.name not in self._killed]
+        names = [pod.name for pod in pods or self.pods if pod.name not in self._killed]
         state = "{{.Name}} {{.State.Running}} code {{.State.ExitCode}}, out of memory: {{.State.OOMKilled}}"
         lines = podman("inspect", "--format", state, *names).splitlines() if names else []
-        states = {name: (running == "true", how) for name, running, how in (one.split(" ", 2) for one in lines)}
+        states = {name: (running == "true", how) for name, running, how in (line.split(" ", 2) for line in lines)}
         return {name: how for name, (runs, how) in states.items() if not runs}
 
     def wait_until_ready(self, pod: Pod) -> None:
@@ -153,8 +153,8 @@ class Player:
     def keep_logs(self) -> Path:
         """The logs of all pods, in a folder that stays."""
         folder = Path(tempfile.mkdtemp(prefix=f"{NETWORK}-"))
-        for one in self.pods:
-            (folder / f"{one.name}.log").write_text(self.said(one))
+        for pod in self.pods:
+            (folder / f"{pod.name}.log").write_text(self.said(pod))
         return folder
 
     def said(self, pod: Pod) -> str:
@@ -200,7 +200,7 @@ class Player:
         command = ["run", *how, "--name", pod.name, "--hostname", pod.name, "--user", owner, "--pull", "never"]
         # The same address of the card after a start, too, as a restarted container has it under Kubernetes, whose pod stays:
         # peers that remember the old one would send into nothing for a minute.
-        interface = (f"ip={pod.ip}", f"mac={pod.mac}", *(f"alias={one}" for one in pod.aliases))
+        interface = (f"ip={pod.ip}", f"mac={pod.mac}", *(f"alias={aliase}" for aliase in pod.aliases))
         command += ["--network", f"{NETWORK}:{','.join(interface)}"]
         command += ["--read-only-tmpfs=false", *(["--read-only"] if context["readOnlyRootFilesystem"] else [])]
         command += [part for one in context["capabilities"]["drop"] for part in ("--cap-drop", one)]

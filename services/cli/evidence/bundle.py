@@ -74,9 +74,9 @@ def make(
     """The bundle; `about` says when and why it was made, and with what software."""
     members = {name: _lines(found.of(stream_of(found.partition))) for name, stream_of in STREAMED.items()}
     members[README_NAME] = README.encode()
-    for one in chains:
-        members[f"chain-{one.leg}.jsonl"] = one.to_member(
-            found.incident_id, others=found.leg not in ("police", one.leg)
+    for chain in chains:
+        members[f"chain-{chain.leg}.jsonl"] = chain.to_member(
+            found.incident_id, others=found.leg not in ("police", chain.leg)
         )
     if found.leg == "police":
         members[REPLAY] = canonical(replay(ground, found.records).to_json())
@@ -88,8 +88,8 @@ def make(
         "order_ids": list(found.order_ids),
         "ended": found.ended,
         "whole": found.whole,
-        "chains": {one.leg: {"head": [one.head.id, one.head.hash]} for one in chains},
-        "chains_missing": sorted(set(flow.LEGS) - {one.leg for one in chains}),
+        "chains": {chain.leg: {"head": [chain.head.id, chain.head.hash]} for chain in chains},
+        "chains_missing": sorted(set(flow.LEGS) - {chain.leg for chain in chains}),
         "fold_version": VERSION,
         "log": {
             "log_id": ground.log_id,
@@ -164,7 +164,9 @@ def _folded(ground: Ground, records: Sequence[StoredMessage]) -> Replay:
 
 
 def _check_that_alerts_are_enclosed(records: Sequence[StoredMessage], events: Sequence[Shown]) -> None:
-    alert_ids = [alert_pb2.Alert.FromString(one.data).alert_id for one in records if one.stream == flow.ALERTS.name]
+    alert_ids = [
+        alert_pb2.Alert.FromString(record.data).alert_id for record in records if record.stream == flow.ALERTS.name
+    ]
     enclosed = set(alert_ids)
     if len(enclosed) < len(alert_ids):
         raise CorruptArchive("alerts.jsonl", None, "holds an alert twice")
@@ -175,7 +177,7 @@ def _check_that_alerts_are_enclosed(records: Sequence[StoredMessage], events: Se
 
 
 def _lines(records: Sequence[StoredMessage]) -> bytes:
-    return b"".join(one.to_line() for one in records)
+    return b"".join(record.to_line() for record in records)
 
 
 def _stamp_after_receipt_ms(log: Sequence[StoredMessage]) -> list[int]:

@@ -37,7 +37,7 @@ class Chain:
 
     def alert_ids(self, incident_id: str) -> list[str]:
         """Alerts that the leg has taken in for the incident."""
-        bodies = (json.loads(one.body) for one in self.links if one.incident_id == incident_id)
+        bodies = (json.loads(link.body) for link in self.links if link.incident_id == incident_id)
         return [alert_id for body in bodies if (alert_id := _taken_in(body))]
 
     def to_member(self, incident_id: str, others: bool) -> bytes:
@@ -49,12 +49,12 @@ class Chain:
                 "before": [self.before.id, self.before.hash],
                 "head": [self.head.id, self.head.hash],
             }
-            for one in self.links:
-                shown = one.incident_id == incident_id
+            for link in self.links:
+                shown = link.incident_id == incident_id
                 if shown and others:
-                    shown = json.loads(one.body).keys() <= SHOWN_TO_OTHERS
-                content = {"incident_id": one.incident_id, "kind": one.kind, "body": one.body} if shown else {}
-                yield {"id": one.id, "hash": one.hash, **content}
+                    shown = json.loads(link.body).keys() <= SHOWN_TO_OTHERS
+                content = {"incident_id": link.incident_id, "kind": link.kind, "body": link.body} if shown else {}
+                yield {"id": link.id, "hash": link.hash, **content}
 
         return b"".join(map(canonical, lines()))
 

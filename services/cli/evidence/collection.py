@@ -53,7 +53,7 @@ async def make(
     if not chains:
         raise CommandFailed(f"no leg knows {incident_id}", MISUSED)
     # Of all legs, since one hears of what another doesn't.
-    alert_ids = sorted({id_ for one in chains for id_ in one.alert_ids(incident_id)})
+    alert_ids = sorted({id_ for chain in chains for id_ in chain.alert_ids(incident_id)})
     try:
         async with (
             asyncio.timeout(PATIENCE_S) as patience,
@@ -119,7 +119,7 @@ async def _found(bus: Bus, log_meta: LogMetadata, alert_ids: list[str], leg: str
         candidates.insert(0, joined(kept))
     if not candidates:
         raise NotFound("neither the streams nor the leg hold what the incident rests on any more")
-    return next((one for one in candidates if _comes_again(one, log_meta)), candidates[0])
+    return next((candidate for candidate in candidates if _comes_again(candidate, log_meta)), candidates[0])
 
 
 def _comes_again(found: Evidence, log_meta: LogMetadata) -> bool:

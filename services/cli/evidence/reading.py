@@ -19,7 +19,7 @@ _MESSAGES: Mapping[str, type[Message]] = {"alerts.jsonl": alert_pb2.Alert, "meas
 
 def records(members: Mapping[str, bytes], partition: int) -> list[StoredMessage]:
     """The records of all members. Raises Broken with the first that is none."""
-    return [one for name in STREAMED for one in _records(name, members[name], partition)]
+    return [record for name in STREAMED for record in _records(name, members[name], partition)]
 
 
 def _records(name: str, member: bytes, partition: int) -> list[StoredMessage]:

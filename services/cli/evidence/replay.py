@@ -56,7 +56,7 @@ class Replay:
 
 def replay(ground: Ground, records: Sequence[StoredMessage]) -> Replay:
     """Folds the log's entries among the records and compares with the alerts and figures among them."""
-    log = [one for one in records if one.stream == flow.log_stream(ground.partition)]
+    log = [record for record in records if record.stream == flow.log_stream(ground.partition)]
     state = State(
         ground.partition,
         log_id=ground.log_id,
@@ -72,14 +72,16 @@ def replay(ground: Ground, records: Sequence[StoredMessage]) -> Replay:
     except OutdatedFold as error:
         return Replay(len(log), {"all": error.reason})
     whole = {one.sequence for one in log if not one.cut}
-    alerts = [one for one in records if one.stream == flow.ALERTS.name]
-    figures = {one.subject.rpartition(".")[2]: one.data for one in records if one.stream == flow.MEASURES.name}
+    alerts = [record for record in records if record.stream == flow.ALERTS.name]
+    figures = {
+        record.subject.rpartition(".")[2]: record.data for record in records if record.stream == flow.MEASURES.name
+    }
     again: dict[str, str] = {}
     for record in alerts:
         stored = alert_pb2.Alert.FromString(record.data)
         once_more = found.pop(stored.alert_id, None)
         again[stored.alert_id] = _compared(ground, record, stored, once_more, stored.sequence in whole, figures)
-    last = max((alert_pb2.Alert.FromString(one.data).sequence for one in alerts), default=0)
+    last = max((alert_pb2.Alert.FromString(alert.data).sequence for alert in alerts), default=0)
     for alert in found.values():
         if alert.incident_id == ground.incident_id and alert.sequence <= last:
             again[alert.alert_id] = "the fold gives it, and it isn't stored"
@@ -113,7 +115,9 @@ def _compared(
         message.ordinal = stored.ordinal
     if message.SerializeToString() != record.data:
         names = [
-            one.name for one in message.DESCRIPTOR.fields if getattr(message, one.name) != getattr(stored, one.name)
+            field.name
+            for field in message.DESCRIPTOR.fields
+            if getattr(message, field.name) != getattr(stored, field.name)
         ]
         return f"the fold gives other bytes: {', '.join(names) or 'unknown fields'}"
     if figures.get(stored.alert_id) != translate.measure_to_proto(again).SerializeToString():

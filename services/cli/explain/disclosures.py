@@ -52,7 +52,11 @@ def disclosures(shown: Refold, to: Reader, now_ms: int) -> list[ledger_pb2.Discl
         if case is None:
             continue
         sides = [(RecordKind.WEARER, case.wearer_id, case.tag_device_ids)]
-        sides += [(RecordKind.PROTECTED_PERSON, one.target_id, one.device_ids) for one in case.targets if one.is_person]
+        sides += [
+            (RecordKind.PROTECTED_PERSON, target.target_id, target.device_ids)
+            for target in case.targets
+            if target.is_person
+        ]
         for kind, subject_id, device_ids in sides:
             if any(shown.reports.get(device_id) for device_id in device_ids):
                 found[kind, subject_id] = case.order_id

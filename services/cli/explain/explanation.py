@@ -248,7 +248,7 @@ def _side(
     refold: Refold, decisive: LoggedPosition | None, who: str, subject_id: str, device_id: str
 ) -> DeviceExplanation:
     decided_ms = refold.decided_ms
-    known = [one for one in refold.reports.get(device_id, ()) if _is_before(refold, decisive, one)]
+    known = [report for report in refold.reports.get(device_id, ()) if _is_before(refold, decisive, report)]
     track = refold.state.tracks.get(device_id)
     used = [one.time_ms for one in known if not is_too_late(one)]
     older = track.last() if track and not used else None  # the fold keeps the newest two however old they are

@@ -96,7 +96,7 @@ class Refold:
         Of an alert that goes to nobody it is the person.
         """
         alert = self.stored.alert
-        sent = {one.subject_id for one in alert.destinations if one.leg == alert_pb2.POLICE}
+        sent = {destination.subject_id for destination in alert.destinations if destination.leg == alert_pb2.POLICE}
         kinds = (alert.target_id in sent,) if sent else (True, False)
         for case in (self.case, self.before):
             for target in case.targets if case else ():

@@ -113,31 +113,33 @@ class CanaryState:
 
     def on(self, slot: int) -> Canary | None:
         """The last canary of a slot."""
-        return next((one for one in reversed(self.canaries) if one.slot == slot), None)
+        return next((canary for canary in reversed(self.canaries) if canary.slot == slot), None)
 
     @property
     def pending(self) -> Canary | None:
         """The oldest that isn't whole."""
-        return next((one for one in self.canaries if not one.whole), None)
+        return next((canary for canary in self.canaries if not canary.whole), None)
 
 
 def judge(watched: CanaryState, now_s: float, now_ms: int) -> Page | None:
     """Brings what is known up to a moment; what is to be told of it, again and again until it is delivered (`delivered`)."""
-    last_whole = max((one.number for one in watched.canaries if one.whole), default=-1)
+    last_whole = max((canary.number for canary in watched.canaries if canary.whole), default=-1)
     # What never reached the log, or of which the other leg wasn't told, is made up for by a later one. What did reach it must come.
     watched.canaries = [
-        one for one in watched.canaries if one.whole or one.number > last_whole or (one.durable and not one.answered)
+        canary
+        for canary in watched.canaries
+        if canary.whole or canary.number > last_whole or (canary.durable and not canary.answered)
     ]
     if watched.outage is None:
         _begin(watched, now_s, now_ms)
     elif watched.outage.over_ms is None:
         _end(watched, watched.outage, now_s, now_ms)
-    watched.canaries = [one for one in watched.canaries if not one.over]
+    watched.canaries = [canary for canary in watched.canaries if not canary.over]
     return _due(watched.outage, now_ms)
 
 
 def _begin(watched: CanaryState, now_s: float, now_ms: int) -> None:
-    missing = next((one for one in watched.canaries if one.is_missing(now_s)), None)
+    missing = next((canary for canary in watched.canaries if canary.is_missing(now_s)), None)
     if missing is not None:
         watched.outage = CanaryOutage(
             now_ms - round((now_s - missing.sent_s) * 1000), seen(_telling(watched, missing, now_s))
@@ -148,7 +150,7 @@ def _begin(watched: CanaryState, now_s: float, now_ms: int) -> None:
 def _end(watched: CanaryState, outage: CanaryOutage, now_s: float, now_ms: int) -> None:
     """A later canary that comes as far as the first one should have ends the outage."""
     first = watched.first
-    later = [one for one in watched.canaries if first is None or one.number > first.number]
+    later = [canary for canary in watched.canaries if first is None or canary.number > first.number]
     back = next((one for one in later if (one.over if watched.awaits_end else one.whole)), None)
     if back is not None:
         watched.outage, watched.first = replace(outage, over_ms=now_ms), None
@@ -160,7 +162,7 @@ def _end(watched: CanaryState, outage: CanaryOutage, now_s: float, now_ms: int) 
 
 def _telling(watched: CanaryState, first: Canary, now_s: float) -> Canary:
     """The newest canary that has had its time and isn't whole: how far it came says what is broken now."""
-    tried = [one for one in watched.canaries if not one.whole and now_s - one.sent_s >= TRIED_AFTER_S]
+    tried = [canary for canary in watched.canaries if not canary.whole and now_s - canary.sent_s >= TRIED_AFTER_S]
     return first if watched.awaits_end or not tried else tried[-1]
 
 

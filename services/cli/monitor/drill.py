@@ -114,16 +114,16 @@ class _DrillDesk(Party):
             if self._answers:
                 await self._answer(assignment)
 
-    async def _answer(self, one: dispatch_pb2.Assignment) -> None:
-        id_ = one.assignment_id
+    async def _answer(self, assignment: dispatch_pb2.Assignment) -> None:
+        id_ = assignment.assignment_id
         try:
-            if one.state in UNANSWERED:
+            if assignment.state in UNANSWERED:
                 await call(self._stub.Acknowledge, dispatch_pb2.AcknowledgeRequest(assignment_id=id_), self._identity)
-            elif self.leg != "warning" and one.state in (State.ACKNOWLEDGED, State.DISPATCHED):
-                further = State.DISPATCHED if one.state == State.ACKNOWLEDGED else State.EN_ROUTE
+            elif self.leg != "warning" and assignment.state in (State.ACKNOWLEDGED, State.DISPATCHED):
+                further = State.DISPATCHED if assignment.state == State.ACKNOWLEDGED else State.EN_ROUTE
                 request = dispatch_pb2.ProgressRequest(assignment_id=id_, state=further)
                 await call(self._stub.Progress, request, self._identity)
-            elif one.state == State.STOOD_DOWN:
+            elif assignment.state == State.STOOD_DOWN:
                 closed = dispatch_pb2.CloseRequest(assignment_id=id_, cause=dispatch_pb2.CloseCause.EXERCISE)
                 await call(self._stub.Close, closed, self._identity)
         except grpc.aio.AioRpcError as error:

@@ -130,13 +130,13 @@ def pagers(command: Sequence[str], webhooks: Path | None) -> list[Pager]:
 async def page_all(pagers: Sequence[Pager], message: PageMessage) -> bool:
     """Tries all at once; True where somebody was told."""
 
-    async def told(one: Pager) -> bool:
+    async def told(pager: Pager) -> bool:
         try:
-            await one.page(message)
+            await pager.page(message)
         except PageFailed as failed:
-            logger().critical("page_failed", pager=one.name, page_id=message.id, reason=str(failed))
+            logger().critical("page_failed", pager=pager.name, page_id=message.id, reason=str(failed))
             return False
-        logger().info("page_delivered", pager=one.name, page_id=message.id)
+        logger().info("page_delivered", pager=pager.name, page_id=message.id)
         return True
 
     return any(await asyncio.gather(*map(told, pagers)))

@@ -126,8 +126,8 @@ class Desk(Party):
             for one in done:
                 one.result()
         finally:
-            for one in tasks:
-                one.cancel()
+            for task in tasks:
+                task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _follow(self) -> None:
@@ -256,8 +256,8 @@ class HeadEnd(Party):
     ) -> list[tuple[Report, ingest_pb2.Refusal]]:
         """Sends reports as one batch; once those that were taken are durable, returns the others and why they weren't."""
         # Outcomes come in this order: first the positions, then the events.
-        positions = [one for one in reports if isinstance(one, ingest_pb2.Position)]
-        equipment = [one for one in reports if isinstance(one, ingest_pb2.EquipmentEvent)]
+        positions = [report for report in reports if isinstance(report, ingest_pb2.Position)]
+        equipment = [report for report in reports if isinstance(report, ingest_pb2.EquipmentEvent)]
         ordered: list[Report] = [*positions, *equipment]
         batch = self._send(ingest_pb2.ReportRequest(positions=positions, equipment=equipment, backfill=backfill))
         self._awaited[batch] = None
@@ -265,7 +265,7 @@ class HeadEnd(Party):
             answer = await self.until("an answer to a report", lambda: self._awaited[batch])
         finally:
             del self._awaited[batch]
-        return [(ordered[one.index], one) for one in answer.refusals]
+        return [(ordered[refusal.index], refusal) for refusal in answer.refusals]
 
     async def settle(self) -> None:
         """Returns once everything is answered, receipts too."""
@@ -299,18 +299,18 @@ class HeadEnd(Party):
     def _take(self, commands: Iterable[ingest_pb2.DeviceCommand]) -> None:
         """Acknowledges commands. One that comes again has lost its receipt on the way, so it gets another."""
         receipts = []
-        for one in commands:
-            known = one.instruction.WhichOneof("kind") is not None
+        for command in commands:
+            known = command.instruction.WhichOneof("kind") is not None
             receipts.append(
                 ingest_pb2.CommandReceipt(
-                    command_id=one.command_id,
-                    device_id=one.device_id,
+                    command_id=command.command_id,
+                    device_id=command.device_id,
                     refused_because="" if known else "the device knows no such instruction",
                 )
             )
-            if self._commanded and one.command_id not in self._commands:
-                self._commanded(one)
-            self._commands.add(one.command_id)
+            if self._commanded and command.command_id not in self._commands:
+                self._commanded(command)
+            self._commands.add(command.command_id)
         self._send(ingest_pb2.ReportRequest(receipts=receipts))
 
     async def _requests(self) -> AsyncIterator[ingest_pb2.ReportRequest]:

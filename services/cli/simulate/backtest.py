@@ -94,9 +94,9 @@ class _Cases:
     """The registry's part, with the scenario's records in memory."""
 
     def __init__(self, scenario: Scenario) -> None:
-        self._wearers = [registry_translate.parse_wearer(one) for one in scenario.wearers]
-        self._tags = {one.device_id: registry_translate.parse_tag(one) for one in scenario.tags}
-        self._devices = {one.device_id: registry_translate.parse_device(one) for one in scenario.devices}
+        self._wearers = [registry_translate.parse_wearer(wearer) for wearer in scenario.wearers]
+        self._tags = {tag.device_id: registry_translate.parse_tag(tag) for tag in scenario.tags}
+        self._devices = {device.device_id: registry_translate.parse_device(device) for device in scenario.devices}
         self._orders: dict[str, registry.Order] = {}
         self._versions: dict[str, int] = {}
 
@@ -120,7 +120,9 @@ class _Cases:
             for wearer in self._wearers:
                 if registry.is_match(order.respondent, wearer):
                     tags = [tag for tag in self._tags.values() if tag.wearer_id == wearer.wearer_id]
-                    devices = [one for one in self._devices.values() if one.person_id in order.protected_person_ids]
+                    devices = [
+                        device for device in self._devices.values() if device.person_id in order.protected_person_ids
+                    ]
                     case = registry.build_case(order, wearer, tags, devices)
                     version = self._versions[case.case_id] = self._versions.get(case.case_id, 0) + 1
                     yield geofence_translate.case_of(registry_translate.case_to_proto(case, version))
@@ -147,11 +149,11 @@ def _bodies(what: Arrival, cases: _Cases) -> Iterator[Body]:
 
 
 def _alerts(outputs: list[Any]) -> Iterator[dict[str, Any]]:
-    for one in outputs:
-        if isinstance(one, Alert):
-            yield alert_dict(one)
+    for output in outputs:
+        if isinstance(output, Alert):
+            yield alert_dict(output)
         else:
-            yield {"kind": "PARKED", "sequence": one.sequence, "reason": one.reason}
+            yield {"kind": "PARKED", "sequence": output.sequence, "reason": output.reason}
 
 
 def alert_dict(alert: Alert) -> dict[str, Any]:

@@ -163,8 +163,8 @@ class DemoStage:
 
     async def see_match(self) -> str:
         seen = [
-            await one.until("the match", lambda one=one: one.seen_wall_us.get(self.order_id))  # type: ignore[misc]
-            for one in self._matches
+            await match.until("the match", lambda match=match: match.seen_wall_us.get(self.order_id))  # type: ignore[misc]
+            for match in self._matches
         ]
         self.match_ms = (max(seen) - self._order_put_wall_us) / 1000
         return f"both agencies know that wearer and respondent are one person, {self.match_ms:.0f} ms after the order"
@@ -217,14 +217,16 @@ class DemoStage:
 
     @staticmethod
     def _stood_down(desk: Desk) -> bool:
-        states = [one.state for one in desk.assignments.values()]
+        states = [assignment.state for assignment in desk.assignments.values()]
         return bool(states) and all(state in (State.STOOD_DOWN, State.CLOSED) for state in states)
 
     async def _first(
         self, leg: str, what: str, good: Callable[[dispatch_pb2.Assignment], bool]
     ) -> dispatch_pb2.Assignment:
         desk = self._desks[leg]
-        return await desk.until(what, lambda: next((one for one in desk.assignments.values() if good(one)), None))
+        return await desk.until(
+            what, lambda: next((assignment for assignment in desk.assignments.values() if good(assignment)), None)
+        )
 
     async def _put(self, rules: log_pb2.Rules) -> None:
         request = geofence_pb2.PutRulesRequest(rules=rules)
@@ -306,7 +308,7 @@ async def settled(stage: DemoStage) -> list[outcome.IncidentOutcome]:
     patience_s = time.monotonic() + NOTED_WITHIN_S
     while True:
         incidents = await outcome.read(stage.clients, {stage.order_id}, stage.began_ms)
-        noted = all(answer.report_to_published_ms is not None for one in incidents for answer in one.answers)
+        noted = all(answer.report_to_published_ms is not None for incident in incidents for answer in incident.answers)
         if noted or time.monotonic() > patience_s:
             return incidents
         await asyncio.sleep(POLL_S)

@@ -108,8 +108,8 @@ def load_scenario(path: Path) -> Scenario:
 def load_reports(path: Path, scenario: Scenario) -> list[ReportLine]:
     """Reads and checks reports, in order of arrival, against the scenario that they belong to. Raises FileError."""
     known = scenario.device_ids
-    wearers = {one.wearer_id for one in scenario.wearers}
-    persons = {one.person_id for one in scenario.protected_persons}
+    wearers = {wearer.wearer_id for wearer in scenario.wearers}
+    persons = {protected_person.person_id for protected_person in scenario.protected_persons}
     lines = []
     for number, text in lines_of(read_text(path)):
         content = json_of(path, text, number)
@@ -142,8 +142,8 @@ def load_reports(path: Path, scenario: Scenario) -> list[ReportLine]:
 
 
 def _check_references(path: Path, scenario: Scenario) -> None:
-    wearers = {one.wearer_id for one in scenario.wearers}
-    persons = {one.person_id for one in scenario.protected_persons}
+    wearers = {wearer.wearer_id for wearer in scenario.wearers}
+    persons = {protected_person.person_id for protected_person in scenario.protected_persons}
     for i, tag in enumerate(scenario.tags):
         if tag.wearer_id not in wearers:
             raise FileError(path, None, f"tags[{i}].wearer_id", "is no wearer of the scenario")

@@ -149,7 +149,7 @@ class _Lane:
     @property
     def unanswered(self) -> int:
         """Reports that aren't answered."""
-        return sum(one.reports for one in self._requests[self._answered :])
+        return sum(request.reports for request in self._requests[self._answered :])
 
     def release(self) -> None:
         """One more request is due."""
@@ -203,4 +203,4 @@ class _Lane:
                 sent.answered_due_s.append(request.due_s)
             self._answered += answer.batches
             sent.accepted += len(answer.outcomes) - len(answer.refusals)
-            sent.refused.update(f"{one.field.rpartition('.')[2]}: {one.reason}" for one in answer.refusals)
+            sent.refused.update(f"{refusal.field.rpartition('.')[2]}: {refusal.reason}" for refusal in answer.refusals)

@@ -65,12 +65,12 @@ class IncidentOutcome:
     @property
     def responds(self) -> bool:
         """Whether it demands that both agencies go."""
-        return any(one.responds for one in self.answers if one.leg in AGENCIES)
+        return any(answer.responds for answer in self.answers if answer.leg in AGENCIES)
 
     @property
     def answered(self) -> bool:
         """Whether each agency has a leg that has to go, and all of those are acknowledged."""
-        due = [one for one in self.answers if one.responds and one.leg in AGENCIES]
+        due = [answer for answer in self.answers if answer.responds and answer.leg in AGENCIES]
         return {one.leg for one in due} == set(AGENCIES) and all(one.acknowledged_ms is not None for one in due)
 
     def to_json(self, shift_ms: int = 0) -> dict[str, Any]:
@@ -80,8 +80,8 @@ class IncidentOutcome:
             "order_ids": sorted(self.order_ids),
             "opened_at": _moment(self.opened_ms, shift_ms),
             "exercise": self.exercise,
-            "legs": [one.to_json(shift_ms) for one in self.answers if one.leg in AGENCIES],
-            "warnings": [one.to_json(shift_ms) for one in self.answers if one.leg not in AGENCIES],
+            "legs": [answer.to_json(shift_ms) for answer in self.answers if answer.leg in AGENCIES],
+            "warnings": [answer.to_json(shift_ms) for answer in self.answers if answer.leg not in AGENCIES],
         }
 
 
@@ -95,7 +95,7 @@ async def read(clients: Clients, order_ids: Collection[str] | None = None, since
         for told in await _told_by(clients, leg, since_ms):
             if order_ids is not None and set(order_ids).isdisjoint(told.order_ids):
                 continue
-            own = [one for one in told.assignments if one.leg == alert_pb2.Leg.Value(leg.upper())]
+            own = [assignment for assignment in told.assignments if assignment.leg == alert_pb2.Leg.Value(leg.upper())]
             if not own:
                 continue
             incident = incidents.setdefault(told.incident_id, IncidentOutcome(told.incident_id))
@@ -105,7 +105,7 @@ async def read(clients: Clients, order_ids: Collection[str] | None = None, since
                 incident.ended_ms = max(incident.ended_ms or 0, times.from_timestamp(told.ended_at))
             incident.exercise = any(one.exercise for one in own)
             incident.answers += [_answer(leg, one) for one in own]
-    return sorted(incidents.values(), key=lambda one: (one.opened_ms, one.incident_id))
+    return sorted(incidents.values(), key=lambda incident: (incident.opened_ms, incident.incident_id))
 
 
 async def _told_by(clients: Clients, leg: str, since_ms: int) -> list[dispatch_pb2.Incident]:
@@ -123,21 +123,25 @@ async def _told_by(clients: Clients, leg: str, since_ms: int) -> list[dispatch_p
             return told
 
 
-def _answer(leg: str, one: dispatch_pb2.Assignment) -> AssignmentOutcome:
+def _answer(leg: str, assignment: dispatch_pb2.Assignment) -> AssignmentOutcome:
     return AssignmentOutcome(
         leg=leg,
-        destination=one.subject_id,
-        state=dispatch_pb2.AssignmentState.Name(one.state),
-        responds=leg not in AGENCIES or one.demand == geometry_pb2.Demand.RESPOND,
-        report_to_published_ms=round(one.report_to_published_ms, 3) if one.HasField("report_to_published_ms") else None,
-        acknowledged_ms=times.from_timestamp(one.acknowledged_at) if one.HasField("acknowledged_at") else None,
-        absent=tuple(alert_pb2.Leg.Name(other).lower() for other in one.absent_legs),
+        destination=assignment.subject_id,
+        state=dispatch_pb2.AssignmentState.Name(assignment.state),
+        responds=leg not in AGENCIES or assignment.demand == geometry_pb2.Demand.RESPOND,
+        report_to_published_ms=round(assignment.report_to_published_ms, 3)
+        if assignment.HasField("report_to_published_ms")
+        else None,
+        acknowledged_ms=times.from_timestamp(assignment.acknowledged_at)
+        if assignment.HasField("acknowledged_at")
+        else None,
+        absent=tuple(alert_pb2.Leg.Name(other).lower() for other in assignment.absent_legs),
     )
 
 
 def all_answered(incidents: Sequence[IncidentOutcome]) -> bool:
     """Whether there was something to respond to and both agencies responded, each time."""
-    respond = [one for one in incidents if one.responds]
+    respond = [incident for incident in incidents if incident.responds]
     return bool(respond) and all(one.answered for one in respond)
 
 
@@ -145,7 +149,7 @@ def to_json(match_ms: float | None, incidents: Iterable[IncidentOutcome], shift_
     """The object that `demo` and `replay` print."""
     return {
         "match_ms": None if match_ms is None else round(match_ms, 3),
-        "incidents": [one.to_json(shift_ms) for one in incidents],
+        "incidents": [incident.to_json(shift_ms) for incident in incidents],
     }
 
 

@@ -79,7 +79,7 @@ async def play(
     seen.sort(key=lambda one: (one.alert.partition, one.alert.sequence, one.alert.ordinal))
     # Once the file has ended its devices fall silent, which is no matter of the file.
     told = {one.alert.incident_id for one in seen}
-    incidents = [one for one in incidents if one.incident_id in told]
+    incidents = [incident for incident in incidents if incident.incident_id in told]
     return Replayed(sender.shift_ms, match_ms, incidents, seen, sender.refused)
 
 
@@ -193,7 +193,7 @@ class _ReplaySender:
     async def _flush(self, due: list[ReportLine]) -> None:
         if due:
             refusals = await self._head_end.carry([self._shifted(line.what) for line in due])
-            self.refused += [f"{one.field}: {one.reason}" for one in refusals]
+            self.refused += [f"{refusal.field}: {refusal.reason}" for refusal in refusals]
             due.clear()
 
     def _shifted(self, what: Any) -> Report:
@@ -215,9 +215,9 @@ def _expected_matches(scenario: Scenario) -> set[str]:
 async def _match_ms(matches: Sequence[Matches], sender: _ReplaySender, order_ids: set[str]) -> float | None:
     """The longest time from an order's way to the registry until both agencies had seen its match, wall time."""
     waits = [
-        (await one.until("a match", lambda one=one, order_id=order_id: one.seen_wall_us.get(order_id)))  # type: ignore[misc]
+        (await match.until("a match", lambda match=match, order_id=order_id: match.seen_wall_us.get(order_id)))  # type: ignore[misc]
         - sender.put_wall_us[order_id]
-        for one in matches
+        for match in matches
         for order_id in order_ids
     ]
     # An order that was matched in an earlier run was seen before it was put again.
@@ -235,14 +235,14 @@ async def _settle(
             seen, quiet_since = len(alerts.seen), time.monotonic()
         if time.monotonic() - quiet_since >= QUIET_S:
             incidents = await outcome.read(clients, order_ids, since_ms)
-            told = {one.incident_id for one in incidents if one.responds}
+            told = {incident.incident_id for incident in incidents if incident.responds}
             demanded = {
                 one.alert.incident_id
                 for one in alerts.seen
                 if one.alert.demand == geometry_pb2.Demand.RESPOND
                 and times.from_timestamp(one.alert.decided_at) >= since_ms
             }
-            if demanded <= told and all(one.answered for one in incidents if one.responds):
+            if demanded <= told and all(incident.answered for incident in incidents if incident.responds):
                 return incidents
         if time.monotonic() > deadline:
             raise CommandFailed(f"waited {PATIENCE_S:.0f} s for both legs of every incident to be acknowledged")

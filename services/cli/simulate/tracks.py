@@ -144,7 +144,7 @@ def _csv(file: _File) -> ReportedTrack:
     lines = lines_of(file.text)
     number, first = next(lines, (1, ""))
     try:
-        header = [one.strip() for one in _cells(first)]
+        header = [cell.strip() for cell in _cells(first)]
     except InvalidField as error:
         raise FileError(file.path, number, "", error.reason) from None
     columns = _columns(file.path, number, header)

@@ -53,7 +53,7 @@ class Authority:
         builder = builder.add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
         builder = builder.add_extension(usage, critical=True)
         if domains:
-            permitted: list[x509.GeneralName] = [x509.UniformResourceIdentifier(one) for one in domains]
+            permitted: list[x509.GeneralName] = [x509.UniformResourceIdentifier(domain) for domain in domains]
             permitted += [x509.DNSName(NOBODYS), x509.RFC822Name(NOBODYS)]
             excluded = [x509.IPAddress(ip_network(one)) for one in ("0.0.0.0/0", "::/0")]
             builder = builder.add_extension(x509.NameConstraints(permitted, excluded), critical=True)
@@ -82,8 +82,8 @@ class Authority:
     ) -> Identity:
         """A certificate for server and client, from `since` (now) on; `hosts` are DNS names and addresses that it serves under."""
         key = ec.generate_private_key(ec.SECP256R1())
-        names: list[x509.GeneralName] = [x509.UniformResourceIdentifier(one) for one in spiffe_ids]
-        names += [_host(one) for one in hosts]
+        names: list[x509.GeneralName] = [x509.UniformResourceIdentifier(spiffe_id) for spiffe_id in spiffe_ids]
+        names += [_host(host) for host in hosts]
         # A SPIFFE id is the whole name; a subject beside it would be a second one.
         builder = _builder(x509.Name([]), self._cert.subject, key, lifetime, since or datetime.now(UTC))
         builder = builder.add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)

@@ -86,10 +86,10 @@ class Guardian:
 @asynccontextmanager
 async def child_guard() -> AsyncIterator[Guardian]:
     """A running guardian; at the end of the block it ends too, and kills whatever child is left."""
-    one = Guardian()
-    keeper = asyncio.create_task(one.keep())
+    guardian = Guardian()
+    keeper = asyncio.create_task(guardian.keep())
     try:
-        yield one
+        yield guardian
     finally:
         keeper.cancel()
         await asyncio.gather(keeper, return_exceptions=True)

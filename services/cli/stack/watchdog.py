@@ -200,9 +200,9 @@ class Watchdog:
 
 
 @asynccontextmanager
-async def watching(one: Watchdog) -> AsyncIterator[asyncio.Task[None]]:
+async def watching(watchdog: Watchdog) -> AsyncIterator[asyncio.Task[None]]:
     """Its task, which ends only by a defect; it is stopped at the end of the block."""
-    task = asyncio.create_task(one.run(), name="watchdog")
+    task = asyncio.create_task(watchdog.run(), name="watchdog")
     try:
         yield task
     finally:

@@ -89,15 +89,19 @@ def accounts(everybody: Iterable[NatsUser], passwords: Mapping[str, str], at_hom
 
 def _block(name: str, users: Sequence[object], kind: str, entries: Sequence[object], *settings: str) -> str:
     """One account, each of its entries on a line of its own."""
-    lines = [f"  {one}" for one in settings]
+    lines = [f"  {setting}" for setting in settings]
     for what, of_it in (("users", users), (kind, entries)):
         lines += [f"  {what}: [", *(f"    {json.dumps(one)}" for one in of_it), "  ]"]
     return "\n".join([f"{name} {{", *lines, "}"])
 
 
-def _rule(one: NatsUser, passwords: Mapping[str, str]) -> dict[str, object]:
-    login = {"user": one.name, "password": passwords[one.name]} if passwords else {"user": SERVICE + one.name}
-    return {**login, "permissions": {"publish": one.publish, "subscribe": one.subscribe}}
+def _rule(nats_user: NatsUser, passwords: Mapping[str, str]) -> dict[str, object]:
+    login = (
+        {"user": nats_user.name, "password": passwords[nats_user.name]}
+        if passwords
+        else {"user": SERVICE + nats_user.name}
+    )
+    return {**login, "permissions": {"publish": nats_user.publish, "subscribe": nats_user.subscribe}}
 
 
 def _publish(user: str, partitions: int) -> list[str]:
@@ -110,7 +114,7 @@ def _publish(user: str, partitions: int) -> list[str]:
                 allowed += _reading(user, stream, row.durable)
     if user == "setup":
         allowed.append(f"{_API}.STREAM.LIST")
-        for name in (*(one.name for one in flow.STREAMS), flow.ROUTES.stream):
+        for name in (*(stream.name for stream in flow.STREAMS), flow.ROUTES.stream):
             for stream in _streams(name, partitions):
                 allowed += (f"{_API}.STREAM.{verb}.{stream}" for verb in ("CREATE", "UPDATE", "INFO"))
     if user == "ingest":

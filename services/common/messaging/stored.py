@@ -114,7 +114,7 @@ def case(data: bytes) -> log_pb2.CaseSnapshot | None:
         return None
     found = message.case
     fields.required_id("case.case_id", found.case_id)
-    person_ids = [one.person_id for one in found.persons]
+    person_ids = [person.person_id for person in found.persons]
     for number, person in enumerate(found.persons):
         fields.required_id(f"case.persons[{number}].person_id", person.person_id)
         for device_id in person.device_ids:

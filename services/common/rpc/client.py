@@ -51,7 +51,7 @@ class _Renewed:
         return self.channel
 
     def _open(self) -> grpc.aio.Channel:
-        cert, key, authority = (one.read_bytes() for one in self._files)
+        cert, key, authority = (file.read_bytes() for file in self._files)
         credentials = grpc.ssl_channel_credentials(authority, key, cert)
         return grpc.aio.secure_channel(self._target, credentials, options=self._options)
 
@@ -111,11 +111,11 @@ async def channel(
     `server_name` is the host that the server's certificate must name, where that isn't the target's.
     """
     override = (("grpc.ssl_target_name_override", server_name),) if server_name else ()
-    one = _Channels(target, (*CHANNEL_OPTIONS, *override, *options), find, default)
+    channels = _Channels(target, (*CHANNEL_OPTIONS, *override, *options), find, default)
     try:
-        yield cast(grpc.aio.Channel, one)
+        yield cast(grpc.aio.Channel, channels)
     finally:
-        await one.close()
+        await channels.close()
 
 
 @asynccontextmanager
@@ -126,7 +126,7 @@ async def connection(
     development token for `spiffe_id`."""
     if settings.tls:
         # On loopback a certificate is of the host's name, however many addresses the target has.
-        name = "localhost" if all(is_loopback(one) for one in addresses_of(target)) else ""
+        name = "localhost" if all(is_loopback(address) for address in addresses_of(target)) else ""
         async with channel(target, lambda _: settings.tls_files(), spiffe_id, name, *options) as one:
             yield one, ()
     else:

@@ -74,40 +74,40 @@ class IncidentCard:
 
     def of(self, leg: str) -> list[Assignment]:
         """One leg's."""
-        return [one for one in self.assignments if one.leg == leg]
+        return [assignment for assignment in self.assignments if assignment.leg == leg]
 
 
 def leg_state(assignments: Iterable[Assignment]) -> str:
     """The state of the one that needs somebody most; empty where there is none."""
-    states = [one.state for one in assignments if one.state in _GRAVITY]
+    states = [assignment.state for assignment in assignments if assignment.state in _GRAVITY]
     return max(states, key=_GRAVITY.index, default="")
 
 
 def due_ms(assignments: Iterable[Assignment]) -> int | None:
     """When the first of them is offered on; None where nothing is awaited."""
-    return min((one.due_ms for one in assignments if one.due_ms is not None), default=None)
+    return min((assignment.due_ms for assignment in assignments if assignment.due_ms is not None), default=None)
 
 
 def demand(incident: IncidentCard) -> str:
     """What the gravest alert demanded."""
-    return max((one.demand for one in incident.assignments), key=_DEMANDS.index, default=_DEMANDS[0])
+    return max((assignment.demand for assignment in incident.assignments), key=_DEMANDS.index, default=_DEMANDS[0])
 
 
 def is_new_alarm(incident: IncidentCard) -> bool:
     """Somebody has to go and nobody has taken it."""
-    return any(one.state in UNANSWERED and one.demand == "RESPOND" for one in incident.assignments)
+    return any(assignment.state in UNANSWERED and assignment.demand == "RESPOND" for assignment in incident.assignments)
 
 
 def rank(incident: IncidentCard) -> tuple[int, int, int]:
     """Sorts the most urgent first: what goes wrong, what waits, what is under way, what is over; then by deadline, then the newest."""
     assignments = incident.assignments
-    agencies = [one for one in assignments if one.leg != "warning"]
-    states = {one.state for one in agencies}
+    agencies = [assignment for assignment in assignments if assignment.leg != "warning"]
+    states = {agency.state for agency in agencies}
     if incident.ended_ms is not None or (states and states <= OVER):
         level = 5
-    elif any(one.flag == "DURESS" or one.losing or one.absent_legs for one in assignments) or (
-        "NOBODY_AVAILABLE" in states
-    ):
+    elif any(
+        assignment.flag == "DURESS" or assignment.losing or assignment.absent_legs for assignment in assignments
+    ) or ("NOBODY_AVAILABLE" in states):
         level = 0
     elif states & {"ESCALATED", "REJECTED"}:
         level = 1
@@ -123,16 +123,16 @@ def rank(incident: IncidentCard) -> tuple[int, int, int]:
 
 def cause(incident: IncidentCard) -> str:
     """What kinds of alert it is of, the gravest demand's first; empty where no leg tells."""
-    by_demand = sorted(incident.assignments, key=lambda one: _DEMANDS.index(one.demand), reverse=True)
+    by_demand = sorted(incident.assignments, key=lambda assignment: _DEMANDS.index(assignment.demand), reverse=True)
     return next((one.kind for one in by_demand if one.kind), "")
 
 
 def groups(incidents: Sequence[IncidentCard]) -> dict[str, str]:
     """By incident, the group that it is shown in: notices of one kind that are many. What demands a response is never grouped."""
     by_kind: dict[str, list[str]] = {}
-    for one in incidents:
-        if one.ended_ms is None and demand(one) != "RESPOND" and (kind := cause(one)):
-            by_kind.setdefault(kind, []).append(one.incident_id)
+    for incident in incidents:
+        if incident.ended_ms is None and demand(incident) != "RESPOND" and (kind := cause(incident)):
+            by_kind.setdefault(kind, []).append(incident.incident_id)
     return {id_: kind for kind, ids in by_kind.items() if len(ids) >= FLOOD for id_ in ids}
 
 
@@ -150,8 +150,8 @@ def told(incident: IncidentCard, group: str = "") -> dict[str, Any]:
         "cause": cause(incident),
         "group": "" if asked == "RESPOND" else group,
         "alarm": is_new_alarm(incident),
-        "orders": sorted({id_ for one in incident.assignments for id_ in one.order_ids}),
-        "exercise": any(one.exercise for one in incident.assignments),
+        "orders": sorted({id_ for assignment in incident.assignments for id_ in assignment.order_ids}),
+        "exercise": any(assignment.exercise for assignment in incident.assignments),
         "flags": sorted(_flags(incident.assignments)),
         "legs": {leg: [_assignment(one) for one in incident.of(leg)] for leg in LEGS},
     }
@@ -159,29 +159,29 @@ def told(incident: IncidentCard, group: str = "") -> dict[str, Any]:
 
 def _flags(assignments: Iterable[Assignment]) -> set[str]:
     found = set()
-    for one in assignments:
-        found |= {f"absent-{leg}" for leg in one.absent_legs}
-        if one.losing:
+    for assignment in assignments:
+        found |= {f"absent-{leg}" for leg in assignment.absent_legs}
+        if assignment.losing:
             found.add("losing")
-        if one.spoofing:
+        if assignment.spoofing:
             found.add("spoofing")
-        if one.flag:
-            found.add(one.flag.lower().replace("_", "-"))
+        if assignment.flag:
+            found.add(assignment.flag.lower().replace("_", "-"))
     return found
 
 
-def _assignment(one: Assignment) -> dict[str, Any]:
+def _assignment(assignment: Assignment) -> dict[str, Any]:
     return {
-        "id": one.assignment_id,
-        "subject": one.subject_id,
-        "state": one.state,
-        "demand": one.demand,
-        "offer": one.offer_number,
-        "offered": one.offered_ms,
-        "taken": one.acknowledged_ms,
-        "by": one.acknowledged_by,
-        "due": one.due_ms,
-        "office": one.office_id,
-        "unit": one.unit_id,
-        "escalation_level": one.escalation_level,
+        "id": assignment.assignment_id,
+        "subject": assignment.subject_id,
+        "state": assignment.state,
+        "demand": assignment.demand,
+        "offer": assignment.offer_number,
+        "offered": assignment.offered_ms,
+        "taken": assignment.acknowledged_ms,
+        "by": assignment.acknowledged_by,
+        "due": assignment.due_ms,
+        "office": assignment.office_id,
+        "unit": assignment.unit_id,
+        "escalation_level": assignment.escalation_level,
     }

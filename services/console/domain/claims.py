@@ -36,7 +36,7 @@ def user_of(claims: Mapping[str, Any], rule: Rule) -> ConsoleUser:
     """The user with these claims, `iss` and `sub` among them. Raises NotAllowed: no_role, other_role, several_roles."""
     held = claims.get(rule.roles_claim)
     values = held if isinstance(held, list) else [held]
-    roles = {rule.roles[one] for one in values if isinstance(one, str) and one in rule.roles}
+    roles = {rule.roles[value] for value in values if isinstance(value, str) and value in rule.roles}
     if not roles:
         raise NotAllowed("no_role")
     if rule.only is not None:

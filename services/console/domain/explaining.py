@@ -51,7 +51,7 @@ def sides(tracks: Iterable[DeviceTrack], sequence: int, decided_ms: int) -> list
     """Of each device, what had come into the log up to the entry that decided."""
     found = []
     for track in tracks:
-        known = [one for one in track.points if one.sequence <= sequence]
+        known = [point for point in track.points if point.sequence <= sequence]
         recent = [one.arrived_ms for one in known if decided_ms - LOOK_BACK_MS <= one.arrived_ms <= decided_ms]
         silence_ms = longest_gap_ms([*recent, decided_ms]) if recent else None
         found.append(DeviceSide(track.device_id, track.of_wearer, tuple(known[-SHOWN:]), silence_ms))

@@ -43,43 +43,46 @@ class LegFigures:
 
 def matching(incidents: Iterable[IncidentCard], question: IncidentQuery) -> list[IncidentCard]:
     """Those that are looked for, the newest first. Exercises are found, and count nowhere."""
-    found = [one for one in incidents if _matches(one, question)]
+    found = [incident for incident in incidents if _matches(incident, question)]
     return sorted(found, key=lambda one: one.opened_ms, reverse=True)
 
 
-def _matches(one: IncidentCard, question: IncidentQuery) -> bool:
-    if question.from_ms is not None and one.opened_ms < question.from_ms:
+def _matches(incident_card: IncidentCard, question: IncidentQuery) -> bool:
+    if question.from_ms is not None and incident_card.opened_ms < question.from_ms:
         return False
-    if question.until_ms is not None and one.opened_ms >= question.until_ms:
+    if question.until_ms is not None and incident_card.opened_ms >= question.until_ms:
         return False
-    named = [one.incident_id, *(id_ for to in one.assignments for id_ in (to.subject_id, *to.order_ids))]
+    named = [
+        incident_card.incident_id,
+        *(id_ for to in incident_card.assignments for id_ in (to.subject_id, *to.order_ids)),
+    ]
     if question.text and not any(question.text in id_ for id_ in named):
         return False
-    if question.cause and all(to.kind != question.cause for to in one.assignments):
+    if question.cause and all(to.kind != question.cause for to in incident_card.assignments):
         return False
-    if question.office and all(to.office_id != question.office for to in one.assignments):
+    if question.office and all(to.office_id != question.office for to in incident_card.assignments):
         return False
     match question.outcome:
         case "":
             return True
         case "open":
-            return one.ended_ms is None
+            return incident_card.ended_ms is None
         case "over":
-            return one.ended_ms is not None
+            return incident_card.ended_ms is not None
         case cause:
-            return any(to.close_cause == cause for to in one.assignments)
+            return any(to.close_cause == cause for to in incident_card.assignments)
 
 
 def is_live(incidents: Iterable[IncidentCard]) -> list[IncidentCard]:
     """Without exercises."""
-    return [one for one in incidents if not any(to.exercise for to in one.assignments)]
+    return [incident for incident in incidents if not any(to.exercise for to in incident.assignments)]
 
 
 def legs(incidents: Sequence[IncidentCard]) -> list[LegFigures]:
     """Response times of each leg; those that only notified count nowhere."""
     found = []
     for leg in board.LEGS:
-        offered = [to for one in incidents for to in one.of(leg) if to.offered_ms is not None]
+        offered = [to for incident in incidents for to in incident.of(leg) if to.offered_ms is not None]
         seconds = [
             (to.acknowledged_ms - to.offered_ms) / 1000
             for to in offered
@@ -92,12 +95,14 @@ def legs(incidents: Sequence[IncidentCard]) -> list[LegFigures]:
 
 def causes(incidents: Iterable[IncidentCard]) -> list[tuple[str, int]]:
     """How many incidents are of which kind of alert, the most frequent first."""
-    return Counter(kind for one in incidents if (kind := board.cause(one))).most_common()
+    return Counter(kind for incident in incidents if (kind := board.cause(incident))).most_common()
 
 
 def closings(incidents: Iterable[IncidentCard]) -> list[tuple[str, int]]:
     """How many assignments were closed for which cause, the most frequent first."""
-    return Counter(to.close_cause for one in incidents for to in one.assignments if to.close_cause).most_common()
+    return Counter(
+        to.close_cause for incident in incidents for to in incident.assignments if to.close_cause
+    ).most_common()
 
 
 def false_share(closed: Iterable[tuple[str, int]]) -> float | None:

@@ -30,7 +30,11 @@ class Unit:
 
 def states(assignments: Iterable[Assignment]) -> dict[str, str]:
     """By unit, how far it is with what it was asked for; of several, the last one stands."""
-    return {one.unit_id: one.state for one in assignments if one.unit_id and one.state not in OVER}
+    return {
+        assignment.unit_id: assignment.state
+        for assignment in assignments
+        if assignment.unit_id and assignment.state not in OVER
+    }
 
 
 def told(unit: Unit, state_of: Mapping[str, str], now_ms: int) -> dict[str, Any] | None:

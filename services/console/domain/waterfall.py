@@ -67,7 +67,7 @@ USE = "ledger: "
 
 def steps(spans: Sequence[Span], leg: str) -> list[Span]:
     """What one leg did, in the order in which it was done."""
-    return sorted((one for one in spans if one.service == f"dispatch-{leg}"), key=lambda one: one.end_us)
+    return sorted((span for span in spans if span.service == f"dispatch-{leg}"), key=lambda span: span.end_us)
 
 
 def step_name(span: Span) -> str:
@@ -88,12 +88,12 @@ def moves(spans: Sequence[Span]) -> dict[str, list[tuple[int, str]]]:
 
 def case_versions(spans: Sequence[Span], trace_id: str) -> list[Span]:
     """What the incident rests on and was there before: spans of other traces, such as how an order came into force."""
-    return [one for one in spans if one.trace_id != trace_id]
+    return [span for span in spans if span.trace_id != trace_id]
 
 
 def uses(spans: Sequence[Span]) -> list[Span]:
     """Who saw personal data for the incident's sake."""
-    return [one for one in spans if one.name.startswith(USE)]
+    return [span for span in spans if span.name.startswith(USE)]
 
 
 def rows(spans: Sequence[Span], trace_id: str) -> list[Row]:
@@ -101,7 +101,7 @@ def rows(spans: Sequence[Span], trace_id: str) -> list[Row]:
 
     Without `uses`, which may come years later.
     """
-    own = [one for one in spans if one.trace_id == trace_id and not one.name.startswith(USE)]
+    own = [span for span in spans if span.trace_id == trace_id and not span.name.startswith(USE)]
     if not own:
         return []
     first, last = min(one.start_us for one in own), max(one.end_us for one in own)

@@ -164,7 +164,7 @@ class Feed:
     async def _read_all(self) -> None:
         request = dispatch_pb2.ListIncidentsRequest(page_size=MAX_SHOWN)
         answer = await self._list(request)
-        found = {one.incident_id: translate.incident(one) for one in answer.incidents}
+        found = {incident.incident_id: translate.incident(incident) for incident in answer.incidents}
         for id_ in [id_ for id_ in self._incidents if id_ not in found]:
             self._drop(id_)
         self._incidents = found
@@ -174,9 +174,9 @@ class Feed:
 
     async def _read_one(self, incident_id: str) -> None:
         answer = await self._list(dispatch_pb2.ListIncidentsRequest(incident_id=incident_id))
-        for one in answer.incidents:
-            self._incidents[one.incident_id] = translate.incident(one)
-            self._tell(one.incident_id)
+        for incident in answer.incidents:
+            self._incidents[incident.incident_id] = translate.incident(incident)
+            self._tell(incident.incident_id)
         self._regroup.set()
 
     async def _list(self, request: dispatch_pb2.ListIncidentsRequest) -> dispatch_pb2.ListIncidentsResponse:
@@ -214,7 +214,9 @@ class Feed:
         before, self._groups = self._groups, board.groups(list(self._incidents.values()))
         for id_ in [id_ for id_ in self._incidents if before.get(id_) != self._groups.get(id_)]:
             self._tell(id_)
-        over = sorted((one.opened_ms, id_) for id_, one in self._incidents.items() if one.ended_ms is not None)
+        over = sorted(
+            (incident.opened_ms, id_) for id_, incident in self._incidents.items() if incident.ended_ms is not None
+        )
         for _, id_ in over[: max(0, len(self._incidents) - MAX_SHOWN)]:
             self._drop(id_)
 
@@ -244,7 +246,7 @@ class Feed:
         """Says that the desk's machine has each offer, once: while somebody has the live page open, and not otherwise."""
         said: dict[str, int] = {}
         while True:
-            own = [to for one in self._incidents.values() for to in one.of(self._leg_name)]
+            own = [to for incident in self._incidents.values() for to in incident.of(self._leg_name)]
             waiting = {to.assignment_id: to.offer_number for to in own if to.state in board.OFFERS}
             said = {id_: number for id_, number in said.items() if id_ in waiting}
             if self._viewers:
@@ -282,11 +284,15 @@ class Feed:
 
     def _open(self, following: Container[str]) -> list[str]:
         """Which incidents are followed: the gravest, and of those alike the ones that are followed already."""
-        open_ = [one for one in self._incidents.values() if one.ended_ms is None and board.demand(one) == "RESPOND"]
+        open_ = [
+            incident
+            for incident in self._incidents.values()
+            if incident.ended_ms is None and board.demand(incident) == "RESPOND"
+        ]
 
-        def urgency(one: IncidentCard) -> tuple[int, bool, int]:
-            level, due_ms, _ = board.rank(one)
-            return level, one.incident_id not in following, due_ms
+        def urgency(incident_card: IncidentCard) -> tuple[int, bool, int]:
+            level, due_ms, _ = board.rank(incident_card)
+            return level, incident_card.incident_id not in following, due_ms
 
         return [one.incident_id for one in sorted(open_, key=urgency)[:MAX_FOLLOWED]]
 
@@ -307,7 +313,7 @@ class Feed:
             await asyncio.sleep(CHECK_INTERVAL_S)
 
     def _states(self) -> dict[str, str]:
-        return units.states(to for one in self._incidents.values() for to in one.of(self._leg_name))
+        return units.states(to for incident in self._incidents.values() for to in incident.of(self._leg_name))
 
     def _forget_targets(self, incident_id: str) -> None:
         for id_ in [id_ for id_ in self._targets if id_.startswith(f"{incident_id}/")]:

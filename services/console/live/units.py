@@ -54,6 +54,6 @@ class Units:
             roster_pb2.ListUnitsRequest(), metadata=self._mesh.own(self._role), timeout=DEADLINE_S
         )
         now_ms = self._mesh.clock.now_ms()
-        known = (translate.unit(one) for one in answer.units)
+        known = (translate.unit(unit) for unit in answer.units)
         all_ = (units.told(one, states, now_ms) for one in known if one)
         return {one["id"]: one for one in all_ if one}

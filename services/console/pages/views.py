@@ -146,7 +146,7 @@ class Pages:
             answer = await self._mesh.legs[ask.user.leg].dispatch.ListIncidents(
                 request, metadata=self._mesh.identity(ask.user), timeout=UNARY_DEADLINE_S
             )
-            found += [translate.incident(one) for one in answer.incidents]
+            found += [translate.incident(incident) for incident in answer.incidents]
             token = answer.next_page_token
             if not token:
                 return found, False
@@ -160,7 +160,7 @@ class Pages:
         answer = await self._mesh.registry.ListReviews(
             review_pb2.ListReviewsRequest(), metadata=self._mesh.identity(ask.user), timeout=UNARY_DEADLINE_S
         )
-        found = [(one, one.evidence.hex(), translate.moment(one, "since")) for one in answer.reviews]
+        found = [(review, review.evidence.hex(), translate.moment(review, "since")) for review in answer.reviews]
         return assets.page(ask, "reviews.html", found=found)
 
     async def decide(self, ask: Ask) -> web.StreamResponse:
@@ -200,7 +200,7 @@ class Pages:
                 for one in answer.quarantined
             ]
         feed = self._feeds.get(ask.user.role)
-        notices = [one for one in feed.alerts() if one["kind"] in DISTURBED] if feed else None
+        notices = [alert for alert in feed.alerts() if alert["kind"] in DISTURBED] if feed else None
         return assets.page(ask, "devices.html", refused=refused, notices=notices)
 
 

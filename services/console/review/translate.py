@@ -15,15 +15,15 @@ def tracks(found: evidence_pb2.ReadEvidenceResponse) -> list[DeviceTrack]:
     """What each device reported."""
     return [
         DeviceTrack(
-            one.device_id,
-            one.subject_id,
-            one.of_wearer,
+            track.device_id,
+            track.subject_id,
+            track.of_wearer,
             tuple(
                 TrackPoint(at.time_ms, at.arrived_ms, at.lat_deg, at.lon_deg, at.accuracy_m, at.sequence)
-                for at in one.points
+                for at in track.points
             ),
         )
-        for one in found.tracks
+        for track in found.tracks
     ]
 
 
@@ -32,18 +32,18 @@ def replay(found: evidence_pb2.ReadEvidenceResponse) -> dict[str, Any]:
     return {
         "tracks": [
             {
-                "device": one.device_id,
-                "subject": one.subject_id,
-                "wearer": one.of_wearer,
-                "points": [[at.time_ms, at.lon_deg, at.lat_deg, at.accuracy_m] for at in one.points],
+                "device": track.device_id,
+                "subject": track.subject_id,
+                "wearer": track.of_wearer,
+                "points": [[at.time_ms, at.lon_deg, at.lat_deg, at.accuracy_m] for at in track.points],
             }
-            for one in found.tracks
+            for track in found.tracks
         ],
         "places": [place for case in found.cases for place in _places(case)],
         "rings": sorted({ring.radius_m for case in found.cases for ring in case.rings}),
         "alerts": [
-            {"at": times.from_timestamp(one.at), "kind": alert_pb2.AlertKind.Name(one.kind), "ring": one.ring_m}
-            for one in found.alerts
+            {"at": times.from_timestamp(alert.at), "kind": alert_pb2.AlertKind.Name(alert.kind), "ring": alert.ring_m}
+            for alert in found.alerts
         ],
     }
 
@@ -55,32 +55,34 @@ def _places(case: log_pb2.CaseSnapshot) -> list[dict[str, Any]]:
             circle = place.circle
             told.append({"id": place.place_id, "lon": circle.lon_deg, "lat": circle.lat_deg, "radius": circle.radius_m})
         else:
-            told.append({"id": place.place_id, "line": [[one.lon_deg, one.lat_deg] for one in place.polygon.vertices]})
+            told.append(
+                {"id": place.place_id, "line": [[vertex.lon_deg, vertex.lat_deg] for vertex in place.polygon.vertices]}
+            )
     return told
 
 
 def alerts(found: evidence_pb2.ReadEvidenceResponse) -> list[dict[str, Any]]:
     """The incident's alerts with their figures, where the copy has any."""
-    figures = {one.alert_id: one for one in found.measures}
+    figures = {measure.alert_id: measure for measure in found.measures}
     told = []
-    for one in found.alerts:
-        measure = figures.get(one.alert_id)
+    for alert in found.alerts:
+        measure = figures.get(alert.alert_id)
         told.append(
             {
-                "id": one.alert_id,
-                "kind": alert_pb2.AlertKind.Name(one.kind),
-                "demand": geometry_pb2.Demand.Name(one.demand),
-                "order": one.order_id,
-                "target": one.target_id,
-                "ring": one.ring_m,
-                "at": times.from_timestamp(one.at),
-                "decided": times.from_timestamp(one.decided_at),
-                "sequence": one.sequence,
-                "late": one.late,
-                "report": f"{one.cause.report_id} / {one.cause.device_id}" if one.HasField("cause") else "",
-                "fold": one.fold_version,
-                "rules": one.rules_id,
-                "to": [(leg_name(to.leg), to.subject_id) for to in one.destinations],
+                "id": alert.alert_id,
+                "kind": alert_pb2.AlertKind.Name(alert.kind),
+                "demand": geometry_pb2.Demand.Name(alert.demand),
+                "order": alert.order_id,
+                "target": alert.target_id,
+                "ring": alert.ring_m,
+                "at": times.from_timestamp(alert.at),
+                "decided": times.from_timestamp(alert.decided_at),
+                "sequence": alert.sequence,
+                "late": alert.late,
+                "report": f"{alert.cause.report_id} / {alert.cause.device_id}" if alert.HasField("cause") else "",
+                "fold": alert.fold_version,
+                "rules": alert.rules_id,
+                "to": [(leg_name(to.leg), to.subject_id) for to in alert.destinations],
                 "distance": measure.distance_m if measure and measure.HasField("distance_m") else None,
                 "probability": measure.probability if measure and measure.HasField("probability") else None,
                 "inside": [

@@ -123,11 +123,11 @@ class IncidentPages:
             chosen=ask.form,
         )
 
-    def _steps(self, one: IncidentCard, spans: list[Span]) -> list[dict[str, Any]]:
+    def _steps(self, incident_card: IncidentCard, spans: list[Span]) -> list[dict[str, Any]]:
         """How each destination stood from when on, and which unit of the own leg it is: by the trace, without one by the list."""
         moves = waterfall.moves(spans)
         told = []
-        for to in one.assignments:
+        for to in incident_card.assignments:
             listed = ((to.offered_ms, "OFFERED"), (to.acknowledged_ms, "ACKNOWLEDGED"))
             traced = [[self._mesh.clock.to_mesh_ms(us // 1000), state] for us, state in moves.get(to.assignment_id, ())]
             states = traced or [[at_ms, state] for at_ms, state in listed if at_ms is not None]
@@ -177,4 +177,4 @@ def _grounds(ask: Ask, incident_id: str) -> disclosure_pb2.Grounds:
 def _bases(role: Role) -> list[tuple[str, str]]:
     """Articles that open what the role's leg has copied."""
     needed = {RecordKind.WEARER} if role is Role.PROBATION else {RecordKind.WEARER, RecordKind.PROTECTED_PERSON}
-    return [(one.code, one.article) for one in LEGAL_BASES if needed <= one.kinds]
+    return [(legal_base.code, legal_base.article) for legal_base in LEGAL_BASES if needed <= legal_base.kinds]

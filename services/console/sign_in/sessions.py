@@ -69,9 +69,9 @@ def attempt_in(cookie: str, key: bytes, now_s: float) -> Attempt | None:
     return attempt_of(attempt_id, int(until), key) if int(until) > now_s else None
 
 
-def is_same(one: str, other: str) -> bool:
+def is_same(text: str, other: str) -> bool:
     """Whether two secrets are; it takes as long either way."""
-    return hmac.compare_digest(one.encode(errors="replace"), other.encode(errors="replace"))
+    return hmac.compare_digest(text.encode(errors="replace"), other.encode(errors="replace"))
 
 
 def seal(session: ConsoleSession, key: bytes) -> str:

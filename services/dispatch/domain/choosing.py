@@ -93,7 +93,7 @@ def _choices(board: Board, question: UnitQuery) -> Iterator[Choice]:
         yield Choice(EscalationLevel.SUPERVISOR, own[0].office_id, desk=own[0].supervisor_desk)
     if question.above < EscalationLevel.NATIONAL_DESK:
         # Where nobody is responsible, any office knows the agency's national desk.
-        office = own[0] if own else min(board.offices.values(), key=lambda one: (one.removed, one.office_id))
+        office = own[0] if own else min(board.offices.values(), key=lambda office: (office.removed, office.office_id))
         yield Choice(EscalationLevel.NATIONAL_DESK, office.office_id, desk=office.national_desk)
 
 

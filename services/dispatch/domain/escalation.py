@@ -116,7 +116,7 @@ def due_ms(choice: Choice, now_ms: int, deadlines: Deadlines) -> int:
 def engaged(incident: Incident, assignment_id: str) -> Mapping[str, str]:
     """Units that have a part in another destination of the same incident."""
     return {
-        one.unit_id: incident.incident_id
-        for one in incident.assignments.values()
-        if one.unit_id and one.assignment_id != assignment_id
+        assignment.unit_id: incident.incident_id
+        for assignment in incident.assignments.values()
+        if assignment.unit_id and assignment.assignment_id != assignment_id
     }

@@ -77,7 +77,7 @@ class ShowTargets:
 def decide(incident: Incident, command: Follow | ShowTargets) -> Iterator[Event]:
     """What it leads to. Raises FailedPrecondition where a desk asks after an incident in which nobody has anything to do."""
     if isinstance(command, ShowTargets):
-        if all(one.state in OVER for one in incident.assignments.values()):
+        if all(assignment.state in OVER for assignment in incident.assignments.values()):
             raise FailedPrecondition("no such incident is open in this leg")
         yield TargetsShown(command.now_ms, command.by)
         return

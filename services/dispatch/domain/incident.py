@@ -205,12 +205,14 @@ class Incident:
     def ring_m(self, assignment_id: str) -> float | None:
         """The least ring that the wearer is in, of those that the destination is about; None where there is none."""
         rings = self.rings.values()
-        return min((one.radius_m for one in rings if one.entered and assignment_id in one.assignment_ids), default=None)
+        return min(
+            (ring.radius_m for ring in rings if ring.entered and assignment_id in ring.assignment_ids), default=None
+        )
 
     @property
     def ended_ms(self) -> int | None:
         """When it ended, mesh time; None while an assignment is open."""
-        open_ = any(one.state not in OVER for one in self.assignments.values())
+        open_ = any(assignment.state not in OVER for assignment in self.assignments.values())
         return None if open_ else self.end_ms
 
     def is_asked_anew(self, assignment_id: str) -> bool:

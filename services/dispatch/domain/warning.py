@@ -91,7 +91,7 @@ class Told:
     @property
     def holding(self) -> tuple[Threat, ...]:
         """Threats that hold."""
-        return tuple(one for one in self.threats.values() if one.holds)
+        return tuple(threat for threat in self.threats.values() if threat.holds)
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,7 +144,7 @@ def _over(told: Told, seen: Occurrence, now_ms: int) -> tuple[Told, WarningMessa
     known = threats.get(seen.threat)
     took_back = seen.ends
     if seen.ends:
-        threats |= {key: replace(one, holds=False) for key, one in threats.items() if one.place <= seen.place}
+        threats |= {key: replace(threat, holds=False) for key, threat in threats.items() if threat.place <= seen.place}
     elif seen.place > (known.place if known else BEFORE_ALL):
         took_back = known is not None and known.holds
         threats[seen.threat] = Threat(seen.place, False, seen.demand, known.ring_m if known else seen.ring_m)

@@ -92,8 +92,10 @@ class EvidenceCollector:
                 known[name] = min(stored, key=lambda one: one.sequence)
         incidents = await self._incidents(known)
         found: dict[str, Evidence] = {}
-        for partition in sorted({one.opening.partition for one in incidents}):
-            found |= await self._partition(partition, [one for one in incidents if one.opening.partition == partition])
+        for partition in sorted({incident.opening.partition for incident in incidents}):
+            found |= await self._partition(
+                partition, [incident for incident in incidents if incident.opening.partition == partition]
+            )
         return found
 
     async def _partition(self, partition: int, incidents: Sequence[_Incident]) -> dict[str, Evidence]:
@@ -101,52 +103,54 @@ class EvidenceCollector:
         bounds = await self._bus.bounds_of(stream)
         windows = []
         holders = Holders(self._log_meta.clock)
-        for one in incidents:
-            await self._place(one, stream, bounds)
-            decided = {alert.sequence for alert, _ in one.told if alert.wearer_id == one.opening.wearer_id}
-            share = RedactedLog(one.opening.wearer_id, self._leg, decided, holders)
-            windows.append(Window(one.first, one.last, share))
-        first, last = min(one.first for one in windows), max(one.last for one in windows)
+        for incident in incidents:
+            await self._place(incident, stream, bounds)
+            decided = {alert.sequence for alert, _ in incident.told if alert.wearer_id == incident.opening.wearer_id}
+            share = RedactedLog(incident.opening.wearer_id, self._leg, decided, holders)
+            windows.append(Window(incident.first, incident.last, share))
+        first, last = min(window.first for window in windows), max(window.last for window in windows)
         await self._read_log_meta(partition, bounds, list(zip(incidents, windows, strict=True)), holders)
         shares = Shares(windows)
         async for message in self._between(stream, first, last):
             shares.take(message)
         letters = await self._dead_letters(stream, incidents, windows)
         return {
-            one.name: await self._evidence(one, window.share, bounds, letters)
-            for one, window in zip(incidents, windows, strict=True)
+            incident.name: await self._evidence(incident, window.share, bounds, letters)
+            for incident, window in zip(incidents, windows, strict=True)
         }
 
-    async def _place(self, one: _Incident, stream: str, bounds: Bounds) -> None:
-        opened = await message_of(self._bus, stream, seq=one.opening.sequence)
-        one.opened = opened is not None
+    async def _place(self, incident: _Incident, stream: str, bounds: Bounds) -> None:
+        opened = await message_of(self._bus, stream, seq=incident.opening.sequence)
+        incident.opened = opened is not None
         if opened and self._back_ms is not None:
-            one.from_wall_ms = opened.stamp_ms - self._back_ms // self._log_meta.clock.rate
-        one.first = await first_at(self._bus, stream, one.from_wall_ms)
-        one.last = min(max(alert.sequence for alert, _ in one.told), bounds.last) if one.ended else bounds.last
+            incident.from_wall_ms = opened.stamp_ms - self._back_ms // self._log_meta.clock.rate
+        incident.first = await first_at(self._bus, stream, incident.from_wall_ms)
+        incident.last = (
+            min(max(alert.sequence for alert, _ in incident.told), bounds.last) if incident.ended else bounds.last
+        )
 
     async def _evidence(
-        self, one: _Incident, share: RedactedLog, bounds: Bounds, letters: Mapping[int, Sequence[StoredMessage]]
+        self, incident: _Incident, share: RedactedLog, bounds: Bounds, letters: Mapping[int, Sequence[StoredMessage]]
     ) -> Evidence:
         records = [*share.records]
         for record in share.records:
-            records += [it for it in letters.get(record.sequence, ()) if it.stamp_ms >= one.from_wall_ms]
-        for alert, message in one.alerts:
+            records += [it for it in letters.get(record.sequence, ()) if it.stamp_ms >= incident.from_wall_ms]
+        for alert, message in incident.alerts:
             if shown := _alert_for(self._leg, alert, message):
                 records.append(shown)
                 if self._leg == "police" and (figures := await self._figures(alert)):
                     records.append(figures)
         return Evidence(
-            incident_id=one.opening.incident_id,
+            incident_id=incident.opening.incident_id,
             leg=self._leg,
-            wearer_id=one.opening.wearer_id,
-            order_ids=tuple(sorted({alert.order_id for alert, _ in one.alerts})),
+            wearer_id=incident.opening.wearer_id,
+            order_ids=tuple(sorted({alert.order_id for alert, _ in incident.alerts})),
             person_ids=tuple(sorted(share.person_ids)),
-            partition=one.opening.partition,
-            window_stamp_ms=one.from_wall_ms,
+            partition=incident.opening.partition,
+            window_stamp_ms=incident.from_wall_ms,
             # Where its first entry is younger than the window, the log either began then or has lost what was before.
-            whole=bounds.first == 1 or (one.opened and one.first > bounds.first),
-            ended=one.ended,
+            whole=bounds.first == 1 or (incident.opened and incident.first > bounds.first),
+            ended=incident.ended,
             records=tuple(sorted(records, key=lambda it: (it.stream, it.sequence))),
         )
 
@@ -263,7 +267,7 @@ class EvidenceCollector:
         stream = flow.DEAD_LETTERS.name
         sequences = {record.sequence for window in windows for record in window.share.records}
         found: dict[int, list[StoredMessage]] = {}
-        first = await first_at(self._bus, stream, min(one.from_wall_ms for one in incidents))
+        first = await first_at(self._bus, stream, min(incident.from_wall_ms for incident in incidents))
         async for message in self._between(stream, first, (await self._bus.bounds_of(stream)).last):
             try:
                 dead_letter = stored.dead_letter(message.data, message.subject)
@@ -328,7 +332,7 @@ def _alert_for(leg: str, alert: alert_pb2.Alert, message: pull.Delivered) -> Sto
     record = record_of(message)
     if leg == "police":
         return record
-    if not alert.incident_ends and all(one.leg != alert_pb2.PROBATION for one in alert.destinations):
+    if not alert.incident_ends and all(destination.leg != alert_pb2.PROBATION for destination in alert.destinations):
         return None  # what a protective device says is the police's alone
     if not alert.HasField("cause") or alert.cause.of_wearer:
         return record

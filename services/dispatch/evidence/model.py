@@ -74,13 +74,13 @@ class Evidence:
 
     def of(self, stream: str) -> list[StoredMessage]:
         """The records of one stream, in its order."""
-        return [one for one in self.records if one.stream == stream]
+        return [record for record in self.records if record.stream == stream]
 
     def to_bytes(self) -> bytes:
         """As it is kept: a line that says what it is, then a line for each record."""
         head = {name: value for name, value in asdict(replace(self, records=())).items() if name != "records"}
         lines = [json.dumps(head, sort_keys=True, separators=(",", ":")).encode() + b"\n"]
-        return b"".join(lines + [one.to_line() for one in self.records])
+        return b"".join(lines + [record.to_line() for record in self.records])
 
 
 def of_bytes(data: bytes) -> Evidence:
@@ -96,9 +96,9 @@ def joined(kept: Sequence[Evidence]) -> Evidence:
     first, last = kept[0], kept[-1]
     if len(kept) == 1:
         return first
-    records = {(one.stream, one.sequence): one for one in last.records if not one.premise}
+    records = {(record.stream, record.sequence): record for record in last.records if not record.premise}
     for earlier in reversed(kept[:-1]):
-        records |= {(one.stream, one.sequence): one for one in earlier.records}
+        records |= {(record.stream, record.sequence): record for record in earlier.records}
     return replace(
         last,
         order_ids=tuple(sorted({*first.order_ids, *last.order_ids})),

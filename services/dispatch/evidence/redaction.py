@@ -225,13 +225,13 @@ class Shares:
         self._of_wearer: dict[str, list[Window]] = {}
         self._of_device: dict[str, list[Window]] = {}
         self._of_entry: dict[int, list[Window]] = {}
-        for one in self._windows:
-            one.share.begin(one.first)
-            self._of_wearer.setdefault(one.share.wearer_id, []).append(one)
-            for device_id in one.share.device_ids:
-                self._of_device.setdefault(device_id, []).append(one)
-            for sequence in one.share.decided:
-                self._of_entry.setdefault(sequence, []).append(one)
+        for window in self._windows:
+            window.share.begin(window.first)
+            self._of_wearer.setdefault(window.share.wearer_id, []).append(window)
+            for device_id in window.share.device_ids:
+                self._of_device.setdefault(device_id, []).append(window)
+            for sequence in window.share.decided:
+                self._of_entry.setdefault(sequence, []).append(window)
 
     def take(self, message: pull.Delivered) -> None:
         """The next entry, in the log's order."""

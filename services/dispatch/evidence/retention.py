@@ -152,7 +152,7 @@ class EvidenceKeeper:
             incident_ids = [incident_id for incident_id, _ in keys]
             events = await self._store.transaction(partial(self._store.events, incident_ids=incident_ids))
             alert_ids = {
-                id_: [one.alert_id for one in events.get(id_, ()) if isinstance(one, AlertFolded)]
+                id_: [event.alert_id for event in events.get(id_, ()) if isinstance(event, AlertFolded)]
                 for id_ in incident_ids
             }
             found = await EvidenceCollector(self._bus, self._log_meta, self._leg, rest=REST).of(alert_ids)

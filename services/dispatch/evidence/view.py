@@ -34,11 +34,11 @@ def view(found: Evidence, clock: MeshClock) -> evidence_pb2.ReadEvidenceResponse
         subject_id, of_wearer = owners.get(device_id, ("", False))
         answer.tracks.add(device_id=device_id, subject_id=subject_id, of_wearer=of_wearer, points=by_report.values())
     alerts = [alert_pb2.Alert.FromString(one.data) for one in found.of(flow.ALERTS.name)]
-    mine = [one for one in alerts if one.incident_id == found.incident_id]
+    mine = [alert for alert in alerts if alert.incident_id == found.incident_id]
     answer.alerts.extend(sorted(mine, key=lambda one: (one.sequence, one.ordinal)))
     known = {one.alert_id for one in mine}
     measures = (alert_pb2.Measure.FromString(one.data) for one in found.of(flow.MEASURES.name))
-    answer.measures.extend(one for one in measures if one.alert_id in known)
+    answer.measures.extend(measure for measure in measures if measure.alert_id in known)
     return answer
 
 

@@ -46,7 +46,7 @@ def read(path: Path) -> tuple[Receiver, ...]:
     except (OSError, ValueError, KeyError, TypeError) as error:
         reason = str(error) if type(error) is ValueError else type(error).__name__
         raise FailedPrecondition(f"{path.name} isn't a list of receivers: {reason}") from None
-    if len({one.name for one in receivers}) < len(receivers):
+    if len({receiver.name for receiver in receivers}) < len(receivers):
         raise FailedPrecondition(f"{path.name} names a receiver twice")
     return receivers
 

@@ -101,7 +101,7 @@ class ExchangeStore:
 
         def work(connection: sa.Connection) -> None:
             if deliveries:
-                connection.execute(sa.insert(_deliveries), [asdict(one) for one in deliveries])
+                connection.execute(sa.insert(_deliveries), [asdict(delivery) for delivery in deliveries])
             connection.execute(upsert)
 
         await self._do(work)

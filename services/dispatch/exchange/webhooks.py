@@ -86,7 +86,7 @@ class Webhooks:
             id_ = message.delivery_id(self._leg, receiver.name, step)
             link = self._links.url(receiver.name, id_, step) if self._links and receiver.links else ""
             before = await self._store.steps_of(receiver.name, incident_id) if receiver.form != "step" else []
-            before += [one.step for one in deliveries if one.incident_id == incident_id]
+            before += [delivery.step for delivery in deliveries if delivery.incident_id == incident_id]
             body, kind = message.write(self._leg, receiver, row.sequence, step, before, link)
             told = step.SerializeToString()
             deliveries.append(Delivery(receiver.name, row.sequence, id_, incident_id, told, body, kind, deadline_ms))

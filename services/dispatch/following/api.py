@@ -52,12 +52,12 @@ class FollowingApi(following_pb2_grpc.FollowingServiceServicer):
                     told[key], told_s[key] = state, now_s
                     yield self._message(key, one)
 
-    def _message(self, key: Key, one: FollowedTarget) -> following_pb2.WatchTargetsResponse:
+    def _message(self, key: Key, followed_target: FollowedTarget) -> following_pb2.WatchTargetsResponse:
         _, kind, subject_id = key
         message = following_pb2.WatchTargetsResponse(
-            subject_id=subject_id, is_wearer=kind == positions_pb2.WEARER, interrupted=one.interrupted
+            subject_id=subject_id, is_wearer=kind == positions_pb2.WEARER, interrupted=followed_target.interrupted
         )
-        position = one.position
+        position = followed_target.position
         message.unknown = position is None or position.unknown
         if position is not None and position.HasField("lat_deg"):
             message.lat_deg, message.lon_deg, message.accuracy_m = (

@@ -89,7 +89,9 @@ class TargetFollower:
             await asyncio.sleep(LOOK_SOON_S)
 
     async def _refresh(self) -> None:
-        self._open = {one.incident_id: one for one in await self._leg.record.open_incidents()}
+        self._open = {
+            open_incident.incident_id: open_incident for open_incident in await self._leg.record.open_incidents()
+        }
         open_ids = {id_ for one in self._open.values() for id_ in one.assignments}
         self._looked = {id_: one for id_, one in self._looked.items() if id_ in open_ids}
         self._again.set()
@@ -101,32 +103,38 @@ class TargetFollower:
                 continue
             keys.add((incident.incident_id, positions_pb2.WEARER, incident.wearer_id))
             if self._leg.name == "police":
-                keys |= {_key(incident, one) for one in incident.assignments.values() if one.state not in OVER}
+                keys |= {
+                    _key(incident, assignment)
+                    for assignment in incident.assignments.values()
+                    if assignment.state not in OVER
+                }
         return keys
 
     def _looks(self, incident: Incident) -> list[TargetUpdate]:
         """What is new of an incident's destinations."""
         wearer = self._targets.get((incident.incident_id, positions_pb2.WEARER, incident.wearer_id))
         now_ms, found = self._clock.now_ms(), []
-        for id_, one in incident.assignments.items():
-            if one.state not in UNANSWERED | TAKEN:
+        for id_, assignment in incident.assignments.items():
+            if assignment.state not in UNANSWERED | TAKEN:
                 continue
-            target = wearer if self._leg.name == "probation" else self._targets.get(_key(incident, one))
-            point = self._leg.last_known_positions.of([one.subject_id], now_ms).get(one.subject_id)
+            target = wearer if self._leg.name == "probation" else self._targets.get(_key(incident, assignment))
+            point = self._leg.last_known_positions.of([assignment.subject_id], now_ms).get(assignment.subject_id)
             before = self._looked.get(id_)
-            anchor = before.anchor if before and before.offer_number == one.offer_number else None
+            anchor = before.anchor if before and before.offer_number == assignment.offer_number else None
             moved_m = round(great_circle_m(point, anchor)) if point and anchor else 0
-            told_lately = one.retargeted_ms is not None and now_ms - one.retargeted_ms < RETARGET_MS
+            told_lately = assignment.retargeted_ms is not None and now_ms - assignment.retargeted_ms < RETARGET_MS
             if moved_m <= MOVED_FAR_M or told_lately:
                 moved_m = 0
-            found_now = bool(point and one.choice and one.choice.travel_s is None and not (before and before.anchor))
-            seen = (one.offer_number, int(one.state), _newest_ms(wearer), _newest_ms(target))
+            found_now = bool(
+                point and assignment.choice and assignment.choice.travel_s is None and not (before and before.anchor)
+            )
+            seen = (assignment.offer_number, int(assignment.state), _newest_ms(wearer), _newest_ms(target))
             is_new = before is None or before.seen != seen or now_ms - before.at_ms >= RACE_EVERY_MS
             if not (moved_m or found_now or is_new):
                 continue
-            self._looked[id_] = _Looked(one.offer_number, point if moved_m else anchor or point, now_ms, seen)
+            self._looked[id_] = _Looked(assignment.offer_number, point if moved_m else anchor or point, now_ms, seen)
             how = self._approach(incident, id_, wearer, target, point, now_ms)
-            found.append(TargetUpdate(incident.incident_id, id_, one.subject_id, how, moved_m, found_now))
+            found.append(TargetUpdate(incident.incident_id, id_, assignment.subject_id, how, moved_m, found_now))
         return found
 
     def _approach(

@@ -103,5 +103,5 @@ class Pursuit:
 
 def _is_pursued(incident: Incident) -> bool:
     """Whether somebody has to go to the wearer."""
-    waiting = (one for one in incident.assignments.values() if one.demand is Demand.RESPOND)
+    waiting = (assignment for assignment in incident.assignments.values() if assignment.demand is Demand.RESPOND)
     return bool(incident.wearer_id) and any(one.state in UNANSWERED | TAKEN for one in waiting)

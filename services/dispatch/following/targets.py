@@ -74,7 +74,7 @@ class Targets:
 
     def of(self, incident_id: str) -> Mapping[Key, FollowedTarget]:
         """The targets of an incident."""
-        return {key: one for key, one in self._targets.items() if key[0] == incident_id}
+        return {key: target for key, target in self._targets.items() if key[0] == incident_id}
 
     def get(self, key: Key) -> FollowedTarget | None:
         """One target; None where it isn't followed."""
@@ -97,10 +97,10 @@ class Targets:
                         task.cancel()
                 for key in keys - self._targets.keys():
                     connection = await self._connection(stack)
-                    one = self._targets[key] = FollowedTarget()
-                    one.task = tasks.create_task(self._keep(key, one, connection))
+                    followed_target = self._targets[key] = FollowedTarget()
+                    followed_target.task = tasks.create_task(self._keep(key, followed_target, connection))
                     connection.streams += 1
-                    one.task.add_done_callback(connection.release)
+                    followed_target.task.add_done_callback(connection.release)
                 await again.wait()
 
     async def _connection(self, stack: AsyncExitStack) -> _Connection:
@@ -114,18 +114,18 @@ class Targets:
         self._connections.append(_Connection(positions_pb2_grpc.PositionServiceStub(channel), metadata))
         return self._connections[-1]
 
-    async def _keep(self, key: Key, one: FollowedTarget, connection: _Connection) -> None:
+    async def _keep(self, key: Key, followed_target: FollowedTarget, connection: _Connection) -> None:
         failures = 0
         while True:
-            before = one.position
+            before = followed_target.position
             ended, code = False, "ended"
             try:
-                ended = await self._read(key, one, connection)
+                ended = await self._read(key, followed_target, connection)
             except grpc.aio.AioRpcError as error:
                 code = error.code().name
-            one.interrupted = True
+            followed_target.interrupted = True
             self._changed.set()
-            failures = 0 if one.position is not before else min(failures + 1, MAX_FAILURES)
+            failures = 0 if followed_target.position is not before else min(failures + 1, MAX_FAILURES)
             _BROKEN.labels(code).inc()
             if failures:
                 logger().warning("target_stream_broke", incident_id=key[0], code=code)
@@ -133,7 +133,7 @@ class Targets:
             wait_s = min(RETRY_DELAY_S[0] * 2**failures, RETRY_DELAY_S[1]) * random.uniform(0.5, 1.0)  # noqa: S311  # no secret
             await asyncio.sleep(RETRY_DELAY_S[1] if ended else wait_s)
 
-    async def _read(self, key: Key, one: FollowedTarget, connection: _Connection) -> bool:
+    async def _read(self, key: Key, followed_target: FollowedTarget, connection: _Connection) -> bool:
         """Reads one stream to its end; whether the evaluator said that the share is over."""
         incident_id, kind, subject_id = key
         request = positions_pb2.WatchPositionsRequest(
@@ -147,21 +147,21 @@ class Targets:
             async for response in call:
                 if response.HasField("end"):
                     return response.end.reason != positions_pb2.EXPIRED
-                self._take(key, one, response.position)
+                self._take(key, followed_target, response.position)
         finally:
             call.cancel()
         return False
 
-    def _take(self, key: Key, one: FollowedTarget, position: positions_pb2.LivePosition) -> None:
-        one.position, one.interrupted = position, False
+    def _take(self, key: Key, followed_target: FollowedTarget, position: positions_pb2.LivePosition) -> None:
+        followed_target.position, followed_target.interrupted = position, False
         if position.HasField("lat_deg"):
             point = LatLon(position.lat_deg, position.lon_deg)
             at_ms = times.from_timestamp(position.fix_time) if position.HasField("fix_time") else None
             self._last_known_positions.put(key[2], point, at_ms)
-            if at_ms is not None and (not one.track or at_ms > one.track[-1].at_ms):
-                one.track.append(Sighting(at_ms, point))
-                while one.track[0].at_ms < at_ms - PACE_OVER_MS:
-                    one.track.popleft()
+            if at_ms is not None and (not followed_target.track or at_ms > followed_target.track[-1].at_ms):
+                followed_target.track.append(Sighting(at_ms, point))
+                while followed_target.track[0].at_ms < at_ms - PACE_OVER_MS:
+                    followed_target.track.popleft()
         self._changed.set()
 
 

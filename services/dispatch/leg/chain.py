@@ -142,9 +142,9 @@ def first_broken(head: ChainHead, links: Iterable[ChainedEvent]) -> tuple[ChainH
     return head, None
 
 
-def _fields(one: Any) -> dict[str, Any]:
+def _fields(value: Any) -> dict[str, Any]:
     """Of a dataclass. Not asdict, which copies every value that it finds and took a sixth of a transaction."""
-    return {field.name: getattr(one, field.name) for field in dataclasses.fields(one)}
+    return {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
 
 
 def _hash(previous: str, *content: str | int) -> str:

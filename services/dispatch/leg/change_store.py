@@ -86,24 +86,36 @@ def write(connection: sa.Connection, change: Change, position: StreamPosition | 
         connection,
         _WRITTEN,
         (
-            [(one.id, one.incident_id, one.kind, one.body, one.hash) for one in change.links],
+            [(link.id, link.incident_id, link.kind, link.body, link.hash) for link in change.links],
             [
-                (one.sequence, one.step.step_id, one.step.assignment.assignment_id, one.step.SerializeToString(), False)
-                for one in change.steps
+                (
+                    step.sequence,
+                    step.step.step_id,
+                    step.step.assignment.assignment_id,
+                    step.step.SerializeToString(),
+                    False,
+                )
+                for step in change.steps
             ],
             [
                 (
-                    *(one.assignment_id, one.incident_id, one.state, one.due_ms, one.payload),
-                    *(one.report_to_published_ms, one.unit_id),
+                    *(
+                        assignment.assignment_id,
+                        assignment.incident_id,
+                        assignment.state,
+                        assignment.due_ms,
+                        assignment.payload,
+                    ),
+                    *(assignment.report_to_published_ms, assignment.unit_id),
                 )
-                for one in change.assignments.values()
+                for assignment in change.assignments.values()
             ],
             [
                 (
-                    *(one.incident_id, one.opened_sequence, one.opened_ms, one.ended_ms),
-                    *(json.dumps(one.order_ids), one.exercise),
+                    *(incident.incident_id, incident.opened_sequence, incident.opened_ms, incident.ended_ms),
+                    *(json.dumps(incident.order_ids), incident.exercise),
                 )
-                for one in change.incidents.values()
+                for incident in change.incidents.values()
             ],
             [(one.incident_id, one.leg, one.due_ms, one.absent) for one in change.awaited],
             [(position.stream, position.log_id, position.sequence, position.trail)] if position else [],

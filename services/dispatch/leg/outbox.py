@@ -52,9 +52,9 @@ class StepOutbox:
 
     def add(self, steps: Iterable[Numbered], again: bool = False) -> None:
         """Steps that were committed just now, or (`again`) that a stream has lost."""
-        steps = tuple(one for one in steps if one.sequence not in self._held)
+        steps = tuple(step for step in steps if step.sequence not in self._held)
         if again:
-            self._again.update(one.sequence for one in steps)
+            self._again.update(step.sequence for step in steps)
         self._hold(steps)
         self._waiting.extend(steps)
         self._wake.set()
@@ -69,7 +69,7 @@ class StepOutbox:
 
     def _hold(self, steps: Iterable[Numbered]) -> None:
         now_s = time.monotonic()
-        self._held.update((one.sequence, now_s) for one in steps)
+        self._held.update((step.sequence, now_s) for step in steps)
 
     async def run(self, bus: Bus, leg: str, settle: Settle) -> None:
         """Publishes what is committed, for ever; `settle` comes before it."""
@@ -93,34 +93,34 @@ class StepOutbox:
             self._published, self._latency_ms, self._stored = [], {}, {}
             self._noteworthy.clear()
             await mark(steps, latency_ms, stored)
-            for one in steps:
-                self._held.pop(one.sequence, None)
-                self._again.discard(one.sequence)
+            for step in steps:
+                self._held.pop(step.sequence, None)
+                self._again.discard(step.sequence)
 
     async def _publish(self, bus: Bus, leg: str, incident_id: str, steps: Iterable[Numbered]) -> None:
         subject = flow.incident_subject(leg, incident_id)
-        for one in steps:
-            assignment = one.step.assignment
-            if one.step.kept:
-                advice = translate.advice(one.step)
+        for step in steps:
+            assignment = step.step.assignment
+            if step.step.kept:
+                advice = translate.advice(step.step)
                 if advice is not None:
                     ack = await bus.publish_until_stored(
-                        flow.advice_subject(incident_id), advice, msg_id=one.step.step_id
+                        flow.advice_subject(incident_id), advice, msg_id=step.step.step_id
                     )
-                    self._note(one, ack)
-                self._published.append(one)
+                    self._note(step, ack)
+                self._published.append(step)
                 self._noteworthy.set()
                 continue
-            context = trace_ids.traceparent(incident_id, "step", assignment.assignment_id, one.step.number)
+            context = trace_ids.traceparent(incident_id, "step", assignment.assignment_id, step.step.number)
             ack = await bus.publish_until_stored(
                 subject,
-                translate.outward(one.step),
-                msg_id=one.step.step_id,
+                translate.outward(step.step),
+                msg_id=step.step.step_id,
                 headers={trace_ids.TRACEPARENT: context},
             )
-            self._note(one, ack)
-            is_first = assignment.state == dispatch_pb2.OFFERED and one.step.number == assignment.offer_number
-            offers = is_first and one.sequence not in self._again
+            self._note(step, ack)
+            is_first = assignment.state == dispatch_pb2.OFFERED and step.step.number == assignment.offer_number
+            offers = is_first and step.sequence not in self._again
             if offers and assignment.HasField("cause"):
                 latency_ms = (clock.wall_us() - assignment.cause.received_wall_us) / 1000
                 self._latency_ms[assignment.assignment_id] = latency_ms
@@ -128,7 +128,7 @@ class StepOutbox:
                 is_traced = assignment.exercise != exercise_pb2.CANARY
                 exemplar = {"trace_id": trace_ids.trace_id_of(incident_id)} if is_traced else None
                 metrics.OFFER_MS.labels(leg).observe(latency_ms, exemplar)
-            self._published.append(one)
+            self._published.append(step)
             self._noteworthy.set()
 
     def _note(self, step: Numbered, ack: PubAck | None) -> None:

@@ -165,11 +165,11 @@ class LegRecord:
         async def work() -> None:
             async with self._one_at_a_time:
                 await self.store.mark_published(
-                    [one.sequence for one in steps],
+                    [step.sequence for step in steps],
                     latency_ms,
                     partial(store_published.record, log_id=log_id, stored=stored),
                 )
-                for assignment in (one.step.assignment for one in steps):
+                for assignment in (step.step.assignment for step in steps):
                     id_, known = assignment.assignment_id, self._known.get(assignment.incident_id)
                     if known and id_ in latency_ms:
                         latencies = {**known.latency_ms, id_: latency_ms[id_]}
@@ -263,8 +263,8 @@ class LegRecord:
         dues_ms = (row.due_ms for row in change.assignments.values() if row.due_ms is not None)
         self._watch.due(min(dues_ms, default=math.inf), min((row.due_ms for row in change.awaited), default=math.inf))
         kinds = {link.id: link.kind for link in change.links}
-        for one in change.steps:
-            assignment, kind = one.step.assignment, kinds[one.sequence]
+        for step in change.steps:
+            assignment, kind = step.step.assignment, kinds[step.sequence]
             state = _SAID.get(kind) or AssignmentState(assignment.state).name.lower()
             metrics.count(self.leg, state, assignment)
             if assignment.exercise == exercise_pb2.CANARY:
@@ -274,7 +274,7 @@ class LegRecord:
                 f"assignment_{state}",
                 assignment_id=assignment.assignment_id,
                 incident_id=assignment.incident_id,
-                sequence=one.sequence,
+                sequence=step.sequence,
             )
 
 

@@ -70,7 +70,7 @@ class LegService:
         now_ms = self._clock.now_ms()
         subject_ids = {subject_id for alert in alerts for subject_id in alert.subject_ids}
         await self.record.handle(
-            [(one.incident_id, partial(FoldAlert, one, now_ms, self._deadlines)) for one in alerts],
+            [(alert.incident_id, partial(FoldAlert, alert, now_ms, self._deadlines)) for alert in alerts],
             await self._boards.ahead(subject_ids, now_ms),
             position,
         )
@@ -80,8 +80,8 @@ class LegService:
         now_ms = self._clock.now_ms()
 
         def missing(connection: Connection) -> list[Alert]:
-            known = self.record.gather(connection, {one.incident_id for one in alerts}, {})
-            return [one for one in alerts if one.alert_id not in known[one.incident_id].incident.alert_ids]
+            known = self.record.gather(connection, {alert.incident_id for alert in alerts}, {})
+            return [alert for alert in alerts if alert.alert_id not in known[alert.incident_id].incident.alert_ids]
 
         found = await self.store.transaction(missing)
         if found:
@@ -99,9 +99,9 @@ class LegService:
         """Looks whether the record has these steps of this leg, which INCIDENTS holds. Where it lacks some, the chain says so, and the
         next is numbered behind them; else whoever has seen them would take it for older."""
         now_ms = self._clock.now_ms()
-        known = await self.store.transaction(partial(self.store.known_steps, step_ids=[one.step_id for one in steps]))
+        known = await self.store.transaction(partial(self.store.known_steps, step_ids=[step.step_id for step in steps]))
         lost: dict[str, dispatch_pb2.Step] = {}
-        for step in sorted(steps, key=lambda one: one.number):
+        for step in sorted(steps, key=lambda step: step.number):
             if step.step_id not in known:
                 lost[step.assignment.assignment_id] = step
         await self.record.handle(

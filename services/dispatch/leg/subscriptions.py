@@ -45,15 +45,15 @@ class _DeskQueue:
 
     def tell(self, steps: Iterable[Numbered | dispatch_pb2.Assignment]) -> None:
         if not self.reads_store:
-            self.waiting.extend(one for one in steps if self.shows(_assignment(one)))
+            self.waiting.extend(step for step in steps if self.shows(_assignment(step)))
             if len(self.waiting) > WAITING_MAX:
                 self.waiting.clear()
                 self.reads_store = True
         self.wake.set()
 
 
-def _assignment(one: Numbered | dispatch_pb2.Assignment) -> dispatch_pb2.Assignment:
-    return one.step.assignment if isinstance(one, Numbered) else one
+def _assignment(numbered: Numbered | dispatch_pb2.Assignment) -> dispatch_pb2.Assignment:
+    return numbered.step.assignment if isinstance(numbered, Numbered) else numbered
 
 
 class Subscriptions:
@@ -67,10 +67,10 @@ class Subscriptions:
     def tell(self, steps: Iterable[Numbered]) -> None:
         """Steps that are committed, in their order."""
         steps = tuple(steps)
-        for one in steps:
-            assignment = one.step.assignment
+        for step in steps:
+            assignment = step.step.assignment
             if AssignmentState(assignment.state) in UNANSWERED:
-                self._unanswered[assignment.assignment_id] = one.step
+                self._unanswered[assignment.assignment_id] = step.step
             else:
                 self._unanswered.pop(assignment.assignment_id, None)
         for desk in self._desks:

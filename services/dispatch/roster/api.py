@@ -32,7 +32,7 @@ class RosterApi(roster_pb2_grpc.RosterServiceServicer):
         admit(self._leg.name, DESKS[self._leg.name])
         given = translate.offices(request.offices)
         outcomes = await self._leg.change_roster(lambda connection: store.put_offices(connection, given))
-        return roster_pb2.PutOfficesResponse(outcomes=[_OUTCOME(one) for one in outcomes])
+        return roster_pb2.PutOfficesResponse(outcomes=[_OUTCOME(outcome) for outcome in outcomes])
 
     async def PutUnits(self, request: roster_pb2.PutUnitsRequest, context: Context) -> roster_pb2.PutUnitsResponse:
         """Keeps units, all of them or none."""
@@ -41,7 +41,7 @@ class RosterApi(roster_pb2_grpc.RosterServiceServicer):
         outcomes = await self._leg.change_roster(
             lambda connection: store.put_units(connection, given), [one.unit_id for one in given if one.removed]
         )
-        return roster_pb2.PutUnitsResponse(outcomes=[_OUTCOME(one) for one in outcomes])
+        return roster_pb2.PutUnitsResponse(outcomes=[_OUTCOME(outcome) for outcome in outcomes])
 
     async def ReportUnit(
         self, request: roster_pb2.ReportUnitRequest, context: Context
@@ -67,7 +67,7 @@ class RosterApi(roster_pb2_grpc.RosterServiceServicer):
             )
         )
         return roster_pb2.ListUnitsResponse(
-            offices=[translate.office_message(one) for one in offices.values()],
+            offices=[translate.office_message(office) for office in offices.values()],
             units=[
                 translate.listed_unit(unit, report, next(iter(engaged.get(unit_id, {}).values()), ""))
                 for unit_id, (unit, report) in units.items()

@@ -140,7 +140,12 @@ class AnswerDoor:
     async def _receipt(self, request: web.Request) -> web.Response:
         body = await body_of(request)
         gateway = next(
-            (one for one in self._gateways if signing.is_genuine(one.keys, request.headers, body, time.time())), None
+            (
+                gateway
+                for gateway in self._gateways
+                if signing.is_genuine(gateway.keys, request.headers, body, time.time())
+            ),
+            None,
         )
         if gateway is None:
             return web.json_response(

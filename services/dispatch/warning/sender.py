@@ -67,7 +67,7 @@ class WarningSender:
         links: AnswerLinks | None,
     ) -> None:
         self._store, self._clock, self._keys, self._links = store, clock, keys, links
-        self._gateways = {one.name: one for one in gateways}
+        self._gateways = {gateway.name: gateway for gateway in gateways}
         self.bus: Bus | None = None
         """Where commands for devices go, while there is a connection."""
         self._sooner = asyncio.Event()
@@ -157,7 +157,7 @@ class WarningSender:
                 drill=message.drill,
             )
             ways = [GATEWAY + name for name in self._gateways] if contact else []
-            ways += [DEVICE + id_ for id_ in dict.fromkeys(id_ for one in contacts for id_ in one.device_ids)]
+            ways += [DEVICE + id_ for id_ in dict.fromkeys(id_ for contact in contacts for id_ in contact.device_ids)]
             now_ms = self._clock.now_ms()
             sendings = [
                 Sending(message.message_id, way, _command_id(message, way), 0, now_ms, message.due_ms + TTL_MS, OPEN)
@@ -170,12 +170,12 @@ class WarningSender:
             logger().info("warning_opened", **told)
 
     def _contact(self, person_id: str, contacts: Sequence[ContactRow]) -> contact_pb2.Contact | None:
-        for one in contacts:
-            if one.sealed:
+        for contact in contacts:
+            if contact.sealed:
                 try:
-                    return sealing.unseal(one.sealed, person_id, self._keys)
+                    return sealing.unseal(contact.sealed, person_id, self._keys)
                 except InvalidField:
-                    logger().critical("contact_cannot_be_opened", case_id=one.case_id)
+                    logger().critical("contact_cannot_be_opened", case_id=contact.case_id)
         return None
 
     async def _figures(self, message: MessageRow) -> tuple[float | None, DistanceTrend]:

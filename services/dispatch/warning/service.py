@@ -94,7 +94,7 @@ class Warnings:
         """
         if not messages:
             return set()
-        rows = await self._leg.store.assignments([_assignment_id(one) for one in messages])
+        rows = await self._leg.store.assignments([_assignment_id(message) for message in messages])
         # Receipts take it too, in another name; they are counted by themselves.
         return {
             id_
@@ -157,7 +157,7 @@ class Warnings:
         stream = flow.ALERTS
         trail, after = await self._reading(stream.name, log_id)
         async for messages in trails.follow(bus, stream.name, trail, after=after, health=self.alerts):
-            own = [one for one in messages if stream.holds(one.subject)]
+            own = [message for message in messages if stream.holds(message.subject)]
             seen, unreadable = _parsed(own, translate.alert)
             _pass_over(unreadable)  # the leg reads it too, and keeps it as a dead letter
             position = StreamPosition(stream.name, log_id, messages[-1].sequence, str(trail))
@@ -168,7 +168,7 @@ class Warnings:
         stream = flow.ADVICE
         trail, after = await self._reading(stream.name, log_id)
         async for messages in trails.follow(bus, stream.name, trail, after=after):
-            own = [one for one in messages if stream.holds(one.subject)]
+            own = [message for message in messages if stream.holds(message.subject)]
             seen, unreadable = _parsed(own, translate.advice)
             await _keep(bus, unreadable)
             position = StreamPosition(stream.name, log_id, messages[-1].sequence, str(trail))

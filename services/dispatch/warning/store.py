@@ -106,7 +106,7 @@ class WarningStore:
                 if known is None or version > known:
                     connection.execute(sa.delete(contacts).where(of_case))
                     if persons:
-                        connection.execute(sa.insert(contacts), [asdict(one) for one in persons])
+                        connection.execute(sa.insert(contacts), [asdict(person) for person in persons])
             _put_position(connection, position)
 
         await self._do(work)
@@ -272,7 +272,7 @@ def _open(connection: sa.Connection, message: MessageRow, text: str, language: s
     before = {"in": message.incident_id, "to": message.person_id, "until_ms": message.due_ms}
     connection.execute(_OUTDATE, before)
     if ways:
-        connection.execute(sa.insert(sendings), [asdict(one) for one in ways])
+        connection.execute(sa.insert(sendings), [asdict(way) for way in ways])
 
 
 def _put_position(connection: sa.Connection, position: StreamPosition) -> None:

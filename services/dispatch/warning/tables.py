@@ -11,7 +11,7 @@ metadata = sa.MetaData()
 
 def _table(name: str, key: str, columns: str) -> sa.Table:
     names = [*key.split(), *columns.split()]
-    return sa.Table(name, metadata, *(sa.Column(one, primary_key=one in key.split()) for one in names))
+    return sa.Table(name, metadata, *(sa.Column(name, primary_key=name in key.split()) for name in names))
 
 
 positions = _table("positions", "stream", "log_id sequence trail")

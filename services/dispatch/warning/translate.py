@@ -57,7 +57,7 @@ def alert(payload: bytes, subject: str | None = None) -> WarnableAlert | None:
     if message.exercise == exercise_pb2.CANARY:
         return None  # nobody is there to be warned; the leg's own steps are what the canary looks for
     demand, notice = Demand(message.demand), NOTICES.get(message.kind, Notice.NEUTRAL)
-    persons = [one.subject_id for one in message.destinations if one.leg == alert_pb2.WARNING]
+    persons = [destination.subject_id for destination in message.destinations if destination.leg == alert_pb2.WARNING]
     if notice is Notice.PHONE_SILENT:
         # The police are told by the alert itself. Where she said so herself it is no news to her.
         if demand is not Demand.NOTIFY or message.HasField("cause") or not message.target_id:
@@ -132,13 +132,13 @@ def case(payload: bytes, subject: str | None = None) -> tuple[str, int, list[Con
     persons = [
         ContactRow(
             case_id=told.case_id,
-            person_id=one.person_id,
+            person_id=person.person_id,
             version=told.version,
-            sealed=one.sealed_contact,
-            device_ids=list(one.device_ids),
+            sealed=person.sealed_contact,
+            device_ids=list(person.device_ids),
             valid_until_ms=told.valid_until_ms,
         )
-        for one in told.persons
+        for person in told.persons
     ]
     return told.case_id, told.version, persons
 

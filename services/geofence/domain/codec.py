@@ -47,7 +47,9 @@ def encode(state: State) -> bytes:
             "odd_ms": state.odd_ms,
             "undated_ms": state.undated_ms,
             "cases": {case_id: _case_state(case_state) for case_id, case_state in state.cases.items()},
-            "incidents": {wearer_id: [one.incident_id, one.case_ids] for wearer_id, one in state.incidents.items()},
+            "incidents": {
+                wearer_id: [incident.incident_id, incident.case_ids] for wearer_id, incident in state.incidents.items()
+            },
             "due": sorted(state.due),
             "outage": astuple(state.outage) if state.outage else None,
             "outage_over_ms": state.outage_over_ms,
@@ -64,8 +66,8 @@ def outline(state: State) -> bytes:
         [
             state.sequence,
             state.now_ms,
-            {case_id: _case_state(one) for case_id, one in state.cases.items() if one.episode_id},
-            {wearer_id: one.incident_id for wearer_id, one in state.incidents.items()},
+            {case_id: _case_state(case) for case_id, case in state.cases.items() if case.episode_id},
+            {wearer_id: incident.incident_id for wearer_id, incident in state.incidents.items()},
             len(state.cases),
             sum(len(track.fixes) for track in state.tracks.values()),
         ],
@@ -136,7 +138,7 @@ def _case_state(case_state: CaseState) -> dict[str, Any]:
             [[ring.radius_mm, ring.action] for ring in case.rings],
             case.valid_from_ms,
             case.valid_until_ms,
-            [_encounter(one) for one in case.encounters],
+            [_encounter(encounter) for encounter in case.encounters],
             case.exercise,
         ],
         "rings": [[key, radius_mm, *_ring_state(ring)] for (key, radius_mm), ring in sorted(case_state.rings.items())],
@@ -247,9 +249,16 @@ def _to_seen(content: list[Any]) -> tuple[Seen, ...]:
     return tuple(Seen(Fix(*fix), mps) for fix, mps in content)
 
 
-def _encounter(one: Encounter) -> list[Any]:
-    places = [_shape(shape) for shape in one.places]
-    return [one.encounter_id, one.from_ms, one.until_ms, places, one.daily_from_s, one.daily_until_s]
+def _encounter(encounter: Encounter) -> list[Any]:
+    places = [_shape(shape) for shape in encounter.places]
+    return [
+        encounter.encounter_id,
+        encounter.from_ms,
+        encounter.until_ms,
+        places,
+        encounter.daily_from_s,
+        encounter.daily_until_s,
+    ]
 
 
 def _shape(shape: Shape) -> list[Any]:

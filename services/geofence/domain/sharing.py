@@ -135,7 +135,7 @@ def shares(state: State, asked: PositionQuery) -> tuple[PositionShare, ...]:
         return ()
     found = []
     for subject in asked.subjects:
-        possible = [_share(one, asked, subject) for one in cases if _names(one, subject)]
+        possible = [_share(case, asked, subject) for case in cases if _names(case, subject)]
         if not possible:
             raise FailedPrecondition(f"it doesn't concern one of the subjects of the kind {subject.kind.value}")
         reasons = {share: end_of(state, share, state.now_ms) for share in possible}
@@ -177,7 +177,9 @@ def _cases(state: State, asked: PositionQuery) -> list[CaseState]:
     """Cases with an episode in the incident, or those of the order."""
     if asked.order_id:
         return [one for _, one in sorted(state.cases.items()) if one.case.order_id == asked.order_id]
-    incident = next((one for one in state.incidents.values() if one.incident_id == asked.incident_id), None)
+    incident = next(
+        (incident for incident in state.incidents.values() if incident.incident_id == asked.incident_id), None
+    )
     return [state.cases[case_id] for case_id in incident.case_ids] if incident else []
 
 
@@ -200,7 +202,9 @@ def _place(case_state: CaseState, subject: Subject) -> Shape | None:
     order_id, _, place_id = subject.subject_id.partition("/")
     if case_state.case.order_id != order_id:
         return None
-    named = (one.shape for one in case_state.case.targets if not one.is_person and one.target_id == place_id)
+    named = (
+        target.shape for target in case_state.case.targets if not target.is_person and target.target_id == place_id
+    )
     return next(named, None)
 
 

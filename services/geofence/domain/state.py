@@ -208,7 +208,7 @@ class State:
         if len(device_ids) == 1:  # nearly always
             track = self.tracks.get(device_ids[0])
             return track.fixes[-1] if track and track.fixes else None
-        tracks = [self.tracks[one] for one in device_ids if one in self.tracks]
+        tracks = [self.tracks[device_id] for device_id in device_ids if device_id in self.tracks]
         return max((track.fixes[-1] for track in tracks if track.fixes), default=None)
 
     def apart_mm(self, wearer: Fix, target: Target) -> tuple[float, Fix | None] | None:

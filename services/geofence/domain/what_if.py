@@ -34,6 +34,8 @@ def play(case: Case, rules: Rules, entries: Sequence[tuple[int, Body]]) -> list[
 
 def work_of(case: Case, steps: int) -> int:
     """How many sides are measured against how many rings, at most: what bounds the time it takes."""
-    places = [target.shape for target in case.targets] + [place for one in case.encounters for place in one.places]
+    places = [target.shape for target in case.targets] + [
+        place for encounter in case.encounters for place in encounter.places
+    ]
     sides = sum(len(shape.sides) if isinstance(shape, PlanePolygon) else 1 for shape in places)
     return steps * len(case.rings) * sides

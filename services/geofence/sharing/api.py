@@ -53,7 +53,7 @@ class PositionServicer(positions_pb2_grpc.PositionServiceServicer):
         role = Role.Name(server.caller().role)
         try:
             evaluator, asked, shares = self._admit(request)
-            opened = await self._outbox.begin([self._disclosure(asked.legal_basis, one) for one in shares])
+            opened = await self._outbox.begin([self._disclosure(asked.legal_basis, share) for share in shares])
         except TandemError as error:
             logger().warning("sharing_refused", role=role, reason=str(error))
             raise
@@ -128,13 +128,15 @@ def _parse(request: positions_pb2.WatchPositionsRequest) -> PositionQuery:
         raise InvalidField("under", "is missing")
     fields.required_id(under, getattr(request, under))
     subjects = []
-    for i, one in enumerate(request.subjects):
-        if one.kind not in _KINDS:
+    for i, subject in enumerate(request.subjects):
+        if subject.kind not in _KINDS:
             raise InvalidField(f"subjects[{i}].kind", "is no known kind")
-        parts = one.subject_id.split("/", 1) if one.kind == positions_pb2.PROTECTED_PLACE else (one.subject_id,)
+        parts = (
+            subject.subject_id.split("/", 1) if subject.kind == positions_pb2.PROTECTED_PLACE else (subject.subject_id,)
+        )
         for part in parts:
             fields.required_id(f"subjects[{i}].subject_id", part)
-        subjects.append(Subject(_KINDS[one.kind], one.subject_id))
+        subjects.append(Subject(_KINDS[subject.kind], subject.subject_id))
     expires_at_ms = fields.moment("expires_at", request.expires_at, request.HasField("expires_at"))
     return PositionQuery(request.incident_id, request.order_id, request.legal_basis, tuple(subjects), expires_at_ms)
 

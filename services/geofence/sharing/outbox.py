@@ -98,20 +98,20 @@ class DisclosureOutbox:
 
     async def begin(self, disclosures: Sequence[ledger_pb2.Disclosure]) -> list[OpenShare]:
         """Writes the beginning of shares, all or none. Raises Unavailable where the disk refuses: then nothing may leave."""
-        shares = [OpenShare(self, one.disclosure_id) for one in disclosures]
+        shares = [OpenShare(self, disclosure.disclosure_id) for disclosure in disclosures]
 
         def write(connection: Connection) -> None:
-            for one in disclosures:
-                payload = one.SerializeToString()
-                opened = {"disclosure_id": one.disclosure_id, "payload": payload, "positions": 0}
-                connection.execute(sa.insert(_waiting).values(disclosure_id=one.disclosure_id, payload=payload))
+            for disclosure in disclosures:
+                payload = disclosure.SerializeToString()
+                opened = {"disclosure_id": disclosure.disclosure_id, "payload": payload, "positions": 0}
+                connection.execute(sa.insert(_waiting).values(disclosure_id=disclosure.disclosure_id, payload=payload))
                 connection.execute(sa.insert(_open_shares).values(opened))
 
         try:
             await self._database.visit(write)
         except asyncio.CancelledError:
-            for one in shares:  # the reader has gone meanwhile
-                self.end(one)
+            for share in shares:  # the reader has gone meanwhile
+                self.end(share)
             raise
         self._filled.set()
         return shares

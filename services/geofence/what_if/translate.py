@@ -28,7 +28,10 @@ def inline_case(msg: log_pb2.CaseSnapshot) -> Case:
         if len(getattr(msg, name)) > most:
             raise InvalidField(f"case.{name}", f"must hold at most {most}")
     polygons = [place.polygon for place in msg.places] + [place.polygon for e in msg.encounters for place in e.places]
-    if sum(len(one.vertices) + sum(len(hole.vertices) for hole in one.holes) for one in polygons) > CORNERS_MAX:
+    if (
+        sum(len(polygon.vertices) + sum(len(hole.vertices) for hole in polygon.holes) for polygon in polygons)
+        > CORNERS_MAX
+    ):
         raise InvalidField("case", f"must hold at most {CORNERS_MAX} corners in all")
     fields.required_id("case.case_id", msg.case_id)
     fields.required_id("case.order_id", msg.order_id)
@@ -93,9 +96,9 @@ def _device(field: str, subject_id: str, case: Case) -> str:
 def answer(case: Case, rules_id: str, outputs: Sequence[Output]) -> what_if_pb2.EvaluateResponse:
     """What would be told."""
     response = what_if_pb2.EvaluateResponse(case_version=case.version, rules_id=rules_id)
-    for one in outputs:
-        if isinstance(one, Alert):
-            response.alerts.add(alert=translate.alert_to_proto(one, 0), measure=translate.measure_to_proto(one))
+    for output in outputs:
+        if isinstance(output, Alert):
+            response.alerts.add(alert=translate.alert_to_proto(output, 0), measure=translate.measure_to_proto(output))
         else:
-            response.dead_letters.append(one.reason)
+            response.dead_letters.append(output.reason)
     return response

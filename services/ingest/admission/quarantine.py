@@ -50,7 +50,7 @@ class Quarantine:
         """Counts one. `device_id` may be anything: only an id of a sensible length is kept."""
         metrics.REFUSED.labels(reason.name).inc()
         now = times.to_timestamp(self._clock.now_ms())
-        one = ingest_pb2.Quarantined(
+        quarantined = ingest_pb2.Quarantined(
             device_id=device_id if len(device_id) <= 64 else "",
             sender=sender,
             code=ingest_pb2.RefusalCode.ValueType(reason.value),
@@ -58,7 +58,7 @@ class Quarantine:
             first=now,
             last=now,
         )
-        self._count(one)
+        self._count(quarantined)
 
     async def run(self) -> None:
         """Keeps the counts, for ever, and once more at the end."""
@@ -119,30 +119,30 @@ class Quarantine:
                     self._count(one)
                 return
 
-    def _count(self, one: ingest_pb2.Quarantined) -> None:
-        if (one.device_id, one.sender, one.code) not in self._counts:
-            if len(self._counts) >= MAX_KEYS or self._keys_of[one.sender] >= MAX_SENDER_KEYS:
-                self._devices_merged = self._devices_merged or bool(one.device_id)
-                one.device_id = ""
-            self._keys_of[one.sender] += 1
-        _add(self._counts, one)
+    def _count(self, quarantined: ingest_pb2.Quarantined) -> None:
+        if (quarantined.device_id, quarantined.sender, quarantined.code) not in self._counts:
+            if len(self._counts) >= MAX_KEYS or self._keys_of[quarantined.sender] >= MAX_SENDER_KEYS:
+                self._devices_merged = self._devices_merged or bool(quarantined.device_id)
+                quarantined.device_id = ""
+            self._keys_of[quarantined.sender] += 1
+        _add(self._counts, quarantined)
 
 
 def _add_all(to: dict[_Key, ingest_pb2.Quarantined], counts: Iterable[ingest_pb2.Quarantined], device_id: str) -> None:
-    for one in counts:
-        if not device_id or one.device_id == device_id:
-            _add(to, one)
+    for count in counts:
+        if not device_id or count.device_id == device_id:
+            _add(to, count)
 
 
-def _add(to: dict[_Key, ingest_pb2.Quarantined], one: ingest_pb2.Quarantined) -> None:
-    key = (one.device_id, one.sender, one.code)
+def _add(to: dict[_Key, ingest_pb2.Quarantined], quarantined: ingest_pb2.Quarantined) -> None:
+    key = (quarantined.device_id, quarantined.sender, quarantined.code)
     known = to.get(key)
     if known is None:
         to[key] = known = ingest_pb2.Quarantined()
-        known.CopyFrom(one)
+        known.CopyFrom(quarantined)
         return
-    known.count = min(known.count + one.count, _COUNT_MAX)
-    if times.from_timestamp(one.first) < times.from_timestamp(known.first):
-        known.first.CopyFrom(one.first)
-    if times.from_timestamp(one.last) > times.from_timestamp(known.last):
-        known.last.CopyFrom(one.last)
+    known.count = min(known.count + quarantined.count, _COUNT_MAX)
+    if times.from_timestamp(quarantined.first) < times.from_timestamp(known.first):
+        known.first.CopyFrom(quarantined.first)
+    if times.from_timestamp(quarantined.last) > times.from_timestamp(known.last):
+        known.last.CopyFrom(quarantined.last)

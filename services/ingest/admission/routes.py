@@ -167,7 +167,7 @@ class Routes:
             logger().error("route_unreadable", device_id=device_id)
             return self._devices.get(device_id)
         listed = tuple(route.partitions)
-        one = Registration(
+        registration = Registration(
             self._partitions.setdefault(listed, listed),  # equal ones are one object, so that comparing them is cheap
             route.vendor_id,
             route.kind,
@@ -181,11 +181,11 @@ class Routes:
             self._of_vendor.get(before.vendor_id, {}).pop(device_id, None)
             for hashed, _ in before.tokens:
                 self._of_token.pop(hashed, None)
-        self._devices[device_id] = one
-        self._of_subject.setdefault(one.subject_id, set()).add(device_id)
-        if one.vendor_id and one.partitions and not one.revoked:
-            self._of_vendor.setdefault(one.vendor_id, {})[device_id] = one.partitions
-        for hashed, _ in one.tokens:
+        self._devices[device_id] = registration
+        self._of_subject.setdefault(registration.subject_id, set()).add(device_id)
+        if registration.vendor_id and registration.partitions and not registration.revoked:
+            self._of_vendor.setdefault(registration.vendor_id, {})[device_id] = registration.partitions
+        for hashed, _ in registration.tokens:
             self._of_token[hashed] = device_id
         self._missed_at_s.pop(device_id, None)
-        return one
+        return registration

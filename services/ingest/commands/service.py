@@ -143,8 +143,8 @@ class Commands:
 
     def sent(self, commands: Iterable[ingest_pb2.DeviceCommand]) -> None:
         """Notes that commands went out with an answer."""
-        for one in commands:
-            standing = self._all.get(one.command_id)
+        for command in commands:
+            standing = self._all.get(command.command_id)
             if standing is not None:
                 self._say(standing, State.COMMAND_STATE_SENT)
 
@@ -154,17 +154,17 @@ class Commands:
         One for what the sender has no part in, or what isn't waited for, changes nothing and is counted.
         """
         stored = []
-        for one in receipts:
-            standing = self._all.get(one.command_id)
+        for receipt in receipts:
+            standing = self._all.get(receipt.command_id)
             if (
                 standing is None
-                or standing.command.device_id != one.device_id
-                or one.device_id not in self._routes.allowed(sender)
+                or standing.command.device_id != receipt.device_id
+                or receipt.device_id not in self._routes.allowed(sender)
             ):
                 metrics.RECEIPTS_UNKNOWN.inc()
             elif not standing.over:
-                state = State.COMMAND_STATE_REFUSED if one.refused_because else State.COMMAND_STATE_RECEIVED
-                stored.append(self._say(standing, state, one.refused_because))
+                state = State.COMMAND_STATE_REFUSED if receipt.refused_because else State.COMMAND_STATE_RECEIVED
+                stored.append(self._say(standing, state, receipt.refused_because))
         return stored
 
     # ── the stream ───────────────────────────────────────────────────────────────────────────────────────────────────
@@ -237,12 +237,12 @@ class Commands:
             await asyncio.sleep(CHECK_INTERVAL_S)
             looks += 1
             if looks % FORGET_EVERY == 0:
-                self._sessions = {device_id: one for device_id, one in self._sessions.items() if one.open}
+                self._sessions = {device_id: session for device_id, session in self._sessions.items() if session.open}
             now_ms = self._clock.now_ms()
             for standings in list(self._waiting.values()):
-                for one in list(standings):
-                    if one.command.expires_at_ms <= now_ms:
-                        self._end(one, "")
+                for standing in list(standings):
+                    if standing.command.expires_at_ms <= now_ms:
+                        self._end(standing, "")
             for command_id, one in list(self._all.items()):
                 if one.command.issued_at_ms >= now_ms - KEPT_MS:
                     break

@@ -114,7 +114,7 @@ class Coalescer:
         contexts = [(reports_of[context], context) for context in sorted(reports_of)] if any(reports_of) else ()
         reports = Reports(count, positions, range(count), contexts=contexts)
         taken = await self._intake.admit(sender, reports, False, "stream")
-        refused = {one.index for one in taken.refusals}
+        refused = {refusal.index for refusal in taken.refusals}
         over: dict[str, CommandSession] = {}
         first = 0
         for one in group:

@@ -143,10 +143,10 @@ class IngestApi(ingest_pb2_grpc.IngestServiceServicer):
             return ()
         if len(receipts) > MAX_BATCH:
             raise InvalidField("receipts", f"at most {MAX_BATCH}, not {len(receipts)}")
-        for i, one in enumerate(receipts):
-            fields.required_id(f"receipts[{i}].command_id", one.command_id)
-            fields.required_id(f"receipts[{i}].device_id", one.device_id)
-            if len(one.refused_because) > REASON_MOST_CHARS:
+        for i, receipt in enumerate(receipts):
+            fields.required_id(f"receipts[{i}].command_id", receipt.command_id)
+            fields.required_id(f"receipts[{i}].device_id", receipt.device_id)
+            if len(receipt.refused_because) > REASON_MOST_CHARS:
                 raise InvalidField(f"receipts[{i}].refused_because", f"at most {REASON_MOST_CHARS} characters")
         return self._commands.receipts(sender, receipts)
 

@@ -101,7 +101,7 @@ async def serve(settings: IngestSettings, endpoint: PhoneEndpoint) -> AsyncItera
 
 def status_of(count: int, refusals: Sequence[Refusal], as_json: bool) -> int:
     """Status of an answer about `count` reports: for an app it says no more than whether to send them again."""
-    reasons = {one.code for one in refusals}
+    reasons = {refusal.code for refusal in refusals}
     if Reason.TOO_OFTEN in reasons:
         return 429
     if len(refusals) < count:
@@ -143,13 +143,13 @@ def _answered(
         "accepted": count - len(refusals),
         "refused": [
             {
-                "index": one.index,
-                "field": one.field,
-                "reason": one.reason,
-                "code": ingest_pb2.RefusalCode.Name(ingest_pb2.RefusalCode.ValueType(one.code)),
+                "index": refusal.index,
+                "field": refusal.field,
+                "reason": refusal.reason,
+                "code": ingest_pb2.RefusalCode.Name(ingest_pb2.RefusalCode.ValueType(refusal.code)),
             }
-            for one in refusals
+            for refusal in refusals
         ],
-        "commands": [MessageToDict(one, preserving_proto_field_name=True) for one in commands],
+        "commands": [MessageToDict(command, preserving_proto_field_name=True) for command in commands],
     }
     return web.json_response(content, status=status)

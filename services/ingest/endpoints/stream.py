@@ -60,7 +60,9 @@ class PendingAnswer:
             return ()
         end = self.first + self.count
         return [
-            replace(one, index=one.index - self.first) for one in self.taken.refusals if self.first <= one.index < end
+            replace(refusal, index=refusal.index - self.first)
+            for refusal in self.taken.refusals
+            if self.first <= refusal.index < end
         ]
 
 
@@ -163,7 +165,7 @@ class ReportStream:
             answers.append(self._answers.popleft())
             total += answers[-1].count
         self._under_way -= len(answers)
-        self._release(sum(one.held for one in answers))
+        self._release(sum(answer.held for answer in answers))
         self._limiter.set()
         return _response(answers)
 
@@ -191,20 +193,20 @@ class ReportStream:
 def _response(answers: Sequence[PendingAnswer]) -> ingest_pb2.ReportResponse:
     response = ingest_pb2.ReportResponse(batch=answers[-1].batch, batches=len(answers))
     before = 0
-    for one in answers:
-        refusals = one.refusals
-        response.outcomes.extend(outcomes(one.count, refusals))
+    for answer in answers:
+        refusals = answer.refusals
+        response.outcomes.extend(outcomes(answer.count, refusals))
         if refusals:
-            response.refusals.extend(refusals_to_proto(one.positions, refusals, before))
-        before += one.count
+            response.refusals.extend(refusals_to_proto(answer.positions, refusals, before))
+        before += answer.count
     return response
 
 
 def outcomes(count: int, refusals: Sequence[Refusal]) -> list[ingest_pb2.Outcome.ValueType]:
     """Outcome of each report of a batch."""
     found = [_ACCEPTED] * count
-    for one in refusals:
-        found[one.index] = _REFUSED
+    for refusal in refusals:
+        found[refusal.index] = _REFUSED
     return found
 
 
@@ -212,12 +214,12 @@ def refusals_to_proto(positions: int, refusals: Sequence[Refusal], before: int =
     """Refusals of a batch whose first `positions` reports are positions, in an answer with `before` reports of others before it."""
     return [
         ingest_pb2.Refusal(
-            index=before + one.index,
-            field=f"positions[{one.index}].{one.field}"
-            if one.index < positions
-            else f"equipment[{one.index - positions}].{one.field}",
-            reason=one.reason,
-            code=ingest_pb2.RefusalCode.ValueType(one.code),
+            index=before + refusal.index,
+            field=f"positions[{refusal.index}].{refusal.field}"
+            if refusal.index < positions
+            else f"equipment[{refusal.index - positions}].{refusal.field}",
+            reason=refusal.reason,
+            code=ingest_pb2.RefusalCode.ValueType(refusal.code),
         )
-        for one in refusals
+        for refusal in refusals
     ]

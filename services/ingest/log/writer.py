@@ -79,8 +79,8 @@ class _Line(Generic[T]):
         """
         stored: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         contexts = ((size, tracing.carried()),) if contexts is None else contexts
-        one = _Waiting(item, size, received_wall_us, time.monotonic(), contexts, stored)
-        self._queues.setdefault(sender, deque()).append(one)
+        waiting = _Waiting(item, size, received_wall_us, time.monotonic(), contexts, stored)
+        self._queues.setdefault(sender, deque()).append(waiting)
         self._wake.set()
         return stored
 

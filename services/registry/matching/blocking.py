@@ -23,8 +23,10 @@ def keys(person: Person) -> frozenset[str]:
     found = set()
     if person.national_id:
         found.add(f"number:{person.national_id}")
-    found.update(f"phone:{one}" for one in phones(person))
-    found.update(f"address:{one.letters}:{','.join(one.numbers)}" for one in addresses(person) if one.numbers)
+    found.update(f"phone:{phone}" for phone in phones(person))
+    found.update(
+        f"address:{address.letters}:{','.join(address.numbers)}" for address in addresses(person) if address.numbers
+    )
     born = person.birth_date
     if born:
         found.add(f"born:{born.isoformat()}")

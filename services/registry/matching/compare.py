@@ -217,7 +217,7 @@ def _address_level(left: Address, right: Address) -> int:
 
 def phones(person: Person) -> list[str]:
     """Telephone numbers that can be compared, as digits."""
-    return [digits for one in person.phones[:MAX_VALUES] if (digits := phone_digits(one))]
+    return [digits for phone in person.phones[:MAX_VALUES] if (digits := phone_digits(phone))]
 
 
 def addresses(person: Person) -> list[Address]:

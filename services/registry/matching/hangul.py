@@ -46,7 +46,7 @@ def _table(text: str) -> dict[str, Spellings]:
     table: dict[str, Spellings] = {}
     for line in text.strip().splitlines():
         part, *spellings = line.split()
-        pairs = (one.partition(":") for one in spellings)
+        pairs = (spelling.partition(":") for spelling in spellings)
         table[part] = tuple((letters.replace("-", ""), float(cost or 0)) for letters, _, cost in pairs)
     return table
 

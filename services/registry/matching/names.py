@@ -147,7 +147,7 @@ def _part_similarity(left: str, right: str) -> float:
 
 def _jamo(syllables: str) -> str:
     parts = map(hangul.decompose, syllables)
-    return "".join(one.initial + one.vowel + one.final for one in parts)
+    return "".join(part.initial + part.vowel + part.final for part in parts)
 
 
 def _southern(syllables: str) -> str:

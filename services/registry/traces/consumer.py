@@ -73,7 +73,8 @@ class TraceReader:
             ) as errors:  # whatever it is: records and cases go on, and reading begins again where it was
                 _FAILED.inc()
                 reasons = [
-                    one.reason if isinstance(one, TandemError) else type(one).__name__ for one in errors.exceptions
+                    exception.reason if isinstance(exception, TandemError) else type(exception).__name__
+                    for exception in errors.exceptions
                 ]
                 logger().error("traces_begin_again", reasons=reasons)
             await asyncio.sleep(RETRY_DELAY_S)

@@ -84,22 +84,22 @@ class Exporter:
         known = await self._traces.known(incident_id)
         if trace_ids.trace_id_of(incident_id) not in self._sent:
             self._remember(known.spans(until=self._began_at))
-        spans = [one for one in known.spans() if one.span_id not in self._sent.get(one.trace_id, ())]
+        spans = [span for span in known.spans() if span.span_id not in self._sent.get(span.trace_id, ())]
         self._remember(spans)
         while len(self._sent) > MAX_REMEMBERED:
             self._sent.popitem(last=False)
         return spans
 
     def _remember(self, spans: Iterable[Span]) -> None:
-        for one in spans:
-            self._sent.setdefault(one.trace_id, set()).add(one.span_id)
-            self._sent.move_to_end(one.trace_id)
+        for span in spans:
+            self._sent.setdefault(span.trace_id, set()).add(span.span_id)
+            self._sent.move_to_end(span.trace_id)
 
     def _send(self, spans: Iterable[Span]) -> None:
         if self._processor is None:
             return
-        for one in spans:
-            self._processor.on_end(readable(one))
+        for span in spans:
+            self._processor.on_end(readable(span))
             _EXPORTED.inc()
 
     def close(self) -> None:

@@ -40,12 +40,12 @@ class IncidentFacts:
         """Spans of what is known, or of what was read `until` then."""
         facts, uses = self.facts, self.uses
         if until is not None:
-            facts = [one for one in facts if one.stored <= until.streams[one.stream]]
-            uses = [one for one in uses if one.sequence <= until.ledger]
+            facts = [fact for fact in facts if fact.stored <= until.streams[fact.stream]]
+            uses = [use for use in uses if use.sequence <= until.ledger]
         return spans_of(
             self.incident_id,
-            [one for one in facts if isinstance(one, AlertFact)],
-            [one for one in facts if isinstance(one, StepFact)],
+            [fact for fact in facts if isinstance(fact, AlertFact)],
+            [fact for fact in facts if isinstance(fact, StepFact)],
             uses,
             self.log_meta,
         )
@@ -69,7 +69,7 @@ class Traces:
         """What is known of an incident; of one that isn't known, nothing."""
         async with self._registry.reading() as records:
             facts = await records.traces.facts(incident_id)
-            case_ids = {one.case_id for one in facts if isinstance(one, AlertFact) and one.case_id}
+            case_ids = {fact.case_id for fact in facts if isinstance(fact, AlertFact) and fact.case_id}
             return IncidentFacts(
                 incident_id,
                 facts,

@@ -49,7 +49,7 @@ def alert_fact(message: alert_pb2.Alert, delivered: Delivered, entry: EntryRead 
         alert_kind=_name(alert_pb2.AlertKind, message.kind),
         demand=_name(geometry_pb2.Demand, message.demand),
         case_id=message.case_id,
-        legs=tuple(sorted({_name(alert_pb2.Leg, one.leg).lower() for one in message.destinations})),
+        legs=tuple(sorted({_name(alert_pb2.Leg, destination.leg).lower() for destination in message.destinations})),
         ends=message.incident_ends,
         received_us=message.cause.received_wall_us if message.HasField("cause") else None,
         entry_us=entry.stored_us if entry else clock.to_wall_us(times.from_timestamp(message.decided_at)),
@@ -125,15 +125,15 @@ def spans_to_proto(spans: Iterable[Span]) -> list[trace_pb2.Span]:
     """Spans as they are shown."""
     return [
         trace_pb2.Span(
-            trace_id=one.trace_id,
-            span_id=one.span_id,
-            parent_span_id=one.parent_id,
-            service=one.service,
-            name=one.name,
-            start_us=one.start_us,
-            end_us=one.end_us,
-            attributes=dict(one.attributes),
-            links=[trace_pb2.SpanLink(trace_id=to.trace_id, span_id=to.span_id, what=to.what) for to in one.links],
+            trace_id=span.trace_id,
+            span_id=span.span_id,
+            parent_span_id=span.parent_id,
+            service=span.service,
+            name=span.name,
+            start_us=span.start_us,
+            end_us=span.end_us,
+            attributes=dict(span.attributes),
+            links=[trace_pb2.SpanLink(trace_id=to.trace_id, span_id=to.span_id, what=to.what) for to in span.links],
         )
-        for one in spans
+        for span in spans
     ]

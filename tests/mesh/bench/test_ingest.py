@@ -36,7 +36,7 @@ async def test_the_relay_carries_everything_in_both_directions() -> None:
 
 async def test_acknowledged_reports_that_the_log_lacks_are_counted(tmp_path: Path) -> None:
     def entry(number: int, devices: range) -> bytes:
-        stored = [Position(reports.device_id(one), reports.report_id(number), 1, 1, 1, 1) for one in devices]
+        stored = [Position(reports.device_id(device), reports.report_id(number), 1, 1, 1, 1) for device in devices]
         return translate.positions_entry(Positions.of(stored), 1).SerializeToString()
 
     with running_server(tmp_path / "nats") as nats:

@@ -96,7 +96,7 @@ def test_a_replay_finds_what_the_back_test_finds(mesh: RunningMesh, tmp_path: Pa
         outcome = tandem("replay", *files, "--rate", str(RATE), "--json", "--dir", str(mesh.folder))
         assert outcome.returncode == 0, outcome.stderr
         said = json.loads(outcome.stdout)
-        assert [_essence(one) for one in _of_rings(said)] == [_essence(one) for one in expected]
+        assert [_essence(of_ring) for of_ring in _of_rings(said)] == [_essence(one) for one in expected]
         (incident,) = _incidents_of_rings(said)
         assert all(leg["acknowledged_at"] for leg in incident["legs"])
         assert incident["opened_at"].startswith("2008-10-24T11:")
@@ -115,7 +115,7 @@ def test_a_replay_of_real_tracks_finds_the_approach_that_a_grid_misses(mesh: Run
     outcome = tandem("replay", *files, "--rate", str(RATE), "--json", "--dir", str(mesh.folder))
     assert outcome.returncode == 0, outcome.stderr
     said = json.loads(outcome.stdout)
-    assert [_essence(one) for one in _of_rings(said)] == [_essence(one) for one in expected]
+    assert [_essence(of_ring) for of_ring in _of_rings(said)] == [_essence(one) for one in expected]
     for replayed, tested in zip(_of_rings(said), expected, strict=True):
         assert abs(geolife.parse_rfc3339(replayed["at"]) - geolife.parse_rfc3339(tested["at"])) < 1
     (cleared,) = [one for one in said["episodes"] if (one["kind"], one["ring_m"]) == ("RING_CLEARED", 100)]
@@ -143,7 +143,7 @@ def test_a_replay_puts_the_tags_and_devices_that_are_given_on_the_way(mesh: Runn
     expected = [json.loads(line) for line in tandem("backtest", *files).stdout.splitlines()]
     outcome = tandem("replay", *files, "--rate", str(RATE), "--json", "--dir", str(mesh.folder))
     assert outcome.returncode == 0, outcome.stderr
-    found = [_essence(one) for one in _of_rings(json.loads(outcome.stdout))]
+    found = [_essence(of_ring) for of_ring in _of_rings(json.loads(outcome.stdout))]
     assert ("RING_ENTERED", "replay-home", 100.0, "RESPOND") in found
     assert found == [_essence(one) for one in expected if one["kind"] in ("RING_ENTERED", "RING_CLEARED")]
 
@@ -155,7 +155,7 @@ def _of_rings(said: dict[str, Any]) -> list[dict[str, Any]]:
 
 def _incidents_of_rings(said: dict[str, Any]) -> list[dict[str, Any]]:
     """Those that an alert of a ring belongs to: the silence between two runs, and nothing else, may open one of its own before that."""
-    ids = {one["incident_id"] for one in _of_rings(said)}
+    ids = {of_ring["incident_id"] for of_ring in _of_rings(said)}
     assert {one["kind"] for one in said["episodes"] if one["incident_id"] not in {"", *ids}} <= OF_SILENCE
     return [one for one in said["incidents"] if one["incident_id"] in ids]
 

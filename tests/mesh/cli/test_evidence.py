@@ -105,7 +105,9 @@ def test_a_bundle_proves_itself_where_there_is_no_server_and_no_mesh(made: Made,
     assert proven.returncode == 0, proven.stderr
     told = json.loads(proven.stdout)
     assert told["incident_id"] == made.incident_id and told["differences"] == [] and told["chains_missing"] == []
-    stored = {alert_pb2.Alert.FromString(one.data).alert_id for one in records(made.police) if one.stream == "ALERTS"}
+    stored = {
+        alert_pb2.Alert.FromString(record.data).alert_id for record in records(made.police) if record.stream == "ALERTS"
+    }
     assert stored >= set(made.alert_ids) and told["decision"].startswith(f"{len(stored)} alerts from ")
     assert told["public_key"] == made.public_key.read_text()
 
@@ -190,7 +192,7 @@ def test_an_event_that_was_rewritten_in_a_legs_database_is_named(made: Made, tmp
         one.backup(other)
     chain = evidence_chains.read(copy, "police", made.incident_id)
     assert chain and evidence_chains.follow("chain", chain.to_member(made.incident_id, False))
-    taken = next(one for one in chain.links if one.kind == "Acknowledged")
+    taken = next(link for link in chain.links if link.kind == "Acknowledged")
     with closing(sqlite3.connect(copy)) as database, database:
         body = taken.body.replace("spiffe://npa/desk/demo", "spiffe://npa/desk/other")
         database.execute("UPDATE events SET body = ? WHERE id = ?", (body, taken.id))
@@ -240,18 +242,18 @@ def devices_of_persons(found: list[model.StoredMessage]) -> set[str]:
 
 def devices_that_report(found: list[model.StoredMessage]) -> set[str]:
     entries = [log_pb2.LogEntry.FromString(one.data) for one in found if one.subject.endswith(".report")]
-    return {id_ for one in entries for id_ in (*one.positions.device_id, one.equipment.device_id) if id_}
+    return {id_ for entry in entries for id_ in (*entry.positions.device_id, entry.equipment.device_id) if id_}
 
 
 async def test_each_bundle_is_a_disclosure_and_without_grounds_there_is_none(made: Made, tmp_path: Path) -> None:
     async def disclosed(bus: Bus) -> list[ledger_pb2.Disclosure]:
         last, rows = (await bus.bounds_of(flow.DISCLOSURES.name)).last, []
         async for messages in pull.read(bus, flow.DISCLOSURES.name, 1):
-            rows += [ledger_pb2.Disclosure.FromString(one.data) for one in messages]
+            rows += [ledger_pb2.Disclosure.FromString(message.data) for message in messages]
             if messages[-1].sequence >= last:
                 break
         # What the legs follow by themselves is shown to them, under a row of its own.
-        return [one for one in rows if one.reference == made.incident_id and one.recipient not in CALLERS.values()]
+        return [row for row in rows if row.reference == made.incident_id and row.recipient not in CALLERS.values()]
 
     async with made.mesh.now.nats.bus_as("registry") as bus:
         before = await disclosed(bus)

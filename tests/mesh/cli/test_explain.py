@@ -47,7 +47,7 @@ async def read_alerts(mesh: RunningMesh) -> list[alert_pb2.Alert]:
 
 def test_each_alert_of_the_demo_is_the_same_again(mesh: RunningMesh) -> None:
     alerts = asyncio.run(read_alerts(mesh))
-    assert {alert_pb2.AlertKind.Name(one.kind) for one in alerts} >= {"RING_ENTERED", "RING_CLEARED"}
+    assert {alert_pb2.AlertKind.Name(alert.kind) for alert in alerts} >= {"RING_ENTERED", "RING_CLEARED"}
     for alert in alerts[::3]:
         outcome = tandem("explain", alert.alert_id, "--dir", str(mesh.folder), "--json")
         assert (outcome.returncode, outcome.stderr) == (0, "")
@@ -113,7 +113,9 @@ def test_an_alert_that_there_is_not_is_named(mesh: RunningMesh) -> None:
 def test_an_alert_that_the_log_does_not_bear_out_is_different(mesh: RunningMesh) -> None:
     async def forge() -> None:
         async with mesh.now.nats.bus_as("geofence") as bus:
-            forged = next(one for one in await stored_alerts(bus) if one.kind == alert_pb2.RING_ENTERED)
+            forged = next(
+                stored_alert for stored_alert in await stored_alerts(bus) if stored_alert.kind == alert_pb2.RING_ENTERED
+            )
             forged.alert_id, forged.demand = "alert-forged", geometry_pb2.RECORD
             await bus.publish(flow.alert_subject(0, "alert-forged"), forged.SerializeToString(), expected_last=0)
 

@@ -52,7 +52,7 @@ async def heads(mesh: MeshConnection) -> list[str]:
     """The ledger's heads as an agency keeps them, once there are any."""
     async with mesh.nats.bus_as("operator") as bus:
         async for messages in pull.read(bus, flow.LEDGER.name, 1):
-            return [line(ledger_pb2.LedgerHead.FromString(one.data)) for one in messages]
+            return [line(ledger_pb2.LedgerHead.FromString(message.data)) for message in messages]
     raise AssertionError("the stream ended")
 
 
@@ -102,7 +102,9 @@ def test_a_backup_is_restored_elsewhere_and_proves_itself_there(tmp_path: Path, 
         newest = max(str(one["opened_at"]) for one in before)
         assert all(str(one["opened_at"]) > newest for one in after if one["incident_id"] not in known), after
         play(new)
-        assert {str(one["incident_id"]) for one in incidents(new)} > {str(one["incident_id"]) for one in before}
+        assert {str(incident["incident_id"]) for incident in incidents(new)} > {
+            str(one["incident_id"]) for one in before
+        }
     for log in (new / "logs").iterdir():
         said = [json.loads(one) for one in log.read_text().splitlines() if one.startswith("{")]
         assert not [one for one in said if one.get("level") == "critical"], log.name

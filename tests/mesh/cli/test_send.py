@@ -150,7 +150,7 @@ async def test_commands_are_shown_and_acknowledged_until_ctrl_c(mesh: RunningMes
         async def received() -> bool:
             request = ingest_pb2.ListCommandsRequest(device_id="tag-1")
             listed = await commands.ListCommands(request, metadata=desk, timeout=PATIENCE_S)
-            return [one.state for one in listed.commands] == [command_pb2.COMMAND_STATE_RECEIVED] * 3
+            return [command.state for command in listed.commands] == [command_pb2.COMMAND_STATE_RECEIVED] * 3
 
         async def another_round() -> bool:
             return len(await positions(log, "tag-1")) > 5

@@ -81,8 +81,8 @@ async def test_who_signs_in_to_the_console_is_in_the_ledger_beside_its_certifica
         last = (await bus.bounds_of(flow.DISCLOSURES.name)).last
         async with asyncio.timeout(20):
             async for messages in pull.read(bus, flow.DISCLOSURES.name, 1):
-                rows = [ledger_pb2.Disclosure.FromString(one.data) for one in messages]
-                if any((one.who, one.reference) == ("spiffe://npa/desk/console/kim", found[1]) for one in rows):
+                rows = [ledger_pb2.Disclosure.FromString(message.data) for message in messages]
+                if any((row.who, row.reference) == ("spiffe://npa/desk/console/kim", found[1]) for row in rows):
                     return
                 assert messages[-1].sequence < last
 
@@ -110,12 +110,12 @@ async def test_a_token_opens_nothing_and_a_certificate_only_its_own_methods(mesh
 def test_keys_are_for_their_owner_alone(mesh: RunningMesh) -> None:
     keys = list((mesh.folder / "certs").rglob("*.key"))
     assert len(keys) > len(flow.USERS)
-    assert {stat.S_IMODE(one.stat().st_mode) for one in keys} == {0o600}
+    assert {stat.S_IMODE(key.stat().st_mode) for key in keys} == {0o600}
 
 
 def test_certificates_of_others_are_issued_on_demand(tmp_path: Path) -> None:
     issued = tandem("certs", "spiffe://vendor/acme", "--dir", str(tmp_path))
     assert (issued.returncode, issued.stdout) == (0, f"spiffe://vendor/acme  {tmp_path / 'vendor-acme'}\n")
-    assert all(one.exists() for one in files_of(tmp_path, "spiffe://vendor/acme"))
+    assert all(file.exists() for file in files_of(tmp_path, "spiffe://vendor/acme"))
     refused = tandem("certs", "acme", "--dir", str(tmp_path))
     assert (refused.returncode, refused.stderr) == (2, "acme: isn't a SPIFFE id such as spiffe://moj/desk/seoul\n")

@@ -64,7 +64,7 @@ class Watched:
     async def until_paged(self, *kinds: str, patience_s: float = PATIENCE_S) -> None:
         """Returns once these pages, and no others, have come."""
         await self.until(lambda: len(self.pages()) >= len(kinds), patience_s)
-        assert [one["kind"] for one in self.pages()] == list(kinds)
+        assert [page["kind"] for page in self.pages()] == list(kinds)
 
     def is_noted(self) -> bool:
         """Whether the watch has written down that somebody was told of the outage."""
@@ -153,11 +153,11 @@ async def test_a_leg_that_stands_still_wakes_somebody_by_its_name(watched: Watch
     for pid in stopped:
         os.kill(pid, signal.SIGSTOP)
     try:
-        await watched.until(lambda: any(POLICE in one["not_answering"] for one in watched.pages()[paged:]))
+        await watched.until(lambda: any(POLICE in page["not_answering"] for page in watched.pages()[paged:]))
     finally:
         for pid in reversed(stopped):
             os.kill(pid, signal.SIGCONT)
-    page = next(one for one in watched.pages()[paged:] if POLICE in one["not_answering"])
+    page = next(page for page in watched.pages()[paged:] if POLICE in page["not_answering"])
     assert page["kind"] in ("MISSING", "STILL_MISSING"), "at this rate a busy machine alone may be an outage before"
     assert page["not_answering"] == [POLICE]
     if page["kind"] == "MISSING":
@@ -175,7 +175,7 @@ async def test_nobody_but_the_watch_has_seen_any_of_it(watched: Watched) -> None
             listed = await stub.ListIncidents(
                 dispatch_pb2.ListIncidentsRequest(), metadata=clients.identity(REVIEWER), timeout=5
             )
-            assert not [one for one in listed.incidents if "exercise.canary" in str(one.order_ids)], leg
+            assert not [incident for incident in listed.incidents if "exercise.canary" in str(incident.order_ids)], leg
         stream = clients.dispatch["police"].Subscribe(
             dispatch_pb2.SubscribeRequest(), metadata=clients.identity(DESKS["police"]), timeout=2
         )
@@ -260,7 +260,7 @@ async def test_a_drill_tells_the_time_of_each_step_and_leaves_nothing_open(watch
     deadline = time.monotonic() + PATIENCE_S
     # What the other legs did comes to the police's list a moment later.
     while incidents := await drilled(watched):
-        if all(one["ended"] and one["states"] == {"CLOSED"} for one in incidents):
+        if all(incident["ended"] and incident["states"] == {"CLOSED"} for incident in incidents):
             break
         assert time.monotonic() < deadline, incidents
         await asyncio.sleep(0.1)
@@ -274,7 +274,7 @@ async def test_a_drill_tells_the_time_of_each_step_and_leaves_nothing_open(watch
 
         # Alerts are read in their order, so that those of the first canary were come by already.
         spans = await trace(incidents[0]["incident_id"])
-        assert spans[0].attributes["exercise"] == "DRILL" and {"police offered"} <= {one.name for one in spans}
+        assert spans[0].attributes["exercise"] == "DRILL" and {"police offered"} <= {span.name for span in spans}
         with pytest.raises(grpc.aio.AioRpcError) as refused:
             await trace(await a_canary(clients))
         assert refused.value.code() is grpc.StatusCode.NOT_FOUND
@@ -302,12 +302,12 @@ async def drilled(watched: Watched) -> list[dict[str, Any]]:
         listed = await clients.dispatch["police"].ListIncidents(request, metadata=clients.identity(REVIEWER), timeout=5)
     return [
         {
-            "incident_id": one.incident_id,
-            "ended": one.HasField("ended_at"),
-            "states": {dispatch_pb2.AssignmentState.Name(own.state) for own in one.assignments},
+            "incident_id": incident.incident_id,
+            "ended": incident.HasField("ended_at"),
+            "states": {dispatch_pb2.AssignmentState.Name(own.state) for own in incident.assignments},
         }
-        for one in listed.incidents
-        if one.assignments[0].exercise == exercise_pb2.DRILL
+        for incident in listed.incidents
+        if incident.assignments[0].exercise == exercise_pb2.DRILL
     ]
 
 

@@ -206,7 +206,7 @@ def test_all_services_were_looked_at() -> None:
         "tandem.dispatch.v1.FollowingService",
         "tandem.dispatch.v1.RosterService",
     }
-    assert all(descriptor_pool.Default().FindServiceByName(one) for one in services)
+    assert all(descriptor_pool.Default().FindServiceByName(service) for service in services)
 
 
 # ── certificates ─────────────────────────────────────────────────────────────────────────────────────────────────────

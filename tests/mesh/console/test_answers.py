@@ -52,20 +52,22 @@ class Scene:
             dispatch_pb2.ListIncidentsRequest(incident_id=self.incident_id),
             metadata=self.clients.identity(DESKS[leg]),
         )
-        found = [one for one in listed.incidents[0].assignments if one.leg == LEGS[leg]]
+        found = [assignment for assignment in listed.incidents[0].assignments if assignment.leg == LEGS[leg]]
         return next(one for one in found if one.subject_id == subject_id)
 
     async def state(self, leg: str, subject_id: str) -> str:
         return dispatch_pb2.AssignmentState.Name((await self.listed(leg, subject_id)).state)
 
-    async def send(self, one: Visitor, act: str, form: dict[str, str], **more: str) -> tuple[int, str]:
-        return await one.post(f"{self.path}/{act}", **(form | more))
+    async def send(self, visitor: Visitor, act: str, form: dict[str, str], **more: str) -> tuple[int, str]:
+        return await visitor.post(f"{self.path}/{act}", **(form | more))
 
 
 def form_of(page: str, act: str, subject_id: str) -> dict[str, str]:
     """What the form of an act sends for a destination, but for what people type."""
     articles = [one.partition("</article>")[0] for one in page.split("<article")[1:]]
-    (article,) = [one for one in articles if f"<code>{subject_id}</code>" in one and 'class="answers"' in one]
+    (article,) = [
+        article for article in articles if f"<code>{subject_id}</code>" in article and 'class="answers"' in article
+    ]
     (form,) = re.findall(rf'<form method="post" action="[^"]*/{act}".*?</form>', article, re.S)
     tags = re.findall(r"<(?:input|button)[^>]*>", form)
     given = [(re.search(r'name="(\w+)"', tag), re.search(r'value="([^"]*)"', tag)) for tag in tags]

@@ -34,7 +34,7 @@ async def bench(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Conso
 def routes() -> list[tuple[str, str]]:
     settings = ConsoleSettings(dev_secret="x")
     pages = Pages(settings, RouteGuard(settings, b""), cast(MeshClient, None), {})
-    return [(one.method, one.path) for one in pages.routes()]
+    return [(route.method, route.path) for route in pages.routes()]
 
 
 def path_of(route: str) -> str:

@@ -48,8 +48,8 @@ def provider(running: IdentityProvider) -> IdentityProvider:
     return running
 
 
-async def is_in(one: Visitor) -> bool:
-    return (await one.get("/search"))[0] == 200
+async def is_in(visitor: Visitor) -> bool:
+    return (await visitor.get("/search"))[0] == 200
 
 
 # ── in and out ──

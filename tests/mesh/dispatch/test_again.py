@@ -46,7 +46,7 @@ def two_approaches() -> tuple[list[alert_pb2.Alert], list[alert_pb2.Alert], list
 
 
 def police_of(incident: dispatch_pb2.Incident) -> dispatch_pb2.Assignment:
-    (one,) = (one for one in incident.assignments if one.leg == alert_pb2.POLICE)
+    (one,) = (assignment for assignment in incident.assignments if assignment.leg == alert_pb2.POLICE)
     return one
 
 
@@ -55,7 +55,7 @@ async def seen_by_probation(probation: RunningLeg, state: dispatch_pb2.Assignmen
     async with asyncio.timeout(PATIENCE_S):
         while True:
             (incident,) = (await probation.desk.list()).incidents
-            theirs = [one for one in incident.assignments if one.leg == alert_pb2.POLICE]
+            theirs = [assignment for assignment in incident.assignments if assignment.leg == alert_pb2.POLICE]
             if [one.state for one in theirs] == [state]:
                 break
             await asyncio.sleep(0.05)

@@ -31,7 +31,7 @@ def flagged(sequence: int, exercise: exercise_pb2.Exercise.ValueType, ends: bool
 
 def counted(metric: str) -> float:
     """What this process, in which the leg runs, has counted."""
-    return sum(one.value for family in REGISTRY.collect() for one in family.samples if one.name == metric)
+    return sum(sample.value for family in REGISTRY.collect() for sample in family.samples if sample.name == metric)
 
 
 async def test_each_sees_and_answers_its_own(bus: Bus, nats: TestServer, tmp_path: Path) -> None:
@@ -72,7 +72,7 @@ async def test_each_sees_and_answers_its_own(bus: Bus, nats: TestServer, tmp_pat
             # Offered, taken, over; a drill's steps are counted with those in earnest, of which nobody took the one.
             assert (counted(canaries) - before[0], counted(others) - before[1]) == (3, 5)
         reviewer = leg.caller(REVIEWER)
-        listed = [one.incident_id for one in (await reviewer.list()).incidents]
+        listed = [incident.incident_id for incident in (await reviewer.list()).incidents]
         assert listed == ["incident-0", "incident-1"]
         # Who knows its id may look it up.
         assert (await reviewer.list(incident_id="incident-2")).incidents[0].assignments[0].exercise == canary.exercise

@@ -64,7 +64,7 @@ async def refused(call: Awaitable[object], code: grpc.StatusCode, part: str = ""
 def timeless(incidents: Iterable[dispatch_pb2.Incident]) -> list[dispatch_pb2.Incident]:
     """Incidents without the latencies, which become known a little after the steps."""
     copies = list(incidents)
-    for assignment in (assignment for one in copies for assignment in one.assignments):
+    for assignment in (assignment for copy in copies for assignment in copy.assignments):
         assignment.ClearField("report_to_published_ms")
     return copies
 
@@ -90,10 +90,12 @@ async def test_an_alert_reaches_each_desk_and_each_leg_sees_the_others(bus: Bus,
             while True:
                 (incident,) = (await running_leg.desk.list()).incidents
                 own = incident.assignments[0]
-                if [one.state for one in incident.assignments] == 3 * [ACKNOWLEDGED] and own.report_to_published_ms:
+                if [assignment.state for assignment in incident.assignments] == 3 * [
+                    ACKNOWLEDGED
+                ] and own.report_to_published_ms:
                     break  # that a step is published is noted a little later
                 await asyncio.sleep(0.05)
-        assert {one.assignment_id for one in incident.assignments} == set(ids.values())
+        assert {assignment.assignment_id for assignment in incident.assignments} == set(ids.values())
         assert own.assignment_id == ids[leg] and own.report_to_published_ms > 0
         assert own.cause.report_id == "r-5"
 
@@ -255,7 +257,7 @@ async def test_incidents_are_listed_in_pages(bus: Bus, police: DispatchSettings)
         for size in (2, 2, 1):
             page = await leg.desk.list(page_size=2, page_token=token)
             assert len(page.incidents) == size
-            seen += [one.incident_id for one in page.incidents]
+            seen += [incident.incident_id for incident in page.incidents]
             token = page.next_page_token
         assert token == "" and seen == names[::-1]
         (one,) = (await leg.desk.list(incident_id="incident-3")).incidents
@@ -364,7 +366,7 @@ async def test_an_alert_that_comes_again_after_a_stop_makes_no_second_assignment
         assert (await steps.next(OFFERED)).step.assignment.incident_id == "incident-2"
         (published,) = await stored_steps(bus, "police", "incident-1", 1)
         (incident,) = (await running_leg.desk.list(incident_id="incident-1")).incidents
-    assert [one.assignment_id for one in incident.assignments] == [published.assignment.assignment_id]
+    assert [assignment.assignment_id for assignment in incident.assignments] == [published.assignment.assignment_id]
 
 
 async def test_a_killed_process_comes_back_with_its_offers(bus: Bus, police: DispatchSettings) -> None:

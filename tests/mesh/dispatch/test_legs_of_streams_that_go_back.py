@@ -51,7 +51,7 @@ async def offered(leg: RunningLeg, *incidents: str) -> dict[str, str]:
     """The assignment of each incident, once all have one; each has one alone."""
     async with asyncio.timeout(PATIENCE_S):
         while True:
-            found = {one.incident_id: one.assignments for one in (await leg.desk.list()).incidents}
+            found = {incident.incident_id: incident.assignments for incident in (await leg.desk.list()).incidents}
             if found.keys() >= set(incidents):
                 assert all(len([a for a in found[id_] if a.leg == 2]) == 1 for id_ in incidents)
                 return {id_: found[id_][0].assignment_id for id_ in incidents}
@@ -117,8 +117,8 @@ async def test_an_older_store_under_a_live_leg_loses_no_alert_and_no_step(
         assert first.items() <= after.items() and len(after) == 12
         for n in (1, *range(2, 12), 20):
             steps = await stored_steps(bus, "police", f"incident-{n}", 2 if n == 3 else 1)
-            assert [one.assignment.state for one in steps] == ([OFFERED, ACKNOWLEDGED] if n == 3 else [OFFERED])
-            assert [one.number for one in steps] == list(range(1, len(steps) + 1))
+            assert [step.assignment.state for step in steps] == ([OFFERED, ACKNOWLEDGED] if n == 3 else [OFFERED])
+            assert [step.number for step in steps] == list(range(1, len(steps) + 1))
         assert lost(flow.INCIDENTS.name) == count + 11
 
 
@@ -138,7 +138,7 @@ async def test_a_step_that_its_stream_lost_while_the_leg_was_away_is_there_again
     assert (await bus.bounds_of(flow.INCIDENTS.name)).last == 2
     async with running(police), running(settings("probation", nats, tmp_path)) as other:
         steps = await stored_steps(bus, "police", "incident-1", 2)
-        assert [one.number for one in steps] == [1, 2]
+        assert [step.number for step in steps] == [1, 2]
         await peer(other, ACKNOWLEDGED)
 
 
@@ -147,6 +147,8 @@ async def peer(leg: RunningLeg, state: dispatch_pb2.AssignmentState.ValueType) -
     async with asyncio.timeout(PATIENCE_S):
         while True:
             incidents = (await leg.desk.list()).incidents
-            if incidents and [one.state for one in incidents[0].assignments if one.leg == 2] == [state]:
+            if incidents and [assignment.state for assignment in incidents[0].assignments if assignment.leg == 2] == [
+                state
+            ]:
                 return
             await asyncio.sleep(0.05)

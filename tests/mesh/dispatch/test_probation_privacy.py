@@ -161,7 +161,7 @@ class Walk:
         if field.type == FieldDescriptor.TYPE_MESSAGE:
             return self._filled(field.message_type, variant, depth + 1) if depth < 3 else None
         if field.enum_type:
-            values = [one.number for one in field.enum_type.values if one.number]
+            values = [value.number for value in field.enum_type.values if value.number]
             return values[variant % len(values)]
         if field.type == FieldDescriptor.TYPE_STRING:
             known = self._ids.get(field.name)

@@ -70,7 +70,9 @@ async def kinds(leg: LegService) -> Counter[str]:
 
 
 async def assignments(leg: LegService) -> list[dispatch_pb2.Assignment]:
-    return [translate.stored_assignment(row) for one in await leg.store.incidents("", 100, "") for row in one.own]
+    return [
+        translate.stored_assignment(row) for incident in await leg.store.incidents("", 100, "") for row in incident.own
+    ]
 
 
 async def put(leg: LegService, *unit_ids: str, offices: tuple[Office, ...] = TWO_OFFICES) -> None:
@@ -192,7 +194,7 @@ async def test_units_are_free_again_for_a_leg_that_comes_back(where: Path | str)
         await fold(leg, 1)
     async with opened(where) as leg:
         await fold(leg, 2)
-        chosen = {one.incident_id: one.choice.unit_id for one in await assignments(leg)}
+        chosen = {assignment.incident_id: assignment.choice.unit_id for assignment in await assignments(leg)}
         assert chosen == {"incident-1": "a1", "incident-2": "b1"}
 
 
@@ -203,7 +205,7 @@ async def test_a_refused_change_of_the_roster_changes_nothing_in_memory_either(w
         with pytest.raises(Conflict):
             await leg.change_roster(lambda connection: store.put_units(connection, other))
         await fold(leg, 1, 2)
-        assert [one.choice.unit_id for one in await assignments(leg)] == ["a1", "a1"]
+        assert [assignment.choice.unit_id for assignment in await assignments(leg)] == ["a1", "a1"]
 
 
 async def test_the_nearest_unit_goes_where_both_positions_are_known_and_the_next_nearest_for_one_that_is_off(
@@ -222,11 +224,15 @@ async def test_the_nearest_unit_goes_where_both_positions_are_known_and_the_next
         await fold(leg, 2)
         leg.last_known_positions.put("p1", SEOUL, now_ms - FAR_MS)
         await fold(leg, 3)
-        by_incident = {one.incident_id: one.choice for one in await assignments(leg)}
+        by_incident = {assignment.incident_id: assignment.choice for assignment in await assignments(leg)}
         leg.last_known_positions.put("p1", SEOUL, now_ms)
         off = UnitReport(Status.OFF, now_ms + 1)
         await leg.change_roster(partial(store.report_unit, unit_id="a2", given=off), ["a2"])
-        (moved,) = (one for one in await assignments(leg) if one.escalation_reason == dispatch_pb2.UNIT_GONE)
+        (moved,) = (
+            assignment
+            for assignment in await assignments(leg)
+            if assignment.escalation_reason == dispatch_pb2.UNIT_GONE
+        )
         assert (moved.choice.unit_id, moved.choice.estimate) == ("a1", dispatch_pb2.GREAT_CIRCLE)
     nowhere, near, stale = (by_incident[f"incident-{n}"] for n in (1, 2, 3))
     assert nowhere.desk == "national" == stale.desk, "nobody knows whose area it is in, and nothing waits for that"

@@ -47,11 +47,11 @@ async def opened(database: Database, within_ms: int = FAR_MS) -> AsyncIterator[L
         yield one
 
 
-async def fold(one: LegService, *sequences: int) -> None:
+async def fold(leg_service: LegService, *sequences: int) -> None:
     for sequence in sequences:
         parsed = translate.alert(alert(sequence, incident=f"incident-{sequence}").SerializeToString(), "police")
         assert parsed
-        await one.fold([parsed], StreamPosition(flow.ALERTS.name, "log", sequence))
+        await leg_service.fold([parsed], StreamPosition(flow.ALERTS.name, "log", sequence))
 
 
 async def take(steps: AsyncIterator[Numbered | dispatch_pb2.Assignment], count: int) -> list[Numbered]:

@@ -148,7 +148,7 @@ async def test_each_way_without_a_receipt_is_a_flag_once(way: Any, bus: Bus) -> 
 async def flags_of_steps(bus: Bus) -> list[int]:
     """Flags of the leg's steps on INCIDENTS, each moment's once."""
     steps = await dispatch.stored_steps(bus, "warning", "incident-1", 1)
-    moments = {(one.assignment.person_flag.flag, one.assignment.person_flag.at.ToNanoseconds()) for one in steps}
+    moments = {(step.assignment.person_flag.flag, step.assignment.person_flag.at.ToNanoseconds()) for step in steps}
     return sorted(flag for flag, _ in moments if flag)
 
 
@@ -265,10 +265,14 @@ async def test_whatever_is_chosen_looks_the_same_and_one_choice_sends_somebody(
         await publish(bus, ring(2, 100.0, geometry_pb2.RECORD, ends=True))
         async with asyncio.timeout(WITHIN_S):
             while dispatch_pb2.STOOD_DOWN not in {  # noqa: ASYNC110
-                one.state for one in (await police.list()).incidents[0].assignments
+                assignment.state for assignment in (await police.list()).incidents[0].assignments
             }:
                 await asyncio.sleep(0.05)  # the warning leg's, whose alert it was too
-        (mine,) = [one for one in (await police.list()).incidents[0].assignments if one.leg == alert_pb2.POLICE]
+        (mine,) = [
+            assignment
+            for assignment in (await police.list()).incidents[0].assignments
+            if assignment.leg == alert_pb2.POLICE
+        ]
         assert mine.state == dispatch_pb2.ACKNOWLEDGED
 
 

@@ -367,7 +367,7 @@ async def asked(receiver: Receiver, unit_id: str) -> None:
 
 
 async def states(leg: Any) -> list[int]:
-    return [one.state for one in (await leg.desk.list()).incidents[0].assignments if one.leg == 2]
+    return [assignment.state for assignment in (await leg.desk.list()).incidents[0].assignments if assignment.leg == 2]
 
 
 def token_of(token: Token, **other: Any) -> Token:

@@ -69,7 +69,9 @@ async def test_either_evaluator_answers_the_same_bytes(three: Evaluators) -> Non
         unknown = [client.case("case-unknown") for client in clients]
         not_yet = [client.case("case-0", last[0] + 1000) for client in clients]
         refusals = await asyncio.gather(*unknown, *not_yet, return_exceptions=True)
-        told = [(one.code(), one.details()) for one in refusals if isinstance(one, grpc.aio.AioRpcError)]
+        told = [
+            (refusal.code(), refusal.details()) for refusal in refusals if isinstance(refusal, grpc.aio.AioRpcError)
+        ]
         waits = f"partition 0 hasn't applied sequence {last[0] + 1000} yet"
         assert told == [(grpc.StatusCode.NOT_FOUND, "no such case")] * 2 + [(grpc.StatusCode.UNAVAILABLE, waits)] * 2
 
@@ -81,7 +83,7 @@ async def test_a_case_that_is_on_its_way_in_one_partition_waits_for_no_other(thr
         await asyncio.sleep(0.3)
         sequence = await enter(bus, 2, case_entry("late"))
         answers = await asyncio.gather(*asked)
-        assert [(one.partition, one.applied_sequence) for one in answers] == [(2, sequence)] * 2
+        assert [(answer.partition, answer.applied_sequence) for answer in answers] == [(2, sequence)] * 2
 
 
 async def test_a_case_of_a_partition_that_others_fold_is_not_said_not_to_exist(two_of_three: Evaluators) -> None:
@@ -223,7 +225,7 @@ async def test_what_a_slow_reader_has_not_read_stays_in_the_stream(single: Evalu
             await bus.publish(flow.measure_subject(0, alert.alert_id), figures.SerializeToString())
 
         for n in range(0, MANY, 100):
-            await asyncio.gather(*(tell(one) for one in range(n, n + 100)))
+            await asyncio.gather(*(tell(index) for index in range(n, n + 100)))
         stream = client.alerts(0)
         await stream.read()
         fetched, before = await fetched_of(bus), -1
@@ -238,7 +240,7 @@ async def test_what_a_slow_reader_has_not_read_stays_in_the_stream(single: Evalu
 async def fetched_of(bus: Bus) -> int:
     """How many alerts the server has given to the one who watches."""
     consumers = (await bus.api(f"CONSUMER.LIST.{flow.ALERTS.name}", {}))["consumers"]
-    return sum(int(one["delivered"]["consumer_seq"]) for one in consumers)
+    return sum(int(consumer["delivered"]["consumer_seq"]) for consumer in consumers)
 
 
 async def test_callers_who_watch_alerts_beyond_the_bound_are_sent_elsewhere(single: Evaluators) -> None:

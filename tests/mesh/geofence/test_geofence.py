@@ -108,7 +108,7 @@ async def checkpointed(folder: Path, after: int = 0) -> None:
 
     async def written() -> bool:
         names = [one.name for one in folder.glob("checkpoint-*.json")]  # noqa: ASYNC240  # a look at a small folder
-        return any(int(one.split("-")[2][1:]) > after for one in names)
+        return any(int(name.split("-")[2][1:]) > after for name in names)
 
     await until(written)
 

@@ -59,7 +59,9 @@ class Clients:
         async with asyncio.timeout(WITHIN_S):
             async for messages in pull.read(self.vendor.bus, flow.ALERTS.name, 1, [f"alert.{partition}.>"]):
                 alerts = [alert_pb2.Alert.FromString(message.data) for message in messages]
-                found += [one for one in alerts if one.order_id == order_id and one.kind == alert_pb2.RING_ENTERED]
+                found += [
+                    alert for alert in alerts if alert.order_id == order_id and alert.kind == alert_pb2.RING_ENTERED
+                ]
                 if len(found) >= 3:
                     break
         return sorted(found, key=lambda one: (one.sequence, one.ordinal))
@@ -131,7 +133,7 @@ def near(device_id: str, report_id: str, metres_north: float = 0.0, age_s: float
 def test_each_partition_is_folded_by_two_evaluators_and_by_the_only_one() -> None:
     for replicas, partitions in ((2, 3), (3, 3), (5, 64), (3, 1)):
         folds = [GeofenceSettings(replica=r, replicas=replicas).partitions(partitions) for r in range(replicas)]
-        assert all(sum(p in one for one in folds) == 2 for p in range(partitions))
+        assert all(sum(p in fold for fold in folds) == 2 for p in range(partitions))
     assert GeofenceSettings(replica=0, replicas=1).partitions(3) == [0, 1, 2]
 
 
@@ -177,8 +179,8 @@ def check(found: Sequence[alert_pb2.Alert], name: str, wearer_id: str) -> None:
     assert {(one.wearer_id, one.target_id) for one in found} == {(wearer_id, f"p-{name}")}
 
 
-async def test_an_order_after_the_last_reports_is_decided_on_them_with_one_partition(one: Mesh) -> None:
-    async with connected(one) as clients:
+async def test_an_order_after_the_last_reports_is_decided_on_them_with_one_partition(mesh: Mesh) -> None:
+    async with connected(mesh) as clients:
         wearer_id = await reports_then_order(clients, "late", 200, 0, partitions=1)
         await clients.agencies.put(order("order-late", "p-late", 200))
         check(await clients.entered("order-late", 0), "late", wearer_id)

@@ -48,8 +48,8 @@ def mesh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SharingMesh]:
     """One for the tests of this file; each has a case of its own."""
     with sharing_mesh(tmp_path_factory.mktemp("sharing")) as running:
         yield running
-        for one in running.evaluators:
-            assert "Traceback" not in one.service.log() and "never retrieved" not in one.service.log()
+        for evaluator in running.evaluators:
+            assert "Traceback" not in evaluator.service.log() and "never retrieved" not in evaluator.service.log()
 
 
 async def test_without_a_ground_nothing_leaves_and_nothing_is_in_the_ledger(mesh: SharingMesh) -> None:
@@ -128,7 +128,7 @@ async def test_a_share_ends_with_the_incident_and_the_ledger_counts_what_left(me
         await client.leave("end")
         rest = await client.until_end(stream)
         ends = [one.end for one in rest if one.HasField("end")]
-        assert sorted((one.subject.subject_id, one.reason) for one in ends) == [
+        assert sorted((end.subject.subject_id, end.reason) for end in ends) == [
             ("pend", Reason.INCIDENT_ENDED),
             ("wend", Reason.INCIDENT_ENDED),
         ]

@@ -39,7 +39,7 @@ async def test_a_silent_wearer_is_told_of_by_ticks_alone(fast: Bus, tmp_path: Pa
     await publish(fast, log.positions_entry(log.position("t1", from_ms, 4000), log.position("d1", from_ms, 0)))
 
     async def all_told() -> bool:
-        return len([one for one in await alerts_of(fast) if one.demand == geometry_pb2.NOTIFY]) >= 4
+        return len([alert for alert in await alerts_of(fast) if alert.demand == geometry_pb2.NOTIFY]) >= 4
 
     await until(all_told)
     await caught_up(fast, *both)

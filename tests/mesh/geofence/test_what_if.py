@@ -130,7 +130,7 @@ async def test_no_answer_rests_on_where_anybody_really_is(evaluators: Evaluators
         for who in (POLICE, REVIEWER):
             # A real report of either side would enter a ring of the person, who is at home.
             answer = await ask(clients[0], of_records(60, 50), who)
-            assert {one.alert.target_id for one in answer.alerts} == {"home1"}
+            assert {alert.alert.target_id for alert in answer.alerts} == {"home1"}
             assert not (await ask(clients[0], of_records(9000, 9000), who)).alerts
 
 

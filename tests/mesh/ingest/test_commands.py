@@ -112,14 +112,18 @@ async def desk(mesh: IngestMesh, client: Client) -> AsyncIterator[Desk]:
 
 async def report(call: Reports, *device_ids: str) -> None:
     """Reports once of each device, and reads the answer."""
-    await call.write(request(7, *(position(one, f"r-{asyncio.get_running_loop().time()}") for one in device_ids)))
+    await call.write(
+        request(7, *(position(device_id, f"r-{asyncio.get_running_loop().time()}") for device_id in device_ids))
+    )
     answer: Any = await call.read()
     assert answer.batches == 1 and set(answer.outcomes) == {ingest_pb2.ACCEPTED}
 
 
 def receipt(command_id: str, device_id: str, refused_because: str = "") -> ingest_pb2.ReportRequest:
-    one = ingest_pb2.CommandReceipt(command_id=command_id, device_id=device_id, refused_because=refused_because)
-    return ingest_pb2.ReportRequest(batch=99, receipts=[one])
+    command_receipt = ingest_pb2.CommandReceipt(
+        command_id=command_id, device_id=device_id, refused_because=refused_because
+    )
+    return ingest_pb2.ReportRequest(batch=99, receipts=[command_receipt])
 
 
 async def status_of(call: Any) -> grpc.StatusCode:
@@ -174,7 +178,7 @@ async def test_a_batch_by_itself_brings_the_commands_along(client: Client, desk:
     answer = await client.stub.ReportBatch(
         ingest_pb2.ReportBatchRequest(positions=[position("unary", "u-1")]), metadata=server.bearer(VENDOR, SECRET)
     )
-    assert [one.command_id for one in answer.commands] == ["c-4"]
+    assert [command.command_id for command in answer.commands] == ["c-4"]
     await client.stub.ReportBatch(
         ingest_pb2.ReportBatchRequest(receipts=[ingest_pb2.CommandReceipt(command_id="c-4", device_id="unary")]),
         metadata=server.bearer(VENDOR, SECRET),
@@ -192,7 +196,7 @@ async def test_a_command_ends_and_a_newer_interval_ends_an_older_one(client: Cli
     assert await desk.comes_to("EXPIRED", "late", "c-5") == ""
     assert await desk.comes_to("EXPIRED", "late", "c-6") == "superseded by a newer interval"
     answers = await client.send(request(1, position("late", "late-1")))
-    assert [one.command_id for answer in answers for one in answer.commands] in ([], ["c-7"])
+    assert [command.command_id for answer in answers for command in answer.commands] in ([], ["c-7"])
     assert (await desk.state("late", "c-7"))[0] in ("SENT", "WAITING")
 
 
@@ -233,7 +237,7 @@ async def test_what_a_notice_says_and_where_it_is_answered_goes_to_its_device_al
         kept = command_pb2.ShowNotice(warning_id="warning-1", language="en")
         assert shown.command.instruction == command_pb2.Instruction(show_notice=kept)
     answers = await client.send(request(1, position("warned", "warned-1")))
-    (came,) = [one for answer in answers for one in answer.commands if one.command_id == "notice-1"]
+    (came,) = [command for answer in answers for command in answer.commands if command.command_id == "notice-1"]
     assert came.instruction.show_notice == notice
 
 
@@ -296,7 +300,7 @@ async def test_a_claim_to_a_device_brings_none_of_its_commands(client: Client, d
     await client.route("claimed", vendor_id="another")
     await desk.command("claimed", "c-13")
     answers = await client.send(request(1, position("claimed", "claim")))
-    assert not [one for answer in answers for one in answer.commands]
+    assert not [command for answer in answers for command in answer.commands]
     assert await desk.state("claimed", "c-13") == ("WAITING", "")
 
 
@@ -322,7 +326,7 @@ async def test_commands_outlive_the_process_and_reach_over_another(pair: tuple[I
             commands: list[str] = []
             while not commands:
                 answer: Any = await call.read()
-                commands = [one.command_id for one in answer.commands]
+                commands = [command.command_id for command in answer.commands]
             assert commands == ["c-14"]
             await call.write(receipt("c-14", "roaming"))
             await Desk(b, channel).comes_to("RECEIVED", "roaming", "c-14")
@@ -361,5 +365,5 @@ async def test_receipts_are_stored_before_they_are_answered_and_nothing_is_given
     mesh.service.start()
     async with mesh.connected() as client, server.channel(mesh.address) as channel:
         answers = await client.send(*(request(n, position("many", f"after-{n}")) for n in range(20)))
-        assert not [one for answer in answers for one in answer.commands]
+        assert not [command for answer in answers for command in answer.commands]
         assert {(await Desk(mesh, channel).state("many", one))[0] for one in ids[::20]} == {"RECEIVED"}

@@ -84,7 +84,7 @@ async def test_ten_thousand_streams_of_one_vendor(mesh: IngestMesh, neighbour: C
         calls = [crowd[n % CONNECTIONS].open() for n in range(STREAMS)]
         answers = [asyncio.create_task(call.read()) for call in calls]
         async with asyncio.timeout(CROWD_WITHIN_S):
-            while sum(one.done() for one in answers) < STREAMS - ALLOWED:  # noqa: ASYNC110 - nobody counts them
+            while sum(answer.done() for answer in answers) < STREAMS - ALLOWED:  # noqa: ASYNC110 - nobody counts them
                 await asyncio.sleep(0.1)
             works = [n for n, answer in enumerate(answers) if not answer.done()]
             assert len(works) == ALLOWED

@@ -118,7 +118,11 @@ def app_request(uuid: str, **changes: Any) -> dict[str, Any]:
 
 async def position_rows(client: Client) -> list[tuple[str, int, int, int]]:
     batches = [entry.positions for _, entry in await client.entries()]
-    return [row for one in batches for row in zip(one.device_id, one.lat_e7, one.lon_e7, one.accuracy_mm, strict=True)]
+    return [
+        row
+        for batch in batches
+        for row in zip(batch.device_id, batch.lat_e7, batch.lon_e7, batch.accuracy_mm, strict=True)
+    ]
 
 
 TAKEN = {"accepted": 1, "refused": [], "commands": []}
@@ -153,7 +157,7 @@ async def test_a_form_and_the_apps_json_are_taken_and_the_same_again_counts_once
         async with answered(mesh, f"/{TOKEN}", "POST", json=app) as answer:
             assert (answer.status, await answer.json()) == (200, TAKEN)
     entries = [entry.positions for _, entry in await client.entries()]
-    pairs = {pair for one in entries for pair in zip(one.report_id, one.fix_time_ms, strict=True)}
+    pairs = {pair for entry in entries for pair in zip(entry.report_id, entry.fix_time_ms, strict=True)}
     of_form = [one for one, ms in pairs if one.startswith("osmand-") and ms == int(form["timestamp"])]
     assert len(of_form) == 1 and "0e9a2473-a9a7-4c00-997b-fb97d2154e75" in dict(pairs)
 

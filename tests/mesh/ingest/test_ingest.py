@@ -63,12 +63,12 @@ async def test_what_is_stored_is_what_was_reported(client: Client) -> None:
         )
     )
     entries = [entry for _, entry in await client.entries()]
-    batch = next(one.positions for one in entries if "exact" in one.positions.report_id)
+    batch = next(entry.positions for entry in entries if "exact" in entry.positions.report_id)
     i = list(batch.report_id).index("exact")
     stored = (batch.device_id[i], batch.fix_time_ms[i], batch.lat_e7[i], batch.lon_e7[i], batch.accuracy_mm[i])
     assert stored == ("tag", at_ms, -899_999_999, 1_800_000_000, 1)
     assert received_after_us <= batch.received_wall_us <= now_ms() * 1000 + 1000
-    report = next(one.equipment for one in entries if one.equipment.report_id == "exact-e")
+    report = next(entry.equipment for entry in entries if entry.equipment.report_id == "exact-e")
     assert (report.device_id, report.event, report.event_time_ms) == ("tag", log_pb2.CASE_OPEN, at_ms)
 
 
@@ -134,7 +134,7 @@ async def test_a_time_in_the_future_is_refused_from_two_minutes_on(client: Clien
     )
     (answer,) = await client.send(batch)
     assert list(answer.outcomes) == [ACCEPTED, REFUSED, ACCEPTED, REFUSED]
-    assert [one.field for one in answer.refusals] == ["positions[1].fix_time", "equipment[1].event_time"]
+    assert [refusal.field for refusal in answer.refusals] == ["positions[1].fix_time", "equipment[1].event_time"]
 
 
 async def test_an_old_time_is_no_reason_to_refuse(client: Client) -> None:
@@ -148,7 +148,7 @@ async def test_a_time_that_is_missing_or_none_is_refused(client: Client) -> None
     missing.ClearField("fix_time")
     impossible.fix_time.nanos = 2_000_000_000
     (answer,) = await client.send(request(1, missing, impossible))
-    assert [(one.field, one.reason) for one in answer.refusals] == [
+    assert [(refusal.field, refusal.reason) for refusal in answer.refusals] == [
         ("positions[0].fix_time", "is missing"),
         ("positions[1].fix_time", "must be between the years 1 and 9999"),
     ]
@@ -176,7 +176,9 @@ async def test_a_bad_event_is_refused_by_field_and_the_rest_is_taken(
     key = f"{field}-{reason[:5].strip()}".replace(" ", "-")
     (answer,) = await client.send(request(1, position("tag", f"with-{key}"), bad, event("app", f"beside-{key}")))
     assert list(answer.outcomes) == [ACCEPTED, REFUSED, ACCEPTED]
-    assert [(one.index, one.field, one.reason) for one in answer.refusals] == [(1, f"equipment[0].{field}", reason)]
+    assert [(refusal.index, refusal.field, refusal.reason) for refusal in answer.refusals] == [
+        (1, f"equipment[0].{field}", reason)
+    ]
     stored = await client.stored()
     assert stored[f"with-{key}"] == stored[f"beside-{key}"] == 1 and "bad-event" not in stored
 
@@ -204,7 +206,7 @@ async def test_a_full_batch_is_taken_whole(client: Client) -> None:
     (answer,) = await client.send(request(1, *reports, event("tag", "the-thousandth")))
     assert list(answer.outcomes) == [ACCEPTED] * 1000
     stored = await client.stored()
-    assert all(stored[one.report_id] == 1 for one in reports)
+    assert all(stored[report.report_id] == 1 for report in reports)
 
 
 async def test_a_frame_of_2_mb_is_refused_and_the_neighbour_goes_on(client: Client) -> None:

@@ -66,11 +66,11 @@ async def test_only_the_vendor_that_is_bound_may_report(client: Client) -> None:
     await client.route("gone", revoked=True)
     devices = ("mine", "others", "nobodys", "gone", "never-heard-of")
     (answer,) = await client.send(
-        request(1, *(position(one, f"binding-{one}") for one in devices), event("others", "binding-event"))
+        request(1, *(position(device, f"binding-{device}") for device in devices), event("others", "binding-event"))
     )
     assert list(answer.outcomes) == [ACCEPTED, *[REFUSED] * 5]
     code = ingest_pb2.RefusalCode
-    assert [(one.field, one.code) for one in answer.refusals] == [
+    assert [(refusal.field, refusal.code) for refusal in answer.refusals] == [
         ("positions[1].device_id", code.REFUSAL_CODE_NOT_YOURS),
         ("positions[2].device_id", code.REFUSAL_CODE_NOT_YOURS),
         ("positions[3].device_id", code.REFUSAL_CODE_REVOKED),
@@ -100,7 +100,7 @@ async def test_what_is_no_id_is_no_device_although_a_subject_might_be_made_of_it
     await client.route("of.mine", "mine-too")  # the last one; all that is registered is this vendor's
     (answer,) = await client.send(request(1, *(position(named, f"no-id-{n}") for n in range(5))))
     assert list(answer.outcomes) == [REFUSED] * 5
-    assert {(one.field.partition(".")[2], one.code) for one in answer.refusals} == {
+    assert {(refusal.field.partition(".")[2], refusal.code) for refusal in answer.refusals} == {
         ("device_id", ingest_pb2.RefusalCode.REFUSAL_CODE_INVALID)
     }
 
@@ -157,7 +157,7 @@ async def test_a_device_that_reports_too_often_is_slowed_and_its_neighbour_is_no
         reports = [position("fast", f"fast-{n}") for n in range(15)]
         (answer,) = await client.send(request(1, *reports, position("slow", "slow-1"), event("fast", "fast-e")))
         assert list(answer.outcomes) == [*[ACCEPTED] * 10, *[REFUSED] * 5, ACCEPTED, ACCEPTED]
-        assert {one.code for one in answer.refusals} == {ingest_pb2.RefusalCode.REFUSAL_CODE_TOO_OFTEN}
+        assert {refusal.code for refusal in answer.refusals} == {ingest_pb2.RefusalCode.REFUSAL_CODE_TOO_OFTEN}
         stored = await client.stored()
         assert sum(stored.values()) == 12
         assert await quarantined(client, "fast") == [(VENDOR, "TOO_OFTEN", 5)]
@@ -172,7 +172,7 @@ async def test_a_clock_that_is_ahead_still_leaves_that_the_device_was_heard(clie
         )
     )
     assert list(answer.outcomes) == [REFUSED, ACCEPTED, REFUSED]
-    assert {one.code for one in answer.refusals} == {ingest_pb2.RefusalCode.REFUSAL_CODE_CLOCK_AHEAD}
+    assert {refusal.code for refusal in answer.refusals} == {ingest_pb2.RefusalCode.REFUSAL_CODE_CLOCK_AHEAD}
     heard = [
         pair
         for _, entry in await client.entries()
@@ -190,7 +190,7 @@ async def test_what_was_buffered_is_marked_and_goes_a_way_of_its_own(client: Cli
     said = request(2, position("buffered", "said-1"))
     said.backfill = True
     answers = await client.send(mixed, said)
-    assert [list(one.outcomes) for one in answers] == [[ACCEPTED, ACCEPTED], [ACCEPTED]]
+    assert [list(answer.outcomes) for answer in answers] == [[ACCEPTED, ACCEPTED], [ACCEPTED]]
     marked = {
         report_id: entry.positions.backfilled
         for _, entry in await client.entries()
@@ -211,7 +211,7 @@ async def test_a_batch_by_itself_is_answered_as_on_a_stream(client: Client) -> N
         timeout=WITHIN_S,
     )
     assert list(answer.outcomes) == [ACCEPTED, REFUSED, ACCEPTED]
-    assert [(one.index, one.field) for one in answer.refusals] == [(1, "positions[1].lat_deg")]
+    assert [(refusal.index, refusal.field) for refusal in answer.refusals] == [(1, "positions[1].lat_deg")]
     assert {"alone-1", "alone-e"} <= set(await client.stored())
 
 
@@ -223,21 +223,21 @@ async def test_answers_that_may_come_together_lose_nothing(client: Client) -> No
         sent.together = True
         requests.append(sent)
     answers = await client.send(*requests)
-    assert sum(one.batches for one in answers) == 300 and answers[-1].batch == 300
-    outcomes = [outcome for one in answers for outcome in one.outcomes]
+    assert sum(answer.batches for answer in answers) == 300 and answers[-1].batch == 300
+    outcomes = [outcome for answer in answers for outcome in answer.outcomes]
     assert outcomes == [REFUSED if n % 7 == 0 else ACCEPTED for n in range(300)]
     answered = 0
-    for one in answers:
-        refused = [answered + refusal.index for refusal in one.refusals]
+    for answer in answers:
+        refused = [answered + refusal.index for refusal in answer.refusals]
         assert all(n % 7 == 0 for n in refused)
-        answered += len(one.outcomes)
-        assert one.batch == answered
+        answered += len(answer.outcomes)
+        assert answer.batch == answered
 
 
 async def test_each_batch_is_answered_for_itself_unless_asked(client: Client) -> None:
     await client.route("single")
     answers = await client.send(*(request(n, position("single", f"single-{n}")) for n in range(1, 51)))
-    assert [(one.batch, one.batches) for one in answers] == [(n, 1) for n in range(1, 51)]
+    assert [(answer.batch, answer.batches) for answer in answers] == [(n, 1) for n in range(1, 51)]
 
 
 async def test_buffered_reports_and_events_have_a_rate_of_their_own(strict: IngestMesh) -> None:
@@ -247,7 +247,7 @@ async def test_buffered_reports_and_events_have_a_rate_of_their_own(strict: Inge
         buffered = request(1, *(position("busy", f"old-{n}", old + n) for n in range(100)))
         live = request(2, *(position("busy", f"live-{n}") for n in range(10)), event("busy", "panic"))
         answers = await client.send(buffered, live)
-        assert [set(one.outcomes) for one in answers] == [{ACCEPTED}, {ACCEPTED}]
+        assert [set(answer.outcomes) for answer in answers] == [{ACCEPTED}, {ACCEPTED}]
 
 
 @pytest.fixture

@@ -64,14 +64,14 @@ async def test_an_order_lives_from_issue_to_lapse_and_its_case_follows(client: C
     answer = await put_order(client, measure)
     assert (answer.outcome, answer.stage) == (PutOutcome.STORED, registry_pb2.ORDER_STAGE_ISSUED)
     # 76 years are more than a month, which is said and no obstacle.
-    assert {one.field for one in answer.warnings} == {"order.respondent.national_id", "order.valid_until"}
+    assert {warning.field for warning in answer.warnings} == {"order.respondent.national_id", "order.valid_until"}
     measure.source_version, measure.duration_reason = 2, "as the court has ordered"
     measure.places[0].circle.lat_deg = 36.9
     measure.encounters.append(records.encounter())
     measure.encounters[0].places.append(records.circle("court"))
     answer = await put_order(client, measure)
     assert answer.stage == registry_pb2.ORDER_STAGE_AMENDED
-    assert {one.field for one in answer.warnings} == {"order.respondent.national_id"}
+    assert {warning.field for warning in answer.warnings} == {"order.respondent.national_id"}
     measure.source_version, measure.valid_until.seconds = 3, 4_000_000_001
     assert (await put_order(client, measure)).stage == registry_pb2.ORDER_STAGE_EXTENDED
 
@@ -137,11 +137,11 @@ async def test_a_device_that_was_given_back_leaves_its_cases(client: Client) -> 
     back = registry_pb2.EndDeviceRequest(device_id="d-back", source_version=2, removed_at=Timestamp(seconds=5))
     answer = await client.stub.EndDevice(back, metadata=server.bearer(NPA, SECRET))
     assert answer.outcome == PutOutcome.STORED
-    held = [[list(one.device_ids) for one in case.persons] for case in await client.cases_of("o-back")]
+    held = [[list(person.device_ids) for person in case.persons] for case in await client.cases_of("o-back")]
     assert held == [[["d-back"]], [[]]]
     # As the agency lists it, it isn't different.
     differences, _ = await reconcile(client, NPA, [listing.listed(records.device("d-back", "p-back"), back)])
-    assert "d-back" not in {one.record_id for one in differences}
+    assert "d-back" not in {difference.record_id for difference in differences}
     await client.put(records.device("d-back", "p-back", version=3))
     assert list((await client.cases_of("o-back"))[-1].persons[0].device_ids) == ["d-back"]
 
@@ -177,15 +177,15 @@ async def standing(client: Client, agency: str) -> reconciliation_pb2.AgencyReco
 async def test_of_two_lists_exactly_what_differs_is_named_and_equality_is_proven(client: Client) -> None:
     everything, _ = await reconcile(client, MOJ, [])
     wearers = [records.wearer(f"w-rec-{n}", unused_number()) for n in range(200)]
-    for n, one in enumerate(wearers):
-        one.name, one.birth_date = f"사람{chr(0xAC00 + 28 * n)}", f"{1940 + n % 60}-0{1 + n % 9}-1{n % 10}"
-    await asyncio.gather(*(client.put(one) for one in wearers))
+    for n, wearer in enumerate(wearers):
+        wearer.name, wearer.birth_date = f"사람{chr(0xAC00 + 28 * n)}", f"{1940 + n % 60}-0{1 + n % 9}-1{n % 10}"
+    await asyncio.gather(*(client.put(wearer) for wearer in wearers))
     await client.put(records.tag("t-rec", "w-rec-7"))
     # What other tests have put isn't this agency's list; their ids are known from the first answer.
     assert {one.finding for one in everything} <= {reconciliation_pb2.FINDING_EXTRA}
     foreign = {one.record_id for one in everything}
 
-    listed = [listing.listed(one) for one in wearers] + [listing.listed(records.tag("t-rec", "w-rec-7"))]
+    listed = [listing.listed(wearer) for wearer in wearers] + [listing.listed(records.tag("t-rec", "w-rec-7"))]
     chance = random.Random(20260310)
     dropped, older, altered = chance.sample(range(200), 3)
     theirs = list(listed)
@@ -198,7 +198,10 @@ async def test_of_two_lists_exactly_what_differs_is_named_and_equality_is_proven
     theirs = [one for n, one in enumerate(theirs) if n != dropped] + [added]
     chance.shuffle(theirs)
     differences, summary = await reconcile(client, MOJ, theirs, part=37)
-    found = {(one.finding, one.record_id, one.listed_version, one.stored_version) for one in differences}
+    found = {
+        (difference.finding, difference.record_id, difference.listed_version, difference.stored_version)
+        for difference in differences
+    }
     assert {one for one in found if one[1] not in foreign} == {
         (reconciliation_pb2.FINDING_EXTRA, f"w-rec-{dropped}", 0, 1),
         (reconciliation_pb2.FINDING_DIFFERENT, f"w-rec-{older}", 0, 1),
@@ -220,7 +223,7 @@ async def test_equal_lists_have_one_root_and_the_time_of_the_proof_is_kept(clien
     await client.put(person, records.device("d-equal", "p-equal"), order)
     mine = [listing.listed(one) for one in (person, records.device("d-equal", "p-equal"), order)]
     differences, _ = await reconcile(client, NPA, mine)
-    assert {one.record_id for one in differences} == {one.record_id for one in stored}
+    assert {difference.record_id for difference in differences} == {one.record_id for one in stored}
     # An end is a part of the record.
     end = registry_pb2.EndOrderRequest(
         order_id="o-equal",
@@ -231,7 +234,7 @@ async def test_equal_lists_have_one_root_and_the_time_of_the_proof_is_kept(clien
     await end_order(client, end)
     mine[2] = listing.listed(order, end)
     differences, summary = await reconcile(client, NPA, mine)
-    assert {one.record_id for one in differences} == {one.record_id for one in stored}
+    assert {difference.record_id for difference in differences} == {one.record_id for one in stored}
     assert (await standing(client, "npa")).differences == len(stored)
     if not stored:
         assert summary.listed_root == summary.stored_root == (await standing(client, "npa")).root
@@ -266,7 +269,7 @@ async def test_both_agencies_see_a_question_and_its_answer(client: Client) -> No
     )
     await client.put(wearer, order)
     listed = await client.stub.ListReviews(review_pb2.ListReviewsRequest(), metadata=server.bearer(MOJ_DESK, SECRET))
-    (found,) = [one for one in listed.reviews if one.order_id == "o-ask"]
+    (found,) = [review for review in listed.reviews if review.order_id == "o-ask"]
     assert (found.wearer_id, found.state, found.enforced) == ("w-ask", review_pb2.REVIEW_STATE_OPEN, False)
     assert found.reasons and found.weight_bits > 0
     decide = review_pb2.DecideReviewRequest(

@@ -138,7 +138,7 @@ async def test_bad_input_is_refused_at_its_field_and_nothing_is_stored(client: C
     assert status is not None
     detail = error_details_pb2.BadRequest()
     status.details[0].Unpack(detail)
-    assert [one.field for one in detail.field_violations] == [field]
+    assert [field_violation.field for field_violation in detail.field_violations] == [field]
     assert stored(client.mesh) == before
 
 

@@ -132,7 +132,7 @@ async def test_a_device_that_changes_hands_leaves_its_old_case_before_it_is_in_t
             for row in await view.unsent(1000):
                 if row.subject == "log.0.case":
                     case = log_pb2.LogEntry.FromString(row.payload).case
-                    devices = {*case.tag_device_ids, *(id_ for one in case.persons for id_ in one.device_ids)}
+                    devices = {*case.tag_device_ids, *(id_ for person in case.persons for id_ in person.device_ids)}
                     having[case.order_id] = changing in devices
                     assert sum(having.values()) <= 1
         assert having == {"o-1": False, "o-2": True}

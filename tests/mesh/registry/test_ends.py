@@ -202,4 +202,4 @@ async def test_the_log_is_told_of_a_match_once_it_is_committed(where: Path | str
                     raise RuntimeError
             assert logs == []
             await registry.put_order(tag_order())
-        assert [one["event"] for one in logs] == ["order_matched", "order_stored"]
+        assert [log["event"] for log in logs] == ["order_matched", "order_stored"]

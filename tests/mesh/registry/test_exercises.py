@@ -66,7 +66,7 @@ async def test_one_number_in_earnest_and_in_exercises_joins_each_with_its_own_ki
         for put, those in puts if wearers_first else reversed(puts):
             for one in those:
                 await put(one)  # type: ignore[operator]
-        found = {(one.order_id, one.wearer_id): one.exercise for one in await snapshots(registry)}
+        found = {(snapshot.order_id, snapshot.wearer_id): snapshot.exercise for snapshot in await snapshots(registry)}
     assert found == {(f"o-{kind}", f"w-{kind}"): number_of(kind) for kind in KINDS}
 
 
@@ -113,18 +113,20 @@ async def test_made_up_records_begin_last_longer_and_end(where: Path | str) -> N
             [(str(n), str(n)) for n in range(6)] + [("0", "0")]
         )
         await exercises.put(canary, 6, "exercise", until_ms + 1)
-        assert {one.valid_until_ms for one in await snapshots(registry)} == {until_ms, until_ms + 1}
+        assert {snapshot.valid_until_ms for snapshot in await snapshots(registry)} == {until_ms, until_ms + 1}
         async with registry.transaction() as stored:
             # An agency that lists its records isn't told of any of them; of a canary nor that it was joined.
             assert await stored.reviews.listed(list(ListedKind)) == []
-            reviews = [one for n in range(6) for one in await stored.reviews.reviews_of_wearer(canary.wearer_id(n))]
-        assert len(reviews) == 6 and all(one.state is not ReviewState.OPEN for one in reviews)
+            reviews = [
+                review for n in range(6) for review in await stored.reviews.reviews_of_wearer(canary.wearer_id(n))
+            ]
+        assert len(reviews) == 6 and all(review.state is not ReviewState.OPEN for review in reviews)
         async with registry.database.transaction() as connection:
             events = (await connection.execute(sa.select(tables_review.match_events.c.order_id))).scalars().all()
         assert set(events) == {drill.order_id(0)}
         for _ in range(2):
             await exercises.end(canary)
-        over = [one for one in await snapshots(registry) if one.order_id.startswith("exercise.canary.")]
+        over = [snapshot for snapshot in await snapshots(registry) if snapshot.order_id.startswith("exercise.canary.")]
         assert len(over) == 6 and all(one.valid_until_ms <= clock.now_ms() for one in over)
         with pytest.raises(FailedPrecondition):
             await exercises.put(canary, 6, "exercise", until_ms)

@@ -230,11 +230,11 @@ async def test_a_relay_that_waits_says_so_once_and_goes_on(
             work = asyncio.ensure_future(relay.Relay(registry, bus, MeshClock()).run())
             try:
                 async with asyncio.timeout(20):
-                    while "outbox_published" not in {one["event"] for one in logs}:  # noqa: ASYNC110
+                    while "outbox_published" not in {log["event"] for log in logs}:  # noqa: ASYNC110
                         await asyncio.sleep(0.02)
             finally:
                 work.cancel()
-        assert [one["reason"] for one in logs if one["event"] == "relay_waits"] == ["the disk is full"]
+        assert [log["reason"] for log in logs if log["event"] == "relay_waits"] == ["the disk is full"]
 
 
 async def test_the_migrations_make_the_tables_that_the_store_expects(where: Path | str) -> None:

@@ -53,7 +53,7 @@ class Agencies:
         return await self.oversight.decide(before.case_id, decision, "compared the files", before.evidence.digest, DESK)
 
     async def events(self) -> list[Event]:
-        return [one.event for one in await self.oversight.events_after(0, False, 1000)]
+        return [event.event for event in await self.oversight.events_after(0, False, 1000)]
 
     async def snapshots(self) -> list[log_pb2.CaseSnapshot]:
         """Cases on their way into the log."""

@@ -86,7 +86,7 @@ async def test_a_database_of_the_first_migration_is_upgraded_with_its_data(where
         await registry.prepare("log 1")
         async with registry.transaction() as view:
             assert [row.msg_id for row in await view.unsent(10)][:1] == ["waits"]
-            (case,) = [one for one in await view.cases_of_order("o-1") if one.case_id == CASE_ID]
+            (case,) = [case for case in await view.cases_of_order("o-1") if case.case_id == CASE_ID]
             assert (case.sequence, case.version, case.matched_at_ms, case.entry) == (1, 7, 5, ENTRY)
             assert await view.route("tag-1") == (3, b"route")
             assert [order.order_id for order in await view.orders_against(NUMBER)] == ["o-1"]

@@ -23,10 +23,10 @@ class Collector(trace_service_pb2_grpc.TraceServiceServicer):
         self, request: trace_service_pb2.ExportTraceServiceRequest, context: grpc.ServicerContext
     ) -> trace_service_pb2.ExportTraceServiceResponse:
         for resource in request.resource_spans:
-            names = {one.key: one.value.string_value for one in resource.resource.attributes}
+            names = {attribute.key: attribute.value.string_value for attribute in resource.resource.attributes}
             with self._lock:
                 for scope in resource.scope_spans:
-                    self._spans += [(names["service.name"], one) for one in scope.spans]
+                    self._spans += [(names["service.name"], span) for span in scope.spans]
         return trace_service_pb2.ExportTraceServiceResponse()
 
     def spans(self) -> list[tuple[str, Span]]:

@@ -34,7 +34,7 @@ class PostgresServer:
     def __init__(self, folder: Path, programs: Path, settings: Sequence[str], as_user: dict[str, Any]) -> None:
         self._folder, self._programs, self._as_user = folder, programs, as_user
         self._command = [str(programs / "postgres"), "-D", str(folder / "data"), "-k", str(folder)]
-        self._command += [part for one in settings for part in ("-c", one)]
+        self._command += [part for setting in settings for part in ("-c", setting)]
         self._standby = folder / "data" / "standby.signal"
         self._process: subprocess.Popen[bytes] | None = None
         self._numbers = itertools.count(1)

@@ -67,9 +67,9 @@ class FakeLeg(dispatch_pb2_grpc.DispatchServiceServicer):
     ) -> dispatch_pb2.ListIncidentsResponse:
         """The incident."""
         self._note("ListIncidents")
-        one = dispatch_pb2.Incident(incident_id=INCIDENT, assignments=[self.assignment])
-        one.opened_at.FromMilliseconds(1_000)
-        return dispatch_pb2.ListIncidentsResponse(incidents=[one])
+        incident = dispatch_pb2.Incident(incident_id=INCIDENT, assignments=[self.assignment])
+        incident.opened_at.FromMilliseconds(1_000)
+        return dispatch_pb2.ListIncidentsResponse(incidents=[incident])
 
     async def Subscribe(
         self, request: dispatch_pb2.SubscribeRequest, context: grpc.aio.ServicerContext[Any, Any]
@@ -203,15 +203,15 @@ async def console_bench(
     async with AsyncExitStack() as stack:
         legs, env = {}, {}
         for leg in ("probation", "police"):
-            one = legs[leg] = FakeLeg(leg, asked)  # type: ignore[abstract]  # the console asks for no more
+            fake_leg = legs[leg] = FakeLeg(leg, asked)  # type: ignore[abstract]  # the console asks for no more
             settings = CommonSettings(port=0, dev_secret=SECRET)
             if authority:
                 settings = CommonSettings(
                     port=0, **_files(authority, folder, f"spiffe://tandem/service/dispatch-{leg}")
                 )
 
-            def add(server: grpc.aio.Server, one: FakeLeg = one) -> None:
-                dispatch_pb2_grpc.add_DispatchServiceServicer_to_server(one, server)
+            def add(server: grpc.aio.Server, fake_leg: FakeLeg = fake_leg) -> None:
+                dispatch_pb2_grpc.add_DispatchServiceServicer_to_server(fake_leg, server)
 
             served = await stack.enter_async_context(rpc.serve(settings, add))
             env[f"TANDEM_DISPATCH_{leg.upper()}"] = f"ipv4:127.0.0.1:{served.port}"

@@ -74,7 +74,7 @@ class IdentityProvider:
     async def document(self, request: web.Request) -> web.Response:
         """Where what is."""
         names = {"authorization_endpoint": "auth", "token_endpoint": "token", "jwks_uri": "keys"}
-        honest = {"issuer": self.issuer} | {key: f"{self.issuer}/{one}" for key, one in names.items()}
+        honest = {"issuer": self.issuer} | {key: f"{self.issuer}/{name}" for key, name in names.items()}
         return web.json_response(honest | self.told)
 
     async def auth(self, request: web.Request) -> web.Response:

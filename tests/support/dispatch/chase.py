@@ -200,7 +200,9 @@ class Chase:
         """The first assignment of a leg that is good, once there is one."""
         desk = self.desks[leg]
         return await desk.until(
-            what, lambda: next((one for one in desk.assignments.values() if good(one)), None), PATIENCE_S
+            what,
+            lambda: next((assignment for assignment in desk.assignments.values() if good(assignment)), None),
+            PATIENCE_S,
         )
 
     async def taken(self, leg: str, subject_id: str) -> dispatch_pb2.Assignment:

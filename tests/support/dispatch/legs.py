@@ -42,8 +42,8 @@ class LegMesh:
             url = {f"{leg}_database_url": urls[leg]} if urls else {}
             self.settings[leg] = settings(leg, nats, folder, metrics_port=free_port(), **url, **more)
         self.legs = {
-            leg: Service("services.dispatch", variables(one), folder / f"{leg}.log", ("--leg", leg))
-            for leg, one in self.settings.items()
+            leg: Service("services.dispatch", variables(setting), folder / f"{leg}.log", ("--leg", leg))
+            for leg, setting in self.settings.items()
         }
 
     def victims(self) -> dict[str, tuple[Callable[[], None], Callable[[], None]]]:
@@ -129,7 +129,7 @@ class Answering:
 
     async def _answer(self, desk: Desk, told: dispatch_pb2.Assignment) -> None:
         self.seen.setdefault(told.assignment_id, asyncio.get_running_loop().time())
-        self.absent |= {flow.LEGS[one - 1] for one in told.absent_legs}
+        self.absent |= {flow.LEGS[absent_leg - 1] for absent_leg in told.absent_legs}
         waits = told.state in (dispatch_pb2.OFFERED, dispatch_pb2.ESCALATED)
         if waits and not self.ignores(f"{told.incident_id}/{told.subject_id}"):
             await desk.acknowledge(told.assignment_id)
@@ -141,7 +141,7 @@ async def published_steps(bus: Bus, leg: str) -> list[dispatch_pb2.Step]:
     newest = (await bus.api(f"STREAM.MSG.GET.{flow.INCIDENTS.name}", {"last_by_subj": mine}))["message"]["seq"]
     steps: list[dispatch_pb2.Step] = []
     async for messages in pull.read(bus, flow.INCIDENTS.name, 1, (mine,)):
-        steps += [dispatch_pb2.Step.FromString(one.data) for one in messages]
+        steps += [dispatch_pb2.Step.FromString(message.data) for message in messages]
         if messages[-1].sequence >= newest:
             return steps
     raise AssertionError("the stream ended")

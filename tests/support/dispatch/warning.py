@@ -35,15 +35,15 @@ def settings(nats: TestServer, folder: Path, *gateways: Gateway, **more: Any) ->
     """Settings of a warning leg with these gateways and a door for answers; its keys are made."""
     folder.mkdir(parents=True, exist_ok=True)
     if gateways:
-        told = [{"name": one.name, "url": one.url, "keys": [KEY.hex()]} for one in gateways]
+        told = [{"name": gateway.name, "url": gateway.url, "keys": [KEY.hex()]} for gateway in gateways]
         (folder / "gateways.json").write_text(json.dumps(told))
         more["warning_gateways"] = folder / "gateways.json"
     port = free_port()
     more = {"link_port": port, "link_url": f"http://127.0.0.1:{port}"} | more
     made = dispatch.settings("warning", nats, folder, **more)
     sealing.open_private_keys(made.warning_key_file)
-    for one in gateways:
-        one.receipts_url = f"{made.link_url}/receipts"
+    for gateway in gateways:
+        gateway.receipts_url = f"{made.link_url}/receipts"
     return made
 
 
@@ -66,9 +66,11 @@ def ring(sequence: int, ring_m: float = 1000.0, demand: Any = geometry_pb2.WARN,
     """A ring round a person is entered, and nobody but her is told of it unless `demand` says so."""
     message = dispatch.alert(sequence, demand, **more)
     message.ring_m = ring_m
-    message.target_id = next(one.subject_id for one in message.destinations if one.leg == alert_pb2.WARNING)
+    message.target_id = next(
+        destination.subject_id for destination in message.destinations if destination.leg == alert_pb2.WARNING
+    )
     if demand == geometry_pb2.WARN:
-        only = [one for one in message.destinations if one.leg == alert_pb2.WARNING]
+        only = [destination for destination in message.destinations if destination.leg == alert_pb2.WARNING]
         message.ClearField("destinations")
         message.destinations.extend(only)
     return message
@@ -224,7 +226,7 @@ class RealDevice:
 
     async def arrived(self, warning_id: str) -> None:
         """Sends the device's receipt."""
-        (command,) = [one for one in self._commands if one.instruction.show_notice.warning_id == warning_id]
+        (command,) = [command for command in self._commands if command.instruction.show_notice.warning_id == warning_id]
         receipt = ingest_pb2.CommandReceipt(command_id=command.command_id, device_id=self.device_id)
         async with asyncio.timeout(WITHIN_S):
             await self._call.write(ingest_pb2.ReportRequest(batch=99, receipts=[receipt]))

@@ -159,7 +159,7 @@ class Load:
         last = (await self.bus.bounds_of(flow.ALERTS.name)).last
         async with asyncio.timeout(PATIENCE_S):
             async for messages in pull.read(self.bus, flow.ALERTS.name, max(last - 100, 1)):
-                if any(alert_pb2.Alert.FromString(one.data).case_id == f"case-{name}" for one in messages):
+                if any(alert_pb2.Alert.FromString(message.data).case_id == f"case-{name}" for message in messages):
                     break
         return time.monotonic() - began
 
@@ -169,8 +169,8 @@ async def stored_alerts(bus: Bus, count: int, last: int) -> list[bytes]:
     found: list[alert_pb2.Alert] = []
     async with asyncio.timeout(PATIENCE_S):
         async for messages in pull.read(bus, flow.ALERTS.name, 1):
-            alerts = [alert_pb2.Alert.FromString(one.data) for one in messages]
-            found += [one for one in alerts if one.sequence <= last]
+            alerts = [alert_pb2.Alert.FromString(message.data) for message in messages]
+            found += [alert for alert in alerts if alert.sequence <= last]
             if len(found) >= count and not messages[-1].pending:
                 break
     return [one.SerializeToString() for one in sorted(found, key=lambda one: (one.sequence, one.ordinal))]
@@ -182,14 +182,16 @@ async def offline(bus: Bus, last: int, wanted: Collection[int] = ()) -> tuple[li
     state = State(0, log_meta.log_id, clock_rate=log_meta.clock.rate, clock_anchor_ms=log_meta.clock.anchor_ms)
     alerts, states = [], {}
     async for messages in pull.read(bus, flow.log_stream(0), 1):
-        for one in messages:
-            if one.sequence > last:
+        for message in messages:
+            if message.sequence > last:
                 break
-            for output in fold.step(state, Entry(one.sequence, one.stamp_ms, translate.entry_body(one.data))):
+            for output in fold.step(
+                state, Entry(message.sequence, message.stamp_ms, translate.entry_body(message.data))
+            ):
                 assert isinstance(output, Alert), output
                 alerts.append(translate.alert_to_proto(output, 0).SerializeToString())
-            if one.sequence in wanted:
-                states[one.sequence] = codec.encode(state)
+            if message.sequence in wanted:
+                states[message.sequence] = codec.encode(state)
         if messages[-1].sequence >= last:
             break
     return alerts, states

@@ -128,4 +128,4 @@ async def approach(bus: Bus, case: str, partition: int = 0) -> int:
 
 def fields_of(error: grpc.aio.AioRpcError) -> list[str]:
     """Fields that a refusal names."""
-    return [one.field for one in details(error, error_details_pb2.BadRequest).field_violations]
+    return [field_violation.field for field_violation in details(error, error_details_pb2.BadRequest).field_violations]

@@ -34,9 +34,9 @@ def digest(entries: Sequence[Entry], spacing: int) -> str:
     return said.hexdigest()
 
 
-def _value(one: object) -> object:
-    assert isinstance(one, Enum), one
-    return one.value
+def _value(value: object) -> object:
+    assert isinstance(value, Enum), value
+    return value.value
 
 
 if __name__ == "__main__":

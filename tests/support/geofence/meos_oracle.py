@@ -110,7 +110,7 @@ class PlaceOracle(PairOracle):
         lines = [[Fix(0.0, lat_deg, lon_deg) for lat_deg, lon_deg in line] for line in (outline, *holes)]
         points, *planes = project(track, *lines)
         # MEOS loses pieces of a track that goes back over itself with 1e-8 m between; a tenth of a millimetre keeps them.
-        self._points = [PlanePoint(one.epoch_s, round(one.x_m, 4), round(one.y_m, 4)) for one in points]
+        self._points = [PlanePoint(point.epoch_s, round(point.x_m, 4), round(point.y_m, 4)) for point in points]
         corners = [[(point.x_m, point.y_m) for point in plane] for plane in planes]
         self._area = Polygon(corners[0], corners[1:])
         self._a = pymeos.TGeomPointSeqSet(_ewkt(self._points))

@@ -147,14 +147,16 @@ class Scenario:
         unexpected = [one for one in left if one.get("demand", "RECORD") != "RECORD" and one["kind"] not in REPEATS]
         found += [f"unexpected: {one}" for one in unexpected]
         found += [
-            f"forbidden: {one}"
-            for one in alerts
-            if any(forbidden.is_broken_by(one, self.begins_ms) for forbidden in self.must_not)
+            f"forbidden: {alert}"
+            for alert in alerts
+            if any(forbidden.is_broken_by(alert, self.begins_ms) for forbidden in self.must_not)
         ]
         found += [
-            f"of a time that hasn't come: {one}" for one in alerts if one.get("at", "") > one.get("decided_at", "")
+            f"of a time that hasn't come: {alert}"
+            for alert in alerts
+            if alert.get("at", "") > alert.get("decided_at", "")
         ]
-        incidents = {one["incident_id"] for one in alerts if one.get("incident_id")}
+        incidents = {alert["incident_id"] for alert in alerts if alert.get("incident_id")}
         if self.incidents is not None and len(incidents) != self.incidents:
             found.append(f"incidents: {len(incidents)}, not {self.incidents}")
         return found
@@ -202,7 +204,7 @@ class _Reader:
             must_not=[Forbidden(**one) for one in content.get("must_not", ())],
         )
         arrivals = [arrival for item in content["timeline"] for arrival in self._arrivals(item)]
-        arrivals.sort(key=lambda one: one[0])  # of one moment, in the order of the file
+        arrivals.sort(key=lambda arrival: arrival[0])  # of one moment, in the order of the file
         self.scenario.lines = [ReportLine(number, *arrival) for number, arrival in enumerate(arrivals, 1)]
 
     # ── records ──────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -62,11 +62,11 @@ class SharingMesh:
     async def connected(self, number: int = 0, *options: tuple[str, int]) -> AsyncIterator[Client]:
         """A client of one evaluator, once that one serves and shares, and the registry serves."""
         await self.registry.service.ready(self.registry.address)
-        one = self.evaluators[number]
-        await one.service.ready(one.address)
-        await one.service.logged("disclosures_opened")  # it serves without: decisions wait for no ledger
+        evaluator = self.evaluators[number]
+        await evaluator.service.ready(evaluator.address)
+        await evaluator.service.logged("disclosures_opened")  # it serves without: decisions wait for no ledger
         async with (
-            grpc.aio.insecure_channel(one.address, options=options) as channel,
+            grpc.aio.insecure_channel(evaluator.address, options=options) as channel,
             buses.connect(self.registry.nats.url, "test") as bus,
         ):
             yield Client(self, channel, bus)

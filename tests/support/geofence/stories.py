@@ -105,11 +105,11 @@ class Story:
     @property
     def alerts(self) -> list[Alert]:
         """All alerts so far."""
-        return [one for one in self.outputs if isinstance(one, Alert)]
+        return [output for output in self.outputs if isinstance(output, Alert)]
 
     def of(self, *kinds: AlertKind) -> list[Alert]:
         """Alerts of these kinds so far."""
-        return [one for one in self.alerts if one.kind in kinds]
+        return [alert for alert in self.alerts if alert.kind in kinds]
 
     def told(self) -> list[tuple[str, int, float]]:
         """Kind, ring in metres and second of each alert's moment."""

@@ -223,8 +223,8 @@ def request(batch: int, *reports: ingest_pb2.Position | ingest_pb2.EquipmentEven
     """A batch."""
     return ingest_pb2.ReportRequest(
         batch=batch,
-        positions=[one for one in reports if isinstance(one, ingest_pb2.Position)],
-        equipment=[one for one in reports if isinstance(one, ingest_pb2.EquipmentEvent)],
+        positions=[report for report in reports if isinstance(report, ingest_pb2.Position)],
+        equipment=[report for report in reports if isinstance(report, ingest_pb2.EquipmentEvent)],
     )
 
 
@@ -275,4 +275,4 @@ async def under_load(
         head_ends = [tasks.create_task(head_end(number)) for number in range(3)]
         await disturb()
         over.set()
-    return sum(one.result() for one in head_ends)
+    return sum(head_end.result() for head_end in head_ends)

@@ -49,13 +49,13 @@ def listed(
 
 def root(records: Iterable[reconciliation_pb2.ListedRecord]) -> bytes:
     """Root hash of a list."""
-    ordered = sorted(records, key=lambda one: (one.kind, one.record_id.encode()))
+    ordered = sorted(records, key=lambda record: (record.kind, record.record_id.encode()))
     lines = [f"{one.kind} {one.record_id} {one.source_version} {one.digest.hex()}\n" for one in ordered]
     return hashlib.sha256("".join(lines).encode()).digest()
 
 
 def _lines(message: Message, prefix: str, left_out: set[str]) -> Iterator[tuple[str, str]]:
-    fields: list[Any] = sorted(message.DESCRIPTOR.fields, key=lambda one: one.number)
+    fields: list[Any] = sorted(message.DESCRIPTOR.fields, key=lambda field: field.number)
     for field in fields:
         if field.name in left_out:
             continue

@@ -55,7 +55,7 @@ async def _approach(connection: Connection, name: str) -> Sequence[Message]:
         entries.append(
             log.positions_entry(log.position(f"d{name}", at_ms, 0), log.position(f"t{name}", at_ms, 3000 - i * 327))
         )
-    return [(log.subject_of(one), one.SerializeToString()) for one in entries]
+    return [(log.subject_of(entry), entry.SerializeToString()) for entry in entries]
 
 
 async def _decided(connection: Connection, name: str) -> str:
@@ -96,7 +96,7 @@ async def _gathered(connection: Connection, user: str, leg: str, id_: str) -> in
             found = await collector.gather(bus, log_meta, [id_], leg)
         except NotFound:
             return 0
-    return sum(one.subject == flow.alert_subject(0, id_) for one in found.records)
+    return sum(record.subject == flow.alert_subject(0, id_) for record in found.records)
 
 
 async def _bundled(connection: Connection, name: str) -> int:

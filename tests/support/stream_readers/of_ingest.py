@@ -92,8 +92,8 @@ async def _step_elsewhere(connection: Connection, name: str) -> Sequence[Message
 
 
 async def _refusal(connection: Connection, name: str) -> Sequence[Message]:
-    one = ingest_pb2.Quarantined(device_id=name, sender=VENDOR, code=ingest_pb2.REFUSAL_CODE_INVALID, count=1)
-    return [(f"quarantine.{name}", ingest_pb2.QuarantineCounts(quarantined=[one]).SerializeToString())]
+    quarantined = ingest_pb2.Quarantined(device_id=name, sender=VENDOR, code=ingest_pb2.REFUSAL_CODE_INVALID, count=1)
+    return [(f"quarantine.{name}", ingest_pb2.QuarantineCounts(quarantined=[quarantined]).SerializeToString())]
 
 
 async def _refusals(connection: Connection, name: str) -> int:

@@ -240,4 +240,4 @@ WARNING_READERS = (
         dead_letter_by="warning-commands",
     ),
 )
-READERS = (*(one for leg in flow.LEGS for one in readers_of(leg)), *WARNING_READERS)
+READERS = (*(reader for leg in flow.LEGS for reader in readers_of(leg)), *WARNING_READERS)

@@ -77,8 +77,8 @@ class Phases:
         return self._results[phase.key, reader.name]
 
     async def _run(self, phase: Phase) -> None:
-        readers = [one for one in self._readers if concerns(phase, one)]
-        self._results |= {(phase.key, one.name): "" for one in readers}
+        readers = [reader for reader in self._readers if concerns(phase, reader)]
+        self._results |= {(phase.key, reader.name): "" for reader in readers}
         async with self._mesh.connected() as connection:
             run = _Run(self._mesh, connection, phase, readers, self._results)
             await run.heal()
@@ -162,7 +162,7 @@ class _Run:
 
     async def gap(self) -> None:
         """Messages are stored and gone before they are read, whatever came before them too."""
-        await self._prepare("x", readers=[one for one in self._readers if one.service])
+        await self._prepare("x", readers=[reader for reader in self._readers if reader.service])
         processes = self._mesh.services.values()
         if self._phase.at_start:
             self._mesh.kill()
@@ -179,7 +179,7 @@ class _Run:
                 if not self._phase.at_start:
                     os.kill(service.pid, signal.SIGCONT)
         # Who is asked needs what is there by then: the rest has gone.
-        await self._prepare("x", readers=[one for one in self._readers if not one.service])
+        await self._prepare("x", readers=[reader for reader in self._readers if not reader.service])
         await self._start_where_at_start()
         await self._took("x")
 
@@ -189,7 +189,7 @@ class _Run:
         copy = self._mesh.folder / f"store-{self._phase.key}"
         await self._mesh.restart_server(copy_to=copy)
         await self._sound("old")
-        running = [one for one in self._readers if not one.only_at_start]
+        running = [reader for reader in self._readers if not reader.only_at_start]
         await self._each(partial(self._took_one, which="old"), "a sound message old had no effect", running)
         self._stop_where_at_start()
         await self._mesh.restart_server(put_back=copy)

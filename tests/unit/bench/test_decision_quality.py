@@ -25,7 +25,7 @@ def test_the_placement_and_the_noise_are_those_that_were_fixed_beforehand() -> N
     said = hashlib.sha256()
     for play in made[::100]:
         for every_ms in (15_000, 60_000):
-            said.update(repr([tuple(one) for one in noise.reports(play, every_ms)]).encode())
+            said.update(repr([tuple(report) for report in noise.reports(play, every_ms)]).encode())
     assert said.hexdigest() == REPORTED
 
 

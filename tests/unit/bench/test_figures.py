@@ -66,13 +66,13 @@ def test_the_object_has_the_keys_that_others_rely_on_and_is_json_throughout() ->
 def test_a_load_has_all_reports_once_in_order_of_time_with_each_trigger_among_them() -> None:
     cases = population.actors(40)
     plan = load.prepare("x", SHAPE, 2, cases[:30], cases[30:], seed=1)
-    messages = [ingest_pb2.ReportRequest.FromString(one.message) for one in plan.requests]
+    messages = [ingest_pb2.ReportRequest.FromString(request.message) for request in plan.requests]
     positions = [position for message in messages for position in message.positions]
     keys = {(position.device_id, position.report_id) for position in positions}
 
     assert len(plan.requests) == 100 and len(positions) == len(keys) == 1000
     assert [message.batch for message in messages] == list(range(100))
-    dues_s = [one.due_s for one in plan.requests]
+    dues_s = [request.due_s for request in plan.requests]
     assert dues_s == sorted(dues_s) and dues_s[0] >= 0 and dues_s[-1] <= 2
     assert {device_id for device_id, _ in plan.triggers} == {party.tag_id for party in cases[30:]}
     assert plan.triggers.keys() <= keys

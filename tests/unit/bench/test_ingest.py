@@ -65,10 +65,10 @@ def test_a_numbered_batch_can_be_found_by_its_number() -> None:
 def test_peers_get_the_same_reports() -> None:
     request = ingest_pb2.ReportRequest.FromString(Reports(BATCH, itertools.count(5)).next())
     columns = Reports(BATCH, itertools.count(5)).next_columns()
-    assert list(columns.device_ids) == [one.device_id for one in request.positions]
-    assert {columns.report_id} == {one.report_id for one in request.positions}
+    assert list(columns.device_ids) == [position.device_id for position in request.positions]
+    assert {columns.report_id} == {position.report_id for position in request.positions}
     assert list(zip(columns.lat_deg, columns.lon_deg, strict=True)) == [
-        (one.lat_deg, one.lon_deg) for one in request.positions
+        (position.lat_deg, position.lon_deg) for position in request.positions
     ]
 
 
@@ -91,7 +91,7 @@ def test_valkey_gets_one_well_formed_command_a_report() -> None:
 
 def test_a_load_is_due_in_order_and_its_fixes_are_never_ahead_of_that() -> None:
     plan = reports.plan(Reports(10, itertools.count(1)), Shape("s", 500, batch=10, streams=2), 4, seed=1)
-    dues_s = [one.due_s for one in plan.requests]
+    dues_s = [request.due_s for request in plan.requests]
     assert len(plan.requests) == 200 and dues_s == sorted(dues_s) and dues_s[0] >= 0 and dues_s[-1] <= 4
     for i, one in enumerate(plan.requests):
         request = ingest_pb2.ReportRequest.FromString(one.message)

@@ -93,7 +93,7 @@ def test_the_command_prints_what_would_have_changed_and_counts_it(
     printed = capsys.readouterr()
     changes = [json.loads(line) for line in printed.out.splitlines()]
     # Never cleared, the 100 m ring is open at the end instead.
-    assert [(one["change"], (one["a"] or one["b"])["kind"]) for one in changes] == [
+    assert [(change["change"], (change["a"] or change["b"])["kind"]) for change in changes] == [
         ("ONLY_A", "RING_CLEARED"),
         ("ONLY_B", "RING_OPEN"),
     ]

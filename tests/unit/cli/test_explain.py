@@ -45,7 +45,7 @@ class Log:
         outputs = fold.step(
             self._state, Entry(last.sequence, last.stamp_ms, translate.stored_body(last.subject, last.data))
         )
-        self.alerts += [one for one in outputs if isinstance(one, Alert)]
+        self.alerts += [output for output in outputs if isinstance(output, Alert)]
 
     def add_bytes(self, at_s: float, data: bytes, kind: str = "report") -> None:
         """Anything."""
@@ -94,7 +94,7 @@ def approach(rate: int = 1) -> Log:
 
 
 def respond(story: Log) -> Alert:
-    (found,) = [one for one in story.alerts if one.demand is Demand.RESPOND and one.kind in KINDS]
+    (found,) = [alert for alert in story.alerts if alert.demand is Demand.RESPOND and alert.kind in KINDS]
     return found
 
 
@@ -104,7 +104,7 @@ def respond(story: Log) -> Alert:
 @pytest.mark.parametrize("rate", [1, 60])
 def test_every_alert_of_a_log_is_the_same_again(rate: int) -> None:
     story = approach(rate)
-    assert {one.ring_mm for one in story.alerts} == {2_000_000, 1_000_000, 100_000}
+    assert {alert.ring_mm for alert in story.alerts} == {2_000_000, 1_000_000, 100_000}
     for alert in story.alerts:
         found = story.explain(story.stored(alert))
         assert not found.differences
@@ -115,7 +115,10 @@ def test_what_differs_is_named() -> None:
     story = approach()
     alert = respond(story)
     forged = story.stored(replace(alert, late=True, distance_mm=1.0))
-    assert [one.partition(":")[0] for one in story.explain(forged).differences] == ["late", "figures.distance_m"]
+    assert [difference.partition(":")[0] for difference in story.explain(forged).differences] == [
+        "late",
+        "figures.distance_m",
+    ]
     without = replace(story.stored(alert), figures=None)
     assert story.explain(without).differences == ["its figures aren't stored"]
     nowhere = story.stored(replace(alert, ordinal=5))
@@ -212,7 +215,7 @@ def test_the_silence_of_each_side_and_the_age_of_its_newest_position_are_told() 
     found = story.explain(story.stored(respond(story)))
     his, hers = found.sides
     assert (his.who, his.contacts, his.silence_ms, his.newest_ms) == ("wearer", 7, 30_000, T0_MS + 182_000)
-    assert [one.time_ms - T0_MS for one in his.reports] == [62_000, 92_000, 122_000, 152_000, 182_000]
+    assert [report.time_ms - T0_MS for report in his.reports] == [62_000, 92_000, 122_000, 152_000, 182_000]
     # Her last report is of second 61, his decides at 182.
     assert (hers.who, hers.contacts, hers.silence_ms) == ("protected", 3, 121_000)
     assert found.to_json(positions=False)["sides"][1]["newest_position_age_s"] == 121
@@ -273,7 +276,7 @@ def test_what_came_too_late_for_the_fold_is_shown_and_is_not_the_newest() -> Non
         log_pb2.LogEntry(equipment=log_pb2.EquipmentReport(device_id="t1", report_id="e", event=log_pb2.STRAP_OPEN)),
     )
     hers = story.explain(story.stored(respond(story))).sides[1]
-    assert [explanation.is_too_late(one) for one in hers.reports] == [True] and hers.contacts == 1
+    assert [explanation.is_too_late(report) for report in hers.reports] == [True] and hers.contacts == 1
     assert hers.newest_ms is None
 
 
@@ -295,7 +298,7 @@ def test_of_a_device_that_changed_hands_nothing_is_told_from_before() -> None:
     found = story.explain(story.stored(respond(story)))
     assert found.alert.wearer_id == "w2" and not found.differences
     his = found.sides[0]
-    assert [one.time_ms - T0_MS for one in his.reports] == [155_000]
+    assert [report.time_ms - T0_MS for report in his.reports] == [155_000]
     assert (his.contacts, his.silence_ms) == (2, 11_000)
     assert found.later == []
 

@@ -32,12 +32,12 @@ def gpx(*points: str) -> str:
 
 
 def positions(track: ReportedTrack) -> list[ingest_pb2.Position]:
-    assert all(isinstance(one, ingest_pb2.Position) for one in track.reports)
-    return [one for one in track.reports if isinstance(one, ingest_pb2.Position)]
+    assert all(isinstance(report, ingest_pb2.Position) for report in track.reports)
+    return [report for report in track.reports if isinstance(report, ingest_pb2.Position)]
 
 
 def faults(track: ReportedTrack) -> list[tuple[int, str]]:
-    return [(one.line, one.field) for one in track.faults]
+    return [(fault.line, fault.field) for fault in track.faults]
 
 
 # ── GPX ──────────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -58,7 +58,7 @@ def test_a_gpx_track_without_times_goes_on_evenly(tmp_path: Path) -> None:
     route = '<gpx version="1.1" creator="t"><rte>' + '<rtept lat="37.5" lon="127"/>' * 3 + "</rte></gpx>"
     for text in (gpx(*['<trkpt lat="37.5" lon="127"/>'] * 3), route):
         track = read(tmp_path, "t.gpx", text)
-        moments_ms = [tracks.time_ms(one) for one in track.reports]
+        moments_ms = [tracks.time_ms(report) for report in track.reports]
         assert not track.timed and not track.faults
         assert [one - moments_ms[0] for one in moments_ms] == [0, 15_000, 30_000]
 
@@ -66,7 +66,7 @@ def test_a_gpx_track_without_times_goes_on_evenly(tmp_path: Path) -> None:
 def test_points_of_a_gpx_track_that_cannot_be_used_are_named(tmp_path: Path) -> None:
     untimed, wrong = '<trkpt lat="37.5" lon="127"/>', POINT.replace("37.5", "97.5").format(second=1)
     track = read(tmp_path, "t.gpx", gpx(untimed, POINT.format(second=0), wrong))
-    assert [str(one) for one in track.faults] == [
+    assert [str(fault) for fault in track.faults] == [
         "point 1: time: is missing, or is no time",
         "point 3: lat_deg: must be from -90 to 90",
     ]
@@ -89,7 +89,10 @@ def test_columns_go_by_their_usual_names(header: str, tmp_path: Path) -> None:
     text = f"{header}\r\n2026-03-02T19:00:00+09:00,37.5,127,\r\n\r\n1772445601.25,37.6,-127.5,3.5\r\n"
     track = read(tmp_path, "t.csv", text)
     assert not track.faults
-    assert [(tracks.time_ms(one) - START_MS, one.lat_deg, one.lon_deg, one.accuracy_m) for one in positions(track)] == [
+    assert [
+        (tracks.time_ms(position) - START_MS, position.lat_deg, position.lon_deg, position.accuracy_m)
+        for position in positions(track)
+    ] == [
         (0, 37.5, 127, 10),
         (1250, 37.6, -127.5, 3.5),
     ]
@@ -127,13 +130,13 @@ def test_a_bad_line_is_named_with_its_column_and_the_others_are_read(line: str, 
     good = "1772445600,37.5,127,1\n"
     track = read(tmp_path, "t.csv", f"Time,lat,lon,accuracy\n{good}{line}\n{good}")
     assert faults(track) == [(3, field)]
-    assert [tracks.time_ms(one) for one in track.reports] == [START_MS] * 2
+    assert [tracks.time_ms(report) for report in track.reports] == [START_MS] * 2
 
 
 def test_a_huge_file_is_read(tmp_path: Path) -> None:
     lines = "".join(f"{1_772_445_600 + n},37.5,127\n" for n in range(100_000))
     track = read(tmp_path, "t.csv", f"time,lat,lon\n{lines}")
-    assert len({one.report_id for one in track.reports}) == 100_000
+    assert len({report.report_id for report in track.reports}) == 100_000
     assert tracks.time_ms(track.reports[-1]) - START_MS == 99_999_000
 
 
@@ -152,7 +155,7 @@ def test_lines_of_ndjson_are_reports_and_those_of_other_devices_are_left_out(tmp
     assert isinstance(first, ingest_pb2.Position) and (first.report_id, first.accuracy_m) == ("r-1", 3)
     assert isinstance(second, ingest_pb2.Position) and second.accuracy_m == 10
     assert isinstance(event, ingest_pb2.EquipmentEvent) and event.event == log_pb2.STRAP_OPEN
-    assert {one.device_id for one in track.reports} == {"tag-1"} and track.others == 1
+    assert {report.device_id for report in track.reports} == {"tag-1"} and track.others == 1
     assert tracks.time_ms(event) - START_MS == 5000
 
 
@@ -219,9 +222,9 @@ def test_a_file_that_is_no_text_or_not_there_is_refused(name: str, tmp_path: Pat
 
 def test_an_id_follows_from_the_content_and_the_line(tmp_path: Path) -> None:
     text = "time,lat,lon\n1772445600,37.5,127\n1772445600,37.5,127\n"
-    ids = [one.report_id for one in read(tmp_path, "a.csv", text).reports]
+    ids = [report.report_id for report in read(tmp_path, "a.csv", text).reports]
     assert ids[0] != ids[1]
-    assert ids == [one.report_id for one in read(tmp_path, "b.csv", text).reports]
+    assert ids == [report.report_id for report in read(tmp_path, "b.csv", text).reports]
     assert ids[0] != read(tmp_path, "c.csv", text + "\n").reports[0].report_id
 
 

@@ -58,8 +58,8 @@ def test_what_goes_wrong_comes_first_then_what_waits_then_what_is_under_way() ->
         incident("told", replace(OFFER, state="NOTIFIED", demand="NOTIFY", due_ms=None)),
         incident("over", replace(OFFER, state="STOOD_DOWN", due_ms=None), ended_ms=9_000),
     ]
-    assert [one.incident_id for one in sorted(reversed(stories), key=board.rank)] == [
-        one.incident_id for one in stories
+    assert [story.incident_id for story in sorted(reversed(stories), key=board.rank)] == [
+        story.incident_id for story in stories
     ]
 
 
@@ -85,7 +85,7 @@ def test_the_state_of_a_leg_is_that_of_whoever_needs_somebody_most() -> None:
     assert board.leg_state([OFFER, replace(OFFER, state="ON_SCENE")]) == "OFFERED"
     assert board.leg_state([]) == ""
     states = set(dispatch_pb2.AssignmentState.keys()) - {"ASSIGNMENT_STATE_UNSPECIFIED"}
-    assert {one for one in states if board.leg_state([replace(OFFER, state=one)]) != one} == set()
+    assert {state for state in states if board.leg_state([replace(OFFER, state=state)]) != state} == set()
 
 
 # ── figures ──
@@ -163,9 +163,9 @@ def test_an_escalation_is_called_one_in_both_languages() -> None:
         "incident-1", [ALERT], [STEP, desk_had_it, escalated, replace(escalated, number=4, due_us=10_000_000)]
     )
     names = [
-        waterfall.step_name(Span("t", "s", "", one.service, one.name, 0, 0))
-        for one in spans
-        if one.service == "dispatch-police"
+        waterfall.step_name(Span("t", "s", "", span.service, span.name, 0, 0))
+        for span in spans
+        if span.service == "dispatch-police"
     ]
     assert [Texts("ko")(name) for name in names] == ["접수 대기", "수신", "상향됨", "상향됨"]
     assert [Texts("en")(name) for name in names] == ["Offered", "Received by the desk", "Escalated", "Escalated"]
@@ -189,7 +189,7 @@ def test_a_span_stands_under_the_one_that_led_to_it_and_an_orphan_is_told() -> N
         span("else", "", 0, 5, trace="u"),
     ]
     rows = waterfall.rows(spans, "t")
-    assert [(one.span.span_id, one.depth, one.orphan) for one in rows] == [
+    assert [(row.span.span_id, row.depth, row.orphan) for row in rows] == [
         ("r", 0, False),
         ("a", 1, False),
         ("aa", 2, False),
@@ -197,8 +197,8 @@ def test_a_span_stands_under_the_one_that_led_to_it_and_an_orphan_is_told() -> N
         ("lost", 0, True),
     ]
     assert (rows[1].left, rows[1].width) == (0.1, 0.4)
-    assert [one.span_id for one in waterfall.uses(spans)] == ["use"]
-    assert [one.span_id for one in waterfall.case_versions(spans, "t")] == ["else"]
+    assert [use.span_id for use in waterfall.uses(spans)] == ["use"]
+    assert [case_version.span_id for case_version in waterfall.case_versions(spans, "t")] == ["else"]
     assert waterfall.rows([], "t") == []
 
 
@@ -247,7 +247,7 @@ def test_every_code_of_the_protos_has_its_words_in_both_languages() -> None:
         *alert_pb2.AlertKind.keys(),
         *dispatch_pb2.CloseCause.keys(),
     }
-    assert {one for one in codes if not one.endswith("UNSPECIFIED")} - set(TEXTS) == set()
+    assert {code for code in codes if not code.endswith("UNSPECIFIED")} - set(TEXTS) == set()
     assert all(korean and english for korean, english in TEXTS.values())
     assert set(ISLAND) <= set(TEXTS)
     assert Texts("ko")("NO_SUCH_CODE") == "NO_SUCH_CODE"

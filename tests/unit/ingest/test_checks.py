@@ -47,14 +47,14 @@ changes = st.fixed_dictionaries(
 
 def one_by_one(messages: list[ingest_pb2.Position]) -> Positions | None:
     try:
-        return Positions.of([translate.parse_position(one) for one in messages])
+        return Positions.of([translate.parse_position(message) for message in messages])
     except InvalidField:
         return None
 
 
 @given(st.lists(changes, min_size=1, max_size=5))
 def test_what_is_read_at_once_is_what_is_read_one_by_one(all_changes: list[dict[str, Any]]) -> None:
-    messages = [ingest_pb2.Position(**(SOUND | one)) for one in all_changes]
+    messages = [ingest_pb2.Position(**(SOUND | all_change)) for all_change in all_changes]
     at_once = translate.read_positions(messages)
     # At once it may leave a batch to be read one by one; what it reads, it must read the same.
     assert at_once is None or at_once == one_by_one(messages)
@@ -63,7 +63,7 @@ def test_what_is_read_at_once_is_what_is_read_one_by_one(all_changes: list[dict[
 @given(st.lists(st.floats(-90, 90), min_size=1, max_size=20), st.integers(1, 200_000_000_000))
 def test_sound_batches_are_read_at_once(latitudes: list[float], ms: int) -> None:
     at = Timestamp(seconds=1 + ms // 1000, nanos=ms % 1000 * 1_000_000)
-    messages = [ingest_pb2.Position(**(SOUND | {"lat_deg": one, "fix_time": at})) for one in latitudes]
+    messages = [ingest_pb2.Position(**(SOUND | {"lat_deg": latitude, "fix_time": at})) for latitude in latitudes]
     assert translate.read_positions(messages) == one_by_one(messages) is not None
 
 
@@ -75,7 +75,7 @@ def test_ids_are_told_at_once_as_one_by_one(values: list[str]) -> None:
         except InvalidField:
             return False
 
-    assert fields.are_ids(values) == all(is_id(one) for one in values)
+    assert fields.are_ids(values) == all(is_id(value) for value in values)
 
 
 def test_a_device_may_burst_and_then_go_on_at_its_rate() -> None:

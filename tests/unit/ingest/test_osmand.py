@@ -211,4 +211,4 @@ def test_a_position_and_its_alarms_are_reports_of_their_own() -> None:
 )
 def test_a_panic_is_never_lost_for_what_is_wrong_beside_it(query: str, time_ms: int) -> None:
     panics = [one for one in said(query) if isinstance(one, EquipmentEvent)]
-    assert [(one.event, one.event_time_ms) for one in panics] == [(log_pb2.PANIC_BUTTON, time_ms)]
+    assert [(panic.event, panic.event_time_ms) for panic in panics] == [(log_pb2.PANIC_BUTTON, time_ms)]

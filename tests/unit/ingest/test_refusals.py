@@ -99,13 +99,13 @@ async def test_one_phones_refusals_hold_up_no_other_phone() -> None:
     endpoint = Door()
     calls = [asyncio.ensure_future(endpoint.bring(phone("flood"), *[BAD] * 16)) for _ in range(3_500)]
     await asyncio.sleep(0.1)
-    assert not all(one.done() for one in calls), "the one that floods waits itself"
+    assert not all(call.done() for call in calls), "the one that floods waits itself"
     async with asyncio.timeout(AT_ONCE_S):
         await endpoint.bring(phone("honest"), position("honest"))
         await endpoint.bring(phone("hers"), panic("hers"), BAD)
     assert endpoint.around.stored == ["honest", "hers"]
-    for one in calls:
-        one.cancel()
+    for call in calls:
+        call.cancel()
     await asyncio.gather(*calls, return_exceptions=True)
 
 

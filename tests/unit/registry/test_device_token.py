@@ -37,8 +37,8 @@ def test_of_many_the_newest_four_are_good() -> None:
     tokens: list[DeviceToken] = []
     for hashed in (A, B, C, D, E):
         tokens = rotated(tokens, hashed, NOW_MS, 60)
-    assert [one.sha256 for one in tokens] == [B, C, D, E]
-    assert [one.valid_until_ms for one in tokens] == [NOW_MS + 60_000] * 3 + [None]
+    assert [token.sha256 for token in tokens] == [B, C, D, E]
+    assert [token.valid_until_ms for token in tokens] == [NOW_MS + 60_000] * 3 + [None]
 
 
 def test_what_is_over_is_good_no_more() -> None:

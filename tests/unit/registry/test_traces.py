@@ -51,7 +51,7 @@ STEPS = [
 
 
 def by_name(spans: list[Span]) -> dict[str, Span]:
-    return {one.name: one for one in spans}
+    return {span.name: span for span in spans}
 
 
 def test_spans_follow_one_another_from_the_report_to_the_scene() -> None:
@@ -59,11 +59,11 @@ def test_spans_follow_one_another_from_the_report_to_the_scene() -> None:
     root, named = spans[0], by_name(spans)
     assert (root.name, root.span_id, root.parent_id) == ("incident opened", ROOT, "")
     assert (root.start_us, root.end_us) == (1_000_000, 1_002_000)
-    before, after = named["report received"], next(one for one in spans if one.name == "evaluated")
+    before, after = named["report received"], next(span for span in spans if span.name == "evaluated")
     assert (after.parent_id, after.start_us) == (before.span_id, before.end_us)
-    (decided,) = [one for one in spans if one.attributes.get("alert_id") == "alert-1"]
+    (decided,) = [span for span in spans if span.attributes.get("alert_id") == "alert-1"]
     assert decided.parent_id == trace_ids.span_id_of(INCIDENT, "evaluated", 0, 10) and decided.end_us == 1_002_000
-    police = [one for one in spans if one.service == "dispatch-police"]
+    police = [span for span in spans if span.service == "dispatch-police"]
     assert [one.name.removeprefix("police ") for one in police] == [
         "offered", "received by the desk", "accepted", "dispatched", "on scene", "stood down",
     ]  # fmt: skip
@@ -71,7 +71,7 @@ def test_spans_follow_one_another_from_the_report_to_the_scene() -> None:
     assert {one.parent_id for one in police[1:-1]} == {police[0].span_id}
     for earlier, later in zip([decided, *police], police[:-1], strict=False):
         assert later.start_us == earlier.end_us
-    (ended,) = [one for one in spans if one.attributes.get("alert_id") == "alert-2"]
+    (ended,) = [span for span in spans if span.attributes.get("alert_id") == "alert-2"]
     assert (police[-1].parent_id, police[-1].start_us) == (ended.span_id, ended.end_us)
     assert named["warning delivered"].parent_id == named["warning offered"].span_id
 
@@ -100,8 +100,8 @@ def test_a_step_is_called_by_what_it_changed_and_what_concerns_her_shows_to_whom
     for viewer in ("probation", OPERATOR):
         assert not set(of_her) & set(names[viewer])
     assert set(of_her) <= set(names["police"])
-    offered = {one.name: one.span_id for one in spans if one.name.endswith("offered")}
-    assert {one.parent_id for one in spans if one.name.startswith("police") and one.name != "police offered"} == {
+    offered = {span.name: span.span_id for span in spans if span.name.endswith("offered")}
+    assert {span.parent_id for span in spans if span.name.startswith("police") and span.name != "police offered"} == {
         offered["police offered"]
     }
 
@@ -115,16 +115,18 @@ def test_an_offer_that_the_desk_has_is_escalated_and_not_received_again() -> Non
     has_it_too = replace(to_another, number=6, received=True, done_us=5_100_000)
     reoffered = replace(has_it_too, number=8, state="OFFERED", offer=7, done_us=7_000_000)  # step 7 isn't known
     steps = [offered, received, escalated, repeated, to_another, has_it_too, reoffered]
-    spans = [one for one in spans_of(INCIDENT, [ENTERED], steps) if one.service == "dispatch-police"]
-    assert [one.name.removeprefix("police ") for one in spans] == [
+    spans = [span for span in spans_of(INCIDENT, [ENTERED], steps) if span.service == "dispatch-police"]
+    assert [span.name.removeprefix("police ") for span in spans] == [
         "offered", "received by the desk", "escalated", "escalated", "escalated", "received by the desk", "offered",
     ]  # fmt: skip
-    (alone,) = [one for one in spans_of(INCIDENT, [ENTERED], [escalated]) if one.service == "dispatch-police"]
+    (alone,) = [span for span in spans_of(INCIDENT, [ENTERED], [escalated]) if span.service == "dispatch-police"]
     assert alone.name == "police escalated"
 
 
 def test_an_exercise_is_said_to_be_one() -> None:
-    (drilled,) = [one for one in spans_of(INCIDENT, [replace(ENTERED, exercise="DRILL")], STEPS) if not one.parent_id]
+    (drilled,) = [
+        span for span in spans_of(INCIDENT, [replace(ENTERED, exercise="DRILL")], STEPS) if not span.parent_id
+    ]
     assert drilled.attributes["exercise"] == "DRILL"
     assert "exercise" not in spans_of(INCIDENT, [ENTERED], STEPS)[0].attributes
     assert facts.of_json(facts.to_json(replace(STEPS[0], absent=("police",), flag="REACHED"))) == replace(
@@ -134,7 +136,7 @@ def test_an_exercise_is_said_to_be_one() -> None:
 
 def test_what_no_report_decided_begins_with_its_entry() -> None:
     spans = spans_of(INCIDENT, [CLEARED], [])
-    assert [one.name for one in spans] == ["incident opened", "evaluated", "alert"]
+    assert [span.name for span in spans] == ["incident opened", "evaluated", "alert"]
     assert spans[0].start_us == 9_000_000
 
 
@@ -144,9 +146,9 @@ def test_alerts_of_one_report_share_it_and_a_second_approach_is_offered_by_its_o
     again = replace(again, decided_us=20_000_200, published_us=20_000_300)
     offered_again = step("police", 4, "OFFERED", 20_001_000, cause_us=20_000_000)
     spans = spans_of(INCIDENT, [ENTERED, sibling, again], [*STEPS[:3], offered_again])
-    names = [one.name for one in spans]
+    names = [span.name for span in spans]
     assert (names.count("report received"), names.count("evaluated"), names.count("alert")) == (2, 2, 3)
-    last = [one for one in spans if one.name == "police offered"][-1]
+    last = [span for span in spans if span.name == "police offered"][-1]
     assert last.parent_id == trace_ids.span_id_of(INCIDENT, "alert", "alert-3")
     assert last.start_us == 20_000_300
 
@@ -157,15 +159,15 @@ def test_an_amended_account_is_in_the_trace_and_leads_to_no_step() -> None:
     amended = replace(amended, legs=("police", "probation"))
     closed = step("police", 7, "CLOSED", 9_900_000, cause_us=None)
     spans = spans_of(INCIDENT, [ENTERED, CLEARED, amended], [*STEPS, closed])
-    [shown] = [one for one in spans if one.attributes.get("alert_id") == "alert-9"]
+    [shown] = [span for span in spans if span.attributes.get("alert_id") == "alert-9"]
     assert shown.attributes["kind"] == "ACCOUNT_AMENDED" and {"police", "probation"} <= shown.shows
-    assert not [one for one in spans if one.parent_id == shown.span_id]
+    assert not [span for span in spans if span.parent_id == shown.span_id]
 
 
 def test_clocks_that_disagree_give_no_negative_span_and_it_says_so() -> None:
     ahead = replace(ENTERED, received_us=1_000_900, decided_us=1_000_100, published_us=1_000_200)
     spans = spans_of(INCIDENT, [ahead], STEPS)
-    assert all(one.end_us >= one.start_us for one in spans)
+    assert all(span.end_us >= span.start_us for span in spans)
     received = by_name(spans)["report received"]
     assert (received.start_us, received.end_us) == (1_000_900, 1_000_900)
     assert received.attributes["clock_behind_us"] == "500"
@@ -175,8 +177,8 @@ def test_clocks_that_disagree_give_no_negative_span_and_it_says_so() -> None:
 def test_nobody_sees_an_orphan(viewer: str) -> None:
     mine = replace(ENTERED, alert_id="alert-p", sequence=5, legs=("police",), alert_kind="PANIC")
     spans = shown_to(viewer, spans_of(INCIDENT, [mine, ENTERED, CLEARED], STEPS, [USE], {"case-1": [IN_FORCE]}))
-    ids = {one.span_id for one in spans}
-    assert all(one.parent_id in ids for one in spans if one.parent_id)
+    ids = {span.span_id for span in spans}
+    assert all(span.parent_id in ids for span in spans if span.parent_id)
 
 
 USE = Use(7, 3_500_000, "READ", "spiffe://npa/desk/x", "STALKING_9_1_2", "ENFORCEMENT", "PROTECTED_PERSON")
@@ -193,7 +195,7 @@ def test_each_agency_sees_what_concerns_it_and_not_how_far_the_other_is() -> Non
         shown = shown_to(viewer, spans)
         return {one.name for one in shown}, {one.attributes.get("kind", "") for one in shown} - {""}
 
-    moves, everything = {"police dispatched", "police on scene"}, {one.name for one in spans}
+    moves, everything = {"police dispatched", "police on scene"}, {span.name for span in spans}
     assert seen("probation") == (everything - moves - {"ledger: read"}, {"RING_ENTERED"})
     assert seen("police") == (everything - {"ledger: read"}, {"RING_ENTERED", "PROTECTED_DEVICE_LOST"})
     assert seen(OPERATOR)[0] == everything - {"ledger: read"}

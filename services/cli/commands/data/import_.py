@@ -44,9 +44,9 @@ def import_(
         refused, outcomes, warnings = uvloop.run(_put(mesh.load(folder), [line for line in lines if not line.fault]))
         faults += refused
     console = SafeConsole(highlight=False, soft_wrap=True)
-    for warned in sorted(warnings, key=lambda one: one.line):
+    for warned in sorted(warnings, key=lambda warning: warning.line):
         console.print("warning", str(warned), style="yellow")
-    for fault in sorted(faults, key=lambda one: one.line):
+    for fault in sorted(faults, key=lambda fault: fault.line):
         console.print(str(fault), style="red")
     good = len(lines) - len({fault.line for fault in faults})
     done = "would be imported" if dry_run else "imported"

@@ -47,7 +47,7 @@ class Pace:
 
     def round(self, track: ReportedTrack, now_ms: int) -> tuple[list[tuple[int, Report]], int]:
         """For each report when it is due, on the mesh's clock as all times are; and when a next round may begin."""
-        moments_ms = [tracks.time_ms(one) for one in track.reports]
+        moments_ms = [tracks.time_ms(report) for report in track.reports]
         first_ms, shift_ms = moments_ms[0], now_ms - max(moments_ms)
         planned: list[tuple[int, Report]] = []
         due_ms = now_ms

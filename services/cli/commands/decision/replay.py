@@ -49,13 +49,13 @@ async def _play(
             )
     for refusal in replayed.refused:
         console.print(styled(("refused", "yellow"), f" {refusal}"))
-    alerts = [player.alert_json(one, replayed.shift_ms) for one in replayed.alerts]
+    alerts = [player.alert_json(alert, replayed.shift_ms) for alert in replayed.alerts]
     if as_json:
         said = outcome.to_json(replayed.match_ms, replayed.incidents, replayed.shift_ms)
         print(json.dumps(said | {"episodes": alerts}))
     else:
         _print(console, replayed, alerts)
-    return 0 if all(one.answered for one in replayed.incidents if one.responds) else FAILED
+    return 0 if all(incident.answered for incident in replayed.incidents if incident.responds) else FAILED
 
 
 def _print(console: SafeConsole, replayed: Replayed, alerts: list[dict[str, object]]) -> None:

@@ -53,7 +53,7 @@ async def _run(running: MeshConnection, folder: Path, ways: Sequence[Pager]) -> 
     def say(line: str) -> None:
         console.print(f"{time.strftime('%H:%M:%S')}  {line}")
 
-    names = ", ".join(one.name for one in ways)
+    names = ", ".join(way.name for way in ways)
     say(f"Watching {folder}; pages go to {names}." if names else f"Watching {folder}; pages are printed only here.")
     async with mesh.connect(running) as clients:
         work = asyncio.create_task(CanaryWatch(clients, folder, ways, say).run())

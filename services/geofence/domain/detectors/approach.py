@@ -132,8 +132,8 @@ def _look_late(
             found = presence.look(decisions.state, sides, target, ring, low_ms, high_ms, newest=False).entered
         else:
             ways = rings.assumed(*sides, low_ms, high_ms)
-            moments = (next(rings.moments_within(one, target.shape, ring.radius_mm, low_ms), None) for one in ways)
-            first = next((one for one in moments if one and one[0] <= high_ms), None)
+            moments = (next(rings.moments_within(way, target.shape, ring.radius_mm, low_ms), None) for way in ways)
+            first = next((moment for moment in moments if moment and moment[0] <= high_ms), None)
             found = (*first, _p_of(*sides, ring, first)) if first else None
         if found:
             if found[0] < ring_state.bound_ms:
@@ -145,7 +145,7 @@ def _p_of(wearer: Track, device: Track | None, ring: Ring, moment: tuple[int, fl
     """Probability of being inside at a moment, at the distance then."""
     at_ms, distance_mm = moment
     tracks = (wearer,) if device is None else (wearer, device)
-    return probability.inside(distance_mm, ring.radius_mm, tuple(one.accuracy_at(at_ms) for one in tracks))
+    return probability.inside(distance_mm, ring.radius_mm, tuple(track.accuracy_at(at_ms) for track in tracks))
 
 
 def _enter(
@@ -285,7 +285,7 @@ def _agree(
     if from_ms is None:
         return False
     moves = rings.assumed(wearer, device, from_ms, until_ms)[0]
-    return not any(target.shape.within(one.start, one.end, ring.radius_mm + beyond_mm) for one in moves)
+    return not any(target.shape.within(move.start, move.end, ring.radius_mm + beyond_mm) for move in moves)
 
 
 def outlast(decisions: Decisions, case_state: CaseState, at_ms: int, cause: CausingReport | None) -> Iterator[int]:

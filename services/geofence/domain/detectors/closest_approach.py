@@ -42,10 +42,10 @@ def look(decisions: Decisions, case_state: CaseState, device_id: str, cause: Cau
         if ring is None or case_state.closing.get(target.key) == TOLD:
             continue
         if device_id in case.tag_device_ids:
-            others = [state.tracks.get(one) for one in target.device_ids] if target.is_person else [None]
+            others = [state.tracks.get(device_id) for device_id in target.device_ids] if target.is_person else [None]
             pairs = [(state.tracks[device_id], other) for other in others if other or not target.is_person]
         elif device_id in target.device_ids:
-            wearers = [state.tracks.get(one) for one in case.tag_device_ids]
+            wearers = [state.tracks.get(tag_device_id) for tag_device_id in case.tag_device_ids]
             pairs = [(wearer, state.tracks[device_id]) for wearer in wearers if wearer]
         else:
             continue

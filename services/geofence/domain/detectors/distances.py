@@ -27,7 +27,7 @@ def look(decisions: Decisions, case_state: CaseState, cause: CausingReport) -> N
     for target in case.targets:
         if not target.is_person:
             continue
-        entered = [one for one in case.rings if one.action >= Demand.WARN and case_state.ring(target, one).open]
+        entered = [ring for ring in case.rings if ring.action >= Demand.WARN and case_state.ring(target, ring).open]
         if not entered:
             case_state.warned.pop(target.key, None)
             continue

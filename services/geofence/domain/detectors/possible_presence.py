@@ -31,7 +31,7 @@ def look(
     before = case_state.possible.get(target.key)
     told = before is not None and before.told
     sent = case_state.closing.get(target.key) == TOLD or any(
-        case_state.ring(target, one).open for one in case.rings if one.action is Demand.RESPOND
+        case_state.ring(target, ring).open for ring in case.rings if ring.action is Demand.RESPOND
     )
     quiet = told or sent or encounters.holding(state, case, maybe.at_ms) is not None
     if not quiet:

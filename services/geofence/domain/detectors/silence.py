@@ -58,7 +58,7 @@ def _last_heard_ms(heard_at_ms: Mapping[str, int], device_ids: tuple[str, ...]) 
     """When any of them was heard last; 0 where none ever was."""
     if len(device_ids) == 1:  # nearly always
         return heard_at_ms.get(device_ids[0], 0)
-    return max((heard_at_ms.get(one, 0) for one in device_ids), default=0)
+    return max((heard_at_ms.get(device_id, 0) for device_id in device_ids), default=0)
 
 
 def await_reports(case_state: CaseState, from_ms: int) -> None:
@@ -126,7 +126,7 @@ def _tell(
 
 def _heard_ms(state: State, case_state: CaseState, key: str) -> int:
     """When somebody's devices were last heard; where they never were, since when that is awaited."""
-    heard = [state.heard_at_ms[one] for one in case_state.devices(key) if one in state.heard_at_ms]
+    heard = [state.heard_at_ms[device] for device in case_state.devices(key) if device in state.heard_at_ms]
     return max(heard, default=case_state.awaited_from_ms[key])
 
 
@@ -183,7 +183,7 @@ def _persons(decisions: Decisions, case_state: CaseState, at_ms: int, cause: Cau
 def _explained(case_state: CaseState, target: Target) -> bool:
     """Whether all devices of a person have said why they won't be heard: the police know."""
     devices = target.device_ids
-    return bool(devices) and all(case_state.stands(demands.EXPLAINED, one) for one in devices)
+    return bool(devices) and all(case_state.stands(demands.EXPLAINED, device) for device in devices)
 
 
 # ── reach ────────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -256,7 +256,9 @@ def _likely_ms(state: State, case_state: CaseState, last: Fix | None, target: Ta
     if last is None:
         return case_state.awaited_from_ms[WEARER] + rules.silent_notify_after_ms
     long_ms = last.time_ms + rules.silent_notify_after_ms
-    tracks = [state.tracks[one] for one in case_state.case.tag_device_ids if one in state.tracks]
+    tracks = [
+        state.tracks[tag_device_id] for tag_device_id in case_state.case.tag_device_ids if tag_device_id in state.tracks
+    ]
     paces = [track.pace_mps() for track in tracks if track.fixes and track.fixes[-1] is last]
     known = [pace for pace in paces if pace is not None]
     mps = min(rules.reach_mps, max(rules.foot_mps, *known)) if known else rules.reach_mps

@@ -10,7 +10,7 @@ Stretch = tuple[int, int]
 
 def add_stretch(stretches: list[Stretch], from_ms: int, to_ms: int) -> None:
     """Adds a stretch, joined with those that it touches."""
-    touched = [one for one in stretches if one[0] <= to_ms and from_ms <= one[1]]
+    touched = [stretch for stretch in stretches if stretch[0] <= to_ms and from_ms <= stretch[1]]
     for one in touched:
         stretches.remove(one)
     stretches.append((min([from_ms, *(one[0] for one in touched)]), max([to_ms, *(one[1] for one in touched)])))

@@ -50,7 +50,11 @@ def measure(state: State, device_id: str, from_ms: int) -> None:
         case_state = state.cases[case_id]
         if case_state.episode_id or case_state.unseen or case_state.possible:
             return drop(state, device_id)
-        if any(plausibility.has_leapt(state.tracks[one]) for one in case_state.case.device_ids if one in state.tracks):
+        if any(
+            plausibility.has_leapt(state.tracks[device_id])
+            for device_id in case_state.case.device_ids
+            if device_id in state.tracks
+        ):
             return drop(state, device_id)  # for a while that device may also be where it was before, out of its ball
         for other in _others(state, case_state.case, device_id, last, from_ms):
             half_mm = other.apart_mm if other.device_id is None else other.apart_mm / 2

@@ -89,7 +89,7 @@ def spans_of(
 
     `case_versions` are the versions of each case. What refers to an alert that isn't known hangs from the root.
     """
-    decided = sorted(alerts, key=lambda one: one.place)
+    decided = sorted(alerts, key=lambda alert: alert.place)
     if not decided:
         return []
     known = _Known(incident_id, decided)
@@ -101,7 +101,7 @@ def spans_of(
 
 def shown_to(viewer: str, spans: Iterable[Span]) -> list[Span]:
     """What a viewer may see of a trace. What hangs from something hidden hangs from the root instead."""
-    visible = [one for one in spans if viewer in one.shows]
+    visible = [span for span in spans if viewer in span.shows]
     ids = {one.span_id for one in visible}
     roots = {one.trace_id: one.span_id for one in visible if not one.parent_id}
     return [
@@ -297,7 +297,9 @@ def _is_receipt(step: StepFact, before: StepFact | None) -> bool:
 
 def _premise(alert: AlertFact, case_versions: Mapping[str, Sequence[Premise]]) -> Span | None:
     """How the version of the case that an alert was decided on came into the log: a trace of its own, since it may be months old."""
-    before = [one for one in case_versions.get(alert.case_id, ()) if one.sequence < alert.sequence]
+    before = [
+        case_version for case_version in case_versions.get(alert.case_id, ()) if case_version.sequence < alert.sequence
+    ]
     if not before:
         return None
     one = max(before, key=lambda premise: premise.sequence)

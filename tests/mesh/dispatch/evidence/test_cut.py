@@ -57,8 +57,8 @@ async def evaluated(bus: Bus, folder: Path) -> list[alert_pb2.Alert]:
     """The alerts that an evaluator gives, once the figures of all of them are stored."""
     settings = GeofenceSettings(port=0, replica=0, checkpoint_every=1_000_000, tick_after_s=60, allow_async_store=True)
     log_meta = await streams.read_log_meta(bus)
-    one = Evaluator(bus, CheckpointStore(folder), settings, log_meta, 0)
-    task = asyncio.create_task(one.run(lambda: None))
+    evaluator = Evaluator(bus, CheckpointStore(folder), settings, log_meta, 0)
+    task = asyncio.create_task(evaluator.run(lambda: None))
     try:
         last = (await bus.bounds_of("LOG_0")).last
         async with asyncio.timeout(30):
@@ -82,8 +82,8 @@ async def folded(bus: Bus, last: int) -> list[object]:
     state = State(0, log_meta.log_id)
     found: list[object] = []
     async for messages in pull.read(bus, "LOG_0", 1):
-        for one in messages:
-            found += fold.step(state, Entry(one.sequence, one.stamp_ms, translate.entry_body(one.data)))
+        for message in messages:
+            found += fold.step(state, Entry(message.sequence, message.stamp_ms, translate.entry_body(message.data)))
         if messages[-1].sequence >= last:
             break
     return found
@@ -95,18 +95,18 @@ async def test_entries_are_cut_to_the_wearers_own_and_give_the_same_alerts(
 ) -> None:
     await approaches(bus)
     alerts = [one for one in await evaluated(bus, tmp_path) if one.wearer_id == f"w{wearer}" and one.incident_id]
-    assert any(one.ordinal > 0 for one in alerts)
+    assert any(alert.ordinal > 0 for alert in alerts)
     log_meta = await streams.read_log_meta(bus)
     found = await gather(bus, log_meta, [alerts[0].alert_id], "police")
     again = replay(bundle.ground_of(found, log_meta), found.records)
-    assert set(again.again) == {one.alert_id for one in alerts} and again.differences == []
+    assert set(again.again) == {alert.alert_id for alert in alerts} and again.differences == []
     other = "two" if wearer == "one" else "one"
     entries = [log_pb2.LogEntry.FromString(one.data) for one in found.of("LOG_0")]
-    assert {id_ for one in entries for id_ in one.positions.device_id} == {f"t{wearer}", f"d{wearer}"}
-    assert {one.case.wearer_id for one in entries if one.HasField("case")} == {f"w{wearer}"}
-    for one in found.records:
+    assert {id_ for entry in entries for id_ in entry.positions.device_id} == {f"t{wearer}", f"d{wearer}"}
+    assert {entry.case.wearer_id for entry in entries if entry.HasField("case")} == {f"w{wearer}"}
+    for record in found.records:
         for stranger in (f"t{other}", f"d{other}", f"w{other}", f"p{other}"):
-            assert stranger.encode() not in one.data
+            assert stranger.encode() not in record.data
     cut = [one for one in found.of("LOG_0") if one.cut]
     assert cut and all(one.sha256 == "" for one in cut)
     assert of_bytes(found.to_bytes()) == found
@@ -136,7 +136,7 @@ async def test_cases_from_before_the_window_are_folded_as_it_begins(bus: Bus, tm
     assert [one.subject for one in found.of("LOG_0") if one.premise] == ["log.0.case"]
     assert found.window_stamp_ms > next(one for one in whole if one.subject == "log.0.case").stamp_ms
     again = replay(bundle.ground_of(found, log_meta), found.records)
-    assert set(again.again) == {one.alert_id for one in alerts} and again.differences == []
+    assert set(again.again) == {alert.alert_id for alert in alerts} and again.differences == []
 
 
 async def test_an_entry_of_others_that_decided_is_there_by_its_stamp_alone(bus: Bus, tmp_path: Path) -> None:
@@ -179,11 +179,11 @@ async def test_of_a_tag_that_changed_hands_each_wearer_has_their_own(bus: Bus, t
     alerts = [one for one in await evaluated(bus, tmp_path) if one.incident_id]
     log_meta = await streams.read_log_meta(bus)
     for wearer_id, reports in (("w1", {f"r{start_ms}"}), ("w2", {"seconds"})):
-        mine = [one for one in alerts if one.wearer_id == wearer_id]
+        mine = [alert for alert in alerts if alert.wearer_id == wearer_id]
         for leg in ("police", "probation"):
             found = await gather(bus, log_meta, [mine[0].alert_id], leg)
             batches = [log_pb2.LogEntry.FromString(one.data).positions for one in found.of("LOG_0")]
-            pairs = [pair for one in batches for pair in zip(one.device_id, one.report_id, strict=True)]
+            pairs = [pair for batch in batches for pair in zip(batch.device_id, batch.report_id, strict=True)]
             assert {report_id for device_id, report_id in pairs if device_id == "t1"} == reports
             if leg == "police":
                 again = replay(bundle.ground_of(found, log_meta), found.records)

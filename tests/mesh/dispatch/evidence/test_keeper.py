@@ -60,7 +60,7 @@ async def test_an_incident_is_copied_when_it_opens_and_when_it_ends(
     assert (opened.ended, closed.ended) == (False, True)
     assert len(closed.of("LOG_0")) == 3 and len(closed.of("ALERTS")) == 2
     reports = [one for one in closed.of("LOG_0") if one.subject.endswith(".report")]
-    assert all(one.cut == (leg == "probation") and (b"d1" in one.data) == (leg == "police") for one in reports)
+    assert all(report.cut == (leg == "probation") and (b"d1" in report.data) == (leg == "police") for report in reports)
 
 
 async def amended(bus: Bus) -> alert_pb2.Alert:

@@ -74,35 +74,39 @@ async def incident_of(mesh: RunningMesh) -> str:
         answer = await clients.dispatch["police"].ListIncidents(
             dispatch_pb2.ListIncidentsRequest(), metadata=clients.identity(REVIEWER)
         )
-    return next(one.incident_id for one in answer.incidents if any(to.HasField("offered_at") for to in one.assignments))
+    return next(
+        incident.incident_id
+        for incident in answer.incidents
+        if any(to.HasField("offered_at") for to in incident.assignments)
+    )
 
 
 async def disclosures(mesh: RunningMesh, who: str) -> AsyncIterator[ledger_pb2.Disclosure]:
     async with mesh.now.nats.bus_as("registry") as bus:
         last = (await bus.bounds_of(flow.DISCLOSURES.name)).last
         async for message in pull.between(bus, flow.DISCLOSURES.name, 1, last):
-            one = ledger_pb2.Disclosure.FromString(message.data)
-            if one.who == who:
-                yield one
+            from_string = ledger_pb2.Disclosure.FromString(message.data)
+            if from_string.who == who:
+                yield from_string
 
 
 async def test_each_agency_is_shown_its_own_copy_and_each_time_is_in_the_ledger(mesh: RunningMesh) -> None:
     incident_id = await incident_of(mesh)
     police = await Asking(mesh, "police", DESKS["police"]).whole(incident_id)
     probation = await Asking(mesh, "probation", DESKS["probation"]).whole(incident_id)
-    assert {one.of_wearer for one in police.tracks} == {True, False}
+    assert {track.of_wearer for track in police.tracks} == {True, False}
     assert [place.circle.lat_deg for case in police.cases for place in case.places] == [demo.HOME.lat_deg]
-    assert {one.alert_id for one in police.measures} == {one.alert_id for one in police.alerts}
+    assert {measure.alert_id for measure in police.measures} == {alert.alert_id for alert in police.alerts}
     (tag,) = probation.tracks
-    assert tag.of_wearer and len(tag.points) == len(next(one for one in police.tracks if one.of_wearer).points)
-    assert [one.sequence for one in tag.points] == sorted(one.sequence for one in tag.points)
+    assert tag.of_wearer and len(tag.points) == len(next(track for track in police.tracks if track.of_wearer).points)
+    assert [point.sequence for point in tag.points] == sorted(point.sequence for point in tag.points)
     assert not probation.measures and not any(case.places or case.encounters for case in probation.cases)
     assert not any(person.device_ids for case in probation.cases for person in case.persons)
-    assert {one.alert_id for one in probation.alerts} <= {one.alert_id for one in police.alerts}
+    assert {alert.alert_id for alert in probation.alerts} <= {alert.alert_id for alert in police.alerts}
     for who, kinds in ((DESKS["police"], {"WEARER", "PROTECTED_PERSON"}), (DESKS["probation"], {"WEARER"})):
-        rows = [one async for one in disclosures(mesh, who)]
-        assert {one.record_kind for one in rows} == kinds
-        assert {(one.legal_basis, one.purpose, one.reference) for one in rows} == {
+        rows = [disclosure async for disclosure in disclosures(mesh, who)]
+        assert {row.record_kind for row in rows} == kinds
+        assert {(row.legal_basis, row.purpose, row.reference) for row in rows} == {
             ("STALKING_9_1_3_2", "AUDIT", incident_id)
         }
 

@@ -59,7 +59,7 @@ async def test_a_token_is_in_the_route_by_its_hash_and_itself_nowhere(client: Cl
     for who, device_id in ((MOJ, "tag-1"), (NPA, "app-1")):
         tokens = [await issue(client, who, device_id, MOST_S) for _ in range(2)]
         route = await client.route(device_id)
-        assert [one.sha256 for one in route.tokens] == [hashlib.sha256(token.encode()).digest() for token in tokens]
+        assert [token.sha256 for token in route.tokens] == [hashlib.sha256(token.encode()).digest() for token in tokens]
         assert route.tokens[0].valid_until_ms > 0 and route.tokens[1].valid_until_ms == 0
         held = client.mesh.held()
         assert b'"device_token_issued"' in held and not any(token.encode() in held for token in tokens)

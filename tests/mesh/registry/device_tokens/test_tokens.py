@@ -54,7 +54,7 @@ class Desk:
 
     async def good(self, device_id: str) -> dict[bytes, int]:
         """Tokens in the route by their hash: until when each is good."""
-        return {one.sha256: one.valid_until_ms for one in (await self.route(device_id)).tokens}
+        return {token.sha256: token.valid_until_ms for token in (await self.route(device_id)).tokens}
 
     async def stored(self) -> list[tuple[str, bytes]]:
         """Rows of the table of tokens."""
@@ -168,7 +168,7 @@ async def test_tokens_end_with_the_record_and_do_not_come_back(where: Path | str
         with capture_logs() as logs:
             await desk.registry.end_tag("tag-1", 5, 2)
             await desk.registry.end_device("app-1", 5, 2)
-        told = [one["device_id"] for one in logs if one["event"] == "device_tokens_revoked"]
+        told = [log["device_id"] for log in logs if log["event"] == "device_tokens_revoked"]
         assert told == ["tag-1", "app-1"] and await desk.stored() == []
         for agency, device_id in ((MOJ, "tag-1"), (NPA, "app-1")):
             assert await desk.good(device_id) == {} and (await desk.route(device_id)).revoked

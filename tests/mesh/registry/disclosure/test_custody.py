@@ -107,7 +107,7 @@ async def test_once_all_is_wrapped_anew_the_first_key_goes_and_all_is_found_as_b
         assert await registry.put_wearer(translate.parse_wearer(records.wearer())) is PutOutcome.UNCHANGED
         await registry.put_order(order())  # found by the hash of the number
         async with registry.transaction() as view:
-            assert [one.order_id for one in await view.cases_of_wearer("w-1")] == ["o-1"]
+            assert [case.order_id for case in await view.cases_of_wearer("w-1")] == ["o-1"]
     # And so on: the next one in, the one before out.
     async with opened(where, NEW, NEXT) as (_, custodian):
         while await custodian.rewrap_some():
@@ -136,7 +136,7 @@ async def test_five_years_after_its_end_an_order_is_destroyed_and_who_it_alone_p
                 await view.find(tables.protected_persons, ProtectedPerson, "p-1")
             assert (await view.find(tables.protected_persons, ProtectedPerson, "p-2")).person_id == "p-2"
             assert [one.order_id for one in await view.orders_against(long.respondent.national_id)] == ["o-2"]
-            assert [one.order_id for one in await view.cases_of_wearer("w-1")] == ["o-2"]
+            assert [case.order_id for case in await view.cases_of_wearer("w-1")] == ["o-2"]
         async with registry.database.transaction() as connection:
             row = (await connection.execute(sa.select(tables.orders).where(tables.orders.c.order_id == "o-1"))).one()
             assert (row.sealed, row.digest, row.national_hash) == (b"", b"", b"")

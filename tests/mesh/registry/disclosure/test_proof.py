@@ -99,7 +99,7 @@ async def test_fifteen_minutes_without_proof_alarm_once_and_a_proof_ends_it(wher
             Settable.ahead_ms = ALARM_AFTER_MS + 60_000
             await oversight.alarm()
             await oversight.alarm()
-        assert [(one["event"], one["agency"], one["log_level"]) for one in lines] == [
+        assert [(line["event"], line["agency"], line["log_level"]) for line in lines] == [
             ("reconciliation_overdue", "moj", "error"),
             ("reconciliation_overdue", "npa", "error"),
         ]
@@ -117,7 +117,7 @@ async def test_fifteen_minutes_without_proof_alarm_once_and_a_proof_ends_it(wher
         Settable.ahead_ms *= 3
         with capture_logs() as lines:
             await oversight.alarm()
-        assert [one["agency"] for one in lines] == ["npa"]
+        assert [line["agency"] for line in lines] == ["npa"]
 
 
 async def test_records_from_before_there_were_digests_and_keys_get_them_and_are_matched(where: Path | str) -> None:

@@ -51,7 +51,7 @@ class Reviewed:
     @property
     def mine(self) -> list[trace_pb2.Span]:
         """Spans of the incident's own trace."""
-        return [one for one in self.trace.spans if one.trace_id == self.trace.trace_id]
+        return [span for span in self.trace.spans if span.trace_id == self.trace.trace_id]
 
 
 @pytest.fixture(scope="module")
@@ -73,7 +73,7 @@ def _complete(mesh: RunningMesh, incident_id: str) -> trace_pb2.GetTraceResponse
         printed = tandem("trace", incident_id, "--dir", str(mesh.folder), "--json")
         assert printed.returncode == 0, printed.stderr
         trace = json_format.Parse(printed.stdout, trace_pb2.GetTraceResponse())
-        names = [one.name for one in trace.spans]
+        names = [span.name for span in trace.spans]
         if sum("stood down" in name for name in names) == 4 and names.count("ledger: read") == 2:
             return trace
         assert time.monotonic() < deadline, names
@@ -87,16 +87,16 @@ def test_one_trace_has_spans_of_all_four_services(reviewed: Reviewed) -> None:
         "incident opened", "report received", "evaluated", "alert", "probation offered", "probation accepted",
         "police offered", "police accepted", "warning offered", "warning delivered", "ledger: read",
     }  # fmt: skip
-    (in_force,) = [one for one in reviewed.trace.spans if one.trace_id != reviewed.trace.trace_id]
+    (in_force,) = [span for span in reviewed.trace.spans if span.trace_id != reviewed.trace.trace_id]
     assert (in_force.name, in_force.service) == ("order in force", "registry")
-    assert [one.span_id for one in reviewed.mine[0].links] == [in_force.span_id]
+    assert [link.span_id for link in reviewed.mine[0].links] == [in_force.span_id]
 
 
 def test_its_spans_add_up(reviewed: Reviewed) -> None:
     spans = {one.span_id: one for one in reviewed.mine}
     assert len(spans) == len(reviewed.mine)
     roots = [one for one in reviewed.mine if not one.parent_span_id]
-    assert [one.name for one in roots] == ["incident opened"]
+    assert [root.name for root in roots] == ["incident opened"]
     followed = 0
     ends = {(one.attributes.get("assignment_id", "none"), one.end_us) for one in reviewed.mine}
     for one in reviewed.mine:
@@ -145,7 +145,7 @@ def test_an_otlp_back_end_gets_each_span_once(reviewed: Reviewed) -> None:
 
 
 def _of(reviewed: Reviewed) -> list[tuple[str, str, str, str]]:
-    mine = {one.trace_id for one in reviewed.trace.spans}
+    mine = {span.trace_id for span in reviewed.trace.spans}
     return [
         (span.trace_id.hex(), span.span_id.hex(), span.parent_span_id.hex(), service)
         for service, span in reviewed.collector.spans()
@@ -167,7 +167,7 @@ def test_no_span_is_made_for_an_ordinary_report_and_the_context_of_its_sender_go
             break
         assert time.monotonic() < deadline, (facts, messages)
         time.sleep(0.2)
-    in_force = {one.trace_id for one in reviewed.trace.spans} - {reviewed.trace.trace_id}
+    in_force = {span.trace_id for span in reviewed.trace.spans} - {reviewed.trace.trace_id}
     assert reviewed.trace.trace_id in exported and exported <= traces | in_force
 
 
@@ -180,7 +180,7 @@ async def _of_incidents(running: meshes.MeshConnection) -> tuple[int, set[str]]:
         last = (await bus.bounds_of(flow.ALERTS.name)).last
         every = pull.between(bus, flow.ALERTS.name, 1, last)
         of_incidents = [id_ async for one in every if (id_ := alert_pb2.Alert.FromString(one.data).incident_id)]
-    return steps + len(of_incidents), {trace_ids.trace_id_of(one) for one in of_incidents}
+    return steps + len(of_incidents), {trace_ids.trace_id_of(of_incident) for of_incident in of_incidents}
 
 
 async def _report(running: meshes.MeshConnection) -> None:
@@ -233,7 +233,7 @@ async def _shown(running: meshes.MeshConnection, who: str, incident_id: str) -> 
             answer = await call(clients.traces.GetTrace, request, clients.identity(who))
         except grpc.aio.AioRpcError as error:
             return error.code()
-        return {one.name for one in answer.spans}
+        return {span.name for span in answer.spans}
 
 
 def test_who_may_not_sees_nothing_and_each_role_what_concerns_it(reviewed: Reviewed) -> None:
@@ -245,7 +245,7 @@ def test_who_may_not_sees_nothing_and_each_role_what_concerns_it(reviewed: Revie
     for stranger in (VENDOR, MOJ_RECORDS, DESKS["warning"]):
         assert seen(stranger) is grpc.StatusCode.PERMISSION_DENIED
     every = cast(set[str], seen(REVIEWER))
-    assert every >= {one.name for one in reviewed.trace.spans}
+    assert every >= {span.name for span in reviewed.trace.spans}
     of_ledger = {name for name in every if name.startswith("ledger")}
     # At this clock half a second without a receipt is half a minute of the mesh's, so there may be some of these.
     of_her = {name for name in every if re.match("warning (no|reached|duress)", name)}
@@ -262,7 +262,7 @@ def test_who_may_not_sees_nothing_and_each_role_what_concerns_it(reviewed: Revie
 
 
 def _scrape(reviewed: Reviewed, name: str, accept: str = "") -> str:
-    service = next(one for one in processes.SERVICES if one.name == name)
+    service = next(service for service in processes.SERVICES if service.name == name)
     base_port = int(reviewed.mesh.now.addresses["registry"].rpartition(":")[2]) - processes.SERVICES[0].offset
     url = f"http://127.0.0.1:{base_port + service.more_ports['TANDEM_METRICS_PORT']}/metrics"
     with urllib.request.urlopen(urllib.request.Request(url, headers={"Accept": accept}), timeout=10) as answer:
@@ -283,7 +283,9 @@ def test_the_metrics_that_rules_and_dashboards_name_are_there(reviewed: Reviewed
         for metric, kind in re.findall(r"^# TYPE (\S+) (\w+)$", _scrape(reviewed, name), re.MULTILINE):
             exposed |= {f"{metric}{end}" for end in (("_bucket", "_sum", "_count") if kind == "histogram" else ("",))}
     texts = [(ROOT / "k8s" / "observability" / "rules.yaml").read_text()]
-    texts += [query for one in generate_dashboards.DASHBOARDS for query in generate_dashboards.expressions(one)]
+    texts += [
+        query for dashboard in generate_dashboards.DASHBOARDS for query in generate_dashboards.expressions(dashboard)
+    ]
     named = {name for text in texts for name in re.findall(r"\btandem_\w+", text)}
     assert len(named) > 15
     assert named <= exposed, named - exposed

@@ -80,7 +80,7 @@ async def test_an_incident_of_while_the_registry_was_away(registry: RegistryMesh
         await step(bus, 2, dispatch_pb2.ACKNOWLEDGED, cause=entered.cause)
         # The log has no entry 7, as where it has forgotten it: what the alert says of its moment stands in.
         spans = await trace_of(registry, 5)
-        assert [one.name for one in spans] == [
+        assert [span.name for span in spans] == [
             "incident opened", "report received", "alert", "police offered", "police accepted",
         ]  # fmt: skip
         registry.service.kill()
@@ -88,6 +88,6 @@ async def test_an_incident_of_while_the_registry_was_away(registry: RegistryMesh
         await step(bus, 3, dispatch_pb2.STOOD_DOWN)
         registry.service.start()
         after = await trace_of(registry, 8)
-        assert [one for one in after if one.span_id in {one.span_id for one in spans}] == spans
+        assert [one for one in after if one.span_id in {span.span_id for span in spans}] == spans
         assert len({one.span_id for one in after}) == len(after) == 8
         assert '"event": "trace_lacks"' in registry.service.log() and "Traceback" not in registry.service.log()

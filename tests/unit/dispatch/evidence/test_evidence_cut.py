@@ -20,7 +20,7 @@ BOUNDS = st.tuples(st.integers(1, 30), st.integers(1, 30))
 
 
 def delivered(sequence: int, stamp_ms: int, wearers: set[int]) -> Delivered:
-    ids = [f"tag-{one}" for one in sorted(wearers)]
+    ids = [f"tag-{wearer}" for wearer in sorted(wearers)]
     entry = log_pb2.LogEntry(positions=log_pb2.PositionBatch(device_id=ids, report_id=ids)) if ids else None
     data = entry.SerializeToString() if entry else b""
     return Delivered("log.0.report", data, "LOG_0", sequence, stamp_ms, 0, "")
@@ -36,7 +36,7 @@ def window(wearer: int, bounds: tuple[int, int]) -> Window:
 def test_shares_taken_together_are_as_each_alone_and_keep_the_time(
     entries: list[tuple[int, set[int]]], bounds: list[tuple[int, int]]
 ) -> None:
-    log = [delivered(number, *one) for number, one in enumerate(entries, 1)]
+    log = [delivered(number, *entry) for number, entry in enumerate(entries, 1)]
     together = [window(wearer, bounds[wearer]) for wearer in range(WEARERS)]
     shares = Shares(together)
     for message in log:
@@ -50,11 +50,11 @@ def test_shares_taken_together_are_as_each_alone_and_keep_the_time(
         records = together[wearer].share.records
         assert records == alone.share.records
         mine = {one.sequence for one in within if f"tag-{wearer}".encode() in one.data or one.sequence == 5}
-        assert mine <= {one.sequence for one in records}
+        assert mine <= {record.sequence for record in records}
         for sequence in mine:
             assert now_ms(records, sequence) == now_ms(within, sequence)
 
 
 def now_ms(entries: list[StoredMessage] | list[Delivered], sequence: int) -> int:
     """What the fold's now is at an entry."""
-    return max(one.stamp_ms for one in entries if one.sequence <= sequence)
+    return max(entry.stamp_ms for entry in entries if entry.sequence <= sequence)

@@ -111,13 +111,13 @@ def text(element: ET.Element, name: str) -> str:
 
 def test_cap_alerts_then_updates_and_cancels_at_the_end_with_references_to_all_before() -> None:
     messages = [parsed(cap.message("police", STORY[:count], "cad")) for count in range(1, len(STORY) + 1)]
-    assert [text(one, "msgType") for one in messages] == ["Alert", "Update", "Update", "Update", "Cancel"]
-    assert [text(one, "references").count(",") // 2 for one in messages] == [0, 1, 2, 3, 4]
+    assert [text(message, "msgType") for message in messages] == ["Alert", "Update", "Update", "Update", "Cancel"]
+    assert [text(message, "references").count(",") // 2 for message in messages] == [0, 1, 2, 3, 4]
     for earlier, later in pairwise(messages):
         mine = f"{text(earlier, 'sender')},{text(earlier, 'identifier')},{text(earlier, 'sent')}"
         assert text(later, "references").split()[-1] == mine
     assert text(messages[0], "sent") == "2026-07-06T00:00:01-00:00"
-    assert [text(one, "urgency") for one in messages] == ["Immediate"] * 4 + ["Past"]
+    assert [text(message, "urgency") for message in messages] == ["Immediate"] * 4 + ["Past"]
     assert (text(messages[0], "scope"), text(messages[0], "addresses")) == ("Private", "cad")
 
 

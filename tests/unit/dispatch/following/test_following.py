@@ -161,7 +161,7 @@ def test_the_police_have_a_destination_each() -> None:
     story.fold(ring(5, "p1", target="p1"))
     story.acknowledge("p1")
     events = story.fold(ring(7, "order-1/school", target="school"))
-    assert [type(one) for one in events[1:]] == [Offered, SceneShared]
+    assert [type(event) for event in events[1:]] == [Offered, SceneShared]
 
 
 # ── one scene ────────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -103,14 +103,14 @@ class World:
             self.alerts = self.fold.alerts
             for leg in (self.probation, self.police):
                 leg.now_ms = T0_MS + n * EVERY_S * 1000
-            for one in self.alerts[known:]:
-                message = of_fold.alert_to_proto(one, 0)
+            for alert in self.alerts[known:]:
+                message = of_fold.alert_to_proto(alert, 0)
                 for leg in (self.probation, self.police):
                     told = translate.alert(message.SerializeToString(), leg.incident.leg)
                     assert (
                         told is None
                         or leg is self.police
-                        or one.kind is not AlertKind.DISTANCE_CHANGED
+                        or alert.kind is not AlertKind.DISTANCE_CHANGED
                         or not told.subject_ids
                     )
                     if told:
@@ -180,9 +180,9 @@ class World:
     def with_figures(self) -> Got:
         """What the police have."""
         got = self.rings()
-        for one in self.alerts:
-            if one.distance_mm is not None:
-                n = round((one.at_ms - T0_MS) / 1000 / EVERY_S)
+        for alert in self.alerts:
+            if alert.distance_mm is not None:
+                n = round((alert.at_ms - T0_MS) / 1000 / EVERY_S)
                 got.exact.append((self.track[n], math.dist(self.track[n], self.home)))
         return got
 
@@ -231,7 +231,7 @@ def worlds() -> Iterator[World]:
         rng = random.Random(1000 + seed)
         world = World(walk(seed), (rng.uniform(-40, 40), rng.uniform(-40, 40)))
         world.run()
-        if any(one.kind is AlertKind.RING_ENTERED and one.ring_mm == 100_000 for one in world.alerts):
+        if any(alert.kind is AlertKind.RING_ENTERED and alert.ring_mm == 100_000 for alert in world.alerts):
             yield world
 
 

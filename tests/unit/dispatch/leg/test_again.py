@@ -245,7 +245,7 @@ def test_each_demand_after_a_clearing_leads_to_an_offer_and_no_other_and_no_rede
     """Destinations of which a threat was over since somebody was asked to go there last."""
     delivered: list[Alert] = []
     for sequence, what in enumerate(history, 1):
-        before = {one.subject_id: one.state for one in story.incident.assignments.values()}
+        before = {assignment.subject_id: assignment.state for assignment in story.incident.assignments.values()}
         if what.takes:
             if before.get(what.takes) in UNANSWERED:
                 story.acknowledge(what.takes)
@@ -279,7 +279,10 @@ def test_the_order_of_arrival_decides_nothing(log: list[str], shuffle: object) -
     shuffle.shuffle(alerts)  # type: ignore[attr-defined]  # random.Random
     for one in alerts:
         shuffled.fold(one)
-    states = [{one.subject_id: one.state for one in story.incident.assignments.values()} for story in (told, shuffled)]
+    states = [
+        {assignment.subject_id: assignment.state for assignment in story.incident.assignments.values()}
+        for story in (told, shuffled)
+    ]
     assert states[0] == states[1]
 
 
@@ -287,7 +290,7 @@ def test_the_order_of_arrival_decides_nothing(log: list[str], shuffle: object) -
 def test_the_written_events_give_the_same_state(history: list[Happening]) -> None:
     story = Story()
     for sequence, what in enumerate(history, 1):
-        if what.takes and what.takes in {one.subject_id for one in story.incident.assignments.values()}:
+        if what.takes and what.takes in {assignment.subject_id for assignment in story.incident.assignments.values()}:
             story.acknowledge(what.takes)
         elif what.threat:
             demand = RESPOND if sequence % 2 else RECORD

@@ -34,7 +34,7 @@ from tests.support.dispatch.incidents import WITHIN_MS, Story, alert
 def test_what_a_demand_asks_of_each_leg(leg: str, demand: Demand, state: AssignmentState | None) -> None:
     story = Story(leg)
     story.fold(alert(5, demand, "p1"))
-    assert [one.state for one in story.incident.assignments.values()] == ([state] if state else [])
+    assert [assignment.state for assignment in story.incident.assignments.values()] == ([state] if state else [])
     assert all(isinstance(event, AlertFolded) for event in story.events) == (state is None)
 
 
@@ -125,7 +125,7 @@ def test_the_end_stands_all_down_and_keeps_who_took_it() -> None:
     story.acknowledge("p1")
     story.now_ms += 1
     story.fold(alert(7, Demand.RECORD, ends=True))
-    assert {one.state for one in story.incident.assignments.values()} == {AssignmentState.STOOD_DOWN}
+    assert {assignment.state for assignment in story.incident.assignments.values()} == {AssignmentState.STOOD_DOWN}
     assert story.of("p1").acknowledged_ms == 1_000 and story.of("p1").acknowledged_by
     assert story.incident.ended_ms == 1_001
 
@@ -179,7 +179,7 @@ def histories(draw: st.DrawFn) -> tuple[str, list[Alert], bool, list[tuple[str, 
     if ended:
         alerts.append(alert(len(alerts) + 1, draw(demands), *draw(st.sets(st.sampled_from(SUBJECTS))), ends=True))
     deliveries = draw(st.permutations(alerts + draw(st.lists(st.sampled_from(alerts), max_size=4))))
-    actions: list[tuple[str, object]] = [("alert", one) for one in deliveries]
+    actions: list[tuple[str, object]] = [("alert", delivery) for delivery in deliveries]
     others = st.one_of(
         st.tuples(st.just("time"), st.integers(1, 2 * WITHIN_MS)),
         st.tuples(st.just("desk"), st.sampled_from(SUBJECTS)),
@@ -216,14 +216,14 @@ def test_one_record_each_and_no_demand_lost_in_any_order(
         subject for one in alerts if rules.get(one.demand) is AssignmentState.OFFERED for subject in one.subject_ids
     }
     # I4: one record for each destination, and each of its steps has a number of its own.
-    assert {one.subject_id for one in story.incident.assignments.values()} == told
+    assert {assignment.subject_id for assignment in story.incident.assignments.values()} == told
     for subject in told:
         steps = [event for event in story.events if getattr(event, "assignment_id", None) == story.id_of(subject)]
         assert story.of(subject).number == len(steps)
         offers = sum(isinstance(step, Offered) for step in steps)
         assert offers == (subject in asked)
     # An end leaves nothing open; without one nothing is stood down.
-    stood_down = [one.state is AssignmentState.STOOD_DOWN for one in story.incident.assignments.values()]
+    stood_down = [assignment.state is AssignmentState.STOOD_DOWN for assignment in story.incident.assignments.values()]
     assert all(stood_down) if ended else not any(stood_down)
     # I3: what was asked for is answered, or escalated when its time is over.
     story.pass_time(WITHIN_MS)
@@ -267,7 +267,7 @@ def test_a_demand_after_every_end_stays_open_in_any_order(drawn: list[tuple[Dema
     last_end = max((sequence for _, ends, sequence in drawn if ends), default=0)
     wanted = any(demand > Demand.RECORD and sequence > last_end for demand, _, sequence in drawn)
     asked = any(demand > Demand.RECORD for demand, _, _ in drawn)
-    states = [one.state for one in story.incident.assignments.values()]
+    states = [assignment.state for assignment in story.incident.assignments.values()]
     assert states == ([AssignmentState.OFFERED if wanted else AssignmentState.STOOD_DOWN] if asked else [])
 
 

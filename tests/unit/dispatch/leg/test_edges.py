@@ -195,9 +195,9 @@ def test_a_peers_step_must_be_whole(field: str) -> None:
 
 def test_each_leg_has_its_own_port_file_and_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
     legs = [for_leg(leg) for leg in ("probation", "police", "warning")]
-    assert [one.port for one in legs] == [7404, 7405, 7406]
-    assert [one.deadlines.acknowledge_ms for one in legs] == [30_000, 30_000, 10_000]
-    assert len({one.database for one in legs}) == 3
+    assert [leg.port for leg in legs] == [7404, 7405, 7406]
+    assert [leg.deadlines.acknowledge_ms for leg in legs] == [30_000, 30_000, 10_000]
+    assert len({leg.database for leg in legs}) == 3
     monkeypatch.setenv("TANDEM_PORT", "9000")
     monkeypatch.setenv("TANDEM_ACKNOWLEDGE_WITHIN_S", "1.5")
     assert (for_leg("police").port, for_leg("police").deadlines.acknowledge_ms) == (9000, 1_500)

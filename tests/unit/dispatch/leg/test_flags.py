@@ -53,7 +53,7 @@ def test_duress_sends_somebody_whatever_was_before(before: str) -> None:
     if before == "closed":
         story.close("p1")
     events = flag(story, DURESS, sequence=1)
-    assert any(isinstance(one, Offered) for one in events) and story.of("p1").state in UNANSWERED
+    assert any(isinstance(event, Offered) for event in events) and story.of("p1").state in UNANSWERED
     due_ms = story.of("p1").due_ms
     assert due_ms is not None
     story.fold(alert(9, Demand.RECORD, ends=True))
@@ -70,7 +70,7 @@ def test_who_is_flagged_after_the_end_is_told_of_and_nothing_stays_open() -> Non
     story.fold(alert(1, Demand.RESPOND, "p1"))
     story.fold(alert(5, Demand.RECORD, ends=True))
     story.do(Flag("p2", NO_CONTACT, 5_000, "alert-2", (2, 0), "order-1", story.now_ms, DEADLINES))
-    assert [type(one) for one in story.events[-3:]] == [Notified, Flagged, StoodDown]
+    assert [type(event) for event in story.events[-3:]] == [Notified, Flagged, StoodDown]
     assert story.incident.ended_ms is not None
 
 
@@ -81,7 +81,7 @@ def test_the_warning_leg_writes_each_once_and_duress_is_for_good() -> None:
     story.fold(alert(1, Demand.WARN, "p1"))
     for which, count in ((NO_RECEIPT, 1), (NO_RECEIPT, 0), (REACHED, 1), (NO_RECEIPT, 1), (DURESS, 1), (REACHED, 0)):
         assert len(flag(story, which, at_ms=0)) == count
-    flagged = [one for one in story.events if isinstance(one, Flagged)]
+    flagged = [event for event in story.events if isinstance(event, Flagged)]
     moments = [one.flagged_ms for one in flagged]
     assert moments == sorted(set(moments)), "of two the later counts, so no two are of the same moment"
     assert story.of("p1").demanded != BEYOND_ALL or story.of("p1").state in UNANSWERED
@@ -94,7 +94,7 @@ def test_flags_are_read_from_the_chain_as_they_were_written() -> None:
     for event in story.events:
         links.append(chain.write(head, "incident-1", event))
         head = chain.ChainHead(links[-1].id, links[-1].hash)
-    assert [chain.read(one.kind, one.body) for one in links] == story.events
+    assert [chain.read(link.kind, link.body) for link in links] == story.events
     assert chain.first_broken(chain.ChainHead(), links) == (head, None)
 
 

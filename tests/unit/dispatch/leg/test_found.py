@@ -47,7 +47,7 @@ def test_an_absent_leg_is_told_once_of_each_open_assignment_and_its_return_as_we
 def test_nobody_is_told_of_an_absent_leg_where_all_is_over() -> None:
     story = responding()
     story.fold(alert(6, Demand.RESPOND, "p1", ends=True))
-    assert {one.state for one in story.incident.assignments.values()} == {AssignmentState.STOOD_DOWN}
+    assert {assignment.state for assignment in story.incident.assignments.values()} == {AssignmentState.STOOD_DOWN}
     assert story.do(LookForLeg("probation", False, 20_000)) == ()
 
 

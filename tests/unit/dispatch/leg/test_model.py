@@ -88,14 +88,16 @@ class Reference:
                 one.asked = max(one.asked, sequence)
             if new and (asks or one.status != NOTICED):
                 self._begin(one, asks, now_ms)
-        for one in self.destinations.values():
-            if one.status == TAKEN_BY_SOMEBODY and any(one.answered < c < one.asked for c in self.clearings):
-                self._begin(one, True, now_ms)
-            if one.status in (WAITING, TAKEN_BY_SOMEBODY, NOTICED) and one.demanded <= self.end:
-                one.status = OVER
+        for destination in self.destinations.values():
+            if destination.status == TAKEN_BY_SOMEBODY and any(
+                destination.answered < c < destination.asked for c in self.clearings
+            ):
+                self._begin(destination, True, now_ms)
+            if destination.status in (WAITING, TAKEN_BY_SOMEBODY, NOTICED) and destination.demanded <= self.end:
+                destination.status = OVER
 
-    def _begin(self, one: Destination, asks: bool, now_ms: int) -> None:
-        one.status, one.offered, one.since_ms = (WAITING if asks else NOTICED), asks, now_ms
+    def _begin(self, destination: Destination, asks: bool, now_ms: int) -> None:
+        destination.status, destination.offered, destination.since_ms = (WAITING if asks else NOTICED), asks, now_ms
 
 
 class IncidentMachine(RuleBasedStateMachine):
@@ -131,10 +133,10 @@ class IncidentMachine(RuleBasedStateMachine):
     @rule(ms=st.one_of(st.integers(1, 10_000), st.sampled_from((WITHIN_MS, DEADLINES.dispatch_ms, 10**8))))
     def time_passes(self, ms: int) -> None:
         self.story.pass_time(ms)
-        for one in self.reference.destinations.values():
-            overdue = self.story.now_ms - one.taken_ms >= DEADLINES.dispatch_ms
-            if self.roster and one.status == TAKEN_BY_SOMEBODY and one.progress == 0 and overdue:
-                one.status = WAITING
+        for destination in self.reference.destinations.values():
+            overdue = self.story.now_ms - destination.taken_ms >= DEADLINES.dispatch_ms
+            if self.roster and destination.status == TAKEN_BY_SOMEBODY and destination.progress == 0 and overdue:
+                destination.status = WAITING
 
     @rule(
         subject=st.sampled_from(SUBJECTS),
@@ -164,14 +166,14 @@ class IncidentMachine(RuleBasedStateMachine):
         self.story.change_roster(
             replace(self.story.board, units={**before, unit_id: (before[unit_id][0], UnitReport(status))})
         )
-        for subject, one in self.reference.destinations.items():
+        for subject, destination in self.reference.destinations.items():
             if (
                 status is Status.OFF
                 and had[subject] == unit_id
-                and one.status == TAKEN_BY_SOMEBODY
-                and one.progress < 3
+                and destination.status == TAKEN_BY_SOMEBODY
+                and destination.progress < 3
             ):
-                one.status, one.since_ms = WAITING, self.story.now_ms
+                destination.status, destination.since_ms = WAITING, self.story.now_ms
 
     # ── what the desk says ───────────────────────────────────────────────────────────────────────────────────────────
 
@@ -236,23 +238,23 @@ class IncidentMachine(RuleBasedStateMachine):
 
     @invariant()
     def i3_each_demand_is_taken_or_offered_on_by_its_deadline_or_over(self) -> None:
-        for subject, one in self.reference.destinations.items():
+        for subject, destination in self.reference.destinations.items():
             record = self.story.of(subject)
-            assert record.state in STATES[one.status], subject
-            if one.status == WAITING:
+            assert record.state in STATES[destination.status], subject
+            if destination.status == WAITING:
                 assert record.due_ms is not None and record.due_ms > self.story.now_ms
-                if self.story.now_ms - one.since_ms >= WITHIN_MS:
+                if self.story.now_ms - destination.since_ms >= WITHIN_MS:
                     assert record.state is AssignmentState.ESCALATED
-            elif one.status != TAKEN_BY_SOMEBODY:
+            elif destination.status != TAKEN_BY_SOMEBODY:
                 assert record.due_ms is None
-            elif self.roster and one.progress == 0:
-                assert record.due_ms == one.taken_ms + DEADLINES.dispatch_ms
+            elif self.roster and destination.progress == 0:
+                assert record.due_ms == destination.taken_ms + DEADLINES.dispatch_ms
 
     @invariant()
     def i4_one_record_for_each_destination(self) -> None:
         records = self.story.incident.assignments
-        assert {one.subject_id for one in records.values()} == set(self.reference.destinations)
-        assert all(self.story.id_of(one.subject_id) == id_ for id_, one in records.items())
+        assert {record.subject_id for record in records.values()} == set(self.reference.destinations)
+        assert all(self.story.id_of(record.subject_id) == id_ for id_, record in records.items())
 
     def teardown(self) -> None:
         """I6: each step has a number and an id of its own."""
@@ -264,9 +266,9 @@ class IncidentMachine(RuleBasedStateMachine):
         assert len(seen) == sum(
             not isinstance(event, AlertFolded | AlertWasMissing | TargetsShown) for event in self.story.events
         )
-        for id_, one in self.story.incident.assignments.items():
+        for id_, assignment in self.story.incident.assignments.items():
             steps = [event for event in self.story.events if getattr(event, "assignment_id", None) == id_]
-            assert one.number == len(steps)
+            assert assignment.number == len(steps)
 
 
 TestIncident = IncidentMachine.TestCase

@@ -129,7 +129,7 @@ def saying(text: str) -> Answer:
 async def test_where_the_map_does_not_answer_the_great_circle_is_taken_and_that_is_said(answer: Answer) -> None:
     def failures() -> float:
         metrics = [one for one in REGISTRY.collect() if one.name == "tandem_dispatch_road_times_failed"]
-        return sum(sample.value for one in metrics for sample in one.samples if sample.name.endswith("_total"))
+        return sum(sample.value for metric in metrics for sample in metric.samples if sample.name.endswith("_total"))
 
     before = failures()
     async with serving(answer) as url, open_travel_times(url) as times, open_travel_times("") as instead:

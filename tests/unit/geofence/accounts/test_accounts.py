@@ -251,7 +251,7 @@ def test_what_accounts_cost_is_bounded() -> None:
     most = 0
     for fix_s, device, north_m in sorted(fixes + at_home(45 * 480)):
         story.at(fix_s, device, north_m)
-        most = max(most, *(len(one.closed) for one in story.state.cases["case-1"].rings.values()))
+        most = max(most, *(len(ring.closed) for ring in story.state.cases["case-1"].rings.values()))
     assert 10 < most <= 24
     assert len(codec.encode(story.state)) < 120_000
 

@@ -40,8 +40,8 @@ def late(lines: list[str], how: str, seed: int) -> Iterator[str]:
     """The reports in the order in which they arrive by a seed."""
     reports: list[dict[str, Any]] = [json.loads(line) for line in lines]
     arrivals = [
-        (parse_rfc3339(one["fix_time"]) + delay_s, one)
-        for one, delay_s in zip(reports, delays_s(random.Random(seed), how), strict=False)
+        (parse_rfc3339(report["fix_time"]) + delay_s, report)
+        for report, delay_s in zip(reports, delays_s(random.Random(seed), how), strict=False)
     ]
     for arrives_s, one in sorted(arrivals, key=lambda arrival: arrival[0]):
         yield json.dumps(one | {"received_at": rfc3339(arrives_s)}) + "\n"
@@ -49,7 +49,7 @@ def late(lines: list[str], how: str, seed: int) -> Iterator[str]:
 
 def final(alerts: list[dict[str, Any]]) -> Accounts:
     """What all final accounts hold together."""
-    last = {one.get("amends") or one["alert_id"]: one for one in alerts if one.get("inside") is not None}
+    last = {alert.get("amends") or alert["alert_id"]: alert for alert in alerts if alert.get("inside") is not None}
     found: dict[float, tuple[list[Interval], list[float]]] = {}
     for one in last.values():
         if one["inside"]:
@@ -61,7 +61,7 @@ def final(alerts: list[dict[str, Any]]) -> Accounts:
 
 def responses(alerts: list[dict[str, Any]]) -> int:
     """How often somebody was sent because the nearest ring was entered."""
-    return sum((one["kind"], one["demand"]) == ("RING_ENTERED", "RESPOND") for one in alerts)
+    return sum((alert["kind"], alert["demand"]) == ("RING_ENTERED", "RESPOND") for alert in alerts)
 
 
 def play(sessions: Sequence[Session], how: str, seeds: range, folder: Path) -> None:
@@ -100,4 +100,6 @@ def test_the_final_accounts_are_those_of_the_run_in_order(how: str, tmp_path: Pa
 @pytest.mark.parametrize("how", ["shuffled", "delayed"])
 def test_twenty_seeds_of_all_sessions_change_no_account(how: str, tmp_path: Path) -> None:
     require_geolife()
-    play([one for one in load_sessions() if one.grid_min_m < 1_100], how, range(20), tmp_path)
+    play(
+        [load_session for load_session in load_sessions() if load_session.grid_min_m < 1_100], how, range(20), tmp_path
+    )

@@ -46,7 +46,7 @@ def test_it_is_told_once_and_the_ring_is_told_all_the_same_in_the_same_incident(
     story = begun()
     [predicted] = come(story, 1900, 10, 185)
     assert story.entered() == [2000, 1000, 100]
-    assert {one.incident_id for one in story.alerts} == {predicted.incident_id}
+    assert {alert.incident_id for alert in story.alerts} == {predicted.incident_id}
 
 
 def test_the_next_episode_is_told_again() -> None:

@@ -32,11 +32,11 @@ def said(device_id: str, *events: str) -> Story:
 
 
 def told(alerts: Sequence[Alert]) -> list[tuple[AlertKind, Demand]]:
-    return [(one.kind, one.demand) for one in alerts]
+    return [(alert.kind, alert.demand) for alert in alerts]
 
 
 def in_order(events: Iterable[EquipmentKind]) -> list[EquipmentKind]:
-    return sorted(events, key=lambda one: one.value)
+    return sorted(events, key=lambda event: event.value)
 
 
 def restarted(story: Story) -> None:
@@ -193,7 +193,7 @@ def test_a_device_that_is_only_heard_is_nowhere() -> None:
     entered = list(story.outputs)
     for t in range(10, 600, 10):
         story.heard(t, "tag", "phone")
-    assert [one for one in story.alerts if one not in entered] == story.of(
+    assert [alert for alert in story.alerts if alert not in entered] == story.of(
         AlertKind.UNKNOWN_NEAR, AlertKind.IMPLAUSIBLE
     )
     assert {one.anomaly for one in story.of(AlertKind.IMPLAUSIBLE)} == {AnomalyKind.CLOCK}

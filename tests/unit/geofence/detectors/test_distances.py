@@ -26,7 +26,7 @@ def come(story: Story, metres: list[float], every_s: float = 15, from_s: float =
 
 def figures(alerts: list[Alert]) -> list[tuple[int, int]]:
     """Ring, metres, and distance to the metre."""
-    return [(one.ring_mm // 1000, round((one.distance_mm or 0) / 1000)) for one in alerts]
+    return [(alert.ring_mm // 1000, round((alert.distance_mm or 0) / 1000)) for alert in alerts]
 
 
 def begun(**changes: object) -> Story:

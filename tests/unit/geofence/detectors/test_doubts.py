@@ -23,7 +23,7 @@ def begun(**changes: object) -> Story:
 
 
 def anomalies(story: Story) -> list[tuple[AnomalyKind | None, Demand]]:
-    return [(one.anomaly, one.demand) for one in story.alerts if one.anomaly]
+    return [(alert.anomaly, alert.demand) for alert in story.alerts if alert.anomaly]
 
 
 @pytest.mark.parametrize("accuracy_m", [5, 20, 50])
@@ -35,7 +35,7 @@ def test_whoever_is_below_50_m_for_half_a_minute_is_always_found(accuracy_m: flo
         true_m = max(45, 2500 - 10 * at_s) if at_s < 260 else 45
         off = [rng.gauss(0, accuracy_m / 1.51) for _ in range(2)]
         story.at(at_s, "tag", true_m + off[0], off[1], accuracy_m=accuracy_m)
-    assert any(one.demand is Demand.RESPOND and (one.at_ms - T0_MS) / 1000 <= 300 for one in story.alerts)
+    assert any(alert.demand is Demand.RESPOND and (alert.at_ms - T0_MS) / 1000 <= 300 for alert in story.alerts)
     assert 100 in story.entered()
 
 
@@ -52,7 +52,7 @@ def test_where_no_wider_ring_tells_of_a_vague_position_the_desks_are_told_once_a
         story.at(at_s, "tag", 500, accuracy_m=800)
         story.state = codec.decode(codec.encode(story.state))
     assert anomalies(story) == [(AnomalyKind.VAGUE, Demand.NOTIFY)]
-    [told] = [one for one in story.alerts if one.anomaly]
+    [told] = [alert for alert in story.alerts if alert.anomaly]
     assert told.kind is AlertKind.UNKNOWN_NEAR and told.probability is not None and told.probability < 0.2
 
 
@@ -109,7 +109,7 @@ def test_a_tag_whose_clock_is_hours_behind_is_told_of_after_a_minute_once_an_hou
     for at_s in range(0, 1200, 15):
         story.at(at_s, "tag", 50, fix_s=at_s - 10_800)
         story.state = codec.decode(codec.encode(story.state))
-    [told] = [one for one in story.alerts if one.anomaly]
+    [told] = [alert for alert in story.alerts if alert.anomaly]
     assert (told.anomaly, told.demand, told.at_ms) == (AnomalyKind.CLOCK, Demand.NOTIFY, T0_MS + 60_000)
 
 

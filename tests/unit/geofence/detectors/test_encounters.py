@@ -55,7 +55,7 @@ def test_while_it_holds_she_is_warned_and_nobody_is_sent() -> None:
     story.case(encounters=[encounter()])
     stay(story, 0, 600, 50)
     assert entered(story) == [(2000, WARN, 0, ""), (1000, WARN, 0, "hearing"), (100, WARN, 0, "hearing")]
-    assert max(one.demand for one in story.alerts) is WARN
+    assert max(alert.demand for alert in story.alerts) is WARN
 
 
 def test_who_is_still_there_when_it_ends_is_told_of_at_that_moment_without_a_report() -> None:
@@ -65,7 +65,7 @@ def test_who_is_still_there_when_it_ends_is_told_of_at_that_moment_without_a_rep
     story.tick(150)
     assert entered(story)[3:] == [(1000, NOTIFY, 100, ""), (100, RESPOND, 100, "")]
     assert story.alerts[-1].cause is None
-    assert len({one.incident_id for one in story.alerts}) == 1
+    assert len({alert.incident_id for alert in story.alerts}) == 1
 
 
 def test_before_it_begins_and_after_it_has_ended_nothing_is_allowed() -> None:
@@ -83,7 +83,7 @@ def test_who_has_gone_by_its_end_is_not_told_of_and_may_enter_anew() -> None:
     stay(story, 90, 91, 500)
     story.tick(110)
     assert (1000, NOTIFY, 100, "") in entered(story), "still within a kilometre"
-    assert RESPOND not in [one.demand for one in story.alerts]
+    assert RESPOND not in [alert.demand for alert in story.alerts]
     assert [one.ring_mm for one in story.of(AlertKind.RING_CLEARED)] == [100_000]
     stay(story, 150, 151, -500)  # straight through between two reports
     assert entered(story)[-1][:2] == (100, RESPOND)

@@ -35,7 +35,7 @@ def report(story: Story, at_s: float, wearers: range, away_m: float = FAR_M, pho
 
 
 def touching(story: Story) -> list[tuple[str, Demand]]:
-    return [(one.kind.value, one.demand) for one in story.alerts if one.demand >= NOTIFY]
+    return [(alert.kind.value, alert.demand) for alert in story.alerts if alert.demand >= NOTIFY]
 
 
 def outages(story: Story) -> list[tuple[Demand, float, int, int]]:
@@ -52,7 +52,7 @@ def test_a_silence_of_all_is_one_notice_and_the_rest_is_recorded_under_it() -> N
     [notice] = story.of(AlertKind.OUTAGE)
     assert notice.destinations == ((Leg.PROBATION, notice.outage_id), (Leg.POLICE, notice.outage_id))
     assert notice.incident_opens and notice.incident_ends and not story.state.incidents
-    long = [one for one in story.alerts if one.at_ms > T0_MS + 1_700_000]
+    long = [alert for alert in story.alerts if alert.at_ms > T0_MS + 1_700_000]
     assert {one.kind for one in long} == {AlertKind.SILENT, AlertKind.PROTECTED_DEVICE_LOST} and len(long) == 60
     assert {(one.outage_id, one.demand, one.destinations) for one in long} == {(notice.outage_id, RECORD, ())}
 
@@ -93,7 +93,7 @@ def test_whoever_is_still_silent_when_most_are_back_is_told_of() -> None:
     assert touching(story) == [("OUTAGE", NOTIFY)], "phones report more rarely than tags, and have 3 minutes"
     for at_s in range(4100, 4500, 100):
         report(story, at_s, range(27))
-    told = [one for one in story.alerts if one.demand is NOTIFY and one.kind is not AlertKind.OUTAGE]
+    told = [alert for alert in story.alerts if alert.demand is NOTIFY and alert.kind is not AlertKind.OUTAGE]
     assert [(one.wearer_id, one.kind.value, one.decided_at_ms - T0_MS) for one in told] == [
         (f"w{n}", kind, 4_182_000) for n in (27, 28, 29) for kind in ("PROTECTED_DEVICE_LOST", "SILENT")
     ]

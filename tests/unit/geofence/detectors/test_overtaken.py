@@ -29,7 +29,7 @@ def story_of() -> Story:
 
 
 def told(alerts: list[Alert]) -> list[tuple[Demand, int]]:
-    return [(one.demand, (one.at_ms - T0_MS) // 1000) for one in alerts]
+    return [(alert.demand, (alert.at_ms - T0_MS) // 1000) for alert in alerts]
 
 
 @pytest.mark.parametrize(("event", "end", "device"), HOLDING)
@@ -109,7 +109,7 @@ def test_the_clock_of_a_device_that_is_ahead_says_what_came_first(event: str, en
     story.says(50.01, device, event, event_s=80)
     assert not story.state.incidents and not story.state.standing[device]
     story.says(51, device, event, "again", event_s=83)
-    assert story.state.incidents and all(one.at_ms <= story.state.now_ms for one in story.alerts)
+    assert story.state.incidents and all(alert.at_ms <= story.state.now_ms for alert in story.alerts)
 
 
 def test_an_end_that_is_said_twice_doesnt_have_the_desks_told_twice() -> None:
@@ -140,7 +140,7 @@ def test_what_a_device_said_for_somebody_else_is_set_aside_where_it_comes_late()
     before = len(story.alerts)
     story.says(70, "tag", "STRAP_OPEN", event_s=40)
     assert len(story.alerts) == before and not story.state.standing.get("tag")
-    dead_letters = [one.reason for one in story.outputs if isinstance(one, DeadLetter)]
+    dead_letters = [output.reason for output in story.outputs if isinstance(output, DeadLetter)]
     assert dead_letters == ["an event from before its device changed hands"]
     story.says(80, "tag", "STRAP_OPEN", "hers", event_s=75)
     assert story.alerts[-1].demand is RESPOND and story.alerts[-1].case_id == "case-2"

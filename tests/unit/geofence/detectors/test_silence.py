@@ -19,7 +19,7 @@ NO_PHONE = log_pb2.ProtectedTarget(person_id="p")
 
 def told(alerts: list[Alert]) -> list[tuple[str, Demand, float]]:
     """Kind, demand and second of each."""
-    return [(one.kind.value, one.demand, (one.at_ms - T0_MS) / 1000) for one in alerts]
+    return [(alert.kind.value, alert.demand, (alert.at_ms - T0_MS) / 1000) for alert in alerts]
 
 
 def apart(metres: float, **changes: object) -> Story:
@@ -293,7 +293,7 @@ def test_a_device_that_said_why_it_will_be_silent_is_no_news(event: str) -> None
     story.case()
     story.says(0, "phone", event)
     heard_tag(story, 4000)
-    assert [one.demand for one in story.alerts] == [NOTIFY], "that it said so"
+    assert [alert.demand for alert in story.alerts] == [NOTIFY], "that it said so"
     story.heard(4000, "phone")
     assert len(story.alerts) == 1, "nothing was told that could be over"
 
@@ -312,4 +312,4 @@ def test_a_checkpoint_keeps_what_is_missed() -> None:
     story.state = codec.decode(codec.encode(story.state))
     assert story.state.missed == missed == {"tag", "phone"}
     story.heard(2010, "phone", "tag")
-    assert [one.kind for one in story.alerts[-2:]] == [AlertKind.PROTECTED_DEVICE_LOST, AlertKind.HEARD_AGAIN]
+    assert [alert.kind for alert in story.alerts[-2:]] == [AlertKind.PROTECTED_DEVICE_LOST, AlertKind.HEARD_AGAIN]

@@ -94,7 +94,7 @@ def test_ticks_at_any_moments_change_nothing_but_when_it_was_decided(seed: int, 
 
 
 def test_such_lives_hold_all_that_silence_can_tell() -> None:
-    kinds = {(one.kind, one.demand.name) for seed in range(30) for one in live(Story(), seed).alerts}
+    kinds = {(alert.kind, alert.demand.name) for seed in range(30) for alert in live(Story(), seed).alerts}
     assert kinds >= {
         (AlertKind.SILENT, "RECORD"),
         (AlertKind.SILENT, "NOTIFY"),
@@ -114,7 +114,9 @@ def test_silence_leaves_no_more_behind_than_cases_and_devices(seed: int) -> None
     assert len(story.state.due) <= 4 + REPORTS
     assert story.state.missed <= {"tag", "spare", "phone", "watch"}
     story.tick(10_000_000)
-    assert not any(one.near or one.silent or one.lost or one.unseen for one in story.state.cases.values() if one.ended)
+    assert not any(
+        case.near or case.silent or case.lost or case.unseen for case in story.state.cases.values() if case.ended
+    )
 
 
 @given(st.integers(0, 10_000))

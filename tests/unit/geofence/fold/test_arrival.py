@@ -201,6 +201,6 @@ def test_what_is_set_aside_of_one_batch_is_set_aside_once_with_all_reasons() -> 
     batch = Positions.of([Position("tag", f"{at_s}", T0_MS + at_s * 1000, *place_e7(0), 5000) for at_s in (1, 7150)])
     story.enter(7210, translate.entry_body(positions_entry(batch, 0).SerializeToString()))
     reasons = ("1 positions older than 2 h", "1 positions from before their device changed hands")
-    assert [one for one in story.outputs if isinstance(one, DeadLetter)] == [
+    assert [output for output in story.outputs if isinstance(output, DeadLetter)] == [
         DeadLetter(story.state.sequence, "; ".join(reasons))
     ]

@@ -86,7 +86,9 @@ def logs() -> list[Log]:
 @pytest.fixture(scope="module")
 def real_logs() -> list[Log]:
     geolife.require_geolife()
-    sessions = sorted(geolife.load_sessions(), key=lambda one: one.t1_s - one.t0_s)[:SESSIONS]
+    sessions = sorted(geolife.load_sessions(), key=lambda load_session: load_session.t1_s - load_session.t0_s)[
+        :SESSIONS
+    ]
     return [real_log(session, batch) for session in sessions for batch in BATCHES]
 
 

@@ -208,8 +208,10 @@ def test_what_is_reported_of_an_order_after_its_end_is_in_the_ledger() -> None:
     story.state = codec.decode(codec.encode(story.state))
     story.at(601, "tag", 10, fix_s=590)
     story.at(616, "tag", 10)
-    dead_letters = [one.reason for one in story.outputs if isinstance(one, DeadLetter)]
+    dead_letters = [output.reason for output in story.outputs if isinstance(output, DeadLetter)]
     assert dead_letters == ["1 positions from before the end of an order that is over"]
     story.case(620, version=2)
     story.at(625, "tag", 5000, fix_s=599)
-    assert len([one for one in story.outputs if isinstance(one, DeadLetter)]) == 1  # the order is in force again
+    assert (
+        len([output for output in story.outputs if isinstance(output, DeadLetter)]) == 1
+    )  # the order is in force again

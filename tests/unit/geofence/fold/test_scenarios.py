@@ -88,5 +88,5 @@ def test_a_path_is_walked_at_one_speed_and_metres_are_metres() -> None:
         | {"every_s": 10},
     ]
     scenario = scenarios.parse(changed)
-    entered = next(one for one in scenario.alerts() if one["ring_m"] == 100)
+    entered = next(alert for alert in scenario.alerts() if alert["ring_m"] == 100)
     assert abs(times.from_rfc3339(entered["at"]) - scenario.begins_ms - 50_000) < 20

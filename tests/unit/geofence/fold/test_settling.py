@@ -36,7 +36,7 @@ def test_what_time_decides_under_two_orders_at_one_moment_is_one_incident() -> N
     story.tick(1900)
     told = [one for one in story.of(AlertKind.SILENT) if one.demand is Demand.NOTIFY]
     assert len(told) == 2 and len({one.incident_id for one in told}) == 1
-    ends = [one for one in story.alerts if one.incident_id == told[0].incident_id and one.incident_ends]
+    ends = [alert for alert in story.alerts if alert.incident_id == told[0].incident_id and alert.incident_ends]
     assert len(ends) == 1 and not story.state.incidents
 
 
@@ -52,7 +52,7 @@ def test_contact_that_tells_of_the_silence_of_others_ends_what_it_opens() -> Non
     story.case(2401, case="2", wearer_id="w2", persons=[other])
     told = len(story.alerts)
     story.heard(2402, "phone")
-    assert any(one.demand is Demand.NOTIFY for one in story.alerts[told:])
+    assert any(alert.demand is Demand.NOTIFY for alert in story.alerts[told:])
     assert not story.state.incidents and story.alerts[-1].incident_ends
     story.case(2403, version=2, tag_device_ids=["tag9"])
     story.tick(12_000)

@@ -59,7 +59,9 @@ def plane(corners_m: tuple[tuple[float, float], ...]) -> PlanePolygon:
     """A polygon in the plane z = 0, mm."""
     corners = [(x * 1000, y * 1000) for x, y in corners_m]
     sides = tuple((corners[i - 1], corner) for i, corner in enumerate(corners))
-    return PlanePolygon((0, 0, 0), (1.0, 0.0, 0.0), (0.0, 1.0, 0.0), sides, max(math.hypot(*one) for one in corners))
+    return PlanePolygon(
+        (0, 0, 0), (1.0, 0.0, 0.0), (0.0, 1.0, 0.0), sides, max(math.hypot(*corner) for corner in corners)
+    )
 
 
 def apart_m(x: float, y: float) -> float:

@@ -47,9 +47,9 @@ def asked(
     return PositionQuery("" if order else incident, order, basis, subjects or (HIM,), NOW_MS + in_ms)
 
 
-def allowed(role: Role.ValueType, one: PositionQuery) -> bool:
+def allowed(role: Role.ValueType, position_query: PositionQuery) -> bool:
     try:
-        sharing.check(one, role, NOW_MS)
+        sharing.check(position_query, role, NOW_MS)
     except PermissionDenied:
         return False
     return True
@@ -88,9 +88,9 @@ def test_what_each_article_opens_is_this_table() -> None:
         (asked(in_ms=sharing.LONGEST_MS + 1), "expires_at"),
     ],
 )
-def test_a_request_without_its_grounds_names_what_lacks(one: PositionQuery, field: str) -> None:
+def test_a_request_without_its_grounds_names_what_lacks(position_query: PositionQuery, field: str) -> None:
     with pytest.raises(InvalidField) as refused:
-        sharing.check(one, POLICE, NOW_MS)
+        sharing.check(position_query, POLICE, NOW_MS)
     assert refused.value.field == field
 
 

@@ -69,18 +69,18 @@ def test_the_answer_is_what_the_fold_says_to_the_same_log() -> None:
     answer = answered(request())
     assert [
         (
-            alert_pb2.AlertKind.Name(one.alert.kind),
-            one.alert.demand,
-            one.alert.ring_m,
-            one.alert.at.ToMilliseconds(),
-            one.measure.distance_m if one.measure.HasField("distance_m") else None,
+            alert_pb2.AlertKind.Name(alert.alert.kind),
+            alert.alert.demand,
+            alert.alert.ring_m,
+            alert.alert.at.ToMilliseconds(),
+            alert.measure.distance_m if alert.measure.HasField("distance_m") else None,
         )
-        for one in answer.alerts
+        for alert in answer.alerts
     ] == [(*rest, None if mm is None else round(mm) / 1000) for *rest, mm in said]
-    entered = [one.alert.ring_m for one in answer.alerts if one.alert.kind == alert_pb2.RING_ENTERED]
+    entered = [alert.alert.ring_m for alert in answer.alerts if alert.alert.kind == alert_pb2.RING_ENTERED]
     assert entered == [2000, 1000, 100]
-    assert alert_pb2.TAMPERED in {one.alert.kind for one in answer.alerts}
-    assert alert_pb2.SILENT in {one.alert.kind for one in answer.alerts}, "time alone decides too"
+    assert alert_pb2.TAMPERED in {alert.alert.kind for alert in answer.alerts}
+    assert alert_pb2.SILENT in {alert.alert.kind for alert in answer.alerts}, "time alone decides too"
     assert answer.rules_id == "default" and answer.case_version == 1 and not answer.dead_letters
 
 

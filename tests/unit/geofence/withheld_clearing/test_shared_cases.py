@@ -32,6 +32,8 @@ def test_an_account_of_the_nearest_ring_holds_the_time_inside(name: str, tmp_pat
         for alert in backtest.run(folder / "scenario.json", reports)
         if alert["ring_m"] == 100 and alert.get("inside") is not None
     ]
-    inside_s = [sum(parse_rfc3339(to) - parse_rfc3339(from_) for from_, to in one["inside"]) for one in accounts]
+    inside_s = [
+        sum(parse_rfc3339(to) - parse_rfc3339(from_) for from_, to in account["inside"]) for account in accounts
+    ]
     print(f"{name}: {max(inside_s):.1f} s")
     assert max(inside_s) > LIMITS_S[name]

@@ -21,7 +21,7 @@ def test_no_ring_that_demands_a_response_is_cleared(name: str, tmp_path: Path) -
     reports = tmp_path / "reports.ndjson"
     reports.write_bytes(gzip.decompress((folder / "reports.ndjson.gz").read_bytes()))
     alerts = list(backtest.run(folder / "scenario.json", reports))
-    assert not [one for one in alerts if one["kind"] == "RING_CLEARED"]
-    told = [(one["target_id"], one["demand"]) for one in alerts if one["kind"] == "SPOOFING_SUSPECTED"]
+    assert not [alert for alert in alerts if alert["kind"] == "RING_CLEARED"]
+    told = [(alert["target_id"], alert["demand"]) for alert in alerts if alert["kind"] == "SPOOFING_SUSPECTED"]
     assert told == [("home", "NOTIFY"), ("p1", "NOTIFY")]
-    assert {one["ring_m"] for one in alerts if one["kind"] == "RING_OPEN"} == {100.0, 1000.0, 2000.0}
+    assert {alert["ring_m"] for alert in alerts if alert["kind"] == "RING_OPEN"} == {100.0, 1000.0, 2000.0}

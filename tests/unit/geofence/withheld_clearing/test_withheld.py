@@ -85,7 +85,7 @@ def test_positions_back_within_the_ring_demand_a_response_again_and_a_walk_away_
     for i in range(80):
         story.at(1200 + 15 * i, "tag", 50 + 20 * i)
     assert cleared(story)[0] == 100
-    assert len({one.incident_id for one in story.alerts if one.incident_id}) == 1
+    assert len({alert.incident_id for alert in story.alerts if alert.incident_id}) == 1
 
 
 def test_it_is_told_of_a_ring_once_in_an_episode() -> None:
@@ -213,5 +213,5 @@ def test_an_encounter_that_ends_while_the_tag_is_far_off_by_a_leap_sends_somebod
     story = standing(**PLACES, encounters=[meeting])
     stay(story, 300, 900, 20_000)
     responds = [one for one in story.of(AlertKind.RING_ENTERED) if one.demand is Demand.RESPOND]
-    assert [(one.at_ms - T0_MS) / 1000 for one in responds] == [600]
+    assert [(respond.at_ms - T0_MS) / 1000 for respond in responds] == [600]
     assert not cleared(story)

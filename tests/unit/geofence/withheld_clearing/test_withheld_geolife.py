@@ -43,8 +43,8 @@ def test_hardly_anybody_is_suspected_on_real_tracks(capsys: pytest.CaptureFixtur
     folder, rng = require_geolife(), random.Random(SEED)
     days = [day for path in sorted(folder.glob("*.csv.gz")) for day in days_of(path) if len(day) >= 20]
     alerts = [one for day in days for one in play(day, rng.choice(day))]
-    suspected = [one for one in alerts if one.kind is AlertKind.SPOOFING_SUSPECTED and one.destinations]
-    cleared = [one for one in alerts if one.kind is AlertKind.RING_CLEARED]
+    suspected = [alert for alert in alerts if alert.kind is AlertKind.SPOOFING_SUSPECTED and alert.destinations]
+    cleared = [alert for alert in alerts if alert.kind is AlertKind.RING_CLEARED]
     with capsys.disabled():
         print(f"\n{len(days)} days of wearers, {len(cleared)} rings cleared, {len(suspected)} suspicions of spoofing")
     assert len(days) > 50 and len(cleared) > 100

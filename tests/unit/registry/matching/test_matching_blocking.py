@@ -76,10 +76,10 @@ def test_a_slip_in_the_name_too_is_survived(name: str, born: date) -> None:
 
 
 def test_a_lunar_date_that_slips_over_the_new_year_is_survived_with_another_spelling() -> None:
-    one = Person(names=("김서준",), birth_date=date(1980, 12, 5))
+    person = Person(names=("김서준",), birth_date=date(1980, 12, 5))
     other = Person(names=("Kim So Jun",), birth_date=date(1981, 1, 10))
-    assert compare(one, other).verdict is Verdict.POSSIBLE
-    assert meet(one, other)
+    assert compare(person, other).verdict is Verdict.POSSIBLE
+    assert meet(person, other)
 
 
 @given(st.dates(date(1930, 1, 1), date(2010, 12, 31)), st.sampled_from(LUNAR_LAG_DAYS))

@@ -49,7 +49,7 @@ def test_comparison_is_symmetric_and_adds_up(left: Person, right: Person) -> Non
     found = compare(left, right)
     assert found == compare(right, left)
     assert found.weight == pytest.approx(sum(one.weight for one in found.evidence))
-    assert [one.field for one in found.evidence] == [one.name for one in PERSON.fields]
+    assert [one.field for one in found.evidence] == [field.name for field in PERSON.fields]
     if found.verdict is Verdict.UNLIKELY:
         assert found.weight < POSSIBLE
     if found.verdict is Verdict.CERTAIN:
@@ -73,7 +73,7 @@ def test_chances_of_dates_of_birth_are_those_counted() -> None:
         reached = matching.birth_date_level(a, b)
         assert reached is not None
         found[reached] += 1
-    field = next(one for one in PERSON.fields if one.name == "birth_date")
+    field = next(field for field in PERSON.fields if field.name == "birth_date")
     for one, count in zip(field.levels, found, strict=True):
         expected = pairs * one.u
         assert abs(count - expected) < 0.15 * expected + 4 * expected**0.5 + 3, (one.name, count, expected)

@@ -50,8 +50,8 @@ def test_estimation_finds_the_weights_that_made_the_pairs() -> None:
     schema, estimate = estimation.fit(_schema(5), counts)
     assert estimate.share == pytest.approx(share, abs=0.02)
     for field in schema.fields:
-        assert [one.m for one in field.levels] == pytest.approx(m, abs=0.03)
-        assert [one.u for one in field.levels] == pytest.approx(u, abs=0.03)
+        assert [level.m for level in field.levels] == pytest.approx(m, abs=0.03)
+        assert [level.u for level in field.levels] == pytest.approx(u, abs=0.03)
 
 
 def test_estimation_needs_pairs() -> None:
@@ -61,7 +61,7 @@ def test_estimation_needs_pairs() -> None:
 
 def test_a_level_never_seen_has_a_finite_weight() -> None:
     schema, _ = estimation.fit(_schema(2), {(0, 0): 5, (2, 2): 95})
-    assert all(abs(one.weight) < 40 for field in schema.fields for one in field.levels)
+    assert all(abs(level.weight) < 40 for field in schema.fields for level in field.levels)
 
 
 def test_probability_of_bits() -> None:

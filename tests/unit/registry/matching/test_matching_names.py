@@ -196,5 +196,5 @@ def test_the_table_of_surnames_is_sound() -> None:
     for surname, spellings in surnames.SPELLINGS.items():
         assert all(map(hangul.is_syllable, surname))
         assert len(set(spellings)) == len(spellings) >= 1
-        assert all(one.isascii() and one.islower() for one in spellings)
+        assert all(spelling.isascii() and spelling.islower() for spelling in spellings)
     assert set(surnames.BY_SPELLING["chun"]) >= {"전", "천"}
