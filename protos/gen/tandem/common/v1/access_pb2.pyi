@@ -35,23 +35,23 @@ class _RoleEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Role.ValueType],
     ROLE_NPA_DESK: _Role.ValueType  # 4
     """The police 112 room: the police leg's desk."""
     ROLE_VENDOR: _Role.ValueType  # 5
-    """A head-end that carries the reports of tags and protective devices."""
+    """A vendor's head-end, which sends the reports of tags and protective devices."""
     ROLE_WARNING_GATEWAY: _Role.ValueType  # 6
     """The gateway that delivers warnings to protected persons."""
     ROLE_REVIEWER: _Role.ValueType  # 7
-    """Somebody who looks into an incident afterwards."""
+    """A person who reviews incidents afterwards."""
     ROLE_OPERATOR: _Role.ValueType  # 8
     """The people who run the mesh."""
     ROLE_WATCH: _Role.ValueType  # 9
-    """The watch over the whole chain: it sees and answers canaries, and nothing else."""
+    """The watch over the whole chain. It sees and accepts canaries only."""
     ROLE_SERVICE: _Role.ValueType  # 10
-    """A process of Tandem itself, but for the two agencies' legs, which ask as their desks. Services meet over NATS: no method is
-    theirs, and one that calls is refused and told of.
+    """A process of Tandem, except the two agencies' legs, which call as their desks. Services communicate over NATS, so no method
+    allows this role; a call is refused and logged.
     """
 
 class Role(_Role, metaclass=_RoleEnumTypeWrapper):
-    """Who is calling. A caller proves a SPIFFE id (mutual TLS, or a development token on loopback); services/common/rpc/identity.py
-    maps the id to exactly one of these.
+    """Roles of callers. A caller proves a SPIFFE id by mutual TLS, or by a development token on loopback.
+    services/common/rpc/identity.py maps each id to exactly one role.
     """
 
 ROLE_UNSPECIFIED: Role.ValueType  # 0
@@ -64,18 +64,18 @@ ROLE_MOJ_DESK: Role.ValueType  # 3
 ROLE_NPA_DESK: Role.ValueType  # 4
 """The police 112 room: the police leg's desk."""
 ROLE_VENDOR: Role.ValueType  # 5
-"""A head-end that carries the reports of tags and protective devices."""
+"""A vendor's head-end, which sends the reports of tags and protective devices."""
 ROLE_WARNING_GATEWAY: Role.ValueType  # 6
 """The gateway that delivers warnings to protected persons."""
 ROLE_REVIEWER: Role.ValueType  # 7
-"""Somebody who looks into an incident afterwards."""
+"""A person who reviews incidents afterwards."""
 ROLE_OPERATOR: Role.ValueType  # 8
 """The people who run the mesh."""
 ROLE_WATCH: Role.ValueType  # 9
-"""The watch over the whole chain: it sees and answers canaries, and nothing else."""
+"""The watch over the whole chain. It sees and accepts canaries only."""
 ROLE_SERVICE: Role.ValueType  # 10
-"""A process of Tandem itself, but for the two agencies' legs, which ask as their desks. Services meet over NATS: no method is
-theirs, and one that calls is refused and told of.
+"""A process of Tandem, except the two agencies' legs, which call as their desks. Services communicate over NATS, so no method
+allows this role; a call is refused and logged.
 """
 Global___Role: _TypeAlias = Role  # noqa: Y015
 

@@ -32,58 +32,66 @@ class _AlertKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_AlertKind.V
     RING_ENTERED: _AlertKind.ValueType  # 1
     """A ring round a protected person or place was entered."""
     RING_CLEARED: _AlertKind.ValueType  # 2
-    """A ring was left for good."""
+    """A ring was cleared: positions agree that the wearer left it."""
     TAMPERED: _AlertKind.ValueType  # 3
-    """The tag says that it was opened."""
+    """The tag reports that it was opened."""
     PANIC: _AlertKind.ValueType  # 4
     """The protected person pressed the panic button."""
     LOW_BATTERY: _AlertKind.ValueType  # 5
-    """A device is nearly flat."""
+    """The battery of a device is nearly empty."""
     JAMMED: _AlertKind.ValueType  # 6
-    """A receiver suspects that it is jammed; with RECORD, no more. With a target it is the protective device's, else the tag's."""
+    """A receiver suspects jamming. With RECORD, the suspicion is over. With a target the receiver is in the protective device, else
+    in the tag.
+    """
     DEVICE_OFF: _AlertKind.ValueType  # 7
-    """A device was switched off; with RECORD, it was switched on. With a target it is the protective device, else the tag."""
+    """A device was switched off. With RECORD, it was switched on. With a target it is the protective device, else the tag."""
     PROTECTED_DEVICE_LOST: _AlertKind.ValueType  # 8
-    """The protected person refuses the device, has none, or none was heard for longer than the rules allow; with RECORD, carries
-    one again or was heard.
+    """The protected person refuses the protective device or has none, or none reported for longer than the rules allow. With RECORD,
+    she carries one or it reported.
     """
     SILENT: _AlertKind.ValueType  # 9
-    """No tag of the wearer was heard for 3 minutes (RECORD), or for longer than the rules allow (NOTIFY)."""
+    """No tag of the wearer reported for 3 minutes (RECORD), or for longer than the rules allow (NOTIFY)."""
     HEARD_AGAIN: _AlertKind.ValueType  # 10
-    """A tag was heard after SILENT."""
+    """A tag reported after SILENT."""
     UNKNOWN_NEAR: _AlertKind.ValueType  # 11
-    """Nothing newer than 3 minutes is known of where the wearer is, and by now they can have reached the target: at the speed bound
-    (RECORD), at their own pace or after half an hour (NOTIFY), after a sign or from near by (RESPOND). With RECORD after any of
-    these, the wearer's position is known again. No report says so: it is decided by time, or by where the protected person goes.
-    Where a report is its cause, that report allows that the wearer is within the ring that demands a response, and doesn't make it
-    likely: NOTIFY where no ring that demands NOTIFY is entered, once an hour and target, else RECORD. Alert.anomaly says why it can't
-    be told better; without one the positions are good and near the ring's edge. With RECORD and no anomaly or probability it is over:
-    nothing has allowed it for 3 minutes.
+    """The wearer may be near the target, and nobody can say. There are two cases. First, no position of the wearer is newer than 3
+    minutes, and meanwhile the wearer can have reached the target: at the speed bound (RECORD), at the wearer's own pace or after
+    half an hour (NOTIFY), after a sign such as a tamper event or from near by (RESPOND). The passing of time or the protected
+    person's movement causes this alert. A RECORD after it says that the wearer's position is known. Second, a report allows the
+    wearer to be within the ring that demands a response, but doesn't make it likely: NOTIFY if no ring that demands NOTIFY is
+    entered, once an hour for each target, else RECORD. Alert.anomaly says why the position isn't better; without an anomaly the
+    positions are good and near the ring's edge. RECORD without an anomaly or probability ends it: no position has allowed presence
+    for 3 minutes.
     """
     CONTACT_PREDICTED: _AlertKind.ValueType  # 12
-    """Within an outer ring, and going on like this the ring that demands a response is entered before help could come."""
+    """The wearer is within an outer ring, and at the present movement would enter the ring that demands a response before help could
+    arrive.
+    """
     IMPLAUSIBLE: _AlertKind.ValueType  # 13
-    """A device's positions can't be taken as they stand; Alert.anomaly says why. Told once a device, anomaly and hour. With a target it is
-    the protective device's, else the tag's. A jump to within the ring that demands a response demands NOTIFY.
+    """A device's positions can't be used as they are; Alert.anomaly says why. Once an hour for each device and anomaly. With a target
+    the device is the protective device, else the tag. A position jump into the ring that demands a response demands NOTIFY.
     """
     DISTANCE_CHANGED: _AlertKind.ValueType  # 14
-    """Within a ring, the wearer has come 100 m nearer, or gone 300 m away, since the protected person was warned last; at most every
-    15 s. The warning leg's alone. How far away is in Measure.
+    """Within a ring, the wearer came 100 m nearer or moved 300 m away since the protected person was last warned. At most every 15 s,
+    and only for the warning leg. The distance is in Measure.
     """
     OUTAGE: _AlertKind.ValueType  # 15
-    """So many wearers fell silent together that it is no wearer's doing; with RECORD, most are heard again. It is of no case and no
-    wearer: order_id and the destinations are the outage's id. What would be notices of single wearers and devices is recorded with
-    that id meanwhile, and told once it is over where it still holds; what demands a response is told as ever.
+    """So many wearers fell silent together that no single wearer caused it. With RECORD, most of them report. The alert belongs to no
+    case and no wearer: order_id and the destinations hold the outage's id. During an outage, notices about single wearers and
+    devices are recorded with that id; those that still hold are emitted when it ends. Alerts that demand a response are emitted at
+    once.
     """
     ACCOUNT_AMENDED: _AlertKind.ValueType  # 16
-    """Late reports changed when the wearer was inside a ring that was cleared already, or how near. It is of the cleared episode and its
-    incident, which may have ended; its Measure replaces that of the RING_CLEARED in Alert.amends. RECORD for both desks: nobody is sent or warned, since a presence of which nobody knew is a RING_ENTERED of its own.
+    """Late reports changed the account of a ring that was already cleared: when the wearer was inside, or how near. The alert belongs
+    to the cleared episode and its incident, which may have ended. Its Measure replaces the Measure of the RING_CLEARED in
+    Alert.amends. RECORD for both desks: nobody is sent or warned, because a presence that was unknown until now is a RING_ENTERED
+    alert of its own.
     """
     SPOOFING_SUSPECTED: _AlertKind.ValueType  # 17
-    """Positions say that a ring was left, and no vehicle makes the way there from where it was entered: it stays entered, and the
-    positions may be spoofed (NOTIFY, once for a target of an episode, of the moment of the first such position; without a ring an
-    UNKNOWN_NEAR that demands a response is withheld from its end). With RECORD it is of the record alone: a way was found, or the
-    positions are back within the ring, which RING_ENTERED then demands again; or it is withheld again.
+    """Positions say that the wearer left a ring, but no vehicle can have travelled there from inside it. The ring stays entered, and
+    the positions may be spoofed. NOTIFY once for each target of an episode, at the moment of the first such position; without a
+    ring, an UNKNOWN_NEAR that demands a response stays open instead. RECORD alerts follow when a possible way was found, when
+    positions are back within the ring (RING_ENTERED then repeats the demand), or when the all-clear is withheld once more.
     """
 
 class AlertKind(_AlertKind, metaclass=_AlertKindEnumTypeWrapper):
@@ -93,58 +101,66 @@ ALERT_KIND_UNSPECIFIED: AlertKind.ValueType  # 0
 RING_ENTERED: AlertKind.ValueType  # 1
 """A ring round a protected person or place was entered."""
 RING_CLEARED: AlertKind.ValueType  # 2
-"""A ring was left for good."""
+"""A ring was cleared: positions agree that the wearer left it."""
 TAMPERED: AlertKind.ValueType  # 3
-"""The tag says that it was opened."""
+"""The tag reports that it was opened."""
 PANIC: AlertKind.ValueType  # 4
 """The protected person pressed the panic button."""
 LOW_BATTERY: AlertKind.ValueType  # 5
-"""A device is nearly flat."""
+"""The battery of a device is nearly empty."""
 JAMMED: AlertKind.ValueType  # 6
-"""A receiver suspects that it is jammed; with RECORD, no more. With a target it is the protective device's, else the tag's."""
+"""A receiver suspects jamming. With RECORD, the suspicion is over. With a target the receiver is in the protective device, else
+in the tag.
+"""
 DEVICE_OFF: AlertKind.ValueType  # 7
-"""A device was switched off; with RECORD, it was switched on. With a target it is the protective device, else the tag."""
+"""A device was switched off. With RECORD, it was switched on. With a target it is the protective device, else the tag."""
 PROTECTED_DEVICE_LOST: AlertKind.ValueType  # 8
-"""The protected person refuses the device, has none, or none was heard for longer than the rules allow; with RECORD, carries
-one again or was heard.
+"""The protected person refuses the protective device or has none, or none reported for longer than the rules allow. With RECORD,
+she carries one or it reported.
 """
 SILENT: AlertKind.ValueType  # 9
-"""No tag of the wearer was heard for 3 minutes (RECORD), or for longer than the rules allow (NOTIFY)."""
+"""No tag of the wearer reported for 3 minutes (RECORD), or for longer than the rules allow (NOTIFY)."""
 HEARD_AGAIN: AlertKind.ValueType  # 10
-"""A tag was heard after SILENT."""
+"""A tag reported after SILENT."""
 UNKNOWN_NEAR: AlertKind.ValueType  # 11
-"""Nothing newer than 3 minutes is known of where the wearer is, and by now they can have reached the target: at the speed bound
-(RECORD), at their own pace or after half an hour (NOTIFY), after a sign or from near by (RESPOND). With RECORD after any of
-these, the wearer's position is known again. No report says so: it is decided by time, or by where the protected person goes.
-Where a report is its cause, that report allows that the wearer is within the ring that demands a response, and doesn't make it
-likely: NOTIFY where no ring that demands NOTIFY is entered, once an hour and target, else RECORD. Alert.anomaly says why it can't
-be told better; without one the positions are good and near the ring's edge. With RECORD and no anomaly or probability it is over:
-nothing has allowed it for 3 minutes.
+"""The wearer may be near the target, and nobody can say. There are two cases. First, no position of the wearer is newer than 3
+minutes, and meanwhile the wearer can have reached the target: at the speed bound (RECORD), at the wearer's own pace or after
+half an hour (NOTIFY), after a sign such as a tamper event or from near by (RESPOND). The passing of time or the protected
+person's movement causes this alert. A RECORD after it says that the wearer's position is known. Second, a report allows the
+wearer to be within the ring that demands a response, but doesn't make it likely: NOTIFY if no ring that demands NOTIFY is
+entered, once an hour for each target, else RECORD. Alert.anomaly says why the position isn't better; without an anomaly the
+positions are good and near the ring's edge. RECORD without an anomaly or probability ends it: no position has allowed presence
+for 3 minutes.
 """
 CONTACT_PREDICTED: AlertKind.ValueType  # 12
-"""Within an outer ring, and going on like this the ring that demands a response is entered before help could come."""
+"""The wearer is within an outer ring, and at the present movement would enter the ring that demands a response before help could
+arrive.
+"""
 IMPLAUSIBLE: AlertKind.ValueType  # 13
-"""A device's positions can't be taken as they stand; Alert.anomaly says why. Told once a device, anomaly and hour. With a target it is
-the protective device's, else the tag's. A jump to within the ring that demands a response demands NOTIFY.
+"""A device's positions can't be used as they are; Alert.anomaly says why. Once an hour for each device and anomaly. With a target
+the device is the protective device, else the tag. A position jump into the ring that demands a response demands NOTIFY.
 """
 DISTANCE_CHANGED: AlertKind.ValueType  # 14
-"""Within a ring, the wearer has come 100 m nearer, or gone 300 m away, since the protected person was warned last; at most every
-15 s. The warning leg's alone. How far away is in Measure.
+"""Within a ring, the wearer came 100 m nearer or moved 300 m away since the protected person was last warned. At most every 15 s,
+and only for the warning leg. The distance is in Measure.
 """
 OUTAGE: AlertKind.ValueType  # 15
-"""So many wearers fell silent together that it is no wearer's doing; with RECORD, most are heard again. It is of no case and no
-wearer: order_id and the destinations are the outage's id. What would be notices of single wearers and devices is recorded with
-that id meanwhile, and told once it is over where it still holds; what demands a response is told as ever.
+"""So many wearers fell silent together that no single wearer caused it. With RECORD, most of them report. The alert belongs to no
+case and no wearer: order_id and the destinations hold the outage's id. During an outage, notices about single wearers and
+devices are recorded with that id; those that still hold are emitted when it ends. Alerts that demand a response are emitted at
+once.
 """
 ACCOUNT_AMENDED: AlertKind.ValueType  # 16
-"""Late reports changed when the wearer was inside a ring that was cleared already, or how near. It is of the cleared episode and its
-incident, which may have ended; its Measure replaces that of the RING_CLEARED in Alert.amends. RECORD for both desks: nobody is sent or warned, since a presence of which nobody knew is a RING_ENTERED of its own.
+"""Late reports changed the account of a ring that was already cleared: when the wearer was inside, or how near. The alert belongs
+to the cleared episode and its incident, which may have ended. Its Measure replaces the Measure of the RING_CLEARED in
+Alert.amends. RECORD for both desks: nobody is sent or warned, because a presence that was unknown until now is a RING_ENTERED
+alert of its own.
 """
 SPOOFING_SUSPECTED: AlertKind.ValueType  # 17
-"""Positions say that a ring was left, and no vehicle makes the way there from where it was entered: it stays entered, and the
-positions may be spoofed (NOTIFY, once for a target of an episode, of the moment of the first such position; without a ring an
-UNKNOWN_NEAR that demands a response is withheld from its end). With RECORD it is of the record alone: a way was found, or the
-positions are back within the ring, which RING_ENTERED then demands again; or it is withheld again.
+"""Positions say that the wearer left a ring, but no vehicle can have travelled there from inside it. The ring stays entered, and
+the positions may be spoofed. NOTIFY once for each target of an episode, at the moment of the first such position; without a
+ring, an UNKNOWN_NEAR that demands a response stays open instead. RECORD alerts follow when a possible way was found, when
+positions are back within the ring (RING_ENTERED then repeats the demand), or when the all-clear is withheld once more.
 """
 Global___AlertKind: _TypeAlias = AlertKind  # noqa: Y015
 
@@ -156,34 +172,34 @@ class _AnomalyKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_AnomalyKi
     DESCRIPTOR: _descriptor.EnumDescriptor
     ANOMALY_KIND_UNSPECIFIED: _AnomalyKind.ValueType  # 0
     JUMP: _AnomalyKind.ValueType  # 1
-    """Nothing could have travelled there since the position before; with UNKNOWN_NEAR, nothing that the device has done lately leads
-    there, and no second position agrees; or the device has leapt away from there, faster than what it has done lately explains.
+    """No vehicle could have travelled there since the previous position. With UNKNOWN_NEAR: the device's recent movement doesn't lead
+    there and no second position agrees, or the device jumped away from there faster than its recent movement explains.
     """
     VAGUE: _AnomalyKind.ValueType  # 2
-    """Its accuracy is too poor to tell whether the wearer is within the ring that demands a response."""
+    """The accuracy is too poor to decide whether the wearer is within the ring that demands a response."""
     CLOCK: _AnomalyKind.ValueType  # 3
-    """All that comes of the device is dated too far off to be used."""
+    """The times of all reports of the device are too far off to be used."""
     FROZEN: _AnomalyKind.ValueType  # 4
-    """The same to the digit for 10 minutes, from a device whose positions had always differed."""
+    """The positions were identical to the last digit for 10 minutes, from a device whose positions had always differed."""
     COPIED: _AnomalyKind.ValueType  # 5
-    """A stretch of different positions that are, to the digit, those of an earlier stretch."""
+    """A sequence of differing positions is identical, to the last digit, to an earlier sequence."""
 
 class AnomalyKind(_AnomalyKind, metaclass=_AnomalyKindEnumTypeWrapper):
-    """Why a position can't be taken as it stands. It counts all the same, except that a surprise or a vague position alone sends nobody."""
+    """Why a position can't be used as it is. The position still counts, but a single position jump or vague position sends nobody."""
 
 ANOMALY_KIND_UNSPECIFIED: AnomalyKind.ValueType  # 0
 JUMP: AnomalyKind.ValueType  # 1
-"""Nothing could have travelled there since the position before; with UNKNOWN_NEAR, nothing that the device has done lately leads
-there, and no second position agrees; or the device has leapt away from there, faster than what it has done lately explains.
+"""No vehicle could have travelled there since the previous position. With UNKNOWN_NEAR: the device's recent movement doesn't lead
+there and no second position agrees, or the device jumped away from there faster than its recent movement explains.
 """
 VAGUE: AnomalyKind.ValueType  # 2
-"""Its accuracy is too poor to tell whether the wearer is within the ring that demands a response."""
+"""The accuracy is too poor to decide whether the wearer is within the ring that demands a response."""
 CLOCK: AnomalyKind.ValueType  # 3
-"""All that comes of the device is dated too far off to be used."""
+"""The times of all reports of the device are too far off to be used."""
 FROZEN: AnomalyKind.ValueType  # 4
-"""The same to the digit for 10 minutes, from a device whose positions had always differed."""
+"""The positions were identical to the last digit for 10 minutes, from a device whose positions had always differed."""
 COPIED: AnomalyKind.ValueType  # 5
-"""A stretch of different positions that are, to the digit, those of an earlier stretch."""
+"""A sequence of differing positions is identical, to the last digit, to an earlier sequence."""
 Global___AnomalyKind: _TypeAlias = AnomalyKind  # noqa: Y015
 
 class _Leg:
@@ -201,7 +217,7 @@ class _LegEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Leg.ValueType], _
     """The protected person is warned."""
 
 class Leg(_Leg, metaclass=_LegEnumTypeWrapper):
-    """Halves of the response."""
+    """The agencies' parts of a response."""
 
 LEG_UNSPECIFIED: Leg.ValueType  # 0
 PROBATION: Leg.ValueType  # 1
@@ -214,8 +230,9 @@ Global___Leg: _TypeAlias = Leg  # noqa: Y015
 
 @_typing.final
 class Alert(_message.Message):
-    """A decision of the fold. Its id is a hash of its cause, so that every evaluator gives the same one. It tells rings, never
-    distances: three distances and a track would give an address away. The figures are in Measure, on a subject of their own.
+    """A decision of the fold: a change of state that somebody may have to act on. Its id is a hash of its cause, so every evaluator
+    gives the same id. It names rings, never distances: three distances and a track would reveal an address. Distances are in
+    Measure, on another subject.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -249,72 +266,76 @@ class Alert(_message.Message):
     ANOMALY_FIELD_NUMBER: _builtins.int
     AMENDS_FIELD_NUMBER: _builtins.int
     alert_id: _builtins.str
-    """Hash of log, partition, sequence and what the alert is of: case, kind, demand, target, ring."""
+    """Hash of the log, partition, sequence, case, kind, demand, target and ring."""
     partition: _builtins.int
     """Partition of the log."""
     sequence: _builtins.int
-    """Sequence of the entry that made the decision. Readers fold alerts in the order of (sequence, ordinal)."""
+    """Sequence of the log entry that caused the decision. Readers fold alerts in the order of (sequence, ordinal)."""
     ordinal: _builtins.int
-    """Place among the alerts of one entry, from 0."""
+    """Position among the alerts of one entry, from 0."""
     kind: Global___AlertKind.ValueType
     """What changed."""
     demand: _geometry_pb2.Demand.ValueType
-    """What must be done."""
+    """How much has to be done about it."""
     order_id: _builtins.str
     """The police's id of the order."""
     case_id: _builtins.str
     """Id of the joint case."""
     episode_id: _builtins.str
-    """Id of the approach, from the first ring entered until all are cleared; empty where none is open."""
+    """Id of the episode: one approach, from the first ring entered until all rings are cleared. Empty if no episode is open."""
     incident_id: _builtins.str
-    """Id of the incident: one for each wearer while any episode is open; empty where none is open. ACCOUNT_AMENDED: that of its episode."""
+    """Id of the incident: one for each wearer while any of the wearer's episodes is open. Empty if none is open. ACCOUNT_AMENDED: the
+    incident of the amended episode.
+    """
     wearer_id: _builtins.str
     """The Ministry's id of the wearer."""
     target_id: _builtins.str
-    """Who or what is approached: a person's or a place's id; empty where the alert is of the wearer alone."""
+    """Id of the protected person or place that is approached. Empty if the alert concerns only the wearer."""
     ring_m: _builtins.float
-    """Radius of the ring, metres; 0 where the alert isn't of a ring."""
+    """Radius of the ring, metres. 0 if the alert concerns no ring."""
     late: _builtins.bool
-    """The decision came late: decided_at is later than at by more than the rules allow."""
+    """The decision was late: decided_at is after at by more than the rules allow."""
     incident_ends: _builtins.bool
-    """No episode of the wearer is open any more: the incident ends with this alert."""
+    """The wearer's last open episode ended, so the incident ends with this alert."""
     fold_version: _builtins.int
-    """Version of the fold that decided."""
+    """Version of the fold that decided. It rises with each change of the decision."""
     rules_id: _builtins.str
-    """Settings that it decided on."""
+    """Id of the rules that the fold decided by."""
     encounter_id: _builtins.str
-    """RING_ENTERED: the authorised encounter for which nobody is sent; the demand is then WARN at most."""
+    """RING_ENTERED: the authorised encounter that mutes the response. The demand is then at most WARN."""
     exercise: _exercise_pb2.Exercise.ValueType
-    """Not in earnest: as the case says."""
+    """Exercise of the case. NONE if the alert is live."""
     outage_id: _builtins.str
-    """SILENT, UNKNOWN_NEAR, PROTECTED_DEVICE_LOST, OUTAGE: the outage that it is of, or that explains the silence; else empty."""
+    """SILENT, UNKNOWN_NEAR, PROTECTED_DEVICE_LOST, OUTAGE: id of the outage, or of the outage that explains the silence. Else empty."""
     outage_silent: _builtins.int
-    """OUTAGE: wearers who are silent; at its end, how many were at the most."""
+    """OUTAGE: number of silent wearers. At its end, the largest number."""
     outage_watched: _builtins.int
-    """OUTAGE: wearers who are watched."""
+    """OUTAGE: number of monitored wearers."""
     anomaly: Global___AnomalyKind.ValueType
-    """Why the positions behind it can't be taken as they stand; unspecified where they are."""
+    """Why the positions behind the alert can't be used as they are. Unspecified if they can."""
     amends: _builtins.str
-    """ACCOUNT_AMENDED: id of the RING_CLEARED whose account its Measure replaces; the last one by (sequence, ordinal) holds."""
+    """ACCOUNT_AMENDED: id of the RING_CLEARED alert whose account this alert's Measure replaces. The last amendment by (sequence,
+    ordinal) is valid.
+    """
     @_builtins.property
     def at(self) -> _timestamp_pb2.Timestamp:
-        """The moment in the world for which the decision holds, to the millisecond."""
+        """When the change happened in the world, to the millisecond."""
 
     @_builtins.property
     def decided_at(self) -> _timestamp_pb2.Timestamp:
-        """Arrival of the entry that made the decision, to the millisecond."""
+        """When the entry that caused the decision arrived in the log, to the millisecond."""
 
     @_builtins.property
     def destinations(self) -> _containers.RepeatedCompositeFieldContainer[Global___Destination]:
-        """Where each leg has to go; a leg without a destination has nothing to do, whatever the demand. JAMMED, DEVICE_OFF, IMPLAUSIBLE and
-        PROTECTED_DEVICE_LOST warn nobody, and where they are of a protective device they are the police's alone. SILENT and
-        HEARD_AGAIN are probation's alone. UNKNOWN_NEAR warns only where it demands a response, and is nobody's while it is no more
-        than possible. SPOOFING_SUSPECTED goes to both desks, also where it is of a protective device, and warns nobody.
+        """Destinations of the legs. A leg without a destination has nothing to do, at any demand. JAMMED, DEVICE_OFF, IMPLAUSIBLE and
+        PROTECTED_DEVICE_LOST warn nobody; about a protective device they go only to the police. SILENT and HEARD_AGAIN go only to
+        probation. UNKNOWN_NEAR warns only if it demands a response, and has no destination while the wearer is only possibly near.
+        SPOOFING_SUSPECTED goes to both desks, also about a protective device, and warns nobody.
         """
 
     @_builtins.property
     def cause(self) -> Global___ReportCause:
-        """The report that made the decision; absent where it was a case, a rule or the passing of time."""
+        """The report that caused the decision. Absent if a case, rules or the passing of time caused it."""
 
     def __init__(
         self,
@@ -358,7 +379,7 @@ Global___Alert: _TypeAlias = Alert  # noqa: Y015
 
 @_typing.final
 class ReportCause(_message.Message):
-    """The report that made a decision."""
+    """The report that caused a decision."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -371,9 +392,9 @@ class ReportCause(_message.Message):
     report_id: _builtins.str
     """The device's id of the report."""
     received_wall_us: _builtins.int
-    """Moment when ingest received it, wall clock, microseconds since 1970 UTC."""
+    """When ingest received the report, wall clock, microseconds since 1970 UTC."""
     of_wearer: _builtins.bool
-    """It is the wearer's. The probation leg tells its desk nothing of reports that aren't."""
+    """The device is the wearer's. The probation leg shows its desk no report of other devices."""
     def __init__(
         self,
         *,
@@ -392,16 +413,16 @@ Global___ReportCause: _TypeAlias = ReportCause  # noqa: Y015
 
 @_typing.final
 class Destination(_message.Message):
-    """Where a leg has to go."""
+    """Where one leg has to go."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     LEG_FIELD_NUMBER: _builtins.int
     SUBJECT_ID_FIELD_NUMBER: _builtins.int
     leg: Global___Leg.ValueType
-    """Which leg."""
+    """The leg."""
     subject_id: _builtins.str
-    """Wearer (probation), protected person or `order/place` (police), protected person (warning)."""
+    """Id of the wearer (probation), of the protected person or `order/place` (police), or of the protected person (warning)."""
     def __init__(
         self,
         *,
@@ -428,16 +449,16 @@ class Measure(_message.Message):
     INSIDE_FIELD_NUMBER: _builtins.int
     MIN_DISTANCE_M_FIELD_NUMBER: _builtins.int
     alert_id: _builtins.str
-    """The alert."""
+    """Id of the alert."""
     distance_m: _builtins.float
-    """Distance between the wearer and the target at Alert.at, metres, from the edge of a place; absent where unknown."""
+    """Distance between the wearer and the target at Alert.at, metres; for a place, from its edge. Absent if unknown."""
     probability: _builtins.float
     """RING_ENTERED: probability that the wearer is inside the ring at Alert.at, 0 to 1."""
     min_distance_m: _builtins.float
     """RING_CLEARED, ACCOUNT_AMENDED: least distance, metres."""
     @_builtins.property
     def inside(self) -> _containers.RepeatedCompositeFieldContainer[Global___Interval]:
-        """RING_CLEARED, ACCOUNT_AMENDED: when the wearer was inside, reconstructed in continuous time from both tracks."""
+        """RING_CLEARED, ACCOUNT_AMENDED: when the wearer was inside the ring, computed in continuous time from both tracks."""
 
     def __init__(
         self,
@@ -469,7 +490,7 @@ Global___Measure: _TypeAlias = Measure  # noqa: Y015
 
 @_typing.final
 class Interval(_message.Message):
-    """A stretch of time."""
+    """An interval of time."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -494,7 +515,7 @@ Global___Interval: _TypeAlias = Interval  # noqa: Y015
 
 @_typing.final
 class DeadLetter(_message.Message):
-    """An entry or message that could not be used, set aside with its reason. Nothing ends silently."""
+    """A message that a reader could not use, kept with its reason."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -507,9 +528,9 @@ class DeadLetter(_message.Message):
     sequence: _builtins.int
     """Its sequence there."""
     by: _builtins.str
-    """Who set it aside: the consumer's durable name, or the fold."""
+    """Name of the reader that could not use the message."""
     reason: _builtins.str
-    """Why."""
+    """Why the reader could not use it."""
     def __init__(
         self,
         *,

@@ -25,35 +25,35 @@ class _CommandStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_CommandS
     DESCRIPTOR: _descriptor.EnumDescriptor
     COMMAND_STATE_UNSPECIFIED: _CommandState.ValueType  # 0
     COMMAND_STATE_WAITING: _CommandState.ValueType  # 1
-    """Waits for the device to be heard."""
+    """Waits until the device reports."""
     COMMAND_STATE_SENT: _CommandState.ValueType  # 2
-    """Given to the sender over which the device was last heard."""
+    """Sent to the sender that last reported for the device."""
     COMMAND_STATE_RECEIVED: _CommandState.ValueType  # 3
-    """The device has it."""
+    """The device confirmed it."""
     COMMAND_STATE_REFUSED: _CommandState.ValueType  # 4
-    """The device can't or won't."""
+    """The device can't or won't execute it."""
     COMMAND_STATE_EXPIRED: _CommandState.ValueType  # 5
-    """Its time ended without a receipt."""
+    """It expired without a receipt."""
 
 class CommandState(_CommandState, metaclass=_CommandStateEnumTypeWrapper):
-    """How far a command is."""
+    """States of a command."""
 
 COMMAND_STATE_UNSPECIFIED: CommandState.ValueType  # 0
 COMMAND_STATE_WAITING: CommandState.ValueType  # 1
-"""Waits for the device to be heard."""
+"""Waits until the device reports."""
 COMMAND_STATE_SENT: CommandState.ValueType  # 2
-"""Given to the sender over which the device was last heard."""
+"""Sent to the sender that last reported for the device."""
 COMMAND_STATE_RECEIVED: CommandState.ValueType  # 3
-"""The device has it."""
+"""The device confirmed it."""
 COMMAND_STATE_REFUSED: CommandState.ValueType  # 4
-"""The device can't or won't."""
+"""The device can't or won't execute it."""
 COMMAND_STATE_EXPIRED: CommandState.ValueType  # 5
-"""Its time ended without a receipt."""
+"""It expired without a receipt."""
 Global___CommandState: _TypeAlias = CommandState  # noqa: Y015
 
 @_typing.final
 class Instruction(_message.Message):
-    """What a device is told to do. Doing the same thing twice does no harm: it may be delivered more than once."""
+    """An instruction to a device. It may be delivered more than once, and executing it twice does no harm."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -64,11 +64,11 @@ class Instruction(_message.Message):
     REPORT_AS_USUAL_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def report_every(self) -> Global___ReportEvery:
-        """Report more or less often."""
+        """Change the interval between reports."""
 
     @_builtins.property
     def vibrate(self) -> Global___Vibrate:
-        """Vibrate, so that whoever carries it notices."""
+        """Vibrate, so that the person who carries the device notices."""
 
     @_builtins.property
     def locate_now(self) -> Global___LocateNow:
@@ -76,11 +76,11 @@ class Instruction(_message.Message):
 
     @_builtins.property
     def show_notice(self) -> Global___ShowNotice:
-        """Show a warning to the protected person. Given by the warning leg alone."""
+        """Show a warning to the protected person. Only the warning leg sends it."""
 
     @_builtins.property
     def report_as_usual(self) -> Global___ReportAsUsual:
-        """Report again as often as before any ReportEvery."""
+        """Return to the interval from before any ReportEvery."""
 
     def __init__(
         self,
@@ -103,7 +103,7 @@ Global___Instruction: _TypeAlias = Instruction  # noqa: Y015
 
 @_typing.final
 class ReportEvery(_message.Message):
-    """Report at this interval from now on."""
+    """Sets the interval between reports."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -112,7 +112,7 @@ class ReportEvery(_message.Message):
     interval_s: _builtins.int
     """Seconds between two reports, 1 to 3,600."""
     for_s: _builtins.int
-    """For how long, seconds, at most 86,400; then as usual, by the device itself. 0 until it is told otherwise."""
+    """Duration, seconds, at most 86,400; then the device returns to its usual interval. 0 means until the next instruction."""
     def __init__(
         self,
         *,
@@ -129,7 +129,7 @@ Global___ReportEvery: _TypeAlias = ReportEvery  # noqa: Y015
 
 @_typing.final
 class ReportAsUsual(_message.Message):
-    """Report again as often as before any ReportEvery."""
+    """Return to the interval from before any ReportEvery."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -152,7 +152,7 @@ class Vibrate(_message.Message):
 
     DURATION_S_FIELD_NUMBER: _builtins.int
     duration_s: _builtins.int
-    """For how long, seconds, 1 to 60."""
+    """Duration, seconds, 1 to 60."""
     def __init__(
         self,
         *,
@@ -185,7 +185,7 @@ Global___LocateNow: _TypeAlias = LocateNow  # noqa: Y015
 
 @_typing.final
 class ShowNotice(_message.Message):
-    """A warning for whoever carries a protective device. It is shown without a sound, and taken from the screen by a newer one."""
+    """A warning for the person who carries a protective device. The app shows it without a sound and replaces it with the next one."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -196,12 +196,12 @@ class ShowNotice(_message.Message):
     warning_id: _builtins.str
     """Id of the warning."""
     text: _builtins.str
-    """What is shown, as it is."""
+    """Text to show, unchanged."""
     language: _builtins.str
-    """BCP 47 tag of its language."""
+    """BCP 47 tag of the text's language."""
     answer_url: _builtins.str
-    """Where the app says by POST that it is displayed, and which of the three answers was chosen; docs/partners.md. Empty where
-    answers aren't taken.
+    """URL to which the app posts that the warning is displayed, and which of the three answers was chosen (docs/partners.md). Empty
+    if no answers are accepted.
     """
     def __init__(
         self,
@@ -221,7 +221,7 @@ Global___ShowNotice: _TypeAlias = ShowNotice  # noqa: Y015
 
 @_typing.final
 class Command(_message.Message):
-    """A command for a device, in the stream COMMANDS. Until its receipt or its end it is given again at each new contact."""
+    """A command for a device, in the stream COMMANDS. It is sent at each new contact until the device confirms it or it expires."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -233,20 +233,20 @@ class Command(_message.Message):
     ISSUED_BY_FIELD_NUMBER: _builtins.int
     REFERENCE_FIELD_NUMBER: _builtins.int
     command_id: _builtins.str
-    """Unique for ever; whoever commands derives it from the cause, so that commanding twice does it once."""
+    """Id, unique forever. The commander derives it from the cause, so that a repeated command executes once."""
     device_id: _builtins.str
-    """The device."""
+    """Id of the device."""
     issued_at_ms: _builtins.int
-    """When, milliseconds since 1970 UTC by the mesh's clock."""
+    """When it happened, milliseconds since 1970 UTC by the mesh's clock."""
     expires_at_ms: _builtins.int
-    """It isn't given any more from this moment on, milliseconds since 1970 UTC by the mesh's clock."""
+    """When the command expires, milliseconds since 1970 UTC by the mesh's clock. It isn't sent after that."""
     issued_by: _builtins.str
-    """SPIFFE id of the person's desk, or name of the service, that commands."""
+    """SPIFFE id of the commanding person's desk, or name of the commanding service."""
     reference: _builtins.str
-    """What for: an incident or an order; empty where there is none."""
+    """Id of the incident or order that it is for. Empty if there is none."""
     @_builtins.property
     def instruction(self) -> Global___Instruction:
-        """What it is told."""
+        """The instruction."""
 
     def __init__(
         self,
@@ -269,7 +269,7 @@ Global___Command: _TypeAlias = Command  # noqa: Y015
 
 @_typing.final
 class CommandStep(_message.Message):
-    """A step in the life of a command, in the stream COMMANDS behind it. Of each state the first is kept."""
+    """A change of a command's state, in the stream COMMANDS. The first step of each state is kept."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -279,15 +279,15 @@ class CommandStep(_message.Message):
     AT_MS_FIELD_NUMBER: _builtins.int
     REASON_FIELD_NUMBER: _builtins.int
     command_id: _builtins.str
-    """The command."""
+    """Id of the command."""
     device_id: _builtins.str
-    """Its device."""
+    """Id of its device."""
     state: Global___CommandState.ValueType
-    """What it came to."""
+    """The new state."""
     at_ms: _builtins.int
-    """When, milliseconds since 1970 UTC by the mesh's clock."""
+    """When it happened, milliseconds since 1970 UTC by the mesh's clock."""
     reason: _builtins.str
-    """Why the device can't, as its sender said; empty otherwise."""
+    """COMMAND_STATE_REFUSED: reason that the device's sender gave. Else empty."""
     def __init__(
         self,
         *,

@@ -24,7 +24,7 @@ class _Language:
 class _LanguageEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Language.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     LANGUAGE_UNSPECIFIED: _Language.ValueType  # 0
-    """Not known: Korean."""
+    """Unknown; Korean is used."""
     LANGUAGE_KOREAN: _Language.ValueType  # 1
     """Korean."""
     LANGUAGE_ENGLISH: _Language.ValueType  # 2
@@ -34,7 +34,7 @@ class Language(_Language, metaclass=_LanguageEnumTypeWrapper):
     """Languages of warnings."""
 
 LANGUAGE_UNSPECIFIED: Language.ValueType  # 0
-"""Not known: Korean."""
+"""Unknown; Korean is used."""
 LANGUAGE_KOREAN: Language.ValueType  # 1
 """Korean."""
 LANGUAGE_ENGLISH: Language.ValueType  # 2
@@ -43,7 +43,7 @@ Global___Language: _TypeAlias = Language  # noqa: Y015
 
 @_typing.final
 class Contact(_message.Message):
-    """How a protected person is warned. In the log it stands sealed for the warning leg alone."""
+    """How to warn a protected person. In the log it is sealed for the warning leg."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -51,12 +51,12 @@ class Contact(_message.Message):
     LANGUAGE_FIELD_NUMBER: _builtins.int
     DURESS_CHOICE_FIELD_NUMBER: _builtins.int
     handle: _builtins.str
-    """What the gateways reach them by, such as a telephone number: 1 to 200 characters. Kept encrypted."""
+    """Address for the gateways, such as a telephone number: 1 to 200 characters. Stored encrypted."""
     language: Global___Language.ValueType
-    """In which language."""
+    """Language of the warnings."""
     duress_choice: _builtins.int
-    """Which of the three answers to a warning says that somebody else has a hand in it, 1 to 3, as was agreed with them; 0 where
-    nothing was. Kept encrypted.
+    """The duress answer agreed with her: which of the three answers to a warning, 1 to 3, means that somebody else controls her
+    telephone. 0 if none was agreed. Stored encrypted.
     """
     def __init__(
         self,

@@ -29,28 +29,28 @@ class _EncounterReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Encou
     DESCRIPTOR: _descriptor.EnumDescriptor
     ENCOUNTER_REASON_UNSPECIFIED: _EncounterReason.ValueType  # 0
     COURT_DATE: _EncounterReason.ValueType  # 1
-    """A day in court."""
+    """A court hearing."""
     POLICE_STATION: _EncounterReason.ValueType  # 2
-    """Questioned at a police station."""
+    """An interview at a police station."""
     COMMUTE: _EncounterReason.ValueType  # 3
-    """The way to work leads past: the places are its corridor."""
+    """The way to work passes nearby; the places are its corridor."""
 
 class EncounterReason(_EncounterReason, metaclass=_EncounterReasonEnumTypeWrapper):
     """Why an encounter is allowed."""
 
 ENCOUNTER_REASON_UNSPECIFIED: EncounterReason.ValueType  # 0
 COURT_DATE: EncounterReason.ValueType  # 1
-"""A day in court."""
+"""A court hearing."""
 POLICE_STATION: EncounterReason.ValueType  # 2
-"""Questioned at a police station."""
+"""An interview at a police station."""
 COMMUTE: EncounterReason.ValueType  # 3
-"""The way to work leads past: the places are its corridor."""
+"""The way to work passes nearby; the places are its corridor."""
 Global___EncounterReason: _TypeAlias = EncounterReason  # noqa: Y015
 
 @_typing.final
 class Encounter(_message.Message):
-    """An authorised encounter: a dated exception of an order. While it holds, an approach is warned of and recorded, and nobody is
-    sent; it never mutes the warning.
+    """An authorised encounter: a dated exception of an order. While it is valid, an approach is recorded and the protected person is
+    warned, but nobody is sent.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -67,16 +67,16 @@ class Encounter(_message.Message):
     reason: Global___EncounterReason.ValueType
     """Why it is allowed."""
     daily_from_s: _builtins.int
-    """Of each day only from this second after midnight in Korea (UTC+9) ..."""
+    """Start of the exception on each day, seconds after midnight in Korea (UTC+9)."""
     daily_until_s: _builtins.int
-    """... until this one, exclusive, at most 86,400; both 0 mean all day."""
+    """End of the exception on each day, seconds after midnight, exclusive, at most 86,400. Both 0 mean all day."""
     @_builtins.property
     def until(self) -> _timestamp_pb2.Timestamp:
         """End, exclusive, exact to the second."""
 
     @_builtins.property
     def places(self) -> _containers.RepeatedCompositeFieldContainer[_geometry_pb2.Place]:
-        """Where the wearer must be for it to hold, at most 20 places; none means anywhere."""
+        """Places, at most 20, of which the wearer must be in one for the exception to apply. None means anywhere."""
 
     def __init__(
         self,

@@ -23,23 +23,25 @@ class _Exercise:
 class _ExerciseEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Exercise.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     EXERCISE_UNSPECIFIED: _Exercise.ValueType  # 0
-    """In earnest."""
+    """Live, no exercise."""
     DRILL: _Exercise.ValueType  # 1
-    """A drill: people take part, and the desks see it as what it is."""
+    """A drill: people take part, and the desks see that it is a drill."""
     CANARY: _Exercise.ValueType  # 2
-    """A canary: a synthetic breach every few seconds that proves the chain alive. The watch alone sees and answers it: no desk,
+    """A canary: a synthetic breach every few seconds that proves that the chain works. Only the watch sees and accepts it; no desk,
     partner or unit does.
     """
 
 class Exercise(_Exercise, metaclass=_ExerciseEnumTypeWrapper):
-    """What isn't in earnest is marked so from the records to the desks. It joins with nothing real, and counts in no figure."""
+    """Marks exercises from the records to the desks. An exercise's records link only with records of the same kind, and no figure
+    counts them.
+    """
 
 EXERCISE_UNSPECIFIED: Exercise.ValueType  # 0
-"""In earnest."""
+"""Live, no exercise."""
 DRILL: Exercise.ValueType  # 1
-"""A drill: people take part, and the desks see it as what it is."""
+"""A drill: people take part, and the desks see that it is a drill."""
 CANARY: Exercise.ValueType  # 2
-"""A canary: a synthetic breach every few seconds that proves the chain alive. The watch alone sees and answers it: no desk,
+"""A canary: a synthetic breach every few seconds that proves that the chain works. Only the watch sees and accepts it; no desk,
 partner or unit does.
 """
 Global___Exercise: _TypeAlias = Exercise  # noqa: Y015

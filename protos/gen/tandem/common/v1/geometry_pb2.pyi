@@ -31,12 +31,12 @@ class _DemandEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Demand.ValueTy
     WARN: _Demand.ValueType  # 2
     """The protected person is warned."""
     NOTIFY: _Demand.ValueType  # 3
-    """The protected person is warned and both desks are told."""
+    """The protected person is warned and both desks are notified."""
     RESPOND: _Demand.ValueType  # 4
     """Probation goes to the wearer, police to the protected person, the protected person is warned."""
 
 class Demand(_Demand, metaclass=_DemandEnumTypeWrapper):
-    """What must be done about an alert, from least to most."""
+    """How much an alert demands, from least to most."""
 
 DEMAND_UNSPECIFIED: Demand.ValueType  # 0
 RECORD: Demand.ValueType  # 1
@@ -44,7 +44,7 @@ RECORD: Demand.ValueType  # 1
 WARN: Demand.ValueType  # 2
 """The protected person is warned."""
 NOTIFY: Demand.ValueType  # 3
-"""The protected person is warned and both desks are told."""
+"""The protected person is warned and both desks are notified."""
 RESPOND: Demand.ValueType  # 4
 """Probation goes to the wearer, police to the protected person, the protected person is warned."""
 Global___Demand: _TypeAlias = Demand  # noqa: Y015
@@ -121,8 +121,8 @@ class Polygon(_message.Message):
 
     @_builtins.property
     def holes(self) -> _containers.RepeatedCompositeFieldContainer[Global___Hole]:
-        """What is cut out, such as a courtyard, at most 20; their corners count with those of the outline, at most 200 in all. Who
-        stands in a hole is outside, and the distance is that to its edge.
+        """Parts that are cut out, such as a courtyard, at most 20. Their corners and the outer line's are at most 200 in all. A position
+        in a hole is outside, and its distance is the distance to the hole's edge.
         """
 
     def __init__(
@@ -148,8 +148,8 @@ class Hole(_message.Message):
     VERTICES_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def vertices(self) -> _containers.RepeatedCompositeFieldContainer[Global___Point]:
-        """Corners in order, 3 or more, the first not repeated at the end. They lie inside the outline, and apart from the other holes;
-        no two lines cross or touch.
+        """Corners in order, 3 or more, the first not repeated at the end. They lie inside the outer line and apart from other holes; no
+        two lines cross or touch.
         """
 
     def __init__(

@@ -18,7 +18,7 @@ DESCRIPTOR: _descriptor.FileDescriptor
 
 @_typing.final
 class Disclosure(_message.Message):
-    """One use of personal data, for the registry's ledger. Holds ids and codes, never the data."""
+    """One use of personal data, for the registry's ledger. Contains ids and codes, never the data."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -35,17 +35,17 @@ class Disclosure(_message.Message):
     EXPIRES_AT_MS_FIELD_NUMBER: _builtins.int
     POSITIONS_FIELD_NUMBER: _builtins.int
     disclosure_id: _builtins.str
-    """Given by whoever discloses; the second with the same id is the same disclosure."""
+    """Id, given by the disclosing service. A repeated id is the same disclosure."""
     at_ms: _builtins.int
-    """When, milliseconds since 1970 UTC by the mesh's clock."""
+    """When it happened, milliseconds since 1970 UTC by the mesh's clock."""
     who: _builtins.str
-    """SPIFFE id of the one who did it."""
+    """SPIFFE id of the caller that got the data."""
     legal_basis: _builtins.str
-    """Code of the article that allows it, from the registry's closed list."""
+    """Code of the article that allows the disclosure, from the registry's closed list."""
     purpose: _builtins.str
-    """What for: ENFORCEMENT, MATCH_REVIEW, VICTIM_CONTACT, COURT, AUDIT or SUBJECT_REQUEST."""
+    """Purpose: ENFORCEMENT, MATCH_REVIEW, VICTIM_CONTACT, COURT, AUDIT or SUBJECT_REQUEST."""
     reference: _builtins.str
-    """Id of the incident or case that it is about; empty where there is none."""
+    """Id of the incident or case. Empty if there is none."""
     record_kind: _builtins.str
     """Kind of the record: WEARER, PROTECTED_PERSON or ORDER."""
     record_id: _builtins.str
@@ -53,11 +53,11 @@ class Disclosure(_message.Message):
     order_id: _builtins.str
     """Order under which a location is shared."""
     recipient: _builtins.str
-    """SPIFFE id of the one to whom it is shared."""
+    """SPIFFE id of the recipient."""
     expires_at_ms: _builtins.int
-    """End of what is allowed, milliseconds since 1970 UTC; 0 for a single one."""
+    """End of the permission, milliseconds since 1970 UTC. 0 for a single disclosure."""
     positions: _builtins.int
-    """Only where a share ended, which is a disclosure of its own: how many positions left under it, at most."""
+    """For the end of a share, which is a disclosure of its own: maximum number of positions that were sent. Else absent."""
     def __init__(
         self,
         *,
@@ -86,8 +86,8 @@ Global___Disclosure: _TypeAlias = Disclosure  # noqa: Y015
 
 @_typing.final
 class LedgerHead(_message.Message):
-    """The end of the ledger's chain at some moment, signed with a key that isn't in the database. Who keeps it can tell a chain
-    that was rewritten.
+    """The signed end of the ledger's chain at one moment. The signing key isn't in the database, so a holder of this head recognises a
+    rewritten chain.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -100,13 +100,13 @@ class LedgerHead(_message.Message):
     sequence: _builtins.int
     """Sequence of the last row."""
     hash: _builtins.bytes
-    """Its hash, 32 bytes."""
+    """Hash of that row, 32 bytes."""
     at_ms: _builtins.int
-    """When it was signed, milliseconds since 1970 UTC by the mesh's clock."""
+    """When the head was signed, milliseconds since 1970 UTC by the mesh's clock."""
     signature: _builtins.bytes
     """Ed25519, 64 bytes, over the text "tandem ledger head <sequence> <hash, hex> <at_ms>"."""
     public_key: _builtins.bytes
-    """The key that proves it, 32 bytes; of use only to who knows it from elsewhere."""
+    """The public key, 32 bytes. It proves the head only to a reader who knows the key from another source."""
     def __init__(
         self,
         *,

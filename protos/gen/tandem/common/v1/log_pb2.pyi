@@ -32,80 +32,80 @@ class _EquipmentKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Equipme
     STRAP_OPEN: _EquipmentKind.ValueType  # 1
     """The strap was opened or cut."""
     STRAP_CLOSED: _EquipmentKind.ValueType  # 2
-    """The strap is closed again."""
+    """The strap was closed."""
     CASE_OPEN: _EquipmentKind.ValueType  # 3
     """The case was opened."""
     CASE_CLOSED: _EquipmentKind.ValueType  # 4
-    """The case is closed again."""
+    """The case was closed."""
     BATTERY_LOW: _EquipmentKind.ValueType  # 5
     """The battery is nearly empty."""
     PANIC_BUTTON: _EquipmentKind.ValueType  # 6
     """The protected person pressed the panic button."""
     PANIC_CANCELLED: _EquipmentKind.ValueType  # 7
-    """The protected person took the panic back."""
+    """The protected person cancelled the panic call."""
     JAMMING_SUSPECTED: _EquipmentKind.ValueType  # 8
     """The receiver suspects that its reception is jammed."""
     JAMMING_OVER: _EquipmentKind.ValueType  # 9
-    """Reception is undisturbed again."""
+    """Reception is undisturbed."""
     CHARGER_CONNECTED: _EquipmentKind.ValueType  # 10
     """The charger was connected."""
     CHARGER_REMOVED: _EquipmentKind.ValueType  # 11
     """The charger was removed."""
     BATTERY_RECOVERED: _EquipmentKind.ValueType  # 12
-    """The battery is charged enough again."""
+    """The battery is charged enough."""
     SHUTDOWN: _EquipmentKind.ValueType  # 13
     """The device is switching off."""
     STARTED: _EquipmentKind.ValueType  # 14
     """The device has switched on."""
     OUT_OF_COVERAGE: _EquipmentKind.ValueType  # 15
-    """The device has no network: what it says now was said later, or by way of another carrier."""
+    """The device has no network. It reported this later, or over another carrier."""
     BACK_IN_COVERAGE: _EquipmentKind.ValueType  # 16
-    """The device has a network again."""
+    """The device has a network."""
     DEVICE_REFUSED: _EquipmentKind.ValueType  # 17
     """The protected person refuses the device."""
     DEVICE_ACCEPTED: _EquipmentKind.ValueType  # 18
-    """The protected person carries the device again."""
+    """The protected person carries the device."""
 
 class EquipmentKind(_EquipmentKind, metaclass=_EquipmentKindEnumTypeWrapper):
-    """What a device can say about itself."""
+    """Kinds of equipment event."""
 
 EQUIPMENT_KIND_UNSPECIFIED: EquipmentKind.ValueType  # 0
 STRAP_OPEN: EquipmentKind.ValueType  # 1
 """The strap was opened or cut."""
 STRAP_CLOSED: EquipmentKind.ValueType  # 2
-"""The strap is closed again."""
+"""The strap was closed."""
 CASE_OPEN: EquipmentKind.ValueType  # 3
 """The case was opened."""
 CASE_CLOSED: EquipmentKind.ValueType  # 4
-"""The case is closed again."""
+"""The case was closed."""
 BATTERY_LOW: EquipmentKind.ValueType  # 5
 """The battery is nearly empty."""
 PANIC_BUTTON: EquipmentKind.ValueType  # 6
 """The protected person pressed the panic button."""
 PANIC_CANCELLED: EquipmentKind.ValueType  # 7
-"""The protected person took the panic back."""
+"""The protected person cancelled the panic call."""
 JAMMING_SUSPECTED: EquipmentKind.ValueType  # 8
 """The receiver suspects that its reception is jammed."""
 JAMMING_OVER: EquipmentKind.ValueType  # 9
-"""Reception is undisturbed again."""
+"""Reception is undisturbed."""
 CHARGER_CONNECTED: EquipmentKind.ValueType  # 10
 """The charger was connected."""
 CHARGER_REMOVED: EquipmentKind.ValueType  # 11
 """The charger was removed."""
 BATTERY_RECOVERED: EquipmentKind.ValueType  # 12
-"""The battery is charged enough again."""
+"""The battery is charged enough."""
 SHUTDOWN: EquipmentKind.ValueType  # 13
 """The device is switching off."""
 STARTED: EquipmentKind.ValueType  # 14
 """The device has switched on."""
 OUT_OF_COVERAGE: EquipmentKind.ValueType  # 15
-"""The device has no network: what it says now was said later, or by way of another carrier."""
+"""The device has no network. It reported this later, or over another carrier."""
 BACK_IN_COVERAGE: EquipmentKind.ValueType  # 16
-"""The device has a network again."""
+"""The device has a network."""
 DEVICE_REFUSED: EquipmentKind.ValueType  # 17
 """The protected person refuses the device."""
 DEVICE_ACCEPTED: EquipmentKind.ValueType  # 18
-"""The protected person carries the device again."""
+"""The protected person carries the device."""
 Global___EquipmentKind: _TypeAlias = EquipmentKind  # noqa: Y015
 
 class _DeviceKind:
@@ -116,24 +116,24 @@ class _DeviceKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_DeviceKind
     DESCRIPTOR: _descriptor.EnumDescriptor
     DEVICE_KIND_UNSPECIFIED: _DeviceKind.ValueType  # 0
     TAG: _DeviceKind.ValueType  # 1
-    """On a wearer."""
+    """Worn by a wearer."""
     PROTECTIVE_DEVICE: _DeviceKind.ValueType  # 2
-    """With a protected person."""
+    """Carried by a protected person."""
 
 class DeviceKind(_DeviceKind, metaclass=_DeviceKindEnumTypeWrapper):
-    """What a device is."""
+    """Kinds of device."""
 
 DEVICE_KIND_UNSPECIFIED: DeviceKind.ValueType  # 0
 TAG: DeviceKind.ValueType  # 1
-"""On a wearer."""
+"""Worn by a wearer."""
 PROTECTIVE_DEVICE: DeviceKind.ValueType  # 2
-"""With a protected person."""
+"""Carried by a protected person."""
 Global___DeviceKind: _TypeAlias = DeviceKind  # noqa: Y015
 
 @_typing.final
 class LogEntry(_message.Message):
-    """An entry of the ordered log LOG_<p>: all that the evaluator may know. Its time is the stamp that the leader of the stream
-    gives it, so that no skewed host can move time. Sequences are the stream's.
+    """An entry of the ordered log LOG_<p>, the only input of the evaluators. Its time is the stamp of the stream's leader, so no skewed
+    host can move time. Its sequence is the stream's.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -147,7 +147,7 @@ class LogEntry(_message.Message):
     HEARD_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def fold_version(self) -> Global___FoldVersion:
-        """The least version of the fold that may go on from here."""
+        """The minimum version of the fold that may process the log from here."""
 
     @_builtins.property
     def positions(self) -> Global___PositionBatch:
@@ -155,23 +155,23 @@ class LogEntry(_message.Message):
 
     @_builtins.property
     def equipment(self) -> Global___EquipmentReport:
-        """Something that a device said about itself."""
+        """An equipment event of a device."""
 
     @_builtins.property
     def case(self) -> Global___CaseSnapshot:
-        """A joint case, whole, as it stands from now on."""
+        """A whole joint case, valid from now on."""
 
     @_builtins.property
     def rules(self) -> Global___Rules:
-        """Settings of the decision, whole, as they stand from now on."""
+        """All settings of the decision, valid from now on."""
 
     @_builtins.property
     def tick(self) -> Global___Tick:
-        """Time has passed and nothing else happened."""
+        """Time passed; nothing else happened."""
 
     @_builtins.property
     def heard(self) -> Global___HeardBatch:
-        """Devices were heard, and what they said can't be used."""
+        """Devices reported, but their reports can't be used."""
 
     def __init__(
         self,
@@ -196,7 +196,7 @@ Global___LogEntry: _TypeAlias = LogEntry  # noqa: Y015
 
 @_typing.final
 class LogMetadata(_message.Message):
-    """What the whole log rests on, fixed at the first start and kept for ever in a stream of its own."""
+    """Metadata of the whole log, fixed at the first start and kept forever in a stream of its own."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -207,11 +207,11 @@ class LogMetadata(_message.Message):
     partitions: _builtins.int
     """Number of partitions, 1 or more."""
     clock_rate: _builtins.int
-    """How many times as fast as the leader's stamps the mesh's clock runs; 1 in earnest, more only for replays on loopback."""
+    """Speed of the mesh's clock relative to the leader's stamps. 1 in operation; more only for replays on loopback."""
     clock_anchor_ms: _builtins.int
     """The stamp at which mesh time and wall time were equal, milliseconds since 1970 UTC."""
     log_id: _builtins.str
-    """Drawn when the log was made; part of the cause of every id, so that a new log never repeats an old one's."""
+    """Random id of the log. It is part of every derived id, so a new log never repeats the ids of an old log."""
     def __init__(
         self,
         *,
@@ -230,7 +230,7 @@ Global___LogMetadata: _TypeAlias = LogMetadata  # noqa: Y015
 
 @_typing.final
 class FoldVersion(_message.Message):
-    """From this entry on only a fold of this version, or a newer one, may decide; an older process stops here."""
+    """From this entry on, only a fold of this version or newer may decide. An older process stops here."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -252,7 +252,7 @@ Global___FoldVersion: _TypeAlias = FoldVersion  # noqa: Y015
 
 @_typing.final
 class PositionBatch(_message.Message):
-    """Positions as columns of equal length; the nth of each belongs to the nth report. Validated by ingest."""
+    """Positions as columns of equal length: the nth value of each column belongs to the nth report. Validated by ingest."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -265,16 +265,16 @@ class PositionBatch(_message.Message):
     RECEIVED_WALL_US_FIELD_NUMBER: _builtins.int
     BACKFILLED_FIELD_NUMBER: _builtins.int
     received_wall_us: _builtins.int
-    """Moment when ingest received the batch, wall clock, microseconds since 1970 UTC. For measurement only: no decision reads it."""
+    """When ingest received the batch, wall clock, microseconds since 1970 UTC. For measurement only: no decision reads it."""
     backfilled: _builtins.bool
-    """The sender kept them while it had no connection. No decision reads it: what is late shows in the times."""
+    """The sender buffered the positions while it had no connection. No decision reads this field: late reports show in their times."""
     @_builtins.property
     def device_id(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Device that reports."""
+        """Id of the reporting device."""
 
     @_builtins.property
     def report_id(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """The device's own id of the report, unique for ever within the device."""
+        """The device's id of the report, unique within the device forever."""
 
     @_builtins.property
     def fix_time_ms(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
@@ -314,7 +314,9 @@ Global___PositionBatch: _TypeAlias = PositionBatch  # noqa: Y015
 
 @_typing.final
 class HeardBatch(_message.Message):
-    """Devices that reported with a clock too far ahead: their positions were refused, but they aren't silent. Columns of equal length."""
+    """Devices that reported with a clock too far ahead. Their positions were refused, but the devices aren't silent. Columns of equal
+    length.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -322,14 +324,14 @@ class HeardBatch(_message.Message):
     REPORT_ID_FIELD_NUMBER: _builtins.int
     RECEIVED_WALL_US_FIELD_NUMBER: _builtins.int
     received_wall_us: _builtins.int
-    """Moment when ingest received it, wall clock, microseconds since 1970 UTC. For measurement only."""
+    """When ingest received the report, wall clock, microseconds since 1970 UTC. For measurement only."""
     @_builtins.property
     def device_id(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Device that reports."""
+        """Id of the reporting device."""
 
     @_builtins.property
     def report_id(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """The device's own id of the report."""
+        """The device's id of the report."""
 
     def __init__(
         self,
@@ -348,7 +350,7 @@ Global___HeardBatch: _TypeAlias = HeardBatch  # noqa: Y015
 
 @_typing.final
 class EquipmentReport(_message.Message):
-    """An equipment event as ingest took it."""
+    """An equipment event as ingest accepted it."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -358,15 +360,15 @@ class EquipmentReport(_message.Message):
     EVENT_TIME_MS_FIELD_NUMBER: _builtins.int
     RECEIVED_WALL_US_FIELD_NUMBER: _builtins.int
     device_id: _builtins.str
-    """Device that reports."""
+    """Id of the reporting device."""
     report_id: _builtins.str
-    """The device's own id of the report."""
+    """The device's id of the report."""
     event: Global___EquipmentKind.ValueType
-    """What happened."""
+    """Kind of the event."""
     event_time_ms: _builtins.int
-    """When, by the device, milliseconds since 1970 UTC."""
+    """Time of the event by the device's clock, milliseconds since 1970 UTC."""
     received_wall_us: _builtins.int
-    """Moment when ingest received it, wall clock, microseconds since 1970 UTC. For measurement only."""
+    """When ingest received the report, wall clock, microseconds since 1970 UTC. For measurement only."""
     def __init__(
         self,
         *,
@@ -386,7 +388,9 @@ Global___EquipmentReport: _TypeAlias = EquipmentReport  # noqa: Y015
 
 @_typing.final
 class CaseSnapshot(_message.Message):
-    """One order joined with one wearer, complete: the log never lacks its premises. Holds ids and geometry, never names."""
+    """One order linked with one wearer, complete, so that the log holds all that the decision needs. Contains ids and geometry, never
+    names.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -403,22 +407,22 @@ class CaseSnapshot(_message.Message):
     ENCOUNTERS_FIELD_NUMBER: _builtins.int
     EXERCISE_FIELD_NUMBER: _builtins.int
     case_id: _builtins.str
-    """Id of the joint case, a hash of order and wearer."""
+    """Id of the joint case: a hash of the order and the wearer."""
     version: _builtins.int
-    """Version of the case, grows with each change; an older snapshot than the one applied changes nothing."""
+    """Version of the case. It grows with each change; a snapshot older than the applied one changes nothing."""
     order_id: _builtins.str
     """The police's id of the order."""
     wearer_id: _builtins.str
     """The Ministry's id of the wearer."""
     valid_from_ms: _builtins.int
-    """The order holds from this moment, milliseconds since 1970 UTC, inclusive."""
+    """The order is valid from this moment, milliseconds since 1970 UTC, inclusive."""
     valid_until_ms: _builtins.int
-    """The order holds until this moment, milliseconds since 1970 UTC, exclusive."""
+    """The order is valid until this moment, milliseconds since 1970 UTC, exclusive."""
     exercise: _exercise_pb2.Exercise.ValueType
-    """Not in earnest, nor is any alert of it."""
+    """Exercise of the case and all its alerts. Unspecified if the case is live."""
     @_builtins.property
     def tag_device_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Tags on the wearer."""
+        """Ids of the wearer's tags."""
 
     @_builtins.property
     def persons(self) -> _containers.RepeatedCompositeFieldContainer[Global___ProtectedTarget]:
@@ -434,7 +438,7 @@ class CaseSnapshot(_message.Message):
 
     @_builtins.property
     def encounters(self) -> _containers.RepeatedCompositeFieldContainer[_encounter_pb2.Encounter]:
-        """When and where the wearer may come near, such as a hearing. They never mute the warning."""
+        """Authorised encounters, such as a hearing. They never mute the warning."""
 
     def __init__(
         self,
@@ -462,7 +466,7 @@ Global___CaseSnapshot: _TypeAlias = CaseSnapshot  # noqa: Y015
 
 @_typing.final
 class ProtectedTarget(_message.Message):
-    """A protected person as the evaluator knows them."""
+    """A protected person as the evaluators know her."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -472,10 +476,10 @@ class ProtectedTarget(_message.Message):
     person_id: _builtins.str
     """The police's id of the person."""
     sealed_contact: _builtins.bytes
-    """A Contact, sealed for the warning leg (HPKE, RFC 9180; the person's id is in its info); empty where none is known."""
+    """A Contact, sealed for the warning leg (HPKE, RFC 9180, with the person's id in the info). Empty if no contact is known."""
     @_builtins.property
     def device_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """The person's protective devices; none is a foreseen state."""
+        """Ids of the person's protective devices. A person may have none."""
 
     def __init__(
         self,
@@ -494,7 +498,7 @@ Global___ProtectedTarget: _TypeAlias = ProtectedTarget  # noqa: Y015
 
 @_typing.final
 class Rules(_message.Message):
-    """Settings of the decision. A field left at 0 takes the default that services/geofence/domain/rules.py states."""
+    """Settings of the decision. A field of 0 means the default in services/geofence/domain/rules.py."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -510,27 +514,27 @@ class Rules(_message.Message):
     FOOT_MPS_FIELD_NUMBER: _builtins.int
     RESPOND_P_PCT_FIELD_NUMBER: _builtins.int
     rules_id: _builtins.str
-    """Name of this set, printed with decisions that rest on it."""
+    """Id of these rules, printed with each decision."""
     clear_margin_m: _builtins.int
-    """A ring is cleared only beyond its radius by this many metres."""
+    """Margin, metres: a ring is cleared only this far beyond its radius."""
     clear_after_s: _builtins.int
-    """... and for this many seconds without a break."""
+    """A ring is cleared only after this many uninterrupted seconds beyond the margin."""
     late_after_s: _builtins.int
-    """An alert decided this many seconds or more after the moment it holds for is marked late."""
+    """An alert is marked late if it was decided this many seconds or more after its moment."""
     silent_notify_after_s: _builtins.int
-    """Probation is told of a wearer whose tags were not heard for this many seconds."""
+    """Probation is notified of a wearer whose tags have not reported for this many seconds."""
     reach_mps: _builtins.int
-    """How fast a wearer may have moved since the last position, metres a second."""
+    """Upper bound of the speed of an unseen wearer, metres per second."""
     reach_most_s: _builtins.int
-    """... for this many seconds; nobody is told of a target that could only be reached later."""
+    """Maximum time, seconds, for which an unseen wearer's reachability grows. Targets that need longer cause no alert."""
     protected_lost_after_s: _builtins.int
-    """The police are told of a protected person whose devices were not heard for this many seconds."""
+    """The police are notified of a protected person whose devices have not reported for this many seconds."""
     help_after_s: _builtins.int
-    """Help needs this many seconds: contact that is predicted earlier demands a response."""
+    """Time that help needs to arrive, seconds. A contact predicted earlier demands a response."""
     foot_mps: _builtins.int
-    """Whoever is unseen is taken to go on at their last pace, and at this one at least, metres a second."""
+    """Minimum pace, metres per second, that the decision assumes for an unseen wearer. A faster last pace is kept."""
     respond_p_pct: _builtins.int
-    """A ring that demands a response is entered where the probability of being inside is at least so many percent."""
+    """Minimum probability of being inside, percent, at which a ring that demands a response is entered."""
     def __init__(
         self,
         *,
@@ -556,7 +560,7 @@ Global___Rules: _TypeAlias = Rules  # noqa: Y015
 
 @_typing.final
 class Tick(_message.Message):
-    """Nothing happened."""
+    """An entry that only says that time passed."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -573,7 +577,7 @@ Global___Tick: _TypeAlias = Tick  # noqa: Y015
 
 @_typing.final
 class DeviceRoute(_message.Message):
-    """Value of the KV bucket `devices`: whose a device is, and which partitions need its reports."""
+    """Value of the KV bucket `devices`: the owner of a device, and the partitions that need its reports."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -584,20 +588,20 @@ class DeviceRoute(_message.Message):
     REVOKED_FIELD_NUMBER: _builtins.int
     KIND_FIELD_NUMBER: _builtins.int
     subject_id: _builtins.str
-    """The wearer's or the protected person's id."""
+    """Id of the wearer or protected person."""
     vendor_id: _builtins.str
-    """The vendor that may report for it: <vendor_id> of spiffe://vendor/<vendor_id>; empty where none may."""
+    """The vendor that may report for the device: <vendor_id> of spiffe://vendor/<vendor_id>. Empty if none may."""
     revoked: _builtins.bool
-    """Nobody may report for it any more."""
+    """The device was withdrawn: nobody may report for it."""
     kind: Global___DeviceKind.ValueType
-    """What it is: the location tracking centre commands tags, the 112 room protective devices."""
+    """Kind of the device. The location tracking centre commands tags, the 112 room commands protective devices."""
     @_builtins.property
     def partitions(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
-        """Partitions of the log, at least one, growing."""
+        """Partitions of the log, at least one, in ascending order."""
 
     @_builtins.property
     def tokens(self) -> _containers.RepeatedCompositeFieldContainer[Global___DeviceToken]:
-        """Tokens with which the device itself may report."""
+        """Tokens with which the device may report by itself."""
 
     def __init__(
         self,
@@ -619,7 +623,7 @@ Global___DeviceRoute: _TypeAlias = DeviceRoute  # noqa: Y015
 
 @_typing.final
 class DeviceToken(_message.Message):
-    """A device's token, as much as may be kept of it."""
+    """The hash of a device's token."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -628,7 +632,7 @@ class DeviceToken(_message.Message):
     sha256: _builtins.bytes
     """SHA-256 of the token."""
     valid_until_ms: _builtins.int
-    """It is good until this moment, milliseconds since 1970 UTC, exclusive; 0 for as long as it isn't revoked."""
+    """The token is valid until this moment, milliseconds since 1970 UTC, exclusive. 0 means until it is revoked."""
     def __init__(
         self,
         *,

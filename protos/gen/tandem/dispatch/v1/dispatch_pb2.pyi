@@ -31,58 +31,62 @@ class _AssignmentStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Assig
     DESCRIPTOR: _descriptor.EnumDescriptor
     ASSIGNMENT_STATE_UNSPECIFIED: _AssignmentState.ValueType  # 0
     NOTIFIED: _AssignmentState.ValueType  # 1
-    """The desk is told; nobody has to go yet."""
+    """The desk was notified. Nobody has to go yet."""
     OFFERED: _AssignmentState.ValueType  # 2
-    """Offered to the desk; nobody has taken it yet."""
+    """Offered to the desk. Nobody has accepted it yet."""
     ESCALATED: _AssignmentState.ValueType  # 3
-    """A deadline passed, or whoever was asked can't: offered to the next, by a roster, or to the supervisor as well, without one."""
+    """A deadline passed, or the asked unit refused. With a roster the next level is asked; without a roster the supervisor is asked
+    too.
+    """
     ACKNOWLEDGED: _AssignmentState.ValueType  # 4
-    """Taken by a person. Where the threat is over and comes back while the incident lasts, it is OFFERED again."""
+    """A person accepted it. If the threat ends and returns within the same incident, the assignment is OFFERED again."""
     STOOD_DOWN: _AssignmentState.ValueType  # 5
-    """No longer needed."""
+    """The threat is over."""
     DISPATCHED: _AssignmentState.ValueType  # 6
-    """The unit was told to go."""
+    """The unit was ordered to go."""
     EN_ROUTE: _AssignmentState.ValueType  # 7
-    """It is on its way."""
+    """The unit is on its way."""
     ON_SCENE: _AssignmentState.ValueType  # 8
-    """It is there."""
+    """The unit is at the destination."""
     APPREHENDED: _AssignmentState.ValueType  # 9
-    """It has the wearer."""
+    """The unit has apprehended the wearer."""
     CLOSED: _AssignmentState.ValueType  # 10
-    """The desk said what it was."""
+    """The desk closed the assignment with a cause."""
     NOBODY_AVAILABLE: _AssignmentState.ValueType  # 11
-    """The roster has nobody to offer it to; ESCALATED to the supervisor follows at once."""
+    """The roster has no unit for it. ESCALATED to the supervisor follows at once."""
     REJECTED: _AssignmentState.ValueType  # 12
-    """Whoever was asked can't; ESCALATED to the next follows at once."""
+    """The asked unit refused. ESCALATED to the next level follows at once."""
 
 class AssignmentState(_AssignmentState, metaclass=_AssignmentStateEnumTypeWrapper):
-    """What has become of an assignment."""
+    """State of an assignment."""
 
 ASSIGNMENT_STATE_UNSPECIFIED: AssignmentState.ValueType  # 0
 NOTIFIED: AssignmentState.ValueType  # 1
-"""The desk is told; nobody has to go yet."""
+"""The desk was notified. Nobody has to go yet."""
 OFFERED: AssignmentState.ValueType  # 2
-"""Offered to the desk; nobody has taken it yet."""
+"""Offered to the desk. Nobody has accepted it yet."""
 ESCALATED: AssignmentState.ValueType  # 3
-"""A deadline passed, or whoever was asked can't: offered to the next, by a roster, or to the supervisor as well, without one."""
+"""A deadline passed, or the asked unit refused. With a roster the next level is asked; without a roster the supervisor is asked
+too.
+"""
 ACKNOWLEDGED: AssignmentState.ValueType  # 4
-"""Taken by a person. Where the threat is over and comes back while the incident lasts, it is OFFERED again."""
+"""A person accepted it. If the threat ends and returns within the same incident, the assignment is OFFERED again."""
 STOOD_DOWN: AssignmentState.ValueType  # 5
-"""No longer needed."""
+"""The threat is over."""
 DISPATCHED: AssignmentState.ValueType  # 6
-"""The unit was told to go."""
+"""The unit was ordered to go."""
 EN_ROUTE: AssignmentState.ValueType  # 7
-"""It is on its way."""
+"""The unit is on its way."""
 ON_SCENE: AssignmentState.ValueType  # 8
-"""It is there."""
+"""The unit is at the destination."""
 APPREHENDED: AssignmentState.ValueType  # 9
-"""It has the wearer."""
+"""The unit has apprehended the wearer."""
 CLOSED: AssignmentState.ValueType  # 10
-"""The desk said what it was."""
+"""The desk closed the assignment with a cause."""
 NOBODY_AVAILABLE: AssignmentState.ValueType  # 11
-"""The roster has nobody to offer it to; ESCALATED to the supervisor follows at once."""
+"""The roster has no unit for it. ESCALATED to the supervisor follows at once."""
 REJECTED: AssignmentState.ValueType  # 12
-"""Whoever was asked can't; ESCALATED to the next follows at once."""
+"""The asked unit refused. ESCALATED to the next level follows at once."""
 Global___AssignmentState: _TypeAlias = AssignmentState  # noqa: Y015
 
 class _EscalationLevel:
@@ -101,10 +105,10 @@ class _EscalationLevelEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Escal
     SUPERVISOR: _EscalationLevel.ValueType  # 4
     """The office's supervisor."""
     NATIONAL_DESK: _EscalationLevel.ValueType  # 5
-    """The agency's national desk, again and again."""
+    """The agency's national desk, repeatedly."""
 
 class EscalationLevel(_EscalationLevel, metaclass=_EscalationLevelEnumTypeWrapper):
-    """Who is asked, from first to last."""
+    """Levels of escalation, from the first to the last."""
 
 ESCALATION_LEVEL_UNSPECIFIED: EscalationLevel.ValueType  # 0
 UNIT: EscalationLevel.ValueType  # 1
@@ -116,7 +120,7 @@ NEXT_OFFICE: EscalationLevel.ValueType  # 3
 SUPERVISOR: EscalationLevel.ValueType  # 4
 """The office's supervisor."""
 NATIONAL_DESK: EscalationLevel.ValueType  # 5
-"""The agency's national desk, again and again."""
+"""The agency's national desk, repeatedly."""
 Global___EscalationLevel: _TypeAlias = EscalationLevel  # noqa: Y015
 
 class _Estimate:
@@ -126,25 +130,25 @@ class _Estimate:
 class _EstimateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Estimate.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     ESTIMATE_UNSPECIFIED: _Estimate.ValueType  # 0
-    """It is unknown: where the unit is, or where it has to go."""
+    """No travel time: the position of the unit or of the destination is unknown."""
     GREAT_CIRCLE: _Estimate.ValueType  # 1
-    """From the great circle, by a detour and a speed that are taken for usual."""
+    """From the great-circle distance, with a typical detour and speed."""
     ROAD: _Estimate.ValueType  # 2
-    """From a map of roads."""
+    """From a road map."""
     GREAT_CIRCLE_INSTEAD: _Estimate.ValueType  # 3
-    """As GREAT_CIRCLE, since the map of roads didn't tell it."""
+    """As GREAT_CIRCLE, because the road map gave no answer."""
 
 class Estimate(_Estimate, metaclass=_EstimateEnumTypeWrapper):
-    """How a travel time was found."""
+    """How a travel time was computed."""
 
 ESTIMATE_UNSPECIFIED: Estimate.ValueType  # 0
-"""It is unknown: where the unit is, or where it has to go."""
+"""No travel time: the position of the unit or of the destination is unknown."""
 GREAT_CIRCLE: Estimate.ValueType  # 1
-"""From the great circle, by a detour and a speed that are taken for usual."""
+"""From the great-circle distance, with a typical detour and speed."""
 ROAD: Estimate.ValueType  # 2
-"""From a map of roads."""
+"""From a road map."""
 GREAT_CIRCLE_INSTEAD: Estimate.ValueType  # 3
-"""As GREAT_CIRCLE, since the map of roads didn't tell it."""
+"""As GREAT_CIRCLE, because the road map gave no answer."""
 Global___Estimate: _TypeAlias = Estimate  # noqa: Y015
 
 class _EscalationReason:
@@ -155,42 +159,42 @@ class _EscalationReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Esca
     DESCRIPTOR: _descriptor.EnumDescriptor
     ESCALATION_REASON_UNSPECIFIED: _EscalationReason.ValueType  # 0
     NOT_RECEIVED: _EscalationReason.ValueType  # 1
-    """The desk's machine didn't say that it has it."""
+    """The desk's machine didn't confirm the offer."""
     NOT_ACKNOWLEDGED: _EscalationReason.ValueType  # 2
-    """No person took it."""
+    """No person accepted it."""
     NOT_DISPATCHED: _EscalationReason.ValueType  # 3
-    """It was taken, and no unit was told to go."""
+    """It was accepted, but no unit was ordered to go."""
     REFUSED: _EscalationReason.ValueType  # 4
-    """Whoever was asked can't."""
+    """The asked unit refused."""
     NOBODY: _EscalationReason.ValueType  # 5
-    """The roster has nobody."""
+    """The roster has no unit for it."""
     UNIT_GONE: _EscalationReason.ValueType  # 6
-    """The unit left the roster or is off."""
+    """The unit left the roster or is off duty."""
     TARGET_MOVED: _EscalationReason.ValueType  # 7
-    """The target went far, and another unit is much nearer to where it is now. Never told to another leg."""
+    """The target moved far, and another unit is much nearer to its present position. Not shared with other legs."""
     RACE_LOST: _EscalationReason.ValueType  # 8
-    """The wearer would be there first, and another unit before the wearer. Never told to another leg."""
+    """The wearer would arrive before the unit, and another unit would arrive before the wearer. Not shared with other legs."""
 
 class EscalationReason(_EscalationReason, metaclass=_EscalationReasonEnumTypeWrapper):
-    """Why an assignment was offered on."""
+    """Why an assignment escalated."""
 
 ESCALATION_REASON_UNSPECIFIED: EscalationReason.ValueType  # 0
 NOT_RECEIVED: EscalationReason.ValueType  # 1
-"""The desk's machine didn't say that it has it."""
+"""The desk's machine didn't confirm the offer."""
 NOT_ACKNOWLEDGED: EscalationReason.ValueType  # 2
-"""No person took it."""
+"""No person accepted it."""
 NOT_DISPATCHED: EscalationReason.ValueType  # 3
-"""It was taken, and no unit was told to go."""
+"""It was accepted, but no unit was ordered to go."""
 REFUSED: EscalationReason.ValueType  # 4
-"""Whoever was asked can't."""
+"""The asked unit refused."""
 NOBODY: EscalationReason.ValueType  # 5
-"""The roster has nobody."""
+"""The roster has no unit for it."""
 UNIT_GONE: EscalationReason.ValueType  # 6
-"""The unit left the roster or is off."""
+"""The unit left the roster or is off duty."""
 TARGET_MOVED: EscalationReason.ValueType  # 7
-"""The target went far, and another unit is much nearer to where it is now. Never told to another leg."""
+"""The target moved far, and another unit is much nearer to its present position. Not shared with other legs."""
 RACE_LOST: EscalationReason.ValueType  # 8
-"""The wearer would be there first, and another unit before the wearer. Never told to another leg."""
+"""The wearer would arrive before the unit, and another unit would arrive before the wearer. Not shared with other legs."""
 Global___EscalationReason: _TypeAlias = EscalationReason  # noqa: Y015
 
 class _Advice:
@@ -201,18 +205,18 @@ class _AdviceEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Advice.ValueTy
     DESCRIPTOR: _descriptor.EnumDescriptor
     ADVICE_UNSPECIFIED: _Advice.ValueType  # 0
     STAY_INSIDE: _Advice.ValueType  # 1
-    """Lock up and stay where they are: the wearer is nearer than help, and too near to go outside."""
+    """Lock the door and stay inside: the wearer is nearer than help, and too near for her to go outside."""
     LEAVE: _Advice.ValueType  # 2
-    """Go now, away from where the wearer comes to: there is time to."""
+    """Leave now, away from the wearer's destination: there is enough time."""
 
 class Advice(_Advice, metaclass=_AdviceEnumTypeWrapper):
-    """What a protected person is advised to do while the race is being lost; until then the ordinary warning holds."""
+    """Advice to a protected person while the race is being lost. Until then the ordinary warning applies."""
 
 ADVICE_UNSPECIFIED: Advice.ValueType  # 0
 STAY_INSIDE: Advice.ValueType  # 1
-"""Lock up and stay where they are: the wearer is nearer than help, and too near to go outside."""
+"""Lock the door and stay inside: the wearer is nearer than help, and too near for her to go outside."""
 LEAVE: Advice.ValueType  # 2
-"""Go now, away from where the wearer comes to: there is time to."""
+"""Leave now, away from the wearer's destination: there is enough time."""
 Global___Advice: _TypeAlias = Advice  # noqa: Y015
 
 class _CloseCause:
@@ -229,16 +233,16 @@ class _CloseCauseEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_CloseCause
     EQUIPMENT: _CloseCause.ValueType  # 3
     """A device was broken, flat or misused."""
     AUTHORISED: _CloseCause.ValueType  # 4
-    """The two were allowed to meet."""
+    """The meeting was authorised."""
     EXERCISE: _CloseCause.ValueType  # 5
-    """It wasn't in earnest."""
+    """It was an exercise."""
     OTHER: _CloseCause.ValueType  # 6
-    """Something else; the note says what."""
+    """Another cause; the note states it."""
     NOBODY_FOUND: _CloseCause.ValueType  # 7
-    """Nobody was found there."""
+    """The unit found nobody."""
 
 class CloseCause(_CloseCause, metaclass=_CloseCauseEnumTypeWrapper):
-    """What it was, as a desk says when it closes an assignment."""
+    """The cause that a desk gives when it closes an assignment."""
 
 CLOSE_CAUSE_UNSPECIFIED: CloseCause.ValueType  # 0
 BREACH_CONFIRMED: CloseCause.ValueType  # 1
@@ -248,13 +252,13 @@ FALSE_POSITION: CloseCause.ValueType  # 2
 EQUIPMENT: CloseCause.ValueType  # 3
 """A device was broken, flat or misused."""
 AUTHORISED: CloseCause.ValueType  # 4
-"""The two were allowed to meet."""
+"""The meeting was authorised."""
 EXERCISE: CloseCause.ValueType  # 5
-"""It wasn't in earnest."""
+"""It was an exercise."""
 OTHER: CloseCause.ValueType  # 6
-"""Something else; the note says what."""
+"""Another cause; the note states it."""
 NOBODY_FOUND: CloseCause.ValueType  # 7
-"""Nobody was found there."""
+"""The unit found nobody."""
 Global___CloseCause: _TypeAlias = CloseCause  # noqa: Y015
 
 class _WarningFlag:
@@ -265,27 +269,27 @@ class _WarningFlagEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_WarningFl
     DESCRIPTOR: _descriptor.EnumDescriptor
     WARNING_FLAG_UNSPECIFIED: _WarningFlag.ValueType  # 0
     NO_RECEIPT: _WarningFlag.ValueType  # 1
-    """A warning went out and no receipt came within 30 s."""
+    """A warning was sent, and no receipt came within 30 s."""
     NO_CONTACT: _WarningFlag.ValueType  # 2
-    """There is no way to warn them: no contact, no device, or no gateway takes it."""
+    """She can't be warned: she has no contact and no device, or no gateway accepts the warning."""
     DURESS: _WarningFlag.ValueType  # 3
-    """They say, without its showing, that somebody else has a hand in their telephone or their answers. Somebody has to go; it is
-    over only when the desk closes it.
+    """She gave the duress answer: somebody else controls her telephone or her answers. A unit has to go. The flag ends only when the
+    desk closes the assignment.
     """
     REACHED: _WarningFlag.ValueType  # 4
     """A receipt came after NO_RECEIPT or NO_CONTACT."""
 
 class WarningFlag(_WarningFlag, metaclass=_WarningFlagEnumTypeWrapper):
-    """What it is that the police must know."""
+    """Facts about a warned protected person that the police must know."""
 
 WARNING_FLAG_UNSPECIFIED: WarningFlag.ValueType  # 0
 NO_RECEIPT: WarningFlag.ValueType  # 1
-"""A warning went out and no receipt came within 30 s."""
+"""A warning was sent, and no receipt came within 30 s."""
 NO_CONTACT: WarningFlag.ValueType  # 2
-"""There is no way to warn them: no contact, no device, or no gateway takes it."""
+"""She can't be warned: she has no contact and no device, or no gateway accepts the warning."""
 DURESS: WarningFlag.ValueType  # 3
-"""They say, without its showing, that somebody else has a hand in their telephone or their answers. Somebody has to go; it is
-over only when the desk closes it.
+"""She gave the duress answer: somebody else controls her telephone or her answers. A unit has to go. The flag ends only when the
+desk closes the assignment.
 """
 REACHED: WarningFlag.ValueType  # 4
 """A receipt came after NO_RECEIPT or NO_CONTACT."""
@@ -293,7 +297,7 @@ Global___WarningFlag: _TypeAlias = WarningFlag  # noqa: Y015
 
 @_typing.final
 class Race(_message.Message):
-    """The wearer's time to the destination against that of whoever goes there."""
+    """The wearer's time to the destination compared with the responding unit's."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -307,24 +311,24 @@ class Race(_message.Message):
     SEQUENCE_FIELD_NUMBER: _builtins.int
     ORDINAL_FIELD_NUMBER: _builtins.int
     losing: _builtins.bool
-    """The wearer would be there first."""
+    """The wearer would arrive first."""
     advice: Global___Advice.ValueType
-    """What the protected person is advised to do; unspecified while it isn't being lost."""
+    """Advice to the protected person. Unspecified while the race isn't being lost."""
     supervisor_desk: _builtins.str
-    """The desk that is told beside whoever was asked; empty where there is no roster."""
+    """The supervising desk that is notified as well. Empty without a roster."""
     wearer_s: _builtins.int
-    """The wearer's time when it was looked at, seconds; absent where the wearer doesn't come nearer."""
+    """The wearer's time to the destination at the last evaluation, seconds. Absent if the wearer doesn't approach."""
     responder_s: _builtins.int
-    """The unit's, seconds."""
+    """The unit's time to the destination, seconds."""
     by_ring: _builtins.bool
-    """The wearer's time rests on the ring that was entered and not on a distance: it is at most so long."""
+    """The wearer's time is an upper bound from the entered ring, not from a distance."""
     sequence: _builtins.int
-    """The last alert that demanded somebody at the destination: its place in the log."""
+    """Sequence of the last alert that demanded a response at the destination."""
     ordinal: _builtins.int
-    """Its place among the alerts of one entry."""
+    """Position of that alert among the alerts of one entry."""
     @_builtins.property
     def since(self) -> _timestamp_pb2.Timestamp:
-        """Since when it is so, by the mesh's clock."""
+        """Since when this has been so, by the mesh's clock."""
 
     def __init__(
         self,
@@ -351,7 +355,7 @@ Global___Race: _TypeAlias = Race  # noqa: Y015
 
 @_typing.final
 class Choice(_message.Message):
-    """Whom an assignment is offered to, and what that choice rests on."""
+    """The unit or desk that an assignment is offered to, with the reasons for the choice."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -366,25 +370,25 @@ class Choice(_message.Message):
     BUSY_IN_INCIDENT_ID_FIELD_NUMBER: _builtins.int
     BUSY_FIELD_NUMBER: _builtins.int
     level: Global___EscalationLevel.ValueType
-    """How far up the ladder."""
+    """Escalation level."""
     office_id: _builtins.str
-    """The office."""
+    """Id of the office."""
     unit_id: _builtins.str
-    """The unit; empty for the supervisor and the national desk."""
+    """Id of the unit. Empty for the supervisor and the national desk."""
     unit_class: _builtins.str
-    """What the unit is; all that another leg learns of it, with the level."""
+    """Class of the unit. Other legs see only the class and the level."""
     desk: _builtins.str
-    """The desk, where it isn't a unit."""
+    """Id of the desk, if no unit was chosen."""
     travel_s: _builtins.int
-    """Travel time, seconds; absent where it is unknown."""
+    """Travel time, seconds. Absent if unknown."""
     estimate: Global___Estimate.ValueType
-    """How the travel time was found."""
+    """How the travel time was computed."""
     candidates: _builtins.int
-    """How many units of that office could have been asked."""
+    """Number of available units of that office."""
     busy_in_incident_id: _builtins.str
-    """The incident that the unit has a part in already; empty where it is free."""
+    """Id of the incident that the unit already works on. Empty if the unit is free."""
     busy: _builtins.bool
-    """The unit says that it does something else."""
+    """The unit reported that it is busy with another task."""
     def __init__(
         self,
         *,
@@ -411,7 +415,7 @@ Global___Choice: _TypeAlias = Choice  # noqa: Y015
 
 @_typing.final
 class Assignment(_message.Message):
-    """One record for each incident, leg and destination."""
+    """One leg's task at one destination of an incident."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -446,96 +450,96 @@ class Assignment(_message.Message):
     PERSON_FLAG_FIELD_NUMBER: _builtins.int
     EXERCISE_FIELD_NUMBER: _builtins.int
     assignment_id: _builtins.str
-    """Hash of incident, leg and destination."""
+    """Hash of the incident, leg and destination."""
     incident_id: _builtins.str
-    """The incident."""
+    """Id of the incident."""
     leg: _alert_pb2.Leg.ValueType
-    """Which leg."""
+    """The leg."""
     subject_id: _builtins.str
-    """Where to: wearer, protected person, or `order/place`."""
+    """Destination: id of the wearer, of the protected person, or `order/place`."""
     state: Global___AssignmentState.ValueType
-    """What has become of it."""
+    """State of the assignment."""
     demand: _geometry_pb2.Demand.ValueType
-    """What the gravest alert demanded."""
+    """The highest demand of its alerts."""
     acknowledged_by: _builtins.str
-    """Who took it: the caller's SPIFFE id."""
+    """SPIFFE id of the caller that accepted it."""
     report_to_published_ms: _builtins.float
-    """From the receipt of the deciding report to the offer, wall clock, milliseconds; absent where no report decided."""
+    """Wall time from ingest's receipt of the deciding report to the offer, milliseconds. Absent if no report caused the decision."""
     kind: _alert_pb2.AlertKind.ValueType
-    """Kind of the alert that led to it, or to its last offer; unspecified in another leg's assignment."""
+    """Kind of the alert that caused the last offer. Unspecified in another leg's assignment."""
     offer_number: _builtins.int
-    """Number of the step that made the present offer. Receive and Reject name it, so that an answer to an older one does nothing."""
+    """Number of the step that made the present offer. Receive and Reject name it, so that an answer to an older offer does nothing."""
     escalation_reason: Global___EscalationReason.ValueType
-    """Why it was offered on the last time."""
+    """Why it last escalated."""
     rejected_reason: _builtins.str
-    """What whoever was asked last said when they refused; empty in another leg's assignment."""
+    """Reason of the last refusal. Empty in another leg's assignment."""
     stood_down_kind: _alert_pb2.AlertKind.ValueType
-    """Kind of the alert with which it was over, once it is STOOD_DOWN; unspecified in another leg's assignment."""
+    """STOOD_DOWN: kind of the alert that ended the threat. Unspecified in another leg's assignment."""
     close_cause: Global___CloseCause.ValueType
-    """What it was, once it is CLOSED."""
+    """CLOSED: the cause."""
     close_note: _builtins.str
-    """What the desk noted when it closed it; empty in another leg's assignment."""
+    """CLOSED: the desk's note. Empty in another leg's assignment."""
     exercise: _exercise_pb2.Exercise.ValueType
-    """Not in earnest: nobody has to go, and no figure counts it."""
+    """Exercise of the incident. In an exercise nobody has to go, and no figure counts it."""
     @_builtins.property
     def order_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Orders that the incident is about."""
+        """Ids of the orders that the incident concerns."""
 
     @_builtins.property
     def offered_at(self) -> _timestamp_pb2.Timestamp:
-        """When it was offered, by the mesh's clock; the last time, where it was taken and offered again since."""
+        """When it was last offered, by the mesh's clock."""
 
     @_builtins.property
     def acknowledged_at(self) -> _timestamp_pb2.Timestamp:
-        """When it was taken; absent where it was offered again since."""
+        """When it was accepted. Absent if it was offered again later."""
 
     @_builtins.property
     def cause(self) -> _alert_pb2.ReportCause:
-        """The report that made the decision; absent where it was a case or the passing of time."""
+        """The report that caused the decision. Absent if a case or the passing of time caused it."""
 
     @_builtins.property
     def choice(self) -> Global___Choice:
-        """Whom it is offered to; absent where the leg has no roster: the desk itself is."""
+        """The unit or desk that it is offered to. Absent if the leg has no roster: then the desk itself is asked."""
 
     @_builtins.property
     def received_at(self) -> _timestamp_pb2.Timestamp:
-        """When the desk's machine said that it has the present offer."""
+        """When the desk's machine confirmed the present offer."""
 
     @_builtins.property
     def due_at(self) -> _timestamp_pb2.Timestamp:
-        """When it is offered on unless the next step comes before; absent where nothing is awaited."""
+        """When it escalates unless the next step comes first. Absent if no step is awaited."""
 
     @_builtins.property
     def nobody_available_at(self) -> _timestamp_pb2.Timestamp:
-        """When nobody was there to be asked; absent where somebody was, or it was taken since."""
+        """When no unit was available. Absent if a unit was available or the assignment was accepted later."""
 
     @_builtins.property
     def absent_legs(self) -> _containers.RepeatedScalarFieldContainer[_alert_pb2.Leg.ValueType]:
-        """Other legs that have shown no step of what the same alert demands of them: their desk may know nothing of it. Telephone it."""
+        """Other legs that have published no step for the same alert in time. Their desks may not know of the incident: telephone them."""
 
     @_builtins.property
     def retargeted_at(self) -> _timestamp_pb2.Timestamp:
-        """When whoever goes was told the last time that the target is elsewhere now; absent in another leg's assignment."""
+        """When the responding unit was last notified that the target moved. Absent in another leg's assignment."""
 
     @_builtins.property
     def race(self) -> Global___Race:
-        """How the race stands; absent until it is being lost for the first time, and in another leg's assignment."""
+        """State of the race. Absent until the race is being lost for the first time, and in another leg's assignment."""
 
     @_builtins.property
     def one_scene_at(self) -> _timestamp_pb2.Timestamp:
-        """Since when the wearer is at the destination: probation and police come to the same place. By the rings alone."""
+        """Since when the wearer has been at the destination, so that probation and police come to the same place. Computed from rings
+        alone.
+        """
 
     @_builtins.property
     def spoofing_suspected_at(self) -> _timestamp_pb2.Timestamp:
-        """When the desk was notified last that the positions may be spoofed: they say that the wearer or the protected person left by a
-        movement that no vehicle makes, and the response stands. Absent in another leg's assignment.
+        """When the desk was last notified that positions may be spoofed: they leave the ring by a movement that no vehicle makes, and the
+        response stays active. Absent in another leg's assignment.
         """
 
     @_builtins.property
     def person_flag(self) -> Global___PersonFlag:
-        """What the warning leg says of the protected person: in its own assignments and in the police's, never in probation's or on its
-        desk.
-        """
+        """The warning leg's flag about the protected person. Only in its own assignments and in the police's; never shown to probation."""
 
     def __init__(
         self,
@@ -583,7 +587,7 @@ Global___Assignment: _TypeAlias = Assignment  # noqa: Y015
 
 @_typing.final
 class PersonFlag(_message.Message):
-    """What the police must know of a protected person who is warned."""
+    """A fact about a warned protected person that the police must know."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -593,16 +597,16 @@ class PersonFlag(_message.Message):
     SEQUENCE_FIELD_NUMBER: _builtins.int
     ORDINAL_FIELD_NUMBER: _builtins.int
     flag: Global___WarningFlag.ValueType
-    """What it is."""
+    """The fact."""
     alert_id: _builtins.str
-    """The alert that they were last warned of."""
+    """Id of the alert in the last warning."""
     sequence: _builtins.int
-    """Its place in the log."""
+    """Sequence of that alert."""
     ordinal: _builtins.int
-    """Its place among the alerts of one entry."""
+    """Position of that alert among the alerts of one entry."""
     @_builtins.property
     def at(self) -> _timestamp_pb2.Timestamp:
-        """Since when, by the mesh's clock; of two, the later counts."""
+        """Since when, by the mesh's clock. The later of two flags is valid."""
 
     def __init__(
         self,
@@ -623,7 +627,7 @@ Global___PersonFlag: _TypeAlias = PersonFlag  # noqa: Y015
 
 @_typing.final
 class Step(_message.Message):
-    """A step of a leg; also the message of the INCIDENTS stream."""
+    """A change of an assignment. Also the message of the INCIDENTS stream."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -633,14 +637,14 @@ class Step(_message.Message):
     NUMBER_FIELD_NUMBER: _builtins.int
     KEPT_FIELD_NUMBER: _builtins.int
     step_id: _builtins.str
-    """Hash of assignment, state and number."""
+    """Hash of the assignment, state and number."""
     number: _builtins.int
-    """Place among the assignment's steps, from 1. Of two, the greater is the later, in whatever order they arrive."""
+    """Position among the assignment's steps, from 1. A greater number is a later step, in whichever order they arrive."""
     kept: _builtins.bool
-    """It stays with this leg and its desk: the moment alone would tell another one how far the wearer is from the target."""
+    """The step stays with this leg and its desk. Its moment alone would reveal to another leg how far the wearer is from the target."""
     @_builtins.property
     def at(self) -> _timestamp_pb2.Timestamp:
-        """When, by the mesh's clock."""
+        """When the step happened, by the mesh's clock."""
 
     @_builtins.property
     def assignment(self) -> Global___Assignment:
@@ -673,11 +677,11 @@ class SubscribeRequest(_message.Message):
     OTHERS_FIELD_NUMBER: _builtins.int
     NEW_ONLY_FIELD_NUMBER: _builtins.int
     after_sequence: _builtins.int
-    """Only steps with a greater sequence; 0 for all."""
+    """Streams only steps with a greater sequence. 0 for all."""
     others: _builtins.bool
-    """Also what the other legs' assignments become, from now on; ListIncidents tells what they were before."""
+    """Also streams the other legs' assignments as they change from now on. ListIncidents has their earlier states."""
     new_only: _builtins.bool
-    """From now on: none of the steps before, and of them only what waits for an answer. Not together with after_sequence."""
+    """Streams new steps and unanswered offers only. Must not be combined with after_sequence."""
     def __init__(
         self,
         *,
@@ -703,14 +707,14 @@ class SubscribeResponse(_message.Message):
     STEP_FIELD_NUMBER: _builtins.int
     OTHER_FIELD_NUMBER: _builtins.int
     sequence: _builtins.int
-    """Place in the leg's own order of steps; send the last one seen to resume. 0 where an open assignment is offered again."""
+    """Position in the leg's order of steps. Send the last one to resume. 0 if an open assignment is sent again."""
     @_builtins.property
     def step(self) -> Global___Step:
-        """The step; absent where it is another leg's."""
+        """The step. Absent if `other` is set."""
 
     @_builtins.property
     def other(self) -> Global___Assignment:
-        """Another leg's assignment after a step of its own, as ListIncidents shows it; absent where it is this leg's."""
+        """Another leg's assignment after one of its steps, as ListIncidents shows it. Absent if `step` is set."""
 
     def __init__(
         self,
@@ -736,9 +740,9 @@ class AcknowledgeRequest(_message.Message):
     ASSIGNMENT_ID_FIELD_NUMBER: _builtins.int
     OFFER_NUMBER_FIELD_NUMBER: _builtins.int
     assignment_id: _builtins.str
-    """The assignment."""
+    """Id of the assignment."""
     offer_number: _builtins.int
-    """The offer that is taken: Assignment.offer_number. One that was offered on since is refused; 0 takes the present one."""
+    """The offer to accept: Assignment.offer_number. An offer that escalated is refused. 0 accepts the present offer."""
     def __init__(
         self,
         *,
@@ -786,7 +790,7 @@ class ReceiveRequest(_message.Message):
     ASSIGNMENT_ID_FIELD_NUMBER: _builtins.int
     OFFER_NUMBER_FIELD_NUMBER: _builtins.int
     assignment_id: _builtins.str
-    """The assignment."""
+    """Id of the assignment."""
     offer_number: _builtins.int
     """The offer: Assignment.offer_number."""
     def __init__(
@@ -838,13 +842,13 @@ class RejectRequest(_message.Message):
     REASON_FIELD_NUMBER: _builtins.int
     SEEN_STATE_FIELD_NUMBER: _builtins.int
     assignment_id: _builtins.str
-    """The assignment."""
+    """Id of the assignment."""
     offer_number: _builtins.int
     """The offer: Assignment.offer_number."""
     reason: _builtins.str
-    """Why, for people: 1 to 200 characters. It stays with this leg."""
+    """Reason, for people: 1 to 200 characters. It stays with this leg."""
     seen_state: Global___AssignmentState.ValueType
-    """The state that whoever refuses saw. Refused where it is another by now; unspecified where they didn't look."""
+    """The state that the caller saw. The call is refused if the state has changed. Unspecified skips the check."""
     def __init__(
         self,
         *,
@@ -870,7 +874,7 @@ class RejectResponse(_message.Message):
     ASSIGNMENT_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def assignment(self) -> Global___Assignment:
-        """The assignment after it was offered on."""
+        """The assignment after it escalated."""
 
     def __init__(
         self,
@@ -896,13 +900,15 @@ class ProgressRequest(_message.Message):
     OFFER_NUMBER_FIELD_NUMBER: _builtins.int
     SEEN_STATE_FIELD_NUMBER: _builtins.int
     assignment_id: _builtins.str
-    """The assignment."""
+    """Id of the assignment."""
     state: Global___AssignmentState.ValueType
-    """DISPATCHED, EN_ROUTE, ON_SCENE or APPREHENDED, each after the one before."""
+    """DISPATCHED, EN_ROUTE, ON_SCENE or APPREHENDED, in this order."""
     offer_number: _builtins.int
-    """The offer whose unit it is: Assignment.offer_number. One that was offered on since is refused; 0 is the present one."""
+    """The offer of the unit: Assignment.offer_number. An offer that escalated is refused. 0 is the present offer."""
     seen_state: Global___AssignmentState.ValueType
-    """The state that was seen. Refused where it is another by now, but for `state` itself; unspecified where nobody looked."""
+    """The state that the caller saw. The call is refused if the state has changed, unless it is `state` already. Unspecified skips
+    the check.
+    """
     def __init__(
         self,
         *,
@@ -955,15 +961,17 @@ class CloseRequest(_message.Message):
     OFFER_NUMBER_FIELD_NUMBER: _builtins.int
     SEEN_STATE_FIELD_NUMBER: _builtins.int
     assignment_id: _builtins.str
-    """The assignment."""
+    """Id of the assignment."""
     cause: Global___CloseCause.ValueType
-    """What it was."""
+    """The cause."""
     note: _builtins.str
-    """For people, at most 500 characters; needed for OTHER. It stays with this leg."""
+    """Note for people, at most 500 characters. Required for OTHER. It stays with this leg."""
     offer_number: _builtins.int
-    """The offer that is closed: Assignment.offer_number. One that was offered on since is refused; 0 is the present one."""
+    """The offer to close: Assignment.offer_number. An offer that escalated is refused. 0 is the present offer."""
     seen_state: Global___AssignmentState.ValueType
-    """The state that was seen. Refused where it is another by now, but for CLOSED; unspecified where nobody looked."""
+    """The state that the caller saw. The call is refused if the state has changed, unless it is CLOSED already. Unspecified skips the
+    check.
+    """
     def __init__(
         self,
         *,
@@ -1015,11 +1023,11 @@ class ListIncidentsRequest(_message.Message):
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     incident_id: _builtins.str
-    """Only this incident; empty for all."""
+    """Id of the only incident to list. Empty for all."""
     page_size: _builtins.int
-    """Greatest number of incidents in the answer, newest first; 0 means 100, at most 1,000."""
+    """Maximum number of incidents in the answer, newest first. 0 means 100; at most 1,000."""
     page_token: _builtins.str
-    """Incidents opened before the one that this token names; empty for the newest."""
+    """Token of the page, from next_page_token. Empty for the newest incidents."""
     def __init__(
         self,
         *,
@@ -1075,10 +1083,10 @@ class Incident(_message.Message):
     ENDED_AT_FIELD_NUMBER: _builtins.int
     ASSIGNMENTS_FIELD_NUMBER: _builtins.int
     incident_id: _builtins.str
-    """Id that the fold gave."""
+    """Id of the incident, given by the fold."""
     @_builtins.property
     def order_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Orders it is about."""
+        """Ids of the orders that it concerns."""
 
     @_builtins.property
     def opened_at(self) -> _timestamp_pb2.Timestamp:
@@ -1090,7 +1098,7 @@ class Incident(_message.Message):
 
     @_builtins.property
     def assignments(self) -> _containers.RepeatedCompositeFieldContainer[Global___Assignment]:
-        """This leg's assignments and, from the other legs' steps, theirs."""
+        """This leg's assignments, and the other legs' assignments from their steps."""
 
     def __init__(
         self,

@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class DispatchServiceStub:
-    """One leg of the response; each leg is a process of its own with its own store. A desk of the other agency is refused.
+    """One leg of the response. Each leg is a process of its own with its own store, and refuses desks of the other agency.
     """
 
     def __init__(self, channel):
@@ -73,54 +73,56 @@ class DispatchServiceStub:
 
 
 class DispatchServiceServicer:
-    """One leg of the response; each leg is a process of its own with its own store. A desk of the other agency is refused.
+    """One leg of the response. Each leg is a process of its own with its own store, and refuses desks of the other agency.
     """
 
     def Subscribe(self, request, context):
-        """All steps of this leg after a sequence, then each new one as it happens. An assignment that nobody has acknowledged is
-        offered again under the same id. Canaries are shown to the watch, and nothing else is; everybody else sees the rest.
+        """Streams all steps of this leg after a sequence, then each new step. Sends unacknowledged assignments again under the same id.
+        The watch gets canaries only; everybody else gets all but canaries.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Acknowledge(self, request, context):
-        """Takes charge of an assignment. Doing it again changes nothing. The watch answers canaries, and nobody else does.
+        """Accepts an assignment for the caller's desk. A repeated call changes nothing. Only the watch may accept canaries.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Receive(self, request, context):
-        """The desk's machine has an offer, and shows it to people. Doing it again changes nothing, nor does it for an offer that went on.
+        """Confirms that the desk's machine has an offer and shows it to people. A repeated call, or a call for an offer that was
+        escalated, changes nothing.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Reject(self, request, context):
-        """Refuses an offer, or gives back what was taken, up to EN_ROUTE. It is offered on at once.
+        """Refuses an offer, or returns an accepted assignment up to EN_ROUTE. The assignment escalates at once.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Progress(self, request, context):
-        """How far the unit is, one step after the other. A step that was told before changes nothing.
+        """Records how far the unit is, one state after the other. A repeated state changes nothing.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Close(self, request, context):
-        """Says what it was, once it was taken or stood down. Closing it again for the same cause changes nothing.
+        """Closes an accepted or stood-down assignment with its cause. A repeated call with the same cause changes nothing.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListIncidents(self, request, context):
-        """Incidents as this leg knows them, with the other legs' steps. Canaries are left out, but for one that is asked for by its id.
+        """Lists incidents as this leg knows them, with the other legs' steps. Leaves canaries out, unless the request names one by its
+        id.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -173,7 +175,7 @@ def add_DispatchServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class DispatchService:
-    """One leg of the response; each leg is a process of its own with its own store. A desk of the other agency is refused.
+    """One leg of the response. Each leg is a process of its own with its own store, and refuses desks of the other agency.
     """
 
     @staticmethod

@@ -13,28 +13,32 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class DispatchServiceStub:
-    """One leg of the response; each leg is a process of its own with its own store. A desk of the other agency is refused."""
+    """One leg of the response. Each leg is a process of its own with its own store, and refuses desks of the other agency."""
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     Subscribe: _aio.UnaryStreamMultiCallable[_dispatch_pb2.SubscribeRequest, _dispatch_pb2.SubscribeResponse]
-    """All steps of this leg after a sequence, then each new one as it happens. An assignment that nobody has acknowledged is
-    offered again under the same id. Canaries are shown to the watch, and nothing else is; everybody else sees the rest.
+    """Streams all steps of this leg after a sequence, then each new step. Sends unacknowledged assignments again under the same id.
+    The watch gets canaries only; everybody else gets all but canaries.
     """
     Acknowledge: _aio.UnaryUnaryMultiCallable[_dispatch_pb2.AcknowledgeRequest, _dispatch_pb2.AcknowledgeResponse]
-    """Takes charge of an assignment. Doing it again changes nothing. The watch answers canaries, and nobody else does."""
+    """Accepts an assignment for the caller's desk. A repeated call changes nothing. Only the watch may accept canaries."""
     Receive: _aio.UnaryUnaryMultiCallable[_dispatch_pb2.ReceiveRequest, _dispatch_pb2.ReceiveResponse]
-    """The desk's machine has an offer, and shows it to people. Doing it again changes nothing, nor does it for an offer that went on."""
+    """Confirms that the desk's machine has an offer and shows it to people. A repeated call, or a call for an offer that was
+    escalated, changes nothing.
+    """
     Reject: _aio.UnaryUnaryMultiCallable[_dispatch_pb2.RejectRequest, _dispatch_pb2.RejectResponse]
-    """Refuses an offer, or gives back what was taken, up to EN_ROUTE. It is offered on at once."""
+    """Refuses an offer, or returns an accepted assignment up to EN_ROUTE. The assignment escalates at once."""
     Progress: _aio.UnaryUnaryMultiCallable[_dispatch_pb2.ProgressRequest, _dispatch_pb2.ProgressResponse]
-    """How far the unit is, one step after the other. A step that was told before changes nothing."""
+    """Records how far the unit is, one state after the other. A repeated state changes nothing."""
     Close: _aio.UnaryUnaryMultiCallable[_dispatch_pb2.CloseRequest, _dispatch_pb2.CloseResponse]
-    """Says what it was, once it was taken or stood down. Closing it again for the same cause changes nothing."""
+    """Closes an accepted or stood-down assignment with its cause. A repeated call with the same cause changes nothing."""
     ListIncidents: _aio.UnaryUnaryMultiCallable[_dispatch_pb2.ListIncidentsRequest, _dispatch_pb2.ListIncidentsResponse]
-    """Incidents as this leg knows them, with the other legs' steps. Canaries are left out, but for one that is asked for by its id."""
+    """Lists incidents as this leg knows them, with the other legs' steps. Leaves canaries out, unless the request names one by its
+    id.
+    """
 
 class DispatchServiceServicer(metaclass=_abc_1.ABCMeta):
-    """One leg of the response; each leg is a process of its own with its own store. A desk of the other agency is refused."""
+    """One leg of the response. Each leg is a process of its own with its own store, and refuses desks of the other agency."""
 
     @_abc_1.abstractmethod
     def Subscribe(
@@ -42,8 +46,8 @@ class DispatchServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _dispatch_pb2.SubscribeRequest,
         context: _aio.ServicerContext[_dispatch_pb2.SubscribeRequest, _abc.AsyncIterator[_dispatch_pb2.SubscribeResponse]],
     ) -> _abc.AsyncIterator[_dispatch_pb2.SubscribeResponse]:
-        """All steps of this leg after a sequence, then each new one as it happens. An assignment that nobody has acknowledged is
-        offered again under the same id. Canaries are shown to the watch, and nothing else is; everybody else sees the rest.
+        """Streams all steps of this leg after a sequence, then each new step. Sends unacknowledged assignments again under the same id.
+        The watch gets canaries only; everybody else gets all but canaries.
         """
 
     @_abc_1.abstractmethod
@@ -52,7 +56,7 @@ class DispatchServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _dispatch_pb2.AcknowledgeRequest,
         context: _aio.ServicerContext[_dispatch_pb2.AcknowledgeRequest, _abc.Awaitable[_dispatch_pb2.AcknowledgeResponse]],
     ) -> _abc.Awaitable[_dispatch_pb2.AcknowledgeResponse]:
-        """Takes charge of an assignment. Doing it again changes nothing. The watch answers canaries, and nobody else does."""
+        """Accepts an assignment for the caller's desk. A repeated call changes nothing. Only the watch may accept canaries."""
 
     @_abc_1.abstractmethod
     def Receive(
@@ -60,7 +64,9 @@ class DispatchServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _dispatch_pb2.ReceiveRequest,
         context: _aio.ServicerContext[_dispatch_pb2.ReceiveRequest, _abc.Awaitable[_dispatch_pb2.ReceiveResponse]],
     ) -> _abc.Awaitable[_dispatch_pb2.ReceiveResponse]:
-        """The desk's machine has an offer, and shows it to people. Doing it again changes nothing, nor does it for an offer that went on."""
+        """Confirms that the desk's machine has an offer and shows it to people. A repeated call, or a call for an offer that was
+        escalated, changes nothing.
+        """
 
     @_abc_1.abstractmethod
     def Reject(
@@ -68,7 +74,7 @@ class DispatchServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _dispatch_pb2.RejectRequest,
         context: _aio.ServicerContext[_dispatch_pb2.RejectRequest, _abc.Awaitable[_dispatch_pb2.RejectResponse]],
     ) -> _abc.Awaitable[_dispatch_pb2.RejectResponse]:
-        """Refuses an offer, or gives back what was taken, up to EN_ROUTE. It is offered on at once."""
+        """Refuses an offer, or returns an accepted assignment up to EN_ROUTE. The assignment escalates at once."""
 
     @_abc_1.abstractmethod
     def Progress(
@@ -76,7 +82,7 @@ class DispatchServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _dispatch_pb2.ProgressRequest,
         context: _aio.ServicerContext[_dispatch_pb2.ProgressRequest, _abc.Awaitable[_dispatch_pb2.ProgressResponse]],
     ) -> _abc.Awaitable[_dispatch_pb2.ProgressResponse]:
-        """How far the unit is, one step after the other. A step that was told before changes nothing."""
+        """Records how far the unit is, one state after the other. A repeated state changes nothing."""
 
     @_abc_1.abstractmethod
     def Close(
@@ -84,7 +90,7 @@ class DispatchServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _dispatch_pb2.CloseRequest,
         context: _aio.ServicerContext[_dispatch_pb2.CloseRequest, _abc.Awaitable[_dispatch_pb2.CloseResponse]],
     ) -> _abc.Awaitable[_dispatch_pb2.CloseResponse]:
-        """Says what it was, once it was taken or stood down. Closing it again for the same cause changes nothing."""
+        """Closes an accepted or stood-down assignment with its cause. A repeated call with the same cause changes nothing."""
 
     @_abc_1.abstractmethod
     def ListIncidents(
@@ -92,6 +98,8 @@ class DispatchServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _dispatch_pb2.ListIncidentsRequest,
         context: _aio.ServicerContext[_dispatch_pb2.ListIncidentsRequest, _abc.Awaitable[_dispatch_pb2.ListIncidentsResponse]],
     ) -> _abc.Awaitable[_dispatch_pb2.ListIncidentsResponse]:
-        """Incidents as this leg knows them, with the other legs' steps. Canaries are left out, but for one that is asked for by its id."""
+        """Lists incidents as this leg knows them, with the other legs' steps. Leaves canaries out, unless the request names one by its
+        id.
+        """
 
 def add_DispatchServiceServicer_to_server(servicer: DispatchServiceServicer, server: _aio.Server) -> None: ...

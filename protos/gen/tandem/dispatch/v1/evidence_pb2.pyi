@@ -30,10 +30,10 @@ class ReadEvidenceRequest(_message.Message):
     INCIDENT_ID_FIELD_NUMBER: _builtins.int
     GROUNDS_FIELD_NUMBER: _builtins.int
     incident_id: _builtins.str
-    """The incident."""
+    """Id of the incident."""
     @_builtins.property
     def grounds(self) -> _disclosure_pb2.Grounds:
-        """Why. Needed."""
+        """Grounds of the disclosure. Required."""
 
     def __init__(
         self,
@@ -63,20 +63,20 @@ class ReadEvidenceResponse(_message.Message):
     ALERTS_FIELD_NUMBER: _builtins.int
     MEASURES_FIELD_NUMBER: _builtins.int
     whole: _builtins.bool
-    """The log still held all of the two hours before the incident."""
+    """The log still held the complete two hours before the incident."""
     ended: _builtins.bool
-    """The end of the incident is in it."""
+    """The copy includes the end of the incident."""
     @_builtins.property
     def cases(self) -> _containers.RepeatedCompositeFieldContainer[_log_pb2.CaseSnapshot]:
-        """The joint cases as they stood last, without contacts; probation's without places and protective devices."""
+        """Latest snapshots of the joint cases, without contacts. Probation's also lack places and protective devices."""
 
     @_builtins.property
     def rules(self) -> _log_pb2.Rules:
-        """The settings that held last."""
+        """Latest rules of the decision."""
 
     @_builtins.property
     def tracks(self) -> _containers.RepeatedCompositeFieldContainer[Global___Track]:
-        """Where each device was, in the order in which it became known."""
+        """Track of each device, in the order in which the devices first reported."""
 
     @_builtins.property
     def alerts(self) -> _containers.RepeatedCompositeFieldContainer[_alert_pb2.Alert]:
@@ -84,7 +84,7 @@ class ReadEvidenceResponse(_message.Message):
 
     @_builtins.property
     def measures(self) -> _containers.RepeatedCompositeFieldContainer[_alert_pb2.Measure]:
-        """Their figures, in no order; none for probation."""
+        """Measures of the alerts, unordered. None for probation."""
 
     def __init__(
         self,
@@ -107,7 +107,7 @@ Global___ReadEvidenceResponse: _TypeAlias = ReadEvidenceResponse  # noqa: Y015
 
 @_typing.final
 class Track(_message.Message):
-    """What one device reported."""
+    """The positions that one device reported."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -116,11 +116,11 @@ class Track(_message.Message):
     OF_WEARER_FIELD_NUMBER: _builtins.int
     POINTS_FIELD_NUMBER: _builtins.int
     device_id: _builtins.str
-    """The device."""
+    """Id of the device."""
     subject_id: _builtins.str
-    """Whose it is: the wearer's or the protected person's id."""
+    """Id of the wearer or protected person."""
     of_wearer: _builtins.bool
-    """It is a tag of the wearer."""
+    """The device is a tag of the wearer."""
     @_builtins.property
     def points(self) -> _containers.RepeatedCompositeFieldContainer[Global___TrackPoint]:
         """Positions, each report once."""
@@ -143,7 +143,7 @@ Global___Track: _TypeAlias = Track  # noqa: Y015
 
 @_typing.final
 class TrackPoint(_message.Message):
-    """A position."""
+    """A position of a track."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -154,9 +154,9 @@ class TrackPoint(_message.Message):
     ACCURACY_M_FIELD_NUMBER: _builtins.int
     SEQUENCE_FIELD_NUMBER: _builtins.int
     time_ms: _builtins.int
-    """When it holds, milliseconds since 1970 UTC, by the mesh's clock."""
+    """Time of the fix, milliseconds since 1970 UTC by the mesh's clock."""
     arrived_ms: _builtins.int
-    """When it came into the log, likewise."""
+    """When the position came into the log, milliseconds since 1970 UTC by the mesh's clock."""
     lat_deg: _builtins.float
     """Latitude, degrees."""
     lon_deg: _builtins.float
@@ -164,7 +164,7 @@ class TrackPoint(_message.Message):
     accuracy_m: _builtins.float
     """Radius that holds 68 % of fixes, metres."""
     sequence: _builtins.int
-    """Place of its entry in the log."""
+    """Sequence of its entry in the log."""
     def __init__(
         self,
         *,
@@ -192,10 +192,10 @@ class DownloadEvidenceRequest(_message.Message):
     INCIDENT_ID_FIELD_NUMBER: _builtins.int
     GROUNDS_FIELD_NUMBER: _builtins.int
     incident_id: _builtins.str
-    """The incident."""
+    """Id of the incident."""
     @_builtins.property
     def grounds(self) -> _disclosure_pb2.Grounds:
-        """Why. Needed."""
+        """Grounds of the disclosure. Required."""
 
     def __init__(
         self,
@@ -219,7 +219,7 @@ class DownloadEvidenceResponse(_message.Message):
 
     DATA_FIELD_NUMBER: _builtins.int
     data: _builtins.bytes
-    """At most 64 KiB."""
+    """Content, at most 64 KiB."""
     def __init__(
         self,
         *,

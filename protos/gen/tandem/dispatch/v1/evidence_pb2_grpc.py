@@ -26,9 +26,9 @@ if _version_not_supported:
 
 
 class EvidenceServiceStub:
-    """What an incident rests on, as this leg has copied it for its own agency: some seconds after it opened, and again after it ended.
-    Probation's copy lacks all that would tell where a protected person is. Each answer is a disclosure: a row for each whose
-    positions are in it is on its way to the registry's ledger before anything leaves. A desk of the other agency is refused.
+    """The evidence of an incident, copied by this leg for its own agency some seconds after the incident opened and again after it
+    ended. Probation's copy contains nothing that would reveal where a protected person is. Each answer is a disclosure: before it is
+    sent, a row for each person with positions in it is on its way to the registry's ledger. A desk of the other agency is refused.
     """
 
     def __init__(self, channel):
@@ -50,23 +50,23 @@ class EvidenceServiceStub:
 
 
 class EvidenceServiceServicer:
-    """What an incident rests on, as this leg has copied it for its own agency: some seconds after it opened, and again after it ended.
-    Probation's copy lacks all that would tell where a protected person is. Each answer is a disclosure: a row for each whose
-    positions are in it is on its way to the registry's ledger before anything leaves. A desk of the other agency is refused.
+    """The evidence of an incident, copied by this leg for its own agency some seconds after the incident opened and again after it
+    ended. Probation's copy contains nothing that would reveal where a protected person is. Each answer is a disclosure: before it is
+    sent, a row for each person with positions in it is on its way to the registry's ledger. A desk of the other agency is refused.
     """
 
     def ReadEvidence(self, request, context):
-        """The copy as it can be drawn: who was where and when, what was decided, by which case and which settings.
+        """Returns the copy in a form that can be drawn: tracks, alerts, cases and rules.
 
-        NOT_FOUND: this leg has no copy; of an incident that just opened it comes some seconds later. UNAVAILABLE: the disclosure can't
-        be written.
+        NOT_FOUND: this leg has no copy. It copies an incident some seconds after it opened. UNAVAILABLE: the disclosure can't be
+        written.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def DownloadEvidence(self, request, context):
-        """The copy itself, a line of JSON for each stored message with its hash. The same errors.
+        """Streams the copy as stored: one line of JSON for each message, with its hash. Errors as for ReadEvidence.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -94,9 +94,9 @@ def add_EvidenceServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class EvidenceService:
-    """What an incident rests on, as this leg has copied it for its own agency: some seconds after it opened, and again after it ended.
-    Probation's copy lacks all that would tell where a protected person is. Each answer is a disclosure: a row for each whose
-    positions are in it is on its way to the registry's ledger before anything leaves. A desk of the other agency is refused.
+    """The evidence of an incident, copied by this leg for its own agency some seconds after the incident opened and again after it
+    ended. Probation's copy contains nothing that would reveal where a protected person is. Each answer is a disclosure: before it is
+    sent, a row for each person with positions in it is on its way to the registry's ledger. A desk of the other agency is refused.
     """
 
     @staticmethod

@@ -13,25 +13,25 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class EvidenceServiceStub:
-    """What an incident rests on, as this leg has copied it for its own agency: some seconds after it opened, and again after it ended.
-    Probation's copy lacks all that would tell where a protected person is. Each answer is a disclosure: a row for each whose
-    positions are in it is on its way to the registry's ledger before anything leaves. A desk of the other agency is refused.
+    """The evidence of an incident, copied by this leg for its own agency some seconds after the incident opened and again after it
+    ended. Probation's copy contains nothing that would reveal where a protected person is. Each answer is a disclosure: before it is
+    sent, a row for each person with positions in it is on its way to the registry's ledger. A desk of the other agency is refused.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     ReadEvidence: _aio.UnaryUnaryMultiCallable[_evidence_pb2.ReadEvidenceRequest, _evidence_pb2.ReadEvidenceResponse]
-    """The copy as it can be drawn: who was where and when, what was decided, by which case and which settings.
+    """Returns the copy in a form that can be drawn: tracks, alerts, cases and rules.
 
-    NOT_FOUND: this leg has no copy; of an incident that just opened it comes some seconds later. UNAVAILABLE: the disclosure can't
-    be written.
+    NOT_FOUND: this leg has no copy. It copies an incident some seconds after it opened. UNAVAILABLE: the disclosure can't be
+    written.
     """
     DownloadEvidence: _aio.UnaryStreamMultiCallable[_evidence_pb2.DownloadEvidenceRequest, _evidence_pb2.DownloadEvidenceResponse]
-    """The copy itself, a line of JSON for each stored message with its hash. The same errors."""
+    """Streams the copy as stored: one line of JSON for each message, with its hash. Errors as for ReadEvidence."""
 
 class EvidenceServiceServicer(metaclass=_abc_1.ABCMeta):
-    """What an incident rests on, as this leg has copied it for its own agency: some seconds after it opened, and again after it ended.
-    Probation's copy lacks all that would tell where a protected person is. Each answer is a disclosure: a row for each whose
-    positions are in it is on its way to the registry's ledger before anything leaves. A desk of the other agency is refused.
+    """The evidence of an incident, copied by this leg for its own agency some seconds after the incident opened and again after it
+    ended. Probation's copy contains nothing that would reveal where a protected person is. Each answer is a disclosure: before it is
+    sent, a row for each person with positions in it is on its way to the registry's ledger. A desk of the other agency is refused.
     """
 
     @_abc_1.abstractmethod
@@ -40,10 +40,10 @@ class EvidenceServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _evidence_pb2.ReadEvidenceRequest,
         context: _aio.ServicerContext[_evidence_pb2.ReadEvidenceRequest, _abc.Awaitable[_evidence_pb2.ReadEvidenceResponse]],
     ) -> _abc.Awaitable[_evidence_pb2.ReadEvidenceResponse]:
-        """The copy as it can be drawn: who was where and when, what was decided, by which case and which settings.
+        """Returns the copy in a form that can be drawn: tracks, alerts, cases and rules.
 
-        NOT_FOUND: this leg has no copy; of an incident that just opened it comes some seconds later. UNAVAILABLE: the disclosure can't
-        be written.
+        NOT_FOUND: this leg has no copy. It copies an incident some seconds after it opened. UNAVAILABLE: the disclosure can't be
+        written.
         """
 
     @_abc_1.abstractmethod
@@ -52,6 +52,6 @@ class EvidenceServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _evidence_pb2.DownloadEvidenceRequest,
         context: _aio.ServicerContext[_evidence_pb2.DownloadEvidenceRequest, _abc.AsyncIterator[_evidence_pb2.DownloadEvidenceResponse]],
     ) -> _abc.AsyncIterator[_evidence_pb2.DownloadEvidenceResponse]:
-        """The copy itself, a line of JSON for each stored message with its hash. The same errors."""
+        """Streams the copy as stored: one line of JSON for each message, with its hash. Errors as for ReadEvidence."""
 
 def add_EvidenceServiceServicer_to_server(servicer: EvidenceServiceServicer, server: _aio.Server) -> None: ...

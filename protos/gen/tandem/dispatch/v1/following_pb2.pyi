@@ -28,7 +28,7 @@ class WatchTargetsRequest(_message.Message):
 
     INCIDENT_ID_FIELD_NUMBER: _builtins.int
     incident_id: _builtins.str
-    """The incident."""
+    """Id of the incident."""
     def __init__(
         self,
         *,
@@ -58,24 +58,24 @@ class WatchTargetsResponse(_message.Message):
     AGE_S_FIELD_NUMBER: _builtins.int
     INTERRUPTED_FIELD_NUMBER: _builtins.int
     subject_id: _builtins.str
-    """Who: the wearer, a protected person, or `order/place`."""
+    """Id of the wearer, of a protected person, or `order/place`."""
     is_wearer: _builtins.bool
-    """It is the wearer."""
+    """The target is the wearer."""
     unknown: _builtins.bool
-    """Older than 3 minutes, or there is none: where the target is, is unknown."""
+    """The target's position is unknown: the newest one is older than 3 minutes, or there is none."""
     lat_deg: _builtins.float
-    """Latitude of the newest position, degrees; without one, absent like all that follows."""
+    """Latitude of the newest position, degrees. Without a position this and all following fields are absent."""
     lon_deg: _builtins.float
     """Longitude, degrees."""
     accuracy_m: _builtins.float
-    """Radius within which the device says it is, metres; of a place how far it reaches."""
+    """Accuracy of the position, metres. For a place, its radius."""
     age_s: _builtins.float
-    """How old it is now, by the mesh's clock, seconds; absent for a place."""
+    """Age of the position by the mesh's clock, seconds. Absent for a place."""
     interrupted: _builtins.bool
-    """The leg has no connection to an evaluator that tells, or was refused: newer positions may exist."""
+    """The leg gets no positions from an evaluator at present, so newer positions may exist."""
     @_builtins.property
     def fix_time(self) -> _timestamp_pb2.Timestamp:
-        """When it holds; absent for a place."""
+        """Time of the fix. Absent for a place."""
 
     def __init__(
         self,
@@ -115,7 +115,7 @@ Global___WatchTargetsResponse: _TypeAlias = WatchTargetsResponse  # noqa: Y015
 
 @_typing.final
 class AdviceGiven(_message.Message):
-    """Advice for those whom an order protects, as the police's leg gives it to the warning leg alone, on a subject of its own."""
+    """Advice of the police leg to protected persons. Only the warning leg may read its subject."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -129,22 +129,22 @@ class AdviceGiven(_message.Message):
     SEQUENCE_FIELD_NUMBER: _builtins.int
     ORDINAL_FIELD_NUMBER: _builtins.int
     advice_id: _builtins.str
-    """Hash of the step with which it was given."""
+    """Hash of the step that gave the advice."""
     incident_id: _builtins.str
-    """The incident."""
+    """Id of the incident."""
     subject_id: _builtins.str
-    """Where the wearer would be first: a protected person, or `order/place`."""
+    """The destination where the wearer would arrive first: a protected person's id, or `order/place`."""
     advice: _dispatch_pb2.Advice.ValueType
-    """What to do; unspecified where an earlier advice no longer holds."""
+    """The advice. Unspecified withdraws earlier advice."""
     number: _builtins.int
-    """Place among the steps of that destination's assignment: of two, the greater is the later."""
+    """Number of the assignment's step. A greater number is later."""
     sequence: _builtins.int
-    """The last alert that demanded somebody there: its place in the log."""
+    """Sequence of the last alert that demanded a response at the destination."""
     ordinal: _builtins.int
-    """Its place among the alerts of one entry."""
+    """Position of that alert among the alerts of one entry."""
     @_builtins.property
     def order_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Orders that it is about: all whom they protect are advised."""
+        """Ids of the orders; all persons whom they protect are advised."""
 
     @_builtins.property
     def at(self) -> _timestamp_pb2.Timestamp:

@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class FollowingServiceStub:
-    """Where those are whom a leg's units go to, while an incident is open. A desk of the other agency is refused.
+    """Live positions of a leg's targets while an incident is open. A desk of the other agency is refused.
     """
 
     def __init__(self, channel):
@@ -43,14 +43,15 @@ class FollowingServiceStub:
 
 
 class FollowingServiceServicer:
-    """Where those are whom a leg's units go to, while an incident is open. A desk of the other agency is refused.
+    """Live positions of a leg's targets while an incident is open. A desk of the other agency is refused.
     """
 
     def WatchTargets(self, request, context):
-        """Each target's newest position, and again every few seconds how old it is; with the incident's last assignment the stream ends.
-        Probation's targets are the wearer alone; the police's also the protected persons and places under threat.
+        """Streams each target's newest position, and every few seconds its age. The stream ends with the incident's last assignment.
+        Probation's only target is the wearer; the police's targets are the wearer and the threatened protected persons and places.
 
-        FAILED_PRECONDITION: this leg has no such incident open. UNAVAILABLE: the leg follows nobody, as it knows no evaluator.
+        FAILED_PRECONDITION: this leg has no such open incident. UNAVAILABLE: the leg follows nobody, because no evaluator is
+        configured.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -73,7 +74,7 @@ def add_FollowingServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class FollowingService:
-    """Where those are whom a leg's units go to, while an incident is open. A desk of the other agency is refused.
+    """Live positions of a leg's targets while an incident is open. A desk of the other agency is refused.
     """
 
     @staticmethod

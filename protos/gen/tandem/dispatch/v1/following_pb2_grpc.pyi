@@ -13,18 +13,19 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class FollowingServiceStub:
-    """Where those are whom a leg's units go to, while an incident is open. A desk of the other agency is refused."""
+    """Live positions of a leg's targets while an incident is open. A desk of the other agency is refused."""
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     WatchTargets: _aio.UnaryStreamMultiCallable[_following_pb2.WatchTargetsRequest, _following_pb2.WatchTargetsResponse]
-    """Each target's newest position, and again every few seconds how old it is; with the incident's last assignment the stream ends.
-    Probation's targets are the wearer alone; the police's also the protected persons and places under threat.
+    """Streams each target's newest position, and every few seconds its age. The stream ends with the incident's last assignment.
+    Probation's only target is the wearer; the police's targets are the wearer and the threatened protected persons and places.
 
-    FAILED_PRECONDITION: this leg has no such incident open. UNAVAILABLE: the leg follows nobody, as it knows no evaluator.
+    FAILED_PRECONDITION: this leg has no such open incident. UNAVAILABLE: the leg follows nobody, because no evaluator is
+    configured.
     """
 
 class FollowingServiceServicer(metaclass=_abc_1.ABCMeta):
-    """Where those are whom a leg's units go to, while an incident is open. A desk of the other agency is refused."""
+    """Live positions of a leg's targets while an incident is open. A desk of the other agency is refused."""
 
     @_abc_1.abstractmethod
     def WatchTargets(
@@ -32,10 +33,11 @@ class FollowingServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _following_pb2.WatchTargetsRequest,
         context: _aio.ServicerContext[_following_pb2.WatchTargetsRequest, _abc.AsyncIterator[_following_pb2.WatchTargetsResponse]],
     ) -> _abc.AsyncIterator[_following_pb2.WatchTargetsResponse]:
-        """Each target's newest position, and again every few seconds how old it is; with the incident's last assignment the stream ends.
-        Probation's targets are the wearer alone; the police's also the protected persons and places under threat.
+        """Streams each target's newest position, and every few seconds its age. The stream ends with the incident's last assignment.
+        Probation's only target is the wearer; the police's targets are the wearer and the threatened protected persons and places.
 
-        FAILED_PRECONDITION: this leg has no such incident open. UNAVAILABLE: the leg follows nobody, as it knows no evaluator.
+        FAILED_PRECONDITION: this leg has no such open incident. UNAVAILABLE: the leg follows nobody, because no evaluator is
+        configured.
         """
 
 def add_FollowingServiceServicer_to_server(servicer: FollowingServiceServicer, server: _aio.Server) -> None: ...

@@ -28,25 +28,25 @@ class _UnitStatus:
 class _UnitStatusEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_UnitStatus.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     UNIT_STATUS_UNSPECIFIED: _UnitStatus.ValueType  # 0
-    """As AVAILABLE, where it is on shift."""
+    """Not reported: as AVAILABLE during its shift."""
     AVAILABLE: _UnitStatus.ValueType  # 1
-    """It can go."""
+    """The unit can go."""
     BUSY: _UnitStatus.ValueType  # 2
-    """It does something else; it is asked where nobody is free."""
+    """The unit has another task. It is asked only if no unit is free."""
     OFF: _UnitStatus.ValueType  # 3
-    """It can't go."""
+    """The unit can't go."""
 
 class UnitStatus(_UnitStatus, metaclass=_UnitStatusEnumTypeWrapper):
-    """What a unit says of itself."""
+    """Status of a unit."""
 
 UNIT_STATUS_UNSPECIFIED: UnitStatus.ValueType  # 0
-"""As AVAILABLE, where it is on shift."""
+"""Not reported: as AVAILABLE during its shift."""
 AVAILABLE: UnitStatus.ValueType  # 1
-"""It can go."""
+"""The unit can go."""
 BUSY: UnitStatus.ValueType  # 2
-"""It does something else; it is asked where nobody is free."""
+"""The unit has another task. It is asked only if no unit is free."""
 OFF: UnitStatus.ValueType  # 3
-"""It can't go."""
+"""The unit can't go."""
 Global___UnitStatus: _TypeAlias = UnitStatus  # noqa: Y015
 
 class _RosterOutcome:
@@ -57,27 +57,27 @@ class _RosterOutcomeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_RosterO
     DESCRIPTOR: _descriptor.EnumDescriptor
     ROSTER_OUTCOME_UNSPECIFIED: _RosterOutcome.ValueType  # 0
     STORED: _RosterOutcome.ValueType  # 1
-    """It is stored."""
+    """The record was stored."""
     UNCHANGED: _RosterOutcome.ValueType  # 2
-    """It was stored before."""
+    """The same record was stored before."""
     SUPERSEDED: _RosterOutcome.ValueType  # 3
-    """A newer one is stored."""
+    """A newer version is stored."""
 
 class RosterOutcome(_RosterOutcome, metaclass=_RosterOutcomeEnumTypeWrapper):
-    """What became of a record that was put."""
+    """Outcome for one record of a request."""
 
 ROSTER_OUTCOME_UNSPECIFIED: RosterOutcome.ValueType  # 0
 STORED: RosterOutcome.ValueType  # 1
-"""It is stored."""
+"""The record was stored."""
 UNCHANGED: RosterOutcome.ValueType  # 2
-"""It was stored before."""
+"""The same record was stored before."""
 SUPERSEDED: RosterOutcome.ValueType  # 3
-"""A newer one is stored."""
+"""A newer version is stored."""
 Global___RosterOutcome: _TypeAlias = RosterOutcome  # noqa: Y015
 
 @_typing.final
 class Office(_message.Message):
-    """An office of the agency: a probation office, a police station. Without an area and without subjects it is responsible wherever no
+    """An office of the agency: a probation office or a police station. Without an area and without subjects it is responsible where no
     other office is.
     """
 
@@ -93,17 +93,17 @@ class Office(_message.Message):
     NATIONAL_DESK_FIELD_NUMBER: _builtins.int
     REMOVED_FIELD_NUMBER: _builtins.int
     office_id: _builtins.str
-    """The agency's id of it."""
+    """The agency's id of the record."""
     version: _builtins.int
     """Version of the record in the agency's own system, from 1."""
     next_office_id: _builtins.str
-    """The office that is asked where this one has nobody; empty where there is none."""
+    """Id of the office that is asked if this one has no unit. Empty if there is none."""
     supervisor_desk: _builtins.str
-    """Desk of the supervisor, who is asked when units don't answer."""
+    """Desk of the supervisor, which is asked if units don't answer."""
     national_desk: _builtins.str
-    """The agency's national desk, which is asked last and again and again."""
+    """The agency's national desk, the last level, which is asked repeatedly."""
     removed: _builtins.bool
-    """It is closed: nobody of it is asked."""
+    """The office is closed: none of its units is asked."""
     @_builtins.property
     def circle(self) -> _geometry_pb2.Circle:
         """A circular area; its radius is from 1 to 200,000 metres."""
@@ -114,7 +114,7 @@ class Office(_message.Message):
 
     @_builtins.property
     def subject_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Wearers, protected persons or `order/place` for whom it is responsible wherever they are, at most 10,000."""
+        """Wearers, protected persons or `order/place` for which it is responsible everywhere, at most 10,000."""
 
     def __init__(
         self,
@@ -155,24 +155,24 @@ class Unit(_message.Message):
     CONTACT_KEY_FIELD_NUMBER: _builtins.int
     REMOVED_FIELD_NUMBER: _builtins.int
     unit_id: _builtins.str
-    """The agency's id of it."""
+    """The agency's id of the record."""
     version: _builtins.int
     """Version of the record in the agency's own system, from 1."""
     office_id: _builtins.str
-    """Its office, which may be put later."""
+    """Id of its office, which may be stored later."""
     unit_class: _builtins.str
-    """What it is, such as `patrol-car` or `officer-pair`: all that the other agency learns of it."""
+    """Class, such as `patrol-car` or `officer-pair`. The other agency sees nothing else of the unit."""
     contact_key: _builtins.str
-    """Handle by which the agency's own system reaches it; it is kept and goes nowhere."""
+    """Handle by which the agency's own system reaches the unit. Stored, never sent."""
     removed: _builtins.bool
-    """It is gone: nobody asks it, and what it was asked for is offered to another."""
+    """The unit was removed: it isn't asked, and its open offers go to another unit."""
     @_builtins.property
     def skills(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """What it can do, such as `female-officer`, at most 20."""
+        """Skills, such as `female-officer`, at most 20."""
 
     @_builtins.property
     def shift_from(self) -> _timestamp_pb2.Timestamp:
-        """Begin of its shift, by the mesh's clock."""
+        """Start of its shift, by the mesh's clock."""
 
     @_builtins.property
     def shift_until(self) -> _timestamp_pb2.Timestamp:
@@ -201,7 +201,7 @@ Global___Unit: _TypeAlias = Unit  # noqa: Y015
 
 @_typing.final
 class UnitReport(_message.Message):
-    """A unit with what it said last."""
+    """A unit with its latest report."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -212,24 +212,24 @@ class UnitReport(_message.Message):
     INCIDENT_ID_FIELD_NUMBER: _builtins.int
     POSITION_AT_FIELD_NUMBER: _builtins.int
     status: Global___UnitStatus.ValueType
-    """What it said of itself."""
+    """Its reported status."""
     incident_id: _builtins.str
-    """The incident that it has a part in; empty where there is none."""
+    """Id of the incident that it works on. Empty if there is none."""
     @_builtins.property
     def unit(self) -> Global___Unit:
         """The unit."""
 
     @_builtins.property
     def position(self) -> _geometry_pb2.Point:
-        """Where it was; absent where it didn't say."""
+        """Its reported position. Absent if none was reported."""
 
     @_builtins.property
     def reported_at(self) -> _timestamp_pb2.Timestamp:
-        """When it said so, by the mesh's clock."""
+        """Time of the report, by the mesh's clock."""
 
     @_builtins.property
     def position_at(self) -> _timestamp_pb2.Timestamp:
-        """When it was at `position`, by the mesh's clock: a later report may have said nothing of where it is."""
+        """Time of `position`, by the mesh's clock. It may be older than `reported_at`, because a report may lack a position."""
 
     def __init__(
         self,
@@ -258,7 +258,7 @@ class PutOfficesRequest(_message.Message):
     OFFICES_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def offices(self) -> _containers.RepeatedCompositeFieldContainer[Global___Office]:
-        """From 1 to 1,000, each once."""
+        """Records, 1 to 1,000, each once."""
 
     def __init__(
         self,
@@ -282,7 +282,7 @@ class PutOfficesResponse(_message.Message):
     OUTCOMES_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def outcomes(self) -> _containers.RepeatedScalarFieldContainer[Global___RosterOutcome.ValueType]:
-        """What became of each, in their order."""
+        """Outcome of each record, in their order."""
 
     def __init__(
         self,
@@ -306,7 +306,7 @@ class PutUnitsRequest(_message.Message):
     UNITS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def units(self) -> _containers.RepeatedCompositeFieldContainer[Global___Unit]:
-        """From 1 to 1,000, each once."""
+        """Records, 1 to 1,000, each once."""
 
     def __init__(
         self,
@@ -330,7 +330,7 @@ class PutUnitsResponse(_message.Message):
     OUTCOMES_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def outcomes(self) -> _containers.RepeatedScalarFieldContainer[Global___RosterOutcome.ValueType]:
-        """What became of each, in their order."""
+        """Outcome of each record, in their order."""
 
     def __init__(
         self,
@@ -358,14 +358,14 @@ class ReportUnitRequest(_message.Message):
     unit_id: _builtins.str
     """The unit."""
     status: Global___UnitStatus.ValueType
-    """What it says of itself."""
+    """Its status."""
     @_builtins.property
     def position(self) -> _geometry_pb2.Point:
-        """Where it is; absent where it doesn't say, which leaves the last position."""
+        """Its position. Absent keeps the last position."""
 
     @_builtins.property
     def at(self) -> _timestamp_pb2.Timestamp:
-        """When, by the mesh's clock; at most 2 minutes ahead of it."""
+        """Time of the report, by the mesh's clock, at most 2 minutes ahead of it."""
 
     def __init__(
         self,
@@ -391,7 +391,7 @@ class ReportUnitResponse(_message.Message):
 
     OUTCOME_FIELD_NUMBER: _builtins.int
     outcome: Global___RosterOutcome.ValueType
-    """SUPERSEDED where a later report is known."""
+    """SUPERSEDED if a later report is stored."""
     def __init__(
         self,
         *,
@@ -413,7 +413,7 @@ class ListUnitsRequest(_message.Message):
 
     OFFICE_ID_FIELD_NUMBER: _builtins.int
     office_id: _builtins.str
-    """Only units of this office; empty for all."""
+    """Id of the office whose units to list. Empty for all."""
     def __init__(
         self,
         *,
@@ -437,11 +437,11 @@ class ListUnitsResponse(_message.Message):
     UNITS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def offices(self) -> _containers.RepeatedCompositeFieldContainer[Global___Office]:
-        """Offices by id."""
+        """Offices, ordered by id."""
 
     @_builtins.property
     def units(self) -> _containers.RepeatedCompositeFieldContainer[Global___UnitReport]:
-        """Units by id."""
+        """Units, ordered by id."""
 
     def __init__(
         self,

@@ -26,7 +26,8 @@ if _version_not_supported:
 
 
 class RosterServiceStub:
-    """Who can be sent: one leg's offices and units, kept by its own desk. Where a leg has no office the desk itself is offered.
+    """One leg's roster: its offices and units, kept up to date by its desk. Without an office the leg offers assignments to the desk
+    itself.
     """
 
     def __init__(self, channel):
@@ -58,32 +59,33 @@ class RosterServiceStub:
 
 
 class RosterServiceServicer:
-    """Who can be sent: one leg's offices and units, kept by its own desk. Where a leg has no office the desk itself is offered.
+    """One leg's roster: its offices and units, kept up to date by its desk. Without an office the leg offers assignments to the desk
+    itself.
     """
 
     def PutOffices(self, request, context):
-        """Keeps offices, all of them or none. Of an office the greater version counts.
+        """Stores offices, all of them or none. The greatest version of an office is valid.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def PutUnits(self, request, context):
-        """Keeps units, all of them or none. Of a unit the greater version counts. What a unit that goes was offered is offered on at once.
+        """Stores units, all of them or none. The greatest version of a unit is valid. Offers to a removed unit escalate at once.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ReportUnit(self, request, context):
-        """How a unit is and where. Of a unit the later report counts.
+        """Reports a unit's status and position. The latest report of a unit is valid.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListUnits(self, request, context):
-        """Offices and units as this leg knows them.
+        """Lists offices and units as this leg knows them.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -121,7 +123,8 @@ def add_RosterServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class RosterService:
-    """Who can be sent: one leg's offices and units, kept by its own desk. Where a leg has no office the desk itself is offered.
+    """One leg's roster: its offices and units, kept up to date by its desk. Without an office the leg offers assignments to the desk
+    itself.
     """
 
     @staticmethod

@@ -13,20 +13,24 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class RosterServiceStub:
-    """Who can be sent: one leg's offices and units, kept by its own desk. Where a leg has no office the desk itself is offered."""
+    """One leg's roster: its offices and units, kept up to date by its desk. Without an office the leg offers assignments to the desk
+    itself.
+    """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     PutOffices: _aio.UnaryUnaryMultiCallable[_roster_pb2.PutOfficesRequest, _roster_pb2.PutOfficesResponse]
-    """Keeps offices, all of them or none. Of an office the greater version counts."""
+    """Stores offices, all of them or none. The greatest version of an office is valid."""
     PutUnits: _aio.UnaryUnaryMultiCallable[_roster_pb2.PutUnitsRequest, _roster_pb2.PutUnitsResponse]
-    """Keeps units, all of them or none. Of a unit the greater version counts. What a unit that goes was offered is offered on at once."""
+    """Stores units, all of them or none. The greatest version of a unit is valid. Offers to a removed unit escalate at once."""
     ReportUnit: _aio.UnaryUnaryMultiCallable[_roster_pb2.ReportUnitRequest, _roster_pb2.ReportUnitResponse]
-    """How a unit is and where. Of a unit the later report counts."""
+    """Reports a unit's status and position. The latest report of a unit is valid."""
     ListUnits: _aio.UnaryUnaryMultiCallable[_roster_pb2.ListUnitsRequest, _roster_pb2.ListUnitsResponse]
-    """Offices and units as this leg knows them."""
+    """Lists offices and units as this leg knows them."""
 
 class RosterServiceServicer(metaclass=_abc_1.ABCMeta):
-    """Who can be sent: one leg's offices and units, kept by its own desk. Where a leg has no office the desk itself is offered."""
+    """One leg's roster: its offices and units, kept up to date by its desk. Without an office the leg offers assignments to the desk
+    itself.
+    """
 
     @_abc_1.abstractmethod
     def PutOffices(
@@ -34,7 +38,7 @@ class RosterServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _roster_pb2.PutOfficesRequest,
         context: _aio.ServicerContext[_roster_pb2.PutOfficesRequest, _abc.Awaitable[_roster_pb2.PutOfficesResponse]],
     ) -> _abc.Awaitable[_roster_pb2.PutOfficesResponse]:
-        """Keeps offices, all of them or none. Of an office the greater version counts."""
+        """Stores offices, all of them or none. The greatest version of an office is valid."""
 
     @_abc_1.abstractmethod
     def PutUnits(
@@ -42,7 +46,7 @@ class RosterServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _roster_pb2.PutUnitsRequest,
         context: _aio.ServicerContext[_roster_pb2.PutUnitsRequest, _abc.Awaitable[_roster_pb2.PutUnitsResponse]],
     ) -> _abc.Awaitable[_roster_pb2.PutUnitsResponse]:
-        """Keeps units, all of them or none. Of a unit the greater version counts. What a unit that goes was offered is offered on at once."""
+        """Stores units, all of them or none. The greatest version of a unit is valid. Offers to a removed unit escalate at once."""
 
     @_abc_1.abstractmethod
     def ReportUnit(
@@ -50,7 +54,7 @@ class RosterServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _roster_pb2.ReportUnitRequest,
         context: _aio.ServicerContext[_roster_pb2.ReportUnitRequest, _abc.Awaitable[_roster_pb2.ReportUnitResponse]],
     ) -> _abc.Awaitable[_roster_pb2.ReportUnitResponse]:
-        """How a unit is and where. Of a unit the later report counts."""
+        """Reports a unit's status and position. The latest report of a unit is valid."""
 
     @_abc_1.abstractmethod
     def ListUnits(
@@ -58,6 +62,6 @@ class RosterServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _roster_pb2.ListUnitsRequest,
         context: _aio.ServicerContext[_roster_pb2.ListUnitsRequest, _abc.Awaitable[_roster_pb2.ListUnitsResponse]],
     ) -> _abc.Awaitable[_roster_pb2.ListUnitsResponse]:
-        """Offices and units as this leg knows them."""
+        """Lists offices and units as this leg knows them."""
 
 def add_RosterServiceServicer_to_server(servicer: RosterServiceServicer, server: _aio.Server) -> None: ...

@@ -32,7 +32,7 @@ class GetCaseRequest(_message.Message):
     case_id: _builtins.str
     """Id of the joint case."""
     min_sequence: _builtins.int
-    """Wait until the fold has applied this sequence of the case's partition; 0 answers at once."""
+    """Waits until the fold has applied this sequence of the case's partition. 0 answers at once."""
     def __init__(
         self,
         *,
@@ -65,13 +65,13 @@ class GetCaseResponse(_message.Message):
     partition: _builtins.int
     """Partition of the case."""
     applied_sequence: _builtins.int
-    """Greatest sequence that the answer rests on."""
+    """Greatest sequence that the answer includes."""
     case_version: _builtins.int
     """Version of the case snapshot applied."""
     episode_id: _builtins.str
-    """Id of the open approach; empty where none is."""
+    """Id of the open episode. Empty if none is open."""
     incident_id: _builtins.str
-    """Id of the open incident; empty where none is."""
+    """Id of the open incident. Empty if none is open."""
     @_builtins.property
     def open_rings(self) -> _containers.RepeatedCompositeFieldContainer[Global___OpenRing]:
         """Rings that are entered."""
@@ -105,12 +105,12 @@ class OpenRing(_message.Message):
     RING_M_FIELD_NUMBER: _builtins.int
     SINCE_FIELD_NUMBER: _builtins.int
     target_id: _builtins.str
-    """Person or place approached."""
+    """Id of the approached person or place."""
     ring_m: _builtins.float
     """Radius, metres."""
     @_builtins.property
     def since(self) -> _timestamp_pb2.Timestamp:
-        """Since when, rounded down to the minute: exact moments and a track would give the protected address."""
+        """When it was entered, rounded down to the minute: exact moments and a track would reveal the protected address."""
 
     def __init__(
         self,
@@ -137,15 +137,15 @@ class WatchAlertsRequest(_message.Message):
     AFTER_ALERT_ID_FIELD_NUMBER: _builtins.int
     NEW_ONLY_FIELD_NUMBER: _builtins.int
     after_stream_sequence: _builtins.int
-    """Only alerts with a greater stream sequence; 0 for all that are kept. Refused where it is beyond the last one, or where alerts
-    after it aren't kept any more.
+    """Streams only alerts with a greater stream sequence. 0 for all stored alerts. Refused if it is beyond the last alert, or if
+    alerts after it are no longer stored.
     """
     after_alert_id: _builtins.str
-    """Id of the alert that had this sequence; needed with it. FAILED_PRECONDITION with the code stream_went_back: another alert has it now,
-    since a store that lost its tail uses sequences again. Then ask for all that are kept, and pass over those that were seen by their ids.
+    """Id of the alert at this sequence. Required with it. FAILED_PRECONDITION with the code stream_went_back: the stream lost its
+    newest alerts, and the sequence belongs to another alert now. Then read all stored alerts and skip known ids.
     """
     new_only: _builtins.bool
-    """From now on: none of the alerts before. Not together with after_stream_sequence."""
+    """Streams new alerts only. Must not be combined with after_stream_sequence."""
     def __init__(
         self,
         *,
@@ -171,14 +171,14 @@ class WatchAlertsResponse(_message.Message):
     ALERT_FIELD_NUMBER: _builtins.int
     MEASURE_FIELD_NUMBER: _builtins.int
     stream_sequence: _builtins.int
-    """Sequence in the stream of alerts; send the last one seen to resume."""
+    """Sequence in the stream of alerts. Send the last one to resume."""
     @_builtins.property
     def alert(self) -> _alert_pb2.Alert:
         """The alert."""
 
     @_builtins.property
     def measure(self) -> _alert_pb2.Measure:
-        """Its figures; absent for the watch."""
+        """Measure of the alert. Absent for the watch."""
 
     def __init__(
         self,
@@ -204,7 +204,7 @@ class PutRulesRequest(_message.Message):
     RULES_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def rules(self) -> _log_pb2.Rules:
-        """The settings, whole."""
+        """All rules."""
 
     def __init__(
         self,

@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class GeofenceServiceStub:
-    """What the evaluator has decided, and on which settings it decides.
+    """Decisions of the evaluators, and the rules by which they decide.
     """
 
     def __init__(self, channel):
@@ -53,27 +53,27 @@ class GeofenceServiceStub:
 
 
 class GeofenceServiceServicer:
-    """What the evaluator has decided, and on which settings it decides.
+    """Decisions of the evaluators, and the rules by which they decide.
     """
 
     def GetCase(self, request, context):
-        """State of a case. Tells rings, never distances or positions. NOT_FOUND: no evaluator has it. UNAVAILABLE: another one may have
-        it, or the sequence isn't applied yet.
+        """Returns the state of a case: rings, never distances or positions. NOT_FOUND: no evaluator has the case. UNAVAILABLE: another
+        evaluator may have it, or the sequence isn't applied yet.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def WatchAlerts(self, request, context):
-        """Alerts from a sequence on with their figures, then each new one. Distances: not for probation. The watch gets those of canaries
-        alone, without figures.
+        """Streams alerts after a sequence with their measures, then each new alert. Contains distances, so probation may not call it. The
+        watch gets canaries' alerts only, without measures.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def PutRules(self, request, context):
-        """Enters settings of the decision into the log of each partition.
+        """Writes rules of the decision into the log of each partition.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -106,7 +106,7 @@ def add_GeofenceServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class GeofenceService:
-    """What the evaluator has decided, and on which settings it decides.
+    """Decisions of the evaluators, and the rules by which they decide.
     """
 
     @staticmethod

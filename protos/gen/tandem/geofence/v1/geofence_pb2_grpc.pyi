@@ -13,22 +13,22 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class GeofenceServiceStub:
-    """What the evaluator has decided, and on which settings it decides."""
+    """Decisions of the evaluators, and the rules by which they decide."""
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     GetCase: _aio.UnaryUnaryMultiCallable[_geofence_pb2.GetCaseRequest, _geofence_pb2.GetCaseResponse]
-    """State of a case. Tells rings, never distances or positions. NOT_FOUND: no evaluator has it. UNAVAILABLE: another one may have
-    it, or the sequence isn't applied yet.
+    """Returns the state of a case: rings, never distances or positions. NOT_FOUND: no evaluator has the case. UNAVAILABLE: another
+    evaluator may have it, or the sequence isn't applied yet.
     """
     WatchAlerts: _aio.UnaryStreamMultiCallable[_geofence_pb2.WatchAlertsRequest, _geofence_pb2.WatchAlertsResponse]
-    """Alerts from a sequence on with their figures, then each new one. Distances: not for probation. The watch gets those of canaries
-    alone, without figures.
+    """Streams alerts after a sequence with their measures, then each new alert. Contains distances, so probation may not call it. The
+    watch gets canaries' alerts only, without measures.
     """
     PutRules: _aio.UnaryUnaryMultiCallable[_geofence_pb2.PutRulesRequest, _geofence_pb2.PutRulesResponse]
-    """Enters settings of the decision into the log of each partition."""
+    """Writes rules of the decision into the log of each partition."""
 
 class GeofenceServiceServicer(metaclass=_abc_1.ABCMeta):
-    """What the evaluator has decided, and on which settings it decides."""
+    """Decisions of the evaluators, and the rules by which they decide."""
 
     @_abc_1.abstractmethod
     def GetCase(
@@ -36,8 +36,8 @@ class GeofenceServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _geofence_pb2.GetCaseRequest,
         context: _aio.ServicerContext[_geofence_pb2.GetCaseRequest, _abc.Awaitable[_geofence_pb2.GetCaseResponse]],
     ) -> _abc.Awaitable[_geofence_pb2.GetCaseResponse]:
-        """State of a case. Tells rings, never distances or positions. NOT_FOUND: no evaluator has it. UNAVAILABLE: another one may have
-        it, or the sequence isn't applied yet.
+        """Returns the state of a case: rings, never distances or positions. NOT_FOUND: no evaluator has the case. UNAVAILABLE: another
+        evaluator may have it, or the sequence isn't applied yet.
         """
 
     @_abc_1.abstractmethod
@@ -46,8 +46,8 @@ class GeofenceServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _geofence_pb2.WatchAlertsRequest,
         context: _aio.ServicerContext[_geofence_pb2.WatchAlertsRequest, _abc.AsyncIterator[_geofence_pb2.WatchAlertsResponse]],
     ) -> _abc.AsyncIterator[_geofence_pb2.WatchAlertsResponse]:
-        """Alerts from a sequence on with their figures, then each new one. Distances: not for probation. The watch gets those of canaries
-        alone, without figures.
+        """Streams alerts after a sequence with their measures, then each new alert. Contains distances, so probation may not call it. The
+        watch gets canaries' alerts only, without measures.
         """
 
     @_abc_1.abstractmethod
@@ -56,6 +56,6 @@ class GeofenceServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _geofence_pb2.PutRulesRequest,
         context: _aio.ServicerContext[_geofence_pb2.PutRulesRequest, _abc.Awaitable[_geofence_pb2.PutRulesResponse]],
     ) -> _abc.Awaitable[_geofence_pb2.PutRulesResponse]:
-        """Enters settings of the decision into the log of each partition."""
+        """Writes rules of the decision into the log of each partition."""
 
 def add_GeofenceServiceServicer_to_server(servicer: GeofenceServiceServicer, server: _aio.Server) -> None: ...

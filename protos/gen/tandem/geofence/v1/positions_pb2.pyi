@@ -28,22 +28,22 @@ class _SubjectKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_SubjectKi
     DESCRIPTOR: _descriptor.EnumDescriptor
     SUBJECT_KIND_UNSPECIFIED: _SubjectKind.ValueType  # 0
     WEARER: _SubjectKind.ValueType  # 1
-    """The wearer, by the tags."""
+    """The wearer, located by tags."""
     PROTECTED_PERSON: _SubjectKind.ValueType  # 2
-    """A protected person, by their protective devices."""
+    """A protected person, located by protective devices."""
     PROTECTED_PLACE: _SubjectKind.ValueType  # 3
-    """A protected place, which stays where it is: the middle of it, and as its accuracy how far it reaches from there."""
+    """A protected place: the position is its centre, and the accuracy its radius."""
 
 class SubjectKind(_SubjectKind, metaclass=_SubjectKindEnumTypeWrapper):
-    """On which side of an order somebody is."""
+    """Role of a subject under an order."""
 
 SUBJECT_KIND_UNSPECIFIED: SubjectKind.ValueType  # 0
 WEARER: SubjectKind.ValueType  # 1
-"""The wearer, by the tags."""
+"""The wearer, located by tags."""
 PROTECTED_PERSON: SubjectKind.ValueType  # 2
-"""A protected person, by their protective devices."""
+"""A protected person, located by protective devices."""
 PROTECTED_PLACE: SubjectKind.ValueType  # 3
-"""A protected place, which stays where it is: the middle of it, and as its accuracy how far it reaches from there."""
+"""A protected place: the position is its centre, and the accuracy its radius."""
 Global___SubjectKind: _TypeAlias = SubjectKind  # noqa: Y015
 
 class _ShareEndReason:
@@ -54,40 +54,40 @@ class _ShareEndReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ShareE
     DESCRIPTOR: _descriptor.EnumDescriptor
     SHARE_END_REASON_UNSPECIFIED: _ShareEndReason.ValueType  # 0
     INCIDENT_ENDED: _ShareEndReason.ValueType  # 1
-    """The incident ended, or what threatened this protected person in it did."""
+    """The incident ended, or its threat to this protected person ended."""
     ORDER_ENDED: _ShareEndReason.ValueType  # 2
     """The order ended, lapsed or was cancelled."""
     EXPIRED: _ShareEndReason.ValueType  # 3
     """expires_at has passed."""
     WITHDRAWN: _ShareEndReason.ValueType  # 4
-    """The order no longer names the subject, or no device of theirs: it was taken back or withdrawn."""
+    """The order no longer names the subject or any of its devices."""
 
 class ShareEndReason(_ShareEndReason, metaclass=_ShareEndReasonEnumTypeWrapper):
-    """Why a share is over."""
+    """Why a share ended."""
 
 SHARE_END_REASON_UNSPECIFIED: ShareEndReason.ValueType  # 0
 INCIDENT_ENDED: ShareEndReason.ValueType  # 1
-"""The incident ended, or what threatened this protected person in it did."""
+"""The incident ended, or its threat to this protected person ended."""
 ORDER_ENDED: ShareEndReason.ValueType  # 2
 """The order ended, lapsed or was cancelled."""
 EXPIRED: ShareEndReason.ValueType  # 3
 """expires_at has passed."""
 WITHDRAWN: ShareEndReason.ValueType  # 4
-"""The order no longer names the subject, or no device of theirs: it was taken back or withdrawn."""
+"""The order no longer names the subject or any of its devices."""
 Global___ShareEndReason: _TypeAlias = ShareEndReason  # noqa: Y015
 
 @_typing.final
 class Subject(_message.Message):
-    """Somebody whose position is asked for."""
+    """A person or place whose position is requested."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     KIND_FIELD_NUMBER: _builtins.int
     SUBJECT_ID_FIELD_NUMBER: _builtins.int
     kind: Global___SubjectKind.ValueType
-    """Which side; it tells the kind of the device too."""
+    """Role of the subject, which implies the kind of its devices."""
     subject_id: _builtins.str
-    """Id of the wearer or the protected person; of a place `order/place`."""
+    """Id of the wearer or protected person, or `order/place`."""
     def __init__(
         self,
         *,
@@ -114,18 +114,18 @@ class WatchPositionsRequest(_message.Message):
     SUBJECTS_FIELD_NUMBER: _builtins.int
     EXPIRES_AT_FIELD_NUMBER: _builtins.int
     incident_id: _builtins.str
-    """An open incident: all that it concerns, until it ends."""
+    """Id of an open incident: all its subjects, until it ends."""
     order_id: _builtins.str
-    """An order in force, whether or not anybody approaches: the wearer alone, and under fewer articles."""
+    """Id of an order in force, also without an approach: the wearer only, under fewer articles."""
     legal_basis: _builtins.str
-    """Code of the article that allows it, such as STALKING_9_1_3_2. Needed."""
+    """Code of the article that allows the share, such as STALKING_9_1_3_2. Required."""
     @_builtins.property
     def subjects(self) -> _containers.RepeatedCompositeFieldContainer[Global___Subject]:
-        """Whose positions, 1 to 20. Needed."""
+        """Subjects, 1 to 20. Required."""
 
     @_builtins.property
     def expires_at(self) -> _timestamp_pb2.Timestamp:
-        """When the share ends at the latest, mesh time, at most a day ahead. Needed."""
+        """Latest end of the share, mesh time, at most one day ahead. Required."""
 
     def __init__(
         self,
@@ -156,11 +156,11 @@ class WatchPositionsResponse(_message.Message):
     END_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def position(self) -> Global___LivePosition:
-        """Where a subject is now; a newer one takes the place of those that the reader was too slow for."""
+        """Present position of a subject. A newer position replaces unread ones."""
 
     @_builtins.property
     def end(self) -> Global___ShareEnd:
-        """The share of a subject is over; after the last one the stream ends."""
+        """The share of a subject ended. The stream ends after the last share."""
 
     def __init__(
         self,
@@ -180,7 +180,7 @@ Global___WatchPositionsResponse: _TypeAlias = WatchPositionsResponse  # noqa: Y0
 
 @_typing.final
 class LivePosition(_message.Message):
-    """Where a subject is, as far as it is known."""
+    """The newest known position of a subject."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -192,22 +192,22 @@ class LivePosition(_message.Message):
     FIX_TIME_FIELD_NUMBER: _builtins.int
     AGE_S_FIELD_NUMBER: _builtins.int
     unknown: _builtins.bool
-    """The newest position is older than 3 minutes, or there is none: where the subject is, is unknown. It is never "safe"."""
+    """The subject's position is unknown: the newest one is older than 3 minutes, or there is none. Unknown never means safe."""
     lat_deg: _builtins.float
-    """Latitude of the newest position, degrees; without one, absent like all that follows."""
+    """Latitude of the newest position, degrees. Without a position this and all following fields are absent."""
     lon_deg: _builtins.float
     """Longitude, degrees."""
     accuracy_m: _builtins.float
-    """Radius within which the device says it is, metres; of a place how far it reaches."""
+    """Accuracy of the position, metres. For a place, its radius."""
     age_s: _builtins.float
-    """How old it was when it was sent, by the log's time, seconds."""
+    """Age of the position when it was sent, by the log's time, seconds. Absent for a place."""
     @_builtins.property
     def subject(self) -> Global___Subject:
-        """Who."""
+        """The subject."""
 
     @_builtins.property
     def fix_time(self) -> _timestamp_pb2.Timestamp:
-        """When it holds; absent for a place, like its age."""
+        """Time of the fix. Absent for a place."""
 
     def __init__(
         self,
@@ -252,10 +252,10 @@ class ShareEnd(_message.Message):
     SUBJECT_FIELD_NUMBER: _builtins.int
     REASON_FIELD_NUMBER: _builtins.int
     reason: Global___ShareEndReason.ValueType
-    """Why."""
+    """The reason."""
     @_builtins.property
     def subject(self) -> Global___Subject:
-        """Whose."""
+        """The subject."""
 
     def __init__(
         self,

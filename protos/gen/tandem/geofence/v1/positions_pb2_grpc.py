@@ -26,8 +26,8 @@ if _version_not_supported:
 
 
 class PositionServiceStub:
-    """Where somebody is, live, for those who go to them. Denied by default: each share names its legal basis, and is a row of the
-    registry's ledger, in a durable outbox at first, before its first position leaves.
+    """Live positions for the units that respond. Denied by default: each share names its legal basis. Before its first position is
+    sent, its row for the registry's ledger is in a durable outbox.
     """
 
     def __init__(self, channel):
@@ -44,20 +44,21 @@ class PositionServiceStub:
 
 
 class PositionServiceServicer:
-    """Where somebody is, live, for those who go to them. Denied by default: each share names its legal basis, and is a row of the
-    registry's ledger, in a durable outbox at first, before its first position leaves.
+    """Live positions for the units that respond. Denied by default: each share names its legal basis. Before its first position is
+    sent, its row for the registry's ledger is in a durable outbox.
     """
 
     def WatchPositions(self, request, context):
-        """Positions of some subjects until each share ends, with the reason. Probation gets the wearer alone; the police also those
-        whom the order protects, and during an incident its places; nobody else anything. No ring and no distance is ever told here.
+        """Streams positions of subjects until each share ends, and then the reason of the end. Probation gets the wearer only; the police
+        also get the persons whom the order protects and, during an incident, its places. No other role may call it. The answers never
+        contain rings or distances.
 
-        PERMISSION_DENIED: the role or the legal basis doesn't allow it. FAILED_PRECONDITION: no such incident is open, or no such
-        order in force, or it doesn't name a subject. UNAVAILABLE: this evaluator is behind the log or can't write its outbox; ask
-        the other. Streams are cut after five minutes at the latest: ask again with the same request.
+        PERMISSION_DENIED: the role or the legal basis doesn't allow it. FAILED_PRECONDITION: the incident isn't open, the order isn't
+        in force, or it doesn't name a subject. UNAVAILABLE: this evaluator is behind the log or can't write its outbox; call the other
+        evaluator. The server ends streams after at most five minutes: repeat the same request.
 
-        For a reader that is too slow nothing is kept here, but its own window may hold 64 KiB of older positions: who wants the newest
-        first opens the channel with `grpc.http2.lookahead_bytes` 256.
+        The server queues nothing for a slow reader, but the reader's HTTP/2 window may hold 64 KiB of older positions. To read the
+        newest first, open the channel with `grpc.http2.lookahead_bytes` 256.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -80,8 +81,8 @@ def add_PositionServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class PositionService:
-    """Where somebody is, live, for those who go to them. Denied by default: each share names its legal basis, and is a row of the
-    registry's ledger, in a durable outbox at first, before its first position leaves.
+    """Live positions for the units that respond. Denied by default: each share names its legal basis. Before its first position is
+    sent, its row for the registry's ledger is in a durable outbox.
     """
 
     @staticmethod

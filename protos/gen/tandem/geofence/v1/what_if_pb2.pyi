@@ -34,18 +34,18 @@ class EvaluateRequest(_message.Message):
     GROUNDS_FIELD_NUMBER: _builtins.int
     STEPS_FIELD_NUMBER: _builtins.int
     case_id: _builtins.str
-    """A joint case of the records, as the evaluator has it now: its rings, targets, validity, encounters."""
+    """Id of a joint case of the records, with its present rings, targets, validity and encounters."""
     @_builtins.property
     def case(self) -> _log_pb2.CaseSnapshot:
-        """A made-up one: at most 20 persons, 20 places, 10 rings, 50 encounters and 2,000 corners."""
+        """An invented case: at most 20 persons, 20 places, 10 rings, 50 encounters and 2,000 corners."""
 
     @_builtins.property
     def grounds(self) -> _disclosure_pb2.Grounds:
-        """Why, for a case of the records. Needed there."""
+        """Grounds of the disclosure. Required for a case of the records."""
 
     @_builtins.property
     def steps(self) -> _containers.RepeatedCompositeFieldContainer[Global___WhatIfStep]:
-        """What happens, in order of time, 1 to 200 within 24 hours. Steps times rings times corners are bounded too."""
+        """Steps in order of time, 1 to 200 within 24 hours. The product of steps, rings and corners is bounded too."""
 
     def __init__(
         self,
@@ -67,7 +67,7 @@ Global___EvaluateRequest: _TypeAlias = EvaluateRequest  # noqa: Y015
 
 @_typing.final
 class WhatIfStep(_message.Message):
-    """Something that happens."""
+    """One hypothetical event."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -76,16 +76,16 @@ class WhatIfStep(_message.Message):
     POSITION_FIELD_NUMBER: _builtins.int
     EVENT_FIELD_NUMBER: _builtins.int
     subject_id: _builtins.str
-    """Of whom: the wearer's id or a protected person's. Their first device reports. Empty where only time passes."""
+    """Id of the wearer or of a protected person; the first device of that person reports. Empty if only time passes."""
     event: _log_pb2.EquipmentKind.ValueType
-    """Their device says something about itself."""
+    """An equipment event."""
     @_builtins.property
     def at(self) -> _timestamp_pb2.Timestamp:
-        """When; it arrives at the same moment. Needed."""
+        """When it happens and arrives. Required."""
 
     @_builtins.property
     def position(self) -> Global___WhatIfPosition:
-        """They are here."""
+        """A position."""
 
     def __init__(
         self,
@@ -107,7 +107,7 @@ Global___WhatIfStep: _TypeAlias = WhatIfStep  # noqa: Y015
 
 @_typing.final
 class WhatIfPosition(_message.Message):
-    """A position."""
+    """A position of a track."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -117,7 +117,7 @@ class WhatIfPosition(_message.Message):
     """Radius that holds 68 % of fixes, metres, more than 0, at most 10,000."""
     @_builtins.property
     def point(self) -> _geometry_pb2.Point:
-        """Where."""
+        """Coordinates."""
 
     def __init__(
         self,
@@ -146,16 +146,16 @@ class EvaluateResponse(_message.Message):
     case_version: _builtins.int
     """Version of the case."""
     rules_id: _builtins.str
-    """Settings on which it was decided: those in force now."""
+    """Id of the rules used: those in force now."""
     @_builtins.property
     def alerts(self) -> _containers.RepeatedCompositeFieldContainer[Global___WhatIfAlert]:
-        """What would be told, in order. The sequence is that of the entry in the made-up log: the case is 1. Ids are never those of a
-        real alert or incident.
+        """Alerts that would be emitted, in order. Their sequence counts the entries of the invented log, in which the case is entry 1.
+        Ids never equal those of real alerts or incidents.
         """
 
     @_builtins.property
     def dead_letters(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """What would be set aside, and why."""
+        """Reasons of the dead letters that would be written."""
 
     def __init__(
         self,
@@ -175,7 +175,7 @@ Global___EvaluateResponse: _TypeAlias = EvaluateResponse  # noqa: Y015
 
 @_typing.final
 class WhatIfAlert(_message.Message):
-    """An alert that nobody is told of."""
+    """A hypothetical alert."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -183,11 +183,11 @@ class WhatIfAlert(_message.Message):
     MEASURE_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def alert(self) -> _alert_pb2.Alert:
-        """The alert, its demand and who would have to go where."""
+        """The alert with its demand and destinations."""
 
     @_builtins.property
     def measure(self) -> _alert_pb2.Measure:
-        """Its figures."""
+        """Measure of the alert."""
 
     def __init__(
         self,

@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class WhatIfServiceStub:
-    """What would be decided, if this happened. Nothing is entered into the log, and nobody is told.
+    """Hypothetical decisions. Nothing is written to the log, and nobody is notified.
     """
 
     def __init__(self, channel):
@@ -43,13 +43,13 @@ class WhatIfServiceStub:
 
 
 class WhatIfServiceServicer:
-    """What would be decided, if this happened. Nothing is entered into the log, and nobody is told.
+    """Hypothetical decisions. Nothing is written to the log, and nobody is notified.
     """
 
     def Evaluate(self, request, context):
-        """Folds given steps for one case that begins with the first of them, and knows of nothing that really happened. Answers with
-        distances: not for probation. A case of the records is evaluated for the police's desk and reviewers alone, and is a
-        disclosure: who may choose positions can find out its places.
+        """Folds the given steps for one case. The case begins with the first step; no real event is included. The answer contains
+        distances, so probation may not call it. Only the police's desk and reviewers may evaluate a case of the records. That is a
+        disclosure, because a caller who chooses positions can locate the case's places.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -72,7 +72,7 @@ def add_WhatIfServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class WhatIfService:
-    """What would be decided, if this happened. Nothing is entered into the log, and nobody is told.
+    """Hypothetical decisions. Nothing is written to the log, and nobody is notified.
     """
 
     @staticmethod

@@ -13,17 +13,17 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class WhatIfServiceStub:
-    """What would be decided, if this happened. Nothing is entered into the log, and nobody is told."""
+    """Hypothetical decisions. Nothing is written to the log, and nobody is notified."""
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     Evaluate: _aio.UnaryUnaryMultiCallable[_what_if_pb2.EvaluateRequest, _what_if_pb2.EvaluateResponse]
-    """Folds given steps for one case that begins with the first of them, and knows of nothing that really happened. Answers with
-    distances: not for probation. A case of the records is evaluated for the police's desk and reviewers alone, and is a
-    disclosure: who may choose positions can find out its places.
+    """Folds the given steps for one case. The case begins with the first step; no real event is included. The answer contains
+    distances, so probation may not call it. Only the police's desk and reviewers may evaluate a case of the records. That is a
+    disclosure, because a caller who chooses positions can locate the case's places.
     """
 
 class WhatIfServiceServicer(metaclass=_abc_1.ABCMeta):
-    """What would be decided, if this happened. Nothing is entered into the log, and nobody is told."""
+    """Hypothetical decisions. Nothing is written to the log, and nobody is notified."""
 
     @_abc_1.abstractmethod
     def Evaluate(
@@ -31,9 +31,9 @@ class WhatIfServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _what_if_pb2.EvaluateRequest,
         context: _aio.ServicerContext[_what_if_pb2.EvaluateRequest, _abc.Awaitable[_what_if_pb2.EvaluateResponse]],
     ) -> _abc.Awaitable[_what_if_pb2.EvaluateResponse]:
-        """Folds given steps for one case that begins with the first of them, and knows of nothing that really happened. Answers with
-        distances: not for probation. A case of the records is evaluated for the police's desk and reviewers alone, and is a
-        disclosure: who may choose positions can find out its places.
+        """Folds the given steps for one case. The case begins with the first step; no real event is included. The answer contains
+        distances, so probation may not call it. Only the police's desk and reviewers may evaluate a case of the records. That is a
+        disclosure, because a caller who chooses positions can locate the case's places.
         """
 
 def add_WhatIfServiceServicer_to_server(servicer: WhatIfServiceServicer, server: _aio.Server) -> None: ...

@@ -32,16 +32,16 @@ class _OutcomeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Outcome.Value
     ACCEPTED: _Outcome.ValueType  # 1
     """Durable in the log."""
     REFUSED: _Outcome.ValueType  # 2
-    """Not taken; see the refusals."""
+    """Not accepted; see the refusals."""
 
 class Outcome(_Outcome, metaclass=_OutcomeEnumTypeWrapper):
-    """What became of a report."""
+    """Outcome of a report."""
 
 OUTCOME_UNSPECIFIED: Outcome.ValueType  # 0
 ACCEPTED: Outcome.ValueType  # 1
 """Durable in the log."""
 REFUSED: Outcome.ValueType  # 2
-"""Not taken; see the refusals."""
+"""Not accepted; see the refusals."""
 Global___Outcome: _TypeAlias = Outcome  # noqa: Y015
 
 class _RefusalCode:
@@ -52,32 +52,32 @@ class _RefusalCodeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_RefusalCo
     DESCRIPTOR: _descriptor.EnumDescriptor
     REFUSAL_CODE_UNSPECIFIED: _RefusalCode.ValueType  # 0
     REFUSAL_CODE_INVALID: _RefusalCode.ValueType  # 1
-    """A field is missing, out of range or not of its kind."""
+    """A field is missing, out of range or malformed."""
     REFUSAL_CODE_CLOCK_AHEAD: _RefusalCode.ValueType  # 2
-    """The device's clock is more than 2 minutes ahead. That the device was heard is in the log."""
+    """The device's clock is more than 2 minutes ahead. The log records that the device reported."""
     REFUSAL_CODE_UNKNOWN_DEVICE: _RefusalCode.ValueType  # 3
     """No such device is registered."""
     REFUSAL_CODE_REVOKED: _RefusalCode.ValueType  # 4
-    """The device was taken out of service."""
+    """The device was revoked."""
     REFUSAL_CODE_NOT_YOURS: _RefusalCode.ValueType  # 5
     """The device isn't bound to this sender."""
     REFUSAL_CODE_TOO_OFTEN: _RefusalCode.ValueType  # 6
     """The device reports more often than it may."""
 
 class RefusalCode(_RefusalCode, metaclass=_RefusalCodeEnumTypeWrapper):
-    """Kinds of reasons. Only TOO_OFTEN may succeed when the same report is sent again later; UNKNOWN_DEVICE and NOT_YOURS once the
+    """Reasons of refusals. A retry of the same report may succeed after TOO_OFTEN, and after UNKNOWN_DEVICE or NOT_YOURS once the
     registry's records have changed.
     """
 
 REFUSAL_CODE_UNSPECIFIED: RefusalCode.ValueType  # 0
 REFUSAL_CODE_INVALID: RefusalCode.ValueType  # 1
-"""A field is missing, out of range or not of its kind."""
+"""A field is missing, out of range or malformed."""
 REFUSAL_CODE_CLOCK_AHEAD: RefusalCode.ValueType  # 2
-"""The device's clock is more than 2 minutes ahead. That the device was heard is in the log."""
+"""The device's clock is more than 2 minutes ahead. The log records that the device reported."""
 REFUSAL_CODE_UNKNOWN_DEVICE: RefusalCode.ValueType  # 3
 """No such device is registered."""
 REFUSAL_CODE_REVOKED: RefusalCode.ValueType  # 4
-"""The device was taken out of service."""
+"""The device was revoked."""
 REFUSAL_CODE_NOT_YOURS: RefusalCode.ValueType  # 5
 """The device isn't bound to this sender."""
 REFUSAL_CODE_TOO_OFTEN: RefusalCode.ValueType  # 6
@@ -102,7 +102,7 @@ class Position(_message.Message):
     device_id: _builtins.str
     """Id of the device."""
     report_id: _builtins.str
-    """The device's id of the report, unique for ever within the device, 1 to 64 characters."""
+    """The device's id of the report, unique within the device forever, 1 to 64 characters."""
     lat_deg: _builtins.float
     """Latitude on WGS84, degrees, -90 to 90."""
     lon_deg: _builtins.float
@@ -110,11 +110,11 @@ class Position(_message.Message):
     accuracy_m: _builtins.float
     """Radius that holds 68 % of fixes, metres, more than 0, at most 100,000."""
     speed_mps: _builtins.float
-    """Speed over ground, metres a second, 0 or more."""
+    """Speed over ground, metres per second, 0 or more."""
     course_deg: _builtins.float
     """Course over ground, degrees clockwise from north, 0 to 360."""
     battery_pct: _builtins.float
-    """Charge of the battery, per cent, 0 to 100."""
+    """Battery charge, percent, 0 to 100."""
     @_builtins.property
     def fix_time(self) -> _timestamp_pb2.Timestamp:
         """Time of the fix by the device."""
@@ -153,7 +153,7 @@ Global___Position: _TypeAlias = Position  # noqa: Y015
 
 @_typing.final
 class EquipmentEvent(_message.Message):
-    """Something that a device says about itself."""
+    """An equipment event of a device."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -164,12 +164,12 @@ class EquipmentEvent(_message.Message):
     device_id: _builtins.str
     """Id of the device."""
     report_id: _builtins.str
-    """The device's id of the report, unique for ever within the device, 1 to 64 characters."""
+    """The device's id of the report, unique within the device forever, 1 to 64 characters."""
     event: _log_pb2.EquipmentKind.ValueType
-    """What happened."""
+    """Kind of the event."""
     @_builtins.property
     def event_time(self) -> _timestamp_pb2.Timestamp:
-        """When, by the device."""
+        """Time of the event by the device's clock."""
 
     def __init__(
         self,
@@ -200,16 +200,18 @@ class ReportRequest(_message.Message):
     RECEIPTS_FIELD_NUMBER: _builtins.int
     TOGETHER_FIELD_NUMBER: _builtins.int
     batch: _builtins.int
-    """The sender's number of the batch, given back in the answer."""
+    """The sender's number of the batch, returned in the answer."""
     backfill: _builtins.bool
-    """What the sender kept while it had no connection: it goes into the log on a lane of its own, at a bounded rate, and never
-    delays what is live. What is older than 3 minutes goes that way in any case.
+    """The sender buffered the reports while it had no connection. They enter the log at a bounded rate and never delay live reports.
+    Reports older than 3 minutes are always treated so.
     """
     together: _builtins.bool
-    """Answers to batches of this stream may come together. For streams of single reports: an answer costs as much as a report."""
+    """Ingest may answer several batches of this stream together. Use it for streams of single reports, where an answer costs as much
+    as a report.
+    """
     @_builtins.property
     def positions(self) -> _containers.RepeatedCompositeFieldContainer[Global___Position]:
-        """Positions, together with equipment events at most 1,000."""
+        """Positions. A batch has at most 1,000 positions and equipment events."""
 
     @_builtins.property
     def equipment(self) -> _containers.RepeatedCompositeFieldContainer[Global___EquipmentEvent]:
@@ -217,7 +219,7 @@ class ReportRequest(_message.Message):
 
     @_builtins.property
     def receipts(self) -> _containers.RepeatedCompositeFieldContainer[Global___CommandReceipt]:
-        """Commands that devices have, or can't follow; at most 1,000. A request without reports has at least one."""
+        """Receipts for commands, at most 1,000. A request without reports has at least one."""
 
     def __init__(
         self,
@@ -239,7 +241,7 @@ Global___ReportRequest: _TypeAlias = ReportRequest  # noqa: Y015
 
 @_typing.final
 class ReportResponse(_message.Message):
-    """The answer to one batch, or to several that may come together, or commands."""
+    """The answer to one or more batches, or commands."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -249,20 +251,20 @@ class ReportResponse(_message.Message):
     COMMANDS_FIELD_NUMBER: _builtins.int
     BATCHES_FIELD_NUMBER: _builtins.int
     batch: _builtins.int
-    """The sender's number of the batch; of several, of the last one."""
+    """The sender's number of the batch; with several batches, of the last one."""
     batches: _builtins.int
-    """How many batches are answered: 1 unless they may come together, 0 with commands."""
+    """Number of answered batches: 1 unless `together` was set, 0 with commands."""
     @_builtins.property
     def outcomes(self) -> _containers.RepeatedScalarFieldContainer[Global___Outcome.ValueType]:
-        """Outcome of each report: first the positions, then the equipment events, in their order; of several batches one after the other."""
+        """Outcome of each report: the positions, then the equipment events, in their order; several batches follow one another."""
 
     @_builtins.property
     def refusals(self) -> _containers.RepeatedCompositeFieldContainer[Global___Refusal]:
-        """Why, for each that was refused."""
+        """Reason for each refused report."""
 
     @_builtins.property
     def commands(self) -> _containers.RepeatedCompositeFieldContainer[Global___DeviceCommand]:
-        """Commands for devices of this stream. A response with commands answers no batch and has nothing else."""
+        """Commands for devices of this stream. A response with commands answers no batch and has no other content."""
 
     def __init__(
         self,
@@ -283,7 +285,7 @@ Global___ReportResponse: _TypeAlias = ReportResponse  # noqa: Y015
 
 @_typing.final
 class ReportBatchRequest(_message.Message):
-    """A batch by itself."""
+    """A single batch."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -295,7 +297,7 @@ class ReportBatchRequest(_message.Message):
     """As in ReportRequest."""
     @_builtins.property
     def positions(self) -> _containers.RepeatedCompositeFieldContainer[Global___Position]:
-        """Positions, together with equipment events at most 1,000."""
+        """Positions. A batch has at most 1,000 positions and equipment events."""
 
     @_builtins.property
     def equipment(self) -> _containers.RepeatedCompositeFieldContainer[Global___EquipmentEvent]:
@@ -323,7 +325,7 @@ Global___ReportBatchRequest: _TypeAlias = ReportBatchRequest  # noqa: Y015
 
 @_typing.final
 class ReportBatchResponse(_message.Message):
-    """The answer to a batch by itself."""
+    """The answer to a single batch."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -332,11 +334,11 @@ class ReportBatchResponse(_message.Message):
     COMMANDS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def outcomes(self) -> _containers.RepeatedScalarFieldContainer[Global___Outcome.ValueType]:
-        """Outcome of each report: first the positions, then the equipment events, in their order."""
+        """Outcome of each report: the positions, then the equipment events, in their order."""
 
     @_builtins.property
     def refusals(self) -> _containers.RepeatedCompositeFieldContainer[Global___Refusal]:
-        """Why, for each that was refused."""
+        """Reason for each refused report."""
 
     @_builtins.property
     def commands(self) -> _containers.RepeatedCompositeFieldContainer[Global___DeviceCommand]:
@@ -393,7 +395,7 @@ Global___Refusal: _TypeAlias = Refusal  # noqa: Y015
 
 @_typing.final
 class DeviceCommand(_message.Message):
-    """A command on its way to a device."""
+    """A command for a device."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -404,14 +406,14 @@ class DeviceCommand(_message.Message):
     command_id: _builtins.str
     """Id of the command, for the receipt."""
     device_id: _builtins.str
-    """The device."""
+    """Id of the device."""
     @_builtins.property
     def instruction(self) -> _command_pb2.Instruction:
-        """What it is told."""
+        """The instruction."""
 
     @_builtins.property
     def expires_at(self) -> _timestamp_pb2.Timestamp:
-        """Of no use from this moment on."""
+        """When the command expires."""
 
     def __init__(
         self,
@@ -431,7 +433,7 @@ Global___DeviceCommand: _TypeAlias = DeviceCommand  # noqa: Y015
 
 @_typing.final
 class CommandReceipt(_message.Message):
-    """What a device makes of a command."""
+    """A device's confirmation or refusal of a command."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -439,11 +441,11 @@ class CommandReceipt(_message.Message):
     DEVICE_ID_FIELD_NUMBER: _builtins.int
     REFUSED_BECAUSE_FIELD_NUMBER: _builtins.int
     command_id: _builtins.str
-    """The command."""
+    """Id of the command."""
     device_id: _builtins.str
-    """Its device."""
+    """Id of its device."""
     refused_because: _builtins.str
-    """Why the device can't follow it, at most 200 characters; empty where it does."""
+    """Reason if the device can't execute the command, at most 200 characters. Empty if it can."""
     def __init__(
         self,
         *,
@@ -461,13 +463,13 @@ Global___CommandReceipt: _TypeAlias = CommandReceipt  # noqa: Y015
 
 @_typing.final
 class ListQuarantineRequest(_message.Message):
-    """Asks for refused reports."""
+    """Request of ListQuarantine."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     DEVICE_ID_FIELD_NUMBER: _builtins.int
     device_id: _builtins.str
-    """Of this device only; empty for all."""
+    """Id of the only device to list. Empty for all."""
     def __init__(
         self,
         *,
@@ -483,19 +485,20 @@ Global___ListQuarantineRequest: _TypeAlias = ListQuarantineRequest  # noqa: Y015
 
 @_typing.final
 class ListQuarantineResponse(_message.Message):
-    """Refused reports."""
+    """Answer of ListQuarantine."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     QUARANTINED_FIELD_NUMBER: _builtins.int
     INCOMPLETE_FIELD_NUMBER: _builtins.int
     incomplete: _builtins.bool
-    """There are more rows than are shown, the oldest counts were dropped because the stream was full, or so many devices were refused
-    at once that a row without a device may stand for several. A row whose device gave no usable id doesn't make it incomplete.
+    """The list is incomplete: it has more rows than are shown, the full stream dropped the oldest counts, or so many devices were
+    refused at once that a row without a device may stand for several. A row whose device gave no usable id doesn't make the list
+    incomplete.
     """
     @_builtins.property
     def quarantined(self) -> _containers.RepeatedCompositeFieldContainer[Global___Quarantined]:
-        """By device, sender and reason, the newest first; at most 10,000."""
+        """Counts by device, sender and reason, newest first, at most 10,000."""
 
     def __init__(
         self,
@@ -513,7 +516,7 @@ Global___ListQuarantineResponse: _TypeAlias = ListQuarantineResponse  # noqa: Y0
 
 @_typing.final
 class Quarantined(_message.Message):
-    """Reports of one device that one sender was refused for one reason."""
+    """Refused reports of one device, from one sender, for one reason."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -524,20 +527,20 @@ class Quarantined(_message.Message):
     FIRST_FIELD_NUMBER: _builtins.int
     LAST_FIELD_NUMBER: _builtins.int
     device_id: _builtins.str
-    """The device that they claimed to be of; empty where what they gave is no id, or where too many devices were refused at once."""
+    """Id of the device in the reports. Empty if it isn't a usable id, or if too many devices were refused at once."""
     sender: _builtins.str
-    """SPIFFE id of the sender; empty for HTTP without a token that is known."""
+    """SPIFFE id of the sender. Empty for HTTP without a known token."""
     code: Global___RefusalCode.ValueType
-    """Why."""
+    """The reason."""
     count: _builtins.int
-    """How many."""
+    """Number of reports."""
     @_builtins.property
     def first(self) -> _timestamp_pb2.Timestamp:
-        """When the first came, by the mesh's clock."""
+        """When the first one arrived, by the mesh's clock."""
 
     @_builtins.property
     def last(self) -> _timestamp_pb2.Timestamp:
-        """When the last came, by the mesh's clock."""
+        """When the last one arrived, by the mesh's clock."""
 
     def __init__(
         self,
@@ -559,17 +562,17 @@ Global___Quarantined: _TypeAlias = Quarantined  # noqa: Y015
 
 @_typing.final
 class QuarantineCounts(_message.Message):
-    """Counts of refused reports as they are kept, in the stream QUARANTINE; those of the same device, sender and reason add up."""
+    """Counts of refused reports, in the stream QUARANTINE. Counts of the same device, sender and reason add up."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     QUARANTINED_FIELD_NUMBER: _builtins.int
     DEVICES_MERGED_FIELD_NUMBER: _builtins.int
     devices_merged: _builtins.bool
-    """Rows without a device may stand for several devices, whose ids were too many to be kept."""
+    """Rows without a device may stand for several devices, because too many ids arrived to store them."""
     @_builtins.property
     def quarantined(self) -> _containers.RepeatedCompositeFieldContainer[Global___Quarantined]:
-        """Since the message before it."""
+        """Counts since the previous message."""
 
     def __init__(
         self,
@@ -587,7 +590,7 @@ Global___QuarantineCounts: _TypeAlias = QuarantineCounts  # noqa: Y015
 
 @_typing.final
 class SendCommandRequest(_message.Message):
-    """Commands a device."""
+    """Request of SendCommand."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -598,22 +601,22 @@ class SendCommandRequest(_message.Message):
     REFERENCE_FIELD_NUMBER: _builtins.int
     SUBJECT_ID_FIELD_NUMBER: _builtins.int
     command_id: _builtins.str
-    """Given by the caller, unique for ever: the second with the same id is the same command. It must not begin with "command-" or
-    "notice-", as ids do that the mesh itself makes.
+    """The caller's id of the command, unique forever: a repeated id is the same command. It must not begin with "command-" or
+    "notice-", which the mesh uses itself.
     """
     device_id: _builtins.str
-    """The device; empty where all of a subject's are commanded."""
+    """Id of the device. Empty with subject_id."""
     valid_for_s: _builtins.int
-    """For how long it is tried to be delivered, seconds, 1 to 86,400."""
+    """Time during which delivery is retried, seconds, 1 to 86,400."""
     reference: _builtins.str
-    """What for: an incident or an order; may be empty."""
+    """Id of the incident or order that it is for. May be empty."""
     subject_id: _builtins.str
-    """The wearer or protected person, in place of a device: each of their devices that isn't revoked is commanded, with an id of its own
-    that is a hash of command_id and device.
+    """Id of the wearer or protected person, instead of a device. Each of their devices that isn't revoked gets the command, with an
+    id that is a hash of command_id and device.
     """
     @_builtins.property
     def instruction(self) -> _command_pb2.Instruction:
-        """What it is told."""
+        """The instruction."""
 
     def __init__(
         self,
@@ -635,14 +638,14 @@ Global___SendCommandRequest: _TypeAlias = SendCommandRequest  # noqa: Y015
 
 @_typing.final
 class SendCommandResponse(_message.Message):
-    """A command stands."""
+    """Answer of SendCommand."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     EXPIRES_AT_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def expires_at(self) -> _timestamp_pb2.Timestamp:
-        """When it ends, by the mesh's clock."""
+        """When the command expires, by the mesh's clock."""
 
     def __init__(
         self,
@@ -659,13 +662,13 @@ Global___SendCommandResponse: _TypeAlias = SendCommandResponse  # noqa: Y015
 
 @_typing.final
 class ListCommandsRequest(_message.Message):
-    """Asks for commands."""
+    """Request of ListCommands."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     DEVICE_ID_FIELD_NUMBER: _builtins.int
     device_id: _builtins.str
-    """Of which device."""
+    """Id of the device."""
     def __init__(
         self,
         *,
@@ -681,14 +684,14 @@ Global___ListCommandsRequest: _TypeAlias = ListCommandsRequest  # noqa: Y015
 
 @_typing.final
 class ListCommandsResponse(_message.Message):
-    """Commands of a device."""
+    """Answer of ListCommands."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     COMMANDS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def commands(self) -> _containers.RepeatedCompositeFieldContainer[Global___CommandStatus]:
-        """The newest first."""
+        """Commands, newest first."""
 
     def __init__(
         self,
@@ -705,7 +708,7 @@ Global___ListCommandsResponse: _TypeAlias = ListCommandsResponse  # noqa: Y015
 
 @_typing.final
 class CommandStatus(_message.Message):
-    """A command and how far it is."""
+    """A command and its state."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -716,20 +719,20 @@ class CommandStatus(_message.Message):
     REFERENCE_FIELD_NUMBER: _builtins.int
     REASON_FIELD_NUMBER: _builtins.int
     state: _command_pb2.CommandState.ValueType
-    """How far it is."""
+    """Its state."""
     issued_by: _builtins.str
-    """Who commanded."""
+    """SPIFFE id of the commanding desk, or name of the commanding service."""
     reference: _builtins.str
-    """What for."""
+    """Id of the incident or order that it is for. May be empty."""
     reason: _builtins.str
-    """Why the device can't, as its sender said."""
+    """COMMAND_STATE_REFUSED: reason that the device's sender gave."""
     @_builtins.property
     def command(self) -> Global___DeviceCommand:
-        """The command. Text and answer_url of a notice are empty: they are for whom it warns alone."""
+        """The command. Text and answer_url of a notice are empty: only the warned person may read them."""
 
     @_builtins.property
     def since(self) -> _timestamp_pb2.Timestamp:
-        """When it came to this state, by the mesh's clock."""
+        """When it reached this state, by the mesh's clock."""
 
     def __init__(
         self,

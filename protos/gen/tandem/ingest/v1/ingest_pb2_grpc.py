@@ -26,8 +26,8 @@ if _version_not_supported:
 
 
 class IngestServiceStub:
-    """The endpoint for positions and equipment events. A vendor may report for the devices that the registry has bound to it. Phones
-    report by HTTP, with a token; see docs/devices.md.
+    """Accepts positions and equipment events. A vendor may report for the devices that the registry has bound to it. Phones report by
+    HTTP with a token; see docs/devices.md.
     """
 
     def __init__(self, channel):
@@ -54,31 +54,32 @@ class IngestServiceStub:
 
 
 class IngestServiceServicer:
-    """The endpoint for positions and equipment events. A vendor may report for the devices that the registry has bound to it. Phones
-    report by HTTP, with a token; see docs/devices.md.
+    """Accepts positions and equipment events. A vendor may report for the devices that the registry has bound to it. Phones report by
+    HTTP with a token; see docs/devices.md.
     """
 
     def Report(self, request_iterator, context):
-        """Takes batches and answers each, in order, once everything accepted in it is durable in the log. After a broken stream
-        send again what wasn't answered: a report counts once, however often it is sent. Send what was buffered on a stream of its
-        own: answers of one stream never overtake each other. Commands for devices that were heard on the stream come down it.
-        A caller may have up to 256 streams; a further one ends with RESOURCE_EXHAUSTED, as does one whose reports the log has no
-        room for: send again after the delay in RetryInfo. Read the answers: a stream with too many unread ones isn't read, and one
-        of which no answer is read for 30 s ends with RESOURCE_EXHAUSTED.
+        """Accepts batches and answers each one, in order, once its accepted reports are durable in the log. After a broken stream, resend
+        all unanswered batches: a report counts once, however often it is sent. Send buffered reports on a separate stream, because the
+        answers of one stream keep their order. Commands for devices that reported on the stream are sent on it. A caller may have up
+        to 256 streams. A further stream ends with RESOURCE_EXHAUSTED, and so does a stream whose reports the log has no space for:
+        retry after the delay in RetryInfo. Read the answers: ingest doesn't read a stream with too many unread answers, and ends it
+        with RESOURCE_EXHAUSTED if no answer is read for 30 s.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ReportBatch(self, request, context):
-        """Takes one batch and answers it once everything accepted in it is durable, with the commands that wait for its devices.
+        """Accepts one batch and answers it once its accepted reports are durable. The answer also has the commands that wait for its
+        devices.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListQuarantine(self, request, context):
-        """Which reports were refused in the last 7 days: whose, from whom, why and how many; never what was in them.
+        """Lists the reports refused in the last 7 days by device, sender and reason, with counts. Never shows their content.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -111,8 +112,8 @@ def add_IngestServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class IngestService:
-    """The endpoint for positions and equipment events. A vendor may report for the devices that the registry has bound to it. Phones
-    report by HTTP, with a token; see docs/devices.md.
+    """Accepts positions and equipment events. A vendor may report for the devices that the registry has bound to it. Phones report by
+    HTTP with a token; see docs/devices.md.
     """
 
     @staticmethod
@@ -224,15 +225,15 @@ class CommandServiceServicer:
     """
 
     def SendCommand(self, request, context):
-        """Commands a device. The location tracking centre commands tags, the 112 room protective devices. A notice is the warning leg's
-        to give, which does so by the stream COMMANDS.
+        """Sends a command to a device. The location tracking centre commands tags, the 112 room commands protective devices. Only the
+        warning leg sends notices, over the stream COMMANDS.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListCommands(self, request, context):
-        """The commands of a device in the last day and how far each is, the newest first.
+        """Lists the commands of a device in the last day with their states, newest first.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

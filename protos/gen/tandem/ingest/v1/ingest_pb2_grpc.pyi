@@ -13,27 +13,29 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class IngestServiceStub:
-    """The endpoint for positions and equipment events. A vendor may report for the devices that the registry has bound to it. Phones
-    report by HTTP, with a token; see docs/devices.md.
+    """Accepts positions and equipment events. A vendor may report for the devices that the registry has bound to it. Phones report by
+    HTTP with a token; see docs/devices.md.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     Report: _aio.StreamStreamMultiCallable[_ingest_pb2.ReportRequest, _ingest_pb2.ReportResponse]
-    """Takes batches and answers each, in order, once everything accepted in it is durable in the log. After a broken stream
-    send again what wasn't answered: a report counts once, however often it is sent. Send what was buffered on a stream of its
-    own: answers of one stream never overtake each other. Commands for devices that were heard on the stream come down it.
-    A caller may have up to 256 streams; a further one ends with RESOURCE_EXHAUSTED, as does one whose reports the log has no
-    room for: send again after the delay in RetryInfo. Read the answers: a stream with too many unread ones isn't read, and one
-    of which no answer is read for 30 s ends with RESOURCE_EXHAUSTED.
+    """Accepts batches and answers each one, in order, once its accepted reports are durable in the log. After a broken stream, resend
+    all unanswered batches: a report counts once, however often it is sent. Send buffered reports on a separate stream, because the
+    answers of one stream keep their order. Commands for devices that reported on the stream are sent on it. A caller may have up
+    to 256 streams. A further stream ends with RESOURCE_EXHAUSTED, and so does a stream whose reports the log has no space for:
+    retry after the delay in RetryInfo. Read the answers: ingest doesn't read a stream with too many unread answers, and ends it
+    with RESOURCE_EXHAUSTED if no answer is read for 30 s.
     """
     ReportBatch: _aio.UnaryUnaryMultiCallable[_ingest_pb2.ReportBatchRequest, _ingest_pb2.ReportBatchResponse]
-    """Takes one batch and answers it once everything accepted in it is durable, with the commands that wait for its devices."""
+    """Accepts one batch and answers it once its accepted reports are durable. The answer also has the commands that wait for its
+    devices.
+    """
     ListQuarantine: _aio.UnaryUnaryMultiCallable[_ingest_pb2.ListQuarantineRequest, _ingest_pb2.ListQuarantineResponse]
-    """Which reports were refused in the last 7 days: whose, from whom, why and how many; never what was in them."""
+    """Lists the reports refused in the last 7 days by device, sender and reason, with counts. Never shows their content."""
 
 class IngestServiceServicer(metaclass=_abc_1.ABCMeta):
-    """The endpoint for positions and equipment events. A vendor may report for the devices that the registry has bound to it. Phones
-    report by HTTP, with a token; see docs/devices.md.
+    """Accepts positions and equipment events. A vendor may report for the devices that the registry has bound to it. Phones report by
+    HTTP with a token; see docs/devices.md.
     """
 
     @_abc_1.abstractmethod
@@ -42,12 +44,12 @@ class IngestServiceServicer(metaclass=_abc_1.ABCMeta):
         request_iterator: _abc.AsyncIterator[_ingest_pb2.ReportRequest],
         context: _aio.ServicerContext[_abc.AsyncIterator[_ingest_pb2.ReportRequest], _abc.AsyncIterator[_ingest_pb2.ReportResponse]],
     ) -> _abc.AsyncIterator[_ingest_pb2.ReportResponse]:
-        """Takes batches and answers each, in order, once everything accepted in it is durable in the log. After a broken stream
-        send again what wasn't answered: a report counts once, however often it is sent. Send what was buffered on a stream of its
-        own: answers of one stream never overtake each other. Commands for devices that were heard on the stream come down it.
-        A caller may have up to 256 streams; a further one ends with RESOURCE_EXHAUSTED, as does one whose reports the log has no
-        room for: send again after the delay in RetryInfo. Read the answers: a stream with too many unread ones isn't read, and one
-        of which no answer is read for 30 s ends with RESOURCE_EXHAUSTED.
+        """Accepts batches and answers each one, in order, once its accepted reports are durable in the log. After a broken stream, resend
+        all unanswered batches: a report counts once, however often it is sent. Send buffered reports on a separate stream, because the
+        answers of one stream keep their order. Commands for devices that reported on the stream are sent on it. A caller may have up
+        to 256 streams. A further stream ends with RESOURCE_EXHAUSTED, and so does a stream whose reports the log has no space for:
+        retry after the delay in RetryInfo. Read the answers: ingest doesn't read a stream with too many unread answers, and ends it
+        with RESOURCE_EXHAUSTED if no answer is read for 30 s.
         """
 
     @_abc_1.abstractmethod
@@ -56,7 +58,9 @@ class IngestServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _ingest_pb2.ReportBatchRequest,
         context: _aio.ServicerContext[_ingest_pb2.ReportBatchRequest, _abc.Awaitable[_ingest_pb2.ReportBatchResponse]],
     ) -> _abc.Awaitable[_ingest_pb2.ReportBatchResponse]:
-        """Takes one batch and answers it once everything accepted in it is durable, with the commands that wait for its devices."""
+        """Accepts one batch and answers it once its accepted reports are durable. The answer also has the commands that wait for its
+        devices.
+        """
 
     @_abc_1.abstractmethod
     def ListQuarantine(
@@ -64,7 +68,7 @@ class IngestServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _ingest_pb2.ListQuarantineRequest,
         context: _aio.ServicerContext[_ingest_pb2.ListQuarantineRequest, _abc.Awaitable[_ingest_pb2.ListQuarantineResponse]],
     ) -> _abc.Awaitable[_ingest_pb2.ListQuarantineResponse]:
-        """Which reports were refused in the last 7 days: whose, from whom, why and how many; never what was in them."""
+        """Lists the reports refused in the last 7 days by device, sender and reason, with counts. Never shows their content."""
 
 def add_IngestServiceServicer_to_server(servicer: IngestServiceServicer, server: _aio.Server) -> None: ...
 
@@ -73,11 +77,11 @@ class CommandServiceStub:
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     SendCommand: _aio.UnaryUnaryMultiCallable[_ingest_pb2.SendCommandRequest, _ingest_pb2.SendCommandResponse]
-    """Commands a device. The location tracking centre commands tags, the 112 room protective devices. A notice is the warning leg's
-    to give, which does so by the stream COMMANDS.
+    """Sends a command to a device. The location tracking centre commands tags, the 112 room commands protective devices. Only the
+    warning leg sends notices, over the stream COMMANDS.
     """
     ListCommands: _aio.UnaryUnaryMultiCallable[_ingest_pb2.ListCommandsRequest, _ingest_pb2.ListCommandsResponse]
-    """The commands of a device in the last day and how far each is, the newest first."""
+    """Lists the commands of a device in the last day with their states, newest first."""
 
 class CommandServiceServicer(metaclass=_abc_1.ABCMeta):
     """Commands to devices."""
@@ -88,8 +92,8 @@ class CommandServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _ingest_pb2.SendCommandRequest,
         context: _aio.ServicerContext[_ingest_pb2.SendCommandRequest, _abc.Awaitable[_ingest_pb2.SendCommandResponse]],
     ) -> _abc.Awaitable[_ingest_pb2.SendCommandResponse]:
-        """Commands a device. The location tracking centre commands tags, the 112 room protective devices. A notice is the warning leg's
-        to give, which does so by the stream COMMANDS.
+        """Sends a command to a device. The location tracking centre commands tags, the 112 room commands protective devices. Only the
+        warning leg sends notices, over the stream COMMANDS.
         """
 
     @_abc_1.abstractmethod
@@ -98,6 +102,6 @@ class CommandServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _ingest_pb2.ListCommandsRequest,
         context: _aio.ServicerContext[_ingest_pb2.ListCommandsRequest, _abc.Awaitable[_ingest_pb2.ListCommandsResponse]],
     ) -> _abc.Awaitable[_ingest_pb2.ListCommandsResponse]:
-        """The commands of a device in the last day and how far each is, the newest first."""
+        """Lists the commands of a device in the last day with their states, newest first."""
 
 def add_CommandServiceServicer_to_server(servicer: CommandServiceServicer, server: _aio.Server) -> None: ...

@@ -25,10 +25,10 @@ class IssueDeviceTokenRequest(_message.Message):
     DEVICE_ID_FIELD_NUMBER: _builtins.int
     KEEP_OLDER_FOR_S_FIELD_NUMBER: _builtins.int
     device_id: _builtins.str
-    """Id of the tag or protective device; FAILED_PRECONDITION where its record has ended."""
+    """Id of the tag or protective device. FAILED_PRECONDITION if its record has ended."""
     keep_older_for_s: _builtins.int
-    """For how long its older tokens stay good, so that it can go on until it has the new one: seconds, 0 to 604,800. One that
-    ends sooner does so. Of all the newest four are good at the most.
+    """Time for which older tokens stay valid, so that the device can report until it has the new one: seconds, 0 to 604,800. A token
+    that expires sooner still does. At most the newest four tokens are valid.
     """
     def __init__(
         self,
@@ -52,7 +52,7 @@ class IssueDeviceTokenResponse(_message.Message):
 
     TOKEN_FIELD_NUMBER: _builtins.int
     token: _builtins.str
-    """The token, 43 characters of A-Z a-z 0-9 _ -; it is told this once."""
+    """The token, 43 characters of A-Z a-z 0-9 _ -. It is shown only this once."""
     def __init__(
         self,
         *,
@@ -96,7 +96,7 @@ class RevokeDeviceTokensResponse(_message.Message):
 
     REVOKED_FIELD_NUMBER: _builtins.int
     revoked: _builtins.int
-    """How many were still good."""
+    """Number of revoked tokens that were still valid."""
     def __init__(
         self,
         *,

@@ -26,9 +26,9 @@ if _version_not_supported:
 
 
 class DeviceTokenServiceStub:
-    """Tokens with which devices report by themselves, such as phones by HTTP. The Ministry's records system has those of tags, the
-    police's those of protective devices (the other's: PERMISSION_DENIED). Only hashes of tokens are stored. They stay with a device
-    that changes hands; they are revoked with the end of its record, and don't come back with it.
+    """Tokens with which devices report by themselves, such as phones by HTTP. The Ministry's records system manages tokens of tags, the
+    police's manages tokens of protective devices; else PERMISSION_DENIED. Only hashes of tokens are stored. Tokens stay with a
+    device that gets another owner. The end of the device's record revokes them for good.
     """
 
     def __init__(self, channel):
@@ -50,20 +50,20 @@ class DeviceTokenServiceStub:
 
 
 class DeviceTokenServiceServicer:
-    """Tokens with which devices report by themselves, such as phones by HTTP. The Ministry's records system has those of tags, the
-    police's those of protective devices (the other's: PERMISSION_DENIED). Only hashes of tokens are stored. They stay with a device
-    that changes hands; they are revoked with the end of its record, and don't come back with it.
+    """Tokens with which devices report by themselves, such as phones by HTTP. The Ministry's records system manages tokens of tags, the
+    police's manages tokens of protective devices; else PERMISSION_DENIED. Only hashes of tokens are stored. Tokens stay with a
+    device that gets another owner. The end of the device's record revokes them for good.
     """
 
     def IssueDeviceToken(self, request, context):
-        """Makes a new token. Where the answer is lost, ask again: a token that nobody has seen does no harm.
+        """Issues a new token. If the answer is lost, call again: a token that nobody has seen does no harm.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def RevokeDeviceTokens(self, request, context):
-        """Revokes all tokens of a device at once, because it is lost or a token was betrayed.
+        """Revokes all tokens of a device at once, because the device is lost or a token is known to others.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -91,9 +91,9 @@ def add_DeviceTokenServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class DeviceTokenService:
-    """Tokens with which devices report by themselves, such as phones by HTTP. The Ministry's records system has those of tags, the
-    police's those of protective devices (the other's: PERMISSION_DENIED). Only hashes of tokens are stored. They stay with a device
-    that changes hands; they are revoked with the end of its record, and don't come back with it.
+    """Tokens with which devices report by themselves, such as phones by HTTP. The Ministry's records system manages tokens of tags, the
+    police's manages tokens of protective devices; else PERMISSION_DENIED. Only hashes of tokens are stored. Tokens stay with a
+    device that gets another owner. The end of the device's record revokes them for good.
     """
 
     @staticmethod

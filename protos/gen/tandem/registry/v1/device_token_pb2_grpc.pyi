@@ -13,21 +13,21 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class DeviceTokenServiceStub:
-    """Tokens with which devices report by themselves, such as phones by HTTP. The Ministry's records system has those of tags, the
-    police's those of protective devices (the other's: PERMISSION_DENIED). Only hashes of tokens are stored. They stay with a device
-    that changes hands; they are revoked with the end of its record, and don't come back with it.
+    """Tokens with which devices report by themselves, such as phones by HTTP. The Ministry's records system manages tokens of tags, the
+    police's manages tokens of protective devices; else PERMISSION_DENIED. Only hashes of tokens are stored. Tokens stay with a
+    device that gets another owner. The end of the device's record revokes them for good.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     IssueDeviceToken: _aio.UnaryUnaryMultiCallable[_device_token_pb2.IssueDeviceTokenRequest, _device_token_pb2.IssueDeviceTokenResponse]
-    """Makes a new token. Where the answer is lost, ask again: a token that nobody has seen does no harm."""
+    """Issues a new token. If the answer is lost, call again: a token that nobody has seen does no harm."""
     RevokeDeviceTokens: _aio.UnaryUnaryMultiCallable[_device_token_pb2.RevokeDeviceTokensRequest, _device_token_pb2.RevokeDeviceTokensResponse]
-    """Revokes all tokens of a device at once, because it is lost or a token was betrayed."""
+    """Revokes all tokens of a device at once, because the device is lost or a token is known to others."""
 
 class DeviceTokenServiceServicer(metaclass=_abc_1.ABCMeta):
-    """Tokens with which devices report by themselves, such as phones by HTTP. The Ministry's records system has those of tags, the
-    police's those of protective devices (the other's: PERMISSION_DENIED). Only hashes of tokens are stored. They stay with a device
-    that changes hands; they are revoked with the end of its record, and don't come back with it.
+    """Tokens with which devices report by themselves, such as phones by HTTP. The Ministry's records system manages tokens of tags, the
+    police's manages tokens of protective devices; else PERMISSION_DENIED. Only hashes of tokens are stored. Tokens stay with a
+    device that gets another owner. The end of the device's record revokes them for good.
     """
 
     @_abc_1.abstractmethod
@@ -36,7 +36,7 @@ class DeviceTokenServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _device_token_pb2.IssueDeviceTokenRequest,
         context: _aio.ServicerContext[_device_token_pb2.IssueDeviceTokenRequest, _abc.Awaitable[_device_token_pb2.IssueDeviceTokenResponse]],
     ) -> _abc.Awaitable[_device_token_pb2.IssueDeviceTokenResponse]:
-        """Makes a new token. Where the answer is lost, ask again: a token that nobody has seen does no harm."""
+        """Issues a new token. If the answer is lost, call again: a token that nobody has seen does no harm."""
 
     @_abc_1.abstractmethod
     def RevokeDeviceTokens(
@@ -44,6 +44,6 @@ class DeviceTokenServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _device_token_pb2.RevokeDeviceTokensRequest,
         context: _aio.ServicerContext[_device_token_pb2.RevokeDeviceTokensRequest, _abc.Awaitable[_device_token_pb2.RevokeDeviceTokensResponse]],
     ) -> _abc.Awaitable[_device_token_pb2.RevokeDeviceTokensResponse]:
-        """Revokes all tokens of a device at once, because it is lost or a token was betrayed."""
+        """Revokes all tokens of a device at once, because the device is lost or a token is known to others."""
 
 def add_DeviceTokenServiceServicer_to_server(servicer: DeviceTokenServiceServicer, server: _aio.Server) -> None: ...

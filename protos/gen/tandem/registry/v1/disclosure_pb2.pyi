@@ -30,7 +30,7 @@ class _PurposeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Purpose.Value
     DESCRIPTOR: _descriptor.EnumDescriptor
     PURPOSE_UNSPECIFIED: _Purpose.ValueType  # 0
     PURPOSE_ENFORCEMENT: _Purpose.ValueType  # 1
-    """To enforce an order: somebody approaches, or may."""
+    """To enforce an order during a real or possible approach."""
     PURPOSE_MATCH_REVIEW: _Purpose.ValueType  # 2
     """To decide whether a wearer and a respondent are one person."""
     PURPOSE_VICTIM_CONTACT: _Purpose.ValueType  # 3
@@ -38,16 +38,16 @@ class _PurposeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Purpose.Value
     PURPOSE_COURT: _Purpose.ValueType  # 4
     """A court asked for it."""
     PURPOSE_AUDIT: _Purpose.ValueType  # 5
-    """To see whether all went as it should."""
+    """To audit the work of the agencies."""
     PURPOSE_SUBJECT_REQUEST: _Purpose.ValueType  # 6
-    """The person whose data it is asked for it."""
+    """At the request of the person whose data it is."""
 
 class Purpose(_Purpose, metaclass=_PurposeEnumTypeWrapper):
-    """What personal data is needed for. Coded, so that no free text brings personal data into the ledger."""
+    """Purposes of a disclosure. They are codes, so that no free text brings personal data into the ledger."""
 
 PURPOSE_UNSPECIFIED: Purpose.ValueType  # 0
 PURPOSE_ENFORCEMENT: Purpose.ValueType  # 1
-"""To enforce an order: somebody approaches, or may."""
+"""To enforce an order during a real or possible approach."""
 PURPOSE_MATCH_REVIEW: Purpose.ValueType  # 2
 """To decide whether a wearer and a respondent are one person."""
 PURPOSE_VICTIM_CONTACT: Purpose.ValueType  # 3
@@ -55,14 +55,14 @@ PURPOSE_VICTIM_CONTACT: Purpose.ValueType  # 3
 PURPOSE_COURT: Purpose.ValueType  # 4
 """A court asked for it."""
 PURPOSE_AUDIT: Purpose.ValueType  # 5
-"""To see whether all went as it should."""
+"""To audit the work of the agencies."""
 PURPOSE_SUBJECT_REQUEST: Purpose.ValueType  # 6
-"""The person whose data it is asked for it."""
+"""At the request of the person whose data it is."""
 Global___Purpose: _TypeAlias = Purpose  # noqa: Y015
 
 @_typing.final
 class Grounds(_message.Message):
-    """Why a record is read."""
+    """Grounds of a disclosure."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -70,11 +70,11 @@ class Grounds(_message.Message):
     PURPOSE_FIELD_NUMBER: _builtins.int
     REFERENCE_FIELD_NUMBER: _builtins.int
     legal_basis: _builtins.str
-    """Code of the article that allows it, such as STALKING_9_1_3_2. Needed."""
+    """Code of the article that allows the disclosure, such as STALKING_9_1_3_2. Required."""
     purpose: Global___Purpose.ValueType
-    """What it is needed for. Needed."""
+    """Purpose of the disclosure. Required."""
     reference: _builtins.str
-    """Id of the incident, case or order that it is about; may be empty."""
+    """Id of the incident, case or order that it concerns. May be empty."""
     def __init__(
         self,
         *,
@@ -99,10 +99,10 @@ class ReadWearerRequest(_message.Message):
     WEARER_ID_FIELD_NUMBER: _builtins.int
     GROUNDS_FIELD_NUMBER: _builtins.int
     wearer_id: _builtins.str
-    """The Ministry's id."""
+    """The Ministry's id of the wearer."""
     @_builtins.property
     def grounds(self) -> Global___Grounds:
-        """Why. Needed."""
+        """Grounds of the disclosure. Required."""
 
     def __init__(
         self,
@@ -127,10 +127,10 @@ class ReadWearerResponse(_message.Message):
     WEARER_FIELD_NUMBER: _builtins.int
     DISCLOSURE_ID_FIELD_NUMBER: _builtins.int
     disclosure_id: _builtins.str
-    """Id of the ledger's row of this read."""
+    """Id of this read's row in the ledger."""
     @_builtins.property
     def wearer(self) -> _registry_pb2.Wearer:
-        """The wearer, as far as the caller's role may see."""
+        """The wearer, with the fields that the caller's role may see."""
 
     def __init__(
         self,
@@ -155,10 +155,10 @@ class ReadProtectedPersonRequest(_message.Message):
     PERSON_ID_FIELD_NUMBER: _builtins.int
     GROUNDS_FIELD_NUMBER: _builtins.int
     person_id: _builtins.str
-    """The police's id."""
+    """The police's id of the person."""
     @_builtins.property
     def grounds(self) -> Global___Grounds:
-        """Why. Needed."""
+        """Grounds of the disclosure. Required."""
 
     def __init__(
         self,
@@ -184,14 +184,14 @@ class ReadProtectedPersonResponse(_message.Message):
     PLACES_FIELD_NUMBER: _builtins.int
     DISCLOSURE_ID_FIELD_NUMBER: _builtins.int
     disclosure_id: _builtins.str
-    """Id of the ledger's row of this read."""
+    """Id of this read's row in the ledger."""
     @_builtins.property
     def protected_person(self) -> _registry_pb2.ProtectedPerson:
-        """The protected person, as far as the caller's role may see."""
+        """The protected person, with the fields that the caller's role may see."""
 
     @_builtins.property
     def places(self) -> _containers.RepeatedCompositeFieldContainer[_geometry_pb2.Place]:
-        """Protected places of the orders that name them, by place id; none for a role that may not see them."""
+        """Protected places of the orders that name the person, ordered by place id. None for a role that may not see them."""
 
     def __init__(
         self,
@@ -234,7 +234,7 @@ class SignLedgerResponse(_message.Message):
     HEAD_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def head(self) -> _ledger_pb2.LedgerHead:
-        """The signed end of the chain; nothing where the ledger is empty."""
+        """The signed end of the chain. Absent if the ledger is empty."""
 
     def __init__(
         self,
@@ -257,7 +257,7 @@ class WatchLedgerHeadsRequest(_message.Message):
 
     AFTER_SEQUENCE_FIELD_NUMBER: _builtins.int
     after_sequence: _builtins.int
-    """Sequence of the last head that the caller has; 0 for all."""
+    """Sequence of the caller's last head. 0 for all."""
     def __init__(
         self,
         *,

@@ -26,8 +26,8 @@ if _version_not_supported:
 
 
 class DisclosureServiceStub:
-    """Reading personal data. Each read names its grounds and is a row of the ledger before it is answered; without grounds nothing
-    is disclosed (INVALID_ARGUMENT). Each role sees what it needs: fields beyond that are left empty.
+    """Reads personal data. Each read names its grounds and is a row of the ledger before the answer is sent. Without grounds nothing is
+    disclosed (INVALID_ARGUMENT). Each role sees only the fields that it needs; other fields are empty.
     """
 
     def __init__(self, channel):
@@ -59,34 +59,34 @@ class DisclosureServiceStub:
 
 
 class DisclosureServiceServicer:
-    """Reading personal data. Each read names its grounds and is a row of the ledger before it is answered; without grounds nothing
-    is disclosed (INVALID_ARGUMENT). Each role sees what it needs: fields beyond that are left empty.
+    """Reads personal data. Each read names its grounds and is a row of the ledger before the answer is sent. Without grounds nothing is
+    disclosed (INVALID_ARGUMENT). Each role sees only the fields that it needs; other fields are empty.
     """
 
     def ReadWearer(self, request, context):
-        """A wearer.
+        """Returns a wearer.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ReadProtectedPerson(self, request, context):
-        """A protected person. Probation doesn't see where they live.
+        """Returns a protected person. Probation doesn't see where she lives.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def SignLedger(self, request, context):
-        """Signs the end of the ledger's chain now, and publishes it as always.
+        """Signs the end of the ledger's chain now and publishes it.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def WatchLedgerHeads(self, request, context):
-        """Signed heads of the ledger, from the one after `after_sequence` on, as they are made. Both agencies keep them: whoever
-        rewrites the ledger can't rewrite those.
+        """Streams signed heads of the ledger after `after_sequence`, then each new head. Both agencies keep them, so that a rewritten
+        ledger is recognised.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -124,8 +124,8 @@ def add_DisclosureServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class DisclosureService:
-    """Reading personal data. Each read names its grounds and is a row of the ledger before it is answered; without grounds nothing
-    is disclosed (INVALID_ARGUMENT). Each role sees what it needs: fields beyond that are left empty.
+    """Reads personal data. Each read names its grounds and is a row of the ledger before the answer is sent. Without grounds nothing is
+    disclosed (INVALID_ARGUMENT). Each role sees only the fields that it needs; other fields are empty.
     """
 
     @staticmethod

@@ -13,25 +13,25 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class DisclosureServiceStub:
-    """Reading personal data. Each read names its grounds and is a row of the ledger before it is answered; without grounds nothing
-    is disclosed (INVALID_ARGUMENT). Each role sees what it needs: fields beyond that are left empty.
+    """Reads personal data. Each read names its grounds and is a row of the ledger before the answer is sent. Without grounds nothing is
+    disclosed (INVALID_ARGUMENT). Each role sees only the fields that it needs; other fields are empty.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     ReadWearer: _aio.UnaryUnaryMultiCallable[_disclosure_pb2.ReadWearerRequest, _disclosure_pb2.ReadWearerResponse]
-    """A wearer."""
+    """Returns a wearer."""
     ReadProtectedPerson: _aio.UnaryUnaryMultiCallable[_disclosure_pb2.ReadProtectedPersonRequest, _disclosure_pb2.ReadProtectedPersonResponse]
-    """A protected person. Probation doesn't see where they live."""
+    """Returns a protected person. Probation doesn't see where she lives."""
     SignLedger: _aio.UnaryUnaryMultiCallable[_disclosure_pb2.SignLedgerRequest, _disclosure_pb2.SignLedgerResponse]
-    """Signs the end of the ledger's chain now, and publishes it as always."""
+    """Signs the end of the ledger's chain now and publishes it."""
     WatchLedgerHeads: _aio.UnaryStreamMultiCallable[_disclosure_pb2.WatchLedgerHeadsRequest, _disclosure_pb2.WatchLedgerHeadsResponse]
-    """Signed heads of the ledger, from the one after `after_sequence` on, as they are made. Both agencies keep them: whoever
-    rewrites the ledger can't rewrite those.
+    """Streams signed heads of the ledger after `after_sequence`, then each new head. Both agencies keep them, so that a rewritten
+    ledger is recognised.
     """
 
 class DisclosureServiceServicer(metaclass=_abc_1.ABCMeta):
-    """Reading personal data. Each read names its grounds and is a row of the ledger before it is answered; without grounds nothing
-    is disclosed (INVALID_ARGUMENT). Each role sees what it needs: fields beyond that are left empty.
+    """Reads personal data. Each read names its grounds and is a row of the ledger before the answer is sent. Without grounds nothing is
+    disclosed (INVALID_ARGUMENT). Each role sees only the fields that it needs; other fields are empty.
     """
 
     @_abc_1.abstractmethod
@@ -40,7 +40,7 @@ class DisclosureServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _disclosure_pb2.ReadWearerRequest,
         context: _aio.ServicerContext[_disclosure_pb2.ReadWearerRequest, _abc.Awaitable[_disclosure_pb2.ReadWearerResponse]],
     ) -> _abc.Awaitable[_disclosure_pb2.ReadWearerResponse]:
-        """A wearer."""
+        """Returns a wearer."""
 
     @_abc_1.abstractmethod
     def ReadProtectedPerson(
@@ -48,7 +48,7 @@ class DisclosureServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _disclosure_pb2.ReadProtectedPersonRequest,
         context: _aio.ServicerContext[_disclosure_pb2.ReadProtectedPersonRequest, _abc.Awaitable[_disclosure_pb2.ReadProtectedPersonResponse]],
     ) -> _abc.Awaitable[_disclosure_pb2.ReadProtectedPersonResponse]:
-        """A protected person. Probation doesn't see where they live."""
+        """Returns a protected person. Probation doesn't see where she lives."""
 
     @_abc_1.abstractmethod
     def SignLedger(
@@ -56,7 +56,7 @@ class DisclosureServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _disclosure_pb2.SignLedgerRequest,
         context: _aio.ServicerContext[_disclosure_pb2.SignLedgerRequest, _abc.Awaitable[_disclosure_pb2.SignLedgerResponse]],
     ) -> _abc.Awaitable[_disclosure_pb2.SignLedgerResponse]:
-        """Signs the end of the ledger's chain now, and publishes it as always."""
+        """Signs the end of the ledger's chain now and publishes it."""
 
     @_abc_1.abstractmethod
     def WatchLedgerHeads(
@@ -64,8 +64,8 @@ class DisclosureServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _disclosure_pb2.WatchLedgerHeadsRequest,
         context: _aio.ServicerContext[_disclosure_pb2.WatchLedgerHeadsRequest, _abc.AsyncIterator[_disclosure_pb2.WatchLedgerHeadsResponse]],
     ) -> _abc.AsyncIterator[_disclosure_pb2.WatchLedgerHeadsResponse]:
-        """Signed heads of the ledger, from the one after `after_sequence` on, as they are made. Both agencies keep them: whoever
-        rewrites the ledger can't rewrite those.
+        """Streams signed heads of the ledger after `after_sequence`, then each new head. Both agencies keep them, so that a rewritten
+        ledger is recognised.
         """
 
 def add_DisclosureServiceServicer_to_server(servicer: DisclosureServiceServicer, server: _aio.Server) -> None: ...

@@ -35,14 +35,14 @@ class PutExerciseRequest(_message.Message):
     exercise: _exercise_pb2.Exercise.ValueType
     """DRILL or CANARY."""
     exercise_id: _builtins.str
-    """Sets its records apart from those of other exercises of the kind: 1 to 32 characters of a-z 0-9 -."""
+    """Id of the exercise, unique among exercises of its kind: 1 to 32 characters of a-z 0-9 -."""
     wearers: _builtins.int
-    """How many wearers, 1 to 10; not fewer than before."""
+    """Number of wearers, 1 to 10; not fewer than before."""
     vendor_id: _builtins.str
     """The vendor that reports for all devices of the exercise."""
     @_builtins.property
     def valid_until(self) -> _timestamp_pb2.Timestamp:
-        """When the orders end by themselves; at most 7 days from now."""
+        """End of the orders, at most 7 days from now."""
 
     def __init__(
         self,
@@ -72,16 +72,16 @@ class PutExerciseResponse(_message.Message):
     DEVICE_ID_FIELD_NUMBER: _builtins.int
     PLACE_FIELD_NUMBER: _builtins.int
     person_id: _builtins.str
-    """The protected person."""
+    """Id of the protected person."""
     device_id: _builtins.str
-    """Their device."""
+    """Id of the person's device."""
     @_builtins.property
     def cases(self) -> _containers.RepeatedCompositeFieldContainer[Global___ExerciseCase]:
-        """By number, always in the same order."""
+        """Orders of the exercise, always in the same sequence."""
 
     @_builtins.property
     def place(self) -> _geometry_pb2.Point:
-        """Where to report the person: open sea, so that nobody on a map lives there."""
+        """Position to report for the person: on the open sea, so that no real address is near."""
 
     def __init__(
         self,
@@ -109,11 +109,11 @@ class ExerciseCase(_message.Message):
     WEARER_ID_FIELD_NUMBER: _builtins.int
     TAG_DEVICE_ID_FIELD_NUMBER: _builtins.int
     order_id: _builtins.str
-    """The order."""
+    """Id of the order."""
     wearer_id: _builtins.str
-    """The wearer whom it restrains."""
+    """Id of the restrained wearer."""
     tag_device_id: _builtins.str
-    """The wearer's tag."""
+    """Id of the wearer's tag."""
     def __init__(
         self,
         *,
@@ -140,7 +140,7 @@ class EndExerciseRequest(_message.Message):
     exercise: _exercise_pb2.Exercise.ValueType
     """DRILL or CANARY."""
     exercise_id: _builtins.str
-    """The exercise; NOT_FOUND where there is none of that kind."""
+    """Id of the exercise. NOT_FOUND if no such exercise of this kind exists."""
     def __init__(
         self,
         *,

@@ -26,8 +26,8 @@ if _version_not_supported:
 
 
 class ExerciseServiceStub:
-    """Synthetic records for exercises, so that whoever runs one needs no right to write anybody's records. The registry makes them up, and
-    they join with nothing in earnest. The watch has canaries, an operator drills (the other's: PERMISSION_DENIED).
+    """Synthetic records for exercises, so that running an exercise needs no right to write records. The registry invents them, and they
+    never link with live records. The watch runs canaries, an operator runs drills; else PERMISSION_DENIED.
     """
 
     def __init__(self, channel):
@@ -49,20 +49,20 @@ class ExerciseServiceStub:
 
 
 class ExerciseServiceServicer:
-    """Synthetic records for exercises, so that whoever runs one needs no right to write anybody's records. The registry makes them up, and
-    they join with nothing in earnest. The watch has canaries, an operator drills (the other's: PERMISSION_DENIED).
+    """Synthetic records for exercises, so that running an exercise needs no right to write records. The registry invents them, and they
+    never link with live records. The watch runs canaries, an operator runs drills; else PERMISSION_DENIED.
     """
 
     def PutExercise(self, request, context):
-        """Puts one protected person with a device, and so many wearers, each with a tag and an order that protects that person: 100 m, RESPOND.
-        Doing it again prolongs the orders.
+        """Stores one protected person with a device, and the requested number of wearers, each with a tag and an order that protects that
+        person: 100 m, RESPOND. A repeated call extends the orders.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def EndExercise(self, request, context):
-        """Ends all records of an exercise, which closes what is open of it. Doing it again changes nothing.
+        """Ends all records of an exercise, which also ends its open incidents. A repeated call changes nothing.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -90,8 +90,8 @@ def add_ExerciseServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class ExerciseService:
-    """Synthetic records for exercises, so that whoever runs one needs no right to write anybody's records. The registry makes them up, and
-    they join with nothing in earnest. The watch has canaries, an operator drills (the other's: PERMISSION_DENIED).
+    """Synthetic records for exercises, so that running an exercise needs no right to write records. The registry invents them, and they
+    never link with live records. The watch runs canaries, an operator runs drills; else PERMISSION_DENIED.
     """
 
     @staticmethod

@@ -13,21 +13,21 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class ExerciseServiceStub:
-    """Synthetic records for exercises, so that whoever runs one needs no right to write anybody's records. The registry makes them up, and
-    they join with nothing in earnest. The watch has canaries, an operator drills (the other's: PERMISSION_DENIED).
+    """Synthetic records for exercises, so that running an exercise needs no right to write records. The registry invents them, and they
+    never link with live records. The watch runs canaries, an operator runs drills; else PERMISSION_DENIED.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     PutExercise: _aio.UnaryUnaryMultiCallable[_exercise_pb2.PutExerciseRequest, _exercise_pb2.PutExerciseResponse]
-    """Puts one protected person with a device, and so many wearers, each with a tag and an order that protects that person: 100 m, RESPOND.
-    Doing it again prolongs the orders.
+    """Stores one protected person with a device, and the requested number of wearers, each with a tag and an order that protects that
+    person: 100 m, RESPOND. A repeated call extends the orders.
     """
     EndExercise: _aio.UnaryUnaryMultiCallable[_exercise_pb2.EndExerciseRequest, _exercise_pb2.EndExerciseResponse]
-    """Ends all records of an exercise, which closes what is open of it. Doing it again changes nothing."""
+    """Ends all records of an exercise, which also ends its open incidents. A repeated call changes nothing."""
 
 class ExerciseServiceServicer(metaclass=_abc_1.ABCMeta):
-    """Synthetic records for exercises, so that whoever runs one needs no right to write anybody's records. The registry makes them up, and
-    they join with nothing in earnest. The watch has canaries, an operator drills (the other's: PERMISSION_DENIED).
+    """Synthetic records for exercises, so that running an exercise needs no right to write records. The registry invents them, and they
+    never link with live records. The watch runs canaries, an operator runs drills; else PERMISSION_DENIED.
     """
 
     @_abc_1.abstractmethod
@@ -36,8 +36,8 @@ class ExerciseServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _exercise_pb2.PutExerciseRequest,
         context: _aio.ServicerContext[_exercise_pb2.PutExerciseRequest, _abc.Awaitable[_exercise_pb2.PutExerciseResponse]],
     ) -> _abc.Awaitable[_exercise_pb2.PutExerciseResponse]:
-        """Puts one protected person with a device, and so many wearers, each with a tag and an order that protects that person: 100 m, RESPOND.
-        Doing it again prolongs the orders.
+        """Stores one protected person with a device, and the requested number of wearers, each with a tag and an order that protects that
+        person: 100 m, RESPOND. A repeated call extends the orders.
         """
 
     @_abc_1.abstractmethod
@@ -46,6 +46,6 @@ class ExerciseServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _exercise_pb2.EndExerciseRequest,
         context: _aio.ServicerContext[_exercise_pb2.EndExerciseRequest, _abc.Awaitable[_exercise_pb2.EndExerciseResponse]],
     ) -> _abc.Awaitable[_exercise_pb2.EndExerciseResponse]:
-        """Ends all records of an exercise, which closes what is open of it. Doing it again changes nothing."""
+        """Ends all records of an exercise, which also ends its open incidents. A repeated call changes nothing."""
 
 def add_ExerciseServiceServicer_to_server(servicer: ExerciseServiceServicer, server: _aio.Server) -> None: ...

@@ -39,7 +39,7 @@ class _RecordKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_RecordKind
     """The police's orders."""
 
 class RecordKind(_RecordKind, metaclass=_RecordKindEnumTypeWrapper):
-    """What kind a record is."""
+    """Kinds of record."""
 
 RECORD_KIND_UNSPECIFIED: RecordKind.ValueType  # 0
 RECORD_KIND_WEARER: RecordKind.ValueType  # 1
@@ -62,27 +62,27 @@ class _FindingEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Finding.Value
     DESCRIPTOR: _descriptor.EnumDescriptor
     FINDING_UNSPECIFIED: _Finding.ValueType  # 0
     FINDING_MISSING: _Finding.ValueType  # 1
-    """The agency lists it, and it isn't stored."""
+    """The record is listed but not stored."""
     FINDING_EXTRA: _Finding.ValueType  # 2
-    """It is stored, and the agency doesn't list it."""
+    """The record is stored but not listed."""
     FINDING_DIFFERENT: _Finding.ValueType  # 3
-    """Both have it, in different versions or with different content."""
+    """The record is listed and stored, with different versions or content."""
 
 class Finding(_Finding, metaclass=_FindingEnumTypeWrapper):
-    """How the two sides differ about a record."""
+    """How the agency's list and the stored records differ."""
 
 FINDING_UNSPECIFIED: Finding.ValueType  # 0
 FINDING_MISSING: Finding.ValueType  # 1
-"""The agency lists it, and it isn't stored."""
+"""The record is listed but not stored."""
 FINDING_EXTRA: Finding.ValueType  # 2
-"""It is stored, and the agency doesn't list it."""
+"""The record is stored but not listed."""
 FINDING_DIFFERENT: Finding.ValueType  # 3
-"""Both have it, in different versions or with different content."""
+"""The record is listed and stored, with different versions or content."""
 Global___Finding: _TypeAlias = Finding  # noqa: Y015
 
 @_typing.final
 class ListedRecord(_message.Message):
-    """One record of an agency's list, told by a digest of its content.
+    """One record of an agency's list, with a digest of its content.
 
     The digest is SHA-256 over the canonical text of the record, in UTF-8: a line `path=value` and a line feed for each field
     that isn't empty, zero or unspecified, in the order of the field numbers, messages inside messages in the place of their
@@ -94,7 +94,7 @@ class ListedRecord(_message.Message):
       metres        whole millimetres, rounded half to even
       timestamp     whole milliseconds since 1970 UTC, rounded down
       whole number  decimal, such as `extensions=1`
-    A tag that was taken off and a device that was given back have one line more, `removed_at=`. An order that has ended has its lines of EndOrderRequest more:
+    A tag that was removed and a device that was returned have one more line, `removed_at=`. An order that has ended has the lines of EndOrderRequest too:
     `end.reason=`, `end.ended_at=`, `end.covering_order_id=`; a wearer who has ended `end.reason=` and `end.ended_at=` of
     EndWearerRequest, a protected person who has ended `ended_at=`. So a wearer is, for example:
       national_id=8001011234567
@@ -110,13 +110,13 @@ class ListedRecord(_message.Message):
     SOURCE_VERSION_FIELD_NUMBER: _builtins.int
     DIGEST_FIELD_NUMBER: _builtins.int
     kind: Global___RecordKind.ValueType
-    """Its kind, one of the caller's own."""
+    """Kind of the record, one of the caller's own kinds."""
     record_id: _builtins.str
-    """Its id."""
+    """Id of the record."""
     source_version: _builtins.int
-    """The agency's version of it."""
+    """The agency's version of the record."""
     digest: _builtins.bytes
-    """SHA-256 of its canonical text, 32 bytes."""
+    """SHA-256 of the record's canonical text, 32 bytes."""
     def __init__(
         self,
         *,
@@ -135,7 +135,7 @@ Global___ListedRecord: _TypeAlias = ListedRecord  # noqa: Y015
 
 @_typing.final
 class ReconcileRequest(_message.Message):
-    """A part of an agency's list. All parts together are its full list, in any order, each record once."""
+    """A part of an agency's list. All parts together are the full list, in any order, with each record once."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -159,7 +159,7 @@ Global___ReconcileRequest: _TypeAlias = ReconcileRequest  # noqa: Y015
 
 @_typing.final
 class Difference(_message.Message):
-    """One difference."""
+    """A difference about one record."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -169,15 +169,15 @@ class Difference(_message.Message):
     LISTED_VERSION_FIELD_NUMBER: _builtins.int
     STORED_VERSION_FIELD_NUMBER: _builtins.int
     finding: Global___Finding.ValueType
-    """How they differ."""
+    """Kind of the difference."""
     kind: Global___RecordKind.ValueType
     """Kind of the record."""
     record_id: _builtins.str
-    """Its id."""
+    """Id of the record."""
     listed_version: _builtins.int
-    """The agency's version; 0 where it doesn't list it."""
+    """The listed version. 0 if the record isn't listed."""
     stored_version: _builtins.int
-    """The version that is stored; 0 where none is."""
+    """The stored version. 0 if the record isn't stored."""
     def __init__(
         self,
         *,
@@ -197,7 +197,7 @@ Global___Difference: _TypeAlias = Difference  # noqa: Y015
 
 @_typing.final
 class ReconcileSummary(_message.Message):
-    """What came of a comparison.
+    """Summary of a comparison.
 
     The root hash of a list is SHA-256 over one line for each record, `kind id version digest` and a line feed, in ASCII: the
     kind's number, the id, the version in decimal, the digest in lower case hex, one space between them. The lines are sorted by
@@ -215,13 +215,13 @@ class ReconcileSummary(_message.Message):
     listed_root: _builtins.bytes
     """Root hash of the agency's list."""
     stored_root: _builtins.bytes
-    """Root hash of the stored list. Both are the same exactly where nothing differs."""
+    """Root hash of the stored list. The two hashes are equal exactly if nothing differs."""
     listed: _builtins.int
-    """How many records the agency listed."""
+    """Number of listed records."""
     stored: _builtins.int
-    """How many are stored."""
+    """Number of stored records."""
     differences: _builtins.int
-    """How many differences were told."""
+    """Number of reported differences."""
     @_builtins.property
     def compared_at(self) -> _timestamp_pb2.Timestamp:
         """When the stored list was read, by the mesh's clock."""
@@ -246,7 +246,7 @@ Global___ReconcileSummary: _TypeAlias = ReconcileSummary  # noqa: Y015
 
 @_typing.final
 class ReconcileResponse(_message.Message):
-    """Some differences, or the summary, which is the last."""
+    """A part of the differences, or as the last answer the summary."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -258,7 +258,7 @@ class ReconcileResponse(_message.Message):
 
     @_builtins.property
     def summary(self) -> Global___ReconcileSummary:
-        """The summary; in the last answer only."""
+        """The summary, in the last answer only."""
 
     def __init__(
         self,
@@ -293,7 +293,7 @@ Global___GetReconciliationRequest: _TypeAlias = GetReconciliationRequest  # noqa
 
 @_typing.final
 class AgencyReconciliation(_message.Message):
-    """How an agency stands."""
+    """State of an agency's reconciliation."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -306,18 +306,18 @@ class AgencyReconciliation(_message.Message):
     agency: _builtins.str
     """`moj` or `npa`."""
     root: _builtins.bytes
-    """The root hash that both sides had then."""
+    """The common root hash at that time."""
     differences: _builtins.int
-    """Differences that were found then."""
+    """Number of differences found then."""
     overdue: _builtins.bool
-    """Whether it hasn't been proven equal for 15 minutes of the mesh: an alarm."""
+    """The list hasn't been proven equal for 15 minutes of mesh time, which raises an alarm."""
     @_builtins.property
     def proven_equal_at(self) -> _timestamp_pb2.Timestamp:
-        """When its list was last proven equal to what is stored; not set where it never was."""
+        """When the agency's list was last proven equal to the stored records. Absent if never."""
 
     @_builtins.property
     def compared_at(self) -> _timestamp_pb2.Timestamp:
-        """When it last sent its list; not set where it never did."""
+        """When the agency last sent its list. Absent if never."""
 
     def __init__(
         self,

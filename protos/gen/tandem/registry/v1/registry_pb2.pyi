@@ -35,7 +35,7 @@ class _SexEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Sex.ValueType], _
     SEX_MALE: _Sex.ValueType  # 2
 
 class Sex(_Sex, metaclass=_SexEnumTypeWrapper):
-    """Sex as the records have it."""
+    """Sex in the records."""
 
 SEX_UNSPECIFIED: Sex.ValueType  # 0
 SEX_FEMALE: Sex.ValueType  # 1
@@ -93,7 +93,7 @@ class _OrderTypeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_OrderType.V
     """Electronic Monitoring Act 9-2(1) item 3: no approach to a named person (by judgment)."""
 
 class OrderType(_OrderType, metaclass=_OrderTypeEnumTypeWrapper):
-    """By what law an order stands. In parentheses: the greatest duration, and how often it may be extended."""
+    """Legal types of orders. In parentheses: the maximum duration and the possible extensions."""
 
 ORDER_TYPE_UNSPECIFIED: OrderType.ValueType  # 0
 ORDER_TYPE_STALKING_APPROACH: OrderType.ValueType  # 1
@@ -122,28 +122,28 @@ class _OrderStageEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_OrderStage
     DESCRIPTOR: _descriptor.EnumDescriptor
     ORDER_STAGE_UNSPECIFIED: _OrderStage.ValueType  # 0
     ORDER_STAGE_ISSUED: _OrderStage.ValueType  # 1
-    """Put for the first time."""
+    """Stored for the first time."""
     ORDER_STAGE_EXTENDED: _OrderStage.ValueType  # 2
-    """It now ends later, or was extended once more."""
+    """It was extended or ends later now."""
     ORDER_STAGE_AMENDED: _OrderStage.ValueType  # 3
-    """It says something else, such as where the victim lives now."""
+    """Its content changed, such as the victim's address."""
     ORDER_STAGE_CANCELLED: _OrderStage.ValueType  # 4
-    """It was taken back."""
+    """It was cancelled."""
     ORDER_STAGE_LAPSED: _OrderStage.ValueType  # 5
     """It ended by law."""
 
 class OrderStage(_OrderStage, metaclass=_OrderStageEnumTypeWrapper):
-    """Where an order stands in its life."""
+    """Stages in the life of an order."""
 
 ORDER_STAGE_UNSPECIFIED: OrderStage.ValueType  # 0
 ORDER_STAGE_ISSUED: OrderStage.ValueType  # 1
-"""Put for the first time."""
+"""Stored for the first time."""
 ORDER_STAGE_EXTENDED: OrderStage.ValueType  # 2
-"""It now ends later, or was extended once more."""
+"""It was extended or ends later now."""
 ORDER_STAGE_AMENDED: OrderStage.ValueType  # 3
-"""It says something else, such as where the victim lives now."""
+"""Its content changed, such as the victim's address."""
 ORDER_STAGE_CANCELLED: OrderStage.ValueType  # 4
-"""It was taken back."""
+"""It was cancelled."""
 ORDER_STAGE_LAPSED: OrderStage.ValueType  # 5
 """It ended by law."""
 Global___OrderStage: _TypeAlias = OrderStage  # noqa: Y015
@@ -167,7 +167,7 @@ class _EndReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_EndReason.V
     """The respondent was acquitted: it lapses."""
 
 class EndReason(_EndReason, metaclass=_EndReasonEnumTypeWrapper):
-    """Why an order ends before its time."""
+    """Reasons why an order ends early."""
 
 END_REASON_UNSPECIFIED: EndReason.ValueType  # 0
 END_REASON_CANCELLED_BY_COURT: EndReason.ValueType  # 1
@@ -190,22 +190,22 @@ class _WearerEndReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Weare
     DESCRIPTOR: _descriptor.EnumDescriptor
     WEARER_END_REASON_UNSPECIFIED: _WearerEndReason.ValueType  # 0
     WEARER_END_REASON_COMPLETED: _WearerEndReason.ValueType  # 1
-    """The time of the tag was over. Data are kept for five years."""
+    """The term of the tag ended. The data are kept for five years."""
     WEARER_END_REASON_ACQUITTAL: _WearerEndReason.ValueType  # 2
-    """A tag under Stalking Punishment Act 9(1) item 3-2, and the wearer was acquitted. Data are destroyed at once."""
+    """The wearer of a tag under Stalking Punishment Act 9(1) item 3-2 was acquitted. The data are destroyed at once."""
     WEARER_END_REASON_LAPSED: _WearerEndReason.ValueType  # 3
-    """Such a tag, and its order lapsed, as without prosecution. Data are destroyed at once."""
+    """The order of such a tag lapsed, for example without prosecution. The data are destroyed at once."""
 
 class WearerEndReason(_WearerEndReason, metaclass=_WearerEndReasonEnumTypeWrapper):
-    """Why a wearer's case with the Ministry is over."""
+    """Reasons why a wearer's record ends."""
 
 WEARER_END_REASON_UNSPECIFIED: WearerEndReason.ValueType  # 0
 WEARER_END_REASON_COMPLETED: WearerEndReason.ValueType  # 1
-"""The time of the tag was over. Data are kept for five years."""
+"""The term of the tag ended. The data are kept for five years."""
 WEARER_END_REASON_ACQUITTAL: WearerEndReason.ValueType  # 2
-"""A tag under Stalking Punishment Act 9(1) item 3-2, and the wearer was acquitted. Data are destroyed at once."""
+"""The wearer of a tag under Stalking Punishment Act 9(1) item 3-2 was acquitted. The data are destroyed at once."""
 WEARER_END_REASON_LAPSED: WearerEndReason.ValueType  # 3
-"""Such a tag, and its order lapsed, as without prosecution. Data are destroyed at once."""
+"""The order of such a tag lapsed, for example without prosecution. The data are destroyed at once."""
 Global___WearerEndReason: _TypeAlias = WearerEndReason  # noqa: Y015
 
 class _PutOutcome:
@@ -216,22 +216,22 @@ class _PutOutcomeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_PutOutcome
     DESCRIPTOR: _descriptor.EnumDescriptor
     PUT_OUTCOME_UNSPECIFIED: _PutOutcome.ValueType  # 0
     STORED: _PutOutcome.ValueType  # 1
-    """Stored; its consequences are on their way into the log."""
+    """The record was stored, and its consequences are on their way into the log."""
     UNCHANGED: _PutOutcome.ValueType  # 2
     """The same version with the same content is stored already."""
     SUPERSEDED: _PutOutcome.ValueType  # 3
-    """A newer version is stored; this one was set aside."""
+    """A newer version is stored; this version was discarded."""
 
 class PutOutcome(_PutOutcome, metaclass=_PutOutcomeEnumTypeWrapper):
-    """What became of a record that was put."""
+    """Outcomes for a record."""
 
 PUT_OUTCOME_UNSPECIFIED: PutOutcome.ValueType  # 0
 STORED: PutOutcome.ValueType  # 1
-"""Stored; its consequences are on their way into the log."""
+"""The record was stored, and its consequences are on their way into the log."""
 UNCHANGED: PutOutcome.ValueType  # 2
 """The same version with the same content is stored already."""
 SUPERSEDED: PutOutcome.ValueType  # 3
-"""A newer version is stored; this one was set aside."""
+"""A newer version is stored; this version was discarded."""
 Global___PutOutcome: _TypeAlias = PutOutcome  # noqa: Y015
 
 class _MatchEvent:
@@ -244,9 +244,9 @@ class _MatchEventEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_MatchEvent
     MATCH_EVENT_MATCHED: _MatchEvent.ValueType  # 1
     """Respondent and wearer are one person: the order is enforced by location."""
     MATCH_EVENT_REVIEW_OPENED: _MatchEvent.ValueType  # 2
-    """They may be one person: somebody must look at it."""
+    """They may be one person: a person must review the match."""
     MATCH_EVENT_REVIEW_UNANSWERED: _MatchEvent.ValueType  # 3
-    """Nobody has decided for 15 minutes. Page somebody."""
+    """Nobody decided the review for 15 minutes: page the person on duty."""
     MATCH_EVENT_CONFIRMED: _MatchEvent.ValueType  # 4
     """A person has confirmed it."""
     MATCH_EVENT_REJECTED: _MatchEvent.ValueType  # 5
@@ -254,22 +254,22 @@ class _MatchEventEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_MatchEvent
     MATCH_EVENT_UNDONE: _MatchEvent.ValueType  # 6
     """A person's decision was undone."""
     MATCH_EVENT_WITHDRAWN: _MatchEvent.ValueType  # 7
-    """The match doesn't hold any more; the order isn't enforced against this wearer."""
+    """The match is no longer valid; the order isn't enforced against this wearer."""
     MATCH_EVENT_GROUND_FELL: _MatchEvent.ValueType  # 8
-    """The order of item 3-2 fell, by acquittal or without prosecution. Where nothing else keeps the tag on, the Ministry takes it
-    off and ends the wearer, whose data are then destroyed.
+    """The order of item 3-2 lapsed by acquittal or without prosecution. If no other ground requires the tag, the Ministry removes it
+    and ends the wearer's record, whose data are then destroyed.
     """
 
 class MatchEvent(_MatchEvent, metaclass=_MatchEventEnumTypeWrapper):
-    """What there is to say about a match."""
+    """Events of a match."""
 
 MATCH_EVENT_UNSPECIFIED: MatchEvent.ValueType  # 0
 MATCH_EVENT_MATCHED: MatchEvent.ValueType  # 1
 """Respondent and wearer are one person: the order is enforced by location."""
 MATCH_EVENT_REVIEW_OPENED: MatchEvent.ValueType  # 2
-"""They may be one person: somebody must look at it."""
+"""They may be one person: a person must review the match."""
 MATCH_EVENT_REVIEW_UNANSWERED: MatchEvent.ValueType  # 3
-"""Nobody has decided for 15 minutes. Page somebody."""
+"""Nobody decided the review for 15 minutes: page the person on duty."""
 MATCH_EVENT_CONFIRMED: MatchEvent.ValueType  # 4
 """A person has confirmed it."""
 MATCH_EVENT_REJECTED: MatchEvent.ValueType  # 5
@@ -277,10 +277,10 @@ MATCH_EVENT_REJECTED: MatchEvent.ValueType  # 5
 MATCH_EVENT_UNDONE: MatchEvent.ValueType  # 6
 """A person's decision was undone."""
 MATCH_EVENT_WITHDRAWN: MatchEvent.ValueType  # 7
-"""The match doesn't hold any more; the order isn't enforced against this wearer."""
+"""The match is no longer valid; the order isn't enforced against this wearer."""
 MATCH_EVENT_GROUND_FELL: MatchEvent.ValueType  # 8
-"""The order of item 3-2 fell, by acquittal or without prosecution. Where nothing else keeps the tag on, the Ministry takes it
-off and ends the wearer, whose data are then destroyed.
+"""The order of item 3-2 lapsed by acquittal or without prosecution. If no other ground requires the tag, the Ministry removes it
+and ends the wearer's record, whose data are then destroyed.
 """
 Global___MatchEvent: _TypeAlias = MatchEvent  # noqa: Y015
 
@@ -302,21 +302,21 @@ class Wearer(_message.Message):
     wearer_id: _builtins.str
     """The Ministry's id, 1 to 64 characters of A-Z a-z 0-9 . _ -"""
     national_id: _builtins.str
-    """National number, 13 digits, a hyphen after the 6th allowed. Kept encrypted."""
+    """National number, 13 digits, a hyphen after the 6th allowed. Stored encrypted."""
     name: _builtins.str
-    """Name, 1 to 200 characters. Kept encrypted."""
+    """Name, 1 to 200 characters. Stored encrypted."""
     birth_date: _builtins.str
-    """Date of birth, YYYY-MM-DD. Kept encrypted."""
+    """Date of birth, YYYY-MM-DD. Stored encrypted."""
     source_version: _builtins.int
     """The agency's version of the record, 0 or more, growing with each change."""
     sex: Global___Sex.ValueType
-    """Sex, where it is known."""
+    """Sex, if known."""
     phone: _builtins.str
-    """Telephone number, at most 40 characters; empty where it isn't known. Kept encrypted."""
+    """Telephone number, at most 40 characters. Empty if unknown. Stored encrypted."""
     address: _builtins.str
-    """Address, at most 400 characters; empty where it isn't known. Kept encrypted."""
+    """Address, at most 400 characters. Empty if unknown. Stored encrypted."""
     exercise: _exercise_pb2.Exercise.ValueType
-    """Not a person but part of an exercise: joined with orders of the same kind of exercise alone. It never changes."""
+    """Exercise that the record belongs to. It matches only orders of the same kind of exercise, and never changes."""
     def __init__(
         self,
         *,
@@ -351,12 +351,12 @@ class Tag(_message.Message):
     device_id: _builtins.str
     """Id of the device, unique among tags and protective devices."""
     wearer_id: _builtins.str
-    """Who wears it."""
+    """The Ministry's id of the wearer."""
     source_version: _builtins.int
     """The agency's version of the record."""
     vendor_id: _builtins.str
-    """The vendor that may report for it: <vendor_id> of spiffe://vendor/<vendor_id>, 1 to 64 characters of a-z 0-9 -; empty where
-    none may.
+    """The vendor that may report for the device: <vendor_id> of spiffe://vendor/<vendor_id>, 1 to 64 characters of a-z 0-9 -. Empty
+    if none may.
     """
     def __init__(
         self,
@@ -388,15 +388,15 @@ class ProtectedPerson(_message.Message):
     person_id: _builtins.str
     """The police's id."""
     name: _builtins.str
-    """Name, 1 to 200 characters. Kept encrypted."""
+    """Name, 1 to 200 characters. Stored encrypted."""
     source_version: _builtins.int
     """The agency's version of the record."""
     relation: Global___Relation.ValueType
     """Why the order names this person."""
     @_builtins.property
     def contact(self) -> _contact_pb2.Contact:
-        """How this person is warned; absent where it isn't known or not wanted. Kept encrypted, shown to nobody, and sealed for the
-        warning leg in the log.
+        """How to warn this person. Absent if unknown or unwanted. Stored encrypted, shown to nobody, and sealed for the warning leg in
+        the log.
         """
 
     def __init__(
@@ -429,12 +429,12 @@ class Device(_message.Message):
     device_id: _builtins.str
     """Id of the device, unique among tags and protective devices."""
     person_id: _builtins.str
-    """Whose it is."""
+    """The police's id of its owner."""
     source_version: _builtins.int
     """The agency's version of the record."""
     vendor_id: _builtins.str
-    """The vendor that may report for it: <vendor_id> of spiffe://vendor/<vendor_id>, 1 to 64 characters of a-z 0-9 -; empty where
-    none may.
+    """The vendor that may report for the device: <vendor_id> of spiffe://vendor/<vendor_id>, 1 to 64 characters of a-z 0-9 -. Empty
+    if none may.
     """
     def __init__(
         self,
@@ -465,17 +465,17 @@ class Respondent(_message.Message):
     PHONE_FIELD_NUMBER: _builtins.int
     ADDRESS_FIELD_NUMBER: _builtins.int
     national_id: _builtins.str
-    """National number, 13 digits, a hyphen after the 6th allowed; empty where the police don't know it. Kept encrypted."""
+    """National number, 13 digits, a hyphen after the 6th allowed. Empty if the police don't know it. Stored encrypted."""
     name: _builtins.str
-    """Name, 1 to 200 characters. Kept encrypted."""
+    """Name, 1 to 200 characters. Stored encrypted."""
     birth_date: _builtins.str
-    """Date of birth, YYYY-MM-DD. Kept encrypted."""
+    """Date of birth, YYYY-MM-DD. Stored encrypted."""
     sex: Global___Sex.ValueType
-    """Sex, where it is known."""
+    """Sex, if known."""
     phone: _builtins.str
-    """Telephone number, at most 40 characters; empty where it isn't known. Kept encrypted."""
+    """Telephone number, at most 40 characters. Empty if unknown. Stored encrypted."""
     address: _builtins.str
-    """Address, at most 400 characters; empty where it isn't known. Kept encrypted."""
+    """Address, at most 400 characters. Empty if unknown. Stored encrypted."""
     def __init__(
         self,
         *,
@@ -518,24 +518,26 @@ class Order(_message.Message):
     source_version: _builtins.int
     """The agency's version of the record."""
     type: Global___OrderType.ValueType
-    """By what law it stands."""
+    """Legal type of the order."""
     extensions: _builtins.int
-    """How often it was extended so far, 0 to 100. The greatest duration by law depends on it."""
+    """Number of extensions so far, 0 to 100. The maximum duration by law depends on it."""
     duration_reason: _builtins.str
-    """Why it lasts longer than its type allows; at most 500 characters. Where it is given, no warning is. Kept encrypted."""
+    """Reason why it lasts longer than its type allows, at most 500 characters. With a reason the registry gives no warning. Stored
+    encrypted.
+    """
     exercise: _exercise_pb2.Exercise.ValueType
-    """Not in earnest: joined with wearers of the same kind of exercise alone. It never changes."""
+    """Exercise that the order belongs to. It matches only wearers of the same kind of exercise, and never changes."""
     @_builtins.property
     def respondent(self) -> Global___Respondent:
-        """Whom it restrains."""
+        """The respondent."""
 
     @_builtins.property
     def protected_person_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Whom it protects. At least one person or one place; at most 100 persons, each put before."""
+        """Ids of protected persons, at most 100, each stored before. An order needs at least one person or place."""
 
     @_builtins.property
     def places(self) -> _containers.RepeatedCompositeFieldContainer[_geometry_pb2.Place]:
-        """Which places it protects, at most 50."""
+        """Protected places, at most 50."""
 
     @_builtins.property
     def rings(self) -> _containers.RepeatedCompositeFieldContainer[_geometry_pb2.Ring]:
@@ -582,7 +584,7 @@ Global___Order: _TypeAlias = Order  # noqa: Y015
 
 @_typing.final
 class Warning(_message.Message):
-    """Something that is stored as it came but may be a mistake."""
+    """A value that was stored but may be a mistake."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -591,7 +593,7 @@ class Warning(_message.Message):
     field: _builtins.str
     """Path of the field, such as `order.valid_until`."""
     reason: _builtins.str
-    """What is odd about it."""
+    """Why the value may be a mistake."""
     def __init__(
         self,
         *,
@@ -615,7 +617,7 @@ class PutWearerRequest(_message.Message):
     WEARER_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def wearer(self) -> Global___Wearer:
-        """The record, whole."""
+        """The whole record."""
 
     def __init__(
         self,
@@ -639,10 +641,10 @@ class PutWearerResponse(_message.Message):
     OUTCOME_FIELD_NUMBER: _builtins.int
     WARNINGS_FIELD_NUMBER: _builtins.int
     outcome: Global___PutOutcome.ValueType
-    """What became of the record."""
+    """Outcome for the record."""
     @_builtins.property
     def warnings(self) -> _containers.RepeatedCompositeFieldContainer[Global___Warning]:
-        """What may be a mistake in it."""
+        """Possible mistakes in the record."""
 
     def __init__(
         self,
@@ -667,7 +669,7 @@ class PutTagRequest(_message.Message):
     TAG_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def tag(self) -> Global___Tag:
-        """The record, whole."""
+        """The whole record."""
 
     def __init__(
         self,
@@ -690,7 +692,7 @@ class PutTagResponse(_message.Message):
 
     OUTCOME_FIELD_NUMBER: _builtins.int
     outcome: Global___PutOutcome.ValueType
-    """What became of the record."""
+    """Outcome for the record."""
     def __init__(
         self,
         *,
@@ -713,7 +715,7 @@ class PutProtectedPersonRequest(_message.Message):
     PROTECTED_PERSON_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def protected_person(self) -> Global___ProtectedPerson:
-        """The record, whole."""
+        """The whole record."""
 
     def __init__(
         self,
@@ -736,7 +738,7 @@ class PutProtectedPersonResponse(_message.Message):
 
     OUTCOME_FIELD_NUMBER: _builtins.int
     outcome: Global___PutOutcome.ValueType
-    """What became of the record."""
+    """Outcome for the record."""
     def __init__(
         self,
         *,
@@ -759,7 +761,7 @@ class PutDeviceRequest(_message.Message):
     DEVICE_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def device(self) -> Global___Device:
-        """The record, whole."""
+        """The whole record."""
 
     def __init__(
         self,
@@ -782,7 +784,7 @@ class PutDeviceResponse(_message.Message):
 
     OUTCOME_FIELD_NUMBER: _builtins.int
     outcome: Global___PutOutcome.ValueType
-    """What became of the record."""
+    """Outcome for the record."""
     def __init__(
         self,
         *,
@@ -805,7 +807,7 @@ class PutOrderRequest(_message.Message):
     ORDER_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def order(self) -> Global___Order:
-        """The record, whole."""
+        """The whole record."""
 
     def __init__(
         self,
@@ -830,12 +832,12 @@ class PutOrderResponse(_message.Message):
     WARNINGS_FIELD_NUMBER: _builtins.int
     STAGE_FIELD_NUMBER: _builtins.int
     outcome: Global___PutOutcome.ValueType
-    """What became of the record."""
+    """Outcome for the record."""
     stage: Global___OrderStage.ValueType
-    """Where the order stands in its life; unspecified where nothing was stored."""
+    """Stage of the order. Unspecified if nothing was stored."""
     @_builtins.property
     def warnings(self) -> _containers.RepeatedCompositeFieldContainer[Global___Warning]:
-        """What may be a mistake in it."""
+        """Possible mistakes in the record."""
 
     def __init__(
         self,
@@ -866,14 +868,14 @@ class EndOrderRequest(_message.Message):
     order_id: _builtins.str
     """The police's id of the order."""
     source_version: _builtins.int
-    """The agency's version of the record that has ended; greater than that of the order as it was put."""
+    """The agency's version of the ended record, greater than the stored version."""
     reason: Global___EndReason.ValueType
-    """Why."""
+    """The reason."""
     covering_order_id: _builtins.str
-    """The court order that covers it; for COVERED_BY_COURT_ORDER only."""
+    """Id of the court order that covers it. Only for COVERED_BY_COURT_ORDER."""
     @_builtins.property
     def ended_at(self) -> _timestamp_pb2.Timestamp:
-        """From when on it isn't in force, exact to the second."""
+        """End of its validity, exact to the second."""
 
     def __init__(
         self,
@@ -901,9 +903,9 @@ class EndOrderResponse(_message.Message):
     OUTCOME_FIELD_NUMBER: _builtins.int
     STAGE_FIELD_NUMBER: _builtins.int
     outcome: Global___PutOutcome.ValueType
-    """What became of the record."""
+    """Outcome for the record."""
     stage: Global___OrderStage.ValueType
-    """CANCELLED or LAPSED; unspecified where nothing was stored."""
+    """CANCELLED or LAPSED. Unspecified if nothing was stored."""
     def __init__(
         self,
         *,
@@ -931,12 +933,12 @@ class EndWearerRequest(_message.Message):
     wearer_id: _builtins.str
     """The Ministry's id of the wearer."""
     source_version: _builtins.int
-    """The agency's version of the record; greater than that of the wearer as it was put."""
+    """The agency's version of the record, greater than the stored version."""
     reason: Global___WearerEndReason.ValueType
-    """Why."""
+    """The reason."""
     @_builtins.property
     def ended_at(self) -> _timestamp_pb2.Timestamp:
-        """Since when."""
+        """When it ended."""
 
     def __init__(
         self,
@@ -962,7 +964,7 @@ class EndWearerResponse(_message.Message):
 
     OUTCOME_FIELD_NUMBER: _builtins.int
     outcome: Global___PutOutcome.ValueType
-    """What became of the record."""
+    """Outcome for the record."""
     def __init__(
         self,
         *,
@@ -988,10 +990,10 @@ class EndProtectedPersonRequest(_message.Message):
     person_id: _builtins.str
     """The police's id of the person."""
     source_version: _builtins.int
-    """The agency's version of the record; greater than that of the person as it was put."""
+    """The agency's version of the record, greater than the stored version."""
     @_builtins.property
     def ended_at(self) -> _timestamp_pb2.Timestamp:
-        """Since when."""
+        """When it ended."""
 
     def __init__(
         self,
@@ -1016,7 +1018,7 @@ class EndProtectedPersonResponse(_message.Message):
 
     OUTCOME_FIELD_NUMBER: _builtins.int
     outcome: Global___PutOutcome.ValueType
-    """What became of the record."""
+    """Outcome for the record."""
     def __init__(
         self,
         *,
@@ -1042,10 +1044,10 @@ class EndTagRequest(_message.Message):
     device_id: _builtins.str
     """Id of the tag."""
     source_version: _builtins.int
-    """The agency's version of the record; greater than that of the tag as it was put."""
+    """The agency's version of the record, greater than the stored version."""
     @_builtins.property
     def removed_at(self) -> _timestamp_pb2.Timestamp:
-        """When it was taken off."""
+        """When it was removed."""
 
     def __init__(
         self,
@@ -1070,7 +1072,7 @@ class EndTagResponse(_message.Message):
 
     OUTCOME_FIELD_NUMBER: _builtins.int
     outcome: Global___PutOutcome.ValueType
-    """What became of the record."""
+    """Outcome for the record."""
     def __init__(
         self,
         *,
@@ -1096,10 +1098,10 @@ class EndDeviceRequest(_message.Message):
     device_id: _builtins.str
     """Id of the device."""
     source_version: _builtins.int
-    """The agency's version of the record; greater than that of the device as it was put."""
+    """The agency's version of the record, greater than the stored version."""
     @_builtins.property
     def removed_at(self) -> _timestamp_pb2.Timestamp:
-        """Since when the person hasn't had it."""
+        """When the person returned it or it was switched off."""
 
     def __init__(
         self,
@@ -1124,7 +1126,7 @@ class EndDeviceResponse(_message.Message):
 
     OUTCOME_FIELD_NUMBER: _builtins.int
     outcome: Global___PutOutcome.ValueType
-    """What became of the record."""
+    """Outcome for the record."""
     def __init__(
         self,
         *,
@@ -1147,11 +1149,11 @@ class WatchMatchesRequest(_message.Message):
     AFTER_SEQUENCE_FIELD_NUMBER: _builtins.int
     WITH_REVIEWS_FIELD_NUMBER: _builtins.int
     after_sequence: _builtins.int
-    """Only matches with a greater sequence; 0 for all. Refused (FAILED_PRECONDITION) where what follows it is older than 7 days
-    of the mesh: then begin again from 0.
+    """Streams only matches with a greater sequence. 0 for all. Refused (FAILED_PRECONDITION) if the next match is older than 7 days
+    of mesh time: then restart from 0.
     """
     with_reviews: _builtins.bool
-    """Also what becomes of matches: reviews that open, aren't answered, are decided; matches that don't hold any more."""
+    """Also streams later events of matches: reviews opened, unanswered or decided, and matches withdrawn."""
     def __init__(
         self,
         *,
@@ -1180,7 +1182,7 @@ class WatchMatchesResponse(_message.Message):
     EVENT_FIELD_NUMBER: _builtins.int
     EVENT_AT_FIELD_NUMBER: _builtins.int
     sequence: _builtins.int
-    """Place in the registry's order of matches, from 1; send the last one seen to resume."""
+    """Position in the registry's order of matches, from 1. Send the last one to resume."""
     case_id: _builtins.str
     """Id of the joint case."""
     wearer_id: _builtins.str
@@ -1188,14 +1190,14 @@ class WatchMatchesResponse(_message.Message):
     order_id: _builtins.str
     """The police's id of the order."""
     event: Global___MatchEvent.ValueType
-    """What there is to say; MATCHED unless reviews were asked for."""
+    """The event. MATCHED unless reviews were requested."""
     @_builtins.property
     def matched_at(self) -> _timestamp_pb2.Timestamp:
         """When the match was found, by the mesh's clock."""
 
     @_builtins.property
     def event_at(self) -> _timestamp_pb2.Timestamp:
-        """When that was, by the mesh's clock."""
+        """When the event happened, by the mesh's clock."""
 
     def __init__(
         self,

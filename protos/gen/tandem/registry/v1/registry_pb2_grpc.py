@@ -28,8 +28,8 @@ if _version_not_supported:
 
 
 class RegistryServiceStub:
-    """The linked system of record. Each agency puts its own records with its own ids and versions: putting the same again
-    changes nothing, an older version than the stored one changes nothing and says so, the same version with other content is
+    """The linked system of record. Each agency stores its own records with its own ids and versions. A repeated record changes nothing.
+    A version older than the stored one changes nothing and is answered with SUPERSEDED. The same version with other content is
     refused (ABORTED).
     """
 
@@ -117,8 +117,8 @@ class RegistryServiceStub:
 
 
 class RegistryServiceServicer:
-    """The linked system of record. Each agency puts its own records with its own ids and versions: putting the same again
-    changes nothing, an older version than the stored one changes nothing and says so, the same version with other content is
+    """The linked system of record. Each agency stores its own records with its own ids and versions. A repeated record changes nothing.
+    A version older than the stored one changes nothing and is answered with SUPERSEDED. The same version with other content is
     refused (ABORTED).
     """
 
@@ -130,7 +130,7 @@ class RegistryServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def PutTag(self, request, context):
-        """Stores which wearer a tag is on.
+        """Stores a tag and its wearer.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -144,7 +144,7 @@ class RegistryServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def PutDevice(self, request, context):
-        """Stores whose a protective device is.
+        """Stores a protective device and its owner.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -158,77 +158,75 @@ class RegistryServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def EndOrder(self, request, context):
-        """Ends an order before its time: it was cancelled or has lapsed. A later PutOrder with a greater version puts it in force
-        again.
+        """Ends an order early, because it was cancelled or lapsed. A later PutOrder with a greater version puts it in force again.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def EndWearer(self, request, context):
-        """Notes that a wearer's case with the Ministry is over; refused while a tag is on them. Their data are destroyed five years
-        later, or at once where the ground of an item 3-2 tag fell. A later PutWearer with a greater version takes it back, as long
-        as there is something to take back.
+        """Ends a wearer's record. Refused while the wearer has a tag. The data are destroyed five years later, or at once if the ground
+        of an item 3-2 tag fell. A later PutWearer with a greater version reopens the record unless it was destroyed.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def EndProtectedPerson(self, request, context):
-        """Notes that a person isn't protected any more; refused while an order that isn't over names them or a device is theirs. Their
-        data are destroyed five years later, but not before those of the orders. A later PutProtectedPerson with a greater version
-        takes it back.
+        """Ends a protected person's record. Refused while an open order names the person or a device belongs to the person. The data are
+        destroyed five years later, but not before the data of the orders. A later PutProtectedPerson with a greater version reopens
+        the record.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def EndTag(self, request, context):
-        """Notes that a tag was taken off. A later PutTag with a greater version puts it on again.
+        """Records that a tag was removed. A later PutTag with a greater version fits it again.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def EndDevice(self, request, context):
-        """Notes that a protective device was given back or switched off for good. A later PutDevice with a greater version gives it
-        out again.
+        """Records that a protective device was returned or switched off for good. A later PutDevice with a greater version issues it
+        again.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Reconcile(self, request_iterator, context):
-        """Compares the full list of an agency's records with what is stored, and says when both were the same. The caller's list is
-        complete when it has ended its side of the stream; the answers follow, the last one with the summary.
+        """Compares the full list of an agency's records with the stored records. The list is complete when the caller ends its side of
+        the stream. The answers follow; the last one has the summary.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetReconciliation(self, request, context):
-        """When each agency's list was last proven equal to what is stored.
+        """Returns when each agency's list was last proven equal to the stored records.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListReviews(self, request, context):
-        """Matches that a person must look at or has looked at, with the reasons in words.
+        """Lists matches that a person must review or has reviewed, with the reasons in words.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def DecideReview(self, request, context):
-        """A person's word on a match: it holds as long as the records say what they said then.
+        """Stores a person's decision on a match. It is valid as long as the records don't change.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def WatchMatches(self, request, context):
-        """All matches from a sequence on, then each new one as it is found.
+        """Streams all matches after a sequence, then each new match.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -321,8 +319,8 @@ def add_RegistryServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class RegistryService:
-    """The linked system of record. Each agency puts its own records with its own ids and versions: putting the same again
-    changes nothing, an older version than the stored one changes nothing and says so, the same version with other content is
+    """The linked system of record. Each agency stores its own records with its own ids and versions. A repeated record changes nothing.
+    A version older than the stored one changes nothing and is answered with SUPERSEDED. The same version with other content is
     refused (ABORTED).
     """
 

@@ -15,8 +15,8 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class RegistryServiceStub:
-    """The linked system of record. Each agency puts its own records with its own ids and versions: putting the same again
-    changes nothing, an older version than the stored one changes nothing and says so, the same version with other content is
+    """The linked system of record. Each agency stores its own records with its own ids and versions. A repeated record changes nothing.
+    A version older than the stored one changes nothing and is answered with SUPERSEDED. The same version with other content is
     refused (ABORTED).
     """
 
@@ -24,49 +24,46 @@ class RegistryServiceStub:
     PutWearer: _aio.UnaryUnaryMultiCallable[_registry_pb2.PutWearerRequest, _registry_pb2.PutWearerResponse]
     """Stores a wearer and matches them against all respondents."""
     PutTag: _aio.UnaryUnaryMultiCallable[_registry_pb2.PutTagRequest, _registry_pb2.PutTagResponse]
-    """Stores which wearer a tag is on."""
+    """Stores a tag and its wearer."""
     PutProtectedPerson: _aio.UnaryUnaryMultiCallable[_registry_pb2.PutProtectedPersonRequest, _registry_pb2.PutProtectedPersonResponse]
     """Stores a protected person."""
     PutDevice: _aio.UnaryUnaryMultiCallable[_registry_pb2.PutDeviceRequest, _registry_pb2.PutDeviceResponse]
-    """Stores whose a protective device is."""
+    """Stores a protective device and its owner."""
     PutOrder: _aio.UnaryUnaryMultiCallable[_registry_pb2.PutOrderRequest, _registry_pb2.PutOrderResponse]
     """Stores a restraining order and matches its respondent against all wearers."""
     EndOrder: _aio.UnaryUnaryMultiCallable[_registry_pb2.EndOrderRequest, _registry_pb2.EndOrderResponse]
-    """Ends an order before its time: it was cancelled or has lapsed. A later PutOrder with a greater version puts it in force
-    again.
-    """
+    """Ends an order early, because it was cancelled or lapsed. A later PutOrder with a greater version puts it in force again."""
     EndWearer: _aio.UnaryUnaryMultiCallable[_registry_pb2.EndWearerRequest, _registry_pb2.EndWearerResponse]
-    """Notes that a wearer's case with the Ministry is over; refused while a tag is on them. Their data are destroyed five years
-    later, or at once where the ground of an item 3-2 tag fell. A later PutWearer with a greater version takes it back, as long
-    as there is something to take back.
+    """Ends a wearer's record. Refused while the wearer has a tag. The data are destroyed five years later, or at once if the ground
+    of an item 3-2 tag fell. A later PutWearer with a greater version reopens the record unless it was destroyed.
     """
     EndProtectedPerson: _aio.UnaryUnaryMultiCallable[_registry_pb2.EndProtectedPersonRequest, _registry_pb2.EndProtectedPersonResponse]
-    """Notes that a person isn't protected any more; refused while an order that isn't over names them or a device is theirs. Their
-    data are destroyed five years later, but not before those of the orders. A later PutProtectedPerson with a greater version
-    takes it back.
+    """Ends a protected person's record. Refused while an open order names the person or a device belongs to the person. The data are
+    destroyed five years later, but not before the data of the orders. A later PutProtectedPerson with a greater version reopens
+    the record.
     """
     EndTag: _aio.UnaryUnaryMultiCallable[_registry_pb2.EndTagRequest, _registry_pb2.EndTagResponse]
-    """Notes that a tag was taken off. A later PutTag with a greater version puts it on again."""
+    """Records that a tag was removed. A later PutTag with a greater version fits it again."""
     EndDevice: _aio.UnaryUnaryMultiCallable[_registry_pb2.EndDeviceRequest, _registry_pb2.EndDeviceResponse]
-    """Notes that a protective device was given back or switched off for good. A later PutDevice with a greater version gives it
-    out again.
+    """Records that a protective device was returned or switched off for good. A later PutDevice with a greater version issues it
+    again.
     """
     Reconcile: _aio.StreamStreamMultiCallable[_reconciliation_pb2.ReconcileRequest, _reconciliation_pb2.ReconcileResponse]
-    """Compares the full list of an agency's records with what is stored, and says when both were the same. The caller's list is
-    complete when it has ended its side of the stream; the answers follow, the last one with the summary.
+    """Compares the full list of an agency's records with the stored records. The list is complete when the caller ends its side of
+    the stream. The answers follow; the last one has the summary.
     """
     GetReconciliation: _aio.UnaryUnaryMultiCallable[_reconciliation_pb2.GetReconciliationRequest, _reconciliation_pb2.GetReconciliationResponse]
-    """When each agency's list was last proven equal to what is stored."""
+    """Returns when each agency's list was last proven equal to the stored records."""
     ListReviews: _aio.UnaryUnaryMultiCallable[_review_pb2.ListReviewsRequest, _review_pb2.ListReviewsResponse]
-    """Matches that a person must look at or has looked at, with the reasons in words."""
+    """Lists matches that a person must review or has reviewed, with the reasons in words."""
     DecideReview: _aio.UnaryUnaryMultiCallable[_review_pb2.DecideReviewRequest, _review_pb2.DecideReviewResponse]
-    """A person's word on a match: it holds as long as the records say what they said then."""
+    """Stores a person's decision on a match. It is valid as long as the records don't change."""
     WatchMatches: _aio.UnaryStreamMultiCallable[_registry_pb2.WatchMatchesRequest, _registry_pb2.WatchMatchesResponse]
-    """All matches from a sequence on, then each new one as it is found."""
+    """Streams all matches after a sequence, then each new match."""
 
 class RegistryServiceServicer(metaclass=_abc_1.ABCMeta):
-    """The linked system of record. Each agency puts its own records with its own ids and versions: putting the same again
-    changes nothing, an older version than the stored one changes nothing and says so, the same version with other content is
+    """The linked system of record. Each agency stores its own records with its own ids and versions. A repeated record changes nothing.
+    A version older than the stored one changes nothing and is answered with SUPERSEDED. The same version with other content is
     refused (ABORTED).
     """
 
@@ -84,7 +81,7 @@ class RegistryServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _registry_pb2.PutTagRequest,
         context: _aio.ServicerContext[_registry_pb2.PutTagRequest, _abc.Awaitable[_registry_pb2.PutTagResponse]],
     ) -> _abc.Awaitable[_registry_pb2.PutTagResponse]:
-        """Stores which wearer a tag is on."""
+        """Stores a tag and its wearer."""
 
     @_abc_1.abstractmethod
     def PutProtectedPerson(
@@ -100,7 +97,7 @@ class RegistryServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _registry_pb2.PutDeviceRequest,
         context: _aio.ServicerContext[_registry_pb2.PutDeviceRequest, _abc.Awaitable[_registry_pb2.PutDeviceResponse]],
     ) -> _abc.Awaitable[_registry_pb2.PutDeviceResponse]:
-        """Stores whose a protective device is."""
+        """Stores a protective device and its owner."""
 
     @_abc_1.abstractmethod
     def PutOrder(
@@ -116,9 +113,7 @@ class RegistryServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _registry_pb2.EndOrderRequest,
         context: _aio.ServicerContext[_registry_pb2.EndOrderRequest, _abc.Awaitable[_registry_pb2.EndOrderResponse]],
     ) -> _abc.Awaitable[_registry_pb2.EndOrderResponse]:
-        """Ends an order before its time: it was cancelled or has lapsed. A later PutOrder with a greater version puts it in force
-        again.
-        """
+        """Ends an order early, because it was cancelled or lapsed. A later PutOrder with a greater version puts it in force again."""
 
     @_abc_1.abstractmethod
     def EndWearer(
@@ -126,9 +121,8 @@ class RegistryServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _registry_pb2.EndWearerRequest,
         context: _aio.ServicerContext[_registry_pb2.EndWearerRequest, _abc.Awaitable[_registry_pb2.EndWearerResponse]],
     ) -> _abc.Awaitable[_registry_pb2.EndWearerResponse]:
-        """Notes that a wearer's case with the Ministry is over; refused while a tag is on them. Their data are destroyed five years
-        later, or at once where the ground of an item 3-2 tag fell. A later PutWearer with a greater version takes it back, as long
-        as there is something to take back.
+        """Ends a wearer's record. Refused while the wearer has a tag. The data are destroyed five years later, or at once if the ground
+        of an item 3-2 tag fell. A later PutWearer with a greater version reopens the record unless it was destroyed.
         """
 
     @_abc_1.abstractmethod
@@ -137,9 +131,9 @@ class RegistryServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _registry_pb2.EndProtectedPersonRequest,
         context: _aio.ServicerContext[_registry_pb2.EndProtectedPersonRequest, _abc.Awaitable[_registry_pb2.EndProtectedPersonResponse]],
     ) -> _abc.Awaitable[_registry_pb2.EndProtectedPersonResponse]:
-        """Notes that a person isn't protected any more; refused while an order that isn't over names them or a device is theirs. Their
-        data are destroyed five years later, but not before those of the orders. A later PutProtectedPerson with a greater version
-        takes it back.
+        """Ends a protected person's record. Refused while an open order names the person or a device belongs to the person. The data are
+        destroyed five years later, but not before the data of the orders. A later PutProtectedPerson with a greater version reopens
+        the record.
         """
 
     @_abc_1.abstractmethod
@@ -148,7 +142,7 @@ class RegistryServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _registry_pb2.EndTagRequest,
         context: _aio.ServicerContext[_registry_pb2.EndTagRequest, _abc.Awaitable[_registry_pb2.EndTagResponse]],
     ) -> _abc.Awaitable[_registry_pb2.EndTagResponse]:
-        """Notes that a tag was taken off. A later PutTag with a greater version puts it on again."""
+        """Records that a tag was removed. A later PutTag with a greater version fits it again."""
 
     @_abc_1.abstractmethod
     def EndDevice(
@@ -156,8 +150,8 @@ class RegistryServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _registry_pb2.EndDeviceRequest,
         context: _aio.ServicerContext[_registry_pb2.EndDeviceRequest, _abc.Awaitable[_registry_pb2.EndDeviceResponse]],
     ) -> _abc.Awaitable[_registry_pb2.EndDeviceResponse]:
-        """Notes that a protective device was given back or switched off for good. A later PutDevice with a greater version gives it
-        out again.
+        """Records that a protective device was returned or switched off for good. A later PutDevice with a greater version issues it
+        again.
         """
 
     @_abc_1.abstractmethod
@@ -166,8 +160,8 @@ class RegistryServiceServicer(metaclass=_abc_1.ABCMeta):
         request_iterator: _abc.AsyncIterator[_reconciliation_pb2.ReconcileRequest],
         context: _aio.ServicerContext[_abc.AsyncIterator[_reconciliation_pb2.ReconcileRequest], _abc.AsyncIterator[_reconciliation_pb2.ReconcileResponse]],
     ) -> _abc.AsyncIterator[_reconciliation_pb2.ReconcileResponse]:
-        """Compares the full list of an agency's records with what is stored, and says when both were the same. The caller's list is
-        complete when it has ended its side of the stream; the answers follow, the last one with the summary.
+        """Compares the full list of an agency's records with the stored records. The list is complete when the caller ends its side of
+        the stream. The answers follow; the last one has the summary.
         """
 
     @_abc_1.abstractmethod
@@ -176,7 +170,7 @@ class RegistryServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _reconciliation_pb2.GetReconciliationRequest,
         context: _aio.ServicerContext[_reconciliation_pb2.GetReconciliationRequest, _abc.Awaitable[_reconciliation_pb2.GetReconciliationResponse]],
     ) -> _abc.Awaitable[_reconciliation_pb2.GetReconciliationResponse]:
-        """When each agency's list was last proven equal to what is stored."""
+        """Returns when each agency's list was last proven equal to the stored records."""
 
     @_abc_1.abstractmethod
     def ListReviews(
@@ -184,7 +178,7 @@ class RegistryServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _review_pb2.ListReviewsRequest,
         context: _aio.ServicerContext[_review_pb2.ListReviewsRequest, _abc.Awaitable[_review_pb2.ListReviewsResponse]],
     ) -> _abc.Awaitable[_review_pb2.ListReviewsResponse]:
-        """Matches that a person must look at or has looked at, with the reasons in words."""
+        """Lists matches that a person must review or has reviewed, with the reasons in words."""
 
     @_abc_1.abstractmethod
     def DecideReview(
@@ -192,7 +186,7 @@ class RegistryServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _review_pb2.DecideReviewRequest,
         context: _aio.ServicerContext[_review_pb2.DecideReviewRequest, _abc.Awaitable[_review_pb2.DecideReviewResponse]],
     ) -> _abc.Awaitable[_review_pb2.DecideReviewResponse]:
-        """A person's word on a match: it holds as long as the records say what they said then."""
+        """Stores a person's decision on a match. It is valid as long as the records don't change."""
 
     @_abc_1.abstractmethod
     def WatchMatches(
@@ -200,6 +194,6 @@ class RegistryServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _registry_pb2.WatchMatchesRequest,
         context: _aio.ServicerContext[_registry_pb2.WatchMatchesRequest, _abc.AsyncIterator[_registry_pb2.WatchMatchesResponse]],
     ) -> _abc.AsyncIterator[_registry_pb2.WatchMatchesResponse]:
-        """All matches from a sequence on, then each new one as it is found."""
+        """Streams all matches after a sequence, then each new match."""
 
 def add_RegistryServiceServicer_to_server(servicer: RegistryServiceServicer, server: _aio.Server) -> None: ...

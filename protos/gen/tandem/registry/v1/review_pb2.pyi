@@ -28,30 +28,30 @@ class _ReviewStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ReviewSta
     DESCRIPTOR: _descriptor.EnumDescriptor
     REVIEW_STATE_UNSPECIFIED: _ReviewState.ValueType  # 0
     REVIEW_STATE_OPEN: _ReviewState.ValueType  # 1
-    """Somebody must look at it."""
+    """A person must decide."""
     REVIEW_STATE_CERTAIN: _ReviewState.ValueType  # 2
-    """The records alone are certain; nobody needs to look."""
+    """The records are sufficient; no review is needed."""
     REVIEW_STATE_CONFIRMED: _ReviewState.ValueType  # 3
     """A person has confirmed it."""
     REVIEW_STATE_REJECTED: _ReviewState.ValueType  # 4
     """A person has rejected it."""
     REVIEW_STATE_CLOSED: _ReviewState.ValueType  # 5
-    """The records, as they were changed, speak against it."""
+    """The changed records contradict the match."""
 
 class ReviewState(_ReviewState, metaclass=_ReviewStateEnumTypeWrapper):
-    """Where the question stands whether a respondent and a wearer are one person."""
+    """States of the question whether a respondent and a wearer are one person."""
 
 REVIEW_STATE_UNSPECIFIED: ReviewState.ValueType  # 0
 REVIEW_STATE_OPEN: ReviewState.ValueType  # 1
-"""Somebody must look at it."""
+"""A person must decide."""
 REVIEW_STATE_CERTAIN: ReviewState.ValueType  # 2
-"""The records alone are certain; nobody needs to look."""
+"""The records are sufficient; no review is needed."""
 REVIEW_STATE_CONFIRMED: ReviewState.ValueType  # 3
 """A person has confirmed it."""
 REVIEW_STATE_REJECTED: ReviewState.ValueType  # 4
 """A person has rejected it."""
 REVIEW_STATE_CLOSED: ReviewState.ValueType  # 5
-"""The records, as they were changed, speak against it."""
+"""The changed records contradict the match."""
 Global___ReviewState: _TypeAlias = ReviewState  # noqa: Y015
 
 class _Decision:
@@ -64,25 +64,25 @@ class _DecisionEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Decision.Val
     DECISION_CONFIRM: _Decision.ValueType  # 1
     """They are one person: enforce."""
     DECISION_REJECT: _Decision.ValueType  # 2
-    """They are two: don't enforce, and don't ask again for the same evidence."""
+    """They are two persons: don't enforce, and don't reopen the review for the same evidence."""
     DECISION_UNDO: _Decision.ValueType  # 3
-    """Forget what was decided: the records alone count again."""
+    """Withdraw the decision: the records alone count."""
 
 class Decision(_Decision, metaclass=_DecisionEnumTypeWrapper):
-    """What a person decides."""
+    """Decisions of a person."""
 
 DECISION_UNSPECIFIED: Decision.ValueType  # 0
 DECISION_CONFIRM: Decision.ValueType  # 1
 """They are one person: enforce."""
 DECISION_REJECT: Decision.ValueType  # 2
-"""They are two: don't enforce, and don't ask again for the same evidence."""
+"""They are two persons: don't enforce, and don't reopen the review for the same evidence."""
 DECISION_UNDO: Decision.ValueType  # 3
-"""Forget what was decided: the records alone count again."""
+"""Withdraw the decision: the records alone count."""
 Global___Decision: _TypeAlias = Decision  # noqa: Y015
 
 @_typing.final
 class Review(_message.Message):
-    """One question."""
+    """The question whether one respondent and one wearer are one person."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -97,28 +97,28 @@ class Review(_message.Message):
     EVIDENCE_FIELD_NUMBER: _builtins.int
     DECIDED_BY_FIELD_NUMBER: _builtins.int
     case_id: _builtins.str
-    """Id of the joint case that it is about."""
+    """Id of the joint case."""
     wearer_id: _builtins.str
     """The Ministry's id of the wearer."""
     order_id: _builtins.str
     """The police's id of the order."""
     state: Global___ReviewState.ValueType
-    """Where it stands."""
+    """State of the review."""
     enforced: _builtins.bool
     """Whether the order is enforced against the wearer now."""
     weight_bits: _builtins.float
     """Weight of the evidence, bits: 1 more means twice as likely."""
     evidence: _builtins.bytes
-    """Digest of what both records say; send it with the decision."""
+    """Digest of both records' content. Send it with the decision."""
     decided_by: _builtins.str
-    """Who decided, a SPIFFE id; empty where nobody has."""
+    """SPIFFE id of the person who decided. Empty if nobody has."""
     @_builtins.property
     def reasons(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """What speaks for it and against it, with the weights, in words and without personal data."""
+        """Evidence for and against the match, with weights, in words and without personal data."""
 
     @_builtins.property
     def since(self) -> _timestamp_pb2.Timestamp:
-        """Since when it stands so, by the mesh's clock."""
+        """When it reached this state, by the mesh's clock."""
 
     def __init__(
         self,
@@ -151,10 +151,10 @@ class ListReviewsRequest(_message.Message):
     STATES_FIELD_NUMBER: _builtins.int
     AFTER_CASE_ID_FIELD_NUMBER: _builtins.int
     after_case_id: _builtins.str
-    """Only cases after this one, by id; empty from the first on."""
+    """Lists only cases after this id. Empty lists from the first."""
     @_builtins.property
     def states(self) -> _containers.RepeatedScalarFieldContainer[Global___ReviewState.ValueType]:
-        """Only these states; none means OPEN."""
+        """States to list. None means OPEN."""
 
     def __init__(
         self,
@@ -179,7 +179,7 @@ class ListReviewsResponse(_message.Message):
     REVIEWS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def reviews(self) -> _containers.RepeatedCompositeFieldContainer[Global___Review]:
-        """Reviews by the id of their case, at most 100."""
+        """Reviews ordered by the id of their case, at most 100."""
 
     def __init__(
         self,
@@ -205,13 +205,13 @@ class DecideReviewRequest(_message.Message):
     REASON_FIELD_NUMBER: _builtins.int
     EVIDENCE_FIELD_NUMBER: _builtins.int
     case_id: _builtins.str
-    """The case."""
+    """Id of the joint case."""
     decision: Global___Decision.ValueType
-    """What is decided."""
+    """The decision."""
     reason: _builtins.str
-    """Why, 1 to 500 characters. Kept encrypted."""
+    """Reason, 1 to 500 characters. Stored encrypted."""
     evidence: _builtins.bytes
-    """Digest of the evidence that the person saw: where it has changed meanwhile, the decision is refused (FAILED_PRECONDITION)."""
+    """Digest of the evidence that the person saw. If it has changed, the decision is refused (FAILED_PRECONDITION)."""
     def __init__(
         self,
         *,
@@ -237,7 +237,7 @@ class DecideReviewResponse(_message.Message):
     REVIEW_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def review(self) -> Global___Review:
-        """The review as it stands now."""
+        """The review after the decision."""
 
     def __init__(
         self,

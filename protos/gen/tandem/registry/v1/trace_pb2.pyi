@@ -26,7 +26,7 @@ class GetTraceRequest(_message.Message):
 
     INCIDENT_ID_FIELD_NUMBER: _builtins.int
     incident_id: _builtins.str
-    """The incident."""
+    """Id of the incident."""
     def __init__(
         self,
         *,
@@ -52,10 +52,10 @@ class GetTraceResponse(_message.Message):
     trace_id: _builtins.str
     """W3C id of the incident's trace, 32 hex digits, the same in an OTLP back end and in the services' log lines."""
     is_cut: _builtins.bool
-    """There is more than is shown: the earliest 5,000 facts are."""
+    """The incident has more than 5,000 facts; only the earliest are shown."""
     @_builtins.property
     def spans(self) -> _containers.RepeatedCompositeFieldContainer[Global___Span]:
-        """The root first, then by their beginning. Also those of traces that the root is linked with: how the orders came into force."""
+        """Spans, the root first, then by start time. Includes the linked traces of how the orders came into force."""
 
     def __init__(
         self,
@@ -74,7 +74,7 @@ Global___GetTraceResponse: _TypeAlias = GetTraceResponse  # noqa: Y015
 
 @_typing.final
 class Span(_message.Message):
-    """Something that took time."""
+    """An event or activity of a trace."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -108,26 +108,28 @@ class Span(_message.Message):
     ATTRIBUTES_FIELD_NUMBER: _builtins.int
     LINKS_FIELD_NUMBER: _builtins.int
     trace_id: _builtins.str
-    """Its trace, 32 hex digits."""
+    """Id of the trace, 32 hex digits."""
     span_id: _builtins.str
-    """Its id, 16 hex digits."""
+    """Id of the span, 16 hex digits."""
     parent_span_id: _builtins.str
-    """The span that led to it; empty for the root."""
+    """Id of the span that caused it. Empty for the root."""
     service: _builtins.str
-    """Who did it: ingest, geofence, dispatch-<leg> or registry."""
+    """Service: ingest, geofence, dispatch-<leg> or registry."""
     name: _builtins.str
-    """What it was."""
+    """Name of the event or activity."""
     start_us: _builtins.int
-    """When it began, wall clock, microseconds since 1970 UTC."""
+    """Start, wall clock, microseconds since 1970 UTC."""
     end_us: _builtins.int
-    """When it ended, likewise. Never before the beginning; where two hosts' clocks disagree, `clock_behind_us` says by how much."""
+    """End, wall clock, microseconds since 1970 UTC. Never before the start; if two hosts' clocks disagree, `clock_behind_us` is the
+    difference.
+    """
     @_builtins.property
     def attributes(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
-        """What there is to say of it. `stored` and `read` name the message that it rests on, as STREAM#sequence."""
+        """Details. `stored` and `read` name the message behind the span, as STREAM#sequence."""
 
     @_builtins.property
     def links(self) -> _containers.RepeatedCompositeFieldContainer[Global___SpanLink]:
-        """Other traces that have to do with it."""
+        """Related traces."""
 
     def __init__(
         self,
@@ -152,7 +154,7 @@ Global___Span: _TypeAlias = Span  # noqa: Y015
 
 @_typing.final
 class SpanLink(_message.Message):
-    """Another trace that has to do with a span."""
+    """A link from a span to a related trace."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -160,11 +162,11 @@ class SpanLink(_message.Message):
     SPAN_ID_FIELD_NUMBER: _builtins.int
     WHAT_FIELD_NUMBER: _builtins.int
     trace_id: _builtins.str
-    """Its trace, 32 hex digits."""
+    """Id of the trace, 32 hex digits."""
     span_id: _builtins.str
-    """The span there, 16 hex digits."""
+    """Id of the span in that trace, 16 hex digits."""
     what: _builtins.str
-    """What it is."""
+    """Relation of the two spans."""
     def __init__(
         self,
         *,

@@ -26,8 +26,8 @@ if _version_not_supported:
 
 
 class TraceServiceStub:
-    """What happened in an incident, as one trace. It is made of what the streams hold, by ids and moments alone: no position, no name,
-    no distance. It is for seeing; what proves is the evidence and the ledger.
+    """Events of an incident as one trace, computed from the streams. It contains ids and times only: no position, name or distance. It
+    is for understanding; the evidence and the ledger are for proof.
     """
 
     def __init__(self, channel):
@@ -44,13 +44,13 @@ class TraceServiceStub:
 
 
 class TraceServiceServicer:
-    """What happened in an incident, as one trace. It is made of what the streams hold, by ids and moments alone: no position, no name,
-    no distance. It is for seeing; what proves is the evidence and the ledger.
+    """Events of an incident as one trace, computed from the streams. It contains ids and times only: no position, name or distance. It
+    is for understanding; the evidence and the ledger are for proof.
     """
 
     def GetTrace(self, request, context):
-        """The trace of an incident, as far as the caller may see it: a desk sees the alerts that send its own agency somewhere, what both
-        legs and the warning did, and how far its own units are. Who saw personal data is the reviewer's to see.
+        """Returns the trace of an incident, as far as the caller may see it. A desk sees the alerts that concern its agency, the steps of
+        all legs, and the progress of its own units. Only reviewers see disclosures.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -73,8 +73,8 @@ def add_TraceServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class TraceService:
-    """What happened in an incident, as one trace. It is made of what the streams hold, by ids and moments alone: no position, no name,
-    no distance. It is for seeing; what proves is the evidence and the ledger.
+    """Events of an incident as one trace, computed from the streams. It contains ids and times only: no position, name or distance. It
+    is for understanding; the evidence and the ledger are for proof.
     """
 
     @staticmethod

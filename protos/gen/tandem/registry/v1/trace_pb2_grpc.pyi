@@ -13,19 +13,19 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class TraceServiceStub:
-    """What happened in an incident, as one trace. It is made of what the streams hold, by ids and moments alone: no position, no name,
-    no distance. It is for seeing; what proves is the evidence and the ledger.
+    """Events of an incident as one trace, computed from the streams. It contains ids and times only: no position, name or distance. It
+    is for understanding; the evidence and the ledger are for proof.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     GetTrace: _aio.UnaryUnaryMultiCallable[_trace_pb2.GetTraceRequest, _trace_pb2.GetTraceResponse]
-    """The trace of an incident, as far as the caller may see it: a desk sees the alerts that send its own agency somewhere, what both
-    legs and the warning did, and how far its own units are. Who saw personal data is the reviewer's to see.
+    """Returns the trace of an incident, as far as the caller may see it. A desk sees the alerts that concern its agency, the steps of
+    all legs, and the progress of its own units. Only reviewers see disclosures.
     """
 
 class TraceServiceServicer(metaclass=_abc_1.ABCMeta):
-    """What happened in an incident, as one trace. It is made of what the streams hold, by ids and moments alone: no position, no name,
-    no distance. It is for seeing; what proves is the evidence and the ledger.
+    """Events of an incident as one trace, computed from the streams. It contains ids and times only: no position, name or distance. It
+    is for understanding; the evidence and the ledger are for proof.
     """
 
     @_abc_1.abstractmethod
@@ -34,8 +34,8 @@ class TraceServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _trace_pb2.GetTraceRequest,
         context: _aio.ServicerContext[_trace_pb2.GetTraceRequest, _abc.Awaitable[_trace_pb2.GetTraceResponse]],
     ) -> _abc.Awaitable[_trace_pb2.GetTraceResponse]:
-        """The trace of an incident, as far as the caller may see it: a desk sees the alerts that send its own agency somewhere, what both
-        legs and the warning did, and how far its own units are. Who saw personal data is the reviewer's to see.
+        """Returns the trace of an incident, as far as the caller may see it. A desk sees the alerts that concern its agency, the steps of
+        all legs, and the progress of its own units. Only reviewers see disclosures.
         """
 
 def add_TraceServiceServicer_to_server(servicer: TraceServiceServicer, server: _aio.Server) -> None: ...
