@@ -63,27 +63,27 @@ def close(ring_state: RingState, account_: Account) -> None:
         ring_state.closed.append(account_)
 
 
-def unseen(ring_state: RingState, from_ms: int, until_ms: int) -> list[Stretch]:
+def unnotified(ring_state: RingState, from_ms: int, until_ms: int) -> list[Stretch]:
     """The parts of a stretch for which nobody was notified of a presence inside, also where a later one was cleared since."""
     from_ms = max(from_ms, ring_state.floor_ms)
-    return without([(from_ms, until_ms)] if from_ms <= until_ms else [], _seen(ring_state))
+    return without([(from_ms, until_ms)] if from_ms <= until_ms else [], _notified(ring_state))
 
 
 def release(ring_state: RingState, at_ms: int) -> None:
     """A presence was found that nobody had been notified of: its time is the new episode's, whichever account had it."""
-    seen = list(_seen(ring_state))
+    seen = list(_notified(ring_state))
     from_ms = max((end_ms for _, end_ms in seen if end_ms <= at_ms), default=ring_state.floor_ms)
     to_ms = min((start_ms for start_ms, _ in seen if start_ms >= at_ms), default=ring_state.bound_ms)
-    for one in ring_state.closed:
-        one.spans = without(one.spans, [(from_ms, to_ms)])
+    for cleared in ring_state.closed:
+        cleared.spans = without(cleared.spans, [(from_ms, to_ms)])
 
 
 def note_report(state: State, case_state: CaseState, ring_state: RingState, from_ms: int, until_ms: int) -> None:
     """A report changes what is known of a stretch: the accounts that answer for any of it are measured again before long."""
-    for one in ring_state.closed:
-        if one.due_ms is None and meets(one.spans, from_ms, until_ms):
-            one.due_ms = state.now_ms + AMEND_AFTER_MS
-            case_state.amend_ms = min(case_state.amend_ms or one.due_ms, one.due_ms)
+    for cleared in ring_state.closed:
+        if cleared.due_ms is None and meets(cleared.spans, from_ms, until_ms):
+            cleared.due_ms = state.now_ms + AMEND_AFTER_MS
+            case_state.amend_ms = min(case_state.amend_ms or cleared.due_ms, cleared.due_ms)
 
 
 def is_inside(wearer: Track, device: Track | None, target: Target, ring: Ring, from_ms: int, until_ms: int) -> bool:
@@ -100,60 +100,62 @@ def amend(decisions: Decisions, case_state: CaseState, at_ms: int | None) -> int
         return case_state.amend_ms
     for target in case_state.case.targets:
         for ring in case_state.case.rings:
-            for one in case_state.ring(target, ring).closed:
-                if one.due_ms is not None and (at_ms is None or one.due_ms <= at_ms):
-                    one.due_ms = None
-                    _amend(decisions, case_state, target, ring, one)
-    waiting = [one.due_ms for ring_state in case_state.rings.values() for one in ring_state.closed if one.due_ms]
+            for cleared in case_state.ring(target, ring).closed:
+                if cleared.due_ms is not None and (at_ms is None or cleared.due_ms <= at_ms):
+                    cleared.due_ms = None
+                    _amend(decisions, case_state, target, ring, cleared)
+    waiting = [
+        cleared.due_ms for ring_state in case_state.rings.values() for cleared in ring_state.closed if cleared.due_ms
+    ]
     case_state.amend_ms = min(waiting, default=None)
     return case_state.amend_ms
 
 
-def _amend(decisions: Decisions, case_state: CaseState, target: Target, ring: Ring, one: Account) -> None:
+def _amend(decisions: Decisions, case_state: CaseState, target: Target, ring: Ring, cleared: Account) -> None:
     inside, min_mm, _ = _measure(
-        decisions.state, case_state, target, ring, one.spans, list(one.settled), one.settled_mm
+        decisions.state, case_state, target, ring, cleared.spans, list(cleared.final_inside), cleared.final_min_mm
     )
-    if inside == one.inside and (not inside or _whole(min_mm) == _whole(one.min_mm)):
+    if inside == cleared.inside and (not inside or _rounded(min_mm) == _rounded(cleared.min_mm)):
         return
-    one.inside, one.min_mm = inside, min_mm
+    cleared.inside, cleared.min_mm = inside, min_mm
     decisions.alert(
         case_state,
         AlertKind.ACCOUNT_AMENDED,
         Demand.RECORD,
-        inside[-1][1] if inside else one.until_ms,
+        inside[-1][1] if inside else cleared.until_ms,
         target=target,
         ring=ring,
         distance_mm=float(ring.radius_mm) if inside else None,
         inside=tuple(inside),
         min_mm=min_mm,
-        of=one,
+        amended=cleared,
     )
 
 
-def forget(decisions: Decisions, case_state: CaseState) -> None:
+def publish_and_drop(decisions: Decisions, case_state: CaseState) -> None:
     """No report of the case counts any more: what waits is published, and nothing is amended from now on."""
     amend(decisions, case_state, None)
     for ring_state in case_state.rings.values():
         ring_state.closed = []
 
 
-def keep(state: State, case_state: CaseState) -> None:
+def preserve(state: State, case_state: CaseState) -> None:
     """Devices are about to change: whatever the present ones show stays in the accounts."""
-    for target, ring, _ in _kept(case_state):
+    for target, ring, _ in _open_or_cleared(case_state):
         _count(state, case_state, target, ring, state.now_ms)
 
 
-def settle(state: State, case_state: CaseState) -> None:
+def finalize(state: State, case_state: CaseState) -> None:
     """Accounts for good for what no late report can change any more; later it needs the fixes of the window and 3 minutes more."""
     horizon_ms = state.now_ms - WINDOW_MS
-    for target, ring, ring_state in _kept(case_state):
+    for target, ring, ring_state in _open_or_cleared(case_state):
         final_ms = _final_ms(state, case_state, target, horizon_ms)
         if final_ms <= ring_state.floor_ms:
             continue
         _count(state, case_state, target, ring, final_ms)
-        for one in ring_state.closed:
-            one.spans = without(one.spans, [(0, final_ms)])
-        ring_state.closed = [one for one in ring_state.closed if one.spans or one.due_ms is not None]
+        for cleared in ring_state.closed:
+            cleared.spans = without(cleared.spans, [(0, final_ms)])
+        ring_state.closed = [cleared for cleared in ring_state.closed if cleared.spans or cleared.due_ms is not None]
         ring_state.floor_ms = final_ms
 
 
@@ -165,12 +167,14 @@ def _count(state: State, case_state: CaseState, target: Target, ring: Ring, upto
         ring_state.inside, ring_state.min_mm, _ = _measure(
             state, case_state, target, ring, spans, ring_state.inside, ring_state.min_mm
         )
-    for one in ring_state.closed:
-        spans = list(overlaps(one.spans, 0, upto_ms))
-        one.settled, one.settled_mm, _ = _measure(state, case_state, target, ring, spans, one.settled, one.settled_mm)
+    for cleared in ring_state.closed:
+        spans = list(overlaps(cleared.spans, 0, upto_ms))
+        cleared.final_inside, cleared.final_min_mm, _ = _measure(
+            state, case_state, target, ring, spans, cleared.final_inside, cleared.final_min_mm
+        )
 
 
-def _kept(case_state: CaseState) -> Iterator[tuple[Target, Ring, RingState]]:
+def _open_or_cleared(case_state: CaseState) -> Iterator[tuple[Target, Ring, RingState]]:
     for target in case_state.case.targets:
         for ring in case_state.case.rings:
             ring_state = case_state.ring(target, ring)
@@ -194,7 +198,7 @@ def _unclaimed(case_state: CaseState, ring_state: RingState, upto_ms: int) -> li
     from_ms = max(ring_state.floor_ms, case_state.case.valid_from_ms)
     upto_ms = min(upto_ms, case_state.case.valid_until_ms)
     spans = [(from_ms, upto_ms)] if from_ms < upto_ms else []
-    return without(spans, [span for one in ring_state.closed for span in one.spans])
+    return without(spans, [span for cleared in ring_state.closed for span in cleared.spans])
 
 
 def _measure(
@@ -215,20 +219,20 @@ def _measure(
         # From a line earlier to one later: no end of a stretch lies where a line was cut.
         from_ms = max(spans[0][0] - UNKNOWN_AFTER_MS, case_state.ring(target, ring).floor_ms)
         pieces = rings.joined(wearer, device, from_ms, min(spans[-1][1] + UNKNOWN_AFTER_MS, known_ms))
-        min_mm = rings.account(inside, min_mm, target.shape, ring.radius_mm, pieces, spans)
+        min_mm = rings.measure_inside(inside, min_mm, target.shape, ring.radius_mm, pieces, spans)
         reached_ms = max(reached_ms, min(spans[-1][1], known_ms))
     return inside, min_mm, reached_ms
 
 
-def _whole(mm: float | None) -> int | None:
+def _rounded(mm: float | None) -> int | None:
     """As it is published: to the millimetre."""
     return None if mm is None else round(mm)
 
 
-def _seen(ring_state: RingState) -> Iterator[Stretch]:
+def _notified(ring_state: RingState) -> Iterator[Stretch]:
     """When a presence inside was known, or somebody was out on one: what comes to light there is no news to send anybody on."""
-    for one in ring_state.closed:
-        if one.opened_ms < one.until_ms:
-            yield one.opened_ms, one.until_ms
-        for from_ms, to_ms in one.inside:
+    for cleared in ring_state.closed:
+        if cleared.opened_ms < cleared.until_ms:
+            yield cleared.opened_ms, cleared.until_ms
+        for from_ms, to_ms in cleared.inside:
             yield from_ms - SAME_VISIT_MS, to_ms + SAME_VISIT_MS

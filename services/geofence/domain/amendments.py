@@ -19,7 +19,7 @@ def apply(decisions: Decisions, before: CaseState, case: Case) -> None:
     kept = {(t.key, r.radius_mm, r.action, t.shape) for t in case.targets for r in case.rings}
     accounts.amend(decisions, before, None)
     if before.case.device_ids != case.device_ids:
-        accounts.keep(state, before)
+        accounts.preserve(state, before)
     for target in before.case.targets:
         gone = [r for r in before.case.rings if (target.key, r.radius_mm, r.action, target.shape) not in kept]
         # Nor can a ring be watched whose last device is gone, or before its order is in force.
@@ -28,12 +28,12 @@ def apply(decisions: Decisions, before: CaseState, case: Case) -> None:
         for ring in gone:
             before.rings.pop((target.key, ring.radius_mm), None)
     named = set(case.device_ids) if in_force else set()
-    equipment.take_back(decisions, before, sorted(key for key in before.raised if key.split()[1] not in named), now_ms)
+    equipment.retract(decisions, before, sorted(key for key in before.raised if key.split()[1] not in named), now_ms)
     silence.amend(decisions, before, case, in_force)
     kept_keys = heard if in_force else set()
     possible_presence.close(decisions, before, now_ms, {t.key for t in before.case.targets} - kept_keys)
-    decisions.settle(before)
+    decisions.end_if_quiet(before)
     state.forget(before.case)
     state.due = [due for due in state.due if due[1] != case.case_id]
     heapq.heapify(state.due)
-    before.case, before.wake_ms = case, 0
+    before.case, before.next_check_ms = case, 0

@@ -9,7 +9,7 @@ from dataclasses import replace
 from services.common.ids import hash_id
 from services.geofence.domain import demands
 from services.geofence.domain.alerts import Alert, AlertKind, AnomalyKind, CausingReport, DeadLetter, Leg, Output
-from services.geofence.domain.demands import Found
+from services.geofence.domain.demands import Detection
 from services.geofence.domain.entries import Demand, Encounter, Ring, Target
 from services.geofence.domain.kinematics import safe_region
 from services.geofence.domain.kinematics.rings import Account
@@ -39,13 +39,13 @@ class Decisions:
         state = self.state
         return hash_id(kind, state.log_id, state.partition, self.sequence, self._stamp_ms, *what, self._named[name])
 
-    def park(self, reason: str) -> None:
+    def dead_letter(self, reason: str) -> None:
         """Sets the entry, or a part of it, aside: once for each entry, with all reasons, since DEAD_LETTERS takes one of each.
         No reason has a semicolon."""
-        for i, one in enumerate(self.out):
-            if isinstance(one, DeadLetter):
-                if reason not in one.reason.split("; "):
-                    self.out[i] = replace(one, reason=f"{one.reason}; {reason}")
+        for i, output in enumerate(self.out):
+            if isinstance(output, DeadLetter):
+                if reason not in output.reason.split("; "):
+                    self.out[i] = replace(output, reason=f"{output.reason}; {reason}")
                 return
         self.out.append(DeadLetter(self.sequence, reason))
 
@@ -65,10 +65,10 @@ class Decisions:
         min_mm: float | None = None,
         due_ms: int | None = None,
         encounter: Encounter | None = None,
-        to_nobody: bool = False,
+        record_only: bool = False,
         anomaly: AnomalyKind | None = None,
         outage_id: str = "",
-        of: Account | None = None,
+        amended: Account | None = None,
     ) -> str:
         """Adds an alert and returns its id; the first that demands something opens the episode, and with it the wearer's incident.
 
@@ -101,15 +101,15 @@ class Decisions:
                 demand=demand,
                 order_id=case.order_id,
                 case_id=case.case_id,
-                episode_id=of.episode_id if of else case_state.episode_id,
-                incident_id=of.incident_id if of else open_incident.incident_id if open_incident else "",
+                episode_id=amended.episode_id if amended else case_state.episode_id,
+                incident_id=amended.incident_id if amended else open_incident.incident_id if open_incident else "",
                 wearer_id=case.wearer_id,
                 target_id=target.target_id if target else "",
                 ring_mm=ring_mm,
                 at_ms=at_ms,
                 decided_at_ms=state.now_ms,
                 late=state.now_ms - (at_ms if due_ms is None else due_ms) >= state.rules.late_after_ms,
-                destinations=() if to_nobody else demands.destinations(case, kind, demand, target),
+                destinations=() if record_only else demands.destinations(case, kind, demand, target),
                 incident_opens=opens,
                 incident_ends=False,
                 cause=cause,
@@ -120,7 +120,7 @@ class Decisions:
                 rules_id=state.rules.rules_id,
                 inside=inside,
                 min_distance_mm=min_mm,
-                amends=of.alert_id if of else "",
+                amends=amended.alert_id if amended else "",
                 encounter_id=encounter.encounter_id if encounter else "",
                 exercise=case.exercise,
                 anomaly=anomaly,
@@ -168,24 +168,24 @@ class Decisions:
             )
         )
 
-    def settle_all(self, case_states: Iterable[CaseState]) -> None:
+    def end_all_if_quiet(self, case_states: Iterable[CaseState]) -> None:
         """The same for several cases, after all that was decided of them: what is told under several orders is one incident."""
         for case_state in case_states:
-            self.settle(case_state)
+            self.end_if_quiet(case_state)
 
-    def settle(self, case_state: CaseState) -> None:
+    def end_if_quiet(self, case_state: CaseState) -> None:
         """Ends the episode when nothing of it is open, and the incident when that was the wearer's last.
 
         Whatever decides about a case settles it in the same entry, so that there is an alert which says that the incident ends.
         """
-        if not case_state.episode_id or not case_state.quiet:
+        if not case_state.episode_id or not case_state.is_quiet:
             return
         incident = self.state.incidents[case_state.case.wearer_id]
         incident.case_ids.remove(case_state.case.case_id)
         if not incident.case_ids:
             self._end_incident(case_state, incident)
         case_state.episode_id = ""
-        case_state.closing.clear()
+        case_state.approaching_since_ms.clear()
         case_state.warned.clear()
         case_state.withheld.clear()
         case_state.ways.clear()
@@ -196,8 +196,8 @@ class Decisions:
         if last is None:
             # A defect. To stop at it would be worse: each evaluator would, at this entry, at each start, and decide on nobody any
             # more. The legs are told that nothing is open, and the reason is kept.
-            self.park("an incident ended without an alert")
-            self.alert(case_state, *demands.FOUND[Found.SEEN_AGAIN], self.state.now_ms)
+            self.dead_letter("an incident ended without an alert")
+            self.alert(case_state, *demands.DETECTIONS[Detection.POSITION_REGAINED], self.state.now_ms)
             last = self._last_alert(incident)
         del self.state.incidents[case_state.case.wearer_id]
         if last is not None:
@@ -207,7 +207,7 @@ class Decisions:
     def _last_alert(self, incident: OpenIncident) -> tuple[int, Alert] | None:
         """The newest alert of an incident and its place, from behind: it nearly always is the last there is."""
         for i in reversed(range(len(self.out))):
-            one = self.out[i]
-            if isinstance(one, Alert) and one.incident_id == incident.incident_id:
-                return i, one
+            output = self.out[i]
+            if isinstance(output, Alert) and output.incident_id == incident.incident_id:
+                return i, output
         return None

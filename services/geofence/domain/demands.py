@@ -25,7 +25,7 @@ EQUIPMENT: dict[EquipmentKind, tuple[AlertKind, Demand]] = {
     EquipmentKind.DEVICE_REFUSED: (AlertKind.PROTECTED_DEVICE_LOST, Demand.NOTIFY),
     EquipmentKind.DEVICE_ACCEPTED: (AlertKind.PROTECTED_DEVICE_LOST, Demand.RECORD),
 }
-UNTOLD = frozenset(
+WITHOUT_ALERT = frozenset(
     (
         EquipmentKind.CHARGER_CONNECTED,
         EquipmentKind.CHARGER_REMOVED,
@@ -38,7 +38,7 @@ UNTOLD = frozenset(
 battery that has recovered would be one more LOW_BATTERY for the record, which nobody could tell from the first."""
 
 
-class Found(enum.Enum):
+class Detection(enum.Enum):
     """What the fold finds by itself beside the rings, without a device saying so."""
 
     NOT_HEARD = "NOT_HEARD"
@@ -52,7 +52,7 @@ class Found(enum.Enum):
     """... and at the wearer's own pace too, or nobody has seen the wearer for as long as the rules say."""
     IN_REACH_AFTER_A_SIGN = "IN_REACH_AFTER_A_SIGN"
     """... and the last that was known was within a ring that demands NOTIFY or more, or a tag had been opened, jammed or shut down."""
-    SEEN_AGAIN = "SEEN_AGAIN"
+    POSITION_REGAINED = "POSITION_REGAINED"
     PERSON_LOST = "PERSON_LOST"
     """No device of a protected person for as long as the rules say, or none is there."""
     PERSON_FOUND = "PERSON_FOUND"
@@ -67,9 +67,9 @@ class Found(enum.Enum):
     """A position that nothing could have travelled to since the one before."""
     JUMPED_NEAR = "JUMPED_NEAR"
     """... within the ring that demands a response."""
-    MAYBE_INSIDE = "MAYBE_INSIDE"
+    POSSIBLY_INSIDE = "POSSIBLY_INSIDE"
     """What is known of the positions allows that the wearer is within that ring, and doesn't make it likely."""
-    MAYBE_INSIDE_UNTOLD = "MAYBE_INSIDE_UNTOLD"
+    POSSIBLY_INSIDE_RECORDED = "POSSIBLY_INSIDE_RECORDED"
     """... and somebody was sent to that target, or an encounter is authorised, or the desks were told within the hour."""
     UNDATED = "UNDATED"
     """All that a device has sent for a minute is dated so far off that it can't be used."""
@@ -77,53 +77,53 @@ class Found(enum.Enum):
     COPIED = "COPIED"
     LEFT_BY_JUMP = "LEFT_BY_JUMP"
     """Positions say that a ring was left, and no vehicle makes the way: it stays entered, and the positions may be spoofed."""
-    LEFT_BY_JUMP_AGAIN = "LEFT_BY_JUMP_AGAIN"
+    LEFT_BY_JUMP_REPEATED = "LEFT_BY_JUMP_REPEATED"
     """... and the desks were told so in this episode."""
     WAY_FOUND = "WAY_FOUND"
     """A vehicle can have made the way to the newest position, or it is back within the ring."""
 
 
-FOUND: dict[Found, tuple[AlertKind, Demand]] = {
+DETECTIONS: dict[Detection, tuple[AlertKind, Demand]] = {
     # Tunnels and lifts silence each tag daily; only what lasts is worth a telephone call by the wearer's officer.
-    Found.NOT_HEARD: (AlertKind.SILENT, Demand.RECORD),
-    Found.NOT_HEARD_FOR_LONG: (AlertKind.SILENT, Demand.NOTIFY),
-    Found.HEARD_AGAIN: (AlertKind.HEARD_AGAIN, Demand.RECORD),
+    Detection.NOT_HEARD: (AlertKind.SILENT, Demand.RECORD),
+    Detection.NOT_HEARD_FOR_LONG: (AlertKind.SILENT, Demand.NOTIFY),
+    Detection.HEARD_AGAIN: (AlertKind.HEARD_AGAIN, Demand.RECORD),
     # Whoever sits still in a cellar could have taken a car each day, and didn't: that is kept for whoever reviews the case. The Decree
     # has police told of a risk of breach at once; nobody is sent on it alone, unless there was a sign.
-    Found.IN_REACH: (AlertKind.UNKNOWN_NEAR, Demand.RECORD),
-    Found.LIKELY_IN_REACH: (AlertKind.UNKNOWN_NEAR, Demand.NOTIFY),
-    Found.IN_REACH_AFTER_A_SIGN: (AlertKind.UNKNOWN_NEAR, Demand.RESPOND),
-    Found.SEEN_AGAIN: (AlertKind.UNKNOWN_NEAR, Demand.RECORD),
-    Found.PERSON_LOST: (AlertKind.PROTECTED_DEVICE_LOST, Demand.NOTIFY),
-    Found.PERSON_FOUND: (AlertKind.PROTECTED_DEVICE_LOST, Demand.RECORD),
+    Detection.IN_REACH: (AlertKind.UNKNOWN_NEAR, Demand.RECORD),
+    Detection.LIKELY_IN_REACH: (AlertKind.UNKNOWN_NEAR, Demand.NOTIFY),
+    Detection.IN_REACH_AFTER_A_SIGN: (AlertKind.UNKNOWN_NEAR, Demand.RESPOND),
+    Detection.POSITION_REGAINED: (AlertKind.UNKNOWN_NEAR, Demand.RECORD),
+    Detection.PERSON_LOST: (AlertKind.PROTECTED_DEVICE_LOST, Demand.NOTIFY),
+    Detection.PERSON_FOUND: (AlertKind.PROTECTED_DEVICE_LOST, Demand.RECORD),
     # Who is sent only at 100 m comes five minutes too late.
-    Found.CLOSING_IN: (AlertKind.CONTACT_PREDICTED, Demand.RESPOND),
+    Detection.CLOSING_IN: (AlertKind.CONTACT_PREDICTED, Demand.RESPOND),
     # One call for all of them: a desk that is told of ten thousand silences reads none.
-    Found.OUTAGE: (AlertKind.OUTAGE, Demand.NOTIFY),
-    Found.OUTAGE_OVER: (AlertKind.OUTAGE, Demand.RECORD),
-    Found.DISTANCE_CHANGED: (AlertKind.DISTANCE_CHANGED, Demand.WARN),
+    Detection.OUTAGE: (AlertKind.OUTAGE, Demand.NOTIFY),
+    Detection.OUTAGE_OVER: (AlertKind.OUTAGE, Demand.RECORD),
+    Detection.DISTANCE_CHANGED: (AlertKind.DISTANCE_CHANGED, Demand.WARN),
     # Streets between high houses do that to each receiver, and so does spoofing: whoever reviews the case has to know.
-    Found.JUMPED: (AlertKind.IMPLAUSIBLE, Demand.RECORD),
+    Detection.JUMPED: (AlertKind.IMPLAUSIBLE, Demand.RECORD),
     # It may be the truth: the desks look before the next position has said so.
-    Found.JUMPED_NEAR: (AlertKind.IMPLAUSIBLE, Demand.NOTIFY),
+    Detection.JUMPED_NEAR: (AlertKind.IMPLAUSIBLE, Demand.NOTIFY),
     # Nobody is sent on what is no more than possible; the desks look, also those that knew of a wider ring: 1 km is no 100 m.
-    Found.MAYBE_INSIDE: (AlertKind.UNKNOWN_NEAR, Demand.NOTIFY),
-    Found.MAYBE_INSIDE_UNTOLD: (AlertKind.UNKNOWN_NEAR, Demand.RECORD),
+    Detection.POSSIBLY_INSIDE: (AlertKind.UNKNOWN_NEAR, Demand.NOTIFY),
+    Detection.POSSIBLY_INSIDE_RECORDED: (AlertKind.UNKNOWN_NEAR, Demand.RECORD),
     # It is heard, so silence doesn't tell of it, and nobody knows where the wearer is.
-    Found.UNDATED: (AlertKind.IMPLAUSIBLE, Demand.NOTIFY),
+    Detection.UNDATED: (AlertKind.IMPLAUSIBLE, Demand.NOTIFY),
     # Some receivers pin themselves at a standstill; a track that was there before is no accident.
-    Found.FROZEN: (AlertKind.IMPLAUSIBLE, Demand.RECORD),
-    Found.COPIED: (AlertKind.IMPLAUSIBLE, Demand.NOTIFY),
+    Detection.FROZEN: (AlertKind.IMPLAUSIBLE, Demand.RECORD),
+    Detection.COPIED: (AlertKind.IMPLAUSIBLE, Demand.NOTIFY),
     # Who was sent goes on, and both desks have to know why nothing clears: the tag is to be asked, and looked at.
-    Found.LEFT_BY_JUMP: (AlertKind.SPOOFING_SUSPECTED, Demand.NOTIFY),
-    Found.LEFT_BY_JUMP_AGAIN: (AlertKind.SPOOFING_SUSPECTED, Demand.RECORD),
-    Found.WAY_FOUND: (AlertKind.SPOOFING_SUSPECTED, Demand.RECORD),
+    Detection.LEFT_BY_JUMP: (AlertKind.SPOOFING_SUSPECTED, Demand.NOTIFY),
+    Detection.LEFT_BY_JUMP_REPEATED: (AlertKind.SPOOFING_SUSPECTED, Demand.RECORD),
+    Detection.WAY_FOUND: (AlertKind.SPOOFING_SUSPECTED, Demand.RECORD),
 }
-SIGNS = frozenset(
+EVASION_SIGNS = frozenset(
     (EquipmentKind.STRAP_OPEN, EquipmentKind.CASE_OPEN, EquipmentKind.JAMMING_SUSPECTED, EquipmentKind.SHUTDOWN)
 )
 """Events of a tag after which its silence is no accident."""
-EXPLAINED = frozenset((EquipmentKind.SHUTDOWN, EquipmentKind.DEVICE_REFUSED))
+EXPLAINS_SILENCE = frozenset((EquipmentKind.SHUTDOWN, EquipmentKind.DEVICE_REFUSED))
 """Events of a protective device after which its silence is no news."""
 
 _TAG_ALONE = frozenset(
@@ -151,9 +151,9 @@ ENDS: dict[EquipmentKind, EquipmentKind] = {
     EquipmentKind.DEVICE_ACCEPTED: EquipmentKind.DEVICE_REFUSED,
 }
 """Which event takes back which."""
-STANDING = frozenset(ENDS.values())
+ACTIVE_UNTIL_ENDED = frozenset(ENDS.values())
 """Events that stand until they are taken back: an order that comes later is told of them."""
-HOLDING = frozenset(event for event in STANDING if EQUIPMENT[event][1] is Demand.RESPOND)
+HOLDS_INCIDENT = frozenset(event for event in ACTIVE_UNTIL_ENDED if EQUIPMENT[event][1] is Demand.RESPOND)
 """Those that hold the incident open while they stand. What only notifies doesn't: a device may be off or refused for months, and in an
 incident that stays open a desk that has taken its assignment is asked again only where a threat was over and comes back."""
 
@@ -165,7 +165,7 @@ _OF_SILENCE = frozenset((AlertKind.SILENT, AlertKind.HEARD_AGAIN))
 """Alerts of a wearer who isn't heard: probation's alone. Where that endangers somebody UNKNOWN_NEAR says so to the police."""
 
 
-MUTED = Demand.WARN
+MUTED_DEMAND = Demand.WARN
 """What entering a ring demands at most while an authorised encounter holds: nobody is sent, and the warning is never muted."""
 
 

@@ -12,7 +12,7 @@ from services.geofence.domain.kinematics.geometry import Shape
 from services.geofence.domain.kinematics.track import UNKNOWN_AFTER_MS, Fix
 from services.geofence.domain.state import CaseState, OpenIncident, State
 
-LONGEST_MS = 86_400_000
+MAX_SHARE_MS = 86_400_000
 """A share lasts a day at most."""
 MAX_SUBJECTS = 20
 SHOWN = {
@@ -105,37 +105,37 @@ class KnownPosition:
     """In place of a fix: a protected place, which is never unknown."""
 
 
-def check(asked: PositionQuery, role: Role.ValueType, now_ms: int) -> None:
+def check(query: PositionQuery, role: Role.ValueType, now_ms: int) -> None:
     """Whether anybody of this role may ask for that, whatever there is. Raises InvalidField or PermissionDenied."""
-    if not asked.subjects:
+    if not query.subjects:
         raise InvalidField("subjects", "is missing")
-    if len(asked.subjects) > MAX_SUBJECTS or len(set(asked.subjects)) < len(asked.subjects):
+    if len(query.subjects) > MAX_SUBJECTS or len(set(query.subjects)) < len(query.subjects):
         raise InvalidField("subjects", f"must be at most {MAX_SUBJECTS}, each once")
-    if not now_ms < asked.expires_at_ms <= now_ms + LONGEST_MS:
+    if not now_ms < query.expires_at_ms <= now_ms + MAX_SHARE_MS:
         raise InvalidField("expires_at", "must be in the future, at most a day ahead")
-    allowed = DURING_AN_INCIDENT if asked.incident_id else UNDER_AN_ORDER
-    for subject in asked.subjects:
+    allowed = DURING_AN_INCIDENT if query.incident_id else UNDER_AN_ORDER
+    for subject in query.subjects:
         if subject.kind not in SHOWN.get(role, ()):
             raise PermissionDenied(f"{Role.Name(role)} gets no position of the kind {subject.kind.value}")
-        if asked.legal_basis in _LISTED and asked.legal_basis not in allowed[subject.kind]:
-            under = "an incident" if asked.incident_id else "an order"
+        if query.legal_basis in _LISTED and query.legal_basis not in allowed[subject.kind]:
+            under = "an incident" if query.incident_id else "an order"
             raise PermissionDenied(
-                f"{asked.legal_basis} doesn't allow a live position of the kind {subject.kind.value} under {under}"
+                f"{query.legal_basis} doesn't allow a live position of the kind {subject.kind.value} under {under}"
             )
-        check_grounds(asked.legal_basis, Purpose.ENFORCEMENT, asked.incident_id or asked.order_id, subject.kind, now_ms)
+        check_grounds(query.legal_basis, Purpose.ENFORCEMENT, query.incident_id or query.order_id, subject.kind, now_ms)
 
 
-def shares(state: State, asked: PositionQuery) -> tuple[PositionShare, ...]:
+def shares(state: State, query: PositionQuery) -> tuple[PositionShare, ...]:
     """The shares that this state allows; none where it knows neither the incident nor the order.
 
     Raises FailedPrecondition where it knows them and they don't allow it.
     """
-    cases = _cases(state, asked)
+    cases = _cases(state, query)
     if not cases:
         return ()
     found = []
-    for subject in asked.subjects:
-        possible = [_share(case, asked, subject) for case in cases if _names(case, subject)]
+    for subject in query.subjects:
+        possible = [_share(case, query, subject) for case in cases if _names(case, subject)]
         if not possible:
             raise FailedPrecondition(f"it doesn't concern one of the subjects of the kind {subject.kind.value}")
         reasons = {share: end_of(state, share, state.now_ms) for share in possible}
@@ -173,19 +173,21 @@ def look(state: State, share: PositionShare) -> KnownPosition:
     return KnownPosition(fix, fix is None or state.now_ms - fix.time_ms > UNKNOWN_AFTER_MS)
 
 
-def _cases(state: State, asked: PositionQuery) -> list[CaseState]:
+def _cases(state: State, query: PositionQuery) -> list[CaseState]:
     """Cases with an episode in the incident, or those of the order."""
-    if asked.order_id:
-        return [one for _, one in sorted(state.cases.items()) if one.case.order_id == asked.order_id]
+    if query.order_id:
+        return [
+            case_state for _, case_state in sorted(state.cases.items()) if case_state.case.order_id == query.order_id
+        ]
     incident = next(
-        (incident for incident in state.incidents.values() if incident.incident_id == asked.incident_id), None
+        (incident for incident in state.incidents.values() if incident.incident_id == query.incident_id), None
     )
     return [state.cases[case_id] for case_id in incident.case_ids] if incident else []
 
 
-def _share(case_state: CaseState, asked: PositionQuery, subject: Subject) -> PositionShare:
+def _share(case_state: CaseState, query: PositionQuery, subject: Subject) -> PositionShare:
     case = case_state.case
-    return PositionShare(subject, case.case_id, case.order_id, case.wearer_id, asked.incident_id, asked.expires_at_ms)
+    return PositionShare(subject, case.case_id, case.order_id, case.wearer_id, query.incident_id, query.expires_at_ms)
 
 
 def _names(case_state: CaseState, subject: Subject) -> bool:

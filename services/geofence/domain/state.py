@@ -15,13 +15,13 @@ from services.geofence.domain.kinematics.track import WINDOW_MS, Fix, Track
 from services.geofence.domain.kinematics.travel_feasibility import Way
 from services.geofence.domain.rules import Rules
 
-MAX_SAID = 1_000
+MAX_EQUIPMENT_REPORTS = 1_000
 """Equipment reports of a device that are known again; as many as a batch may hold, so that a batch sent again is known whole."""
-ODD_AGAIN_MS = 3_600_000
+ANOMALY_INTERVAL_MS = 3_600_000
 """What is odd about a device is told once an hour."""
-WAKE = -1
+TIMED_CHECK = -1
 """In place of a version in `State.due`: a moment at which silence may decide something."""
-TOLD = -1
+CONTACT_EMITTED = -1
 """In place of a moment in `CaseState.closing`."""
 WEARER = "wearer"
 """Key of the wearer beside those of targets."""
@@ -37,21 +37,21 @@ class LastWarning(NamedTuple):
     """How many rings were entered then."""
 
 
-class Possible(NamedTuple):
+class PossiblePresenceState(NamedTuple):
     """That a wearer may be within the ring that demands a response."""
 
     last_ms: int
     """When positions last allowed it, mesh time."""
-    told: bool
+    emitted: bool
     """Desks were told of it."""
 
 
-class Over(NamedTuple):
+class EndedEvent(NamedTuple):
     """The newest end of an equipment event of a device."""
 
     at_ms: int
     """When, by the device."""
-    told: bool
+    emitted: bool
     """A beginning that it ended was told."""
 
 
@@ -75,7 +75,7 @@ class CaseState:
     """Persons whose devices aren't heard, by key, and whether that was told; it isn't where the devices have said why."""
     near: dict[str, Demand] = field(default_factory=dict)
     """Targets that the wearer can have reached unseen, by key, and what was demanded."""
-    possible: dict[str, Possible] = field(default_factory=dict)
+    possible_presences: dict[str, PossiblePresenceState] = field(default_factory=dict)
     """Targets of which positions allow that the wearer is within the ring that demands a response, by key."""
     unseen: bool = False
     """Where the wearer is, is unknown."""
@@ -83,11 +83,11 @@ class CaseState:
     """Persons within whose ring the wearer is, by key: what they were told last."""
     grouped: list[str] = field(default_factory=list)
     """What the notice of an outage stands for: what was found, and of which target."""
-    closing: dict[str, int] = field(default_factory=dict)
+    approaching_since_ms: dict[str, int] = field(default_factory=dict)
     """`<target> <device>` whose movement leads the two together, and since when; TOLD by target once that was told in this episode."""
     amend_ms: int | None = None
     """When the next amended account is published, mesh time; None where none waits."""
-    wake_ms: int = 0
+    next_check_ms: int = 0
     """When silence may decide something next; other wakes in `State.due` are void."""
     withheld: dict[str, int] = field(default_factory=dict)
     """All-clears that no vehicle's movement explains, `<target> <radius>`: since when positions say so; 0 where that is over and
@@ -100,14 +100,14 @@ class CaseState:
         return self.rings[target.key, ring.radius_mm]
 
     @property
-    def quiet(self) -> bool:
+    def is_quiet(self) -> bool:
         """No ring is entered, and nothing stands that demands a response."""
-        holding = any(EquipmentKind(key.partition(" ")[0]) in demands.HOLDING for key in self.raised)
-        holding = holding or Demand.RESPOND in self.near.values()
-        return not holding and not any(ring.open for ring in self.rings.values())
+        holds_incident = any(EquipmentKind(key.partition(" ")[0]) in demands.HOLDS_INCIDENT for key in self.raised)
+        holds_incident = holds_incident or Demand.RESPOND in self.near.values()
+        return not holds_incident and not any(ring.open for ring in self.rings.values())
 
     @property
-    def watchful(self) -> bool:
+    def rechecks_on_report(self) -> bool:
         """Each report may change what time alone has decided."""
         return self.unseen or (bool(self.episode_id) and any(ring.muted for ring in self.rings.values()))
 
@@ -117,7 +117,7 @@ class CaseState:
             return self.case.tag_device_ids
         return next(target.device_ids for target in self.case.targets if target.key == key)
 
-    def stands(self, events: frozenset[EquipmentKind], device_id: str) -> bool:
+    def has_active(self, events: frozenset[EquipmentKind], device_id: str) -> bool:
         """Whether one of these events of a device was told and nothing has taken it back."""
         return any(event_key(event, device_id) in self.raised for event in events)
 
@@ -142,7 +142,7 @@ class Outage:
     """When the first of them was last heard, mesh time."""
     members: dict[str, None]
     """Cases whose wearers fell silent in it and still are."""
-    most: int
+    max_silent: int
     """How many were silent at the most."""
 
 
@@ -167,19 +167,19 @@ class State:
     heard_at_ms: dict[str, int] = field(default_factory=dict)
     """When a report of each device last came into the log, mesh time, whatever was in it: one that was buffered, sent again or has a
     wrong clock is contact too. It says that a device isn't silent, never where it is."""
-    said: dict[str, dict[str, int]] = field(default_factory=dict)
+    equipment_reports: dict[str, dict[str, int]] = field(default_factory=dict)
     """Equipment reports of each device by id, in the order in which they came, and when: the last 2 h, at most the newest 1,000."""
-    standing: dict[str, dict[str, int]] = field(default_factory=dict)
+    active_events: dict[str, dict[str, int]] = field(default_factory=dict)
     """By device: events that nothing has taken back, and when they began. They wait for orders that are yet to come."""
-    over: dict[str, dict[str, Over]] = field(default_factory=dict)
+    ended_events: dict[str, dict[str, EndedEvent]] = field(default_factory=dict)
     """By device: events that were taken back, by their beginning, and when last. A beginning that comes behind its end is over."""
     owners: dict[str, str] = field(default_factory=dict)
     """Whose each device is, as the newest case says that names it."""
     owned_since: dict[str, int] = field(default_factory=dict)
     """Devices that changed hands, and when: what they said before is of somebody else."""
-    over_from_ms: dict[str, int] = field(default_factory=dict)
+    order_ended_ms: dict[str, int] = field(default_factory=dict)
     """By device: when the last order that named it was over. What it reports of the time before comes too late to be decided on."""
-    odd_ms: dict[str, int] = field(default_factory=dict)
+    anomaly_emitted_ms: dict[str, int] = field(default_factory=dict)
     """`<doubt> <what>`: when it was told last that something can't be taken as it stands."""
     undated_ms: dict[str, int] = field(default_factory=dict)
     """Devices of which only what is dated too far off has come since then, mesh time."""
@@ -200,7 +200,7 @@ class State:
     """Cases with `CaseState.grouped`; derived from `cases`."""
     cases_of: dict[str, list[str]] = field(default_factory=dict)
     """Cases in which a device plays a part, sorted; derived from `cases`."""
-    missed: set[str] = field(default_factory=set)
+    silent_devices: set[str] = field(default_factory=set)
     """Devices whose silence was told, perhaps more; derived from `cases`."""
 
     def last_fix(self, device_ids: tuple[str, ...]) -> Fix | None:
@@ -218,63 +218,63 @@ class State:
         there = self.last_fix(target.device_ids)
         return (math.dist(wearer.point, there.point), there) if there else None
 
-    def is_odd_again(self, anomaly: AnomalyKind, what: str, at_ms: int) -> bool:
+    def was_just_emitted(self, anomaly: AnomalyKind, what: str, at_ms: int) -> bool:
         """Whether the same was told within the hour; else notes that it is told now."""
         key = f"{anomaly.value} {what}"
-        if at_ms < self.odd_ms.get(key, at_ms - ODD_AGAIN_MS) + ODD_AGAIN_MS:
+        if at_ms < self.anomaly_emitted_ms.get(key, at_ms - ANOMALY_INTERVAL_MS) + ANOMALY_INTERVAL_MS:
             return True
-        self.odd_ms[key] = at_ms
+        self.anomaly_emitted_ms[key] = at_ms
         return False
 
-    def is_news(self, device_id: str, report_id: str) -> bool:
+    def is_new_report(self, device_id: str, report_id: str) -> bool:
         """Notes an equipment report that comes now; False where it came before, so that one sent again counts once."""
-        said = self.said.setdefault(device_id, {})
+        equipment_reports = self.equipment_reports.setdefault(device_id, {})
         horizon_ms = self.now_ms - WINDOW_MS
-        for old_id, _ in list(takewhile(lambda one: one[1] <= horizon_ms, said.items())):
-            del said[old_id]
-        if report_id in said:
+        for old_id, _ in list(takewhile(lambda report: report[1] <= horizon_ms, equipment_reports.items())):
+            del equipment_reports[old_id]
+        if report_id in equipment_reports:
             return False
-        if len(said) == MAX_SAID:
-            del said[next(iter(said))]
-        said[report_id] = self.now_ms
+        if len(equipment_reports) == MAX_EQUIPMENT_REPORTS:
+            del equipment_reports[next(iter(equipment_reports))]
+        equipment_reports[report_id] = self.now_ms
         return True
 
     def changes_hands(self, case: Case) -> list[str]:
         """Devices that are somebody else's by this case."""
         return [device_id for device_id, owner in _owners(case) if self.owners.get(device_id, owner) != owner]
 
-    def own(self, case: Case) -> None:
+    def record_owners(self, case: Case) -> None:
         """Notes whose the devices are. What a device said for somebody else says nothing about who has it now."""
         for device_id, owner in _owners(case):
             if self.owners.setdefault(device_id, owner) != owner:
                 self.owners[device_id] = owner
                 self.owned_since[device_id] = self.now_ms
                 for anomaly in AnomalyKind:
-                    self.odd_ms.pop(f"{anomaly.value} {device_id}", None)
+                    self.anomaly_emitted_ms.pop(f"{anomaly.value} {device_id}", None)
                 for known in (
                     self.tracks,
                     self.heard_at_ms,
                     self.undated_ms,
-                    self.standing,
-                    self.over,
-                    self.over_from_ms,
+                    self.active_events,
+                    self.ended_events,
+                    self.order_ended_ms,
                 ):
                     known.pop(device_id, None)
 
     def index(self, case: Case) -> None:
         """Notes in which cases the devices play a part."""
         for device_id in case.device_ids:
-            mine = self.cases_of.setdefault(device_id, [])
-            if case.case_id not in mine:
-                mine.append(case.case_id)
-                mine.sort()
+            case_ids = self.cases_of.setdefault(device_id, [])
+            if case.case_id not in case_ids:
+                case_ids.append(case.case_id)
+                case_ids.sort()
 
     def forget(self, case: Case) -> None:
         """Takes back `index`."""
         for device_id in case.device_ids:
-            mine = self.cases_of.get(device_id, [])
-            if case.case_id in mine:
-                mine.remove(case.case_id)
+            case_ids = self.cases_of.get(device_id, [])
+            if case.case_id in case_ids:
+                case_ids.remove(case.case_id)
 
 
 def _owners(case: Case) -> list[tuple[str, str]]:

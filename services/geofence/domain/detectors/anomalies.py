@@ -5,13 +5,13 @@ from __future__ import annotations
 from services.geofence.domain import demands
 from services.geofence.domain.alerts import AnomalyKind, CausingReport
 from services.geofence.domain.decisions import Decisions
-from services.geofence.domain.demands import Found
+from services.geofence.domain.demands import Detection
 from services.geofence.domain.detectors import approach
 from services.geofence.domain.kinematics.track import UNKNOWN_AFTER_MS, Fix, Track
 
-LOOK_EACH = 32
+FIXES_PER_CHECK = 32
 """At each so many-th fix of a device its track is looked at as a whole."""
-UNDATED_MS = 60_000
+UNDATED_AFTER_MS = 60_000
 """A device is told of whose reports are dated too far off for so long; what was buffered for hours soon ends with now."""
 
 
@@ -20,20 +20,28 @@ def jumped(decisions: Decisions, fix: Fix, case_ids: list[str], cause: CausingRe
     at_ms = fix.time_ms
     for case_id in case_ids:
         if approach.is_near(decisions.state, decisions.state.cases[case_id], cause.device_id, fix):
-            _tell(
-                decisions, Found.JUMPED_NEAR, AnomalyKind.JUMP, f"{cause.device_id} {case_id}", [case_id], at_ms, cause
+            _emit(
+                decisions,
+                Detection.JUMPED_NEAR,
+                AnomalyKind.JUMP,
+                f"{cause.device_id} {case_id}",
+                [case_id],
+                at_ms,
+                cause,
             )
         else:
-            _tell(decisions, Found.JUMPED, AnomalyKind.JUMP, f"{case_id} {cause.device_id}", [case_id], at_ms, cause)
+            _emit(
+                decisions, Detection.JUMPED, AnomalyKind.JUMP, f"{case_id} {cause.device_id}", [case_id], at_ms, cause
+            )
 
 
-def look(decisions: Decisions, track: Track, case_ids: list[str], cause: CausingReport) -> None:
+def check_track(decisions: Decisions, track: Track, case_ids: list[str], cause: CausingReport) -> None:
     """Tells of positions that no living receiver gives."""
     at_ms = track.fixes[-1].time_ms
     if track.is_frozen():
-        _tell(decisions, Found.FROZEN, AnomalyKind.FROZEN, cause.device_id, case_ids, at_ms, cause)
+        _emit(decisions, Detection.FROZEN, AnomalyKind.FROZEN, cause.device_id, case_ids, at_ms, cause)
     elif track.is_copied():
-        _tell(decisions, Found.COPIED, AnomalyKind.COPIED, cause.device_id, case_ids, at_ms, cause)
+        _emit(decisions, Detection.COPIED, AnomalyKind.COPIED, cause.device_id, case_ids, at_ms, cause)
 
 
 def undated(decisions: Decisions, device_ids: set[str]) -> None:
@@ -45,14 +53,14 @@ def undated(decisions: Decisions, device_ids: set[str]) -> None:
             continue
         since_ms = state.undated_ms.setdefault(device_id, state.now_ms)
         case_ids = state.cases_of.get(device_id)
-        if case_ids and state.now_ms - since_ms >= UNDATED_MS:
+        if case_ids and state.now_ms - since_ms >= UNDATED_AFTER_MS:
             cause = CausingReport(device_id, "", 0)
-            _tell(decisions, Found.UNDATED, AnomalyKind.CLOCK, device_id, case_ids, state.now_ms, cause)
+            _emit(decisions, Detection.UNDATED, AnomalyKind.CLOCK, device_id, case_ids, state.now_ms, cause)
 
 
-def _tell(
+def _emit(
     decisions: Decisions,
-    found: Found,
+    detection: Detection,
     anomaly: AnomalyKind,
     about: str,
     case_ids: list[str],
@@ -61,12 +69,16 @@ def _tell(
 ) -> None:
     """An alert about a device in each case in force, once an hour."""
     state = decisions.state
-    in_force = [one for one in map(state.cases.__getitem__, case_ids) if one.case.valid_from_ms <= state.now_ms]
-    if not in_force or state.is_odd_again(anomaly, about, at_ms):
+    in_force = [
+        case_state
+        for case_state in map(state.cases.__getitem__, case_ids)
+        if case_state.case.valid_from_ms <= state.now_ms
+    ]
+    if not in_force or state.was_just_emitted(anomaly, about, at_ms):
         return
-    kind, demand = demands.FOUND[found]
+    kind, demand = demands.DETECTIONS[detection]
     for case_state in in_force:
         target = next((t for t in case_state.case.targets if cause.device_id in t.device_ids), None)
-        told = cause if cause.report_id else None
-        decisions.alert(case_state, kind, demand, at_ms, target=target, cause=told, anomaly=anomaly)
-    decisions.settle_all(in_force)
+        reported_cause = cause if cause.report_id else None
+        decisions.alert(case_state, kind, demand, at_ms, target=target, cause=reported_cause, anomaly=anomaly)
+    decisions.end_all_if_quiet(in_force)

@@ -13,11 +13,11 @@ from services.geofence.domain.detectors import encounters, possible_presence, wi
 from services.geofence.domain.entries import Demand, Ring, Target
 from services.geofence.domain.kinematics import plausibility, presence, probability, rings
 from services.geofence.domain.kinematics.geometry import ROUNDED_MM
-from services.geofence.domain.kinematics.track import PREDICT_MOST_MM, UNKNOWN_AFTER_MS, WINDOW_MS, Fix, Piece, Track
+from services.geofence.domain.kinematics.track import MAX_PREDICTION_MM, UNKNOWN_AFTER_MS, WINDOW_MS, Fix, Piece, Track
 from services.geofence.domain.state import CaseState, State
 
 
-def others(target: Target) -> tuple[str | None, ...]:
+def other_devices(target: Target) -> tuple[str | None, ...]:
     """Devices on the other side of the wearer's; a place is there without one (None)."""
     return target.device_ids if target.is_person else (None,)
 
@@ -40,7 +40,7 @@ def is_near(state: State, case_state: CaseState, device_id: str, fix: Fix) -> bo
     return False
 
 
-def look(
+def evaluate(
     decisions: Decisions,
     case_state: CaseState,
     tag_id: str,
@@ -60,18 +60,18 @@ def look(
     if wearer is None or not wearer.fixes or (device_id is not None and (device is None or not device.fixes)):
         return
     # What makes a fix believed that was held makes the way to it known: a response looks back as far.
-    back_ms = from_ms if cause is None else plausibility.back_ms((wearer, device), from_ms)
+    lookback_ms = from_ms if cause is None else plausibility.lookback_ms((wearer, device), from_ms)
     newest = until_ms is None
     # Of who leapt just now the bound says nothing: that he may still be where he was mustn't depend on which way he leapt.
-    if _out_of_reach(wearer, device, target, case.rings[0].radius_mm, back_ms) and not (
-        newest and any(plausibility.has_leapt(side) for side in (wearer, device) if side)
+    if _is_unreachable(wearer, device, target, case.rings[0].radius_mm, lookback_ms) and not (
+        newest and any(plausibility.has_jumped(side) for side in (wearer, device) if side)
     ):
-        possible_presence.is_over(decisions, case_state, target, cause if newest else None)
+        possible_presence.end_if_expired(decisions, case_state, target, cause if newest else None)
         return
     if until_ms is None:
         until_ms = max(wearer.fixes[-1].time_ms, device.fixes[-1].time_ms if device else 0)
     until_ms = min(until_ms, case.valid_until_ms - 1)
-    from_ms, back_ms = max(from_ms, case.valid_from_ms), max(back_ms, case.valid_from_ms)
+    from_ms, lookback_ms = max(from_ms, case.valid_from_ms), max(lookback_ms, case.valid_from_ms)
     if from_ms > until_ms:
         return
     ways: list[list[Piece]] | None = None
@@ -87,19 +87,21 @@ def look(
                 ring_state.late_ms = state.now_ms
             continue
         if is_late and ring_state.closed:
-            _look_late(decisions, case_state, (wearer, device), target, ring, (from_ms, back_ms), until_ms, cause)
+            _evaluate_late(
+                decisions, case_state, (wearer, device), target, ring, (from_ms, lookback_ms), until_ms, cause
+            )
             continue
         if ring.action is Demand.RESPOND:
-            seen = presence.look(
-                state, (wearer, device), target, ring, max(back_ms, ring_state.bound_ms), until_ms, newest
+            seen = presence.evaluate(
+                state, (wearer, device), target, ring, max(lookback_ms, ring_state.bound_ms), until_ms, newest
             )
             if seen.entered:
                 _enter(decisions, case_state, target, ring, seen.entered, cause, late=not newest)
             elif newest and cause is not None:
-                possible_presence.look(decisions, case_state, target, ring, seen.possible, cause)
+                possible_presence.update(decisions, case_state, target, ring, seen.possible, cause)
             continue
         if least_mm is None:
-            least_mm = _least_mm(wearer, device, target, from_ms, until_ms)
+            least_mm = _min_distance_mm(wearer, device, target, from_ms, until_ms)
         if least_mm > ring.radius_mm:
             continue
         if ways is None:
@@ -114,7 +116,7 @@ def look(
                 break
 
 
-def _look_late(
+def _evaluate_late(
     decisions: Decisions,
     case_state: CaseState,
     sides: tuple[Track, Track | None],
@@ -125,11 +127,11 @@ def _look_late(
     cause: CausingReport | None,
 ) -> None:
     """Enters a ring that isn't open where a late report shows a presence that nobody was notified of, whatever was cleared since."""
-    (from_ms, back_ms), ring_state = from_back_ms, case_state.ring(target, ring)
+    (from_ms, lookback_ms), ring_state = from_back_ms, case_state.ring(target, ring)
     respond = ring.action is Demand.RESPOND
-    for low_ms, high_ms in accounts.unseen(ring_state, back_ms if respond else from_ms, until_ms):
+    for low_ms, high_ms in accounts.unnotified(ring_state, lookback_ms if respond else from_ms, until_ms):
         if respond:
-            found = presence.look(decisions.state, sides, target, ring, low_ms, high_ms, newest=False).entered
+            found = presence.evaluate(decisions.state, sides, target, ring, low_ms, high_ms, newest=False).entered
         else:
             ways = rings.assumed(*sides, low_ms, high_ms)
             moments = (next(rings.moments_within(way, target.shape, ring.radius_mm, low_ms), None) for way in ways)
@@ -163,11 +165,11 @@ def _enter(
     if late and cause is not None:
         case_state.ring(target, ring).late_ms = decisions.state.now_ms
     demand = demands.of_ring(ring.action, entered=True)
-    allowed = encounters.holding(decisions.state, case_state.case, at_ms) if demand > demands.MUTED else None
+    allowed = encounters.active_at(decisions.state, case_state.case, at_ms) if demand > demands.MUTED_DEMAND else None
     if allowed:
-        case_state.ring(target, ring).muted, demand = True, demands.MUTED
+        case_state.ring(target, ring).muted, demand = True, demands.MUTED_DEMAND
     if ring.action is Demand.RESPOND:
-        case_state.possible.pop(target.key, None)
+        case_state.possible_presences.pop(target.key, None)
     decisions.alert(
         case_state,
         AlertKind.RING_ENTERED,
@@ -182,22 +184,22 @@ def _enter(
     )
 
 
-def _out_of_reach(wearer: Track, device: Track | None, target: Target, radius_mm: int, from_ms: int) -> bool:
+def _is_unreachable(wearer: Track, device: Track | None, target: Target, radius_mm: int, from_ms: int) -> bool:
     """A cheap bound that sorts out nearly all reports: wherever both were since `from_ms`, they were farther apart."""
     here = wearer.fixes[-1].point
     if device is None:
-        return target.shape.reach_mm(here) - wearer.path_since_mm(from_ms) > radius_mm
+        return target.shape.min_distance_mm(here) - wearer.path_since_mm(from_ms) > radius_mm
     apart_mm = math.dist(here, device.fixes[-1].point)
-    if apart_mm <= radius_mm + PREDICT_MOST_MM:
+    if apart_mm <= radius_mm + MAX_PREDICTION_MM:
         return False
-    return apart_mm - wearer.path_since_mm(from_ms) - device.path_since_mm(from_ms) - PREDICT_MOST_MM > radius_mm
+    return apart_mm - wearer.path_since_mm(from_ms) - device.path_since_mm(from_ms) - MAX_PREDICTION_MM > radius_mm
 
 
-def _least_mm(wearer: Track, device: Track | None, target: Target, from_ms: int, until_ms: int) -> float:
+def _min_distance_mm(wearer: Track, device: Track | None, target: Target, from_ms: int, until_ms: int) -> float:
     """No assumed movement of the two since a moment leads nearer than this."""
     here = wearer.fixes[-1].point
     if device is None:
-        return target.shape.reach_mm(here) - wearer.path_since_mm(from_ms) - ROUNDED_MM
+        return target.shape.min_distance_mm(here) - wearer.path_since_mm(from_ms) - ROUNDED_MM
     least_mm = math.dist(here, device.fixes[-1].point) - ROUNDED_MM
     for track in (wearer, device):
         least_mm -= track.path_since_mm(from_ms)
@@ -206,7 +208,7 @@ def _least_mm(wearer: Track, device: Track | None, target: Target, from_ms: int,
     return least_mm
 
 
-def clear_what_was_left(decisions: Decisions, case_state: CaseState, cause: CausingReport | None) -> None:
+def clear_left_rings(decisions: Decisions, case_state: CaseState, cause: CausingReport | None) -> None:
     """Clears the rings that the wearer has left for good, by what is known for sure of both sides.
 
     None while a backlog still comes in that shows a presence inside: its end isn't known yet.
@@ -218,20 +220,20 @@ def clear_what_was_left(decisions: Decisions, case_state: CaseState, cause: Caus
             if not ring_state.open:
                 continue
             if not _has_left(state, case_state, target, ring):
-                withheld_clearing.is_back(decisions, case_state, target, ring, cause)
+                withheld_clearing.emit_reentry(decisions, case_state, target, ring, cause)
                 break  # whoever may be within a narrower ring is within the wider ones
             if ring_state.late_ms and state.now_ms < ring_state.late_ms + state.rules.clear_after_ms:
                 break
             jumped_ms = withheld_clearing.jumped_ms(state, case_state, target, ring)
             if jumped_ms is not None:
                 apart_mm = _newest_mm(state, case_state, target)
-                withheld_clearing.note(decisions, case_state, target, ring, jumped_ms, cause, apart_mm)
+                withheld_clearing.emit(decisions, case_state, target, ring, jumped_ms, cause, apart_mm)
                 break
             if withheld_clearing.is_too_soon(state, case_state, target, ring):
                 break
-            withheld_clearing.is_over(decisions, case_state, target, ring, cause)
+            withheld_clearing.end(decisions, case_state, target, ring, cause)
             _clear_ring(decisions, case_state, target, ring, decisions.state.now_ms, cause)
-    decisions.settle(case_state)
+    decisions.end_if_quiet(case_state)
 
 
 def _newest_mm(state: State, case_state: CaseState, target: Target) -> float:
@@ -270,7 +272,7 @@ def _has_left(state: State, case_state: CaseState, target: Target, ring: Ring) -
         pieces_known = rings.joined(wearer, device, from_ms, until_ms)
         if not rings.clear_for(pieces_known, target.shape, ring, beyond_mm, from_ms, until_ms):
             return False
-        if not all(plausibility.is_newest_believed(one, rules.reach_mps) for one in (wearer, device) if one):
+        if not all(plausibility.is_newest_believed(side, rules.reach_mps) for side in (wearer, device) if side):
             return False
         if ring.action is Demand.RESPOND and not _agree(wearer, device, target, ring, beyond_mm, since_ms, until_ms):
             return False
@@ -288,7 +290,7 @@ def _agree(
     return not any(target.shape.within(move.start, move.end, ring.radius_mm + beyond_mm) for move in moves)
 
 
-def outlast(decisions: Decisions, case_state: CaseState, at_ms: int, cause: CausingReport | None) -> Iterator[int]:
+def end_muting(decisions: Decisions, case_state: CaseState, at_ms: int, cause: CausingReport | None) -> Iterator[int]:
     """Demands what a ring that was entered under an encounter demands, once none holds any more; yields when to look again.
 
     Whoever is beyond the ring and its margin by then has left it, and would enter it anew.
@@ -297,7 +299,7 @@ def outlast(decisions: Decisions, case_state: CaseState, at_ms: int, cause: Caus
     muted = [(t, ring) for t in case.targets for ring in case.rings if case_state.ring(t, ring).muted]
     if not muted:
         return
-    until_ms = encounters.held_until_ms(state, case, at_ms)
+    until_ms = encounters.active_until_ms(state, case, at_ms)
     if until_ms is not None:
         yield until_ms
         return
@@ -323,7 +325,7 @@ def outlast(decisions: Decisions, case_state: CaseState, at_ms: int, cause: Caus
             distance_mm=None if is_beyond else apart_mm,
         )
         if jumped_ms is not None:
-            withheld_clearing.note(decisions, case_state, target, ring, jumped_ms, cause, apart_mm)
+            withheld_clearing.emit(decisions, case_state, target, ring, jumped_ms, cause, apart_mm)
 
 
 def close(
@@ -364,22 +366,22 @@ def forget_old(state: State, device_id: str, case_ids: list[str]) -> None:
     if track.fixes[0].time_ms >= state.now_ms - WINDOW_MS:
         return
     for case_state in map(state.cases.__getitem__, case_ids):
-        accounts.settle(state, case_state)
+        accounts.finalize(state, case_state)
     horizon_ms = state.now_ms - WINDOW_MS - UNKNOWN_AFTER_MS
     _keep_ways(state, device_id, case_ids, horizon_ms)
     before = len(track.fixes)
-    track.forget_before(horizon_ms, plausibility.JUDGED)
-    track.forgot = track.forgot or len(track.fixes) < before
+    track.forget_before(horizon_ms, plausibility.JUDGED_FIXES)
+    track.is_truncated = track.is_truncated or len(track.fixes) < before
 
 
 def _keep_ways(state: State, device_id: str, case_ids: list[str], horizon_ms: int) -> None:
     """Keeps what positions that are about to be dropped say of the way of a device, while anything of it is open."""
-    open_cases = [one for one in map(state.cases.__getitem__, case_ids) if one.episode_id]
+    open_cases = [case_state for case_state in map(state.cases.__getitem__, case_ids) if case_state.episode_id]
     if not open_cases:
         return
     track = state.tracks[device_id]
     left = Track(track.fixes[:])
-    left.forget_before(horizon_ms, plausibility.JUDGED)
+    left.forget_before(horizon_ms, plausibility.JUDGED_FIXES)
     if count := len(track.fixes) - len(left.fixes):
         for case_state in open_cases:
             withheld_clearing.keep(state, case_state, device_id, track.fixes[:count])

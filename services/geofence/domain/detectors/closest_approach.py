@@ -8,7 +8,7 @@ from bisect import bisect_right
 from services.geofence.domain import demands
 from services.geofence.domain.alerts import CausingReport
 from services.geofence.domain.decisions import Decisions
-from services.geofence.domain.demands import Found
+from services.geofence.domain.demands import Detection
 from services.geofence.domain.detectors import encounters
 from services.geofence.domain.entries import Demand, Ring, Target
 from services.geofence.domain.kinematics import plausibility, probability, rings
@@ -22,28 +22,30 @@ from services.geofence.domain.kinematics.track import (
     difference,
 )
 from services.geofence.domain.rules import Rules
-from services.geofence.domain.state import TOLD, CaseState
+from services.geofence.domain.state import CONTACT_EMITTED, CaseState
 
-OVER_MS = 30_000
+MIN_MOVEMENT_MS = 30_000
 """A movement is that of at least so long: shorter ones are the receiver's noise."""
-AGAIN_MS = 30_000
+CONFIRM_AFTER_MS = 30_000
 """... and must be confirmed by another look so much later."""
-INTO = 3
+WELL_INSIDE_DIVISOR = 3
 """The line must lead well into the ring, within a third of its radius: who only passes by touches it."""
-LEAST_MPS = 1
+MIN_APPROACH_MPS = 1
 """Who comes nearer more slowly than a walker doesn't close in."""
 
 
-def look(decisions: Decisions, case_state: CaseState, device_id: str, cause: CausingReport) -> None:
+def check(decisions: Decisions, case_state: CaseState, device_id: str, cause: CausingReport) -> None:
     """Looks at how the device whose newest fix has come moves in relation to the other side; told once for an episode and target."""
     state, case = decisions.state, case_state.case
     for target in case.targets:
         ring = _ring(case_state, target)
-        if ring is None or case_state.closing.get(target.key) == TOLD:
+        if ring is None or case_state.approaching_since_ms.get(target.key) == CONTACT_EMITTED:
             continue
         if device_id in case.tag_device_ids:
-            others = [state.tracks.get(device_id) for device_id in target.device_ids] if target.is_person else [None]
-            pairs = [(state.tracks[device_id], other) for other in others if other or not target.is_person]
+            other_devices = (
+                [state.tracks.get(device_id) for device_id in target.device_ids] if target.is_person else [None]
+            )
+            pairs = [(state.tracks[device_id], other) for other in other_devices if other or not target.is_person]
         elif device_id in target.device_ids:
             wearers = [state.tracks.get(tag_device_id) for tag_device_id in case.tag_device_ids]
             pairs = [(wearer, state.tracks[device_id]) for wearer in wearers if wearer]
@@ -55,14 +57,14 @@ def look(decisions: Decisions, case_state: CaseState, device_id: str, cause: Cau
         at_ms = mover.fixes[-1].time_ms
         found = [d for d in (_closes(mover, *pair, target, ring, state.rules) for pair in pairs) if d is not None]
         if not found:
-            case_state.closing.pop(f"{target.key} {device_id}", None)
+            case_state.approaching_since_ms.pop(f"{target.key} {device_id}", None)
             continue
         # Each device confirms its own looks: to the others the one that moves stands still between its reports.
-        since_ms = case_state.closing.setdefault(f"{target.key} {device_id}", at_ms)
-        if at_ms - since_ms < AGAIN_MS or encounters.holding(state, case, at_ms):
+        since_ms = case_state.approaching_since_ms.setdefault(f"{target.key} {device_id}", at_ms)
+        if at_ms - since_ms < CONFIRM_AFTER_MS or encounters.active_at(state, case, at_ms):
             continue
-        case_state.closing[target.key] = TOLD
-        kind, demand = demands.FOUND[Found.CLOSING_IN]
+        case_state.approaching_since_ms[target.key] = CONTACT_EMITTED
+        kind, demand = demands.DETECTIONS[Detection.CLOSING_IN]
         decisions.alert(case_state, kind, demand, at_ms, target=target, ring=ring, cause=cause, distance_mm=min(found))
 
 
@@ -87,12 +89,12 @@ def _closes(
     can.
     """
     now = mover.fixes[-1]
-    before = _before(mover, now.time_ms - OVER_MS)
+    before = _before(mover, now.time_ms - MIN_MOVEMENT_MS)
     if before is None or now.time_ms - before.time_ms > UNKNOWN_AFTER_MS:
         return None
     if device is not None and not all(
-        rings.is_fresh(one.fixes[-1].time_ms, now.time_ms) and one.fixes[0].time_ms <= before.time_ms
-        for one in (wearer, device)
+        rings.is_fresh(track.fixes[-1].time_ms, now.time_ms) and track.fixes[0].time_ms <= before.time_ms
+        for track in (wearer, device)
     ):
         return None
     took_ms = now.time_ms - before.time_ms
@@ -101,10 +103,10 @@ def _closes(
         return None
     nearer_mm = target.shape.least(start, start) - target.shape.least(end, end)
     vague_mm = wearer.fixes[-1].accuracy_mm + (device.fixes[-1].accuracy_mm if device else 0)
-    if not max(LEAST_MPS * took_ms, 2 * vague_mm) < nearer_mm <= PREDICT_UP_TO_MPS * took_ms:
+    if not max(MIN_APPROACH_MPS * took_ms, 2 * vague_mm) < nearer_mm <= PREDICT_UP_TO_MPS * took_ms:
         return None
     ahead = between(start, end, 1 + rules.help_after_ms / took_ms)
-    spans = target.shape.within(end, ahead, ring.radius_mm / INTO)
+    spans = target.shape.within(end, ahead, ring.radius_mm / WELL_INSIDE_DIVISOR)
     if not spans:
         return None
     times = 1 + sum(spans[0]) / 2 * rules.help_after_ms / took_ms

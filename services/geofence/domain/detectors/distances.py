@@ -7,7 +7,7 @@ import math
 from services.geofence.domain import accounts, demands
 from services.geofence.domain.alerts import CausingReport
 from services.geofence.domain.decisions import Decisions
-from services.geofence.domain.demands import Found
+from services.geofence.domain.demands import Detection
 from services.geofence.domain.detectors import withheld_clearing
 from services.geofence.domain.entries import Demand, Target
 from services.geofence.domain.kinematics import rings
@@ -17,11 +17,11 @@ NEARER_MM = 100_000
 """She is told of each 100 m by which the wearer has come nearer, as the protective app of the police does ..."""
 FARTHER_MM = 300_000
 """... and of each 300 m by which the wearer has gone away: that is no reason to look at a telephone on the run."""
-AGAIN_MS = 15_000
+MIN_INTERVAL_MS = 15_000
 """Never more often than this, however many reports come at once."""
 
 
-def look(decisions: Decisions, case_state: CaseState, cause: CausingReport) -> None:
+def check(decisions: Decisions, case_state: CaseState, cause: CausingReport) -> None:
     """Repeats the warning of each person within whose ring the wearer is, where the distance has changed since the last one."""
     state, case = decisions.state, case_state.case
     for target in case.targets:
@@ -40,7 +40,7 @@ def look(decisions: Decisions, case_state: CaseState, cause: CausingReport) -> N
             # The alert of that ring has told her.
             case_state.warned[target.key] = LastWarning(apart_mm, state.now_ms, len(entered))
             continue
-        if state.now_ms - before.at_ms < AGAIN_MS or -NEARER_MM < apart_mm - before.apart_mm < FARTHER_MM:
+        if state.now_ms - before.at_ms < MIN_INTERVAL_MS or -NEARER_MM < apart_mm - before.apart_mm < FARTHER_MM:
             continue
         if (
             apart_mm > before.apart_mm
@@ -48,7 +48,7 @@ def look(decisions: Decisions, case_state: CaseState, cause: CausingReport) -> N
         ):
             continue  # that he is far away is no news of his while no vehicle makes the way
         case_state.warned[target.key] = LastWarning(apart_mm, state.now_ms, len(entered))
-        kind, demand = demands.FOUND[Found.DISTANCE_CHANGED]
+        kind, demand = demands.DETECTIONS[Detection.DISTANCE_CHANGED]
         ring = entered[-1]
         decisions.alert(case_state, kind, demand, at_ms, target=target, ring=ring, cause=cause, distance_mm=apart_mm)
 
@@ -58,6 +58,6 @@ def _apart(state: State, case_state: CaseState, target: Target) -> tuple[float, 
     found = []
     for wearer, device in accounts.pairs(state, case_state, target):
         here, there = wearer.last(), device.last() if device else None
-        if here and there and all(rings.is_fresh(one.time_ms, state.now_ms) for one in (here, there)):
+        if here and there and all(rings.is_fresh(fix.time_ms, state.now_ms) for fix in (here, there)):
             found.append((math.dist(here.point, there.point), max(here.time_ms, there.time_ms)))
     return min(found, default=None)

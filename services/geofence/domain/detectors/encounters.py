@@ -12,14 +12,14 @@ KOREA_MS = 9 * 3_600_000
 DAY_MS = 86_400_000
 
 
-def holding(state: State, case: Case, at_ms: int) -> Encounter | None:
+def active_at(state: State, case: Case, at_ms: int) -> Encounter | None:
     """The encounter that allows the wearer to be near at a moment, if any."""
     return next(
         (encounter for encounter in case.encounters if _ends_ms(state, case, encounter, at_ms) is not None), None
     )
 
 
-def held_until_ms(state: State, case: Case, at_ms: int) -> int | None:
+def active_until_ms(state: State, case: Case, at_ms: int) -> int | None:
     """Until when encounters that hold at a moment go on, as far as is known; None where none holds."""
     ends = [_ends_ms(state, case, encounter, at_ms) for encounter in case.encounters]
     return max((end_ms for end_ms in ends if end_ms is not None), default=None)

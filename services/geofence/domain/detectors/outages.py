@@ -11,13 +11,13 @@ import heapq
 
 from services.geofence.domain import demands
 from services.geofence.domain.decisions import Decisions
-from services.geofence.domain.demands import Found
+from services.geofence.domain.demands import Detection
 from services.geofence.domain.kinematics.track import UNKNOWN_AFTER_MS
-from services.geofence.domain.state import WAKE, CaseState, Outage, State
+from services.geofence.domain.state import TIMED_CHECK, CaseState, Outage, State
 
-LEAST = 10
+MIN_SILENT = 10
 """Fewer wearers who fall silent together are no outage, whatever their share: a desk can ask for each."""
-ONE_OF = 10
+SILENT_ONE_IN = 10
 """... and one of so many who are watched must have. By day one in a hundred falls silent within 3 minutes (ADR 23)."""
 
 
@@ -39,13 +39,13 @@ def note_silence(decisions: Decisions, case_id: str, moment_ms: int) -> None:
         _begin(decisions, first_ms - UNKNOWN_AFTER_MS, moment_ms, members, len(members))
     else:
         state.outage.members[case_id] = None
-        state.outage.most = max(state.outage.most, len(state.outage.members))
+        state.outage.max_silent = max(state.outage.max_silent, len(state.outage.members))
 
 
 def note_gap(decisions: Decisions, from_ms: int, until_ms: int) -> None:
     """Nothing came into the log between two moments, not even a tick: where that is 3 minutes, everybody is silent at once."""
     state = decisions.state
-    if state.outage is None and from_ms and until_ms - from_ms >= UNKNOWN_AFTER_MS and len(state.watched) >= LEAST:
+    if state.outage is None and from_ms and until_ms - from_ms >= UNKNOWN_AFTER_MS and len(state.watched) >= MIN_SILENT:
         _begin(decisions, from_ms, from_ms + UNKNOWN_AFTER_MS, {}, len(state.watched))
 
 
@@ -55,7 +55,9 @@ def note_heard(decisions: Decisions, case_state: CaseState, at_ms: int) -> None:
     # Else the outage that others begin would wait for who isn't silent.
     state.silences.pop(case_state.case.case_id, None)
     # Where a wearer is who is heard again stays the outage's question until it is over: the position comes behind the contact.
-    case_state.grouped = [one for one in case_state.grouped if not one.startswith(Found.NOT_HEARD_FOR_LONG.value)]
+    case_state.grouped = [
+        name for name in case_state.grouped if not name.startswith(Detection.NOT_HEARD_FOR_LONG.value)
+    ]
     if not case_state.grouped:
         state.grouped.discard(case_state.case.case_id)
     if outage is None:
@@ -64,10 +66,10 @@ def note_heard(decisions: Decisions, case_state: CaseState, at_ms: int) -> None:
     if 2 * len(outage.members) < _enough(state):
         state.outage, state.outage_over_ms = None, state.now_ms
         heapq.heappush(
-            state.due, (state.now_ms + BACK_WITHIN_MS, "", WAKE)
+            state.due, (state.now_ms + BACK_WITHIN_MS, "", TIMED_CHECK)
         )  # of no case: that a tick comes then is enough
-        kind, demand = demands.FOUND[Found.OUTAGE_OVER]
-        decisions.outage_alert(outage, kind, demand, at_ms, outage.most)
+        kind, demand = demands.DETECTIONS[Detection.OUTAGE_OVER]
+        decisions.outage_alert(outage, kind, demand, at_ms, outage.max_silent)
 
 
 def covering(state: State, heard_ms: int) -> str:
@@ -77,18 +79,18 @@ def covering(state: State, heard_ms: int) -> str:
     return outage.outage_id if outage and heard_ms >= outage.from_ms - UNKNOWN_AFTER_MS else ""
 
 
-def is_grouped(case_state: CaseState, found: Found, key: str) -> bool:
+def is_grouped(case_state: CaseState, detection: Detection, key: str) -> bool:
     """Whether the notice of an outage stands for what was found."""
-    return f"{found.value} {key}" in case_state.grouped
+    return f"{detection.value} {key}" in case_state.grouped
 
 
-def group(state: State, case_state: CaseState, found: Found, key: str) -> None:
+def group(state: State, case_state: CaseState, detection: Detection, key: str) -> None:
     """Notes that it does."""
-    case_state.grouped.append(f"{found.value} {key}")
+    case_state.grouped.append(f"{detection.value} {key}")
     state.grouped.add(case_state.case.case_id)
 
 
-def outlasting(state: State) -> list[str]:
+def cases_after_outage(state: State) -> list[str]:
     """Cases of which the notice of an outage stood for something, once it is over and the others have had their time."""
     over = state.outage is None and state.now_ms >= state.outage_over_ms + BACK_WITHIN_MS
     return sorted(state.grouped) if over and state.grouped else []
@@ -97,19 +99,19 @@ def outlasting(state: State) -> list[str]:
 def ungroup(case_state: CaseState) -> None:
     """No outage stands for it any more: what still holds is found anew, and told."""
     for name in case_state.grouped:
-        found, _, key = name.partition(" ")
-        if found == Found.PERSON_LOST.value:
+        detection, _, key = name.partition(" ")
+        if detection == Detection.PERSON_LOST.value:
             case_state.lost.pop(key, None)
     case_state.grouped = []
 
 
 def _enough(state: State) -> int:
-    return max(LEAST, -(-len(state.watched) // ONE_OF))
+    return max(MIN_SILENT, -(-len(state.watched) // SILENT_ONE_IN))
 
 
 def _begin(decisions: Decisions, from_ms: int, at_ms: int, members: dict[str, None], silent: int) -> None:
     state = decisions.state
     state.silences.clear()
     state.outage = Outage(*decisions.outage_ids(), from_ms, members, silent)
-    kind, demand = demands.FOUND[Found.OUTAGE]
+    kind, demand = demands.DETECTIONS[Detection.OUTAGE]
     decisions.outage_alert(state.outage, kind, demand, at_ms, silent)

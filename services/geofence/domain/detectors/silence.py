@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from services.geofence.domain import demands
 from services.geofence.domain.alerts import CausingReport
 from services.geofence.domain.decisions import Decisions
-from services.geofence.domain.demands import Found
+from services.geofence.domain.demands import Detection
 from services.geofence.domain.detectors import outages, withheld_clearing
 from services.geofence.domain.entries import Case, Demand, Exercise, Target
 from services.geofence.domain.kinematics import safe_region
@@ -20,22 +20,22 @@ from services.geofence.domain.kinematics.track import UNKNOWN_AFTER_MS, Fix
 from services.geofence.domain.state import WEARER, CaseState, State
 
 
-def watch(decisions: Decisions, case_state: CaseState, at_ms: int, cause: CausingReport | None) -> list[int]:
+def check(decisions: Decisions, case_state: CaseState, at_ms: int, cause: CausingReport | None) -> list[int]:
     """Decides on a case in force as of a moment; says when to look again, empty where only a report can change anything."""
     state = decisions.state
-    looks = [*_persons(decisions, case_state, at_ms, cause)]
+    check_times_ms = [*_persons(decisions, case_state, at_ms, cause)]
     if case_state.case.tag_device_ids:
         # What isn't in earnest is no part of an outage, nor of the number that one is measured by.
         if case_state.case.exercise is Exercise.NONE:
             state.watched.add(case_state.case.case_id)
-        looks += _contact(decisions, case_state, at_ms, cause)
-        looks += _reach(decisions, case_state, at_ms, cause)
+        check_times_ms += _contact(decisions, case_state, at_ms, cause)
+        check_times_ms += _reach(decisions, case_state, at_ms, cause)
     for key in (*([WEARER] if case_state.silent else []), *case_state.lost):
-        state.missed.update(case_state.devices(key))
-    return looks
+        state.silent_devices.update(case_state.devices(key))
+    return check_times_ms
 
 
-def rests_until(state: State, case_state: CaseState, at_ms: int) -> int | None:
+def quiet_until(state: State, case_state: CaseState, at_ms: int) -> int | None:
     """When to look again at a case in which nothing stands and everybody was heard and seen in time; None: look at all of it.
 
     It says what `watch` would, and sorts out nearly all cases that time wakes.
@@ -46,12 +46,12 @@ def rests_until(state: State, case_state: CaseState, at_ms: int) -> int | None:
     last = state.last_fix(case.tag_device_ids)
     if last is None or case.case_id not in state.watched:
         return None
-    look_ms = min(last.time_ms, _last_heard_ms(heard_at_ms, case.tag_device_ids)) + UNKNOWN_AFTER_MS
+    check_ms = min(last.time_ms, _last_heard_ms(heard_at_ms, case.tag_device_ids)) + UNKNOWN_AFTER_MS
     for target in case.targets:
         if target.is_person:
             lost_ms = _last_heard_ms(heard_at_ms, target.device_ids) + state.rules.protected_lost_after_ms
-            look_ms = min(look_ms, lost_ms)
-    return look_ms if look_ms > at_ms else None
+            check_ms = min(check_ms, lost_ms)
+    return check_ms if check_ms > at_ms else None
 
 
 def _last_heard_ms(heard_at_ms: Mapping[str, int], device_ids: tuple[str, ...]) -> int:
@@ -86,40 +86,40 @@ def close(decisions: Decisions, case_state: CaseState, at_ms: int, keys: set[str
         if keys is not None and not keys & {target.key, WEARER}:
             continue
         if case_state.near.pop(target.key, None):
-            _tell(decisions, case_state, Found.SEEN_AGAIN, at_ms, target)
+            _emit(decisions, case_state, Detection.POSITION_REGAINED, at_ms, target)
         if (keys is None or target.key in keys) and case_state.lost.pop(target.key, False):
-            _tell(decisions, case_state, Found.PERSON_FOUND, at_ms, target)
+            _emit(decisions, case_state, Detection.PERSON_FOUND, at_ms, target)
     if keys is not None and WEARER not in keys:
         return
     case_state.unseen = False
     decisions.state.watched.discard(case_state.case.case_id)
     if case_state.silent:
         case_state.silent = None
-        _tell(decisions, case_state, Found.HEARD_AGAIN, at_ms)
+        _emit(decisions, case_state, Detection.HEARD_AGAIN, at_ms)
         outages.note_heard(decisions, case_state, at_ms)
 
 
-def _tell(
+def _emit(
     decisions: Decisions,
     case_state: CaseState,
-    found: Found,
+    detection: Detection,
     at_ms: int,
     target: Target | None = None,
     cause: CausingReport | None = None,
     heard_ms: int | None = None,
 ) -> Demand:
     """Adds what was found; of somebody who was last heard at `heard_ms` and no more, a notice is the outage's while there is one."""
-    kind, demand = demands.FOUND[found]
-    to_nobody = found is Found.IN_REACH
+    kind, demand = demands.DETECTIONS[detection]
+    record_only = detection is Detection.IN_REACH
     outage_id = "" if heard_ms is None else outages.covering(decisions.state, heard_ms)
     key = target.key if target else WEARER
-    if outages.is_grouped(case_state, found, key):
+    if outages.is_grouped(case_state, detection, key):
         return Demand.RECORD
     if outage_id and demand is Demand.NOTIFY:
-        to_nobody, demand = True, Demand.RECORD
-        outages.group(decisions.state, case_state, found, key)
+        record_only, demand = True, Demand.RECORD
+        outages.group(decisions.state, case_state, detection, key)
     decisions.alert(
-        case_state, kind, demand, at_ms, target=target, cause=cause, to_nobody=to_nobody, outage_id=outage_id
+        case_state, kind, demand, at_ms, target=target, cause=cause, record_only=record_only, outage_id=outage_id
     )
     return demand
 
@@ -141,7 +141,7 @@ def _contact(decisions: Decisions, case_state: CaseState, at_ms: int, cause: Cau
     if at_ms < silent_ms:
         if case_state.silent:
             case_state.silent = None
-            _tell(decisions, case_state, Found.HEARD_AGAIN, at_ms, None, cause)
+            _emit(decisions, case_state, Detection.HEARD_AGAIN, at_ms, None, cause)
             outages.note_heard(decisions, case_state, at_ms)
         yield silent_ms
         return
@@ -150,12 +150,12 @@ def _contact(decisions: Decisions, case_state: CaseState, at_ms: int, cause: Cau
         heard_before = any(tag_id in state.heard_at_ms for tag_id in case_state.case.tag_device_ids)
         if heard_before and case_state.case.exercise is Exercise.NONE:
             outages.note_silence(decisions, case_state.case.case_id, moment_ms)
-        case_state.silent = _tell(decisions, case_state, Found.NOT_HEARD, moment_ms, None, cause, since_ms)
+        case_state.silent = _emit(decisions, case_state, Detection.NOT_HEARD, moment_ms, None, cause, since_ms)
     if at_ms < long_ms:
         yield long_ms
     elif case_state.silent is Demand.RECORD:
         moment_ms = max(long_ms, from_ms)
-        case_state.silent = _tell(decisions, case_state, Found.NOT_HEARD_FOR_LONG, moment_ms, None, cause, since_ms)
+        case_state.silent = _emit(decisions, case_state, Detection.NOT_HEARD_FOR_LONG, moment_ms, None, cause, since_ms)
 
 
 def _persons(decisions: Decisions, case_state: CaseState, at_ms: int, cause: CausingReport | None) -> Iterator[int]:
@@ -169,21 +169,21 @@ def _persons(decisions: Decisions, case_state: CaseState, at_ms: int, cause: Cau
         lost_ms = heard_ms + state.rules.protected_lost_after_ms
         if at_ms < lost_ms:
             if case_state.lost.pop(target.key, False):
-                _tell(decisions, case_state, Found.PERSON_FOUND, at_ms, target, cause)
+                _emit(decisions, case_state, Detection.PERSON_FOUND, at_ms, target, cause)
             yield lost_ms
         elif target.key not in case_state.lost:
-            told = not _explained(case_state, target)
-            if told:
+            emitted = not _explained(case_state, target)
+            if emitted:
                 moment_ms = max(lost_ms, from_ms)
-                demand = _tell(decisions, case_state, Found.PERSON_LOST, moment_ms, target, cause, heard_ms)
-                told = demand > Demand.RECORD
-            case_state.lost[target.key] = told
+                demand = _emit(decisions, case_state, Detection.PERSON_LOST, moment_ms, target, cause, heard_ms)
+                emitted = demand > Demand.RECORD
+            case_state.lost[target.key] = emitted
 
 
 def _explained(case_state: CaseState, target: Target) -> bool:
     """Whether all devices of a person have said why they won't be heard: the police know."""
     devices = target.device_ids
-    return bool(devices) and all(case_state.stands(demands.EXPLAINED, device) for device in devices)
+    return bool(devices) and all(case_state.has_active(demands.EXPLAINS_SILENCE, device) for device in devices)
 
 
 # ── reach ────────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -199,34 +199,34 @@ def _reach(decisions: Decisions, case_state: CaseState, at_ms: int, cause: Causi
             if withheld_clearing.is_unseen_still(decisions, case_state, target, last, cause):
                 case_state.unseen = True  # each report may be the one that ends it
             elif case_state.near.pop(target.key, None):
-                _tell(decisions, case_state, Found.SEEN_AGAIN, at_ms, target, cause)
+                _emit(decisions, case_state, Detection.POSITION_REGAINED, at_ms, target, cause)
         yield last.time_ms + UNKNOWN_AFTER_MS
         return
     if not case_state.unseen:
         case_state.unseen = True
         safe_region.drop_case(state, case)
-    sign = any(case_state.stands(demands.SIGNS, tag_id) for tag_id in case.tag_device_ids)
+    sign = any(case_state.has_active(demands.EVASION_SIGNS, tag_id) for tag_id in case.tag_device_ids)
     from_ms = case_state.awaited_from_ms[WEARER]
     for target in case.targets:
-        found_ms, found = _possible_ms(state, case_state, last, target), Found.IN_REACH
+        found_ms, detection = _possible_ms(state, case_state, last, target), Detection.IN_REACH
         if found_ms is None and target.key not in case_state.near:
             continue
         if found_ms is not None and at_ms < found_ms:
             yield found_ms
             continue
         if found_ms is not None and (sign or _was_near(state, case, last, target)):
-            found = Found.IN_REACH_AFTER_A_SIGN
+            detection = Detection.IN_REACH_AFTER_A_SIGN
         else:
             likely_ms = _likely_ms(state, case_state, last, target)
             if at_ms < likely_ms:
                 yield likely_ms
             else:
-                found_ms, found = likely_ms, Found.LIKELY_IN_REACH
-        if found_ms is not None and case_state.near.get(target.key, 0) < demands.FOUND[found][1]:
+                found_ms, detection = likely_ms, Detection.LIKELY_IN_REACH
+        if found_ms is not None and case_state.near.get(target.key, 0) < demands.DETECTIONS[detection][1]:
             moment_ms = max(found_ms, from_ms)
             # Whoever is heard and yet unseen is so for a reason of their own.
             heard_ms = _heard_ms(state, case_state, WEARER) if case_state.silent else None
-            case_state.near[target.key] = _tell(decisions, case_state, found, moment_ms, target, cause, heard_ms)
+            case_state.near[target.key] = _emit(decisions, case_state, detection, moment_ms, target, cause, heard_ms)
             withheld_clearing.keep_last(state, case_state, target, last)
 
 

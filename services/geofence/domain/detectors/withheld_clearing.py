@@ -15,11 +15,10 @@ from typing import NamedTuple
 from services.geofence.domain import demands
 from services.geofence.domain.alerts import AlertKind, CausingReport
 from services.geofence.domain.decisions import Decisions
-from services.geofence.domain.demands import Found
+from services.geofence.domain.demands import Detection
 from services.geofence.domain.detectors import encounters
 from services.geofence.domain.entries import Case, Demand, Ring, Target
-from services.geofence.domain.kinematics import plausibility as credibility
-from services.geofence.domain.kinematics import probability, rings, travel_feasibility
+from services.geofence.domain.kinematics import plausibility, probability, rings, travel_feasibility
 from services.geofence.domain.kinematics.track import Fix, Track
 from services.geofence.domain.kinematics.travel_feasibility import Way
 from services.geofence.domain.state import CaseState, State
@@ -86,9 +85,9 @@ def is_unseen_still(
             continue
         way = _follow_from(kept[0], track.fixes)
         if not way.is_believed:
-            note(decisions, case_state, target, None, way.since_ms, cause, None)
+            emit(decisions, case_state, target, None, way.since_ms, cause, None)
             return True
-    is_over(decisions, case_state, target, None, cause)
+    end(decisions, case_state, target, None, cause)
     _drop(case_state, _key(target, None))
     return False
 
@@ -105,7 +104,7 @@ def keep_last(state: State, case_state: CaseState, target: Target, last: Fix | N
             ]
 
 
-def note(
+def emit(
     decisions: Decisions,
     case_state: CaseState,
     target: Target,
@@ -118,9 +117,9 @@ def note(
     key = _key(target, ring)
     if case_state.withheld.get(key):
         return
-    again = any(key_before.startswith(f"{target.key} ") for key_before in case_state.withheld)
+    repeated = any(key_before.startswith(f"{target.key} ") for key_before in case_state.withheld)
     case_state.withheld[key] = since_ms
-    kind, demand = demands.FOUND[Found.LEFT_BY_JUMP_AGAIN if again else Found.LEFT_BY_JUMP]
+    kind, demand = demands.DETECTIONS[Detection.LEFT_BY_JUMP_REPEATED if repeated else Detection.LEFT_BY_JUMP]
     decisions.alert(
         case_state,
         kind,
@@ -131,24 +130,24 @@ def note(
         cause=cause,
         distance_mm=distance_mm,
         due_ms=decisions.state.now_ms,
-        to_nobody=again,
+        record_only=repeated,
     )
 
 
-def is_over(
+def end(
     decisions: Decisions, case_state: CaseState, target: Target, ring: Ring | None, cause: CausingReport | None
 ) -> None:
     """Notes for the record that nothing is withheld any more. To the legs it is no all-clear: that is the ring's own."""
     key = _key(target, ring)
     if case_state.withheld.get(key):
         case_state.withheld[key] = 0
-        kind, demand = demands.FOUND[Found.WAY_FOUND]
+        kind, demand = demands.DETECTIONS[Detection.WAY_FOUND]
         decisions.alert(
-            case_state, kind, demand, decisions.state.now_ms, target=target, ring=ring, cause=cause, to_nobody=True
+            case_state, kind, demand, decisions.state.now_ms, target=target, ring=ring, cause=cause, record_only=True
         )
 
 
-def is_back(
+def emit_reentry(
     decisions: Decisions, case_state: CaseState, target: Target, ring: Ring, cause: CausingReport | None
 ) -> None:
     """Demands what a ring demands whose all-clear was withheld, once positions are within it again."""
@@ -160,12 +159,12 @@ def is_back(
         distance_mm = target.shape.least(here, here)
         tracks = [track for _, track in pair.sides]
         if distance_mm > ring.radius_mm or not all(
-            credibility.is_newest_believed(track, state.rules.reach_mps) for track in tracks
+            plausibility.is_newest_believed(track, state.rules.reach_mps) for track in tracks
         ):
             continue
-        is_over(decisions, case_state, target, ring, cause)
+        end(decisions, case_state, target, ring, cause)
         at_ms = max(track.fixes[-1].time_ms for track in tracks)
-        if encounters.holding(state, case, at_ms) is None:
+        if encounters.active_at(state, case, at_ms) is None:
             accuracies = tuple(track.fixes[-1].accuracy_mm for track in tracks)
             decisions.alert(
                 case_state,
@@ -268,7 +267,7 @@ def _known(state: State, case_state: CaseState, target: Target, ring: Ring, pair
     for device_id, track in pair.sides:
         if from_ms is not None:
             # A device that had said no more than it takes to say that it left: a receiver that starts may tell of where it was last.
-            known = track.forgot or bisect_left(track.fixes, (from_ms,)) > rings.AGREE
+            known = track.is_truncated or bisect_left(track.fixes, (from_ms,)) > rings.AGREEING_FIXES
             yield travel_feasibility.ways(track.fixes, from_ms) if known else []
         else:
             kept = case_state.ways.get(_pair_key(target, ring, pair, device_id), [])
@@ -282,7 +281,7 @@ def _from_ms(state: State, case_state: CaseState, target: Target, ring: Ring, pa
     vague_mm = wearer.fixes[-1].accuracy_mm + (device.fixes[-1].accuracy_mm if device else 0)
     near_mm = ring.radius_mm + state.rules.clear_margin_of(ring.radius_mm) + vague_mm
     for piece in reversed(rings.assumed(wearer, device, since_ms, state.now_ms)[0]):
-        if target.shape.reach_mm(piece.start) - math.dist(piece.start, piece.end) > near_mm:
+        if target.shape.min_distance_mm(piece.start) - math.dist(piece.start, piece.end) > near_mm:
             continue
         spans = target.shape.within(piece.start, piece.end, near_mm)
         if spans:

@@ -60,7 +60,7 @@ class Disc:
         """Least distance to the edge on the way, millimetres; 0 inside."""
         return max(0.0, _least_norm(_minus(start, self.centre), _minus(end, self.centre)) - self.radius_mm)
 
-    def reach_mm(self, point: Vector) -> float:
+    def min_distance_mm(self, point: Vector) -> float:
         """A lower bound of the distance from `point`, millimetres."""
         return math.dist(point, self.centre) - self.radius_mm
 
@@ -135,7 +135,7 @@ class PlanePolygon:
             return 0.0
         return min(_segments_apart(a, b, *side) for side in self.sides)
 
-    def reach_mm(self, point: Vector) -> float:
+    def min_distance_mm(self, point: Vector) -> float:
         """A lower bound of the distance from `point`, millimetres."""
         return math.dist(point, self.origin) - self.radius_mm
 
@@ -215,8 +215,8 @@ def _quadratic(a: float, b: float, c: float) -> Span | None:
         return None
     # The root with the sum of like signs is exact; the other follows from the product of the roots, without cancellation.
     q = -(b + math.copysign(math.sqrt(discriminant), b))
-    one, two = q / a, (c / q if q else 0.0)
-    low, high = max(0.0, min(one, two)), min(1.0, max(one, two))
+    root, other_root = q / a, (c / q if q else 0.0)
+    low, high = max(0.0, min(root, other_root)), min(1.0, max(root, other_root))
     return (low, high) if low <= high else None
 
 
@@ -251,8 +251,8 @@ def _between_bounds(start: float, step: float, low: float, high: float) -> Span 
     """Where low <= start + s step <= high in 0..1."""
     if step == 0:
         return (0.0, 1.0) if low <= start <= high else None
-    one, two = (low - start) / step, (high - start) / step
-    first, last = max(0.0, min(one, two)), min(1.0, max(one, two))
+    at_low, at_high = (low - start) / step, (high - start) / step
+    first, last = max(0.0, min(at_low, at_high)), min(1.0, max(at_low, at_high))
     return (first, last) if first <= last else None
 
 

@@ -11,9 +11,11 @@ Stretch = tuple[int, int]
 def add_stretch(stretches: list[Stretch], from_ms: int, to_ms: int) -> None:
     """Adds a stretch, joined with those that it touches."""
     touched = [stretch for stretch in stretches if stretch[0] <= to_ms and from_ms <= stretch[1]]
-    for one in touched:
-        stretches.remove(one)
-    stretches.append((min([from_ms, *(one[0] for one in touched)]), max([to_ms, *(one[1] for one in touched)])))
+    for stretch in touched:
+        stretches.remove(stretch)
+    stretches.append(
+        (min([from_ms, *(stretch[0] for stretch in touched)]), max([to_ms, *(stretch[1] for stretch in touched)]))
+    )
     stretches.sort()
 
 

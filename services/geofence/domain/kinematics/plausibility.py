@@ -10,27 +10,27 @@ import math
 from bisect import bisect_left, bisect_right
 from itertools import pairwise
 
-from services.geofence.domain.kinematics.rings import AGREE
+from services.geofence.domain.kinematics.rings import AGREEING_FIXES
 from services.geofence.domain.kinematics.track import AFTER_ALL_MS, JUMP_MPS, UNKNOWN_AFTER_MS, Fix, Track
 
-KNOWN_FROM = 3
+MIN_KNOWN = 3
 """A device of which fewer fixes are known is believed as it comes, but for what nothing on the ground can do."""
 PACE_TIMES = 3
 """Faster than the speed bound is a surprise only where it is also so many times the device's own pace: drivers and trains aren't."""
-PACE_OF = 5
+PACE_FIXES = 5
 """Its pace is the greatest between so many of its last believed fixes."""
 AGREES_MPS = 40
 """A second position agrees where a car on a motorway could have gone on to it from the first."""
-THERE_MM = 100_000
+SAME_PLACE_MM = 100_000
 """... or where the device was so near in the 3 minutes before, beyond what the accuracies explain."""
 VAGUE_FROM_MM = 100_000
 VAGUE_TIMES = 4
 """A fix that is at best so exact, and so many times worse than its neighbours, says nothing that they don't."""
-HELD = 3
+MAX_HELD = 3
 """Fixes that can be between two that are believed and are joined by a line."""
-JUDGED = PACE_OF + AGREE
+JUDGED_FIXES = PACE_FIXES + AGREEING_FIXES
 """What is said of the newest fix rests on so many of the newest, whatever their age."""
-BACK = 8
+LOOKBACK_FIXES = 8
 """A judgement begins so many fixes before the stretch that is looked at: two that agree are believed, whatever was before."""
 
 
@@ -40,17 +40,17 @@ def believed(track: Track, from_ms: int, until_ms: int | None, bound_mps: int) -
     Until None: up to the newest fix. Of a track with a fix at least one is believed.
     """
     fixes = track.fixes
-    first = max(0, bisect_left(fixes, (from_ms,)) - BACK)
+    first = max(0, bisect_left(fixes, (from_ms,)) - LOOKBACK_FIXES)
     stop = len(fixes) if until_ms is None else bisect_right(fixes, (until_ms, AFTER_ALL_MS)) + 2
     return Track(_judge(fixes[first:stop], bound_mps))
 
 
-def back_ms(tracks: tuple[Track | None, ...], from_ms: int) -> int:
+def lookback_ms(tracks: tuple[Track | None, ...], from_ms: int) -> int:
     """From when on a look has to begin that begins at a fix, so that a way to what was held until now is in it."""
     found = from_ms
     for track in tracks:
         if track is not None:
-            before = track.fixes[max(0, bisect_right(track.fixes, (from_ms, AFTER_ALL_MS)) - HELD)]
+            before = track.fixes[max(0, bisect_right(track.fixes, (from_ms, AFTER_ALL_MS)) - MAX_HELD)]
             found = min(found, max(before.time_ms, from_ms - UNKNOWN_AFTER_MS))
     return found
 
@@ -63,29 +63,29 @@ def is_newest_believed(track: Track, bound_mps: int) -> bool:
     return believed(track, fixes[-1].time_ms, None, bound_mps).fixes[-1] is fixes[-1]
 
 
-def left_by_leap(track: Track) -> list[tuple[Fix, float]]:
+def left_by_jump(track: Track) -> list[tuple[Fix, float]]:
     """Where a device was before it leapt away, the newest first, and its pace until then, m/s; for 3 minutes, or until the fourth fix.
 
     A leap is beyond all that the accuracies and its own pace of late explain, at whatever speed: a car's is one for who stood still. A
     vague position isn't where it leapt from.
     """
     fixes, found = track.fixes, []
-    for i in range(len(fixes) - 1, max(1, len(fixes) - AGREE), -1):
+    for i in range(len(fixes) - 1, max(1, len(fixes) - AGREEING_FIXES), -1):
         before, fix = fixes[i - 1], fixes[i]
         if fixes[-1].time_ms - fix.time_ms > UNKNOWN_AFTER_MS:
             break
         beyond_mm = _beyond_mm(before, fix)
-        if beyond_mm <= THERE_MM or before.accuracy_mm >= VAGUE_FROM_MM:
+        if beyond_mm <= SAME_PLACE_MM or before.accuracy_mm >= VAGUE_FROM_MM:
             continue
-        pace_mps = _pace_mps(fixes[max(0, i - PACE_OF) : i])
+        pace_mps = _pace_mps(fixes[max(0, i - PACE_FIXES) : i])
         if beyond_mm > PACE_TIMES * pace_mps * (fix.time_ms - before.time_ms):
             found.append((before, pace_mps))
     return found
 
 
-def has_leapt(track: Track) -> bool:
+def has_jumped(track: Track) -> bool:
     """Whether it may also still be where it was before a leap."""
-    return bool(left_by_leap(track))
+    return bool(left_by_jump(track))
 
 
 def _is_odd(before: Fix, fix: Fix, bound_mps: int) -> bool:
@@ -102,7 +102,7 @@ def _judge(fixes: list[Fix], bound_mps: int) -> list[Fix]:
     for fix in fixes[1:]:
         last = found[-1]
         after_gap = fix.time_ms - last.time_ms > UNKNOWN_AFTER_MS
-        if not after_gap and _is_surprise(found, fix, bound_mps):
+        if not after_gap and _is_jump(found, fix, bound_mps):
             if held is not None and _beyond_mm(held, fix) <= AGREES_MPS * (fix.time_ms - held.time_ms):
                 found += (held, fix)
                 held = None
@@ -111,7 +111,7 @@ def _judge(fixes: list[Fix], bound_mps: int) -> list[Fix]:
                 held = None
             else:
                 held = fix
-        elif after_gap or not _says_nothing(found, fix, bound_mps):
+        elif after_gap or not _adds_nothing(found, fix, bound_mps):
             found.append(fix)
             held = None
         seen.append(fix)
@@ -123,16 +123,16 @@ def _beyond_mm(before: Fix, fix: Fix) -> float:
     return math.dist(before[3:6], fix[3:6]) - before.accuracy_mm - fix.accuracy_mm
 
 
-def _is_surprise(found: list[Fix], fix: Fix, bound_mps: int) -> bool:
+def _is_jump(found: list[Fix], fix: Fix, bound_mps: int) -> bool:
     """Whether the way from the last believed fix is faster than the bound and than what the device has done lately."""
     last = found[-1]
     took_ms = fix.time_ms - last.time_ms
     beyond_mm = _beyond_mm(last, fix)
     if beyond_mm <= bound_mps * took_ms:
         return False
-    if len(found) < KNOWN_FROM:
+    if len(found) < MIN_KNOWN:
         return beyond_mm > JUMP_MPS * took_ms
-    return beyond_mm > min(JUMP_MPS, PACE_TIMES * _pace_mps(found[-PACE_OF:])) * took_ms
+    return beyond_mm > min(JUMP_MPS, PACE_TIMES * _pace_mps(found[-PACE_FIXES:])) * took_ms
 
 
 def _pace_mps(fixes: list[Fix]) -> float:
@@ -142,15 +142,18 @@ def _pace_mps(fixes: list[Fix]) -> float:
 
 def _was_there(seen: list[Fix], fix: Fix) -> bool:
     """Whether a fix of the 3 minutes before said the same: a receiver that goes to and fro is believed at the second time."""
-    return any(fix.time_ms - one.time_ms <= UNKNOWN_AFTER_MS and _beyond_mm(one, fix) <= THERE_MM for one in seen)
+    return any(
+        fix.time_ms - earlier.time_ms <= UNKNOWN_AFTER_MS and _beyond_mm(earlier, fix) <= SAME_PLACE_MM
+        for earlier in seen
+    )
 
 
-def _says_nothing(found: list[Fix], fix: Fix, bound_mps: int) -> bool:
+def _adds_nothing(found: list[Fix], fix: Fix, bound_mps: int) -> bool:
     """Whether a vague fix allows what the sharp ones before it say."""
     if fix.accuracy_mm < VAGUE_FROM_MM:
         return False
     last = found[-1]
-    sharp_mm = min(one.accuracy_mm for one in found[-KNOWN_FROM:])
+    sharp_mm = min(last_believed.accuracy_mm for last_believed in found[-MIN_KNOWN:])
     return fix.accuracy_mm > VAGUE_TIMES * sharp_mm and _beyond_mm(last, fix) <= bound_mps * (
         fix.time_ms - last.time_ms
     )

@@ -15,13 +15,13 @@ from services.geofence.domain.state import State
 
 POSSIBLE_P = 0.01
 """What is less likely isn't told."""
-ALLOWS = 2
+POSSIBLE_TIMES = 2
 """Beyond a ring by so many times the accuracies the probability of being inside is below POSSIBLE_P."""
 SURELY_BEYOND = probability.SURELY_OUTSIDE / 1.5
 """Beyond a ring by so many times the accuracies nobody is possibly inside, to six places; an accuracy is 1.5 standard deviations."""
 
 
-class Maybe(NamedTuple):
+class PossiblePresence(NamedTuple):
     """That the wearer may be within the ring."""
 
     at_ms: int
@@ -37,10 +37,10 @@ class Presence(NamedTuple):
 
     entered: tuple[int, float, float] | None
     """The first moment at which the wearer is taken to be inside, the distance then, mm, and the probability; None where never."""
-    possible: Maybe | None
+    possible: PossiblePresence | None
 
 
-def look(
+def evaluate(
     state: State,
     sides: tuple[Track, Track | None],
     target: Target,
@@ -56,18 +56,18 @@ def look(
     tracks = tuple(
         plausibility.believed(side, from_ms, None if newest else until_ms, rules.reach_mps) for side in sides if side
     )
-    if _is_far_out_of_reach(tracks, target, ring.radius_mm, from_ms, until_ms):
-        return _newest(state, sides, tracks, target, ring, None) if newest else Presence(None, None)
+    if _is_far_unreachable(tracks, target, ring.radius_mm, from_ms, until_ms):
+        return _from_newest_or_before_jump(state, sides, tracks, target, ring, None) if newest else Presence(None, None)
     if len(tracks) > 1:
-        tracks = (tracks[0], stationary.settled(tracks[1]))
-    vague_mm = sum(max(fix.accuracy_mm for fix in track.fixes[-plausibility.BACK :]) for track in tracks)
+        tracks = (tracks[0], stationary.averaged(tracks[1]))
+    vague_mm = sum(max(fix.accuracy_mm for fix in track.fixes[-plausibility.LOOKBACK_FIXES :]) for track in tracks)
     threshold = rules.respond_p_pct / 100
-    best: Maybe | None = None
-    if _is_out_of_reach(tracks, target, ring.radius_mm + ALLOWS * vague_mm, from_ms, until_ms):
-        return _newest(state, sides, tracks, target, ring, None) if newest else Presence(None, None)
+    best: PossiblePresence | None = None
+    if _is_unreachable(tracks, target, ring.radius_mm + POSSIBLE_TIMES * vague_mm, from_ms, until_ms):
+        return _from_newest_or_before_jump(state, sides, tracks, target, ring, None) if newest else Presence(None, None)
     for pieces in rings.assumed(tracks[0], tracks[1] if len(tracks) > 1 else None, from_ms, until_ms):
         for at_ms, distance_mm in rings.moments_within(
-            pieces, target.shape, ring.radius_mm, from_ms, ALLOWS * vague_mm
+            pieces, target.shape, ring.radius_mm, from_ms, POSSIBLE_TIMES * vague_mm
         ):
             if any(track.is_on_jump(at_ms) for track in tracks):
                 continue
@@ -75,20 +75,18 @@ def look(
             if p >= threshold:
                 return Presence((at_ms, distance_mm, p), None)
             if best is None or p > best.p:
-                best = Maybe(at_ms, distance_mm, p, None)
+                best = PossiblePresence(at_ms, distance_mm, p, None)
     if not newest:
         return Presence(None, None)
-    return _newest(state, sides, tracks, target, ring, best)
+    return _from_newest_or_before_jump(state, sides, tracks, target, ring, best)
 
 
-def most_mm(rules: Rules) -> int:
+def max_travel_mm(rules: Rules) -> int:
     """No wearer is taken to have gone farther from where a leap began."""
     return rules.reach_mps * UNKNOWN_AFTER_MS
 
 
-def _is_far_out_of_reach(
-    tracks: tuple[Track, ...], target: Target, radius_mm: int, from_ms: int, until_ms: int
-) -> bool:
+def _is_far_unreachable(tracks: tuple[Track, ...], target: Target, radius_mm: int, from_ms: int, until_ms: int) -> bool:
     """A cheaper bound that sorts out nearly all looks, before anybody is put where they rest.
 
     Each mean of positions lies among them, so within the greatest distance of any from the newest one, and no movement between two
@@ -96,13 +94,15 @@ def _is_far_out_of_reach(
     """
     wearer = tracks[0]
     here = wearer.fixes[-1]
-    away_mm = wearer.path_since_mm(from_ms) + ALLOWS * max(fix[6] for fix in wearer.fixes[-plausibility.BACK :])
+    away_mm = wearer.path_since_mm(from_ms) + POSSIBLE_TIMES * max(
+        fix[6] for fix in wearer.fixes[-plausibility.LOOKBACK_FIXES :]
+    )
     if len(tracks) == 1:
-        return target.shape.reach_mm(here.point) - away_mm > radius_mm
+        return target.shape.min_distance_mm(here.point) - away_mm > radius_mm
     device = tracks[1]
     point = device.fixes[-1][3:6]
     wide_mm = max(dist(fix[3:6], point) for fix in device.fixes)
-    away_mm += wide_mm + ALLOWS * max(fix[6] for fix in device.fixes)
+    away_mm += wide_mm + POSSIBLE_TIMES * max(fix[6] for fix in device.fixes)
     if len(device.fixes) > 1:
         took_ms = max(1, device.fixes[-1][0] - device.fixes[-2][0])
         away_mm += 2 * wide_mm * min(PREDICT_MS, max(0, until_ms - device.fixes[-1][0])) / took_ms
@@ -111,10 +111,10 @@ def _is_far_out_of_reach(
     return dist(here[3:6], point) - away_mm - ROUNDED_MM > radius_mm
 
 
-def _is_out_of_reach(tracks: tuple[Track, ...], target: Target, radius_mm: float, from_ms: int, until_ms: int) -> bool:
+def _is_unreachable(tracks: tuple[Track, ...], target: Target, radius_mm: float, from_ms: int, until_ms: int) -> bool:
     """A cheap bound that sorts out most looks: wherever both were and would go on to, they were farther apart."""
     here, there = tracks[0].fixes[-1], tracks[1].fixes[-1] if len(tracks) > 1 else None
-    apart_mm = dist(here[3:6], there[3:6]) if there else target.shape.reach_mm(here.point)
+    apart_mm = dist(here[3:6], there[3:6]) if there else target.shape.min_distance_mm(here.point)
     for track in tracks:
         apart_mm -= track.path_since_mm(from_ms)
         if there and (ahead := track.predicted(until_ms)):
@@ -122,28 +122,30 @@ def _is_out_of_reach(tracks: tuple[Track, ...], target: Target, radius_mm: float
     return apart_mm > radius_mm
 
 
-def _newest(
+def _from_newest_or_before_jump(
     state: State,
     sides: tuple[Track, Track | None],
     believed: tuple[Track, ...],
     target: Target,
     ring: Ring,
-    best: Maybe | None,
+    best: PossiblePresence | None,
 ) -> Presence:
     """What the newest positions say, and where they allow nothing, what those before a leap away do."""
-    found = _as_they_say(state, sides, believed, target, ring, best)
+    found = _from_newest(state, sides, believed, target, ring, best)
     if found.entered or found.possible:
         return found
-    return Presence(None, _before_leaps(state, sides, target, ring))
+    return Presence(None, _before_jumps(state, sides, target, ring))
 
 
-def _before_leaps(state: State, sides: tuple[Track, Track | None], target: Target, ring: Ring) -> Maybe | None:
+def _before_jumps(
+    state: State, sides: tuple[Track, Track | None], target: Target, ring: Ring
+) -> PossiblePresence | None:
     """That the wearer may be within the ring where one of the two is still where it was before it leapt away.
 
     A wearer goes on from there at the own pace, and on foot at least, for 3 minutes; a person's device stays.
     """
     wearer, device = sides
-    left, left_too = plausibility.left_by_leap(wearer), plausibility.left_by_leap(device) if device else []
+    left, left_too = plausibility.left_by_jump(wearer), plausibility.left_by_jump(device) if device else []
     if not left and not left_too:
         return None
     at_ms = max(side.fixes[-1].time_ms for side in sides if side)
@@ -156,34 +158,37 @@ def _before_leaps(state: State, sides: tuple[Track, Track | None], target: Targe
             accuracies = (here.accuracy_mm, there.accuracy_mm) if there else (here.accuracy_mm,)
             apart_mm = dist(here[3:6], there[3:6]) if there else target.shape.least(here.point, here.point)
             if max(accuracies) < plausibility.VAGUE_FROM_MM and apart_mm <= ring.radius_mm + sum(accuracies) + went_mm:
-                return Maybe(
+                return PossiblePresence(
                     at_ms, apart_mm, probability.inside(apart_mm, ring.radius_mm, accuracies), AnomalyKind.JUMP
                 )
     return None
 
 
-def _as_they_say(
+def _from_newest(
     state: State,
     sides: tuple[Track, Track | None],
     believed: tuple[Track, ...],
     target: Target,
     ring: Ring,
-    best: Maybe | None,
+    best: PossiblePresence | None,
 ) -> Presence:
     """What the newest positions say themselves, also where they aren't believed, and with those before that say the same."""
     raw = tuple(side for side in sides if side is not None)
     here, there = raw[0].fixes[-1], raw[1].fixes[-1] if len(raw) > 1 else None
     at_ms = max(here.time_ms, there.time_ms if there else 0)
-    accuracies = tuple(one.fixes[-1].accuracy_mm for one in raw)
+    accuracies = tuple(track.fixes[-1].accuracy_mm for track in raw)
     if best is None:
-        least_mm = dist(here[3:6], there[3:6]) if there else target.shape.reach_mm(here.point)
+        least_mm = dist(here[3:6], there[3:6]) if there else target.shape.min_distance_mm(here.point)
         if least_mm > ring.radius_mm + SURELY_BEYOND * sum(accuracies) + ROUNDED_MM:
             return Presence(None, None)
     apart_mm = dist(here[3:6], there[3:6]) if there else target.shape.least(here.point, here.point)
-    held = any(own.fixes[-1][:3] != one.fixes[-1][:3] for own, one in zip(believed, raw, strict=True))
+    held = any(
+        believed_track.fixes[-1][:3] != raw_track.fixes[-1][:3]
+        for believed_track, raw_track in zip(believed, raw, strict=True)
+    )
     p = probability.inside(apart_mm, ring.radius_mm, accuracies)
     if not held and apart_mm <= ring.radius_mm:
-        steady = probability.inside(apart_mm, ring.radius_mm, tuple(one.steady_accuracy_mm() for one in raw))
+        steady = probability.inside(apart_mm, ring.radius_mm, tuple(track.steady_accuracy_mm() for track in raw))
         if steady >= state.rules.respond_p_pct / 100:
             return Presence((here.time_ms, apart_mm, steady), None)
     # Too vague to enter the ring even from its middle: then its disc says what is possible.
@@ -192,7 +197,7 @@ def _as_they_say(
         p >= POSSIBLE_P or (vague and apart_mm - sum(accuracies) <= ring.radius_mm)
     ):
         anomaly = AnomalyKind.VAGUE if vague else AnomalyKind.JUMP if held else None
-        return Presence(None, Maybe(at_ms, apart_mm, p, anomaly))
+        return Presence(None, PossiblePresence(at_ms, apart_mm, p, anomaly))
     if best is not None and best.p >= POSSIBLE_P:
         return Presence(None, best)
     return Presence(None, None)

@@ -12,9 +12,9 @@ from services.geofence.domain.kinematics.geometry import Shape, Vector
 from services.geofence.domain.kinematics.intervals import Stretch, add_stretch, overlaps
 from services.geofence.domain.kinematics.track import UNKNOWN_AFTER_MS, Piece, Track, difference
 
-AGREE = 4
+AGREEING_FIXES = 4
 """So many of the newest positions of each side must say that a ring was left which sends somebody ..."""
-AGREE_MOST_MS = 600_000
+MAX_AGREE_MS = 600_000
 """... or all of so long, where that many take longer."""
 
 
@@ -34,9 +34,9 @@ class Account:
     """Stretches inside, as they were published last."""
     min_mm: float | None
     """Least distance, as it was published last."""
-    settled: list[Stretch]
+    final_inside: list[Stretch]
     """Stretches inside that no report can change any more: those before `RingState.floor_ms`."""
-    settled_mm: float | None
+    final_min_mm: float | None
     """Least distance before `RingState.floor_ms`."""
     due_ms: int | None = None
     """When an amended account is published, mesh time; None while no late report concerns it."""
@@ -126,7 +126,7 @@ def may_reach(ways: list[list[Piece]], shape: Shape, radius_mm: float) -> bool:
     """Whether any movement could come within the radius; false only where none can."""
     for pieces in ways:
         for piece in pieces:
-            if shape.reach_mm(piece.start) - math.dist(piece.start, piece.end) <= radius_mm:
+            if shape.min_distance_mm(piece.start) - math.dist(piece.start, piece.end) <= radius_mm:
                 return True
     return False
 
@@ -156,7 +156,7 @@ def moments_within(
             yield at_ms, shape.least(point, point)
 
 
-def account(
+def measure_inside(
     inside: list[Stretch],
     least_mm: float | None,
     shape: Shape,
@@ -211,10 +211,10 @@ def agree_from_ms(sides: tuple[Track | None, ...], since_ms: int, until_ms: int)
         if side is None:
             continue
         fixes = side.fixes
-        if len(fixes) >= AGREE and fixes[-AGREE].time_ms >= max(since_ms, until_ms - AGREE_MOST_MS):
-            from_ms = min(from_ms, fixes[-AGREE].time_ms)
-        elif since_ms <= until_ms - AGREE_MOST_MS:
-            from_ms = min(from_ms, fixes[bisect_left(fixes, (until_ms - AGREE_MOST_MS,))].time_ms)
+        if len(fixes) >= AGREEING_FIXES and fixes[-AGREEING_FIXES].time_ms >= max(since_ms, until_ms - MAX_AGREE_MS):
+            from_ms = min(from_ms, fixes[-AGREEING_FIXES].time_ms)
+        elif since_ms <= until_ms - MAX_AGREE_MS:
+            from_ms = min(from_ms, fixes[bisect_left(fixes, (until_ms - MAX_AGREE_MS,))].time_ms)
         else:
             return None
     return from_ms

@@ -16,10 +16,10 @@ from typing import NamedTuple
 from services.geofence.domain.entries import Case
 from services.geofence.domain.kinematics import plausibility, presence
 from services.geofence.domain.kinematics.geometry import Vector
-from services.geofence.domain.kinematics.track import PREDICT_MOST_MM, Fix, SafeRegion
+from services.geofence.domain.kinematics.track import MAX_PREDICTION_MM, Fix, SafeRegion
 from services.geofence.domain.state import State
 
-VAGUE_TIMES = 3
+ACCURACY_TIMES = 3
 """A position may be wrong by three times its 68 % accuracy (4.5 standard deviations); nothing is decided on less likely ones."""
 
 
@@ -30,7 +30,7 @@ class _Other(NamedTuple):
     """The other device; None for a place."""
     apart_mm: float
     """Least distance to where it was since a moment, less all that a decision reaches."""
-    ball_mm: float | None
+    region_mm: float | None
     """The same to its ball; None where it has none."""
 
 
@@ -48,23 +48,23 @@ def measure(state: State, device_id: str, from_ms: int) -> None:
     free_mm, narrowed = math.inf, []
     for case_id in state.cases_of[device_id]:
         case_state = state.cases[case_id]
-        if case_state.episode_id or case_state.unseen or case_state.possible:
+        if case_state.episode_id or case_state.unseen or case_state.possible_presences:
             return drop(state, device_id)
         if any(
-            plausibility.has_leapt(state.tracks[device_id])
+            plausibility.has_jumped(state.tracks[device_id])
             for device_id in case_state.case.device_ids
             if device_id in state.tracks
         ):
             return drop(state, device_id)  # for a while that device may also be where it was before, out of its ball
         for other in _others(state, case_state.case, device_id, last, from_ms):
             half_mm = other.apart_mm if other.device_id is None else other.apart_mm / 2
-            if other.device_id is not None and other.ball_mm is not None:
-                if other.ball_mm < half_mm / 2:
+            if other.device_id is not None and other.region_mm is not None:
+                if other.region_mm < half_mm / 2:
                     narrowed.append(other.device_id)  # it makes a new one from where it is by then
                 else:
-                    half_mm = min(half_mm, other.ball_mm)
+                    half_mm = min(half_mm, other.region_mm)
             free_mm = min(free_mm, half_mm)
-    if math.dist(last.point, before.point) + VAGUE_TIMES * max(last.accuracy_mm, before.accuracy_mm) > free_mm:
+    if math.dist(last.point, before.point) + ACCURACY_TIMES * max(last.accuracy_mm, before.accuracy_mm) > free_mm:
         return drop(state, device_id)
     for other_id in narrowed:
         state.tracks[other_id].safe_region = None
@@ -73,7 +73,7 @@ def measure(state: State, device_id: str, from_ms: int) -> None:
 
 def drop(state: State, device_id: str) -> None:
     """The device, and whoever keeps away from it, are looked at with each report until they have balls again."""
-    _take(state, device_id)
+    _remove(state, device_id)
     for case_id in state.cases_of.get(device_id, ()):
         drop_case(state, state.cases[case_id].case)
 
@@ -81,7 +81,7 @@ def drop(state: State, device_id: str) -> None:
 def drop_case(state: State, case: Case) -> None:
     """The same for all devices of a case."""
     for device_id in case.device_ids:
-        _take(state, device_id)
+        _remove(state, device_id)
 
 
 def drop_all(state: State) -> None:
@@ -90,7 +90,7 @@ def drop_all(state: State) -> None:
         track.safe_region = None
 
 
-def _take(state: State, device_id: str) -> None:
+def _remove(state: State, device_id: str) -> None:
     if track := state.tracks.get(device_id):
         track.safe_region = None
 
@@ -104,7 +104,9 @@ def _others(state: State, case: Case, device_id: str, last: Fix, from_ms: int) -
         return
     for target in case.targets:
         if not target.is_person:
-            yield _Other(None, target.shape.reach_mm(last.point) - radius_mm - presence.most_mm(state.rules), None)
+            yield _Other(
+                None, target.shape.min_distance_mm(last.point) - radius_mm - presence.max_travel_mm(state.rules), None
+            )
         for other_id in target.device_ids:
             yield from _device(state, other_id, last.point, radius_mm, from_ms)
 
@@ -115,11 +117,11 @@ def _device(state: State, other_id: str, point: Vector, radius_mm: int, from_ms:
         return  # its first fix is looked at whole
     newest = track.fixes[-1]
     # Who is still where he was before a leap isn't predicted.
-    reach_mm = radius_mm + max(PREDICT_MOST_MM, presence.most_mm(state.rules))
-    since_mm = track.path_since_mm(from_ms) + VAGUE_TIMES * newest.accuracy_mm
-    ball = track.safe_region
+    decision_range_mm = radius_mm + max(MAX_PREDICTION_MM, presence.max_travel_mm(state.rules))
+    since_mm = track.path_since_mm(from_ms) + ACCURACY_TIMES * newest.accuracy_mm
+    region = track.safe_region
     yield _Other(
         other_id,
-        math.dist(point, newest.point) - since_mm - reach_mm,
-        math.dist(point, ball.centre) - ball.free_mm - reach_mm if ball else None,
+        math.dist(point, newest.point) - since_mm - decision_range_mm,
+        math.dist(point, region.centre) - region.free_mm - decision_range_mm if region else None,
     )

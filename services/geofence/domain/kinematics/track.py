@@ -15,14 +15,14 @@ UNKNOWN_AFTER_MS = 180_000
 WINDOW_MS = 7_200_000
 """How long fixes are kept for reports that come late: 2 h."""
 AFTER_ALL_MS = 1 << 62
-AHEAD_MOST_MS = 120_000
+MAX_AHEAD_MS = 120_000
 """Ingest refuses clocks that are farther ahead than this."""
 PREDICT_MS = 30_000
 """How long after a fix its velocity is trusted. With it, 67 of 73 crossings of real tracks are decided at the first report of either
 side after them, and the other 6 at the second."""
 PREDICT_UP_TO_MPS = 60
 """Velocities above it are jumps of the receiver, not movements."""
-PREDICT_MOST_MM = PREDICT_MS * PREDICT_UP_TO_MPS
+MAX_PREDICTION_MM = PREDICT_MS * PREDICT_UP_TO_MPS
 """No prediction leads farther: mm, as ms times m/s."""
 
 
@@ -32,12 +32,12 @@ STEADY_MS = 600_000
 """How far back fixes are looked for that say the same."""
 FROZEN_MS = 600_000
 """Who stands for so long with positions that are the same to the digit ..."""
-COPIED_LEAST = 16
+MIN_COPIED = 16
 """... and in so many of them is frozen; so many different ones that were there before are a copy, and no accident."""
 
 
-PACE_LEAST_MS = 30_000
-PACE_OVER_MS = 300_000
+MIN_PACE_MS = 30_000
+MAX_PACE_MS = 300_000
 """A pace is of movements between these lengths: shorter ones are the receiver's noise, longer ones say nothing of how it goes on."""
 
 
@@ -101,7 +101,7 @@ class Track:
     safe_region: SafeRegion | None = field(default=None, compare=False)
     """Round one of the fixes, where there is one; derived from all tracks and cases, and decides nothing. It is kept here because
     nearly every report asks for it: one search less."""
-    forgot: bool = False
+    is_truncated: bool = False
     """Fixes were dropped while the device played a part in a case: the oldest one that is known isn't its first."""
 
     def add(self, fix: Fix) -> int | None:
@@ -122,7 +122,7 @@ class Track:
     def _holds(self, fix: Fix) -> bool:
         """Whether a report of a clock that is ahead is there, perhaps as of an earlier arrival."""
         for other in reversed(self.fixes):
-            if other.time_ms < fix.fix_ms - AHEAD_MOST_MS:
+            if other.time_ms < fix.fix_ms - MAX_AHEAD_MS:
                 return False
             if (other.fix_ms, other.report_id) == (fix.fix_ms, fix.report_id):
                 return True
@@ -183,23 +183,23 @@ class Track:
         since = len(fixes) - 1
         while since and fixes[since - 1][3:6] == last[3:6]:
             since -= 1
-        if last.time_ms - fixes[since].time_ms < FROZEN_MS or len(fixes) - since < COPIED_LEAST or since < COPIED_LEAST:
+        if last.time_ms - fixes[since].time_ms < FROZEN_MS or len(fixes) - since < MIN_COPIED or since < MIN_COPIED:
             return False
         return all(fixes[i][3:6] != fixes[i - 1][3:6] for i in range(1, since))
 
     def is_copied(self) -> bool:
         """Whether the newest 16 fixes, all different, are to the digit and in this order those of an earlier stretch."""
         fixes = self.fixes
-        if len(fixes) < 2 * COPIED_LEAST:
+        if len(fixes) < 2 * MIN_COPIED:
             return False
         x_mm = fixes[-1][3]
         # Hardly any earlier one is the newest to the digit: only what is is looked at.
-        ends = [i for i, fix in enumerate(fixes[COPIED_LEAST - 1 : -COPIED_LEAST], COPIED_LEAST) if fix[3] == x_mm]
+        ends = [i for i, fix in enumerate(fixes[MIN_COPIED - 1 : -MIN_COPIED], MIN_COPIED) if fix[3] == x_mm]
         if not ends:
             return False
-        newest = [fix[3:6] for fix in fixes[-COPIED_LEAST:]]
-        return len(set(newest)) == COPIED_LEAST and any(
-            [fix[3:6] for fix in fixes[end - COPIED_LEAST : end]] == newest for end in ends
+        newest = [fix[3:6] for fix in fixes[-MIN_COPIED:]]
+        return len(set(newest)) == MIN_COPIED and any(
+            [fix[3:6] for fix in fixes[end - MIN_COPIED : end]] == newest for end in ends
         )
 
     def pace_mps(self) -> float | None:
@@ -210,9 +210,9 @@ class Track:
         last, found = self.fixes[-1], None
         for fix in reversed(self.fixes):
             took_ms = last.time_ms - fix.time_ms
-            if took_ms > PACE_OVER_MS:
+            if took_ms > MAX_PACE_MS:
                 break
-            if took_ms >= PACE_LEAST_MS:
+            if took_ms >= MIN_PACE_MS:
                 moved_mm = math.dist(fix[3:6], last[3:6]) - fix.accuracy_mm - last.accuracy_mm
                 found = max(found or 0.0, moved_mm / took_ms)
         return found

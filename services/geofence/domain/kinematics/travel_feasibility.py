@@ -14,7 +14,7 @@ from bisect import bisect_left
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-from services.geofence.domain.kinematics.rings import AGREE
+from services.geofence.domain.kinematics.rings import AGREEING_FIXES
 from services.geofence.domain.kinematics.track import STEADY_MS, Fix
 
 ROAD_MPS = 50
@@ -29,26 +29,26 @@ AIR_MPS = 250
 """An airliner ..."""
 AIR_AFTER_MS = 3_600_000
 """... is no sooner under way than an hour after its passenger was on a street."""
-ERRS_MM = 300_000
+MAX_ERROR_MM = 300_000
 """A receiver between high houses errs by so much beyond the accuracy that it gives, without anybody's doing."""
-VAGUE_MOST_MM = 1_000_000
+MAX_ACCURACY_MM = 1_000_000
 """No accuracy explains more: to be somewhere within 10 km proves no way, and would be an easy thing to say."""
 UNKNOWN_MPS = RAIL_MPS
 """A device of which a single position is known may be in a train."""
-APART_MS = 10_000
+MIN_SPEED_MS = 10_000
 """A speed is measured over so long at least: over less it is the receiver's noise."""
-KNOWN_MS = 60_000
+HISTORY_MS = 60_000
 """So far back a position is asked how far a vehicle gets from it: else many short steps would each be let off their error."""
 GAP_TIMES = 1.5
 """After a gap of more than a minute a vehicle may be so many times as fast as on average in it."""
 MAX_CLAIMS = 32
 CLAIMS_APART = 4
 """False claims that are so many times nearer to each other than they were false are represented by the worst of them."""
-ERRS_MOST_MS = STEADY_MS
+MAX_ERROR_MS = STEADY_MS
 """No receiver errs for longer than 10 minutes: a device that was near for longer isn't taken to have been elsewhere all the time."""
 
 
-class Seen(NamedTuple):
+class BelievedFix(NamedTuple):
     """A believed position, and how fast the device was there."""
 
     fix: Fix
@@ -65,9 +65,9 @@ class Claim(NamedTuple):
 class Way(NamedTuple):
     """The way of a device as far as it was followed."""
 
-    believed: tuple[Seen, ...]
+    believed: tuple[BelievedFix, ...]
     """The last believed position, and those before it of a minute, 10 s apart; the newest last."""
-    before: tuple[Seen, ...] = ()
+    before: tuple[BelievedFix, ...] = ()
     """Those from before the device was far away, while fewer than four positions say that it was."""
     far: int = 0
     """How many do."""
@@ -89,7 +89,7 @@ class Way(NamedTuple):
         return self.believed[-1].fix
 
 
-def reach_mm(took_ms: int, mps: float) -> float:
+def reachable_mm(took_ms: int, mps: float) -> float:
     """How far the fastest vehicle gets from a moment at which it went at a speed."""
     if took_ms <= 0:
         return 0.0
@@ -100,7 +100,7 @@ def reach_mm(took_ms: int, mps: float) -> float:
 
 def begin(fix: Fix) -> Way:
     """A way that begins at a position, of which nothing before is known."""
-    return Way((Seen(fix, UNKNOWN_MPS),))
+    return Way((BelievedFix(fix, UNKNOWN_MPS),))
 
 
 def follow(way: Way, fixes: Iterable[Fix]) -> Way:
@@ -122,7 +122,7 @@ def ways(fixes: Sequence[Fix], from_ms: int) -> list[Way]:
     if before.is_believed:
         return [follow(before, after)]
     own = follow(own_way(fixes, index), after)
-    erred = fixes[index].time_ms - before.since_ms <= ERRS_MOST_MS
+    erred = fixes[index].time_ms - before.since_ms <= MAX_ERROR_MS
     return [own, follow(before, after)] if erred else [own]
 
 
@@ -138,7 +138,7 @@ def own_way(fixes: Sequence[Fix], index: int) -> Way:
 
 def _until(fixes: Sequence[Fix], index: int) -> Way:
     """The way through what was known of the time before a position, and that position."""
-    start = bisect_left(fixes, (fixes[index].time_ms - 2 * ERRS_MOST_MS,), hi=index)
+    start = bisect_left(fixes, (fixes[index].time_ms - 2 * MAX_ERROR_MS,), hi=index)
     return follow(begin(fixes[start]), fixes[start + 1 : index + 1])
 
 
@@ -154,10 +154,10 @@ def _step(way: Way, fix: Fix) -> Way:
             return way
         return Way(_believe(way.believed, fix), regained_ms=fix.time_ms)
     if way.before:
-        kept = way.far + 1 < AGREE
+        kept = way.far + 1 < AGREEING_FIXES
         before, far = (way.before, way.far + 1) if kept else ((), 0)
     else:
-        is_far = _apart_mm(way.last, fix) > ERRS_MM
+        is_far = _apart_mm(way.last, fix) > MAX_ERROR_MM
         before, far = (way.believed, 1) if is_far else ((), 0)
     return Way(_believe(way.believed, fix), before, far, regained_ms=way.regained_ms)
 
@@ -183,7 +183,7 @@ def _is_back(way: Way, fix: Fix) -> bool:
     return math.dist(last[3:6], fix[3:6]) < math.dist(last[3:6], way.last[3:6])
 
 
-def _false_mm(believed: tuple[Seen, ...], fix: Fix) -> float:
+def _false_mm(believed: tuple[BelievedFix, ...], fix: Fix) -> float:
     return max(_beyond_mm(seen, fix) for seen in believed)
 
 
@@ -191,34 +191,34 @@ def _apart_mm(fix: Fix, other: Fix) -> float:
     return math.dist(fix[3:6], other[3:6]) - _vague_mm(fix, other)
 
 
-def _beyond_mm(seen: Seen, fix: Fix) -> float:
+def _beyond_mm(seen: BelievedFix, fix: Fix) -> float:
     """How much farther a position is than any vehicle, the accuracies and a receiver's errors explain."""
-    apart_mm = math.dist(seen.fix[3:6], fix[3:6]) - ERRS_MM
+    apart_mm = math.dist(seen.fix[3:6], fix[3:6]) - MAX_ERROR_MM
     if apart_mm <= 0:
         return apart_mm
-    return apart_mm - _vague_mm(seen.fix, fix) - reach_mm(fix.time_ms - seen.fix.time_ms, seen.mps)
+    return apart_mm - _vague_mm(seen.fix, fix) - reachable_mm(fix.time_ms - seen.fix.time_ms, seen.mps)
 
 
 def _vague_mm(fix: Fix, other: Fix) -> int:
-    return min(fix.accuracy_mm, VAGUE_MOST_MM) + min(other.accuracy_mm, VAGUE_MOST_MM)
+    return min(fix.accuracy_mm, MAX_ACCURACY_MM) + min(other.accuracy_mm, MAX_ACCURACY_MM)
 
 
-def _believe(believed: tuple[Seen, ...], fix: Fix) -> tuple[Seen, ...]:
+def _believe(believed: tuple[BelievedFix, ...], fix: Fix) -> tuple[BelievedFix, ...]:
     last = believed[-1].fix
-    earlier = next((seen.fix for seen in reversed(believed) if fix.time_ms - seen.fix.time_ms >= APART_MS), None)
+    earlier = next((seen.fix for seen in reversed(believed) if fix.time_ms - seen.fix.time_ms >= MIN_SPEED_MS), None)
     if earlier is None:
         mps = believed[-1].mps  # too soon to say
     else:
         took_ms = fix.time_ms - earlier.time_ms
-        mps = math.dist(earlier[3:6], fix[3:6]) / took_ms * (GAP_TIMES if took_ms > KNOWN_MS else 1)
+        mps = math.dist(earlier[3:6], fix[3:6]) / took_ms * (GAP_TIMES if took_ms > HISTORY_MS else 1)
     kept = believed if _is_apart(believed) else believed[:-1]
-    kept = tuple(seen for seen in kept if fix.time_ms - seen.fix.time_ms <= KNOWN_MS or seen.fix is last)
-    return (*kept, Seen(fix, mps))
+    kept = tuple(seen for seen in kept if fix.time_ms - seen.fix.time_ms <= HISTORY_MS or seen.fix is last)
+    return (*kept, BelievedFix(fix, mps))
 
 
-def _is_apart(believed: tuple[Seen, ...]) -> bool:
+def _is_apart(believed: tuple[BelievedFix, ...]) -> bool:
     """Whether the newest is as far from the one before it in time as those that are kept."""
-    return len(believed) < 2 or believed[-1].fix.time_ms - believed[-2].fix.time_ms >= APART_MS
+    return len(believed) < 2 or believed[-1].fix.time_ms - believed[-2].fix.time_ms >= MIN_SPEED_MS
 
 
 def _gone_mm(took_ms: int, mps: float, most_mps: float, mps2: float) -> float:

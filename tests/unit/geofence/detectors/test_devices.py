@@ -48,14 +48,14 @@ def restarted(story: Story) -> None:
 
 def test_each_event_of_the_protos_is_known_and_has_its_place_in_the_table() -> None:
     assert {one.value for one in EquipmentKind} == set(log_pb2.EquipmentKind.keys()) - {"EQUIPMENT_KIND_UNSPECIFIED"}
-    assert demands.EQUIPMENT.keys() | demands.UNTOLD == set(EquipmentKind)
-    assert not demands.EQUIPMENT.keys() & demands.UNTOLD
+    assert demands.EQUIPMENT.keys() | demands.WITHOUT_ALERT == set(EquipmentKind)
+    assert not demands.EQUIPMENT.keys() & demands.WITHOUT_ALERT
     assert {one.value for one in AlertKind} == set(alert_pb2.AlertKind.keys()) - {"ALERT_KIND_UNSPECIFIED"}
 
 
 def test_what_demands_something_stands_until_its_end_which_is_for_the_record() -> None:
     demanding = {event for event, (_, demand) in demands.EQUIPMENT.items() if demand > Demand.RECORD}
-    assert demanding == demands.STANDING
+    assert demanding == demands.ACTIVE_UNTIL_ENDED
     for end, beginning in demands.ENDS.items():
         assert demands.EQUIPMENT[end] == (demands.EQUIPMENT[beginning][0], Demand.RECORD)
 
@@ -67,7 +67,7 @@ def test_what_a_device_cannot_say_is_set_aside(event: EquipmentKind) -> None:
     assert story.outputs == [DeadLetter(story.state.sequence, f"{event.value} from a device that can't say so")]
 
 
-@pytest.mark.parametrize("event", in_order(demands.UNTOLD))
+@pytest.mark.parametrize("event", in_order(demands.WITHOUT_ALERT))
 @pytest.mark.parametrize("device_id", ["tag", "phone"])
 def test_what_nobody_needs_is_contact_and_nothing_else(device_id: str, event: EquipmentKind) -> None:
     story = said(device_id, event.value)
@@ -221,12 +221,12 @@ def test_columns_of_unequal_length_are_refused() -> None:
 def test_a_flood_is_remembered_up_to_a_bound_and_what_is_sent_again_counts_once() -> None:
     story = Story()
     story.case()
-    for i in range(3 * state.MAX_SAID):
+    for i in range(3 * state.MAX_EQUIPMENT_REPORTS):
         story.says(i / 10, "tag", "BATTERY_LOW", report_id=f"e{i}")
-    assert len(story.state.said["tag"]) == state.MAX_SAID
+    assert len(story.state.equipment_reports["tag"]) == state.MAX_EQUIPMENT_REPORTS
     restarted(story)
     alerts = len(story.alerts)
-    for i in range(2 * state.MAX_SAID, 3 * state.MAX_SAID):
+    for i in range(2 * state.MAX_EQUIPMENT_REPORTS, 3 * state.MAX_EQUIPMENT_REPORTS):
         story.says(400, "tag", "BATTERY_LOW", report_id=f"e{i}")
     assert len(story.alerts) == alerts
 
@@ -239,7 +239,7 @@ def test_events_are_forgotten_after_two_hours() -> None:
     story.says(7199, "tag", "BATTERY_LOW", report_id="second")
     assert len(story.of(AlertKind.LOW_BATTERY)) == 2
     story.says(7201, "tag", "BATTERY_LOW", report_id="third")
-    assert list(story.state.said["tag"]) == ["second", "third"]
+    assert list(story.state.equipment_reports["tag"]) == ["second", "third"]
 
 
 # ── the same for ever ────────────────────────────────────────────────────────────────────────────────────────────────

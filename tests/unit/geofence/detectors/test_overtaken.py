@@ -13,7 +13,7 @@ from tandem.common.v1 import log_pb2
 from tests.support.geofence.stories import T0_MS, Story
 
 RECORD, NOTIFY, RESPOND = Demand.RECORD, Demand.NOTIFY, Demand.RESPOND
-HOLDING = (
+HOLDS_INCIDENT = (
     ("STRAP_OPEN", "STRAP_CLOSED", "tag"),
     ("CASE_OPEN", "CASE_CLOSED", "tag"),
     ("PANIC_BUTTON", "PANIC_CANCELLED", "phone"),
@@ -32,7 +32,7 @@ def told(alerts: list[Alert]) -> list[tuple[Demand, int]]:
     return [(alert.demand, (alert.at_ms - T0_MS) // 1000) for alert in alerts]
 
 
-@pytest.mark.parametrize(("event", "end", "device"), HOLDING)
+@pytest.mark.parametrize(("event", "end", "device"), HOLDS_INCIDENT)
 def test_a_beginning_behind_its_end_is_told_and_over(event: str, end: str, device: str) -> None:
     story = story_of()
     story.says(50, device, end, event_s=48)
@@ -43,7 +43,7 @@ def test_a_beginning_behind_its_end_is_told_and_over(event: str, end: str, devic
     assert begun.incident_opens and not begun.incident_ends and begun.destinations
     assert over.incident_ends and over.incident_id == begun.incident_id
     state = story.state
-    assert not state.incidents and not state.standing[device] and not state.cases["case-1"].raised
+    assert not state.incidents and not state.active_events[device] and not state.cases["case-1"].raised
     story.case(60, case="2")
     assert len(story.alerts) == 3  # an order that comes later isn't told of it
 
@@ -89,7 +89,7 @@ def test_what_a_device_said_for_somebody_else_is_over_for_nobody() -> None:
     other = log_pb2.ProtectedTarget(person_id="q", device_ids=["phone2"])
     story.case(55, version=2, tag_device_ids=["tag9"])
     story.case(56, case="2", wearer_id="w2", persons=[other])
-    assert "tag" not in story.state.over
+    assert "tag" not in story.state.ended_events
 
 
 @pytest.mark.parametrize("order", list(itertools.permutations(range(4))))
@@ -99,15 +99,15 @@ def test_in_whatever_order_they_come_the_same_stands_in_the_end(order: tuple[int
     for at_s, number in enumerate(order, 50):
         event, event_s = events[number]
         story.says(at_s, "tag", event, event_s=event_s)
-    assert not story.state.incidents and not story.state.standing["tag"]
+    assert not story.state.incidents and not story.state.active_events["tag"]
 
 
-@pytest.mark.parametrize(("event", "end", "device"), HOLDING)
+@pytest.mark.parametrize(("event", "end", "device"), HOLDS_INCIDENT)
 def test_the_clock_of_a_device_that_is_ahead_says_what_came_first(event: str, end: str, device: str) -> None:
     story = story_of()
     story.says(50, device, end, event_s=81)
     story.says(50.01, device, event, event_s=80)
-    assert not story.state.incidents and not story.state.standing[device]
+    assert not story.state.incidents and not story.state.active_events[device]
     story.says(51, device, event, "again", event_s=83)
     assert story.state.incidents and all(alert.at_ms <= story.state.now_ms for alert in story.alerts)
 
@@ -139,7 +139,7 @@ def test_what_a_device_said_for_somebody_else_is_set_aside_where_it_comes_late()
     story.case(60, case="2", wearer_id="w2", persons=[other])
     before = len(story.alerts)
     story.says(70, "tag", "STRAP_OPEN", event_s=40)
-    assert len(story.alerts) == before and not story.state.standing.get("tag")
+    assert len(story.alerts) == before and not story.state.active_events.get("tag")
     dead_letters = [output.reason for output in story.outputs if isinstance(output, DeadLetter)]
     assert dead_letters == ["an event from before its device changed hands"]
     story.says(80, "tag", "STRAP_OPEN", "hers", event_s=75)

@@ -33,7 +33,7 @@ def test_a_surprise_at_her_door_is_told_at_once_and_sends_somebody_when_a_second
     assert told.incident_opens and told.incident_ends and not story.entered()
     story.at(75, "tag", 45)
     assert story.entered() == [100]
-    assert story.state.cases["case-1"].possible == {}
+    assert story.state.cases["case-1"].possible_presences == {}
 
 
 def test_one_wild_position_is_over_three_minutes_after_it() -> None:
@@ -92,10 +92,10 @@ def test_it_is_taken_back_when_the_order_is_over() -> None:
     story.at(60, "tag", 40)
     story.tick(120)
     assert [one.demand for one in near(story)] == [Demand.NOTIFY, Demand.RECORD]
-    assert story.state.cases["case-1"].possible == {}
+    assert story.state.cases["case-1"].possible_presences == {}
 
 
-def stands(at_m: float) -> Story:
+def has_active(at_m: float) -> Story:
     """He stands so far north of her for four minutes, and both report each minute."""
     story = Story()
     story.case()
@@ -106,7 +106,7 @@ def stands(at_m: float) -> Story:
 
 
 def test_who_leaps_away_may_still_be_there_and_go_on() -> None:
-    story = stands(200)
+    story = has_active(200)
     assert not near(story)
     story.at(300, "tag", 900)
     [told] = near(story)
@@ -128,7 +128,7 @@ def test_who_goes_away_as_fast_as_before_is_gone() -> None:
 def test_the_fourth_position_elsewhere_ends_what_a_leap_left_possible() -> None:
     told = {}
     for every_s in (10, 60):
-        story = stands(300)
+        story = has_active(300)
         for i in range(1, 5):
             story.at(240 + every_s * i, "tag", 1500)
         told[every_s] = [one.at_ms - T0_MS for one in near(story)]
@@ -137,7 +137,7 @@ def test_the_fourth_position_elsewhere_ends_what_a_leap_left_possible() -> None:
 
 
 def test_her_phone_that_leaps_away_doesnt_hide_who_comes_to_her_door() -> None:
-    story = stands(200)
+    story = has_active(200)
     story.at(290, "phone", -620)
     assert not near(story)
     story.at(300, "tag", 40)

@@ -308,8 +308,8 @@ def test_a_device_that_changes_hands_is_awaited_anew() -> None:
 def test_a_checkpoint_keeps_what_is_missed() -> None:
     story = apart(60_000)
     story.tick(2000)
-    missed = set(story.state.missed)
+    missed = set(story.state.silent_devices)
     story.state = codec.decode(codec.encode(story.state))
-    assert story.state.missed == missed == {"tag", "phone"}
+    assert story.state.silent_devices == missed == {"tag", "phone"}
     story.heard(2010, "phone", "tag")
     assert [alert.kind for alert in story.alerts[-2:]] == [AlertKind.PROTECTED_DEVICE_LOST, AlertKind.HEARD_AGAIN]

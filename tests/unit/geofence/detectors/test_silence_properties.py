@@ -112,7 +112,7 @@ def test_such_lives_hold_all_that_silence_can_tell() -> None:
 def test_silence_leaves_no_more_behind_than_cases_and_devices(seed: int) -> None:
     story = live(Story(), seed)
     assert len(story.state.due) <= 4 + REPORTS
-    assert story.state.missed <= {"tag", "spare", "phone", "watch"}
+    assert story.state.silent_devices <= {"tag", "spare", "phone", "watch"}
     story.tick(10_000_000)
     assert not any(
         case.near or case.silent or case.lost or case.unseen for case in story.state.cases.values() if case.ended

@@ -66,7 +66,7 @@ def test_an_incident_that_could_only_end_by_a_defect_is_told_of_and_stops_nobody
     before.alert(state.cases["case-1"], AlertKind.SILENT, Demand.NOTIFY, T0_MS)  # and isn't settled
     [opened] = [one for one in before.out if isinstance(one, Alert)]
     after = Decisions(state, 101, 0)
-    after.settle(state.cases["case-1"])
+    after.end_if_quiet(state.cases["case-1"])
     dead_letters, over = after.out
     assert dead_letters == DeadLetter(101, "an incident ended without an alert")
     assert isinstance(over, Alert) and over.demand is Demand.RECORD and over.incident_ends

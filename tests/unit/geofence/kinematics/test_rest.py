@@ -31,7 +31,7 @@ def off_m(fix: Fix) -> float:
 
 
 def test_positions_that_say_the_same_are_one_by_their_weights() -> None:
-    first, second = stationary.settled(track_of((0, 0, 20), (60, 20, 10))).fixes
+    first, second = stationary.averaged(track_of((0, 0, 20), (60, 20, 10))).fixes
     assert off_m(first) == 0 and first.accuracy_mm == 20_000
     assert off_m(second) == pytest.approx(16, abs=0.02), "four times the weight"
     assert second.accuracy_mm == pytest.approx(10_000 / math.sqrt(1.25), abs=1)
@@ -41,7 +41,7 @@ def test_positions_that_say_the_same_are_one_by_their_weights() -> None:
 def test_the_mean_of_noise_is_nearer_than_its_positions_and_never_twice_as_exact_as_the_best() -> None:
     drawn = random.Random(1)
     spots = [(60.0 * i, drawn.gauss(0, 15), 23.0) for i in range(60)]
-    raw, found = track_of(*spots).fixes, stationary.settled(track_of(*spots)).fixes
+    raw, found = track_of(*spots).fixes, stationary.averaged(track_of(*spots)).fixes
     assert sum(map(off_m, found)) < 0.6 * sum(map(off_m, raw))
     assert min(fix.accuracy_mm for fix in found) == 11_500
 
@@ -51,7 +51,7 @@ def test_the_mean_of_noise_is_nearer_than_its_positions_and_never_twice_as_exact
 )
 def test_what_says_something_else_begins_anew(at_s: float, north_m: float) -> None:
     track = track_of((0, 0, 20), (60, 0, 20), (at_s, north_m, 20))
-    assert stationary.settled(track).fixes[-1] == track.fixes[-1]
+    assert stationary.averaged(track).fixes[-1] == track.fixes[-1]
 
 
 @pytest.mark.parametrize(("jitters", "entered"), [(8, [2000, 1000]), (0, [2000, 1000, 100])])

@@ -85,7 +85,7 @@ def test_what_each_article_opens_is_this_table() -> None:
         (asked(*(Subject(RecordKind.WEARER, str(n)) for n in range(sharing.MAX_SUBJECTS + 1))), "subjects"),
         (dataclasses.replace(asked(), subjects=()), "subjects"),
         (asked(in_ms=0), "expires_at"),
-        (asked(in_ms=sharing.LONGEST_MS + 1), "expires_at"),
+        (asked(in_ms=sharing.MAX_SHARE_MS + 1), "expires_at"),
     ],
 )
 def test_a_request_without_its_grounds_names_what_lacks(position_query: PositionQuery, field: str) -> None:
