@@ -1,4 +1,4 @@
-"""A new snapshot of a case takes the place of the one before: what it no longer asks for is closed, and what was proved is kept."""
+"""Replaces a case by its new snapshot: closes what the snapshot no longer asks for, and keeps what was proved."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from services.geofence.domain.state import CaseState
 
 
 def apply(decisions: Decisions, before: CaseState, case: Case) -> None:
-    """Closes what the new snapshot no longer asks for, then puts it in place of the old one."""
+    """Closes what a new snapshot of a case no longer asks for, then puts the snapshot in place of the old one."""
     state, now_ms = decisions.state, decisions.state.now_ms
     in_force = case.valid_from_ms <= now_ms
     heard = {t.key for t in case.targets if case.tag_device_ids and (t.device_ids or not t.is_person)}
@@ -22,7 +22,7 @@ def apply(decisions: Decisions, before: CaseState, case: Case) -> None:
         accounts.preserve(state, before)
     for target in before.case.targets:
         gone = [r for r in before.case.rings if (target.key, r.radius_mm, r.action, target.shape) not in kept]
-        # Nor can a ring be watched whose last device is gone, or before its order is in force.
+        # Nor can a ring be watched once its last device is gone, or before its order is in force.
         over = gone if in_force and target.key in heard else list(before.case.rings)
         approach.close(decisions, before, (target,), now_ms, over)
         for ring in gone:

@@ -1,4 +1,4 @@
-"""The fold's state as bytes and back: what a checkpoint holds and what its keyed hash is over. Equal states give equal bytes."""
+"""The fold's state as bytes and back, for checkpoints and their keyed hash. Equal states give equal bytes."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ from services.geofence.domain.version import VERSION
 
 
 class UnreadableState(Exception):
-    """The bytes aren't a state of this version of the fold; replay from the start of the log instead."""
+    """The bytes aren't a state of this fold version. Replay from the start of the log instead."""
 
 
 def encode(state: State) -> bytes:
-    """The state as canonical JSON."""
+    """Encodes a state as canonical JSON."""
     return json.dumps(
         {
             "fold_version": VERSION,
@@ -46,7 +46,7 @@ def encode(state: State) -> bytes:
                 device_id: [track.ahead, track.fixes, track.is_truncated] for device_id, track in state.tracks.items()
             },
             "heard_at_ms": state.heard_at_ms,
-            # As pairs: their order is that of arrival, and keys would be sorted.
+            # Pairs keep the order of arrival; keys would be sorted.
             "said": {
                 device_id: list(equipment_reports.items())
                 for device_id, equipment_reports in state.equipment_reports.items()
@@ -73,7 +73,7 @@ def encode(state: State) -> bytes:
 
 
 def outline(state: State) -> bytes:
-    """What is open, and how much is known: small, so that it can be compared often."""
+    """A digest of the open episodes and the size of the state: small, so that evaluators can compare it often."""
     return json.dumps(
         [
             state.sequence,
@@ -88,7 +88,7 @@ def outline(state: State) -> bytes:
 
 
 def decode(data: bytes) -> State:
-    """The state of `encode`. Raises UnreadableState."""
+    """Decodes a state of `encode`. Raises UnreadableState where the bytes are damaged or of another fold version."""
     try:
         content = json.loads(data)
         if content["fold_version"] != VERSION:

@@ -1,7 +1,7 @@
-"""The fold: `step(state, entry)` applies one entry of the log and returns what it puts out.
+"""The fold: `step(state, entry)` applies one log entry to the state and returns the fold's outputs.
 
-"Now" is the greatest stamp so far. Nothing here reads a clock, does I/O or draws a number, so the same log gives the same
-alerts, byte for byte, on every evaluator and on every replay.
+"Now" is the greatest stamp so far. The fold reads no clock, does no I/O and draws no random number. So the same log gives the same
+alerts, byte for byte, on every evaluator and in every replay.
 """
 
 from __future__ import annotations
@@ -44,13 +44,13 @@ from services.geofence.domain.state import TIMED_CHECK, CaseState, State, event_
 from services.geofence.domain.version import VERSION
 
 FIXES_PER_CLEANUP = 2 * FIXES_PER_CHECK
-"""At each so many-th fix of a device those that no late report can need any more are dropped."""
+"""Every so many fixes of a device, the fold drops the fixes that no late report can need any more."""
 
 
 def step(state: State, entry: Entry) -> list[Output]:
-    """Applies an entry, in place, and returns alerts and parked parts in their order.
+    """Applies an entry to the state in place. Returns its alerts and dead letters in order.
 
-    Raises OutdatedFold where the log demands a newer version. Any other exception is a defect: the process must end and replay.
+    Raises OutdatedFold if the log demands a newer fold version. Any other exception is a defect: the process must end and replay.
     """
     folding = _Folding(state, entry)
     body = entry.body
@@ -78,25 +78,25 @@ def step(state: State, entry: Entry) -> list[Output]:
 
 
 def next_due_ms(state: State) -> int | None:
-    """The next moment at which time alone decides something: a tick must follow it."""
+    """The next moment at which time alone decides something: a tick must follow that moment. None where there is none."""
     return state.due[0][0] if state.due else None
 
 
 class _Folding:
-    """The application of one entry."""
+    """Applies one entry to the state."""
 
     def __init__(self, state: State, entry: Entry) -> None:
         self.state = state
         self.decisions = Decisions(state, entry.sequence, entry.stamp_ms)
         self._to_check: dict[str, CausingReport] = {}
-        """Cases about which time must be asked again after the entry, and the last report that made it so."""
+        """Cases to check against time after the entry, each with the last report that made the check necessary."""
         self._moved_in: dict[str, tuple[CausingReport, CausingReport | None]] = {}
-        """Cases with an open episode in which somebody moved: the last report, and the last that was the newest of its device."""
+        """Cases with an open episode in which a device moved: the last report, and the last one that was its device's newest."""
 
     # ── time ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
     def pass_time(self, now_ms: int) -> None:
-        """Moves to `now_ms`, past the beginnings and ends of cases, of encounters and of silence on the way."""
+        """Moves time to `now_ms`, through the starts and ends of cases, encounters and silences on the way."""
         state = self.state
         arrived_ms = max(state.now_ms, now_ms)
         before_ms, state.now_ms = state.now_ms, arrived_ms
@@ -107,7 +107,7 @@ class _Folding:
                 _, case_id, version = heapq.heappop(state.due)
                 case_state = state.cases.get(case_id)
                 if case_state is None or version not in (TIMED_CHECK, case_state.case.version):
-                    continue  # a newer snapshot has set its own moments
+                    continue  # a newer snapshot has set its own times
                 if version == TIMED_CHECK:
                     if due_ms != case_state.next_check_ms or due_ms >= case_state.case.valid_until_ms:
                         continue
@@ -120,7 +120,7 @@ class _Folding:
             self.decisions.end_all_if_quiet(at_once)
 
     def _end(self, case_state: CaseState) -> None:
-        """The order's validity is over: what is open is closed as of that moment."""
+        """Ends a case whose order is no longer valid: closes everything open as of the end of validity."""
         case = case_state.case
         approach.close(self.decisions, case_state, case.targets, case.valid_until_ms)
         accounts.publish_and_drop(self.decisions, case_state)
@@ -136,7 +136,7 @@ class _Folding:
         self.state.forget(case)
 
     def _check(self, case_state: CaseState, at_ms: int, cause: CausingReport | None = None) -> None:
-        """Decides what time alone means as of a moment, and notes when to look again."""
+        """Decides what the passing of time changes in a case as of a moment, and schedules the next check."""
         check_ms = silence.quiet_until(self.state, case_state, at_ms)
         if check_ms is None:
             check_times_ms = silence.check(self.decisions, case_state, at_ms, cause)
@@ -150,7 +150,7 @@ class _Folding:
         case_state.next_check_ms = check_ms or 0
 
     def emit_after_outage(self) -> None:
-        """Once an outage is over, tells of everybody whom its notice stood for and who still isn't heard."""
+        """After an outage, emits the alerts that its notice had covered, for every case that is still silent."""
         cases_after_outage = [self.state.cases[case_id] for case_id in outages.cases_after_outage(self.state)]
         for case_state in cases_after_outage:
             outages.ungroup(case_state)
@@ -160,13 +160,13 @@ class _Folding:
         self.decisions.end_all_if_quiet(cases_after_outage)
 
     def rules(self, rules: Rules) -> None:
-        """Settings as they stand from now on; those of silence may make something due that wasn't."""
+        """Applies new rules from now on. New silence limits may make an alert due at once."""
         state = self.state
         changed = rules != state.rules
         state.rules, state.rules_since_ms = rules, state.now_ms
         if changed:
             safe_region.drop_all(state)
-            # By their names: the order in which they came is lost with a checkpoint.
+            # Sorted by case id: a checkpoint doesn't keep the order of arrival.
             to_check = [case_state for _, case_state in sorted(state.cases.items()) if case_state.awaited_from_ms]
             for case_state in to_check:
                 self._check(case_state, state.now_ms)
@@ -175,7 +175,7 @@ class _Folding:
     # ── cases ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
     def case(self, case: Case) -> None:
-        """A case as it stands from now on. What is known of both sides decides at once, without a new report."""
+        """Applies a case snapshot from now on, and decides at once on the known positions of both sides, without a new report."""
         state = self.state
         now_ms = state.now_ms
         before = state.cases.get(case.case_id)
@@ -189,7 +189,7 @@ class _Folding:
         resumed = case_state.ended
         case_state.ended = now_ms >= case.valid_until_ms
         state.cases[case.case_id] = case_state
-        # What an amendment adds, or an order that is taken up again, doesn't count backwards.
+        # A target or ring that an amendment adds doesn't count backwards, nor does an order that is resumed.
         from_ms = case.valid_from_ms if before is None else max(now_ms, case.valid_from_ms)
         for target in case.targets:
             for ring in case.rings:
@@ -215,7 +215,7 @@ class _Folding:
             self.decisions.end_if_quiet(case_state)
 
     def _begin(self, case_state: CaseState, at_ms: int) -> None:
-        """Decides on what is known of both sides and on what their devices have said, without a new report."""
+        """Starts a case: decides on the known positions of both sides and on the active equipment events, without a new report."""
         case = case_state.case
         for device_id in case.device_ids:
             for event in sorted(self.state.active_events.get(device_id, ())):
@@ -224,14 +224,14 @@ class _Folding:
         for tag_id in case.tag_device_ids:
             for target in case.targets:
                 for other_id in approach.other_devices(target):
-                    approach.evaluate(self.decisions, case_state, tag_id, target, other_id, at_ms, at_ms, None)
+                    approach.check(self.decisions, case_state, tag_id, target, other_id, at_ms, at_ms, None)
         silence.await_reports(case_state, at_ms)
         self._check(case_state, at_ms)
 
     # ── reports ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
     def heard(self, device_ids: list[str]) -> None:
-        """Contact is of the moment in which the log was told, not of that which the report is about."""
+        """Records contact with devices. Contact counts when the report enters the log, not at the time that the report is about."""
         state = self.state
         state.heard_at_ms.update(dict.fromkeys(device_ids, state.now_ms))
         if not state.silent_devices or state.silent_devices.isdisjoint(device_ids):
@@ -247,12 +247,12 @@ class _Folding:
         self.decisions.end_all_if_quiet(to_check)
 
     def positions(self, batch: Positions) -> None:
-        """Folds a batch, report by report, in its order."""
+        """Folds a batch of positions, report by report, in the order of the batch."""
         state = self.state
         self.heard(batch.device_ids)
         too_late = previous_owners = overdue = 0
         late: set[str] = set()
-        # Most of the fold's time goes here: nearly all reports end at the ball of their device.
+        # Most of the fold's time is spent here: nearly all reports end at the safe region of their device.
         tracks, cases_of, owned_since = state.tracks, state.cases_of, state.owned_since
         now_ms, received_wall_us = state.now_ms, batch.received_wall_us
         oldest_ms, undated = now_ms - WINDOW_MS, state.undated_ms
@@ -283,15 +283,15 @@ class _Folding:
             fixes = track.fixes
             before = fixes[-1] if fixes else None
             if before and time_ms == fix_time_ms and time_ms > before[0] and not track.ahead:
-                index = len(fixes)  # as `Track.add` would, which needn't look at more
+                index = len(fixes)  # the same result as `Track.add`, with fewer checks
                 fixes.append(fix)
                 took_ms = time_ms - before[0]
-                # Never shorter than the straight line; only what is long enough by this can be a jump.
+                # The sum is never shorter than the straight line, so a smaller sum can't be a jump.
                 far = abs(x_mm - before[3]) + abs(y_mm - before[4]) + abs(z_mm - before[5]) >= JUMP_MPS * took_ms
             else:
                 added = track.add(fix)
                 if added is None:
-                    continue  # sent again
+                    continue  # a resent report
                 index, far = added, True
             count = len(fixes)
             if undated and device_id in undated:
@@ -306,7 +306,7 @@ class _Folding:
                 if time_ms < state.order_ended_ms.get(device_id, 0):
                     overdue += 1
                 if count > 2:
-                    # No case names the device: its newest positions are enough for an order that is yet to come.
+                    # No case names the device. Its newest positions are enough for an order that comes later.
                     track.forget_before(now_ms)
                 continue
             if far and track.jumps_to(index):
@@ -322,7 +322,7 @@ class _Folding:
                     anomalies.check_track(
                         self.decisions, track, case_ids, CausingReport(device_id, report_id, received_wall_us)
                     )
-        # After the whole batch: what was buffered may end with where they are now, and what comes later in it may be from before.
+        # Only after the whole batch: a buffered backlog may end at the present position, and later reports in it may be older.
         for case_id, (cause, newest_cause) in sorted(self._moved_in.items()):
             case_state = state.cases[case_id]
             approach.clear_left_rings(self.decisions, case_state, cause)
@@ -341,7 +341,7 @@ class _Folding:
             self.decisions.dead_letter(f"{previous_owners} positions from before their device changed hands")
 
     def _moved(self, device_id: str, track: Track, index: int, case_ids: list[str], cause: CausingReport) -> None:
-        """Looks at the stretch of time in which a new fix changes what is known."""
+        """Evaluates the stretch of time in which a new fix changes the known movement."""
         fixes = track.fixes
         from_ms = fixes[index - 1].time_ms if index else fixes[0].time_ms
         until_ms = fixes[index + 1].time_ms if index + 1 < len(fixes) else None
@@ -351,14 +351,14 @@ class _Folding:
             if device_id in case.tag_device_ids:
                 for target in case.targets:
                     for other_id in approach.other_devices(target):
-                        approach.evaluate(
+                        approach.check(
                             self.decisions, case_state, device_id, target, other_id, from_ms, until_ms, cause
                         )
             else:
                 for target in case.targets:
                     if device_id in target.device_ids:
                         for tag_id in case.tag_device_ids:
-                            approach.evaluate(
+                            approach.check(
                                 self.decisions, case_state, tag_id, target, device_id, from_ms, until_ms, cause
                             )
             if case_state.episode_id:
@@ -377,11 +377,11 @@ class _Folding:
     # ── equipment ────────────────────────────────────────────────────────────────────────────────────────────────────
 
     def equipment(self, report: EquipmentReport) -> None:
-        """What a device says about itself concerns each case in which it plays a part."""
+        """Applies an equipment report of a device to each case that names the device."""
         state = self.state
         self.heard([report.device_id])
         if not state.is_new_report(report.device_id, report.report_id):
-            return  # sent again
+            return  # a resent report
         at_ms = min(report.event_time_ms, state.now_ms)
         if at_ms < state.owned_since.get(report.device_id, at_ms):
             self.decisions.dead_letter("an event from before its device changed hands")

@@ -1,4 +1,5 @@
-"""Doubts: positions that can't be taken as they stand are told of, once an hour, and count all the same."""
+"""Anomalies: positions that can't be accepted at face value. Each gives an alert at most once an hour, and the positions still
+count."""
 
 from __future__ import annotations
 
@@ -10,13 +11,13 @@ from services.geofence.domain.detectors import approach
 from services.geofence.domain.kinematics.track import UNKNOWN_AFTER_MS, Fix, Track
 
 FIXES_PER_CHECK = 32
-"""At each so many-th fix of a device its track is looked at as a whole."""
+"""The whole track of a device is checked at every so many of its fixes."""
 UNDATED_AFTER_MS = 60_000
-"""A device is told of whose reports are dated too far off for so long; what was buffered for hours soon ends with now."""
+"""How long all reports of a device must be dated too far off before the alert; a backlog of hours soon ends with the present."""
 
 
 def jumped(decisions: Decisions, fix: Fix, case_ids: list[str], cause: CausingReport) -> None:
-    """Tells of a position that nothing could have travelled to. Where it may be the truth, near her, the desks are told."""
+    """Emits an alert for a jump that no movement explains. A jump near a target may be true, so it notifies the desks."""
     at_ms = fix.time_ms
     for case_id in case_ids:
         if approach.is_near(decisions.state, decisions.state.cases[case_id], cause.device_id, fix):
@@ -36,7 +37,7 @@ def jumped(decisions: Decisions, fix: Fix, case_ids: list[str], cause: CausingRe
 
 
 def check_track(decisions: Decisions, track: Track, case_ids: list[str], cause: CausingReport) -> None:
-    """Tells of positions that no living receiver gives."""
+    """Emits an alert for positions that no working receiver gives: frozen or copied ones."""
     at_ms = track.fixes[-1].time_ms
     if track.is_frozen():
         _emit(decisions, Detection.FROZEN, AnomalyKind.FROZEN, cause.device_id, case_ids, at_ms, cause)
@@ -45,7 +46,7 @@ def check_track(decisions: Decisions, track: Track, case_ids: list[str], cause: 
 
 
 def undated(decisions: Decisions, device_ids: set[str]) -> None:
-    """Tells of devices that are heard, and whose every report is dated so far off that nobody knows where they are."""
+    """Emits an alert for devices that are heard, but whose reports are all dated too far off to locate them."""
     state = decisions.state
     for device_id in sorted(device_ids):
         track = state.tracks.get(device_id)
@@ -67,7 +68,7 @@ def _emit(
     at_ms: int,
     cause: CausingReport,
 ) -> None:
-    """An alert about a device in each case in force, once an hour."""
+    """Emits an alert about a device in each case in force, at most once an hour."""
     state = decisions.state
     in_force = [
         case_state

@@ -1,4 +1,4 @@
-"""Approaching and leaving: which rings of a case a wearer enters, and which are left for good."""
+"""Approaching and leaving: which rings of a case a wearer enters, and which the wearer has left for good."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from services.geofence.domain.state import CaseState, State
 
 
 def other_devices(target: Target) -> tuple[str | None, ...]:
-    """Devices on the other side of the wearer's; a place is there without one (None)."""
+    """Devices on the target's side; a place has the single entry None."""
     return target.device_ids if target.is_person else (None,)
 
 
 def is_near(state: State, case_state: CaseState, device_id: str, fix: Fix) -> bool:
-    """Whether a fix says that the wearer may be within the ring that demands a response, the other side where it was last."""
+    """Whether a fix puts the wearer possibly within the ring that demands a response, with the other side at its last position."""
     case = case_state.case
     ring = next((ring for ring in case.rings if ring.action is Demand.RESPOND), None)
     if ring is None:
@@ -40,7 +40,7 @@ def is_near(state: State, case_state: CaseState, device_id: str, fix: Fix) -> bo
     return False
 
 
-def evaluate(
+def check(
     decisions: Decisions,
     case_state: CaseState,
     tag_id: str,
@@ -50,19 +50,19 @@ def evaluate(
     until_ms: int | None,
     cause: CausingReport | None,
 ) -> None:
-    """Enters the rings that the wearer is or was within between two moments (None: as far as anything is known).
+    """Enters the rings that the wearer was or is within between two moments (`until_ms` None: as far as anything is known).
 
-    A ring that demands a response is entered by what is believed of both sides; where more is possible, that is told.
+    A ring that demands a response is entered on the believed positions of both sides. A possible presence is emitted otherwise.
     """
     state, case = decisions.state, case_state.case
     wearer = state.tracks.get(tag_id)
     device = state.tracks.get(device_id) if device_id is not None else None
     if wearer is None or not wearer.fixes or (device_id is not None and (device is None or not device.fixes)):
         return
-    # What makes a fix believed that was held makes the way to it known: a response looks back as far.
+    # A confirmation of an unconfirmed fix also confirms the way to it, so a response looks back as far.
     lookback_ms = from_ms if cause is None else plausibility.lookback_ms((wearer, device), from_ms)
     newest = until_ms is None
-    # Of who leapt just now the bound says nothing: that he may still be where he was mustn't depend on which way he leapt.
+    # Skip this bound after a position jump: the device may still be at its previous position, whichever direction it jumped.
     if _is_unreachable(wearer, device, target, case.rings[0].radius_mm, lookback_ms) and not (
         newest and any(plausibility.has_jumped(side) for side in (wearer, device) if side)
     ):
@@ -75,7 +75,7 @@ def evaluate(
     if from_ms > until_ms:
         return
     ways: list[list[Piece]] | None = None
-    # By time alone nothing arrives late: the same is decided whenever the log comes to that moment, so ticks change nothing.
+    # Time alone makes nothing late: the decision is the same whenever the log reaches that moment, so ticks change nothing.
     is_late = not newest and cause is not None
     least_mm: float | None = None
     for ring in case.rings:
@@ -87,9 +87,7 @@ def evaluate(
                 ring_state.late_ms = state.now_ms
             continue
         if is_late and ring_state.closed:
-            _evaluate_late(
-                decisions, case_state, (wearer, device), target, ring, (from_ms, lookback_ms), until_ms, cause
-            )
+            _check_late(decisions, case_state, (wearer, device), target, ring, (from_ms, lookback_ms), until_ms, cause)
             continue
         if ring.action is Demand.RESPOND:
             seen = presence.evaluate(
@@ -116,7 +114,7 @@ def evaluate(
                 break
 
 
-def _evaluate_late(
+def _check_late(
     decisions: Decisions,
     case_state: CaseState,
     sides: tuple[Track, Track | None],
@@ -126,7 +124,8 @@ def _evaluate_late(
     until_ms: int,
     cause: CausingReport | None,
 ) -> None:
-    """Enters a ring that isn't open where a late report shows a presence that nobody was notified of, whatever was cleared since."""
+    """Enters a ring that isn't open if a late report proves a presence that nobody was notified of, even before a later
+    clearing."""
     (from_ms, lookback_ms), ring_state = from_back_ms, case_state.ring(target, ring)
     respond = ring.action is Demand.RESPOND
     for low_ms, high_ms in accounts.unnotified(ring_state, lookback_ms if respond else from_ms, until_ms):
@@ -144,7 +143,7 @@ def _evaluate_late(
 
 
 def _p_of(wearer: Track, device: Track | None, ring: Ring, moment: tuple[int, float]) -> float:
-    """Probability of being inside at a moment, at the distance then."""
+    """Probability of being inside at a moment, from the distance then."""
     at_ms, distance_mm = moment
     tracks = (wearer,) if device is None else (wearer, device)
     return probability.inside(distance_mm, ring.radius_mm, tuple(track.accuracy_at(at_ms) for track in tracks))
@@ -159,7 +158,8 @@ def _enter(
     cause: CausingReport | None,
     late: bool,
 ) -> None:
-    """Enters a ring: when, at what distance, mm, and with what probability of being inside; `late` where newer reports came before."""
+    """Enters a ring. `found` is when, at what distance (mm) and with what probability of being inside; `late` if newer reports came
+    before."""
     at_ms, distance_mm, p = found
     case_state.ring(target, ring).enter(at_ms, distance_mm, at_ms if cause is None else decisions.state.now_ms)
     if late and cause is not None:
@@ -185,7 +185,7 @@ def _enter(
 
 
 def _is_unreachable(wearer: Track, device: Track | None, target: Target, radius_mm: int, from_ms: int) -> bool:
-    """A cheap bound that sorts out nearly all reports: wherever both were since `from_ms`, they were farther apart."""
+    """A cheap bound that rules out nearly all reports: wherever both sides were since `from_ms`, they were farther apart."""
     here = wearer.fixes[-1].point
     if device is None:
         return target.shape.min_distance_mm(here) - wearer.path_since_mm(from_ms) > radius_mm
@@ -196,7 +196,7 @@ def _is_unreachable(wearer: Track, device: Track | None, target: Target, radius_
 
 
 def _min_distance_mm(wearer: Track, device: Track | None, target: Target, from_ms: int, until_ms: int) -> float:
-    """No assumed movement of the two since a moment leads nearer than this."""
+    """A lower bound of the distance on all assumed movements of both sides since a moment, mm."""
     here = wearer.fixes[-1].point
     if device is None:
         return target.shape.min_distance_mm(here) - wearer.path_since_mm(from_ms) - ROUNDED_MM
@@ -209,9 +209,9 @@ def _min_distance_mm(wearer: Track, device: Track | None, target: Target, from_m
 
 
 def clear_left_rings(decisions: Decisions, case_state: CaseState, cause: CausingReport | None) -> None:
-    """Clears the rings that the wearer has left for good, by what is known for sure of both sides.
+    """Clears the rings that the wearer has left for good, by the positions of both sides that are known for sure.
 
-    None while a backlog still comes in that shows a presence inside: its end isn't known yet.
+    Clears none while a late backlog shows a presence inside, because the end of that presence isn't known yet.
     """
     state = decisions.state
     for target in case_state.case.targets:
@@ -221,7 +221,7 @@ def clear_left_rings(decisions: Decisions, case_state: CaseState, cause: Causing
                 continue
             if not _has_left(state, case_state, target, ring):
                 withheld_clearing.emit_reentry(decisions, case_state, target, ring, cause)
-                break  # whoever may be within a narrower ring is within the wider ones
+                break  # a wearer possibly within a narrower ring is within the wider ones
             if ring_state.late_ms and state.now_ms < ring_state.late_ms + state.rules.clear_after_ms:
                 break
             jumped_ms = withheld_clearing.jumped_ms(state, case_state, target, ring)
@@ -251,8 +251,8 @@ def _has_left(state: State, case_state: CaseState, target: Target, ring: Ring) -
         until_ms = rings.known_until(wearer, device)
         if until_ms is None:
             continue
-        # The newest positions first: they nearly always say no, and say it cheaply. Old ones say no as well, but never yes, and
-        # vague ones must be as much farther off.
+        # The newest positions come first: they nearly always say no, and cheaply. Old positions may say no, but never yes. Vague
+        # ones must be farther away by their accuracy.
         beyond_mm = margin_mm + wearer.fixes[-1].accuracy_mm + (device.fixes[-1].accuracy_mm if device else 0)
         here = rings.newest(wearer, device)
         if target.shape.is_surely_within(here, ring.radius_mm + beyond_mm):
@@ -282,7 +282,7 @@ def _has_left(state: State, case_state: CaseState, target: Target, ring: Ring) -
 def _agree(
     wearer: Track, device: Track | None, target: Target, ring: Ring, beyond_mm: int, since_ms: int, until_ms: int
 ) -> bool:
-    """Whether as many positions of each side say that a ring was left as it takes to tell leaving from an error that lasts."""
+    """Whether enough positions of each side say that the ring was left to rule out a lasting error."""
     from_ms = rings.agree_from_ms((wearer, device), since_ms, until_ms)
     if from_ms is None:
         return False
@@ -291,9 +291,9 @@ def _agree(
 
 
 def end_muting(decisions: Decisions, case_state: CaseState, at_ms: int, cause: CausingReport | None) -> Iterator[int]:
-    """Demands what a ring that was entered under an encounter demands, once none holds any more; yields when to look again.
+    """Emits the full demand of rings entered under an encounter, once no encounter is active. Yields the times of the next check.
 
-    Whoever is beyond the ring and its margin by then has left it, and would enter it anew.
+    A wearer beyond the ring and its margin by then has left it, and must enter it once more.
     """
     state, case = decisions.state, case_state.case
     muted = [(t, ring) for t in case.targets for ring in case.rings if case_state.ring(t, ring).muted]
@@ -331,7 +331,7 @@ def end_muting(decisions: Decisions, case_state: CaseState, at_ms: int, cause: C
 def close(
     decisions: Decisions, case_state: CaseState, targets: tuple[Target, ...], at_ms: int, only: list[Ring] | None = None
 ) -> None:
-    """Clears open rings because the order no longer asks for them."""
+    """Clears open rings that the order no longer asks for."""
     for target in targets:
         for ring in reversed(case_state.case.rings if only is None else only):
             if case_state.ring(target, ring).open:
@@ -361,7 +361,7 @@ def _clear_ring(
 
 
 def forget_old(state: State, device_id: str, case_ids: list[str]) -> None:
-    """Drops fixes that no late report can need any more; the accounts and ways of these cases keep what they show first."""
+    """Drops fixes that no late report can need. The accounts and ways of these cases first keep what the fixes show."""
     track = state.tracks[device_id]
     if track.fixes[0].time_ms >= state.now_ms - WINDOW_MS:
         return
@@ -375,7 +375,7 @@ def forget_old(state: State, device_id: str, case_ids: list[str]) -> None:
 
 
 def _keep_ways(state: State, device_id: str, case_ids: list[str], horizon_ms: int) -> None:
-    """Keeps what positions that are about to be dropped say of the way of a device, while anything of it is open."""
+    """Keeps the ways of a device through positions about to be dropped, while an episode is open."""
     open_cases = [case_state for case_state in map(state.cases.__getitem__, case_ids) if case_state.episode_id]
     if not open_cases:
         return

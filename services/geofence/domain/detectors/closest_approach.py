@@ -1,4 +1,5 @@
-"""Closing in: whether a wearer within an outer ring, going on as now, enters the ring that demands a response before help can come."""
+"""Closest approach: whether a wearer within an outer ring, moving on as now, enters the ring that demands a response before help
+arrives."""
 
 from __future__ import annotations
 
@@ -25,17 +26,17 @@ from services.geofence.domain.rules import Rules
 from services.geofence.domain.state import CONTACT_EMITTED, CaseState
 
 MIN_MOVEMENT_MS = 30_000
-"""A movement is that of at least so long: shorter ones are the receiver's noise."""
+"""Minimum duration of a measured movement: shorter ones are the receiver's noise."""
 CONFIRM_AFTER_MS = 30_000
-"""... and must be confirmed by another look so much later."""
+"""Time after which another check must confirm the approach."""
 WELL_INSIDE_DIVISOR = 3
-"""The line must lead well into the ring, within a third of its radius: who only passes by touches it."""
+"""The line must lead well into the ring, within this fraction (a third) of its radius: a mere passer-by only touches the ring."""
 MIN_APPROACH_MPS = 1
-"""Who comes nearer more slowly than a walker doesn't close in."""
+"""Minimum approach speed, m/s: slower than a walker isn't an approach."""
 
 
 def check(decisions: Decisions, case_state: CaseState, device_id: str, cause: CausingReport) -> None:
-    """Looks at how the device whose newest fix has come moves in relation to the other side; told once for an episode and target."""
+    """Checks how the device with the newest fix moves relative to the other side. Emits once for each episode and target."""
     state, case = decisions.state, case_state.case
     for target in case.targets:
         ring = _ring(case_state, target)
@@ -59,7 +60,7 @@ def check(decisions: Decisions, case_state: CaseState, device_id: str, cause: Ca
         if not found:
             case_state.approaching_since_ms.pop(f"{target.key} {device_id}", None)
             continue
-        # Each device confirms its own looks: to the others the one that moves stands still between its reports.
+        # Each device confirms its own checks: to the other devices, the moving one stands still between its reports.
         since_ms = case_state.approaching_since_ms.setdefault(f"{target.key} {device_id}", at_ms)
         if at_ms - since_ms < CONFIRM_AFTER_MS or encounters.active_at(state, case, at_ms):
             continue
@@ -69,7 +70,7 @@ def check(decisions: Decisions, case_state: CaseState, device_id: str, cause: Ca
 
 
 def _ring(case_state: CaseState, target: Target) -> Ring | None:
-    """The ring that demands a response, where a wider one of the target is entered and it isn't; else None."""
+    """The ring that demands a response, if it isn't entered but a wider ring of the target is; else None."""
     rings_ = case_state.case.rings
     responding = next((ring for ring in rings_ if ring.action is Demand.RESPOND), None)
     if responding is None or case_state.ring(target, responding).open:
@@ -81,12 +82,11 @@ def _ring(case_state: CaseState, target: Target) -> Ring | None:
 def _closes(
     mover: Track, wearer: Track, device: Track | None, target: Target, ring: Ring, rules: Rules
 ) -> float | None:
-    """Distance now, mm, where the movement of the last half minute and more leads into the ring before help; else None.
+    """Distance now, mm, if the movement of the last half minute or more leads into the ring before help arrives; else None.
 
-    The straight line must lead well into the ring, and as probably into it as a ring is entered, for all that the positions may be
-    off: a line through two says little of where it leads far beyond them. The other side is where it was between its fixes, and since
-    then where it was last. What the accuracies of the positions can explain is no movement; nor is what only a jump of the receiver
-    can.
+    The straight line must lead well into the ring, and as probably into it as a ring is entered, with all errors of the positions:
+    a line through two points says little far beyond them. The other side moves as its fixes say, and stays at its last one. A
+    movement within the accuracies doesn't count, nor does one that only a jump of the receiver can explain.
     """
     now = mover.fixes[-1]
     before = _before(mover, now.time_ms - MIN_MOVEMENT_MS)
@@ -111,7 +111,7 @@ def _closes(
         return None
     times = 1 + sum(spans[0]) / 2 * rules.help_after_ms / took_ms
     there = between(start, end, times)
-    # What either end of the movement may be off grows with how many times as far its line is drawn.
+    # The error of either end grows with the factor by which the line is extended.
     off_mm = round(math.hypot(times * vague_mm, (times - 1) * before.accuracy_mm))
     p = probability.inside(target.shape.least(there, there), ring.radius_mm, (off_mm,))
     return target.shape.least(end, end) if p >= rules.respond_p_pct / 100 else None
@@ -124,7 +124,7 @@ def _before(track: Track, at_ms: int) -> Fix | None:
 
 
 def _relative(wearer: Track, device: Track | None, at_ms: int) -> Vector | None:
-    """Where the wearer was as the target's shape sees it."""
+    """The wearer's position relative to the target's shape at a moment."""
     mine = list(wearer.assumed(at_ms, at_ms))
     first = next(iter(mine) if device is None else difference(mine, list(device.assumed(at_ms, at_ms))), None)
     return first.start if first else None

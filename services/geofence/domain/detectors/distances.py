@@ -1,4 +1,4 @@
-"""While a ring is entered, the protected person's warning is repeated as the wearer comes nearer or goes away."""
+"""Repeated warnings: while a ring is entered, the protected person is warned again as the wearer comes nearer or goes away."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from services.geofence.domain.kinematics import rings
 from services.geofence.domain.state import CaseState, LastWarning, State
 
 NEARER_MM = 100_000
-"""She is told of each 100 m by which the wearer has come nearer, as the protective app of the police does ..."""
+"""Warn for each 100 m that the wearer comes nearer, as the protective app of the police does."""
 FARTHER_MM = 300_000
-"""... and of each 300 m by which the wearer has gone away: that is no reason to look at a telephone on the run."""
+"""Warn for each 300 m that the wearer goes away: that is no reason to look at a phone while running."""
 MIN_INTERVAL_MS = 15_000
-"""Never more often than this, however many reports come at once."""
+"""Minimum interval between two warnings, however many reports arrive at once."""
 
 
 def check(decisions: Decisions, case_state: CaseState, cause: CausingReport) -> None:
-    """Repeats the warning of each person within whose ring the wearer is, where the distance has changed since the last one."""
+    """Repeats the warning of each person within whose ring the wearer is, if the distance has changed since the last warning."""
     state, case = decisions.state, case_state.case
     for target in case.targets:
         if not target.is_person:
@@ -37,7 +37,7 @@ def check(decisions: Decisions, case_state: CaseState, cause: CausingReport) -> 
         apart_mm, at_ms = found
         before = case_state.warned.get(target.key)
         if before is None or before.rings != len(entered):
-            # The alert of that ring has told her.
+            # The alert of that ring has warned her.
             case_state.warned[target.key] = LastWarning(apart_mm, state.now_ms, len(entered))
             continue
         if state.now_ms - before.at_ms < MIN_INTERVAL_MS or -NEARER_MM < apart_mm - before.apart_mm < FARTHER_MM:
@@ -46,7 +46,7 @@ def check(decisions: Decisions, case_state: CaseState, cause: CausingReport) -> 
             apart_mm > before.apart_mm
             and withheld_clearing.jumped_ms(state, case_state, target, entered[-1]) is not None
         ):
-            continue  # that he is far away is no news of his while no vehicle makes the way
+            continue  # the greater distance isn't credible while no vehicle makes the way
         case_state.warned[target.key] = LastWarning(apart_mm, state.now_ms, len(entered))
         kind, demand = demands.DETECTIONS[Detection.DISTANCE_CHANGED]
         ring = entered[-1]
@@ -54,7 +54,7 @@ def check(decisions: Decisions, case_state: CaseState, cause: CausingReport) -> 
 
 
 def _apart(state: State, case_state: CaseState, target: Target) -> tuple[float, int] | None:
-    """Least distance between newest positions that both still hold, mm, and as of when; None where none do."""
+    """Least distance between fresh newest positions of both sides, mm, and its moment; None where none are fresh."""
     found = []
     for wearer, device in accounts.pairs(state, case_state, target):
         here, there = wearer.last(), device.last() if device else None

@@ -1,4 +1,4 @@
-"""What a device said about itself, as an alert of each case in which it plays a part."""
+"""Equipment events: each event of a device becomes an alert of each case that names the device."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ from services.geofence.domain.state import CaseState, EndedEvent, State, event_k
 
 
 class EventChange(NamedTuple):
-    """What an event of a device means beside those that came before."""
+    """How an event of a device changes its active and ended events."""
 
     ended_event: EquipmentKind | None = None
-    """What stood until now."""
+    """An active event that this event ends."""
     ended_ms: int | None = None
-    """When it was over: its end came before it."""
+    """When this event was already over: its end arrived before it."""
     is_known: bool = False
-    """Nobody needs to be told."""
+    """Whether the desks know of the event, so that no alert is needed."""
 
 
 def record_event(state: State, device_id: str, event: EquipmentKind, at_ms: int, has_case: bool) -> EventChange:
-    """Notes what stands and what is over, by the device's own times, also where its clock is ahead: of two reports sent at once
-    either may come first. `told` says whether there is anybody to tell."""
+    """Records an active or ended event by the device's own times, also where its clock is ahead: of two reports sent together
+    either may arrive first. `has_case` says whether a case in force can be notified."""
     active = state.active_events.setdefault(device_id, {})
     ended_events = state.ended_events.setdefault(device_id, {})
     if begun := demands.ENDS.get(event):
-        # An end that is older than the beginning it would end has only come late.
+        # An end older than the present beginning has only arrived late.
         ended = active.get(begun.value, at_ms + 1) <= at_ms
         if ended:
             del active[begun.value]
@@ -45,7 +45,7 @@ def record_event(state: State, device_id: str, event: EquipmentKind, at_ms: int,
         active[event.value] = max(at_ms, active.get(event.value, at_ms))
         return EventChange()
     ended_events[event.value] = before._replace(emitted=before.emitted or has_case)
-    # A receiver may have said with each report that it was jammed.
+    # A receiver may have reported jamming with each position.
     return EventChange(ended_ms=before.at_ms, is_known=before.emitted and event not in demands.HOLDS_INCIDENT)
 
 
@@ -58,9 +58,9 @@ def emit(
     cause: CausingReport | None,
     ended_ms: int | None = None,
 ) -> None:
-    """The alert of an equipment event in one case; what a device of that kind can't say is set aside.
+    """Emits the alert of an equipment event in one case; an event that this kind of device can't report becomes a dead letter.
 
-    What was over by a moment is told as ever, and that it is over with it: it never stands.
+    An event that was already over (`ended_ms`) is emitted together with its end: it never becomes active.
     """
     case = case_state.case
     target = next((t for t in case.targets if device_id in t.device_ids), None)
@@ -73,7 +73,7 @@ def emit(
     if event in demands.ACTIVE_UNTIL_ENDED:
         key = event_key(event, device_id)
         if key in case_state.raised and event not in demands.HOLDS_INCIDENT:
-            return  # the desks know; a receiver may say with each report that it is jammed
+            return  # the desks know; a receiver may report jamming with each position
         if ended_ms is None:
             case_state.raised[key] = at_ms
     decisions.alert(case_state, kind, demand, at_ms, target=target, cause=cause)
@@ -82,7 +82,7 @@ def emit(
 
 
 def retract(decisions: Decisions, case_state: CaseState, keys: list[str], at_ms: int) -> None:
-    """Ends equipment events that the case no longer asks about."""
+    """Ends active equipment events that the case no longer asks about."""
     for key in keys:
         event, _, device_id = key.partition(" ")
         del case_state.raised[key]

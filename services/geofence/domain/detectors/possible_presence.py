@@ -1,7 +1,8 @@
-"""What is possible and not likely: that a wearer is within the ring that demands a response. It is told and sends nobody.
+"""Possible presence: a wearer may be within the ring that demands a response, but it isn't likely. The desks are notified; nobody
+is sent.
 
-A position that no second one has confirmed, one that is too vague, or good ones at the edge of what their accuracy allows: the desks
-are told of them where nobody was sent yet, also of whoever is known to be within a wider ring; the record has them all.
+The reason is a position without confirmation, a vague one, or a good one at the edge of its accuracy. The desks are notified if
+nobody was sent yet, also when the wearer is known to be within a wider ring. The record has all cases.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ def update(
     possible: PossiblePresence | None,
     cause: CausingReport,
 ) -> None:
-    """Notes what the newest positions allow: told at its beginning, and at its end."""
+    """Updates the possible presence from the newest positions. Emits its beginning and its end."""
     state, case = decisions.state, case_state.case
     if not case.valid_from_ms <= state.now_ms < case.valid_until_ms:
         return
@@ -60,7 +61,8 @@ def update(
 
 
 def end_if_expired(decisions: Decisions, case_state: CaseState, target: Target, cause: CausingReport | None) -> None:
-    """Takes it back once nothing has allowed it for 3 minutes; `cause` is the newest report, None where an older one came."""
+    """Ends a possible presence once nothing has allowed it for 3 minutes. `cause` is the newest report, None if an older one
+    arrived."""
     before = case_state.possible_presences.get(target.key)
     if before and cause is not None and decisions.state.now_ms - before.last_ms >= UNKNOWN_AFTER_MS:
         del case_state.possible_presences[target.key]
@@ -68,7 +70,7 @@ def end_if_expired(decisions: Decisions, case_state: CaseState, target: Target, 
 
 
 def close(decisions: Decisions, case_state: CaseState, at_ms: int, keys: set[str] | None = None) -> None:
-    """Takes back what was told of targets (None: of all) that nobody asks about any more."""
+    """Retracts the possible presences of targets (None: of all targets) that the order no longer asks about."""
     for target in case_state.case.targets:
         if keys is None or target.key in keys:
             before = case_state.possible_presences.pop(target.key, None)
@@ -85,6 +87,6 @@ def _retract(
     cause: CausingReport | None,
 ) -> None:
     kind, demand = demands.DETECTIONS[Detection.POSITION_REGAINED]
-    # Where the desks know of more than was told here, its end is no all-clear.
+    # If the desks know of more than this, its end is no all-clear.
     record_only = not before.emitted or bool(case_state.episode_id)
     decisions.alert(case_state, kind, demand, at_ms, target=target, cause=cause, record_only=record_only)

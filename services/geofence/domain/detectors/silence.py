@@ -1,7 +1,7 @@
-"""What silence means: who isn't heard, and whom a wearer can have reached since anybody knew where they were.
+"""Silence: who isn't heard, and which targets a wearer can have reached since the last known position.
 
-All of it is decided as of a moment that follows from the state alone, so it doesn't matter when a tick or a report makes the fold
-look. Contact (`State.heard_at_ms`) ends a silence; only a position says where somebody is.
+Each decision is made as of a moment that follows from the state alone, so it doesn't matter whether a tick or a report triggers the
+check. Contact (`State.heard_at_ms`) ends a silence; only a position shows where somebody is.
 """
 
 from __future__ import annotations
@@ -21,11 +21,12 @@ from services.geofence.domain.state import WEARER, CaseState, State
 
 
 def check(decisions: Decisions, case_state: CaseState, at_ms: int, cause: CausingReport | None) -> list[int]:
-    """Decides on a case in force as of a moment; says when to look again, empty where only a report can change anything."""
+    """Decides on a case in force as of a moment. Returns the times of the next checks; empty if only a report can change
+    anything."""
     state = decisions.state
     check_times_ms = [*_persons(decisions, case_state, at_ms, cause)]
     if case_state.case.tag_device_ids:
-        # What isn't in earnest is no part of an outage, nor of the number that one is measured by.
+        # An exercise is no part of an outage, nor of the number of watched wearers.
         if case_state.case.exercise is Exercise.NONE:
             state.watched.add(case_state.case.case_id)
         check_times_ms += _contact(decisions, case_state, at_ms, cause)
@@ -36,9 +37,10 @@ def check(decisions: Decisions, case_state: CaseState, at_ms: int, cause: Causin
 
 
 def quiet_until(state: State, case_state: CaseState, at_ms: int) -> int | None:
-    """When to look again at a case in which nothing stands and everybody was heard and seen in time; None: look at all of it.
+    """When to check a case next in which nothing is active and everybody was heard and seen in time; None if a full check is
+    needed.
 
-    It says what `watch` would, and sorts out nearly all cases that time wakes.
+    It gives the same time as `check`, and spares nearly all cases that are due the full check.
     """
     if case_state.silent or case_state.unseen or case_state.episode_id or case_state.lost or case_state.near:
         return None
@@ -55,20 +57,20 @@ def quiet_until(state: State, case_state: CaseState, at_ms: int) -> int | None:
 
 
 def _last_heard_ms(heard_at_ms: Mapping[str, int], device_ids: tuple[str, ...]) -> int:
-    """When any of them was heard last; 0 where none ever was."""
+    """When any of the devices was last heard; 0 if none ever was."""
     if len(device_ids) == 1:  # nearly always
         return heard_at_ms.get(device_ids[0], 0)
     return max((heard_at_ms.get(device_id, 0) for device_id in device_ids), default=0)
 
 
 def await_reports(case_state: CaseState, from_ms: int) -> None:
-    """Notes from when on reports are awaited of those who weren't awaited yet."""
+    """Notes since when reports are awaited from the wearer and each person, unless they already are."""
     for key in (WEARER, *(target.key for target in case_state.case.targets if target.is_person)):
         case_state.awaited_from_ms.setdefault(key, from_ms)
 
 
 def amend(decisions: Decisions, case_state: CaseState, case: Case, in_force: bool) -> None:
-    """Takes back what the new snapshot no longer asks about; whose devices have changed is awaited anew."""
+    """Retracts what a new snapshot no longer asks about. Waits afresh for reports where devices have changed."""
     at_ms, before = decisions.state.now_ms, case_state.case
     devices = {WEARER: case.tag_device_ids} | {t.key: t.device_ids for t in case.targets}
     replaced = {t.key for t in before.targets if set(devices.get(t.key, ())) != set(t.device_ids)}
@@ -81,7 +83,7 @@ def amend(decisions: Decisions, case_state: CaseState, case: Case, in_force: boo
 
 
 def close(decisions: Decisions, case_state: CaseState, at_ms: int, keys: set[str] | None = None) -> None:
-    """Takes back what was told of the wearer and of targets (None: of all), because nobody asks any more."""
+    """Retracts the alerts about the wearer and targets (None: all of them) that the order no longer asks about."""
     for target in case_state.case.targets:
         if keys is not None and not keys & {target.key, WEARER}:
             continue
@@ -108,7 +110,8 @@ def _emit(
     cause: CausingReport | None = None,
     heard_ms: int | None = None,
 ) -> Demand:
-    """Adds what was found; of somebody who was last heard at `heard_ms` and no more, a notice is the outage's while there is one."""
+    """Emits a detection and returns its demand. During an outage, a notice about somebody silent since `heard_ms` is left to the
+    outage."""
     kind, demand = demands.DETECTIONS[detection]
     record_only = detection is Detection.IN_REACH
     outage_id = "" if heard_ms is None else outages.covering(decisions.state, heard_ms)
@@ -125,7 +128,7 @@ def _emit(
 
 
 def _heard_ms(state: State, case_state: CaseState, key: str) -> int:
-    """When somebody's devices were last heard; where they never were, since when that is awaited."""
+    """When somebody's devices were last heard; if never, since when a report has been awaited."""
     heard = [state.heard_at_ms[device] for device in case_state.devices(key) if device in state.heard_at_ms]
     return max(heard, default=case_state.awaited_from_ms[key])
 
@@ -134,7 +137,7 @@ def _heard_ms(state: State, case_state: CaseState, key: str) -> int:
 
 
 def _contact(decisions: Decisions, case_state: CaseState, at_ms: int, cause: CausingReport | None) -> Iterator[int]:
-    """SILENT and its end; yields moments to look again at."""
+    """Emits SILENT and its end; yields the times of the next checks."""
     state = decisions.state
     since_ms, from_ms = _heard_ms(state, case_state, WEARER), case_state.awaited_from_ms[WEARER]
     silent_ms, long_ms = since_ms + UNKNOWN_AFTER_MS, since_ms + state.rules.silent_notify_after_ms
@@ -159,7 +162,8 @@ def _contact(decisions: Decisions, case_state: CaseState, at_ms: int, cause: Cau
 
 
 def _persons(decisions: Decisions, case_state: CaseState, at_ms: int, cause: CausingReport | None) -> Iterator[int]:
-    """PROTECTED_DEVICE_LOST by silence and its end; yields moments to look again at. A person without any device is never heard."""
+    """Emits PROTECTED_DEVICE_LOST by silence and its end; yields the times of the next checks. A person without a device is never
+    heard."""
     state = decisions.state
     for target in case_state.case.targets:
         if not target.is_person:
@@ -181,7 +185,7 @@ def _persons(decisions: Decisions, case_state: CaseState, at_ms: int, cause: Cau
 
 
 def _explained(case_state: CaseState, target: Target) -> bool:
-    """Whether all devices of a person have said why they won't be heard: the police know."""
+    """Whether all devices of a person have announced their silence, so that the police know."""
     devices = target.device_ids
     return bool(devices) and all(case_state.has_active(demands.EXPLAINS_SILENCE, device) for device in devices)
 
@@ -190,7 +194,7 @@ def _explained(case_state: CaseState, target: Target) -> bool:
 
 
 def _reach(decisions: Decisions, case_state: CaseState, at_ms: int, cause: CausingReport | None) -> Iterator[int]:
-    """UNKNOWN_NEAR and its end; yields moments to look again at."""
+    """Emits UNKNOWN_NEAR and its end; yields the times of the next checks."""
     state, case = decisions.state, case_state.case
     last = state.last_fix(case.tag_device_ids)
     if last and at_ms < last.time_ms + UNKNOWN_AFTER_MS:
@@ -224,25 +228,25 @@ def _reach(decisions: Decisions, case_state: CaseState, at_ms: int, cause: Causi
                 found_ms, detection = likely_ms, Detection.LIKELY_IN_REACH
         if found_ms is not None and case_state.near.get(target.key, 0) < demands.DETECTIONS[detection][1]:
             moment_ms = max(found_ms, from_ms)
-            # Whoever is heard and yet unseen is so for a reason of their own.
+            # A device that reports without a position isn't affected by the outage, so its alert is not suppressed.
             heard_ms = _heard_ms(state, case_state, WEARER) if case_state.silent else None
             case_state.near[target.key] = _emit(decisions, case_state, detection, moment_ms, target, cause, heard_ms)
             withheld_clearing.keep_last(state, case_state, target, last)
 
 
 def _was_near(state: State, case: Case, last: Fix | None, target: Target) -> bool:
-    """Whether the last that was known of both is within a ring that demands NOTIFY or more."""
+    """Whether the last known positions of both were within a ring that demands NOTIFY or more."""
     apart = state.apart_mm(last, target) if last else None
     radius_mm = max((ring.radius_mm for ring in case.rings if ring.action >= Demand.NOTIFY), default=0)
     return apart is not None and apart[0] <= radius_mm
 
 
 def _possible_ms(state: State, case_state: CaseState, last: Fix | None, target: Target) -> int | None:
-    """The first moment at which the wearer, unseen, can be within the ring that demands a response; None where never.
+    """The first moment at which an unseen wearer can be within the ring that demands a response; None if never.
 
     The wearer may be as far from the last position as its accuracy and the speed bound allow. A person's own position ages by the
-    same bound, but for 3 minutes only: then it is the last one that there is. Where the wearer never was anywhere, the set is
-    everywhere, which is told together with the silence.
+    same bound, but only for 3 minutes: after that it stays the last known one. A wearer without any position may be anywhere, which
+    is emitted together with the silence.
     """
     if last is None:
         return case_state.awaited_from_ms[WEARER] + state.rules.silent_notify_after_ms
@@ -251,7 +255,7 @@ def _possible_ms(state: State, case_state: CaseState, last: Fix | None, target: 
 
 
 def _likely_ms(state: State, case_state: CaseState, last: Fix | None, target: Target) -> int:
-    """The first moment at which the same is likely: at the wearer's own pace, or once nobody has seen the wearer for long."""
+    """The first moment at which a presence is likely: at the wearer's own pace, or after a long time without any position."""
     rules = state.rules
     if last is None:
         return case_state.awaited_from_ms[WEARER] + rules.silent_notify_after_ms
@@ -267,7 +271,7 @@ def _likely_ms(state: State, case_state: CaseState, last: Fix | None, target: Ta
 
 
 def _reached_ms(state: State, case: Case, last: Fix, target: Target, mps: float) -> int | None:
-    """When the gap to the ring that demands a response is closed, each side at so much; None where the other side is unknown."""
+    """When the gap to the ring that demands a response is closed, each side at a speed; None if the other side is unknown."""
     apart = state.apart_mm(last, target)
     if apart is None:
         return None

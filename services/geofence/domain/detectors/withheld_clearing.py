@@ -1,8 +1,9 @@
-"""All-clears that are withheld: positions say that a ring was left, and no vehicle makes the way there from where it was entered.
+"""Withheld all-clears: positions claim that a ring was left, but no vehicle makes the way from where it was entered.
 
-The ring stays entered, and the desks are notified that the positions may be spoofed, once for a target of an episode. Four things end
-it: a way that a vehicle can make, after which the ring is cleared as any other; positions back within the ring, which demand again what
-the ring demands, since a desk may have closed its half meanwhile; a device that is replaced; and the end of the order.
+The ring stays entered, and the desks are notified that the positions may be spoofed, once for each target of an episode. Four
+events end it. A way that a vehicle can make lets the ring clear as usual. Positions back within the ring demand what the ring
+demands once more, because a desk may have closed its half meanwhile. The others are the replacement of a device and the end of the
+order.
 """
 
 from __future__ import annotations
@@ -30,19 +31,19 @@ class Pair(NamedTuple):
     tag_id: str
     wearer: Track
     device_id: str | None
-    """None for a place, which has none."""
+    """None for a place, which has no device."""
     device: Track | None
 
     @property
     def sides(self) -> Iterator[tuple[str, Track]]:
-        """Both, by their devices; the tag alone where the other side is a place."""
+        """Device id and track of each side; only the tag's if the target is a place."""
         yield self.tag_id, self.wearer
         if self.device_id is not None and self.device is not None:
             yield self.device_id, self.device
 
 
 def jumped_ms(state: State, case_state: CaseState, target: Target, ring: Ring) -> int | None:
-    """Since when positions that still hold say that a ring was left in a way that no vehicle makes; None where they don't."""
+    """Since when fresh positions claim a departure that no vehicle makes; None if they don't."""
     found = [
         min(way.since_ms for way in known)
         for pair in _fresh_pairs(state, case_state.case, target)
@@ -53,7 +54,7 @@ def jumped_ms(state: State, case_state: CaseState, target: Target, ring: Ring) -
 
 
 def is_too_soon(state: State, case_state: CaseState, target: Target, ring: Ring) -> bool:
-    """Whether a way was found again too short a time ago: what was said before it counts for nothing."""
+    """Whether a device's way became possible again too recently: positions before that don't count."""
     since_ms = case_state.ring(target, ring).since_ms or 0
     for pair in _fresh_pairs(state, case_state.case, target):
         until_ms = rings.known_until(pair.wearer, pair.device) or 0
@@ -74,7 +75,8 @@ def is_too_soon(state: State, case_state: CaseState, target: Target, ring: Ring)
 def is_unseen_still(
     decisions: Decisions, case_state: CaseState, target: Target, last: Fix, cause: CausingReport | None
 ) -> bool:
-    """Whether a wearer who was unseen near a target, so that somebody was sent, is seen again only where no vehicle got in time."""
+    """Whether a wearer who was unseen near a target reappears only where no vehicle got in time; somebody was sent to that
+    target."""
     state = decisions.state
     if case_state.near.get(target.key) is not Demand.RESPOND:
         return False
@@ -93,7 +95,7 @@ def is_unseen_still(
 
 
 def keep_last(state: State, case_state: CaseState, target: Target, last: Fix | None) -> None:
-    """Keeps where a wearer was seen last who is unseen near a target, where somebody is sent for it."""
+    """Keeps the last known position of a wearer who is unseen near a target, if somebody is sent because of it."""
     if case_state.near.get(target.key) is not Demand.RESPOND or last is None:
         return
     for device_id in case_state.case.tag_device_ids:
@@ -113,7 +115,8 @@ def emit(
     cause: CausingReport | None,
     distance_mm: float | None,
 ) -> None:
-    """Notifies the desks that an all-clear is withheld, and why: once for a target of an episode, the rest is for the record."""
+    """Notifies the desks that an all-clear is withheld, and why. This happens once for each target of an episode; the rest is for
+    the record."""
     key = _key(target, ring)
     if case_state.withheld.get(key):
         return
@@ -137,7 +140,7 @@ def emit(
 def end(
     decisions: Decisions, case_state: CaseState, target: Target, ring: Ring | None, cause: CausingReport | None
 ) -> None:
-    """Notes for the record that nothing is withheld any more. To the legs it is no all-clear: that is the ring's own."""
+    """Records that nothing is withheld any more. To the legs this is no all-clear: the ring's own alert is."""
     key = _key(target, ring)
     if case_state.withheld.get(key):
         case_state.withheld[key] = 0
@@ -150,7 +153,7 @@ def end(
 def emit_reentry(
     decisions: Decisions, case_state: CaseState, target: Target, ring: Ring, cause: CausingReport | None
 ) -> None:
-    """Demands what a ring demands whose all-clear was withheld, once positions are within it again."""
+    """Emits the ring's demand once more, if its all-clear was withheld and positions are within the ring again."""
     state, case = decisions.state, case_state.case
     if not case_state.withheld.get(_key(target, ring)):
         return
@@ -181,14 +184,14 @@ def emit_reentry(
 
 
 def forget(case_state: CaseState, target: Target, ring: Ring) -> None:
-    """Drops what was kept of a ring that is cleared."""
+    """Drops the kept ways of a ring that is cleared."""
     key = _key(target, ring)
     case_state.withheld.pop(key, None)
     _drop(case_state, key)
 
 
 def keep(state: State, case_state: CaseState, device_id: str, dropped: list[Fix]) -> None:
-    """Follows the ways of a device through its oldest positions, which are to be dropped, while what is open may rest on them."""
+    """Follows a device's ways through its oldest positions before they are dropped, while open rings may rest on them."""
     for target in case_state.case.targets:
         unseen = _unseen_key(target, device_id)
         if unseen in case_state.ways:
@@ -262,11 +265,12 @@ def _fresh_pairs(state: State, case: Case, target: Target) -> Iterator[Pair]:
 
 
 def _known(state: State, case_state: CaseState, target: Target, ring: Ring, pair: Pair) -> Iterator[list[Way]]:
-    """Of each side the ways from where it was when the ring was seen entered last; empty where that is unknown."""
+    """The ways of each side since the ring was last seen entered; empty if the position then is unknown."""
     from_ms = _from_ms(state, case_state, target, ring, pair)
     for device_id, track in pair.sides:
         if from_ms is not None:
-            # A device that had said no more than it takes to say that it left: a receiver that starts may tell of where it was last.
+            # A new device needs a few more positions than those that claim the departure: a starting receiver may report its last
+            # location.
             known = track.is_truncated or bisect_left(track.fixes, (from_ms,)) > rings.AGREEING_FIXES
             yield travel_feasibility.ways(track.fixes, from_ms) if known else []
         else:
@@ -275,7 +279,8 @@ def _known(state: State, case_state: CaseState, target: Target, ring: Ring, pair
 
 
 def _from_ms(state: State, case_state: CaseState, target: Target, ring: Ring, pair: Pair) -> int | None:
-    """The last moment at which the two were so near that the ring wasn't left; None where no position of then is known any more."""
+    """The last moment at which the two were too near for the ring to count as left; None if no position of that time is known any
+    more."""
     wearer, device = pair.wearer, pair.device
     since_ms = case_state.ring(target, ring).since_ms or 0
     vague_mm = wearer.fixes[-1].accuracy_mm + (device.fixes[-1].accuracy_mm if device else 0)
@@ -286,6 +291,6 @@ def _from_ms(state: State, case_state: CaseState, target: Target, ring: Ring, pa
         spans = target.shape.within(piece.start, piece.end, near_mm)
         if spans:
             return piece.from_ms + round(spans[-1][1] * (piece.to_ms - piece.from_ms))
-    # It was entered by what was likely, or foreseen.
+    # The ring was entered on a likely or a predicted presence.
     oldest_ms = max(track.fixes[0].time_ms for _, track in pair.sides)
     return since_ms if since_ms >= oldest_ms else None

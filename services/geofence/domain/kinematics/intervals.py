@@ -9,7 +9,7 @@ Stretch = tuple[int, int]
 
 
 def add_stretch(stretches: list[Stretch], from_ms: int, to_ms: int) -> None:
-    """Adds a stretch, joined with those that it touches."""
+    """Adds a stretch, joined with the stretches that it touches."""
     touched = [stretch for stretch in stretches if stretch[0] <= to_ms and from_ms <= stretch[1]]
     for stretch in touched:
         stretches.remove(stretch)
@@ -20,7 +20,7 @@ def add_stretch(stretches: list[Stretch], from_ms: int, to_ms: int) -> None:
 
 
 def without(spans: list[Stretch], others: Iterable[Stretch]) -> list[Stretch]:
-    """What `spans` hold beside `others`, which may overlap each other."""
+    """The parts of `spans` outside `others`, which may overlap each other."""
     for from_ms, to_ms in others:
         left: list[Stretch] = []
         for start_ms, end_ms in spans:
@@ -36,7 +36,7 @@ def without(spans: list[Stretch], others: Iterable[Stretch]) -> list[Stretch]:
 
 
 def overlaps(spans: Iterable[Stretch], from_ms: int, to_ms: int) -> Iterator[Stretch]:
-    """The parts of a stretch that lie in `spans`. A mere end in common is none, unless the stretch is a moment."""
+    """The parts of a stretch that lie in `spans`. A common end alone gives none, unless the stretch is a single moment."""
     for start_ms, end_ms in spans:
         low_ms, high_ms = max(start_ms, from_ms), min(end_ms, to_ms)
         if low_ms < high_ms or low_ms == high_ms == from_ms == to_ms:

@@ -1,4 +1,5 @@
-"""Whether a wearer is within a ring that demands a response, by what is believed of both sides, and whether it is possible."""
+"""Presence within a ring that demands a response: whether the believed positions put the wearer inside, and whether it is
+possible."""
 
 from __future__ import annotations
 
@@ -14,29 +15,30 @@ from services.geofence.domain.rules import Rules
 from services.geofence.domain.state import State
 
 POSSIBLE_P = 0.01
-"""What is less likely isn't told."""
+"""Least probability of a possible presence: nothing is emitted below it."""
 POSSIBLE_TIMES = 2
-"""Beyond a ring by so many times the accuracies the probability of being inside is below POSSIBLE_P."""
+"""Beyond a ring by this many times the accuracies, the probability of being inside is below POSSIBLE_P."""
 SURELY_BEYOND = probability.SURELY_OUTSIDE / 1.5
-"""Beyond a ring by so many times the accuracies nobody is possibly inside, to six places; an accuracy is 1.5 standard deviations."""
+"""Beyond a ring by this many times the accuracies, the probability of being inside is 0 to six places. An accuracy is 1.5 standard
+deviations."""
 
 
 class PossiblePresence(NamedTuple):
-    """That the wearer may be within the ring."""
+    """The wearer may be within the ring."""
 
     at_ms: int
     distance_mm: float
     p: float
     anomaly: AnomalyKind | None
-    """Why it can't be known better; None where the positions are good and at the edge. JUMP where it is what one says that isn't
-    believed, or one from before a leap away."""
+    """Why the presence can't be known better; None if good positions are at the edge. JUMP if it rests on an unbelieved position,
+    or on one from before a jump away."""
 
 
 class Presence(NamedTuple):
-    """What a look found."""
+    """The result of an evaluation of one ring."""
 
     entered: tuple[int, float, float] | None
-    """The first moment at which the wearer is taken to be inside, the distance then, mm, and the probability; None where never."""
+    """The first moment at which the wearer counts as inside, the distance then (mm) and the probability; None if never."""
     possible: PossiblePresence | None
 
 
@@ -49,10 +51,10 @@ def evaluate(
     until_ms: int,
     newest: bool,
 ) -> Presence:
-    """Looks at the ways of both sides (None: a place) between two moments; `newest` where nothing later is known."""
+    """Evaluates the ways of both sides (None: a place) between two moments; `newest` if no later position is known."""
     rules = state.rules
     if from_ms > until_ms:
-        return Presence(None, None)  # all of it is from before the last clearing
+        return Presence(None, None)  # the whole stretch is before the last clearing
     tracks = tuple(
         plausibility.believed(side, from_ms, None if newest else until_ms, rules.reach_mps) for side in sides if side
     )
@@ -82,15 +84,15 @@ def evaluate(
 
 
 def max_travel_mm(rules: Rules) -> int:
-    """No wearer is taken to have gone farther from where a leap began."""
+    """Greatest assumed distance of a wearer from the start of a jump, mm."""
     return rules.reach_mps * UNKNOWN_AFTER_MS
 
 
 def _is_far_unreachable(tracks: tuple[Track, ...], target: Target, radius_mm: int, from_ms: int, until_ms: int) -> bool:
-    """A cheaper bound that sorts out nearly all looks, before anybody is put where they rest.
+    """A cheaper bound that rules out nearly all presences, before stationary devices are averaged.
 
-    Each mean of positions lies among them, so within the greatest distance of any from the newest one, and no movement between two
-    such means is longer than twice that.
+    Each mean of positions lies within the greatest distance of any position from the newest one. No movement between two such means
+    is longer than twice that distance.
     """
     wearer = tracks[0]
     here = wearer.fixes[-1]
@@ -112,7 +114,7 @@ def _is_far_unreachable(tracks: tuple[Track, ...], target: Target, radius_mm: in
 
 
 def _is_unreachable(tracks: tuple[Track, ...], target: Target, radius_mm: float, from_ms: int, until_ms: int) -> bool:
-    """A cheap bound that sorts out most looks: wherever both were and would go on to, they were farther apart."""
+    """A cheap bound that rules out most presences: wherever both sides were and would go on to, they were farther apart."""
     here, there = tracks[0].fixes[-1], tracks[1].fixes[-1] if len(tracks) > 1 else None
     apart_mm = dist(here[3:6], there[3:6]) if there else target.shape.min_distance_mm(here.point)
     for track in tracks:
@@ -130,7 +132,7 @@ def _from_newest_or_before_jump(
     ring: Ring,
     best: PossiblePresence | None,
 ) -> Presence:
-    """What the newest positions say, and where they allow nothing, what those before a leap away do."""
+    """The presence by the newest positions; if these allow none, by the positions before a jump away."""
     found = _from_newest(state, sides, believed, target, ring, best)
     if found.entered or found.possible:
         return found
@@ -140,7 +142,7 @@ def _from_newest_or_before_jump(
 def _before_jumps(
     state: State, sides: tuple[Track, Track | None], target: Target, ring: Ring
 ) -> PossiblePresence | None:
-    """That the wearer may be within the ring where one of the two is still where it was before it leapt away.
+    """The possible presence if one side is still where it was before it jumped away.
 
     A wearer goes on from there at the own pace, and on foot at least, for 3 minutes; a person's device stays.
     """
@@ -172,7 +174,7 @@ def _from_newest(
     ring: Ring,
     best: PossiblePresence | None,
 ) -> Presence:
-    """What the newest positions say themselves, also where they aren't believed, and with those before that say the same."""
+    """The presence by the newest positions themselves, also unbelieved ones, and together with earlier ones at the same place."""
     raw = tuple(side for side in sides if side is not None)
     here, there = raw[0].fixes[-1], raw[1].fixes[-1] if len(raw) > 1 else None
     at_ms = max(here.time_ms, there.time_ms if there else 0)
@@ -191,7 +193,7 @@ def _from_newest(
         steady = probability.inside(apart_mm, ring.radius_mm, tuple(track.steady_accuracy_mm() for track in raw))
         if steady >= state.rules.respond_p_pct / 100:
             return Presence((here.time_ms, apart_mm, steady), None)
-    # Too vague to enter the ring even from its middle: then its disc says what is possible.
+    # Positions too vague to enter the ring even from its middle: their discs say what is possible.
     vague = probability.inside(0, ring.radius_mm, accuracies) < state.rules.respond_p_pct / 100
     if (best is None or p > best.p or vague) and (
         p >= POSSIBLE_P or (vague and apart_mm - sum(accuracies) <= ring.radius_mm)
