@@ -77,7 +77,7 @@ def final(story: Story, ring_m: int) -> tuple[list[Stretch], int | None]:
     return inside, min((round(mm) for stretches, mm in found if stretches and mm is not None), default=None)
 
 
-def test_what_comes_after_the_clearing_amends_the_account_and_sends_nobody() -> None:
+def test_reports_after_the_clearing_amend_the_account_and_send_nobody() -> None:
     story = Story()
     story.case()
     came = visit(0, 900)
@@ -96,7 +96,7 @@ def test_what_comes_after_the_clearing_amends_the_account_and_sends_nobody() -> 
     assert [a for a in story.alerts if a.demand > Demand.RECORD] == demanded
 
 
-def test_a_presence_that_nobody_knew_of_sends_somebody_whatever_was_cleared_since() -> None:
+def test_an_unnotified_presence_sends_somebody_even_after_a_later_clearing() -> None:
     story = Story()
     story.case()
     unknown, known = visit(300, 600), visit(3000, 60, near_m=50)
@@ -114,7 +114,7 @@ def test_a_presence_that_nobody_knew_of_sends_somebody_whatever_was_cleared_sinc
     assert not any(from_ms < first.inside[0][0] < to_ms for from_ms, to_ms in second.inside)
 
 
-def test_a_late_report_takes_away_what_it_disproves() -> None:
+def test_a_late_report_removes_disproved_time_from_the_account() -> None:
     story = Story()
     story.case()
     straight = [(0.0, "tag", 1500.0), (60.0, "tag", 900.0), (120.0, "tag", -900.0), (180.0, "tag", -1500.0)]
@@ -126,7 +126,7 @@ def test_a_late_report_takes_away_what_it_disproves() -> None:
     assert amended.inside == () and amended.min_distance_mm is not None and amended.min_distance_mm > 100_000
 
 
-def test_a_ring_is_not_cleared_while_a_backlog_shows_that_he_was_inside() -> None:
+def test_a_ring_is_not_cleared_while_a_backlog_shows_a_presence_inside() -> None:
     story = Story()
     story.case()
     play(story, [(i * 15.0, "tag", 3000.0) for i in range(7)] + at_home(1000))
@@ -141,7 +141,7 @@ def test_a_ring_is_not_cleared_while_a_backlog_shows_that_he_was_inside() -> Non
 
 
 @pytest.mark.parametrize("phone_s", [60, 47, 61])
-def test_a_ring_that_is_open_for_hours_loses_nothing(phone_s: float) -> None:
+def test_a_ring_open_for_hours_keeps_its_whole_account(phone_s: float) -> None:
     story = Story()
     story.case()
     near = {3: 8.0, 100: 4.0}
@@ -178,7 +178,7 @@ def test_the_order_within_a_batch_changes_no_account(rng: random.Random) -> None
 
 @given(st.integers(0, 10_000), st.integers(1, 20))
 @settings(max_examples=15, deadline=None)
-def test_delays_change_no_account_and_a_restart_changes_nothing(seed: int, every: int) -> None:
+def test_delays_change_no_account_and_restarts_change_nothing(seed: int, every: int) -> None:
     """Visits that are minutes apart, with each report up to 90 minutes on its way."""
     rng = random.Random(seed)
     fixes = [fix for i in range(4) for fix in visit(i * 900, rng.choice((0, 60, 200)), rng.uniform(5, 120))]
@@ -203,7 +203,7 @@ def test_delays_change_no_account_and_a_restart_changes_nothing(seed: int, every
     assert codec.encode(restarted.state) == codec.encode(late.state)
 
 
-def test_what_waits_is_published_when_the_order_ends() -> None:
+def test_pending_amendments_are_published_when_the_order_ends() -> None:
     story = Story()
     story.case(valid_until_ms=T0_MS + 1_530_000)
     came = visit(0, 900)
@@ -215,7 +215,7 @@ def test_what_waits_is_published_when_the_order_ends() -> None:
     assert not any(ring_state.closed for ring_state in story.state.cases["case-1"].rings.values())
 
 
-def test_what_waits_is_published_when_the_order_asks_for_something_else() -> None:
+def test_pending_amendments_are_published_when_the_order_changes() -> None:
     """Both places of the order move: their rings are gone, and with them what late reports could still change."""
     story = Story()
     places = [circle("home", 0, 0, 10), circle("work", 0, 50, 10)]
@@ -231,7 +231,7 @@ def test_what_waits_is_published_when_the_order_asks_for_something_else() -> Non
     assert all(seconds(a) > 900 for a in amended) and story.state.cases["case-1"].amend_ms is None
 
 
-def test_a_new_phone_takes_nothing_away_that_the_old_one_proved() -> None:
+def test_a_new_phone_keeps_the_time_that_the_old_one_proved() -> None:
     story = Story()
     story.case()
     play(story, visit(0, 600)[:-8] + at_home(720))
@@ -243,7 +243,7 @@ def test_a_new_phone_takes_nothing_away_that_the_old_one_proved() -> None:
     assert seconds(cleared) > 600
 
 
-def test_what_accounts_cost_is_bounded() -> None:
+def test_the_number_of_kept_accounts_is_bounded() -> None:
     """One visit each 8 minutes for 6 hours: of the accounts only those of the window are kept."""
     story = Story()
     story.case()

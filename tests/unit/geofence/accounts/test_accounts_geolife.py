@@ -43,19 +43,19 @@ def late(lines: list[str], how: str, seed: int) -> Iterator[str]:
         (parse_rfc3339(report["fix_time"]) + delay_s, report)
         for report, delay_s in zip(reports, delays_s(random.Random(seed), how), strict=False)
     ]
-    for arrives_s, one in sorted(arrivals, key=lambda arrival: arrival[0]):
-        yield json.dumps(one | {"received_at": rfc3339(arrives_s)}) + "\n"
+    for arrives_s, alert in sorted(arrivals, key=lambda arrival: arrival[0]):
+        yield json.dumps(alert | {"received_at": rfc3339(arrives_s)}) + "\n"
 
 
 def final(alerts: list[dict[str, Any]]) -> Accounts:
     """What all final accounts hold together."""
     last = {alert.get("amends") or alert["alert_id"]: alert for alert in alerts if alert.get("inside") is not None}
     found: dict[float, tuple[list[Interval], list[float]]] = {}
-    for one in last.values():
-        if one["inside"]:
-            inside, least = found.setdefault(one["ring_m"], ([], []))
-            inside += [(parse_rfc3339(from_), parse_rfc3339(to)) for from_, to in one["inside"]]
-            least.append(one["min_distance_m"])
+    for alert in last.values():
+        if alert["inside"]:
+            inside, least = found.setdefault(alert["ring_m"], ([], []))
+            inside += [(parse_rfc3339(from_), parse_rfc3339(to)) for from_, to in alert["inside"]]
+            least.append(alert["min_distance_m"])
     return {ring_m: (merge(inside), min(least)) for ring_m, (inside, least) in found.items()}
 
 
@@ -77,8 +77,8 @@ def play(sessions: Sequence[Session], how: str, seeds: range, folder: Path) -> N
             alerts = list(backtest.run(scenario, reports))
             found = final(alerts)
             differ += [f"{session.name}, seed {seed}"] if found != expected else []
-            for i, (one, accounts) in enumerate(((in_order, expected), (alerts, found))):
-                sent[i] += responses(one)
+            for i, (alert, accounts) in enumerate(((in_order, expected), (alerts, found))):
+                sent[i] += responses(alert)
                 inside_s[i] += sum(to - from_ for inside, _ in accounts.values() for from_, to in inside)
     print(
         f"{how}: {len(sessions)} sessions, {len(seeds)} seeds: inside {inside_s[1]:.3f} of {inside_s[0]:.3f} s, "

@@ -57,7 +57,7 @@ def live(story: Story, seed: int, splits: frozenset[int] = frozenset()) -> Story
             case 1:
                 story.heard(at_s, device_id)
             case 2:
-                event = rng.choice([one.value for one in sorted(EquipmentKind, key=lambda one: one.value)])
+                event = rng.choice([kind.value for kind in sorted(EquipmentKind, key=lambda kind: kind.value)])
                 story.says(at_s, device_id, event)
             case 3:
                 story.enter(at_s, Rules(silent_notify_after_ms=rng.choice((400_000, 1_800_000))))
@@ -81,7 +81,7 @@ def test_restarts_anywhere_change_nothing(seed: int, splits: set[int]) -> None:
 @example(5050, []).via("a ring that time alone entered was taken for one that a late report entered")
 @example(4068, []).via("the same, with a second approach")
 @settings(max_examples=60, deadline=None)
-def test_ticks_at_any_moments_change_nothing_but_when_it_was_decided(seed: int, ticks_s: list[float]) -> None:
+def test_extra_ticks_change_only_the_moment_of_decisions(seed: int, ticks_s: list[float]) -> None:
     def essence(story: Story) -> list[tuple[object, ...]]:
         return [
             (a.kind, a.demand, a.at_ms, a.case_id, a.target_id, a.ring_mm, a.incident_opens, a.incident_ends)
@@ -93,7 +93,7 @@ def test_ticks_at_any_moments_change_nothing_but_when_it_was_decided(seed: int, 
     assert essence(live(Looked(ticks_s=sorted(ticks_s)), seed)) == essence(whole)
 
 
-def test_such_lives_hold_all_that_silence_can_tell() -> None:
+def test_random_lives_cover_all_alerts_of_silence() -> None:
     kinds = {(alert.kind, alert.demand.name) for seed in range(30) for alert in live(Story(), seed).alerts}
     assert kinds >= {
         (AlertKind.SILENT, "RECORD"),
@@ -121,7 +121,7 @@ def test_silence_leaves_no_more_behind_than_cases_and_devices(seed: int) -> None
 
 @given(st.integers(0, 10_000))
 @settings(max_examples=30, deadline=None)
-def test_the_short_look_at_a_case_that_rests_says_what_the_whole_look_says(seed: int) -> None:
+def test_the_short_check_of_a_quiet_case_gives_the_result_of_the_full_check(seed: int) -> None:
     short = live(Story(), seed)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(silence, "rests_until", lambda *_: None)

@@ -10,14 +10,14 @@ from tests.support.geofence.stories import T0_MS, Story, circle
 
 def cleared(story: Story) -> list[tuple[int, float]]:
     """Radius, metres, and second of each clearing's decision."""
-    return [(one.ring_mm // 1000, _s(one)) for one in story.of(AlertKind.RING_CLEARED)]
+    return [(alert.ring_mm // 1000, _s(alert)) for alert in story.of(AlertKind.RING_CLEARED)]
 
 
 def _s(alert: Alert) -> float:
     return (alert.decided_at_ms - T0_MS) / 1000
 
 
-def test_the_four_newest_positions_of_each_side_must_say_so() -> None:
+def test_a_response_ring_clears_only_after_four_agreeing_positions_of_each_side() -> None:
     """He reports each 15 s and has been away for minutes; her phone, each minute, has to say four times where she is."""
     story = Story()
     story.case()
@@ -29,7 +29,7 @@ def test_the_four_newest_positions_of_each_side_must_say_so() -> None:
     assert cleared(story) == [(100, 300)]
 
 
-def test_a_place_never_moves_so_that_only_the_wearer_has_to_say_it() -> None:
+def test_a_ring_round_a_place_needs_only_the_wearers_positions_to_clear() -> None:
     story = Story(clear_after_s=10)
     story.case(persons=[], places=[circle("school", 0, 0, 30)])
     story.at(0, "tag", 60)
@@ -40,7 +40,7 @@ def test_a_place_never_moves_so_that_only_the_wearer_has_to_say_it() -> None:
 
 
 @pytest.mark.parametrize("wrong", [2, 3])
-def test_positions_that_err_for_a_minute_are_no_departure_and_no_second_arrival(wrong: int) -> None:
+def test_a_receiver_error_of_a_minute_is_no_departure_and_no_second_arrival(wrong: int) -> None:
     story = Story(clear_after_s=10)
     story.case(persons=[], places=[circle("school", 0, 0, 30)])
     for number in range(12):
@@ -49,7 +49,7 @@ def test_positions_that_err_for_a_minute_are_no_departure_and_no_second_arrival(
     assert not cleared(story)
 
 
-def test_who_seldom_reports_is_cleared_by_those_of_ten_minutes() -> None:
+def test_a_rarely_reporting_side_clears_by_the_positions_of_ten_minutes() -> None:
     """Between his positions nothing is known for minutes, so that there never are four in ten minutes."""
     story = Story()
     story.case(persons=[], places=[circle("school", 0, 0, 30)])
@@ -61,7 +61,7 @@ def test_who_seldom_reports_is_cleared_by_those_of_ten_minutes() -> None:
     assert cleared(story) == [(100, 1070)]
 
 
-def test_a_position_inside_in_those_ten_minutes_is_enough_to_wait() -> None:
+def test_a_position_inside_within_ten_minutes_delays_the_clearing() -> None:
     story = Story()
     story.case(persons=[], places=[circle("school", 0, 0, 30)])
     for at_s, north_m in ((0, 60), (500, 60), (1000, 500), (1070, 500)):

@@ -70,7 +70,7 @@ def test_a_decision_does_not_wait_for_the_other_sides_next_report() -> None:
     assert seconds(story.alerts[-1].decided_at_ms) == 61
 
 
-def test_the_side_that_has_not_reported_is_taken_to_go_on_as_before() -> None:
+def test_the_side_without_a_new_report_is_assumed_to_go_on_as_before() -> None:
     story = Story()
     story.case()
     story.at(0, "phone", 800)
@@ -107,7 +107,7 @@ def test_a_polygon_is_protected_along_its_edges_corners_and_inside() -> None:
     assert seconds(story.alerts[-1].at_ms) == pytest.approx(100 / 10.5, abs=0.01)
 
 
-def test_a_courtyard_is_no_part_of_the_place_and_near_to_it() -> None:
+def test_a_courtyard_is_outside_the_place_but_near_it() -> None:
     block, yard = ((0, 0), (0, 500), (500, 500), (500, 0)), ((50, 50), (50, 450), (450, 450), (450, 50))
     story = Story(clear_after_s=5)
     story.case(persons=[], places=[polygon("home", *block, holes=[yard])])
@@ -237,7 +237,7 @@ def persons(*device_ids: str) -> list[log_pb2.ProtectedTarget]:
     return [log_pb2.ProtectedTarget(person_id="p", device_ids=device_ids)]
 
 
-def test_a_dead_phone_beside_the_wearer_is_not_forgotten_for_a_watch_at_home() -> None:
+def test_a_dead_phone_near_the_wearer_still_counts_with_a_watch_at_home() -> None:
     story = Story()
     story.case(persons=persons("phone", "watch"))
     story.at(0, "phone", 0)

@@ -19,7 +19,7 @@ FIRST = scenarios.FOLDER / "first-fix-inside.json"
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
-def test_what_must_be_alerted_is_and_nothing_else(path: Path) -> None:
+def test_exactly_the_expected_alerts_are_emitted(path: Path) -> None:
     scenario = scenarios.load(path)
     assert scenario.faults(scenario.alerts()) == []
 
@@ -30,10 +30,12 @@ def test_a_restart_before_every_arrival_changes_nothing(path: Path) -> None:
     assert scenario.alerts(restart=True) == scenario.alerts()
 
 
-def test_there_are_enough_and_each_has_a_name_and_a_story_of_its_own() -> None:
+def test_there_are_enough_scenarios_with_unique_names_and_stories() -> None:
     loaded = [scenarios.load(path) for path in FILES]
     assert len(loaded) >= LEAST
-    assert len({one.name for one in loaded}) == len({one.story for one in loaded}) == len(loaded)
+    assert (
+        len({scenario_.name for scenario_ in loaded}) == len({scenario_.story for scenario_ in loaded}) == len(loaded)
+    )
 
 
 # ── the suite itself ─────────────────────────────────────────────────────────────────────────────────────────────────
@@ -58,11 +60,11 @@ def content() -> dict[str, Any]:
         (lambda must: must[-1].update(late=True), "missing"),
     ],
 )
-def test_a_scenario_that_is_not_met_fails(change: Callable[[list[dict[str, Any]]], object], said: str) -> None:
+def test_a_scenario_that_is_not_met_fails(change: Callable[[list[dict[str, Any]]], object], reports_of: str) -> None:
     changed = content()
     change(changed["must"])
     scenario = scenarios.parse(changed)
-    assert scenario.faults(scenario.alerts())[0].startswith(said)
+    assert scenario.faults(scenario.alerts())[0].startswith(reports_of)
 
 
 def test_another_number_of_incidents_fails() -> None:
@@ -71,7 +73,7 @@ def test_another_number_of_incidents_fails() -> None:
 
 
 @pytest.mark.parametrize("where", ["", "origin", "orders", "timeline", "must"])
-def test_a_word_that_the_format_does_not_know_is_refused(where: str) -> None:
+def test_an_unknown_word_of_the_format_is_rejected(where: str) -> None:
     changed = copy.deepcopy(content())
     part = changed[where] if where else changed
     (part[0] if isinstance(part, list) else part)["comment"] = "?"

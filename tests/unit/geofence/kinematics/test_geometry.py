@@ -79,7 +79,7 @@ def apart_m(x: float, y: float) -> float:
 
 @given(st.integers(0, 100_000), st.floats(0, 150))
 @settings(max_examples=40, deadline=None)
-def test_time_within_a_polygons_ring_is_that_of_dense_sampling(seed: int, margin_m: float) -> None:
+def test_time_within_a_polygons_ring_equals_dense_sampling(seed: int, margin_m: float) -> None:
     start, end = points(random.Random(seed), 700)
     spans = plane(CORNERS_M).within(start, end, margin_m * 1000)
     for i in range(41):
@@ -92,7 +92,7 @@ def test_time_within_a_polygons_ring_is_that_of_dense_sampling(seed: int, margin
 
 @given(st.integers(0, 100_000))
 @settings(max_examples=40, deadline=None)
-def test_least_distance_to_a_polygon_is_that_of_dense_sampling(seed: int) -> None:
+def test_least_distance_to_a_polygon_equals_dense_sampling(seed: int) -> None:
     start, end = points(random.Random(seed), 700)
     least_m = plane(CORNERS_M).least(start, end) / 1000
     sampled_m = min(apart_m(*(c / 1000 for c in between(start, end, i / 100)[:2])) for i in range(101))
@@ -129,7 +129,7 @@ def test_a_point_that_stays_is_inside_all_the_time_or_never() -> None:
         (20, 10, (8,)),
     ],
 )
-def test_the_probability_is_that_of_drawing_positions(
+def test_the_probability_equals_that_of_sampled_positions(
     distance_m: float, radius_m: float, accuracies_m: tuple[float, ...]
 ) -> None:
     rng = random.Random(7)

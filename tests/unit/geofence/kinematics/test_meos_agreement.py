@@ -258,7 +258,7 @@ def play_block(session: Session, folder: Path) -> Played:
     scenario_path, reports_path = write_session(session, folder)
     content = json.loads(scenario_path.read_text(encoding="utf-8"))
     points, *cut_out = [[{"lat_deg": lat, "lon_deg": lon} for lat, lon in line] for line in (outline, *holes)]
-    area = {"vertices": points, "holes": [{"vertices": one} for one in cut_out]}
+    area = {"vertices": points, "holes": [{"vertices": session_played} for session_played in cut_out]}
     content["orders"][0]["places"] = [{"place_id": "block", "polygon": area}]
     content["orders"][0]["protected_person_ids"] = []
     content["orders"][0]["rings"] = [{"radius_m": radius_m, "action": "WARN"} for radius_m in BLOCK_RADII_M]
@@ -303,8 +303,8 @@ def first_report_s(track: Sequence[Fix], from_s: float) -> float:
 @pytest.mark.parametrize("radius_m", RADII_M)
 def test_inside_intervals_agree_with_meos(played: list[Played], radius_m: int) -> None:
     tally = Tally()
-    for one in played:
-        compare(one, radius_m, tally)
+    for session_played in played:
+        compare(session_played, radius_m, tally)
     print(
         f"{radius_m} m: {tally.compared} intervals compared in {len(played)} sessions, "
         f"ends at most {tally.worst_s:.3f} s apart, {tally.in_band} ends within {BAND_M} m of the radius"
@@ -319,11 +319,11 @@ def test_time_near_a_block_with_courtyards_agrees_with_meos(tmp_path_factory: py
     require_geolife()
     tally, nearest_m = Tally(), []
     for session in load_sessions()[::6]:
-        one = play_block(session, tmp_path_factory.mktemp("block"))
+        session_played = play_block(session, tmp_path_factory.mktemp("block"))
         for radius_m in BLOCK_RADII_M:
-            compare(one, radius_m, tally)
-        found = [alert.min_distance_m for alert in one.alerts if alert.min_distance_m is not None]
-        nearest_m.append(abs(min(found) - one.oracle.min_distance_m()))
+            compare(session_played, radius_m, tally)
+        found = [alert.min_distance_m for alert in session_played.alerts if alert.min_distance_m is not None]
+        nearest_m.append(abs(min(found) - session_played.oracle.min_distance_m()))
     print(
         f"{tally.compared} intervals compared in {len(nearest_m)} sessions, ends at most {tally.worst_s:.3f} s apart, "
         f"least distances at most {max(nearest_m):.3f} m apart"
@@ -341,14 +341,16 @@ def test_entering_is_decided_by_the_first_report_after_the_crossing(played: list
     Where it cannot (bounded by MOST_UNKNOWABLE), when both sides have reported, and the crossing is a fact.
     """
     count, unknowable, too_late = 0, [], []
-    for one in played:
-        for crossing_s in crossings(one, radius_m):
+    for session_played in played:
+        for crossing_s in crossings(session_played, radius_m):
             count += 1
-            reports_s = [first_report_s(track, crossing_s) for track in (one.wearer, one.protected)]
-            label = f"{one.session.name} {radius_m} m at {rfc3339(crossing_s)}"
-            if not entered_by(one.alerts, radius_m, crossing_s, max(reports_s)):
+            reports_s = [
+                first_report_s(track, crossing_s) for track in (session_played.wearer, session_played.protected)
+            ]
+            label = f"{session_played.session.name} {radius_m} m at {rfc3339(crossing_s)}"
+            if not entered_by(session_played.alerts, radius_m, crossing_s, max(reports_s)):
                 too_late.append(label)
-            elif not entered_by(one.alerts, radius_m, crossing_s, min(reports_s)):
+            elif not entered_by(session_played.alerts, radius_m, crossing_s, min(reports_s)):
                 unknowable.append(label)
     print(f"{radius_m} m: {count} crossings, {len(unknowable)} decided by the second report after: {unknowable}")
     assert not too_late
@@ -390,8 +392,8 @@ def test_the_oracle_agrees_with_sampled_geodesics() -> None:
             exact = [i for i in oracle.inside(radius_m) if i[1] - i[0] > 0.1]
             sampled = [i for i in sampled if i[1] - i[0] > 0.2 or any(abs(i[0] - e[0]) < 0.1 for e in exact)]
             assert len(sampled) == len(exact)
-            for one, other in zip(sampled, exact, strict=True):
-                assert max(abs(one[0] - other[0]), abs(one[1] - other[1])) < 0.06
+            for session_played, other in zip(sampled, exact, strict=True):
+                assert max(abs(session_played[0] - other[0]), abs(session_played[1] - other[1])) < 0.06
             assert oracle.min_distance_m() == pytest.approx(least_m, abs=0.05)
 
 

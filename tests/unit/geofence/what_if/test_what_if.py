@@ -53,7 +53,7 @@ def answered(asked: Request) -> what_if_pb2.EvaluateResponse:
     return translate.answer(case, Rules().rules_id, outputs)
 
 
-def test_the_answer_is_what_the_fold_says_to_the_same_log() -> None:
+def test_the_answer_equals_the_fold_of_the_same_log() -> None:
     story = Story()
     shared = {"wearer_id": "w1", "tag_device_ids": ["t1"], "order_id": "order-1", "valid_from_ms": 0}
     persons = [log_pb2.ProtectedTarget(person_id="p1", device_ids=["d1"])]
@@ -65,7 +65,7 @@ def test_the_answer_is_what_the_fold_says_to_the_same_log() -> None:
     story.at(500, "t1", 60)
     story.says(510, "t1", "STRAP_OPEN")
     story.tick(800)
-    said = [(a.kind.value, a.demand.value, a.ring_mm / 1000, a.at_ms, a.distance_mm) for a in story.alerts]
+    reports_of = [(a.kind.value, a.demand.value, a.ring_mm / 1000, a.at_ms, a.distance_mm) for a in story.alerts]
     answer = answered(request())
     assert [
         (
@@ -76,7 +76,7 @@ def test_the_answer_is_what_the_fold_says_to_the_same_log() -> None:
             alert.measure.distance_m if alert.measure.HasField("distance_m") else None,
         )
         for alert in answer.alerts
-    ] == [(*rest, None if mm is None else round(mm) / 1000) for *rest, mm in said]
+    ] == [(*rest, None if mm is None else round(mm) / 1000) for *rest, mm in reports_of]
     entered = [alert.alert.ring_m for alert in answer.alerts if alert.alert.kind == alert_pb2.RING_ENTERED]
     assert entered == [2000, 1000, 100]
     assert alert_pb2.TAMPERED in {alert.alert.kind for alert in answer.alerts}
@@ -84,17 +84,17 @@ def test_the_answer_is_what_the_fold_says_to_the_same_log() -> None:
     assert answer.rules_id == "default" and answer.case_version == 1 and not answer.dead_letters
 
 
-def test_the_same_question_has_the_same_answer_and_no_id_of_a_real_alert() -> None:
-    one, other = answered(request()), answered(request())
-    assert one.SerializeToString(deterministic=True) == other.SerializeToString(deterministic=True)
+def test_equal_questions_have_equal_answers_without_ids_of_real_alerts() -> None:
+    first, other = answered(request()), answered(request())
+    assert first.SerializeToString(deterministic=True) == other.SerializeToString(deterministic=True)
     real = Story()
     real.case(0, "1")
     real.at(0, "phone", 0)
     real.at(5, "tag", 60)
-    assert {a.alert_id for a in real.alerts}.isdisjoint(told.alert.alert_id for told in one.alerts)
+    assert {a.alert_id for a in real.alerts}.isdisjoint(emitted.alert.alert_id for emitted in first.alerts)
 
 
-def test_what_a_device_can_not_say_is_set_aside_with_its_reason() -> None:
+def test_an_event_that_a_device_cannot_report_is_answered_with_its_reason() -> None:
     assert list(answered(request(step(0, "w1", event="PANIC_BUTTON"))).dead_letters) == [
         "PANIC_BUTTON from a device that can't say so"
     ]
@@ -189,9 +189,7 @@ def _too_much_work(asked: Request) -> None:
         (_corners_without_end, "case"),
     ],
 )
-def test_a_question_that_can_not_be_answered_is_refused_at_its_field(
-    spoil: Callable[[Request], None], field: str
-) -> None:
+def test_an_invalid_what_if_is_rejected_with_its_field(spoil: Callable[[Request], None], field: str) -> None:
     asked = request()
     answered(asked)
     spoil(asked)
@@ -200,7 +198,7 @@ def test_a_question_that_can_not_be_answered_is_refused_at_its_field(
     assert refused.value.field == field
 
 
-def test_a_question_at_the_bound_is_answered() -> None:
+def test_a_what_if_at_the_work_limit_is_answered() -> None:
     asked = request()
     del asked.steps[:]
     asked.case.places.extend(_area(n) for n in (198, 199, 200, 197))

@@ -36,13 +36,13 @@ def play(day: list[Row], home: Row) -> list[Alert]:
     enter(begins_ms, case)
     for at_ms, device_id, lat_e7, lon_e7 in day:
         enter(at_ms, Positions([device_id], [f"{at_ms}"], [at_ms], [lat_e7], [lon_e7], [ACCURACY_MM], 0))
-    return [one for one in found if isinstance(one, Alert)]
+    return [output for output in found if isinstance(output, Alert)]
 
 
 def test_hardly_anybody_is_suspected_on_real_tracks(capsys: pytest.CaptureFixture[str]) -> None:
     folder, rng = require_geolife(), random.Random(SEED)
     days = [day for path in sorted(folder.glob("*.csv.gz")) for day in days_of(path) if len(day) >= 20]
-    alerts = [one for day in days for one in play(day, rng.choice(day))]
+    alerts = [output for day in days for output in play(day, rng.choice(day))]
     suspected = [alert for alert in alerts if alert.kind is AlertKind.SPOOFING_SUSPECTED and alert.destinations]
     cleared = [alert for alert in alerts if alert.kind is AlertKind.RING_CLEARED]
     with capsys.disabled():

@@ -109,7 +109,7 @@ def check_elsewhere(logs: list[Log], program: str, folder: Path) -> None:
     )
     assert done.returncode == 0, done.stderr
     here = [digest(log, 0) for log in logs]
-    assert [line.split() for line in done.stdout.splitlines()] == [[one, one] for one in here]
+    assert [line.split() for line in done.stdout.splitlines()] == [[expected, expected] for expected in here]
 
 
 def test_checkpoints_anywhere_change_nothing(logs: list[Log]) -> None:
@@ -122,27 +122,29 @@ def test_checkpoints_anywhere_change_nothing_on_real_tracks(real_logs: list[Log]
 
 
 @pytest.mark.parametrize("program", OTHERS)
-def test_another_python_says_the_same(logs: list[Log], program: str, tmp_path: Path) -> None:
+def test_another_python_gives_the_same_digest(logs: list[Log], program: str, tmp_path: Path) -> None:
     check_elsewhere(logs, program, tmp_path)
 
 
 @pytest.mark.parametrize("program", OTHERS)
-def test_another_python_says_the_same_on_real_tracks(real_logs: list[Log], program: str, tmp_path: Path) -> None:
+def test_another_python_gives_the_same_digest_on_real_tracks(
+    real_logs: list[Log], program: str, tmp_path: Path
+) -> None:
     check_elsewhere(real_logs, program, tmp_path)
 
 
-def test_a_report_that_was_left_out_is_another_result(logs: list[Log]) -> None:
+def test_a_missing_report_changes_the_digest(logs: list[Log]) -> None:
     longest = max(logs, key=len)
     assert digest(longest[:-1], 0) != digest(longest, 0)
 
 
-def test_the_digest_doesnt_rest_on_the_hash_seed(logs: list[Log], tmp_path: Path) -> None:
+def test_the_digest_does_not_depend_on_the_hash_seed(logs: list[Log], tmp_path: Path) -> None:
     (tmp_path / "logs").write_bytes(pickle.dumps(logs, protocol=4))
     command = (sys.executable, "-m", "tests.support.geofence.fold_digests", str(tmp_path / "logs"), "0")
-    said = {
+    reports_of = {
         subprocess.run(
             command, cwd=ROOT, env={"PYTHONHASHSEED": seed}, capture_output=True, text=True, check=True
         ).stdout
         for seed in ("1", "2", "3")
     }
-    assert said == {"".join(f"{digest(log, 0)}\n" for log in logs)}
+    assert reports_of == {"".join(f"{digest(log, 0)}\n" for log in logs)}
