@@ -1,4 +1,4 @@
-"""A checkpoint counts by a keyed hash: who can write to the folder, and has no key, puts no state in its place."""
+"""Checkpoints count only with a keyed hash: somebody who can write to the folder but has no key can't replace a state."""
 
 from __future__ import annotations
 

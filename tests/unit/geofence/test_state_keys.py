@@ -1,4 +1,4 @@
-"""Keys of checkpoints and digests: who lacks them can neither make nor try out a hash, and a change of key is no difference."""
+"""Keys of checkpoints and digests: without a key nobody can make or guess a hash, and a key rotation causes no difference."""
 
 from __future__ import annotations
 

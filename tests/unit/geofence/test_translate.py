@@ -1,4 +1,4 @@
-"""Entries that no evaluator could use are refused where they are read, never in the middle of a decision."""
+"""Unusable log entries are rejected when they are parsed, never in the middle of a decision."""
 
 from __future__ import annotations
 

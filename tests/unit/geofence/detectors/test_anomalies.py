@@ -1,4 +1,5 @@
-"""Positions that can't be taken as they stand: vague, frozen, copied, or dated too far off. Told of, weighed, never dropped."""
+"""Positions that can't be accepted at face value (vague, frozen, copied, or dated too far off) are notified and weighed, never
+dropped."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Closing in: a wearer who, going on like this, is with her before help can be. Told as stories of who moves how."""
+"""Closest approach: a wearer who, at the present movement, reaches her before help can arrive."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.support.geofence.stories import T0_MS, Story, circle
 def come(
     story: Story, from_m: float, mps: float, for_s: int, *, aside_m: float = 0, every_s: int = 15, accuracy_m: float = 5
 ) -> list[Alert]:
-    """The wearer comes from the north while her phone stays; the predictions that came of it."""
+    """The wearer comes from the north while her phone stays. Returns the predicted contacts."""
     for at_s in range(0, for_s + 1, every_s):
         story.at(at_s, "tag", from_m - mps * at_s, aside_m, accuracy_m=accuracy_m)
         story.at(at_s, "phone", 0)
@@ -35,7 +35,7 @@ def begun(**changes: object) -> Story:
 def test_help_is_sent_before_a_driver_reaches_the_ring() -> None:
     story = begun()
     [predicted] = come(story, 1900, 10, 120)
-    assert (predicted.at_ms - T0_MS) / 1000 == 60, "half a minute of movement, and another look"
+    assert (predicted.at_ms - T0_MS) / 1000 == 60, "half a minute of movement, and another check"
     assert predicted.demand is Demand.RESPOND and predicted.ring_mm == 100_000
     assert predicted.destinations == ((Leg.PROBATION, "w"), (Leg.POLICE, "p"), (Leg.WARNING, "p"))
     assert predicted.distance_mm == pytest.approx(1_300_000, abs=50)
@@ -77,7 +77,9 @@ def test_the_next_episode_predicts_contact_once_more() -> None:
         ("outside all rings", 9000, 10, 0, 5),
     ],
 )
-def test_nobody_is_sent_where(why: str, from_m: float, mps: float, aside_m: float, accuracy_m: float) -> None:
+def test_nobody_is_sent_without_a_credible_approach(
+    why: str, from_m: float, mps: float, aside_m: float, accuracy_m: float
+) -> None:
     for_s = 30 if why == "a jump" else 90
     assert not come(begun(), from_m, mps, for_s, aside_m=aside_m, accuracy_m=accuracy_m), why
 
@@ -88,7 +90,7 @@ def test_contact_with_a_walker_minutes_away_is_predicted() -> None:
 
 @pytest.mark.parametrize(("accuracy_m", "away_m"), [(20, 1300), (40, 850), (50, 550)])
 def test_vaguer_positions_predict_contact_only_from_nearer(accuracy_m: float, away_m: float) -> None:
-    """A line of half a minute says little of where it leads minutes later, where both of its ends may be elsewhere."""
+    """A line of half a minute says little about minutes later, because both of its ends may be off."""
     [predicted] = come(begun(), 1900, 10, 185, accuracy_m=accuracy_m)
     assert predicted.distance_mm == pytest.approx(away_m * 1000, abs=50)
 

@@ -1,4 +1,4 @@
-"""While a ring is entered, she is told again as the wearer comes nearer or goes away."""
+"""While a ring is entered, she is warned again as the wearer comes nearer or goes away."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.support.geofence.stories import T0_MS, Story, circle
 
 
 def come(story: Story, metres: list[float], every_s: float = 15, from_s: float = 0) -> list[Alert]:
-    """The wearer is seen so far north of her, one after the other; what she is told of it."""
+    """Moves the wearer to these distances north of her, one after the other. Returns the repeated warnings."""
     for i, north_m in enumerate(metres):
         story.at(from_s + i * every_s, "phone", 0)
         story.at(from_s + i * every_s, "tag", north_m)
@@ -25,7 +25,7 @@ def come(story: Story, metres: list[float], every_s: float = 15, from_s: float =
 
 
 def figures(alerts: list[Alert]) -> list[tuple[int, int]]:
-    """Ring, metres, and distance to the metre."""
+    """Ring and distance of each warning, in metres."""
     return [(alert.ring_mm // 1000, round((alert.distance_mm or 0) / 1000)) for alert in alerts]
 
 

@@ -1,4 +1,4 @@
-"""Authorised encounters: nobody is sent while one holds, she is warned all the same, and what outlasts it is told."""
+"""Authorised encounters: nobody is sent while one is active, she is still warned, and an approach that outlasts it is notified."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def encounter(from_s: float = -1000, until_s: float = 3000, **changes: Any) -> e
 
 
 def stay(story: Story, from_s: int, to_s: int, north_m: float) -> Story:
-    """Both report each minute, so far apart."""
+    """Both sides report each minute, at this distance."""
     for at_s in range(from_s, to_s, 60):
         story.at(at_s, "phone", 0)
         story.at(at_s, "tag", north_m)
@@ -156,15 +156,15 @@ def test_an_encounter_that_ends_before_it_begins_is_rejected() -> None:
         translate.case_of(snapshot)
 
 
-def life(seed: int, splits: set[int], looked_s: float) -> list[Alert]:
-    """Comings and goings with encounters of all sorts, a restart before each of `splits`, a tick each `looked_s`."""
+def life(seed: int, splits: set[int], ticks_s: float) -> list[Alert]:
+    """Approaches and departures with encounters of all sorts, a restart before each of `splits`, and a tick every `ticks_s`."""
     rng, story, at_s = random.Random(seed), Story(clear_after_s=10), 0.0
     for i in range(60):
         if i in splits:
             story.state = codec.decode(codec.encode(story.state))
         before_s, at_s = at_s, at_s + rng.choice((5, 20, 60, 190))
-        while looked_s and before_s + looked_s < at_s:
-            before_s += looked_s
+        while ticks_s and before_s + ticks_s < at_s:
+            before_s += ticks_s
             story.tick(before_s)
         if i % 20 == 0:
             allowed = [
@@ -184,9 +184,9 @@ def life(seed: int, splits: set[int], looked_s: float) -> list[Alert]:
 
 @given(st.integers(0, 100_000), st.sets(st.integers(0, 59), max_size=8), st.floats(1, 50))
 @settings(max_examples=40, deadline=None)
-def test_neither_restarts_nor_ticks_change_the_alerts(seed: int, splits: set[int], looked_s: float) -> None:
+def test_neither_restarts_nor_ticks_change_the_alerts(seed: int, splits: set[int], ticks_s: float) -> None:
     whole = life(seed, set(), 0)
     assert life(seed, splits, 0) == whole
     emitted = [(a.kind, a.demand, a.at_ms, a.ring_mm, a.encounter_id, a.incident_ends) for a in whole]
-    looked = life(seed, set(), looked_s)
-    assert [(a.kind, a.demand, a.at_ms, a.ring_mm, a.encounter_id, a.incident_ends) for a in looked] == emitted
+    ticked = life(seed, set(), ticks_s)
+    assert [(a.kind, a.demand, a.at_ms, a.ring_mm, a.encounter_id, a.incident_ends) for a in ticked] == emitted

@@ -1,4 +1,4 @@
-"""What devices say about themselves, and when they were last heard: told as stories of what arrives when."""
+"""Equipment events, and contact with devices."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ PERSON = (Leg.POLICE, "p")
 
 
 def reports_of(device_id: str, *events: str) -> Story:
-    """A case, and a device that says something each minute."""
+    """A case, and a device that reports an event each minute."""
     story = Story()
     story.case()
     for i, event in enumerate(events):
@@ -62,8 +62,8 @@ def test_a_demand_is_active_until_its_end_which_is_for_the_record() -> None:
 
 @pytest.mark.parametrize("event", in_order(demands.OF_TAGS ^ demands.OF_PERSONS))
 def test_an_event_that_a_device_cannot_report_is_a_dead_letter(event: EquipmentKind) -> None:
-    stranger = "phone" if event in demands.OF_TAGS else "tag"
-    story = reports_of(stranger, event.value)
+    wrong_device = "phone" if event in demands.OF_TAGS else "tag"
+    story = reports_of(wrong_device, event.value)
     assert story.outputs == [DeadLetter(story.state.sequence, f"{event.value} from a device that can't say so")]
 
 
@@ -95,7 +95,7 @@ def test_a_faulty_device_notifies_the_desks_and_warns_nobody(
     assert (notice.kind, notice.demand) == (kind, Demand.NOTIFY)
     assert notice.destinations == destinations
     assert notice.target_id == ("p" if device_id == "phone" else "")
-    assert notice.incident_opens and notice.incident_ends, "it may stand for months, and holds no incident open"
+    assert notice.incident_opens and notice.incident_ends, "it may last for months, and holds no incident open"
 
 
 @pytest.mark.parametrize(
@@ -105,9 +105,9 @@ def test_a_faulty_device_notifies_the_desks_and_warns_nobody(
 def test_a_notice_is_given_once_until_its_end(event: str, end: str) -> None:
     story = reports_of("phone", event, event, event, end, event)
     notify, record = Demand.NOTIFY, Demand.RECORD
-    first, over, again = story.of(demands.EQUIPMENT[EquipmentKind(event)][0])
-    assert [first.demand, over.demand, again.demand] == [notify, record, notify]
-    assert first.incident_id != again.incident_id
+    first, over, repeated = story.of(demands.EQUIPMENT[EquipmentKind(event)][0])
+    assert [first.demand, over.demand, repeated.demand] == [notify, record, notify]
+    assert first.incident_id != repeated.incident_id
     assert over.incident_id == ""
 
 
@@ -181,7 +181,7 @@ def test_contact_counts_from_a_reports_arrival_whatever_its_content() -> None:
     story.says(30, "phone", "CHARGER_CONNECTED")
     assert heard == {"tag": T0_MS + 20_000, "phone": T0_MS + 30_000}
     story.at(9000, "tag", 5000, fix_s=100)
-    assert isinstance(story.outputs[-1], DeadLetter), "too old to be used, and contact all the same"
+    assert isinstance(story.outputs[-1], DeadLetter), "too old to be used, but still contact"
     assert heard["tag"] == T0_MS + 9_000_000
 
 
@@ -196,7 +196,7 @@ def test_contact_alone_gives_a_device_no_position() -> None:
     assert [alert for alert in story.alerts if alert not in entered] == story.of(
         AlertKind.UNKNOWN_NEAR, AlertKind.IMPLAUSIBLE
     )
-    assert {kind.anomaly for kind in story.of(AlertKind.IMPLAUSIBLE)} == {AnomalyKind.CLOCK}
+    assert {alert.anomaly for alert in story.of(AlertKind.IMPLAUSIBLE)} == {AnomalyKind.CLOCK}
     assert {device: len(track.fixes) for device, track in story.state.tracks.items()} == {"phone": 1, "tag": 1}
 
 
@@ -215,7 +215,7 @@ def test_columns_of_unequal_length_are_rejected() -> None:
         translate.entry_body(entry.SerializeToString())
 
 
-# ── sent again ───────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── resent ───────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def test_the_memory_of_reports_is_bounded_and_a_resent_one_counts_once() -> None:
@@ -242,11 +242,11 @@ def test_events_are_forgotten_after_two_hours() -> None:
     assert list(story.state.equipment_reports["tag"]) == ["second", "third"]
 
 
-# ── the same for ever ────────────────────────────────────────────────────────────────────────────────────────────────
+# ── random lives ────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def life(seed: int, splits: set[int]) -> Story:
-    """A hundred reports of all sorts, some of them sent again, with a restart before each of `splits`."""
+    """A hundred reports of all sorts, some of them resent, with a restart before each of `splits`."""
     rng = random.Random(seed)
     story = Story(clear_after_s=10)
     for i in range(100):

@@ -1,4 +1,4 @@
-"""When everybody falls silent at once the desks get one notice, and each demand for a response as ever."""
+"""An outage gives the desks one notice for all silences; each demand to respond stays as it is."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ FAR_M = 60_000
 
 
 def country(wearers: int) -> Story:
-    """So many orders, each with a tag and a phone."""
+    """This many orders, each with a tag and a phone."""
     story = Story()
     for n in range(wearers):
         person = log_pb2.ProtectedTarget(person_id=f"p{n}", device_ids=[f"phone{n}"])
@@ -27,7 +27,7 @@ def country(wearers: int) -> Story:
 
 
 def report(story: Story, at_s: float, wearers: range, away_m: float = FAR_M, phones: bool = True) -> None:
-    """Their tags report, and the phones of whom they are kept from."""
+    """The tags of these wearers report, and the phones of the persons protected from them."""
     for n in wearers:
         story.at(at_s, f"tag{n}", away_m)
         if phones:
@@ -154,7 +154,7 @@ def test_a_device_without_a_position_notifies_during_an_outage_too() -> None:
 
 
 def tick_alone(story: Story, at_s: float) -> list[Alert]:
-    """The first entry after a stop of the log, in which no evaluator could enter a tick either."""
+    """Folds the first entry after a stop of the log, during which no evaluator could enter a tick either."""
     entry = Entry(story.state.sequence + 1, T0_MS + round(at_s * 1000), Tick())
     found = fold.step(story.state, entry)
     story.outputs += found
@@ -191,9 +191,9 @@ def test_a_restart_anywhere_changes_nothing(steps: list[tuple[int, int]], split:
     for i, (what, wait_s) in enumerate(steps):
         if i >= split:
             story.state = codec.decode(codec.encode(story.state))
-        for alert in (whole, story):
-            report(alert, at_s, (range(12), range(6), range(3, 11), range(0))[what], phones=wait_s % 2 == 0)
-            alert.tick(at_s + wait_s)
+        for each_story in (whole, story):
+            report(each_story, at_s, (range(12), range(6), range(3, 11), range(0))[what], phones=wait_s % 2 == 0)
+            each_story.tick(at_s + wait_s)
         at_s += wait_s
     assert story.outputs == whole.outputs
     assert codec.encode(story.state) == codec.encode(whole.state)
@@ -213,7 +213,8 @@ def test_an_exercise_is_no_part_of_an_outage() -> None:
 
 
 def test_a_wearer_heard_before_the_outage_began_is_no_part_of_it() -> None:
-    """Ten who fall silent one after another, each for ten seconds, are ten silences; a later one is told of as its own."""
+    """Ten wearers who fall silent one after another, each for ten seconds, are ten silences. A later silence gets its own
+    notice."""
     story = country(10)
     for n in range(10):
         report(story, 1 + 15 * n, range(n, n + 1))
@@ -230,7 +231,7 @@ def test_an_outage_ends_when_the_silent_wearers_come_back_not_the_others() -> No
     story = country(12)
     report(story, 1, range(2))
     report(story, 20, range(2, 12))
-    report(story, 185, range(2))  # silent at 181, and back before the tenth is
+    report(story, 185, range(2))  # silent at 181 s, and back before the tenth falls silent
     report(story, 210, range(2))
     assert outages(story) == [(NOTIFY, 200, 10, 12)]
     assert story.state.outage is not None and set(story.state.outage.members) == {f"case-{n}" for n in range(2, 12)}

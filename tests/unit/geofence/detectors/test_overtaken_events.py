@@ -1,4 +1,4 @@
-"""Equipment events that an end overtakes: sent together, buffered or sent again, they come in any order and mean the same."""
+"""Equipment events that an end overtakes: sent together, buffered or resent, they give the same result in any order."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def test_a_beginning_that_arrives_after_its_end_is_emitted_and_ended(event: str,
     state = story.state
     assert not state.incidents and not state.active_events[device] and not state.cases["case-1"].raised
     story.case(60, case="2")
-    assert len(story.alerts) == 3  # an order that comes later isn't told of it
+    assert len(story.alerts) == 3  # a later order isn't notified of it
 
 
 def test_a_beginning_after_an_end_is_active() -> None:
@@ -108,7 +108,7 @@ def test_events_are_ordered_by_a_clock_that_is_ahead_too(event: str, end: str, d
     story.says(50, device, end, event_s=81)
     story.says(50.01, device, event, event_s=80)
     assert not story.state.incidents and not story.state.active_events[device]
-    story.says(51, device, event, "again", event_s=83)
+    story.says(51, device, event, "repeated", event_s=83)
     assert story.state.incidents and all(alert.at_ms <= story.state.now_ms for alert in story.alerts)
 
 
@@ -116,7 +116,7 @@ def test_a_repeated_end_does_not_notify_the_desks_twice() -> None:
     story = story_of()
     story.says(50, "tag", "JAMMING_SUSPECTED", event_s=50)
     story.says(60, "tag", "JAMMING_OVER", event_s=60)
-    story.says(61, "tag", "JAMMING_OVER", "again", event_s=61)
+    story.says(61, "tag", "JAMMING_OVER", "repeated", event_s=61)
     before = len(story.alerts)
     story.says(62, "tag", "JAMMING_SUSPECTED", "late", event_s=55)
     assert len(story.alerts) == before

@@ -1,4 +1,4 @@
-"""What is possible and not likely, told as stories: UNKNOWN_NEAR by a report, and its end."""
+"""Possible presence: UNKNOWN_NEAR caused by a report, and its end."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ def test_a_possible_presence_ends_with_the_order() -> None:
 
 
 def stand_at(at_m: float) -> Story:
-    """He stands so far north of her for four minutes, and both report each minute."""
+    """He stands this far north of her for four minutes, and both report each minute."""
     story = Story()
     story.case()
     for at_s in range(0, 300, 60):
@@ -132,7 +132,7 @@ def test_the_fourth_position_elsewhere_ends_a_possible_presence_after_a_jump() -
         for i in range(1, 5):
             story.at(240 + every_s * i, "tag", 1500)
         emitted[every_s] = [alert.at_ms - T0_MS for alert in near(story)]
-    # The ring is 95 s of walking away, by which time four positions 10 s apart have said that he is elsewhere.
+    # The ring is 95 s of walking away. By then four positions 10 s apart have confirmed that he is elsewhere.
     assert emitted == {10: [], 60: [360_000]}
 
 

@@ -1,4 +1,4 @@
-"""What silence means: who isn't heard, and whom a wearer can have reached unseen. Told as stories of what arrives when."""
+"""Silence: who isn't heard, and which targets a wearer can have reached unseen."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ NO_PHONE = log_pb2.ProtectedTarget(person_id="p")
 
 
 def emitted(alerts: list[Alert]) -> list[tuple[str, Demand, float]]:
-    """Kind, demand and second of each."""
+    """Kind, demand and second of each alert."""
     return [(alert.kind.value, alert.demand, (alert.at_ms - T0_MS) / 1000) for alert in alerts]
 
 
 def apart(metres: float, **changes: object) -> Story:
-    """A case, and one position of each side so far apart, at second 0."""
+    """A case, and one position of each side at this distance, at second 0."""
     story = Story()
     story.case(0, "1", **changes)
     story.at(0, "phone", 0)
@@ -83,7 +83,7 @@ def test_a_tag_that_was_never_heard_is_silent_from_the_beginning_of_its_order() 
     story.tick(2100)
     assert emitted(story.of(AlertKind.SILENT)) == [("SILENT", RECORD, 280), ("SILENT", NOTIFY, 1900)]
     [near] = story.of(AlertKind.UNKNOWN_NEAR)
-    assert emitted([near]) == [("UNKNOWN_NEAR", NOTIFY, 1900)], "who was never anywhere may be anywhere"
+    assert emitted([near]) == [("UNKNOWN_NEAR", NOTIFY, 1900)], "a wearer without any position may be anywhere"
 
 
 def test_an_order_after_a_long_silence_notifies_at_once() -> None:
@@ -194,7 +194,7 @@ def test_a_response_to_an_unseen_wearer_holds_the_incident_until_a_position() ->
     story.tick(2000)
     assert story.of(AlertKind.UNKNOWN_NEAR)[0].incident_id == story.alerts[0].incident_id
     story.heard(2010, "tag")
-    assert len(story.of(AlertKind.UNKNOWN_NEAR)) == 1, "contact says nothing of where the wearer is"
+    assert len(story.of(AlertKind.UNKNOWN_NEAR)) == 1, "contact doesn't show where the wearer is"
     story.at(2020, "phone", 0)
     story.at(2020, "tag", 60)
     entered, seen = story.of(AlertKind.RING_ENTERED)[-1], story.of(AlertKind.UNKNOWN_NEAR)[-1]
@@ -274,7 +274,7 @@ def test_a_person_without_a_device_notifies_the_police_once() -> None:
     assert emitted(story.alerts) == [("PROTECTED_DEVICE_LOST", NOTIFY, 1800)]
     story.case(4000, version=3)
     story.at(4010, "phone", 0)
-    assert emitted(story.alerts)[1:] == [("PROTECTED_DEVICE_LOST", RECORD, 4000)], "a device that is new is waited for"
+    assert emitted(story.alerts)[1:] == [("PROTECTED_DEVICE_LOST", RECORD, 4000)], "the wait for a new device restarts"
 
 
 def test_her_last_position_is_still_protected() -> None:
@@ -283,7 +283,7 @@ def test_her_last_position_is_still_protected() -> None:
     story.at(0, "phone", 0)
     heard_tag(story, 4000)
     story.at(4000, "tag", 50)
-    story.at(4015, "tag", 50)  # from the place 50 km off he can't have come so fast: it takes a second position
+    story.at(4015, "tag", 50)  # he can't have come so fast from the place 50 km away, so it takes a second position
     assert [alert.ring_mm // 1000 for alert in story.of(AlertKind.RING_ENTERED)] == [2000, 1000, 100]
 
 
@@ -293,9 +293,9 @@ def test_an_announced_silence_of_a_phone_notifies_nobody(event: str) -> None:
     story.case()
     story.says(0, "phone", event)
     heard_tag(story, 4000)
-    assert [alert.demand for alert in story.alerts] == [NOTIFY], "that it said so"
+    assert [alert.demand for alert in story.alerts] == [NOTIFY], "the announcement itself"
     story.heard(4000, "phone")
-    assert len(story.alerts) == 1, "nothing was told that could be over"
+    assert len(story.alerts) == 1, "no alert was emitted that could end"
 
 
 def test_the_wait_for_a_device_restarts_when_it_changes_hands() -> None:
@@ -308,8 +308,8 @@ def test_the_wait_for_a_device_restarts_when_it_changes_hands() -> None:
 def test_a_checkpoint_keeps_the_silent_devices() -> None:
     story = apart(60_000)
     story.tick(2000)
-    missed = set(story.state.silent_devices)
+    silent = set(story.state.silent_devices)
     story.state = codec.decode(codec.encode(story.state))
-    assert story.state.silent_devices == missed == {"tag", "phone"}
+    assert story.state.silent_devices == silent == {"tag", "phone"}
     story.heard(2010, "phone", "tag")
     assert [alert.kind for alert in story.alerts[-2:]] == [AlertKind.PROTECTED_DEVICE_LOST, AlertKind.HEARD_AGAIN]

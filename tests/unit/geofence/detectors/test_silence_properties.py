@@ -1,4 +1,4 @@
-"""Silence decides by time, and yet it doesn't matter when anybody looks: ticks and restarts anywhere give the same alerts."""
+"""Silence is decided by time, but not by when it is checked: ticks and restarts anywhere give the same alerts."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ REPORTS = 80
 
 
 @dataclass
-class Looked(Story):
-    """A story without the ticks of a running evaluator, but with others at these seconds."""
+class Ticked(Story):
+    """A story without the ticks of a running evaluator, but with ticks at these seconds."""
 
     ticks_s: list[float] = field(default_factory=list)
 
@@ -37,7 +37,8 @@ class Looked(Story):
 
 
 def live(story: Story, seed: int, splits: frozenset[int] = frozenset()) -> Story:
-    """Two hours and more of two orders: reports with gaps of up to half an hour, events, amendments, a restart before each split."""
+    """Two hours and more of two orders: reports with gaps of up to half an hour, events, amendments, and a restart before each
+    split."""
     rng = random.Random(seed)
     at_s = 0.0
     story.case(at_s, valid_until_ms=T0_MS + 20_000_000)
@@ -77,8 +78,8 @@ def test_restarts_anywhere_change_nothing(seed: int, splits: set[int]) -> None:
 
 
 @given(st.integers(0, 100_000), st.lists(st.floats(0, 60_000), max_size=40))
-@example(5034, []).via("a ring that time alone entered was open from the tick on, and not from its own moment")
-@example(5050, []).via("a ring that time alone entered was taken for one that a late report entered")
+@example(5034, []).via("a ring that time alone entered was open from the tick on instead of from its own moment")
+@example(5050, []).via("a ring that time alone entered counted as entered by a late report")
 @example(4068, []).via("the same, with a second approach")
 @settings(max_examples=60, deadline=None)
 def test_extra_ticks_change_only_the_moment_of_decisions(seed: int, ticks_s: list[float]) -> None:
@@ -89,8 +90,8 @@ def test_extra_ticks_change_only_the_moment_of_decisions(seed: int, ticks_s: lis
         ]
 
     whole = live(Story(), seed)
-    assert essence(live(Looked(), seed)) == essence(whole)
-    assert essence(live(Looked(ticks_s=sorted(ticks_s)), seed)) == essence(whole)
+    assert essence(live(Ticked(), seed)) == essence(whole)
+    assert essence(live(Ticked(ticks_s=sorted(ticks_s)), seed)) == essence(whole)
 
 
 def test_random_lives_cover_all_alerts_of_silence() -> None:
@@ -124,7 +125,7 @@ def test_silence_leaves_no_more_behind_than_cases_and_devices(seed: int) -> None
 def test_the_short_check_of_a_quiet_case_gives_the_result_of_the_full_check(seed: int) -> None:
     short = live(Story(), seed)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(silence, "rests_until", lambda *_: None)
+        patch.setattr(silence, "quiet_until", lambda *_: None)
         whole = live(Story(), seed)
     assert short.outputs == whole.outputs
     assert codec.encode(short.state) == codec.encode(whole.state)

@@ -1,4 +1,4 @@
-"""What comes late, twice, out of order or with a wrong clock, told as stories."""
+"""Reports that arrive late, twice, out of order or with a wrong clock."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def test_a_late_report_is_folded_and_its_alert_is_marked_late() -> None:
         story.at(t, "phone", 0)
         story.at(t, "tag", 5000)
     story.at(300, "tag", 50, fix_s=100)
-    # Nothing could have gone there and back, so the desks look until another one agrees.
+    # No movement leads there and back, so the desks check until another position agrees.
     [wild] = [a for a in story.of(AlertKind.IMPLAUSIBLE) if a.demand is Demand.NOTIFY]
     assert wild.late and wild.anomaly is AnomalyKind.JUMP and 100 not in story.entered()
     story.at(301, "tag", 50, fix_s=101)
@@ -114,10 +114,10 @@ def test_a_restored_state_continues_unchanged(seed: int, every: int) -> None:
 @settings(max_examples=60, deadline=None)
 def test_skipping_unreachable_pairs_changes_no_decision(seed: int, scale: float) -> None:
     reports = [(t, device, north_m * scale, east_m * scale) for t, device, north_m, east_m in walk(seed)]
-    sorted_out = deliver(reports)
+    quick = deliver(reports)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(approach, "_out_of_reach", lambda *_: False)
-        assert deliver(reports).outputs == sorted_out.outputs
+        patch.setattr(approach, "_is_unreachable", lambda *_: False)
+        assert deliver(reports).outputs == quick.outputs
 
 
 @given(st.integers(0, 10_000))
@@ -140,7 +140,7 @@ def test_the_order_of_arrival_before_a_clearing_changes_no_account(seed: int, rn
     rng.shuffle(shuffled)
     orders = []
     for order in (reports, shuffled):
-        # Nothing is cleared in between: what a clearing has told stays told, whatever comes late.
+        # No clearing in between: a published clearing stays published, whatever arrives late.
         story = deliver(order, arrive_s=[600.0] * len(order), clear_after_s=3600)
         case_state = story.state.cases["case-1"]
         found = []
@@ -191,11 +191,11 @@ def test_a_resent_report_counts_once_with_a_clock_that_is_ahead() -> None:
 
 
 def test_one_batch_gives_one_dead_letter_with_all_reasons() -> None:
-    """DEAD_LETTERS takes one message of each entry."""
+    """DEAD_LETTERS accepts one message per entry."""
     story = Story()
     other = log_pb2.ProtectedTarget(person_id="q", device_ids=["phone2"])
     story.case(7100, case="2", wearer_id="w2", persons=[other])
-    story.case(7200, version=2)  # the tag is another's now
+    story.case(7200, version=2)  # the tag now belongs to another wearer
     batch = Positions.of([Position("tag", f"{at_s}", T0_MS + at_s * 1000, *place_e7(0), 5000) for at_s in (1, 7150)])
     story.enter(7210, translate.entry_body(positions_entry(batch, 0).SerializeToString()))
     reasons = ("1 positions older than 2 h", "1 positions from before their device changed hands")

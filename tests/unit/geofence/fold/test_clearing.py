@@ -1,4 +1,4 @@
-"""A ring that sends somebody is cleared by agreement: stories of who leaves, who doesn't, and of positions that err for a while."""
+"""Clear a ring that demands a response only after agreeing positions: departures, non-departures and receiver errors of a while."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from tests.support.geofence.stories import T0_MS, Story, circle
 
 
 def cleared(story: Story) -> list[tuple[int, float]]:
-    """Radius, metres, and second of each clearing's decision."""
+    """Radius in metres and second of each clearing's decision."""
     return [(alert.ring_mm // 1000, _s(alert)) for alert in story.of(AlertKind.RING_CLEARED)]
 
 
@@ -18,14 +18,14 @@ def _s(alert: Alert) -> float:
 
 
 def test_a_response_ring_clears_only_after_four_agreeing_positions_of_each_side() -> None:
-    """He reports each 15 s and has been away for minutes; her phone, each minute, has to say four times where she is."""
+    """He reports every 15 s and has been away for minutes. Her phone reports each minute and must give four positions."""
     story = Story()
     story.case()
     for at_s in range(0, 421, 15):
         if at_s % 60 == 0:
             story.at(at_s, "phone", 0)
         story.at(at_s + 1, "tag", 60 if at_s < 120 else 500)
-    # Left between 106 and 121 s: her positions of 120, 180, 240 and 300 s say so, and his since then.
+    # He left between 106 and 121 s. Her positions of 120, 180, 240 and 300 s confirm it, and his since then.
     assert cleared(story) == [(100, 300)]
 
 
@@ -50,7 +50,7 @@ def test_a_receiver_error_of_a_minute_is_no_departure_and_no_second_arrival(wron
 
 
 def test_a_rarely_reporting_side_clears_by_the_positions_of_ten_minutes() -> None:
-    """Between his positions nothing is known for minutes, so that there never are four in ten minutes."""
+    """His position is unknown for minutes between reports, so there are never four positions in ten minutes."""
     story = Story()
     story.case(persons=[], places=[circle("school", 0, 0, 30)])
     story.at(0, "tag", 60)
@@ -72,7 +72,7 @@ def test_a_position_inside_within_ten_minutes_delays_the_clearing() -> None:
 
 
 def test_no_wider_ring_is_cleared_before_a_narrower_one() -> None:
-    """He is driven off, and her phone is slow: all rings are left together, and told of from the narrowest on."""
+    """He is driven off, and her phone reports slowly: all rings are left together and cleared from the narrowest on."""
     story = Story()
     story.case()
     for at_s in range(0, 481, 15):
@@ -91,5 +91,5 @@ def test_a_ring_that_sends_nobody_is_cleared_after_its_minute() -> None:
     for at_s in range(0, 421, 60):
         story.at(at_s, "phone", 0)
         story.at(at_s + 1, "tag", 1900 if at_s < 60 else 2500)
-    # Known for sure until her position of 120 s, a minute after he was beyond; nobody waits for a fourth.
+    # Both positions are known for sure until hers of 120 s, a minute after he left; no fourth position is needed.
     assert cleared(story) == [(2000, 121)]

@@ -1,4 +1,4 @@
-"""The decision, told as stories: what arrives when, and what must come of it."""
+"""The decision, as stories: the reports that arrive, and the alerts that must follow."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def test_a_pass_between_two_reports_is_found_with_its_moments() -> None:
     story.at(0, "tag", -500)
     story.at(50, "tag", 500)  # straight through at 20 m/s: within 100 m of the person for 9.5 s
     story.at(50, "phone", 0, 30)
-    for at_s in (110, 125, 140, 155):  # four positions of each side say so before anybody stands down
+    for at_s in (110, 125, 140, 155):  # four positions of each side agree before anybody stands down
         story.at(at_s, "tag", 2600)
         story.at(at_s, "phone", 0, 30)
     cleared = next(a for a in story.alerts if a.kind is AlertKind.RING_CLEARED and a.ring_mm == 100_000)
@@ -146,8 +146,8 @@ def test_the_first_fix_after_a_gap_decides_at_once(who: str, hers_s: int | None)
         if at_s is not None:
             story.at(at_s, resting, 0)
     story.at(500, moving, 60)
-    nearest = [one for one in story.of(AlertKind.RING_ENTERED) if one.ring_mm == 100_000]
-    assert [seconds(one.decided_at_ms) for one in nearest] == [500]
+    nearest = [alert for alert in story.of(AlertKind.RING_ENTERED) if alert.ring_mm == 100_000]
+    assert [seconds(alert.decided_at_ms) for alert in nearest] == [500]
 
 
 # ── clearing ─────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -195,7 +195,9 @@ def test_inside_lists_each_stretch_of_one_episode() -> None:
         story.at(t, "tag", 400)
     [cleared] = [a for a in story.alerts if a.kind is AlertKind.RING_CLEARED and a.ring_mm == 100_000]
     assert len(cleared.inside) == 8
-    assert all(one[1] <= other[0] for one, other in zip(cleared.inside, cleared.inside[1:], strict=False))
+    assert all(
+        stretch[1] <= following[0] for stretch, following in zip(cleared.inside, cleared.inside[1:], strict=False)
+    )
 
 
 # ── incidents ────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -230,7 +232,7 @@ def test_the_second_phone_of_a_person_counts_like_the_first() -> None:
     assert story.entered() == [2000, 1000, 100]
 
 
-# ── what somebody might try ──────────────────────────────────────────────────────────────────────────────────────────
+# ── attempts at evasion ───────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def persons(*device_ids: str) -> list[log_pb2.ProtectedTarget]:

@@ -1,4 +1,4 @@
-"""Ids say what came of an entry, not how much else came of it: a newer fold that finds more leaves the others' ids as they are."""
+"""An id depends on its cause alone: a newer fold that detects more in an entry leaves the ids of other alerts unchanged."""
 
 from __future__ import annotations
 

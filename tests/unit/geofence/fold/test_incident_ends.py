@@ -1,4 +1,4 @@
-"""Episodes and incidents end in the entry that decides so, whatever the order in which cases came or are looked at."""
+"""Episodes and incidents end in the entry that decides so, whatever the order in which cases arrived or are checked."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ def silent_under_two_orders() -> Story:
 
 def test_new_rules_decide_on_all_cases_in_one_order_before_and_after_a_checkpoint() -> None:
     story, restored = silent_under_two_orders(), silent_under_two_orders()
-    for alert in (story, restored):
-        alert.tick(700)
-        if alert is restored:
-            alert.state = codec.decode(codec.encode(alert.state))
-        alert.enter(701, Rules(rules_id="next", silent_notify_after_ms=300_000))
+    for each_story in (story, restored):
+        each_story.tick(700)
+        if each_story is restored:
+            each_story.state = codec.decode(codec.encode(each_story.state))
+        each_story.enter(701, Rules(rules_id="next", silent_notify_after_ms=300_000))
     assert story.outputs == restored.outputs
     assert [alert.case_id for alert in story.of(AlertKind.SILENT) if alert.demand is Demand.NOTIFY] == [
         "case-1",
@@ -44,7 +44,7 @@ def test_decisions_by_time_under_two_orders_at_one_moment_are_one_incident() -> 
 
 
 def test_contact_that_reveals_another_silence_ends_the_incident_it_opens() -> None:
-    """His tag is given to somebody else; the first report of her phone then finds that he isn't heard."""
+    """His tag is given to somebody else. The first report of her phone then reveals that he isn't heard."""
     story = Story()
     story.case()
     story.at(0, "phone", 0)
@@ -66,7 +66,7 @@ def test_an_incident_that_ends_by_a_defect_gives_a_dead_letter_and_stops_nothing
     story.case()
     state = story.state
     before = Decisions(state, 100, 0)
-    before.alert(state.cases["case-1"], AlertKind.SILENT, Demand.NOTIFY, T0_MS)  # and isn't settled
+    before.alert(state.cases["case-1"], AlertKind.SILENT, Demand.NOTIFY, T0_MS)  # without end_if_quiet
     [opened] = [alert for alert in before.out if isinstance(alert, Alert)]
     after = Decisions(state, 101, 0)
     after.end_if_quiet(state.cases["case-1"])

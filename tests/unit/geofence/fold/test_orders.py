@@ -1,4 +1,4 @@
-"""Orders as the fold takes them: how they begin, are amended, change hands and end."""
+"""Orders in the fold: how they begin, are amended, change hands and end."""
 
 from __future__ import annotations
 
@@ -198,7 +198,7 @@ def test_superseded_versions_leave_nothing_behind() -> None:
 
 
 def test_a_report_after_the_end_of_its_order_is_a_dead_letter() -> None:
-    """He was at her door before the order ended, and his tag says so a second after."""
+    """He was at her door before the order ended, and his tag reports it a second after the end."""
     story = Story()
     story.case(valid_until_ms=T0_MS + 600_000)
     for at_s in (0, 580):

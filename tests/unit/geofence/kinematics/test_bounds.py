@@ -1,4 +1,4 @@
-"""Cheap bounds save most of the work of a look, and change nothing of what comes of it."""
+"""Cheap bounds save most of the work of an evaluation and change no result."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.unit.geofence.kinematics.test_safe_region import deliver, travels
 
 
 def whole_series(distance_mm: float, radius_mm: float, accuracies_mm: tuple[int, ...]) -> float:
-    """`probability.inside` with each of the 400 terms, however far away."""
+    """`probability.inside` with all 400 terms."""
     sigma = math.sqrt(sum(accuracy * accuracy for accuracy in accuracies_mm)) / 1.5095921854516636
     x, y = radius_mm / sigma, distance_mm / sigma
     if x > 12 or y > 12:
@@ -47,7 +47,7 @@ def test_the_shortened_series_equals_the_full_one(distance_mm: float, radius_mm:
 
 
 def shapes() -> list[Shape]:
-    """A person, a circle, and a polygon as the log brings it."""
+    """A person, a circle and a polygon, as the log gives them."""
     story = Story()
     story.case(places=[polygon("home", (0, 0), (0, 400), (150, 300), (500, 20))])
     case = story.state.cases["case-1"].case
@@ -72,9 +72,9 @@ def test_the_cheap_bounds_change_no_decision(seed: int) -> None:
     reports = travels(seed)
     quick = deliver(Story(), reports)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(presence, "_is_far_out_of_reach", lambda *_: False)
+        patch.setattr(presence, "_is_far_unreachable", lambda *_: False)
         patch.setattr(presence, "SURELY_BEYOND", math.inf)
-        patch.setattr(approach, "_least_mm", lambda *_: -math.inf)
+        patch.setattr(approach, "_min_distance_mm", lambda *_: -math.inf)
         for shape in (Disc, PlanePolygon):
             patch.setattr(shape, "is_surely_within", lambda *_: False)
         whole = deliver(Story(), reports)

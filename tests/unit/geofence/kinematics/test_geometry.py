@@ -1,4 +1,4 @@
-"""Geometry against other people's numbers, and against dense sampling."""
+"""Geometry against independent reference numbers, and against dense sampling."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ def test_distances_agree_with_the_geodesic_test_set_within_20_km() -> None:
             lat1, lon1, _, lat2, lon2, _, s12, *_ = map(float, line.split())
             if s12 > 20_000:
                 continue
-            one = ecef_mm(round(lat1 * 1e7), round(lon1 * 1e7))
-            other = ecef_mm(round(lat2 * 1e7), round(lon2 * 1e7))
-            worst_m = max(worst_m, abs(math.dist(one, other) / 1000 - s12))
+            start = ecef_mm(round(lat1 * 1e7), round(lon1 * 1e7))
+            end = ecef_mm(round(lat2 * 1e7), round(lon2 * 1e7))
+            worst_m = max(worst_m, abs(math.dist(start, end) / 1000 - s12))
             compared += 1
     assert compared > 500
     # 1e-7 degrees are 11 mm, so two rounded points may be 16 mm off.
@@ -37,10 +37,10 @@ def test_distances_agree_with_the_geodesic_test_set_within_20_km() -> None:
 
 
 def points(rng: random.Random, spread_m: float) -> tuple[Vector, Vector]:
-    def one() -> Vector:
+    def point() -> Vector:
         return (rng.uniform(-spread_m, spread_m) * 1000, rng.uniform(-spread_m, spread_m) * 1000, 0.0)
 
-    return one(), one()
+    return point(), point()
 
 
 @given(st.integers(0, 100_000), st.floats(1, 800))

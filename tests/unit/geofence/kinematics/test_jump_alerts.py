@@ -1,4 +1,4 @@
-"""Positions that nothing could have travelled to: told for the record, never dropped, and no proof that anybody has left."""
+"""Positions that no movement explains: recorded, never dropped, and no proof that anybody has left."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def begun(north_m: float = 5000) -> Story:
     [
         (6900, 15, 5, True),  # 127 m/s
         (6300, 15, 5, False),  # 87 m/s: a train
-        (6900, 15, 500, False),  # what a vague position explains
+        (6900, 15, 500, False),  # explained by a vague position
         (5200, 0.1, 5, True),
     ],
 )

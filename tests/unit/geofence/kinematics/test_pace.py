@@ -1,4 +1,4 @@
-"""An unseen wearer goes on at their own pace as far as anybody can tell: what that tells the desks, and what is kept for the record."""
+"""An unseen wearer is assumed to go on at the own pace: the notices that follow, and the alerts that are only recorded."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ EDGE_M = 20 + 100 + 5
 
 
 def last_seen(metres: float, mps: float = 0, for_s: int = 120, accuracy_m: float = 5) -> Story:
-    """A wearer who comes from farther off at one speed, and is last seen at second 0 so far from a home."""
+    """A wearer who comes from farther away at one speed, last seen at second 0 at this distance from a home."""
     story = Story()
     story.case(-for_s - 1, persons=[NO_PHONE], places=[circle("home", 0, 0, 20)])
     for at_s in range(-for_s, 1, 15):
@@ -48,7 +48,7 @@ def test_a_driving_wearer_is_assumed_to_drive_on() -> None:
     story = last_seen(4000, mps=10)
     story.tick(500)
     [_, (demand, at_s)] = near(story)
-    # The accuracies of both ends take a little from what was measured over 30 s to 2 min.
+    # The accuracies of both ends reduce the speed measured over 30 s to 2 min a little.
     assert demand is NOTIFY and (4000 - EDGE_M) / 10 <= at_s <= (4000 - EDGE_M) / 10 + 5
 
 

@@ -1,4 +1,4 @@
-"""Which fixes are believed: stories of one device, and what never depends on it."""
+"""Plausibility: which fixes of a device are believed, and invariants of the test."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.support.geofence.stories import place_e7
 
 BOUND_MPS = 14
 Spot = tuple[float, float, float]
-"""Second, metres north, accuracy, m."""
+"""Second, metres north, accuracy in metres."""
 
 
 def track_of(*spots: Spot) -> Track:
@@ -27,7 +27,7 @@ def track_of(*spots: Spot) -> Track:
 
 
 def believed_s(*spots: Spot) -> list[int]:
-    """Seconds of the fixes that are believed once all are there."""
+    """Seconds of the believed fixes, once all fixes have arrived."""
     track = track_of(*spots)
     found = plausibility.believed(track, track.fixes[0].time_ms, None, BOUND_MPS)
     assert plausibility.is_newest_believed(track, BOUND_MPS) == (found.fixes[-1] is track.fixes[-1])

@@ -1,4 +1,4 @@
-"""Who leaps away may still be where he was, and go on from there: whichever way he leapt, and whatever would sort him out."""
+"""A wearer who jumps away may still be at the previous position and go on from there, whichever direction the jump takes."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ WAYS = {"across": (-8000.0, 0.0), "away": (8000.0, 0.0), "aside": (0.0, 8000.0)}
 
 
 def notified_near(story: Story) -> list[float]:
-    """Seconds as of which the desks were told that he may be there although he leapt away."""
+    """Seconds as of which the desks were notified of a possible presence after a jump away."""
     emitted = [alert for alert in story.of(AlertKind.UNKNOWN_NEAR) if alert.anomaly is AnomalyKind.JUMP]
     return [(alert.at_ms - T0_MS) / 1000 for alert in emitted]
 
@@ -58,7 +58,7 @@ def test_a_car_that_may_have_gone_on_is_notified_from_beyond_the_widest_ring(way
 
 
 def test_a_wearer_is_assumed_to_go_on_for_three_minutes_only() -> None:
-    """An hour in which his tag said nothing, 3 km away: on foot he could have come, and of that the silence told."""
+    """His tag was silent for an hour, 3 km away. He could have come on foot, and the silence has notified that."""
     story = Story()
     story.case()
     for i in range(6):

@@ -1,4 +1,4 @@
-"""Balls within which nothing can matter: they save the look at nearly all reports, and change no decision."""
+"""Safe regions: they save the evaluation of nearly all reports and change no decision."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from tandem.common.v1 import geometry_pb2, log_pb2
 from tests.support.geofence.stories import Story, circle, polygon
 
 Reports = list[tuple[float, str, float, float, float, float]]
-"""When it arrives, device, north and east, metres, second of the fix, accuracy."""
+"""Arrival second, device, north and east in metres, second of the fix, accuracy in metres."""
 
 
 @dataclass
 class Counting(Story):
-    """A story that counts the reports that found a ball of their device."""
+    """A story that counts the reports whose device had a safe region."""
 
     held: int = 0
 
@@ -36,12 +36,12 @@ class Counting(Story):
 
 
 def regions_of(state: State) -> dict[str, SafeRegion]:
-    """By device, of those that have one."""
+    """The safe region of each device that has one."""
     return {device_id: track.safe_region for device_id, track in state.tracks.items() if track.safe_region}
 
 
 class Whole(Story):
-    """A story in which each report is looked at whole."""
+    """A story in which each report is fully evaluated."""
 
     def enter(self, at_s: float, body: Body) -> None:
         super().enter(at_s, body)
@@ -50,7 +50,7 @@ class Whole(Story):
 
 @dataclass
 class Restored(Story):
-    """A story whose evaluator goes on from a checkpoint now and then."""
+    """A story whose evaluator is sometimes restored from a checkpoint."""
 
     seed: int = 0
 
@@ -61,7 +61,7 @@ class Restored(Story):
 
 
 def travels(seed: int) -> Reports:
-    """Two wearers and a person who go towards each other and away, with jumps, gaps, delays and disorder."""
+    """Two wearers and a person who move towards each other and away, with jumps, gaps, delays and disorder."""
     rng = random.Random(seed)
     north = {"tag": 12_000.0, "phone": 0.0, "tag2": -9000.0}
     east = dict.fromkeys(north, 0.0)
@@ -111,7 +111,7 @@ def test_safe_regions_change_no_decision(seed: int) -> None:
 
 
 def jump(story: Story, seed: int) -> Story:
-    """A wearer who goes about her home and a place, and a tag and a phone that are kilometres off for a few reports at a time."""
+    """A wearer who moves round her home and a place, with a tag and a phone that are kilometres off for a few reports at a time."""
     rng = random.Random(seed)
     rings = [geometry_pb2.Ring(radius_m=100, action=geometry_pb2.RESPOND)]
     changes: dict[str, object] = {"rings": rings} if rng.random() < 0.5 else {}
@@ -190,18 +190,18 @@ def test_a_distant_device_keeps_one_safe_region_and_a_near_one_has_none() -> Non
     for i in range(20):
         story.at(i * 15, "phone", 0, 20 * (i % 3))
         story.at(i * 15 + 1, "tag", 20_000, 20 * (i % 3))
-    balls = regions_of(story.state)
-    assert balls.keys() == {"tag", "phone"}
-    apart_m = 20_000 - sum(region.free_mm for region in balls.values()) / 1000
+    regions = regions_of(story.state)
+    assert regions.keys() == {"tag", "phone"}
+    apart_m = 20_000 - sum(region.free_mm for region in regions.values()) / 1000
     assert apart_m > 2000 + 1800  # the widest ring, and how far a movement is predicted
     story.at(301, "tag", 20_000)
-    assert regions_of(story.state) == balls
+    assert regions_of(story.state) == regions
     story.at(600, "tag", 3000)
     assert not regions_of(story.state)
 
 
 def both(reports: Reports) -> list[int]:
-    """Rings entered, the same whether balls sort out or not."""
+    """Rings entered; they must be the same with and without safe regions."""
     found = []
     for story in (Story(), Whole()):
         story.case()
@@ -213,14 +213,14 @@ def both(reports: Reports) -> list[int]:
 
 
 def test_a_late_report_counts_for_the_other_sides_next_position() -> None:
-    """He was 1.5 km from her way between two reports of hers, and 3.8 km from each end of it."""
+    """He was 1.5 km from her way between two of her reports, and 3.8 km from each end of it."""
     here = [(0.0, "phone", 0.0, 0.0, 0.0, 5.0), (1.0, "tag", 20_000.0, 0.0, 1.0, 5.0)]
     late = [(160.0, "tag", 20_000.0, 0.0, 160.0, 5.0), (165.0, "tag", 1500.0, 3500.0, 85.0, 5.0)]
     assert both([*here, (2.0, "phone", 0, 0, 2, 5), *late, (171.0, "phone", 0, 7000, 171, 5)]) == [2000]
 
 
 def test_her_positions_before_a_late_safe_region_count() -> None:
-    """She was far out and back again before his reports of that time came."""
+    """She was far out and back again before his reports of that time arrived."""
     hers = [(1.0, "phone", 0.0, 0.0, 1.0, 5.0), (201.0, "phone", 500.0, 0.0, 170.0, 5.0)]
     hers += [(202.0, "phone", 13_500.0, 0.0, 200.0, 5.0), (260.0, "phone", 0.0, 0.0, 260.0, 5.0)]
     his = [(261.0, "tag", 20_000.0, 0.0, 170.0, 5.0), (265.0, "tag", 12_200.0, 0.0, 215.0, 5.0)]
@@ -228,7 +228,7 @@ def test_her_positions_before_a_late_safe_region_count() -> None:
 
 
 def test_a_step_past_a_safe_region_is_evaluated_for_both_sides() -> None:
-    """He passes 5 km beside where she was last, and 2 km beside where she was by then."""
+    """He passes 5 km from her last position, and 2 km from her true position at that time."""
     before = [(0.0, "tag", 30_000.0, 5000.0, 0.0, 5.0), (1.0, "phone", 0.0, 0.0, 1.0, 5.0)]
     before += [(5.0, "tag", 30_000.0, 5000.0, 5.0, 5.0), (10.0, "phone", 0.0, 0.0, 10.0, 5.0)]
     assert both([*before, (170.0, "tag", -30_000, 5000, 170, 5), (175.0, "phone", 0, 7000, 175, 5)]) == [2000]
@@ -242,5 +242,5 @@ def test_a_vague_position_has_no_safe_region() -> None:
         story.at(at_s, "phone", 0)
         story.at(at_s + 1, "tag", 20_000, accuracy_m=accuracy_m)
         held.append("tag" in regions_of(story.state))
-    # Until his first report he was unseen; of a vague one the next may join two from before, and the step from it is one too.
+    # He was unseen until his first report. After a vague report the next may join two earlier ones, and so may the step after it.
     assert held == [False, False, False, False, True]

@@ -1,4 +1,4 @@
-"""Her phone at rest is at the mean of its positions: told as stories of one phone, and of who goes by her home."""
+"""A stationary phone is at the mean of its positions."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ HOME = ecef_mm(*place_e7(0))
 
 
 def track_of(*spots: tuple[float, float, float]) -> Track:
-    """Fixes by second, metres north and accuracy, m."""
+    """A track with fixes by second, metres north and accuracy in metres."""
     made = Track()
     for at_s, north_m, accuracy_m in spots:
         at_ms = round(at_s * 1000)
@@ -26,7 +26,7 @@ def track_of(*spots: tuple[float, float, float]) -> Track:
 
 
 def off_m(fix: Fix) -> float:
-    """How far from home."""
+    """Distance from home, metres."""
     return math.dist(fix.point, HOME) / 1000
 
 
@@ -47,7 +47,7 @@ def test_the_mean_of_noise_is_nearer_but_never_twice_as_exact_as_the_best_fix() 
 
 
 @pytest.mark.parametrize(
-    ("at_s", "north_m"), [(120, 70), (301, 0)], ids=["who walks away", "what comes after 3 minutes and more"]
+    ("at_s", "north_m"), [(120, 70), (301, 0)], ids=["walks away", "arrives after 3 minutes or more"]
 )
 def test_a_disagreeing_position_begins_a_new_mean(at_s: float, north_m: float) -> None:
     track = track_of((0, 0, 20), (60, 0, 20), (at_s, north_m, 20))
@@ -56,7 +56,7 @@ def test_a_disagreeing_position_begins_a_new_mean(at_s: float, north_m: float) -
 
 @pytest.mark.parametrize(("jitters", "entered"), [(8, [2000, 1000]), (0, [2000, 1000, 100])])
 def test_one_stray_position_of_a_phone_at_home_enters_no_ring(jitters: int, entered: list[int]) -> None:
-    """The same last position sends somebody where nothing says that she is elsewhere."""
+    """The same last position sends somebody if no other position shows her elsewhere."""
     story = Story()
     story.case()
     for minute in range(jitters):

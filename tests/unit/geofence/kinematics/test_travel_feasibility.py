@@ -1,4 +1,4 @@
-"""Which ways a vehicle can make: how far it gets, what many short steps add up to, and what makes a position count again."""
+"""Travel feasibility: how far a vehicle gets, the sum of many short steps, and when a position counts again after a false claim."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def way(fixes: list[Fix]) -> Way:
         (15, 0, 312.5 + 125),  # 12.5 s up to 50 m/s, and on
         (15, 50, 750 + 67.5),  # as a train would from there
         (15, 85, 1275),
-        (300, 0, 14_688),  # by road; a train has gone 19.5 km less what it takes to start
+        (300, 0, 14_688),  # by road; a train has gone 19.5 km, less the distance lost while starting
         (7200, 0, 900_000),  # by air
     ],
 )
@@ -46,7 +46,7 @@ def test_how_far_the_fastest_vehicle_gets(took_s: float, mps: float, metres: flo
     ("to_m", "after_s", "accuracy_mm", "believed"),
     [
         (1400, 15, 5_000, False),
-        (600, 15, 5_000, True),  # what a sports car and a receiver between houses explain
+        (600, 15, 5_000, True),  # explained by a sports car and a receiver between houses
         (20_000, 15, 10_000_000, False),  # no accuracy explains more than 1 km
         (1400, 60, 5_000, True),
         (12_000, 300, 5_000, True),
@@ -63,7 +63,7 @@ def test_the_distance_that_a_standing_device_can_cover(
 
 @pytest.mark.parametrize("every_s", [1, 5, 15, 30])
 def test_many_short_steps_beyond_a_vehicle_are_not_believed(every_s: int) -> None:
-    """From standing to 84 m/s at once: each step is within what a train does, and all together are not."""
+    """From standing to 84 m/s at once: a train could make each step, but not all of them together."""
     fixes = stationary_fixes(300, every_s)
     fixes += [fix(300 + s, 84 * s) for s in range(every_s, 241, every_s)]
     fixes += [fix(540 + s, 84 * 240) for s in range(every_s, 1801, every_s)]
@@ -96,7 +96,7 @@ def test_a_return_after_a_false_claim_is_believed_at_once() -> None:
 
 
 def test_a_way_after_a_false_claim_is_believed_once_as_long_as_the_claim_was_false() -> None:
-    """At 1.4 km, 15 s after it stood, it was false by some 700 m; and a car gets from where it stood to 2.2 km in two minutes."""
+    """The claim of 1.4 km, 15 s after standing, was false by some 700 m. A car gets from there to 2.2 km in two minutes."""
     fixes = [*stationary_fixes(300), *(fix(at_s, 1400) for at_s in range(315, 361, 15))]
     moves = [fix(360 + s, 1400 + 10 * s) for s in range(15, 121, 15)]
     believed = [way([*fixes, *moves[:count]]).is_believed for count in range(len(moves) + 1)]
@@ -129,7 +129,7 @@ def test_a_way_from_before_an_error_suffices_for_ten_minutes_at_most() -> None:
 
 
 def test_an_earlier_false_claim_is_no_place_to_return_to() -> None:
-    """Three positions far off, then back, then far off for good: that it said so before makes it no truer."""
+    """Three positions far off, then back, then far off for good: the earlier false claim makes the later one no truer."""
     fixes = [
         *stationary_fixes(300),
         *(fix(at_s, 20_000) for at_s in (315, 330, 345)),

@@ -1,4 +1,4 @@
-"""Who may see whose position live: the tables, and the ends of a share."""
+"""Live sharing of positions: the tables of who may see whom, and the ends of a share."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def state(*cases: Case, open_in: str = "case-o") -> State:
     found = State(
         0,
         now_ms=NOW_MS,
-        cases={position_share.case_id: CaseState(position_share) for position_share in cases or (case(),)},
+        cases={each.case_id: CaseState(each) for each in cases or (case(),)},
     )
     found.incidents["w"] = OpenIncident("i", [open_in])
     return found
@@ -76,15 +76,13 @@ def test_each_article_allows_exactly_the_kinds_of_its_table() -> None:
     del expected["STALKING_17_6"]  # not in force yet
     for code, opens in expected.items():
         found = [
-            allowed(POLICE, asked(position_share, order=order, basis=code))
-            for order in ("", "o")
-            for position_share in (HIM, HER)
+            allowed(POLICE, asked(subject, order=order, basis=code)) for order in ("", "o") for subject in (HIM, HER)
         ]
         assert tuple(found) == opens, code
 
 
 @pytest.mark.parametrize(
-    ("one", "field"),
+    ("position_query", "field"),
     [
         (asked(basis=""), "legal_basis"),
         (asked(basis="BECAUSE"), "legal_basis"),
@@ -97,9 +95,9 @@ def test_each_article_allows_exactly_the_kinds_of_its_table() -> None:
     ],
 )
 def test_a_request_without_grounds_names_the_missing_field(position_query: PositionQuery, field: str) -> None:
-    with pytest.raises(InvalidField) as refused:
+    with pytest.raises(InvalidField) as rejected:
         sharing.check(position_query, POLICE, NOW_MS)
-    assert refused.value.field == field
+    assert rejected.value.field == field
 
 
 def test_each_subject_is_shared_under_the_order_that_names_it() -> None:
@@ -166,13 +164,13 @@ def test_an_incident_that_goes_on_for_another_person_ends_her_share_not_his() ->
 
 
 def test_a_position_is_known_for_three_minutes() -> None:
-    position_share = state()
-    assert sharing.look(position_share, share()) == sharing.KnownPosition(None, unknown=True)
+    known = state()
+    assert sharing.look(known, share()) == sharing.KnownPosition(None, unknown=True)
     fix = Fix(NOW_MS - 180_000, NOW_MS - 180_000, "r", *ecef_mm(375_000_000, 1_270_000_000), 5_000)
-    position_share.tracks["t"] = Track([fix])
-    assert sharing.look(position_share, share()) == sharing.KnownPosition(fix, unknown=False)
-    position_share.now_ms += 1
-    assert sharing.look(position_share, share()) == sharing.KnownPosition(fix, unknown=True)
+    known.tracks["t"] = Track([fix])
+    assert sharing.look(known, share()) == sharing.KnownPosition(fix, unknown=False)
+    known.now_ms += 1
+    assert sharing.look(known, share()) == sharing.KnownPosition(fix, unknown=True)
 
 
 @pytest.mark.parametrize("lat_e7", [-600_000_001, -1, 0, 337_654_321, 375_000_000, 599_999_999])

@@ -1,4 +1,4 @@
-"""Shared stories of spoofed tags, where they are present: no ring is cleared, and the desks are told."""
+"""Shared stories of spoofed tags, if they are present: no ring is cleared, and the desks are notified."""
 
 from __future__ import annotations
 

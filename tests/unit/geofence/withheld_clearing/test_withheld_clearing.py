@@ -1,4 +1,4 @@
-"""No all-clear rests on a movement that no vehicle makes: stories of tags and phones that leap, and of what ends it."""
+"""No all-clear rests on a movement that no vehicle makes: tags and phones that jump, and the end of the withholding."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ PLACES: dict[str, Any] = {"persons": [], "places": [circle("home", 0, 0, 30)]}
 
 
 def spoofed(story: Story) -> list[tuple[Demand, int, float]]:
-    """Demand, ring in metres, and second of the decision."""
+    """Demand, ring in metres, and second of each decision."""
     found = story.of(AlertKind.SPOOFING_SUSPECTED)
     return [(alert.demand, alert.ring_mm // 1000, (alert.decided_at_ms - T0_MS) / 1000) for alert in found]
 
@@ -80,8 +80,10 @@ def test_positions_back_within_the_ring_demand_another_response_and_a_walk_away_
     stay(story, 900, 1200, 50)
     assert [demand.name for demand, _, _ in spoofed(story)] == ["NOTIFY", "RECORD"]
     assert story.entered() == [2000, 1000, 100, 100]
-    again = story.of(AlertKind.RING_ENTERED)[-1]
-    assert again.demand is Demand.RESPOND and again.decided_at_ms == T0_MS + 916_000  # when a second position agrees
+    repeated = story.of(AlertKind.RING_ENTERED)[-1]
+    assert (
+        repeated.demand is Demand.RESPOND and repeated.decided_at_ms == T0_MS + 916_000
+    )  # when a second position agrees
     for i in range(80):
         story.at(1200 + 15 * i, "tag", 50 + 20 * i)
     assert cleared(story)[0] == 100
@@ -101,7 +103,7 @@ def test_a_withheld_clearing_is_notified_once_per_ring_and_episode() -> None:
 
 
 def test_a_way_that_a_vehicle_can_make_clears() -> None:
-    """The tag errs by 20 km for some minutes while he drives off, and then is where a car has brought him by then."""
+    """The tag errs by 20 km for some minutes while he drives off, then reports where a car has brought him by then."""
     story = begin_nearby(**PLACES)
     stay(story, 300, 600, 20_000)
     for i in range(20):
@@ -116,7 +118,7 @@ def test_positions_before_a_possible_way_do_not_count_as_agreeing() -> None:
     story = begin_nearby(**PLACES)
     stay(story, 300, 900, 20_000)
     for number, at_s in enumerate(range(900, 1000, 15)):
-        assert bool(cleared(story)) is (number > 4)  # the minute beyond, and four of them
+        assert bool(cleared(story)) is (number > 4)  # the minute beyond the ring, and four agreeing positions
         story.at(at_s, "tag", -9000)
 
 
@@ -129,7 +131,7 @@ def test_a_way_that_a_car_makes_in_a_gap_clears(gap_s: int) -> None:
 
 
 def test_late_reports_that_show_the_way_clear_the_ring() -> None:
-    """His tag had no network on the way; from where he is now it sends the newest first."""
+    """His tag had no network on the way. From his present position it sends the newest reports first."""
     story = begin_nearby(**PLACES)
     for at_s in range(900, 1200, 15):
         story.at(at_s, "tag", 50 + 25 * 600, fix_s=at_s)
@@ -179,7 +181,7 @@ def test_a_replaced_tag_ends_the_withholding() -> None:
 
 
 def test_a_jump_does_not_retract_a_predicted_contact() -> None:
-    """Nobody was within the ring that demands a response; somebody is on the way since he came straight towards her."""
+    """Nobody was within the ring that demands a response. Somebody is on the way because he came straight towards her."""
     story = Story()
     story.case(**PLACES)
     for i in range(12):

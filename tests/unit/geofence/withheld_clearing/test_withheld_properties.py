@@ -1,4 +1,4 @@
-"""Random journeys and random leaps: a leap never clears a ring, and who really leaves isn't withheld an all-clear."""
+"""Random journeys and random jumps: a jump never clears a ring, and a real departure isn't withheld an all-clear."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.support.geofence.stories import Story, circle
 
 JOURNEYS = 300
 Report = tuple[float, float, float, float]
-"""Second, north and east in metres, and accuracy, metres."""
+"""Second, north and east in metres, and accuracy in metres."""
 
 
 def begun() -> Story:
@@ -53,7 +53,8 @@ def near_her(rng: random.Random, every_s: float) -> list[Report]:
 
 
 def leaving(rng: random.Random, reports: list[Report], every_s: float) -> list[Report]:
-    """He leaves by what there is in Korea, with gaps, and with receivers that are 500 m off for a position or two."""
+    """He leaves by a means of transport that exists in Korea, with gaps, and with receivers that are 500 m off for a position or
+    two."""
     at_s, north_m, east_m, accuracy_m = reports[-1]
     top, gains = rng.choice(((1.4, 1.0), (5.0, 1.0), (14.0, 2.0), (33.0, 2.5), (45.0, 3.5)))
     angle, gone_m, mps = rng.uniform(0, math.tau), 0.0, 0.0
@@ -76,8 +77,8 @@ def leaving(rng: random.Random, reports: list[Report], every_s: float) -> list[R
 
 @pytest.mark.parametrize("every_s", [5.0, 15.0, 30.0, 60.0])
 def test_departures_are_cleared_and_hardly_anybody_is_suspected(every_s: float) -> None:
-    """Each hundredth position of these journeys is 500 m off, which is worse than any real track: of 1,887 at a report each 5 s 51
-    were suspected for some minutes and 2 not cleared by their end, of 4,991 at 15 s 26 and none."""
+    """Every hundredth position of these journeys is 500 m off, which is worse than any real track. With a report every 5 s, 51 of
+    1,887 journeys were suspected for some minutes and 2 not cleared by their end; with one every 15 s, 26 of 4,991 and none."""
     suspected = held = 0
     for seed in range(JOURNEYS):
         rng = random.Random(seed)
@@ -89,16 +90,16 @@ def test_departures_are_cleared_and_hardly_anybody_is_suspected(every_s: float) 
 
 
 def jump(rng: random.Random, reports: list[Report], every_s: float) -> list[Report]:
-    """Where the tag says that he is after a leap, or after half a minute and more of 90 to 200 m/s from standing."""
+    """The tag's positions after a jump, or after half a minute or more at 90 to 200 m/s from standing."""
     at_s, north_m, east_m, accuracy_m = reports[-1]
     angle = rng.uniform(0, math.tau)
     if rng.random() < 0.5:
-        # Half as far again as the fastest vehicle gets in the time, and all that a receiver errs by.
+        # Half as far again as the fastest vehicle gets in the time, plus the full error of a receiver.
         gone = [1.5 * (312 + 50 * every_s) + 600 + rng.expovariate(1 / 8000)]
     else:
         mps = rng.uniform(90, 200)
         gone = [mps * every_s * step for step in range(1, 1 + max(2, round(rng.uniform(30, 240) / every_s)))]
-        gone = [alert for alert in gone if alert > 0]
+        gone = [away_m for away_m in gone if away_m > 0]
     found = []
     for away_m in gone:
         at_s += every_s
@@ -141,7 +142,8 @@ def test_restarts_change_nothing(seed: int, every: int) -> None:
 @given(st.integers(0, 1 << 30))
 @settings(max_examples=10, deadline=None)
 def test_overtaking_reports_change_nothing(seed: int) -> None:
-    """What the tag says after it leapt comes by threes, the newest first: no ring is cleared, and the desks are told once."""
+    """After the jump the tag's reports arrive in groups of three, newest first: no ring is cleared, and the desks are notified
+    once."""
     rng = random.Random(seed)
     reports = near_her(rng, 15)
     if 100 not in deliver(reports).entered():
