@@ -188,13 +188,13 @@ def _open_or_cleared(case_state: CaseState) -> Iterator[tuple[Target, Ring, Ring
 def _final_ms(state: State, case_state: CaseState, target: Target, horizon_ms: int) -> int:
     """The moment before which no report can change a line: of each side, the last fix before the horizon that may begin a line
     across it."""
-    found_ms = horizon_ms
+    final_ms = horizon_ms
     for pair in pairs(state, case_state, target):
         for track in pair:
             index = bisect_left(track.fixes, (horizon_ms,)) if track else 0
             if track and index and track.fixes[index - 1].time_ms >= horizon_ms - UNKNOWN_AFTER_MS:
-                found_ms = min(found_ms, track.fixes[index - 1].time_ms)
-    return found_ms
+                final_ms = min(final_ms, track.fixes[index - 1].time_ms)
+    return final_ms
 
 
 def _unclaimed(case_state: CaseState, ring_state: RingState, upto_ms: int) -> list[Stretch]:

@@ -16,16 +16,16 @@ def apply(decisions: Decisions, before: CaseState, case: Case) -> None:
     state, now_ms = decisions.state, decisions.state.now_ms
     in_force = case.valid_from_ms <= now_ms
     heard = {t.key for t in case.targets if case.tag_device_ids and (t.device_ids or not t.is_person)}
-    kept = {(t.key, r.radius_mm, r.action, t.shape) for t in case.targets for r in case.rings}
+    kept_rings = {(t.key, r.radius_mm, r.action, t.shape) for t in case.targets for r in case.rings}
     accounts.amend(decisions, before, None)
     if before.case.device_ids != case.device_ids:
         accounts.preserve(state, before)
     for target in before.case.targets:
-        gone = [r for r in before.case.rings if (target.key, r.radius_mm, r.action, target.shape) not in kept]
+        dropped = [r for r in before.case.rings if (target.key, r.radius_mm, r.action, target.shape) not in kept_rings]
         # Nor can a ring be watched once its last device is gone, or before its order is in force.
-        over = gone if in_force and target.key in heard else list(before.case.rings)
-        approach.close(decisions, before, (target,), now_ms, over)
-        for ring in gone:
+        to_close = dropped if in_force and target.key in heard else list(before.case.rings)
+        approach.close(decisions, before, (target,), now_ms, to_close)
+        for ring in dropped:
             before.rings.pop((target.key, ring.radius_mm), None)
     named = set(case.device_ids) if in_force else set()
     equipment.retract(decisions, before, sorted(key for key in before.raised if key.split()[1] not in named), now_ms)

@@ -92,7 +92,7 @@ def decode(data: bytes) -> State:
     try:
         content = json.loads(data)
         if content["fold_version"] != VERSION:
-            raise UnreadableState(f"state of fold version {content['fold_version']}")
+            raise UnreadableState(f"the state has fold version {content['fold_version']}, this process needs {VERSION}")
         state = State(
             partition=content["partition"],
             log_id=content["log_id"],

@@ -44,7 +44,7 @@ from services.geofence.domain.state import TIMED_CHECK, CaseState, State, event_
 from services.geofence.domain.version import VERSION
 
 FIXES_PER_CLEANUP = 2 * FIXES_PER_CHECK
-"""Every so many fixes of a device, the fold drops the fixes that no late report can need any more."""
+"""Number of fixes of a device after which the fold drops those that no late report can need any more."""
 
 
 def step(state: State, entry: Entry) -> list[Output]:
@@ -350,10 +350,8 @@ class _Folding:
             case = case_state.case
             if device_id in case.tag_device_ids:
                 for target in case.targets:
-                    for other_id in approach.other_devices(target):
-                        approach.check(
-                            self.decisions, case_state, device_id, target, other_id, from_ms, until_ms, cause
-                        )
+                    for other in approach.other_devices(target):
+                        approach.check(self.decisions, case_state, device_id, target, other, from_ms, until_ms, cause)
             else:
                 for target in case.targets:
                     if device_id in target.device_ids:

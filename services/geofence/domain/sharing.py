@@ -109,15 +109,15 @@ class KnownPosition:
 def check(query: PositionQuery, role: Role.ValueType, now_ms: int) -> None:
     """Checks that a role may make a request at all, whatever the state holds. Raises InvalidField or PermissionDenied."""
     if not query.subjects:
-        raise InvalidField("subjects", "is missing")
+        raise InvalidField("subjects", f"is empty; name 1 to {MAX_SUBJECTS} subjects")
     if len(query.subjects) > MAX_SUBJECTS or len(set(query.subjects)) < len(query.subjects):
-        raise InvalidField("subjects", f"must be at most {MAX_SUBJECTS}, each once")
+        raise InvalidField("subjects", f"name at most {MAX_SUBJECTS}, each once")
     if not now_ms < query.expires_at_ms <= now_ms + MAX_SHARE_MS:
-        raise InvalidField("expires_at", "must be in the future, at most a day ahead")
+        raise InvalidField("expires_at", "must be in the future, at most 24 hours ahead")
     allowed = DURING_AN_INCIDENT if query.incident_id else UNDER_AN_ORDER
     for subject in query.subjects:
         if subject.kind not in SHOWN.get(role, ()):
-            raise PermissionDenied(f"{Role.Name(role)} gets no position of the kind {subject.kind.value}")
+            raise PermissionDenied(f"{Role.Name(role)} may not see a position of the kind {subject.kind.value}")
         if query.legal_basis in _LISTED and query.legal_basis not in allowed[subject.kind]:
             under = "an incident" if query.incident_id else "an order"
             raise PermissionDenied(
@@ -134,18 +134,22 @@ def shares(state: State, query: PositionQuery) -> tuple[PositionShare, ...]:
     cases = _cases(state, query)
     if not cases:
         return ()
-    found = []
+    granted = []
     for subject in query.subjects:
         possible = [_share(case, query, subject) for case in cases if _names(case, subject)]
         if not possible:
-            raise FailedPrecondition(f"it doesn't concern one of the subjects of the kind {subject.kind.value}")
+            raise FailedPrecondition(
+                f"the incident or order doesn't concern a subject of the kind {subject.kind.value}"
+            )
         reasons = {share: end_of(state, share, state.now_ms) for share in possible}
         allowed = [share for share, reason in reasons.items() if reason is None]
         if not allowed:
             why = ", ".join(sorted({reason.name for reason in reasons.values() if reason}))
-            raise FailedPrecondition(f"it doesn't allow a subject of the kind {subject.kind.value}: {why}")
-        found.append(allowed[0])
-    return tuple(found)
+            raise FailedPrecondition(
+                f"the incident or order doesn't allow the position of a subject of the kind {subject.kind.value}: {why}"
+            )
+        granted.append(allowed[0])
+    return tuple(granted)
 
 
 def end_of(state: State, share: PositionShare, now_ms: int) -> End | None:

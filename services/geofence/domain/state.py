@@ -259,7 +259,7 @@ class State:
                 self.owned_since[device_id] = self.now_ms
                 for anomaly in AnomalyKind:
                     self.anomaly_emitted_ms.pop(f"{anomaly.value} {device_id}", None)
-                for known in (
+                for by_device in (
                     self.tracks,
                     self.heard_at_ms,
                     self.undated_ms,
@@ -267,7 +267,7 @@ class State:
                     self.ended_events,
                     self.order_ended_ms,
                 ):
-                    known.pop(device_id, None)
+                    by_device.pop(device_id, None)
 
     def index(self, case: Case) -> None:
         """Adds a case to the index of its devices."""

@@ -22,17 +22,17 @@ def play(case: Case, rules: Rules, entries: Sequence[tuple[int, Body]]) -> list[
     that fall due in between are made on time by ticks, as in a live log.
     """
     state = State(0, log_id=LOG_ID, rules=rules)
-    found: list[Output] = []
+    outputs: list[Output] = []
 
     def enter(at_ms: int, body: Body) -> None:
-        found.extend(fold.step(state, Entry(state.sequence + 1, at_ms, body)))
+        outputs.extend(fold.step(state, Entry(state.sequence + 1, at_ms, body)))
 
     enter(entries[0][0], case)
     for at_ms, body in entries:
         while (due_ms := fold.next_due_ms(state)) is not None and due_ms < at_ms:
             enter(due_ms, Tick())
         enter(at_ms, body)
-    return found
+    return outputs
 
 
 def work_of(case: Case, steps: int) -> int:

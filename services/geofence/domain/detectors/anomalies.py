@@ -11,7 +11,7 @@ from services.geofence.domain.detectors import approach
 from services.geofence.domain.kinematics.track import UNKNOWN_AFTER_MS, Fix, Track
 
 FIXES_PER_CHECK = 32
-"""The whole track of a device is checked at every so many of its fixes."""
+"""Number of fixes of a device between two checks of its whole track."""
 UNDATED_AFTER_MS = 60_000
 """How long all reports of a device must be dated too far off before the alert; a backlog of hours soon ends with the present."""
 

@@ -109,8 +109,8 @@ def check(
         for pieces in ways:
             first = next(rings.moments_within(pieces, target.shape, ring.radius_mm, ring_state.bound_ms), None)
             if first:
-                found = *first, _p_of(wearer, device, ring, first)
-                _enter(decisions, case_state, target, ring, found, cause, late=not newest)
+                entry = *first, _p_of(wearer, device, ring, first)
+                _enter(decisions, case_state, target, ring, entry, cause, late=not newest)
                 break
 
 
@@ -130,16 +130,16 @@ def _check_late(
     respond = ring.action is Demand.RESPOND
     for low_ms, high_ms in accounts.unnotified(ring_state, lookback_ms if respond else from_ms, until_ms):
         if respond:
-            found = presence.evaluate(decisions.state, sides, target, ring, low_ms, high_ms, newest=False).entered
+            entry = presence.evaluate(decisions.state, sides, target, ring, low_ms, high_ms, newest=False).entered
         else:
             ways = rings.assumed(*sides, low_ms, high_ms)
             moments = (next(rings.moments_within(way, target.shape, ring.radius_mm, low_ms), None) for way in ways)
             first = next((moment for moment in moments if moment and moment[0] <= high_ms), None)
-            found = (*first, _p_of(*sides, ring, first)) if first else None
-        if found:
-            if found[0] < ring_state.bound_ms:
-                accounts.release(ring_state, found[0])
-            return _enter(decisions, case_state, target, ring, found, cause, late=True)
+            entry = (*first, _p_of(*sides, ring, first)) if first else None
+        if entry:
+            if entry[0] < ring_state.bound_ms:
+                accounts.release(ring_state, entry[0])
+            return _enter(decisions, case_state, target, ring, entry, cause, late=True)
 
 
 def _p_of(wearer: Track, device: Track | None, ring: Ring, moment: tuple[int, float]) -> float:
@@ -154,13 +154,13 @@ def _enter(
     case_state: CaseState,
     target: Target,
     ring: Ring,
-    found: tuple[int, float, float],
+    entry: tuple[int, float, float],
     cause: CausingReport | None,
     late: bool,
 ) -> None:
     """Enters a ring. `found` is when, at what distance (mm) and with what probability of being inside; `late` if newer reports came
     before."""
-    at_ms, distance_mm, p = found
+    at_ms, distance_mm, p = entry
     case_state.ring(target, ring).enter(at_ms, distance_mm, at_ms if cause is None else decisions.state.now_ms)
     if late and cause is not None:
         case_state.ring(target, ring).late_ms = decisions.state.now_ms
@@ -238,8 +238,8 @@ def clear_left_rings(decisions: Decisions, case_state: CaseState, cause: Causing
 
 def _newest_mm(state: State, case_state: CaseState, target: Target) -> float:
     """Least distance that the newest positions claim, mm."""
-    heres = [rings.newest(wearer, device) for wearer, device in pairs(state, case_state, target)]
-    return min(target.shape.least(here, here) for here in heres)
+    positions = [rings.newest(wearer, device) for wearer, device in pairs(state, case_state, target)]
+    return min(target.shape.least(here, here) for here in positions)
 
 
 def _has_left(state: State, case_state: CaseState, target: Target, ring: Ring) -> bool:
@@ -341,11 +341,11 @@ def close(
 def _clear_ring(
     decisions: Decisions, case_state: CaseState, target: Target, ring: Ring, upto_ms: int, cause: CausingReport | None
 ) -> None:
-    found = accounts.account(decisions.state, case_state, target, ring, upto_ms)
-    at_ms = found.inside[-1][1] if found.inside else min(upto_ms, decisions.state.now_ms)
-    accounts.close(case_state.ring(target, ring), found)
+    account = accounts.account(decisions.state, case_state, target, ring, upto_ms)
+    at_ms = account.inside[-1][1] if account.inside else min(upto_ms, decisions.state.now_ms)
+    accounts.close(case_state.ring(target, ring), account)
     withheld_clearing.forget(case_state, target, ring)
-    found.alert_id = decisions.alert(
+    account.alert_id = decisions.alert(
         case_state,
         AlertKind.RING_CLEARED,
         demands.of_ring(ring.action, entered=False),
@@ -353,9 +353,9 @@ def _clear_ring(
         target=target,
         ring=ring,
         cause=cause,
-        distance_mm=float(ring.radius_mm) if found.inside else None,
-        inside=tuple(found.inside),
-        min_mm=found.min_mm,
+        distance_mm=float(ring.radius_mm) if account.inside else None,
+        inside=tuple(account.inside),
+        min_mm=account.min_mm,
         due_ms=upto_ms,
     )
 
@@ -380,8 +380,8 @@ def _keep_ways(state: State, device_id: str, case_ids: list[str], horizon_ms: in
     if not open_cases:
         return
     track = state.tracks[device_id]
-    left = Track(track.fixes[:])
-    left.forget_before(horizon_ms, plausibility.JUDGED_FIXES)
-    if count := len(track.fixes) - len(left.fixes):
+    remaining = Track(track.fixes[:])
+    remaining.forget_before(horizon_ms, plausibility.JUDGED_FIXES)
+    if count := len(track.fixes) - len(remaining.fixes):
         for case_state in open_cases:
             withheld_clearing.keep(state, case_state, device_id, track.fixes[:count])

@@ -56,8 +56,12 @@ def check(decisions: Decisions, case_state: CaseState, device_id: str, cause: Ca
         if not plausibility.is_newest_believed(mover, state.rules.reach_mps):
             continue
         at_ms = mover.fixes[-1].time_ms
-        found = [d for d in (_closes(mover, *pair, target, ring, state.rules) for pair in pairs) if d is not None]
-        if not found:
+        distances_mm = [
+            d
+            for d in (_approach_distance_mm(mover, *pair, target, ring, state.rules) for pair in pairs)
+            if d is not None
+        ]
+        if not distances_mm:
             case_state.approaching_since_ms.pop(f"{target.key} {device_id}", None)
             continue
         # Each device confirms its own checks: to the other devices, the moving one stands still between its reports.
@@ -66,7 +70,9 @@ def check(decisions: Decisions, case_state: CaseState, device_id: str, cause: Ca
             continue
         case_state.approaching_since_ms[target.key] = CONTACT_EMITTED
         kind, demand = demands.DETECTIONS[Detection.CLOSING_IN]
-        decisions.alert(case_state, kind, demand, at_ms, target=target, ring=ring, cause=cause, distance_mm=min(found))
+        decisions.alert(
+            case_state, kind, demand, at_ms, target=target, ring=ring, cause=cause, distance_mm=min(distances_mm)
+        )
 
 
 def _ring(case_state: CaseState, target: Target) -> Ring | None:
@@ -79,7 +85,7 @@ def _ring(case_state: CaseState, target: Target) -> Ring | None:
     return responding if wider else None
 
 
-def _closes(
+def _approach_distance_mm(
     mover: Track, wearer: Track, device: Track | None, target: Target, ring: Ring, rules: Rules
 ) -> float | None:
     """Distance now, mm, if the movement of the last half minute or more leads into the ring before help arrives; else None.
@@ -125,6 +131,8 @@ def _before(track: Track, at_ms: int) -> Fix | None:
 
 def _relative(wearer: Track, device: Track | None, at_ms: int) -> Vector | None:
     """The wearer's position relative to the target's shape at a moment."""
-    mine = list(wearer.assumed(at_ms, at_ms))
-    first = next(iter(mine) if device is None else difference(mine, list(device.assumed(at_ms, at_ms))), None)
+    wearer_pieces = list(wearer.assumed(at_ms, at_ms))
+    first = next(
+        iter(wearer_pieces) if device is None else difference(wearer_pieces, list(device.assumed(at_ms, at_ms))), None
+    )
     return first.start if first else None

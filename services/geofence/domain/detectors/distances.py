@@ -31,10 +31,10 @@ def check(decisions: Decisions, case_state: CaseState, cause: CausingReport) -> 
         if not entered:
             case_state.warned.pop(target.key, None)
             continue
-        found = _apart(state, case_state, target)
-        if found is None:
+        nearest = _apart(state, case_state, target)
+        if nearest is None:
             continue
-        apart_mm, at_ms = found
+        apart_mm, at_ms = nearest
         before = case_state.warned.get(target.key)
         if before is None or before.rings != len(entered):
             # The alert of that ring has warned her.
@@ -55,9 +55,9 @@ def check(decisions: Decisions, case_state: CaseState, cause: CausingReport) -> 
 
 def _apart(state: State, case_state: CaseState, target: Target) -> tuple[float, int] | None:
     """Least distance between fresh newest positions of both sides, mm, and its moment; None where none are fresh."""
-    found = []
+    candidates = []
     for wearer, device in accounts.pairs(state, case_state, target):
         here, there = wearer.last(), device.last() if device else None
         if here and there and all(rings.is_fresh(fix.time_ms, state.now_ms) for fix in (here, there)):
-            found.append((math.dist(here.point, there.point), max(here.time_ms, there.time_ms)))
-    return min(found, default=None)
+            candidates.append((math.dist(here.point, there.point), max(here.time_ms, there.time_ms)))
+    return min(candidates, default=None)

@@ -24,13 +24,13 @@ def check(decisions: Decisions, case_state: CaseState, at_ms: int, cause: Causin
     """Decides on a case in force as of a moment. Returns the times of the next checks; empty if only a report can change
     anything."""
     state = decisions.state
-    check_times_ms = [*_persons(decisions, case_state, at_ms, cause)]
+    check_times_ms = [*_check_persons(decisions, case_state, at_ms, cause)]
     if case_state.case.tag_device_ids:
         # An exercise is no part of an outage, nor of the number of watched wearers.
         if case_state.case.exercise is Exercise.NONE:
             state.watched.add(case_state.case.case_id)
-        check_times_ms += _contact(decisions, case_state, at_ms, cause)
-        check_times_ms += _reach(decisions, case_state, at_ms, cause)
+        check_times_ms += _check_contact(decisions, case_state, at_ms, cause)
+        check_times_ms += _check_reachability(decisions, case_state, at_ms, cause)
     for key in (*([WEARER] if case_state.silent else []), *case_state.lost):
         state.silent_devices.update(case_state.devices(key))
     return check_times_ms
@@ -76,9 +76,9 @@ def amend(decisions: Decisions, case_state: CaseState, case: Case, in_force: boo
     replaced = {t.key for t in before.targets if set(devices.get(t.key, ())) != set(t.device_ids)}
     if set(case.tag_device_ids) != set(before.tag_device_ids):
         replaced.add(WEARER)
-    gone = {WEARER, *(t.key for t in before.targets)} - (devices.keys() if in_force else set())
-    close(decisions, case_state, at_ms, gone if case.tag_device_ids else gone | {WEARER})
-    for key in replaced | gone:
+    dropped = {WEARER, *(t.key for t in before.targets)} - (devices.keys() if in_force else set())
+    close(decisions, case_state, at_ms, dropped if case.tag_device_ids else dropped | {WEARER})
+    for key in replaced | dropped:
         case_state.awaited_from_ms.pop(key, None)
 
 
@@ -136,7 +136,9 @@ def _heard_ms(state: State, case_state: CaseState, key: str) -> int:
 # ── contact ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _contact(decisions: Decisions, case_state: CaseState, at_ms: int, cause: CausingReport | None) -> Iterator[int]:
+def _check_contact(
+    decisions: Decisions, case_state: CaseState, at_ms: int, cause: CausingReport | None
+) -> Iterator[int]:
     """Emits SILENT and its end; yields the times of the next checks."""
     state = decisions.state
     since_ms, from_ms = _heard_ms(state, case_state, WEARER), case_state.awaited_from_ms[WEARER]
@@ -161,7 +163,9 @@ def _contact(decisions: Decisions, case_state: CaseState, at_ms: int, cause: Cau
         case_state.silent = _emit(decisions, case_state, Detection.NOT_HEARD_FOR_LONG, moment_ms, None, cause, since_ms)
 
 
-def _persons(decisions: Decisions, case_state: CaseState, at_ms: int, cause: CausingReport | None) -> Iterator[int]:
+def _check_persons(
+    decisions: Decisions, case_state: CaseState, at_ms: int, cause: CausingReport | None
+) -> Iterator[int]:
     """Emits PROTECTED_DEVICE_LOST by silence and its end; yields the times of the next checks. A person without a device is never
     heard."""
     state = decisions.state
@@ -193,7 +197,9 @@ def _explained(case_state: CaseState, target: Target) -> bool:
 # ── reach ────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _reach(decisions: Decisions, case_state: CaseState, at_ms: int, cause: CausingReport | None) -> Iterator[int]:
+def _check_reachability(
+    decisions: Decisions, case_state: CaseState, at_ms: int, cause: CausingReport | None
+) -> Iterator[int]:
     """Emits UNKNOWN_NEAR and its end; yields the times of the next checks."""
     state, case = decisions.state, case_state.case
     last = state.last_fix(case.tag_device_ids)
@@ -212,22 +218,22 @@ def _reach(decisions: Decisions, case_state: CaseState, at_ms: int, cause: Causi
     sign = any(case_state.has_active(demands.EVASION_SIGNS, tag_id) for tag_id in case.tag_device_ids)
     from_ms = case_state.awaited_from_ms[WEARER]
     for target in case.targets:
-        found_ms, detection = _possible_ms(state, case_state, last, target), Detection.IN_REACH
-        if found_ms is None and target.key not in case_state.near:
+        possible_ms, detection = _possible_ms(state, case_state, last, target), Detection.IN_REACH
+        if possible_ms is None and target.key not in case_state.near:
             continue
-        if found_ms is not None and at_ms < found_ms:
-            yield found_ms
+        if possible_ms is not None and at_ms < possible_ms:
+            yield possible_ms
             continue
-        if found_ms is not None and (sign or _was_near(state, case, last, target)):
+        if possible_ms is not None and (sign or _was_near(state, case, last, target)):
             detection = Detection.IN_REACH_AFTER_A_SIGN
         else:
             likely_ms = _likely_ms(state, case_state, last, target)
             if at_ms < likely_ms:
                 yield likely_ms
             else:
-                found_ms, detection = likely_ms, Detection.LIKELY_IN_REACH
-        if found_ms is not None and case_state.near.get(target.key, 0) < demands.DETECTIONS[detection][1]:
-            moment_ms = max(found_ms, from_ms)
+                possible_ms, detection = likely_ms, Detection.LIKELY_IN_REACH
+        if possible_ms is not None and case_state.near.get(target.key, 0) < demands.DETECTIONS[detection][1]:
+            moment_ms = max(possible_ms, from_ms)
             # A device that reports without a position isn't affected by the outage, so its alert is not suppressed.
             heard_ms = _heard_ms(state, case_state, WEARER) if case_state.silent else None
             case_state.near[target.key] = _emit(decisions, case_state, detection, moment_ms, target, cause, heard_ms)
@@ -264,8 +270,8 @@ def _likely_ms(state: State, case_state: CaseState, last: Fix | None, target: Ta
         state.tracks[tag_device_id] for tag_device_id in case_state.case.tag_device_ids if tag_device_id in state.tracks
     ]
     paces = [track.pace_mps() for track in tracks if track.fixes and track.fixes[-1] is last]
-    known = [pace for pace in paces if pace is not None]
-    mps = min(rules.reach_mps, max(rules.foot_mps, *known)) if known else rules.reach_mps
+    known_paces = [pace for pace in paces if pace is not None]
+    mps = min(rules.reach_mps, max(rules.foot_mps, *known_paces)) if known_paces else rules.reach_mps
     at_ms = _reached_ms(state, case_state.case, last, target, mps)
     return long_ms if at_ms is None else min(long_ms, at_ms)
 

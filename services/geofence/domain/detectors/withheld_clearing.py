@@ -44,13 +44,13 @@ class Pair(NamedTuple):
 
 def jumped_ms(state: State, case_state: CaseState, target: Target, ring: Ring) -> int | None:
     """Since when fresh positions claim a departure that no vehicle makes; None if they don't."""
-    found = [
-        min(way.since_ms for way in known)
+    since_times_ms = [
+        min(way.since_ms for way in ways)
         for pair in _fresh_pairs(state, case_state.case, target)
-        for known in _known(state, case_state, target, ring, pair)
-        if known and not any(way.is_believed for way in known)
+        for ways in _ways_since_entry(state, case_state, target, ring, pair)
+        if ways and not any(way.is_believed for way in ways)
     ]
-    return min(found, default=None)
+    return min(since_times_ms, default=None)
 
 
 def is_too_soon(state: State, case_state: CaseState, target: Target, ring: Ring) -> bool:
@@ -58,8 +58,8 @@ def is_too_soon(state: State, case_state: CaseState, target: Target, ring: Ring)
     since_ms = case_state.ring(target, ring).since_ms or 0
     for pair in _fresh_pairs(state, case_state.case, target):
         until_ms = rings.known_until(pair.wearer, pair.device) or 0
-        for known in _known(state, case_state, target, ring, pair):
-            regained_ms = min((way.regained_ms for way in known if way.is_believed), default=0)
+        for ways in _ways_since_entry(state, case_state, target, ring, pair):
+            regained_ms = min((way.regained_ms for way in ways if way.is_believed), default=0)
             if not regained_ms:
                 continue
             if until_ms - state.rules.clear_after_ms < regained_ms:
@@ -264,15 +264,17 @@ def _fresh_pairs(state: State, case: Case, target: Target) -> Iterator[Pair]:
             yield pair
 
 
-def _known(state: State, case_state: CaseState, target: Target, ring: Ring, pair: Pair) -> Iterator[list[Way]]:
+def _ways_since_entry(
+    state: State, case_state: CaseState, target: Target, ring: Ring, pair: Pair
+) -> Iterator[list[Way]]:
     """The ways of each side since the ring was last seen entered; empty if the position then is unknown."""
     from_ms = _from_ms(state, case_state, target, ring, pair)
     for device_id, track in pair.sides:
         if from_ms is not None:
             # A new device needs a few more positions than those that claim the departure: a starting receiver may report its last
             # location.
-            known = track.is_truncated or bisect_left(track.fixes, (from_ms,)) > rings.AGREEING_FIXES
-            yield travel_feasibility.ways(track.fixes, from_ms) if known else []
+            has_history = track.is_truncated or bisect_left(track.fixes, (from_ms,)) > rings.AGREEING_FIXES
+            yield travel_feasibility.ways(track.fixes, from_ms) if has_history else []
         else:
             kept = case_state.ways.get(_pair_key(target, ring, pair, device_id), [])
             yield [travel_feasibility.follow(way, track.fixes) for way in kept]

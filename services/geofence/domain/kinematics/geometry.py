@@ -244,8 +244,8 @@ def _in_capsule(a: Corner, b: Corner, p: Corner, q: Corner, radius: float) -> Sp
         across = _between_bounds(fy * ux - fx * uy, dy * ux - dx * uy, -radius, radius)
         if along and across and max(along[0], across[0]) <= min(along[1], across[1]):
             spans.append((max(along[0], across[0]), min(along[1], across[1])))
-    found = [span for span in spans if span]
-    return (min(s for s, _ in found), max(s for _, s in found)) if found else None
+    crossed = [span for span in spans if span]
+    return (min(s for s, _ in crossed), max(s for _, s in crossed)) if crossed else None
 
 
 def _between_bounds(start: float, step: float, low: float, high: float) -> Span | None:

@@ -22,16 +22,16 @@ def add_stretch(stretches: list[Stretch], from_ms: int, to_ms: int) -> None:
 def without(spans: list[Stretch], others: Iterable[Stretch]) -> list[Stretch]:
     """The parts of `spans` outside `others`, which may overlap each other."""
     for from_ms, to_ms in others:
-        left: list[Stretch] = []
+        remaining: list[Stretch] = []
         for start_ms, end_ms in spans:
             if to_ms <= start_ms or end_ms <= from_ms:
-                left.append((start_ms, end_ms))
+                remaining.append((start_ms, end_ms))
                 continue
             if start_ms < from_ms:
-                left.append((start_ms, from_ms))
+                remaining.append((start_ms, from_ms))
             if to_ms < end_ms:
-                left.append((to_ms, end_ms))
-        spans = left
+                remaining.append((to_ms, end_ms))
+        spans = remaining
     return spans
 
 

@@ -48,12 +48,12 @@ def believed(track: Track, from_ms: int, until_ms: int | None, bound_mps: int) -
 
 def lookback_ms(tracks: tuple[Track | None, ...], from_ms: int) -> int:
     """Where an evaluation that begins at a fix must start, so that it includes the way to a fix that was unconfirmed until now."""
-    found = from_ms
+    start_ms = from_ms
     for track in tracks:
         if track is not None:
             before = track.fixes[max(0, bisect_right(track.fixes, (from_ms, AFTER_ALL_MS)) - MAX_HELD)]
-            found = min(found, max(before.time_ms, from_ms - UNKNOWN_AFTER_MS))
-    return found
+            start_ms = min(start_ms, max(before.time_ms, from_ms - UNKNOWN_AFTER_MS))
+    return start_ms
 
 
 def is_newest_believed(track: Track, bound_mps: int) -> bool:
@@ -71,7 +71,7 @@ def left_by_jump(track: Track) -> list[tuple[Fix, float]]:
     A jump exceeds all that the accuracies and the device's own recent pace explain, at any speed: for somebody who stood still, a
     car's movement is one. A vague position is never the start of a jump.
     """
-    fixes, found = track.fixes, []
+    fixes, starts = track.fixes, []
     for i in range(len(fixes) - 1, max(1, len(fixes) - AGREEING_FIXES), -1):
         before, fix = fixes[i - 1], fixes[i]
         if fixes[-1].time_ms - fix.time_ms > UNKNOWN_AFTER_MS:
@@ -81,8 +81,8 @@ def left_by_jump(track: Track) -> list[tuple[Fix, float]]:
             continue
         pace_mps = _pace_mps(fixes[max(0, i - PACE_FIXES) : i])
         if beyond_mm > PACE_TIMES * pace_mps * (fix.time_ms - before.time_ms):
-            found.append((before, pace_mps))
-    return found
+            starts.append((before, pace_mps))
+    return starts
 
 
 def has_jumped(track: Track) -> bool:
@@ -98,26 +98,26 @@ def _is_odd(before: Fix, fix: Fix, bound_mps: int) -> bool:
 def _judge(fixes: list[Fix], bound_mps: int) -> list[Fix]:
     if not any(_is_odd(before, fix, bound_mps) for before, fix in pairwise(fixes)):
         return fixes
-    found: list[Fix] = fixes[:1]
-    seen = fixes[:1]
+    believed_fixes: list[Fix] = fixes[:1]
+    previous = fixes[:1]
     held: Fix | None = None
     for fix in fixes[1:]:
-        last = found[-1]
+        last = believed_fixes[-1]
         after_gap = fix.time_ms - last.time_ms > UNKNOWN_AFTER_MS
-        if not after_gap and _is_jump(found, fix, bound_mps):
+        if not after_gap and _is_jump(believed_fixes, fix, bound_mps):
             if held is not None and _beyond_mm(held, fix) <= AGREES_MPS * (fix.time_ms - held.time_ms):
-                found += (held, fix)
+                believed_fixes += (held, fix)
                 held = None
-            elif _was_there(seen, fix):
-                found.append(fix)
+            elif _was_there(previous, fix):
+                believed_fixes.append(fix)
                 held = None
             else:
                 held = fix
-        elif after_gap or not _adds_nothing(found, fix, bound_mps):
-            found.append(fix)
+        elif after_gap or not _adds_nothing(believed_fixes, fix, bound_mps):
+            believed_fixes.append(fix)
             held = None
-        seen.append(fix)
-    return found
+        previous.append(fix)
+    return believed_fixes
 
 
 def _beyond_mm(before: Fix, fix: Fix) -> float:
@@ -125,16 +125,16 @@ def _beyond_mm(before: Fix, fix: Fix) -> float:
     return math.dist(before[3:6], fix[3:6]) - before.accuracy_mm - fix.accuracy_mm
 
 
-def _is_jump(found: list[Fix], fix: Fix, bound_mps: int) -> bool:
+def _is_jump(believed_fixes: list[Fix], fix: Fix, bound_mps: int) -> bool:
     """Whether the way from the last believed fix is faster than the bound and than the device's recent pace."""
-    last = found[-1]
+    last = believed_fixes[-1]
     took_ms = fix.time_ms - last.time_ms
     beyond_mm = _beyond_mm(last, fix)
     if beyond_mm <= bound_mps * took_ms:
         return False
-    if len(found) < MIN_KNOWN:
+    if len(believed_fixes) < MIN_KNOWN:
         return beyond_mm > JUMP_MPS * took_ms
-    return beyond_mm > min(JUMP_MPS, PACE_TIMES * _pace_mps(found[-PACE_FIXES:])) * took_ms
+    return beyond_mm > min(JUMP_MPS, PACE_TIMES * _pace_mps(believed_fixes[-PACE_FIXES:])) * took_ms
 
 
 def _pace_mps(fixes: list[Fix]) -> float:
@@ -142,21 +142,21 @@ def _pace_mps(fixes: list[Fix]) -> float:
     return max(math.dist(a[3:6], b[3:6]) / max(1, b.time_ms - a.time_ms) for a, b in pairwise(fixes))
 
 
-def _was_there(seen: list[Fix], fix: Fix) -> bool:
+def _was_there(previous: list[Fix], fix: Fix) -> bool:
     """Whether a fix of the 3 minutes before was at the same place: a receiver that goes to and fro is believed at the second
     time."""
     return any(
         fix.time_ms - earlier.time_ms <= UNKNOWN_AFTER_MS and _beyond_mm(earlier, fix) <= SAME_PLACE_MM
-        for earlier in seen
+        for earlier in previous
     )
 
 
-def _adds_nothing(found: list[Fix], fix: Fix, bound_mps: int) -> bool:
+def _adds_nothing(believed_fixes: list[Fix], fix: Fix, bound_mps: int) -> bool:
     """Whether a vague fix is consistent with the sharp fixes before it."""
     if fix.accuracy_mm < VAGUE_FROM_MM:
         return False
-    last = found[-1]
-    sharp_mm = min(last_believed.accuracy_mm for last_believed in found[-MIN_KNOWN:])
+    last = believed_fixes[-1]
+    sharp_mm = min(last_believed.accuracy_mm for last_believed in believed_fixes[-MIN_KNOWN:])
     return fix.accuracy_mm > VAGUE_TIMES * sharp_mm and _beyond_mm(last, fix) <= bound_mps * (
         fix.time_ms - last.time_ms
     )

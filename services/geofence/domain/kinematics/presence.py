@@ -133,9 +133,9 @@ def _from_newest_or_before_jump(
     best: PossiblePresence | None,
 ) -> Presence:
     """The presence by the newest positions; if these allow none, by the positions before a jump away."""
-    found = _from_newest(state, sides, believed, target, ring, best)
-    if found.entered or found.possible:
-        return found
+    presence = _from_newest(state, sides, believed, target, ring, best)
+    if presence.entered or presence.possible:
+        return presence
     return Presence(None, _before_jumps(state, sides, target, ring))
 
 
@@ -147,16 +147,16 @@ def _before_jumps(
     A wearer goes on from there at the own pace, and on foot at least, for 3 minutes; a person's device stays.
     """
     wearer, device = sides
-    left, left_too = plausibility.left_by_jump(wearer), plausibility.left_by_jump(device) if device else []
-    if not left and not left_too:
+    wearer_left, device_left = plausibility.left_by_jump(wearer), plausibility.left_by_jump(device) if device else []
+    if not wearer_left and not device_left:
         return None
     at_ms = max(side.fixes[-1].time_ms for side in sides if side)
-    heres = [(wearer.fixes[-1], 0.0), *left]
-    theres = [device.fixes[-1], *(fix for fix, _ in left_too)] if device else [None]
-    for i, (here, pace_mps) in enumerate(heres):
+    wearer_starts = [(wearer.fixes[-1], 0.0), *wearer_left]
+    device_starts = [device.fixes[-1], *(fix for fix, _ in device_left)] if device else [None]
+    for i, (here, pace_mps) in enumerate(wearer_starts):
         mps = min(state.rules.reach_mps, max(state.rules.foot_mps, pace_mps))
         went_mm = mps * min(UNKNOWN_AFTER_MS, at_ms - here.time_ms) if i else 0.0
-        for there in theres if i else theres[1:]:
+        for there in device_starts if i else device_starts[1:]:
             accuracies = (here.accuracy_mm, there.accuracy_mm) if there else (here.accuracy_mm,)
             apart_mm = dist(here[3:6], there[3:6]) if there else target.shape.least(here.point, here.point)
             if max(accuracies) < plausibility.VAGUE_FROM_MM and apart_mm <= ring.radius_mm + sum(accuracies) + went_mm:

@@ -95,17 +95,17 @@ def assumed(wearer: Track, device: Track | None, from_ms: int, to_ms: int) -> li
     Of two moving sides, one has reported later. The other is assumed to have stayed (first list) and to have gone on as before
     (second list, if any): a decision never waits for the other side's next report.
     """
-    mine = list(wearer.assumed(from_ms, to_ms))
+    wearer_pieces = list(wearer.assumed(from_ms, to_ms))
     if device is None:
-        return [mine]
-    theirs = list(device.assumed(from_ms, to_ms))
-    found = [list(difference(mine, theirs))]
-    going_on, going_on_too = wearer.predicted(to_ms), device.predicted(to_ms)
-    if going_on and going_on.to_ms > from_ms:
-        found.append(list(difference([going_on], theirs)))
-    if going_on_too and going_on_too.to_ms > from_ms:
-        found.append(list(difference(mine, [going_on_too])))
-    return found
+        return [wearer_pieces]
+    device_pieces = list(device.assumed(from_ms, to_ms))
+    movements = [list(difference(wearer_pieces, device_pieces))]
+    wearer_ahead, device_ahead = wearer.predicted(to_ms), device.predicted(to_ms)
+    if wearer_ahead and wearer_ahead.to_ms > from_ms:
+        movements.append(list(difference([wearer_ahead], device_pieces)))
+    if device_ahead and device_ahead.to_ms > from_ms:
+        movements.append(list(difference(wearer_pieces, [device_ahead])))
+    return movements
 
 
 def newest(wearer: Track, device: Track | None) -> Vector:
@@ -185,10 +185,10 @@ def measure_inside(
 
 def known_until(wearer: Track, device: Track | None) -> int | None:
     """The moment up to which both positions are known for sure; None if one side has no position."""
-    mine, other = wearer.last(), device.last() if device else None
-    if mine is None or (device is not None and other is None):
+    wearer_fix, device_fix = wearer.last(), device.last() if device else None
+    if wearer_fix is None or (device is not None and device_fix is None):
         return None
-    return min(mine.time_ms, other.time_ms) if other else mine.time_ms
+    return min(wearer_fix.time_ms, device_fix.time_ms) if device_fix else wearer_fix.time_ms
 
 
 def clear_for(pieces: Iterable[Piece], shape: Shape, ring: Ring, margin_mm: int, from_ms: int, to_ms: int) -> bool:

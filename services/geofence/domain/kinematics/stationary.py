@@ -23,7 +23,7 @@ def averaged(track: Track) -> Track:
     The weights follow from the accuracies. A fix that disagrees, or follows after more than 3 minutes, is the device's position and
     begins a new mean.
     """
-    found: list[Fix] = []
+    means: list[Fix] = []
     mean: Fix | None = None
     weights, best_mm = 0.0, 0
     for fix in track.fixes:
@@ -37,8 +37,8 @@ def averaged(track: Track) -> Track:
             best_mm = min(best_mm, fix.accuracy_mm)
             accuracy_mm = round(max(math.sqrt(1 / weights), MIN_SHARE_OF_BEST * best_mm))
             mean = Fix(*fix[:3], x_mm, y_mm, z_mm, accuracy_mm)
-        found.append(mean)
-    return Track(found)
+        means.append(mean)
+    return Track(means)
 
 
 def _agrees(mean: Fix, fix: Fix) -> bool:

@@ -208,15 +208,15 @@ class Track:
 
         A distance within the accuracies is no movement. None if there is no such position.
         """
-        last, found = self.fixes[-1], None
+        last, fastest_mps = self.fixes[-1], None
         for fix in reversed(self.fixes):
             took_ms = last.time_ms - fix.time_ms
             if took_ms > MAX_PACE_MS:
                 break
             if took_ms >= MIN_PACE_MS:
                 moved_mm = math.dist(fix[3:6], last[3:6]) - fix.accuracy_mm - last.accuracy_mm
-                found = max(found or 0.0, moved_mm / took_ms)
-        return found
+                fastest_mps = max(fastest_mps or 0.0, moved_mm / took_ms)
+        return fastest_mps
 
     def path_since_mm(self, from_ms: int) -> float:
         """Length of the way through the fixes since a moment, mm: no position since then is farther from the last one."""
