@@ -148,8 +148,10 @@ def preserve(state: State, case_state: CaseState) -> None:
 
 
 def finalize(state: State, case_state: CaseState) -> None:
-    """Makes the accounts final where no late report can change them. Later measurements need only the window's fixes and 3 minutes
-    more."""
+    """Makes the accounts final where no late report can change them.
+
+    Later measurements need only the fixes of the window and 3 minutes more.
+    """
     horizon_ms = state.now_ms - WINDOW_MS
     for target, ring, ring_state in _open_or_cleared(case_state):
         final_ms = _final_ms(state, case_state, target, horizon_ms)
@@ -186,8 +188,10 @@ def _open_or_cleared(case_state: CaseState) -> Iterator[tuple[Target, Ring, Ring
 
 
 def _final_ms(state: State, case_state: CaseState, target: Target, horizon_ms: int) -> int:
-    """The moment before which no report can change a line: of each side, the last fix before the horizon that may begin a line
-    across it."""
+    """The moment before which no report can change a line of either track.
+
+    It is the time of each side's last fix before the horizon from which a line may lead across the horizon.
+    """
     final_ms = horizon_ms
     for pair in pairs(state, case_state, target):
         for track in pair:
@@ -214,8 +218,10 @@ def _measure(
     inside: list[Stretch],
     min_mm: float | None,
 ) -> tuple[list[Stretch], float | None, int]:
-    """Adds what the tracks show in `spans` to `inside` and to the least distance. Returns both, and up to when both sides are
-    known."""
+    """Adds what the tracks show in `spans` to `inside` and to the least distance.
+
+    Returns both, and the moment up to which both sides are known.
+    """
     reached_ms = case_state.ring(target, ring).bound_ms
     for wearer, device in pairs(state, case_state, target) if spans else ():
         known_ms = rings.known_until(wearer, device)
@@ -235,8 +241,10 @@ def _rounded(mm: float | None) -> int | None:
 
 
 def _notified(ring_state: RingState) -> Iterator[Stretch]:
-    """Stretches with a notified presence, or with a response under way: a presence proved within them is no reason to send
-    somebody."""
+    """Stretches with a notified presence or a response under way.
+
+    A presence that is proved within such a stretch is no reason to send somebody.
+    """
     for cleared in ring_state.closed:
         if cleared.opened_ms < cleared.until_ms:
             yield cleared.opened_ms, cleared.until_ms

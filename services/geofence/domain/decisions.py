@@ -40,8 +40,11 @@ class Decisions:
         return hash_id(kind, state.log_id, state.partition, self.sequence, self._stamp_ms, *what, self._named[name])
 
     def dead_letter(self, reason: str) -> None:
-        """Sets the entry or a part of it aside: one dead letter for each entry, with all reasons, as DEAD_LETTERS accepts one of
-        each. A reason must not contain a semicolon."""
+        """Sets the entry or a part of it aside as a dead letter.
+
+        Each entry gives one dead letter with all reasons, because DEAD_LETTERS accepts one per entry. A reason must not contain a
+        semicolon.
+        """
         for i, output in enumerate(self.out):
             if isinstance(output, DeadLetter):
                 if reason not in output.reason.split("; "):
@@ -70,12 +73,12 @@ class Decisions:
         outage_id: str = "",
         amended: Account | None = None,
     ) -> str:
-        """Adds an alert and returns its id. The first that demands more than RECORD opens the episode, and with it the wearer's
-        incident.
+        """Adds an alert and returns its id.
 
-        `due_ms` is the earliest moment of the decision, where it isn't `at_ms`; an alert much later than that is late. A
-        `record_only` alert is stored without destinations: to a leg a RECORD would mean that a threat is over. An alert that
-        `amended` an account takes the account's episode and incident, which may be over.
+        The first alert that demands more than RECORD opens the episode, and with it the wearer's incident. `due_ms` is the earliest
+        moment of the decision, where it isn't `at_ms`; an alert much later than that is late. A `record_only` alert is stored
+        without destinations: to a leg a RECORD would mean that a threat is over. An alert that `amended` an account takes the
+        account's episode and incident, which may be over.
         """
         state, case = self.state, case_state.case
         ordinal = len(self.out)

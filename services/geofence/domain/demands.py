@@ -177,8 +177,10 @@ def of_ring(action: Demand, entered: bool) -> Demand:
 
 
 def _subject(case: Case, target: Target) -> str:
-    """Destination id of a target: a person's id, or `order/place`. Agencies number places within an order, and ids hold no
-    slash."""
+    """Destination id of a target: a person's id, or `order/place`.
+
+    Agencies number places within an order, and ids hold no slash.
+    """
     return target.target_id if target.is_person else f"{case.order_id}/{target.target_id}"
 
 

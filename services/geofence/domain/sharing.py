@@ -225,8 +225,10 @@ def _devices(case_state: CaseState, subject: Subject) -> tuple[str, ...]:
 
 
 def _concerns(incident: OpenIncident | None, share: PositionShare) -> bool:
-    """Whether the incident is still open, and for a protected person still concerns them: it may go on because of another
-    person."""
+    """Whether the incident is still open, and for a protected person still concerns them.
+
+    An incident may go on because of another person.
+    """
     if incident is None or incident.incident_id != share.incident_id:
         return False
     return share.subject.kind is RecordKind.WEARER or share.case_id in incident.case_ids

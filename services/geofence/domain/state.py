@@ -218,8 +218,10 @@ class State:
         return max((track.fixes[-1] for track in tracks if track.fixes), default=None)
 
     def apart_mm(self, wearer: Fix, target: Target) -> tuple[float, Fix | None] | None:
-        """Distance from a wearer's fix to a target, mm, with a person's last fix (None for a place). None where a person has no
-        fix."""
+        """Distance from a wearer's fix to a target, mm, with a person's last fix (None for a place).
+
+        None where the person has no fix.
+        """
         if not target.is_person:
             return target.shape.least(wearer.point, wearer.point), None
         there = self.last_fix(target.device_ids)
@@ -251,8 +253,10 @@ class State:
         return [device_id for device_id, owner in _owners(case) if self.owners.get(device_id, owner) != owner]
 
     def record_owners(self, case: Case) -> None:
-        """Records the owners of a case's devices. Drops the reports of a device's previous owner: they say nothing about the new
-        one."""
+        """Records the owners of a case's devices.
+
+        Drops the data of a device's previous owner, which says nothing about the new one.
+        """
         for device_id, owner in _owners(case):
             if self.owners.setdefault(device_id, owner) != owner:
                 self.owners[device_id] = owner

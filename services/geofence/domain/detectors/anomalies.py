@@ -1,5 +1,7 @@
-"""Anomalies: positions that can't be accepted at face value. Each gives an alert at most once an hour, and the positions still
-count."""
+"""Anomalies: alerts about positions that can't be accepted at face value.
+
+Each anomaly gives an alert at most once an hour, and the positions still count.
+"""
 
 from __future__ import annotations
 

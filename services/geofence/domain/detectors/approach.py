@@ -52,7 +52,8 @@ def check(
 ) -> None:
     """Enters the rings that the wearer was or is within between two moments (`until_ms` None: as far as anything is known).
 
-    A ring that demands a response is entered on the believed positions of both sides. A possible presence is emitted otherwise.
+    A ring that demands a response is entered on the believed positions of both sides. If a presence within it is only possible,
+    that is emitted instead.
     """
     state, case = decisions.state, case_state.case
     wearer = state.tracks.get(tag_id)
@@ -109,7 +110,7 @@ def check(
         for pieces in ways:
             first = next(rings.moments_within(pieces, target.shape, ring.radius_mm, ring_state.bound_ms), None)
             if first:
-                entry = *first, _p_of(wearer, device, ring, first)
+                entry = *first, _probability(wearer, device, ring, first)
                 _enter(decisions, case_state, target, ring, entry, cause, late=not newest)
                 break
 
@@ -124,8 +125,10 @@ def _check_late(
     until_ms: int,
     cause: CausingReport | None,
 ) -> None:
-    """Enters a ring that isn't open if a late report proves a presence that nobody was notified of, even before a later
-    clearing."""
+    """Enters a ring on a late report that proves a presence of which nobody was notified.
+
+    The ring may have been cleared since; it must not be open.
+    """
     (from_ms, lookback_ms), ring_state = from_back_ms, case_state.ring(target, ring)
     respond = ring.action is Demand.RESPOND
     for low_ms, high_ms in accounts.unnotified(ring_state, lookback_ms if respond else from_ms, until_ms):
@@ -135,14 +138,14 @@ def _check_late(
             ways = rings.assumed(*sides, low_ms, high_ms)
             moments = (next(rings.moments_within(way, target.shape, ring.radius_mm, low_ms), None) for way in ways)
             first = next((moment for moment in moments if moment and moment[0] <= high_ms), None)
-            entry = (*first, _p_of(*sides, ring, first)) if first else None
+            entry = (*first, _probability(*sides, ring, first)) if first else None
         if entry:
             if entry[0] < ring_state.bound_ms:
                 accounts.release(ring_state, entry[0])
             return _enter(decisions, case_state, target, ring, entry, cause, late=True)
 
 
-def _p_of(wearer: Track, device: Track | None, ring: Ring, moment: tuple[int, float]) -> float:
+def _probability(wearer: Track, device: Track | None, ring: Ring, moment: tuple[int, float]) -> float:
     """Probability of being inside at a moment, from the distance then."""
     at_ms, distance_mm = moment
     tracks = (wearer,) if device is None else (wearer, device)
@@ -158,8 +161,10 @@ def _enter(
     cause: CausingReport | None,
     late: bool,
 ) -> None:
-    """Enters a ring. `found` is when, at what distance (mm) and with what probability of being inside; `late` if newer reports came
-    before."""
+    """Enters a ring.
+
+    `entry` is when, at what distance (mm) and with what probability of being inside. `late` means that newer reports came before.
+    """
     at_ms, distance_mm, p = entry
     case_state.ring(target, ring).enter(at_ms, distance_mm, at_ms if cause is None else decisions.state.now_ms)
     if late and cause is not None:
@@ -227,11 +232,11 @@ def clear_left_rings(decisions: Decisions, case_state: CaseState, cause: Causing
             jumped_ms = withheld_clearing.jumped_ms(state, case_state, target, ring)
             if jumped_ms is not None:
                 apart_mm = _newest_mm(state, case_state, target)
-                withheld_clearing.emit(decisions, case_state, target, ring, jumped_ms, cause, apart_mm)
+                withheld_clearing.emit_withheld(decisions, case_state, target, ring, jumped_ms, cause, apart_mm)
                 break
             if withheld_clearing.is_too_soon(state, case_state, target, ring):
                 break
-            withheld_clearing.end(decisions, case_state, target, ring, cause)
+            withheld_clearing.end_withholding(decisions, case_state, target, ring, cause)
             _clear_ring(decisions, case_state, target, ring, decisions.state.now_ms, cause)
     decisions.end_if_quiet(case_state)
 
@@ -325,7 +330,7 @@ def end_muting(decisions: Decisions, case_state: CaseState, at_ms: int, cause: C
             distance_mm=None if is_beyond else apart_mm,
         )
         if jumped_ms is not None:
-            withheld_clearing.emit(decisions, case_state, target, ring, jumped_ms, cause, apart_mm)
+            withheld_clearing.emit_withheld(decisions, case_state, target, ring, jumped_ms, cause, apart_mm)
 
 
 def close(

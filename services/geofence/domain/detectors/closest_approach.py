@@ -1,5 +1,7 @@
-"""Closest approach: whether a wearer within an outer ring, moving on as now, enters the ring that demands a response before help
-arrives."""
+"""Closest approach: predicts contact with a wearer before help can arrive.
+
+It checks whether a wearer within an outer ring, moving on as now, enters the ring that demands a response before help arrives.
+"""
 
 from __future__ import annotations
 

@@ -1,5 +1,7 @@
-"""Authorised encounters: while an encounter is active, an approach is warned of and recorded, and nobody is sent. It never outlasts
-its end."""
+"""Authorised encounters: an approach during an active encounter is warned of and recorded, and nobody is sent.
+
+An encounter never outlasts its end.
+"""
 
 from __future__ import annotations
 

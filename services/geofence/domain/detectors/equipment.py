@@ -23,8 +23,10 @@ class EventChange(NamedTuple):
 
 
 def record_event(state: State, device_id: str, event: EquipmentKind, at_ms: int, has_case: bool) -> EventChange:
-    """Records an active or ended event by the device's own times, also where its clock is ahead: of two reports sent together
-    either may arrive first. `has_case` says whether a case in force can be notified."""
+    """Records an active or ended event by the device's own times, also where its clock is ahead.
+
+    Of two reports sent together either may arrive first. `has_case` says whether a case in force can be notified.
+    """
     active = state.active_events.setdefault(device_id, {})
     ended_events = state.ended_events.setdefault(device_id, {})
     if begun := demands.ENDS.get(event):

@@ -1,8 +1,8 @@
-"""Possible presence: a wearer may be within the ring that demands a response, but it isn't likely. The desks are notified; nobody
-is sent.
+"""Possible presence: a wearer may be within the ring that demands a response, but it isn't likely.
 
-The reason is a position without confirmation, a vague one, or a good one at the edge of its accuracy. The desks are notified if
-nobody was sent yet, also when the wearer is known to be within a wider ring. The record has all cases.
+The desks are notified, and nobody is sent. The reason is a position without confirmation, a vague one, or a good one at the edge of
+its accuracy. The desks are notified if nobody was sent yet, also when the wearer is known to be within a wider ring. The record has
+all cases.
 """
 
 from __future__ import annotations
@@ -61,8 +61,10 @@ def update(
 
 
 def end_if_expired(decisions: Decisions, case_state: CaseState, target: Target, cause: CausingReport | None) -> None:
-    """Ends a possible presence once nothing has allowed it for 3 minutes. `cause` is the newest report, None if an older one
-    arrived."""
+    """Ends a possible presence once nothing has allowed it for 3 minutes.
+
+    `cause` is the newest report; None if an older one arrived.
+    """
     before = case_state.possible_presences.get(target.key)
     if before and cause is not None and decisions.state.now_ms - before.last_ms >= UNKNOWN_AFTER_MS:
         del case_state.possible_presences[target.key]

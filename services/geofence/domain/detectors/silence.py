@@ -21,8 +21,10 @@ from services.geofence.domain.state import WEARER, CaseState, State
 
 
 def check(decisions: Decisions, case_state: CaseState, at_ms: int, cause: CausingReport | None) -> list[int]:
-    """Decides on a case in force as of a moment. Returns the times of the next checks; empty if only a report can change
-    anything."""
+    """Decides on a case in force as of a moment, and returns the times of the next checks.
+
+    The times are empty if only a report can change anything.
+    """
     state = decisions.state
     check_times_ms = [*_check_persons(decisions, case_state, at_ms, cause)]
     if case_state.case.tag_device_ids:
@@ -37,10 +39,10 @@ def check(decisions: Decisions, case_state: CaseState, at_ms: int, cause: Causin
 
 
 def quiet_until(state: State, case_state: CaseState, at_ms: int) -> int | None:
-    """When to check a case next in which nothing is active and everybody was heard and seen in time; None if a full check is
-    needed.
+    """The next check of a case in which nothing is active and everybody was heard and seen in time; else None.
 
-    It gives the same time as `check`, and spares nearly all cases that are due the full check.
+    None means that a full check is needed. The time equals that of `check`, and nearly all cases that are due are spared the full
+    check.
     """
     if case_state.silent or case_state.unseen or case_state.episode_id or case_state.lost or case_state.near:
         return None
@@ -110,8 +112,10 @@ def _emit(
     cause: CausingReport | None = None,
     heard_ms: int | None = None,
 ) -> Demand:
-    """Emits a detection and returns its demand. During an outage, a notice about somebody silent since `heard_ms` is left to the
-    outage."""
+    """Emits a detection and returns its demand.
+
+    During an outage, a notice about somebody who was last heard at `heard_ms` is left to the outage.
+    """
     kind, demand = demands.DETECTIONS[detection]
     record_only = detection is Detection.IN_REACH
     outage_id = "" if heard_ms is None else outages.covering(decisions.state, heard_ms)
@@ -166,8 +170,10 @@ def _check_contact(
 def _check_persons(
     decisions: Decisions, case_state: CaseState, at_ms: int, cause: CausingReport | None
 ) -> Iterator[int]:
-    """Emits PROTECTED_DEVICE_LOST by silence and its end; yields the times of the next checks. A person without a device is never
-    heard."""
+    """Emits PROTECTED_DEVICE_LOST by silence and its end; yields the times of the next checks.
+
+    A person without a device is never heard.
+    """
     state = decisions.state
     for target in case_state.case.targets:
         if not target.is_person:
@@ -194,7 +200,7 @@ def _explained(case_state: CaseState, target: Target) -> bool:
     return bool(devices) and all(case_state.has_active(demands.EXPLAINS_SILENCE, device) for device in devices)
 
 
-# ── reach ────────────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── reachability ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def _check_reachability(
@@ -206,7 +212,7 @@ def _check_reachability(
     if last and at_ms < last.time_ms + UNKNOWN_AFTER_MS:
         case_state.unseen = False
         for target in case.targets:
-            if withheld_clearing.is_unseen_still(decisions, case_state, target, last, cause):
+            if withheld_clearing.stays_unseen(decisions, case_state, target, last, cause):
                 case_state.unseen = True  # each report may be the one that ends it
             elif case_state.near.pop(target.key, None):
                 _emit(decisions, case_state, Detection.POSITION_REGAINED, at_ms, target, cause)

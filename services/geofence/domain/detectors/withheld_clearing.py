@@ -1,9 +1,9 @@
 """Withheld all-clears: positions claim that a ring was left, but no vehicle makes the way from where it was entered.
 
 The ring stays entered, and the desks are notified that the positions may be spoofed, once for each target of an episode. Four
-events end it. A way that a vehicle can make lets the ring clear as usual. Positions back within the ring demand what the ring
-demands once more, because a desk may have closed its half meanwhile. The others are the replacement of a device and the end of the
-order.
+events end the withholding. After a way that a vehicle can make, the ring clears as usual. Positions back within the ring demand
+what the ring demands once more, because a desk may have closed its half meanwhile. The replacement of a device and the end of the
+order end it, too.
 """
 
 from __future__ import annotations
@@ -72,11 +72,13 @@ def is_too_soon(state: State, case_state: CaseState, target: Target, ring: Ring)
     return False
 
 
-def is_unseen_still(
+def stays_unseen(
     decisions: Decisions, case_state: CaseState, target: Target, last: Fix, cause: CausingReport | None
 ) -> bool:
-    """Whether a wearer who was unseen near a target reappears only where no vehicle got in time; somebody was sent to that
-    target."""
+    """Whether a wearer who was unseen near a target reappears only where no vehicle got in time.
+
+    It applies to targets to which somebody was sent.
+    """
     state = decisions.state
     if case_state.near.get(target.key) is not Demand.RESPOND:
         return False
@@ -87,9 +89,9 @@ def is_unseen_still(
             continue
         way = _follow_from(kept[0], track.fixes)
         if not way.is_believed:
-            emit(decisions, case_state, target, None, way.since_ms, cause, None)
+            emit_withheld(decisions, case_state, target, None, way.since_ms, cause, None)
             return True
-    end(decisions, case_state, target, None, cause)
+    end_withholding(decisions, case_state, target, None, cause)
     _drop(case_state, _key(target, None))
     return False
 
@@ -106,7 +108,7 @@ def keep_last(state: State, case_state: CaseState, target: Target, last: Fix | N
             ]
 
 
-def emit(
+def emit_withheld(
     decisions: Decisions,
     case_state: CaseState,
     target: Target,
@@ -115,8 +117,10 @@ def emit(
     cause: CausingReport | None,
     distance_mm: float | None,
 ) -> None:
-    """Notifies the desks that an all-clear is withheld, and why. This happens once for each target of an episode; the rest is for
-    the record."""
+    """Notifies the desks that an all-clear is withheld, and why.
+
+    This happens once for each target of an episode; the rest is for the record.
+    """
     key = _key(target, ring)
     if case_state.withheld.get(key):
         return
@@ -137,7 +141,7 @@ def emit(
     )
 
 
-def end(
+def end_withholding(
     decisions: Decisions, case_state: CaseState, target: Target, ring: Ring | None, cause: CausingReport | None
 ) -> None:
     """Records that nothing is withheld any more. To the legs this is no all-clear: the ring's own alert is."""
@@ -165,7 +169,7 @@ def emit_reentry(
             plausibility.is_newest_believed(track, state.rules.reach_mps) for track in tracks
         ):
             continue
-        end(decisions, case_state, target, ring, cause)
+        end_withholding(decisions, case_state, target, ring, cause)
         at_ms = max(track.fixes[-1].time_ms for track in tracks)
         if encounters.active_at(state, case, at_ms) is None:
             accuracies = tuple(track.fixes[-1].accuracy_mm for track in tracks)
@@ -281,8 +285,10 @@ def _ways_since_entry(
 
 
 def _from_ms(state: State, case_state: CaseState, target: Target, ring: Ring, pair: Pair) -> int | None:
-    """The last moment at which the two were too near for the ring to count as left; None if no position of that time is known any
-    more."""
+    """The last moment at which the two sides were too near for the ring to count as left.
+
+    None if no position of that time is known any more.
+    """
     wearer, device = pair.wearer, pair.device
     since_ms = case_state.ring(target, ring).since_ms or 0
     vague_mm = wearer.fixes[-1].accuracy_mm + (device.fixes[-1].accuracy_mm if device else 0)

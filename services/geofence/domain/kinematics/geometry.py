@@ -228,8 +228,10 @@ def _least_norm(start: Vector, end: Vector) -> float:
 
 
 def _in_capsule(a: Corner, b: Corner, p: Corner, q: Corner, radius: float) -> Span | None:
-    """When a point on its way from a to b is within `radius` of the side p-q. The area is convex, so there is at most one
-    stretch."""
+    """When a point on its way from a to b is within `radius` of the side p-q.
+
+    The area is convex, so there is at most one stretch.
+    """
     dx, dy = b[0] - a[0], b[1] - a[1]
     spans = []
     for x, y in (p, q):

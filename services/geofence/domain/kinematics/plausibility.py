@@ -65,11 +65,11 @@ def is_newest_believed(track: Track, bound_mps: int) -> bool:
 
 
 def left_by_jump(track: Track) -> list[tuple[Fix, float]]:
-    """Where a device was before it jumped away, newest first, with its pace until then, m/s. It lasts 3 minutes, or until the
-    fourth fix.
+    """Where a device was before each recent jump, newest first, with its pace until then, m/s.
 
-    A jump exceeds all that the accuracies and the device's own recent pace explain, at any speed: for somebody who stood still, a
-    car's movement is one. A vague position is never the start of a jump.
+    A jump counts for 3 minutes, or until the fourth fix after it. A jump exceeds all that the accuracies and the device's own
+    recent pace explain, at any speed: for somebody who stood still, a car's movement is one. A vague position is never the start of
+    a jump.
     """
     fixes, starts = track.fixes, []
     for i in range(len(fixes) - 1, max(1, len(fixes) - AGREEING_FIXES), -1):
@@ -143,8 +143,10 @@ def _pace_mps(fixes: list[Fix]) -> float:
 
 
 def _was_there(previous: list[Fix], fix: Fix) -> bool:
-    """Whether a fix of the 3 minutes before was at the same place: a receiver that goes to and fro is believed at the second
-    time."""
+    """Whether a fix of the 3 minutes before was at the same place.
+
+    So a receiver that goes to and fro is believed at the second time.
+    """
     return any(
         fix.time_ms - earlier.time_ms <= UNKNOWN_AFTER_MS and _beyond_mm(earlier, fix) <= SAME_PLACE_MM
         for earlier in previous

@@ -1,5 +1,4 @@
-"""Presence within a ring that demands a response: whether the believed positions put the wearer inside, and whether it is
-possible."""
+"""Presence within a ring that demands a response: whether it is likely enough to enter the ring, and whether it is possible."""
 
 from __future__ import annotations
 

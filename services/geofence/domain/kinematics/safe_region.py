@@ -74,8 +74,10 @@ def measure(state: State, device_id: str, from_ms: int) -> None:
 
 
 def drop(state: State, device_id: str) -> None:
-    """Drops the safe regions of a device and of all devices that keep away from it: each report is evaluated until new ones are
-    made."""
+    """Drops the safe regions of a device and of all devices that keep away from it.
+
+    Each report of these devices is evaluated until new regions are made.
+    """
     _remove(state, device_id)
     for case_id in state.cases_of.get(device_id, ()):
         drop_case(state, state.cases[case_id].case)

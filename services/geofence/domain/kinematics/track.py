@@ -203,10 +203,10 @@ class Track:
         )
 
     def pace_mps(self) -> float | None:
-        """How fast the device moved away from its positions of the last 5 minutes, at least half a minute before the newest fix,
-        m/s.
+        """Greatest speed at which the device moved away from a position of the last 5 minutes, m/s.
 
-        A distance within the accuracies is no movement. None if there is no such position.
+        Only positions at least half a minute before the newest fix count. A distance within the accuracies is no movement. None if
+        there is no such position.
         """
         last, fastest_mps = self.fixes[-1], None
         for fix in reversed(self.fixes):

@@ -178,8 +178,10 @@ def _with_claim(claims: tuple[Claim, ...], new: Claim) -> tuple[Claim, ...]:
 
 
 def _is_back(way: Way, fix: Fix) -> bool:
-    """Whether the device was far away in only a few positions: a vehicle reaches this one from before them, and it is nearer
-    there."""
+    """Whether the device was far away in only a few positions and is now back.
+
+    A vehicle gets to this position from before them, and it is nearer there.
+    """
     if not way.before or _false_mm(way.before, fix) > 0:
         return False
     last = way.before[-1].fix

@@ -1,5 +1,4 @@
-"""Positions that can't be accepted at face value (vague, frozen, copied, or dated too far off) are notified and weighed, never
-dropped."""
+"""Anomalous positions are notified and weighed, never dropped: vague, frozen, copied, or dated too far off."""
 
 from __future__ import annotations
 

@@ -242,7 +242,7 @@ def test_events_are_forgotten_after_two_hours() -> None:
     assert list(story.state.equipment_reports["tag"]) == ["second", "third"]
 
 
-# ── random lives ────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── random lives ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def life(seed: int, splits: set[int]) -> Story:

@@ -213,8 +213,10 @@ def test_an_exercise_is_no_part_of_an_outage() -> None:
 
 
 def test_a_wearer_heard_before_the_outage_began_is_no_part_of_it() -> None:
-    """Ten wearers who fall silent one after another, each for ten seconds, are ten silences. A later silence gets its own
-    notice."""
+    """Ten wearers who fall silent one after another, each for ten seconds, are ten silences.
+
+    A later silence gets its own notice.
+    """
     story = country(10)
     for n in range(10):
         report(story, 1 + 15 * n, range(n, n + 1))

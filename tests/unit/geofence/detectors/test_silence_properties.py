@@ -37,8 +37,10 @@ class Ticked(Story):
 
 
 def live(story: Story, seed: int, splits: frozenset[int] = frozenset()) -> Story:
-    """Two hours and more of two orders: reports with gaps of up to half an hour, events, amendments, and a restart before each
-    split."""
+    """Two hours and more of two orders, with a restart before each split.
+
+    It holds reports with gaps of up to half an hour, events and amendments.
+    """
     rng = random.Random(seed)
     at_s = 0.0
     story.case(at_s, valid_until_ms=T0_MS + 20_000_000)

@@ -232,7 +232,7 @@ def test_the_second_phone_of_a_person_counts_like_the_first() -> None:
     assert story.entered() == [2000, 1000, 100]
 
 
-# ── attempts at evasion ───────────────────────────────────────────────────────────────────────────────────────────────
+# ── attempts at evasion ──────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def persons(*device_ids: str) -> list[log_pb2.ProtectedTarget]:

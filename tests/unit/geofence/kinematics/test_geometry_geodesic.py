@@ -1,5 +1,7 @@
-"""Distances against geodesics: GeographicLib's test set, points derived from it, and areas whose sides are followed step by
-step."""
+"""Distances against geodesics.
+
+The references are GeographicLib's test set, points derived from it, and areas whose sides are followed step by step.
+"""
 
 from __future__ import annotations
 

@@ -53,8 +53,10 @@ def near_her(rng: random.Random, every_s: float) -> list[Report]:
 
 
 def leaving(rng: random.Random, reports: list[Report], every_s: float) -> list[Report]:
-    """He leaves by a means of transport that exists in Korea, with gaps, and with receivers that are 500 m off for a position or
-    two."""
+    """He leaves by a means of transport that exists in Korea.
+
+    The reports have gaps, and receivers are 500 m off for a position or two.
+    """
     at_s, north_m, east_m, accuracy_m = reports[-1]
     top, gains = rng.choice(((1.4, 1.0), (5.0, 1.0), (14.0, 2.0), (33.0, 2.5), (45.0, 3.5)))
     angle, gone_m, mps = rng.uniform(0, math.tau), 0.0, 0.0
@@ -77,8 +79,11 @@ def leaving(rng: random.Random, reports: list[Report], every_s: float) -> list[R
 
 @pytest.mark.parametrize("every_s", [5.0, 15.0, 30.0, 60.0])
 def test_departures_are_cleared_and_hardly_anybody_is_suspected(every_s: float) -> None:
-    """Every hundredth position of these journeys is 500 m off, which is worse than any real track. With a report every 5 s, 51 of
-    1,887 journeys were suspected for some minutes and 2 not cleared by their end; with one every 15 s, 26 of 4,991 and none."""
+    """Departures clear their rings, although every hundredth position is 500 m off, which is worse than any real track.
+
+    With a report every 5 s, 51 of 1,887 journeys were suspected for some minutes and 2 not cleared by their end. With one every 15
+    s, it was 26 of 4,991 and none.
+    """
     suspected = held = 0
     for seed in range(JOURNEYS):
         rng = random.Random(seed)
@@ -142,8 +147,10 @@ def test_restarts_change_nothing(seed: int, every: int) -> None:
 @given(st.integers(0, 1 << 30))
 @settings(max_examples=10, deadline=None)
 def test_overtaking_reports_change_nothing(seed: int) -> None:
-    """After the jump the tag's reports arrive in groups of three, newest first: no ring is cleared, and the desks are notified
-    once."""
+    """After the jump the tag's reports arrive in groups of three, newest first.
+
+    No ring is cleared, and the desks are notified once.
+    """
     rng = random.Random(seed)
     reports = near_her(rng, 15)
     if 100 not in deliver(reports).entered():
