@@ -142,7 +142,7 @@ def publish_and_drop(decisions: Decisions, case_state: CaseState) -> None:
 
 
 def preserve(state: State, case_state: CaseState) -> None:
-    """Counts what the tracks show into the accounts before devices of the case change."""
+    """Counts the presence that the tracks prove into the accounts, before devices of the case change."""
     for target, ring, _ in _open_or_cleared(case_state):
         _count(state, case_state, target, ring, state.now_ms)
 
@@ -218,7 +218,7 @@ def _measure(
     inside: list[Stretch],
     min_mm: float | None,
 ) -> tuple[list[Stretch], float | None, int]:
-    """Adds what the tracks show in `spans` to `inside` and to the least distance.
+    """Adds the presence that the tracks prove in `spans` to `inside` and to the least distance.
 
     Returns both, and the moment up to which both sides are known.
     """

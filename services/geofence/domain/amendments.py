@@ -1,4 +1,4 @@
-"""Replaces a case by its new snapshot: closes what the snapshot no longer asks for, and keeps what was proved."""
+"""Replaces a case by its new snapshot: closes the rings and alerts that it no longer asks for, and keeps the accounts."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from services.geofence.domain.state import CaseState
 
 
 def apply(decisions: Decisions, before: CaseState, case: Case) -> None:
-    """Closes what a new snapshot of a case no longer asks for, then puts the snapshot in place of the old one."""
+    """Closes the rings and alerts that a new snapshot no longer asks for, then puts the snapshot in place of the old one."""
     state, now_ms = decisions.state, decisions.state.now_ms
     in_force = case.valid_from_ms <= now_ms
     heard = {t.key for t in case.targets if case.tag_device_ids and (t.device_ids or not t.is_person)}

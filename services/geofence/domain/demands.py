@@ -49,10 +49,11 @@ class Detection(enum.Enum):
     IN_REACH = "IN_REACH"
     """The wearer's position is unknown, and at the speed bound the wearer could be within a ring that demands a response."""
     LIKELY_IN_REACH = "LIKELY_IN_REACH"
-    """The same is possible at the wearer's own pace, or nobody has seen the wearer for as long as the rules say."""
+    """The wearer's position is unknown, and a ring that demands a response is in reach at the wearer's own pace, or nobody has seen
+    the wearer for as long as the rules say."""
     IN_REACH_AFTER_A_SIGN = "IN_REACH_AFTER_A_SIGN"
-    """The same is possible, and there was a sign: the last known position was within a ring that demands NOTIFY or more, or a tag
-    had been opened, jammed or shut down."""
+    """The wearer's position is unknown, and a ring that demands a response is in reach after a sign. A sign is a last known
+    position within a ring that demands NOTIFY or more, or a tag that had been opened, jammed or shut down."""
     POSITION_REGAINED = "POSITION_REGAINED"
     PERSON_LOST = "PERSON_LOST"
     """No device of a protected person was heard for as long as the rules say, or the person has none."""
@@ -71,8 +72,8 @@ class Detection(enum.Enum):
     POSSIBLY_INSIDE = "POSSIBLY_INSIDE"
     """The known positions allow that the wearer is within the ring that demands a response, but don't make it likely."""
     POSSIBLY_INSIDE_RECORDED = "POSSIBLY_INSIDE_RECORDED"
-    """The same, without a notice: somebody was sent to that target, an encounter is authorised, or the desks were notified within
-    the hour."""
+    """A possible presence without a notice: somebody was sent to that target, an encounter is active, or the desks were notified
+    within the hour."""
     UNDATED = "UNDATED"
     """All reports of a device for a minute are dated too far off to be used."""
     FROZEN = "FROZEN"
@@ -80,7 +81,7 @@ class Detection(enum.Enum):
     LEFT_BY_JUMP = "LEFT_BY_JUMP"
     """Positions claim that a ring was left, but no vehicle makes the way. The ring stays entered; the positions may be spoofed."""
     LEFT_BY_JUMP_REPEATED = "LEFT_BY_JUMP_REPEATED"
-    """The same, after the desks were notified in this episode."""
+    """Another departure that no vehicle makes, after the desks were notified of one in this episode."""
     WAY_FOUND = "WAY_FOUND"
     """A vehicle can have made the way to the newest position, or the position is back within the ring."""
 

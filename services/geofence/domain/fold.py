@@ -136,7 +136,7 @@ class _Folding:
         self.state.forget(case)
 
     def _check(self, case_state: CaseState, at_ms: int, cause: CausingReport | None = None) -> None:
-        """Decides what the passing of time changes in a case as of a moment, and schedules the next check."""
+        """Applies the passing of time to a case as of a moment, and schedules the next check."""
         check_ms = silence.quiet_until(self.state, case_state, at_ms)
         if check_ms is None:
             check_times_ms = silence.check(self.decisions, case_state, at_ms, cause)

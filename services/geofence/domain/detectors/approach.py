@@ -366,7 +366,7 @@ def _clear_ring(
 
 
 def forget_old(state: State, device_id: str, case_ids: list[str]) -> None:
-    """Drops fixes that no late report can need. The accounts and ways of these cases first keep what the fixes show."""
+    """Drops fixes that no late report can need. The accounts and ways of these cases first take over their content."""
     track = state.tracks[device_id]
     if track.fixes[0].time_ms >= state.now_ms - WINDOW_MS:
         return

@@ -66,9 +66,8 @@ def note_heard(decisions: Decisions, case_state: CaseState, at_ms: int) -> None:
     outage.members.pop(case_state.case.case_id, None)
     if 2 * len(outage.members) < _enough(state):
         state.outage, state.outage_over_ms = None, state.now_ms
-        heapq.heappush(
-            state.due, (state.now_ms + BACK_WITHIN_MS, "", TIMED_CHECK)
-        )  # it belongs to no case: a tick at that time is enough
+        # The entry belongs to no case: a tick at that time is enough.
+        heapq.heappush(state.due, (state.now_ms + BACK_WITHIN_MS, "", TIMED_CHECK))
         kind, demand = demands.DETECTIONS[Detection.OUTAGE_OVER]
         decisions.outage_alert(outage, kind, demand, at_ms, outage.max_silent)
 

@@ -39,8 +39,8 @@ def update(
     sent = case_state.approaching_since_ms.get(target.key) == CONTACT_EMITTED or any(
         case_state.ring(target, ring).open for ring in case.rings if ring.action is Demand.RESPOND
     )
-    quiet = emitted or sent or encounters.active_at(state, case, possible.at_ms) is not None
-    if not quiet:
+    is_suppressed = emitted or sent or encounters.active_at(state, case, possible.at_ms) is not None
+    if not is_suppressed:
         emitted = not state.was_just_emitted(AnomalyKind.VAGUE, f"{case.case_id} {target.key}", possible.at_ms)
     case_state.possible_presences[target.key] = PossiblePresenceState(state.now_ms, emitted)
     if before is None or (emitted and not before.emitted):
@@ -89,6 +89,6 @@ def _retract(
     cause: CausingReport | None,
 ) -> None:
     kind, demand = demands.DETECTIONS[Detection.POSITION_REGAINED]
-    # If the desks know of more than this, its end is no all-clear.
+    # While an episode is open, the end of a mere possibility is no all-clear.
     record_only = not before.emitted or bool(case_state.episode_id)
     decisions.alert(case_state, kind, demand, at_ms, target=target, cause=cause, record_only=record_only)

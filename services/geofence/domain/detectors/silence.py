@@ -72,7 +72,7 @@ def await_reports(case_state: CaseState, from_ms: int) -> None:
 
 
 def amend(decisions: Decisions, case_state: CaseState, case: Case, in_force: bool) -> None:
-    """Retracts what a new snapshot no longer asks about. Waits afresh for reports where devices have changed."""
+    """Retracts the alerts that a new snapshot no longer asks about, and restarts the wait for replaced devices."""
     at_ms, before = decisions.state.now_ms, case_state.case
     devices = {WEARER: case.tag_device_ids} | {t.key: t.device_ids for t in case.targets}
     replaced = {t.key for t in before.targets if set(devices.get(t.key, ())) != set(t.device_ids)}

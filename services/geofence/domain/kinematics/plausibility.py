@@ -23,10 +23,11 @@ PACE_FIXES = 5
 AGREES_MPS = 40
 """A second position agrees if a car on a motorway could have driven to it from the first, m/s."""
 SAME_PLACE_MM = 100_000
-"""A second position also agrees if the device was this near in the 3 minutes before, beyond the accuracies, mm."""
+"""A second position also agrees with the track if the device was this near to it in the 3 minutes before, beyond the accuracies,
+mm."""
 VAGUE_FROM_MM = 100_000
 VAGUE_TIMES = 4
-"""A fix with at best VAGUE_FROM_MM of accuracy, this many times worse than its neighbours, adds nothing to them."""
+"""A fix whose accuracy is VAGUE_FROM_MM or worse, and this many times worse than its neighbours', adds nothing to them."""
 MAX_HELD = 3
 """Maximum number of fixes between two believed ones that are joined by a line."""
 JUDGED_FIXES = PACE_FIXES + AGREEING_FIXES
@@ -158,7 +159,7 @@ def _adds_nothing(believed_fixes: list[Fix], fix: Fix, bound_mps: int) -> bool:
     if fix.accuracy_mm < VAGUE_FROM_MM:
         return False
     last = believed_fixes[-1]
-    sharp_mm = min(last_believed.accuracy_mm for last_believed in believed_fixes[-MIN_KNOWN:])
+    sharp_mm = min(earlier.accuracy_mm for earlier in believed_fixes[-MIN_KNOWN:])
     return fix.accuracy_mm > VAGUE_TIMES * sharp_mm and _beyond_mm(last, fix) <= bound_mps * (
         fix.time_ms - last.time_ms
     )

@@ -58,14 +58,18 @@ def evaluate(
         plausibility.believed(side, from_ms, None if newest else until_ms, rules.reach_mps) for side in sides if side
     )
     if _is_far_unreachable(tracks, target, ring.radius_mm, from_ms, until_ms):
-        return _from_newest_or_before_jump(state, sides, tracks, target, ring, None) if newest else Presence(None, None)
+        return (
+            _from_newest_or_before_jumps(state, sides, tracks, target, ring, None) if newest else Presence(None, None)
+        )
     if len(tracks) > 1:
         tracks = (tracks[0], stationary.averaged(tracks[1]))
     vague_mm = sum(max(fix.accuracy_mm for fix in track.fixes[-plausibility.LOOKBACK_FIXES :]) for track in tracks)
     threshold = rules.respond_p_pct / 100
     best: PossiblePresence | None = None
     if _is_unreachable(tracks, target, ring.radius_mm + POSSIBLE_TIMES * vague_mm, from_ms, until_ms):
-        return _from_newest_or_before_jump(state, sides, tracks, target, ring, None) if newest else Presence(None, None)
+        return (
+            _from_newest_or_before_jumps(state, sides, tracks, target, ring, None) if newest else Presence(None, None)
+        )
     for pieces in rings.assumed(tracks[0], tracks[1] if len(tracks) > 1 else None, from_ms, until_ms):
         for at_ms, distance_mm in rings.moments_within(
             pieces, target.shape, ring.radius_mm, from_ms, POSSIBLE_TIMES * vague_mm
@@ -79,7 +83,7 @@ def evaluate(
                 best = PossiblePresence(at_ms, distance_mm, p, None)
     if not newest:
         return Presence(None, None)
-    return _from_newest_or_before_jump(state, sides, tracks, target, ring, best)
+    return _from_newest_or_before_jumps(state, sides, tracks, target, ring, best)
 
 
 def max_travel_mm(rules: Rules) -> int:
@@ -123,7 +127,7 @@ def _is_unreachable(tracks: tuple[Track, ...], target: Target, radius_mm: float,
     return apart_mm > radius_mm
 
 
-def _from_newest_or_before_jump(
+def _from_newest_or_before_jumps(
     state: State,
     sides: tuple[Track, Track | None],
     believed: tuple[Track, ...],
@@ -192,7 +196,7 @@ def _from_newest(
         steady = probability.inside(apart_mm, ring.radius_mm, tuple(track.steady_accuracy_mm() for track in raw))
         if steady >= state.rules.respond_p_pct / 100:
             return Presence((here.time_ms, apart_mm, steady), None)
-    # Positions too vague to enter the ring even from its middle: their discs say what is possible.
+    # Positions too vague to enter the ring even from its middle may be anywhere in their discs.
     vague = probability.inside(0, ring.radius_mm, accuracies) < state.rules.respond_p_pct / 100
     if (best is None or p > best.p or vague) and (
         p >= POSSIBLE_P or (vague and apart_mm - sum(accuracies) <= ring.radius_mm)

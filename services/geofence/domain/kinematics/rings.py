@@ -15,7 +15,7 @@ from services.geofence.domain.kinematics.track import UNKNOWN_AFTER_MS, Piece, T
 AGREEING_FIXES = 4
 """This many of the newest positions of each side must say that a ring which demands a response was left."""
 MAX_AGREE_MS = 600_000
-"""If that many positions take longer than this, all positions of this time must agree."""
+"""The longest stretch in which all positions must agree, where AGREEING_FIXES positions take longer."""
 
 
 @dataclass(slots=True)
@@ -55,7 +55,7 @@ class RingState:
     inside: list[Stretch] = field(default_factory=list)
     """Stretches inside of the open episode, before `floor_ms`."""
     min_mm: float | None = None
-    """Least distance in these stretches, mm."""
+    """Least distance in `inside`, mm."""
     entered_mm: float = 0.0
     """Distance at the entry, mm."""
     muted: bool = False

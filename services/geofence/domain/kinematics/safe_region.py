@@ -55,9 +55,8 @@ def measure(state: State, device_id: str, from_ms: int) -> None:
             for device_id in case_state.case.device_ids
             if device_id in state.tracks
         ):
-            return drop(
-                state, device_id
-            )  # for a while that device may still be at its previous position, outside its region
+            # For a while that device may still be at its previous position, outside its region.
+            return drop(state, device_id)
         for other in _others(state, case_state.case, device_id, last, from_ms):
             half_mm = other.apart_mm if other.device_id is None else other.apart_mm / 2
             if other.device_id is not None and other.region_mm is not None:

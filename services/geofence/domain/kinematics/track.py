@@ -31,9 +31,10 @@ JUMP_MPS = 100
 STEADY_MS = 600_000
 """How far back fixes at the same place are searched."""
 FROZEN_MS = 600_000
-"""A device is frozen if its positions are equal to the digit for this long ..."""
+"""Minimum duration of a frozen position: fixes that are equal to the digit for this long."""
 MIN_COPIED = 16
-"""... in at least this many fixes. As many different fixes that equal an earlier stretch are a copy, and no accident."""
+"""Minimum number of fixes of a frozen position. As many different fixes that equal an earlier stretch are a copy, and no
+accident."""
 
 
 MIN_PACE_MS = 30_000

@@ -72,9 +72,9 @@ class Way(NamedTuple):
     before: tuple[BelievedFix, ...] = ()
     """Believed positions from before the device was far away, while fewer than four positions confirm that it was."""
     far: int = 0
-    """Number of positions that confirm it."""
+    """Number of positions that confirm that the device is far away."""
     claims: tuple[Claim, ...] = ()
-    """Positions since then that aren't believed; empty if the newest position is believed."""
+    """Unbelieved positions since the last believed one; empty if the newest position is believed."""
     since_ms: int = 0
     """Time of the first position that isn't believed."""
     regained_ms: int = 0

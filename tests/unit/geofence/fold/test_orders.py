@@ -212,6 +212,5 @@ def test_a_report_after_the_end_of_its_order_is_a_dead_letter() -> None:
     assert dead_letters == ["1 positions from before the end of an order that is over"]
     story.case(620, version=2)
     story.at(625, "tag", 5000, fix_s=599)
-    assert (
-        len([output for output in story.outputs if isinstance(output, DeadLetter)]) == 1
-    )  # the order is in force again
+    # The order is in force again.
+    assert len([output for output in story.outputs if isinstance(output, DeadLetter)]) == 1
