@@ -43,7 +43,7 @@ class PossiblePresenceState(NamedTuple):
 
     last_ms: int
     """When positions last allowed the wearer's presence, mesh time."""
-    emitted: bool
+    told: bool
     """Whether the desks were notified."""
 
 
@@ -77,7 +77,7 @@ class CaseState:
     their silence."""
     near: dict[str, Demand] = field(default_factory=dict)
     """Targets that the wearer may have reached unseen, by key, and the demand that was made."""
-    possible_presences: dict[str, PossiblePresenceState] = field(default_factory=dict)
+    possible: dict[str, PossiblePresenceState] = field(default_factory=dict)
     """Targets for which the wearer is possibly within the ring that demands a response, by key."""
     unseen: bool = False
     """Whether the wearer's position is unknown."""

@@ -174,7 +174,7 @@ def _enter(
     if allowed:
         case_state.ring(target, ring).muted, demand = True, demands.MUTED_DEMAND
     if ring.action is Demand.RESPOND:
-        case_state.possible_presences.pop(target.key, None)
+        case_state.possible.pop(target.key, None)
     decisions.alert(
         case_state,
         AlertKind.RING_ENTERED,

@@ -34,16 +34,16 @@ def update(
     if possible is None or not rings.is_fresh(possible.at_ms, state.now_ms):
         end_if_expired(decisions, case_state, target, cause)
         return
-    before = case_state.possible_presences.get(target.key)
-    emitted = before is not None and before.emitted
+    before = case_state.possible.get(target.key)
+    emitted = before is not None and before.told
     sent = case_state.approaching_since_ms.get(target.key) == CONTACT_EMITTED or any(
         case_state.ring(target, ring).open for ring in case.rings if ring.action is Demand.RESPOND
     )
     is_suppressed = emitted or sent or encounters.active_at(state, case, possible.at_ms) is not None
     if not is_suppressed:
         emitted = not state.was_just_emitted(AnomalyKind.VAGUE, f"{case.case_id} {target.key}", possible.at_ms)
-    case_state.possible_presences[target.key] = PossiblePresenceState(state.now_ms, emitted)
-    if before is None or (emitted and not before.emitted):
+    case_state.possible[target.key] = PossiblePresenceState(state.now_ms, emitted)
+    if before is None or (emitted and not before.told):
         kind, demand = demands.DETECTIONS[Detection.POSSIBLY_INSIDE if emitted else Detection.POSSIBLY_INSIDE_RECORDED]
         decisions.alert(
             case_state,
@@ -65,9 +65,9 @@ def end_if_expired(decisions: Decisions, case_state: CaseState, target: Target, 
 
     `cause` is the newest report; None if an older one arrived.
     """
-    before = case_state.possible_presences.get(target.key)
+    before = case_state.possible.get(target.key)
     if before and cause is not None and decisions.state.now_ms - before.last_ms >= UNKNOWN_AFTER_MS:
-        del case_state.possible_presences[target.key]
+        del case_state.possible[target.key]
         _retract(decisions, case_state, target, before, decisions.state.now_ms, cause)
 
 
@@ -75,7 +75,7 @@ def close(decisions: Decisions, case_state: CaseState, at_ms: int, keys: set[str
     """Retracts the possible presences of targets (None: of all targets) that the order no longer asks about."""
     for target in case_state.case.targets:
         if keys is None or target.key in keys:
-            before = case_state.possible_presences.pop(target.key, None)
+            before = case_state.possible.pop(target.key, None)
             if before:
                 _retract(decisions, case_state, target, before, at_ms, None)
 
@@ -90,5 +90,5 @@ def _retract(
 ) -> None:
     kind, demand = demands.DETECTIONS[Detection.POSITION_REGAINED]
     # While an episode is open, the end of a mere possibility is no all-clear.
-    record_only = not before.emitted or bool(case_state.episode_id)
+    record_only = not before.told or bool(case_state.episode_id)
     decisions.alert(case_state, kind, demand, at_ms, target=target, cause=cause, record_only=record_only)

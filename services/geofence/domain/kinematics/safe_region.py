@@ -48,7 +48,7 @@ def measure(state: State, device_id: str, from_ms: int) -> None:
     free_mm, narrowed = math.inf, []
     for case_id in state.cases_of[device_id]:
         case_state = state.cases[case_id]
-        if case_state.episode_id or case_state.unseen or case_state.possible_presences:
+        if case_state.episode_id or case_state.unseen or case_state.possible:
             return drop(state, device_id)
         if any(
             plausibility.has_jumped(state.tracks[device_id])

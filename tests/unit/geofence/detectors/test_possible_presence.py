@@ -33,7 +33,7 @@ def test_a_jump_to_her_door_notifies_at_once_and_sends_somebody_when_confirmed()
     assert emitted.incident_opens and emitted.incident_ends and not story.entered()
     story.at(75, "tag", 45)
     assert story.entered() == [100]
-    assert story.state.cases["case-1"].possible_presences == {}
+    assert story.state.cases["case-1"].possible == {}
 
 
 def test_a_single_wild_position_is_retracted_after_three_minutes() -> None:
@@ -92,7 +92,7 @@ def test_a_possible_presence_ends_with_the_order() -> None:
     story.at(60, "tag", 40)
     story.tick(120)
     assert [alert.demand for alert in near(story)] == [Demand.NOTIFY, Demand.RECORD]
-    assert story.state.cases["case-1"].possible_presences == {}
+    assert story.state.cases["case-1"].possible == {}
 
 
 def stand_at(at_m: float) -> Story:
