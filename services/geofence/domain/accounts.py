@@ -1,8 +1,9 @@
-"""Accounts: when a wearer was inside a ring and how near, by what is known for sure, in whatever order the reports came.
+"""Accounts: when a wearer was known for sure to be inside a ring, and how near, in whatever order the reports arrived.
 
-Each moment of a ring belongs to one account: that of the episode whose clearing accounted for it, else that of the episode that is
-open or comes next. While late reports can still come an account is measured again from the tracks, so that a late report adds what it
-proves and takes away what it disproves. Where a cleared episode's account changes, the amended one is an alert of its own.
+Each moment of a ring belongs to exactly one account. It is that of the cleared episode which accounted for the moment, else that of
+the open or the next episode. While late reports can arrive, an account is measured again from the tracks. So a late report adds the
+time that it proves and removes the time that it disproves. A changed account of a cleared episode is published as an alert of its
+own.
 """
 
 from __future__ import annotations
@@ -20,13 +21,14 @@ from services.geofence.domain.kinematics.track import UNKNOWN_AFTER_MS, WINDOW_M
 from services.geofence.domain.state import CaseState, State
 
 AMEND_AFTER_MS = 60_000
-"""An amended account waits so long for more late reports: a backlog of an hour takes half a minute to arrive."""
+"""Delay before an amended account is published, so that it includes more late reports: a backlog of an hour takes half a minute to
+arrive."""
 SAME_VISIT_MS = 180_000
-"""A presence that comes to light within so long of one that somebody was notified of is the same visit."""
+"""A newly proved presence this close in time to one that was notified belongs to the same visit."""
 
 
 def pairs(state: State, case_state: CaseState, target: Target) -> list[tuple[Track, Track | None]]:
-    """Each tag of the wearer with each device of the target (None: a place); those that have reported."""
+    """Pairs of each tag with each device of the target (None for a place), of those that have reported."""
     tags = [state.tracks[tag_id] for tag_id in case_state.case.tag_device_ids if tag_id in state.tracks]
     if not target.is_person:
         return [(tag, None) for tag in tags]
@@ -35,7 +37,7 @@ def pairs(state: State, case_state: CaseState, target: Target) -> list[tuple[Tra
 
 
 def account(state: State, case_state: CaseState, target: Target, ring: Ring, upto_ms: int) -> Account:
-    """The account of a ring's open episode as it stands, up to a moment."""
+    """The account of a ring's open episode, up to a moment."""
     ring_state = case_state.ring(target, ring)
     spans = _unclaimed(case_state, ring_state, upto_ms)
     inside, min_mm, until_ms = _measure(
@@ -56,38 +58,38 @@ def account(state: State, case_state: CaseState, target: Target, ring: Ring, upt
 
 
 def close(ring_state: RingState, account_: Account) -> None:
-    """The ring is cleared with this account."""
+    """Clears the ring and keeps the account of the cleared episode."""
     ring_state.leave()
     ring_state.bound_ms = max(ring_state.bound_ms, account_.until_ms)
     if account_.spans:
         ring_state.closed.append(account_)
 
 
-def unseen(ring_state: RingState, from_ms: int, until_ms: int) -> list[Stretch]:
-    """The parts of a stretch for which nobody was notified of a presence inside, also where a later one was cleared since."""
+def unnotified(ring_state: RingState, from_ms: int, until_ms: int) -> list[Stretch]:
+    """The parts of a stretch without a notified presence inside, including parts that a later clearing has accounted for."""
     from_ms = max(from_ms, ring_state.floor_ms)
-    return without([(from_ms, until_ms)] if from_ms <= until_ms else [], _seen(ring_state))
+    return without([(from_ms, until_ms)] if from_ms <= until_ms else [], _notified(ring_state))
 
 
 def release(ring_state: RingState, at_ms: int) -> None:
-    """A presence was found that nobody had been notified of: its time is the new episode's, whichever account had it."""
-    seen = list(_seen(ring_state))
+    """Frees the time around a presence that nobody was notified of: it now belongs to the new episode, not to a cleared one."""
+    seen = list(_notified(ring_state))
     from_ms = max((end_ms for _, end_ms in seen if end_ms <= at_ms), default=ring_state.floor_ms)
     to_ms = min((start_ms for start_ms, _ in seen if start_ms >= at_ms), default=ring_state.bound_ms)
-    for one in ring_state.closed:
-        one.spans = without(one.spans, [(from_ms, to_ms)])
+    for cleared in ring_state.closed:
+        cleared.spans = without(cleared.spans, [(from_ms, to_ms)])
 
 
 def note_report(state: State, case_state: CaseState, ring_state: RingState, from_ms: int, until_ms: int) -> None:
-    """A report changes what is known of a stretch: the accounts that answer for any of it are measured again before long."""
-    for one in ring_state.closed:
-        if one.due_ms is None and meets(one.spans, from_ms, until_ms):
-            one.due_ms = state.now_ms + AMEND_AFTER_MS
-            case_state.amend_ms = min(case_state.amend_ms or one.due_ms, one.due_ms)
+    """Schedules an amendment of each account that covers any of a stretch which a report changes."""
+    for cleared in ring_state.closed:
+        if cleared.due_ms is None and meets(cleared.spans, from_ms, until_ms):
+            cleared.due_ms = state.now_ms + AMEND_AFTER_MS
+            case_state.amend_ms = min(case_state.amend_ms or cleared.due_ms, cleared.due_ms)
 
 
 def is_inside(wearer: Track, device: Track | None, target: Target, ring: Ring, from_ms: int, until_ms: int) -> bool:
-    """Whether the two are known to have been within the ring in a stretch."""
+    """Whether the two sides are known to have been within the ring during a stretch."""
     return any(
         target.shape.within(piece.start, piece.end, ring.radius_mm)
         for piece in rings.joined(wearer, device, from_ms, until_ms)
@@ -95,82 +97,89 @@ def is_inside(wearer: Track, device: Track | None, target: Target, ring: Ring, f
 
 
 def amend(decisions: Decisions, case_state: CaseState, at_ms: int | None) -> int | None:
-    """Publishes the amended accounts that are due by a moment (None: all that wait); says when the next is due."""
+    """Publishes the amended accounts that are due by a moment (None: all that are pending). Returns when the next one is due."""
     if case_state.amend_ms is None or (at_ms is not None and at_ms < case_state.amend_ms):
         return case_state.amend_ms
     for target in case_state.case.targets:
         for ring in case_state.case.rings:
-            for one in case_state.ring(target, ring).closed:
-                if one.due_ms is not None and (at_ms is None or one.due_ms <= at_ms):
-                    one.due_ms = None
-                    _amend(decisions, case_state, target, ring, one)
-    waiting = [one.due_ms for ring_state in case_state.rings.values() for one in ring_state.closed if one.due_ms]
+            for cleared in case_state.ring(target, ring).closed:
+                if cleared.due_ms is not None and (at_ms is None or cleared.due_ms <= at_ms):
+                    cleared.due_ms = None
+                    _amend(decisions, case_state, target, ring, cleared)
+    waiting = [
+        cleared.due_ms for ring_state in case_state.rings.values() for cleared in ring_state.closed if cleared.due_ms
+    ]
     case_state.amend_ms = min(waiting, default=None)
     return case_state.amend_ms
 
 
-def _amend(decisions: Decisions, case_state: CaseState, target: Target, ring: Ring, one: Account) -> None:
+def _amend(decisions: Decisions, case_state: CaseState, target: Target, ring: Ring, cleared: Account) -> None:
     inside, min_mm, _ = _measure(
-        decisions.state, case_state, target, ring, one.spans, list(one.settled), one.settled_mm
+        decisions.state, case_state, target, ring, cleared.spans, list(cleared.final_inside), cleared.final_min_mm
     )
-    if inside == one.inside and (not inside or _whole(min_mm) == _whole(one.min_mm)):
+    if inside == cleared.inside and (not inside or _rounded(min_mm) == _rounded(cleared.min_mm)):
         return
-    one.inside, one.min_mm = inside, min_mm
+    cleared.inside, cleared.min_mm = inside, min_mm
     decisions.alert(
         case_state,
         AlertKind.ACCOUNT_AMENDED,
         Demand.RECORD,
-        inside[-1][1] if inside else one.until_ms,
+        inside[-1][1] if inside else cleared.until_ms,
         target=target,
         ring=ring,
         distance_mm=float(ring.radius_mm) if inside else None,
         inside=tuple(inside),
         min_mm=min_mm,
-        of=one,
+        amended=cleared,
     )
 
 
-def forget(decisions: Decisions, case_state: CaseState) -> None:
-    """No report of the case counts any more: what waits is published, and nothing is amended from now on."""
+def publish_and_drop(decisions: Decisions, case_state: CaseState) -> None:
+    """Publishes all pending amendments and drops the cleared accounts: no further report of the case counts."""
     amend(decisions, case_state, None)
     for ring_state in case_state.rings.values():
         ring_state.closed = []
 
 
-def keep(state: State, case_state: CaseState) -> None:
-    """Devices are about to change: whatever the present ones show stays in the accounts."""
-    for target, ring, _ in _kept(case_state):
+def preserve(state: State, case_state: CaseState) -> None:
+    """Counts the presence that the tracks prove into the accounts, before devices of the case change."""
+    for target, ring, _ in _open_or_cleared(case_state):
         _count(state, case_state, target, ring, state.now_ms)
 
 
-def settle(state: State, case_state: CaseState) -> None:
-    """Accounts for good for what no late report can change any more; later it needs the fixes of the window and 3 minutes more."""
+def finalize(state: State, case_state: CaseState) -> None:
+    """Makes the accounts final where no late report can change them.
+
+    Later measurements need only the fixes of the window and 3 minutes more.
+    """
     horizon_ms = state.now_ms - WINDOW_MS
-    for target, ring, ring_state in _kept(case_state):
+    for target, ring, ring_state in _open_or_cleared(case_state):
         final_ms = _final_ms(state, case_state, target, horizon_ms)
         if final_ms <= ring_state.floor_ms:
             continue
         _count(state, case_state, target, ring, final_ms)
-        for one in ring_state.closed:
-            one.spans = without(one.spans, [(0, final_ms)])
-        ring_state.closed = [one for one in ring_state.closed if one.spans or one.due_ms is not None]
+        for cleared in ring_state.closed:
+            cleared.spans = without(cleared.spans, [(0, final_ms)])
+        ring_state.closed = [cleared for cleared in ring_state.closed if cleared.spans or cleared.due_ms is not None]
         ring_state.floor_ms = final_ms
 
 
 def _count(state: State, case_state: CaseState, target: Target, ring: Ring, upto_ms: int) -> None:
-    """Puts into the accounts what the tracks show up to a moment, so that they don't need the tracks for it."""
+    """Counts the tracks up to a moment into the accounts, so that the accounts no longer need these tracks."""
     ring_state = case_state.ring(target, ring)
     if ring_state.open:
         spans = _unclaimed(case_state, ring_state, upto_ms)
         ring_state.inside, ring_state.min_mm, _ = _measure(
             state, case_state, target, ring, spans, ring_state.inside, ring_state.min_mm
         )
-    for one in ring_state.closed:
-        spans = list(overlaps(one.spans, 0, upto_ms))
-        one.settled, one.settled_mm, _ = _measure(state, case_state, target, ring, spans, one.settled, one.settled_mm)
+    for cleared in ring_state.closed:
+        spans = list(overlaps(cleared.spans, 0, upto_ms))
+        cleared.final_inside, cleared.final_min_mm, _ = _measure(
+            state, case_state, target, ring, spans, cleared.final_inside, cleared.final_min_mm
+        )
 
 
-def _kept(case_state: CaseState) -> Iterator[tuple[Target, Ring, RingState]]:
+def _open_or_cleared(case_state: CaseState) -> Iterator[tuple[Target, Ring, RingState]]:
     for target in case_state.case.targets:
         for ring in case_state.case.rings:
             ring_state = case_state.ring(target, ring)
@@ -179,22 +188,25 @@ def _kept(case_state: CaseState) -> Iterator[tuple[Target, Ring, RingState]]:
 
 
 def _final_ms(state: State, case_state: CaseState, target: Target, horizon_ms: int) -> int:
-    """Before this moment no report can change a line: that of each side's last fix before the horizon from which one may lead on."""
-    found_ms = horizon_ms
+    """The moment before which no report can change a line of either track.
+
+    It is the time of each side's last fix before the horizon from which a line may lead across the horizon.
+    """
+    final_ms = horizon_ms
     for pair in pairs(state, case_state, target):
         for track in pair:
             index = bisect_left(track.fixes, (horizon_ms,)) if track else 0
             if track and index and track.fixes[index - 1].time_ms >= horizon_ms - UNKNOWN_AFTER_MS:
-                found_ms = min(found_ms, track.fixes[index - 1].time_ms)
-    return found_ms
+                final_ms = min(final_ms, track.fixes[index - 1].time_ms)
+    return final_ms
 
 
 def _unclaimed(case_state: CaseState, ring_state: RingState, upto_ms: int) -> list[Stretch]:
-    """The time of the open or the next episode: all that no cleared one answers for."""
+    """The time of the open or the next episode: all that no cleared episode accounts for."""
     from_ms = max(ring_state.floor_ms, case_state.case.valid_from_ms)
     upto_ms = min(upto_ms, case_state.case.valid_until_ms)
     spans = [(from_ms, upto_ms)] if from_ms < upto_ms else []
-    return without(spans, [span for one in ring_state.closed for span in one.spans])
+    return without(spans, [span for cleared in ring_state.closed for span in cleared.spans])
 
 
 def _measure(
@@ -206,29 +218,35 @@ def _measure(
     inside: list[Stretch],
     min_mm: float | None,
 ) -> tuple[list[Stretch], float | None, int]:
-    """`inside` and the least distance with what the tracks show in `spans`, and up to when both sides are known."""
+    """Adds the presence that the tracks prove in `spans` to `inside` and to the least distance.
+
+    Returns both, and the moment up to which both sides are known.
+    """
     reached_ms = case_state.ring(target, ring).bound_ms
     for wearer, device in pairs(state, case_state, target) if spans else ():
         known_ms = rings.known_until(wearer, device)
         if known_ms is None or known_ms <= spans[0][0]:
             continue
-        # From a line earlier to one later: no end of a stretch lies where a line was cut.
+        # Whole lines at both ends: the end of a stretch never depends on where a line was cut.
         from_ms = max(spans[0][0] - UNKNOWN_AFTER_MS, case_state.ring(target, ring).floor_ms)
         pieces = rings.joined(wearer, device, from_ms, min(spans[-1][1] + UNKNOWN_AFTER_MS, known_ms))
-        min_mm = rings.account(inside, min_mm, target.shape, ring.radius_mm, pieces, spans)
+        min_mm = rings.measure_inside(inside, min_mm, target.shape, ring.radius_mm, pieces, spans)
         reached_ms = max(reached_ms, min(spans[-1][1], known_ms))
     return inside, min_mm, reached_ms
 
 
-def _whole(mm: float | None) -> int | None:
-    """As it is published: to the millimetre."""
+def _rounded(mm: float | None) -> int | None:
+    """A distance rounded to the millimetre, as it is published."""
     return None if mm is None else round(mm)
 
 
-def _seen(ring_state: RingState) -> Iterator[Stretch]:
-    """When a presence inside was known, or somebody was out on one: what comes to light there is no news to send anybody on."""
-    for one in ring_state.closed:
-        if one.opened_ms < one.until_ms:
-            yield one.opened_ms, one.until_ms
-        for from_ms, to_ms in one.inside:
+def _notified(ring_state: RingState) -> Iterator[Stretch]:
+    """Stretches with a notified presence or a response under way.
+
+    A presence that is proved within such a stretch is no reason to send somebody.
+    """
+    for cleared in ring_state.closed:
+        if cleared.opened_ms < cleared.until_ms:
+            yield cleared.opened_ms, cleared.until_ms
+        for from_ms, to_ms in cleared.inside:
             yield from_ms - SAME_VISIT_MS, to_ms + SAME_VISIT_MS

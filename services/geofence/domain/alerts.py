@@ -1,4 +1,4 @@
-"""What the fold puts out: alerts with their figures, and entries set aside."""
+"""Outputs of the fold: alerts with their figures, and dead letters."""
 
 from __future__ import annotations
 
@@ -31,22 +31,22 @@ class AlertKind(enum.Enum):
 
 
 class AnomalyKind(enum.Enum):
-    """Why a position can't be taken as it stands."""
+    """Why a position can't be accepted at face value."""
 
     JUMP = "JUMP"
-    """Nothing could have travelled there since the position before; or the device leapt away from there."""
+    """No movement explains the position after the one before it, or the device jumped away from it."""
     VAGUE = "VAGUE"
-    """Its accuracy is too poor to tell whether the wearer is within the ring that demands a response."""
+    """The accuracy is too poor to say whether the wearer is within the ring that demands a response."""
     CLOCK = "CLOCK"
-    """All that comes is dated too far off to be used."""
+    """All reports of a device are dated too far off to be used."""
     FROZEN = "FROZEN"
-    """The same to the digit for long, from a device whose positions had always differed."""
+    """Positions stayed equal to the digit for long, from a device whose positions had always differed."""
     COPIED = "COPIED"
-    """A stretch of different positions that are, to the digit, those of an earlier stretch."""
+    """A stretch of different positions equals an earlier stretch to the digit."""
 
 
 class Leg(enum.Enum):
-    """Halves of the response."""
+    """Legs of the response."""
 
     PROBATION = "PROBATION"
     POLICE = "POLICE"
@@ -55,7 +55,7 @@ class Leg(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class CausingReport:
-    """The report that made a decision."""
+    """The report that caused a decision."""
 
     device_id: str
     report_id: str
@@ -64,7 +64,7 @@ class CausingReport:
 
 @dataclass(frozen=True, slots=True)
 class Alert:
-    """A decision; its id is a hash of the entry that made it and of what it is of, never of how much else was found."""
+    """A decision of the fold. Its id is a hash of the entry and the subject, never of how many other alerts the entry has."""
 
     alert_id: str
     sequence: int
@@ -81,16 +81,16 @@ class Alert:
     at_ms: int
     """The moment in the world for which the decision holds."""
     decided_at_ms: int
-    """Arrival of the entry that made it, mesh time."""
+    """When the causing entry arrived, mesh time."""
     late: bool
     destinations: tuple[tuple[Leg, str], ...]
     incident_opens: bool
-    """The incident begins with it."""
+    """Whether the incident begins with this alert."""
     incident_ends: bool
-    """No episode of the wearer is open any more."""
+    """Whether no episode of the wearer is open any more."""
     cause: CausingReport | None
     cause_of_wearer: bool
-    """That report is the wearer's own."""
+    """Whether the causing report is from the wearer's own tag."""
     distance_mm: float | None
     probability: float | None
     fold_version: int
@@ -98,18 +98,18 @@ class Alert:
     inside: tuple[tuple[int, int], ...] = ()
     min_distance_mm: float | None = None
     amends: str = ""
-    """ACCOUNT_AMENDED: the RING_CLEARED whose account this one replaces."""
+    """ACCOUNT_AMENDED: id of the RING_CLEARED whose account this alert replaces."""
     encounter_id: str = ""
-    """The authorised encounter for which nobody is sent."""
+    """The authorised encounter because of which nobody is sent."""
     exercise: Exercise = Exercise.NONE
     outage_id: str = ""
-    """The outage that it is of, or that explains the silence it tells of."""
+    """The outage of this alert, or the outage that explains the silence."""
     outage_silent: int = 0
-    """OUTAGE: how many wearers are silent; at its end, how many were at the most."""
+    """OUTAGE: number of silent wearers; at the end of the outage, the greatest number."""
     outage_watched: int = 0
-    """OUTAGE: of how many who are watched."""
+    """OUTAGE: number of watched wearers."""
     anomaly: AnomalyKind | None = None
-    """Why the positions behind it can't be taken as they stand."""
+    """Why the positions behind the alert can't be accepted at face value."""
 
 
 @dataclass(frozen=True, slots=True)

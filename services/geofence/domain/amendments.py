@@ -1,4 +1,4 @@
-"""A new snapshot of a case takes the place of the one before: what it no longer asks for is closed, and what was proved is kept."""
+"""Replaces a case by its new snapshot: closes the rings and alerts that it no longer asks for, and keeps the accounts."""
 
 from __future__ import annotations
 
@@ -12,28 +12,28 @@ from services.geofence.domain.state import CaseState
 
 
 def apply(decisions: Decisions, before: CaseState, case: Case) -> None:
-    """Closes what the new snapshot no longer asks for, then puts it in place of the old one."""
+    """Closes the rings and alerts that a new snapshot no longer asks for, then puts the snapshot in place of the old one."""
     state, now_ms = decisions.state, decisions.state.now_ms
     in_force = case.valid_from_ms <= now_ms
     heard = {t.key for t in case.targets if case.tag_device_ids and (t.device_ids or not t.is_person)}
-    kept = {(t.key, r.radius_mm, r.action, t.shape) for t in case.targets for r in case.rings}
+    kept_rings = {(t.key, r.radius_mm, r.action, t.shape) for t in case.targets for r in case.rings}
     accounts.amend(decisions, before, None)
     if before.case.device_ids != case.device_ids:
-        accounts.keep(state, before)
+        accounts.preserve(state, before)
     for target in before.case.targets:
-        gone = [r for r in before.case.rings if (target.key, r.radius_mm, r.action, target.shape) not in kept]
-        # Nor can a ring be watched whose last device is gone, or before its order is in force.
-        over = gone if in_force and target.key in heard else list(before.case.rings)
-        approach.close(decisions, before, (target,), now_ms, over)
-        for ring in gone:
+        dropped = [r for r in before.case.rings if (target.key, r.radius_mm, r.action, target.shape) not in kept_rings]
+        # Nor can a ring be watched once its last device is gone, or before its order is in force.
+        to_close = dropped if in_force and target.key in heard else list(before.case.rings)
+        approach.close(decisions, before, (target,), now_ms, to_close)
+        for ring in dropped:
             before.rings.pop((target.key, ring.radius_mm), None)
     named = set(case.device_ids) if in_force else set()
-    equipment.take_back(decisions, before, sorted(key for key in before.raised if key.split()[1] not in named), now_ms)
+    equipment.retract(decisions, before, sorted(key for key in before.raised if key.split()[1] not in named), now_ms)
     silence.amend(decisions, before, case, in_force)
     kept_keys = heard if in_force else set()
     possible_presence.close(decisions, before, now_ms, {t.key for t in before.case.targets} - kept_keys)
-    decisions.settle(before)
+    decisions.end_if_quiet(before)
     state.forget(before.case)
     state.due = [due for due in state.due if due[1] != case.case_id]
     heapq.heapify(state.due)
-    before.case, before.wake_ms = case, 0
+    before.case, before.next_check_ms = case, 0

@@ -1,4 +1,4 @@
-"""The fold's state as bytes and back: what a checkpoint holds and what its keyed hash is over. Equal states give equal bytes."""
+"""The fold's state as bytes and back, for checkpoints and their keyed hash. Equal states give equal bytes."""
 
 from __future__ import annotations
 
@@ -11,18 +11,27 @@ from services.geofence.domain.kinematics.geometry import PERSON, Disc, PlanePoly
 from services.geofence.domain.kinematics.intervals import Stretch
 from services.geofence.domain.kinematics.rings import Account, RingState
 from services.geofence.domain.kinematics.track import Fix, Track
-from services.geofence.domain.kinematics.travel_feasibility import Claim, Seen, Way
+from services.geofence.domain.kinematics.travel_feasibility import BelievedFix, Claim, Way
 from services.geofence.domain.rules import Rules
-from services.geofence.domain.state import WEARER, CaseState, LastWarning, OpenIncident, Outage, Over, Possible, State
+from services.geofence.domain.state import (
+    WEARER,
+    CaseState,
+    EndedEvent,
+    LastWarning,
+    OpenIncident,
+    Outage,
+    PossiblePresenceState,
+    State,
+)
 from services.geofence.domain.version import VERSION
 
 
 class UnreadableState(Exception):
-    """The bytes aren't a state of this version of the fold; replay from the start of the log instead."""
+    """The bytes aren't a state of this fold version. Replay from the start of the log instead."""
 
 
 def encode(state: State) -> bytes:
-    """The state as canonical JSON."""
+    """Encodes a state as canonical JSON."""
     return json.dumps(
         {
             "fold_version": VERSION,
@@ -34,17 +43,20 @@ def encode(state: State) -> bytes:
             "rules": list(astuple(state.rules)),
             "rules_since_ms": state.rules_since_ms,
             "tracks": {
-                device_id: [track.ahead, track.fixes, track.forgot] for device_id, track in state.tracks.items()
+                device_id: [track.ahead, track.fixes, track.is_truncated] for device_id, track in state.tracks.items()
             },
             "heard_at_ms": state.heard_at_ms,
-            # As pairs: their order is that of arrival, and keys would be sorted.
-            "said": {device_id: list(said.items()) for device_id, said in state.said.items()},
-            "standing": state.standing,
-            "over": state.over,
+            # Pairs keep the order of arrival; keys would be sorted.
+            "said": {
+                device_id: list(equipment_reports.items())
+                for device_id, equipment_reports in state.equipment_reports.items()
+            },
+            "standing": state.active_events,
+            "over": state.ended_events,
             "owners": state.owners,
             "owned_since": state.owned_since,
-            "over_from_ms": state.over_from_ms,
-            "odd_ms": state.odd_ms,
+            "over_from_ms": state.order_ended_ms,
+            "odd_ms": state.anomaly_emitted_ms,
             "undated_ms": state.undated_ms,
             "cases": {case_id: _case_state(case_state) for case_id, case_state in state.cases.items()},
             "incidents": {
@@ -61,7 +73,7 @@ def encode(state: State) -> bytes:
 
 
 def outline(state: State) -> bytes:
-    """What is open, and how much is known: small, so that it can be compared often."""
+    """A digest of the open episodes and the size of the state: small, so that evaluators can compare it often."""
     return json.dumps(
         [
             state.sequence,
@@ -76,11 +88,11 @@ def outline(state: State) -> bytes:
 
 
 def decode(data: bytes) -> State:
-    """The state of `encode`. Raises UnreadableState."""
+    """Decodes a state of `encode`. Raises UnreadableState where the bytes are damaged or of another fold version."""
     try:
         content = json.loads(data)
         if content["fold_version"] != VERSION:
-            raise UnreadableState(f"state of fold version {content['fold_version']}")
+            raise UnreadableState(f"the state has fold version {content['fold_version']}, this process needs {VERSION}")
         state = State(
             partition=content["partition"],
             log_id=content["log_id"],
@@ -91,20 +103,25 @@ def decode(data: bytes) -> State:
             rules=Rules(*content["rules"]),
             rules_since_ms=content["rules_since_ms"],
             tracks={
-                device_id: Track([Fix(*fix) for fix in fixes], ahead, forgot=forgot)
-                for device_id, (ahead, fixes, forgot) in content["tracks"].items()
+                device_id: Track([Fix(*fix) for fix in fixes], ahead, is_truncated=is_truncated)
+                for device_id, (ahead, fixes, is_truncated) in content["tracks"].items()
             },
             heard_at_ms=content["heard_at_ms"],
-            said={device_id: dict(said) for device_id, said in content["said"].items()},
-            standing=content["standing"],
-            over={one: {event: Over(*last) for event, last in over.items()} for one, over in content["over"].items()},
+            equipment_reports={
+                device_id: dict(equipment_reports) for device_id, equipment_reports in content["said"].items()
+            },
+            active_events=content["standing"],
+            ended_events={
+                device_id: {event: EndedEvent(*last) for event, last in events.items()}
+                for device_id, events in content["over"].items()
+            },
             owners=content["owners"],
             owned_since=content["owned_since"],
-            over_from_ms=content["over_from_ms"],
-            odd_ms=content["odd_ms"],
+            order_ended_ms=content["over_from_ms"],
+            anomaly_emitted_ms=content["odd_ms"],
             undated_ms=content["undated_ms"],
-            cases={case_id: _to_case_state(one) for case_id, one in content["cases"].items()},
-            incidents={wearer_id: OpenIncident(*one) for wearer_id, one in content["incidents"].items()},
+            cases={case_id: _to_case_state(fields) for case_id, fields in content["cases"].items()},
+            incidents={wearer_id: OpenIncident(*fields) for wearer_id, fields in content["incidents"].items()},
             due=[(due_ms, case_id, version) for due_ms, case_id, version in content["due"]],
             outage=Outage(*content["outage"]) if content["outage"] else None,
             outage_over_ms=content["outage_over_ms"],
@@ -121,7 +138,7 @@ def decode(data: bytes) -> State:
             if is_live and WEARER in case_state.awaited_from_ms and case_state.case.tag_device_ids:
                 state.watched.add(case_id)
             for key in (*([WEARER] if case_state.silent else []), *case_state.lost):
-                state.missed.update(case_state.devices(key))
+                state.silent_devices.update(case_state.devices(key))
     return state
 
 
@@ -153,16 +170,16 @@ def _case_state(case_state: CaseState) -> dict[str, Any]:
         "unseen": case_state.unseen,
         "warned": case_state.warned,
         "grouped": case_state.grouped,
-        "closing": case_state.closing,
+        "closing": case_state.approaching_since_ms,
         "amend_ms": case_state.amend_ms,
-        "wake_ms": case_state.wake_ms,
+        "wake_ms": case_state.next_check_ms,
         "withheld": case_state.withheld,
         "ways": case_state.ways,
     }
 
 
 def _ring_state(ring: RingState) -> list[Any]:
-    closed = [list(astuple(one)) for one in ring.closed]
+    closed = [list(astuple(account)) for account in ring.closed]
     opened = [ring.bound_ms, ring.since_ms, ring.inside, ring.min_mm, ring.entered_mm, ring.muted]
     return [*opened, ring.floor_ms, ring.opened_ms, ring.late_ms, closed]
 
@@ -172,12 +189,12 @@ def _to_ring_state(content: list[Any]) -> RingState:
     state = RingState(
         bound_ms, since_ms, _to_stretches(inside), min_mm, entered_mm, muted, floor_ms, opened_ms, late_ms
     )
-    state.closed = [_to_account(one) for one in closed]
+    state.closed = [_to_account(account) for account in closed]
     return state
 
 
 def _to_account(content: list[Any]) -> Account:
-    episode_id, incident_id, opened_ms, until_ms, spans, inside, min_mm, settled, settled_mm, *rest = content
+    episode_id, incident_id, opened_ms, until_ms, spans, inside, min_mm, final_inside, final_min_mm, *rest = content
     return Account(
         episode_id,
         incident_id,
@@ -186,8 +203,8 @@ def _to_account(content: list[Any]) -> Account:
         _to_stretches(spans),
         _to_stretches(inside),
         min_mm,
-        _to_stretches(settled),
-        settled_mm,
+        _to_stretches(final_inside),
+        final_min_mm,
         *rest,
     )
 
@@ -227,13 +244,13 @@ def _to_case_state(content: dict[str, Any]) -> CaseState:
         silent=Demand(content["silent"]) if content["silent"] is not None else None,
         lost=content["lost"],
         near={key: Demand(demand) for key, demand in content["near"].items()},
-        possible={key: Possible(*one) for key, one in content["possible"].items()},
+        possible={key: PossiblePresenceState(*fields) for key, fields in content["possible"].items()},
         unseen=content["unseen"],
-        warned={key: LastWarning(*one) for key, one in content["warned"].items()},
+        warned={key: LastWarning(*fields) for key, fields in content["warned"].items()},
         grouped=content["grouped"],
-        closing=content["closing"],
+        approaching_since_ms=content["closing"],
         amend_ms=content["amend_ms"],
-        wake_ms=content["wake_ms"],
+        next_check_ms=content["wake_ms"],
         withheld=content["withheld"],
         ways={key: [_to_way(way) for way in known] for key, known in content["ways"].items()},
     )
@@ -242,11 +259,11 @@ def _to_case_state(content: dict[str, Any]) -> CaseState:
 def _to_way(content: list[Any]) -> Way:
     believed, before, far, claims, since_ms, regained_ms = content
     false = tuple(Claim(Fix(*fix), false_mm) for fix, false_mm in claims)
-    return Way(_to_seen(believed), _to_seen(before), far, false, since_ms, regained_ms)
+    return Way(_to_believed(believed), _to_believed(before), far, false, since_ms, regained_ms)
 
 
-def _to_seen(content: list[Any]) -> tuple[Seen, ...]:
-    return tuple(Seen(Fix(*fix), mps) for fix, mps in content)
+def _to_believed(content: list[Any]) -> tuple[BelievedFix, ...]:
+    return tuple(BelievedFix(Fix(*fix), mps) for fix, mps in content)
 
 
 def _encounter(encounter: Encounter) -> list[Any]:

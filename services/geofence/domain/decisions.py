@@ -1,4 +1,4 @@
-"""The decisions of one entry: numbering alerts, opening and ending episodes and incidents."""
+"""The decisions of one entry: numbers alerts, opens and ends episodes and incidents."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import replace
 from services.common.ids import hash_id
 from services.geofence.domain import demands
 from services.geofence.domain.alerts import Alert, AlertKind, AnomalyKind, CausingReport, DeadLetter, Leg, Output
-from services.geofence.domain.demands import Found
+from services.geofence.domain.demands import Detection
 from services.geofence.domain.entries import Demand, Encounter, Ring, Target
 from services.geofence.domain.kinematics import safe_region
 from services.geofence.domain.kinematics.rings import Account
@@ -18,7 +18,7 @@ from services.geofence.domain.version import VERSION
 
 
 class Decisions:
-    """What one entry puts out, in order, and what that does to episodes and incidents."""
+    """The outputs of one entry, in order, and their effect on episodes and incidents."""
 
     def __init__(self, state: State, sequence: int, stamp_ms: int) -> None:
         self.state = state
@@ -28,24 +28,27 @@ class Decisions:
         self._named: Counter[tuple[str | int, ...]] = Counter()
 
     def _id(self, kind: str, *what: str | int) -> str:
-        """An id of what came of this entry, whatever else came of it.
+        """An id of one output of this entry, whatever other outputs the entry has.
 
-        Not of its number among the others: a newer fold that finds more in an old log would give its finds the ids of other
-        alerts, which are taken, and they would be told to nobody. The entry's stamp is in it, since a log that went back uses its
-        sequences again, for other entries.
+        The output's position isn't part of the id. Otherwise a newer fold that detects more in an old log would give its new alerts
+        ids that are already in use, and they would be lost. The entry's stamp is part of it, because a log that was restored reuses
+        its sequences for other entries.
         """
         name = (kind, *what)
         self._named[name] += 1
         state = self.state
         return hash_id(kind, state.log_id, state.partition, self.sequence, self._stamp_ms, *what, self._named[name])
 
-    def park(self, reason: str) -> None:
-        """Sets the entry, or a part of it, aside: once for each entry, with all reasons, since DEAD_LETTERS takes one of each.
-        No reason has a semicolon."""
-        for i, one in enumerate(self.out):
-            if isinstance(one, DeadLetter):
-                if reason not in one.reason.split("; "):
-                    self.out[i] = replace(one, reason=f"{one.reason}; {reason}")
+    def dead_letter(self, reason: str) -> None:
+        """Sets the entry or a part of it aside as a dead letter.
+
+        Each entry gives one dead letter with all reasons, because DEAD_LETTERS accepts one per entry. A reason must not contain a
+        semicolon.
+        """
+        for i, output in enumerate(self.out):
+            if isinstance(output, DeadLetter):
+                if reason not in output.reason.split("; "):
+                    self.out[i] = replace(output, reason=f"{output.reason}; {reason}")
                 return
         self.out.append(DeadLetter(self.sequence, reason))
 
@@ -65,16 +68,17 @@ class Decisions:
         min_mm: float | None = None,
         due_ms: int | None = None,
         encounter: Encounter | None = None,
-        to_nobody: bool = False,
+        record_only: bool = False,
         anomaly: AnomalyKind | None = None,
         outage_id: str = "",
-        of: Account | None = None,
+        amended: Account | None = None,
     ) -> str:
-        """Adds an alert and returns its id; the first that demands something opens the episode, and with it the wearer's incident.
+        """Adds an alert and returns its id.
 
-        `due_ms` is when it could be decided at the earliest, where that isn't `at_ms`: what comes much later is late. What goes
-        `to_nobody` is kept in the log of alerts alone; to a leg a RECORD would say that a threat is over. What is `of` an account
-        amends it, and is of its episode and incident, which may be over.
+        The first alert that demands more than RECORD opens the episode, and with it the wearer's incident. `due_ms` is the earliest
+        moment of the decision, where it isn't `at_ms`; an alert much later than that is late. A `record_only` alert is stored
+        without destinations: to a leg a RECORD would mean that a threat is over. An alert that `amended` an account takes the
+        account's episode and incident, which may be over.
         """
         state, case = self.state, case_state.case
         ordinal = len(self.out)
@@ -101,15 +105,15 @@ class Decisions:
                 demand=demand,
                 order_id=case.order_id,
                 case_id=case.case_id,
-                episode_id=of.episode_id if of else case_state.episode_id,
-                incident_id=of.incident_id if of else open_incident.incident_id if open_incident else "",
+                episode_id=amended.episode_id if amended else case_state.episode_id,
+                incident_id=amended.incident_id if amended else open_incident.incident_id if open_incident else "",
                 wearer_id=case.wearer_id,
                 target_id=target.target_id if target else "",
                 ring_mm=ring_mm,
                 at_ms=at_ms,
                 decided_at_ms=state.now_ms,
                 late=state.now_ms - (at_ms if due_ms is None else due_ms) >= state.rules.late_after_ms,
-                destinations=() if to_nobody else demands.destinations(case, kind, demand, target),
+                destinations=() if record_only else demands.destinations(case, kind, demand, target),
                 incident_opens=opens,
                 incident_ends=False,
                 cause=cause,
@@ -120,7 +124,7 @@ class Decisions:
                 rules_id=state.rules.rules_id,
                 inside=inside,
                 min_distance_mm=min_mm,
-                amends=of.alert_id if of else "",
+                amends=amended.alert_id if amended else "",
                 encounter_id=encounter.encounter_id if encounter else "",
                 exercise=case.exercise,
                 anomaly=anomaly,
@@ -130,11 +134,11 @@ class Decisions:
         return alert_id
 
     def outage_ids(self) -> tuple[str, str]:
-        """Ids of an outage that begins, and of what the legs keep its notice under."""
+        """Ids of a new outage, and of the incident under which the legs keep its notice."""
         return self._id("outage"), self._id("incident", "outage")
 
     def outage_alert(self, outage: Outage, kind: AlertKind, demand: Demand, at_ms: int, silent: int) -> None:
-        """Adds the notice of an outage, or its all-clear: of no case and no wearer, and over at once."""
+        """Adds the notice of an outage or its all-clear. It belongs to no case or wearer, and its incident ends at once."""
         state = self.state
         self.out.append(
             Alert(
@@ -168,36 +172,37 @@ class Decisions:
             )
         )
 
-    def settle_all(self, case_states: Iterable[CaseState]) -> None:
-        """The same for several cases, after all that was decided of them: what is told under several orders is one incident."""
+    def end_all_if_quiet(self, case_states: Iterable[CaseState]) -> None:
+        """Ends quiet episodes of several cases after all their decisions: alerts under several orders belong to one incident."""
         for case_state in case_states:
-            self.settle(case_state)
+            self.end_if_quiet(case_state)
 
-    def settle(self, case_state: CaseState) -> None:
-        """Ends the episode when nothing of it is open, and the incident when that was the wearer's last.
+    def end_if_quiet(self, case_state: CaseState) -> None:
+        """Ends the episode if nothing of it is open, and the incident if that was the wearer's last episode.
 
-        Whatever decides about a case settles it in the same entry, so that there is an alert which says that the incident ends.
+        Every decision about a case calls this in the same entry, so that some alert of the entry can announce the end of the
+        incident.
         """
-        if not case_state.episode_id or not case_state.quiet:
+        if not case_state.episode_id or not case_state.is_quiet:
             return
         incident = self.state.incidents[case_state.case.wearer_id]
         incident.case_ids.remove(case_state.case.case_id)
         if not incident.case_ids:
             self._end_incident(case_state, incident)
         case_state.episode_id = ""
-        case_state.closing.clear()
+        case_state.approaching_since_ms.clear()
         case_state.warned.clear()
         case_state.withheld.clear()
         case_state.ways.clear()
 
     def _end_incident(self, case_state: CaseState, incident: OpenIncident) -> None:
-        """The last alert of the incident says that it ends."""
+        """Marks the last alert of the incident as its end."""
         last = self._last_alert(incident)
         if last is None:
-            # A defect. To stop at it would be worse: each evaluator would, at this entry, at each start, and decide on nobody any
-            # more. The legs are told that nothing is open, and the reason is kept.
-            self.park("an incident ended without an alert")
-            self.alert(case_state, *demands.FOUND[Found.SEEN_AGAIN], self.state.now_ms)
+            # This is a defect, but stopping here would be worse: each evaluator would stop at this entry at each start and decide
+            # on nobody. The legs learn that nothing is open, and the reason is kept.
+            self.dead_letter("an incident ended without an alert")
+            self.alert(case_state, *demands.DETECTIONS[Detection.POSITION_REGAINED], self.state.now_ms)
             last = self._last_alert(incident)
         del self.state.incidents[case_state.case.wearer_id]
         if last is not None:
@@ -205,9 +210,9 @@ class Decisions:
             self.out[place] = replace(ending, incident_ends=True)
 
     def _last_alert(self, incident: OpenIncident) -> tuple[int, Alert] | None:
-        """The newest alert of an incident and its place, from behind: it nearly always is the last there is."""
+        """The newest alert of an incident and its index. The search goes backwards: it is nearly always the last output."""
         for i in reversed(range(len(self.out))):
-            one = self.out[i]
-            if isinstance(one, Alert) and one.incident_id == incident.incident_id:
-                return i, one
+            output = self.out[i]
+            if isinstance(output, Alert) and output.incident_id == incident.incident_id:
+                return i, output
         return None

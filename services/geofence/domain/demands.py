@@ -1,4 +1,4 @@
-"""The one table that says what an alert demands, and where each leg then goes."""
+"""The table of what each alert demands, and the destinations of an alert on each leg."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from services.geofence.domain.alerts import AlertKind, Leg
 from services.geofence.domain.entries import Case, Demand, EquipmentKind, Target
 
 EQUIPMENT: dict[EquipmentKind, tuple[AlertKind, Demand]] = {
-    # A tag that may be off its wearer: the Decree (23-13) has police told at once, and nobody knows where the wearer is.
+    # The tag may be off its wearer, whose position is then unknown. The Decree (23-13) has the police notified at once.
     EquipmentKind.STRAP_OPEN: (AlertKind.TAMPERED, Demand.RESPOND),
     EquipmentKind.STRAP_CLOSED: (AlertKind.TAMPERED, Demand.RECORD),
     EquipmentKind.CASE_OPEN: (AlertKind.TAMPERED, Demand.RESPOND),
@@ -16,16 +16,16 @@ EQUIPMENT: dict[EquipmentKind, tuple[AlertKind, Demand]] = {
     EquipmentKind.PANIC_BUTTON: (AlertKind.PANIC, Demand.RESPOND),
     EquipmentKind.PANIC_CANCELLED: (AlertKind.PANIC, Demand.RECORD),
     EquipmentKind.BATTERY_LOW: (AlertKind.LOW_BATTERY, Demand.RECORD),
-    # Tunnels look like jamming, and devices are switched off for harmless reasons too: the desks ask, nobody is sent at once.
+    # Tunnels look like jamming, and devices are switched off for harmless reasons too. The desks inquire; nobody is sent at once.
     EquipmentKind.JAMMING_SUSPECTED: (AlertKind.JAMMED, Demand.NOTIFY),
     EquipmentKind.JAMMING_OVER: (AlertKind.JAMMED, Demand.RECORD),
     EquipmentKind.SHUTDOWN: (AlertKind.DEVICE_OFF, Demand.NOTIFY),
     EquipmentKind.STARTED: (AlertKind.DEVICE_OFF, Demand.RECORD),
-    # A protected person without a device is a foreseen state of the Decree, and police must then be told.
+    # The Decree foresees a protected person without a device, and the police must then be notified.
     EquipmentKind.DEVICE_REFUSED: (AlertKind.PROTECTED_DEVICE_LOST, Demand.NOTIFY),
     EquipmentKind.DEVICE_ACCEPTED: (AlertKind.PROTECTED_DEVICE_LOST, Demand.RECORD),
 }
-UNTOLD = frozenset(
+WITHOUT_ALERT = frozenset(
     (
         EquipmentKind.CHARGER_CONNECTED,
         EquipmentKind.CHARGER_REMOVED,
@@ -34,97 +34,100 @@ UNTOLD = frozenset(
         EquipmentKind.BACK_IN_COVERAGE,
     )
 )
-"""Events without an alert: each device is charged and goes underground daily, and nobody acts on it. That it was heard is kept. A
-battery that has recovered would be one more LOW_BATTERY for the record, which nobody could tell from the first."""
+"""Equipment events without an alert. Devices are charged and go underground daily, and nobody acts on it; the contact still counts.
+A recovered battery would be one more LOW_BATTERY for the record, which nobody could distinguish from the first."""
 
 
-class Found(enum.Enum):
-    """What the fold finds by itself beside the rings, without a device saying so."""
+class Detection(enum.Enum):
+    """Conditions other than rings that the fold detects by itself, without a device reporting them."""
 
     NOT_HEARD = "NOT_HEARD"
-    """No tag of the wearer for 3 minutes."""
+    """No tag of the wearer was heard for 3 minutes."""
     NOT_HEARD_FOR_LONG = "NOT_HEARD_FOR_LONG"
-    """... for as long as the rules say."""
+    """No tag of the wearer was heard for as long as the rules say."""
     HEARD_AGAIN = "HEARD_AGAIN"
     IN_REACH = "IN_REACH"
-    """The wearer's position is unknown, and at the speed bound a ring that demands a response could be entered by now."""
+    """The wearer's position is unknown, and at the speed bound the wearer could be within a ring that demands a response."""
     LIKELY_IN_REACH = "LIKELY_IN_REACH"
-    """... and at the wearer's own pace too, or nobody has seen the wearer for as long as the rules say."""
+    """The wearer's position is unknown, and a ring that demands a response is in reach at the wearer's own pace, or nobody has seen
+    the wearer for as long as the rules say."""
     IN_REACH_AFTER_A_SIGN = "IN_REACH_AFTER_A_SIGN"
-    """... and the last that was known was within a ring that demands NOTIFY or more, or a tag had been opened, jammed or shut down."""
-    SEEN_AGAIN = "SEEN_AGAIN"
+    """The wearer's position is unknown, and a ring that demands a response is in reach after a sign. A sign is a last known
+    position within a ring that demands NOTIFY or more, or a tag that had been opened, jammed or shut down."""
+    POSITION_REGAINED = "POSITION_REGAINED"
     PERSON_LOST = "PERSON_LOST"
-    """No device of a protected person for as long as the rules say, or none is there."""
+    """No device of a protected person was heard for as long as the rules say, or the person has none."""
     PERSON_FOUND = "PERSON_FOUND"
     CLOSING_IN = "CLOSING_IN"
-    """Contact would come before help."""
+    """Contact is predicted before help can arrive."""
     OUTAGE = "OUTAGE"
-    """So many wearers fell silent together that it is no wearer's doing."""
+    """So many wearers fell silent together that no wearer caused it."""
     OUTAGE_OVER = "OUTAGE_OVER"
     DISTANCE_CHANGED = "DISTANCE_CHANGED"
-    """Within a ring, the wearer has come nearer or gone away since the person was warned last."""
+    """Within a ring, the wearer has come nearer or gone away since the person's last warning."""
     JUMPED = "JUMPED"
-    """A position that nothing could have travelled to since the one before."""
+    """No movement explains a position after the one before it."""
     JUMPED_NEAR = "JUMPED_NEAR"
-    """... within the ring that demands a response."""
-    MAYBE_INSIDE = "MAYBE_INSIDE"
-    """What is known of the positions allows that the wearer is within that ring, and doesn't make it likely."""
-    MAYBE_INSIDE_UNTOLD = "MAYBE_INSIDE_UNTOLD"
-    """... and somebody was sent to that target, or an encounter is authorised, or the desks were told within the hour."""
+    """A position jumped to within the ring that demands a response."""
+    POSSIBLY_INSIDE = "POSSIBLY_INSIDE"
+    """The known positions allow that the wearer is within the ring that demands a response, but don't make it likely."""
+    POSSIBLY_INSIDE_RECORDED = "POSSIBLY_INSIDE_RECORDED"
+    """A possible presence without a notice: somebody was sent to that target, an encounter is active, or the desks were notified
+    within the hour."""
     UNDATED = "UNDATED"
-    """All that a device has sent for a minute is dated so far off that it can't be used."""
+    """All reports of a device for a minute are dated too far off to be used."""
     FROZEN = "FROZEN"
     COPIED = "COPIED"
     LEFT_BY_JUMP = "LEFT_BY_JUMP"
-    """Positions say that a ring was left, and no vehicle makes the way: it stays entered, and the positions may be spoofed."""
-    LEFT_BY_JUMP_AGAIN = "LEFT_BY_JUMP_AGAIN"
-    """... and the desks were told so in this episode."""
+    """Positions claim that a ring was left, but no vehicle makes the way. The ring stays entered; the positions may be spoofed."""
+    LEFT_BY_JUMP_REPEATED = "LEFT_BY_JUMP_REPEATED"
+    """Another departure that no vehicle makes, after the desks were notified of one in this episode."""
     WAY_FOUND = "WAY_FOUND"
-    """A vehicle can have made the way to the newest position, or it is back within the ring."""
+    """A vehicle can have made the way to the newest position, or the position is back within the ring."""
 
 
-FOUND: dict[Found, tuple[AlertKind, Demand]] = {
-    # Tunnels and lifts silence each tag daily; only what lasts is worth a telephone call by the wearer's officer.
-    Found.NOT_HEARD: (AlertKind.SILENT, Demand.RECORD),
-    Found.NOT_HEARD_FOR_LONG: (AlertKind.SILENT, Demand.NOTIFY),
-    Found.HEARD_AGAIN: (AlertKind.HEARD_AGAIN, Demand.RECORD),
-    # Whoever sits still in a cellar could have taken a car each day, and didn't: that is kept for whoever reviews the case. The Decree
-    # has police told of a risk of breach at once; nobody is sent on it alone, unless there was a sign.
-    Found.IN_REACH: (AlertKind.UNKNOWN_NEAR, Demand.RECORD),
-    Found.LIKELY_IN_REACH: (AlertKind.UNKNOWN_NEAR, Demand.NOTIFY),
-    Found.IN_REACH_AFTER_A_SIGN: (AlertKind.UNKNOWN_NEAR, Demand.RESPOND),
-    Found.SEEN_AGAIN: (AlertKind.UNKNOWN_NEAR, Demand.RECORD),
-    Found.PERSON_LOST: (AlertKind.PROTECTED_DEVICE_LOST, Demand.NOTIFY),
-    Found.PERSON_FOUND: (AlertKind.PROTECTED_DEVICE_LOST, Demand.RECORD),
-    # Who is sent only at 100 m comes five minutes too late.
-    Found.CLOSING_IN: (AlertKind.CONTACT_PREDICTED, Demand.RESPOND),
-    # One call for all of them: a desk that is told of ten thousand silences reads none.
-    Found.OUTAGE: (AlertKind.OUTAGE, Demand.NOTIFY),
-    Found.OUTAGE_OVER: (AlertKind.OUTAGE, Demand.RECORD),
-    Found.DISTANCE_CHANGED: (AlertKind.DISTANCE_CHANGED, Demand.WARN),
-    # Streets between high houses do that to each receiver, and so does spoofing: whoever reviews the case has to know.
-    Found.JUMPED: (AlertKind.IMPLAUSIBLE, Demand.RECORD),
-    # It may be the truth: the desks look before the next position has said so.
-    Found.JUMPED_NEAR: (AlertKind.IMPLAUSIBLE, Demand.NOTIFY),
-    # Nobody is sent on what is no more than possible; the desks look, also those that knew of a wider ring: 1 km is no 100 m.
-    Found.MAYBE_INSIDE: (AlertKind.UNKNOWN_NEAR, Demand.NOTIFY),
-    Found.MAYBE_INSIDE_UNTOLD: (AlertKind.UNKNOWN_NEAR, Demand.RECORD),
-    # It is heard, so silence doesn't tell of it, and nobody knows where the wearer is.
-    Found.UNDATED: (AlertKind.IMPLAUSIBLE, Demand.NOTIFY),
-    # Some receivers pin themselves at a standstill; a track that was there before is no accident.
-    Found.FROZEN: (AlertKind.IMPLAUSIBLE, Demand.RECORD),
-    Found.COPIED: (AlertKind.IMPLAUSIBLE, Demand.NOTIFY),
-    # Who was sent goes on, and both desks have to know why nothing clears: the tag is to be asked, and looked at.
-    Found.LEFT_BY_JUMP: (AlertKind.SPOOFING_SUSPECTED, Demand.NOTIFY),
-    Found.LEFT_BY_JUMP_AGAIN: (AlertKind.SPOOFING_SUSPECTED, Demand.RECORD),
-    Found.WAY_FOUND: (AlertKind.SPOOFING_SUSPECTED, Demand.RECORD),
+DETECTIONS: dict[Detection, tuple[AlertKind, Demand]] = {
+    # Tunnels and lifts silence each tag daily. Only a lasting silence is worth a call by the wearer's officer.
+    Detection.NOT_HEARD: (AlertKind.SILENT, Demand.RECORD),
+    Detection.NOT_HEARD_FOR_LONG: (AlertKind.SILENT, Demand.NOTIFY),
+    Detection.HEARD_AGAIN: (AlertKind.HEARD_AGAIN, Demand.RECORD),
+    # A wearer who sits in a cellar could have taken a car each day and didn't, so this is kept for the reviewers of the case. The
+    # Decree has the police notified of a risk of breach at once; nobody is sent on it alone, without a sign.
+    Detection.IN_REACH: (AlertKind.UNKNOWN_NEAR, Demand.RECORD),
+    Detection.LIKELY_IN_REACH: (AlertKind.UNKNOWN_NEAR, Demand.NOTIFY),
+    Detection.IN_REACH_AFTER_A_SIGN: (AlertKind.UNKNOWN_NEAR, Demand.RESPOND),
+    Detection.POSITION_REGAINED: (AlertKind.UNKNOWN_NEAR, Demand.RECORD),
+    Detection.PERSON_LOST: (AlertKind.PROTECTED_DEVICE_LOST, Demand.NOTIFY),
+    Detection.PERSON_FOUND: (AlertKind.PROTECTED_DEVICE_LOST, Demand.RECORD),
+    # A unit sent only at 100 m arrives five minutes too late.
+    Detection.CLOSING_IN: (AlertKind.CONTACT_PREDICTED, Demand.RESPOND),
+    # One call for all silent wearers: a desk with ten thousand notices of silence reads none.
+    Detection.OUTAGE: (AlertKind.OUTAGE, Demand.NOTIFY),
+    Detection.OUTAGE_OVER: (AlertKind.OUTAGE, Demand.RECORD),
+    Detection.DISTANCE_CHANGED: (AlertKind.DISTANCE_CHANGED, Demand.WARN),
+    # Streets between high houses cause jumps in every receiver, and so does spoofing. The reviewers of the case have to know.
+    Detection.JUMPED: (AlertKind.IMPLAUSIBLE, Demand.RECORD),
+    # The jump may be true: the desks check before the next position confirms it.
+    Detection.JUMPED_NEAR: (AlertKind.IMPLAUSIBLE, Demand.NOTIFY),
+    # Nobody is sent on a mere possibility. The desks check, even if they know of a wider ring: 1 km isn't 100 m.
+    Detection.POSSIBLY_INSIDE: (AlertKind.UNKNOWN_NEAR, Demand.NOTIFY),
+    Detection.POSSIBLY_INSIDE_RECORDED: (AlertKind.UNKNOWN_NEAR, Demand.RECORD),
+    # The device is heard, so no alert of silence covers this, and nobody knows where the wearer is.
+    Detection.UNDATED: (AlertKind.IMPLAUSIBLE, Demand.NOTIFY),
+    # Some receivers pin their position at a standstill. A copy of an earlier track is no accident.
+    Detection.FROZEN: (AlertKind.IMPLAUSIBLE, Demand.RECORD),
+    Detection.COPIED: (AlertKind.IMPLAUSIBLE, Demand.NOTIFY),
+    # Units under way go on. Both desks have to know why nothing clears: the tag must be queried and inspected.
+    Detection.LEFT_BY_JUMP: (AlertKind.SPOOFING_SUSPECTED, Demand.NOTIFY),
+    Detection.LEFT_BY_JUMP_REPEATED: (AlertKind.SPOOFING_SUSPECTED, Demand.RECORD),
+    Detection.WAY_FOUND: (AlertKind.SPOOFING_SUSPECTED, Demand.RECORD),
 }
-SIGNS = frozenset(
+EVASION_SIGNS = frozenset(
     (EquipmentKind.STRAP_OPEN, EquipmentKind.CASE_OPEN, EquipmentKind.JAMMING_SUSPECTED, EquipmentKind.SHUTDOWN)
 )
 """Events of a tag after which its silence is no accident."""
-EXPLAINED = frozenset((EquipmentKind.SHUTDOWN, EquipmentKind.DEVICE_REFUSED))
-"""Events of a protective device after which its silence is no news."""
+EXPLAINS_SILENCE = frozenset((EquipmentKind.SHUTDOWN, EquipmentKind.DEVICE_REFUSED))
+"""Events of a protective device that explain its silence."""
 
 _TAG_ALONE = frozenset(
     (EquipmentKind.STRAP_OPEN, EquipmentKind.STRAP_CLOSED, EquipmentKind.CASE_OPEN, EquipmentKind.CASE_CLOSED)
@@ -138,9 +141,9 @@ _PERSON_ALONE = frozenset(
     )
 )
 OF_TAGS = frozenset(EquipmentKind) - _PERSON_ALONE
-"""What a tag can say."""
+"""Events that a tag can report."""
 OF_PERSONS = frozenset(EquipmentKind) - _TAG_ALONE
-"""What a protective device can say."""
+"""Events that a protective device can report."""
 
 ENDS: dict[EquipmentKind, EquipmentKind] = {
     EquipmentKind.STRAP_CLOSED: EquipmentKind.STRAP_OPEN,
@@ -150,40 +153,43 @@ ENDS: dict[EquipmentKind, EquipmentKind] = {
     EquipmentKind.STARTED: EquipmentKind.SHUTDOWN,
     EquipmentKind.DEVICE_ACCEPTED: EquipmentKind.DEVICE_REFUSED,
 }
-"""Which event takes back which."""
-STANDING = frozenset(ENDS.values())
-"""Events that stand until they are taken back: an order that comes later is told of them."""
-HOLDING = frozenset(event for event in STANDING if EQUIPMENT[event][1] is Demand.RESPOND)
-"""Those that hold the incident open while they stand. What only notifies doesn't: a device may be off or refused for months, and in an
-incident that stays open a desk that has taken its assignment is asked again only where a threat was over and comes back."""
+"""Each ending event, with the event that it ends."""
+ACTIVE_UNTIL_ENDED = frozenset(ENDS.values())
+"""Events that stay active until they are ended: an order that comes later is notified of them."""
+HOLDS_INCIDENT = frozenset(event for event in ACTIVE_UNTIL_ENDED if EQUIPMENT[event][1] is Demand.RESPOND)
+"""Events that hold the incident open while they are active. A mere notice doesn't: a device may be off or refused for months. In an
+incident that stays open, a desk with an accepted assignment gets a new demand only after a threat ended and came back."""
 
 _OF_DEVICES = frozenset(
     (AlertKind.JAMMED, AlertKind.DEVICE_OFF, AlertKind.PROTECTED_DEVICE_LOST, AlertKind.IMPLAUSIBLE)
 )
-"""Alerts of a device that is out of order: the desks weigh them, and no protected person is frightened by a message."""
+"""Alerts about a faulty device: the desks weigh them, and no message frightens a protected person."""
 _OF_SILENCE = frozenset((AlertKind.SILENT, AlertKind.HEARD_AGAIN))
-"""Alerts of a wearer who isn't heard: probation's alone. Where that endangers somebody UNKNOWN_NEAR says so to the police."""
+"""Alerts about a silent wearer go to probation alone. Where the silence endangers somebody, UNKNOWN_NEAR informs the police."""
 
 
-MUTED = Demand.WARN
-"""What entering a ring demands at most while an authorised encounter holds: nobody is sent, and the warning is never muted."""
+MUTED_DEMAND = Demand.WARN
+"""The most that entering a ring demands during an authorised encounter: nobody is sent, but the warning is never muted."""
 
 
 def of_ring(action: Demand, entered: bool) -> Demand:
-    """Entering a ring demands the ring's action; the all-clear is for the record."""
+    """The demand of entering a ring is the ring's action; an all-clear is for the record."""
     return action if entered else Demand.RECORD
 
 
 def _subject(case: Case, target: Target) -> str:
-    """A person's id, or `order/place`: an agency numbers places within their order, and ids hold no slash."""
+    """Destination id of a target: a person's id, or `order/place`.
+
+    Agencies number places within an order, and ids hold no slash.
+    """
     return target.target_id if target.is_person else f"{case.order_id}/{target.target_id}"
 
 
 def destinations(case: Case, kind: AlertKind, demand: Demand, target: Target | None) -> tuple[tuple[Leg, str], ...]:
-    """Probation to the wearer, police to what is under threat, a warning to each person who is.
+    """Destinations of an alert: probation for the wearer, police for threatened targets, a warning for each threatened person.
 
-    Without a target, as when a tag is cut, all that the order protects is under threat. Of a device that is out of order nobody is
-    warned, and probation learns nothing of protective devices. Nor is anybody warned of what is no more than possible.
+    Without a target, as when a tag is cut, all targets of the order are threatened. Nobody is warned about a faulty device, and
+    probation learns nothing about protective devices. Nobody is warned of a mere possibility either.
     """
     persons = [other.target_id for other in case.targets if other.is_person]
     threatened = [_subject(case, target)] if target else persons or [_subject(case, other) for other in case.targets]
@@ -191,12 +197,12 @@ def destinations(case: Case, kind: AlertKind, demand: Demand, target: Target | N
     probation = ((Leg.PROBATION, case.wearer_id),)
     police = tuple((Leg.POLICE, subject_id) for subject_id in threatened)
     if kind is AlertKind.DISTANCE_CHANGED:
-        # Hers alone: how often it is told would tell the others how far he is.
+        # The warning leg alone: how often it is sent would show the other legs how far away the wearer is.
         return tuple((Leg.WARNING, person_id) for person_id in warned)
     if kind in _OF_SILENCE:
         return probation
     if kind is AlertKind.ACCOUNT_AMENDED:
-        # For the desks' own records: nobody is warned of what is over.
+        # For the desks' records: nobody is warned of a past event.
         return probation + police
     if kind in _OF_DEVICES:
         return police if target else probation + police

@@ -1,4 +1,4 @@
-"""What an entry of the log can say, in the decision's own terms."""
+"""Types of log entry, in the terms of the decision."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from services.geofence.domain.rules import Rules
 
 
 class Demand(enum.IntEnum):
-    """What must be done, from least to most; the numbers are those of the protos."""
+    """What an alert demands, from least to most. The numbers equal those of the protos."""
 
     RECORD = 1
     WARN = 2
@@ -19,7 +19,7 @@ class Demand(enum.IntEnum):
 
 
 class Exercise(enum.IntEnum):
-    """Whether a case is in earnest; the numbers are those of the protos."""
+    """Whether a case is live (NONE) or an exercise. The numbers equal those of the protos."""
 
     NONE = 0
     DRILL = 1
@@ -27,7 +27,7 @@ class Exercise(enum.IntEnum):
 
 
 class EquipmentKind(enum.Enum):
-    """What a device can say about itself."""
+    """Events that a device reports about itself."""
 
     STRAP_OPEN = "STRAP_OPEN"
     STRAP_CLOSED = "STRAP_CLOSED"
@@ -51,7 +51,7 @@ class EquipmentKind(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class FoldVersion:
-    """Only this version of the fold, or a newer one, may go on."""
+    """The log demands this fold version or a newer one."""
 
     version: int
 
@@ -71,14 +71,14 @@ class Positions:
 
 @dataclass(frozen=True, slots=True)
 class Heard:
-    """Devices that reported what can't be used: nothing is known of where they are, but they aren't silent."""
+    """Devices whose reports couldn't be used: their positions are unknown, but the devices aren't silent."""
 
     device_ids: list[str]
 
 
 @dataclass(frozen=True, slots=True)
 class EquipmentReport:
-    """Something that a device said about itself."""
+    """An event that a device reported about itself."""
 
     device_id: str
     report_id: str
@@ -89,7 +89,7 @@ class EquipmentReport:
 
 @dataclass(frozen=True, slots=True)
 class Ring:
-    """One distance threshold."""
+    """One distance threshold, with the action that entering it demands."""
 
     radius_mm: int
     action: Demand
@@ -102,12 +102,12 @@ class Target:
     target_id: str
     is_person: bool
     device_ids: tuple[str, ...]
-    """Protective devices of a person, perhaps none; a place has none."""
+    """Protective devices of a person, perhaps none. A place has none."""
     shape: Shape
-    """Area of a place; of a person the point PERSON, in coordinates relative to them."""
+    """Area of a place. For a person, the point PERSON, in coordinates relative to the person."""
 
     key: str = field(init=False, compare=False)
-    """What tells it from every other target of its case: a person and a place may have the same id."""
+    """Unique key within the case: a person and a place may have the same id."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "key", f"person/{self.target_id}" if self.is_person else f"place/{self.target_id}")
@@ -115,23 +115,23 @@ class Target:
 
 @dataclass(frozen=True, slots=True)
 class Encounter:
-    """When and where the wearer may come near."""
+    """An authorised encounter: when and where the wearer may come near."""
 
     encounter_id: str
     from_ms: int
     until_ms: int
-    """Exclusive."""
+    """Exclusive end, ms since 1970 UTC."""
     places: tuple[Shape, ...]
-    """Where the wearer must be; none means anywhere."""
+    """Places in which the wearer must be; empty means anywhere."""
     daily_from_s: int
-    """Of each day only from this second after midnight in Korea ..."""
+    """Daily start, in seconds after midnight in Korea."""
     daily_until_s: int
-    """... until this one, exclusive; both 0 mean all day."""
+    """Daily end, exclusive, in seconds after midnight in Korea; start and end both 0 mean all day."""
 
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """One order joined with one wearer, as it stands from now on."""
+    """A snapshot of one joint case: an order joined with a wearer."""
 
     case_id: str
     version: int
@@ -141,7 +141,7 @@ class Case:
     targets: tuple[Target, ...]
     """Persons first, then places."""
     rings: tuple[Ring, ...]
-    """Widest first."""
+    """Widest ring first."""
     valid_from_ms: int
     valid_until_ms: int
     encounters: tuple[Encounter, ...] = ()
@@ -149,7 +149,7 @@ class Case:
 
     @property
     def device_ids(self) -> tuple[str, ...]:
-        """All devices that play a part: tags, then those of the persons."""
+        """All devices of the case: tags, then those of the persons."""
         return *self.tag_device_ids, *(device_id for target in self.targets for device_id in target.device_ids)
 
 
@@ -167,5 +167,5 @@ class Entry:
 
     sequence: int
     stamp_ms: int
-    """When the stream's leader stored it, wall clock, milliseconds since 1970 UTC."""
+    """When the stream's leader stored the entry, wall clock, milliseconds since 1970 UTC."""
     body: Body

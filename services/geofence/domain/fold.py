@@ -1,7 +1,7 @@
-"""The fold: `step(state, entry)` applies one entry of the log and returns what it puts out.
+"""The fold: `step(state, entry)` applies one log entry to the state and returns the fold's outputs.
 
-"Now" is the greatest stamp so far. Nothing here reads a clock, does I/O or draws a number, so the same log gives the same
-alerts, byte for byte, on every evaluator and on every replay.
+"Now" is the greatest stamp so far. The fold reads no clock, does no I/O and draws no random number. So the same log gives the same
+alerts, byte for byte, on every evaluator and in every replay.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from services.geofence.domain.detectors import (
     possible_presence,
     silence,
 )
-from services.geofence.domain.detectors.anomalies import LOOK_EACH
+from services.geofence.domain.detectors.anomalies import FIXES_PER_CHECK
 from services.geofence.domain.entries import (
     Case,
     Entry,
@@ -37,20 +37,20 @@ from services.geofence.domain.entries import (
 from services.geofence.domain.kinematics import safe_region
 from services.geofence.domain.kinematics.geometry import ecef_mm
 from services.geofence.domain.kinematics.rings import RingState
-from services.geofence.domain.kinematics.safe_region import VAGUE_TIMES
+from services.geofence.domain.kinematics.safe_region import ACCURACY_TIMES
 from services.geofence.domain.kinematics.track import JUMP_MPS, WINDOW_MS, Fix, Track
 from services.geofence.domain.rules import Rules
-from services.geofence.domain.state import WAKE, CaseState, State, event_key
+from services.geofence.domain.state import TIMED_CHECK, CaseState, State, event_key
 from services.geofence.domain.version import VERSION
 
-FORGET_EACH = 2 * LOOK_EACH
-"""At each so many-th fix of a device those that no late report can need any more are dropped."""
+FIXES_PER_CLEANUP = 2 * FIXES_PER_CHECK
+"""Number of fixes of a device after which the fold drops those that no late report can need any more."""
 
 
 def step(state: State, entry: Entry) -> list[Output]:
-    """Applies an entry, in place, and returns alerts and parked parts in their order.
+    """Applies an entry to the state in place. Returns its alerts and dead letters in order.
 
-    Raises OutdatedFold where the log demands a newer version. Any other exception is a defect: the process must end and replay.
+    Raises OutdatedFold if the log demands a newer fold version. Any other exception is a defect: the process must end and replay.
     """
     folding = _Folding(state, entry)
     body = entry.body
@@ -73,30 +73,30 @@ def step(state: State, entry: Entry) -> list[Output]:
                 raise OutdatedFold(f"the log demands fold version {body.version}, this is {VERSION}")
         case Tick():
             pass
-    folding.tell_what_outlasts_an_outage()
+    folding.emit_after_outage()
     return folding.decisions.out
 
 
 def next_due_ms(state: State) -> int | None:
-    """The next moment at which time alone decides something: a tick must follow it."""
+    """The next moment at which time alone decides something: a tick must follow that moment. None where there is none."""
     return state.due[0][0] if state.due else None
 
 
 class _Folding:
-    """The application of one entry."""
+    """Applies one entry to the state."""
 
     def __init__(self, state: State, entry: Entry) -> None:
         self.state = state
         self.decisions = Decisions(state, entry.sequence, entry.stamp_ms)
-        self._to_watch: dict[str, CausingReport] = {}
-        """Cases about which time must be asked again after the entry, and the last report that made it so."""
+        self._to_check: dict[str, CausingReport] = {}
+        """Cases to check against time after the entry, each with the last report that made the check necessary."""
         self._moved_in: dict[str, tuple[CausingReport, CausingReport | None]] = {}
-        """Cases with an open episode in which somebody moved: the last report, and the last that was the newest of its device."""
+        """Cases with an open episode in which a device moved: the last report, and the last one that was its device's newest."""
 
     # ── time ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
     def pass_time(self, now_ms: int) -> None:
-        """Moves to `now_ms`, past the beginnings and ends of cases, of encounters and of silence on the way."""
+        """Moves time to `now_ms`, through the starts and ends of cases, encounters and silences on the way."""
         state = self.state
         arrived_ms = max(state.now_ms, now_ms)
         before_ms, state.now_ms = state.now_ms, arrived_ms
@@ -106,76 +106,76 @@ class _Folding:
             while state.due and state.due[0][0] == due_ms:
                 _, case_id, version = heapq.heappop(state.due)
                 case_state = state.cases.get(case_id)
-                if case_state is None or version not in (WAKE, case_state.case.version):
-                    continue  # a newer snapshot has set its own moments
-                if version == WAKE:
-                    if due_ms != case_state.wake_ms or due_ms >= case_state.case.valid_until_ms:
+                if case_state is None or version not in (TIMED_CHECK, case_state.case.version):
+                    continue  # a newer snapshot has set its own times
+                if version == TIMED_CHECK:
+                    if due_ms != case_state.next_check_ms or due_ms >= case_state.case.valid_until_ms:
                         continue
-                    self._watch(case_state, due_ms)
+                    self._check(case_state, due_ms)
                 elif due_ms >= case_state.case.valid_until_ms:
                     self._end(case_state)
                 else:
                     self._begin(case_state, due_ms)
                 at_once.append(case_state)
-            self.decisions.settle_all(at_once)
+            self.decisions.end_all_if_quiet(at_once)
 
     def _end(self, case_state: CaseState) -> None:
-        """The order's validity is over: what is open is closed as of that moment."""
+        """Ends a case whose order is no longer valid: closes everything open as of the end of validity."""
         case = case_state.case
         approach.close(self.decisions, case_state, case.targets, case.valid_until_ms)
-        accounts.forget(self.decisions, case_state)
+        accounts.publish_and_drop(self.decisions, case_state)
         case_state.ended = True
-        equipment.take_back(self.decisions, case_state, sorted(case_state.raised), case.valid_until_ms)
+        equipment.retract(self.decisions, case_state, sorted(case_state.raised), case.valid_until_ms)
         silence.close(self.decisions, case_state, case.valid_until_ms)
         possible_presence.close(self.decisions, case_state, case.valid_until_ms)
         case_state.awaited_from_ms.clear()
-        case_state.wake_ms = 0
+        case_state.next_check_ms = 0
         for device_id in case.device_ids:
-            self.state.over_from_ms[device_id] = max(case.valid_until_ms, self.state.over_from_ms.get(device_id, 0))
+            self.state.order_ended_ms[device_id] = max(case.valid_until_ms, self.state.order_ended_ms.get(device_id, 0))
         safe_region.drop_case(self.state, case)
         self.state.forget(case)
 
-    def _watch(self, case_state: CaseState, at_ms: int, cause: CausingReport | None = None) -> None:
-        """Decides what time alone means as of a moment, and notes when to look again."""
-        look_ms = silence.rests_until(self.state, case_state, at_ms)
-        if look_ms is None:
-            looks = silence.watch(self.decisions, case_state, at_ms, cause)
-            looks += approach.outlast(self.decisions, case_state, at_ms, cause)
-            look_ms = min(looks, default=None)
+    def _check(self, case_state: CaseState, at_ms: int, cause: CausingReport | None = None) -> None:
+        """Applies the passing of time to a case as of a moment, and schedules the next check."""
+        check_ms = silence.quiet_until(self.state, case_state, at_ms)
+        if check_ms is None:
+            check_times_ms = silence.check(self.decisions, case_state, at_ms, cause)
+            check_times_ms += approach.end_muting(self.decisions, case_state, at_ms, cause)
+            check_ms = min(check_times_ms, default=None)
         amend_ms = accounts.amend(self.decisions, case_state, at_ms)
         if amend_ms is not None:
-            look_ms = amend_ms if look_ms is None else min(look_ms, amend_ms)
-        if look_ms is not None and look_ms != case_state.wake_ms:
-            heapq.heappush(self.state.due, (look_ms, case_state.case.case_id, WAKE))
-        case_state.wake_ms = look_ms or 0
+            check_ms = amend_ms if check_ms is None else min(check_ms, amend_ms)
+        if check_ms is not None and check_ms != case_state.next_check_ms:
+            heapq.heappush(self.state.due, (check_ms, case_state.case.case_id, TIMED_CHECK))
+        case_state.next_check_ms = check_ms or 0
 
-    def tell_what_outlasts_an_outage(self) -> None:
-        """Once an outage is over, tells of everybody whom its notice stood for and who still isn't heard."""
-        outlasting = [self.state.cases[case_id] for case_id in outages.outlasting(self.state)]
-        for case_state in outlasting:
+    def emit_after_outage(self) -> None:
+        """After an outage, emits the alerts that its notice had covered, for every case that is still silent."""
+        cases_after_outage = [self.state.cases[case_id] for case_id in outages.cases_after_outage(self.state)]
+        for case_state in cases_after_outage:
             outages.ungroup(case_state)
             if case_state.awaited_from_ms:
-                self._watch(case_state, self.state.now_ms)
+                self._check(case_state, self.state.now_ms)
             self.state.grouped.discard(case_state.case.case_id)
-        self.decisions.settle_all(outlasting)
+        self.decisions.end_all_if_quiet(cases_after_outage)
 
     def rules(self, rules: Rules) -> None:
-        """Settings as they stand from now on; those of silence may make something due that wasn't."""
+        """Applies new rules from now on. New silence limits may make an alert due at once."""
         state = self.state
         changed = rules != state.rules
         state.rules, state.rules_since_ms = rules, state.now_ms
         if changed:
             safe_region.drop_all(state)
-            # By their names: the order in which they came is lost with a checkpoint.
-            watched = [one for _, one in sorted(state.cases.items()) if one.awaited_from_ms]
-            for case_state in watched:
-                self._watch(case_state, state.now_ms)
-            self.decisions.settle_all(watched)
+            # Sorted by case id: a checkpoint doesn't keep the order of arrival.
+            to_check = [case_state for _, case_state in sorted(state.cases.items()) if case_state.awaited_from_ms]
+            for case_state in to_check:
+                self._check(case_state, state.now_ms)
+            self.decisions.end_all_if_quiet(to_check)
 
     # ── cases ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
     def case(self, case: Case) -> None:
-        """A case as it stands from now on. What is known of both sides decides at once, without a new report."""
+        """Applies a case snapshot from now on, and decides at once on the known positions of both sides, without a new report."""
         state = self.state
         now_ms = state.now_ms
         before = state.cases.get(case.case_id)
@@ -189,7 +189,7 @@ class _Folding:
         resumed = case_state.ended
         case_state.ended = now_ms >= case.valid_until_ms
         state.cases[case.case_id] = case_state
-        # What an amendment adds, or an order that is taken up again, doesn't count backwards.
+        # A target or ring that an amendment adds doesn't count backwards, nor does an order that is resumed.
         from_ms = case.valid_from_ms if before is None else max(now_ms, case.valid_from_ms)
         for target in case.targets:
             for ring in case.rings:
@@ -200,57 +200,59 @@ class _Folding:
                     ring_state.bound_ms = ring_state.floor_ms = from_ms
         if case_state.ended:
             self._end(case_state)
-            self.decisions.settle(case_state)
+            self.decisions.end_if_quiet(case_state)
             return
         for device_id in state.changes_hands(case):
             for case_id in state.cases_of.get(device_id, ()):
-                accounts.keep(state, state.cases[case_id])
-        state.own(case)
+                accounts.preserve(state, state.cases[case_id])
+        state.record_owners(case)
         state.index(case)
         heapq.heappush(state.due, (case.valid_until_ms, case.case_id, case.version))
         if case.valid_from_ms > now_ms:
             heapq.heappush(state.due, (case.valid_from_ms, case.case_id, case.version))
         else:
             self._begin(case_state, now_ms)
-            self.decisions.settle(case_state)
+            self.decisions.end_if_quiet(case_state)
 
     def _begin(self, case_state: CaseState, at_ms: int) -> None:
-        """Decides on what is known of both sides and on what their devices have said, without a new report."""
+        """Starts a case: decides on the known positions of both sides and on the active equipment events, without a new report."""
         case = case_state.case
         for device_id in case.device_ids:
-            for event in sorted(self.state.standing.get(device_id, ())):
+            for event in sorted(self.state.active_events.get(device_id, ())):
                 if event_key(EquipmentKind(event), device_id) not in case_state.raised:
-                    equipment.tell(self.decisions, case_state, EquipmentKind(event), device_id, at_ms, None)
+                    equipment.emit(self.decisions, case_state, EquipmentKind(event), device_id, at_ms, None)
         for tag_id in case.tag_device_ids:
             for target in case.targets:
-                for other_id in approach.others(target):
-                    approach.look(self.decisions, case_state, tag_id, target, other_id, at_ms, at_ms, None)
+                for other_id in approach.other_devices(target):
+                    approach.check(self.decisions, case_state, tag_id, target, other_id, at_ms, at_ms, None)
         silence.await_reports(case_state, at_ms)
-        self._watch(case_state, at_ms)
+        self._check(case_state, at_ms)
 
     # ── reports ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
     def heard(self, device_ids: list[str]) -> None:
-        """Contact is of the moment in which the log was told, not of that which the report is about."""
+        """Records contact with devices. Contact counts when the report enters the log, not at the time that the report is about."""
         state = self.state
         state.heard_at_ms.update(dict.fromkeys(device_ids, state.now_ms))
-        if not state.missed or state.missed.isdisjoint(device_ids):
+        if not state.silent_devices or state.silent_devices.isdisjoint(device_ids):
             return
-        again = state.missed.intersection(device_ids)
-        state.missed -= again
-        case_ids = sorted({case_id for device_id in again for case_id in state.cases_of.get(device_id, ())})
-        watched = [one for one in map(state.cases.__getitem__, case_ids) if one.silent or one.lost]
-        for case_state in watched:
-            self._watch(case_state, state.now_ms)
-        self.decisions.settle_all(watched)
+        returned = state.silent_devices.intersection(device_ids)
+        state.silent_devices -= returned
+        case_ids = sorted({case_id for device_id in returned for case_id in state.cases_of.get(device_id, ())})
+        to_check = [
+            case_state for case_state in map(state.cases.__getitem__, case_ids) if case_state.silent or case_state.lost
+        ]
+        for case_state in to_check:
+            self._check(case_state, state.now_ms)
+        self.decisions.end_all_if_quiet(to_check)
 
     def positions(self, batch: Positions) -> None:
-        """Folds a batch, report by report, in its order."""
+        """Folds a batch of positions, report by report, in the order of the batch."""
         state = self.state
         self.heard(batch.device_ids)
-        too_late = anothers = overdue = 0
+        too_late = previous_owners = overdue = 0
         late: set[str] = set()
-        # Most of the fold's time goes here: nearly all reports end at the ball of their device.
+        # Most of the fold's time is spent here: nearly all reports end at the safe region of their device.
         tracks, cases_of, owned_since = state.tracks, state.cases_of, state.owned_since
         now_ms, received_wall_us = state.now_ms, batch.received_wall_us
         oldest_ms, undated = now_ms - WINDOW_MS, state.undated_ms
@@ -270,7 +272,7 @@ class _Folding:
                 late.add(device_id)
                 continue
             if owned_since and time_ms < owned_since.get(device_id, time_ms):
-                anothers += 1
+                previous_owners += 1
                 continue
             try:
                 track = tracks[device_id]
@@ -281,30 +283,30 @@ class _Folding:
             fixes = track.fixes
             before = fixes[-1] if fixes else None
             if before and time_ms == fix_time_ms and time_ms > before[0] and not track.ahead:
-                index = len(fixes)  # as `Track.add` would, which needn't look at more
+                index = len(fixes)  # the same result as `Track.add`, with fewer checks
                 fixes.append(fix)
                 took_ms = time_ms - before[0]
-                # Never shorter than the straight line; only what is long enough by this can be a jump.
+                # The sum is never shorter than the straight line, so a smaller sum can't be a jump.
                 far = abs(x_mm - before[3]) + abs(y_mm - before[4]) + abs(z_mm - before[5]) >= JUMP_MPS * took_ms
             else:
                 added = track.add(fix)
                 if added is None:
-                    continue  # sent again
+                    continue  # a resent report
                 index, far = added, True
             count = len(fixes)
             if undated and device_id in undated:
                 del undated[device_id]
             newest = index == count - 1
-            ball = track.safe_region
-            clear = newest and ball and dist(point, ball[0]) + VAGUE_TIMES * accuracy_mm <= ball[1]
-            if clear and not far and count % LOOK_EACH:
+            region = track.safe_region
+            clear = newest and region and dist(point, region[0]) + ACCURACY_TIMES * accuracy_mm <= region[1]
+            if clear and not far and count % FIXES_PER_CHECK:
                 continue
             case_ids = cases_of.get(device_id)
             if not case_ids:
-                if time_ms < state.over_from_ms.get(device_id, 0):
+                if time_ms < state.order_ended_ms.get(device_id, 0):
                     overdue += 1
                 if count > 2:
-                    # No case names the device: its newest positions are enough for an order that is yet to come.
+                    # No case names the device. Its newest positions are enough for an order that comes later.
                     track.forget_before(now_ms)
                 continue
             if far and track.jumps_to(index):
@@ -313,33 +315,33 @@ class _Folding:
                 )
             if not clear:
                 self._moved(device_id, track, index, case_ids, CausingReport(device_id, report_id, received_wall_us))
-            if not count % LOOK_EACH:
-                if count % FORGET_EACH == 0:
+            if not count % FIXES_PER_CHECK:
+                if count % FIXES_PER_CLEANUP == 0:
                     approach.forget_old(state, device_id, case_ids)
                 if newest:
-                    anomalies.look(
+                    anomalies.check_track(
                         self.decisions, track, case_ids, CausingReport(device_id, report_id, received_wall_us)
                     )
-        # After the whole batch: what was buffered may end with where they are now, and what comes later in it may be from before.
+        # Only after the whole batch: a buffered backlog may end at the present position, and later reports in it may be older.
         for case_id, (cause, newest_cause) in sorted(self._moved_in.items()):
             case_state = state.cases[case_id]
-            approach.clear_what_was_left(self.decisions, case_state, cause)
+            approach.clear_left_rings(self.decisions, case_state, cause)
             if case_state.episode_id and newest_cause:
-                distances.look(self.decisions, case_state, newest_cause)
-        for case_id, cause in self._to_watch.items():
-            self._watch(state.cases[case_id], state.now_ms, cause)
-        self.decisions.settle_all(map(state.cases.__getitem__, self._to_watch))
+                distances.check(self.decisions, case_state, newest_cause)
+        for case_id, cause in self._to_check.items():
+            self._check(state.cases[case_id], state.now_ms, cause)
+        self.decisions.end_all_if_quiet(map(state.cases.__getitem__, self._to_check))
         if late:
             anomalies.undated(self.decisions, late)
         if too_late:
-            self.decisions.park(f"{too_late} positions older than 2 h")
+            self.decisions.dead_letter(f"{too_late} positions older than 2 h")
         if overdue:
-            self.decisions.park(f"{overdue} positions from before the end of an order that is over")
-        if anothers:
-            self.decisions.park(f"{anothers} positions from before their device changed hands")
+            self.decisions.dead_letter(f"{overdue} positions from before the end of an order that is over")
+        if previous_owners:
+            self.decisions.dead_letter(f"{previous_owners} positions from before their device changed hands")
 
     def _moved(self, device_id: str, track: Track, index: int, case_ids: list[str], cause: CausingReport) -> None:
-        """Looks at the stretch of time in which a new fix changes what is known."""
+        """Evaluates the stretch of time in which a new fix changes the known movement."""
         fixes = track.fixes
         from_ms = fixes[index - 1].time_ms if index else fixes[0].time_ms
         until_ms = fixes[index + 1].time_ms if index + 1 < len(fixes) else None
@@ -348,23 +350,23 @@ class _Folding:
             case = case_state.case
             if device_id in case.tag_device_ids:
                 for target in case.targets:
-                    for other_id in approach.others(target):
-                        approach.look(self.decisions, case_state, device_id, target, other_id, from_ms, until_ms, cause)
+                    for other in approach.other_devices(target):
+                        approach.check(self.decisions, case_state, device_id, target, other, from_ms, until_ms, cause)
             else:
                 for target in case.targets:
                     if device_id in target.device_ids:
                         for tag_id in case.tag_device_ids:
-                            approach.look(
+                            approach.check(
                                 self.decisions, case_state, tag_id, target, device_id, from_ms, until_ms, cause
                             )
             if case_state.episode_id:
                 newest = self._moved_in.get(case_id, (cause, None))[1]
                 if until_ms is None:
-                    closest_approach.look(self.decisions, case_state, device_id, cause)
+                    closest_approach.check(self.decisions, case_state, device_id, cause)
                     newest = cause
                 self._moved_in[case_id] = cause, newest
-            if case_state.unseen or case_state.amend_ms or (case_state.episode_id and case_state.watchful):
-                self._to_watch[case_id] = cause
+            if case_state.unseen or case_state.amend_ms or (case_state.episode_id and case_state.rechecks_on_report):
+                self._to_check[case_id] = cause
         if until_ms is None:
             safe_region.measure(self.state, device_id, from_ms)
         else:
@@ -373,24 +375,24 @@ class _Folding:
     # ── equipment ────────────────────────────────────────────────────────────────────────────────────────────────────
 
     def equipment(self, report: EquipmentReport) -> None:
-        """What a device says about itself concerns each case in which it plays a part."""
+        """Applies an equipment report of a device to each case that names the device."""
         state = self.state
         self.heard([report.device_id])
-        if not state.is_news(report.device_id, report.report_id):
-            return  # sent again
+        if not state.is_new_report(report.device_id, report.report_id):
+            return  # a resent report
         at_ms = min(report.event_time_ms, state.now_ms)
         if at_ms < state.owned_since.get(report.device_id, at_ms):
-            self.decisions.park("an event from before its device changed hands")
+            self.decisions.dead_letter("an event from before its device changed hands")
             return
         concerned = [state.cases[case_id] for case_id in state.cases_of.get(report.device_id, ())]
-        in_force = [one for one in concerned if one.case.valid_from_ms <= state.now_ms]
-        noted = equipment.note(state, report.device_id, report.event, report.event_time_ms, bool(in_force))
-        over_ms = None if noted.over_ms is None else min(noted.over_ms, state.now_ms)
+        in_force = [case_state for case_state in concerned if case_state.case.valid_from_ms <= state.now_ms]
+        change = equipment.record_event(state, report.device_id, report.event, report.event_time_ms, bool(in_force))
+        ended_ms = None if change.ended_ms is None else min(change.ended_ms, state.now_ms)
         cause = CausingReport(report.device_id, report.report_id, report.received_wall_us)
         for case_state in in_force:
-            if noted.taken_back:
-                case_state.raised.pop(event_key(noted.taken_back, report.device_id), None)
-            if not noted.known:
-                equipment.tell(self.decisions, case_state, report.event, report.device_id, at_ms, cause, over_ms)
-            self._watch(case_state, state.now_ms, cause)
-        self.decisions.settle_all(in_force)
+            if change.ended_event:
+                case_state.raised.pop(event_key(change.ended_event, report.device_id), None)
+            if not change.is_known:
+                equipment.emit(self.decisions, case_state, report.event, report.device_id, at_ms, cause, ended_ms)
+            self._check(case_state, state.now_ms, cause)
+        self.decisions.end_all_if_quiet(in_force)

@@ -1,4 +1,4 @@
-"""Who may see whose position live, under which article, and until when. Denied by default."""
+"""Live sharing of positions: who may see whose position, under which article, and until when. Denied by default."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from services.geofence.domain.kinematics.geometry import Shape
 from services.geofence.domain.kinematics.track import UNKNOWN_AFTER_MS, Fix
 from services.geofence.domain.state import CaseState, OpenIncident, State
 
-LONGEST_MS = 86_400_000
-"""A share lasts a day at most."""
+MAX_SHARE_MS = 86_400_000
+"""Maximum duration of a share: a day."""
 MAX_SUBJECTS = 20
 SHOWN = {
-    # Three distances and a track would give her address away, and her position is that address.
+    # Three distances and a track would reveal her address, and her position is that address.
     Role.ROLE_MOJ_DESK: frozenset({RecordKind.WEARER}),
     Role.ROLE_NPA_DESK: frozenset({RecordKind.WEARER, RecordKind.PROTECTED_PERSON, RecordKind.ORDER}),
 }
-"""Whose position each role may see; a role that isn't here sees none. A protected place is part of its order."""
+"""Kinds of subject that each role may see; a role that isn't listed sees none. A protected place is part of its order."""
 
 _NO_APPROACH = frozenset(
     {
@@ -34,9 +34,10 @@ _NO_APPROACH = frozenset(
         "TAG_DECREE_23_10",
     }
 )
-"""Articles that keep somebody away, and the one by which the police are told of it. Item 3 forbids calls: it needs no position."""
+"""Articles that keep somebody away, and the article by which the police are informed. Item 3 forbids calls, which need no
+position."""
 _OF_TAGS = frozenset({"TAG_16_2", "TAG_31_8_2", "TAG_DECREE_23_10"})
-"""Articles on the use of what a tag says."""
+"""Articles on the use of tag data."""
 DURING_AN_INCIDENT = {
     RecordKind.WEARER: _NO_APPROACH | _OF_TAGS,
     RecordKind.PROTECTED_PERSON: _NO_APPROACH,
@@ -47,12 +48,12 @@ UNDER_AN_ORDER: dict[RecordKind, frozenset[str]] = {
     RecordKind.PROTECTED_PERSON: frozenset(),
     RecordKind.ORDER: frozenset(),
 }
-"""While nobody approaches. Nobody needs to know where the protected person is then."""
+"""While nobody approaches. Nobody needs the protected person's position then."""
 _LISTED = frozenset(basis.code for basis in LEGAL_BASES)
 
 
 class End(enum.IntEnum):
-    """Why a share is over; the numbers are those of the protos."""
+    """Why a share ended. The numbers equal those of the protos."""
 
     INCIDENT_ENDED = 1
     ORDER_ENDED = 2
@@ -62,17 +63,17 @@ class End(enum.IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Subject:
-    """Somebody whose position is asked for."""
+    """A person or place whose position is requested."""
 
     kind: RecordKind
     """ORDER for a protected place."""
     subject_id: str
-    """Of a place `order/place`."""
+    """Id of a person; for a place `order/place`."""
 
 
 @dataclass(frozen=True, slots=True)
 class PositionQuery:
-    """What a caller asks for. One of the first two is given."""
+    """A caller's request for positions. Exactly one of incident_id and order_id is given."""
 
     incident_id: str
     order_id: str
@@ -83,14 +84,14 @@ class PositionQuery:
 
 @dataclass(frozen=True, slots=True)
 class PositionShare:
-    """The position of one subject, for one reader."""
+    """The right of one reader to the position of one subject."""
 
     subject: Subject
     case_id: str
     order_id: str
     wearer_id: str
     incident_id: str
-    """Empty where it rests on the order alone."""
+    """Empty where the share rests on the order alone."""
     expires_at_ms: int
 
 
@@ -100,55 +101,59 @@ class KnownPosition:
 
     fix: Fix | None
     unknown: bool
-    """The fix is older than 3 minutes, or there is none."""
+    """Whether the fix is missing or older than 3 minutes."""
     place: Shape | None = None
-    """In place of a fix: a protected place, which is never unknown."""
+    """Area of a protected place, instead of a fix. It is never unknown."""
 
 
-def check(asked: PositionQuery, role: Role.ValueType, now_ms: int) -> None:
-    """Whether anybody of this role may ask for that, whatever there is. Raises InvalidField or PermissionDenied."""
-    if not asked.subjects:
-        raise InvalidField("subjects", "is missing")
-    if len(asked.subjects) > MAX_SUBJECTS or len(set(asked.subjects)) < len(asked.subjects):
-        raise InvalidField("subjects", f"must be at most {MAX_SUBJECTS}, each once")
-    if not now_ms < asked.expires_at_ms <= now_ms + LONGEST_MS:
-        raise InvalidField("expires_at", "must be in the future, at most a day ahead")
-    allowed = DURING_AN_INCIDENT if asked.incident_id else UNDER_AN_ORDER
-    for subject in asked.subjects:
+def check(query: PositionQuery, role: Role.ValueType, now_ms: int) -> None:
+    """Checks that a role may make a request at all, whatever the state holds. Raises InvalidField or PermissionDenied."""
+    if not query.subjects:
+        raise InvalidField("subjects", f"is empty; name 1 to {MAX_SUBJECTS} subjects")
+    if len(query.subjects) > MAX_SUBJECTS or len(set(query.subjects)) < len(query.subjects):
+        raise InvalidField("subjects", f"name at most {MAX_SUBJECTS}, each once")
+    if not now_ms < query.expires_at_ms <= now_ms + MAX_SHARE_MS:
+        raise InvalidField("expires_at", "must be in the future, at most 24 hours ahead")
+    allowed = DURING_AN_INCIDENT if query.incident_id else UNDER_AN_ORDER
+    for subject in query.subjects:
         if subject.kind not in SHOWN.get(role, ()):
-            raise PermissionDenied(f"{Role.Name(role)} gets no position of the kind {subject.kind.value}")
-        if asked.legal_basis in _LISTED and asked.legal_basis not in allowed[subject.kind]:
-            under = "an incident" if asked.incident_id else "an order"
+            raise PermissionDenied(f"{Role.Name(role)} may not see a position of the kind {subject.kind.value}")
+        if query.legal_basis in _LISTED and query.legal_basis not in allowed[subject.kind]:
+            under = "an incident" if query.incident_id else "an order"
             raise PermissionDenied(
-                f"{asked.legal_basis} doesn't allow a live position of the kind {subject.kind.value} under {under}"
+                f"{query.legal_basis} doesn't allow a live position of the kind {subject.kind.value} under {under}"
             )
-        check_grounds(asked.legal_basis, Purpose.ENFORCEMENT, asked.incident_id or asked.order_id, subject.kind, now_ms)
+        check_grounds(query.legal_basis, Purpose.ENFORCEMENT, query.incident_id or query.order_id, subject.kind, now_ms)
 
 
-def shares(state: State, asked: PositionQuery) -> tuple[PositionShare, ...]:
-    """The shares that this state allows; none where it knows neither the incident nor the order.
+def shares(state: State, query: PositionQuery) -> tuple[PositionShare, ...]:
+    """The shares that the state allows for a request; empty if it knows neither the incident nor the order.
 
-    Raises FailedPrecondition where it knows them and they don't allow it.
+    Raises FailedPrecondition if the state knows them and doesn't allow the shares.
     """
-    cases = _cases(state, asked)
+    cases = _cases(state, query)
     if not cases:
         return ()
-    found = []
-    for subject in asked.subjects:
-        possible = [_share(case, asked, subject) for case in cases if _names(case, subject)]
+    granted = []
+    for subject in query.subjects:
+        possible = [_share(case, query, subject) for case in cases if _names(case, subject)]
         if not possible:
-            raise FailedPrecondition(f"it doesn't concern one of the subjects of the kind {subject.kind.value}")
+            raise FailedPrecondition(
+                f"the incident or order doesn't concern a subject of the kind {subject.kind.value}"
+            )
         reasons = {share: end_of(state, share, state.now_ms) for share in possible}
         allowed = [share for share, reason in reasons.items() if reason is None]
         if not allowed:
             why = ", ".join(sorted({reason.name for reason in reasons.values() if reason}))
-            raise FailedPrecondition(f"it doesn't allow a subject of the kind {subject.kind.value}: {why}")
-        found.append(allowed[0])
-    return tuple(found)
+            raise FailedPrecondition(
+                f"the incident or order doesn't allow the position of a subject of the kind {subject.kind.value}: {why}"
+            )
+        granted.append(allowed[0])
+    return tuple(granted)
 
 
 def end_of(state: State, share: PositionShare, now_ms: int) -> End | None:
-    """Why a share is over; None while it lasts."""
+    """Why a share has ended; None while it lasts."""
     case_state = state.cases.get(share.case_id)
     if case_state is None or case_state.ended:
         return End.ORDER_ENDED
@@ -166,26 +171,28 @@ def end_of(state: State, share: PositionShare, now_ms: int) -> End | None:
 
 
 def look(state: State, share: PositionShare) -> KnownPosition:
-    """Where the subject is; asked while the share lasts."""
+    """The position of a share's subject. Call it only while the share lasts."""
     if share.subject.kind is RecordKind.ORDER:
         return KnownPosition(None, False, _place(state.cases[share.case_id], share.subject))
     fix = state.last_fix(_devices(state.cases[share.case_id], share.subject))
     return KnownPosition(fix, fix is None or state.now_ms - fix.time_ms > UNKNOWN_AFTER_MS)
 
 
-def _cases(state: State, asked: PositionQuery) -> list[CaseState]:
-    """Cases with an episode in the incident, or those of the order."""
-    if asked.order_id:
-        return [one for _, one in sorted(state.cases.items()) if one.case.order_id == asked.order_id]
+def _cases(state: State, query: PositionQuery) -> list[CaseState]:
+    """Cases of the order, or cases with an open episode in the incident."""
+    if query.order_id:
+        return [
+            case_state for _, case_state in sorted(state.cases.items()) if case_state.case.order_id == query.order_id
+        ]
     incident = next(
-        (incident for incident in state.incidents.values() if incident.incident_id == asked.incident_id), None
+        (incident for incident in state.incidents.values() if incident.incident_id == query.incident_id), None
     )
     return [state.cases[case_id] for case_id in incident.case_ids] if incident else []
 
 
-def _share(case_state: CaseState, asked: PositionQuery, subject: Subject) -> PositionShare:
+def _share(case_state: CaseState, query: PositionQuery, subject: Subject) -> PositionShare:
     case = case_state.case
-    return PositionShare(subject, case.case_id, case.order_id, case.wearer_id, asked.incident_id, asked.expires_at_ms)
+    return PositionShare(subject, case.case_id, case.order_id, case.wearer_id, query.incident_id, query.expires_at_ms)
 
 
 def _names(case_state: CaseState, subject: Subject) -> bool:
@@ -198,7 +205,7 @@ def _names(case_state: CaseState, subject: Subject) -> bool:
 
 
 def _place(case_state: CaseState, subject: Subject) -> Shape | None:
-    """The area of the place; None where the case no longer names it."""
+    """Area of a protected place; None if the case doesn't name the place."""
     order_id, _, place_id = subject.subject_id.partition("/")
     if case_state.case.order_id != order_id:
         return None
@@ -209,7 +216,7 @@ def _place(case_state: CaseState, subject: Subject) -> Shape | None:
 
 
 def _devices(case_state: CaseState, subject: Subject) -> tuple[str, ...]:
-    """Devices of the subject; none where the case no longer names them."""
+    """Devices of a person; empty if the case doesn't name the person."""
     case = case_state.case
     if subject.kind is RecordKind.WEARER:
         return case.tag_device_ids
@@ -218,7 +225,10 @@ def _devices(case_state: CaseState, subject: Subject) -> tuple[str, ...]:
 
 
 def _concerns(incident: OpenIncident | None, share: PositionShare) -> bool:
-    """Whether the incident is still open, and for a protected person still theirs: it may go on for another's sake."""
+    """Whether the incident is still open, and for a protected person still concerns them.
+
+    An incident may go on because of another person.
+    """
     if incident is None or incident.incident_id != share.incident_id:
         return False
     return share.subject.kind is RecordKind.WEARER or share.case_id in incident.case_ids

@@ -1,4 +1,4 @@
-"""What the fold remembers."""
+"""The fold's state: everything that decides about the next entry."""
 
 from __future__ import annotations
 
@@ -15,196 +15,202 @@ from services.geofence.domain.kinematics.track import WINDOW_MS, Fix, Track
 from services.geofence.domain.kinematics.travel_feasibility import Way
 from services.geofence.domain.rules import Rules
 
-MAX_SAID = 1_000
-"""Equipment reports of a device that are known again; as many as a batch may hold, so that a batch sent again is known whole."""
-ODD_AGAIN_MS = 3_600_000
-"""What is odd about a device is told once an hour."""
-WAKE = -1
-"""In place of a version in `State.due`: a moment at which silence may decide something."""
-TOLD = -1
-"""In place of a moment in `CaseState.closing`."""
+MAX_EQUIPMENT_REPORTS = 1_000
+"""Maximum number of equipment reports per device that are recognised when resent. A batch holds at most as many, so a resent batch
+is recognised whole."""
+ANOMALY_INTERVAL_MS = 3_600_000
+"""Minimum interval between two alerts about the same anomaly of a device: 1 h."""
+TIMED_CHECK = -1
+"""Stands in place of a case version in `State.due`: the entry is a time at which silence may decide something."""
+CONTACT_EMITTED = -1
+"""Stands in place of a moment in `CaseState.approaching_since_ms`: the predicted contact was emitted in this episode."""
 WEARER = "wearer"
-"""Key of the wearer beside those of targets."""
+"""Key of the wearer, in maps that are otherwise keyed by target."""
 
 
 class LastWarning(NamedTuple):
-    """What a protected person was told last of where the wearer is."""
+    """The last distance to the wearer of which a protected person was warned."""
 
     apart_mm: float
     at_ms: int
-    """When, mesh time."""
+    """Time of the warning, mesh time."""
     rings: int
-    """How many rings were entered then."""
+    """Number of rings entered at that time."""
 
 
-class Possible(NamedTuple):
-    """That a wearer may be within the ring that demands a response."""
+class PossiblePresenceState(NamedTuple):
+    """A wearer may be within the ring that demands a response."""
 
     last_ms: int
-    """When positions last allowed it, mesh time."""
+    """When positions last allowed the wearer's presence, mesh time."""
     told: bool
-    """Desks were told of it."""
+    """Whether the desks were notified."""
 
 
-class Over(NamedTuple):
+class EndedEvent(NamedTuple):
     """The newest end of an equipment event of a device."""
 
     at_ms: int
-    """When, by the device."""
-    told: bool
-    """A beginning that it ended was told."""
+    """Time of the end, by the device's clock."""
+    emitted: bool
+    """Whether the alert of an event that it ended was emitted."""
 
 
 @dataclass(slots=True)
 class CaseState:
-    """One joint case."""
+    """The fold's state of one joint case."""
 
     case: Case
     rings: dict[tuple[str, int], RingState] = field(default_factory=dict)
-    """By the target's key and radius, mm."""
+    """State of each ring, by the target's key and the radius in mm."""
     episode_id: str = ""
     raised: dict[str, int] = field(default_factory=dict)
-    """Equipment events that nothing has taken back, `<event> <device>` -> when."""
+    """Active equipment events, `<event> <device>` -> since when."""
     ended: bool = False
-    """The order's validity has ended."""
+    """Whether the order's validity has ended."""
     awaited_from_ms: dict[str, int] = field(default_factory=dict)
-    """By WEARER or the key of a person: since when a report of their devices is awaited, in force."""
+    """By WEARER or a person's key: since when a report of their devices has been awaited, in force."""
     silent: Demand | None = None
-    """What was demanded last because no tag is heard; None while one is."""
+    """The last demand made because no tag is heard; None while a tag is heard."""
     lost: dict[str, bool] = field(default_factory=dict)
-    """Persons whose devices aren't heard, by key, and whether that was told; it isn't where the devices have said why."""
+    """Persons whose devices aren't heard, by key: whether the desks were notified. They aren't where the devices have announced
+    their silence."""
     near: dict[str, Demand] = field(default_factory=dict)
-    """Targets that the wearer can have reached unseen, by key, and what was demanded."""
-    possible: dict[str, Possible] = field(default_factory=dict)
-    """Targets of which positions allow that the wearer is within the ring that demands a response, by key."""
+    """Targets that the wearer may have reached unseen, by key, and the demand that was made."""
+    possible: dict[str, PossiblePresenceState] = field(default_factory=dict)
+    """Targets for which the wearer is possibly within the ring that demands a response, by key."""
     unseen: bool = False
-    """Where the wearer is, is unknown."""
+    """Whether the wearer's position is unknown."""
     warned: dict[str, LastWarning] = field(default_factory=dict)
-    """Persons within whose ring the wearer is, by key: what they were told last."""
+    """Persons within whose ring the wearer is, by key: their last warning."""
     grouped: list[str] = field(default_factory=list)
-    """What the notice of an outage stands for: what was found, and of which target."""
-    closing: dict[str, int] = field(default_factory=dict)
-    """`<target> <device>` whose movement leads the two together, and since when; TOLD by target once that was told in this episode."""
+    """Detections that the notice of an outage covers, `<detection> <target key>`."""
+    approaching_since_ms: dict[str, int] = field(default_factory=dict)
+    """`<target> <device>` whose movement brings the two sides together: since when. By target key: CONTACT_EMITTED once contact was
+    predicted in this episode."""
     amend_ms: int | None = None
-    """When the next amended account is published, mesh time; None where none waits."""
-    wake_ms: int = 0
-    """When silence may decide something next; other wakes in `State.due` are void."""
+    """When the next amended account is published, mesh time; None where none is pending."""
+    next_check_ms: int = 0
+    """When silence may decide something next, mesh time. Other timed checks in `State.due` are void."""
     withheld: dict[str, int] = field(default_factory=dict)
-    """All-clears that no vehicle's movement explains, `<target> <radius>`: since when positions say so; 0 where that is over and
-    the desks were told in this episode."""
+    """All-clears withheld because no vehicle makes the movement, `<target> <radius>`: since when positions claim it. 0 once it is
+    over and the desks were notified in this episode."""
     ways: dict[str, list[Way]] = field(default_factory=dict)
-    """Ways from where a ring was seen entered last through what was forgotten since, by ring, pair of devices and device."""
+    """Ways from where a ring was last seen entered, through positions that were dropped since; by ring, pair of devices and
+    device."""
 
     def ring(self, target: Target, ring: Ring) -> RingState:
-        """State of one ring of one target."""
+        """The state of one ring of one target."""
         return self.rings[target.key, ring.radius_mm]
 
     @property
-    def quiet(self) -> bool:
-        """No ring is entered, and nothing stands that demands a response."""
-        holding = any(EquipmentKind(key.partition(" ")[0]) in demands.HOLDING for key in self.raised)
-        holding = holding or Demand.RESPOND in self.near.values()
-        return not holding and not any(ring.open for ring in self.rings.values())
+    def is_quiet(self) -> bool:
+        """Whether no ring is entered and nothing that demands a response is active."""
+        holds_incident = any(EquipmentKind(key.partition(" ")[0]) in demands.HOLDS_INCIDENT for key in self.raised)
+        holds_incident = holds_incident or Demand.RESPOND in self.near.values()
+        return not holds_incident and not any(ring.open for ring in self.rings.values())
 
     @property
-    def watchful(self) -> bool:
-        """Each report may change what time alone has decided."""
+    def rechecks_on_report(self) -> bool:
+        """Whether each report may change a decision that time alone has made."""
         return self.unseen or (bool(self.episode_id) and any(ring.muted for ring in self.rings.values()))
 
     def devices(self, key: str) -> tuple[str, ...]:
-        """Devices of the wearer or a person."""
+        """Devices of the wearer or of a person, by key."""
         if key == WEARER:
             return self.case.tag_device_ids
         return next(target.device_ids for target in self.case.targets if target.key == key)
 
-    def stands(self, events: frozenset[EquipmentKind], device_id: str) -> bool:
-        """Whether one of these events of a device was told and nothing has taken it back."""
+    def has_active(self, events: frozenset[EquipmentKind], device_id: str) -> bool:
+        """Whether any of these events of a device is active in this case."""
         return any(event_key(event, device_id) in self.raised for event in events)
 
 
 @dataclass(slots=True)
 class OpenIncident:
-    """One for each wearer while any episode is open."""
+    """The incident of a wearer, while any of the wearer's episodes is open."""
 
     incident_id: str
     case_ids: list[str] = field(default_factory=list)
-    """Cases with an open episode."""
+    """Cases with an open episode in the incident."""
 
 
 @dataclass(slots=True)
 class Outage:
-    """Many wearers fell silent together, and most still are."""
+    """An outage: many wearers fell silent together, and most still are."""
 
     outage_id: str
     incident_id: str
-    """What the legs keep its notice under."""
+    """Incident id under which the legs keep the outage's notice."""
     from_ms: int
-    """When the first of them was last heard, mesh time."""
+    """When the first of the silent wearers was last heard, mesh time."""
     members: dict[str, None]
-    """Cases whose wearers fell silent in it and still are."""
-    most: int
-    """How many were silent at the most."""
+    """Cases whose wearers fell silent in the outage and still are."""
+    max_silent: int
+    """The greatest number of wearers that were silent at once."""
 
 
 @dataclass(slots=True)
 class State:
-    """Everything that decides about the next entry."""
+    """Everything that decides about the next entry of the log."""
 
     partition: int
     log_id: str = ""
-    """Which log this is a fold of; part of the cause of every id."""
+    """Id of the folded log; part of the cause of every id."""
     sequence: int = 0
-    """Last entry applied."""
+    """Sequence of the last entry applied."""
     now_ms: int = 0
     """Greatest stamp so far, mesh time."""
     clock_rate: int = 1
     clock_anchor_ms: int = 0
     rules: Rules = field(default_factory=Rules)
     rules_since_ms: int = 0
-    """When the log last said so, mesh time."""
+    """When the log last set the rules, mesh time."""
     tracks: dict[str, Track] = field(default_factory=dict)
-    """By device."""
+    """Track of each device."""
     heard_at_ms: dict[str, int] = field(default_factory=dict)
-    """When a report of each device last came into the log, mesh time, whatever was in it: one that was buffered, sent again or has a
-    wrong clock is contact too. It says that a device isn't silent, never where it is."""
-    said: dict[str, dict[str, int]] = field(default_factory=dict)
-    """Equipment reports of each device by id, in the order in which they came, and when: the last 2 h, at most the newest 1,000."""
-    standing: dict[str, dict[str, int]] = field(default_factory=dict)
-    """By device: events that nothing has taken back, and when they began. They wait for orders that are yet to come."""
-    over: dict[str, dict[str, Over]] = field(default_factory=dict)
-    """By device: events that were taken back, by their beginning, and when last. A beginning that comes behind its end is over."""
+    """When a report of each device last entered the log, mesh time. Any report counts, also a buffered or resent one or one with a
+    wrong clock. It proves that a device isn't silent, never where the device is."""
+    equipment_reports: dict[str, dict[str, int]] = field(default_factory=dict)
+    """Equipment reports of each device by report id, in order of arrival, and when each arrived: the last 2 h, at most the newest
+    1,000."""
+    active_events: dict[str, dict[str, int]] = field(default_factory=dict)
+    """By device: active events and when they began. They are kept for orders that come later."""
+    ended_events: dict[str, dict[str, EndedEvent]] = field(default_factory=dict)
+    """By device: ended events, by the event that began, with the newest end. A beginning that arrives after its end is already
+    over."""
     owners: dict[str, str] = field(default_factory=dict)
-    """Whose each device is, as the newest case says that names it."""
+    """Owner of each device, from the newest case that names the device."""
     owned_since: dict[str, int] = field(default_factory=dict)
-    """Devices that changed hands, and when: what they said before is of somebody else."""
-    over_from_ms: dict[str, int] = field(default_factory=dict)
-    """By device: when the last order that named it was over. What it reports of the time before comes too late to be decided on."""
-    odd_ms: dict[str, int] = field(default_factory=dict)
-    """`<doubt> <what>`: when it was told last that something can't be taken as it stands."""
+    """Devices that changed hands, and when. Earlier reports are about the previous owner."""
+    order_ended_ms: dict[str, int] = field(default_factory=dict)
+    """By device: when the last order that named it ended. A report of an earlier time comes too late for a decision."""
+    anomaly_emitted_ms: dict[str, int] = field(default_factory=dict)
+    """`<anomaly> <subject>`: when an alert about the anomaly was last emitted."""
     undated_ms: dict[str, int] = field(default_factory=dict)
-    """Devices of which only what is dated too far off has come since then, mesh time."""
+    """Devices all of whose reports are dated too far off to be used: since when, mesh time."""
     cases: dict[str, CaseState] = field(default_factory=dict)
     incidents: dict[str, OpenIncident] = field(default_factory=dict)
     """Open incident of each wearer who has one."""
     due: list[tuple[int, str, int]] = field(default_factory=list)
-    """Heap of moments at which a case begins or ends, or silence may decide something: when, case, version or WAKE."""
+    """Heap of times at which a case begins or ends, or silence may decide something: time, case, version or TIMED_CHECK."""
     outage: Outage | None = None
     outage_over_ms: int = 0
-    """When the last outage was over, mesh time."""
+    """When the last outage ended, mesh time."""
     silences: dict[str, int] = field(default_factory=dict)
-    """Cases whose wearers fell silent in the last 3 minutes before the newest of these, outside an outage, and still are, in the order
-    in which that was found, and when."""
+    """Cases whose wearers fell silent outside an outage and still are, and when, in the order of detection. It holds the last 3
+    minutes before the newest."""
     watched: set[str] = field(default_factory=set)
-    """Cases in force, in earnest, whose wearer has a tag; derived from `cases`."""
+    """Live cases in force whose wearer has a tag; derived from `cases`."""
     grouped: set[str] = field(default_factory=set)
-    """Cases with `CaseState.grouped`; derived from `cases`."""
+    """Cases with a non-empty `CaseState.grouped`; derived from `cases`."""
     cases_of: dict[str, list[str]] = field(default_factory=dict)
-    """Cases in which a device plays a part, sorted; derived from `cases`."""
-    missed: set[str] = field(default_factory=set)
-    """Devices whose silence was told, perhaps more; derived from `cases`."""
+    """Cases that name each device, sorted; derived from `cases`."""
+    silent_devices: set[str] = field(default_factory=set)
+    """Devices whose silence was detected, perhaps more; derived from `cases`."""
 
     def last_fix(self, device_ids: tuple[str, ...]) -> Fix | None:
-        """The newest fix of several devices."""
+        """The newest fix of several devices; None where none has one."""
         if len(device_ids) == 1:  # nearly always
             track = self.tracks.get(device_ids[0])
             return track.fixes[-1] if track and track.fixes else None
@@ -212,77 +218,83 @@ class State:
         return max((track.fixes[-1] for track in tracks if track.fixes), default=None)
 
     def apart_mm(self, wearer: Fix, target: Target) -> tuple[float, Fix | None] | None:
-        """From a fix of the wearer to the edge of a place, or a person's last fix, which comes with it; None where there is none."""
+        """Distance from a wearer's fix to a target, mm, with a person's last fix (None for a place).
+
+        None where the person has no fix.
+        """
         if not target.is_person:
             return target.shape.least(wearer.point, wearer.point), None
         there = self.last_fix(target.device_ids)
         return (math.dist(wearer.point, there.point), there) if there else None
 
-    def is_odd_again(self, anomaly: AnomalyKind, what: str, at_ms: int) -> bool:
-        """Whether the same was told within the hour; else notes that it is told now."""
+    def was_just_emitted(self, anomaly: AnomalyKind, what: str, at_ms: int) -> bool:
+        """Whether an alert about this anomaly was emitted within the hour. If not, notes that it is emitted now."""
         key = f"{anomaly.value} {what}"
-        if at_ms < self.odd_ms.get(key, at_ms - ODD_AGAIN_MS) + ODD_AGAIN_MS:
+        if at_ms < self.anomaly_emitted_ms.get(key, at_ms - ANOMALY_INTERVAL_MS) + ANOMALY_INTERVAL_MS:
             return True
-        self.odd_ms[key] = at_ms
+        self.anomaly_emitted_ms[key] = at_ms
         return False
 
-    def is_news(self, device_id: str, report_id: str) -> bool:
-        """Notes an equipment report that comes now; False where it came before, so that one sent again counts once."""
-        said = self.said.setdefault(device_id, {})
+    def is_new_report(self, device_id: str, report_id: str) -> bool:
+        """Notes an equipment report. Returns False for a resent one, so that each report counts once."""
+        equipment_reports = self.equipment_reports.setdefault(device_id, {})
         horizon_ms = self.now_ms - WINDOW_MS
-        for old_id, _ in list(takewhile(lambda one: one[1] <= horizon_ms, said.items())):
-            del said[old_id]
-        if report_id in said:
+        for old_id, _ in list(takewhile(lambda report: report[1] <= horizon_ms, equipment_reports.items())):
+            del equipment_reports[old_id]
+        if report_id in equipment_reports:
             return False
-        if len(said) == MAX_SAID:
-            del said[next(iter(said))]
-        said[report_id] = self.now_ms
+        if len(equipment_reports) == MAX_EQUIPMENT_REPORTS:
+            del equipment_reports[next(iter(equipment_reports))]
+        equipment_reports[report_id] = self.now_ms
         return True
 
     def changes_hands(self, case: Case) -> list[str]:
-        """Devices that are somebody else's by this case."""
+        """Devices that belong to another owner by this case."""
         return [device_id for device_id, owner in _owners(case) if self.owners.get(device_id, owner) != owner]
 
-    def own(self, case: Case) -> None:
-        """Notes whose the devices are. What a device said for somebody else says nothing about who has it now."""
+    def record_owners(self, case: Case) -> None:
+        """Records the owners of a case's devices.
+
+        Drops the data of a device's previous owner, which says nothing about the new one.
+        """
         for device_id, owner in _owners(case):
             if self.owners.setdefault(device_id, owner) != owner:
                 self.owners[device_id] = owner
                 self.owned_since[device_id] = self.now_ms
                 for anomaly in AnomalyKind:
-                    self.odd_ms.pop(f"{anomaly.value} {device_id}", None)
-                for known in (
+                    self.anomaly_emitted_ms.pop(f"{anomaly.value} {device_id}", None)
+                for by_device in (
                     self.tracks,
                     self.heard_at_ms,
                     self.undated_ms,
-                    self.standing,
-                    self.over,
-                    self.over_from_ms,
+                    self.active_events,
+                    self.ended_events,
+                    self.order_ended_ms,
                 ):
-                    known.pop(device_id, None)
+                    by_device.pop(device_id, None)
 
     def index(self, case: Case) -> None:
-        """Notes in which cases the devices play a part."""
+        """Adds a case to the index of its devices."""
         for device_id in case.device_ids:
-            mine = self.cases_of.setdefault(device_id, [])
-            if case.case_id not in mine:
-                mine.append(case.case_id)
-                mine.sort()
+            case_ids = self.cases_of.setdefault(device_id, [])
+            if case.case_id not in case_ids:
+                case_ids.append(case.case_id)
+                case_ids.sort()
 
     def forget(self, case: Case) -> None:
-        """Takes back `index`."""
+        """Removes a case from the index of its devices."""
         for device_id in case.device_ids:
-            mine = self.cases_of.get(device_id, [])
-            if case.case_id in mine:
-                mine.remove(case.case_id)
+            case_ids = self.cases_of.get(device_id, [])
+            if case.case_id in case_ids:
+                case_ids.remove(case.case_id)
 
 
 def _owners(case: Case) -> list[tuple[str, str]]:
-    """Each device of a case and whose it is."""
+    """Each device of a case with its owner."""
     devices = [(device_id, f"wearer/{case.wearer_id}") for device_id in case.tag_device_ids]
     return devices + [(device_id, target.key) for target in case.targets for device_id in target.device_ids]
 
 
 def event_key(event: EquipmentKind, device_id: str) -> str:
-    """Key of `CaseState.raised`."""
+    """Key of an equipment event in `CaseState.raised`."""
     return f"{event.value} {device_id}"

@@ -1,4 +1,4 @@
-"""A checkpoint counts by a keyed hash: who can write to the folder, and has no key, puts no state in its place."""
+"""Checkpoints count only with a keyed hash: somebody who can write to the folder but has no key can't replace a state."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from services.geofence.domain.state import State
 from services.geofence.store import CheckpointStore, Footing
 
 
-def test_a_state_that_is_named_by_its_plain_hash_is_passed_over(tmp_path: Path) -> None:
+def test_a_checkpoint_named_by_its_plain_hash_is_skipped(tmp_path: Path) -> None:
     store = CheckpointStore(tmp_path)
     entry = StreamCursor(20, 1, "0" * 16)
     store.save(0, Footing(entry, None, None), codec.encode(State(0, sequence=20)))

@@ -1,4 +1,4 @@
-"""Keys of checkpoints and digests: who lacks them can neither make nor try out a hash, and a change of key is no difference."""
+"""Keys of checkpoints and digests: without a key nobody can make or guess a hash, and a key rotation causes no difference."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ OLD, NEW = b"o" * 32, b"n" * 32
 OPEN = codec.outline(State(0, sequence=5_000))
 
 
-def test_a_digest_says_nothing_to_who_guesses_what_it_is_of() -> None:
+def test_a_digest_cannot_be_guessed_without_the_key() -> None:
     digest = StateKeys([OLD]).digest(0, 5_000, OPEN)
     guesses = [hashlib.sha256(OPEN).hexdigest(), StateKeys([NEW]).digest(0, 5_000, OPEN).decode()]
     assert not any(guess.rpartition(".")[2] in digest.decode() for guess in guesses)
 
 
-def test_two_evaluators_with_one_key_compare_the_same_place_alone() -> None:
+def test_evaluators_compare_digests_only_of_the_same_log_position() -> None:
     mine, theirs = StateKeys([OLD]), StateKeys([OLD])
     digest = theirs.digest(0, 5_000, OPEN)
     assert mine.is_same(digest, 0, 5_000, OPEN) is True
@@ -36,7 +36,7 @@ def test_two_evaluators_with_one_key_compare_the_same_place_alone() -> None:
     assert mine.is_same(digest, 1, 5_000, OPEN) is False
 
 
-def test_while_a_key_is_changed_nothing_differs() -> None:
+def test_a_key_rotation_causes_no_difference() -> None:
     before, after = StateKeys([OLD]), StateKeys([OLD, NEW])
     assert after.is_same(before.digest(0, 5_000, OPEN), 0, 5_000, OPEN) is True
     assert before.is_same(after.digest(0, 5_000, OPEN), 0, 5_000, OPEN) is None
@@ -44,7 +44,7 @@ def test_while_a_key_is_changed_nothing_differs() -> None:
         assert before.is_same(strange, 0, 5_000, OPEN) is None
 
 
-def test_a_checkpoint_is_known_by_each_key_that_is_kept(tmp_path: Path) -> None:
+def test_a_checkpoint_verifies_with_each_kept_key(tmp_path: Path) -> None:
     store = CheckpointStore(tmp_path, StateKeys([OLD]))
     store.save(0, Footing(StreamCursor(10, 1, "0" * 16), None, None), codec.encode(State(0, sequence=10)))
     (checkpoint,) = store.found(0)
@@ -52,7 +52,7 @@ def test_a_checkpoint_is_known_by_each_key_that_is_kept(tmp_path: Path) -> None:
     assert CheckpointStore(tmp_path, StateKeys([NEW])).read(checkpoint, "") is None
 
 
-def test_a_file_of_keys_holds_one_a_line(tmp_path: Path) -> None:
+def test_a_key_file_holds_one_key_per_line(tmp_path: Path) -> None:
     path = tmp_path / "state.key"
     path.write_text(f"{OLD.hex()}\n{NEW.hex()}\n")
     assert state_keys.read(path).digest(0, 1, OPEN) == StateKeys([OLD, NEW]).digest(0, 1, OPEN)
@@ -64,7 +64,7 @@ def test_a_file_of_keys_holds_one_a_line(tmp_path: Path) -> None:
         state_keys.read(tmp_path / "absent")
 
 
-def test_off_loopback_there_is_no_evaluator_without_a_key(tmp_path: Path) -> None:
+def test_an_evaluator_off_loopback_needs_a_key(tmp_path: Path) -> None:
     tls = {f"tls_{name}": tmp_path / name for name in ("cert", "key", "ca")}
     with pytest.raises(ValidationError, match="TANDEM_STATE_KEY"):
         GeofenceSettings(host="10.0.0.1", **tls)  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""Entries that no evaluator could use are refused where they are read, never in the middle of a decision."""
+"""Unusable log entries are rejected when they are parsed, never in the middle of a decision."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ OF_AREAS = [
 
 
 @pytest.mark.parametrize("spoil", [_ring, _place, _polygon, *OF_AREAS, _twice, _same_ring, _no_action])
-def test_a_case_that_cannot_be_used_is_refused(spoil: Callable[[log_pb2.CaseSnapshot], None]) -> None:
+def test_an_unusable_case_is_rejected(spoil: Callable[[log_pb2.CaseSnapshot], None]) -> None:
     entry = log.case_entry()
     translate.entry_body(entry.SerializeToString())
     spoil(entry.case)
@@ -90,6 +90,6 @@ def test_a_case_that_cannot_be_used_is_refused(spoil: Callable[[log_pb2.CaseSnap
 
 
 @pytest.mark.parametrize("data", [b"", b"\xff\xff", b"\x12\x02\x0a\x00"])
-def test_bytes_that_are_no_entry_are_refused(data: bytes) -> None:
+def test_bytes_that_are_no_entry_are_rejected(data: bytes) -> None:
     with pytest.raises(InvalidField):
         translate.entry_body(data)

@@ -1,43 +1,54 @@
-"""Doubts: positions that can't be taken as they stand are told of, once an hour, and count all the same."""
+"""Anomalies: alerts about positions that can't be accepted at face value.
+
+Each anomaly gives an alert at most once an hour, and the positions still count.
+"""
 
 from __future__ import annotations
 
 from services.geofence.domain import demands
 from services.geofence.domain.alerts import AnomalyKind, CausingReport
 from services.geofence.domain.decisions import Decisions
-from services.geofence.domain.demands import Found
+from services.geofence.domain.demands import Detection
 from services.geofence.domain.detectors import approach
 from services.geofence.domain.kinematics.track import UNKNOWN_AFTER_MS, Fix, Track
 
-LOOK_EACH = 32
-"""At each so many-th fix of a device its track is looked at as a whole."""
-UNDATED_MS = 60_000
-"""A device is told of whose reports are dated too far off for so long; what was buffered for hours soon ends with now."""
+FIXES_PER_CHECK = 32
+"""Number of fixes of a device between two checks of its whole track."""
+UNDATED_AFTER_MS = 60_000
+"""How long all reports of a device must be dated too far off before the alert; a backlog of hours soon ends with the present."""
 
 
 def jumped(decisions: Decisions, fix: Fix, case_ids: list[str], cause: CausingReport) -> None:
-    """Tells of a position that nothing could have travelled to. Where it may be the truth, near her, the desks are told."""
+    """Emits an alert for a jump that no movement explains. A jump near a target may be true, so it notifies the desks."""
     at_ms = fix.time_ms
     for case_id in case_ids:
         if approach.is_near(decisions.state, decisions.state.cases[case_id], cause.device_id, fix):
-            _tell(
-                decisions, Found.JUMPED_NEAR, AnomalyKind.JUMP, f"{cause.device_id} {case_id}", [case_id], at_ms, cause
+            _emit(
+                decisions,
+                Detection.JUMPED_NEAR,
+                AnomalyKind.JUMP,
+                f"{cause.device_id} {case_id}",
+                [case_id],
+                at_ms,
+                cause,
             )
         else:
-            _tell(decisions, Found.JUMPED, AnomalyKind.JUMP, f"{case_id} {cause.device_id}", [case_id], at_ms, cause)
+            _emit(
+                decisions, Detection.JUMPED, AnomalyKind.JUMP, f"{case_id} {cause.device_id}", [case_id], at_ms, cause
+            )
 
 
-def look(decisions: Decisions, track: Track, case_ids: list[str], cause: CausingReport) -> None:
-    """Tells of positions that no living receiver gives."""
+def check_track(decisions: Decisions, track: Track, case_ids: list[str], cause: CausingReport) -> None:
+    """Emits an alert for positions that no working receiver gives: frozen or copied ones."""
     at_ms = track.fixes[-1].time_ms
     if track.is_frozen():
-        _tell(decisions, Found.FROZEN, AnomalyKind.FROZEN, cause.device_id, case_ids, at_ms, cause)
+        _emit(decisions, Detection.FROZEN, AnomalyKind.FROZEN, cause.device_id, case_ids, at_ms, cause)
     elif track.is_copied():
-        _tell(decisions, Found.COPIED, AnomalyKind.COPIED, cause.device_id, case_ids, at_ms, cause)
+        _emit(decisions, Detection.COPIED, AnomalyKind.COPIED, cause.device_id, case_ids, at_ms, cause)
 
 
 def undated(decisions: Decisions, device_ids: set[str]) -> None:
-    """Tells of devices that are heard, and whose every report is dated so far off that nobody knows where they are."""
+    """Emits an alert for devices that are heard, but whose reports are all dated too far off to locate them."""
     state = decisions.state
     for device_id in sorted(device_ids):
         track = state.tracks.get(device_id)
@@ -45,28 +56,32 @@ def undated(decisions: Decisions, device_ids: set[str]) -> None:
             continue
         since_ms = state.undated_ms.setdefault(device_id, state.now_ms)
         case_ids = state.cases_of.get(device_id)
-        if case_ids and state.now_ms - since_ms >= UNDATED_MS:
+        if case_ids and state.now_ms - since_ms >= UNDATED_AFTER_MS:
             cause = CausingReport(device_id, "", 0)
-            _tell(decisions, Found.UNDATED, AnomalyKind.CLOCK, device_id, case_ids, state.now_ms, cause)
+            _emit(decisions, Detection.UNDATED, AnomalyKind.CLOCK, device_id, case_ids, state.now_ms, cause)
 
 
-def _tell(
+def _emit(
     decisions: Decisions,
-    found: Found,
+    detection: Detection,
     anomaly: AnomalyKind,
     about: str,
     case_ids: list[str],
     at_ms: int,
     cause: CausingReport,
 ) -> None:
-    """An alert about a device in each case in force, once an hour."""
+    """Emits an alert about a device in each case in force, at most once an hour."""
     state = decisions.state
-    in_force = [one for one in map(state.cases.__getitem__, case_ids) if one.case.valid_from_ms <= state.now_ms]
-    if not in_force or state.is_odd_again(anomaly, about, at_ms):
+    in_force = [
+        case_state
+        for case_state in map(state.cases.__getitem__, case_ids)
+        if case_state.case.valid_from_ms <= state.now_ms
+    ]
+    if not in_force or state.was_just_emitted(anomaly, about, at_ms):
         return
-    kind, demand = demands.FOUND[found]
+    kind, demand = demands.DETECTIONS[detection]
     for case_state in in_force:
         target = next((t for t in case_state.case.targets if cause.device_id in t.device_ids), None)
-        told = cause if cause.report_id else None
-        decisions.alert(case_state, kind, demand, at_ms, target=target, cause=told, anomaly=anomaly)
-    decisions.settle_all(in_force)
+        reported_cause = cause if cause.report_id else None
+        decisions.alert(case_state, kind, demand, at_ms, target=target, cause=reported_cause, anomaly=anomaly)
+    decisions.end_all_if_quiet(in_force)

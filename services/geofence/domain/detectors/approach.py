@@ -1,4 +1,4 @@
-"""Approaching and leaving: which rings of a case a wearer enters, and which are left for good."""
+"""Approaching and leaving: which rings of a case a wearer enters, and which the wearer has left for good."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from services.geofence.domain.detectors import encounters, possible_presence, wi
 from services.geofence.domain.entries import Demand, Ring, Target
 from services.geofence.domain.kinematics import plausibility, presence, probability, rings
 from services.geofence.domain.kinematics.geometry import ROUNDED_MM
-from services.geofence.domain.kinematics.track import PREDICT_MOST_MM, UNKNOWN_AFTER_MS, WINDOW_MS, Fix, Piece, Track
+from services.geofence.domain.kinematics.track import MAX_PREDICTION_MM, UNKNOWN_AFTER_MS, WINDOW_MS, Fix, Piece, Track
 from services.geofence.domain.state import CaseState, State
 
 
-def others(target: Target) -> tuple[str | None, ...]:
-    """Devices on the other side of the wearer's; a place is there without one (None)."""
+def other_devices(target: Target) -> tuple[str | None, ...]:
+    """Devices on the target's side; a place has the single entry None."""
     return target.device_ids if target.is_person else (None,)
 
 
 def is_near(state: State, case_state: CaseState, device_id: str, fix: Fix) -> bool:
-    """Whether a fix says that the wearer may be within the ring that demands a response, the other side where it was last."""
+    """Whether a fix puts the wearer possibly within the ring that demands a response, with the other side at its last position."""
     case = case_state.case
     ring = next((ring for ring in case.rings if ring.action is Demand.RESPOND), None)
     if ring is None:
@@ -40,7 +40,7 @@ def is_near(state: State, case_state: CaseState, device_id: str, fix: Fix) -> bo
     return False
 
 
-def look(
+def check(
     decisions: Decisions,
     case_state: CaseState,
     tag_id: str,
@@ -50,32 +50,33 @@ def look(
     until_ms: int | None,
     cause: CausingReport | None,
 ) -> None:
-    """Enters the rings that the wearer is or was within between two moments (None: as far as anything is known).
+    """Enters the rings that the wearer was or is within between two moments (`until_ms` None: as far as anything is known).
 
-    A ring that demands a response is entered by what is believed of both sides; where more is possible, that is told.
+    A ring that demands a response is entered on the believed positions of both sides. If a presence within it is only possible,
+    that is emitted instead.
     """
     state, case = decisions.state, case_state.case
     wearer = state.tracks.get(tag_id)
     device = state.tracks.get(device_id) if device_id is not None else None
     if wearer is None or not wearer.fixes or (device_id is not None and (device is None or not device.fixes)):
         return
-    # What makes a fix believed that was held makes the way to it known: a response looks back as far.
-    back_ms = from_ms if cause is None else plausibility.back_ms((wearer, device), from_ms)
+    # A confirmation of an unconfirmed fix also confirms the way to it, so a response looks back as far.
+    lookback_ms = from_ms if cause is None else plausibility.lookback_ms((wearer, device), from_ms)
     newest = until_ms is None
-    # Of who leapt just now the bound says nothing: that he may still be where he was mustn't depend on which way he leapt.
-    if _out_of_reach(wearer, device, target, case.rings[0].radius_mm, back_ms) and not (
-        newest and any(plausibility.has_leapt(side) for side in (wearer, device) if side)
+    # Skip this bound after a position jump: the device may still be at its previous position, whichever direction it jumped.
+    if _is_unreachable(wearer, device, target, case.rings[0].radius_mm, lookback_ms) and not (
+        newest and any(plausibility.has_jumped(side) for side in (wearer, device) if side)
     ):
-        possible_presence.is_over(decisions, case_state, target, cause if newest else None)
+        possible_presence.end_if_expired(decisions, case_state, target, cause if newest else None)
         return
     if until_ms is None:
         until_ms = max(wearer.fixes[-1].time_ms, device.fixes[-1].time_ms if device else 0)
     until_ms = min(until_ms, case.valid_until_ms - 1)
-    from_ms, back_ms = max(from_ms, case.valid_from_ms), max(back_ms, case.valid_from_ms)
+    from_ms, lookback_ms = max(from_ms, case.valid_from_ms), max(lookback_ms, case.valid_from_ms)
     if from_ms > until_ms:
         return
     ways: list[list[Piece]] | None = None
-    # By time alone nothing arrives late: the same is decided whenever the log comes to that moment, so ticks change nothing.
+    # Time alone makes nothing late: the decision is the same whenever the log reaches that moment, so ticks change nothing.
     is_late = not newest and cause is not None
     least_mm: float | None = None
     for ring in case.rings:
@@ -87,19 +88,19 @@ def look(
                 ring_state.late_ms = state.now_ms
             continue
         if is_late and ring_state.closed:
-            _look_late(decisions, case_state, (wearer, device), target, ring, (from_ms, back_ms), until_ms, cause)
+            _check_late(decisions, case_state, (wearer, device), target, ring, (from_ms, lookback_ms), until_ms, cause)
             continue
         if ring.action is Demand.RESPOND:
-            seen = presence.look(
-                state, (wearer, device), target, ring, max(back_ms, ring_state.bound_ms), until_ms, newest
+            seen = presence.evaluate(
+                state, (wearer, device), target, ring, max(lookback_ms, ring_state.bound_ms), until_ms, newest
             )
             if seen.entered:
                 _enter(decisions, case_state, target, ring, seen.entered, cause, late=not newest)
             elif newest and cause is not None:
-                possible_presence.look(decisions, case_state, target, ring, seen.possible, cause)
+                possible_presence.update(decisions, case_state, target, ring, seen.possible, cause)
             continue
         if least_mm is None:
-            least_mm = _least_mm(wearer, device, target, from_ms, until_ms)
+            least_mm = _min_distance_mm(wearer, device, target, from_ms, until_ms)
         if least_mm > ring.radius_mm:
             continue
         if ways is None:
@@ -109,12 +110,12 @@ def look(
         for pieces in ways:
             first = next(rings.moments_within(pieces, target.shape, ring.radius_mm, ring_state.bound_ms), None)
             if first:
-                found = *first, _p_of(wearer, device, ring, first)
-                _enter(decisions, case_state, target, ring, found, cause, late=not newest)
+                entry = *first, _probability(wearer, device, ring, first)
+                _enter(decisions, case_state, target, ring, entry, cause, late=not newest)
                 break
 
 
-def _look_late(
+def _check_late(
     decisions: Decisions,
     case_state: CaseState,
     sides: tuple[Track, Track | None],
@@ -124,25 +125,28 @@ def _look_late(
     until_ms: int,
     cause: CausingReport | None,
 ) -> None:
-    """Enters a ring that isn't open where a late report shows a presence that nobody was notified of, whatever was cleared since."""
-    (from_ms, back_ms), ring_state = from_back_ms, case_state.ring(target, ring)
+    """Enters a ring on a late report that proves a presence of which nobody was notified.
+
+    The ring may have been cleared since; it must not be open.
+    """
+    (from_ms, lookback_ms), ring_state = from_back_ms, case_state.ring(target, ring)
     respond = ring.action is Demand.RESPOND
-    for low_ms, high_ms in accounts.unseen(ring_state, back_ms if respond else from_ms, until_ms):
+    for low_ms, high_ms in accounts.unnotified(ring_state, lookback_ms if respond else from_ms, until_ms):
         if respond:
-            found = presence.look(decisions.state, sides, target, ring, low_ms, high_ms, newest=False).entered
+            entry = presence.evaluate(decisions.state, sides, target, ring, low_ms, high_ms, newest=False).entered
         else:
             ways = rings.assumed(*sides, low_ms, high_ms)
             moments = (next(rings.moments_within(way, target.shape, ring.radius_mm, low_ms), None) for way in ways)
             first = next((moment for moment in moments if moment and moment[0] <= high_ms), None)
-            found = (*first, _p_of(*sides, ring, first)) if first else None
-        if found:
-            if found[0] < ring_state.bound_ms:
-                accounts.release(ring_state, found[0])
-            return _enter(decisions, case_state, target, ring, found, cause, late=True)
+            entry = (*first, _probability(*sides, ring, first)) if first else None
+        if entry:
+            if entry[0] < ring_state.bound_ms:
+                accounts.release(ring_state, entry[0])
+            return _enter(decisions, case_state, target, ring, entry, cause, late=True)
 
 
-def _p_of(wearer: Track, device: Track | None, ring: Ring, moment: tuple[int, float]) -> float:
-    """Probability of being inside at a moment, at the distance then."""
+def _probability(wearer: Track, device: Track | None, ring: Ring, moment: tuple[int, float]) -> float:
+    """Probability of being inside at a moment, from the distance then."""
     at_ms, distance_mm = moment
     tracks = (wearer,) if device is None else (wearer, device)
     return probability.inside(distance_mm, ring.radius_mm, tuple(track.accuracy_at(at_ms) for track in tracks))
@@ -153,19 +157,22 @@ def _enter(
     case_state: CaseState,
     target: Target,
     ring: Ring,
-    found: tuple[int, float, float],
+    entry: tuple[int, float, float],
     cause: CausingReport | None,
     late: bool,
 ) -> None:
-    """Enters a ring: when, at what distance, mm, and with what probability of being inside; `late` where newer reports came before."""
-    at_ms, distance_mm, p = found
+    """Enters a ring.
+
+    `entry` is when, at what distance (mm) and with what probability of being inside. `late` means that newer reports came before.
+    """
+    at_ms, distance_mm, p = entry
     case_state.ring(target, ring).enter(at_ms, distance_mm, at_ms if cause is None else decisions.state.now_ms)
     if late and cause is not None:
         case_state.ring(target, ring).late_ms = decisions.state.now_ms
     demand = demands.of_ring(ring.action, entered=True)
-    allowed = encounters.holding(decisions.state, case_state.case, at_ms) if demand > demands.MUTED else None
+    allowed = encounters.active_at(decisions.state, case_state.case, at_ms) if demand > demands.MUTED_DEMAND else None
     if allowed:
-        case_state.ring(target, ring).muted, demand = True, demands.MUTED
+        case_state.ring(target, ring).muted, demand = True, demands.MUTED_DEMAND
     if ring.action is Demand.RESPOND:
         case_state.possible.pop(target.key, None)
     decisions.alert(
@@ -182,22 +189,22 @@ def _enter(
     )
 
 
-def _out_of_reach(wearer: Track, device: Track | None, target: Target, radius_mm: int, from_ms: int) -> bool:
-    """A cheap bound that sorts out nearly all reports: wherever both were since `from_ms`, they were farther apart."""
+def _is_unreachable(wearer: Track, device: Track | None, target: Target, radius_mm: int, from_ms: int) -> bool:
+    """A cheap bound that rules out nearly all reports: wherever both sides were since `from_ms`, they were farther apart."""
     here = wearer.fixes[-1].point
     if device is None:
-        return target.shape.reach_mm(here) - wearer.path_since_mm(from_ms) > radius_mm
+        return target.shape.min_distance_mm(here) - wearer.path_since_mm(from_ms) > radius_mm
     apart_mm = math.dist(here, device.fixes[-1].point)
-    if apart_mm <= radius_mm + PREDICT_MOST_MM:
+    if apart_mm <= radius_mm + MAX_PREDICTION_MM:
         return False
-    return apart_mm - wearer.path_since_mm(from_ms) - device.path_since_mm(from_ms) - PREDICT_MOST_MM > radius_mm
+    return apart_mm - wearer.path_since_mm(from_ms) - device.path_since_mm(from_ms) - MAX_PREDICTION_MM > radius_mm
 
 
-def _least_mm(wearer: Track, device: Track | None, target: Target, from_ms: int, until_ms: int) -> float:
-    """No assumed movement of the two since a moment leads nearer than this."""
+def _min_distance_mm(wearer: Track, device: Track | None, target: Target, from_ms: int, until_ms: int) -> float:
+    """A lower bound of the distance on all assumed movements of both sides since a moment, mm."""
     here = wearer.fixes[-1].point
     if device is None:
-        return target.shape.reach_mm(here) - wearer.path_since_mm(from_ms) - ROUNDED_MM
+        return target.shape.min_distance_mm(here) - wearer.path_since_mm(from_ms) - ROUNDED_MM
     least_mm = math.dist(here, device.fixes[-1].point) - ROUNDED_MM
     for track in (wearer, device):
         least_mm -= track.path_since_mm(from_ms)
@@ -206,10 +213,10 @@ def _least_mm(wearer: Track, device: Track | None, target: Target, from_ms: int,
     return least_mm
 
 
-def clear_what_was_left(decisions: Decisions, case_state: CaseState, cause: CausingReport | None) -> None:
-    """Clears the rings that the wearer has left for good, by what is known for sure of both sides.
+def clear_left_rings(decisions: Decisions, case_state: CaseState, cause: CausingReport | None) -> None:
+    """Clears the rings that the wearer has left for good, by the positions of both sides that are known for sure.
 
-    None while a backlog still comes in that shows a presence inside: its end isn't known yet.
+    Clears none while a late backlog shows a presence inside, because the end of that presence isn't known yet.
     """
     state = decisions.state
     for target in case_state.case.targets:
@@ -218,26 +225,26 @@ def clear_what_was_left(decisions: Decisions, case_state: CaseState, cause: Caus
             if not ring_state.open:
                 continue
             if not _has_left(state, case_state, target, ring):
-                withheld_clearing.is_back(decisions, case_state, target, ring, cause)
-                break  # whoever may be within a narrower ring is within the wider ones
+                withheld_clearing.emit_reentry(decisions, case_state, target, ring, cause)
+                break  # a wearer possibly within a narrower ring is within the wider ones
             if ring_state.late_ms and state.now_ms < ring_state.late_ms + state.rules.clear_after_ms:
                 break
             jumped_ms = withheld_clearing.jumped_ms(state, case_state, target, ring)
             if jumped_ms is not None:
                 apart_mm = _newest_mm(state, case_state, target)
-                withheld_clearing.note(decisions, case_state, target, ring, jumped_ms, cause, apart_mm)
+                withheld_clearing.emit_withheld(decisions, case_state, target, ring, jumped_ms, cause, apart_mm)
                 break
             if withheld_clearing.is_too_soon(state, case_state, target, ring):
                 break
-            withheld_clearing.is_over(decisions, case_state, target, ring, cause)
+            withheld_clearing.end_withholding(decisions, case_state, target, ring, cause)
             _clear_ring(decisions, case_state, target, ring, decisions.state.now_ms, cause)
-    decisions.settle(case_state)
+    decisions.end_if_quiet(case_state)
 
 
 def _newest_mm(state: State, case_state: CaseState, target: Target) -> float:
     """Least distance that the newest positions claim, mm."""
-    heres = [rings.newest(wearer, device) for wearer, device in pairs(state, case_state, target)]
-    return min(target.shape.least(here, here) for here in heres)
+    positions = [rings.newest(wearer, device) for wearer, device in pairs(state, case_state, target)]
+    return min(target.shape.least(here, here) for here in positions)
 
 
 def _has_left(state: State, case_state: CaseState, target: Target, ring: Ring) -> bool:
@@ -249,8 +256,8 @@ def _has_left(state: State, case_state: CaseState, target: Target, ring: Ring) -
         until_ms = rings.known_until(wearer, device)
         if until_ms is None:
             continue
-        # The newest positions first: they nearly always say no, and say it cheaply. Old ones say no as well, but never yes, and
-        # vague ones must be as much farther off.
+        # The newest positions come first: they nearly always say no, and cheaply. Old positions may say no, but never yes. Vague
+        # ones must be farther away by their accuracy.
         beyond_mm = margin_mm + wearer.fixes[-1].accuracy_mm + (device.fixes[-1].accuracy_mm if device else 0)
         here = rings.newest(wearer, device)
         if target.shape.is_surely_within(here, ring.radius_mm + beyond_mm):
@@ -270,7 +277,7 @@ def _has_left(state: State, case_state: CaseState, target: Target, ring: Ring) -
         pieces_known = rings.joined(wearer, device, from_ms, until_ms)
         if not rings.clear_for(pieces_known, target.shape, ring, beyond_mm, from_ms, until_ms):
             return False
-        if not all(plausibility.is_newest_believed(one, rules.reach_mps) for one in (wearer, device) if one):
+        if not all(plausibility.is_newest_believed(side, rules.reach_mps) for side in (wearer, device) if side):
             return False
         if ring.action is Demand.RESPOND and not _agree(wearer, device, target, ring, beyond_mm, since_ms, until_ms):
             return False
@@ -280,7 +287,7 @@ def _has_left(state: State, case_state: CaseState, target: Target, ring: Ring) -
 def _agree(
     wearer: Track, device: Track | None, target: Target, ring: Ring, beyond_mm: int, since_ms: int, until_ms: int
 ) -> bool:
-    """Whether as many positions of each side say that a ring was left as it takes to tell leaving from an error that lasts."""
+    """Whether enough positions of each side say that the ring was left to rule out a lasting error."""
     from_ms = rings.agree_from_ms((wearer, device), since_ms, until_ms)
     if from_ms is None:
         return False
@@ -288,16 +295,16 @@ def _agree(
     return not any(target.shape.within(move.start, move.end, ring.radius_mm + beyond_mm) for move in moves)
 
 
-def outlast(decisions: Decisions, case_state: CaseState, at_ms: int, cause: CausingReport | None) -> Iterator[int]:
-    """Demands what a ring that was entered under an encounter demands, once none holds any more; yields when to look again.
+def end_muting(decisions: Decisions, case_state: CaseState, at_ms: int, cause: CausingReport | None) -> Iterator[int]:
+    """Emits the full demand of rings entered under an encounter, once no encounter is active. Yields the times of the next check.
 
-    Whoever is beyond the ring and its margin by then has left it, and would enter it anew.
+    A wearer beyond the ring and its margin by then has left it, and must enter it once more.
     """
     state, case = decisions.state, case_state.case
     muted = [(t, ring) for t in case.targets for ring in case.rings if case_state.ring(t, ring).muted]
     if not muted:
         return
-    until_ms = encounters.held_until_ms(state, case, at_ms)
+    until_ms = encounters.active_until_ms(state, case, at_ms)
     if until_ms is not None:
         yield until_ms
         return
@@ -323,13 +330,13 @@ def outlast(decisions: Decisions, case_state: CaseState, at_ms: int, cause: Caus
             distance_mm=None if is_beyond else apart_mm,
         )
         if jumped_ms is not None:
-            withheld_clearing.note(decisions, case_state, target, ring, jumped_ms, cause, apart_mm)
+            withheld_clearing.emit_withheld(decisions, case_state, target, ring, jumped_ms, cause, apart_mm)
 
 
 def close(
     decisions: Decisions, case_state: CaseState, targets: tuple[Target, ...], at_ms: int, only: list[Ring] | None = None
 ) -> None:
-    """Clears open rings because the order no longer asks for them."""
+    """Clears open rings that the order no longer asks for."""
     for target in targets:
         for ring in reversed(case_state.case.rings if only is None else only):
             if case_state.ring(target, ring).open:
@@ -339,11 +346,11 @@ def close(
 def _clear_ring(
     decisions: Decisions, case_state: CaseState, target: Target, ring: Ring, upto_ms: int, cause: CausingReport | None
 ) -> None:
-    found = accounts.account(decisions.state, case_state, target, ring, upto_ms)
-    at_ms = found.inside[-1][1] if found.inside else min(upto_ms, decisions.state.now_ms)
-    accounts.close(case_state.ring(target, ring), found)
+    account = accounts.account(decisions.state, case_state, target, ring, upto_ms)
+    at_ms = account.inside[-1][1] if account.inside else min(upto_ms, decisions.state.now_ms)
+    accounts.close(case_state.ring(target, ring), account)
     withheld_clearing.forget(case_state, target, ring)
-    found.alert_id = decisions.alert(
+    account.alert_id = decisions.alert(
         case_state,
         AlertKind.RING_CLEARED,
         demands.of_ring(ring.action, entered=False),
@@ -351,35 +358,35 @@ def _clear_ring(
         target=target,
         ring=ring,
         cause=cause,
-        distance_mm=float(ring.radius_mm) if found.inside else None,
-        inside=tuple(found.inside),
-        min_mm=found.min_mm,
+        distance_mm=float(ring.radius_mm) if account.inside else None,
+        inside=tuple(account.inside),
+        min_mm=account.min_mm,
         due_ms=upto_ms,
     )
 
 
 def forget_old(state: State, device_id: str, case_ids: list[str]) -> None:
-    """Drops fixes that no late report can need any more; the accounts and ways of these cases keep what they show first."""
+    """Drops fixes that no late report can need. The accounts and ways of these cases first take over their content."""
     track = state.tracks[device_id]
     if track.fixes[0].time_ms >= state.now_ms - WINDOW_MS:
         return
     for case_state in map(state.cases.__getitem__, case_ids):
-        accounts.settle(state, case_state)
+        accounts.finalize(state, case_state)
     horizon_ms = state.now_ms - WINDOW_MS - UNKNOWN_AFTER_MS
     _keep_ways(state, device_id, case_ids, horizon_ms)
     before = len(track.fixes)
-    track.forget_before(horizon_ms, plausibility.JUDGED)
-    track.forgot = track.forgot or len(track.fixes) < before
+    track.forget_before(horizon_ms, plausibility.JUDGED_FIXES)
+    track.is_truncated = track.is_truncated or len(track.fixes) < before
 
 
 def _keep_ways(state: State, device_id: str, case_ids: list[str], horizon_ms: int) -> None:
-    """Keeps what positions that are about to be dropped say of the way of a device, while anything of it is open."""
-    open_cases = [one for one in map(state.cases.__getitem__, case_ids) if one.episode_id]
+    """Keeps the ways of a device through positions about to be dropped, while an episode is open."""
+    open_cases = [case_state for case_state in map(state.cases.__getitem__, case_ids) if case_state.episode_id]
     if not open_cases:
         return
     track = state.tracks[device_id]
-    left = Track(track.fixes[:])
-    left.forget_before(horizon_ms, plausibility.JUDGED)
-    if count := len(track.fixes) - len(left.fixes):
+    remaining = Track(track.fixes[:])
+    remaining.forget_before(horizon_ms, plausibility.JUDGED_FIXES)
+    if count := len(track.fixes) - len(remaining.fixes):
         for case_state in open_cases:
             withheld_clearing.keep(state, case_state, device_id, track.fixes[:count])

@@ -1,4 +1,4 @@
-"""While a ring is entered, the protected person's warning is repeated as the wearer comes nearer or goes away."""
+"""Repeated warnings: while a ring is entered, the protected person is warned again as the wearer comes nearer or goes away."""
 
 from __future__ import annotations
 
@@ -7,22 +7,22 @@ import math
 from services.geofence.domain import accounts, demands
 from services.geofence.domain.alerts import CausingReport
 from services.geofence.domain.decisions import Decisions
-from services.geofence.domain.demands import Found
+from services.geofence.domain.demands import Detection
 from services.geofence.domain.detectors import withheld_clearing
 from services.geofence.domain.entries import Demand, Target
 from services.geofence.domain.kinematics import rings
 from services.geofence.domain.state import CaseState, LastWarning, State
 
 NEARER_MM = 100_000
-"""She is told of each 100 m by which the wearer has come nearer, as the protective app of the police does ..."""
+"""Warn for each 100 m that the wearer comes nearer, as the protective app of the police does."""
 FARTHER_MM = 300_000
-"""... and of each 300 m by which the wearer has gone away: that is no reason to look at a telephone on the run."""
-AGAIN_MS = 15_000
-"""Never more often than this, however many reports come at once."""
+"""Warn for each 300 m that the wearer goes away: that is no reason to look at a phone while running."""
+MIN_INTERVAL_MS = 15_000
+"""Minimum interval between two warnings, however many reports arrive at once."""
 
 
-def look(decisions: Decisions, case_state: CaseState, cause: CausingReport) -> None:
-    """Repeats the warning of each person within whose ring the wearer is, where the distance has changed since the last one."""
+def check(decisions: Decisions, case_state: CaseState, cause: CausingReport) -> None:
+    """Repeats the warning of each person within whose ring the wearer is, if the distance has changed since the last warning."""
     state, case = decisions.state, case_state.case
     for target in case.targets:
         if not target.is_person:
@@ -31,33 +31,33 @@ def look(decisions: Decisions, case_state: CaseState, cause: CausingReport) -> N
         if not entered:
             case_state.warned.pop(target.key, None)
             continue
-        found = _apart(state, case_state, target)
-        if found is None:
+        nearest = _apart(state, case_state, target)
+        if nearest is None:
             continue
-        apart_mm, at_ms = found
+        apart_mm, at_ms = nearest
         before = case_state.warned.get(target.key)
         if before is None or before.rings != len(entered):
-            # The alert of that ring has told her.
+            # The alert of that ring has warned her.
             case_state.warned[target.key] = LastWarning(apart_mm, state.now_ms, len(entered))
             continue
-        if state.now_ms - before.at_ms < AGAIN_MS or -NEARER_MM < apart_mm - before.apart_mm < FARTHER_MM:
+        if state.now_ms - before.at_ms < MIN_INTERVAL_MS or -NEARER_MM < apart_mm - before.apart_mm < FARTHER_MM:
             continue
         if (
             apart_mm > before.apart_mm
             and withheld_clearing.jumped_ms(state, case_state, target, entered[-1]) is not None
         ):
-            continue  # that he is far away is no news of his while no vehicle makes the way
+            continue  # the greater distance isn't credible while no vehicle makes the way
         case_state.warned[target.key] = LastWarning(apart_mm, state.now_ms, len(entered))
-        kind, demand = demands.FOUND[Found.DISTANCE_CHANGED]
+        kind, demand = demands.DETECTIONS[Detection.DISTANCE_CHANGED]
         ring = entered[-1]
         decisions.alert(case_state, kind, demand, at_ms, target=target, ring=ring, cause=cause, distance_mm=apart_mm)
 
 
 def _apart(state: State, case_state: CaseState, target: Target) -> tuple[float, int] | None:
-    """Least distance between newest positions that both still hold, mm, and as of when; None where none do."""
-    found = []
+    """Least distance between fresh newest positions of both sides, mm, and its moment; None where none are fresh."""
+    candidates = []
     for wearer, device in accounts.pairs(state, case_state, target):
         here, there = wearer.last(), device.last() if device else None
-        if here and there and all(rings.is_fresh(one.time_ms, state.now_ms) for one in (here, there)):
-            found.append((math.dist(here.point, there.point), max(here.time_ms, there.time_ms)))
-    return min(found, default=None)
+        if here and there and all(rings.is_fresh(fix.time_ms, state.now_ms) for fix in (here, there)):
+            candidates.append((math.dist(here.point, there.point), max(here.time_ms, there.time_ms)))
+    return min(candidates, default=None)

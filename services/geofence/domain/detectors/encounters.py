@@ -1,4 +1,7 @@
-"""Authorised encounters: while one holds, an approach is warned of and recorded, and nobody is sent. It never outlasts its end."""
+"""Authorised encounters: an approach during an active encounter is warned of and recorded, and nobody is sent.
+
+An encounter never outlasts its end.
+"""
 
 from __future__ import annotations
 
@@ -12,21 +15,21 @@ KOREA_MS = 9 * 3_600_000
 DAY_MS = 86_400_000
 
 
-def holding(state: State, case: Case, at_ms: int) -> Encounter | None:
+def active_at(state: State, case: Case, at_ms: int) -> Encounter | None:
     """The encounter that allows the wearer to be near at a moment, if any."""
     return next(
         (encounter for encounter in case.encounters if _ends_ms(state, case, encounter, at_ms) is not None), None
     )
 
 
-def held_until_ms(state: State, case: Case, at_ms: int) -> int | None:
-    """Until when encounters that hold at a moment go on, as far as is known; None where none holds."""
+def active_until_ms(state: State, case: Case, at_ms: int) -> int | None:
+    """Until when the encounters active at a moment last, as far as is known; None if none is active."""
     ends = [_ends_ms(state, case, encounter, at_ms) for encounter in case.encounters]
     return max((end_ms for end_ms in ends if end_ms is not None), default=None)
 
 
 def _ends_ms(state: State, case: Case, encounter: Encounter, at_ms: int) -> int | None:
-    """Until when an encounter that holds at a moment does so, as far as is known; None where it doesn't hold."""
+    """Until when an encounter active at a moment lasts, as far as is known; None if it isn't active."""
     if not encounter.from_ms <= at_ms < encounter.until_ms:
         return None
     end_ms = encounter.until_ms
@@ -46,7 +49,7 @@ def _ends_ms(state: State, case: Case, encounter: Encounter, at_ms: int) -> int 
 
 
 def _point(track: Track, at_ms: int) -> Vector | None:
-    """Where a device was at a moment; None where that is unknown."""
+    """Where a device was at a moment; None if that is unknown."""
     last = track.last()
     if last is None or at_ms >= last.time_ms + UNKNOWN_AFTER_MS:
         return None

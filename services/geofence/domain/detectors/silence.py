@@ -1,7 +1,7 @@
-"""What silence means: who isn't heard, and whom a wearer can have reached since anybody knew where they were.
+"""Silence: who isn't heard, and which targets a wearer can have reached since the last known position.
 
-All of it is decided as of a moment that follows from the state alone, so it doesn't matter when a tick or a report makes the fold
-look. Contact (`State.heard_at_ms`) ends a silence; only a position says where somebody is.
+Each decision is made as of a moment that follows from the state alone, so it doesn't matter whether a tick or a report triggers the
+check. Contact (`State.heard_at_ms`) ends a silence; only a position shows where somebody is.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from services.geofence.domain import demands
 from services.geofence.domain.alerts import CausingReport
 from services.geofence.domain.decisions import Decisions
-from services.geofence.domain.demands import Found
+from services.geofence.domain.demands import Detection
 from services.geofence.domain.detectors import outages, withheld_clearing
 from services.geofence.domain.entries import Case, Demand, Exercise, Target
 from services.geofence.domain.kinematics import safe_region
@@ -20,25 +20,29 @@ from services.geofence.domain.kinematics.track import UNKNOWN_AFTER_MS, Fix
 from services.geofence.domain.state import WEARER, CaseState, State
 
 
-def watch(decisions: Decisions, case_state: CaseState, at_ms: int, cause: CausingReport | None) -> list[int]:
-    """Decides on a case in force as of a moment; says when to look again, empty where only a report can change anything."""
+def check(decisions: Decisions, case_state: CaseState, at_ms: int, cause: CausingReport | None) -> list[int]:
+    """Decides on a case in force as of a moment, and returns the times of the next checks.
+
+    The times are empty if only a report can change anything.
+    """
     state = decisions.state
-    looks = [*_persons(decisions, case_state, at_ms, cause)]
+    check_times_ms = [*_check_persons(decisions, case_state, at_ms, cause)]
     if case_state.case.tag_device_ids:
-        # What isn't in earnest is no part of an outage, nor of the number that one is measured by.
+        # An exercise is no part of an outage, nor of the number of watched wearers.
         if case_state.case.exercise is Exercise.NONE:
             state.watched.add(case_state.case.case_id)
-        looks += _contact(decisions, case_state, at_ms, cause)
-        looks += _reach(decisions, case_state, at_ms, cause)
+        check_times_ms += _check_contact(decisions, case_state, at_ms, cause)
+        check_times_ms += _check_reachability(decisions, case_state, at_ms, cause)
     for key in (*([WEARER] if case_state.silent else []), *case_state.lost):
-        state.missed.update(case_state.devices(key))
-    return looks
+        state.silent_devices.update(case_state.devices(key))
+    return check_times_ms
 
 
-def rests_until(state: State, case_state: CaseState, at_ms: int) -> int | None:
-    """When to look again at a case in which nothing stands and everybody was heard and seen in time; None: look at all of it.
+def quiet_until(state: State, case_state: CaseState, at_ms: int) -> int | None:
+    """The next check of a case in which nothing is active and everybody was heard and seen in time; else None.
 
-    It says what `watch` would, and sorts out nearly all cases that time wakes.
+    None means that a full check is needed. The time equals that of `check`, and nearly all cases that are due are spared the full
+    check.
     """
     if case_state.silent or case_state.unseen or case_state.episode_id or case_state.lost or case_state.near:
         return None
@@ -46,86 +50,89 @@ def rests_until(state: State, case_state: CaseState, at_ms: int) -> int | None:
     last = state.last_fix(case.tag_device_ids)
     if last is None or case.case_id not in state.watched:
         return None
-    look_ms = min(last.time_ms, _last_heard_ms(heard_at_ms, case.tag_device_ids)) + UNKNOWN_AFTER_MS
+    check_ms = min(last.time_ms, _last_heard_ms(heard_at_ms, case.tag_device_ids)) + UNKNOWN_AFTER_MS
     for target in case.targets:
         if target.is_person:
             lost_ms = _last_heard_ms(heard_at_ms, target.device_ids) + state.rules.protected_lost_after_ms
-            look_ms = min(look_ms, lost_ms)
-    return look_ms if look_ms > at_ms else None
+            check_ms = min(check_ms, lost_ms)
+    return check_ms if check_ms > at_ms else None
 
 
 def _last_heard_ms(heard_at_ms: Mapping[str, int], device_ids: tuple[str, ...]) -> int:
-    """When any of them was heard last; 0 where none ever was."""
+    """When any of the devices was last heard; 0 if none ever was."""
     if len(device_ids) == 1:  # nearly always
         return heard_at_ms.get(device_ids[0], 0)
     return max((heard_at_ms.get(device_id, 0) for device_id in device_ids), default=0)
 
 
 def await_reports(case_state: CaseState, from_ms: int) -> None:
-    """Notes from when on reports are awaited of those who weren't awaited yet."""
+    """Notes since when reports are awaited from the wearer and each person, unless they already are."""
     for key in (WEARER, *(target.key for target in case_state.case.targets if target.is_person)):
         case_state.awaited_from_ms.setdefault(key, from_ms)
 
 
 def amend(decisions: Decisions, case_state: CaseState, case: Case, in_force: bool) -> None:
-    """Takes back what the new snapshot no longer asks about; whose devices have changed is awaited anew."""
+    """Retracts the alerts that a new snapshot no longer asks about, and restarts the wait for replaced devices."""
     at_ms, before = decisions.state.now_ms, case_state.case
     devices = {WEARER: case.tag_device_ids} | {t.key: t.device_ids for t in case.targets}
     replaced = {t.key for t in before.targets if set(devices.get(t.key, ())) != set(t.device_ids)}
     if set(case.tag_device_ids) != set(before.tag_device_ids):
         replaced.add(WEARER)
-    gone = {WEARER, *(t.key for t in before.targets)} - (devices.keys() if in_force else set())
-    close(decisions, case_state, at_ms, gone if case.tag_device_ids else gone | {WEARER})
-    for key in replaced | gone:
+    dropped = {WEARER, *(t.key for t in before.targets)} - (devices.keys() if in_force else set())
+    close(decisions, case_state, at_ms, dropped if case.tag_device_ids else dropped | {WEARER})
+    for key in replaced | dropped:
         case_state.awaited_from_ms.pop(key, None)
 
 
 def close(decisions: Decisions, case_state: CaseState, at_ms: int, keys: set[str] | None = None) -> None:
-    """Takes back what was told of the wearer and of targets (None: of all), because nobody asks any more."""
+    """Retracts the alerts about the wearer and targets (None: all of them) that the order no longer asks about."""
     for target in case_state.case.targets:
         if keys is not None and not keys & {target.key, WEARER}:
             continue
         if case_state.near.pop(target.key, None):
-            _tell(decisions, case_state, Found.SEEN_AGAIN, at_ms, target)
+            _emit(decisions, case_state, Detection.POSITION_REGAINED, at_ms, target)
         if (keys is None or target.key in keys) and case_state.lost.pop(target.key, False):
-            _tell(decisions, case_state, Found.PERSON_FOUND, at_ms, target)
+            _emit(decisions, case_state, Detection.PERSON_FOUND, at_ms, target)
     if keys is not None and WEARER not in keys:
         return
     case_state.unseen = False
     decisions.state.watched.discard(case_state.case.case_id)
     if case_state.silent:
         case_state.silent = None
-        _tell(decisions, case_state, Found.HEARD_AGAIN, at_ms)
+        _emit(decisions, case_state, Detection.HEARD_AGAIN, at_ms)
         outages.note_heard(decisions, case_state, at_ms)
 
 
-def _tell(
+def _emit(
     decisions: Decisions,
     case_state: CaseState,
-    found: Found,
+    detection: Detection,
     at_ms: int,
     target: Target | None = None,
     cause: CausingReport | None = None,
     heard_ms: int | None = None,
 ) -> Demand:
-    """Adds what was found; of somebody who was last heard at `heard_ms` and no more, a notice is the outage's while there is one."""
-    kind, demand = demands.FOUND[found]
-    to_nobody = found is Found.IN_REACH
+    """Emits a detection and returns its demand.
+
+    During an outage, a notice about somebody who was last heard at `heard_ms` is left to the outage.
+    """
+    kind, demand = demands.DETECTIONS[detection]
+    record_only = detection is Detection.IN_REACH
     outage_id = "" if heard_ms is None else outages.covering(decisions.state, heard_ms)
     key = target.key if target else WEARER
-    if outages.is_grouped(case_state, found, key):
+    if outages.is_grouped(case_state, detection, key):
         return Demand.RECORD
     if outage_id and demand is Demand.NOTIFY:
-        to_nobody, demand = True, Demand.RECORD
-        outages.group(decisions.state, case_state, found, key)
+        record_only, demand = True, Demand.RECORD
+        outages.group(decisions.state, case_state, detection, key)
     decisions.alert(
-        case_state, kind, demand, at_ms, target=target, cause=cause, to_nobody=to_nobody, outage_id=outage_id
+        case_state, kind, demand, at_ms, target=target, cause=cause, record_only=record_only, outage_id=outage_id
     )
     return demand
 
 
 def _heard_ms(state: State, case_state: CaseState, key: str) -> int:
-    """When somebody's devices were last heard; where they never were, since when that is awaited."""
+    """When somebody's devices were last heard; if never, since when a report has been awaited."""
     heard = [state.heard_at_ms[device] for device in case_state.devices(key) if device in state.heard_at_ms]
     return max(heard, default=case_state.awaited_from_ms[key])
 
@@ -133,15 +140,17 @@ def _heard_ms(state: State, case_state: CaseState, key: str) -> int:
 # ── contact ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _contact(decisions: Decisions, case_state: CaseState, at_ms: int, cause: CausingReport | None) -> Iterator[int]:
-    """SILENT and its end; yields moments to look again at."""
+def _check_contact(
+    decisions: Decisions, case_state: CaseState, at_ms: int, cause: CausingReport | None
+) -> Iterator[int]:
+    """Emits SILENT and its end; yields the times of the next checks."""
     state = decisions.state
     since_ms, from_ms = _heard_ms(state, case_state, WEARER), case_state.awaited_from_ms[WEARER]
     silent_ms, long_ms = since_ms + UNKNOWN_AFTER_MS, since_ms + state.rules.silent_notify_after_ms
     if at_ms < silent_ms:
         if case_state.silent:
             case_state.silent = None
-            _tell(decisions, case_state, Found.HEARD_AGAIN, at_ms, None, cause)
+            _emit(decisions, case_state, Detection.HEARD_AGAIN, at_ms, None, cause)
             outages.note_heard(decisions, case_state, at_ms)
         yield silent_ms
         return
@@ -150,16 +159,21 @@ def _contact(decisions: Decisions, case_state: CaseState, at_ms: int, cause: Cau
         heard_before = any(tag_id in state.heard_at_ms for tag_id in case_state.case.tag_device_ids)
         if heard_before and case_state.case.exercise is Exercise.NONE:
             outages.note_silence(decisions, case_state.case.case_id, moment_ms)
-        case_state.silent = _tell(decisions, case_state, Found.NOT_HEARD, moment_ms, None, cause, since_ms)
+        case_state.silent = _emit(decisions, case_state, Detection.NOT_HEARD, moment_ms, None, cause, since_ms)
     if at_ms < long_ms:
         yield long_ms
     elif case_state.silent is Demand.RECORD:
         moment_ms = max(long_ms, from_ms)
-        case_state.silent = _tell(decisions, case_state, Found.NOT_HEARD_FOR_LONG, moment_ms, None, cause, since_ms)
+        case_state.silent = _emit(decisions, case_state, Detection.NOT_HEARD_FOR_LONG, moment_ms, None, cause, since_ms)
 
 
-def _persons(decisions: Decisions, case_state: CaseState, at_ms: int, cause: CausingReport | None) -> Iterator[int]:
-    """PROTECTED_DEVICE_LOST by silence and its end; yields moments to look again at. A person without any device is never heard."""
+def _check_persons(
+    decisions: Decisions, case_state: CaseState, at_ms: int, cause: CausingReport | None
+) -> Iterator[int]:
+    """Emits PROTECTED_DEVICE_LOST by silence and its end; yields the times of the next checks.
+
+    A person without a device is never heard.
+    """
     state = decisions.state
     for target in case_state.case.targets:
         if not target.is_person:
@@ -169,80 +183,82 @@ def _persons(decisions: Decisions, case_state: CaseState, at_ms: int, cause: Cau
         lost_ms = heard_ms + state.rules.protected_lost_after_ms
         if at_ms < lost_ms:
             if case_state.lost.pop(target.key, False):
-                _tell(decisions, case_state, Found.PERSON_FOUND, at_ms, target, cause)
+                _emit(decisions, case_state, Detection.PERSON_FOUND, at_ms, target, cause)
             yield lost_ms
         elif target.key not in case_state.lost:
-            told = not _explained(case_state, target)
-            if told:
+            emitted = not _explained(case_state, target)
+            if emitted:
                 moment_ms = max(lost_ms, from_ms)
-                demand = _tell(decisions, case_state, Found.PERSON_LOST, moment_ms, target, cause, heard_ms)
-                told = demand > Demand.RECORD
-            case_state.lost[target.key] = told
+                demand = _emit(decisions, case_state, Detection.PERSON_LOST, moment_ms, target, cause, heard_ms)
+                emitted = demand > Demand.RECORD
+            case_state.lost[target.key] = emitted
 
 
 def _explained(case_state: CaseState, target: Target) -> bool:
-    """Whether all devices of a person have said why they won't be heard: the police know."""
+    """Whether all devices of a person have announced their silence, so that the police know."""
     devices = target.device_ids
-    return bool(devices) and all(case_state.stands(demands.EXPLAINED, device) for device in devices)
+    return bool(devices) and all(case_state.has_active(demands.EXPLAINS_SILENCE, device) for device in devices)
 
 
-# ── reach ────────────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── reachability ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _reach(decisions: Decisions, case_state: CaseState, at_ms: int, cause: CausingReport | None) -> Iterator[int]:
-    """UNKNOWN_NEAR and its end; yields moments to look again at."""
+def _check_reachability(
+    decisions: Decisions, case_state: CaseState, at_ms: int, cause: CausingReport | None
+) -> Iterator[int]:
+    """Emits UNKNOWN_NEAR and its end; yields the times of the next checks."""
     state, case = decisions.state, case_state.case
     last = state.last_fix(case.tag_device_ids)
     if last and at_ms < last.time_ms + UNKNOWN_AFTER_MS:
         case_state.unseen = False
         for target in case.targets:
-            if withheld_clearing.is_unseen_still(decisions, case_state, target, last, cause):
+            if withheld_clearing.stays_unseen(decisions, case_state, target, last, cause):
                 case_state.unseen = True  # each report may be the one that ends it
             elif case_state.near.pop(target.key, None):
-                _tell(decisions, case_state, Found.SEEN_AGAIN, at_ms, target, cause)
+                _emit(decisions, case_state, Detection.POSITION_REGAINED, at_ms, target, cause)
         yield last.time_ms + UNKNOWN_AFTER_MS
         return
     if not case_state.unseen:
         case_state.unseen = True
         safe_region.drop_case(state, case)
-    sign = any(case_state.stands(demands.SIGNS, tag_id) for tag_id in case.tag_device_ids)
+    sign = any(case_state.has_active(demands.EVASION_SIGNS, tag_id) for tag_id in case.tag_device_ids)
     from_ms = case_state.awaited_from_ms[WEARER]
     for target in case.targets:
-        found_ms, found = _possible_ms(state, case_state, last, target), Found.IN_REACH
-        if found_ms is None and target.key not in case_state.near:
+        possible_ms, detection = _possible_ms(state, case_state, last, target), Detection.IN_REACH
+        if possible_ms is None and target.key not in case_state.near:
             continue
-        if found_ms is not None and at_ms < found_ms:
-            yield found_ms
+        if possible_ms is not None and at_ms < possible_ms:
+            yield possible_ms
             continue
-        if found_ms is not None and (sign or _was_near(state, case, last, target)):
-            found = Found.IN_REACH_AFTER_A_SIGN
+        if possible_ms is not None and (sign or _was_near(state, case, last, target)):
+            detection = Detection.IN_REACH_AFTER_A_SIGN
         else:
             likely_ms = _likely_ms(state, case_state, last, target)
             if at_ms < likely_ms:
                 yield likely_ms
             else:
-                found_ms, found = likely_ms, Found.LIKELY_IN_REACH
-        if found_ms is not None and case_state.near.get(target.key, 0) < demands.FOUND[found][1]:
-            moment_ms = max(found_ms, from_ms)
-            # Whoever is heard and yet unseen is so for a reason of their own.
+                possible_ms, detection = likely_ms, Detection.LIKELY_IN_REACH
+        if possible_ms is not None and case_state.near.get(target.key, 0) < demands.DETECTIONS[detection][1]:
+            moment_ms = max(possible_ms, from_ms)
+            # A device that reports without a position isn't affected by the outage, so its alert is not suppressed.
             heard_ms = _heard_ms(state, case_state, WEARER) if case_state.silent else None
-            case_state.near[target.key] = _tell(decisions, case_state, found, moment_ms, target, cause, heard_ms)
+            case_state.near[target.key] = _emit(decisions, case_state, detection, moment_ms, target, cause, heard_ms)
             withheld_clearing.keep_last(state, case_state, target, last)
 
 
 def _was_near(state: State, case: Case, last: Fix | None, target: Target) -> bool:
-    """Whether the last that was known of both is within a ring that demands NOTIFY or more."""
+    """Whether the last known positions of both were within a ring that demands NOTIFY or more."""
     apart = state.apart_mm(last, target) if last else None
     radius_mm = max((ring.radius_mm for ring in case.rings if ring.action >= Demand.NOTIFY), default=0)
     return apart is not None and apart[0] <= radius_mm
 
 
 def _possible_ms(state: State, case_state: CaseState, last: Fix | None, target: Target) -> int | None:
-    """The first moment at which the wearer, unseen, can be within the ring that demands a response; None where never.
+    """The first moment at which an unseen wearer can be within the ring that demands a response; None if never.
 
     The wearer may be as far from the last position as its accuracy and the speed bound allow. A person's own position ages by the
-    same bound, but for 3 minutes only: then it is the last one that there is. Where the wearer never was anywhere, the set is
-    everywhere, which is told together with the silence.
+    same bound, but only for 3 minutes: after that it stays the last known one. A wearer without any position may be anywhere, which
+    is emitted together with the silence.
     """
     if last is None:
         return case_state.awaited_from_ms[WEARER] + state.rules.silent_notify_after_ms
@@ -251,7 +267,7 @@ def _possible_ms(state: State, case_state: CaseState, last: Fix | None, target: 
 
 
 def _likely_ms(state: State, case_state: CaseState, last: Fix | None, target: Target) -> int:
-    """The first moment at which the same is likely: at the wearer's own pace, or once nobody has seen the wearer for long."""
+    """The first moment at which a presence is likely: at the wearer's own pace, or after a long time without any position."""
     rules = state.rules
     if last is None:
         return case_state.awaited_from_ms[WEARER] + rules.silent_notify_after_ms
@@ -260,14 +276,14 @@ def _likely_ms(state: State, case_state: CaseState, last: Fix | None, target: Ta
         state.tracks[tag_device_id] for tag_device_id in case_state.case.tag_device_ids if tag_device_id in state.tracks
     ]
     paces = [track.pace_mps() for track in tracks if track.fixes and track.fixes[-1] is last]
-    known = [pace for pace in paces if pace is not None]
-    mps = min(rules.reach_mps, max(rules.foot_mps, *known)) if known else rules.reach_mps
+    known_paces = [pace for pace in paces if pace is not None]
+    mps = min(rules.reach_mps, max(rules.foot_mps, *known_paces)) if known_paces else rules.reach_mps
     at_ms = _reached_ms(state, case_state.case, last, target, mps)
     return long_ms if at_ms is None else min(long_ms, at_ms)
 
 
 def _reached_ms(state: State, case: Case, last: Fix, target: Target, mps: float) -> int | None:
-    """When the gap to the ring that demands a response is closed, each side at so much; None where the other side is unknown."""
+    """When the gap to the ring that demands a response is closed, each side at a speed; None if the other side is unknown."""
     apart = state.apart_mm(last, target)
     if apart is None:
         return None

@@ -1,8 +1,9 @@
-"""All-clears that are withheld: positions say that a ring was left, and no vehicle makes the way there from where it was entered.
+"""Withheld all-clears: positions claim that a ring was left, but no vehicle makes the way from where it was entered.
 
-The ring stays entered, and the desks are notified that the positions may be spoofed, once for a target of an episode. Four things end
-it: a way that a vehicle can make, after which the ring is cleared as any other; positions back within the ring, which demand again what
-the ring demands, since a desk may have closed its half meanwhile; a device that is replaced; and the end of the order.
+The ring stays entered, and the desks are notified that the positions may be spoofed, once for each target of an episode. Four
+events end the withholding. After a way that a vehicle can make, the ring clears as usual. Positions back within the ring demand
+what the ring demands once more, because a desk may have closed its half meanwhile. The replacement of a device and the end of the
+order end it, too.
 """
 
 from __future__ import annotations
@@ -15,11 +16,10 @@ from typing import NamedTuple
 from services.geofence.domain import demands
 from services.geofence.domain.alerts import AlertKind, CausingReport
 from services.geofence.domain.decisions import Decisions
-from services.geofence.domain.demands import Found
+from services.geofence.domain.demands import Detection
 from services.geofence.domain.detectors import encounters
 from services.geofence.domain.entries import Case, Demand, Ring, Target
-from services.geofence.domain.kinematics import plausibility as credibility
-from services.geofence.domain.kinematics import probability, rings, travel_feasibility
+from services.geofence.domain.kinematics import plausibility, probability, rings, travel_feasibility
 from services.geofence.domain.kinematics.track import Fix, Track
 from services.geofence.domain.kinematics.travel_feasibility import Way
 from services.geofence.domain.state import CaseState, State
@@ -31,35 +31,35 @@ class Pair(NamedTuple):
     tag_id: str
     wearer: Track
     device_id: str | None
-    """None for a place, which has none."""
+    """None for a place, which has no device."""
     device: Track | None
 
     @property
     def sides(self) -> Iterator[tuple[str, Track]]:
-        """Both, by their devices; the tag alone where the other side is a place."""
+        """Device id and track of each side; only the tag's if the target is a place."""
         yield self.tag_id, self.wearer
         if self.device_id is not None and self.device is not None:
             yield self.device_id, self.device
 
 
 def jumped_ms(state: State, case_state: CaseState, target: Target, ring: Ring) -> int | None:
-    """Since when positions that still hold say that a ring was left in a way that no vehicle makes; None where they don't."""
-    found = [
-        min(way.since_ms for way in known)
+    """Since when fresh positions claim a departure that no vehicle makes; None if they don't."""
+    since_times_ms = [
+        min(way.since_ms for way in ways)
         for pair in _fresh_pairs(state, case_state.case, target)
-        for known in _known(state, case_state, target, ring, pair)
-        if known and not any(way.is_believed for way in known)
+        for ways in _ways_since_entry(state, case_state, target, ring, pair)
+        if ways and not any(way.is_believed for way in ways)
     ]
-    return min(found, default=None)
+    return min(since_times_ms, default=None)
 
 
 def is_too_soon(state: State, case_state: CaseState, target: Target, ring: Ring) -> bool:
-    """Whether a way was found again too short a time ago: what was said before it counts for nothing."""
+    """Whether a device's way became possible again too recently: positions before that don't count."""
     since_ms = case_state.ring(target, ring).since_ms or 0
     for pair in _fresh_pairs(state, case_state.case, target):
         until_ms = rings.known_until(pair.wearer, pair.device) or 0
-        for known in _known(state, case_state, target, ring, pair):
-            regained_ms = min((way.regained_ms for way in known if way.is_believed), default=0)
+        for ways in _ways_since_entry(state, case_state, target, ring, pair):
+            regained_ms = min((way.regained_ms for way in ways if way.is_believed), default=0)
             if not regained_ms:
                 continue
             if until_ms - state.rules.clear_after_ms < regained_ms:
@@ -72,10 +72,13 @@ def is_too_soon(state: State, case_state: CaseState, target: Target, ring: Ring)
     return False
 
 
-def is_unseen_still(
+def stays_unseen(
     decisions: Decisions, case_state: CaseState, target: Target, last: Fix, cause: CausingReport | None
 ) -> bool:
-    """Whether a wearer who was unseen near a target, so that somebody was sent, is seen again only where no vehicle got in time."""
+    """Whether a wearer who was unseen near a target reappears only where no vehicle got in time.
+
+    It applies to targets to which somebody was sent.
+    """
     state = decisions.state
     if case_state.near.get(target.key) is not Demand.RESPOND:
         return False
@@ -86,15 +89,15 @@ def is_unseen_still(
             continue
         way = _follow_from(kept[0], track.fixes)
         if not way.is_believed:
-            note(decisions, case_state, target, None, way.since_ms, cause, None)
+            emit_withheld(decisions, case_state, target, None, way.since_ms, cause, None)
             return True
-    is_over(decisions, case_state, target, None, cause)
+    end_withholding(decisions, case_state, target, None, cause)
     _drop(case_state, _key(target, None))
     return False
 
 
 def keep_last(state: State, case_state: CaseState, target: Target, last: Fix | None) -> None:
-    """Keeps where a wearer was seen last who is unseen near a target, where somebody is sent for it."""
+    """Keeps the last known position of a wearer who is unseen near a target, if somebody is sent because of it."""
     if case_state.near.get(target.key) is not Demand.RESPOND or last is None:
         return
     for device_id in case_state.case.tag_device_ids:
@@ -105,7 +108,7 @@ def keep_last(state: State, case_state: CaseState, target: Target, last: Fix | N
             ]
 
 
-def note(
+def emit_withheld(
     decisions: Decisions,
     case_state: CaseState,
     target: Target,
@@ -114,13 +117,16 @@ def note(
     cause: CausingReport | None,
     distance_mm: float | None,
 ) -> None:
-    """Notifies the desks that an all-clear is withheld, and why: once for a target of an episode, the rest is for the record."""
+    """Notifies the desks that an all-clear is withheld, and why.
+
+    This happens once for each target of an episode; the rest is for the record.
+    """
     key = _key(target, ring)
     if case_state.withheld.get(key):
         return
-    again = any(key_before.startswith(f"{target.key} ") for key_before in case_state.withheld)
+    repeated = any(key_before.startswith(f"{target.key} ") for key_before in case_state.withheld)
     case_state.withheld[key] = since_ms
-    kind, demand = demands.FOUND[Found.LEFT_BY_JUMP_AGAIN if again else Found.LEFT_BY_JUMP]
+    kind, demand = demands.DETECTIONS[Detection.LEFT_BY_JUMP_REPEATED if repeated else Detection.LEFT_BY_JUMP]
     decisions.alert(
         case_state,
         kind,
@@ -131,27 +137,27 @@ def note(
         cause=cause,
         distance_mm=distance_mm,
         due_ms=decisions.state.now_ms,
-        to_nobody=again,
+        record_only=repeated,
     )
 
 
-def is_over(
+def end_withholding(
     decisions: Decisions, case_state: CaseState, target: Target, ring: Ring | None, cause: CausingReport | None
 ) -> None:
-    """Notes for the record that nothing is withheld any more. To the legs it is no all-clear: that is the ring's own."""
+    """Records that nothing is withheld any more. To the legs this is no all-clear: the ring's own alert is."""
     key = _key(target, ring)
     if case_state.withheld.get(key):
         case_state.withheld[key] = 0
-        kind, demand = demands.FOUND[Found.WAY_FOUND]
+        kind, demand = demands.DETECTIONS[Detection.WAY_FOUND]
         decisions.alert(
-            case_state, kind, demand, decisions.state.now_ms, target=target, ring=ring, cause=cause, to_nobody=True
+            case_state, kind, demand, decisions.state.now_ms, target=target, ring=ring, cause=cause, record_only=True
         )
 
 
-def is_back(
+def emit_reentry(
     decisions: Decisions, case_state: CaseState, target: Target, ring: Ring, cause: CausingReport | None
 ) -> None:
-    """Demands what a ring demands whose all-clear was withheld, once positions are within it again."""
+    """Emits the ring's demand once more, if its all-clear was withheld and positions are within the ring again."""
     state, case = decisions.state, case_state.case
     if not case_state.withheld.get(_key(target, ring)):
         return
@@ -160,12 +166,12 @@ def is_back(
         distance_mm = target.shape.least(here, here)
         tracks = [track for _, track in pair.sides]
         if distance_mm > ring.radius_mm or not all(
-            credibility.is_newest_believed(track, state.rules.reach_mps) for track in tracks
+            plausibility.is_newest_believed(track, state.rules.reach_mps) for track in tracks
         ):
             continue
-        is_over(decisions, case_state, target, ring, cause)
+        end_withholding(decisions, case_state, target, ring, cause)
         at_ms = max(track.fixes[-1].time_ms for track in tracks)
-        if encounters.holding(state, case, at_ms) is None:
+        if encounters.active_at(state, case, at_ms) is None:
             accuracies = tuple(track.fixes[-1].accuracy_mm for track in tracks)
             decisions.alert(
                 case_state,
@@ -182,14 +188,14 @@ def is_back(
 
 
 def forget(case_state: CaseState, target: Target, ring: Ring) -> None:
-    """Drops what was kept of a ring that is cleared."""
+    """Drops the kept ways of a ring that is cleared."""
     key = _key(target, ring)
     case_state.withheld.pop(key, None)
     _drop(case_state, key)
 
 
 def keep(state: State, case_state: CaseState, device_id: str, dropped: list[Fix]) -> None:
-    """Follows the ways of a device through its oldest positions, which are to be dropped, while what is open may rest on them."""
+    """Follows a device's ways through its oldest positions before they are dropped, while open rings may rest on them."""
     for target in case_state.case.targets:
         unseen = _unseen_key(target, device_id)
         if unseen in case_state.ways:
@@ -262,31 +268,37 @@ def _fresh_pairs(state: State, case: Case, target: Target) -> Iterator[Pair]:
             yield pair
 
 
-def _known(state: State, case_state: CaseState, target: Target, ring: Ring, pair: Pair) -> Iterator[list[Way]]:
-    """Of each side the ways from where it was when the ring was seen entered last; empty where that is unknown."""
+def _ways_since_entry(
+    state: State, case_state: CaseState, target: Target, ring: Ring, pair: Pair
+) -> Iterator[list[Way]]:
+    """The ways of each side since the ring was last seen entered; empty if the position then is unknown."""
     from_ms = _from_ms(state, case_state, target, ring, pair)
     for device_id, track in pair.sides:
         if from_ms is not None:
-            # A device that had said no more than it takes to say that it left: a receiver that starts may tell of where it was last.
-            known = track.forgot or bisect_left(track.fixes, (from_ms,)) > rings.AGREE
-            yield travel_feasibility.ways(track.fixes, from_ms) if known else []
+            # A new device needs a few more positions than those that claim the departure: a starting receiver may report its last
+            # location.
+            has_history = track.is_truncated or bisect_left(track.fixes, (from_ms,)) > rings.AGREEING_FIXES
+            yield travel_feasibility.ways(track.fixes, from_ms) if has_history else []
         else:
             kept = case_state.ways.get(_pair_key(target, ring, pair, device_id), [])
             yield [travel_feasibility.follow(way, track.fixes) for way in kept]
 
 
 def _from_ms(state: State, case_state: CaseState, target: Target, ring: Ring, pair: Pair) -> int | None:
-    """The last moment at which the two were so near that the ring wasn't left; None where no position of then is known any more."""
+    """The last moment at which the two sides were too near for the ring to count as left.
+
+    None if no position of that time is known any more.
+    """
     wearer, device = pair.wearer, pair.device
     since_ms = case_state.ring(target, ring).since_ms or 0
     vague_mm = wearer.fixes[-1].accuracy_mm + (device.fixes[-1].accuracy_mm if device else 0)
     near_mm = ring.radius_mm + state.rules.clear_margin_of(ring.radius_mm) + vague_mm
     for piece in reversed(rings.assumed(wearer, device, since_ms, state.now_ms)[0]):
-        if target.shape.reach_mm(piece.start) - math.dist(piece.start, piece.end) > near_mm:
+        if target.shape.min_distance_mm(piece.start) - math.dist(piece.start, piece.end) > near_mm:
             continue
         spans = target.shape.within(piece.start, piece.end, near_mm)
         if spans:
             return piece.from_ms + round(spans[-1][1] * (piece.to_ms - piece.from_ms))
-    # It was entered by what was likely, or foreseen.
+    # The ring was entered on a likely or a predicted presence.
     oldest_ms = max(track.fixes[0].time_ms for _, track in pair.sides)
     return since_ms if since_ms >= oldest_ms else None

@@ -1,8 +1,8 @@
-"""Distances between points that move in straight lines, exact in time. Earth-centred millimetres on WGS84.
+"""Distances between points that move in straight lines, exact in time, in Earth-centred millimetres on WGS84.
 
-A chord between two points of the ellipsoid is shorter than the geodesic by under 0.1 mm at 2 km and 8 mm at 20 km. Within a
-stretch of time in which both points move linearly their difference is linear too, so the square of their distance is a
-quadratic of time and its crossings of a radius are roots, not samples.
+A chord between two points of the ellipsoid is shorter than the geodesic by under 0.1 mm at 2 km and 8 mm at 20 km. While both
+points move linearly, their difference is linear too. So the square of their distance is a quadratic of time, and its crossings of a
+radius are roots, not samples.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _E7_RAD = math.pi / 180 / 1e7
 _LESS_E2 = 1 - _E2
 _OUTWARDS = 1 / (8 * 6_371_000_000.0**2)
 ROUNDED_MM = 1_000
-"""What cheap bounds leave for roundings, and for areas that are measured in a plane of their own."""
+"""Allowance of the cheap bounds for rounding, and for areas measured in a plane of their own, mm."""
 
 
 def ecef_mm(lat_e7: int, lon_e7: int) -> tuple[int, int, int]:
@@ -38,7 +38,7 @@ def ecef_mm(lat_e7: int, lon_e7: int) -> tuple[int, int, int]:
 
 
 def lat_lon_deg(point: Vector) -> tuple[float, float]:
-    """Latitude and longitude of a point on the ellipsoid, degrees: takes `ecef_mm` back, to 1e-7."""
+    """Latitude and longitude of a point on the ellipsoid, degrees: the inverse of `ecef_mm`, to 1e-7."""
     x, y, z = point
     lat = math.atan2(z, (1 - _E2) * math.hypot(x, y))
     return round(math.degrees(lat), 7), round(math.degrees(math.atan2(y, x)), 7)
@@ -46,7 +46,7 @@ def lat_lon_deg(point: Vector) -> tuple[float, float]:
 
 @dataclass(frozen=True, slots=True)
 class Disc:
-    """The points within `radius_mm` of `centre`; a moving person is a disc of radius 0 round the origin of the difference."""
+    """The points within `radius_mm` of `centre`. A moving person is a disc of radius 0 round the origin of the difference."""
 
     centre: Vector
     radius_mm: float
@@ -60,17 +60,17 @@ class Disc:
         """Least distance to the edge on the way, millimetres; 0 inside."""
         return max(0.0, _least_norm(_minus(start, self.centre), _minus(end, self.centre)) - self.radius_mm)
 
-    def reach_mm(self, point: Vector) -> float:
+    def min_distance_mm(self, point: Vector) -> float:
         """A lower bound of the distance from `point`, millimetres."""
         return math.dist(point, self.centre) - self.radius_mm
 
     def is_surely_within(self, point: Vector, margin_mm: float) -> bool:
-        """Whether a point is so near, by a bound that never says so wrongly and costs little."""
+        """Whether a point is within a margin, by a cheap bound that is never wrong when it says yes."""
         return math.dist(point, self.centre) - self.radius_mm < margin_mm - ROUNDED_MM
 
     @property
     def around(self) -> tuple[Vector, float]:
-        """Its middle, and how far it reaches from there, millimetres."""
+        """Centre, and greatest distance from it, millimetres."""
         return self.centre, self.radius_mm
 
 
@@ -78,31 +78,31 @@ class Disc:
 class PlanePolygon:
     """An area inside a closed line, without its holes, in a plane at its middle.
 
-    Points fall on the plane along its normal, which brings those at d from the middle nearer by d^3 / (6 R^2). They are moved out
-    again by d^3 / (8 R^2), so that lengths are as much too long across as they are too short outwards: under 0.1 m within 20 km
-    of an area whose corners are within 20 km of the middle.
+    Points fall on the plane along its normal, which brings points at distance d from the middle nearer by d^3 / (6 R^2). They are
+    moved out by d^3 / (8 R^2), so that lengths are as much too long across as too short outwards. The error is under 0.1 m within
+    20 km of an area whose corners are within 20 km of the middle.
     """
 
     origin: Vector
     east: Vector
     north: Vector
     sides: tuple[tuple[Corner, Corner], ...]
-    """Of the outline and of each hole."""
+    """Sides of the outer line and of each hole."""
     radius_mm: float
     """Distance of the farthest corner from `origin`."""
 
     def is_surely_within(self, point: Vector, margin_mm: float) -> bool:
-        """Whether a point is so near, by a bound that never says so wrongly and costs little: all corners are nearer."""
+        """Whether a point is within a margin, by a cheap bound that is never wrong when it says yes: all corners are nearer."""
         return math.dist(point, self.origin) + self.radius_mm < margin_mm - ROUNDED_MM
 
     @property
     def around(self) -> tuple[Vector, float]:
-        """A point in the middle of its corners, and how far it reaches from there, millimetres."""
+        """A point in the middle of the corners, and greatest distance from it, millimetres."""
         return self.origin, self.radius_mm
 
     @staticmethod
     def of(vertices_e7: Sequence[tuple[int, int]], holes_e7: Sequence[Sequence[tuple[int, int]]] = ()) -> PlanePolygon:
-        """The polygon with these corners (latitude, longitude) and those of its holes, 1e-7 degrees."""
+        """The polygon with these corners and holes (latitude, longitude), 1e-7 degrees."""
         lat_e7 = sum(lat for lat, _ in vertices_e7) // len(vertices_e7)
         lon_e7 = sum(lon for _, lon in vertices_e7) // len(vertices_e7)
         lat, lon = lat_e7 * _E7_RAD, lon_e7 * _E7_RAD
@@ -135,7 +135,7 @@ class PlanePolygon:
             return 0.0
         return min(_segments_apart(a, b, *side) for side in self.sides)
 
-    def reach_mm(self, point: Vector) -> float:
+    def min_distance_mm(self, point: Vector) -> float:
         """A lower bound of the distance from `point`, millimetres."""
         return math.dist(point, self.origin) - self.radius_mm
 
@@ -170,7 +170,7 @@ class PlanePolygon:
 
 
 def _flat(point: Vector, origin: Vector, east: Vector, north: Vector) -> Corner:
-    """Where a point falls on the plane at `origin`, see Polygon."""
+    """Where a point falls on the plane at `origin`; see PlanePolygon."""
     offset = _minus(point, origin)
     x, y = _dot(offset, east), _dot(offset, north)
     outwards = 1 + (x * x + y * y) * _OUTWARDS
@@ -179,7 +179,7 @@ def _flat(point: Vector, origin: Vector, east: Vector, north: Vector) -> Corner:
 
 Shape = Disc | PlanePolygon
 PERSON = Disc((0.0, 0.0, 0.0), 0.0)
-"""The shape of a protected person, in coordinates relative to them."""
+"""The shape of a protected person, in coordinates relative to the person."""
 
 
 def between(start: Vector, end: Vector, fraction: float) -> Vector:
@@ -200,7 +200,7 @@ def _dot(a: Vector, b: Vector) -> float:
 
 
 def _in_ball(start: Vector, end: Vector, radius: float) -> Span | None:
-    """Roots of |start + s (end - start)|^2 = radius^2, clipped to 0..1."""
+    """Where |start + s (end - start)| <= radius, for s in 0..1."""
     step = _minus(end, start)
     a, b, c = _dot(step, step), _dot(start, step), _dot(start, start) - radius * radius
     return _quadratic(a, b, c)
@@ -213,10 +213,10 @@ def _quadratic(a: float, b: float, c: float) -> Span | None:
     discriminant = b * b - a * c
     if discriminant < 0:
         return None
-    # The root with the sum of like signs is exact; the other follows from the product of the roots, without cancellation.
+    # The root with the sum of like signs is exact. The product of the roots gives the other without cancellation.
     q = -(b + math.copysign(math.sqrt(discriminant), b))
-    one, two = q / a, (c / q if q else 0.0)
-    low, high = max(0.0, min(one, two)), min(1.0, max(one, two))
+    root, other_root = q / a, (c / q if q else 0.0)
+    low, high = max(0.0, min(root, other_root)), min(1.0, max(root, other_root))
     return (low, high) if low <= high else None
 
 
@@ -228,7 +228,10 @@ def _least_norm(start: Vector, end: Vector) -> float:
 
 
 def _in_capsule(a: Corner, b: Corner, p: Corner, q: Corner, radius: float) -> Span | None:
-    """When a point on its way from a to b is within `radius` of the side p-q. The area is convex, so it is one stretch."""
+    """When a point on its way from a to b is within `radius` of the side p-q.
+
+    The area is convex, so there is at most one stretch.
+    """
     dx, dy = b[0] - a[0], b[1] - a[1]
     spans = []
     for x, y in (p, q):
@@ -240,19 +243,19 @@ def _in_capsule(a: Corner, b: Corner, p: Corner, q: Corner, radius: float) -> Sp
         ux, uy = ex / length, ey / length
         fx, fy = a[0] - p[0], a[1] - p[1]
         along = _between_bounds(fx * ux + fy * uy, dx * ux + dy * uy, 0.0, length)
-        beside = _between_bounds(fy * ux - fx * uy, dy * ux - dx * uy, -radius, radius)
-        if along and beside and max(along[0], beside[0]) <= min(along[1], beside[1]):
-            spans.append((max(along[0], beside[0]), min(along[1], beside[1])))
-    found = [span for span in spans if span]
-    return (min(s for s, _ in found), max(s for _, s in found)) if found else None
+        across = _between_bounds(fy * ux - fx * uy, dy * ux - dx * uy, -radius, radius)
+        if along and across and max(along[0], across[0]) <= min(along[1], across[1]):
+            spans.append((max(along[0], across[0]), min(along[1], across[1])))
+    crossed = [span for span in spans if span]
+    return (min(s for s, _ in crossed), max(s for _, s in crossed)) if crossed else None
 
 
 def _between_bounds(start: float, step: float, low: float, high: float) -> Span | None:
     """Where low <= start + s step <= high in 0..1."""
     if step == 0:
         return (0.0, 1.0) if low <= start <= high else None
-    one, two = (low - start) / step, (high - start) / step
-    first, last = max(0.0, min(one, two)), min(1.0, max(one, two))
+    at_low, at_high = (low - start) / step, (high - start) / step
+    first, last = max(0.0, min(at_low, at_high)), min(1.0, max(at_low, at_high))
     return (first, last) if first <= last else None
 
 

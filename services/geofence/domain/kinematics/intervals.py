@@ -9,32 +9,34 @@ Stretch = tuple[int, int]
 
 
 def add_stretch(stretches: list[Stretch], from_ms: int, to_ms: int) -> None:
-    """Adds a stretch, joined with those that it touches."""
+    """Adds a stretch, joined with the stretches that it touches."""
     touched = [stretch for stretch in stretches if stretch[0] <= to_ms and from_ms <= stretch[1]]
-    for one in touched:
-        stretches.remove(one)
-    stretches.append((min([from_ms, *(one[0] for one in touched)]), max([to_ms, *(one[1] for one in touched)])))
+    for stretch in touched:
+        stretches.remove(stretch)
+    stretches.append(
+        (min([from_ms, *(stretch[0] for stretch in touched)]), max([to_ms, *(stretch[1] for stretch in touched)]))
+    )
     stretches.sort()
 
 
 def without(spans: list[Stretch], others: Iterable[Stretch]) -> list[Stretch]:
-    """What `spans` hold beside `others`, which may overlap each other."""
+    """The parts of `spans` outside `others`, which may overlap each other."""
     for from_ms, to_ms in others:
-        left: list[Stretch] = []
+        remaining: list[Stretch] = []
         for start_ms, end_ms in spans:
             if to_ms <= start_ms or end_ms <= from_ms:
-                left.append((start_ms, end_ms))
+                remaining.append((start_ms, end_ms))
                 continue
             if start_ms < from_ms:
-                left.append((start_ms, from_ms))
+                remaining.append((start_ms, from_ms))
             if to_ms < end_ms:
-                left.append((to_ms, end_ms))
-        spans = left
+                remaining.append((to_ms, end_ms))
+        spans = remaining
     return spans
 
 
 def overlaps(spans: Iterable[Stretch], from_ms: int, to_ms: int) -> Iterator[Stretch]:
-    """The parts of a stretch that lie in `spans`. A mere end in common is none, unless the stretch is a moment."""
+    """The parts of a stretch that lie in `spans`. A common end alone gives none, unless the stretch is a single moment."""
     for start_ms, end_ms in spans:
         low_ms, high_ms = max(start_ms, from_ms), min(end_ms, to_ms)
         if low_ms < high_ms or low_ms == high_ms == from_ms == to_ms:

@@ -1,7 +1,7 @@
-"""Which fixes of a device are believed: what one position says against those before it decides nothing until a second one agrees.
+"""Plausibility of fixes: a position that contradicts those before it decides nothing until a second one agrees.
 
-Nothing is dropped: the time inside, the least distance, the wider rings and the record rest on all fixes, and of what isn't believed
-near by the desks are told (`possible.py`).
+No fix is dropped: the time inside, the least distance, the wider rings and the record rest on all fixes. The desks are notified of
+implausible fixes near a target (`possible_presence.py`).
 """
 
 from __future__ import annotations
@@ -10,82 +10,85 @@ import math
 from bisect import bisect_left, bisect_right
 from itertools import pairwise
 
-from services.geofence.domain.kinematics.rings import AGREE
+from services.geofence.domain.kinematics.rings import AGREEING_FIXES
 from services.geofence.domain.kinematics.track import AFTER_ALL_MS, JUMP_MPS, UNKNOWN_AFTER_MS, Fix, Track
 
-KNOWN_FROM = 3
-"""A device of which fewer fixes are known is believed as it comes, but for what nothing on the ground can do."""
+MIN_KNOWN = 3
+"""With fewer known fixes, a device is believed unless its movement is impossible on the ground."""
 PACE_TIMES = 3
-"""Faster than the speed bound is a surprise only where it is also so many times the device's own pace: drivers and trains aren't."""
-PACE_OF = 5
-"""Its pace is the greatest between so many of its last believed fixes."""
+"""A movement above the speed bound is a jump only if it is also this many times the device's own pace: drivers and trains don't
+jump."""
+PACE_FIXES = 5
+"""A device's pace is the greatest between this many of its last believed fixes."""
 AGREES_MPS = 40
-"""A second position agrees where a car on a motorway could have gone on to it from the first."""
-THERE_MM = 100_000
-"""... or where the device was so near in the 3 minutes before, beyond what the accuracies explain."""
+"""A second position agrees if a car on a motorway could have driven to it from the first, m/s."""
+SAME_PLACE_MM = 100_000
+"""A second position also agrees with the track if the device was this near to it in the 3 minutes before, beyond the accuracies,
+mm."""
 VAGUE_FROM_MM = 100_000
 VAGUE_TIMES = 4
-"""A fix that is at best so exact, and so many times worse than its neighbours, says nothing that they don't."""
-HELD = 3
-"""Fixes that can be between two that are believed and are joined by a line."""
-JUDGED = PACE_OF + AGREE
-"""What is said of the newest fix rests on so many of the newest, whatever their age."""
-BACK = 8
-"""A judgement begins so many fixes before the stretch that is looked at: two that agree are believed, whatever was before."""
+"""A fix whose accuracy is VAGUE_FROM_MM or worse, and this many times worse than its neighbours', adds nothing to them."""
+MAX_HELD = 3
+"""Maximum number of fixes between two believed ones that are joined by a line."""
+JUDGED_FIXES = PACE_FIXES + AGREEING_FIXES
+"""A decision about the newest fix rests on this many of the newest fixes, whatever their age."""
+LOOKBACK_FIXES = 8
+"""A judgement begins this many fixes before the evaluated stretch: two that agree are believed, whatever came before."""
 
 
 def believed(track: Track, from_ms: int, until_ms: int | None, bound_mps: int) -> Track:
-    """The believed fixes of a stretch and of those around it; `bound_mps` is the speed beyond which a movement may be a surprise.
+    """The believed fixes of a stretch and of those around it. `bound_mps` is the speed above which a movement may be a jump.
 
-    Until None: up to the newest fix. Of a track with a fix at least one is believed.
+    With `until_ms` None, up to the newest fix. A track with a fix has at least one believed fix.
     """
     fixes = track.fixes
-    first = max(0, bisect_left(fixes, (from_ms,)) - BACK)
+    first = max(0, bisect_left(fixes, (from_ms,)) - LOOKBACK_FIXES)
     stop = len(fixes) if until_ms is None else bisect_right(fixes, (until_ms, AFTER_ALL_MS)) + 2
     return Track(_judge(fixes[first:stop], bound_mps))
 
 
-def back_ms(tracks: tuple[Track | None, ...], from_ms: int) -> int:
-    """From when on a look has to begin that begins at a fix, so that a way to what was held until now is in it."""
-    found = from_ms
+def lookback_ms(tracks: tuple[Track | None, ...], from_ms: int) -> int:
+    """Where an evaluation that begins at a fix must start, so that it includes the way to a fix that was unconfirmed until now."""
+    start_ms = from_ms
     for track in tracks:
         if track is not None:
-            before = track.fixes[max(0, bisect_right(track.fixes, (from_ms, AFTER_ALL_MS)) - HELD)]
-            found = min(found, max(before.time_ms, from_ms - UNKNOWN_AFTER_MS))
-    return found
+            before = track.fixes[max(0, bisect_right(track.fixes, (from_ms, AFTER_ALL_MS)) - MAX_HELD)]
+            start_ms = min(start_ms, max(before.time_ms, from_ms - UNKNOWN_AFTER_MS))
+    return start_ms
 
 
 def is_newest_believed(track: Track, bound_mps: int) -> bool:
-    """Whether the newest fix of a device says where it is; True, and cheap, where nothing is odd about it."""
+    """Whether the newest fix of a device is believed. Cheap, and True, if nothing about it is odd."""
     fixes = track.fixes
     if len(fixes) < 2 or not _is_odd(fixes[-2], fixes[-1], bound_mps):
         return True
     return believed(track, fixes[-1].time_ms, None, bound_mps).fixes[-1] is fixes[-1]
 
 
-def left_by_leap(track: Track) -> list[tuple[Fix, float]]:
-    """Where a device was before it leapt away, the newest first, and its pace until then, m/s; for 3 minutes, or until the fourth fix.
+def left_by_jump(track: Track) -> list[tuple[Fix, float]]:
+    """Where a device was before each recent jump, newest first, with its pace until then, m/s.
 
-    A leap is beyond all that the accuracies and its own pace of late explain, at whatever speed: a car's is one for who stood still. A
-    vague position isn't where it leapt from.
+    A jump counts for 3 minutes, or until the fourth fix after it. A jump exceeds all that the accuracies and the device's own
+    recent pace explain, at any speed: for somebody who stood still, a car's movement is one. A vague position is never the start of
+    a jump.
     """
-    fixes, found = track.fixes, []
-    for i in range(len(fixes) - 1, max(1, len(fixes) - AGREE), -1):
+    fixes, starts = track.fixes, []
+    for i in range(len(fixes) - 1, max(1, len(fixes) - AGREEING_FIXES), -1):
         before, fix = fixes[i - 1], fixes[i]
         if fixes[-1].time_ms - fix.time_ms > UNKNOWN_AFTER_MS:
             break
         beyond_mm = _beyond_mm(before, fix)
-        if beyond_mm <= THERE_MM or before.accuracy_mm >= VAGUE_FROM_MM:
+        if beyond_mm <= SAME_PLACE_MM or before.accuracy_mm >= VAGUE_FROM_MM:
             continue
-        pace_mps = _pace_mps(fixes[max(0, i - PACE_OF) : i])
+        pace_mps = _pace_mps(fixes[max(0, i - PACE_FIXES) : i])
         if beyond_mm > PACE_TIMES * pace_mps * (fix.time_ms - before.time_ms):
-            found.append((before, pace_mps))
-    return found
+            starts.append((before, pace_mps))
+    return starts
 
 
-def has_leapt(track: Track) -> bool:
-    """Whether it may also still be where it was before a leap."""
-    return bool(left_by_leap(track))
+def has_jumped(track: Track) -> bool:
+    """Whether the device may still be where it was before a jump."""
+    return bool(left_by_jump(track))
 
 
 def _is_odd(before: Fix, fix: Fix, bound_mps: int) -> bool:
@@ -96,61 +99,67 @@ def _is_odd(before: Fix, fix: Fix, bound_mps: int) -> bool:
 def _judge(fixes: list[Fix], bound_mps: int) -> list[Fix]:
     if not any(_is_odd(before, fix, bound_mps) for before, fix in pairwise(fixes)):
         return fixes
-    found: list[Fix] = fixes[:1]
-    seen = fixes[:1]
+    believed_fixes: list[Fix] = fixes[:1]
+    previous = fixes[:1]
     held: Fix | None = None
     for fix in fixes[1:]:
-        last = found[-1]
+        last = believed_fixes[-1]
         after_gap = fix.time_ms - last.time_ms > UNKNOWN_AFTER_MS
-        if not after_gap and _is_surprise(found, fix, bound_mps):
+        if not after_gap and _is_jump(believed_fixes, fix, bound_mps):
             if held is not None and _beyond_mm(held, fix) <= AGREES_MPS * (fix.time_ms - held.time_ms):
-                found += (held, fix)
+                believed_fixes += (held, fix)
                 held = None
-            elif _was_there(seen, fix):
-                found.append(fix)
+            elif _was_there(previous, fix):
+                believed_fixes.append(fix)
                 held = None
             else:
                 held = fix
-        elif after_gap or not _says_nothing(found, fix, bound_mps):
-            found.append(fix)
+        elif after_gap or not _adds_nothing(believed_fixes, fix, bound_mps):
+            believed_fixes.append(fix)
             held = None
-        seen.append(fix)
-    return found
+        previous.append(fix)
+    return believed_fixes
 
 
 def _beyond_mm(before: Fix, fix: Fix) -> float:
-    """How far apart two fixes are beyond what their accuracies explain."""
+    """Distance between two fixes beyond their accuracies, mm."""
     return math.dist(before[3:6], fix[3:6]) - before.accuracy_mm - fix.accuracy_mm
 
 
-def _is_surprise(found: list[Fix], fix: Fix, bound_mps: int) -> bool:
-    """Whether the way from the last believed fix is faster than the bound and than what the device has done lately."""
-    last = found[-1]
+def _is_jump(believed_fixes: list[Fix], fix: Fix, bound_mps: int) -> bool:
+    """Whether the way from the last believed fix is faster than the bound and than the device's recent pace."""
+    last = believed_fixes[-1]
     took_ms = fix.time_ms - last.time_ms
     beyond_mm = _beyond_mm(last, fix)
     if beyond_mm <= bound_mps * took_ms:
         return False
-    if len(found) < KNOWN_FROM:
+    if len(believed_fixes) < MIN_KNOWN:
         return beyond_mm > JUMP_MPS * took_ms
-    return beyond_mm > min(JUMP_MPS, PACE_TIMES * _pace_mps(found[-PACE_OF:])) * took_ms
+    return beyond_mm > min(JUMP_MPS, PACE_TIMES * _pace_mps(believed_fixes[-PACE_FIXES:])) * took_ms
 
 
 def _pace_mps(fixes: list[Fix]) -> float:
-    """The greatest between two that follow one another; of two fixes at least."""
+    """The greatest speed between two consecutive fixes, m/s; needs at least two fixes."""
     return max(math.dist(a[3:6], b[3:6]) / max(1, b.time_ms - a.time_ms) for a, b in pairwise(fixes))
 
 
-def _was_there(seen: list[Fix], fix: Fix) -> bool:
-    """Whether a fix of the 3 minutes before said the same: a receiver that goes to and fro is believed at the second time."""
-    return any(fix.time_ms - one.time_ms <= UNKNOWN_AFTER_MS and _beyond_mm(one, fix) <= THERE_MM for one in seen)
+def _was_there(previous: list[Fix], fix: Fix) -> bool:
+    """Whether a fix of the 3 minutes before was at the same place.
+
+    So a receiver that goes to and fro is believed at the second time.
+    """
+    return any(
+        fix.time_ms - earlier.time_ms <= UNKNOWN_AFTER_MS and _beyond_mm(earlier, fix) <= SAME_PLACE_MM
+        for earlier in previous
+    )
 
 
-def _says_nothing(found: list[Fix], fix: Fix, bound_mps: int) -> bool:
-    """Whether a vague fix allows what the sharp ones before it say."""
+def _adds_nothing(believed_fixes: list[Fix], fix: Fix, bound_mps: int) -> bool:
+    """Whether a vague fix is consistent with the sharp fixes before it."""
     if fix.accuracy_mm < VAGUE_FROM_MM:
         return False
-    last = found[-1]
-    sharp_mm = min(one.accuracy_mm for one in found[-KNOWN_FROM:])
+    last = believed_fixes[-1]
+    sharp_mm = min(earlier.accuracy_mm for earlier in believed_fixes[-MIN_KNOWN:])
     return fix.accuracy_mm > VAGUE_TIMES * sharp_mm and _beyond_mm(last, fix) <= bound_mps * (
         fix.time_ms - last.time_ms
     )

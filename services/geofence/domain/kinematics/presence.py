@@ -1,4 +1,4 @@
-"""Whether a wearer is within a ring that demands a response, by what is believed of both sides, and whether it is possible."""
+"""Presence within a ring that demands a response: whether it is likely enough to enter the ring, and whether it is possible."""
 
 from __future__ import annotations
 
@@ -14,33 +14,34 @@ from services.geofence.domain.rules import Rules
 from services.geofence.domain.state import State
 
 POSSIBLE_P = 0.01
-"""What is less likely isn't told."""
-ALLOWS = 2
-"""Beyond a ring by so many times the accuracies the probability of being inside is below POSSIBLE_P."""
+"""Least probability of a possible presence: nothing is emitted below it."""
+POSSIBLE_TIMES = 2
+"""Beyond a ring by this many times the accuracies, the probability of being inside is below POSSIBLE_P."""
 SURELY_BEYOND = probability.SURELY_OUTSIDE / 1.5
-"""Beyond a ring by so many times the accuracies nobody is possibly inside, to six places; an accuracy is 1.5 standard deviations."""
+"""Beyond a ring by this many times the accuracies, the probability of being inside is 0 to six places. An accuracy is 1.5 standard
+deviations."""
 
 
-class Maybe(NamedTuple):
-    """That the wearer may be within the ring."""
+class PossiblePresence(NamedTuple):
+    """The wearer may be within the ring."""
 
     at_ms: int
     distance_mm: float
     p: float
     anomaly: AnomalyKind | None
-    """Why it can't be known better; None where the positions are good and at the edge. JUMP where it is what one says that isn't
-    believed, or one from before a leap away."""
+    """Why the presence can't be known better; None if good positions are at the edge. JUMP if it rests on an unbelieved position,
+    or on one from before a jump away."""
 
 
 class Presence(NamedTuple):
-    """What a look found."""
+    """The result of an evaluation of one ring."""
 
     entered: tuple[int, float, float] | None
-    """The first moment at which the wearer is taken to be inside, the distance then, mm, and the probability; None where never."""
-    possible: Maybe | None
+    """The first moment at which the wearer counts as inside, the distance then (mm) and the probability; None if never."""
+    possible: PossiblePresence | None
 
 
-def look(
+def evaluate(
     state: State,
     sides: tuple[Track, Track | None],
     target: Target,
@@ -49,25 +50,29 @@ def look(
     until_ms: int,
     newest: bool,
 ) -> Presence:
-    """Looks at the ways of both sides (None: a place) between two moments; `newest` where nothing later is known."""
+    """Evaluates the ways of both sides (None: a place) between two moments; `newest` if no later position is known."""
     rules = state.rules
     if from_ms > until_ms:
-        return Presence(None, None)  # all of it is from before the last clearing
+        return Presence(None, None)  # the whole stretch is before the last clearing
     tracks = tuple(
         plausibility.believed(side, from_ms, None if newest else until_ms, rules.reach_mps) for side in sides if side
     )
-    if _is_far_out_of_reach(tracks, target, ring.radius_mm, from_ms, until_ms):
-        return _newest(state, sides, tracks, target, ring, None) if newest else Presence(None, None)
+    if _is_far_unreachable(tracks, target, ring.radius_mm, from_ms, until_ms):
+        return (
+            _from_newest_or_before_jumps(state, sides, tracks, target, ring, None) if newest else Presence(None, None)
+        )
     if len(tracks) > 1:
-        tracks = (tracks[0], stationary.settled(tracks[1]))
-    vague_mm = sum(max(fix.accuracy_mm for fix in track.fixes[-plausibility.BACK :]) for track in tracks)
+        tracks = (tracks[0], stationary.averaged(tracks[1]))
+    vague_mm = sum(max(fix.accuracy_mm for fix in track.fixes[-plausibility.LOOKBACK_FIXES :]) for track in tracks)
     threshold = rules.respond_p_pct / 100
-    best: Maybe | None = None
-    if _is_out_of_reach(tracks, target, ring.radius_mm + ALLOWS * vague_mm, from_ms, until_ms):
-        return _newest(state, sides, tracks, target, ring, None) if newest else Presence(None, None)
+    best: PossiblePresence | None = None
+    if _is_unreachable(tracks, target, ring.radius_mm + POSSIBLE_TIMES * vague_mm, from_ms, until_ms):
+        return (
+            _from_newest_or_before_jumps(state, sides, tracks, target, ring, None) if newest else Presence(None, None)
+        )
     for pieces in rings.assumed(tracks[0], tracks[1] if len(tracks) > 1 else None, from_ms, until_ms):
         for at_ms, distance_mm in rings.moments_within(
-            pieces, target.shape, ring.radius_mm, from_ms, ALLOWS * vague_mm
+            pieces, target.shape, ring.radius_mm, from_ms, POSSIBLE_TIMES * vague_mm
         ):
             if any(track.is_on_jump(at_ms) for track in tracks):
                 continue
@@ -75,34 +80,34 @@ def look(
             if p >= threshold:
                 return Presence((at_ms, distance_mm, p), None)
             if best is None or p > best.p:
-                best = Maybe(at_ms, distance_mm, p, None)
+                best = PossiblePresence(at_ms, distance_mm, p, None)
     if not newest:
         return Presence(None, None)
-    return _newest(state, sides, tracks, target, ring, best)
+    return _from_newest_or_before_jumps(state, sides, tracks, target, ring, best)
 
 
-def most_mm(rules: Rules) -> int:
-    """No wearer is taken to have gone farther from where a leap began."""
+def max_travel_mm(rules: Rules) -> int:
+    """Greatest assumed distance of a wearer from the start of a jump, mm."""
     return rules.reach_mps * UNKNOWN_AFTER_MS
 
 
-def _is_far_out_of_reach(
-    tracks: tuple[Track, ...], target: Target, radius_mm: int, from_ms: int, until_ms: int
-) -> bool:
-    """A cheaper bound that sorts out nearly all looks, before anybody is put where they rest.
+def _is_far_unreachable(tracks: tuple[Track, ...], target: Target, radius_mm: int, from_ms: int, until_ms: int) -> bool:
+    """A cheaper bound that rules out nearly all presences, before stationary devices are averaged.
 
-    Each mean of positions lies among them, so within the greatest distance of any from the newest one, and no movement between two
-    such means is longer than twice that.
+    Each mean of positions lies within the greatest distance of any position from the newest one. No movement between two such means
+    is longer than twice that distance.
     """
     wearer = tracks[0]
     here = wearer.fixes[-1]
-    away_mm = wearer.path_since_mm(from_ms) + ALLOWS * max(fix[6] for fix in wearer.fixes[-plausibility.BACK :])
+    away_mm = wearer.path_since_mm(from_ms) + POSSIBLE_TIMES * max(
+        fix[6] for fix in wearer.fixes[-plausibility.LOOKBACK_FIXES :]
+    )
     if len(tracks) == 1:
-        return target.shape.reach_mm(here.point) - away_mm > radius_mm
+        return target.shape.min_distance_mm(here.point) - away_mm > radius_mm
     device = tracks[1]
     point = device.fixes[-1][3:6]
     wide_mm = max(dist(fix[3:6], point) for fix in device.fixes)
-    away_mm += wide_mm + ALLOWS * max(fix[6] for fix in device.fixes)
+    away_mm += wide_mm + POSSIBLE_TIMES * max(fix[6] for fix in device.fixes)
     if len(device.fixes) > 1:
         took_ms = max(1, device.fixes[-1][0] - device.fixes[-2][0])
         away_mm += 2 * wide_mm * min(PREDICT_MS, max(0, until_ms - device.fixes[-1][0])) / took_ms
@@ -111,10 +116,10 @@ def _is_far_out_of_reach(
     return dist(here[3:6], point) - away_mm - ROUNDED_MM > radius_mm
 
 
-def _is_out_of_reach(tracks: tuple[Track, ...], target: Target, radius_mm: float, from_ms: int, until_ms: int) -> bool:
-    """A cheap bound that sorts out most looks: wherever both were and would go on to, they were farther apart."""
+def _is_unreachable(tracks: tuple[Track, ...], target: Target, radius_mm: float, from_ms: int, until_ms: int) -> bool:
+    """A cheap bound that rules out most presences: wherever both sides were and would go on to, they were farther apart."""
     here, there = tracks[0].fixes[-1], tracks[1].fixes[-1] if len(tracks) > 1 else None
-    apart_mm = dist(here[3:6], there[3:6]) if there else target.shape.reach_mm(here.point)
+    apart_mm = dist(here[3:6], there[3:6]) if there else target.shape.min_distance_mm(here.point)
     for track in tracks:
         apart_mm -= track.path_since_mm(from_ms)
         if there and (ahead := track.predicted(until_ms)):
@@ -122,77 +127,82 @@ def _is_out_of_reach(tracks: tuple[Track, ...], target: Target, radius_mm: float
     return apart_mm > radius_mm
 
 
-def _newest(
+def _from_newest_or_before_jumps(
     state: State,
     sides: tuple[Track, Track | None],
     believed: tuple[Track, ...],
     target: Target,
     ring: Ring,
-    best: Maybe | None,
+    best: PossiblePresence | None,
 ) -> Presence:
-    """What the newest positions say, and where they allow nothing, what those before a leap away do."""
-    found = _as_they_say(state, sides, believed, target, ring, best)
-    if found.entered or found.possible:
-        return found
-    return Presence(None, _before_leaps(state, sides, target, ring))
+    """The presence by the newest positions; if these allow none, by the positions before a jump away."""
+    presence = _from_newest(state, sides, believed, target, ring, best)
+    if presence.entered or presence.possible:
+        return presence
+    return Presence(None, _before_jumps(state, sides, target, ring))
 
 
-def _before_leaps(state: State, sides: tuple[Track, Track | None], target: Target, ring: Ring) -> Maybe | None:
-    """That the wearer may be within the ring where one of the two is still where it was before it leapt away.
+def _before_jumps(
+    state: State, sides: tuple[Track, Track | None], target: Target, ring: Ring
+) -> PossiblePresence | None:
+    """The possible presence if one side is still where it was before it jumped away.
 
     A wearer goes on from there at the own pace, and on foot at least, for 3 minutes; a person's device stays.
     """
     wearer, device = sides
-    left, left_too = plausibility.left_by_leap(wearer), plausibility.left_by_leap(device) if device else []
-    if not left and not left_too:
+    wearer_left, device_left = plausibility.left_by_jump(wearer), plausibility.left_by_jump(device) if device else []
+    if not wearer_left and not device_left:
         return None
     at_ms = max(side.fixes[-1].time_ms for side in sides if side)
-    heres = [(wearer.fixes[-1], 0.0), *left]
-    theres = [device.fixes[-1], *(fix for fix, _ in left_too)] if device else [None]
-    for i, (here, pace_mps) in enumerate(heres):
+    wearer_starts = [(wearer.fixes[-1], 0.0), *wearer_left]
+    device_starts = [device.fixes[-1], *(fix for fix, _ in device_left)] if device else [None]
+    for i, (here, pace_mps) in enumerate(wearer_starts):
         mps = min(state.rules.reach_mps, max(state.rules.foot_mps, pace_mps))
         went_mm = mps * min(UNKNOWN_AFTER_MS, at_ms - here.time_ms) if i else 0.0
-        for there in theres if i else theres[1:]:
+        for there in device_starts if i else device_starts[1:]:
             accuracies = (here.accuracy_mm, there.accuracy_mm) if there else (here.accuracy_mm,)
             apart_mm = dist(here[3:6], there[3:6]) if there else target.shape.least(here.point, here.point)
             if max(accuracies) < plausibility.VAGUE_FROM_MM and apart_mm <= ring.radius_mm + sum(accuracies) + went_mm:
-                return Maybe(
+                return PossiblePresence(
                     at_ms, apart_mm, probability.inside(apart_mm, ring.radius_mm, accuracies), AnomalyKind.JUMP
                 )
     return None
 
 
-def _as_they_say(
+def _from_newest(
     state: State,
     sides: tuple[Track, Track | None],
     believed: tuple[Track, ...],
     target: Target,
     ring: Ring,
-    best: Maybe | None,
+    best: PossiblePresence | None,
 ) -> Presence:
-    """What the newest positions say themselves, also where they aren't believed, and with those before that say the same."""
+    """The presence by the newest positions themselves, also unbelieved ones, and together with earlier ones at the same place."""
     raw = tuple(side for side in sides if side is not None)
     here, there = raw[0].fixes[-1], raw[1].fixes[-1] if len(raw) > 1 else None
     at_ms = max(here.time_ms, there.time_ms if there else 0)
-    accuracies = tuple(one.fixes[-1].accuracy_mm for one in raw)
+    accuracies = tuple(track.fixes[-1].accuracy_mm for track in raw)
     if best is None:
-        least_mm = dist(here[3:6], there[3:6]) if there else target.shape.reach_mm(here.point)
+        least_mm = dist(here[3:6], there[3:6]) if there else target.shape.min_distance_mm(here.point)
         if least_mm > ring.radius_mm + SURELY_BEYOND * sum(accuracies) + ROUNDED_MM:
             return Presence(None, None)
     apart_mm = dist(here[3:6], there[3:6]) if there else target.shape.least(here.point, here.point)
-    held = any(own.fixes[-1][:3] != one.fixes[-1][:3] for own, one in zip(believed, raw, strict=True))
+    held = any(
+        believed_track.fixes[-1][:3] != raw_track.fixes[-1][:3]
+        for believed_track, raw_track in zip(believed, raw, strict=True)
+    )
     p = probability.inside(apart_mm, ring.radius_mm, accuracies)
     if not held and apart_mm <= ring.radius_mm:
-        steady = probability.inside(apart_mm, ring.radius_mm, tuple(one.steady_accuracy_mm() for one in raw))
+        steady = probability.inside(apart_mm, ring.radius_mm, tuple(track.steady_accuracy_mm() for track in raw))
         if steady >= state.rules.respond_p_pct / 100:
             return Presence((here.time_ms, apart_mm, steady), None)
-    # Too vague to enter the ring even from its middle: then its disc says what is possible.
+    # Positions too vague to enter the ring even from its middle may be anywhere in their discs.
     vague = probability.inside(0, ring.radius_mm, accuracies) < state.rules.respond_p_pct / 100
     if (best is None or p > best.p or vague) and (
         p >= POSSIBLE_P or (vague and apart_mm - sum(accuracies) <= ring.radius_mm)
     ):
         anomaly = AnomalyKind.VAGUE if vague else AnomalyKind.JUMP if held else None
-        return Presence(None, Maybe(at_ms, apart_mm, p, anomaly))
+        return Presence(None, PossiblePresence(at_ms, apart_mm, p, anomaly))
     if best is not None and best.p >= POSSIBLE_P:
         return Presence(None, best)
     return Presence(None, None)

@@ -8,7 +8,7 @@ _R68_PER_SIGMA = 1.5095921854516636
 """Radius that holds 68 % of a 2-D normal distribution, in standard deviations: sqrt(-2 ln 0.32)."""
 
 SURELY_OUTSIDE = 6.0
-"""So many standard deviations beyond a ring the probability of being inside is below 1e-9, which six places don't show."""
+"""This many standard deviations beyond a ring, the probability of being inside is below 1e-9, which six places don't show."""
 
 
 def inside(distance_mm: float, radius_mm: float, accuracies_mm: tuple[int, ...]) -> float:

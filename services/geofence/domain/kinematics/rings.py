@@ -1,4 +1,4 @@
-"""One ring round one target: entered on what must be assumed, cleared and accounted for on what is known for sure."""
+"""One ring round one target: entered on assumed movements, cleared and accounted for on movements known for sure."""
 
 from __future__ import annotations
 
@@ -12,110 +12,110 @@ from services.geofence.domain.kinematics.geometry import Shape, Vector
 from services.geofence.domain.kinematics.intervals import Stretch, add_stretch, overlaps
 from services.geofence.domain.kinematics.track import UNKNOWN_AFTER_MS, Piece, Track, difference
 
-AGREE = 4
-"""So many of the newest positions of each side must say that a ring was left which sends somebody ..."""
-AGREE_MOST_MS = 600_000
-"""... or all of so long, where that many take longer."""
+AGREEING_FIXES = 4
+"""This many of the newest positions of each side must say that a ring which demands a response was left."""
+MAX_AGREE_MS = 600_000
+"""The longest stretch in which all positions must agree, where AGREEING_FIXES positions take longer."""
 
 
 @dataclass(slots=True)
 class Account:
-    """When the wearer was inside a ring that was cleared: kept for as long as late reports can change it."""
+    """Account of a cleared ring: when the wearer was inside. It is kept for as long as late reports can change it."""
 
     episode_id: str
     incident_id: str
     opened_ms: int
-    """When the entry was decided, mesh time."""
+    """When the ring's entry was decided, mesh time."""
     until_ms: int
     """Up to when the clearing has accounted for the ring."""
     spans: list[Stretch]
-    """Stretches of time that it answers for; every other moment is that of another account."""
+    """Stretches of time that the account covers; every other moment belongs to another account."""
     inside: list[Stretch]
-    """Stretches inside, as they were published last."""
+    """Stretches inside, as published last."""
     min_mm: float | None
-    """Least distance, as it was published last."""
-    settled: list[Stretch]
+    """Least distance, as published last, mm."""
+    final_inside: list[Stretch]
     """Stretches inside that no report can change any more: those before `RingState.floor_ms`."""
-    settled_mm: float | None
-    """Least distance before `RingState.floor_ms`."""
+    final_min_mm: float | None
+    """Least distance before `RingState.floor_ms`, mm."""
     due_ms: int | None = None
     """When an amended account is published, mesh time; None while no late report concerns it."""
     alert_id: str = ""
-    """The RING_CLEARED that published it first."""
+    """Id of the RING_CLEARED that first published the account."""
 
 
 @dataclass(slots=True)
 class RingState:
-    """What is remembered of one ring of one target."""
+    """State of one ring of one target."""
 
     bound_ms: int
-    """Nothing newer than the last report is entered before this moment: the start of the case, or the last clearing."""
+    """The newest reports can't enter the ring before this moment: the start of the case, or the last clearing."""
     since_ms: int | None = None
-    """When it was entered; None while the wearer is outside."""
+    """When the ring was entered; None while the wearer is outside."""
     inside: list[Stretch] = field(default_factory=list)
-    """Stretches inside, of the open episode, before `floor_ms`."""
+    """Stretches inside of the open episode, before `floor_ms`."""
     min_mm: float | None = None
-    """Least distance of them."""
+    """Least distance in `inside`, mm."""
     entered_mm: float = 0.0
-    """Distance with which it was entered."""
+    """Distance at the entry, mm."""
     muted: bool = False
-    """It was entered under an authorised encounter, so that nobody was sent."""
+    """Whether the ring was entered under an authorised encounter, so that nobody was sent."""
     floor_ms: int = 0
-    """Before this moment no report changes anything: the start of the case, or what is older than late reports may be."""
+    """No report changes anything before this moment: the start of the case, or the horizon of late reports."""
     opened_ms: int = 0
     """When the entry was decided, mesh time."""
     late_ms: int = 0
-    """When a late report last showed presence inside while it was open, mesh time; 0 where none did."""
+    """When a late report last proved presence inside while the ring was open, mesh time; 0 if none did."""
     closed: list[Account] = field(default_factory=list)
-    """Accounts of its cleared episodes that late reports may still change, in the order of the clearings."""
+    """Accounts of cleared episodes that late reports may still change, in the order of the clearings."""
 
     @property
     def open(self) -> bool:
-        """Entered and not cleared."""
+        """Whether the ring was entered and not cleared."""
         return self.since_ms is not None
 
     @property
     def least_mm(self) -> float:
-        """Least distance: accounted for, else that with which it was entered."""
+        """Least distance, mm: the accounted one, else the distance at the entry."""
         return self.entered_mm if self.min_mm is None else self.min_mm
 
     def enter(self, at_ms: int, distance_mm: float, now_ms: int) -> None:
-        """The wearer is inside, as is decided now."""
+        """Marks the ring as entered."""
         self.since_ms, self.entered_mm, self.min_mm, self.inside = at_ms, distance_mm, None, []
         self.muted, self.opened_ms, self.late_ms = False, now_ms, 0
 
     def leave(self) -> None:
-        """The wearer has left for good."""
+        """Marks the ring as left for good."""
         self.since_ms, self.min_mm, self.inside, self.muted = None, None, [], False
 
 
 def assumed(wearer: Track, device: Track | None, from_ms: int, to_ms: int) -> list[list[Piece]]:
-    """The wearer's movement as the target's shape sees it, on what must be assumed.
+    """The wearer's assumed movement relative to the target's shape.
 
-    Of two who move, one has reported later. The other is assumed to have stayed (the first list) and to have gone on as before
-    (the second, where there is one): a decision never waits for the other side's next report.
+    Of two moving sides, one has reported later. The other is assumed to have stayed (first list) and to have gone on as before
+    (second list, if any): a decision never waits for the other side's next report.
     """
-    mine = list(wearer.assumed(from_ms, to_ms))
+    wearer_pieces = list(wearer.assumed(from_ms, to_ms))
     if device is None:
-        return [mine]
-    theirs = list(device.assumed(from_ms, to_ms))
-    found = [list(difference(mine, theirs))]
-    going_on, going_on_too = wearer.predicted(to_ms), device.predicted(to_ms)
-    if going_on and going_on.to_ms > from_ms:
-        found.append(list(difference([going_on], theirs)))
-    if going_on_too and going_on_too.to_ms > from_ms:
-        found.append(list(difference(mine, [going_on_too])))
-    return found
+        return [wearer_pieces]
+    device_pieces = list(device.assumed(from_ms, to_ms))
+    movements = [list(difference(wearer_pieces, device_pieces))]
+    wearer_ahead, device_ahead = wearer.predicted(to_ms), device.predicted(to_ms)
+    if wearer_ahead and wearer_ahead.to_ms > from_ms:
+        movements.append(list(difference([wearer_ahead], device_pieces)))
+    if device_ahead and device_ahead.to_ms > from_ms:
+        movements.append(list(difference(wearer_pieces, [device_ahead])))
+    return movements
 
 
 def newest(wearer: Track, device: Track | None) -> Vector:
-    """The wearer's newest fix as the target's shape sees it; both have one."""
+    """The wearer's newest fix relative to the target's shape; both sides must have a fix."""
     here, there = wearer.fixes[-1], device.fixes[-1] if device else None
     return (here[3] - there[3], here[4] - there[4], here[5] - there[5]) if there else here.point
 
 
 def joined(wearer: Track, device: Track | None, from_ms: int, to_ms: int) -> Iterator[Piece]:
-    """The same, on what is known for sure."""
+    """The wearer's movement that is known for sure, relative to the target's shape."""
     moves = wearer.joined(from_ms, to_ms)
     if device is None:
         return moves
@@ -123,10 +123,10 @@ def joined(wearer: Track, device: Track | None, from_ms: int, to_ms: int) -> Ite
 
 
 def may_reach(ways: list[list[Piece]], shape: Shape, radius_mm: float) -> bool:
-    """Whether any movement could come within the radius; false only where none can."""
+    """Whether any movement could come within the radius; False only if none can."""
     for pieces in ways:
         for piece in pieces:
-            if shape.reach_mm(piece.start) - math.dist(piece.start, piece.end) <= radius_mm:
+            if shape.min_distance_mm(piece.start) - math.dist(piece.start, piece.end) <= radius_mm:
                 return True
     return False
 
@@ -134,10 +134,10 @@ def may_reach(ways: list[list[Piece]], shape: Shape, radius_mm: float) -> bool:
 def moments_within(
     pieces: Iterable[Piece], shape: Shape, radius_mm: float, from_ms: int, beyond_mm: float = 0.0
 ) -> Iterator[tuple[int, float]]:
-    """Moments from `from_ms` on within the radius, and the distance then, mm: of each stretch the first, the middle and the last.
+    """Moments from `from_ms` on within the radius, and the distance then, mm: the first, the middle and the last of each stretch.
 
-    Of a straight movement the middle is the nearest. Of one that doesn't come within the radius, and does within so much more
-    (`beyond_mm`), it is the middle of that.
+    The middle of a straight movement is its nearest point. A movement that stays outside the radius but comes within `beyond_mm`
+    more gives the middle of that stretch.
     """
     for piece in pieces:
         if piece.to_ms < from_ms:
@@ -156,7 +156,7 @@ def moments_within(
             yield at_ms, shape.least(point, point)
 
 
-def account(
+def measure_inside(
     inside: list[Stretch],
     least_mm: float | None,
     shape: Shape,
@@ -164,9 +164,9 @@ def account(
     pieces: Iterable[Piece],
     spans: list[Stretch],
 ) -> float | None:
-    """Adds to `inside` when `pieces` are within the radius during `spans`; returns the least distance, also with `least_mm`, mm.
+    """Adds to `inside` when `pieces` are within the radius during `spans`. Returns the least distance, including `least_mm`, mm.
 
-    A piece that leaves a span is measured whole and cut afterwards, so that its ends don't depend on where it was cut.
+    A piece that leaves a span is measured whole and cut afterwards, so that its ends don't depend on the cut.
     """
     for piece in pieces:
         length_ms = piece.to_ms - piece.from_ms
@@ -184,15 +184,15 @@ def account(
 
 
 def known_until(wearer: Track, device: Track | None) -> int | None:
-    """The moment up to which both positions are known for sure; None where one isn't known at all."""
-    mine, other = wearer.last(), device.last() if device else None
-    if mine is None or (device is not None and other is None):
+    """The moment up to which both positions are known for sure; None if one side has no position."""
+    wearer_fix, device_fix = wearer.last(), device.last() if device else None
+    if wearer_fix is None or (device is not None and device_fix is None):
         return None
-    return min(mine.time_ms, other.time_ms) if other else mine.time_ms
+    return min(wearer_fix.time_ms, device_fix.time_ms) if device_fix else wearer_fix.time_ms
 
 
 def clear_for(pieces: Iterable[Piece], shape: Shape, ring: Ring, margin_mm: int, from_ms: int, to_ms: int) -> bool:
-    """Whether the wearer was beyond the margin all the way from `from_ms` to `to_ms`, with no stretch unknown."""
+    """Whether the wearer was beyond the margin all the way from `from_ms` to `to_ms`, without an unknown stretch."""
     covered_ms = from_ms
     for piece in pieces:
         if piece.from_ms > covered_ms or shape.within(piece.start, piece.end, ring.radius_mm + margin_mm):
@@ -202,24 +202,24 @@ def clear_for(pieces: Iterable[Piece], shape: Shape, ring: Ring, margin_mm: int,
 
 
 def agree_from_ms(sides: tuple[Track | None, ...], since_ms: int, until_ms: int) -> int | None:
-    """From when on all positions must say that a ring was left which sends somebody; None where too few are of after its entry.
+    """From when on all positions must say that a ring which demands a response was left; None if too few are newer than its entry.
 
-    The four newest of each side must (None: a place), or all of ten minutes, where four take longer.
+    These are the four newest of each side (None: a place), or all of ten minutes if four take longer.
     """
     from_ms = until_ms
     for side in sides:
         if side is None:
             continue
         fixes = side.fixes
-        if len(fixes) >= AGREE and fixes[-AGREE].time_ms >= max(since_ms, until_ms - AGREE_MOST_MS):
-            from_ms = min(from_ms, fixes[-AGREE].time_ms)
-        elif since_ms <= until_ms - AGREE_MOST_MS:
-            from_ms = min(from_ms, fixes[bisect_left(fixes, (until_ms - AGREE_MOST_MS,))].time_ms)
+        if len(fixes) >= AGREEING_FIXES and fixes[-AGREEING_FIXES].time_ms >= max(since_ms, until_ms - MAX_AGREE_MS):
+            from_ms = min(from_ms, fixes[-AGREEING_FIXES].time_ms)
+        elif since_ms <= until_ms - MAX_AGREE_MS:
+            from_ms = min(from_ms, fixes[bisect_left(fixes, (until_ms - MAX_AGREE_MS,))].time_ms)
         else:
             return None
     return from_ms
 
 
 def is_fresh(time_ms: int, now_ms: int) -> bool:
-    """Whether a position of that time still says where somebody is."""
+    """Whether a position of that time still shows where somebody is."""
     return now_ms - time_ms <= UNKNOWN_AFTER_MS

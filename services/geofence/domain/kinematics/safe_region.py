@@ -1,10 +1,10 @@
-"""Clearance: within what ball a device may go about before any ring could matter. It only sorts out, and never decides.
+"""Safe regions: balls in which a device may move before any ring could matter. They only skip work and never decide anything.
 
-Of all pairs of devices in a case whose balls are known, the balls are farther apart than any decision reaches, and all positions from
-the fix before the newest on lie within. So a new fix within the ball changes nothing: neither of the two was near the other since the
-last, nor would be had it leapt from one end of its ball to the other and still been where it was. Whatever breaks that drops the balls
-concerned, and then the whole look decides, as it would without any. Balls follow from tracks, cases and rules, so no checkpoint holds
-them, and a restart begins without.
+For every pair of devices in a case with known regions, the regions are farther apart than any decision reaches. All positions from
+the fix before the newest on lie within. So a new fix within the region changes nothing: neither device was near the other since the
+last fix. That holds even if a device jumped from one end of its region to the other and was still at its previous position. Any
+event that breaks this drops the regions concerned, and the full evaluation then decides, as it would without any region. Regions
+follow from tracks, cases and rules, so no checkpoint holds them, and a restart begins without.
 """
 
 from __future__ import annotations
@@ -16,55 +16,56 @@ from typing import NamedTuple
 from services.geofence.domain.entries import Case
 from services.geofence.domain.kinematics import plausibility, presence
 from services.geofence.domain.kinematics.geometry import Vector
-from services.geofence.domain.kinematics.track import PREDICT_MOST_MM, Fix, SafeRegion
+from services.geofence.domain.kinematics.track import MAX_PREDICTION_MM, Fix, SafeRegion
 from services.geofence.domain.state import State
 
-VAGUE_TIMES = 3
-"""A position may be wrong by three times its 68 % accuracy (4.5 standard deviations); nothing is decided on less likely ones."""
+ACCURACY_TIMES = 3
+"""A position may be wrong by three times its 68 % accuracy (4.5 standard deviations); no decision rests on less likely errors."""
 
 
 class _Other(NamedTuple):
-    """What a device must keep away from."""
+    """A device or place that a device must keep away from."""
 
     device_id: str | None
     """The other device; None for a place."""
     apart_mm: float
-    """Least distance to where it was since a moment, less all that a decision reaches."""
-    ball_mm: float | None
-    """The same to its ball; None where it has none."""
+    """Least distance to its positions since a moment, less the range of any decision, mm."""
+    region_mm: float | None
+    """Least distance to its safe region, less the range of any decision, mm; None if it has no region."""
 
 
 def measure(state: State, device_id: str, from_ms: int) -> None:
-    """Makes the ball round a device's newest fix after a whole look from the fix before it (`from_ms`), where one can be made.
+    """Makes the safe region round a device's newest fix, after a full evaluation from the fix before it (`from_ms`), if possible.
 
-    Half of what lies between two devices is for each. Where it can't be made, or the last step leads out of it, the others lose
-    theirs too: they were made against where this device was before.
+    Each of two devices gets half of the space between them. If no region can be made, or the last step leads out of it, the other
+    devices lose theirs too: these were made against this device's earlier position.
     """
     track = state.tracks[device_id]
     fixes = track.fixes
     last, before = fixes[-1], fixes[-2] if len(fixes) > 1 else fixes[-1]
     if not plausibility.is_newest_believed(track, state.rules.reach_mps):
-        return drop(state, device_id)  # the next one may join two from before
+        return drop(state, device_id)  # the next fix may join two earlier ones
     free_mm, narrowed = math.inf, []
     for case_id in state.cases_of[device_id]:
         case_state = state.cases[case_id]
         if case_state.episode_id or case_state.unseen or case_state.possible:
             return drop(state, device_id)
         if any(
-            plausibility.has_leapt(state.tracks[device_id])
+            plausibility.has_jumped(state.tracks[device_id])
             for device_id in case_state.case.device_ids
             if device_id in state.tracks
         ):
-            return drop(state, device_id)  # for a while that device may also be where it was before, out of its ball
+            # For a while that device may still be at its previous position, outside its region.
+            return drop(state, device_id)
         for other in _others(state, case_state.case, device_id, last, from_ms):
             half_mm = other.apart_mm if other.device_id is None else other.apart_mm / 2
-            if other.device_id is not None and other.ball_mm is not None:
-                if other.ball_mm < half_mm / 2:
-                    narrowed.append(other.device_id)  # it makes a new one from where it is by then
+            if other.device_id is not None and other.region_mm is not None:
+                if other.region_mm < half_mm / 2:
+                    narrowed.append(other.device_id)  # that device makes a new region from its position at its next fix
                 else:
-                    half_mm = min(half_mm, other.ball_mm)
+                    half_mm = min(half_mm, other.region_mm)
             free_mm = min(free_mm, half_mm)
-    if math.dist(last.point, before.point) + VAGUE_TIMES * max(last.accuracy_mm, before.accuracy_mm) > free_mm:
+    if math.dist(last.point, before.point) + ACCURACY_TIMES * max(last.accuracy_mm, before.accuracy_mm) > free_mm:
         return drop(state, device_id)
     for other_id in narrowed:
         state.tracks[other_id].safe_region = None
@@ -72,31 +73,34 @@ def measure(state: State, device_id: str, from_ms: int) -> None:
 
 
 def drop(state: State, device_id: str) -> None:
-    """The device, and whoever keeps away from it, are looked at with each report until they have balls again."""
-    _take(state, device_id)
+    """Drops the safe regions of a device and of all devices that keep away from it.
+
+    Each report of these devices is evaluated until new regions are made.
+    """
+    _remove(state, device_id)
     for case_id in state.cases_of.get(device_id, ()):
         drop_case(state, state.cases[case_id].case)
 
 
 def drop_case(state: State, case: Case) -> None:
-    """The same for all devices of a case."""
+    """Drops the safe regions of all devices of a case."""
     for device_id in case.device_ids:
-        _take(state, device_id)
+        _remove(state, device_id)
 
 
 def drop_all(state: State) -> None:
-    """The same for all devices: the rules say how far a decision reaches."""
+    """Drops the safe regions of all devices: new rules change how far a decision reaches."""
     for track in state.tracks.values():
         track.safe_region = None
 
 
-def _take(state: State, device_id: str) -> None:
+def _remove(state: State, device_id: str) -> None:
     if track := state.tracks.get(device_id):
         track.safe_region = None
 
 
 def _others(state: State, case: Case, device_id: str, last: Fix, from_ms: int) -> Iterator[_Other]:
-    """All that a device must keep away from in a case, as seen from its newest fix."""
+    """All devices and places that a device must keep away from in a case, measured from its newest fix."""
     radius_mm = case.rings[0].radius_mm
     if device_id not in case.tag_device_ids:
         for tag_id in case.tag_device_ids:
@@ -104,7 +108,9 @@ def _others(state: State, case: Case, device_id: str, last: Fix, from_ms: int) -
         return
     for target in case.targets:
         if not target.is_person:
-            yield _Other(None, target.shape.reach_mm(last.point) - radius_mm - presence.most_mm(state.rules), None)
+            yield _Other(
+                None, target.shape.min_distance_mm(last.point) - radius_mm - presence.max_travel_mm(state.rules), None
+            )
         for other_id in target.device_ids:
             yield from _device(state, other_id, last.point, radius_mm, from_ms)
 
@@ -112,14 +118,14 @@ def _others(state: State, case: Case, device_id: str, last: Fix, from_ms: int) -
 def _device(state: State, other_id: str, point: Vector, radius_mm: int, from_ms: int) -> Iterator[_Other]:
     track = state.tracks.get(other_id)
     if track is None or not track.fixes:
-        return  # its first fix is looked at whole
+        return  # its first fix is fully evaluated
     newest = track.fixes[-1]
-    # Who is still where he was before a leap isn't predicted.
-    reach_mm = radius_mm + max(PREDICT_MOST_MM, presence.most_mm(state.rules))
-    since_mm = track.path_since_mm(from_ms) + VAGUE_TIMES * newest.accuracy_mm
-    ball = track.safe_region
+    # No movement is predicted for a device that may still be at its position before a jump.
+    decision_range_mm = radius_mm + max(MAX_PREDICTION_MM, presence.max_travel_mm(state.rules))
+    since_mm = track.path_since_mm(from_ms) + ACCURACY_TIMES * newest.accuracy_mm
+    region = track.safe_region
     yield _Other(
         other_id,
-        math.dist(point, newest.point) - since_mm - reach_mm,
-        math.dist(point, ball.centre) - ball.free_mm - reach_mm if ball else None,
+        math.dist(point, newest.point) - since_mm - decision_range_mm,
+        math.dist(point, region.centre) - region.free_mm - decision_range_mm if region else None,
     )

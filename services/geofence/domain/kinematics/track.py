@@ -1,4 +1,4 @@
-"""What is known of where a device was: its fixes in order of time, and the movement between them."""
+"""The track of a device: its fixes in order of time, and the movement between them."""
 
 from __future__ import annotations
 
@@ -13,41 +13,42 @@ from services.geofence.domain.kinematics.geometry import Vector, between
 UNKNOWN_AFTER_MS = 180_000
 """A position older than 3 minutes is unknown: fixes farther apart aren't joined by a line."""
 WINDOW_MS = 7_200_000
-"""How long fixes are kept for reports that come late: 2 h."""
+"""How long fixes are kept for late reports: 2 h."""
 AFTER_ALL_MS = 1 << 62
-AHEAD_MOST_MS = 120_000
-"""Ingest refuses clocks that are farther ahead than this."""
+MAX_AHEAD_MS = 120_000
+"""Ingest rejects clocks that are farther ahead than this."""
 PREDICT_MS = 30_000
-"""How long after a fix its velocity is trusted. With it, 67 of 73 crossings of real tracks are decided at the first report of either
-side after them, and the other 6 at the second."""
+"""How long after a fix its velocity is trusted. With it, 67 of 73 crossings of real tracks are decided at the first report of
+either side after them, and the other 6 at the second."""
 PREDICT_UP_TO_MPS = 60
 """Velocities above it are jumps of the receiver, not movements."""
-PREDICT_MOST_MM = PREDICT_MS * PREDICT_UP_TO_MPS
+MAX_PREDICTION_MM = PREDICT_MS * PREDICT_UP_TO_MPS
 """No prediction leads farther: mm, as ms times m/s."""
 
 
 JUMP_MPS = 100
 """Nothing on the ground is faster: the KTX does 85 m/s."""
 STEADY_MS = 600_000
-"""How far back fixes are looked for that say the same."""
+"""How far back fixes at the same place are searched."""
 FROZEN_MS = 600_000
-"""Who stands for so long with positions that are the same to the digit ..."""
-COPIED_LEAST = 16
-"""... and in so many of them is frozen; so many different ones that were there before are a copy, and no accident."""
+"""Minimum duration of a frozen position: fixes that are equal to the digit for this long."""
+MIN_COPIED = 16
+"""Minimum number of fixes of a frozen position. As many different fixes that equal an earlier stretch are a copy, and no
+accident."""
 
 
-PACE_LEAST_MS = 30_000
-PACE_OVER_MS = 300_000
-"""A pace is of movements between these lengths: shorter ones are the receiver's noise, longer ones say nothing of how it goes on."""
+MIN_PACE_MS = 30_000
+MAX_PACE_MS = 300_000
+"""A pace is measured over movements between these durations: shorter ones are noise, longer ones don't show how it goes on."""
 
 
 class Fix(NamedTuple):
-    """One position; sorts by time, then by report, so that the order of arrival doesn't matter."""
+    """One position. Fixes sort by time, then by report, so that the order of arrival doesn't matter."""
 
     time_ms: int
-    """When it holds: the time of the fix, at most that of its arrival."""
+    """When the position holds: the time of the fix, at most that of its arrival."""
     fix_ms: int
-    """Time of the fix by the device."""
+    """Time of the fix by the device's clock."""
     report_id: str
     x_mm: int
     y_mm: int
@@ -69,14 +70,14 @@ class Piece(NamedTuple):
     end: Vector
 
     def clipped(self, from_ms: int, to_ms: int) -> Piece:
-        """The part of it in a stretch that it meets."""
+        """The part of the movement within a stretch that it meets."""
         low, high = max(self.from_ms, from_ms), min(self.to_ms, to_ms)
         if (low, high) == (self.from_ms, self.to_ms):
             return self
         return Piece(low, high, self.at(low), self.at(high))
 
     def at(self, time_ms: int) -> Vector:
-        """Where it is at a moment within."""
+        """The position at a moment within the movement."""
         length_ms = self.to_ms - self.from_ms
         if not length_ms:
             return self.end
@@ -84,11 +85,11 @@ class Piece(NamedTuple):
 
 
 class SafeRegion(NamedTuple):
-    """A ball within which a device may go about without any ring coming into question (`clearance.py`)."""
+    """A ball in which a device may move without any ring coming into question (`safe_region.py`)."""
 
     centre: Vector
     free_mm: float
-    """Its radius."""
+    """Radius of the ball, mm."""
 
 
 @dataclass(slots=True)
@@ -97,15 +98,15 @@ class Track:
 
     fixes: list[Fix] = field(default_factory=list)
     ahead: bool = False
-    """The device's clock has been ahead of the log's."""
+    """Whether the device's clock has been ahead of the log's."""
     safe_region: SafeRegion | None = field(default=None, compare=False)
-    """Round one of the fixes, where there is one; derived from all tracks and cases, and decides nothing. It is kept here because
-    nearly every report asks for it: one search less."""
-    forgot: bool = False
-    """Fixes were dropped while the device played a part in a case: the oldest one that is known isn't its first."""
+    """Safe region round one of the fixes, if any. It is derived from all tracks and cases, and decides nothing. It is kept here
+    because nearly every report needs it: one lookup less."""
+    is_truncated: bool = False
+    """Whether fixes were dropped while a case named the device: the oldest known fix isn't its first."""
 
     def add(self, fix: Fix) -> int | None:
-        """Puts a fix in its place and returns its index; None where it is there already."""
+        """Inserts a fix in its place and returns its index; None if it is already there."""
         if not self.ahead and fix.fix_ms == fix.time_ms and (not self.fixes or fix > self.fixes[-1]):
             self.fixes.append(fix)
             return len(self.fixes) - 1
@@ -120,22 +121,22 @@ class Track:
         return index
 
     def _holds(self, fix: Fix) -> bool:
-        """Whether a report of a clock that is ahead is there, perhaps as of an earlier arrival."""
+        """Whether the track already holds this report of a clock that is ahead, perhaps with an earlier arrival."""
         for other in reversed(self.fixes):
-            if other.time_ms < fix.fix_ms - AHEAD_MOST_MS:
+            if other.time_ms < fix.fix_ms - MAX_AHEAD_MS:
                 return False
             if (other.fix_ms, other.report_id) == (fix.fix_ms, fix.report_id):
                 return True
         return False
 
     def last(self) -> Fix | None:
-        """The newest fix."""
+        """The newest fix; None if there is none."""
         return self.fixes[-1] if self.fixes else None
 
     def jumps_to(self, index: int) -> bool:
         """Whether a fix is farther from the one before than the accuracies and any speed can explain.
 
-        The first one is believed, for there is nothing to doubt it by.
+        The first fix is believed, because nothing contradicts it.
         """
         if not 0 < index < len(self.fixes):
             return False
@@ -149,7 +150,7 @@ class Track:
         return index > 0 and at_ms > self.fixes[index - 1].time_ms and self.jumps_to(index)
 
     def accuracy_at(self, at_ms: int) -> int:
-        """Accuracy of where the device was at a moment, mm: between two fixes it goes from the one's to the other's."""
+        """Accuracy of the position at a moment, mm, interpolated between two fixes."""
         index = bisect_right(self.fixes, (at_ms, AFTER_ALL_MS))
         if not 0 < index < len(self.fixes):
             return self.fixes[max(0, index - 1)].accuracy_mm
@@ -160,10 +161,10 @@ class Track:
         return before.accuracy_mm + change_mm // (after.time_ms - before.time_ms)
 
     def steady_accuracy_mm(self) -> int:
-        """Accuracy of the newest fix together with those of the last 10 minutes that say the same, mm.
+        """Accuracy of the newest fix together with those of the last 10 minutes at the same place, mm.
 
-        Each that does adds its weight, as independent measurements would. Those of one cell aren't, but to go on saying that he is
-        at her door is more than to say it once. It only ever grows the probability of what the newest fix says.
+        Each of them adds its weight, as independent measurements would. Fixes from one radio cell aren't independent, but repeated
+        positions at her door prove more than one. The result can only increase the probability of the newest fix.
         """
         last, weight = self.fixes[-1], 0.0
         for fix in reversed(self.fixes):
@@ -174,51 +175,52 @@ class Track:
         return round(math.sqrt(1 / weight))
 
     def is_frozen(self) -> bool:
-        """Whether the newest fixes are the same to the digit for 10 minutes, and none before them was like the one before it.
+        """Whether the newest fixes are equal to the digit for 10 minutes, and no earlier fix equals the one before it.
 
-        Who stands still jitters; a receiver that always pins itself at a standstill has done so before.
+        The positions of a standing device jitter. A receiver that always pins its position at a standstill has done so before.
         """
         fixes = self.fixes
         last = fixes[-1]
         since = len(fixes) - 1
         while since and fixes[since - 1][3:6] == last[3:6]:
             since -= 1
-        if last.time_ms - fixes[since].time_ms < FROZEN_MS or len(fixes) - since < COPIED_LEAST or since < COPIED_LEAST:
+        if last.time_ms - fixes[since].time_ms < FROZEN_MS or len(fixes) - since < MIN_COPIED or since < MIN_COPIED:
             return False
         return all(fixes[i][3:6] != fixes[i - 1][3:6] for i in range(1, since))
 
     def is_copied(self) -> bool:
-        """Whether the newest 16 fixes, all different, are to the digit and in this order those of an earlier stretch."""
+        """Whether the newest 16 fixes, all different, equal an earlier stretch to the digit and in order."""
         fixes = self.fixes
-        if len(fixes) < 2 * COPIED_LEAST:
+        if len(fixes) < 2 * MIN_COPIED:
             return False
         x_mm = fixes[-1][3]
-        # Hardly any earlier one is the newest to the digit: only what is is looked at.
-        ends = [i for i, fix in enumerate(fixes[COPIED_LEAST - 1 : -COPIED_LEAST], COPIED_LEAST) if fix[3] == x_mm]
+        # Hardly any earlier fix equals the newest to the digit, so only those that do are compared.
+        ends = [i for i, fix in enumerate(fixes[MIN_COPIED - 1 : -MIN_COPIED], MIN_COPIED) if fix[3] == x_mm]
         if not ends:
             return False
-        newest = [fix[3:6] for fix in fixes[-COPIED_LEAST:]]
-        return len(set(newest)) == COPIED_LEAST and any(
-            [fix[3:6] for fix in fixes[end - COPIED_LEAST : end]] == newest for end in ends
+        newest = [fix[3:6] for fix in fixes[-MIN_COPIED:]]
+        return len(set(newest)) == MIN_COPIED and any(
+            [fix[3:6] for fix in fixes[end - MIN_COPIED : end]] == newest for end in ends
         )
 
     def pace_mps(self) -> float | None:
-        """How fast the device went away from anywhere it was in the last 5 minutes, half a minute and more before the newest fix.
+        """Greatest speed at which the device moved away from a position of the last 5 minutes, m/s.
 
-        What the accuracies can explain is no movement. None where it wasn't anywhere then.
+        Only positions at least half a minute before the newest fix count. A distance within the accuracies is no movement. None if
+        there is no such position.
         """
-        last, found = self.fixes[-1], None
+        last, fastest_mps = self.fixes[-1], None
         for fix in reversed(self.fixes):
             took_ms = last.time_ms - fix.time_ms
-            if took_ms > PACE_OVER_MS:
+            if took_ms > MAX_PACE_MS:
                 break
-            if took_ms >= PACE_LEAST_MS:
+            if took_ms >= MIN_PACE_MS:
                 moved_mm = math.dist(fix[3:6], last[3:6]) - fix.accuracy_mm - last.accuracy_mm
-                found = max(found or 0.0, moved_mm / took_ms)
-        return found
+                fastest_mps = max(fastest_mps or 0.0, moved_mm / took_ms)
+        return fastest_mps
 
     def path_since_mm(self, from_ms: int) -> float:
-        """Length of the way through the fixes since a moment: no position since then is farther from the last one."""
+        """Length of the way through the fixes since a moment, mm: no position since then is farther from the last one."""
         fixes, total_mm = self.fixes, 0.0
         for i in range(len(fixes) - 1, 0, -1):
             fix, before = fixes[i], fixes[i - 1]
@@ -228,7 +230,7 @@ class Track:
         return total_mm
 
     def forget_before(self, time_ms: int, newest: int = 2) -> None:
-        """Drops fixes older than `time_ms`, all but the last of them and so many of the newest.
+        """Drops fixes older than `time_ms`, except the last of them and a number of the newest.
 
         The last of them begins the line that leads past `time_ms`.
         """
@@ -237,15 +239,15 @@ class Track:
             del self.fixes[:keep_from]
 
     def joined(self, from_ms: int, to_ms: int) -> Iterator[Piece]:
-        """What is known for sure: the lines between neighbouring fixes, none across a gap of more than 3 minutes."""
+        """Movement known for sure: the lines between neighbouring fixes, none across a gap of more than 3 minutes."""
         return self._pieces(from_ms, to_ms, hold=False)
 
     def assumed(self, from_ms: int, to_ms: int) -> Iterator[Piece]:
-        """What must be assumed as things stand: as `joined`, and where nothing newer is known, still at the last fix."""
+        """Assumed movement: as `joined`, but where nothing newer is known the device stays at its last fix."""
         return self._pieces(from_ms, to_ms, hold=True)
 
     def predicted(self, to_ms: int) -> Piece | None:
-        """Where the last movement leads after the last fix, for up to 30 s; None where there is none to go by."""
+        """The last movement continued after the last fix, for up to 30 s; None if there is none."""
         if len(self.fixes) < 2:
             return None
         before, last = self.fixes[-2], self.fixes[-1]
@@ -277,7 +279,7 @@ class Track:
 
 
 def difference(a: Sequence[Piece], b: Sequence[Piece]) -> Iterator[Piece]:
-    """Movement of `a` as seen from `b`, in the stretches that both have; both in order of time."""
+    """Movement of `a` relative to `b`, in the stretches that both have; both in order of time."""
     i = j = 0
     while i < len(a) and j < len(b):
         p, q = a[i], b[j]
@@ -288,7 +290,7 @@ def difference(a: Sequence[Piece], b: Sequence[Piece]) -> Iterator[Piece]:
             i += 1
         elif q.to_ms < p.to_ms:
             j += 1
-        # The first fix after a gap isn't joined to the one before, so that it is a piece that lasts no time yet.
+        # The first fix after a gap isn't joined to the one before, so it is a piece without duration yet.
         elif _is_moment(a, i + 1):
             i += 1
         elif _is_moment(b, j + 1):

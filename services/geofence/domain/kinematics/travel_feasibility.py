@@ -1,8 +1,9 @@
-"""Whether a vehicle can have brought a device to its newest position from where it was known to be: the test of each all-clear.
+"""Travel feasibility: whether a vehicle can have brought a device to its newest position. It is the test of each all-clear.
 
-A device's way is followed from a position that counts. A position that no vehicle reaches in time is not believed, and neither is what
-follows it: to go on saying so proves nothing, for the device can't have been there when it first said so. The way goes on at the first
-position that a vehicle reaches from the last believed one, and that is as far from each of the false claims as that claim was false.
+The way of a device is followed from a known position. A position that no vehicle reaches in time isn't believed, and neither are
+the positions that follow it. Repeating a false claim proves nothing, because the device can't have been there when it was first
+claimed. The way goes on at the first position that a vehicle reaches from the last believed one, if that position is at least as
+far from each false claim as the claim was false.
 
 Speeds in m/s are mm/ms.
 """
@@ -14,49 +15,50 @@ from bisect import bisect_left
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-from services.geofence.domain.kinematics.rings import AGREE
+from services.geofence.domain.kinematics.rings import AGREEING_FIXES
 from services.geofence.domain.kinematics.track import STEADY_MS, Fix
 
 ROAD_MPS = 50
-"""No car in Korea goes faster for long: 180 km/h, where motorways allow 110 and 120 (Road Traffic Act, Enforcement Rule 19)."""
+"""Top speed of a road vehicle, m/s. No car in Korea goes faster for long: 180 km/h, where motorways allow 110 and 120 (Road Traffic
+Act, Enforcement Rule 19)."""
 ROAD_MPS2 = 4
-"""... nor gains speed faster: 0 to 100 km/h in 7 s, a sports car."""
+"""Greatest acceleration of a road vehicle, m/s2: 0 to 100 km/h in 7 s, a sports car."""
 RAIL_MPS = 85
-"""The KTX runs at 300 to 305 km/h (Korail)."""
+"""Top speed of a train, m/s. The KTX runs at 300 to 305 km/h (Korail)."""
 RAIL_MPS2 = 0.6
-"""... and gains speed so slowly: 0.45 m/s2 (KTX-Sancheon) to 0.6 (EMU-260)."""
+"""Greatest acceleration of a train, m/s2: 0.45 (KTX-Sancheon) to 0.6 (EMU-260)."""
 AIR_MPS = 250
-"""An airliner ..."""
+"""Speed of an airliner, m/s."""
 AIR_AFTER_MS = 3_600_000
-"""... is no sooner under way than an hour after its passenger was on a street."""
-ERRS_MM = 300_000
-"""A receiver between high houses errs by so much beyond the accuracy that it gives, without anybody's doing."""
-VAGUE_MOST_MM = 1_000_000
-"""No accuracy explains more: to be somewhere within 10 km proves no way, and would be an easy thing to say."""
+"""An airliner takes off an hour at the earliest after its passenger was on a street."""
+MAX_ERROR_MM = 300_000
+"""Error of a receiver between high houses, beyond its stated accuracy and without anybody's doing, mm."""
+MAX_ACCURACY_MM = 1_000_000
+"""Greatest accuracy that can explain a distance, mm: a position within 10 km proves no way, and would be easy to claim."""
 UNKNOWN_MPS = RAIL_MPS
-"""A device of which a single position is known may be in a train."""
-APART_MS = 10_000
-"""A speed is measured over so long at least: over less it is the receiver's noise."""
-KNOWN_MS = 60_000
-"""So far back a position is asked how far a vehicle gets from it: else many short steps would each be let off their error."""
+"""Speed of a device with a single known position, m/s: it may be in a train."""
+MIN_SPEED_MS = 10_000
+"""Minimum time over which a speed is measured: over less, it is the receiver's noise."""
+HISTORY_MS = 60_000
+"""How far back believed positions limit the reach of a vehicle. Otherwise many short steps would each be allowed their error."""
 GAP_TIMES = 1.5
-"""After a gap of more than a minute a vehicle may be so many times as fast as on average in it."""
+"""After a gap of more than a minute, a vehicle may be this many times as fast as its average in the gap."""
 MAX_CLAIMS = 32
 CLAIMS_APART = 4
-"""False claims that are so many times nearer to each other than they were false are represented by the worst of them."""
-ERRS_MOST_MS = STEADY_MS
-"""No receiver errs for longer than 10 minutes: a device that was near for longer isn't taken to have been elsewhere all the time."""
+"""The worst of several false claims represents those that are this many times nearer to each other than they were false."""
+MAX_ERROR_MS = STEADY_MS
+"""Greatest duration of a receiver's error, 10 minutes: a device that was near for longer wasn't elsewhere all the time."""
 
 
-class Seen(NamedTuple):
-    """A believed position, and how fast the device was there."""
+class BelievedFix(NamedTuple):
+    """A believed position, and the device's speed there."""
 
     fix: Fix
     mps: float
 
 
 class Claim(NamedTuple):
-    """A position that isn't believed, and by how much it was false at least."""
+    """A position that isn't believed, and the least error by which it was false."""
 
     fix: Fix
     false_mm: float
@@ -65,18 +67,18 @@ class Claim(NamedTuple):
 class Way(NamedTuple):
     """The way of a device as far as it was followed."""
 
-    believed: tuple[Seen, ...]
-    """The last believed position, and those before it of a minute, 10 s apart; the newest last."""
-    before: tuple[Seen, ...] = ()
-    """Those from before the device was far away, while fewer than four positions say that it was."""
+    believed: tuple[BelievedFix, ...]
+    """The last believed position and those of the minute before it, 10 s apart; the newest last."""
+    before: tuple[BelievedFix, ...] = ()
+    """Believed positions from before the device was far away, while fewer than four positions confirm that it was."""
     far: int = 0
-    """How many do."""
+    """Number of positions that confirm that the device is far away."""
     claims: tuple[Claim, ...] = ()
-    """What wasn't believed since; none where the newest position is."""
+    """Unbelieved positions since the last believed one; empty if the newest position is believed."""
     since_ms: int = 0
     """Time of the first position that isn't believed."""
     regained_ms: int = 0
-    """Time of the position that was believed again after others that weren't; 0 where all were."""
+    """Time of the first believed position after unbelieved ones; 0 if all were believed."""
 
     @property
     def is_believed(self) -> bool:
@@ -89,8 +91,8 @@ class Way(NamedTuple):
         return self.believed[-1].fix
 
 
-def reach_mm(took_ms: int, mps: float) -> float:
-    """How far the fastest vehicle gets from a moment at which it went at a speed."""
+def reachable_mm(took_ms: int, mps: float) -> float:
+    """The greatest distance that any vehicle covers in a time, from a speed at its start, mm."""
     if took_ms <= 0:
         return 0.0
     road_mm = _gone_mm(took_ms, min(mps, ROAD_MPS), ROAD_MPS, ROAD_MPS2)
@@ -99,8 +101,8 @@ def reach_mm(took_ms: int, mps: float) -> float:
 
 
 def begin(fix: Fix) -> Way:
-    """A way that begins at a position, of which nothing before is known."""
-    return Way((Seen(fix, UNKNOWN_MPS),))
+    """A way that begins at a position without any known history."""
+    return Way((BelievedFix(fix, UNKNOWN_MPS),))
 
 
 def follow(way: Way, fixes: Iterable[Fix]) -> Way:
@@ -111,10 +113,10 @@ def follow(way: Way, fixes: Iterable[Fix]) -> Way:
 
 
 def ways(fixes: Sequence[Fix], from_ms: int) -> list[Way]:
-    """The ways by which a device can have come to its newest position from where it was before a moment; each is enough.
+    """The ways by which a device can have come to its newest position from its position before a moment; one of them suffices.
 
-    The first is from the position there. The second is from one before it, where it was the position there that no vehicle reached, and
-    not for long: a receiver that erred, and says again where the device was.
+    The first way starts from that position. The second starts from an earlier position, if no vehicle reached that position and it
+    lasted only briefly: the receiver erred, and now reports the device's true place again.
     """
     index = max(0, bisect_left(fixes, (from_ms,)) - 1)
     after = fixes[index + 1 :]
@@ -122,12 +124,12 @@ def ways(fixes: Sequence[Fix], from_ms: int) -> list[Way]:
     if before.is_believed:
         return [follow(before, after)]
     own = follow(own_way(fixes, index), after)
-    erred = fixes[index].time_ms - before.since_ms <= ERRS_MOST_MS
+    erred = fixes[index].time_ms - before.since_ms <= MAX_ERROR_MS
     return [own, follow(before, after)] if erred else [own]
 
 
 def own_way(fixes: Sequence[Fix], index: int) -> Way:
-    """The way to a position that is taken for true: through those before it from which a vehicle gets there."""
+    """The way to a position assumed true, through those before it from which a vehicle gets there."""
     before = _until(fixes, index)
     if before.is_believed:
         return before
@@ -137,8 +139,8 @@ def own_way(fixes: Sequence[Fix], index: int) -> Way:
 
 
 def _until(fixes: Sequence[Fix], index: int) -> Way:
-    """The way through what was known of the time before a position, and that position."""
-    start = bisect_left(fixes, (fixes[index].time_ms - 2 * ERRS_MOST_MS,), hi=index)
+    """The way through the known positions before a position, up to that position."""
+    start = bisect_left(fixes, (fixes[index].time_ms - 2 * MAX_ERROR_MS,), hi=index)
     return follow(begin(fixes[start]), fixes[start + 1 : index + 1])
 
 
@@ -154,16 +156,16 @@ def _step(way: Way, fix: Fix) -> Way:
             return way
         return Way(_believe(way.believed, fix), regained_ms=fix.time_ms)
     if way.before:
-        kept = way.far + 1 < AGREE
+        kept = way.far + 1 < AGREEING_FIXES
         before, far = (way.before, way.far + 1) if kept else ((), 0)
     else:
-        is_far = _apart_mm(way.last, fix) > ERRS_MM
+        is_far = _apart_mm(way.last, fix) > MAX_ERROR_MM
         before, far = (way.believed, 1) if is_far else ((), 0)
     return Way(_believe(way.believed, fix), before, far, regained_ms=way.regained_ms)
 
 
 def _with_claim(claims: tuple[Claim, ...], new: Claim) -> tuple[Claim, ...]:
-    """The claims with another; of those that are near each other the worst is enough, and of very many the worst are."""
+    """Adds a claim. Of claims near each other the worst is enough; of very many, the worst are kept."""
     near_mm = new.false_mm / CLAIMS_APART
     for claim in claims:
         if claim.false_mm >= new.false_mm and math.dist(claim.fix[3:6], new.fix[3:6]) <= near_mm:
@@ -176,14 +178,17 @@ def _with_claim(claims: tuple[Claim, ...], new: Claim) -> tuple[Claim, ...]:
 
 
 def _is_back(way: Way, fix: Fix) -> bool:
-    """Whether the device was far away in a few positions alone: a vehicle gets to this one from before them, and it is nearer there."""
+    """Whether the device was far away in only a few positions and is now back.
+
+    A vehicle gets to this position from before them, and it is nearer there.
+    """
     if not way.before or _false_mm(way.before, fix) > 0:
         return False
     last = way.before[-1].fix
     return math.dist(last[3:6], fix[3:6]) < math.dist(last[3:6], way.last[3:6])
 
 
-def _false_mm(believed: tuple[Seen, ...], fix: Fix) -> float:
+def _false_mm(believed: tuple[BelievedFix, ...], fix: Fix) -> float:
     return max(_beyond_mm(seen, fix) for seen in believed)
 
 
@@ -191,37 +196,37 @@ def _apart_mm(fix: Fix, other: Fix) -> float:
     return math.dist(fix[3:6], other[3:6]) - _vague_mm(fix, other)
 
 
-def _beyond_mm(seen: Seen, fix: Fix) -> float:
-    """How much farther a position is than any vehicle, the accuracies and a receiver's errors explain."""
-    apart_mm = math.dist(seen.fix[3:6], fix[3:6]) - ERRS_MM
+def _beyond_mm(seen: BelievedFix, fix: Fix) -> float:
+    """How much farther a position is than any vehicle, the accuracies and a receiver's error explain, mm."""
+    apart_mm = math.dist(seen.fix[3:6], fix[3:6]) - MAX_ERROR_MM
     if apart_mm <= 0:
         return apart_mm
-    return apart_mm - _vague_mm(seen.fix, fix) - reach_mm(fix.time_ms - seen.fix.time_ms, seen.mps)
+    return apart_mm - _vague_mm(seen.fix, fix) - reachable_mm(fix.time_ms - seen.fix.time_ms, seen.mps)
 
 
 def _vague_mm(fix: Fix, other: Fix) -> int:
-    return min(fix.accuracy_mm, VAGUE_MOST_MM) + min(other.accuracy_mm, VAGUE_MOST_MM)
+    return min(fix.accuracy_mm, MAX_ACCURACY_MM) + min(other.accuracy_mm, MAX_ACCURACY_MM)
 
 
-def _believe(believed: tuple[Seen, ...], fix: Fix) -> tuple[Seen, ...]:
+def _believe(believed: tuple[BelievedFix, ...], fix: Fix) -> tuple[BelievedFix, ...]:
     last = believed[-1].fix
-    earlier = next((seen.fix for seen in reversed(believed) if fix.time_ms - seen.fix.time_ms >= APART_MS), None)
+    earlier = next((seen.fix for seen in reversed(believed) if fix.time_ms - seen.fix.time_ms >= MIN_SPEED_MS), None)
     if earlier is None:
-        mps = believed[-1].mps  # too soon to say
+        mps = believed[-1].mps  # too early to measure a speed
     else:
         took_ms = fix.time_ms - earlier.time_ms
-        mps = math.dist(earlier[3:6], fix[3:6]) / took_ms * (GAP_TIMES if took_ms > KNOWN_MS else 1)
+        mps = math.dist(earlier[3:6], fix[3:6]) / took_ms * (GAP_TIMES if took_ms > HISTORY_MS else 1)
     kept = believed if _is_apart(believed) else believed[:-1]
-    kept = tuple(seen for seen in kept if fix.time_ms - seen.fix.time_ms <= KNOWN_MS or seen.fix is last)
-    return (*kept, Seen(fix, mps))
+    kept = tuple(seen for seen in kept if fix.time_ms - seen.fix.time_ms <= HISTORY_MS or seen.fix is last)
+    return (*kept, BelievedFix(fix, mps))
 
 
-def _is_apart(believed: tuple[Seen, ...]) -> bool:
-    """Whether the newest is as far from the one before it in time as those that are kept."""
-    return len(believed) < 2 or believed[-1].fix.time_ms - believed[-2].fix.time_ms >= APART_MS
+def _is_apart(believed: tuple[BelievedFix, ...]) -> bool:
+    """Whether the newest believed position is far enough in time from the one before it to be kept."""
+    return len(believed) < 2 or believed[-1].fix.time_ms - believed[-2].fix.time_ms >= MIN_SPEED_MS
 
 
 def _gone_mm(took_ms: int, mps: float, most_mps: float, mps2: float) -> float:
-    """How far a vehicle gets that gains speed up to its greatest."""
+    """Distance of a vehicle that accelerates up to its top speed, mm."""
     gaining_ms = min(took_ms, (most_mps - mps) / mps2 * 1000)
     return mps * gaining_ms + mps2 * gaining_ms * gaining_ms / 2000 + most_mps * (took_ms - gaining_ms)

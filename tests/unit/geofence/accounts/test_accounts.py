@@ -1,4 +1,4 @@
-"""Accounts of episodes: whatever a report proves is in one, in whatever order reports arrive within the window (I9)."""
+"""Accounts of episodes: whatever a report proves is in an account, in whatever order reports arrive within the window (I9)."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ Fix = tuple[float, str, float]
 
 
 def seconds(alert: Alert) -> float:
-    """Time inside by an account, seconds."""
+    """Time inside by an alert's account, seconds."""
     return sum(to_ms - from_ms for from_ms, to_ms in alert.inside) / 1000
 
 
 def visit(from_s: float, stays_s: float, near_m: float = 30) -> list[Fix]:
-    """The wearer comes from 1 km within 2 minutes, stays and goes again, a fix each 15 s."""
+    """The wearer comes from 1 km within 2 minutes, stays and goes again, with a fix every 15 s."""
     fixes: list[Fix] = []
     for i in range(int(stays_s / 15) + 17):
         t = i * 15
@@ -39,28 +39,28 @@ def visit(from_s: float, stays_s: float, near_m: float = 30) -> list[Fix]:
 
 
 def away(from_s: float, began_m: float = 3000.0) -> list[Fix]:
-    """The wearer drives to 3 km, by 20 m/s, and is there until 5 minutes are over."""
+    """The wearer drives to 3 km at 20 m/s, and stays there until 5 minutes have passed."""
     return [(from_s + i * 15, "tag", min(3000.0, began_m + 300 * i)) for i in range(20)]
 
 
 def away_and_back(from_s: float) -> list[Fix]:
-    """The wearer drives from 1.1 km to 2.5 km and back within 3.5 minutes, by 20 m/s."""
+    """The wearer drives from 1.1 km to 2.5 km and back within 3.5 minutes, at 20 m/s."""
     return [(from_s + t, "tag", min(2500.0, 1110 + 20 * t, 1110 + 20 * (210 - t))) for t in range(0, 211, 15)]
 
 
 def at_home(until_s: float, phone_s: float = 60) -> list[Fix]:
-    """The protected person at home, a fix each minute."""
+    """The protected person at home, with a fix each minute."""
     return [(i * phone_s, "phone", 0.0) for i in range(int(until_s / phone_s) + 1)]
 
 
 def play(story: Story, fixes: list[Fix], arrive_s: float | None = None) -> None:
-    """Each fix arrives by itself, at its time or all at one moment."""
+    """Delivers each fix by itself, at its time or all at one moment."""
     for fix_s, device, north_m in sorted(fixes) if arrive_s is None else fixes:
         story.at(fix_s if arrive_s is None else arrive_s, device, north_m, fix_s=fix_s)
 
 
 def final(story: Story, ring_m: int) -> tuple[list[Stretch], int | None]:
-    """Time inside and least distance, mm, by the final accounts of a ring and what is open of it."""
+    """Time inside and least distance (mm) by the final accounts of a ring, including its open account."""
     case_state = story.state.cases["case-1"]
     published: dict[str, Alert] = {}
     for alert in story.of(AlertKind.RING_CLEARED, AlertKind.ACCOUNT_AMENDED):
@@ -77,7 +77,7 @@ def final(story: Story, ring_m: int) -> tuple[list[Stretch], int | None]:
     return inside, min((round(mm) for stretches, mm in found if stretches and mm is not None), default=None)
 
 
-def test_what_comes_after_the_clearing_amends_the_account_and_sends_nobody() -> None:
+def test_reports_after_the_clearing_amend_the_account_and_send_nobody() -> None:
     story = Story()
     story.case()
     came = visit(0, 900)
@@ -96,7 +96,7 @@ def test_what_comes_after_the_clearing_amends_the_account_and_sends_nobody() -> 
     assert [a for a in story.alerts if a.demand > Demand.RECORD] == demanded
 
 
-def test_a_presence_that_nobody_knew_of_sends_somebody_whatever_was_cleared_since() -> None:
+def test_an_unnotified_presence_sends_somebody_even_after_a_later_clearing() -> None:
     story = Story()
     story.case()
     unknown, known = visit(300, 600), visit(3000, 60, near_m=50)
@@ -114,19 +114,19 @@ def test_a_presence_that_nobody_knew_of_sends_somebody_whatever_was_cleared_sinc
     assert not any(from_ms < first.inside[0][0] < to_ms for from_ms, to_ms in second.inside)
 
 
-def test_a_late_report_takes_away_what_it_disproves() -> None:
+def test_a_late_report_removes_disproved_time_from_the_account() -> None:
     story = Story()
     story.case()
     straight = [(0.0, "tag", 1500.0), (60.0, "tag", 900.0), (120.0, "tag", -900.0), (180.0, "tag", -1500.0)]
     play(story, [*straight, *((240.0 + i * 60, "tag", -2500.0) for i in range(4)), *at_home(420)])
     assert any(a.inside and a.ring_mm == 100_000 for a in story.of(AlertKind.RING_CLEARED))
-    story.at(430, "tag", 0, 900, fix_s=90)  # he went round
+    story.at(430, "tag", 0, 900, fix_s=90)  # he took a detour
     story.tick(500)
     [amended] = [a for a in story.of(AlertKind.ACCOUNT_AMENDED) if a.ring_mm == 100_000]
     assert amended.inside == () and amended.min_distance_mm is not None and amended.min_distance_mm > 100_000
 
 
-def test_a_ring_is_not_cleared_while_a_backlog_shows_that_he_was_inside() -> None:
+def test_a_ring_is_not_cleared_while_a_backlog_shows_a_presence_inside() -> None:
     story = Story()
     story.case()
     play(story, [(i * 15.0, "tag", 3000.0) for i in range(7)] + at_home(1000))
@@ -141,7 +141,7 @@ def test_a_ring_is_not_cleared_while_a_backlog_shows_that_he_was_inside() -> Non
 
 
 @pytest.mark.parametrize("phone_s", [60, 47, 61])
-def test_a_ring_that_is_open_for_hours_loses_nothing(phone_s: float) -> None:
+def test_a_ring_open_for_hours_keeps_its_whole_account(phone_s: float) -> None:
     story = Story()
     story.case()
     near = {3: 8.0, 100: 4.0}
@@ -154,7 +154,7 @@ def test_a_ring_that_is_open_for_hours_loses_nothing(phone_s: float) -> None:
 
 
 def batch(story: Story, at_s: float, fixes: list[Fix]) -> None:
-    """All fixes in one entry."""
+    """Delivers all fixes in one entry."""
     positions = [
         Position(device, f"{device}-{fix_s}", T0_MS + round(fix_s * 1000), *place_e7(north_m), 5000)
         for fix_s, device, north_m in fixes
@@ -178,8 +178,8 @@ def test_the_order_within_a_batch_changes_no_account(rng: random.Random) -> None
 
 @given(st.integers(0, 10_000), st.integers(1, 20))
 @settings(max_examples=15, deadline=None)
-def test_delays_change_no_account_and_a_restart_changes_nothing(seed: int, every: int) -> None:
-    """Visits that are minutes apart, with each report up to 90 minutes on its way."""
+def test_delays_change_no_account_and_restarts_change_nothing(seed: int, every: int) -> None:
+    """Visits minutes apart, with each report delayed by up to 90 minutes."""
     rng = random.Random(seed)
     fixes = [fix for i in range(4) for fix in visit(i * 900, rng.choice((0, 60, 200)), rng.uniform(5, 120))]
     fixes += [(i * 60.0, "phone", 0.0) for i in range(70)]
@@ -203,7 +203,7 @@ def test_delays_change_no_account_and_a_restart_changes_nothing(seed: int, every
     assert codec.encode(restarted.state) == codec.encode(late.state)
 
 
-def test_what_waits_is_published_when_the_order_ends() -> None:
+def test_pending_amendments_are_published_when_the_order_ends() -> None:
     story = Story()
     story.case(valid_until_ms=T0_MS + 1_530_000)
     came = visit(0, 900)
@@ -215,8 +215,8 @@ def test_what_waits_is_published_when_the_order_ends() -> None:
     assert not any(ring_state.closed for ring_state in story.state.cases["case-1"].rings.values())
 
 
-def test_what_waits_is_published_when_the_order_asks_for_something_else() -> None:
-    """Both places of the order move: their rings are gone, and with them what late reports could still change."""
+def test_pending_amendments_are_published_when_the_order_changes() -> None:
+    """Both places of the order move. Their rings are gone, so late reports can't change their accounts any more."""
     story = Story()
     places = [circle("home", 0, 0, 10), circle("work", 0, 50, 10)]
     story.case(persons=[], places=places)
@@ -231,7 +231,7 @@ def test_what_waits_is_published_when_the_order_asks_for_something_else() -> Non
     assert all(seconds(a) > 900 for a in amended) and story.state.cases["case-1"].amend_ms is None
 
 
-def test_a_new_phone_takes_nothing_away_that_the_old_one_proved() -> None:
+def test_a_new_phone_keeps_the_time_that_the_old_one_proved() -> None:
     story = Story()
     story.case()
     play(story, visit(0, 600)[:-8] + at_home(720))
@@ -243,8 +243,8 @@ def test_a_new_phone_takes_nothing_away_that_the_old_one_proved() -> None:
     assert seconds(cleared) > 600
 
 
-def test_what_accounts_cost_is_bounded() -> None:
-    """One visit each 8 minutes for 6 hours: of the accounts only those of the window are kept."""
+def test_the_number_of_kept_accounts_is_bounded() -> None:
+    """One visit every 8 minutes for 6 hours: only the accounts of the window are kept."""
     story = Story()
     story.case()
     fixes = [fix for i in range(45) for fix in [*visit(i * 480, 0), *away_and_back(i * 480 + 250)]]

@@ -1,4 +1,4 @@
-"""While a ring is entered, she is told again as the wearer comes nearer or goes away."""
+"""While a ring is entered, she is warned again as the wearer comes nearer or goes away."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.support.geofence.stories import T0_MS, Story, circle
 
 
 def come(story: Story, metres: list[float], every_s: float = 15, from_s: float = 0) -> list[Alert]:
-    """The wearer is seen so far north of her, one after the other; what she is told of it."""
+    """Moves the wearer to these distances north of her, one after the other. Returns the repeated warnings."""
     for i, north_m in enumerate(metres):
         story.at(from_s + i * every_s, "phone", 0)
         story.at(from_s + i * every_s, "tag", north_m)
@@ -25,7 +25,7 @@ def come(story: Story, metres: list[float], every_s: float = 15, from_s: float =
 
 
 def figures(alerts: list[Alert]) -> list[tuple[int, int]]:
-    """Ring, metres, and distance to the metre."""
+    """Ring and distance of each warning, in metres."""
     return [(alert.ring_mm // 1000, round((alert.distance_mm or 0) / 1000)) for alert in alerts]
 
 
@@ -35,22 +35,24 @@ def begun(**changes: object) -> Story:
     return story
 
 
-def test_she_is_told_of_each_hundred_metres_that_he_comes_nearer_and_the_warning_leg_alone() -> None:
-    told = come(begun(), [2100, 1990, 1950, 1885, 1840, 1780, 1675, 1670])
-    assert figures(told) == [(2000, 1885), (2000, 1780), (2000, 1675)]
-    for one in told:
-        assert one.demand is Demand.WARN and one.destinations == ((Leg.WARNING, "p"),)
-        assert one.incident_id and one.episode_id
+def test_each_hundred_metres_nearer_goes_to_the_warning_leg_alone() -> None:
+    emitted = come(begun(), [2100, 1990, 1950, 1885, 1840, 1780, 1675, 1670])
+    assert figures(emitted) == [(2000, 1885), (2000, 1780), (2000, 1675)]
+    for alert in emitted:
+        assert alert.demand is Demand.WARN and alert.destinations == ((Leg.WARNING, "p"),)
+        assert alert.incident_id and alert.episode_id
 
 
-def test_going_away_is_told_more_rarely() -> None:
+def test_going_away_is_warned_of_more_rarely() -> None:
     assert figures(come(begun(), [1200, 1310, 1450, 1510, 1700, 1820, 1890])) == [(2000, 1510), (2000, 1820)]
 
 
-def test_a_ring_that_is_entered_tells_her_itself() -> None:
+def test_entering_a_ring_warns_her_by_its_own_alert() -> None:
     story = begun()
     come(story, [1200, 990, 950, 880])
-    alerts = [(one.kind, one.ring_mm // 1000) for one in story.of(AlertKind.RING_ENTERED, AlertKind.DISTANCE_CHANGED)]
+    alerts = [
+        (alert.kind, alert.ring_mm // 1000) for alert in story.of(AlertKind.RING_ENTERED, AlertKind.DISTANCE_CHANGED)
+    ]
     assert alerts == [
         (AlertKind.RING_ENTERED, 2000),
         (AlertKind.RING_ENTERED, 1000),
@@ -58,13 +60,13 @@ def test_a_ring_that_is_entered_tells_her_itself() -> None:
     ]
 
 
-def test_never_more_often_than_each_fifteen_seconds() -> None:
-    told = come(begun(), [1990 - 60 * i for i in range(14)], every_s=3)
-    at_s = [(one.decided_at_ms - T0_MS) / 1000 for one in told]
+def test_warnings_are_at_least_fifteen_seconds_apart() -> None:
+    emitted = come(begun(), [1990 - 60 * i for i in range(14)], every_s=3)
+    at_s = [(alert.decided_at_ms - T0_MS) / 1000 for alert in emitted]
     assert len(at_s) > 1 and all(later - before >= 15 for before, later in pairwise(at_s))
 
 
-def test_what_was_buffered_tells_once() -> None:
+def test_a_buffered_batch_warns_once() -> None:
     story = begun()
     come(story, [1990, 1980])
     for i in range(8):
@@ -72,7 +74,7 @@ def test_what_was_buffered_tells_once() -> None:
     assert len(story.of(AlertKind.DISTANCE_CHANGED)) == 1
 
 
-def test_where_one_is_unknown_no_distance_is_told() -> None:
+def test_an_unknown_position_gives_no_distance() -> None:
     story = begun()
     come(story, [1990, 1980])
     for at_s in (200, 260, 320):
@@ -80,7 +82,7 @@ def test_where_one_is_unknown_no_distance_is_told() -> None:
     assert not story.of(AlertKind.DISTANCE_CHANGED)
 
 
-def test_outside_all_rings_nothing_is_told_and_the_all_clear_reaches_her() -> None:
+def test_outside_all_rings_no_distance_is_sent_and_the_all_clear_reaches_her() -> None:
     story = begun()
     come(story, [3000, 2800, 2600])
     assert not story.alerts
@@ -88,9 +90,9 @@ def test_outside_all_rings_nothing_is_told_and_the_all_clear_reaches_her() -> No
     clear = story.alerts[-1]
     assert (clear.kind, clear.demand) == (AlertKind.RING_CLEARED, Demand.RECORD)
     assert (Leg.WARNING, "p") in clear.destinations
-    told = len(story.of(AlertKind.DISTANCE_CHANGED))
+    emitted = len(story.of(AlertKind.DISTANCE_CHANGED))
     come(story, [4500, 5000], from_s=300)
-    assert len(story.of(AlertKind.DISTANCE_CHANGED)) == told and not story.state.cases["case-1"].warned
+    assert len(story.of(AlertKind.DISTANCE_CHANGED)) == emitted and not story.state.cases["case-1"].warned
 
 
 def test_a_ring_for_the_record_and_a_place_repeat_nothing() -> None:
@@ -109,14 +111,14 @@ def test_an_encounter_mutes_no_repeat() -> None:
 
 
 def test_the_distance_is_in_the_measure_alone() -> None:
-    [told] = come(begun(), [1990, 1850])
-    assert translate.measure_to_proto(told).distance_m == pytest.approx(1850, abs=0.1)
-    assert not any("distance" in field.name for field, _ in translate.alert_to_proto(told, 0).ListFields())
+    [emitted] = come(begun(), [1990, 1850])
+    assert translate.measure_to_proto(emitted).distance_m == pytest.approx(1850, abs=0.1)
+    assert not any("distance" in field.name for field, _ in translate.alert_to_proto(emitted, 0).ListFields())
 
 
 @given(st.lists(st.floats(20, 2500), min_size=5, max_size=40), st.integers(1, 10))
 @settings(max_examples=40, deadline=None)
-def test_a_restart_between_changes_nothing(metres: list[float], every: int) -> None:
+def test_restarts_between_warnings_change_nothing(metres: list[float], every: int) -> None:
     whole, story = begun(), begun()
     come(whole, metres)
     for i, north_m in enumerate(metres):

@@ -1,4 +1,4 @@
-"""Authorised encounters: nobody is sent while one holds, she is warned all the same, and what outlasts it is told."""
+"""Authorised encounters: nobody is sent while one is active, she is still warned, and an approach that outlasts it is notified."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def encounter(from_s: float = -1000, until_s: float = 3000, **changes: Any) -> e
 
 
 def stay(story: Story, from_s: int, to_s: int, north_m: float) -> Story:
-    """Both report each minute, so far apart."""
+    """Both sides report each minute, at this distance."""
     for at_s in range(from_s, to_s, 60):
         story.at(at_s, "phone", 0)
         story.at(at_s, "tag", north_m)
@@ -50,7 +50,7 @@ def entered(story: Story) -> list[tuple[int, Demand, float, str]]:
     ]
 
 
-def test_while_it_holds_she_is_warned_and_nobody_is_sent() -> None:
+def test_during_an_encounter_she_is_warned_and_nobody_is_sent() -> None:
     story = Story()
     story.case(encounters=[encounter()])
     stay(story, 0, 600, 50)
@@ -58,7 +58,7 @@ def test_while_it_holds_she_is_warned_and_nobody_is_sent() -> None:
     assert max(alert.demand for alert in story.alerts) is WARN
 
 
-def test_who_is_still_there_when_it_ends_is_told_of_at_that_moment_without_a_report() -> None:
+def test_a_wearer_still_there_at_the_end_sends_somebody_without_a_report() -> None:
     story = Story()
     story.case(encounters=[encounter(until_s=100)])
     stay(story, 0, 60, 50)
@@ -68,7 +68,7 @@ def test_who_is_still_there_when_it_ends_is_told_of_at_that_moment_without_a_rep
     assert len({alert.incident_id for alert in story.alerts}) == 1
 
 
-def test_before_it_begins_and_after_it_has_ended_nothing_is_allowed() -> None:
+def test_no_approach_is_allowed_before_or_after_the_encounter() -> None:
     for window in ((50, 100), (-100, 0)):
         story = Story()
         story.case(encounters=[encounter(*window)])
@@ -76,7 +76,7 @@ def test_before_it_begins_and_after_it_has_ended_nothing_is_allowed() -> None:
         assert [demand for _, demand, _, _ in entered(story)] == [WARN, NOTIFY, RESPOND]
 
 
-def test_who_has_gone_by_its_end_is_not_told_of_and_may_enter_anew() -> None:
+def test_a_wearer_gone_by_the_end_sends_nobody_and_may_enter_later() -> None:
     story = Story()
     story.case(encounters=[encounter(until_s=100)])
     stay(story, 0, 60, 50)
@@ -84,7 +84,7 @@ def test_who_has_gone_by_its_end_is_not_told_of_and_may_enter_anew() -> None:
     story.tick(110)
     assert (1000, NOTIFY, 100, "") in entered(story), "still within a kilometre"
     assert RESPOND not in [alert.demand for alert in story.alerts]
-    assert [one.ring_mm for one in story.of(AlertKind.RING_CLEARED)] == [100_000]
+    assert [alert.ring_mm for alert in story.of(AlertKind.RING_CLEARED)] == [100_000]
     stay(story, 150, 151, -500)  # straight through between two reports
     assert entered(story)[-1][:2] == (100, RESPOND)
 
@@ -99,14 +99,14 @@ def test_daily_hours_are_those_of_korea(from_s: int, until_s: int, allowed: bool
     )
     story.at(at_s, "phone", 0)
     story.at(at_s, "tag", 50)
-    assert max(one.demand for one in story.of(AlertKind.RING_ENTERED)) is (WARN if allowed else RESPOND)
+    assert max(alert.demand for alert in story.of(AlertKind.RING_ENTERED)) is (WARN if allowed else RESPOND)
     story.tick(at_s + 100)
-    assert max(one.demand for one in story.of(AlertKind.RING_ENTERED)) is RESPOND
+    assert max(alert.demand for alert in story.of(AlertKind.RING_ENTERED)) is RESPOND
     if allowed:
         assert entered(story)[-1][2] == at_s + until_s
 
 
-def test_it_holds_only_where_the_wearer_may_be() -> None:
+def test_an_encounter_is_active_only_at_its_places() -> None:
     story = Story()
     story.case(encounters=[encounter(places=[circle("court", 60, 0, 30)])])
     stay(story, 0, 120, 50)
@@ -115,7 +115,7 @@ def test_it_holds_only_where_the_wearer_may_be() -> None:
     assert entered(story)[3:] == [(1000, NOTIFY, 120, ""), (100, RESPOND, 120, "")], "left the court towards her"
 
 
-def test_it_does_not_hold_where_the_wearer_is_unknown() -> None:
+def test_an_encounter_is_not_active_while_the_wearer_is_unknown() -> None:
     story = Story()
     story.case(encounters=[encounter(places=[circle("court", 60, 0, 30)])])
     stay(story, 0, 1, 50)
@@ -132,7 +132,7 @@ def test_a_way_through_a_corridor_is_allowed_between_its_reports_too() -> None:
     assert {demand for _, demand, _, _ in entered(story)} == {WARN}
 
 
-def test_an_amendment_that_takes_it_away_is_told_at_once() -> None:
+def test_an_amendment_that_removes_the_encounter_sends_somebody_at_once() -> None:
     story = Story()
     story.case(encounters=[encounter()])
     stay(story, 0, 60, 50)
@@ -140,31 +140,31 @@ def test_an_amendment_that_takes_it_away_is_told_at_once() -> None:
     assert entered(story)[3:] == [(1000, NOTIFY, 70, ""), (100, RESPOND, 70, "")]
 
 
-def test_it_mutes_neither_a_cut_strap_nor_an_unseen_wearer() -> None:
+def test_an_encounter_mutes_neither_a_cut_strap_nor_an_unseen_wearer() -> None:
     story = Story()
     story.case(encounters=[encounter()])
     stay(story, 0, 1, 50)
     story.says(10, "tag", "STRAP_OPEN")
     story.tick(300)
-    assert [one.demand for one in story.of(AlertKind.TAMPERED, AlertKind.UNKNOWN_NEAR)] == [RESPOND, RESPOND]
+    assert [alert.demand for alert in story.of(AlertKind.TAMPERED, AlertKind.UNKNOWN_NEAR)] == [RESPOND, RESPOND]
 
 
-def test_one_that_ends_before_it_begins_is_no_encounter() -> None:
+def test_an_encounter_that_ends_before_it_begins_is_rejected() -> None:
     snapshot = log_pb2.CaseSnapshot(case_id="1", valid_until_ms=1, encounters=[encounter(10, 10)])
     snapshot.rings.add(radius_m=100, action="RESPOND")
     with pytest.raises(InvalidField, match="encounters"):
         translate.case_of(snapshot)
 
 
-def life(seed: int, splits: set[int], looked_s: float) -> list[Alert]:
-    """Comings and goings with encounters of all sorts, a restart before each of `splits`, a tick each `looked_s`."""
+def life(seed: int, splits: set[int], ticks_s: float) -> list[Alert]:
+    """Approaches and departures with encounters of all sorts, a restart before each of `splits`, and a tick every `ticks_s`."""
     rng, story, at_s = random.Random(seed), Story(clear_after_s=10), 0.0
     for i in range(60):
         if i in splits:
             story.state = codec.decode(codec.encode(story.state))
         before_s, at_s = at_s, at_s + rng.choice((5, 20, 60, 190))
-        while looked_s and before_s + looked_s < at_s:
-            before_s += looked_s
+        while ticks_s and before_s + ticks_s < at_s:
+            before_s += ticks_s
             story.tick(before_s)
         if i % 20 == 0:
             allowed = [
@@ -184,9 +184,9 @@ def life(seed: int, splits: set[int], looked_s: float) -> list[Alert]:
 
 @given(st.integers(0, 100_000), st.sets(st.integers(0, 59), max_size=8), st.floats(1, 50))
 @settings(max_examples=40, deadline=None)
-def test_neither_restarts_nor_ticks_change_what_is_told(seed: int, splits: set[int], looked_s: float) -> None:
+def test_neither_restarts_nor_ticks_change_the_alerts(seed: int, splits: set[int], ticks_s: float) -> None:
     whole = life(seed, set(), 0)
     assert life(seed, splits, 0) == whole
-    told = [(a.kind, a.demand, a.at_ms, a.ring_mm, a.encounter_id, a.incident_ends) for a in whole]
-    looked = life(seed, set(), looked_s)
-    assert [(a.kind, a.demand, a.at_ms, a.ring_mm, a.encounter_id, a.incident_ends) for a in looked] == told
+    emitted = [(a.kind, a.demand, a.at_ms, a.ring_mm, a.encounter_id, a.incident_ends) for a in whole]
+    ticked = life(seed, set(), ticks_s)
+    assert [(a.kind, a.demand, a.at_ms, a.ring_mm, a.encounter_id, a.incident_ends) for a in ticked] == emitted

@@ -1,4 +1,4 @@
-"""When everybody falls silent at once the desks get one notice, and each demand for a response as ever."""
+"""An outage gives the desks one notice for all silences; each demand to respond stays as it is."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ FAR_M = 60_000
 
 
 def country(wearers: int) -> Story:
-    """So many orders, each with a tag and a phone."""
+    """This many orders, each with a tag and a phone."""
     story = Story()
     for n in range(wearers):
         person = log_pb2.ProtectedTarget(person_id=f"p{n}", device_ids=[f"phone{n}"])
@@ -27,7 +27,7 @@ def country(wearers: int) -> Story:
 
 
 def report(story: Story, at_s: float, wearers: range, away_m: float = FAR_M, phones: bool = True) -> None:
-    """Their tags report, and the phones of whom they are kept from."""
+    """The tags of these wearers report, and the phones of the persons protected from them."""
     for n in wearers:
         story.at(at_s, f"tag{n}", away_m)
         if phones:
@@ -40,10 +40,10 @@ def touching(story: Story) -> list[tuple[str, Demand]]:
 
 def outages(story: Story) -> list[tuple[Demand, float, int, int]]:
     found = story.of(AlertKind.OUTAGE)
-    return [(one.demand, (one.at_ms - T0_MS) / 1000, one.outage_silent, one.outage_watched) for one in found]
+    return [(alert.demand, (alert.at_ms - T0_MS) / 1000, alert.outage_silent, alert.outage_watched) for alert in found]
 
 
-def test_a_silence_of_all_is_one_notice_and_the_rest_is_recorded_under_it() -> None:
+def test_an_outage_is_one_notice_and_each_silence_is_recorded_under_it() -> None:
     story = country(30)
     report(story, 1, range(30))
     story.tick(4000)
@@ -53,8 +53,8 @@ def test_a_silence_of_all_is_one_notice_and_the_rest_is_recorded_under_it() -> N
     assert notice.destinations == ((Leg.PROBATION, notice.outage_id), (Leg.POLICE, notice.outage_id))
     assert notice.incident_opens and notice.incident_ends and not story.state.incidents
     long = [alert for alert in story.alerts if alert.at_ms > T0_MS + 1_700_000]
-    assert {one.kind for one in long} == {AlertKind.SILENT, AlertKind.PROTECTED_DEVICE_LOST} and len(long) == 60
-    assert {(one.outage_id, one.demand, one.destinations) for one in long} == {(notice.outage_id, RECORD, ())}
+    assert {alert.kind for alert in long} == {AlertKind.SILENT, AlertKind.PROTECTED_DEVICE_LOST} and len(long) == 60
+    assert {(alert.outage_id, alert.demand, alert.destinations) for alert in long} == {(notice.outage_id, RECORD, ())}
 
 
 def test_the_legs_can_read_the_notice() -> None:
@@ -70,7 +70,7 @@ def test_the_legs_can_read_the_notice() -> None:
         assert read.subject_ids == ((notice.outage_id,) if concerned else ())
 
 
-def test_what_demands_a_response_is_told_as_ever() -> None:
+def test_an_outage_leaves_demands_to_respond_alone() -> None:
     story = country(30)
     report(story, 1, range(29))
     report(story, 1, range(29, 30), away_m=700)
@@ -78,11 +78,11 @@ def test_what_demands_a_response_is_told_as_ever() -> None:
     story.at(3, "tag3", 4000)
     story.tick(4000)
     assert touching(story)[-3:] == [("OUTAGE", NOTIFY), ("UNKNOWN_NEAR", RESPOND), ("UNKNOWN_NEAR", RESPOND)]
-    for one in story.of(AlertKind.UNKNOWN_NEAR):
-        assert {leg for leg, _ in one.destinations} == {Leg.PROBATION, Leg.POLICE, Leg.WARNING}
+    for alert in story.of(AlertKind.UNKNOWN_NEAR):
+        assert {leg for leg, _ in alert.destinations} == {Leg.PROBATION, Leg.POLICE, Leg.WARNING}
 
 
-def test_whoever_is_still_silent_when_most_are_back_is_told_of() -> None:
+def test_wearers_still_silent_after_the_outage_are_notified() -> None:
     story = country(30)
     report(story, 1, range(30))
     story.tick(4000)
@@ -93,21 +93,21 @@ def test_whoever_is_still_silent_when_most_are_back_is_told_of() -> None:
     assert touching(story) == [("OUTAGE", NOTIFY)], "phones report more rarely than tags, and have 3 minutes"
     for at_s in range(4100, 4500, 100):
         report(story, at_s, range(27))
-    told = [alert for alert in story.alerts if alert.demand is NOTIFY and alert.kind is not AlertKind.OUTAGE]
-    assert [(one.wearer_id, one.kind.value, one.decided_at_ms - T0_MS) for one in told] == [
+    emitted = [alert for alert in story.alerts if alert.demand is NOTIFY and alert.kind is not AlertKind.OUTAGE]
+    assert [(alert.wearer_id, alert.kind.value, alert.decided_at_ms - T0_MS) for alert in emitted] == [
         (f"w{n}", kind, 4_182_000) for n in (27, 28, 29) for kind in ("PROTECTED_DEVICE_LOST", "SILENT")
     ]
-    assert not any(one.outage_id for one in told)
+    assert not any(alert.outage_id for alert in emitted)
 
 
-def test_few_are_no_outage_whatever_their_share() -> None:
+def test_few_silent_wearers_are_no_outage_whatever_their_share() -> None:
     story = country(9)
     report(story, 1, range(9))
     story.tick(2000)
     assert not story.of(AlertKind.OUTAGE) and len(touching(story)) == 18
 
 
-def test_of_many_a_tenth_must_fall_silent_within_three_minutes() -> None:
+def test_an_outage_needs_a_tenth_silent_within_three_minutes() -> None:
     for silent, found in ((19, 0), (20, 1)):
         story = country(200)
         report(story, 1, range(200))
@@ -120,7 +120,7 @@ def test_of_many_a_tenth_must_fall_silent_within_three_minutes() -> None:
     assert not story.of(AlertKind.OUTAGE)
 
 
-def test_a_silence_from_before_is_its_own() -> None:
+def test_a_silence_from_before_the_outage_gets_its_own_notice() -> None:
     story = country(30)
     report(story, 1, range(1), phones=False)
     for at_s in range(1, 1500, 120):
@@ -131,7 +131,7 @@ def test_a_silence_from_before_is_its_own() -> None:
         ("SILENT", NOTIFY),
         ("OUTAGE", NOTIFY),
     ]
-    assert next(one for one in story.of(AlertKind.SILENT) if one.demand is NOTIFY).wearer_id == "w0"
+    assert next(alert for alert in story.of(AlertKind.SILENT) if alert.demand is NOTIFY).wearer_id == "w0"
 
 
 def test_tags_that_were_never_heard_are_no_outage() -> None:
@@ -141,7 +141,7 @@ def test_tags_that_were_never_heard_are_no_outage() -> None:
     assert len(story.of(AlertKind.SILENT)) == 30 and not story.of(AlertKind.OUTAGE)
 
 
-def test_whoever_is_heard_and_yet_unseen_is_told_of_in_an_outage_too() -> None:
+def test_a_device_without_a_position_notifies_during_an_outage_too() -> None:
     story = country(30)
     report(story, 1, range(29))
     report(story, 1, range(29, 30), away_m=3000)
@@ -154,11 +154,11 @@ def test_whoever_is_heard_and_yet_unseen_is_told_of_in_an_outage_too() -> None:
 
 
 def tick_alone(story: Story, at_s: float) -> list[Alert]:
-    """The first entry after a stop of the log, in which no evaluator could enter a tick either."""
+    """Folds the first entry after a stop of the log, during which no evaluator could enter a tick either."""
     entry = Entry(story.state.sequence + 1, T0_MS + round(at_s * 1000), Tick())
     found = fold.step(story.state, entry)
     story.outputs += found
-    return [one for one in found if isinstance(one, Alert)]
+    return [alert for alert in found if isinstance(alert, Alert)]
 
 
 def test_a_log_that_stood_still_is_an_outage_from_its_last_entry_on() -> None:
@@ -166,7 +166,7 @@ def test_a_log_that_stood_still_is_an_outage_from_its_last_entry_on() -> None:
     report(story, 1, range(29))
     report(story, 1, range(29, 30), away_m=3000)
     found = tick_alone(story, 2400)
-    assert [(one.kind, one.at_ms, one.decided_at_ms, one.outage_silent, one.late) for one in found[:1]] == [
+    assert [(alert.kind, alert.at_ms, alert.decided_at_ms, alert.outage_silent, alert.late) for alert in found[:1]] == [
         (AlertKind.OUTAGE, T0_MS + 181_000, T0_MS + 2_400_000, 30, True)
     ]
     assert touching(story) == [("OUTAGE", NOTIFY)]
@@ -177,7 +177,7 @@ def test_a_log_that_stood_still_is_an_outage_from_its_last_entry_on() -> None:
     assert touching(story) == [("OUTAGE", NOTIFY)] and not story.state.grouped
 
 
-def test_a_log_that_stood_still_for_less_is_none() -> None:
+def test_a_log_that_stood_still_for_under_three_minutes_is_no_outage() -> None:
     story = country(30)
     report(story, 1, range(30))
     assert not tick_alone(story, 180)
@@ -191,15 +191,15 @@ def test_a_restart_anywhere_changes_nothing(steps: list[tuple[int, int]], split:
     for i, (what, wait_s) in enumerate(steps):
         if i >= split:
             story.state = codec.decode(codec.encode(story.state))
-        for one in (whole, story):
-            report(one, at_s, (range(12), range(6), range(3, 11), range(0))[what], phones=wait_s % 2 == 0)
-            one.tick(at_s + wait_s)
+        for each_story in (whole, story):
+            report(each_story, at_s, (range(12), range(6), range(3, 11), range(0))[what], phones=wait_s % 2 == 0)
+            each_story.tick(at_s + wait_s)
         at_s += wait_s
     assert story.outputs == whole.outputs
     assert codec.encode(story.state) == codec.encode(whole.state)
 
 
-def test_what_is_not_in_earnest_is_no_part_of_an_outage() -> None:
+def test_an_exercise_is_no_part_of_an_outage() -> None:
     story = country(9)
     for n in range(9, 30):
         person = log_pb2.ProtectedTarget(person_id=f"p{n}", device_ids=[f"phone{n}"])
@@ -212,8 +212,11 @@ def test_what_is_not_in_earnest_is_no_part_of_an_outage() -> None:
     assert codec.decode(codec.encode(story.state)).watched == story.state.watched
 
 
-def test_who_was_heard_again_before_the_tenth_fell_silent_is_no_part_of_it() -> None:
-    """Ten who fall silent one after another, each for ten seconds, are ten silences; a later one is told of as its own."""
+def test_a_wearer_heard_before_the_outage_began_is_no_part_of_it() -> None:
+    """Ten wearers who fall silent one after another, each for ten seconds, are ten silences.
+
+    A later silence gets its own notice.
+    """
     story = country(10)
     for n in range(10):
         report(story, 1 + 15 * n, range(n, n + 1))
@@ -226,11 +229,11 @@ def test_who_was_heard_again_before_the_tenth_fell_silent_is_no_part_of_it() -> 
     assert touching(story) == [("SILENT", NOTIFY)]
 
 
-def test_an_outage_of_some_who_came_back_before_it_ends_with_the_others() -> None:
+def test_an_outage_ends_when_the_silent_wearers_come_back_not_the_others() -> None:
     story = country(12)
     report(story, 1, range(2))
     report(story, 20, range(2, 12))
-    report(story, 185, range(2))  # silent at 181, and back before the tenth is
+    report(story, 185, range(2))  # silent at 181 s, and back before the tenth falls silent
     report(story, 210, range(2))
     assert outages(story) == [(NOTIFY, 200, 10, 12)]
     assert story.state.outage is not None and set(story.state.outage.members) == {f"case-{n}" for n in range(2, 12)}

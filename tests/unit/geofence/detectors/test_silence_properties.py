@@ -1,4 +1,4 @@
-"""Silence decides by time, and yet it doesn't matter when anybody looks: ticks and restarts anywhere give the same alerts."""
+"""Silence is decided by time, but not by when it is checked: ticks and restarts anywhere give the same alerts."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ REPORTS = 80
 
 
 @dataclass
-class Looked(Story):
-    """A story without the ticks of a running evaluator, but with others at these seconds."""
+class Ticked(Story):
+    """A story without the ticks of a running evaluator, but with ticks at these seconds."""
 
     ticks_s: list[float] = field(default_factory=list)
 
@@ -37,7 +37,10 @@ class Looked(Story):
 
 
 def live(story: Story, seed: int, splits: frozenset[int] = frozenset()) -> Story:
-    """Two hours and more of two orders: reports with gaps of up to half an hour, events, amendments, a restart before each split."""
+    """Two hours and more of two orders, with a restart before each split.
+
+    It holds reports with gaps of up to half an hour, events and amendments.
+    """
     rng = random.Random(seed)
     at_s = 0.0
     story.case(at_s, valid_until_ms=T0_MS + 20_000_000)
@@ -57,7 +60,7 @@ def live(story: Story, seed: int, splits: frozenset[int] = frozenset()) -> Story
             case 1:
                 story.heard(at_s, device_id)
             case 2:
-                event = rng.choice([one.value for one in sorted(EquipmentKind, key=lambda one: one.value)])
+                event = rng.choice([kind.value for kind in sorted(EquipmentKind, key=lambda kind: kind.value)])
                 story.says(at_s, device_id, event)
             case 3:
                 story.enter(at_s, Rules(silent_notify_after_ms=rng.choice((400_000, 1_800_000))))
@@ -77,11 +80,11 @@ def test_restarts_anywhere_change_nothing(seed: int, splits: set[int]) -> None:
 
 
 @given(st.integers(0, 100_000), st.lists(st.floats(0, 60_000), max_size=40))
-@example(5034, []).via("a ring that time alone entered was open from the tick on, and not from its own moment")
-@example(5050, []).via("a ring that time alone entered was taken for one that a late report entered")
+@example(5034, []).via("a ring that time alone entered was open from the tick on instead of from its own moment")
+@example(5050, []).via("a ring that time alone entered counted as entered by a late report")
 @example(4068, []).via("the same, with a second approach")
 @settings(max_examples=60, deadline=None)
-def test_ticks_at_any_moments_change_nothing_but_when_it_was_decided(seed: int, ticks_s: list[float]) -> None:
+def test_extra_ticks_change_only_the_moment_of_decisions(seed: int, ticks_s: list[float]) -> None:
     def essence(story: Story) -> list[tuple[object, ...]]:
         return [
             (a.kind, a.demand, a.at_ms, a.case_id, a.target_id, a.ring_mm, a.incident_opens, a.incident_ends)
@@ -89,11 +92,11 @@ def test_ticks_at_any_moments_change_nothing_but_when_it_was_decided(seed: int, 
         ]
 
     whole = live(Story(), seed)
-    assert essence(live(Looked(), seed)) == essence(whole)
-    assert essence(live(Looked(ticks_s=sorted(ticks_s)), seed)) == essence(whole)
+    assert essence(live(Ticked(), seed)) == essence(whole)
+    assert essence(live(Ticked(ticks_s=sorted(ticks_s)), seed)) == essence(whole)
 
 
-def test_such_lives_hold_all_that_silence_can_tell() -> None:
+def test_random_lives_cover_all_alerts_of_silence() -> None:
     kinds = {(alert.kind, alert.demand.name) for seed in range(30) for alert in live(Story(), seed).alerts}
     assert kinds >= {
         (AlertKind.SILENT, "RECORD"),
@@ -112,7 +115,7 @@ def test_such_lives_hold_all_that_silence_can_tell() -> None:
 def test_silence_leaves_no_more_behind_than_cases_and_devices(seed: int) -> None:
     story = live(Story(), seed)
     assert len(story.state.due) <= 4 + REPORTS
-    assert story.state.missed <= {"tag", "spare", "phone", "watch"}
+    assert story.state.silent_devices <= {"tag", "spare", "phone", "watch"}
     story.tick(10_000_000)
     assert not any(
         case.near or case.silent or case.lost or case.unseen for case in story.state.cases.values() if case.ended
@@ -121,10 +124,10 @@ def test_silence_leaves_no_more_behind_than_cases_and_devices(seed: int) -> None
 
 @given(st.integers(0, 10_000))
 @settings(max_examples=30, deadline=None)
-def test_the_short_look_at_a_case_that_rests_says_what_the_whole_look_says(seed: int) -> None:
+def test_the_short_check_of_a_quiet_case_gives_the_result_of_the_full_check(seed: int) -> None:
     short = live(Story(), seed)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(silence, "rests_until", lambda *_: None)
+        patch.setattr(silence, "quiet_until", lambda *_: None)
         whole = live(Story(), seed)
     assert short.outputs == whole.outputs
     assert codec.encode(short.state) == codec.encode(whole.state)

@@ -1,4 +1,4 @@
-"""What comes late, twice, out of order or with a wrong clock, told as stories."""
+"""Reports that arrive late, twice, out of order or with a wrong clock."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ def seconds(ms: int) -> float:
     return (ms - T0_MS) / 1000
 
 
-def test_a_report_that_comes_late_is_folded_in_and_its_alert_says_so() -> None:
+def test_a_late_report_is_folded_and_its_alert_is_marked_late() -> None:
     story = Story()
     story.case()
     for t in (0, 60, 120, 180, 240):
         story.at(t, "phone", 0)
         story.at(t, "tag", 5000)
     story.at(300, "tag", 50, fix_s=100)
-    # Nothing could have gone there and back, so the desks look until another one agrees.
+    # No movement leads there and back, so the desks check until another position agrees.
     [wild] = [a for a in story.of(AlertKind.IMPLAUSIBLE) if a.demand is Demand.NOTIFY]
     assert wild.late and wild.anomaly is AnomalyKind.JUMP and 100 not in story.entered()
     story.at(301, "tag", 50, fix_s=101)
@@ -38,7 +38,7 @@ def test_a_report_that_comes_late_is_folded_in_and_its_alert_says_so() -> None:
     assert late.late and seconds(late.at_ms) == 100
 
 
-def test_a_report_older_than_two_hours_is_set_aside_with_a_reason() -> None:
+def test_a_report_older_than_two_hours_is_a_dead_letter_with_a_reason() -> None:
     story = Story()
     story.case()
     story.at(8000, "phone", 0)
@@ -86,7 +86,7 @@ def walk(seed: int) -> list[tuple[float, str, float, float]]:
     return found
 
 
-def tell(
+def deliver(
     reports: list[tuple[float, str, float, float]], arrive_s: list[float] | None = None, clear_after_s: int = 60
 ) -> Story:
     story = Story(clear_after_s=clear_after_s)
@@ -98,8 +98,8 @@ def tell(
 
 @given(st.integers(0, 10_000), st.integers(1, 40))
 @settings(max_examples=40, deadline=None)
-def test_a_state_that_was_stored_in_the_middle_goes_on_as_if_nothing_had_been(seed: int, every: int) -> None:
-    whole = tell(walk(seed))
+def test_a_restored_state_continues_unchanged(seed: int, every: int) -> None:
+    whole = deliver(walk(seed))
     story = Story()
     story.case()
     for i, (fix_s, device, north_m, east_m) in enumerate(walk(seed)):
@@ -112,18 +112,18 @@ def test_a_state_that_was_stored_in_the_middle_goes_on_as_if_nothing_had_been(se
 
 @given(st.integers(0, 10_000), st.floats(1, 12))
 @settings(max_examples=60, deadline=None)
-def test_sorting_out_what_is_out_of_reach_changes_no_decision(seed: int, scale: float) -> None:
+def test_skipping_unreachable_pairs_changes_no_decision(seed: int, scale: float) -> None:
     reports = [(t, device, north_m * scale, east_m * scale) for t, device, north_m, east_m in walk(seed)]
-    sorted_out = tell(reports)
+    quick = deliver(reports)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(approach, "_out_of_reach", lambda *_: False)
-        assert tell(reports).outputs == sorted_out.outputs
+        patch.setattr(approach, "_is_unreachable", lambda *_: False)
+        assert deliver(reports).outputs == quick.outputs
 
 
 @given(st.integers(0, 10_000))
 @settings(max_examples=40, deadline=None)
-def test_reports_sent_again_change_nothing(seed: int) -> None:
-    once, twice = tell(walk(seed)), Story()
+def test_resent_reports_change_nothing(seed: int) -> None:
+    once, twice = deliver(walk(seed)), Story()
     twice.case()
     for fix_s, device, north_m, east_m in walk(seed):
         twice.at(fix_s, device, north_m, east_m)
@@ -134,16 +134,14 @@ def test_reports_sent_again_change_nothing(seed: int) -> None:
 
 @given(st.integers(0, 10_000), st.randoms(use_true_random=False))
 @settings(max_examples=40, deadline=None)
-def test_until_a_ring_is_cleared_the_order_of_arrival_does_not_matter_to_its_account(
-    seed: int, rng: random.Random
-) -> None:
+def test_the_order_of_arrival_before_a_clearing_changes_no_account(seed: int, rng: random.Random) -> None:
     reports = walk(seed)
     shuffled = list(reports)
     rng.shuffle(shuffled)
     orders = []
     for order in (reports, shuffled):
-        # Nothing is cleared in between: what a clearing has told stays told, whatever comes late.
-        story = tell(order, arrive_s=[600.0] * len(order), clear_after_s=3600)
+        # No clearing in between: a published clearing stays published, whatever arrives late.
+        story = deliver(order, arrive_s=[600.0] * len(order), clear_after_s=3600)
         case_state = story.state.cases["case-1"]
         found = []
         for ring in case_state.case.rings:
@@ -152,9 +150,9 @@ def test_until_a_ring_is_cleared_the_order_of_arrival_does_not_matter_to_its_acc
             account = accounts.account(story.state, case_state, target, ring, story.state.now_ms)
             found.append((account.inside, account.min_mm) if ring_state.open else None)
         orders.append(found)
-    for one, other in zip(*orders, strict=True):
-        if one is not None and other is not None:
-            assert one == other
+    for first, other in zip(*orders, strict=True):
+        if first is not None and other is not None:
+            assert first == other
 
 
 def test_an_end_that_is_older_than_the_beginning_ends_nothing() -> None:
@@ -182,7 +180,7 @@ def test_events_of_one_moment_end_in_the_same_order_after_a_restart() -> None:
     assert ends[0] == ends[1]
 
 
-def test_a_clock_that_is_ahead_makes_no_second_report_of_one_that_is_sent_again() -> None:
+def test_a_resent_report_counts_once_with_a_clock_that_is_ahead() -> None:
     story = Story()
     story.case()
     story.at(0, "phone", 0)
@@ -192,12 +190,12 @@ def test_a_clock_that_is_ahead_makes_no_second_report_of_one_that_is_sent_again(
     assert [fix.report_id for fix in story.state.tracks["tag"].fixes] == ["9", "10"]
 
 
-def test_what_is_set_aside_of_one_batch_is_set_aside_once_with_all_reasons() -> None:
-    """DEAD_LETTERS takes one message of each entry."""
+def test_one_batch_gives_one_dead_letter_with_all_reasons() -> None:
+    """DEAD_LETTERS accepts one message per entry."""
     story = Story()
     other = log_pb2.ProtectedTarget(person_id="q", device_ids=["phone2"])
     story.case(7100, case="2", wearer_id="w2", persons=[other])
-    story.case(7200, version=2)  # the tag is another's now
+    story.case(7200, version=2)  # the tag now belongs to another wearer
     batch = Positions.of([Position("tag", f"{at_s}", T0_MS + at_s * 1000, *place_e7(0), 5000) for at_s in (1, 7150)])
     story.enter(7210, translate.entry_body(positions_entry(batch, 0).SerializeToString()))
     reasons = ("1 positions older than 2 h", "1 positions from before their device changed hands")

@@ -1,4 +1,4 @@
-"""A ring that sends somebody is cleared by agreement: stories of who leaves, who doesn't, and of positions that err for a while."""
+"""Clear a ring that demands a response only after agreeing positions: departures, non-departures and receiver errors of a while."""
 
 from __future__ import annotations
 
@@ -9,27 +9,27 @@ from tests.support.geofence.stories import T0_MS, Story, circle
 
 
 def cleared(story: Story) -> list[tuple[int, float]]:
-    """Radius, metres, and second of each clearing's decision."""
-    return [(one.ring_mm // 1000, _s(one)) for one in story.of(AlertKind.RING_CLEARED)]
+    """Radius in metres and second of each clearing's decision."""
+    return [(alert.ring_mm // 1000, _s(alert)) for alert in story.of(AlertKind.RING_CLEARED)]
 
 
 def _s(alert: Alert) -> float:
     return (alert.decided_at_ms - T0_MS) / 1000
 
 
-def test_the_four_newest_positions_of_each_side_must_say_so() -> None:
-    """He reports each 15 s and has been away for minutes; her phone, each minute, has to say four times where she is."""
+def test_a_response_ring_clears_only_after_four_agreeing_positions_of_each_side() -> None:
+    """He reports every 15 s and has been away for minutes. Her phone reports each minute and must give four positions."""
     story = Story()
     story.case()
     for at_s in range(0, 421, 15):
         if at_s % 60 == 0:
             story.at(at_s, "phone", 0)
         story.at(at_s + 1, "tag", 60 if at_s < 120 else 500)
-    # Left between 106 and 121 s: her positions of 120, 180, 240 and 300 s say so, and his since then.
+    # He left between 106 and 121 s. Her positions of 120, 180, 240 and 300 s confirm it, and his since then.
     assert cleared(story) == [(100, 300)]
 
 
-def test_a_place_never_moves_so_that_only_the_wearer_has_to_say_it() -> None:
+def test_a_ring_round_a_place_needs_only_the_wearers_positions_to_clear() -> None:
     story = Story(clear_after_s=10)
     story.case(persons=[], places=[circle("school", 0, 0, 30)])
     story.at(0, "tag", 60)
@@ -40,7 +40,7 @@ def test_a_place_never_moves_so_that_only_the_wearer_has_to_say_it() -> None:
 
 
 @pytest.mark.parametrize("wrong", [2, 3])
-def test_positions_that_err_for_a_minute_are_no_departure_and_no_second_arrival(wrong: int) -> None:
+def test_a_receiver_error_of_a_minute_is_no_departure_and_no_second_arrival(wrong: int) -> None:
     story = Story(clear_after_s=10)
     story.case(persons=[], places=[circle("school", 0, 0, 30)])
     for number in range(12):
@@ -49,8 +49,8 @@ def test_positions_that_err_for_a_minute_are_no_departure_and_no_second_arrival(
     assert not cleared(story)
 
 
-def test_who_seldom_reports_is_cleared_by_those_of_ten_minutes() -> None:
-    """Between his positions nothing is known for minutes, so that there never are four in ten minutes."""
+def test_a_rarely_reporting_side_clears_by_the_positions_of_ten_minutes() -> None:
+    """His position is unknown for minutes between reports, so there are never four positions in ten minutes."""
     story = Story()
     story.case(persons=[], places=[circle("school", 0, 0, 30)])
     story.at(0, "tag", 60)
@@ -61,7 +61,7 @@ def test_who_seldom_reports_is_cleared_by_those_of_ten_minutes() -> None:
     assert cleared(story) == [(100, 1070)]
 
 
-def test_a_position_inside_in_those_ten_minutes_is_enough_to_wait() -> None:
+def test_a_position_inside_within_ten_minutes_delays_the_clearing() -> None:
     story = Story()
     story.case(persons=[], places=[circle("school", 0, 0, 30)])
     for at_s, north_m in ((0, 60), (500, 60), (1000, 500), (1070, 500)):
@@ -72,7 +72,7 @@ def test_a_position_inside_in_those_ten_minutes_is_enough_to_wait() -> None:
 
 
 def test_no_wider_ring_is_cleared_before_a_narrower_one() -> None:
-    """He is driven off, and her phone is slow: all rings are left together, and told of from the narrowest on."""
+    """He is driven off, and her phone reports slowly: all rings are left together and cleared from the narrowest on."""
     story = Story()
     story.case()
     for at_s in range(0, 481, 15):
@@ -91,5 +91,5 @@ def test_a_ring_that_sends_nobody_is_cleared_after_its_minute() -> None:
     for at_s in range(0, 421, 60):
         story.at(at_s, "phone", 0)
         story.at(at_s + 1, "tag", 1900 if at_s < 60 else 2500)
-    # Known for sure until her position of 120 s, a minute after he was beyond; nobody waits for a fourth.
+    # Both positions are known for sure until hers of 120 s, a minute after he left; no fourth position is needed.
     assert cleared(story) == [(2000, 121)]

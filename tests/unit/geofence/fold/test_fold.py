@@ -1,4 +1,4 @@
-"""The decision, told as stories: what arrives when, and what must come of it."""
+"""The decision, as stories: the reports that arrive, and the alerts that must follow."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def test_a_pass_between_two_reports_is_found_with_its_moments() -> None:
     story.at(0, "tag", -500)
     story.at(50, "tag", 500)  # straight through at 20 m/s: within 100 m of the person for 9.5 s
     story.at(50, "phone", 0, 30)
-    for at_s in (110, 125, 140, 155):  # four positions of each side say so before anybody stands down
+    for at_s in (110, 125, 140, 155):  # four positions of each side agree before anybody stands down
         story.at(at_s, "tag", 2600)
         story.at(at_s, "phone", 0, 30)
     cleared = next(a for a in story.alerts if a.kind is AlertKind.RING_CLEARED and a.ring_mm == 100_000)
@@ -70,7 +70,7 @@ def test_a_decision_does_not_wait_for_the_other_sides_next_report() -> None:
     assert seconds(story.alerts[-1].decided_at_ms) == 61
 
 
-def test_the_side_that_has_not_reported_is_taken_to_go_on_as_before() -> None:
+def test_the_side_without_a_new_report_is_assumed_to_go_on_as_before() -> None:
     story = Story()
     story.case()
     story.at(0, "phone", 800)
@@ -107,7 +107,7 @@ def test_a_polygon_is_protected_along_its_edges_corners_and_inside() -> None:
     assert seconds(story.alerts[-1].at_ms) == pytest.approx(100 / 10.5, abs=0.01)
 
 
-def test_a_courtyard_is_no_part_of_the_place_and_near_to_it() -> None:
+def test_a_courtyard_is_outside_the_place_but_near_it() -> None:
     block, yard = ((0, 0), (0, 500), (500, 500), (500, 0)), ((50, 50), (50, 450), (450, 450), (450, 50))
     story = Story(clear_after_s=5)
     story.case(persons=[], places=[polygon("home", *block, holes=[yard])])
@@ -146,8 +146,8 @@ def test_the_first_fix_after_a_gap_decides_at_once(who: str, hers_s: int | None)
         if at_s is not None:
             story.at(at_s, resting, 0)
     story.at(500, moving, 60)
-    nearest = [one for one in story.of(AlertKind.RING_ENTERED) if one.ring_mm == 100_000]
-    assert [seconds(one.decided_at_ms) for one in nearest] == [500]
+    nearest = [alert for alert in story.of(AlertKind.RING_ENTERED) if alert.ring_mm == 100_000]
+    assert [seconds(alert.decided_at_ms) for alert in nearest] == [500]
 
 
 # ── clearing ─────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -195,7 +195,9 @@ def test_inside_lists_each_stretch_of_one_episode() -> None:
         story.at(t, "tag", 400)
     [cleared] = [a for a in story.alerts if a.kind is AlertKind.RING_CLEARED and a.ring_mm == 100_000]
     assert len(cleared.inside) == 8
-    assert all(one[1] <= other[0] for one, other in zip(cleared.inside, cleared.inside[1:], strict=False))
+    assert all(
+        stretch[1] <= following[0] for stretch, following in zip(cleared.inside, cleared.inside[1:], strict=False)
+    )
 
 
 # ── incidents ────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -230,14 +232,14 @@ def test_the_second_phone_of_a_person_counts_like_the_first() -> None:
     assert story.entered() == [2000, 1000, 100]
 
 
-# ── what somebody might try ──────────────────────────────────────────────────────────────────────────────────────────
+# ── attempts at evasion ──────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def persons(*device_ids: str) -> list[log_pb2.ProtectedTarget]:
     return [log_pb2.ProtectedTarget(person_id="p", device_ids=device_ids)]
 
 
-def test_a_dead_phone_beside_the_wearer_is_not_forgotten_for_a_watch_at_home() -> None:
+def test_a_dead_phone_near_the_wearer_still_counts_with_a_watch_at_home() -> None:
     story = Story()
     story.case(persons=persons("phone", "watch"))
     story.at(0, "phone", 0)

@@ -1,4 +1,4 @@
-"""Ids say what came of an entry, not how much else came of it: a newer fold that finds more leaves the others' ids as they are."""
+"""An id depends on its cause alone: a newer fold that detects more in an entry leaves the ids of other alerts unchanged."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ def case_state() -> CaseState:
 
 def decided(*found: tuple[AlertKind, Demand, Ring | None], sequence: int = 7, stamp_ms: int = 1_000) -> list[Alert]:
     decisions = Decisions(State(partition=0, log_id="log"), sequence, stamp_ms)
-    one = case_state()
+    case = case_state()
     for kind, demand, ring in found:
-        decisions.alert(one, kind, demand, 1_000, target=TARGET, ring=ring)
+        decisions.alert(case, kind, demand, 1_000, target=TARGET, ring=ring)
     return [alert for alert in decisions.out if isinstance(alert, Alert)]
 
 
@@ -28,7 +28,7 @@ ENTERED = (AlertKind.RING_ENTERED, Demand.RESPOND, RING)
 MORE = (AlertKind.LOW_BATTERY, Demand.RECORD, None)
 
 
-def test_what_else_is_found_changes_no_id() -> None:
+def test_other_detections_of_an_entry_change_no_id() -> None:
     (alone,) = decided(ENTERED)
     more, same = decided(MORE, ENTERED)
     assert (same.alert_id, same.episode_id, same.incident_id) == (alone.alert_id, alone.episode_id, alone.incident_id)
@@ -40,6 +40,6 @@ def test_no_two_alerts_share_an_id() -> None:
     assert len({alert.alert_id for alert in found}) == len(found)
 
 
-def test_an_entry_at_a_sequence_that_is_used_again_has_ids_of_its_own() -> None:
+def test_an_entry_at_a_reused_sequence_has_new_ids() -> None:
     (lost,), (new,) = decided(ENTERED), decided(ENTERED, stamp_ms=1_001)
     assert not {lost.alert_id, lost.episode_id, lost.incident_id} & {new.alert_id, new.episode_id, new.incident_id}

@@ -1,4 +1,4 @@
-"""Orders as the fold takes them: how they begin, are amended, change hands and end."""
+"""Orders in the fold: how they begin, are amended, change hands and end."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ def seconds(ms: int) -> float:
     return (ms - T0_MS) / 1000
 
 
-def test_an_order_that_comes_after_the_last_reports_is_decided_on_them() -> None:
+def test_an_order_after_the_last_reports_is_decided_on_them() -> None:
     story = Story()
     story.at(0, "phone", 0)
     story.at(5, "tag", 80)
@@ -93,7 +93,7 @@ def test_three_orders_at_once_are_one_incident_with_their_own_episodes() -> None
     assert story.alerts[-1].incident_id != story.alerts[0].incident_id
 
 
-def test_the_end_of_an_order_takes_a_panic_back() -> None:
+def test_the_end_of_an_order_retracts_a_panic() -> None:
     story = Story()
     story.case(valid_until_ms=T0_MS + 100_000)
     story.says(5, "phone", "PANIC_BUTTON")
@@ -102,7 +102,7 @@ def test_the_end_of_an_order_takes_a_panic_back() -> None:
     assert story.alerts[-1].kind is AlertKind.PANIC and story.alerts[-1].incident_ends
 
 
-def test_a_snapshot_that_is_over_already_closes_what_was_open_and_brings_new_targets() -> None:
+def test_an_expired_snapshot_closes_the_open_rings_and_adds_targets() -> None:
     story = Story()
     story.case()
     story.at(0, "phone", 0)
@@ -122,7 +122,7 @@ def test_a_person_and_a_place_may_have_the_same_id() -> None:
     assert story.entered().count(100) == 2
 
 
-def test_a_strap_cut_before_the_order_came_is_told_when_it_comes() -> None:
+def test_a_strap_cut_before_the_order_is_emitted_when_the_order_arrives() -> None:
     story = Story()
     story.says(5, "tag", "STRAP_OPEN")
     story.case(60)
@@ -134,7 +134,7 @@ def test_a_strap_cut_before_the_order_came_is_told_when_it_comes() -> None:
     assert [(a.kind, seconds(a.at_ms)) for a in later.alerts] == [(AlertKind.TAMPERED, 50)]
 
 
-def test_a_graver_action_of_a_ring_that_is_entered_is_told() -> None:
+def test_a_graver_action_of_an_entered_ring_is_emitted() -> None:
     story = Story()
     story.case(rings=[geometry_pb2.Ring(radius_m=500, action=geometry_pb2.WARN)])
     story.at(0, "phone", 0)
@@ -154,7 +154,7 @@ def test_a_place_that_is_added_does_not_count_backwards() -> None:
     assert work and all(seconds(a.at_ms) >= 110 for a in work) and 100_000 not in {a.ring_mm for a in work}
 
 
-def test_a_tag_that_changes_hands_says_nothing_of_its_new_wearer_at_first() -> None:
+def test_a_tag_that_changes_hands_has_no_position_of_its_new_wearer() -> None:
     story = Story()
     story.case(case="1")
     story.at(0, "phone", 0)
@@ -178,7 +178,7 @@ def test_the_last_device_of_a_person_takes_its_rings_with_it() -> None:
     assert story.alerts[-1].incident_ends
 
 
-def test_an_order_that_is_put_off_ends_what_is_open() -> None:
+def test_a_postponed_order_closes_its_open_rings() -> None:
     story = Story()
     story.case()
     story.at(0, "phone", 0)
@@ -197,8 +197,8 @@ def test_superseded_versions_leave_nothing_behind() -> None:
     assert len(story.state.due) == 2, "the end of the order, and when silence begins"
 
 
-def test_what_is_reported_of_an_order_after_its_end_is_in_the_ledger() -> None:
-    """He was at her door before the order ended, and his tag says so a second after."""
+def test_a_report_after_the_end_of_its_order_is_a_dead_letter() -> None:
+    """He was at her door before the order ended, and his tag reports it a second after the end."""
     story = Story()
     story.case(valid_until_ms=T0_MS + 600_000)
     for at_s in (0, 580):
@@ -212,6 +212,5 @@ def test_what_is_reported_of_an_order_after_its_end_is_in_the_ledger() -> None:
     assert dead_letters == ["1 positions from before the end of an order that is over"]
     story.case(620, version=2)
     story.at(625, "tag", 5000, fix_s=599)
-    assert (
-        len([output for output in story.outputs if isinstance(output, DeadLetter)]) == 1
-    )  # the order is in force again
+    # The order is in force again.
+    assert len([output for output in story.outputs if isinstance(output, DeadLetter)]) == 1

@@ -1,4 +1,4 @@
-"""The scenario suite: breaches and near-breaches as a prosecutor reads them, each with what must be alerted."""
+"""The scenario suite: breaches and near-breaches as a prosecutor reads them, each with the alerts that must be emitted."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from services.common import times
 from tests.support.geofence import scenarios
 
 FILES = scenarios.files()
-LEAST = 40
+MIN_SCENARIOS = 40
 FIRST = scenarios.FOLDER / "first-fix-inside.json"
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
-def test_what_must_be_alerted_is_and_nothing_else(path: Path) -> None:
+def test_exactly_the_expected_alerts_are_emitted(path: Path) -> None:
     scenario = scenarios.load(path)
     assert scenario.faults(scenario.alerts()) == []
 
@@ -30,10 +30,10 @@ def test_a_restart_before_every_arrival_changes_nothing(path: Path) -> None:
     assert scenario.alerts(restart=True) == scenario.alerts()
 
 
-def test_there_are_enough_and_each_has_a_name_and_a_story_of_its_own() -> None:
+def test_there_are_enough_scenarios_with_unique_names_and_stories() -> None:
     loaded = [scenarios.load(path) for path in FILES]
-    assert len(loaded) >= LEAST
-    assert len({one.name for one in loaded}) == len({one.story for one in loaded}) == len(loaded)
+    assert len(loaded) >= MIN_SCENARIOS
+    assert len({scenario.name for scenario in loaded}) == len({scenario.story for scenario in loaded}) == len(loaded)
 
 
 # ── the suite itself ─────────────────────────────────────────────────────────────────────────────────────────────────
@@ -45,7 +45,7 @@ def content() -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "fault"),
     [
         (lambda must: must.pop(), "unexpected"),
         (lambda must: must.append(must[-1]), "missing"),
@@ -58,11 +58,11 @@ def content() -> dict[str, Any]:
         (lambda must: must[-1].update(late=True), "missing"),
     ],
 )
-def test_a_scenario_that_is_not_met_fails(change: Callable[[list[dict[str, Any]]], object], said: str) -> None:
+def test_a_scenario_that_is_not_met_fails(change: Callable[[list[dict[str, Any]]], object], fault: str) -> None:
     changed = content()
     change(changed["must"])
     scenario = scenarios.parse(changed)
-    assert scenario.faults(scenario.alerts())[0].startswith(said)
+    assert scenario.faults(scenario.alerts())[0].startswith(fault)
 
 
 def test_another_number_of_incidents_fails() -> None:
@@ -71,7 +71,7 @@ def test_another_number_of_incidents_fails() -> None:
 
 
 @pytest.mark.parametrize("where", ["", "origin", "orders", "timeline", "must"])
-def test_a_word_that_the_format_does_not_know_is_refused(where: str) -> None:
+def test_an_unknown_word_of_the_format_is_rejected(where: str) -> None:
     changed = copy.deepcopy(content())
     part = changed[where] if where else changed
     (part[0] if isinstance(part, list) else part)["comment"] = "?"
@@ -80,7 +80,7 @@ def test_a_word_that_the_format_does_not_know_is_refused(where: str) -> None:
 
 
 def test_a_path_is_walked_at_one_speed_and_metres_are_metres() -> None:
-    # He comes straight from 600 m: 10 m/s, so that the 100 m ring is entered at second 50, on a report.
+    # He comes straight from 600 m at 10 m/s, so the 100 m ring is entered at second 50, on a report.
     changed = content()
     changed["timeline"] = [
         changed["timeline"][0],

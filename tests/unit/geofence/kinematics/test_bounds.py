@@ -1,4 +1,4 @@
-"""Cheap bounds save most of the work of a look, and change nothing of what comes of it."""
+"""Cheap bounds save most of the work of an evaluation and change no result."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from services.geofence.domain.detectors import approach
 from services.geofence.domain.kinematics import presence, probability
 from services.geofence.domain.kinematics.geometry import PERSON, Disc, PlanePolygon, Shape, ecef_mm
 from tests.support.geofence.stories import Story, place_e7, polygon
-from tests.unit.geofence.kinematics.test_clearance import tell, travels
+from tests.unit.geofence.kinematics.test_safe_region import deliver, travels
 
 
 def whole_series(distance_mm: float, radius_mm: float, accuracies_mm: tuple[int, ...]) -> float:
-    """`probability.inside` with each of the 400 terms, however far away."""
+    """`probability.inside` with all 400 terms."""
     sigma = math.sqrt(sum(accuracy * accuracy for accuracy in accuracies_mm)) / 1.5095921854516636
     x, y = radius_mm / sigma, distance_mm / sigma
     if x > 12 or y > 12:
@@ -40,16 +40,14 @@ metres_mm = st.floats(0, 5_000_000, allow_nan=False)
     metres_mm, st.sampled_from([50_000, 100_000, 1_000_000]), st.lists(st.integers(1, 900_000), min_size=1, max_size=2)
 )
 @settings(max_examples=1_000, deadline=None)
-def test_a_series_that_ends_where_nothing_follows_is_the_whole_one(
-    distance_mm: float, radius_mm: int, accuracies_mm: list[int]
-) -> None:
+def test_the_shortened_series_equals_the_full_one(distance_mm: float, radius_mm: int, accuracies_mm: list[int]) -> None:
     known = tuple(accuracies_mm)
     for mm in (distance_mm, 0.0, float(radius_mm)):
         assert probability.inside(mm, radius_mm, known) == whole_series(mm, radius_mm, known)
 
 
 def shapes() -> list[Shape]:
-    """A person, a circle, and a polygon as the log brings it."""
+    """A person, a circle and a polygon, as the log gives them."""
     story = Story()
     story.case(places=[polygon("home", (0, 0), (0, 400), (150, 300), (500, 20))])
     case = story.state.cases["case-1"].case
@@ -60,7 +58,7 @@ def shapes() -> list[Shape]:
 @pytest.mark.parametrize("shape", shapes(), ids=["person", "circle", "polygon"])
 @given(st.floats(-20_000, 20_000), st.floats(-20_000, 20_000), st.integers(1_000, 40_000_000))
 @settings(max_examples=300, deadline=None)
-def test_what_is_surely_within_is_within(shape: Shape, north_m: float, east_m: float, margin_mm: int) -> None:
+def test_a_point_surely_within_is_within(shape: Shape, north_m: float, east_m: float, margin_mm: int) -> None:
     x, y, z = ecef_mm(*place_e7(north_m, east_m))
     origin = ecef_mm(*place_e7(0))
     point = (x - origin[0], y - origin[1], z - origin[2]) if shape is PERSON else (x, y, z)
@@ -70,15 +68,15 @@ def test_what_is_surely_within_is_within(shape: Shape, north_m: float, east_m: f
 
 @given(st.integers(0, 100_000))
 @settings(max_examples=25, deadline=None)
-def test_what_the_bounds_sort_out_changes_no_decision(seed: int) -> None:
+def test_the_cheap_bounds_change_no_decision(seed: int) -> None:
     reports = travels(seed)
-    quick = tell(Story(), reports)
+    quick = deliver(Story(), reports)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(presence, "_is_far_out_of_reach", lambda *_: False)
+        patch.setattr(presence, "_is_far_unreachable", lambda *_: False)
         patch.setattr(presence, "SURELY_BEYOND", math.inf)
-        patch.setattr(approach, "_least_mm", lambda *_: -math.inf)
+        patch.setattr(approach, "_min_distance_mm", lambda *_: -math.inf)
         for shape in (Disc, PlanePolygon):
             patch.setattr(shape, "is_surely_within", lambda *_: False)
-        whole = tell(Story(), reports)
+        whole = deliver(Story(), reports)
     assert quick.outputs == whole.outputs
     assert codec.encode(quick.state) == codec.encode(whole.state)

@@ -1,4 +1,4 @@
-"""Geometry against other people's numbers, and against dense sampling."""
+"""Geometry against independent reference numbers, and against dense sampling."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ def test_distances_agree_with_the_geodesic_test_set_within_20_km() -> None:
             lat1, lon1, _, lat2, lon2, _, s12, *_ = map(float, line.split())
             if s12 > 20_000:
                 continue
-            one = ecef_mm(round(lat1 * 1e7), round(lon1 * 1e7))
-            other = ecef_mm(round(lat2 * 1e7), round(lon2 * 1e7))
-            worst_m = max(worst_m, abs(math.dist(one, other) / 1000 - s12))
+            start = ecef_mm(round(lat1 * 1e7), round(lon1 * 1e7))
+            end = ecef_mm(round(lat2 * 1e7), round(lon2 * 1e7))
+            worst_m = max(worst_m, abs(math.dist(start, end) / 1000 - s12))
             compared += 1
     assert compared > 500
     # 1e-7 degrees are 11 mm, so two rounded points may be 16 mm off.
@@ -37,10 +37,10 @@ def test_distances_agree_with_the_geodesic_test_set_within_20_km() -> None:
 
 
 def points(rng: random.Random, spread_m: float) -> tuple[Vector, Vector]:
-    def one() -> Vector:
+    def point() -> Vector:
         return (rng.uniform(-spread_m, spread_m) * 1000, rng.uniform(-spread_m, spread_m) * 1000, 0.0)
 
-    return one(), one()
+    return point(), point()
 
 
 @given(st.integers(0, 100_000), st.floats(1, 800))
@@ -79,7 +79,7 @@ def apart_m(x: float, y: float) -> float:
 
 @given(st.integers(0, 100_000), st.floats(0, 150))
 @settings(max_examples=40, deadline=None)
-def test_time_within_a_polygons_ring_is_that_of_dense_sampling(seed: int, margin_m: float) -> None:
+def test_time_within_a_polygons_ring_equals_dense_sampling(seed: int, margin_m: float) -> None:
     start, end = points(random.Random(seed), 700)
     spans = plane(CORNERS_M).within(start, end, margin_m * 1000)
     for i in range(41):
@@ -92,7 +92,7 @@ def test_time_within_a_polygons_ring_is_that_of_dense_sampling(seed: int, margin
 
 @given(st.integers(0, 100_000))
 @settings(max_examples=40, deadline=None)
-def test_least_distance_to_a_polygon_is_that_of_dense_sampling(seed: int) -> None:
+def test_least_distance_to_a_polygon_equals_dense_sampling(seed: int) -> None:
     start, end = points(random.Random(seed), 700)
     least_m = plane(CORNERS_M).least(start, end) / 1000
     sampled_m = min(apart_m(*(c / 1000 for c in between(start, end, i / 100)[:2])) for i in range(101))
@@ -129,7 +129,7 @@ def test_a_point_that_stays_is_inside_all_the_time_or_never() -> None:
         (20, 10, (8,)),
     ],
 )
-def test_the_probability_is_that_of_drawing_positions(
+def test_the_probability_equals_that_of_sampled_positions(
     distance_m: float, radius_m: float, accuracies_m: tuple[float, ...]
 ) -> None:
     rng = random.Random(7)

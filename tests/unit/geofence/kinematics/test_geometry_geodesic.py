@@ -1,4 +1,7 @@
-"""Distances against geodesics: GeographicLib's test set, points made from it, and areas whose sides are followed step by step."""
+"""Distances against geodesics.
+
+The references are GeographicLib's test set, points derived from it, and areas whose sides are followed step by step.
+"""
 
 from __future__ import annotations
 
@@ -32,8 +35,8 @@ def rows() -> NDArray[np.float64]:
         return np.loadtxt(lines)
 
 
-def apart_m(one: tuple[float, float], other: tuple[float, float]) -> float:
-    return math.dist(ecef_mm(*e7(*one)), ecef_mm(*e7(*other))) / 1000
+def apart_m(start: tuple[float, float], end: tuple[float, float]) -> float:
+    return math.dist(ecef_mm(*e7(*start)), ecef_mm(*e7(*end))) / 1000
 
 
 def e7(lat_deg: float, lon_deg: float) -> tuple[int, int]:
@@ -62,7 +65,7 @@ def test_points_up_to_20_km_from_every_row_agree_with_pyproj() -> None:
 
 
 def star(rng: random.Random, middle: tuple[float, float], reach_m: float, count: int) -> Corners:
-    """An area with corners at least a third as far from the middle as `reach_m`."""
+    """An area whose corners are at least a third as far from the middle as `reach_m`."""
     turn = rng.uniform(0, 360)
     places = [
         GEOD.fwd(middle[1], middle[0], turn + 360 * n / count, reach_m * (1 if n == 0 else rng.uniform(0.35, 1)))
@@ -72,7 +75,7 @@ def star(rng: random.Random, middle: tuple[float, float], reach_m: float, count:
 
 
 def to_sides_m(point: tuple[float, float], lines: Sequence[Corners]) -> float:
-    """Least geodesic distance to the sides, each followed in 400 steps, and again in 400 round the nearest."""
+    """Least geodesic distance to the sides: each followed in 400 steps, then in 400 more round the nearest point."""
     least = math.inf
     for line in lines:
         for (lat0, lon0), (lat1, lon1) in zip([line[-1], *line[:-1]], line, strict=True):
@@ -98,7 +101,7 @@ def test_distances_to_areas_with_holes_agree_with_geodesics(reach_m: float) -> N
         middle = rng.uniform(-70, 70), rng.uniform(-179, 179)
         outline, hole = star(rng, middle, reach_m * 0.9, 6), star(rng, middle, reach_m * 0.2, 5)
         area = PlanePolygon.of([e7(*corner) for corner in outline], [[e7(*corner) for corner in hole]])
-        # What counts as 20 km is counted from the mean of the corners, as the registry does.
+        # The 20 km count from the mean of the corners, as in the registry.
         far_deg = max(outline, key=lambda corner: GEOD.inv(middle[1], middle[0], corner[1], corner[0])[2])
         outwards = GEOD.inv(middle[1], middle[0], far_deg[1], far_deg[0])[0]
         places = [(middle[1], middle[0], 0.0)]

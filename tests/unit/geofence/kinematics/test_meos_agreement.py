@@ -1,16 +1,18 @@
 """The back-test against MEOS on real tracks: when, in continuous time, was the wearer near the protected person?
 
-What is compared: for each session of pairs.csv and each ring, the `inside` intervals of all RING_CLEARED and RING_OPEN
-of the ring (their union) with the oracle's, both cut to the stretches in which both people's consecutive reports are at
-most 60 s apart. Intervals are matched in order, one to one, and each end must agree within 1 s.
+For each session of pairs.csv and each ring, the test compares two sets of intervals. One is the union of the `inside` intervals of
+all RING_CLEARED and RING_OPEN of the ring; the other is the oracle's. Both are cut to the stretches in which both people's
+consecutive reports are at most 60 s apart. Intervals are matched in order, each with one, and each end must agree within 1 s.
 
-What is not held against the fold, as it hangs on the 0.1 m by which two good formulas may differ:
+The test tolerates differences that depend on the 0.1 m by which two good formulas may differ:
 
 - an interval whose least distance, or a gap whose greatest, is within 0.1 m of the radius: it may be there or not;
-- an end that is off by more than 1 s, if the distance stays within 0.1 m of the radius from the one end to the other;
+
+- an end that is off by more than 1 s, if the distance stays within 0.1 m of the radius from one end to the other;
+
 - an interval of at most 1 s at the edge of a stretch: half of it may lie on the other side.
 
-An end at the edge of a stretch is compared (both must reach the edge) but is no crossing, and is not counted as one.
+An end at the edge of a stretch is compared (both must reach the edge), but it isn't counted as a crossing.
 """
 
 from __future__ import annotations
@@ -56,28 +58,28 @@ BAND_M = 0.1
 STAMP_S = 0.001
 """Times in alerts are rounded to this."""
 
-LEAST_COMPARED = {100: 30, 500: 53, 1000: 103}
-"""Intervals, by radius in m, that must really have been compared: a little below what the data hold (33, 58, 111)."""
-LEAST_CROSSINGS = {100: 15, 500: 19, 1000: 31}
-"""Crossings inwards, by radius in m; the data hold 17, 21, 35."""
+MIN_COMPARED = {100: 30, 500: 53, 1000: 103}
+"""Minimum number of compared intervals, by radius in m: a little below the number in the data (33, 58, 111)."""
+MIN_CROSSINGS = {100: 15, 500: 19, 1000: 31}
+"""Minimum number of crossings inwards, by radius in m; the data hold 17, 21, 35."""
 BLOCK_RADII_M = (5, 30, 300)
 """Rings of the order that protects a block with courtyards."""
-LEAST_COMPARED_BLOCKS = 120
-"""Intervals near the block, of all radii; these sessions hold 132."""
-MOST_UNKNOWABLE = {100: 2, 500: 4, 1000: 6}
-"""Crossings, by radius in m, that may be decided only by the second side's report. The first report after them cannot
-show them: neither holding the other side where it was last seen, nor dead reckoning it for up to 30 s, puts the two
-inside (a side then turned, or its position jumped). Measured; more means that the fold waits needlessly."""
+MIN_COMPARED_BLOCKS = 120
+"""Minimum number of compared intervals near the block, of all radii; these sessions hold 132."""
+MAX_UNKNOWABLE = {100: 2, 500: 4, 1000: 6}
+"""Maximum number of crossings, by radius in m, decided only by the second side's report. The first report after them can't show
+them: neither holding the other side at its last position nor dead reckoning for up to 30 s puts the two inside, because a side then
+turned or its position jumped. Measured; more of them mean that the fold waits needlessly."""
 
 
 @dataclass(frozen=True)
 class RingAlert:
-    """What these tests read of an alert of one ring."""
+    """The fields of a ring's alert that these tests need."""
 
     kind: str
     ring_m: float
     decided_s: float
-    """Arrival that made the decision, epoch seconds."""
+    """Arrival that caused the decision, epoch seconds."""
     inside: tuple[Interval, ...]
     min_distance_m: float | None
 
@@ -94,14 +96,14 @@ class Played:
     alerts: list[RingAlert]
 
     def found(self, radius_m: int) -> list[Interval]:
-        """What the fold says of a ring."""
+        """The fold's intervals inside a ring."""
         ends = [a for a in self.alerts if a.kind in {"RING_CLEARED", "RING_OPEN"} and a.ring_m == radius_m]
         return merge(interval for alert in ends for interval in alert.inside)
 
 
 @dataclass
 class Tally:
-    """What has been compared, and what did not agree."""
+    """Results of the comparison."""
 
     compared: int = 0
     """Pairs of intervals."""
@@ -113,12 +115,12 @@ class Tally:
 
 
 def fold(session: Session, folder: Path) -> list[RingAlert]:
-    """Alerts of a session."""
+    """The ring alerts of a session."""
     return ring_alerts(*write_session(session, folder))
 
 
 def ring_alerts(scenario_path: Path, reports_path: Path) -> list[RingAlert]:
-    """The one place that knows the back-test's interface."""
+    """The ring alerts of a back-test: the only function that depends on its interface."""
     return [
         RingAlert(
             kind=alert["kind"],
@@ -158,10 +160,10 @@ def in_band(oracle: PairOracle, from_s: float, to_s: float, radius_m: float) -> 
 
 
 def is_shallow(oracle: PairOracle, interval: Interval, radius_m: float, *, gap: bool) -> bool:
-    """Whether an interval (or a gap between two) hangs on the last 0.1 m, by the oracle's distance.
+    """Whether an interval (or a gap between two) depends on the last 0.1 m, by the oracle's distance.
 
-    The part more than 1 s from the ends must lie in the band as a whole: so a long interval that the fold made up, or a
-    long gap, can't pass as shallow because its end touches the radius.
+    The part more than 1 s from the ends must lie wholly in the band. So a long interval or gap that the fold invented can't pass as
+    shallow because its end touches the radius.
     """
     from_s, to_s = interval
     least_m, greatest_m = oracle.extremes_m(from_s, to_s)
@@ -171,7 +173,7 @@ def is_shallow(oracle: PairOracle, interval: Interval, radius_m: float, *, gap: 
     return inner_s[0] >= inner_s[1] or in_band(oracle, *inner_s, radius_m)
 
 
-def settle(oracle: PairOracle, intervals: Sequence[Interval], radius_m: float) -> list[Interval]:
+def merge_shallow(oracle: PairOracle, intervals: Sequence[Interval], radius_m: float) -> list[Interval]:
     """Close shallow gaps, then drop shallow intervals."""
     closed: list[Interval] = []
     for interval in intervals:
@@ -187,17 +189,19 @@ def compare(played: Played, radius_m: int, tally: Tally) -> None:
     oracle = played.oracle
     expected_all, found_all = oracle.inside(radius_m), played.found(radius_m)
     for stretch in played.stretches:
-        expected = settle(oracle, clip(expected_all, [stretch]), radius_m)
-        found = settle(oracle, clip(found_all, [stretch]), radius_m)
+        expected = merge_shallow(oracle, clip(expected_all, [stretch]), radius_m)
+        found = merge_shallow(oracle, clip(found_all, [stretch]), radius_m)
 
         def may_lack(interval: Interval, stretch: Interval = stretch) -> bool:
             at_edge = interval[0] <= stretch[0] + STAMP_S or interval[1] >= stretch[1] - STAMP_S
             return at_edge and interval[1] - interval[0] <= TOLERANCE_S
 
-        def off(one_s: float, other_s: float) -> float | None:
+        def off(expected_s: float, found_s: float) -> float | None:
             """Difference in s of two ends, or None where it lies within the band."""
-            difference_s = abs(one_s - other_s)
-            if difference_s > TOLERANCE_S and in_band(oracle, min(one_s, other_s), max(one_s, other_s), radius_m):
+            difference_s = abs(expected_s - found_s)
+            if difference_s > TOLERANCE_S and in_band(
+                oracle, min(expected_s, found_s), max(expected_s, found_s), radius_m
+            ):
                 return None
             return difference_s
 
@@ -258,7 +262,7 @@ def play_block(session: Session, folder: Path) -> Played:
     scenario_path, reports_path = write_session(session, folder)
     content = json.loads(scenario_path.read_text(encoding="utf-8"))
     points, *cut_out = [[{"lat_deg": lat, "lon_deg": lon} for lat, lon in line] for line in (outline, *holes)]
-    area = {"vertices": points, "holes": [{"vertices": one} for one in cut_out]}
+    area = {"vertices": points, "holes": [{"vertices": courtyard} for courtyard in cut_out]}
     content["orders"][0]["places"] = [{"place_id": "block", "polygon": area}]
     content["orders"][0]["protected_person_ids"] = []
     content["orders"][0]["rings"] = [{"radius_m": radius_m, "action": "WARN"} for radius_m in BLOCK_RADII_M]
@@ -274,11 +278,11 @@ def play_block(session: Session, folder: Path) -> Played:
 
 
 def crossings(played: Played, radius_m: int) -> list[float]:
-    """Times (epoch s) at which the two came inside; an interval that starts at the edge of a stretch is none."""
+    """Times (epoch s) at which the two came inside; an interval that starts at the edge of a stretch doesn't count."""
     return [
         interval[0]
         for stretch in played.stretches
-        for interval in settle(played.oracle, clip(played.oracle.inside(radius_m), [stretch]), radius_m)
+        for interval in merge_shallow(played.oracle, clip(played.oracle.inside(radius_m), [stretch]), radius_m)
         if interval[0] > stretch[0] + STAMP_S
     ]
 
@@ -303,14 +307,14 @@ def first_report_s(track: Sequence[Fix], from_s: float) -> float:
 @pytest.mark.parametrize("radius_m", RADII_M)
 def test_inside_intervals_agree_with_meos(played: list[Played], radius_m: int) -> None:
     tally = Tally()
-    for one in played:
-        compare(one, radius_m, tally)
+    for session_played in played:
+        compare(session_played, radius_m, tally)
     print(
         f"{radius_m} m: {tally.compared} intervals compared in {len(played)} sessions, "
         f"ends at most {tally.worst_s:.3f} s apart, {tally.in_band} ends within {BAND_M} m of the radius"
     )
     assert not tally.problems, "\n".join(tally.problems)
-    assert tally.compared >= LEAST_COMPARED[radius_m]
+    assert tally.compared >= MIN_COMPARED[radius_m]
 
 
 @pytest.mark.timeout(600)
@@ -319,45 +323,47 @@ def test_time_near_a_block_with_courtyards_agrees_with_meos(tmp_path_factory: py
     require_geolife()
     tally, nearest_m = Tally(), []
     for session in load_sessions()[::6]:
-        one = play_block(session, tmp_path_factory.mktemp("block"))
+        session_played = play_block(session, tmp_path_factory.mktemp("block"))
         for radius_m in BLOCK_RADII_M:
-            compare(one, radius_m, tally)
-        found = [alert.min_distance_m for alert in one.alerts if alert.min_distance_m is not None]
-        nearest_m.append(abs(min(found) - one.oracle.min_distance_m()))
+            compare(session_played, radius_m, tally)
+        found = [alert.min_distance_m for alert in session_played.alerts if alert.min_distance_m is not None]
+        nearest_m.append(abs(min(found) - session_played.oracle.min_distance_m()))
     print(
         f"{tally.compared} intervals compared in {len(nearest_m)} sessions, ends at most {tally.worst_s:.3f} s apart, "
         f"least distances at most {max(nearest_m):.3f} m apart"
     )
     assert not tally.problems, "\n".join(tally.problems)
-    assert tally.compared >= LEAST_COMPARED_BLOCKS
+    assert tally.compared >= MIN_COMPARED_BLOCKS
     assert max(nearest_m) < BAND_M
 
 
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("radius_m", RADII_M)
 def test_entering_is_decided_by_the_first_report_after_the_crossing(played: list[Played], radius_m: int) -> None:
-    """No later than the first report of either side after the crossing, where what is known by then can show it.
+    """A ring is entered by the first report of either side after the crossing, if the known positions can show it then.
 
-    Where it cannot (bounded by MOST_UNKNOWABLE), when both sides have reported, and the crossing is a fact.
+    If they can't (bounded by MAX_UNKNOWABLE), it is entered once both sides have reported, when the crossing is certain.
     """
     count, unknowable, too_late = 0, [], []
-    for one in played:
-        for crossing_s in crossings(one, radius_m):
+    for session_played in played:
+        for crossing_s in crossings(session_played, radius_m):
             count += 1
-            reports_s = [first_report_s(track, crossing_s) for track in (one.wearer, one.protected)]
-            label = f"{one.session.name} {radius_m} m at {rfc3339(crossing_s)}"
-            if not entered_by(one.alerts, radius_m, crossing_s, max(reports_s)):
+            reports_s = [
+                first_report_s(track, crossing_s) for track in (session_played.wearer, session_played.protected)
+            ]
+            label = f"{session_played.session.name} {radius_m} m at {rfc3339(crossing_s)}"
+            if not entered_by(session_played.alerts, radius_m, crossing_s, max(reports_s)):
                 too_late.append(label)
-            elif not entered_by(one.alerts, radius_m, crossing_s, min(reports_s)):
+            elif not entered_by(session_played.alerts, radius_m, crossing_s, min(reports_s)):
                 unknowable.append(label)
     print(f"{radius_m} m: {count} crossings, {len(unknowable)} decided by the second report after: {unknowable}")
     assert not too_late
-    assert len(unknowable) <= MOST_UNKNOWABLE[radius_m]
-    assert count >= LEAST_CROSSINGS[radius_m]
+    assert len(unknowable) <= MAX_UNKNOWABLE[radius_m]
+    assert count >= MIN_CROSSINGS[radius_m]
 
 
 def test_the_approach_that_a_grid_of_5_s_misses(tmp_path: Path) -> None:
-    """Wearer 002, protected person 006, 2008-10-24: the grid says 62.6 m at the least; they came to 17.39 m."""
+    """Wearer 002, protected person 006, 2008-10-24: the least distance on the grid is 62.6 m; they came to 17.39 m."""
     require_geolife()
     session = next(s for s in load_sessions() if (s.a, s.b) == ("002", "006"))
     assert session.grid_min_m == 62.6
@@ -386,17 +392,17 @@ def test_the_oracle_agrees_with_sampled_geodesics() -> None:
         oracle = PairOracle(wearer, protected)
         for radius_m in RADII_M:
             sampled, least_m = sampled_inside(wearer, protected, radius_m)
-            # Shorter ones may fall between two samples.
+            # Shorter intervals may fall between two samples.
             exact = [i for i in oracle.inside(radius_m) if i[1] - i[0] > 0.1]
             sampled = [i for i in sampled if i[1] - i[0] > 0.2 or any(abs(i[0] - e[0]) < 0.1 for e in exact)]
             assert len(sampled) == len(exact)
-            for one, other in zip(sampled, exact, strict=True):
-                assert max(abs(one[0] - other[0]), abs(one[1] - other[1])) < 0.06
+            for sample, interval in zip(sampled, exact, strict=True):
+                assert max(abs(sample[0] - interval[0]), abs(sample[1] - interval[1])) < 0.06
             assert oracle.min_distance_m() == pytest.approx(least_m, abs=0.05)
 
 
 def test_a_tie_is_a_jump_without_duration() -> None:
-    """Two reports at one time: the track ends at the first, goes on from the last, and nothing lies between."""
+    """Two reports at one time: the track ends at the first and continues from the last, with nothing between."""
     still = [Fix(0.0, 40.0, 116.0), Fix(20.0, 40.0, 116.0)]
     # 0.001 degrees of latitude are 111 m.
     jumping = [Fix(0.0, 40.002, 116.0), Fix(10.0, 40.002, 116.0), Fix(10.0, 40.0, 116.0), Fix(10.0, 40.0005, 116.0)]

@@ -1,4 +1,4 @@
-"""An unseen wearer goes on at their own pace as far as anybody can tell: what that tells the desks, and what is kept for the record."""
+"""An unseen wearer is assumed to go on at the own pace: the notices that follow, and the alerts that are only recorded."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ EDGE_M = 20 + 100 + 5
 
 
 def last_seen(metres: float, mps: float = 0, for_s: int = 120, accuracy_m: float = 5) -> Story:
-    """A wearer who comes from farther off at one speed, and is last seen at second 0 so far from a home."""
+    """A wearer who comes from farther away at one speed, last seen at second 0 at this distance from a home."""
     story = Story()
     story.case(-for_s - 1, persons=[NO_PHONE], places=[circle("home", 0, 0, 20)])
     for at_s in range(-for_s, 1, 15):
@@ -28,10 +28,10 @@ def last_seen(metres: float, mps: float = 0, for_s: int = 120, accuracy_m: float
 
 
 def near(story: Story) -> list[tuple[Demand, Any]]:
-    return [(one.demand, (one.at_ms - T0_MS) / 1000) for one in story.of(AlertKind.UNKNOWN_NEAR)]
+    return [(alert.demand, (alert.at_ms - T0_MS) / 1000) for alert in story.of(AlertKind.UNKNOWN_NEAR)]
 
 
-def test_who_sat_still_is_kept_for_the_record_until_they_could_be_there_on_foot() -> None:
+def test_a_stationary_wearer_is_only_recorded_until_reachable_on_foot() -> None:
     story = last_seen(3000)
     story.tick(1430)
     assert near(story) == [(RECORD, pytest.approx((3000 - EDGE_M) / 14, abs=0.01))]
@@ -44,21 +44,21 @@ def test_who_sat_still_is_kept_for_the_record_until_they_could_be_there_on_foot(
     assert near(story)[2:] == [(RECORD, 1500)]
 
 
-def test_who_was_driving_is_taken_to_drive_on() -> None:
+def test_a_driving_wearer_is_assumed_to_drive_on() -> None:
     story = last_seen(4000, mps=10)
     story.tick(500)
     [_, (demand, at_s)] = near(story)
-    # The accuracies of both ends take a little from what was measured over 30 s to 2 min.
+    # The accuracies of both ends reduce the speed measured over 30 s to 2 min a little.
     assert demand is NOTIFY and (4000 - EDGE_M) / 10 <= at_s <= (4000 - EDGE_M) / 10 + 5
 
 
-def test_which_way_he_was_going_does_not_matter() -> None:
+def test_the_direction_of_the_last_movement_does_not_matter() -> None:
     story = last_seen(4000, mps=-10)
     story.tick(500)
     assert [demand for demand, _ in near(story)] == [RECORD, NOTIFY]
 
 
-def test_who_was_driving_a_minute_ago_has_a_car() -> None:
+def test_a_wearer_who_drove_a_minute_ago_has_a_car() -> None:
     story = last_seen(4000, mps=10)
     for at_s in range(15, 75, 15):
         story.at(at_s, "tag", 4000)
@@ -73,7 +73,7 @@ def test_nobody_goes_on_faster_than_the_bound() -> None:
     assert near(story) == [(NOTIFY, pytest.approx((4000 - EDGE_M) / 14, abs=0.01))]
 
 
-def test_what_the_accuracies_explain_is_no_pace() -> None:
+def test_a_movement_within_the_accuracies_is_no_pace() -> None:
     story = Story()
     story.case(-200, persons=[NO_PHONE], places=[circle("home", 0, 0, 20)])
     for i, at_s in enumerate(range(-120, 1, 15)):
@@ -82,7 +82,7 @@ def test_what_the_accuracies_explain_is_no_pace() -> None:
     assert [demand for demand, _ in near(story)] == [RECORD]
 
 
-def test_of_whom_only_one_position_is_known_anything_is_likely() -> None:
+def test_a_single_known_position_makes_any_pace_likely() -> None:
     story = Story()
     story.case(0, persons=[NO_PHONE], places=[circle("home", 0, 0, 20)])
     story.at(0, "tag", 4000)
@@ -90,7 +90,7 @@ def test_of_whom_only_one_position_is_known_anything_is_likely() -> None:
     assert near(story) == [(NOTIFY, pytest.approx((4000 - EDGE_M) / 14, abs=0.01))]
 
 
-def test_whoever_is_unseen_for_half_an_hour_is_told_of_though_he_sat_still() -> None:
+def test_a_stationary_wearer_unseen_for_half_an_hour_is_notified() -> None:
     story = last_seen(6500)
     story.tick(1790)
     assert [demand for demand, _ in near(story)] == [RECORD]
@@ -98,7 +98,7 @@ def test_whoever_is_unseen_for_half_an_hour_is_told_of_though_he_sat_still() -> 
     assert near(story)[1:] == [(NOTIFY, 1800)]
 
 
-def test_that_is_told_though_she_has_gone_away_meanwhile() -> None:
+def test_the_half_hour_notice_comes_even_if_she_has_gone_away() -> None:
     story = Story()
     story.case(-121)
     for at_s in range(-120, 1, 15):
@@ -118,13 +118,13 @@ def test_after_a_sign_nobody_waits_for_a_pace(sign: str) -> None:
     assert near(story) == [(RESPOND, pytest.approx((4000 - EDGE_M) / 14, abs=0.01))]
 
 
-def test_within_a_ring_that_notifies_nobody_waits_for_a_pace() -> None:
+def test_within_a_notifying_ring_nobody_waits_for_a_pace() -> None:
     story = last_seen(990)
     story.tick(181)
     assert near(story) == [(RESPOND, 180)]
 
 
-def test_rules_say_how_fast_somebody_on_foot_is() -> None:
+def test_the_speed_on_foot_is_a_rule() -> None:
     story = last_seen(4000)
     story.enter(1, Rules(foot_mps=5))
     story.tick(800)

@@ -1,4 +1,4 @@
-"""Which ways a vehicle can make: how far it gets, what many short steps add up to, and what makes a position count again."""
+"""Travel feasibility: how far a vehicle gets, the sum of many short steps, and when a position counts again after a false claim."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def fix(at_s: float, east_m: float, north_m: float = 0.0, accuracy_mm: int = ACC
     return Fix(time_ms, time_ms, f"r{at_s}", round(east_m * 1000), round(north_m * 1000), 0, accuracy_mm)
 
 
-def stands(until_s: int, every_s: int = 15) -> list[Fix]:
+def stationary_fixes(until_s: int, every_s: int = 15) -> list[Fix]:
     return [fix(at_s, 0) for at_s in range(0, until_s + 1, every_s)]
 
 
@@ -33,12 +33,12 @@ def way(fixes: list[Fix]) -> Way:
         (15, 0, 312.5 + 125),  # 12.5 s up to 50 m/s, and on
         (15, 50, 750 + 67.5),  # as a train would from there
         (15, 85, 1275),
-        (300, 0, 14_688),  # by road; a train has gone 19.5 km less what it takes to start
+        (300, 0, 14_688),  # by road; a train has gone 19.5 km, less the distance lost while starting
         (7200, 0, 900_000),  # by air
     ],
 )
 def test_how_far_the_fastest_vehicle_gets(took_s: float, mps: float, metres: float) -> None:
-    found = travel_feasibility.reach_mm(round(took_s * 1000), mps) / 1000
+    found = travel_feasibility.reachable_mm(round(took_s * 1000), mps) / 1000
     assert math.isclose(found, metres, rel_tol=0.4 if took_s == 300 else 1e-9)
 
 
@@ -46,7 +46,7 @@ def test_how_far_the_fastest_vehicle_gets(took_s: float, mps: float, metres: flo
     ("to_m", "after_s", "accuracy_mm", "believed"),
     [
         (1400, 15, 5_000, False),
-        (600, 15, 5_000, True),  # what a sports car and a receiver between houses explain
+        (600, 15, 5_000, True),  # explained by a sports car and a receiver between houses
         (20_000, 15, 10_000_000, False),  # no accuracy explains more than 1 km
         (1400, 60, 5_000, True),
         (12_000, 300, 5_000, True),
@@ -54,15 +54,17 @@ def test_how_far_the_fastest_vehicle_gets(took_s: float, mps: float, metres: flo
         (450_000, 5500, 5_000, True),  # an airliner
     ],
 )
-def test_who_stood_gets_so_far(to_m: float, after_s: float, accuracy_mm: int, believed: bool) -> None:
-    fixes = [*stands(300), fix(300 + after_s, to_m, accuracy_mm=accuracy_mm)]
+def test_the_distance_that_a_standing_device_can_cover(
+    to_m: float, after_s: float, accuracy_mm: int, believed: bool
+) -> None:
+    fixes = [*stationary_fixes(300), fix(300 + after_s, to_m, accuracy_mm=accuracy_mm)]
     assert way(fixes).is_believed is believed
 
 
 @pytest.mark.parametrize("every_s", [1, 5, 15, 30])
-def test_many_short_steps_are_no_vehicle_either(every_s: int) -> None:
-    """From standing to 84 m/s at once: each step is within what a train does, and all together are not."""
-    fixes = stands(300, every_s)
+def test_many_short_steps_beyond_a_vehicle_are_not_believed(every_s: int) -> None:
+    """From standing to 84 m/s at once: a train could make each step, but not all of them together."""
+    fixes = stationary_fixes(300, every_s)
     fixes += [fix(300 + s, 84 * s) for s in range(every_s, 241, every_s)]
     fixes += [fix(540 + s, 84 * 240) for s in range(every_s, 1801, every_s)]
     assert not way(fixes).is_believed
@@ -70,64 +72,68 @@ def test_many_short_steps_are_no_vehicle_either(every_s: int) -> None:
 
 @pytest.mark.parametrize("every_s", [1, 15, 60])
 def test_a_car_that_pulls_away_is_believed_throughout(every_s: int) -> None:
-    found = way(stands(300, every_s))
+    found = way(stationary_fixes(300, every_s))
     for s in range(every_s, 1200, every_s):
         gaining_s = min(s, 11)
         found = travel_feasibility.follow(found, [fix(300 + s, 1.5 * gaining_s**2 + 33 * (s - gaining_s))])
         assert found.is_believed
 
 
-def test_a_train_in_which_it_was_seen_first_is_believed_throughout() -> None:
+def test_a_device_first_seen_in_a_train_is_believed_throughout() -> None:
     fixes = [fix(s, 83 * s) for s in range(0, 1200, 15)]
     assert all(way(fixes[:count]).is_believed for count in range(1, len(fixes)))
 
 
-def test_to_go_on_saying_so_proves_nothing() -> None:
-    fixes = [*stands(300), *(fix(at_s, 1400) for at_s in range(315, 7201, 15))]
+def test_repeating_a_false_claim_proves_nothing() -> None:
+    fixes = [*stationary_fixes(300), *(fix(at_s, 1400) for at_s in range(315, 7201, 15))]
     assert not way(fixes).is_believed
 
 
-def test_the_return_is_believed_at_once() -> None:
-    fixes = [*stands(300), *(fix(at_s, 20_000) for at_s in range(315, 600, 15)), fix(600, 30)]
+def test_a_return_after_a_false_claim_is_believed_at_once() -> None:
+    fixes = [*stationary_fixes(300), *(fix(at_s, 20_000) for at_s in range(315, 600, 15)), fix(600, 30)]
     found = way(fixes)
     assert found.is_believed and found.regained_ms == 600_000
 
 
-def test_a_way_on_from_there_is_believed_once_it_is_as_long_as_the_claim_was_false() -> None:
-    """At 1.4 km, 15 s after it stood, it was false by some 700 m; and a car gets from where it stood to 2.2 km in two minutes."""
-    fixes = [*stands(300), *(fix(at_s, 1400) for at_s in range(315, 361, 15))]
+def test_a_way_after_a_false_claim_is_believed_once_as_long_as_the_claim_was_false() -> None:
+    """The claim of 1.4 km, 15 s after standing, was false by some 700 m. A car gets from there to 2.2 km in two minutes."""
+    fixes = [*stationary_fixes(300), *(fix(at_s, 1400) for at_s in range(315, 361, 15))]
     moves = [fix(360 + s, 1400 + 10 * s) for s in range(15, 121, 15)]
     believed = [way([*fixes, *moves[:count]]).is_believed for count in range(len(moves) + 1)]
     assert believed == sorted(believed) and believed.index(True) == 5  # 750 m
 
 
-def test_one_wild_position_after_a_gap_does_not_make_the_next_ones_wild() -> None:
-    fixes = [*stands(300), fix(540, 1350), *(fix(at_s, 200) for at_s in range(555, 700, 15))]
+def test_a_wild_position_after_a_gap_does_not_discredit_the_next_ones() -> None:
+    fixes = [*stationary_fixes(300), fix(540, 1350), *(fix(at_s, 200) for at_s in range(555, 700, 15))]
     assert way(fixes).is_believed
 
 
-def test_four_positions_are_no_wild_one() -> None:
-    fixes = [*stands(300), *(fix(at_s, 3000) for at_s in range(540, 586, 15)), *(fix(at_s, 0) for at_s in (600, 615))]
+def test_four_agreeing_positions_are_not_wild() -> None:
+    fixes = [
+        *stationary_fixes(300),
+        *(fix(at_s, 3000) for at_s in range(540, 586, 15)),
+        *(fix(at_s, 0) for at_s in (600, 615)),
+    ]
     assert not way(fixes).is_believed
     assert way([*fixes[:-3], *fixes[-2:]]).is_believed
 
 
-def test_where_it_was_before_it_erred_is_enough_and_erring_lasts_ten_minutes_at_most() -> None:
+def test_a_way_from_before_an_error_suffices_for_ten_minutes_at_most() -> None:
     for minutes, enough in ((1, True), (9, True), (12, False)):
         until_s = 600 + 60 * minutes
         fixes = [fix(at_s, 3000) for at_s in range(0, 600, 15)]
         fixes += [fix(at_s, 0) for at_s in range(600, until_s, 15)]
         fixes += [fix(at_s, 3000) for at_s in range(until_s, until_s + 120, 15)]
         found = travel_feasibility.ways(fixes, (until_s - 15) * 1000 + 1)
-        assert any(one.is_believed for one in found) is enough
+        assert any(candidate.is_believed for candidate in found) is enough
 
 
-def test_what_was_said_falsely_before_is_no_place_to_return_to() -> None:
-    """Three positions far off, then back, then far off for good: that it said so before makes it no truer."""
+def test_an_earlier_false_claim_is_no_place_to_return_to() -> None:
+    """Three positions far off, then back, then far off for good: the earlier false claim makes the later one no truer."""
     fixes = [
-        *stands(300),
+        *stationary_fixes(300),
         *(fix(at_s, 20_000) for at_s in (315, 330, 345)),
         *(fix(at_s, 0) for at_s in range(360, 480, 15)),
     ]
     fixes += [fix(at_s, 20_000) for at_s in range(480, 2400, 15)]
-    assert not any(one.is_believed for one in travel_feasibility.ways(fixes, 465_001))
+    assert not any(candidate.is_believed for candidate in travel_feasibility.ways(fixes, 465_001))

@@ -1,4 +1,4 @@
-"""Who may see whose position live: the tables, and the ends of a share."""
+"""Live sharing of positions: the tables of who may see whom, and the ends of a share."""
 
 from __future__ import annotations
 
@@ -36,7 +36,11 @@ def case(order: str = "o", person: str = "p", device: str = "d") -> Case:
 
 
 def state(*cases: Case, open_in: str = "case-o") -> State:
-    found = State(0, now_ms=NOW_MS, cases={one.case_id: CaseState(one) for one in cases or (case(),)})
+    found = State(
+        0,
+        now_ms=NOW_MS,
+        cases={each.case_id: CaseState(each) for each in cases or (case(),)},
+    )
     found.incidents["w"] = OpenIncident("i", [open_in])
     return found
 
@@ -61,7 +65,7 @@ def test_only_desks_and_only_the_police_may_ask_for_a_protected_person() -> None
         assert allowed(role, asked(HER)) == allowed(role, asked(HIM, HER)) == (role == POLICE)
 
 
-def test_what_each_article_opens_is_this_table() -> None:
+def test_each_article_allows_exactly_the_kinds_of_its_table() -> None:
     # During an incident: him, her; under an order alone: him, her.
     expected = {basis.code: (True, True, False, False) for basis in LEGAL_BASES} | {
         "STALKING_9_1_3": (False, False, False, False),
@@ -71,12 +75,14 @@ def test_what_each_article_opens_is_this_table() -> None:
     }
     del expected["STALKING_17_6"]  # not in force yet
     for code, opens in expected.items():
-        found = [allowed(POLICE, asked(one, order=order, basis=code)) for order in ("", "o") for one in (HIM, HER)]
+        found = [
+            allowed(POLICE, asked(subject, order=order, basis=code)) for order in ("", "o") for subject in (HIM, HER)
+        ]
         assert tuple(found) == opens, code
 
 
 @pytest.mark.parametrize(
-    ("one", "field"),
+    ("position_query", "field"),
     [
         (asked(basis=""), "legal_basis"),
         (asked(basis="BECAUSE"), "legal_basis"),
@@ -85,24 +91,24 @@ def test_what_each_article_opens_is_this_table() -> None:
         (asked(*(Subject(RecordKind.WEARER, str(n)) for n in range(sharing.MAX_SUBJECTS + 1))), "subjects"),
         (dataclasses.replace(asked(), subjects=()), "subjects"),
         (asked(in_ms=0), "expires_at"),
-        (asked(in_ms=sharing.LONGEST_MS + 1), "expires_at"),
+        (asked(in_ms=sharing.MAX_SHARE_MS + 1), "expires_at"),
     ],
 )
-def test_a_request_without_its_grounds_names_what_lacks(position_query: PositionQuery, field: str) -> None:
-    with pytest.raises(InvalidField) as refused:
+def test_a_request_without_grounds_names_the_missing_field(position_query: PositionQuery, field: str) -> None:
+    with pytest.raises(InvalidField) as rejected:
         sharing.check(position_query, POLICE, NOW_MS)
-    assert refused.value.field == field
+    assert rejected.value.field == field
 
 
 def test_each_subject_is_shared_under_the_order_that_names_it() -> None:
     two = state(case(), case("o2", "p2", "d2"))
     two.incidents["w"].case_ids.append("case-o2")
     found = sharing.shares(two, asked(HIM, HER, Subject(RecordKind.PROTECTED_PERSON, "p2")))
-    assert [one.order_id for one in found] == ["o", "o", "o2"]
-    assert {one.incident_id for one in found} == {"i"}
+    assert [position_share.order_id for position_share in found] == ["o", "o", "o2"]
+    assert {position_share.incident_id for position_share in found} == {"i"}
 
 
-def test_what_nobody_threatens_is_not_shared_for_another_ones_incident() -> None:
+def test_an_unthreatened_subject_is_not_shared_for_another_incident() -> None:
     other = Subject(RecordKind.PROTECTED_PERSON, "p2")
     two = state(case(), case("o2", "p2", "d2"))
     with pytest.raises(FailedPrecondition):
@@ -111,7 +117,7 @@ def test_what_nobody_threatens_is_not_shared_for_another_ones_incident() -> None
     assert sharing.shares(two, asked(order="another")) == ()
 
 
-def test_the_police_see_a_protected_place_during_its_incident_and_nobody_else_ever() -> None:
+def test_only_the_police_see_a_protected_place_and_only_during_its_incident() -> None:
     shape = Disc((1_000.0, 2_000.0, 3_000.0), 50_000.0)
     here = state(dataclasses.replace(case(), targets=(*case().targets, Target("home", False, (), shape))))
     home = Subject(RecordKind.ORDER, "o/home")
@@ -132,16 +138,16 @@ def share(subject: Subject = HIM, incident: str = "i") -> PositionShare:
     return PositionShare(subject, "case-o", "o", "w", incident, NOW_MS + 60_000)
 
 
-def test_a_share_ends_with_what_it_rests_on() -> None:
-    for one in (share(HIM), share(HER), share(HIM, incident="")):
-        assert sharing.end_of(state(), one, NOW_MS) is None
-        assert sharing.end_of(state(), one, NOW_MS + 60_000) is End.EXPIRED
-        assert sharing.end_of(state(), one, NOW_MS + 1_000_000) is End.ORDER_ENDED
-        assert sharing.end_of(state(), one, NOW_MS - 1_000_001) is End.ORDER_ENDED
+def test_a_share_ends_with_its_incident_or_order() -> None:
+    for position_share in (share(HIM), share(HER), share(HIM, incident="")):
+        assert sharing.end_of(state(), position_share, NOW_MS) is None
+        assert sharing.end_of(state(), position_share, NOW_MS + 60_000) is End.EXPIRED
+        assert sharing.end_of(state(), position_share, NOW_MS + 1_000_000) is End.ORDER_ENDED
+        assert sharing.end_of(state(), position_share, NOW_MS - 1_000_001) is End.ORDER_ENDED
         over = state()
         over.cases["case-o"].ended = True
-        assert sharing.end_of(over, one, NOW_MS) is End.ORDER_ENDED
-        assert sharing.end_of(State(0), one, NOW_MS) is End.ORDER_ENDED
+        assert sharing.end_of(over, position_share, NOW_MS) is End.ORDER_ENDED
+        assert sharing.end_of(State(0), position_share, NOW_MS) is End.ORDER_ENDED
     without = state(dataclasses.replace(case(), targets=()))
     assert sharing.end_of(without, share(HER), NOW_MS) is End.WITHDRAWN
     assert sharing.end_of(without, share(HIM), NOW_MS) is None
@@ -149,7 +155,7 @@ def test_a_share_ends_with_what_it_rests_on() -> None:
     assert sharing.end_of(untagged, share(HIM), NOW_MS) is End.WITHDRAWN
 
 
-def test_an_incident_that_goes_on_for_another_ends_hers_and_not_his() -> None:
+def test_an_incident_that_goes_on_for_another_person_ends_her_share_not_his() -> None:
     going_on = state(case(), case("o2", "p2", "d2"), open_in="case-o2")
     assert sharing.end_of(going_on, share(HIM), NOW_MS) is None
     assert sharing.end_of(going_on, share(HER), NOW_MS) is End.INCIDENT_ENDED
@@ -158,16 +164,16 @@ def test_an_incident_that_goes_on_for_another_ends_hers_and_not_his() -> None:
 
 
 def test_a_position_is_known_for_three_minutes() -> None:
-    one = state()
-    assert sharing.look(one, share()) == sharing.KnownPosition(None, unknown=True)
+    known = state()
+    assert sharing.look(known, share()) == sharing.KnownPosition(None, unknown=True)
     fix = Fix(NOW_MS - 180_000, NOW_MS - 180_000, "r", *ecef_mm(375_000_000, 1_270_000_000), 5_000)
-    one.tracks["t"] = Track([fix])
-    assert sharing.look(one, share()) == sharing.KnownPosition(fix, unknown=False)
-    one.now_ms += 1
-    assert sharing.look(one, share()) == sharing.KnownPosition(fix, unknown=True)
+    known.tracks["t"] = Track([fix])
+    assert sharing.look(known, share()) == sharing.KnownPosition(fix, unknown=False)
+    known.now_ms += 1
+    assert sharing.look(known, share()) == sharing.KnownPosition(fix, unknown=True)
 
 
 @pytest.mark.parametrize("lat_e7", [-600_000_001, -1, 0, 337_654_321, 375_000_000, 599_999_999])
 @pytest.mark.parametrize("lon_e7", [-1_799_999_999, 0, 1_270_000_001, 1_800_000_000])
-def test_coordinates_come_back_from_the_fold_as_they_went_in(lat_e7: int, lon_e7: int) -> None:
+def test_coordinates_survive_the_fold_unchanged(lat_e7: int, lon_e7: int) -> None:
     assert lat_lon_deg(ecef_mm(lat_e7, lon_e7)) == pytest.approx((lat_e7 / 1e7, lon_e7 / 1e7), abs=1.1e-7)

@@ -1,4 +1,4 @@
-"""What-if questions: what they answer is what the fold says, from nothing; what can't be answered is refused at its field."""
+"""What-if questions: the answer equals a fold that starts empty, and an invalid question is rejected with its field."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Request = what_if_pb2.EvaluateRequest
 
 
 def step(at_s: float, subject_id: str = "", north_m: float | None = None, event: str = "") -> what_if_pb2.WhatIfStep:
-    """Somebody is so far north of the protected person's home, or a device says something, or time passes."""
+    """A step: somebody at this distance north of the protected person's home, an event of a device, or the passing of time."""
     made = what_if_pb2.WhatIfStep(at=times.to_timestamp(T0_MS + round(at_s * 1000)), subject_id=subject_id)
     if north_m is not None:
         lat_e7, lon_e7 = place_e7(north_m)
@@ -53,7 +53,7 @@ def answered(asked: Request) -> what_if_pb2.EvaluateResponse:
     return translate.answer(case, Rules().rules_id, outputs)
 
 
-def test_the_answer_is_what_the_fold_says_to_the_same_log() -> None:
+def test_the_answer_equals_the_fold_of_the_same_log() -> None:
     story = Story()
     shared = {"wearer_id": "w1", "tag_device_ids": ["t1"], "order_id": "order-1", "valid_from_ms": 0}
     persons = [log_pb2.ProtectedTarget(person_id="p1", device_ids=["d1"])]
@@ -65,7 +65,7 @@ def test_the_answer_is_what_the_fold_says_to_the_same_log() -> None:
     story.at(500, "t1", 60)
     story.says(510, "t1", "STRAP_OPEN")
     story.tick(800)
-    said = [(a.kind.value, a.demand.value, a.ring_mm / 1000, a.at_ms, a.distance_mm) for a in story.alerts]
+    expected = [(a.kind.value, a.demand.value, a.ring_mm / 1000, a.at_ms, a.distance_mm) for a in story.alerts]
     answer = answered(request())
     assert [
         (
@@ -76,7 +76,7 @@ def test_the_answer_is_what_the_fold_says_to_the_same_log() -> None:
             alert.measure.distance_m if alert.measure.HasField("distance_m") else None,
         )
         for alert in answer.alerts
-    ] == [(*rest, None if mm is None else round(mm) / 1000) for *rest, mm in said]
+    ] == [(*rest, None if mm is None else round(mm) / 1000) for *rest, mm in expected]
     entered = [alert.alert.ring_m for alert in answer.alerts if alert.alert.kind == alert_pb2.RING_ENTERED]
     assert entered == [2000, 1000, 100]
     assert alert_pb2.TAMPERED in {alert.alert.kind for alert in answer.alerts}
@@ -84,17 +84,19 @@ def test_the_answer_is_what_the_fold_says_to_the_same_log() -> None:
     assert answer.rules_id == "default" and answer.case_version == 1 and not answer.dead_letters
 
 
-def test_the_same_question_has_the_same_answer_and_no_id_of_a_real_alert() -> None:
-    one, other = answered(request()), answered(request())
-    assert one.SerializeToString(deterministic=True) == other.SerializeToString(deterministic=True)
+def test_equal_questions_have_equal_answers_without_ids_of_real_alerts() -> None:
+    first, second = answered(request()), answered(request())
+    assert first.SerializeToString(deterministic=True) == second.SerializeToString(deterministic=True)
     real = Story()
     real.case(0, "1")
     real.at(0, "phone", 0)
     real.at(5, "tag", 60)
-    assert {a.alert_id for a in real.alerts}.isdisjoint(told.alert.alert_id for told in one.alerts)
+    assert {a.alert_id for a in real.alerts}.isdisjoint(
+        answered_alert.alert.alert_id for answered_alert in first.alerts
+    )
 
 
-def test_what_a_device_can_not_say_is_set_aside_with_its_reason() -> None:
+def test_an_event_that_a_device_cannot_report_is_answered_with_its_reason() -> None:
     assert list(answered(request(step(0, "w1", event="PANIC_BUTTON"))).dead_letters) == [
         "PANIC_BUTTON from a device that can't say so"
     ]
@@ -120,7 +122,7 @@ def _no_time(asked: Request) -> None:
     asked.steps[1].ClearField("at")
 
 
-def _stranger(asked: Request) -> None:
+def _unknown_subject(asked: Request) -> None:
     asked.steps[1].subject_id = "somebody"
 
 
@@ -178,7 +180,7 @@ def _too_much_work(asked: Request) -> None:
         (_backwards, "steps[7].at"),
         (_two_days, "steps[7].at"),
         (_no_time, "steps[1].at"),
-        (_stranger, "steps[1].subject_id"),
+        (_unknown_subject, "steps[1].subject_id"),
         (_no_device, "steps[1].subject_id"),
         (_nothing_reported, "steps[1].report"),
         (_nowhere, "steps[1].position.point.lat_deg"),
@@ -189,18 +191,16 @@ def _too_much_work(asked: Request) -> None:
         (_corners_without_end, "case"),
     ],
 )
-def test_a_question_that_can_not_be_answered_is_refused_at_its_field(
-    spoil: Callable[[Request], None], field: str
-) -> None:
+def test_an_invalid_what_if_is_rejected_with_its_field(spoil: Callable[[Request], None], field: str) -> None:
     asked = request()
     answered(asked)
     spoil(asked)
-    with pytest.raises(InvalidField) as refused:
+    with pytest.raises(InvalidField) as rejected:
         answered(asked)
-    assert refused.value.field == field
+    assert rejected.value.field == field
 
 
-def test_a_question_at_the_bound_is_answered() -> None:
+def test_a_what_if_at_the_work_limit_is_answered() -> None:
     asked = request()
     del asked.steps[:]
     asked.case.places.extend(_area(n) for n in (198, 199, 200, 197))

@@ -1,4 +1,4 @@
-"""Stories of the decision that are kept beside the project, where they are there: accounts hold what their limits say."""
+"""Shared stories of the decision, if they are present next to the project: accounts hold at least the expected time inside."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ LIMITS_S = {
     "50_offline_while_inside_backfill": 1_500,
     "51_5min_offline_backfill_90s": 170,
 }
-"""By story: how much time within 100 m the account of some episode must hold at least, seconds."""
+"""By story: the least time within 100 m that the account of some episode must hold, seconds."""
 
 
 @pytest.mark.parametrize("name", LIMITS_S)

@@ -1,4 +1,4 @@
-"""Shared stories of spoofed tags, where they are present: no ring is cleared, and the desks are told."""
+"""Shared stories of spoofed tags, if they are present: no ring is cleared, and the desks are notified."""
 
 from __future__ import annotations
 
@@ -22,6 +22,6 @@ def test_no_ring_that_demands_a_response_is_cleared(name: str, tmp_path: Path) -
     reports.write_bytes(gzip.decompress((folder / "reports.ndjson.gz").read_bytes()))
     alerts = list(backtest.run(folder / "scenario.json", reports))
     assert not [alert for alert in alerts if alert["kind"] == "RING_CLEARED"]
-    told = [(alert["target_id"], alert["demand"]) for alert in alerts if alert["kind"] == "SPOOFING_SUSPECTED"]
-    assert told == [("home", "NOTIFY"), ("p1", "NOTIFY")]
+    emitted = [(alert["target_id"], alert["demand"]) for alert in alerts if alert["kind"] == "SPOOFING_SUSPECTED"]
+    assert emitted == [("home", "NOTIFY"), ("p1", "NOTIFY")]
     assert {alert["ring_m"] for alert in alerts if alert["kind"] == "RING_OPEN"} == {100.0, 1000.0, 2000.0}

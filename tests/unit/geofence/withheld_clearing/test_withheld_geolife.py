@@ -16,12 +16,12 @@ from tests.support.geofence.geolife import require_geolife
 
 ACCURACY_MM = 10_000
 SEED = 51
-MOST_A_DAY = 0.02
-"""Of suspicions, a wearer and day; measured: 0."""
+MAX_A_DAY = 0.02
+"""Maximum number of suspicions per wearer and day; measured: 0."""
 
 
 def play(day: list[Row], home: Row) -> list[Alert]:
-    """What a day of a wearer leads to whose order protects a home, a circle of 30 m about one of the day's positions."""
+    """The alerts of a wearer's day under an order that protects a home, a circle of 30 m round one of the day's positions."""
     begins_ms = day[0][0]
     shape = Disc(tuple(map(float, ecef_mm(home[2], home[3]))), 30_000.0)  # type: ignore[arg-type]
     target = Target("home", False, (), shape)
@@ -36,16 +36,16 @@ def play(day: list[Row], home: Row) -> list[Alert]:
     enter(begins_ms, case)
     for at_ms, device_id, lat_e7, lon_e7 in day:
         enter(at_ms, Positions([device_id], [f"{at_ms}"], [at_ms], [lat_e7], [lon_e7], [ACCURACY_MM], 0))
-    return [one for one in found if isinstance(one, Alert)]
+    return [output for output in found if isinstance(output, Alert)]
 
 
 def test_hardly_anybody_is_suspected_on_real_tracks(capsys: pytest.CaptureFixture[str]) -> None:
     folder, rng = require_geolife(), random.Random(SEED)
     days = [day for path in sorted(folder.glob("*.csv.gz")) for day in days_of(path) if len(day) >= 20]
-    alerts = [one for day in days for one in play(day, rng.choice(day))]
+    alerts = [alert for day in days for alert in play(day, rng.choice(day))]
     suspected = [alert for alert in alerts if alert.kind is AlertKind.SPOOFING_SUSPECTED and alert.destinations]
     cleared = [alert for alert in alerts if alert.kind is AlertKind.RING_CLEARED]
     with capsys.disabled():
         print(f"\n{len(days)} days of wearers, {len(cleared)} rings cleared, {len(suspected)} suspicions of spoofing")
     assert len(days) > 50 and len(cleared) > 100
-    assert len(suspected) <= MOST_A_DAY * len(days)
+    assert len(suspected) <= MAX_A_DAY * len(days)

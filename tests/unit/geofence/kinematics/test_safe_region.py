@@ -1,4 +1,4 @@
-"""Balls within which nothing can matter: they save the look at nearly all reports, and change no decision."""
+"""Safe regions: they save the evaluation of nearly all reports and change no decision."""
 
 from __future__ import annotations
 
@@ -20,28 +20,28 @@ from tandem.common.v1 import geometry_pb2, log_pb2
 from tests.support.geofence.stories import Story, circle, polygon
 
 Reports = list[tuple[float, str, float, float, float, float]]
-"""When it arrives, device, north and east, metres, second of the fix, accuracy."""
+"""Arrival second, device, north and east in metres, second of the fix, accuracy in metres."""
 
 
 @dataclass
 class Counting(Story):
-    """A story that counts the reports that found a ball of their device."""
+    """A story that counts the reports whose device had a safe region."""
 
     held: int = 0
 
     def enter(self, at_s: float, body: Body) -> None:
         if isinstance(body, Positions):
-            self.held += body.device_ids[0] in balls_of(self.state)
+            self.held += body.device_ids[0] in regions_of(self.state)
         super().enter(at_s, body)
 
 
-def balls_of(state: State) -> dict[str, SafeRegion]:
-    """By device, of those that have one."""
+def regions_of(state: State) -> dict[str, SafeRegion]:
+    """The safe region of each device that has one."""
     return {device_id: track.safe_region for device_id, track in state.tracks.items() if track.safe_region}
 
 
 class Whole(Story):
-    """A story in which each report is looked at whole."""
+    """A story in which each report is fully evaluated."""
 
     def enter(self, at_s: float, body: Body) -> None:
         super().enter(at_s, body)
@@ -50,7 +50,7 @@ class Whole(Story):
 
 @dataclass
 class Restored(Story):
-    """A story whose evaluator goes on from a checkpoint now and then."""
+    """A story whose evaluator is sometimes restored from a checkpoint."""
 
     seed: int = 0
 
@@ -61,7 +61,7 @@ class Restored(Story):
 
 
 def travels(seed: int) -> Reports:
-    """Two wearers and a person who go towards each other and away, with jumps, gaps, delays and disorder."""
+    """Two wearers and a person who move towards each other and away, with jumps, gaps, delays and disorder."""
     rng = random.Random(seed)
     north = {"tag": 12_000.0, "phone": 0.0, "tag2": -9000.0}
     east = dict.fromkeys(north, 0.0)
@@ -87,7 +87,7 @@ def travels(seed: int) -> Reports:
     return sorted(reports)
 
 
-def tell(story: Story, reports: Reports) -> Story:
+def deliver(story: Story, reports: Reports) -> Story:
     story.case()
     for i, (at_s, device, north_m, east_m, fix_s, accuracy_m) in enumerate(reports):
         if i == 20:
@@ -103,15 +103,15 @@ def tell(story: Story, reports: Reports) -> Story:
 
 @given(st.integers(0, 100_000))
 @settings(max_examples=80, deadline=None)
-def test_what_the_balls_sort_out_changes_no_decision(seed: int) -> None:
+def test_safe_regions_change_no_decision(seed: int) -> None:
     reports = travels(seed)
-    story, whole = tell(Story(), reports), tell(Whole(), reports)
+    story, whole = deliver(Story(), reports), deliver(Whole(), reports)
     assert story.outputs == whole.outputs
     assert codec.encode(story.state) == codec.encode(whole.state)
 
 
-def leap(story: Story, seed: int) -> Story:
-    """A wearer who goes about her home and a place, and a tag and a phone that are kilometres off for a few reports at a time."""
+def jump(story: Story, seed: int) -> Story:
+    """A wearer who moves round her home and a place, with a tag and a phone that are kilometres off for a few reports at a time."""
     rng = random.Random(seed)
     rings = [geometry_pb2.Ring(radius_m=100, action=geometry_pb2.RESPOND)]
     changes: dict[str, object] = {"rings": rings} if rng.random() < 0.5 else {}
@@ -148,8 +148,8 @@ def leap(story: Story, seed: int) -> Story:
 
 @given(st.integers(0, 100_000))
 @settings(max_examples=60, deadline=None)
-def test_who_leapt_is_told_of_whether_balls_sort_out_or_not_and_after_any_checkpoint(seed: int) -> None:
-    story, whole, restored = leap(Story(), seed), leap(Whole(), seed), leap(Restored(seed=seed), seed)
+def test_a_position_jump_is_notified_with_or_without_safe_regions_and_checkpoints(seed: int) -> None:
+    story, whole, restored = jump(Story(), seed), jump(Whole(), seed), jump(Restored(seed=seed), seed)
     assert story.outputs == whole.outputs
     assert story.outputs == restored.outputs
     assert codec.encode(story.state) == codec.encode(whole.state) == codec.encode(restored.state)
@@ -157,51 +157,51 @@ def test_who_leapt_is_told_of_whether_balls_sort_out_or_not_and_after_any_checkp
 
 @given(st.integers(0, 100_000))
 @settings(max_examples=30, deadline=None)
-def test_an_evaluator_that_goes_on_from_a_checkpoint_decides_the_same(seed: int) -> None:
+def test_an_evaluator_restored_from_a_checkpoint_decides_the_same(seed: int) -> None:
     reports = travels(seed)
-    story, restored = tell(Story(), reports), tell(Restored(seed=seed), reports)
+    story, restored = deliver(Story(), reports), deliver(Restored(seed=seed), reports)
     assert story.outputs == restored.outputs
     assert codec.encode(story.state) == codec.encode(restored.state)
 
 
-def test_the_leaps_are_told_of_and_sorted_out() -> None:
-    told = held = 0
+def test_the_random_jumps_are_notified_and_use_safe_regions() -> None:
+    emitted = held = 0
     for seed in range(20):
         story = Counting()
-        leap(story, seed)
-        told += len([one for one in story.of(AlertKind.UNKNOWN_NEAR) if one.anomaly is AnomalyKind.JUMP])
+        jump(story, seed)
+        emitted += len([alert for alert in story.of(AlertKind.UNKNOWN_NEAR) if alert.anomaly is AnomalyKind.JUMP])
         held += story.held
-    assert told > 5 and held > 50
+    assert emitted > 5 and held > 50
 
 
-def test_the_travels_enter_rings_and_are_sorted_out() -> None:
+def test_the_random_travels_enter_rings_and_use_safe_regions() -> None:
     entered = held = 0
     for seed in range(10):
         story = Counting()
-        tell(story, travels(seed))
+        deliver(story, travels(seed))
         entered += len(story.of(AlertKind.RING_ENTERED))
         held += story.held
     assert entered > 20 and held > 50
 
 
-def test_who_goes_about_far_off_keeps_one_ball_and_who_comes_near_has_none() -> None:
+def test_a_distant_device_keeps_one_safe_region_and_a_near_one_has_none() -> None:
     story = Story()
     story.case()
     for i in range(20):
         story.at(i * 15, "phone", 0, 20 * (i % 3))
         story.at(i * 15 + 1, "tag", 20_000, 20 * (i % 3))
-    balls = balls_of(story.state)
-    assert balls.keys() == {"tag", "phone"}
-    apart_m = 20_000 - sum(ball.free_mm for ball in balls.values()) / 1000
+    regions = regions_of(story.state)
+    assert regions.keys() == {"tag", "phone"}
+    apart_m = 20_000 - sum(region.free_mm for region in regions.values()) / 1000
     assert apart_m > 2000 + 1800  # the widest ring, and how far a movement is predicted
     story.at(301, "tag", 20_000)
-    assert balls_of(story.state) == balls
+    assert regions_of(story.state) == regions
     story.at(600, "tag", 3000)
-    assert not balls_of(story.state)
+    assert not regions_of(story.state)
 
 
 def both(reports: Reports) -> list[int]:
-    """Rings entered, the same whether balls sort out or not."""
+    """Rings entered; they must be the same with and without safe regions."""
     found = []
     for story in (Story(), Whole()):
         story.case()
@@ -212,35 +212,35 @@ def both(reports: Reports) -> list[int]:
     return found[0].entered()
 
 
-def test_where_a_late_report_was_counts_for_the_other_sides_next() -> None:
-    """He was 1.5 km from her way between two reports of hers, and 3.8 km from each end of it."""
+def test_a_late_report_counts_for_the_other_sides_next_position() -> None:
+    """He was 1.5 km from her way between two of her reports, and 3.8 km from each end of it."""
     here = [(0.0, "phone", 0.0, 0.0, 0.0, 5.0), (1.0, "tag", 20_000.0, 0.0, 1.0, 5.0)]
     late = [(160.0, "tag", 20_000.0, 0.0, 160.0, 5.0), (165.0, "tag", 1500.0, 3500.0, 85.0, 5.0)]
     assert both([*here, (2.0, "phone", 0, 0, 2, 5), *late, (171.0, "phone", 0, 7000, 171, 5)]) == [2000]
 
 
-def test_where_she_was_before_a_late_ball_was_made_counts() -> None:
-    """She was far out and back again before his reports of that time came."""
+def test_her_positions_before_a_late_safe_region_count() -> None:
+    """She was far out and back again before his reports of that time arrived."""
     hers = [(1.0, "phone", 0.0, 0.0, 1.0, 5.0), (201.0, "phone", 500.0, 0.0, 170.0, 5.0)]
     hers += [(202.0, "phone", 13_500.0, 0.0, 200.0, 5.0), (260.0, "phone", 0.0, 0.0, 260.0, 5.0)]
     his = [(261.0, "tag", 20_000.0, 0.0, 170.0, 5.0), (265.0, "tag", 12_200.0, 0.0, 215.0, 5.0)]
     assert both([hers[0], (100.0, "tag", 20_000.0, 0.0, 100.0, 5.0), *hers[1:], *his])[:1] == [2000]
 
 
-def test_a_step_past_a_ball_is_looked_at_by_both() -> None:
-    """He passes 5 km beside where she was last, and 2 km beside where she was by then."""
+def test_a_step_past_a_safe_region_is_evaluated_for_both_sides() -> None:
+    """He passes 5 km from her last position, and 2 km from her true position at that time."""
     before = [(0.0, "tag", 30_000.0, 5000.0, 0.0, 5.0), (1.0, "phone", 0.0, 0.0, 1.0, 5.0)]
     before += [(5.0, "tag", 30_000.0, 5000.0, 5.0, 5.0), (10.0, "phone", 0.0, 0.0, 10.0, 5.0)]
     assert both([*before, (170.0, "tag", -30_000, 5000, 170, 5), (175.0, "phone", 0, 7000, 175, 5)]) == [2000]
 
 
-def test_what_is_vague_holds_no_ball() -> None:
+def test_a_vague_position_has_no_safe_region() -> None:
     story = Story()
     story.case()
     held = []
     for at_s, accuracy_m in ((0, 5), (20, 1000), (40, 4000), (60, 5), (80, 5)):
         story.at(at_s, "phone", 0)
         story.at(at_s + 1, "tag", 20_000, accuracy_m=accuracy_m)
-        held.append("tag" in balls_of(story.state))
-    # Until his first report he was unseen; of a vague one the next may join two from before, and the step from it is one too.
+        held.append("tag" in regions_of(story.state))
+    # He was unseen until his first report. After a vague report the next may join two earlier ones, and so may the step after it.
     assert held == [False, False, False, False, True]

@@ -1,4 +1,4 @@
-"""Positions that nothing could have travelled to: told for the record, never dropped, and no proof that anybody has left."""
+"""Positions that no movement explains: recorded, never dropped, and no proof that anybody has left."""
 
 from __future__ import annotations
 
@@ -23,42 +23,46 @@ def begun(north_m: float = 5000) -> Story:
     [
         (6900, 15, 5, True),  # 127 m/s
         (6300, 15, 5, False),  # 87 m/s: a train
-        (6900, 15, 500, False),  # what a vague position explains
+        (6900, 15, 500, False),  # explained by a vague position
         (5200, 0.1, 5, True),
     ],
 )
-def test_a_jump_is_told_for_the_record(to_m: float, after_s: float, accuracy_m: float, jumps: bool) -> None:
+def test_a_jump_is_recorded(to_m: float, after_s: float, accuracy_m: float, jumps: bool) -> None:
     story = begun()
     story.at(after_s, "tag", to_m, accuracy_m=accuracy_m)
-    told = story.of(AlertKind.IMPLAUSIBLE)
-    assert bool(told) is jumps
-    if told:
-        assert (told[0].demand, told[0].at_ms, told[0].target_id) == (Demand.RECORD, T0_MS + round(after_s * 1000), "")
-        assert told[0].cause is not None and told[0].incident_id == ""
+    emitted = story.of(AlertKind.IMPLAUSIBLE)
+    assert bool(emitted) is jumps
+    if emitted:
+        assert (emitted[0].demand, emitted[0].at_ms, emitted[0].target_id) == (
+            Demand.RECORD,
+            T0_MS + round(after_s * 1000),
+            "",
+        )
+        assert emitted[0].cause is not None and emitted[0].incident_id == ""
 
 
-def test_the_jumps_of_a_device_are_told_once_an_hour_also_after_a_restart() -> None:
+def test_jumps_of_a_device_are_emitted_once_an_hour_even_after_a_restart() -> None:
     story = begun()
     for i in range(1, 300):
         story.at(i * 15, "tag", 5000 + 9000 * (i % 2))
         story.state = codec.decode(codec.encode(story.state))
-    assert [(one.at_ms - T0_MS) / 1000 for one in story.of(AlertKind.IMPLAUSIBLE)] == [15, 3615]
+    assert [(alert.at_ms - T0_MS) / 1000 for alert in story.of(AlertKind.IMPLAUSIBLE)] == [15, 3615]
 
 
-def test_a_phones_jump_is_the_police_alone() -> None:
+def test_a_jump_of_her_phone_goes_to_the_police_alone() -> None:
     story = begun()
     story.at(15, "phone", 20_000)
-    [told] = story.of(AlertKind.IMPLAUSIBLE)
-    assert told.target_id == "p" and told.destinations == ((Leg.POLICE, "p"),)
+    [emitted] = story.of(AlertKind.IMPLAUSIBLE)
+    assert emitted.target_id == "p" and emitted.destinations == ((Leg.POLICE, "p"),)
 
 
-def test_a_jump_to_her_is_told_at_once_and_sends_somebody_when_the_next_position_agrees() -> None:
+def test_a_jump_to_her_notifies_at_once_and_sends_somebody_when_the_next_position_agrees() -> None:
     story = begun()
     story.at(15, "tag", 40)
     assert story.entered() == [2000, 1000]
-    [told] = story.of(AlertKind.IMPLAUSIBLE)
-    assert (told.demand, told.anomaly) == (Demand.NOTIFY, AnomalyKind.JUMP)
-    assert told.destinations == ((Leg.PROBATION, "w"), (Leg.POLICE, "p"))
+    [emitted] = story.of(AlertKind.IMPLAUSIBLE)
+    assert (emitted.demand, emitted.anomaly) == (Demand.NOTIFY, AnomalyKind.JUMP)
+    assert emitted.destinations == ((Leg.PROBATION, "w"), (Leg.POLICE, "p"))
     story.at(30, "tag", 45)
     assert story.entered() == [2000, 1000, 100]
 
@@ -81,7 +85,7 @@ def test_a_jump_away_that_no_later_position_confirms_clears_nothing() -> None:
     assert not story.of(AlertKind.RING_CLEARED)
 
 
-def test_a_jump_before_an_order_is_in_force_is_nobodys() -> None:
+def test_a_jump_before_an_order_is_in_force_emits_nothing() -> None:
     story = Story()
     story.case(valid_from_ms=T0_MS + 60_000)
     story.at(0, "tag", 5000)

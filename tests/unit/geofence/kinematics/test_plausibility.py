@@ -1,4 +1,4 @@
-"""Which fixes are believed: stories of one device, and what never depends on it."""
+"""Plausibility: which fixes of a device are believed, and invariants of the test."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.support.geofence.stories import place_e7
 
 BOUND_MPS = 14
 Spot = tuple[float, float, float]
-"""Second, metres north, accuracy, m."""
+"""Second, metres north, accuracy in metres."""
 
 
 def track_of(*spots: Spot) -> Track:
@@ -27,7 +27,7 @@ def track_of(*spots: Spot) -> Track:
 
 
 def believed_s(*spots: Spot) -> list[int]:
-    """Seconds of the fixes that are believed once all are there."""
+    """Seconds of the believed fixes, once all fixes have arrived."""
     track = track_of(*spots)
     found = plausibility.believed(track, track.fixes[0].time_ms, None, BOUND_MPS)
     assert plausibility.is_newest_believed(track, BOUND_MPS) == (found.fixes[-1] is track.fixes[-1])
@@ -37,32 +37,32 @@ def believed_s(*spots: Spot) -> list[int]:
 HOME = [(15.0 * i, 0.0, 5.0) for i in range(4)]
 
 
-def test_whoever_moves_as_before_is_believed_at_once() -> None:
+def test_a_device_at_an_unchanged_pace_is_believed_at_once() -> None:
     drive = [(15.0 * i, 300.0 * i, 5.0) for i in range(6)]
     assert believed_s(*drive) == [0, 15, 30, 45, 60, 75]
 
 
-def test_a_surprise_is_held_until_a_second_one_agrees() -> None:
+def test_a_jump_is_held_until_a_second_fix_agrees() -> None:
     assert believed_s(*HOME, (60, 900, 5)) == [0, 15, 30, 45]
     assert believed_s(*HOME, (60, 900, 5), (75, 910, 5)) == [0, 15, 30, 45, 60, 75]
     assert believed_s(*HOME, (60, 900, 5), (75, 0, 5)) == [0, 15, 30, 45, 75]
 
 
-def test_two_surprises_that_disagree_are_both_held() -> None:
+def test_two_jumps_that_disagree_are_both_held() -> None:
     assert believed_s(*HOME, (60, 900, 5), (75, -2000, 5)) == [0, 15, 30, 45]
 
 
-def test_who_starts_a_car_within_the_limit_of_towns_is_no_surprise() -> None:
+def test_starting_a_car_within_the_town_limit_is_no_jump() -> None:
     assert believed_s(*HOME, (60, 200, 5)) == [0, 15, 30, 45, 60]
 
 
 @pytest.mark.parametrize("known", [1, 2])
-def test_a_device_of_which_little_is_known_is_believed_as_it_comes(known: int) -> None:
+def test_a_device_with_few_known_fixes_is_believed(known: int) -> None:
     spots = [*HOME[:known], (60.0, 1500.0, 5.0)]
     assert believed_s(*spots)[-1] == 60
 
 
-def test_what_nothing_on_the_ground_can_do_is_held_also_of_an_unknown_device() -> None:
+def test_an_impossible_movement_is_held_even_of_an_unknown_device() -> None:
     assert believed_s(HOME[0], (15, 3000, 5)) == [0]
 
 
@@ -70,23 +70,23 @@ def test_a_receiver_that_goes_to_and_fro_is_believed_at_the_second_time() -> Non
     assert believed_s(*HOME, (60, 900, 5), (75, 0, 5), (90, 930, 5))[-1] == 90
 
 
-def test_a_vague_fix_that_allows_the_sharp_ones_is_passed_over() -> None:
+def test_a_vague_fix_consistent_with_sharp_ones_is_skipped() -> None:
     assert believed_s(*HOME, (60, 700, 800)) == [0, 15, 30, 45]
 
 
-def test_a_vague_fix_that_contradicts_them_is_a_surprise_like_any() -> None:
+def test_a_vague_fix_that_contradicts_sharp_ones_is_a_jump() -> None:
     assert believed_s(*HOME, (60, 3000, 500)) == [0, 15, 30, 45]
     assert believed_s(*HOME, (60, 3000, 500), (75, 3100, 500))[-1] == 75
 
 
-def test_vague_ones_among_themselves_and_after_three_minutes_are_all_there_is() -> None:
+def test_vague_fixes_are_believed_alone_and_after_three_minutes() -> None:
     assert believed_s((0, 0, 500), (15, 30, 500), (30, 10, 500)) == [0, 15, 30]
     assert believed_s(*HOME, (300, 700, 800))[-1] == 300
 
 
 @given(st.integers(0, 10_000))
 @settings(max_examples=60, deadline=None)
-def test_one_is_always_believed_and_all_are_fixes_of_the_track_in_order(seed: int) -> None:
+def test_at_least_one_fix_is_believed_and_all_are_of_the_track_in_order(seed: int) -> None:
     rng = random.Random(seed)
     spots = [(15.0 * i, rng.uniform(-3000, 3000), rng.choice((5, 50, 800))) for i in range(20)]
     track = track_of(*spots)

@@ -1,4 +1,4 @@
-"""No all-clear rests on a movement that no vehicle makes: stories of tags and phones that leap, and of what ends it."""
+"""No all-clear rests on a movement that no vehicle makes: tags and phones that jump, and the end of the withholding."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ PLACES: dict[str, Any] = {"persons": [], "places": [circle("home", 0, 0, 30)]}
 
 
 def spoofed(story: Story) -> list[tuple[Demand, int, float]]:
-    """Demand, ring in metres, and second of the decision."""
+    """Demand, ring in metres, and second of each decision."""
     found = story.of(AlertKind.SPOOFING_SUSPECTED)
-    return [(one.demand, one.ring_mm // 1000, (one.decided_at_ms - T0_MS) / 1000) for one in found]
+    return [(alert.demand, alert.ring_mm // 1000, (alert.decided_at_ms - T0_MS) / 1000) for alert in found]
 
 
 def cleared(story: Story) -> list[int]:
-    return [one.ring_mm // 1000 for one in story.of(AlertKind.RING_CLEARED)]
+    return [alert.ring_mm // 1000 for alert in story.of(AlertKind.RING_CLEARED)]
 
 
-def standing(until_s: int = 300, **changes: Any) -> Story:
+def begin_nearby(until_s: int = 300, **changes: Any) -> Story:
     """He has stood 50 m from her home, or from her, for minutes."""
     story = Story()
     story.case(**changes)
@@ -41,100 +41,102 @@ def stay(story: Story, from_s: int, until_s: int, north_m: float, phone_m: float
         story.at(at_s + 1, "tag", north_m)
 
 
-def test_both_desks_are_told_once_and_the_ring_stands() -> None:
-    story = standing(**PLACES)
+def test_both_desks_are_notified_once_and_the_ring_stays_entered() -> None:
+    story = begin_nearby(**PLACES)
     stay(story, 300, 7200, 20_000)
     assert not cleared(story)
-    [told] = story.of(AlertKind.SPOOFING_SUSPECTED)
-    assert (told.demand, told.ring_mm, told.late) == (Demand.NOTIFY, 100_000, False)
-    assert told.destinations == ((Leg.PROBATION, "w"), (Leg.POLICE, "order-1/home"))
-    assert told.at_ms == T0_MS + 301_000 and told.decided_at_ms == T0_MS + 361_000
-    assert told.incident_id and not told.incident_ends
+    [emitted] = story.of(AlertKind.SPOOFING_SUSPECTED)
+    assert (emitted.demand, emitted.ring_mm, emitted.late) == (Demand.NOTIFY, 100_000, False)
+    assert emitted.destinations == ((Leg.PROBATION, "w"), (Leg.POLICE, "order-1/home"))
+    assert emitted.at_ms == T0_MS + 301_000 and emitted.decided_at_ms == T0_MS + 361_000
+    assert emitted.incident_id and not emitted.incident_ends
 
 
 @pytest.mark.parametrize("accuracy_m", [5, 400, 10_000])
-def test_an_accuracy_is_no_way(accuracy_m: float) -> None:
-    story = standing(**PLACES)
+def test_a_poor_accuracy_clears_no_ring(accuracy_m: float) -> None:
+    story = begin_nearby(**PLACES)
     for at_s in range(300, 3600, 15):
         story.at(at_s, "tag", 20_000, accuracy_m=accuracy_m)
     assert not cleared(story)
 
 
-def test_her_phone_that_leaps_away_clears_nothing() -> None:
-    story = standing()
+def test_a_jump_of_her_phone_clears_nothing() -> None:
+    story = begin_nearby()
     stay(story, 300, 3600, 50, phone_m=20_000)
     assert not cleared(story)
     assert [demand for demand, _, _ in spoofed(story)] == [Demand.NOTIFY]
     assert story.of(AlertKind.SPOOFING_SUSPECTED)[0].destinations == ((Leg.PROBATION, "w"), (Leg.POLICE, "p"))
 
 
-def test_she_is_not_told_that_he_is_far_away() -> None:
-    story = standing()
+def test_she_is_not_warned_of_an_implausible_distance() -> None:
+    story = begin_nearby()
     stay(story, 300, 1800, 20_000)
-    assert not [one for one in story.of(AlertKind.DISTANCE_CHANGED) if (one.distance_mm or 0) > 10_000_000]
+    assert not [alert for alert in story.of(AlertKind.DISTANCE_CHANGED) if (alert.distance_mm or 0) > 10_000_000]
 
 
-def test_positions_back_within_the_ring_demand_a_response_again_and_a_walk_away_clears() -> None:
-    story = standing(**PLACES)
+def test_positions_back_within_the_ring_demand_another_response_and_a_walk_away_clears() -> None:
+    story = begin_nearby(**PLACES)
     stay(story, 300, 900, 20_000)
     stay(story, 900, 1200, 50)
     assert [demand.name for demand, _, _ in spoofed(story)] == ["NOTIFY", "RECORD"]
     assert story.entered() == [2000, 1000, 100, 100]
-    again = story.of(AlertKind.RING_ENTERED)[-1]
-    assert again.demand is Demand.RESPOND and again.decided_at_ms == T0_MS + 916_000  # when a second position agrees
+    repeated = story.of(AlertKind.RING_ENTERED)[-1]
+    assert (
+        repeated.demand is Demand.RESPOND and repeated.decided_at_ms == T0_MS + 916_000
+    )  # when a second position agrees
     for i in range(80):
         story.at(1200 + 15 * i, "tag", 50 + 20 * i)
     assert cleared(story)[0] == 100
     assert len({alert.incident_id for alert in story.alerts if alert.incident_id}) == 1
 
 
-def test_it_is_told_of_a_ring_once_in_an_episode() -> None:
-    story = standing(**PLACES)
+def test_a_withheld_clearing_is_notified_once_per_ring_and_episode() -> None:
+    story = begin_nearby(**PLACES)
     for i in range(4):
         stay(story, 300 + 600 * i, 600 + 600 * i, 20_000)
         stay(story, 600 + 600 * i, 900 + 600 * i, 50)
     demands = [demand for demand, _, _ in spoofed(story)]
     assert demands == [Demand.NOTIFY] + [Demand.RECORD] * 7
     assert not cleared(story)
-    told = story.of(AlertKind.SPOOFING_SUSPECTED)[1:]
-    assert not any(one.destinations for one in told)
+    emitted = story.of(AlertKind.SPOOFING_SUSPECTED)[1:]
+    assert not any(alert.destinations for alert in emitted)
 
 
 def test_a_way_that_a_vehicle_can_make_clears() -> None:
-    """The tag errs by 20 km for some minutes while he drives off, and then is where a car has brought him by then."""
-    story = standing(**PLACES)
+    """The tag errs by 20 km for some minutes while he drives off, then reports where a car has brought him by then."""
+    story = begin_nearby(**PLACES)
     stay(story, 300, 600, 20_000)
     for i in range(20):
         story.at(600 + 15 * i, "tag", 0, -6000 - 200 * i)
     assert cleared(story) == [100, 1000, 2000]
-    [told, over] = story.of(AlertKind.SPOOFING_SUSPECTED)
-    assert (told.demand, over.demand) == (Demand.NOTIFY, Demand.RECORD)
+    [emitted, over] = story.of(AlertKind.SPOOFING_SUSPECTED)
+    assert (emitted.demand, over.demand) == (Demand.NOTIFY, Demand.RECORD)
     assert story.alerts[-1].incident_ends
 
 
-def test_positions_from_before_the_way_was_found_do_not_agree_with_it() -> None:
-    story = standing(**PLACES)
+def test_positions_before_a_possible_way_do_not_count_as_agreeing() -> None:
+    story = begin_nearby(**PLACES)
     stay(story, 300, 900, 20_000)
     for number, at_s in enumerate(range(900, 1000, 15)):
-        assert bool(cleared(story)) is (number > 4)  # the minute beyond, and four of them
+        assert bool(cleared(story)) is (number > 4)  # the minute beyond the ring, and four agreeing positions
         story.at(at_s, "tag", -9000)
 
 
 @pytest.mark.parametrize("gap_s", [150, 400])
-def test_what_a_car_does_in_a_gap_clears(gap_s: int) -> None:
-    story = standing(**PLACES)
+def test_a_way_that_a_car_makes_in_a_gap_clears(gap_s: int) -> None:
+    story = begin_nearby(**PLACES)
     stay(story, 300 + gap_s, 1200 + gap_s, 20 * gap_s)
     assert cleared(story) == [100, 1000, 2000]
     assert not spoofed(story)
 
 
-def test_late_reports_that_show_the_way_clear() -> None:
-    """His tag had no network on the way; from where he is now it sends the newest first."""
-    story = standing(**PLACES)
+def test_late_reports_that_show_the_way_clear_the_ring() -> None:
+    """His tag had no network on the way. From his present position it sends the newest reports first."""
+    story = begin_nearby(**PLACES)
     for at_s in range(900, 1200, 15):
         story.at(at_s, "tag", 50 + 25 * 600, fix_s=at_s)
     assert cleared(story) == [100, 1000, 2000]
-    spoof = standing(**PLACES)
+    spoof = begin_nearby(**PLACES)
     for at_s in range(315, 600, 15):
         spoof.at(at_s, "tag", 20_000)
     assert not cleared(spoof)
@@ -144,8 +146,8 @@ def test_late_reports_that_show_the_way_clear() -> None:
     assert not cleared(spoof)
 
 
-def test_it_stands_longer_than_anything_is_kept_also_after_restarts() -> None:
-    story = standing(**PLACES)
+def test_a_withheld_clearing_outlasts_the_window_and_restarts() -> None:
+    story = begin_nearby(**PLACES)
     hours = WINDOW_MS // 3_600_000 * 3
     for at_s in range(300, hours * 3600, 60):
         story.at(at_s, "tag", 20_000 + at_s % 40)
@@ -155,22 +157,22 @@ def test_it_stands_longer_than_anything_is_kept_also_after_restarts() -> None:
     assert not cleared(story)
     for at_s in range(hours * 3600, hours * 3600 + 300, 60):
         story.at(at_s, "tag", 50)
-    assert [one.demand for one in story.of(AlertKind.RING_ENTERED)][-1] is Demand.RESPOND
+    assert [alert.demand for alert in story.of(AlertKind.RING_ENTERED)][-1] is Demand.RESPOND
     for at_s in range(hours * 3600 + 300, hours * 3600 + 1200, 60):
         story.at(at_s, "tag", at_s - hours * 3600)
     assert 100 in cleared(story)
 
 
-def test_the_end_of_the_order_ends_it() -> None:
-    story = standing(**PLACES, valid_until_ms=T0_MS + 3_600_000)
+def test_the_end_of_the_order_ends_the_withholding() -> None:
+    story = begin_nearby(**PLACES, valid_until_ms=T0_MS + 3_600_000)
     stay(story, 300, 3500, 20_000)
     story.tick(3601)
     assert cleared(story) == [100, 1000, 2000]
     assert not story.state.cases["case-1"].withheld and story.alerts[-1].incident_ends
 
 
-def test_a_tag_that_is_replaced_ends_it() -> None:
-    story = standing(**PLACES)
+def test_a_replaced_tag_ends_the_withholding() -> None:
+    story = begin_nearby(**PLACES)
     stay(story, 300, 900, 20_000)
     story.case(900, tag_device_ids=["tag-2"], version=2, **PLACES)
     for at_s in range(915, 1200, 15):
@@ -178,8 +180,8 @@ def test_a_tag_that_is_replaced_ends_it() -> None:
     assert cleared(story) == [100, 1000, 2000]
 
 
-def test_a_predicted_contact_is_not_taken_back_by_a_leap() -> None:
-    """Nobody was within the ring that demands a response; somebody is on the way since he came straight towards her."""
+def test_a_jump_does_not_retract_a_predicted_contact() -> None:
+    """Nobody was within the ring that demands a response. Somebody is on the way because he came straight towards her."""
     story = Story()
     story.case(**PLACES)
     for i in range(12):
@@ -193,25 +195,25 @@ def test_a_predicted_contact_is_not_taken_back_by_a_leap() -> None:
     )
 
 
-def test_who_was_unseen_near_her_is_not_seen_again_where_no_vehicle_got() -> None:
+def test_an_unseen_wearer_stays_unseen_where_no_vehicle_got_in_time() -> None:
     story = Story()
     story.case(**PLACES)
     stay(story, 0, 300, 900)
     story.tick(700)
     near = story.of(AlertKind.UNKNOWN_NEAR)
-    assert [one.demand for one in near] == [Demand.RESPOND]
+    assert [alert.demand for alert in near] == [Demand.RESPOND]
     for at_s in range(720, 1500, 15):
         story.at(at_s, "tag", 60_000)
     assert story.of(AlertKind.UNKNOWN_NEAR) == near
     assert spoofed(story)[0][:2] == (Demand.NOTIFY, 0)
     story.at(1500, "tag", 3000)
-    assert [one.demand for one in story.of(AlertKind.UNKNOWN_NEAR)] == [Demand.RESPOND, Demand.RECORD]
+    assert [alert.demand for alert in story.of(AlertKind.UNKNOWN_NEAR)] == [Demand.RESPOND, Demand.RECORD]
 
 
-def test_an_encounter_that_ends_while_the_tag_is_far_off_by_a_leap_sends_somebody() -> None:
+def test_an_encounter_that_ends_after_a_jump_away_sends_somebody() -> None:
     meeting = encounter(0, 600)
-    story = standing(**PLACES, encounters=[meeting])
+    story = begin_nearby(**PLACES, encounters=[meeting])
     stay(story, 300, 900, 20_000)
-    responds = [one for one in story.of(AlertKind.RING_ENTERED) if one.demand is Demand.RESPOND]
+    responds = [alert for alert in story.of(AlertKind.RING_ENTERED) if alert.demand is Demand.RESPOND]
     assert [(respond.at_ms - T0_MS) / 1000 for respond in responds] == [600]
     assert not cleared(story)

@@ -1,4 +1,4 @@
-"""What devices say about themselves, and when they were last heard: told as stories of what arrives when."""
+"""Equipment events, and contact with devices."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ WEARER = (Leg.PROBATION, "w")
 PERSON = (Leg.POLICE, "p")
 
 
-def said(device_id: str, *events: str) -> Story:
-    """A case, and a device that says something each minute."""
+def reports_of(device_id: str, *events: str) -> Story:
+    """A case, and a device that reports an event each minute."""
     story = Story()
     story.case()
     for i, event in enumerate(events):
@@ -31,7 +31,7 @@ def said(device_id: str, *events: str) -> Story:
     return story
 
 
-def told(alerts: Sequence[Alert]) -> list[tuple[AlertKind, Demand]]:
+def emitted(alerts: Sequence[Alert]) -> list[tuple[AlertKind, Demand]]:
     return [(alert.kind, alert.demand) for alert in alerts]
 
 
@@ -46,31 +46,31 @@ def restarted(story: Story) -> None:
 # ── the table ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_each_event_of_the_protos_is_known_and_has_its_place_in_the_table() -> None:
-    assert {one.value for one in EquipmentKind} == set(log_pb2.EquipmentKind.keys()) - {"EQUIPMENT_KIND_UNSPECIFIED"}
-    assert demands.EQUIPMENT.keys() | demands.UNTOLD == set(EquipmentKind)
-    assert not demands.EQUIPMENT.keys() & demands.UNTOLD
-    assert {one.value for one in AlertKind} == set(alert_pb2.AlertKind.keys()) - {"ALERT_KIND_UNSPECIFIED"}
+def test_each_event_of_the_protos_is_in_the_table_of_demands() -> None:
+    assert {kind.value for kind in EquipmentKind} == set(log_pb2.EquipmentKind.keys()) - {"EQUIPMENT_KIND_UNSPECIFIED"}
+    assert demands.EQUIPMENT.keys() | demands.WITHOUT_ALERT == set(EquipmentKind)
+    assert not demands.EQUIPMENT.keys() & demands.WITHOUT_ALERT
+    assert {kind.value for kind in AlertKind} == set(alert_pb2.AlertKind.keys()) - {"ALERT_KIND_UNSPECIFIED"}
 
 
-def test_what_demands_something_stands_until_its_end_which_is_for_the_record() -> None:
+def test_a_demand_is_active_until_its_end_which_is_for_the_record() -> None:
     demanding = {event for event, (_, demand) in demands.EQUIPMENT.items() if demand > Demand.RECORD}
-    assert demanding == demands.STANDING
+    assert demanding == demands.ACTIVE_UNTIL_ENDED
     for end, beginning in demands.ENDS.items():
         assert demands.EQUIPMENT[end] == (demands.EQUIPMENT[beginning][0], Demand.RECORD)
 
 
 @pytest.mark.parametrize("event", in_order(demands.OF_TAGS ^ demands.OF_PERSONS))
-def test_what_a_device_cannot_say_is_set_aside(event: EquipmentKind) -> None:
-    stranger = "phone" if event in demands.OF_TAGS else "tag"
-    story = said(stranger, event.value)
+def test_an_event_that_a_device_cannot_report_is_a_dead_letter(event: EquipmentKind) -> None:
+    wrong_device = "phone" if event in demands.OF_TAGS else "tag"
+    story = reports_of(wrong_device, event.value)
     assert story.outputs == [DeadLetter(story.state.sequence, f"{event.value} from a device that can't say so")]
 
 
-@pytest.mark.parametrize("event", in_order(demands.UNTOLD))
+@pytest.mark.parametrize("event", in_order(demands.WITHOUT_ALERT))
 @pytest.mark.parametrize("device_id", ["tag", "phone"])
-def test_what_nobody_needs_is_contact_and_nothing_else(device_id: str, event: EquipmentKind) -> None:
-    story = said(device_id, event.value)
+def test_an_event_without_an_alert_counts_only_as_contact(device_id: str, event: EquipmentKind) -> None:
+    story = reports_of(device_id, event.value)
     assert not story.outputs
     assert story.state.heard_at_ms == {device_id: T0_MS}
 
@@ -88,14 +88,14 @@ def test_what_nobody_needs_is_contact_and_nothing_else(device_id: str, event: Eq
         ("phone", "DEVICE_REFUSED", AlertKind.PROTECTED_DEVICE_LOST, (PERSON,)),
     ],
 )
-def test_the_desks_are_told_of_a_device_that_is_out_of_order_and_nobody_is_warned(
+def test_a_faulty_device_notifies_the_desks_and_warns_nobody(
     device_id: str, event: str, kind: AlertKind, destinations: tuple[tuple[Leg, str], ...]
 ) -> None:
-    [notice] = said(device_id, event).alerts
+    [notice] = reports_of(device_id, event).alerts
     assert (notice.kind, notice.demand) == (kind, Demand.NOTIFY)
     assert notice.destinations == destinations
     assert notice.target_id == ("p" if device_id == "phone" else "")
-    assert notice.incident_opens and notice.incident_ends, "it may stand for months, and holds no incident open"
+    assert notice.incident_opens and notice.incident_ends, "it may last for months, and holds no incident open"
 
 
 @pytest.mark.parametrize(
@@ -103,15 +103,15 @@ def test_the_desks_are_told_of_a_device_that_is_out_of_order_and_nobody_is_warne
     [("JAMMING_SUSPECTED", "JAMMING_OVER"), ("SHUTDOWN", "STARTED"), ("DEVICE_REFUSED", "DEVICE_ACCEPTED")],
 )
 def test_a_notice_is_given_once_until_its_end(event: str, end: str) -> None:
-    story = said("phone", event, event, event, end, event)
+    story = reports_of("phone", event, event, event, end, event)
     notify, record = Demand.NOTIFY, Demand.RECORD
-    first, over, again = story.of(demands.EQUIPMENT[EquipmentKind(event)][0])
-    assert [first.demand, over.demand, again.demand] == [notify, record, notify]
-    assert first.incident_id != again.incident_id
+    first, over, repeated = story.of(demands.EQUIPMENT[EquipmentKind(event)][0])
+    assert [first.demand, over.demand, repeated.demand] == [notify, record, notify]
+    assert first.incident_id != repeated.incident_id
     assert over.incident_id == ""
 
 
-def test_a_notice_belongs_to_the_incident_that_is_open() -> None:
+def test_a_notice_joins_the_open_incident() -> None:
     story = Story()
     story.case()
     story.at(0, "phone", 0)
@@ -132,7 +132,7 @@ def test_a_tag_that_is_off_under_three_orders_is_one_incident() -> None:
     assert not story.state.incidents
 
 
-def test_an_order_that_comes_later_is_told_of_it_and_an_amendment_does_not_tell_again() -> None:
+def test_a_later_order_gets_the_active_notice_and_an_amendment_does_not_repeat_it() -> None:
     story = Story()
     story.says(5, "phone", "DEVICE_REFUSED")
     story.case(60)
@@ -151,18 +151,18 @@ def test_an_order_that_begins_by_time_alone_leaves_no_incident_open_for_a_notice
     assert not story.state.incidents
 
 
-def test_the_end_of_an_order_takes_a_notice_back_for_the_record() -> None:
+def test_the_end_of_an_order_retracts_a_notice_for_the_record() -> None:
     story = Story()
     story.case(valid_until_ms=T0_MS + 100_000)
     story.says(5, "phone", "DEVICE_REFUSED")
     story.tick(200)
     lost = AlertKind.PROTECTED_DEVICE_LOST
-    assert told(story.alerts) == [(lost, Demand.NOTIFY), (lost, Demand.RECORD)]
+    assert emitted(story.alerts) == [(lost, Demand.NOTIFY), (lost, Demand.RECORD)]
     assert not story.state.cases["case-1"].raised
 
 
-def test_a_cut_strap_goes_on_holding_the_incident_when_jamming_is_over() -> None:
-    story = said("tag", "STRAP_OPEN", "JAMMING_SUSPECTED", "JAMMING_OVER")
+def test_a_cut_strap_holds_the_incident_open_after_jamming_ends() -> None:
+    story = reports_of("tag", "STRAP_OPEN", "JAMMING_SUSPECTED", "JAMMING_OVER")
     assert not any(a.incident_ends for a in story.alerts)
     story.says(600, "tag", "STRAP_CLOSED")
     assert story.alerts[-1].incident_ends
@@ -171,7 +171,7 @@ def test_a_cut_strap_goes_on_holding_the_incident_when_jamming_is_over() -> None
 # ── contact ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_a_device_is_heard_when_the_log_is_told_whatever_it_says() -> None:
+def test_contact_counts_from_a_reports_arrival_whatever_its_content() -> None:
     story = Story()
     story.case()
     heard = story.state.heard_at_ms
@@ -181,11 +181,11 @@ def test_a_device_is_heard_when_the_log_is_told_whatever_it_says() -> None:
     story.says(30, "phone", "CHARGER_CONNECTED")
     assert heard == {"tag": T0_MS + 20_000, "phone": T0_MS + 30_000}
     story.at(9000, "tag", 5000, fix_s=100)
-    assert isinstance(story.outputs[-1], DeadLetter), "too old to be used, and contact all the same"
+    assert isinstance(story.outputs[-1], DeadLetter), "too old to be used, but still contact"
     assert heard["tag"] == T0_MS + 9_000_000
 
 
-def test_a_device_that_is_only_heard_is_nowhere() -> None:
+def test_contact_alone_gives_a_device_no_position() -> None:
     story = Story()
     story.case()
     story.at(0, "phone", 0)
@@ -196,11 +196,11 @@ def test_a_device_that_is_only_heard_is_nowhere() -> None:
     assert [alert for alert in story.alerts if alert not in entered] == story.of(
         AlertKind.UNKNOWN_NEAR, AlertKind.IMPLAUSIBLE
     )
-    assert {one.anomaly for one in story.of(AlertKind.IMPLAUSIBLE)} == {AnomalyKind.CLOCK}
+    assert {alert.anomaly for alert in story.of(AlertKind.IMPLAUSIBLE)} == {AnomalyKind.CLOCK}
     assert {device: len(track.fixes) for device, track in story.state.tracks.items()} == {"phone": 1, "tag": 1}
 
 
-def test_what_was_buffered_is_folded_as_what_was_not() -> None:
+def test_a_buffered_batch_folds_like_single_reports() -> None:
     batch = log_pb2.PositionBatch(
         device_id=["tag"], report_id=["r"], fix_time_ms=[T0_MS], lat_e7=[1], lon_e7=[1], accuracy_mm=[5]
     )
@@ -209,24 +209,24 @@ def test_what_was_buffered_is_folded_as_what_was_not() -> None:
     assert translate.entry_body(log_pb2.LogEntry(positions=batch).SerializeToString()) == live
 
 
-def test_columns_of_unequal_length_are_refused() -> None:
+def test_columns_of_unequal_length_are_rejected() -> None:
     entry = log_pb2.LogEntry(heard=log_pb2.HeardBatch(device_id=["tag", "phone"], report_id=["r"]))
     with pytest.raises(InvalidField, match="columns of unequal length"):
         translate.entry_body(entry.SerializeToString())
 
 
-# ── sent again ───────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── resent ───────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_a_flood_is_remembered_up_to_a_bound_and_what_is_sent_again_counts_once() -> None:
+def test_the_memory_of_reports_is_bounded_and_a_resent_one_counts_once() -> None:
     story = Story()
     story.case()
-    for i in range(3 * state.MAX_SAID):
+    for i in range(3 * state.MAX_EQUIPMENT_REPORTS):
         story.says(i / 10, "tag", "BATTERY_LOW", report_id=f"e{i}")
-    assert len(story.state.said["tag"]) == state.MAX_SAID
+    assert len(story.state.equipment_reports["tag"]) == state.MAX_EQUIPMENT_REPORTS
     restarted(story)
     alerts = len(story.alerts)
-    for i in range(2 * state.MAX_SAID, 3 * state.MAX_SAID):
+    for i in range(2 * state.MAX_EQUIPMENT_REPORTS, 3 * state.MAX_EQUIPMENT_REPORTS):
         story.says(400, "tag", "BATTERY_LOW", report_id=f"e{i}")
     assert len(story.alerts) == alerts
 
@@ -239,14 +239,14 @@ def test_events_are_forgotten_after_two_hours() -> None:
     story.says(7199, "tag", "BATTERY_LOW", report_id="second")
     assert len(story.of(AlertKind.LOW_BATTERY)) == 2
     story.says(7201, "tag", "BATTERY_LOW", report_id="third")
-    assert list(story.state.said["tag"]) == ["second", "third"]
+    assert list(story.state.equipment_reports["tag"]) == ["second", "third"]
 
 
-# ── the same for ever ────────────────────────────────────────────────────────────────────────────────────────────────
+# ── random lives ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def life(seed: int, splits: set[int]) -> Story:
-    """A hundred reports of all sorts, some of them sent again, with a restart before each of `splits`."""
+    """A hundred reports of all sorts, some of them resent, with a restart before each of `splits`."""
     rng = random.Random(seed)
     story = Story(clear_after_s=10)
     for i in range(100):
@@ -259,7 +259,7 @@ def life(seed: int, splits: set[int]) -> Story:
             case 1:
                 story.heard(at_s, device_id, "phone")
             case 2:
-                event = rng.choice([one.value for one in EquipmentKind])
+                event = rng.choice([kind.value for kind in EquipmentKind])
                 story.says(at_s, device_id, event, f"e{rng.randrange(40)}", at_s - rng.randrange(300))
             case _:
                 story.at(at_s, device_id, rng.uniform(-900, 900), fix_s=at_s - rng.choice((0, 0, 200, 9000)))

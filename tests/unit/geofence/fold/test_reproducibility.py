@@ -1,4 +1,4 @@
-"""One log, one result: whatever lies between two checkpoints, and whichever version of Python folds it.
+"""One log gives one result, whatever lies between two checkpoints and whichever version of Python folds it.
 
 The logs are those of all scenarios, and of days of real tracks (GeoLife). Every output counts to the last bit, and so does the
 state at the end.
@@ -34,7 +34,7 @@ Log = list[Entry]
 
 
 class Recorded(Backtest):
-    """A back-test that keeps what goes into the log."""
+    """A back-test that records the entries of the log."""
 
     def __init__(self, records: Scenario) -> None:
         super().__init__(records)
@@ -56,7 +56,7 @@ def log_of(path: Path) -> Log:
 
 
 def real_log(session: geolife.Session, batch: int) -> Log:
-    """The log of two people who met, reports in batches of this size."""
+    """The log of two people who met, with reports in batches of a given size."""
     rows = geolife.merged(*geolife.session_tracks(session))
     first_ms = round(rows[0][1].epoch_s * 1000)
     person = Target("she", True, (geolife.PROTECTED_DEVICE_ID,), PERSON)
@@ -86,9 +86,7 @@ def logs() -> list[Log]:
 @pytest.fixture(scope="module")
 def real_logs() -> list[Log]:
     geolife.require_geolife()
-    sessions = sorted(geolife.load_sessions(), key=lambda load_session: load_session.t1_s - load_session.t0_s)[
-        :SESSIONS
-    ]
+    sessions = sorted(geolife.load_sessions(), key=lambda session: session.t1_s - session.t0_s)[:SESSIONS]
     return [real_log(session, batch) for session in sessions for batch in BATCHES]
 
 
@@ -97,19 +95,19 @@ def check_spacings(logs: list[Log]) -> None:
         assert {digest(log, spacing) for spacing in SPACINGS} == {digest(log, 0)}
 
 
-def check_elsewhere(logs: list[Log], program: str, folder: Path) -> None:
-    found = shutil.which(program)
-    # Where a version manager has put a name on PATH for a version that isn't active, the name alone says nothing.
-    if not found or subprocess.run((found, "-c", ""), capture_output=True, check=False).returncode:
+def check_other_python(logs: list[Log], program: str, folder: Path) -> None:
+    executable = shutil.which(program)
+    # A version manager may put a name on PATH for a version that isn't active, so the name alone proves nothing.
+    if not executable or subprocess.run((executable, "-c", ""), capture_output=True, check=False).returncode:
         pytest.skip(f"there is no {program} on PATH")
     (folder / "logs").write_bytes(pickle.dumps(logs, protocol=4))
-    command = (found, "-m", "tests.support.geofence.fold_digests", str(folder / "logs"), "0", "7")
+    command = (executable, "-m", "tests.support.geofence.fold_digests", str(folder / "logs"), "0", "7")
     done = subprocess.run(
         command, cwd=ROOT, env={"PATH": os.environ["PATH"]}, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
     here = [digest(log, 0) for log in logs]
-    assert [line.split() for line in done.stdout.splitlines()] == [[one, one] for one in here]
+    assert [line.split() for line in done.stdout.splitlines()] == [[expected, expected] for expected in here]
 
 
 def test_checkpoints_anywhere_change_nothing(logs: list[Log]) -> None:
@@ -122,27 +120,29 @@ def test_checkpoints_anywhere_change_nothing_on_real_tracks(real_logs: list[Log]
 
 
 @pytest.mark.parametrize("program", OTHERS)
-def test_another_python_says_the_same(logs: list[Log], program: str, tmp_path: Path) -> None:
-    check_elsewhere(logs, program, tmp_path)
+def test_another_python_gives_the_same_digest(logs: list[Log], program: str, tmp_path: Path) -> None:
+    check_other_python(logs, program, tmp_path)
 
 
 @pytest.mark.parametrize("program", OTHERS)
-def test_another_python_says_the_same_on_real_tracks(real_logs: list[Log], program: str, tmp_path: Path) -> None:
-    check_elsewhere(real_logs, program, tmp_path)
+def test_another_python_gives_the_same_digest_on_real_tracks(
+    real_logs: list[Log], program: str, tmp_path: Path
+) -> None:
+    check_other_python(real_logs, program, tmp_path)
 
 
-def test_a_report_that_was_left_out_is_another_result(logs: list[Log]) -> None:
+def test_a_missing_report_changes_the_digest(logs: list[Log]) -> None:
     longest = max(logs, key=len)
     assert digest(longest[:-1], 0) != digest(longest, 0)
 
 
-def test_the_digest_doesnt_rest_on_the_hash_seed(logs: list[Log], tmp_path: Path) -> None:
+def test_the_digest_does_not_depend_on_the_hash_seed(logs: list[Log], tmp_path: Path) -> None:
     (tmp_path / "logs").write_bytes(pickle.dumps(logs, protocol=4))
     command = (sys.executable, "-m", "tests.support.geofence.fold_digests", str(tmp_path / "logs"), "0")
-    said = {
+    digests = {
         subprocess.run(
             command, cwd=ROOT, env={"PYTHONHASHSEED": seed}, capture_output=True, text=True, check=True
         ).stdout
         for seed in ("1", "2", "3")
     }
-    assert said == {"".join(f"{digest(log, 0)}\n" for log in logs)}
+    assert digests == {"".join(f"{digest(log, 0)}\n" for log in logs)}

@@ -1,4 +1,4 @@
-"""Closing in: a wearer who, going on like this, is with her before help can be. Told as stories of who moves how."""
+"""Closest approach: a wearer who, at the present movement, reaches her before help can arrive."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.support.geofence.stories import T0_MS, Story, circle
 def come(
     story: Story, from_m: float, mps: float, for_s: int, *, aside_m: float = 0, every_s: int = 15, accuracy_m: float = 5
 ) -> list[Alert]:
-    """The wearer comes from the north while her phone stays; the predictions that came of it."""
+    """The wearer comes from the north while her phone stays. Returns the predicted contacts."""
     for at_s in range(0, for_s + 1, every_s):
         story.at(at_s, "tag", from_m - mps * at_s, aside_m, accuracy_m=accuracy_m)
         story.at(at_s, "phone", 0)
@@ -32,24 +32,24 @@ def begun(**changes: object) -> Story:
     return story
 
 
-def test_who_drives_towards_her_is_met_by_help_that_was_sent_before_the_ring() -> None:
+def test_help_is_sent_before_a_driver_reaches_the_ring() -> None:
     story = begun()
     [predicted] = come(story, 1900, 10, 120)
-    assert (predicted.at_ms - T0_MS) / 1000 == 60, "half a minute of movement, and another look"
+    assert (predicted.at_ms - T0_MS) / 1000 == 60, "half a minute of movement, and another check"
     assert predicted.demand is Demand.RESPOND and predicted.ring_mm == 100_000
     assert predicted.destinations == ((Leg.PROBATION, "w"), (Leg.POLICE, "p"), (Leg.WARNING, "p"))
     assert predicted.distance_mm == pytest.approx(1_300_000, abs=50)
     assert story.entered() == [2000, 1000]
 
 
-def test_it_is_told_once_and_the_ring_is_told_all_the_same_in_the_same_incident() -> None:
+def test_a_contact_is_predicted_once_and_its_ring_alert_joins_the_same_incident() -> None:
     story = begun()
     [predicted] = come(story, 1900, 10, 185)
     assert story.entered() == [2000, 1000, 100]
     assert {alert.incident_id for alert in story.alerts} == {predicted.incident_id}
 
 
-def test_the_next_episode_is_told_again() -> None:
+def test_the_next_episode_predicts_contact_once_more() -> None:
     story = Story(clear_after_s=10)
     story.case()
     for begins_s in (0, 400):
@@ -60,7 +60,7 @@ def test_the_next_episode_is_told_again() -> None:
             story.at(begins_s + at_s, "phone", 0)
             story.at(begins_s + at_s, "tag", 700 + 30 * (at_s - 120))
     assert len(story.of(AlertKind.CONTACT_PREDICTED)) == 2
-    assert len({one.incident_id for one in story.of(AlertKind.CONTACT_PREDICTED)}) == 2
+    assert len({alert.incident_id for alert in story.of(AlertKind.CONTACT_PREDICTED)}) == 2
 
 
 @pytest.mark.parametrize(
@@ -77,18 +77,20 @@ def test_the_next_episode_is_told_again() -> None:
         ("outside all rings", 9000, 10, 0, 5),
     ],
 )
-def test_nobody_is_sent_where(why: str, from_m: float, mps: float, aside_m: float, accuracy_m: float) -> None:
+def test_nobody_is_sent_without_a_credible_approach(
+    why: str, from_m: float, mps: float, aside_m: float, accuracy_m: float
+) -> None:
     for_s = 30 if why == "a jump" else 90
     assert not come(begun(), from_m, mps, for_s, aside_m=aside_m, accuracy_m=accuracy_m), why
 
 
-def test_a_walker_who_is_minutes_away_is_told() -> None:
+def test_contact_with_a_walker_minutes_away_is_predicted() -> None:
     assert len(come(begun(), 600, 1.4, 60)) == 1
 
 
 @pytest.mark.parametrize(("accuracy_m", "away_m"), [(20, 1300), (40, 850), (50, 550)])
-def test_the_vaguer_the_positions_the_nearer_somebody_must_be_to_be_told_of(accuracy_m: float, away_m: float) -> None:
-    """A line of half a minute says little of where it leads minutes later, where both of its ends may be elsewhere."""
+def test_vaguer_positions_predict_contact_only_from_nearer(accuracy_m: float, away_m: float) -> None:
+    """A line of half a minute says little about minutes later, because both of its ends may be off."""
     [predicted] = come(begun(), 1900, 10, 185, accuracy_m=accuracy_m)
     assert predicted.distance_mm == pytest.approx(away_m * 1000, abs=50)
 
@@ -102,7 +104,7 @@ def test_she_may_walk_towards_a_wearer_who_waits() -> None:
     assert predicted.cause is not None and predicted.cause.device_id == "phone" and not predicted.cause_of_wearer
 
 
-def test_a_turn_takes_back_what_one_look_had_seen() -> None:
+def test_a_turn_cancels_an_unconfirmed_approach() -> None:
     story = begun()
     for at_s, north_m in ((0, 1500), (30, 1200), (40, 1300), (70, 1600), (100, 1300)):
         story.at(at_s, "phone", 0)
@@ -110,7 +112,7 @@ def test_a_turn_takes_back_what_one_look_had_seen() -> None:
     assert not story.of(AlertKind.CONTACT_PREDICTED)
 
 
-def test_a_place_is_closed_in_on_too() -> None:
+def test_a_contact_is_predicted_at_a_place_too() -> None:
     story = begun(persons=[log_pb2.ProtectedTarget(person_id="p")], places=[circle("home", 0, 0, 200)])
     for at_s in range(0, 61, 15):
         story.at(at_s, "tag", 1900 - 10 * at_s)
@@ -118,7 +120,7 @@ def test_a_place_is_closed_in_on_too() -> None:
     assert predicted.target_id == "home"
 
 
-def test_how_long_help_needs_is_a_rule() -> None:
+def test_the_time_that_help_needs_is_a_rule() -> None:
     story = begun()
     story.enter(0, Rules(help_after_ms=60_000))
     assert not come(story, 1900, 10, 90)
@@ -139,7 +141,7 @@ def test_an_authorised_encounter_predicts_nothing_until_it_ends() -> None:
     assert (predicted.at_ms - T0_MS) / 1000 == 90
 
 
-def test_what_comes_late_predicts_nothing() -> None:
+def test_late_reports_predict_nothing() -> None:
     story = begun()
     story.at(0, "phone", 0)
     story.at(100, "tag", 1900)

@@ -1,4 +1,4 @@
-"""Episodes and incidents end in the entry that decides so, whatever the order in which cases came or are looked at."""
+"""Episodes and incidents end in the entry that decides so, whatever the order in which cases arrived or are checked."""
 
 from __future__ import annotations
 
@@ -22,26 +22,29 @@ def silent_under_two_orders() -> Story:
 
 def test_new_rules_decide_on_all_cases_in_one_order_before_and_after_a_checkpoint() -> None:
     story, restored = silent_under_two_orders(), silent_under_two_orders()
-    for one in (story, restored):
-        one.tick(700)
-        if one is restored:
-            one.state = codec.decode(codec.encode(one.state))
-        one.enter(701, Rules(rules_id="next", silent_notify_after_ms=300_000))
+    for each_story in (story, restored):
+        each_story.tick(700)
+        if each_story is restored:
+            each_story.state = codec.decode(codec.encode(each_story.state))
+        each_story.enter(701, Rules(rules_id="next", silent_notify_after_ms=300_000))
     assert story.outputs == restored.outputs
-    assert [one.case_id for one in story.of(AlertKind.SILENT) if one.demand is Demand.NOTIFY] == ["case-1", "case-2"]
+    assert [alert.case_id for alert in story.of(AlertKind.SILENT) if alert.demand is Demand.NOTIFY] == [
+        "case-1",
+        "case-2",
+    ]
 
 
-def test_what_time_decides_under_two_orders_at_one_moment_is_one_incident() -> None:
+def test_decisions_by_time_under_two_orders_at_one_moment_are_one_incident() -> None:
     story = silent_under_two_orders()
     story.tick(1900)
-    told = [one for one in story.of(AlertKind.SILENT) if one.demand is Demand.NOTIFY]
-    assert len(told) == 2 and len({one.incident_id for one in told}) == 1
-    ends = [alert for alert in story.alerts if alert.incident_id == told[0].incident_id and alert.incident_ends]
+    emitted = [alert for alert in story.of(AlertKind.SILENT) if alert.demand is Demand.NOTIFY]
+    assert len(emitted) == 2 and len({alert.incident_id for alert in emitted}) == 1
+    ends = [alert for alert in story.alerts if alert.incident_id == emitted[0].incident_id and alert.incident_ends]
     assert len(ends) == 1 and not story.state.incidents
 
 
-def test_contact_that_tells_of_the_silence_of_others_ends_what_it_opens() -> None:
-    """His tag is given to somebody else; the first report of her phone then finds that he isn't heard."""
+def test_contact_that_reveals_another_silence_ends_the_incident_it_opens() -> None:
+    """His tag is given to somebody else. The first report of her phone then reveals that he isn't heard."""
     story = Story()
     story.case()
     story.at(0, "phone", 0)
@@ -50,23 +53,23 @@ def test_contact_that_tells_of_the_silence_of_others_ends_what_it_opens() -> Non
     assert story.state.cases["case-1"].lost
     other = log_pb2.ProtectedTarget(person_id="q", device_ids=["phone2"])
     story.case(2401, case="2", wearer_id="w2", persons=[other])
-    told = len(story.alerts)
+    emitted = len(story.alerts)
     story.heard(2402, "phone")
-    assert any(alert.demand is Demand.NOTIFY for alert in story.alerts[told:])
+    assert any(alert.demand is Demand.NOTIFY for alert in story.alerts[emitted:])
     assert not story.state.incidents and story.alerts[-1].incident_ends
     story.case(2403, version=2, tag_device_ids=["tag9"])
     story.tick(12_000)
 
 
-def test_an_incident_that_could_only_end_by_a_defect_is_told_of_and_stops_nobody() -> None:
+def test_an_incident_that_ends_by_a_defect_gives_a_dead_letter_and_stops_nothing() -> None:
     story = Story()
     story.case()
     state = story.state
     before = Decisions(state, 100, 0)
-    before.alert(state.cases["case-1"], AlertKind.SILENT, Demand.NOTIFY, T0_MS)  # and isn't settled
-    [opened] = [one for one in before.out if isinstance(one, Alert)]
+    before.alert(state.cases["case-1"], AlertKind.SILENT, Demand.NOTIFY, T0_MS)  # without end_if_quiet
+    [opened] = [alert for alert in before.out if isinstance(alert, Alert)]
     after = Decisions(state, 101, 0)
-    after.settle(state.cases["case-1"])
+    after.end_if_quiet(state.cases["case-1"])
     dead_letters, over = after.out
     assert dead_letters == DeadLetter(101, "an incident ended without an alert")
     assert isinstance(over, Alert) and over.demand is Demand.RECORD and over.incident_ends

@@ -1,4 +1,4 @@
-"""What is possible and not likely, told as stories: UNKNOWN_NEAR by a report, and its end."""
+"""Possible presence: UNKNOWN_NEAR caused by a report, and its end."""
 
 from __future__ import annotations
 
@@ -24,61 +24,61 @@ def near(story: Story) -> list[Alert]:
     return story.of(AlertKind.UNKNOWN_NEAR)
 
 
-def test_a_surprise_at_her_door_is_told_at_once_and_sends_somebody_when_a_second_agrees() -> None:
+def test_a_jump_to_her_door_notifies_at_once_and_sends_somebody_when_confirmed() -> None:
     story = begun(rings=ONE_RING)
     story.at(60, "tag", 40)
-    [told] = near(story)
-    assert (told.demand, told.anomaly, told.at_ms) == (Demand.NOTIFY, AnomalyKind.JUMP, T0_MS + 60_000)
-    assert told.distance_mm is not None and told.probability is not None and told.probability > 0.9
-    assert told.incident_opens and told.incident_ends and not story.entered()
+    [emitted] = near(story)
+    assert (emitted.demand, emitted.anomaly, emitted.at_ms) == (Demand.NOTIFY, AnomalyKind.JUMP, T0_MS + 60_000)
+    assert emitted.distance_mm is not None and emitted.probability is not None and emitted.probability > 0.9
+    assert emitted.incident_opens and emitted.incident_ends and not story.entered()
     story.at(75, "tag", 45)
     assert story.entered() == [100]
     assert story.state.cases["case-1"].possible == {}
 
 
-def test_one_wild_position_is_over_three_minutes_after_it() -> None:
+def test_a_single_wild_position_is_retracted_after_three_minutes() -> None:
     story = begun(rings=ONE_RING)
     story.at(60, "tag", 40)
     for at_s in range(75, 400, 15):
         story.at(at_s, "tag", 1500)
         story.at(at_s, "phone", 0)
         story.state = codec.decode(codec.encode(story.state))
-    told, over = near(story)
-    assert (over.demand, over.at_ms) == (Demand.RECORD, T0_MS + 240_000) and over.destinations == told.destinations
+    emitted, over = near(story)
+    assert (over.demand, over.at_ms) == (Demand.RECORD, T0_MS + 240_000) and over.destinations == emitted.destinations
     assert not story.entered()
 
 
-def test_who_is_known_to_be_within_a_wider_ring_is_told_of_anew() -> None:
+def test_a_possible_presence_is_notified_within_a_wider_ring_too() -> None:
     story = begun()
     for at_s in range(60, 480, 15):
         story.at(at_s, "phone", 0)
         story.at(at_s, "tag", 250)
     story.at(480, "tag", 180, accuracy_m=60)
-    assert [one.demand for one in near(story)] == [Demand.NOTIFY] and 1000 in story.entered()
+    assert [alert.demand for alert in near(story)] == [Demand.NOTIFY] and 1000 in story.entered()
     assert 100 not in story.entered()
 
 
-def test_where_somebody_was_sent_it_is_for_the_record() -> None:
+def test_a_possible_presence_is_only_recorded_where_somebody_was_sent() -> None:
     story = begun()
     for at_s in range(60, 360, 15):
         story.at(at_s, "phone", 0)
         story.at(at_s, "tag", max(180, 1500 - 6 * (at_s - 45)))
     assert story.of(AlertKind.CONTACT_PREDICTED)
     story.at(360, "tag", 180, accuracy_m=60)
-    told = near(story)
-    assert told and {(one.demand, one.destinations) for one in told} == {(Demand.RECORD, ())}
+    emitted = near(story)
+    assert emitted and {(alert.demand, alert.destinations) for alert in emitted} == {(Demand.RECORD, ())}
     assert 100 not in story.entered()
 
 
-def test_a_notice_is_given_once_an_hour_and_the_record_has_the_rest() -> None:
+def test_a_possible_presence_is_notified_once_an_hour_and_otherwise_recorded() -> None:
     story = begun(rings=ONE_RING)
     for at_s in range(60, 4400, 15):
         story.at(at_s, "phone", 0)
         story.at(at_s, "tag", 40 if at_s in (60, 660, 4260) else 1500)
-    assert [one.demand for one in near(story) if one.anomaly] == [Demand.NOTIFY, Demand.RECORD, Demand.NOTIFY]
+    assert [alert.demand for alert in near(story) if alert.anomaly] == [Demand.NOTIFY, Demand.RECORD, Demand.NOTIFY]
 
 
-def test_her_phones_wild_position_hides_nobody() -> None:
+def test_a_wild_position_of_her_phone_hides_nobody() -> None:
     story = begun()
     for at_s in range(60, 300, 15):
         story.at(at_s, "tag", max(30, 1500 - 10 * (at_s - 45)))
@@ -87,16 +87,16 @@ def test_her_phones_wild_position_hides_nobody() -> None:
     assert 100 in story.entered()
 
 
-def test_it_is_taken_back_when_the_order_is_over() -> None:
+def test_a_possible_presence_ends_with_the_order() -> None:
     story = begun(rings=ONE_RING, valid_until_ms=T0_MS + 100_000)
     story.at(60, "tag", 40)
     story.tick(120)
-    assert [one.demand for one in near(story)] == [Demand.NOTIFY, Demand.RECORD]
+    assert [alert.demand for alert in near(story)] == [Demand.NOTIFY, Demand.RECORD]
     assert story.state.cases["case-1"].possible == {}
 
 
-def stands(at_m: float) -> Story:
-    """He stands so far north of her for four minutes, and both report each minute."""
+def stand_at(at_m: float) -> Story:
+    """He stands this far north of her for four minutes, and both report each minute."""
     story = Story()
     story.case()
     for at_s in range(0, 300, 60):
@@ -105,18 +105,18 @@ def stands(at_m: float) -> Story:
     return story
 
 
-def test_who_leaps_away_may_still_be_there_and_go_on() -> None:
-    story = stands(200)
+def test_a_wearer_who_jumps_away_may_still_be_there_and_go_on() -> None:
+    story = stand_at(200)
     assert not near(story)
     story.at(300, "tag", 900)
-    [told] = near(story)
+    [emitted] = near(story)
     # 200 m, less the ring, is less than a minute's walk at 2 m/s.
-    assert (told.demand, told.anomaly, told.at_ms) == (Demand.NOTIFY, AnomalyKind.JUMP, T0_MS + 300_000)
-    assert told.distance_mm is not None and 199_000 < told.distance_mm < 201_000
+    assert (emitted.demand, emitted.anomaly, emitted.at_ms) == (Demand.NOTIFY, AnomalyKind.JUMP, T0_MS + 300_000)
+    assert emitted.distance_mm is not None and 199_000 < emitted.distance_mm < 201_000
     assert 100 not in story.entered()
 
 
-def test_who_goes_away_as_fast_as_before_is_gone() -> None:
+def test_a_wearer_who_leaves_at_an_unchanged_pace_has_left() -> None:
     story = Story()
     story.case()
     for at_s, north_m in ((0, 1200), (30, 900), (60, 600), (90, 300), (120, 600), (150, 900)):
@@ -125,22 +125,22 @@ def test_who_goes_away_as_fast_as_before_is_gone() -> None:
     assert not near(story)
 
 
-def test_the_fourth_position_elsewhere_ends_what_a_leap_left_possible() -> None:
-    told = {}
+def test_the_fourth_position_elsewhere_ends_a_possible_presence_after_a_jump() -> None:
+    emitted = {}
     for every_s in (10, 60):
-        story = stands(300)
+        story = stand_at(300)
         for i in range(1, 5):
             story.at(240 + every_s * i, "tag", 1500)
-        told[every_s] = [one.at_ms - T0_MS for one in near(story)]
-    # The ring is 95 s of walking away, by which time four positions 10 s apart have said that he is elsewhere.
-    assert told == {10: [], 60: [360_000]}
+        emitted[every_s] = [alert.at_ms - T0_MS for alert in near(story)]
+    # The ring is 95 s of walking away. By then four positions 10 s apart have confirmed that he is elsewhere.
+    assert emitted == {10: [], 60: [360_000]}
 
 
-def test_her_phone_that_leaps_away_doesnt_hide_who_comes_to_her_door() -> None:
-    story = stands(200)
+def test_a_jump_of_her_phone_does_not_hide_a_wearer_at_her_door() -> None:
+    story = stand_at(200)
     story.at(290, "phone", -620)
     assert not near(story)
     story.at(300, "tag", 40)
-    [told] = near(story)
-    assert (told.demand, told.anomaly) == (Demand.NOTIFY, AnomalyKind.JUMP)
-    assert told.distance_mm is not None and told.distance_mm < 41_000 and 100 not in story.entered()
+    [emitted] = near(story)
+    assert (emitted.demand, emitted.anomaly) == (Demand.NOTIFY, AnomalyKind.JUMP)
+    assert emitted.distance_mm is not None and emitted.distance_mm < 41_000 and 100 not in story.entered()
