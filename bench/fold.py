@@ -27,7 +27,7 @@ from services.geofence.domain import fold
 from services.geofence.domain.alerts import Alert
 from services.geofence.domain.entries import Body, Entry
 from services.geofence.domain.state import State
-from services.geofence.gc_control import Garbage
+from services.geofence.gc_control import GarbageCollector
 from tandem.common.v1 import log_pb2
 
 STARTS_MS = 1_790_000_000_000
@@ -75,7 +75,7 @@ class Folding:
     def __init__(self, crowd: Crowd, partitions: int) -> None:
         self._drawn = random.Random(SEED)
         self._states = [State(index, "bench") for index in range(partitions)]
-        self.alerts, self.seldom = 0, Garbage()
+        self.alerts, self.collector = 0, GarbageCollector()
         for wearer in range(crowd.wearers):
             partition = crowd.partition(wearer * (1 + crowd.orders), partitions)
             for case in crowd.cases(wearer, STARTS_MS - EVERY_MS):
@@ -89,7 +89,7 @@ class Folding:
         began_s = time.process_time()
         for stamp_ms, partition, data in entries:
             self._step(partition, stamp_ms, translate.entry_body(data))
-            self.seldom.after(1)
+            self.collector.count(1)
         return len(self._walkers) / (time.process_time() - began_s)
 
     def _entries(self, number: int) -> Iterator[tuple[int, int, bytes]]:
@@ -120,7 +120,7 @@ class Folding:
 def measure(crowd: Crowd, partitions: int, turns: int) -> Rate:
     """Folds so many turns after a warm-up; the partitions one after another."""
     folding = Folding(crowd, partitions)
-    with gc_control.looked_for_seldom() as folding.seldom:  # as by the evaluator
+    with gc_control.infrequent_collection() as folding.collector:  # as by the evaluator
         rates = [folding.turn(number) for number in range(WARM_UP_TURNS + turns)][WARM_UP_TURNS:]
     return Rate(rates, statistics.harmonic_mean(rates), folding.alerts)
 
