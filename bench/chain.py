@@ -247,17 +247,19 @@ async def measure(running: MeshConnection, up_pid: int, seconds: float) -> tuple
 def figures_of(measured: Measured) -> list[Figure]:
     """Figures of one load, with their targets."""
     name, sent = measured.shape.name, measured.sent
-    found = []
+    all_figures = []
     for leg, latencies_ms in measured.latencies_ms.items():
         for percent in (50, 99, 100):
             label = f"{name}: {leg} {'max' if percent == 100 else f'p{percent}'}"
             value = figures.percentile(latencies_ms, percent)
             promised = percent == 99 and leg != "warning"
-            found.append(figures.at_most(label, value, "ms", TARGET_MS) if promised else Figure(label, value, "ms"))
+            all_figures.append(
+                figures.at_most(label, value, "ms", TARGET_MS) if promised else Figure(label, value, "ms")
+            )
     triggers = round(measured.seconds * TRIGGERS_PER_S)
     offered_per_s = measured.shape.reports_per_s
     answered_ms = [1000 * s for s in sent.answered_after_s]
-    found += [
+    all_figures += [
         Figure(f"{name}: triggers", triggers, "reports"),
         figures.at_most(f"{name}: triggers lost", measured.lost, "reports", 0),
         figures.at_most(f"{name}: reports not durable", offered_per_s * measured.seconds - sent.accepted, "reports", 0),
@@ -270,9 +272,9 @@ def figures_of(measured: Measured) -> list[Figure]:
         *(Figure(f"{name}: cpu of {process}", s, "s") for process, s in measured.used.by_process.items()),
     ]
     if measured.used.total:
-        found.append(Figure(f"{name}: cpu of all else", measured.used.others, "s"))
-        found.append(Figure(f"{name}: machine idle", 100 * measured.used.idle / measured.used.total, "%"))
-    return found
+        all_figures.append(Figure(f"{name}: cpu of all else", measured.used.others, "s"))
+        all_figures.append(Figure(f"{name}: machine idle", 100 * measured.used.idle / measured.used.total, "%"))
+    return all_figures
 
 
 def main(
@@ -296,14 +298,14 @@ def main(
     except grpc.aio.AioRpcError as error:
         say(of_rpc(error).message)
         raise typer.Exit(FAILED) from None
-    found = [Figure("fsync of 4 KiB, median", fsync_ms, "ms"), Figure("registering the cases", took_s, "s")]
-    found += [figure for result in results for figure in figures_of(result)]
+    all_figures = [Figure("fsync of 4 KiB, median", fsync_ms, "ms"), Figure("registering the cases", took_s, "s")]
+    all_figures += [figure for result in results for figure in figures_of(result)]
     if as_json:
-        print(json.dumps(figures.to_json(about, versions, found)))
+        print(json.dumps(figures.to_json(about, versions, all_figures)))
     else:
         out = Console(highlight=False, soft_wrap=True)
         out.print(", ".join(f"{name} {value}" for name, value in {**about, **versions}.items()))
-        out.print(figures.table(found))
+        out.print(figures.table(all_figures))
     for result in results:
         for refusal, count in result.sent.refused.most_common(3):
             say(f"[bold red]REFUSED in {result.shape.name}:[/] {count} times {refusal}")

@@ -141,7 +141,7 @@ async def serving(mesh: LegMesh, legs: Iterable[str]) -> float:
 
 async def measure_legs(folder: Path, engine: str, postgres: PostgresServer | None) -> list[Figure]:
     """Figures of single incidents and of 1,000 in 10 s, by leg."""
-    found: list[Figure] = []
+    all_figures: list[Figure] = []
     with running_server(folder / "nats") as nats:
         async with buses.connect(nats.url, "bench") as bus:
             await streams.create(bus, 1, MeshClock(), max_bytes=STREAM_BYTES)
@@ -155,21 +155,21 @@ async def measure_legs(folder: Path, engine: str, postgres: PostgresServer | Non
                     before = machine.usage(pids)
                     many = await burst(bus, offers)
                     used = machine.usage(pids).since(before)
-    for leg, took in alone.items():
-        p50 = figures.percentile(took, 50)
+    for leg, latencies_ms in alone.items():
+        p50 = figures.percentile(latencies_ms, 50)
         name = f"{engine}: alone, {leg}"
-        found.append(figures.at_most(f"{name} p50", p50, "ms", TARGET_ALONE_MS))
-        found.append(Figure(f"{name} p99", figures.percentile(took, 99), "ms"))
-    for leg, took in many.items():
+        all_figures.append(figures.at_most(f"{name} p50", p50, "ms", TARGET_ALONE_MS))
+        all_figures.append(Figure(f"{name} p99", figures.percentile(latencies_ms, 99), "ms"))
+    for leg, latencies_ms in many.items():
         name = f"{engine}: 1,000 in 10 s, {leg}"
-        found.append(Figure(f"{name} p50", figures.percentile(took, 50), "ms"))
-        found.append(figures.at_most(f"{name} p99", figures.percentile(took, 99), "ms", TARGET_BURST_MS))
-        found.append(Figure(f"{name} max", max(took), "ms"))
-    lost = sum(not math.isfinite(ms) for took in many.values() for ms in took)
-    found.append(figures.at_most(f"{engine}: 1,000 in 10 s, offers lost", lost, "offers", 0))
-    found += [Figure(f"{engine}: cpu of {name}", s, "s") for name, s in used.by_process.items()]
-    found.append(Figure(f"{engine}: cpu of all else, PostgreSQL too", used.others, "s"))
-    return found
+        all_figures.append(Figure(f"{name} p50", figures.percentile(latencies_ms, 50), "ms"))
+        all_figures.append(figures.at_most(f"{name} p99", figures.percentile(latencies_ms, 99), "ms", TARGET_BURST_MS))
+        all_figures.append(Figure(f"{name} max", max(latencies_ms), "ms"))
+    lost = sum(not math.isfinite(ms) for latencies_ms in many.values() for ms in latencies_ms)
+    all_figures.append(figures.at_most(f"{engine}: 1,000 in 10 s, offers lost", lost, "offers", 0))
+    all_figures += [Figure(f"{engine}: cpu of {name}", s, "s") for name, s in used.by_process.items()]
+    all_figures.append(Figure(f"{engine}: cpu of all else, PostgreSQL too", used.others, "s"))
+    return all_figures
 
 
 async def fill(mesh: LegMesh, have: int, want: int) -> None:
@@ -193,7 +193,7 @@ async def fill(mesh: LegMesh, have: int, want: int) -> None:
 
 async def measure_growth(folder: Path, engine: str, postgres: PostgresServer | None, max_size: int) -> list[Figure]:
     """Figures of the warning leg alone with a growing store."""
-    found: list[Figure] = []
+    all_figures: list[Figure] = []
     with running_server(folder / "nats") as nats:
         async with buses.connect(nats.url, "bench") as bus, following(bus) as offers:
             await streams.create(bus, 1, MeshClock(), max_bytes=STREAM_BYTES)
@@ -208,13 +208,13 @@ async def measure_growth(folder: Path, engine: str, postgres: PostgresServer | N
                 try:
                     start_s = await serving(mesh, ["warning"])
                     await sequentially(bus, offers, ["warning"], f"warm-{size}", 10)
-                    took = (await sequentially(bus, offers, ["warning"], f"at-{size}", ALONE))["warning"]
+                    latencies_ms = (await sequentially(bus, offers, ["warning"], f"at-{size}", ALONE))["warning"]
                 finally:
                     mesh.legs["warning"].kill()
                 name = f"{engine}: {size:,} incidents in the store"
-                found += [Figure(f"{name}, p{p}", figures.percentile(took, p), "ms") for p in (50, 99)]
-                found.append(Figure(f"{name}, start until it serves", start_s, "s"))
-    return found
+                all_figures += [Figure(f"{name}, p{p}", figures.percentile(latencies_ms, p), "ms") for p in (50, 99)]
+                all_figures.append(Figure(f"{name}, start until it serves", start_s, "s"))
+    return all_figures
 
 
 def main(
@@ -227,28 +227,28 @@ def main(
 ) -> None:
     """Measure from alert to offers: single incidents, 1,000 in 10 s, and with a growing store."""
     telemetry.configure("bench", Path("/dev/null").open("w"))  # noqa: SIM115
-    found: list[Figure] = []
+    all_figures: list[Figure] = []
     with tempfile.TemporaryDirectory(prefix="tandem-bench-") as temporary:
         folder = Path(temporary)
         about, versions = machine.describe(folder), machine.versions()
-        found.append(Figure("fsync of 4 KiB, median", machine.fsync_ms(folder), "ms"))
+        all_figures.append(Figure("fsync of 4 KiB, median", machine.fsync_ms(folder), "ms"))
         for name in engine:
             with running_postgres(fsync=True) if name == "postgres" else nullcontext() as postgres:
                 if legs:
                     say(f"{name}: all legs")
                     (folder / name).mkdir()
-                    found += uvloop.run(measure_legs(folder / name, name, postgres))
+                    all_figures += uvloop.run(measure_legs(folder / name, name, postgres))
                 if growth:
                     say(f"{name}: growth")
                     (folder / f"{name}-growth").mkdir()
-                    found += uvloop.run(measure_growth(folder / f"{name}-growth", name, postgres, growth))
+                    all_figures += uvloop.run(measure_growth(folder / f"{name}-growth", name, postgres, growth))
     if as_json:
-        print(json.dumps(figures.to_json(about, versions, found)))
+        print(json.dumps(figures.to_json(about, versions, all_figures)))
     else:
         out = Console(highlight=False, soft_wrap=True)
         out.print(", ".join(f"{name} {value}" for name, value in {**about, **versions}.items()))
-        out.print(figures.table(found))
-    sys.exit(any(figure.met is False for figure in found))
+        out.print(figures.table(all_figures))
+    sys.exit(any(figure.met is False for figure in all_figures))
 
 
 if __name__ == "__main__":

@@ -188,24 +188,24 @@ def _median(name: str, turns: Sequence[Saturated]) -> float:
 async def measure(arguments: argparse.Namespace, folder: Path) -> list[Figure]:
     """Runs the selected parts and returns their figures."""
     parts, seconds, repeats = arguments.only, arguments.seconds, arguments.repeats
-    found = [Figure("fsync of 4 KiB, median", machine.fsync_ms(folder), "ms")]
+    all_figures = [Figure("fsync of 4 KiB, median", machine.fsync_ms(folder), "ms")]
     if "fold" in parts:
-        found += fold()
+        all_figures += fold()
     own = 0.0
     for replicas, part in ((1, "one"), (2, "two")):
         if part in parts:
             (folder / part).mkdir()
             chained = await chain(folder / part, replicas, seconds, repeats)
-            found += chained
+            all_figures += chained
             own = own if replicas > 1 else chained[0].value
     for name, rate in (await peers(parts, folder, seconds, repeats)).items():
-        found.append(Figure(f"{name}: reports stored and looked at", rate, "reports/s"))
+        all_figures.append(Figure(f"{name}: reports stored and looked at", rate, "reports/s"))
         if own:
             ratio = figures.at_least(f"one evaluator: over {name}", own / rate, "x", RATIO_TARGETS[name])
-            found.append(Figure(ratio.name, ratio.value, ratio.unit, ratio.target, ratio.met, name))
+            all_figures.append(Figure(ratio.name, ratio.value, ratio.unit, ratio.target, ratio.met, name))
     if "growth" in parts:
-        found += growth()
-    return found
+        all_figures += growth()
+    return all_figures
 
 
 def main() -> int:
@@ -223,18 +223,18 @@ def main() -> int:
         with tempfile.TemporaryDirectory(prefix="tandem-bench-") as temporary:
             folder = Path(temporary)
             about = machine.describe(folder)
-            found = uvloop.run(measure(arguments, folder))
+            all_figures = uvloop.run(measure(arguments, folder))
     except CommandFailed as failed:
         _say(failed.message)
         return failed.exit_code
     versions = machine.versions()
     if arguments.json:
-        print(json.dumps(figures.to_json(about, versions, found)))
+        print(json.dumps(figures.to_json(about, versions, all_figures)))
     else:
         out = Console(highlight=False, soft_wrap=True, width=WIDTH)
         out.print(", ".join(f"{name} {value}" for name, value in {**about, **versions}.items()))
-        out.print(figures.table(found))
-    wrong = [figure for figure in found if figure.target == 0 and not figure.met]
+        out.print(figures.table(all_figures))
+    wrong = [figure for figure in all_figures if figure.target == 0 and not figure.met]
     for figure in wrong:
         _say(f"WRONG: {figure.name}: {figure.value:.0f}")
     return FAILED if wrong else 0

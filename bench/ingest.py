@@ -64,7 +64,7 @@ async def _run_turns(
     folder: Path,
     numbers: Iterator[int],
     arguments: argparse.Namespace,
-    found: Results,
+    results: Results,
 ) -> None:
     hundreds, singles = Reports(BATCH, numbers), Reports(1, numbers)
     turns: dict[str, Turn] = {}
@@ -73,34 +73,34 @@ async def _run_turns(
     if "single" in parts:
         turns["single"] = _ingest_turn(ingest, singles, SINGLE_STREAMS, SINGLE_WINDOW)
     async with ingest_peers.running(parts, ingest, folder, numbers) as (peers, versions):
-        found.versions |= versions
+        results.versions |= versions
         for repeat in range(arguments.repeats):
             for name, turn in {**turns, **peers}.items():
                 result = await turn(arguments.seconds)
-                found.saturated[name].append(result)
+                results.saturated[name].append(result)
                 _say(f"{repeat + 1}/{arguments.repeats} {name}: {result.reports_per_s:,.0f} reports/s")
             if "latency" in parts:
                 for shape in ingest_figures.LATENCIES:
                     plan = reports.plan(singles if shape.batch == 1 else hundreds, shape, arguments.seconds, repeat)
                     sent = await load.send(ingest.address, ingest.identity, plan, shape.streams)
-                    found.latency[shape.name].append(sent)
+                    results.latency[shape.name].append(sent)
                     p99_ms = 1000 * figures.percentile(sent.answered_after_s, 99)
                     _say(f"{repeat + 1}/{arguments.repeats} {shape.name}: p99 {p99_ms:.1f} ms")
     if "burst" in parts:
-        found.burst = await burst.run(ingest, singles)
+        results.burst = await burst.run(ingest, singles)
 
 
 async def measure(folder: Path, arguments: argparse.Namespace) -> Results:
     """Runs the selected parts and returns their results."""
     parts: Collection[str] = arguments.only
-    found = Results()
+    results = Results()
     numbers = itertools.count(1)
     if set(parts) - {"memory"}:
         async with (
             endpoint.running_nats(folder) as (nats, bus),
             endpoint.running(folder, nats, bus) as ingest,
         ):
-            await _run_turns(parts, ingest, folder, numbers, arguments, found)
+            await _run_turns(parts, ingest, folder, numbers, arguments, results)
     if "memory" in parts:
         # On a separate server, whose log holds nothing else, so that the acknowledged reports can be counted.
         async with (
@@ -109,8 +109,8 @@ async def measure(folder: Path, arguments: argparse.Namespace) -> Results:
             endpoint.running(folder / "slow", nats, bus, f"nats://127.0.0.1:{port}") as ingest,
         ):
             _say(f"memory: {slow_store.DUE_PER_S:,} reports/s are due, the store takes a tenth")
-            found.overload = await slow_store.run(ingest, Reports(BATCH, numbers), arguments.memory_seconds)
-    return found
+            results.overload = await slow_store.run(ingest, Reports(BATCH, numbers), arguments.memory_seconds)
+    return results
 
 
 def _arguments() -> argparse.Namespace:
@@ -140,15 +140,15 @@ def main() -> int:
     except grpc.aio.AioRpcError as error:
         _say(of_rpc(error).message)
         return FAILED
-    found = [Figure("fsync of 4 KiB, median", fsync_ms, "ms"), *ingest_figures.of(results)]
+    all_figures = [Figure("fsync of 4 KiB, median", fsync_ms, "ms"), *ingest_figures.of(results)]
     versions = machine.versions() | results.versions
     if arguments.json:
-        print(json.dumps(figures.to_json(about, versions, found)))
+        print(json.dumps(figures.to_json(about, versions, all_figures)))
     else:
         out = Console(highlight=False, soft_wrap=True, width=WIDTH)
         out.print(", ".join(f"{name} {value}" for name, value in {**about, **versions}.items()))
-        out.print(figures.table(found))
-    wrong = [figure for figure in found if figure.target == 0 and not figure.met]
+        out.print(figures.table(all_figures))
+    wrong = [figure for figure in all_figures if figure.target == 0 and not figure.met]
     for figure in wrong:
         _say(f"WRONG: {figure.name}: {figure.value:.0f}")
     return FAILED if wrong else 0

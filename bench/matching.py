@@ -87,8 +87,8 @@ def febrl_figures() -> Iterable[Figure]:
 
 def _timed(link: Callable[[febrl.Dataset], list[febrl.Pair]], dataset: febrl.Dataset) -> tuple[febrl.Score, float]:
     began = time.perf_counter()
-    found = link(dataset)
-    return febrl.score(found, dataset.truth), time.perf_counter() - began
+    links = link(dataset)
+    return febrl.score(links, dataset.truth), time.perf_counter() - began
 
 
 def _details(name: str, score: febrl.Score, took_s: float) -> Iterable[Figure]:
@@ -140,7 +140,7 @@ def korean_ranking(path: Path) -> dict[str, Ranking]:
         part = "ambiguous" if len(meant) > 1 else "plain"
         for counted in ("all", part):
             counts[counted].append(is_right[name])
-    return {part: Ranking(len(found), sum(found)) for part, found in counts.items()}
+    return {part: Ranking(len(results), sum(results)) for part, results in counts.items()}
 
 
 def korean_figures() -> Iterable[Figure]:
@@ -181,13 +181,13 @@ def _machine() -> dict[str, Any]:
 
 
 def _versions() -> dict[str, str]:
-    found = {}
+    versions = {}
     for package in _PACKAGES:
         try:
-            found[package] = importlib.metadata.version(package)
+            versions[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
-            found[package] = "not installed"
-    return found
+            versions[package] = "not installed"
+    return versions
 
 
 def _say(text: str) -> None:

@@ -248,10 +248,10 @@ def run(sizes: Sequence[int]) -> list[Figure]:
                 tempfile.TemporaryDirectory() as folder,
                 running_registry(Path(folder), 1, url, env={"TANDEM_REGISTRY_KEY": KEY.hex()}) as mesh,
             ):
-                found = asyncio.run(at_size(mesh, people, size, listed))
-            for figure in found:
+                size_figures = asyncio.run(at_size(mesh, people, size, listed))
+            for figure in size_figures:
                 print(_line(figure), file=sys.stderr)
-            figures += found
+            figures += size_figures
     return figures
 
 

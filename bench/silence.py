@@ -136,8 +136,8 @@ def interval(touching: list[int], days: list[int]) -> tuple[float, float]:
     """95 % bootstrap interval of the rate over wearers."""
     rng, rates = random.Random(SEED), []
     for _ in range(DRAWS):
-        drawn = [rng.randrange(len(days)) for _ in days]
-        rates.append(sum(touching[i] for i in drawn) / sum(days[i] for i in drawn))
+        sample = [rng.randrange(len(days)) for _ in days]
+        rates.append(sum(touching[i] for i in sample) / sum(days[i] for i in sample))
     rates.sort()
     return rates[DRAWS // 40], rates[-DRAWS // 40]
 

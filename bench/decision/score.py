@@ -117,8 +117,8 @@ class Score:
 
     def interval(self, figure: Callable[[Sums], float]) -> Interval:
         """A figure of all wearers and its bootstrap interval."""
-        drawn = [figure(draw) for draw in self._draws]
-        low, high = np.percentile(drawn, (2.5, 97.5), method="nearest")
+        sampled = [figure(draw) for draw in self._draws]
+        low, high = np.percentile(sampled, (2.5, 97.5), method="nearest")
         return Interval(figure(self.sums), float(low), float(high))
 
     def total(self, name: str) -> float:

@@ -115,7 +115,7 @@ def place(device: int) -> tuple[float, float]:
 def plan(reports: Reports, shape: Shape, seconds: float, seed: int) -> Plan:
     """A load whose requests are due at independent random moments."""
     dues_s = load_generator.moments_s(random.Random(seed), round(seconds * shape.reports_per_s / shape.batch), seconds)
-    # Generating a request of any size takes less time than the start time allows for one report.
+    # Generating a prepared request of any size takes less time than one report elsewhere, so the lead time counts requests.
     starts_at_ms = load_generator.starts_at_ms(len(dues_s))
     requests = [
         DueRequest(due_s, shape.batch, reports.next_of(int(starts_at_ms / 1000 + due_s), i))

@@ -70,7 +70,7 @@ async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, byte
                 free_at = max(free_at, time.monotonic() - 0.01) + len(data) / bytes_per_s
                 await asyncio.sleep(free_at - time.monotonic())
     except OSError:
-        pass  # one side disconnected; closing the other connection tells that side
+        pass  # one side disconnected; closing the other connection notifies the other side
     finally:
         writer.close()
         with suppress(OSError):

@@ -84,12 +84,12 @@ def _records(frame: Any) -> dict[str, Record]:
     return {row[0]: Record(*row[1:]) for row in rows.itertuples()}
 
 
-def score(found: Iterable[Pair], truth: frozenset[Pair]) -> Score:
+def score(links: Iterable[Pair], truth: frozenset[Pair]) -> Score:
     """F1, precision and recall of found links."""
-    links = set(found)
-    right = len(links & truth)
-    precision, recall = right / max(len(links), 1), right / len(truth)
-    return Score(2 * right / (len(links) + len(truth)), precision, recall)
+    distinct = set(links)
+    right = len(distinct & truth)
+    precision, recall = right / max(len(distinct), 1), right / len(truth)
+    return Score(2 * right / (len(distinct) + len(truth)), precision, recall)
 
 
 # ── ours ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -228,8 +228,8 @@ def link_with_recordlinkage(dataset: Dataset) -> list[Pair]:
             else:
                 compare.exact(column, column)
         vectors = compare.compute(index.index(*dataset.frames), *dataset.frames)
-        found = recordlinkage.ECMClassifier().fit_predict(vectors)
-    return [_pair(dataset, left, right) for left, right in found]
+        links = recordlinkage.ECMClassifier().fit_predict(vectors)
+    return [_pair(dataset, left, right) for left, right in links]
 
 
 def link_with_splink(dataset: Dataset) -> list[Pair]:
@@ -266,8 +266,8 @@ def link_with_splink(dataset: Dataset) -> list[Pair]:
         for column in ("date_of_birth", "surname"):
             linker.training.estimate_parameters_using_expectation_maximisation(block_on(column))
         predicted: Any = linker.inference.predict(threshold_match_probability=0.5)
-        found = predicted.as_pandas_dataframe()
-    return [_pair(dataset, *ids) for ids in zip(found["unique_id_l"], found["unique_id_r"], strict=True)]
+        links = predicted.as_pandas_dataframe()
+    return [_pair(dataset, *ids) for ids in zip(links["unique_id_l"], links["unique_id_r"], strict=True)]
 
 
 def _pair(dataset: Dataset, left: str, right: str) -> Pair:

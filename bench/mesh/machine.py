@@ -43,15 +43,15 @@ def versions() -> dict[str, str]:
 def fsync_ms(folder: Path) -> float:
     """Median time to append 4 KiB to a file in `folder` and make it durable, milliseconds."""
     path = folder / "fsync.probe"
-    took = []
+    durations_s = []
     with path.open("wb", buffering=0) as file:
         for _ in range(_FSYNCS):
             began = time.perf_counter()
             file.write(_BLOCK)
             os.fsync(file.fileno())
-            took.append(time.perf_counter() - began)
+            durations_s.append(time.perf_counter() - began)
     path.unlink()
-    return statistics.median(took) * 1000
+    return statistics.median(durations_s) * 1000
 
 
 @dataclass(frozen=True, slots=True)

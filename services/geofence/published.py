@@ -79,9 +79,9 @@ class PublishedOutputs:
             verified_s = now_s
 
     async def _require(self, stream: str, stored: PublishedAlert) -> None:
-        found = await cursors.kept_at(self._bus, stream, stored.sequence)
-        if found and found["subject"] != self._subject(stream, stored.alert_id):
-            raise StreamWentBack(stream, stored.sequence, cursors.of_stored(found))
+        message = await cursors.kept_at(self._bus, stream, stored.sequence)
+        if message and message["subject"] != self._subject(stream, stored.alert_id):
+            raise StreamWentBack(stream, stored.sequence, cursors.of_stored(message))
 
     def _subject(self, stream: str, alert_id: str) -> str:
         subject = flow.alert_subject if stream == flow.ALERTS.name else flow.measure_subject

@@ -113,9 +113,9 @@ async def test_the_older_of_two_versions_stops_and_the_alerts_are_those_of_the_n
             last = (await bus.bounds_of(flow.log_stream(0))).last
             await mesh.applied(last, "case-0", replicas=(1,))
             expected, _ = await offline(bus, last)
-            found = await stored_alerts(bus, len(expected), last)
+            stored = await stored_alerts(bus, len(expected), last)
         # Before, the older evaluator decided alone. Its alerts are the same except for the fold version.
-        assert [without_version(alert) for alert in found] == [without_version(alert) for alert in expected]
+        assert [without_version(alert) for alert in stored] == [without_version(alert) for alert in expected]
     finally:
         if old.returncode is None:
             old.kill()

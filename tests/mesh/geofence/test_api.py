@@ -110,15 +110,15 @@ async def test_a_resume_token_is_valid_across_kills_and_at_either_evaluator(sing
         second = await approach(bus, "2")  # while it is dead
         single.services[0].start()
         await single.services[0].ready(single.addresses[0])
-        kept = await stored(bus)
+        count = await stored(bus)
         first_answer, second_answer = [await client.case("case-2", second) for client in clients]
         assert first_answer.SerializeToString(deterministic=True) == second_answer.SerializeToString(deterministic=True)
         for client in clients:
             resumed = client.alerts(first[-1].stream_sequence, after_alert_id=first[-1].alert.alert_id)
             async with asyncio.timeout(WITHIN_S):
-                rest = [await resumed.read() for _ in range(kept - 2)]
+                rest = [await resumed.read() for _ in range(count - 2)]
             resumed.cancel()
-            assert [response.stream_sequence for response in first + rest] == list(range(1, kept + 1))
+            assert [response.stream_sequence for response in first + rest] == list(range(1, count + 1))
             assert all(response.measure.alert_id == response.alert.alert_id for response in rest)
 
 
@@ -139,19 +139,19 @@ async def test_invalid_resume_tokens_are_rejected_with_their_field(single: Evalu
         await approach(bus, "1")
         stream = client.alerts(0)
         first = [await stream.read() for _ in range(6)]
-        gone = await age(bus)
+        aged_out = await age(bus)
         await approach(bus, "2")
         async with asyncio.timeout(WITHIN_S):
-            assert (await client.alerts(gone).read()).stream_sequence == gone + 1
-        before = f"is before the alerts that are kept, from {gone + 1} on"
-        for token, reason in ((gone + 1000, "is beyond the last alert"), (2, before)):
+            assert (await client.alerts(aged_out).read()).stream_sequence == aged_out + 1
+        before = f"is before the alerts that are kept, from {aged_out + 1} on"
+        for token, reason in ((aged_out + 1000, "is beyond the last alert"), (2, before)):
             with pytest.raises(grpc.aio.AioRpcError) as refused:
                 await client.alerts(token).read()
             assert refused.value.code() == grpc.StatusCode.INVALID_ARGUMENT
             assert fields_of(refused.value) == ["after_stream_sequence"]
             assert reason in str(refused.value.details())
         read = await client.alerts(0).read()
-        assert read.stream_sequence == gone + 1
+        assert read.stream_sequence == aged_out + 1
         with pytest.raises(grpc.aio.AioRpcError) as refused:
             await client.alerts(read.stream_sequence, after_alert_id="").read()
         assert fields_of(refused.value) == ["after_alert_id"]

@@ -138,11 +138,11 @@ async def test_two_evaluators_publish_each_alert_once_and_equal_to_an_offline_fo
 
     await until(all_published)
     await stop(*tasks)
-    found = await alerts_of(bus)
-    assert [alert.SerializeToString() for alert in found] == expected
-    entered = [alert.ring_m for alert in found if alert.kind == alert_pb2.RING_ENTERED]
+    alerts = await alerts_of(bus)
+    assert [alert.SerializeToString() for alert in alerts] == expected
+    entered = [alert.ring_m for alert in alerts if alert.kind == alert_pb2.RING_ENTERED]
     assert entered == [2000, 1000, 100]
-    assert len({alert.incident_id for alert in found}) == 1
+    assert len({alert.incident_id for alert in alerts}) == 1
     assert codec.encode(both[0].state) == codec.encode(both[1].state)
 
 
@@ -363,9 +363,9 @@ async def test_equipment_events_and_heard_batches_pass_both_evaluators(bus: Bus,
 
     await until(all_published)
     await stop(*tasks)
-    found = await alerts_of(bus)
-    assert [alert.SerializeToString() for alert in found] == expected
-    notices = [alert for alert in found if alert.demand == geometry_pb2.NOTIFY]
+    alerts = await alerts_of(bus)
+    assert [alert.SerializeToString() for alert in alerts] == expected
+    notices = [alert for alert in alerts if alert.demand == geometry_pb2.NOTIFY]
     assert [alert.kind for alert in notices] == [
         alert_pb2.JAMMED,
         alert_pb2.DEVICE_OFF,

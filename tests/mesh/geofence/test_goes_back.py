@@ -110,7 +110,7 @@ async def test_a_checkpoint_whose_last_entry_was_replaced_is_dropped(bus: Bus, t
     store.save(0, footing(3), codec.encode(State(0, log_id=log_id, sequence=3)))
     evaluator = await make_evaluator(bus, tmp_path)
     await evaluator.restore()
-    assert evaluator.state.sequence == 2 and [kept.footing.entry for kept in store.found(0)] == [second]
+    assert evaluator.state.sequence == 2 and [checkpoint.footing.entry for checkpoint in store.found(0)] == [second]
 
 
 def test_one_older_checkpoint_is_kept_for_the_hour_and_one_for_the_day(tmp_path: Path) -> None:

@@ -154,9 +154,9 @@ async def test_a_protected_persons_reports_reach_every_partition_with_an_order_f
         for p, wearer_id in wearers.items():
             await clients.report(near(f"tag-{wearer_id}", f"his-{p}", 50.0 + p))
         for p, wearer_id in wearers.items():
-            found = await clients.entered(f"order-{p}", p)
-            assert [alert.ring_m for alert in found] == [2000, 1000, 100]
-            assert {(alert.wearer_id, alert.target_id, alert.partition) for alert in found} == {(wearer_id, "she", p)}
+            alerts = await clients.entered(f"order-{p}", p)
+            assert [alert.ring_m for alert in alerts] == [2000, 1000, 100]
+            assert {(alert.wearer_id, alert.target_id, alert.partition) for alert in alerts} == {(wearer_id, "she", p)}
             stored = await clients.vendor.stored(p)
             assert stored["her-1"] == 1
             assert [stored[f"his-{other}"] for other in range(P)] == [int(other == p) for other in range(P)]

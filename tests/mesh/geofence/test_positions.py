@@ -67,8 +67,8 @@ async def test_without_a_legal_basis_no_position_leaves_and_the_ledger_stays_emp
             assert await refused(NPA_DESK, him, incident=incident, basis=basis) == "INVALID_ARGUMENT"
         assert await refused(NPA_DESK, him) == "INVALID_ARGUMENT"
         assert await refused(NPA_DESK, incident=incident) == "INVALID_ARGUMENT"
-        # These bases are known, but the first is for calls, and the second for tags, which she doesn't have. The last two are for an
-        # order, under which nobody needs her position while no wearer approaches.
+        # These bases are known, but the first is for calls, and the second for tags, which she doesn't have. The third request is under
+        # an order, where nobody needs her position while no wearer approaches.
         assert await refused(NPA_DESK, him, incident=incident, basis="STALKING_9_1_3") == "PERMISSION_DENIED"
         assert await refused(NPA_DESK, her, incident=incident, basis="TAG_31_8_2") == "PERMISSION_DENIED"
         assert await refused(NPA_DESK, her, order="order-deny") == "PERMISSION_DENIED"

@@ -259,7 +259,7 @@ class _Reader:
     def _corners(self, corners_m: list[list[float]]) -> list[geometry_pb2.Point]:
         return [geometry_pb2.Point(**self._point(*corner)) for corner in corners_m]
 
-    # ── what happens ─────────────────────────────────────────────────────────────────────────────────────────────────
+    # ── timeline ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
     def _arrivals(self, item: dict[str, Any]) -> Iterator[tuple[int, Any]]:
         (kind,) = [key for key in _ITEMS if key in item]
@@ -268,18 +268,18 @@ class _Reader:
             case "order":
                 yield self._ms(item["at_s"]), self._order(item["order"])
             case "gives":
-                yield self._ms(item["at_s"]), self._given(item["gives"], item["to"])
+                yield self._ms(item["at_s"]), self._handover(item["gives"], item["to"])
             case "says":
-                yield from self._said(item)
+                yield from self._events(item)
             case _:
-                yield from self._moved(item)
+                yield from self._positions(item)
 
-    def _given(self, device: str, to: str) -> registry_pb2.Tag | registry_pb2.Device:
+    def _handover(self, device: str, to: str) -> registry_pb2.Tag | registry_pb2.Device:
         if to in self._wearers:
             return registry_pb2.Tag(device_id=device, wearer_id=to)
         return registry_pb2.Device(device_id=device, person_id=to)
 
-    def _said(self, item: dict[str, Any]) -> Iterator[tuple[int, Any]]:
+    def _events(self, item: dict[str, Any]) -> Iterator[tuple[int, Any]]:
         self._reports += 1
         event = ingest_pb2.EquipmentEvent(
             device_id=item["device"],
@@ -290,7 +290,7 @@ class _Reader:
         for _ in range(item.get("times", 1)):
             yield self._ms(item.get("arrives_s", item["at_s"])), event
 
-    def _moved(self, item: dict[str, Any]) -> Iterator[tuple[int, Any]]:
+    def _positions(self, item: dict[str, Any]) -> Iterator[tuple[int, Any]]:
         """Reports at regular intervals along a path, at constant speed."""
         from_s, to_s = item["from_s"], item.get("to_s", item["from_s"])
         moments = (

@@ -46,12 +46,12 @@ def test_targets_are_met_up_to_and_including_the_limit() -> None:
 
 
 def test_the_json_object_has_its_documented_keys_and_is_valid_json() -> None:
-    found = [
+    listed = [
         figures.Figure("a", 1.23456, "ms"),
         figures.at_most("b", math.inf, "ms", 1000.0),
         figures.Figure("c", 2.0, "x", against="a peer 1.0"),
     ]
-    text = json.dumps(figures.to_json({"cores": 2}, {"nats-server": "2"}, found), allow_nan=False)
+    text = json.dumps(figures.to_json({"cores": 2}, {"nats-server": "2"}, listed), allow_nan=False)
     assert json.loads(text) == {
         "machine": {"cores": 2},
         "versions": {"nats-server": "2"},

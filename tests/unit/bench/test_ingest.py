@@ -58,8 +58,8 @@ def test_a_numbered_batch_can_be_found_by_its_number() -> None:
     assert request.batch == number == GROUPS + 3
     assert {position.report_id for position in request.positions} == {reports.report_id(number)}
     # The device numbers of a batch differ modulo its size, so each device has a separate bit.
-    found = {reports.device_number(position.device_id) % BATCH for position in request.positions}
-    assert found == set(range(BATCH))
+    bits = {reports.device_number(position.device_id) % BATCH for position in request.positions}
+    assert bits == set(range(BATCH))
 
 
 def test_peers_get_the_same_reports() -> None:
@@ -108,9 +108,9 @@ def saturated(reports_per_s: float, cpu_s: float = 0.0) -> Saturated:
 
 
 def figures_of(results: Results) -> dict[str, Figure]:
-    found = figures.of(results)
-    by_name = {figure.name: figure for figure in found}
-    assert len(by_name) == len(found), "each name once"
+    all_figures = figures.of(results)
+    by_name = {figure.name: figure for figure in all_figures}
+    assert len(by_name) == len(all_figures), "each name once"
     return by_name
 
 
@@ -120,16 +120,18 @@ def test_rates_are_medians_and_ratios_are_between_medians() -> None:
     results.saturated["single"] = [saturated(11_999)]
     results.saturated["stock"] = [saturated(3_000), saturated(4_000), saturated(1)]
     results.saturated["valkey"] = [saturated(300_000)]
-    found = figures_of(results)
+    by_name = figures_of(results)
 
-    assert found["batched: reports durable"] == Figure("batched: reports durable", 150_000, "reports/s", 150_000, True)
-    assert found["single: reports durable"].met is False
-    assert found["batched: cpu of ingest"].value == 90 and found["batched: machine idle"].value == 25
+    assert by_name["batched: reports durable"] == Figure(
+        "batched: reports durable", 150_000, "reports/s", 150_000, True
+    )
+    assert by_name["single: reports durable"].met is False
+    assert by_name["batched: cpu of ingest"].value == 90 and by_name["batched: machine idle"].value == 25
     # Two cores have 60 s in 30 s; 15 s were idle, and ingest used 27 s.
-    assert found["batched: cpu of all else"].value == pytest.approx(60)
-    assert found["batched: over stock"] == Figure("batched: over stock", 50, "x", 40, True, "stock 3000 reports/s")
-    assert (found["batched: over valkey"].value, found["batched: over valkey"].met) == (0.5, None)
-    assert "batched: over postgis" not in found
+    assert by_name["batched: cpu of all else"].value == pytest.approx(60)
+    assert by_name["batched: over stock"] == Figure("batched: over stock", 50, "x", 40, True, "stock 3000 reports/s")
+    assert (by_name["batched: over valkey"].value, by_name["batched: over valkey"].met) == (0.5, None)
+    assert "batched: over postgis" not in by_name
 
 
 def test_latencies_of_all_repeats_are_pooled_and_an_outlier_is_visible() -> None:
@@ -138,14 +140,14 @@ def test_latencies_of_all_repeats_are_pooled_and_an_outlier_is_visible() -> None
     slow = LoadOutcome(accepted=1, answered_after_s=[0.006, 0.007], late=2)
     results = Results()
     results.latency[shape.name] = [quick, slow]
-    found = figures_of(results)
+    by_name = figures_of(results)
 
-    p50, p99 = (found[f"{shape.name}: due to durable {percentile}"] for percentile in ("p50", "p99"))
+    p50, p99 = (by_name[f"{shape.name}: due to durable {percentile}"] for percentile in ("p50", "p99"))
     assert (p50.value, p50.met) == (2, True) and (p99.value, p99.met) == (6, False)
-    assert found[f"{shape.name}: due to durable max"].value == 7
-    refused = found[f"{shape.name}: reports refused"]
+    assert by_name[f"{shape.name}: due to durable max"].value == 7
+    refused = by_name[f"{shape.name}: reports refused"]
     assert (refused.value, refused.met) == (1, False)
-    assert found[f"{shape.name}: requests sent late"].value == 2
+    assert by_name[f"{shape.name}: requests sent late"].value == 2
 
 
 def test_memory_may_grow_only_at_first() -> None:
