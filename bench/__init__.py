@@ -1,1 +1,1 @@
-"""Benchmarks: `python -m bench.NAME` measures a real mesh and prints a table, or with --json one object."""
+"""Benchmarks: `python -m bench.NAME` measures a real mesh and prints a table, or one JSON object with --json."""

@@ -1,9 +1,8 @@
-"""`python -m bench.chain`: from a position that is due to its incident's offers in INCIDENTS, by leg, through a real mesh.
+"""`python -m bench.chain`: latency from a due position to its incident's offers in INCIDENTS, by leg, through a real mesh.
 
-The mesh is one of its own, as `tandem up` starts it: nats-server that syncs every write, registry, ingest, two evaluators and
-the three legs, each a process. Among reports of people who stay far apart come triggers: the first report of a wearer, 55 m
-from the protected person, which enters all three rings at once. A latency ends when this process has read the leg's offer
-back from the stream.
+`tandem up` starts a separate mesh: nats-server that syncs every write, registry, ingest, two evaluators and the three legs, each a
+process. The load mixes triggers into reports of people who stay far apart. A trigger is the first report of a wearer, 55 m from the
+protected person, which enters all three rings at once. A latency ends when this process has read the leg's offer from the stream.
 """
 
 from __future__ import annotations
@@ -55,9 +54,9 @@ TRIGGERS_PER_S = 10
 WARM_UP_S = 3.0
 UP_WITHIN_S = 60.0
 ARRIVED_WITHIN_S = 120.0
-"""After the last answer a trigger has so long for its offers; then it is lost. Ample, so that what is only late isn't."""
+"""Maximum time from the last answer to the offers of a trigger; then it counts as lost. Ample, so that late offers still count."""
 TARGET_MS = 1000.0
-"""From position to both legs, 99 of 100."""
+"""Target for p99 of the latency from position to both legs."""
 AGENCIES = ("probation", "police")
 _ANNOUNCED_BATCH = 500
 
@@ -66,26 +65,26 @@ say = Console(stderr=True, highlight=False).print
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """What one load gave."""
+    """Results of one load."""
 
     shape: Shape
     seconds: float
     sent: LoadOutcome
     latencies_ms: Mapping[str, list[float]]
-    """By leg, of all triggers; `both` is the later one of the two agencies' legs."""
+    """Latencies of all triggers by leg; `both` is the later one of the two agencies' legs."""
     lost: int
-    """Triggers that some leg didn't offer."""
+    """Number of triggers without an offer of some leg."""
     used: Usage
 
 
 class Offers:
-    """First offers in INCIDENTS, by leg and by the report that they follow from."""
+    """First offers in INCIDENTS, by leg and by the report that caused them."""
 
     def __init__(self) -> None:
         self._seen: dict[str, dict[Trigger, float]] = {leg: {} for leg in flow.LEGS}
 
     async def follow(self, bus: Bus) -> None:
-        """Reads the stream for ever."""
+        """Reads INCIDENTS until cancelled."""
         async for messages in pull.read(
             bus, flow.INCIDENTS.name, 1, [flow.incident_subject(leg, ">") for leg in flow.LEGS]
         ):
@@ -97,28 +96,30 @@ class Offers:
                     self.offered(message.subject.split(".")[1], trigger, now)
 
     def offered(self, leg: str, trigger: Trigger, at: float) -> None:
-        """Notes an offer at a monotonic time; of several that follow from one report the first counts."""
+        """Notes an offer at a monotonic time. Only the first offer of a leg for a report counts."""
         self._seen[leg].setdefault(trigger, at)
 
     async def until_all(self, triggers: Collection[Trigger]) -> None:
-        """Returns when every leg has offered every trigger, or when that has taken too long."""
+        """Returns when every leg has offered every trigger, or after ARRIVED_WITHIN_S."""
         with suppress(TimeoutError):
             async with asyncio.timeout(ARRIVED_WITHIN_S):
-                while self.lost(triggers):  # noqa: ASYNC110  # looks seldom, so as not to disturb
+                while self.lost(triggers):  # noqa: ASYNC110  # checks rarely, so as not to disturb the measurement
                     await asyncio.sleep(0.2)
 
     def lost(self, triggers: Collection[Trigger]) -> int:
-        """How many lack a leg's offer."""
+        """Number of triggers that lack some leg's offer."""
         return sum(any(trigger not in seen for seen in self._seen.values()) for trigger in triggers)
 
     def latencies_ms(self, started: float, triggers: Mapping[Trigger, float]) -> dict[str, list[float]]:
-        """From due to offered, by leg; infinite where it is lost, since leaving it out would flatter the rest."""
-        found = {
-            leg: {one: (seen.get(one, math.inf) - started - due_s) * 1000 for one, due_s in triggers.items()}
+        """Latencies from due to offered, by leg; infinite for a lost trigger, because omitting it would improve the percentiles."""
+        latencies = {
+            leg: {
+                trigger: (seen.get(trigger, math.inf) - started - due_s) * 1000 for trigger, due_s in triggers.items()
+            }
             for leg, seen in self._seen.items()
         }
-        both = [max(found[leg][trigger] for leg in AGENCIES) for trigger in triggers]
-        return {leg: list(by_trigger.values()) for leg, by_trigger in found.items()} | {"both": both}
+        both = [max(latencies[leg][trigger] for leg in AGENCIES) for trigger in triggers]
+        return {leg: list(by_trigger.values()) for leg, by_trigger in latencies.items()} | {"both": both}
 
 
 # ── the mesh ─────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -126,7 +127,7 @@ class Offers:
 
 @contextmanager
 def running_mesh(folder: Path) -> Iterator[tuple[MeshConnection, int]]:
-    """A mesh of our own, healthy, and the process id of its `tandem up`."""
+    """A separate, healthy mesh, and the process id of its `tandem up`."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("TANDEM_")}
     command = (sys.executable, "-m", "services.cli", "up", "--dir", str(folder), "--base-port", "0")
     with (folder.parent / "up.out").open("w+") as output:
@@ -149,7 +150,7 @@ def running_mesh(folder: Path) -> Iterator[tuple[MeshConnection, int]]:
 
 @asynccontextmanager
 async def following(bus: Bus) -> AsyncIterator[Offers]:
-    """Offers, followed in the background."""
+    """Offers that a background task collects."""
     offers = Offers()
     task = asyncio.create_task(offers.follow(bus))
     try:
@@ -160,12 +161,15 @@ async def following(bus: Bus) -> AsyncIterator[Offers]:
 
 
 async def populate(clients: Clients, bus: Bus, cases: list[Party]) -> float:
-    """Registers the cases and reports once where each protected person is; returns when the log has all of it."""
+    """Registers the cases and reports each protected person's position once; returns the time of registering, seconds.
+
+    It waits until the log has all cases.
+    """
     took_s = await population.register(clients, cases)
     fix_time = times.to_timestamp(clients.clock.now_ms())
     async with HeadEnd(clients) as head_end:
         for first in range(0, len(cases), _ANNOUNCED_BATCH):
-            # The head-end sends again what is of a device that ingest doesn't know yet.
+            # The head-end resends reports of devices that ingest doesn't know yet.
             refused = await head_end.carry(
                 [
                     ingest_pb2.Position(
@@ -196,7 +200,7 @@ async def populate(clients: Clients, bus: Bus, cases: list[Party]) -> float:
 async def run_load(
     clients: Clients, offers: Offers, plan: Plan, shape: Shape, seconds: float, pids: Mapping[str, int]
 ) -> Measured:
-    """Sends a load and waits for its offers."""
+    """Sends a load, waits for its offers, and returns the results."""
     before = machine.usage(pids)
     sent = await load.send(clients.mesh.addresses["ingest"], clients.identity(VENDOR), plan, shape.streams)
     used = machine.usage(pids).since(before)
@@ -207,7 +211,7 @@ async def run_load(
 
 
 async def measure(running: MeshConnection, up_pid: int, seconds: float) -> tuple[float, list[Measured]]:
-    """Set-up time, seconds, and what each load gave."""
+    """Time of registering the cases, seconds, and the results of each load."""
     per_load, warm = round(seconds * TRIGGERS_PER_S), round(WARM_UP_S * TRIGGERS_PER_S)
     cases = population.actors(BACKGROUND_CASES + len(SHAPES) * (per_load + warm))
     background, unused = cases[:BACKGROUND_CASES], iter(cases[BACKGROUND_CASES:])
@@ -225,7 +229,7 @@ async def measure(running: MeshConnection, up_pid: int, seconds: float) -> tuple
                 say(f"{shape.name}: {name} of {shape.reports_per_s} reports/s for {length_s:.0f} s")
                 triggered = [next(unused) for _ in range(count)]
                 label = f"{shape.name}-{name}"
-                # In a thread, so that what follows the streams meanwhile isn't held up.
+                # In a thread, so that the task that reads the offers isn't delayed.
                 plan = await asyncio.to_thread(
                     load.prepare, label, shape, length_s, background, triggered, seed=shape.batch
                 )
@@ -241,19 +245,21 @@ async def measure(running: MeshConnection, up_pid: int, seconds: float) -> tuple
 
 
 def figures_of(measured: Measured) -> list[Figure]:
-    """The figures of one load."""
+    """Figures of one load, with their targets."""
     name, sent = measured.shape.name, measured.sent
-    found = []
+    all_figures = []
     for leg, latencies_ms in measured.latencies_ms.items():
         for percent in (50, 99, 100):
             label = f"{name}: {leg} {'max' if percent == 100 else f'p{percent}'}"
             value = figures.percentile(latencies_ms, percent)
             promised = percent == 99 and leg != "warning"
-            found.append(figures.at_most(label, value, "ms", TARGET_MS) if promised else Figure(label, value, "ms"))
+            all_figures.append(
+                figures.at_most(label, value, "ms", TARGET_MS) if promised else Figure(label, value, "ms")
+            )
     triggers = round(measured.seconds * TRIGGERS_PER_S)
     offered_per_s = measured.shape.reports_per_s
     answered_ms = [1000 * s for s in sent.answered_after_s]
-    found += [
+    all_figures += [
         Figure(f"{name}: triggers", triggers, "reports"),
         figures.at_most(f"{name}: triggers lost", measured.lost, "reports", 0),
         figures.at_most(f"{name}: reports not durable", offered_per_s * measured.seconds - sent.accepted, "reports", 0),
@@ -266,9 +272,9 @@ def figures_of(measured: Measured) -> list[Figure]:
         *(Figure(f"{name}: cpu of {process}", s, "s") for process, s in measured.used.by_process.items()),
     ]
     if measured.used.total:
-        found.append(Figure(f"{name}: cpu of all else", measured.used.others, "s"))
-        found.append(Figure(f"{name}: machine idle", 100 * measured.used.idle / measured.used.total, "%"))
-    return found
+        all_figures.append(Figure(f"{name}: cpu of all else", measured.used.others, "s"))
+        all_figures.append(Figure(f"{name}: machine idle", 100 * measured.used.idle / measured.used.total, "%"))
+    return all_figures
 
 
 def main(
@@ -277,7 +283,7 @@ def main(
 ) -> None:
     """Measure from position to both legs, at 200 reports/s one by one and at 20,000/s in batches of 100."""
     telemetry.configure("bench")
-    # Like Ctrl-C: the mesh is stopped and its folder goes.
+    # SIGTERM acts like Ctrl-C: it stops the mesh and removes its folder.
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     try:
         with tempfile.TemporaryDirectory(prefix="tandem-bench-") as temporary:
@@ -292,14 +298,14 @@ def main(
     except grpc.aio.AioRpcError as error:
         say(of_rpc(error).message)
         raise typer.Exit(FAILED) from None
-    found = [Figure("fsync of 4 KiB, median", fsync_ms, "ms"), Figure("registering the cases", took_s, "s")]
-    found += [figure for result in results for figure in figures_of(result)]
+    all_figures = [Figure("fsync of 4 KiB, median", fsync_ms, "ms"), Figure("registering the cases", took_s, "s")]
+    all_figures += [figure for result in results for figure in figures_of(result)]
     if as_json:
-        print(json.dumps(figures.to_json(about, versions, found)))
+        print(json.dumps(figures.to_json(about, versions, all_figures)))
     else:
         out = Console(highlight=False, soft_wrap=True)
         out.print(", ".join(f"{name} {value}" for name, value in {**about, **versions}.items()))
-        out.print(figures.table(found))
+        out.print(figures.table(all_figures))
     for result in results:
         for refusal, count in result.sent.refused.most_common(3):
             say(f"[bold red]REFUSED in {result.shape.name}:[/] {count} times {refusal}")

@@ -1,9 +1,8 @@
-"""`python -m bench.console`: what the live page costs a browser with 500 incidents and 20,000 live subjects.
+"""`python -m bench.console`: cost of the live page in a browser with 500 incidents and 20,000 live subjects.
 
-Made-up legs, over real gRPC, tell a real console of 500 incidents; in the 200 most urgent ones 100 subjects each move, every one of
-them each 15 s, as tags do in pursuit. Chromium, drawing in software, has the page open, as at a desk. Exit code 1 where the p95 of
-long tasks is over 200 ms or the heap grows by more than 10 MB, in 10 minutes; `--seconds` makes it shorter, which proves nothing of the
-heap.
+Simulated legs send 500 incidents to a real console over real gRPC. In the 200 most urgent incidents 100 subjects each move, and report
+every 15 s, as tags do in pursuit. Chromium with software rendering has the page open, as at a desk. Exit code 1 where the p95 of long
+tasks exceeds 200 ms, or the heap grows by more than 10 MB in 10 minutes. With a shorter `--seconds`, the heap figure proves nothing.
 """
 
 from __future__ import annotations
@@ -43,9 +42,9 @@ INCIDENTS = 500
 SUBJECTS_EACH = 100
 REPORTS_INTERVAL_S = 15.0
 LONG_TASK_P95_MS = 200.0
-HEAP_GROWS_MB = 10.0
+MAX_HEAP_GROWTH_MB = 10.0
 WARM_UP_S = 20.0
-"""Until everything is drawn once; a quarter of the measurement, if that is shorter."""
+"""Time to draw everything once; at most a quarter of the measurement."""
 SECRET = "secret-of-the-bench"
 
 
@@ -75,7 +74,7 @@ class CrowdedLeg(dispatch_pb2_grpc.DispatchServiceServicer):
     async def ListIncidents(
         self, request: dispatch_pb2.ListIncidentsRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> dispatch_pb2.ListIncidentsResponse:
-        """All of them."""
+        """Returns all incidents at once."""
         opened = times.to_timestamp(self._began_ms)
         return dispatch_pb2.ListIncidentsResponse(
             incidents=[
@@ -89,7 +88,7 @@ class CrowdedLeg(dispatch_pb2_grpc.DispatchServiceServicer):
     async def Subscribe(
         self, request: dispatch_pb2.SubscribeRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> AsyncIterator[dispatch_pb2.SubscribeResponse]:
-        """One step a second."""
+        """Sends one step a second."""
         sequence = 0
         while True:
             await asyncio.sleep(1)
@@ -100,8 +99,8 @@ class CrowdedLeg(dispatch_pb2_grpc.DispatchServiceServicer):
             yield dispatch_pb2.SubscribeResponse(sequence=sequence, step=step)
 
 
-class Crowd(following_pb2_grpc.FollowingServiceServicer):
-    """Subjects who walk about, evenly in time."""
+class MovingSubjects(following_pb2_grpc.FollowingServiceServicer):
+    """Subjects who move at random and report evenly in time."""
 
     def __init__(self, rng: random.Random) -> None:
         self._rng = rng
@@ -109,7 +108,7 @@ class Crowd(following_pb2_grpc.FollowingServiceServicer):
     async def WatchTargets(
         self, request: following_pb2.WatchTargetsRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> AsyncIterator[following_pb2.WatchTargetsResponse]:
-        """Each subject of one incident, again and again."""
+        """Sends the subjects of one incident in turn, until cancelled."""
         lat, lon = self._rng.uniform(35.0, 38.0), self._rng.uniform(126.5, 129.0)
         first = True
         while True:
@@ -129,29 +128,29 @@ class Crowd(following_pb2_grpc.FollowingServiceServicer):
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What was measured."""
+    """Results of the measurement."""
 
     seconds: float
     subjects: int
-    """That the page knew where they were."""
+    """Subjects with a position on the page."""
     long_tasks: int
     long_task_p95_ms: float
-    """0 where there was none, that is nothing over 50 ms."""
+    """0 where no task took over 50 ms."""
     long_task_max_ms: float
     heap_before_mb: float
     heap_after_mb: float
-    """After a collection each, like the one before."""
+    """Measured after a garbage collection, like `heap_before_mb`."""
     kb_per_min: float
-    """That a page receives."""
+    """Traffic that a page receives."""
     messages_per_s: float
 
     @property
-    def grew_mb(self) -> float:
-        """What the heap grew by."""
+    def heap_growth_mb(self) -> float:
+        """Growth of the heap, MB."""
         return self.heap_after_mb - self.heap_before_mb
 
     def figures(self) -> list[Figure]:
-        """For people."""
+        """The results as figures with their targets."""
         return [
             Figure("measured for", self.seconds, "s"),
             Figure("subjects on the map", self.subjects, "subjects"),
@@ -159,7 +158,7 @@ class Result:
             figures.at_most("long tasks, p95", self.long_task_p95_ms, "ms", LONG_TASK_P95_MS),
             Figure("long tasks, max", self.long_task_max_ms, "ms"),
             Figure("heap before", self.heap_before_mb, "MB"),
-            figures.at_most("heap, growth", self.grew_mb, "MB", HEAP_GROWS_MB),
+            figures.at_most("heap, growth", self.heap_growth_mb, "MB", MAX_HEAP_GROWTH_MB),
             Figure("received", self.kb_per_min, "kB/min"),
             Figure("messages", self.messages_per_s, "messages/s"),
         ]
@@ -167,18 +166,18 @@ class Result:
 
 @asynccontextmanager
 async def _console(folder: Path) -> AsyncIterator[str]:
-    """A console before a crowded police leg; its address."""
+    """Starts a console with a crowded police leg; yields its address."""
     rng, port = random.Random(20260706), free_port()
 
     def add(server: grpc.aio.Server) -> None:
-        leg = CrowdedLeg(alert_pb2.POLICE, rng)  # type: ignore[abstract]  # the console asks for no more
+        leg = CrowdedLeg(alert_pb2.POLICE, rng)  # type: ignore[abstract]  # the console calls no other method
         dispatch_pb2_grpc.add_DispatchServiceServicer_to_server(leg, server)
-        following_pb2_grpc.add_FollowingServiceServicer_to_server(Crowd(rng), server)
+        following_pb2_grpc.add_FollowingServiceServicer_to_server(MovingSubjects(rng), server)
 
     async with AsyncExitStack() as stack:
         served = await stack.enter_async_context(rpc.serve(CommonSettings(port=0, dev_secret=SECRET), add))
-        away = f"ipv4:127.0.0.1:{free_port()}"
-        env = {f"TANDEM_{name}": away for name in ("REGISTRY", "INGEST", "GEOFENCE", "DISPATCH_PROBATION")}
+        unused_address = f"ipv4:127.0.0.1:{free_port()}"
+        env = {f"TANDEM_{name}": unused_address for name in ("REGISTRY", "INGEST", "GEOFENCE", "DISPATCH_PROBATION")}
         env |= {"TANDEM_DISPATCH_POLICE": f"ipv4:127.0.0.1:{served.port}", "TANDEM_PORT": str(port)}
         env |= {"TANDEM_DATA_DIR": str(folder), "TANDEM_DEV_SECRET": SECRET}
         process = Service("services.console", env, folder / "console.log")
@@ -190,7 +189,7 @@ async def _console(folder: Path) -> AsyncIterator[str]:
 
 _WATCH = """(() => {
     window.tasks = []; window.received = {bytes: 0, messages: 0}; window.subjects = 0;
-    new PerformanceObserver((list) => window.tasks.push(...list.getEntries().map((one) => one.duration)))
+    new PerformanceObserver((list) => window.tasks.push(...list.getEntries().map((entry) => entry.duration)))
         .observe({type: "longtask", buffered: false});
     const source = new EventSource("/stream");
     source.onmessage = (event) => {
@@ -198,27 +197,29 @@ _WATCH = """(() => {
         window.received.bytes += event.data.length; window.received.messages += 1;
     };
 })()"""
-"""A second stream counts what one gets: the page's own is out of reach. Reading it costs the page a little, too."""
+"""Script that counts the messages of a second stream, because the page's own stream is inaccessible. It costs the page a little."""
 
 
-async def _measure(seen: Browser, url: str, seconds: float) -> Result:
-    await seen.sign_in("desk", url, "police")
-    await seen("wait", page="desk", selector="#incidents tbody tr:nth-child(500)")
+async def _measure(chromium: Browser, url: str, seconds: float) -> Result:
+    await chromium.sign_in("desk", url, "police")
+    await chromium("wait", page="desk", selector="#incidents tbody tr:nth-child(500)")
     await asyncio.sleep(min(WARM_UP_S, seconds / 4))
-    await seen("eval", page="desk", expression=_WATCH)
-    await asyncio.sleep(2)  # the whole of it at first, which is no update
-    await seen("eval", page="desk", expression="(() => { window.received.bytes = window.received.messages = 0; })()")
-    before = await seen("heap", page="desk")
-    await seen("eval", page="desk", expression="(() => { window.tasks.length = 0; })()")
+    await chromium("eval", page="desk", expression=_WATCH)
+    await asyncio.sleep(2)  # the first message holds the whole state and is no update
+    await chromium(
+        "eval", page="desk", expression="(() => { window.received.bytes = window.received.messages = 0; })()"
+    )
+    before = await chromium("heap", page="desk")
+    await chromium("eval", page="desk", expression="(() => { window.tasks.length = 0; })()")
     began_s = time.monotonic()
     await asyncio.sleep(seconds)
     took_s = time.monotonic() - began_s
-    tasks: list[float] = sorted(await seen("eval", page="desk", expression="window.tasks"))
-    received = await seen("eval", page="desk", expression="({...window.received})")
-    after = await seen("heap", page="desk")
+    tasks: list[float] = sorted(await chromium("eval", page="desk", expression="window.tasks"))
+    received = await chromium("eval", page="desk", expression="({...window.received})")
+    after = await chromium("heap", page="desk")
     return Result(
         round(took_s, 1),
-        await seen("eval", page="desk", expression="window.subjects"),
+        await chromium("eval", page="desk", expression="window.subjects"),
         len(tasks),
         _p95(tasks),
         max(tasks, default=0.0),
@@ -235,9 +236,9 @@ def _p95(ordered: Sequence[float]) -> float:
 
 async def _run(seconds: float, as_json: bool) -> int:
     with tempfile.TemporaryDirectory() as folder:
-        # The browser first: a process with gRPC's threads can't be forked safely.
-        async with browser() as seen, _console(Path(folder)) as url:
-            result = await _measure(seen, url, seconds)
+        # Start the browser first, because a process with gRPC's threads can't be forked safely.
+        async with browser() as chromium, _console(Path(folder)) as url:
+            result = await _measure(chromium, url, seconds)
     if as_json:
         print(json.dumps(figures.to_json(machine.describe(Path()), machine.versions(), result.figures())))
     else:
@@ -246,10 +247,10 @@ async def _run(seconds: float, as_json: bool) -> int:
 
 
 def main() -> None:
-    """Reads the command line."""
+    """Runs the benchmark from the command line."""
     parser = argparse.ArgumentParser(prog="python -m bench.console", description=__doc__)
-    parser.add_argument("--seconds", type=float, default=600.0, help="how long to measure")
-    parser.add_argument("--json", action="store_true", help="one JSON object")
+    parser.add_argument("--seconds", type=float, default=600.0, help="length of the measurement, s")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
     arguments = parser.parse_args()
     sys.exit(uvloop.run(_run(arguments.seconds, arguments.json)))
 

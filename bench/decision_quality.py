@@ -1,9 +1,9 @@
-"""`python -m bench.decision_quality`: what the fold misses and what it sends for nothing, beside a plain threshold.
+"""`python -m bench.decision_quality`: missed breaches and false dispatches of the fold, compared with a plain threshold.
 
-Real tracks are the truth (`bench.decision.placement`), what devices would report of them is made from it (`bench.decision.noise`), the
-fold and a plain threshold on the two last positions decide (`bench.decision.play`), and the truth judges (`bench.decision.judge`).
-The threshold is swept, and the two are compared where it misses no more than the fold. Intervals hold 95 of 100 draws of
-wearers with replacement. Of one draw of the noise the ratio hangs on a few misses: `--draws` adds up several, and says what each gives.
+Real tracks are the truth (`bench.decision.placement`), and noisy reports are derived from them (`bench.decision.noise`). The fold and a
+plain threshold on the two last positions decide (`bench.decision.play`), and the truth judges both (`bench.decision.judge`). The
+benchmark sweeps the threshold and compares at the threshold that misses no more than the fold. Intervals are 95 % bootstrap intervals
+over wearers. With one draw of the noise the ratio depends on a few misses, so `--draws` sums several draws and also prints each.
 """
 
 from __future__ import annotations
@@ -25,46 +25,46 @@ from rich.table import Table
 
 from bench.decision.judge import THRESHOLDS_M, Judged, judge
 from bench.decision.placement import plays
-from bench.decision.score import MOST_RATIO, Interval, Score
+from bench.decision.score import MAX_RATIO, Interval, Score
 from bench.silence import folder
 
-EVERY_MS = (15_000, 60_000)
+INTERVALS_MS = (15_000, 60_000)
 
 
 def main() -> None:
-    """Prints the figures, and draws them where that is asked for."""
+    """Runs the study, prints the figures, and writes the plot and the faults if requested."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--one-in", type=int, default=1, help="play only one of so many, for a first look")
+    parser.add_argument("--one-in", type=int, default=1, help="play only one of N plays, for a quick overview")
+    parser.add_argument("--but-one-in", type=int, help="leave out one of N plays; the decision was tuned on one in 4")
     parser.add_argument(
-        "--but-one-in", type=int, help="leave out one of so many: those by which the decision was tuned are one in 4"
+        "--draws", type=int, default=1, help="number of draws of the noise; the first was fixed beforehand"
     )
-    parser.add_argument("--draws", type=int, default=1, help="draws of the noise; the first was fixed beforehand")
-    parser.add_argument("--workers", type=int, default=1, help="processes")
+    parser.add_argument("--workers", type=int, default=1, help="number of processes")
     parser.add_argument("--json", action="store_true", help="print one object")
     parser.add_argument(
-        "--faults", type=Path, help="write each miss and each false dispatch there, a JSON object a line"
+        "--faults", type=Path, help="file for each miss and each false dispatch, one JSON object a line"
     )
-    parser.add_argument("--plot", type=Path, help="draw the figures there, as SVG (needs matplotlib)")
+    parser.add_argument("--plot", type=Path, help="file for the plot, as SVG (needs matplotlib)")
     arguments = parser.parse_args()
     if not (folder() / "pairs.csv").is_file():
         raise SystemExit(f"GeoLife tracks not found in {folder()}; set TANDEM_SHARED_DATA")
-    made = list(islice(plays(folder()), 0, None, arguments.one_in))
+    selected = list(islice(plays(folder()), 0, None, arguments.one_in))
     if arguments.but_one_in:
-        del made[:: arguments.but_one_in]
+        del selected[:: arguments.but_one_in]
     scores: dict[int, Score] = {}
     with ProcessPoolExecutor(arguments.workers) as pool:
-        for every_ms in EVERY_MS:
+        for every_ms in INTERVALS_MS:
             own: list[Judged] = []
             for draw in range(1, arguments.draws + 1):
-                print(f"{len(made)} plays, a report each {every_ms // 1000} s, draw {draw}", file=sys.stderr)
-                own += pool.map(partial(judge, every_ms=every_ms, draw=draw), made, chunksize=20)
+                print(f"{len(selected)} plays, a report each {every_ms // 1000} s, draw {draw}", file=sys.stderr)
+                own += pool.map(partial(judge, every_ms=every_ms, draw=draw), selected, chunksize=20)
             scores[every_ms] = Score(own)
-    judged = [one for score in scores.values() for one in score.judged]
+    judged = [play for score in scores.values() for play in score.judged]
     if arguments.faults:
-        lines = [json.dumps(asdict(fault)) for one in judged for fault in one.faults]
+        lines = [json.dumps(asdict(fault)) for play in judged for fault in play.faults]
         arguments.faults.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
     if arguments.plot:
-        from bench.decision import plot  # its library is only in requirements-bench.lock
+        from bench.decision import plot  # matplotlib is only in requirements-bench.lock
 
         plot.draw(scores, arguments.plot)
     if arguments.json:
@@ -74,39 +74,39 @@ def main() -> None:
     console.print(_table(scores))
     console.print(_swept(scores))
     if arguments.draws > 1:
-        console.print(_drawn(judged))
+        console.print(_by_draw(judged))
     console.print(_causes(judged))
 
 
 def _figures(score: Score) -> dict[str, Any]:
-    """By name: a number, or [value, low, high]."""
+    """Figures of one interval by name: a number, or [value, low, high]."""
     sums, delays_s, plain_s = score.sums, score.delays_s(), score.plain_delays_s()
-    unseen = Counter(fault.what for one in score.judged for fault in one.faults)
-    untold, unrecorded = unseen["close"] + unseen["close, recorded"], unseen["close"]
-    ratio = score.interval(lambda one: one.false_ratio)
+    counts = Counter(fault.what for play in score.judged for fault in play.faults)
+    unnotified, unrecorded = counts["close"] + counts["close, recorded"], counts["close"]
+    ratio = score.interval(lambda sums: sums.false_ratio)
     hundred = list(THRESHOLDS_M).index(100)
     return {
         "hours": round(score.total("hours"), 1),
         "breaches": sums.breaches,
-        "missed breaches": score.interval(lambda one: one.missed),
+        "missed breaches": score.interval(lambda sums: sums.missed),
         "  of which UNKNOWN_NEAR told a person": score.total("missed_but_near"),
         "  of which it was at least in the record": score.total("missed_but_recorded"),
-        "  share of breaches, %": score.interval(lambda one: 100 * one.missed_share),
+        "  share of breaches, %": score.interval(lambda sums: 100 * sums.missed_share),
         "dispatches": score.total("dispatches"),
-        "false dispatches": score.interval(lambda one: one.false),
+        "false dispatches": score.interval(lambda sums: sums.false),
         "UNKNOWN_NEAR that respond, apart": score.total("unknown_near"),
-        "plain threshold at equal misses, m": score.interval(lambda one: one.threshold_m),
+        "plain threshold at equal misses, m": score.interval(lambda sums: sums.threshold_m),
         "  its missed breaches": float(sums.plain_missed[sums.equal]),
-        "  its false dispatches": score.interval(lambda one: float(one.plain_false[one.equal])),
+        "  its false dispatches": score.interval(lambda sums: float(sums.plain_false[sums.equal])),
         "false dispatches through the plain ones": ratio,
-        f"  at most {MOST_RATIO:g}": "met" if ratio.value <= MOST_RATIO else "MISSED",
-        "  the same without grouping on either side": score.interval(lambda one: one.false_ratio_raw),
-        "  the same, told by UNKNOWN_NEAR isn't missed": score.interval(lambda one: one.false_ratio_untold),
-        "  the same, recorded by it isn't missed": score.interval(lambda one: one.false_ratio_unrecorded),
+        f"  at most {MAX_RATIO:g}": "met" if ratio.value <= MAX_RATIO else "MISSED",
+        "  the same without grouping on either side": score.interval(lambda sums: sums.false_ratio_raw),
+        "  the same, told by UNKNOWN_NEAR isn't missed": score.interval(lambda sums: sums.false_ratio_unnotified),
+        "  the same, recorded by it isn't missed": score.interval(lambda sums: sums.false_ratio_unrecorded),
         "plain threshold at 100 m: missed breaches": float(sums.plain_missed[hundred]),
         "  its false dispatches, at 100 m": float(sums.plain_false[hundred]),
         "approaches below 50 m of 30 s": score.total("close"),
-        "  no person told by the first report after": f"{untold}, {'met' if untold == 0 else 'MISSED'}",
+        "  no person told by the first report after": f"{unnotified}, {'met' if unnotified == 0 else 'MISSED'}",
         "  nor UNKNOWN_NEAR for the record": unrecorded,
         "delay, median, s": _percentile(delays_s, 50),
         "  95 %": _percentile(delays_s, 95),
@@ -123,9 +123,9 @@ def _percentile(values: np.ndarray[Any, np.dtype[np.float64]], percent: float) -
 
 def _table(scores: dict[int, Score]) -> Table:
     table = Table("", *(f"a report each {every_ms // 1000} s" for every_ms in scores), box=None)
-    found = [_figures(score) for score in scores.values()]
-    for name in found[0]:
-        table.add_row(name, *(_text(one[name]) for one in found))
+    columns = [_figures(score) for score in scores.values()]
+    for name in columns[0]:
+        table.add_row(name, *(_text(column[name]) for column in columns))
     return table
 
 
@@ -136,25 +136,25 @@ def _text(value: Any) -> str:
 
 
 def _swept(scores: dict[int, Score]) -> Table:
-    """Some of the thresholds."""
+    """Table of the results for some of the swept thresholds."""
     columns = (f"{what}, {every_ms // 1000} s" for every_ms in scores for what in ("missed", "false", "ungrouped"))
     table = Table("plain threshold, m", *columns, box=None)
     for i, threshold_m in enumerate(THRESHOLDS_M):
         if threshold_m in (50, 75, 100, 125, 150, 200, 300, 500, 1000, 2000, 3000):
-            sums = [score.sums for score in scores.values()]
-            counts = (c[i] for one in sums for c in (one.plain_missed, one.plain_false, one.plain_false_raw))
+            all_sums = [score.sums for score in scores.values()]
+            counts = (c[i] for sums in all_sums for c in (sums.plain_missed, sums.plain_false, sums.plain_false_raw))
             table.add_row(f"{threshold_m:g}", *(f"{count:g}" for count in counts))
     return table
 
 
-def _drawn(judged: list[Judged]) -> Table:
-    """What each draw of the noise gives by itself."""
-    columns = "draw", "each", "breaches", "missed", "false", "plain threshold, m", "its false", "ratio", "told late"
+def _by_draw(judged: list[Judged]) -> Table:
+    """Table of the results of each draw of the noise."""
+    columns = "draw", "each", "breaches", "missed", "false", "plain threshold, m", "its false", "ratio", "notified late"
     table = Table(*columns, box=None)
-    for every_ms, draw in sorted({(one.every_ms, one.draw) for one in judged}):
-        own = [one for one in judged if (one.every_ms, one.draw) == (every_ms, draw)]
+    for every_ms, draw in sorted({(play.every_ms, play.draw) for play in judged}):
+        own = [play for play in judged if (play.every_ms, play.draw) == (every_ms, draw)]
         sums = Score(own).sums
-        late = sum(fault.what.startswith("close") for one in own for fault in one.faults)
+        late = sum(fault.what.startswith("close") for play in own for fault in play.faults)
         counts = sums.breaches, sums.missed, sums.false, sums.threshold_m, sums.plain_false[sums.equal]
         row = *(f"{count:g}" for count in counts), f"{sums.false_ratio:.2f}", str(late)
         table.add_row(str(draw), f"{every_ms // 1000} s", *row)
@@ -163,8 +163,8 @@ def _drawn(judged: list[Judged]) -> Table:
 
 def _causes(judged: list[Judged]) -> Table:
     table = Table("what", "each", "cause", "count", box=None)
-    counted = Counter((fault.what, fault.every_ms, fault.cause) for one in judged for fault in one.faults)
-    for (what, every_ms, cause), count in sorted(counted.items(), key=lambda one: (one[0][:2], -one[1])):
+    counted = Counter((fault.what, fault.every_ms, fault.cause) for play in judged for fault in play.faults)
+    for (what, every_ms, cause), count in sorted(counted.items(), key=lambda item: (item[0][:2], -item[1])):
         table.add_row(what, f"{every_ms // 1000} s", cause, str(count))
     return table
 

@@ -1,8 +1,8 @@
-"""`python -m bench.dispatch`: from an alert that is due to its offers on INCIDENTS, by leg, on SQLite and on PostgreSQL.
+"""`python -m bench.dispatch`: latency from a due alert to its offers on INCIDENTS, by leg, on SQLite and on PostgreSQL.
 
-nats-server that syncs every write, the three legs, each a process with a database of its own, and no evaluator: alerts are published
-from here, in an open loop. A latency ends when this process has read the leg's offer back from the stream. The store's growth is
-measured on the warning leg alone, which keeps no evidence.
+The set-up is a nats-server that syncs every write, and the three legs, each a process with a separate database. There is no evaluator:
+this process publishes the alerts in an open loop. A latency ends when this process has read the leg's offer from the stream. The
+growth of the store is measured on the warning leg alone, which keeps no evidence.
 """
 
 from __future__ import annotations
@@ -48,11 +48,11 @@ from tests.support.dispatch.legs import LegMesh, running_legs
 ENGINES = ("sqlite", "postgres")
 AGENCIES = ("probation", "police")
 ALONE = 100
-BURST, BURST_S = 1_000, 10.0
+BURST_INCIDENTS, BURST_S = 1_000, 10.0
 SIZES = (100, 1_000, 10_000, 100_000)
 FILL_BATCH = 250
 ARRIVED_WITHIN_S = 60.0
-FAR_S = 3_600
+NO_DEADLINE_S = 3_600
 STREAM_BYTES = 1 << 30
 TARGET_BURST_MS, TARGET_ALONE_MS = 1_000.0, 15.0
 
@@ -60,13 +60,13 @@ say = Console(stderr=True, highlight=False).print
 
 
 class Offers:
-    """When each leg's offer of each incident was read back, by the monotonic clock."""
+    """Monotonic time at which each leg's offer of each incident was read from the stream."""
 
     def __init__(self) -> None:
         self.at_s: dict[str, dict[str, float]] = {leg: {} for leg in flow.LEGS}
 
     async def follow(self, bus: Bus) -> None:
-        """Reads INCIDENTS for ever."""
+        """Reads INCIDENTS until cancelled."""
         async for messages in pull.read(bus, flow.INCIDENTS.name, 1):
             now_s = time.monotonic()
             for message in messages:
@@ -74,24 +74,29 @@ class Offers:
                     _, leg, incident_id = message.subject.split(".")
                     self.at_s[leg].setdefault(incident_id, now_s)
 
-    async def until(self, legs: Iterable[str], incident_ids: Sequence[str], look_s: float) -> None:
-        """Returns when these legs have offered all, or when that has taken too long."""
+    async def until(self, legs: Iterable[str], incident_ids: Sequence[str], check_s: float) -> None:
+        """Returns when these legs have offered all incidents, or after ARRIVED_WITHIN_S."""
         with suppress(TimeoutError):
             async with asyncio.timeout(ARRIVED_WITHIN_S):
                 while any(incident_id not in self.at_s[leg] for leg in legs for incident_id in incident_ids):  # noqa: ASYNC110
-                    await asyncio.sleep(look_s)
+                    await asyncio.sleep(check_s)
 
     def latencies_ms(self, legs: Sequence[str], due_s: Mapping[str, float]) -> dict[str, list[float]]:
-        """From due to offered, by leg and of both agencies; infinite where it is lost, since leaving it out would flatter the rest."""
-        found = {leg: [(self.at_s[leg].get(one, math.inf) - at) * 1000 for one, at in due_s.items()] for leg in legs}
-        if set(AGENCIES) <= found.keys():
-            found["both"] = [max(pair) for pair in zip(*(found[leg] for leg in AGENCIES), strict=True)]
-        return found
+        """Latencies from due to offered, by leg and of both agencies.
+
+        A lost offer counts as infinite, because omitting it would improve the percentiles.
+        """
+        latencies = {
+            leg: [(self.at_s[leg].get(id_, math.inf) - at) * 1000 for id_, at in due_s.items()] for leg in legs
+        }
+        if set(AGENCIES) <= latencies.keys():
+            latencies["both"] = [max(pair) for pair in zip(*(latencies[leg] for leg in AGENCIES), strict=True)]
+        return latencies
 
 
 @asynccontextmanager
 async def following(bus: Bus) -> AsyncIterator[Offers]:
-    """Offers, followed in the background."""
+    """Offers that a background task collects."""
     offers = Offers()
     task = asyncio.create_task(offers.follow(bus))
     try:
@@ -101,8 +106,8 @@ async def following(bus: Bus) -> AsyncIterator[Offers]:
         await asyncio.gather(task, return_exceptions=True)
 
 
-async def one_by_one(bus: Bus, offers: Offers, legs: Sequence[str], name: str, count: int) -> dict[str, list[float]]:
-    """Incidents of which each opens once the one before is offered."""
+async def sequentially(bus: Bus, offers: Offers, legs: Sequence[str], name: str, count: int) -> dict[str, list[float]]:
+    """Opens incidents one after the other, each once the previous one is offered; returns the latencies by leg."""
     due_s: dict[str, float] = {}
     for n in range(count):
         incident_id = f"{name}-{n}"
@@ -114,9 +119,9 @@ async def one_by_one(bus: Bus, offers: Offers, legs: Sequence[str], name: str, c
 
 
 async def burst(bus: Bus, offers: Offers) -> dict[str, list[float]]:
-    """1,000 incidents in 10 s, each at its time, whatever has become of the ones before."""
+    """Opens 1,000 incidents in 10 s, each at its time, without waiting for earlier ones; returns the latencies by leg."""
     began_s = time.monotonic()
-    due_s = {f"burst-{n}": began_s + n * BURST_S / BURST for n in range(BURST)}
+    due_s = {f"burst-{n}": began_s + n * BURST_S / BURST_INCIDENTS for n in range(BURST_INCIDENTS)}
     async with asyncio.TaskGroup() as tasks:
         for n, (incident_id, at_s) in enumerate(due_s.items()):
             await asyncio.sleep(max(0.0, at_s - time.monotonic()))
@@ -126,7 +131,7 @@ async def burst(bus: Bus, offers: Offers) -> dict[str, list[float]]:
 
 
 async def serving(mesh: LegMesh, legs: Iterable[str]) -> float:
-    """Seconds until all of them serve."""
+    """Waits until all of these legs serve; returns the time, seconds."""
     began_s = time.monotonic()
     for leg in legs:
         async with client(mesh.settings[leg]):
@@ -135,63 +140,66 @@ async def serving(mesh: LegMesh, legs: Iterable[str]) -> float:
 
 
 async def measure_legs(folder: Path, engine: str, postgres: PostgresServer | None) -> list[Figure]:
-    """Alone, and 1,000 in 10 s, by leg."""
-    found: list[Figure] = []
+    """Figures of single incidents and of 1,000 in 10 s, by leg."""
+    all_figures: list[Figure] = []
     with running_server(folder / "nats") as nats:
         async with buses.connect(nats.url, "bench") as bus:
             await streams.create(bus, 1, MeshClock(), max_bytes=STREAM_BYTES)
-            with running_legs(folder, nats, postgres, acknowledge_within_s=FAR_S) as mesh:
+            with running_legs(folder, nats, postgres, acknowledge_within_s=NO_DEADLINE_S) as mesh:
                 await serving(mesh, flow.LEGS)
                 async with following(bus) as offers:
-                    await one_by_one(bus, offers, flow.LEGS, "warm", 20)
-                    alone = await one_by_one(bus, offers, flow.LEGS, "alone", ALONE)
+                    await sequentially(bus, offers, flow.LEGS, "warm", 20)
+                    alone = await sequentially(bus, offers, flow.LEGS, "alone", ALONE)
                     pids = {leg: service.pid for leg, service in mesh.legs.items()}
                     pids |= {"nats": nats.pid, "bench": os.getpid()}
                     before = machine.usage(pids)
                     many = await burst(bus, offers)
                     used = machine.usage(pids).since(before)
-    for leg, took in alone.items():
-        p50 = figures.percentile(took, 50)
+    for leg, latencies_ms in alone.items():
+        p50 = figures.percentile(latencies_ms, 50)
         name = f"{engine}: alone, {leg}"
-        found.append(figures.at_most(f"{name} p50", p50, "ms", TARGET_ALONE_MS))
-        found.append(Figure(f"{name} p99", figures.percentile(took, 99), "ms"))
-    for leg, took in many.items():
+        all_figures.append(figures.at_most(f"{name} p50", p50, "ms", TARGET_ALONE_MS))
+        all_figures.append(Figure(f"{name} p99", figures.percentile(latencies_ms, 99), "ms"))
+    for leg, latencies_ms in many.items():
         name = f"{engine}: 1,000 in 10 s, {leg}"
-        found.append(Figure(f"{name} p50", figures.percentile(took, 50), "ms"))
-        found.append(figures.at_most(f"{name} p99", figures.percentile(took, 99), "ms", TARGET_BURST_MS))
-        found.append(Figure(f"{name} max", max(took), "ms"))
-    lost = sum(not math.isfinite(one) for took in many.values() for one in took)
-    found.append(figures.at_most(f"{engine}: 1,000 in 10 s, offers lost", lost, "offers", 0))
-    found += [Figure(f"{engine}: cpu of {name}", s, "s") for name, s in used.by_process.items()]
-    found.append(Figure(f"{engine}: cpu of all else, PostgreSQL too", used.others, "s"))
-    return found
+        all_figures.append(Figure(f"{name} p50", figures.percentile(latencies_ms, 50), "ms"))
+        all_figures.append(figures.at_most(f"{name} p99", figures.percentile(latencies_ms, 99), "ms", TARGET_BURST_MS))
+        all_figures.append(Figure(f"{name} max", max(latencies_ms), "ms"))
+    lost = sum(not math.isfinite(ms) for latencies_ms in many.values() for ms in latencies_ms)
+    all_figures.append(figures.at_most(f"{engine}: 1,000 in 10 s, offers lost", lost, "offers", 0))
+    all_figures += [Figure(f"{engine}: cpu of {name}", s, "s") for name, s in used.by_process.items()]
+    all_figures.append(Figure(f"{engine}: cpu of all else, PostgreSQL too", used.others, "s"))
+    return all_figures
 
 
 async def fill(mesh: LegMesh, have: int, want: int) -> None:
-    """Gives the warning leg's store incidents that are over."""
+    """Fills the warning leg's store with incidents that are over."""
     async with (
         open_database(mesh.settings["warning"].database, MIGRATIONS) as database,
-        open_leg("warning", Store(database), MeshClock(), Deadlines(FAR_S * 1000)) as leg,
+        open_leg("warning", Store(database), MeshClock(), Deadlines(NO_DEADLINE_S * 1000)) as leg,
     ):
         for first in range(have, want, FILL_BATCH):
             numbers = range(first, min(first + FILL_BATCH, want))
-            told = [alert(2 * n + half, incident=f"old-{n}", ends=half == 2) for n in numbers for half in (1, 2)]
-            parsed = [translate.alert(one.SerializeToString(), "warning") for one in told]
-            await leg.fold([one for one in parsed if one], StreamPosition(flow.ALERTS.name, "filling", first))
+            alerts = [alert(2 * n + half, incident=f"old-{n}", ends=half == 2) for n in numbers for half in (1, 2)]
+            parsed = [translate.alert(message.SerializeToString(), "warning") for message in alerts]
+            await leg.fold(
+                [incident_alert for incident_alert in parsed if incident_alert],
+                StreamPosition(flow.ALERTS.name, "filling", first),
+            )
         await leg.store.transaction(
             partial(sa.Connection.execute, statement=sa.text("update steps set published = true"))
         )
 
 
-async def measure_growth(folder: Path, engine: str, postgres: PostgresServer | None, most: int) -> list[Figure]:
-    """The warning leg alone over a store that grows."""
-    found: list[Figure] = []
+async def measure_growth(folder: Path, engine: str, postgres: PostgresServer | None, max_size: int) -> list[Figure]:
+    """Figures of the warning leg alone with a growing store."""
+    all_figures: list[Figure] = []
     with running_server(folder / "nats") as nats:
         async with buses.connect(nats.url, "bench") as bus, following(bus) as offers:
             await streams.create(bus, 1, MeshClock(), max_bytes=STREAM_BYTES)
-            mesh = LegMesh(folder, nats, postgres, acknowledge_within_s=FAR_S)
+            mesh = LegMesh(folder, nats, postgres, acknowledge_within_s=NO_DEADLINE_S)
             have = 0
-            for size in (size for size in SIZES if size <= most):
+            for size in (size for size in SIZES if size <= max_size):
                 began_s = time.monotonic()
                 await fill(mesh, have, size)
                 have = size
@@ -199,46 +207,48 @@ async def measure_growth(folder: Path, engine: str, postgres: PostgresServer | N
                 mesh.legs["warning"].start()
                 try:
                     start_s = await serving(mesh, ["warning"])
-                    await one_by_one(bus, offers, ["warning"], f"warm-{size}", 10)
-                    took = (await one_by_one(bus, offers, ["warning"], f"at-{size}", ALONE))["warning"]
+                    await sequentially(bus, offers, ["warning"], f"warm-{size}", 10)
+                    latencies_ms = (await sequentially(bus, offers, ["warning"], f"at-{size}", ALONE))["warning"]
                 finally:
                     mesh.legs["warning"].kill()
                 name = f"{engine}: {size:,} incidents in the store"
-                found += [Figure(f"{name}, p{p}", figures.percentile(took, p), "ms") for p in (50, 99)]
-                found.append(Figure(f"{name}, start until it serves", start_s, "s"))
-    return found
+                all_figures += [Figure(f"{name}, p{p}", figures.percentile(latencies_ms, p), "ms") for p in (50, 99)]
+                all_figures.append(Figure(f"{name}, start until it serves", start_s, "s"))
+    return all_figures
 
 
 def main(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
-    engine: Annotated[list[str], typer.Option(help="sqlite, postgres; both unless told.")] = list(ENGINES),  # noqa: B006
-    growth: Annotated[int, typer.Option(help="Incidents in the store at most; 0 leaves the growth out.")] = SIZES[-1],
-    legs: Annotated[bool, typer.Option(help="Measure all legs, alone and 1,000 in 10 s.")] = True,
+    engine: Annotated[list[str], typer.Option(help="sqlite or postgres; default: both.")] = list(ENGINES),  # noqa: B006
+    growth: Annotated[int, typer.Option(help="Maximum number of incidents in the store; 0 skips the growth.")] = SIZES[
+        -1
+    ],
+    legs: Annotated[bool, typer.Option(help="Measure all legs, with single incidents and with 1,000 in 10 s.")] = True,
 ) -> None:
-    """Measure from alert to offers, alone, 1,000 in 10 s, and over a store that grows."""
+    """Measure from alert to offers: single incidents, 1,000 in 10 s, and with a growing store."""
     telemetry.configure("bench", Path("/dev/null").open("w"))  # noqa: SIM115
-    found: list[Figure] = []
+    all_figures: list[Figure] = []
     with tempfile.TemporaryDirectory(prefix="tandem-bench-") as temporary:
         folder = Path(temporary)
         about, versions = machine.describe(folder), machine.versions()
-        found.append(Figure("fsync of 4 KiB, median", machine.fsync_ms(folder), "ms"))
-        for one in engine:
-            with running_postgres(fsync=True) if one == "postgres" else nullcontext() as postgres:
+        all_figures.append(Figure("fsync of 4 KiB, median", machine.fsync_ms(folder), "ms"))
+        for name in engine:
+            with running_postgres(fsync=True) if name == "postgres" else nullcontext() as postgres:
                 if legs:
-                    say(f"{one}: all legs")
-                    (folder / one).mkdir()
-                    found += uvloop.run(measure_legs(folder / one, one, postgres))
+                    say(f"{name}: all legs")
+                    (folder / name).mkdir()
+                    all_figures += uvloop.run(measure_legs(folder / name, name, postgres))
                 if growth:
-                    say(f"{one}: growth")
-                    (folder / f"{one}-growth").mkdir()
-                    found += uvloop.run(measure_growth(folder / f"{one}-growth", one, postgres, growth))
+                    say(f"{name}: growth")
+                    (folder / f"{name}-growth").mkdir()
+                    all_figures += uvloop.run(measure_growth(folder / f"{name}-growth", name, postgres, growth))
     if as_json:
-        print(json.dumps(figures.to_json(about, versions, found)))
+        print(json.dumps(figures.to_json(about, versions, all_figures)))
     else:
         out = Console(highlight=False, soft_wrap=True)
         out.print(", ".join(f"{name} {value}" for name, value in {**about, **versions}.items()))
-        out.print(figures.table(found))
-    sys.exit(any(one.met is False for one in found))
+        out.print(figures.table(all_figures))
+    sys.exit(any(figure.met is False for figure in all_figures))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What every benchmark reports: figures with their targets, as a table or as one JSON object. Pure."""
+"""Figures of benchmarks with their targets, as a table or as one JSON object. Pure."""
 
 from __future__ import annotations
 
@@ -14,31 +14,31 @@ from services.common.percentiles import percentile as percentile
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """One measured number."""
+    """One measured number with its target."""
 
     name: str
     value: float
     unit: str
-    """ms, reports/s, s of CPU, ... ; `x` where `against` names a peer."""
+    """Unit, such as ms, reports/s or s of CPU; `x` where `against` names a peer."""
     target: float | None = None
-    """What it ought to be; None where nothing is promised."""
+    """Limit for the value; None where nothing is promised."""
     met: bool | None = None
     against: str | None = None
-    """The peer that was measured in the same run; `value` is then the ratio."""
+    """Peer that was measured in the same run; `value` is then the ratio to it."""
 
 
 def at_most(name: str, value: float, unit: str, target: float) -> Figure:
-    """A figure that may not exceed its target; one that isn't a number doesn't meet it."""
+    """A figure that may not exceed its target. NaN doesn't meet it."""
     return Figure(name, value, unit, target, value <= target)
 
 
 def at_least(name: str, value: float, unit: str, target: float) -> Figure:
-    """A figure that may not stay below its target."""
+    """A figure that must reach its target."""
     return Figure(name, value, unit, target, value >= target)
 
 
 def to_json(machine: Mapping[str, Any], versions: Mapping[str, str], figures: Sequence[Figure]) -> dict[str, Any]:
-    """The object that --json prints. What is infinite becomes null, since JSON has no word for it."""
+    """The object that --json prints. Infinite values become null, because JSON can't represent them."""
     return {
         "machine": dict(machine),
         "versions": dict(versions),
@@ -50,11 +50,11 @@ def to_json(machine: Mapping[str, Any], versions: Mapping[str, str], figures: Se
 
 
 def table(figures: Sequence[Figure]) -> Table:
-    """The figures for a person."""
-    one = Table("figure", "value", "unit", "target", "met", "against", box=None)
-    one.columns[1].justify = "right"
+    """Printable table of the figures."""
+    printed = Table("figure", "value", "unit", "target", "met", "against", box=None)
+    printed.columns[1].justify = "right"
     for figure in figures:
         target = "" if figure.target is None else f"{figure.target:g}"
         met = {None: "", True: "yes", False: "[bold red]NO[/]"}[figure.met]
-        one.add_row(figure.name, f"{figure.value:,.1f}", figure.unit, target, met, figure.against or "")
-    return one
+        printed.add_row(figure.name, f"{figure.value:,.1f}", figure.unit, target, met, figure.against or "")
+    return printed

@@ -1,9 +1,9 @@
-"""`python -m bench.fold`: how many reports a second one core folds, with all that the decision looks at.
+"""`python -m bench.fold`: reports that one core folds in a second, with the whole decision.
 
-A country: wearers, each with an order or several, each of which protects a person who moves, with a phone, and her home, a polygon,
-by three rings. Each device reports each 15 s in batches of 100, with an accuracy of 5 to 50 m; walkers and drivers turn at random.
-One wearer in a hundred goes about 1.5 km from the person, so that episodes open, close, and are looked at with each report. Entries
-are read as they stand in the log, which is part of the figure; a server isn't.
+The crowd is a country. Each wearer has one or more orders. Each order protects a moving person with a phone, and her home, a polygon,
+with three rings. Each device reports every 15 s in batches of 100, with an accuracy of 5 to 50 m; walkers and drivers turn at random.
+One wearer in a hundred moves about 1.5 km from the person, so that episodes open, close and are evaluated with each report. The figure
+includes parsing the log entries, but no server.
 """
 
 from __future__ import annotations
@@ -21,21 +21,21 @@ from pathlib import Path
 
 from bench.ingestion.reports import BATCH, device_id
 from bench.mesh import machine
-from bench.mesh.crowd import EVERY_MS, Crowd
+from bench.mesh.crowd import REPORT_INTERVAL_MS, Crowd
 from services.geofence import gc_control, translate
 from services.geofence.domain import fold
 from services.geofence.domain.alerts import Alert
 from services.geofence.domain.entries import Body, Entry
 from services.geofence.domain.state import State
-from services.geofence.gc_control import Garbage
+from services.geofence.gc_control import GarbageCollector
 from tandem.common.v1 import log_pb2
 
 STARTS_MS = 1_790_000_000_000
 WARM_UP_TURNS = 2
 SILENCE_TURNS = 12
-"""Every 3 minutes all cases are woken together: a number of turns that is no multiple of it leaves that out or counts it too often."""
+"""Turns in 3 minutes. All cases are checked together every 3 minutes, so measure a multiple of these turns to count that evenly."""
 KEPT_TURNS = 560
-"""2 h 20 min: positions older than 2 h are dropped."""
+"""Turns in 2 h 20 min; the fold drops positions older than 2 h."""
 SEED = 7
 SPEEDS_MPS = (0.5, 1.4, 1.4, 12.0)
 E7_PER_M = 90
@@ -43,68 +43,68 @@ E7_PER_M = 90
 
 @dataclass(frozen=True, slots=True)
 class Rate:
-    """What the fold of one crowd gave."""
+    """Result of folding one crowd."""
 
     turns: list[float]
-    """Reports a second of processor time, in each turn."""
+    """Reports per second of processor time, by turn."""
     reports_per_s: float
-    """Of all turns together."""
+    """Reports per second of processor time, over all turns."""
     alerts: int
 
 
 class Walker:
-    """A device that goes at one speed and turns now and then."""
+    """A device that moves at constant speed and turns at random."""
 
-    def __init__(self, crowd: Crowd, device: int, partitions: int, drawn: random.Random) -> None:
+    def __init__(self, crowd: Crowd, device: int, partitions: int, rng: random.Random) -> None:
         self.device_id, self.partition = device_id(device), crowd.partition(device, partitions)
         self.lat_e7, self.lon_e7 = (round(degrees * 1e7) for degrees in crowd.place(device, 0))
-        self.accuracy_mm = drawn.randrange(5_000, 50_000)
-        self._step_e7 = drawn.choice(SPEEDS_MPS) * E7_PER_M * EVERY_MS / 1000
-        self._bearing = drawn.uniform(0, 2 * math.pi)
+        self.accuracy_mm = rng.randrange(5_000, 50_000)
+        self._step_e7 = rng.choice(SPEEDS_MPS) * E7_PER_M * REPORT_INTERVAL_MS / 1000
+        self._bearing = rng.uniform(0, 2 * math.pi)
 
-    def go_on(self, drawn: random.Random) -> None:
+    def go_on(self, rng: random.Random) -> None:
         """Moves until the next report."""
-        self._bearing += drawn.gauss(0, 0.6)
+        self._bearing += rng.gauss(0, 0.6)
         self.lat_e7 += round(self._step_e7 * math.cos(self._bearing))
         self.lon_e7 += round(self._step_e7 * math.sin(self._bearing))
 
 
-class Folding:
-    """The partitions of one crowd, folded in this process."""
+class CrowdFold:
+    """Folds the partitions of one crowd in this process."""
 
     def __init__(self, crowd: Crowd, partitions: int) -> None:
-        self._drawn = random.Random(SEED)
+        self._rng = random.Random(SEED)
         self._states = [State(index, "bench") for index in range(partitions)]
-        self.alerts, self.seldom = 0, Garbage()
+        self.alerts, self.collector = 0, GarbageCollector()
         for wearer in range(crowd.wearers):
             partition = crowd.partition(wearer * (1 + crowd.orders), partitions)
-            for case in crowd.cases(wearer, STARTS_MS - EVERY_MS):
+            for case in crowd.cases(wearer, STARTS_MS - REPORT_INTERVAL_MS):
                 self._step(partition, STARTS_MS, translate.case_of(case))
-        self._walkers = [Walker(crowd, device, partitions, self._drawn) for device in range(crowd.devices)]
-        self._drawn.shuffle(self._walkers)
+        self._walkers = [Walker(crowd, device, partitions, self._rng) for device in range(crowd.devices)]
+        self._rng.shuffle(self._walkers)
 
     def turn(self, number: int) -> float:
-        """Everybody reports once: reports a second of processor time."""
+        """Folds one report of each device; returns reports per second of processor time."""
         entries = list(self._entries(number))
         began_s = time.process_time()
         for stamp_ms, partition, data in entries:
             self._step(partition, stamp_ms, translate.entry_body(data))
-            self.seldom.after(1)
+            self.collector.count(1)
         return len(self._walkers) / (time.process_time() - began_s)
 
     def _entries(self, number: int) -> Iterator[tuple[int, int, bytes]]:
-        """A hundred reports that come together go to the partitions that they belong to, as ingest does it."""
+        """Log entries of a turn. As in ingest, each batch of reports is split by partition."""
         for first in range(0, len(self._walkers), BATCH):
-            stamp_ms = STARTS_MS + number * EVERY_MS + first * EVERY_MS // len(self._walkers)
+            stamp_ms = STARTS_MS + number * REPORT_INTERVAL_MS + first * REPORT_INTERVAL_MS // len(self._walkers)
             parts: dict[int, log_pb2.PositionBatch] = {}
             for walker in self._walkers[first : first + BATCH]:
-                walker.go_on(self._drawn)
+                walker.go_on(self._rng)
                 if walker.partition not in parts:
                     parts[walker.partition] = log_pb2.PositionBatch(received_wall_us=stamp_ms * 1000)
                 batch = parts[walker.partition]
                 batch.device_id.append(walker.device_id)
                 batch.report_id.append(f"r-{number}")
-                batch.fix_time_ms.append(stamp_ms - self._drawn.randrange(200, 900))
+                batch.fix_time_ms.append(stamp_ms - self._rng.randrange(200, 900))
                 batch.lat_e7.append(walker.lat_e7)
                 batch.lon_e7.append(walker.lon_e7)
                 batch.accuracy_mm.append(walker.accuracy_mm)
@@ -118,17 +118,17 @@ class Folding:
 
 
 def measure(crowd: Crowd, partitions: int, turns: int) -> Rate:
-    """Folds so many turns after a warm-up; the partitions one after another."""
-    folding = Folding(crowd, partitions)
-    with gc_control.looked_for_seldom() as folding.seldom:  # as by the evaluator
+    """Folds `turns` turns after a warm-up, one partition after another."""
+    folding = CrowdFold(crowd, partitions)
+    with gc_control.infrequent_collection() as folding.collector:  # as in the evaluator
         rates = [folding.turn(number) for number in range(WARM_UP_TURNS + turns)][WARM_UP_TURNS:]
     return Rate(rates, statistics.harmonic_mean(rates), folding.alerts)
 
 
 def memory(crowd: Crowd, partitions: int) -> float:
-    """KiB that this process grows by for a wearer and those whom their orders protect, once the fold keeps all that it ever keeps."""
+    """Memory of the fold for a wearer and the protected persons of their orders, KiB, once it keeps 2 h of positions."""
     before = _resident()
-    folding = Folding(crowd, partitions)
+    folding = CrowdFold(crowd, partitions)
     for number in range(KEPT_TURNS):
         folding.turn(number)
     gc.collect()
@@ -136,18 +136,22 @@ def memory(crowd: Crowd, partitions: int) -> float:
 
 
 def _resident() -> int:
-    """Bytes of this process in memory."""
+    """Resident memory of this process, bytes."""
     return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
 
 
 def main() -> None:
-    """Prints the figure."""
+    """Runs the benchmark and prints the figure."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--wearers", type=int, default=20_000)
-    parser.add_argument("--orders", type=int, default=1, help="of each wearer, each with a person, a phone and a home")
+    parser.add_argument(
+        "--orders", type=int, default=1, help="orders of each wearer, each with a person, a phone and a home"
+    )
     parser.add_argument("--partitions", type=int, default=1)
-    parser.add_argument("--memory", action="store_true", help="what a wearer takes in memory, after 2 h and 20 min")
-    parser.add_argument("--turns", type=int, default=2 * SILENCE_TURNS, help="reports of each device, 15 s apart")
+    parser.add_argument("--memory", action="store_true", help="measure the memory of a wearer after 2 h 20 min")
+    parser.add_argument(
+        "--turns", type=int, default=2 * SILENCE_TURNS, help="number of reports of each device, 15 s apart"
+    )
     arguments = parser.parse_args()
     if arguments.memory:
         kib = memory(Crowd(arguments.wearers, arguments.orders), arguments.partitions)

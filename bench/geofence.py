@@ -1,6 +1,6 @@
-"""`python -m bench.geofence`: how fast the fold is, what a whole chain with one and two evaluators does, and what its peers do.
+"""`python -m bench.geofence`: rate of the fold, rates and latencies of a whole chain with one and two evaluators, rates of peers.
 
-Exit code 1 where something was lost or refused, and 0 otherwise, also where a target isn't met: that is in the figures.
+Exit code 1 where a report was lost or rejected, else 0, even where a target isn't met; the figures show missed targets.
 """
 
 from __future__ import annotations
@@ -42,12 +42,12 @@ SINGLE = Shape("200/s one by one", 200, 1, 8)
 FULL = Shape("50,000/s in batches of 100", 50_000, BATCH, 4)
 COUNTRY = Shape("2,667/s in batches of 100", 2_667, BATCH, 4)
 TRIGGERS_PER_S = {SINGLE: 10.0, FULL: 10.0, COUNTRY: 1.0}
-"""A country has fewer alerts: 20,000 wearers at 0.91 a day each are 0.2 a second."""
+"""Triggers per second. A country has fewer alerts: 20,000 wearers at 0.91 a day each are 0.2 a second."""
 FIRST: dict[int, tuple[Shape, ...]] = {1: (), 2: (COUNTRY,)}
-"""Loads before all others: nobody answers, so that the many incidents of another would escalate meanwhile."""
+"""Loads that run before all others. Nobody answers offers, so the many incidents of another load would escalate meanwhile."""
 LOADS = {1: (FULL,), 2: (SINGLE,)}
 TARGETS_MS = {SINGLE: (3.0, 6.0), FULL: (4.0, 10.0)}
-"""p50 and p99 from due to both legs."""
+"""Targets for p50 and p99 of the latency from due to both legs, ms."""
 GROWTH = (
     *(("wearers", Crowd(count), 1) for count in (1_000, 10_000, 100_000)),
     *(("orders a wearer", Crowd(2_000, orders), 1) for orders in (1, 5, 20)),
@@ -60,7 +60,7 @@ def _say(text: str) -> None:
 
 
 def fold() -> Iterator[Figure]:
-    """The fold alone."""
+    """Figures of the fold alone."""
     rate = folding.measure(Crowd(20_000), 1, 2 * folding.SILENCE_TURNS)
     median = statistics.median(rate.turns)
     _say(f"fold: {rate.reports_per_s:,.0f} reports/s, median turn {median:,.0f}")
@@ -69,28 +69,28 @@ def fold() -> Iterator[Figure]:
 
 
 def growth() -> Iterator[Figure]:
-    """What a report costs as the crowd grows; partitions are folded one after another, in one process."""
+    """Cost of a report with growing crowds. One process folds the partitions one after another."""
     first: dict[str, float] = {}
-    for what, crowd, partitions in GROWTH:
-        number = {"wearers": crowd.wearers, "orders a wearer": crowd.orders, "partitions": partitions}[what]
+    for unit, crowd, partitions in GROWTH:
+        number = {"wearers": crowd.wearers, "orders a wearer": crowd.orders, "partitions": partitions}[unit]
         rate = folding.measure(crowd, partitions, folding.SILENCE_TURNS)
-        _say(f"{number:,} {what}: {rate.reports_per_s:,.0f} reports/s")
+        _say(f"{number:,} {unit}: {rate.reports_per_s:,.0f} reports/s")
         cost_us = 1e6 / rate.reports_per_s
-        yield Figure(f"fold, {number:,} {what}: a report", cost_us, "us of CPU")
-        yield Figure(f"fold, {number:,} {what}: over the fewest {what}", cost_us / first.setdefault(what, cost_us), "x")
+        yield Figure(f"fold, {number:,} {unit}: a report", cost_us, "us of CPU")
+        yield Figure(f"fold, {number:,} {unit}: over the fewest {unit}", cost_us / first.setdefault(unit, cost_us), "x")
 
 
 async def chain(folder: Path, replicas: int, seconds: float, repeats: int) -> list[Figure]:
-    """A whole chain with so many evaluators."""
+    """Figures of a whole chain with one or two evaluators."""
     label = {1: "one evaluator", 2: "two evaluators"}[replicas]
-    async with whole_chain.running(folder, replicas) as one:
+    async with whole_chain.running(folder, replicas) as chained:
         drained = []
         dues: dict[Shape, list[Due]] = {shape: [] for shape in (*FIRST[replicas], *LOADS[replicas])}
 
         async def play(shape: Shape, repeat: int) -> None:
-            found = dues[shape]
-            found.append(await one.due(shape, seconds, repeat, TRIGGERS_PER_S[shape]))
-            p99_ms = figures.percentile(found[-1].legs_ms, 99)
+            results = dues[shape]
+            results.append(await chained.due(shape, seconds, repeat, TRIGGERS_PER_S[shape]))
+            p99_ms = figures.percentile(results[-1].legs_ms, 99)
             _say(f"{repeat + 1}/{repeats} {label}, {shape.name}: both legs p99 {p99_ms:.1f} ms")
 
         for repeat in range(repeats):
@@ -99,17 +99,17 @@ async def chain(folder: Path, replicas: int, seconds: float, repeats: int) -> li
         for repeat in range(repeats):
             for shape in LOADS[replicas]:
                 await play(shape, repeat)
-            drained.append(await one.drain(seconds))
+            drained.append(await chained.drain(seconds))
             _say(f"{repeat + 1}/{repeats} {label}, saturated: {drained[-1].reports_per_s:,.0f} reports/s")
     rate = statistics.median(turn.reports_per_s for turn in drained)
-    figured = [
+    measured = [
         figures.at_least(f"{label}: reports to both legs", rate, "reports/s", CHAIN_TARGETS[replicas]),
         Figure(f"{label}: behind ingest at the end", statistics.median(turn.behind_s for turn in drained), "s"),
         *_cpu(label, [turn.used for turn in drained]),
     ]
     for shape, turns in dues.items():
-        figured += _latencies(f"{label}, {shape.name}", shape, turns)
-    return figured
+        measured += _latencies(f"{label}, {shape.name}", shape, turns)
+    return measured
 
 
 def _latencies(label: str, shape: Shape, turns: Sequence[Due]) -> Iterator[Figure]:
@@ -133,14 +133,14 @@ def _latencies(label: str, shape: Shape, turns: Sequence[Due]) -> Iterator[Figur
 
 
 def _cpu(label: str, used: Sequence[Usage]) -> Iterator[Figure]:
-    total_s = sum(one.total for one in used)
+    total_s = sum(usage.total for usage in used)
     if not total_s:
         return
     cores = machine.describe(Path("/"))["cores"]
     for process in used[0].by_process:
-        seconds = sum(one.by_process.get(process, 0.0) for one in used)
+        seconds = sum(usage.by_process.get(process, 0.0) for usage in used)
         yield Figure(f"{label}: cpu of {process}", 100 * int(cores) * seconds / total_s, "% of a core")
-    others_s = sum(one.others for one in used)
+    others_s = sum(usage.others for usage in used)
     yield Figure(
         f"{label}: cpu of all else, and of children that write checkpoints",
         100 * int(cores) * others_s / total_s,
@@ -149,15 +149,15 @@ def _cpu(label: str, used: Sequence[Usage]) -> Iterator[Figure]:
 
 
 async def peers(parts: Collection[str], folder: Path, seconds: float, repeats: int) -> dict[str, float]:
-    """What PostGIS and Valkey take, reports/s, where they are installed."""
+    """Rates of PostGIS and Valkey by part, reports/s, where they are installed."""
     numbers = itertools.count(1)
     places = [partial(whole_chain.CROWD.place, turn=turn) for turn in range(len(WALK))]
     walkers = Reports(BATCH, numbers, places=places, devices=whole_chain.WALKING)
-    found: dict[str, float] = {}
-    asked = [name for name in ("postgis", "asking-postgis") if name in parts]
-    if asked and (programs := postgis.programs()):
+    rates: dict[str, float] = {}
+    selected = [name for name in ("postgis", "asking-postgis") if name in parts]
+    if selected and (programs := postgis.programs()):
         with postgis.running(programs) as server:
-            for name in asked:
+            for name in selected:
                 url = server.new_database()
                 await evaluating_peers.create(url, whole_chain.CROWD, name == "asking-postgis")
                 turns = []
@@ -165,7 +165,7 @@ async def peers(parts: Collection[str], folder: Path, seconds: float, repeats: i
                     tally = Tally()
                     work = [evaluating_peers.evaluate(url, walkers, tally) for _ in range(postgis.CONNECTIONS)]
                     turns.append(await saturated.measure(tally, work, seconds, {}))
-                found[name] = _median(name, turns)
+                rates[name] = _median(name, turns)
     if "valkey" in parts and (program := valkey.program()):
         with valkey.running(program, folder / "valkey") as port:
             turns = []
@@ -173,10 +173,10 @@ async def peers(parts: Collection[str], folder: Path, seconds: float, repeats: i
                 tally = Tally()
                 work = [evaluating_peers.evaluate_in_valkey(port, walkers, tally) for _ in range(valkey.CLIENTS)]
                 turns.append(await saturated.measure(tally, work, seconds, {}))
-        found["valkey"] = _median("Valkey", turns)
-    for part in set(parts) & set(RATIO_TARGETS) - set(found):
-        _say(f"{part} isn't installed, its figures are left out")
-    return found
+        rates["valkey"] = _median("Valkey", turns)
+    for part in set(parts) & set(RATIO_TARGETS) - set(rates):
+        _say(f"{part} isn't installed, so its figures are left out")
+    return rates
 
 
 def _median(name: str, turns: Sequence[Saturated]) -> float:
@@ -186,57 +186,57 @@ def _median(name: str, turns: Sequence[Saturated]) -> float:
 
 
 async def measure(arguments: argparse.Namespace, folder: Path) -> list[Figure]:
-    """Runs the parts."""
+    """Runs the selected parts and returns their figures."""
     parts, seconds, repeats = arguments.only, arguments.seconds, arguments.repeats
-    found = [Figure("fsync of 4 KiB, median", machine.fsync_ms(folder), "ms")]
+    all_figures = [Figure("fsync of 4 KiB, median", machine.fsync_ms(folder), "ms")]
     if "fold" in parts:
-        found += fold()
+        all_figures += fold()
     own = 0.0
     for replicas, part in ((1, "one"), (2, "two")):
         if part in parts:
             (folder / part).mkdir()
             chained = await chain(folder / part, replicas, seconds, repeats)
-            found += chained
+            all_figures += chained
             own = own if replicas > 1 else chained[0].value
     for name, rate in (await peers(parts, folder, seconds, repeats)).items():
-        found.append(Figure(f"{name}: reports stored and looked at", rate, "reports/s"))
+        all_figures.append(Figure(f"{name}: reports stored and looked at", rate, "reports/s"))
         if own:
             ratio = figures.at_least(f"one evaluator: over {name}", own / rate, "x", RATIO_TARGETS[name])
-            found.append(Figure(ratio.name, ratio.value, ratio.unit, ratio.target, ratio.met, name))
+            all_figures.append(Figure(ratio.name, ratio.value, ratio.unit, ratio.target, ratio.met, name))
     if "growth" in parts:
-        found += growth()
-    return found
+        all_figures += growth()
+    return all_figures
 
 
 def main() -> int:
-    """Prints the figures."""
+    """Runs the benchmark and prints the figures."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--json", action="store_true", help="one JSON object instead of a table")
+    parser.add_argument("--json", action="store_true", help="print one JSON object instead of a table")
     parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS, metavar="PART", help=" ".join(PARTS))
-    parser.add_argument("--seconds", type=float, default=5, help="length of each turn")
+    parser.add_argument("--seconds", type=float, default=5, help="length of each turn, s")
     parser.add_argument("--repeats", type=int, default=3, help="turns of each part")
     arguments = parser.parse_args()
     telemetry.configure("bench")
-    # Like Ctrl-C: what was started is stopped and the folder goes.
+    # SIGTERM acts like Ctrl-C: it stops the processes and removes the folder.
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     try:
         with tempfile.TemporaryDirectory(prefix="tandem-bench-") as temporary:
             folder = Path(temporary)
             about = machine.describe(folder)
-            found = uvloop.run(measure(arguments, folder))
+            all_figures = uvloop.run(measure(arguments, folder))
     except CommandFailed as failed:
         _say(failed.message)
         return failed.exit_code
     versions = machine.versions()
     if arguments.json:
-        print(json.dumps(figures.to_json(about, versions, found)))
+        print(json.dumps(figures.to_json(about, versions, all_figures)))
     else:
         out = Console(highlight=False, soft_wrap=True, width=WIDTH)
         out.print(", ".join(f"{name} {value}" for name, value in {**about, **versions}.items()))
-        out.print(figures.table(found))
-    wrong = [one for one in found if one.target == 0 and not one.met]
-    for one in wrong:
-        _say(f"WRONG: {one.name}: {one.value:.0f}")
+        out.print(figures.table(all_figures))
+    wrong = [figure for figure in all_figures if figure.target == 0 and not figure.met]
+    for figure in wrong:
+        _say(f"WRONG: {figure.name}: {figure.value:.0f}")
     return FAILED if wrong else 0
 
 

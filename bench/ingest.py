@@ -1,9 +1,9 @@
-"""`python -m bench.ingest`: how many reports ingest makes durable, how soon, and what it does when that is too many.
+"""`python -m bench.ingest`: rate and latency with which ingest makes reports durable, and its behaviour under overload.
 
-nats-server (which syncs every write), one ingest process and this process, which makes the load, on the same cores; beside it, in the
-same run, what would be taken instead. Parts that are repeated take turns, so that a slow minute of the machine hits all alike.
-Exit code 1 where an acknowledged report isn't in the log or a report was refused, and 0 otherwise, also where a target isn't met:
-that is in the figures.
+nats-server (which syncs every write), one ingest process and this process, which generates the load, share the same cores. The same run
+measures alternatives to ingest as peers. Repeated parts take turns, so that a slow minute of the machine affects all equally. Exit code
+1 where an acknowledged report isn't in the log or a report was rejected, else 0, even where a target isn't met; the figures show missed
+targets.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from bench.figures import Figure
 from bench.ingestion import burst, endpoint, reports, saturated, slow_store
 from bench.ingestion import figures as ingest_figures
 from bench.ingestion import peers as ingest_peers
-from bench.ingestion.endpoint import Door
+from bench.ingestion.endpoint import IngestEndpoint
 from bench.ingestion.figures import Results
 from bench.ingestion.peers import Turn
 from bench.ingestion.reports import BATCH, Reports
@@ -41,93 +41,93 @@ PARTS = ("batched", "single", "latency", *ingest_peers.TITLES, "burst", "memory"
 BATCHED_STREAMS, BATCHED_WINDOW = 8, 8
 SINGLE_STREAMS, SINGLE_WINDOW = 32, 32
 WIDTH = 150
-"""Of the table, so that a line is a figure also where there is no terminal."""
+"""Width of the table, so that each figure has one line even without a terminal."""
 
 
 def _say(text: str) -> None:
     print(text, file=sys.stderr)
 
 
-def _own(door: Door, batches: Reports, streams: int, window: int) -> Turn:
+def _ingest_turn(ingest: IngestEndpoint, batches: Reports, streams: int, window: int) -> Turn:
     async def turn(seconds: float) -> Saturated:
         tally = Tally()
-        async with server.channel(door.address) as channel:
-            work = [saturated.stream(channel, door.identity, batches, window, tally) for _ in range(streams)]
-            return await saturated.measure(tally, work, seconds, {**door.pids, "bench": os.getpid()})
+        async with server.channel(ingest.address) as channel:
+            work = [saturated.stream(channel, ingest.identity, batches, window, tally) for _ in range(streams)]
+            return await saturated.measure(tally, work, seconds, {**ingest.pids, "bench": os.getpid()})
 
     return turn
 
 
-async def _take_turns(
+async def _run_turns(
     parts: Collection[str],
-    door: Door,
+    ingest: IngestEndpoint,
     folder: Path,
     numbers: Iterator[int],
     arguments: argparse.Namespace,
-    found: Results,
+    results: Results,
 ) -> None:
     hundreds, singles = Reports(BATCH, numbers), Reports(1, numbers)
     turns: dict[str, Turn] = {}
     if "batched" in parts:
-        turns["batched"] = _own(door, hundreds, BATCHED_STREAMS, BATCHED_WINDOW)
+        turns["batched"] = _ingest_turn(ingest, hundreds, BATCHED_STREAMS, BATCHED_WINDOW)
     if "single" in parts:
-        turns["single"] = _own(door, singles, SINGLE_STREAMS, SINGLE_WINDOW)
-    async with ingest_peers.running(parts, door, folder, numbers) as (peers, versions):
-        found.versions |= versions
+        turns["single"] = _ingest_turn(ingest, singles, SINGLE_STREAMS, SINGLE_WINDOW)
+    async with ingest_peers.running(parts, ingest, folder, numbers) as (peers, versions):
+        results.versions |= versions
         for repeat in range(arguments.repeats):
             for name, turn in {**turns, **peers}.items():
                 result = await turn(arguments.seconds)
-                found.saturated[name].append(result)
+                results.saturated[name].append(result)
                 _say(f"{repeat + 1}/{arguments.repeats} {name}: {result.reports_per_s:,.0f} reports/s")
             if "latency" in parts:
                 for shape in ingest_figures.LATENCIES:
                     plan = reports.plan(singles if shape.batch == 1 else hundreds, shape, arguments.seconds, repeat)
-                    sent = await load.send(door.address, door.identity, plan, shape.streams)
-                    found.latency[shape.name].append(sent)
+                    sent = await load.send(ingest.address, ingest.identity, plan, shape.streams)
+                    results.latency[shape.name].append(sent)
                     p99_ms = 1000 * figures.percentile(sent.answered_after_s, 99)
                     _say(f"{repeat + 1}/{arguments.repeats} {shape.name}: p99 {p99_ms:.1f} ms")
     if "burst" in parts:
-        found.burst = await burst.run(door, singles)
+        results.burst = await burst.run(ingest, singles)
 
 
 async def measure(folder: Path, arguments: argparse.Namespace) -> Results:
-    """Runs the parts."""
+    """Runs the selected parts and returns their results."""
     parts: Collection[str] = arguments.only
-    found = Results()
+    results = Results()
     numbers = itertools.count(1)
     if set(parts) - {"memory"}:
         async with (
             endpoint.running_nats(folder) as (nats, bus),
-            endpoint.running(folder, nats, bus) as one,
+            endpoint.running(folder, nats, bus) as ingest,
         ):
-            await _take_turns(parts, one, folder, numbers, arguments, found)
+            await _run_turns(parts, ingest, folder, numbers, arguments, results)
     if "memory" in parts:
-        # A server of its own: the log holds nothing else, so that what was acknowledged can be counted.
+        # On a separate server, whose log holds nothing else, so that the acknowledged reports can be counted.
         async with (
             endpoint.running_nats(folder / "slow") as (nats, bus),
             slow_store.relay(int(nats.url.rpartition(":")[2])) as port,
-            endpoint.running(folder / "slow", nats, bus, f"nats://127.0.0.1:{port}") as one,
+            endpoint.running(folder / "slow", nats, bus, f"nats://127.0.0.1:{port}") as ingest,
         ):
             _say(f"memory: {slow_store.DUE_PER_S:,} reports/s are due, the store takes a tenth")
-            found.held = await slow_store.hold(one, Reports(BATCH, numbers), arguments.memory_seconds)
-    return found
+            results.overload = await slow_store.run(ingest, Reports(BATCH, numbers), arguments.memory_seconds)
+    return results
 
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--json", action="store_true", help="one JSON object instead of a table")
+    parser.add_argument("--json", action="store_true", help="print one JSON object instead of a table")
     parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS, metavar="PART", help=" ".join(PARTS))
-    parser.add_argument("--seconds", type=float, default=10, help="length of each turn of the parts that are repeated")
-    parser.add_argument("--repeats", type=int, default=3, help="turns of each of these parts")
-    parser.add_argument("--memory-seconds", type=float, default=300, help="length of the part with the slow store")
+    parser.add_argument("--seconds", type=float, default=10, help="length of each turn of the repeated parts, s")
+    parser.add_argument("--repeats", type=int, default=3, help="turns of each repeated part")
+    parser.add_argument("--memory-seconds", type=float, default=300, help="length of the part with the slow store, s")
     return parser.parse_args()
 
 
 def main() -> int:
-    """Prints the figures."""
+    """Runs the benchmark and prints the figures."""
     arguments = _arguments()
     telemetry.configure("bench")
-    # Like Ctrl-C: what was started is stopped and the folder goes.
+    # SIGTERM acts like Ctrl-C: it stops the processes and removes the folder.
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     try:
         with tempfile.TemporaryDirectory(prefix="tandem-bench-") as temporary:
@@ -140,17 +140,17 @@ def main() -> int:
     except grpc.aio.AioRpcError as error:
         _say(of_rpc(error).message)
         return FAILED
-    found = [Figure("fsync of 4 KiB, median", fsync_ms, "ms"), *ingest_figures.of(results)]
+    all_figures = [Figure("fsync of 4 KiB, median", fsync_ms, "ms"), *ingest_figures.of(results)]
     versions = machine.versions() | results.versions
     if arguments.json:
-        print(json.dumps(figures.to_json(about, versions, found)))
+        print(json.dumps(figures.to_json(about, versions, all_figures)))
     else:
         out = Console(highlight=False, soft_wrap=True, width=WIDTH)
         out.print(", ".join(f"{name} {value}" for name, value in {**about, **versions}.items()))
-        out.print(figures.table(found))
-    wrong = [one for one in found if one.target == 0 and not one.met]
-    for one in wrong:
-        _say(f"WRONG: {one.name}: {one.value:.0f}")
+        out.print(figures.table(all_figures))
+    wrong = [figure for figure in all_figures if figure.target == 0 and not figure.met]
+    for figure in wrong:
+        _say(f"WRONG: {figure.name}: {figure.value:.0f}")
     return FAILED if wrong else 0
 
 

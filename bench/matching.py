@@ -1,7 +1,7 @@
-"""How well records of one person are found: `python -m bench.matching [--json]`.
+"""`python -m bench.matching [--json]`: quality of finding the records of one person.
 
-Febrl 4 and 3 without the ID number, by one threshold fixed without labels, beside PyPI `recordlinkage` and `splink` on the same data
-in the same run; and Korean names, from Hangul to Latin letters. Exit code 1 where a target isn't met.
+It links Febrl 4 and 3 without the ID number, with one threshold that needs no labels, and compares with PyPI `recordlinkage` and
+`splink` on the same data in the same run. It also ranks Latin spellings of Korean names. Exit code 1 where a target isn't met.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from bench.linkage import febrl
 from services.registry.matching import names, surnames
 
 DATA = "TANDEM_SHARED_DATA"
-"""Environment variable: folder that holds korean_names/korean_names_1000.json; ../shared/data unless set."""
+"""Environment variable of the folder that holds korean_names/korean_names_1000.json; default: ../shared/data."""
 F1_TARGET = 0.99
 RANK_TARGET = 0.92
 _PACKAGES = ("rapidfuzz", "recordlinkage", "splink")
@@ -31,7 +31,7 @@ _PACKAGES = ("rapidfuzz", "recordlinkage", "splink")
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """One measured number; where `against` names a peer, `value` is the ratio to it."""
+    """One measured number. Where `against` names a peer, `value` is the ratio to it."""
 
     name: str
     value: float
@@ -42,14 +42,14 @@ class Figure:
 
 
 def main() -> int:
-    """Measures and prints."""
+    """Runs the benchmark and prints the figures."""
     parser = argparse.ArgumentParser(prog="python -m bench.matching", description=__doc__)
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     arguments = parser.parse_args()
     figures = [*febrl_figures(), *korean_figures()]
     if arguments.json:
-        found = {"machine": _machine(), "versions": _versions(), "figures": [asdict(figure) for figure in figures]}
-        print(json.dumps(found, ensure_ascii=False, indent=2))
+        report = {"machine": _machine(), "versions": _versions(), "figures": [asdict(figure) for figure in figures]}
+        print(json.dumps(report, ensure_ascii=False, indent=2))
     else:
         _print_table(figures)
     return int(any(figure.met is False for figure in figures))
@@ -59,7 +59,7 @@ def main() -> int:
 
 
 def febrl_figures() -> Iterable[Figure]:
-    """F1, precision and recall on both sets, ours and the peers', and the ratios of F1."""
+    """F1, precision and recall of Tandem and of the peers on both sets, and the ratios of F1."""
     try:
         datasets = febrl.load()
     except ImportError as missing:
@@ -87,8 +87,8 @@ def febrl_figures() -> Iterable[Figure]:
 
 def _timed(link: Callable[[febrl.Dataset], list[febrl.Pair]], dataset: febrl.Dataset) -> tuple[febrl.Score, float]:
     began = time.perf_counter()
-    found = link(dataset)
-    return febrl.score(found, dataset.truth), time.perf_counter() - began
+    links = link(dataset)
+    return febrl.score(links, dataset.truth), time.perf_counter() - began
 
 
 def _details(name: str, score: febrl.Score, took_s: float) -> Iterable[Figure]:
@@ -102,19 +102,19 @@ def _details(name: str, score: febrl.Score, took_s: float) -> Iterable[Figure]:
 
 @dataclass(frozen=True, slots=True)
 class Ranking:
-    """Rows of the list, and at how many of them the first candidate is right."""
+    """Number of rows, and number of rows whose first-ranked candidate is right."""
 
     rows: int
     right: int
 
     @property
     def share(self) -> float:
-        """Share of the rows."""
+        """Share of the rows with a right first candidate."""
         return self.right / self.rows if self.rows else 0.0
 
 
 def korean_names_file() -> Path:
-    """Where the list of names ought to be."""
+    """Expected path of the list of names."""
     folder = os.environ.get(DATA) or Path(__file__).resolve().parents[2] / "shared" / "data"
     return Path(folder) / "korean_names" / "korean_names_1000.json"
 
@@ -122,8 +122,8 @@ def korean_names_file() -> Path:
 def korean_ranking(path: Path) -> dict[str, Ranking]:
     """Rankings of the whole list, of its `ambiguous` part and of the rest (`plain`).
 
-    Each name in Hangul is ranked against all Latin spellings of the list. Right is a spelling that the list gives for that name, if
-    no wrong one is as good. Ambiguous is a row whose surname, as spelt, is also a spelling of another surname.
+    For each name in Hangul, all Latin spellings of the list are ranked. A result is right where only spellings that the list gives for
+    that name share the first rank. A row is ambiguous where its spelt surname is also a spelling of another surname.
     """
     rows = [(load["fullNameHangul"], load["fullNameRomanized"]) for load in json.loads(path.read_text("utf-8"))]
     spellings = defaultdict(set)
@@ -138,23 +138,23 @@ def korean_ranking(path: Path) -> dict[str, Ranking]:
     for name, latin in rows:
         meant = surnames.BY_SPELLING.get(names.words(latin)[0], ())
         part = "ambiguous" if len(meant) > 1 else "plain"
-        for one in ("all", part):
-            counts[one].append(is_right[name])
-    return {part: Ranking(len(found), sum(found)) for part, found in counts.items()}
+        for counted in ("all", part):
+            counts[counted].append(is_right[name])
+    return {part: Ranking(len(results), sum(results)) for part, results in counts.items()}
 
 
 def korean_figures() -> Iterable[Figure]:
-    """Share of the names in Hangul whose Latin spelling is ranked first."""
+    """Shares of the names in Hangul whose Latin spelling is ranked first."""
     path = korean_names_file()
     if not path.exists():
         _say(f"Korean names are left out: {path} is missing; {DATA} names the folder that holds korean_names/")
         return
-    found = korean_ranking(path)
-    whole = found["all"].share
+    rankings = korean_ranking(path)
+    whole = rankings["all"].share
     yield Figure("korean_rank1", whole, "share", RANK_TARGET, whole >= RANK_TARGET)
     for part in ("ambiguous", "plain"):
-        yield Figure(f"korean_rank1_{part}", found[part].share, "share")
-    for part, ranking in found.items():
+        yield Figure(f"korean_rank1_{part}", rankings[part].share, "share")
+    for part, ranking in rankings.items():
         yield Figure(f"korean_rows_{part}", ranking.rows, "rows")
 
 
@@ -181,13 +181,13 @@ def _machine() -> dict[str, Any]:
 
 
 def _versions() -> dict[str, str]:
-    found = {}
+    versions = {}
     for package in _PACKAGES:
         try:
-            found[package] = importlib.metadata.version(package)
+            versions[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
-            found[package] = "not installed"
-    return found
+            versions[package] = "not installed"
+    return versions
 
 
 def _say(text: str) -> None:

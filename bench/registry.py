@@ -1,9 +1,9 @@
-"""How fast a new order or tag is matched and in the log: `python -m bench.registry [--json] [--at 1000 10000 100000]`.
+"""`python -m bench.registry [--json] [--at 1000 10000 100000]`: time until a new order or tag is matched and in the log.
 
-The registry runs as a process on PostgreSQL, with fsync, and is called over gRPC; time runs from the call until the case can be read
-from the log. Before it, so many orders and a fifth as many wearers with tags are in the database, whom nothing joins but chance.
-It is measured twice: while nothing else goes on, and while the police send their full list to be compared, again and again.
-Exit code 1 where the target isn't met at the largest size.
+The registry runs as a process on PostgreSQL with fsync and is called over gRPC. The time runs from the call until the case can be read
+from the log. Before that, the database is filled with `--at` random orders, and a fifth as many wearers with tags. Each size is
+measured twice: without other load, and while the police repeatedly send their full list for comparison. Exit code 1 where the target
+isn't met at the largest size.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ from tests.support.registry.registry import NPA, SECRET, Client, RegistryMesh, r
 SIZES = (1_000, 10_000, 100_000)
 SAMPLES = 200
 WARM_UP = 20
-"""First ones that aren't counted: the registry has just started, and looks through its keys once."""
+"""Number of uncounted first samples, because the registry has just started and scans its keys once."""
 TARGET_P99_S = 1.0
 KEY = bytes(range(32))
 ORDERS_PER_WEARER = 5
@@ -56,11 +56,11 @@ IN_LOG_WITHIN_S = 30.0
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """One measured number."""
+    """One measured time with its target."""
 
     name: str
     orders: int
-    """Orders in the database; wearers are a fifth."""
+    """Number of orders in the database; the number of wearers is a fifth of it."""
     p50_s: float
     p99_s: float
     target_p99_s: float | None = None
@@ -71,7 +71,7 @@ class Figure:
 
 
 class Collector:
-    """Stands where a connection stands, and collects what would be inserted, to be inserted at once."""
+    """Stand-in for a database connection that collects inserted rows, so that they are inserted in bulk."""
 
     dialect = SimpleNamespace(name="postgresql")
 
@@ -79,7 +79,7 @@ class Collector:
         self.rows: dict[sa.Table, list[dict[str, Any]]] = defaultdict(list)
 
     async def execute(self, statement: Any, rows: Sequence[dict[str, Any]] | None = None) -> Any:
-        """Takes inserts; there is nothing to be read or deleted yet."""
+        """Collects the rows of an insert; queries and deletions return nothing, because the database is empty."""
         if isinstance(statement, sa.Insert):
             table = cast(sa.Table, statement.table)
             values: Any = statement._values or {}
@@ -89,14 +89,14 @@ class Collector:
         return SimpleNamespace(all=list, rowcount=0)
 
     async def flush(self, connection: AsyncConnection) -> None:
-        """Inserts all that was collected, what is referred to first."""
+        """Inserts all collected rows, referenced tables first."""
         for table in sorted(self.rows, key=tables.metadata.sorted_tables.index):
             await connection.execute(sa.insert(table), self.rows[table])
         self.rows.clear()
 
 
 async def load(url: str, people: People, first: int, orders: int) -> list[Listed]:
-    """Fills a database with orders numbered from `first` up to `orders`, and a fifth as many wearers with tags.
+    """Fills a database with the orders numbered from `first` to `orders` - 1, and a fifth as many wearers with tags.
 
     Returns the new part of the list that the police would send.
     """
@@ -108,9 +108,9 @@ async def load(url: str, people: People, first: int, orders: int) -> list[Listed
             for record in made_up(people, n):
                 table, record_id = _place_of(record)
                 await handlers._store(view, table, record_id, record)
-                one = reconcile.listed(record)
-                if one.kind in KINDS_OF[Agency.NPA]:
-                    listed.append(one)
+                listed_record = reconcile.listed(record)
+                if listed_record.kind in KINDS_OF[Agency.NPA]:
+                    listed.append(listed_record)
             if n % BATCH == BATCH - 1 or n == orders - 1:
                 async with database.transaction() as connection:
                     await collector.flush(connection)
@@ -120,7 +120,7 @@ async def load(url: str, people: People, first: int, orders: int) -> list[Listed
 
 
 def made_up(people: People, n: int) -> Iterable[Wearer | Tag | ProtectedPerson | Order]:
-    """The records that come with the order of this number."""
+    """Records that belong to the order with this number."""
     if n % ORDERS_PER_WEARER == 0:
         yield Wearer(wearer_id=f"w-{n}", source_version=1, **people.next())
         yield Tag(f"t-{n}", f"w-{n}", 1)
@@ -153,29 +153,29 @@ def _place_of(record: Wearer | Tag | ProtectedPerson | Order) -> tuple[sa.Table,
 
 
 async def snapshots(client: Client) -> AsyncIterator[log_pb2.CaseSnapshot]:
-    """Cases as they come into the log, from its beginning."""
+    """Cases of the log from its beginning, as they arrive."""
     async for messages in pull.read(client.bus, flow.log_stream(0), 1):
         for message in messages:
             if message.subject == flow.log_subject(0, "case"):
                 yield log_pb2.LogEntry.FromString(message.data).case
 
 
-async def reconcile_for_ever(client: Client, listed: Sequence[Listed]) -> None:
-    """The police's full list, sent and compared again and again."""
+async def reconcile_repeatedly(client: Client, listed: Sequence[Listed]) -> None:
+    """Sends the police's full list for comparison repeatedly, until cancelled."""
     parts = [
         reconciliation_pb2.ReconcileRequest(records=map(translate_review.listed_to_proto, listed[n : n + LISTED_BATCH]))
         for n in range(0, len(listed), LISTED_BATCH)
     ]
     while True:
-        begun = time.perf_counter()
+        began_s = time.perf_counter()
         async for answer in client.stub.Reconcile(iter(parts), metadata=server.bearer(NPA, SECRET)):
             if answer.HasField("summary"):
-                taken_s = time.perf_counter() - begun
-                print(f"{answer.summary.listed} listed records compared in {taken_s:.1f} s", file=sys.stderr)
+                took_s = time.perf_counter() - began_s
+                print(f"{answer.summary.listed} listed records compared in {took_s:.1f} s", file=sys.stderr)
 
 
 async def measure(client: Client, people: People, size: int, meanwhile: str = "") -> list[Figure]:
-    """Times of new orders against wearers, and of new wearers with their tags against respondents."""
+    """Times until new orders are matched with wearers, and until new tags of wearers are matched with respondents."""
     times: dict[str, list[float]] = {"order": [], "tag": []}
     arriving = snapshots(client)
     for n in range(-WARM_UP, SAMPLES):
@@ -186,27 +186,27 @@ async def measure(client: Client, people: People, size: int, meanwhile: str = ""
         wearer.birth_date = order.respondent.birth_date = person["birth_date"].isoformat()
         wearer.phone = order.respondent.phone = person["phone"]
         tag = records.tag(f"new-t-{key}", wearer.wearer_id)
-        # The wearer with the tag is there and the order is new, or the order is there and the tag is new.
+        # Either the wearer with the tag is registered and the order is new, or the order is registered and the tag is new.
         kind, before, new = ("order", (wearer, tag), order) if n % 2 else ("tag", (order, wearer), tag)
         await client.put(*before)
         if kind == "tag":
             await _arrived(arriving, order.order_id, "")
-        begun = time.perf_counter()
+        began_s = time.perf_counter()
         await client.put(new)
         await _arrived(arriving, order.order_id, tag.device_id)
         if n >= 0:
-            times[kind].append(time.perf_counter() - begun)
+            times[kind].append(time.perf_counter() - began_s)
     largest = size == max(SIZES)
     return [
         Figure(
             f"new {kind}: put until in the log{meanwhile}",
             size,
-            round(sorted(taken)[len(taken) // 2], 4),
-            round(sorted(taken)[int(len(taken) * 0.99)], 4),
+            round(sorted(durations_s)[len(durations_s) // 2], 4),
+            round(sorted(durations_s)[int(len(durations_s) * 0.99)], 4),
             TARGET_P99_S if largest else None,
-            sorted(taken)[int(len(taken) * 0.99)] < TARGET_P99_S if largest else None,
+            sorted(durations_s)[int(len(durations_s) * 0.99)] < TARGET_P99_S if largest else None,
         )
-        for kind, taken in times.items()
+        for kind, durations_s in times.items()
     ]
 
 
@@ -219,10 +219,10 @@ async def _arrived(arriving: AsyncIterator[log_pb2.CaseSnapshot], order_id: str,
 
 
 async def at_size(mesh: RegistryMesh, people: People, size: int, listed: Sequence[Listed]) -> list[Figure]:
-    """The figures with so many orders in the database."""
+    """Figures with `size` orders in the database."""
     async with mesh.connected() as client:
         figures = await measure(client, people, size)
-        reconciling = asyncio.create_task(reconcile_for_ever(client, listed))
+        reconciling = asyncio.create_task(reconcile_repeatedly(client, listed))
         try:
             return figures + await measure(client, people, size, ", lists compared")
         finally:
@@ -232,26 +232,26 @@ async def at_size(mesh: RegistryMesh, people: People, size: int, listed: Sequenc
 
 
 def run(sizes: Sequence[int]) -> list[Figure]:
-    """Loads, measures, loads more, measures again."""
+    """Fills the database to each size in turn and measures there."""
     figures: list[Figure] = []
     people = People()
     with running_postgres(fsync=True) as postgres:
         url, listed = postgres.new_database(), list[Listed]()
         loaded = 0
         for size in sizes:
-            begun = time.perf_counter()
+            began_s = time.perf_counter()
             listed += asyncio.run(load(url, people, loaded, size))
-            print(f"{size} orders loaded in {time.perf_counter() - begun:.0f} s", file=sys.stderr)
+            print(f"{size} orders loaded in {time.perf_counter() - began_s:.0f} s", file=sys.stderr)
             loaded = size
-            # A log of its own for each size: what the one before sent doesn't come again.
+            # A separate log for each size, so that it holds no cases of the previous size.
             with (
                 tempfile.TemporaryDirectory() as folder,
                 running_registry(Path(folder), 1, url, env={"TANDEM_REGISTRY_KEY": KEY.hex()}) as mesh,
             ):
-                found = asyncio.run(at_size(mesh, people, size, listed))
-            for one in found:
-                print(_line(one), file=sys.stderr)
-            figures += found
+                size_figures = asyncio.run(at_size(mesh, people, size, listed))
+            for figure in size_figures:
+                print(_line(figure), file=sys.stderr)
+            figures += size_figures
     return figures
 
 
@@ -263,10 +263,12 @@ def _line(figure: Figure) -> str:
 
 
 def main() -> int:
-    """Prints the figures."""
+    """Runs the benchmark and prints the figures."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--json", action="store_true", help="one JSON object instead of a table")
-    parser.add_argument("--at", type=int, nargs="+", default=SIZES, metavar="ORDERS", help="sizes, ascending")
+    parser.add_argument("--json", action="store_true", help="print one JSON object instead of a table")
+    parser.add_argument(
+        "--at", type=int, nargs="+", default=SIZES, metavar="ORDERS", help="numbers of orders to measure at"
+    )
     arguments = parser.parse_args()
     figures = run(sorted(arguments.at))
     machine = f"{os.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}, PostgreSQL with fsync"

@@ -1,4 +1,4 @@
-"""A play of the study of the decision's quality, as the fold decides it and as a plain threshold does."""
+"""Decides a play of the decision-quality study, by the fold and by a plain distance threshold."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from services.geofence.domain.kinematics.geometry import PERSON, Disc, ecef_mm
 from services.geofence.domain.state import State
 
 HELP_MS = 480_000
-"""Whoever is sent on a prediction is there, or nearly, for so long after it."""
+"""Time for which a unit counts as present, or nearly present, after a dispatch on a prediction."""
 
 
-class Told(NamedTuple):
-    """What stood from one moment to another."""
+class Demanded(NamedTuple):
+    """A demand that was active from one moment to another; sorts by its start."""
 
     from_ms: int
     until_ms: int
@@ -32,81 +32,81 @@ class Told(NamedTuple):
 
 
 class Dispatch(NamedTuple):
-    """Somebody is sent."""
+    """A dispatch of a unit."""
 
     at_ms: int
     kind: str
     reported_m: float | None
-    """The distance that decided."""
+    """Reported distance on which the decision is based."""
 
 
 @dataclass(slots=True)
 class Decided:
-    """What the fold made of a play."""
+    """Decisions of the fold for a play."""
 
-    responds: list[Told] = field(default_factory=list)
-    """Demands to respond: a ring's until it is cleared, any other for as long as help is about."""
-    near: list[Told] = field(default_factory=list)
-    """UNKNOWN_NEAR that a person was told of (NOTIFY or more): while it stands, and as long as help would be about."""
-    recorded: list[Told] = field(default_factory=list)
-    """UNKNOWN_NEAR that stands at any demand, also where nobody but the record was told."""
+    responds: list[Demanded] = field(default_factory=list)
+    """Demands to respond: a ring's until it is cleared, any other for HELP_MS."""
+    near: list[Demanded] = field(default_factory=list)
+    """UNKNOWN_NEAR with NOTIFY or more: while it is active, and for HELP_MS after each alert."""
+    recorded: list[Demanded] = field(default_factory=list)
+    """UNKNOWN_NEAR with any demand, even only RECORD, while it is active."""
     dispatches: list[Dispatch] = field(default_factory=list)
-    """The first demand to respond in each incident, UNKNOWN_NEAR apart: nobody is sent twice within one."""
+    """First demand to respond of each incident, without UNKNOWN_NEAR: an incident sends a unit only once."""
     unknown_near: int = 0
-    """Incidents in which it was UNKNOWN_NEAR that demanded a response."""
+    """Number of incidents in which UNKNOWN_NEAR demanded a response."""
     demands: Counter[tuple[str, str]] = field(default_factory=Counter)
-    """Alerts by kind and demand."""
+    """Number of alerts by kind and demand."""
     first_known_ms: int = 0
-    """When both sides had reported."""
+    """Time at which both sides had reported."""
 
 
 def decide(play: Play, reports: list[Report]) -> Decided:
-    """The fold's decisions, with the same step as in the mesh and by default rules; an idle mesh ticks."""
-    found = Decided()
+    """Decisions of the fold for a play, with default rules. It uses the mesh's step function, and ticks while no report arrives."""
+    decided = Decided()
     state = State(0)
     until_ms = reports[-1].arrived_ms + 1
     case = Case("case", 1, "order", "w", (TAG,), (_target(play),), RINGS, reports[0].fix_ms, until_ms)
     entered: dict[int, int] = {}
-    """By radius, mm: since when a ring that responds is."""
+    """Time at which each active ring with RESPOND was entered, by radius, mm."""
     since: dict[bool, int] = {}
-    """Since when UNKNOWN_NEAR stands of which a person was told (True), and any (False)."""
+    """Start of the active UNKNOWN_NEAR with a notified person (True), and with any demand (False)."""
     sent: set[str] = set()
     unknown: set[str] = set()
 
     def step(stamp_ms: int, body: Case | Positions | Tick) -> None:
-        for one in fold.step(state, Entry(state.sequence + 1, stamp_ms, body)):
-            if not isinstance(one, Alert) or one.at_ms >= until_ms:
+        for alert in fold.step(state, Entry(state.sequence + 1, stamp_ms, body)):
+            if not isinstance(alert, Alert) or alert.at_ms >= until_ms:
                 continue
-            found.demands[one.kind.value, one.demand.name] += 1
-            if one.kind is AlertKind.RING_CLEARED and one.ring_mm in entered:
-                found.responds.append(Told(entered.pop(one.ring_mm), stamp_ms, AlertKind.RING_ENTERED.value))
-            if one.kind is AlertKind.UNKNOWN_NEAR and one.demand >= Demand.NOTIFY:
-                found.near.append(Told(stamp_ms, stamp_ms + HELP_MS, one.kind.value))
-            if one.demand is not Demand.RESPOND:
+            decided.demands[alert.kind.value, alert.demand.name] += 1
+            if alert.kind is AlertKind.RING_CLEARED and alert.ring_mm in entered:
+                decided.responds.append(Demanded(entered.pop(alert.ring_mm), stamp_ms, AlertKind.RING_ENTERED.value))
+            if alert.kind is AlertKind.UNKNOWN_NEAR and alert.demand >= Demand.NOTIFY:
+                decided.near.append(Demanded(stamp_ms, stamp_ms + HELP_MS, alert.kind.value))
+            if alert.demand is not Demand.RESPOND:
                 continue
-            if one.kind is AlertKind.RING_ENTERED:
-                entered.setdefault(one.ring_mm, stamp_ms)
+            if alert.kind is AlertKind.RING_ENTERED:
+                entered.setdefault(alert.ring_mm, stamp_ms)
             else:
-                found.responds.append(Told(stamp_ms, stamp_ms + HELP_MS, one.kind.value))
-            if one.kind is AlertKind.UNKNOWN_NEAR:
-                unknown.add(one.incident_id)
-            elif one.incident_id not in sent:
-                sent.add(one.incident_id)
-                reported_m = None if one.distance_mm is None else one.distance_mm / 1000
-                found.dispatches.append(Dispatch(stamp_ms, one.kind.value, reported_m))
+                decided.responds.append(Demanded(stamp_ms, stamp_ms + HELP_MS, alert.kind.value))
+            if alert.kind is AlertKind.UNKNOWN_NEAR:
+                unknown.add(alert.incident_id)
+            elif alert.incident_id not in sent:
+                sent.add(alert.incident_id)
+                reported_m = None if alert.distance_mm is None else alert.distance_mm / 1000
+                decided.dispatches.append(Dispatch(stamp_ms, alert.kind.value, reported_m))
         known = state.cases.get("case")
-        allowed = [one.told for one in known.possible.values()] if known else []
-        allowed += [demand >= Demand.NOTIFY for demand in known.near.values()] if known else []
-        for told in (True, False):
-            stands = any(allowed) if told else bool(allowed)
-            if stands:
-                since.setdefault(told, stamp_ms)
-            elif told in since:
-                stood(told, stamp_ms)
+        notified = [presence.told for presence in known.possible.values()] if known else []
+        notified += [demand >= Demand.NOTIFY for demand in known.near.values()] if known else []
+        for only_notified in (True, False):
+            is_active = any(notified) if only_notified else bool(notified)
+            if is_active:
+                since.setdefault(only_notified, stamp_ms)
+            elif only_notified in since:
+                end(only_notified, stamp_ms)
 
-    def stood(told: bool, until_ms: int) -> None:
-        one = Told(since.pop(told), until_ms, AlertKind.UNKNOWN_NEAR.value)
-        (found.near if told else found.recorded).append(one)
+    def end(only_notified: bool, until_ms: int) -> None:
+        ended = Demanded(since.pop(only_notified), until_ms, AlertKind.UNKNOWN_NEAR.value)
+        (decided.near if only_notified else decided.recorded).append(ended)
 
     def enter(stamp_ms: int, body: Case | Positions) -> None:
         while (due_ms := fold.next_due_ms(state)) is not None and due_ms < stamp_ms:
@@ -124,13 +124,13 @@ def decide(play: Play, reports: list[Report]) -> Decided:
             [report.accuracy_mm],
         )
         enter(report.arrived_ms, Positions(*columns, 0))
-    found.responds += [Told(from_ms, until_ms, AlertKind.RING_ENTERED.value) for from_ms in entered.values()]
-    for told in sorted(since):
-        stood(told, until_ms)
-    found.responds.sort()
-    found.unknown_near = len(unknown)
-    found.first_known_ms = first_known_ms(play, reports)
-    return found
+    decided.responds += [Demanded(from_ms, until_ms, AlertKind.RING_ENTERED.value) for from_ms in entered.values()]
+    for only_notified in sorted(since):
+        end(only_notified, until_ms)
+    decided.responds.sort()
+    decided.unknown_near = len(unknown)
+    decided.first_known_ms = first_known_ms(play, reports)
+    return decided
 
 
 def _target(play: Play) -> Target:
@@ -141,28 +141,28 @@ def _target(play: Play) -> Target:
 
 
 def first_known_ms(play: Play, reports: list[Report]) -> int:
-    """When both sides had reported; infinity's place is taken by the end of the play."""
+    """Time at which both sides had reported; the end of the play where a side never did."""
     devices = (TAG,) if play.is_place else (TAG, PHONE)
     firsts = [next((report.arrived_ms for report in reports if report.device == device), None) for device in devices]
     return max(play.way[-1].at_ms if first is None else first for first in firsts)
 
 
 class Plain(NamedTuple):
-    """The distance between the two last positions, at each report that changes one of them."""
+    """Distance between the two newest positions, at each report that changes one of them."""
 
     times_ms: NDArray[np.int64]
     apart_m: NDArray[np.float64]
 
 
 def plain(play: Play, reports: list[Report]) -> Plain:
-    """What Tile38's ROAM and Traccar's proximity look at: the newest position of each side, whatever its accuracy and age."""
+    """Distances as Tile38's ROAM and Traccar's proximity use them: between newest positions, regardless of accuracy and age."""
     edge_m = PLACE_RADIUS_M if play.is_place else 0
     north, east = metres_per_e7(play.other[0].lat_e7)
     newest: dict[str, Report] = {}
     times_ms, apart_m = [], []
     for report in reports:
         if report.device in newest and report.fix_ms <= newest[report.device].fix_ms:
-            continue  # older than what is known, or sent again
+            continue  # older than the newest position, or a duplicate
         newest[report.device] = report
         there = play.other[0] if play.is_place else newest.get(PHONE)
         here = newest.get(TAG)

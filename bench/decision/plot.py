@@ -1,4 +1,4 @@
-"""The plot of the study of the decision's quality, as SVG: what each rule misses, and what it sends for nothing."""
+"""Plot of the decision-quality study, as SVG: missed breaches and false dispatches of each rule."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ _COLOURS = ("#1f5fa8", "#c2571a")
 
 
 def draw(scores: Mapping[int, Score], path: Path) -> None:
-    """Writes the plot of the scores, which are by interval, ms."""
-    # The same figures give the same bytes, so that a difference in the repository is one of the figures.
+    """Writes the plot of the scores, which are keyed by report interval, ms."""
+    # Equal figures give equal bytes, so that a change of the file in the repository means a change of the figures.
     mpl.rcParams.update({"svg.hashsalt": "tandem", "svg.fonttype": "none"})
     figure = Figure(figsize=(8, 5), layout="constrained")
     axes = figure.subplots()
@@ -32,8 +32,8 @@ def draw(scores: Mapping[int, Score], path: Path) -> None:
             axes.annotate(
                 f"{named_m} m", (missed[i], false[i]), (4, 4), textcoords="offset points", color=colour, size=8
             )
-        misses = score.interval(lambda one: 100 * one.missed_share)
-        wrong = score.interval(lambda one: one.false / one.breaches)
+        misses = score.interval(lambda sums: 100 * sums.missed_share)
+        wrong = score.interval(lambda sums: sums.false / sums.breaches)
         axes.errorbar(
             misses.value,
             wrong.value,

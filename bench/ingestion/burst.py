@@ -1,4 +1,4 @@
-"""Devices that were without a connection for an hour come back at once: how soon all is stored, and whether live reports wait."""
+"""Burst of bench.ingest: devices return together after an hour offline. Measures the time to store all, and the live reports' delay."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 import grpc.aio
 
 from bench.ingestion import reports
-from bench.ingestion.endpoint import BURST_DEVICES, Door, burst_device_id
+from bench.ingestion.endpoint import BURST_DEVICES, IngestEndpoint, burst_device_id
 from bench.ingestion.reports import Reports
 from bench.mesh import load
 from bench.mesh.load import Shape
@@ -22,9 +22,9 @@ from services.common import times
 from services.common.rpc import server
 from tandem.ingest.v1 import ingest_pb2
 
-EVERY_S = 15
-EACH = 3600 // EVERY_S
-"""Reports of an hour."""
+REPORT_INTERVAL_S = 15
+REPORTS_EACH = 3600 // REPORT_INTERVAL_S
+"""Reports of a device in an hour."""
 LIVE = Shape("live", reports_per_s=2_667, batch=1, streams=8)
 """40,000 devices that report every 15 s."""
 LIVE_FOR_S = 45.0
@@ -35,30 +35,30 @@ WINDOW = 4
 
 @dataclass(frozen=True, slots=True)
 class Burst:
-    """What it gave."""
+    """Results of the burst."""
 
     drained_s: float
     stored: int
-    """Reports of the hour that are durable."""
+    """Number of durable reports of the hour offline."""
     live: LoadOutcome
     before_ms: list[float]
-    """From due to answered, of live reports that were due before the burst."""
+    """Latencies from due to answered, of live reports that were due before the burst."""
     during_ms: list[float]
-    """The same while it drained."""
+    """Latencies from due to answered, of live reports that were due while the burst drained."""
 
 
-async def run(door: Door, singles: Reports) -> Burst:
-    """Live reports one by one, and among them the burst."""
-    hours = [_hour(device, time.time_ns() // 1_000_000) for device in range(BURST_DEVICES)]
+async def run(ingest: IngestEndpoint, singles: Reports) -> Burst:
+    """Sends live reports one by one, and the burst among them."""
+    hours = [_hour_of(device, time.time_ns() // 1_000_000) for device in range(BURST_DEVICES)]
     plan = reports.plan(singles, LIVE, LIVE_FOR_S, seed=1)
-    live = asyncio.create_task(load.send(door.address, door.identity, plan, LIVE.streams))
+    live = asyncio.create_task(load.send(ingest.address, ingest.identity, plan, LIVE.streams))
     began_s = BEGINS_AFTER_S
     try:
         await asyncio.sleep(max(plan.starts_at_ms / 1000 + began_s - time.time(), 0))
         if live.done():
-            live.result()  # it can't have ended but by an error
+            live.result()  # raises the error that ended it early
         began = time.monotonic()
-        stored = await _send(door, hours)
+        stored = await _send(ingest, hours)
         drained_s = time.monotonic() - began
         print(f"burst: {stored} reports stored in {drained_s:.1f} s", file=sys.stderr)
         sent = await live
@@ -74,15 +74,15 @@ async def run(door: Door, singles: Reports) -> Burst:
     )
 
 
-async def _send(door: Door, hours: list[bytes]) -> int:
+async def _send(ingest: IngestEndpoint, hours: list[bytes]) -> int:
     left = iter(hours)
-    async with server.channel(door.address) as channel:
+    async with server.channel(ingest.address) as channel:
         method: Any = channel.stream_stream(METHOD, None, ingest_pb2.ReportResponse.FromString)
-        return sum(await asyncio.gather(*(_stream(method(metadata=door.identity), left) for _ in range(STREAMS))))
+        return sum(await asyncio.gather(*(_stream(method(metadata=ingest.identity), left) for _ in range(STREAMS))))
 
 
 async def _stream(call: Any, left: Iterator[bytes]) -> int:
-    """Sends with a few batches under way, as a head-end does that has many to send."""
+    """Sends with WINDOW batches in flight, as a head-end with a backlog does; returns the number of stored reports."""
     stored = waiting = 0
     for message in left:
         await call.write(message)
@@ -104,8 +104,8 @@ def _accepted(answer: ingest_pb2.ReportResponse) -> int:
     return len(answer.outcomes)
 
 
-def _hour(device: int, now_ms: int) -> bytes:
-    """All that a device has kept, in one request."""
+def _hour_of(device: int, now_ms: int) -> bytes:
+    """Request with all reports that a device kept while offline."""
     lat_deg, lon_deg = reports.place(device)
     return ingest_pb2.ReportRequest(
         batch=device,
@@ -114,11 +114,11 @@ def _hour(device: int, now_ms: int) -> bytes:
             ingest_pb2.Position(
                 device_id=burst_device_id(device),
                 report_id=f"kept-{n:03d}",
-                fix_time=times.to_timestamp(now_ms - (EACH - n) * EVERY_S * 1000),
+                fix_time=times.to_timestamp(now_ms - (REPORTS_EACH - n) * REPORT_INTERVAL_S * 1000),
                 lat_deg=lat_deg + n * 1e-5,
                 lon_deg=lon_deg,
                 accuracy_m=reports.ACCURACY_M,
             )
-            for n in range(EACH)
+            for n in range(REPORTS_EACH)
         ],
     ).SerializeToString()

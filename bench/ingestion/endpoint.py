@@ -1,4 +1,4 @@
-"""A nats-server and one ingest process for a benchmark, each its own process, with the devices' routes as the registry writes them."""
+"""A nats-server and one ingest process for a benchmark, with the devices' routes in the form that the registry writes."""
 
 from __future__ import annotations
 
@@ -30,25 +30,25 @@ _ROUTED_BATCH = 256
 
 
 @dataclass(frozen=True, slots=True)
-class Door:
-    """A running ingest."""
+class IngestEndpoint:
+    """A running ingest process and its server."""
 
     address: str
     pids: dict[str, int]
-    """Of nats-server and ingest."""
+    """Process ids of nats-server and ingest, by name."""
     bus: Bus
-    """A connection of our own."""
+    """The benchmark's connection to the server."""
     nats: TestServer
 
     @property
     def identity(self) -> Metadata:
-        """Call metadata of the vendor to whom all devices are bound."""
+        """Call metadata of the vendor of all devices."""
         return server.bearer(f"spiffe://vendor/{VENDOR_ID}", SECRET)
 
 
 @asynccontextmanager
 async def running_nats(folder: Path) -> AsyncIterator[tuple[TestServer, Bus]]:
-    """A nats-server that syncs every write, with the streams and the routes of all devices."""
+    """Starts a nats-server that syncs every write, with the streams and the routes of all devices."""
     with running_server(folder / "nats") as nats:
         await create_streams(nats.url, 1, LOG_BYTES)
         async with buses.connect(nats.url, "bench") as bus:
@@ -59,8 +59,8 @@ async def running_nats(folder: Path) -> AsyncIterator[tuple[TestServer, Bus]]:
 @asynccontextmanager
 async def running(
     folder: Path, nats: TestServer, bus: Bus, nats_url: str | None = None, tracing: bool = True
-) -> AsyncIterator[Door]:
-    """An ingest that serves. `nats_url` is where it finds the server, where that isn't the server's own address."""
+) -> AsyncIterator[IngestEndpoint]:
+    """Starts an ingest process and waits until it serves. `nats_url` replaces the server's address, for example by a relay's."""
     address = f"127.0.0.1:{free_port()}"
     env = {
         "TANDEM_PORT": address.rpartition(":")[2],
@@ -74,11 +74,11 @@ async def running(
     }
     with spawn("services.ingest", env, folder / "ingest.log") as service:
         await service.ready(address)
-        yield Door(address, {"nats-server": nats.pid, "ingest": service.pid}, bus, nats)
+        yield IngestEndpoint(address, {"nats-server": nats.pid, "ingest": service.pid}, bus, nats)
 
 
 def burst_device_id(device: int) -> str:
-    """Id of a device that was without a connection."""
+    """Id of a device that was offline before the burst."""
     return f"gone-{device:04d}"
 
 

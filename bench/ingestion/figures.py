@@ -1,4 +1,4 @@
-"""The figures of bench.ingest, from what its parts gave. Pure."""
+"""Figures of bench.ingest from the results of its parts. Pure."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from dataclasses import dataclass, field
 
 from bench import figures
 from bench.figures import Figure
-from bench.ingestion.burst import EACH, LIVE, Burst
+from bench.ingestion.burst import LIVE, REPORTS_EACH, Burst
 from bench.ingestion.endpoint import BURST_DEVICES
 from bench.ingestion.reports import BATCH
 from bench.ingestion.saturated import Saturated
-from bench.ingestion.slow_store import DUE_PER_S, Held
+from bench.ingestion.slow_store import DUE_PER_S, OverloadResult
 from bench.mesh.load import Shape
 from services.cli.simulate.load_generator import LoadOutcome
 
@@ -27,37 +27,37 @@ LATENCY_TARGETS_MS = {("200/s one by one", 50): 2.0, ("200/s one by one", 99): 5
     ("50,000/s in batches of 100", 99): 10.0
 }
 RATIO_TARGETS = {"stock": 40.0, "postgis": 2.0, "asking-postgis": 2.0, "valkey": None}
-"""How many times what a peer takes ingest takes in batches; None where it is only told."""
+"""Minimum ratio of ingest's batched rate to a peer's rate; None where the ratio has no target."""
 BURST_TARGET_MS = 1_000.0
-SETTLED_S = 30
-"""From then on memory is expected to grow no more."""
+STEADY_AFTER_S = 30
+"""Time after which memory should grow no more, seconds."""
 GROWTH_TARGET_MIB = 32.0
 
 
 @dataclass(slots=True)
 class Results:
-    """What the parts that were run gave."""
+    """Results of the parts of a run."""
 
     saturated: dict[str, list[Saturated]] = field(default_factory=lambda: defaultdict(list))
-    """By part, one for each repeat."""
+    """Saturated turns by part, one for each repeat."""
     latency: dict[str, list[LoadOutcome]] = field(default_factory=lambda: defaultdict(list))
-    """By the load's name, one for each repeat."""
+    """Outcomes by the load's name, one for each repeat."""
     burst: Burst | None = None
-    held: Held | None = None
+    overload: OverloadResult | None = None
     versions: dict[str, str] = field(default_factory=dict)
-    """Of the peers' servers."""
+    """Versions of the peers' servers."""
 
 
 def of(results: Results) -> list[Figure]:
-    """All of them."""
-    found = [figure for name, turns in results.saturated.items() for figure in _rate(name, turns)]
-    found += _ratios(results)
-    found += [figure for shape in LATENCIES if shape.name in results.latency for figure in _latency(shape, results)]
+    """Figures of all results."""
+    computed = [figure for name, turns in results.saturated.items() for figure in _rate(name, turns)]
+    computed += _ratios(results)
+    computed += [figure for shape in LATENCIES if shape.name in results.latency for figure in _latency(shape, results)]
     if results.burst:
-        found += _burst(results.burst)
-    if results.held:
-        found += _held(results.held)
-    return found
+        computed += _burst(results.burst)
+    if results.overload:
+        computed += _overload(results.overload)
+    return computed
 
 
 def _median(turns: Sequence[Saturated]) -> float:
@@ -104,7 +104,7 @@ def _latency(shape: Shape, results: Results) -> Iterator[Figure]:
 
 
 def _burst(burst: Burst) -> Iterator[Figure]:
-    kept = BURST_DEVICES * EACH
+    kept = BURST_DEVICES * REPORTS_EACH
     yield Figure("burst: drained after", burst.drained_s, "s")
     yield Figure("burst: reports durable", burst.stored / burst.drained_s, "reports/s")
     yield figures.at_most("burst: reports not durable", kept - burst.stored, "reports", 0)
@@ -119,17 +119,17 @@ def _burst(burst: Burst) -> Iterator[Figure]:
     yield figures.at_most("burst: live reports refused", burst.live.refused.total(), "reports", 0)
 
 
-def _held(held: Held) -> Iterator[Figure]:
-    stored = len(held.acknowledged) * BATCH
+def _overload(result: OverloadResult) -> Iterator[Figure]:
+    stored = len(result.acknowledged) * BATCH
     yield Figure("memory: reports due", DUE_PER_S, "reports/s")
-    yield Figure("memory: reports durable", stored / held.took_s, "reports/s")
-    if held.resident_mib:
-        settled = held.resident_mib[SETTLED_S:]
-        yield Figure("memory: resident at the start", held.resident_mib[0], "MiB")
-        yield Figure("memory: resident at the most", max(held.resident_mib), "MiB")
-        growth = max(settled) - settled[0] if settled else math.inf
-        yield figures.at_most(f"memory: growth after {SETTLED_S} s", growth, "MiB", GROWTH_TARGET_MIB)
-    yield Figure("memory: time that writers were pushed back", 100 * held.pushed_back, "%")
-    yield Figure("memory: streams told to come again", held.sent_again, "streams")
-    yield figures.at_most("memory: reports refused", len(held.refused), "reports", 0)
-    yield figures.at_most("memory: acknowledged reports lost", held.lost, "reports", 0)
+    yield Figure("memory: reports durable", stored / result.took_s, "reports/s")
+    if result.resident_mib:
+        steady = result.resident_mib[STEADY_AFTER_S:]
+        yield Figure("memory: resident at the start", result.resident_mib[0], "MiB")
+        yield Figure("memory: resident at the most", max(result.resident_mib), "MiB")
+        growth = max(steady) - steady[0] if steady else math.inf
+        yield figures.at_most(f"memory: growth after {STEADY_AFTER_S} s", growth, "MiB", GROWTH_TARGET_MIB)
+    yield Figure("memory: time that writers were pushed back", 100 * result.pushed_back, "%")
+    yield Figure("memory: streams told to come again", result.reopened, "streams")
+    yield figures.at_most("memory: reports refused", len(result.refused), "reports", 0)
+    yield figures.at_most("memory: acknowledged reports lost", result.lost, "reports", 0)

@@ -1,8 +1,8 @@
-"""Peer of bench.ingest: reports inserted durably into PostGIS, 100 a transaction, over two connections.
+"""Peer of bench.ingest: reports inserted durably into PostGIS, 100 per transaction, over two connections.
 
-It gets what helps it: prepared statements, and no checkpoint or vacuum while it is measured. Twice: into a bare table without
-indexes, which takes whatever comes; and into one that asks what ingest asks, a registered device, values within bounds, and each
-report once.
+PostGIS gets favourable conditions: prepared statements, and no checkpoint or vacuum during the measurement. It is measured twice: with
+a bare table without indexes, which accepts every row; and with a table that checks the same as ingest, which is a registered device,
+values within bounds, and each report once.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _COLUMNS = """
     place geography(point, 4326) not null, accuracy_m float8 not null
 """
 _BARE = f"create table reports ({_COLUMNS});"
-_ASKING = f"""
+_CHECKED = f"""
     create table devices (device_id text primary key);
     create table reports ({_COLUMNS},
         primary key (device_id, report_id),
@@ -42,18 +42,18 @@ INSERT = """
     insert into reports (device_id, report_id, fix_time, place, accuracy_m)
     select device_id, report_id, fix_time, ST_SetSRID(ST_MakePoint(lon_deg, lat_deg), 4326)::geography, accuracy_m
     from unnest($1::text[], $2::text[], $3::timestamptz[], $4::float8[], $5::float8[], $6::float8[])
-        as one (device_id, report_id, fix_time, lat_deg, lon_deg, accuracy_m)
+        as report (device_id, report_id, fix_time, lat_deg, lon_deg, accuracy_m)
     on conflict do nothing
 """
 
 
 def programs() -> Path | None:
-    """Folder of the programs of the newest PostgreSQL that has PostGIS; None where there is none."""
-    found = sorted(Path("/usr/lib/postgresql").glob("*/bin/pg_config"), key=lambda one: one.parts[-3], reverse=True)
+    """Folder of the programs of the newest PostgreSQL with PostGIS; None where none is installed."""
+    configs = sorted(Path("/usr/lib/postgresql").glob("*/bin/pg_config"), key=lambda path: path.parts[-3], reverse=True)
     on_path = shutil.which("pg_config")
-    for config in [*found, *([Path(on_path)] if on_path else [])]:
-        asked = (config, "--bindir", "--sharedir")
-        folder, shared = subprocess.run(asked, capture_output=True, text=True, check=True).stdout.split("\n")[:2]
+    for config in [*configs, *([Path(on_path)] if on_path else [])]:
+        arguments = (config, "--bindir", "--sharedir")
+        folder, shared = subprocess.run(arguments, capture_output=True, text=True, check=True).stdout.split("\n")[:2]
         if (Path(shared) / "extension" / "postgis.control").exists() and (Path(folder) / "initdb").exists():
             return Path(folder)
     return None
@@ -61,17 +61,17 @@ def programs() -> Path | None:
 
 @contextmanager
 def running(folder: Path) -> Iterator[PostgresServer]:
-    """A server of our own that syncs every transaction."""
+    """Starts a separate server that syncs every transaction."""
     with postgres.running_postgres(fsync=True, programs=folder, settings=_SETTINGS) as server:
         yield server
 
 
-async def create(url: str, asking: bool) -> dict[str, str]:
-    """Makes the table, with the devices where it asks for them, and returns the versions."""
+async def create(url: str, checked: bool) -> dict[str, str]:
+    """Creates the table of reports; returns the versions of the server. `checked` adds the checks and the devices."""
     connection = await asyncpg.connect(url)
     try:
         await connection.execute("create extension postgis")
-        await make_table(connection, asking)
+        await make_table(connection, checked)
         return {
             "postgresql": await connection.fetchval("show server_version"),
             "postgis": await connection.fetchval("select extversion from pg_extension where extname = 'postgis'"),
@@ -80,17 +80,17 @@ async def create(url: str, asking: bool) -> dict[str, str]:
         await connection.close()
 
 
-async def make_table(connection: asyncpg.Connection, asking: bool) -> None:
-    """The table of reports, with the devices where it asks for them."""
-    await connection.execute(_ASKING if asking else _BARE)
-    if asking:
+async def make_table(connection: asyncpg.Connection, checked: bool) -> None:
+    """Creates the table of reports. `checked` adds the checks and the table of devices."""
+    await connection.execute(_CHECKED if checked else _BARE)
+    if checked:
         ids = [(device_id(index),) for index in range(DEVICES)]
         await connection.copy_records_to_table("devices", records=ids)
         await connection.execute("analyze devices")
 
 
 async def insert(url: str, reports: Reports, tally: Tally) -> None:
-    """One of the connections."""
+    """Inserts reports over one connection until the tally is over."""
     connection = await asyncpg.connect(url)
     try:
         statement = await connection.prepare(INSERT)

@@ -1,7 +1,7 @@
-"""The reports that bench.ingest, bench.geofence and their peers get: of 50,000 devices in turn, made while they are sent.
+"""Reports for bench.ingest, bench.geofence and their peers, of 50,000 devices in turn, generated while they are sent.
 
-A batch is of devices that follow one another. They share the report id, which is unique within each device for ever, and the fix
-time, a whole second as receivers give it. So a batch is a join of bytes that were prepared, and making one costs next to nothing.
+A batch holds reports of consecutive devices. They share the report id, which is unique for each device, and the fix time, in whole
+seconds as receivers report it. So a batch is a join of prepared bytes and costs almost nothing to generate.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ from services.common import times
 from tandem.ingest.v1 import ingest_pb2
 
 DEVICES = 50_000
-"""Enough that none comes near the 10 reports/s that a device may send: 150,000/s are 3."""
+"""Enough to stay below the limit of 10 reports/s for a device: 150,000 reports/s are 3 for each device."""
 BATCH = 100
 ACCURACY_M = 10.0
 Place: TypeAlias = Callable[[int], tuple[float, float]]
-"""Where a device is, degrees."""
+"""Function from a device's number to its latitude and longitude, degrees."""
 
 
 @dataclass(frozen=True, slots=True)
 class Columns:
-    """A batch as a database takes it."""
+    """A batch of reports as columns for a database."""
 
     report_id: str
     fix_time_s: int
@@ -38,9 +38,9 @@ class Columns:
 
 
 class Reports:
-    """Batches of `size` without end. `numbers` is shared by all that must not give the same report twice.
+    """Endless source of batches of `size` reports. Sources that share `numbers` never generate the same report twice.
 
-    On streams of single reports answers may come together, as the contract recommends.
+    Requests with single reports allow combined answers (`together`), as the contract recommends for streams.
     """
 
     def __init__(
@@ -52,51 +52,53 @@ class Reports:
         devices: int = DEVICES,
     ) -> None:
         self.size, self._numbers = size, numbers
-        # Whoever moves is at the first place in the first turn of all devices, at the next in the next turn, and so on.
+        # In each turn of all devices, every device is at the next of the given places.
         groups = [
             (range(first, first + size), where) for where in places or (place,) for first in range(0, devices, size)
         ]
-        self._places = [[where(one) for one in group] for group, where in groups]
-        self._names = [[device_id(one) for one in group] for group, _ in groups]
+        self._places = [[where(device) for device in group] for group, where in groups]
+        self._names = [[device_id(device) for device in group] for group, _ in groups]
         together = kind is ingest_pb2.ReportRequest and size == 1
         self._head = ingest_pb2.ReportRequest(together=True).SerializeToString() if together else b""
-        blank = _said(report_id(0), int(time.time()))
+        placeholder = _shared_fields(report_id(0), int(time.time()))
         self._pieces = [
-            kind(positions=[_position(one, where(one), blank) for one in group]).SerializeToString().split(blank)
+            kind(positions=[_position(device, where(device), placeholder) for device in group])
+            .SerializeToString()
+            .split(placeholder)
             for group, where in groups
         ]
 
     def next(self) -> bytes:
-        """The next request, with fixes of now."""
+        """The next request, with the present second as fix time."""
         return self._message(next(self._numbers), int(time.time()))
 
     def next_numbered(self) -> tuple[int, bytes]:
-        """The same for a stream, with the number of its batch in it."""
+        """The next request for a stream and its batch number, with the present second as fix time."""
         number = next(self._numbers)
         return number, _batch(number) + self._message(number, int(time.time()))
 
     def next_of(self, fix_time_s: int, batch: int) -> bytes:
-        """The next request for a stream, with fixes of that second and the sender's number of the batch."""
+        """The next request for a stream, with this fix time and batch number."""
         return _batch(batch) + self._message(next(self._numbers), fix_time_s)
 
     def next_columns(self) -> Columns:
-        """The next batch, for a database."""
+        """The next batch as columns for a database."""
         number = next(self._numbers)
         group = number % len(self._pieces)
         lat_deg, lon_deg = zip(*self._places[group], strict=True)
         return Columns(report_id(number), int(time.time()), self._names[group], lat_deg, lon_deg)
 
     def _message(self, number: int, fix_time_s: int) -> bytes:
-        return self._head + _said(report_id(number), fix_time_s).join(self._pieces[number % len(self._pieces)])
+        return self._head + _shared_fields(report_id(number), fix_time_s).join(self._pieces[number % len(self._pieces)])
 
 
 def device_id(device: int) -> str:
-    """Id of a device."""
+    """Id of the device with this number."""
     return f"tag-{device:05d}"
 
 
 def device_number(device: str) -> int:
-    """Which device has this id."""
+    """Number of the device with this id."""
     return int(device.removeprefix("tag-"))
 
 
@@ -106,14 +108,14 @@ def report_id(number: int) -> str:
 
 
 def place(device: int) -> tuple[float, float]:
-    """Where a device is, degrees."""
+    """Latitude and longitude of a device that doesn't move, degrees."""
     return 34.0 + device % 250 * 0.0123456789, 126.5 + device // 250 * 0.0123456789
 
 
 def plan(reports: Reports, shape: Shape, seconds: float, seed: int) -> Plan:
     """A load whose requests are due at independent random moments."""
     dues_s = load_generator.moments_s(random.Random(seed), round(seconds * shape.reports_per_s / shape.batch), seconds)
-    # A request is made sooner than otherwise a report, however many it holds.
+    # Generating a prepared request of any size takes less time than one report elsewhere, so the lead time counts requests.
     starts_at_ms = load_generator.starts_at_ms(len(dues_s))
     requests = [
         DueRequest(due_s, shape.batch, reports.next_of(int(starts_at_ms / 1000 + due_s), i))
@@ -123,17 +125,17 @@ def plan(reports: Reports, shape: Shape, seconds: float, seed: int) -> Plan:
 
 
 def _batch(number: int) -> bytes:
-    """The sender's number of a batch. The bytes of two messages one behind the other are both in one."""
+    """Serialized batch number. Protobuf merges concatenated messages, so a request may follow these bytes."""
     return ingest_pb2.ReportRequest(batch=number).SerializeToString()
 
 
-def _position(device: int, where: tuple[float, float], said: bytes) -> ingest_pb2.Position:
+def _position(device: int, where: tuple[float, float], shared: bytes) -> ingest_pb2.Position:
     lat_deg, lon_deg = where
     position = ingest_pb2.Position(device_id=device_id(device), lat_deg=lat_deg, lon_deg=lon_deg, accuracy_m=ACCURACY_M)
-    position.MergeFromString(said)
+    position.MergeFromString(shared)
     return position
 
 
-def _said(report: str, fix_time_s: int) -> bytes:
-    """The bytes of a position that differ from batch to batch. They stand together, since fields are written in their order."""
+def _shared_fields(report: str, fix_time_s: int) -> bytes:
+    """Serialized fields of a position that differ from batch to batch. They are adjacent, because fields are written in order."""
     return ingest_pb2.Position(report_id=report, fix_time=times.to_timestamp(fix_time_s * 1000)).SerializeToString()

@@ -1,4 +1,4 @@
-"""How much a system takes at the most: so many requests under way at all times, none before an earlier one was answered."""
+"""Closed-loop measurement of a system's maximum rate: a fixed number of requests is always in flight."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ WARM_UP_S = 1.0
 
 @dataclass(slots=True)
 class Tally:
-    """What the workers have done so far, and whether they are to stop."""
+    """Shared state of the workers: their count of reports, and whether they must stop."""
 
     reports: int = 0
-    """Acknowledged as durable."""
+    """Number of reports acknowledged as durable."""
     over: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Saturated:
-    """What one turn gave."""
+    """Result of one turn."""
 
     reports_per_s: float
     seconds: float
@@ -43,7 +43,7 @@ Work: TypeAlias = Coroutine[Any, Any, None]
 
 
 async def measure(tally: Tally, work: Sequence[Work], seconds: float, pids: Mapping[str, int]) -> Saturated:
-    """Runs the workers, which count into `tally`, for a warm-up and so many seconds; only what comes after the warm-up counts."""
+    """Runs the workers, which count into `tally`, for a warm-up and `seconds` more. The warm-up isn't part of the result."""
 
     async def watch() -> Saturated:
         await asyncio.sleep(WARM_UP_S)
@@ -59,7 +59,7 @@ async def measure(tally: Tally, work: Sequence[Work], seconds: float, pids: Mapp
 
 
 async def stream(channel: grpc.aio.Channel, identity: Metadata, reports: Reports, window: int, tally: Tally) -> None:
-    """One stream into ingest with `window` requests under way."""
+    """Sends on one stream into ingest, with `window` requests in flight, until the tally is over."""
     method: Any = channel.stream_stream(METHOD, None, ingest_pb2.ReportResponse.FromString)
     call = method(metadata=identity)
     for _ in range(window):
@@ -75,7 +75,7 @@ async def stream(channel: grpc.aio.Channel, identity: Metadata, reports: Reports
 
 
 def count(answer: ingest_pb2.ReportResponse, tally: Tally) -> None:
-    """Counts what was taken; raises CommandFailed where a report was refused."""
+    """Counts the accepted reports of an answer. Raises CommandFailed where a report was rejected."""
     if answer.refusals:
         refusal = answer.refusals[0]
         raise CommandFailed(f"{len(answer.refusals)} reports refused: {refusal.field} {refusal.reason}")

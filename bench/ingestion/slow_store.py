@@ -1,6 +1,6 @@
-"""A store that takes less than is offered: what ingest keeps in memory meanwhile, and whether all that it acknowledged is there.
+"""Overload of bench.ingest: a store slower than the load. Measures the memory of ingest and the loss of acknowledged reports.
 
-A relay between ingest and nats-server lets through only so many bytes a second. The producer's reports come due ten times as fast.
+A relay between ingest and nats-server limits the bytes per second. The producers' reports come due ten times as fast.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 
 import grpc.aio
 
-from bench.ingestion.endpoint import Door
+from bench.ingestion.endpoint import IngestEndpoint
 from bench.ingestion.reports import Reports, device_number, report_id
 from bench.mesh import machine
 from services.cli.simulate.load_generator import METHOD
@@ -27,26 +27,26 @@ from tandem.common.v1 import log_pb2
 from tandem.ingest.v1 import ingest_pb2
 
 STORE_BYTES_PER_S = 1_000_000
-"""With what stands around it a report takes about 43 bytes in the log, so these are 23,000 reports/s."""
+"""Rate of the relay. A report takes about 43 bytes in the log, framing included, so this is 23,000 reports/s."""
 DUE_PER_S = 250_000
 STREAMS = 8
 CHUNK = 8_192
 RETRY_AFTER_S = 1.0
 ANSWERED_WITHIN_S = 120.0
-LATER = (grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.StatusCode.UNAVAILABLE)
+RETRIED_CODES = (grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.StatusCode.UNAVAILABLE)
 
 
 @asynccontextmanager
 async def relay(port: int) -> AsyncIterator[int]:
-    """A port on which the server at `port` takes STORE_BYTES_PER_S from each connection; what it says itself isn't slowed."""
+    """Starts a relay to the server at `port`; yields its port. It limits each client to STORE_BYTES_PER_S, but not the server."""
     carrying: set[asyncio.Task[None]] = set()
 
     async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         server_reader, server_writer = await asyncio.open_connection("127.0.0.1", port)
-        for one in (_copy(server_reader, writer, None), _copy(reader, server_writer, STORE_BYTES_PER_S)):
-            carrying.add(asyncio.create_task(one))
+        for copying in (_copy(server_reader, writer, None), _copy(reader, server_writer, STORE_BYTES_PER_S)):
+            carrying.add(asyncio.create_task(copying))
 
-    # Little may wait on the way: what the sender has got rid of would no longer be in its memory.
+    # Small buffers, because buffered bytes would no longer count in the sender's memory.
     listener = socket.socket()
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4 * CHUNK)
     listener.bind(("127.0.0.1", 0))
@@ -70,7 +70,7 @@ async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, byte
                 free_at = max(free_at, time.monotonic() - 0.01) + len(data) / bytes_per_s
                 await asyncio.sleep(free_at - time.monotonic())
     except OSError:
-        pass  # one side broke off: the other is told by the end of its connection
+        pass  # one side disconnected; closing the other connection notifies the other side
     finally:
         writer.close()
         with suppress(OSError):
@@ -78,61 +78,61 @@ async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, byte
 
 
 @dataclass(slots=True)
-class Held:
-    """What came of it."""
+class OverloadResult:
+    """Result of a run with the slow store."""
 
     took_s: float = 0.0
-    """Until all that was sent was answered."""
+    """Time until all sent reports were answered."""
     resident_mib: list[float] = field(default_factory=list)
-    """Of ingest, each second."""
+    """Resident memory of ingest, each second."""
     acknowledged: set[int] = field(default_factory=set)
-    """Batches, by their number."""
+    """Numbers of the acknowledged batches."""
     refused: list[str] = field(default_factory=list)
-    """Reports that were refused for good: there should be none."""
+    """Field and reason of each finally rejected report; should be empty."""
     pushed_back: float = 0.0
-    """Part of the time that the writers waited until they could write, 0 to 1."""
-    sent_again: int = 0
-    """Streams that ended with RESOURCE_EXHAUSTED or UNAVAILABLE and were opened anew."""
+    """Fraction of the time (0 to 1) for which flow control blocked the writers."""
+    reopened: int = 0
+    """Number of streams that ended with RESOURCE_EXHAUSTED or UNAVAILABLE and were reopened."""
     lost: int = 0
-    """Reports that were acknowledged and aren't in the log."""
+    """Acknowledged reports that the log lacks."""
 
 
-async def hold(door: Door, reports: Reports, seconds: float) -> Held:
-    """Offers more than the store takes for so long, and looks for what was acknowledged."""
-    held, began = Held(), time.monotonic()
-    async with rpc.channel(door.address) as channel, asyncio.timeout(seconds + ANSWERED_WITHIN_S):
-        sampling = asyncio.create_task(_sample(door.pids["ingest"], held))
+async def run(ingest: IngestEndpoint, reports: Reports, seconds: float) -> OverloadResult:
+    """Sends more than the store accepts for `seconds`, then checks that the log holds all acknowledged reports."""
+    result, began = OverloadResult(), time.monotonic()
+    async with rpc.channel(ingest.address) as channel, asyncio.timeout(seconds + ANSWERED_WITHIN_S):
+        sampling = asyncio.create_task(_sample(ingest.pids["ingest"], result))
         try:
-            producers = [_Producer(channel, door.identity, reports, held, began + seconds) for _ in range(STREAMS)]
+            producers = [_Producer(channel, ingest.identity, reports, result, began + seconds) for _ in range(STREAMS)]
             await asyncio.gather(*(producer.run() for producer in producers))
         finally:
             sampling.cancel()
-    held.took_s = time.monotonic() - began
-    held.pushed_back = sum(producer.waited_s for producer in producers) / (STREAMS * seconds)
-    held.lost = await lost(door.bus, held.acknowledged, reports.size)
-    return held
+    result.took_s = time.monotonic() - began
+    result.pushed_back = sum(producer.waited_s for producer in producers) / (STREAMS * seconds)
+    result.lost = await lost(ingest.bus, result.acknowledged, reports.size)
+    return result
 
 
-async def _sample(pid: int, held: Held) -> None:
+async def _sample(pid: int, result: OverloadResult) -> None:
     while (mib := machine.resident_mib(pid)) is not None:
-        held.resident_mib.append(mib)
+        result.resident_mib.append(mib)
         await asyncio.sleep(1)
 
 
 class _Producer:
-    """One stream, opened anew when it ends early, with what wasn't answered before what is new."""
+    """A producer on one stream. It reopens a stream that ends early, and resends unanswered requests before new ones."""
 
     def __init__(
-        self, channel: grpc.aio.Channel, identity: Metadata, reports: Reports, held: Held, ends: float
+        self, channel: grpc.aio.Channel, identity: Metadata, reports: Reports, result: OverloadResult, ends: float
     ) -> None:
         self._method: Any = channel.stream_stream(METHOD, None, ingest_pb2.ReportResponse.FromString)
-        self._identity, self._reports, self._held, self._ends = identity, reports, held, ends
+        self._identity, self._reports, self._result, self._ends = identity, reports, result, ends
         self._unanswered: dict[int, bytes] = {}
         self.waited_s = 0.0
-        self._every_s = reports.size * STREAMS / DUE_PER_S
+        self._interval_s = reports.size * STREAMS / DUE_PER_S
 
     async def run(self) -> None:
-        """Until the time is over and all is answered."""
+        """Produces reports until the time is over and all requests are answered."""
         while time.monotonic() < self._ends or self._unanswered:
             call = self._method(metadata=self._identity, wait_for_ready=True)
             writing = asyncio.create_task(self._write(call))
@@ -141,9 +141,9 @@ class _Producer:
                     self._answered(answer)
                 await writing
             except grpc.aio.AioRpcError as error:
-                if error.code() not in LATER:
+                if error.code() not in RETRIED_CODES:
                     raise
-                self._held.sent_again += 1
+                self._result.reopened += 1
                 await asyncio.sleep(RETRY_AFTER_S)
             finally:
                 writing.cancel()
@@ -154,7 +154,7 @@ class _Producer:
             await self._write_one(call, message)
         due = time.monotonic()
         while time.monotonic() < self._ends:
-            due += self._every_s
+            due += self._interval_s
             if due > time.monotonic():
                 await asyncio.sleep(due - time.monotonic())
             number, message = self._reports.next_numbered()
@@ -169,27 +169,27 @@ class _Producer:
 
     def _answered(self, answer: ingest_pb2.ReportResponse) -> None:
         del self._unanswered[answer.batch]
-        self._held.acknowledged.add(answer.batch)
-        self._held.refused += [f"{refusal.field}: {refusal.reason}" for refusal in answer.refusals]
+        self._result.acknowledged.add(answer.batch)
+        self._result.refused += [f"{refusal.field}: {refusal.reason}" for refusal in answer.refusals]
 
 
 async def lost(bus: Bus, acknowledged: set[int], size: int) -> int:
-    """How many reports of these batches the log lacks."""
+    """Number of reports of these batches that the log lacks."""
     stored = await _stored(bus, size)
     return sum(size - stored.get(report_id(number), 0).bit_count() for number in acknowledged)
 
 
 async def _stored(bus: Bus, size: int) -> dict[str, int]:
-    """By report id, a bit for each of a batch's devices of which the log holds that report, however often it does."""
+    """Bitmask by report id: bit n is set where the log holds, at least once, the report of the n-th device of the batch."""
     bounds = await bus.bounds_of(flow.log_stream(0))
-    found: dict[str, int] = {}
+    devices_by_report: dict[str, int] = {}
     if bounds.first > bounds.last:
-        return found
+        return devices_by_report
     async for messages in pull.read(bus, flow.log_stream(0), bounds.first):
         for message in messages:
             positions = log_pb2.LogEntry.FromString(message.data).positions
             for report, device_id in zip(positions.report_id, positions.device_id, strict=True):
-                found[report] = found.get(report, 0) | 1 << device_number(device_id) % size
+                devices_by_report[report] = devices_by_report.get(report, 0) | 1 << device_number(device_id) % size
         if messages[-1].sequence >= bounds.last:
             break
-    return found
+    return devices_by_report

@@ -1,7 +1,7 @@
-"""Peer of bench.ingest: the server that the tutorials of grpc.aio and nats-py lead to. Run by bench.ingest.
+"""Peer of bench.ingest: a server as the tutorials of grpc.aio and nats-py suggest. bench.ingest starts it.
 
-Same protos, same log server and disk: a unary call for each report, and one awaited `js.publish` in it. No caller is proven,
-no device looked up and no field checked, so it is spared what ingest does besides.
+It uses the same protos, the same nats-server and the same disk. Each report is a unary call with one awaited `js.publish`. Unlike
+ingest, it authenticates no caller, looks up no device and checks no field.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from tandem.ingest.v1 import ingest_pb2
 from tests.support.common.ports import free_port
 from tests.support.common.processes import Service, spawn
 
-AT_ONCE = 32
-"""Calls under way."""
+CALL_CONCURRENCY = 32
+"""Concurrent calls."""
 STREAM = "STOCK"
 SUBJECT = "stock.report"
 _SERVICE = ingest_pb2.DESCRIPTOR.services_by_name["IngestService"].full_name
@@ -32,7 +32,7 @@ _DEADLINE_S = 10.0
 
 
 async def serve(port: int, nats_url: str) -> None:
-    """Serves until it is killed."""
+    """Serves until killed."""
     client = await nats.connect(nats_url)
     js: JetStreamContext = client.jetstream()
 
@@ -57,14 +57,14 @@ async def serve(port: int, nats_url: str) -> None:
 
 @contextmanager
 def running(nats_url: str, log: Path) -> Iterator[tuple[Service, str]]:
-    """The server as a process of its own, starting, and its address. The stream STOCK must be there."""
+    """Starts the server as a process; yields it and its address without waiting. The stream STOCK must exist."""
     port = free_port()
     with spawn("bench.ingestion.stock_server", {"STOCK_PORT": str(port), "STOCK_NATS_URL": nats_url}, log) as service:
         yield service, f"127.0.0.1:{port}"
 
 
 async def call(channel: grpc.aio.Channel, reports: Reports, tally: Tally) -> None:
-    """One of the callers."""
+    """Calls the server in a loop until the tally is over."""
     method: Any = channel.unary_unary(f"/{_SERVICE}/ReportBatch", None, ingest_pb2.ReportBatchResponse.FromString)
     while not tally.over:
         answer = await method(reports.next(), timeout=_DEADLINE_S, wait_for_ready=True)

@@ -1,4 +1,4 @@
-"""Peer of bench.ingest: a Valkey stream, XADD, with the append-only file synced each second. So up to a second of it may be lost."""
+"""Peer of bench.ingest: XADD to a Valkey stream, with the append-only file synced every second, so a crash may lose a second."""
 
 from __future__ import annotations
 
@@ -20,24 +20,24 @@ PACKAGE = "valkey-server"
 CLIENTS = 3
 _READY_WITHIN_S = 10.0
 _LINES = 2
-"""Of an answer: the length of the new entry's id, and the id."""
+"""Lines of an answer: the length of the new entry's id, and the id."""
 
 
 def program() -> str | None:
-    """The server's program; None where it isn't installed."""
+    """Path of the Valkey server; None where it isn't installed."""
     return shutil.which(PACKAGE)
 
 
 def version(server: str) -> str:
-    """Its version."""
-    said = subprocess.run((server, "--version"), capture_output=True, text=True, check=True).stdout
-    found = re.search(r"v=(\S+)", said)
-    return found[1] if found else said.strip()
+    """Version of the Valkey server."""
+    output = subprocess.run((server, "--version"), capture_output=True, text=True, check=True).stdout
+    match = re.search(r"v=(\S+)", output)
+    return match[1] if match else output.strip()
 
 
 @contextmanager
 def running(server: str, folder: Path) -> Iterator[int]:
-    """A server of our own; its port."""
+    """Starts a separate Valkey server; yields its port."""
     port, log = free_port(), folder / "log"
     folder.mkdir()
     settings = {"port": port, "bind": "127.0.0.1", "dir": folder, "save": "", "appendonly": "yes"}
@@ -48,7 +48,9 @@ def running(server: str, folder: Path) -> Iterator[int]:
         until = time.monotonic() + _READY_WITHIN_S
         while not log.exists() or "Ready to accept" not in log.read_text():
             if process.poll() is not None or time.monotonic() > until:
-                raise CommandFailed(f"{PACKAGE} didn't start: {log.read_text() if log.exists() else 'it said nothing'}")
+                raise CommandFailed(
+                    f"{PACKAGE} didn't start: {log.read_text() if log.exists() else 'its log is empty'}"
+                )
             time.sleep(0.05)
         yield port
     finally:
@@ -57,7 +59,7 @@ def running(server: str, folder: Path) -> Iterator[int]:
 
 
 async def add(port: int, reports: Reports, tally: Tally) -> None:
-    """One of the clients: a batch of XADD, pipelined, and its answers."""
+    """Adds reports over one connection until the tally is over, a pipelined batch of XADD at a time."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     prepared: dict[str, list[bytes]] = {}
     try:
@@ -66,12 +68,12 @@ async def add(port: int, reports: Reports, tally: Tally) -> None:
             pieces = prepared.get(batch.device_ids[0])
             if pieces is None:
                 pieces = prepared[batch.device_ids[0]] = _pieces(batch)
-            writer.write(_said(batch).join(pieces))
+            writer.write(_common_words(batch).join(pieces))
             answers = b""
             while answers.count(b"\n") < _LINES * len(batch.device_ids):
                 answers += await reader.read(1 << 16)
                 if reader.at_eof() or answers.startswith(b"-") or b"\n-" in answers:
-                    raise CommandFailed(f"Valkey refused a report: {answers[-100:].decode()}")
+                    raise CommandFailed(f"Valkey rejected a report: {answers[-100:].decode()}")
             tally.reports += len(batch.device_ids)
     finally:
         writer.close()
@@ -79,12 +81,12 @@ async def add(port: int, reports: Reports, tally: Tally) -> None:
 
 
 def commands(batch: Columns) -> bytes:
-    """XADD for each report of a batch, as the protocol has it: each word behind its length."""
-    return _said(batch).join(_pieces(batch))
+    """XADD commands for the reports of a batch, in the wire protocol, where each word follows its length."""
+    return _common_words(batch).join(_pieces(batch))
 
 
 def _pieces(batch: Columns) -> list[bytes]:
-    """What is the same each time that these devices report; between them goes what they say."""
+    """Constant parts of the commands of these devices. The words that differ from batch to batch go between them."""
     pieces = [b""]
     for device_id, lat_deg, lon_deg in zip(batch.device_ids, batch.lat_deg, batch.lon_deg, strict=True):
         pieces[-1] += b"*15\r\n" + _words("XADD", "reports", "*", "d", device_id)
@@ -92,7 +94,7 @@ def _pieces(batch: Columns) -> list[bytes]:
     return pieces
 
 
-def _said(batch: Columns) -> bytes:
+def _common_words(batch: Columns) -> bytes:
     return _words("r", batch.report_id, "t", str(batch.fix_time_s))
 
 

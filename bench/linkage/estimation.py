@@ -1,7 +1,7 @@
-"""Weights of a schema from pairs that nobody has labelled: expectation maximisation over patterns of agreement. Pure.
+"""Estimates the weights of a schema from unlabelled pairs by expectation maximisation over agreement patterns. Pure.
 
-The mixture of Winkler (1988): each pattern comes from pairs that are one person (with m) or two (with u), fields being independent
-within each; a missing value says nothing. Equal patterns are counted once, so that the cost doesn't grow with the pairs.
+The model is the mixture of Winkler (1988). Each pattern comes from pairs of one person (with m) or of two persons (with u), and fields
+are independent within each class. A missing value has no weight. Equal patterns are grouped, so the cost doesn't grow with the pairs.
 """
 
 from __future__ import annotations
@@ -17,42 +17,42 @@ R = TypeVar("R")
 Pattern = tuple[int | None, ...]
 
 MATCH = 0.5
-"""The threshold: a pair counts as one person when that is likelier than not. It needs no labels, whatever the records."""
-_LEAST = 1e-6
-"""Least probability of a level, so that no weight is infinite."""
+"""Threshold: a pair counts as one person when that is more likely than not. It needs no labels for any data set."""
+_MIN_PROBABILITY = 1e-6
+"""Minimum probability of a level, so that no weight is infinite."""
 _ROUNDS = 500
-_SETTLED = 1e-7
+_CONVERGED = 1e-7
 
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """What the pairs say of themselves."""
+    """Estimated share of matching pairs."""
 
     share: float
     """Share of the pairs that are one person."""
 
     def prior(self) -> float:
-        """Bits of evidence before anything is compared."""
+        """Bits of evidence before any field is compared."""
         return math.log2(self.share / (1 - self.share))
 
 
 def fit(schema: Schema[R], counts: Mapping[Pattern, int]) -> tuple[Schema[R], Estimate]:
-    """The schema with the m and u that explain the patterns best, starting from those it has, and the share of pairs that match.
+    """Fits m and u of a schema to the patterns, starting from its present values; returns it and the share of matching pairs.
 
-    Raises ValueError where there is no pair.
+    Raises ValueError where there are no pairs.
     """
     total = sum(counts.values())
     if total == 0:
-        raise ValueError("no pairs to estimate from")
+        raise ValueError("counts: holds no pairs to estimate from")
     share = 0.05
     for _ in range(_ROUNDS):
         prior = math.log2(share / (1 - share))
         chances = {pattern: probability(prior + schema.weight_of(pattern)) for pattern in counts}
         before = share
         share = sum(count * chances[pattern] for pattern, count in counts.items()) / total
-        share = min(max(share, _LEAST), 1 - _LEAST)
+        share = min(max(share, _MIN_PROBABILITY), 1 - _MIN_PROBABILITY)
         schema = _maximised(schema, counts, chances)
-        if abs(share - before) < _SETTLED * share:
+        if abs(share - before) < _CONVERGED * share:
             break
     return schema, Estimate(share)
 
@@ -81,4 +81,4 @@ def _maximised(schema: Schema[R], counts: Mapping[Pattern, int], chances: Mappin
 
 def _shares(amounts: list[float]) -> list[float]:
     total = sum(amounts)
-    return [max(amount / total if total else 0.0, _LEAST) for amount in amounts]
+    return [max(amount / total if total else 0.0, _MIN_PROBABILITY) for amount in amounts]

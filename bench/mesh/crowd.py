@@ -1,8 +1,7 @@
-"""The people of bench.geofence: wearers under orders, the persons whom those protect, and how all of them move.
+"""The crowd of bench.geofence: wearers under orders, the protected persons, and their movement.
 
-Everybody reports in turn. A wearer and the persons protected from them stay 22 km apart, but for one wearer in a hundred, who
-keeps to 1.5 km: within the widest ring, so that an episode is open all the time. Each order protects a person, whose phone
-reports too, and a home with five corners.
+All devices report in turn. A wearer stays 22 km from the protected persons. One wearer in a hundred stays at 1.5 km instead, within the
+widest ring, so that an episode is always open. Each order protects a person, whose phone also reports, and a home with five corners.
 """
 
 from __future__ import annotations
@@ -14,15 +13,15 @@ from bench.ingestion.reports import device_id
 from services.common.ids import partition_of
 from tandem.common.v1 import geometry_pb2, log_pb2
 
-EVERY_MS = 15_000
-"""Between two reports of a device."""
+REPORT_INTERVAL_MS = 15_000
+"""Time between two reports of a device."""
 NEAR_ONE_IN = 100
 FAR_DEG, NEAR_DEG, TRIGGER_DEG = 0.2, 0.0135, 0.0005
-"""From a person to a wearer who is far, near, or about to trigger an incident, degrees of latitude: 22 km, 1.5 km and 55 m."""
+"""Distances from a person to a wearer who is far, near, or triggers an incident, degrees of latitude: 22 km, 1.5 km and 55 m."""
 STEP_DEG = 0.0001
-"""From report to report: 11 m."""
+"""Movement from report to report, degrees: 11 m."""
 WALK = (0, 1, 2, 3, 4, 3, 2, 1)
-"""Steps that somebody is to the north of where the walk began, by turn."""
+"""Offset to the north of the walk's start by turn, in steps."""
 RINGS = ((2000.0, geometry_pb2.WARN), (1000.0, geometry_pb2.NOTIFY), (100.0, geometry_pb2.RESPOND))
 _CORNERS_DEG = ((0.0, 0.0), (0.0008, 0.0002), (0.0009, 0.0012), (0.0004, 0.0015), (-0.0003, 0.0008))
 _YEAR_MS = 365 * 86_400_000
@@ -30,22 +29,22 @@ _YEAR_MS = 365 * 86_400_000
 
 @dataclass(frozen=True, slots=True)
 class Crowd:
-    """So many wearers under so many orders each. Devices are numbered: those of a wearer's case stand together, the tag first."""
+    """A number of wearers with a number of orders each. Device numbers of a wearer's cases are consecutive, the tag first."""
 
     wearers: int
     orders: int = 1
 
     @property
     def devices(self) -> int:
-        """Tags and phones together."""
+        """Number of tags and phones."""
         return self.wearers * (1 + self.orders)
 
     def home(self, wearer: int) -> tuple[float, float]:
-        """Where the persons are whom a wearer's orders protect, degrees."""
+        """Latitude and longitude of the persons protected from a wearer, degrees."""
         return 33.0 + wearer % 400 * 0.0123456789, 124.5 + wearer // 400 * 0.0223456789
 
     def place(self, device: int, turn: int, trigger: bool = False) -> tuple[float, float]:
-        """Where a device is at a turn, degrees."""
+        """Latitude and longitude of a device at a turn, degrees."""
         wearer, phone = divmod(device, 1 + self.orders)
         lat_deg, lon_deg = self.home(wearer)
         step_deg = WALK[turn % len(WALK)] * STEP_DEG
@@ -55,7 +54,7 @@ class Crowd:
         return lat_deg + north_deg + step_deg, lon_deg
 
     def cases(self, wearer: int, from_ms: int) -> Iterator[log_pb2.CaseSnapshot]:
-        """A wearer's orders, valid for a year from a moment on."""
+        """Cases of a wearer's orders, valid for a year from `from_ms` on."""
         lat_deg, lon_deg = self.home(wearer)
         first = wearer * (1 + self.orders)
         corners = [geometry_pb2.Point(lat_deg=lat_deg + n, lon_deg=lon_deg + e) for n, e in _CORNERS_DEG]
@@ -77,5 +76,5 @@ class Crowd:
             )
 
     def partition(self, device: int, partitions: int) -> int:
-        """Where a device's reports go."""
+        """Partition of a device's reports."""
         return partition_of(f"wearer-{device // (1 + self.orders)}", partitions)

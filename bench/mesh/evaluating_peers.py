@@ -1,7 +1,7 @@
-"""What would be taken instead of ingest and an evaluator: PostGIS and Valkey, which store a report and look who is near.
+"""Peers of ingest plus an evaluator: PostGIS and Valkey, which store a report and search for near devices.
 
-Both are told of the same crowd, and each report is looked at as one evaluator would at the least: how far is the other side's
-last position, and is the home within the widest ring. Neither remembers an episode, minimises over time, or tells anybody.
+Both get the same crowd. For each report they do the minimum work of an evaluator: the distance to the other side's last position, and
+whether the home is within the widest ring. Neither keeps episodes, minimises the distance over time, or notifies anybody.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from services.cli.failure import CommandFailed
 
 _WIDEST_M = RINGS[0][0]
 _BEYOND_DEG = 0.03
-"""More than 2 km there: a box sorts out nearly all before anything is measured on the ellipsoid, which takes PostGIS long."""
+"""Half width of a bounding box, more than 2 km. The box excludes nearly all pairs before the slow ellipsoidal distance in PostGIS."""
 _TABLES = """
     create table latest (device_id text primary key, place geography(point, 4326) not null) with (fillfactor = 50);
     create table sides (device_id text primary key, other_id text not null, home geography(polygon, 4326) not null,
@@ -28,26 +28,26 @@ _TABLES = """
 """
 _PUT = "insert into sides values ($1, $2, ST_GeogFromText($3), ST_Expand(ST_GeomFromText($3, 4326), $4))"
 _EVALUATE = f"""
-    with one as (
+    with stored as (
         {postgis.INSERT} returning device_id, place
     ), moved as (
-        insert into latest select device_id, place from one on conflict (device_id) do update set place = excluded.place
+        insert into latest select device_id, place from stored on conflict (device_id) do update set place = excluded.place
     )
-    select count(*) from one join sides using (device_id) left join latest on latest.device_id = sides.other_id
-    where (one.place::geometry && sides.round_home and ST_DWithin(one.place, sides.home, {_WIDEST_M}))
-        or (one.place::geometry && ST_Expand(latest.place::geometry, {_BEYOND_DEG})
-            and ST_DWithin(one.place, latest.place, {_WIDEST_M}))
-"""  # noqa: S608  # a number of our own
+    select count(*) from stored join sides using (device_id) left join latest on latest.device_id = sides.other_id
+    where (stored.place::geometry && sides.round_home and ST_DWithin(stored.place, sides.home, {_WIDEST_M}))
+        or (stored.place::geometry && ST_Expand(latest.place::geometry, {_BEYOND_DEG})
+            and ST_DWithin(stored.place, latest.place, {_WIDEST_M}))
+"""  # noqa: S608  # the values are constants of this module
 _PING, _PONG = b"*1\r\n$4\r\nPING\r\n", b"+PONG\r\n"
-"""Behind a batch, so that its end is seen without taking the answers apart."""
+"""Sent after each batch, so that the end of its answers is recognizable without parsing them."""
 
 
-async def create(url: str, crowd: Crowd, asking: bool) -> None:
-    """Makes the tables, with both sides of each case; `asking` as bench.ingestion.postgis has it."""
+async def create(url: str, crowd: Crowd, checked: bool) -> None:
+    """Creates the tables with both sides of each case; `checked` as in bench.ingestion.postgis."""
     connection = await asyncpg.connect(url)
     try:
         await connection.execute("create extension postgis")
-        await postgis.make_table(connection, asking)
+        await postgis.make_table(connection, checked)
         await connection.execute(_TABLES)
         rows = []
         for wearer in range(crowd.wearers):
@@ -63,7 +63,7 @@ async def create(url: str, crowd: Crowd, asking: bool) -> None:
 
 
 async def evaluate(url: str, reports: Reports, tally: Tally) -> None:
-    """One of the connections."""
+    """Stores and evaluates reports over one connection until the tally is over."""
     connection = await asyncpg.connect(url)
     try:
         statement = await connection.prepare(_EVALUATE)
@@ -85,26 +85,29 @@ async def evaluate(url: str, reports: Reports, tally: Tally) -> None:
 
 
 async def evaluate_in_valkey(port: int, reports: Reports, tally: Tally) -> None:
-    """One of the clients: for each report XADD, GEOADD, GEODIST to the other side and GEOSEARCH round it, a batch pipelined."""
+    """Stores and evaluates reports over one connection until the tally is over, a pipelined batch at a time.
+
+    Each report needs XADD, GEOADD, GEODIST to the other side and GEOSEARCH around it.
+    """
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     try:
         while not tally.over:
             batch = reports.next_columns()
-            said = []
+            commands = []
             for name, lat_deg, lon_deg in zip(batch.device_ids, batch.lat_deg, batch.lon_deg, strict=True):
                 lat, lon, other = f"{lat_deg:.7f}", f"{lon_deg:.7f}", device_id(int(name.removeprefix("tag-")) ^ 1)
-                said += [
+                commands += [
                     _words(("XADD", "reports", "*", "d", name, "lat", lat, "lon", lon, "r", batch.report_id)),
                     _words(("GEOADD", "latest", lon, lat, name)),
                     _words(("GEODIST", "latest", name, other, "m")),
                     _words(("GEOSEARCH", "latest", "FROMMEMBER", name, "BYRADIUS", str(_WIDEST_M), "m", "COUNT", "10")),
                 ]
-            writer.write(b"".join(said) + _PING)
+            writer.write(b"".join(commands) + _PING)
             answers = b""
             while not answers.endswith(_PONG):
                 answers += await reader.read(1 << 18)
                 if reader.at_eof() or answers.startswith(b"-") or b"\n-" in answers:
-                    raise CommandFailed(f"Valkey refused a report: {answers[-100:].decode()}")
+                    raise CommandFailed(f"Valkey rejected a report: {answers[-100:].decode()}")
             tally.reports += BATCH
     finally:
         writer.close()

@@ -1,4 +1,4 @@
-"""The load of a benchmark: who reports what, and which of the reports an incident follows from."""
+"""Load of a benchmark: the reports of all parties, and which of them trigger an incident."""
 
 from __future__ import annotations
 
@@ -16,56 +16,56 @@ from services.common.rpc import server
 from tandem.ingest.v1 import ingest_pb2
 
 FAR_DEG = 0.2
-"""Between a wearer and the protected person of a case that nothing happens in, degrees of latitude: 22 km."""
+"""Distance between wearer and protected person of a background case, degrees of latitude: 22 km."""
 NEAR_DEG = 0.0005
-"""The same in a case that is triggered: 55 m."""
+"""Distance between wearer and protected person of a triggered case, degrees of latitude: 55 m."""
 STEP_DEG = 1e-5
-"""From report to report, degrees: 1 m."""
+"""Movement from report to report, degrees: 1 m."""
 
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """How reports come."""
+    """Shape of a load: rate, batch size and number of streams."""
 
     name: str
     reports_per_s: int
     batch: int
-    """Reports in each request."""
+    """Number of reports in each request."""
     streams: int
-    """Streams over which the requests are spread."""
+    """Number of streams over which the requests are spread."""
 
 
 Trigger = tuple[str, str]
-"""(device_id, report_id) of a report that an incident follows from."""
+"""(device_id, report_id) of a report that triggers an incident."""
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """Everything that a load sends."""
+    """All requests of a load, and its triggers."""
 
     starts_at_ms: int
-    """Wall time of its start, milliseconds since 1970 UTC; fix times count from here."""
+    """Wall time of the start, milliseconds since 1970 UTC; fix times count from here."""
     requests: list[DueRequest]
-    """In the order in which they are due."""
+    """Requests in the order in which they are due."""
     triggers: dict[Trigger, float]
-    """When each was due, seconds after the start."""
+    """Due time of each trigger, seconds after the start."""
 
 
 def prepare(
     name: str, shape: Shape, seconds: float, background: Sequence[Party], triggered: Sequence[Party], seed: int
 ) -> Plan:
-    """Draws the moments of the requests, and puts the triggers at random among the reports.
+    """Plans a load: draws the due times of the requests, and places the triggers at random among the reports.
 
-    The background is of both parties of cases who stay far apart, in turn.
+    The other reports come from both parties of the background cases in turn, who stay far apart.
     """
-    drawn = random.Random(seed)
+    rng = random.Random(seed)
     count = round(seconds * shape.reports_per_s / shape.batch)
-    dues_s = load_generator.moments_s(drawn, count, seconds)
-    wearers = dict(zip(drawn.sample(range(count * shape.batch), len(triggered)), triggered, strict=True))
-    devices = [(one.tag_id, one.home, FAR_DEG) for one in background] + [
-        (one.device_id, one.home, 0.0) for one in background
+    dues_s = load_generator.moments_s(rng, count, seconds)
+    wearers = dict(zip(rng.sample(range(count * shape.batch), len(triggered)), triggered, strict=True))
+    devices = [(party.tag_id, party.home, FAR_DEG) for party in background] + [
+        (party.device_id, party.home, 0.0) for party in background
     ]
-    drawn.shuffle(devices)
+    rng.shuffle(devices)
     starts_at_ms = load_generator.starts_at_ms(count * shape.batch)
     requests, triggers = [], {}
     for i, due_s in enumerate(dues_s):
@@ -96,10 +96,10 @@ def prepare(
 
 
 async def send(address: str, identity: Metadata, plan: Plan, streams: int) -> LoadOutcome:
-    """Sends each request when it is due and returns when all are answered. Raises CommandFailed where they aren't."""
+    """Sends each request when it is due, and returns when all are answered. Raises CommandFailed where an answer is missing."""
     sent = await load_generator.send(server.channel(address), identity, plan.starts_at_ms, plan.requests, streams)
     if sent.unanswered:
         raise CommandFailed(
-            f"{sent.unanswered} reports weren't answered {load_generator.ANSWERED_WITHIN_S:.0f} s after the last was due"
+            f"{sent.unanswered} reports weren't answered within {load_generator.ANSWERED_WITHIN_S:.0f} s after the last was due"
         )
     return sent

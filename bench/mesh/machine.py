@@ -1,4 +1,4 @@
-"""The machine that is measured: what it is, how fast its disk makes things durable, what each process takes of it."""
+"""The machine of a benchmark: its description, the fsync time of its disk, and the CPU time and memory of processes."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _PACKAGES = ("grpcio", "protobuf", "nats-py", "uvloop", "sqlalchemy")
 
 
 def describe(folder: Path) -> dict[str, str | int]:
-    """Processor, cores, system and the file system that holds `folder`."""
+    """Processor, cores, memory, system, and the file system that holds `folder`."""
     return {
         "cpu": _cpu_model(),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
@@ -34,64 +34,64 @@ def describe(folder: Path) -> dict[str, str | int]:
 
 
 def versions() -> dict[str, str]:
-    """Versions of what the figures depend on."""
-    said = subprocess.run((nats_server.binary(), "--version"), capture_output=True, text=True, check=True).stdout
-    found = {"nats-server": said.split()[-1].removeprefix("v"), "sqlite": sqlite3.sqlite_version}
-    return found | {name: importlib.metadata.version(name) for name in _PACKAGES}
+    """Versions of the programs and packages that affect the figures."""
+    output = subprocess.run((nats_server.binary(), "--version"), capture_output=True, text=True, check=True).stdout
+    programs = {"nats-server": output.split()[-1].removeprefix("v"), "sqlite": sqlite3.sqlite_version}
+    return programs | {name: importlib.metadata.version(name) for name in _PACKAGES}
 
 
 def fsync_ms(folder: Path) -> float:
     """Median time to append 4 KiB to a file in `folder` and make it durable, milliseconds."""
     path = folder / "fsync.probe"
-    took = []
+    durations_s = []
     with path.open("wb", buffering=0) as file:
         for _ in range(_FSYNCS):
             began = time.perf_counter()
             file.write(_BLOCK)
             os.fsync(file.fileno())
-            took.append(time.perf_counter() - began)
+            durations_s.append(time.perf_counter() - began)
     path.unlink()
-    return statistics.median(took) * 1000
+    return statistics.median(durations_s) * 1000
 
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """Processor time since some moment in the past; two of them make a measurement."""
+    """Processor time since an unspecified moment; the difference of two readings is a measurement."""
 
     by_process: Mapping[str, float]
-    """Seconds of CPU, by the process's name."""
+    """Seconds of CPU time by the process's name."""
     idle: float
-    """Seconds that all cores together were idle."""
+    """Idle seconds, summed over all cores."""
     total: float
-    """Seconds of all cores together."""
+    """Seconds, summed over all cores."""
 
     @property
     def others(self) -> float:
-        """Seconds that went to anything but the named processes; much of it means a disturbed measurement."""
+        """CPU seconds of all other processes; a large value means a disturbed measurement."""
         return max(self.total - self.idle - sum(self.by_process.values()), 0.0)
 
     def since(self, before: Usage) -> Usage:
-        """What was used between the two."""
+        """Usage between an earlier reading and this one."""
         used = {name: s - before.by_process[name] for name, s in self.by_process.items() if name in before.by_process}
         return Usage(used, self.idle - before.idle, self.total - before.total)
 
 
 def usage(pids: Mapping[str, int]) -> Usage:
-    """Processor time of these processes and of the machine; all empty where the system has no /proc."""
+    """Processor time of these processes and of the machine; empty where the system has no /proc."""
     if not (_PROC / "stat").exists():
         return Usage({}, 0.0, 0.0)
     tick_s = 1 / os.sysconf("SC_CLK_TCK")
-    ticks = [int(one) for one in (_PROC / "stat").read_text().splitlines()[0].split()[1:9]]
+    ticks = [int(field) for field in (_PROC / "stat").read_text().splitlines()[0].split()[1:9]]
     by_process = {}
     for name, pid in pids.items():
-        # Behind the command's name, which may hold anything but a closing bracket at its end: state is field 0 there.
+        # Split after the last ")", which ends the command's name; the name itself may hold any character. Field 0 is the state.
         fields = (_PROC / str(pid) / "stat").read_text().rpartition(")")[2].split()
         by_process[name] = (int(fields[11]) + int(fields[12])) * tick_s
     return Usage(by_process, (ticks[3] + ticks[4]) * tick_s, sum(ticks) * tick_s)
 
 
 def resident_mib(pid: int | str = "self") -> float | None:
-    """Memory that a process, or this one, has in RAM, MiB; None where the system has no /proc."""
+    """Resident memory of a process, by default this one, MiB; None where the system has no /proc."""
     status = _PROC / str(pid) / "status"
     if not status.exists():
         return None
@@ -111,6 +111,6 @@ def _filesystem(folder: Path) -> str:
     mounts = _PROC / "mounts"
     if not mounts.exists():
         return "unknown"
-    found = [line.split()[1:3] for line in mounts.read_text().splitlines()]
-    within = [(point, kind) for point, kind in found if folder.resolve().is_relative_to(point)]
-    return max(within, key=lambda one: len(one[0]))[1] if within else "unknown"
+    mounted = [line.split()[1:3] for line in mounts.read_text().splitlines()]
+    within = [(point, kind) for point, kind in mounted if folder.resolve().is_relative_to(point)]
+    return max(within, key=lambda mount: len(mount[0]))[1] if within else "unknown"

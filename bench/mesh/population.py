@@ -1,4 +1,4 @@
-"""Who takes part in a benchmark: joint cases whose parties report, put into the registry by its public interface."""
+"""Population of a benchmark: joint cases whose parties report, registered through the registry's public interface."""
 
 from __future__ import annotations
 
@@ -18,29 +18,29 @@ from services.common import times
 from services.registry.domain import Sex
 from tandem.registry.v1 import registry_pb2
 
-AT_ONCE = 8
-"""Cases that are put at the same time."""
+CASE_CONCURRENCY = 8
+"""Cases that are registered concurrently."""
 _DAY_MS = 86_400_000
 
 _SURNAMES = tuple("김이박최정강조윤장임한오서신권황안송류홍")
 _SHARES = (215, 147, 84, 47, 43, 24, 21, 20, 20, 17, 15, 15, 15, 18, 14, 14, 14, 14, 13, 12)
-"""Per thousand, as they are in Korea."""
+"""Frequencies of the surnames in Korea, per thousand."""
 _SYLLABLES = "가경광규근기나남다대도동라라민범병보상서석선성소수승시아연영예완용우원유윤은인재정종주준지진찬채철태하한해현형혜호훈희"
 
 
 class People:
-    """People made up at random, each with a number of their own."""
+    """Generator of random people, each with a unique national number."""
 
     def __init__(self) -> None:
         self._random = random.Random(7)
         self._numbers = itertools.count(1)
 
     def next(self) -> dict[str, Any]:
-        """What a record says of a person."""
+        """Personal data of the next person, as a record holds it."""
         born = date(1950, 1, 1) + timedelta(days=self._random.randrange(20_000))
         (surname,) = self._random.choices(_SURNAMES, _SHARES)
         return {
-            # Spread, so that no two are a slip of typing apart: those would be questions for a person.
+            # Spread the numbers, so that no two differ by one typing error; such pairs would need a manual match review.
             "national_id": f"{born:%y%m%d}{next(self._numbers) * 3_000_017 % 10_000_000:07d}",
             "name": surname + "".join(self._random.choices(_SYLLABLES, k=2)),
             "birth_date": born,
@@ -57,29 +57,29 @@ class Party:
 
     @property
     def tag_id(self) -> str:
-        """The wearer's tag."""
+        """Device id of the wearer's tag."""
         return f"tag-{self.number}"
 
     @property
     def device_id(self) -> str:
-        """The protected person's device."""
+        """Device id of the protected person's device."""
         return f"device-{self.number}"
 
     @property
     def home(self) -> tuple[float, float]:
-        """Where the protected person is, degrees; those of different cases are kilometres apart."""
+        """Latitude and longitude of the protected person, degrees; homes of different cases are kilometres apart."""
         return 34.5 + self.number % 80 * 0.04, 126.5 + self.number // 80 * 0.04
 
 
 def actors(count: int) -> list[Party]:
-    """That many cases."""
+    """A number of joint cases."""
     return [Party(number) for number in range(count)]
 
 
 async def register(clients: Clients, cases: Sequence[Party]) -> float:
-    """Puts all records of these cases and returns how long it took, seconds.
+    """Registers all records of these cases; returns the time that it took, seconds.
 
-    Each order has the three rings that it gets by default: 2 km, 1 km and 100 m.
+    Each order has the three default rings: 2 km, 1 km and 100 m.
     """
     began = time.monotonic()
     now_ms = clients.clock.now_ms()
@@ -90,15 +90,19 @@ async def register(clients: Clients, cases: Sequence[Party]) -> float:
         for party, person in left:
             await _put_case(clients, party, person, now_ms)
 
-    await asyncio.gather(*(work() for _ in range(AT_ONCE)))
+    await asyncio.gather(*(work() for _ in range(CASE_CONCURRENCY)))
     return time.monotonic() - began
 
 
-async def _put_case(clients: Clients, party: Party, who: Mapping[str, Any], now_ms: int) -> None:
+async def _put_case(clients: Clients, party: Party, person_data: Mapping[str, Any], now_ms: int) -> None:
     registry, moj, npa = clients.registry, clients.identity(MOJ_RECORDS), clients.identity(NPA_RECORDS)
     n = party.number
-    said = {"national_id": who["national_id"], "name": who["name"], "birth_date": who["birth_date"].isoformat()}
-    wearer = registry_pb2.Wearer(wearer_id=f"wearer-{n}", source_version=1, **said)
+    identity = {
+        "national_id": person_data["national_id"],
+        "name": person_data["name"],
+        "birth_date": person_data["birth_date"].isoformat(),
+    }
+    wearer = registry_pb2.Wearer(wearer_id=f"wearer-{n}", source_version=1, **identity)
     tag = registry_pb2.Tag(device_id=party.tag_id, wearer_id=wearer.wearer_id, source_version=1, vendor_id=VENDOR_ID)
     person = registry_pb2.ProtectedPerson(person_id=f"person-{n}", name="-", source_version=1)
     device = registry_pb2.Device(
@@ -106,7 +110,7 @@ async def _put_case(clients: Clients, party: Party, who: Mapping[str, Any], now_
     )
     order = registry_pb2.Order(
         order_id=f"order-{n}",
-        respondent=registry_pb2.Respondent(**said),
+        respondent=registry_pb2.Respondent(**identity),
         protected_person_ids=[person.person_id],
         valid_from=times.to_timestamp(now_ms // _DAY_MS * _DAY_MS),
         valid_until=times.to_timestamp((now_ms // _DAY_MS + 2) * _DAY_MS),
@@ -116,5 +120,5 @@ async def _put_case(clients: Clients, party: Party, who: Mapping[str, Any], now_
     await call(registry.PutTag, registry_pb2.PutTagRequest(tag=tag), moj)
     await call(registry.PutProtectedPerson, registry_pb2.PutProtectedPersonRequest(protected_person=person), npa)
     await call(registry.PutDevice, registry_pb2.PutDeviceRequest(device=device), npa)
-    # The order comes last, so that each case is told to the log once, whole.
+    # The order comes last, so that the registry publishes each case to the log once, complete.
     await call(registry.PutOrder, registry_pb2.PutOrderRequest(order=order), npa)

@@ -1,7 +1,7 @@
-"""A whole chain for bench.geofence: nats-server, ingest, evaluators and the three legs, each a process, and its crowd's cases.
+"""A whole chain for bench.geofence: processes of nats-server, ingest, evaluators and the three legs, and the cases of a crowd.
 
-The cases go into the log as the registry writes them, by its interface it would take minutes. Each load is over before anybody in
-the crowd has been silent for three minutes.
+The cases are written to the log directly, in the registry's form, because its interface would take minutes. Each load ends before any
+device of the crowd has been silent for three minutes.
 """
 
 from __future__ import annotations
@@ -20,9 +20,8 @@ from pathlib import Path
 import grpc.aio
 
 from bench.chain import Offers
-from bench.ingestion import endpoint as door
-from bench.ingestion import reports, saturated
-from bench.ingestion.endpoint import Door
+from bench.ingestion import endpoint, reports, saturated
+from bench.ingestion.endpoint import IngestEndpoint
 from bench.ingestion.reports import BATCH, Reports
 from bench.ingestion.saturated import Tally
 from bench.mesh import load, machine
@@ -45,7 +44,7 @@ from tests.support.dispatch import dispatch
 
 CROWD = Crowd(reports.DEVICES // 2)
 TRIGGERS = 2_000
-"""Wearers at the end of the crowd who don't report until their first report is near."""
+"""Number of wearers at the end of the crowd whose first report is near the protected person and triggers an incident."""
 WALKING = CROWD.devices - 2 * TRIGGERS
 STREAMS, WINDOW = 8, 8
 APPLIED_WITHIN_S = 120.0
@@ -53,15 +52,15 @@ _ENTERED_BATCH = 256
 _DESK = "spiffe://npa/desk/seoul"
 
 
-class Alerted(Offers):
-    """As Offers, and when the alert that demands a response was read back from ALERTS."""
+class OffersAndAlerts(Offers):
+    """First offers in INCIDENTS, and the time at which the alert with RESPOND was read from ALERTS."""
 
     def __init__(self) -> None:
         super().__init__()
         self.alerts: dict[Trigger, float] = {}
 
     async def follow_alerts(self, bus: Bus) -> None:
-        """Reads the stream for ever."""
+        """Reads ALERTS until cancelled."""
         async for messages in pull.read(bus, flow.ALERTS.name, 1):
             now = time.monotonic()
             for message in messages:
@@ -72,25 +71,26 @@ class Alerted(Offers):
 
 @dataclass(frozen=True, slots=True)
 class Drained:
-    """What a chain did with as many reports as ingest took."""
+    """Result of a saturated chain."""
 
     reports_per_s: float
-    """From the first report to all of them applied by every evaluator and the last one's incident offered by every leg."""
+    """Rate over the time from the first report until every evaluator has applied all reports and every leg has offered the last
+    incident."""
     behind_s: float
-    """How long that took after ingest had taken the last."""
+    """Part of that time after ingest had accepted the last report."""
     used: Usage
     seconds: float
 
 
 @dataclass(frozen=True, slots=True)
 class Due:
-    """What a load whose requests were due at fixed moments gave."""
+    """Result of a load whose requests were due at fixed moments."""
 
     sent: LoadOutcome
     alert_ms: list[float]
-    """From due to the alert that demands a response."""
+    """Latencies from due to the alert with RESPOND."""
     legs_ms: list[float]
-    """From due to the later of the two agencies' offers."""
+    """Latencies from due to the later of the two agencies' offers."""
     lost: int
     used: Usage
     seconds: float
@@ -100,27 +100,27 @@ class Due:
 class Chain:
     """A running chain."""
 
-    door: Door
+    endpoint: IngestEndpoint
     evaluators: Sequence[str]
-    """Their addresses."""
-    seen: Alerted
+    """Addresses of the evaluators."""
+    outputs: OffersAndAlerts
     pids: dict[str, int]
     _walkers: dict[int, Reports] = field(default_factory=dict)
     _numbers: itertools.count[int] = field(default_factory=partial(itertools.count, 1))
     _triggers: itertools.count[int] = field(default_factory=partial(itertools.count, CROWD.wearers - TRIGGERS))
 
     def walkers(self, size: int) -> Reports:
-        """Reports of those who walk, so many a request."""
+        """Reports of the walking devices, `size` in each request."""
         if size not in self._walkers:
             places = [partial(CROWD.place, turn=turn) for turn in range(len(WALK) if size > 1 else 2)]
             self._walkers[size] = Reports(size, self._numbers, places=places, devices=WALKING)
         return self._walkers[size]
 
     def trigger(self, fix_time_s: int) -> tuple[Trigger, ingest_pb2.Position]:
-        """The first report of a wearer who is near already."""
+        """The first report of an unused wearer who is near the protected person. Raises CommandFailed where none is left."""
         device = 2 * next(self._triggers)
         if device >= CROWD.devices:
-            raise CommandFailed("this chain has no wearer left who hasn't reported: fewer or shorter turns")
+            raise CommandFailed("this chain has no unused wearer left: use fewer repeats or shorter turns")
         lat_deg, lon_deg = CROWD.place(device, 0, trigger=True)
         position = ingest_pb2.Position(
             device_id=reports.device_id(device),
@@ -133,8 +133,8 @@ class Chain:
         return (position.device_id, position.report_id), position
 
     async def applied(self) -> None:
-        """Returns when every evaluator has applied all that the log holds now."""
-        last = (await self.door.bus.bounds_of(flow.log_stream(0))).last
+        """Returns when every evaluator has applied all entries that the log holds now."""
+        last = (await self.endpoint.bus.bounds_of(flow.log_stream(0))).last
         request = geofence_pb2.GetCaseRequest(case_id=next(CROWD.cases(0, 0)).case_id, min_sequence=last)
         async with asyncio.timeout(APPLIED_WITHIN_S):
             for address in self.evaluators:
@@ -142,14 +142,16 @@ class Chain:
                     stub = geofence_pb2_grpc.GeofenceServiceStub(channel)
                     while True:
                         try:
-                            await stub.GetCase(request, metadata=server.bearer(_DESK, door.SECRET), wait_for_ready=True)
+                            await stub.GetCase(
+                                request, metadata=server.bearer(_DESK, endpoint.SECRET), wait_for_ready=True
+                            )
                             break
                         except grpc.aio.AioRpcError as error:
                             if error.code() is not grpc.StatusCode.UNAVAILABLE:
                                 raise
 
     async def drain(self, seconds: float) -> Drained:
-        """Sends as much as ingest takes for so long, then waits until everything has come out at the other end."""
+        """Sends at ingest's maximum rate for `seconds`, then waits until all reports are applied and the last incident is offered."""
         tally, walkers = Tally(), self.walkers(BATCH)
         before, began = machine.usage(self.pids), time.monotonic()
 
@@ -157,26 +159,26 @@ class Chain:
             await asyncio.sleep(seconds)
             tally.over = True
 
-        async with server.channel(self.door.address) as channel:
-            work = [saturated.stream(channel, self.door.identity, walkers, WINDOW, tally) for _ in range(STREAMS)]
+        async with server.channel(self.endpoint.address) as channel:
+            work = [saturated.stream(channel, self.endpoint.identity, walkers, WINDOW, tally) for _ in range(STREAMS)]
             await asyncio.gather(stop(), *work)
-        taken = time.monotonic()
+        ingested_s = time.monotonic()
         trigger, position = self.trigger(int(time.time()))
         plan = Plan(int(time.time() * 1000) + 50, [_request(0.0, 0, b"", [position])], {trigger: 0.0})
-        await load.send(self.door.address, self.door.identity, plan, 1)
+        await load.send(self.endpoint.address, self.endpoint.identity, plan, 1)
         await self.applied()
-        await self.seen.until_all(plan.triggers)
+        await self.outputs.until_all(plan.triggers)
         took_s = time.monotonic() - began
-        if self.seen.lost(plan.triggers):
-            raise CommandFailed("the last report's incident was offered by no leg")
+        if self.outputs.lost(plan.triggers):
+            raise CommandFailed("some leg didn't offer the incident of the last report")
         used = machine.usage(self.pids).since(before)
-        return Drained(tally.reports / took_s, time.monotonic() - taken, used, took_s)
+        return Drained(tally.reports / took_s, time.monotonic() - ingested_s, used, took_s)
 
     async def due(self, shape: Shape, seconds: float, seed: int, triggers_per_s: float) -> Due:
         """Sends a load whose requests are due at independent random moments, with triggers among them."""
-        drawn, walkers = random.Random(seed), self.walkers(shape.batch)
-        dues_s = load_generator.moments_s(drawn, round(seconds * shape.reports_per_s / shape.batch), seconds)
-        with_trigger = set(drawn.sample(range(len(dues_s)), round(seconds * triggers_per_s)))
+        rng, walkers = random.Random(seed), self.walkers(shape.batch)
+        dues_s = load_generator.moments_s(rng, round(seconds * shape.reports_per_s / shape.batch), seconds)
+        with_trigger = set(rng.sample(range(len(dues_s)), round(seconds * triggers_per_s)))
         starts_at_ms = load_generator.starts_at_ms(len(dues_s))
         requests, triggers = [], {}
         for i, due_s in enumerate(dues_s):
@@ -184,47 +186,48 @@ class Chain:
             if i in with_trigger:
                 trigger, position = self.trigger(fix_time_s)
                 triggers[trigger] = due_s
-                rest = walkers.next_of(fix_time_s, i) if shape.batch > 1 else b""
-                requests.append(_request(due_s, i, rest, [position], shape.batch))
+                other_reports = walkers.next_of(fix_time_s, i) if shape.batch > 1 else b""
+                requests.append(_request(due_s, i, other_reports, [position], shape.batch))
             else:
                 requests.append(DueRequest(due_s, shape.batch, walkers.next_of(fix_time_s, i)))
         plan = Plan(starts_at_ms, requests, triggers)
         await asyncio.sleep(
             starts_at_ms / 1000 - time.time() - 0.3
-        )  # what made the load isn't counted as the chain's work
+        )  # so that the work of generating the load isn't counted as the chain's
         before = machine.usage(self.pids)
-        sent = await load.send(self.door.address, self.door.identity, plan, shape.streams)
+        sent = await load.send(self.endpoint.address, self.endpoint.identity, plan, shape.streams)
         used = machine.usage(self.pids).since(before)
-        await self.seen.until_all(plan.triggers)
-        legs_ms = self.seen.latencies_ms(sent.started, triggers)["both"]
+        await self.outputs.until_all(plan.triggers)
+        legs_ms = self.outputs.latencies_ms(sent.started, triggers)["both"]
         alert_ms = [
-            (self.seen.alerts.get(one, float("inf")) - sent.started - due_s) * 1000 for one, due_s in triggers.items()
+            (self.outputs.alerts.get(trigger, float("inf")) - sent.started - due_s) * 1000
+            for trigger, due_s in triggers.items()
         ]
-        return Due(sent, alert_ms, legs_ms, self.seen.lost(triggers), used, sent.took_s)
+        return Due(sent, alert_ms, legs_ms, self.outputs.lost(triggers), used, sent.took_s)
 
 
 def _request(
-    due_s: float, batch: int, rest: bytes, positions: Sequence[ingest_pb2.Position], size: int = 1
+    due_s: float, batch: int, other_reports: bytes, positions: Sequence[ingest_pb2.Position], size: int = 1
 ) -> DueRequest:
-    """A request with these positions behind the rest. The bytes of two messages one behind the other are both in one."""
-    more = ingest_pb2.ReportRequest(batch=batch, positions=positions).SerializeToString()
-    return DueRequest(due_s, size if not rest else size + len(positions), rest + more)
+    """A request with these positions after other reports. Protobuf merges the concatenated messages into one."""
+    request = ingest_pb2.ReportRequest(batch=batch, positions=positions).SerializeToString()
+    return DueRequest(due_s, size if not other_reports else size + len(positions), other_reports + request)
 
 
 @asynccontextmanager
 async def running(folder: Path, replicas: int) -> AsyncIterator[Chain]:
-    """A chain that has all cases, and has heard everybody who walks."""
+    """Starts a chain, with all cases in its log and a first report of every device except those of the triggers."""
     async with AsyncExitStack() as stack:
-        nats, bus = await stack.enter_async_context(door.running_nats(folder))
-        one = await stack.enter_async_context(door.running(folder, nats, bus))
-        pids, addresses = dict(one.pids), []
+        nats, bus = await stack.enter_async_context(endpoint.running_nats(folder))
+        ingest = await stack.enter_async_context(endpoint.running(folder, nats, bus))
+        pids, addresses = dict(ingest.pids), []
         for replica in range(replicas):
             address = f"127.0.0.1:{free_port()}"
             env = {
                 "TANDEM_PORT": address.rpartition(":")[2],
                 "TANDEM_NATS_URL": nats.url_as("geofence"),
                 "TANDEM_NATS_MONITOR_URL": nats.monitor_url,
-                "TANDEM_DEV_SECRET": door.SECRET,
+                "TANDEM_DEV_SECRET": endpoint.SECRET,
                 "TANDEM_DATA_DIR": str(folder),
                 "TANDEM_REPLICA": str(replica),
                 "TANDEM_REPLICAS": str(replicas),
@@ -239,10 +242,10 @@ async def running(folder: Path, replicas: int) -> AsyncIterator[Chain]:
             process = await stack.enter_async_context(dispatch.process(configured))
             await stack.enter_async_context(dispatch.client(configured))
             pids[leg] = process.pid
-        seen = Alerted()
-        tasks = [asyncio.create_task(seen.follow(bus)), asyncio.create_task(seen.follow_alerts(bus))]
+        outputs = OffersAndAlerts()
+        tasks = [asyncio.create_task(outputs.follow(bus)), asyncio.create_task(outputs.follow_alerts(bus))]
         try:
-            chained = Chain(one, addresses, seen, pids | {"bench": os.getpid()})
+            chained = Chain(ingest, addresses, outputs, pids | {"bench": os.getpid()})
             await _enter(bus)
             await _hear(chained)
             yield chained
@@ -265,7 +268,7 @@ async def _enter(bus: Bus) -> None:
 
 
 async def _hear(chain: Chain) -> None:
-    """Everybody has reported before anything is measured, but for the wearers who are to trigger an incident."""
+    """Sends a first report of every device before the measurements, except of the wearers who will trigger an incident."""
     devices = [device for device in range(CROWD.devices) if device < WALKING or device % 2]
     requests = []
     for first in range(0, len(devices), BATCH):
@@ -285,7 +288,7 @@ async def _hear(chain: Chain) -> None:
             )
         requests.append(_request(0.0, first // BATCH, b"", positions, len(positions)))
     sent = await load.send(
-        chain.door.address, chain.door.identity, Plan(load_generator.starts_at_ms(0), requests, {}), 1
+        chain.endpoint.address, chain.endpoint.identity, Plan(load_generator.starts_at_ms(0), requests, {}), 1
     )
     if sent.refused:
         raise CommandFailed(f"the chain isn't ready: {sent.refused}")

@@ -1,7 +1,7 @@
-"""The geofence service: folds the log and publishes what follows from it."""
+"""The geofence service: folds the log and publishes alerts."""
 
 import os
 
-# Checkpoints are written by a forked child, which never calls gRPC. Its handlers would stop and start its threads at each fork. It
-# reads this when it is imported.
+# A forked child writes the checkpoints and never calls gRPC. With fork support, gRPC would stop and restart its threads at each fork.
+# gRPC reads this variable at import.
 os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "false")

@@ -1,4 +1,4 @@
-"""`python -m services.geofence`: an evaluator of the log's partitions, and its gRPC."""
+"""`python -m services.geofence`: evaluates its partitions of the log and serves gRPC."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ SERVICE_NAMES = (
 
 
 async def main() -> None:
-    """Runs until SIGTERM."""
+    """Runs the geofence service until SIGTERM."""
     settings = GeofenceSettings()
     name = f"geofence-{settings.replica}"
     telemetry.configure(name)
@@ -70,7 +70,7 @@ async def main() -> None:
 
 
 async def _evaluate(evaluators: dict[int, Evaluator], server: rpc.Server, bus: Bus) -> None:
-    """Folds all partitions; says SERVING once each has caught up with the log, and while all decide."""
+    """Folds all partitions. Reports SERVING once each has caught up with the log, and only while all can decide."""
     behind = set(evaluators)
     readiness = Readiness()
     for evaluator in evaluators.values():

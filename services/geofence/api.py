@@ -1,4 +1,4 @@
-"""The gRPC edge of the geofence service."""
+"""gRPC servicer of the geofence service: cases, alerts and rules."""
 
 from __future__ import annotations
 
@@ -20,39 +20,43 @@ from services.common.rpc.identity import Role
 from services.geofence import translate
 from services.geofence.consumer import Evaluator
 from services.geofence.domain.state import CaseState
-from services.geofence.partition_ownership import Holding
+from services.geofence.partition_ownership import PartitionOwnership
 from tandem.common.v1 import alert_pb2, exercise_pb2, log_pb2
 from tandem.geofence.v1 import geofence_pb2, geofence_pb2_grpc
 
 MEASURE_AWAITED_S = 5.0
 MAX_ALERT_STREAMS = 50
-"""Calls of WatchAlerts that an evaluator serves at the same time; each reads the stream by a consumer of its own, of which the
-evaluators together may have `permissions.ALERT_READERS`."""
+"""Concurrent WatchAlerts calls per evaluator. Each call uses one stream consumer, and all evaluators together may have
+`permissions.ALERT_READERS` consumers."""
 SINCE_STEP_MS = 60_000
-"""To the minute: exact moments at three rings and the wearer's own track would give the protected address."""
+"""Resolution of ring entry times in answers, one minute. Exact times at three rings, with the wearer's track, would reveal the
+protected address."""
 
 
 class GeofenceApi(geofence_pb2_grpc.GeofenceServiceServicer):
-    """Answers from the evaluators of this process."""
+    """Serves GeofenceService from the evaluators of this process."""
 
     def __init__(self, bus: Bus, evaluators: Mapping[int, Evaluator], partitions: int) -> None:
         self._bus, self._evaluators, self._partitions = bus, evaluators, partitions
         self._alert_streams = 0
-        """Calls of WatchAlerts that are open."""
-        self._holding = Holding(evaluators, partitions)
+        """Open WatchAlerts calls."""
+        self._ownership = PartitionOwnership(evaluators, partitions)
 
     async def GetCase(
         self, request: geofence_pb2.GetCaseRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> geofence_pb2.GetCaseResponse:
         case_id = fields.required_id("case_id", request.case_id)
-        evaluator = await self._holding.after(case_id, request.min_sequence)
+        evaluator = await self._ownership.evaluator_after(case_id, request.min_sequence)
         return _case(evaluator, evaluator.state.cases[case_id])
 
     async def WatchAlerts(
         self, request: geofence_pb2.WatchAlertsRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> AsyncIterator[geofence_pb2.WatchAlertsResponse]:
         if self._alert_streams >= MAX_ALERT_STREAMS:
-            raise StoreFull("too many callers watch alerts at this evaluator: ask another one", retry_after_s=5.0)
+            raise StoreFull(
+                f"this evaluator already serves {MAX_ALERT_STREAMS} WatchAlerts calls: call another evaluator",
+                retry_after_s=5.0,
+            )
         self._alert_streams += 1
         try:
             async for response in self._alerts(request):
@@ -65,17 +69,17 @@ class GeofenceApi(geofence_pb2_grpc.GeofenceServiceServicer):
     ) -> AsyncIterator[geofence_pb2.WatchAlertsResponse]:
         after = request.after_stream_sequence
         if after and request.new_only:
-            raise InvalidField("new_only", "doesn't go with after_stream_sequence")
+            raise InvalidField("new_only", "can't be combined with after_stream_sequence: set only one of the two")
         is_watch = server.caller().role == Role.ROLE_WATCH
-        kept = await self._bus.bounds_of(flow.ALERTS.name)
-        if after > kept.last:
-            raise InvalidField("after_stream_sequence", f"is beyond the last alert, {kept.last}")
-        if after and after + 1 < kept.first:
-            # What lies between is gone, and must not be missed without a word; 0 asks for what is left.
-            raise InvalidField("after_stream_sequence", f"is before the alerts that are kept, from {kept.first} on")
-        start: int | StreamCursor = (kept.last if request.new_only else after) + 1
+        bounds = await self._bus.bounds_of(flow.ALERTS.name)
+        if after > bounds.last:
+            raise InvalidField("after_stream_sequence", f"is beyond the last alert, {bounds.last}")
+        if after and after + 1 < bounds.first:
+            # The alerts in between have aged out, and the caller must not miss them silently. 0 asks for all that are left.
+            raise InvalidField("after_stream_sequence", f"is before the alerts that are kept, from {bounds.first} on")
+        start: int | StreamCursor = (bounds.last if request.new_only else after) + 1
         if after:
-            start = await self._behind(after, fields.required_id("after_alert_id", request.after_alert_id))
+            start = await self._resume_point(after, fields.required_id("after_alert_id", request.after_alert_id))
         async for messages in pull.read(self._bus, flow.ALERTS.name, start):
             for message in messages:
                 if not flow.ALERTS.holds(message.subject):
@@ -83,7 +87,7 @@ class GeofenceApi(geofence_pb2_grpc.GeofenceServiceServicer):
                 try:
                     alert = stored.alert(message.data, message.subject)
                 except InvalidField as error:
-                    # A dead letter of the legs. Ending the stream here would end it at each try, for as long as ALERTS keeps it.
+                    # The legs make a dead letter of it. Failing here would fail every retry for as long as ALERTS keeps the message.
                     dead_letters.pass_over("watch-alerts", message.stream, message.sequence, error)
                     continue
                 if is_watch:
@@ -94,17 +98,20 @@ class GeofenceApi(geofence_pb2_grpc.GeofenceServiceServicer):
                     stream_sequence=message.sequence, alert=alert, measure=await self._measure(alert)
                 )
 
-    async def _behind(self, sequence: int, alert_id: str) -> int | StreamCursor:
-        """Where a reader goes on that has seen an alert at a sequence. Raises StreamWentBack where another alert is there now."""
-        found = await cursors.stored_at(self._bus, flow.ALERTS.name, sequence)
-        if found is None:
-            return sequence + 1  # it is the last that has aged out
-        if found["subject"].rpartition(".")[2] != alert_id:
-            raise StreamWentBack(flow.ALERTS.name, sequence, cursors.of_stored(found))
-        return cursors.of_stored(found)
+    async def _resume_point(self, sequence: int, alert_id: str) -> int | StreamCursor:
+        """Where to resume reading ALERTS after the alert at a sequence. Raises StreamWentBack where another alert is stored there."""
+        message = await cursors.stored_at(self._bus, flow.ALERTS.name, sequence)
+        if message is None:
+            return sequence + 1  # the alert at `sequence` was the last one to age out
+        if message["subject"].rpartition(".")[2] != alert_id:
+            raise StreamWentBack(flow.ALERTS.name, sequence, cursors.of_stored(message))
+        return cursors.of_stored(message)
 
     async def _measure(self, alert: alert_pb2.Alert) -> alert_pb2.Measure | None:
-        """The figures of an alert, which follow it by one publish; None where they can't be read. Raises Unavailable."""
+        """The figures of an alert, published right after it. None where they can't be parsed.
+
+        Raises Unavailable where they aren't published within MEASURE_AWAITED_S.
+        """
         subject = flow.measure_subject(alert.partition, alert.alert_id)
         deadline = asyncio.get_running_loop().time() + MEASURE_AWAITED_S
         while True:

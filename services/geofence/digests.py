@@ -1,4 +1,4 @@
-"""Whether both evaluators of a partition say the same: each publishes digests of what is open, and reads the other's."""
+"""Checks that both evaluators of a partition agree: each publishes digests of its open rings and incidents, and reads the other's."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ from services.geofence.settings import GeofenceSettings
 from services.geofence.state_keys import StateKeys
 
 _DIFFER = Counter(
-    "tandem_evaluators_differ", "Times that this evaluator's state wasn't that of the other", ("partition",)
+    "tandem_evaluators_differ", "Times that this evaluator's state differed from another evaluator's", ("partition",)
 )
 
 
 def begin_counting(partition: int) -> None:
-    """Creates the partition's series of differences at 0: one that is born at 1 never rises, so that its alert would not fire."""
+    """Creates a partition's counter of differences at 0. A series that first appears at 1 shows no increase, so no alert would fire."""
     _DIFFER.labels(str(partition))
 
 
 async def compare(
     bus: Bus, keys: StateKeys, settings: GeofenceSettings, partition: int, entry: StreamCursor, encoded: bytes
 ) -> None:
-    """Publishes the keyed digest of what is open after an entry; that of every other evaluator must be the same, once it is there.
+    """Publishes this evaluator's keyed digest after an entry, and raises an alarm where another evaluator's digest differs.
 
-    The subject names the entry by its stamp, too: behind another entry that had its sequence another state was right.
+    The subject includes the entry's stamp, because a different entry with the same sequence has a different correct state.
     """
     mine, sequence = settings.replica, entry.sequence
     try:
@@ -42,7 +42,7 @@ async def compare(
                 continue
             same = keys.is_same(theirs, partition, sequence, encoded)
             if same is None:
-                reason = f"the digest of evaluator {other} is by another TANDEM_STATE_KEY, or is none"
+                reason = f"the digest of evaluator {other} is malformed, or made with a key that TANDEM_STATE_KEY lacks"
                 logger().error("digest_not_compared", partition=partition, sequence=sequence, reason=reason)
             elif not same:
                 _DIFFER.labels(str(partition)).inc()

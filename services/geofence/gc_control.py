@@ -1,5 +1,5 @@
-"""When garbage is looked for. What the fold remembers has no cycles and is freed at once when it is dropped; to look through hours of
-positions again and again, as Python would by itself, takes a tenth of the fold's time."""
+"""Control of Python's cyclic garbage collector. The fold's state has no cycles, so reference counting frees it at once. The default
+collector would scan hours of positions repeatedly, which takes a tenth of the fold's time."""
 
 from __future__ import annotations
 
@@ -7,33 +7,33 @@ import gc
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-EVERY = 256
-"""Entries between two looks."""
+COLLECT_INTERVAL = 256
+"""Entries between two collections."""
 
 
-class Garbage:
-    """Looks for garbage among what came up since the last look, and takes the rest out of sight."""
+class GarbageCollector:
+    """Collects garbage among the objects made since the last collection, and freezes the survivors."""
 
     def __init__(self) -> None:
         self._entries = 0
 
-    def after(self, entries: int) -> None:
-        """Looks for it after so many entries, ticks too, so at least every few minutes."""
+    def count(self, entries: int) -> None:
+        """Counts folded entries and collects every COLLECT_INTERVAL. Ticks count too, so that is at least every few minutes."""
         self._entries += entries
-        if self._entries >= EVERY:
+        if self._entries >= COLLECT_INTERVAL:
             self._entries = 0
             gc.collect()
             gc.freeze()
 
 
 @contextmanager
-def looked_for_seldom() -> Iterator[Garbage]:
-    """A block in which it is looked for by `Garbage` alone."""
+def infrequent_collection() -> Iterator[GarbageCollector]:
+    """Disables Python's automatic collection in a block; only the `GarbageCollector` that it yields collects."""
     gc.collect()
     gc.freeze()
     gc.disable()
     try:
-        yield Garbage()
+        yield GarbageCollector()
     finally:
         gc.enable()
         gc.unfreeze()

@@ -1,4 +1,4 @@
-"""Which evaluator of this process has a case, and what to say where none has."""
+"""Partition ownership: which evaluator of this process has a case, and the error where none has."""
 
 from __future__ import annotations
 
@@ -11,39 +11,39 @@ from services.geofence.consumer import Evaluator
 MIN_SEQUENCE_AWAITED_S = 4.0
 
 
-class Holding:
-    """The evaluators of this process, by partition, and how many partitions there are."""
+class PartitionOwnership:
+    """The evaluators of this process by partition, and the number of partitions of the log."""
 
     def __init__(self, evaluators: Mapping[int, Evaluator], partitions: int) -> None:
         self._evaluators, self._partitions = evaluators, partitions
 
-    def of(self, case_id: str) -> Evaluator | None:
-        """The evaluator that has applied this case."""
+    def evaluator_of(self, case_id: str) -> Evaluator | None:
+        """The evaluator that has a case in its state."""
         return next((evaluator for evaluator in self._evaluators.values() if case_id in evaluator.state.cases), None)
 
-    async def after(self, case_id: str, sequence: int) -> Evaluator:
-        """The evaluator that has the case once its partition has applied a sequence.
+    async def evaluator_after(self, case_id: str, sequence: int) -> Evaluator:
+        """The evaluator that has a case, once its partition has applied a sequence.
 
-        Raises Unavailable where that takes too long, and where the case may be in a partition that only others fold; NotFound where
-        no partition has it.
+        Raises Unavailable where that takes longer than MIN_SEQUENCE_AWAITED_S, and where the case may be in a partition that only
+        other evaluators fold. Raises NotFound where no partition has the case.
         """
-        holder = self.of(case_id)
-        # A case that isn't there may be on its way in any partition: each answers for itself.
-        among = [holder] if holder else list(self._evaluators.values())
-        waits = [asyncio.ensure_future(_applied(one, sequence)) for one in among]
+        owner = self.evaluator_of(case_id)
+        # An unknown case may arrive in any partition, so each evaluator waits for the sequence by itself.
+        candidates = [owner] if owner else list(self._evaluators.values())
+        waits = [asyncio.ensure_future(_applied(evaluator, sequence)) for evaluator in candidates]
         try:
             for wait in asyncio.as_completed(waits):
                 evaluator = await wait
                 if case_id in evaluator.state.cases:
                     return evaluator
         finally:
-            for one in waits:
-                one.cancel()
+            for wait in waits:
+                wait.cancel()
             await asyncio.gather(*waits, return_exceptions=True)
-        raise self.missing()
+        raise self.not_found()
 
-    def missing(self) -> NotFound | Unavailable:
-        """Why a case isn't here: nobody has it, or others may."""
+    def not_found(self) -> NotFound | Unavailable:
+        """The error for an unknown case: NotFound, or Unavailable where another evaluator may have the case."""
         others = [p for p in range(self._partitions) if p not in self._evaluators]
         if not others:
             return NotFound("no such case")

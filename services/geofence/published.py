@@ -1,8 +1,8 @@
-"""Whether what an evaluator published is still there: ALERTS and MEASURES can go back, as the log can.
+"""Verifies that an evaluator's published alerts and figures are still stored, since ALERTS and MEASURES can go back as the log can.
 
-An alert that was acknowledged and is lost afterwards would be published by nobody, since checkpoints pass what was acknowledged. So the
-newest of each stream is looked up within a second of a reconnect, whatever was stored since, and every few seconds anyhow. Alerts don't
-wait for that; checkpoints do.
+Nobody would republish an alert that was lost after its acknowledgement, because a checkpoint covers all acknowledged alerts. So the
+evaluator looks up the newest message of each stream within a second of a reconnect, and every VERIFY_INTERVAL_S otherwise. Alerts
+don't wait for this check; checkpoints do.
 """
 
 from __future__ import annotations
@@ -16,72 +16,72 @@ from services.common.rpc.errors import Unavailable
 from services.geofence.store import Footing, PublishedAlert
 
 CHECK_INTERVAL_S = 1.0
-CHECK_ANYHOW_S = 10.0
-"""How often the streams are asked while the connection stands: in a cluster another server may lead them without our noticing."""
+VERIFY_INTERVAL_S = 10.0
+"""Interval of the check while the connection is open. In a cluster another server may lead a stream without a reconnect here."""
 
 
-class Published:
-    """The newest alert and the newest figures that an evaluator knows to be stored, of one partition."""
+class PublishedOutputs:
+    """The newest alert and the newest figures of a partition that the server acknowledged to this evaluator."""
 
     def __init__(self, bus: Bus, partition: int) -> None:
         self._bus, self._partition = bus, partition
         self._newest: dict[tuple[str, int], PublishedAlert] = {}
-        """By stream, and by how often the connection had been made again when it was known: what was known before a reconnect stays
-        here until it is compared, whatever is stored since."""
-        self._compared_at = bus.reconnects
-        """How often the connection had been made again when the streams were last compared."""
+        """By stream and number of reconnects at the acknowledgement. A message from before a reconnect stays here until it is
+        verified, even where newer ones are stored since."""
+        self._verified_at = bus.reconnects
+        """Number of reconnects when the streams were last verified."""
 
     @property
-    def is_compared(self) -> bool:
-        """Whether the streams were compared over the connection that there is now."""
-        return self._compared_at == self._bus.reconnects
+    def is_verified(self) -> bool:
+        """Whether the streams were verified over the present connection."""
+        return self._verified_at == self._bus.reconnects
 
-    def begin_with(self, footing: Footing | None) -> None:
-        """What a checkpoint rests on, and no more; None: nothing is published yet."""
+    def reset(self, footing: Footing | None) -> None:
+        """Replaces the known messages with a checkpoint's footing. None: nothing is published yet."""
         self._newest = {(stream, 0): stored for stream, stored in _by_stream(footing)} if footing else {}
 
-    def stored(self, stream: str, alert_id: str, sequence: int) -> None:
-        """Notes what the server has, by this evaluator or the other."""
+    def note_stored(self, stream: str, alert_id: str, sequence: int) -> None:
+        """Notes that the server stores a message, published by this evaluator or the other."""
         key, stored = (stream, self._bus.reconnects), PublishedAlert(sequence, alert_id)
         self._newest[key] = max(self._newest.get(key, stored), stored)
 
     def newest(self, stream: str) -> PublishedAlert | None:
-        """The newest that is stored in a stream."""
+        """The newest message known to be stored in a stream."""
         return max((stored for (of, _), stored in self._newest.items() if of == stream), default=None)
 
-    async def compare(self) -> None:
-        """Looks whether the streams still have what they had. Raises StreamWentBack, Unavailable."""
+    async def verify(self) -> None:
+        """Verifies that the streams still hold the newest known messages. Raises StreamWentBack, Unavailable."""
         reconnects = self._bus.reconnects
         for key, stored in list(self._newest.items()):
             await self._require(key[0], stored)
-            if key[1] < reconnects:  # from now on the newest of this connection speaks for it
+            if key[1] < reconnects:  # from now on the newest message of this connection covers this one
                 del self._newest[key]
-                self.stored(key[0], stored.alert_id, stored.sequence)
-        self._compared_at = reconnects
+                self.note_stored(key[0], stored.alert_id, stored.sequence)
+        self._verified_at = reconnects
 
-    async def require(self, footing: Footing) -> None:
-        """Looks whether the streams have what a checkpoint rests on. Raises StreamWentBack, Unavailable."""
+    async def require_footing(self, footing: Footing) -> None:
+        """Verifies that the streams hold the messages of a checkpoint's footing. Raises StreamWentBack, Unavailable."""
         for stream, stored in _by_stream(footing):
             await self._require(stream, stored)
 
     async def watch(self) -> None:
-        """Compares for ever. Raises StreamWentBack."""
-        compared_s = 0.0
+        """Verifies the streams until cancelled. Raises StreamWentBack."""
+        verified_s = 0.0
         while True:
             await asyncio.sleep(CHECK_INTERVAL_S)
             now_s = asyncio.get_running_loop().time()
-            if self.is_compared and now_s - compared_s < CHECK_ANYHOW_S:
+            if self.is_verified and now_s - verified_s < VERIFY_INTERVAL_S:
                 continue
             try:
-                await self.compare()
+                await self.verify()
             except Unavailable:
                 continue
-            compared_s = now_s
+            verified_s = now_s
 
     async def _require(self, stream: str, stored: PublishedAlert) -> None:
-        found = await cursors.kept_at(self._bus, stream, stored.sequence)
-        if found and found["subject"] != self._subject(stream, stored.alert_id):
-            raise StreamWentBack(stream, stored.sequence, cursors.of_stored(found))
+        message = await cursors.kept_at(self._bus, stream, stored.sequence)
+        if message and message["subject"] != self._subject(stream, stored.alert_id):
+            raise StreamWentBack(stream, stored.sequence, cursors.of_stored(message))
 
     def _subject(self, stream: str, alert_id: str) -> str:
         subject = flow.alert_subject if stream == flow.ALERTS.name else flow.measure_subject

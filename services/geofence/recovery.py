@@ -1,7 +1,7 @@
-"""Where an evaluator begins: behind the last entry that its checkpoints and the streams have in common.
+"""Recovery of an evaluator: it resumes after the last entry that its checkpoints and the streams have in common.
 
-At a start that is the newest checkpoint, as a rule. After a stream went back it is the newest one whose footing is still there as a
-whole: the entry that it stands behind, and what was published by then. Without such a checkpoint it is the log's first entry.
+At a normal start that is the entry of the newest checkpoint. After a stream went back it is that of the newest checkpoint whose footing
+is still stored: the last folded entry, the newest alert and the newest figures. Without one, the fold starts at the log's first entry.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ from services.common.messaging.cursors import StreamWentBack
 from services.common.observability.telemetry import logger
 from services.common.rpc.errors import Unavailable
 from services.geofence.domain.state import State
-from services.geofence.published import Published
+from services.geofence.published import PublishedOutputs
 from services.geofence.store import Checkpoint, CheckpointStore, Footing
 
 RETRY_DELAY_S = 0.25
 T = TypeVar("T")
 
 
-class Beginning(NamedTuple):
-    """A state, and what it rests on."""
+class RestoredState(NamedTuple):
+    """A state from a checkpoint, and the checkpoint's footing."""
 
     state: State
     footing: Footing
@@ -33,14 +33,16 @@ class Beginning(NamedTuple):
 async def newest(
     bus: Bus,
     store: CheckpointStore,
-    published: Published,
+    published: PublishedOutputs,
     partition: int,
     log_id: str,
     on_dropped: Callable[[State], None],
-) -> Beginning | None:
-    """The newest checkpoint of this log that is whole and rests on what the streams hold; None where the log must be folded from its
-    start. Those that rest on what is lost are removed, and `on_dropped` gets their states. Waits for the server."""
-    store.drop_drafts(partition)
+) -> RestoredState | None:
+    """The newest undamaged checkpoint of this log whose footing the streams hold; None where the log must be folded from its start.
+
+    Removes checkpoints whose footing is lost, and passes their states to `on_dropped`. Waits for the server.
+    """
+    store.drop_pending(partition)
     for checkpoint in store.found(partition):
         state = store.read(checkpoint, log_id)
         if state is None:
@@ -53,21 +55,21 @@ async def newest(
             store.drop(checkpoint)
             on_dropped(state)
             continue
-        return Beginning(state, checkpoint.footing)
+        return RestoredState(state, checkpoint.footing)
     return None
 
 
-async def _require(bus: Bus, published: Published, partition: int, checkpoint: Checkpoint) -> None:
+async def _require(bus: Bus, published: PublishedOutputs, partition: int, checkpoint: Checkpoint) -> None:
     entry = checkpoint.footing.entry
     await retried(lambda: cursors.holds(bus, flow.log_stream(partition), entry))
-    await retried(lambda: published.require(checkpoint.footing))
+    await retried(lambda: published.require_footing(checkpoint.footing))
 
 
-async def retried(ask: Callable[[], Awaitable[T]]) -> T:
-    """The answer of a server that may be starting: asks until it comes."""
+async def retried(call: Callable[[], Awaitable[T]]) -> T:
+    """The result of a call to a server that may be starting: retries it every RETRY_DELAY_S while it raises Unavailable."""
     while True:
         try:
-            return await ask()
+            return await call()
         except Unavailable as error:
             logger().info("server_awaited", reason=error.reason)
             await asyncio.sleep(RETRY_DELAY_S)

@@ -13,27 +13,27 @@ from services.geofence.state_keys import StateKeys
 
 
 class GeofenceSettings(CommonSettings):
-    """Read once, in __main__."""
+    """Settings of one evaluator process, from the environment; read once, in __main__."""
 
     port: int = Field(default=7403, ge=0, le=65535)
-    """TCP port of gRPC."""
+    """TCP port of gRPC; 0 takes any free port."""
     metrics_port: int = Field(default=0, ge=0, le=65535)
-    """TCP port of /metrics, /healthz and /readyz; 0 takes any."""
+    """TCP port of /metrics, /healthz and /readyz; 0 takes any free port."""
     replica: int = Field(default=0, ge=0)
-    """Which evaluator this is, from 0."""
+    """Number of this evaluator, from 0."""
     replicas: int = Field(default=2, ge=1)
-    """How many there are. Each partition is folded by two of them, or by the only one."""
+    """Number of evaluators. Two of them fold each partition, or the only one."""
     checkpoint_every: int = Field(default=5_000, ge=1)
     """Entries between checkpoints of a partition."""
     tick_after_s: float = Field(default=1.0, gt=0)
-    """A tick is published when the log has been idle for this long, seconds of mesh time."""
+    """Idle time of the log after which the evaluator publishes a tick, seconds of mesh time."""
 
     state_key: Path | None = None
-    """File of the keys of checkpoints and digests, 64 hex digits a line, the newest last; the same for all evaluators, and not in
-    `data_dir`. Needed off loopback; on it, without the file, `dev_secret` takes its place."""
+    """File of the keys of checkpoints and digests, 64 hex digits a line, the newest last. It is the same for all evaluators and
+    isn't kept in `data_dir`. Required off loopback; on loopback `dev_secret` replaces a missing file."""
 
     share_every_s: float = Field(default=1.0, gt=0)
-    """Least time between two positions of a subject in one share, seconds of wall time."""
+    """Minimum time between two positions of a subject in one share, seconds of wall time."""
 
     @model_validator(mode="after")
     def _replica_exists(self) -> Self:
@@ -42,16 +42,16 @@ class GeofenceSettings(CommonSettings):
         return self
 
     @model_validator(mode="after")
-    def _refuse_no_key_off_loopback(self) -> Self:
+    def _require_key_off_loopback(self) -> Self:
         if self.state_key is None and self.host not in LOOPBACK:
-            raise ValueError(f"TANDEM_HOST={self.host} isn't loopback: refused without TANDEM_STATE_KEY")
+            raise ValueError(f"TANDEM_HOST={self.host} isn't loopback: TANDEM_STATE_KEY must name a key file")
         return self
 
     @property
     def state_keys(self) -> StateKeys:
-        """Keys of checkpoints and digests. Raises FailedPrecondition where the file holds none."""
+        """Keys of checkpoints and digests. Raises FailedPrecondition where the key file holds none."""
         return state_keys.read(self.state_key) if self.state_key else state_keys.of_secret(self.dev_secret)
 
     def partitions(self, count: int) -> list[int]:
-        """Partitions that this evaluator folds: those with p or p + 1 equal to the replica, mod the number of replicas."""
+        """Partitions that this evaluator folds: each p where p or p + 1 equals its number modulo `replicas`."""
         return [p for p in range(count) if self.replica in (p % self.replicas, (p + 1) % self.replicas)]

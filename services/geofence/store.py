@@ -1,10 +1,10 @@
-"""Checkpoints on disk: one file each, written whole or not at all. Its name says partition, sequence, what it rests on, and keyed hash.
+"""Checkpoints on disk: one atomically written file each. The file name holds partition, sequence, footing and keyed hash.
 
-It rests on the entry that it stands behind, and on the newest alert and figures that were stored when it was made (`Footing`). A
-checkpoint is good only where the streams still hold these.
+The footing (`Footing`) is the last folded entry, and the newest alert and figures that were stored when the checkpoint was made. A
+checkpoint is usable only while the streams still hold these messages.
 
-Encoding a country's state takes seconds. So a child process does it, on the copy of the memory that a fork is, while the
-evaluator goes on. What the child writes is a draft; it counts once the evaluator says so.
+Encoding the state of a whole country takes seconds. So a forked child process encodes its copy of the memory while the evaluator
+continues. The child writes a pending file, which becomes a checkpoint once the evaluator renames it.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ from services.geofence.state_keys import StateKeys
 
 KEPT_NEWEST = 2
 KEPT_SPANS_S = (0, 3_600, 86_400)
-"""Besides the newest, the oldest checkpoint of each of these spans of age is kept, seconds: a log that went back by an hour, as an
-older store does that is put in its place, isn't folded again from its start."""
+"""Limits of the age spans, seconds. Besides the newest, the oldest checkpoint of each span is kept. So a log that went back by an hour,
+such as a restored backup of its store, isn't folded again from its start."""
 NICENESS = 10
-"""Of the child: alerts go before checkpoints."""
+"""Niceness of the child process, because alerts have priority over checkpoints."""
 _UNKNOWN = 255
 _FIRST_FILE = 3
-"""Behind standard input, output and error."""
+"""First file descriptor after standard input, output and error."""
 _STORED = r"(?:-{}(\d+)\.([0-9a-z-]+?))?"
 _NAME = re.compile(
     rf"checkpoint-p(\d+)-s(\d+)-e(\d+)\.([0-9a-f]+){_STORED.format('a')}{_STORED.format('m')}-([0-9a-f]{{64}})\.json"
@@ -44,29 +44,29 @@ _NAME = re.compile(
 
 
 class CheckpointFailed(Exception):
-    """A checkpoint couldn't be written; the message says why."""
+    """A checkpoint couldn't be written; the message gives the reason."""
 
 
 class PublishedAlert(NamedTuple):
-    """An alert or its figures in their stream. No other message ever has their subject, so that this is their identity."""
+    """A stored alert, or its figures. Sequence and alert id identify the message, since no other message ever has its subject."""
 
     sequence: int
     alert_id: str
 
 
 class Footing(NamedTuple):
-    """What a checkpoint rests on."""
+    """The stored messages that a checkpoint depends on; it is usable only while the streams hold them."""
 
     entry: StreamCursor
-    """The last entry that is folded in it."""
+    """The last entry that is folded into the checkpoint."""
     alert: PublishedAlert | None
-    """The newest alert that was stored by then; all that the entries decided lie before it."""
+    """The newest alert stored by then. No alert of the folded entries comes after it."""
     figures: PublishedAlert | None
-    """The newest figures that were stored by then."""
+    """The newest figures stored by then."""
 
 
 class Checkpoint(NamedTuple):
-    """A checkpoint on disk."""
+    """A checkpoint file and its footing."""
 
     footing: Footing
     path: Path
@@ -74,12 +74,12 @@ class Checkpoint(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class PendingCheckpoint:
-    """A checkpoint that a child process writes."""
+    """A checkpoint that a child process is writing."""
 
     partition: int
     sequence: int
     pid: int
-    """Of the child."""
+    """Process id of the child."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,30 +88,30 @@ class CheckpointStore:
 
     folder: Path
     keys: StateKeys = field(default_factory=partial(state_keys.of_secret, ""))
-    """By which files are known as written by an evaluator of this mesh."""
+    """Keys that authenticate the files as written by an evaluator of this mesh."""
 
     def save(self, partition: int, footing: Footing, encoded: bytes) -> None:
-        """Writes a checkpoint durably and drops those that aren't kept any more. Raises OSError."""
+        """Writes a checkpoint durably and removes expired ones. Raises OSError."""
         self._keep(self._write(partition, footing.entry.sequence, encoded), partition, footing)
 
     def begin(self, state: State) -> PendingCheckpoint:
-        """Has the state as it is now written by a child process. Raises OSError where there can't be one."""
+        """Forks a child process that writes the present state. Raises OSError where the fork fails."""
         pid = os.fork()
         if pid:
             return PendingCheckpoint(state.partition, state.sequence, pid)
         failed = _UNKNOWN
         try:
-            _stand_alone()
+            _detach_from_parent()
             self._write(state.partition, state.sequence, codec.encode(state))
             failed = 0
         except OSError as error:
             failed = error.errno or _UNKNOWN
         finally:
-            os._exit(failed)  # nothing of the evaluator's is cleaned up here: it isn't this process's
+            os._exit(failed)  # no cleanup: the evaluator's resources belong to the parent process
 
-    def is_written(self, draft: PendingCheckpoint) -> bool:
-        """Whether the child is done; doesn't wait for it, and tells once. Raises DraftFailed."""
-        pid, status = os.waitpid(draft.pid, os.WNOHANG)
+    def is_written(self, pending: PendingCheckpoint) -> bool:
+        """Whether the child has ended, without waiting. Call it until it is True, not after. Raises CheckpointFailed."""
+        pid, status = os.waitpid(pending.pid, os.WNOHANG)
         if not pid:
             return False
         code = os.waitstatus_to_exitcode(status)
@@ -119,15 +119,15 @@ class CheckpointStore:
             raise CheckpointFailed(os.strerror(code) if 0 < code < _UNKNOWN else f"the child ended with {code}")
         return True
 
-    def finish(self, draft: PendingCheckpoint, footing: Footing) -> None:
-        """From now on what was written is a checkpoint. Raises OSError."""
-        (path,) = self.folder.glob(f"checkpoint-p{draft.partition}-s{draft.sequence}-*.draft-{draft.pid}")
-        self._keep(path, draft.partition, footing)
+    def finish(self, pending: PendingCheckpoint, footing: Footing) -> None:
+        """Turns a written pending file into a checkpoint with this footing. Raises OSError."""
+        (path,) = self.folder.glob(f"checkpoint-p{pending.partition}-s{pending.sequence}-*.draft-{pending.pid}")
+        self._keep(path, pending.partition, footing)
 
-    def abandon(self, draft: PendingCheckpoint) -> None:
-        """Ends a child that isn't done."""
-        os.kill(draft.pid, signal.SIGKILL)
-        os.waitpid(draft.pid, 0)
+    def abandon(self, pending: PendingCheckpoint) -> None:
+        """Kills a child that is still writing."""
+        os.kill(pending.pid, signal.SIGKILL)
+        os.waitpid(pending.pid, 0)
 
     def _write(self, partition: int, sequence: int, encoded: bytes) -> Path:
         self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -137,42 +137,44 @@ class CheckpointStore:
         durable.write_draft(path, encoded)
         return path
 
-    def _keep(self, draft: Path, partition: int, footing: Footing) -> None:
-        head, _, digest = draft.name.partition(".json")[0].rpartition("-")
-        durable.put(draft, draft.with_name(f"{head}{_told(footing)}-{digest}.json"))
-        found = [one.path for one in self.found(partition)]
-        ages_s = [time.time() - path.stat().st_mtime for path in found]
+    def _keep(self, pending: Path, partition: int, footing: Footing) -> None:
+        head, _, digest = pending.name.partition(".json")[0].rpartition("-")
+        durable.put(pending, pending.with_name(f"{head}{_footing_name(footing)}-{digest}.json"))
+        paths = [checkpoint.path for checkpoint in self.found(partition)]
+        ages_s = [time.time() - path.stat().st_mtime for path in paths]
         keep = set(range(KEPT_NEWEST)) | _oldest_of_spans(ages_s)
-        for i, path in enumerate(found):
+        for i, path in enumerate(paths):
             if i not in keep:
                 path.unlink(missing_ok=True)
 
     def found(self, partition: int) -> list[Checkpoint]:
-        """All checkpoints of a partition, the newest first, whole or damaged."""
-        found = []
+        """All checkpoints of a partition, the newest first, damaged ones included."""
+        checkpoints = []
         for path in self.folder.glob(f"checkpoint-p{partition}-*.json"):
             if name := _NAME.fullmatch(path.name):
                 entry = StreamCursor(int(name[2]), int(name[3]), name[4])
-                found.append(Checkpoint(Footing(entry, _stored(name[5], name[6]), _stored(name[7], name[8])), path))
-        return sorted(found, reverse=True, key=lambda one: one.footing.entry)
+                checkpoints.append(
+                    Checkpoint(Footing(entry, _stored(name[5], name[6]), _stored(name[7], name[8])), path)
+                )
+        return sorted(checkpoints, reverse=True, key=lambda checkpoint: checkpoint.footing.entry)
 
     def read(self, checkpoint: Checkpoint, log_id: str) -> State | None:
-        """The state of a checkpoint; None where its file is damaged, can't be read by this fold, or is of another log."""
-        partition_and_sequence = {"sequence": checkpoint.footing.entry.sequence, "file": checkpoint.path.name}
+        """The state of a checkpoint; None where its file is damaged, unreadable for this fold version, or of another log."""
+        log_fields = {"sequence": checkpoint.footing.entry.sequence, "file": checkpoint.path.name}
         data = checkpoint.path.read_bytes()
         if not self.keys.is_checkpoint(data, checkpoint.path.stem.rpartition("-")[2]):
-            logger().error("checkpoint_damaged", **partition_and_sequence)
+            logger().error("checkpoint_damaged", **log_fields)
             return None
-        gc.disable()  # it would look through what has been read so far again and again
+        gc.disable()  # the collector would scan the growing state repeatedly
         try:
             state = codec.decode(data)
         except codec.UnreadableState as error:
-            logger().warning("checkpoint_unreadable", reason=str(error), **partition_and_sequence)
+            logger().warning("checkpoint_unreadable", reason=str(error), **log_fields)
             return None
         finally:
             gc.enable()
         if state.log_id != log_id:
-            logger().error("checkpoint_of_another_log", **partition_and_sequence)
+            logger().error("checkpoint_of_another_log", **log_fields)
             return None
         return state
 
@@ -180,13 +182,13 @@ class CheckpointStore:
         """Removes a checkpoint whose footing is lost."""
         checkpoint.path.unlink(missing_ok=True)
 
-    def drop_drafts(self, partition: int) -> None:
-        """Removes drafts that were left behind: nobody knows whether all before them is published."""
-        for left in self.folder.glob(f"checkpoint-p{partition}-*.draft-*"):
-            left.unlink(missing_ok=True)
+    def drop_pending(self, partition: int) -> None:
+        """Removes pending files of an earlier process: the alerts before them may not be published."""
+        for path in self.folder.glob(f"checkpoint-p{partition}-*.draft-*"):
+            path.unlink(missing_ok=True)
 
 
-def _told(footing: Footing) -> str:
+def _footing_name(footing: Footing) -> str:
     entry, alert, figures = footing
     name = f"-e{entry.stored_at_ns}.{entry.digest}"
     if alert:
@@ -199,19 +201,19 @@ def _stored(sequence: str | None, alert_id: str | None) -> PublishedAlert | None
 
 
 def _oldest_of_spans(ages_s: Iterable[float]) -> set[int]:
-    """Of files by age, the index of the oldest in each span."""
+    """Index of the oldest file in each span of KEPT_SPANS_S, for files sorted by rising age."""
     oldest: dict[int, int] = {}
     for i, age_s in enumerate(ages_s):
-        span = sum(age_s >= begins_s for begins_s in KEPT_SPANS_S[1:])
+        span = sum(age_s >= start_s for start_s in KEPT_SPANS_S[1:])
         if span < len(KEPT_SPANS_S) - 1:
             oldest[span] = i
     return set(oldest.values())
 
 
-def _stand_alone() -> None:
-    """In the child: lets go of the parent's sockets, so that its port is free once it is gone, and of its ways to be stopped."""
+def _detach_from_parent() -> None:
+    """Closes the parent's sockets in the child, so that a dead parent's port is free, and resets its signal handlers."""
     gc.disable()
     os.closerange(_FIRST_FILE, os.sysconf("SC_OPEN_MAX"))
-    for one in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(one, signal.SIG_DFL)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_DFL)
     os.nice(NICENESS)

@@ -1,4 +1,4 @@
-"""Log entries and alerts: protobuf <-> the decision's own terms."""
+"""Converts log entries, rules and alerts between protobuf and the domain types."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from google.protobuf.message import DecodeError
 
 from services.common import fields, polygons, times
+from services.common.messaging import stored
 from services.common.rpc.errors import InvalidField
 from services.geofence.domain import alerts
 from services.geofence.domain.entries import (
@@ -31,7 +32,7 @@ from tandem.common.v1 import alert_pb2, encounter_pb2, exercise_pb2, geometry_pb
 
 
 def entry_body(data: bytes) -> Body:
-    """What an entry of the log says. Raises InvalidField where it says nothing usable."""
+    """Parses an entry of the log. Raises InvalidField where it is malformed."""
     try:
         return _body(log_pb2.LogEntry.FromString(data))
     except (DecodeError, ValueError, ArithmeticError) as error:
@@ -39,13 +40,13 @@ def entry_body(data: bytes) -> Body:
 
 
 def stored_body(subject: str, data: bytes) -> Body:
-    """What an entry says, given the subject that it is stored under. Raises InvalidField where its kind isn't that of the subject.
+    """Parses a stored entry. Raises InvalidField where it is malformed or its kind doesn't match its subject.
 
-    The server holds each publisher to its own subjects; so a case is the registry's word only where this is looked at.
+    The server limits each publisher to certain subjects. Only this check proves that a case was published by the registry.
     """
     body = entry_body(data)
     if not re.fullmatch(rf"log\.\d+\.{_KIND_OF[type(body)]}", subject):
-        raise InvalidField("entry", f"is a {_KIND_OF[type(body)]} on another subject")
+        raise InvalidField("entry", f"is a {_KIND_OF[type(body)]} entry, which doesn't match its subject")
     return body
 
 
@@ -106,7 +107,7 @@ def _positions(batch: log_pb2.PositionBatch) -> Positions:
 
 
 def case_of(msg: log_pb2.CaseSnapshot) -> Case:
-    """A case. Raises InvalidField."""
+    """Parses a case. Raises InvalidField."""
     if not msg.rings:
         raise InvalidField("case.rings", "is empty")
     persons = tuple(Target(person.person_id, True, tuple(person.device_ids), PERSON) for person in msg.persons)
@@ -114,7 +115,7 @@ def case_of(msg: log_pb2.CaseSnapshot) -> Case:
     targets = persons + places
     rings = sorted((_ring(ring) for ring in msg.rings), key=lambda ring: -ring.radius_mm)
     if len({ring.radius_mm for ring in rings}) != len(rings):
-        raise InvalidField("case.rings", "has two rings of one radius")
+        raise InvalidField("case.rings", "has two rings of the same radius")
     if len({target.key for target in targets}) != len(targets):
         raise InvalidField("case", "names a person or a place twice")
     if msg.valid_from_ms >= msg.valid_until_ms:
@@ -178,8 +179,16 @@ def _e7(lat_deg: float, lon_deg: float) -> tuple[int, int]:
     return round(lat_deg * 1e7), round(lon_deg * 1e7)
 
 
+def fold_version_of(data: bytes) -> int:
+    """The fold version that an entry requires; 0 where it can't be parsed, so that this version is written after it."""
+    try:
+        return stored.entry(data).fold_version.version
+    except InvalidField:
+        return 0
+
+
 def check_rules(prefix: str, msg: log_pb2.Rules) -> None:
-    """Raises InvalidField, its path after `prefix`, where somebody asks for settings that no decision should rest on."""
+    """Raises InvalidField, its path after `prefix`, where a rule is outside the range that is safe for decisions."""
     fields.required_id(f"{prefix}rules_id", msg.rules_id)
     fields.number(f"{prefix}clear_margin_m", msg.clear_margin_m, 0, 5_000)
     fields.number(f"{prefix}clear_after_s", msg.clear_after_s, 0, 3_600)
@@ -190,11 +199,13 @@ def check_rules(prefix: str, msg: log_pb2.Rules) -> None:
     fields.number(f"{prefix}protected_lost_after_s", msg.protected_lost_after_s, 0, 86_400)
     fields.number(f"{prefix}help_after_s", msg.help_after_s, 0, 3_600)
     fields.number(f"{prefix}foot_mps", msg.foot_mps, 0, 60)
-    fields.number(f"{prefix}respond_p_pct", msg.respond_p_pct, 0, 45)  # more would miss who stands on a small ring
+    fields.number(
+        f"{prefix}respond_p_pct", msg.respond_p_pct, 0, 45
+    )  # a higher limit would miss a wearer on the edge of a small ring
 
 
 def rules_of(msg: log_pb2.Rules) -> Rules:
-    """Settings; a field that is 0 takes its default."""
+    """Parses rules; a field that is 0 takes its default."""
     default = Rules()
     return Rules(
         rules_id=msg.rules_id or default.rules_id,
@@ -212,7 +223,7 @@ def rules_of(msg: log_pb2.Rules) -> Rules:
 
 
 def rules_entry(rules: Rules) -> log_pb2.LogEntry:
-    """The entry that says what the rules are."""
+    """The log entry that sets these rules."""
     return log_pb2.LogEntry(
         rules=log_pb2.Rules(
             rules_id=rules.rules_id,
@@ -231,7 +242,7 @@ def rules_entry(rules: Rules) -> log_pb2.LogEntry:
 
 
 def alert_to_proto(alert: alerts.Alert, partition: int) -> alert_pb2.Alert:
-    """The alert as the legs see it: without figures."""
+    """An alert as the legs read it, without figures."""
     cause = alert.cause
     return alert_pb2.Alert(
         alert_id=alert.alert_id,
@@ -278,7 +289,7 @@ def alert_to_proto(alert: alerts.Alert, partition: int) -> alert_pb2.Alert:
 
 
 def measure_to_proto(alert: alerts.Alert) -> alert_pb2.Measure:
-    """The figures of an alert, metres to the millimetre."""
+    """The figures of an alert, in metres rounded to the millimetre."""
     return alert_pb2.Measure(
         alert_id=alert.alert_id,
         distance_m=_metres(alert.distance_mm),
@@ -289,7 +300,7 @@ def measure_to_proto(alert: alerts.Alert) -> alert_pb2.Measure:
 
 
 def intervals(stretches: Sequence[tuple[int, int]]) -> list[alert_pb2.Interval]:
-    """Stretches of time, milliseconds since 1970 UTC."""
+    """Intervals from pairs of start and end, milliseconds since 1970 UTC."""
     return [
         alert_pb2.Interval(**{"from": times.to_timestamp(from_ms), "to": times.to_timestamp(to_ms)})
         for from_ms, to_ms in stretches

@@ -1,7 +1,7 @@
-"""Processes of a whole mesh killed and stopped at random for ten minutes, under 300 reports/s with an incident every 2 s.
+"""Random kills and stops of all processes of a mesh for ten minutes, under 300 reports/s with an incident every 2 s.
 
-It prints how late both agencies' offers came. Whatever is killed: each accepted report is in the log and counts once, the alerts are
-those of an offline fold, and each incident has an offer of every leg. What is drawn at random follows from a seed. A shorter run:
+The test prints the latency of both agencies' offers. Under all faults, each accepted report is in the log and counts once, the alerts
+equal an offline fold, and each incident has an offer of every leg. The random choices follow from a seed. A shorter run:
 CHAOS_SECONDS=120 pytest -m soak -s tests/faults/test_chaos.py
 """
 
@@ -37,11 +37,11 @@ KINDS = (NATS, *(service.name for service in processes.SERVICES), processes.CONS
 FAULT_INTERVAL_S = (2.0, 7.0)
 STOPPED_FOR_S = (5.0, 20.0)
 STOPS = 0.15
-"""Part of the faults that stop a process; the others kill it."""
+"""Fraction of the faults that stop a process (SIGSTOP); the others kill it."""
 
 
-async def disturb(mesh: RunningMesh, drawn: random.Random, faults: Counter[str]) -> None:
-    """Kills and stops processes of the mesh, for ever. One that was stopped goes on later, if it is still there."""
+async def disturb(mesh: RunningMesh, rng: random.Random, faults: Counter[str]) -> None:
+    """Kills and stops processes of the mesh until cancelled. A stopped process continues later, unless it was replaced."""
     stopped: set[asyncio.Task[None]] = set()
 
     async def go_on(pid: int, seconds: float) -> None:
@@ -53,8 +53,8 @@ async def disturb(mesh: RunningMesh, drawn: random.Random, faults: Counter[str])
 
     try:
         while True:
-            await asyncio.sleep(drawn.uniform(*FAULT_INTERVAL_S))
-            name, stops, seconds = drawn.choice(KINDS), drawn.random() < STOPS, drawn.uniform(*STOPPED_FOR_S)
+            await asyncio.sleep(rng.uniform(*FAULT_INTERVAL_S))
+            name, stops, seconds = rng.choice(KINDS), rng.random() < STOPS, rng.uniform(*STOPPED_FOR_S)
             pid = mesh.now.pids.get(name)
             if pid is None or not is_alive(pid):
                 continue

@@ -1,4 +1,4 @@
-"""A user who may only read asks for a thousand consumers of the log and of the alerts: everybody else reads on, also after a kill."""
+"""A read-only user requests a thousand consumers of the log and of the alerts; all others keep reading, even after a kill."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.support.common.mesh import RunningMesh, running_mesh
 
 SERVING = health_pb2.HealthCheckResponse.SERVING
 ATTEMPTS = 1_000
-"""As many as nats-server lets a stream have, of all users together."""
+"""Consumers that nats-server allows for a stream, over all users."""
 DURABLE = {"ack_policy": "explicit", "deliver_policy": "all"}
 KILLED = ("geofence-0", "geofence-1", "dispatch-probation", "dispatch-police", "dispatch-warning", "registry", "ingest")
 WITHIN_S = 45.0
@@ -26,12 +26,12 @@ WITHIN_S = 45.0
 
 @pytest.fixture(scope="module")
 def mesh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningMesh]:
-    with running_mesh(tmp_path_factory.mktemp("mesh") / "m") as one:
-        yield one
+    with running_mesh(tmp_path_factory.mktemp("mesh") / "m") as running:
+        yield running
 
 
 async def ask_for(bus: Bus, stream: str, names: list[str]) -> None:
-    """Asks for durable consumers, all at once, and returns when the server has answered the requests that it lets through."""
+    """Requests durable consumers all at once; returns when the server has answered the requests that it permits."""
     for name in names:
         request = {"stream_name": stream, "config": {"durable_name": name, **DURABLE}}
         subject = f"$JS.API.CONSUMER.CREATE.{stream}.{name}"
@@ -55,7 +55,7 @@ async def test_a_user_gets_its_own_readers_and_no_more(mesh: RunningMesh, user: 
             before = await consumers(bus, stream)
             own = reader_names(user, stream)
             await ask_for(bus, stream, [f"durable-{n}" for n in range(ATTEMPTS)])
-            assert await consumers(bus, stream) <= before + len(own), "strange names are refused"
+            assert await consumers(bus, stream) <= before + len(own), "unknown names are rejected"
             await ask_for(bus, stream, list(own))
             assert await consumers(bus, stream) <= before + len(own)
             for name in own:
@@ -70,7 +70,7 @@ async def test_evaluators_and_legs_that_are_killed_meanwhile_read_at_once(mesh: 
             await ask_for(bus, stream, [f"durable-{n}" for n in range(ATTEMPTS)])
             await ask_for(bus, stream, list(reader_names("explain", stream)))
         await mesh.wait_until_returned(mesh.kill(*KILLED))
-        # They say so once they read, see tests/mesh/test_readiness.py.
+        # A process reports SERVING only once it reads, see tests/mesh/test_readiness.py.
         async with asyncio.timeout(WITHIN_S):
             for name in KILLED:
                 async with meshes.channel(mesh.now, name) as channel:
@@ -92,7 +92,7 @@ async def _is_serving(check: grpc.aio.UnaryUnaryMultiCallable) -> bool:  # type:
 
 
 async def test_a_user_whose_names_are_all_in_use_reads_once_it_has_freed_them(mesh: RunningMesh) -> None:
-    """It can shut out itself alone, and the operator deletes its consumers as that user."""
+    """A user can lock out only itself; the operator then deletes its consumers as that user."""
     log = flow.log_stream(0)
     async with mesh.now.nats.bus_as("evidence") as bus:
         await ask_for(bus, log, list(reader_names("evidence", log)))

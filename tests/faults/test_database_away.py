@@ -1,5 +1,7 @@
-"""SIGKILL of PostgreSQL under a registry and under a leg, and a server that is long in recovering: callers are told UNAVAILABLE, the
-processes live on, and once the server serves again so do they."""
+"""SIGKILL of PostgreSQL under a registry and under a leg, and a server with a long recovery.
+
+Callers get UNAVAILABLE, the processes survive, and they serve again once the server does.
+"""
 
 from __future__ import annotations
 
@@ -23,26 +25,26 @@ from tests.support.registry.registry import RegistryMesh, running_registry
 
 WITHIN_S = 30.0
 AWAY_S = 3.0
-"""Longer than any loop of a service sleeps that looks into its database: each meets its absence."""
+"""Longer than the interval of every loop that queries the database, so that each loop fails at least once."""
 RETRY_DELAY_S = 0.2
 
 
 @pytest.fixture
 def server() -> Iterator[PostgresServer]:
-    """A server of the test's own, since it is killed."""
+    """A separate server for this test, because the test kills it."""
     with running_postgres() as running:
         yield running
 
 
 @pytest.fixture
 def registry_mesh(server: PostgresServer, tmp_path: Path) -> Iterator[RegistryMesh]:
-    """A registry on it."""
+    """A registry on the server that the test kills."""
     with running_registry(tmp_path, 1, server.new_database()) as running:
         yield running
 
 
 async def status(call: Callable[[], Awaitable[object]]) -> grpc.StatusCode:
-    """What a call comes to."""
+    """Status code of a call."""
     try:
         await call()
     except grpc.aio.AioRpcError as error:
@@ -53,7 +55,7 @@ async def status(call: Callable[[], Awaitable[object]]) -> grpc.StatusCode:
 async def goes_away_and_comes_back(
     server: PostgresServer, service: Service, calls: dict[str, Callable[[], Awaitable[object]]]
 ) -> None:
-    """What is asked is refused while the server is gone and while it recovers; then it is answered, by the same process."""
+    """Checks that calls fail while the server is down or recovers, and that the same process answers them afterwards."""
     pid = service.pid
     server.kill()
     for recovers in (False, True):
@@ -86,7 +88,7 @@ async def test_a_registry_outlives_its_database(server: PostgresServer, registry
                 "a device": lambda: registry.put(records.device(), wait_for_ready=False),
             },
         )
-        assert len(await registry.cases_of("o-1")) > before, "what was put afterwards is in the log"
+        assert len(await registry.cases_of("o-1")) > before, "records that were put afterwards are in the log"
 
 
 async def test_a_leg_outlives_its_database(server: PostgresServer, nats: TestServer, bus: Bus, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Police leg and desk dead: probation and warning go on, probation's desk is told, and police catches up when it returns."""
+"""Police leg and desk are down: probation and warning continue, probation's desk sees the absence, and police catches up later."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ from tests.support.common.nats import TestServer
 from tests.support.dispatch.dispatch import alert, client, publish
 from tests.support.dispatch.legs import Answering, LegMesh, running_legs
 
-CHECK_INTERVAL_S, LOOKS = 0.01, 3000
+CHECK_INTERVAL_S, MAX_CHECKS = 0.01, 3000
 SUBJECTS = {"probation": "w1", "police": "p1", "warning": "p1"}
 
 
-def is_ignored(what: str) -> bool:
+def is_ignored(key: str) -> bool:
     return False
 
 
 @asynccontextmanager
 async def answering(mesh: LegMesh, *legs: str) -> AsyncIterator[dict[str, Answering]]:
-    """The desks of some legs, at work."""
+    """Runs the desks of some legs, which answer every offer."""
     desks = {leg: Answering(leg, is_ignored) for leg in legs}
     tasks = [asyncio.create_task(desk.run(mesh.settings[leg])) for leg, desk in desks.items()]
     try:
@@ -40,13 +40,13 @@ async def answering(mesh: LegMesh, *legs: str) -> AsyncIterator[dict[str, Answer
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
-async def until(comes: Callable[[], bool]) -> None:
-    """Returns once it is so. It counts looks and not time, so that a machine that stands still fails nothing."""
-    for _ in range(LOOKS):
-        if comes():
+async def until(condition: Callable[[], bool]) -> None:
+    """Waits for a condition. It counts checks instead of time, so that a pause of the machine fails no test."""
+    for _ in range(MAX_CHECKS):
+        if condition():
             return
         await asyncio.sleep(CHECK_INTERVAL_S)
-    raise AssertionError("it didn't come")
+    raise AssertionError(f"the condition isn't met after {MAX_CHECKS} checks")
 
 
 async def until_seen(desk: Answering, incident_ids: Iterable[str]) -> None:
@@ -56,9 +56,9 @@ async def until_seen(desk: Answering, incident_ids: Iterable[str]) -> None:
 
 
 async def open_some(
-    bus: Bus, desks: dict[str, Answering], first: int, count: int, every_s: float
+    bus: Bus, desks: dict[str, Answering], first: int, count: int, interval_s: float
 ) -> dict[str, list[float]]:
-    """Opens incidents one by one; by leg, from each alert to the desk, milliseconds."""
+    """Opens incidents one by one; returns the time from each alert to the desk by leg, milliseconds."""
     loop, took_ms = asyncio.get_running_loop(), {leg: list[float]() for leg in desks}
     for n in range(first, first + count):
         incident_id, began_s = f"incident-{n}", loop.time()
@@ -67,38 +67,38 @@ async def open_some(
             await until_seen(desk, [incident_id])
             id_ = assignment_id(incident_id, leg, SUBJECTS[leg])
             took_ms[leg].append((desk.seen[id_] - began_s) * 1000)
-        await asyncio.sleep(max(0.0, every_s - (loop.time() - began_s)))
+        await asyncio.sleep(max(0.0, interval_s - (loop.time() - began_s)))
     return took_ms
 
 
 async def until_absent(mesh: LegMesh, incidents: int) -> None:
-    """Returns once the metrics of probation's leg say that police is absent in so many."""
+    """Waits until the metrics of probation's leg count police as absent in this number of incidents."""
     url = f"http://127.0.0.1:{mesh.settings['probation'].metrics_port}/metrics"
-    told = f'tandem_dispatch_leg_absent{{absent="police",leg="probation"}} {float(incidents)}\n'
+    metric = f'tandem_dispatch_leg_absent{{absent="police",leg="probation"}} {float(incidents)}\n'
     async with aiohttp.ClientSession() as session:
-        for _ in range(LOOKS // 5):
+        for _ in range(MAX_CHECKS // 5):
             async with session.get(url) as answer:
-                if told in await answer.text():
+                if metric in await answer.text():
                     return
             await asyncio.sleep(5 * CHECK_INTERVAL_S)
-    raise AssertionError("probation's metrics don't say so")
+    raise AssertionError(f"probation's metrics don't show: {metric}")
 
 
-async def play(mesh: LegMesh, bus: Bus, away_s: float, every_s: float) -> str:
-    """Police dies, leg and desk, and returns; what the others' desks saw before and meanwhile."""
-    count = round(away_s / every_s)
+async def play(mesh: LegMesh, bus: Bus, away_s: float, interval_s: float) -> str:
+    """Kills and restarts police, leg and desk; returns the latencies of the other desks before and meanwhile, as text."""
+    count = round(away_s / interval_s)
     async with answering(mesh, "probation", "warning") as desks:
         async with answering(mesh, "police") as police:
-            await open_some(bus, desks, 2 * count + 1, 1, 0)  # so that all are there
-            before = await open_some(bus, desks, 1, count, every_s if away_s < 60 else 0.2)
+            await open_some(bus, desks, 2 * count + 1, 1, 0)  # so that every desk is connected
+            before = await open_some(bus, desks, 1, count, interval_s if away_s < 60 else 0.2)
             await until_seen(police["police"], [f"incident-{n}" for n in range(1, count + 1)])
         mesh.legs["police"].kill()
         assert not desks["probation"].absent
         died_s = time.monotonic()
-        during = await open_some(bus, desks, count + 1, count, every_s)
+        during = await open_some(bus, desks, count + 1, count, interval_s)
         await until(lambda: "police" in desks["probation"].absent)
         assert "warning" not in desks["probation"].absent
-        await until_absent(mesh, count)  # in each of them, once its time is over
+        await until_absent(mesh, count)  # in each incident, after its waiting time
         gone_s = time.monotonic() - died_s
         mesh.legs["police"].start()
         returned_s = time.monotonic()
@@ -114,7 +114,7 @@ async def play(mesh: LegMesh, bus: Bus, away_s: float, every_s: float) -> str:
             for assignment in incident.assignments
             if assignment.leg == alert_pb2.PROBATION
         ]
-        assert len(own) == 2 * count + 1 and not any(one.absent_legs for one in own)
+        assert len(own) == 2 * count + 1 and not any(assignment.absent_legs for assignment in own)
     lines = [f"police away for {gone_s:.1f} s, {count} incidents before and {count} meanwhile; alert to desk, ms"]
     for leg in desks:
         for when, took in (("before", before[leg]), ("meanwhile", during[leg])):
@@ -126,10 +126,10 @@ async def play(mesh: LegMesh, bus: Bus, away_s: float, every_s: float) -> str:
 
 async def test_police_leg_and_desk_die_and_return(tmp_path: Path, nats: TestServer, bus: Bus) -> None:
     with running_legs(tmp_path, nats, None, other_leg_within_s=2) as mesh:
-        print(await play(mesh, bus, away_s=2, every_s=0.25))
+        print(await play(mesh, bus, away_s=2, interval_s=0.25))
 
 
 @pytest.mark.soak
 async def test_police_leg_and_desk_are_dead_for_five_minutes(tmp_path: Path, nats: TestServer, bus: Bus) -> None:
     with running_legs(tmp_path, nats, None, other_leg_within_s=10) as mesh:
-        print(await play(mesh, bus, away_s=300, every_s=2))
+        print(await play(mesh, bus, away_s=300, interval_s=2))

@@ -1,4 +1,4 @@
-"""Two evaluators that aren't alike: a wrong memory is told by the digests, an older version stops and spoils nothing."""
+"""Two evaluators that differ: the digests reveal a wrong state, and an evaluator of an older version stops without harm."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ from services.geofence.domain import version
 version.VERSION -= 1
 runpy.run_module("services.geofence", run_name="__main__")
 """
-"""A process whose fold is a version older, but for that the same."""
+"""Program of an evaluator whose fold version is one lower; the rest is the same."""
 
 
 @pytest.fixture
@@ -45,22 +45,22 @@ def mesh(tmp_path: Path) -> Iterator[EvaluatorMesh]:
         yield running
 
 
-def numbered(alert: bytes) -> alert_pb2.Alert:
-    """An alert without the version that decided it."""
+def without_version(alert: bytes) -> alert_pb2.Alert:
+    """An alert without its fold version."""
     message = alert_pb2.Alert.FromString(alert)
     message.fold_version = 0
     return message
 
 
 async def counted(mesh: EvaluatorMesh, replica: int) -> float:
-    """How often an evaluator says on its port of metrics that the other differs."""
+    """Number of differences from the other evaluator, by an evaluator's metrics."""
     async with aiohttp.ClientSession() as session, session.get(f"{mesh.metrics[replica]}/metrics") as answer:
         lines = (await answer.text()).splitlines()
     return sum(float(line.split()[-1]) for line in lines if line.startswith("tandem_evaluators_differ_total{"))
 
 
 @pytest.mark.timeout(120)
-async def test_a_wrong_state_that_looks_sound_is_an_alarm(mesh: EvaluatorMesh) -> None:
+async def test_a_wrong_state_with_a_valid_checkpoint_raises_an_alarm(mesh: EvaluatorMesh) -> None:
     async with connected(mesh) as bus, under_load(bus) as load:
         await load.more(4 * CHECKPOINT_EVERY)
         mesh.evaluators[1].kill()
@@ -71,7 +71,7 @@ async def test_a_wrong_state_that_looks_sound_is_an_alarm(mesh: EvaluatorMesh) -
         assert state
         for path in list(store.folder.glob("checkpoint-*.json")):
             path.unlink()
-        state.tracks.popitem()  # of a device nothing is known any more, under a digest that is right
+        state.tracks.popitem()  # the state lacks a device's track, but its checkpoint has a valid hash
         store.save(0, newest.footing, codec.encode(state))
         mesh.evaluators[1].start()
         await mesh.evaluators[1].ready(mesh.addresses[1])
@@ -79,17 +79,17 @@ async def test_a_wrong_state_that_looks_sound_is_an_alarm(mesh: EvaluatorMesh) -
             while not mesh.logged(0, "evaluators_differ") + mesh.logged(1, "evaluators_differ"):
                 await load.more(10)
 
-        def told() -> list[object]:
-            return [one["level"] for replica in range(2) for one in mesh.logged(replica, "evaluators_differ")]
+        def levels() -> list[object]:
+            return [record["level"] for replica in range(2) for record in mesh.logged(replica, "evaluators_differ")]
 
-        assert set(told()) == {"critical"}
-        async with asyncio.timeout(PATIENCE_S):  # what is still on its way is told of while one looks
-            while await counted(mesh, 0) + await counted(mesh, 1) != len(told()):  # noqa: ASYNC110
+        assert set(levels()) == {"critical"}
+        async with asyncio.timeout(PATIENCE_S):  # more differences may be reported during the comparison
+            while await counted(mesh, 0) + await counted(mesh, 1) != len(levels()):  # noqa: ASYNC110
                 await asyncio.sleep(0.1)
 
 
 @pytest.mark.timeout(120)
-async def test_of_two_versions_side_by_side_the_older_stops_and_the_alerts_are_the_newer_ones(
+async def test_the_older_of_two_versions_stops_and_the_alerts_are_those_of_the_newer(
     mesh: EvaluatorMesh,
 ) -> None:
     mesh.evaluators[0].kill()
@@ -113,9 +113,9 @@ async def test_of_two_versions_side_by_side_the_older_stops_and_the_alerts_are_t
             last = (await bus.bounds_of(flow.log_stream(0))).last
             await mesh.applied(last, "case-0", replicas=(1,))
             expected, _ = await offline(bus, last)
-            found = await stored_alerts(bus, len(expected), last)
-        # Until then the older one decided alone: the same, under its own number.
-        assert [numbered(one) for one in found] == [numbered(one) for one in expected]
+            stored = await stored_alerts(bus, len(expected), last)
+        # Before, the older evaluator decided alone. Its alerts are the same except for the fold version.
+        assert [without_version(alert) for alert in stored] == [without_version(alert) for alert in expected]
     finally:
         if old.returncode is None:
             old.kill()

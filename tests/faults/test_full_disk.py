@@ -1,4 +1,4 @@
-"""A disk that is really full under nats-server, and a server that hangs: `tandem up` starts it again, nothing is lost."""
+"""A really full disk under nats-server, and a server that hangs: `tandem up` restarts the server, and no report is lost."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ DEVICES = [f"tag-{n}" for n in range(30)]
 @pytest.fixture(scope="module")
 def disk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, Disk]]:
     folder = tmp_path_factory.mktemp("mesh") / "m"
-    with own_disk(folder / NATS, SIZE) as one:
-        yield folder, one
+    with own_disk(folder / NATS, SIZE) as mounted:
+        yield folder, mounted
 
 
 @pytest.fixture(scope="module")
 def mesh(disk: tuple[Path, Disk]) -> Iterator[RunningMesh]:
-    with running_mesh(disk[0]) as one:
-        yield one
+    with running_mesh(disk[0]) as running:
+        yield running
 
 
 @asynccontextmanager
@@ -49,10 +49,10 @@ async def head_end(mesh: RunningMesh) -> AsyncIterator[Client]:
             yield Client(channel, bus, secret=now.dev_secret)
 
 
-async def until_told(mesh: RunningMesh, event: str, times: int = 1) -> None:
+async def until_logged(mesh: RunningMesh, event: str, times: int = 1) -> None:
     log = mesh.folder / "logs" / "up.log"
     async with asyncio.timeout(PATIENCE_S):
-        while log.read_text().count(f'"event": "{event}"') < times:  # noqa: ASYNC110 - a file tells nobody
+        while log.read_text().count(f'"event": "{event}"') < times:  # noqa: ASYNC110 - a file sends no notification
             await asyncio.sleep(0.1)
 
 
@@ -62,7 +62,7 @@ async def send_all(client: Client, name: str, acknowledged: set[str]) -> None:
 
 
 @pytest.mark.timeout(240)
-async def test_a_full_disk_is_told_to_senders_and_over_once_there_is_room(
+async def test_senders_get_unavailable_from_a_full_disk_until_it_has_space(
     mesh: RunningMesh, disk: tuple[Path, Disk]
 ) -> None:
     acknowledged: set[str] = set()
@@ -71,29 +71,29 @@ async def test_a_full_disk_is_told_to_senders_and_over_once_there_is_room(
         disk[1].fill()
         pid = mesh.now.pids[NATS]
         refused = [load(device_id, f"full-{device_id}", batches=2, reports=100) for device_id in DEVICES]
-        with pytest.raises(grpc.aio.AioRpcError) as told:
+        with pytest.raises(grpc.aio.AioRpcError) as rejected:
             for batches in refused:
                 for answer in await client.send(*batches):
                     acknowledged.update(report_ids(batches[answer.batch - 1]))
-        assert told.value.code() is grpc.StatusCode.UNAVAILABLE
-        assert details(told.value, error_details_pb2.RetryInfo).retry_delay.ToMilliseconds() > 0
+        assert rejected.value.code() is grpc.StatusCode.UNAVAILABLE
+        assert details(rejected.value, error_details_pb2.RetryInfo).retry_delay.ToMilliseconds() > 0
 
-        await until_told(mesh, "store_stuck")
-        await asyncio.sleep(3)  # it looks every second
-        assert mesh.now.pids[NATS] == pid, "a restart gives no room"
+        await until_logged(mesh, "store_stuck")
+        await asyncio.sleep(3)  # `tandem up` checks every second
+        assert mesh.now.pids[NATS] == pid, "a restart frees no space"
         disk[1].free()
         await mesh.wait_until_returned({NATS: pid})
-        await until_told(mesh, "store_restarted")
+        await until_logged(mesh, "store_restarted")
 
         for batches in refused:
             await client.deliver(batches, acknowledged)
         await send_all(client, "after", acknowledged)
         assert len(acknowledged) > 6000
-        found = counted(await client.entries())
-    assert {one: found[one] for one in acknowledged if found[one] != 1} == {}
+        counts = counted(await client.entries())
+    assert {report_id: counts[report_id] for report_id in acknowledged if counts[report_id] != 1} == {}
 
 
-async def test_a_server_that_hangs_is_started_again(mesh: RunningMesh) -> None:
+async def test_a_server_that_hangs_is_restarted(mesh: RunningMesh) -> None:
     acknowledged: set[str] = set()
     async with head_end(mesh) as client:
         await send_all(client, "hanging", acknowledged)
@@ -102,5 +102,5 @@ async def test_a_server_that_hangs_is_started_again(mesh: RunningMesh) -> None:
     await mesh.wait_until_returned({NATS: pid})
     async with head_end(mesh) as client:
         await send_all(client, "going-on", acknowledged)
-        found = counted(await client.entries())
-    assert {one: found[one] for one in acknowledged if found[one] != 1} == {}
+        counts = counted(await client.entries())
+    assert {report_id: counts[report_id] for report_id in acknowledged if counts[report_id] != 1} == {}

@@ -1,4 +1,4 @@
-"""I1 in the long run: SIGKILL of ingest and of nats-server, again and again, while head-ends send."""
+"""I1 under repeated SIGKILL of ingest and of nats-server, while head-ends send reports."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.support.ingest.ingest import WITHIN_S, IngestMesh, ingest_on_its_own_
 
 DEVICES = [f"tag-{n}" for n in range(20)]
 ACKNOWLEDGED_BETWEEN = (1, 300)
-"""Reports from one kill to the next at least, so that each kill meets a mesh that works and is at work."""
+"""Range of the minimum number of acknowledged reports between two kills, so that each kill hits a working mesh under load."""
 MOMENT_S = 0.2
 
 
@@ -25,26 +25,26 @@ def mesh(tmp_path: Path) -> Iterator[IngestMesh]:
         yield running
 
 
-async def killed_again_and_again(mesh: IngestMesh, each: int, seed: int) -> Counter[str]:
-    """Kills ingest and nats-server so many times each and looks whether all that was acknowledged counts once.
+async def survive_kills(mesh: IngestMesh, each: int, seed: int) -> Counter[str]:
+    """Kills ingest and nats-server `each` times, and checks that each acknowledged report counts once.
 
-    Returns how often the log holds each report.
+    Returns the number of times that the log holds each report.
     """
-    moments = random.Random(seed)
+    rng = random.Random(seed)
     victims = ["ingest", "nats"] * each
-    moments.shuffle(victims)
+    rng.shuffle(victims)
     acknowledged: set[str] = set()
 
     async def until_acknowledged(count: int) -> None:
         wanted = len(acknowledged) + count
         async with asyncio.timeout(WITHIN_S):
-            while len(acknowledged) < wanted:  # noqa: ASYNC110 - the head-ends tell nobody
+            while len(acknowledged) < wanted:  # noqa: ASYNC110 - the head-ends send no notification
                 await asyncio.sleep(0.01)
 
     async def kill() -> None:
         for victim in victims:
-            await until_acknowledged(moments.randint(*ACKNOWLEDGED_BETWEEN))
-            await asyncio.sleep(moments.uniform(0, MOMENT_S))
+            await until_acknowledged(rng.randint(*ACKNOWLEDGED_BETWEEN))
+            await asyncio.sleep(rng.uniform(0, MOMENT_S))
             process = mesh.service if victim == "ingest" else mesh.nats
             process.kill()
             process.start()
@@ -54,20 +54,20 @@ async def killed_again_and_again(mesh: IngestMesh, each: int, seed: int) -> Coun
         await client.route(*DEVICES)
         await under_load(client, acknowledged, kill, DEVICES, batches=4, reports=10, pause_s=0.1)
         stored = await client.stored()
-        found = counted(await client.entries())
+        counts = counted(await client.entries())
     assert len(acknowledged) > len(victims)
     assert acknowledged - set(stored) == set()
-    assert {one: found[one] for one in stored if found[one] != 1} == {}
+    assert {report_id: counts[report_id] for report_id in stored if counts[report_id] != 1} == {}
     return stored
 
 
 @pytest.mark.timeout(180)
 async def test_kills_under_load(mesh: IngestMesh) -> None:
-    await killed_again_and_again(mesh, each=3, seed=1)
+    await survive_kills(mesh, each=3, seed=1)
 
 
 @pytest.mark.soak
 @pytest.mark.timeout(1800)
 async def test_120_kills_under_load(mesh: IngestMesh) -> None:
-    stored = await killed_again_and_again(mesh, each=60, seed=2)
+    stored = await survive_kills(mesh, each=60, seed=2)
     assert max(stored.values()) > 1, "some reports were stored twice, and counted once"

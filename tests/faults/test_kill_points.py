@@ -1,6 +1,6 @@
-"""SIGKILL of any one process, at any step of the story, and of the evaluators and nats-server together.
+"""SIGKILL of each process at each step of the demo story, and of both evaluators and nats-server together.
 
-Whatever is killed, it comes back, both legs are acknowledged, and there is one assignment for each leg and destination.
+After each kill the process returns, both legs are acknowledged, and there is one assignment for each leg and destination.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ from tests.support.common.mesh import RunningMesh, running_mesh
 PROCESSES = ("nats", *(service.name for service in SERVICES))
 STEPS = tuple(name for name, _, _ in demo.STEPS)
 KILL_AFTER_S = 0.005
-"""Into the step: its first call is on its way."""
+"""Delay of the kill after the begin of a step, seconds; the first call of the step is then pending."""
 
 
 @pytest.fixture(scope="module")
 def mesh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningMesh]:
-    with running_mesh(tmp_path_factory.mktemp("mesh") / "m") as one:
-        yield one
+    with running_mesh(tmp_path_factory.mktemp("mesh") / "m") as running:
+        yield running
 
 
 def short_plan() -> demo.Plan:
-    """The story with few positions, close to each other in time."""
+    """Plan of the demo story with few positions at short intervals."""
     plan = demo.new_plan()
     return demo.Plan(
         run_id=plan.run_id,
@@ -38,14 +38,14 @@ def short_plan() -> demo.Plan:
         clear_after_s=1,
         to_2_km=(1900,),
         to_1_km=(950,),
-        to_100_m=(60, 58),  # the first is a jump, and the second agrees
-        # As fast as nobody is: of a tag of which no more than four positions are known it is believed.
+        to_100_m=(60, 58),  # the first is a position jump, and the second confirms it
+        # Faster than any person. The plausibility test accepts it, because the tag has no more than four known positions.
         away=(3500,),
     )
 
 
 async def play_and_kill(mesh: RunningMesh, victims: Mapping[str, Sequence[str]]) -> None:
-    """Plays the story, kills as each step begins whom `victims` names for it, and looks at what has become of it."""
+    """Plays the story, kills at the begin of each step the processes that `victims` names for it, and checks the outcome."""
     killed: dict[str, int] = {}
     left = dict(victims)
 
@@ -55,15 +55,15 @@ async def play_and_kill(mesh: RunningMesh, victims: Mapping[str, Sequence[str]])
     async with meshes.connect(mesh.now) as clients, demo.stage(clients, short_plan()) as stage:
         async for event in demo.play(stage):
             if isinstance(event, demo.Begun) and event.name in victims:
-                # The one killed before runs again, though it may not have found its place in the mesh yet.
+                # The process killed before runs again, but it may not serve yet.
                 await mesh.wait_until_returned(killed)
                 asyncio.get_running_loop().call_later(KILL_AFTER_S, kill, event.name)
         assert not left
         await mesh.wait_until_returned(killed)
         (incident,) = await demo.settled(stage)
-        told = await outcome.read(clients, {stage.order_id})
+        incidents = await outcome.read(clients, {stage.order_id})
     assert incident.answered
-    assert [one.incident_id for one in told] == [incident.incident_id]
+    assert [outcome.incident_id for outcome in incidents] == [incident.incident_id]
     assignments = Counter((answer.leg, answer.destination) for answer in incident.answers)
     assert assignments == {
         ("probation", stage.wearer_id): 1,
@@ -73,7 +73,7 @@ async def play_and_kill(mesh: RunningMesh, victims: Mapping[str, Sequence[str]])
     }
 
 
-# Round r kills process r + s at step s, so the rounds together meet each process at each step.
+# Round r kills process r + s at step s, so the rounds together kill each process at each step.
 @pytest.mark.parametrize("first", range(len(PROCESSES)), ids=PROCESSES)
 async def test_each_process_at_each_step(mesh: RunningMesh, first: int) -> None:
     victims = {step: [PROCESSES[(first + n) % len(PROCESSES)]] for n, step in enumerate(STEPS)}

@@ -1,6 +1,6 @@
-"""SIGKILL of the registry between commit and publish, and between publish and mark, again and again.
+"""Repeated SIGKILL of the registry between commit and publication, and between publication and its mark.
 
-Every change that was put reaches the log, in the order of versions for each record, once in effect.
+Every change reaches the log, takes effect once, and the changes of a record come in the order of its versions.
 """
 
 from __future__ import annotations
@@ -22,21 +22,21 @@ from tests.support.registry.mortal_registry import PLAN
 from tests.support.registry.registry import Client, RegistryMesh, running_registry
 
 ORDERS = 3
-PUBLICATIONS_MAX = 24
-"""In one life. The relay marks after 1, 3, 7 and 15 of them, so most lives end between two marks."""
-PUTS_MAX = 40
-"""More than a life has publications."""
+MAX_PUBLICATIONS = 24
+"""Maximum number of publications in a run. The relay marks after 1, 3, 7 and 15 of them, so most runs end between two marks."""
+MAX_PUTS = 40
+"""Maximum number of puts in a run; more than the publications of a run."""
 
 
 def order(number: int, version: int) -> registry_pb2.Order:
-    """A version of an order; its ring's radius tells which."""
-    made = records.order(f"o-{number}", version=version)
-    made.rings.append(geometry_pb2.Ring(radius_m=100 + version, action=geometry_pb2.Demand.WARN))
-    return made
+    """A version of an order; the radius of its ring encodes the version."""
+    record = records.order(f"o-{number}", version=version)
+    record.rings.append(geometry_pb2.Ring(radius_m=100 + version, action=geometry_pb2.Demand.WARN))
+    return record
 
 
 class Agencies:
-    """What both agencies have put: a put that wasn't answered is put again until it is."""
+    """The changes that both agencies have put. They repeat an unanswered put until it is answered."""
 
     def __init__(self, seed: int) -> None:
         self.random = random.Random(seed)
@@ -45,8 +45,8 @@ class Agencies:
         self._unanswered: registry_pb2.Order | registry_pb2.Tag | None = None
 
     async def put_until_it_dies(self, client: Client) -> bool:
-        """Puts one change after the other; true when the registry was killed at it."""
-        for _ in range(PUTS_MAX):
+        """Puts one change after the other; True when the registry was killed during a put."""
+        for _ in range(MAX_PUTS):
             change = self._unanswered = self._unanswered or self._next()
             try:
                 await client.put(change, wait_for_ready=False)
@@ -57,7 +57,7 @@ class Agencies:
         return False
 
     async def settle(self, client: Client) -> None:
-        """Puts again what wasn't answered."""
+        """Repeats an unanswered put."""
         if self._unanswered is not None:
             await client.put(self._unanswered)
             self._unanswered = None
@@ -73,7 +73,7 @@ class Agencies:
 
 @pytest.fixture
 def plan(tmp_path: Path) -> Path:
-    """The file that says when the registry dies next."""
+    """File with the moment of the registry's next kill."""
     path = tmp_path / "plan"
     path.write_text("")
     return path
@@ -81,13 +81,13 @@ def plan(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def mesh(tmp_path: Path, where: Path | str, plan: Path) -> Iterator[RegistryMesh]:
-    """A registry that dies by plan, on either engine."""
+    """A registry that kills itself as planned, on either database engine."""
     url = where if isinstance(where, str) else ""
     with running_registry(tmp_path, 1, url, "tests.support.registry.mortal_registry", {PLAN: str(plan)}) as running:
         yield running
 
 
-async def kill_again_and_again(mesh: RegistryMesh, plan: Path, times: int, seed: int) -> None:
+async def survive_kills(mesh: RegistryMesh, plan: Path, times: int, seed: int) -> None:
     agencies = Agencies(seed)
     async with mesh.connected() as client:
         await client.put(records.person(), records.wearer("w-1"), records.wearer("w-2", "800101-7654321"))
@@ -95,42 +95,42 @@ async def kill_again_and_again(mesh: RegistryMesh, plan: Path, times: int, seed:
         await client.drained()
     for _ in range(times):
         moment = agencies.random.choice(("before", "after"))
-        restart(mesh, plan, f"{agencies.random.randint(1, PUBLICATIONS_MAX)} {moment}")
-        await live_one_life(mesh, agencies)
+        restart(mesh, plan, f"{agencies.random.randint(1, MAX_PUBLICATIONS)} {moment}")
+        await run_until_killed(mesh, agencies)
     restart(mesh, plan, "")
     async with mesh.connected() as client:
         await agencies.settle(client)
         for number in range(ORDERS):
             snapshots = await client.cases_of(f"o-{number}")
-            assert all(one.version < other.version for one, other in pairwise(snapshots))
-            told = [round(snapshot.rings[0].radius_m) - 100 for snapshot in snapshots]
-            assert [version for version, _ in groupby(told)] == list(range(1, agencies.versions[number] + 1))
+            assert all(before.version < after.version for before, after in pairwise(snapshots))
+            versions = [round(snapshot.rings[0].radius_m) - 100 for snapshot in snapshots]
+            assert [version for version, _ in groupby(versions)] == list(range(1, agencies.versions[number] + 1))
         route = await client.route("tag-1")
         assert route.subject_id == f"w-{agencies.tag_version % 2 + 1}"
 
 
-def restart(mesh: RegistryMesh, plan: Path, way_to_go: str) -> None:
+def restart(mesh: RegistryMesh, plan: Path, plan_text: str) -> None:
     mesh.service.kill()
-    plan.write_text(way_to_go)
+    plan.write_text(plan_text)
     mesh.service.start()
 
 
-async def live_one_life(mesh: RegistryMesh, agencies: Agencies) -> None:
-    """From a start to the kill that the plan foresees; it may come while the registry is still starting."""
+async def run_until_killed(mesh: RegistryMesh, agencies: Agencies) -> None:
+    """Puts changes from a start to the planned kill, which may come while the registry is still starting."""
     try:
         async with mesh.connected() as client:
             died = await agencies.put_until_it_dies(client)
     except AssertionError:
-        died = True  # it wasn't ready any more: what waited from the life before was enough
+        died = True  # the registry died before it was ready, because publications of the previous run were waiting
     assert died and mesh.service.exit_code() == -9
 
 
 @pytest.mark.timeout(300)
 async def test_kills_between_commit_and_publish(mesh: RegistryMesh, plan: Path) -> None:
-    await kill_again_and_again(mesh, plan, times=5, seed=1)
+    await survive_kills(mesh, plan, times=5, seed=1)
 
 
 @pytest.mark.soak
 @pytest.mark.timeout(3600)
 async def test_200_kills_between_commit_and_publish(mesh: RegistryMesh, plan: Path) -> None:
-    await kill_again_and_again(mesh, plan, times=200, seed=2)
+    await survive_kills(mesh, plan, times=200, seed=2)

@@ -1,4 +1,4 @@
-"""A process of each kind stands still by SIGSTOP: `tandem up` notices and replaces it. It prints how long that took."""
+"""SIGSTOP of a process of each kind: `tandem up` notices and replaces it. The test prints the times."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ from tests.support.common.mesh import RunningMesh, is_alive, running_mesh
 
 KINDS = (NATS, *(service.name for service in processes.SERVICES), processes.CONSOLE.name)
 REPLACED_WITHIN_S = 15.0
-"""It takes 3 to 4 s; a machine on which much else runs may take longer."""
+"""Maximum time to replace a process. It takes 3 to 4 s, but more on a machine under load."""
 READY_WITHIN_S = 40.0
 
 
 @pytest.fixture(scope="module")
 def mesh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningMesh]:
-    with running_mesh(tmp_path_factory.mktemp("mesh") / "m") as one:
-        yield one
+    with running_mesh(tmp_path_factory.mktemp("mesh") / "m") as running:
+        yield running
 
 
-async def said(session: aiohttp.ClientSession, mesh: RunningMesh, name: str) -> str:
-    """What a service says at /readyz; nothing while it doesn't answer."""
-    [service] = [one for one in (*processes.SERVICES, processes.CONSOLE) if one.name == name]
+async def readiness(session: aiohttp.ClientSession, mesh: RunningMesh, name: str) -> str:
+    """Text of a service at /readyz; empty while it doesn't answer."""
+    [service] = [process for process in (*processes.SERVICES, processes.CONSOLE) if process.name == name]
     registry = urlsplit(f"//{mesh.now.addresses['registry']}")
     base_port = (registry.port or 0) - processes.SERVICES[0].offset
     port = base_port + service.more_ports["TANDEM_METRICS_PORT"]
@@ -45,7 +45,7 @@ async def said(session: aiohttp.ClientSession, mesh: RunningMesh, name: str) -> 
 async def is_ready(session: aiohttp.ClientSession, mesh: RunningMesh, name: str) -> bool:
     if name == NATS:
         return await probes.greets(mesh.now.nats.url)
-    return (await said(session, mesh, name)).startswith("ready")
+    return (await readiness(session, mesh, name)).startswith("ready")
 
 
 async def until_ready(session: aiohttp.ClientSession, mesh: RunningMesh, *names: str) -> None:
@@ -56,8 +56,8 @@ async def until_ready(session: aiohttp.ClientSession, mesh: RunningMesh, *names:
 
 
 @pytest.mark.timeout(400)
-async def test_a_process_that_stands_still_is_replaced(mesh: RunningMesh) -> None:
-    took: dict[str, tuple[float, float]] = {}
+async def test_a_stopped_process_is_replaced(mesh: RunningMesh) -> None:
+    durations_s: dict[str, tuple[float, float]] = {}
     timeout = aiohttp.ClientTimeout(total=2.0)
     async with aiohttp.ClientSession(timeout=timeout) as session:
         await until_ready(session, mesh, *KINDS)
@@ -72,18 +72,18 @@ async def test_a_process_that_stands_still_is_replaced(mesh: RunningMesh) -> Non
                     os.kill(pid, signal.SIGCONT)
             replaced_s = time.monotonic() - began_s
             await until_ready(session, mesh, name)
-            took[name] = replaced_s, time.monotonic() - began_s
+            durations_s[name] = replaced_s, time.monotonic() - began_s
             if name == NATS:
-                await until_ready(session, mesh, *KINDS)  # all lost their connection
+                await until_ready(session, mesh, *KINDS)  # every service lost its connection
         await until_ready(session, mesh, *KINDS)
     print("\nprocess              replaced after   ready after")
-    for name, (replaced_s, ready_s) in took.items():
+    for name, (replaced_s, ready_s) in durations_s.items():
         print(f"{name:20} {replaced_s:10.1f} s {ready_s:11.1f} s")
-    assert max(replaced_s for replaced_s, _ in took.values()) < REPLACED_WITHIN_S
+    assert max(replaced_s for replaced_s, _ in durations_s.values()) < REPLACED_WITHIN_S
 
 
-async def test_processes_that_only_work_are_left_alone(mesh: RunningMesh) -> None:
-    """Busy processes beside them for longer than silence is borne: none of the mesh is killed."""
+async def test_busy_processes_are_not_replaced(mesh: RunningMesh) -> None:
+    """Other busy processes run for longer than `tandem up` tolerates silence; it kills no process of the mesh."""
     before = dict(mesh.now.pids)
     hogs = [await asyncio.create_subprocess_exec("sh", "-c", "while :; do :; done") for _ in range(4)]
     try:

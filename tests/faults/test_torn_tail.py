@@ -1,6 +1,6 @@
-"""I1 and I2 where the log goes back under live evaluators: a power cut tears its tail, or an older copy of its store is put in place.
+"""I1 and I2 when the log goes back under running evaluators: a power cut tears its tail, or an older copy of its store is restored.
 
-Acknowledged entries of the lost part are lost. Each entry that the log holds is decided by both evaluators, whatever stood at its
+Acknowledged entries of the lost part stay lost. Both evaluators decide each entry that the log holds, even where another entry had its
 sequence before.
 """
 
@@ -41,56 +41,56 @@ POLL_S = 0.1
 
 
 class Run(NamedTuple):
-    """What came of one torn tail."""
+    """Result of one run with a torn tail."""
 
     variant: str
     seed: int
     lost: int
-    """Acknowledged entries that the log doesn't hold any more."""
+    """Acknowledged entries that the log lost."""
     reused: int
-    """Sequences of lost entries that other entries have now."""
+    """Sequences of lost entries that other entries now have."""
     alerts: int
     """Alerts of the offline fold."""
     of_lost: int
-    """Alerts that entries decided which are lost now; they stay published."""
+    """Published alerts of entries that are lost now."""
     caught_up_s: float
-    """From the server's start until all that the log held then was decided by both evaluators."""
+    """Time from the server's start until both evaluators decided all entries that the log held then, seconds."""
 
 
-async def overwritten(mesh: EvaluatorMesh, drawn: random.Random, load: Load) -> None:
-    """The last bytes of the newest block are others."""
+async def overwritten(mesh: EvaluatorMesh, rng: random.Random, load: Load) -> None:
+    """Overwrites the last bytes of the log's newest block."""
     mesh.nats.kill()
-    torn.overwrite_tail(mesh.folder / "nats", LOG, drawn)
+    torn.overwrite_tail(mesh.folder / "nats", LOG, rng)
 
 
-async def truncated(mesh: EvaluatorMesh, drawn: random.Random, load: Load) -> None:
-    """The last bytes of the newest block are missing."""
+async def truncated(mesh: EvaluatorMesh, rng: random.Random, load: Load) -> None:
+    """Cuts off the last bytes of the log's newest block."""
     mesh.nats.kill()
-    torn.truncate_tail(mesh.folder / "nats", LOG, drawn)
+    torn.truncate_tail(mesh.folder / "nats", LOG, rng)
 
 
-async def older(mesh: EvaluatorMesh, drawn: random.Random, load: Load) -> None:
-    """A copy of the stream that was made some dozens of entries ago is put back."""
+async def restored_backup(mesh: EvaluatorMesh, rng: random.Random, load: Load) -> None:
+    """Restores a copy of the log that lacks its last 10 to 60 entries."""
     store, copy = mesh.folder / "nats", mesh.folder / "copy"
     mesh.nats.kill()
     torn.copy_of(store, LOG, copy)
     mesh.nats.start()
-    await load.more(drawn.randint(10, 60))
+    await load.more(rng.randint(10, 60))
     mesh.nats.kill()
     torn.put_back(store, LOG, copy)
 
 
-VARIANTS = {"overwritten": overwritten, "truncated": truncated, "older": older}
+VARIANTS = {"overwritten": overwritten, "truncated": truncated, "older": restored_backup}
 
 
 async def run(folder: Path, variant: str, seed: int) -> Run:
-    """Tears the log's tail under load, and waits until both evaluators have decided what the log holds."""
-    drawn = random.Random(f"{variant} {seed}")
+    """Tears the log's tail under load, and waits until both evaluators have decided all entries of the log."""
+    rng = random.Random(f"{variant} {seed}")
     with two_evaluators(folder) as mesh:
         async with connected(mesh) as bus:
             async with under_load(bus) as load:
-                await load.more(drawn.randint(*ENTRIES_BEFORE))
-                await VARIANTS[variant](mesh, drawn, load)
+                await load.more(rng.randint(*ENTRIES_BEFORE))
+                await VARIANTS[variant](mesh, rng, load)
                 mesh.nats.start()
                 began_s = time.monotonic()
                 await load.more(1)
@@ -104,71 +104,73 @@ async def run(folder: Path, variant: str, seed: int) -> Run:
             expected = await decided(bus, last)
             lost, reused = await compared(bus, load)
             await states_equal(mesh, bus, last)
-            found = await alerts_of(bus, last)
+            published = await alerts_of(bus, last)
         for replica in range(2):
             assert not mesh.logged(replica, "evaluators_differ")
             assert "Traceback" not in mesh.evaluators[replica].log()
-    extra = [alert for alert in found if alert.SerializeToString() not in set(expected)]
+    extra_alerts = [alert for alert in published if alert.SerializeToString() not in set(expected)]
     cut = min(lost, default=last + 1)
-    assert [alert.sequence for alert in extra if alert.sequence < cut] == [], "alerts of nothing that the log ever held"
-    return Run(variant, seed, len(lost), len(reused), len(expected), len(extra), caught_up_s)
+    assert [alert.sequence for alert in extra_alerts if alert.sequence < cut] == [], (
+        "alerts of entries that the log never held"
+    )
+    return Run(variant, seed, len(lost), len(reused), len(expected), len(extra_alerts), caught_up_s)
 
 
 async def decided(bus: Bus, last: int) -> list[bytes]:
-    """Waits until ALERTS holds, byte for byte, all that an offline fold of the stored log decides up to an entry."""
+    """Waits until ALERTS holds, byte for byte, all alerts of an offline fold of the stored log up to an entry."""
     expected, _ = await offline(bus, last)
     began_s = time.monotonic()
     while True:
-        found = {alert.SerializeToString() for alert in await alerts_of(bus, last)}
-        missing = [alert for alert in expected if alert not in found]
+        published = {alert.SerializeToString() for alert in await alerts_of(bus, last)}
+        missing = [alert for alert in expected if alert not in published]
         if not missing:
             return expected
         if time.monotonic() - began_s > PATIENCE_S / 2:
             sequences = [alert_pb2.Alert.FromString(alert).sequence for alert in missing]
-            raise AssertionError(f"in the log, and never decided: entries {sequences}")
+            raise AssertionError(f"entries {sequences} are in the log, but their alerts aren't published")
         await asyncio.sleep(POLL_S)
 
 
 async def alerts_of(bus: Bus, last: int) -> list[alert_pb2.Alert]:
-    """All alerts of entries up to `last`, as they are stored."""
+    """All stored alerts of entries up to `last`, in the order of the stream."""
     end = (await bus.bounds_of(flow.ALERTS.name)).last
     if not end:
         return []
-    every = [alert_pb2.Alert.FromString(one.data) async for one in pull.between(bus, flow.ALERTS.name, 1, end)]
-    return [alert for alert in every if alert.sequence <= last]
+    stored = [alert_pb2.Alert.FromString(message.data) async for message in pull.between(bus, flow.ALERTS.name, 1, end)]
+    return [alert for alert in stored if alert.sequence <= last]
 
 
 async def compared(bus: Bus, load: Load) -> tuple[set[int], set[int]]:
-    """Sequences of acknowledged entries that are lost, and of these those that are used again."""
+    """Sequences of acknowledged entries that are lost, and those of them that other entries now have."""
     end = (await bus.bounds_of(LOG)).last
-    stored = {one.sequence: one.data async for one in pull.between(bus, LOG, 1, end)}
+    stored = {message.sequence: message.data async for message in pull.between(bus, LOG, 1, end)}
     lost = {sequence for sequence, data in load.acknowledged if stored.get(sequence) != data}
     return lost, lost & stored.keys()
 
 
 async def checkpointed(mesh: EvaluatorMesh, load: Load, after: int) -> None:
-    """Returns once each evaluator has a checkpoint of a state behind an entry."""
+    """Returns once each evaluator has a checkpoint after an entry."""
     async with asyncio.timeout(PATIENCE_S):
         while not all(max(checkpoints(mesh, replica).values(), default=0) > after for replica in range(2)):
             await load.more(1)
 
 
 def checkpoints(mesh: EvaluatorMesh, replica: int) -> dict[Path, int]:
-    """Files of an evaluator that count, and the sequence of each."""
-    found = {
+    """Checkpoint files of an evaluator, and the sequence of each."""
+    matches = {
         path: re.search(r"-s(\d+)-", path.name) for path in mesh.folder.glob(f"geofence-{replica}/checkpoint-*.json")
     }
-    return {path: int(match[1]) for path, match in found.items() if match}
+    return {path: int(match[1]) for path, match in matches.items() if match}
 
 
 async def states_equal(mesh: EvaluatorMesh, bus: Bus, last: int) -> None:
-    """Each evaluator's checkpoints are, to the byte, the state of an offline fold, and of each case it says now what that says."""
+    """Asserts that checkpoints equal the states of an offline fold byte for byte, and that both evaluators answer like that fold."""
     kept = checkpoints(mesh, 0) | checkpoints(mesh, 1)
     _, states = await offline(bus, last, {last, *kept.values()})
     for path, sequence in kept.items():
-        # Ticks go on, and so do checkpoints.
+        # Ticks continue, so checkpoints after `last` may exist.
         assert sequence > last or state_keys.of_secret(SECRET).checkpoint(states[sequence]) in path.name, (
-            "a state that isn't that of the log"
+            "the checkpoint isn't the state of the log"
         )
     identity = server.bearer("spiffe://npa/desk/seoul", SECRET)
     for address in mesh.addresses:
@@ -181,18 +183,18 @@ async def states_equal(mesh: EvaluatorMesh, bus: Bus, last: int) -> None:
 
 
 def table(runs: list[Run]) -> str:
-    """The runs for a person."""
+    """Readable table of the runs."""
     head = f"{'variant':<12}{'seed':>5}{'lost':>6}{'reused':>8}{'alerts':>8}{'of lost':>9}{'all decided after':>19}"
     rows = [
-        f"{one.variant:<12}{one.seed:>5}{one.lost:>6}{one.reused:>8}{one.alerts:>8}{one.of_lost:>9}{one.caught_up_s:>17.1f} s"
-        for one in runs
+        f"{run.variant:<12}{run.seed:>5}{run.lost:>6}{run.reused:>8}{run.alerts:>8}{run.of_lost:>9}{run.caught_up_s:>17.1f} s"
+        for run in runs
     ]
     return "\n".join(["", head, *rows])
 
 
 @pytest.mark.timeout(180)
 @pytest.mark.parametrize(("variant", "seed"), [("overwritten", 1), ("truncated", 2), ("older", 3)])
-async def test_what_the_log_holds_is_decided_after_it_went_back(tmp_path: Path, variant: str, seed: int) -> None:
+async def test_all_stored_entries_are_decided_after_the_log_went_back(tmp_path: Path, variant: str, seed: int) -> None:
     print(table([await run(tmp_path, variant, seed)]))
 
 
@@ -202,4 +204,4 @@ async def test_what_the_log_holds_is_decided_after_it_went_back(tmp_path: Path, 
 async def test_torn_tails(tmp_path: Path, variant: str, count: int) -> None:
     runs = [await run(tmp_path / str(seed), variant, seed) for seed in range(count)]
     print(table(runs))
-    assert any(one.reused for one in runs), "in some runs another entry took the lost one's sequence"
+    assert any(run.reused for run in runs), "in some runs another entry has the sequence of a lost one"

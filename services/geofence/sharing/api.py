@@ -1,4 +1,4 @@
-"""Live positions: the gRPC edge of `domain/sharing.py`. Nothing leaves before its disclosure is on disk."""
+"""gRPC servicer of live positions (rules in `domain/sharing.py`). No position leaves before its disclosure is on disk."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from tandem.common.v1 import ledger_pb2
 from tandem.geofence.v1 import positions_pb2, positions_pb2_grpc
 
 CHECK_INTERVAL_S = 0.2
-"""How often a share is looked at. Not with each entry of the log: a thousand readers must not hold up the next alert."""
+"""Interval of the check of each share. Shares aren't checked at each log entry, so that a thousand readers don't delay an alert."""
 _KINDS = {
     positions_pb2.WEARER: RecordKind.WEARER,
     positions_pb2.PROTECTED_PERSON: RecordKind.PROTECTED_PERSON,
@@ -37,73 +37,73 @@ Responses = AsyncIterator[positions_pb2.WatchPositionsResponse]
 
 
 class PositionServicer(positions_pb2_grpc.PositionServiceServicer):
-    """Shares positions from the evaluators of this process."""
+    """Serves PositionService from the evaluators of this process."""
 
     def __init__(
-        self, evaluators: Iterable[Evaluator], outbox: DisclosureOutbox, clock: MeshClock, every_s: float
+        self, evaluators: Iterable[Evaluator], outbox: DisclosureOutbox, clock: MeshClock, interval_s: float
     ) -> None:
         self._evaluators = tuple(evaluators)
         self._outbox = outbox
         self._clock = clock
-        self._every_s = every_s
+        self._interval_s = interval_s
 
     async def WatchPositions(
         self, request: positions_pb2.WatchPositionsRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> Responses:
         role = Role.Name(server.caller().role)
         try:
-            evaluator, asked, shares = self._admit(request)
-            opened = await self._outbox.begin([self._disclosure(asked.legal_basis, share) for share in shares])
+            evaluator, query, shares = self._admit(request)
+            opened = await self._outbox.begin([self._disclosure(query.legal_basis, share) for share in shares])
         except TandemError as error:
             logger().warning("sharing_refused", role=role, reason=str(error))
             raise
-        logger().info("sharing_began", role=role, under=asked.incident_id or asked.order_id, subjects=len(shares))
-        live = dict(zip(shares, opened, strict=True))
+        logger().info("sharing_began", role=role, under=query.incident_id or query.order_id, subjects=len(shares))
+        open_shares = dict(zip(shares, opened, strict=True))
         try:
-            async for response in self._follow(evaluator, live):
+            async for response in self._follow(evaluator, open_shares):
                 yield response
         finally:
-            for one in live.values():
-                self._outbox.end(one)
+            for share in open_shares.values():
+                self._outbox.end(share)
 
     def _admit(
         self, request: positions_pb2.WatchPositionsRequest
     ) -> tuple[Evaluator, PositionQuery, tuple[PositionShare, ...]]:
-        asked = _parse(request)
-        sharing.check(asked, server.caller().role, self._clock.now_ms())
+        query = _parse(request)
+        sharing.check(query, server.caller().role, self._clock.now_ms())
         for evaluator in self._evaluators:
             if not evaluator.is_current:
                 raise Unavailable("this evaluator is behind the log")
-            shares = sharing.shares(evaluator.state, asked)
+            shares = sharing.shares(evaluator.state, query)
             if shares:
-                return evaluator, asked, shares
-        what = "incident is open" if asked.incident_id else "order is in force"
-        raise FailedPrecondition(f"no such {what} in the partitions of this evaluator")
+                return evaluator, query, shares
+        missing = "incident is open" if query.incident_id else "order is in force"
+        raise FailedPrecondition(f"no such {missing} in the partitions of this evaluator: call another evaluator")
 
-    async def _follow(self, evaluator: Evaluator, live: dict[PositionShare, OpenShare]) -> Responses:
-        """Each subject's newest position, until each share is over; what a slow reader was too slow for is never kept."""
+    async def _follow(self, evaluator: Evaluator, open_shares: dict[PositionShare, OpenShare]) -> Responses:
+        """Streams the newest position of each subject until every share ends. A slow reader skips positions; none are queued."""
         loop = asyncio.get_running_loop()
-        told: dict[PositionShare, KnownPosition] = {}
-        next_s = dict.fromkeys(live, 0.0)
-        while live:
-            for share in tuple(live):
-                # Asked anew for each: the reader may have taken its time with the one before.
+        sent: dict[PositionShare, KnownPosition] = {}
+        next_s = dict.fromkeys(open_shares, 0.0)
+        while open_shares:
+            for share in tuple(open_shares):
+                # Check before each share, because a slow reader may have delayed the previous one.
                 if not evaluator.is_current:
                     raise Unavailable("this evaluator is behind the log")
                 reason = sharing.end_of(evaluator.state, share, max(evaluator.state.now_ms, self._clock.now_ms()))
                 if reason is not None:
-                    self._outbox.end(live.pop(share))
+                    self._outbox.end(open_shares.pop(share))
                     logger().info("sharing_ended", reason=reason.name, under=share.incident_id or share.order_id)
                     yield _end(share, reason)
                     continue
-                seen = sharing.look(evaluator.state, share)
-                if loop.time() < next_s[share] or seen == told.get(share):
+                known = sharing.look(evaluator.state, share)
+                if loop.time() < next_s[share] or known == sent.get(share):
                     continue
-                await live[share].count()
-                told[share], next_s[share] = seen, loop.time() + self._every_s
-                yield _position(share, seen, evaluator.state.now_ms)
-            if live:
-                await asyncio.sleep(min(CHECK_INTERVAL_S, self._every_s))
+                await open_shares[share].count()
+                sent[share], next_s[share] = known, loop.time() + self._interval_s
+                yield _position(share, known, evaluator.state.now_ms)
+            if open_shares:
+                await asyncio.sleep(min(CHECK_INTERVAL_S, self._interval_s))
 
     def _disclosure(self, legal_basis: str, share: PositionShare) -> ledger_pb2.Disclosure:
         who = server.caller().spiffe_id
@@ -125,12 +125,14 @@ class PositionServicer(positions_pb2_grpc.PositionServiceServicer):
 def _parse(request: positions_pb2.WatchPositionsRequest) -> PositionQuery:
     under = request.WhichOneof("under")
     if under is None:
-        raise InvalidField("under", "is missing")
+        raise InvalidField("under", "is missing: set incident_id or order_id")
     fields.required_id(under, getattr(request, under))
     subjects = []
     for i, subject in enumerate(request.subjects):
         if subject.kind not in _KINDS:
-            raise InvalidField(f"subjects[{i}].kind", "is no known kind")
+            raise InvalidField(
+                f"subjects[{i}].kind", "is no known kind (known: WEARER, PROTECTED_PERSON, PROTECTED_PLACE)"
+            )
         parts = (
             subject.subject_id.split("/", 1) if subject.kind == positions_pb2.PROTECTED_PLACE else (subject.subject_id,)
         )
@@ -145,17 +147,17 @@ def _subject(share: PositionShare) -> positions_pb2.Subject:
     return positions_pb2.Subject(kind=_OF_KINDS[share.subject.kind], subject_id=share.subject.subject_id)
 
 
-def _position(share: PositionShare, seen: KnownPosition, now_ms: int) -> positions_pb2.WatchPositionsResponse:
-    position = positions_pb2.LivePosition(subject=_subject(share), unknown=seen.unknown)
-    if seen.fix is not None:
-        position.lat_deg, position.lon_deg = lat_lon_deg(seen.fix.point)
-        position.accuracy_m = seen.fix.accuracy_mm / 1000
-        position.fix_time.CopyFrom(times.to_timestamp(seen.fix.time_ms))
-        position.age_s = (now_ms - seen.fix.time_ms) / 1000
-    elif seen.place is not None:
-        middle, reach_mm = seen.place.around
-        position.lat_deg, position.lon_deg = lat_lon_deg(middle)
-        position.accuracy_m = reach_mm / 1000
+def _position(share: PositionShare, known: KnownPosition, now_ms: int) -> positions_pb2.WatchPositionsResponse:
+    position = positions_pb2.LivePosition(subject=_subject(share), unknown=known.unknown)
+    if known.fix is not None:
+        position.lat_deg, position.lon_deg = lat_lon_deg(known.fix.point)
+        position.accuracy_m = known.fix.accuracy_mm / 1000
+        position.fix_time.CopyFrom(times.to_timestamp(known.fix.time_ms))
+        position.age_s = (now_ms - known.fix.time_ms) / 1000
+    elif known.place is not None:
+        center, radius_mm = known.place.around
+        position.lat_deg, position.lon_deg = lat_lon_deg(center)
+        position.accuracy_m = radius_mm / 1000
     return positions_pb2.WatchPositionsResponse(position=position)
 
 

@@ -1,8 +1,8 @@
-"""The way of disclosures to the registry's ledger: written here first, then published until DISCLOSURES has them.
+"""Outbox of disclosures for the registry's ledger: writes each to disk first, then publishes it until DISCLOSURES has it.
 
-A share is two disclosures, its beginning and its end with the number of positions. The beginning is on disk before the first
-position leaves. Positions are allowed on disk some at a time, so that the end of a share that a kill cut off counts rather too many
-than too few. The registry may be away for as long as it likes: the stream waits for it.
+A share is two disclosures: its beginning, and its end with the number of positions. The beginning is on disk before the first position
+leaves. The disk also holds an allowance of positions, raised ALLOWED_BATCH at a time. So after a kill the end of a share counts too
+many positions rather than too few. The registry may be down for any time, because the stream keeps the disclosures.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ from services.common.storage.db import Database, open_database
 from tandem.common.v1 import ledger_pb2
 
 MIGRATIONS = Path(__file__).parent / "migrations"
-BY = "geofence"
+PUBLISHER = "geofence"
 ALLOWED_BATCH = 60
-"""Positions of a share that may leave between two writes: a minute of them."""
+"""Positions of a share that may leave between two writes to disk: one minute at one position a second."""
 BATCH = 64
 RETRY_DELAY_S = 2.0
-END = "-end"
-KEPT_MS = 86_400_000
-"""How long a disclosure is kept that is in its stream, mesh time."""
+END_SUFFIX = "-end"
+PUBLISHED_KEPT_MS = 86_400_000
+"""Time for which a published disclosure is kept here, ms of mesh time."""
 
 _metadata = sa.MetaData()
 _waiting = sa.Table(
@@ -58,21 +58,21 @@ _open_shares = sa.Table(
     sa.Column("payload", sa.LargeBinary, nullable=False),
     sa.Column("positions", sa.BigInteger, nullable=False),
 )
-"""`positions` is how many may have left."""
+"""Open shares. `positions` is the maximum number of positions that may have left."""
 
 
 class OpenShare:
-    """A share whose beginning is on disk."""
+    """A share of positions whose beginning is on disk."""
 
     def __init__(self, outbox: DisclosureOutbox, disclosure_id: str) -> None:
         self._outbox = outbox
         self._allowed = 0
         self.disclosure_id = disclosure_id
         self.positions = 0
-        """How many have left."""
+        """Number of positions that have left."""
 
     async def count(self) -> None:
-        """One more position leaves. Raises Unavailable where that can't be written: then it must not."""
+        """Counts a position before it leaves. Raises Unavailable where the disk refuses; then the position must not leave."""
         if self.positions == self._allowed:
             await self._outbox.allow(self.disclosure_id, self._allowed + ALLOWED_BATCH)
             self._allowed += ALLOWED_BATCH
@@ -80,15 +80,15 @@ class OpenShare:
 
 
 class DisclosureOutbox:
-    """Disclosures of one evaluator on their way. Decisions never need it: while it can't be opened, nothing is shared."""
+    """Outbox of one evaluator's disclosures. Nothing is shared while it can't be opened; decisions don't depend on it."""
 
     def __init__(self, folder: Path, clock: MeshClock) -> None:
         self._path = folder / "disclosures.sqlite3"
         self._clock = clock
         self._opened: Database | None = None
         self._ended: dict[str, tuple[int, int]] = {}
-        """Shares whose end isn't on disk yet: their positions, and when."""
-        self._ending, self._filled = asyncio.Event(), asyncio.Event()
+        """Ended shares whose end isn't on disk yet: number of positions and time of the end, ms."""
+        self._ends_waiting, self._rows_waiting = asyncio.Event(), asyncio.Event()
 
     @property
     def _database(self) -> Database:
@@ -97,7 +97,7 @@ class DisclosureOutbox:
         return self._opened
 
     async def begin(self, disclosures: Sequence[ledger_pb2.Disclosure]) -> list[OpenShare]:
-        """Writes the beginning of shares, all or none. Raises Unavailable where the disk refuses: then nothing may leave."""
+        """Writes the beginnings of shares, all or none. Raises Unavailable where the disk refuses; then no position may leave."""
         shares = [OpenShare(self, disclosure.disclosure_id) for disclosure in disclosures]
 
         def write(connection: Connection) -> None:
@@ -110,29 +110,29 @@ class DisclosureOutbox:
         try:
             await self._database.visit(write)
         except asyncio.CancelledError:
-            for share in shares:  # the reader has gone meanwhile
+            for share in shares:  # the reader disconnected during the write
                 self.end(share)
             raise
-        self._filled.set()
+        self._rows_waiting.set()
         return shares
 
     async def allow(self, disclosure_id: str, positions: int) -> None:
-        """Notes that so many positions of a share may have left. Raises Unavailable."""
+        """Raises the number of positions of a share that may have left. Raises Unavailable."""
         where = _open_shares.c.disclosure_id == disclosure_id
         allowed = sa.update(_open_shares).where(where).values(positions=positions)
         await self._database.visit(lambda connection: connection.execute(allowed))
 
     def end(self, share: OpenShare) -> None:
-        """Ends a share; that is written in a moment, or at the latest when this evaluator starts again."""
+        """Ends a share. The end is written soon, at the latest when this evaluator restarts."""
         self._ended[share.disclosure_id] = share.positions, self._clock.now_ms()
-        self._ending.set()
+        self._ends_waiting.set()
 
     async def run(self, bus: Bus) -> None:
-        """Opens the outbox, writes ends and publishes what waits, for ever."""
+        """Opens the outbox, writes ends and publishes waiting disclosures, until cancelled."""
         while True:
             try:
                 async with open_database(self._path, MIGRATIONS) as database:
-                    await database.visit(self._end_what_was_cut_off)
+                    await database.visit(self._end_interrupted_shares)
                     self._opened = database
                     logger().info("disclosures_opened")
                     await self._work(bus)
@@ -145,16 +145,16 @@ class DisclosureOutbox:
     async def _work(self, bus: Bus) -> None:
         try:
             async with asyncio.TaskGroup() as tasks:
-                # Apart from each other: while NATS is away, ends are written all the same.
-                tasks.create_task(self._keep(self._write_ends, self._ending))
-                tasks.create_task(self._keep(lambda: self._publish_some(bus), self._filled))
+                # Separate tasks, so that ends are written even while NATS is down.
+                tasks.create_task(self._keep(self._write_ends, self._ends_waiting))
+                tasks.create_task(self._keep(lambda: self._publish_some(bus), self._rows_waiting))
                 tasks.create_task(self._keep_published(bus))
         finally:
-            with suppress(Unavailable, DBAPIError):  # the next start ends them
+            with suppress(Unavailable, DBAPIError):  # the next start writes these ends
                 await self._write_ends()
 
     async def _keep(self, work: Callable[[], Awaitable[bool]], wake: asyncio.Event) -> None:
-        """Works as long as there is something to do, then waits to be woken, for ever."""
+        """Calls `work` while it returns True, then waits for `wake`; repeats until cancelled."""
         while True:
             wake.clear()
             try:
@@ -178,11 +178,11 @@ class DisclosureOutbox:
         await self._database.visit(write)
         for disclosure_id in ended:
             del self._ended[disclosure_id]
-        self._filled.set()
+        self._rows_waiting.set()
         return True
 
-    def _end_what_was_cut_off(self, connection: Connection) -> None:
-        """Ends the shares that an earlier process didn't, with the positions that may have left."""
+    def _end_interrupted_shares(self, connection: Connection) -> None:
+        """Ends the shares that an earlier process left open, with the number of positions that may have left."""
         for row in connection.execute(sa.select(_open_shares)).all():
             logger().warning("share_was_cut_off", disclosure_id=row.disclosure_id, positions=row.positions)
             _end(connection, row.disclosure_id, self._clock.now_ms(), row.positions)
@@ -191,8 +191,8 @@ class DisclosureOutbox:
         oldest = sa.select(_waiting).order_by(_waiting.c.id).limit(BATCH)
         rows = await self._database.visit(lambda connection: connection.execute(oldest).all())
         for row in rows:
-            # Each has a subject of its own, so that the second publish, after a kill, is refused for ever: success.
-            subject = flow.disclosure_subject(BY, row.disclosure_id)
+            # Each disclosure has a unique subject, so the server rejects a second publish after a kill, which counts as success.
+            subject = flow.disclosure_subject(PUBLISHER, row.disclosure_id)
             await bus.publish_until_stored(subject, row.payload, msg_id=row.disclosure_id, expected_last=0)
         if rows:
             at_ms = self._clock.now_ms()
@@ -201,18 +201,18 @@ class DisclosureOutbox:
                 kept = [{"disclosure_id": row.disclosure_id, "payload": row.payload, "at_ms": at_ms} for row in rows]
                 connection.execute(sa.insert(_published).prefix_with("OR IGNORE"), kept)
                 connection.execute(sa.delete(_waiting).where(_waiting.c.id.in_([row.id for row in rows])))
-                connection.execute(sa.delete(_published).where(_published.c.at_ms < at_ms - KEPT_MS))
+                connection.execute(sa.delete(_published).where(_published.c.at_ms < at_ms - PUBLISHED_KEPT_MS))
 
             await self._database.visit(move)
         return bool(rows)
 
     async def _keep_published(self, bus: Bus) -> None:
-        """Publishes again what the stream has lost, after each connection and every minute, for ever."""
+        """Republishes disclosures that the stream has lost, after each connection and every minute, until cancelled."""
         newest = sa.select(_published).order_by(_published.c.id.desc())
 
         async def newest_first() -> list[published.Alone]:
             rows = await self._database.visit(lambda connection: connection.execute(newest).all())
-            return [_alone(row) for row in rows]
+            return [_message_of(row) for row in rows]
 
         while True:
             try:
@@ -222,19 +222,19 @@ class DisclosureOutbox:
                 await asyncio.sleep(RETRY_DELAY_S)
 
 
-def _alone(row: sa.Row[*tuple[Any, ...]]) -> published.Alone:
-    return published.Alone(flow.disclosure_subject(BY, row.disclosure_id), row.payload, row.disclosure_id)
+def _message_of(row: sa.Row[*tuple[Any, ...]]) -> published.Alone:
+    return published.Alone(flow.disclosure_subject(PUBLISHER, row.disclosure_id), row.payload, row.disclosure_id)
 
 
 def _end(connection: Connection, disclosure_id: str, at_ms: int, positions: int) -> None:
-    """Writes the end of a share; nothing where its beginning was never written."""
+    """Writes the end of a share. Does nothing where its beginning was never written."""
     where = _open_shares.c.disclosure_id == disclosure_id
     row = connection.execute(sa.select(_open_shares).where(where)).first()
     if row is None:
         return
     ended = ledger_pb2.Disclosure.FromString(row.payload)
-    ended.disclosure_id += END
+    ended.disclosure_id += END_SUFFIX
     ended.at_ms, ended.positions = at_ms, positions
-    waits = {"disclosure_id": ended.disclosure_id, "payload": ended.SerializeToString()}
-    connection.execute(sa.insert(_waiting).values(waits))
+    row_values = {"disclosure_id": ended.disclosure_id, "payload": ended.SerializeToString()}
+    connection.execute(sa.insert(_waiting).values(row_values))
     connection.execute(sa.delete(_open_shares).where(where))

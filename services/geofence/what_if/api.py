@@ -1,4 +1,4 @@
-"""The gRPC edge of what-if questions."""
+"""gRPC servicer of what-if questions: the alerts that made-up reports would cause."""
 
 from __future__ import annotations
 
@@ -23,35 +23,36 @@ from services.geofence.consumer import Evaluator
 from services.geofence.domain import what_if
 from services.geofence.domain.entries import Case
 from services.geofence.domain.rules import Rules
-from services.geofence.partition_ownership import Holding
+from services.geofence.partition_ownership import PartitionOwnership
 from services.geofence.what_if import translate
 from tandem.common.v1 import ledger_pb2
 from tandem.geofence.v1 import what_if_pb2, what_if_pb2_grpc
 
 OF_RECORDS = frozenset({Role.ROLE_NPA_DESK, Role.ROLE_REVIEWER})
-"""Roles that may ask about a case of the records: those who run the mesh need no address."""
+"""Roles that may ask about a real case. Operators of the mesh aren't among them, because they need no address."""
 RECORDED_WITHIN_S = 4.0
+"""Maximum time to publish the disclosure of an answer, seconds."""
 
 
 class WhatIfServicer(what_if_pb2_grpc.WhatIfServiceServicer):
-    """Folds beside the evaluators of this process, on nothing of theirs but a case and the rules."""
+    """Serves WhatIfService: folds made-up reports in a fresh state. Only the case and the rules come from the evaluators."""
 
     def __init__(self, bus: Bus, evaluators: Mapping[int, Evaluator], partitions: int, clock: MeshClock) -> None:
         self._bus, self._evaluators, self._clock = bus, evaluators, clock
-        self._holding = Holding(evaluators, partitions)
-        self._one = asyncio.Lock()
-        """One at a time: the evaluators need the processor."""
+        self._ownership = PartitionOwnership(evaluators, partitions)
+        self._evaluating = asyncio.Lock()
+        """Held during an evaluation; only one runs at a time, because the evaluators need the processor."""
 
     async def Evaluate(
         self, request: what_if_pb2.EvaluateRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> what_if_pb2.EvaluateResponse:
-        if self._one.locked():
-            raise Unavailable("another question is being evaluated")
-        # A thread can't be stopped: whoever goes away holds the turn until theirs has ended.
+        if self._evaluating.locked():
+            raise Unavailable("another what-if question is being evaluated: retry")
+        # A thread can't be stopped. So the lock stays held until the evaluation ends, even if its caller disconnects.
         return await asyncio.shield(asyncio.ensure_future(self._answer(request)))
 
     async def _answer(self, request: what_if_pb2.EvaluateRequest) -> what_if_pb2.EvaluateResponse:
-        async with self._one:
+        async with self._evaluating:
             match request.WhichOneof("subject"):
                 case "case_id":
                     case, rules = self._case_of_records(request)
@@ -61,16 +62,16 @@ class WhatIfServicer(what_if_pb2_grpc.WhatIfServiceServicer):
                     case = await asyncio.to_thread(translate.inline_case, request.case)
                     rules = next(iter(self._evaluators.values())).state.rules
                 case _:
-                    raise InvalidField("subject", "needs a case_id or a case")
-            # A thread: the event loop, and with it the next alert, never waits for an answer to a question.
+                    raise InvalidField("subject", "is missing: set case_id or case")
+            # In a thread, so that what-if questions don't delay the event loop and the next alert.
             return await asyncio.to_thread(_evaluate, request, case, rules)
 
     def _case_of_records(self, request: what_if_pb2.EvaluateRequest) -> tuple[Case, Rules]:
         case_id = fields.required_id("case_id", request.case_id)
-        who = server.caller()
-        if who.role not in OF_RECORDS:
-            logger().warning("what_if_refused", who=who.spiffe_id, case_id=case_id)
-            raise PermissionDenied("this role may evaluate made-up cases only")
+        caller = server.caller()
+        if caller.role not in OF_RECORDS:
+            logger().warning("what_if_refused", who=caller.spiffe_id, case_id=case_id)
+            raise PermissionDenied("this role may evaluate made-up cases only: send `case` instead of `case_id`")
         try:
             check_grounds(
                 request.grounds.legal_basis,
@@ -81,32 +82,34 @@ class WhatIfServicer(what_if_pb2_grpc.WhatIfServiceServicer):
             )
         except InvalidField as error:
             raise error.under("grounds") from None
-        evaluator = self._holding.of(case_id)
+        evaluator = self._ownership.evaluator_of(case_id)
         if evaluator is None:
-            raise self._holding.missing()
+            raise self._ownership.not_found()
         return evaluator.state.cases[case_id].case, evaluator.state.rules
 
-    async def _record(self, request: what_if_pb2.EvaluateRequest, case: Case, who: Caller) -> None:
-        """The row for the ledger is stored before anything is answered. Raises Unavailable where it can't be."""
+    async def _record(self, request: what_if_pb2.EvaluateRequest, case: Case, caller: Caller) -> None:
+        """Publishes the disclosure for the ledger, before the answer leaves. Raises Unavailable where that fails."""
         at_ms = self._clock.now_ms()
         disclosure = ledger_pb2.Disclosure(
-            disclosure_id=hash_id("what-if", who.spiffe_id, at_ms, request.SerializeToString(deterministic=True).hex()),
+            disclosure_id=hash_id(
+                "what-if", caller.spiffe_id, at_ms, request.SerializeToString(deterministic=True).hex()
+            ),
             at_ms=at_ms,
-            who=who.spiffe_id,
+            who=caller.spiffe_id,
             legal_basis=request.grounds.legal_basis,
             purpose=PURPOSES[request.grounds.purpose].value,
             reference=request.grounds.reference or case.case_id,
             record_kind=RecordKind.ORDER.value,
             record_id=case.order_id,
             order_id=case.order_id,
-            recipient=who.spiffe_id,
+            recipient=caller.spiffe_id,
         )
         subject = flow.disclosure_subject("geofence", disclosure.disclosure_id)
         try:
             async with asyncio.timeout(RECORDED_WITHIN_S):
                 await self._bus.publish(subject, disclosure.SerializeToString(), msg_id=disclosure.disclosure_id)
         except TimeoutError:
-            raise Unavailable("the disclosure can't be recorded") from None
+            raise Unavailable("the disclosure of this answer can't be recorded: NATS doesn't respond") from None
 
 
 def _evaluate(request: what_if_pb2.EvaluateRequest, case: Case, rules: Rules) -> what_if_pb2.EvaluateResponse:

@@ -1,4 +1,4 @@
-"""What-if questions: protobuf <-> the decision's own terms. Parsing is the validation; errors name their field."""
+"""Converts what-if questions and answers between protobuf and the domain types. Parsing validates; errors name their field."""
 
 from __future__ import annotations
 
@@ -14,25 +14,25 @@ from tandem.common.v1 import log_pb2
 from tandem.geofence.v1 import what_if_pb2
 
 STEPS_MAX = 200
-SPAN_MAX_MS = 86_400_000
+MAX_SPAN_MS = 86_400_000
 WORK_MAX = 500_000
-"""A few seconds."""
-CORNERS_MAX = 2_000
-ACCURACY_MAX_M = 10_000.0
-_MOST = (("persons", 20), ("places", 20), ("rings", 10), ("encounters", 50), ("tag_device_ids", 20))
+"""Maximum of `work_of`; a fold of that size takes a few seconds."""
+MAX_CORNERS = 2_000
+MAX_ACCURACY_M = 10_000.0
+_MAX_ITEMS = (("persons", 20), ("places", 20), ("rings", 10), ("encounters", 50), ("tag_device_ids", 20))
 
 
 def inline_case(msg: log_pb2.CaseSnapshot) -> Case:
-    """A made-up case. Raises InvalidField."""
-    for name, most in _MOST:
-        if len(getattr(msg, name)) > most:
-            raise InvalidField(f"case.{name}", f"must hold at most {most}")
+    """Parses a made-up case. Raises InvalidField."""
+    for name, max_items in _MAX_ITEMS:
+        if len(getattr(msg, name)) > max_items:
+            raise InvalidField(f"case.{name}", f"must hold at most {max_items}, but holds {len(getattr(msg, name))}")
     polygons = [place.polygon for place in msg.places] + [place.polygon for e in msg.encounters for place in e.places]
     if (
         sum(len(polygon.vertices) + sum(len(hole.vertices) for hole in polygon.holes) for polygon in polygons)
-        > CORNERS_MAX
+        > MAX_CORNERS
     ):
-        raise InvalidField("case", f"must hold at most {CORNERS_MAX} corners in all")
+        raise InvalidField("case", f"must hold at most {MAX_CORNERS} corners in all")
     fields.required_id("case.case_id", msg.case_id)
     fields.required_id("case.order_id", msg.order_id)
     fields.required_id("case.wearer_id", msg.wearer_id)
@@ -43,17 +43,17 @@ def inline_case(msg: log_pb2.CaseSnapshot) -> Case:
 
 
 def steps_of(messages: Sequence[what_if_pb2.WhatIfStep], case: Case) -> list[tuple[int, Body]]:
-    """Moments, ms since 1970 UTC, and what arrives then. Raises InvalidField."""
+    """Parses steps into pairs of time, ms since 1970 UTC, and entry body. Raises InvalidField."""
     if not 0 < len(messages) <= STEPS_MAX:
-        raise InvalidField("steps", f"must hold 1 to {STEPS_MAX}")
+        raise InvalidField("steps", f"must hold 1 to {STEPS_MAX} steps, but holds {len(messages)}")
     if work_of(case, len(messages)) > WORK_MAX:
-        raise InvalidField("steps", "are too many for a case with so many rings and corners")
+        raise InvalidField("steps", "are too many for a case with this many rings and corners: send fewer steps")
     entries: list[tuple[int, Body]] = []
     for n, msg in enumerate(messages):
         at_ms = fields.moment(f"steps[{n}].at", msg.at, msg.HasField("at"))
         if entries and at_ms < entries[-1][0]:
-            raise InvalidField(f"steps[{n}].at", "is before the step before it")
-        if entries and at_ms > entries[0][0] + SPAN_MAX_MS:
+            raise InvalidField(f"steps[{n}].at", "is earlier than the previous step: sort the steps by `at`")
+        if entries and at_ms > entries[0][0] + MAX_SPAN_MS:
             raise InvalidField(f"steps[{n}].at", "is more than 24 hours after the first step")
         entries.append((at_ms, _body(f"steps[{n}]", n, msg, at_ms, case)))
     return entries
@@ -66,9 +66,9 @@ def _body(field: str, n: int, msg: what_if_pb2.WhatIfStep, at_ms: int, case: Cas
             inside = f"{field}.position"
             lat_deg = fields.number(f"{inside}.point.lat_deg", msg.position.point.lat_deg, -90, 90)
             lon_deg = fields.number(f"{inside}.point.lon_deg", msg.position.point.lon_deg, -180, 180)
-            accuracy_m = fields.number(f"{inside}.accuracy_m", msg.position.accuracy_m, 0.001, ACCURACY_MAX_M)
-            place = [round(lat_deg * 1e7)], [round(lon_deg * 1e7)], [round(accuracy_m * 1000)]
-            return Positions([device_id], [f"step-{n}"], [at_ms], *place, received_wall_us=0)
+            accuracy_m = fields.number(f"{inside}.accuracy_m", msg.position.accuracy_m, 0.001, MAX_ACCURACY_M)
+            columns = [round(lat_deg * 1e7)], [round(lon_deg * 1e7)], [round(accuracy_m * 1000)]
+            return Positions([device_id], [f"step-{n}"], [at_ms], *columns, received_wall_us=0)
         case "event":
             device_id = _device(f"{field}.subject_id", msg.subject_id, case)
             name = log_pb2.EquipmentKind.Name(msg.event) if msg.event in log_pb2.EquipmentKind.values() else ""
@@ -77,24 +77,24 @@ def _body(field: str, n: int, msg: what_if_pb2.WhatIfStep, at_ms: int, case: Cas
             return EquipmentReport(device_id, f"step-{n}", EquipmentKind(name), at_ms, 0)
         case _:
             if msg.subject_id:
-                raise InvalidField(f"{field}.report", "is missing")
+                raise InvalidField(f"{field}.report", "is missing: set position or event, or leave subject_id empty")
             return Tick()
 
 
 def _device(field: str, subject_id: str, case: Case) -> str:
-    """The first device of the wearer or of a protected person."""
+    """The first device of the wearer or of a protected person. Raises InvalidField."""
     fields.required_id(field, subject_id)
     devices = {target.target_id: target.device_ids for target in case.targets if target.is_person}
     devices[case.wearer_id] = case.tag_device_ids
     if subject_id not in devices:
-        raise InvalidField(field, "is neither the case's wearer nor a person whom it protects")
+        raise InvalidField(field, "is neither the wearer nor a protected person of the case")
     if not devices[subject_id]:
         raise InvalidField(field, "has no device in this case")
     return devices[subject_id][0]
 
 
 def answer(case: Case, rules_id: str, outputs: Sequence[Output]) -> what_if_pb2.EvaluateResponse:
-    """What would be told."""
+    """Answer to a what-if question: the alerts with their figures, and the reasons of dead letters."""
     response = what_if_pb2.EvaluateResponse(case_version=case.version, rules_id=rules_id)
     for output in outputs:
         if isinstance(output, Alert):

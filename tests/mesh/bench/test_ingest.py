@@ -1,4 +1,4 @@
-"""What bench.ingest rests on: a relay that changes nothing but the pace, and a count that sees what the log lacks."""
+"""Tools of bench.ingest: a relay that changes only the speed, and a count of reports that the log lacks."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ async def test_acknowledged_reports_that_the_log_lacks_are_counted(tmp_path: Pat
         await create_streams(nats.url, 1)
         async with buses.connect(nats.url, "test") as bus:
             assert await slow_store.lost(bus, {1}, SIZE) == SIZE
-            # Batch 1 is there twice, of batch 2 one device comes twice and one not at all, of batch 3 there is nothing.
+            # Batch 1 is stored twice. In batch 2 one device is stored twice and one is missing. Batch 3 is missing.
             for stored in (entry(1, range(4)), entry(1, range(4)), entry(2, range(4, 7)), entry(2, range(4, 5))):
                 await bus.publish(flow.log_subject(0, "report"), stored)
             assert await slow_store.lost(bus, {1}, SIZE) == 0

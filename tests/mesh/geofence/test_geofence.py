@@ -1,4 +1,4 @@
-"""Evaluators on a real log: the same alerts from either, from both, across kills and restarts; nothing past an unpublished alert."""
+"""Evaluators on a real log: equal alerts from one or both, across kills and restarts; no checkpoint skips an unpublished alert."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from tests.support.common.nats import TestServer
 from tests.support.geofence import log
 
 
-async def evaluator(
+async def make_evaluator(
     bus: Bus, folder: Path, replica: int = 0, checkpoint_every: int = 10, tick_after_s: float = 0.5
 ) -> Evaluator:
     settings = GeofenceSettings(
@@ -49,7 +49,7 @@ async def publish(bus: Bus, entry: log_pb2.LogEntry, msg_id: str | None = None) 
 
 
 async def approach(bus: Bus, case: str = "1", steps: int = 30) -> None:
-    """The wearer comes from 3 km to 50 m, a report every few milliseconds with fix times 5 s apart, and goes back."""
+    """Publishes a wearer who comes from 3 km to 50 m and goes back: a report every few milliseconds, with fix times 5 s apart."""
     now_ms = int(time.time() * 1000)
     start_ms = now_ms - steps * 5_000
     await publish(bus, log.case_entry(case, from_ms=start_ms - 1000), f"case-{case}")
@@ -61,31 +61,32 @@ async def approach(bus: Bus, case: str = "1", steps: int = 30) -> None:
 
 
 async def alerts_of(bus: Bus) -> list[alert_pb2.Alert]:
-    """All alerts stored, in order of the stream."""
+    """All stored alerts, in the order of the stream."""
     last = (await bus.bounds_of("ALERTS")).last
-    found: list[alert_pb2.Alert] = []
+    alerts: list[alert_pb2.Alert] = []
     if last:
         async for messages in pull.read(bus, "ALERTS", 1):
-            found += [alert_pb2.Alert.FromString(message.data) for message in messages]
+            alerts += [alert_pb2.Alert.FromString(message.data) for message in messages]
             if messages[-1].sequence >= last:
                 break
-    return found
+    return alerts
 
 
 async def offline(bus: Bus) -> list[bytes]:
-    """I2: what a fold over the stored log gives, from nothing."""
+    """Serialized alerts of an offline fold of the stored log (I2)."""
     log_meta = await streams.read_log_meta(bus)
     state = State(0, log_meta.log_id, clock_rate=log_meta.clock.rate, clock_anchor_ms=log_meta.clock.anchor_ms)
-    found = []
+    alerts = []
     last = (await bus.bounds_of("LOG_0")).last
     async for messages in pull.read(bus, "LOG_0", 1):
         for message in messages:
-            for one in fold.step(state, Entry(message.sequence, message.stamp_ms, translate.entry_body(message.data))):
-                assert isinstance(one, Alert)
-                found.append(translate.alert_to_proto(one, 0).SerializeToString())
+            entry = Entry(message.sequence, message.stamp_ms, translate.entry_body(message.data))
+            for output in fold.step(state, entry):
+                assert isinstance(output, Alert)
+                alerts.append(translate.alert_to_proto(output, 0).SerializeToString())
         if messages[-1].sequence >= last:
-            return found
-    return found
+            return alerts
+    return alerts
 
 
 async def until(condition: Callable[[], Awaitable[bool]], seconds: float = 20) -> None:
@@ -98,16 +99,16 @@ async def caught_up(bus: Bus, *running: Evaluator) -> None:
     last = (await bus.bounds_of("LOG_0")).last
 
     async def all_there() -> bool:
-        return all(one.state.sequence >= last for one in running)
+        return all(evaluator.state.sequence >= last for evaluator in running)
 
     await until(all_there)
 
 
 async def checkpointed(folder: Path, after: int = 0) -> None:
-    """Waits for a checkpoint beyond a sequence; each is written by a process of its own."""
+    """Waits for a checkpoint beyond a sequence; a child process writes it."""
 
     async def written() -> bool:
-        names = [one.name for one in folder.glob("checkpoint-*.json")]  # noqa: ASYNC240  # a look at a small folder
+        names = [path.name for path in folder.glob("checkpoint-*.json")]  # noqa: ASYNC240  # the folder is small
         return any(int(name.split("-")[2][1:]) > after for name in names)
 
     await until(written)
@@ -121,13 +122,13 @@ async def stop(*tasks: asyncio.Task[None]) -> None:
             await task
 
 
-def start(one: Evaluator) -> asyncio.Task[None]:
-    return asyncio.create_task(one.run(lambda: None))
+def start(evaluator: Evaluator) -> asyncio.Task[None]:
+    return asyncio.create_task(evaluator.run(lambda: None))
 
 
-async def test_two_evaluators_publish_each_alert_once_and_as_an_offline_fold_would(bus: Bus, tmp_path: Path) -> None:
-    both = [await evaluator(bus, tmp_path, replica) for replica in (0, 1)]
-    tasks = [start(one) for one in both]
+async def test_two_evaluators_publish_each_alert_once_and_equal_to_an_offline_fold(bus: Bus, tmp_path: Path) -> None:
+    both = [await make_evaluator(bus, tmp_path, replica) for replica in (0, 1)]
+    tasks = [start(evaluator) for evaluator in both]
     await approach(bus)
     await caught_up(bus, *both)
     expected = await offline(bus)
@@ -137,56 +138,54 @@ async def test_two_evaluators_publish_each_alert_once_and_as_an_offline_fold_wou
 
     await until(all_published)
     await stop(*tasks)
-    found = await alerts_of(bus)
-    assert [alert.SerializeToString() for alert in found] == expected
-    entered = [alert.ring_m for alert in found if alert.kind == alert_pb2.RING_ENTERED]
+    alerts = await alerts_of(bus)
+    assert [alert.SerializeToString() for alert in alerts] == expected
+    entered = [alert.ring_m for alert in alerts if alert.kind == alert_pb2.RING_ENTERED]
     assert entered == [2000, 1000, 100]
-    assert len({alert.incident_id for alert in found}) == 1
+    assert len({alert.incident_id for alert in alerts}) == 1
     assert codec.encode(both[0].state) == codec.encode(both[1].state)
 
 
-async def test_the_alert_of_a_backlog_leaves_before_more_of_it_is_folded(
+async def test_an_alert_of_a_backlog_is_published_before_more_entries_are_folded(
     bus: Bus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await approach(bus)
-    one = await evaluator(bus, tmp_path)
-    stood: list[tuple[int, int]] = []
-    """Where the state stood when an alert was published, and of which entry it was."""
+    evaluator = await make_evaluator(bus, tmp_path)
+    states_at_publish: list[tuple[int, int]] = []
+    """Sequence of the state when an alert was published, and sequence of the alert's entry."""
     stored = bus.publish_until_stored
 
-    async def noting(subject: str, payload: bytes, **options: object) -> object:
+    async def recording(subject: str, payload: bytes, **options: object) -> object:
         if subject.startswith("alert."):
-            stood.append((one.state.sequence, alert_pb2.Alert.FromString(payload).sequence))
+            states_at_publish.append((evaluator.state.sequence, alert_pb2.Alert.FromString(payload).sequence))
         return await stored(subject, payload, **options)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(bus, "publish_until_stored", noting)
-    task = start(one)
-    await caught_up(bus, one)
+    monkeypatch.setattr(bus, "publish_until_stored", recording)
+    task = start(evaluator)
+    await caught_up(bus, evaluator)
     await stop(task)
-    assert stood[0][0] == stood[0][1] < one.state.sequence
+    assert states_at_publish[0][0] == states_at_publish[0][1] < evaluator.state.sequence
 
 
-async def test_of_one_entry_the_gravest_alert_is_published_first(bus: Bus, tmp_path: Path) -> None:
+async def test_the_gravest_alert_of_an_entry_is_published_first(bus: Bus, tmp_path: Path) -> None:
     now_ms = int(time.time() * 1000)
-    one = start(await evaluator(bus, tmp_path))
+    task = start(await make_evaluator(bus, tmp_path))
     await publish(bus, log.case_entry("1", from_ms=now_ms - 5_000))
     await publish(bus, log.positions_entry(log.position("d1", now_ms, 0), log.position("t1", now_ms, 50)))
     while len(alerts := await alerts_of(bus)) < 3:
-        assert not one.done()
+        assert not task.done()
         await asyncio.sleep(0.05)
     assert [(a.demand, a.ordinal) for a in alerts] == [
         (geometry_pb2.RESPOND, 2),
         (geometry_pb2.NOTIFY, 1),
         (geometry_pb2.WARN, 0),
     ]
-    await stop(one)
+    await stop(task)
 
 
-async def test_with_one_evaluator_killed_for_good_in_the_middle_the_alerts_are_the_same(
-    bus: Bus, tmp_path: Path
-) -> None:
-    both = [await evaluator(bus, tmp_path, replica) for replica in (0, 1)]
-    tasks = [start(one) for one in both]
+async def test_alerts_are_the_same_when_one_evaluator_dies_for_good(bus: Bus, tmp_path: Path) -> None:
+    both = [await make_evaluator(bus, tmp_path, replica) for replica in (0, 1)]
+    tasks = [start(evaluator) for evaluator in both]
     await approach(bus, "1")
     await caught_up(bus, *both)
     await stop(tasks[0])
@@ -204,35 +203,35 @@ async def test_with_one_evaluator_killed_for_good_in_the_middle_the_alerts_are_t
     assert len({alert.incident_id for alert in await alerts_of(bus)}) == 3
 
 
-async def test_whatever_is_read_at_once_and_wherever_checkpoints_lie_the_alerts_are_the_same(
+async def test_alerts_do_not_depend_on_read_batches_or_checkpoint_positions(
     bus: Bus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for case in ("1", "2", "3"):
         await approach(bus, case)
     expected = await offline(bus)
     states = set()
-    for replica, at_once, every in ((0, 1, 1), (1, 7, 3), (0, 1_000, 1_000)):
-        monkeypatch.setattr(consumer, "READ_BATCH", at_once)
-        one = await evaluator(bus, tmp_path / str(at_once), replica, checkpoint_every=every, tick_after_s=3600)
-        task = start(one)
-        await caught_up(bus, one)
+    for replica, batch, every in ((0, 1, 1), (1, 7, 3), (0, 1_000, 1_000)):
+        monkeypatch.setattr(consumer, "READ_BATCH", batch)
+        evaluator = await make_evaluator(bus, tmp_path / str(batch), replica, checkpoint_every=every, tick_after_s=3600)
+        task = start(evaluator)
+        await caught_up(bus, evaluator)
 
         async def all_published() -> bool:
             return len(await alerts_of(bus)) >= len(expected)
 
         await until(all_published)
         await stop(task)
-        states.add(codec.encode(one.state))
-    # Each alert's subject takes one message for ever: any other alert of one of the three would be one more.
+        states.add(codec.encode(evaluator.state))
+    # Each alert's subject accepts only one message. So a different alert from any of the three runs would be an extra message.
     assert [alert.SerializeToString() for alert in await alerts_of(bus)] == expected
     assert len(states) == 1
 
 
-async def test_the_figures_of_each_alert_are_stored_apart(bus: Bus, tmp_path: Path) -> None:
-    one = await evaluator(bus, tmp_path)
-    task = start(one)
+async def test_the_figures_of_each_alert_are_stored_in_another_stream(bus: Bus, tmp_path: Path) -> None:
+    evaluator = await make_evaluator(bus, tmp_path)
+    task = start(evaluator)
     await approach(bus)
-    await caught_up(bus, one)
+    await caught_up(bus, evaluator)
 
     async def all_measured() -> bool:
         return (await bus.bounds_of("MEASURES")).last == len(await offline(bus))
@@ -247,19 +246,19 @@ async def test_the_figures_of_each_alert_are_stored_apart(bus: Bus, tmp_path: Pa
 
 async def test_restarts_from_a_checkpoint_give_the_state_and_alerts_of_a_full_replay(bus: Bus, tmp_path: Path) -> None:
     for number in range(4):
-        one = await evaluator(bus, tmp_path, checkpoint_every=7)
-        task = start(one)
+        evaluator = await make_evaluator(bus, tmp_path, checkpoint_every=7)
+        task = start(evaluator)
         await approach(bus, str(number))
-        await caught_up(bus, one)
+        await caught_up(bus, evaluator)
         await checkpointed(tmp_path / "0", after=number * 30)
         await stop(task)
-    again = await evaluator(bus, tmp_path)
-    await again.restore()
-    assert again.state.sequence > 30, "a checkpoint was loaded"
-    task = start(again)
-    await caught_up(bus, again)
+    restarted = await make_evaluator(bus, tmp_path)
+    await restarted.restore()
+    assert restarted.state.sequence > 30, "a checkpoint was loaded"
+    task = start(restarted)
+    await caught_up(bus, restarted)
 
-    fresh = await evaluator(bus, tmp_path / "elsewhere")
+    fresh = await make_evaluator(bus, tmp_path / "elsewhere")
     fresh_task = start(fresh)
     await caught_up(bus, fresh)
     expected = await offline(bus)
@@ -268,17 +267,17 @@ async def test_restarts_from_a_checkpoint_give_the_state_and_alerts_of_a_full_re
         return len(await alerts_of(bus)) >= len(expected)
 
     await until(all_published)
-    await caught_up(bus, again, fresh)
+    await caught_up(bus, restarted, fresh)
     await stop(task, fresh_task)
-    if again.state.sequence == fresh.state.sequence:  # a tick may have come between the two
-        assert codec.encode(again.state) == codec.encode(fresh.state)
+    if restarted.state.sequence == fresh.state.sequence:  # a tick may have come between the two stops
+        assert codec.encode(restarted.state) == codec.encode(fresh.state)
     assert [alert.SerializeToString() for alert in await alerts_of(bus)] == expected
 
 
 async def test_no_checkpoint_passes_an_alert_that_was_not_published(
     nats: TestServer, bus: Bus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    one = await evaluator(bus, tmp_path, checkpoint_every=5)
+    evaluator = await make_evaluator(bus, tmp_path, checkpoint_every=5)
     published = bus.publish_until_stored
 
     async def never_for_alerts(subject: str, *args: object, **kwargs: object) -> object:
@@ -287,24 +286,24 @@ async def test_no_checkpoint_passes_an_alert_that_was_not_published(
         return await published(subject, *args, **kwargs)  # type: ignore[arg-type]
 
     monkeypatch.setattr(bus, "publish_until_stored", never_for_alerts)
-    task = start(one)
+    task = start(evaluator)
     monkeypatch.undo()
-    monkeypatch.setattr(one._bus, "publish_until_stored", never_for_alerts)
+    monkeypatch.setattr(evaluator._bus, "publish_until_stored", never_for_alerts)
     async with buses.connect(nats.url, "sender") as sender:
         await approach(sender)
-    await caught_up(bus, one)
+    await caught_up(bus, evaluator)
     await checkpointed(tmp_path / "0")
     await stop(task)
     first_alert = next(i for i, _ in enumerate(await alerts_of(bus))) if await alerts_of(bus) else None
     assert first_alert is None
     store = CheckpointStore(tmp_path / "0")
-    state = store.read(store.found(0)[0], one.state.log_id)
-    assert state is not None and not state.incidents, "it stands before the first ring was entered"
+    state = store.read(store.found(0)[0], evaluator.state.log_id)
+    assert state is not None and not state.incidents, "the checkpoint is from before the first ring was entered"
 
 
-async def test_time_alone_begins_a_case_without_a_new_report(bus: Bus, tmp_path: Path) -> None:
-    one = await evaluator(bus, tmp_path)
-    task = start(one)
+async def test_a_case_begins_at_its_time_without_a_new_report(bus: Bus, tmp_path: Path) -> None:
+    evaluator = await make_evaluator(bus, tmp_path)
+    task = start(evaluator)
     now_ms = int(time.time() * 1000)
     await publish(bus, log.positions_entry(log.position("d1", now_ms, 0), log.position("t1", now_ms, 80)))
     from_ms = int(time.time() * 1000) + 1500
@@ -317,31 +316,31 @@ async def test_time_alone_begins_a_case_without_a_new_report(bus: Bus, tmp_path:
 
     await until(entered)
     await stop(task)
-    # A case that is stored after it has begun begins with its entry.
+    # A case that is stored after its start time begins with its entry.
     began_ms = max(from_ms, int(stored.time.timestamp() * 1000))
     assert {alert.at.ToMilliseconds() for alert in await alerts_of(bus)} == {began_ms}
 
 
-async def test_rubbish_in_the_log_is_parked_by_its_sequence_and_the_rest_goes_on(bus: Bus, tmp_path: Path) -> None:
-    both = [await evaluator(bus, tmp_path, replica) for replica in (0, 1)]
-    tasks = [start(one) for one in both]
+async def test_an_unreadable_entry_becomes_a_dead_letter_and_the_fold_continues(bus: Bus, tmp_path: Path) -> None:
+    both = [await make_evaluator(bus, tmp_path, replica) for replica in (0, 1)]
+    tasks = [start(evaluator) for evaluator in both]
     await bus.publish("log.0.report", b"\xff\xff\xff")
     await bus.publish("log.0.report", b"")
-    # Who may report may not say what is ordered.
+    # The publisher of reports may not publish a case.
     await bus.publish("log.0.report", log.case_entry("forged").SerializeToString())
     await approach(bus)
     await caught_up(bus, *both)
 
-    async def parked_and_alerted() -> bool:
+    async def dead_letters_and_alerts() -> bool:
         return (await bus.bounds_of("DEAD_LETTERS")).last == 3 and len(await alerts_of(bus)) >= 3
 
-    await until(parked_and_alerted)
+    await until(dead_letters_and_alerts)
     await stop(*tasks)
 
 
-async def test_what_devices_say_and_that_they_were_heard_passes_both_evaluators(bus: Bus, tmp_path: Path) -> None:
-    both = [await evaluator(bus, tmp_path, replica) for replica in (0, 1)]
-    tasks = [start(one) for one in both]
+async def test_equipment_events_and_heard_batches_pass_both_evaluators(bus: Bus, tmp_path: Path) -> None:
+    both = [await make_evaluator(bus, tmp_path, replica) for replica in (0, 1)]
+    tasks = [start(evaluator) for evaluator in both]
     await publish(bus, log.case_entry(place=True))
     heard = log_pb2.HeardBatch(device_id=["t1", "d1", "t9"], report_id=["h1", "h2", "h3"], received_wall_us=1)
     await publish(bus, log_pb2.LogEntry(heard=heard))
@@ -364,9 +363,9 @@ async def test_what_devices_say_and_that_they_were_heard_passes_both_evaluators(
 
     await until(all_published)
     await stop(*tasks)
-    found = await alerts_of(bus)
-    assert [alert.SerializeToString() for alert in found] == expected
-    notices = [alert for alert in found if alert.demand == geometry_pb2.NOTIFY]
+    alerts = await alerts_of(bus)
+    assert [alert.SerializeToString() for alert in alerts] == expected
+    notices = [alert for alert in alerts if alert.demand == geometry_pb2.NOTIFY]
     assert [alert.kind for alert in notices] == [
         alert_pb2.JAMMED,
         alert_pb2.DEVICE_OFF,
@@ -378,7 +377,7 @@ async def test_what_devices_say_and_that_they_were_heard_passes_both_evaluators(
 
 
 async def test_an_older_fold_stops_at_the_entry_of_a_newer_one(bus: Bus, tmp_path: Path) -> None:
-    task = start(await evaluator(bus, tmp_path))
+    task = start(await make_evaluator(bus, tmp_path))
     entry = log_pb2.LogEntry(fold_version=log_pb2.FoldVersion(version=VERSION + 1))
     await bus.publish("log.0.fold", entry.SerializeToString())
     with pytest.raises(ExceptionGroup) as stopped:
@@ -386,21 +385,21 @@ async def test_an_older_fold_stops_at_the_entry_of_a_newer_one(bus: Bus, tmp_pat
     assert stopped.value.subgroup(OutdatedFold)
 
 
-async def test_an_evaluator_whose_checkpoint_is_of_the_logs_end_serves_and_ticks(bus: Bus, tmp_path: Path) -> None:
+async def test_an_evaluator_with_a_checkpoint_of_the_logs_end_serves_and_ticks(bus: Bus, tmp_path: Path) -> None:
     await approach(bus, steps=4)
-    one = await evaluator(bus, tmp_path, checkpoint_every=1_000_000, tick_after_s=3600)
-    task = start(one)
-    await caught_up(bus, one)
+    evaluator = await make_evaluator(bus, tmp_path, checkpoint_every=1_000_000, tick_after_s=3600)
+    task = start(evaluator)
+    await caught_up(bus, evaluator)
     await stop(task)
     last = (await bus.bounds_of("LOG_0")).last
     end = await cursors.at(bus, "LOG_0", last)
-    assert end and one.state.sequence == last
-    CheckpointStore(tmp_path / "0").save(0, Footing(end, None, None), codec.encode(one.state))
-    again = await evaluator(bus, tmp_path)
-    await again.restore()
-    assert again.state.sequence == last
+    assert end and evaluator.state.sequence == last
+    CheckpointStore(tmp_path / "0").save(0, Footing(end, None, None), codec.encode(evaluator.state))
+    restarted = await make_evaluator(bus, tmp_path)
+    await restarted.restore()
+    assert restarted.state.sequence == last
     serving = asyncio.Event()
-    task = asyncio.create_task(again.run(serving.set))
+    task = asyncio.create_task(restarted.run(serving.set))
     try:
         async with asyncio.timeout(20):
             await serving.wait()
@@ -413,18 +412,18 @@ async def test_an_evaluator_whose_checkpoint_is_of_the_logs_end_serves_and_ticks
         await stop(task)
 
 
-async def test_a_checkpoint_of_another_log_is_passed_over(bus: Bus, tmp_path: Path) -> None:
+async def test_a_checkpoint_of_another_log_is_skipped(bus: Bus, tmp_path: Path) -> None:
     CheckpointStore(tmp_path / "0").save(0, footing(1), codec.encode(State(0, log_id="another")))
-    one = await evaluator(bus, tmp_path)
-    await one.restore()
-    assert one.state.log_id == (await streams.read_log_meta(bus)).log_id
+    evaluator = await make_evaluator(bus, tmp_path)
+    await evaluator.restore()
+    assert evaluator.state.log_id == (await streams.read_log_meta(bus)).log_id
 
 
 def footing(sequence: int) -> Footing:
     return Footing(StreamCursor(sequence, 1, "0" * 16), None, None)
 
 
-def test_a_damaged_checkpoint_is_passed_over(tmp_path: Path) -> None:
+def test_a_damaged_checkpoint_is_skipped(tmp_path: Path) -> None:
     store = CheckpointStore(tmp_path)
     store.save(0, footing(10), codec.encode(State(0, sequence=10)))
     store.save(0, footing(20), codec.encode(State(0, sequence=20)))

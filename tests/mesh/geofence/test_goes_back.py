@@ -1,4 +1,4 @@
-"""Evaluators on streams that go back: checkpoints that rest on what is lost, alerts and rules that are lost after they were stored."""
+"""Evaluators on streams that go back: checkpoints with a lost footing, and alerts and rules that are lost after they were stored."""
 
 from __future__ import annotations
 
@@ -41,14 +41,14 @@ def store_of(folder: Path) -> CheckpointStore:
     return CheckpointStore(folder / "checkpoints")
 
 
-async def evaluator(bus: Bus, folder: Path, checkpoint_every: int = 1_000) -> Evaluator:
+async def make_evaluator(bus: Bus, folder: Path, checkpoint_every: int = 1_000) -> Evaluator:
     settings = GeofenceSettings(port=0, checkpoint_every=checkpoint_every, tick_after_s=0.5, allow_async_store=True)
     return Evaluator(bus, store_of(folder), settings, await streams.read_log_meta(bus), 0)
 
 
 @asynccontextmanager
-async def running(one: Evaluator) -> AsyncIterator[None]:
-    task = asyncio.create_task(one.run(lambda: None))
+async def running(evaluator: Evaluator) -> AsyncIterator[None]:
+    task = asyncio.create_task(evaluator.run(lambda: None))
     try:
         yield
         assert not task.done()
@@ -59,7 +59,7 @@ async def running(one: Evaluator) -> AsyncIterator[None]:
 
 
 async def approach(bus: Bus, case: str = "1") -> None:
-    """A wearer comes to 50 m in four reports."""
+    """Publishes a wearer who comes to 50 m in four reports."""
     now_ms = time.time_ns() // 1_000_000
     await bus.publish_until_stored(*entry_of(log.case_entry(case)))
     for north_m in (3000, 1500, 800, 50):
@@ -79,13 +79,13 @@ async def until(condition: Callable[[], Awaitable[bool]]) -> None:
 
 
 async def alerts(bus: Bus) -> list[bytes]:
-    """What ALERTS holds, in its order."""
+    """All messages of ALERTS, in order."""
     last = (await bus.bounds_of(flow.ALERTS.name)).last
-    return [one.data async for one in pull.between(bus, flow.ALERTS.name, 1, last)] if last else []
+    return [message.data async for message in pull.between(bus, flow.ALERTS.name, 1, last)] if last else []
 
 
 async def all_decided(bus: Bus) -> bool:
-    """Whether ALERTS holds what an offline fold of the log gives."""
+    """Whether ALERTS holds all alerts of an offline fold of the log."""
     expected, _ = await offline(bus, (await bus.bounds_of(flow.log_stream(0))).last)
     return bool(expected) and set(expected) <= set(await alerts(bus))
 
@@ -95,12 +95,12 @@ async def test_a_checkpoint_ahead_of_the_log_is_dropped(bus: Bus, tmp_path: Path
     state = State(0, log_id=(await streams.read_log_meta(bus)).log_id, sequence=1000)
     store = store_of(tmp_path)
     store.save(0, footing(1000), codec.encode(state))
-    one = await evaluator(bus, tmp_path)
-    await one.restore()
-    assert one.state.sequence == 0 and not store.found(0)
+    evaluator = await make_evaluator(bus, tmp_path)
+    await evaluator.restore()
+    assert evaluator.state.sequence == 0 and not store.found(0)
 
 
-async def test_a_checkpoint_of_an_entry_that_is_another_one_now_is_dropped(bus: Bus, tmp_path: Path) -> None:
+async def test_a_checkpoint_whose_last_entry_was_replaced_is_dropped(bus: Bus, tmp_path: Path) -> None:
     await approach(bus)
     log_id = (await streams.read_log_meta(bus)).log_id
     store = store_of(tmp_path)
@@ -108,30 +108,30 @@ async def test_a_checkpoint_of_an_entry_that_is_another_one_now_is_dropped(bus: 
     assert second
     store.save(0, Footing(second, None, None), codec.encode(State(0, log_id=log_id, sequence=2)))
     store.save(0, footing(3), codec.encode(State(0, log_id=log_id, sequence=3)))
-    one = await evaluator(bus, tmp_path)
-    await one.restore()
-    assert one.state.sequence == 2 and [kept.footing.entry for kept in store.found(0)] == [second]
+    evaluator = await make_evaluator(bus, tmp_path)
+    await evaluator.restore()
+    assert evaluator.state.sequence == 2 and [checkpoint.footing.entry for checkpoint in store.found(0)] == [second]
 
 
-def test_of_older_checkpoints_one_is_kept_for_the_hour_and_the_day(tmp_path: Path) -> None:
+def test_one_older_checkpoint_is_kept_for_the_hour_and_one_for_the_day(tmp_path: Path) -> None:
     store = CheckpointStore(tmp_path)
     for hours in range(100, 0, -1):
         store.save(0, footing(1000 - hours), codec.encode(State(0)))
         for checkpoint in store.found(0):
             age_s = (1000 - hours - checkpoint.footing.entry.sequence) * 1800
             os.utime(checkpoint.path, (time.time() - age_s,) * 2)
-    ages_h = [(999 - one.footing.entry.sequence) / 2 for one in store.found(0)]
+    ages_h = [(999 - checkpoint.footing.entry.sequence) / 2 for checkpoint in store.found(0)]
     assert len(ages_h) <= 4 and ages_h[:2] == [0, 0.5]
     assert 1 <= ages_h[-1] < 24
 
 
 @pytest.mark.parametrize("stream", [flow.ALERTS, flow.MEASURES], ids=lambda stream: stream.name)
 @pytest.mark.parametrize("checkpoint_every", [1_000, 2])
-async def test_an_alert_that_is_lost_after_it_was_stored_is_published_again(
+async def test_an_alert_that_is_lost_after_it_was_stored_is_republished(
     nats: TestServer, bus: Bus, tmp_path: Path, stream: flow.Stream, checkpoint_every: int
 ) -> None:
-    one = await evaluator(bus, tmp_path, checkpoint_every)
-    async with running(one):
+    evaluator = await make_evaluator(bus, tmp_path, checkpoint_every)
+    async with running(evaluator):
         await approach(bus)
         await until(lambda: all_decided(bus))
         count = len(await alerts(bus))
@@ -152,20 +152,20 @@ async def test_an_alert_that_is_lost_after_it_was_stored_is_published_again(
 
 
 async def replaced(bus: Bus, stream: str, sequence: int, lost: StreamCursor | None) -> bool:
-    """Whether another message comes to have the sequence of a lost one."""
+    """Waits until another message has the sequence of a lost one; True then."""
     async with asyncio.timeout(WITHIN_S):
         while True:
             with suppress(Unavailable):
-                found = await cursors.at(bus, stream, sequence)
-                if found and found != lost:
+                cursor = await cursors.at(bus, stream, sequence)
+                if cursor and cursor != lost:
                     return True
             await asyncio.sleep(0.05)
 
 
-async def test_rules_that_the_log_lost_are_entered_again(nats: TestServer, bus: Bus, tmp_path: Path) -> None:
-    one = await evaluator(bus, tmp_path)
+async def test_rules_that_the_log_lost_are_written_back(nats: TestServer, bus: Bus, tmp_path: Path) -> None:
+    evaluator = await make_evaluator(bus, tmp_path)
     rules = translate.rules_entry(replace(Rules(), foot_mps=3)).SerializeToString()
-    async with running(one):
+    async with running(evaluator):
         await approach(bus)
         await until(lambda: all_decided(bus))
         nats.kill()
@@ -175,7 +175,7 @@ async def test_rules_that_the_log_lost_are_entered_again(nats: TestServer, bus: 
         assert ack
 
         async def in_force() -> bool:
-            return one.state.rules.foot_mps == 3
+            return evaluator.state.rules.foot_mps == 3
 
         await until(in_force)
         nats.kill()

@@ -1,7 +1,7 @@
-"""The log in three partitions, and in one: registry, ingest and two evaluators as processes on a real nats-server.
+"""The log in three partitions and in one, with processes of registry, ingest and two evaluators on a real nats-server.
 
-A protected person's reports reach every partition with an order that protects them, and an order that comes after the last
-reports of both parties is decided on those.
+A protected person's reports reach every partition with an order that protects her. An order that comes after the last reports of both
+parties is decided on these reports.
 """
 
 from __future__ import annotations
@@ -32,20 +32,20 @@ REPLICAS = 2
 
 
 class Mesh:
-    """What decides: everything but dispatch."""
+    """The processes up to the decision: registry, ingest and evaluators, without dispatch."""
 
     def __init__(self, registry: RegistryMesh, ingest: IngestMesh, evaluators: dict[str, Service]) -> None:
         self.registry, self.ingest, self.evaluators = registry, ingest, evaluators
 
 
 class Clients:
-    """Both agencies and a vendor."""
+    """Clients of both agencies and of a vendor."""
 
     def __init__(self, agencies: Agencies, vendor: Vendor) -> None:
         self.agencies, self.vendor = agencies, vendor
 
     async def report(self, *positions: ingest_pb2.Position) -> None:
-        """Sends reports until each is taken: a device may be on its way from the registry."""
+        """Sends reports until each is accepted, because the registry may not have published a device yet."""
         left = list(positions)
         async with asyncio.timeout(WITHIN_S):
             while left:
@@ -54,21 +54,21 @@ class Clients:
                 await asyncio.sleep(0.1 if left else 0)
 
     async def entered(self, order_id: str, partition: int) -> list[alert_pb2.Alert]:
-        """Waits until an order's alerts for all three rings are there, and returns them in the order of the fold."""
-        found: list[alert_pb2.Alert] = []
+        """Waits for an order's alerts of all three rings; returns them in the order of the fold."""
+        entered: list[alert_pb2.Alert] = []
         async with asyncio.timeout(WITHIN_S):
             async for messages in pull.read(self.vendor.bus, flow.ALERTS.name, 1, [f"alert.{partition}.>"]):
                 alerts = [alert_pb2.Alert.FromString(message.data) for message in messages]
-                found += [
+                entered += [
                     alert for alert in alerts if alert.order_id == order_id and alert.kind == alert_pb2.RING_ENTERED
                 ]
-                if len(found) >= 3:
+                if len(entered) >= 3:
                     break
-        return sorted(found, key=lambda one: (one.sequence, one.ordinal))
+        return sorted(entered, key=lambda alert: (alert.sequence, alert.ordinal))
 
 
 def run(stack: ExitStack, folder: Path, partitions: int) -> Mesh:
-    """Starts it; everything is killed at the end."""
+    """Starts the processes; the stack kills them at the end."""
     registry = stack.enter_context(running_registry(folder, partitions))
     ingest = stack.enter_context(running_ingest(registry.nats, folder / "ingest.log"))
     evaluators = {}
@@ -94,14 +94,14 @@ def three(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mesh]:
 
 
 @pytest.fixture(scope="module")
-def one(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mesh]:
+def single(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mesh]:
     with ExitStack() as stack:
         yield run(stack, tmp_path_factory.mktemp("one"), 1)
 
 
 @asynccontextmanager
 async def connected(mesh: Mesh) -> AsyncIterator[Clients]:
-    """Clients, once all serve."""
+    """Connects clients, once all processes serve."""
     for address, evaluator in mesh.evaluators.items():
         await evaluator.ready(address)
     async with mesh.registry.connected() as agencies, mesh.ingest.connected() as vendor:
@@ -109,24 +109,25 @@ async def connected(mesh: Mesh) -> AsyncIterator[Clients]:
 
 
 def wearer_in(partition: int, name: str, partitions: int = P) -> str:
-    """An id that hashes to this partition."""
-    return next(one for one in (f"{name}-{i}" for i in range(1000)) if partition_of(one, partitions) == partition)
+    """A wearer's id that hashes to a partition."""
+    ids = (f"{name}-{i}" for i in range(1000))
+    return next(wearer_id for wearer_id in ids if partition_of(wearer_id, partitions) == partition)
 
 
 def number(serial: int) -> str:
-    """A national number."""
+    """A national identification number."""
     return f"800101-{serial:07d}"
 
 
 def order(order_id: str, person_id: str, serial: int) -> registry_pb2.Order:
-    """An order that protects the person alone, no place."""
-    made = records.order(order_id, (person_id,), number(serial))
-    del made.places[:]
-    return made
+    """An order that protects a person and no place."""
+    record = records.order(order_id, (person_id,), number(serial))
+    del record.places[:]
+    return record
 
 
 def near(device_id: str, report_id: str, metres_north: float = 0.0, age_s: float = 1.0) -> ingest_pb2.Position:
-    """A position so far north of where the protected person is."""
+    """A position `metres_north` metres north of the protected person."""
     return position(device_id, report_id, now_ms() - round(age_s * 1000), lat_deg=37.5 + metres_north / 111_000)
 
 
@@ -137,7 +138,7 @@ def test_each_partition_is_folded_by_two_evaluators_and_by_the_only_one() -> Non
     assert GeofenceSettings(replica=0, replicas=1).partitions(3) == [0, 1, 2]
 
 
-async def test_a_protected_person_is_heard_in_every_partition_with_an_order_for_her(three: Mesh) -> None:
+async def test_a_protected_persons_reports_reach_every_partition_with_an_order_for_her(three: Mesh) -> None:
     async with connected(three) as clients:
         wearers = {p: wearer_in(p, "hunter") for p in range(P)}
         await clients.agencies.put(records.person("she"), records.device("her-app", "she"))
@@ -153,16 +154,16 @@ async def test_a_protected_person_is_heard_in_every_partition_with_an_order_for_
         for p, wearer_id in wearers.items():
             await clients.report(near(f"tag-{wearer_id}", f"his-{p}", 50.0 + p))
         for p, wearer_id in wearers.items():
-            found = await clients.entered(f"order-{p}", p)
-            assert [one.ring_m for one in found] == [2000, 1000, 100]
-            assert {(one.wearer_id, one.target_id, one.partition) for one in found} == {(wearer_id, "she", p)}
+            alerts = await clients.entered(f"order-{p}", p)
+            assert [alert.ring_m for alert in alerts] == [2000, 1000, 100]
+            assert {(alert.wearer_id, alert.target_id, alert.partition) for alert in alerts} == {(wearer_id, "she", p)}
             stored = await clients.vendor.stored(p)
             assert stored["her-1"] == 1
             assert [stored[f"his-{other}"] for other in range(P)] == [int(other == p) for other in range(P)]
 
 
 async def reports_then_order(clients: Clients, name: str, serial: int, partition: int, partitions: int) -> str:
-    """Both parties report; nobody knows of an order yet. Returns the wearer's id."""
+    """Publishes reports of both parties before any order; returns the wearer's id."""
     wearer_id = wearer_in(partition, f"w-{name}", partitions)
     await clients.agencies.put(
         records.person(f"p-{name}"),
@@ -174,13 +175,13 @@ async def reports_then_order(clients: Clients, name: str, serial: int, partition
     return wearer_id
 
 
-def check(found: Sequence[alert_pb2.Alert], name: str, wearer_id: str) -> None:
-    assert [one.ring_m for one in found] == [2000, 1000, 100]
-    assert {(one.wearer_id, one.target_id) for one in found} == {(wearer_id, f"p-{name}")}
+def check(alerts: Sequence[alert_pb2.Alert], name: str, wearer_id: str) -> None:
+    assert [alert.ring_m for alert in alerts] == [2000, 1000, 100]
+    assert {(alert.wearer_id, alert.target_id) for alert in alerts} == {(wearer_id, f"p-{name}")}
 
 
-async def test_an_order_after_the_last_reports_is_decided_on_them_with_one_partition(mesh: Mesh) -> None:
-    async with connected(mesh) as clients:
+async def test_an_order_after_the_last_reports_is_decided_on_them_with_one_partition(single: Mesh) -> None:
+    async with connected(single) as clients:
         wearer_id = await reports_then_order(clients, "late", 200, 0, partitions=1)
         await clients.agencies.put(order("order-late", "p-late", 200))
         check(await clients.entered("order-late", 0), "late", wearer_id)
@@ -201,9 +202,9 @@ async def test_an_order_after_the_last_reports_is_decided_on_them_in_any_partiti
         assert stored[f"her-{name}"] == stored[f"his-{name}"] == 1
 
 
-async def test_the_last_report_is_known_again_after_ingest_was_killed(three: Mesh) -> None:
+async def test_ingest_finds_the_last_report_after_a_kill(three: Mesh) -> None:
     async with connected(three) as clients:
-        # Her own partition isn't the wearer's: her report must be read from one and published in the other.
+        # Her partition isn't the wearer's, so ingest must read her report from one partition and publish it in the other.
         partition = (partition_of("p-killed", P) + 1) % P
         wearer_id = await reports_then_order(clients, "killed", 400, partition, P)
         await clients.report(near("app-killed", "her-newest", age_s=0.5))
@@ -213,10 +214,10 @@ async def test_the_last_report_is_known_again_after_ingest_was_killed(three: Mes
         await clients.agencies.put(order("order-killed", "p-killed", 400))
         check(await clients.entered("order-killed", partition), "killed", wearer_id)
         stored = await clients.vendor.stored(partition)
-        assert (stored["her-newest"], stored["her-killed"]) == (1, 0), "the last one, and only that"
+        assert (stored["her-newest"], stored["her-killed"]) == (1, 0), "the newest report, and only that"
 
 
-async def test_an_order_that_came_while_ingest_was_dead_is_decided_too(three: Mesh) -> None:
+async def test_an_order_that_arrives_while_ingest_is_down_is_decided(three: Mesh) -> None:
     async with connected(three) as clients:
         partition = (partition_of("p-dead", P) + 2) % P
         wearer_id = await reports_then_order(clients, "dead", 500, partition, P)

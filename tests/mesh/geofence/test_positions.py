@@ -1,4 +1,4 @@
-"""Live positions: denied by default, ended with their ground, in the ledger before they leave and once."""
+"""Live positions: denied by default, ended with their legal ground, and recorded once in the ledger before they leave."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tandem.geofence.v1 import positions_pb2
 from tests.support.geofence import log, mortal_evaluator
 from tests.support.geofence.sharing import (
     BASIS,
-    EVERY_S,
+    INTERVALS_S,
     MOJ_DESK,
     NPA_DESK,
     SharingMesh,
@@ -45,14 +45,14 @@ Reason = positions_pb2.ShareEndReason
 
 @pytest.fixture(scope="module")
 def mesh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SharingMesh]:
-    """One for the tests of this file; each has a case of its own."""
+    """A mesh for all tests of this file; each test uses a separate case."""
     with sharing_mesh(tmp_path_factory.mktemp("sharing")) as running:
         yield running
         for evaluator in running.evaluators:
             assert "Traceback" not in evaluator.service.log() and "never retrieved" not in evaluator.service.log()
 
 
-async def test_without_a_ground_nothing_leaves_and_nothing_is_in_the_ledger(mesh: SharingMesh) -> None:
+async def test_without_a_legal_basis_no_position_leaves_and_the_ledger_stays_empty(mesh: SharingMesh) -> None:
     async with mesh.connected() as client:
         incident = await client.approach("deny")
         before = (await client.bus.bounds_of(flow.DISCLOSURES.name)).last
@@ -67,7 +67,8 @@ async def test_without_a_ground_nothing_leaves_and_nothing_is_in_the_ledger(mesh
             assert await refused(NPA_DESK, him, incident=incident, basis=basis) == "INVALID_ARGUMENT"
         assert await refused(NPA_DESK, him) == "INVALID_ARGUMENT"
         assert await refused(NPA_DESK, incident=incident) == "INVALID_ARGUMENT"
-        # In the list, but of calls; of tags, and she has none; of an order, and nobody needs her position while none approaches.
+        # These bases are known, but the first is for calls, and the second for tags, which she doesn't have. The third request is under
+        # an order, where nobody needs her position while no wearer approaches.
         assert await refused(NPA_DESK, him, incident=incident, basis="STALKING_9_1_3") == "PERMISSION_DENIED"
         assert await refused(NPA_DESK, her, incident=incident, basis="TAG_31_8_2") == "PERMISSION_DENIED"
         assert await refused(NPA_DESK, her, order="order-deny") == "PERMISSION_DENIED"
@@ -85,7 +86,7 @@ async def test_without_a_ground_nothing_leaves_and_nothing_is_in_the_ledger(mesh
         assert "sharing_refused" in mesh.evaluators[0].service.log()
 
 
-async def test_probation_gets_the_wearer_and_never_whom_the_order_protects(mesh: SharingMesh) -> None:
+async def test_probation_gets_the_wearer_and_never_the_protected_person(mesh: SharingMesh) -> None:
     async with mesh.connected() as client:
         incident = await client.approach("roles")
         for both in ((person("roles"),), (wearer("roles"), person("roles"))):
@@ -93,59 +94,63 @@ async def test_probation_gets_the_wearer_and_never_whom_the_order_protects(mesh:
         theirs = await client.read(client.watch(MOJ_DESK, wearer("roles"), incident=incident))
         assert theirs.position.subject == wearer("roles")
         police = client.watch(NPA_DESK, wearer("roles"), person("roles"), incident=incident)
-        seen = [(await client.read(police)).position for _ in range(2)]
-        assert [one.subject for one in seen] == [wearer("roles"), person("roles")]
+        positions = [(await client.read(police)).position for _ in range(2)]
+        assert [position.subject for position in positions] == [wearer("roles"), person("roles")]
         there = log.position("any", 0, 80)
-        assert (seen[0].lat_deg, seen[0].lon_deg) == (there.lat_e7 / 1e7, there.lon_e7 / 1e7)
-        assert (seen[1].lat_deg, seen[1].lon_deg) == (log.LAT_E7 / 1e7, log.LON_E7 / 1e7)
-        assert all(one.accuracy_m == 5 and not one.unknown and 119 < one.age_s < 150 for one in seen)
-        # What is told has no ring, no distance and no target in it.
+        assert (positions[0].lat_deg, positions[0].lon_deg) == (there.lat_e7 / 1e7, there.lon_e7 / 1e7)
+        assert (positions[1].lat_deg, positions[1].lon_deg) == (log.LAT_E7 / 1e7, log.LON_E7 / 1e7)
+        assert all(
+            position.accuracy_m == 5 and not position.unknown and 119 < position.age_s < 150 for position in positions
+        )
+        # A live position has no ring, no distance and no target.
         fields = {field.name for field in positions_pb2.LivePosition.DESCRIPTOR.fields}
         assert fields == {"subject", "unknown", "lat_deg", "lon_deg", "accuracy_m", "fix_time", "age_s"}
 
 
-async def test_a_position_older_than_3_minutes_is_unknown_and_so_is_one_that_never_was(mesh: SharingMesh) -> None:
+async def test_a_position_older_than_3_minutes_or_never_reported_is_unknown(mesh: SharingMesh) -> None:
     async with mesh.connected() as client:
         await client.publish(log.case_entry("old"))
         await client.publish(log.positions_entry(log.position("told", now_ms() - 200_000, 3_000)))
-        stream, seen = await client.first(MOJ_DESK, wearer("old"), "order-old", "TAG_31_8_2")
-        while not seen.HasField("lat_deg"):  # it has come to the order, and not yet to the position behind it
-            assert seen.unknown
-            seen = (await client.read(stream)).position
-        assert seen.unknown and seen.age_s > 180
+        stream, position = await client.first(MOJ_DESK, wearer("old"), "order-old", "TAG_31_8_2")
+        while not position.HasField(
+            "lat_deg"
+        ):  # the evaluator has applied the order, but not yet the position after it
+            assert position.unknown
+            position = (await client.read(stream)).position
+        assert position.unknown and position.age_s > 180
         await client.publish(log.positions_entry(log.position("told", now_ms(), 2_900)))
         assert not (await client.read(stream)).position.unknown
         await client.publish(log.case_entry("never"))
-        _, seen = await client.first(MOJ_DESK, wearer("never"), "order-never", "TAG_31_8_2")
-        assert seen.unknown and not seen.HasField("lat_deg") and not seen.HasField("fix_time")
+        _, position = await client.first(MOJ_DESK, wearer("never"), "order-never", "TAG_31_8_2")
+        assert position.unknown and not position.HasField("lat_deg") and not position.HasField("fix_time")
 
 
-async def test_a_share_ends_with_the_incident_and_the_ledger_counts_what_left(mesh: SharingMesh) -> None:
+async def test_a_share_ends_with_the_incident_and_the_ledger_counts_its_positions(mesh: SharingMesh) -> None:
     async with mesh.connected() as client:
         incident = await client.approach("end")
         stream = client.watch(NPA_DESK, wearer("end"), person("end"), incident=incident)
         first = [await client.read(stream) for _ in range(2)]
         await client.leave("end")
         rest = await client.until_end(stream)
-        ends = [one.end for one in rest if one.HasField("end")]
+        ends = [message.end for message in rest if message.HasField("end")]
         assert sorted((end.subject.subject_id, end.reason) for end in ends) == [
             ("pend", Reason.INCIDENT_ENDED),
             ("wend", Reason.INCIDENT_ENDED),
         ]
-        told = [one.position.subject for one in (*first, *rest) if one.HasField("position")]
+        sent = [message.position.subject for message in (*first, *rest) if message.HasField("position")]
         rows = await mesh.until_rows(incident, 4)
         ours = ("order-end", BASIS, NPA_DESK, NPA_DESK)
         assert [*(row[:8] for row in rows[:2]), *sorted(row[:8] for row in rows[2:])] == [
             ("SHARED", "WEARER", "wend", *ours, None),
             ("SHARED", "PROTECTED_PERSON", "pend", *ours, None),
-            ("SHARE_ENDED", "PROTECTED_PERSON", "pend", *ours, told.count(person("end"))),
-            ("SHARE_ENDED", "WEARER", "wend", *ours, told.count(wearer("end"))),
+            ("SHARE_ENDED", "PROTECTED_PERSON", "pend", *ours, sent.count(person("end"))),
+            ("SHARE_ENDED", "WEARER", "wend", *ours, sent.count(wearer("end"))),
         ]
         assert {row[8] for row in rows[2:]} == {f"{row[8]}-end" for row in rows[:2]}
         assert await client.refusal(client.watch(NPA_DESK, wearer("end"), incident=incident)) == "FAILED_PRECONDITION"
 
 
-async def test_a_share_ends_with_the_order_with_what_is_withdrawn_and_when_its_time_is_over(mesh: SharingMesh) -> None:
+async def test_a_share_ends_with_the_order_with_a_withdrawn_device_and_at_its_expiry(mesh: SharingMesh) -> None:
     async with mesh.connected() as client:
         for case in ("over", "taken", "brief"):
             await client.approach(case)
@@ -159,7 +164,7 @@ async def test_a_share_ends_with_the_order_with_what_is_withdrawn_and_when_its_t
                 brief = client.watch(MOJ_DESK, wearer("brief"), order="order-brief", basis="TAG_16_2", for_s=1)
                 try:
                     return await end_of(brief)
-                except grpc.aio.AioRpcError as error:  # its time was over before the evaluator got to it
+                except grpc.aio.AioRpcError as error:  # it expired before the evaluator read the request
                     assert error.code() is grpc.StatusCode.INVALID_ARGUMENT, error
 
         expired = positions_pb2.ShareEnd(subject=wearer("brief"), reason=Reason.EXPIRED)
@@ -176,8 +181,8 @@ async def test_a_share_ends_with_the_order_with_what_is_withdrawn_and_when_its_t
         without_device = log.case_entry("lent", version=2)
         del without_device.case.persons[0].device_ids[:]
         await client.publish(without_device)
-        ends = [one.end for one in await client.until_end(lent) if one.HasField("end")]
-        # Without her device nothing of the incident is open any more, so it ends for both.
+        ends = [message.end for message in await client.until_end(lent) if message.HasField("end")]
+        # Without her device the incident has no open ring, so it ends and the wearer's share ends, too.
         assert sorted(ends, key=lambda end: end.reason) == [
             positions_pb2.ShareEnd(subject=wearer("lent"), reason=Reason.INCIDENT_ENDED),
             positions_pb2.ShareEnd(subject=person("lent"), reason=Reason.WITHDRAWN),
@@ -191,28 +196,28 @@ async def test_either_evaluator_answers_the_same(mesh: SharingMesh) -> None:
         answers = []
         for client in (first, second):
             stream = client.watch(NPA_DESK, wearer("same"), person("same"), incident=incident)
-            found = [(await client.read(stream)).position for _ in range(2)]
-            for one in found:
-                one.ClearField("age_s")
-            answers.append(found)
+            positions = [(await client.read(stream)).position for _ in range(2)]
+            for position in positions:
+                position.ClearField("age_s")
+            answers.append(positions)
             stream.cancel()
         assert answers[0] == answers[1]
         rows = await mesh.until_rows(incident, 8)
         assert len({row[8] for row in rows}) == 8
-        again = [
+        refusals = [
             await client.refusal(client.watch(MOJ_DESK, person("same"), incident=incident))
             for client in (first, second)
         ]
-        assert again == ["PERMISSION_DENIED"] * 2
+        assert refusals == ["PERMISSION_DENIED"] * 2
 
 
-async def test_a_slow_reader_gets_the_newest_position_and_none_is_kept_for_it(mesh: SharingMesh) -> None:
-    # A reader says by its window how much may wait on the way to it.
+async def test_a_slow_reader_gets_the_newest_position_and_no_queued_ones(mesh: SharingMesh) -> None:
+    # A narrow flow-control window, so that little may be buffered on the way to the reader.
     narrow = (("grpc.http2.lookahead_bytes", 256), ("grpc.http2.bdp_probe", 0))
-    async with mesh.connected() as client, mesh.connected(0, *narrow) as beside:
+    async with mesh.connected() as client, mesh.connected(0, *narrow) as slow_client:
         incident = await client.approach("slow")
         quick = client.watch(NPA_DESK, wearer("slow"), incident=incident)
-        slow = beside.watch(NPA_DESK, wearer("slow"), incident=incident)
+        slow = slow_client.watch(NPA_DESK, wearer("slow"), incident=incident)
         for stream in (quick, slow):
             await client.read(stream)
         published = 150
@@ -222,16 +227,16 @@ async def test_a_slow_reader_gets_the_newest_position_and_none_is_kept_for_it(me
             while (await client.read(quick)).position.fix_time.ToMilliseconds() < at_ms:
                 pass
         newest = log.position("any", 0, 81 + (published - 1) / 10).lat_e7 / 1e7
-        came = 1
+        received = 1
         async with asyncio.timeout(WITHIN_S):
             while (await client.read(slow)).position.lat_deg != newest:
-                came += 1
-        assert came < published / 3
+                received += 1
+        assert received < published / 3
         for stream in (quick, slow):
             stream.cancel()
 
 
-async def test_a_subject_is_told_of_at_most_so_often_and_at_last_with_the_newest_position(mesh: SharingMesh) -> None:
+async def test_positions_are_rate_limited_and_the_newest_one_arrives_last(mesh: SharingMesh) -> None:
     async with mesh.connected(1) as client:
         incident = await client.approach("often")
         began_s = time.monotonic()
@@ -239,14 +244,14 @@ async def test_a_subject_is_told_of_at_most_so_often_and_at_last_with_the_newest
         for i in range(100):
             await client.publish(log.positions_entry(log.position("toften", now_ms(), 81 + i / 10, report_id=f"o{i}")))
             await asyncio.sleep(0.01)
-        told = 1
+        sent = 1
         while (await client.read(stream)).position.lat_deg != log.position("any", 0, 90.9).lat_e7 / 1e7:
-            told += 1
-        assert told <= (time.monotonic() - began_s) / EVERY_S[1] + 1
+            sent += 1
+        assert sent <= (time.monotonic() - began_s) / INTERVALS_S[1] + 1
         stream.cancel()
 
 
-async def test_where_the_outbox_cannot_be_written_nothing_leaves(mesh: SharingMesh) -> None:
+async def test_no_position_leaves_while_the_outbox_cannot_be_written(mesh: SharingMesh) -> None:
     async with mesh.connected() as client:
         incident = await client.approach("locked")
         with closing(sqlite3.connect(mesh.evaluators[0].outbox, isolation_level=None)) as other:
@@ -254,7 +259,7 @@ async def test_where_the_outbox_cannot_be_written_nothing_leaves(mesh: SharingMe
             stream = client.watch(NPA_DESK, wearer("locked"), incident=incident)
             assert await client.refusal(stream) == "UNAVAILABLE"
             other.execute("rollback")
-        # Decisions went on, and so does sharing.
+        # Decisions continued, and sharing works again.
         stream = client.watch(NPA_DESK, wearer("locked"), incident=incident)
         await client.read(stream)
         stream.cancel()
@@ -262,7 +267,7 @@ async def test_where_the_outbox_cannot_be_written_nothing_leaves(mesh: SharingMe
         assert [row[0] for row in rows] == ["SHARED", "SHARE_ENDED"]
 
 
-async def test_a_registry_that_is_dead_for_the_whole_share_misses_nothing(mesh: SharingMesh) -> None:
+async def test_a_registry_that_is_down_for_the_whole_share_misses_no_row(mesh: SharingMesh) -> None:
     async with mesh.connected() as client:
         incident = await client.approach("dead")
         mesh.registry.service.kill()
@@ -277,7 +282,7 @@ async def test_a_registry_that_is_dead_for_the_whole_share_misses_nothing(mesh: 
         assert [(row[0], row[2]) for row in rows] == [("SHARED", "pdead"), ("SHARE_ENDED", "pdead")]
 
 
-async def test_a_share_that_a_kill_cut_off_is_ended_when_the_evaluator_returns_and_the_other_goes_on(
+async def test_a_share_that_a_kill_interrupted_ends_at_the_restart_and_the_other_evaluator_serves(
     mesh: SharingMesh,
 ) -> None:
     async with mesh.connected(0) as other, mesh.connected(1) as client:
@@ -298,10 +303,10 @@ async def test_a_share_that_a_kill_cut_off_is_ended_when_the_evaluator_returns_a
         mesh.evaluators[1].service.start()
         last = (await mesh.until_rows(incident, 4))[3]
         assert (last[0], last[8]) == ("SHARE_ENDED", f"{both[0][8]}-end")
-        assert last[7] == ALLOWED_BATCH, "two were read, and so many may have left"
+        assert last[7] == ALLOWED_BATCH, "two were read, but the whole allowance may have left"
 
 
-async def test_no_log_line_tells_where_anybody_is_or_whom_the_order_protects(mesh: SharingMesh) -> None:
+async def test_no_log_line_contains_a_position_or_a_protected_person(mesh: SharingMesh) -> None:
     async with mesh.connected() as client:
         incident = await client.approach("quiet")
         stream = client.watch(NPA_DESK, wearer("quiet"), person("quiet"), incident=incident)
@@ -309,14 +314,14 @@ async def test_no_log_line_tells_where_anybody_is_or_whom_the_order_protects(mes
             await client.read(stream)
         stream.cancel()
         await mesh.until_rows(incident, 4)
-    said = mesh.evaluators[0].service.log()
-    assert "sharing_began" in said and incident in said
-    assert "pquiet" not in said and "37.5" not in said and "127.0,\n" not in said
+    log_text = mesh.evaluators[0].service.log()
+    assert "sharing_began" in log_text and incident in log_text
+    assert "pquiet" not in log_text and "37.5" not in log_text and "127.0,\n" not in log_text
 
 
 @pytest.fixture(params=["before", "after"])
 def mortal(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[SharingMesh, str, Path]]:
-    """A mesh whose evaluators die at the first disclosure, when, and their plan."""
+    """A mesh whose evaluators kill themselves at the first disclosure, the moment of the kill, and the file of their plan."""
     plan = tmp_path / "plan"
     plan.write_text(request.param)
     with sharing_mesh(
@@ -332,7 +337,7 @@ async def test_a_kill_between_outbox_and_stream_leaves_one_row_each(mortal: tupl
         incident = await client.approach("kill")
         async with asyncio.timeout(WITHIN_S):
             while killed.service.runs:
-                with suppress(grpc.aio.AioRpcError):  # whether a position left before is chance
+                with suppress(grpc.aio.AioRpcError):  # a position may or may not leave before the kill
                     await client.until_end(client.watch(NPA_DESK, wearer("kill"), incident=incident))
                 await asyncio.sleep(0.05)
         assert killed.service.exit_code() == -signal.SIGKILL

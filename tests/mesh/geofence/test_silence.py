@@ -1,4 +1,4 @@
-"""Silence on a real log: what time alone decides comes by the evaluators' ticks, without any new report."""
+"""Silence on a real log: the evaluators' ticks cause the alerts that depend on time alone, without any new report."""
 
 from __future__ import annotations
 
@@ -14,39 +14,41 @@ from services.common.messaging import streams
 from services.common.messaging.bus import Bus
 from services.geofence.domain import codec
 from tandem.common.v1 import alert_pb2, geometry_pb2
-from tests.mesh.geofence.test_geofence import alerts_of, caught_up, evaluator, offline, publish, start, stop, until
+from tests.mesh.geofence.test_geofence import alerts_of, caught_up, make_evaluator, offline, publish, start, stop, until
 from tests.support.common.nats import TestServer
 from tests.support.geofence import log
 
 RATE = 600
-"""Half an hour of the mesh is 3 s."""
+"""Rate of the mesh clock: half an hour of mesh time is 3 s."""
 
 
 @pytest.fixture
 async def fast(nats: TestServer) -> AsyncIterator[Bus]:
-    """A connection to a server whose mesh's clock runs fast."""
+    """A connection to a server with a fast mesh clock."""
     async with buses.connect(nats.url, "test") as connection:
         await streams.create(connection, 1, MeshClock(RATE, int(time.time() * 1000)), max_bytes=64 << 20)
         yield connection
 
 
-async def test_a_silent_wearer_is_told_of_by_ticks_alone(fast: Bus, tmp_path: Path) -> None:
-    both = [await evaluator(fast, tmp_path, replica, tick_after_s=60) for replica in (0, 1)]
-    tasks = [start(one) for one in both]
+async def test_a_silent_wearer_causes_alerts_by_ticks_alone(fast: Bus, tmp_path: Path) -> None:
+    both = [await make_evaluator(fast, tmp_path, replica, tick_after_s=60) for replica in (0, 1)]
+    tasks = [start(evaluator) for evaluator in both]
     clock = (await streams.read_log_meta(fast)).clock
     from_ms = clock.now_ms()
     await publish(fast, log.case_entry(from_ms=from_ms, place=True))
     await publish(fast, log.positions_entry(log.position("t1", from_ms, 4000), log.position("d1", from_ms, 0)))
 
-    async def all_told() -> bool:
+    async def all_notified() -> bool:
         return len([alert for alert in await alerts_of(fast) if alert.demand == geometry_pb2.NOTIFY]) >= 4
 
-    await until(all_told)
+    await until(all_notified)
     await caught_up(fast, *both)
     await stop(*tasks)
-    found = await alerts_of(fast)
-    at_s = {(one.kind, one.demand, one.target_id): (one.at.ToMilliseconds() - from_ms) / 1000 for one in found}
-    assert not any(one.HasField("cause") for one in found)
+    alerts = await alerts_of(fast)
+    at_s = {
+        (alert.kind, alert.demand, alert.target_id): (alert.at.ToMilliseconds() - from_ms) / 1000 for alert in alerts
+    }
+    assert not any(alert.HasField("cause") for alert in alerts)
     assert {key[:2] for key in at_s} == {
         (alert_pb2.SILENT, geometry_pb2.RECORD),
         (alert_pb2.UNKNOWN_NEAR, geometry_pb2.NOTIFY),
@@ -54,6 +56,8 @@ async def test_a_silent_wearer_is_told_of_by_ticks_alone(fast: Bus, tmp_path: Pa
         (alert_pb2.PROTECTED_DEVICE_LOST, geometry_pb2.NOTIFY),
     }
     home = at_s[alert_pb2.UNKNOWN_NEAR, geometry_pb2.NOTIFY, "home1"]
-    assert home == pytest.approx((4000 - 150 - 5) / 14, abs=0.1), "reached at 14 m/s, whenever a tick came"
-    assert [one.SerializeToString() for one in found] == (await offline(fast))[: len(found)]
+    assert home == pytest.approx((4000 - 150 - 5) / 14, abs=0.1), (
+        "the wearer can be there after this time at 14 m/s, independent of the time of the tick"
+    )
+    assert [alert.SerializeToString() for alert in alerts] == (await offline(fast))[: len(alerts)]
     assert codec.encode(both[0].state) == codec.encode(both[1].state)

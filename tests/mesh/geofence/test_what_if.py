@@ -1,4 +1,4 @@
-"""What-if questions to running evaluators: who may ask what, the row for the ledger, and that nothing real comes of it."""
+"""What-if questions to running evaluators: permissions, the row of the ledger, and no effect on real alerts."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def evaluators(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Evaluators]
 
 
 def walk(*norths_m: float) -> list[what_if_pb2.WhatIfStep]:
-    """The wearer so far north of the home, a minute apart."""
+    """Steps of a wearer at these distances north of the home, a minute apart."""
     steps = []
     for n, north_m in enumerate(norths_m):
         point = geometry_pb2.Point(lat_deg=(LAT_E7 + north_m * E7_PER_KM / 1000) / 1e7, lon_deg=LON_E7 / 1e7)
@@ -75,66 +75,68 @@ async def refusal(client: Client, request: what_if_pb2.EvaluateRequest, who: str
 
 
 async def rows(bus: Bus) -> list[bytes]:
-    """Disclosures on their way to the ledger."""
+    """All messages of DISCLOSURES, which become rows of the ledger."""
     last = (await bus.bounds_of(flow.DISCLOSURES.name)).last
-    found: list[bytes] = []
+    disclosures: list[bytes] = []
     if last:
         async for messages in pull.read(bus, flow.DISCLOSURES.name, 1):
-            found += [message.data for message in messages]
+            disclosures += [message.data for message in messages]
             if messages[-1].sequence >= last:
                 break
-    return found
+    return disclosures
 
 
 async def real_case(bus: Bus, clients: list[Client]) -> None:
-    """A real case, whose wearer stands 57 m from the protected person."""
+    """Publishes a real case whose wearer is 57 m from the protected person, unless an earlier test did."""
     log_ends = (await bus.bounds_of(flow.log_stream(0))).last
-    if log_ends < 10:  # not there from an earlier test
+    if log_ends < 10:  # no earlier test has published it
         log_ends = await approach(bus, "1")
     for client in clients:
         await client.case("case-1", log_ends)
     async with asyncio.timeout(WITHIN_S):
         before: list[int] = []
-        while True:  # until the figures of each alert are stored, at two looks: nothing real is on its way from here on
-            found = await counts(bus)
-            if found == before and 6 <= found[1] == found[2]:
+        while (
+            True
+        ):  # until the figures of each alert are stored in two rounds, so that no real output is pending any more
+            now = await counts(bus)
+            if now == before and 6 <= now[1] == now[2]:
                 return
-            before = found
+            before = now
             await asyncio.sleep(0.3)
 
 
 async def counts(bus: Bus) -> list[int]:
-    """Messages of the log, of alerts and of figures."""
+    """Last sequences of the log, of ALERTS and of MEASURES."""
     return [(await bus.bounds_of(name)).last for name in (flow.log_stream(0), flow.ALERTS.name, flow.MEASURES.name)]
 
 
-async def test_either_evaluator_answers_the_same_and_nothing_real_comes_of_it(evaluators: Evaluators) -> None:
+async def test_either_evaluator_answers_the_same_and_publishes_nothing(evaluators: Evaluators) -> None:
     async with connected(evaluators) as (bus, clients):
         await real_case(bus, clients)
         before, state = await counts(bus), await clients[0].case("case-1")
         for request, who in ((made_up(2500, 900, 60), OPERATOR), (of_records(2500, 900, 60), POLICE)):
-            one, other = [await ask(client, request, who) for client in clients]
-            assert one.SerializeToString(deterministic=True) == other.SerializeToString(deterministic=True)
-            of_place = [told for told in one.alerts if told.alert.kind == alert_pb2.RING_ENTERED]
-            assert [told.alert.ring_m for told in of_place] == [2000, 1000, 100]
-            assert {told.alert.target_id for told in of_place} == {"home1"}
-            assert of_place[-1].alert.demand == geometry_pb2.RESPOND and of_place[-1].alert.destinations
-            assert of_place[-1].measure.HasField("distance_m")
+            answer, other = [await ask(client, request, who) for client in clients]
+            assert answer.SerializeToString(deterministic=True) == other.SerializeToString(deterministic=True)
+            entered = [measured for measured in answer.alerts if measured.alert.kind == alert_pb2.RING_ENTERED]
+            assert [measured.alert.ring_m for measured in entered] == [2000, 1000, 100]
+            assert {measured.alert.target_id for measured in entered} == {"home1"}
+            assert entered[-1].alert.demand == geometry_pb2.RESPOND and entered[-1].alert.destinations
+            assert entered[-1].measure.HasField("distance_m")
         assert await counts(bus) == before and await clients[0].case("case-1") == state
 
 
-async def test_no_answer_rests_on_where_anybody_really_is(evaluators: Evaluators) -> None:
+async def test_answers_do_not_depend_on_real_positions(evaluators: Evaluators) -> None:
     async with connected(evaluators) as (bus, clients):
         await real_case(bus, clients)
         assert {ring.target_id for ring in (await clients[0].case("case-1")).open_rings} == {"p1", "home1"}
         for who in (POLICE, REVIEWER):
-            # A real report of either side would enter a ring of the person, who is at home.
+            # If real reports counted, the wearer would enter a ring of the protected person, who is at home.
             answer = await ask(clients[0], of_records(60, 50), who)
             assert {alert.alert.target_id for alert in answer.alerts} == {"home1"}
             assert not (await ask(clients[0], of_records(9000, 9000), who)).alerts
 
 
-async def test_who_may_ask_what(evaluators: Evaluators) -> None:
+async def test_only_permitted_roles_may_ask_about_a_real_case(evaluators: Evaluators) -> None:
     async with connected(evaluators) as (bus, clients):
         await real_case(bus, clients)
         client, before = clients[0], await rows(bus)
@@ -153,21 +155,21 @@ async def test_who_may_ask_what(evaluators: Evaluators) -> None:
         assert (await refusal(client, of_records(60, case_id="case-9"), POLICE)).code() == grpc.StatusCode.NOT_FOUND
         assert fields_of(await refusal(client, what_if_pb2.EvaluateRequest(steps=walk(60)), POLICE)) == ["subject"]
         assert fields_of(await refusal(client, of_records(), POLICE)) == ["steps"]
-        assert await rows(bus) == before, "what is refused or made up discloses nothing"
+        assert await rows(bus) == before, "rejected and made-up questions disclose nothing"
 
 
-async def test_a_real_case_is_a_row_for_the_ledger_before_it_is_an_answer(evaluators: Evaluators) -> None:
+async def test_a_disclosure_of_a_real_case_is_recorded_before_the_answer(evaluators: Evaluators) -> None:
     async with connected(evaluators) as (bus, clients):
         await real_case(bus, clients)
         before = await rows(bus)
         await ask(clients[0], of_records(60), POLICE)
         await ask(clients[1], of_records(60), REVIEWER)
-        taken = [parse_disclosure(row) for row in (await rows(bus))[len(before) :]]
-        assert [one.who for one in taken] == [one.recipient for one in taken] == [POLICE, REVIEWER]
-        assert {(one.record_kind, one.record_id, one.order_id, one.reference, one.legal_basis) for one in taken} == {
+        recorded = [parse_disclosure(row) for row in (await rows(bus))[len(before) :]]
+        assert [row.who for row in recorded] == [row.recipient for row in recorded] == [POLICE, REVIEWER]
+        assert {(row.record_kind, row.record_id, row.order_id, row.reference, row.legal_basis) for row in recorded} == {
             ("ORDER", "order-1", "order-1", "case-1", "STALKING_9_1_2")
         }
         evaluators.nats.kill()
         error = await refusal(clients[0], of_records(60), POLICE)
         assert error.code() == grpc.StatusCode.UNAVAILABLE
-        assert (await ask(clients[0], made_up(60), POLICE)).alerts, "what discloses nothing needs no row"
+        assert (await ask(clients[0], made_up(60), POLICE)).alerts, "a made-up question needs no row of the ledger"

@@ -1,4 +1,4 @@
-"""Two evaluators as processes on a nats-server of their own, a log under load, and the offline fold to compare them with."""
+"""Test support: two evaluator processes on a separate nats-server, a load on their log, and an offline fold to compare with."""
 
 from __future__ import annotations
 
@@ -36,11 +36,11 @@ CHECKPOINT_EVERY = 40
 PATIENCE_S = 180.0
 PAUSE_S = 0.004
 STEPS = 20
-"""Reports in which a wearer comes from 3 km to 50 m and goes back."""
+"""Reports of a wearer's way from 3 km to 50 m and back."""
 
 
 class EvaluatorMesh:
-    """The processes; each evaluator keeps its checkpoints in `folder`/geofence-<replica>."""
+    """The server and the evaluators; each evaluator keeps its checkpoints in `folder`/geofence-<replica>."""
 
     def __init__(self, nats: TestServer, folder: Path) -> None:
         self.nats, self.folder = nats, folder
@@ -49,7 +49,7 @@ class EvaluatorMesh:
         self.metrics = [f"http://127.0.0.1:{free_port()}" for _ in range(2)]
 
     def env(self, replica: int) -> dict[str, str]:
-        """Settings of an evaluator."""
+        """Environment settings of an evaluator."""
         return {
             "TANDEM_PORT": self.addresses[replica].rpartition(":")[2],
             "TANDEM_METRICS_PORT": self.metrics[replica].rpartition(":")[2],
@@ -63,31 +63,31 @@ class EvaluatorMesh:
         }
 
     def logged(self, replica: int, event: str) -> list[Mapping[str, object]]:
-        """What an evaluator has logged under this name, over all its lives."""
+        """Log records of an evaluator with this event name, from all its runs."""
         lines = self.evaluators[replica].log().splitlines()
-        found = [json.loads(line) for line in lines if line.startswith("{") and line.endswith("}")]
-        return [one for one in found if one["event"] == event]
+        records = [json.loads(line) for line in lines if line.startswith("{") and line.endswith("}")]
+        return [record for record in records if record["event"] == event]
 
     async def applied(self, sequence: int, case_id: str, replicas: Sequence[int] = (0, 1)) -> list[int]:
-        """Waits until these have applied an entry; returns how far each is."""
+        """Waits until these evaluators have applied an entry; returns the applied sequence of each."""
         request = geofence_pb2.GetCaseRequest(case_id=case_id, min_sequence=sequence)
-        found: list[int] = []
+        applied: list[int] = []
         async with asyncio.timeout(PATIENCE_S):
             for done, replica in enumerate(replicas):
                 async with server.channel(self.addresses[replica]) as channel:
                     stub = geofence_pb2_grpc.GeofenceServiceStub(channel)
                     identity = server.bearer("spiffe://npa/desk/seoul", SECRET)
-                    while len(found) == done:
+                    while len(applied) == done:
                         try:
-                            found.append((await stub.GetCase(request, metadata=identity)).applied_sequence)
+                            applied.append((await stub.GetCase(request, metadata=identity)).applied_sequence)
                         except grpc.aio.AioRpcError:
                             await asyncio.sleep(0.05)
-        return found
+        return applied
 
 
 @contextmanager
 def two_evaluators(folder: Path) -> Iterator[EvaluatorMesh]:
-    """A server with the streams, and both evaluators started; all killed at the end."""
+    """Starts a nats-server and both evaluators; kills all of them at the end."""
     with running_server(folder / "nats") as nats, ExitStack() as stack:
         mesh = EvaluatorMesh(nats, folder)
         for replica in range(2):
@@ -98,7 +98,7 @@ def two_evaluators(folder: Path) -> Iterator[EvaluatorMesh]:
 
 @asynccontextmanager
 async def connected(mesh: EvaluatorMesh, replicas: Sequence[int] = (0, 1)) -> AsyncIterator[Bus]:
-    """A connection to a server that has the streams; these evaluators serve."""
+    """Connects to the server, creates the streams, and waits until these evaluators serve."""
     async with buses.connect(mesh.nats.url, "test") as bus:
         await streams.create(bus, 1, MeshClock(), max_bytes=STREAM_BYTES)
         for replica in replicas:
@@ -108,18 +108,18 @@ async def connected(mesh: EvaluatorMesh, replicas: Sequence[int] = (0, 1)) -> As
 
 @dataclass(slots=True)
 class Load:
-    """Wearers who come and go, one after another, a report of both sides every few milliseconds."""
+    """A load of wearers who approach and leave, one after another, with reports of both sides every few milliseconds."""
 
     bus: Bus
     entries: int = 0
     stopping: bool = False
     acknowledged: list[tuple[int, bytes]] = field(default_factory=list)
-    """Sequence and content of each entry that the server said it has."""
+    """Sequence and content of each entry that the server acknowledged."""
     _cases: Iterator[int] = field(default_factory=itertools.count)
     _numbers: Iterator[int] = field(default_factory=itertools.count)
 
     async def run(self) -> None:
-        """Until it is told to stop."""
+        """Publishes entries until `stopping` is set."""
         while not self.stopping:
             name = str(next(self._cases))
             await self.publish(log.case_entry(name))
@@ -132,7 +132,7 @@ class Load:
                 await asyncio.sleep(PAUSE_S)
 
     async def publish(self, entry: log_pb2.LogEntry) -> None:
-        """Until it is stored, once."""
+        """Publishes an entry once, retrying until it is stored."""
         subject = log.subject_of(entry)
         msg_id = f"load-{next(self._numbers)}"
         data = entry.SerializeToString()
@@ -141,14 +141,14 @@ class Load:
         self.entries += 1
 
     async def more(self, count: int) -> None:
-        """Returns once so many more entries are in the log."""
+        """Returns once `count` more entries are in the log."""
         wanted = self.entries + count
         async with asyncio.timeout(PATIENCE_S):
-            while self.entries < wanted:  # noqa: ASYNC110  # the load tells nobody
+            while self.entries < wanted:  # noqa: ASYNC110  # the load sends no notification
                 await asyncio.sleep(0.01)
 
     async def alert_delay_s(self) -> float:
-        """A wearer is there at once, at 50 m: from the report's being stored to an alert's."""
+        """Publishes a wearer at 50 m; returns the time from the stored report to the stored alert, seconds."""
         name = f"delay-{next(self._cases)}"
         now_ms = time.time_ns() // 1_000_000
         await self.publish(log.case_entry(name))
@@ -165,19 +165,19 @@ class Load:
 
 
 async def stored_alerts(bus: Bus, count: int, last: int) -> list[bytes]:
-    """All alerts in ALERTS up to an entry of the log, in the order of the fold, once there are at least so many."""
-    found: list[alert_pb2.Alert] = []
+    """All alerts up to an entry of the log, in the order of the fold, once ALERTS holds at least `count` of them."""
+    stored: list[alert_pb2.Alert] = []
     async with asyncio.timeout(PATIENCE_S):
         async for messages in pull.read(bus, flow.ALERTS.name, 1):
             alerts = [alert_pb2.Alert.FromString(message.data) for message in messages]
-            found += [alert for alert in alerts if alert.sequence <= last]
-            if len(found) >= count and not messages[-1].pending:
+            stored += [alert for alert in alerts if alert.sequence <= last]
+            if len(stored) >= count and not messages[-1].pending:
                 break
-    return [one.SerializeToString() for one in sorted(found, key=lambda one: (one.sequence, one.ordinal))]
+    return [alert.SerializeToString() for alert in sorted(stored, key=lambda alert: (alert.sequence, alert.ordinal))]
 
 
 async def offline(bus: Bus, last: int, wanted: Collection[int] = ()) -> tuple[list[bytes], dict[int, bytes]]:
-    """Alerts of a fold from nothing up to `last`, and its encoded state after each wanted sequence."""
+    """Alerts of an offline fold of the log from its start to `last`, and its encoded state after each wanted sequence."""
     log_meta = await streams.read_log_meta(bus)
     state = State(0, log_meta.log_id, clock_rate=log_meta.clock.rate, clock_anchor_ms=log_meta.clock.anchor_ms)
     alerts, states = [], {}
@@ -199,7 +199,7 @@ async def offline(bus: Bus, last: int, wanted: Collection[int] = ()) -> tuple[li
 
 @asynccontextmanager
 async def under_load(bus: Bus) -> AsyncIterator[Load]:
-    """A load, stopped at the end; what ended it is raised."""
+    """Runs a load during a block and stops it at the end. Raises the error that ended the load."""
     load = Load(bus)
     task = asyncio.create_task(load.run())
     try:

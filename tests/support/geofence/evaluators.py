@@ -1,4 +1,4 @@
-"""Evaluators as processes on a log of their own, without registry and ingest: a test writes the log itself."""
+"""Test support: evaluator processes on a separate log, without registry and ingest. The tests write the log."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ WITHIN_S = 60
 
 
 class Evaluators:
-    """The first `count` of `replicas` evaluators of a log in so many partitions. None ticks, so that the log stands still."""
+    """The first `count` of `replicas` evaluators of a log with `partitions` partitions. None ticks, so that the log stays unchanged."""
 
     def __init__(self, nats: TestServer, folder: Path, partitions: int, count: int, replicas: int) -> None:
         self.nats, self.partitions = nats, partitions
@@ -51,14 +51,14 @@ class Evaluators:
             self.services.append(Service("services.geofence", env, folder / f"geofence-{replica}.log"))
 
     async def ready(self) -> None:
-        """Returns once all serve."""
+        """Returns once all evaluators serve."""
         for service, address in zip(self.services, self.addresses, strict=True):
             await service.ready(address)
 
 
 @contextmanager
 def running_evaluators(folder: Path, partitions: int, count: int = 2, replicas: int = 2) -> Iterator[Evaluators]:
-    """They and a nats-server of their own, killed at the end."""
+    """Starts evaluators and a separate nats-server; kills all of them at the end."""
     with running_server(folder / "nats") as nats:
         asyncio.run(create_streams(nats.url, partitions))
         running = Evaluators(nats, folder, partitions, count, replicas)
@@ -72,14 +72,14 @@ def running_evaluators(folder: Path, partitions: int, count: int = 2, replicas: 
 
 
 class Client:
-    """One evaluator, called by somebody."""
+    """A client of one evaluator; each call names its caller."""
 
     def __init__(self, channel: grpc.aio.Channel) -> None:
         self.geofence: Any = geofence_pb2_grpc.GeofenceServiceStub(channel)
         self.what_if: Any = what_if_pb2_grpc.WhatIfServiceStub(channel)
 
     async def case(self, case_id: str, min_sequence: int = 0, who: str = POLICE) -> geofence_pb2.GetCaseResponse:
-        """GetCase; waits for an evaluator that was dead a moment ago."""
+        """Calls GetCase; waits for an evaluator that is restarting."""
         request = geofence_pb2.GetCaseRequest(case_id=case_id, min_sequence=min_sequence)
         answer: geofence_pb2.GetCaseResponse = await self.geofence.GetCase(
             request, metadata=server.bearer(who, SECRET), timeout=WITHIN_S, wait_for_ready=True
@@ -87,7 +87,7 @@ class Client:
         return answer
 
     def alerts(self, after: int, who: str = POLICE, after_alert_id: str = "alert-0") -> Any:
-        """WatchAlerts."""
+        """Calls WatchAlerts."""
         request = geofence_pb2.WatchAlertsRequest(
             after_stream_sequence=after, after_alert_id=after_alert_id if after else ""
         )
@@ -96,7 +96,7 @@ class Client:
 
 @asynccontextmanager
 async def connected(evaluators: Evaluators) -> AsyncIterator[tuple[Bus, list[Client]]]:
-    """The log, and a client of each evaluator, once they serve."""
+    """Connects to the server and to each evaluator, once all evaluators serve."""
     await evaluators.ready()
     channels = [server.channel(address) for address in evaluators.addresses]
     async with buses.connect(evaluators.nats.url, "test") as bus:
@@ -115,7 +115,7 @@ async def enter(bus: Bus, partition: int, entry: log_pb2.LogEntry) -> int:
 
 
 async def approach(bus: Bus, case: str, partition: int = 0) -> int:
-    """A case whose wearer comes from 3 km to 50 m in ten reports; returns the sequence of the last."""
+    """Publishes a case whose wearer comes from 3 km to 50 m in ten reports; returns the sequence of the last one."""
     start_ms = int(time.time() * 1000) - 100_000
     last = await enter(bus, partition, log.case_entry(case, from_ms=start_ms - 1000, place=True))
     for i in range(10):
@@ -127,5 +127,5 @@ async def approach(bus: Bus, case: str, partition: int = 0) -> int:
 
 
 def fields_of(error: grpc.aio.AioRpcError) -> list[str]:
-    """Fields that a refusal names."""
+    """Fields that an INVALID_ARGUMENT error names."""
     return [field_violation.field for field_violation in details(error, error_details_pb2.BadRequest).field_violations]

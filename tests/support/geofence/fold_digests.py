@@ -1,9 +1,9 @@
-"""Fold pickled logs and print one digest for each log and spacing.
+"""Folds pickled logs and prints one digest for each log and spacing.
 
 Run as `python -m tests.support.geofence.fold_digests FILE [SPACING...]`.
 
-It needs nothing but the standard library and the pure domain, so any interpreter can run it. A spacing is how many entries lie
-between two restarts from an encoded state; 0 is none.
+It needs only the standard library and the pure domain, so any interpreter can run it. A spacing is the number of entries between two
+restarts from an encoded state; 0 means no restart.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ from services.geofence.domain.state import State
 
 
 def digest(entries: Sequence[Entry], spacing: int) -> str:
-    """SHA-256 of everything that the fold of a log puts out, and of the state that it ends with."""
-    state, said = State(0, "log"), hashlib.sha256()
+    """SHA-256 of all outputs of the fold of a log, and of its final state."""
+    state, hashed = State(0, "log"), hashlib.sha256()
     for number, entry in enumerate(entries, 1):
         for output in fold.step(state, entry):
-            said.update(json.dumps([type(output).__name__, asdict(output)], default=_value).encode())
+            hashed.update(json.dumps([type(output).__name__, asdict(output)], default=_value).encode())
         if spacing and number % spacing == 0:
             state = codec.decode(codec.encode(state))
-    said.update(codec.encode(state))
-    return said.hexdigest()
+    hashed.update(codec.encode(state))
+    return hashed.hexdigest()
 
 
 def _value(value: object) -> object:

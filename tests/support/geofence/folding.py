@@ -18,22 +18,24 @@ Stored = tuple[int, int, log_pb2.LogEntry]
 
 
 def folded(entries: Iterable[Stored]) -> tuple[State, list[Alert]]:
-    """State and alerts of the offline fold."""
+    """Final state and alerts of the offline fold of these entries."""
     state, alerts = State(0), []
     for sequence, stamp_ms, entry in entries:
-        for one in fold.step(state, Entry(sequence, stamp_ms, translate.entry_body(entry.SerializeToString()))):
-            assert isinstance(one, Alert), one
-            alerts.append(one)
+        for output in fold.step(state, Entry(sequence, stamp_ms, translate.entry_body(entry.SerializeToString()))):
+            assert isinstance(output, Alert), output
+            alerts.append(output)
     return state, alerts
 
 
 def counted(entries: Sequence[tuple[pull.Delivered, log_pb2.LogEntry]]) -> Counter[str]:
-    """How often each report of the last 2 h counts in the fold, by report id, which must be unique; what doesn't count isn't there.
+    """Number of times that each report of the last 2 h counts in the fold, by report id, which must be unique.
 
-    A position counts by its place in the track, an event that is told by its alert. A case that names all devices goes before the
-    log: of devices that no case names the fold keeps the newest two positions and tells nothing.
+    A report that doesn't count has no key. A position counts where the track holds it, an equipment event where it causes an alert. A
+    case with all devices goes before the log, because for other devices the fold keeps only two positions and emits no alert.
     """
-    device_ids = {one for _, entry in entries for one in (*entry.positions.device_id, entry.equipment.device_id)} - {""}
+    device_ids = {
+        device_id for _, entry in entries for device_id in (*entry.positions.device_id, entry.equipment.device_id)
+    } - {""}
     everyone = log_pb2.CaseSnapshot(
         case_id="everyone",
         version=1,
@@ -49,6 +51,6 @@ def counted(entries: Sequence[tuple[pull.Delivered, log_pb2.LogEntry]]) -> Count
             *((message.sequence, message.stamp_ms, entry) for message, entry in entries),
         ]
     )
-    found = Counter(fix.report_id for track in state.tracks.values() for fix in track.fixes)
-    found.update(alert.cause.report_id for alert in alerts if alert.cause)
-    return found
+    counts = Counter(fix.report_id for track in state.tracks.values() for fix in track.fixes)
+    counts.update(alert.cause.report_id for alert in alerts if alert.cause)
+    return counts

@@ -1,8 +1,7 @@
-"""Real GPS tracks (GeoLife) for tests: where they are, how to read them, how to play a session as the command's input.
+"""Test support for real GPS tracks (GeoLife): finds and reads them, and writes a session as input of `tandem backtest`.
 
-The data stay outside the project (research licence). They are looked for in `$TANDEM_SHARED_DATA`, else in
-`../shared/data` beside the repository; a test that needs them calls `require_geolife()` and is skipped, with the
-reason, where they are absent.
+The data stay outside the project because of their research licence. Their folder is `$TANDEM_SHARED_DATA`, else `../shared/data` next
+to the repository. A test that needs them calls `require_geolife()`, which skips the test with the reason where they are absent.
 """
 
 from __future__ import annotations
@@ -30,15 +29,14 @@ DEFAULT_MARGIN_S = 120.0
 """Seconds of both tracks played before and after a session."""
 
 _ORDER_SLACK_S = 86_400.0
-# Synthetic, and shared by wearer and respondent so that they match exactly; the check digit is right, should it be
-# checked.
+# Synthetic, with a valid check digit. Wearer and respondent share it, so that they match exactly.
 _NATIONAL_ID = "850312-1000003"
 _BIRTH_DATE = "1985-03-12"
 
 
 @dataclass(frozen=True, slots=True)
 class Fix:
-    """One position of one person."""
+    """One position fix of one person."""
 
     epoch_s: float
     """Time of the fix, seconds since 1970-01-01T00:00:00Z."""
@@ -50,24 +48,24 @@ class Fix:
 
 @dataclass(frozen=True, slots=True)
 class Session:
-    """One row of pairs.csv: two people within 2 km for at least 2 minutes."""
+    """A row of pairs.csv: two people within 2 km of each other for at least 2 minutes."""
 
     a: str
-    """Person played as the wearer."""
+    """Person who plays the wearer."""
     b: str
-    """Person played as the protected person."""
+    """Person who plays the protected person."""
     t0_s: float
     """Start, epoch seconds."""
     t1_s: float
     """End, epoch seconds."""
     grid_min_m: float
-    """Least distance on a 5 s grid, m: an upper bound of the true one."""
+    """Minimum distance on a 5 s grid, m: an upper bound of the true minimum."""
     grid_max_m: float
-    """Greatest distance on a 5 s grid, m."""
+    """Maximum distance on a 5 s grid, m."""
 
     @property
     def name(self) -> str:
-        """Readable and unique, for test ids: `002-006-1224846685`."""
+        """Readable, unique name for test ids, such as `002-006-1224846685`."""
         return f"{self.a}-{self.b}-{self.t0_s:.0f}"
 
 
@@ -78,7 +76,7 @@ def data_root() -> Path:
 
 
 def geolife_dir() -> Path:
-    """Folder of the tracks and pairs.csv; may not exist."""
+    """Folder of the tracks and of pairs.csv; it may not exist."""
     return data_root() / "geolife"
 
 
@@ -95,7 +93,7 @@ def require_geolife() -> Path:
 
 @cache
 def load_track(person: str) -> tuple[Fix, ...]:
-    """All fixes of a person, in file order: duplicate times, and the two steps back in time, are left as they are."""
+    """All fixes of a person in file order, with the duplicate times and the two backward time steps of the data."""
     with gzip.open(geolife_dir() / f"{person}.csv.gz", "rt", encoding="utf-8", newline="") as file:
         return tuple(
             Fix(float(row["epoch_s"]), float(row["lat_deg"]), float(row["lon_deg"])) for row in csv.DictReader(file)
@@ -125,13 +123,13 @@ def window(track: Iterable[Fix], from_s: float, to_s: float) -> list[Fix]:
 
 
 def session_tracks(session: Session, margin_s: float = DEFAULT_MARGIN_S) -> tuple[list[Fix], list[Fix]]:
-    """Both tracks (wearer, protected person) of a session, with `margin_s` seconds more at each end."""
+    """Tracks of wearer and protected person of a session, with `margin_s` extra seconds at each end."""
     from_s, to_s = session.t0_s - margin_s, session.t1_s + margin_s
     return window(load_track(session.a), from_s, to_s), window(load_track(session.b), from_s, to_s)
 
 
 def rfc3339(epoch_s: float) -> str:
-    """RFC 3339 in UTC with milliseconds, as the file formats want it."""
+    """RFC 3339 time in UTC with milliseconds, as the file formats require."""
     stamp = datetime.fromtimestamp(round(epoch_s * 1000) / 1000, UTC)
     return stamp.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
@@ -142,13 +140,13 @@ def parse_rfc3339(text: str) -> float:
 
 
 def merged(wearer: Sequence[Fix], protected: Sequence[Fix]) -> list[tuple[str, Fix]]:
-    """(device id, fix) of both tracks in order of arrival: by time; at equal times wearer first, then file order."""
+    """(device id, fix) of both tracks in order of arrival: by time; at equal times the wearer first, then file order."""
     tagged = [(WEARER_DEVICE_ID, fix) for fix in wearer] + [(PROTECTED_DEVICE_ID, fix) for fix in protected]
     return sorted(tagged, key=lambda item: item[1].epoch_s)
 
 
 def scenario(from_s: float, to_s: float) -> dict[str, Any]:
-    """scenario.json of one wearer and one protected person, under one order valid well beyond `from_s`..`to_s`."""
+    """Content of scenario.json: one wearer, one protected person, and one order valid well beyond `from_s`..`to_s`."""
     person = {"national_id": _NATIONAL_ID, "name": "Wearer Synthetic", "birth_date": _BIRTH_DATE}
     return {
         "wearers": [{"wearer_id": "wearer-geolife", **person}],
@@ -170,7 +168,7 @@ def scenario(from_s: float, to_s: float) -> dict[str, Any]:
 
 
 def report_lines(wearer: Sequence[Fix], protected: Sequence[Fix], accuracy_m: float = 1.0) -> list[str]:
-    """Lines of reports.ndjson for both tracks, in order of arrival; `received_at` is left out (equal to `fix_time`)."""
+    """Lines of reports.ndjson for both tracks in order of arrival. They omit `received_at`, which then equals `fix_time`."""
     return [
         json.dumps(
             {
@@ -187,7 +185,7 @@ def report_lines(wearer: Sequence[Fix], protected: Sequence[Fix], accuracy_m: fl
 
 
 def write_session(session: Session, folder: Path, margin_s: float = DEFAULT_MARGIN_S) -> tuple[Path, Path]:
-    """Write `scenario.json` and `reports.ndjson` of a session into `folder`.
+    """Writes `scenario.json` and `reports.ndjson` of a session into `folder`.
 
     Returns:
         Paths of the scenario and of the reports.

@@ -1,4 +1,4 @@
-"""Entries of the log for tests: a case with one protected person and one place, positions on a line to the north."""
+"""Test support: log entries of a case with one protected person and one place, and positions north of the person."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from services.ingest.domain import Position, Positions
 from tandem.common.v1 import geometry_pb2, log_pb2
 
 LAT_E7, LON_E7 = 375_000_000, 1_270_000_000
-"""Where the protected person is, 1e-7 degrees."""
+"""Position of the protected person, 1e-7 degrees."""
 E7_PER_KM = 90_092
-"""A kilometre to the north there, 1e-7 degrees."""
+"""Difference in latitude of one kilometre to the north at that position, 1e-7 degrees."""
 
 
 def case_entry(
     case: str = "1", *, version: int = 1, from_ms: int = 0, until_ms: int = 1 << 50, place: bool = False
 ) -> log_pb2.LogEntry:
-    """A case of wearer w<case> with tag t<case>, person p<case> with device d<case> and the default rings."""
+    """Log entry of a case: wearer w<case> with tag t<case>, person p<case> with device d<case>, and the default rings."""
     ring = geometry_pb2.Ring
     snapshot = log_pb2.CaseSnapshot(
         case_id=f"case-{case}",
@@ -40,23 +40,23 @@ def case_entry(
 
 
 def position(device_id: str, time_ms: int, north_m: float, *, report_id: str | None = None) -> Position:
-    """A position so far north of the protected person's."""
+    """A position `north_m` metres north of the protected person."""
     return Position(
         device_id, report_id or f"r{time_ms}", time_ms, LAT_E7 + round(north_m * E7_PER_KM / 1000), LON_E7, 5_000
     )
 
 
 def positions_entry(*positions: Position) -> log_pb2.LogEntry:
-    """A batch."""
+    """Log entry of a batch of positions."""
     return translate.positions_entry(Positions.of(positions), received_wall_us=1)
 
 
 def kind_of(entry: log_pb2.LogEntry) -> str:
-    """The last token of the subject that an entry belongs to."""
+    """Last token of the subject for an entry."""
     body = entry.WhichOneof("body")
     return {"case": "case", "rules": "rules", "fold_version": "fold", "tick": "tick"}.get(str(body), "report")
 
 
 def subject_of(entry: log_pb2.LogEntry, partition: int = 0) -> str:
-    """The subject that an entry belongs to."""
+    """Subject for an entry."""
     return flow.log_subject(partition, kind_of(entry))

@@ -1,24 +1,23 @@
-"""Oracle of nearness in continuous time: PyPI `pymeos` (the MEOS C library), and a slow sampling one that checks it.
+"""Test oracle of proximity in continuous time with PyPI `pymeos` (the MEOS C library), and a slow sampling oracle that checks it.
 
-Which formulation, and why (pymeos 1.3, all 138 sessions of pairs.csv at 100, 500 and 1,000 m):
+Choice of the formulation (pymeos 1.3, all 138 sessions of pairs.csv at 100, 500 and 1,000 m):
 
 - `TGeomPoint.within_distance` (`tdwithin`), planar, in an azimuthal equidistant plane centred among the fixes, solves
   the quadratic of two moving points and is exact: it agrees with sampled WGS84 geodesics within the step (0.1 s on all
-  sessions, 0.01 s where the formulations differ most). **This is used.**
-- `distance(...).at(FloatSpan)`, planar or geodetic, is *not* exact: the temporal distance gets a turning point at each
-  local minimum (so that minima and maxima are right) but is linear in between, where the truth is a hyperbola. Its
+  sessions, 0.01 s where the formulations differ most). **The oracle uses this formulation.**
+- `distance(...).at(FloatSpan)`, planar or geodetic, is *not* exact: the temporal distance has a turning point at each
+  local minimum (so minima and maxima are right) but is linear in between, where the true distance is a hyperbola. Its
   crossings were up to 0.27 s off on these tracks.
 - `TGeogPoint` has no `within_distance`, and its `nearest_approach_distance` was up to 0.08 m off (the plane's agrees
   with sampling every 5 ms to 1e-6 m in those cases).
-- The plane costs little: at s from its centre, lengths across are too long by s^2 / (6 R^2), or 0.4 mm in 1 km at
-  10 km.
+- The error of the plane is small: at distance s from its centre, transverse lengths are too long by s^2 / (6 R^2), or
+  0.4 mm in 1 km at 10 km.
 
 Both oracles, like the fold, move a person on a straight line between consecutive fixes.
 
-Equal times: MEOS wants strictly increasing times. A track is cut where fixes share a time: the piece before ends at
-the *first* of them (exclusive), the piece after starts at the *last* (inclusive). The person so jumps in zero time, as
-in a fold that orders by (time, arrival); fixes between the first and the last of a tie last no time and can make no
-interval.
+Equal times: MEOS requires strictly increasing times. A track is cut where fixes share a time: the piece before ends at
+the *first* of them (exclusive), the piece after starts at the *last* (inclusive). So the person jumps in zero time, as
+in a fold that orders by (time, arrival). Fixes between the first and the last of a tie have no duration and no interval.
 """
 
 from __future__ import annotations
@@ -40,7 +39,7 @@ from shapely import Polygon
 from tests.support.geofence.geolife import Fix
 
 Interval = tuple[float, float]
-"""(from, to) in epoch seconds; both ends belong to it."""
+"""Closed interval (from, to) in epoch seconds."""
 LatLon = tuple[float, float]
 """Latitude and longitude, degrees."""
 
@@ -57,8 +56,8 @@ class PlanePoint:
 
 
 def project(*tracks: Sequence[Fix]) -> tuple[list[PlanePoint], ...]:
-    """Put tracks into one azimuthal equidistant plane (WGS84), centred at the median of all their fixes."""
-    # The median, not the mean: a wild fix must not pull the centre away from the others.
+    """Projects tracks into one azimuthal equidistant plane (WGS84), centred at the median of all their fixes."""
+    # The median, not the mean, so that an outlier doesn't move the centre.
     lat_0 = median(fix.lat_deg for track in tracks for fix in track)
     lon_0 = median(fix.lon_deg for track in tracks for fix in track)
     to_plane = Transformer.from_crs(
@@ -73,7 +72,7 @@ def project(*tracks: Sequence[Fix]) -> tuple[list[PlanePoint], ...]:
 
 
 class PairOracle:
-    """Exact questions about the distance of two tracks (each sorted by time, equal times in file order, not empty)."""
+    """Exact distances of two moving people. Each track is sorted by time, with equal times in file order, and not empty."""
 
     def __init__(self, track_a: Sequence[Fix], track_b: Sequence[Fix]) -> None:
         _initialize()
@@ -82,14 +81,14 @@ class PairOracle:
         self._b = pymeos.TGeomPointSeqSet(_ewkt(plane_b))
 
     def inside(self, radius_m: float) -> list[Interval]:
-        """Maximal intervals with distance <= `radius_m`, in order, within the time that both tracks span."""
+        """Maximal intervals with distance <= `radius_m`, in order, within the common time of both tracks."""
         within = self._a.within_distance(self._b, float(radius_m))
         held = within.at(True) if within is not None else None
         return merge(_intervals(held.time())) if held is not None else []
 
     def extremes_m(self, from_s: float, to_s: float) -> Interval:
-        """(least, greatest) distance in m over `from_s`..`to_s`; ValueError where the tracks share no moment of it."""
-        # Restricting the points, not the distance, keeps the ends exact: the distance is linear between its turns.
+        """(minimum, maximum) distance in m over `from_s`..`to_s`. Raises ValueError where the tracks share no moment of it."""
+        # Restricting the points, not the distance, keeps the ends exact: MEOS's distance is linear between its turning points.
         span = pymeos.TsTzSpan(lower=_stamp(from_s), upper=_stamp(to_s), lower_inc=True, upper_inc=True)
         part_a, part_b = self._a.at(span), self._b.at(span)
         distance = part_a.distance(part_b) if part_a is not None and part_b is not None else None
@@ -98,33 +97,33 @@ class PairOracle:
         return float(distance.min_value()), float(distance.max_value())
 
     def min_distance_m(self) -> float:
-        """Least distance in m over the time that both tracks span."""
+        """Minimum distance in m over the common time of both tracks."""
         return float(self._a.nearest_approach_distance(self._b))
 
 
 class PlaceOracle(PairOracle):
-    """The same questions about one track and a place with corners (latitude, longitude, degrees) and holes."""
+    """Exact distances of a moving person and a place, with corners (latitude, longitude, degrees) and holes."""
 
     def __init__(self, track: Sequence[Fix], outline: Sequence[LatLon], holes: Sequence[Sequence[LatLon]]) -> None:
         _initialize()
         lines = [[Fix(0.0, lat_deg, lon_deg) for lat_deg, lon_deg in line] for line in (outline, *holes)]
         points, *planes = project(track, *lines)
-        # MEOS loses pieces of a track that goes back over itself with 1e-8 m between; a tenth of a millimetre keeps them.
+        # MEOS loses pieces of a track that returns over itself at an offset of 1e-8 m. Rounding to 0.1 mm keeps them.
         self._points = [PlanePoint(point.epoch_s, round(point.x_m, 4), round(point.y_m, 4)) for point in points]
         corners = [[(point.x_m, point.y_m) for point in plane] for plane in planes]
         self._area = Polygon(corners[0], corners[1:])
         self._a = pymeos.TGeomPointSeqSet(_ewkt(self._points))
 
     def inside(self, radius_m: float) -> list[Interval]:
-        """Maximal intervals within `radius_m` of the area's edge or inside of it, in order.
+        """Maximal intervals within `radius_m` of the area's edge or inside it, in order.
 
-        MEOS's own tdwithin makes corners of 32 sides round a geometry; of 2,048 they are good to 2 mm at 1 km.
+        MEOS's tdwithin approximates a circle by 32 sides. The 2,048 sides used here are accurate to 2 mm at 1 km.
         """
         held = self._a.at(self._area.buffer(radius_m, quad_segs=512))
         return merge(_intervals(held.time())) if held is not None else []
 
     def extremes_m(self, from_s: float, to_s: float) -> Interval:
-        """(least, greatest) distance in m over `from_s`..`to_s`, at its ends, at each fix and 2,000 times between."""
+        """(minimum, maximum) distance in m over `from_s`..`to_s`, sampled at both ends, at each fix and 2,000 times between."""
         own_s = np.array([point.epoch_s for point in self._points])
         at_s = np.union1d(np.linspace(from_s, to_s, 2001), own_s[(own_s >= from_s) & (own_s <= to_s)])
         x_m = np.interp(at_s, own_s, [point.x_m for point in self._points])
@@ -133,12 +132,12 @@ class PlaceOracle(PairOracle):
         return float(distances_m.min()), float(distances_m.max())
 
     def min_distance_m(self) -> float:
-        """Least distance in m of the whole track."""
+        """Minimum distance in m between the whole track and the place."""
         return float(self._a.nearest_approach_distance(self._area))
 
 
 def min_distance_m(track_a: Sequence[Fix], track_b: Sequence[Fix]) -> float:
-    """Least distance in m of two moving people, over the time that both tracks span; exact, by MEOS."""
+    """Exact minimum distance in m of two moving people over the common time of both tracks, by MEOS."""
     return PairOracle(track_a, track_b).min_distance_m()
 
 
@@ -148,7 +147,7 @@ def sampled_inside(
     """Slow check without MEOS and without a plane: WGS84 geodesics between positions linear in latitude and longitude.
 
     Returns:
-        The intervals (ends within `step_s` seconds; what is shorter may be missed) and the least sampled distance in m.
+        The intervals (ends within `step_s` seconds; shorter intervals may be missed) and the minimum sampled distance in m.
     """
     from_s = max(track_a[0].epoch_s, track_b[0].epoch_s)
     to_s = min(track_a[-1].epoch_s, track_b[-1].epoch_s)
@@ -158,7 +157,7 @@ def sampled_inside(
     degrees = []
     for track in (track_a, track_b):
         times_s = np.array([fix.epoch_s for fix in track])
-        # side="right" takes the last fix of a tie as the start of what follows, as the exact oracle does.
+        # side="right" starts the next segment at the last fix of a tie, as the exact oracle does.
         after = np.clip(np.searchsorted(times_s, at_s, side="right"), 1, len(track) - 1)
         before = after - 1
         part = np.clip((at_s - times_s[before]) / np.maximum(times_s[after] - times_s[before], 1e-9), 0.0, 1.0)
@@ -182,7 +181,7 @@ def dense_stretches(*tracks: Sequence[Fix], gap_s: float = 60.0) -> list[Interva
 
 
 def merge(intervals: Iterable[Interval]) -> list[Interval]:
-    """Union of intervals, as maximal ones in order; those that touch become one."""
+    """Union of intervals as maximal intervals in order; touching intervals are joined."""
     merged: list[Interval] = []
     for from_s, to_s in sorted(intervals):
         if merged and from_s <= merged[-1][1]:
@@ -193,7 +192,7 @@ def merge(intervals: Iterable[Interval]) -> list[Interval]:
 
 
 def clip(intervals: Iterable[Interval], stretches: Sequence[Interval]) -> list[Interval]:
-    """What of `intervals` lies in `stretches` (each list disjoint), in order."""
+    """Intersection of `intervals` with `stretches` (each list disjoint), in order."""
     return sorted(
         (max(from_s, lower_s), min(to_s, upper_s))
         for from_s, to_s in intervals
@@ -204,8 +203,8 @@ def clip(intervals: Iterable[Interval], stretches: Sequence[Interval]) -> list[I
 
 @cache
 def _initialize() -> None:
-    # MEOS keeps global state: once per process, and never at import. It is left to the process's end, since objects
-    # that Python frees after pymeos_finalize() would be freed by a library that is gone.
+    # MEOS has global state, so it is initialized once per process and not at import. It is never finalized, because Python
+    # may free MEOS objects after pymeos_finalize(), when the library's allocator is gone.
     pymeos.pymeos_initialize()
 
 
@@ -214,14 +213,14 @@ def _stamp(epoch_s: float) -> datetime:
 
 
 def _pieces(track: Sequence[PlanePoint]) -> list[list[PlanePoint]]:
-    """Cut a track at equal times; see the module's docstring."""
+    """Cuts a track at equal times; see the module's docstring."""
     pieces: list[list[PlanePoint]] = [[]]
     for _, group in groupby(track, key=lambda point: point.epoch_s):
         tied = list(group)
         pieces[-1].append(tied[0])
         if len(tied) > 1:
             pieces.append([tied[-1]])
-    # A first piece of one point lasts no time: the tie at which the track starts.
+    # A track that starts with a tie has a first piece of one point, which has no duration.
     return [piece for piece in pieces[:-1] if len(piece) > 1] + pieces[-1:]
 
 

@@ -1,6 +1,7 @@
-"""The evaluator, which kills itself at its first publication of a disclosure: `before` it, or `after` it and unmarked.
+"""Evaluator process for tests that kills itself at its first publication of a disclosure.
 
-The plan is a file of one word; an empty one means to live.
+The file named by MORTAL_EVALUATOR_PLAN holds one word: `before` the publication, or `after` it but before it is marked as published. An
+empty file means never.
 """
 
 from __future__ import annotations
@@ -19,15 +20,15 @@ PLAN = "MORTAL_EVALUATOR_PLAN"
 
 
 def arm(moment: str) -> None:
-    """Makes the publication the last thing that the process does."""
+    """Makes the process kill itself `before` or `after` its first publication of a disclosure."""
     publish = Bus.publish_until_stored
 
     async def publish_and_die(self: Bus, subject: str, *args: Any, **kwargs: Any) -> PubAck | None:
-        ours = subject.startswith("disclosure.")
-        if ours and moment == "before":
+        is_disclosure = subject.startswith("disclosure.")
+        if is_disclosure and moment == "before":
             os.kill(os.getpid(), signal.SIGKILL)
         ack = await publish(self, subject, *args, **kwargs)
-        if ours:
+        if is_disclosure:
             os.kill(os.getpid(), signal.SIGKILL)
         return ack
 

@@ -1,4 +1,4 @@
-"""Scenarios as a prosecutor reads them (tests/scenarios/*.json), turned into the back-test's records and arrivals."""
+"""Test support: readable scenarios (tests/scenarios/*.json), converted into records and reports of the back-test."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from tandem.registry.v1 import registry_pb2
 
 FOLDER = Path(__file__).parents[2] / "scenarios"
 RINGS = {"2000": "WARN", "1000": "NOTIFY", "100": "RESPOND"}
-"""Rings of an order that names none, radius in metres to what entering demands."""
+"""Rings of an order without rings: radius in metres to the demand of entering it."""
 REPEATS = frozenset({"DISTANCE_CHANGED"})
-"""Warnings that say again how near somebody is: a scenario lists those that it is about, and others are no faults."""
+"""Kinds of repeated warnings. A scenario lists the ones that it tests; unlisted ones are no faults."""
 ACCURACY_M = 5
 DAY_S = 86_400
 BIRTH_DATE = "1990-01-01"
 _A_M, _E2 = 6_378_137.0, 0.00669437999014
-"""WGS84: half the greater axis, and the square of its eccentricity."""
+"""WGS84: semi-major axis in metres, and the square of the eccentricity."""
 _ITEMS = {
     "path_m": {"what", "device", "path_m", "from_s", "to_s", "every_s", "accuracy_m", "clock_ahead_s"}
     | {"delay_s", "arrives_s", "times", "backwards"},
@@ -36,7 +36,7 @@ _ITEMS = {
     "order": {"what", "at_s", "order"},
     "gives": {"what", "at_s", "gives", "to"},
 }
-"""What an item of the timeline may hold, by the key that tells its kind."""
+"""Allowed keys of a timeline item, by the key that identifies its kind."""
 _EXPECTED = {
     "what",
     "kind",
@@ -54,26 +54,26 @@ _EXPECTED = {
 
 @dataclass(frozen=True, slots=True)
 class Expected:
-    """An alert that must come."""
+    """An alert that the scenario must produce."""
 
     kind: str
     demand: str
     by_s: float
-    """It is decided by this second."""
+    """Latest second of the decision."""
     not_before_s: float = -math.inf
     order: str = ""
-    """Any, where it is empty; so are target and ring."""
+    """Empty means any order; target "" and ring 0 mean any, too."""
     target: str = ""
     ring_m: float = 0
     late: bool | None = None
     inside_s: float = 0
-    """Its account holds at least so much time inside ..."""
+    """Minimum time inside the ring, by the alert's intervals, seconds."""
     least_m: float = math.inf
-    """... and a least distance of at most this."""
+    """Upper limit of the alert's minimum distance, metres."""
     what: str = ""
 
     def is_met_by(self, alert: dict[str, Any], begins_ms: int) -> bool:
-        """Whether an alert is the one."""
+        """Whether an alert is the expected one."""
         decided_s = (times.from_rfc3339(alert["decided_at"]) - begins_ms) / 1000
         return (
             (alert["kind"], alert["demand"]) == (self.kind, self.demand)
@@ -89,17 +89,17 @@ class Expected:
 
 @dataclass(frozen=True, slots=True)
 class Forbidden:
-    """An alert that mustn't come, also where it demands no more than a record."""
+    """An alert that the scenario must not produce, even with the demand RECORD."""
 
     kind: str
     target: str = ""
-    """Any, where it is empty; so is the ring."""
+    """Empty means any target; ring 0 means any, too."""
     ring_m: float = 0
     before_s: float = math.inf
     what: str = ""
 
     def is_broken_by(self, alert: dict[str, Any], begins_ms: int) -> bool:
-        """Whether an alert is the one."""
+        """Whether an alert is the forbidden one."""
         return (
             alert["kind"] == self.kind
             and self.target in ("", alert["target_id"])
@@ -110,7 +110,7 @@ class Forbidden:
 
 @dataclass(slots=True)
 class Scenario:
-    """One file."""
+    """A scenario file, parsed."""
 
     name: str
     story: str
@@ -120,60 +120,63 @@ class Scenario:
     incidents: int | None
     must_not: list[Forbidden] = field(default_factory=list)
     lines: list[ReportLine] = field(default_factory=list)
-    """In the order of their arrival."""
+    """Reports and records in order of arrival."""
 
     def alerts(self, restart: bool = False) -> list[dict[str, Any]]:
-        """All that the fold says; with `restart`, of an evaluator that is restarted from a checkpoint before each arrival."""
+        """All outputs of the fold. With `restart`, the evaluator restarts from a checkpoint before each arrival."""
         backtest = Backtest(self.records)
-        found = list(backtest.begin(self.lines))
+        outputs = list(backtest.begin(self.lines))
         for line in self.lines:
             if restart:
                 backtest.state = codec.decode(codec.encode(backtest.state))
-            found += backtest.arrive(line)
-        return found
+            outputs += backtest.arrive(line)
+        return outputs
 
     def faults(self, alerts: Sequence[dict[str, Any]]) -> list[str]:
-        """What must have come and didn't, what came above RECORD and mustn't have, and what is of a time that hasn't come."""
+        """Missing alerts, unexpected alerts above RECORD, forbidden alerts, and alerts about a future time, as texts."""
         left = list(alerts)
-        found = []
+        faults = []
         for expected in self.must:
             met = next(
-                (one for one in left if one["kind"] != "PARKED" and expected.is_met_by(one, self.begins_ms)), None
+                (alert for alert in left if alert["kind"] != "PARKED" and expected.is_met_by(alert, self.begins_ms)),
+                None,
             )
             if met is None:
-                found.append(f"missing: {expected}")
+                faults.append(f"missing: {expected}")
             else:
                 left.remove(met)
-        unexpected = [one for one in left if one.get("demand", "RECORD") != "RECORD" and one["kind"] not in REPEATS]
-        found += [f"unexpected: {one}" for one in unexpected]
-        found += [
+        unexpected = [
+            alert for alert in left if alert.get("demand", "RECORD") != "RECORD" and alert["kind"] not in REPEATS
+        ]
+        faults += [f"unexpected: {alert}" for alert in unexpected]
+        faults += [
             f"forbidden: {alert}"
             for alert in alerts
             if any(forbidden.is_broken_by(alert, self.begins_ms) for forbidden in self.must_not)
         ]
-        found += [
+        faults += [
             f"of a time that hasn't come: {alert}"
             for alert in alerts
             if alert.get("at", "") > alert.get("decided_at", "")
         ]
         incidents = {alert["incident_id"] for alert in alerts if alert.get("incident_id")}
         if self.incidents is not None and len(incidents) != self.incidents:
-            found.append(f"incidents: {len(incidents)}, not {self.incidents}")
-        return found
+            faults.append(f"incidents: {len(incidents)}, not {self.incidents}")
+        return faults
 
 
 def files() -> list[Path]:
-    """All scenarios."""
+    """Paths of all scenarios."""
     return sorted(FOLDER.glob("*.json"))
 
 
 def load(path: Path) -> Scenario:
-    """Reads a scenario; what isn't as tests/scenarios/README.md says raises."""
+    """Reads a scenario file. Raises ValueError where it breaks the format of tests/scenarios/README.md."""
     return parse(json.loads(path.read_text("utf-8")))
 
 
 def parse(content: dict[str, Any]) -> Scenario:
-    """The same of its content."""
+    """Parses the content of a scenario file. Raises ValueError where it breaks the format."""
     return _Reader(content).scenario
 
 
@@ -190,21 +193,21 @@ class _Reader:
         self._wearers: dict[str, list[str]] = content["wearers"]
         self._protected: dict[str, list[str]] = content["protected"]
         self._reports = 0
-        for one in content["must"]:
-            _only(one, {"kind", "demand", "by_s"}, _EXPECTED)
-        for one in content.get("must_not", ()):
-            _only(one, {"kind"}, {"what", "target", "ring_m", "before_s"})
+        for alert in content["must"]:
+            _only(alert, {"kind", "demand", "by_s"}, _EXPECTED)
+        for alert in content.get("must_not", ()):
+            _only(alert, {"kind"}, {"what", "target", "ring_m", "before_s"})
         self.scenario = Scenario(
             name=content["name"],
             story=content["story"],
             begins_ms=self._begins_ms,
             records=self._records(content["orders"]),
-            must=[Expected(**one) for one in content["must"]],
+            must=[Expected(**alert) for alert in content["must"]],
             incidents=content.get("incidents"),
-            must_not=[Forbidden(**one) for one in content.get("must_not", ())],
+            must_not=[Forbidden(**alert) for alert in content.get("must_not", ())],
         )
         arrivals = [arrival for item in content["timeline"] for arrival in self._arrivals(item)]
-        arrivals.sort(key=lambda arrival: arrival[0])  # of one moment, in the order of the file
+        arrivals.sort(key=lambda arrival: arrival[0])  # stable: arrivals of the same moment keep the order of the file
         self.scenario.lines = [ReportLine(number, *arrival) for number, arrival in enumerate(arrivals, 1)]
 
     # ── records ──────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -256,7 +259,7 @@ class _Reader:
     def _corners(self, corners_m: list[list[float]]) -> list[geometry_pb2.Point]:
         return [geometry_pb2.Point(**self._point(*corner)) for corner in corners_m]
 
-    # ── what happens ─────────────────────────────────────────────────────────────────────────────────────────────────
+    # ── timeline ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
     def _arrivals(self, item: dict[str, Any]) -> Iterator[tuple[int, Any]]:
         (kind,) = [key for key in _ITEMS if key in item]
@@ -265,18 +268,18 @@ class _Reader:
             case "order":
                 yield self._ms(item["at_s"]), self._order(item["order"])
             case "gives":
-                yield self._ms(item["at_s"]), self._given(item["gives"], item["to"])
+                yield self._ms(item["at_s"]), self._handover(item["gives"], item["to"])
             case "says":
-                yield from self._said(item)
+                yield from self._events(item)
             case _:
-                yield from self._moved(item)
+                yield from self._positions(item)
 
-    def _given(self, device: str, to: str) -> registry_pb2.Tag | registry_pb2.Device:
+    def _handover(self, device: str, to: str) -> registry_pb2.Tag | registry_pb2.Device:
         if to in self._wearers:
             return registry_pb2.Tag(device_id=device, wearer_id=to)
         return registry_pb2.Device(device_id=device, person_id=to)
 
-    def _said(self, item: dict[str, Any]) -> Iterator[tuple[int, Any]]:
+    def _events(self, item: dict[str, Any]) -> Iterator[tuple[int, Any]]:
         self._reports += 1
         event = ingest_pb2.EquipmentEvent(
             device_id=item["device"],
@@ -287,15 +290,15 @@ class _Reader:
         for _ in range(item.get("times", 1)):
             yield self._ms(item.get("arrives_s", item["at_s"])), event
 
-    def _moved(self, item: dict[str, Any]) -> Iterator[tuple[int, Any]]:
-        """A report every so often on the way along a path, at one speed."""
+    def _positions(self, item: dict[str, Any]) -> Iterator[tuple[int, Any]]:
+        """Reports at regular intervals along a path, at constant speed."""
         from_s, to_s = item["from_s"], item.get("to_s", item["from_s"])
         moments = (
             [from_s + i * item["every_s"] for i in range(int((to_s - from_s) / item["every_s"]) + 1)]
             if to_s > from_s
             else [from_s]
         )
-        found = []
+        arrivals = []
         for moment_s in moments:
             self._reports += 1
             part = (moment_s - from_s) / (to_s - from_s) if to_s > from_s else 0.0
@@ -307,14 +310,14 @@ class _Reader:
                 **self._point(*_along(item["path_m"], part)),
             )
             arrives_s = item.get("arrives_s", moment_s + item.get("delay_s", 0))
-            found += [(self._ms(arrives_s), position)] * item.get("times", 1)
-        yield from reversed(found) if item.get("backwards") else found
+            arrivals += [(self._ms(arrives_s), position)] * item.get("times", 1)
+        yield from reversed(arrivals) if item.get("backwards") else arrivals
 
     def _ms(self, second: float) -> int:
         return self._begins_ms + round(second * 1000)
 
     def _point(self, east_m: float, north_m: float) -> dict[str, float]:
-        """Degrees of an offset from the origin, by the curvature there; good to 0.1 m within 3 km."""
+        """Latitude and longitude of an offset from the origin, by the local curvature; accurate to 0.1 m within 3 km."""
         lat = math.radians(self._lat_deg)
         w2 = 1 - _E2 * math.sin(lat) ** 2
         along_meridian, across = _A_M * (1 - _E2) / w2**1.5, _A_M / math.sqrt(w2)
@@ -325,12 +328,12 @@ class _Reader:
 
 
 def _inside_s(alert: dict[str, Any]) -> float:
-    """Time inside by the account of an alert; 0 where it has none."""
+    """Total time inside by an alert's intervals, seconds; 0 where it has none."""
     return sum(times.from_rfc3339(to) - times.from_rfc3339(from_) for from_, to in alert.get("inside", ())) / 1000
 
 
 def _along(path_m: Sequence[Sequence[float]], part: float) -> tuple[float, float]:
-    """East and north after a part of the whole length, 0 to 1."""
+    """East and north, metres, after a fraction (0 to 1) of a path's length."""
     lengths = [math.dist(a, b) for a, b in pairwise(path_m)]
     left = part * sum(lengths)
     for i, length in enumerate(lengths):
@@ -345,4 +348,4 @@ def _along(path_m: Sequence[Sequence[float]], part: float) -> tuple[float, float
 def _only(content: dict[str, Any], needed: set[str], also: Sequence[str] | set[str] = ()) -> None:
     missing, unknown = needed - set(content), set(content) - needed - set(also)
     if missing or unknown:
-        raise ValueError(f"{content}: missing {sorted(missing)}, unknown {sorted(unknown)}")
+        raise ValueError(f"{content}: missing keys {sorted(missing)}, unknown keys {sorted(unknown)}")

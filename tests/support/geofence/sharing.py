@@ -1,4 +1,4 @@
-"""Two evaluators beside a registry, all processes of their own, for tests of live positions; and readers of both agencies."""
+"""Test support for live positions: processes of a registry and two evaluators, and readers of both agencies."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ from tests.support.registry.registry import SECRET, WITHIN_S, RegistryMesh, runn
 MOJ_DESK = "spiffe://moj/desk/seoul"
 NPA_DESK = "spiffe://npa/desk/seoul"
 BASIS = "STALKING_9_1_3_2"
-EVERY_S = (0.02, 0.5)
-"""How often each evaluator tells of a subject at most: the first looks as often as it tells, the second more often."""
+INTERVALS_S = (0.02, 0.5)
+"""Minimum time between two positions of a subject, by evaluator, seconds. The second checks more often than it sends."""
 
 Stream = grpc.aio.UnaryStreamCall[positions_pb2.WatchPositionsRequest, positions_pb2.WatchPositionsResponse]
 
@@ -38,12 +38,12 @@ def wearer(case: str) -> positions_pb2.Subject:
 
 
 def person(case: str) -> positions_pb2.Subject:
-    """Its protected person."""
+    """The protected person of a case of `log.case_entry`."""
     return positions_pb2.Subject(kind=positions_pb2.PROTECTED_PERSON, subject_id=f"p{case}")
 
 
 class Evaluator:
-    """One evaluator's process."""
+    """An evaluator process."""
 
     def __init__(self, service: Service, address: str, folder: Path) -> None:
         self.service = service
@@ -52,7 +52,7 @@ class Evaluator:
 
 
 class SharingMesh:
-    """All of it."""
+    """The registry and the evaluators."""
 
     def __init__(self, registry: RegistryMesh, evaluators: Sequence[Evaluator]) -> None:
         self.registry = registry
@@ -60,11 +60,11 @@ class SharingMesh:
 
     @asynccontextmanager
     async def connected(self, number: int = 0, *options: tuple[str, int]) -> AsyncIterator[Client]:
-        """A client of one evaluator, once that one serves and shares, and the registry serves."""
+        """A client of one evaluator, once the evaluator serves and can share, and the registry serves."""
         await self.registry.service.ready(self.registry.address)
         evaluator = self.evaluators[number]
         await evaluator.service.ready(evaluator.address)
-        await evaluator.service.logged("disclosures_opened")  # it serves without: decisions wait for no ledger
+        await evaluator.service.logged("disclosures_opened")  # it serves before, as decisions need no ledger
         async with (
             grpc.aio.insecure_channel(evaluator.address, options=options) as channel,
             buses.connect(self.registry.nats.url, "test") as bus,
@@ -72,19 +72,19 @@ class SharingMesh:
             yield Client(self, channel, bus)
 
     def rows(self, reference: str) -> list[tuple[Any, ...]]:
-        """The ledger's rows about an incident, in order."""
-        found = self.registry.query(
+        """Rows of the ledger about an incident, in order."""
+        rows = self.registry.query(
             "select reference, deed, record_kind, record_id, order_id, legal_basis, who, recipient, positions, disclosure_id"
             " from ledger order by sequence"
         )
-        return [row[1:] for row in found if row[0] == reference]
+        return [row[1:] for row in rows if row[0] == reference]
 
     async def until_rows(self, reference: str, count: int) -> list[tuple[Any, ...]]:
-        """The rows, once there are so many."""
+        """Rows of the ledger about an incident, once there are at least `count`."""
         async with asyncio.timeout(WITHIN_S):
-            while len(found := self.rows(reference)) < count:  # noqa: ASYNC110  # another process writes them
+            while len(rows := self.rows(reference)) < count:  # noqa: ASYNC110  # another process writes them
                 await asyncio.sleep(0.05)
-        return found
+        return rows
 
 
 class Client:
@@ -97,13 +97,13 @@ class Client:
         self._cases: Any = geofence_pb2_grpc.GeofenceServiceStub(channel)
 
     async def publish(self, entry: log_pb2.LogEntry) -> int:
-        """Enters something into the log; its sequence."""
+        """Publishes an entry to the log; returns its sequence."""
         stored = await self.bus.publish_until_stored(log.subject_of(entry), entry.SerializeToString())
         assert stored
         return stored.seq
 
     async def approach(self, case: str) -> str:
-        """The wearer is 80 m from the protected person, 2 minutes ago; returns the id of the incident, once this evaluator has it."""
+        """Publishes a wearer 80 m from the protected person 2 minutes ago; returns the id of the incident once it is open."""
         at_ms = now_ms() - 120_000
         await self.publish(log.case_entry(case, from_ms=at_ms - 60_000))
         positions = (log.position(f"d{case}", at_ms, 0), log.position(f"t{case}", at_ms, 80))
@@ -113,9 +113,9 @@ class Client:
         return str(incident_id)
 
     async def reached(self, case: str, sequence: int = 0) -> geofence_pb2.GetCaseResponse:
-        """The case as this evaluator has it, once it has come to an entry of the log (without one: to the case).
+        """This evaluator's answer for a case, once it has applied an entry of the log (by default: the case).
 
-        Alerts don't show how far it is: either evaluator may be the first to publish them.
+        Alerts don't show the progress of an evaluator, because either evaluator may publish them first.
         """
         request = geofence_pb2.GetCaseRequest(case_id=f"case-{case}", min_sequence=sequence)
         async with asyncio.timeout(WITHIN_S):
@@ -131,11 +131,11 @@ class Client:
                     await asyncio.sleep(0.05)
 
     async def caught_up_with(self, other: Client, case: str) -> None:
-        """Returns once this client's evaluator has come at least as far in the log as the other's is now."""
+        """Returns once this client's evaluator has applied all entries that the other client's evaluator has applied now."""
         await self.reached(case, (await other.reached(case)).applied_sequence)
 
     async def leave(self, case: str) -> None:
-        """The wearer is 6 km away from 110 to 10 seconds ago."""
+        """Publishes positions of the wearer 6 km away, from 110 to 10 seconds ago."""
         for ago_s in range(110, 0, -10):
             at_ms = now_ms() - ago_s * 1000
             positions = (log.position(f"d{case}", at_ms, 0), log.position(f"t{case}", at_ms, 6_000))
@@ -150,7 +150,7 @@ class Client:
         basis: str = BASIS,
         for_s: float = 600,
     ) -> Stream:
-        """A stream of positions."""
+        """Opens a stream of positions."""
         request = positions_pb2.WatchPositionsRequest(legal_basis=basis, subjects=subjects)
         if incident:
             request.incident_id = incident
@@ -169,7 +169,7 @@ class Client:
     async def first(
         self, who: str, subject: positions_pb2.Subject, order: str, basis: str
     ) -> tuple[Stream, positions_pb2.LivePosition]:
-        """A stream of positions under an order, and its first message, once the evaluator has come to the order in the log."""
+        """Opens a stream of positions under an order, once the evaluator has applied the order; returns its first position, too."""
         async with asyncio.timeout(WITHIN_S):
             while True:
                 stream = self.watch(who, subject, order=order, basis=basis)
@@ -181,7 +181,7 @@ class Client:
                     await asyncio.sleep(0.05)
 
     async def refusal(self, stream: Stream) -> str:
-        """The code with which a stream ended before anything left."""
+        """Status code of a stream that ends before its first message."""
         try:
             async with asyncio.timeout(WITHIN_S):
                 message = await stream.read()
@@ -190,29 +190,29 @@ class Client:
         raise AssertionError(f"got {type(message)}")
 
     async def until_end(self, stream: Stream) -> list[positions_pb2.WatchPositionsResponse]:
-        """All that comes until the stream ends by itself."""
-        found = []
+        """All messages until the evaluator ends the stream."""
+        messages = []
         async with asyncio.timeout(WITHIN_S):
             while isinstance(message := await stream.read(), positions_pb2.WatchPositionsResponse):
-                found.append(message)
-        return found
+                messages.append(message)
+        return messages
 
 
 def now_ms() -> int:
-    """Mesh time."""
+    """Mesh time now, ms since 1970 UTC."""
     return int(time.time() * 1000)
 
 
 def moment(in_s: float) -> Timestamp:
-    """A moment so far ahead."""
-    found = Timestamp()
-    found.FromMilliseconds(now_ms() + int(in_s * 1000))
-    return found
+    """The time `in_s` seconds from now."""
+    timestamp = Timestamp()
+    timestamp.FromMilliseconds(now_ms() + int(in_s * 1000))
+    return timestamp
 
 
 @contextmanager
 def sharing_mesh(folder: Path, module: str = "services.geofence", **env: str) -> Iterator[SharingMesh]:
-    """A registry and two evaluators that are starting; everything is killed at the end."""
+    """Starts a registry and two evaluators, without waiting for them; kills all processes at the end."""
     with running_registry(folder, 1) as registry, ExitStack() as stack:
         evaluators = []
         for replica in range(2):
@@ -224,7 +224,7 @@ def sharing_mesh(folder: Path, module: str = "services.geofence", **env: str) ->
                 "TANDEM_DATA_DIR": str(data_dir),
                 "TANDEM_DEV_SECRET": SECRET,
                 "TANDEM_REPLICA": str(replica),
-                "TANDEM_SHARE_EVERY_S": str(EVERY_S[replica]),
+                "TANDEM_SHARE_EVERY_S": str(INTERVALS_S[replica]),
                 **env,
             }
             service = stack.enter_context(spawn(module, settings, folder / f"geofence-{replica}.log"))

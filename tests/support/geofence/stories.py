@@ -1,4 +1,4 @@
-"""Stories of timestamps for the fold: a case, positions in metres from the protected person's home, and what came of it."""
+"""Test support: a story is a short log of a case, with positions in metres from the protected person's home, and its alerts."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ _EAST_E7_PER_M = 113.0897
 
 
 def place_e7(north_m: float, east_m: float = 0.0) -> tuple[int, int]:
-    """Latitude and longitude so far from the home, 1e-7 degrees; good to a centimetre within 1 km."""
+    """Latitude and longitude of an offset from the home, 1e-7 degrees; accurate to a centimetre within 1 km."""
     return LAT_E7 + round(north_m * _NORTH_E7_PER_M), LON_E7 + round(east_m * _EAST_E7_PER_M)
 
 
 @dataclass
 class Story:
-    """A log that grows by calls and the alerts that came of it."""
+    """A log that a test extends by calls, and the outputs of its fold."""
 
     state: State = field(default_factory=lambda: State(0))
     outputs: list[Alert | DeadLetter] = field(default_factory=list)
@@ -40,18 +40,18 @@ class Story:
         self.enter(0, Rules(clear_after_ms=self.clear_after_s * 1000))
 
     def enter(self, at_s: float, body: Body) -> None:
-        """An entry that arrives at a second."""
+        """Folds an entry that arrives at a second of the story, after all due ticks."""
         stamp_ms = T0_MS + round(at_s * 1000)
         while (due_ms := fold.next_due_ms(self.state)) is not None and due_ms < stamp_ms:
             self.outputs += fold.step(self.state, Entry(self.state.sequence + 1, due_ms, Tick()))
         self.outputs += fold.step(self.state, Entry(self.state.sequence + 1, stamp_ms, body))
 
     def tick(self, at_s: float) -> None:
-        """Time passes."""
+        """Folds a tick at a second of the story."""
         self.enter(at_s, Tick())
 
     def case(self, at_s: float = 0, case: str = "1", **changes: object) -> None:
-        """A case of wearer w with tag `tag` and person p with device `phone`; `changes` replace fields of the snapshot."""
+        """Folds a case of wearer w with tag `tag` and person p with device `phone`; `changes` replace fields of the snapshot."""
         ring = geometry_pb2.Ring
         content: dict[str, object] = {
             "case_id": f"case-{case}",
@@ -81,7 +81,7 @@ class Story:
         report_id: str | None = None,
         accuracy_m: float = 5,
     ) -> None:
-        """A position arrives; its fix is of the same moment unless `fix_s` says otherwise."""
+        """Folds a position that arrives at a second of the story. `fix_s` is the time of the fix, by default the same second."""
         fix_ms = T0_MS + round((at_s if fix_s is None else fix_s) * 1000)
         position = Position(
             device_id, report_id or f"{fix_ms}", fix_ms, *place_e7(north_m, east_m), round(accuracy_m * 1000)
@@ -91,32 +91,32 @@ class Story:
     def says(
         self, at_s: float, device_id: str, event: str, report_id: str | None = None, event_s: float | None = None
     ) -> None:
-        """A device says something about itself."""
+        """Folds an equipment event that a device reports."""
         event_ms = T0_MS + round((at_s if event_s is None else event_s) * 1000)
         kind = log_pb2.EquipmentKind.Value(event)
         report = EquipmentEvent(device_id, report_id or f"e{at_s}", kind, event_ms)
         self.enter(at_s, translate.entry_body(equipment_entry(report, 0).SerializeToString()))
 
     def heard(self, at_s: float, *device_ids: str) -> None:
-        """Devices report with clocks so far ahead that nothing of it can be used."""
+        """Folds reports without usable content, as devices send them whose clocks are too far ahead."""
         batch = log_pb2.HeardBatch(device_id=device_ids, report_id=[f"h{at_s}" for _ in device_ids])
         self.enter(at_s, translate.entry_body(log_pb2.LogEntry(heard=batch).SerializeToString()))
 
     @property
     def alerts(self) -> list[Alert]:
-        """All alerts so far."""
+        """All alerts of the story so far."""
         return [output for output in self.outputs if isinstance(output, Alert)]
 
     def of(self, *kinds: AlertKind) -> list[Alert]:
-        """Alerts of these kinds so far."""
+        """Alerts of these kinds of the story so far."""
         return [alert for alert in self.alerts if alert.kind in kinds]
 
     def told(self) -> list[tuple[str, int, float]]:
-        """Kind, ring in metres and second of each alert's moment."""
+        """Kind, ring in metres, and time in seconds of the story, of each alert."""
         return [(a.kind.value, a.ring_mm // 1000, (a.at_ms - T0_MS) / 1000) for a in self.alerts]
 
     def entered(self) -> list[int]:
-        """Radii entered, metres, in order."""
+        """Radii of the entered rings, metres, in order."""
         return [a.ring_mm // 1000 for a in self.alerts if a.kind is AlertKind.RING_ENTERED]
 
 
@@ -130,7 +130,7 @@ def circle(place_id: str, north_m: float, east_m: float, radius_m: float) -> geo
 def polygon(
     place_id: str, *corners: tuple[float, float], holes: Sequence[Sequence[tuple[float, float]]] = ()
 ) -> geometry_pb2.Place:
-    """A protected place with corners (north, east), its own and those of its holes, metres."""
+    """A protected place with corners (north, east), and holes with such corners, metres."""
     area = geometry_pb2.Polygon(
         vertices=_points(corners), holes=[geometry_pb2.Hole(vertices=_points(hole)) for hole in holes]
     )
@@ -141,6 +141,6 @@ def _points(corners: Sequence[tuple[float, float]]) -> list[geometry_pb2.Point]:
     return [geometry_pb2.Point(lat_deg=lat / 1e7, lon_deg=lon / 1e7) for lat, lon in (place_e7(*c) for c in corners)]
 
 
-def metres(one: tuple[float, float], other: tuple[float, float]) -> float:
-    """Distance of two offsets."""
-    return math.dist(one, other)
+def metres(first: tuple[float, float], second: tuple[float, float]) -> float:
+    """Distance of two offsets, metres."""
+    return math.dist(first, second)

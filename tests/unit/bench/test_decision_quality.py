@@ -1,4 +1,4 @@
-"""The study of the decision's quality: what is played was fixed before anything was tuned by it."""
+"""The decision-quality study: its plays were fixed before the decision was tuned."""
 
 from __future__ import annotations
 
@@ -18,47 +18,47 @@ PLACED = "60dddea040163679dbfe44af74c718b13c82ae1760ae1f9db3de3051c96e6564"
 REPORTED = "93177165167ed0392321773a3d309ed9cd0c78026654ebecdc1c3e6350285fd9"
 
 
-def test_the_placement_and_the_noise_are_those_that_were_fixed_beforehand() -> None:
-    made = placement.plays(geolife.require_geolife())
-    assert len({play.name for play in made}) == len(made)
-    assert placement.digest(made) == PLACED
-    said = hashlib.sha256()
-    for play in made[::100]:
+def test_placement_and_noise_are_those_fixed_beforehand() -> None:
+    plays = placement.plays(geolife.require_geolife())
+    assert len({play.name for play in plays}) == len(plays)
+    assert placement.digest(plays) == PLACED
+    hashed = hashlib.sha256()
+    for play in plays[::100]:
         for every_ms in (15_000, 60_000):
-            said.update(repr([tuple(report) for report in noise.reports(play, every_ms)]).encode())
-    assert said.hexdigest() == REPORTED
+            hashed.update(repr([tuple(report) for report in noise.reports(play, every_ms)]).encode())
+    assert hashed.hexdigest() == REPORTED
 
 
 def _play(*north_m: tuple[int, int], is_place: bool = True) -> Play:
-    """A wearer who is so far north of a home at these moments, s."""
+    """A play of a wearer by pairs of time, s, and distance north of the home, m."""
     home = Spot(0, 375_000_000, 1_270_000_000)
     way = tuple(moved(home, north, 0)._replace(at_ms=at_s * 1000) for at_s, north in north_m)
     return Play("p", "beside-0", "w", way, (home, home._replace(at_ms=way[-1].at_ms)), is_place)
 
 
-def test_the_truth_is_told_in_continuous_time() -> None:
+def test_the_true_distance_is_computed_in_continuous_time() -> None:
     truth = Truth(_play((0, 430), (100, -570), (200, -570)))
     # 10 m/s, and the home is a circle of 30 m.
     assert pytest.approx((30_000, 56_000), abs=2) == truth.within(100)[0]
     assert pytest.approx((40_000, 56_000), abs=2) == truth.within(100, 40_000)[0]
     assert truth.within(600) == [(0, 200_000)]
-    assert truth.least_m(0, 200_000) == 0
-    assert truth.least_m(50_000, 90_000) == pytest.approx(40, abs=0.02)
-    assert truth.least_m(500_000, 600_000) == pytest.approx(540, abs=0.02)
+    assert truth.min_m(0, 200_000) == 0
+    assert truth.min_m(50_000, 90_000) == pytest.approx(40, abs=0.02)
+    assert truth.min_m(500_000, 600_000) == pytest.approx(540, abs=0.02)
 
 
-def test_two_who_move_are_apart_by_the_difference_of_their_ways() -> None:
+def test_the_distance_of_two_moving_people_follows_both_ways() -> None:
     home = Spot(0, 375_000_000, 1_270_000_000)
     hers = (home, moved(home, 0, 1000)._replace(at_ms=80_000), moved(home, 0, 1000)._replace(at_ms=100_000))
     his = (moved(home, 0, 1000), home._replace(at_ms=100_000))
     truth = Truth(Play("p", "pair", "w", his, hers, False))
-    # They meet where 12.5 m/s and 10 m/s have eaten up 1,000 m.
+    # They approach each other at 12.5 m/s and 10 m/s over 1,000 m.
     assert truth.at_m(0) == pytest.approx(1000, abs=0.01)
-    assert truth.least_m(0, 100_000) == pytest.approx(0, abs=0.01)
+    assert truth.min_m(0, 100_000) == pytest.approx(0, abs=0.01)
     assert pytest.approx((955 / 22.5 * 1000, 1045 / 22.5 * 1000), abs=2) == truth.within(45)[0]
 
 
-def test_a_walk_to_her_door_is_a_breach_and_a_walk_past_is_none() -> None:
+def test_a_walk_to_the_home_is_a_breach_and_a_walk_past_is_not() -> None:
     to_her = judge(_play((0, 1500), (1000, 0), (1500, 0), is_place=False), 15_000)
     assert (to_her.breaches, to_her.close, to_her.missed, to_her.false) == (1, 1, 0, 0)
     away = judge(_play((0, 1500), (1000, 600), (1500, 1500)), 15_000)
@@ -67,29 +67,29 @@ def test_a_walk_to_her_door_is_a_breach_and_a_walk_past_is_none() -> None:
     assert (by_threshold[100], by_threshold[900]) == (0, 1)
 
 
-def test_thresholds_are_compared_where_they_miss_no_more() -> None:
+def test_the_comparison_uses_the_threshold_that_misses_no_more() -> None:
     """Two wearers with ten breaches each; a threshold of 100 m misses as many as the fold."""
     judged = []
     for wearer in ("a", "b"):
-        one = Judged(wearer, "beside-0", 15_000, 1.0, breaches=10, missed=1, false=1)
-        one.plain_missed = np.where(THRESHOLDS_M < 100, 5, 1)
-        one.plain_false = np.where(THRESHOLDS_M < 100, 2, 8)
-        judged.append(one)
+        play = Judged(wearer, "beside-0", 15_000, 1.0, breaches=10, missed=1, false=1)
+        play.plain_missed = np.where(THRESHOLDS_M < 100, 5, 1)
+        play.plain_false = np.where(THRESHOLDS_M < 100, 2, 8)
+        judged.append(play)
     score = Score(judged)
     assert (score.sums.threshold_m, score.sums.false_ratio) == (100, 2 / 16)
     assert score.interval(lambda sums: sums.false_ratio) == (0.125, 0.125, 0.125)
     judged[0].missed_but_near = 1
-    assert Score(judged).sums.false_ratio_untold == 2 / 16
-    assert Score(judged).sums.equal_untold == -1
+    assert Score(judged).sums.false_ratio_unnotified == 2 / 16
+    assert Score(judged).sums.equal_unnotified == -1
     judged[1].missed, judged[1].false = 0, 9
     assert Score(judged).sums.missed_share == 1 / 20
-    # It misses two whatever it is: then the greatest threshold stands for it.
+    # The plain rule misses two with every threshold, so the comparison uses the largest one.
     assert Score(judged).sums.threshold_m == THRESHOLDS_M[-1]
     low, high = Score(judged).interval(lambda sums: sums.false)[1:]
     assert (low, high) == (2, 18)
 
 
-def test_each_draw_of_the_noise_is_another_and_the_first_is_the_fixed_one() -> None:
+def test_draws_of_the_noise_differ_and_the_first_is_the_fixed_one() -> None:
     play = _play((0, 1500), (1000, 0), (1500, 0), is_place=False)
     first, second = (noise.reports(play, 15_000, draw) for draw in (1, 2))
     assert noise.reports(play, 15_000) == first != second

@@ -1,4 +1,4 @@
-"""What benchmarks report: percentiles by nearest rank, the JSON object that --json promises, and a load that is what it says."""
+"""Figures of benchmarks: percentiles by nearest rank, the JSON object of --json, and generated loads."""
 
 from __future__ import annotations
 
@@ -22,21 +22,21 @@ SHAPE = Shape("s", reports_per_s=500, batch=10, streams=2)
 @pytest.mark.parametrize(
     ("percent", "expected"), [(1, 10), (25, 10), (26, 20), (50, 20), (75, 30), (75.1, 40), (99, 40), (100, 40)]
 )
-def test_a_percentile_is_the_least_value_that_so_many_do_not_exceed(percent: float, expected: float) -> None:
+def test_a_percentile_is_the_smallest_value_that_bounds_this_share(percent: float, expected: float) -> None:
     assert figures.percentile([30, 10, 40, 20], percent) == expected
 
 
-def test_of_200_values_p99_leaves_two_above() -> None:
+def test_p99_of_200_values_leaves_two_above() -> None:
     assert figures.percentile([float(n) for n in range(1, 201)], 99) == 198
 
 
-def test_where_nothing_arrived_no_target_is_met() -> None:
+def test_an_empty_sample_meets_no_target() -> None:
     assert figures.percentile([], 99) == math.inf
     assert figures.at_most("p99", figures.percentile([], 99), "ms", 1000).met is False
 
 
 @pytest.mark.parametrize("percent", [0, -1, 100.5])
-def test_a_percentage_out_of_range_is_refused(percent: float) -> None:
+def test_a_percentage_out_of_range_is_rejected(percent: float) -> None:
     with pytest.raises(ValueError, match="percent"):
         figures.percentile([1.0], percent)
 
@@ -45,13 +45,13 @@ def test_targets_are_met_up_to_and_including_the_limit() -> None:
     assert [figures.at_most("f", value, "ms", 5).met for value in (4, 5, 6)] == [True, True, False]
 
 
-def test_the_object_has_the_keys_that_others_rely_on_and_is_json_throughout() -> None:
-    found = [
+def test_the_json_object_has_its_documented_keys_and_is_valid_json() -> None:
+    listed = [
         figures.Figure("a", 1.23456, "ms"),
         figures.at_most("b", math.inf, "ms", 1000.0),
         figures.Figure("c", 2.0, "x", against="a peer 1.0"),
     ]
-    text = json.dumps(figures.to_json({"cores": 2}, {"nats-server": "2"}, found), allow_nan=False)
+    text = json.dumps(figures.to_json({"cores": 2}, {"nats-server": "2"}, listed), allow_nan=False)
     assert json.loads(text) == {
         "machine": {"cores": 2},
         "versions": {"nats-server": "2"},
@@ -80,7 +80,7 @@ def test_a_load_has_all_reports_once_in_order_of_time_with_each_trigger_among_th
         for position in message.positions:
             key = position.device_id, position.report_id
             assert plan.triggers.get(key, due_s) == due_s
-    # Nobody but the triggered wearers comes near: the others stay 22 km from whom they must not meet.
+    # Only the triggered wearers come near; the others stay 22 km from the protected person.
     homes = {party.tag_id: party.home for party in cases}
     for position in positions:
         if position.device_id in homes:
@@ -88,14 +88,14 @@ def test_a_load_has_all_reports_once_in_order_of_time_with_each_trigger_among_th
             assert away_deg < 0.001 if (position.device_id, position.report_id) in plan.triggers else away_deg > 0.1
 
 
-def test_a_load_is_the_same_for_the_same_seed_but_for_its_times() -> None:
+def test_loads_of_the_same_seed_differ_only_in_their_start_times() -> None:
     cases = population.actors(12)
-    one, other, third = (load.prepare("x", SHAPE, 1, cases[:10], cases[10:], seed=seed) for seed in (1, 1, 2))
-    assert one.triggers == other.triggers != third.triggers
-    assert [request.due_s for request in one.requests] == [request.due_s for request in other.requests]
+    first, second, third = (load.prepare("x", SHAPE, 1, cases[:10], cases[10:], seed=seed) for seed in (1, 1, 2))
+    assert first.triggers == second.triggers != third.triggers
+    assert [request.due_s for request in first.requests] == [request.due_s for request in second.requests]
 
 
-def test_a_latency_counts_from_when_a_report_was_due_to_the_first_offer_and_a_missing_leg_is_a_loss() -> None:
+def test_a_latency_ends_with_the_first_offer_and_a_missing_leg_is_a_loss() -> None:
     offers = chain.Offers()
     triggers = {("tag", "one"): 1.0, ("tag", "two"): 2.0}
     for n, leg in enumerate(flow.LEGS):
@@ -113,7 +113,7 @@ def test_a_latency_counts_from_when_a_report_was_due_to_the_first_offer_and_a_mi
     assert offers.lost(triggers) == 1
 
 
-def test_what_a_process_uses_is_counted_in_seconds_of_cpu() -> None:
+def test_usage_of_a_process_is_counted_in_cpu_seconds() -> None:
     if not Path("/proc/stat").exists():
         pytest.skip("this system has no /proc")
     before = machine.usage({"me": os.getpid()})
@@ -125,13 +125,13 @@ def test_what_a_process_uses_is_counted_in_seconds_of_cpu() -> None:
     assert used.total >= used.by_process["me"] and used.idle >= 0
 
 
-def test_making_durable_takes_time_and_leaves_nothing_behind(tmp_path: Path) -> None:
+def test_the_fsync_probe_takes_time_and_leaves_no_file(tmp_path: Path) -> None:
     assert machine.fsync_ms(tmp_path) > 0
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_interval_of_a_median_is_that_of_the_binomial_distribution() -> None:
-    # Of 15 the 4th and the 12th: tables of the sign test give 1 - 2 * P(at most 3 of 15) = 96.5 %.
+def test_the_interval_of_a_median_is_binomial() -> None:
+    # The 4th and the 12th of 15: tables of the sign test give 1 - 2 * P(at most 3 of 15) = 96.5 %.
     assert tracing.interval(range(1, 16)) == (4, 12)
     assert tracing.interval([3.0, 1.0, 2.0, 6.0, 5.0, 4.0]) == (1.0, 6.0)
     assert tracing.interval([1.0] * 5) == (-math.inf, math.inf)
@@ -141,8 +141,8 @@ def test_the_interval_of_a_median_is_that_of_the_binomial_distribution() -> None
 @pytest.mark.parametrize(
     ("rate", "pairs", "met"), [(98, 15, True), (102, 15, True), (96, 15, False), (104, 15, False), (100, 14, False)]
 )
-def test_tracing_passes_by_the_median_of_enough_pairs_alone(rate: float, pairs: int, met: bool) -> None:
-    # Far off in a few pairs, and in what ingest needs of a processor: neither is the median of the rates.
+def test_tracing_passes_only_by_the_median_of_enough_pairs(rate: float, pairs: int, met: bool) -> None:
+    # Outliers in a few pairs and in the CPU time don't change the median of the rates.
     wild = [(tracing.Turn(on, 20), tracing.Turn(100, 10)) for on in (1, 2, 3, 900, 901, 902)]
     turns = wild + [(tracing.Turn(rate, 20), tracing.Turn(100, 10))] * (pairs - len(wild))
-    assert all(one.met is not False for one in tracing.of({"single": turns})) is met
+    assert all(figure.met is not False for figure in tracing.of({"single": turns})) is met

@@ -1,4 +1,4 @@
-"""Disclosures that aren't in their stream yet, and the shares that are open."""
+"""Creates the tables of unpublished disclosures and of open shares."""
 
 import sqlalchemy as sa
 from alembic import op

@@ -1,4 +1,4 @@
-"""Disclosures that are in their stream, kept for a day: should it lose them, they are published again."""
+"""Creates the table of published disclosures, kept for a day so that they can be republished if the stream loses them."""
 
 import sqlalchemy as sa
 from alembic import op
