@@ -16,7 +16,7 @@ from services.registry import translate
 from services.registry.disclosure import DAY_MS, KEPT_AFTER_END_MS
 from services.registry.domain import PutOutcome, WearerEnd, WearerEndReason
 from services.registry.handlers import Registry
-from services.registry.key_retention import Custodian
+from services.registry.key_retention import KeyRetention
 from services.registry.store import MIGRATIONS
 from services.registry.vault import Vault
 from tandem.common.v1 import log_pb2
@@ -26,13 +26,13 @@ ANOTHER_NUMBER = "810202-1234567"
 
 
 @asynccontextmanager
-async def opened(where: Path | str, ahead_ms: int = 0) -> AsyncIterator[tuple[Registry, Custodian]]:
+async def opened(where: Path | str, ahead_ms: int = 0) -> AsyncIterator[tuple[Registry, KeyRetention]]:
     """A registry whose clock is ahead of the wall."""
     clock = MeshClock(2, wall_us() // 1000 - ahead_ms) if ahead_ms else MeshClock()
     async with db.open_database(where, MIGRATIONS) as database:
         registry = Registry(database, Vault(bytes(32)), clock, 1)
         await registry.prepare("log 1")
-        yield registry, Custodian(registry, clock)
+        yield registry, KeyRetention(registry, clock)
 
 
 async def put_all(registry: Registry, version: int = 1, **changes: Any) -> None:
@@ -107,8 +107,8 @@ async def test_destruction_revokes_the_routes_that_are_left(where: Path | str) -
         valid_until_ms = records.order().valid_until.ToMilliseconds()
     # With its last order the person is destroyed too, although nobody has ended the device.
     ahead_ms = valid_until_ms + KEPT_AFTER_END_MS + DAY_MS - MeshClock().now_ms()
-    async with opened(where, ahead_ms) as (registry, custodian):
-        while await custodian.destroy_some():
+    async with opened(where, ahead_ms) as (registry, key_retention):
+        while await key_retention.destroy_some():
             pass
         assert await revoked(registry) == (False, True)
 

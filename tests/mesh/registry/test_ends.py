@@ -17,7 +17,7 @@ from services.registry import tables, translate
 from services.registry.disclosure import DAY_MS, KEPT_AFTER_END_MS
 from services.registry.domain import EndReason, Order, OrderEnd, PutOutcome, WearerEnd, WearerEndReason
 from services.registry.handlers import Registry
-from services.registry.key_retention import Custodian
+from services.registry.key_retention import KeyRetention
 from services.registry.match_reviews import MatchReviews
 from services.registry.review import Decision, ReviewState
 from services.registry.store import MIGRATIONS
@@ -32,13 +32,13 @@ REASON = "seen-on-the-photograph"
 
 
 @asynccontextmanager
-async def opened(where: Path | str, ahead_ms: int = 0) -> AsyncIterator[tuple[Registry, Custodian]]:
+async def opened(where: Path | str, ahead_ms: int = 0) -> AsyncIterator[tuple[Registry, KeyRetention]]:
     """A registry whose clock is ahead of the wall."""
     clock = MeshClock(2, wall_us() // 1000 - ahead_ms) if ahead_ms else MeshClock()
     async with db.open_database(where, MIGRATIONS) as database:
         registry = Registry(database, Vault(bytes(32)), clock, 1)
         await registry.prepare("log 1")
-        yield registry, Custodian(registry, clock)
+        yield registry, KeyRetention(registry, clock)
 
 
 def tag_order(national_id: str = records.NUMBER) -> Order:
@@ -56,8 +56,8 @@ async def put_all(registry: Registry, order: Order) -> None:
     await registry.put_order(order)
 
 
-async def destroy_all(custodian: Custodian) -> None:
-    while await custodian.destroy_some():
+async def destroy_all(key_retention: KeyRetention) -> None:
+    while await key_retention.destroy_some():
         pass
 
 
@@ -82,7 +82,7 @@ async def test_an_acquittal_reaches_the_wearer_once_the_tag_is_off(
 ) -> None:
     now_ms = MeshClock().now_ms()
     end = WearerEnd(reason, now_ms - 1000)
-    async with opened(where) as (registry, custodian):
+    async with opened(where) as (registry, key_retention):
         await put_all(registry, tag_order())
         await registry.end_order("o-1", OrderEnd(EndReason.ACQUITTAL, now_ms - 2000), 2)
         assert await events(registry) == ["MATCHED", "GROUND_FELL"]
@@ -91,13 +91,13 @@ async def test_an_acquittal_reaches_the_wearer_once_the_tag_is_off(
         await registry.end_tag("tag-1", now_ms - 1500, 2)
         assert await registry.end_wearer("w-1", end, 2) is PutOutcome.STORED
         assert await registry.end_wearer("w-1", end, 2) is PutOutcome.UNCHANGED
-        await destroy_all(custodian)
+        await destroy_all(key_retention)
         assert ("wearers/w-1" in await alive(registry)) is not at_once
         with pytest.raises(NotFound):
             await registry.end_wearer("w-none", end, 2)
     if not at_once:
-        async with opened(where, KEPT_AFTER_END_MS + DAY_MS) as (registry, custodian):
-            await destroy_all(custodian)
+        async with opened(where, KEPT_AFTER_END_MS + DAY_MS) as (registry, key_retention):
+            await destroy_all(key_retention)
             assert "wearers/w-1" not in await alive(registry)
 
 
@@ -110,11 +110,11 @@ async def test_other_ends_of_an_order_tell_of_no_fallen_ground(where: Path | str
 
 async def test_a_wearer_who_is_put_again_is_kept(where: Path | str) -> None:
     now_ms = MeshClock().now_ms()
-    async with opened(where) as (registry, custodian):
+    async with opened(where) as (registry, key_retention):
         await registry.put_wearer(translate.parse_wearer(records.wearer()))
         await registry.end_wearer("w-1", WearerEnd(WearerEndReason.LAPSED, now_ms - 1000), 2)
         await registry.put_wearer(translate.parse_wearer(records.wearer(version=3)))
-        await destroy_all(custodian)
+        await destroy_all(key_retention)
         assert "wearers/w-1" in await alive(registry)
 
 
@@ -137,12 +137,12 @@ async def test_a_person_ends_after_their_orders_and_devices_and_is_destroyed_aft
         await registry.end_protected_person("p-2", long_ago_ms, 2)
         with pytest.raises(NotFound):
             await registry.end_protected_person("p-none", now_ms, 2)
-    async with opened(where, DAY_MS) as (registry, custodian):
-        await destroy_all(custodian)
+    async with opened(where, DAY_MS) as (registry, key_retention):
+        await destroy_all(key_retention)
         assert {"orders/o-1", "protected_persons/p-1"} <= await alive(registry)
         assert "protected_persons/p-2" not in await alive(registry)
-    async with opened(where, KEPT_AFTER_END_MS + 2 * DAY_MS) as (registry, custodian):
-        await destroy_all(custodian)
+    async with opened(where, KEPT_AFTER_END_MS + 2 * DAY_MS) as (registry, key_retention):
+        await destroy_all(key_retention)
         assert not {"orders/o-1", "protected_persons/p-1"} & await alive(registry)
 
 
@@ -159,7 +159,7 @@ async def tables_that_hold(registry: Registry, text: str) -> set[str]:
 
 async def test_destruction_reaches_every_table(where: Path | str) -> None:
     now_ms = MeshClock().now_ms()
-    async with opened(where) as (registry, custodian):
+    async with opened(where) as (registry, key_retention):
         await put_all(registry, tag_order(national_id=""))
         oversight = MatchReviews(registry, MeshClock())
         (review,) = await oversight.list_reviews(tuple(ReviewState), "")
@@ -177,13 +177,13 @@ async def test_destruction_reaches_every_table(where: Path | str) -> None:
         await registry.end_wearer("w-1", WearerEnd(WearerEndReason.ACQUITTAL, now_ms - 1), 2)
         async with registry.transaction() as view:
             await view.mark_sent([row.id for row in await view.unsent(1000)], now_ms)
-        await destroy_all(custodian)
+        await destroy_all(key_retention)
         # What was told of the match stays until no resume token reaches it, and nothing else.
         assert await tables_that_hold(registry, review.case_id) == {"match_events"}
         assert await tables_that_hold(registry, PLACE) == set()
         assert "review_decisions" not in str(await alive(registry))
-    async with opened(where, 8 * DAY_MS) as (registry, custodian):
-        await destroy_all(custodian)
+    async with opened(where, 8 * DAY_MS) as (registry, key_retention):
+        await destroy_all(key_retention)
         assert await tables_that_hold(registry, review.case_id) == set()
         # Empty rows under their ids, so that nothing comes back by mistake; the proof; and ids of who wore which tag.
         assert await tables_that_hold(registry, "o-1") == {"orders", "data_keys", "ledger"}

@@ -14,7 +14,7 @@ from services.common.storage import db
 from services.registry import translate
 from services.registry.domain import PutOutcome, Tag
 from services.registry.handlers import Registry
-from services.registry.key_retention import Custodian
+from services.registry.key_retention import KeyRetention
 from services.registry.store import MIGRATIONS
 from services.registry.tables_ledger import data_keys
 from services.registry.vault import Vault
@@ -99,14 +99,14 @@ async def test_a_database_of_the_first_migration_is_upgraded_with_its_data(where
         assert await registry.put_device(translate.parse_device(records.device(vendor_id=""))) is PutOutcome.UNCHANGED
 
         # Records of before get keys of their own, and open as they did.
-        custodian = Custodian(registry, clock)
-        while await custodian.rewrap_some():
+        key_retention = KeyRetention(registry, clock)
+        while await key_retention.rewrap_some():
             pass
         async with database.transaction() as connection:
             owners = (await connection.execute(sa.select(data_keys).order_by(data_keys.c.owner))).all()
         assert [row.owner for row in owners] == ["orders/o-1", "protected_persons/p-1", "wearers/w-1"]
         assert owners[0].destroy_at_ms > 4_000_000_000_000 and owners[2].destroy_at_ms is None
         async with registry.transaction() as view:
-            (wearer,) = await view.wearers_numbered(NUMBER)
+            (wearer,) = await view.wearers_with_number(NUMBER)
             assert (wearer.name, wearer.birth_date.isoformat()) == (records.NAME, records.BIRTH_DATE)
             assert (await view.order("o-1")).places[0].place_id == "home"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from services.registry.device_token import DeviceToken, good_at, rotated
+from services.registry.device_token import DeviceToken, rotated, valid_at
 
 NOW_MS = 1_000_000
 A, B, C, D, E = (bytes([n]) for n in range(5))
@@ -12,7 +12,7 @@ A, B, C, D, E = (bytes([n]) for n in range(5))
 
 def test_the_first_token_is_good_until_it_is_revoked() -> None:
     assert rotated([], A, NOW_MS, 60) == [DeviceToken(A, None)]
-    assert good_at([DeviceToken(A, None)], NOW_MS * 1_000_000) == [DeviceToken(A, None)]
+    assert valid_at([DeviceToken(A, None)], NOW_MS * 1_000_000) == [DeviceToken(A, None)]
 
 
 @pytest.mark.parametrize(
@@ -43,4 +43,4 @@ def test_of_many_the_newest_four_are_good() -> None:
 
 def test_what_is_over_is_good_no_more() -> None:
     tokens = [DeviceToken(A, NOW_MS), DeviceToken(B, NOW_MS + 1)]
-    assert good_at(tokens, NOW_MS) == [DeviceToken(B, NOW_MS + 1)]
+    assert valid_at(tokens, NOW_MS) == [DeviceToken(B, NOW_MS + 1)]

@@ -76,10 +76,10 @@ def test_the_hash_of_a_row_tells_its_fields_apart() -> None:
     first = append(None, row("a", "b"))
     second = append(LedgerHead(first.sequence, first.hash, 1), row("a", "b"))
     assert (first.sequence, second.sequence, second.previous) == (1, 2, first.hash)
-    follower = ChainVerifier()
-    follower.take(first)
-    follower.take(second)
-    assert follower.sequence == 2
+    verifier = ChainVerifier()
+    verifier.verify_next(first)
+    verifier.verify_next(second)
+    assert verifier.sequence == 2
 
 
 def test_a_row_from_before_positions_were_counted_keeps_its_hash_and_a_count_changes_it() -> None:

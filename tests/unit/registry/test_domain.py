@@ -65,7 +65,7 @@ def test_a_case_holds_all_that_belongs_to_it_and_nothing_else() -> None:
 
 
 def test_rings_of_the_order_take_the_place_of_the_default() -> None:
-    ring = domain.Ring(600, Action.RESPOND)
+    ring = domain.OrderRing(600, Action.RESPOND)
     assert domain.build_case(replace(ORDER, rings=(ring,)), WEARER, (), ()).rings == (ring,)
 
 

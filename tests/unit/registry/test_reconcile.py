@@ -12,7 +12,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from services.common.rpc.errors import InvalidField
 from services.registry import lifecycle, reconcile, translate
-from services.registry.domain import Action, EndReason, Language, OrderType, Relation, Sex, WearerEndReason
+from services.registry.domain import Action, ContactLanguage, EndReason, OrderType, Relation, Sex, WearerEndReason
 from services.registry.reconcile import Finding, Listed, ListedKind
 from tandem.common.v1 import contact_pb2, geometry_pb2
 from tandem.registry.v1 import registry_pb2
@@ -131,7 +131,7 @@ def test_enums_have_the_numbers_of_the_contract() -> None:
         assert reconcile.SEX_NUMBERS[sex] == registry_pb2.Sex.Value(f"SEX_{sex.name}")
     for relation in Relation:
         assert reconcile.RELATION_NUMBERS[relation] == registry_pb2.Relation.Value(f"RELATION_{relation.name}")
-    for language in Language:
+    for language in ContactLanguage:
         assert reconcile.LANGUAGE_NUMBERS[language] == contact_pb2.Language.Value(f"LANGUAGE_{language.name}")
     for kind in OrderType:
         assert reconcile.TYPE_NUMBERS[kind] == registry_pb2.OrderType.Value(f"ORDER_TYPE_{kind.name}")

@@ -57,14 +57,14 @@ def stood(state: ReviewState, enforced: bool) -> Review:
 def test_where_a_question_stands(
     before: Review | None, level: MatchLevel, evidence: bytes, expected: tuple[ReviewState, bool] | None
 ) -> None:
-    assert review.stands(before, level, evidence) == expected
+    assert review.next_state(before, level, evidence) == expected
 
 
 def test_what_stays_open_goes_on_waiting_and_what_reopens_waits_anew() -> None:
     evidence = MatchEvidence(OTHER, 11.0, ("other",))
-    still = review.restated(stood(OPEN, False), OPEN, False, evidence, 5000)
+    still = review.updated(stood(OPEN, False), OPEN, False, evidence, 5000)
     assert (still.since_ms, still.paged_at_ms, still.evidence) == (1000, 2000, evidence)
-    anew = review.restated(stood(REJECTED, False), OPEN, False, evidence, 5000)
+    anew = review.updated(stood(REJECTED, False), OPEN, False, evidence, 5000)
     assert (anew.since_ms, anew.paged_at_ms, anew.decided_by) == (5000, None, "")
 
 

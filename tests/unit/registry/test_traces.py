@@ -15,7 +15,7 @@ from services.ingest.endpoints.batches import Coalescer
 from services.ingest.endpoints.stream import PendingAnswer, ReportStream
 from services.ingest.intake import PendingBatch, Reports
 from services.registry.traces.domain import facts
-from services.registry.traces.domain.facts import AlertFact, Premise, StepFact, Use
+from services.registry.traces.domain.facts import AlertFact, CaseVersion, DataUse, StepFact
 from services.registry.traces.domain.spans import EVERYBODY, OPERATOR, REVIEWER, Span, shown_to, spans_of
 from tandem.ingest.v1 import ingest_pb2
 
@@ -181,8 +181,8 @@ def test_nobody_sees_an_orphan(viewer: str) -> None:
     assert all(span.parent_id in ids for span in spans if span.parent_id)
 
 
-USE = Use(7, 3_500_000, "READ", "spiffe://npa/desk/x", "STALKING_9_1_2", "ENFORCEMENT", "PROTECTED_PERSON")
-IN_FORCE = Premise("case-1", 500, 500_000, 4, 501_000)
+USE = DataUse(7, 3_500_000, "READ", "spiffe://npa/desk/x", "STALKING_9_1_2", "ENFORCEMENT", "PROTECTED_PERSON")
+IN_FORCE = CaseVersion("case-1", 500, 500_000, 4, 501_000)
 
 
 def test_each_agency_sees_what_concerns_it_and_not_how_far_the_other_is() -> None:

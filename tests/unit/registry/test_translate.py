@@ -16,12 +16,12 @@ from services.common import polygons
 from services.common.rpc.errors import InvalidField
 from services.registry import translate, translate_places
 from services.registry.device_token import DeviceToken
-from services.registry.domain import Action, Circle, Polygon, Ring
+from services.registry.domain import Action, Circle, OrderRing, Polygon
 from tandem.common.v1 import geometry_pb2, log_pb2
 from tandem.registry.v1 import registry_pb2
 from tests.support.registry import records
 
-Ring_ = geometry_pb2.Ring
+RingMessage = geometry_pb2.Ring
 Route = log_pb2.DeviceRoute
 WARN, NOTIFY, RESPOND = geometry_pb2.WARN, geometry_pb2.NOTIFY, geometry_pb2.RESPOND
 
@@ -36,9 +36,9 @@ def test_a_wearer_comes_out_normalised() -> None:
 def test_an_order_comes_out_whole() -> None:
     message = records.order()
     message.places.append(records.polygon((37.0, 127.0), (37.0, 127.1), (37.1, 127.1)))
-    message.rings.extend([Ring_(radius_m=600, action=NOTIFY), Ring_(radius_m=100, action=RESPOND)])
+    message.rings.extend([RingMessage(radius_m=600, action=NOTIFY), RingMessage(radius_m=100, action=RESPOND)])
     order = translate.parse_order(message)
-    assert order.rings == (Ring(600, Action.NOTIFY), Ring(100, Action.RESPOND))
+    assert order.rings == (OrderRing(600, Action.NOTIFY), OrderRing(100, Action.RESPOND))
     assert order.places[0].shape == Circle(37.5, 127.0, 50.0)
     assert isinstance(order.places[1].shape, Polygon)
     assert (order.valid_from_ms, order.valid_until_ms) == (1_600_000_000_000, 4_000_000_000_000)
@@ -266,31 +266,31 @@ def _too_large(order: registry_pb2.Order) -> None:
 
 
 def _ring_of_nothing(order: registry_pb2.Order) -> None:
-    order.rings.append(Ring_(radius_m=0, action=WARN))
+    order.rings.append(RingMessage(radius_m=0, action=WARN))
 
 
 def _ring_too_large(order: registry_pb2.Order) -> None:
-    order.rings.extend([Ring_(radius_m=20_000, action=WARN), Ring_(radius_m=20_001, action=WARN)])
+    order.rings.extend([RingMessage(radius_m=20_000, action=WARN), RingMessage(radius_m=20_001, action=WARN)])
 
 
 def _ring_infinite(order: registry_pb2.Order) -> None:
-    order.rings.append(Ring_(radius_m=math.inf, action=WARN))
+    order.rings.append(RingMessage(radius_m=math.inf, action=WARN))
 
 
 def _ring_without_action(order: registry_pb2.Order) -> None:
-    order.rings.append(Ring_(radius_m=10))
+    order.rings.append(RingMessage(radius_m=10))
 
 
 def _ring_that_only_records(order: registry_pb2.Order) -> None:
-    order.rings.append(Ring_(radius_m=10, action=geometry_pb2.RECORD))
+    order.rings.append(RingMessage(radius_m=10, action=geometry_pb2.RECORD))
 
 
 def _ring_of_an_unknown_action(order: registry_pb2.Order) -> None:
-    order.rings.append(Ring_(radius_m=10, action=99))  # type: ignore[arg-type]
+    order.rings.append(RingMessage(radius_m=10, action=99))  # type: ignore[arg-type]
 
 
 def _ring_twice(order: registry_pb2.Order) -> None:
-    order.rings.extend([Ring_(radius_m=100, action=WARN), Ring_(radius_m=100.0001, action=RESPOND)])
+    order.rings.extend([RingMessage(radius_m=100, action=WARN), RingMessage(radius_m=100.0001, action=RESPOND)])
 
 
 def _too_many_places(order: registry_pb2.Order) -> None:

@@ -19,7 +19,7 @@ from services.registry.device_tokens import DeviceTokens
 from services.registry.disclosure import DAY_MS, KEPT_AFTER_END_MS
 from services.registry.domain import WearerEnd, WearerEndReason
 from services.registry.handlers import Registry
-from services.registry.key_retention import Custodian
+from services.registry.key_retention import KeyRetention
 from services.registry.reconcile import Agency
 from services.registry.store import MIGRATIONS
 from services.registry.vault import Vault
@@ -35,7 +35,7 @@ class Desk:
 
     def __init__(self, registry: Registry, clock: MeshClock) -> None:
         self.registry = registry
-        self.custodian = Custodian(registry, clock)
+        self.key_retention = KeyRetention(registry, clock)
         self.issue = DeviceTokens(registry, clock).issue
         self.revoke = DeviceTokens(registry, clock).revoke
 
@@ -202,7 +202,7 @@ async def test_destruction_of_a_person_reaches_the_tokens_of_their_devices(where
     over_ms = records.order().valid_until.ToMilliseconds() + KEPT_AFTER_END_MS
     # With the last order that names her she is destroyed too, although nobody has ended her device.
     async with opened(where, over_ms + DAY_MS - MeshClock().now_ms()) as desk:
-        while await desk.custodian.destroy_some():
+        while await desk.key_retention.destroy_some():
             pass
         assert await desk.stored() == [("tag-1", hashed(tag_token))]
         assert (await desk.route("app-1")).revoked

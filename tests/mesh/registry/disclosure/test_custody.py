@@ -17,7 +17,7 @@ from services.registry import tables, translate
 from services.registry.disclosure import DAY_MS, KEPT_AFTER_END_MS
 from services.registry.domain import EndReason, Order, OrderEnd, ProtectedPerson, PutOutcome, Wearer
 from services.registry.handlers import Registry
-from services.registry.key_retention import Custodian
+from services.registry.key_retention import KeyRetention
 from services.registry.store import MIGRATIONS
 from services.registry.tables_ledger import data_keys, ledger
 from services.registry.tables_review import match_keys, record_digests
@@ -35,12 +35,12 @@ def ahead(ms: int) -> MeshClock:
 @asynccontextmanager
 async def opened(
     where: Path | str, *keys: bytes, clock: MeshClock | None = None
-) -> AsyncIterator[tuple[Registry, Custodian]]:
+) -> AsyncIterator[tuple[Registry, KeyRetention]]:
     clock = clock or MeshClock()
     async with db.open_database(where, MIGRATIONS) as database:
         registry = Registry(database, Vault(*(keys or (OLD,))), clock, 1)
         await registry.prepare("log 1")
-        yield registry, Custodian(registry, clock)
+        yield registry, KeyRetention(registry, clock)
 
 
 def order(order_id: str = "o-1", person_ids: tuple[str, ...] = ("p-1",), ends_ms: int | None = None) -> Order:
@@ -59,8 +59,8 @@ async def put_all(registry: Registry, *orders: Order) -> None:
         await registry.put_order(one)
 
 
-async def destroy_all(custodian: Custodian) -> None:
-    while await custodian.destroy_some():
+async def destroy_all(key_retention: KeyRetention) -> None:
+    while await key_retention.destroy_some():
         pass
 
 
@@ -74,9 +74,9 @@ async def destroyed(registry: Registry) -> list[str]:
 async def test_a_rotated_ring_wraps_all_keys_anew_and_the_old_one_is_needed_no_more(where: Path | str) -> None:
     async with opened(where) as (registry, _):
         await put_all(registry, order())
-    async with opened(where, OLD, NEW) as (registry, custodian):
-        assert await custodian.rewrap_some()
-        assert not await custodian.rewrap_some()
+    async with opened(where, OLD, NEW) as (registry, key_retention):
+        assert await key_retention.rewrap_some()
+        assert not await key_retention.rewrap_some()
         async with registry.database.transaction() as connection:
             rings = {row.ring for row in await connection.execute(sa.select(data_keys.c.ring))}
         assert rings == {Vault(NEW).current}
@@ -98,10 +98,10 @@ async def test_once_all_is_wrapped_anew_the_first_key_goes_and_all_is_found_as_b
     with pytest.raises(FailedPrecondition, match=f"still needed: {Vault(OLD).current}"):
         async with opened(where, NEW):
             pass
-    async with opened(where, OLD, NEW) as (_, custodian):
-        while await custodian.rewrap_some():
+    async with opened(where, OLD, NEW) as (_, key_retention):
+        while await key_retention.rewrap_some():
             pass
-    async with opened(where, NEW) as (registry, custodian):
+    async with opened(where, NEW) as (registry, key_retention):
         async with registry.transaction() as view:
             assert (await view.find(tables.wearers, Wearer, "w-1")).name == records.NAME
         assert await registry.put_wearer(translate.parse_wearer(records.wearer())) is PutOutcome.UNCHANGED
@@ -109,8 +109,8 @@ async def test_once_all_is_wrapped_anew_the_first_key_goes_and_all_is_found_as_b
         async with registry.transaction() as view:
             assert [case.order_id for case in await view.cases_of_wearer("w-1")] == ["o-1"]
     # And so on: the next one in, the one before out.
-    async with opened(where, NEW, NEXT) as (_, custodian):
-        while await custodian.rewrap_some():
+    async with opened(where, NEW, NEXT) as (_, key_retention):
+        while await key_retention.rewrap_some():
             pass
     async with opened(where, NEXT) as (registry, _), registry.transaction() as view:
         assert [one.order_id for one in await view.orders_against(order().respondent.national_id)] == ["o-1"]
@@ -119,15 +119,15 @@ async def test_once_all_is_wrapped_anew_the_first_key_goes_and_all_is_found_as_b
 async def test_five_years_after_its_end_an_order_is_destroyed_and_who_it_alone_protected(where: Path | str) -> None:
     now_ms = MeshClock().now_ms()
     short, long = order("o-1", ("p-1", "p-2"), now_ms + DAY_MS), order("o-2", ("p-2",))
-    async with opened(where) as (registry, custodian):
+    async with opened(where) as (registry, key_retention):
         await put_all(registry, short, long)
-        await destroy_all(custodian)
+        await destroy_all(key_retention)
         assert await destroyed(registry) == []
-    async with opened(where, clock=ahead(KEPT_AFTER_END_MS)) as (registry, custodian):
-        await destroy_all(custodian)
+    async with opened(where, clock=ahead(KEPT_AFTER_END_MS)) as (registry, key_retention):
+        await destroy_all(key_retention)
         assert await destroyed(registry) == []
-    async with opened(where, clock=ahead(KEPT_AFTER_END_MS + 2 * DAY_MS)) as (registry, custodian):
-        await destroy_all(custodian)
+    async with opened(where, clock=ahead(KEPT_AFTER_END_MS + 2 * DAY_MS)) as (registry, key_retention):
+        await destroy_all(key_retention)
         assert await destroyed(registry) == ["o-1", "p-1"]
         async with registry.transaction() as view:
             with pytest.raises(NotFound):
@@ -155,10 +155,10 @@ async def test_five_years_after_its_end_an_order_is_destroyed_and_who_it_alone_p
 async def test_an_order_that_falls_with_the_prosecution_is_destroyed_at_once(
     where: Path | str, reason: EndReason, at_once: bool
 ) -> None:
-    async with opened(where) as (registry, custodian):
+    async with opened(where) as (registry, key_retention):
         await put_all(registry, order())
         await registry.end_order("o-1", OrderEnd(reason, MeshClock().now_ms() - 1000), 2)
-        await destroy_all(custodian)
+        await destroy_all(key_retention)
         assert await destroyed(registry) == (["o-1", "p-1"] if at_once else [])
 
 
@@ -167,11 +167,11 @@ async def test_five_years_after_the_last_tag_was_taken_off_a_wearer_is_destroyed
         await put_all(registry, order())
         await registry.put_tag(translate.parse_tag(records.tag("tag-2")))
         await registry.end_tag("tag-1", MeshClock().now_ms(), 2)
-    async with opened(where, clock=ahead(2 * KEPT_AFTER_END_MS)) as (registry, custodian):
-        await destroy_all(custodian)
+    async with opened(where, clock=ahead(2 * KEPT_AFTER_END_MS)) as (registry, key_retention):
+        await destroy_all(key_retention)
         assert await destroyed(registry) == []  # the second one is still on
         await registry.end_tag("tag-2", MeshClock().now_ms(), 2)
-        await destroy_all(custodian)
+        await destroy_all(key_retention)
         assert await destroyed(registry) == ["w-1"]
         # The order that is still in force against them goes on without them.
         assert await registry.put_device(translate.parse_device(records.device())) is PutOutcome.STORED
@@ -183,8 +183,8 @@ async def test_five_years_after_the_last_tag_was_taken_off_a_wearer_is_destroyed
 async def test_the_custodian_does_both_by_itself(where: Path | str) -> None:
     async with opened(where) as (registry, _):
         await put_all(registry, order(), order("o-2", ("p-2",), MeshClock().now_ms() + DAY_MS))
-    async with opened(where, OLD, NEW, clock=ahead(KEPT_AFTER_END_MS + 2 * DAY_MS)) as (registry, custodian):
-        work = asyncio.ensure_future(custodian.run())
+    async with opened(where, OLD, NEW, clock=ahead(KEPT_AFTER_END_MS + 2 * DAY_MS)) as (registry, key_retention):
+        work = asyncio.ensure_future(key_retention.run())
         try:
             async with asyncio.timeout(20):
                 while await destroyed(registry) != ["o-2", "p-2"]:  # noqa: ASYNC110

@@ -19,7 +19,7 @@ from services.common.storage import db
 from services.common.storage.db import Database
 from services.registry import chain, translate
 from services.registry.chain import BrokenChain, Disclosure, LedgerHead
-from services.registry.disclosures import SIGN_EVERY_ROWS, Disclosures
+from services.registry.disclosures import SIGN_INTERVAL_ROWS, Disclosures
 from services.registry.handlers import Registry
 from services.registry.ledger import Ledger, Proof, SignedHead, Signer, verify
 from services.registry.store import MIGRATIONS
@@ -106,14 +106,14 @@ async def test_heads_are_signed_at_intervals_by_themselves(database: Database, d
     await disclosures.sign()
     keeper = asyncio.ensure_future(disclosures.keep_signed())
     try:
-        for _ in range(SIGN_EVERY_ROWS):
+        for _ in range(SIGN_INTERVAL_ROWS):
             await disclosures.read_wearer(DESK, GROUNDS, "w-1")
         async with asyncio.timeout(20):
             while await heads(database) < 2:  # noqa: ASYNC110
                 await asyncio.sleep(0.1)
     finally:
         keeper.cancel()
-    assert (await proof(database)).unsigned < SIGN_EVERY_ROWS
+    assert (await proof(database)).unsigned < SIGN_INTERVAL_ROWS
 
 
 async def heads(database: Database) -> int:
@@ -156,7 +156,7 @@ async def test_a_row_that_was_taken_away_is_found(filled: Database, sequence: in
 async def rewrite(database: Database, without: int) -> None:
     """Writes the whole chain anew, every hash right, but with one of its rows never having been there."""
     async with database.transaction() as connection:
-        links = [link async for link in Ledger(connection).links()]
+        links = [link async for link in Ledger(connection).stored_rows()]
         await connection.execute(sa.delete(ledger))
         last: LedgerHead | None = None
         for link in links:
@@ -222,7 +222,7 @@ async def test_what_was_disclosed_elsewhere_is_taken_once(database: Database, di
         expires_at_ms=1_700_000_600_000,
         positions=None,
     )
-    await disclosures.take([share, share])
-    await disclosures.take([share])
+    await disclosures.accept([share, share])
+    await disclosures.accept([share])
     await disclosures.sign()
     assert await proof(database) == Proof(rows=1, heads=1, unsigned=0)

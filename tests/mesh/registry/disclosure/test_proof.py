@@ -67,7 +67,7 @@ async def test_of_one_percent_that_differ_exactly_those_are_named(
         proven = await oversight.compare(Agency.NPA, told(*theirs))
         assert proven.differences == [] and proven.listed_root == proven.stored_root
         assert proven.listed_root == listing.root(map(listing.listed, theirs))
-        standing = {one.agency: one for one, _ in await oversight.standings()}[Agency.NPA]
+        standing = {one.agency: one for one, _ in await oversight.reconciliation_statuses()}[Agency.NPA]
         assert (standing.proven_at_ms, standing.root) == (proven.compared_at_ms, proven.stored_root)
 
         for seed in range(20):
@@ -86,7 +86,7 @@ async def test_of_one_percent_that_differ_exactly_those_are_named(
             }
             assert compared.listed_root != compared.stored_root
         # What was proven stays the last proof.
-        standing = {each.agency: each for each, _ in await oversight.standings()}[Agency.NPA]
+        standing = {each.agency: each for each, _ in await oversight.reconciliation_statuses()}[Agency.NPA]
         assert (standing.proven_at_ms, standing.differences) == (proven.compared_at_ms, 3)
 
 
@@ -105,12 +105,12 @@ async def test_fifteen_minutes_without_proof_alarm_once_and_a_proof_ends_it(wher
         ]
         # A comparison that finds differences proves nothing.
         await oversight.compare(Agency.NPA, told(*theirs[1:]))
-        assert {one.agency: overdue for one, overdue in await oversight.standings()} == {
+        assert {one.agency: overdue for one, overdue in await oversight.reconciliation_statuses()} == {
             Agency.MOJ: True,
             Agency.NPA: True,
         }
         await oversight.compare(Agency.NPA, told(*theirs))
-        assert {one.agency: overdue for one, overdue in await oversight.standings()} == {
+        assert {one.agency: overdue for one, overdue in await oversight.reconciliation_statuses()} == {
             Agency.MOJ: True,
             Agency.NPA: False,
         }
