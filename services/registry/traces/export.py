@@ -17,7 +17,7 @@ from prometheus_client import Counter
 
 from services.common.observability import trace_ids, tracing
 from services.common.observability.telemetry import logger
-from services.registry.traces.domain.spans import Span
+from services.registry.traces.domain.spans import TraceSpan
 from services.registry.traces.traces import ReadProgress, Traces
 
 ENDPOINTS = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
@@ -79,7 +79,7 @@ class Exporter:
                 continue
             self._send(spans)
 
-    async def _new(self, incident_id: str) -> list[Span]:
+    async def _new(self, incident_id: str) -> list[TraceSpan]:
         """Spans of an incident that weren't exported yet."""
         facts = await self._traces.facts_of(incident_id)
         if trace_ids.trace_id_of(incident_id) not in self._sent:
@@ -90,12 +90,12 @@ class Exporter:
             self._sent.popitem(last=False)
         return spans
 
-    def _remember(self, spans: Iterable[Span]) -> None:
+    def _remember(self, spans: Iterable[TraceSpan]) -> None:
         for span in spans:
             self._sent.setdefault(span.trace_id, set()).add(span.span_id)
             self._sent.move_to_end(span.trace_id)
 
-    def _send(self, spans: Iterable[Span]) -> None:
+    def _send(self, spans: Iterable[TraceSpan]) -> None:
         if self._processor is None:
             return
         for span in spans:
@@ -109,7 +109,7 @@ class Exporter:
             self._processor.shutdown()
 
 
-def readable(span: Span) -> ReadableSpan:
+def readable(span: TraceSpan) -> ReadableSpan:
     """A span in the form that the OpenTelemetry exporter accepts."""
     return ReadableSpan(
         span.name,

@@ -10,7 +10,7 @@ from services.common.messaging.streams import LogMetadata
 from services.common.rpc.errors import NotFound
 from services.registry.handlers import Registry
 from services.registry.traces.domain.facts import AlertFact, CaseVersion, DataUse, Fact, StepFact
-from services.registry.traces.domain.spans import Span, spans_of
+from services.registry.traces.domain.spans import TraceSpan, spans_of
 from services.registry.traces.store import MAX_FACTS
 
 STREAMS = (flow.ALERTS.name, flow.INCIDENTS.name)
@@ -36,7 +36,7 @@ class IncidentFacts:
     uses: Sequence[DataUse]
     case_versions: dict[str, list[CaseVersion]]
 
-    def spans(self, until: ReadProgress | None = None) -> list[Span]:
+    def spans(self, until: ReadProgress | None = None) -> list[TraceSpan]:
         """Spans of all facts, or only of the facts that were read `until` an earlier moment."""
         facts, uses = self.facts, self.uses
         if until is not None:
@@ -57,7 +57,7 @@ class Traces:
     def __init__(self, registry: Registry, log_meta: LogMetadata) -> None:
         self._registry, self._clock, self._log_id = registry, log_meta.clock, log_meta.log_id
 
-    async def read(self, incident_id: str) -> tuple[list[Span], bool]:
+    async def read(self, incident_id: str) -> tuple[list[TraceSpan], bool]:
         """Spans of an incident, and whether facts beyond MAX_FACTS were omitted. Raises NotFound."""
         incident = await self.facts_of(incident_id)
         spans = incident.spans()

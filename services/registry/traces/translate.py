@@ -15,7 +15,7 @@ from services.common.messaging.pull import Delivered
 from services.common.observability import trace_ids
 from services.common.rpc.errors import InvalidField
 from services.registry.traces.domain.facts import AlertFact, StepFact
-from services.registry.traces.domain.spans import Span
+from services.registry.traces.domain.spans import TraceSpan
 from tandem.common.v1 import alert_pb2, exercise_pb2, geometry_pb2, log_pb2
 from tandem.dispatch.v1 import dispatch_pb2
 from tandem.registry.v1 import trace_pb2
@@ -121,7 +121,7 @@ def _name(enum: Any, value: int) -> str:
     return name
 
 
-def spans_to_proto(spans: Iterable[Span]) -> list[trace_pb2.Span]:
+def spans_to_proto(spans: Iterable[TraceSpan]) -> list[trace_pb2.Span]:
     """Spans as messages for the response."""
     return [
         trace_pb2.Span(

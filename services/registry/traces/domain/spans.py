@@ -61,7 +61,7 @@ class SpanLink:
 
 
 @dataclass(frozen=True, slots=True)
-class Span:
+class TraceSpan:
     """A span of a trace. Times are wall time, microseconds since 1970 UTC."""
 
     trace_id: str
@@ -84,7 +84,7 @@ def spans_of(
     steps: Iterable[StepFact],
     uses: Iterable[DataUse] = (),
     case_versions: Mapping[str, Sequence[CaseVersion]] | None = None,
-) -> list[Span]:
+) -> list[TraceSpan]:
     """All spans of an incident: the root first, the others by start. Empty if no alert of the incident is known.
 
     `case_versions` has the versions of each case by case id. A step whose alert is unknown becomes a child of the root.
@@ -99,7 +99,7 @@ def spans_of(
     return [root, *sorted(others, key=lambda span: (span.start_us, span.end_us))]
 
 
-def shown_to(viewer: str, spans: Iterable[Span]) -> list[Span]:
+def shown_to(viewer: str, spans: Iterable[TraceSpan]) -> list[TraceSpan]:
     """The spans of a trace that a viewer may see. A span with a hidden parent becomes a child of the root."""
     visible = [span for span in spans if viewer in span.shows]
     ids = {span.span_id for span in visible}
@@ -130,7 +130,7 @@ class _SpanBuilder:
         attributes: Mapping[str, str],
         shows: frozenset[str] = EVERYBODY,
         links: tuple[SpanLink, ...] = (),
-    ) -> Span:
+    ) -> TraceSpan:
         span_id = trace_ids.span_id_of(self._incident_id, *what)
         start_us, end_us = times_us
         stated = {key: value for key, value in attributes.items() if value}
@@ -138,9 +138,9 @@ class _SpanBuilder:
             stated["clock_behind_us"] = str(start_us - end_us)
             end_us = start_us
         self._ended_us[span_id] = end_us
-        return Span(self._trace_id, span_id, parent_id, service, name, start_us, end_us, stated, links, shows)
+        return TraceSpan(self._trace_id, span_id, parent_id, service, name, start_us, end_us, stated, links, shows)
 
-    def root(self, case_versions: Mapping[str, Sequence[CaseVersion]]) -> list[Span]:
+    def root(self, case_versions: Mapping[str, Sequence[CaseVersion]]) -> list[TraceSpan]:
         """The root span, which covers the first decision, and the spans of the orders that the alerts are based on."""
         first = self._alerts[0]
         start_us = first.entry_us if first.received_us is None else first.received_us
@@ -152,14 +152,14 @@ class _SpanBuilder:
         root = self._span((), "", "geofence", "incident opened", times_us, about, links=links)
         return [root, *orders]
 
-    def decisions(self) -> list[Span]:
+    def decisions(self) -> list[TraceSpan]:
         """The spans from each report to its alerts."""
         by_entry: dict[tuple[int, int], list[AlertFact]] = {}
         for alert in self._alerts:
             by_entry.setdefault((alert.partition, alert.sequence), []).append(alert)
         return [span for alerts in by_entry.values() for span in self._decision(alerts)]
 
-    def _decision(self, alerts: Sequence[AlertFact]) -> list[Span]:
+    def _decision(self, alerts: Sequence[AlertFact]) -> list[TraceSpan]:
         first = alerts[0]
         entry = f"LOG_{first.partition}#{first.sequence}"
         shows = _SEE_ALL.union(*(alert.legs for alert in alerts))
@@ -190,7 +190,7 @@ class _SpanBuilder:
             spans.append(self._span(("alert", alert.alert_id), parent_id, "geofence", "alert", times_us, about, legs))
         return spans
 
-    def steps(self, steps: Iterable[StepFact]) -> list[Span]:
+    def steps(self, steps: Iterable[StepFact]) -> list[TraceSpan]:
         """The spans of each leg's steps, in their order."""
         by_assignment: dict[str, list[StepFact]] = {}
         for step in steps:
@@ -235,7 +235,7 @@ class _SpanBuilder:
     def _alert_span_id(self, alert: AlertFact) -> str:
         return trace_ids.span_id_of(self._incident_id, "alert", alert.alert_id)
 
-    def _step(self, step: StepFact, step_name: str, shows: frozenset[str], parent_id: str, since_us: int) -> Span:
+    def _step(self, step: StepFact, step_name: str, shows: frozenset[str], parent_id: str, since_us: int) -> TraceSpan:
         about = {
             "assignment_id": step.assignment_id,
             "stored": f"INCIDENTS#{step.stored}",
@@ -247,7 +247,7 @@ class _SpanBuilder:
         name = f"{step.leg} {step_name}"
         return self._span(what, parent_id, f"dispatch-{step.leg}", name, (since_us, step.done_us), about, shows)
 
-    def uses(self, uses: Iterable[DataUse]) -> list[Span]:
+    def uses(self, uses: Iterable[DataUse]) -> list[TraceSpan]:
         """The spans of the uses of personal data and positions for the incident. The proof of them is the ledger."""
         spans = []
         for use in uses:
@@ -297,7 +297,7 @@ def _is_receipt(step: StepFact, before: StepFact | None) -> bool:
     return not before.received and (before.state, before.offer) == (step.state, step.offer)
 
 
-def _order_in_force(alert: AlertFact, case_versions: Mapping[str, Sequence[CaseVersion]]) -> Span | None:
+def _order_in_force(alert: AlertFact, case_versions: Mapping[str, Sequence[CaseVersion]]) -> TraceSpan | None:
     """Span of the case version that an alert was decided on. It is a separate trace, since it may be months older."""
     before = [
         case_version for case_version in case_versions.get(alert.case_id, ()) if case_version.sequence < alert.sequence
@@ -306,7 +306,7 @@ def _order_in_force(alert: AlertFact, case_versions: Mapping[str, Sequence[CaseV
         return None
     last = max(before, key=lambda case_version: case_version.sequence)
     about = {"case_id": last.case_id, "version": str(last.version), "stored": f"LOG_{alert.partition}#{last.sequence}"}
-    return Span(
+    return TraceSpan(
         trace_ids.trace_id_of(f"{last.case_id}:{last.version}"),
         trace_ids.span_id_of(f"{last.case_id}:{last.version}"),
         "",

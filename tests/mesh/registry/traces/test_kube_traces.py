@@ -12,7 +12,7 @@ from opentelemetry.sdk.trace.export import SpanExportResult
 
 from services.cli.commands.mesh import certs
 from services.common.rpc.certificates import files_of
-from services.registry.traces.domain.spans import Span
+from services.registry.traces.domain.spans import TraceSpan
 from services.registry.traces.export import readable
 from tests.support.common.otlp import collecting
 from tools.kube import identities
@@ -20,7 +20,7 @@ from tools.kube.__main__ import K8S
 from tools.kube.render import containers, render
 
 ENDPOINT, KEY, CERT = (f"OTEL_EXPORTER_OTLP_{one}" for one in ("ENDPOINT", "CLIENT_KEY", "CLIENT_CERTIFICATE"))
-SPAN = Span("0" * 31 + "1", "0" * 15 + "1", "", "registry", "incident", 1_000, 2_000)
+SPAN = TraceSpan("0" * 31 + "1", "0" * 15 + "1", "", "registry", "incident", 1_000, 2_000)
 
 
 def variables() -> dict[str, str]:
