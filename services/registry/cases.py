@@ -167,7 +167,7 @@ class Cases:
             return
         device = await records.device(device_id)
         if device is None:
-            raise LookupError("a route of a device that isn't stored")
+            raise LookupError(f"device {device_id} isn't stored, so it has no route")
         await self._send_device_route(records, device, renew)
 
     async def has_ended(self, records: Records, device: Tag | Device) -> bool:

@@ -68,7 +68,7 @@ class Place:
 
 
 class EncounterReason(Enum):
-    """Why an encounter is allowed."""
+    """Reason for an authorised encounter."""
 
     COURT_DATE = "COURT_DATE"
     POLICE_STATION = "POLICE_STATION"
@@ -82,9 +82,9 @@ class AllowedEncounter:
     encounter_id: str
     reason: EncounterReason
     from_ms: int
-    """First moment, milliseconds since 1970 UTC."""
+    """Start of the exception, milliseconds since 1970 UTC."""
     until_ms: int
-    """End, exclusive, milliseconds since 1970 UTC."""
+    """End of the exception, exclusive, milliseconds since 1970 UTC."""
     places: tuple[Place, ...] = ()
     """Places where the wearer must be for the exception to apply. Empty means anywhere."""
     daily_from_s: int = 0
@@ -101,7 +101,7 @@ class Sex(Enum):
 
 
 class Relation(Enum):
-    """Why an order protects a person."""
+    """Reason for which an order protects a person."""
 
     VICTIM = "VICTIM"
     COHABITANT = "COHABITANT"
@@ -122,7 +122,7 @@ class OrderType(Enum):
 
 
 class EndReason(Enum):
-    """Why an order ends early."""
+    """Reason for the early end of an order."""
 
     CANCELLED_BY_COURT = "CANCELLED_BY_COURT"
     CANCELLED_BY_POLICE = "CANCELLED_BY_POLICE"
@@ -154,7 +154,7 @@ class ExerciseKind(Enum):
 
 
 class WearerEndReason(Enum):
-    """Why a wearer's case with the Ministry is over."""
+    """Reason for the end of a wearer's case with the Ministry."""
 
     COMPLETED = "COMPLETED"
     ACQUITTAL = "ACQUITTAL"
@@ -167,7 +167,7 @@ class WearerEnd:
 
     reason: WearerEndReason
     at_ms: int
-    """Milliseconds since 1970 UTC."""
+    """When the case ended, milliseconds since 1970 UTC."""
 
 
 # Fields that were added later have a default, and stored records omit values that equal their default. So records that

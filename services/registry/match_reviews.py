@@ -58,7 +58,7 @@ class MatchReviews:
         async with self._registry.transaction() as records:
             return await records.reviews.reviews_in(states, after_case_id, REVIEWS_BATCH)
 
-    async def decide(self, case_id: str, decision: Decision, reason: str, seen: bytes, by: str) -> Review:
+    async def decide(self, case_id: str, decision: Decision, reason: str, seen_digest: bytes, by: str) -> Review:
         """Apply a person's decision on a review. Raises NotFound, FailedPrecondition (the evidence has changed)."""
         now_ms = self._clock.now_ms()
         cases = self._registry.cases
@@ -69,7 +69,7 @@ class MatchReviews:
             order = await records.find(tables.orders, Order, before.order_id)
             wearer = await records.find(tables.wearers, Wearer, before.wearer_id)
             level, _ = cases.compare(records, order, wearer, before)
-            after = review.decided(before, decision, level, seen, by, now_ms)
+            after = review.decided(before, decision, level, seen_digest, by, now_ms)
             await records.reviews.put_review(after)
             await records.reviews.add_decision(after, decision, by, reason, now_ms)
             case = await records.case(case_id)

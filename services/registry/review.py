@@ -17,7 +17,7 @@ class MatchLevel(Enum):
     """How well two records match, without any decision by a person."""
 
     EXACT = "EXACT"
-    """The same national number."""
+    """Both records have the same national number."""
     CERTAIN = "CERTAIN"
     POSSIBLE = "POSSIBLE"
     NONE = "NONE"
@@ -110,17 +110,17 @@ def updated(before: Review, state: ReviewState, enforced: bool, evidence: MatchE
     )
 
 
-def decided(review: Review, decision: Decision, level: MatchLevel, seen: bytes, by: str, now_ms: int) -> Review:
+def decided(review: Review, decision: Decision, level: MatchLevel, seen_digest: bytes, by: str, now_ms: int) -> Review:
     """The review after a person's decision. Raises FailedPrecondition if the evidence changed or there is nothing to undo.
 
-    `level` is the current match level of the records, `seen` the digest of the evidence that the person saw.
+    `level` is the current match level of the records, `seen_digest` the digest of the evidence that the person saw.
     """
-    if seen != review.evidence.digest:
+    if seen_digest != review.evidence.digest:
         raise FailedPrecondition("evidence: the records have changed since; read the review again, then decide")
     if decision is Decision.UNDO:
         if review.state not in (ReviewState.CONFIRMED, ReviewState.REJECTED):
             raise FailedPrecondition("decision: nobody has decided, so there is nothing to undo")
-        state, enforced = next_state(None, level, seen) or (ReviewState.CLOSED, False)
+        state, enforced = next_state(None, level, seen_digest) or (ReviewState.CLOSED, False)
     else:
         enforced = decision is Decision.CONFIRM
         state = ReviewState.CONFIRMED if enforced else ReviewState.REJECTED

@@ -76,7 +76,7 @@ class OutboxRow:
 
 
 class Records:
-    """The tables as one transaction sees them."""
+    """The registry's tables as one transaction sees them."""
 
     def __init__(self, connection: AsyncConnection, vault: Vault) -> None:
         self._connection = connection

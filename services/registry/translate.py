@@ -151,7 +151,9 @@ def parse_order(msg: registry_pb2.Order) -> Order:
         address=_text("respondent.address", msg.respondent.address, ADDRESS_MAX_CHARS),
     )
     if not msg.protected_person_ids and not msg.places:
-        raise InvalidField("protected_person_ids", "an order protects at least one person or place")
+        raise InvalidField(
+            "protected_person_ids", "is empty, and so is places: name at least one protected person or place"
+        )
     fields.at_most("protected_person_ids", msg.protected_person_ids, PERSONS_MAX)
     fields.at_most("rings", msg.rings, RINGS_MAX)
     person_ids = tuple(

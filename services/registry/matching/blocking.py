@@ -20,25 +20,25 @@ def keys(person: Person) -> frozenset[str]:
     Keys are built from: the national number; a telephone number; an address; the date of birth; the name alone; the sound of the
     name with the year of birth (and a neighbouring year), with day and month, and with the sorted digits of the date of birth.
     """
-    found = set()
+    match_keys = set()
     if person.national_id:
-        found.add(f"number:{person.national_id}")
-    found.update(f"phone:{phone}" for phone in phones(person))
-    found.update(
+        match_keys.add(f"number:{person.national_id}")
+    match_keys.update(f"phone:{phone}" for phone in phones(person))
+    match_keys.update(
         f"address:{address.letters}:{','.join(address.numbers)}" for address in addresses(person) if address.numbers
     )
     born = person.birth_date
     if born:
-        found.add(f"born:{born.isoformat()}")
+        match_keys.add(f"born:{born.isoformat()}")
     for surname, given in itertools.chain.from_iterable(map(_readings, person.names[:MAX_VALUES])):
-        found.add(f"name:{surname}:{names.fold(given)}")
+        match_keys.add(f"name:{surname}:{names.fold(given)}")
         if born:
             initial = f"{surname}:{sound(given)}"
             # Two keys for neighbouring years, so that records whose years differ by 1 share a key.
-            found.update(f"year:{initial}:{year}" for year in (born.year, born.year + 1))
-            found.add(f"day:{initial}:{born:%m%d}")
-            found.add(f"digits:{surname}:{''.join(sorted(born.strftime('%Y%m%d')))}")
-    return frozenset(found)
+            match_keys.update(f"year:{initial}:{year}" for year in (born.year, born.year + 1))
+            match_keys.add(f"day:{initial}:{born:%m%d}")
+            match_keys.add(f"digits:{surname}:{''.join(sorted(born.strftime('%Y%m%d')))}")
+    return frozenset(match_keys)
 
 
 def sound(text: str) -> str:

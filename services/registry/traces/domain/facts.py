@@ -49,7 +49,7 @@ class AlertFact:
 
     @property
     def fact_id(self) -> str:
-        """Unique within the incident."""
+        """Id of the fact, unique within the incident."""
         return f"alert/{self.alert_id}"
 
     @property
@@ -107,7 +107,7 @@ class StepFact:
 
     @property
     def fact_id(self) -> str:
-        """Unique within the incident."""
+        """Id of the fact, unique within the incident."""
         return f"step/{self.assignment_id}/{self.number}"
 
     @property

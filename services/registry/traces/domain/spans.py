@@ -67,7 +67,7 @@ class TraceSpan:
     trace_id: str
     span_id: str
     parent_id: str
-    """Empty for a root."""
+    """Id of the parent span; empty for a root."""
     service: str
     name: str
     start_us: int
