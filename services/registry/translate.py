@@ -246,7 +246,7 @@ def _national_id(field: str, value: str, required: bool = True) -> str:
             return ""
         raise InvalidField(field, "is missing")
     if not _NATIONAL_ID.fullmatch(value):
-        raise InvalidField(field, "must be 13 digits, with or without a hyphen after the 6th (example: 900101-1234567)")
+        raise InvalidField(field, "must be 13 digits, as YYMMDDNNNNNNN or YYMMDD-NNNNNNN")
     return value.replace("-", "")
 
 
